@@ -1,0 +1,30 @@
+# Thin aliases; everything real is in pyproject.toml, .ci/run and the ganvas command.
+PYTHON ?= python3
+BIN = .venv/bin
+
+.PHONY: demo test check clean
+
+demo: .venv/ready
+	$(BIN)/ganvas train digits --minutes 0.9 --out demo/run
+	$(BIN)/ganvas sample demo/run --n 100 --grid --out demo/samples.png
+	$(BIN)/ganvas video demo/run --out demo
+	@echo "grid   demo/samples.png"
+	@echo "film   demo/training.gif"
+	@echo "model  demo/run/model"
+
+test: .venv/ready
+	$(BIN)/python -m pytest
+
+check: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/ty check
+	$(BIN)/lint-imports
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,video,track]'
+	touch $@
+
+clean:
+	rm -rf .venv demo

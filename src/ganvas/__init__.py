@@ -1,0 +1,53 @@
+"""Ganvas trains generative adversarial networks on your own pictures.
+
+    run = ganvas.train("pictures/", out="runs/mine", minutes=30)   # the same call again resumes
+    gan = ganvas.Generator.load("runs/mine")
+    gan.sample(16, seed=0)                                          # float32 (16, C, H, W) in [-1, 1]
+
+Names are loaded when first used, so that importing this package does not import torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ganvas.config import DataConfig, TrainConfig
+    from ganvas.data.pack import Pack, open_pack
+    from ganvas.errors import GanvasError
+    from ganvas.film import video
+    from ganvas.generator import Generator
+    from ganvas.verbs import sample, train
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DataConfig",
+    "GanvasError",
+    "Generator",
+    "Pack",
+    "TrainConfig",
+    "open_pack",
+    "sample",
+    "train",
+    "video",
+]
+
+_HOME = {
+    "DataConfig": "ganvas.config",
+    "GanvasError": "ganvas.errors",
+    "Generator": "ganvas.generator",
+    "Pack": "ganvas.data.pack",
+    "TrainConfig": "ganvas.config",
+    "open_pack": "ganvas.data.pack",
+    "sample": "ganvas.verbs",
+    "train": "ganvas.verbs",
+    "video": "ganvas.film",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'ganvas' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)

@@ -1,0 +1,5 @@
+"""Data: from a folder, an archive or a named set to a `Pack` of pictures of one size."""
+
+from ganvas.data.pack import Pack, open_pack
+
+__all__ = ["Pack", "open_pack"]

@@ -1,0 +1,144 @@
+"""Endless seeded batches: every rank sees its own part of one global order, and the position is one number.
+
+The order of epoch e is the permutation of the seed (seed, e), so that position alone says what comes next: a resumed
+run sees exactly the pictures that it would have seen.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ganvas.data.pack import Pack
+
+HELD_IN_MEMORY = 512 * 2**20  # packs up to this many bytes are held on the device
+READ_AHEAD = 4  # batches that a large pack's reader thread keeps ready
+
+
+class Batches:
+    """Iterates over (images (B, C, H, W) float32 in [-1, 1] on the device, labels (B,) int64 or None).
+
+    batch: pictures per step over all ranks; this rank receives batch / world_size of them.
+    mirror: half of the pictures, drawn by the seed, come mirrored left to right.
+    """
+
+    def __init__(
+        self,
+        pack: Pack,
+        batch: int,
+        *,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        world_size: int = 1,
+        mirror: bool = False,
+    ) -> None:
+        self.pack, self.batch, self.seed, self.mirror = pack, batch, seed, mirror
+        self.device = torch.device(device)
+        self.start, self.stop = batch * rank // world_size, batch * (rank + 1) // world_size
+        self.position = 0  # pictures handed out so far, over all ranks
+        self.half_range = (2**pack.depth - 1) / 2
+        self._epoch = -1
+        self._order = np.empty(0, np.int64)
+        self._flips = np.empty(0, bool)
+        self._labels = None if pack.labels is None else torch.from_numpy(pack.labels.astype(np.int64)).to(self.device)
+        held = pack.images.nbytes <= HELD_IN_MEMORY
+        self._pictures = to_tensor(np.asarray(pack.images)).to(self.device) if held else None
+        self._reader: Reader | None = None
+
+    def __next__(self) -> tuple[Tensor, Tensor | None]:
+        if self._pictures is not None:
+            picked, flips = self.picked(self.position)
+            raw = self._pictures[torch.from_numpy(picked).to(self.device)]
+        else:
+            if self._reader is None:
+                self._reader = Reader(self)
+            picked, flips, raw = self._reader.next()
+            raw = raw.to(self.device, non_blocking=True)
+        self.position += self.batch
+        images = raw.permute(0, 3, 1, 2).float().div_(self.half_range).sub_(1)
+        if self.mirror:
+            flip = torch.from_numpy(flips).to(self.device)
+            images = torch.where(flip[:, None, None, None], images.flip(3), images)
+        labels = None if self._labels is None else self._labels[torch.from_numpy(picked).to(self.device)]
+        return images.contiguous(memory_format=torch.channels_last), labels
+
+    def __iter__(self) -> Batches:
+        return self
+
+    def picked(self, position: int) -> tuple[np.ndarray, np.ndarray]:
+        """Indices into the pack, and who is mirrored, of this rank's part of the batch at `position`."""
+        places = range(position + self.start, position + self.stop)
+        num = self.pack.num_images
+        indices = np.empty(len(places), np.int64)
+        flips = np.empty(len(places), bool)
+        for i, place in enumerate(places):
+            epoch, offset = divmod(place, num)
+            if epoch != self._epoch:
+                rng = np.random.default_rng((self.seed, epoch))
+                self._epoch, self._order, self._flips = epoch, rng.permutation(num), rng.random(num) < 0.5
+            indices[i], flips[i] = self._order[offset], self._flips[offset]
+        return indices, flips
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"position": self.position, "seed": self.seed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.close()
+        self.position, self.seed, self._epoch = state["position"], state["seed"], -1
+
+    def close(self) -> None:
+        """Ends the read-ahead thread of a large pack."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+
+def to_tensor(pictures: np.ndarray) -> Tensor:
+    """uint8 stays as it is; uint16 becomes int32, since few torch operators know it."""
+    return torch.from_numpy(pictures.astype(np.int32 if pictures.dtype == np.uint16 else pictures.dtype))
+
+
+class Reader:
+    """Reads the coming batches of a memory-mapped pack in a thread, in order."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches, self.position = batches, batches.position
+        self.ready: queue.Queue[Any] = queue.Queue(READ_AHEAD)
+        self.stopped = threading.Event()
+        self.thread = threading.Thread(target=self.run, daemon=True, name="read-ahead")
+        self.thread.start()
+
+    def run(self) -> None:
+        try:
+            while not self.stopped.is_set():
+                picked, flips = self.batches.picked(self.position)
+                order = np.argsort(picked)  # the disk is read forwards
+                raw = np.empty((len(picked), *self.batches.pack.images.shape[1:]), self.batches.pack.images.dtype)
+                raw[order] = self.batches.pack.images[picked[order]]
+                self.position += self.batches.batch
+                self.put((picked, flips, to_tensor(raw)))
+        except BaseException as error:
+            self.put(error)
+
+    def put(self, item: Any) -> None:
+        while not self.stopped.is_set():
+            try:
+                return self.ready.put(item, timeout=0.2)
+            except queue.Full:
+                continue
+
+    def next(self) -> tuple[np.ndarray, np.ndarray, Tensor]:
+        item = self.ready.get()
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def close(self) -> None:
+        self.stopped.set()
+        self.thread.join()

@@ -1,0 +1,258 @@
+"""The named data sets: where each officially lies, its checksum, its terms and how it is best packed.
+
+`locate` finds or downloads the files of a set and `open_at` opens them. Nothing is taken from anywhere but the
+place named here, over https, and what has a published checksum is checked against it.
+"""
+
+from __future__ import annotations
+
+import http.client
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from ganvas.config import DataConfig, Fit, Kind
+from ganvas.data.digits import DIGITS_VERSION, Digits
+from ganvas.data.download import File, download
+from ganvas.data.pack import Policy, Progress, cache_dir, did_you_mean
+from ganvas.data.sources import Source, fingerprint_of, open_source
+from ganvas.errors import DataError
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One entry of the catalogue."""
+
+    name: str
+    title: str
+    kind: Kind
+    licence: str
+    attribution: str
+    files: tuple[File, ...] = ()
+    """What is downloaded or put into the folder by hand."""
+    size: str | None = None
+    """Default picture size, as in `DataConfig`; None: chosen from the pictures."""
+    fit: Fit | None = None
+    account_needed: str | None = None
+    """The site that wants an account before it hands the files out."""
+    page: str | None = None
+    """Where a person finds the set."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the files are looked for and downloaded to."""
+        return cache_dir() / "downloads" / self.name
+
+    @property
+    def hint(self) -> str:
+        """How to get the set by hand, in one clause."""
+        names = " and ".join(file.name for file in self.files)
+        account = f" (an account at {self.account_needed} is needed)" if self.account_needed else ""
+        return (
+            f"get {names} from {self.page}{account} and put it into {self.folder}, "
+            "or say where it lies with --data PATH"
+        )
+
+
+def _idx_files(base: str, sums: dict[str, tuple[str, int]]) -> tuple[File, ...]:
+    return tuple(File(name, base + name, md5, num_bytes) for name, (md5, num_bytes) in sums.items())
+
+
+_MNIST = {
+    "train-images-idx3-ubyte.gz": ("f68b3c2dcbeaaa9fbdd348bbdeb94873", 9_912_422),
+    "train-labels-idx1-ubyte.gz": ("d53e105ee54ea40749a09fcbcd1e9432", 28_881),
+    "t10k-images-idx3-ubyte.gz": ("9fb629c4189551a2d022fa330f9573f3", 1_648_877),
+    "t10k-labels-idx1-ubyte.gz": ("ec29112dd5afa0611ce80d1b7f02629c", 4_542),
+}
+_FASHION = {
+    "train-images-idx3-ubyte.gz": ("8d4fb7e6c68d591d4c3dfef9ec88bf0d", 26_421_880),
+    "train-labels-idx1-ubyte.gz": ("25c81989df183df01b3e8a0aad5dffbe", 29_515),
+    "t10k-images-idx3-ubyte.gz": ("bef4ecab320f06d8554ea6380940ec79", 4_422_102),
+    "t10k-labels-idx1-ubyte.gz": ("bb300cfdad3c16e7a12a480ee83cd310", 5_148),
+}
+
+CATALOG: dict[str, Dataset] = {
+    dataset.name: dataset
+    for dataset in (
+        Dataset(
+            "digits",
+            "1,797 handwritten digits of 8x8 pixels, enlarged to 32x32; they come with scikit-learn",
+            kind="digits",
+            licence="CC BY 4.0",
+            attribution="E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, "
+            "UCI Machine Learning Repository, doi:10.24432/C50P49",
+            page="https://archive.ics.uci.edu/dataset/80",
+        ),
+        Dataset(
+            "mnist",
+            "70,000 handwritten digits, 28x28 gray, 10 classes",
+            kind="digits",
+            licence="CC BY-SA 3.0",
+            attribution="Y. LeCun, C. Cortes and C. J. C. Burges, The MNIST database of handwritten digits",
+            files=_idx_files("https://ossci-datasets.s3.amazonaws.com/mnist/", _MNIST),
+            page="https://ossci-datasets.s3.amazonaws.com/mnist/",
+        ),
+        Dataset(
+            "fashion-mnist",
+            "70,000 articles of clothing, 28x28 gray, 10 classes",
+            kind="photo",
+            licence="MIT",
+            attribution="H. Xiao, K. Rasul and R. Vollgraf, Fashion-MNIST, Zalando Research",
+            files=_idx_files("https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/", _FASHION),
+            page="https://github.com/zalandoresearch/fashion-mnist",
+        ),
+        Dataset(
+            "cifar10",
+            "60,000 small photographs, 32x32 colour, 10 classes",
+            kind="photo",
+            licence="none stated",
+            attribution="A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009",
+            files=(
+                File(
+                    "cifar-10-python.tar.gz",
+                    "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+                    "c58f30108f718f92721af3b95e74349a",
+                    170_498_071,
+                ),
+            ),
+            page="https://www.cs.toronto.edu/~kriz/cifar.html",
+        ),
+        Dataset(
+            "celeba",
+            "202,599 aligned faces, 178x218 colour, 40 attributes",
+            kind="face",
+            licence="non-commercial research only, no redistribution",
+            attribution="Z. Liu, P. Luo, X. Wang and X. Tang, Deep Learning Face Attributes in the Wild, 2015",
+            files=(
+                File("img_align_celeba.zip", None, "00d2c5bc6d35e252742224ab0c1e8fcb"),
+                File("list_attr_celeba.txt", None, "75e246fa4810816ffd6ee81facbd244c"),
+                File("list_eval_partition.txt", None, "d32c9cbf5e040fd4025c592c306e6668"),
+            ),
+            size="64",
+            fit="crop",
+            page="https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html",
+        ),
+        Dataset(
+            "mednist",
+            "58,954 medical pictures, 64x64 gray, 6 classes",
+            kind="scan",
+            licence="CC BY-SA 4.0 (the sets it was gathered from have terms of their own)",
+            attribution="B. J. Erickson, Department of Radiology, Mayo Clinic; gathered from TCIA, "
+            "the RSNA Bone Age Challenge and the NIH Chest X-ray data set",
+            files=(
+                File(
+                    "MedNIST.tar.gz",
+                    "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/MedNIST.tar.gz",
+                    "0bc7306e7427e00ad1c5526a6677552d",
+                ),
+            ),
+            size="64",
+            page="https://github.com/Project-MONAI/MONAI-extra-test-data/releases/tag/0.8.1",
+        ),
+        Dataset(
+            "chest-xray",
+            "5,856 chest X-rays of children, normal and pneumonia, gray, of many sizes",
+            kind="xray",
+            licence="CC BY 4.0",
+            attribution="Kermany, Zhang and Goldbaum, Labeled Optical Coherence Tomography (OCT) "
+            "and Chest X-Ray Images for Classification, Mendeley Data, doi:10.17632/rscbjbr9sj",
+            files=(File("chest-xray-pneumonia.zip"),),
+            account_needed="Kaggle",
+            page="https://www.kaggle.com/datasets/paultimothymooney/chest-xray-pneumonia",
+        ),
+        Dataset(
+            "simpsons",
+            "9,877 cropped faces of the Simpsons, colour, of many sizes",
+            kind="comic",
+            licence="copyrighted frames: for private study only",
+            attribution="K. Stoliarov, Simpsons Faces, Kaggle",
+            files=(File("simpsons-faces.zip"),),
+            size="64",
+            account_needed="Kaggle",
+            page="https://www.kaggle.com/datasets/kostastokis/simpsons-faces",
+        ),
+        Dataset(
+            "face2comics",
+            "10,000 pairs of a face and its comic, colour",
+            kind="comic",
+            licence="MIT",
+            attribution="A. Spirin, Comic faces (paired, synthetic), Kaggle",
+            files=(File("comic-faces-paired-synthetic.zip"),),
+            size="128",
+            account_needed="Kaggle",
+            page="https://www.kaggle.com/datasets/defileroff/comic-faces-paired-synthetic",
+        ),
+    )
+}
+
+
+def locate(
+    data: str, path: str | Path | None = None, progress: Progress | None = None
+) -> tuple[Dataset | None, Path | None]:
+    """What `data` means: a named set and where its files lie (downloaded if need be), or no set and a path.
+
+    A path that exists comes before a name, unless `path` says where the named set's files lie. The place is
+    None for what comes with a package. Raises `DataError` when `data` is neither a path nor a name.
+    """
+    if path is None and Path(data).exists():
+        return None, Path(data).resolve()
+    if data not in CATALOG:
+        raise DataError(
+            f"{data!r} is neither a path that exists nor the name of a data set"
+            f"{did_you_mean(data, list(CATALOG))}: the named sets are {', '.join(CATALOG)}"
+        )
+    dataset = CATALOG[data]
+    if path is not None:
+        return dataset, Path(path).resolve()
+    return dataset, fetch(dataset, progress) if dataset.files else None
+
+
+def policy_for(dataset: Dataset | None, place: Path | None, config: DataConfig, form: str | None = None) -> Policy:
+    """What is known about the pictures: by the catalogue, or guessed plainly from the form of the source."""
+    if dataset is None:
+        # Of the forms that are told from the files alone, one belongs to one set, and one holds digits mostly.
+        like = {"celeba": CATALOG["celeba"], "idx": CATALOG["mnist"]}.get(form or "")
+        kind, size, fit = (like.kind, like.size, like.fit) if like else ("photo", None, None)
+        name = place.name if place and place.name else "pictures"
+        return Policy(name, str(place), config.kind or kind, size, fit)
+    return Policy(
+        dataset.name,
+        None if place is None else str(place),
+        config.kind or dataset.kind,
+        dataset.size,
+        dataset.fit,
+        dataset.licence,
+        dataset.attribution,
+    )
+
+
+def fingerprint(place: Path | None, config: DataConfig) -> str:
+    """The fingerprint of the source at `place`, without opening it."""
+    return DIGITS_VERSION if place is None else fingerprint_of(place, config.labels)
+
+
+def open_at(dataset: Dataset | None, place: Path | None, config: DataConfig) -> tuple[Source, Policy]:
+    """Open what `locate` found; raises `DataError` when it holds no pictures."""
+    source = Digits() if place is None else open_source(place, labels=config.labels, split=config.split)
+    return source, policy_for(dataset, place, config, source.form)
+
+
+def fetch(dataset: Dataset, progress: Progress | None = None) -> Path:
+    """Download what is missing of a set into its folder; returns the folder, or the file if there is but one.
+
+    Raises `DataError` that says which file to put where, when there is no network or an account is needed.
+    """
+    if any(file.url is None for file in dataset.files):
+        if dataset.folder.is_dir() and any(dataset.folder.iterdir()):
+            return dataset.folder  # put there by hand, packed or unpacked
+        raise DataError(f"{dataset.name} cannot be downloaded by a program: {dataset.hint}")
+    try:
+        dataset.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(dataset.folder / ".lock"):
+            for file in dataset.files:
+                if not (dataset.folder / file.name).exists():
+                    download(file, dataset.folder / file.name, progress)
+    except (OSError, http.client.HTTPException) as error:
+        raise DataError(f"{dataset.name} could not be downloaded ({error}): {dataset.hint}") from error
+    return dataset.folder / dataset.files[0].name if len(dataset.files) == 1 else dataset.folder

@@ -1,0 +1,161 @@
+"""CIFAR-10 and CIFAR-100 python batches: pickles, read by an unpickler that cannot import anything.
+
+`_BatchUnpickler` builds containers, numbers, strings and stand-ins for numpy's arrays; the arrays are
+made from the stand-ins afterwards, when shape and type have been checked.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ganvas.data.formats import Arrays, join_parts, natural
+from ganvas.errors import DataError
+
+FILES = re.compile(r"data_batch_\d+|test_batch|batches\.meta|train|test|meta")
+TEN_BATCH = re.compile(r"data_batch_\d+|test_batch")
+CLASSES_OF_10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
+
+def is_cifar(names: Iterable[str]) -> bool:
+    """Whether file names (without folders) are those of CIFAR python batches."""
+    names = set(names)
+    return any(map(TEN_BATCH.fullmatch, names)) or ("meta" in names and bool(names & {"train", "test"}))
+
+
+def read_cifar(files: Mapping[str, bytes], split: str, where: Path) -> Arrays:
+    """`files` are the batch files by name; those that are there are read, in order."""
+    of_10 = [name for name in files if TEN_BATCH.fullmatch(name)]
+    if of_10:
+        train, test = sorted((name for name in of_10 if name != "test_batch"), key=natural), ["test_batch"]
+        label_key, meta_name, meta_key = "labels", "batches.meta", "label_names"
+    else:
+        train, test = ["train"], ["test"]
+        label_key, meta_name, meta_key = "fine_labels", "meta", "fine_label_names"
+    wanted = [*(train if split != "test" else []), *(test if split != "train" else [])]
+    batches = {name: read_batch(files[name], name, where) for name in wanted if name in files}
+    if not batches:
+        found = ", ".join(sorted(files))
+        raise DataError(f"{where} has no {split} batch among {found}: add it or choose another split")
+    classes = CLASSES_OF_10
+    if meta_name in files or not of_10:
+        names = unpickle_batch(files.get(meta_name, b""), meta_name, where).get(meta_key)
+        if not isinstance(names, list):
+            raise DataError(f"{where}: {meta_name} has no {meta_key}: download it again")
+        classes = [_text(name) for name in names]
+    return join_parts([_cifar_part(name, batch, label_key, classes, where) for name, batch in batches.items()])
+
+
+def _cifar_part(name: str, batch: dict[str, Any], key: str, classes: list[str], where: Path) -> Arrays:
+    pixels, labels = batch.get("data"), batch.get(key)
+    if not (
+        isinstance(pixels, np.ndarray)
+        and pixels.dtype == np.uint8
+        and pixels.ndim == 2
+        and pixels.shape[1] == 3 * 32 * 32
+        and isinstance(labels, list)
+        and len(labels) == len(pixels)
+        and all(type(label) is int and 0 <= label < len(classes) for label in labels)
+    ):
+        raise DataError(f"{where}: {name} is not a CIFAR batch of 3072 bytes a picture with {key}: download it again")
+    images = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    names = [f"{name}/{i:05}" for i in range(len(images))]
+    return Arrays(np.ascontiguousarray(images), np.array(labels, np.int64), classes, names)
+
+
+def read_batch(content: bytes, name: str, where: Path) -> dict[str, Any]:
+    """The dictionary of one batch file, its arrays of numbers as numpy arrays."""
+    batch = unpickle_batch(content, name, where)
+    try:
+        return {key: v.array() if isinstance(v, _PickledArray) else v for key, v in batch.items()}
+    except (ValueError, TypeError, AttributeError):
+        raise DataError(f"{where}: {name} holds a damaged array: download it again") from None
+
+
+def unpickle_batch(content: bytes, name: str, where: Path) -> dict[str, Any]:
+    """A pickled dictionary of plain values, keys as strings; raises `DataError` for anything else."""
+    try:
+        batch = _BatchUnpickler(io.BytesIO(content), encoding="bytes").load()
+    except _ForbiddenPickle as error:
+        raise DataError(f"{where}: {name} is a pickle that asks for {error}, which is never loaded") from None
+    except Exception:  # a damaged pickle makes the unpickler raise nearly anything
+        raise DataError(f"{where}: {name} is not a CIFAR batch: download it again") from None
+    if not isinstance(batch, dict):
+        raise DataError(f"{where}: {name} is not a CIFAR batch: download it again")
+    return {_text(key): value for key, value in batch.items()}
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+class _ForbiddenPickle(Exception):
+    """A pickle asked for something that is not a number, a string or an array of numbers."""
+
+
+class _StandIn:
+    """What a pickle gets in place of what it asks for; none of them does more than keep its arguments."""
+
+    def __setstate__(self, state: Any) -> None:
+        raise _ForbiddenPickle("the state of an unknown object")
+
+
+class _PickledArray(_StandIn):
+    """In place of numpy's _reconstruct: keeps shape, type and bytes; checked and made an array afterwards."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.state: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def array(self) -> np.ndarray:
+        _, shape, dtype, fortran, content = self.state
+        return np.frombuffer(content, dtype.dtype()).reshape(shape, order="F" if fortran else "C")
+
+
+class _PickledDtype(_StandIn):
+    """In place of numpy's dtype: booleans, integers and floats only."""
+
+    def __init__(self, code: Any, *arguments: Any) -> None:
+        self.code = _text(code)
+        self.order = "|"
+
+    def __setstate__(self, state: Any) -> None:
+        self.order = _text(state[1])
+
+    def dtype(self) -> np.dtype:
+        if not re.fullmatch(r"[biuf][1248]", self.code) or self.order not in "<>|=":
+            raise ValueError(f"arrays of {self.code} are not read")
+        return np.dtype(self.order + self.code)
+
+
+class _PickledBytes(_StandIn):
+    """In place of _codecs.encode, by which Python 3 writes bytes into old pickles."""
+
+    def __new__(cls, text: Any, encoding: Any) -> bytes:
+        return str(text).encode("latin-1")
+
+
+class _BatchUnpickler(pickle.Unpickler):
+    """Builds containers, numbers, strings and the stand-ins above; nothing is ever imported."""
+
+    ALLOWED = {  # noqa: RUF012
+        "numpy.core.multiarray._reconstruct": _PickledArray,
+        "numpy._core.multiarray._reconstruct": _PickledArray,
+        "numpy.ndarray": _StandIn,
+        "numpy.dtype": _PickledDtype,
+        "_codecs.encode": _PickledBytes,
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return self.ALLOWED[f"{module}.{name}"]
+        except KeyError:
+            raise _ForbiddenPickle(f"{module}.{name}") from None

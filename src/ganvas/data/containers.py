@@ -1,0 +1,326 @@
+"""The places that hold picture files: a folder, a zip archive, a tar archive.
+
+Each lists its files under printable names, says what it refused and why, and hands out contents in one
+pass. Archives are never unpacked to disk, and compressed tars are only read forwards.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import os
+import re
+import stat
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from ganvas.errors import DataError, PictureError
+
+PICTURES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+MAX_HELD_BYTES = 2**26
+MAX_FILE_BYTES = 2**30
+"""A larger member of an archive is refused unread: no picture within decode.MAX_PIXELS needs as much."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One picture of a source."""
+
+    name: str
+    """Unique in the source, "/" between folders, printable."""
+    label: str | None
+    """Class name, None where the source has no labels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """One file that cannot be used, and why."""
+
+    name: str
+    reason: str
+
+
+class Container(Protocol):
+    """A place with files. Names are printable and unique; hidden files are not listed."""
+
+    form: str
+    path: Path
+    names: list[str]
+    rejected: list[Rejection]
+
+    def read(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | PictureError]]:
+        """The contents of the named files, in the order of `self.names`, in one pass."""
+        ...
+
+
+class Folder:
+    """All files below a folder. Links to folders are followed, each real folder once."""
+
+    form = "folder"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rejected: list[Rejection] = []
+        self._files: dict[str, str] = {}  # printable name -> path as the file system spells it
+        seen = {_identity(path.stat())}
+        links = self._walk([(os.fspath(path), "")], seen)
+        # Links come last, so that a folder is listed under its own name rather than that of a link to it.
+        while links:
+            location, name = links.pop(0)
+            if (identity := _identity(Path(location).stat())) in seen:
+                self.rejected.append(Rejection(name, "symbolic link to a folder that is listed already"))
+            else:
+                seen.add(identity)
+                links += self._walk([(location, name + "/")], seen)
+        self._files = dict(sorted(self._files.items()))
+        self.names = list(self._files)
+
+    def _walk(self, pending: list[tuple[str, str]], seen: set[tuple[int, int]]) -> list[tuple[str, str]]:
+        """List files below the pending (location, name prefix) folders; returns links to folders, unfollowed."""
+        links = []
+        while pending:
+            location, prefix = pending.pop()
+            try:
+                entries = sorted(os.scandir(location), key=lambda entry: entry.name)
+            except OSError as error:
+                self.rejected.append(Rejection(prefix.rstrip("/") or ".", f"folder cannot be read: {error.strerror}"))
+                continue
+            for entry in entries:
+                name = prefix + printable(entry.name)
+                if hidden(name):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    seen.add(_identity(entry.stat()))
+                    pending.append((entry.path, name + "/"))
+                elif entry.is_symlink() and os.path.isdir(entry.path):  # noqa: PTH112
+                    links.append((entry.path, name))
+                else:
+                    self._add(entry, name)
+        return links
+
+    def _add(self, entry: os.DirEntry[str], name: str) -> None:
+        try:
+            regular = entry.is_file()
+        except OSError:  # a link that leads to itself
+            regular = False
+        if regular:
+            self._files[name] = entry.path
+        elif is_picture(name):
+            reason = "broken symbolic link" if entry.is_symlink() else "not a regular file"
+            self.rejected.append(Rejection(name, reason))
+
+    def read(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | PictureError]]:
+        wanted = set(names)
+        for name in self.names:
+            if name in wanted:
+                try:
+                    yield name, Path(self._files[name]).read_bytes()
+                except OSError as error:
+                    yield name, PictureError(f"cannot be read: {error.strerror}")
+
+    def locations(self) -> dict[str, str]:
+        """Printable name -> path on disk, for `fingerprint_of`."""
+        return self._files
+
+
+class Zip:
+    """A zip archive, read in place."""
+
+    form = "zip"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rejected: list[Rejection] = []
+        self._members: dict[str, zipfile.ZipInfo] = {}
+        with broken_archive(path), zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                name = member_name(member.filename.replace("\\", "/"))
+                if member.is_dir() or hidden(name):
+                    continue
+                if reason := self._refusal(name, member):
+                    self.rejected.append(Rejection(name, reason))
+                else:
+                    self._members[name] = member
+        self._members = dict(sorted(self._members.items()))
+        self.names = list(self._members)
+
+    def _refusal(self, name: str, member: zipfile.ZipInfo) -> str | None:
+        if member.flag_bits & 1:
+            return "encrypted: unpack the archive with its password first"
+        if stat.S_ISLNK(member.external_attr >> 16):
+            return "a link, not a file"
+        return member_refusal(name, member.file_size, self._members)
+
+    def read(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | PictureError]]:
+        wanted = set(names)
+        with broken_archive(self.path), zipfile.ZipFile(self.path) as archive:
+            for name, member in self._members.items():
+                if name in wanted:
+                    yield name, self._content(archive, member)
+
+    def _content(self, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes | PictureError:
+        try:
+            return archive.read(member)
+        except NotImplementedError:
+            return PictureError("compressed with a method that is not read")
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, RuntimeError):
+            return PictureError("damaged in the archive")
+
+
+class Tar:
+    """A tar archive, plain or compressed. It is only ever read forwards, from the first file to the last."""
+
+    form = "tar"
+
+    def __init__(self, path: Path, hold: Callable[[str], bool] = lambda name: False) -> None:
+        """`hold` picks files whose content is kept from this first pass: small ones that decide what the set is."""
+        self.path = path
+        self.rejected: list[Rejection] = []
+        self._members: dict[str, str] = {}  # name in the archive -> printable name
+        self._held: dict[str, bytes] = {}
+        with broken_archive(path):
+            self._list(hold)
+        self.names = list(self._members.values())
+
+    def _list(self, hold: Callable[[str], bool]) -> None:
+        names: set[str] = set()
+        for archive, member in self._pass():
+            name = member_name(member.name)
+            if member.isdir() or hidden(name):
+                continue
+            reason = None if member.isreg() else "a link or device, not a file"
+            if reason := reason or member_refusal(name, member.size, names):
+                self.rejected.append(Rejection(name, reason))
+            else:
+                names.add(name)
+                self._members[member.name] = name
+                if hold(name) and member.size <= MAX_HELD_BYTES:
+                    self._held[name] = _content(archive, member)
+
+    def _pass(self) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+        with (
+            open_compressed(self.path) as plain,
+            tarfile.open(fileobj=plain, mode="r|", bufsize=2**16, tarinfo=_StrictInfo) as archive,
+        ):
+            while (member := archive.next()) is not None:
+                archive.members.clear()  # ty: ignore[missing-attribute]  # else it keeps them all
+                yield archive, member
+            if archive.fileobj.tell() < archive.offset:
+                raise tarfile.ReadError("unexpected end of data")
+            while plain.read(2**16):  # to the end, where gzip has its checksum
+                pass
+
+    def read(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | PictureError]]:
+        wanted = set(names)
+        if wanted <= self._held.keys():
+            yield from ((name, self._held[name]) for name in self.names if name in wanted)
+            return
+        with broken_archive(self.path):
+            for archive, member in self._pass():
+                name = self._members.get(member.name)
+                if name in wanted and member.isreg():
+                    wanted.discard(name)
+                    yield name, _content(archive, member)
+                if not wanted:
+                    break
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    return file.read() if file else b""
+
+
+class _StrictInfo(tarfile.TarInfo):
+    """tarfile takes a damaged header for the end of the archive; here it is an error."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _StrictInfo:
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError:
+            if any(buf):
+                raise tarfile.ReadError("damaged header") from None
+            raise  # zeros or nothing: the end
+
+
+@contextmanager
+def broken_archive(path: Path) -> Generator[None]:
+    """Turn what a damaged archive raises into one `DataError`."""
+    try:
+        yield
+    except (
+        zipfile.BadZipFile,
+        tarfile.TarError,
+        EOFError,
+        zlib.error,
+        lzma.LZMAError,
+        struct.error,
+        NotImplementedError,
+    ) as error:
+        raise DataError(f"{path} is broken or incomplete ({error}): copy or download it again") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error}): copy or download it again") from None
+
+
+def open_compressed(path: Path) -> BinaryIO | gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile:
+    """Open a file for reading, undoing gzip, bzip2 or xz by its first bytes."""
+    with path.open("rb") as file:
+        magic = file.read(6)
+    if magic.startswith(b"\x1f\x8b"):
+        return gzip.open(path)
+    if magic.startswith(b"BZh"):
+        return bz2.open(path)
+    if magic.startswith(b"\xfd7zXZ"):
+        return lzma.open(path)
+    return path.open("rb")
+
+
+def member_refusal(name: str, size: int, taken: Collection[str]) -> str | None:
+    """Why a member of an archive is not used, or None if it is fine. `taken` are the names before it."""
+    if name.startswith("/") or re.match(r"[A-Za-z]:", name):
+        return "unsafe name: an absolute path"
+    if ".." in name.split("/"):
+        return "unsafe name: it leads out of the archive"
+    if size > MAX_FILE_BYTES:
+        return f"too large: {size:,} bytes"
+    if name in taken:
+        return "the archive has two files of this name"
+    return None
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def member_name(name: str) -> str:
+    """A member's printable name, without the "./" that tar puts before it."""
+    return printable(re.sub(r"^(\./+)+", "", name))
+
+
+def printable(name: str) -> str:
+    """A file name with bytes that are not UTF-8 and control characters written as backslash escapes."""
+    if name.isprintable():
+        return name
+    name = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
+def hidden(name: str) -> bool:
+    """Files that systems leave behind; ".." is not hidden but refused aloud by `member_refusal`."""
+    parts = name.split("/")
+    if parts[-1].lower() in ("thumbs.db", "desktop.ini"):
+        return True
+    return any(part == "__MACOSX" or (part.startswith(".") and part not in (".", "..")) for part in parts)
+
+
+def is_picture(name: str) -> bool:
+    return name.lower().endswith(PICTURES)

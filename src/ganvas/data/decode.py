@@ -1,0 +1,361 @@
+"""One picture file to one array of an exact size: `probe` looks at the header, `decode` does the work.
+
+The order is always: EXIF turn, transparency onto the background, fit (crop, pad or stretch), channels, depth.
+Gray pictures of 16 bits are worked in 32 bit floats, so nothing of their precision is lost on the way.
+Whatever a hostile or damaged file makes Pillow raise leaves here as a `PictureError` with a short reason.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import (  # the plugins are named so that Pillow need not load all the others to find them
+    BmpImagePlugin,  # noqa: F401
+    GifImagePlugin,  # noqa: F401
+    Image,
+    ImageColor,
+    JpegImagePlugin,  # noqa: F401
+    PngImagePlugin,  # noqa: F401
+    TiffImagePlugin,
+    WebPImagePlugin,  # noqa: F401
+)
+
+from ganvas.config import Fit
+from ganvas.errors import ConfigError, PictureError
+
+MAX_PIXELS = 178_956_970
+"""Larger pictures are refused from their header: half a gigabyte of RGB, or a decompression bomb."""
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+MAGIC = {
+    b"\x89PNG": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"RIFF": "WebP",
+    b"BM": "BMP",
+    b"GIF8": "GIF",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+}
+ORIENTATION, TIFF_WIDTH, TIFF_HEIGHT, TIFF_BITS = 0x0112, 256, 257, 258  # tag numbers of EXIF and TIFF
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+SIDEWAYS = (5, 6, 7, 8)  # orientations that swap height and width
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601-2, the weights that Pillow uses too
+
+
+@dataclass(frozen=True, slots=True)
+class PictureInfo:
+    """What the header says of a picture, after its EXIF turn."""
+
+    height: int
+    width: int
+    channels: int
+    """1 (gray) or 3 (colour), transparency not counted."""
+    alpha: bool
+    depth: int
+    """Bits of one channel that `decode` can give: 8 or 16."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What every picture of a pack becomes."""
+
+    height: int
+    width: int
+    channels: int
+    """1 gray, 3 colour, 4 colour with transparency."""
+    depth: int
+    """8 (uint8) or 16 (uint16)."""
+    fit: Fit
+    background: str | None
+    """Behind transparent pictures and in padded borders; None is white for colour, black for gray."""
+
+
+def probe(payload: bytes | np.ndarray) -> PictureInfo:
+    """Read a picture's size and kind from its header alone; raises `PictureError` where `decode` surely would."""
+    if isinstance(payload, np.ndarray):
+        pixels = _checked(payload)
+        height, width, channels = pixels.shape
+        return PictureInfo(height, width, 3 if channels >= 3 else 1, channels in (2, 4), pixels.itemsize * 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return _describe(_open(payload), payload)
+        except PictureError:
+            raise
+        except Exception as error:  # fuzzed files make Pillow raise nearly anything
+            raise PictureError(_reason(error, payload)) from None
+
+
+def decode(payload: bytes | np.ndarray, target: Target) -> np.ndarray:
+    """Decode one picture, shape (target.height, target.width, target.channels), uint8 or uint16.
+
+    `payload` is the content of a PNG, JPEG, WebP, BMP, GIF (first frame) or TIFF (first page) file, or an
+    array (H, W) or (H, W, C) of uint8 or uint16. Raises `PictureError` with the reason.
+    """
+    if isinstance(payload, np.ndarray):
+        pixels = _checked(payload)
+        if pixels.shape == (target.height, target.width, target.channels) and pixels.itemsize * 8 == target.depth:
+            return np.array(pixels)
+        return _decode_pixels(pixels, target)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return _decode_file(payload, target)
+        except (PictureError, ConfigError):
+            raise
+        except Exception as error:
+            raise PictureError(_reason(error, payload)) from None
+
+
+def background_color(background: str | None, channels: int) -> tuple[int, int, int]:
+    """RGB 0 to 255 of "white", "#rrggbb" ...; None is black for gray pictures and white for colour ones."""
+    name = background or ("black" if channels == 1 else "white")
+    try:
+        red, green, blue = ImageColor.getrgb(name)[:3]
+    except ValueError:
+        raise ConfigError(f"background {name!r}: expected white, black, gray or a colour as #rrggbb") from None
+    return red, green, blue
+
+
+# Reading the file.
+
+
+def _open(payload: bytes) -> Image.Image:
+    """Open the picture without decoding it; refuses what is not a picture and what is too large."""
+    if not payload:
+        raise PictureError("empty file")
+    try:
+        image = Image.open(io.BytesIO(payload), formats=FORMATS)
+    except Image.DecompressionBombError as error:  # Pillow's own limit; its message names the pixels
+        raise _too_large(int(re.sub(r"\D.*", "", str(error).partition("(")[2]))) from None
+    if image.width * image.height > MAX_PIXELS:
+        raise _too_large(image.width * image.height)
+    if 0 in image.size:
+        raise PictureError("has no pixels")
+    return image
+
+
+def _too_large(num_pixels: int) -> PictureError:
+    return PictureError(f"too large: {num_pixels:,} pixels, more than the limit of {MAX_PIXELS:,}")
+
+
+def _describe(image: Image.Image, payload: bytes) -> PictureInfo:
+    depth = _depth(image)
+    width, height = image.size
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        # Pillow versions differ in whether size is already turned: the tags say it plainly.
+        width, height = image.tag_v2[TIFF_WIDTH], image.tag_v2[TIFF_HEIGHT]
+    if _orientation(image, payload) in SIDEWAYS:
+        width, height = height, width
+    gray = depth == 16 or image.mode in ("1", "L", "LA", "La") or _gray_palette(image)
+    return PictureInfo(height, width, 1 if gray else 3, depth == 8 and image.has_transparency_data, depth)
+
+
+def _depth(image: Image.Image) -> int:
+    """8 or 16 bits; raises for the kinds of pixels whose range is not known."""
+    if image.mode.startswith("I;16"):
+        return 16
+    if image.mode == "I":
+        if image.format == "PNG" or _tiff_bits(image) == 16:
+            return 16
+        raise PictureError("has 32 bit integer pixels, which are not read: save it with 8 or 16 bits")
+    if image.mode == "F":
+        raise PictureError("has floating point pixels, which are not read: save it with 8 or 16 bits")
+    if image.mode == "LAB":
+        raise PictureError("is in LAB colours, which are not read: save it as RGB")
+    return 8
+
+
+def _tiff_bits(image: Image.Image) -> int:
+    bits = image.tag_v2.get(TIFF_BITS, (0,)) if isinstance(image, TiffImagePlugin.TiffImageFile) else (0,)
+    return bits[0]
+
+
+def _orientation(image: Image.Image, payload: bytes) -> int:
+    """EXIF orientation 1 to 8. The search for a mark spares most files the slow look into their metadata."""
+    if image.format != "TIFF" and not any(mark in payload for mark in (b"xif", b"EXIF", b"XIf", b"Orientation")):
+        return 1
+    try:
+        turn = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # damaged metadata does not make a good picture bad
+        return 1
+    return turn if turn in TURNS else 1
+
+
+def _gray_palette(image: Image.Image) -> bool:
+    if image.mode != "P" or image.palette is None or image.palette.mode != "RGB":
+        return False
+    colors = np.frombuffer(bytes(image.palette.palette), np.uint8)
+    colors = colors[: len(colors) // 3 * 3].reshape(-1, 3)
+    return bool((colors == colors[:, :1]).all())
+
+
+def _decode_file(payload: bytes, target: Target) -> np.ndarray:
+    image = _open(payload)
+    depth = _depth(image)
+    turn = _orientation(image, payload)
+    if image.format in ("JPEG", "MPO"):  # MPO: a JPEG with more pictures behind it, as phones write
+        _draft(image, target, sideways=turn in SIDEWAYS)
+    image.load()
+    if image.format == "TIFF":
+        turn = _orientation(image, payload)  # Pillow turned it while loading and dropped the tag, if it could
+    if depth == 16:
+        return _from_floats([_turned(_gray16(image), turn)], target)
+    return _from_image(_turned(image, turn), target)
+
+
+def _draft(image: Image.Image, target: Target, sideways: bool) -> None:
+    """Let the JPEG decoder halve a much larger picture, never below twice the size that is needed."""
+    height, width = (target.width, target.height) if sideways else (target.height, target.width)
+    ratios = (width / image.width, height / image.height)
+    scale = 2 * (min(ratios) if target.fit == "pad" else max(ratios))
+    if scale < 0.5:
+        image.draft(None, (round(image.width * scale), round(image.height * scale)))
+
+
+def _gray16(image: Image.Image) -> Image.Image:
+    """A loaded 16 bit gray picture as floats of 0 to 65535; a transparent gray value stays what it is."""
+    pixels = np.asarray(image)
+    if pixels.min() < 0 or pixels.max() > 65535:
+        raise PictureError("has negative pixels or more than 16 bits: save it as unsigned 16 bit gray")
+    return Image.fromarray(pixels.astype(np.float32))
+
+
+def _turned(image: Image.Image, turn: int) -> Image.Image:
+    return image.transpose(TURNS[turn]) if turn in TURNS else image
+
+
+# Pixels to the target.
+
+
+def _checked(pixels: np.ndarray) -> np.ndarray:
+    """The array as (H, W, C); raises for shapes and types that are no picture."""
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    allowed = {np.dtype(np.uint8): (1, 2, 3, 4), np.dtype(np.uint16): (1, 3)}.get(pixels.dtype, ())
+    if pixels.ndim != 3 or pixels.shape[2] not in allowed or 0 in pixels.shape:
+        raise PictureError(
+            f"an array {pixels.shape} of {pixels.dtype}; expected height x width or height x width x channels "
+            "of uint8 (1 to 4 channels) or uint16 (1 or 3)"
+        )
+    if pixels.shape[0] * pixels.shape[1] > MAX_PIXELS:
+        raise _too_large(pixels.shape[0] * pixels.shape[1])
+    return pixels
+
+
+def _decode_pixels(pixels: np.ndarray, target: Target) -> np.ndarray:
+    if pixels.dtype == np.uint16:
+        planes = [Image.fromarray(pixels[:, :, c].astype(np.float32)) for c in range(pixels.shape[2])]
+        return _from_floats(planes, target)
+    squeezed = np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    return _from_image(Image.fromarray(squeezed), target)
+
+
+def _from_image(image: Image.Image, target: Target) -> np.ndarray:
+    """Any 8 bit Pillow image to the target."""
+    color = background_color(target.background, target.channels)
+    if target.channels == 4:
+        image = _fitted(image.convert("RGBA"), target, (*color, 0))
+    else:
+        if image.has_transparency_data:
+            layer = image.convert("RGBA")
+            image = Image.new("RGBA", layer.size, (*color, 255))
+            image.alpha_composite(layer)
+            image = image.convert("RGB")
+        gray = target.channels == 1
+        image = _to_gray(image) if gray else image.convert("RGB")
+        image = _fitted(image, target, round(float(np.dot(color, LUMA))) if gray else color)
+    pixels = np.asarray(image).reshape(target.height, target.width, target.channels)
+    return pixels.astype(np.uint16) * 257 if target.depth == 16 else np.array(pixels)
+
+
+def _to_gray(image: Image.Image) -> Image.Image:
+    if image.mode in ("1", "L", "RGB", "LA", "La", "RGBA"):
+        return image.convert("L")
+    return image.convert("RGB").convert("L")  # palettes, CMYK and the rest by way of their colours
+
+
+def _from_floats(planes: list[Image.Image], target: Target) -> np.ndarray:
+    """One (gray) or three (colour) float planes of 0 to 65535 to the target."""
+    color = background_color(target.background, target.channels)
+    fills = color if len(planes) == 3 else (float(np.dot(color, LUMA)),)
+    fitted = [np.asarray(_fitted(p, target, f * 257)) for p, f in zip(planes, fills, strict=True)]
+    pixels = np.stack(fitted, axis=2)
+    if target.channels == 1 and len(planes) == 3:
+        pixels = pixels @ LUMA[:, None]
+    elif target.channels >= 3 and len(planes) == 1:
+        pixels = np.repeat(pixels, 3, axis=2)
+    if target.channels == 4:
+        inside = _fitted(Image.new("F", planes[0].size, 65535.0), target, 0.0)
+        pixels = np.concatenate([pixels, np.asarray(inside)[:, :, None]], axis=2)
+    # 65535 = 255 * 257: dividing by 257 keeps white white, where taking the high byte or clipping would not.
+    pixels = pixels if target.depth == 16 else pixels / 257
+    top = 65535 if target.depth == 16 else 255
+    return np.rint(pixels).clip(0, top).astype(np.uint16 if target.depth == 16 else np.uint8)
+
+
+def _fitted(image: Image.Image, target: Target, fill: float | tuple[int, ...]) -> Image.Image:
+    """Give `image` the target's size; a picture that has it already comes back bit for bit."""
+    size = (target.width, target.height)
+    width, height = image.size
+    if image.size == size:
+        return image
+    if target.fit == "stretch":
+        return image.resize(size, Image.Resampling.LANCZOS)
+    ratios = (target.width / width, target.height / height)
+    if target.fit == "crop":
+        # The part that is kept, before scaling. Whole pixels at its corner: where no scaling is
+        # needed the pixels are then taken over exactly, not moved by half a pixel.
+        scale = max(ratios)
+        kept_width, kept_height = min(width, target.width / scale), min(height, target.height / scale)
+        left, top = int((width - kept_width) / 2), int((height - kept_height) / 2)
+        box = (left, top, left + kept_width, top + kept_height)
+        return image.resize(size, Image.Resampling.LANCZOS, box=box)
+    scale = min(ratios)
+    inner = (
+        min(target.width, max(1, round(width * scale))),
+        min(target.height, max(1, round(height * scale))),
+    )
+    canvas = Image.new(image.mode, size, fill)
+    scaled = image if inner == image.size else image.resize(inner, Image.Resampling.LANCZOS)
+    canvas.paste(scaled, ((target.width - inner[0]) // 2, (target.height - inner[1]) // 2))
+    return canvas
+
+
+# Reasons in words.
+
+
+def _reason(error: Exception, payload: bytes) -> str:
+    form = next((name for magic, name in MAGIC.items() if payload.startswith(magic)), None)
+    if form is None:
+        text = b"\0" not in payload[:512] and all(byte >= 32 or byte in b"\t\r\n\f" for byte in payload[:512])
+        return "not a picture: its content is text" if text else "not a picture of a known format"
+    if _looks_truncated(error, payload, form):
+        return "truncated"
+    if isinstance(error, MemoryError):
+        return "needs more memory than there is"
+    return f"damaged {form} file"
+
+
+def _looks_truncated(error: Exception, payload: bytes, form: str) -> bool:
+    if form == "WebP" and len(payload) < 8 + int.from_bytes(payload[4:8], "little"):
+        return True
+    if form == "PNG" and b"IEND" not in payload[-64:]:
+        return True
+    if form == "JPEG" and b"\xff\xd9" not in payload[-64:]:
+        return True
+    if form == "BMP" and len(payload) < int.from_bytes(payload[2:6], "little"):
+        return True
+    return isinstance(error, EOFError) or "truncat" in str(error).lower()

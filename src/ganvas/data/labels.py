@@ -1,0 +1,251 @@
+"""Labels for picture files: from their folders, from a csv of file,label, or from CelebA's lists."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ganvas.data.containers import Container, Item, Rejection, is_picture, printable
+from ganvas.data.formats import natural
+from ganvas.errors import DataError
+
+FOLDER_PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
+    ("val", "valid", "validation"), "validation"
+)
+"""Folder names that divide a set into parts rather than classes."""
+
+CELEBA_ATTRIBUTES, CELEBA_PARTITION = "list_attr_celeba", "list_eval_partition"
+CELEBA_PARTS = {"train": "0", "test": "2"}  # 1 is for validation
+
+
+@dataclass
+class Labelled:
+    """The pictures that are used, their classes in order, and those that their labels rule out."""
+
+    items: list[Item] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
+    rejected: list[Rejection] = field(default_factory=list)
+
+    def unlabelled(self) -> Labelled:
+        return Labelled([Item(item.name, None) for item in self.items], [], self.rejected)
+
+
+# Folders.
+
+
+def by_folder(container: Container, pictures: list[str], split: str) -> Labelled:
+    """The first level with two or more folders of pictures gives the classes; train/ and test/ are parts."""
+    depth = _shared_depth(pictures)
+    tops = _folders_at(pictures, depth)
+    if len(tops) > 1 and all(top.lower() in FOLDER_PARTS for top in tops):
+        part_of = {top: FOLDER_PARTS[top.lower()] for top in tops}
+        pictures = [name for name in pictures if split in ("all", part_of.get(name.split("/")[depth]))]
+        if not pictures:
+            raise DataError(f"{container.path} has no {split} folder, only {', '.join(sorted(tops))}")
+        depth += 1
+        tops = _folders_at(pictures, depth)
+    elif split == "test":
+        raise DataError(f"{container.path} has no test part: leave the split out, or make a folder test in it")
+    if len(tops) < 2:
+        return Labelled([Item(name, None) for name in pictures])
+    found = Labelled(classes=sorted(tops, key=natural))
+    for name in pictures:
+        if name.count("/") > depth:
+            found.items.append(Item(name, name.split("/")[depth]))
+        else:
+            found.rejected.append(Rejection(name, "lies outside the class folders"))
+    return found
+
+
+def _folders_at(pictures: list[str], depth: int) -> set[str]:
+    return {name.split("/")[depth] for name in pictures if name.count("/") > depth}
+
+
+def _shared_depth(pictures: list[str]) -> int:
+    """How many leading folders all pictures share."""
+    depth = 0
+    while all(name.count("/") > depth for name in pictures) and len(_folders_at(pictures, depth)) == 1:
+        depth += 1
+    return depth
+
+
+# A csv of file,label.
+
+
+def csv_of(labels: str | None) -> tuple[str | None, str | None]:
+    """("labels.csv", "hair") of "labels.csv:hair"; (None, None) if `labels` is no csv."""
+    name, colon, column = (labels or "").rpartition(":")
+    if colon and name.lower().endswith(".csv"):
+        return name, column
+    return (labels, None) if (labels or "").lower().endswith(".csv") else (None, None)
+
+
+def by_csv(container: Container, pictures: list[str], labels: str, only_listed: bool) -> Labelled:
+    """Label `pictures` by the csv that `labels` names ("some.csv" or "some.csv:column").
+
+    Lines may name a picture in full, or without its folders or its ending where that is unique. What the
+    csv does not name is rejected, or passed over in silence if `only_listed`.
+    """
+    csv_name, column = csv_of(labels)
+    content = find_text(container, csv_name or labels)
+    if content is None:
+        raise DataError(f"labels {labels!r}: no such file, nor one of this name beside or in {container.path}")
+    where = Path(csv_name or labels).name
+    spelled = _spellings(pictures)
+    listed = read_csv(content, column, spelled, where)
+    label_of = {spelled[file]: label for file, label in listed.items() if file in spelled}
+    if not label_of:
+        raise DataError(
+            f"{where} names {len(listed)} files and none is a picture in {container.path}: "
+            f"it says {next(iter(listed), '')!r} where there is {pictures[0]!r}"
+        )
+    refused = {rejection.name for rejection in container.rejected}
+    absent = [file for file in listed if file not in spelled and file not in refused]
+    found = Labelled(rejected=[Rejection(file, f"named in {where} but not there") for file in absent])
+    has_labels = any(label_of.values())  # a csv of one column is a list of pictures without labels
+    for name in pictures:
+        if label_of.get(name) or (name in label_of and not has_labels):
+            found.items.append(Item(name, label_of[name] or None))
+        elif name in label_of or not only_listed:
+            found.rejected.append(Rejection(name, f"has no label in {where}"))
+    found.classes = sorted({item.label for item in found.items if item.label}, key=natural)
+    return found
+
+
+def _spellings(pictures: list[str]) -> dict[str, str]:
+    """All the ways to name each picture: "faces/a.png", and where it is unique "a.png" and "a"."""
+    spelled = {name: name for name in pictures}
+    for short in (lambda name: name.rpartition("/")[2], stem):
+        counts = Counter(map(short, pictures))
+        for name in pictures:
+            if counts[short(name)] == 1:
+                spelled.setdefault(short(name), name)
+    return spelled
+
+
+def read_csv(content: str, column: str | None, names: Collection[str], where: str) -> dict[str, str]:
+    """File -> label; the label is the second column, or the one that the header calls `column`.
+
+    The first line is a header when its first cell is no picture and not among `names`. A file without a
+    label, as in a csv of one column, gives "". Raises `DataError`.
+    """
+    first = content.partition("\n")[0]
+    delimiter = ";" if first.count(";") > first.count(",") else ","
+    try:
+        rows = [row for row in csv.reader(io.StringIO(content), delimiter=delimiter) if row and row[0].strip()]
+    except csv.Error as error:
+        raise DataError(f"{where} is not a csv of file,label ({error})") from None
+    if not rows:
+        raise DataError(f"{where} is empty; expected lines of file,label")
+    header = [cell.strip() for cell in rows[0]]
+    has_header = not is_picture(header[0]) and header[0] not in names
+    position = 1
+    if column is not None:
+        if not has_header or column not in header[1:]:
+            known = ", ".join(header[1:]) if has_header else "none, as it has no header line"
+            raise DataError(f"{where} has no column {column!r}; its columns of labels are: {known}")
+        position = header.index(column)
+    return {_as_name(row[0]): row[position].strip() if len(row) > position else "" for row in rows[has_header:]}
+
+
+def _as_name(cell: str) -> str:
+    return printable(cell.strip().replace("\\", "/").removeprefix("./"))
+
+
+def find_text(container: Container, name: str) -> str | None:
+    """The content of a list file: at the path `name`, or of this name beside or inside the container."""
+    for file in (Path(name), container.path.parent / name):
+        if file.is_file():
+            try:
+                return file.read_text("utf-8-sig", errors="replace")
+            except OSError as error:
+                raise DataError(f"{file} cannot be read: {error.strerror}") from None
+    inside = [held for held in container.names if held == name or held.endswith("/" + name)]
+    contents = [content for _, content in container.read(inside[:1]) if isinstance(content, bytes)]
+    return contents[0].decode("utf-8-sig", "replace") if contents else None
+
+
+# CelebA.
+
+
+def is_celeba(container: Container) -> bool:
+    names = [container.path.name, *container.names]
+    return any("img_align_celeba" in name or CELEBA_ATTRIBUTES in name for name in names)
+
+
+def by_celeba(container: Container, pictures: list[str], labels: str | None, split: str) -> Labelled:
+    """`labels` are attributes, "Smiling" or "Smiling,Male", or None; the partition list gives the parts."""
+    partition = _celeba_list(container, CELEBA_PARTITION)
+    if partition:
+        part_of = read_partition(partition[1])
+        number = CELEBA_PARTS.get(split)
+        pictures = [name for name in pictures if number is None or part_of.get(stem(name)) == number]
+        if not pictures:
+            raise DataError(f"{container.path} has none of the pictures of the {split} part of {partition[0]}")
+    elif split == "test":
+        raise DataError(f"{container.path}: the test part needs list_eval_partition.txt beside the pictures")
+    if labels is None:
+        return Labelled([Item(name, None) for name in pictures])
+    attributes = _celeba_list(container, CELEBA_ATTRIBUTES)
+    if not attributes:
+        raise DataError(f"labels {labels!r} needs list_attr_celeba.txt: put it beside {container.path.name}")
+    label_of = read_attributes(attributes[1], labels, attributes[0])
+    found = Labelled()
+    for name in pictures:
+        if label := label_of.get(stem(name)):
+            found.items.append(Item(name, label))
+        else:
+            found.rejected.append(Rejection(name, f"has no line in {attributes[0]}"))
+    present = {item.label for item in found.items if item.label}
+    # "not Smiling" before "Smiling", the last attribute changing fastest
+    found.classes = sorted(present, key=lambda name: [not word.startswith("not ") for word in name.split(" + ")])
+    return found
+
+
+def _celeba_list(container: Container, name: str) -> tuple[str, str] | None:
+    """(file name, content) of one of CelebA's lists, the original .txt or the .csv that Kaggle has."""
+    for file in (f"{name}.txt", f"{name}.csv"):
+        if (content := find_text(container, file)) is not None:
+            return file, content
+    return None
+
+
+def read_attributes(content: str, asked: str, where: str) -> dict[str, str]:
+    """Picture stem -> class for "Smiling" or "Smiling,Male"; raises `DataError` listing the known attributes."""
+    lines = content.splitlines()
+    header = next((i for i, line in enumerate(lines[:2]) if len(_cells(line)) > 1), 0)  # after the count
+    known = [name for name in _cells(lines[header] if lines else "") if name != "image_id"]
+    by_lower = {name.lower(): name for name in known}
+    attributes = [name.strip() for name in asked.split(",")]
+    for name in attributes:
+        if name.lower() not in by_lower:
+            raise DataError(f"labels {name!r} is not an attribute of {where}; known are: {', '.join(known)}")
+    attributes = [by_lower[name.lower()] for name in attributes]
+    columns = [(name, known.index(name) + 1) for name in attributes]
+    labels = {}
+    for cells in map(_cells, lines[header + 1 :]):
+        if len(cells) == len(known) + 1:
+            words = [name if cells[column] == "1" else f"not {name}" for name, column in columns]
+            labels[stem(cells[0])] = " + ".join(words)
+    return labels
+
+
+def read_partition(content: str) -> dict[str, str]:
+    """Picture stem -> "0" (train), "1" (validation) or "2" (test)."""
+    rows = map(_cells, content.splitlines())
+    return {stem(row[0]): row[1] for row in rows if len(row) == 2 and row[1] in ("0", "1", "2")}
+
+
+def stem(name: str) -> str:
+    """The file name without folders and ending: "000021" of "img_align_celeba/000021.jpg"."""
+    base = name.rpartition("/")[2]
+    return base.rpartition(".")[0] or base
+
+
+def _cells(line: str) -> list[str]:
+    return re.split(r"[,\s]+", line.strip())

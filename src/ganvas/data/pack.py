@@ -1,0 +1,236 @@
+"""A pack: pictures of one size, depth and number of channels in one memory-mapped file.
+
+    images.npy   uint8 or uint16, N x H x W x C
+    labels.npy   int64, N (only where there are labels)
+    names.txt    the name of each picture in its source, one a line, in the pack's order
+    pack.json    classes, source, policy, rejected files with reasons, content hash, notes
+
+`open_pack` is the front door; packing.py does the packing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+
+from ganvas.config import DataConfig, Fit, Kind, parse_size
+from ganvas.errors import DataError
+
+FORMAT = 1  # of the pack folder; raised whenever an older reader would misread it
+UNMIRRORED: frozenset[str] = frozenset({"digits", "text", "xray", "scan"})
+"""Kinds of picture that mean something else, or nothing, when they are mirrored."""
+
+Progress = Callable[[str, int, int], None]
+"""Called as progress(what, done, total); total is 0 where it is not known."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What is known about a set of pictures besides the user's options."""
+
+    name: str
+    """Of the catalogue's set, or of the file or folder."""
+    path: str | None = None
+    """Where the pictures lie; None for what comes with a package."""
+    kind: Kind = "photo"
+    size: str | None = None
+    """Picture size where the user asks for none; None: chosen from the pictures."""
+    fit: Fit | None = None
+    licence: str | None = None
+    attribution: str | None = None
+
+    @property
+    def mirror(self) -> bool:
+        """Whether a mirrored picture is as good as the picture itself."""
+        return self.kind not in UNMIRRORED
+
+
+@dataclass(frozen=True, eq=False)
+class Pack:
+    """The read side of a pack folder. `images` stays on disk: slices are read when they are asked for."""
+
+    folder: Path
+    images: np.ndarray
+    """(N, H, W, C) uint8 in 0..255 or uint16 in 0..65535, memory mapped, read only."""
+    labels: np.ndarray | None
+    """(N,) int64 indices into `classes`, or None."""
+    classes: list[str]
+    info: dict[str, Any]
+    """The content of pack.json."""
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Pack:
+        """Open a pack folder; raises `DataError` when it is damaged, not a pack, or of another version."""
+        folder = Path(folder)
+        if not is_pack(folder):
+            raise DataError(f"{folder} is not a pack: make one with `ganvas data pack PICTURES {folder}`")
+        try:
+            info = json.loads((folder / "pack.json").read_text(encoding="utf-8"))
+            if info["format"] != FORMAT:
+                raise DataError(
+                    f"{folder} has pack format {info['format']} and this version reads {FORMAT}: "
+                    "pack the pictures again, or use the version of ganvas that wrote it"
+                )
+            images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+            labels = np.load(folder / "labels.npy", allow_pickle=False) if info["labelled"] else None
+            damaged = list(images.shape) != info["shape"] or (labels is not None and len(labels) != len(images))
+        except DataError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"the pack {folder} is damaged ({error}): delete it and pack the pictures again") from error
+        if damaged:
+            raise DataError(f"the pack {folder} is damaged (files of different lengths): delete it and pack again")
+        return cls(folder, images, labels, info["classes"], info)
+
+    @property
+    def hash(self) -> str:
+        """sha256 over pictures, labels and class names: equal for equal content, wherever it came from."""
+        return self.info["hash"]
+
+    @property
+    def kind(self) -> Kind:
+        return self.info["kind"]
+
+    @property
+    def mirror(self) -> bool:
+        """Whether a mirrored picture is as good as the picture itself."""
+        return self.info["mirror"]
+
+    @property
+    def num_images(self) -> int:
+        return len(self.images)
+
+    @property
+    def height(self) -> int:
+        return self.images.shape[1]
+
+    @property
+    def width(self) -> int:
+        return self.images.shape[2]
+
+    @property
+    def channels(self) -> int:
+        return self.images.shape[3]
+
+    @property
+    def depth(self) -> int:
+        """Bits of each value: 8 or 16."""
+        return 8 * self.images.itemsize
+
+    @property
+    def num_classes(self) -> int:
+        """0 for a pack without labels."""
+        return 0 if self.labels is None else len(self.classes)
+
+    @functools.cached_property
+    def names(self) -> list[str]:
+        """The name that each picture has in its source."""
+        return (self.folder / "names.txt").read_text(encoding="utf-8").splitlines()
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences about what was dropped, drawn or chosen while packing."""
+        return self.info["notes"]
+
+
+def open_pack(
+    data: str | Path,
+    config: DataConfig | None = None,
+    *,
+    path: str | Path | None = None,
+    folder: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Pack:
+    """The pack of `data`, made now unless the same source was packed by the same policy before.
+
+    data: a path of pictures (folder, archive, data-set files), a pack folder, or a name of the catalogue.
+    path: where the files of the named set lie; without it they are downloaded once, into the cache.
+    folder: where the pack goes; default: the cache.
+    Raises `DataError` for a source that is absent or cannot be used.
+    """
+    from ganvas.data import catalog, packing  # which import this module
+
+    config = config or DataConfig()
+    if path is None and is_pack(Path(data)):
+        return reopened(Path(data), config)
+    dataset, place = catalog.locate(str(data), path, progress)
+    policy = catalog.policy_for(dataset, place, config)
+    target = Path(folder) if folder else cache_dir() / "packs" / cache_name(config, policy)
+    # Looked for before the source is opened: listing a large archive takes its time.
+    pack = packing.current(target, request(config, policy), catalog.fingerprint(place, config))
+    if pack is not None:
+        return pack
+    source, policy = catalog.open_at(dataset, place, config)
+    return packing.build_pack(source, config, target, policy=policy, progress=progress)
+
+
+def is_pack(folder: Path) -> bool:
+    return (folder / "pack.json").is_file()
+
+
+def request(config: DataConfig, policy: Policy) -> dict[str, Any]:
+    """All that decides what a pack holds, apart from the pictures themselves; plain JSON values."""
+    wishes = {**dataclasses.asdict(config), "classes": list(config.classes), "files": None}
+    if config.files is not None:  # the content of the list counts, not where it lies
+        wishes["files"] = hashlib.sha256(read_list(config.files).encode()).hexdigest()
+    return {"name": policy.name, "path": policy.path, "config": wishes}
+
+
+def read_list(path: Path) -> str:
+    """The text of a --files list; raises `DataError` when it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"--files {path} cannot be read as a text file of one picture name per line: {error}"
+        ) from error
+
+
+def cache_name(config: DataConfig, policy: Policy) -> str:
+    """A readable folder name that is the same for the same source and policy."""
+    key = hashlib.sha256(json.dumps([FORMAT, request(config, policy)], sort_keys=True).encode()).hexdigest()[:12]
+    return f"{policy.name}-{key}"
+
+
+def cache_dir() -> Path:
+    """Where packs and downloads are kept: $GANVAS_CACHE, else the user's cache folder."""
+    return Path(os.environ.get("GANVAS_CACHE") or platformdirs.user_cache_dir("ganvas"))
+
+
+def reopened(folder: Path, config: DataConfig) -> Pack:
+    """An existing pack; raises `DataError` when `config` asks for something that this pack is not."""
+    pack = Pack.open(folder)
+    made_with = pack.info["request"]["config"]
+    differences = []
+    if config.size is not None and parse_size(config.size) != (pack.height, pack.width):
+        differences.append(f"its size is {pack.height}x{pack.width}, not {config.size}")
+    channels = {"auto": pack.channels, "gray": 1, "color": 3, "alpha": 4}[config.channels]
+    if channels != pack.channels:
+        differences.append(f"it has {pack.channels} channels, not {channels}")
+    asked = request(config, Policy(pack.folder.name))["config"]
+    for name in ("fit", "background", "labels", "split", "classes", "limit", "files"):
+        if asked[name] != getattr(DataConfig(), name) and asked[name] not in ([], made_with[name]):
+            differences.append(f"its {name} is {made_with[name]}, not {asked[name]}")
+    if differences:
+        raise DataError(f"{folder} is a pack already and {', '.join(differences)}: pack the pictures themselves again")
+    if config.kind is None or config.kind == pack.kind:
+        return pack
+    info = {**pack.info, "kind": config.kind, "mirror": config.kind not in UNMIRRORED}
+    return dataclasses.replace(pack, info=info)
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """ ", did you mean X?" or nothing, to go into an error's sentence."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f", did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,240 @@
+"""How a pack is made: choose the pictures, look at their headers, decode them, write them in one pass.
+
+Everything is written to `<folder>.partial-<pid>` and renamed when it is complete and on the disk, so that a
+pack is there whole or not at all. Pictures pass through in chunks: memory does not grow with their number.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+import ganvas
+from ganvas.config import DataConfig
+from ganvas.data.decode import Target
+from ganvas.data.pack import FORMAT, Pack, Policy, Progress, is_pack, request
+from ganvas.data.pool import decoded, num_cores
+from ganvas.data.selection import Choice, choose, choose_target, survey_source
+from ganvas.data.sources import Rejection, Source
+from ganvas.errors import DataError
+
+FEW = 500  # pictures that are packed in this process: starting others would take longer
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def build_pack(
+    source: Source,
+    config: DataConfig,
+    folder: Path,
+    *,
+    policy: Policy,
+    progress: Progress | None = None,
+    workers: int | None = None,
+) -> Pack:
+    """Pack `source` into `folder`, or open what lies there if the same source was packed by the same policy.
+
+    workers: processes that decode; default: one for each core, none for a small set.
+    Raises `DataError` when fewer than 2 pictures can be used, the disk is full, or `folder` is taken.
+    """
+    report = progress or (lambda what, done, total: None)
+    wanted, fingerprint = request(config, policy), source.fingerprint()
+    if (pack := current(folder, wanted, fingerprint)) is not None:
+        return pack
+    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Whoever comes second waits here, and then finds the pack made.
+        with FileLock(folder.with_name(f".{folder.name}.lock")):
+            if (pack := current(folder, wanted, fingerprint)) is not None:
+                return pack
+            _sweep(folder)
+            notes = []
+            if is_pack(folder):
+                notes = ["The source has changed since it was packed before, so it was packed again."]
+                report("the source has changed since it was packed: packing it again", 0, 0)
+            info = {"request": wanted, "form": source.form, "fingerprint": fingerprint, "notes": notes}
+            partial.mkdir()
+            _write(source, config, policy, partial, info, report, workers)
+            _swap_in(partial, folder)
+    except OSError as error:
+        if error.errno in FULL:
+            raise DataError(
+                f"the disk is full: {folder} could not be written; free some space, choose another place, "
+                "or pack fewer or smaller pictures (--limit, --size)"
+            ) from error
+        raise DataError(f"the pack {folder} cannot be written: {error}; choose another folder") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Pack.open(folder)
+
+
+def current(folder: Path, wanted: dict[str, Any], fingerprint: str) -> Pack | None:
+    """The pack in `folder` if it is the wanted one, None if it is absent or out of date.
+
+    Raises `DataError` when the folder holds something else, which is never overwritten.
+    """
+    if not is_pack(folder):
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise DataError(f"{folder} exists and is not a pack: nothing was written; choose another folder")
+        return None
+    try:
+        pack = Pack.open(folder)
+    except DataError:  # damaged, or of another version: made again
+        return None
+    if pack.info["request"] != wanted:
+        raise DataError(
+            f"{folder} holds a pack of {pack.info['request']['name']} made from another place or with other "
+            "options: nothing was written; choose another folder or delete it"
+        )
+    return pack if pack.info["fingerprint"] == fingerprint else None
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes left of this pack; the lock says that none of them is alive."""
+    for leftover in (
+        *folder.parent.glob(f"{folder.name}.partial-*"),
+        *folder.parent.glob(f"{folder.name}.old-*"),
+    ):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _swap_in(partial: Path, folder: Path) -> None:
+    """Give the finished pack its name; an outdated one steps aside first."""
+    old = folder.with_name(f"{folder.name}.old-{os.getpid()}")
+    if folder.exists():
+        folder.rename(old)
+    partial.rename(folder)
+    _sync(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Make sure that a file's content, or a folder's list of names, is on the disk."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows cannot, and need not, sync folders
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _write(
+    source: Source,
+    config: DataConfig,
+    policy: Policy,
+    folder: Path,
+    info: dict[str, Any],
+    report: Progress,
+    workers: int | None,
+) -> None:
+    """Write all files of the pack into `folder`, which is empty."""
+    choice = choose(source, config)
+    _check_enough(len(choice.indices), source, choice)
+    survey = survey_source(source, choice, report)
+    _check_enough(len(choice.indices), source, choice)
+    target = choose_target(survey, config, policy)
+    if workers is None:
+        workers = 0 if len(choice.indices) < FEW else min(num_cores(), 16)
+    good, digest = _write_images(source, choice, target, folder / "images.npy", report, workers)
+    _check_enough(int(good.sum()), source, choice)
+    labels, classes = _settle_classes(choice, good, source.classes)
+    if labels is not None:
+        np.save(folder / "labels.npy", labels)
+        digest.update(labels.astype("<i8").tobytes())
+    digest.update(json.dumps(classes).encode())
+    names = [source.items[i].name for i in choice.indices[good]]
+    (folder / "names.txt").write_text("".join(name + "\n" for name in names), encoding="utf-8")
+    rejected = [*source.rejected, *choice.rejected]
+    info |= {
+        "format": FORMAT,
+        "ganvas": getattr(ganvas, "__version__", None),
+        "shape": [len(names), target.height, target.width, target.channels],
+        "depth": target.depth,
+        "fit": target.fit,
+        "background": target.background,
+        "labelled": labels is not None,
+        "classes": classes,
+        "kind": policy.kind,
+        "mirror": policy.mirror,
+        "licence": policy.licence,
+        "attribution": policy.attribution,
+        "rejected": [{"name": rejection.name, "reason": rejection.reason} for rejection in rejected],
+        "names_hash": hashlib.sha256("\n".join(names).encode()).hexdigest(),
+        "hash": digest.hexdigest(),
+        "notes": [*info["notes"], *choice.notes],
+    }
+    (folder / "pack.json").write_text(json.dumps(info, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    for path in (*folder.iterdir(), folder):
+        _sync(path)
+
+
+def _check_enough(num_images: int, source: Source, choice: Choice) -> None:
+    if num_images >= 2:
+        return
+    rejected = [*source.rejected, *choice.rejected]
+    why = f" ({len(rejected)} rejected, the first, {rejected[0].name}: {rejected[0].reason})" if rejected else ""
+    found = ["no picture", "only one picture"][num_images]
+    raise DataError(f"{found} can be used{why}, and at least 2 are needed: add pictures in PNG, JPEG or WebP")
+
+
+def _write_images(
+    source: Source, choice: Choice, target: Target, path: Path, report: Progress, workers: int
+) -> tuple[np.ndarray, Any]:
+    """Write images.npy; returns which of the chosen pictures are in it, and the hash of its pixels so far."""
+    digest = hashlib.sha256()
+    total = len(choice.indices)
+    good = np.zeros(total, bool)
+    done = 0
+    dtype = np.dtype("<u2" if target.depth == 16 else "u1")
+    num_bytes = total * target.height * target.width * target.channels * dtype.itemsize
+    if shutil.disk_usage(path.parent).free < num_bytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def header(num_images: int) -> dict[str, Any]:
+        shape = (num_images, target.height, target.width, target.channels)
+        return {"descr": dtype.str, "fortran_order": False, "shape": shape}
+
+    with path.open("wb") as file:
+        # The header leaves room for N to change, so it is written again once the broken pictures are known.
+        np.lib.format.write_array_header_1_0(file, header(total))
+        for pictures, reasons in decoded(source, choice.indices, target, workers):
+            content = np.ascontiguousarray(pictures, dtype).data.cast("B") if len(pictures) else b""
+            file.write(content)
+            digest.update(content)
+            for reason in reasons:
+                good[done] = reason is None
+                if reason is not None:
+                    name = source.items[choice.indices[done]].name
+                    choice.rejected.append(Rejection(name, reason))
+                done += 1
+            report("packing", done, total)
+        file.seek(0)
+        np.lib.format.write_array_header_1_0(file, header(int(good.sum())))
+    return good, digest
+
+
+def _settle_classes(choice: Choice, good: np.ndarray, classes: list[str]) -> tuple[np.ndarray | None, list[str]]:
+    """Labels of the packed pictures, counted over the classes that have any; says which were dropped."""
+    if not classes:
+        return None, []
+    labels = choice.labels[good]
+    counts = np.bincount(labels, minlength=len(classes))
+    chosen = np.bincount(choice.labels, minlength=len(classes))
+    empty = [name for name, count, had in zip(classes, counts, chosen, strict=True) if had and not count]
+    if empty:
+        choice.notes.append(f"Classes without a usable picture were dropped: {', '.join(empty)}.")
+    single = [name for name, count in zip(classes, counts, strict=True) if count == 1]
+    if single:
+        choice.notes.append(f"Classes with a single picture, which cannot be learned: {', '.join(single)}.")
+    present = np.flatnonzero(counts)
+    renumbered = np.cumsum(counts > 0) - 1
+    return renumbered[labels].astype(np.int64), [classes[i] for i in present]

@@ -1,0 +1,173 @@
+"""Decoding over child processes, in order, with a bounded number of jobs under way.
+
+Not multiprocessing: its spawned children run the user's script again unless it is guarded by
+`if __name__ == "__main__"`, and its forked ones inherit whatever threads torch has started. These children
+import one function and answer over their pipes; they end when their parent does, however it ends.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
+from types import FunctionType
+from typing import Any
+
+import numpy as np
+
+from ganvas.data.decode import Target, decode
+from ganvas.data.selection import readable, stream
+from ganvas.data.sources import Payload, Source
+from ganvas.errors import DataError, PictureError
+
+CHUNK = 64  # pictures of one job
+CHUNK_BYTES = 8 * 2**20  # a job holds about as much at most, encoded or decoded
+
+
+def decoded(
+    source: Source, indices: np.ndarray, target: Target, workers: int
+) -> Iterator[tuple[np.ndarray, list[str | None]]]:
+    """Decode the pictures of these indices, in order: chunks of (pictures (n, H, W, C), reasons).
+
+    There is a reason for every picture asked for; it is None for those that are in `pictures`.
+    """
+    whole = source.arrays()
+    if whole is not None and (images := _as_target(whole[0], target)) is not None:
+        step = max(1, CHUNK_BYTES // max(1, images[0].nbytes))
+        for start in range(0, len(indices), step):
+            part = indices[start : start + step]
+            yield images[part], [None] * len(part)
+        return
+    picture_bytes = target.height * target.width * target.channels * target.depth // 8
+    payloads = (payload for _, payload in stream(source, indices))
+    jobs = ((chunk, target) for chunk in chunks(payloads, picture_bytes))
+    yield from parallel_map(decode_chunk, jobs, workers)
+
+
+def _as_target(images: np.ndarray, target: Target) -> np.ndarray | None:
+    """(N, H, W, C) view of images that are what the target asks for already, else None."""
+    images = images[..., None] if images.ndim == 3 else images
+    fits = images.shape[1:] == (target.height, target.width, target.channels)
+    return images if fits and images.dtype.itemsize * 8 == target.depth else None
+
+
+def chunks(payloads: Iterable[Payload], picture_bytes: int = 1) -> Iterator[list[Payload]]:
+    """Payloads in lists of up to CHUNK, shorter where pictures are large before or after decoding."""
+    most = min(CHUNK, max(1, CHUNK_BYTES // picture_bytes))
+    chunk: list[Payload] = []
+    held = 0
+    for payload in payloads:
+        chunk.append(payload)
+        held += len(payload) if isinstance(payload, bytes) else getattr(payload, "nbytes", 0)
+        if len(chunk) == most or held >= CHUNK_BYTES:
+            yield chunk
+            chunk, held = [], 0
+    if chunk:
+        yield chunk
+
+
+def decode_chunk(payloads: list[Payload], target: Target) -> tuple[np.ndarray, list[str | None]]:
+    """Decode some pictures, in a child process or here; see `decoded`."""
+    pictures = np.empty(
+        (len(payloads), target.height, target.width, target.channels),
+        np.uint16 if target.depth == 16 else np.uint8,
+    )
+    reasons: list[str | None] = []
+    num_good = 0
+    for payload in payloads:
+        try:
+            pictures[num_good] = decode(readable(payload), target)
+            num_good += 1
+            reasons.append(None)
+        except PictureError as error:
+            reasons.append(str(error))
+    return pictures[:num_good], reasons
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def parallel_map(function: FunctionType, jobs: Iterable[tuple[Any, ...]], workers: int) -> Iterator[Any]:
+    """Yield function(*job) for every job, in order; in this process when workers < 2.
+
+    function: importable by module and name. At most 2 * workers jobs are under way: memory does not grow.
+    """
+    if workers < 2:
+        for job in jobs:
+            yield function(*job)
+        return
+    children = [_start(function) for _ in range(workers)]
+    free: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
+    for child in children:
+        free.put(child)
+
+    def ask(job: tuple[Any, ...]) -> Any:
+        child = free.get()
+        try:
+            return _answer(child, job)
+        finally:
+            free.put(child)
+
+    threads = ThreadPoolExecutor(workers)
+    under_way: deque[Future[Any]] = deque()
+    try:
+        for job in jobs:
+            under_way.append(threads.submit(ask, job))
+            if len(under_way) >= 2 * workers:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
+    finally:
+        threads.shutdown(cancel_futures=True)
+        for child in children:
+            child.communicate()  # closes its input, which ends it
+
+
+def _start(function: FunctionType) -> subprocess.Popen[bytes]:
+    code = (
+        f"import sys; sys.path[:] = {sys.path!r}; from ganvas.data import pool; "
+        f"from {function.__module__} import {function.__name__} as function; pool.serve(function)"
+    )
+    return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def _answer(child: subprocess.Popen[bytes], job: tuple[Any, ...]) -> Any:
+    assert child.stdin is not None and child.stdout is not None
+    try:
+        pickle.dump(job, child.stdin, protocol=5)
+        child.stdin.flush()
+        good, answer = pickle.load(child.stdout)  # from our own child: nothing foreign is unpickled
+    except (EOFError, BrokenPipeError, pickle.UnpicklingError) as error:
+        raise DataError(
+            f"a process that decodes pictures ended with status {child.wait()}: "
+            "most often the memory was short; close other programs and start again"
+        ) from error
+    if not good:
+        raise answer
+    return answer
+
+
+def serve(function: Callable[..., Any]) -> None:
+    """The child's side: answer jobs from standard input until it closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints must not end up between the answers
+    while True:
+        try:
+            job = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        try:
+            answer = (True, function(*job))
+        except Exception as error:
+            answer = (False, error)
+        pickle.dump(answer, answers, protocol=5)
+        answers.flush()

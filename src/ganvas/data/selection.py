@@ -1,0 +1,168 @@
+"""Which pictures are packed and what they become: subsets, the look at the headers, the choice of a size."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ganvas.config import DataConfig, parse_size
+from ganvas.data.decode import PictureInfo, Target, probe
+from ganvas.data.pack import Policy, Progress, did_you_mean, read_list
+from ganvas.data.sources import Item, Payload, Rejection, Source
+from ganvas.errors import DataError, PictureError
+
+SIZES = (256, 128, 64, 32)
+
+
+@dataclass
+class Choice:
+    """The pictures to be packed, by their index in the source, with the index of their class (-1: none)."""
+
+    indices: np.ndarray
+    labels: np.ndarray
+    rejected: list[Rejection] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def choose(source: Source, config: DataConfig) -> Choice:
+    """Apply --classes, --files and --limit; raises `DataError` for classes or files that do not exist."""
+    whole = source.arrays()
+    if whole is not None:
+        labels = np.full(len(whole[0]), -1) if whole[1] is None else np.asarray(whole[1], np.int64)
+    else:
+        index = {name: i for i, name in enumerate(source.classes)}
+        labels = np.array([-1 if item.label is None else index[item.label] for item in source.items], np.int64)
+    keep = np.ones(len(labels), bool)
+    rejected = []
+    if source.classes:
+        rejected = [Rejection(source.items[i].name, "has no label") for i in np.flatnonzero(labels < 0)]
+        keep &= labels >= 0
+    if config.classes:
+        keep &= np.isin(labels, class_indices(source.classes, config.classes))
+    if config.files is not None:
+        keep &= _listed(source.items, config.files)
+    indices = np.flatnonzero(keep)
+    notes = []
+    if config.limit is not None and config.limit < len(indices):
+        notes.append(f"{config.limit} of {len(indices)} pictures were drawn with seed {config.subset_seed}.")
+        draw = np.random.default_rng(config.subset_seed).choice(len(indices), config.limit, replace=False)
+        indices = indices[np.sort(draw)]
+    return Choice(indices, labels[indices], rejected, notes)
+
+
+def class_indices(classes: list[str], wanted: Iterable[str]) -> list[int]:
+    """Indices of the wanted classes; raises `DataError` with the ones that exist."""
+    for name in wanted:
+        if name not in classes:
+            known = f"the classes are {', '.join(classes)}" if classes else "these pictures have no classes"
+            raise DataError(f"there is no class {name!r}{did_you_mean(name, classes)}: {known}")
+    return [classes.index(name) for name in wanted]
+
+
+def _listed(items: list[Item], files: Path) -> np.ndarray:
+    names = {line.strip() for line in read_list(files).splitlines() if line.strip()}
+    listed = np.array([item.name in names for item in items], bool)
+    absent = sorted(names - {item.name for item in items})
+    if absent:
+        raise DataError(
+            f"--files {files} names {len(absent)} pictures that the source lacks, first {absent[0]!r}: "
+            f"names are written as in the source, for example {items[0].name!r}"
+        )
+    return listed
+
+
+# What they become: the target.
+
+
+@dataclass
+class Survey:
+    """What the headers say, in counts."""
+
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    """(height, width) -> number of pictures."""
+    channels: Counter[int] = field(default_factory=Counter)
+    depths: Counter[int] = field(default_factory=Counter)
+    alpha: int = 0
+
+    def add(self, info: PictureInfo, count: int = 1) -> None:
+        self.sizes[info.height, info.width] += count
+        self.channels[info.channels] += count
+        self.depths[info.depth] += count
+        self.alpha += count * info.alpha
+
+
+def choose_target(survey: Survey, config: DataConfig, policy: Policy) -> Target:
+    """The size, channels and depth of the pack: asked for, or chosen from the pictures.
+
+    Gray stays gray where every picture is gray, and 16 bits stay where they are gray or all of them have 16.
+    """
+    size = config.size or policy.size
+    height, width = parse_size(size) if size else choose_size(survey.sizes)
+    all_gray = set(survey.channels) == {1}
+    channels = {"auto": 1 if all_gray else 3, "gray": 1, "color": 3, "alpha": 4}[config.channels]
+    deep = 16 in survey.depths and (all_gray or 8 not in survey.depths)
+    background = config.background or ("black" if channels == 1 else "white")
+    return Target(height, width, channels, 16 if deep else 8, config.fit or policy.fit or "crop", background)
+
+
+def choose_size(sizes: Counter[tuple[int, int]]) -> tuple[int, int]:
+    """(height, width) from the pictures' own sizes.
+
+    All of one size, up to 256 pixels: that size, exactly (28x28 stays 28x28). Otherwise the largest of 32,
+    64, 128 and 256 that is not above the median short side, so that at least half of the pictures are not
+    enlarged; square, unless all have the same other proportions (within 1%), which are then kept.
+    """
+    if len(sizes) == 1 and max(next(iter(sizes))) <= 256:
+        height, width = next(iter(sizes))
+        return max(height, 8), max(width, 8)
+    shorts = np.repeat([min(size) for size in sizes], list(sizes.values()))
+    median = int(np.median(shorts))
+    short = next((size for size in SIZES if size <= median), max(8, median))
+    ratios = np.array([height / width for height, width in sizes])
+    ratio = float(np.median(ratios))
+    if ratios.max() / ratios.min() > 1.01 or 0.99 < ratio < 1.01:
+        return short, short
+    return (round(short * ratio), short) if ratio > 1 else (short, round(short / ratio))
+
+
+# The passes over the pictures.
+
+
+def survey_source(source: Source, choice: Choice, report: Progress) -> Survey:
+    """Read the headers of the chosen pictures; the unreadable ones move to `choice.rejected`."""
+    survey = Survey()
+    whole = source.arrays()
+    if whole is not None:
+        survey.add(probe(whole[0][0]), len(choice.indices))
+        return survey
+    good = np.ones(len(choice.indices), bool)
+    for i, (item, payload) in enumerate(stream(source, choice.indices)):
+        try:
+            survey.add(probe(readable(payload)))
+        except PictureError as error:
+            good[i] = False
+            choice.rejected.append(Rejection(item.name, str(error)))
+        if i % 500 == 0:
+            report("looking at the pictures", i, len(good))
+    choice.indices, choice.labels = choice.indices[good], choice.labels[good]
+    return survey
+
+
+def stream(source: Source, indices: np.ndarray) -> Iterator[tuple[Item, Payload]]:
+    """The pictures of these indices, in order."""
+    if (whole := source.arrays()) is not None:
+        yield from ((source.items[i], whole[0][i]) for i in indices)
+    elif len(indices) == len(source.items):
+        yield from source.stream()
+    else:
+        yield from source.stream({source.items[i].name for i in indices})
+
+
+def readable(payload: Payload) -> bytes | np.ndarray:
+    if isinstance(payload, PictureError):
+        raise payload
+    return payload

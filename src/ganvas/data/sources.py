@@ -1,0 +1,326 @@
+"""Where pictures come from: `open_source` turns a path into a `Source` of named, labelled pictures.
+
+Files lie in a container (containers.py) and get their labels by labels.py; sets that are arrays already, such as
+MNIST and CIFAR, come from formats.py and cifar.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from ganvas.data import cifar, formats
+from ganvas.data.containers import Container, Folder, Item, Rejection, Tar, Zip, is_picture
+from ganvas.data.labels import CELEBA_ATTRIBUTES, CELEBA_PARTITION, by_celeba, by_csv, by_folder, csv_of, is_celeba
+from ganvas.errors import DataError, PictureError
+
+__all__ = ["Item", "Payload", "Rejection", "Source", "fingerprint_of", "open_source"]
+
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+OTHER_PICTURES = (".heic", ".heif", ".avif", ".jp2", ".j2k", ".svg", ".psd", ".dcm", ".exr", ".ppm", ".pgm")
+"""Pictures of a form that is not read: they are named, not passed over in silence."""
+
+LIST_FILES = re.compile(cifar.FILES.pattern + r"|list_.*\.txt|.*\.csv")
+"""Files of an archive that say what the set is, as against its pictures."""
+
+EXPECTED = (
+    "expected a folder of pictures, a .zip or .tar(.gz) of them, a .csv of file,label, a .npz or .npy, "
+    "or a folder with MNIST idx files or CIFAR batches"
+)
+
+Payload = bytes | np.ndarray | PictureError
+
+
+class Source(Protocol):
+    """Named pictures in a fixed order, with their labels."""
+
+    @property
+    def form(self) -> str:
+        """ "folder", "zip", "tar", "csv", "celeba", "idx", "cifar" or "arrays"."""
+        ...
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names in order; empty without labels."""
+        ...
+
+    @property
+    def items(self) -> list[Item]: ...
+
+    @property
+    def rejected(self) -> list[Rejection]:
+        """What was found unusable while listing."""
+        ...
+
+    def stream(self, keep: set[str] | None = None) -> Iterator[tuple[Item, Payload]]:
+        """Every item, or those named in `keep`, once and in order: the encoded file as bytes, pixels as an
+        (H, W) or (H, W, C) array, or the `PictureError` that says why it could not be read."""
+        ...
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray | None] | None:
+        """The whole set if it is an array already, images (N, H, W[, C]) and label indices (N,) or None."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Changes when the files change: a hash of relative names, sizes and times, not of contents."""
+        ...
+
+
+@dataclass
+class PictureSource:
+    """Encoded picture files in a container."""
+
+    form: str
+    container: Container
+    items: list[Item]
+    classes: list[str]
+    rejected: list[Rejection]
+    print_of: Callable[[], str]
+
+    def stream(self, keep: set[str] | None = None) -> Iterator[tuple[Item, Payload]]:
+        wanted = {item.name: item for item in self.items if keep is None or item.name in keep}
+        for name, content in self.container.read(wanted):
+            yield wanted[name], content
+
+    def arrays(self) -> None:
+        return None
+
+    def fingerprint(self) -> str:
+        return self.print_of()
+
+
+@dataclass
+class ArraySource:
+    """A set that is in memory as one array."""
+
+    form: str
+    held: formats.Arrays
+    print_of: Callable[[], str]
+
+    @property
+    def classes(self) -> list[str]:
+        return self.held.classes
+
+    @property
+    def rejected(self) -> list[Rejection]:
+        return []
+
+    @cached_property
+    def items(self) -> list[Item]:
+        if self.held.labels is None:
+            return [Item(name, None) for name in self.held.names]
+        classes = self.held.classes
+        return [Item(name, classes[k]) for name, k in zip(self.held.names, self.held.labels.tolist(), strict=True)]
+
+    def stream(self, keep: set[str] | None = None) -> Iterator[tuple[Item, Payload]]:
+        for item, pixels in zip(self.items, self.held.images, strict=True):
+            if keep is None or item.name in keep:
+                yield item, pixels
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray | None]:
+        return self.held.images, self.held.labels
+
+    def fingerprint(self) -> str:
+        return self.print_of()
+
+
+def open_source(path: Path, *, labels: str | None = None, split: str = "train") -> Source:
+    """List the pictures at `path` and their labels.
+
+    `labels` is None (class sub-folders or the set's own), "none", a csv of file,label (a path, or a name
+    beside or inside the source; "some.csv:column" picks a column by its header), or attributes of CelebA.
+    Where `path` is itself a csv, `labels` may be one of its columns.
+    `split` is "train", "test" or "all", for sets that come in parts. Raises `DataError`.
+    """
+    path = Path(path)
+    try:
+        if not path.exists():
+            raise DataError(f"{path} does not exist; {EXPECTED}")
+        return _open(path, labels, split, lambda: fingerprint_of(path, labels))
+    except PermissionError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _open(path: Path, labels: str | None, split: str, print_of: Callable[[], str]) -> Source:
+    held = _find_arrays(path, split)
+    if held:
+        form, arrays = held
+        return _array_source(form, arrays, labels, path, print_of)
+    listing = str(path) if path.suffix.lower() == ".csv" else None
+    container = _open_container(path.parent if listing else path)
+    inner = _only_inside(container)
+    if listing and labels and labels.lower() != "none" and not csv_of(labels)[0]:
+        labels = f"{listing}:{labels}"  # a column of the csv
+    if inner:
+        return _open(inner, labels or listing, split, print_of)
+    cifar_files = {name: name.rpartition("/")[2] for name in container.names}
+    if cifar.is_cifar(cifar_files.values()) and not isinstance(container, Folder):
+        contents = _read_all(container, [n for n, base in cifar_files.items() if cifar.FILES.fullmatch(base)])
+        arrays = cifar.read_cifar({cifar_files[n]: content for n, content in contents.items()}, split, path)
+        return _array_source("cifar", arrays, labels, path, print_of)
+    return _picture_source(container, listing, labels, split, print_of)
+
+
+# Sets that are arrays.
+
+
+def _find_arrays(path: Path, split: str) -> tuple[str, formats.Arrays] | None:
+    """The set at `path` if it is an array already: idx, CIFAR, npz or npy."""
+    if path.is_file():
+        if path.suffix.lower() in (".npz", ".npy"):
+            return "arrays", formats.read_arrays(path, split)
+        if match := formats.IDX_NAME.fullmatch(path.name):
+            files = formats.find_idx(file.name for file in path.parent.iterdir()).get(match["set"], {})
+            return "idx", formats.read_idx(path.parent, match["set"], files, split)
+        return None
+    names = [entry.name for entry in path.iterdir() if entry.is_file()]
+    if sets := formats.find_idx(names):
+        if len(sets) > 1:
+            raise DataError(f"{path} has the idx files of several sets ({', '.join(sets)}): name one file of images")
+        ((prefix, files),) = sets.items()
+        return "idx", formats.read_idx(path, prefix, files, split)
+    if cifar.is_cifar(names):
+        contents = {name: (path / name).read_bytes() for name in names if cifar.FILES.fullmatch(name)}
+        return "cifar", cifar.read_cifar(contents, split, path)
+    return None
+
+
+def _array_source(
+    form: str, held: formats.Arrays, labels: str | None, path: Path, print_of: Callable[[], str]
+) -> ArraySource:
+    if labels is not None and labels.lower() != "none":
+        raise DataError(f"labels {labels!r}: {path} brings its own labels; leave the option out, or say none")
+    if labels is not None:
+        held = formats.Arrays(held.images, None, [], held.names)
+    return ArraySource(form, held, print_of)
+
+
+# Sets of picture files.
+
+
+def _open_container(path: Path) -> Container:
+    """The folder, zip or tar at `path`, told by its first bytes; raises `DataError` for any other file."""
+    if path.is_dir():
+        return Folder(path)
+    name = path.name.lower()
+    with path.open("rb") as file:
+        start = file.read(512)
+    if start.startswith((b"PK\3\4", b"PK\5\6")) or name.endswith(".zip"):
+        return Zip(path)
+    if start[257:262] == b"ustar" or name.endswith(ARCHIVES):
+        return Tar(path, hold=lambda name: bool(LIST_FILES.fullmatch(name.rpartition("/")[2])))
+    kind = "is a single picture" if is_picture(name) else "is not a file that holds pictures"
+    raise DataError(f"{path} {kind}; {EXPECTED}")
+
+
+def _only_inside(container: Container) -> Path | None:
+    """What a folder without pictures is wrapped around: another folder of a set, or one archive."""
+    if not isinstance(container, Folder) or any(is_picture(name) for name in container.names):
+        return None
+    folders = {name.partition("/")[0] for name in container.names if "/" in name}
+    if len(folders) == 1:
+        return container.path / folders.pop()
+    archives = [name for name in container.names if name.lower().endswith((*ARCHIVES, ".npz"))]
+    if len(archives) > 1:
+        raise DataError(f"{container.path} holds several archives ({', '.join(archives)}): name one of them")
+    return container.path / archives[0] if archives else None
+
+
+def _read_all(container: Container, names: list[str]) -> dict[str, bytes]:
+    contents = {}
+    for name, content in container.read(names):
+        if isinstance(content, PictureError):
+            raise DataError(f"{container.path}: {name} {content}; copy or download it again")
+        contents[name] = content
+    return contents
+
+
+def _picture_source(
+    container: Container, listing: str | None, labels: str | None, split: str, print_of: Callable[[], str]
+) -> PictureSource:
+    """Label the picture files of a container; `listing` is the csv that was given in place of a folder."""
+    pictures = [name for name in container.names if is_picture(name)]
+    rejected = container.rejected + [
+        Rejection(name, f"{Path(name).suffix} pictures are not read: convert it to PNG or JPEG")
+        for name in container.names
+        if name.lower().endswith(OTHER_PICTURES)
+    ]
+    if not pictures:
+        raise DataError(_nothing_found(container, rejected))
+    form = "csv" if listing else container.form
+    plain = labels is not None and labels.lower() == "none"
+    csv_file = labels if csv_of(labels)[0] else listing
+    if csv_file:
+        found = by_csv(container, pictures, csv_file, only_listed=listing is not None)
+        rejected = [] if listing else rejected  # what else lies about in its folder is no business of a csv's
+    elif is_celeba(container):
+        form = "celeba"
+        found = by_celeba(container, pictures, None if plain else labels, split)
+    elif labels is None or plain:
+        found = by_folder(container, pictures, split)
+    else:
+        raise DataError(
+            f"labels {labels!r}: {container.path} is not CelebA, which has attributes; "
+            "expected none or a csv of file,label"
+        )
+    found = found.unlabelled() if plain else found
+    return PictureSource(form, container, found.items, found.classes, rejected + found.rejected, print_of)
+
+
+def _nothing_found(container: Container, rejected: list[Rejection]) -> str:
+    if rejected:
+        first = f"{rejected[0].name}: {rejected[0].reason}"
+        return f"{container.path} has no picture that can be used, {len(rejected)} refused ({first})"
+    if not container.names:
+        return f"{container.path} is empty; {EXPECTED}"
+    kinds = Counter(Path(name).suffix.lower() or "no ending" for name in container.names).most_common(3)
+    holds = ", ".join(f"{count} x {kind}" for kind, count in kinds)
+    return f"{container.path} has no pictures (it holds {holds}); {EXPECTED}"
+
+
+# Fingerprints.
+
+
+def fingerprint_of(path: Path, labels: str | None = None) -> str:
+    """What `open_source(path, labels=labels).fingerprint()` gives, without listing an archive.
+
+    A sha256 in hex of the relative name, size and time of change of every file concerned.
+    """
+    path = Path(path)
+    if path.is_dir():
+        files = dict(Folder(path).locations())
+    else:
+        files = {path.name: str(path)}
+        if path.suffix.lower() == ".csv":
+            files |= Folder(path.parent).locations()
+        neighbours = [f for f in path.parent.iterdir() if _is_sidecar(f.name, path.name)]
+        files |= {file.name: str(file) for file in neighbours}
+    csv_name, _ = csv_of(labels)
+    for file in (Path(csv_name), path.parent / csv_name) if csv_name else ():
+        if file.is_file():
+            files[f"labels:{csv_name}"] = str(file)
+    for name in (CELEBA_ATTRIBUTES, CELEBA_PARTITION):
+        for file in path.parent.glob(f"{name}.*"):
+            files[file.name] = str(file)
+    digest = hashlib.sha256()
+    for name, location in sorted(files.items()):
+        try:
+            status = Path(location).stat()
+        except OSError:
+            continue
+        digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _is_sidecar(name: str, main: str) -> bool:
+    mine = formats.IDX_NAME.fullmatch(main)
+    other = formats.IDX_NAME.fullmatch(name)
+    return bool(mine and other and mine["set"] == other["set"])

@@ -1,0 +1,43 @@
+"""What this machine has for Ganvas, and the command for what it lacks."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+from ganvas.data.pack import cache_dir
+from ganvas.device import choose_device
+
+CORE = ("torch", "numpy", "pillow", "safetensors", "scikit-learn", "tyro", "rich")
+OPTIONAL = {"av": ("video", "MP4 films"), "tensorboard": ("track", "TensorBoard events")}
+
+
+def lines() -> list[str]:
+    """The report, line by line."""
+    device = choose_device()
+    found = [
+        f"ganvas {importlib.metadata.version('ganvas')}, Python {platform.python_version()}, {platform.platform()}"
+    ]
+    found += [f"  {name} {importlib.metadata.version(name)}" for name in CORE]
+    found.append(f"device: {device.torch_device} ({device.name}), because {device.reason}")
+    found.append("precision: " + ("bf16, which this device multiplies faster" if device.bf16 else "fp32"))
+    found.append(f"processors: {os.cpu_count()}, threads: {torch.get_num_threads()}")
+    found.append(f"packs and downloads: {cache_dir()}")
+    for package, (extra, purpose) in OPTIONAL.items():
+        there = importlib.util.find_spec(package) is not None
+        found.append(
+            f"{purpose}: {package} {importlib.metadata.version(package)}"
+            if there
+            else f"{purpose}: missing; pip install 'ganvas[{extra}]'"
+        )
+    if platform.system() == "Linux" and torch.version.cuda is None and Path("/proc/driver/nvidia/version").exists():
+        found.append(
+            "an NVIDIA GPU is here, but this PyTorch is a CPU build; pip install --force-reinstall torch from the "
+            "CUDA index named on pytorch.org"
+        )
+    return found

@@ -1,0 +1,218 @@
+"""A trained generator: load it anywhere, without the data and without training code, and sample pictures.
+
+A model folder holds `generator.safetensors` (weights, with the configuration in its metadata, so that the one file
+is enough), `config.json` (the same configuration to read) and `README.md` (the card). Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from ganvas import files
+from ganvas.config import ModelConfig, from_dict
+from ganvas.device import choose_device
+from ganvas.errors import CheckpointError, ConfigError
+from ganvas.models import build, channels_last
+
+FORMAT = 1
+WEIGHTS = "generator.safetensors"
+BATCH = 64  # pictures per forward pass when sampling
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model folder says about itself."""
+
+    config: ModelConfig
+    classes: list[str] = field(default_factory=list)
+    depth: int = 8
+    """Bits per channel of the data: 8 or 16."""
+    kind: str = "photo"
+    images_seen: int = 0
+    data_hash: str = ""
+    format: int = FORMAT
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str, where: Path) -> ModelInfo:
+        try:
+            values: dict[str, Any] = json.loads(text)
+            if values["format"] != FORMAT:
+                raise CheckpointError(f"{where} has format {values['format']}; this version of Ganvas reads {FORMAT}")
+            values["config"] = from_dict(ModelConfig, values["config"], str(where))
+            return from_dict(cls, values, str(where))
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise CheckpointError(
+                f"{where} has no readable Ganvas configuration: train or download it again"
+            ) from error
+
+
+class Generator:
+    """A generator ready to sample: `network` in evaluation mode on `device`, and `info`."""
+
+    def __init__(self, network: nn.Module, info: ModelInfo, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        self.network = channels_last(network.eval().requires_grad_(False).to(self.device))
+        self.info = info
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names in label order; empty for an unconditional model."""
+        return self.info.classes if self.info.config.num_classes else []
+
+    @classmethod
+    def load(cls, path: str | Path, device: str | None = None) -> Generator:
+        """Loads a run folder, a model folder or a generator.safetensors file.
+
+        device: cpu, cuda, mps; the fastest there is when None.
+        Raises CheckpointError when nothing usable is there, or when the file is damaged or not safetensors.
+        """
+        file = find_weights(Path(path))
+        try:
+            with safetensors.safe_open(file, framework="pt") as opened:
+                metadata = opened.metadata() or {}
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
+        except (safetensors.SafetensorError, OSError) as error:
+            raise CheckpointError(not_safetensors(file)) from error
+        info = ModelInfo.from_json(metadata.get("ganvas", "{}"), file)
+        if metadata.get("sha256") != tensor_hash(tensors):
+            raise CheckpointError(
+                f"{file} is damaged (its checksum differs): copy it again, or re-make it from the run"
+            )
+        network, _ = build(info.config)
+        try:
+            network.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise CheckpointError(f"{file} does not hold the weights of a {info.config.model!r} generator") from error
+        return cls(network, info, choose_device(device).torch_device)
+
+    def save(self, folder: str | Path, card: str = "") -> Path:
+        """Writes a model folder (created if need be) and returns it; each file is replaced as a whole."""
+        folder = Path(folder)
+        with files.explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
+        metadata = {"ganvas": self.info.to_json(), "sha256": tensor_hash(tensors)}
+        content = safetensors.torch.save(tensors, metadata)
+        files.write_atomically(folder / WEIGHTS, lambda file: file.write(content))
+        files.write_json(folder / "config.json", dataclasses.asdict(self.info))
+        if card:
+            files.write_text(folder / "README.md", card)
+        return folder
+
+    def label_indices(self, label: str | int | Sequence[str | int] | None, seeds: Sequence[int]) -> Tensor | None:
+        """Labels as indices (N,): one for all, one each, or seed modulo the number of classes when None."""
+        num = self.info.config.num_classes
+        if num == 0:
+            if label is not None:
+                raise ConfigError(f"label {label!r}: this model was trained without labels")
+            return None
+        if label is None:
+            return torch.tensor([seed % num for seed in seeds])
+        labels = [label] * len(seeds) if isinstance(label, str | int) else list(label)
+        if len(labels) != len(seeds):
+            raise ConfigError(f"{len(labels)} labels for {len(seeds)} pictures: give one, or one each")
+        return torch.tensor([self.label_index(one) for one in labels])
+
+    def label_index(self, label: str | int) -> int:
+        if str(label) in self.classes:
+            return self.classes.index(str(label))
+        if isinstance(label, int) and 0 <= label < len(self.classes):
+            return label
+        raise ConfigError(f"label {label!r} does not exist: this model knows {', '.join(self.classes)}")
+
+    def latents(self, seeds: Sequence[int]) -> Tensor:
+        """(N, z_dim) standard normal; each row depends on its own seed alone, on every machine."""
+        rows = [np.random.default_rng(seed).standard_normal(self.info.config.z_dim, np.float32) for seed in seeds]
+        return torch.from_numpy(np.stack(rows))
+
+    def batches(
+        self,
+        seeds: Sequence[int],
+        label: str | int | Sequence[str | int] | None = None,
+        truncation: float = 1.0,
+    ) -> Iterator[Tensor]:
+        """Pictures for these seeds in batches (up to 64, C, H, W) on the CPU, for more than fit into memory."""
+        if not 0 <= truncation <= 1:
+            raise ConfigError(f"truncation {truncation}: expected a number from 0 (the mean) to 1 (full variety)")
+        if any(seed < 0 for seed in seeds):
+            raise ConfigError("seeds are whole numbers from 0 up")
+        labels = self.label_indices(label, seeds)
+        for start in range(0, len(seeds), BATCH):
+            part = slice(start, start + BATCH)
+            yield self.render(self.latents(seeds[part]) * truncation, None if labels is None else labels[part])
+
+    @torch.inference_mode()
+    def render(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Latents (N, z_dim) and label indices (N,) -> pictures (N, C, H, W) float32 in [-1, 1] on the CPU."""
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            images = self.network(z.to(self.device), None if labels is None else labels.to(self.device))
+        return images.float().cpu().contiguous()
+
+    def sample(
+        self,
+        num: int,
+        seed: int = 0,
+        label: str | int | Sequence[str | int] | None = None,
+        truncation: float = 1.0,
+    ) -> Tensor:
+        """`num` pictures (num, C, H, W) float32 in [-1, 1]; picture i has the seed `seed + i`.
+
+        A seed (with its label) gives the same picture at any batch size and on any device, within 1e-4.
+        label: a class name or index for all, or one for each; by default seed modulo the number of classes.
+        truncation: scales the latents, from 0 (one mean picture) to 1 (all the variety).
+        """
+        if num < 1:
+            raise ConfigError(f"{num} pictures: expected at least 1")
+        return torch.cat(list(self.batches(range(seed, seed + num), label, truncation)))
+
+
+def find_weights(path: Path) -> Path:
+    """The generator.safetensors of a run folder, a model folder, or the file itself."""
+    for candidate in (path / "model" / WEIGHTS, path / WEIGHTS, path):
+        if candidate.is_file():
+            return candidate
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist: expected a run folder, a model folder or a {WEIGHTS} file")
+    raise CheckpointError(
+        f"{path} holds no {WEIGHTS}: expected a run folder whose training has begun, or a model folder"
+    )
+
+
+def not_safetensors(file: Path) -> str:
+    with files.explained(file), file.open("rb") as opened:
+        start = opened.read(4)
+    if start[:1] == b"\x80" or start == b"PK\x03\x04":
+        return f"{file} is a Python pickle, which could run code: Ganvas loads only its own {WEIGHTS} files"
+    return f"{file} is damaged or not a safetensors file: copy it again, or re-make it from the run"
+
+
+def tensor_hash(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes of the tensors."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy() if tensor.numel() else b"")
+    return digest.hexdigest()
+
+
+def to_pixels(images: Tensor, depth: int = 8) -> np.ndarray:
+    """Pictures (N, C, H, W) in [-1, 1] -> (N, H, W, C) uint8 or uint16: one common scale, never stretched."""
+    top = 2**depth - 1
+    pixels = ((images.clamp(-1, 1) + 1) * (top / 2)).round()
+    return pixels.permute(0, 2, 3, 1).numpy().astype(np.uint16 if depth == 16 else np.uint8)

@@ -1,0 +1,53 @@
+"""What the networks share: stage sizes for any height and width, resampling, initialisation."""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LEAK = 0.2  # slope of the leaky ReLU for negative inputs
+
+
+def stages(height: int, width: int, coarsest: int) -> list[tuple[int, int]]:
+    """Grid sizes from coarse to fine by halving (rounded up) until the shorter side is at most `coarsest`.
+
+    28x28 -> 7, 14, 28; 96x128 -> 6x8, 12x16, ... ; 800 -> 7, 13, 25, 50, ..., 800.
+    """
+    sizes = [(height, width)]
+    while min(sizes[0]) > coarsest:
+        sizes.insert(0, (-(-sizes[0][0] // 2), -(-sizes[0][1] // 2)))
+    return sizes
+
+
+def upsample(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear interpolation to (height, width): the [1, 2, 1] filter, so no lattice (Karras et al. 2018)."""
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+def downsample(x: Tensor) -> Tensor:
+    """Halves height and width (rounded up) with the binomial filter [1, 3, 3, 1]."""
+    channels, height, width = x.shape[1:]
+    taps = torch.tensor([1.0, 3.0, 3.0, 1.0], device=x.device, dtype=x.dtype) / 8
+    kernel = torch.outer(taps, taps).expand(channels, 1, 4, 4)
+    x = F.pad(x, (1, 1 + width % 2, 1, 1 + height % 2), mode="replicate")
+    return F.conv2d(x, kernel, stride=2, groups=channels)
+
+
+def scaled_init(layer: nn.Conv2d | nn.Linear, scale: float = 1.0) -> nn.Conv2d | nn.Linear:
+    """He-normal weights for the leaky ReLU times `scale`, zero bias; returns the layer."""
+    nn.init.kaiming_normal_(layer.weight, a=LEAK)
+    with torch.no_grad():
+        layer.weight.mul_(scale)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def full_precision(x: Tensor) -> contextlib.AbstractContextManager[object]:
+    """Switches a surrounding autocast off: first and last numbers are worth float32."""
+    if x.device.type == "meta":
+        return contextlib.nullcontext()
+    return torch.autocast(x.device.type, enabled=False)

@@ -1,0 +1,41 @@
+"""Pictures as files: PNG of 8 or 16 bit, and grids."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ganvas import files
+
+
+def to_image(pixels: np.ndarray) -> Image.Image:
+    """(H, W, C) uint8 or uint16 -> a Pillow picture; 16 bit stays 16 bit where Pillow can (gray), else 8."""
+    if pixels.dtype == np.uint16 and pixels.shape[2] != 1:
+        pixels = (pixels / 257).round().astype(np.uint8)
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+
+
+def save_png(path: Path, pixels: np.ndarray) -> None:
+    """Writes (H, W, C) pixels as PNG, whole or not at all."""
+    image = to_image(pixels)
+    files.write_atomically(path, lambda file: image.save(file, format="PNG"))
+
+
+def grid(pixels: np.ndarray, columns: int | None = None, gap: int = 2) -> np.ndarray:
+    """(N, H, W, C) -> one (rows * (H + gap) + gap, columns * (W + gap) + gap, C) picture on a white ground.
+
+    Filled row by row; as square as possible when `columns` is None.
+    """
+    num, height, width, channels = pixels.shape
+    columns = columns or math.ceil(math.sqrt(num))
+    rows = math.ceil(num / columns)
+    top = np.iinfo(pixels.dtype).max
+    sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, channels), top, pixels.dtype)
+    for i, picture in enumerate(pixels):
+        y = gap + i // columns * (height + gap)
+        x = gap + i % columns * (width + gap)
+        sheet[y : y + height, x : x + width] = picture
+    return sheet

@@ -1,0 +1,1 @@
+"""Training: plan.py chooses, session.py begins or resumes, loop.py trains, the rest serves these three."""

@@ -1,0 +1,124 @@
+"""Time and interruptions of one training session."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+
+from ganvas.config import TrainConfig
+from ganvas.training.state import TrainState
+
+PROBE_STEPS = 5  # steps that do not count for the speed later: caches warm up, kernels are chosen
+UNKNOWN = 2**62  # images in the budget before the first step: schedules stand at their beginning
+
+
+class Clock:
+    """Turns the budget into images. With `--minutes` the first steps of the training itself are the probe: they
+    measure images/s on this machine, and the estimate of how many images fit follows the speed until the end."""
+
+    def __init__(self, state: TrainState, config: TrainConfig) -> None:
+        self.state = state
+        self.budget_seconds = None if config.minutes is None else config.minutes * 60
+        self.budget_images = total_images(config, state.batches.pack.num_images)
+        self.began = time.monotonic() - state.seconds
+        self.steps = 0
+        self.mark = (self.seconds(), state.images_seen)  # the speed counts from here
+        self.penalty = 0.0  # the newest penalty, shown until the next one
+
+    def seconds(self) -> float:
+        """Training time over all sessions."""
+        return time.monotonic() - self.began
+
+    def count(self) -> None:
+        """Says that a step is done."""
+        self.steps += 1
+        if self.steps == PROBE_STEPS:
+            self.mark = (self.seconds(), self.state.images_seen)
+
+    def rate(self) -> float:
+        """Images per second since the probe's first steps, pauses for grids and checkpoints included."""
+        seconds, images = self.mark
+        return (self.state.images_seen - images) / max(1e-9, self.seconds() - seconds)
+
+    def estimate(self) -> tuple[float, float, float]:
+        """(images in the budget, seconds so far, 1.0 when the budget is used up)."""
+        seconds, seen = self.seconds(), self.state.images_seen
+        if self.budget_seconds is None:
+            assert self.budget_images is not None
+            return self.budget_images, seconds, float(seen >= self.budget_images)
+        total = seen + self.rate() * max(0.0, self.budget_seconds - seconds)
+        if self.steps in (0, PROBE_STEPS):  # the speed is not known
+            total = self.state.total_images or UNKNOWN
+        return total, seconds, float(seconds >= self.budget_seconds)
+
+    def progress(self) -> float:
+        """Part of the budget used, 0 to 1."""
+        if self.budget_seconds is not None:
+            return min(1.0, self.seconds() / self.budget_seconds)
+        assert self.budget_images is not None
+        return min(1.0, self.state.images_seen / self.budget_images)
+
+    def seconds_left(self) -> float:
+        if self.budget_seconds is not None:
+            return max(0.0, self.budget_seconds - self.seconds())
+        assert self.budget_images is not None
+        return max(0.0, self.budget_images - self.state.images_seen) / max(1e-9, self.rate())
+
+
+def total_images(config: TrainConfig, num_images: int) -> int | None:
+    """The budget in images, or None when it is given in minutes."""
+    if config.images is not None:
+        return config.images
+    if config.epochs is not None:
+        return max(1, round(config.epochs * num_images))
+    return None
+
+
+class Allowance:
+    """A side job that may take at most a part of the time: `if allowance.left(): with allowance.spent(): ...`."""
+
+    def __init__(self, share: float) -> None:
+        self.share, self.began, self.used = share, time.monotonic(), 0.0
+        self.last = self.began  # when the job was last done
+
+    def left(self) -> bool:
+        return self.used <= self.share * (time.monotonic() - self.began)
+
+    @contextlib.contextmanager
+    def spent(self) -> Generator[None]:
+        began = time.monotonic()
+        yield
+        self.last = time.monotonic()
+        self.used += self.last - began
+
+    def idle(self) -> float:
+        """Seconds since the job was last done."""
+        return time.monotonic() - self.last
+
+
+@dataclass
+class Caught:
+    number: int = 0
+
+
+@contextlib.contextmanager
+def caught_signals() -> Generator[Caught]:
+    """Notes SIGINT and SIGTERM for the loop to see; a second SIGINT interrupts at once."""
+    caught = Caught()
+    before = {}
+
+    def note(number: int, _: object) -> None:
+        caught.number = number
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    with contextlib.suppress(ValueError):  # not in the main thread: signals are the caller's business
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, note)
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

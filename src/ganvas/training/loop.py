@@ -1,0 +1,214 @@
+"""The training loop: one function in paragraphs.
+
+From the command to `optimizer.step()`: cli.train -> verbs.train -> loop.train.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from ganvas import device as ranks
+from ganvas.augment import draw
+from ganvas.config import TrainConfig
+from ganvas.device import agree, average_gradients, is_out_of_memory
+from ganvas.ema import half_life_at
+from ganvas.errors import TrainingError
+from ganvas.generator import Generator, ModelInfo
+from ganvas.run import Run
+from ganvas.training.card import write_model
+from ganvas.training.clock import Allowance, Clock, caught_signals
+from ganvas.training.preview import Preview
+from ganvas.training.progress import Display
+from ganvas.training.state import TrainState
+from ganvas.training.step import Inputs, Networks, Stats, accumulate_gradients, learning_rate, policy_for
+
+DISPLAY_SECONDS = 0.5
+LOG_SECONDS = 2.0
+CHECKPOINT_SHARE = 0.04  # part of the time that checkpoints at previews may take
+SCORE_SHARE = 0.02  # part of the time that scores may take
+WORSE = 1.25  # the best checkpoint's weights are kept as the model when the last ones score worse by this factor
+
+Evaluate = Callable[[Generator], float]
+"""A quick score of a generator, lower is better; handed in, since training does not judge."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a session of training ended. signal: the number of the signal that ended it early, else 0."""
+
+    images_seen: int
+    seconds: float
+    signal: int = 0
+
+
+def train(
+    state: TrainState,
+    networks: Networks,
+    config: TrainConfig,
+    info: ModelInfo,
+    run: Run,
+    display: Display,
+    evaluate: Evaluate | None = None,
+) -> Outcome:
+    """Trains `state` until its budget ends or a signal comes; writes log, grids, checkpoints and the model into `run`.
+
+    config: complete (training/plan.py has filled every field). Every rank calls this; only rank 0 writes.
+    """
+    batch, interval = config.batch or 0, config.penalty_interval or 1
+    policy = policy_for(info.kind, config)
+    start, stop = state.batches.start, state.batches.stop  # this rank's part of every global batch
+    writes = ranks.rank() == 0
+    average = Generator(state.ema.average, info, state.device)
+    preview = Preview(average, run, config)
+    clock = Clock(state, config)
+    last_log = last_display = time.monotonic()
+    saving, scoring = Allowance(CHECKPOINT_SHARE), Allowance(SCORE_SHARE)
+
+    with caught_signals() as caught:
+        while True:
+            # Agree on time and signals: every rank leaves at the same step.
+            total, seconds, finished, interrupted = agree([*clock.estimate(), float(caught.number)])
+            state.total_images, state.seconds = int(total), seconds
+            if finished or interrupted:
+                break
+
+            # Draw all that is random: the next pictures, and this rank's slice of latents and augmentations.
+            real, labels = next(state.batches)
+            z = torch.randn(batch, average.info.config.z_dim, generator=state.noise, device=state.device)[start:stop]
+            numbers = draw(batch, policy, config.augment or 0.0, state.noise).slice(start, stop)
+            inputs = Inputs(real, labels if average.classes else None, z, numbers)
+
+            # Gradients of both networks, averaged over the ranks.
+            penalise = state.step % interval == 0
+            stats = gradients(state, networks, inputs, config, policy, penalise, display)
+            average_gradients(state.generator.parameters())
+            average_gradients(state.discriminator.parameters())
+
+            # Update the weights and the moving average.
+            rate = learning_rate(config, state.images_seen, state.total_images)
+            for optimizer in state.optimizers.values():
+                optimizer.param_groups[0]["lr"] = rate
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            state.step += 1
+            state.images_seen += batch
+            half_life = half_life_at(state.images_seen, config.ema or 0.0, config.ema_ramp)
+            state.ema.update(state.generator, batch, half_life)
+            clock.count()
+            if not writes:
+                continue
+
+            # Show and log the numbers.
+            now = time.monotonic()
+            drawing = preview.due(clock.progress())
+            if drawing or now - last_display > DISPLAY_SECONDS:
+                record = report(state, stats, clock, rate, half_life)
+                check_finite(record, run)
+                display.update(record, clock.progress())
+                last_display = now
+                if drawing or now - last_log > LOG_SECONDS:
+                    run.log(record)
+                    last_log = now
+
+            # Draw the grid, score the moving average, and save everything from time to time.
+            if drawing:
+                preview.draw(state.images_seen, clock.progress())
+                if evaluate is not None and scoring.left():
+                    with scoring.spent():
+                        keep_best(state, average, run, evaluate)
+            if (drawing and saving.left()) or saving.idle() > 60 * config.checkpoint_minutes:
+                with saving.spent():
+                    state.seconds = clock.seconds()
+                    run.save_checkpoint(state.state_dict(), state.images_seen, config.keep)
+                    write_model(average, run, state.images_seen)
+
+    # Leave everything on disk: the checkpoint to go on from, the last grid, the model.
+    if writes:
+        run.save_checkpoint(state.state_dict(), state.images_seen, config.keep)
+        write_model(average, run, state.images_seen)
+        if not interrupted:
+            preview.draw(state.images_seen, 1.0)
+            if evaluate is not None and keep_best(state, average, run, evaluate) > WORSE * state.best_score:
+                display.say("the pictures were better earlier: model/ holds the best weights, not the last")
+                restore_best(run)
+        display.finish(state.images_seen, state.seconds)
+    state.batches.close()
+    return Outcome(state.images_seen, state.seconds, int(interrupted))
+
+
+def gradients(
+    state: TrainState,
+    networks: Networks,
+    inputs: Inputs,
+    config: TrainConfig,
+    policy: tuple[str, ...],
+    penalise: bool,
+    display: Display,
+) -> Stats:
+    """This step's gradients; when the memory does not suffice, again in smaller micro-batches from now on."""
+    while True:
+        try:
+            return accumulate_gradients(networks, inputs, config, policy, state.micro_batch, penalise)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            if state.micro_batch == 1:
+                raise TrainingError(
+                    f"{state.device} has too little memory for one picture: use a smaller --size, --base or --blocks"
+                ) from error
+        for optimizer in state.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        if state.device.type == "cuda":
+            torch.cuda.empty_cache()
+        state.micro_batch = max(1, min(state.micro_batch, len(inputs.real)) // 2)
+        display.say(f"out of memory: going on with micro-batches of {state.micro_batch}, the same mathematics")
+
+
+def keep_best(state: TrainState, average: Generator, run: Run, evaluate: Evaluate) -> float:
+    """Scores the moving average, logs it, and keeps its weights in best/ when no earlier score was lower."""
+    score = evaluate(average)
+    run.log({"images": state.images_seen, "score": score})
+    if score < state.best_score:
+        state.best_score = score
+        average.save(run.best)
+    return score
+
+
+def restore_best(run: Run) -> None:
+    best = Generator.load(run.best, device="cpu")
+    write_model(best, run, best.info.images_seen)
+
+
+def report(state: TrainState, stats: Stats, clock: Clock, rate: float, half_life: float) -> dict[str, float]:
+    """The numbers of one log line; reading them waits for the device."""
+    record = {
+        "images": state.images_seen,
+        "seconds": round(clock.seconds(), 2),
+        "images_per_second": round(clock.rate(), 1),
+        "eta": round(clock.seconds_left(), 1),
+        "d_real": stats.real.item(),
+        "d_fake": stats.fake.item(),
+        "loss": stats.loss.item(),
+        "lr": rate,
+        "ema_half_life": round(half_life),
+    }
+    if stats.r1 is not None and stats.r2 is not None:
+        clock.penalty = stats.r1.item() + stats.r2.item()
+    return record | {"penalty": clock.penalty}
+
+
+def check_finite(record: dict[str, float], run: Run) -> None:
+    if not all(math.isfinite(record[name]) for name in ("d_real", "d_fake", "loss")):
+        saved = run.saved()
+        good = (
+            f"the newest good checkpoint has {saved[-1].images_seen:,} images" if saved else "no checkpoint was saved"
+        )
+        raise TrainingError(
+            f"training diverged at {record['images']:,} images (a loss is not finite); {good}: "
+            "start a new run with half the --lr or twice the --r1"
+        )

@@ -1,0 +1,111 @@
+"""What the person in front of the terminal sees while training runs."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+from ganvas.errors import MissingExtraError
+
+PLAIN_SECONDS = 10.0  # between two lines where the output is no terminal
+
+
+class Display:
+    """A live line with the numbers of training; plain lines where the output is no terminal; silence on request."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self.live: Progress | None = None
+        self.last_line = 0.0
+        self.events: Any = None
+
+    def __enter__(self) -> Display:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends the live line, so that what comes next is printed below it."""
+        if self.live is not None:
+            self.live.stop()
+            self.live = None
+        if self.events is not None:
+            self.events.flush()
+
+    def record_events(self, folder: Path) -> None:
+        """Writes TensorBoard events into `folder` from now on."""
+        self.events = event_writer(folder)
+
+    def say(self, text: str) -> None:
+        """One line that stays."""
+        self.console.print(text, markup=False)
+
+    def update(self, record: dict[str, Any], progress: float) -> None:
+        """Shows a log record; progress from 0 to 1."""
+        if self.events is not None:
+            for name in ("d_real", "d_fake", "loss", "penalty", "lr", "images_per_second"):
+                self.events.add_scalar(name, record[name], record["images"])
+        words = describe(record)
+        self.show(progress, words)
+
+    def packing(self, what: str, done: int, total: int) -> None:
+        """Shows how far packing or a download is; total is 0 where it is not known."""
+        self.show(done / total if total else 0.0, f"{what} {done:,}" + (f" of {total:,}" if total else ""))
+
+    def show(self, progress: float, words: str) -> None:
+        """Moves the live line; where the output is no terminal, prints a line every ten seconds."""
+        if not self.console.is_terminal:
+            if time.monotonic() - self.last_line > PLAIN_SECONDS:
+                self.last_line = time.monotonic()
+                self.say(f"{progress:4.0%}  {words}")
+            return
+        if self.live is None:
+            self.live = Progress(
+                BarColumn(20),
+                TaskProgressColumn(),
+                TextColumn("{task.description}", markup=False),
+                console=self.console,
+            )
+            self.live.start()
+            self.live.add_task("", total=1.0)
+        self.live.update(self.live.task_ids[0], completed=progress, description=words)
+
+    def finish(self, images_seen: int, seconds: float) -> None:
+        """Says how far training came."""
+        self.__exit__()
+        self.say(f"{images_seen:,} images in {duration(seconds)}")
+
+
+def describe(record: dict[str, Any]) -> str:
+    return (
+        f"{count(record['images'])} images  {record['images_per_second']:,.0f}/s  ETA {duration(record['eta'])}  "
+        f"D(real) {record['d_real']:+.2f}  D(fake) {record['d_fake']:+.2f}  penalty {record['penalty']:.2g}  "
+        f"lr {record['lr']:.1e}  EMA {count(record['ema_half_life'])}"
+    )
+
+
+def count(images: float) -> str:
+    """950, 12.3k, 4.56M."""
+    if images < 1000:
+        return f"{images:.0f}"
+    return f"{images / 1e3:.1f}k" if images < 1e6 else f"{images / 1e6:.2f}M"
+
+
+def duration(seconds: float) -> str:
+    """45 s, 3 min 20 s, 2 h 05 min."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02} min"
+
+
+def event_writer(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise MissingExtraError("tensorboard", "track", "--tensorboard") from None
+    return SummaryWriter(str(folder))

@@ -1,0 +1,147 @@
+"""The beginning of a training session: a new run is planned and recorded, an old one is checked and taken up again."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import ganvas
+from ganvas.config import BUDGET_FIELDS, MACHINE_FIELDS, ModelConfig, TrainConfig, from_dict
+from ganvas.data.batches import Batches
+from ganvas.data.pack import Pack
+from ganvas.device import Device, barrier, rank, world_size
+from ganvas.errors import RunError
+from ganvas.generator import ModelInfo
+from ganvas.run import Run, timestamp
+from ganvas.training.clock import total_images
+from ganvas.training.plan import plan
+from ganvas.training.progress import Display
+from ganvas.training.show import show_plan
+from ganvas.training.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """A training about to begin. config: complete; finished: its budget is used up already."""
+
+    state: TrainState
+    config: TrainConfig
+    info: ModelInfo
+    finished: bool
+
+
+def open_session(run: Run, pack: Pack, source: str, asked: TrainConfig, device: Device, display: Display) -> Session:
+    """Plans and records a new run, or checks that an old one fits and restores its newest checkpoint.
+
+    Raises RunError when the run belongs to other pictures or to another configuration.
+    """
+    if rank() == 0:
+        if run.has_config():
+            record = taken_up(run, pack, asked)
+        else:
+            record = new_record(run, pack, source, asked, device, display)
+        run.write_config(record)
+    barrier()
+    record = run.config()
+    config = from_dict(TrainConfig, record["train"], "config.json")
+    info = ModelInfo(
+        config=from_dict(ModelConfig, record["model"], "config.json"),
+        classes=pack.classes,
+        depth=pack.depth,
+        kind=pack.kind,
+        data_hash=pack.hash,
+    )
+    batches = Batches(
+        pack,
+        config.batch or 1,
+        seed=config.seed,
+        device=device.torch_device,
+        rank=rank(),
+        world_size=world_size(),
+        mirror=pack.mirror,
+    )
+    state = TrainState(info.config, config, batches, device)
+    checkpoint = run.load_checkpoint(display.say, state.device)
+    if checkpoint is not None:
+        state.load_state_dict(checkpoint)
+        if rank() == 0:
+            run.cut_log(state.images_seen)
+        display.say(f"going on from {state.images_seen:,} images in {run.folder}")
+    return Session(state, config, info, is_finished(state, config))
+
+
+def is_finished(state: TrainState, config: TrainConfig) -> bool:
+    if config.minutes is not None:
+        return state.seconds >= config.minutes * 60
+    return state.images_seen >= (total_images(config, state.batches.pack.num_images) or 0)
+
+
+def new_record(
+    run: Run, pack: Pack, source: str, asked: TrainConfig, device: Device, display: Display
+) -> dict[str, Any]:
+    """Plans a run and says how; the record is what config.json will hold."""
+    planned = plan(pack, asked, device)
+    show_plan(planned, pack, display.console, layers=False)
+    return {
+        "name": run.folder.name,
+        "ganvas": ganvas.__version__,
+        "started": timestamp(),
+        "budget": planned.config.budget,
+        "device": device.name,
+        "data": {
+            "source": source,
+            "pack": str(pack.folder),
+            "hash": pack.hash,
+            "num_images": pack.num_images,
+            "size": f"{pack.height}x{pack.width}",
+            "channels": pack.channels,
+            "licence": pack.info.get("licence"),
+            "attribution": pack.info.get("attribution"),
+        },
+        "model": dataclasses.asdict(planned.model),
+        "asked": dataclasses.asdict(asked),
+        "train": dataclasses.asdict(planned.config),
+        "reasons": {choice.name: choice.reason for choice in planned.choices},
+    }
+
+
+def taken_up(run: Run, pack: Pack, asked: TrainConfig) -> dict[str, Any]:
+    """An old run's record with this session's machine options and budget; RunError when it is another run."""
+    record = run.config()
+    try:
+        data, before, train = record["data"], record["asked"], record["train"]
+    except KeyError as error:
+        raise RunError(f"{run.folder}/config.json lacks {error}: restore it, or choose another --out") from None
+    if data["hash"] != pack.hash:
+        raise RunError(
+            f"{run.folder} was trained on other pictures ({data['num_images']:,} of {data['size']}, "
+            f"{data['channels']} channels; now {pack.num_images:,} of {pack.height}x{pack.width}, "
+            f"{pack.channels} channels): choose another --out"
+        )
+    defaults = dataclasses.asdict(TrainConfig())
+    given = {name: value for name, value in dataclasses.asdict(asked).items() if value != defaults[name]}
+    differences = [
+        f"{name} {before.get(name)} -> {value}"
+        for name, value in given.items()
+        if name not in MACHINE_FIELDS | BUDGET_FIELDS and value not in (before.get(name), train.get(name))
+    ]
+    if differences:
+        raise RunError(f"{run.folder} was started with other options ({'; '.join(differences)}): choose another --out")
+    budget = {name: value for name, value in given.items() if name in BUDGET_FIELDS}
+    for name, value in budget.items():
+        if train[name] is None:
+            old = next(n for n in BUDGET_FIELDS if train[n] is not None)
+            raise RunError(f"{run.folder} has a budget in {old} ({train[old]:g}): give a larger --{old}")
+        if value < train[name]:
+            raise RunError(f"{run.folder} has a budget of {train[name]:g} {name}: {value:g} is less, nothing to do")
+    changes = {name: value for name, value in given.items() if name in MACHINE_FIELDS} | budget
+    record["train"] = train | changes
+    record["asked"] = before | changes
+    record["budget"] = from_dict(TrainConfig, record["train"], "config.json").budget
+    return record
+
+
+def default_folder(data: str | Path) -> Path:
+    """runs/<name of the data>, the same for the same command."""
+    return Path("runs") / (Path(data).name.split(".")[0] or Path(data).resolve().name or "run")

@@ -1,0 +1,84 @@
+"""All that training needs to go on as if it had never stopped: one object, one checkpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from ganvas.config import ModelConfig, TrainConfig
+from ganvas.data.batches import Batches
+from ganvas.device import Device
+from ganvas.ema import EMA
+from ganvas.models import build, channels_last
+
+
+class TrainState:
+    """Networks, EMA, optimisers, batches, random states and counters.
+
+    generator, discriminator: the networks in training; `ema.average` is the generator that is shown and saved.
+    noise: the generator of latents and augmentations, the same on every rank (each takes its slice of the draws).
+    images_seen, step: counters. seconds: training time over all sessions.
+    total_images: where the schedules end; with a budget in minutes an estimate that follows the measured speed.
+    """
+
+    def __init__(self, model: ModelConfig, config: TrainConfig, batches: Batches, device: Device) -> None:
+        torch.manual_seed(config.seed)
+        self.model, self.device = model, device.torch_device
+        generator, discriminator = build(model)
+        self.generator: nn.Module = channels_last(generator.to(self.device))
+        self.discriminator: nn.Module = channels_last(discriminator.to(self.device))
+        self.ema = EMA(self.generator)
+        self.optimizers = {
+            "generator": adam(self.generator, config),
+            "discriminator": adam(self.discriminator, config),
+        }
+        self.batches = batches
+        self.noise = torch.Generator(self.device).manual_seed(config.seed)
+        self.images_seen = 0
+        self.step = 0
+        self.seconds = 0.0
+        self.total_images = 0
+        self.micro_batch = config.micro_batch or config.batch or 1
+        self.best_score = float("inf")
+
+    COUNTERS = ("images_seen", "step", "seconds", "total_images", "micro_batch", "best_score")
+
+    def state_dict(self) -> dict[str, Any]:
+        state: dict[str, Any] = {
+            "generator": self.generator.state_dict(),
+            "discriminator": self.discriminator.state_dict(),
+            "ema": self.ema.average.state_dict(),
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "batches": self.batches.state_dict(),
+            "noise": self.noise.get_state(),
+            "rng": {"cpu": torch.get_rng_state()},
+            "counters": {name: getattr(self, name) for name in self.COUNTERS},
+        }
+        if self.device.type == "cuda":
+            state["rng"]["cuda"] = torch.cuda.get_rng_state(self.device)
+        if self.device.type == "mps":
+            state["rng"]["mps"] = torch.mps.get_rng_state()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.generator.load_state_dict(state["generator"])
+        self.discriminator.load_state_dict(state["discriminator"])
+        self.ema.average.load_state_dict(state["ema"])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        self.batches.load_state_dict(state["batches"])
+        self.noise.set_state(state["noise"].cpu())
+        torch.set_rng_state(state["rng"]["cpu"].cpu())
+        if "cuda" in state["rng"] and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["rng"]["cuda"].cpu(), self.device)
+        if "mps" in state["rng"] and self.device.type == "mps":
+            torch.mps.set_rng_state(state["rng"]["mps"].cpu())
+        for name in self.COUNTERS:
+            setattr(self, name, state["counters"][name])
+
+
+def adam(network: nn.Module, config: TrainConfig) -> torch.optim.Adam:
+    # beta1 = 0: in a game yesterday's direction is no guide (Karras et al. 2018).
+    return torch.optim.Adam(network.parameters(), lr=config.lr or 0.0, betas=(0.0, config.beta2), eps=1e-8, fused=True)

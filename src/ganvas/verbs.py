@@ -1,0 +1,180 @@
+"""What a user does, one function each: the command line and Python call the same ones."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ganvas import files
+from ganvas.config import DataConfig, TrainConfig
+from ganvas.data.pack import Pack, open_pack
+from ganvas.device import barrier, choose_device, prepare, process_group, rank
+from ganvas.errors import ConfigError
+from ganvas.generator import Generator, to_pixels
+from ganvas.judge.quick import quick_score
+from ganvas.pictures import grid, save_png
+from ganvas.run import Run
+from ganvas.training import loop
+from ganvas.training.compiled import call_networks
+from ganvas.training.plan import plan
+from ganvas.training.progress import Display
+from ganvas.training.session import default_folder, open_session
+from ganvas.training.show import show_plan
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What `train` leaves. signal: the number of the signal that ended it early, else 0."""
+
+    folder: Path
+    images_seen: int
+    seconds: float
+    signal: int = 0
+
+
+def train(
+    data: str | Path,
+    out: str | Path | None = None,
+    *,
+    data_path: str | Path | None = None,
+    data_config: DataConfig | None = None,
+    config: TrainConfig | None = None,
+    quiet: bool = False,
+    **options: Any,
+) -> Trained:
+    """Trains a generator on pictures, or goes on with a run that was interrupted.
+
+    data: a folder, an archive, a data-set file, a pack, or a name such as "digits" or "mnist".
+    out: the run folder; default runs/<name of the data>. The same call again resumes; a finished run stays as it is.
+    data_path: where a named set's files lie.
+    options: any field of DataConfig or TrainConfig by name, such as minutes=30 or size="64".
+    """
+    data_config, config = with_options(data_config or DataConfig(), config or TrainConfig(), options)
+    folder = Path(out) if out is not None else default_folder(data)
+    with process_group():
+        display = Display(quiet or rank() > 0)
+        device = choose_device(config.device)
+        prepare(device)
+        pack = open_for_all_ranks(data, data_config, data_path, display)
+        with Run(folder, writes=rank() == 0) as run:
+            session = open_session(run, pack, str(data), config, device, display)
+            if session.finished:
+                display.say(f"{folder} is finished ({session.state.images_seen:,} images); a larger budget goes on")
+                return Trained(folder, session.state.images_seen, session.state.seconds)
+            if session.config.tensorboard and rank() == 0:
+                display.record_events(folder / "tensorboard")
+            networks = call_networks(session.state, session.config, display.say)
+            with display:
+                outcome = loop.train(
+                    session.state, networks, session.config, session.info, run, display, quick_score(pack)
+                )
+    return Trained(folder, outcome.images_seen, outcome.seconds, outcome.signal)
+
+
+def dry_run(
+    data: str | Path,
+    *,
+    data_path: str | Path | None = None,
+    data_config: DataConfig | None = None,
+    config: TrainConfig | None = None,
+) -> None:
+    """Shows what `train` would do: every choice with its reason, the networks' layers, the memory; then stops."""
+    display = Display()
+    config = config or TrainConfig()
+    pack = open_for_all_ranks(data, data_config or DataConfig(), data_path, display)
+    show_plan(plan(pack, config, choose_device(config.device)), pack, display.console)
+
+
+def with_options(data: DataConfig, train: TrainConfig, options: dict[str, Any]) -> tuple[DataConfig, TrainConfig]:
+    """Sorts keyword options into the two configurations; an unknown name raises ConfigError."""
+    in_data = {field.name for field in dataclasses.fields(DataConfig)}
+    in_train = {field.name for field in dataclasses.fields(TrainConfig)}
+    if unknown := sorted(set(options) - in_data - in_train):
+        raise ConfigError(f"unknown option {', '.join(unknown)}: see the fields of ganvas.config.TrainConfig")
+    if "size" in options:
+        options["size"] = str(options["size"])
+    return (
+        dataclasses.replace(data, **{name: value for name, value in options.items() if name in in_data}),
+        dataclasses.replace(train, **{name: value for name, value in options.items() if name in in_train}),
+    )
+
+
+def open_for_all_ranks(data: str | Path, config: DataConfig, path: str | Path | None, display: Display) -> Pack:
+    """Rank 0 packs, the others open what it made."""
+    if rank() > 0:
+        barrier()
+    with display:
+        pack = open_pack(data, config, path=path, progress=display.packing)
+    if rank() == 0:
+        barrier()
+        for note in pack.notes:
+            display.say(note)
+    return pack
+
+
+def sample(
+    source: str | Path,
+    out: str | Path,
+    *,
+    num: int = 16,
+    seed: int = 0,
+    label: str | None = None,
+    truncation: float = 1.0,
+    as_grid: bool = False,
+    device: str | None = None,
+) -> list[Path]:
+    """Writes pictures of the seeds `seed` to `seed + num - 1` and manifest.csv into the folder `out`.
+
+    source: a run, a model folder or a generator.safetensors file. as_grid: one PNG file `out` instead.
+    PNG of 8 or 16 bit as the data had it, one common scale. Returns the pictures' paths.
+    """
+    if num < 1:
+        raise ConfigError(f"--n {num}: expected at least 1 picture")
+    generator = Generator.load(source, device)
+    seeds = range(seed, seed + num)
+    labels = label_names(generator, label, seeds)
+    pictures = pixel_stream(generator, seeds, label, truncation)
+    out = Path(out)
+    if as_grid:
+        path = out if out.suffix.lower() == ".png" else out.with_name(out.name + ".png")
+        with files.explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        save_png(path, grid(np.stack(list(pictures))))
+        return [path]
+    with files.explained(out):
+        out.mkdir(parents=True, exist_ok=True)
+    paths = []
+    table = io.StringIO()
+    writer = csv.writer(table)
+    writer.writerow(["file", "seed", "label", "truncation"])
+    for one, name, pixels in zip(seeds, labels, pictures, strict=True):
+        path = out / f"seed{one:06d}{'_' + file_name(name) if name else ''}.png"
+        save_png(path, pixels)
+        writer.writerow([path.name, one, name, truncation])
+        paths.append(path)
+    files.write_text(out / "manifest.csv", table.getvalue())
+    return paths
+
+
+def pixel_stream(
+    generator: Generator, seeds: Sequence[int], label: str | None, truncation: float
+) -> Iterator[np.ndarray]:
+    """Pictures one by one as (H, W, C) uint8 or uint16."""
+    for images in generator.batches(seeds, label, truncation):
+        yield from to_pixels(images, generator.info.depth)
+
+
+def label_names(generator: Generator, label: str | None, seeds: Sequence[int]) -> list[str]:
+    indices = generator.label_indices(label, seeds)
+    return [""] * len(seeds) if indices is None else [generator.classes[i] for i in indices.tolist()]
+
+
+def file_name(label: str) -> str:
+    """A label as part of a file name on every system."""
+    return "".join(c if c.isalnum() or c in "-+." else "-" for c in label)[:60]

@@ -1,0 +1,286 @@
+"""One battery over every architecture in the registry: a new one is checked by being registered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ganvas.config import ModelConfig
+from ganvas.errors import ConfigError
+from ganvas.generator import Generator, ModelInfo
+from ganvas.losses import gradient_norm_exact
+from ganvas.models import MODELS, build, channels_last
+from ganvas.models.summary import summarise, summarise_config
+
+SIZES = [(28, 28), (32, 32), (64, 64), (96, 128), (45, 37)]
+CLASSES = 3
+
+sizes = pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+conditions = pytest.mark.parametrize("num_classes", [0, CLASSES], ids=["plain", "labels"])
+
+
+@pytest.fixture(params=MODELS)
+def model(request) -> str:
+    return request.param
+
+
+def config(
+    model: str, size: tuple[int, int] = (28, 28), channels: int = 1, num_classes: int = 0, **more: int
+) -> ModelConfig:
+    return ModelConfig(model, *size, channels, num_classes, **{"z_dim": 8, "base": 16, **more})
+
+
+def networks(config: ModelConfig, seed: int = 0, trained: bool = False) -> tuple[nn.Module, nn.Module]:
+    """trained: weights away from their start, where some are zero and hide what lies behind them."""
+    torch.manual_seed(seed)
+    pair = build(config)
+    if trained:
+        with torch.no_grad():
+            for parameter in [*pair[0].parameters(), *pair[1].parameters()]:
+                parameter.add_(0.05 * torch.randn_like(parameter))
+    return pair
+
+
+def inputs(config: ModelConfig, num: int, seed: int = 1) -> tuple[Tensor, Tensor, Tensor | None]:
+    """(z, pictures, labels); labels run through all classes."""
+    noise = torch.Generator().manual_seed(seed)
+    z = torch.randn(num, config.z_dim, generator=noise)
+    pictures = 2 * torch.rand(num, config.channels, config.height, config.width, generator=noise) - 1
+    return z, pictures, torch.arange(num) % CLASSES if config.num_classes else None
+
+
+# Any size, any channels, with and without labels.
+
+
+@conditions
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@sizes
+def test_shapes_ranges_and_second_derivatives(model, size, channels, num_classes):
+    """The beginning of a training: right shapes, nothing saturated, gradients to every weight of the discriminator."""
+    shape = config(model, size, channels, num_classes)
+    generator, discriminator = networks(shape)
+    z, pictures, labels = inputs(shape, 3)
+
+    fakes = generator(z, labels)
+    assert fakes.shape == pictures.shape and fakes.dtype == torch.float32
+    assert fakes.abs().max() <= 1 and (fakes.abs() > 0.99).float().mean() < 0.2
+    assert fakes.std(dim=0).mean() > 1e-3  # the latent shows from the start
+
+    logits = discriminator(pictures, labels)
+    assert logits.shape == (3,) and logits.dtype == torch.float32
+    assert logits.abs().max() < 20 and discriminator(fakes, labels).abs().max() < 20
+
+    norm = gradient_norm_exact(discriminator, pictures, labels)
+    assert norm.shape == (3,) and (norm > 1e-8).all() and (norm < 1e3).all()
+    (norm.mean() + logits.mean() + discriminator(fakes, labels).mean()).backward()
+    for network in (generator, discriminator):
+        gradients = [parameter.grad for parameter in network.parameters()]
+        assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
+        assert sum(gradient.abs().sum() for gradient in gradients if gradient is not None) > 0
+
+
+@conditions
+def test_every_weight_learns(model, num_classes):
+    """Away from the start no weight is left without a gradient, in one backward pass through both networks."""
+    shape = config(model, (45, 37), 3, num_classes, blocks=2)
+    generator, discriminator = networks(shape, trained=True)
+    z, _, labels = inputs(shape, CLASSES)
+    discriminator(generator(z, labels), labels).square().sum().backward()
+    for network in (generator, discriminator):
+        for name, parameter in network.named_parameters():
+            assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("base", [8, 24, 40])
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_any_width_and_depth(model, base, blocks):
+    shape = config(model, (30, 22), 3, base=base, blocks=blocks, z_dim=5)
+    generator, discriminator = networks(shape)
+    assert discriminator(generator(torch.randn(2, 5))).shape == (2,)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 8), (800, 800), (512, 1024), (17, 300)])
+def test_sizes_without_arithmetic(model, size):
+    for summary, shape in zip(summarise_config(config(model, size, 3)), ((3, *size), ()), strict=True):
+        assert summary.parameters > 0 and summary.macs > 0
+    with torch.device("meta"):
+        generator, discriminator = build(config(model, size, 3))
+        pictures = generator(torch.zeros(2, 8))
+        assert pictures.shape[1:] == (3, *size) and discriminator(pictures).shape == (2,)
+
+
+# Pictures know nothing of each other.
+
+
+@conditions
+def test_pictures_do_not_mix(model, num_classes):
+    shape = config(model, (28, 28), 3, num_classes)
+    generator, discriminator = networks(shape, trained=True)
+    z, pictures, labels = inputs(shape, 4)
+    pictures.requires_grad_()
+    z.requires_grad_()
+
+    def reaches(output: Tensor, source: Tensor) -> list[bool]:
+        (gradient,) = torch.autograd.grad(output[1].sum(), source)
+        return [bool(row.abs().max() > 0) for row in gradient]
+
+    assert reaches(discriminator(pictures, labels), pictures) == [False, True, False, False]
+    assert reaches(generator(z, labels), z) == [False, True, False, False]
+
+
+@conditions
+def test_neighbours_change_nothing(model, num_classes):
+    shape = config(model, (28, 28), 3, num_classes)
+    generator, discriminator = networks(shape, trained=True)
+    z, pictures, labels = inputs(shape, 4)
+    others = torch.tensor([0, 2, 3])
+    with torch.no_grad():
+        for network, given in ((generator, z), (discriminator, pictures)):
+            changed = given.clone()
+            changed[1] = 5 * torch.randn_like(changed[1])
+            before, after = network(given, labels), network(changed, labels)
+            torch.testing.assert_close(after[others], before[others], rtol=0, atol=1e-5)
+            assert not torch.allclose(after[1], before[1], rtol=0, atol=1e-5)
+
+
+@conditions
+@sizes
+def test_batch_size_changes_nothing(model, size, num_classes):
+    shape = config(model, size, 3, num_classes)
+    generator, discriminator = networks(shape, trained=True)
+    z, pictures, labels = inputs(shape, 5)
+    with torch.no_grad():
+        for network, given in ((generator, z), (discriminator, pictures)):
+            whole = network(given, labels)
+            rows = [network(given[i : i + 1], None if labels is None else labels[i : i + 1]) for i in range(5)]
+            torch.testing.assert_close(torch.cat(rows), whole, rtol=1e-5, atol=1e-5)
+
+
+def test_evaluation_mode_is_the_same_function(model):
+    """No dropout and no batch statistics: what is trained is what is sampled."""
+    shape = config(model, channels=3)
+    for network, given in zip(networks(shape, trained=True), inputs(shape, 3), strict=False):
+        with torch.no_grad():
+            torch.testing.assert_close(network.eval()(given), network.train()(given), rtol=0, atol=1e-6)
+
+
+# Labels.
+
+
+def test_labels_matter_to_both(model):
+    shape = config(model, num_classes=CLASSES)
+    generator, discriminator = networks(shape, trained=True)
+    z, pictures, _ = inputs(shape, 1)
+    every = torch.arange(CLASSES)
+    with torch.no_grad():
+        drawn = generator(z.expand(CLASSES, -1), every)
+        logits = discriminator(pictures.expand(CLASSES, -1, -1, -1), every)
+    assert min((drawn[i] - drawn[i - 1]).abs().mean() for i in range(CLASSES)) > 1e-3
+    assert len({round(value, 4) for value in logits.tolist()}) == CLASSES
+
+
+def test_generator_knows_its_latents_and_classes(model):
+    generator, _ = networks(config(model, num_classes=CLASSES))
+    assert (generator.z_dim, generator.num_classes) == (8, CLASSES)
+
+
+# Precision, layout, seeds.
+
+
+@conditions
+def test_bfloat16_is_close(model, num_classes):
+    shape = config(model, (32, 32), 3, num_classes)
+    generator, discriminator = networks(shape, trained=True)
+    z, pictures, labels = inputs(shape, 8)
+
+    def outputs(enabled: bool) -> tuple[Tensor, Tensor, Tensor]:
+        given = pictures.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            fakes, logits = generator(z, labels), discriminator(given, labels)
+        (gradient,) = torch.autograd.grad(logits.float().sum(), given)
+        return fakes.detach(), logits.detach(), gradient
+
+    for half, full in zip(outputs(True), outputs(False), strict=True):
+        assert half.dtype == torch.float32 and half.isfinite().all()
+        assert (half - full).norm() < 0.05 * full.norm()
+
+
+def test_channels_last_is_the_same_network(model):
+    shape = config(model, (45, 37), 3)
+    for network, given in zip(networks(shape, trained=True), inputs(shape, 2), strict=False):
+        with torch.no_grad():
+            before = network(given)
+            after = channels_last(network)(given.contiguous(memory_format=torch.channels_last) if given.ndim == 4 else given)
+            torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5)
+
+
+@conditions
+def test_torch_seed_decides_the_weights(model, num_classes):
+    shape = config(model, num_classes=num_classes)
+    first, again, other = (networks(shape, seed) for seed in (4, 4, 5))
+    for one, two, three in zip(first, again, other, strict=True):
+        state = two.state_dict()
+        assert all(torch.equal(tensor, state[name]) for name, tensor in one.state_dict().items())
+        assert any(not torch.equal(tensor, one.state_dict()[name]) for name, tensor in three.state_dict().items())
+
+
+def test_initial_scale_is_sane(model):
+    """Over ten seeds: neither flat nor saturated pictures, and logits a first step can handle."""
+    shape = config(model, (32, 32), 3)
+    _, pictures, _ = inputs(shape, 8)
+    for seed in range(10):
+        generator, discriminator = networks(shape, seed)
+        with torch.no_grad():
+            fakes = generator(torch.randn(8, shape.z_dim))
+            assert 0.01 < fakes.std() < 0.9
+            assert 1e-4 < discriminator(pictures).std() < 5 and discriminator(fakes).abs().max() < 10
+        assert 1e-6 < gradient_norm_exact(discriminator, pictures, None).mean() < 100
+
+
+# Kept and counted.
+
+
+@conditions
+def test_save_and_load(model, num_classes, tmp_path):
+    shape = config(model, (45, 37), 3, num_classes, blocks=2)
+    network, _ = networks(shape, trained=True)
+    classes = [f"class {i}" for i in range(num_classes)]
+    saved = Generator(network, ModelInfo(shape, classes))
+    loaded = Generator.load(saved.save(tmp_path / "model"), "cpu")
+    assert loaded.info == saved.info
+    state = saved.network.state_dict()
+    assert list(state) == list(loaded.network.state_dict())
+    assert all(torch.equal(tensor, state[name]) for name, tensor in loaded.network.state_dict().items())
+    assert torch.equal(loaded.sample(5, seed=3), saved.sample(5, seed=3))
+
+
+@conditions
+@sizes
+def test_summary_counts_every_parameter(model, size, num_classes):
+    shape = config(model, size, 3, num_classes)
+    for network, summary in zip(networks(shape), summarise_config(shape), strict=True):
+        assert summary.parameters == sum(parameter.numel() for parameter in network.parameters())
+        assert summary.macs == sum(row.macs for row in summary.rows) > 0
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "macs"),
+    [
+        (lambda: nn.Conv2d(3, 8, 3, padding=1), (3, 10, 12), 10 * 12 * 8 * 3 * 9),
+        (lambda: nn.Conv2d(3, 8, (3, 5), stride=2, padding=(1, 2)), (3, 10, 12), 5 * 6 * 8 * 3 * 15),
+        (lambda: nn.Conv2d(8, 16, 3, groups=4), (8, 6, 6), 4 * 4 * 16 * 2 * 9),
+        (lambda: nn.Linear(7, 5, bias=False), (7,), 35),
+    ],
+)
+def test_multiply_adds_of_one_layer(layer: Callable[[], nn.Module], shape, macs):
+    summary = summarise(nn.Sequential(layer()), torch.zeros(2, *shape))
+    assert summary.macs == macs
+    assert summary.rows[0].parameters == summary.parameters
+
+
+def test_unknown_architecture():
+    with pytest.raises(ConfigError, match=r"--model vast: expected one of .*residual"):
+        build(config("vast"))

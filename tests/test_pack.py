@@ -1,0 +1,282 @@
+"""From pictures to a pack and back: exact pixels, nothing half written, nothing packed twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from ganvas.config import DataConfig
+from ganvas.data import Pack, open_pack
+from ganvas.data.selection import choose_size
+from ganvas.errors import DataError
+
+# Prints what it packed; not guarded by `if __name__ == "__main__"`, as a beginner's script.
+SCRIPT = """
+import sys, time
+from ganvas.data import open_pack
+def progress(what, done, total):
+    if what == "packing" and "linger" in sys.argv:
+        print("packing", flush=True)
+        time.sleep(60)
+pack = open_pack(sys.argv[1], progress=progress)
+print(pack.num_images, pack.hash)
+"""
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("GANVAS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def random_pictures(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def write_pictures(folder: Path, images: np.ndarray) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{i:04d}.png")
+    return folder
+
+
+def leftovers(cache: Path) -> list[str]:
+    return [path.name for path in (cache / "packs").glob("*") if not (path / "pack.json").exists() and path.is_dir()]
+
+
+def script(*arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", SCRIPT, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(2, 6), st.integers(8, 40), st.integers(8, 40), st.sampled_from([1, 3]), st.integers(0, 99))
+def test_pixels_come_through_exactly(num, height, width, channels, seed):
+    images = random_pictures(num, height, width, channels, seed=seed)
+    with tempfile.TemporaryDirectory() as folder:
+        source = write_pictures(Path(folder) / "source", images.squeeze(3) if channels == 1 else images)
+        pack = open_pack(source, folder=Path(folder) / "pack")
+        assert (pack.height, pack.width, pack.channels, pack.depth) == (height, width, channels, 8)
+        assert np.array_equal(pack.images, images)
+        assert pack.names == [f"{i:04d}.png" for i in range(num)]
+        del pack
+
+
+def test_many_pictures_over_processes_come_in_order(tmp_path):
+    images = random_pictures(700, 16, 16, 3)
+    source = write_pictures(tmp_path / "source", images)
+    assert np.array_equal(open_pack(source).images, images)
+
+
+def test_labels_are_the_class_folders(tmp_path):
+    write_pictures(tmp_path / "source" / "cat", random_pictures(3, 16, 16))
+    write_pictures(tmp_path / "source" / "dog", random_pictures(1, 16, 16, seed=1))
+    pack = open_pack(tmp_path / "source")
+    assert pack.classes == ["cat", "dog"] and pack.num_classes == 2
+    assert pack.labels is not None and pack.labels.tolist() == [0, 0, 0, 1]
+    assert any("single picture" in note and "dog" in note for note in pack.notes)
+
+
+def test_sixteen_bits_stay(tmp_path):
+    images = np.random.default_rng(0).integers(0, 65536, (3, 12, 12), np.uint16)
+    write_pictures(tmp_path / "source", images)
+    pack = open_pack(tmp_path / "source")
+    assert (pack.depth, pack.channels) == (16, 1)
+    assert np.array_equal(pack.images[..., 0], images)
+
+
+def test_arrays_take_the_short_way_with_the_same_result(tmp_path):
+    images = random_pictures(50, 20, 24)
+    np.savez(tmp_path / "set.npz", images=images, labels=np.arange(50) % 3)
+    pack = open_pack(tmp_path / "set.npz")
+    assert np.array_equal(pack.images[..., 0], images)
+    assert pack.labels is not None and pack.labels.tolist() == (np.arange(50) % 3).tolist()
+    resized = open_pack(tmp_path / "set.npz", DataConfig(size="16", channels="color"))
+    assert resized.images.shape == (50, 16, 16, 3)
+
+
+def test_second_call_reads_no_picture(tmp_path):
+    source = write_pictures(tmp_path / "source", random_pictures(4, 16, 16))
+    first = open_pack(source)
+    calls = []
+    second = open_pack(source, progress=lambda *what: calls.append(what))
+    assert not calls
+    assert (second.hash, second.folder) == (first.hash, first.folder)
+
+
+def test_other_policy_is_another_pack(tmp_path):
+    source = write_pictures(tmp_path / "source", random_pictures(4, 16, 16))
+    assert open_pack(source).folder != open_pack(source, DataConfig(size="32")).folder
+
+
+def test_changed_source_is_packed_again_and_said(tmp_path):
+    source = write_pictures(tmp_path / "source", random_pictures(4, 16, 16))
+    first = open_pack(source)
+    old_pixels = np.array(first.images)
+    write_pictures(source, random_pictures(5, 16, 16, seed=1))
+    said = []
+    second = open_pack(source, progress=lambda what, done, total: said.append(what))
+    assert second.folder == first.folder and second.num_images == 5 and second.hash != first.hash
+    assert any("changed" in what for what in said) and any("changed" in note for note in second.notes)
+    assert np.array_equal(first.images, old_pixels)  # whoever has the old one open keeps it
+
+
+def test_same_content_has_the_same_hash(tmp_path):
+    images = random_pictures(4, 16, 16)
+    one = open_pack(write_pictures(tmp_path / "one", images))
+    two = open_pack(write_pictures(tmp_path / "two", images))
+    assert one.hash == two.hash and one.folder != two.folder
+
+
+def test_broken_pictures_are_named_and_the_rest_is_used(tmp_path):
+    source = write_pictures(tmp_path / "source", random_pictures(4, 64, 64))
+    whole = (source / "0001.png").read_bytes()
+    (source / "0001.png").write_bytes(whole[: len(whole) // 2])  # its header is fine
+    (source / "0002.png").write_text("not a picture")
+    pack = open_pack(source)
+    assert pack.names == ["0000.png", "0003.png"] and len(pack.images) == 2
+    assert {file["name"] for file in pack.info["rejected"]} == {"0001.png", "0002.png"}
+    assert all(file["reason"] for file in pack.info["rejected"])
+
+
+def test_one_picture_is_not_enough(tmp_path, cache):
+    source = write_pictures(tmp_path / "source", random_pictures(2, 16, 16))
+    (source / "0000.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"only one picture.*0000.png"):
+        open_pack(source)
+    assert not leftovers(cache)
+
+
+def test_subsets_are_drawn_by_the_seed(tmp_path):
+    write_pictures(tmp_path / "source" / "cat", random_pictures(10, 8, 8))
+    write_pictures(tmp_path / "source" / "dog", random_pictures(10, 8, 8, seed=1))
+    source = tmp_path / "source"
+    drawn = open_pack(source, DataConfig(limit=7))
+    assert drawn.num_images == 7 and drawn.names == sorted(drawn.names)
+    assert any("7 of 20" in note for note in drawn.notes)
+    assert open_pack(source, DataConfig(limit=7, subset_seed=1)).names != drawn.names
+    dogs = open_pack(source, DataConfig(classes=("dog",)))
+    assert dogs.classes == ["dog"] and dogs.num_images == 10
+    (tmp_path / "list.txt").write_text("cat/0003.png\ndog/0001.png\n")
+    listed = open_pack(source, DataConfig(files=tmp_path / "list.txt"))
+    assert listed.names == ["cat/0003.png", "dog/0001.png"]
+    assert len({pack.info["names_hash"] for pack in (drawn, dogs, listed)}) == 3
+
+
+def test_unknown_class_and_unknown_file_are_errors(tmp_path):
+    write_pictures(tmp_path / "source" / "cat", random_pictures(2, 8, 8))
+    write_pictures(tmp_path / "source" / "dog", random_pictures(2, 8, 8))
+    with pytest.raises(DataError, match=r"no class 'dgo', did you mean 'dog'\?.*cat, dog"):
+        open_pack(tmp_path / "source", DataConfig(classes=("dgo",)))
+    (tmp_path / "list.txt").write_text("cat/0009.png\n")
+    with pytest.raises(DataError, match=r"cat/0009.png.*cat/0000.png"):
+        open_pack(tmp_path / "source", DataConfig(files=tmp_path / "list.txt"))
+
+
+def test_pack_folder_opens_and_refuses_what_it_is_not(tmp_path):
+    source = write_pictures(tmp_path / "source", random_pictures(3, 16, 16))
+    made = open_pack(source, folder=tmp_path / "pack")
+    assert open_pack(tmp_path / "pack").hash == made.hash
+    assert open_pack(tmp_path / "pack", DataConfig(size="16", channels="gray", kind="xray")).mirror is False
+    with pytest.raises(DataError, match=r"16x16, not 32.*1 channels, not 3"):
+        open_pack(tmp_path / "pack", DataConfig(size="32", channels="color"))
+    with pytest.raises(DataError, match="other options"):
+        open_pack(source, DataConfig(size="32"), folder=tmp_path / "pack")
+
+
+def test_a_folder_of_something_else_is_never_overwritten(tmp_path):
+    source = write_pictures(tmp_path / "source", random_pictures(3, 16, 16))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(DataError, match="not a pack"):
+        open_pack(source, folder=tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("harm", ["cut", "garbage", "version", "gone"])
+def test_damaged_pack_is_refused_and_made_again(tmp_path, harm):
+    source = write_pictures(tmp_path / "source", random_pictures(3, 16, 16))
+    folder = open_pack(source).folder
+    if harm == "cut":
+        os.truncate(folder / "images.npy", 300)
+    elif harm == "garbage":
+        (folder / "pack.json").write_text("{")
+    elif harm == "version":
+        info = json.loads((folder / "pack.json").read_text())
+        (folder / "pack.json").write_text(json.dumps(info | {"format": 99}))
+    else:
+        (folder / "images.npy").unlink()
+    with pytest.raises(DataError, match="again"):
+        Pack.open(folder)
+    assert open_pack(source).num_images == 3
+
+
+def test_killed_while_packing_leaves_no_pack(tmp_path, cache):
+    source = write_pictures(tmp_path / "source", random_pictures(600, 16, 16))
+    with script(source, "linger") as killed:
+        assert killed.stdout is not None and killed.stdout.readline() == "packing\n"
+        killed.send_signal(signal.SIGKILL)
+    assert leftovers(cache) and not list(cache.glob("packs/*/pack.json"))
+    assert open_pack(source).num_images == 600
+    assert not leftovers(cache)
+
+
+def test_two_processes_at_once_both_get_the_pack(tmp_path, cache):
+    source = write_pictures(tmp_path / "source", random_pictures(600, 16, 16))
+    both = [script(source), script(source)]
+    said = [process.communicate(timeout=60) for process in both]
+    assert said[0] == said[1] and said[0][0].startswith("600 ") and said[0][1] == ""
+    assert not leftovers(cache)
+
+
+def test_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, cache):
+    source = write_pictures(tmp_path / "source", random_pictures(20, 64, 64))
+    code = """
+        import resource, sys
+        from ganvas.data import open_pack
+        from ganvas.errors import DataError
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+        try:
+            open_pack(sys.argv[1])
+        except DataError as error:
+            print(error)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), str(source)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("the disk is full") and done.stdout.count("\n") == 1
+    assert not leftovers(cache)
+
+
+def test_size_is_chosen_from_the_pictures():
+    assert choose_size(Counter({(28, 28): 9})) == (28, 28)
+    assert choose_size(Counter({(218, 178): 9})) == (218, 178)
+    assert choose_size(Counter({(800, 800): 9})) == (256, 256)
+    assert choose_size(Counter({(800, 1000): 5, (900, 950): 4})) == (256, 256)
+    assert choose_size(Counter({(150, 100): 5, (300, 200): 4})) == (96, 64)
+    assert choose_size(Counter({(300, 200): 5, (450, 300): 4})) == (192, 128)
+    assert choose_size(Counter({(20, 24): 5, (21, 30): 4})) == (20, 20)
+    assert choose_size(Counter({(4, 4): 2})) == (8, 8)
+
+
+def test_real_mnist_and_mednist(shared_data, tmp_path):
+    mnist = open_pack("mnist", path=shared_data / "mnist")
+    assert mnist.images.shape == (60_000, 28, 28, 1) and mnist.num_classes == 10
+    assert (mnist.kind, mnist.mirror) == ("digits", False) and mnist.info["licence"]
+    test = open_pack("mnist", DataConfig(split="test"), path=shared_data / "mnist")
+    assert test.num_images == 10_000
+    scans = open_pack("mednist", DataConfig(limit=600), path=shared_data / "mednist" / "MedNIST_24000.tar.gz")
+    assert scans.images.shape == (600, 64, 64, 1) and scans.num_classes == 6 and scans.mirror is False

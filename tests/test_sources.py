@@ -1,0 +1,699 @@
+"""sources.py: every form of source, its labels, what it refuses, and the sentences for what cannot be used."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import os
+import pickle
+import struct
+import tarfile
+import warnings
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from ganvas.data.sources import Item, fingerprint_of, open_source
+from ganvas.errors import DataError, PictureError
+
+
+def picture(shade: int = 0) -> bytes:
+    file = io.BytesIO()
+    Image.new("L", (4, 4), shade).save(file, "PNG")
+    return file.getvalue()
+
+
+def write_folder(root: Path, names: list[str]) -> Path:
+    for i, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(picture(i))
+    return root
+
+
+def write_zip(path: Path, names: list[str]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for i, name in enumerate(names):
+            archive.writestr(name, picture(i))
+    return path
+
+
+def write_tar(path: Path, names: list[str]) -> Path:
+    with tarfile.open(path, f"w:{path.suffix.removeprefix('.').removesuffix('tar')}") as archive:
+        for i, name in enumerate(names):
+            add(archive, name, picture(i))
+    return path
+
+
+def add(archive: tarfile.TarFile, name: str, content: bytes = b"", **fields) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    for key, value in fields.items():
+        setattr(member, key, value)
+    archive.addfile(member, io.BytesIO(content))
+
+
+def write(form: str, folder: Path, names: list[str]) -> Path:
+    if form == "folder":
+        return write_folder(folder / "pictures", names)
+    return (write_zip if form == "zip" else write_tar)(folder / f"pictures.{form}", names)
+
+
+def labels_of(source) -> dict[str, str | None]:
+    return {item.name: item.label for item in source.items}
+
+
+def reasons(source) -> dict[str, str]:
+    return {rejection.name: rejection.reason for rejection in source.rejected}
+
+
+FORMS = ["folder", "zip", "tar", "tar.gz", "tar.bz2", "tar.xz"]
+
+
+# Names, order and labels are the same wherever the files lie.
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_class_folders_become_labels(tmp_path, form):
+    names = ["10/a.png", "10/deep/er/b.JPG", "9/c.png", "Ä x/d.webp", "9/notes.txt", ".git/x.png", "__MACOSX/9/._c.png"]
+    source = open_source(write(form, tmp_path, [*names, "9/Thumbs.db", "9/.hidden.png"]))
+    assert source.form == form.partition(".")[0]
+    assert source.classes == ["9", "10", "Ä x"]
+    assert labels_of(source) == {"10/a.png": "10", "10/deep/er/b.JPG": "10", "9/c.png": "9", "Ä x/d.webp": "Ä x"}
+    assert source.rejected == []
+    assert source.arrays() is None
+    streamed = list(source.stream())
+    assert [item for item, _ in streamed] == source.items
+    assert {item.name: content for item, content in streamed}["9/c.png"] == picture(2)
+    assert [item.name for item, _ in source.stream({"Ä x/d.webp", "9/c.png", "absent"})] == ["9/c.png", "Ä x/d.webp"]
+
+
+@pytest.mark.parametrize("form", FORMS[:3])
+@pytest.mark.parametrize("names", [["a.png", "b.png"], ["set/a.png", "set/b.png"], ["x/y/a.png", "x/y/b.png"]])
+def test_flat_pictures_are_unlabelled(tmp_path, form, names):
+    source = open_source(write(form, tmp_path, names))
+    assert source.classes == []
+    assert source.items == [Item(name, None) for name in names]
+
+
+@pytest.mark.parametrize("form", FORMS[:3])
+def test_a_wrapping_folder_is_descended_and_labels_can_be_left_out(tmp_path, form):
+    path = write(form, tmp_path, ["set/cats/1.png", "set/dogs/1.png", "set/cover.png"])
+    source = open_source(path)
+    assert source.classes == ["cats", "dogs"]
+    assert reasons(source) == {"set/cover.png": "lies outside the class folders"}
+    assert open_source(path, labels="none").classes == []
+    with pytest.raises(DataError, match=r"'Smiling'.*not CelebA.*csv"):
+        open_source(path, labels="Smiling")
+
+
+def test_train_and_test_folders_are_parts(tmp_path):
+    names = ["xray/train/a/1.png", "xray/train/b/2.png", "xray/test/a/3.png", "xray/test/b/4.png", "xray/val/a/5.png"]
+    path = write("zip", tmp_path, names)
+    assert labels_of(open_source(path)) == {"xray/train/a/1.png": "a", "xray/train/b/2.png": "b"}
+    assert labels_of(open_source(path, split="test")) == {"xray/test/a/3.png": "a", "xray/test/b/4.png": "b"}
+    assert len(open_source(path, split="all").items) == 5
+    with pytest.raises(DataError, match="no test part"):
+        open_source(write_folder(tmp_path / "flat", ["a.png"]), split="test")
+
+
+def test_a_folder_around_one_archive(tmp_path):
+    write_zip(tmp_path / "one.zip", ["a/1.png", "b/1.png"])
+    assert open_source(tmp_path).classes == ["a", "b"]
+    assert open_source(tmp_path).fingerprint() == fingerprint_of(tmp_path)
+    write_zip(tmp_path / "two.zip", ["a/1.png"])
+    with pytest.raises(DataError, match=r"several archives \(one.zip, two.zip\)"):
+        open_source(tmp_path)
+
+
+# What is refused.
+
+
+def test_paths_without_pictures(tmp_path):
+    for path, sentence in [
+        (tmp_path / "absent", "does not exist; expected a folder"),
+        (write_folder(tmp_path / "texts", ["a.txt", "b.txt", "c.md"]), r"no pictures \(it holds 2 x .txt, 1 x .md\)"),
+        (write_folder(tmp_path / "one", ["a.png"]) / "a.png", "is a single picture"),
+        (write_folder(tmp_path / "texts", ["a.txt"]) / "a.txt", "not a file that holds pictures"),
+        (write_folder(tmp_path / "phone", ["a.heic"]), "1 refused .*a.heic: .heic pictures are not read"),
+    ]:
+        with pytest.raises(DataError, match=sentence):
+            open_source(path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="is empty; expected"):
+        open_source(tmp_path / "empty")
+    with pytest.raises(DataError, match="is empty; expected"):
+        open_source(write_zip(tmp_path / "empty.zip", []))
+
+
+def test_unsafe_names_in_a_zip(tmp_path):
+    names = ["good.png", "../up.png", "a/../../up.png", "/etc/root.png", "C:/win.png", "..\\back.png"]
+    source = open_source(write_zip(tmp_path / "x.zip", names))
+    assert labels_of(source) == {"good.png": None}
+    found = reasons(source)
+    assert set(found) == {"../up.png", "a/../../up.png", "/etc/root.png", "C:/win.png", "../back.png"}
+    assert all(reason.startswith("unsafe name") for reason in found.values())
+
+
+@pytest.mark.parametrize("suffix", ["tar", "tar.gz"])
+def test_unsafe_names_links_and_devices_in_a_tar(tmp_path, suffix):
+    path = tmp_path / f"x.{suffix}"
+    with tarfile.open(path, "w:gz" if suffix == "tar.gz" else "w:") as archive:
+        add(archive, "./a/good.png", picture())
+        add(archive, "../up.png", picture())
+        add(archive, "/abs.png", picture())
+        add(archive, "link.png", type=tarfile.SYMTYPE, linkname="/etc/passwd")
+        add(archive, "hard.png", type=tarfile.LNKTYPE, linkname="a/good.png")
+        add(archive, "fifo.png", type=tarfile.FIFOTYPE)
+        add(archive, "./a/good.png", picture(9))
+    source = open_source(path)
+    assert [(item.name, content) for item, content in source.stream()] == [("a/good.png", picture())]
+    assert reasons(source) == {
+        "../up.png": "unsafe name: it leads out of the archive",
+        "/abs.png": "unsafe name: an absolute path",
+        "link.png": "a link or device, not a file",
+        "hard.png": "a link or device, not a file",
+        "fifo.png": "a link or device, not a file",
+        "a/good.png": "the archive has two files of this name",
+    }
+
+
+def test_a_zip_with_two_files_of_one_name_and_a_link(tmp_path):
+    path = tmp_path / "x.zip"
+    with warnings.catch_warnings(), zipfile.ZipFile(path, "w") as archive:
+        warnings.simplefilter("ignore")
+        archive.writestr("a.png", picture(1))
+        archive.writestr("a.png", picture(2))
+        link = zipfile.ZipInfo("b.png")
+        link.external_attr = 0o120777 << 16
+        archive.writestr(link, "/etc/passwd")
+    source = open_source(path)
+    assert [content for _, content in source.stream()] == [picture(1)]
+    assert reasons(source) == {"a.png": "the archive has two files of this name", "b.png": "a link, not a file"}
+
+
+def test_an_encrypted_zip(tmp_path):
+    path = write_zip(tmp_path / "x.zip", ["a.png"])
+    content = bytearray(path.read_bytes())
+    content[6] |= 1
+    content[content.index(b"PK\1\2") + 8] |= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.png: encrypted: unpack the archive with its password"):
+        open_source(path)
+
+
+def test_a_damaged_member_of_a_zip_is_named_and_the_rest_read(tmp_path):
+    path = write_zip(tmp_path / "x.zip", ["a.png", "b.png"])
+    content = bytearray(path.read_bytes())
+    content[content.index(b"IDAT")] ^= 0xFF
+    path.write_bytes(content)
+    (_, first), (_, second) = open_source(path).stream()
+    assert isinstance(first, PictureError)
+    assert "damaged in the archive" in str(first)
+    assert second == picture(1)
+
+
+@pytest.mark.parametrize("form", FORMS[1:])
+def test_a_broken_archive(tmp_path, form):
+    path = write(form, tmp_path, [f"{i}.png" for i in range(400)])
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 3])
+    with pytest.raises(DataError, match="broken or incomplete"):
+        open_source(path)
+    path.write_bytes(b"not an archive at all")
+    with pytest.raises(DataError, match="broken or incomplete"):
+        open_source(path)
+
+
+@given(
+    form=st.sampled_from(["zip", "tar", "tar.gz", "npz", "npy"]),
+    changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=6),
+)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_damaged_files_raise_only_data_errors(tmp_path, form, changes):
+    path = tmp_path / f"x.{form}"
+    if form == "npz":
+        np.savez(path, images=np.zeros((3, 4, 4), np.uint8), labels=[1, 2, 3])
+    elif form == "npy":
+        np.save(path, np.zeros((3, 4, 4), np.uint8))
+    else:
+        (write_zip if form == "zip" else write_tar)(path, ["a/1.png", "b/2.png"])
+    content = bytearray(path.read_bytes())
+    for place, value in changes:
+        content[int(place * len(content))] = value
+    path.write_bytes(content)
+    with contextlib.suppress(DataError):
+        list(open_source(path).stream())
+
+
+def test_a_damaged_header_in_a_tar_is_not_its_end(tmp_path):
+    path = write_tar(tmp_path / "x.tar", ["a.png", "b.png", "c.png"])
+    content = bytearray(path.read_bytes())
+    content[1024:1034] = b"rubbish!!!"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="damaged header"):
+        open_source(path)
+
+
+def test_symbolic_links(tmp_path):
+    write_folder(tmp_path / "set", ["b/1.png", "a/2.png"])
+    write_folder(tmp_path / "elsewhere", ["3.png"])
+    (tmp_path / "set/b/loop").symlink_to(tmp_path / "set")
+    (tmp_path / "set/a/again").symlink_to(tmp_path / "set/b")
+    (tmp_path / "set/c").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "set/self.png").symlink_to(tmp_path / "set/self.png")
+    (tmp_path / "set/gone.png").symlink_to(tmp_path / "nowhere.png")
+    os.mkfifo(tmp_path / "set/pipe.png")
+    source = open_source(tmp_path / "set")
+    assert labels_of(source) == {"a/2.png": "a", "b/1.png": "b", "c/3.png": "c"}
+    assert reasons(source) == {
+        "b/loop": "symbolic link to a folder that is listed already",
+        "a/again": "symbolic link to a folder that is listed already",
+        "self.png": "broken symbolic link",
+        "gone.png": "broken symbolic link",
+        "pipe.png": "not a regular file",
+    }
+
+
+def test_names_that_are_not_utf_8(tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    try:
+        Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.png")).write_bytes(picture(5))
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    (folder / "new\nline.png").write_bytes(picture(6))
+    source = open_source(folder)
+    assert [item.name for item in source.items] == ["caf\\xe9.png", "new\\nline.png"]
+    assert [content for _, content in source.stream()] == [picture(5), picture(6)]
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        add(archive, "caf\udce9.png", picture(7))
+    assert open_source(tmp_path / "x.tar").items == [Item("caf\\xe9.png", None)]
+
+
+def test_unreadable_files_are_named(tmp_path):
+    folder = write_folder(tmp_path / "set", ["a.png", "b.png"])
+    source = open_source(folder)
+    (folder / "a.png").unlink()  # between listing and reading
+    (_, first), (_, second) = source.stream()
+    assert isinstance(first, PictureError)
+    assert "cannot be read: No such file" in str(first)
+    assert second == picture(1)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_unreadable_folders_are_named(tmp_path):
+    folder = write_folder(tmp_path / "set", ["a/1.png", "b/2.png", "c/3.png"])
+    (folder / "b").chmod(0)
+    assert "cannot be read" in reasons(open_source(folder))["b"]
+    folder.chmod(0)
+    with pytest.raises(DataError, match="cannot be read"):
+        open_source(folder)
+
+
+# Fingerprints.
+
+
+@pytest.mark.parametrize("form", FORMS[:3])
+def test_the_fingerprint_changes_with_the_files(tmp_path, form):
+    path = write(form, tmp_path, ["a.png", "b.png"])
+    first = open_source(path).fingerprint()
+    assert first == open_source(path).fingerprint() == fingerprint_of(path)
+    changed = path / "a.png" if form == "folder" else path
+    os.utime(changed, ns=(0, 1))
+    assert fingerprint_of(path) != first
+
+
+def test_the_fingerprint_covers_the_csv(tmp_path):
+    path = write_folder(tmp_path / "set", ["a.png"])
+    labels = tmp_path / "labels.csv"
+    labels.write_text("a.png,cat\n")
+    first = fingerprint_of(path, str(labels))
+    labels.write_text("a.png,dog\n")
+    os.utime(labels, ns=(0, 1))
+    assert fingerprint_of(path, str(labels)) != first
+
+
+# A csv of file,label.
+
+
+@pytest.mark.parametrize("header", ["", "file,label\n", "Filename;Class\n"])
+def test_a_csv_with_a_picture_source(tmp_path, header):
+    path = write_zip(tmp_path / "x.zip", ["faces/1.png", "faces/2.png", "faces/3.png"])
+    rows = "faces/1.png,b\n./2.png,a\n3,10\nghost.png,a\n"
+    (tmp_path / "labels.csv").write_text(header + rows.replace(",", ";" if ";" in header else ","))
+    source = open_source(path, labels="labels.csv")
+    assert labels_of(source) == {"faces/1.png": "b", "faces/2.png": "a", "faces/3.png": "10"}
+    assert source.classes == sorted(["a", "b", "10"], key=lambda name: (name.isalpha(), name))
+    assert reasons(source) == {"ghost.png": "named in labels.csv but not there"}
+
+
+def test_a_csv_given_directly_lists_the_pictures(tmp_path):
+    write_folder(tmp_path, ["a.png", "sub/b.png", "other.png"])
+    (tmp_path / "list.csv").write_text("a.png,x\nsub/b.png,y\nc.png,y\n")
+    source = open_source(tmp_path / "list.csv")
+    assert source.form == "csv"
+    assert labels_of(source) == {"a.png": "x", "sub/b.png": "y"}
+    assert reasons(source) == {"c.png": "named in list.csv but not there"}
+    (tmp_path / "two.csv").write_text("file,hair,eyes\na.png,red,blue\nsub/b.png,red,green\n")
+    assert open_source(tmp_path / "two.csv", labels="eyes").classes == ["blue", "green"]
+    assert labels_of(open_source(tmp_path / "list.csv", labels="none")) == {"a.png": None, "sub/b.png": None}
+
+
+def test_a_csv_with_unlabelled_pictures_columns_or_nothing_right(tmp_path):
+    path = write_folder(tmp_path / "set", ["a.png", "b.png", "c.png"])
+    labels = tmp_path / "labels.csv"
+    labels.write_text("file,hair,eyes\na.png,red,blue\nb.png,,green\n")
+    assert reasons(open_source(path, labels=str(labels))) == {
+        "b.png": "has no label in labels.csv",
+        "c.png": "has no label in labels.csv",
+    }
+    assert open_source(path, labels=f"{labels}:eyes").classes == ["blue", "green"]
+    with pytest.raises(DataError, match="no column 'nose'; its columns of labels are: hair, eyes"):
+        open_source(path, labels=f"{labels}:nose")
+    labels.write_text("x.png,red\ny.png,blue\n")
+    with pytest.raises(DataError, match=r"names 2 files and none is a picture .*'x.png' where there is 'a.png'"):
+        open_source(path, labels=str(labels))
+    labels.write_text("")
+    with pytest.raises(DataError, match="is empty; expected lines of file,label"):
+        open_source(path, labels=str(labels))
+    with pytest.raises(DataError, match=r"absent\.csv': no such file"):
+        open_source(path, labels="absent.csv")
+
+
+# MNIST idx.
+
+
+def idx(array: np.ndarray) -> bytes:
+    return struct.pack(f">I{array.ndim}I", 0x800 + array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
+
+
+def write_idx(folder: Path, name: str = "{}-{}-idx{}-ubyte", prefix: str = "") -> Path:
+    folder.mkdir(exist_ok=True)
+    rng = np.random.default_rng(1)
+    for part, count in (("train", 30), ("t10k", 12)):
+        images, labels = rng.integers(0, 256, (count, 5, 4)), np.arange(count) % 3 + 7
+        for what, array in (("images", images), ("labels", labels)):
+            file = folder / (prefix + name.format(part, what, array.ndim))
+            file.write_bytes(gzip.compress(idx(array)) if name.endswith(".gz") else idx(array))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["{}-{}-idx{}-ubyte", "{}-{}-idx{}-ubyte.gz", "{}-{}.idx{}-ubyte"])
+def test_idx(tmp_path, name):
+    source = open_source(write_idx(tmp_path / "set", name))
+    images, labels = source.arrays()
+    assert source.form == "idx"
+    assert source.classes == ["7", "8", "9"]
+    assert (images.shape, images.dtype) == ((30, 5, 4), np.uint8)
+    assert labels.tolist() == [i % 3 for i in range(30)]
+    assert source.items[4] == Item("train-04", "8")
+    ((_, pixels),) = source.stream({"train-04"})
+    np.testing.assert_array_equal(pixels, images[4])
+    assert len(open_source(tmp_path / "set", split="test").items) == 12
+    both = open_source(tmp_path / "set", split="all")
+    assert len({item.name for item in both.items}) == 42
+    assert both.arrays()[1][30:].tolist() == [i % 3 for i in range(12)]
+    assert open_source(tmp_path / "set", labels="none").arrays()[1] is None
+    with pytest.raises(DataError, match="brings its own labels"):
+        open_source(tmp_path / "set", labels="x.csv")
+
+
+def test_idx_files_one_by_one_and_emnist(tmp_path):
+    folder = write_idx(tmp_path / "set", prefix="emnist-letters-")
+    upright = open_source(folder).arrays()[0]
+    assert upright.shape == (30, 4, 5)  # EMNIST stores columns first
+    write_idx(folder, prefix="emnist-mnist-")
+    with pytest.raises(DataError, match=r"several sets \(emnist-\w+, emnist-\w+\): name one file"):
+        open_source(folder)
+    one = open_source(folder / "emnist-letters-train-images-idx3-ubyte")
+    np.testing.assert_array_equal(one.arrays()[0], upright)
+    (folder / "emnist-letters-train-labels-idx1-ubyte").unlink()
+    assert open_source(folder / "emnist-letters-train-images-idx3-ubyte").classes == []
+
+
+def test_damaged_idx(tmp_path):
+    folder = write_idx(tmp_path / "set")
+    images, labels = folder / "train-images-idx3-ubyte", folder / "train-labels-idx1-ubyte"
+    good = images.read_bytes()
+    for content, sentence in [
+        (good[:-1], "should hold 30 x 5 x 4 = 600 bytes but has 599"),
+        (good + b"x", "has 601"),
+        (b"<html>404</html>", "not an idx file of images .*3c68746d"),
+        (b"", "not an idx file of images .*nothing"),
+        (labels.read_bytes(), "not an idx file of images"),
+        (idx(np.zeros((29, 5, 4))), "has 30 labels for 29 pictures"),
+    ]:
+        images.write_bytes(content)
+        with pytest.raises(DataError, match=sentence):
+            open_source(folder)
+    images.write_bytes(gzip.compress(good)[:-20])
+    with pytest.raises(DataError, match="broken or incomplete"):
+        open_source(folder)
+    images.unlink()
+    with pytest.raises(DataError, match="has no train images among"):
+        open_source(folder)
+
+
+# CIFAR batches.
+
+
+def write_cifar(folder: Path, batches: list[str], protocol: int = 2) -> Path:
+    folder.mkdir()
+    for k, name in enumerate(batches):
+        pixels = np.random.default_rng(k).integers(0, 256, (6, 3072), np.uint8)
+        batch = {b"data": pixels, b"labels": [0, 1, 9, 1, 0, 9], b"batch_label": b"one", b"filenames": [b"x.png"] * 6}
+        (folder / name).write_bytes(pickle.dumps(batch, protocol))
+    meta = {b"label_names": [f"kind {i}".encode() for i in range(10)], b"num_vis": 3072}
+    (folder / "batches.meta").write_bytes(pickle.dumps(meta, protocol))
+    return folder
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_cifar_10_with_some_of_its_batches(tmp_path, protocol):
+    names = ["data_batch_2", "data_batch_10", "test_batch"]
+    folder = write_cifar(tmp_path / "cifar-10-batches-py", names, protocol)
+    source = open_source(folder)
+    images, labels = source.arrays()
+    assert source.form == "cifar"
+    assert source.classes[9] == "kind 9"
+    assert (images.shape, images.dtype) == ((12, 32, 32, 3), np.uint8)
+    assert labels[:6].tolist() == [0, 1, 9, 1, 0, 9]
+    assert source.items[0].name == "data_batch_2/00000"
+    raw = np.random.default_rng(0).integers(0, 256, (6, 3072), np.uint8)
+    np.testing.assert_array_equal(images[3, :, :, 1].ravel(), raw[3, 1024:2048])  # planes R, G, B
+    assert len(open_source(folder, split="all").items) == 18
+    assert open_source(tmp_path, split="test").items[0].name == "test_batch/00000"  # by the folder around it
+    (folder / "test_batch").unlink()
+    with pytest.raises(DataError, match=r"no test batch among batches\.meta"):
+        open_source(folder, split="test")
+
+
+@pytest.mark.parametrize("suffix", ["tar.gz", "tar.xz", "zip"])
+def test_cifar_in_an_archive(tmp_path, suffix):
+    folder = write_cifar(tmp_path / "cifar-10-batches-py", ["data_batch_1"])
+    path = tmp_path / f"c.{suffix}"
+    if suffix == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for file in folder.iterdir():
+                archive.write(file, f"cifar-10-batches-py/{file.name}")
+    else:
+        with tarfile.open(path, f"w:{suffix[4:]}") as archive:
+            archive.add(folder, "cifar-10-batches-py")
+    np.testing.assert_array_equal(open_source(path).arrays()[0], open_source(folder).arrays()[0])
+
+
+def test_cifar_100(tmp_path):
+    batch = {"data": np.zeros((3, 3072), np.uint8), "fine_labels": [2, 0, 1], "coarse_labels": [0, 0, 0]}
+    for name in ("train", "test"):
+        (tmp_path / name).write_bytes(pickle.dumps(batch, 2))
+    (tmp_path / "meta").write_bytes(pickle.dumps({"fine_label_names": ["a", "b", "c"]}, 2))
+    assert [item.label for item in open_source(tmp_path).items] == ["c", "a", "b"]
+    assert len(open_source(tmp_path, split="all").items) == 6
+
+
+class Hostile:
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+def hostile_pickles(mark: Path) -> list[bytes]:
+    return [
+        pickle.dumps(Hostile(mark), 2),
+        pickle.dumps({b"data": np.zeros((1, 3072), np.uint8), b"labels": [0], b"x": Hostile(mark)}, 2),
+        pickle.dumps({b"data": np.array([Hostile(mark)], object), b"labels": [0]}, 2),
+        f"cos\nmkdir\n(V{mark}\ntR.".encode(),
+        f"cbuiltins\neval\n(V__import__('os').mkdir('{mark}')\ntR.".encode(),
+        f"cnumpy\nload\n(V{mark}\ntR.".encode(),
+        b"cnumpy\nndarray\n(tR}(Vx\nVy\nub.",
+    ]
+
+
+@pytest.mark.parametrize("number", range(7))
+def test_a_hostile_pickle_is_never_run(tmp_path, number):
+    folder, mark = tmp_path / "set", tmp_path / "executed"
+    write_cifar(folder, ["test_batch"])
+    (folder / "data_batch_1").write_bytes(hostile_pickles(mark)[number])
+    with pytest.raises(DataError, match=r"data_batch_1 (is a pickle that asks for|holds a damaged|is not a CIFAR)"):
+        open_source(folder)
+    assert not mark.exists()
+
+
+def test_damaged_cifar(tmp_path):
+    folder = write_cifar(tmp_path / "set", ["data_batch_1"])
+    batch = {b"data": np.zeros((2, 3072), np.uint8), b"labels": [0, 10]}
+    for content in (
+        b"",
+        b"rubbish",
+        (folder / "data_batch_1").read_bytes()[:500],
+        pickle.dumps([1, 2]),
+        pickle.dumps(batch, 2),  # a label that no class has
+        pickle.dumps(batch | {b"data": np.zeros((2, 3000), np.uint8)}, 2),
+        pickle.dumps(batch | {b"data": "text"}, 2),
+    ):
+        (folder / "data_batch_1").write_bytes(content)
+        with pytest.raises(DataError, match="data_batch_1 is not a CIFAR batch"):
+            open_source(folder)
+
+
+# CelebA.
+
+
+def write_celeba(root: Path, inside: bool) -> Path:
+    """Four pictures in a zip, of the six that the lists name."""
+    rows = [(1, 1, -1), (2, -1, -1), (3, 1, 1), (4, -1, 1), (5, 1, 1), (6, -1, -1)]
+    attributes = "6\nSmiling Male \n" + "".join(f"{i:06}.jpg  {s} {m}\n" for i, s, m in rows)
+    partition = "".join(f"{i:06}.jpg {part}\n" for i, part in zip(range(1, 7), (0, 0, 0, 2, 0, 1), strict=True))
+    lists = {"list_attr_celeba.txt": attributes, "list_eval_partition.txt": partition}
+    with zipfile.ZipFile(root / "img_align_celeba.zip", "w") as archive:
+        for i in range(1, 5):
+            archive.writestr(f"img_align_celeba/{i:06}.jpg", picture(i))
+        for name, content in lists.items():
+            if inside:
+                archive.writestr(name, content)
+            else:
+                (root / name).write_text(content)
+    return root / "img_align_celeba.zip"
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_celeba(tmp_path, inside):
+    path = write_celeba(tmp_path, inside)
+    plain = open_source(path)
+    assert (plain.form, plain.classes, len(plain.items)) == ("celeba", [], 3)
+    smiling = open_source(path, labels="smiling")
+    assert smiling.classes == ["not Smiling", "Smiling"]
+    assert [item.label for item in smiling.items] == ["Smiling", "not Smiling", "Smiling"]
+    both = open_source(path, labels="Smiling, Male", split="all")
+    assert both.classes == ["not Smiling + not Male", "not Smiling + Male", "Smiling + not Male", "Smiling + Male"]
+    assert labels_of(open_source(path, labels="Male", split="test")) == {"img_align_celeba/000004.jpg": "Male"}
+    assert open_source(path, labels="none").classes == []
+    assert open_source(tmp_path).form == "celeba"  # by the folder around the zip
+    with pytest.raises(DataError, match=r"'Beard' is not an attribute of list_attr.*; known are: Smiling, Male"):
+        open_source(path, labels="Beard")
+
+
+def test_celeba_as_a_folder_with_and_without_its_lists(tmp_path):
+    folder = write_folder(tmp_path / "img_align_celeba", ["000001.jpg", "000002.jpg"])
+    assert len(open_source(folder).items) == 2
+    with pytest.raises(DataError, match=r"'Smiling' needs list_attr_celeba.txt: put it beside img_align_celeba"):
+        open_source(folder, labels="Smiling")
+    with pytest.raises(DataError, match=r"test part needs list_eval_partition\.txt"):
+        open_source(folder, split="test")
+    (tmp_path / "list_attr_celeba.csv").write_text("image_id,Smiling\n000001.jpg,1\n")
+    source = open_source(folder, labels="Smiling")
+    assert labels_of(source) == {"000001.jpg": "Smiling"}
+    assert reasons(source) == {"000002.jpg": "has no line in list_attr_celeba.csv"}
+    assert len(open_source(tmp_path).items) == 2
+
+
+# numpy files.
+
+
+def test_npz_and_npy(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 6, 3), np.uint8)
+    np.savez(tmp_path / "a.npz", images=images, labels=np.array([[3], [1], [3], [1], [1]]))
+    source = open_source(tmp_path / "a.npz")
+    assert (source.form, source.classes) == ("arrays", ["1", "3"])
+    assert source.arrays()[1].tolist() == [1, 0, 1, 0, 0]
+    np.testing.assert_array_equal(source.arrays()[0], images)
+    np.savez(tmp_path / "b.npz", x_train=images, y_train=np.array(list("abcab")), x_test=images[:2], y_test=["a", "b"])
+    assert [item.label for item in open_source(tmp_path / "b.npz").items] == list("abcab")
+    both = open_source(tmp_path / "b.npz", split="all")
+    assert [item.label for item in both.items] == [*"abcab", "a", "b"]
+    np.save(tmp_path / "c.npy", images[..., 0].astype(np.uint16))
+    assert open_source(tmp_path / "c.npy").arrays()[0].dtype == np.uint16
+    np.save(tmp_path / "d.npy", images.transpose(0, 3, 1, 2))  # channels first, as torch has them
+    np.testing.assert_array_equal(open_source(tmp_path / "d.npy").arrays()[0], images)
+
+
+def test_numpy_files_that_are_refused(tmp_path):
+    mark = tmp_path / "executed"
+    images = np.zeros((2, 4, 4), np.uint8)
+    for arrays, sentence in [
+        ({"images": images / 255}, r"\(2, 4, 4\) of float64; expected .* uint8"),
+        ({"images": images[0]}, "expected pictures x height x width"),
+        ({"weights": images}, "holds weights; expected an array named images"),
+        ({"images": images, "labels": np.zeros(3, int)}, r"labels \(3,\) of int64 for 2 pictures"),
+        ({"images": np.array([Hostile(mark)], object)}, "cannot be read as numpy arrays"),
+    ]:
+        np.savez(tmp_path / "x.npz", **arrays)
+        with pytest.raises(DataError, match=sentence):
+            open_source(tmp_path / "x.npz")
+    (tmp_path / "x.npy").write_bytes(pickle.dumps(Hostile(mark)))
+    with pytest.raises(DataError, match="cannot be read as numpy arrays"):
+        open_source(tmp_path / "x.npy")
+    (tmp_path / "x.npz").write_bytes(b"PK\3\4 and no more")
+    with pytest.raises(DataError, match="cannot be read as numpy arrays"):
+        open_source(tmp_path / "x.npz")
+    assert not mark.exists()
+
+
+# Real sets.
+
+
+def test_real_mnist(shared_data):
+    source = open_source(shared_data / "mnist")
+    images, labels = source.arrays()
+    assert images.shape == (60000, 28, 28)
+    assert source.classes == [str(digit) for digit in range(10)]
+    assert np.bincount(labels).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert len(open_source(shared_data / "mnist", split="test").items) == 10000
+
+
+def test_real_cifar10(shared_data):
+    source = open_source(shared_data / "cifar10")
+    assert source.arrays()[0].shape == (20000, 32, 32, 3)
+    assert source.classes[:3] == ["airplane", "automobile", "bird"]
+    assert source.items[0].label == "frog"
+
+
+def test_real_celeba(shared_data):
+    source = open_source(shared_data / "celeba", labels="Smiling,Male", split="all")
+    assert len(source.items) == 5000
+    assert len(source.classes) == 4
+    assert 0 < len(open_source(shared_data / "celeba", split="train").items) <= 5000
+
+
+def test_real_mednist(shared_data):
+    source = open_source(shared_data / "mednist")
+    assert source.classes == ["AbdomenCT", "BreastMRI", "CXR", "ChestCT", "Hand", "HeadCT"]
+    assert len(source.items) == 24000
+    keep = {item.name for item in source.items[:100]}
+    assert all(content.startswith(b"\xff\xd8") for _, content in source.stream(keep))
+
+
+def test_real_comic_faces_and_pairs(shared_data):
+    source = open_source(shared_data / "comic_faces", labels="attributes.csv:mouth")
+    assert len(source.items) + len(source.rejected) == 5000
+    assert all(label.startswith("variant") for label in source.classes)
+    pairs = open_source(shared_data / "face2comics")
+    assert (pairs.classes, len(pairs.items), pairs.rejected) == (["v1", "v2"], 200, [])

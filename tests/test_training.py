@@ -1,0 +1,264 @@
+"""Training from the outside: budgets, exact resumption, damaged files, ranks, signals, refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import ganvas
+from ganvas.errors import ConfigError, RunError, TrainingError
+from ganvas.run import Run, read_checkpoint, read_log
+from ganvas.training import loop
+
+SMALL = {"size": 16, "batch": 16, "base": 8, "z_dim": 8, "previews": 3, "device": "cpu", "quiet": True}
+IMAGES = 16 * 24
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An .npz file of 96 labelled 16x16 gray pictures: bright squares, left or right."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 60, (96, 16, 16), np.uint8)
+    labels = np.arange(96) % 2
+    for image, label in zip(images, labels, strict=True):
+        image[5:11, 2 + 7 * label : 7 + 7 * label] = 220
+    path = tmp_path_factory.mktemp("pictures") / "squares.npz"
+    np.savez(path, images=images, labels=labels)
+    return path
+
+
+@pytest.fixture(scope="session")
+def finished(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that ended with its budget."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    ganvas.train(pictures, out, images=IMAGES, **SMALL)
+    return out
+
+
+def newest_state(folder: Path) -> dict:
+    return read_checkpoint(Run(folder).saved()[-1].path)
+
+
+def assert_same(first: object, second: object) -> None:
+    """Equal to the last bit, through nested dictionaries and lists."""
+    if isinstance(first, dict):
+        assert isinstance(second, dict) and first.keys() == second.keys()
+        for key in first:
+            assert_same(first[key], second[key])
+    elif isinstance(first, list | tuple):
+        assert isinstance(second, list | tuple) and len(first) == len(second)
+        for a, b in zip(first, second, strict=True):
+            assert_same(a, b)
+    elif isinstance(first, torch.Tensor):
+        assert isinstance(second, torch.Tensor) and torch.equal(first, second)
+    else:
+        assert first == second
+
+
+def without_time(state: dict) -> dict:
+    """Without the clock, and the score: how often it is taken depends on the time that it costs."""
+    counters = {name: value for name, value in state["counters"].items() if name not in ("seconds", "best_score")}
+    return {**state, "counters": counters}
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """Raises a SIGTERM inside the loop after so many steps."""
+    original, done = loop.accumulate_gradients, []
+
+    def counted(*arguments: object) -> object:
+        done.append(1)
+        if len(done) == steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments)
+
+    monkeypatch.setattr(loop, "accumulate_gradients", counted)
+
+
+def test_run_folder_is_complete(finished: Path) -> None:
+    assert {path.name for path in finished.iterdir()} >= {"config.json", "log.jsonl", "samples", "checkpoints", "model"}
+    records = [record for record in read_log(finished) if "d_real" in record]
+    assert records and {"images_per_second", "eta", "d_fake", "penalty", "lr", "ema_half_life"} <= records[0].keys()
+    assert Run(finished).saved()[-1].images_seen == IMAGES
+    card = (finished / "model" / "README.md").read_text()
+    assert "16x16" in card and "synthetic" in card
+    config = json.loads((finished / "config.json").read_text())
+    assert config["train"]["batch"] == 16 and config["asked"]["lr"] is None and config["train"]["lr"] > 0
+
+
+def test_resumed_run_equals_uninterrupted_one_bit_for_bit(
+    pictures: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_after(patch, steps=10)
+        stopped = ganvas.train(pictures, tmp_path / "run", images=IMAGES, **SMALL)
+    assert stopped.signal == signal.SIGTERM and stopped.images_seen == 160
+    ganvas.train(pictures, tmp_path / "run", images=IMAGES, **SMALL)
+    assert_same(without_time(newest_state(finished)), without_time(newest_state(tmp_path / "run")))
+    images = [record["images"] for record in read_log(tmp_path / "run")]
+    assert images == sorted(images)
+
+
+def test_damaged_newest_checkpoint_is_skipped_with_a_sentence(
+    pictures: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        stop_after(patch, steps=12)
+        ganvas.train(pictures, out, images=IMAGES, **SMALL)
+    saved = Run(out).saved()
+    assert len(saved) >= 2
+    content = bytearray(saved[-1].path.read_bytes())
+    content[len(content) // 2] ^= 1
+    saved[-1].path.write_bytes(content)
+    ganvas.train(pictures, out, images=IMAGES, **(SMALL | {"quiet": False}))
+    said = capsys.readouterr().err
+    assert f"{saved[-1].path.name} is damaged" in said and f"going on from {saved[-2].images_seen:,}" in said
+    assert_same(without_time(newest_state(finished))["generator"], newest_state(out)["generator"])
+
+
+def test_finished_run_is_left_alone_and_a_larger_budget_goes_on(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    ganvas.train(pictures, out, images=64, **SMALL)
+    before = {path: path.stat().st_mtime_ns for path in (out / "checkpoints").iterdir()}
+    assert ganvas.train(pictures, out, images=64, **SMALL).images_seen == 64
+    assert {path: path.stat().st_mtime_ns for path in (out / "checkpoints").iterdir()} == before
+    assert ganvas.train(pictures, out, images=96, **SMALL).images_seen == 96
+    with pytest.raises(RunError, match=r"96 images: 64 is less"):
+        ganvas.train(pictures, out, images=64, **SMALL)
+
+
+def test_other_options_or_pictures_are_refused_with_the_difference(
+    pictures: Path, finished: Path, tmp_path: Path
+) -> None:
+    before = (finished / "config.json").read_bytes()
+    with pytest.raises(RunError, match=r"other options \(lr None -> 0\.1\)"):
+        ganvas.train(pictures, finished, images=IMAGES, lr=0.1, **SMALL)
+    other = tmp_path / "other.npz"
+    np.savez(other, images=np.random.default_rng(1).integers(0, 255, (40, 16, 16), np.uint8))
+    with pytest.raises(RunError, match="trained on other pictures"):
+        ganvas.train(other, finished, images=IMAGES, **SMALL)
+    assert (finished / "config.json").read_bytes() == before
+
+
+def test_folder_with_other_files_is_never_written_into(pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(RunError, match="holds other files"):
+        ganvas.train(pictures, tmp_path, images=64, **SMALL)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_second_process_is_refused(pictures: Path, finished: Path) -> None:
+    code = "import sys, ganvas; ganvas.train(sys.argv[1], sys.argv[2], images=9999, quiet=True)"
+    with Run(finished):
+        second = subprocess.run([sys.executable, "-c", code, pictures, finished], capture_output=True, text=True)
+    assert "another process is training" in second.stderr
+
+
+def test_minutes_end_with_the_budget(pictures: Path, tmp_path: Path) -> None:
+    trained = ganvas.train(pictures, tmp_path / "run", minutes=0.1, **SMALL)
+    assert trained.seconds >= 6.0
+    rates = [record["lr"] for record in read_log(tmp_path / "run") if "lr" in record]
+    asked = json.loads((tmp_path / "run" / "config.json").read_text())["train"]
+    assert max(rates) > 0.5 * asked["lr"]
+    assert rates[-1] < 1.5 * asked["lr"] * asked["lr_end"]  # the schedule ended with the budget
+
+
+def test_not_finite_loss_stops_and_names_what_to_do(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "DISPLAY_SECONDS", 0.0)
+    with pytest.raises(TrainingError, match=r"diverged.*--lr"):
+        ganvas.train(pictures, tmp_path / "run", images=64 * 100, lr=1e18, **SMALL)
+
+
+def test_out_of_memory_leads_to_micro_batches_with_the_same_result(
+    pictures: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    original = loop.accumulate_gradients
+
+    def small_memory(networks, inputs, config, policy, micro_batch, penalise):
+        if micro_batch > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(networks, inputs, config, policy, micro_batch, penalise)
+
+    monkeypatch.setattr(loop, "accumulate_gradients", small_memory)
+    ganvas.train(pictures, tmp_path / "run", images=64, **(SMALL | {"quiet": False}))
+    assert "micro-batches of 4, the same mathematics" in capsys.readouterr().err
+    monkeypatch.undo()
+    ganvas.train(pictures, tmp_path / "whole", images=64, **SMALL)
+    for name, tensor in newest_state(tmp_path / "whole")["generator"].items():
+        torch.testing.assert_close(newest_state(tmp_path / "run")["generator"][name], tensor, rtol=1e-3, atol=2e-4)
+
+
+def test_compile_that_cannot_work_falls_back(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def broken(network: torch.nn.Module) -> object:
+        def call(*_: object) -> None:
+            raise RuntimeError("no C++ compiler\nmany more lines")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", broken)
+    ganvas.train(pictures, tmp_path / "run", images=32, compile=True, **(SMALL | {"quiet": False}))
+    assert "torch.compile does not work here (no C++ compiler): going on without it" in capsys.readouterr().err
+
+
+def test_budgets_exclude_each_other() -> None:
+    with pytest.raises(ConfigError, match="--minutes and --images"):
+        ganvas.TrainConfig(minutes=1, images=5)
+
+
+def test_two_processes_equal_one_with_the_same_global_batch(pictures: Path, tmp_path: Path) -> None:
+    options = {"images": 128, "size": 16, "batch": 16, "base": 8, "z_dim": 8, "previews": 2, "device": "cpu"}
+    options |= {"augment": 0.5, "penalty_interval": 2}
+    ganvas.train(pictures, tmp_path / "one", quiet=True, **options)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    command += ["-m", "ganvas", "train", str(pictures), "--out", str(tmp_path / "two")]
+    for name, value in options.items():
+        command += ["--" + name.replace("_", "-"), str(value)]
+    subprocess.run(command, check=True, capture_output=True, timeout=200, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert newest_state(tmp_path / "two")["counters"]["images_seen"] == 128
+    one, two = (ganvas.Generator.load(tmp_path / name).sample(8) for name in ("one", "two"))
+    torch.testing.assert_close(two, one, rtol=0, atol=2e-3)
+
+
+def start_command(pictures: Path, out: Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "ganvas", "train", str(pictures), "--out", str(out), "--images", "10000000"]
+    command += ["--size", "16", "--batch", "16", "--base", "8", "--previews", "1000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not Run(out).saved() and time.monotonic() < deadline:
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        time.sleep(0.1)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_saves_and_prints_the_resume_command(pictures: Path, tmp_path: Path, number: signal.Signals) -> None:
+    process = start_command(pictures, tmp_path / "run")
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, err
+    assert f"to go on: ganvas train {pictures} --out" in out
+    assert "Traceback" not in err
+    ganvas.Generator.load(tmp_path / "run").sample(2)
+
+
+def test_kill_loses_only_what_came_after_the_last_checkpoint(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = start_command(pictures, out)
+    process.kill()
+    process.communicate()
+    newest = Run(out).saved()[-1].images_seen
+    with Run(out) as run:  # the lock of a dead process holds nobody up
+        assert read_checkpoint(run.saved()[-1].path)["counters"]["images_seen"] == newest
