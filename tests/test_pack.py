@@ -20,6 +20,7 @@ from PIL import Image
 
 from ganvas.config import DataConfig
 from ganvas.data import Pack, open_pack
+from ganvas.data.pool import parallel_map
 from ganvas.data.selection import choose_size
 from ganvas.errors import DataError
 
@@ -240,6 +241,11 @@ def test_two_processes_at_once_both_get_the_pack(tmp_path, cache):
     said = [process.communicate(timeout=60) for process in both]
     assert said[0] == said[1] and said[0][0].startswith("600 ") and said[0][1] == ""
     assert not leftovers(cache)
+
+
+def test_a_decoding_process_that_dies_is_an_error():
+    with pytest.raises(DataError, match="ended with status 3"):
+        list(parallel_map(os._exit, [(3,)], 2))
 
 
 def test_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, cache):

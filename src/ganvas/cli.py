@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shlex
@@ -9,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import OmitArgPrefixes, Positional, arg
+from tyro.conf import DisallowNone, OmitArgPrefixes, Positional, PositionalMetavarFromFieldName, arg
 from tyro.extras import SubcommandApp
 
 from ganvas.config import DataConfig, TrainConfig
@@ -25,8 +26,8 @@ INTERRUPTED = 128  # plus the signal's number: the exit code of a run that was s
 @app.command
 def train(
     source: Positional[str],
-    data_options: OmitArgPrefixes[DataConfig],
-    options: OmitArgPrefixes[TrainConfig],
+    picture: OmitArgPrefixes[DataConfig],
+    training: OmitArgPrefixes[TrainConfig],
     out: Path | None = None,
     data: Path | None = None,
     dry_run: bool = False,
@@ -42,9 +43,9 @@ def train(
     from ganvas import verbs
 
     if dry_run:
-        verbs.dry_run(source, data_path=data, data_config=data_options, config=options)
+        verbs.dry_run(source, data_path=data, data_config=picture, config=training)
         return 0
-    trained = verbs.train(source, out, data_path=data, data_config=data_options, config=options)
+    trained = verbs.train(source, out, data_path=data, data_config=picture, config=training)
     if os.environ.get("RANK", "0") != "0":
         return 0
     if trained.signal:
@@ -107,7 +108,7 @@ def video(run: Positional[Path], out: Path | None = None, max_mb: float = 8.0, f
 @data_app.command
 def check(
     source: Positional[str],
-    options: OmitArgPrefixes[DataConfig],
+    picture: OmitArgPrefixes[DataConfig],
     data: Path | None = None,
     save: Annotated[Path | None, arg(name="json")] = None,
 ) -> int:
@@ -121,7 +122,7 @@ def check(
     from ganvas import files
     from ganvas.data.checkup import check as examine
 
-    report = examine(source, options, path=data)
+    report = examine(source, picture, path=data)
     for line in report.lines():
         print(line)
     if save is not None:
@@ -133,7 +134,7 @@ def check(
 def pack(
     source: Positional[str],
     out: Positional[Path],
-    options: OmitArgPrefixes[DataConfig],
+    picture: OmitArgPrefixes[DataConfig],
     data: Path | None = None,
 ) -> int:
     """Turn pictures into a pack: one size, memory-mapped, ready to train from.
@@ -147,7 +148,7 @@ def pack(
     from ganvas.training.progress import Display
 
     with Display() as display:
-        packed = open_pack(source, options, path=data, folder=out, progress=display.packing)
+        packed = open_pack(source, picture, path=data, folder=out, progress=display.packing)
     for note in packed.notes:
         print(note)
     print(f"{packed.num_images:,} pictures of {packed.height}x{packed.width}x{packed.channels} in {out}")
@@ -176,8 +177,10 @@ def doctor() -> int:
 
 def main() -> int:
     """Runs the command line; a user's error is one sentence and exit code 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
     try:
-        return app.cli(prog="ganvas", description="Train GANs on your own pictures.")
+        return app.cli(prog="ganvas", description="Train GANs on your own pictures.", config=(DisallowNone, PositionalMetavarFromFieldName))
     except GanvasError as error:
         print(f"ganvas: {error}", file=sys.stderr)
         return 2
@@ -187,3 +190,6 @@ def main() -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # a disk or a network place that fails where nobody expects it
+        print(f"ganvas: {error}", file=sys.stderr)
+        return 2

@@ -52,13 +52,16 @@ class DataConfig:
     subset_seed: int = 0
     """Seed of the draw that --limit makes."""
     kind: Kind | None = None
-    """What the pictures are; decides mirroring and augmentation. Default: the named set's own, else photo."""
+    """What the pictures are; decides mirroring and augmentation. Default: the named set's own, else photo
+    for colour and scan for gray pictures."""
 
     def __post_init__(self) -> None:
         if self.size is not None:
             parse_size(self.size)
         if self.limit is not None and self.limit < 2:
             raise ConfigError(f"--limit {self.limit}: at least 2 pictures are needed")
+        if self.subset_seed < 0:
+            raise ConfigError(f"--subset-seed {self.subset_seed}: expected 0 or more")
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -96,7 +99,10 @@ def from_dict(cls: Callable[..., T], values: dict[str, Any], where: str) -> T:
     unknown = sorted(set(values) - names)
     if unknown:
         raise ConfigError(f"{where} has fields this version does not know: {', '.join(unknown)}")
-    return cls(**values)
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise ConfigError(f"{where} lacks fields that are needed ({error}): restore it") from error
 
 
 @dataclass(frozen=True)
@@ -201,7 +207,7 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"--{name.replace('_', '-')} {value}: expected a number above 0")
-        for name in ("r1", "r2"):
+        for name in ("r1", "r2", "seed"):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise ConfigError(f"--{name} {value}: expected 0 or more")

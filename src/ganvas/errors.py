@@ -15,8 +15,11 @@ Every message is one sentence that says what was received, what was expected and
 from __future__ import annotations
 
 
-class GanvasError(ValueError):
-    """Base of all errors that a user can mend; the command line prints it in one line and exits with 2."""
+class GanvasError(Exception):
+    """Base of all errors that a user can mend; the command line prints it in one line and exits with 2.
+
+    Not a ValueError, which the command-line library would catch and wrap while it builds the configurations.
+    """
 
 
 class ConfigError(GanvasError):

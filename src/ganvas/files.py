@@ -18,17 +18,20 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Calls `write` with an open file; `path` then holds all of it, or what it held before."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with explained(path), temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with explained(path):
+            with temporary.open("wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
-    write_atomically(path, lambda file: file.write(text.encode()))
+    """UTF-8; what a file name brings that is no text becomes a backslash escape, which JSON reads back as it was."""
+    write_atomically(path, lambda file: file.write(text.encode(errors="backslashreplace")))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -43,7 +46,7 @@ def sha256(path: Path) -> str:
 
 @contextlib.contextmanager
 def explained(path: Path) -> Generator[None]:
-    """Turns a full disk or a forbidden place into one sentence."""
+    """Turns a full disk, or a place that is forbidden or impossible, into one sentence."""
     try:
         yield
     except OSError as error:
@@ -51,6 +54,4 @@ def explained(path: Path) -> Generator[None]:
             raise GanvasError(
                 f"no space left while writing {path}: free some, then run the same command again"
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise GanvasError(f"{path} cannot be written ({error.strerror}): choose another folder") from error
-        raise
+        raise GanvasError(f"{path} cannot be written ({error.strerror}): choose another place") from error

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ganvas import files
-from ganvas.errors import GanvasError, MissingExtraError, RunError
+from ganvas.errors import ConfigError, MissingExtraError, RunError
 from ganvas.run import Run
 
 SMALLEST, LARGEST = 480, 960  # pixels of the longer side of a frame
@@ -33,8 +33,10 @@ def video(
     if not grids:
         raise RunError(f"{run} has no preview grids in samples/: expected the folder of a run whose training has begun")
     wanted = formats.split(",") if formats else ["gif", "webp", *(["mp4"] if importlib.util.find_spec("av") else [])]
+    if not max_mb > 0:
+        raise ConfigError(f"--max-mb {max_mb:g}: expected a number above 0")
     if unknown := [name for name in wanted if name not in WRITERS]:
-        raise GanvasError(f"--formats {','.join(unknown)}: expected some of {', '.join(WRITERS)}")
+        raise ConfigError(f"--formats {','.join(unknown)}: expected some of {', '.join(WRITERS)}")
     frames = [frame(path, images) for images, path in grids]
     folder = Path(out) if out is not None else Path(run)
     with files.explained(folder):

@@ -12,9 +12,11 @@ One process at a time may write: a lock file says who.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
+import pickle
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +30,7 @@ import torch
 from ganvas import files
 from ganvas.errors import CheckpointError, RunError
 
+PARTS = ("data", "model", "asked", "train")  # of config.json, without which a run cannot go on
 CHECKPOINT = re.compile(r"(\d{12})-([0-9a-f]{16})\.pt")
 
 
@@ -71,6 +74,10 @@ class Run:
 
     def __exit__(self, *_: object) -> None:
         self.lock.release()
+        if self.writes and not self.has_config():  # nothing came of it: leave nothing behind
+            with contextlib.suppress(OSError):
+                Path(self.lock.lock_file).unlink()
+                self.folder.rmdir()
 
     # -- what it is --
 
@@ -80,12 +87,16 @@ class Run:
     def config(self) -> dict[str, Any]:
         """The content of config.json; RunError when it is missing or unreadable."""
         path = self.folder / "config.json"
+        damaged = f"{path} is damaged: restore it, or start a new run in another folder"
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            config = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise RunError(f"{self.folder} is not a run folder (it has no config.json)") from None
         except ValueError as error:
-            raise RunError(f"{path} is damaged: restore it, or start a new run in another folder") from error
+            raise RunError(damaged) from error
+        if not (isinstance(config, dict) and all(isinstance(config.get(part), dict) for part in PARTS)):
+            raise RunError(damaged)
+        return config
 
     def write_config(self, config: dict[str, Any]) -> None:
         files.write_json(self.folder / "config.json", config)
@@ -135,13 +146,23 @@ class Run:
         return sorted(Checkpoint(int(path.name[:12]), path) for path in paths)
 
     def load_checkpoint(self, say: Callable[[str], None], device: torch.device) -> dict[str, Any] | None:
-        """The newest undamaged checkpoint's state, or None; says which damaged ones were passed over."""
+        """The newest undamaged checkpoint's state, None before the first one; says which damaged ones were passed over.
+
+        Raises CheckpointError when all are damaged: to begin anew would overwrite a model that may be good.
+        """
+        damaged: list[Path] = []
         for checkpoint in reversed(self.saved()):
             try:
-                return read_checkpoint(checkpoint.path, device)
+                state = read_checkpoint(checkpoint.path, device)
             except CheckpointError as error:
+                damaged.append(checkpoint.path)
+                if len(damaged) == len(self.saved()):
+                    raise CheckpointError(f"{error}, and so is every other in {self.folder}: choose another --out") from error
                 say(f"{error}; going back to the one before")
-                checkpoint.path.rename(checkpoint.path.with_suffix(".damaged"))
+                continue
+            for path in damaged:
+                path.rename(path.with_suffix(".damaged"))
+            return state
         return None
 
 
@@ -153,11 +174,17 @@ def said_by(line: str, images_seen: int) -> bool:
 
 
 def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Reads one checkpoint; raises CheckpointError when its bytes do not match the checksum in its name."""
+    """Reads one checkpoint; raises CheckpointError when its bytes do not match the checksum in its name.
+
+    Nothing but tensors and plain values is ever unpickled, so a forged checkpoint runs no code.
+    """
     match = CHECKPOINT.fullmatch(path.name)
     if match is None or files.sha256(path)[:16] != match[2]:
         raise CheckpointError(f"the checkpoint {path.name} is damaged")
-    return torch.load(path, map_location=device, weights_only=True)
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise CheckpointError(f"the checkpoint {path.name} is not one of Ganvas") from error
 
 
 def read_log(folder: Path) -> Iterator[dict[str, Any]]:

@@ -177,4 +177,4 @@ def label_names(generator: Generator, label: str | None, seeds: Sequence[int]) -
 
 def file_name(label: str) -> str:
     """A label as part of a file name on every system."""
-    return "".join(c if c.isalnum() or c in "-+." else "-" for c in label)[:60]
+    return "".join(c if c.isalnum() or c in "-+." else "-" for c in label)[:40]

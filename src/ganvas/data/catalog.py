@@ -213,7 +213,7 @@ def policy_for(dataset: Dataset | None, place: Path | None, config: DataConfig, 
     if dataset is None:
         # Of the forms that are told from the files alone, one belongs to one set, and one holds digits mostly.
         like = {"celeba": CATALOG["celeba"], "idx": CATALOG["mnist"]}.get(form or "")
-        kind, size, fit = (like.kind, like.size, like.fit) if like else ("photo", None, None)
+        kind, size, fit = (like.kind, like.size, like.fit) if like else (None, None, None)
         name = place.name if place and place.name else "pictures"
         return Policy(name, str(place), config.kind or kind, size, fit)
     return Policy(

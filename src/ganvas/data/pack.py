@@ -43,17 +43,17 @@ class Policy:
     """Of the catalogue's set, or of the file or folder."""
     path: str | None = None
     """Where the pictures lie; None for what comes with a package."""
-    kind: Kind = "photo"
+    kind: Kind | None = None
+    """None: guessed from the channels (see `kind_of`)."""
     size: str | None = None
     """Picture size where the user asks for none; None: chosen from the pictures."""
     fit: Fit | None = None
     licence: str | None = None
     attribution: str | None = None
 
-    @property
-    def mirror(self) -> bool:
-        """Whether a mirrored picture is as good as the picture itself."""
-        return self.kind not in UNMIRRORED
+    def kind_of(self, channels: int) -> Kind:
+        """The known kind; else colour pictures pass for photos, gray ones for scans, which are never mirrored."""
+        return self.kind or ("scan" if channels == 1 else "photo")
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,6 +231,6 @@ def reopened(folder: Path, config: DataConfig) -> Pack:
 
 
 def did_you_mean(name: str, known: list[str]) -> str:
-    """ ", did you mean X?" or nothing, to go into an error's sentence."""
+    """The question whether the nearest known name was meant, or nothing; goes into an error's sentence."""
     near = difflib.get_close_matches(name, known, n=1)
     return f", did you mean {near[0]!r}?" if near else ""

@@ -20,7 +20,7 @@ from filelock import FileLock
 import ganvas
 from ganvas.config import DataConfig
 from ganvas.data.decode import Target
-from ganvas.data.pack import FORMAT, Pack, Policy, Progress, is_pack, request
+from ganvas.data.pack import FORMAT, UNMIRRORED, Pack, Policy, Progress, is_pack, request
 from ganvas.data.pool import decoded, num_cores
 from ganvas.data.selection import Choice, choose, choose_target, survey_source
 from ganvas.data.sources import Rejection, Source
@@ -163,18 +163,27 @@ def _write(
         "background": target.background,
         "labelled": labels is not None,
         "classes": classes,
-        "kind": policy.kind,
-        "mirror": policy.mirror,
+        "kind": (kind := policy.kind_of(target.channels)),
+        "mirror": kind not in UNMIRRORED,
         "licence": policy.licence,
         "attribution": policy.attribution,
         "rejected": [{"name": rejection.name, "reason": rejection.reason} for rejection in rejected],
         "names_hash": hashlib.sha256("\n".join(names).encode()).hexdigest(),
         "hash": digest.hexdigest(),
-        "notes": [*info["notes"], *choice.notes],
+        "notes": [*info["notes"], *choice.notes, *_named(rejected)],
     }
     (folder / "pack.json").write_text(json.dumps(info, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     for path in (*folder.iterdir(), folder):
         _sync(path)
+
+
+def _named(rejected: list[Rejection]) -> list[str]:
+    """The sentence that names the files that could not be used, the first few of them."""
+    if not rejected:
+        return []
+    first = ", ".join(f"{rejection.name} ({rejection.reason})" for rejection in rejected[:3])
+    rest = "; `ganvas data check` names all" if len(rejected) > 3 else ""
+    return [f"{len(rejected)} of the files could not be used: {first}{rest}."]
 
 
 def _check_enough(num_images: int, source: Source, choice: Choice) -> None:

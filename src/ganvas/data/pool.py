@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
-from types import FunctionType
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -95,7 +95,9 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def parallel_map(function: FunctionType, jobs: Iterable[tuple[Any, ...]], workers: int) -> Iterator[Any]:
+def parallel_map(
+    function: FunctionType | BuiltinFunctionType, jobs: Iterable[tuple[Any, ...]], workers: int
+) -> Iterator[Any]:
     """Yield function(*job) for every job, in order; in this process when workers < 2.
 
     function: importable by module and name. At most 2 * workers jobs are under way: memory does not grow.
@@ -131,7 +133,7 @@ def parallel_map(function: FunctionType, jobs: Iterable[tuple[Any, ...]], worker
             child.communicate()  # closes its input, which ends it
 
 
-def _start(function: FunctionType) -> subprocess.Popen[bytes]:
+def _start(function: FunctionType | BuiltinFunctionType) -> subprocess.Popen[bytes]:
     code = (
         f"import sys; sys.path[:] = {sys.path!r}; from ganvas.data import pool; "
         f"from {function.__module__} import {function.__name__} as function; pool.serve(function)"
@@ -169,5 +171,8 @@ def serve(function: Callable[..., Any]) -> None:
             answer = (True, function(*job))
         except Exception as error:
             answer = (False, error)
-        pickle.dump(answer, answers, protocol=5)
-        answers.flush()
+        try:
+            pickle.dump(answer, answers, protocol=5)
+            answers.flush()
+        except BrokenPipeError:  # the parent was killed
+            os._exit(1)

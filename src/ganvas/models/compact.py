@@ -76,7 +76,7 @@ class Generator(nn.Module):
             x = x + self.classes(labels)
         x = self.norm(x.view(-1, *self.grid, self.maps).permute(0, 3, 1, 2))
         x = F.pixel_shuffle(self.to_picture(self.stages(x)), 2)
-        return torch.tanh(crop(x, self.size).float())
+        return torch.tanh(crop(x, self.size).to(self.to_picture.weight.dtype))
 
 
 def crop(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -107,7 +107,8 @@ class Discriminator(nn.Module):
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         x = self.layers(F.pixel_unshuffle(F.pad(images, self.pad, mode="replicate"), 2))
         with full_precision(x):
-            x = F.leaky_relu(self.hidden(x.float().permute(0, 2, 3, 1).flatten(1)), LEAK)
+            x = x.to(self.hidden.weight.dtype).permute(0, 2, 3, 1).flatten(1)
+            x = F.leaky_relu(self.hidden(x), LEAK)
             logits = self.shared(x).squeeze(1)
             if self.classes is not None:
                 assert labels is not None

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 LEAK = 0.2  # slope of the leaky ReLU for negative inputs
+LINEAR = ((1 + LEAK**2) / 2) ** 0.5  # scale of a layer without a leaky ReLU behind it, which keeps the variance at 1
 
 
 def stages(height: int, width: int, coarsest: int) -> list[tuple[int, int]]:

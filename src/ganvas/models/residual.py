@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganvas.config import ModelConfig
-from ganvas.models.layers import LEAK, downsample, full_precision, scaled_init, stages, upsample
+from ganvas.models.layers import LEAK, LINEAR, downsample, full_precision, scaled_init, stages, upsample
 
 COARSEST = 7  # longest allowed shorter side of the start grid
 WIDEST = 8  # the coarsest stages have at most this many times the finest stage's feature maps
@@ -58,13 +58,13 @@ class Generator(nn.Module):
         self.sizes = stages(config.height, config.width, COARSEST)
         maps = widths(config, len(self.sizes))
         self.embed = nn.Embedding(config.num_classes, config.z_dim) if config.num_classes else None
-        self.scale = scaled_init(nn.Linear(config.z_dim * (2 if config.num_classes else 1), maps[0]))
+        self.scale = scaled_init(nn.Linear(config.z_dim * (2 if config.num_classes else 1), maps[0]), LINEAR)
         self.basis = nn.Parameter(torch.randn(maps[0], *self.sizes[0]))
         self.change = nn.ModuleList(
-            scaled_init(nn.Conv2d(before, after, 1, bias=False)) for before, after in itertools.pairwise(maps)
+            scaled_init(nn.Conv2d(before, after, 1, bias=False), LINEAR) for before, after in itertools.pairwise(maps)
         )
         self.blocks = nn.ModuleList(blocks(channels, config, len(maps)) for channels in maps)
-        self.to_picture = scaled_init(nn.Conv2d(maps[-1], config.channels, 1), 0.5)
+        self.to_picture = scaled_init(nn.Conv2d(maps[-1], config.channels, 1), 0.5 * LINEAR)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         if self.embed is not None:
@@ -74,7 +74,7 @@ class Generator(nn.Module):
         for size, change, stage in zip(self.sizes[1:], self.change, self.blocks[1:], strict=True):
             x = stage(upsample(change(x), size))
         with full_precision(x):
-            return torch.tanh(self.to_picture(x.float()))
+            return torch.tanh(self.to_picture(x.to(self.to_picture.weight.dtype)))
 
 
 class Discriminator(nn.Module):
@@ -87,10 +87,12 @@ class Discriminator(nn.Module):
         self.from_picture = scaled_init(nn.Conv2d(config.channels, maps[-1], 1))
         self.blocks = nn.ModuleList(blocks(channels, config, len(maps)) for channels in reversed(maps))
         self.change = nn.ModuleList(
-            scaled_init(nn.Conv2d(before, after, 1, bias=False)) for before, after in itertools.pairwise(maps[::-1])
+            scaled_init(nn.Conv2d(before, after, 1, bias=False), LINEAR)
+            for before, after in itertools.pairwise(maps[::-1])
         )
-        self.gather = scaled_init(nn.Conv2d(maps[0], maps[0], sizes[0], groups=maps[0]))  # one weight per grid cell
-        self.head = scaled_init(nn.Linear(maps[0], 1))
+        # One weight per grid cell and feature map.
+        self.gather = scaled_init(nn.Conv2d(maps[0], maps[0], sizes[0], groups=maps[0]), LINEAR)
+        self.head = scaled_init(nn.Linear(maps[0], 1), LINEAR)
         self.classes = nn.Embedding(config.num_classes, maps[0]) if config.num_classes else None
         if self.classes is not None:
             nn.init.normal_(self.classes.weight, std=maps[0] ** -0.5)
@@ -100,7 +102,7 @@ class Discriminator(nn.Module):
         for change, stage in zip(self.change, self.blocks[1:], strict=True):
             x = stage(change(downsample(x)))
         with full_precision(x):
-            features = self.gather(x.float()).flatten(1)
+            features = self.gather(x.to(self.gather.weight.dtype)).flatten(1)
             logits = self.head(features).squeeze(1)
             if self.classes is not None:
                 logits = logits + (features * self.classes(labels)).sum(dim=1)

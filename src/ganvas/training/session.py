@@ -109,14 +109,11 @@ def new_record(
 def taken_up(run: Run, pack: Pack, asked: TrainConfig) -> dict[str, Any]:
     """An old run's record with this session's machine options and budget; RunError when it is another run."""
     record = run.config()
-    try:
-        data, before, train = record["data"], record["asked"], record["train"]
-    except KeyError as error:
-        raise RunError(f"{run.folder}/config.json lacks {error}: restore it, or choose another --out") from None
-    if data["hash"] != pack.hash:
+    data, before, train = record["data"], record["asked"], record["train"]
+    if data.get("hash") != pack.hash:
         raise RunError(
-            f"{run.folder} was trained on other pictures ({data['num_images']:,} of {data['size']}, "
-            f"{data['channels']} channels; now {pack.num_images:,} of {pack.height}x{pack.width}, "
+            f"{run.folder} was trained on other pictures ({data.get('num_images')} of {data.get('size')}, "
+            f"{data.get('channels')} channels; now {pack.num_images:,} of {pack.height}x{pack.width}, "
             f"{pack.channels} channels): choose another --out"
         )
     defaults = dataclasses.asdict(TrainConfig())

@@ -1,0 +1,198 @@
+"""One minute of MNIST on this machine: `ganvas train mnist --minutes 1` beside the TensorFlow-tutorial DCGAN.
+
+    python benchmarks/mnist_minute.py PATH_OF_THE_FOUR_FILES --json mnist_minute.json
+
+Both train for the same wall time on the same pictures. At 10, 20, 30 and 60 seconds (and for Ganvas after a budget of
+20 seconds of its own) 10,000 pictures are judged by a classifier that neither has seen and that no option was tuned
+with (benchmarks/mnist_classifier.py): the share that it gives the asked class (conditional) or that it is confident of
+(>= 95% probability; the tutorial's network has no labels), and the Frechet distance of its penultimate features to the
+10,000 test pictures. Judging takes no training time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from common import machine, table, write_json
+from mnist_classifier import features, frechet, train_classifier
+from torch import Tensor, nn
+
+import ganvas
+from ganvas.config import DataConfig, ModelConfig
+from ganvas.data import Pack, open_pack
+from ganvas.generator import Generator, ModelInfo
+from ganvas.models import build
+from ganvas.run import Run, read_checkpoint
+
+MARKS = (10, 20, 30, 60)  # seconds
+NUM = 10_000  # pictures judged
+CONFIDENT = 0.95
+Row = dict[str, float | str | int]
+
+
+class Judge:
+    """The independent classifier and the features of the test pictures."""
+
+    def __init__(self, train: Pack, test: Pack) -> None:
+        labels = torch.from_numpy(train.labels)
+        self.classifier = train_classifier(torch.from_numpy(train.images[..., 0].copy()), labels, seed=20_260)
+        self.reference, logits = features(self.classifier, pictures(test))
+        self.accuracy = (logits.argmax(1) == torch.from_numpy(test.labels)).float().mean().item()
+        self.confident_of_real = confident(logits)
+
+    def __call__(self, images: Tensor, labels: Tensor | None) -> tuple[float, float]:
+        """(share given the asked class, or confident share without labels; Frechet distance)."""
+        found, logits = features(self.classifier, images)
+        share = confident(logits) if labels is None else (logits.argmax(1) == labels).float().mean().item()
+        return share, frechet(found, self.reference)
+
+
+def pictures(pack: Pack) -> Tensor:
+    """All pictures of a pack as (N, 1, 28, 28) in [-1, 1]."""
+    return torch.from_numpy(pack.images.copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def confident(logits: Tensor) -> float:
+    return (logits.softmax(1).max(1).values >= CONFIDENT).float().mean().item()
+
+
+def run_ganvas(data: Path, seed: int, seconds: float, judge: Judge, marks: tuple[int, ...]) -> list[Row]:
+    """Trains exactly as the command does, keeping every checkpoint; judges the newest EMA at each mark."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        trained = ganvas.train("mnist", out, data_path=data, minutes=seconds / 60, seed=seed, keep=1000, quiet=True)
+        states = [read_checkpoint(checkpoint.path) for checkpoint in Run(out).saved()]
+        config = ModelConfig(**Run(out).config()["model"])
+        rows = []
+        for mark in marks:
+            in_time = [s for s in states if s["counters"]["seconds"] <= (mark if mark < seconds else trained.seconds)]
+            counters = in_time[-1]["counters"]
+            network, _ = build(config)
+            network.load_state_dict(in_time[-1]["ema"])
+            generator = Generator(network, ModelInfo(config, [str(i) for i in range(10)]))
+            labels = torch.arange(NUM) % 10
+            share, distance = judge(generator.sample(NUM, seed=1_000_000), labels)
+            rows.append(row(f"Ganvas, {seconds:.0f} s", seed, mark, counters["images_seen"], share, distance))
+        return rows
+
+
+def row(what: str, seed: int, mark: float, images: int, share: float, distance: float) -> Row:
+    return {"what": what, "seed": seed, "seconds": mark, "images": images, "share": share, "frechet": distance}
+
+
+# ---- the TensorFlow tutorial's networks, as the MNIST project used them (Keras defaults) ----
+
+
+def tutorial_networks() -> tuple[nn.Module, nn.Module]:
+    """Generator with 2,305,472 trainable parameters and discriminator with 212,865."""
+
+    def norm(maps: int) -> list[nn.Module]:
+        return [nn.BatchNorm2d(maps, eps=1e-3, momentum=0.01), nn.LeakyReLU(0.3)]
+
+    generator = nn.Sequential(
+        nn.Linear(100, 7 * 7 * 256, bias=False),
+        nn.BatchNorm1d(7 * 7 * 256, eps=1e-3, momentum=0.01),
+        nn.LeakyReLU(0.3),
+        nn.Unflatten(1, (256, 7, 7)),
+        nn.ConvTranspose2d(256, 128, 5, 1, 2, bias=False),
+        *norm(128),
+        nn.ConvTranspose2d(128, 64, 5, 2, 2, 1, bias=False),
+        *norm(64),
+        nn.ConvTranspose2d(64, 1, 5, 2, 2, 1, bias=False),
+        nn.Tanh(),
+    )
+    discriminator = nn.Sequential(
+        nn.Conv2d(1, 64, 5, 2, 2),
+        nn.LeakyReLU(0.3),
+        nn.Dropout(0.3),
+        nn.Conv2d(64, 128, 5, 2, 2),
+        nn.LeakyReLU(0.3),
+        nn.Dropout(0.3),
+        nn.Flatten(),
+        nn.Linear(128 * 7 * 7, 1),
+    )
+    for layer in (*generator, *discriminator):
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+    counts = [sum(p.numel() for p in network.parameters()) for network in (generator, discriminator)]
+    assert counts == [2_305_472, 212_865], counts
+    return generator, discriminator
+
+
+def run_tutorial(train: Pack, seed: int, judge: Judge) -> list[Row]:
+    """BCE from logits, Adam 1e-4, batch 256, both networks updated from the same fake batch."""
+    torch.manual_seed(seed)
+    generator, discriminator = tutorial_networks()
+    optimizers = [torch.optim.Adam(network.parameters(), 1e-4) for network in (generator, discriminator)]
+    data = pictures(train)
+    rows: list[Row] = []
+    seconds, images = 0.0, 0
+    for mark in MARKS:
+        while seconds < mark:
+            began = time.monotonic()
+            real = data[torch.randint(len(data), (256,))]
+            fake = generator(torch.randn(256, 100))
+            fake_logits = discriminator(fake)
+            g_loss = bce(fake_logits, 1.0)
+            d_loss = bce(discriminator(real), 1.0) + bce(discriminator(fake.detach()), 0.0)
+            for optimizer, loss, network in zip(optimizers, (g_loss, d_loss), (generator, discriminator), strict=True):
+                gradients = torch.autograd.grad(loss, list(network.parameters()))
+                for parameter, gradient in zip(network.parameters(), gradients, strict=True):
+                    parameter.grad = gradient
+            for optimizer in optimizers:
+                optimizer.step()
+            images += 256
+            seconds += time.monotonic() - began
+        with torch.no_grad():  # batch statistics: kinder to young networks than the running ones
+            drawn = torch.cat([generator(torch.randn(500, 100)) for _ in range(NUM // 500)])
+        share, distance = judge(drawn, None)
+        rows.append(row("TensorFlow tutorial", seed, mark, images, share, distance))
+    return rows
+
+
+def bce(logits: Tensor, target: float) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder of the four MNIST files")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103])
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    train = open_pack("mnist", path=options.data)
+    judge = Judge(train, open_pack("mnist", DataConfig(split="test"), path=options.data))
+    floor = frechet(features(judge.classifier, pictures(train)[:NUM])[0], judge.reference)
+    print(f"classifier: {judge.accuracy:.2%} of the test pictures, confident of {judge.confident_of_real:.2%}")
+    print(f"Frechet distance of 10,000 training pictures to the test pictures: {floor:.2f}")
+    rows: list[Row] = []
+    jobs: list[Callable[[], list[Row]]] = [lambda: run_tutorial(train, options.seeds[0], judge)]
+    for seed in options.seeds:
+        jobs.append(lambda seed=seed: run_ganvas(options.data, seed, 60, judge, MARKS))
+        jobs.append(lambda seed=seed: run_ganvas(options.data, seed, 20, judge, (20,)))
+    for job in jobs:
+        rows += job()
+        print(rows[-1], flush=True)
+    summary = []
+    for what in dict.fromkeys(str(r["what"]) for r in rows):
+        for mark in dict.fromkeys(r["seconds"] for r in rows if r["what"] == what):
+            group = [r for r in rows if (r["what"], r["seconds"]) == (what, mark)]
+            medians = {name: statistics.median(float(r[name]) for r in group) for name in ("images", "share", "frechet")}
+            summary.append({"what": what, "seconds": mark, "seeds": len(group), **medians})
+    table("One minute of MNIST (medians over the seeds)", summary)
+    if options.json:
+        judged = {"classifier_accuracy": judge.accuracy, "confident_of_real": judge.confident_of_real, "floor": floor}
+        write_json(options.json, {"machine": machine(), **judged, "summary": summary, "runs": rows})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,285 @@
+"""training/step.py: one step's gradients against ordinary backward passes, whole and in micro-batches."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ganvas.augment import POLICIES, augment, draw
+from ganvas.config import ModelConfig, TrainConfig
+from ganvas.losses import LOSSES
+from ganvas.models import MODELS, build
+from ganvas.training.step import Inputs, Networks, accumulate_gradients, learning_rate, policy_for
+
+CLASSES = 3
+NUM = 7  # pictures in a batch: a prime, so that micro-batches are of different sizes
+POLICY = POLICIES["photo"]
+CONFIG = TrainConfig(r1=2.0, r2=0.5, penalty="exact", penalty_interval=4, augment=0.8, precision="fp32")
+
+conditions = pytest.mark.parametrize("num_classes", [0, CLASSES], ids=["plain", "labels"])
+
+
+class SmallGenerator(nn.Module):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.start = nn.Linear(4, 2 * 3 * 3)
+        self.classes = nn.Embedding(num_classes, 2 * 3 * 3) if num_classes else None
+        self.up = nn.ConvTranspose2d(2, 3, 4, 2, 1)
+
+    def forward(self, z: Tensor, labels: Tensor | None) -> Tensor:
+        x = self.start(z) if self.classes is None else self.start(z) + self.classes(labels)
+        return torch.tanh(self.up(torch.sin(x).view(-1, 2, 3, 3)))
+
+
+class SmallDiscriminator(nn.Module):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 5, 3, 2, 1), nn.Softplus(), nn.Flatten(), nn.Linear(5 * 3 * 3, 6))
+        self.classes = nn.Embedding(max(num_classes, 1), 6)
+
+    def forward(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        labels = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels
+        return (torch.tanh(self.layers(images)) * self.classes(labels)).sum(1)
+
+
+def small_networks(num_classes: int = 0) -> Networks:
+    """Smooth, in float64."""
+    torch.manual_seed(0)
+    generator, discriminator = SmallGenerator(num_classes).double(), SmallDiscriminator(num_classes).double()
+    return Networks(generator, discriminator, discriminator)
+
+
+def registered_networks(model: str, num_classes: int = 0) -> tuple[ModelConfig, Networks]:
+    """In float64, where no rounding carries a number across a leaky ReLU's kink.
+
+    Weights are moved away from their start, where some are zero and hide what lies behind them.
+    """
+    config = ModelConfig(model, 20, 28, 3, num_classes, z_dim=4, base=16)
+    torch.manual_seed(0)
+    generator, discriminator = build(config)
+    with torch.no_grad():
+        for parameter in [*generator.parameters(), *discriminator.parameters()]:
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    generator, discriminator = generator.double(), discriminator.double()
+    return config, Networks(generator, discriminator, discriminator)
+
+
+def inputs(height: int, width: int, num_classes: int = 0, num: int = NUM, dtype: torch.dtype = torch.float32) -> Inputs:
+    noise = torch.Generator().manual_seed(5)
+    real = 2 * torch.rand(num, 3, height, width, generator=noise, dtype=dtype) - 1
+    labels = torch.randint(num_classes, (num,), generator=noise) if num_classes else None
+    z = torch.randn(num, 4, generator=noise, dtype=dtype)
+    return Inputs(real, labels, z, draw(num, POLICY, 0.8, noise))
+
+
+def flat(network: nn.Module) -> Tensor:
+    """All gradients in one vector."""
+    return torch.cat([p.grad.flatten() if p.grad is not None else p.new_zeros(p.numel()) for p in network.parameters()])
+
+
+def gradients(networks: Networks, given: Inputs, config: TrainConfig = CONFIG, micro_batch: int = 99, penalise=True):
+    """(generator's, discriminator's) gradients of one step as vectors, from fresh."""
+    for network in (networks.generator, networks.plain_discriminator):
+        network.zero_grad()  # ty: ignore[unresolved-attribute]
+    accumulate_gradients(networks, given, config, policy_for("photo", config), micro_batch, penalise)
+    return flat(networks.generator), flat(networks.plain_discriminator)  # ty: ignore[invalid-argument-type]
+
+
+def two_passes(networks: Networks, given: Inputs) -> tuple[Tensor, Tensor]:
+    """The adversarial gradients as everybody computes them: a backward pass for each network."""
+    loss, generator, discriminator = LOSSES["relativistic"], networks.generator, networks.plain_discriminator
+    vectors = []
+    for network, term in ((generator, loss.generator), (discriminator, loss.discriminator)):
+        network.zero_grad()  # ty: ignore[unresolved-attribute]
+        fake = generator(given.z, given.labels)
+        real_logits = discriminator(augment(given.real, given.draw, POLICY), given.labels)
+        fake_logits = discriminator(augment(fake, given.draw, POLICY), given.labels)
+        term(real_logits, fake_logits).mean().backward()
+        vectors.append(flat(network))  # ty: ignore[invalid-argument-type]
+    return vectors[0], vectors[1]
+
+
+def assert_near(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...], tolerance: float) -> None:
+    for one, other in zip(ours, theirs, strict=True):
+        assert other.norm() > 0
+        assert (one - other).norm() <= tolerance * other.norm()
+
+
+# One pass for both networks.
+
+
+@conditions
+def test_one_pass_is_two_passes(num_classes):
+    networks, given = small_networks(num_classes), inputs(6, 6, num_classes, dtype=torch.float64)
+    assert_near(gradients(networks, given, penalise=False), two_passes(networks, given), 1e-6)
+
+
+@conditions
+@pytest.mark.parametrize("model", MODELS)
+def test_one_pass_is_two_passes_for_every_model(model, num_classes):
+    shape, networks = registered_networks(model, num_classes)
+    given = inputs(shape.height, shape.width, num_classes, dtype=torch.float64)
+    assert_near(gradients(networks, given, penalise=False), two_passes(networks, given), 1e-6)
+
+
+def test_one_pass_when_the_discriminator_is_far_ahead():
+    """Logits 10 apart: the discriminator's own gradient is small, the generator's must not be."""
+    networks, given = small_networks(), inputs(6, 6, dtype=torch.float64)
+    discriminator = networks.plain_discriminator
+    with torch.no_grad():
+        discriminator.classes.weight.mul_(20)
+    assert_near(gradients(networks, given, penalise=False), two_passes(networks, given), 1e-5)
+
+
+def test_gradients_are_added_and_networks_left_alone():
+    networks, given = small_networks(), inputs(6, 6, dtype=torch.float64)
+    before = copy.deepcopy(networks.plain_discriminator.state_dict())
+    once = gradients(networks, given)
+    accumulate_gradients(networks, given, CONFIG, POLICY, 99, True)
+    twice = flat(networks.generator), flat(networks.plain_discriminator)  # ty: ignore[invalid-argument-type]
+    assert_near(twice, tuple(2 * vector for vector in once), 1e-12)
+    after = networks.plain_discriminator.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+# Penalties.
+
+
+@conditions
+def test_lazy_penalties_add_interval_times_half_gamma(num_classes):
+    networks, given = small_networks(num_classes), inputs(6, 6, num_classes, dtype=torch.float64)
+    discriminator = networks.plain_discriminator
+    generator_with, with_penalty = gradients(networks, given)
+    generator_without, without = gradients(networks, given, penalise=False)
+    assert torch.equal(generator_with, generator_without)  # R2 is none of the generator's business
+
+    discriminator.zero_grad()
+    fake = networks.generator(given.z, given.labels).detach()
+    for pictures, gamma in ((given.real, 2.0), (fake, 0.5)):
+        shown = augment(pictures, given.draw, POLICY).requires_grad_()
+        (slope,) = torch.autograd.grad(discriminator(shown, given.labels).sum(), shown, create_graph=True)
+        (4 * gamma / 2 * slope.square().sum() / NUM).backward()
+    assert_near((with_penalty - without,), (flat(discriminator),), 1e-10)
+
+
+@pytest.mark.parametrize("field", ["r1", "r2"])
+def test_each_penalty_can_be_switched_off(field):
+    networks, given = small_networks(), inputs(6, 6, dtype=torch.float64)
+    both = gradients(networks, given)[1]
+    one = gradients(networks, given, dataclasses.replace(CONFIG, **{field: 0.0}))[1]
+    none = gradients(networks, given, dataclasses.replace(CONFIG, r1=0.0, r2=0.0))[1]
+    assert (one - both).norm() > 0 and (one - none).norm() > 0
+    assert torch.equal(none, gradients(networks, given, penalise=False)[1])
+
+
+def test_finite_penalties_average_to_the_exact_ones():
+    """4000 probes of each pair, as one large batch of repeats."""
+    networks, given = small_networks(), inputs(6, 6, num=2, dtype=torch.float64)
+    exact = gradients(networks, given)[1] - gradients(networks, given, penalise=False)[1]
+    many = Inputs(given.real.repeat(4000, 1, 1, 1), None, given.z.repeat(4000, 1), given.draw)
+    many = dataclasses.replace(many, draw=type(given.draw)(*(t.repeat(4000, 1) for t in vars(given.draw).values())))
+    config = dataclasses.replace(CONFIG, penalty="finite")
+    finite = gradients(networks, many, config)[1] - gradients(networks, many, config, penalise=False)[1]
+    assert_near((finite,), (exact,), 0.1)
+
+
+# Micro-batches and ranks.
+
+
+@conditions
+@pytest.mark.parametrize("micro_batch", [1, 3, 5])
+def test_micro_batches_change_nothing(num_classes, micro_batch):
+    networks, given = small_networks(num_classes), inputs(6, 6, num_classes, dtype=torch.float64)
+    assert_near(gradients(networks, given, micro_batch=micro_batch), gradients(networks, given), 1e-6)
+
+
+@conditions
+@pytest.mark.parametrize("model", MODELS)
+def test_micro_batches_change_nothing_for_every_model(model, num_classes):
+    shape, networks = registered_networks(model, num_classes)
+    given = inputs(shape.height, shape.width, num_classes, dtype=torch.float64)
+    whole = gradients(networks, given)
+    for micro_batch in (2, 6):
+        assert_near(gradients(networks, given, micro_batch=micro_batch), whole, 1e-6)
+
+
+def test_mean_over_equal_ranks_is_the_single_process():
+    networks, given = small_networks(CLASSES), inputs(6, 6, CLASSES, num=6, dtype=torch.float64)
+    parts = [gradients(networks, given.slice(start, start + 2)) for start in (0, 2, 4)]
+    mean = tuple(torch.stack(vectors).mean(0) for vectors in zip(*parts, strict=True))
+    assert_near(mean, gradients(networks, given), 1e-6)
+
+
+# What is reported.
+
+
+@pytest.mark.parametrize("micro_batch", [2, 99])
+def test_stats_are_means_over_the_batch(micro_batch):
+    networks, given = small_networks(CLASSES), inputs(6, 6, CLASSES, dtype=torch.float64)
+    stats = accumulate_gradients(networks, given, CONFIG, POLICY, micro_batch, True)
+    with torch.no_grad():
+        fake = augment(networks.generator(given.z, given.labels), given.draw, POLICY)
+        fake_logits = networks.discriminator(fake, given.labels)
+        real_logits = networks.discriminator(augment(given.real, given.draw, POLICY), given.labels)
+    assert stats.real.item() == pytest.approx(real_logits.mean().item(), rel=1e-5)
+    assert stats.fake.item() == pytest.approx(fake_logits.mean().item(), rel=1e-5)
+    expected = LOSSES["relativistic"].discriminator(real_logits, fake_logits).mean().item()
+    assert stats.loss.item() == pytest.approx(expected, rel=1e-5)
+    for name, shown in (("r1", augment(given.real, given.draw, POLICY)), ("r2", fake)):
+        shown.requires_grad_()
+        (slope,) = torch.autograd.grad(networks.discriminator(shown, given.labels).sum(), shown)
+        assert getattr(stats, name).item() == pytest.approx(slope.square().sum().item() / NUM, rel=1e-6)
+    assert not any(value.requires_grad for value in vars(stats).values())
+
+
+def test_steps_without_penalties_report_none():
+    networks, given = small_networks(), inputs(6, 6, dtype=torch.float64)
+    stats = accumulate_gradients(networks, given, CONFIG, POLICY, 3, False)
+    assert stats.r1 is None and stats.r2 is None
+
+
+# Precision.
+
+
+@conditions
+@pytest.mark.parametrize("model", MODELS)
+def test_bfloat16_gradients_are_close(model, num_classes):
+    shape, networks = registered_networks(model, num_classes)
+    for network in (networks.generator, networks.plain_discriminator):
+        network.float()  # ty: ignore[unresolved-attribute]
+    given = inputs(shape.height, shape.width, num_classes)
+    full = gradients(networks, given)
+    half = gradients(networks, given, dataclasses.replace(CONFIG, precision="bf16"))
+    for one, other in zip(half, full, strict=True):
+        assert one.dtype == torch.float32 and one.isfinite().all()
+        assert torch.cosine_similarity(one, other, dim=0) > 0.97
+
+
+# Schedules.
+
+
+def test_learning_rate_rises_holds_and_falls():
+    config = TrainConfig(lr=0.002, lr_end=0.1, decay_from=0.5, warmup=0.1)
+    rate = {seen: learning_rate(config, seen, 1000) for seen in (0, 50, 100, 500, 750, 1000, 2000)}
+    assert rate[0] == 0 and rate[50] == pytest.approx(0.001)
+    assert rate[100] == rate[500] == pytest.approx(0.002)
+    assert rate[750] == pytest.approx(0.002 * (1 + 0.1) / 2)
+    assert rate[1000] == rate[2000] == pytest.approx(0.0002)
+
+
+@pytest.mark.parametrize("decay_from", [0.0, 1.0])
+def test_learning_rate_at_the_ends_of_its_options(decay_from):
+    config = TrainConfig(lr=1.0, lr_end=0.0, decay_from=decay_from, warmup=0.0)
+    assert learning_rate(config, 0, 1000) == 1
+    assert math.isclose(learning_rate(config, 1000, 1000), decay_from, abs_tol=1e-12)
+    assert 0 <= learning_rate(config, 500, 0) <= 1
+
+
+def test_no_augmentation_without_probability():
+    assert policy_for("photo", TrainConfig(augment=0.3)) == POLICIES["photo"]
+    assert policy_for("photo", TrainConfig(augment=0.0)) == policy_for("photo", TrainConfig()) == ()
