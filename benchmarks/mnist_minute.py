@@ -20,16 +20,16 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from common import machine, table, write_json
-from mnist_classifier import features, frechet, train_classifier
 from torch import Tensor, nn
 
 import ganvas
+from common import machine, table, write_json
 from ganvas.config import DataConfig, ModelConfig
 from ganvas.data import Pack, open_pack
 from ganvas.generator import Generator, ModelInfo
 from ganvas.models import build
 from ganvas.run import Run, read_checkpoint
+from mnist_classifier import features, frechet, train_classifier
 
 MARKS = (10, 20, 30, 60)  # seconds
 NUM = 10_000  # pictures judged

@@ -13,7 +13,6 @@ import gzip
 import io
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -21,11 +20,11 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import machine, write_json
 from PIL import Image
 
 TARGETS = {"mnist": 3.0, "mednist": 20.0}  # seconds on two cores
@@ -92,20 +91,6 @@ def measure(name: str, path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def machine() -> dict[str, Any]:
-    cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
-    return {
-        "cpu": cpu,
-        "cores": len(os.sched_getaffinity(0)),
-        "load": round(os.getloadavg()[0], 2),
-        "python": platform.python_version(),
-        **{package: version(package) for package in ("ganvas", "numpy", "pillow")},
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mnist", type=Path, help="folder of the four idx .gz files")
@@ -117,7 +102,7 @@ def main() -> None:
         name, way, path, out = arguments.child
         print(json.dumps(measure_here(name, way, Path(path), Path(out))))
         return
-    here = machine()
+    here = machine("numpy", "pillow")
     print(", ".join(f"{key} {value}" for key, value in here.items()))
     print(f"{'set':8} {'way':14} {'pictures':>9} {'seconds':>8} {'a second':>9} {'peak GB':>8}  target")
     rows = []
@@ -132,7 +117,7 @@ def main() -> None:
             )
             rows.append(row)
     if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": here, "rows": rows}, indent=1) + "\n")
+        write_json(arguments.json, here, rows)
 
 
 if __name__ == "__main__":

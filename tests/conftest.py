@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+
+import ganvas
+from ganvas.cli import main
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one worker, one core
     torch.set_num_threads(1)
@@ -19,6 +26,61 @@ def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GANVAS_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command gave: its exit code and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Answer]
+
+
+@pytest.fixture
+def ganvas_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Command:
+    """`ganvas_command("train", folder, "--images", 32)` is that command line, run in this process."""
+
+    def call(*arguments: object) -> Answer:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["ganvas", *map(str, arguments)])
+        try:
+            code = main()
+        except SystemExit as ended:  # --help, and options that cannot be parsed
+            code = int(ended.code or 0)
+        return Answer(code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def two_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two class sub-folders with 12 gray 16x16 PNG pictures each: bars that lie or stand."""
+    folder = tmp_path_factory.mktemp("data") / "bars"
+    rng = np.random.default_rng(0)
+    for name in ("lying", "standing"):
+        (folder / name).mkdir(parents=True)
+        for i in range(12):
+            pixels = rng.integers(0, 60, (16, 16), np.uint8)
+            pixels[4 + i % 6 : 8 + i % 6] = 220
+            Image.fromarray(pixels if name == "lying" else pixels.T.copy()).save(folder / name / f"{i:02}.png")
+    return folder
+
+
+TINY = ("--size", 16, "--base", 8, "--z-dim", 8, "--batch", 16, "--previews", 2, "--device", "cpu")
+"""Options of the smallest training: about a second."""
+
+
+@pytest.fixture(scope="session")
+def trained(two_classes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run on `two_classes`, for looking at only."""
+    run = tmp_path_factory.mktemp("trained") / "run"
+    config = {"size": 16, "base": 8, "z_dim": 8, "batch": 16, "previews": 2, "device": "cpu"}
+    ganvas.train(two_classes, run, images=48, quiet=True, **config)
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -114,7 +114,7 @@ def test_a_resumed_run_sees_what_it_would_have_seen(pack, batch, before, after, 
     resumed.load_state_dict(whole.state_dict())
     for _ in range(after):
         for ours, theirs in zip(next(resumed), next(whole), strict=True):
-            assert torch.equal(ours, theirs)  # ty: ignore[invalid-argument-type]
+            assert torch.equal(ours, theirs)
 
 
 def test_resumption_of_the_reader(pack, monkeypatch):
@@ -214,7 +214,7 @@ def test_reading_ahead_is_the_same_as_memory(pack, monkeypatch, batch, mirror):
     ahead = Batches(pack, batch, seed=2, rank=1, world_size=2, mirror=mirror)
     for _ in range(12):
         for ours, theirs in zip(next(ahead), next(inside), strict=True):
-            assert torch.equal(ours, theirs)  # ty: ignore[invalid-argument-type]
+            assert torch.equal(ours, theirs)
     ahead.close()
 
 

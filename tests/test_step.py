@@ -85,9 +85,9 @@ def flat(network: nn.Module) -> Tensor:
 def gradients(networks: Networks, given: Inputs, config: TrainConfig = CONFIG, micro_batch: int = 99, penalise=True):
     """(generator's, discriminator's) gradients of one step as vectors, from fresh."""
     for network in (networks.generator, networks.plain_discriminator):
-        network.zero_grad()  # ty: ignore[unresolved-attribute]
+        network.zero_grad()
     accumulate_gradients(networks, given, config, policy_for("photo", config), micro_batch, penalise)
-    return flat(networks.generator), flat(networks.plain_discriminator)  # ty: ignore[invalid-argument-type]
+    return flat(networks.generator), flat(networks.plain_discriminator)
 
 
 def two_passes(networks: Networks, given: Inputs) -> tuple[Tensor, Tensor]:
@@ -95,12 +95,12 @@ def two_passes(networks: Networks, given: Inputs) -> tuple[Tensor, Tensor]:
     loss, generator, discriminator = LOSSES["relativistic"], networks.generator, networks.plain_discriminator
     vectors = []
     for network, term in ((generator, loss.generator), (discriminator, loss.discriminator)):
-        network.zero_grad()  # ty: ignore[unresolved-attribute]
+        network.zero_grad()
         fake = generator(given.z, given.labels)
         real_logits = discriminator(augment(given.real, given.draw, POLICY), given.labels)
         fake_logits = discriminator(augment(fake, given.draw, POLICY), given.labels)
         term(real_logits, fake_logits).mean().backward()
-        vectors.append(flat(network))  # ty: ignore[invalid-argument-type]
+        vectors.append(flat(network))
     return vectors[0], vectors[1]
 
 
@@ -141,7 +141,7 @@ def test_gradients_are_added_and_networks_left_alone():
     before = copy.deepcopy(networks.plain_discriminator.state_dict())
     once = gradients(networks, given)
     accumulate_gradients(networks, given, CONFIG, POLICY, 99, True)
-    twice = flat(networks.generator), flat(networks.plain_discriminator)  # ty: ignore[invalid-argument-type]
+    twice = flat(networks.generator), flat(networks.plain_discriminator)
     assert_near(twice, tuple(2 * vector for vector in once), 1e-12)
     after = networks.plain_discriminator.state_dict()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
@@ -178,14 +178,15 @@ def test_each_penalty_can_be_switched_off(field):
 
 
 def test_finite_penalties_average_to_the_exact_ones():
-    """4000 probes of each pair, as one large batch of repeats."""
+    """1500 probes of each pair, as one large batch of repeats."""
     networks, given = small_networks(), inputs(6, 6, num=2, dtype=torch.float64)
     exact = gradients(networks, given)[1] - gradients(networks, given, penalise=False)[1]
-    many = Inputs(given.real.repeat(4000, 1, 1, 1), None, given.z.repeat(4000, 1), given.draw)
-    many = dataclasses.replace(many, draw=type(given.draw)(*(t.repeat(4000, 1) for t in vars(given.draw).values())))
+    many = Inputs(given.real.repeat(1500, 1, 1, 1), None, given.z.repeat(1500, 1), given.draw)
+    many = dataclasses.replace(many, draw=type(given.draw)(*(t.repeat(1500, 1) for t in vars(given.draw).values())))
+    many = dataclasses.replace(many, direction=torch.randn_like(many.real))
     config = dataclasses.replace(CONFIG, penalty="finite")
     finite = gradients(networks, many, config)[1] - gradients(networks, many, config, penalise=False)[1]
-    assert_near((finite,), (exact,), 0.1)
+    assert_near((finite,), (exact,), 0.15)
 
 
 # Micro-batches and ranks.
@@ -251,7 +252,7 @@ def test_steps_without_penalties_report_none():
 def test_bfloat16_gradients_are_close(model, num_classes):
     shape, networks = registered_networks(model, num_classes)
     for network in (networks.generator, networks.plain_discriminator):
-        network.float()  # ty: ignore[unresolved-attribute]
+        network.float()
     given = inputs(shape.height, shape.width, num_classes)
     full = gradients(networks, given)
     half = gradients(networks, given, dataclasses.replace(CONFIG, precision="bf16"))

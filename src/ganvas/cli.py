@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import shlex
 import sys
@@ -20,6 +19,7 @@ app = SubcommandApp()
 data_app = SubcommandApp()
 app.command(data_app, name="data", help="check, pack and list data sets")
 
+STYLE = (DisallowNone, PositionalMetavarFromFieldName)  # of the help: no option takes the word None
 INTERRUPTED = 128  # plus the signal's number: the exit code of a run that was stopped
 
 
@@ -54,7 +54,8 @@ def train(
     grids = sorted((trained.folder / "samples").glob("*.png"))
     print(f"grid   {grids[-1] if grids else 'none'}")
     print(f"model  {trained.folder / 'model'}")
-    print(f"next   ganvas sample {trained.folder} --n 64 --out samples/; ganvas video {trained.folder}")
+    name = shlex.quote(str(trained.folder))
+    print(f"next   ganvas sample {name} --n 64 --out samples/; ganvas video {name}")
     return 0
 
 
@@ -121,12 +122,14 @@ def check(
     """
     from ganvas import files
     from ganvas.data.checkup import check as examine
+    from ganvas.training.progress import Display
 
-    report = examine(source, picture, path=data)
+    with Display() as display:
+        report = examine(source, picture, path=data, progress=display.packing)
     for line in report.lines():
         print(line)
     if save is not None:
-        files.write_text(save, json.dumps(report.to_json(), indent=2, ensure_ascii=False) + "\n")
+        files.write_text(save, report.to_json() + "\n")
     return 0
 
 
@@ -177,10 +180,14 @@ def doctor() -> int:
 
 def main() -> int:
     """Runs the command line; a user's error is one sentence and exit code 2."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names need not be text
     try:
-        return app.cli(prog="ganvas", description="Train GANs on your own pictures.", config=(DisallowNone, PositionalMetavarFromFieldName))
+        try:
+            return app.cli(prog="ganvas", description="Train GANs on your own pictures.", config=STYLE)
+        finally:
+            sys.stdout.flush()  # here, where it is noticed that nobody reads
     except GanvasError as error:
         print(f"ganvas: {error}", file=sys.stderr)
         return 2

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,8 @@ from ganvas.run import Run
 SMALLEST, LARGEST = 480, 960  # pixels of the longer side of a frame
 CAPTION = 28  # pixels of height below the grid
 FRAME_MS, LAST_MS = 120, 2500  # how long a frame is shown, and the last one
-SHRINK = 0.8  # step by which a GIF that is too large gets smaller
+AIM = 0.9  # part of the limit at which a GIF that was too large aims
+LEAST = 160  # pixels of the longer side of a GIF: below, the caption does not fit
 
 
 def video(
@@ -37,23 +40,44 @@ def video(
         raise ConfigError(f"--max-mb {max_mb:g}: expected a number above 0")
     if unknown := [name for name in wanted if name not in WRITERS]:
         raise ConfigError(f"--formats {','.join(unknown)}: expected some of {', '.join(WRITERS)}")
-    frames = [frame(path, images) for images, path in grids]
+    scenes = [scene(path, images) for images, path in grids]
+    films = {name: WRITERS[name](scenes, max_mb) for name in wanted}
     folder = Path(out) if out is not None else Path(run)
     with files.explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for name in wanted:
-        content = WRITERS[name](frames, max_mb)
+    for name, content in films.items():
         path = folder / f"training.{name}"
         files.write_atomically(path, lambda file, content=content: file.write(content))
         paths.append(path)
     return paths
 
 
-def frame(path: Path, images_seen: int) -> Image.Image:
-    """One grid, enlarged by whole pixels or reduced to a sensible size, with the images seen below it."""
+@dataclass(frozen=True)
+class Scene:
+    """One grid at its size in the film, and how many images training had seen."""
+
+    picture: Image.Image
+    images_seen: int
+
+    def frame(self, scale: float = 1.0) -> Image.Image:
+        """The grid, scaled, with the images seen below it in letters that stay as large."""
+        picture = self.picture
+        if scale < 1:
+            width, height = (max(2, round(side * scale)) for side in picture.size)
+            picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+        sheet = Image.new(picture.mode, (picture.width, picture.height + CAPTION), "white")
+        sheet.paste(picture, (0, 0))
+        font = ImageFont.load_default(size=16)
+        ImageDraw.Draw(sheet).text((8, picture.height + 4), f"{self.images_seen:,} images", fill="black", font=font)
+        return sheet
+
+
+def scene(path: Path, images_seen: int) -> Scene:
+    """A grid, enlarged by whole pixels or reduced to a sensible size."""
     try:
-        picture = eight_bit(Image.open(path))
+        with Image.open(path) as opened:
+            picture = eight_bit(opened)
     except (OSError, SyntaxError) as error:
         raise RunError(f"the grid {path} is damaged: delete it, then make the film again") from error
     longer = max(picture.size)
@@ -62,17 +86,16 @@ def frame(path: Path, images_seen: int) -> Image.Image:
         picture = picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
     elif longer > LARGEST:
         picture.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
-    sheet = Image.new(picture.mode, (picture.width, picture.height + CAPTION), "white")
-    sheet.paste(picture, (0, 0))
-    font = ImageFont.load_default(size=16)
-    ImageDraw.Draw(sheet).text((8, picture.height + 4), f"{images_seen:,} images", fill="black", font=font)
-    return sheet
+    return Scene(picture, images_seen)
 
 
 def eight_bit(picture: Image.Image) -> Image.Image:
+    """Gray or colour of 8 bit; transparent pictures lie on white."""
     if picture.mode.startswith("I"):
         pixels = np.asarray(picture).astype(np.float32) / 257
         return Image.fromarray(pixels.round().astype(np.uint8))
+    if picture.mode == "RGBA":
+        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
     return picture.convert("L" if picture.mode in ("1", "L") else "RGB")
 
 
@@ -80,18 +103,19 @@ def durations(num: int) -> list[int]:
     return [FRAME_MS] * (num - 1) + [LAST_MS]
 
 
-def gif(frames: list[Image.Image], max_mb: float) -> bytes:
-    """GIF with one palette for all frames; smaller and smaller until it is within the limit."""
-    while True:
-        content = animated(frames, "GIF", optimize=True)
-        if len(content) <= max_mb * 1e6 or max(frames[0].size) < 64:
+def gif(scenes: list[Scene], max_mb: float) -> bytes:
+    """GIF, every frame with its own 256 colours; smaller and smaller until it is within the limit."""
+    scale = 1.0
+    while max(scenes[0].picture.size) * scale >= LEAST:
+        content = animated([one.frame(scale) for one in scenes], "GIF", optimize=True)
+        if len(content) <= max_mb * 1e6:
             return content
-        size = tuple(max(2, int(side * SHRINK)) for side in frames[0].size)
-        frames = [one.resize((size[0], size[1]), Image.Resampling.LANCZOS) for one in frames]
+        scale *= math.sqrt(AIM * max_mb * 1e6 / len(content))  # bytes go with the area
+    raise ConfigError(f"--max-mb {max_mb:g} is too little for {len(scenes)} frames of {LEAST} pixels: allow more")
 
 
-def webp(frames: list[Image.Image], _: float) -> bytes:
-    return animated(frames, "WEBP", quality=80, method=4)
+def webp(scenes: list[Scene], _: float) -> bytes:
+    return animated([one.frame() for one in scenes], "WEBP", quality=80, method=4)
 
 
 def animated(frames: list[Image.Image], form: str, **options: object) -> bytes:
@@ -108,12 +132,13 @@ def animated(frames: list[Image.Image], form: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def mp4(frames: list[Image.Image], _: float) -> bytes:
+def mp4(scenes: list[Scene], _: float) -> bytes:
     """H.264 (4:2:0, so that every player takes it); the last frame is held."""
     try:
         import av
     except ImportError:
         raise MissingExtraError("av", "video", "MP4") from None
+    frames = [one.frame() for one in scenes]
     buffer = io.BytesIO()
     rate = 1000 // FRAME_MS
     width, height = (side // 2 * 2 for side in frames[0].size)
@@ -129,4 +154,4 @@ def mp4(frames: list[Image.Image], _: float) -> bytes:
     return buffer.getvalue()
 
 
-WRITERS: dict[str, Callable[[list[Image.Image], float], bytes]] = {"gif": gif, "webp": webp, "mp4": mp4}
+WRITERS: dict[str, Callable[[list[Scene], float], bytes]] = {"gif": gif, "webp": webp, "mp4": mp4}

@@ -152,9 +152,11 @@ class Generator:
         if any(seed < 0 for seed in seeds):
             raise ConfigError("seeds are whole numbers from 0 up")
         labels = self.label_indices(label, seeds)
-        for start in range(0, len(seeds), BATCH):
-            part = slice(start, start + BATCH)
-            yield self.render(self.latents(seeds[part]) * truncation, None if labels is None else labels[part])
+        parts = (slice(start, start + BATCH) for start in range(0, len(seeds), BATCH))
+        return (
+            self.render(self.latents(seeds[part]) * truncation, None if labels is None else labels[part])
+            for part in parts
+        )
 
     @torch.inference_mode()
     def render(self, z: Tensor, labels: Tensor | None = None) -> Tensor:

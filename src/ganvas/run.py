@@ -50,6 +50,7 @@ class Run:
         self.model = folder / "model"
         self.best = folder / "best"
         self.lock = filelock.FileLock(folder / ".lock")
+        self.is_new = not folder.exists()
 
     def __enter__(self) -> Run:
         """Makes the folder if need be and locks it; raises RunError when another process is training in it.
@@ -77,7 +78,8 @@ class Run:
         if self.writes and not self.has_config():  # nothing came of it: leave nothing behind
             with contextlib.suppress(OSError):
                 Path(self.lock.lock_file).unlink()
-                self.folder.rmdir()
+                if self.is_new:
+                    self.folder.rmdir()
 
     # -- what it is --
 
@@ -157,7 +159,9 @@ class Run:
             except CheckpointError as error:
                 damaged.append(checkpoint.path)
                 if len(damaged) == len(self.saved()):
-                    raise CheckpointError(f"{error}, and so is every other in {self.folder}: choose another --out") from error
+                    raise CheckpointError(
+                        f"{error}, and {self.folder} has no other that is good: choose another --out"
+                    ) from error
                 say(f"{error}; going back to the one before")
                 continue
             for path in damaged:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +139,8 @@ def sample(
     generator = Generator.load(source, device)
     seeds = range(seed, seed + num)
     labels = label_names(generator, label, seeds)
-    pictures = pixel_stream(generator, seeds, label, truncation)
+    batches = generator.batches(seeds, label, truncation)
+    pictures = (picture for images in batches for picture in to_pixels(images, generator.info.depth))
     out = Path(out)
     if as_grid:
         path = out if out.suffix.lower() == ".png" else out.with_name(out.name + ".png")
@@ -160,14 +161,6 @@ def sample(
         paths.append(path)
     files.write_text(out / "manifest.csv", table.getvalue())
     return paths
-
-
-def pixel_stream(
-    generator: Generator, seeds: Sequence[int], label: str | None, truncation: float
-) -> Iterator[np.ndarray]:
-    """Pictures one by one as (H, W, C) uint8 or uint16."""
-    for images in generator.batches(seeds, label, truncation):
-        yield from to_pixels(images, generator.info.depth)
 
 
 def label_names(generator: Generator, label: str | None, seeds: Sequence[int]) -> list[str]:

@@ -172,7 +172,8 @@ def _write(
         "hash": digest.hexdigest(),
         "notes": [*info["notes"], *choice.notes, *_named(rejected)],
     }
-    (folder / "pack.json").write_text(json.dumps(info, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(info, indent=1, ensure_ascii=False) + "\n"
+    (folder / "pack.json").write_text(text, encoding="utf-8", errors="backslashreplace")  # a path need not be text
     for path in (*folder.iterdir(), folder):
         _sync(path)
 
@@ -182,7 +183,7 @@ def _named(rejected: list[Rejection]) -> list[str]:
     if not rejected:
         return []
     first = ", ".join(f"{rejection.name} ({rejection.reason})" for rejection in rejected[:3])
-    rest = "; `ganvas data check` names all" if len(rejected) > 3 else ""
+    rest = "; `ganvas data check` says more" if len(rejected) > 3 else ""
     return [f"{len(rejected)} of the files could not be used: {first}{rest}."]
 
 

@@ -39,16 +39,17 @@ class PlaceNorm(nn.Module):
 class Up(nn.Module):
     """Convolutions at one grid, then one that is shuffled up to the next."""
 
-    def __init__(self, maps: int, after: int, size: tuple[int, int], num_blocks: int) -> None:
+    def __init__(self, maps: int, after: int, size: tuple[int, int], num_blocks: int, towards_end: bool) -> None:
         super().__init__()
         same = [(nn.Conv2d(maps, maps, 3, padding=1), PlaceNorm(maps)) for _ in range(num_blocks)]
         self.same = nn.Sequential(*(layer for pair in same for layer in pair))
         self.up = nn.Conv2d(maps, 4 * after, 3, padding=1)
         self.norm = PlaceNorm(after)
-        self.size = size
+        self.size, self.towards_end = size, towards_end
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(crop(F.pixel_shuffle(self.up(self.same(x)), 2), self.size))
+        x = crop(F.pixel_shuffle(self.up(self.same(x)), 2), self.size)
+        return self.norm(smooth(x, self.towards_end))
 
 
 class Generator(nn.Module):
@@ -63,9 +64,15 @@ class Generator(nn.Module):
         numbers = self.maps * self.grid[0] * self.grid[1]
         self.start = nn.Linear(config.z_dim, numbers)
         self.classes = nn.Embedding(config.num_classes, numbers) if config.num_classes else None
+        if self.classes is not None:
+            # With the usual 1 the class drowns the latent: one prototype a class, read well and all alike.
+            nn.init.normal_(self.classes.weight, std=0.3)
         self.norm = PlaceNorm(self.maps)
         self.stages = nn.Sequential(
-            *(Up(maps[i], maps[i + 1], grids[i + 1], config.blocks) for i in range(len(maps) - 1))
+            *(
+                Up(maps[i], maps[i + 1], grids[i + 1], config.blocks, towards_end=i % 2 == 0)
+                for i in range(len(maps) - 1)
+            )
         )
         self.to_picture = nn.Conv2d(maps[-1], 4 * config.channels, 3, padding=1)
 
@@ -75,13 +82,22 @@ class Generator(nn.Module):
             assert labels is not None
             x = x + self.classes(labels)
         x = self.norm(x.view(-1, *self.grid, self.maps).permute(0, 3, 1, 2))
-        x = F.pixel_shuffle(self.to_picture(self.stages(x)), 2)
-        return torch.tanh(crop(x, self.size).to(self.to_picture.weight.dtype))
+        x = F.pixel_shuffle(self.to_picture(self.stages(x)), 2).to(self.to_picture.weight.dtype)
+        return torch.tanh(smooth(crop(x, self.size), towards_end=len(self.stages) % 2 == 0))
 
 
 def crop(x: Tensor, size: tuple[int, int]) -> Tensor:
     """The upper left part: where a side was halved upwards, shuffling gives one row too many."""
     return x[:, :, : size[0], : size[1]]
+
+
+def smooth(x: Tensor, towards_end: bool) -> Tensor:
+    """The mean of 2x2 neighbours: it removes exactly the lattice of period 2 that shuffled pixels would show.
+
+    Half a pixel is shifted; stages take the two directions in turn.
+    """
+    pad = (0, 1, 0, 1) if towards_end else (1, 0, 1, 0)
+    return F.avg_pool2d(F.pad(x, pad, mode="replicate"), 2, stride=1)
 
 
 class Discriminator(nn.Module):

@@ -77,14 +77,17 @@ def train(
             if finished or interrupted:
                 break
 
-            # Draw all that is random: the next pictures, and this rank's slice of latents and augmentations.
+            # Draw all that is random: the next pictures, and this rank's slice of latents, augmentations and probes.
             real, labels = next(state.batches)
             z = torch.randn(batch, average.info.config.z_dim, generator=state.noise, device=state.device)[start:stop]
             numbers = draw(batch, policy, config.augment or 0.0, state.noise).slice(start, stop)
-            inputs = Inputs(real, labels if average.classes else None, z, numbers)
+            penalise = state.step % interval == 0
+            probe = None
+            if penalise and config.penalty == "finite":
+                probe = torch.randn(batch, *real.shape[1:], generator=state.noise, device=state.device)[start:stop]
+            inputs = Inputs(real, labels if average.classes else None, z, numbers, probe)
 
             # Gradients of both networks, averaged over the ranks.
-            penalise = state.step % interval == 0
             stats = gradients(state, networks, inputs, config, policy, penalise, display)
             average_gradients(state.generator.parameters())
             average_gradients(state.discriminator.parameters())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -149,7 +149,7 @@ def choose_objective(chooser: Chooser, pack: Pack, model: ModelConfig) -> None:
 
 
 def augmentation_probability(num_images: int) -> float:
-    """Fewer pictures are memorised sooner, so augmentation grows as they get fewer; never above 0.8 (it would leak)."""
+    """Fewer pictures are memorised sooner, so augmentation grows as they get fewer; never above 0.6 (it would leak)."""
     if num_images >= 20_000:
         return 0.0
     return float(f"{min(0.6, 0.15 * math.log10(200_000 / num_images)):.2g}")
@@ -193,21 +193,24 @@ def choose_micro_batch(chooser: Chooser, generator: Summary, discriminator: Summ
 
 
 def memory_needed(generator: Summary, discriminator: Summary, micro_batch: int) -> int:
-    """Bytes: weights, gradients, two Adam moments, the average; activations of one micro-batch.
+    """Bytes: weights, gradients, two Adam moments, the average; pictures and activations of one micro-batch.
 
-    A penalty step keeps the discriminator's activations three times (forward, backward, double backward), an
-    adversarial step those of the generator once and of the discriminator for real and fake: the larger counts.
+    An adversarial step keeps the generator's activations once and the discriminator's for real and fake; a penalty
+    step those of the discriminator four times (forward, backward, and both again): the larger counts. Pictures
+    are there a dozen times: real, generated, their augmentations and gradients.
     """
     weights = 5 * generator.parameters + 4 * discriminator.parameters
+    pictures = 12 * math.prod(generator.rows[-1].shape)
     adversarial = generator.activations + 2 * discriminator.activations
-    return 4 * (weights + micro_batch * max(adversarial, 3 * discriminator.activations))
+    return 4 * (weights + micro_batch * (pictures + max(adversarial, 4 * discriminator.activations)))
 
 
 def free_memory(device: Device) -> int:
     """Bytes that are free on the device now."""
     if device.torch_device.type == "cuda":
         return torch.cuda.mem_get_info(device.torch_device)[0]
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, AttributeError, OSError):
-        return 4 * 2**30  # unknown: plan for a small machine
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():  # counts what the disk cache would give back, which sysconf does not
+        fields = dict(line.split(":") for line in meminfo.read_text().splitlines())
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    return 4 * 2**30  # unknown: plan for a small machine

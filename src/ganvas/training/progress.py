@@ -79,8 +79,9 @@ class Display:
 
 
 def describe(record: dict[str, Any]) -> str:
+    rate = record["images_per_second"]
     return (
-        f"{count(record['images'])} images  {record['images_per_second']:,.0f}/s  ETA {duration(record['eta'])}  "
+        f"{count(record['images'])} images  {rate:,.{0 if rate >= 10 else 1}f}/s  ETA {duration(record['eta'])}  "
         f"D(real) {record['d_real']:+.2f}  D(fake) {record['d_fake']:+.2f}  penalty {record['penalty']:.2g}  "
         f"lr {record['lr']:.1e}  EMA {count(record['ema_half_life'])}"
     )

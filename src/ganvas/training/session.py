@@ -11,7 +11,7 @@ from ganvas.config import BUDGET_FIELDS, MACHINE_FIELDS, ModelConfig, TrainConfi
 from ganvas.data.batches import Batches
 from ganvas.data.pack import Pack
 from ganvas.device import Device, barrier, rank, world_size
-from ganvas.errors import RunError
+from ganvas.errors import CheckpointError, RunError
 from ganvas.generator import ModelInfo
 from ganvas.run import Run, timestamp
 from ganvas.training.clock import total_images
@@ -64,7 +64,12 @@ def open_session(run: Run, pack: Pack, source: str, asked: TrainConfig, device: 
     state = TrainState(info.config, config, batches, device)
     checkpoint = run.load_checkpoint(display.say, state.device)
     if checkpoint is not None:
-        state.load_state_dict(checkpoint)
+        try:
+            state.load_state_dict(checkpoint)
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise CheckpointError(
+                f"the checkpoints in {run.folder} do not fit its config.json: restore it, or choose another --out"
+            ) from error
         if rank() == 0:
             run.cut_log(state.images_seen)
         display.say(f"going on from {state.images_seen:,} images in {run.folder}")

@@ -18,7 +18,9 @@ def show_plan(plan: Plan, pack: Pack, console: Console, layers: bool = True) -> 
     mirrored = ", mirrored at random" if pack.mirror else ""
     depth = ", 16 bit" if pack.depth == 16 else ""
     say = lambda text: console.print(text, markup=False)  # noqa: E731
-    say(f"{pack.num_images:,} pictures of {pack.height}x{pack.width}x{pack.channels}{depth}{classes}, kind {pack.kind}{mirrored}")
+    say(
+        f"{pack.num_images:,} pictures of {pack.height}x{pack.width}x{pack.channels}{depth}{classes}, kind {pack.kind}{mirrored}"
+    )
     for choice in plan.choices:
         say(f"  {choice.name:<17}{text(choice.value):<12} {choice.reason}")
     for name, summary in (("generator", plan.generator), ("discriminator", plan.discriminator)):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ganvas.augment import POLICIES, Draw, augment
 from ganvas.config import TrainConfig
-from ganvas.losses import LOSSES, PENALTIES, generator_scale
+from ganvas.losses import LOSSES, generator_scale, gradient_norm_exact, gradient_norm_finite
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,12 @@ class Inputs:
     labels: Tensor | None
     z: Tensor
     draw: Draw
+    direction: Tensor | None = None
+    """Where a finite-difference penalty looks; of the shape of `real`."""
 
     def slice(self, start: int, stop: int) -> Inputs:
-        labels = None if self.labels is None else self.labels[start:stop]
-        return Inputs(self.real[start:stop], labels, self.z[start:stop], self.draw.slice(start, stop))
+        labels, direction = (None if t is None else t[start:stop] for t in (self.labels, self.direction))
+        return Inputs(self.real[start:stop], labels, self.z[start:stop], self.draw.slice(start, stop), direction)
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,8 @@ def accumulate_gradients(
         share = len(part.real) / num
         stats, real, fake = adversarial_gradients(networks, part, config, policy, share)
         if penalise:
-            stats.r1 = penalty_gradients(plain, real, part.labels, config, config.r1 or 0.0, share)
-            stats.r2 = penalty_gradients(plain, fake, part.labels, config, config.r2 or 0.0, share)
+            stats.r1 = penalty_gradients(plain, real, part, config, config.r1 or 0.0, share)
+            stats.r2 = penalty_gradients(plain, fake, part, config, config.r2 or 0.0, share)
         total.append(stats)
     return mean_stats(total, [min(micro_batch, num - start) / num for start in range(0, num, micro_batch)])
 
@@ -112,7 +114,7 @@ def adversarial_gradients(
 def penalty_gradients(
     discriminator: nn.Module,
     images: Tensor,
-    labels: Tensor | None,
+    inputs: Inputs,
     config: TrainConfig,
     gamma: float,
     share: float,
@@ -120,7 +122,10 @@ def penalty_gradients(
     """Adds the gradient of gamma/2 E|grad D|^2, times the interval for the steps without; returns E|grad D|^2."""
     if gamma == 0:
         return images.new_zeros(())
-    norm = PENALTIES[config.penalty or "exact"](discriminator, images, labels).mean()
+    if inputs.direction is None:
+        norm = gradient_norm_exact(discriminator, images, inputs.labels).mean()
+    else:
+        norm = gradient_norm_finite(discriminator, images, inputs.labels, inputs.direction).mean()
     (norm * (gamma / 2 * (config.penalty_interval or 1) * share)).backward()
     return norm.detach()
 

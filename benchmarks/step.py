@@ -1,0 +1,226 @@
+"""How fast a training step is: the chosen path beside the plain one that most GAN code uses.
+
+    python benchmarks/step.py --json step.json
+
+plain:   separate passes for the discriminator and the generator, weights in PyTorch's usual layout, unfused Adam.
+chosen:  what `ganvas train` does: one pass for both networks, channels-last weights, fused Adam.
+
+Both do the same arithmetic on the same data: relativistic loss, exact R1 and R2 in every 8th step, no augmentation.
+Repeats alternate between the two, so that a busy machine slows both; medians are printed. A machine with other work
+gives a fair ratio but low rates. GFLOP/s counts two operations per multiply-add of the layers: 3 passes of the
+generator and 6 of the discriminator per image and step (real and fake, forward once and backward twice as dear);
+a penalty about 12 more of the discriminator (real and fake; double backward costs as much again as the rest).
+What the plain path computes on top (its second pass) is not counted as useful. The peak is a measured sgemm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from common import machine, write_json
+from ganvas.augment import draw
+from ganvas.config import ModelConfig, TrainConfig
+from ganvas.device import choose_device, prepare
+from ganvas.losses import gradient_norm_exact, relativistic_discriminator, relativistic_generator
+from ganvas.models import build, channels_last
+from ganvas.models.summary import summarise_config
+from ganvas.training.state import adam
+from ganvas.training.step import Inputs, Networks, accumulate_gradients
+
+INTERVAL = 8  # steps from one penalty to the next
+CONFIG = TrainConfig(r1=0.1, r2=0.1, penalty="exact", penalty_interval=INTERVAL, augment=0.0, lr=1e-4, precision="fp32")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One network at one size: compact and residual as a CPU would be given them."""
+
+    model: str
+    side: int
+    channels: int
+    batch: int = 64
+
+    def config(self) -> ModelConfig:
+        base = 24 if self.model == "compact" else 16
+        return ModelConfig(self.model, self.side, self.side, self.channels, num_classes=10, z_dim=64, base=base)
+
+    def __str__(self) -> str:
+        return f"{self.model} {self.side}x{self.side}x{self.channels}"
+
+
+CASES = [Case("compact", 28, 1), Case("compact", 64, 1), Case("compact", 64, 3), Case("residual", 64, 3)]
+
+Step = Callable[[Inputs, bool], None]
+"""One training step on these inputs, with penalties or without."""
+
+
+def plain_step(case: Case, device: torch.device) -> Step:
+    """The peer: first the discriminator learns from one batch, then the generator from a second pass through it."""
+    generator, discriminator = (network.to(device) for network in build(case.config()))
+    options: dict[str, Any] = {"lr": CONFIG.lr, "betas": (0.0, CONFIG.beta2), "fused": False, "foreach": False}
+    generator_adam = torch.optim.Adam(generator.parameters(), **options)
+    discriminator_adam = torch.optim.Adam(discriminator.parameters(), **options)
+
+    def penalty(pictures: Tensor, labels: Tensor | None) -> Tensor:
+        return gradient_norm_exact(discriminator, pictures, labels).mean() * (0.1 / 2 * INTERVAL)
+
+    def step(inputs: Inputs, penalise: bool) -> None:
+        # The discriminator.
+        with torch.no_grad():
+            fake = generator(inputs.z, inputs.labels)
+        real_logits = discriminator(inputs.real, inputs.labels)
+        loss = relativistic_discriminator(real_logits, discriminator(fake, inputs.labels)).mean()
+        if penalise:
+            loss = loss + penalty(inputs.real, inputs.labels) + penalty(fake, inputs.labels)
+        discriminator_adam.zero_grad()
+        loss.backward()
+        discriminator_adam.step()
+
+        # The generator, from new passes of both networks.
+        discriminator.requires_grad_(False)
+        fake = generator(inputs.z, inputs.labels)
+        with torch.no_grad():
+            real_logits = discriminator(inputs.real, inputs.labels)
+        loss = relativistic_generator(real_logits, discriminator(fake, inputs.labels)).mean()
+        generator_adam.zero_grad()
+        loss.backward()
+        generator_adam.step()
+        discriminator.requires_grad_(True)
+
+    return step
+
+
+def chosen_step(case: Case, device: torch.device) -> Step:
+    """The step of training/loop.py."""
+    generator, discriminator = (channels_last(network.to(device)) for network in build(case.config()))
+    networks = Networks(generator, discriminator, discriminator)
+    optimizers = [adam(generator, CONFIG), adam(discriminator, CONFIG)]
+
+    def step(inputs: Inputs, penalise: bool) -> None:
+        accumulate_gradients(networks, inputs, CONFIG, (), case.batch, penalise)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def inputs_for(case: Case, device: torch.device) -> Inputs:
+    random = torch.Generator(device).manual_seed(0)
+    real = torch.rand(case.batch, case.channels, case.side, case.side, generator=random, device=device) * 2 - 1
+    labels = torch.arange(case.batch, device=device) % 10
+    z = torch.randn(case.batch, 64, generator=random, device=device)
+    return Inputs(real, labels, z, draw(case.batch, (), 0.0, random))
+
+
+def images_per_second(step: Step, inputs: Inputs, seconds: float) -> float:
+    """Whole intervals of steps, for at least `seconds`."""
+    synchronise(inputs.real.device)
+    started, done = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        for i in range(INTERVAL):
+            step(inputs, i == 0)
+        done += INTERVAL * len(inputs.real)
+        synchronise(inputs.real.device)
+    return done / (time.perf_counter() - started)
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def useful_gflop(case: Case) -> float:
+    """10^9 operations per image: the counting rule is in this file's docstring."""
+    generator, discriminator = summarise_config(case.config())
+    return 2 * (3 * generator.macs + (6 + 12 / INTERVAL) * discriminator.macs) / 1e9
+
+
+def measured_peak(device: torch.device) -> float:
+    """GFLOP/s of a product of two 2048 x 2048 float32 matrices, the best of ten."""
+    a, b = (torch.randn(2048, 2048, device=device) for _ in range(2))
+    best = float("inf")
+    for _ in range(10):
+        synchronise(device)
+        started = time.perf_counter()
+        torch.mm(a, b)
+        synchronise(device)
+        best = min(best, time.perf_counter() - started)
+    return 2 * 2048**3 / best / 1e9
+
+
+def measure(case: Case, device: torch.device, repeats: int, seconds: float, peak: float) -> dict[str, Any]:
+    inputs = inputs_for(case, device)
+    steps = {"plain": plain_step(case, device), "chosen": chosen_step(case, device)}
+    for step in steps.values():  # warm up: both kinds of step
+        step(inputs, True)
+        step(inputs, False)
+    rates: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(repeats):
+        for name, step in steps.items():
+            rates[name].append(images_per_second(step, inputs, seconds))
+    plain, chosen = (statistics.median(rates[name]) for name in ("plain", "chosen"))
+    ratios = [b / a for a, b in zip(rates["plain"], rates["chosen"], strict=True)]
+    return {
+        "case": str(case),
+        "batch": case.batch,
+        "plain": plain,
+        "chosen": chosen,
+        "ratio": statistics.median(ratios),
+        "ratio_range": [min(ratios), max(ratios)],
+        "gflops": chosen * useful_gflop(case),
+        "share_of_sgemm": chosen * useful_gflop(case) / peak,
+        "all": rates,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5, help="times that each way is measured")
+    parser.add_argument("--seconds", type=float, default=3.0, help="least length of a measurement")
+    parser.add_argument("--only", default="", help="measure the networks whose name holds this: compact, 28x28 ...")
+    parser.add_argument("--device", help="cpu or cuda; default: the fastest there is")
+    parser.add_argument("--json", type=Path, help="where the figures go")
+    arguments = parser.parse_args()
+    device = choose_device(arguments.device)
+    prepare(device)
+    torch.manual_seed(0)
+    peak = measured_peak(device.torch_device)
+    here = machine("torch") | {"device": device.name, "threads": torch.get_num_threads(), "sgemm_gflops": peak}
+    console = Console()
+    console.print(", ".join(f"{key} {value}" for key, value in here.items()), highlight=False)
+    table = Table("network", title="images/s of a training step")
+    for column in ("plain", "chosen", "ratio", "lowest to highest", "GFLOP/s", "of sgemm"):
+        table.add_column(column, justify="right")
+    rows = []
+    for case in (case for case in CASES if arguments.only in str(case)):
+        row = measure(case, device.torch_device, arguments.repeats, arguments.seconds, peak)
+        low, high = row["ratio_range"]
+        table.add_row(
+            row["case"],
+            f"{row['plain']:,.0f}",
+            f"{row['chosen']:,.0f}",
+            f"{row['ratio']:.2f}",
+            f"{low:.2f} to {high:.2f}",
+            f"{row['gflops']:,.1f}",
+            f"{row['share_of_sgemm']:.0%}",
+        )
+        rows.append(row)
+    console.print(table)
+    if arguments.json:
+        write_json(arguments.json, here, rows)
+
+
+if __name__ == "__main__":
+    main()
