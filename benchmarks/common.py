@@ -1,4 +1,4 @@
-"""What every benchmark says about where it ran, and how it writes its figures."""
+"""What every benchmark says about where it ran, and how it shows and writes its figures."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
+from rich.table import Table
 
 
 def machine(*packages: str) -> dict[str, Any]:
@@ -25,6 +28,21 @@ def machine(*packages: str) -> dict[str, Any]:
     }
 
 
-def write_json(path: Path, here: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    """Writes {"machine": ..., "rows": ...}."""
-    path.write_text(json.dumps({"machine": here, "rows": rows}, indent=1) + "\n")
+def table(title: str, rows: list[dict[str, Any]]) -> None:
+    """Prints rows with the same keys as a table: whole numbers with commas, others with four digits."""
+    shown = Table(title=title, title_justify="left")
+    for name, value in rows[0].items():
+        shown.add_column(name, justify="left" if isinstance(value, str) else "right", no_wrap=True)
+    for row in rows:
+        shown.add_row(*(cell(value) for value in row.values()))
+    Console().print(shown)
+
+
+def cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n")

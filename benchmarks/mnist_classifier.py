@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ganvas.models import channels_last
+
 EPOCHS = 4
 BATCH = 100
 PEAK_RATE = 5e-3
@@ -59,14 +61,16 @@ def scale(images: torch.Tensor | np.ndarray) -> torch.Tensor:
     return pictures[:, None].float() / 127.5 - 1
 
 
-def train_classifier(images_uint8: torch.Tensor | np.ndarray, labels: torch.Tensor | np.ndarray, seed: int) -> nn.Module:
+def train_classifier(
+    images_uint8: torch.Tensor | np.ndarray, labels: torch.Tensor | np.ndarray, seed: int
+) -> nn.Module:
     """Trains the judge: the same pictures, labels, seed and number of threads give the same network."""
     pixels = F.pad(scale(images_uint8), (SHIFT,) * 4, value=-1.0)
     target = torch.as_tensor(np.asarray(labels)).long()
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Classifier(int(target.max()) + 1).to(memory_format=torch.channels_last)
+        model = channels_last(Classifier(int(target.max()) + 1))
     model.train()
     batches = len(target) // BATCH
     optimizer = torch.optim.Adam(model.parameters(), PEAK_RATE, fused=True)

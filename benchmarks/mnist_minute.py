@@ -26,10 +26,10 @@ import ganvas
 from common import machine, table, write_json
 from ganvas.config import DataConfig, ModelConfig
 from ganvas.data import Pack, open_pack
-from ganvas.generator import Generator, ModelInfo
+from ganvas.generator import Generator, ModelInfo, to_pixels
 from ganvas.models import build
 from ganvas.run import Run, read_checkpoint
-from mnist_classifier import features, frechet, train_classifier
+from mnist_classifier import asked_share, features, frechet, train_classifier
 
 MARKS = (10, 20, 30, 60)  # seconds
 NUM = 10_000  # pictures judged
@@ -41,26 +41,23 @@ class Judge:
     """The independent classifier and the features of the test pictures."""
 
     def __init__(self, train: Pack, test: Pack) -> None:
-        labels = torch.from_numpy(train.labels)
-        self.classifier = train_classifier(torch.from_numpy(train.images[..., 0].copy()), labels, seed=20_260)
-        self.reference, logits = features(self.classifier, pictures(test))
-        self.accuracy = (logits.argmax(1) == torch.from_numpy(test.labels)).float().mean().item()
+        assert train.labels is not None and test.labels is not None
+        self.classifier = train_classifier(train.images, train.labels, seed=20_260)
+        self.reference, logits = features(self.classifier, test.images)
+        self.accuracy = asked_share(logits, test.labels)
         self.confident_of_real = confident(logits)
+        self.floor = frechet(features(self.classifier, train.images[:NUM])[0], self.reference)
 
-    def __call__(self, images: Tensor, labels: Tensor | None) -> tuple[float, float]:
+    def __call__(self, images: Tensor, labels: np.ndarray | None) -> tuple[float, float]:
         """(share given the asked class, or confident share without labels; Frechet distance)."""
-        found, logits = features(self.classifier, images)
-        share = confident(logits) if labels is None else (logits.argmax(1) == labels).float().mean().item()
+        found, logits = features(self.classifier, to_pixels(images))
+        share = confident(logits) if labels is None else asked_share(logits, labels)
         return share, frechet(found, self.reference)
 
 
-def pictures(pack: Pack) -> Tensor:
-    """All pictures of a pack as (N, 1, 28, 28) in [-1, 1]."""
-    return torch.from_numpy(pack.images.copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def confident(logits: Tensor) -> float:
-    return (logits.softmax(1).max(1).values >= CONFIDENT).float().mean().item()
+def confident(logits: np.ndarray) -> float:
+    """Share of pictures that the classifier gives some class at least 95%."""
+    return (torch.from_numpy(logits).softmax(1).max(1).values >= CONFIDENT).float().mean().item()
 
 
 def run_ganvas(data: Path, seed: int, seconds: float, judge: Judge, marks: tuple[int, ...]) -> list[Row]:
@@ -77,8 +74,7 @@ def run_ganvas(data: Path, seed: int, seconds: float, judge: Judge, marks: tuple
             network, _ = build(config)
             network.load_state_dict(in_time[-1]["ema"])
             generator = Generator(network, ModelInfo(config, [str(i) for i in range(10)]))
-            labels = torch.arange(NUM) % 10
-            share, distance = judge(generator.sample(NUM, seed=1_000_000), labels)
+            share, distance = judge(generator.sample(NUM, seed=1_000_000), np.arange(NUM) % 10)
             rows.append(row(f"Ganvas, {seconds:.0f} s", seed, mark, counters["images_seen"], share, distance))
         return rows
 
@@ -133,7 +129,7 @@ def run_tutorial(train: Pack, seed: int, judge: Judge) -> list[Row]:
     torch.manual_seed(seed)
     generator, discriminator = tutorial_networks()
     optimizers = [torch.optim.Adam(network.parameters(), 1e-4) for network in (generator, discriminator)]
-    data = pictures(train)
+    data = torch.from_numpy(train.images.copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
     rows: list[Row] = []
     seconds, images = 0.0, 0
     for mark in MARKS:
@@ -171,9 +167,8 @@ def main() -> None:
     options = parser.parse_args()
     train = open_pack("mnist", path=options.data)
     judge = Judge(train, open_pack("mnist", DataConfig(split="test"), path=options.data))
-    floor = frechet(features(judge.classifier, pictures(train)[:NUM])[0], judge.reference)
     print(f"classifier: {judge.accuracy:.2%} of the test pictures, confident of {judge.confident_of_real:.2%}")
-    print(f"Frechet distance of 10,000 training pictures to the test pictures: {floor:.2f}")
+    print(f"Frechet distance of 10,000 training pictures to the test pictures: {judge.floor:.3f}")
     rows: list[Row] = []
     jobs: list[Callable[[], list[Row]]] = [lambda: run_tutorial(train, options.seeds[0], judge)]
     for seed in options.seeds:
@@ -186,11 +181,17 @@ def main() -> None:
     for what in dict.fromkeys(str(r["what"]) for r in rows):
         for mark in dict.fromkeys(r["seconds"] for r in rows if r["what"] == what):
             group = [r for r in rows if (r["what"], r["seconds"]) == (what, mark)]
-            medians = {name: statistics.median(float(r[name]) for r in group) for name in ("images", "share", "frechet")}
+            medians = {
+                name: statistics.median(float(r[name]) for r in group) for name in ("images", "share", "frechet")
+            }
             summary.append({"what": what, "seconds": mark, "seeds": len(group), **medians})
     table("One minute of MNIST (medians over the seeds)", summary)
     if options.json:
-        judged = {"classifier_accuracy": judge.accuracy, "confident_of_real": judge.confident_of_real, "floor": floor}
+        judged = {
+            "classifier_accuracy": judge.accuracy,
+            "confident_of_real": judge.confident_of_real,
+            "floor": judge.floor,
+        }
         write_json(options.json, {"machine": machine(), **judged, "summary": summary, "runs": rows})
 
 

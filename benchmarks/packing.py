@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import machine, write_json
 from PIL import Image
+
+from common import machine, write_json
 
 TARGETS = {"mnist": 3.0, "mednist": 20.0}  # seconds on two cores
 TARGET_MEMORY = 1.2  # GB
@@ -117,7 +118,7 @@ def main() -> None:
             )
             rows.append(row)
     if arguments.json:
-        write_json(arguments.json, here, rows)
+        write_json(arguments.json, {"machine": here, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -24,11 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
-from common import machine, write_json
+from common import machine, table, write_json
 from ganvas.augment import draw
 from ganvas.config import ModelConfig, TrainConfig
 from ganvas.device import choose_device, prepare
@@ -198,28 +196,26 @@ def main() -> None:
     torch.manual_seed(0)
     peak = measured_peak(device.torch_device)
     here = machine("torch") | {"device": device.name, "threads": torch.get_num_threads(), "sgemm_gflops": peak}
-    console = Console()
-    console.print(", ".join(f"{key} {value}" for key, value in here.items()), highlight=False)
-    table = Table("network", title="images/s of a training step")
-    for column in ("plain", "chosen", "ratio", "lowest to highest", "GFLOP/s", "of sgemm"):
-        table.add_column(column, justify="right")
+    print(", ".join(f"{key} {value}" for key, value in here.items()), flush=True)
     rows = []
     for case in (case for case in CASES if arguments.only in str(case)):
-        row = measure(case, device.torch_device, arguments.repeats, arguments.seconds, peak)
-        low, high = row["ratio_range"]
-        table.add_row(
-            row["case"],
-            f"{row['plain']:,.0f}",
-            f"{row['chosen']:,.0f}",
-            f"{row['ratio']:.2f}",
-            f"{low:.2f} to {high:.2f}",
-            f"{row['gflops']:,.1f}",
-            f"{row['share_of_sgemm']:.0%}",
-        )
-        rows.append(row)
-    console.print(table)
+        rows.append(measure(case, device.torch_device, arguments.repeats, arguments.seconds, peak))
+        print(f"{case}: done", flush=True)
+    table("images/s of a training step", [shown(row) for row in rows])
     if arguments.json:
-        write_json(arguments.json, here, rows)
+        write_json(arguments.json, {"machine": here, "rows": rows})
+
+
+def shown(row: dict[str, Any]) -> dict[str, Any]:
+    low, high = row["ratio_range"]
+    return {
+        "network": row["case"],
+        "plain": row["plain"],
+        "chosen": row["chosen"],
+        "ratio": f"{row['ratio']:.2f} ({low:.2f}-{high:.2f})",
+        "GFLOP/s": row["gflops"],
+        "of sgemm": f"{row['share_of_sgemm']:.0%}",
+    }
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def test_plan_is_complete_and_sane(size: int, channels: int, classes: int, devic
         config.base,
         config.blocks,
     )
-    assert model.model == ("compact" if device is CPU and size <= 64 else "residual")
+    assert model.model == ("compact" if device is CPU else "residual")
     assert config.conditional is (classes > 0)
     assert config.precision == ("bf16" if device is CUDA else "fp32") and config.compile is (device is CUDA)
     assert config.device == str(device.torch_device)
@@ -144,20 +144,20 @@ def test_augmentation_grows_as_pictures_get_fewer() -> None:
 
 
 def test_micro_batch_is_halved_until_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    pack = pack_of(128, channels=3)
-    whole = plan(pack, TrainConfig(), CPU)
+    pack, asked = pack_of(128, channels=3), TrainConfig(model="residual")
+    whole = plan(pack, asked, CPU)
     assert whole.config.micro_batch == whole.config.batch == 32
     sizes = []
     for share in (1.0, 0.5, 0.25, 0.1):
         memory(monkeypatch, int(whole.memory * share / planning.MEMORY_SHARE * 1.05))
-        planned = plan(pack, TrainConfig(), CPU)
+        planned = plan(pack, asked, CPU)
         assert planned.config.batch == 32 and planned.memory <= whole.memory * share * 1.05
         sizes.append(planned.config.micro_batch)
     assert sizes == [32, 16, 8, 2]
     reason = next(choice.reason for choice in planned.choices if choice.name == "micro_batch")
     assert "GiB are free" in reason
     memory(monkeypatch, 1)
-    assert plan(pack, TrainConfig(), CPU).config.micro_batch == 1
+    assert plan(pack, asked, CPU).config.micro_batch == 1
     assert plan(pack, TrainConfig(micro_batch=20), CPU).config.micro_batch == 20  # asked for
 
 
@@ -175,11 +175,11 @@ def test_memory_grows_with_size_batch_and_width() -> None:
 @pytest.mark.parametrize(
     ("size", "channels", "classes", "asked", "measured"),
     [
-        (28, 1, 10, TrainConfig(model="compact", base=24, batch=64), 36),
-        (64, 1, 6, TrainConfig(model="compact", base=24, batch=64), 134),
-        (64, 3, 0, TrainConfig(model="compact", base=24, batch=64), 189),
-        (64, 3, 0, TrainConfig(model="residual", base=16, batch=64), 1368),
-        (128, 3, 0, TrainConfig(model="residual", base=16, batch=32), 2521),
+        (28, 1, 10, TrainConfig(model="compact", base=24, blocks=1, batch=64), 36),
+        (64, 1, 6, TrainConfig(model="compact", base=24, blocks=1, batch=64), 134),
+        (64, 3, 0, TrainConfig(model="compact", base=24, blocks=1, batch=64), 189),
+        (64, 3, 0, TrainConfig(model="residual", base=16, blocks=1, batch=64), 1368),
+        (128, 3, 0, TrainConfig(model="residual", base=16, blocks=1, batch=32), 2521),
     ],
 )
 def test_memory_estimate_is_within_a_factor_of_two_of_the_measured(

@@ -109,7 +109,7 @@ class Discriminator(nn.Module):
         self.pad = (0, config.width % 2, 0, config.height % 2)
         maps = [4 * config.channels]
         for _ in sizes[:-2]:
-            maps.append(min(2 * maps[-1], WIDEST * config.base) if len(maps) > 1 else config.base * 4 // 3)
+            maps.append(min(2 * maps[-1], WIDEST * config.base) if len(maps) > 1 else 2 * config.base)
         height, width = ((side + 1) // 2 for side in (config.height, config.width))
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise(maps):

@@ -20,7 +20,6 @@ from ganvas.models import MODELS
 from ganvas.models.summary import Summary, summarise_config
 
 DEFAULT_MINUTES = 10.0
-COMPACT_UP_TO = 64  # pixels: beyond, compact's coarse grids cannot draw detail
 MEMORY_SHARE = 0.8  # part of the free memory that a run may plan to use
 GAMMA = ((32, 0.05), (64, 2.0), (128, 17.0), (256, 150.0))
 """R3GAN's penalty weights (Huang et al. 2024) by picture side; between them the logarithms are interpolated."""
@@ -83,28 +82,29 @@ def choose_budget(chooser: Chooser) -> None:
 def choose_model(chooser: Chooser, pack: Pack, device: Device) -> ModelConfig:
     side = max(pack.height, pack.width)
     on_cpu = device.torch_device.type == "cpu"
-    if on_cpu and side <= COMPACT_UP_TO:
-        name = chooser.choose("model", "compact", f"{pack.height}x{pack.width} on a CPU: few and coarse convolutions")
+    if on_cpu:
+        name = chooser.choose("model", "compact", "few and coarse convolutions: what a CPU can afford")
     else:
-        where = "a GPU can afford it" if not on_cpu else f"{side} pixels need depth"
-        name = chooser.choose("model", "residual", f"norm-free residual blocks: {where}")
+        name = chooser.choose("model", "residual", "norm-free residual blocks: a GPU can afford them")
     if name not in MODELS:
         raise ConfigError(f"--model {name}: expected one of {', '.join(MODELS)}")
     if name == "compact":
         chooser.choose("z_dim", 64, "enough for small pictures")
-        chooser.choose("base", 24, "measured on MNIST and MedNIST")
+        tiny = side <= 40
+        chooser.choose("base", 16 if tiny else 24, "feature maps, measured on MNIST" if tiny else "feature maps")
     else:
         chooser.choose("z_dim", 64, "as R3GAN")
         base = 16 if on_cpu or side >= 256 else (64 if side <= 64 else 32)
         chooser.choose("base", base, f"feature maps at {side} pixels for {'a CPU' if on_cpu else 'a GPU'}")
-    chooser.choose("blocks", 1 if on_cpu or name == "compact" else 2, "per stage; more costs time in proportion")
+    deep = side <= 40 if name == "compact" else not on_cpu
+    chooser.choose("blocks", 2 if deep else 1, "per stage; more costs time in proportion")
     labelled = chooser.choose(
         "conditional",
         pack.num_classes > 1,
         f"{pack.num_classes} classes: faster and better" if pack.num_classes > 1 else "the pack has no labels",
     )
     if labelled and pack.num_classes == 0:
-        raise ConfigError("--conditional True: these pictures have no labels; sort them into one folder per class")
+        raise ConfigError("--conditional: these pictures have no labels; sort them into one folder per class")
     return ModelConfig(
         model=name,
         height=pack.height,

@@ -17,10 +17,12 @@ def show_plan(plan: Plan, pack: Pack, console: Console, layers: bool = True) -> 
     classes = f" in {pack.num_classes} classes" if pack.num_classes else ""
     mirrored = ", mirrored at random" if pack.mirror else ""
     depth = ", 16 bit" if pack.depth == 16 else ""
-    say = lambda text: console.print(text, markup=False)  # noqa: E731
-    say(
-        f"{pack.num_images:,} pictures of {pack.height}x{pack.width}x{pack.channels}{depth}{classes}, kind {pack.kind}{mirrored}"
-    )
+    size = f"{pack.height}x{pack.width}x{pack.channels}{depth}"
+
+    def say(line: str) -> None:
+        console.print(line, markup=False)
+
+    say(f"{pack.num_images:,} pictures of {size}{classes}, kind {pack.kind}{mirrored}")
     for choice in plan.choices:
         say(f"  {choice.name:<17}{text(choice.value):<12} {choice.reason}")
     for name, summary in (("generator", plan.generator), ("discriminator", plan.discriminator)):

@@ -14,6 +14,8 @@ from ganvas.augment import POLICIES, Draw, augment
 from ganvas.config import TrainConfig
 from ganvas.losses import LOSSES, generator_scale, gradient_norm_exact, gradient_norm_finite
 
+WARMUP_STEPS = 100  # at least, where a warm-up is asked for
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -145,10 +147,16 @@ def mean_stats(parts: list[Stats], shares: list[float]) -> Stats:
 
 
 def learning_rate(config: TrainConfig, images_seen: int, total_images: int) -> float:
-    """Adam's rate: a linear rise over `warmup`, then lr, then from `decay_from` a linear fall to lr * lr_end."""
+    """Adam's rate: a linear rise over `warmup`, then lr, then from `decay_from` a linear fall to lr * lr_end.
+
+    A short budget still rises over 100 steps where that is no more than a third of it: without a gentle start the
+    discriminator may win at once, and the generator stays black.
+    """
     assert config.lr is not None and config.lr_end is not None
     progress = min(1.0, images_seen / max(1, total_images))
-    rise = min(1.0, progress / config.warmup) if config.warmup else 1.0
+    shortest = min(WARMUP_STEPS * (config.batch or 1) / max(1, total_images), 1 / 3) if config.warmup else 0.0
+    warmup = max(config.warmup, shortest)
+    rise = min(1.0, progress / warmup) if warmup else 1.0
     fall = max(0.0, progress - config.decay_from) / max(1e-9, 1 - config.decay_from)
     return config.lr * rise * (1 - (1 - config.lr_end) * fall)
 
