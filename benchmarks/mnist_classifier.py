@@ -55,7 +55,7 @@ class Classifier(nn.Module):
 
 def scale(images: torch.Tensor | np.ndarray) -> torch.Tensor:
     """Pictures of uint8, N x H x W with or without a channel axis first or last, as float N x 1 x H x W in -1..1."""
-    pictures = torch.as_tensor(np.asarray(images))
+    pictures = torch.tensor(np.asarray(images))
     if pictures.ndim == 4:
         pictures = pictures[:, 0] if pictures.shape[1] == 1 else pictures[..., 0]
     return pictures[:, None].float() / 127.5 - 1

@@ -9,6 +9,7 @@ How this was chosen, and what did not help, is in RESULTS.md.
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -36,20 +37,44 @@ class PlaceNorm(nn.Module):
         return F.leaky_relu(normed.permute(0, 3, 1, 2), LEAK)
 
 
-class Up(nn.Module):
-    """Convolutions at one grid, then one that is shuffled up to the next."""
+class LeakyTanh(torch.autograd.Function):
+    """tanh whose gradient never vanishes: 1 - (1 - LEAST) y^2 in place of 1 - y^2.
 
-    def __init__(self, maps: int, after: int, size: tuple[int, int], num_blocks: int, towards_end: bool) -> None:
+    A picture that went all black in the first steps would otherwise stay black, since no gradient comes back through
+    saturated pixels. The values are tanh's own. For the start of training only: later it does harm (RESULTS.md).
+    """
+
+    LEAST = 0.1
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+        y = torch.tanh(inputs[0])
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        return gradients[0] * (1 - (1 - LeakyTanh.LEAST) * y.square())
+
+
+class Up(nn.Module):
+    """Convolutions at one grid, then one that is shuffled up to the next.
+
+    direction: of the smoothing (see `smooth`); None for none.
+    """
+
+    def __init__(self, maps: int, after: int, size: tuple[int, int], num_blocks: int, direction: bool | None) -> None:
         super().__init__()
         same = [(nn.Conv2d(maps, maps, 3, padding=1), PlaceNorm(maps)) for _ in range(num_blocks)]
         self.same = nn.Sequential(*(layer for pair in same for layer in pair))
         self.up = nn.Conv2d(maps, 4 * after, 3, padding=1)
         self.norm = PlaceNorm(after)
-        self.size, self.towards_end = size, towards_end
+        self.size, self.direction = size, direction
 
     def forward(self, x: Tensor) -> Tensor:
         x = crop(F.pixel_shuffle(self.up(self.same(x)), 2), self.size)
-        return self.norm(smooth(x, self.towards_end))
+        return self.norm(x if self.direction is None else smooth(x, self.direction))
 
 
 class Generator(nn.Module):
@@ -57,6 +82,7 @@ class Generator(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.starting = False  # set by the training loop during its first steps
         *grids, self.size = stages(config.height, config.width, COARSEST)
         self.grid = grids[0] if grids else self.size
         maps = [config.base * min(WIDEST, 2**level) for level in reversed(range(max(1, len(grids))))]
@@ -70,7 +96,8 @@ class Generator(nn.Module):
         self.norm = PlaceNorm(self.maps)
         self.stages = nn.Sequential(
             *(
-                Up(maps[i], maps[i + 1], grids[i + 1], config.blocks, towards_end=i % 2 == 0)
+                # With one stage the last smoothing is enough, and the start is steadier.
+                Up(maps[i], maps[i + 1], grids[i + 1], config.blocks, i % 2 == 0 if len(maps) > 2 else None)
                 for i in range(len(maps) - 1)
             )
         )
@@ -83,7 +110,8 @@ class Generator(nn.Module):
             x = x + self.classes(labels)
         x = self.norm(x.view(-1, *self.grid, self.maps).permute(0, 3, 1, 2))
         x = F.pixel_shuffle(self.to_picture(self.stages(x)), 2).to(self.to_picture.weight.dtype)
-        return torch.tanh(smooth(crop(x, self.size), towards_end=len(self.stages) % 2 == 0))
+        x = smooth(crop(x, self.size), towards_end=len(self.stages) % 2 == 0)
+        return LeakyTanh.apply(x) if self.starting else torch.tanh(x)
 
 
 def crop(x: Tensor, size: tuple[int, int]) -> Tensor:

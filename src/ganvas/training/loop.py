@@ -25,11 +25,11 @@ from ganvas.training.clock import Allowance, Clock, caught_signals
 from ganvas.training.preview import Preview
 from ganvas.training.progress import Display
 from ganvas.training.state import TrainState
-from ganvas.training.step import Inputs, Networks, Stats, accumulate_gradients, learning_rate, policy_for
+from ganvas.training.step import Inputs, Networks, Stats, accumulate_gradients, is_starting, learning_rate, policy_for
 
 DISPLAY_SECONDS = 0.5
 LOG_SECONDS = 2.0
-CHECKPOINT_SHARE = 0.04  # part of the time that checkpoints at previews may take
+CHECKPOINT_SHARE = 0.02  # part of the time that checkpoints at previews may take
 SCORE_SHARE = 0.02  # part of the time that scores may take
 WORSE = 1.25  # the best checkpoint's weights are kept as the model when the last ones score worse by this factor
 
@@ -88,6 +88,8 @@ def train(
             inputs = Inputs(real, labels if average.classes else None, z, numbers, probe)
 
             # Gradients of both networks, averaged over the ranks.
+            starting = is_starting(config, state.images_seen, state.total_images)
+            state.generator.starting = starting  # ty: ignore[invalid-assignment]
             stats = gradients(state, networks, inputs, config, policy, penalise, display)
             average_gradients(state.generator.parameters())
             average_gradients(state.discriminator.parameters())

@@ -13,6 +13,8 @@ from ganvas.device import Device
 from ganvas.ema import EMA
 from ganvas.models import build, channels_last
 
+NOISE_SEED = 1_000_003  # latents must not repeat the random numbers that the weights were drawn from
+
 
 class TrainState:
     """Networks, EMA, optimisers, batches, random states and counters.
@@ -35,7 +37,7 @@ class TrainState:
             "discriminator": adam(self.discriminator, config),
         }
         self.batches = batches
-        self.noise = torch.Generator(self.device).manual_seed(config.seed)
+        self.noise = torch.Generator(self.device).manual_seed(config.seed + NOISE_SEED)
         self.images_seen = 0
         self.step = 0
         self.seconds = 0.0

@@ -15,6 +15,7 @@ from ganvas.config import TrainConfig
 from ganvas.losses import LOSSES, generator_scale, gradient_norm_exact, gradient_norm_finite
 
 WARMUP_STEPS = 100  # at least, where a warm-up is asked for
+START, START_STEPS = 0.1, 200  # part of the budget, and steps at least, that count as the start
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,11 @@ def learning_rate(config: TrainConfig, images_seen: int, total_images: int) -> f
     rise = min(1.0, progress / warmup) if warmup else 1.0
     fall = max(0.0, progress - config.decay_from) / max(1e-9, 1 - config.decay_from)
     return config.lr * rise * (1 - (1 - config.lr_end) * fall)
+
+
+def is_starting(config: TrainConfig, images_seen: int, total_images: int) -> bool:
+    """True in the first tenth of the budget, and for 200 steps at least: a generator may then train more carefully."""
+    return images_seen < max(START * total_images, START_STEPS * (config.batch or 1))
 
 
 def policy_for(kind: str, config: TrainConfig) -> tuple[str, ...]:
