@@ -188,7 +188,7 @@ def main() -> None:
     table("One minute of MNIST (medians over the seeds)", summary)
     if options.json:
         judged = {
-            "classifier_accuracy": judge.accuracy,
+            "accuracy": judge.accuracy,
             "confident_of_real": judge.confident_of_real,
             "floor": judge.floor,
         }
