@@ -3,7 +3,7 @@
     python benchmarks/mnist_minute.py PATH_OF_THE_FOUR_FILES --json mnist_minute.json
 
 Both train for the same wall time on the same pictures. At 10, 20, 30 and 60 seconds 10,000 pictures are judged by a
-classifier of its own (benchmarks/mnist_classifier.py; RESULTS.md says how it was kept from the tuning): the share that it
+classifier of its own (benchmarks/mnist_classifier.py; RESULTS.md says how it was kept from the tuning): the share it
 gives the asked class (conditional) or that it is confident of (>= 90% probability; the tutorial's network has no
 labels), and the Frechet distance of its penultimate features to the 10,000 test pictures. Judging takes no training
 time.
