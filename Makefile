@@ -23,7 +23,7 @@ check: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,video,track]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,video,track,medical,judge,notebook]'
 	touch $@
 
 clean:

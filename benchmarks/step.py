@@ -2,6 +2,8 @@
 
     python benchmarks/step.py --json step.json
 
+On a CPU the networks that a CPU is given; on a GPU (bf16, compiled) residual L, residual and DCGAN.
+
 plain:   separate passes for the discriminator and the generator, weights in PyTorch's usual layout, unfused Adam.
 chosen:  what `ganvas train` does: one pass for both networks, channels-last weights, fused Adam.
 
@@ -16,6 +18,7 @@ What the plain path computes on top (its second pass) is not counted as useful. 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import statistics
 import time
 from collections.abc import Callable
@@ -24,7 +27,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import softplus
 
 from common import machine, table, write_json
 from ganvas.augment import draw
@@ -33,31 +37,63 @@ from ganvas.device import choose_device, prepare
 from ganvas.losses import gradient_norm_exact, relativistic_discriminator, relativistic_generator
 from ganvas.models import build, channels_last
 from ganvas.models.summary import summarise_config
-from ganvas.training.state import adam
-from ganvas.training.step import Inputs, Networks, accumulate_gradients
+from ganvas.training.plan import SIZES
+from ganvas.training.state import make_optimizer
+from ganvas.training.step import Inputs, Networks, Side, accumulate_gradients
 
 INTERVAL = 8  # steps from one penalty to the next
-CONFIG = TrainConfig(r1=0.1, r2=0.1, penalty="exact", penalty_interval=INTERVAL, augment=0.0, lr=1e-4, precision="fp32")
+CONFIG = TrainConfig(
+    loss="relativistic",
+    r1=0.1,
+    r2=0.1,
+    penalty="exact",
+    penalty_interval=INTERVAL,
+    augment=0.0,
+    optimizer="adam",
+    lr=1e-4,
+    beta1=0.0,
+    beta2=0.99,
+    precision="fp32",
+)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One network at one size: compact and residual as a CPU would be given them."""
+    """One network at one size: compact and residual as a CPU would be given them, or residual L and DCGAN for a GPU."""
 
     model: str
     side: int
     channels: int
     batch: int = 64
+    large: bool = False
 
     def config(self) -> ModelConfig:
-        base = 24 if self.model == "compact" else 16
-        return ModelConfig(self.model, self.side, self.side, self.channels, num_classes=10, z_dim=64, base=base)
+        if self.model == "dcgan":
+            return ModelConfig("dcgan", self.side, self.side, self.channels, z_dim=64, base=64)
+        base, widest, blocks = SIZES["L"] if self.large else (24 if self.model == "compact" else 16, 0, 1)
+        return ModelConfig(
+            self.model, self.side, self.side, self.channels, 10, z_dim=64, base=base, widest=widest, blocks=blocks
+        )
+
+    def training(self, device: torch.device) -> TrainConfig:
+        """DCGAN has its own game, without penalties; on a GPU the chosen path runs in bf16."""
+        precision = "bf16" if device.type == "cuda" else "fp32"
+        if self.model == "dcgan":
+            return dataclasses.replace(CONFIG, loss="bce", r1=0.0, r2=0.0, update="alternating", precision=precision)
+        return dataclasses.replace(CONFIG, precision=precision)
 
     def __str__(self) -> str:
-        return f"{self.model} {self.side}x{self.side}x{self.channels}"
+        return f"{self.model}{' L' if self.large else ''} {self.side}x{self.side}x{self.channels}"
 
 
-CASES = [Case("compact", 28, 1), Case("compact", 64, 1), Case("compact", 64, 3), Case("residual", 64, 3)]
+CASES = [
+    Case("compact", 28, 1),
+    Case("compact", 64, 1),
+    Case("compact", 64, 3),
+    Case("residual", 64, 3),
+    Case("dcgan", 64, 3, 32),
+]
+GPU_CASES = [Case("residual", 64, 3, 256, large=True), Case("residual", 32, 3, 512), Case("dcgan", 64, 3, 128)]
 
 Step = Callable[[Inputs, bool], None]
 """One training step on these inputs, with penalties or without."""
@@ -66,7 +102,9 @@ Step = Callable[[Inputs, bool], None]
 def plain_step(case: Case, device: torch.device) -> Step:
     """The peer: first the discriminator learns from one batch, then the generator from a second pass through it."""
     generator, discriminator = (network.to(device) for network in build(case.config()))
-    options: dict[str, Any] = {"lr": CONFIG.lr, "betas": (0.0, CONFIG.beta2), "fused": False, "foreach": False}
+    if case.model == "dcgan":
+        return tutorial_step(generator, discriminator)
+    options: dict[str, Any] = {"lr": CONFIG.lr, "betas": (CONFIG.beta1, CONFIG.beta2), "fused": False, "foreach": False}
     generator_adam = torch.optim.Adam(generator.parameters(), **options)
     discriminator_adam = torch.optim.Adam(discriminator.parameters(), **options)
 
@@ -99,17 +137,44 @@ def plain_step(case: Case, device: torch.device) -> Step:
     return step
 
 
-def chosen_step(case: Case, device: torch.device) -> Step:
-    """The step of training/loop.py."""
-    generator, discriminator = (channels_last(network.to(device)) for network in build(case.config()))
-    networks = Networks(generator, discriminator, discriminator)
-    optimizers = [adam(generator, CONFIG), adam(discriminator, CONFIG)]
+def tutorial_step(generator: nn.Module, discriminator: nn.Module) -> Step:
+    """PyTorch's DCGAN tutorial: the discriminator on real, on fake, the generator through it; eager, float32."""
+    options: dict[str, Any] = {"lr": 2e-4, "betas": (0.5, 0.999), "fused": False, "foreach": False}
+    adams = [torch.optim.Adam(network.parameters(), **options) for network in (generator, discriminator)]
 
     def step(inputs: Inputs, penalise: bool) -> None:
-        accumulate_gradients(networks, inputs, CONFIG, (), case.batch, penalise)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        discriminator.zero_grad()
+        softplus(-discriminator(inputs.real)).mean().backward()
+        fake = generator(inputs.z)
+        softplus(discriminator(fake.detach())).mean().backward()
+        adams[1].step()
+        generator.zero_grad()
+        softplus(-discriminator(fake)).mean().backward()
+        adams[0].step()
+
+    return step
+
+
+def chosen_step(case: Case, device: torch.device) -> Step:
+    """The step of training/loop.py."""
+    config = case.training(device)
+    generator, discriminator = (channels_last(network.to(device)) for network in build(case.config()))
+    networks = Networks(generator, discriminator, generator, discriminator)
+    if device.type == "cuda":
+        networks = dataclasses.replace(
+            networks, generator=torch.compile(generator), discriminator=torch.compile(discriminator)
+        )
+    optimizers = {network: make_optimizer(network, config) for network in (generator, discriminator)}
+    turns: list[tuple[Side, list[nn.Module]]] = [("both", [generator, discriminator])]
+    if config.update == "alternating":
+        turns = [("discriminator", [discriminator]), ("generator", [generator])]
+
+    def step(inputs: Inputs, penalise: bool) -> None:
+        for side, learning in turns:
+            accumulate_gradients(networks, inputs, config, (), case.batch, penalise and bool(config.r1), side)
+            for network in learning:
+                optimizers[network].step()
+                optimizers[network].zero_grad(set_to_none=True)
 
     return step
 
@@ -117,7 +182,7 @@ def chosen_step(case: Case, device: torch.device) -> Step:
 def inputs_for(case: Case, device: torch.device) -> Inputs:
     random = torch.Generator(device).manual_seed(0)
     real = torch.rand(case.batch, case.channels, case.side, case.side, generator=random, device=device) * 2 - 1
-    labels = torch.arange(case.batch, device=device) % 10
+    labels = None if case.model == "dcgan" else torch.arange(case.batch, device=device) % 10
     z = torch.randn(case.batch, 64, generator=random, device=device)
     return Inputs(real, labels, z, draw(case.batch, (), 0.0, random))
 
@@ -142,12 +207,16 @@ def synchronise(device: torch.device) -> None:
 def useful_gflop(case: Case) -> float:
     """10^9 operations per image: the counting rule is in this file's docstring."""
     generator, discriminator = summarise_config(case.config())
+    if case.model == "dcgan":  # the generator's turn passes through the discriminator once more
+        return 2 * (3 * generator.macs + 8 * discriminator.macs) / 1e9
     return 2 * (3 * generator.macs + (6 + 12 / INTERVAL) * discriminator.macs) / 1e9
 
 
 def measured_peak(device: torch.device) -> float:
-    """GFLOP/s of a product of two 2048 x 2048 float32 matrices, the best of ten."""
-    a, b = (torch.randn(2048, 2048, device=device) for _ in range(2))
+    """GFLOP/s of a matrix product, the best of ten: 2048 x 2048 in float32; 8192 x 8192 in bfloat16 on a GPU."""
+    on_gpu = device.type == "cuda"
+    side, kind = (8192, torch.bfloat16) if on_gpu else (2048, torch.float32)
+    a, b = (torch.randn(side, side, device=device, dtype=kind) for _ in range(2))
     best = float("inf")
     for _ in range(10):
         synchronise(device)
@@ -155,7 +224,7 @@ def measured_peak(device: torch.device) -> float:
         torch.mm(a, b)
         synchronise(device)
         best = min(best, time.perf_counter() - started)
-    return 2 * 2048**3 / best / 1e9
+    return 2 * side**3 / best / 1e9
 
 
 def measure(case: Case, device: torch.device, repeats: int, seconds: float, peak: float) -> dict[str, Any]:
@@ -198,7 +267,8 @@ def main() -> None:
     here = machine("torch") | {"device": device.name, "threads": torch.get_num_threads(), "sgemm_gflops": peak}
     print(", ".join(f"{key} {value}" for key, value in here.items()), flush=True)
     rows = []
-    for case in (case for case in CASES if arguments.only in str(case)):
+    cases = GPU_CASES if device.torch_device.type == "cuda" else CASES
+    for case in (case for case in cases if arguments.only in str(case)):
         rows.append(measure(case, device.torch_device, arguments.repeats, arguments.seconds, peak))
         print(f"{case}: done", flush=True)
     table("images/s of a training step", [shown(row) for row in rows])

@@ -148,9 +148,11 @@ def test_a_file_that_is_no_source(refused: Refused, pictures: Path, tmp_path: Pa
     assert "File name too long" in refused("train", "x" * 5000)
 
 
-def test_pictures_of_another_format(refused: Refused, shared_data: Path, tmp_path: Path) -> None:
-    said = refused("train", shared_data / "dicom" / "dicom_chest_xray_8.zip", "--out", tmp_path / "run", *SHORT)
-    assert ".dcm" in said and "PNG" in said
+def test_pictures_of_another_format(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "phone.heic").write_bytes(b"\0" * 64)
+    said = refused("train", tmp_path / "source", "--out", tmp_path / "run", *SHORT)
+    assert ".heic" in said and "PNG" in said
     assert not (tmp_path / "run").exists()
 
 

@@ -18,7 +18,7 @@ import torch
 from ganvas.config import ModelConfig
 from ganvas.errors import CheckpointError, ConfigError
 from ganvas.generator import FORMAT, WEIGHTS, Generator, ModelInfo, tensor_hash, to_pixels
-from ganvas.models import MODELS, build
+from ganvas.models import MODERN, build
 
 CLASSES = ["left", "right", "7"]
 SAME = 1e-4  # what "the same picture" means, in the range from -1 to 1
@@ -68,7 +68,7 @@ def test_run_model_folder_and_file_give_the_same_generator(trained: Path) -> Non
         assert torch.equal(Generator.load(place, device="cpu").sample(4, seed=3), expected)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", MODERN)
 def test_saved_and_loaded_generator_draws_identical_pictures(name: str, tmp_path: Path) -> None:
     before = fresh(name, CLASSES, height=20, width=28, channels=3)
     after = Generator.load(before.save(tmp_path / "deep" / "model"), device="cpu")
@@ -90,7 +90,7 @@ def test_a_copied_file_alone_is_enough(model: Path, labelled: Generator, tmp_pat
 # Seeds.
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", MODERN)
 @pytest.mark.parametrize("classes", [None, CLASSES], ids=["plain", "labels"])
 def test_a_seed_gives_the_same_picture_at_any_batch_size(name: str, classes: list[str] | None) -> None:
     gan = fresh(name, classes, height=20, width=12)

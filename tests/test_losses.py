@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganvas.losses import LOSSES, Loss, generator_scale, gradient_norm_exact, gradient_norm_finite
+from ganvas.losses import (
+    LOSSES,
+    clip_weights,
+    cross_entropy,
+    generator_scale,
+    gradient_norm_exact,
+    gradient_norm_finite,
+    gradient_penalty,
+)
 
 RELATIVISTIC = LOSSES["relativistic"]
-# The saturating and non-saturating terms of 2014: another pair with which the one-pass rule must hold.
-CLASSIC = Loss(lambda real, fake: F.softplus(-real) + F.softplus(fake), lambda real, fake: F.softplus(-fake))
 
 
 def logits(num: int = 64, spread: float = 3.0) -> tuple[Tensor, Tensor]:
@@ -66,11 +71,117 @@ def test_relativistic_terms_are_the_formulas():
     torch.testing.assert_close(torch.autograd.grad(g.sum(), [real, fake]), (1 - sigmoid, sigmoid - 1))
 
 
-def test_terms_stay_finite_for_extreme_logits():
+def sigmoid(x: Tensor) -> Tensor:
+    return 1 / (1 + torch.exp(-x))
+
+
+def log_sigmoid(x: Tensor) -> Tensor:
+    return -torch.log(1 + torch.exp(-x))
+
+
+def ones(x: Tensor) -> Tensor:
+    return torch.ones_like(x)
+
+
+def mean_of(x: Tensor) -> Tensor:
+    return x.sum() / len(x)
+
+
+def inside(x: Tensor) -> Tensor:
+    return (x > 0).double()
+
+
+FORMULAS = {
+    # loss: (value of D's side, its slope at real, at fake; value of G's side, its slope at fake)
+    "bce": (
+        lambda r, f: -log_sigmoid(r) - log_sigmoid(-f),
+        lambda r, f: (sigmoid(r) - 1, sigmoid(f)),
+        lambda r, f: -log_sigmoid(f),
+        lambda r, f: sigmoid(f) - 1,
+    ),
+    "minimax": (
+        lambda r, f: -log_sigmoid(r) - log_sigmoid(-f),
+        lambda r, f: (sigmoid(r) - 1, sigmoid(f)),
+        lambda r, f: log_sigmoid(-f),
+        lambda r, f: -sigmoid(f),
+    ),
+    "least-squares": (
+        lambda r, f: ((r - 1) ** 2 + f**2) / 2,
+        lambda r, f: (r - 1, f),
+        lambda r, f: (f - 1) ** 2 / 2,
+        lambda r, f: f - 1,
+    ),
+    "hinge": (
+        lambda r, f: inside(1 - r) * (1 - r) + inside(1 + f) * (1 + f),
+        lambda r, f: (-inside(1 - r), inside(1 + f)),
+        lambda r, f: -f,
+        lambda r, f: -ones(f),
+    ),
+    "wasserstein": (lambda r, f: f - r, lambda r, f: (-ones(r), ones(f)), lambda r, f: -f, lambda r, f: -ones(f)),
+    "relativistic": (
+        lambda r, f: -log_sigmoid(r - f),
+        lambda r, f: (-sigmoid(f - r), sigmoid(f - r)),
+        lambda r, f: -log_sigmoid(f - r),
+        lambda r, f: -sigmoid(r - f),
+    ),
+    "relativistic-average": (
+        lambda r, f: -log_sigmoid(r - mean_of(f)) - log_sigmoid(mean_of(r) - f),
+        lambda r, f: (
+            -sigmoid(mean_of(f) - r) - mean_of(sigmoid(f - mean_of(r))),
+            sigmoid(f - mean_of(r)) + mean_of(sigmoid(mean_of(f) - r)),
+        ),
+        lambda r, f: -log_sigmoid(f - mean_of(r)) - log_sigmoid(mean_of(f) - r),
+        lambda r, f: -sigmoid(mean_of(r) - f) - mean_of(sigmoid(r - mean_of(f))),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_value_and_slope_are_the_formulas(name):
+    real, fake = logits()
+    value, slopes, other_value, other_slope = FORMULAS[name]
+    d, g = LOSSES[name].discriminator(real, fake), LOSSES[name].generator(real, fake)
+    assert d.shape == g.shape == real.shape
+    close = {"rtol": 1e-9, "atol": 1e-12}
+    torch.testing.assert_close(d, value(real, fake), **close)
+    torch.testing.assert_close(g, other_value(real, fake), **close)
+    at_real, at_fake = torch.autograd.grad(d.sum(), [real, fake])
+    torch.testing.assert_close((at_real, at_fake), tuple(x.detach() for x in slopes(real, fake)), **close)
+    torch.testing.assert_close(torch.autograd.grad(g.sum(), fake)[0], other_slope(real, fake).detach(), **close)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_terms_stay_finite_for_extreme_logits(name):
     real, fake = torch.tensor([1e4, -1e4, 0.0]), torch.tensor([-1e4, 1e4, 0.0])
-    for term in (RELATIVISTIC.discriminator, RELATIVISTIC.generator):
+    loss = LOSSES[name]
+    for term in (loss.discriminator, loss.generator):
         assert term(real, fake).isfinite().all()
-    assert generator_scale(RELATIVISTIC, real, fake).isfinite().all()
+    if loss.rescales:
+        assert generator_scale(loss, real, fake).isfinite().all()
+
+
+@pytest.mark.parametrize("target", [0.0, 0.3, 0.9, 1.0, -0.05])
+def test_cross_entropy_with_soft_and_noisy_targets(target):
+    (logit, _) = logits()
+    expected = -target * log_sigmoid(logit) - (1 - target) * log_sigmoid(-logit)
+    torch.testing.assert_close(cross_entropy(logit, target), expected)
+
+
+@pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss.targets])
+def test_targets_move_the_discriminators_optimum(name):
+    """With a target t the best logit is that of t, not infinity."""
+    best = {"bce": torch.log(torch.tensor(0.9 / 0.1)).double(), "least-squares": torch.tensor(0.9).double()}
+    real = (best.get(name, best["bce"]) + torch.zeros(3, dtype=torch.float64)).requires_grad_()
+    loss = LOSSES[name].discriminator(real, torch.zeros(3).double(), 0.9, 0.0)
+    assert torch.autograd.grad(loss.sum(), real)[0].abs().max() < 1e-7
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_pairs_mix_only_where_the_loss_says_so(name):
+    real, fake = logits(5)
+    (slope,) = torch.autograd.grad(LOSSES[name].discriminator(real, fake)[1], fake)
+    others = slope[[0, 2, 3, 4]].abs().max() > 0
+    assert bool(others) == LOSSES[name].mixes
 
 
 def test_only_the_difference_counts():
@@ -101,8 +212,9 @@ def test_scale_leaves_no_graph_and_no_gradient():
     assert not scale.requires_grad and real.grad is None and fake.grad is None
 
 
-@pytest.mark.parametrize("loss", [RELATIVISTIC, CLASSIC], ids=["relativistic", "classic"])
-def test_rescaled_gradient_is_the_generators(loss):
+@pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss.rescales])
+def test_rescaled_gradient_is_the_generators(name):
+    loss = LOSSES[name]
     network = small_discriminator()
     real, fake = torch.randn(2, 5, 2, 6, 6, dtype=torch.float64)
     fake.requires_grad_()
@@ -217,3 +329,41 @@ def test_finite_difference_trains_towards_smaller_gradients():
         torch.autograd.grad(value.mean(), parameters), torch.autograd.grad(expected.mean(), parameters), strict=True
     ):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+# WGAN-GP, and its clumsy ancestor.
+
+
+def test_gradient_penalty_is_the_distance_of_the_norm_from_one():
+    network = Quadratic((1, 3, 3), curvature=2)
+    real, fake = torch.randn(2, 5, 1, 3, 3, dtype=torch.float64)
+    mix = torch.rand(5, dtype=torch.float64)
+    between = mix.view(-1, 1, 1, 1) * real + (1 - mix).view(-1, 1, 1, 1) * fake
+    expected = (network.gradient(between).norm(dim=1) - 1).square()
+    value = gradient_penalty(network, real, fake, None, mix)
+    torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-10)
+    parameters = list(network.parameters())
+    for ours, theirs in zip(
+        torch.autograd.grad(value.mean(), parameters), torch.autograd.grad(expected.mean(), parameters), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
+
+
+def test_gradient_penalty_of_a_flat_discriminator_has_a_finite_gradient():
+    network = Quadratic((1, 2, 2), curvature=0)
+    with torch.no_grad():
+        network.linear.zero_()
+    pictures = torch.randn(2, 3, 1, 2, 2, dtype=torch.float64)
+    value = gradient_penalty(network, *pictures, None, torch.rand(3, dtype=torch.float64))
+    torch.testing.assert_close(value, torch.ones_like(value), rtol=0, atol=1e-5)
+    (slope,) = torch.autograd.grad(value.mean(), network.linear)
+    assert slope.isfinite().all()
+
+
+def test_clipping_keeps_every_weight_within_the_limit():
+    network = small_discriminator()
+    before = [parameter.clone() for parameter in network.parameters()]
+    clip_weights(network, 0.05)
+    for parameter, old in zip(network.parameters(), before, strict=True):
+        assert torch.equal(parameter, old.clamp(-0.05, 0.05))
+    assert any((old.abs() > 0.05).any() for old in before)

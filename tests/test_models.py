@@ -1,4 +1,4 @@
-"""One battery over every architecture in the registry: a new one is checked by being registered."""
+"""One battery over every modern architecture: a new one is checked by being registered."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ganvas.config import ModelConfig
 from ganvas.errors import ConfigError
 from ganvas.generator import Generator, ModelInfo
 from ganvas.losses import gradient_norm_exact
-from ganvas.models import MODELS, build, channels_last
+from ganvas.models import MODELS, MODERN, build, channels_last, mixes_pictures, normalise
 from ganvas.models.summary import summarise, summarise_config
 
 SIZES = [(28, 28), (32, 32), (64, 64), (96, 128), (45, 37)]
@@ -22,7 +22,7 @@ sizes = pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{siz
 conditions = pytest.mark.parametrize("num_classes", [0, CLASSES], ids=["plain", "labels"])
 
 
-@pytest.fixture(params=MODELS)
+@pytest.fixture(params=MODERN)
 def model(request) -> str:
     return request.param
 
@@ -34,9 +34,15 @@ def config(
 
 
 def networks(config: ModelConfig, seed: int = 0, trained: bool = False) -> tuple[nn.Module, nn.Module]:
-    """trained: weights away from their start, where some are zero and hide what lies behind them."""
+    """trained: weights away from their start, where some are zero and hide what lies behind them.
+
+    In training mode, but for networks that say that they mix pictures or draw numbers there.
+    """
     torch.manual_seed(seed)
     pair = build(config)
+    for network in pair:
+        if mixes_pictures(network) or getattr(network, "stochastic", False):
+            network.eval()
     if trained:
         with torch.no_grad():
             for parameter in [*pair[0].parameters(), *pair[1].parameters()]:
@@ -50,6 +56,12 @@ def inputs(config: ModelConfig, num: int, seed: int = 1) -> tuple[Tensor, Tensor
     z = torch.randn(num, config.z_dim, generator=noise)
     pictures = 2 * torch.rand(num, config.channels, config.height, config.width, generator=noise) - 1
     return z, pictures, torch.arange(num) % CLASSES if config.num_classes else None
+
+
+def learning(network: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Parameters that learn from the game; decoders (skip) learn from real pictures instead."""
+    apart = getattr(network, "self_supervised", ())
+    return [(name, p) for name, p in network.named_parameters() if name.partition(".")[0] not in apart]
 
 
 # Any size, any channels, with and without labels.
@@ -77,7 +89,7 @@ def test_shapes_ranges_and_second_derivatives(model, size, channels, num_classes
     assert norm.shape == (3,) and (norm > 1e-8).all() and (norm < 1e3).all()
     (norm.mean() + logits.mean() + discriminator(fakes, labels).mean()).backward()
     for network in (generator, discriminator):
-        gradients = [parameter.grad for parameter in network.parameters()]
+        gradients = [parameter.grad for _, parameter in learning(network)]
         assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
         assert sum(gradient.abs().sum() for gradient in gradients if gradient is not None) > 0
 
@@ -90,7 +102,7 @@ def test_every_weight_learns(model, num_classes):
     z, _, labels = inputs(shape, CLASSES)
     discriminator(generator(z, labels), labels).square().sum().backward()
     for network in (generator, discriminator):
-        for name, parameter in network.named_parameters():
+        for name, parameter in learning(network):
             assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
 
 
@@ -160,9 +172,11 @@ def test_batch_size_changes_nothing(model, size, num_classes):
 
 
 def test_evaluation_mode_is_the_same_function(model):
-    """No dropout and no batch statistics: what is trained is what is sampled."""
+    """No dropout and no batch statistics, but where a network says so: what is trained is what is sampled."""
     shape = config(model, channels=3)
     for network, given in zip(networks(shape, trained=True), inputs(shape, 3), strict=False):
+        if not network.training:
+            continue
         with torch.no_grad():
             torch.testing.assert_close(network.eval()(given), network.train()(given), rtol=0, atol=1e-6)
 
@@ -237,6 +251,53 @@ def test_initial_scale_is_sane(model, side):
             assert discriminator(pictures).std() > 1e-5 and discriminator(pictures).abs().max() < 3
             assert discriminator(fakes).abs().max() < 3
         assert 1e-6 < gradient_norm_exact(discriminator, pictures, None).mean() < 10
+
+
+@conditions
+def test_spectral_norm_is_an_option_of_every_discriminator(model, num_classes):
+    shape = config(model, (20, 20), 3, num_classes, spectral_norm=True)
+    _, discriminator = networks(shape)
+    _, pictures, labels = inputs(shape, 4)
+    discriminator.train()
+    for _ in range(30):  # power iterations
+        discriminator(pictures, labels)
+    checked = 0
+    apart = getattr(discriminator, "self_supervised", ())  # decoders do not run here
+    for name, layer in discriminator.named_modules():
+        if name.partition(".")[0] in apart:
+            continue
+        if isinstance(layer, nn.Conv2d | nn.Linear | nn.Embedding) and hasattr(layer, "parametrizations"):
+            largest = torch.linalg.matrix_norm(layer.weight.detach().flatten(1), 2)
+            assert largest == pytest.approx(1, abs=0.05)
+            checked += 1
+    assert checked >= 3
+    gradient_norm_exact(discriminator, pictures, labels).mean().backward()
+    for summary, network in zip(summarise_config(shape), networks(shape), strict=True):
+        assert summary.parameters == sum(parameter.numel() for parameter in network.parameters())
+        assert sum(row.parameters for row in summary.rows) <= summary.parameters
+
+
+def test_spectral_norm_leaves_the_outputs_shape_alone():
+    network = nn.Sequential(nn.Linear(5, 4), nn.Flatten(), nn.Linear(4, 1))
+    normalise(network)
+    assert network(torch.randn(3, 5)).shape == (3, 1) and len(list(network.parameters())) == 4
+
+
+@pytest.mark.parametrize("num_classes", [0, CLASSES], ids=["plain", "labels"])
+def test_truncation_of_every_model_goes_to_one_picture(model, num_classes):
+    shape = config(model, num_classes=num_classes)
+    network, _ = networks(shape, trained=True)
+    generator = Generator(network, ModelInfo(shape, [str(i) for i in range(num_classes)]))
+    label = 1 if num_classes else None
+    mean, full = (generator.sample(3, label=label, truncation=truncation) for truncation in (0.0, 1.0))
+    torch.testing.assert_close(mean[0], mean[2])
+    assert not torch.allclose(full[0], full[2])
+
+
+def test_registry_names_every_architecture_once():
+    assert {"compact", "residual", "style", "skip", "mlp", "dcgan", "xray"} <= MODELS.keys()
+    with pytest.raises(ConfigError, match="--model perceptron: expected one of compact"):
+        build(config("perceptron"))
 
 
 # Kept and counted.

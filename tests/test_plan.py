@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from ganvas.augment import POLICIES
-from ganvas.config import TrainConfig
+from ganvas.config import PRESETS, TrainConfig
 from ganvas.data.pack import Pack
 from ganvas.device import Device, choose_device
 from ganvas.errors import ConfigError
@@ -63,7 +63,8 @@ def test_plan_is_complete_and_sane(size: int, channels: int, classes: int, devic
     planned = plan(pack_of(size, channels=channels, classes=classes), TrainConfig(), device)
     config, model = planned.config, planned.model
     unset = {field.name for field in dataclasses.fields(config) if getattr(config, field.name) is None}
-    assert unset == BUDGETS - {"minutes"}
+    assert unset - {"model_size"} == (BUDGETS - {"minutes"}) | {"preset"}
+    assert (config.model_size is None) == (config.model != "residual") and not planned.warnings
     assert all(choice.reason for choice in planned.choices)
     assert chosen(planned).items() <= dataclasses.asdict(config).items()
 
@@ -78,7 +79,7 @@ def test_plan_is_complete_and_sane(size: int, channels: int, classes: int, devic
     assert config.conditional is (classes > 0)
     assert config.precision == ("bf16" if device is CUDA else "fp32") and config.compile is (device is CUDA)
     assert config.device == str(device.torch_device)
-    assert 8 <= (config.batch or 0) <= 64 and config.micro_batch == config.batch
+    assert 8 <= (config.batch or 0) <= (64 if device is CPU else 256) and config.micro_batch == config.batch
     assert config.r1 == config.r2 and config.r1 is not None and config.r1 > 0
     assert 0 <= (config.augment or 0) <= 0.6
     assert 1e4 < planned.generator.parameters < 1e8 and 1e4 < planned.discriminator.parameters < 1e8
@@ -96,9 +97,12 @@ def test_other_shapes_and_kinds_are_planned() -> None:
 
 def test_asked_values_win_and_say_so() -> None:
     asked = TrainConfig(
-        images=500, model="residual", z_dim=7, base=32, blocks=3, conditional=False, r1=1.5, r2=0.0, penalty="finite",
-        penalty_interval=2, augment=0.0, batch=12, micro_batch=5, lr=1e-4, lr_end=1.0, ema=10.0, precision="bf16",
-        compile=True, seed=4,
+        images=500, model="residual", model_size="L", z_dim=7, base=32, widest=64, blocks=3, conditional=False,
+        loss="hinge", r1=1.5, r2=0.0, penalty="finite", penalty_interval=2, augment=0.0, batch=12, micro_batch=5,
+        update="alternating", n_critic=2, optimizer="adamw", weight_decay=0.1, lr=1e-4, lr_d=3e-4, lr_end=1.0,
+        warmup=0.0, beta1=0.5, beta2=0.9, decay_from=0.5, ema=10.0, precision="bf16", compile=True, seed=4,
+        spectral_norm=True, magnitude=False, gradient_penalty=0.0, clip=0.0, path_length=0.0, style_mixing=0.0,
+        reconstruction=0.0, label_smoothing=0.0, label_noise=0.0, adaptive=False, momentum=0.0,
     )  # fmt: skip
     planned = plan(pack_of(classes=3), asked, CPU)
     for field in dataclasses.fields(asked):
@@ -201,7 +205,28 @@ def test_free_memory_of_this_machine_is_plausible() -> None:
     ("asked", "message"),
     [
         (TrainConfig(model="transformer"), "--model transformer: expected one of compact, residual"),
+        (TrainConfig(preset="poet"), "--preset poet: expected one of mlp64, xray800"),
+        (TrainConfig(model_size="L"), "--model-size: only residual comes in sizes, compact is set by --base"),
         (TrainConfig(loss="poetry"), "--loss poetry: expected one of relativistic"),
+        (TrainConfig(loss="wasserstein", gradient_penalty=0.0), "needs a critic that is kept Lipschitz"),
+        (TrainConfig(loss="bce", clip=0.01), "--clip belongs to --loss wasserstein"),
+        (TrainConfig(model="dcgan", gradient_penalty=10.0), "picture by picture, and the discriminator of dcgan"),
+        (TrainConfig(penalty="finite", gradient_penalty=10.0), "--penalty finite has no form of --gradient-penalty"),
+        (TrainConfig(model="dcgan", update="joint"), "that of dcgan has batch statistics"),
+        (TrainConfig(update="joint", n_critic=3), "--n-critic 3 needs --update alternating"),
+        (TrainConfig(label_smoothing=0.1), "relativistic has none"),
+        (TrainConfig(loss="hinge", label_noise=0.1), "hinge has none"),
+        (TrainConfig(path_length=2.0), "--path-length and --style-mixing belong to --model style, not compact"),
+        (TrainConfig(reconstruction=1.0), "--reconstruction belongs to --model skip, not compact"),
+        (TrainConfig(magnitude=True), "--magnitude belongs to --model residual, not compact"),
+        (TrainConfig(momentum=0.9), "--momentum belongs to --optimizer sgd or rmsprop"),
+        (TrainConfig(weight_decay=0.1), "--weight-decay belongs to --optimizer adamw or sgd, not adam"),
+        (TrainConfig(probe_gamma=True, r1=0.0), "this objective has none"),
+        (TrainConfig(augment=0.9), "--augment 0.9: above 0.8 augmentations show in the samples"),
+        (TrainConfig(model="cifar10"), "28"),
+        (TrainConfig(preset="tf-mnist", penalty="finite", r1=1.0), "dropout of tf-mnist"),
+        (TrainConfig(preset="dcgan", batch=1), "--batch 1 leaves a pass with one picture"),
+        (TrainConfig(preset="dcgan", batch=9, micro_batch=4), "--batch 9 leaves a pass with one picture"),
         (TrainConfig(conditional=True), "no labels; sort them into one folder per class"),
         (TrainConfig(batch=8, micro_batch=9), "--micro-batch 9: expected at most the 8 pictures"),
     ],
@@ -209,6 +234,66 @@ def test_free_memory_of_this_machine_is_plausible() -> None:
 def test_combinations_that_cannot_work_are_refused(asked: TrainConfig, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         plan(pack_of(), asked, CPU)
+
+
+@pytest.mark.parametrize(
+    ("asked", "word"),
+    [
+        (TrainConfig(lr=1e-5), "hopeless with Adam"),
+        (TrainConfig(preset="tf-mnist", lr=1e-5), "hopeless with Adam"),
+        (TrainConfig(optimizer="sgd", lr=1e-4), "hopeless with plain SGD"),
+        (TrainConfig(loss="minimax"), "minimax"),
+        (TrainConfig(loss="hinge", r1=0.0), "diverges"),
+        (TrainConfig(loss="relativistic-average", micro_batch=8), "mean of a micro-batch"),
+        (TrainConfig(preset="dcgan", micro_batch=8), "batch statistics from 8 pictures"),
+    ],
+)
+def test_hopeless_settings_are_named(asked: TrainConfig, word: str) -> None:
+    (warning,) = plan(pack_of(), asked, CPU).warnings
+    assert word in warning
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_taken_over_and_may_be_changed(name: str) -> None:
+    preset = PRESETS[name]
+    side = int(preset.size or 64)
+    pack = pack_of(side, channels=1 if preset.channels == "gray" else 3, classes=3)
+    config = plan(pack, TrainConfig(preset=name), CPU).config
+    assert preset.options.items() <= dataclasses.asdict(config).items()
+    assert config.ema == 0 and config.lr_end == 1 and config.lr_d == config.lr and config.n_critic == 1
+    assert plan(pack, TrainConfig(preset=name, lr=1e-3, ema=1000.0), CPU).config.ema == 1000
+    reasons = {choice.name: choice.reason for choice in plan(pack, TrainConfig(preset=name), CPU).choices}
+    assert reasons["lr"] == f"preset {name}"
+
+
+@pytest.mark.parametrize(
+    ("loss", "update", "n_critic", "gradient_penalty", "interval"),
+    [
+        ("relativistic", "joint", 1, 0.0, 8),
+        ("hinge", "joint", 1, 0.0, 8),
+        ("wasserstein", "alternating", 5, 10.0, 1),
+        ("bce", "joint", 1, 0.0, 8),
+    ],
+)
+def test_scheme_follows_the_loss(loss: str, update: str, n_critic: int, gradient_penalty: float, interval: int) -> None:
+    config = plan(pack_of(), TrainConfig(loss=loss), CPU).config
+    assert (config.update, config.n_critic) == (update, n_critic)
+    assert (config.gradient_penalty, config.penalty_interval) == (gradient_penalty, interval)
+
+
+def test_few_large_pictures_are_for_skip_and_sizes_grow_with_the_budget() -> None:
+    few = plan(pack_of(800, num=300, kind="xray"), TrainConfig(minutes=30), CUDA)
+    assert few.model.model == "skip" and few.config.reconstruction == 1.0
+    sizes = [plan(pack_of(64, channels=3), TrainConfig(minutes=m), CUDA) for m in (10, 60, 300)]
+    assert [planned.config.model_size for planned in sizes] == ["M", "M", "L"]
+    assert sizes[0].generator.parameters < sizes[-1].generator.parameters
+
+
+def test_what_a_run_starts_from_decides_its_networks() -> None:
+    known = {"model": "residual", "base": 48, "blocks": 3, "z_dim": 5}
+    model = plan(pack_of(), TrainConfig(), CPU, known).model
+    assert (model.model, model.base, model.blocks, model.z_dim) == ("residual", 48, 3, 5)
+    assert plan(pack_of(), TrainConfig(base=16), CPU, known).model.base == 16
 
 
 def test_batch_that_does_not_divide_among_the_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -13,13 +14,17 @@ from torch import Tensor, nn
 from ganvas.augment import POLICIES, augment, draw
 from ganvas.config import ModelConfig, TrainConfig
 from ganvas.losses import LOSSES
-from ganvas.models import MODELS, build
-from ganvas.training.step import Inputs, Networks, accumulate_gradients, learning_rate, policy_for
+from ganvas.models import build
+from ganvas.training.step import Inputs, Networks, Side, accumulate_gradients, learning_rate, path_gradients, policy_for
 
 CLASSES = 3
 NUM = 7  # pictures in a batch: a prime, so that micro-batches are of different sizes
 POLICY = POLICIES["photo"]
-CONFIG = TrainConfig(r1=2.0, r2=0.5, penalty="exact", penalty_interval=4, augment=0.8, precision="fp32")
+CONFIG = TrainConfig(
+    loss="relativistic", r1=2.0, r2=0.5, penalty="exact", penalty_interval=4, augment=0.8, precision="fp32"
+)
+
+JOINT = ("compact", "residual", "skip")  # networks whose discriminators look at each picture alone
 
 conditions = pytest.mark.parametrize("num_classes", [0, CLASSES], ids=["plain", "labels"])
 
@@ -51,7 +56,7 @@ def small_networks(num_classes: int = 0) -> Networks:
     """Smooth, in float64."""
     torch.manual_seed(0)
     generator, discriminator = SmallGenerator(num_classes).double(), SmallDiscriminator(num_classes).double()
-    return Networks(generator, discriminator, discriminator)
+    return Networks(generator, discriminator, generator, discriminator)
 
 
 def registered_networks(model: str, num_classes: int = 0) -> tuple[ModelConfig, Networks]:
@@ -65,8 +70,8 @@ def registered_networks(model: str, num_classes: int = 0) -> tuple[ModelConfig, 
     with torch.no_grad():
         for parameter in [*generator.parameters(), *discriminator.parameters()]:
             parameter.add_(0.05 * torch.randn_like(parameter))
-    generator, discriminator = generator.double(), discriminator.double()
-    return config, Networks(generator, discriminator, discriminator)
+    generator, discriminator = generator.double().eval(), discriminator.double()  # skip's noise is fixed then
+    return config, Networks(generator, discriminator, generator, discriminator)
 
 
 def inputs(height: int, width: int, num_classes: int = 0, num: int = NUM, dtype: torch.dtype = torch.float32) -> Inputs:
@@ -86,13 +91,20 @@ def gradients(networks: Networks, given: Inputs, config: TrainConfig = CONFIG, m
     """(generator's, discriminator's) gradients of one step as vectors, from fresh."""
     for network in (networks.generator, networks.plain_discriminator):
         network.zero_grad()
-    accumulate_gradients(networks, given, config, policy_for("photo", config), micro_batch, penalise)
+    if config.update == "alternating":
+        accumulate_gradients(networks, given, config, policy_for("photo", config), micro_batch, penalise, "generator")
+        side: Side = "discriminator"
+        kept = flat(networks.generator)
+        accumulate_gradients(networks, given, config, policy_for("photo", config), micro_batch, penalise, side)
+        assert torch.equal(flat(networks.generator), kept)  # the discriminator's turn leaves the generator alone
+    else:
+        accumulate_gradients(networks, given, config, policy_for("photo", config), micro_batch, penalise)
     return flat(networks.generator), flat(networks.plain_discriminator)
 
 
-def two_passes(networks: Networks, given: Inputs) -> tuple[Tensor, Tensor]:
+def two_passes(networks: Networks, given: Inputs, name: str = "relativistic") -> tuple[Tensor, Tensor]:
     """The adversarial gradients as everybody computes them: a backward pass for each network."""
-    loss, generator, discriminator = LOSSES["relativistic"], networks.generator, networks.plain_discriminator
+    loss, generator, discriminator = LOSSES[name], networks.generator, networks.plain_discriminator
     vectors = []
     for network, term in ((generator, loss.generator), (discriminator, loss.discriminator)):
         network.zero_grad()
@@ -120,11 +132,101 @@ def test_one_pass_is_two_passes(num_classes):
 
 
 @conditions
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", JOINT)
 def test_one_pass_is_two_passes_for_every_model(model, num_classes):
     shape, networks = registered_networks(model, num_classes)
     given = inputs(shape.height, shape.width, num_classes, dtype=torch.float64)
     assert_near(gradients(networks, given, penalise=False), two_passes(networks, given), 1e-6)
+
+
+@conditions
+@pytest.mark.parametrize("update", ["joint", "alternating"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_gives_both_networks_their_own_gradient(loss, update, num_classes):
+    networks, given = small_networks(num_classes), inputs(6, 6, num_classes, dtype=torch.float64)
+    config = dataclasses.replace(CONFIG, loss=loss, update=update)
+    assert_near(gradients(networks, given, config, penalise=False), two_passes(networks, given, loss), 1e-6)
+
+
+def test_smoothed_and_noisy_targets_reach_the_discriminator_alone():
+    networks = small_networks()
+    given = dataclasses.replace(inputs(6, 6, dtype=torch.float64), uniform=torch.rand(NUM, 3, dtype=torch.float64))
+    plain = dataclasses.replace(CONFIG, loss="bce", r1=0.0, r2=0.0)
+    config = dataclasses.replace(plain, label_smoothing=0.1, label_noise=0.05)
+    generator, discriminator = gradients(networks, given, config)
+    assert_near((generator,), (gradients(networks, given, plain)[0],), 1e-6)
+
+    networks.plain_discriminator.zero_grad()
+    real, fake = (
+        networks.plain_discriminator(augment(pictures, given.draw, POLICY), None)
+        for pictures in (given.real, networks.generator(given.z, None).detach())
+    )
+    assert given.uniform is not None
+    targets = 0.9 - 0.05 * given.uniform[:, 1], -0.05 * given.uniform[:, 2]
+    sigmoid = [torch.sigmoid(real).log(), torch.sigmoid(-real).log(), torch.sigmoid(fake).log()]
+    loss = -(targets[0] * sigmoid[0] + (1 - targets[0]) * sigmoid[1])
+    loss = loss - (targets[1] * sigmoid[2] + (1 - targets[1]) * torch.sigmoid(-fake).log())
+    loss.mean().backward()
+    assert_near((discriminator,), (flat(networks.plain_discriminator),), 1e-6)
+
+
+def test_gradient_penalty_is_added_with_its_weight_and_interval():
+    networks = small_networks()
+    given = dataclasses.replace(inputs(6, 6, dtype=torch.float64), uniform=torch.rand(NUM, 3, dtype=torch.float64))
+    config = dataclasses.replace(CONFIG, loss="wasserstein", r1=0.0, r2=0.0, gradient_penalty=10.0)
+    added = gradients(networks, given, config)[1] - gradients(networks, given, config, penalise=False)[1]
+    networks.plain_discriminator.zero_grad()
+    fake = networks.generator(given.z, None).detach()
+    assert given.uniform is not None
+    share = given.uniform[:, 0].view(-1, 1, 1, 1)
+    shown = [augment(pictures, given.draw, POLICY) for pictures in (given.real, fake)]
+    between = (share * shown[0] + (1 - share) * shown[1]).requires_grad_()
+    (slope,) = torch.autograd.grad(networks.plain_discriminator(between, None).sum(), between, create_graph=True)
+    (4 * 10 * (slope.flatten(1).norm(dim=1) - 1).square().mean()).backward()
+    assert_near((added,), (flat(networks.plain_discriminator),), 1e-6)
+
+
+class WithReconstruction(SmallDiscriminator):
+    """Whose single decoder number should be the picture's mean."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.decoder = nn.Parameter(torch.ones(()))
+
+    def forward(self, images: Tensor, labels: Tensor | None, reconstruct: int = 0) -> Any:
+        logits = super().forward(images, labels)
+        real = images[:reconstruct].mean(dim=(1, 2, 3))
+        return (logits, (self.decoder * logits[:reconstruct] - real).square()) if reconstruct else logits
+
+
+@pytest.mark.parametrize("update", ["joint", "alternating"])
+def test_reconstruction_is_of_real_pictures_and_the_discriminators_business(update):
+    torch.manual_seed(0)
+    generator, discriminator = SmallGenerator(0).double(), WithReconstruction().double()
+    networks, given = Networks(generator, discriminator, generator, discriminator), inputs(6, 6, dtype=torch.float64)
+    plain = dataclasses.replace(CONFIG, update=update)
+    before, after = (gradients(networks, given, dataclasses.replace(plain, reconstruction=w)) for w in (0.0, 3.0))
+    assert_near((after[0],), (before[0],), 1e-6)
+    discriminator.zero_grad()
+    shown = augment(given.real, given.draw, POLICY)
+    (3 * discriminator(shown, None, reconstruct=NUM)[1].mean()).backward()
+    assert_near((after[1] - before[1],), (flat(discriminator),), 1e-6)
+
+
+def test_path_lengths_weigh_their_interval_and_look_at_half_of_the_batch():
+    class Measured(SmallGenerator):
+        def path_length_penalty(self, z: Tensor, labels: Tensor | None) -> Tensor:
+            seen.append(len(z))
+            return self(z, labels).mean()
+
+    seen: list[int] = []
+    generator, given = Measured(0).double(), inputs(6, 6, dtype=torch.float64)
+    path_gradients(generator, given, 2.0)
+    added = flat(generator)
+    generator.zero_grad()
+    (generator(given.z[:3], None).mean() * 8).backward()
+    assert seen == [3]
+    assert_near((added,), (flat(generator),), 1e-12)
 
 
 def test_one_pass_when_the_discriminator_is_far_ahead():
@@ -200,7 +302,7 @@ def test_micro_batches_change_nothing(num_classes, micro_batch):
 
 
 @conditions
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", JOINT)
 def test_micro_batches_change_nothing_for_every_model(model, num_classes):
     shape, networks = registered_networks(model, num_classes)
     given = inputs(shape.height, shape.width, num_classes, dtype=torch.float64)
@@ -248,7 +350,7 @@ def test_steps_without_penalties_report_none():
 
 
 @conditions
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", JOINT)
 def test_bfloat16_gradients_are_close(model, num_classes):
     shape, networks = registered_networks(model, num_classes)
     for network in (networks.generator, networks.plain_discriminator):

@@ -185,10 +185,10 @@ def test_out_of_memory_leads_to_micro_batches_with_the_same_result(
 ) -> None:
     original = loop.accumulate_gradients
 
-    def small_memory(networks, inputs, config, policy, micro_batch, penalise):
+    def small_memory(networks, inputs, config, policy, micro_batch, *more):
         if micro_batch > 4:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return original(networks, inputs, config, policy, micro_batch, penalise)
+        return original(networks, inputs, config, policy, micro_batch, *more)
 
     monkeypatch.setattr(loop, "accumulate_gradients", small_memory)
     ganvas.train(pictures, tmp_path / "run", images=64, **(SMALL | {"quiet": False}))

@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import DisallowNone, OmitArgPrefixes, Positional, PositionalMetavarFromFieldName, arg
 from tyro.extras import SubcommandApp
@@ -30,6 +30,7 @@ def train(
     training: OmitArgPrefixes[TrainConfig],
     out: Path | None = None,
     data: Path | None = None,
+    start: Annotated[Path | None, arg(name="from")] = None,
     dry_run: bool = False,
 ) -> int:
     """Train a generator on pictures; the same command again resumes.
@@ -38,14 +39,15 @@ def train(
         source: a folder or archive of pictures, or a named set (see `ganvas data list`)
         out: run folder; default runs/<name of the source>
         data: where a named set's files lie, for example the four files of MNIST
+        start: a run or model folder whose weights a new run begins with, as far as they fit
         dry_run: show the plan, the networks and the memory, then stop
     """
     from ganvas import verbs
 
     if dry_run:
-        verbs.dry_run(source, data_path=data, data_config=picture, config=training)
+        verbs.dry_run(source, data_path=data, data_config=picture, config=training, start_from=start)
         return 0
-    trained = verbs.train(source, out, data_path=data, data_config=picture, config=training)
+    trained = verbs.train(source, out, data_path=data, data_config=picture, config=training, start_from=start)
     if os.environ.get("RANK", "0") != "0":
         return 0
     if trained.signal:
@@ -68,24 +70,43 @@ def sample(
     label: str | None = None,
     truncation: float = 1.0,
     grid: bool = False,
+    form: Annotated[Literal["png", "tiff"], arg(name="format")] = "png",
     device: str | None = None,
 ) -> int:
-    """Draw pictures from a trained generator: PNG files and manifest.csv, or one grid.
+    """Draw pictures from a trained generator: PNG or TIFF files and manifest.csv, or one grid.
 
     Args:
         source: a run, a model folder or a generator.safetensors file
-        out: folder of the pictures; with --grid the PNG file
+        out: folder of the pictures; with --grid the file
         n: how many
         seed: seed of the first picture; the next ones count up
         label: class of all pictures; default: all classes in turn
         truncation: 1 shows all the variety, towards 0 ever more average pictures
         grid: one picture of all
+        form: png or tiff, 16 bit where the data had 16
         device: cpu, cuda or mps; default: the fastest
     """
     from ganvas import verbs
 
-    paths = verbs.sample(source, out, num=n, seed=seed, label=label, truncation=truncation, as_grid=grid, device=device)
+    paths = verbs.sample(
+        source, out, num=n, seed=seed, label=label, truncation=truncation, as_grid=grid, form=form, device=device
+    )
     print(paths[0] if grid else f"{len(paths)} pictures and manifest.csv in {out}")
+    return 0
+
+
+@app.command
+def average(run: Positional[Path], out: Path, width: float = 0.1) -> int:
+    """Make a model whose weights are averaged over another part of the training; needs a run with --snapshots.
+
+    Args:
+        run: a run folder
+        out: the new model folder
+        width: standard deviation of the average's memory, as a part of the training: 0.01 to 0.28
+    """
+    from ganvas import verbs
+
+    print(verbs.average(run, out, width))
     return 0
 
 

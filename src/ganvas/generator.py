@@ -154,15 +154,23 @@ class Generator:
         labels = self.label_indices(label, seeds)
         parts = (slice(start, start + BATCH) for start in range(0, len(seeds), BATCH))
         return (
-            self.render(self.latents(seeds[part]) * truncation, None if labels is None else labels[part])
+            self.render(self.latents(seeds[part]), None if labels is None else labels[part], truncation)
             for part in parts
         )
 
     @torch.inference_mode()
-    def render(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Latents (N, z_dim) and label indices (N,) -> pictures (N, C, H, W) float32 in [-1, 1] on the CPU."""
+    def render(self, z: Tensor, labels: Tensor | None = None, truncation: float = 1.0) -> Tensor:
+        """Latents (N, z_dim) and label indices (N,) -> pictures (N, C, H, W) float32 in [-1, 1] on the CPU.
+
+        truncation: towards the mean latent, or the mean style of the class, where the network has a space of styles.
+        """
+        z, labels = z.to(self.device), None if labels is None else labels.to(self.device)
+        truncated: Any = getattr(self.network, "truncated", None)
         with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-            images = self.network(z.to(self.device), None if labels is None else labels.to(self.device))
+            if truncated is not None and truncation != 1:
+                images = truncated(z, labels, truncation)
+            else:
+                images = self.network(z * truncation, labels)
         return images.float().cpu().contiguous()
 
     def sample(

@@ -1,7 +1,7 @@
 """Adversarial terms and gradient penalties: plain functions on logits and pictures.
 
-Every adversarial term maps two logit vectors (N,) to a loss per pair (N,). Penalties map a discriminator and
-pictures (N, C, H, W) to the squared gradient norm per picture (N,).
+Every adversarial term maps two logit vectors (N,) to a loss per pair (N,); a sigmoid before it is impossible, since all
+take logits. Penalties map a discriminator and pictures (N, C, H, W) to a value per picture (N,).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 Discriminate = Callable[[Tensor, Tensor | None], Tensor]
 """(pictures, labels) -> logits (N,)."""
@@ -19,10 +19,74 @@ Discriminate = Callable[[Tensor, Tensor | None], Tensor]
 
 @dataclass(frozen=True)
 class Loss:
-    """The two sides of a game; each takes (real logits, fake logits) and returns a loss per pair (N,)."""
+    """The two sides of a game; each takes (real logits, fake logits) and returns a loss per pair (N,).
 
-    discriminator: Callable[[Tensor, Tensor], Tensor]
+    rescales: the discriminator's gradient at a fake picture never vanishes, so that it can be rescaled to the
+    generator's (`generator_scale`). relativistic: only differences of logits count, and the generator's side needs the
+    real logits. zero: a logit above 0 says that a picture is real. targets: D's side also takes the two targets
+    (for label smoothing and noise). mixes: a pair's loss depends on the other pairs of the batch.
+    """
+
+    discriminator: Callable[..., Tensor]
     generator: Callable[[Tensor, Tensor], Tensor]
+    rescales: bool = False
+    relativistic: bool = False
+    zero: bool = True
+    targets: bool = False
+    mixes: bool = False
+
+
+Target = float | Tensor
+
+
+def bce_discriminator(real: Tensor, fake: Tensor, real_target: Target = 1.0, fake_target: Target = 0.0) -> Tensor:
+    """-log s(D(x)) - log(1 - s(D(G(z)))), s the sigmoid (Goodfellow et al. 2014, equation 1), from logits.
+
+    targets: 1 and 0, or numbers (N,) near them (label smoothing, label noise).
+    """
+    return cross_entropy(real, real_target) + cross_entropy(fake, fake_target)
+
+
+def cross_entropy(logits: Tensor, target: Target) -> Tensor:
+    """-t log s(l) - (1 - t) log(1 - s(l)) = softplus(l) - t l."""
+    return F.binary_cross_entropy_with_logits(logits, torch.zeros_like(logits) + target, reduction="none")
+
+
+def bce_generator(real: Tensor, fake: Tensor) -> Tensor:
+    """-log s(D(G(z))): the non-saturating form (Goodfellow et al. 2014, section 3)."""
+    return F.softplus(-fake)
+
+
+def minimax_generator(real: Tensor, fake: Tensor) -> Tensor:
+    """log(1 - s(D(G(z)))): the original game; its gradient vanishes where the discriminator is sure."""
+    return -F.softplus(fake)
+
+
+def least_squares_discriminator(
+    real: Tensor, fake: Tensor, real_target: Target = 1.0, fake_target: Target = 0.0
+) -> Tensor:
+    """((D(x) - 1)^2 + D(G(z))^2) / 2 (Mao et al. 2017, equation 9)."""
+    return ((real - real_target).square() + (fake - fake_target).square()) / 2
+
+
+def least_squares_generator(real: Tensor, fake: Tensor) -> Tensor:
+    """(D(G(z)) - 1)^2 / 2."""
+    return (fake - 1).square() / 2
+
+
+def hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
+    """max(0, 1 - D(x)) + max(0, 1 + D(G(z))) (Lim and Ye 2017)."""
+    return F.relu(1 - real) + F.relu(1 + fake)
+
+
+def wasserstein_discriminator(real: Tensor, fake: Tensor) -> Tensor:
+    """D(G(z)) - D(x) (Arjovsky et al. 2017); needs a discriminator that is kept Lipschitz."""
+    return fake - real
+
+
+def minus_logit(real: Tensor, fake: Tensor) -> Tensor:
+    """-D(G(z)): the generator's side of the hinge and Wasserstein losses."""
+    return -fake
 
 
 def relativistic_discriminator(real: Tensor, fake: Tensor) -> Tensor:
@@ -39,7 +103,27 @@ def relativistic_generator(real: Tensor, fake: Tensor) -> Tensor:
     return F.softplus(real - fake)
 
 
-LOSSES: dict[str, Loss] = {"relativistic": Loss(relativistic_discriminator, relativistic_generator)}
+def average_discriminator(real: Tensor, fake: Tensor) -> Tensor:
+    """Each real picture against the mean fake and the reverse (Jolicoeur-Martineau 2018, RaSGAN)."""
+    return F.softplus(fake.mean() - real) + F.softplus(fake - real.mean())
+
+
+def average_generator(real: Tensor, fake: Tensor) -> Tensor:
+    """The mirror image of the discriminator's term."""
+    return F.softplus(real - fake.mean()) + F.softplus(real.mean() - fake)
+
+
+LOSSES: dict[str, Loss] = {
+    "relativistic": Loss(
+        relativistic_discriminator, relativistic_generator, rescales=True, relativistic=True, zero=False
+    ),
+    "relativistic-average": Loss(average_discriminator, average_generator, relativistic=True, zero=False, mixes=True),
+    "bce": Loss(bce_discriminator, bce_generator, rescales=True, targets=True),
+    "minimax": Loss(bce_discriminator, minimax_generator, rescales=True, targets=True),
+    "least-squares": Loss(least_squares_discriminator, least_squares_generator, zero=False, targets=True),
+    "hinge": Loss(hinge_discriminator, minus_logit),
+    "wasserstein": Loss(wasserstein_discriminator, minus_logit, rescales=True, zero=False),
+}
 
 
 def generator_scale(loss: Loss, real: Tensor, fake: Tensor) -> Tensor:
@@ -47,12 +131,12 @@ def generator_scale(loss: Loss, real: Tensor, fake: Tensor) -> Tensor:
 
     With logits l = D(G(z)), both networks' losses reach the picture through the same dl/dG(z) as long as no
     operation of D mixes pictures. Their gradients there differ only by (dL_G/dl) / (dL_D/dl), so one backward pass
-    serves both. For the relativistic pair the factor is -exp(D(x) - D(G(z))).
+    serves both. For the relativistic pair the factor is -exp(D(x) - D(G(z))), for BCE -exp(-D(G(z))).
     The exponent is kept within +-40, where float32 still resolves the discriminator's gradient.
     """
     real = real.detach()
     fake = fake.detach()
-    fake = real + (fake - real).clamp(-40, 40)
+    fake = real + (fake - real).clamp(-40, 40) if loss.relativistic else fake.clamp(-40, 40)
     with torch.enable_grad():
         fake.requires_grad_()
         (to_generator,) = torch.autograd.grad(loss.generator(real, fake).sum(), fake)
@@ -87,3 +171,23 @@ def gradient_norm_finite(
     there = discriminator(images + step * direction, labels)
     back = discriminator(images - step * direction, labels)
     return ((there - back) / (2 * step)).square()
+
+
+def gradient_penalty(
+    discriminator: Discriminate, real: Tensor, fake: Tensor, labels: Tensor | None, mix: Tensor
+) -> Tensor:
+    """(|grad D| - 1)^2 per picture (N,) at a point between each real and its fake (Gulrajani et al. 2017, WGAN-GP).
+
+    mix: (N,) uniform in [0, 1): the share of the real picture in its own interpolate.
+    """
+    share = mix[:, None, None, None]
+    between = share * real.detach() + (1 - share) * fake.detach()
+    norm = (gradient_norm_exact(discriminator, between, labels) + 1e-12).sqrt()  # the root has no slope at 0
+    return (norm - 1).square()
+
+
+@torch.no_grad()
+def clip_weights(network: nn.Module, limit: float) -> None:
+    """Keeps every weight within +-limit (Arjovsky et al. 2017): a crude Lipschitz bound."""
+    for parameter in network.parameters():
+        parameter.clamp_(-limit, limit)

@@ -1,4 +1,4 @@
-"""Pictures as files: PNG of 8 or 16 bit, and grids."""
+"""Pictures as files: PNG and TIFF of 8 or 16 bit, and grids."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ganvas import files
+from ganvas.errors import ConfigError
 
 
 def to_image(pixels: np.ndarray) -> Image.Image:
@@ -22,6 +23,23 @@ def save_png(path: Path, pixels: np.ndarray) -> None:
     """Writes (H, W, C) pixels as PNG, whole or not at all."""
     image = to_image(pixels)
     files.write_atomically(path, lambda file: image.save(file, format="PNG"))
+
+
+def save_picture(path: Path, pixels: np.ndarray) -> None:
+    """Writes (H, W, C) pixels as PNG or TIFF, by the ending of `path`, whole or not at all.
+
+    Both are lossless: 8 bit gray, colour and colour with transparency, and 16 bit gray; colour of 16 bit becomes 8
+    (Pillow writes no deeper). Raises `ConfigError` for any other ending.
+    """
+    ending = path.suffix.lower()
+    if ending == ".png":
+        save_png(path, pixels)
+    elif ending in (".tif", ".tiff"):
+        image = to_image(pixels)
+        # Deflate as Adobe numbered it (8), which every reader of today knows.
+        files.write_atomically(path, lambda file: image.save(file, format="TIFF", compression="tiff_adobe_deflate"))
+    else:
+        raise ConfigError(f"{path} ends in {ending or 'nothing'}: pictures are written as .png, .tif or .tiff")
 
 
 def grid(pixels: np.ndarray, columns: int | None = None, gap: int = 2) -> np.ndarray:

@@ -6,6 +6,7 @@
     checkpoints/     everything that training needs to go on; the name carries the checksum
     model/           the generator (see generator.py)
     best/            the generator of the best score so far
+    averages/        snapshots for `ganvas average`, where asked for
 
 One process at a time may write: a lock file says who.
 """
@@ -49,6 +50,7 @@ class Run:
         self.checkpoints = folder / "checkpoints"
         self.model = folder / "model"
         self.best = folder / "best"
+        self.averages = folder / "averages"
         self.lock = filelock.FileLock(folder / ".lock")
         self.is_new = not folder.exists()
 
@@ -147,10 +149,13 @@ class Run:
         paths = (path for path in self.checkpoints.glob("*.pt") if CHECKPOINT.fullmatch(path.name))
         return sorted(Checkpoint(int(path.name[:12]), path) for path in paths)
 
-    def load_checkpoint(self, say: Callable[[str], None], device: torch.device) -> dict[str, Any] | None:
+    def load_checkpoint(
+        self, say: Callable[[str], None], device: torch.device, repair: bool = True
+    ) -> dict[str, Any] | None:
         """The newest undamaged checkpoint's state, None before the first one; says which damaged ones were passed over.
 
-        Raises CheckpointError when all are damaged: to begin anew would overwrite a model that may be good.
+        repair: rename the damaged ones. Raises CheckpointError when all are damaged: to begin anew would overwrite a
+        model that may be good.
         """
         damaged: list[Path] = []
         for checkpoint in reversed(self.saved()):
@@ -164,7 +169,7 @@ class Run:
                     ) from error
                 say(f"{error}; going back to the one before")
                 continue
-            for path in damaged:
+            for path in damaged if repair else ():
                 path.rename(path.with_suffix(".damaged"))
             return state
         return None

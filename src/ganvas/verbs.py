@@ -7,7 +7,7 @@ import dataclasses
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,14 +18,16 @@ from ganvas.device import barrier, choose_device, prepare, process_group, rank
 from ganvas.errors import ConfigError
 from ganvas.generator import Generator, to_pixels
 from ganvas.judge.quick import quick_score
-from ganvas.pictures import grid, save_png
+from ganvas.pictures import grid, save_picture
 from ganvas.run import Run
 from ganvas.training import loop
 from ganvas.training.compiled import call_networks
-from ganvas.training.plan import plan
+from ganvas.training.plan import plan, preset_of
 from ganvas.training.progress import Display
 from ganvas.training.session import default_folder, open_session
 from ganvas.training.show import show_plan
+from ganvas.training.snapshots import average as average_of
+from ganvas.training.transfer import open_origin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +47,7 @@ def train(
     data_path: str | Path | None = None,
     data_config: DataConfig | None = None,
     config: TrainConfig | None = None,
+    start_from: str | Path | None = None,
     quiet: bool = False,
     **options: Any,
 ) -> Trained:
@@ -53,17 +56,23 @@ def train(
     data: a folder, an archive, a data-set file, a pack, or a name such as "digits" or "mnist".
     out: the run folder; default runs/<name of the data>. The same call again resumes; a finished run stays as it is.
     data_path: where a named set's files lie.
+    start_from: a run or a model folder: a new run begins with its weights, as far as they fit.
     options: any field of DataConfig or TrainConfig by name, such as minutes=30 or size="64".
     """
     data_config, config = with_options(data_config or DataConfig(), config or TrainConfig(), options)
+    data_config, notes = as_preset(data_config, config)
     folder = Path(out) if out is not None else default_folder(data)
     with process_group():
         display = Display(quiet or rank() > 0)
         device = choose_device(config.device)
         prepare(device)
+        for note in notes:
+            display.say(note)
         pack = open_for_all_ranks(data, data_config, data_path, display)
+        score = quick_score(pack)
+        start = Path(start_from) if start_from is not None else None
         with Run(folder, writes=rank() == 0) as run:
-            session = open_session(run, pack, str(data), config, device, display)
+            session = open_session(run, pack, str(data), config, device, display, score, start)
             if session.finished:
                 display.say(f"{folder} is finished ({session.state.images_seen:,} images); a larger budget goes on")
                 return Trained(folder, session.state.images_seen, session.state.seconds)
@@ -71,9 +80,7 @@ def train(
                 display.record_events(folder / "tensorboard")
             networks = call_networks(session.state, session.config, display.say)
             with display:
-                outcome = loop.train(
-                    session.state, networks, session.config, session.info, run, display, quick_score(pack)
-                )
+                outcome = loop.train(session.state, networks, session.config, session.info, run, display, score)
     return Trained(folder, outcome.images_seen, outcome.seconds, outcome.signal)
 
 
@@ -83,12 +90,33 @@ def dry_run(
     data_path: str | Path | None = None,
     data_config: DataConfig | None = None,
     config: TrainConfig | None = None,
+    start_from: str | Path | None = None,
 ) -> None:
     """Shows what `train` would do: every choice with its reason, the networks' layers, the memory; then stops."""
     display = Display()
     config = config or TrainConfig()
-    pack = open_for_all_ranks(data, data_config or DataConfig(), data_path, display)
-    show_plan(plan(pack, config, choose_device(config.device)), pack, display.console)
+    data_config, notes = as_preset(data_config or DataConfig(), config)
+    for note in notes:
+        display.say(note)
+    pack = open_for_all_ranks(data, data_config, data_path, display)
+    known = open_origin(Path(start_from)).options(pack.height) if start_from is not None else None
+    show_plan(plan(pack, config, choose_device(config.device), known), pack, display.console)
+
+
+def as_preset(data: DataConfig, config: TrainConfig) -> tuple[DataConfig, list[str]]:
+    """The pictures that a classic preset is defined by, unless others are asked for; and a sentence that says so."""
+    if config.preset is None:
+        return data, []
+    preset = preset_of(config)
+    changes: dict[str, Any] = {}
+    if preset.size is not None and data.size is None:
+        changes["size"] = preset.size
+    if preset.channels is not None and data.channels == "auto":
+        changes["channels"] = preset.channels
+    if not changes:
+        return data, []
+    words = " and ".join(f"{name} {value}" for name, value in changes.items())
+    return dataclasses.replace(data, **changes), [f"preset {config.preset} ({preset.title}): pictures of {words}"]
 
 
 def with_options(data: DataConfig, train: TrainConfig, options: dict[str, Any]) -> tuple[DataConfig, TrainConfig]:
@@ -118,6 +146,14 @@ def open_for_all_ranks(data: str | Path, config: DataConfig, path: str | Path | 
     return pack
 
 
+def average(run: str | Path, out: str | Path, width: float) -> Path:
+    """Writes a model folder whose weights are the run's average of this width; needs a run with --snapshots.
+
+    width: standard deviation of the average's memory as a part of the training, 0.01 to 0.28.
+    """
+    return average_of(Path(run), width).save(out)
+
+
 def sample(
     source: str | Path,
     out: str | Path,
@@ -127,12 +163,13 @@ def sample(
     label: str | None = None,
     truncation: float = 1.0,
     as_grid: bool = False,
+    form: Literal["png", "tiff"] = "png",
     device: str | None = None,
 ) -> list[Path]:
     """Writes pictures of the seeds `seed` to `seed + num - 1` and manifest.csv into the folder `out`.
 
-    source: a run, a model folder or a generator.safetensors file. as_grid: one PNG file `out` instead.
-    PNG of 8 or 16 bit as the data had it, one common scale. Returns the pictures' paths.
+    source: a run, a model folder or a generator.safetensors file. as_grid: one file `out` instead. form: of the files.
+    8 or 16 bit as the data had it, one common scale. Returns the pictures' paths.
     """
     if num < 1:
         raise ConfigError(f"--n {num}: expected at least 1 picture")
@@ -143,10 +180,10 @@ def sample(
     pictures = (picture for images in batches for picture in to_pixels(images, generator.info.depth))
     out = Path(out)
     if as_grid:
-        path = out if out.suffix.lower() == ".png" else out.with_name(out.name + ".png")
+        path = out if out.suffix.lower() in (".png", ".tif", ".tiff") else out.with_name(f"{out.name}.{form}")
         with files.explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        save_png(path, grid(np.stack(list(pictures))))
+        save_picture(path, grid(np.stack(list(pictures))))
         return [path]
     with files.explained(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -155,8 +192,8 @@ def sample(
     writer = csv.writer(table)
     writer.writerow(["file", "seed", "label", "truncation"])
     for one, name, pixels in zip(seeds, labels, pictures, strict=True):
-        path = out / f"seed{one:06d}{'_' + file_name(name) if name else ''}.png"
-        save_png(path, pixels)
+        path = out / f"seed{one:06d}{'_' + file_name(name) if name else ''}.{form}"
+        save_picture(path, pixels)
         writer.writerow([path.name, one, name, truncation])
         paths.append(path)
     files.write_text(out / "manifest.csv", table.getvalue())

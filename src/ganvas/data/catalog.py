@@ -187,6 +187,10 @@ CATALOG: dict[str, Dataset] = {
 }
 
 
+DICOM_KINDS: dict[str, Kind] = {"radiographs": "xray", "dicom": "scan"}
+"""Form of a source -> kind, for files that say how they were made; none of them is mirrored, coloured or not."""
+
+
 def locate(
     data: str, path: str | Path | None = None, progress: Progress | None = None
 ) -> tuple[Dataset | None, Path | None]:
@@ -213,7 +217,7 @@ def policy_for(dataset: Dataset | None, place: Path | None, config: DataConfig, 
     if dataset is None:
         # Of the forms that are told from the files alone, one belongs to one set, and one holds digits mostly.
         like = {"celeba": CATALOG["celeba"], "idx": CATALOG["mnist"]}.get(form or "")
-        kind, size, fit = (like.kind, like.size, like.fit) if like else (None, None, None)
+        kind, size, fit = (like.kind, like.size, like.fit) if like else (DICOM_KINDS.get(form or ""), None, None)
         name = place.name if place and place.name else "pictures"
         return Policy(name, str(place), config.kind or kind, size, fit)
     return Policy(

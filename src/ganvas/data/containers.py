@@ -24,7 +24,7 @@ from typing import BinaryIO, Protocol
 
 from ganvas.errors import DataError, PictureError
 
-PICTURES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+PICTURES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".dcm", ".dicom")
 
 MAX_HELD_BYTES = 2**26
 MAX_FILE_BYTES = 2**30
@@ -59,6 +59,10 @@ class Container(Protocol):
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | PictureError]]:
         """The contents of the named files, in the order of `self.names`, in one pass."""
+        ...
+
+    def starts(self, names: Iterable[str], num_bytes: int) -> Iterator[tuple[str, bytes]]:
+        """The first bytes of the named files, in that order; empty where a file cannot be read."""
         ...
 
 
@@ -127,9 +131,38 @@ class Folder:
                 except OSError as error:
                     yield name, PictureError(f"cannot be read: {error.strerror}")
 
+    def starts(self, names: Iterable[str], num_bytes: int) -> Iterator[tuple[str, bytes]]:
+        wanted = set(names)
+        for name in self.names:
+            if name in wanted:
+                try:
+                    with Path(self._files[name]).open("rb") as file:
+                        yield name, file.read(num_bytes)
+                except OSError:
+                    yield name, b""
+
     def locations(self) -> dict[str, str]:
         """Printable name -> path on disk, for `fingerprint_of`."""
         return self._files
+
+
+class Single(Folder):
+    """One file, as if it lay alone in a folder."""
+
+    form = "file"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rejected = []
+        self._files = {printable(path.name): os.fspath(path)}
+        self.names = list(self._files)
+
+
+# What a damaged member of a zip raises, and one that is compressed in a way that is not read.
+UNREADABLE = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError),
+    *(RuntimeError, NotImplementedError),
+)
 
 
 class Zip:
@@ -172,8 +205,19 @@ class Zip:
             return archive.read(member)
         except NotImplementedError:
             return PictureError("compressed with a method that is not read")
-        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, RuntimeError):
+        except UNREADABLE:
             return PictureError("damaged in the archive")
+
+    def starts(self, names: Iterable[str], num_bytes: int) -> Iterator[tuple[str, bytes]]:
+        wanted = set(names)
+        with broken_archive(self.path), zipfile.ZipFile(self.path) as archive:
+            for name, member in self._members.items():
+                if name in wanted:
+                    try:
+                        with archive.open(member) as file:
+                            yield name, file.read(num_bytes)
+                    except UNREADABLE:
+                        yield name, b""
 
 
 class Tar:
@@ -220,6 +264,9 @@ class Tar:
                 pass
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | PictureError]]:
+        return self.starts(names, -1)
+
+    def starts(self, names: Iterable[str], num_bytes: int) -> Iterator[tuple[str, bytes]]:
         wanted = set(names)
         if wanted <= self._held.keys():
             yield from ((name, self._held[name]) for name in self.names if name in wanted)
@@ -229,14 +276,14 @@ class Tar:
                 name = self._members.get(member.name)
                 if name in wanted and member.isreg():
                     wanted.discard(name)
-                    yield name, _content(archive, member)
+                    yield name, _content(archive, member, num_bytes)
                 if not wanted:
                     break
 
 
-def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, num_bytes: int = -1) -> bytes:
     file = archive.extractfile(member)
-    return file.read() if file else b""
+    return file.read(num_bytes) if file else b""
 
 
 class _StrictInfo(tarfile.TarInfo):

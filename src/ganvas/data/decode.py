@@ -1,5 +1,6 @@
 """One picture file to one array of an exact size: `probe` looks at the header, `decode` does the work.
 
+Pillow reads the files; those of DICOM are read by dicom.py and fitted here like the others.
 The order is always: EXIF turn, transparency onto the background, fit (crop, pad or stretch), channels, depth.
 Gray pictures of 16 bits are worked in 32 bit floats, so nothing of their precision is lost on the way.
 Whatever a hostile or damaged file makes Pillow raise leaves here as a `PictureError` with a short reason.
@@ -84,10 +85,14 @@ class Target:
 
 def probe(payload: bytes | np.ndarray) -> PictureInfo:
     """Read a picture's size and kind from its header alone; raises `PictureError` where `decode` surely would."""
+    from ganvas.data import dicom  # which imports this module
+
     if isinstance(payload, np.ndarray):
         pixels = _checked(payload)
         height, width, channels = pixels.shape
         return PictureInfo(height, width, 3 if channels >= 3 else 1, channels in (2, 4), pixels.itemsize * 8)
+    if dicom.is_dicom(payload):
+        return dicom.probe(payload)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -101,9 +106,13 @@ def probe(payload: bytes | np.ndarray) -> PictureInfo:
 def decode(payload: bytes | np.ndarray, target: Target) -> np.ndarray:
     """Decode one picture, shape (target.height, target.width, target.channels), uint8 or uint16.
 
-    `payload` is the content of a PNG, JPEG, WebP, BMP, GIF (first frame) or TIFF (first page) file, or an
-    array (H, W) or (H, W, C) of uint8 or uint16. Raises `PictureError` with the reason.
+    `payload` is the content of a PNG, JPEG, WebP, BMP, GIF (first frame), TIFF (first page) or DICOM (with one
+    frame) file, or an array (H, W) or (H, W, C) of uint8 or uint16. Raises `PictureError` with the reason.
     """
+    from ganvas.data import dicom  # which imports this module
+
+    if isinstance(payload, bytes) and dicom.is_dicom(payload):
+        payload = dicom.pixels(payload)
     if isinstance(payload, np.ndarray):
         pixels = _checked(payload)
         if pixels.shape == (target.height, target.width, target.channels) and pixels.itemsize * 8 == target.depth:
@@ -139,15 +148,15 @@ def _open(payload: bytes) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(payload), formats=FORMATS)
     except Image.DecompressionBombError as error:  # Pillow's own limit; its message names the pixels
-        raise _too_large(int(re.sub(r"\D.*", "", str(error).partition("(")[2]))) from None
+        raise too_large(int(re.sub(r"\D.*", "", str(error).partition("(")[2]))) from None
     if image.width * image.height > MAX_PIXELS:
-        raise _too_large(image.width * image.height)
+        raise too_large(image.width * image.height)
     if 0 in image.size:
         raise PictureError("has no pixels")
     return image
 
 
-def _too_large(num_pixels: int) -> PictureError:
+def too_large(num_pixels: int) -> PictureError:
     return PictureError(f"too large: {num_pixels:,} pixels, more than the limit of {MAX_PIXELS:,}")
 
 
@@ -251,7 +260,7 @@ def _checked(pixels: np.ndarray) -> np.ndarray:
             "of uint8 (1 to 4 channels) or uint16 (1 or 3)"
         )
     if pixels.shape[0] * pixels.shape[1] > MAX_PIXELS:
-        raise _too_large(pixels.shape[0] * pixels.shape[1])
+        raise too_large(pixels.shape[0] * pixels.shape[1])
     return pixels
 
 

@@ -17,22 +17,25 @@ from typing import Protocol
 
 import numpy as np
 
-from ganvas.data import cifar, formats
-from ganvas.data.containers import Container, Folder, Item, Rejection, Tar, Zip, is_picture
+from ganvas.data import cifar, dicom, formats
+from ganvas.data.containers import Container, Folder, Item, Rejection, Single, Tar, Zip, is_picture
 from ganvas.data.labels import CELEBA_ATTRIBUTES, CELEBA_PARTITION, by_celeba, by_csv, by_folder, csv_of, is_celeba
-from ganvas.errors import DataError, PictureError
+from ganvas.errors import DataError, MissingExtraError, PictureError
 
 __all__ = ["Item", "Payload", "Rejection", "Source", "fingerprint_of", "open_source"]
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-OTHER_PICTURES = (".heic", ".heif", ".avif", ".jp2", ".j2k", ".svg", ".psd", ".dcm", ".exr", ".ppm", ".pgm")
+OTHER_PICTURES = (".heic", ".heif", ".avif", ".jp2", ".j2k", ".svg", ".psd", ".exr", ".ppm", ".pgm")
 """Pictures of a form that is not read: they are named, not passed over in silence."""
 
 LIST_FILES = re.compile(cifar.FILES.pattern + r"|list_.*\.txt|.*\.csv")
 """Files of an archive that say what the set is, as against its pictures."""
 
+BARE_NAME = re.compile(r"(?!DICOMDIR$)([^.]*|.*\.\d+|.*\.ima)", re.IGNORECASE)
+"""File names without a telling ending, as scanners give to DICOM files; DICOMDIR is the list beside them."""
+
 EXPECTED = (
-    "expected a folder of pictures, a .zip or .tar(.gz) of them, a .csv of file,label, a .npz or .npy, "
+    "expected a folder of pictures or DICOM files, a .zip or .tar(.gz) of them, a .csv of file,label, a .npz or .npy, "
     "or a folder with MNIST idx files or CIFAR batches"
 )
 
@@ -44,7 +47,8 @@ class Source(Protocol):
 
     @property
     def form(self) -> str:
-        """ "folder", "zip", "tar", "csv", "celeba", "idx", "cifar" or "arrays"."""
+        """ "folder", "zip", "tar", "csv", "celeba", "idx", "cifar" or "arrays"; "dicom" where all files are that, and
+        "radiographs" where these are projections by X-rays."""
         ...
 
     @property
@@ -76,7 +80,7 @@ class Source(Protocol):
 
 @dataclass
 class PictureSource:
-    """Encoded picture files in a container."""
+    """Encoded picture files in a container; each is one item, or as many as it has frames."""
 
     form: str
     container: Container
@@ -84,11 +88,22 @@ class PictureSource:
     classes: list[str]
     rejected: list[Rejection]
     print_of: Callable[[], str]
+    frames: dict[str, list[str]]
+    """File name -> the item names of its frames, for the files that have several."""
 
     def stream(self, keep: set[str] | None = None) -> Iterator[tuple[Item, Payload]]:
         wanted = {item.name: item for item in self.items if keep is None or item.name in keep}
-        for name, content in self.container.read(wanted):
-            yield wanted[name], content
+        split = {}
+        for file, names in self.frames.items():
+            if chosen := {k: wanted.pop(name) for k, name in enumerate(names) if name in wanted}:
+                split[file] = chosen
+        for name, content in self.container.read(wanted.keys() | split.keys()):
+            if name in wanted:
+                yield wanted[name], content
+            elif isinstance(content, PictureError):
+                yield from ((item, content) for item in split[name].values())
+            else:
+                yield from zip(split[name].values(), dicom.frames(content, list(split[name])), strict=True)
 
     def arrays(self) -> None:
         return None
@@ -217,6 +232,8 @@ def _open_container(path: Path) -> Container:
         return Zip(path)
     if start[257:262] == b"ustar" or name.endswith(ARCHIVES):
         return Tar(path, hold=lambda name: bool(LIST_FILES.fullmatch(name.rpartition("/")[2])))
+    if dicom.is_dicom(start):
+        return Single(path)
     kind = "is a single picture" if is_picture(name) else "is not a file that holds pictures"
     raise DataError(f"{path} {kind}; {EXPECTED}")
 
@@ -224,6 +241,8 @@ def _open_container(path: Path) -> Container:
 def _only_inside(container: Container) -> Path | None:
     """What a folder without pictures is wrapped around: another folder of a set, or one archive."""
     if not isinstance(container, Folder) or any(is_picture(name) for name in container.names):
+        return None
+    if _by_mark(container, [name for name in container.names if "/" not in name]):
         return None
     folders = {name.partition("/")[0] for name in container.names if "/" in name}
     if len(folders) == 1:
@@ -247,7 +266,7 @@ def _picture_source(
     container: Container, listing: str | None, labels: str | None, split: str, print_of: Callable[[], str]
 ) -> PictureSource:
     """Label the picture files of a container; `listing` is the csv that was given in place of a folder."""
-    pictures = [name for name in container.names if is_picture(name)]
+    pictures = [name for name in container.names if is_picture(name)] or _by_mark(container, container.names)
     rejected = container.rejected + [
         Rejection(name, f"{Path(name).suffix} pictures are not read: convert it to PNG or JPEG")
         for name in container.names
@@ -272,7 +291,39 @@ def _picture_source(
             "expected none or a csv of file,label"
         )
     found = found.unlabelled() if plain else found
-    return PictureSource(form, container, found.items, found.classes, rejected + found.rejected, print_of)
+    rejected = rejected + found.rejected
+    # Told by the ending, which only those found by their mark lack.
+    others = [item for item in found.items if is_picture(item.name) and not dicom.is_named(item.name)]
+    dicoms = {item.name for item in found.items}.difference(item.name for item in others)
+    if dicoms and not dicom.available():
+        if not others:
+            raise MissingExtraError("pydicom", "medical", f"{container.path} holds DICOM files: reading them")
+        rejected += [Rejection(item.name, dicom.NO_PYDICOM) for item in found.items if item.name in dicoms]
+        return PictureSource(form, container, others, found.classes, rejected, print_of, {})
+    facts = {name: dicom.facts(start) for name, start in container.starts(dicoms, dicom.START)} if dicoms else {}
+    if facts and not others:
+        form = "radiographs" if next(iter(facts.values())).radiograph else "dicom"
+    items, frames = _split(found.items, {name: about.num_frames for name, about in facts.items()})
+    return PictureSource(form, container, items, found.classes, rejected, print_of, frames)
+
+
+def _by_mark(container: Container, names: list[str]) -> list[str]:
+    """The DICOM files among those without a telling ending, for places that hold no other pictures."""
+    bare = [name for name in names if BARE_NAME.fullmatch(name.rpartition("/")[2])]
+    return [name for name, start in container.starts(bare, dicom.MARK.stop) if dicom.is_dicom(start)] if bare else []
+
+
+def _split(items: list[Item], num_frames: dict[str, int]) -> tuple[list[Item], dict[str, list[str]]]:
+    """One item for each frame, "heart.dcm#0001" and so on, of the files that have several."""
+    frames: dict[str, list[str]] = {}
+    split = []
+    for item in items:
+        if (count := num_frames.get(item.name, 1)) == 1:
+            split.append(item)
+        else:
+            frames[item.name] = [f"{item.name}#{k:04}" for k in range(1, count + 1)]
+            split += [Item(name, item.label) for name in frames[item.name]]
+    return split, frames
 
 
 def _nothing_found(container: Container, rejected: list[Rejection]) -> str:

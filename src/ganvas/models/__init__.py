@@ -9,15 +9,34 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations
 
 from ganvas.config import ModelConfig
 from ganvas.errors import ConfigError
-from ganvas.models import compact, residual
+from ganvas.models import classic, compact, dcgan, mlp, residual, skip, style
 
-MODELS: dict[str, Callable[[ModelConfig], tuple[nn.Module, nn.Module]]] = {
+Build = Callable[[ModelConfig], tuple[nn.Module, nn.Module]]
+
+MODERN: dict[str, Build] = {
     "compact": compact.build,
     "residual": residual.build,
+    "style": style.build,
+    "skip": skip.build,
 }
+"""Any height and width from 8 pixels, any channels, with labels or without."""
+
+CLASSIC: dict[str, Build] = {
+    "mlp": mlp.build,
+    "dcgan": dcgan.build,
+    "xray": classic.build_xray,
+    "tf-mnist": classic.build_tf_mnist,
+    "mnist-upsample": classic.build_mnist_upsample,
+    "celeba": classic.build_celeba,
+    "cifar10": classic.build_cifar10,
+}
+"""The reference projects' networks, exactly; without labels, and most at certain sizes only."""
+
+MODELS: dict[str, Build] = MODERN | CLASSIC
 
 
 def build(config: ModelConfig) -> tuple[nn.Module, nn.Module]:
@@ -25,10 +44,26 @@ def build(config: ModelConfig) -> tuple[nn.Module, nn.Module]:
 
     generator(z (N, z_dim), labels (N,) or None) -> (N, C, H, W) in [-1, 1];
     discriminator(images, labels) -> logits (N,).
+    Raises ConfigError for an unknown name, or where a classic network cannot take the size or labels.
     """
     if config.model not in MODELS:
         raise ConfigError(f"--model {config.model}: expected one of {', '.join(MODELS)}")
-    return MODELS[config.model](config)
+    generator, discriminator = MODELS[config.model](config)
+    if config.spectral_norm:
+        normalise(discriminator)
+    return generator, discriminator
+
+
+def normalise(network: nn.Module) -> None:
+    """Divides every weight matrix by its largest singular value, found by power iteration (Miyato et al. 2018)."""
+    for layer in list(network.modules()):
+        if isinstance(layer, nn.Conv2d | nn.Linear | nn.Embedding) and "weight" in dict(layer.named_parameters()):
+            parametrizations.spectral_norm(layer)
+
+
+def mixes_pictures(network: nn.Module) -> bool:
+    """Whether an operation mixes the pictures of a batch while training: batch norm, mini-batch deviation."""
+    return bool(getattr(network, "mixes_pictures", False))
 
 
 def channels_last(network: nn.Module) -> nn.Module:

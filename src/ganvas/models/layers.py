@@ -52,3 +52,76 @@ def full_precision(x: Tensor) -> contextlib.AbstractContextManager[object]:
     if x.device.type == "meta":
         return contextlib.nullcontext()
     return torch.autocast(x.device.type, enabled=False)
+
+
+# Magnitude-preserving layers (Karras et al. 2024, EDM2, section 2.3 and appendix B.4): what they compute does not
+# depend on the length of their weights, so neither does how far a step of the optimiser turns them.
+
+
+def unit(weight: Tensor, gain: Tensor | float = 1.0) -> Tensor:
+    """`weight` with every output unit (the first axis) scaled to the norm `gain`; its own length is without effect."""
+    norm = torch.linalg.vector_norm(weight, dim=tuple(range(1, weight.ndim)), keepdim=True)
+    return weight * (gain / (norm + 1e-4))
+
+
+def pixel_norm(x: Tensor) -> Tensor:
+    """x (N, C, H, W) divided by its root mean square over the feature maps, at every place (Karras et al. 2018)."""
+    return x * torch.rsqrt(x.square().mean(dim=1, keepdim=True) + 1e-4).to(x.dtype)
+
+
+class UnitConv(nn.Conv2d):
+    """A convolution whose filters have the norm `gain` whenever they are used; no bias.
+
+    Inputs of mean square 1 give outputs of mean square gain^2, on average over random filters.
+    constant: one more input map, 1 everywhere, takes a bias's place (1x1 kernels). learned: the gain is a parameter.
+    """
+
+    def __init__(
+        self,
+        before: int,
+        after: int,
+        kernel: int | tuple[int, int] = 1,
+        gain: float = 1.0,
+        *,
+        padding: int = 0,
+        groups: int = 1,
+        constant: bool = False,
+        learned: bool = False,
+    ) -> None:
+        super().__init__(before + constant, after, kernel, padding=padding, groups=groups, bias=False)
+        nn.init.normal_(self.weight)
+        self.constant = constant
+        self.gain = nn.Parameter(torch.tensor(gain)) if learned else gain
+
+    def forward(self, input: Tensor) -> Tensor:
+        weight = unit(self.weight, self.gain)
+        if self.constant:
+            return F.conv2d(input, weight[:, :-1], weight[:, -1].flatten())
+        return self._conv_forward(input, weight, None)
+
+
+class UnitLinear(nn.Linear):
+    """As `UnitConv`, for vectors."""
+
+    def __init__(
+        self, before: int, after: int, gain: float = 1.0, *, constant: bool = False, learned: bool = False
+    ) -> None:
+        super().__init__(before + constant, after, bias=False)
+        nn.init.normal_(self.weight)
+        self.constant = constant
+        self.gain = nn.Parameter(torch.tensor(gain)) if learned else gain
+
+    def forward(self, input: Tensor) -> Tensor:
+        weight = unit(self.weight, self.gain)
+        return F.linear(input, weight[:, :-1], weight[:, -1]) if self.constant else F.linear(input, weight)
+
+
+class UnitEmbedding(nn.Embedding):
+    """An embedding whose rows have the norm `gain` whenever they are used."""
+
+    def __init__(self, num: int, dim: int, gain: float = 1.0, *, learned: bool = False) -> None:
+        super().__init__(num, dim)
+        self.gain = nn.Parameter(torch.tensor(gain)) if learned else gain
+
+    def forward(self, input: Tensor) -> Tensor:
+        return unit(super().forward(input), self.gain)

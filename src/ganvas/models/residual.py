@@ -1,52 +1,150 @@
-"""The modern default: norm-free residual networks after R3GAN (Huang et al. 2024), for any height and width.
+"""The modern default: residual networks after R3GAN (Huang et al. 2024), for any height and width, in two variants.
 
 Both networks are stacks of stages; a stage resamples, changes the number of feature maps and applies residual blocks
-with grouped convolutions. Without normalisation no operation mixes pictures: a seed gives the same picture in any
-batch, and micro-batches and ranks change nothing but rounding. Fix-up initialisation (Zhang et al. 2019) keeps the
-depth trainable.
+with grouped convolutions. No operation mixes pictures: a seed gives the same picture in any batch, and micro-batches
+and ranks change nothing but rounding.
+
+fix-up (the default): fix-up initialisation (Zhang et al. 2019) keeps the depth trainable.
+magnitude: every filter has unit norm whenever it is used, so activations keep their magnitude all through training
+and not only at its start (EDM2: Karras et al. 2024, "Analyzing and improving the training dynamics of diffusion
+models"). Only gains learn how large anything is: each residual branch, the picture, the logits.
+
+The stored weights are not normalised again after a step, as EDM2 does. A gradient through the normalisation is
+orthogonal to its weight, so Adam's steps only lengthen it: after t steps at the rate lr up to sqrt(1 + lr^2 t)
+times its start. The angle by which a step turns it shrinks as much: like EDM2's own schedule, an inverse square root
+from step 1 / lr^2 on, and without writing to weights that a live graph holds.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganvas.config import ModelConfig
-from ganvas.models.layers import LEAK, LINEAR, downsample, full_precision, scaled_init, stages, upsample
+from ganvas.models.layers import (
+    LEAK,
+    LINEAR,
+    UnitConv,
+    UnitEmbedding,
+    UnitLinear,
+    downsample,
+    full_precision,
+    pixel_norm,
+    scaled_init,
+    stages,
+    unit,
+    upsample,
+)
 
 COARSEST = 7  # longest allowed shorter side of the start grid
 WIDEST = 8  # the coarsest stages have at most this many times the finest stage's feature maps
-GROUP = 16  # feature maps per group of the 3x3 convolutions
+GROUP, LARGEST_GROUP = 16, 64  # feature maps per group of the 3x3 convolutions
 
 
 def widths(config: ModelConfig, num_stages: int) -> list[int]:
-    """Feature maps from coarse to fine: doubling towards the coarse end, at most `WIDEST` times the base."""
+    """Feature maps from coarse to fine: doubling towards the coarse end, at most `widest` or `WIDEST` times the base.
+
+    Multiples of `GROUP`: the base is rounded up, `widest` down.
+    """
     base = -(-config.base // GROUP) * GROUP
-    return [base * min(WIDEST, 2**level) for level in reversed(range(num_stages))]
+    limit = max(config.widest // GROUP, 1) * GROUP if config.widest else WIDEST * base
+    return [min(base * 2**level, limit) for level in reversed(range(num_stages))]
+
+
+def group(maps: int) -> int:
+    """Feature maps per group of the 3x3 convolutions in a stage with `maps` maps: 16, 32 or 64, a third at most.
+
+    In bfloat16 a 3x3 convolution in groups of g does 4.5 g operations for each byte that it moves, and a data-centre
+    GPU can do about 250 meanwhile: there groups of 16 wait for memory, and groups of 64 see more in the same time.
+    Narrow stages, a CPU's, keep groups of 16, since on a CPU arithmetic is what costs.
+    """
+    size = GROUP
+    while size < LARGEST_GROUP and 6 * size <= maps and maps % size == 0:
+        size *= 2
+    return size
+
+
+# Layers of either variant. scale: 1 where a leaky ReLU follows, LINEAR where none does, times what the outputs'
+# magnitude shall be. It is that of the start (fix-up), or holds for good unless it is `learned` (magnitude).
+
+
+def convolution(
+    before: int,
+    after: int,
+    config: ModelConfig,
+    scale: float = 1.0,
+    kernel: int | tuple[int, int] = 1,
+    *,
+    padding: int = 0,
+    groups: int = 1,
+    bias: bool = True,
+    constant: bool = False,
+    learned: bool = False,
+) -> nn.Conv2d:
+    """bias: fix-up only. constant: magnitude only, a constant input map in its place."""
+    if config.magnitude:
+        gain = scale / LINEAR
+        return UnitConv(before, after, kernel, gain, padding=padding, groups=groups, constant=constant, learned=learned)
+    layer = nn.Conv2d(before, after, kernel, padding=padding, groups=groups, bias=bias)
+    scaled_init(layer, scale)
+    return layer
+
+
+def linear(before: int, after: int, config: ModelConfig, *, constant: bool = False, learned: bool = False) -> nn.Linear:
+    """No leaky ReLU follows."""
+    if config.magnitude:
+        return UnitLinear(before, after, constant=constant, learned=learned)
+    layer = nn.Linear(before, after)
+    scaled_init(layer, LINEAR)
+    return layer
+
+
+def embedding(dim: int, config: ModelConfig, norm: float, *, learned: bool = False) -> nn.Embedding | None:
+    """A row of `dim` numbers and the given norm per class; None without classes."""
+    if not config.num_classes:
+        return None
+    if config.magnitude:
+        return UnitEmbedding(config.num_classes, dim, norm, learned=learned)
+    layer = nn.Embedding(config.num_classes, dim)
+    nn.init.normal_(layer.weight, std=norm * dim**-0.5)
+    return layer
 
 
 class Block(nn.Module):
-    """x + W3 * leaky(W2 (*) leaky(W1 x)): expand by two, 3x3 in groups, back; W3 starts at zero."""
+    """x + W3 * leaky(W2 (*) leaky(W1 x)): expand by two, 3x3 in groups, back; the branch starts at zero.
 
-    def __init__(self, channels: int, num_blocks: int) -> None:
+    fix-up: W3 starts at zero. magnitude: the branch has the gain a = tanh(alpha) and alpha starts at zero; the sum of
+    two terms that know nothing of each other is divided by sqrt(1 + a^2).
+    """
+
+    def __init__(self, maps: int, config: ModelConfig, num_blocks: int) -> None:
         super().__init__()
-        inner = 2 * channels
-        fixup = num_blocks**-0.25  # L^(-1 / (2m - 2)) with m = 3 layers in the branch
-        self.expand = scaled_init(nn.Conv2d(channels, inner, 1), fixup)
-        self.mix = scaled_init(nn.Conv2d(inner, inner, 3, padding=1, groups=inner // GROUP), fixup)
-        self.contract = scaled_init(nn.Conv2d(inner, channels, 1, bias=False), 0)
+        inner = 2 * maps
+        # L^(-1 / (2m - 2)) with m = 3 layers in the branch, and zero for the last, unless spectral norm will make it 1.
+        fixup = 1.0 if config.magnitude else num_blocks**-0.25
+        last = LINEAR if config.magnitude or config.spectral_norm else 0.0
+        self.expand = convolution(maps, inner, config, fixup)
+        self.mix = convolution(inner, inner, config, fixup, 3, padding=1, groups=inner // group(maps))
+        self.contract = convolution(inner, maps, config, last, bias=False)
+        self.alpha = nn.Parameter(torch.zeros(())) if config.magnitude else None
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.leaky_relu(self.expand(x), LEAK)
         y = F.leaky_relu(self.mix(y), LEAK)
-        return x + self.contract(y)
+        y = self.contract(y)
+        if self.alpha is None:
+            return x + y
+        gain = torch.tanh(self.alpha)
+        norm = torch.rsqrt(1 + gain.square())
+        return x * norm + y * (gain * norm)
 
 
-def blocks(channels: int, config: ModelConfig, num_stages: int) -> nn.Sequential:
-    return nn.Sequential(*(Block(channels, config.blocks * num_stages) for _ in range(config.blocks)))
+def blocks(maps: int, config: ModelConfig, num_stages: int) -> nn.Sequential:
+    return nn.Sequential(*(Block(maps, config, config.blocks * num_stages) for _ in range(config.blocks)))
 
 
 class Generator(nn.Module):
@@ -54,25 +152,29 @@ class Generator(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.z_dim, self.num_classes = config.z_dim, config.num_classes
+        self.z_dim, self.num_classes, self.magnitude = config.z_dim, config.num_classes, config.magnitude
         self.sizes = stages(config.height, config.width, COARSEST)
         maps = widths(config, len(self.sizes))
-        self.embed = nn.Embedding(config.num_classes, config.z_dim) if config.num_classes else None
-        self.scale = scaled_init(nn.Linear(config.z_dim * (2 if config.num_classes else 1), maps[0]), LINEAR)
+        self.embed = embedding(config.z_dim, config, config.z_dim**0.5)
+        self.scale = linear(config.z_dim * (2 if config.num_classes else 1), maps[0], config, constant=True)
         self.basis = nn.Parameter(torch.randn(maps[0], *self.sizes[0]))
         self.change = nn.ModuleList(
-            scaled_init(nn.Conv2d(before, after, 1, bias=False), LINEAR) for before, after in itertools.pairwise(maps)
+            convolution(before, after, config, LINEAR, bias=False) for before, after in itertools.pairwise(maps)
         )
-        self.blocks = nn.ModuleList(blocks(channels, config, len(maps)) for channels in maps)
-        self.to_picture = scaled_init(nn.Conv2d(maps[-1], config.channels, 1), 0.5 * LINEAR)
+        self.blocks = nn.ModuleList(blocks(number, config, len(maps)) for number in maps)
+        self.to_picture = convolution(maps[-1], config.channels, config, 0.5 * LINEAR, learned=True)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         if self.embed is not None:
             z = torch.cat([z, self.embed(labels)], dim=1)
-        x = self.scale(z)[:, :, None, None] * self.basis  # a learned grid, weighted by the latent
+        basis = unit(self.basis, math.prod(self.sizes[0]) ** 0.5) if self.magnitude else self.basis
+        x = self.scale(z)[:, :, None, None] * basis  # a learned grid, weighted by the latent
         x = self.blocks[0](x)
         for size, change, stage in zip(self.sizes[1:], self.change, self.blocks[1:], strict=True):
-            x = stage(upsample(change(x), size))
+            x = upsample(change(x), size)
+            if self.magnitude:
+                x = pixel_norm(x)  # interpolation averages away an unknown part of the magnitude
+            x = stage(x)
         with full_precision(x):
             return torch.tanh(self.to_picture(x.to(self.to_picture.weight.dtype)))
 
@@ -84,18 +186,15 @@ class Discriminator(nn.Module):
         super().__init__()
         sizes = stages(config.height, config.width, COARSEST)
         maps = widths(config, len(sizes))
-        self.from_picture = scaled_init(nn.Conv2d(config.channels, maps[-1], 1))
-        self.blocks = nn.ModuleList(blocks(channels, config, len(maps)) for channels in reversed(maps))
+        self.from_picture = convolution(config.channels, maps[-1], config, constant=True)
+        self.blocks = nn.ModuleList(blocks(number, config, len(maps)) for number in reversed(maps))
         self.change = nn.ModuleList(
-            scaled_init(nn.Conv2d(before, after, 1, bias=False), LINEAR)
-            for before, after in itertools.pairwise(maps[::-1])
+            convolution(before, after, config, LINEAR, bias=False) for before, after in itertools.pairwise(maps[::-1])
         )
         # One weight per grid cell and feature map.
-        self.gather = scaled_init(nn.Conv2d(maps[0], maps[0], sizes[0], groups=maps[0]), LINEAR)
-        self.head = scaled_init(nn.Linear(maps[0], 1), LINEAR)
-        self.classes = nn.Embedding(config.num_classes, maps[0]) if config.num_classes else None
-        if self.classes is not None:
-            nn.init.normal_(self.classes.weight, std=maps[0] ** -0.5)
+        self.gather = convolution(maps[0], maps[0], config, LINEAR, sizes[0], groups=maps[0])
+        self.head = linear(maps[0], 1, config, learned=True)
+        self.classes = embedding(maps[0], config, 1.0, learned=True)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         x = self.blocks[0](F.leaky_relu(self.from_picture(images), LEAK))

@@ -31,36 +31,50 @@ class Summary:
     """Numbers that one picture leaves in memory for the backward pass (an estimate: outputs of all layers, twice)."""
 
 
-def multiply_adds(layer: nn.Module, output: Tensor) -> int:
-    if isinstance(layer, nn.Conv2d):
+def multiply_adds(layer: nn.Module, given: Tensor, output: Tensor) -> int:
+    """Of one picture; a layer of our own may say it itself, by a method of this name."""
+    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+        # Every number on the denser side, output of a convolution or input of a transposed one, meets a whole kernel.
         kernel = layer.kernel_size[0] * layer.kernel_size[1]
+        if isinstance(layer, nn.ConvTranspose2d):
+            return given[0].numel() * kernel * layer.out_channels // layer.groups
         return output[0].numel() * kernel * layer.in_channels // layer.groups
     if isinstance(layer, nn.Linear):
         return output[0].numel() * layer.in_features
-    return 0
+    own = getattr(layer, "multiply_adds", None)
+    return own(output) if own is not None else 0
+
+
+def is_layer(module: nn.Module) -> bool:
+    """A module without parts, but for the parametrisations (spectral norm) of its weights."""
+    return all(name == "parametrizations" for name, _ in module.named_children())
 
 
 def summarise(network: nn.Module, *inputs: Tensor | None) -> Summary:
-    """Runs `network` once (on whatever device it is) and records every layer that has parameters."""
+    """Runs `network` once (on whatever device it is), as in use, and records every layer that has parameters."""
     rows: list[Row] = []
     numbers = 0
 
     def record(name: str):
-        def hook(layer: nn.Module, _: object, output: Tensor) -> None:
+        def hook(layer: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
             nonlocal numbers
             numbers += 2 * output[0].numel()  # the output, and what the nonlinearity after it keeps
-            own = sum(p.numel() for p in layer.parameters(recurse=False))
-            rows.append(Row(name, type(layer).__name__, tuple(output.shape[1:]), own, multiply_adds(layer, output)))
+            own = sum(p.numel() for p in layer.parameters())
+            macs = multiply_adds(layer, given[0], output)
+            rows.append(Row(name, type(layer).__name__, tuple(output.shape[1:]), own, macs))
 
         return hook
 
     hooks = [
         layer.register_forward_hook(record(name))
         for name, layer in network.named_modules()
-        if next(layer.children(), None) is None
+        if is_layer(layer) and "parametrizations" not in name
     ]
+    training = network.training
+    network.eval()  # one picture has no batch statistics
     with torch.no_grad():
         network(*inputs)
+    network.train(training)
     for hook in hooks:
         hook.remove()
     parameters = sum(p.numel() for p in network.parameters())

@@ -70,11 +70,22 @@ def card(generator: Generator, run: dict[str, Any]) -> str:
         model=config.model,
         parameters=sum(p.numel() for p in generator.network.parameters()),
         z_dim=config.z_dim,
-        objective=f"{train['loss']} loss, gradient penalties {train['r1']:g} and {train['r2']:g} "
-        f"({train['penalty']}, every {train['penalty_interval']} steps)",
+        objective=objective(train),
         budget=run["budget"],
         images_seen=info.images_seen,
         machine=f"{platform.machine()}, {run['device']}",
         python=platform.python_version(),
         torch=torch.__version__,
     )
+
+
+def objective(train: dict[str, Any]) -> str:
+    """The loss, its penalties and the optimiser in one line."""
+    parts = [f"{train['loss']} loss"]
+    penalties = [f"{name} {train[name]:g}" for name in ("r1", "r2", "gradient_penalty", "path_length") if train[name]]
+    if penalties:
+        parts.append(f"{', '.join(penalties)} ({train['penalty']}, every {train['penalty_interval']} steps)")
+    parts.append(f"{train['optimizer']} {train['lr']:g}, batch {train['batch']}")
+    if train["preset"]:
+        parts.append(f"preset {train['preset']}")
+    return "; ".join(parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import torch
@@ -13,10 +14,12 @@ from ganvas.training.step import Networks
 
 def call_networks(state: TrainState, config: TrainConfig, say: Callable[[str], None]) -> Networks:
     """The networks as training will call them: compiled when `config.compile`, and when that works."""
-    plain = Networks(state.generator, state.discriminator, state.discriminator)
+    plain = Networks(state.generator, state.discriminator, state.generator, state.discriminator)
     if not config.compile:
         return plain
-    compiled = Networks(torch.compile(state.generator), torch.compile(state.discriminator), state.discriminator)
+    compiled = dataclasses.replace(
+        plain, generator=torch.compile(state.generator), discriminator=torch.compile(state.discriminator)
+    )
     try:
         try_out(compiled, state)
     except Exception as error:  # whatever a compiler tool chain may raise

@@ -13,19 +13,32 @@ from dataclasses import dataclass
 import torch
 
 from ganvas import device as ranks
-from ganvas.augment import draw
 from ganvas.config import TrainConfig
-from ganvas.device import agree, average_gradients, is_out_of_memory
+from ganvas.device import agree, average_gradients, average_over_ranks, is_out_of_memory
 from ganvas.ema import half_life_at
 from ganvas.errors import TrainingError
 from ganvas.generator import Generator, ModelInfo
+from ganvas.losses import clip_weights
 from ganvas.run import Run
 from ganvas.training.card import write_model
 from ganvas.training.clock import Allowance, Clock, caught_signals
 from ganvas.training.preview import Preview
 from ganvas.training.progress import Display
+from ganvas.training.rules import traits_of
+from ganvas.training.snapshots import Snapshots
 from ganvas.training.state import TrainState
-from ganvas.training.step import Inputs, Networks, Stats, accumulate_gradients, is_starting, learning_rate, policy_for
+from ganvas.training.step import (
+    PATH_INTERVAL,
+    Inputs,
+    Networks,
+    Side,
+    Stats,
+    accumulate_gradients,
+    draw_inputs,
+    is_starting,
+    learning_rate,
+    policy_for,
+)
 
 DISPLAY_SECONDS = 0.5
 LOG_SECONDS = 2.0
@@ -54,17 +67,21 @@ def train(
     run: Run,
     display: Display,
     evaluate: Evaluate | None = None,
+    writes: bool = True,
 ) -> Outcome:
     """Trains `state` until its budget ends or a signal comes; writes log, grids, checkpoints and the model into `run`.
 
-    config: complete (training/plan.py has filled every field). Every rank calls this; only rank 0 writes.
+    config: complete (training/plan.py has filled every field). Every rank calls this; only rank 0 writes, if any.
     """
     batch, interval = config.batch or 0, config.penalty_interval or 1
     policy = policy_for(info.kind, config)
-    start, stop = state.batches.start, state.batches.stop  # this rank's part of every global batch
-    writes = ranks.rank() == 0
+    place = slice(state.batches.start, state.batches.stop)  # this rank's part of every global batch
+    joint = config.update == "joint"
+    rounds = 1 if joint else config.n_critic or 1  # of the discriminator in a step
+    writes = writes and ranks.rank() == 0
     average = Generator(state.ema.average, info, state.device)
     preview = Preview(average, run, config)
+    snapshots = Snapshots(run, config)
     clock = Clock(state, config)
     last_log = last_display = time.monotonic()
     saving, scoring = Allowance(CHECKPOINT_SHARE), Allowance(SCORE_SHARE)
@@ -77,33 +94,33 @@ def train(
             if finished or interrupted:
                 break
 
-            # Draw all that is random: the next pictures, and this rank's slice of latents, augmentations and probes.
-            real, labels = next(state.batches)
-            z = torch.randn(batch, average.info.config.z_dim, generator=state.noise, device=state.device)[start:stop]
-            numbers = draw(batch, policy, config.augment or 0.0, state.noise).slice(start, stop)
-            penalise = state.step % interval == 0
-            probe = None
-            if penalise and config.penalty == "finite":
-                probe = torch.randn(batch, *real.shape[1:], generator=state.noise, device=state.device)[start:stop]
-            inputs = Inputs(real, labels if average.classes else None, z, numbers, probe)
-
-            # Gradients of both networks, averaged over the ranks.
+            # The discriminator's rounds: draw all that is random, compute gradients, update (jointly: both networks).
+            rate = learning_rate(config, state.images_seen, state.total_images)
             starting = is_starting(config, state.images_seen, state.total_images)
             state.generator.starting = starting  # ty: ignore[invalid-assignment]
-            stats = gradients(state, networks, inputs, config, policy, penalise, display)
-            average_gradients(state.generator.parameters())
-            average_gradients(state.discriminator.parameters())
+            penalise, paths = state.step % interval == 0, state.step % PATH_INTERVAL == 0
+            for _ in range(rounds):
+                real, labels = next(state.batches)
+                labels = labels if average.classes else None
+                inputs = draw_inputs(real, labels, place, config, policy, state.augment.value, state.noise, penalise)
+                side: Side = "both" if joint else "discriminator"
+                stats = gradients(state, networks, inputs, config, policy, display, side, penalise, paths)
+                update(state, config, side, rate)
 
-            # Update the weights and the moving average.
-            rate = learning_rate(config, state.images_seen, state.total_images)
-            for optimizer in state.optimizers.values():
-                optimizer.param_groups[0]["lr"] = rate
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
+            # The generator's turn, on the last round's latents.
+            if not joint:
+                gradients(state, networks, inputs, config, policy, display, "generator", False, paths)
+                update(state, config, "generator", rate)
+            if config.adaptive:
+                state.augment.update(average_over_ranks(stats.sign), batch * rounds, state.total_images)
+
+            # The moving averages.
             state.step += 1
-            state.images_seen += batch
+            state.images_seen += batch * rounds
             half_life = half_life_at(state.images_seen, config.ema or 0.0, config.ema_ramp)
-            state.ema.update(state.generator, batch, half_life)
+            state.ema.update(state.generator, batch * rounds, half_life)
+            if state.powers is not None:
+                state.powers.update(state.generator, batch * rounds, state.images_seen)
             clock.count()
             if not writes:
                 continue
@@ -121,6 +138,8 @@ def train(
                     last_log = now
 
             # Draw the grid, score the moving average, and save everything from time to time.
+            if state.powers is not None and snapshots.due(clock.progress()):
+                snapshots.write(state.powers, average, state.images_seen, clock.progress())
             if drawing:
                 preview.draw(state.images_seen, clock.progress())
                 if evaluate is not None and scoring.left():
@@ -152,26 +171,45 @@ def gradients(
     inputs: Inputs,
     config: TrainConfig,
     policy: tuple[str, ...],
-    penalise: bool,
     display: Display,
+    side: Side,
+    penalise: bool,
+    paths: bool,
 ) -> Stats:
-    """This step's gradients; when the memory does not suffice, again in smaller micro-batches from now on."""
+    """One pass's gradients; when the memory does not suffice, again in smaller micro-batches from now on."""
     while True:
         try:
-            return accumulate_gradients(networks, inputs, config, policy, state.micro_batch, penalise)
+            return accumulate_gradients(networks, inputs, config, policy, state.micro_batch, penalise, side, paths)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            if state.micro_batch == 1:
+            least = 2 if traits_of(state.model).batch_statistics else 1
+            if state.micro_batch <= least:
                 raise TrainingError(
-                    f"{state.device} has too little memory for one picture: use a smaller --size, --base or --blocks"
+                    f"{state.device} has too little memory for so small a batch: "
+                    "use a smaller --size, --base or --blocks"
                 ) from error
         for optimizer in state.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         if state.device.type == "cuda":
             torch.cuda.empty_cache()
-        state.micro_batch = max(1, min(state.micro_batch, len(inputs.real)) // 2)
+        state.micro_batch = max(least, min(state.micro_batch, len(inputs.real)) // 2)
         display.say(f"out of memory: going on with micro-batches of {state.micro_batch}, the same mathematics")
+
+
+def update(state: TrainState, config: TrainConfig, side: Side, rate: float) -> None:
+    """Averages the gradients of one network or both over the ranks, and takes a step. rate: the generator's."""
+    names = ("generator", "discriminator") if side == "both" else (side,)
+    for name in names:
+        average_gradients(getattr(state, name).parameters())
+    for name in names:
+        optimizer = state.optimizers[name]
+        factor = (config.lr_d or 0.0) / (config.lr or 1.0) if name == "discriminator" else 1.0
+        optimizer.param_groups[0]["lr"] = rate * factor
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    if config.clip and side != "generator":
+        clip_weights(state.discriminator, config.clip)
 
 
 def keep_best(state: TrainState, average: Generator, run: Run, evaluate: Evaluate) -> float:
@@ -202,9 +240,9 @@ def report(state: TrainState, stats: Stats, clock: Clock, rate: float, half_life
         "lr": rate,
         "ema_half_life": round(half_life),
     }
-    if stats.r1 is not None and stats.r2 is not None:
-        clock.penalty = stats.r1.item() + stats.r2.item()
-    return record | {"penalty": clock.penalty}
+    if stats.r1 is not None and stats.r2 is not None and stats.gp is not None:
+        clock.penalty = stats.r1.item() + stats.r2.item() + stats.gp.item()
+    return record | {"penalty": clock.penalty, "augment": state.augment.value.item(), "sign": stats.sign.item()}
 
 
 def check_finite(record: dict[str, float], run: Run) -> None:

@@ -15,10 +15,13 @@ from ganvas.errors import CheckpointError, RunError
 from ganvas.generator import ModelInfo
 from ganvas.run import Run, timestamp
 from ganvas.training.clock import total_images
+from ganvas.training.loop import Evaluate
 from ganvas.training.plan import plan
+from ganvas.training.probe import probe_gamma
 from ganvas.training.progress import Display
 from ganvas.training.show import show_plan
 from ganvas.training.state import TrainState
+from ganvas.training.transfer import Origin, open_origin, take_over
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,17 +34,29 @@ class Session:
     finished: bool
 
 
-def open_session(run: Run, pack: Pack, source: str, asked: TrainConfig, device: Device, display: Display) -> Session:
+def open_session(
+    run: Run,
+    pack: Pack,
+    source: str,
+    asked: TrainConfig,
+    device: Device,
+    display: Display,
+    evaluate: Evaluate,
+    start: Path | None = None,
+) -> Session:
     """Plans and records a new run, or checks that an old one fits and restores its newest checkpoint.
 
-    Raises RunError when the run belongs to other pictures or to another configuration.
+    evaluate: for the gamma probe. start: a run or model folder whose weights a new run begins with.
+    Raises RunError when the run belongs to other pictures or to another configuration, or began elsewhere.
     """
-    if rank() == 0:
-        if run.has_config():
-            record = taken_up(run, pack, asked)
-        else:
-            record = new_record(run, pack, source, asked, device, display)
-        run.write_config(record)
+    origin = None
+    if run.has_config():
+        if rank() == 0:
+            run.write_config(taken_up(run, pack, asked, start))
+    else:
+        origin = open_origin(start) if start is not None else None
+        if rank() == 0:
+            run.write_config(new_record(run, pack, source, asked, device, display, evaluate, origin))
     barrier()
     record = run.config()
     config = from_dict(TrainConfig, record["train"], "config.json")
@@ -63,6 +78,9 @@ def open_session(run: Run, pack: Pack, source: str, asked: TrainConfig, device: 
     )
     state = TrainState(info.config, config, batches, device)
     checkpoint = run.load_checkpoint(display.say, state.device)
+    if checkpoint is None and record.get("start"):
+        for line in take_over(state, origin or open_origin(Path(record["start"]))):
+            display.say(f"  {line}")
     if checkpoint is not None:
         try:
             state.load_state_dict(checkpoint)
@@ -83,15 +101,25 @@ def is_finished(state: TrainState, config: TrainConfig) -> bool:
 
 
 def new_record(
-    run: Run, pack: Pack, source: str, asked: TrainConfig, device: Device, display: Display
+    run: Run,
+    pack: Pack,
+    source: str,
+    asked: TrainConfig,
+    device: Device,
+    display: Display,
+    evaluate: Evaluate,
+    origin: Origin | None,
 ) -> dict[str, Any]:
     """Plans a run and says how; the record is what config.json will hold."""
-    planned = plan(pack, asked, device)
+    planned = plan(pack, asked, device, origin.options(pack.height) if origin else None)
+    if asked.probe_gamma:
+        planned = probe_gamma(planned, pack, device, display, evaluate)
     show_plan(planned, pack, display.console, layers=False)
     return {
         "name": run.folder.name,
         "ganvas": ganvas.__version__,
         "started": timestamp(),
+        "start": str(origin.place) if origin else None,
         "budget": planned.config.budget,
         "device": device.name,
         "data": {
@@ -111,7 +139,7 @@ def new_record(
     }
 
 
-def taken_up(run: Run, pack: Pack, asked: TrainConfig) -> dict[str, Any]:
+def taken_up(run: Run, pack: Pack, asked: TrainConfig, start: Path | None) -> dict[str, Any]:
     """An old run's record with this session's machine options and budget; RunError when it is another run."""
     record = run.config()
     data, before, train = record["data"], record["asked"], record["train"]
@@ -120,6 +148,10 @@ def taken_up(run: Run, pack: Pack, asked: TrainConfig) -> dict[str, Any]:
             f"{run.folder} was trained on other pictures ({data.get('num_images')} of {data.get('size')}, "
             f"{data.get('channels')} channels; now {pack.num_images:,} of {pack.height}x{pack.width}, "
             f"{pack.channels} channels): choose another --out"
+        )
+    if start is not None and str(start.resolve()) != record.get("start"):
+        raise RunError(
+            f"{run.folder} began from {record.get('start') or 'fresh weights'}, not from {start}: choose another --out"
         )
     defaults = dataclasses.asdict(TrainConfig())
     given = {name: value for name, value in dataclasses.asdict(asked).items() if value != defaults[name]}

@@ -29,6 +29,8 @@ def show_plan(plan: Plan, pack: Pack, console: Console, layers: bool = True) -> 
         if layers:
             console.print(layer_table(name, summary))
         say(f"  {name:<17}{summary.parameters:,} parameters, {summary.macs / 1e6:,.1f} M multiply-adds a picture")
+    for warning in plan.warnings:
+        console.print(f"  warning: {warning}", markup=False, style="bold yellow")
     say(f"  {'memory':<17}about {plan.memory / 2**20:,.0f} MiB")
 
 

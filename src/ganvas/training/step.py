@@ -1,26 +1,43 @@
-"""One training step: gradients of both networks for one batch, in micro-batches that change nothing but memory."""
+"""One training step: gradients for one batch, in micro-batches that change nothing but memory.
+
+joint: both networks learn from one pass of the discriminator, each at the other's present weights.
+alternating: the discriminator learns first, then the generator from a new pass through it.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ganvas.augment import POLICIES, Draw, augment
+from ganvas.augment import POLICIES, Draw, augment, draw, overfitting_sign
 from ganvas.config import TrainConfig
-from ganvas.losses import LOSSES, generator_scale, gradient_norm_exact, gradient_norm_finite
+from ganvas.losses import (
+    LOSSES,
+    Loss,
+    generator_scale,
+    gradient_norm_exact,
+    gradient_norm_finite,
+    gradient_penalty,
+)
 
 WARMUP_STEPS = 100  # at least, where a warm-up is asked for
 START, START_STEPS = 0.1, 200  # part of the budget, and steps at least, that count as the start
+PATH_INTERVAL = 4  # steps from one path-length regularisation to the next (Karras et al. 2020)
+PATH_SHARE = 2  # it looks at one picture in so many: it costs a double backward pass through the generator
+
+Side = Literal["both", "discriminator", "generator"]
+"""Whose gradients a pass computes."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What one step consumes on this rank: everything random is drawn before, so a step can be done again."""
+    """What one pass consumes on this rank: everything random is drawn before, so a pass can be done again."""
 
     real: Tensor
     labels: Tensor | None
@@ -28,21 +45,27 @@ class Inputs:
     draw: Draw
     direction: Tensor | None = None
     """Where a finite-difference penalty looks; of the shape of `real`."""
+    uniform: Tensor | None = None
+    """(N, 3) in [0, 1): the place of a gradient penalty between real and fake, and the noise of the two targets."""
 
     def slice(self, start: int, stop: int) -> Inputs:
-        labels, direction = (None if t is None else t[start:stop] for t in (self.labels, self.direction))
-        return Inputs(self.real[start:stop], labels, self.z[start:stop], self.draw.slice(start, stop), direction)
+        labels, direction, uniform = (
+            None if t is None else t[start:stop] for t in (self.labels, self.direction, self.uniform)
+        )
+        draw = self.draw.slice(start, stop)
+        return Inputs(self.real[start:stop], labels, self.z[start:stop], draw, direction, uniform)
 
 
 @dataclass(frozen=True)
 class Networks:
-    """The two networks as they are called (compiled, where that pays), and the plain discriminator.
+    """The two networks as they are called (compiled, where that pays), and the plain ones.
 
-    Penalties need the plain one: a compiled network cannot be differentiated twice.
+    Penalties need the plain ones: a compiled network cannot be differentiated twice.
     """
 
     generator: Callable[..., Tensor]
-    discriminator: Callable[..., Tensor]
+    discriminator: Callable[..., Any]
+    plain_generator: nn.Module
     plain_discriminator: nn.Module
 
 
@@ -56,9 +79,29 @@ class Stats:
     """D(G(z))."""
     loss: Tensor
     """The discriminator's adversarial loss."""
+    sign: Tensor
+    """How far the discriminator knows its training pictures, -1 to 1 (augment.overfitting_sign)."""
     r1: Tensor | None = None
     """Mean squared gradient norm at real pictures, at the last step with penalties."""
     r2: Tensor | None = None
+    gp: Tensor | None = None
+    """Mean of (gradient norm - 1)^2 between real and generated pictures."""
+
+
+def draw_inputs(
+    real: Tensor, labels: Tensor | None, place: slice, config: TrainConfig, policy: tuple[str, ...],
+    probability: float | Tensor, noise: torch.Generator, penalise: bool,
+) -> Inputs:  # fmt: skip
+    """Draws all that is random in a pass for the global batch, and takes this rank's `place` of it."""
+    batch, device = config.batch or 1, real.device
+    z = torch.randn(batch, config.z_dim or 1, generator=noise, device=device)[place]
+    numbers = draw(batch, policy, probability, noise).slice(place.start, place.stop)
+    direction = uniform = None
+    if penalise and config.penalty == "finite":
+        direction = torch.randn(batch, *real.shape[1:], generator=noise, device=device)[place]
+    if config.gradient_penalty or config.label_noise:
+        uniform = torch.rand(batch, 3, generator=noise, device=device)[place]
+    return Inputs(real, labels, z, numbers, direction, uniform)
 
 
 def accumulate_gradients(
@@ -68,69 +111,166 @@ def accumulate_gradients(
     policy: tuple[str, ...],
     micro_batch: int,
     penalise: bool,
+    side: Side = "both",
+    measure_paths: bool = False,
 ) -> Stats:
-    """Adds this batch's gradients to both networks' `.grad`. The networks themselves are not changed."""
+    """Adds this batch's gradients to the `.grad` of the networks of `side`. The networks themselves are not changed.
+
+    penalise: with the penalties of the discriminator. measure_paths: with the generator's path-length regularisation.
+    """
     num = len(inputs.real)
-    plain = networks.plain_discriminator
+    compute = {"both": joint_gradients, "discriminator": discriminator_gradients, "generator": generator_gradients}
     total: list[Stats] = []
     for start in range(0, num, micro_batch):
         part = inputs.slice(start, min(start + micro_batch, num))
         share = len(part.real) / num
-        stats, real, fake = adversarial_gradients(networks, part, config, policy, share)
-        if penalise:
-            stats.r1 = penalty_gradients(plain, real, part, config, config.r1 or 0.0, share)
-            stats.r2 = penalty_gradients(plain, fake, part, config, config.r2 or 0.0, share)
+        stats, real, fake = compute[side](networks, part, config, policy, share)
+        if penalise and side != "generator":
+            penalty_gradients(stats, networks.plain_discriminator, real, fake, part, config, share)
+        if measure_paths and config.path_length and side != "discriminator":
+            path_gradients(networks.plain_generator, part, config.path_length * share)
         total.append(stats)
     return mean_stats(total, [min(micro_batch, num - start) / num for start in range(0, num, micro_batch)])
 
 
-def adversarial_gradients(
-    networks: Networks,
-    inputs: Inputs,
-    config: TrainConfig,
-    policy: tuple[str, ...],
-    share: float,
+def joint_gradients(
+    networks: Networks, inputs: Inputs, config: TrainConfig, policy: tuple[str, ...], share: float
 ) -> tuple[Stats, Tensor, Tensor]:
-    """Both networks' adversarial gradients from one forward and one backward pass of the discriminator.
+    """Both networks' adversarial gradients from one forward pass of the discriminator.
 
-    The discriminator's gradient at every fake picture, rescaled (losses.generator_scale), is the generator's.
+    The discriminator's gradient at every fake picture, rescaled (losses.generator_scale), is the generator's; losses
+    whose gradient may vanish there take a second backward pass, to the fake pictures only.
     Returns the stats and the augmented real and fake pictures (detached) for the penalties.
     """
-    loss = LOSSES[config.loss]
+    loss = LOSSES[config.loss or ""]
+    num = len(inputs.real)
     with autocast(inputs.real.device, config.precision):
         pictures = networks.generator(inputs.z, inputs.labels)
         fake = pictures.detach().requires_grad_()
         shown = torch.cat([augment(inputs.real, inputs.draw, policy), augment(fake, inputs.draw, policy)])
         labels = None if inputs.labels is None else inputs.labels.repeat(2)
-        logits = networks.discriminator(shown, labels).float()
+        logits, rebuilt = discriminate(networks, shown, labels, config, num)
     real_logits, fake_logits = logits.chunk(2)
-    d_loss = loss.discriminator(real_logits, fake_logits).mean()
-    (d_loss * share).backward()
-    assert fake.grad is not None
-    scale = generator_scale(loss, real_logits, fake_logits)
-    pictures.backward(fake.grad * scale[:, None, None, None].to(fake.grad.dtype))
-    stats = Stats(real_logits.detach().mean(), fake_logits.detach().mean(), d_loss.detach())
+    d_loss = discriminator_loss(loss, real_logits, fake_logits, inputs, config)
+    if loss.rescales and not config.label_noise:
+        ((d_loss + rebuilt) * share).backward()
+        assert fake.grad is not None
+        scale = generator_scale(loss, real_logits, fake_logits)
+        to_pictures = fake.grad * scale[:, None, None, None].to(fake.grad.dtype)
+    else:
+        fake_side = fake_logits.detach().requires_grad_()
+        g_loss = loss.generator(real_logits.detach(), fake_side).mean() * share
+        (to_logits,) = torch.autograd.grad(g_loss, fake_side)
+        (to_pictures,) = torch.autograd.grad(fake_logits, fake, to_logits, retain_graph=True)
+        ((d_loss + rebuilt) * share).backward(inputs=[*networks.plain_discriminator.parameters()])
+    pictures.backward(to_pictures)
     real_shown, fake_shown = shown.detach().chunk(2)
-    return stats, real_shown, fake_shown
+    return stats_of(loss, real_logits, fake_logits, d_loss), real_shown, fake_shown
+
+
+def discriminator_gradients(
+    networks: Networks, inputs: Inputs, config: TrainConfig, policy: tuple[str, ...], share: float
+) -> tuple[Stats, Tensor, Tensor]:
+    """The discriminator's adversarial gradient; real and fake pictures pass apart, each with their batch statistics."""
+    loss = LOSSES[config.loss or ""]
+    with autocast(inputs.real.device, config.precision):
+        with torch.no_grad():
+            fake = augment(networks.generator(inputs.z, inputs.labels), inputs.draw, policy)
+        real = augment(inputs.real, inputs.draw, policy)
+        real_logits, rebuilt = discriminate(networks, real, inputs.labels, config, len(real))
+        fake_logits, _ = discriminate(networks, fake, inputs.labels, config, 0)
+    d_loss = discriminator_loss(loss, real_logits, fake_logits, inputs, config)
+    ((d_loss + rebuilt) * share).backward()
+    return stats_of(loss, real_logits, fake_logits, d_loss), real.detach(), fake.detach()
+
+
+def generator_gradients(
+    networks: Networks, inputs: Inputs, config: TrainConfig, policy: tuple[str, ...], share: float
+) -> tuple[Stats, Tensor, Tensor]:
+    """The generator's adversarial gradient through a discriminator that stays as it is."""
+    loss = LOSSES[config.loss or ""]
+    with frozen(networks.plain_discriminator), autocast(inputs.real.device, config.precision):
+        pictures = networks.generator(inputs.z, inputs.labels)
+        fake = augment(pictures, inputs.draw, policy)
+        fake_logits, _ = discriminate(networks, fake, inputs.labels, config, 0)
+        real_logits = fake_logits.detach()
+        if loss.relativistic:
+            with torch.no_grad():
+                real = augment(inputs.real, inputs.draw, policy)
+                real_logits, _ = discriminate(networks, real, inputs.labels, config, 0)
+        g_loss = loss.generator(real_logits, fake_logits).mean()
+        (g_loss * share).backward()
+    return stats_of(loss, real_logits, fake_logits, g_loss), inputs.real, pictures.detach()
+
+
+def discriminate(
+    networks: Networks, shown: Tensor, labels: Tensor | None, config: TrainConfig, num_real: int
+) -> tuple[Tensor, Tensor]:
+    """(logits (N,) float32, the weighted loss of rebuilding the first `num_real` pictures, 0 where nothing is)."""
+    if not (config.reconstruction and num_real):
+        logits = networks.discriminator(shown, labels).float()
+        return logits, logits.new_zeros(())
+    logits, errors = networks.discriminator(shown, labels, reconstruct=num_real)
+    return logits.float(), config.reconstruction * errors.float().mean()
+
+
+def discriminator_loss(loss: Loss, real: Tensor, fake: Tensor, inputs: Inputs, config: TrainConfig) -> Tensor:
+    """The mean over the pairs, with smoothed or noisy targets where asked for."""
+    if not (config.label_smoothing or config.label_noise):
+        return loss.discriminator(real, fake).mean()
+    real_target, fake_target = torch.full_like(real, 1 - (config.label_smoothing or 0.0)), torch.zeros_like(fake)
+    if config.label_noise:
+        assert inputs.uniform is not None
+        real_target = real_target - config.label_noise * inputs.uniform[:, 1]
+        fake_target = fake_target - config.label_noise * inputs.uniform[:, 2]
+    return loss.discriminator(real, fake, real_target, fake_target).mean()
 
 
 def penalty_gradients(
-    discriminator: nn.Module,
-    images: Tensor,
-    inputs: Inputs,
-    config: TrainConfig,
-    gamma: float,
+    stats: Stats, discriminator: nn.Module, real: Tensor, fake: Tensor, inputs: Inputs, config: TrainConfig,
     share: float,
-) -> Tensor:
-    """Adds the gradient of gamma/2 E|grad D|^2, times the interval for the steps without; returns E|grad D|^2."""
-    if gamma == 0:
-        return images.new_zeros(())
-    if inputs.direction is None:
-        norm = gradient_norm_exact(discriminator, images, inputs.labels).mean()
-    else:
-        norm = gradient_norm_finite(discriminator, images, inputs.labels, inputs.direction).mean()
-    (norm * (gamma / 2 * (config.penalty_interval or 1) * share)).backward()
-    return norm.detach()
+) -> None:  # fmt: skip
+    """Adds the gradients of all penalties, times the interval for the steps without, and notes their values.
+
+    gamma/2 E|grad D|^2 at real (R1) and fake pictures (R2); lambda E(|grad D| - 1)^2 between them.
+    """
+    labels, often = inputs.labels, (config.penalty_interval or 1) * share
+    stats.r1, stats.r2, stats.gp = (real.new_zeros(()) for _ in range(3))
+    for name, gamma, images in (("r1", config.r1 or 0.0, real), ("r2", config.r2 or 0.0, fake)):
+        if gamma:
+            if inputs.direction is None:
+                norm = gradient_norm_exact(discriminator, images, labels).mean()
+            else:
+                norm = gradient_norm_finite(discriminator, images, labels, inputs.direction).mean()
+            (norm * (gamma / 2 * often)).backward()
+            setattr(stats, name, norm.detach())
+    if config.gradient_penalty:
+        assert inputs.uniform is not None
+        value = gradient_penalty(discriminator, real, fake, labels, inputs.uniform[:, 0]).mean()
+        (value * (config.gradient_penalty * often)).backward()
+        stats.gp = value.detach()
+
+
+def path_gradients(generator: Any, inputs: Inputs, weight: float) -> None:
+    """Adds the gradient of the path-length regularisation (models/style.py), times its interval."""
+    num = max(1, len(inputs.z) // PATH_SHARE)
+    labels = None if inputs.labels is None else inputs.labels[:num]
+    (generator.path_length_penalty(inputs.z[:num], labels) * (weight * PATH_INTERVAL)).backward()
+
+
+def stats_of(loss: Loss, real: Tensor, fake: Tensor, value: Tensor) -> Stats:
+    real, fake = real.detach(), fake.detach()
+    return Stats(real.mean(), fake.mean(), value.detach(), overfitting_sign(real, fake, relativistic=not loss.zero))
+
+
+@contextlib.contextmanager
+def frozen(network: nn.Module) -> Generator[None]:
+    """No gradients for this network's weights inside: they would be computed in vain."""
+    network.requires_grad_(False)
+    try:
+        yield
+    finally:
+        network.requires_grad_(True)
 
 
 def autocast(device: torch.device, precision: str | None) -> torch.autocast:
@@ -148,12 +288,13 @@ def mean_stats(parts: list[Stats], shares: list[float]) -> Stats:
 
 
 def learning_rate(config: TrainConfig, images_seen: int, total_images: int) -> float:
-    """Adam's rate: a linear rise over `warmup`, then lr, then from `decay_from` a linear fall to lr * lr_end.
+    """The generator's rate: a linear rise over `warmup`, then lr, then from `decay_from` a linear fall to lr * lr_end.
 
     A short budget still rises over 100 steps where that is no more than a third of it: without a gentle start the
     discriminator may win at once, and the generator stays black.
     """
     assert config.lr is not None and config.lr_end is not None
+    assert config.warmup is not None and config.decay_from is not None
     progress = min(1.0, images_seen / max(1, total_images))
     shortest = min(WARMUP_STEPS * (config.batch or 1) / max(1, total_images), 1 / 3) if config.warmup else 0.0
     warmup = max(config.warmup, shortest)
@@ -169,4 +310,4 @@ def is_starting(config: TrainConfig, images_seen: int, total_images: int) -> boo
 
 def policy_for(kind: str, config: TrainConfig) -> tuple[str, ...]:
     """The augmentations that training uses: those harmless for this kind of picture, or none."""
-    return POLICIES[kind] if config.augment else ()
+    return POLICIES[kind] if config.augment or config.adaptive else ()

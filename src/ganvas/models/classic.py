@@ -1,0 +1,278 @@
+"""The convolutional networks of the reference projects, layer by layer: xray, tf-mnist, celeba, cifar10 (Keras) and
+mnist-upsample (PyTorch).
+
+Those from Keras differ from one another only by a table (`Recipe`); they share Keras' details: 'same' padding whose
+odd pixel goes to the end, Glorot-uniform weights (Glorot & Bengio 2010) with zero biases, batch normalisation with its
+own epsilon and momentum. Parameter counts are the projects' (tests/test_classic.py); a batch-normalised generator's
+count is of what is trained: weights, gains and shifts, without the running means and variances.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ganvas.config import ModelConfig
+from ganvas.errors import ConfigError
+from ganvas.models import mlp
+from ganvas.models.layers import LEAK, full_precision
+
+NORM = (1e-3, 0.01)  # epsilon and momentum of batch normalisation; Keras writes the momentum as 0.99
+
+Stage = tuple[int, int, int]
+"""Feature maps, kernel side and stride of one convolution."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What one Keras project's networks consist of."""
+
+    shrink: int
+    """Side of the picture divided by the side of the start grid."""
+    start: int
+    """Feature maps of the start grid."""
+    up: tuple[Stage, ...]
+    """The generator's transposed convolutions, each with a leaky ReLU."""
+    last: tuple[int, int]
+    """Kernel side and stride of the layer that makes the picture; a plain convolution where the stride is 1."""
+    down: tuple[Stage, ...]
+    """The discriminator's convolutions, each with a leaky ReLU."""
+    slope: float
+    """Of the leaky ReLU for negative inputs."""
+    dropout: float = 0.0
+    """After each convolution of the discriminator."""
+    last_dropout: float = 0.0
+    """Before the discriminator's last layer."""
+    norm: bool = False
+    """The generator has batch normalisation before each leaky ReLU, and no biases at all."""
+    start_active: bool = True
+    """A leaky ReLU follows the generator's dense layer."""
+    unit_range: bool = False
+    """The project's pictures lie in [0, 1] and come from a sigmoid; ours are converted at the networks' doors."""
+
+
+XRAY = Recipe(
+    shrink=32,
+    start=512,
+    up=((512, 3, 1), (256, 3, 1), (128, 5, 2), (64, 5, 2), (32, 7, 2), (16, 9, 2)),
+    last=(11, 2),
+    down=((16, 11, 2), (32, 9, 2), (64, 7, 2), (128, 5, 2), (256, 3, 2), (512, 1, 1)),
+    slope=0.3,
+    dropout=0.3,
+    norm=True,
+)
+TF_MNIST = Recipe(
+    shrink=4,
+    start=256,
+    up=((128, 5, 1), (64, 5, 2)),
+    last=(5, 2),
+    down=((64, 5, 2), (128, 5, 2)),
+    slope=0.3,
+    dropout=0.3,
+    norm=True,
+)
+CELEBA = Recipe(
+    shrink=8,
+    start=128,
+    up=((128, 4, 2), (256, 4, 2), (512, 4, 2)),
+    last=(5, 1),
+    down=((64, 4, 2), (128, 4, 2), (128, 4, 2)),
+    slope=0.2,
+    last_dropout=0.2,
+    start_active=False,
+    unit_range=True,
+)
+CIFAR10 = Recipe(
+    shrink=8,
+    start=256,
+    up=((128, 4, 2), (128, 4, 2), (128, 4, 2)),
+    last=(3, 1),
+    down=((64, 3, 1), (128, 3, 2), (128, 3, 2), (256, 3, 2)),
+    slope=0.2,
+    last_dropout=0.4,
+)
+
+
+def same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Zeros before and after `side` pixels so that ceil(side / stride) come out; the odd one goes to the end."""
+    total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
+    return total // 2, total - total // 2
+
+
+class SameConv(nn.Conv2d):
+    """Keras' Conv2D with padding 'same': (N, before, H, W) -> (N, after, ceil(H / stride), ceil(W / stride))."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        top, bottom = same_padding(input.shape[2], self.kernel_size[0], self.stride[0])
+        left, right = same_padding(input.shape[3], self.kernel_size[1], self.stride[1])
+        if (top, left) != (bottom, right):  # what the two ends share is left to the convolution
+            input = F.pad(input, (0, right - left, 0, bottom - top))
+        return F.conv2d(input, self.weight, self.bias, self.stride, (top, left))
+
+
+class SameConvTranspose(nn.ConvTranspose2d):
+    """Keras' Conv2DTranspose with padding 'same': (N, before, H, W) -> (N, after, H * stride, W * stride).
+
+    The adjoint of `SameConv`: of the kernel - stride surplus rows, half (rounded down) falls away at the beginning.
+    """
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        padding = [(kernel - stride) // 2 for kernel, stride in zip(self.kernel_size, self.stride, strict=True)]
+        height, width = (side * stride for side, stride in zip(input.shape[2:], self.stride, strict=True))
+        x = F.conv_transpose2d(input, self.weight, self.bias, self.stride, padding)
+        return x[:, :, :height, :width]
+
+
+class DenseNorm(nn.BatchNorm1d):
+    """Keras' batch normalisation of a dense layer's features (N, F).
+
+    Keras keeps the variance of the batch itself, PyTorch n / (n - 1) times as much. For feature maps that is nothing;
+    here n is the batch alone, and with 8 pictures the features would be 6% smaller in evaluation than in training.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__(features, *NORM)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        assert self.running_mean is not None and self.running_var is not None
+        with torch.no_grad():
+            variance, mean = torch.var_mean(input.to(self.running_var.dtype), dim=0, correction=0)
+            self.running_mean.lerp_(mean, NORM[1])
+            self.running_var.lerp_(variance, NORM[1])
+        return F.batch_norm(input, None, None, self.weight, self.bias, training=True, eps=self.eps)
+
+
+def glorot_init(layer: nn.Module) -> None:
+    """Glorot-uniform weights, zero bias."""
+    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+        nn.init.xavier_uniform_(layer.weight)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+
+
+class Generator(nn.Module):
+    """z (N, z_dim) -> pictures (N, C, H, W) in [-1, 1]."""
+
+    def __init__(self, config: ModelConfig, recipe: Recipe) -> None:
+        super().__init__()
+        self.mixes_pictures = recipe.norm
+        # 2 sigmoid(x) - 1 = tanh(x / 2)
+        self.steepness = 0.5 if recipe.unit_range else 1.0
+        bias = not recipe.norm
+        grid = (recipe.start, config.height // recipe.shrink, config.width // recipe.shrink)
+        layers: list[nn.Module] = [nn.Linear(config.z_dim, math.prod(grid), bias=bias)]
+        if recipe.norm:
+            layers.append(DenseNorm(math.prod(grid)))
+        if recipe.start_active:
+            layers.append(nn.LeakyReLU(recipe.slope))
+        layers.append(nn.Unflatten(1, grid))
+        before = recipe.start
+        for maps, kernel, stride in recipe.up:
+            layers.append(SameConvTranspose(before, maps, kernel, stride, bias=bias))
+            if recipe.norm:
+                layers.append(nn.BatchNorm2d(maps, *NORM))
+            layers.append(nn.LeakyReLU(recipe.slope))
+            before = maps
+        self.layers = nn.Sequential(*layers)
+        last = SameConv if recipe.last[1] == 1 else SameConvTranspose
+        self.to_picture = last(before, config.channels, *recipe.last, bias=bias)
+
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        x = self.layers(z)
+        with full_precision(x):
+            return torch.tanh(self.to_picture(x.to(self.to_picture.weight.dtype)) * self.steepness)
+
+
+class Discriminator(nn.Module):
+    """Pictures (N, C, H, W) in [-1, 1] -> logits (N,)."""
+
+    stochastic = True  # dropout
+
+    def __init__(self, config: ModelConfig, recipe: Recipe) -> None:
+        super().__init__()
+        self.unit_range = recipe.unit_range
+        layers: list[nn.Module] = []
+        before, height, width = config.channels, config.height, config.width
+        for maps, kernel, stride in recipe.down:
+            layers += [SameConv(before, maps, kernel, stride), nn.LeakyReLU(recipe.slope)]
+            if recipe.dropout:
+                layers.append(nn.Dropout(recipe.dropout))
+            before, height, width = maps, height // stride, width // stride
+        self.layers = nn.Sequential(*layers)
+        self.dropout = nn.Dropout(recipe.last_dropout)
+        self.head = nn.Linear(before * height * width, 1)
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        x = self.dropout(self.layers((images + 1) / 2 if self.unit_range else images).flatten(1))
+        with full_precision(x):
+            return self.head(x.to(self.head.weight.dtype)).squeeze(1)
+
+
+class UpsamplingGenerator(nn.Module):
+    """mnist-upsample: z (N, z_dim) -> pictures (N, C, H, W) in [-1, 1], by nearest-neighbour enlargement.
+
+    Batch normalisation is over the feature maps everywhere; weights start as PyTorch's layers do.
+    """
+
+    mixes_pictures = True
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        grid = (128, config.height // 4, config.width // 4)
+        layers: list[nn.Module] = [nn.Linear(config.z_dim, math.prod(grid)), nn.Unflatten(1, grid), nn.BatchNorm2d(128)]
+        for before, after in ((128, 128), (128, 64)):
+            layers += [nn.Upsample(scale_factor=2), nn.Conv2d(before, after, 3, padding=1)]
+            layers += [nn.BatchNorm2d(after), nn.LeakyReLU(LEAK)]
+        self.layers = nn.Sequential(*layers)
+        self.to_picture = nn.Conv2d(64, config.channels, 3, padding=1)
+
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        x = self.layers(z)
+        with full_precision(x):
+            return torch.tanh(self.to_picture(x.to(self.to_picture.weight.dtype)))
+
+
+def check(config: ModelConfig, multiple: int) -> None:
+    """Raises `ConfigError` for labels, and for sides that are no multiples of `multiple` pixels."""
+    mlp.refuse_labels(config)
+    if config.height % multiple or config.width % multiple:
+        near = (max(multiple, multiple * round(side / multiple)) for side in (config.height, config.width))
+        raise ConfigError(
+            f"--model {config.model}: {config.height}x{config.width} pixels came, but both sides must be multiples "
+            f"of {multiple}; choose another --size, such as {'x'.join(map(str, near))}"
+        )
+
+
+def build_keras(config: ModelConfig, recipe: Recipe) -> tuple[Generator, Discriminator]:
+    check(config, recipe.shrink)
+    generator, discriminator = Generator(config, recipe), Discriminator(config, recipe)
+    generator.apply(glorot_init)
+    discriminator.apply(glorot_init)
+    return generator, discriminator
+
+
+def build_xray(config: ModelConfig) -> tuple[Generator, Discriminator]:
+    return build_keras(config, XRAY)
+
+
+def build_tf_mnist(config: ModelConfig) -> tuple[Generator, Discriminator]:
+    return build_keras(config, TF_MNIST)
+
+
+def build_celeba(config: ModelConfig) -> tuple[Generator, Discriminator]:
+    return build_keras(config, CELEBA)
+
+
+def build_cifar10(config: ModelConfig) -> tuple[Generator, Discriminator]:
+    return build_keras(config, CIFAR10)
+
+
+def build_mnist_upsample(config: ModelConfig) -> tuple[UpsamplingGenerator, mlp.Discriminator]:
+    check(config, 4)
+    return UpsamplingGenerator(config), mlp.Discriminator(config, hidden=(512, 256))

@@ -1,0 +1,125 @@
+"""DCGAN (Radford et al. 2015) with the widths and the start of the comic-faces project, for any size from 16 pixels.
+
+64 pixels: grids of 4, 8, 16, 32 and 64 with 512, 256, 128 and 64 feature maps and the picture; every further doubling
+adds a stage of twice the maps, up to 1024. Other sizes halve upwards (45 -> 23 -> 12 -> 6 -> 3): the generator leaves
+out the surplus row, the discriminator adds one of zeros.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ganvas.config import ModelConfig
+from ganvas.errors import ConfigError
+from ganvas.models.layers import LEAK, full_precision, stages
+from ganvas.models.mlp import refuse_labels
+
+SMALLEST = 16  # pixels on the shorter side: below, a single stage would be left
+COARSEST = 4  # longest allowed shorter side of the start grid
+WIDEST = 1024  # most feature maps of any stage
+
+
+def widths(config: ModelConfig, num_stages: int) -> list[int]:
+    """Feature maps from coarse to fine, without the picture: doubling from `config.base` towards the coarse end."""
+    widest = config.widest or WIDEST
+    return [min(widest, config.base * 2**level) for level in reversed(range(num_stages))]
+
+
+class Up(nn.Module):
+    """Twice the grid, less the row and column by which `size` (height, width) was halved upwards."""
+
+    def __init__(self, before: int, after: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.conv = nn.ConvTranspose2d(before, after, 4, 2, 1, bias=False)
+        self.norm = nn.BatchNorm2d(after)
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.norm(crop(self.conv(x), self.size)))
+
+
+class Generator(nn.Module):
+    """z (N, z_dim) -> pictures (N, C, H, W) in [-1, 1]."""
+
+    mixes_pictures = True  # batch normalisation
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        *grids, self.size = stages(config.height, config.width, COARSEST)
+        maps = widths(config, len(grids))
+        self.start = nn.ConvTranspose2d(config.z_dim, maps[0], grids[0], bias=False)
+        self.norm = nn.BatchNorm2d(maps[0])
+        pairs = zip(itertools.pairwise(maps), grids[1:], strict=True)
+        self.stages = nn.Sequential(*(Up(before, after, size) for (before, after), size in pairs))
+        self.to_picture = nn.ConvTranspose2d(maps[-1], config.channels, 4, 2, 1, bias=False)
+
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        x = self.stages(F.relu(self.norm(self.start(z[:, :, None, None]))))
+        with full_precision(x):
+            return torch.tanh(crop(self.to_picture(x.to(self.to_picture.weight.dtype)), self.size))
+
+
+class Down(nn.Module):
+    """Half the grid, rounded up."""
+
+    def __init__(self, before: int, after: int, norm: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(before, after, 4, 2, 1, bias=False)
+        self.norm = nn.BatchNorm2d(after) if norm else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        if height % 2 or width % 2:
+            x = F.pad(x, (0, width % 2, 0, height % 2))
+        return F.leaky_relu(self.norm(self.conv(x)), LEAK)
+
+
+class Discriminator(nn.Module):
+    """Pictures (N, C, H, W) in [-1, 1] -> logits (N,)."""
+
+    mixes_pictures = True  # batch normalisation
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        grid, *rest = stages(config.height, config.width, COARSEST)
+        maps = [config.channels, *reversed(widths(config, len(rest)))]
+        self.stages = nn.Sequential(
+            *(Down(before, after, norm=level > 0) for level, (before, after) in enumerate(itertools.pairwise(maps)))
+        )
+        self.head = nn.Conv2d(maps[-1], 1, grid, bias=False)
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        x = self.stages(images)
+        with full_precision(x):
+            return self.head(x.to(self.head.weight.dtype)).flatten()
+
+
+def crop(x: Tensor, size: tuple[int, int]) -> Tensor:
+    return x[:, :, : size[0], : size[1]]
+
+
+def initialise(layer: nn.Module) -> None:
+    """Convolutions from N(0, 0.02); batch normalisation with gains from N(1, 0.02) and no shift."""
+    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.normal_(layer.weight, std=0.02)
+    elif isinstance(layer, nn.BatchNorm2d):
+        nn.init.normal_(layer.weight, mean=1.0, std=0.02)
+        nn.init.zeros_(layer.bias)
+
+
+def build(config: ModelConfig) -> tuple[Generator, Discriminator]:
+    """Raises `ConfigError` for labels and below 16 pixels."""
+    refuse_labels(config)
+    if min(config.height, config.width) < SMALLEST:
+        raise ConfigError(
+            f"--model dcgan: {config.height}x{config.width} pixels came, but each side must have at least {SMALLEST}; "
+            "choose a larger --size, or --model compact"
+        )
+    generator, discriminator = Generator(config), Discriminator(config)
+    generator.apply(initialise)
+    discriminator.apply(initialise)
+    return generator, discriminator

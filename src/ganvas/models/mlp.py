@@ -1,0 +1,75 @@
+"""Multilayer perceptrons: both networks of the Simpsons and MedNIST projects, and mnist-upsample's discriminator.
+
+The oldest kind of GAN (Goodfellow et al. 2014), kept as a yardstick: every pixel has its own weights, so the networks
+take any size and any channels, and know nothing of neighbourhood. Weights start as PyTorch's layers do.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ganvas.config import ModelConfig
+from ganvas.errors import ConfigError
+from ganvas.models.layers import LEAK, full_precision
+
+UPWARDS = (256, 512, 1024)  # hidden features of the generator
+DOWNWARDS = (512, 256, 128)  # of the discriminator
+DROPOUT = 0.3  # after each hidden layer of the discriminator
+
+
+class Generator(nn.Module):
+    """z (N, z_dim) -> pictures (N, C, H, W) in [-1, 1]."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.shape = (config.channels, config.height, config.width)
+        layers: list[nn.Module] = []
+        for before, after in itertools.pairwise((config.z_dim, *UPWARDS)):
+            layers += [nn.Linear(before, after), nn.LeakyReLU(LEAK)]
+        self.layers = nn.Sequential(*layers)
+        self.to_picture = nn.Linear(UPWARDS[-1], math.prod(self.shape))
+
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        x = self.layers(z)
+        with full_precision(x):
+            return torch.tanh(self.to_picture(x.to(self.to_picture.weight.dtype))).view(-1, *self.shape)
+
+
+class Discriminator(nn.Module):
+    """Pictures (N, C, H, W) in [-1, 1] -> logits (N,).
+
+    hidden: features of the hidden layers, from the picture on.
+    """
+
+    stochastic = True  # dropout
+
+    def __init__(self, config: ModelConfig, hidden: tuple[int, ...] = DOWNWARDS) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for before, after in itertools.pairwise((config.channels * config.height * config.width, *hidden)):
+            layers += [nn.Linear(before, after), nn.LeakyReLU(LEAK), nn.Dropout(DROPOUT)]
+        self.layers = nn.Sequential(*layers)
+        self.head = nn.Linear(hidden[-1], 1)
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        x = self.layers(images.flatten(1))
+        with full_precision(x):
+            return self.head(x.to(self.head.weight.dtype)).squeeze(1)
+
+
+def refuse_labels(config: ModelConfig) -> None:
+    """Raises `ConfigError` where a classic network is asked to know labels."""
+    if config.num_classes:
+        raise ConfigError(
+            f"--model {config.model}: this classic network knows no labels, but {config.num_classes} classes came; "
+            "say --no-conditional, or choose --model residual"
+        )
+
+
+def build(config: ModelConfig) -> tuple[Generator, Discriminator]:
+    refuse_labels(config)
+    return Generator(config), Discriminator(config)

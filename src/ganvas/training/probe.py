@@ -1,0 +1,70 @@
+"""The gamma probe: short runs with a tenth, one and ten times the penalty weight, judged by a quick score.
+
+The right weight depends on the pictures as much as on their size, and no table knows them (Huang et al. 2024).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from ganvas.config import TrainConfig
+from ganvas.data.batches import Batches
+from ganvas.data.pack import Pack
+from ganvas.device import Device
+from ganvas.generator import Generator, ModelInfo
+from ganvas.run import Run
+from ganvas.training import loop
+from ganvas.training.compiled import call_networks
+from ganvas.training.plan import Plan
+from ganvas.training.progress import Display
+from ganvas.training.state import TrainState
+
+FACTORS = (0.1, 1.0, 10.0)
+SHARE = 0.05  # of the budget, for each
+
+
+def probe_gamma(planned: Plan, pack: Pack, device: Device, display: Display, evaluate: loop.Evaluate) -> Plan:
+    """The plan with the best of three penalty weights, and the three scores as the reason. One process only.
+
+    Each weight gets a twentieth of the budget, on top of it; the schedules end with that.
+    """
+    weights = [float(f"{(planned.config.r1 or 0.0) * factor:.2g}") for factor in FACTORS]
+    scores = []
+    for weight in weights:
+        config = short(planned.config, weight)
+        scores.append(score(config, planned, pack, device, evaluate))
+        display.say(f"  probe: r1 {weight:g} scores {scores[-1]:.4f} (lower is better) after {config.budget}")
+    best = weights[scores.index(min(scores))]
+    reason = "probed: " + ", ".join(f"{w:g} scores {s:.4f}" for w, s in zip(weights, scores, strict=True))
+    choices = [
+        dataclasses.replace(choice, value=best, reason=reason) if choice.name in ("r1", "r2") else choice
+        for choice in planned.choices
+    ]
+    factor = best / (planned.config.r1 or 1.0)
+    config = dataclasses.replace(planned.config, r1=best, r2=(planned.config.r2 or 0.0) * factor)
+    return dataclasses.replace(planned, config=config, choices=choices)
+
+
+def short(config: TrainConfig, weight: float) -> TrainConfig:
+    """The same training in a twentieth of the budget, with this penalty weight."""
+    factor = weight / (config.r1 or 1.0)
+    budget = {name: value * SHARE for name in ("minutes", "epochs") if (value := getattr(config, name)) is not None}
+    if config.images is not None:
+        budget["images"] = max(config.batch or 1, round(config.images * SHARE))
+    return dataclasses.replace(
+        config, **budget, r1=weight, r2=(config.r2 or 0.0) * factor, previews=1, snapshots=0, compile=False
+    )
+
+
+def score(config: TrainConfig, planned: Plan, pack: Pack, device: Device, evaluate: loop.Evaluate) -> float:
+    """Trains from scratch without writing anything; the score of the averaged generator."""
+    quiet = Display(quiet=True)
+    batches = Batches(pack, config.batch or 1, seed=config.seed, device=device.torch_device, mirror=pack.mirror)
+    state = TrainState(planned.model, config, batches, device)
+    info = ModelInfo(planned.model, pack.classes, pack.depth, pack.kind, data_hash=pack.hash)
+    networks = call_networks(state, config, quiet.say)
+    outcome = loop.train(state, networks, config, info, Run(Path("probe")), quiet, writes=False)
+    if outcome.signal:
+        raise KeyboardInterrupt
+    return evaluate(Generator(state.ema.average, info, state.device))

@@ -1,0 +1,58 @@
+"""Snapshots of the power-function averages: written while training, combined to an EMA of any width afterwards."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from ganvas.config import TrainConfig
+from ganvas.ema import WIDTHS, PowerAverages, combination
+from ganvas.errors import ConfigError, RunError
+from ganvas.generator import Generator
+from ganvas.run import Run
+
+WIDEST = 0.28  # no power function has a larger relative standard deviation: that of equal weights is 0.289
+
+
+class Snapshots:
+    """Writes `config.snapshots` pairs of averages at equal parts of the budget into run/averages."""
+
+    def __init__(self, run: Run, config: TrainConfig) -> None:
+        self.run, self.num, self.written = run, config.snapshots, -1
+
+    def due(self, progress: float) -> bool:
+        """True when the next pair is due; progress is the part of the budget used."""
+        place = int(self.num * progress)
+        if self.written < 0:
+            self.written = place  # at the start there is nothing to keep; after a resumption it was kept
+        return place > self.written
+
+    def write(self, powers: PowerAverages, like: Generator, images_seen: int, progress: float) -> None:
+        """like: the run's generator, for its configuration and classes."""
+        self.written = int(self.num * progress)
+        info = dataclasses.replace(like.info, images_seen=images_seen)
+        for width, average in zip(WIDTHS, powers.averages, strict=True):
+            Generator(average, info, like.device).save(self.run.averages / f"{images_seen:012d}-{width:g}")
+
+
+def average(run: Path, width: float) -> Generator:
+    """The EMA of this width (0.01 to 0.28: standard deviation as a part of the training) from a run's snapshots.
+
+    Raises ConfigError for another width, RunError where the run has kept no snapshots.
+    """
+    if not 0.01 <= width <= WIDEST:
+        raise ConfigError(f"--width {width:g}: expected a number from 0.01 to {WIDEST}")
+    folders = sorted((run / "averages").glob("*-*"))
+    if not folders:
+        raise RunError(f"{run} has no averages to combine: train with --snapshots 20, say")
+    stored = [(float(one), float(other)) for one, _, other in (folder.name.partition("-") for folder in folders)]
+    factors = combination(stored, width)
+    result = Generator.load(folders[-1], device="cpu")
+    total: dict[str, torch.Tensor] = {}
+    for folder, factor in zip(folders, factors, strict=True):
+        for name, weight in Generator.load(folder, device="cpu").network.named_parameters():
+            total[name] = total.get(name, 0) + factor * weight.detach().double()
+    result.network.load_state_dict(total, strict=False)
+    return result

@@ -1,0 +1,152 @@
+"""judge/artefacts.py: planted faults are found, each by its own measure and not by the others."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from ganvas.errors import DataError
+from ganvas.judge.artefacts import correlation_range, lattice, pairwise_correlation, sharpness
+
+
+def clouds(num: int, height: int = 128, width: int = 128, seed: int = 0) -> np.ndarray:
+    """Pictures (N, H, W) whose spectrum falls with the frequency, as natural ones' do, and a little noise."""
+    rng = np.random.default_rng(seed)
+    y, x = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)
+    fall = 1 / (np.hypot(y, x) + 2 / width)
+    spectrum = rng.normal(size=(num, *fall.shape)) + 1j * rng.normal(size=(num, *fall.shape))
+    pictures = np.fft.irfft2(spectrum * fall, (height, width))
+    return pictures / pictures.std() / 3 + rng.normal(size=pictures.shape) * 0.01
+
+
+def wave(period: int, width: int = 128) -> np.ndarray:
+    return np.cos(2 * np.pi * np.arange(width) / period)
+
+
+@pytest.mark.parametrize("period", [2, 4, 8])
+@pytest.mark.parametrize("direction", ["lying", "standing", "both"])
+def test_a_lattice_is_found_at_its_period_only(period: int, direction: str) -> None:
+    clean = clouds(6)
+    x, y = wave(period), wave(period)[:, None]
+    planted = clean + 0.04 * period * {"lying": y + 0 * x, "standing": x + 0 * y, "both": y * x}[direction]
+    before, after = lattice(clean), lattice(planted)
+    assert all(0.7 < ratio < 1.3 for ratio in before.values())
+    assert after[period] > 4
+    assert {other: after[other] for other in (2, 4, 8) if other != period} == pytest.approx(
+        {other: before[other] for other in (2, 4, 8) if other != period}, rel=0.1
+    )
+
+
+def test_a_lattice_whose_phase_wanders_is_found() -> None:
+    shifts = np.random.default_rng(0).integers(0, 4, (6, 128))
+    rows = np.stack([np.stack([np.roll(wave(4), shift) for shift in picture]) for picture in shifts])
+    assert lattice(clouds(6) + 0.08 * rows)[4] > 4
+
+
+@pytest.mark.parametrize("size", [(64, 64), (100, 132), (33, 47)])
+def test_a_lattice_is_found_at_any_size(size: tuple[int, int]) -> None:
+    clean = clouds(40, *size)
+    for period in (2, 4, 8):
+        planted = clean + 0.3 * wave(period, size[1])
+        assert lattice(planted)[period] > 3 * lattice(clean)[period]
+
+
+def test_periods_that_do_not_fit_are_left_out() -> None:
+    assert set(lattice(clouds(2, 16, 16))) == {2, 4}
+    assert set(lattice(clouds(2, 16, 24))) == {2, 4, 8}
+    assert set(lattice(clouds(2, 8, 8))) == {2}
+
+
+def test_the_lattice_of_a_nearest_neighbour_upsampling_is_found() -> None:
+    coarse = clouds(6, 32, 32)
+    blocks = coarse.repeat(4, axis=1).repeat(4, axis=2)
+    # Blocks of 4 have no power at 1/4 itself: the lattice is what is added when each is shaded alike.
+    shaded = blocks + 0.1 * np.tile([[0.0, 0, 0, 1]], (128, 32))
+    assert lattice(shaded)[4] > 100 * lattice(blocks)[4]
+
+
+def test_blank_pictures_have_no_lattice_and_no_sharpness() -> None:
+    blank = np.full((3, 64, 64), -1.0)
+    assert lattice(blank) == pytest.approx({2: 1, 4: 1, 8: 1})
+    assert sharpness(blank) == 0
+
+
+def test_sharpness_by_hand_and_of_blurred_pictures() -> None:
+    spot = np.zeros((1, 5, 5))
+    spot[0, 2, 2] = 1  # Laplacian of the inner 3 x 3: -4 in the middle, 1 beside it, 0 in the corners
+    assert sharpness(spot) == pytest.approx((16 + 4) / 9)
+    pictures = clouds(4)
+    blurred = F.avg_pool2d(torch.from_numpy(pictures)[:, None], 3, 1, 1)
+    assert sharpness(blurred) < 0.2 * sharpness(pictures)
+
+
+def test_colours_count_by_their_mean_and_opacity_does_not() -> None:
+    gray = torch.from_numpy(clouds(3, 64, 64)).float()
+    tint = torch.tensor([0.1, 0.0, -0.1])[:, None, None]
+    rgba = torch.cat([gray[:, None] + tint, torch.rand(3, 1, 64, 64, generator=torch.Generator().manual_seed(0))], 1)
+    assert lattice(rgba) == pytest.approx(lattice(gray), rel=1e-3)
+    assert sharpness(rgba) == pytest.approx(sharpness(gray.numpy()), rel=1e-3)
+    assert pairwise_correlation(rgba) == pytest.approx(pairwise_correlation(gray[:, None]), rel=1e-3)
+
+
+def test_correlation_of_equal_inverted_unrelated_and_blank_pictures() -> None:
+    picture = clouds(1, 160, 200)
+    assert pairwise_correlation(np.repeat(picture, 4, axis=0)) == pytest.approx(1)
+    assert pairwise_correlation(np.concatenate([picture, 0.3 - 0.5 * picture])) == pytest.approx(-1)
+    noise = np.random.default_rng(0).normal(size=(20, 64, 64))
+    assert abs(pairwise_correlation(noise)) < 0.005
+    assert pairwise_correlation(np.zeros((3, 32, 32))) == pytest.approx(1)  # a collapse, not diversity
+    assert pairwise_correlation(np.concatenate([noise[:1], np.zeros((1, 64, 64))])) == pytest.approx(0)
+
+
+def test_correlation_against_numpy_on_reduced_pictures() -> None:
+    pictures = clouds(5, 64, 96)
+    reduced = pictures.reshape(5, 16, 4, 16, 6).mean(axis=(2, 4))
+    expected = np.corrcoef(reduced.reshape(5, -1))[np.triu_indices(5, 1)].mean()
+    assert pairwise_correlation(pictures, size=16) == pytest.approx(expected)
+
+
+def test_the_quarter_is_the_upper_left_one() -> None:
+    pictures = clouds(6, 64, 64)
+    marked = pictures.copy()
+    marked[:, :32, :32] = pictures[0, :32, :32]
+    assert pairwise_correlation(marked, quarter=True) == pytest.approx(1)
+    assert pairwise_correlation(marked) < 0.6
+    elsewhere = pictures.copy()
+    elsewhere[:, 32:] = pictures[0, 32:]
+    assert pairwise_correlation(elsewhere, quarter=True) == pytest.approx(pairwise_correlation(pictures, quarter=True))
+
+
+def test_the_range_of_real_draws() -> None:
+    real = clouds(30, 32, 32) + clouds(1, 32, 32, seed=1)
+    found = correlation_range(real, draws=100)
+    assert found == correlation_range(real, draws=100)
+    assert found != correlation_range(real, draws=100, seed=1)
+    assert found.low < found.mean < found.high
+    assert found.mean == pytest.approx(pairwise_correlation(real), abs=0.03)
+    everything = correlation_range(real, num=30, draws=3)
+    assert everything == pytest.approx([pairwise_correlation(real)] * 3)
+    with pytest.raises(DataError, match="30 real pictures were given to draw 31 of"):
+        correlation_range(real, num=31)
+    with pytest.raises(DataError, match="at least 2 pictures"):
+        pairwise_correlation(real[:1])
+
+
+def test_real_chest_films(shared_data: Path) -> None:
+    """Sixty films stretched to 800 x 800, as the chest X-ray project does."""
+    with zipfile.ZipFile(shared_data / "chest_xray" / "chest_xray_normal_300.zip") as archive:
+        names = [name for name in sorted(archive.namelist()) if name.endswith((".jpeg", ".jpg"))][::5]
+        films = [Image.open(io.BytesIO(archive.read(name))).convert("L").resize((800, 800)) for name in names]
+    real = np.stack([np.asarray(film, np.float32) for film in films]) / 127.5 - 1
+    assert lattice(real) == pytest.approx({2: 1, 4: 1, 8: 1}, abs=0.1)
+    assert correlation_range(real).mean == pytest.approx(0.70, abs=0.05)
+    assert correlation_range(real, quarter=True).mean == pytest.approx(0.54, abs=0.06)
+    planted = real[:9] + 0.02 * np.tile([1, -1], 400).astype(np.float32)
+    assert lattice(planted)[2] > 10
