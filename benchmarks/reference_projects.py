@@ -35,7 +35,7 @@ from ganvas.config import PRESETS, DataConfig
 from ganvas.data import Pack, open_pack
 from ganvas.generator import Generator, to_pixels
 from ganvas.judge.artefacts import lattice, pairwise_correlation, sharpness
-from ganvas.judge.distances import kid, kid_interval
+from ganvas.judge.distances import kid_interval
 from ganvas.judge.features import Features
 from ganvas.pictures import grid, save_png
 from ganvas.run import Run
@@ -153,8 +153,8 @@ def compare(project: Project, data: Path, out: Path, setting: Setting, features:
 
     def add(what: str, seed: int, pictures: torch.Tensor, known: dict[str, Any]) -> None:
         found = features(pictures)
-        low, high = kid_interval(real, found, seed=0)
-        row = {"data": project.name, "what": what, "seed": seed, "kid": kid(real, found), "low": low, "high": high}
+        distance, low, high = kid_interval(real, found)
+        row = {"data": project.name, "what": what, "seed": seed, "kid": distance, "low": low, "high": high}
         shown = pictures if pictures.shape[1] == pack.channels else pictures.mean(dim=1, keepdim=True)
         rows.append(row | known | (measures(shown) if project.kind == "xray" else {}))
         print(f"{project.name} {what} seed {seed}: KID {row['kid']:.4f} ({low:.4f} to {high:.4f}) {known}", flush=True)
@@ -191,10 +191,11 @@ def summary(project: Project, rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "data": project.name,
         "preset": project.preset,
-        **{f"KID {what}": median[what] for what in KINDS},
+        **{what: median[what] for what in KINDS},
         "ratio": ratio,
         "bar": bar,
-        **{f"images {what}": int(count) for what, count in images.items()},
+        "classic seen": int(images["classic"]),
+        "modern seen": int(images["modern"]),
     }
 
 
@@ -259,7 +260,7 @@ def main() -> None:
         if options.parts:
             cut(options.out)
         if lines:
-            table(f"KID after {setting.minutes:g} minutes of each (smaller is better)", lines)
+            table(f"KID after {setting.minutes:g} minutes of each: smaller is better; pictures seen", lines)
         films = [row for row in rows if "sharpness" in row]
         if films:
             table("Chest films", [{k: v for k, v in row.items() if k in FILM_COLUMNS} for row in films])

@@ -187,10 +187,10 @@ def request(config: DataConfig, policy: Policy) -> dict[str, Any]:
     return {"name": policy.name, "path": policy.path, "config": wishes}
 
 
-def read_list(path: Path) -> str:
+def read_list(path: str | Path) -> str:
     """The text of a --files list; raises `DataError` when it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"--files {path} cannot be read as a text file of one picture name per line: {error}"
