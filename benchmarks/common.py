@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def table(title: str, rows: list[dict[str, Any]]) -> None:
         shown.add_column(name, justify="left" if isinstance(value, str) else "right", no_wrap=True)
     for row in rows:
         shown.add_row(*(cell(value) for value in row.values()))
-    Console().print(shown)
+    Console(width=None if sys.stdout.isatty() else 160).print(shown)
 
 
 def cell(value: object) -> str:

@@ -20,6 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import ganvas
+from ganvas import verbs
 from ganvas.config import DataConfig
 from ganvas.data import catalog, dicom, open_pack
 from ganvas.data.checkup import check
@@ -614,6 +616,25 @@ def test_real_films(films: Path, tmp_path: Path) -> None:
             for element in dataset:
                 if element.VR in ("PN", "DA", "LO", "UI", "LT", "ST") and len(text := str(element.value)) > 4:
                     assert text.encode() not in held, element
+
+
+def test_no_field_reaches_a_run_its_card_or_its_samples(films: Path, tmp_path: Path) -> None:
+    """From the files to 16 bit samples: nothing of a header in any byte of the run or the pictures drawn."""
+    options = {"size": "32", "base": 8, "batch": 4, "images": 8, "previews": 1, "device": "cpu", "quiet": True}
+    ganvas.train(films, tmp_path / "run", **options)
+    for form in ("png", "tiff"):
+        verbs.sample(tmp_path / "run", tmp_path / form, num=2, form=form)
+    held = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert len(held) > 10_000 and b"DICM" not in held
+    checked = 0
+    with zipfile.ZipFile(films) as archive:
+        for name in archive.namelist():
+            dataset = pydicom.dcmread(io.BytesIO(archive.read(name)), stop_before_pixels=True)
+            for element in dataset:
+                if element.VR in ("PN", "DA", "LO", "UI", "LT", "ST") and len(text := str(element.value)) > 5:
+                    assert text.encode() not in held, element
+                    checked += 1
+    assert checked > 50
 
 
 def test_report_of_real_films(films: Path) -> None:

@@ -148,9 +148,9 @@ def test_augmentation_grows_as_pictures_get_fewer() -> None:
 
 
 def test_micro_batch_is_halved_until_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    pack, asked = pack_of(128, channels=3), TrainConfig(model="residual")
+    pack, asked = pack_of(128, channels=3), TrainConfig(model="residual", batch=32)
     whole = plan(pack, asked, CPU)
-    assert whole.config.micro_batch == whole.config.batch == 32
+    assert whole.config.micro_batch == whole.config.batch == 32 and asked.batch == 32
     sizes = []
     for share in (1.0, 0.5, 0.25, 0.1):
         memory(monkeypatch, int(whole.memory * share / planning.MEMORY_SHARE * 1.05))
@@ -162,7 +162,7 @@ def test_micro_batch_is_halved_until_it_fits(monkeypatch: pytest.MonkeyPatch) ->
     assert "GiB are free" in reason
     memory(monkeypatch, 1)
     assert plan(pack, asked, CPU).config.micro_batch == 1
-    assert plan(pack, TrainConfig(micro_batch=20), CPU).config.micro_batch == 20  # asked for
+    assert plan(pack, TrainConfig(micro_batch=10), CPU).config.micro_batch == 10  # asked for
 
 
 def test_memory_grows_with_size_batch_and_width() -> None:

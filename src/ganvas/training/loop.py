@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -208,6 +209,9 @@ def update(state: TrainState, config: TrainConfig, side: Side, rate: float) -> N
         optimizer.param_groups[0]["lr"] = rate * factor
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+    if config.path_length and side != "discriminator":
+        mean: Any = state.generator.path_mean
+        mean.copy_(average_over_ranks(mean))
     if config.clip and side != "generator":
         clip_weights(state.discriminator, config.clip)
 

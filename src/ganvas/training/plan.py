@@ -27,6 +27,7 @@ GAMMA = ((32, 0.05), (64, 2.0), (128, 17.0), (256, 150.0))
 """R3GAN's penalty weights (Huang et al. 2024) by picture side; between them the logarithms are interpolated."""
 SIZES = {"S": (32, 256, 1), "M": (64, 384, 2), "L": (192, 768, 2), "XL": (384, 1024, 2)}
 """Capacity of residual: feature maps of the finest stage, most of any stage, blocks per stage."""
+TINY = 41  # pixels: below, compact has its MNIST recipe
 FEW, LARGE = 2_000, 200  # pictures and pixels: up to so many pictures of at least this side are skip's business
 
 
@@ -129,7 +130,7 @@ def choose_model(chooser: Chooser, pack: Pack, on_cpu: bool) -> ModelConfig:
     chooser.choose("base", base, why)
     chooser.settle("widest", widest, "the architecture's own limit" if widest == 0 else why)
     chooser.choose("blocks", blocks, "per stage; more costs time in proportion")
-    chooser.settle("magnitude", False, "fix-up: not beaten at equal tuning so far")
+    chooser.settle("magnitude", False, "fix-up: as good on MNIST over three seeds, and simpler")
     chooser.settle("spectral_norm", False, "the penalties suffice")
     labelled = chooser.choose(
         "conditional",
@@ -177,8 +178,7 @@ def capacity(chooser: Chooser, name: str, side: int, on_cpu: bool) -> tuple[int,
         raise ConfigError(f"--model-size: only residual comes in sizes, {name} is set by --base and --blocks")
     chooser.choices.pop()
     if name == "compact":
-        tiny = side <= 40
-        return (16, 0, 2, "feature maps, measured on MNIST") if tiny else (24, 0, 1, "feature maps")
+        return (16, 0, 2, "feature maps, measured on MNIST") if side < TINY else (24, 0, 1, "feature maps")
     if name == "style":
         return 16 if on_cpu or side >= 256 else 64, 0, 1 if on_cpu else 2, f"feature maps at {side} pixels"
     if name == "skip":
@@ -221,9 +221,9 @@ def choose_objective(chooser: Chooser, model: ModelConfig, on_cpu: bool) -> None
         gamma, reason = 0.0, "off" if modern else "the classic projects have none"
     elif style:
         batch = chooser.asked.batch or batch_for(side, on_cpu)
-        gamma, reason = 0.0002 * side**2 / batch, "0.0002 x pixels / batch, as StyleGAN2-ADA"
+        gamma, reason = max(0.02, 0.0002 * side**2 / batch), "0.0002 x pixels / batch, as StyleGAN2-ADA, or 0.02"
     elif model.model == "compact":
-        gamma, reason = 0.05 if side < 48 else 0.1, "measured for this network"
+        gamma, reason = 0.05 if side < TINY else side**2 / 4096, "measured for this network at 28 and 64 pixels"
     elif model.model == "skip":
         gamma, reason = side**2 / 4096, "pixels / 4096: extrapolated from trials at 64 pixels"
     else:
@@ -236,7 +236,7 @@ def choose_objective(chooser: Chooser, model: ModelConfig, on_cpu: bool) -> None
     else:
         reason = "lazy: the penalty costs as much as three steps, and 8 learn as well as 1"
         chooser.choose("penalty_interval", 16 if style else 8, "lazy, as StyleGAN2" if style else reason)
-    if style:
+    if style and side > 32:
         chooser.choose("path_length", 2.0, "equal steps in w change pictures equally")
         chooser.choose("style_mixing", 0.9, "layers must not rely on each other, as StyleGAN2")
     else:
@@ -285,9 +285,10 @@ def augmentation_probability(num_images: int) -> float:
 
 
 def batch_for(side: float, on_cpu: bool) -> int:
-    """Pictures per step: small ones by the hundred on a GPU, which would idle otherwise."""
-    batch = 64 if side <= 64 else 32 if side <= 128 else 16 if side <= 256 else 8
-    return batch if on_cpu or side > 256 else 4 * batch if side <= 32 else 2 * batch
+    """Pictures per step: few on a CPU, where steps are dear; by the hundred on a GPU, which would idle otherwise."""
+    if on_cpu:
+        return 64 if side < TINY else 32 if side <= 64 else 16 if side <= 128 else 8
+    return 256 if side <= 32 else 128 if side <= 64 else 64 if side <= 128 else 32 if side <= 256 else 8
 
 
 def choose_optimiser(chooser: Chooser, model: ModelConfig, on_cpu: bool) -> None:
@@ -297,9 +298,9 @@ def choose_optimiser(chooser: Chooser, model: ModelConfig, on_cpu: bool) -> None
     batch = chooser.choose("batch", max(batch_for(side, on_cpu) // ranks, 1) * ranks, f"usual at {side} pixels")
     if batch % ranks:
         raise ConfigError(f"--batch {batch}: expected a multiple of the {ranks} processes")
-    rate = MAGNITUDE_RATE if model.magnitude else RATES.get(model.model, 2e-4)
-    rate *= {"sgd": 10.0, "rmsprop": 0.25}.get(name, 1.0)
-    rate = chooser.choose("lr", rate, "measured for this network" if modern else "usual for DCGAN")
+    rate = rate_for(model) * {"sgd": 10.0, "rmsprop": 0.25}.get(name, 1.0)
+    reason = "measured for this network" if model.model == "compact" else "a first guess, from short trials on a CPU"
+    rate = chooser.choose("lr", rate, reason if modern else "usual for DCGAN")
     chooser.settle("lr_d", rate, "as lr")
     calm = "a calm end: the pictures gain more than from speed"
     chooser.choose("lr_end", 0.1 if modern else 1.0, calm if modern else "constant, as the classic projects")
@@ -314,9 +315,13 @@ def choose_optimiser(chooser: Chooser, model: ModelConfig, on_cpu: bool) -> None
     chooser.choose("ema", 500_000.0 if modern else 0.0, reason if modern else "off, as the classic projects")
 
 
-RATES = {"compact": 2.5e-3, "residual": 1e-3, "style": 2e-3, "skip": 1e-3}
-"""Adam's learning rates."""
-MAGNITUDE_RATE = 2e-2  # of the magnitude-preserving residual network, whose weights' length does not matter
+def rate_for(model: ModelConfig) -> float:
+    """Adam's learning rate."""
+    if model.model == "compact" and max(model.height, model.width) < TINY:
+        return 2.5e-3
+    if model.magnitude:
+        return 2e-2  # the length of its weights does not matter
+    return {"compact": 1e-3, "residual": 1e-3, "style": 2e-3, "skip": 1e-3}.get(model.model, 2e-4)
 
 
 def choose_machine(chooser: Chooser, device: Device) -> None:

@@ -73,6 +73,9 @@ def refuse_what_cannot_work(config: TrainConfig, model: ModelConfig, traits: Tra
         and not uses_momentum,
         f"--weight-decay belongs to --optimizer adamw or sgd, not {config.optimizer}": config.weight_decay
         and config.optimizer not in ("adamw", "sgd"),
+        f"--probe-gamma runs in one process, not in {world_size()}: find the weight first, then give it as --r1": (
+            config.probe_gamma and world_size() > 1
+        ),
         "--probe-gamma tries weights of --r1 and --r2, and this objective has none": config.probe_gamma
         and not config.r1,
         f"--augment {config.augment}: above {MOST} augmentations show in the samples": (config.augment or 0) > MOST,
