@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 import ganvas
 from common import machine, table, write_json
@@ -84,51 +84,13 @@ def row(what: str, seed: int, mark: float, images: int, share: float, distance: 
     return {"what": what, "seed": seed, "seconds": mark, "images": images, "share": share, "frechet": distance}
 
 
-# ---- the TensorFlow tutorial's networks, as the MNIST project used them (Keras defaults) ----
-
-
-def tutorial_networks() -> tuple[nn.Module, nn.Module]:
-    """Generator with 2,305,472 trainable parameters and discriminator with 212,865."""
-
-    def norm(maps: int) -> list[nn.Module]:
-        return [nn.BatchNorm2d(maps, eps=1e-3, momentum=0.01), nn.LeakyReLU(0.3)]
-
-    generator = nn.Sequential(
-        nn.Linear(100, 7 * 7 * 256, bias=False),
-        nn.BatchNorm1d(7 * 7 * 256, eps=1e-3, momentum=0.01),
-        nn.LeakyReLU(0.3),
-        nn.Unflatten(1, (256, 7, 7)),
-        nn.ConvTranspose2d(256, 128, 5, 1, 2, bias=False),
-        *norm(128),
-        nn.ConvTranspose2d(128, 64, 5, 2, 2, 1, bias=False),
-        *norm(64),
-        nn.ConvTranspose2d(64, 1, 5, 2, 2, 1, bias=False),
-        nn.Tanh(),
-    )
-    discriminator = nn.Sequential(
-        nn.Conv2d(1, 64, 5, 2, 2),
-        nn.LeakyReLU(0.3),
-        nn.Dropout(0.3),
-        nn.Conv2d(64, 128, 5, 2, 2),
-        nn.LeakyReLU(0.3),
-        nn.Dropout(0.3),
-        nn.Flatten(),
-        nn.Linear(128 * 7 * 7, 1),
-    )
-    for layer in (*generator, *discriminator):
-        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.xavier_uniform_(layer.weight)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
-    counts = [sum(p.numel() for p in network.parameters()) for network in (generator, discriminator)]
-    assert counts == [2_305_472, 212_865], counts
-    return generator, discriminator
+# ---- the TensorFlow tutorial's step, as the MNIST project used it, on the networks of --preset tf-mnist ----
 
 
 def run_tutorial(train: Pack, seed: int, judge: Judge) -> list[Row]:
     """BCE from logits, Adam 1e-4, batch 256, both networks updated from the same fake batch."""
     torch.manual_seed(seed)
-    generator, discriminator = tutorial_networks()
+    generator, discriminator = build(ModelConfig("tf-mnist", 28, 28, 1, z_dim=100))
     optimizers = [torch.optim.Adam(network.parameters(), 1e-4) for network in (generator, discriminator)]
     data = torch.from_numpy(train.images.copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
     rows: list[Row] = []
