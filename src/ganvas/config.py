@@ -57,6 +57,9 @@ class DataConfig:
     kind: Kind | None = None
     """What the pictures are; decides mirroring and augmentation. Default: the named set's own, else photo
     for colour and scan for gray pictures."""
+    holdout: float | None = None
+    """Part of the pictures set aside and never trained on, 0 to 0.5. Default: a tenth, at most 2,000, none below
+    40 pictures."""
 
     def __post_init__(self) -> None:
         if self.size is not None:
@@ -65,6 +68,8 @@ class DataConfig:
             raise ConfigError(f"--limit {self.limit}: at least 2 pictures are needed")
         if self.subset_seed < 0:
             raise ConfigError(f"--subset-seed {self.subset_seed}: expected 0 or more")
+        if self.holdout is not None and not 0 <= self.holdout <= 0.5:
+            raise ConfigError(f"--holdout {self.holdout}: expected a part of the pictures from 0 to 0.5")
 
 
 def parse_size(text: str) -> tuple[int, int]:

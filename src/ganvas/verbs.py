@@ -17,7 +17,9 @@ from ganvas.data.pack import Pack, open_pack
 from ganvas.device import barrier, choose_device, prepare, process_group, rank
 from ganvas.errors import ConfigError
 from ganvas.generator import Generator, to_pixels
-from ganvas.judge.quick import quick_score
+from ganvas.judge.evaluate import Options
+from ganvas.judge.evaluate import evaluate as judge_run
+from ganvas.judge.quick import QuickJudge
 from ganvas.pictures import grid, save_picture
 from ganvas.run import Run
 from ganvas.training import loop
@@ -69,10 +71,10 @@ def train(
         for note in notes:
             display.say(note)
         pack = open_for_all_ranks(data, data_config, data_path, display)
-        score = quick_score(pack)
+        examine = QuickJudge(pack, str(device.torch_device))
         start = Path(start_from) if start_from is not None else None
         with Run(folder, writes=rank() == 0) as run:
-            session = open_session(run, pack, str(data), config, device, display, score, start)
+            session = open_session(run, pack, str(data), config, device, display, examine, start)
             if session.finished:
                 display.say(f"{folder} is finished ({session.state.images_seen:,} images); a larger budget goes on")
                 return Trained(folder, session.state.images_seen, session.state.seconds)
@@ -80,7 +82,7 @@ def train(
                 display.record_events(folder / "tensorboard")
             networks = call_networks(session.state, session.config, display.say)
             with display:
-                outcome = loop.train(session.state, networks, session.config, session.info, run, display, score)
+                outcome = loop.train(session.state, networks, session.config, session.info, run, display, examine)
     return Trained(folder, outcome.images_seen, outcome.seconds, outcome.signal)
 
 
@@ -152,6 +154,39 @@ def average(run: str | Path, out: str | Path, width: float) -> Path:
     width: standard deviation of the average's memory as a part of the training, 0.01 to 0.28.
     """
     return average_of(Path(run), width).save(out)
+
+
+def evaluate(run: str | Path, *, data: str | Path | None = None, quiet: bool = False, **options: Any) -> dict[str, Any]:
+    """Judges a run (or, with `data`, a model folder); writes evaluation.json and evaluation/ there and returns it.
+
+    data: the pictures that it was trained on, where the run's own pack is gone.
+    options: the fields of `ganvas.judge.evaluate.Options`, such as num=500, features="inception-clean".
+    """
+    known = {field.name for field in dataclasses.fields(Options)}
+    if unknown := sorted(set(options) - known):
+        raise ConfigError(f"unknown option {', '.join(unknown)}: expected some of {', '.join(sorted(known))}")
+    with Display(quiet) as display:
+        return judge_run(run, Options(**options), data=data, progress=display.packing)
+
+
+def lines(evaluation: dict[str, Any]) -> list[str]:
+    """An evaluation for the terminal: a measure a line, then what else was found."""
+    arrow = {"lower": "↓", "higher": "↑", "near": "≈"}
+    found = []
+    for row in evaluation["measures"]:
+        real = "" if row["real"] is None else f"   real {row['real']:.4g}"
+        flags = "".join(f"  ({flag})" for flag in row["flags"])
+        interval = f"({row['low']:.4g} to {row['high']:.4g})"
+        found.append(f"{arrow[row['better']]} {row['name']:<46}{row['value']:<9.4g} {interval:<22}{real}{flags}")
+    found += [part["sentence"] for name in ("copies", "real_or_fake", "usefulness") if (part := evaluation.get(name))]
+    found += [f"{one['severity']}: {one['sentence']}" for one in (evaluation.get("artefacts") or {}).get("findings", [])
+              if one["severity"] != "ok"]  # fmt: skip
+    protocol = evaluation["protocol"]
+    found.append(
+        f"{protocol['num_real']:,} {protocol['split']} and {protocol['num_generated']:,} generated pictures, "
+        f"95% intervals, {evaluation['seconds']:g} s"
+    )
+    return found
 
 
 def sample(

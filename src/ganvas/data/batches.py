@@ -1,7 +1,7 @@
 """Endless seeded batches: every rank sees its own part of one global order, and the position is one number.
 
-The order of epoch e is the permutation of the seed (seed, e), so that position alone says what comes next: a resumed
-run sees exactly the pictures that it would have seen.
+The order of epoch e is the permutation of the training pictures by the seed (seed, e), so that position alone says what
+comes next: a resumed run sees exactly the pictures that it would have seen. Held-out pictures never come.
 """
 
 from __future__ import annotations
@@ -74,14 +74,15 @@ class Batches:
     def picked(self, position: int) -> tuple[np.ndarray, np.ndarray]:
         """Indices into the pack, and who is mirrored, of this rank's part of the batch at `position`."""
         places = range(position + self.start, position + self.stop)
-        num = self.pack.num_images
+        num = self.pack.num_training
         indices = np.empty(len(places), np.int64)
         flips = np.empty(len(places), bool)
         for i, place in enumerate(places):
             epoch, offset = divmod(place, num)
             if epoch != self._epoch:
                 rng = np.random.default_rng((self.seed, epoch))
-                self._epoch, self._order, self._flips = epoch, rng.permutation(num), rng.random(num) < 0.5
+                order = self.pack.training[rng.permutation(num)]
+                self._epoch, self._order, self._flips = epoch, order, rng.random(num) < 0.5
             indices[i], flips[i] = self._order[offset], self._flips[offset]
         return indices, flips
 

@@ -2,6 +2,7 @@
 
     images.npy   uint8 or uint16, N x H x W x C
     labels.npy   int64, N (only where there are labels)
+    heldout.npy  int64, the places of the pictures that are never trained on
     names.txt    the name of each picture in its source, one a line, in the pack's order
     pack.json    classes, source, policy, rejected files with reasons, content hash, notes
 
@@ -27,7 +28,7 @@ import platformdirs
 from ganvas.config import DataConfig, Fit, Kind, parse_size
 from ganvas.errors import DataError
 
-FORMAT = 1  # of the pack folder; raised whenever an older reader would misread it
+FORMAT = 2  # of the pack folder; raised whenever an older reader would misread it
 UNMIRRORED: frozenset[str] = frozenset({"digits", "text", "xray", "scan"})
 """Kinds of picture that mean something else, or nothing, when they are mirrored."""
 
@@ -65,6 +66,8 @@ class Pack:
     """(N, H, W, C) uint8 in 0..255 or uint16 in 0..65535, memory mapped, read only."""
     labels: np.ndarray | None
     """(N,) int64 indices into `classes`, or None."""
+    heldout: np.ndarray
+    """Sorted int64 indices into `images` of the pictures that are set aside (holdout.py); may be empty."""
     classes: list[str]
     info: dict[str, Any]
     """The content of pack.json."""
@@ -84,18 +87,23 @@ class Pack:
                 )
             images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
             labels = np.load(folder / "labels.npy", allow_pickle=False) if info["labelled"] else None
-            damaged = list(images.shape) != info["shape"] or (labels is not None and len(labels) != len(images))
+            heldout = np.load(folder / "heldout.npy", allow_pickle=False)
+            damaged = (
+                list(images.shape) != info["shape"]
+                or (labels is not None and len(labels) != len(images))
+                or len(heldout) != info["heldout"]
+            )
         except DataError:
             raise
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"the pack {folder} is damaged ({error}): delete it and pack the pictures again") from error
         if damaged:
             raise DataError(f"the pack {folder} is damaged (files of different lengths): delete it and pack again")
-        return cls(folder, images, labels, info["classes"], info)
+        return cls(folder, images, labels, heldout, info["classes"], info)
 
     @property
     def hash(self) -> str:
-        """sha256 over pictures, labels and class names: equal for equal content, wherever it came from."""
+        """sha256 over pictures, labels, class names and what is set aside: equal for equal content, wherever from."""
         return self.info["hash"]
 
     @property
@@ -109,7 +117,19 @@ class Pack:
 
     @property
     def num_images(self) -> int:
+        """All pictures, those set aside among them."""
         return len(self.images)
+
+    @functools.cached_property
+    def training(self) -> np.ndarray:
+        """Sorted int64 indices into `images` of the pictures that are trained on: all but `heldout`."""
+        keep = np.ones(self.num_images, bool)
+        keep[self.heldout] = False
+        return np.flatnonzero(keep)
+
+    @property
+    def num_training(self) -> int:
+        return self.num_images - len(self.heldout)
 
     @property
     def height(self) -> int:
@@ -219,7 +239,7 @@ def reopened(folder: Path, config: DataConfig) -> Pack:
     if channels != pack.channels:
         differences.append(f"it has {pack.channels} channels, not {channels}")
     asked = request(config, Policy(pack.folder.name))["config"]
-    for name in ("fit", "background", "labels", "split", "classes", "limit", "files"):
+    for name in ("fit", "background", "labels", "split", "classes", "limit", "files", "holdout"):
         if asked[name] != getattr(DataConfig(), name) and asked[name] not in ([], made_with[name]):
             differences.append(f"its {name} is {made_with[name]}, not {asked[name]}")
     if differences:

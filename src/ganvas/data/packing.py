@@ -20,6 +20,7 @@ from filelock import FileLock
 import ganvas
 from ganvas.config import DataConfig
 from ganvas.data.decode import Target
+from ganvas.data.holdout import held_out
 from ganvas.data.pack import FORMAT, UNMIRRORED, Pack, Policy, Progress, is_pack, request
 from ganvas.data.pool import decoded, num_cores
 from ganvas.data.selection import Choice, choose, choose_target, survey_source
@@ -151,6 +152,10 @@ def _write(
         np.save(folder / "labels.npy", labels)
         digest.update(labels.astype("<i8").tobytes())
     digest.update(json.dumps(classes).encode())
+    report("setting pictures aside", 0, 0)
+    heldout = held_out(np.load(folder / "images.npy", mmap_mode="r"), labels, config.holdout)
+    np.save(folder / "heldout.npy", heldout)
+    digest.update(heldout.astype("<i8").tobytes())
     names = [source.items[i].name for i in choice.indices[good]]
     (folder / "names.txt").write_text("".join(name + "\n" for name in names), encoding="utf-8")
     rejected = [*source.rejected, *choice.rejected]
@@ -162,6 +167,7 @@ def _write(
         "fit": target.fit,
         "background": target.background,
         "labelled": labels is not None,
+        "heldout": len(heldout),
         "classes": classes,
         "kind": (kind := policy.kind_of(target.channels)),
         "mirror": kind not in UNMIRRORED,

@@ -1,7 +1,8 @@
-"""Distances between two sets of features, real (N, D) and generated (M, D): pure arithmetic on NumPy arrays.
+"""Measures of two sets of features, real (N, D) and generated (M, D), and of one: pure arithmetic on NumPy arrays.
 
-None of them depends on the order of the pictures. All are 0 (or as near as chance puts them) for two draws of one
-distribution; lower is better.
+The front door: kernel distance, sliced Wasserstein distance (MIND), Inception score and Vendi score are here, the
+Frechet distance in frechet.py, precision and its kin in manifold.py; labels are judged in classwise.py. None depends
+on the order of the pictures, but for the splits of the Inception score. Each has a 95% `Interval`.
 """
 
 from __future__ import annotations
@@ -10,21 +11,39 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import NamedTuple
 
 import numpy as np
+from scipy.special import entr, softmax
+from scipy.stats import t as student
 
 from ganvas.errors import DataError
+from ganvas.judge.frechet import MINIMUM_FOR_FID, Statistics, check_fid, fid_infinity, frechet, frechet_interval
+from ganvas.judge.intervals import LEVEL, Interval, check, check_finite, normal, slices
+from ganvas.judge.manifold import Manifold, manifold, precision_recall
+
+__all__ = [
+    "MINIMUM_FOR_FID",
+    "Interval",
+    "Manifold",
+    "Statistics",
+    "check_fid",
+    "fid_infinity",
+    "frechet",
+    "frechet_interval",
+    "inception_score",
+    "kid",
+    "kid_interval",
+    "manifold",
+    "mind",
+    "precision_recall",
+    "split_scores",
+    "vendi",
+]
 
 BLOCK = 1024  # rows and columns of the kernel matrix that are held at a time: 8 MB in float64
-
-
-class Interval(NamedTuple):
-    """A measured value and the confidence interval of what it estimates."""
-
-    value: float
-    low: float
-    high: float
+DIRECTIONS = 64  # that are projected on at a time
+GROUPS = 10  # of pictures that a jackknife leaves out
+NOTHING = 1e-12  # of the largest eigenvalue is zero
 
 
 # ---- kernel distance ----
@@ -37,7 +56,7 @@ def kid(real: np.ndarray, fake: np.ndarray, block: int = BLOCK) -> float:
     same expectation, less noise. Unbiased: around 0, so also below 0, for equal distributions, at any number of
     pictures. Products in the type of the features, sums in float64. Raises `DataError` below 2 pictures in a set.
     """
-    _check(real, fake, 2)
+    check(real, fake, 2)
     return _mmd(_sums(real, real, block), _sums(fake, fake, block), _sums(real, fake, block))
 
 
@@ -52,7 +71,7 @@ def kid_interval(real: np.ndarray, fake: np.ndarray, level: float = 0.95, block:
     settings: careful at equal distributions, and where it misses it mostly lies too low.
     Raises `DataError` below 4 pictures in a set.
     """
-    _check(real, fake, 4)
+    check(real, fake, 4)
     rr, ff, rf = _sums(real, real, block), _sums(fake, fake, block), _sums(real, fake, block)
     n, m = len(real), len(fake)
     value = _mmd(rr, ff, rf)
@@ -64,8 +83,7 @@ def kid_interval(real: np.ndarray, fake: np.ndarray, level: float = 0.95, block:
     first_fake = np.var(ff.rows / (m - 1) - rf.columns / n, ddof=1) - spread_ff / (m - 1) - spread_rf / n
     variance = 4 * max(first_real, 0.0) / n + 4 * max(first_fake, 0.0) / m
     variance += 2 * spread_rr / (n * (n - 1)) + 2 * spread_ff / (m * (m - 1)) + 4 * spread_rf / (n * m)
-    half = NormalDist().inv_cdf((1 + level) / 2) * math.sqrt(max(variance, 0.0))
-    return Interval(value, value - half, value + half)
+    return normal(value, variance, level)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +99,8 @@ def _sums(first: np.ndarray, second: np.ndarray, block: int) -> _Sums:
     """One pass over all pairs in square blocks; only the upper half where both are the same array."""
     within = first is second
     rows, columns, squares = np.zeros(len(first)), np.zeros(len(second)), 0.0
-    for i in _slices(len(first), block):
-        for j in _slices(len(second), block):
+    for i in slices(len(first), block):
+        for j in slices(len(second), block):
             if within and j.start < i.start:
                 continue
             base = (first[i] @ second[j].T).astype(np.float64)
@@ -124,85 +142,139 @@ def _spread_between(sums: _Sums) -> float:
     return float(centred / ((n - 1) * (m - 1)))
 
 
-# ---- Frechet distance ----
+# ---- sliced Wasserstein distance ----
 
 
-def frechet(real: np.ndarray, fake: np.ndarray) -> float:
-    """|mean difference|^2 + tr(S + T - 2 (S T)^(1/2)) of the two sets' means and covariances S, T, in float64.
+def mind(real: np.ndarray, fake: np.ndarray, projections: int = 1000, seed: int = 0) -> Interval:
+    """MIND, Monge Inception distance: 3 D times the mean squared Wasserstein distance along random directions.
 
-    Heusel et al. 2017, equation 6; it is an FID only in the features of the 2015 Inception network. Biased upwards
-    where pictures are few. With factors S = A^T A and T = B^T B, tr (S T)^(1/2) is the sum of the singular values of
-    A B^T: no square root of a matrix, and the factors are the centred features themselves where there are fewer
-    pictures than features. Raises `DataError` below 2 pictures in a set.
+    Berthet et al. 2026, "MIND: Monge Inception distance for generative models evaluation" (arXiv 2605.06797): the
+    features are projected on `projections` random unit vectors (drawn with `seed`), along each of which the optimal
+    transport is that of sorted numbers; the factor brings it to the size of an FID. Sees more than mean and covariance.
+    Sets of unequal size are transported exactly, by their quantile functions, where the paper leaves pictures out.
+
+    Biased upwards where pictures are few, less than a Frechet distance; the interval is of the average at these numbers
+    of pictures and for these directions. Normal, with the variance of the transport's potential at each picture (del
+    Barrio & Loubes 2019, "Central limit theorems for empirical transportation cost"); careful at equal distributions.
+    Raises `DataError` below 2 pictures in a set.
     """
-    _check(real, fake, 2)
-    real, fake = real.astype(np.float64), fake.astype(np.float64)
-    factors = [_factor(features) for features in (real, fake)]
-    traces = sum(np.square(factor).sum() for factor in factors)
-    root = np.linalg.svd(factors[0] @ factors[1].T, compute_uv=False).sum()
-    return float(np.square(real.mean(axis=0) - fake.mean(axis=0)).sum() + traces - 2 * root)
+    check(real, fake, 2)
+    rng = np.random.default_rng(seed)
+    n, m, width = len(real), len(fake), real.shape[1]
+    # The two quantile functions are constant between these shares, in units of 1 / (n m).
+    edges = np.union1d(np.arange(n + 1) * m, np.arange(m + 1) * n)
+    of_real, of_fake, weights = edges[:-1] // m, edges[:-1] // n, np.diff(edges) / (n * m)
+    total, potentials = 0.0, (np.zeros(n), np.zeros(m))
+    for part in slices(projections, DIRECTIONS):
+        directions = rng.normal(size=(part.stop - part.start, width))
+        directions = (directions / np.linalg.norm(directions, axis=1, keepdims=True)).astype(real.dtype)
+        for x, y in zip(directions @ real.T, directions @ fake.T, strict=True):
+            order_x, order_y = np.argsort(x), np.argsort(y)
+            x, y = x[order_x].astype(np.float64), y[order_y].astype(np.float64)
+            along_x, along_y = x[of_real], y[of_fake]
+            total += weights @ np.square(along_x - along_y)
+            potentials[0][order_x] += _potential(x, np.bincount(of_real, weights * along_y) * n)
+            potentials[1][order_y] += _potential(y, np.bincount(of_fake, weights * along_x) * m)
+    scale = 3 * width / projections
+    variance = sum(np.var(scale * potential, ddof=1) / len(potential) for potential in potentials)
+    return normal(scale * total, float(variance), within=(0, math.inf))
 
 
-def _factor(features: np.ndarray) -> np.ndarray:
-    """A of at most as many rows as features, A^T A being the covariance."""
-    num, width = features.shape
-    centred = (features - features.mean(axis=0)) / math.sqrt(num - 1)
-    return centred if num <= width else np.asarray(np.linalg.qr(centred, mode="r"))
+def _potential(points: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Integral of 2 (x - T(x)) between sorted points that the transport T takes to `images`, with mean 0."""
+    slope = points - images
+    potential = np.zeros(len(points))
+    np.cumsum(np.diff(points) * (slope[1:] + slope[:-1]), out=potential[1:])
+    return potential - potential.mean()
 
 
-# ---- precision and recall ----
+# ---- one set ----
 
 
-def precision_recall(real: np.ndarray, fake: np.ndarray, k: int = 3, block: int = BLOCK) -> tuple[float, float]:
-    """Share of generated pictures within the real ones' manifold, and of real ones within the generated ones'.
+def inception_score(logits: np.ndarray, splits: int = 10, shuffle_seed: int | None = None) -> Interval:
+    """The mean of `split_scores` with its interval: of its average at this number of pictures and splits.
 
-    Kynkaanniemi et al. 2019, "Improved precision and recall": a manifold is the balls about each of its pictures that
-    just reach its k-th nearest neighbour in the same set. Both in 0..1, higher is better. Raises `DataError` at k
-    pictures or fewer in a set.
+    Normal, with the variance of the jackknife within each split, every picture left out once (Efron 1982). 1 up to the
+    number of classes, higher is better; biased downwards where pictures are few.
     """
-    _check(real, fake, k + 1)
-    reach_real, reach_fake = _reach(real, k, block), _reach(fake, k, block)
-    precise, recalled = np.zeros(len(fake), bool), np.zeros(len(real), bool)
-    for i in _slices(len(real), block):
-        for j in _slices(len(fake), block):
-            distance = _squared_distances(real[i], fake[j])
-            precise[j] |= (distance <= reach_real[i, None]).any(axis=0)
-            recalled[i] |= (distance <= reach_fake[None, j]).any(axis=1)
-    return float(precise.mean()), float(recalled.mean())
+    scores, variances = [], []
+    for chances in _splits(logits, splits, shuffle_seed):
+        num, own = len(chances), entr(chances).sum(axis=1)
+        total = chances.sum(axis=0)
+        scores.append(math.exp(entr(total / num).sum() - own.mean()))
+        left = np.maximum(total - chances, 0) / (num - 1)
+        without = np.exp(entr(left).sum(axis=1) - (own.sum() - own) / (num - 1))
+        variances.append(np.var(without) * (num - 1))
+    return normal(float(np.mean(scores)), float(np.sum(variances)) / splits**2, within=(1, logits.shape[1]))
 
 
-def _reach(features: np.ndarray, k: int, block: int) -> np.ndarray:
-    """Squared distance of each picture to its k-th nearest neighbour in its own set."""
-    reach = np.empty(len(features))
-    for i in _slices(len(features), block):
-        nearest = np.full((i.stop - i.start, k), np.inf)
-        for j in _slices(len(features), block):
-            distance = _squared_distances(features[i], features[j])
-            if i == j:
-                np.fill_diagonal(distance, np.inf)
-            nearest = np.partition(np.concatenate([nearest, distance], axis=1), k - 1, axis=1)[:, :k]
-        reach[i] = nearest[:, k - 1]
-    return reach
+def split_scores(logits: np.ndarray, splits: int = 10, shuffle_seed: int | None = None) -> np.ndarray:
+    """Inception score exp(mean KL(p(y|x) || p(y))) of each of `splits` equal parts of logits (N, classes), in order.
+
+    Salimans et al. 2016, "Improved techniques for training GANs", section 4. Papers print the mean of 10 and their
+    standard deviation. The pictures are taken as they come, or shuffled by NumPy's old generator: seed 2020 and 10
+    splits are torch-fidelity's habit. Raises `DataError` below 2 pictures a split.
+    """
+    parts = _splits(logits, splits, shuffle_seed)
+    return np.exp([entr(chances.mean(axis=0)).sum() - entr(chances).sum(axis=1).mean() for chances in parts])
 
 
-def _squared_distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    first, second = first.astype(np.float64), second.astype(np.float64)
-    product = first @ second.T
-    squares = np.square(first).sum(axis=1)[:, None] + np.square(second).sum(axis=1)
-    return np.maximum(squares - 2 * product, 0)
-
-
-# ---- shared ----
-
-
-def _slices(num: int, block: int) -> Iterator[slice]:
-    for start in range(0, num, block):
-        yield slice(start, min(start + block, num))
-
-
-def _check(real: np.ndarray, fake: np.ndarray, least: int) -> None:
-    if min(len(real), len(fake)) < least:
+def _splits(logits: np.ndarray, splits: int, shuffle_seed: int | None) -> Iterator[np.ndarray]:
+    """Probabilities (n, classes) of each split in turn."""
+    num = len(logits)
+    if num < 2 * splits:
         raise DataError(
-            f"{len(real)} real and {len(fake)} generated pictures were given and this measure needs at least {least} "
-            "of each: ask for more samples or take more pictures"
+            f"{num} pictures were given for an Inception score of {splits} splits, which needs 2 in each: ask for more "
+            "samples or fewer splits"
         )
+    check_finite(logits, "given")
+    order = np.arange(num) if shuffle_seed is None else np.random.RandomState(shuffle_seed).permutation(num)
+    for i in range(splits):
+        yield softmax(logits[order[i * num // splits : (i + 1) * num // splits]].astype(np.float64), axis=1)
+
+
+def vendi(features: np.ndarray) -> Interval:
+    """Vendi score of one set: its effective number of different pictures, 1 up to the number of pictures or features.
+
+    Friedman & Dieng 2023, "The Vendi score": the exponential of the entropy of the eigenvalues of the matrix of cosine
+    similarities over N, exact through the smaller of the matrices N x N and D x D. Only scores of equal numbers of
+    pictures compare: the interval is of the average at this number. Normal, with the variance of each picture's
+    influence on the entropy; with no more pictures than features, where each picture has a direction of its own and
+    that variance is a third too small, Student's t of a jackknife that leaves every tenth picture out. Raises
+    `DataError` below 20 pictures.
+    """
+    num, width = features.shape
+    if num < 2 * GROUPS:
+        raise DataError(f"{num} pictures were given and a Vendi score needs {2 * GROUPS}: ask for more samples")
+    check_finite(features, "given")
+    if num <= width:
+        rows = _unit(features)
+        similar = rows @ rows.T
+        score = math.exp(_entropy(np.linalg.eigvalsh(similar / num)))
+        scores = []
+        for group in range(GROUPS):
+            kept = np.arange(num) % GROUPS != group
+            scores.append(math.exp(_entropy(np.linalg.eigvalsh(similar[np.ix_(kept, kept)] / kept.sum()))))
+        wider = student.ppf((1 + LEVEL) / 2, GROUPS - 1) / NormalDist().inv_cdf((1 + LEVEL) / 2)
+        variance = wider**2 * np.var(scores) * (GROUPS - 1)
+    else:
+        moments = np.zeros((width, width))
+        for part in slices(num):
+            rows = _unit(features[part])
+            moments += rows.T @ rows
+        values, vectors = np.linalg.eigh(moments / num)
+        score = math.exp(_entropy(values))
+        logs = np.log(np.maximum(values, NOTHING * values[-1]))
+        influences = np.concatenate([np.square(_unit(features[part]) @ vectors) @ logs for part in slices(num)])
+        variance = score**2 * np.var(influences) / num
+    return normal(score, float(variance), within=(1, min(num, width)))
+
+
+def _unit(features: np.ndarray) -> np.ndarray:
+    """Rows of length 1 in float64."""
+    rows = features.astype(np.float64)
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float64).tiny)
+
+
+def _entropy(values: np.ndarray) -> float:
+    return float(entr(np.maximum(values, 0)).sum())

@@ -22,7 +22,7 @@ class Clock:
     def __init__(self, state: TrainState, config: TrainConfig) -> None:
         self.state = state
         self.budget_seconds = None if config.minutes is None else config.minutes * 60
-        self.budget_images = total_images(config, state.batches.pack.num_images)
+        self.budget_images = total_images(config, state.batches.pack.num_training)
         self.began = time.monotonic() - state.seconds
         self.steps = 0
         self.mark = (self.seconds(), state.images_seen)  # the speed counts from here
@@ -78,14 +78,17 @@ def total_images(config: TrainConfig, num_images: int) -> int | None:
 
 
 class Allowance:
-    """A side job that may take at most a part of the time: `if allowance.left(): with allowance.spent(): ...`."""
+    """A side job that may take at most a part of the time: `if allowance.left(): with allowance.spent(): ...`.
 
-    def __init__(self, share: float) -> None:
-        self.share, self.began, self.used = share, time.monotonic(), 0.0
+    needed: seconds that must be left for it.
+    """
+
+    def __init__(self, share: float, needed: float = 0.0) -> None:
+        self.share, self.needed, self.began, self.used = share, needed, time.monotonic(), 0.0
         self.last = self.began  # when the job was last done
 
     def left(self) -> bool:
-        return self.used <= self.share * (time.monotonic() - self.began)
+        return self.used + self.needed <= self.share * (time.monotonic() - self.began)
 
     @contextlib.contextmanager
     def spent(self) -> Generator[None]:

@@ -5,11 +5,11 @@ From the command to `optimizer.step()`: cli.train -> verbs.train -> loop.train.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -20,9 +20,10 @@ from ganvas.ema import half_life_at
 from ganvas.errors import TrainingError
 from ganvas.generator import Generator, ModelInfo
 from ganvas.losses import clip_weights
-from ganvas.run import Run
+from ganvas.run import Run, read_log
 from ganvas.training.card import write_model
 from ganvas.training.clock import Allowance, Clock, caught_signals
+from ganvas.training.health import Event, Watch, heldout_scores
 from ganvas.training.preview import Preview
 from ganvas.training.progress import Display
 from ganvas.training.rules import traits_of
@@ -44,11 +45,23 @@ from ganvas.training.step import (
 DISPLAY_SECONDS = 0.5
 LOG_SECONDS = 2.0
 CHECKPOINT_SHARE = 0.02  # part of the time that checkpoints at previews may take
-SCORE_SHARE = 0.02  # part of the time that scores may take
-WORSE = 1.25  # the best checkpoint's weights are kept as the model when the last ones score worse by this factor
+EXAMINATION_SHARE = 0.05  # part of the time that examinations of the average may take
+WORSE = 1.25  # the best weights are kept as the model when the last ones score worse by this factor, beyond chance
+ROLLBACKS = 3  # times that a diverged training goes back to its newest good checkpoint
+FAR = 1e6  # a logit beyond this is as good as infinite
 
-Evaluate = Callable[[Generator], float]
-"""A quick score of a generator, lower is better; handed in, since training does not judge."""
+
+class Examine(Protocol):
+    """Looks at a generator and answers with its vitals; handed in, since training does not judge.
+
+    The vitals: score (lower is better), margin (half of its 95% interval), diversity, lattice, change, near, and what
+    else is worth a line in the log (judge/quick.py).
+    """
+
+    cost: float
+    """Seconds that an examination takes, roughly."""
+
+    def __call__(self, generator: Generator) -> dict[str, float]: ...
 
 
 @dataclass(frozen=True)
@@ -67,7 +80,7 @@ def train(
     info: ModelInfo,
     run: Run,
     display: Display,
-    evaluate: Evaluate | None = None,
+    examine: Examine | None = None,
     writes: bool = True,
 ) -> Outcome:
     """Trains `state` until its budget ends or a signal comes; writes log, grids, checkpoints and the model into `run`.
@@ -79,24 +92,34 @@ def train(
     place = slice(state.batches.start, state.batches.stop)  # this rank's part of every global batch
     joint = config.update == "joint"
     rounds = 1 if joint else config.n_critic or 1  # of the discriminator in a step
+    returns = writes  # to a checkpoint, when it diverges
     writes = writes and ranks.rank() == 0
     average = Generator(state.ema.average, info, state.device)
     preview = Preview(average, run, config)
     snapshots = Snapshots(run, config)
     clock = Clock(state, config)
+    watch = Watch(config, read_log(run.folder))
     last_log = last_display = time.monotonic()
-    saving, scoring = Allowance(CHECKPOINT_SHARE), Allowance(SCORE_SHARE)
+    saving = Allowance(CHECKPOINT_SHARE)
+    examining = Allowance(EXAMINATION_SHARE, 2 * examine.cost if examine is not None else 0.0)  # the last one as well
+    diverged = False
 
     with caught_signals() as caught:
         while True:
-            # Agree on time and signals: every rank leaves at the same step.
-            total, seconds, finished, interrupted = agree([*clock.estimate(), float(caught.number)])
+            # Agree on time, signals and divergence: every rank leaves, or goes back, at the same step.
+            total, seconds, finished, interrupted, lost = agree(
+                [*clock.estimate(), float(caught.number), float(diverged)]
+            )
             state.total_images, state.seconds = int(total), seconds
+            if lost:
+                roll_back(state, run, display)
+                clock, diverged = Clock(state, config), False
+                continue
             if finished or interrupted:
                 break
 
             # The discriminator's rounds: draw all that is random, compute gradients, update (jointly: both networks).
-            rate = learning_rate(config, state.images_seen, state.total_images)
+            rate = learning_rate(config, state.images_seen, state.total_images) * 0.5**state.rollbacks
             starting = is_starting(config, state.images_seen, state.total_images)
             state.generator.starting = starting  # ty: ignore[invalid-assignment]
             penalise, paths = state.step % interval == 0, state.step % PATH_INTERVAL == 0
@@ -131,36 +154,48 @@ def train(
             drawing = preview.due(clock.progress())
             if drawing or now - last_display > DISPLAY_SECONDS:
                 record = report(state, stats, clock, rate, half_life)
-                check_finite(record, run)
+                diverged = is_lost(state, record)
+                if diverged:
+                    continue
                 display.update(record, clock.progress())
+                tell(watch.see(record), state, run, display)
                 last_display = now
                 if drawing or now - last_log > LOG_SECONDS:
                     run.log(record)
                     last_log = now
 
-            # Draw the grid, score the moving average, and save everything from time to time.
+            # Draw the grid, examine the moving average, and save everything from time to time.
             if state.powers is not None and snapshots.due(clock.progress()):
                 snapshots.write(state.powers, average, state.images_seen, clock.progress())
             if drawing:
                 preview.draw(state.images_seen, clock.progress())
-                if evaluate is not None and scoring.left():
-                    with scoring.spent():
-                        keep_best(state, average, run, evaluate)
+                if examine is not None and examining.left():
+                    with examining.spent():
+                        vitals = keep_best(state, average, run, examine)
+                    tell(watch.examine(vitals, clock.progress()), state, run, display)
             if (drawing and saving.left()) or saving.idle() > 60 * config.checkpoint_minutes:
+                if not drawing and not are_finite(state):
+                    diverged = True
+                    continue
                 with saving.spent():
                     state.seconds = clock.seconds()
                     run.save_checkpoint(state.state_dict(), state.images_seen, config.keep)
                     write_model(average, run, state.images_seen)
 
     # Leave everything on disk: the checkpoint to go on from, the last grid, the model.
+    if returns and not are_finite(state):
+        roll_back(state, run, display)
     if writes:
         run.save_checkpoint(state.state_dict(), state.images_seen, config.keep)
         write_model(average, run, state.images_seen)
         if not interrupted:
             preview.draw(state.images_seen, 1.0)
-            if evaluate is not None and keep_best(state, average, run, evaluate) > WORSE * state.best_score:
-                display.say("the pictures were better earlier: model/ holds the best weights, not the last")
-                restore_best(run)
+            if examine is not None:
+                vitals = keep_best(state, average, run, examine)
+                tell(watch.examine(vitals, 1.0), state, run, display)
+                if vitals["score"] > max(WORSE * state.best_score, state.best_score + vitals["margin"]):
+                    display.say("the pictures were better earlier: model/ holds the best weights, not the last")
+                    restore_best(run)
         display.finish(state.images_seen, state.seconds)
     state.batches.close()
     return Outcome(state.images_seen, state.seconds, int(interrupted))
@@ -207,6 +242,9 @@ def update(state: TrainState, config: TrainConfig, side: Side, rate: float) -> N
         optimizer = state.optimizers[name]
         factor = (config.lr_d or 0.0) / (config.lr or 1.0) if name == "discriminator" else 1.0
         optimizer.param_groups[0]["lr"] = rate * factor
+        state.gradient_norms[name] = torch.nn.utils.get_total_norm(
+            [p.grad for p in optimizer.param_groups[0]["params"] if p.grad is not None]
+        )
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     if config.path_length and side != "discriminator":
@@ -216,14 +254,15 @@ def update(state: TrainState, config: TrainConfig, side: Side, rate: float) -> N
         clip_weights(state.discriminator, config.clip)
 
 
-def keep_best(state: TrainState, average: Generator, run: Run, evaluate: Evaluate) -> float:
-    """Scores the moving average, logs it, and keeps its weights in best/ when no earlier score was lower."""
-    score = evaluate(average)
-    run.log({"images": state.images_seen, "score": score})
-    if score < state.best_score:
-        state.best_score = score
+def keep_best(state: TrainState, average: Generator, run: Run, examine: Examine) -> dict[str, Any]:
+    """Examines the moving average, logs the vitals, and keeps its weights in best/ when no earlier score was lower."""
+    vitals = {"images": state.images_seen, **examine(average), **heldout_scores(state)}
+    run.log(vitals)
+    if vitals["score"] < state.best_score:
+        state.best_score = vitals["score"]
+        average.info = dataclasses.replace(average.info, images_seen=state.images_seen)
         average.save(run.best)
-    return score
+    return vitals
 
 
 def restore_best(run: Run) -> None:
@@ -243,19 +282,55 @@ def report(state: TrainState, stats: Stats, clock: Clock, rate: float, half_life
         "loss": stats.loss.item(),
         "lr": rate,
         "ema_half_life": round(half_life),
+        "g_norm": state.gradient_norms["generator"].item(),
+        "d_norm": state.gradient_norms["discriminator"].item(),
     }
     if stats.r1 is not None and stats.r2 is not None and stats.gp is not None:
         clock.penalty = stats.r1.item() + stats.r2.item() + stats.gp.item()
     return record | {"penalty": clock.penalty, "augment": state.augment.value.item(), "sign": stats.sign.item()}
 
 
-def check_finite(record: dict[str, float], run: Run) -> None:
-    if not all(math.isfinite(record[name]) for name in ("d_real", "d_fake", "loss")):
-        saved = run.saved()
-        good = (
-            f"the newest good checkpoint has {saved[-1].images_seen:,} images" if saved else "no checkpoint was saved"
-        )
+def tell(events: list[Event], state: TrainState, run: Run, display: Display) -> None:
+    """Says and logs what the watch has found."""
+    for event in events:
+        display.say(f"warning: {event}")
+        run.log(event.record(state.images_seen))
+
+
+def is_lost(state: TrainState, record: dict[str, float]) -> bool:
+    """True when the losses or the weights are not finite, or as good as that."""
+    logits = (record["d_real"], record["d_fake"])
+    return not (all(abs(logit) < FAR for logit in logits) and math.isfinite(record["loss"]) and are_finite(state))
+
+
+def are_finite(state: TrainState) -> bool:
+    """Whether every weight of the two networks and of the average is a finite number."""
+    tensors = [p for net in (state.generator, state.discriminator, state.ema.average) for p in net.parameters()]
+    return bool(torch.nn.utils.get_total_norm(tensors).isfinite())
+
+
+def roll_back(state: TrainState, run: Run, display: Display) -> None:
+    """Puts the newest good checkpoint back, to go on with half the learning rate; says and logs it.
+
+    Raises `TrainingError` after `ROLLBACKS` times, and where there is no checkpoint.
+    """
+    at, seconds, rollbacks = state.images_seen, state.seconds, state.rollbacks + 1
+    saved = run.load_checkpoint(display.say, state.device, repair=ranks.rank() == 0) if rollbacks <= ROLLBACKS else None
+    if saved is None:
+        kept = run.saved()
+        good = f"the newest good checkpoint has {kept[-1].images_seen:,} images" if kept else "no checkpoint was saved"
         raise TrainingError(
-            f"training diverged at {record['images']:,} images (a loss is not finite); {good}: "
-            "start a new run with half the --lr or twice the --r1"
+            f"training diverged at {at:,} images{f' after {ROLLBACKS} rollbacks' if rollbacks > ROLLBACKS else ''}; "
+            f"{good}: start a new run with half the --lr or twice the --r1"
         )
+    state.load_state_dict(saved)
+    state.seconds, state.rollbacks = seconds, rollbacks
+    event = Event(
+        "diverged",
+        f"training diverged at {at:,} images",
+        f"going on from {state.images_seen:,} with the learning rate halved ({rollbacks} of {ROLLBACKS} times); "
+        "for a new run: half the --lr or twice the --r1",
+    )
+    if ranks.rank() == 0:
+        run.cut_log(state.images_seen)
+        tell([event], state, run, display)

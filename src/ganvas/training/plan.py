@@ -117,8 +117,8 @@ def choose_budget(chooser: Chooser) -> None:
 
 def choose_model(chooser: Chooser, pack: Pack, on_cpu: bool) -> ModelConfig:
     side = max(pack.height, pack.width)
-    if min(pack.height, pack.width) >= LARGE and pack.num_images <= FEW:
-        name = chooser.choose("model", "skip", f"{pack.num_images:,} large pictures: skip connections learn from few")
+    if min(pack.height, pack.width) >= LARGE and pack.num_training <= FEW:
+        name = chooser.choose("model", "skip", f"{pack.num_training:,} large pictures: skip connections learn from few")
     elif on_cpu:
         name = chooser.choose("model", "compact", "few and coarse convolutions: what a CPU can afford")
     else:
@@ -268,13 +268,13 @@ def choose_update(chooser: Chooser, traits: Traits) -> None:
 
 def choose_augmentation(chooser: Chooser, pack: Pack) -> None:
     names = ", ".join(POLICIES[pack.kind])
-    probability = augmentation_probability(pack.num_images)
+    probability = augmentation_probability(pack.num_training)
     adaptive = chooser.settle("adaptive", False, "a fixed probability suits short budgets")
     if adaptive:
         chooser.choose("augment", 0.0, f"grows while the discriminator knows its pictures too well: {names}")
         return
-    reason = f"{pack.num_images:,} pictures of kind {pack.kind}: {names}"
-    chooser.choose("augment", probability, reason if probability else f"{pack.num_images:,} pictures suffice")
+    reason = f"{pack.num_training:,} pictures of kind {pack.kind}: {names}"
+    chooser.choose("augment", probability, reason if probability else f"{pack.num_training:,} pictures suffice")
 
 
 def augmentation_probability(num_images: int) -> float:

@@ -6,6 +6,7 @@ The right weight depends on the pictures as much as on their size, and no table 
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 from ganvas.config import TrainConfig
@@ -24,7 +25,7 @@ FACTORS = (0.1, 1.0, 10.0)
 SHARE = 0.05  # of the budget, for each
 
 
-def probe_gamma(planned: Plan, pack: Pack, device: Device, display: Display, evaluate: loop.Evaluate) -> Plan:
+def probe_gamma(planned: Plan, pack: Pack, device: Device, display: Display, examine: loop.Examine) -> Plan:
     """The plan with the best of three penalty weights, and the three scores as the reason. One process only.
 
     Each weight gets a twentieth of the budget, on top of it; the schedules end with that.
@@ -33,7 +34,7 @@ def probe_gamma(planned: Plan, pack: Pack, device: Device, display: Display, eva
     scores = []
     for weight in weights:
         config = short(planned.config, weight)
-        scores.append(score(config, planned, pack, device, evaluate))
+        scores.append(score(config, planned, pack, device, examine))
         display.say(f"  probe: r1 {weight:g} scores {scores[-1]:.4f} (lower is better) after {config.budget}")
     best = weights[scores.index(min(scores))]
     reason = "probed: " + ", ".join(f"{w:g} scores {s:.4f}" for w, s in zip(weights, scores, strict=True))
@@ -57,7 +58,7 @@ def short(config: TrainConfig, weight: float) -> TrainConfig:
     )
 
 
-def score(config: TrainConfig, planned: Plan, pack: Pack, device: Device, evaluate: loop.Evaluate) -> float:
+def score(config: TrainConfig, planned: Plan, pack: Pack, device: Device, examine: loop.Examine) -> float:
     """Trains from scratch without writing anything; the score of the averaged generator."""
     quiet = Display(quiet=True)
     batches = Batches(pack, config.batch or 1, seed=config.seed, device=device.torch_device, mirror=pack.mirror)
@@ -67,4 +68,6 @@ def score(config: TrainConfig, planned: Plan, pack: Pack, device: Device, evalua
     outcome = loop.train(state, networks, config, info, Run(Path("probe")), quiet, writes=False)
     if outcome.signal:
         raise KeyboardInterrupt
-    return evaluate(Generator(state.ema.average, info, state.device))
+    if not loop.are_finite(state):
+        return math.inf
+    return examine(Generator(state.ema.average, info, state.device))["score"]

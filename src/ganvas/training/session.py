@@ -15,7 +15,7 @@ from ganvas.errors import CheckpointError, RunError
 from ganvas.generator import ModelInfo
 from ganvas.run import Run, timestamp
 from ganvas.training.clock import total_images
-from ganvas.training.loop import Evaluate
+from ganvas.training.loop import Examine
 from ganvas.training.plan import plan
 from ganvas.training.probe import probe_gamma
 from ganvas.training.progress import Display
@@ -41,12 +41,12 @@ def open_session(
     asked: TrainConfig,
     device: Device,
     display: Display,
-    evaluate: Evaluate,
+    examine: Examine,
     start: Path | None = None,
 ) -> Session:
     """Plans and records a new run, or checks that an old one fits and restores its newest checkpoint.
 
-    evaluate: for the gamma probe. start: a run or model folder whose weights a new run begins with.
+    examine: for the gamma probe. start: a run or model folder whose weights a new run begins with.
     Raises RunError when the run belongs to other pictures or to another configuration, or began elsewhere.
     """
     origin = None
@@ -56,7 +56,7 @@ def open_session(
     else:
         origin = open_origin(start) if start is not None else None
         if rank() == 0:
-            run.write_config(new_record(run, pack, source, asked, device, display, evaluate, origin))
+            run.write_config(new_record(run, pack, source, asked, device, display, examine, origin))
     barrier()
     record = run.config()
     config = from_dict(TrainConfig, record["train"], "config.json")
@@ -97,7 +97,7 @@ def open_session(
 def is_finished(state: TrainState, config: TrainConfig) -> bool:
     if config.minutes is not None:
         return state.seconds >= config.minutes * 60
-    return state.images_seen >= (total_images(config, state.batches.pack.num_images) or 0)
+    return state.images_seen >= (total_images(config, state.batches.pack.num_training) or 0)
 
 
 def new_record(
@@ -107,13 +107,13 @@ def new_record(
     asked: TrainConfig,
     device: Device,
     display: Display,
-    evaluate: Evaluate,
+    examine: Examine,
     origin: Origin | None,
 ) -> dict[str, Any]:
     """Plans a run and says how; the record is what config.json will hold."""
     planned = plan(pack, asked, device, origin.options(pack.height) if origin else None)
     if asked.probe_gamma:
-        planned = probe_gamma(planned, pack, device, display, evaluate)
+        planned = probe_gamma(planned, pack, device, display, examine)
     show_plan(planned, pack, display.console, layers=False)
     return {
         "name": run.folder.name,
@@ -127,6 +127,8 @@ def new_record(
             "pack": str(pack.folder),
             "hash": pack.hash,
             "num_images": pack.num_images,
+            "num_heldout": len(pack.heldout),
+            "options": pack.info["request"]["config"],
             "size": f"{pack.height}x{pack.width}",
             "channels": pack.channels,
             "licence": pack.info.get("licence"),

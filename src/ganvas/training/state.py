@@ -24,6 +24,8 @@ class TrainState:
     powers: the averages that snapshots are taken of, where asked for. augment: the probability of augmentations.
     noise: the generator of latents and augmentations, the same on every rank (each takes its slice of the draws).
     images_seen, step: counters. seconds: training time over all sessions.
+    rollbacks: how often a diverged training went back; each halves the learning rate.
+    gradient_norms: of each network, before its last update; on the device.
     total_images: where the schedules end; with a budget in minutes an estimate that follows the measured speed.
     """
 
@@ -50,8 +52,10 @@ class TrainState:
         self.total_images = 0
         self.micro_batch = config.micro_batch or config.batch or 1
         self.best_score = float("inf")
+        self.rollbacks = 0
+        self.gradient_norms: dict[str, torch.Tensor] = {}
 
-    COUNTERS = ("images_seen", "step", "seconds", "total_images", "micro_batch", "best_score")
+    COUNTERS = ("images_seen", "step", "seconds", "total_images", "micro_batch", "best_score", "rollbacks")
 
     def state_dict(self) -> dict[str, Any]:
         state: dict[str, Any] = {

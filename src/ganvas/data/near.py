@@ -1,0 +1,290 @@
+"""Pictures that are nearly the same: the same one compressed again, a little brighter, or the next frame of a film.
+
+Everything works on thumbnails, 1.2 kilobytes a picture, whatever the pictures' size, colour and depth. Candidates are
+the nearest neighbours of a coarse descriptor. A candidate is a near duplicate when its fine structure, at the best
+small shift, and its tones differ far less than those of pictures which are merely alike. What "alike" means is
+measured on the set itself: two ones of MNIST differ less than two frames of a film.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import fft
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+BLOCK = 2048  # rows of either side at a time: 32 MB of distances in float64, 16 in float32
+SIDE, COARSE, TONES = 32, 12, 8  # values on a side of: a thumbnail's gray picture, a descriptor, a thumbnail's tones
+WIDE = 5  # values on a side of the mean that is taken off to leave structure
+FAINT = 0.03  # less contrast than this part of the depth is not stretched: noise is no content
+REACH = 2  # pixels of a thumbnail that two of a pair may be shifted against each other: a sixteenth
+NEIGHBOURS = 6  # candidates of each picture
+SAMPLE = 2000  # pictures, or a tenth of them, that say what alike means in this set
+RANK, PART = 40, 0.01  # merely alike: the 40th nearest of all, in a small set the nearest 1%
+REFERENCES = 4  # pictures that are merely alike, over which is averaged
+COARSELY = 0.6  # candidates differ less than this part of what merely alike pictures do, in the descriptor
+FINELY, TONALLY = 0.35, 0.1  # near duplicates differ less than these parts of it, in fine structure and in tones
+MOST = 0.35  # ... and in fine structure never more than this (1 - correlation)
+
+
+# Thumbnails.
+
+
+@dataclass(frozen=True)
+class Thumbnails:
+    """What is kept of N pictures."""
+
+    gray: np.ndarray
+    """(N, 32, 32) uint8: squeezed to a square, contrast stretched."""
+    tones: np.ndarray
+    """(N, 8, 8, 3) uint8: colours, contrast stretched over the three together."""
+
+    def __getitem__(self, places: np.ndarray) -> Thumbnails:
+        return Thumbnails(self.gray[places], self.tones[places])
+
+    @classmethod
+    def joined(cls, parts: list[Thumbnails]) -> Thumbnails:
+        return cls(np.concatenate([part.gray for part in parts]), np.concatenate([part.tones for part in parts]))
+
+
+def thumbnails(images: np.ndarray) -> Thumbnails:
+    """Of pictures (N, H, W, C) uint8 or uint16; in blocks, so that `images` may lie on the disk."""
+    num, height, width, _ = images.shape
+    gray, tones = np.empty((num, SIDE, SIDE), np.uint8), np.empty((num, TONES, TONES, 3), np.uint8)
+    least = FAINT * np.iinfo(images.dtype).max
+    block = max(1, 2**21 // (height * width))
+    for start in range(0, num, block):
+        planes = images[start : start + block, :, :, :3].transpose(0, 3, 1, 2).astype(np.float32)
+        small = averaging(height, SIDE) @ planes @ averaging(width, SIDE).T
+        gray[start : start + block] = _stretched(small.mean(1), least)
+        coarse = _stretched(averaging(SIDE, TONES) @ small @ averaging(SIDE, TONES).T, least)
+        tones[start : start + block] = coarse.transpose(0, 2, 3, 1)
+    return Thumbnails(gray, tones)
+
+
+def averaging(size: int, parts: int) -> np.ndarray:
+    """(parts, size) float32: the mean over each of `parts` equal stretches of `size` values, fractions counted."""
+    edges, places = np.arange(parts + 1) * size / parts, np.arange(size)
+    covered = np.minimum(edges[1:, None], places + 1) - np.maximum(edges[:-1, None], places)
+    return np.clip(covered, 0, None).astype(np.float32) * np.float32(parts / size)
+
+
+def _stretched(pictures: np.ndarray, least: float) -> np.ndarray:
+    """From 0 to 255, each by its own lowest and highest value."""
+    axes = tuple(range(1, pictures.ndim))
+    low, high = pictures.min(axes, keepdims=True), pictures.max(axes, keepdims=True)
+    return ((pictures - low) * (255 / np.maximum(high - low, least)) + 0.5).astype(np.uint8)
+
+
+def descriptors(gray: np.ndarray) -> np.ndarray:
+    """(N, 144) float32 rows of length 1 (0 for a blank picture): coarse structure without brightness and slow shading.
+
+    The dot product of two rows is the pictures' correlation, 1 - half of their squared distance.
+    """
+    coarse = averaging(SIDE, COARSE)
+    wide = _smoothing(COARSE) @ coarse
+    rows = np.empty((len(gray), COARSE * COARSE), np.float32)
+    for start in range(0, len(gray), BLOCK):
+        part = gray[start : start + BLOCK].astype(np.float32)
+        structure = coarse @ part @ coarse.T - wide @ part @ wide.T
+        rows[start : start + BLOCK] = _of_length_1(structure.reshape(len(part), -1))
+    return rows
+
+
+def _smoothing(size: int) -> np.ndarray:
+    """(size, size) float32: the mean over `WIDE` neighbours, the border repeated."""
+    near = np.clip(np.arange(size)[:, None] + np.arange(WIDE) - WIDE // 2, 0, size - 1)
+    return np.eye(size, dtype=np.float32)[near].mean(1)
+
+
+def _of_length_1(rows: np.ndarray) -> np.ndarray:
+    """Rows (N, D) without their mean; those with next to nothing in them become 0."""
+    rows = rows - rows.mean(1, keepdims=True)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.where(lengths > 1, rows / np.maximum(lengths, 1), 0)
+
+
+# Search.
+
+
+def nearest(queries: np.ndarray, base: np.ndarray, k: int, block: int = BLOCK) -> tuple[np.ndarray, np.ndarray]:
+    """The k nearest rows of `base` (N, D) to each row of `queries` (M, D), nearest first.
+
+    Returns squared Euclidean distances (M, k) float32 and row numbers (M, k) int64. Exact, by matrix products in
+    blocks: memory grows with M k only. A distance far below the rows' own length is rounding (float32).
+    """
+    base_squares = np.einsum("nd,nd->n", base, base)
+    distances = np.empty((len(queries), k), np.float32)
+    indices = np.empty((len(queries), k), np.int64)
+    for start in range(0, len(queries), block):
+        rows = queries[start : start + block]
+        best = np.full((len(rows), k), np.inf, np.float32)
+        found = np.zeros((len(rows), k), np.int64)
+        for offset in range(0, len(base), block):
+            part = rows @ base[offset : offset + block].T
+            part *= -2
+            part += base_squares[offset : offset + block]
+            # After the first blocks few rows find anything nearer: only those are sorted again.
+            better = np.flatnonzero(part.min(1) < best[:, -1])
+            joined = np.concatenate([best[better], part[better]], axis=1)
+            places = np.argpartition(joined, k - 1, axis=1)[:, :k]
+            best[better] = np.take_along_axis(joined, places, axis=1)
+            found[better] = np.where(
+                places < k, np.take_along_axis(found[better], np.minimum(places, k - 1), axis=1), places - k + offset
+            )
+            worst = best[better].argmax(1)
+            for array in (best, found):  # the k-th nearest stands last
+                swapped = array[better]
+                last, moved = swapped[:, -1].copy(), swapped[np.arange(len(better)), worst]
+                swapped[np.arange(len(better)), worst], swapped[:, -1] = last, moved
+                array[better] = swapped
+        order = np.argsort(best, axis=1)
+        squares = np.einsum("md,md->m", rows, rows)[:, None]
+        distances[start : start + block] = np.maximum(np.take_along_axis(best, order, axis=1) + squares, 0)
+        indices[start : start + block] = np.take_along_axis(found, order, axis=1)
+    return distances, indices
+
+
+def differences(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(P,) float32: 1 - the correlation of the fine structure of P pairs (P, 32, 32), at their best small shift."""
+    result = np.ones(len(first), np.float32)
+    size = fft.next_fast_len(SIDE + REACH, real=True)
+    shifts = np.arange(-REACH, REACH + 1)
+    for start in range(0, len(first), BLOCK):
+        pair = [_fine(side[start : start + BLOCK]) for side in (first, second)]
+        spectra = [fft.rfft2(fine, (size, size)) for fine in pair]
+        product = fft.irfft2(spectra[0] * spectra[1].conj(), (size, size))
+        best = product[:, shifts][:, :, shifts].max((1, 2))
+        lengths = np.sqrt((pair[0] ** 2).sum((1, 2)) * (pair[1] ** 2).sum((1, 2)))
+        result[start : start + BLOCK] -= np.where(lengths > 1, best / np.maximum(lengths, 1), 0)
+    return result
+
+
+def _fine(gray: np.ndarray) -> np.ndarray:
+    """What is left without slow shading, faded out at the border, where a shift brings in other things."""
+    values = gray.astype(np.float32)
+    values -= _smoothing(SIDE) @ values @ _smoothing(SIDE).T
+    places = np.arange(SIDE)
+    fade = np.minimum(1, np.minimum(places + 1, SIDE - places) / 3).astype(np.float32)
+    return values * (fade[:, None] * fade)
+
+
+def tone_differences(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(P,) float32: 1 - the correlation of the tones of P pairs (P, 8, 8, 3)."""
+    pair = [_of_length_1(side.reshape(-1, 3 * TONES**2).astype(np.float32)) for side in (first, second)]
+    return 1 - np.einsum("nd,nd->n", *pair)
+
+
+# Near duplicates.
+
+
+class Likeness:
+    """Who is a near duplicate of whom among N pictures."""
+
+    def __init__(self, thumbs: Thumbnails, seed: int = 0) -> None:
+        keys = np.concatenate([thumbs.gray.reshape(-1, SIDE * SIDE), thumbs.tones.reshape(-1, 3 * TONES**2)], axis=1)
+        # Equal thumbnails count as one from here on.
+        _, self.unique, self.twin = np.unique(
+            keys.view(np.dtype((np.void, keys.shape[1])))[:, 0], return_index=True, return_inverse=True
+        )
+        self.thumbs = thumbs[self.unique]
+        self.rows = descriptors(self.thumbs.gray)
+        num = len(self.unique)
+        self.sample = np.random.default_rng(seed).permutation(num)[: max(SAMPLE, num // 10)]
+        rank = max(REFERENCES, int(min(PART * num, RANK) * len(self.sample) / num))
+        self.rank = max(0, min(rank, len(self.sample) - REFERENCES))
+
+    def pairs(self, of: np.ndarray | None = None) -> np.ndarray:
+        """(P, 2) int64 pairs of near duplicates; of: only those that have one of these pictures in them.
+
+        Of a group of equal pictures each is paired with the first alone.
+        """
+        asked = np.arange(len(self.unique)) if of is None else np.unique(self.twin[of])
+        wanted = np.zeros(len(self.unique), bool)
+        wanted[asked] = True
+        twins = np.flatnonzero(wanted[self.twin])
+        equal = np.stack([self.unique[self.twin[twins]], twins], 1)
+        found = [equal[equal[:, 0] != equal[:, 1]]]
+        for start in range(0, len(asked), BLOCK):
+            found.append(self.unique[self._near(asked[start : start + BLOCK])])
+        return np.unique(np.sort(np.concatenate(found), 1), axis=0)
+
+    def _near(self, asked: np.ndarray) -> np.ndarray:
+        """(P, 2) pairs of the unique pictures, the first of each from `asked`."""
+        distances, found = nearest(self.rows[asked], self.rows, min(NEIGHBOURS + 1, len(self.rows)))
+        alike, references = self._alike(asked)
+        who, which = np.nonzero((distances / 2 < COARSELY * alike[:, None]) & (found != asked[:, None]))
+        pairs = np.stack([asked[who], found[who, which]], 1)
+        fine, tones = self._differences(pairs)
+        for side in (0, 1):  # far less than either differs from what it is merely alike
+            kept = np.flatnonzero(fine < MOST)
+            pairs, fine, tones = pairs[kept], fine[kept], tones[kept]
+            places, back = np.unique(pairs[:, side], return_inverse=True)
+            if side == 0:
+                references = references[np.searchsorted(asked, places)]
+            else:
+                _, references = self._alike(places)
+            fine_apart, tones_apart = self._apart(places, references)
+            near = (fine < FINELY * fine_apart[back]) & (tones < TONALLY * tones_apart[back])
+            fine = np.where(near, fine, np.inf)
+        return pairs[fine < MOST]
+
+    def _alike(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """How coarsely different (n,) from each of these pictures are those that are merely alike, and which (n, 4)."""
+        k = min(self.rank + REFERENCES, len(self.sample))
+        distances, found = nearest(self.rows[places], self.rows[self.sample], k)
+        return distances[:, self.rank] / 2, self.sample[found[:, self.rank :]]
+
+    def _apart(self, places: np.ndarray, references: np.ndarray) -> list[np.ndarray]:
+        """How much in fine structure and in tones these pictures differ (n,) from those that are merely alike."""
+        num = references.shape[1]
+        pairs = np.stack([np.repeat(places, num), references.ravel()], 1)
+        return [apart.reshape(-1, num).mean(1) for apart in self._differences(pairs)]
+
+    def _differences(self, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        first, second = self.thumbs[pairs[:, 0]], self.thumbs[pairs[:, 1]]
+        return differences(first.gray, second.gray), tone_differences(first.tones, second.tones)
+
+
+def families(likeness: Likeness, places: np.ndarray, most: int) -> list[np.ndarray]:
+    """The families of near duplicates of the pictures at `places`, each sorted, in the order of `places`.
+
+    A family is grown until it is complete or has more than `most` members.
+    """
+    members, asked = places, places
+    pairs = np.empty((0, 2), np.int64)
+    while True:
+        pairs = np.concatenate([pairs, likeness.pairs(asked)])
+        known = members
+        members = np.union1d(members, pairs)
+        family = grouped(len(likeness.twin), pairs)
+        sizes = np.bincount(family[members], minlength=len(likeness.twin))
+        asked = np.setdiff1d(members, known)
+        asked = asked[sizes[family[asked]] <= most]
+        if not len(asked):
+            break
+    order = members[np.argsort(family[members], kind="stable")]
+    found = dict(zip(*_split(family[order], order), strict=True))
+    return [found[number] for number in dict.fromkeys(family[places].tolist())]
+
+
+def clusters(pairs: np.ndarray, num: int) -> list[np.ndarray]:
+    """The groups of two or more of `num` pictures that these (P, 2) pairs connect, the largest first."""
+    members = np.unique(pairs)
+    family = grouped(num, pairs)[members]
+    order = np.argsort(family, kind="stable")
+    return sorted(_split(family[order], members[order])[1], key=len, reverse=True)
+
+
+def grouped(num: int, pairs: np.ndarray) -> np.ndarray:
+    """(num,) the number of the connected group of each picture."""
+    links = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), (num, num))
+    return connected_components(links, directed=False)[1].astype(np.int64)
+
+
+def _split(numbers: np.ndarray, values: np.ndarray) -> tuple[list[int], list[np.ndarray]]:
+    """`values` parted where the sorted `numbers` change, and the number of each part."""
+    names, starts = np.unique(numbers, return_index=True)
+    return names.tolist(), np.split(values, starts[1:])

@@ -1,0 +1,519 @@
+"""All that can be said of a generator: samples, measures with intervals, classes, copies, faults.
+
+`evaluate` answers with the content of evaluation.json and leaves it, with the pictures it speaks of, in the run folder.
+Everything that a report shows is read from there.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import ganvas
+from ganvas import files
+from ganvas.config import DataConfig, from_dict
+from ganvas.data.pack import Pack, Progress, is_pack, open_pack
+from ganvas.device import choose_device
+from ganvas.errors import CheckpointError, ConfigError, DataError, RunError
+from ganvas.generator import Generator, find_weights, to_pixels
+from ganvas.judge import distances, usefulness
+from ganvas.judge.classifier import judge_of
+from ganvas.judge.classwise import class_table, mode_coverage
+from ganvas.judge.distances import Interval
+from ganvas.judge.feature_cache import features_of
+from ganvas.judge.features import Features
+from ganvas.pictures import grid, save_png
+from ganvas.run import Run, timestamp
+
+FORMAT = 1  # of evaluation.json
+NUM = 2_000  # pictures of each kind; fewer where they are large
+LEAST = 50  # pictures of each kind
+BYTES = 2**29  # of generated pictures at a time
+ENOUGH = 500  # held-out pictures; with fewer the training pictures are the reference, and held-out ones a second one
+SEED = 1_000_000  # of the first sample: none that previews or the quick judge have shown
+SHOWN, CLASSES_SHOWN = 36, 12  # pictures, or rows of eight, in the grids
+CLOSEST = 12  # pairs in the gallery
+CLASSIFIED = 1_000  # pictures of each kind that the real-or-fake classifier sees
+INCEPTION = ("inception-original", "inception-clean")
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a generator is judged."""
+
+    features: str = "efficientnet-lite0"
+    """Network in whose features the sets are compared (judge.features.NETWORKS)."""
+    weights: Path | None = None
+    """Its weights, where they come from a file."""
+    num: int | None = None
+    """Pictures of each kind. Default: 2,000, fewer where they are large or the data are few."""
+    seed: int = SEED
+    """Seed of the first sample; the next ones count up."""
+    truncation: float = 1.0
+    """1: all the variety."""
+    usefulness: bool = False
+    """Also train classifiers on real and generated pictures: does the generator help? Needs labels."""
+    force: bool = False
+    """An FID of fewer than 2,048 pictures all the same, marked as biased."""
+    device: str | None = None
+    """cpu, cuda or mps. Default: the fastest."""
+
+    def __post_init__(self) -> None:
+        if self.num is not None and self.num < LEAST:
+            raise ConfigError(f"--num {self.num}: a judgement needs at least {LEAST} pictures")
+        if self.seed < 0:
+            raise ConfigError(f"--seed {self.seed}: expected 0 or more")
+
+
+def evaluate(
+    source: str | Path,
+    options: Options | None = None,
+    *,
+    data: str | Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Judges a run (or, with `data`, any model) and writes evaluation.json and evaluation/ into its folder.
+
+    data: the training pictures, where the run's own pack is gone or there is no run.
+    Raises `RunError` for a run without a model or without held-out pictures, `DataError` for pictures that do not fit
+    or are too few, and what `Features.load` raises.
+    """
+    options = options or Options()
+    report = progress or (lambda what, done, total: None)
+    began = time.monotonic()
+    folder = Path(source)
+    generator = Generator.load(folder, options.device)
+    pack = pack_of(folder, generator, data, progress)
+    judgement = Judgement(generator, pack, options, report)
+    out = folder if folder.is_dir() else folder.parent
+    with files.explained(out):
+        (out / "evaluation").mkdir(exist_ok=True)
+    content = judgement.content(out, weights_hash(folder))
+    content["seconds"] = round(time.monotonic() - began, 1)
+    files.write_json(out / "evaluation.json", content)
+    return content
+
+
+# ---- what is judged against what ----
+
+
+def pack_of(folder: Path, generator: Generator, data: str | Path | None, progress: Progress | None) -> Pack:
+    """The pictures that the generator was trained on, with their held-out part."""
+    if (folder / "config.json").is_file() and (folder / "model").is_dir():
+        record = Run(folder).config()["data"]
+        known = Path(record["pack"])
+        if data is None and is_pack(known) and (pack := Pack.open(known)).hash == record["hash"]:
+            return fitting(pack, generator, folder)
+        config = from_dict(
+            DataConfig, {**record["options"], "classes": tuple(record["options"]["classes"])}, "config.json"
+        )
+        pack = open_pack(data or record["source"], config, progress=progress)
+        if pack.hash != record["hash"]:
+            raise RunError(
+                f"{folder} was trained on other pictures than {data or record['source']} now holds: "
+                "give those pictures with --data"
+            )
+        return fitting(pack, generator, folder)
+    if data is None:
+        raise RunError(f"{folder} is a model without its run: give the pictures that it was trained on with --data")
+    shape = generator.info.config
+    channels: Any = {1: "gray", 3: "color", 4: "alpha"}[shape.channels]
+    wanted = DataConfig(size=f"{shape.height}x{shape.width}", channels=channels)
+    pack = Pack.open(Path(data)) if is_pack(Path(data)) else open_pack(data, wanted, progress=progress)
+    return fitting(pack, generator, folder)
+
+
+def fitting(pack: Pack, generator: Generator, folder: Path) -> Pack:
+    """The pack, if it can judge this generator."""
+    model = generator.info.config
+    if (pack.height, pack.width, pack.channels) != (model.height, model.width, model.channels):
+        raise DataError(
+            f"the pictures are {pack.height}x{pack.width}x{pack.channels} and {folder} makes "
+            f"{model.height}x{model.width}x{model.channels}: give the pictures that it was trained on with --data"
+        )
+    if generator.classes and pack.classes != generator.classes:
+        raise DataError(f"the pictures have other classes than {folder}: give those that it was trained on with --data")
+    if not len(pack.heldout):
+        raise RunError(
+            f"{folder} was trained without held-out pictures, so nothing can tell copies from likeness: "
+            "train again with --holdout 0.1 (and at least 40 pictures)"
+        )
+    if pack.num_training < LEAST:
+        raise DataError(f"{pack.num_training} training pictures are too few to judge by: at least {LEAST} are needed")
+    return pack
+
+
+def weights_hash(folder: Path) -> str:
+    return files.sha256(find_weights(folder))[:8]
+
+
+def drawn(indices: np.ndarray, num: int, seed: int) -> np.ndarray:
+    """At most `num` of the indices in order, the same ones every time."""
+    return np.sort(np.random.default_rng(seed).permutation(indices)[:num])
+
+
+class Judgement:
+    """One generator, its pictures, and the real ones that they are held against.
+
+    The reference is the held-out part where it has 500 pictures, else the training part (its name is in the protocol).
+    """
+
+    def __init__(self, generator: Generator, pack: Pack, options: Options, report: Progress) -> None:
+        self.generator, self.pack, self.options, self.report = generator, pack, options, report
+        bytes_each = pack.height * pack.width * pack.channels * pack.depth // 8
+        num = options.num or max(LEAST, min(NUM, BYTES // bytes_each))
+        self.split = "held-out" if len(pack.heldout) >= ENOUGH else "training"
+        self.heldout = drawn(pack.heldout, num, 0)
+        self.training = drawn(pack.training, num, 1)
+        self.reference = self.heldout if self.split == "held-out" else self.training
+        self.labels = self.labels_to_ask(num)
+        self.samples = self.sample(num)
+
+    def labels_to_ask(self, num: int) -> np.ndarray | None:
+        """Labels as often as the training pictures have them, for a generator that takes labels."""
+        if not self.generator.classes or self.pack.labels is None:
+            return None
+        shares = np.bincount(self.pack.labels[self.pack.training], minlength=self.pack.num_classes)
+        places = np.linspace(0, shares.sum(), num, endpoint=False)
+        labels = np.searchsorted(np.cumsum(shares), places, side="right")
+        return np.random.default_rng(self.options.seed).permutation(labels)
+
+    def sample(self, num: int) -> np.ndarray:
+        """The generated pictures as files would hold them: (num, H, W, C) uint8 or uint16."""
+        pack, options = self.pack, self.options
+        samples = np.empty((num, pack.height, pack.width, pack.channels), pack.images.dtype)
+        labels = None if self.labels is None else self.labels.tolist()
+        done = 0
+        for images in self.generator.batches(range(options.seed, options.seed + num), labels, options.truncation):
+            if not images.isfinite().all():
+                raise CheckpointError("the generator makes pictures that are not finite: take an earlier model")
+            samples[done : done + len(images)] = to_pixels(images, pack.depth)
+            done += len(images)
+            self.report("sampling", done, num)
+        return samples
+
+    # ---- the parts ----
+
+    def content(self, out: Path, weights: str) -> Row:
+        """The content of evaluation.json; pictures go to out/evaluation/."""
+        features = Features.load(
+            self.options.features, self.options.device, weights=self.options.weights, pack=self.pack
+        )
+        real, _ = features_of(features, self.pack, self.reference, self.report)
+        floor, _ = features_of(features, self.pack, self.floor(), self.report)
+        fake, fake_logits = features.both(self.samples)
+        measures = Measures(features, self.options, self.split, len(real), len(fake))
+        rows = measures.rows(real, floor, fake, fake_logits)
+        if self.split == "training":
+            held, _ = features_of(features, self.pack, self.heldout, self.report)
+            rows.insert(1, measures.other("kid_heldout", "held-out", held, floor, fake))
+        else:
+            train, _ = features_of(features, self.pack, self.training, self.report)
+            rows.insert(1, measures.other("kid_training", "training", train, real, fake))
+        classes, recognised = self.classes() or (None, None)
+        if recognised is not None:
+            rows.append(recognised)
+        return {
+            "format": FORMAT,
+            "ganvas": ganvas.__version__,
+            "made": timestamp(),
+            "run": out.resolve().name,
+            "model": self.model(weights),
+            "data": self.data(),
+            "protocol": self.protocol(features),
+            "measures": rows,
+            "classes": classes,
+            "real_or_fake": self.real_or_fake(out),
+            "usefulness": self.usefulness() if self.options.usefulness else None,
+            "pictures": self.pictures(out),
+        }
+
+    def floor(self) -> np.ndarray:
+        """Other real pictures than the reference: what a perfect generator would be measured at."""
+        if self.split == "held-out":
+            return self.training
+        rest = np.setdiff1d(self.pack.training, self.reference)
+        return drawn(rest if len(rest) >= LEAST else self.pack.heldout, len(self.reference), 2)
+
+    # ---- classes ----
+
+    def classes(self) -> tuple[Row, Row | None] | None:
+        """The class-wise table and, for a generator that takes labels, the share that is recognised as asked."""
+        pack = self.pack
+        if pack.labels is None or pack.num_classes < 2:
+            return None
+        judge = judge_of(pack, self.options.device, self.report)
+        features = Features.load("classifier", self.options.device, pack=pack)
+        real, _ = features_of(features, pack, self.reference, self.report)
+        fake, logits = features.both(self.samples)
+        found = logits.argmax(axis=1)
+        labels = pack.labels[self.reference]
+        table = class_table(pack.classes, labels, found, self.labels, real, fake)
+        modes = mode_coverage(found, np.bincount(labels, minlength=pack.num_classes) / len(labels))
+        accuracy = judge.accuracy
+        name = f"a classifier of real pictures (right for {accuracy.value:.1%} of {judge.num_tested:,} held-out ones)"
+        rows = [
+            {
+                "name": row.name,
+                "real_share": row.real,
+                "generated_share": row.fake.value,
+                "kid": None if row.kid is None else row.kid.value,
+                "agreement": None if row.agreement is None else row.agreement.value,
+                "confused_with": row.taken_for,
+                "num": int((found == i).sum() if self.labels is None else (self.labels == i).sum()),
+            }
+            for i, row in enumerate(table.rows)
+        ]
+        content = {
+            "rows": rows,
+            "total_variation": table.distance.value,
+            "chance": table.chance,
+            "agreement": None if table.agreement is None else table.agreement._asdict(),
+            "worst": table.worst,
+            "modes": {"covered": modes.covered, "of": modes.of, "kl": modes.divergence},
+            "judge": name,
+        }
+        if table.agreement is None:
+            return content, None
+        meaning = f"Share of the pictures that {name} takes for the class that was asked for."
+        protocol = f"n = {len(found):,}, classifier {judge.hash[:8]} trained on {judge.num_trained:,} training pictures"
+        measure = as_row(
+            "accuracy_asked", "Recognised as asked", table.agreement, "higher", accuracy.value, meaning, protocol
+        )
+        return content, measure
+
+    # ---- faults ----
+
+    def real_or_fake(self, out: Path) -> Row:
+        found = usefulness.real_or_fake(
+            self.pack.images[drawn(self.reference, CLASSIFIED, 3)],
+            self.samples[:CLASSIFIED],
+            device=self.generator.device,
+            progress=self.report,
+        )
+        pixels = (255 * found.map[:, :, None]).round().astype(np.uint8)
+        save_png(out / "evaluation" / "real-or-fake.png", pixels)
+        return {
+            "accuracy": found.accuracy._asdict(),
+            "map": "evaluation/real-or-fake.png",
+            "sentence": found.sentence,
+        }
+
+    def usefulness(self) -> Row:
+        """Whether a classifier profits from generated pictures beside the real ones."""
+        pack, labels = self.pack, self.labels
+        if pack.labels is None or labels is None:
+            raise ConfigError("--usefulness needs a generator that was trained with labels: train it on class folders")
+        found = usefulness.usefulness(
+            pack.images[self.training],
+            pack.labels[self.training],
+            self.samples,
+            labels,
+            pack.images[self.heldout],
+            pack.labels[self.heldout],
+            pack.num_classes,
+            kind=pack.kind,
+            mirror=pack.mirror,
+            device=self.generator.device,
+            progress=self.report,
+        )
+        return {
+            "rows": [{"name": name, "accuracy": value._asdict()} for name, value in found.accuracy.items()],
+            "differences": {name: value._asdict() for name, value in found.difference.items()},
+            "sentence": found.sentence,
+            "seeds": found.seeds,
+        }
+
+    # ---- what the reader sees ----
+
+    def pictures(self, out: Path) -> Row:
+        """Real and generated pictures side by side: the first seeds, unchosen; a row a class if labelled."""
+        real, fake, columns = drawn(self.reference, SHOWN, 4), np.arange(min(SHOWN, len(self.samples))), 6
+        per_class = self.labels is not None and self.pack.labels is not None
+        if self.labels is not None and self.pack.labels is not None:
+            columns, rows = 8, min(self.pack.num_classes, CLASSES_SHOWN)
+            every = self.pack.training
+            real = np.concatenate([first(every[self.pack.labels[every] == i], columns) for i in range(rows)])
+            fake = np.concatenate([first(np.flatnonzero(self.labels == i), columns) for i in range(rows)])
+        save_png(out / "evaluation" / "real.png", grid(self.pack.images[real], columns))
+        save_png(out / "evaluation" / "generated.png", grid(self.samples[fake], columns))
+        note = f"uncurated: the first seeds from {self.options.seed:,} on" + (", a row a class" if per_class else "")
+        return {
+            "real": "evaluation/real.png",
+            "generated": "evaluation/generated.png",
+            "per_class": per_class,
+            "note": note,
+        }
+
+    # ---- where it comes from ----
+
+    def model(self, weights: str) -> Row:
+        info = self.generator.info
+        shape = {name: getattr(info.config, name) for name in ("model", "height", "width", "channels")}
+        return shape | {"images_seen": info.images_seen, "weights": weights}
+
+    def data(self) -> Row:
+        pack = self.pack
+        return {
+            "source": pack.info["request"]["name"],
+            "hash": pack.hash,
+            "num_training": pack.num_training,
+            "num_heldout": len(pack.heldout),
+            "classes": pack.classes,
+            "licence": pack.info["licence"],
+            "attribution": pack.info["attribution"],
+        }
+
+    def protocol(self, features: Features) -> Row:
+        return {
+            "num_real": len(self.reference),
+            "num_generated": len(self.samples),
+            "split": self.split,
+            "seed": self.options.seed,
+            "truncation": self.options.truncation,
+            "ema": "the moving average of the weights, as saved",
+            "features": features.protocol,
+            "machine": f"{platform.machine()}, {choose_device(self.options.device).name}",
+            "versions": {
+                "ganvas": ganvas.__version__,
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+            },
+        }
+
+
+def first(indices: np.ndarray, num: int) -> np.ndarray:
+    """The first `num` of the indices, over again where there are fewer."""
+    return np.resize(indices, num)
+
+
+def as_row(
+    key: str, name: str, found: Interval, better: str, real: float | None, meaning: str, protocol: str, *flags: str
+) -> Row:
+    return {
+        "key": key,
+        "name": name,
+        **found._asdict(),
+        "better": better,
+        "real": real,
+        "meaning": meaning,
+        "protocol": protocol,
+        "flags": list(flags),
+    }
+
+
+class Measures:
+    """The distances between the sets, each with its protocol."""
+
+    def __init__(self, features: Features, options: Options, split: str, num_real: int, num_fake: int) -> None:
+        self.features, self.options = features, options
+        self.split, self.num_real, self.num_fake = split, num_real, num_fake
+
+    def row(
+        self, key: str, name: str, found: Interval, better: str, real: float | None, meaning: str, more: str = "",
+        flags: tuple[str, ...] = (),
+    ) -> Row:  # fmt: skip
+        protocol = (
+            f"{self.num_real:,} real ({self.split}), {self.num_fake:,} generated (seed {self.options.seed}, truncation "
+            f"{self.options.truncation:g}, EMA weights){', ' + more if more else ''}; {self.features.protocol}; "
+            f"ganvas {ganvas.__version__}, torch {torch.__version__}"
+        )
+        return as_row(key, f"{name} ({self.features.name})", found, better, real, meaning, protocol, *flags)
+
+    def rows(self, real: np.ndarray, floor: np.ndarray, fake: np.ndarray, logits: np.ndarray) -> list[Row]:
+        """real, floor, fake: features (N, D) of the reference, of other real pictures and of the generated ones."""
+        inception = self.features.name in INCEPTION
+        rows = [
+            self.row(
+                "kid", "KID", distances.kid_interval(real, fake), "lower", distances.kid(real, floor),
+                "Distance of the two sets, without the bias of small numbers: 0 for a perfect generator.",
+            ),
+        ]  # fmt: skip
+        if inception:
+            rows += self.fid(real, floor, fake)
+        else:
+            rows.append(
+                self.row(
+                    "frechet", "Frechet distance", distances.frechet_interval(real, fake), "lower",
+                    distances.frechet(real, floor),
+                    "Distance of the sets' means and spreads in this network: no FID; it grows as pictures get few.",
+                )
+            )  # fmt: skip
+        found, ideal = distances.manifold(real, fake), distances.manifold(real, floor)
+        for key, name, meaning in (
+            ("precision", "Precision", "Share of the generated pictures that look like some real one: quality."),
+            ("recall", "Recall", "Share of the real pictures that the generator could have made: variety."),
+            (
+                "density",
+                "Density",
+                "How deep within the real pictures the generated ones lie: quality, robustly.",
+            ),
+            ("coverage", "Coverage", "Share of the real pictures that have a generated one nearby: variety, robust."),
+        ):
+            more = "k = 3" if key in ("precision", "recall") else "k = 5"
+            rows.append(self.row(key, name, getattr(found, key), "higher", getattr(ideal, key).value, meaning, more))
+        num = min(len(real), len(fake), len(floor))
+        rows += [
+            self.row(
+                "mind", "MIND", distances.mind(real, fake), "lower", distances.mind(real, floor).value,
+                "Sliced Wasserstein distance of the two sets: like the Frechet distance, but of their whole shape.",
+                "1,000 projections, seed 0",
+            ),
+            self.row(
+                "vendi", "Vendi score", distances.vendi(fake[:num]), "near", distances.vendi(real[:num]).value,
+                "How many quite different pictures there are in effect; compare it with the real pictures' number.",
+                f"{num:,} pictures of each kind",
+            ),
+        ]  # fmt: skip
+        if inception:
+            rows.append(
+                self.row(
+                    "inception_score", "Inception score", distances.inception_score(logits), "higher", None,
+                    "Clear and varied things by ImageNet's classes; says little of pictures that are none of those.",
+                    "10 splits in order",
+                )
+            )  # fmt: skip
+        return rows
+
+    def fid(self, real: np.ndarray, floor: np.ndarray, fake: np.ndarray) -> list[Row]:
+        """Refused for too few pictures unless forced, and then marked."""
+        biased = distances.check_fid(len(real), len(fake), self.options.force)
+        flags = (f"biased: fewer than {distances.MINIMUM_FOR_FID:,} pictures",) if biased else ()
+        if not self.features.official:
+            flags += ("not the published weights: not comparable with any FID elsewhere",)
+        rows = [
+            self.row(
+                "fid", "FID", distances.frechet_interval(real, fake), "lower", distances.frechet(real, floor),
+                "Distance of the sets' means and spreads; comparable only at equal numbers and resize.", flags=flags,
+            )
+        ]  # fmt: skip
+        if min(len(real), len(fake)) > 2 * real.shape[1]:
+            rows.append(
+                self.row(
+                    "fid_infinity", "FID, infinite samples", distances.fid_infinity(real, fake), "lower", None,
+                    "The FID that endless samples would have, by a straight line in 1/N.", "halves drawn with seed 0",
+                    flags,
+                )
+            )  # fmt: skip
+        return rows
+
+    def other(self, key: str, split: str, reference: np.ndarray, floor: np.ndarray, fake: np.ndarray) -> Row:
+        """KID to the other part of the real pictures: one that learnt by heart is nearer to the training part."""
+        measures = Measures(self.features, self.options, split, len(reference), len(fake))
+        meaning = {
+            "kid_training": "The same to pictures trained on: far below the other means learnt by heart.",
+            "kid_heldout": "The same to pictures never trained on: far above the other means learnt by heart.",
+        }[key]
+        return measures.row(
+            key, f"KID to {split} pictures", distances.kid_interval(reference, fake), "lower",
+            distances.kid(reference, floor), meaning,
+        )  # fmt: skip

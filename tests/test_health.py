@@ -1,0 +1,204 @@
+"""training/health.py: every state is provoked, named once with what to do, and not named in a healthy run."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import ganvas
+from ganvas.config import TrainConfig
+from ganvas.errors import TrainingError
+from ganvas.losses import LOSSES
+from ganvas.run import Run, read_log
+from ganvas.training import loop
+from ganvas.training.health import COLLAPSE, PATIENCE, PLATEAU, Watch, ignorant_loss
+
+FAST: dict[str, Any] = {"base": 8, "z_dim": 8, "batch": 16, "previews": 14, "device": "cpu", "quiet": True}
+
+
+def events(run: Path) -> list[dict[str, Any]]:
+    return [record for record in read_log(run) if "health" in record]
+
+
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step is shown and every preview examined, so that a run of seconds has the evidence of one of hours."""
+    monkeypatch.setattr(loop, "DISPLAY_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "LOG_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "EXAMINATION_SHARE", 1e9)
+
+
+@pytest.fixture
+def report() -> dict[str, Any]:
+    return {"images": 64, "d_real": 0.5, "d_fake": -0.5, "loss": 0.4, "sign": 0.3, "augment": 0.3,
+            "g_norm": 1.0, "d_norm": 2.0}  # fmt: skip
+
+
+@pytest.fixture
+def vitals() -> dict[str, Any]:
+    return {"images": 64, "score": 0.1, "margin": 0.01, "precision": 0.6, "diversity": 0.9, "lattice": 1.0,
+            "near": 0.02, "change": 0.05, "d_gap": 0.1}  # fmt: skip
+
+
+def names(watch: Watch, records: list[dict[str, Any]], progress: float = 0.5) -> list[str]:
+    """Of the states that begin while these records come."""
+    found = []
+    for record in records:
+        found += watch.examine(record, progress) if "score" in record else watch.see(record)
+    return [event.name for event in found]
+
+
+CONFIG = TrainConfig(loss="relativistic", adaptive=True)
+
+
+def test_a_healthy_training_is_left_in_peace(report: dict[str, Any], vitals: dict[str, Any]) -> None:
+    falling = [vitals | {"score": 1 / (i + 1)} for i in range(3 * PLATEAU)]
+    assert names(Watch(CONFIG), [report] * 40 + falling) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("winner", {"loss": 1e-3, "d_real": 30.0}),
+        ("winner", {"loss": math.log(2), "d_real": -0.5}),
+        ("augmentation", {"augment": 0.8, "sign": 0.9}),
+    ],
+)
+def test_a_state_of_the_losses_is_named_once_after_some_patience(
+    name: str, change: dict[str, Any], report: dict[str, Any]
+) -> None:
+    watch = Watch(CONFIG)
+    assert names(watch, [report | change] * (PATIENCE - 1)) == []
+    assert names(watch, [report | change] * 20) == [name]
+    assert names(watch, [report] * PATIENCE + [report | change] * PATIENCE) == [name]  # over, and begun again
+
+
+def test_an_exploding_gradient_is_named(report: dict[str, Any]) -> None:
+    assert names(Watch(CONFIG), [report] * 20 + [report | {"g_norm": 500.0}] * 2) == ["exploding"]
+    assert names(Watch(CONFIG), [report] * 20 + [report | {"g_norm": 500.0}, report]) == []  # one spike
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("collapse", {"diversity": COLLAPSE / 2}),
+        ("overfitting", {"d_gap": 0.9}),
+        ("copying", {"near": 0.5}),
+        ("still", {"change": 1e-4}),
+    ],
+)
+def test_a_state_of_the_pictures_is_named(name: str, change: dict[str, Any], vitals: dict[str, Any]) -> None:
+    assert names(Watch(CONFIG), [vitals, vitals | change, vitals | change, vitals | change]) == [name]
+
+
+def test_a_growing_lattice_and_a_plateau_are_named(vitals: dict[str, Any]) -> None:
+    growing = [vitals | {"lattice": value, "score": 1 - value / 100} for value in (1.0, 2.0, 3.0, 4.0, 5.0)]
+    assert names(Watch(CONFIG), growing) == ["lattice"]
+    steady = [vitals | {"lattice": 5.0, "score": 1 - i / 10} for i in range(5)]
+    assert names(Watch(CONFIG), steady) == []  # there, but not growing
+    assert names(Watch(CONFIG), [vitals] * 2 * PLATEAU) == ["plateau"]
+    assert names(Watch(CONFIG), [vitals] * 2 * PLATEAU, progress=1.0) == []  # too late to stop
+
+
+def test_a_resumed_watch_says_nothing_twice(vitals: dict[str, Any]) -> None:
+    watch = Watch(CONFIG)
+    collapsed = vitals | {"diversity": 0.1}
+    (event,) = watch.examine(collapsed, 0.5)
+    assert event.words in str(event) and event.action in str(event)
+    again = Watch(CONFIG, history=[collapsed, event.record(64)])
+    assert again.examine(collapsed, 0.6) == []
+
+
+def test_what_a_guess_loses() -> None:
+    """By hand: ln 2 for a relativistic pair, 2 ln 2 for two cross-entropies, 2 for two hinges, none for a critic."""
+    for loss, expected in (("relativistic", math.log(2)), ("bce", 2 * math.log(2)), ("hinge", 2.0)):
+        assert ignorant_loss(TrainConfig(loss=loss)) == pytest.approx(expected, rel=1e-6)
+    assert ignorant_loss(TrainConfig(loss="wasserstein")) is None
+    assert all((value := ignorant_loss(TrainConfig(loss=name))) is None or value > 0 for name in LOSSES)
+
+
+# ---- real runs ----
+
+
+def test_a_discriminator_that_wins_is_named(often: None, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    ganvas.train("digits", run, images=1600, lr=1e-7, lr_d=2e-3, r1=0.0, augment=0.0, **FAST)
+    (found,) = [event for event in events(run) if event["health"] == "winner"]
+    assert "has won" in found["words"] and "--r1" in found["action"]
+
+
+def test_a_discriminator_that_cannot_learn_has_lost(often: None, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    ganvas.train("digits", run, images=800, lr=1e-3, lr_d=1e-9, augment=0.0, **FAST)
+    found = [event for event in events(run) if event["health"] == "winner"]
+    assert found and "has lost" in found[0]["words"]
+
+
+def test_a_collapse_and_a_rate_without_effect_are_named(often: None, tmp_path: Path) -> None:
+    """A discriminator that stays as it is makes the generator draw one picture; then a rate of next to nothing."""
+    run = tmp_path / "run"
+    ganvas.train("digits", run, images=1600, lr=1e-9, lr_d=1e-9, augment=0.0, **FAST)
+    found = {event["health"] for event in events(run)}
+    assert "still" in found and "collapse" in found  # fresh networks draw all latents alike
+
+
+def test_a_discriminator_that_knows_its_few_pictures_is_named(often: None, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = FAST | {"base": 16}
+    ganvas.train("digits", run, images=16_000, limit=60, holdout=0.5, lr=2e-3, r1=0.0, augment=0.0, **options)
+    assert "overfitting" in {event["health"] for event in events(run)}
+
+
+def broken_after(monkeypatch: pytest.MonkeyPatch, images: int, above: float) -> None:
+    """A step after `images` images with a learning rate above `above` makes the weights not finite."""
+    update = loop.update
+
+    def breaking(state: Any, config: TrainConfig, side: Any, rate: float) -> None:
+        update(state, config, side, rate)
+        if state.images_seen >= images and rate > above:
+            with torch.no_grad():
+                next(state.generator.parameters()).fill_(math.nan)
+
+    monkeypatch.setattr(loop, "update", breaking)
+
+
+def test_a_divergence_goes_back_and_on_with_half_the_rate(
+    often: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken_after(monkeypatch, images=320, above=3e-4)
+    run = tmp_path / "run"
+    ganvas.train("digits", run, images=960, lr=1e-3, lr_end=1.0, warmup=0.0, **FAST)
+    found = [event for event in events(run) if event["health"] == "diverged"]
+    assert len(found) == 2  # 1e-3 and 5e-4 break, 2.5e-4 does not
+    assert "(2 of 3 times)" in found[1]["action"] and found[1]["images"] <= 320
+    assert [record["lr"] for record in read_log(run) if "lr" in record][-1] == pytest.approx(2.5e-4)
+    pictures = ganvas.Generator.load(run).sample(4)
+    assert pictures.isfinite().all()
+    assert Run(run).saved()[-1].images_seen == 960
+
+
+def test_after_three_times_training_ends_and_nothing_is_lost(
+    often: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken_after(monkeypatch, images=320, above=0.0)
+    run = tmp_path / "run"
+    with pytest.raises(TrainingError, match=r"diverged at \d+ images after 3 rollbacks; the newest good checkpoint"):
+        ganvas.train("digits", run, images=960, lr=1e-3, warmup=0.0, **FAST)
+    assert len([event for event in events(run) if event["health"] == "diverged"]) == 3
+    assert ganvas.Generator.load(run).sample(4).isfinite().all()
+
+
+def test_the_log_tells_the_vitals_and_the_best_weights_are_those_of_the_best_score(often: None, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    ganvas.train("digits", run, images=960, **FAST)
+    scores = {record["images"]: record["score"] for record in read_log(run) if "score" in record}
+    assert len(scores) > 5
+    best = ganvas.Generator.load(run / "best")
+    assert scores[best.info.images_seen] == min(scores.values())
+    assert all("d_gap" in record for record in read_log(run) if "score" in record)
+    assert np.isfinite(list(scores.values())).all()

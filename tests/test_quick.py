@@ -1,0 +1,81 @@
+"""judge/quick.py: the vitals of a generator, each of which answers to its fault."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ganvas.config import ModelConfig
+from ganvas.data.pack import Pack, open_pack
+from ganvas.generator import Generator, ModelInfo
+from ganvas.judge.quick import QuickJudge
+
+
+class Shows(nn.Module):
+    """A generator that shows given pictures, one after the other, whatever the latents."""
+
+    def __init__(self, pictures: Tensor) -> None:
+        super().__init__()
+        self.pictures, self.at = pictures, 0
+
+    def forward(self, z: Tensor, labels: Tensor | None) -> Tensor:
+        places = torch.arange(self.at, self.at + len(z)) % len(self.pictures)
+        self.at += len(z)
+        return self.pictures[places]
+
+
+@pytest.fixture(scope="module")
+def digits() -> Pack:
+    return open_pack("digits")
+
+
+@pytest.fixture
+def judge(digits: Pack) -> QuickJudge:
+    return QuickJudge(digits)
+
+
+def tensor(pack: Pack, indices: np.ndarray) -> Tensor:
+    return torch.from_numpy(pack.images[indices].astype(np.float32)).permute(0, 3, 1, 2) / 127.5 - 1
+
+
+def shows(pictures: Tensor) -> Generator:
+    config = ModelConfig("compact", *pictures.shape[2:], channels=pictures.shape[1], z_dim=8)
+    return Generator(Shows(pictures), ModelInfo(config))
+
+
+def test_other_real_pictures_are_found_good(judge: QuickJudge, digits: Pack) -> None:
+    vitals = judge(shows(tensor(digits, digits.heldout)))
+    assert abs(vitals["score"]) < 2 * vitals["margin"]
+    assert vitals["precision"] > 0.7 and vitals["recall"] > 0.7
+    assert 0.85 < vitals["diversity"] < 1.15 and 0.8 < vitals["lattice"] < 1.25 and 0.8 < vitals["sharpness"] < 1.25
+    assert vitals["near"] < 0.06 and "change" not in vitals
+
+
+def test_each_fault_shows_in_its_vital(judge: QuickJudge, digits: Pack) -> None:
+    good = tensor(digits, digits.heldout)
+    base = judge(shows(good))["score"]
+    collapsed = judge(shows(good[:1]))
+    assert collapsed["diversity"] < 0.01 and collapsed["score"] > base + 2 * collapsed["margin"]
+    lattice = good.clone()
+    lattice[..., ::2] += 0.3
+    assert judge(shows(lattice))["lattice"] > 3
+    noisy = good + 0.3 * torch.randn(good.shape, generator=torch.Generator().manual_seed(0))
+    assert judge(shows(noisy))["sharpness"] > 1.5
+    copies = tensor(digits, digits.training[:256])
+    assert judge(shows(copies))["near"] > 0.9
+
+
+def test_the_change_since_the_last_look(judge: QuickJudge, digits: Pack) -> None:
+    good = tensor(digits, digits.heldout)
+    judge(shows(good))
+    assert judge(shows(good))["change"] == 0
+    assert judge(shows(good + 0.2))["change"] == pytest.approx(0.1, rel=1e-4)
+
+
+def test_without_pictures_set_aside_nothing_is_said_of_nearness(digits: Pack) -> None:
+    whole = dataclasses.replace(digits, heldout=np.empty(0, np.int64))
+    assert "near" not in QuickJudge(whole)(shows(tensor(digits, digits.heldout)))
