@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from ganvas.errors import GanvasError
     from ganvas.film import video
     from ganvas.generator import Generator
-    from ganvas.verbs import sample, train
+    from ganvas.report import report
+    from ganvas.verbs import evaluate, sample, train
 
 __version__ = "0.1.0"
 
@@ -28,7 +29,9 @@ __all__ = [
     "Generator",
     "Pack",
     "TrainConfig",
+    "evaluate",
     "open_pack",
+    "report",
     "sample",
     "train",
     "video",
@@ -40,7 +43,9 @@ _HOME = {
     "Generator": "ganvas.generator",
     "Pack": "ganvas.data.pack",
     "TrainConfig": "ganvas.config",
+    "evaluate": "ganvas.verbs",
     "open_pack": "ganvas.data.pack",
+    "report": "ganvas.report",
     "sample": "ganvas.verbs",
     "train": "ganvas.verbs",
     "video": "ganvas.film",

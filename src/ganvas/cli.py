@@ -71,6 +71,8 @@ def sample(
     truncation: float = 1.0,
     grid: bool = False,
     form: Annotated[Literal["png", "tiff"], arg(name="format")] = "png",
+    no_copies: Annotated[bool, arg(name="no-copies")] = False,
+    data: str | None = None,
     device: str | None = None,
 ) -> int:
     """Draw pictures from a trained generator: PNG or TIFF files and manifest.csv, or one grid.
@@ -84,12 +86,24 @@ def sample(
         truncation: 1 shows all the variety, towards 0 ever more average pictures
         grid: one picture of all
         form: png or tiff, 16 bit where the data had 16
+        no_copies: leave out pictures that copy a training picture
+        data: with --no-copies, the training pictures where there is no run
         device: cpu, cuda or mps; default: the fastest
     """
     from ganvas import verbs
 
     paths = verbs.sample(
-        source, out, num=n, seed=seed, label=label, truncation=truncation, as_grid=grid, form=form, device=device
+        source,
+        out,
+        num=n,
+        seed=seed,
+        label=label,
+        truncation=truncation,
+        as_grid=grid,
+        form=form,
+        no_copies=no_copies,
+        data=data,
+        device=device,
     )
     print(paths[0] if grid else f"{len(paths)} pictures and manifest.csv in {out}")
     return 0
@@ -139,6 +153,20 @@ def evaluate(
     for line in verbs.lines(found):
         print(line)
     print(f"next   ganvas report {shlex.quote(str(run))}")
+    return 0
+
+
+@app.command
+def report(runs: Positional[list[Path]], out: Path | None = None) -> int:
+    """Write one self-contained HTML page about a run, with advice; or one that compares several.
+
+    Args:
+        runs: one or more run folders
+        out: the page; default report.html in the run, or comparison.html beside several
+    """
+    from ganvas.report import report as write
+
+    print(write(runs, out))
     return 0
 
 

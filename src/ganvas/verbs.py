@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,8 @@ from ganvas.data.pack import Pack, open_pack
 from ganvas.device import barrier, choose_device, prepare, process_group, rank
 from ganvas.errors import ConfigError
 from ganvas.generator import Generator, to_pixels
-from ganvas.judge.evaluate import Options
+from ganvas.judge.copies import CopyFinder
+from ganvas.judge.evaluate import Options, pack_of
 from ganvas.judge.evaluate import evaluate as judge_run
 from ganvas.judge.quick import QuickJudge
 from ganvas.pictures import grid, save_picture
@@ -199,20 +200,27 @@ def sample(
     truncation: float = 1.0,
     as_grid: bool = False,
     form: Literal["png", "tiff"] = "png",
+    no_copies: bool = False,
+    data: str | Path | None = None,
     device: str | None = None,
 ) -> list[Path]:
     """Writes pictures of the seeds `seed` to `seed + num - 1` and manifest.csv into the folder `out`.
 
     source: a run, a model folder or a generator.safetensors file. as_grid: one file `out` instead. form: of the files.
-    8 or 16 bit as the data had it, one common scale. Returns the pictures' paths.
+    8 or 16 bit as the data had it, one common scale. no_copies: leave out what copies a training picture (data: where
+    those are, if there is no run). Returns the pictures' paths.
     """
     if num < 1:
         raise ConfigError(f"--n {num}: expected at least 1 picture")
     generator = Generator.load(source, device)
-    seeds = range(seed, seed + num)
+    seeds: Sequence[int] = range(seed, seed + num)
     labels = label_names(generator, label, seeds)
     batches = generator.batches(seeds, label, truncation)
-    pictures = (picture for images in batches for picture in to_pixels(images, generator.info.depth))
+    pictures: Iterable[np.ndarray] = (
+        picture for images in batches for picture in to_pixels(images, generator.info.depth)
+    )
+    if no_copies:
+        seeds, labels, pictures = without_copies(Path(source), generator, data, seeds, labels, pictures)
     out = Path(out)
     if as_grid:
         path = out if out.suffix.lower() in (".png", ".tif", ".tiff") else out.with_name(f"{out.name}.{form}")
@@ -233,6 +241,25 @@ def sample(
         paths.append(path)
     files.write_text(out / "manifest.csv", table.getvalue())
     return paths
+
+
+def without_copies(
+    source: Path,
+    generator: Generator,
+    data: str | Path | None,
+    seeds: Sequence[int],
+    labels: list[str],
+    pictures: Iterable[np.ndarray],
+) -> tuple[list[int], list[str], Iterable[np.ndarray]]:
+    """The seeds, labels and pictures that copy no training picture; says how many do. Raises ConfigError if all do."""
+    with Display() as display:
+        finder = CopyFinder(pack_of(source, generator, data, display.packing), display.packing)
+        samples = np.stack(list(pictures))
+        kept = np.flatnonzero(~finder.is_copy(samples)).tolist()
+    display.say(f"{len(samples) - len(kept)} of {len(samples)} pictures copy a training picture and are left out")
+    if not kept:
+        raise ConfigError("all of these pictures copy training pictures: take other seeds, or train on more pictures")
+    return [seeds[i] for i in kept], [labels[i] for i in kept], samples[kept]
 
 
 def label_names(generator: Generator, label: str | None, seeds: Sequence[int]) -> list[str]:

@@ -6,6 +6,7 @@ Pictures are arrays or tensors (N, H, W) or (N, C, H, W) in [-1, 1]; colours cou
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ganvas.data.near import nearest
 from ganvas.errors import DataError
 
 PERIODS = (2, 4, 8)
@@ -139,3 +141,166 @@ def _gray(images: Tensor | np.ndarray) -> Iterator[np.ndarray]:
         picture = image.cpu().numpy() if isinstance(image, Tensor) else image
         picture = picture.astype(np.float64)
         yield picture if picture.ndim == 2 else picture[:3].mean(axis=0)
+
+
+# ---- all of it ----
+
+
+class Finding(NamedTuple):
+    what: str
+    sentence: str
+    severity: str
+    """ok, note or bad."""
+
+
+@dataclass(frozen=True)
+class Artefacts:
+    """What the generated pictures look like beside the real ones; plain values."""
+
+    findings: list[dict[str, str]]
+    """Sentences with their subject and severity."""
+    lattice: list[dict[str, float]]
+    """A row for each period: period in pixels, real, generated."""
+    spectrum: dict[str, list[float]]
+    """Radially averaged power: frequency in cycles per pixel, real, generated."""
+    sharpness: dict[str, float]
+    """Laplacian variance over the real pictures', with its 95% interval: value, low, high."""
+    histogram: dict[str, float]
+    """Mean Wasserstein distance of the channels' values, of the range: value, and the same between real halves."""
+    correlation: dict[str, float]
+    """Mean correlation of nine: generated; real, low and high over draws of real ones."""
+    blank: dict[str, float]
+    """Share of pictures that show next to nothing: real, generated."""
+    repeated: float
+    """Share of generated pictures that are nearer to another one than 99.5% of real ones are to each other."""
+
+
+NOTED, BAD = 1.5, 3.0  # times the real pictures' peak of a lattice
+BLANK = 0.02  # standard deviation of the values, of the range
+SOFT, HARD = 0.67, 1.5  # of the real pictures' sharpness
+
+
+def examine(real: np.ndarray, fake: np.ndarray) -> Artefacts:
+    """Holds generated pictures against as many real ones; both (N, H, W, C) uint8 or uint16, 50 at least."""
+    num = min(len(real), len(fake))
+    sets = [_scaled(pictures[:num]) for pictures in (real, fake)]
+    peaks = [lattice(pictures) for pictures in sets]
+    rows = [{"period": p, "real": peaks[0][p], "generated": peaks[1][p]} for p in peaks[0]]
+    sharp = _ratio(*(np.array([sharpness(picture[None]) for picture in pictures]) for pictures in sets))
+    nine = [correlation_range(pictures) for pictures in sets]
+    halves = _histogram_distance(sets[0][: num // 2], sets[0][num // 2 :])
+    tone = _histogram_distance(*sets)
+    blank = [float((pictures.std(axis=(1, 2, 3)) < 2 * BLANK).mean()) for pictures in sets]
+    near = [_nearest_other(pictures) for pictures in sets]
+    repeated = float((near[1] < np.quantile(near[0], 0.005)).mean())
+    frequency, *power = _radial(sets)
+    findings = [_of_lattice(rows), _of_sharpness(sharp), _of_variety(nine, repeated), _of_tone(tone, halves)]
+    if blank[1] > blank[0] + 0.02:
+        findings.append(
+            Finding("blank", f"{blank[1]:.0%} of the pictures are blank (real ones: {blank[0]:.0%}).", "bad")
+        )
+    return Artefacts(
+        findings=[finding._asdict() for finding in findings],
+        lattice=rows,
+        spectrum={"frequency": frequency, "real": power[0], "generated": power[1]},
+        sharpness=dict(zip(("value", "low", "high"), sharp, strict=True)),
+        histogram={"value": tone, "real": halves},
+        correlation={"generated": nine[1].mean, "real": nine[0].mean, "low": nine[0].low, "high": nine[0].high},
+        blank={"real": blank[0], "generated": blank[1]},
+        repeated=repeated,
+    )
+
+
+def _of_lattice(rows: list[dict[str, float]]) -> Finding:
+    worst = max(
+        rows, key=lambda row: row["generated"] / row["real"], default={"period": 2, "real": 1.0, "generated": 1.0}
+    )
+    ratio = worst["generated"] / worst["real"]
+    if ratio < NOTED:
+        return Finding(
+            "lattice", "No lattice: the spectrum has no peaks at 2, 4 or 8 pixels beyond the real one's.", "ok"
+        )
+    sentence = (
+        f"A lattice with a period of {worst['period']:g} pixels: its peak is {ratio:.1f} times the real pictures'."
+    )
+    return Finding("lattice", sentence, "bad" if ratio >= BAD else "note")
+
+
+def _of_sharpness(ratio: tuple[float, float, float]) -> Finding:
+    value, low, high = ratio
+    words = f"the Laplacian variance is {value:.2f} times the real pictures' ({low:.2f} to {high:.2f})"
+    if high < SOFT:
+        return Finding(
+            "sharpness", f"The pictures are softer than real ones: {words}.", "bad" if value < 0.4 else "note"
+        )
+    if low > HARD:
+        return Finding(
+            "sharpness", f"The pictures are noisier than real ones: {words}.", "bad" if value > 2.5 else "note"
+        )
+    return Finding("sharpness", f"As sharp as real ones: {words}.", "ok")
+
+
+def _of_variety(nine: list[Range], repeated: float) -> Finding:
+    real, fake = nine
+    words = f"nine of them correlate by {fake.mean:.2f} on average, nine real ones by {real.low:.2f} to {real.high:.2f}"
+    if fake.mean > real.high:
+        return Finding("variety", f"The pictures are too alike: {words}.", "bad")
+    if repeated > 0.05:
+        return Finding(
+            "variety", f"{repeated:.0%} of the pictures nearly repeat another one (real ones: 0.5%).", "note"
+        )
+    return Finding("variety", f"As varied as real ones by their pixels: {words}.", "ok")
+
+
+def _of_tone(distance: float, floor: float) -> Finding:
+    words = f"values differ by {distance:.1%} of the range (two halves of the real ones: {floor:.1%})"
+    if distance > max(0.03, 3 * floor):
+        return Finding("tone", f"Tones or colours are off: {words}.", "bad" if distance > 0.08 else "note")
+    return Finding("tone", f"Tones are right: {words}.", "ok")
+
+
+def _scaled(pictures: np.ndarray) -> np.ndarray:
+    """(N, C, H, W) float32 in [-1, 1]."""
+    top = np.iinfo(pictures.dtype).max / 2
+    return np.ascontiguousarray(pictures.transpose(0, 3, 1, 2), np.float32) / np.float32(top) - 1
+
+
+def _ratio(real: np.ndarray, fake: np.ndarray) -> tuple[float, float, float]:
+    """Ratio of the means of two samples of positive numbers and its 95% interval, by the variance of its logarithm."""
+    value = float(fake.mean() / max(real.mean(), 1e-12))
+    relative = [x.var(ddof=1) / len(x) / max(x.mean(), 1e-12) ** 2 for x in (real, fake)]
+    half = 1.96 * float(np.sqrt(sum(relative)))
+    return value, value * float(np.exp(-half)), value * float(np.exp(half))
+
+
+def _histogram_distance(first: np.ndarray, second: np.ndarray) -> float:
+    """Mean over the channels of the Wasserstein-1 distance of their values, as a part of the range."""
+    steps = np.linspace(0, 1, 257)
+    quantiles = [np.quantile(x[:: max(1, len(x) // 500)], steps, axis=(0, 2, 3)) for x in (first, second)]
+    return float(np.abs(quantiles[0] - quantiles[1]).mean() / 2)
+
+
+def _nearest_other(pictures: np.ndarray) -> np.ndarray:
+    """Distance of each picture's thumbnail, of mean 0 and length 1, to the nearest other one's."""
+    small = F.interpolate(torch.from_numpy(pictures), (12, 12), mode="area").flatten(1)
+    rows = F.normalize(small - small.mean(dim=1, keepdim=True), dim=1).numpy()
+    return nearest(rows, rows, 2)[0][:, 1]
+
+
+def _radial(sets: list[np.ndarray]) -> tuple[list[float], list[float], list[float]]:
+    """Frequencies in cycles per pixel up to 1/2, and the mean power of each set there, under a Hann window."""
+    height, width = sets[0].shape[2:]
+    window = np.hanning(height)[:, None] * np.hanning(width)
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
+    bins = np.minimum(height, width) // 2
+    places = np.round(frequency * 2 * bins).astype(int)
+    inside = (places >= 1) & (places <= bins)
+    counts = np.bincount(places[inside], minlength=bins + 1)[1:]
+    curves = []
+    for pictures in sets:
+        total = np.zeros(frequency.shape)
+        for gray in _gray(pictures):
+            total += np.square(np.abs(np.fft.rfft2((gray - gray.mean()) * window)))
+        power = np.bincount(places[inside], (total / len(pictures))[inside], bins + 1)[1:] / counts
+        curves.append([float(value) for value in power])
+    return [float((i + 1) / (2 * bins)) for i in range(bins)], curves[0], curves[1]

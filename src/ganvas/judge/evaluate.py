@@ -6,6 +6,7 @@ Everything that a report shows is read from there.
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 import time
 from dataclasses import dataclass
@@ -18,11 +19,12 @@ import torch
 import ganvas
 from ganvas import files
 from ganvas.config import DataConfig, from_dict
+from ganvas.data import marks
 from ganvas.data.pack import Pack, Progress, is_pack, open_pack
 from ganvas.device import choose_device
 from ganvas.errors import CheckpointError, ConfigError, DataError, RunError
 from ganvas.generator import Generator, find_weights, to_pixels
-from ganvas.judge import distances, usefulness
+from ganvas.judge import artefacts, copies, distances, usefulness
 from ganvas.judge.classifier import judge_of
 from ganvas.judge.classwise import class_table, mode_coverage
 from ganvas.judge.distances import Interval
@@ -39,6 +41,7 @@ ENOUGH = 500  # held-out pictures; with fewer the training pictures are the refe
 SEED = 1_000_000  # of the first sample: none that previews or the quick judge have shown
 SHOWN, CLASSES_SHOWN = 36, 12  # pictures, or rows of eight, in the grids
 CLOSEST = 12  # pairs in the gallery
+MARKED, MARKS_SHOWN = 300, 6  # pictures of each kind that are searched for marks, and marks in the report
 CLASSIFIED = 1_000  # pictures of each kind that the real-or-fake classifier sees
 INCEPTION = ("inception-original", "inception-clean")
 
@@ -231,6 +234,9 @@ class Judgement:
             "protocol": self.protocol(features),
             "measures": rows,
             "classes": classes,
+            "copies": self.copies(out),
+            "artefacts": dataclasses.asdict(artefacts.examine(self.pack.images[self.reference], self.samples)),
+            "marks": self.marks(out),
             "real_or_fake": self.real_or_fake(out),
             "usefulness": self.usefulness() if self.options.usefulness else None,
             "pictures": self.pictures(out),
@@ -290,7 +296,61 @@ class Judgement:
         )
         return content, measure
 
+    # ---- copies ----
+
+    def copies(self, out: Path) -> Row | None:
+        """The copy rate and the closest pairs; None where too few pictures were held out to tell."""
+        pack = self.pack
+        if len(pack.heldout) < copies.LEAST:
+            return None
+        finder = copies.CopyFinder(pack, self.report)
+        judged = finder.judge(self.samples)
+        rows = []
+        for i, sample in enumerate(np.argsort(judged.found.score)[:CLOSEST]):
+            place = judged.found.nearest[sample]
+            path = f"evaluation/closest-{i:02}.png"
+            save_png(out / path, grid(np.stack([self.samples[sample], pack.images[place]]), 2))
+            rows.append(
+                {
+                    "file": path,
+                    "seed": self.options.seed + int(sample),
+                    "label": None if self.labels is None else pack.classes[self.labels[sample]],
+                    "training": pack.names[place],
+                    "score": float(judged.found.score[sample]),
+                    "copy": bool(judged.copies[sample]),
+                    "alteration": judged.found.moved[sample],
+                }
+            )
+        return {
+            "num": len(self.samples),
+            "rate": judged.rate._asdict(),
+            "false_alarms": finder.false_alarms.value,
+            "threshold": finder.threshold,
+            "authenticity": judged.authenticity._asdict(),
+            "closer_than_heldout": judged.closer._asdict(),
+            "leaks": finder.leaks,
+            "sentence": judged.sentence,
+            "closest": rows,
+        }
+
     # ---- faults ----
+
+    def marks(self, out: Path) -> list[Row]:
+        """Marks burned into the real pictures: their share there and among the generated ones, and a real example."""
+        real = self.pack.images[drawn(self.reference, MARKED, 5)]
+        rows = []
+        for i, mark in enumerate(marks.marks(real)[:MARKS_SHOWN]):
+            number, (top, left, height, width) = next(iter(mark.places.items()))
+            tall, wide = self.pack.height, self.pack.width
+            box = [int(top * tall), int(left * wide), max(1, round(height * tall)), max(1, round(width * wide))]
+            margin = max(box[2:]) // 2
+            y, x = max(0, box[0] - margin), max(0, box[1] - margin)
+            crop = real[number, y : box[0] + box[2] + margin, x : box[1] + box[3] + margin]
+            path = f"evaluation/mark-{i:02}.png"
+            save_png(out / path, crop)
+            found = marks.share(mark, self.samples[:MARKED])
+            rows.append({"file": path, "box": box, "real_share": mark.share, "generated_share": found})
+        return rows
 
     def real_or_fake(self, out: Path) -> Row:
         found = usefulness.real_or_fake(

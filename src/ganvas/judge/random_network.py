@@ -50,9 +50,9 @@ class RandomNetwork(nn.Module):
             size = 5 if num_in == 3 else 3
             conv = nn.Conv2d(num_in, maps, size, padding=size // 2, padding_mode="reflect")
             weight = rng.standard_normal((maps, num_in, size, size), np.float32)
-            if num_in == 3:
-                # Half see differences only, edges and grain, the other half brightness and colour too.
-                weight[: maps // 2] -= weight[: maps // 2].mean(axis=(1, 2, 3), keepdims=True)
+            # They see differences, so that none is blind; half of the first see brightness and colour themselves too.
+            differing = maps // 2 if num_in == 3 else maps
+            weight[:differing] -= weight[:differing].mean(axis=(1, 2, 3), keepdims=True)
             conv.weight.data = torch.from_numpy(weight * math.sqrt(2 / (num_in * size**2)))
             assert conv.bias is not None
             conv.bias.data = torch.from_numpy(rng.standard_normal(maps, np.float32) * 0.1)

@@ -122,7 +122,7 @@ def train_classifier(
 ) -> Classifier:
     """A classifier of pictures (N, C, H, W), float of any precision in [-1, 1], with labels (N,) below num_classes.
 
-    steps: gradient steps of at most 100 pictures, in epochs of shuffled pictures. policy: operations of
+    steps: gradient steps (10 or more) of at most 100 pictures, in epochs of shuffled pictures. policy: operations of
     `ganvas.augment`; mirror: half of the pictures are mirrored. The same arguments on the same machine with as many
     threads give the same network; the caller's random state is left alone.
     """

@@ -1,0 +1,196 @@
+"""Line charts as inline SVG: text in the page's font, colours from its style sheet, so dark mode and print follow.
+
+Drawn by hand rather than by a plotting library, whose SVG brings its own fonts and colours, and identifiers that clash
+where several stand in one page.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from markupsafe import Markup, escape
+
+WIDTH, HEIGHT = 420, 230  # units of the drawing: about pixels, on a phone as well as in two columns
+LEFT, RIGHT, TOP, BOTTOM = 52, 10, 12, 34
+MOST_POINTS = 240  # of a line; longer ones become means of neighbours
+NUM_STYLES = 6  # of lines, in the style sheet (.s0 to .s5)
+START = 0.1  # part of the x axis that may be empty for it to begin at 0
+DECADES = 1.5  # powers of ten that a positive quantity spans before its axis is logarithmic
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line. x, y: as long as each other; what is not finite is left out. low, high: a band around it."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+    style: int | None = None
+    """Which of the page's line styles; by default its place among the chart's lines."""
+
+    def columns(self) -> np.ndarray:
+        """(4, N): x, y, low, high; finite, at most `MOST_POINTS` points."""
+        low, high = (self.y if side is None else side for side in (self.low, self.high))
+        table = np.array([self.x, self.y, low, high], np.float64)
+        table = table[:, np.isfinite(table).all(axis=0)]
+        if table.shape[1] > MOST_POINTS:
+            table = np.stack([part.mean(axis=1) for part in np.array_split(table, MOST_POINTS, axis=1)], axis=1)
+        return table
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A drawing and what stands around it."""
+
+    svg: Markup
+    caption: str
+    legend: list[tuple[int, str]]
+    """(line style, name) of each line; empty for a single one."""
+
+
+def line_chart(
+    caption: str,
+    lines: Sequence[Series],
+    x_label: str = "images seen",
+    y_label: str = "",
+    log_y: bool | None = None,
+    points: bool = False,
+    unit_range: bool = False,
+) -> Chart | None:
+    """A chart of the lines; None where no line has two points.
+
+    caption: one sentence, also read by screen readers. log_y: by default where all values are positive and span more
+    than 1.5 powers of ten. points: marks each value. unit_range: the y axis is 0 to 1, for shares and probabilities.
+    """
+    tables = [(series, series.columns()) for series in lines]
+    tables = [(series, table) for series, table in tables if table.shape[1] > 1]
+    if not tables:
+        return None
+    every = np.concatenate([table for _, table in tables], axis=1)
+    if log_y is None:
+        log_y = not unit_range and bool((every[2] > 0).all() and np.log10(every[3].max() / every[2].min()) > DECADES)
+    first, last = every[0].min(), every[0].max()
+    x_axis = Axis.over(0.0 if 0 < first < START * last else first, last, False, LEFT, WIDTH - RIGHT, exact=True)
+    bottom, top = (0.0, 1.0) if unit_range else (every[2].min(), every[3].max())
+    y_axis = Axis.over(bottom, top, log_y, HEIGHT - BOTTOM, TOP)
+    parts = [*frame(x_axis, y_axis, x_label, y_label)]
+    legend = []
+    for i, (series, table) in enumerate(tables):
+        style = (i if series.style is None else series.style) % NUM_STYLES
+        legend.append((style, series.name))
+        x, y, low, high = x_axis(table[0]), y_axis(table[1]), y_axis(table[2]), y_axis(table[3])
+        if series.low is not None:
+            outline = " ".join([*coordinates(x, high), *coordinates(x[::-1], low[::-1])])
+            parts.append(f'<polygon class="band s{style}" points="{outline}"/>')
+        parts.append(f'<polyline class="line s{style}" points="{" ".join(coordinates(x, y))}"/>')
+        if points:
+            parts += [
+                f'<circle class="dot s{style}" cx="{a:.1f}" cy="{b:.1f}" r="2.4"/>' for a, b in zip(x, y, strict=True)
+            ]
+    described = f"{caption} {'; '.join(summary(series, table) for series, table in tables)}."
+    svg = (
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(described)}">'
+        f"<title>{escape(caption)}</title>{''.join(parts)}</svg>"
+    )
+    return Chart(Markup(svg), caption, legend if len(legend) > 1 else [])
+
+
+def summary(series: Series, table: np.ndarray) -> str:
+    """What somebody who does not see the line should know of it."""
+    first, last = table[:, 0], table[:, -1]
+    return f"{series.name}: {label(first[1])} at {label(first[0])}, {label(last[1])} at {label(last[0])}"
+
+
+def coordinates(x: np.ndarray, y: np.ndarray) -> list[str]:
+    return [f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True)]
+
+
+def frame(x_axis: Axis, y_axis: Axis, x_label: str, y_label: str) -> list[str]:
+    """Grid lines, tick labels and the names of the axes."""
+    parts = []
+    for value in y_axis.ticks:
+        y = float(y_axis(value))
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text class="tick" x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{label(value)}</text>')
+    for value in x_axis.ticks:
+        x = float(x_axis(value))
+        place = "end" if x > WIDTH - RIGHT - 12 else "middle"
+        parts.append(
+            f'<text class="tick" x="{x:.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="{place}">{label(value)}</text>'
+        )
+    edge = HEIGHT - BOTTOM
+    parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{edge}" y2="{edge}"/>')
+    parts.append(f'<text class="name" x="{WIDTH - RIGHT}" y="{HEIGHT - 3}" text-anchor="end">{escape(x_label)}</text>')
+    if y_label:
+        parts.append(f'<text class="name" x="{LEFT}" y="{HEIGHT - 3}">↑ {escape(y_label)}</text>')
+    return parts
+
+
+@dataclass(frozen=True)
+class Axis:
+    """From a quantity to a place in the drawing."""
+
+    low: float
+    high: float
+    log: bool
+    start: float
+    stop: float
+    ticks: list[float]
+
+    @classmethod
+    def over(cls, low: float, high: float, log: bool, start: float, stop: float, exact: bool = False) -> Axis:
+        """An axis over [low, high], widened to its outer ticks unless `exact`."""
+        if high <= low:
+            around = abs(low) / 2 or 0.5
+            low, high = (low / 2, high * 2) if log else (low - around, high + around)
+        if log:
+            ticks = decades(low, high)
+        else:
+            step = nice_step((high - low) / 4)
+            first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+            ticks = [i * step for i in range(first, last + 1)]
+        if exact:
+            slack = 1e-9 * (high - low)
+            ticks = [tick for tick in ticks if low - slack <= tick <= high + slack]
+        else:
+            low, high = min(low, ticks[0]), max(high, ticks[-1])
+        return cls(low, high, log, start, stop, ticks)
+
+    def __call__(self, values: np.ndarray | float) -> np.ndarray:
+        scale = np.log10 if self.log else np.asarray
+        low, high = scale(self.low), scale(self.high)
+        return self.start + (scale(values) - low) / (high - low) * (self.stop - self.start)
+
+
+def nice_step(step: float) -> float:
+    """1, 2 or 5 times a power of ten, at least `step`."""
+    power = 10.0 ** math.floor(math.log10(step))
+    return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= step * (1 - 1e-9))
+
+
+def decades(low: float, high: float) -> list[float]:
+    """Powers of ten from below `low` to above `high`, at most six; with 2 and 5 times them where there are few."""
+    first, last = math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9)
+    if last - first > 2:
+        stride = -(-(last - first) // 6)
+        return [10.0**i for i in range(first, last + stride, stride)]
+    ticks = [10.0**i * factor for i in range(first, last + 1) for factor in (1, 2, 5)]
+    start = max(i for i, tick in enumerate(ticks) if tick <= low * (1 + 1e-9))
+    stop = min(i for i, tick in enumerate(ticks) if tick >= high * (1 - 1e-9))
+    return ticks[start : stop + 1]
+
+
+def label(value: float) -> str:
+    """A tick: 0.002, 50, 20k, 1.5M."""
+    size = abs(value)
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if size >= limit:
+            return f"{value / limit:.3g}{unit}".replace("-", "−")
+    if 0 < size < 1e-4:
+        return f"{value:.0e}".replace("e-0", "e-").replace("-", "−")
+    return f"{value:.3g}".replace("-", "−")

@@ -1,0 +1,157 @@
+"""Several runs beside each other: measures, pictures, curves, and what their configurations differ in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ganvas.report.charts import Chart, Series, line_chart
+from ganvas.report.page import ARROW, BETTER, decimals, duration, latest, shown, text
+from ganvas.report.pictures import Picture, embed
+from ganvas.report.reading import Record, Told, column
+
+PICTURES = 5_000_000  # bytes, of all runs together
+SIGNIFICANT = ("features", "num_real", "num_generated", "split", "truncation")  # in a protocol
+
+
+@dataclass(frozen=True)
+class Cell:
+    value: str
+    interval: str = ""
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    arrow: str
+    better: str
+    cells: list[Cell]
+
+
+def comparison(runs: list[Told]) -> dict[str, Any]:
+    """All that the template of a comparison needs."""
+    return {
+        "names": names_of(runs),
+        "caveats": caveats(runs),
+        "rows": [*measures(runs), *costs(runs)],
+        "grids": [grid(run, name, len(runs)) for run, name in zip(runs, names_of(runs), strict=True)],
+        "charts": overlaid(runs),
+        "differences": differences(runs),
+    }
+
+
+def names_of(runs: list[Told]) -> list[str]:
+    """Their names, or their folders where two have the same name."""
+    names = [run.name for run in runs]
+    return names if len(set(names)) == len(names) else [str(run.folder) for run in runs]
+
+
+def caveats(runs: list[Told]) -> list[str]:
+    """Why values must not be compared, where they must not."""
+    found = []
+    unjudged = [name for run, name in zip(runs, names_of(runs), strict=True) if run.evaluation is None]
+    if unjudged:
+        found.append(f"Not judged yet: {', '.join(unjudged)}; ganvas evaluate does it.")
+    judged = [run.evaluation for run in runs if run.evaluation is not None]
+    if len({one["data"].get("hash") for one in judged}) > 1:
+        found.append("These runs were judged against different pictures: their values are not comparable.")
+    differing = [name for name in SIGNIFICANT if len({str(one["protocol"].get(name)) for one in judged}) > 1]
+    if differing:
+        words = ", ".join(name.replace("num_", "number of pictures ") for name in differing)
+        found.append(f"These runs were judged by different protocols ({words}): compare with care.")
+    if any(run.stale for run in runs):
+        found.append("An evaluation is of other weights than its run now holds: evaluate it again.")
+    return found
+
+
+def measures(runs: list[Told]) -> list[Row]:
+    """A row for each measure that any run has, in the order of the first."""
+    tables = [{row["key"]: row for row in (run.evaluation or {}).get("measures", [])} for run in runs]
+    for table, run in zip(tables, runs, strict=True):
+        rate = ((run.evaluation or {}).get("copies") or {}).get("rate")
+        if rate:
+            table["copies"] = {"name": "Copies of training pictures", "better": "lower", **rate}
+    keys = dict.fromkeys(key for table in tables for key in table)
+    rows = []
+    for key in keys:
+        found = [table.get(key) for table in tables]
+        sample = next(row for row in found if row is not None)
+        best = winner(found, sample["better"])
+        digits = min(decimals(row) for row in found if row is not None)
+        cells = [
+            Cell("–")
+            if row is None
+            else Cell(
+                text(row["value"], digits), f"{text(row['low'], digits)} to {text(row['high'], digits)}", row is best
+            )
+            for row in found
+        ]
+        rows.append(Row(sample["name"], ARROW[sample["better"]], BETTER[sample["better"]], cells))
+    return rows
+
+
+def winner(rows: list[Record | None], better: str) -> Record | None:
+    """The row that is better than every other one beyond the intervals; None where there is none."""
+    known = [row for row in rows if row is not None]
+    if len(known) < 2 or better == "near":
+        return None
+    if better == "lower":
+        best = min(known, key=lambda row: row["value"])
+        return best if all(row is best or row["low"] > best["high"] for row in known) else None
+    best = max(known, key=lambda row: row["value"])
+    return best if all(row is best or row["high"] < best["low"] for row in known) else None
+
+
+def costs(runs: list[Told]) -> list[Row]:
+    return [
+        Row("Images seen", "", "", [Cell(f"{run.images_seen:,}") for run in runs]),
+        Row("Training time", "", "", [Cell(duration(run.seconds)) for run in runs]),
+        Row("Machine", "", "", [Cell(str(run.config.get("device") or "–")) for run in runs]),
+    ]
+
+
+def grid(run: Told, name: str, num: int) -> tuple[str, Picture | None, int, str]:
+    """(name, picture, side of its cells, note): of the evaluation, else the last preview."""
+    found, side = (run.evaluation or {}).get("pictures") or {}, run.config["model"]["width"]
+    picture = embed(run.folder, found.get("generated"), PICTURES // num)
+    if picture is not None:
+        return name, picture, side, str(found.get("note", ""))
+    return name, latest(run, PICTURES // num), side, "last preview, uncurated"
+
+
+def overlaid(runs: list[Told]) -> list[Chart]:
+    """Curves of all runs, over images seen and over time."""
+    names = names_of(runs)
+
+    def over(kind: str, x: str, y: str) -> list[Series]:
+        return [
+            Series(name, column(getattr(run, kind), x), column(getattr(run, kind), y), style=i)
+            for i, (run, name) in enumerate(zip(runs, names, strict=True))
+        ]
+
+    found = [
+        line_chart("Score at each examination; lower is better.", over("vitals", "images", "score"), y_label="score",
+                   points=True),
+        line_chart("Precision at each examination; higher is better.", over("vitals", "images", "precision"),
+                   points=True, unit_range=True),
+        line_chart("Recall at each examination; higher is better.", over("vitals", "images", "recall"), points=True,
+                   unit_range=True),
+        line_chart("Loss of the discriminator.", over("reports", "images", "loss"), y_label="loss", log_y=False),
+        line_chart("Images seen over time.", over("reports", "seconds", "images"), "seconds", "images", log_y=False),
+    ]  # fmt: skip
+    return [chart for chart in found if chart is not None]
+
+
+def differences(runs: list[Told]) -> list[tuple[str, list[str]]]:
+    """(option, value in each run) where the runs differ."""
+    flat = [
+        {f"data {name}": run.config["data"].get(name) for name in ("source", "num_images", "size", "channels", "kind")}
+        | run.config["model"]
+        | run.config["train"]
+        | {"ganvas": run.config.get("ganvas")}
+        for run in runs
+    ]
+    names = dict.fromkeys(name for one in flat for name in one)
+    table = [(name, [shown(one.get(name)) for one in flat]) for name in names]
+    return [(name, values) for name, values in table if len(set(values)) > 1]

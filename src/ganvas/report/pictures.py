@@ -1,0 +1,122 @@
+"""Pictures inside the page: as they are where they are small, else as WebP that keeps to a budget."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from ganvas.errors import RunError
+from ganvas.film import CAPTION, animated, eight_bit, scene
+
+AS_IT_IS = 300_000  # bytes of a PNG that is embedded unchanged
+LARGEST = 1600  # pixels of the longer side
+SMALLEST = 64
+AIM = 0.9  # part of the budget at which the next try aims
+PIXELS_PER_BYTE = 8  # of a picture that compresses well
+FRAMES, FRAME_SIDE = 40, 480  # of the film
+STILLS, CELLS = 5, 4  # stages shown side by side, and cells along a side of each
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as a data URI with its size in pixels."""
+
+    uri: str
+    width: int
+    height: int
+    caption: str = ""
+
+
+def embed(folder: Path, name: object, budget: int) -> Picture | None:
+    """The picture `name` of the run folder in at most `budget` bytes; None where there is no such picture in it.
+
+    A name from a file is not trusted: what lies outside of the folder is not shown.
+    """
+    if not isinstance(name, str):
+        return None
+    path = folder / name
+    try:
+        if not path.resolve().is_relative_to(folder.resolve()):
+            return None
+        with Image.open(path) as opened:
+            if opened.format == "PNG" and path.stat().st_size <= min(budget, AS_IT_IS):
+                return as_uri(path.read_bytes(), "png", opened.size)
+            picture = eight_bit(opened)
+    except (OSError, SyntaxError, ValueError):
+        return None
+    return compressed(picture, budget)
+
+
+def compressed(picture: Image.Image, budget: int) -> Picture:
+    """WebP, smaller and smaller until it is within the budget."""
+    side = int(min(LARGEST, max(picture.size), math.sqrt(PIXELS_PER_BYTE * budget)))
+    while True:
+        smaller = picture.copy()
+        smaller.thumbnail((side, side), Image.Resampling.LANCZOS)
+        buffer = io.BytesIO()
+        smaller.save(buffer, "WEBP", quality=82)
+        if buffer.tell() <= budget or side <= SMALLEST:
+            return as_uri(buffer.getvalue(), "webp", smaller.size)
+        side = max(SMALLEST, int(side * shrink(budget, buffer.tell())))
+
+
+def film(grids: list[tuple[int, Path]], budget: int) -> Picture:
+    """The preview grids as an animated WebP, at most 40 of them."""
+    scenes = [scene(path, images) for images, path in spread(grids, FRAMES)]
+    scale = min(1.0, FRAME_SIDE / max(scenes[0].picture.size))
+    while True:
+        frames = [one.frame(scale) for one in scenes]
+        content = animated(frames, "WEBP", quality=70, method=3)
+        if len(content) <= budget or max(frames[0].size) <= LEAST_FILM:
+            return as_uri(content, "webp", frames[0].size)
+        scale *= shrink(budget, len(content))
+
+
+LEAST_FILM = 160 + CAPTION
+
+
+def shrink(budget: int, size: int) -> float:
+    """How much smaller a side has to be: bytes go with the area."""
+    return math.sqrt(AIM * budget / size)
+
+
+def stills(grids: list[tuple[int, Path]], height: int, width: int, budget: int) -> list[Picture]:
+    """The same upper left cells of a few grids, first to last. height, width: of a cell."""
+    pictures = []
+    for images, path in spread(grids, STILLS):
+        sheet = opened(path)
+        right, bottom = (min(side, CELLS * (cell + 2)) for side, cell in zip(sheet.size, (width, height), strict=True))
+        sheet = sheet.crop((2, 2, right, bottom))  # pictures.grid: a gap of 2 pixels
+        one = compressed(sheet, budget // STILLS) if max(sheet.size) > 256 else lossless(sheet)
+        pictures.append(Picture(one.uri, one.width, one.height, f"{images:,}"))
+    return pictures
+
+
+def opened(grid: Path) -> Image.Image:
+    try:
+        with Image.open(grid) as picture:
+            return eight_bit(picture)
+    except (OSError, SyntaxError) as error:
+        raise RunError(f"the grid {grid} is damaged: delete it, then report again") from error
+
+
+def lossless(picture: Image.Image) -> Picture:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return as_uri(buffer.getvalue(), "png", picture.size)
+
+
+def spread(grids: list[tuple[int, Path]], num: int) -> list[tuple[int, Path]]:
+    """At most `num` of them, evenly, first and last among them."""
+    if len(grids) <= num:
+        return grids
+    return [grids[round(i * (len(grids) - 1) / (num - 1))] for i in range(num)]
+
+
+def as_uri(content: bytes, form: str, size: tuple[int, int]) -> Picture:
+    return Picture(f"data:image/{form};base64,{base64.b64encode(content).decode()}", *size)

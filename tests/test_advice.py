@@ -1,0 +1,275 @@
+"""Advice from evidence: each rule is provoked by what a real run would have measured, and stays silent otherwise."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import shlex
+from typing import Any
+
+import pytest
+
+from conftest import Command
+from ganvas import verbs
+from ganvas.config import DataConfig, TrainConfig
+from ganvas.report.advice import Advice, advice
+
+Record = dict[str, Any]
+
+
+def config(**changes: Any) -> Record:
+    """Of a compact network on 30,000 labelled digits; changes: asked for, and trained with."""
+    asked = dataclasses.asdict(TrainConfig(minutes=10)) | changes
+    chosen = {"model": "compact", "loss": "relativistic", "r1": 0.05, "lr": 0.0025, "augment": 0.0, "base": 16}
+    chosen |= {"adaptive": False, "conditional": True}
+    return {
+        "name": "run",
+        "data": {
+            "source": "my pictures", "num_images": 32_000, "num_heldout": 2_000,
+            "options": dataclasses.asdict(DataConfig(size="28")),
+        },
+        "model": {"model": "compact", "height": 28, "width": 28, "channels": 1},
+        "asked": asked,
+        "train": dataclasses.asdict(TrainConfig(minutes=10)) | chosen | changes,
+    }  # fmt: skip
+
+
+def measure(key: str, value: float, real: float, margin: float = 0.01) -> Record:
+    return {"key": key, "value": value, "low": value - margin, "high": value + margin, "real": real}
+
+
+def evaluation(*measures: Record, **parts: Any) -> Record:
+    """A good one, in which `measures` replace those of the same key."""
+    good = [
+        measure("kid", 0.02, 0.0),
+        measure("kid_training", 0.02, 0.0),
+        measure("precision", 0.8, 0.85),
+        measure("recall", 0.6, 0.85),
+        measure("coverage", 0.8, 0.95),
+    ]
+    found = {row["key"]: row for row in [*good, *measures]}
+    return {"measures": list(found.values()), **parts}
+
+
+def log(scores: list[float], health: str = "", **vitals: float) -> list[Record]:
+    """A report and an examination for each score."""
+    usual = {"diversity": 0.9, "lattice": 1.0, "sharpness": 1.0, "d_gap": 0.3, "near": 0.01}
+    records: list[Record] = []
+    for i, score in enumerate(scores):
+        records.append({"images": 1000 * (i + 1), "loss": 0.6, "seconds": 10.0 * i})
+        records.append({"images": 1000 * (i + 1), "score": score, **usual, **vitals})
+    return records + (
+        [{"images": 5000, "health": health, "words": f"{health} was seen", "action": "act"}] if health else []
+    )
+
+
+FALLING = [1 / (i + 1) for i in range(16)]
+FLAT = [0.5, 0.2, 0.1, 0.05, 0.03] + [0.02] * 11
+SLOWING = [0.5, 0.2, 0.1, 0.05, 0.04, 0.03, 0.025, 0.024, 0.023, 0.022, 0.021, 0.0207, 0.0205, 0.0203, 0.0201, 0.02]
+
+
+def titles(found: list[Advice]) -> list[str]:
+    return [one.title for one in found]
+
+
+def only(found: list[Advice]) -> Advice:
+    assert len(found) == 1, titles(found)
+    return found[0]
+
+
+def test_nothing_stands_out_in_a_good_run() -> None:
+    assert advice(evaluation(), log(SLOWING), config()) == []
+
+
+def test_a_run_that_was_not_judged() -> None:
+    found = only(advice(None, log(SLOWING), config(), "runs/my run"))
+    assert found.command == "ganvas evaluate 'runs/my run'"
+
+
+def test_under_trained_goes_on_with_a_larger_budget() -> None:
+    found = only(advice(evaluation(), log(FALLING), config(), "runs/a"))
+    assert found.title == "Train longer"
+    assert "0.0833 to 0.0625" in found.evidence
+    assert found.command == "ganvas train 'my pictures' --size 28 --minutes 30 --out runs/a"
+
+
+def test_too_short_to_have_a_curve() -> None:
+    poor = evaluation(measure("precision", 0.2, 0.9), measure("recall", 0.1, 0.9))
+    assert only(advice(poor, log([0.3, 0.2]), config())).title == "Train longer"
+    assert advice(evaluation(), log([0.3, 0.2]), config()) == []
+
+
+def test_a_plateau_is_not_under_trained() -> None:
+    assert "Train longer" not in titles(advice(evaluation(), log(FALLING, "plateau"), config()))
+
+
+@pytest.mark.parametrize(
+    ("judged", "vitals", "health", "words"),
+    [
+        ({"copies": {"rate": {"value": 0.2, "low": 0.18, "high": 0.22}}}, {}, "", "20.0% (18.0% to 22.0%)"),
+        ({"kid": 0.02, "kid_training": 0.005}, {}, "", "0.005 to training and 0.02 to held-out"),
+        ({}, {"d_gap": 0.7}, "", "70% of the way"),
+        ({}, {}, "copying", "Copying was seen"),
+        ({}, {}, "augmentation", "Augmentation was seen"),
+    ],
+)  # fmt: skip
+def test_over_fitted_by_each_sign(judged: Record, vitals: Record, health: str, words: str) -> None:
+    kids = [measure(key, judged[key], 0.0, 0.001) for key in ("kid", "kid_training") if key in judged]
+    found = evaluation(*kids, **({"copies": judged["copies"]} if "copies" in judged else {}))
+    one = only(advice(found, log(FALLING, health, **vitals), config()))
+    assert one.title == "Over-fitted: augment more"
+    assert words in one.evidence
+    assert "--adaptive" in one.command
+
+
+def test_copies_within_false_alarms_are_none() -> None:
+    copies = {"rate": {"value": 0.006, "low": 0.004, "high": 0.009}, "false_alarms": 0.005}
+    assert advice(evaluation(copies=copies), log(SLOWING), config()) == []
+
+
+def test_held_out_kid_where_training_pictures_are_the_reference() -> None:
+    found = evaluation(measure("kid", 0.005, 0.0, 0.001), measure("kid_heldout", 0.02, 0.0, 0.001))
+    assert only(advice(found, log(SLOWING), config())).title == "Over-fitted: augment more"
+
+
+def test_too_little_data_where_augmentation_is_spent() -> None:
+    found = only(advice(evaluation(), log(SLOWING, d_gap=0.8), config(augment=0.5), "runs/a"))
+    assert found.title == "Too little data"
+    assert found.command == "ganvas train MORE_PICTURES --from runs/a --out runs/a-more"
+    large = config(adaptive=True)
+    large["model"] |= {"height": 256, "width": 256}
+    found = only(advice(evaluation(), log(SLOWING, d_gap=0.8), large))
+    assert found.title == "Too little data"
+    assert "--model skip" in found.command
+
+
+def test_too_small_a_network() -> None:
+    poor = evaluation(measure("precision", 0.4, 0.85))
+    found = only(advice(poor, log(FLAT), config()))
+    assert found.title == "The network is too small"
+    assert "--base 32" in found.command
+    assert "--minutes 20" in found.command
+    residual = config(model="residual", model_size="M")
+    assert "--model-size L" in only(advice(poor, log(FLAT), residual)).command
+    assert "The network is too small" not in titles(advice(poor, log(FLAT, d_gap=0.8), config()))
+
+
+def test_too_much_augmentation() -> None:
+    found = only(advice(evaluation(), log(SLOWING, d_gap=0.05), config(augment=0.6)))
+    assert found.title == "Augmentation is too strong"
+    assert "--augment 0.3" in found.command
+
+
+def test_augmentation_that_leaks() -> None:
+    off = {"findings": [{"what": "tone", "sentence": "Tones are off.", "severity": "bad"}]}
+    found = only(advice(evaluation(artefacts=off), log(SLOWING), config(augment=0.6)))
+    assert found.title == "Augmentation leaks"
+    assert found.evidence.startswith("Tones are off.")
+    assert "--augment 0.3" in found.command
+    assert advice(evaluation(artefacts=off), log(SLOWING), config(augment=0.1)) == []
+
+
+def test_collapse() -> None:
+    alike = {"findings": [{"what": "variety", "sentence": "Too alike.", "severity": "bad"}]}
+    assert only(advice(evaluation(artefacts=alike), log(SLOWING), config())).evidence.startswith("Too alike.")
+    found = only(advice(evaluation(measure("recall", 0.1, 0.85)), log(SLOWING), config()))
+    assert found.title == "Variety is lost"
+    assert "--r1 0.1" in found.command
+    assert "--lr 0.00125" in found.command
+    classes = {"modes": {"covered": {"value": 7, "low": 6, "high": 7}, "of": 10}}
+    assert "3 of 10 classes" in only(advice(evaluation(classes=classes), log(SLOWING), config())).evidence
+    classic = config(preset="dcgan", model="dcgan", loss="bce", r1=0.0)
+    found = only(advice(evaluation(), log(SLOWING, "collapse"), classic))
+    assert "--loss relativistic" in found.command
+    assert "dcgan" not in found.command
+
+
+def test_little_variety_of_poor_pictures_is_no_collapse() -> None:
+    poor = evaluation(measure("precision", 0.1, 0.85), measure("recall", 0.05, 0.85))
+    assert titles(advice(poor, log(FALLING), config())) == ["Train longer"]
+
+
+def test_divergence() -> None:
+    found = only(advice(evaluation(), log(SLOWING, "diverged"), config()))
+    assert found.title == "Train more calmly"
+    assert "--lr 0.00125" in found.command
+
+
+def test_lattice() -> None:
+    seen = {"findings": [{"what": "lattice", "sentence": "A lattice of 4 pixels.", "severity": "bad"}]}
+    classic = config(preset="dcgan", model="dcgan")
+    found = only(advice(evaluation(artefacts=seen), log(SLOWING), classic))
+    assert found.evidence.startswith("A lattice of 4 pixels.")
+    assert "--model compact" in found.command
+    assert "--preset" not in found.command
+    assert "--lr 0.00125" in only(advice(evaluation(), log(SLOWING, lattice=5.0), config())).command
+    fine = {"findings": [{"what": "lattice", "sentence": "No lattice.", "severity": "ok"}]}
+    assert advice(evaluation(artefacts=fine), log(SLOWING), config()) == []
+
+
+def test_sharpness_counts_when_training_has_ended() -> None:
+    assert only(advice(evaluation(), log(SLOWING, sharpness=0.4), config())).title == "Pictures are blurred"
+    assert only(advice(evaluation(), log(SLOWING, sharpness=2.0), config())).title == "Pictures are noisy"
+    assert titles(advice(evaluation(), log(FALLING, sharpness=0.4), config())) == ["Train longer"]
+
+
+def test_classes() -> None:
+    rows = [
+        {"name": "<0>", "agreement": 0.4, "confused_with": "8"},
+        {"name": "1", "agreement": 0.99, "confused_with": None},
+    ]
+    classes = {"rows": rows, "worst": "<0>", "agreement": {"value": 0.9, "low": 0.88, "high": 0.92}}
+    found = only(advice(evaluation(classes=classes), log(SLOWING), config(), "runs/a"))
+    assert "40% of its samples" in found.evidence
+    assert "8" in found.evidence
+    assert found.command == "ganvas sample runs/a --label '<0>' --n 64 --grid --out class.png"
+    uneven = {"rows": [], "worst": None, "agreement": None, "total_variation": 0.3, "chance": 0.02}
+    found = only(advice(evaluation(classes=uneven), log(SLOWING), config(conditional=False)))
+    assert found.title == "Classes come too often or too rarely"
+    assert "--conditional" in shlex.split(found.command)
+    assert "--no-conditional" not in found.command
+
+
+def test_marks_and_leaks() -> None:
+    marks = [{"file": "a.png", "box": [0, 0, 8, 8], "real_share": 0.6, "generated_share": 0.4}]
+    assert "60%" in only(advice(evaluation(marks=marks), log(SLOWING), config())).evidence
+    assert only(advice(evaluation(copies={"leaks": 3}), log(SLOWING), config())).title == "Held-out pictures leak"
+
+
+def test_every_command_can_be_run(ganvas_command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line takes each of them; what it would do is recorded, not done."""
+    calls: list[tuple[Any, ...]] = []
+
+    def recorded(*given: Any, **named: Any) -> Any:
+        calls.append((given, named))
+        raise SystemExit(0)
+
+    for name in ("train", "sample", "evaluate"):
+        monkeypatch.setattr(verbs, name, recorded)
+    asked = config(adaptive=True, lr=1e-3, preset="dcgan", augment=0.6)
+    asked["data"]["options"] |= {"classes": ["a b", "c"], "limit": 500, "kind": "scan"}
+    low = {"value": 0.2, "low": 0.18, "high": 0.22}
+    classes = {"rows": [{"name": "1", "agreement": 0.1, "confused_with": None}], "worst": "1", "agreement": low}
+    classes["agreement"] = {"value": 0.9, "low": 0.8, "high": 1.0}
+    cases = [
+        advice(None, log(FALLING, "collapse", lattice=9.0), asked),
+        advice(evaluation(classes=classes, copies={"rate": low}), log(SLOWING, "diverged", sharpness=9.0), config()),
+        advice(evaluation(measure("precision", 0.4, 0.85)), log(FLAT), config(model="residual", model_size="S")),
+        advice(evaluation(), log(SLOWING, d_gap=0.05), config(augment=0.6)),
+        advice(evaluation(copies={"rate": low}), log(SLOWING), config(augment=0.6)),
+    ]
+    commands = [one.command for found in cases for one in found]
+    assert len(commands) >= 10
+    for command in commands:
+        answer = ganvas_command(*shlex.split(command)[1:])
+        assert answer.code == 0, (command, answer.err)
+    assert len(calls) == len(commands)
+    tried = next(named for _, named in calls if named.get("data_config") and named["data_config"].classes)
+    assert tried["data_config"] == DataConfig(size="28", classes=("a b", "c"), limit=500, kind="scan")
+
+
+def test_the_evidence_is_left_as_it_was() -> None:
+    given = (evaluation(copies={"leaks": 1}), log(FALLING, "collapse"), config())
+    before = copy.deepcopy(given)
+    assert advice(*given)
+    assert given == before

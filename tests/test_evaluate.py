@@ -1,0 +1,97 @@
+"""judge/evaluate.py and `ganvas evaluate`, `ganvas report`: a run is judged, and what cannot be is said."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ganvas
+from conftest import Command
+from ganvas.config import DataConfig
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("judged") / "run"
+    options = {"base": 8, "z_dim": 8, "batch": 16, "previews": 2, "device": "cpu"}
+    ganvas.train("digits", folder, images=640, quiet=True, **options)
+    return folder
+
+
+def test_a_run_is_judged_with_intervals_and_protocol(run: Path, ganvas_command: Command) -> None:
+    answer = ganvas_command("evaluate", run, "--n", 60, "--features", "random", "--device", "cpu")
+    assert answer.code == 0, answer.err
+    assert "↓ KID (random)" in answer.out and "95% intervals" in answer.out and "ganvas report" in answer.out
+    content = json.loads((run / "evaluation.json").read_text())
+    measures = {row["key"]: row for row in content["measures"]}
+    wanted = {"kid", "kid_heldout", "frechet", "precision", "recall", "density", "coverage", "mind", "vendi"}
+    assert wanted | {"accuracy_asked"} == set(measures)
+    for row in measures.values():
+        assert row["low"] <= row["value"] <= row["high"] and row["meaning"].endswith(".") and row["protocol"]
+    assert "60 generated (seed 1000000, truncation 1, EMA weights)" in measures["kid"]["protocol"]
+    assert measures["kid"]["value"] > 10 * abs(measures["kid"]["real"])  # 640 images make no digits
+    assert content["data"]["num_heldout"] == 179 and content["protocol"]["split"] == "training"
+    assert [row["name"] for row in content["classes"]["rows"]] == [str(i) for i in range(10)]
+    assert content["copies"]["rate"]["low"] < 0.05 and len(content["copies"]["closest"]) == 12
+    assert content["real_or_fake"]["accuracy"]["value"] > 0.8
+    assert content["usefulness"] is None  # not asked for
+    assert any(finding["severity"] != "ok" for finding in content["artefacts"]["findings"])
+    shown = [content["pictures"]["real"], content["pictures"]["generated"], content["copies"]["closest"][0]["file"]]
+    assert all((run / path).is_file() for path in shown)
+    again = ganvas.evaluate(run, num=60, features="random", device="cpu", quiet=True)
+    assert again["measures"] == content["measures"]  # nothing is left to chance
+
+
+def test_the_report_of_a_judged_run(run: Path, ganvas_command: Command) -> None:
+    ganvas.evaluate(run, num=60, features="random", device="cpu", quiet=True)
+    assert ganvas_command("report", run).code == 0
+    page = (run / "report.html").read_text()
+    assert "KID (random)" in page and len(page) < 10e6
+
+
+def test_a_model_without_its_run_needs_its_pictures(run: Path, ganvas_command: Command, tmp_path: Path) -> None:
+    shutil.copytree(run / "model", tmp_path / "model")
+    answer = ganvas_command("evaluate", tmp_path / "model")
+    assert answer.code == 2 and "give the pictures that it was trained on with --data" in answer.err
+    answer = ganvas_command("evaluate", tmp_path / "model", "--data", "digits", "--n", 50, "--features", "random")
+    assert answer.code == 0 and (tmp_path / "model" / "evaluation.json").is_file()
+
+
+def test_a_run_whose_pack_is_gone_packs_again(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    record = json.loads((copy / "config.json").read_text())
+    record["data"]["pack"] = str(tmp_path / "gone")
+    (copy / "config.json").write_text(json.dumps(record))
+    assert ganvas.evaluate(copy, num=50, features="random", device="cpu", quiet=True)["measures"]
+
+
+def test_what_cannot_be_judged_is_one_sentence(
+    run: Path, trained: Path, ganvas_command: Command, tmp_path: Path
+) -> None:
+    other = ganvas.open_pack("digits", DataConfig(size="16"))
+    for arguments, words in (
+        ((trained,), "was trained without held-out pictures"),
+        ((run, "--n", 3), "a judgement needs at least 50 pictures"),
+        ((run, "--features", "vgg"), "there is no feature network 'vgg'"),
+        ((run, "--weights", tmp_path / "none.pth", "--features", "inception-clean"), "none.pth"),
+        ((tmp_path / "nothing",), "does not exist"),
+        ((run / "model", "--data", other.folder), "give the pictures that it was trained on"),
+    ):
+        answer = ganvas_command("evaluate", *arguments)
+        assert answer.code == 2 and words in answer.err and answer.err.count("\n") <= 2, (arguments, answer.err)
+    (tmp_path / "empty").mkdir()
+    assert ganvas_command("report", tmp_path / "empty").code == 2
+
+
+def test_copies_are_left_out_of_samples(
+    run: Path, ganvas_command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ganvas.judge.copies.CopyFinder.is_copy", lambda self, pictures: np.arange(len(pictures)) == 1)
+    answer = ganvas_command("sample", run, "--n", 4, "--no-copies", "--out", tmp_path / "out")
+    assert answer.code == 0 and "3 pictures" in answer.out and "1 of 4" in answer.err
+    assert {path.stem[:10] for path in (tmp_path / "out").glob("*.png")} == {"seed000000", "seed000002", "seed000003"}

@@ -1,0 +1,385 @@
+"""The report: one page that stands alone, says what was measured, shows what was made, and executes nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ganvas.errors import RunError
+from ganvas.pictures import grid, save_png
+from ganvas.report import report
+from ganvas.report.charts import Series, line_chart
+from ganvas.report.comparison import winner
+from ganvas.report.page import decimals, measured, percent_interval, text
+from ganvas.report.pictures import embed
+
+Record = dict[str, Any]
+EVIL = "<script>alert('1')</script>\"&"
+VOID = {"meta", "img", "br", "source", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Elements with their attributes, text by element, and a check that all are closed in order."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.said: list[tuple[str, str]] = []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style" and data.strip():
+            self.said.append((self.open[-1], data.strip()))
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(said for _, said in self.said).split())
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy of a real run that was never judged."""
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    return folder
+
+
+def change_config(run: Path, **data: Any) -> None:
+    path = run / "config.json"
+    config = json.loads(path.read_text())
+    config["data"] |= data
+    path.write_text(json.dumps(config))
+
+
+def interval(value: float, margin: float) -> Record:
+    return {"value": value, "low": value - margin, "high": value + margin}
+
+
+def judge(run: Path, classes: tuple[str, str] = ("lying", "standing"), **changes: Any) -> Record:
+    """Writes an evaluation with every part into the run."""
+    rng = np.random.default_rng(0)
+    (run / "evaluation").mkdir()
+
+    def picture(name: str, num: int, columns: int) -> str:
+        save_png(run / "evaluation" / name, grid(rng.integers(0, 256, (num, 16, 16, 1), np.uint8), columns))
+        return f"evaluation/{name}"
+
+    def measure(key: str, name: str, value: float, margin: float, better: str, real: float | None) -> Record:
+        protocol = f"20 real, 20 generated{', k = 3' if better == 'higher' else ''}; some network; ganvas 0.1.0"
+        return {
+            "key": key, "name": f"{name} (net)", **interval(value, margin), "better": better, "real": real,
+            "meaning": f"Meaning of {name}.", "protocol": protocol, "flags": ["biased: few"] if key == "kid" else [],
+        }  # fmt: skip
+
+    rate = interval(0.05, 0.01)
+    content = {
+        "format": 1,
+        "ganvas": "0.1.0",
+        "made": "2026-11-25T05:30:00",
+        "run": "run",
+        "model": {"model": "compact", "height": 16, "width": 16, "channels": 1, "images_seen": 48, "weights": "0" * 8},
+        "data": {"source": "bars", "hash": "abc", "classes": list(classes), "licence": None, "attribution": None},
+        "protocol": {"num_real": 20, "num_generated": 20, "split": "held-out", "seed": 1_000_000, "truncation": 1.0,
+                     "features": "net", "machine": "a machine", "versions": {"torch": "2.13", "python": "3.11"}},
+        "measures": [
+            measure("kid", "KID", 0.1234567, 0.004, "lower", -0.0012),
+            measure("precision", "Precision", 0.7, 0.05, "higher", 0.9),
+            measure("vendi", "Vendi score", 12.3, 1.1, "near", None),
+        ],
+        "classes": {
+            "rows": [{"name": name, "real_share": 0.5, "generated_share": share, "kid": None, "agreement": 0.9,
+                      "confused_with": None, "num": 10} for name, share in zip(classes, (0.4, 0.6), strict=True)],
+            "total_variation": 0.1, "chance": 0.2, "agreement": interval(0.9, 0.05), "worst": classes[1],
+            "modes": {"covered": interval(2, 0), "of": 2, "kl": 0.0}, "judge": "a classifier",
+        },
+        "copies": {
+            "num": 20, "rate": rate, "false_alarms": 0.01, "authenticity": rate, "closer_than_heldout": rate,
+            "sentence": "1 of 20 is a copy.", "training_duplicates": 4, "leaks": 1,
+            "closest": [{"file": picture("closest-00.png", 2, 2), "seed": 7, "label": "x", "training": f"{EVIL}.png",
+                         "score": 0.5, "copy": True, "alteration": "mirrored"},
+                        {"file": picture("closest-01.png", 2, 2), "seed": 8, "label": None, "training": "b.png",
+                         "score": 0.4, "copy": False, "alteration": None}],
+        },
+        "artefacts": {"findings": [{"what": "lattice", "sentence": "There is a lattice.", "severity": "bad"}],
+                      "spectrum": {"frequency": [0.1, 0.2, 0.5], "real": [9, 3, 1], "generated": [9, 3, 2]},
+                      "lattice": [{"period": 4, "real": 1.1, "generated": 5.5}], "repeated": 0.07,
+                      "sharpness": {"value": 0.8, "low": 0.7, "high": 0.95}, "blank": {"real": 0.0, "generated": 0.03},
+                      "histogram": {"value": 0.02, "real": 0.004},
+                      "correlation": {"generated": 0.3, "real": 0.2, "low": 0.1, "high": 0.4}},
+        "marks": [{"file": picture("mark-00.png", 1, 1), "box": [1, 2, 3, 4], "real_share": 0.6,
+                   "generated_share": 0.4}],
+        "real_or_fake": {"accuracy": rate, "map": picture("map.png", 1, 1), "sentence": "Easily told apart."},
+        "usefulness": {"rows": [{"name": "real", "accuracy": interval(0.9, 0.01)},
+                                {"name": "real + synthetic", "accuracy": interval(0.91, 0.01)}],
+                       "differences": {"real + synthetic": interval(-0.01, 0.02)}, "sentence": "It does not help.",
+                       "seeds": 3},
+        "pictures": {"real": picture("real.png", 16, 8), "generated": picture("generated.png", 16, 8),
+                     "per_class": True, "note": "uncurated: seeds 1 to 16"},
+        "seconds": 3.0,
+    }  # fmt: skip
+    content |= changes
+    (run / "evaluation.json").write_text(json.dumps(content))
+    return content
+
+
+# ---- the page of one run ----
+
+
+def test_everything_that_was_measured_is_said(run: Path) -> None:
+    judge(run)
+    with (run / "log.jsonl").open("a") as log:
+        log.write(json.dumps({"images": 40, "health": "winner", "words": "it has won", "action": "raise it"}) + "\n")
+    path = report([run])
+    assert path == run / "report.html"
+    page = Page(path)
+    for said in (
+        "0.1235", "(0.1195 to 0.1275)", "−0.0012", "Meaning of Precision.", "biased: few".capitalize(), "k = 3",
+        "Shares of the classes are 10.0% from", "Worst class: standing", "2 of 2", "a classifier",
+        "1 of 20 is a copy.", "5.0% (4.0 to 6.0%)", "flagged, mirrored; seed 7, x", "4 within the training pictures",
+        "60.0% of the real", "There is a lattice.",
+        "Lattice of 4 pixels, peak over its surroundings 5.50 1.10", "0.80 (0.70 to 0.95)", "2.0% 0.4%",
+        "0.30 0.10 to 0.40", "3.0% 0.0%", "7.0% 0.5%",
+        "Easily told apart.", "It does not help.", "−1.0% (−3.0 to 1.0%)",
+        "uncurated: seeds 1 to 16", "it has won", "raise it", "not stated", "torch 2.13", "ganvas train",
+        "few and coarse convolutions", "Held-out pictures leak",
+    ):  # fmt: skip
+        assert said in page.text, said
+    assert [said for tag, said in page.said if tag == "li"][:4] == ["lying", "standing", "lying", "standing"]
+    assert ("p", "seed 8; b.png; score 0.400") in page.said  # no copy
+    assert {"aria-label": "lower is better", "title": "lower is better"} in page.all("span")
+    num_grids = len(list((run / "samples").glob("*.png")))
+    assert len(page.all("img")) == 2 + 2 + 1 + 1 + 1 + min(5, num_grids)  # grids, pairs, mark, map, film, stages
+
+
+def test_the_page_stands_alone(run: Path) -> None:
+    judge(run)
+    page = Page(report([run]))
+    links = [value for _, attributes in page.elements for name, value in attributes.items()
+             if name in ("src", "href", "srcset", "action", "data", "xlink:href")]  # fmt: skip
+    assert links
+    assert all(link is not None and link.startswith("data:image/") for link in links)
+    raw = (run / "report.html").read_text()
+    assert not re.search(r"https?:|@import|url\(|//cdn", re.sub(r"base64,[A-Za-z0-9+/=]+", "", raw))
+    policy = next(meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None
+    assert "default-src 'none'" in policy
+    assert not page.all("script")
+    assert "prefers-color-scheme: dark" in raw
+    assert all(image.get("alt") for image in page.all("img"))
+    drawings = [svg for svg in page.all("svg") if svg.get("role") == "img"]
+    assert drawings
+    assert all(svg["aria-label"] for svg in drawings)
+
+
+def test_no_text_is_markup(run: Path) -> None:
+    """Of classes, files, the source, the log, the licence: whatever comes from outside."""
+    change_config(run, source=EVIL, licence=EVIL, attribution=EVIL)
+    judge(run, classes=(EVIL, f"</title>{EVIL}"))
+    with (run / "log.jsonl").open("a") as log:
+        log.write(json.dumps({"images": 40, "health": EVIL, "words": EVIL, "action": EVIL}) + "\n")
+    folder = run.rename(run.parent / "<b onload=x>'run")
+    page = Page(report([folder]))
+    assert not page.all("script")
+    assert not page.all("b")
+    assert all(not name.startswith("on") for _, attributes in page.elements for name in attributes)
+    assert sum(EVIL in said for _, said in page.said) >= 6
+    page = Page(report([folder, folder]))
+    assert not page.all("script")
+    assert not page.all("b")
+
+
+def test_not_judged_yet(run: Path) -> None:
+    page = Page(report([run]))
+    assert "Not judged yet." in page.text
+    assert f"ganvas evaluate {run}" in page.text
+    assert "The last preview" in page.text
+    assert page.all("img")
+    assert "Measures" not in page.text
+
+
+def test_only_what_an_evaluation_always_has(run: Path) -> None:
+    content = judge(run)
+    always = ("format", "ganvas", "made", "run", "model", "data", "protocol", "measures", "seconds")
+    (run / "evaluation.json").write_text(json.dumps({name: content[name] for name in always}))
+    page = Page(report([run]))
+    assert "0.1235" in page.text
+    assert "Copies" not in page.text
+    assert "Usefulness" not in page.text
+
+
+def test_evaluation_of_other_weights_is_called_stale(run: Path) -> None:
+    judge(run)
+    assert "other weights" in Page(report([run])).text
+
+
+def test_nothing_and_damaged_things_are_one_sentence(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no run was given"):
+        report([])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RunError, match="not a run folder"):
+        report([tmp_path / "empty"])
+    for damaged, words in (
+        ("{", "damaged"),
+        ("[]", "format 1"),
+        ('{"format": 2}', "format 1"),
+        ('{"format": 1}', "damaged"),
+    ):
+        (run / "evaluation.json").write_text(damaged)
+        with pytest.raises(RunError, match=words):
+            report([run])
+    (run / "evaluation.json").unlink()
+    last = max((run / "samples").glob("*.png"))
+    last.write_bytes(b"nothing")
+    with pytest.raises(RunError, match="is damaged: delete it"):
+        report([run])
+    shutil.rmtree(run / "samples")
+    (run / "log.jsonl").unlink()
+    with pytest.raises(RunError, match="no log and no pictures yet"):
+        report([run])
+
+
+def test_missing_and_foreign_pictures(run: Path) -> None:
+    """A picture that is gone is said to be; one outside of the run is not shown."""
+    Image.new("L", (4, 4)).save(run.parent / "secret.png")
+    judge(run, pictures={"real": "evaluation/gone.png", "generated": "../secret.png", "per_class": False, "note": "n"})
+    assert Page(report([run])).text.count("The picture file is missing.") == 2
+    assert embed(run, "../secret.png", 10**6) is None
+    assert embed(run, "config.json", 10**6) is None
+
+
+def test_large_pictures_stay_within_the_budget(run: Path) -> None:
+    """Noise of 800x800 pixels, which no format makes small, as grids, previews and pairs."""
+    judge(run)
+    noise = np.random.default_rng(0).integers(0, 256, (1640, 820, 3), np.uint8)
+    for path in [*(run / "evaluation").glob("*.png"), *(run / "samples").glob("*.png")]:
+        Image.fromarray(noise).save(path, compress_level=0)
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    evaluation["copies"]["closest"] *= 10
+    evaluation["marks"] *= 30
+    evaluation["model"] |= {"height": 800, "width": 800}
+    (run / "evaluation.json").write_text(json.dumps(evaluation))
+    assert report([run]).stat().st_size < 10e6
+    assert report([run] * 4).stat().st_size < 10e6
+
+
+# ---- several runs ----
+
+
+def test_comparison(run: Path, tmp_path: Path) -> None:
+    other, third = tmp_path / "other", tmp_path / "third"
+    shutil.copytree(run, other)
+    shutil.copytree(run, third)
+    judge(run)
+    content = judge(other)
+    content["measures"][0] |= interval(0.05, 0.01)
+    content["protocol"]["num_generated"] = 50
+    (other / "evaluation.json").write_text(json.dumps(content))
+    path = other / "config.json"
+    config = json.loads(path.read_text())
+    config["train"]["lr"], config["name"] = 0.125, "other"
+    path.write_text(json.dumps(config))
+    page = Page(report([run, other]))
+    assert page.said  # parsed
+    assert (tmp_path / "comparison.html").exists()
+    best = [cell for cell in page.all("td") if "best" in str(cell.get("class"))]
+    assert [cell["data-of"] for cell in best] == ["other"]
+    assert "0.125" in page.text
+    assert "different protocols (number of pictures generated)" in page.text
+    assert len(page.all("img")) == 2
+    aside = tmp_path / "new" / "page.html"
+    assert report([run, third], aside) == aside
+    page = Page(aside)
+    assert f"Not judged yet: {third}" in page.text  # two runs of one name go by their folders
+    assert "The configurations are the same." in page.text
+
+
+def test_best_only_beyond_the_intervals() -> None:
+    near, far = interval(0.2, 0.05), interval(0.5, 0.05)
+    assert winner([near, far, None], "lower") is near
+    assert winner([near, far], "higher") is far
+    assert winner([near, interval(0.25, 0.05)], "lower") is None
+    assert winner([near, far], "near") is None
+    assert winner([near, None], "lower") is None
+
+
+# ---- numbers and drawings ----
+
+
+def test_figures_follow_the_interval() -> None:
+    assert decimals({"value": 0.1234, "low": 0.12, "high": 0.127}) == 4
+    assert decimals({"value": 30.0, "low": 28.6, "high": 31.4}) == 1
+    assert decimals({"value": 1.0, "low": 1.0, "high": 1.0}) == 2
+    assert text(-1234.5, 1) == "−1,234.5"
+    assert text(0.0123456) == "0.0123"
+    assert text(0) == "0"
+    assert text(None) == text(float("nan")) == "–"
+    assert percent_interval({"value": 0.031, "low": 0.02, "high": 0.048}) == "3.1% (2.0 to 4.8%)"
+
+
+def test_protocols_are_said_once() -> None:
+    row = {"key": "a", "name": "A (n)", "better": "lower", "meaning": "m", "value": 1.0, "low": 0.9, "high": 1.1}
+    protocols = ["20 real; net; v1", "20 real, k = 3; net; v1", "20 real; net; v1", "alone"]
+    rows, shared, notes = measured([row | {"protocol": one} for one in protocols])
+    assert shared == "net; v1"
+    assert notes == [("a", "20 real"), ("b", "20 real, k = 3"), ("c", "alone")]
+    assert [one.note for one in rows] == ["a", "b", "a", "c"]
+    assert measured([]) == ([], "", [])
+
+
+def points(svg: str) -> np.ndarray:
+    match = re.search(r'<polyline[^>]*points="([^"]+)"', svg)
+    assert match is not None
+    return np.array([pair.split(",") for pair in match[1].split()], float)
+
+
+def test_a_line_is_where_its_values_are() -> None:
+    chart = line_chart("c", [Series("a", [0, 50, 100], [0.0, 1.0, 0.5])])
+    assert chart is not None
+    x, y = points(chart.svg).T
+    assert np.allclose(np.diff(x), (410 - 52) / 2, atol=0.1)
+    assert y[1] < y[2] < y[0]
+    assert (y[0] - y[2]) / (y[0] - y[1]) == pytest.approx(0.5, abs=0.01)
+    assert chart.legend == []
+    logarithmic = line_chart("c", [Series("a", [0, 1, 2], [1.0, 10.0, 100.0])])
+    assert logarithmic is not None
+    steps = np.diff(points(logarithmic.svg)[:, 1])
+    assert steps[0] == pytest.approx(steps[1], abs=0.2)
+
+
+def test_what_is_not_finite_or_too_much() -> None:
+    assert line_chart("c", [Series("a", [1, 2], [np.nan, 1.0])]) is None
+    chart = line_chart("<c>", [Series(EVIL, range(5000), [float("inf"), *range(4999)]), Series("b", [0, 9], [-1, 1])])
+    assert chart is not None
+    assert len(points(chart.svg)) == 240
+    assert [name for _, name in chart.legend] == [EVIL, "b"]
+    assert "<script" not in chart.svg
+    assert "<c>" not in chart.svg
+    flat = line_chart("c", [Series("a", [1, 2], [0.31, 0.31])])
+    assert flat is not None
+    assert np.isfinite(points(flat.svg)).all()

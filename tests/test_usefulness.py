@@ -1,0 +1,143 @@
+"""judge/usefulness.py: chance where there is nothing to see, the place where there is, plain words on what helps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from ganvas.errors import DataError
+from ganvas.judge.usefulness import ARMS, RealOrFake, Usefulness, interval, real_or_fake, usefulness
+
+
+def textures(num: int, seed: int, side: int = 16) -> np.ndarray:
+    """(N, side, side, 1) uint8 noise of one brightness."""
+    return np.random.default_rng(seed).integers(60, 180, (num, side, side, 1), np.uint8)
+
+
+def bars(num: int, seed: int, noise: int = 120) -> tuple[np.ndarray, np.ndarray]:
+    """(N, 12, 12, 1) uint8 with a bar that lies (0) or stands (1) in noise, and the labels."""
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, noise, (num, 12, 12, 1), np.uint8)
+    labels = rng.permutation(np.arange(num) % 2)
+    for image, label in zip(images, labels, strict=True):
+        place = rng.integers(0, 12)
+        image[(slice(None), place) if label else (place, slice(None))] += 100
+    return images, labels
+
+
+# ---- real or generated? ----
+
+
+@pytest.fixture(scope="module")
+def marked() -> RealOrFake:
+    fake = textures(150, 1)
+    fake[:, 2:5, 11:14] = 230
+    return real_or_fake(textures(150, 0), fake, steps=80)
+
+
+def test_two_real_draws_are_told_apart_by_chance_only() -> None:
+    """Ten pairs of draws; each 95% interval misses chance once in twenty."""
+    found = [real_or_fake(textures(60, 2 * i), textures(60, 2 * i + 1), steps=10, seed=i) for i in range(10)]
+    assert sum(one.accuracy.low <= 0.5 <= one.accuracy.high for one in found) >= 8
+    assert abs(np.mean([one.accuracy.value for one in found]) - 0.5) < 0.05
+    assert all("cannot tell" in one.sentence for one in found if one.accuracy.low <= 0.5)
+
+
+def test_a_fault_is_found_and_its_place_shown(marked: RealOrFake) -> None:
+    assert marked.num_tested == 300
+    assert marked.accuracy.low > 0.9
+    assert "easily tells" in marked.sentence
+    assert marked.map.shape == (16, 16)
+    assert (marked.map.min(), marked.map.max()) == (0, 1)
+    row, column = np.unravel_index(marked.map.argmax(), marked.map.shape)
+    assert 1 <= row <= 4
+    assert 11 <= column <= 14
+    assert marked.map[8:].max() < 0.3
+
+
+def test_the_same_seed_gives_the_same_answer(marked: RealOrFake) -> None:
+    fake = textures(150, 1)
+    fake[:, 2:5, 11:14] = 230
+    again = real_or_fake(textures(150, 0), torch.from_numpy(fake).permute(0, 3, 1, 2).float() / 127.5 - 1, steps=80)
+    assert again.accuracy == marked.accuracy
+    np.testing.assert_array_equal(again.map, marked.map)
+
+
+def test_large_pictures_keep_their_size_in_the_map_and_unequal_numbers_are_evened() -> None:
+    real, fake = textures(40, 0, 96)[:, :, :48], textures(25, 1, 96)[:, :, :48] // 2
+    found = real_or_fake(real, fake, steps=10)
+    assert found.map.shape == (96, 48)
+    assert found.num_tested == 50
+
+
+def test_too_few_pictures_or_other_shapes_are_refused() -> None:
+    with pytest.raises(DataError, match=r"19 generated pictures .* at least 20"):
+        real_or_fake(textures(40, 0), textures(19, 1))
+    with pytest.raises(DataError, match=r"16x16 pixels with 1 channels .* 8x8 pixels"):
+        real_or_fake(textures(40, 0), textures(40, 1, 8))
+
+
+# ---- of use for training? ----
+
+
+def judged(synthetic: np.ndarray, labels: np.ndarray) -> Usefulness:
+    (real, real_labels), (heldout, heldout_labels) = bars(40, 0), bars(300, 1)
+    return usefulness(
+        real, real_labels, synthetic, labels, heldout, heldout_labels, 2, kind="digits", steps=40, seeds=3
+    )
+
+
+def test_real_pictures_in_the_place_of_generated_ones_help() -> None:
+    found = judged(*bars(400, 2))
+    assert found.helps
+    assert found.sentence.startswith("Generated pictures help")
+    assert found.difference["real + synthetic"].value > 0.05
+    assert set(found.accuracy) == set(ARMS)
+    assert (found.num_real, found.num_synthetic, found.num_tested, found.seeds) == (40, 400, 300, 3)
+    assert found.difference["synthetic"].value == pytest.approx(
+        found.accuracy["synthetic"].value - found.accuracy["real"].value
+    )
+
+
+def test_as_many_other_real_pictures_are_as_good_by_themselves() -> None:
+    found = judged(*bars(40, 3))
+    assert found.difference["synthetic"].low < 0 < found.difference["synthetic"].high
+    assert "as well as the real ones" in found.sentence
+
+
+def test_noise_does_not_help_and_that_is_said() -> None:
+    rng = np.random.default_rng(4)
+    found = judged(rng.integers(0, 256, (200, 12, 12, 1), np.uint8), np.arange(200) % 2)
+    assert not found.helps
+    assert found.sentence.startswith(("Generated pictures do not help", "Generated pictures do harm"))
+    assert "train a worse one" in found.sentence
+    assert found.accuracy["synthetic"].low < 0.6
+
+
+def test_pictures_with_wrong_labels_do_harm() -> None:
+    images, labels = bars(400, 5)
+    found = judged(images, 1 - labels)
+    assert found.sentence.startswith("Generated pictures do harm")
+    assert found.difference["real + synthetic"].high < 0
+
+
+def test_a_class_without_generated_pictures_is_refused() -> None:
+    images, _ = bars(40, 2)
+    with pytest.raises(DataError, match="class number 1 has no generated pictures"):
+        judged(images, np.zeros(40, np.int64))
+
+
+def test_the_interval_holds_the_truth_about_95_times_in_100() -> None:
+    """Seeds and pictures with an effect of their own, and both together; the truth is 0."""
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(400):
+        of_seed, of_picture = rng.normal(0, 0.05, (5, 1)), rng.normal(0, 0.5, (1, 100))
+        found = interval(of_seed + of_picture + rng.normal(0, 0.3, (5, 100)), -1.0, 1.0)
+        hits += found.low <= 0 <= found.high
+    assert 0.92 <= hits / 400 <= 0.99
+
+
+def test_no_difference_at_all_has_an_interval_of_no_width() -> None:
+    assert interval(np.zeros((3, 10)), -1.0, 1.0) == (0, 0, 0)
