@@ -232,8 +232,12 @@ def test_classes() -> None:
 
 def test_marks_and_leaks() -> None:
     marks = [{"file": "a.png", "box": [0, 0, 8, 8], "real_share": 0.6, "generated_share": 0.4}]
-    assert "60%" in only(advice(evaluation(marks=marks), log(SLOWING), config())).evidence
-    assert only(advice(evaluation(copies={"leaks": 3}), log(SLOWING), config())).title == "Held-out pictures leak"
+    found = only(advice(evaluation(marks=marks), log(SLOWING), config()))
+    assert "60%" in found.evidence
+    assert "--mask-marks" in found.command
+    found = only(advice(evaluation(copies={"leaks": 3}), log(SLOWING), config()))
+    assert found.title == "Held-out pictures leak"
+    assert "--drop-duplicates" in found.command
 
 
 def test_every_command_can_be_run(ganvas_command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,14 +253,15 @@ def test_every_command_can_be_run(ganvas_command: Command, monkeypatch: pytest.M
     asked = config(adaptive=True, lr=1e-3, preset="dcgan", augment=0.6)
     asked["data"]["options"] |= {"classes": ["a b", "c"], "limit": 500, "kind": "scan"}
     low = {"value": 0.2, "low": 0.18, "high": 0.22}
-    classes = {"rows": [{"name": "1", "agreement": 0.1, "confused_with": None}], "worst": "1", "agreement": low}
+    mark = {"real_share": 0.6, "generated_share": 0.4}
+    classes = {"rows": [{"name": "1", "agreement": 0.1, "confused_with": None}], "worst": "1"}
     classes["agreement"] = {"value": 0.9, "low": 0.8, "high": 1.0}
     cases = [
         advice(None, log(FALLING, "collapse", lattice=9.0), asked),
         advice(evaluation(classes=classes, copies={"rate": low}), log(SLOWING, "diverged", sharpness=9.0), config()),
         advice(evaluation(measure("precision", 0.4, 0.85)), log(FLAT), config(model="residual", model_size="S")),
         advice(evaluation(), log(SLOWING, d_gap=0.05), config(augment=0.6)),
-        advice(evaluation(copies={"rate": low}), log(SLOWING), config(augment=0.6)),
+        advice(evaluation(copies={"rate": low, "leaks": 2}, marks=[mark]), log(SLOWING), config(augment=0.6)),
     ]
     commands = [one.command for found in cases for one in found]
     assert len(commands) >= 10

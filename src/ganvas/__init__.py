@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from ganvas.errors import GanvasError
     from ganvas.film import video
     from ganvas.generator import Generator
-    from ganvas.report import report
     from ganvas.verbs import evaluate, sample, train
 
 __version__ = "0.1.0"
@@ -31,7 +30,6 @@ __all__ = [
     "TrainConfig",
     "evaluate",
     "open_pack",
-    "report",
     "sample",
     "train",
     "video",
@@ -45,7 +43,6 @@ _HOME = {
     "TrainConfig": "ganvas.config",
     "evaluate": "ganvas.verbs",
     "open_pack": "ganvas.data.pack",
-    "report": "ganvas.report",
     "sample": "ganvas.verbs",
     "train": "ganvas.verbs",
     "video": "ganvas.film",

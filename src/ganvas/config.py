@@ -60,6 +60,10 @@ class DataConfig:
     holdout: float | None = None
     """Part of the pictures set aside and never trained on, 0 to 0.5. Default: a tenth, at most 2,000, none below
     40 pictures."""
+    drop_duplicates: bool = False
+    """Keep one of the pictures that are the same but for compression or brightness."""
+    mask_marks: bool = False
+    """Fill burned-in marks, such as the R of X-ray films, from their surroundings."""
 
     def __post_init__(self) -> None:
         if self.size is not None:

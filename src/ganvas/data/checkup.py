@@ -1,32 +1,46 @@
 """The data report: what the pictures are, and what is wrong with some of them, before anybody trains on them.
 
-One pass over the source; only a short hash of each picture is kept, so that memory stays small.
+One pass over the source; a hash and a thumbnail of each picture are kept, a few kilobytes, so that memory stays small.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ganvas.config import DataConfig
 from ganvas.data import catalog
-from ganvas.data.decode import PictureInfo, Target, decode, probe
+from ganvas.data.looks import Look, look_chunk
+from ganvas.data.marks import EXAMINED, Box, gathered
+from ganvas.data.near import Likeness, Thumbnails, clusters, nearest
 from ganvas.data.pack import Pack, Progress, is_pack, reopened
 from ganvas.data.pool import chunks, num_cores, parallel_map
-from ganvas.data.selection import Choice, choose, readable, stream
+from ganvas.data.selection import Choice, choose, stream
 from ganvas.data.sources import Payload
-from ganvas.errors import PictureError
 
-BLANK = 0.02  # standard deviation of the values, of 0..1, below which a picture shows next to nothing
 FEW = 500  # pictures that are looked at in this process
 SHOWN = 5  # names or sizes that a line gives as examples
+NEIGHBOUR, SAMPLE = 5, 2000  # an outlier is far from its 5th nearest of so many pictures
+FAR = 4.0  # ... by so many robust standard deviations of the logarithm
+
+
+@dataclass
+class BurnedIn:
+    """A mark that many pictures carry."""
+
+    share: float
+    """Part of the pictures that were examined for marks."""
+    bright: bool
+    """Brighter than its surroundings; else darker."""
+    box: Box
+    """Where it usually is."""
+    names: list[str]
+    """Examined pictures that carry it."""
 
 
 @dataclass
@@ -50,6 +64,15 @@ class Checkup:
     """Groups of pictures with the same pixels."""
     blank: list[str] = field(default_factory=list)
     """Pictures that show nothing, or next to nothing."""
+    near: list[list[str]] = field(default_factory=list)
+    """Clusters of pictures that are nearly the same, the largest first; equal pixels count once."""
+    leaks: list[list[str]] = field(default_factory=list)
+    """Clusters, of equal ones too, whose pictures have different classes."""
+    marks: list[BurnedIn] = field(default_factory=list)
+    bars: list[str] = field(default_factory=list)
+    """Pictures with even bars at a border: letterboxes and frames."""
+    outliers: list[str] = field(default_factory=list)
+    """Pictures that are unlike all others, the farthest first."""
     notes: list[str] = field(default_factory=list)
     """What deserves attention, in sentences."""
 
@@ -57,6 +80,11 @@ class Checkup:
     def num_duplicates(self) -> int:
         """Pictures that could go without loss: all but one of each group."""
         return sum(len(group) - 1 for group in self.duplicates)
+
+    @property
+    def num_near(self) -> int:
+        """Pictures in the clusters of near duplicates."""
+        return sum(map(len, self.near))
 
     def to_json(self) -> str:
         """All of it; the lists of names are complete."""
@@ -66,6 +94,7 @@ class Checkup:
         """The report for a terminal, a fact a line."""
         rejected = [f"{file['name']} ({file['reason']})" for file in self.rejected]
         same = [" = ".join(group[:3]) for group in self.duplicates]
+        alike = [" ~ ".join(group[:3]) for group in self.near]
         colors = {_colors(channels): count for channels, count in self.channels.items()}
         found = [
             f"{self.data} ({self.form}): {self.num_images:,} pictures",
@@ -75,7 +104,13 @@ class Checkup:
             f"classes: {_counted(self.classes, len(self.classes))}" if self.classes else "classes: none",
             f"rejected: {_examples(rejected)}",
             f"exact duplicates: {_examples(same, self.num_duplicates)}",
+            f"near duplicates: {_examples(alike, self.num_near)}"
+            + (f" (clusters: {len(self.near):,}, the largest of {len(self.near[0]):,})" if self.near else ""),
+            f"in several classes at once: {_examples([' ~ '.join(group[:3]) for group in self.leaks])}",
             f"blank or nearly blank: {_examples(self.blank)}",
+            f"burned-in marks: {'; '.join(map(_mark, self.marks)) or 'none'}",
+            f"borders and letterboxes: {_examples(self.bars)}",
+            f"unlike all others: {_examples(self.outliers)}",
         ]
         return found + [f"note: {note}" for note in self.notes]
 
@@ -84,6 +119,16 @@ def _counted(counts: dict[str, int], most: int = SHOWN) -> str:
     parts = [f"{name} {count:,}" for name, count in list(counts.items())[:most]]
     rest = len(counts) - len(parts)
     return ", ".join(parts) + (f" and {rest:,} others" if rest else "")
+
+
+def _mark(mark: BurnedIn) -> str:
+    top, left = mark.box[0] + mark.box[2] / 2, mark.box[1] + mark.box[3] / 2
+    place = " ".join([_third(top, "upper", "lower"), _third(left, "left", "right")]).strip() or "middle"
+    return f"one in {mark.share:.0%} of the pictures, mostly {place} ({mark.names[0]})"
+
+
+def _third(place: float, low: str, high: str) -> str:
+    return low if place < 1 / 3 else high if place > 2 / 3 else ""
 
 
 def _colors(channels: int) -> str:
@@ -134,84 +179,114 @@ def _check_pack(pack: Pack, progress: Progress | None) -> Checkup:
     return checkup
 
 
-# A look at one picture.
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What is kept of one picture."""
-
-    info: PictureInfo
-    digest: bytes
-    """The first 16 bytes of the sha256 of its size and pixels."""
-    blank: bool
-
-
-def look(payload: Payload) -> Look:
-    """Decode one picture at its own size; raises `PictureError`."""
-    content = readable(payload)
-    info = probe(content)
-    channels = 4 if info.alpha else info.channels
-    pixels = decode(content, Target(info.height, info.width, channels, info.depth, "crop", None))
-    digest = hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).digest()[:16]
-    spread = float(pixels.std(axis=(0, 1), dtype=np.float32).max()) / (2**info.depth - 1)
-    return Look(info, digest, spread < BLANK)
-
-
-def look_chunk(payloads: list[Payload]) -> list[Look | str]:
-    """`look` at some pictures, in a child process or here; the reason instead where one cannot be used."""
-    looks: list[Look | str] = []
-    for payload in payloads:
-        try:
-            looks.append(look(payload))
-        except PictureError as error:
-            looks.append(str(error))
-    return looks
+# What the pictures themselves say.
 
 
 def _look_at_all(
     checkup: Checkup, payloads: Iterator[Payload], names: list[str], labels: list[str], progress: Progress | None
 ) -> None:
     """Fill in what the pictures themselves say."""
-    counts: dict[str, Counter[Any]] = defaultdict(Counter)
-    counts["classes"].update(dict.fromkeys(dict.fromkeys(labels), 0))  # in the order of the source
-    first: dict[bytes, int] = {}
-    groups: dict[bytes, list[int]] = {}
+    report = progress or (lambda what, done, total: None)
     workers = num_cores() if len(names) >= FEW else 0
+    looks: list[Look] = []
+    kept: list[int] = []  # numbers of the pictures that could be looked at
     done = 0
-    for looks in parallel_map(look_chunk, ((chunk,) for chunk in chunks(payloads)), workers):
-        for i, found in enumerate(looks, start=done):
-            if isinstance(found, str):
-                checkup.rejected.append({"name": names[i], "reason": found})
-                continue
-            counts["sizes"][f"{found.info.height}x{found.info.width}"] += 1
-            counts["channels"][found.info.channels] += 1
-            counts["depths"][found.info.depth] += 1
-            counts["alpha"][found.info.alpha] += 1
-            if labels:
-                counts["classes"][labels[i]] += 1
-            if found.blank:
-                checkup.blank.append(names[i])
-            if found.digest in first:
-                groups.setdefault(found.digest, [first[found.digest]]).append(i)
-            first.setdefault(found.digest, i)
-        done += len(looks)
-        if progress:
-            progress("looking at the pictures", done, len(names))
-    checkup.num_images = counts["sizes"].total()
-    checkup.sizes = dict(counts["sizes"].most_common())
-    checkup.channels, checkup.depths = dict(counts["channels"]), dict(counts["depths"])
-    checkup.alpha, checkup.classes = counts["alpha"][True], dict(counts["classes"])
-    checkup.duplicates = [[names[i] for i in group] for group in groups.values()]
+    for found in parallel_map(look_chunk, _jobs(payloads, -(-len(names) // EXAMINED)), workers):
+        for i, one in enumerate(found, start=done):
+            if isinstance(one, str):
+                checkup.rejected.append({"name": names[i], "reason": one})
+            else:
+                looks.append(one)
+                kept.append(i)
+        done += len(found)
+        report("looking at the pictures", done, len(names))
+    names, classes = [names[i] for i in kept], list(dict.fromkeys(labels))  # classes in the order of the source
+    labels = [labels[i] for i in kept] if labels else []
+    _count(checkup, looks, names, labels, classes)
+    report("comparing the pictures", 0, 0)
+    groups = _compare(checkup, looks, names, labels)
     checkup.notes += _notes(checkup, groups, labels)
 
 
-def _notes(checkup: Checkup, groups: dict[bytes, list[int]], labels: list[str]) -> list[str]:
+def _jobs(payloads: Iterator[Payload], step: int) -> Iterator[tuple[list[Payload], int, int]]:
+    first = 0
+    for chunk in chunks(payloads):
+        yield chunk, first, max(1, step)
+        first += len(chunk)
+
+
+def _count(checkup: Checkup, looks: list[Look], names: list[str], labels: list[str], classes: list[str]) -> None:
+    """Fill in what each picture says by itself."""
+    infos = [look.info for look in looks]
+    sizes = Counter(f"{info.height}x{info.width}" for info in infos)
+    checkup.num_images, checkup.sizes = len(looks), dict(sizes.most_common())
+    checkup.channels = dict(Counter(info.channels for info in infos))
+    checkup.depths = dict(Counter(info.depth for info in infos))
+    checkup.alpha = sum(info.alpha for info in infos)
+    counts = Counter(labels)
+    checkup.classes = {name: counts[name] for name in classes}
+    checkup.blank = [name for name, look in zip(names, looks, strict=True) if look.blank]
+    checkup.bars = [name for name, look in zip(names, looks, strict=True) if any(look.bars)]
+
+
+def _compare(checkup: Checkup, looks: list[Look], names: list[str], labels: list[str]) -> list[list[int]]:
+    """Fill in what the pictures say about each other; returns the groups of equal ones."""
+    if not looks:
+        return []
+    equal: dict[bytes, list[int]] = defaultdict(list)
+    for i, look in enumerate(looks):
+        equal[look.digest].append(i)
+    groups = [group for group in equal.values() if len(group) > 1]
+    checkup.duplicates = [[names[i] for i in group] for group in groups]
+
+    # Of equal pictures one is compared with the others; blank ones are alike without meaning it.
+    once = np.array([group[0] for group in equal.values() if not looks[group[0]].blank], np.int64)
+    thumbs = Thumbnails.joined([looks[i].thumbnail for i in once]) if len(once) else None
+    near = [once[cluster] for cluster in clusters(Likeness(thumbs).pairs(), len(once))] if thumbs else []
+    checkup.near = [[names[i] for i in cluster] for cluster in near]
+    if labels:
+        mixed = [group for group in (*groups, *near) if len({labels[i] for i in group}) > 1]
+        checkup.leaks = [[f"{names[i]} ({labels[i]})" for i in group] for group in mixed]
+    if thumbs:
+        checkup.outliers = [names[once[i]] for i in _outliers(thumbs, [looks[i] for i in once])]
+
+    examined = {i: look.spots for i, look in enumerate(looks) if look.spots is not None}
+    checkup.marks = [
+        BurnedIn(mark.share, mark.bright, mark.box, [names[i] for i in mark.places]) for mark in gathered(examined)
+    ]
+    return groups
+
+
+def _outliers(thumbs: Thumbnails, looks: list[Look], seed: int = 0) -> list[int]:
+    """Places of the pictures whose tones, brightness and contrast are far from all others', the farthest first."""
+    num = len(looks)
+    sample = np.random.default_rng(seed).permutation(num)[:SAMPLE]
+    if len(sample) <= 2 * NEIGHBOUR:
+        return []
+    tones = thumbs.tones.reshape(num, -1).astype(np.float32) / 255
+    levels = np.array([(look.brightness, look.spread) for look in looks], np.float32)
+    rows = np.concatenate([tones / np.sqrt(tones.shape[1]), levels], axis=1, dtype=np.float32)
+    distances, found = nearest(rows, rows[sample], NEIGHBOUR + 1)
+    itself = (sample[found] == np.arange(num)[:, None]).any(1)
+    apart = np.log(np.sqrt(np.where(itself, distances[:, NEIGHBOUR], distances[:, NEIGHBOUR - 1])) + 1e-3)
+    offset = apart - np.median(apart)
+    far = offset / max(1.4826 * float(np.median(np.abs(offset))), 0.05)
+    return [int(i) for i in np.argsort(-far) if far[i] > FAR]
+
+
+def _notes(checkup: Checkup, groups: list[list[int]], labels: list[str]) -> list[str]:
     notes = []
     if checkup.num_images < 2:
         notes.append("At least 2 pictures are needed to train.")
-    if labels and (mixed := sum(len({labels[i] for i in group}) > 1 for group in groups.values())):
+    if labels and (mixed := sum(len({labels[i] for i in group}) > 1 for group in groups)):
         notes.append(f"{mixed:,} groups of equal pictures have different classes: some labels are wrong.")
+    if checkup.near:
+        notes.append(
+            f"{checkup.num_near:,} pictures are nearly the same as another: a random split would leak. Packing keeps "
+            "each cluster on one side; --drop-duplicates drops those that differ by compression or brightness alone."
+        )
+    if checkup.marks:
+        notes.append("A generator learns the burned-in marks too; packing with --mask-marks fills them in.")
     counts = checkup.classes
     if counts and (single := [name for name, count in counts.items() if count == 1]):
         notes.append(f"Classes with a single picture cannot be learned: {', '.join(single)}.")

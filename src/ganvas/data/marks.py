@@ -7,36 +7,40 @@ bright or dark, in a smooth surrounding, towards the border. Spots of the same s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
-from scipy.sparse.csgraph import connected_components
 
-from ganvas.data.near import averaging
+from ganvas.data.near import BLOCK, averaging, grouped
 
 WORKING = 256  # pixels of the longer side at which spots are looked for
 PATCH = 16  # pixels of a spot's side when shapes are compared
 SMALLEST, LARGEST = 4, 1 / 8  # longer side of a spot: at least in pixels, at most of the picture's shorter side
 THINNEST = 0.2  # shorter side by longer side
 BORDER = 0.35  # spots lie in this part of the picture, counted from a border
-RAISED = 0.12  # a spot stands out from its surroundings by this part of the picture's range, or more
-SMOOTH = 0.5  # standard deviation of the surroundings by the spot's contrast
-PER_PICTURE = 8  # spots kept of a picture, the strongest
+LEVELS = (0.12, 0.25, 0.45)  # parts of the picture's range by which a spot stands out from its surroundings
+SMOOTH = 0.35  # standard deviation of the surroundings by the spot's contrast
+PER_PICTURE = 12  # spots kept of a picture, the strongest
 SAME = 0.85  # correlation of two spots of the same shape
 LIKE = 0.75  # ... of a spot with the mark's mean shape
-PLAIN = 0.85  # a mark whose shape is a mere blob or line, to this correlation, is none
-LEAST, LEAST_SHARE = 5, 0.03  # a mark is in this many pictures and in this part of them, at least
-EXAMINED = 2000  # pictures that say which marks there are
+UNITED = 0.87  # mean correlation of a mark's spots with their mean shape, or more: no chain of ever other shapes
+PLAIN = 0.85  # a spot that is a mere blob or stroke, to this correlation, is no mark
+PLACES = np.indices((PATCH, PATCH)).reshape(2, -1)
+LEAST, LEAST_SHARE = 5, 0.04  # a mark is in this many pictures and in this part of them, at least
+GROWN = 0.3  # of a mark's longer side is filled in on every side of its box as well
+EXAMINED = 1000  # pictures that say which marks there are
+
+Box = tuple[float, float, float, float]
+"""Top, left, height and width as parts of the picture's height and width."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spot:
     """A place of a picture that might be a mark."""
 
-    box: tuple[float, float, float, float]
-    """Top, left, height and width as parts of the picture's height and width."""
+    box: Box
     bright: bool
     contrast: float
     patch: np.ndarray
@@ -54,12 +58,12 @@ class Mark:
     """Median of the longer side, as a part of the picture's shorter side."""
     share: float
     """Part of the examined pictures that carry it."""
-    places: dict[int, tuple[float, float, float, float]]
-    """Number of a picture -> top, left, height and width in it, as parts of its height and width."""
+    places: dict[int, Box]
+    """Number of a picture -> where it is in it."""
 
     @property
-    def box(self) -> tuple[float, float, float, float]:
-        """The box that most of its places share: medians of top, left, height and width."""
+    def box(self) -> Box:
+        """Where it usually is: medians of top, left, height and width."""
         top, left, height, width = np.median(list(self.places.values()), axis=0).tolist()
         return top, left, height, width
 
@@ -67,7 +71,7 @@ class Mark:
 def marks(pictures: np.ndarray, seed: int = 0) -> list[Mark]:
     """The marks of pictures (N, H, W, C) uint8 or uint16, the most frequent first; `places` count from 0 to N - 1.
 
-    Of more than 2,000 pictures that many are drawn by the seed and examined.
+    Of more than 1,000 pictures that many are drawn by the seed and examined.
     """
     numbers = np.arange(len(pictures))
     if len(pictures) > EXAMINED:
@@ -80,8 +84,8 @@ def share(mark: Mark, pictures: np.ndarray) -> float:
     return sum(find(mark, picture) is not None for picture in pictures) / len(pictures)
 
 
-def find(mark: Mark, picture: np.ndarray) -> tuple[float, float, float, float] | None:
-    """Where a picture (H, W, C) carries `mark`: top, left, height and width as parts of its own; None: nowhere."""
+def find(mark: Mark, picture: np.ndarray) -> Box | None:
+    """Where a picture (H, W, C) uint8 or uint16 carries `mark`; None: nowhere."""
     return _best(mark, spots(picture))
 
 
@@ -108,33 +112,45 @@ def _working(picture: np.ndarray) -> np.ndarray:
 
 def _bright_spots(gray: np.ndarray, bright: bool) -> list[Spot]:
     """Small regions that stand out from an opening with a square somewhat larger than a mark."""
-    height, width = gray.shape
-    side = min(height, width)
-    reach = max(5, round(side * LARGEST)) | 1
-    regions, _ = ndimage.label(
-        gray - ndimage.grey_opening(gray, (reach, reach), mode="nearest") > RAISED, np.ones((3, 3))
-    )
+    reach = max(5, round(min(gray.shape) * LARGEST)) | 1
+    raised = gray - ndimage.grey_opening(gray, (reach, reach), mode="nearest")
     found = []
-    for number, (rows, columns) in enumerate(ndimage.find_objects(regions), start=1):
-        tall, broad = rows.stop - rows.start, columns.stop - columns.start
-        longer = max(tall, broad)
-        if not (SMALLEST <= longer <= side * LARGEST and min(tall, broad) >= max(2, THINNEST * longer)):
-            continue
-        middle = (rows.start + rows.stop) / 2, (columns.start + columns.stop) / 2
-        if min(middle[0] / height, middle[1] / width, 1 - middle[0] / height, 1 - middle[1] / width) > BORDER:
-            continue
-        margin = max(2, round(0.4 * longer))
-        around = (
-            slice(max(0, rows.start - margin), rows.stop + margin),
-            slice(max(0, columns.start - margin), columns.stop + margin),
-        )
-        ring, inside = gray[around][regions[around] != number], gray[rows, columns][regions[rows, columns] == number]
-        contrast = float(np.percentile(inside, 75) - np.median(ring))
-        if contrast < RAISED or ring.std() > SMOOTH * contrast:
-            continue
-        box = (rows.start / height, columns.start / width, tall / height, broad / width)
-        found.append(Spot(box, bright, contrast, _patch(gray, middle, 1.25 * longer)))
+    for level in LEVELS:  # at a low level faint marks are whole, at a high one they part from what they touch
+        regions, _ = ndimage.label(raised > level, np.ones((3, 3)))
+        for number, region in enumerate(ndimage.find_objects(regions), start=1):
+            spot = _spot(gray, regions, number, region, bright)
+            if spot is not None and all(spot.box != other.box for other in found):
+                found.append(spot)
     return found
+
+
+def _spot(gray: np.ndarray, regions: np.ndarray, number: int, region: tuple[slice, slice], bright: bool) -> Spot | None:
+    """Region `number` if it is small, no thread, towards the border, and stands in a smooth place."""
+    height, width = gray.shape
+    rows, columns = region
+    if not (rows.start and columns.start and rows.stop < height and columns.stop < width):
+        return None  # cut off by the border, which gives everything the same edge
+    tall, broad = rows.stop - rows.start, columns.stop - columns.start
+    longer = max(tall, broad)
+    if not (SMALLEST <= longer <= min(height, width) * LARGEST and min(tall, broad) >= max(2, THINNEST * longer)):
+        return None
+    middle = (rows.start + rows.stop) / 2, (columns.start + columns.stop) / 2
+    if min(middle[0] / height, middle[1] / width, 1 - middle[0] / height, 1 - middle[1] / width) > BORDER:
+        return None
+    margin = max(2, round(0.4 * longer))
+    around = (
+        slice(max(0, rows.start - margin), rows.stop + margin),
+        slice(max(0, columns.start - margin), columns.stop + margin),
+    )
+    ring, inside = gray[around][regions[around] != number], gray[region][regions[region] == number]
+    contrast = float(np.percentile(inside, 75) - np.median(ring))
+    if contrast < LEVELS[0] or ring.std() > SMOOTH * contrast:
+        return None
+    patch = _patch(gray, middle, 1.25 * longer)
+    if _is_plain(patch):
+        return None
+    box = (rows.start / height, columns.start / width, tall / height, broad / width)
+    return Spot(box, bright, contrast, patch)
 
 
 def _patch(gray: np.ndarray, middle: tuple[float, float], size: float) -> np.ndarray:
@@ -149,10 +165,56 @@ def _normal(patch: np.ndarray) -> np.ndarray:
     return (patch / max(float(np.linalg.norm(patch)), 1e-6)).astype(np.float32)
 
 
+def without(mark: Mark, picture: np.ndarray) -> np.ndarray | None:
+    """The picture (H, W, C) with its mark filled in from the surroundings, no edge left; None where it has none.
+
+    What fills the box runs evenly between its four sides (Coons 1967), each smoothed along its length.
+    """
+    box = find(mark, picture)
+    if box is None:
+        return None
+    height, width = picture.shape[:2]
+    margin = GROWN * max(box[2] * height, box[3] * width) + 1
+    top, bottom = (round(max(0, edge)) for edge in (box[0] * height - margin, (box[0] + box[2]) * height + margin))
+    left, right = (round(max(0, edge)) for edge in (box[1] * width - margin, (box[1] + box[3]) * width + margin))
+    bottom, right = min(bottom, height), min(right, width)
+    filled = picture.copy()
+    filled[top:bottom, left:right] = _coons(picture.astype(np.float32), top, bottom, left, right).round()
+    return filled
+
+
+def _coons(picture: np.ndarray, top: int, bottom: int, left: int, right: int) -> np.ndarray:
+    """(bottom - top, right - left, C) values between the lines around a box; a side at the border is the other's."""
+    height, width = picture.shape[:2]
+    above, below = picture[max(top - 1, 0), left:right], picture[min(bottom, height - 1), left:right]
+    before, after = picture[top:bottom, max(left - 1, 0)], picture[top:bottom, min(right, width - 1)]
+    above, below = (below if top == 0 else above), (above if bottom == height else below)
+    before, after = (after if left == 0 else before), (before if right == width else after)
+    above, below, before, after = (
+        ndimage.uniform_filter1d(line, max(3, len(line) // 3), axis=0, mode="nearest")
+        for line in (above, below, before, after)
+    )
+    down = ((np.arange(bottom - top) + 0.5) / (bottom - top))[:, None, None]
+    across = ((np.arange(right - left) + 0.5) / (right - left))[None, :, None]
+    lines = (1 - down) * above + down * below + (1 - across) * before[:, None] + across * after[:, None]
+    corners = [
+        (one[end] + other[side]) / 2
+        for one, end, other, side in (
+            (above, 0, before, 0),
+            (above, -1, after, 0),
+            (below, 0, before, -1),
+            (below, -1, after, -1),
+        )
+    ]
+    upper, lower = ((1 - across) * corners[i] + across * corners[i + 1] for i in (0, 2))
+    around = np.concatenate([above, below, before, after])
+    return np.clip(lines - (1 - down) * upper - down * lower, around.min(0), around.max(0))
+
+
 # From spots to marks.
 
 
-def gathered(spots_of: dict[int, Sequence[Spot]]) -> list[Mark]:
+def gathered(spots_of: Mapping[int, Sequence[Spot]]) -> list[Mark]:
     """The marks among the spots of examined pictures, by the pictures' numbers; the most frequent first."""
     flat = [(number, spot) for number, found in spots_of.items() for spot in found]
     least = max(LEAST, LEAST_SHARE * len(spots_of))
@@ -160,15 +222,14 @@ def gathered(spots_of: dict[int, Sequence[Spot]]) -> list[Mark]:
         return []
     rows = np.stack([spot.patch.ravel() for _, spot in flat])
     bright = np.array([spot.bright for _, spot in flat])
-    alike = (rows @ rows.T > SAME) & (bright[:, None] == bright)
-    groups = connected_components(alike, directed=False)[1]
+    groups = _groups(rows, bright)
     marks: list[Mark] = []
     for group in np.argsort(-np.bincount(groups), kind="stable"):
         members = np.flatnonzero(groups == group)
         if len(members) < least:
             break
         template = _normal(rows[members].mean(0).reshape(PATCH, PATCH))
-        if _is_plain(template):
+        if float((rows[members] @ template.ravel()).mean()) < UNITED:
             continue
         size = float(np.median([max(flat[member][1].box[2:]) for member in members]))
         mark = Mark(bool(bright[members[0]]), template, size, 0.0, {})
@@ -178,7 +239,16 @@ def gathered(spots_of: dict[int, Sequence[Spot]]) -> list[Mark]:
     return sorted(marks, key=lambda mark: -mark.share)
 
 
-def _best(mark: Mark, found: Sequence[Spot]) -> tuple[float, float, float, float] | None:
+def _groups(rows: np.ndarray, bright: np.ndarray) -> np.ndarray:
+    """(S,) the number of the group of each spot: those connected by likeness to another one."""
+    links = []
+    for start in range(0, len(rows), BLOCK):
+        alike = (rows[start : start + BLOCK] @ rows.T > SAME) & (bright[start : start + BLOCK, None] == bright)
+        links.append(np.argwhere(np.triu(alike, start + 1)) + np.array([start, 0]))
+    return grouped(len(rows), np.concatenate(links))
+
+
+def _best(mark: Mark, found: Sequence[Spot]) -> Box | None:
     """The box of the spot that has the mark's shape and about its size."""
     matches = [
         (float((spot.patch * mark.template).sum()), spot.box)
@@ -189,17 +259,16 @@ def _best(mark: Mark, found: Sequence[Spot]) -> tuple[float, float, float, float
     return best[1] if best[0] > LIKE else None
 
 
-def _is_plain(template: np.ndarray) -> bool:
+def _is_plain(patch: np.ndarray) -> bool:
     """Whether the shape is a mere blob or stroke: what a Gaussian of its own moments is as well."""
-    mass = np.clip(template - np.median(template), 0, None).ravel()
-    places = np.stack(np.meshgrid(np.arange(PATCH), np.arange(PATCH), indexing="ij")).reshape(2, -1)
-    offsets = places - (places @ mass / mass.sum())[:, None]
+    mass = np.clip(patch - np.median(patch), 0, None).ravel()
+    offsets = PLACES - (PLACES @ mass / mass.sum())[:, None]
     spread = (offsets * mass) @ offsets.T / mass.sum() + 0.1 * np.eye(2)
     blob = np.exp(-0.5 * np.einsum("in,ij,jn->n", offsets, np.linalg.inv(spread), offsets))
-    return float((_normal(blob.reshape(PATCH, PATCH)) * template).sum()) > PLAIN
+    return float((_normal(blob.reshape(PATCH, PATCH)) * patch).sum()) > PLAIN
 
 
-def _overlap(places: dict[int, tuple[float, ...]], others: dict[int, tuple[float, ...]]) -> bool:
+def _overlap(places: dict[int, Box], others: dict[int, Box]) -> bool:
     """Whether most of these boxes touch the other mark's in the same picture: a hole of a letter is no mark itself."""
     touching = 0
     for number in places.keys() & others.keys():

@@ -27,6 +27,9 @@ REFERENCES = 4  # pictures that are merely alike, over which is averaged
 COARSELY = 0.6  # candidates differ less than this part of what merely alike pictures do, in the descriptor
 FINELY, TONALLY = 0.35, 0.1  # near duplicates differ less than these parts of it, in fine structure and in tones
 MOST = 0.35  # ... and in fine structure never more than this (1 - correlation)
+LARGE, BLOCKS = 64, 8  # pixels of a side, and blocks along it, in which two pictures are the same one or not
+SAME = 0.25  # a block's difference by the picture's standard deviation
+GAIN, OFFSET = 1.6, 0.25  # the same picture may be brighter by this factor, and by this part of the depth
 
 
 # Thumbnails.
@@ -272,6 +275,8 @@ def families(likeness: Likeness, places: np.ndarray, most: int) -> list[np.ndarr
 
 def clusters(pairs: np.ndarray, num: int) -> list[np.ndarray]:
     """The groups of two or more of `num` pictures that these (P, 2) pairs connect, the largest first."""
+    if not len(pairs):
+        return []
     members = np.unique(pairs)
     family = grouped(num, pairs)[members]
     order = np.argsort(family, kind="stable")
@@ -288,3 +293,30 @@ def _split(numbers: np.ndarray, values: np.ndarray) -> tuple[list[int], list[np.
     """`values` parted where the sorted `numbers` change, and the number of each part."""
     names, starts = np.unique(numbers, return_index=True)
     return names.tolist(), np.split(values, starts[1:])
+
+
+def same(images: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """(P,) bool: which of the pairs (P, 2) of pictures (N, H, W, C) are one picture, compressed again or brighter.
+
+    Stricter than a near duplicate: no place differs, as the mouth does in the next frame of a film.
+    """
+    found = np.zeros(len(pairs), bool)
+    height, width = images.shape[1:3]
+    sides = min(LARGE, height), min(LARGE, width)
+    rows, columns = averaging(height, sides[0]), averaging(width, sides[1]).T
+    block = max(1, 2**21 // (height * width))
+    for start in range(0, len(pairs), block):
+        part = pairs[start : start + block]
+        whole = [images[part[:, side]] for side in (0, 1)]
+        equal = (whole[0] == whole[1]).all((1, 2, 3))
+        one, other = (rows @ half.transpose(0, 3, 1, 2).astype(np.float32) @ columns for half in whole)
+        means = [half.mean((1, 2, 3), keepdims=True) for half in (one, other)]
+        one, other = one - means[0], other - means[1]
+        spreads = [np.maximum((half**2).mean((1, 2, 3)), 1e-6) for half in (one, other)]
+        gain = (one * other).mean((1, 2, 3)) / spreads[0]
+        apart = (other - gain[:, None, None, None] * one) ** 2
+        worst = (averaging(sides[0], BLOCKS) @ apart @ averaging(sides[1], BLOCKS).T).max((1, 2, 3))
+        brighter = np.abs(means[0] - means[1])[:, 0, 0, 0] / np.iinfo(images.dtype).max
+        alike = (worst < SAME**2 * spreads[1]) & (gain < GAIN) & (gain > 1 / GAIN) & (brighter < OFFSET)
+        found[start : start + block] = equal | alike
+    return found

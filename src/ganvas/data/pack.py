@@ -239,7 +239,18 @@ def reopened(folder: Path, config: DataConfig) -> Pack:
     if channels != pack.channels:
         differences.append(f"it has {pack.channels} channels, not {channels}")
     asked = request(config, Policy(pack.folder.name))["config"]
-    for name in ("fit", "background", "labels", "split", "classes", "limit", "files", "holdout"):
+    for name in (
+        "fit",
+        "background",
+        "labels",
+        "split",
+        "classes",
+        "limit",
+        "files",
+        "holdout",
+        "drop_duplicates",
+        "mask_marks",
+    ):
         if asked[name] != getattr(DataConfig(), name) and asked[name] not in ([], made_with[name]):
             differences.append(f"its {name} is {made_with[name]}, not {asked[name]}")
     if differences:

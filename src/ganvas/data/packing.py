@@ -19,10 +19,11 @@ from filelock import FileLock
 
 import ganvas
 from ganvas.config import DataConfig
+from ganvas.data.cleaning import mask_marks, without_duplicates
 from ganvas.data.decode import Target
 from ganvas.data.holdout import held_out
 from ganvas.data.pack import FORMAT, UNMIRRORED, Pack, Policy, Progress, is_pack, request
-from ganvas.data.pool import decoded, num_cores
+from ganvas.data.pool import CHUNK_BYTES, decoded, num_cores
 from ganvas.data.selection import Choice, choose, choose_target, survey_source
 from ganvas.data.sources import Rejection, Source
 from ganvas.errors import DataError
@@ -145,17 +146,23 @@ def _write(
     target = choose_target(survey, config, policy)
     if workers is None:
         workers = 0 if len(choice.indices) < FEW else min(num_cores(), 16)
-    good, digest = _write_images(source, choice, target, folder / "images.npy", report, workers)
+    good = _write_images(source, choice, target, folder / "images.npy", report, workers)
     _check_enough(int(good.sum()), source, choice)
+    if config.drop_duplicates:
+        report("looking for duplicates", 0, 0)
+        kept = without_duplicates(folder / "images.npy", choice.notes)
+        good[np.flatnonzero(good)[~kept]] = False
+        _check_enough(int(good.sum()), source, choice)
+    if config.mask_marks:
+        report("looking for marks", 0, 0)
+        mask_marks(folder / "images.npy", choice.notes)
     labels, classes = _settle_classes(choice, good, source.classes)
+    report("setting pictures aside", 0, 0)
+    images = np.load(folder / "images.npy", mmap_mode="r")
+    heldout = held_out(images, labels, config.holdout)
+    np.save(folder / "heldout.npy", heldout)
     if labels is not None:
         np.save(folder / "labels.npy", labels)
-        digest.update(labels.astype("<i8").tobytes())
-    digest.update(json.dumps(classes).encode())
-    report("setting pictures aside", 0, 0)
-    heldout = held_out(np.load(folder / "images.npy", mmap_mode="r"), labels, config.holdout)
-    np.save(folder / "heldout.npy", heldout)
-    digest.update(heldout.astype("<i8").tobytes())
     names = [source.items[i].name for i in choice.indices[good]]
     (folder / "names.txt").write_text("".join(name + "\n" for name in names), encoding="utf-8")
     rejected = [*source.rejected, *choice.rejected]
@@ -175,13 +182,26 @@ def _write(
         "attribution": policy.attribution,
         "rejected": [{"name": rejection.name, "reason": rejection.reason} for rejection in rejected],
         "names_hash": hashlib.sha256("\n".join(names).encode()).hexdigest(),
-        "hash": digest.hexdigest(),
+        "hash": _digest(images, labels, classes, heldout),
         "notes": [*info["notes"], *choice.notes, *_named(rejected)],
     }
     text = json.dumps(info, indent=1, ensure_ascii=False) + "\n"
     (folder / "pack.json").write_text(text, encoding="utf-8", errors="backslashreplace")  # a path need not be text
     for path in (*folder.iterdir(), folder):
         _sync(path)
+
+
+def _digest(images: np.ndarray, labels: np.ndarray | None, classes: list[str], heldout: np.ndarray) -> str:
+    """The pack's hash; see `Pack.hash`."""
+    digest = hashlib.sha256()
+    step = max(1, CHUNK_BYTES // images[0].nbytes)
+    for start in range(0, len(images), step):
+        digest.update(np.ascontiguousarray(images[start : start + step]).data)
+    if labels is not None:
+        digest.update(labels.astype("<i8").tobytes())
+    digest.update(json.dumps(classes).encode())
+    digest.update(heldout.astype("<i8").tobytes())
+    return digest.hexdigest()
 
 
 def _named(rejected: list[Rejection]) -> list[str]:
@@ -204,9 +224,8 @@ def _check_enough(num_images: int, source: Source, choice: Choice) -> None:
 
 def _write_images(
     source: Source, choice: Choice, target: Target, path: Path, report: Progress, workers: int
-) -> tuple[np.ndarray, Any]:
-    """Write images.npy; returns which of the chosen pictures are in it, and the hash of its pixels so far."""
-    digest = hashlib.sha256()
+) -> np.ndarray:
+    """Write images.npy; returns which of the chosen pictures are in it."""
     total = len(choice.indices)
     good = np.zeros(total, bool)
     done = 0
@@ -223,9 +242,7 @@ def _write_images(
         # The header leaves room for N to change, so it is written again once the broken pictures are known.
         np.lib.format.write_array_header_1_0(file, header(total))
         for pictures, reasons in decoded(source, choice.indices, target, workers):
-            content = np.ascontiguousarray(pictures, dtype).data.cast("B") if len(pictures) else b""
-            file.write(content)
-            digest.update(content)
+            file.write(np.ascontiguousarray(pictures, dtype).data.cast("B") if len(pictures) else b"")
             for reason in reasons:
                 good[done] = reason is None
                 if reason is not None:
@@ -235,7 +252,7 @@ def _write_images(
             report("packing", done, total)
         file.seek(0)
         np.lib.format.write_array_header_1_0(file, header(int(good.sum())))
-    return good, digest
+    return good
 
 
 def _settle_classes(choice: Choice, good: np.ndarray, classes: list[str]) -> tuple[np.ndarray | None, list[str]]:

@@ -284,7 +284,7 @@ class Judgement:
             "chance": table.chance,
             "agreement": None if table.agreement is None else table.agreement._asdict(),
             "worst": table.worst,
-            "modes": {"covered": modes.covered, "of": modes.of, "kl": modes.divergence},
+            "modes": {"covered": modes.covered._asdict(), "of": modes.of, "kl": modes.divergence._asdict()},
             "judge": name,
         }
         if table.agreement is None:

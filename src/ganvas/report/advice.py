@@ -354,8 +354,7 @@ def marks(case: Case) -> Iterator[Advice]:
         f"of the real and {most['generated_share']:.0%} of the generated pictures. A generator spends itself on them, "
         "and letters may name people."
     )
-    source = shlex.quote(str(case.config["data"]["source"]))
-    yield Advice("Marks are learnt with the pictures", evidence, f"ganvas data check {source}")
+    yield Advice("Marks are learnt with the pictures", evidence, case.again(mask_marks=True))
 
 
 def leaks(case: Case) -> Iterator[Advice]:
@@ -365,8 +364,7 @@ def leaks(case: Case) -> Iterator[Advice]:
             f"{num:,} held-out pictures have a twin among the training pictures: what is measured against them looks "
             "better than it is."
         )
-        source = shlex.quote(str(case.config["data"]["source"]))
-        yield Advice("Held-out pictures leak", evidence, f"ganvas data check {source}")
+        yield Advice("Held-out pictures leak", evidence, case.again(drop_duplicates=True))
 
 
 RULES: tuple[Callable[[Case], Iterator[Advice]], ...] = (

@@ -131,6 +131,7 @@ def new_record(
             "options": pack.info["request"]["config"],
             "size": f"{pack.height}x{pack.width}",
             "channels": pack.channels,
+            "kind": pack.kind,
             "licence": pack.info.get("licence"),
             "attribution": pack.info.get("attribution"),
         },
