@@ -64,6 +64,13 @@ def test_the_same_seed_gives_the_same_answer(marked: RealOrFake) -> None:
     np.testing.assert_array_equal(again.map, marked.map)
 
 
+def test_which_way_pictures_face_does_not_count_where_mirrored_ones_were_learnt() -> None:
+    real, fake = textures(80, 0), textures(80, 1)
+    real[:, :, :5], fake[:, :, -5:] = 230, 230
+    assert real_or_fake(real, fake, steps=40).accuracy.low > 0.9
+    assert real_or_fake(real, fake, steps=40, mirror=True).accuracy.value < 0.75
+
+
 def test_large_pictures_keep_their_size_in_the_map_and_unequal_numbers_are_evened() -> None:
     real, fake = textures(40, 0, 96)[:, :, :48], textures(25, 1, 96)[:, :, :48] // 2
     found = real_or_fake(real, fake, steps=10)

@@ -356,6 +356,7 @@ class Judgement:
         found = usefulness.real_or_fake(
             self.pack.images[drawn(self.reference, CLASSIFIED, 3)],
             self.samples[:CLASSIFIED],
+            mirror=self.pack.mirror,
             device=self.generator.device,
             progress=self.report,
         )

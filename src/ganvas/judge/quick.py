@@ -44,7 +44,7 @@ class QuickJudge:
         num = max(32, min(NUM_PICTURES, PIXELS // (pack.height * pack.width)))
         reference = pack.heldout if len(pack.heldout) >= num else pack.training
         chosen = _drawn(reference, num)
-        self.features = Features.load("random", device)
+        self.features = Features.load("random", device, pack=pack)
         self.real = self.features(pack.images[chosen])
         self.spread = _spread(self.real)
         pictures = _tensor(pack, chosen[:LATTICE_PICTURES])

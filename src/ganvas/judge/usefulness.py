@@ -45,6 +45,7 @@ def real_or_fake(
     real: Pictures,
     fake: Pictures,
     *,
+    mirror: bool = False,
     steps: int = 120,
     seed: int = 0,
     device: torch.device | None = None,
@@ -54,8 +55,8 @@ def real_or_fake(
 
     A classifier two-sample test (Lopez-Paz & Oquab 2017). As many of each kind are taken. The interval is Wilson's
     over all tested pictures; it takes them as independent: near duplicates among the real ones make it too narrow.
-    steps: gradient steps of 100 pictures for each half. Raises `DataError` below 20 pictures of a kind, or where the
-    shapes differ.
+    mirror: the generator learnt from mirrored pictures too, so which way they face does not count. steps: gradient
+    steps of 100 pictures for each half. Raises `DataError` below 20 pictures of a kind, or where the shapes differ.
     """
     check_shapes(real, fake)
     num = min(len(real), len(fake))
@@ -73,7 +74,14 @@ def real_or_fake(
     for i in range(FOLDS):
         seen, unseen = fold != i, fold == i
         network = train_classifier(
-            pictures[seen], labels[seen], 2, steps=steps, seed=seed + i, device=device, progress=progress
+            pictures[seen],
+            labels[seen],
+            2,
+            steps=steps,
+            seed=seed + i,
+            mirror=mirror,
+            device=device,
+            progress=progress,
         )
         tested, truth = pictures[unseen], labels[unseen]
         hits += int((logits(network, tested).argmax(dim=1) == truth).sum())
@@ -159,7 +167,7 @@ def usefulness(
     *,
     kind: Kind = "scan",
     mirror: bool = False,
-    steps: int = 400,
+    steps: int = 200,
     seeds: int = 5,
     device: torch.device | None = None,
     progress: Progress | None = None,
@@ -169,8 +177,12 @@ def usefulness(
     "Train on synthetic, test on real" (Esteban et al. 2017; Ravuri & Vinyals 2019 call it the classification accuracy
     score). labels: (N,) int in 0..num_classes-1, for generated pictures what they were asked for. kind, mirror: which
     augmentation is classical for these pictures (`ganvas.augment`). Every mixture has the same number of gradient
-    steps; the same seed means the same start. Intervals: see `interval`. Raises `DataError` where shapes differ or a
-    class has no real or no generated picture.
+    steps; the same seed means the same start. Raises `DataError` where shapes differ or a class has no real or no
+    generated picture.
+
+    Intervals (see `interval`) hold for other seeds and other test pictures, not for other training pictures: where
+    there were 120 real ones, another 120 by themselves were 0.8 to 1.7 points worse (MedNIST). On one core about two
+    minutes at 28 pixels and five times that at 64.
     """
     check_shapes(real, synthetic)
     check_shapes(real, heldout)
