@@ -7,12 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import gaussian_filter
 
 from ganvas.config import DataConfig
 from ganvas.data import open_pack
 from ganvas.data.checkup import check
+from ganvas.data.looks import bars
 from ganvas.errors import DataError
+from planted import compressed, landscapes
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +67,75 @@ def test_lines_and_json_tell_the_same(planted):
     assert json.loads(found.to_json())["num_duplicates"] == 1
 
 
+def save(folder: Path, pictures: dict[str, np.ndarray]) -> Path:
+    for name, picture in pictures.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture.squeeze()).save(folder / name)
+    return folder
+
+
+def test_near_duplicates_of_other_sizes_and_across_classes(tmp_path):
+    """A picture once more as a JPEG, and one at three quarters of its size in another class."""
+    pictures = {f"cat/{i:03}.png": picture for i, picture in enumerate(landscapes(100, 64))}
+    smaller = Image.fromarray(pictures["cat/007.png"]).resize((48, 48), Image.Resampling.BICUBIC)
+    pictures |= {"cat/again.png": compressed(pictures["cat/003.png"]), "dog/smaller.png": np.asarray(smaller)}
+    pictures |= {"dog/equal.png": pictures["cat/050.png"], "dog/own.png": landscapes(1, 64, seed=1)[0]}
+    found = check(save(tmp_path / "source", pictures))
+    assert found.near == [["cat/003.png", "cat/again.png"], ["cat/007.png", "dog/smaller.png"]]
+    assert found.num_near == 4
+    assert found.duplicates == [["cat/050.png", "dog/equal.png"]]
+    assert found.leaks == [
+        ["cat/050.png (cat)", "dog/equal.png (dog)"],
+        ["cat/007.png (cat)", "dog/smaller.png (dog)"],
+    ]
+    text = "\n".join(found.lines())
+    assert "near duplicates: 4: cat/003.png ~ cat/again.png" in text and "--drop-duplicates" in text
+    assert "cat/007.png (cat) ~ dog/smaller.png (dog)" in text
+    assert json.loads(found.to_json())["leaks"] == found.leaks
+
+
+def test_bars_and_outliers(tmp_path):
+    pictures = {f"{i:03}.png": picture for i, picture in enumerate(landscapes(100, 48))}
+    wide, framed = pictures["010.png"].copy(), pictures["020.png"].copy()
+    wide[:6], wide[-6:] = 0, 0
+    framed[:, :5], framed[:, -5:], framed[:5], framed[-5:] = 255, 255, 255, 255
+    pictures |= {"010.png": wide, "020.png": framed}
+    checker = (255 * (np.indices((48, 48)).sum(0) // 24 % 2)).astype(np.uint8)
+    pictures["odd.png"] = np.stack([checker, 255 - checker, 0 * checker], axis=2)
+    found = check(save(tmp_path / "source", pictures))
+    assert found.bars == ["010.png", "020.png"]
+    assert found.outliers[0] == "odd.png" and len(found.outliers) <= 4
+    assert not found.near and not found.marks and not found.leaks
+
+
+def test_bars_end_in_a_straight_edge():
+    """The black around a digit is no letterbox; compression may soften the edge of one."""
+    digit = np.zeros((28, 28, 1), np.uint8)
+    digit[5:23, 10:18] = 250
+    assert bars(digit) == (0, 0, 0, 0)
+    boxed = landscapes(1, 40)[0]
+    boxed[:10] = 3
+    top, *rest = bars(compressed(boxed, 90))
+    assert 0.2 <= top <= 0.25 and rest == [0, 0, 0]
+    assert bars(np.full((20, 20, 3), 9, np.uint8)) == (0, 0, 0, 0)  # blank, which is said elsewhere
+
+
+def test_marks_are_told_with_their_place(tmp_path):
+    font, rng = ImageFont.load_default(22), np.random.default_rng(0)
+    pictures = {}
+    for i, picture in enumerate(landscapes(60, 128, 1)):
+        canvas = Image.fromarray(gaussian_filter(picture[..., 0] // 2, 3))
+        if i < 30:
+            left, top = rng.integers(5, 20, 2).tolist()
+            ImageDraw.Draw(canvas).text((left, top), "R", 250, font)
+        pictures[f"{i:03}.png"] = np.asarray(canvas)
+    found = check(save(tmp_path / "source", pictures))
+    (mark,) = found.marks
+    assert 0.4 <= mark.share <= 0.5 and mark.bright and set(mark.names) <= {f"{i:03}.png" for i in range(30)}
+    assert any("mostly upper left" in line for line in found.lines())
+    assert any("--mask-marks" in note for note in found.notes)
+
+
 def test_subset_is_checked_alone(planted):
     found = check(planted, DataConfig(classes=("dog",)))
     assert found.classes == {"dog": 7} and not found.blank
@@ -87,3 +159,4 @@ def test_what_is_known_of_mednist(shared_data):
     doubled = sum(len(group) - 1 for group in found.duplicates if "AbdomenCT" in group[0])
     assert 40 <= doubled <= 80  # about 1%
     assert len(found.blank) > 20 and all("HeadCT" in name for name in found.blank)
+    assert found.near and not found.leaks  # neighbouring slices, none of them in two classes

@@ -16,7 +16,7 @@ from ganvas.errors import PictureError
 
 BLANK = 0.02  # standard deviation of the values, of 0..1, below which a picture shows next to nothing
 EVEN = 0.04  # values of a bar differ by this part of the depth at most: compression leaves some
-CHANGED, MOST_OF = 0.08, 0.5  # where a bar ends, this much changes over this part of its length: a straight edge
+CHANGED, MOST_OF = 0.08, 0.75  # where a bar ends, this much changes over this part of its length: a straight edge
 BAR = 0.02  # of the side: thinner bars are not named
 
 

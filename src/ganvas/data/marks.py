@@ -17,18 +17,20 @@ from ganvas.data.near import BLOCK, averaging, grouped
 
 WORKING = 256  # pixels of the longer side at which spots are looked for
 PATCH = 16  # pixels of a spot's side when shapes are compared
-SMALLEST, LARGEST = 4, 1 / 8  # longer side of a spot: at least in pixels, at most of the picture's shorter side
+SMALLEST, LARGEST = 6, 1 / 8  # longer side of a spot: at least in pixels, at most of the picture's shorter side
 THINNEST = 0.2  # shorter side by longer side
 BORDER = 0.35  # spots lie in this part of the picture, counted from a border
 LEVELS = (0.12, 0.25, 0.45)  # parts of the picture's range by which a spot stands out from its surroundings
+SHARP = 0.4  # the steps between neighbouring pixels, the largest 5% of them, by the spot's own range
 SMOOTH = 0.35  # standard deviation of the surroundings by the spot's contrast
 PER_PICTURE = 12  # spots kept of a picture, the strongest
 SAME = 0.85  # correlation of two spots of the same shape
 LIKE = 0.75  # ... of a spot with the mark's mean shape
-UNITED = 0.87  # mean correlation of a mark's spots with their mean shape, or more: no chain of ever other shapes
+UNITED, CORE = 0.87, 0.7  # a mark's spots correlate so with their mean shape, after at most 30% have been left out
+GENERIC = 1.5  # a shape that fits in so many times the pictures that it was found in is no mark
 PLAIN = 0.85  # a spot that is a mere blob or stroke, to this correlation, is no mark
 PLACES = np.indices((PATCH, PATCH)).reshape(2, -1)
-LEAST, LEAST_SHARE = 5, 0.04  # a mark is in this many pictures and in this part of them, at least
+LEAST, LEAST_SHARE = 5, 0.05  # a mark is in this many pictures and in this part of them, at least
 GROWN = 0.3  # of a mark's longer side is filled in on every side of its box as well
 EXAMINED = 1000  # pictures that say which marks there are
 
@@ -146,8 +148,10 @@ def _spot(gray: np.ndarray, regions: np.ndarray, number: int, region: tuple[slic
     contrast = float(np.percentile(inside, 75) - np.median(ring))
     if contrast < LEVELS[0] or ring.std() > SMOOTH * contrast:
         return None
+    edges = gray[rows.start - 1 : rows.stop + 1, columns.start - 1 : columns.stop + 1]
+    steps = np.abs(np.concatenate([np.diff(edges, axis=0).ravel(), np.diff(edges, axis=1).ravel()]))
     patch = _patch(gray, middle, 1.25 * longer)
-    if _is_plain(patch):
+    if np.percentile(steps, 95) < SHARP * np.ptp(edges) or _is_plain(patch):
         return None
     box = (rows.start / height, columns.start / width, tall / height, broad / width)
     return Spot(box, bright, contrast, patch)
@@ -228,13 +232,17 @@ def gathered(spots_of: Mapping[int, Sequence[Spot]]) -> list[Mark]:
         members = np.flatnonzero(groups == group)
         if len(members) < least:
             break
-        template = _normal(rows[members].mean(0).reshape(PATCH, PATCH))
-        if float((rows[members] @ template.ravel()).mean()) < UNITED:
+        core = members
+        for _ in range(2):  # without those that others of a chain brought in
+            template = _normal(rows[core].mean(0).reshape(PATCH, PATCH))
+            core = members[rows[members] @ template.ravel() > LIKE]
+        if len(core) < CORE * len(members) or (rows[core] @ template.ravel()).mean() < UNITED:
             continue
-        size = float(np.median([max(flat[member][1].box[2:]) for member in members]))
+        size = float(np.median([max(flat[member][1].box[2:]) for member in core]))
         mark = Mark(bool(bright[members[0]]), template, size, 0.0, {})
         places = {number: box for number, found in spots_of.items() if (box := _best(mark, found))}
-        if len(places) >= least and not any(_overlap(places, other.places) for other in marks):
+        enough = least <= len(places) < GENERIC * len({flat[member][0] for member in core})
+        if enough and not any(_overlap(places, other.places) for other in marks):
             marks.append(Mark(mark.bright, template, size, len(places) / len(spots_of), places))
     return sorted(marks, key=lambda mark: -mark.share)
 
@@ -262,6 +270,8 @@ def _best(mark: Mark, found: Sequence[Spot]) -> Box | None:
 def _is_plain(patch: np.ndarray) -> bool:
     """Whether the shape is a mere blob or stroke: what a Gaussian of its own moments is as well."""
     mass = np.clip(patch - np.median(patch), 0, None).ravel()
+    if not mass.any():
+        return True  # more than half of it is filled
     offsets = PLACES - (PLACES @ mass / mass.sum())[:, None]
     spread = (offsets * mass) @ offsets.T / mass.sum() + 0.1 * np.eye(2)
     blob = np.exp(-0.5 * np.einsum("in,ij,jn->n", offsets, np.linalg.inv(spread), offsets))

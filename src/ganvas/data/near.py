@@ -22,13 +22,13 @@ FAINT = 0.03  # less contrast than this part of the depth is not stretched: nois
 REACH = 2  # pixels of a thumbnail that two of a pair may be shifted against each other: a sixteenth
 NEIGHBOURS = 6  # candidates of each picture
 SAMPLE = 2000  # pictures, or a tenth of them, that say what alike means in this set
-RANK, PART = 40, 0.01  # merely alike: the 40th nearest of all, in a small set the nearest 1%
+RANK, PART = 40, 0.2  # merely alike: the 40th nearest of all, in a small set the nearest fifth
 REFERENCES = 4  # pictures that are merely alike, over which is averaged
 COARSELY = 0.6  # candidates differ less than this part of what merely alike pictures do, in the descriptor
 FINELY, TONALLY = 0.35, 0.1  # near duplicates differ less than these parts of it, in fine structure and in tones
 MOST = 0.35  # ... and in fine structure never more than this (1 - correlation)
 LARGE, BLOCKS = 64, 8  # pixels of a side, and blocks along it, in which two pictures are the same one or not
-SAME = 0.25  # a block's difference by the picture's standard deviation
+SAME = 0.3  # a block's difference by the picture's standard deviation
 GAIN, OFFSET = 1.6, 0.25  # the same picture may be brighter by this factor, and by this part of the depth
 
 
@@ -315,7 +315,7 @@ def same(images: np.ndarray, pairs: np.ndarray) -> np.ndarray:
         spreads = [np.maximum((half**2).mean((1, 2, 3)), 1e-6) for half in (one, other)]
         gain = (one * other).mean((1, 2, 3)) / spreads[0]
         apart = (other - gain[:, None, None, None] * one) ** 2
-        worst = (averaging(sides[0], BLOCKS) @ apart @ averaging(sides[1], BLOCKS).T).max((1, 2, 3))
+        worst = (averaging(sides[0], BLOCKS) @ apart.mean(1) @ averaging(sides[1], BLOCKS).T).max((1, 2))
         brighter = np.abs(means[0] - means[1])[:, 0, 0, 0] / np.iinfo(images.dtype).max
         alike = (worst < SAME**2 * spreads[1]) & (gain < GAIN) & (gain > 1 / GAIN) & (brighter < OFFSET)
         found[start : start + block] = equal | alike

@@ -1,0 +1,148 @@
+"""The held-out split: its size, its classes, no leaks, the same every time, and no picture of it in a batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ganvas.config import DataConfig
+from ganvas.data import Pack, open_pack
+from ganvas.data.batches import Batches
+from ganvas.data.holdout import held_out, number, quotas
+from ganvas.data.near import Likeness, thumbnails
+from ganvas.errors import ConfigError, DataError
+from planted import brighter, landscapes
+
+
+def packed(folder: Path, images: np.ndarray, labels: np.ndarray | None = None, **options: Any) -> Pack:
+    folder.mkdir(exist_ok=True)
+    arrays = {"images": images} if labels is None else {"images": images, "labels": labels}
+    np.savez(folder / "set.npz", **arrays)  # ty: ignore[invalid-argument-type]
+    return open_pack(folder / "set.npz", DataConfig(**options), folder=folder / "pack")
+
+
+@pytest.mark.parametrize(
+    ("num_images", "share", "expected"),
+    [
+        (39, None, 0),
+        (40, None, 4),
+        (5456, None, 545),
+        (60_000, None, 2000),
+        (100, 0.0, 0),
+        (100, 0.5, 50),
+        (60_000, 0.2, 12_000),
+        (10, 0.25, 2),
+        (3, 0.5, 1),
+        (2, 0.5, 0),
+    ],
+)
+def test_how_many(num_images, share, expected):
+    assert number(num_images, share) == expected
+
+
+@given(st.lists(st.integers(0, 200), min_size=1, max_size=8).filter(lambda counts: sum(counts) >= 4), st.floats(0, 0.5))
+@settings(max_examples=60, deadline=None)
+def test_every_class_by_its_share(counts, share):
+    counts = np.array(counts)
+    wanted = int(share * counts.sum())
+    taken = quotas(counts, wanted)
+    assert taken.sum() <= wanted and (taken <= counts // 2).all() and (taken >= 0).all()
+    assert (np.abs(taken - counts * wanted / counts.sum()) <= 1).all()
+
+
+def test_all_of_it_is_there_and_drawn_by_the_seed():
+    images, labels = landscapes(200, 16), np.repeat([0, 1, 2], [120, 60, 20])
+    first = held_out(images, labels, None)
+    assert np.bincount(labels[first]).tolist() == [12, 6, 2]
+    assert (np.diff(first) > 0).all() and first.dtype == np.int64
+    assert np.array_equal(held_out(images, labels, None), first)
+    assert not np.array_equal(held_out(images, labels, None, seed=1), first)
+
+
+def test_near_duplicates_stay_together():
+    """Every picture has an equal and a brighter twin, in another order: none of them may be parted."""
+    pictures = landscapes(150, 32)
+    order = np.random.default_rng(0).permutation(450)
+    images = np.concatenate([pictures, pictures, np.stack([brighter(picture) for picture in pictures])])[order]
+    original = order % 150
+    held = held_out(images, None, 0.2)
+    training = np.setdiff1d(np.arange(450), held)
+    assert 80 <= len(held) <= 90
+    assert not set(original[held]) & set(original[training])
+
+
+def test_too_large_families_stay_in_the_training_part():
+    pictures = landscapes(100, 32)
+    images = np.concatenate([pictures, np.repeat(pictures[:1], 60, axis=0)])
+    held = held_out(images, None, None)
+    assert len(held) == 16 and not set(held.tolist()) & {0, *range(100, 160)}
+
+
+def test_all_black_pictures_can_be_packed(tmp_path):
+    pack = packed(tmp_path, np.zeros((50, 16, 16), np.uint8))
+    assert pack.num_training == 50 and len(pack.heldout) == 0  # one family, too large
+
+
+def test_pack_holds_the_split(tmp_path):
+    images = landscapes(60, 16, 1)[..., 0]
+    pack = packed(tmp_path / "one", images, np.arange(60) % 2)
+    assert (pack.num_images, pack.num_training, len(pack.heldout)) == (60, 54, 6)
+    assert np.array_equal(np.sort(np.concatenate([pack.training, pack.heldout])), np.arange(60))
+    assert np.array_equal(Pack.open(pack.folder).heldout, pack.heldout)
+    other = packed(tmp_path / "two", images, np.arange(60) % 2, holdout=0.0)
+    assert len(other.heldout) == 0 and other.hash != pack.hash  # the split belongs to what a run is trained on
+    assert np.array_equal(other.images, pack.images)
+
+
+def test_an_existing_pack_is_not_what_other_options_ask_for(tmp_path):
+    pack = packed(tmp_path, landscapes(60, 16), holdout=0.3)
+    assert open_pack(pack.folder, DataConfig(holdout=0.3)).hash == open_pack(pack.folder).hash == pack.hash
+    with pytest.raises(DataError, match=r"its holdout is 0\.3, not 0\.2"):
+        open_pack(pack.folder, DataConfig(holdout=0.2))
+    with pytest.raises(DataError, match=r"drop_duplicates is False, not True, its mask_marks is False, not True"):
+        open_pack(pack.folder, DataConfig(drop_duplicates=True, mask_marks=True))
+
+
+def test_damaged_split_is_noticed(tmp_path):
+    pack = packed(tmp_path, landscapes(60, 16))
+    np.save(pack.folder / "heldout.npy", pack.heldout[:-1])
+    with pytest.raises(DataError, match="damaged"):
+        Pack.open(pack.folder)
+
+
+@pytest.mark.parametrize("held_in_memory", [True, False])
+def test_batches_never_show_it(tmp_path, monkeypatch, held_in_memory):
+    if not held_in_memory:
+        monkeypatch.setattr("ganvas.data.batches.HELD_IN_MEMORY", 0)
+    images = landscapes(60, 16, 1)[..., 0]
+    images[:, 0, 0] = np.arange(60)  # a picture tells its number
+    pack = packed(tmp_path, images, holdout=0.25)
+    batches = Batches(pack, 9)
+    seen = [round((float(value) + 1) * 127.5) for _ in range(30) for value in next(batches)[0][:, 0, 0, 0]]
+    batches.close()
+    assert len(pack.heldout) == 15
+    for epoch in range(6):  # each a permutation of the training pictures
+        assert sorted(seen[45 * epoch : 45 * (epoch + 1)]) == pack.training.tolist()
+
+
+def test_holdout_out_of_range_is_refused():
+    for share in (-0.1, 0.6, float("nan")):
+        with pytest.raises(ConfigError, match=r"--holdout .* from 0 to 0\.5"):
+            DataConfig(holdout=share)
+
+
+def test_real_scans_do_not_leak(shared_data):
+    """MedNIST's exact duplicates and its neighbouring slices are on one side."""
+    pack = open_pack("mednist", DataConfig(limit=3000), path=shared_data / "mednist" / "MedNIST_24000.tar.gz")
+    assert 250 <= len(pack.heldout) <= 300
+    assert pack.labels is not None and np.ptp(np.bincount(pack.labels[pack.heldout])) <= 30
+    aside = np.zeros(pack.num_images, bool)
+    aside[pack.heldout] = True
+    pairs = Likeness(thumbnails(pack.images)).pairs()
+    assert len(pairs) > 200
+    assert np.mean(aside[pairs[:, 0]] != aside[pairs[:, 1]]) < 0.01
