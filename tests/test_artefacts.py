@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +15,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from ganvas.config import DataConfig
+from ganvas.data.pack import open_pack
 from ganvas.errors import DataError
-from ganvas.judge.artefacts import correlation_range, lattice, pairwise_correlation, sharpness
+from ganvas.judge.artefacts import correlation_range, examine, lattice, pairwise_correlation, sharpness
 
 
 def clouds(num: int, height: int = 128, width: int = 128, seed: int = 0) -> np.ndarray:
@@ -150,3 +155,86 @@ def test_real_chest_films(shared_data: Path) -> None:
     assert correlation_range(real, quarter=True).mean == pytest.approx(0.54, abs=0.06)
     planted = real[:9] + 0.02 * np.tile([1, -1], 400).astype(np.float32)
     assert lattice(planted)[2] > 10
+
+
+# ---- generated against real ----
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """Two halves of 200 different digits each, (N, H, W, 1) uint8."""
+    pack = open_pack("digits")
+    order = np.random.default_rng(0).permutation(pack.num_images)
+    return pack.images[np.sort(order[:200])], pack.images[np.sort(order[200:400])]
+
+
+def faults(real: np.ndarray, fake: np.ndarray) -> dict[str, str]:
+    """What is not ok, with the severity."""
+    found = examine(real, fake).findings
+    assert all(finding["sentence"].endswith(".") for finding in found)
+    return {finding["what"]: finding["severity"] for finding in found if finding["severity"] != "ok"}
+
+
+def clipped(values: np.ndarray) -> np.ndarray:
+    return values.round().clip(0, 255).astype(np.uint8)
+
+
+def test_other_real_pictures_have_no_fault(digits: tuple[np.ndarray, np.ndarray]) -> None:
+    assert faults(*digits) == {}
+
+
+@pytest.mark.parametrize("period", [2, 4, 8])
+def test_a_planted_lattice_is_named_with_period_and_direction(
+    period: int, digits: tuple[np.ndarray, np.ndarray]
+) -> None:
+    real, fake = (clipped(60 + 0.5 * half) for half in digits)  # room below: a cut wave has overtones at other periods
+    crests = 30 * np.cos(2 * np.pi * np.arange(fake.shape[2]) / period)[None, None, :, None]
+    found = examine(real, clipped(fake + crests))
+    (lattice,) = (finding for finding in found.findings if finding["what"] == "lattice")
+    assert lattice["severity"] == "bad" and f"period of {period} pixels along the rows" in lattice["sentence"]
+    (row,) = (row for row in found.lattice if row["period"] == period)
+    assert row["low"] <= row["value"] <= row["high"] and row["value"] > 3 and row["vertical"]["value"] < 2
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "expected"),
+    [
+        ("noise", lambda x: x + 25 * np.random.default_rng(1).standard_normal(x.shape), {"sharpness", "spectrum"}),
+        ("blur", lambda x: (x + np.roll(x, 1, 1) + np.roll(x, 1, 2) + np.roll(x, (1, 1), (1, 2))) / 4, {"sharpness"}),
+        ("brighter", lambda x: x + 40.0, {"tone"}),
+        ("one picture", lambda x: np.repeat(x[:1], len(x), axis=0), {"variety"}),
+        ("blank", lambda x: np.where(np.arange(len(x))[:, None, None, None] < 40, 0.0, x), {"blank"}),
+    ],
+)
+def test_a_planted_fault_is_named(
+    name: str, change: Any, expected: set[str], digits: tuple[np.ndarray, np.ndarray]
+) -> None:
+    real, fake = digits
+    assert expected <= set(faults(real, clipped(change(fake.astype(np.float64)))))
+
+
+def test_films_of_two_draws_are_alike_and_a_faint_lattice_is_seen(shared_data: Path) -> None:
+    (films,) = (shared_data / "chest_xray").glob("*.zip")
+    pack = open_pack(films, DataConfig(size="128", limit=120))
+    real, fake = pack.images[::2], pack.images[1::2]
+    assert faults(real, fake) == {}
+    chequered = 4 * (np.indices(fake.shape[1:3]).sum(axis=0) % 2)[None, :, :, None]
+    assert "lattice" in faults(real, clipped(fake + chequered.astype(float)))
+
+
+def test_values_that_are_not_finite_and_shapes_that_differ_are_refused(digits: tuple[np.ndarray, np.ndarray]) -> None:
+    real, fake = digits
+    broken = np.zeros((20, 1, 32, 32), np.float32)
+    broken[7, 0, 3, 3] = np.nan
+    with pytest.raises(DataError, match="generated picture 7 holds values that are not finite"):
+        examine(real, broken)
+    with pytest.raises(DataError, match="both must be the same"):
+        examine(real, fake[:, :16])
+    with pytest.raises(DataError, match="5 real pictures were given: expected at least 18"):
+        examine(real[:5], fake)
+
+
+def test_an_examination_is_plain_values(digits: tuple[np.ndarray, np.ndarray]) -> None:
+    found = dataclasses.asdict(examine(*digits))
+    assert json.loads(json.dumps(found)) == found
+    assert len(found["spectrum"]["frequency"]) == len(found["spectrum"]["real"]) == 16

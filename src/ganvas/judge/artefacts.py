@@ -1,25 +1,39 @@
 """What the eye sees wrong in generated pictures, as numbers to hold against those of real ones.
 
-Pictures are arrays or tensors (N, H, W) or (N, C, H, W) in [-1, 1]; colours count by their mean, opacity not at all.
+`examine` holds a set of generated pictures against a set of real ones, in one pass over each, and says what it found in
+sentences. Pictures are float arrays or tensors (N, H, W) or (N, C, H, W) in [-1, 1], or a pack's (N, H, W, C) uint8 or
+uint16; structure is measured on the mean of the colours, opacity only in the histogram.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-import torch.nn.functional as F
+from scipy import stats
 from torch import Tensor
 
 from ganvas.data.near import nearest
 from ganvas.errors import DataError
+from ganvas.judge import appearance, findings
+from ganvas.judge.appearance import BINS, Looks, Pictures
+from ganvas.judge.findings import Row
+from ganvas.judge.intervals import Interval, normal, share
 
 PERIODS = (2, 4, 8)
 """Periods in pixels at which upsampling by 2, once, twice and three times, leaves its lattice."""
 REACH = 8  # bins of the spectrum on either side that a peak is compared with
+BANDS = {"coarse": (0.0, 1 / 8), "middle": (1 / 8, 1 / 4), "fine": (1 / 4, 1.0)}
+"""Cycles per pixel."""
+DRAWN = 9  # pictures whose mean correlation is compared with real draws: as many as the chest X-ray project shows
+DRAWS, RESAMPLED = 200, 500  # of nine real pictures; of each set, for intervals
+BLANK, SATURATED = 0.02, 0.1  # standard deviation, of the range; pure black or white pixels beyond the usual
+NEAR, VERY_NEAR, REPEATED = 0.3, 0.05, 4000  # of the usual distance to the next picture; pictures looked through
+
+# Measures of a set by itself.
 
 
 def lattice(images: Tensor | np.ndarray) -> dict[int, float]:
@@ -35,33 +49,13 @@ def lattice(images: Tensor | np.ndarray) -> dict[int, float]:
     Sides are cropped to multiples of 8, so that each period has a frequency of its own. A period that does not fit
     three times into a side is left out of that direction, and out of the answer where it fits neither.
     """
-    spectra = [_line_spectrum(images, axis) for axis in (0, 1)]
+    spectra = [_mean(images, functools.partial(appearance.lines, axis=axis)) for axis in (1, 2)]
     ratios = {}
     for period in PERIODS:
-        found = [_peak(power, period) for power in spectra if 2 * (len(power) - 1) >= 3 * period]
+        found = [float(_peak(power, period)) for power in spectra if _fits(period, power)]
         if found:
             ratios[period] = max(found)
     return ratios
-
-
-def _line_spectrum(images: Tensor | np.ndarray, axis: int) -> np.ndarray:
-    """Mean power of the lines along `axis` at the frequencies 0, 1, ... side / 2 per side."""
-    total = np.zeros(1)
-    for picture in _gray(images):
-        picture = np.moveaxis(picture, axis, 1)
-        side = picture.shape[1] // 8 * 8
-        total = total + np.square(np.abs(np.fft.rfft(picture[:, :side], axis=1))).mean(axis=0)
-    return total / len(images)
-
-
-def _peak(power: np.ndarray, period: int) -> float:
-    """Power at 1 / period over its surroundings, whose median is of the logarithms: spectra fall steeply."""
-    side = 2 * (len(power) - 1)
-    centre = side // period
-    reach = max(2, min(REACH, side // 16))
-    around = [i for i in range(centre - reach, centre + reach + 1) if abs(i - centre) > 1 and 0 < i < len(power)]
-    power = power + np.finfo(np.float64).tiny  # of blank pictures
-    return float(power[centre] / np.exp(np.median(np.log(power[around]))))
 
 
 def sharpness(images: Tensor | np.ndarray) -> float:
@@ -69,14 +63,31 @@ def sharpness(images: Tensor | np.ndarray) -> float:
 
     Near the real pictures' value is good: below it the generated ones are blurred, above it noisy.
     """
-    values = []
-    for x in _gray(images):
-        inner = x[1:-1, 1:-1]
-        values.append(np.var(x[:-2, 1:-1] + x[2:, 1:-1] + x[1:-1, :-2] + x[1:-1, 2:] - 4 * inner))
-    return float(np.mean(values))
+    return float(_mean(images, appearance.laplacian))
 
 
-# ---- diversity ----
+def _mean(images: Tensor | np.ndarray, measure: Callable[[Tensor], Tensor]) -> np.ndarray:
+    return np.concatenate([measure(appearance.gray(batch)).numpy() for batch in appearance.batches(images)]).mean(
+        axis=0
+    )
+
+
+def _fits(period: int, power: np.ndarray) -> bool:
+    return 2 * (power.shape[-1] - 1) >= 3 * period
+
+
+def _peak(power: np.ndarray, period: int) -> np.ndarray:
+    """Power (..., F) at 1 / period over its surroundings, whose median is of the logarithms: spectra fall steeply."""
+    num = power.shape[-1]
+    side = 2 * (num - 1)
+    centre = side // period
+    reach = max(2, min(REACH, side // 16))
+    around = [i for i in range(centre - reach, centre + reach + 1) if abs(i - centre) > 1 and 0 < i < num]
+    power = power.astype(np.float64) + np.finfo(np.float64).tiny  # of blank pictures
+    return power[..., centre] / np.exp(np.median(np.log(power[..., around]), axis=-1))
+
+
+# Diversity.
 
 
 class Range(NamedTuple):
@@ -93,7 +104,7 @@ def pairwise_correlation(images: Tensor | np.ndarray, size: int = 128, quarter: 
     Pictures are first reduced, by the mean over areas, to at most `size` pixels a side; `quarter` looks at the upper
     left quarter alone, for what comes at one place in every picture. Raises `DataError` for a single picture.
     """
-    return _mean_of_pairs(_correlations(images, size, quarter))
+    return _mean_of_pairs(_unit_rows(images, size, quarter))
 
 
 def correlation_range(
@@ -105,202 +116,244 @@ def correlation_range(
     """
     if len(real) < num:
         raise DataError(f"{len(real)} real pictures were given to draw {num} of: take more, or draw fewer")
-    matrix = _correlations(real, size, quarter)
+    return _range(_unit_rows(real, size, quarter), num, draws, seed)
+
+
+def _range(rows: np.ndarray, num: int, draws: int, seed: int) -> Range:
     rng = np.random.default_rng(seed)
-    chosen = [rng.permutation(len(real))[:num] for _ in range(draws)]
-    values = [_mean_of_pairs(matrix[np.ix_(rows, rows)]) for rows in chosen]
+    values = [_mean_of_pairs(rows[rng.permutation(len(rows))[:num]]) for _ in range(draws)]
     return Range(float(np.mean(values)), float(np.min(values)), float(np.max(values)))
 
 
-def _correlations(images: Tensor | np.ndarray, size: int, quarter: bool) -> np.ndarray:
-    """Pearson correlation of every picture with every other (N, N)."""
+def _unit_rows(images: Tensor | np.ndarray, size: int, quarter: bool) -> np.ndarray:
     if len(images) < 2:
         raise DataError(f"a correlation of pairs needs at least 2 pictures, and {len(images)} was given: ask for more")
-    rows = []
-    for picture in _gray(images):
-        if quarter:
-            picture = picture[: picture.shape[0] // 2, : picture.shape[1] // 2]
-        small = [min(size, side) for side in picture.shape]
-        reduced = F.interpolate(torch.from_numpy(picture)[None, None], small, mode="area").numpy().ravel()
-        centred = reduced - reduced.mean()
-        norm = np.linalg.norm(centred)
-        blank = norm < 1e-6  # equal to every other blank picture and unlike all others: the last coordinate
-        rows.append(np.append(centred * 0 if blank else centred / norm, float(blank)))
-    unit = np.stack(rows)
-    return unit @ unit.T
+    return np.concatenate(
+        [appearance.standardised(appearance.gray(batch), size, quarter).numpy() for batch in appearance.batches(images)]
+    )
 
 
-def _mean_of_pairs(matrix: np.ndarray) -> float:
-    num = len(matrix)
-    return float((matrix.sum() - np.trace(matrix)) / (num * (num - 1)))
+def _mean_of_pairs(rows: np.ndarray) -> float:
+    """Mean product of two different rows of length 1: the square of their sum has all pairs, and each with itself."""
+    num = len(rows)
+    return float((np.square(rows.sum(axis=0, dtype=np.float64)).sum() - num) / (num * (num - 1)))
 
 
-def _gray(images: Tensor | np.ndarray) -> Iterator[np.ndarray]:
-    """One picture after the other as (H, W) float64."""
-    for image in images:
-        picture = image.cpu().numpy() if isinstance(image, Tensor) else image
-        picture = picture.astype(np.float64)
-        yield picture if picture.ndim == 2 else picture[:3].mean(axis=0)
-
-
-# ---- all of it ----
-
-
-class Finding(NamedTuple):
-    what: str
-    sentence: str
-    severity: str
-    """ok, note or bad."""
+# Generated against real.
 
 
 @dataclass(frozen=True)
 class Artefacts:
-    """What the generated pictures look like beside the real ones; plain values."""
+    """What generated pictures look like beside real ones; plain values. Ratios are generated over real, and `low` and
+    `high` without another word bound the 95% interval for other pictures of both kinds."""
 
     findings: list[dict[str, str]]
-    """Sentences with their subject and severity."""
-    lattice: list[dict[str, float]]
-    """A row for each period: period in pixels, real, generated."""
+    """what, sentence, and severity: ok, note or bad."""
+    lattice: list[dict[str, Any]]
+    """For each period: real, generated, and their ratio with low and high, of the worse direction; and the same by
+    direction, "horizontal" (along the rows) and "vertical"."""
     spectrum: dict[str, list[float]]
-    """Radially averaged power: frequency in cycles per pixel, real, generated."""
+    """Curves: frequency in cycles per pixel; real and generated power, geometric mean over the pictures, of white
+    noise its variance; real_low, real_high, generated_low, generated_high, which hold 90% of the pictures."""
+    power: dict[str, dict[str, float]]
+    """Ratios of the power (value, low, high) that is coarse (below 1/8 cycles per pixel), middle and fine (above 1/4),
+    and the largest one with its frequency."""
     sharpness: dict[str, float]
-    """Laplacian variance over the real pictures', with its 95% interval: value, low, high."""
-    histogram: dict[str, float]
-    """Mean Wasserstein distance of the channels' values, of the range: value, and the same between real halves."""
-    correlation: dict[str, float]
-    """Mean correlation of nine: generated; real, low and high over draws of real ones."""
+    """Laplacian variance: real, generated, and value, low, high of their ratio."""
+    histogram: dict[str, Any]
+    """Wasserstein-1 distance of the values as a part of the range, in colour the mean over 13 directions of the colour
+    cube: value, low, high; real and real_high: mean and highest between 500 pairs of draws of real pictures; channels;
+    brighter: difference of the means."""
+    correlation: dict[str, Any]
+    """Mean correlation of two pictures: generated, real; low, high: lowest and highest of 200 draws of nine real ones.
+    variety: ratio of the mean distances 1 - correlation (value, low, high). quarter: all this of the upper left one."""
     blank: dict[str, float]
-    """Share of pictures that show next to nothing: real, generated."""
+    """Share of pictures that show next to nothing: real, generated, and value, low, high of the difference."""
+    saturated: dict[str, float]
+    """The same of pictures that are pure black or white over more of them than 99% of the real ones and a tenth."""
+    duplicates: dict[str, float]
+    """The same of pictures that nearly equal another one of their set, at sets of one size."""
     repeated: float
-    """Share of generated pictures that are nearer to another one than 99.5% of real ones are to each other."""
+    """The generated pictures' share of these."""
 
 
-NOTED, BAD = 1.5, 3.0  # times the real pictures' peak of a lattice
-BLANK = 0.02  # standard deviation of the values, of the range
-SOFT, HARD = 0.67, 1.5  # of the real pictures' sharpness
+def examine(real: Pictures, fake: Pictures, seed: int = 0) -> Artefacts:
+    """Holds generated pictures against real ones of the same shape.
 
-
-def examine(real: np.ndarray, fake: np.ndarray) -> Artefacts:
-    """Holds generated pictures against as many real ones; both (N, H, W, C) uint8 or uint16, 50 at least."""
-    num = min(len(real), len(fake))
-    sets = [_scaled(pictures[:num]) for pictures in (real, fake)]
-    peaks = [lattice(pictures) for pictures in sets]
-    rows = [{"period": p, "real": peaks[0][p], "generated": peaks[1][p]} for p in peaks[0]]
-    sharp = _ratio(*(np.array([sharpness(picture[None]) for picture in pictures]) for pictures in sets))
-    nine = [correlation_range(pictures) for pictures in sets]
-    halves = _histogram_distance(sets[0][: num // 2], sets[0][num // 2 :])
-    tone = _histogram_distance(*sets)
-    blank = [float((pictures.std(axis=(1, 2, 3)) < 2 * BLANK).mean()) for pictures in sets]
-    near = [_nearest_other(pictures) for pictures in sets]
-    repeated = float((near[1] < np.quantile(near[0], 0.005)).mean())
-    frequency, *power = _radial(sets)
-    findings = [_of_lattice(rows), _of_sharpness(sharp), _of_variety(nine, repeated), _of_tone(tone, halves)]
-    if blank[1] > blank[0] + 0.02:
-        findings.append(
-            Finding("blank", f"{blank[1]:.0%} of the pictures are blank (real ones: {blank[0]:.0%}).", "bad")
-        )
+    Intervals by drawing the pictures again; of the correlation by its variance. Memory: some 50 kB for each picture
+    besides the pictures themselves. Raises `DataError` for shapes that differ, and what `appearance.look` raises.
+    """
+    sets = [appearance.look(real, "real"), appearance.look(fake, "generated")]
+    if sets[0].shape != sets[1].shape:
+        shapes = ["x".join(map(str, (*one.shape[1:], one.shape[0]))) for one in sets]
+        raise DataError(f"the real pictures are {shapes[0]} and the generated ones {shapes[1]}: both must be the same")
+    again = _Resampling(len(sets[0]), len(sets[1]), seed)
+    rows = _lattice_rows(*sets, again)
+    spectrum, power = _spectra(*sets, again)
+    sharp = _sharpness_row(*sets, again)
+    tones = _tones(*sets, again)
+    alike = _alike(sets[0]["whole"], sets[1]["whole"], seed)
+    quarter = _alike(sets[0]["quarter"], sets[1]["quarter"], seed)
+    blank = _shares(*(one["contrast"] < 2 * BLANK for one in sets))
+    saturated = _shares(*_saturated(*sets))
+    duplicates = _shares(*_repeated(*sets))
+    found = [
+        findings.of_lattice(rows),
+        findings.of_power(power),
+        findings.of_sharpness(sharp),
+        findings.of_tones(tones),
+        findings.of_variety(alike, quarter, duplicates),
+        findings.of_shares("blank", "are blank", blank, *findings.BLANKS),
+        findings.of_shares("saturated", "are black or white in large parts", saturated, *findings.SHARES),
+    ]
     return Artefacts(
-        findings=[finding._asdict() for finding in findings],
+        findings=[finding._asdict() for finding in found],
         lattice=rows,
-        spectrum={"frequency": frequency, "real": power[0], "generated": power[1]},
-        sharpness=dict(zip(("value", "low", "high"), sharp, strict=True)),
-        histogram={"value": tone, "real": halves},
-        correlation={"generated": nine[1].mean, "real": nine[0].mean, "low": nine[0].low, "high": nine[0].high},
-        blank={"real": blank[0], "generated": blank[1]},
-        repeated=repeated,
+        spectrum=spectrum,
+        power=power,
+        sharpness=sharp,
+        histogram=tones,
+        correlation={**alike, "quarter": quarter},
+        blank=blank,
+        saturated=saturated,
+        duplicates=duplicates,
+        repeated=duplicates["generated"],
     )
 
 
-def _of_lattice(rows: list[dict[str, float]]) -> Finding:
-    worst = max(
-        rows, key=lambda row: row["generated"] / row["real"], default={"period": 2, "real": 1.0, "generated": 1.0}
-    )
-    ratio = worst["generated"] / worst["real"]
-    if ratio < NOTED:
-        return Finding(
-            "lattice", "No lattice: the spectrum has no peaks at 2, 4 or 8 pixels beyond the real one's.", "ok"
+class _Resampling:
+    """Both sets drawn again and again, with replacement: means of anything that is known of each picture."""
+
+    def __init__(self, num_real: int, num_fake: int, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        self.real, self.fake, self.other = (
+            rng.multinomial(size, np.full(num, 1 / num), RESAMPLED).astype(np.float32) / size
+            for num, size in ((num_real, num_real), (num_fake, num_fake), (num_real, num_fake))
         )
-    sentence = (
-        f"A lattice with a period of {worst['period']:g} pixels: its peak is {ratio:.1f} times the real pictures'."
-    )
-    return Finding("lattice", sentence, "bad" if ratio >= BAD else "note")
+        """(R, N) weights of the pictures; `other`: as many real pictures as there are generated ones."""
+
+    @staticmethod
+    def within(value: float, values: np.ndarray) -> Interval:
+        """The 95% of the drawn values in the middle."""
+        low, high = np.quantile(values, (0.025, 0.975))
+        return Interval(float(value), float(low), float(high))
 
 
-def _of_sharpness(ratio: tuple[float, float, float]) -> Finding:
-    value, low, high = ratio
-    words = f"the Laplacian variance is {value:.2f} times the real pictures' ({low:.2f} to {high:.2f})"
-    if high < SOFT:
-        return Finding(
-            "sharpness", f"The pictures are softer than real ones: {words}.", "bad" if value < 0.4 else "note"
-        )
-    if low > HARD:
-        return Finding(
-            "sharpness", f"The pictures are noisier than real ones: {words}.", "bad" if value > 2.5 else "note"
-        )
-    return Finding("sharpness", f"As sharp as real ones: {words}.", "ok")
+def _lattice_rows(real: Looks, fake: Looks, again: _Resampling) -> list[Row]:
+    rows = []
+    for period in PERIODS:
+        found = {}
+        for direction in ("horizontal", "vertical"):
+            first, second = real[direction], fake[direction]
+            if _fits(period, first):
+                peaks = [float(_peak(lines.mean(axis=0), period)) for lines in (first, second)]
+                drawn = _peak(again.fake @ second, period) / _peak(again.real @ first, period)
+                ratio = again.within(peaks[1] / peaks[0], drawn)
+                found[direction] = {"real": peaks[0], "generated": peaks[1], **ratio._asdict()}
+        if found:
+            worse = max(found, key=lambda direction: found[direction]["value"])
+            rows.append({"period": period, "direction": worse, **found[worse], **found})
+    return rows
 
 
-def _of_variety(nine: list[Range], repeated: float) -> Finding:
-    real, fake = nine
-    words = f"nine of them correlate by {fake.mean:.2f} on average, nine real ones by {real.low:.2f} to {real.high:.2f}"
-    if fake.mean > real.high:
-        return Finding("variety", f"The pictures are too alike: {words}.", "bad")
-    if repeated > 0.05:
-        return Finding(
-            "variety", f"{repeated:.0%} of the pictures nearly repeat another one (real ones: 0.5%).", "note"
-        )
-    return Finding("variety", f"As varied as real ones by their pixels: {words}.", "ok")
+def _sharpness_row(real: Looks, fake: Looks, again: _Resampling) -> Row:
+    least = 1e-9  # of blank pictures
+    means = [float(one["laplacian"].mean()) for one in (real, fake)]
+    drawn = (again.fake @ fake["laplacian"] + least) / (again.real @ real["laplacian"] + least)
+    ratio = again.within((means[1] + least) / (means[0] + least), drawn)
+    return {"real": means[0], "generated": means[1], **ratio._asdict()}
 
 
-def _of_tone(distance: float, floor: float) -> Finding:
-    words = f"values differ by {distance:.1%} of the range (two halves of the real ones: {floor:.1%})"
-    if distance > max(0.03, 3 * floor):
-        return Finding("tone", f"Tones or colours are off: {words}.", "bad" if distance > 0.08 else "note")
-    return Finding("tone", f"Tones are right: {words}.", "ok")
+def _spectra(real: Looks, fake: Looks, again: _Resampling) -> tuple[dict[str, list[float]], dict[str, Row]]:
+    frequency = appearance.frequencies(*real.shape[1:])
+    curves = {"frequency": frequency.tolist()}
+    for name, one in (("real", real), ("generated", fake)):
+        low, high = np.quantile(one["radial"], (0.05, 0.95), axis=0)
+        for ending, curve in (("", one["radial"].mean(axis=0)), ("_low", low), ("_high", high)):
+            curves[name + ending] = (10.0**curve).tolist()
+    more = fake["radial"].mean(axis=0) - real["radial"].mean(axis=0)
+    drawn = again.fake @ fake["radial"] - again.real @ real["radial"]
+    power = {}
+    for name, (low, high) in BANDS.items():
+        band = (frequency >= low) & (frequency < high)
+        if band.any():
+            power[name] = again.within(10 ** more[band].mean(), 10 ** drawn[:, band].mean(axis=1))._asdict()
+    most = int(np.abs(more).argmax())
+    largest = again.within(10 ** more[most], 10 ** drawn[:, most])
+    power["largest"] = {"frequency": float(frequency[most]), **largest._asdict()}
+    return curves, power
 
 
-def _scaled(pictures: np.ndarray) -> np.ndarray:
-    """(N, C, H, W) float32 in [-1, 1]."""
-    top = np.iinfo(pictures.dtype).max / 2
-    return np.ascontiguousarray(pictures.transpose(0, 3, 1, 2), np.float32) / np.float32(top) - 1
+def _tones(real: Looks, fake: Looks, again: _Resampling) -> Row:
+    ways = appearance.directions(real.shape[0])
+    # Along a way of several channels the scale is shorter than the way: by its length to the sum of its parts.
+    scale = np.abs(ways).sum(axis=1) / np.linalg.norm(ways, axis=1) / (BINS - 1)
+
+    def distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        difference = (first - second).reshape(-1, len(ways), BINS)
+        return np.abs(difference.cumsum(axis=2)).sum(axis=2) * scale
+
+    means = [one["histogram"].mean(axis=0) for one in (real, fake)]
+    each = distances(means[0], means[1])[0]
+    drawn = again.real @ real["histogram"]
+    spread = distances(drawn, again.fake @ fake["histogram"]).mean(axis=1).var()
+    floor = distances(drawn, again.other @ real["histogram"]).mean(axis=1)
+    found = normal(each.mean(), spread, within=(0.0, 1.0))
+    shown = min(real.shape[0], 3)
+    levels = [float((mean.reshape(-1, BINS)[:shown] @ np.linspace(0, 1, BINS)).mean()) for mean in means]
+    names = {1: ["gray"], 3: ["red", "green", "blue"], 4: ["red", "green", "blue", "opacity"]}[real.shape[0]]
+    places = [*range(shown), len(ways) - 1]
+    return {
+        **found._asdict(),
+        "real": float(floor.mean()),
+        "real_high": float(floor.max()),
+        "channels": {name: float(each[place]) for name, place in zip(names, places, strict=False)},
+        "brighter": levels[1] - levels[0],
+    }
 
 
-def _ratio(real: np.ndarray, fake: np.ndarray) -> tuple[float, float, float]:
-    """Ratio of the means of two samples of positive numbers and its 95% interval, by the variance of its logarithm."""
-    value = float(fake.mean() / max(real.mean(), 1e-12))
-    relative = [x.var(ddof=1) / len(x) / max(x.mean(), 1e-12) ** 2 for x in (real, fake)]
-    half = 1.96 * float(np.sqrt(sum(relative)))
-    return value, value * float(np.exp(-half)), value * float(np.exp(half))
+def _alike(real: np.ndarray, fake: np.ndarray, seed: int) -> Row:
+    """Means over all pairs, their variances by leaving out one picture after the other (jackknife of a U-statistic)."""
+    means, variances = [], []
+    for rows in (real, fake):
+        each = (rows @ rows.sum(axis=0, dtype=np.float64) - 1) / (len(rows) - 1)
+        means.append(float(each.mean()))
+        variances.append(4 * float(each.var(ddof=1)) / len(rows) * ((len(rows) - 1) / (len(rows) - 2)) ** 2)
+    distance = max(1 - means[0], 1e-6)
+    ratio = (1 - means[1]) / distance
+    variance = (variances[1] + ratio**2 * variances[0]) / distance**2
+    few = (stats.t.ppf(0.975, min(len(real), len(fake)) - 1) / stats.norm.ppf(0.975)) ** 2  # a variance known from few
+    variety = normal(ratio, variance * few, within=(0.0, np.inf))
+    nine = _range(real, DRAWN, DRAWS, seed)
+    return {"real": means[0], "generated": means[1], "low": nine.low, "high": nine.high, "variety": variety._asdict()}
 
 
-def _histogram_distance(first: np.ndarray, second: np.ndarray) -> float:
-    """Mean over the channels of the Wasserstein-1 distance of their values, as a part of the range."""
-    steps = np.linspace(0, 1, 257)
-    quantiles = [np.quantile(x[:: max(1, len(x) // 500)], steps, axis=(0, 2, 3)) for x in (first, second)]
-    return float(np.abs(quantiles[0] - quantiles[1]).mean() / 2)
+def _saturated(real: Looks, fake: Looks) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each picture has more pure black, or white, than 99% of the real ones by a tenth of its pixels."""
+    shown = min(real.shape[0], 3)
+    ends = [one["histogram"].reshape(len(one), -1, BINS)[:, :shown, [0, -1]].mean(axis=1) for one in (real, fake)]
+    usual = np.quantile(ends[0], 0.99, axis=0) + SATURATED
+    return (ends[0] > usual).any(axis=1), (ends[1] > usual).any(axis=1)
 
 
-def _nearest_other(pictures: np.ndarray) -> np.ndarray:
-    """Distance of each picture's thumbnail, of mean 0 and length 1, to the nearest other one's."""
-    small = F.interpolate(torch.from_numpy(pictures), (12, 12), mode="area").flatten(1)
-    rows = F.normalize(small - small.mean(dim=1, keepdim=True), dim=1).numpy()
-    return nearest(rows, rows, 2)[0][:, 1]
+def _repeated(real: Looks, fake: Looks) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each picture is far nearer to another one of its set than real ones mostly are; both sets of one size."""
+    num = min(len(real), len(fake), REPEATED)
+    found = []
+    for one in (real, fake):
+        some = one["thumbnail"][np.linspace(0, len(one) - 1, num).astype(int)]
+        rows = some - some.mean(axis=0)
+        found.append(np.sqrt(np.maximum(nearest(rows, rows, 2)[0][:, 1], 0)))
+    # Where many real pictures are near duplicates, only what is nearer still counts, but always what is the same.
+    usual = np.median(found[0])
+    limit = np.clip(np.quantile(found[0], 0.01), VERY_NEAR * usual, NEAR * usual)
+    return found[0] <= limit, found[1] <= limit
 
 
-def _radial(sets: list[np.ndarray]) -> tuple[list[float], list[float], list[float]]:
-    """Frequencies in cycles per pixel up to 1/2, and the mean power of each set there, under a Hann window."""
-    height, width = sets[0].shape[2:]
-    window = np.hanning(height)[:, None] * np.hanning(width)
-    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
-    bins = np.minimum(height, width) // 2
-    places = np.round(frequency * 2 * bins).astype(int)
-    inside = (places >= 1) & (places <= bins)
-    counts = np.bincount(places[inside], minlength=bins + 1)[1:]
-    curves = []
-    for pictures in sets:
-        total = np.zeros(frequency.shape)
-        for gray in _gray(pictures):
-            total += np.square(np.abs(np.fft.rfft2((gray - gray.mean()) * window)))
-        power = np.bincount(places[inside], (total / len(pictures))[inside], bins + 1)[1:] / counts
-        curves.append([float(value) for value in power])
-    return [float((i + 1) / (2 * bins)) for i in range(bins)], curves[0], curves[1]
+def _shares(real: np.ndarray, fake: np.ndarray) -> Row:
+    """Shares of both sets and the 95% interval of their difference (Newcombe 1998, method 10)."""
+    first, second = share(float(real.mean()), len(real)), share(float(fake.mean()), len(fake))
+    value = second.value - first.value
+    low = value - np.hypot(second.value - second.low, first.high - first.value)
+    high = value + np.hypot(second.high - second.value, first.value - first.low)
+    return {"real": first.value, "generated": second.value, **Interval(value, float(low), float(high))._asdict()}

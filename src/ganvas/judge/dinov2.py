@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganvas import files
-from ganvas.data.download import File, download
-from ganvas.data.pack import Pack, cache_dir
+from ganvas.data.download import File
+from ganvas.data.pack import Pack
 from ganvas.errors import CheckpointError
-from ganvas.judge.features import Features, bicubic
+from ganvas.judge.features import Features, bicubic, fetch
 
 PATCH = 14  # side of the square that becomes one token
 SIZE = 224  # of the input: 16 x 16 tokens
@@ -149,7 +149,7 @@ def prepare(pictures: Tensor) -> Tensor:
 def load(name: str, device: torch.device, weights: Path | None, pack: Pack | None) -> Features:
     """The network as `Features`, with the weights of the file `weights`, or the published ones (cached, downloaded)."""
     published = PUBLISHED[name]
-    path = weights or fetch(published)
+    path = weights or fetch(published.file)
     if not path.is_file():
         raise CheckpointError(f"{path} is not there: expected the weights file {published.file.name} of {name}")
     digest = files.sha256(path)
@@ -169,19 +169,3 @@ def load(name: str, device: torch.device, weights: Path | None, pack: Pack | Non
     words = f"input {SIZE}x{SIZE} by antialiased bicubic, aspect not kept, ImageNet mean and deviation, class token"
     official = digest == published.sha256
     return Features(name, digest[:8], published.width, network, prepare, words, device, official=official)
-
-
-def fetch(published: Published) -> Path:
-    """The place of the published file in the cache, where it is downloaded to if it is not there yet."""
-    path = cache_dir() / "weights" / published.file.name
-    if not path.exists():
-        with files.explained(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            download(published.file, path)
-        except OSError as error:
-            raise CheckpointError(
-                f"{published.file.name} is not in the cache and could not be downloaded ({error}): "
-                f"get {published.file.url} on a machine with a network and put it at {path}"
-            ) from error
-    return path

@@ -24,12 +24,12 @@ from ganvas.data.pack import Pack, Progress, is_pack, open_pack
 from ganvas.device import choose_device
 from ganvas.errors import CheckpointError, ConfigError, DataError, RunError
 from ganvas.generator import Generator, find_weights, to_pixels
-from ganvas.judge import artefacts, copies, distances, usefulness
+from ganvas.judge import artefacts, copies, usefulness
 from ganvas.judge.classifier import judge_of
 from ganvas.judge.classwise import class_table, mode_coverage
-from ganvas.judge.distances import Interval
 from ganvas.judge.feature_cache import features_of
 from ganvas.judge.features import Features
+from ganvas.judge.measures import Measures, Row, as_row
 from ganvas.pictures import grid, save_png
 from ganvas.run import Run, timestamp
 
@@ -43,9 +43,6 @@ SHOWN, CLASSES_SHOWN = 36, 12  # pictures, or rows of eight, in the grids
 CLOSEST = 12  # pairs in the gallery
 MARKED, MARKS_SHOWN = 300, 6  # pictures of each kind that are searched for marks, and marks in the report
 CLASSIFIED = 1_000  # pictures of each kind that the real-or-fake classifier sees
-INCEPTION = ("inception-original", "inception-clean")
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -213,8 +210,9 @@ class Judgement:
         real, _ = features_of(features, self.pack, self.reference, self.report)
         floor, _ = features_of(features, self.pack, self.floor(), self.report)
         fake, fake_logits = features.both(self.samples)
-        measures = Measures(features, self.options, self.split, len(real), len(fake))
-        rows = measures.rows(real, floor, fake, fake_logits)
+        sampling = f"seed {self.options.seed}, truncation {self.options.truncation:g}, EMA weights"
+        measures = Measures(features, sampling, self.split, len(real), len(fake))
+        rows = measures.rows(real, floor, fake, fake_logits, self.options.force)
         if self.split == "training":
             held, _ = features_of(features, self.pack, self.heldout, self.report)
             rows.insert(1, measures.other("kid_heldout", "held-out", held, floor, fake))
@@ -455,126 +453,3 @@ class Judgement:
 def first(indices: np.ndarray, num: int) -> np.ndarray:
     """The first `num` of the indices, over again where there are fewer."""
     return np.resize(indices, num)
-
-
-def as_row(
-    key: str, name: str, found: Interval, better: str, real: float | None, meaning: str, protocol: str, *flags: str
-) -> Row:
-    return {
-        "key": key,
-        "name": name,
-        **found._asdict(),
-        "better": better,
-        "real": real,
-        "meaning": meaning,
-        "protocol": protocol,
-        "flags": list(flags),
-    }
-
-
-class Measures:
-    """The distances between the sets, each with its protocol."""
-
-    def __init__(self, features: Features, options: Options, split: str, num_real: int, num_fake: int) -> None:
-        self.features, self.options = features, options
-        self.split, self.num_real, self.num_fake = split, num_real, num_fake
-
-    def row(
-        self, key: str, name: str, found: Interval, better: str, real: float | None, meaning: str, more: str = "",
-        flags: tuple[str, ...] = (),
-    ) -> Row:  # fmt: skip
-        protocol = (
-            f"{self.num_real:,} real ({self.split}), {self.num_fake:,} generated (seed {self.options.seed}, truncation "
-            f"{self.options.truncation:g}, EMA weights){', ' + more if more else ''}; {self.features.protocol}; "
-            f"ganvas {ganvas.__version__}, torch {torch.__version__}"
-        )
-        return as_row(key, f"{name} ({self.features.name})", found, better, real, meaning, protocol, *flags)
-
-    def rows(self, real: np.ndarray, floor: np.ndarray, fake: np.ndarray, logits: np.ndarray) -> list[Row]:
-        """real, floor, fake: features (N, D) of the reference, of other real pictures and of the generated ones."""
-        inception = self.features.name in INCEPTION
-        rows = [
-            self.row(
-                "kid", "KID", distances.kid_interval(real, fake), "lower", distances.kid(real, floor),
-                "Distance of the two sets, without the bias of small numbers: 0 for a perfect generator.",
-            ),
-        ]  # fmt: skip
-        if inception:
-            rows += self.fid(real, floor, fake)
-        else:
-            rows.append(
-                self.row(
-                    "frechet", "Frechet distance", distances.frechet_interval(real, fake), "lower",
-                    distances.frechet(real, floor),
-                    "Distance of the sets' means and spreads in this network: no FID; it grows as pictures get few.",
-                )
-            )  # fmt: skip
-        found, ideal = distances.manifold(real, fake), distances.manifold(real, floor)
-        for key, name, meaning in (
-            ("precision", "Precision", "Share of the generated pictures that look like some real one: quality."),
-            ("recall", "Recall", "Share of the real pictures that the generator could have made: variety."),
-            (
-                "density",
-                "Density",
-                "How deep within the real pictures the generated ones lie: quality, robustly.",
-            ),
-            ("coverage", "Coverage", "Share of the real pictures that have a generated one nearby: variety, robust."),
-        ):
-            more = "k = 3" if key in ("precision", "recall") else "k = 5"
-            rows.append(self.row(key, name, getattr(found, key), "higher", getattr(ideal, key).value, meaning, more))
-        num = min(len(real), len(fake), len(floor))
-        rows += [
-            self.row(
-                "mind", "MIND", distances.mind(real, fake), "lower", distances.mind(real, floor).value,
-                "Sliced Wasserstein distance of the two sets: like the Frechet distance, but of their whole shape.",
-                "1,000 projections, seed 0",
-            ),
-            self.row(
-                "vendi", "Vendi score", distances.vendi(fake[:num]), "near", distances.vendi(real[:num]).value,
-                "How many quite different pictures there are in effect; compare it with the real pictures' number.",
-                f"{num:,} pictures of each kind",
-            ),
-        ]  # fmt: skip
-        if inception:
-            rows.append(
-                self.row(
-                    "inception_score", "Inception score", distances.inception_score(logits), "higher", None,
-                    "Clear and varied things by ImageNet's classes; says little of pictures that are none of those.",
-                    "10 splits in order",
-                )
-            )  # fmt: skip
-        return rows
-
-    def fid(self, real: np.ndarray, floor: np.ndarray, fake: np.ndarray) -> list[Row]:
-        """Refused for too few pictures unless forced, and then marked."""
-        biased = distances.check_fid(len(real), len(fake), self.options.force)
-        flags = (f"biased: fewer than {distances.MINIMUM_FOR_FID:,} pictures",) if biased else ()
-        if not self.features.official:
-            flags += ("not the published weights: not comparable with any FID elsewhere",)
-        rows = [
-            self.row(
-                "fid", "FID", distances.frechet_interval(real, fake), "lower", distances.frechet(real, floor),
-                "Distance of the sets' means and spreads; comparable only at equal numbers and resize.", flags=flags,
-            )
-        ]  # fmt: skip
-        if min(len(real), len(fake)) > 2 * real.shape[1]:
-            rows.append(
-                self.row(
-                    "fid_infinity", "FID, infinite samples", distances.fid_infinity(real, fake), "lower", None,
-                    "The FID that endless samples would have, by a straight line in 1/N.", "halves drawn with seed 0",
-                    flags,
-                )
-            )  # fmt: skip
-        return rows
-
-    def other(self, key: str, split: str, reference: np.ndarray, floor: np.ndarray, fake: np.ndarray) -> Row:
-        """KID to the other part of the real pictures: one that learnt by heart is nearer to the training part."""
-        measures = Measures(self.features, self.options, split, len(reference), len(fake))
-        meaning = {
-            "kid_training": "The same to pictures trained on: far below the other means learnt by heart.",
-            "kid_heldout": "The same to pictures never trained on: far above the other means learnt by heart.",
-        }[key]
-        return measures.row(
-            key, f"KID to {split} pictures", distances.kid_interval(reference, fake), "lower",
-            distances.kid(reference, floor), meaning,
-        )  # fmt: skip

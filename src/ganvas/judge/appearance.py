@@ -1,0 +1,206 @@
+"""One pass over pictures: what `judge.artefacts` needs to know of each, so that no set has to lie in memory.
+
+Everything is a row for each picture, and most of it a mean over pictures is taken of: intervals then come from drawing
+the rows again. Structure is measured on the mean of the colours, opacity only in the histogram.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ganvas.errors import DataError
+
+Pictures = Tensor | np.ndarray | Iterable[Tensor | np.ndarray]
+"""Floats (N, C, H, W) or (N, H, W) in [-1, 1], or (N, H, W, C) uint8 or uint16; at once, or in batches of any size."""
+
+PIXELS = 2**19  # of the pictures that are looked at together
+LEAST = {"real": 18, "generated": 9}  # pictures
+CORRELATED, THUMBNAIL = 64, 16  # pixels a side at which pictures are correlated, and looked through for repetitions
+BINS, CURVE = 256, 64  # of a histogram; of the radial spectrum at most
+LEVELS = 2**14  # pixels of a picture that its histogram counts at most
+EIGHT_BITS = (2 / 255) ** 2 / 12
+"""Power at every frequency of what rounding to 8 bits adds: nobody sees less."""
+
+
+@dataclass(frozen=True, eq=False)
+class Looks:
+    """What is known of the pictures of a set: arrays with a row for each, by name."""
+
+    shape: tuple[int, int, int]
+    """Channels, height, width."""
+    parts: dict[str, np.ndarray]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.parts[name]
+
+    def __len__(self) -> int:
+        return len(self.parts["laplacian"])
+
+
+def look(pictures: Pictures, kind: str) -> Looks:
+    """One pass over the pictures, of which some 50 kB each are kept. kind: "real" or "generated", for the words.
+
+    Raises `DataError` below 18 real or 9 generated pictures, for pictures of several shapes, and for values that are
+    not finite.
+    """
+    found: list[dict[str, Tensor]] = []
+    shapes: set[tuple[int, int, int]] = set()
+    num = 0
+    for batch in batches(pictures):
+        finite = batch.flatten(1).isfinite().all(dim=1)
+        if not finite.all():
+            raise DataError(
+                f"{kind} picture {num + int((~finite).int().argmax())} holds values that are not finite, and numbers "
+                "from -1 to 1 were expected: take an earlier checkpoint, or look at the pictures"
+            )
+        num += len(batch)
+        shapes.add((batch.shape[1], batch.shape[2], batch.shape[3]))
+        # Copied when all else is freed: kept between large passing tensors, they would hold the heap's gaps open.
+        found.append({name: part.clone() for name, part in _looked_at(batch.float()).items()})
+    if num < LEAST[kind] or len(shapes) > 1:
+        was = f"{num} {kind} pictures" if num < LEAST[kind] else f"{kind} pictures of {len(shapes)} shapes"
+        raise DataError(f"{was} were given: expected at least {LEAST[kind]}, all of one shape")
+    parts = {name: torch.cat([part[name] for part in found]).numpy() for name in found[0]}
+    return Looks(shapes.pop(), parts)
+
+
+def _looked_at(batch: Tensor) -> dict[str, Tensor]:
+    shades = gray(batch)
+    return {
+        "horizontal": lines(shades, 2),
+        "vertical": lines(shades, 1),
+        "laplacian": laplacian(shades),
+        "radial": radial(shades),
+        "histogram": histograms(batch),
+        "contrast": batch[:, :3].std(dim=(2, 3), correction=0).amax(dim=1),
+        "whole": standardised(shades, CORRELATED, quarter=False),
+        "quarter": standardised(shades, CORRELATED, quarter=True),
+        "thumbnail": F.interpolate(batch, (THUMBNAIL, THUMBNAIL), mode="area").flatten(1),
+    }
+
+
+def gray(batch: Tensor) -> Tensor:
+    """Mean of the colours (n, H, W)."""
+    return batch[:, 0] if batch.shape[1] == 1 else batch[:, :3].mean(dim=1)
+
+
+def batches(pictures: Pictures) -> Iterator[Tensor]:
+    """The pictures as floats (n, C, H, W) in [-1, 1] on the processor, half a million pixels at a time."""
+    for part in [pictures] if isinstance(pictures, (Tensor, np.ndarray)) else pictures:
+        stored = isinstance(part, np.ndarray) and part.dtype.kind == "u"
+        height, width = part.shape[1:3] if stored else part.shape[-2:]
+        step = max(1, PIXELS // (height * width))
+        for start in range(0, len(part), step):
+            piece = part[start : start + step]
+            if isinstance(piece, np.ndarray) and stored:
+                top = np.float32((256**piece.itemsize - 1) / 2)
+                yield torch.from_numpy(piece.astype(np.float32) / top - 1).permute(0, 3, 1, 2).contiguous()
+            else:
+                tensor = torch.as_tensor(piece).cpu()
+                yield tensor[:, None] if tensor.ndim == 3 else tensor
+
+
+# Of the pictures of a batch, gray (n, H, W) or not (n, C, H, W).
+
+
+def lines(gray: Tensor, axis: int) -> Tensor:
+    """Mean power of a picture's lines along `axis` at the frequencies 0, 1, ... side / 2 per side (n, side / 2 + 1).
+
+    The side is cropped to a multiple of 8, so that each of the periods 2, 4 and 8 has a frequency of its own.
+    """
+    side = gray.shape[axis] // 8 * 8
+    return torch.fft.rfft(gray.narrow(axis, 0, side), dim=axis).abs().square().mean(dim=3 - axis)
+
+
+def laplacian(gray: Tensor) -> Tensor:
+    """Variance of a picture's Laplacian (n,)."""
+    around = gray[:, :-2, 1:-1] + gray[:, 2:, 1:-1] + gray[:, 1:-1, :-2] + gray[:, 1:-1, 2:]
+    found = (around - 4 * gray[:, 1:-1, 1:-1]).flatten(1)
+    return found.square().mean(dim=1) - found.mean(dim=1).square()
+
+
+def power(gray: Tensor) -> Tensor:
+    """Power of a picture under a Hann window by half its frequencies (n, H, W / 2 + 1); of white noise its variance."""
+    height, width = gray.shape[1:]
+    window = torch.hann_window(height, dtype=gray.dtype)[:, None] * torch.hann_window(width, dtype=gray.dtype)
+    centred = (gray - gray.mean(dim=(1, 2), keepdim=True)) * window
+    return torch.fft.rfft2(centred).abs().square() / window.square().sum()
+
+
+def radial(gray: Tensor) -> Tensor:
+    """Logarithm to base 10 of the power at `frequencies`, mean over all directions (n, R)."""
+    places, weights, totals = _rings(*gray.shape[1:])
+    found = torch.zeros(len(gray), len(totals) + 1, dtype=gray.dtype)
+    found.index_add_(1, places, power(gray).flatten(1) * weights)
+    return torch.log10(found[:, :-1] / totals + EIGHT_BITS)
+
+
+def frequencies(height: int, width: int) -> np.ndarray:
+    """Middles of the rings of the radial spectrum in cycles per pixel, up to 1/2."""
+    num = min(CURVE, min(height, width) // 2)
+    return np.arange(1, num + 1) / (2 * num)
+
+
+@functools.lru_cache(maxsize=4)
+def _rings(height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Each frequency's ring, the last one for none, and weight: the half that is computed stands for its mirror image.
+    And the weight of each ring."""
+    num = len(frequencies(height, width))
+    across = np.fft.rfftfreq(width)
+    places = np.rint(np.hypot(np.fft.fftfreq(height)[:, None], across) * 2 * num).astype(np.int64).ravel() - 1
+    places[(places < 0) | (places >= num)] = num
+    weights = np.broadcast_to(np.where((across == 0) | (across == 0.5), 1.0, 2.0), (height, len(across))).ravel()
+    totals = np.bincount(places, weights, num + 1)[:num]
+    return torch.from_numpy(places), torch.from_numpy(weights.astype(np.float32)), torch.from_numpy(totals).float()
+
+
+def standardised(gray: Tensor, size: int, quarter: bool) -> Tensor:
+    """Rows (n, D) of length 1 whose products are the correlations of the pictures."""
+    if quarter:
+        gray = gray[:, : gray.shape[1] // 2, : gray.shape[2] // 2]
+    small = [min(size, side) for side in gray.shape[1:]]
+    rows = F.interpolate(gray[:, None], small, mode="area").flatten(1)
+    rows = rows - rows.mean(dim=1, keepdim=True)
+    norm = rows.norm(dim=1, keepdim=True)
+    blank = norm < 1e-5  # equal to every other blank picture and unlike all others: the last coordinate
+    return torch.cat([torch.where(blank, 0.0, rows / norm.clamp(min=1e-5)), blank.to(rows.dtype)], dim=1)
+
+
+@functools.lru_cache(maxsize=4)
+def directions(channels: int) -> np.ndarray:
+    """Directions along which values are counted (K, channels): the channels, and the diagonals of the colour cube."""
+    if channels < 3:
+        return np.eye(channels)
+    cube = [(x, y, z) for x in (1, 0, -1) for y in (1, 0, -1) for z in (1, 0, -1)]
+    half = [way for way in cube if way > (0, 0, 0)]  # not both of two opposite ones
+    ways = np.array(sorted(half, key=lambda way: sum(map(abs, way))), np.float32)  # the three channels come first
+    if channels == 3:
+        return ways
+    return np.concatenate([np.pad(ways, ((0, 0), (0, 1))), [[0, 0, 0, 1]]])
+
+
+def histograms(batch: Tensor) -> Tensor:
+    """Shares of a picture's values along each direction, scaled to -1..1, in 256 steps (n, K * 256)."""
+    num, channels = batch.shape[:2]
+    values = batch.flatten(2)
+    if values.shape[2] > LEVELS:
+        values = values[:, :, _places(values.shape[2])]
+    ways = directions(channels)
+    scaled = torch.from_numpy(ways / np.abs(ways).sum(axis=1, keepdims=True) * ((BINS - 1) / 2)).to(values.dtype)
+    steps = (scaled @ values).add_(BINS / 2).clamp_(0, BINS - 1).int()  # -1 becomes 0.5: rounded, not cut
+    steps += torch.arange(num * len(ways), dtype=torch.int32).view(num, len(ways), 1) * BINS
+    counts = torch.bincount(steps.flatten(), minlength=num * len(ways) * BINS)
+    return counts.view(num, -1).float() / values.shape[2]
+
+
+@functools.lru_cache(maxsize=4)
+def _places(pixels: int) -> Tensor:
+    """Pixels of a large picture that its histogram counts, scattered, so that no regularity of the picture matters."""
+    return torch.from_numpy(np.sort(np.random.default_rng(0).permutation(pixels)[:LEVELS]))
