@@ -23,7 +23,7 @@ check: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,video,track,medical,judge,notebook]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,video,track,medical,judge,export,studio,hub,docs,notebook]'
 	touch $@
 
 clean:

@@ -1,15 +1,374 @@
-"""The documentation says what the code does."""
+"""The documentation says what the code does, and every command in it works.
+
+In a page, a block ```bash holds commands, one a line, and a block ```python a program. They are run in order in one
+folder, with a small budget (`small`), but for those under a comment:
+
+    <!-- not run: why -->          the command line understands it, no more is known
+    <!-- runs until stopped -->    a server: it is started, asked for its page, and stopped
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import html.parser
+import http.server
+import os
 import re
 import runpy
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+import tomllib
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from ganvas.config import PRESETS, ModelConfig
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+from tyro.extras import SubcommandApp
+
+pytest.importorskip("mkdocstrings", reason="mkdocstrings is missing: install the extra docs")
+
+import ganvas
+import ganvas.cli
+from ganvas.config import PRESETS, DataConfig, ModelConfig, TrainConfig
 from ganvas.models.summary import summarise_config
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+GUIDES = sorted((DOCS / "guide").glob("*.md"))
+HOOKS = runpy.run_path(str(DOCS / "site_hooks.py"))
+PAGES = [DOCS / "index.md", *GUIDES, ROOT / "README.md", ROOT / "examples" / "README.md"]
+QUICK = "first-picture"
+"""The guide that is run in the quick tests; the others are slow."""
+
+# -- what a page asks the reader to do --
+
+BLOCK = re.compile(r"(?:<!-- (?P<mark>[^>]*?) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)\n```", re.S)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page. mark: of the comment above it."""
+
+    language: str
+    text: str
+    mark: str
+
+    @property
+    def lines(self) -> list[list[str]]:
+        """The words of every command."""
+        text = self.text.replace("\\\n", " ")
+        return [words for line in text.splitlines() if (words := shlex.split(line, comments=True))]
+
+
+def blocks(page: Path) -> list[Block]:
+    found = [Block(m["language"], m["text"], m["mark"] or "") for m in BLOCK.finditer(page.read_text())]
+    assert page.read_text().count("\n```") == 2 * len(found), f"{page.name}: a block was not understood"
+    return found
+
+
+def ganvas_words(line: list[str]) -> list[str] | None:
+    """What the command line of Ganvas gets in a command, also behind torchrun; None for another program's."""
+    for start in (["ganvas"], ["-m", "ganvas"]):
+        for place in range(len(line) if "torchrun" in line else 1):
+            if line[place : place + len(start)] == start:
+                return line[place + len(start) :]
+    return None
+
+
+# -- the command line, without what it does --
+
+
+def understood(words: list[str]) -> bool:
+    """Whether the command line's own parser takes these arguments."""
+
+    def quiet(app: SubcommandApp, words: list[str]) -> SubcommandApp:
+        """The same commands, which do nothing; only those that `words` may mean, since each takes time to build."""
+        found = SubcommandApp()
+        for name, spec in app._subcommands.items():
+            if name != words[0]:
+                continue
+            if isinstance(spec.target, SubcommandApp):
+                found.command(quiet(spec.target, words[1:]), name=name, help=spec.help)
+            else:
+                found.command(silent(spec.target), name=name, help=spec.help)
+        assert found._subcommands, f"there is no command {words[0]!r}"
+        return found
+
+    try:
+        quiet(ganvas.cli.app, words).cli(args=words, config=ganvas.cli.STYLE, console_outputs=False)
+    except SystemExit as ended:
+        return not ended.code
+    return True
+
+
+def silent(function: Callable) -> Callable:
+    """A function of the same arguments that does nothing."""
+
+    @functools.wraps(function)
+    def nothing(*_: object, **__: object) -> int:
+        return 0
+
+    return nothing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_command_is_understood(page: Path) -> None:
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for block in blocks(page):
+        assert block.mark in ("", SERVED) or block.mark.startswith("not run: "), block.mark
+        if block.language == "python":
+            compile(block.text, page.name, "exec")
+            continue
+        for line in block.lines:
+            if (words := ganvas_words(line)) is not None:
+                assert understood(words), (page.name, shlex.join(line))
+            for extras in re.findall(r"^(?:\.|ganvas)\[(.*)\]$", "\n".join(line), re.M):
+                assert set(extras.split(",")) <= known.keys(), (page.name, extras)
+
+
+def test_the_parser_is_the_real_one() -> None:
+    assert understood(["train", "pictures/", "--minutes", "3", "--from", "runs/other"])
+    assert not understood(["train", "pictures/", "--minute", "3"])
+    assert not understood(["sample", "runs/mine", "--n", "many"])
+    assert not understood(["export", "runs/mine", "--to", "paper", "--out", "x"])
+
+
+OTHERS = {
+    "nproc",
+    "nnodes",
+    "max",
+    "rdzv",
+    "standalone",
+    "ntasks",
+    "gpus",
+    "cpus",
+    "nodes",
+    "time",
+    "requeue",
+    "signal",
+}
+OTHERS |= {"open", "job", "dependency", "directory", "help", "strict", "all", "quick", "universal"}
+"""First words of other programs' options."""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_option_that_is_mentioned_exists(page: Path) -> None:
+    known = set(re.findall(r"`(--[a-z0-9-]+)`", HOOKS["options_page"]() + HOOKS["commands_page"]()))
+    known |= {f"--no-{name[2:]}" for name in known}
+    for span in re.findall(r"`[^`\n]+`", re.sub(BLOCK, "", page.read_text())):
+        for option in re.findall(r"(?<![\w-])--([a-z][a-z0-9-]*)", span):
+            assert f"--{option}" in known or option.split("-")[0] in OTHERS, (page.name, span)
+
+
+# -- the commands, run --
+
+SERVED = "runs until stopped"
+TINY = ["--size", "16", "--base", "8", "--batch", "16", "--previews", "2"]
+TINY_OPTIONS = "size=16, base=8, batch=16, previews=2"
+MOST = {"--n": 12, "--per-class": 2, "--frames": 4, "--steps": 3}
+
+
+def small(words: list[str]) -> list[str]:
+    """The same command with a small budget: a minute becomes an image, plus 64; pictures have 16 pixels a side."""
+    words = list(words)
+    for option in MOST.keys() & set(words):
+        place = words.index(option) + 1
+        words[place] = str(min(MOST[option], int(words[place])))
+    if words[0] == "train" and "--dry-run" not in words:
+        if "--minutes" in words:
+            place = words.index("--minutes")
+            words[place : place + 2] = ["--images", str(64 + int(words[place + 1]))]
+        if "--size" in words:
+            place = words.index("--size")
+            del words[place : place + 2]
+        words += TINY
+    if words[0] == "evaluate":
+        words += ["--n", "50"]
+    return words
+
+
+def run_page(page: Path, ganvas_command: Callable) -> None:
+    """Runs all blocks of a page in the current folder; what a command is told to write must be there afterwards."""
+    names: dict[str, object] = {}
+    for block in blocks(page):
+        if block.mark.startswith("not run: "):
+            continue
+        if block.language == "python":
+            program = re.sub(r"minutes=(\d+)", lambda m: f"images={64 + int(m[1])}, {TINY_OPTIONS}", block.text)
+            exec(compile(program, page.name, "exec"), names)
+            continue
+        for line in block.lines if block.language == "bash" else ():
+            words = ganvas_words(line)
+            assert words is not None, f"{page.name}: {shlex.join(line)} is no command of Ganvas: say that it is not run"
+            if line[0] == "torchrun":
+                in_ranks(line[: len(line) - len(words)] + small(words))
+            elif block.mark == SERVED:
+                serve(words)
+            else:
+                answer = ganvas_command(*small(words))
+                assert answer.code == 0, (shlex.join(line), answer.err)
+            if "--out" in words:
+                assert Path(words[words.index("--out") + 1]).exists(), shlex.join(line)
+
+
+def in_ranks(line: list[str]) -> None:
+    """torchrun, with two processes on the CPU in place of eight GPUs."""
+    ended = subprocess.run(two_processes(line), capture_output=True, text=True, timeout=200, env=os.environ | SLIM)
+    assert ended.returncode == 0, ended.stderr
+
+
+def two_processes(line: list[str]) -> list[str]:
+    line = [sys.executable, "-m", "torch.distributed.run", *line[1:]]
+    line[line.index("--nproc-per-node") + 1] = "2"
+    return line
+
+
+SLIM = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def serve(words: list[str]) -> None:
+    """Starts a server, asks for its page, and ends it as Ctrl-C does."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    line = [sys.executable, "-m", "ganvas", *words, "--port", str(port), "--no-browser"]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | SLIM)
+    try:
+        content = ""
+        for _ in range(600):
+            assert process.poll() is None, process.stderr and process.stderr.read()
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as answer:
+                    content = answer.read().decode()
+                break
+            except OSError:
+                time.sleep(0.1)
+        assert "<html" in content
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) in (0, 130)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+# -- the pictures that the pages speak of --
+
+
+def digit_folders(folder: Path) -> None:
+    """pictures/ with three classes of 30 digits, and labels.csv."""
+    found = load_digits()
+    rows = ["file,label"]
+    for digit, name in enumerate(("zero", "one", "two")):
+        (folder / "pictures" / name).mkdir(parents=True)
+        for i, picture in enumerate(found.images[found.target == digit][:30]):
+            pixels = np.kron(picture * 15.9, np.ones((3, 3))).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / "pictures" / name / f"{name}{i:02}.png")
+            rows.append(f"{name}{i:02}.png,{'round' if digit == 0 else 'other'}")
+    (folder / "labels.csv").write_text("\n".join(rows))
+
+
+def comic_faces(folder: Path, data: Path) -> None:
+    unzip(data / "comic_faces" / "comic_faces_96_5000.zip", folder / "faces", 150)
+
+
+def medical_pictures(folder: Path, data: Path) -> None:
+    """scans/: DICOM; films/: chest films; kinds/: films of two kinds, as classes."""
+    unzip(data / "dicom" / "dicom_chest_xray_8.zip", folder / "scans", 8)
+    unzip(data / "chest_xray" / "chest_xray_normal_300.zip", folder / "films", 120)
+    with tarfile.open(data / "mednist" / "MedNIST_24000.tar.gz") as archive:
+        left = {"CXR": 60, "Hand": 60}
+        for member in archive:
+            kind = Path(member.name).parent.name
+            if member.isfile() and left.get(kind):
+                left[kind] -= 1
+                (folder / "kinds" / kind).mkdir(parents=True, exist_ok=True)
+                content = archive.extractfile(member)
+                assert content is not None
+                (folder / "kinds" / kind / Path(member.name).name).write_bytes(content.read())
+            if not any(left.values()):
+                break
+
+
+def unzip(archive: Path, folder: Path, most: int) -> None:
+    folder.mkdir()
+    with zipfile.ZipFile(archive) as opened:
+        names = [name for name in opened.namelist() if name.lower().endswith((".png", ".jpg", ".jpeg", ".dcm"))]
+        for name in names[:most]:
+            (folder / Path(name).name).write_bytes(opened.read(name))
+
+
+REAL = {"few-pictures": comic_faces, "medical": medical_pictures}
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(one, id=one.stem, marks=[] if one.stem == QUICK else [pytest.mark.slow]) for one in GUIDES]
+)
+def test_every_command_works(
+    page: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ganvas_command: Callable,
+    request: pytest.FixtureRequest,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    digit_folders(tmp_path)
+    if page.stem in REAL:
+        REAL[page.stem](tmp_path, request.getfixturevalue("shared_data"))
+    run_page(page, ganvas_command)
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_replaced_and_the_training_goes_on(tmp_path: Path) -> None:
+    """What the page on many GPUs says of restarts, and of another number of processes; tried on a CPU."""
+    page = DOCS / "guide" / "many-gpus.md"
+    line = next(line for block in blocks(page) for line in block.lines if "--max-restarts" in line)
+    digit_folders(tmp_path)
+    run = tmp_path / "runs" / "mine"
+    words = ganvas_words(line)
+    assert words is not None
+    often = [*small(words), "--checkpoint-minutes", "0.02", "--images", "20000"]
+    place = often.index("--images")
+    del often[place : place + 2]
+    command = two_processes(line[: len(line) - len(words)] + often)
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=os.environ | SLIM)
+    try:
+        wait_for(lambda: any(run.glob("checkpoints/*.pt")), process)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(children[-1]), signal.SIGKILL)
+        _, said = process.communicate(timeout=200)
+    finally:
+        process.kill()
+    assert process.returncode == 0, said
+    assert said.count("going on from") == 1, said
+    again = [*often[: often.index("--images") + 1], "21000", *often[often.index("--images") + 2 :]]
+    alone = subprocess.run(
+        [sys.executable, "-m", "ganvas", *again], cwd=tmp_path, capture_output=True, text=True, env=os.environ | SLIM
+    )
+    assert alone.returncode == 0 and "going on from 20,000 images" in alone.stderr, alone.stderr
+
+
+def wait_for(there: Callable[[], bool], process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while not there():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+# -- what is made from the code --
 
 
 def test_the_table_of_plans_is_current() -> None:
@@ -32,3 +391,136 @@ def test_the_table_of_presets_has_every_preset_with_its_numbers() -> None:
             assert f"{summary.parameters:,}" in row, (name, summary.parameters)
         assert options["update"] in row and f"batch {options['batch']}" in row
         assert f"{options['lr']:g}".replace("0.0002", "2e-4").replace("0.0001", "1e-4") in row or "1.5e-4" in row
+
+
+def test_the_page_of_options_has_every_field_with_its_default_and_a_meaning() -> None:
+    page = HOOKS["options_page"]()
+    for config in (DataConfig, TrainConfig):
+        for field in dataclasses.fields(config):
+            flag = f"--{field.name.replace('_', '-')}"
+            flag = flag if field.default is not True else f"--no-{flag[2:]}"
+            row = next(line for line in page.splitlines() if line.startswith(f"| `{flag}`"))
+            _, values, default, meaning = re.split(r"(?<!\\) \| ", row.strip("| "))
+            assert len(meaning) > 10 and values, row
+            shown = {None: ("none", "see there", "*chosen*"), (): ("all",), "True": ("yes",), "False": ("no",)}
+            key = str(field.default) if isinstance(field.default, bool) else field.default
+            assert default in shown.get(key, (f"`{field.default}`",)), row
+
+
+def test_the_page_of_commands_has_every_command_and_option_of_the_command_line() -> None:
+    page = HOOKS["commands_page"]()
+    for name, spec in ganvas.cli.app._subcommands.items():
+        nested = spec.target._subcommands if isinstance(spec.target, SubcommandApp) else {"": spec}
+        for inner, one in nested.items():
+            title = f"## ganvas {name} {inner}".rstrip() + "\n"
+            assert title in page
+            part = page.partition(title)[2].partition("\n## ")[0]
+            assert one.target.__doc__.partition("\n")[0].partition("Args:")[0].strip().split(". ")[0] in " ".join(
+                part.split()
+            )
+            rows = re.findall(r"^\| `(?:--(?:no-)?)?([\w-]+)`.*\| (.*) \|$", part, re.M)
+            configs = [a for a in one.target.__annotations__.values() if "Config" in a]
+            assert len(rows) == len(one.target.__annotations__) - 1 - len(configs), rows
+            assert all(len(meaning) > 4 for _, meaning in rows), rows
+
+
+def test_parameters_become_a_list() -> None:
+    text = "Draws.\n\nnum: how many. seed: the first,\nas a number.\nRaises DataError: for none.\n\nIn order."
+    assert HOOKS["listed"](text, {"num", "seed"}) == (
+        "Draws.\n\n\n- **num**: how many.\n- **seed**: the first,\n  as a number.\n\n"
+        "Raises DataError: for none.\n\nIn order."
+    )
+
+
+# -- the site --
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built with every warning an error."""
+    out = tmp_path_factory.mktemp("docs") / "site"
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(out)]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, env=environment)
+    assert ended.returncode == 0, ended.stderr + ended.stdout
+    return out
+
+
+class Loaded(html.parser.HTMLParser):
+    """Addresses that a browser loads by itself when it shows a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        if tag == "link" and found.get("rel") not in ("canonical", "prev", "next", "alternate"):
+            self.addresses.append(found.get("href") or "")
+        self.addresses += [found.get(name) or "" for name in ("src", "srcset", "poster") if name in found]
+
+
+def test_the_site_needs_no_other_address(site: Path) -> None:
+    pages = sorted(site.rglob("*.html"))
+    assert len(pages) > 20
+    for page in pages:
+        reader = Loaded()
+        reader.feed(page.read_text())
+        assert reader.addresses
+        assert not [address for address in reader.addresses if re.match(r"(?:\w+:)?//", address)], page.name
+    for style in site.rglob("*.css"):
+        assert not re.search(r"(?:@import|url\()\s*['\"]?(?:https?:)?//", style.read_text()), style.name
+
+
+def test_the_site_has_every_public_name(site: Path) -> None:
+    inventory = zlib.decompress((site / "objects.inv").read_bytes().split(b"\n", 4)[4]).decode()
+    listed = {line.split(" ")[0] for line in inventory.splitlines()}
+    for name in ganvas.__all__:
+        assert f"{ganvas._HOME[name]}.{name}" in listed, name
+
+
+def test_the_site_says_nothing_of_the_machine_that_built_it(site: Path) -> None:
+    for page in [*site.rglob("*.html"), *site.rglob("*.json")]:
+        text = page.read_text()
+        assert str(ROOT) not in text and str(Path.home()) + "/" not in text, page.name
+
+
+@pytest.mark.slow
+def test_the_site_in_a_browser(site: Path) -> None:
+    """On a phone and on a desk: no error, nothing from elsewhere, nothing wider than the screen, search finds."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is missing: install the extra dev")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("no chromium is installed")
+    handler = functools.partial(QuietHandler, directory=str(site))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    home = f"http://127.0.0.1:{server.server_port}/"
+    try:
+        with playwright.sync_playwright() as started:
+            browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+            for width, height in ((390, 844), (1280, 900)):
+                page = browser.new_page(viewport={"width": width, "height": height})
+                asked, errors = [], []
+                page.on("request", lambda request, asked=asked: asked.append(request.url))
+                page.on(
+                    "console", lambda said, errors=errors: errors.append(said.text) if said.type == "error" else None
+                )
+                page.on("pageerror", lambda error, errors=errors: errors.append(str(error)))
+                for name in ("index.html", "guide/artists.html", "reference/options.html", "api/generator.html"):
+                    page.goto(home + name)
+                    wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+                    assert wide <= 0, (name, width, wide)
+                assert not errors
+                assert all(url.startswith((home, "data:")) for url in asked)
+            page.goto(home)
+            page.locator("input.md-search__input").fill("truncation")
+            page.locator(".md-search-result__link").first.wait_for(timeout=20_000)
+            browser.close()
+    finally:
+        server.shutdown()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass

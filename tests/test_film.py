@@ -222,7 +222,7 @@ def test_interrupted_writing_leaves_the_old_picture(tmp_path: Path, monkeypatch:
     save_png(path, np.zeros((4, 4, 1), np.uint8))
     before = path.read_bytes()
 
-    def half(self: Image.Image, file: io.BytesIO, format: str) -> None:
+    def half(self: Image.Image, file: io.BytesIO, format: str, **_: object) -> None:
         file.write(b"half")
         raise KeyboardInterrupt
 

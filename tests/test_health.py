@@ -16,9 +16,11 @@ from ganvas.errors import TrainingError
 from ganvas.losses import LOSSES
 from ganvas.run import Run, read_log
 from ganvas.training import loop
-from ganvas.training.health import COLLAPSE, PATIENCE, PLATEAU, Watch, ignorant_loss
+from ganvas.training.health import COLLAPSE, GAME, PATIENCE, PLATEAU, REST, Event, Watch, ignorant_loss
 
 FAST: dict[str, Any] = {"base": 8, "z_dim": 8, "batch": 16, "previews": 14, "device": "cpu", "quiet": True}
+TINY: dict[str, Any] = FAST | {"size": "8", "conditional": False}
+"""Steps of a few milliseconds: the watch judges after 200 of them."""
 
 
 def events(run: Path) -> list[dict[str, Any]]:
@@ -45,12 +47,19 @@ def vitals() -> dict[str, Any]:
             "near": 0.02, "change": 0.05, "d_gap": 0.1}  # fmt: skip
 
 
-def names(watch: Watch, records: list[dict[str, Any]], progress: float = 0.5) -> list[str]:
-    """Of the states that begin while these records come."""
-    found = []
-    for record in records:
-        found += watch.examine(record, progress) if "score" in record else watch.see(record)
-    return [event.name for event in found]
+class Told:
+    """A watch that is told of records, one after every 64 images; what begins is kept by name."""
+
+    def __init__(self, config: TrainConfig, history: list[dict[str, Any]] | None = None) -> None:
+        self.watch, self.images = Watch(config, history or ()), 0
+
+    def __call__(self, records: list[dict[str, Any]], progress: float = 0.5) -> list[str]:
+        found: list[Event] = []
+        for record in records:
+            self.images += 64
+            told = record | {"images": self.images}
+            found += self.watch.examine(told, progress) if "score" in told else self.watch.see(told)
+        return [event.name for event in found]
 
 
 CONFIG = TrainConfig(loss="relativistic", adaptive=True)
@@ -58,29 +67,42 @@ CONFIG = TrainConfig(loss="relativistic", adaptive=True)
 
 def test_a_healthy_training_is_left_in_peace(report: dict[str, Any], vitals: dict[str, Any]) -> None:
     falling = [vitals | {"score": 1 / (i + 1)} for i in range(3 * PLATEAU)]
-    assert names(Watch(CONFIG), [report] * 40 + falling) == []
+    assert Told(CONFIG)([report] * 40 + falling) == []
 
 
 @pytest.mark.parametrize(
-    ("name", "change"),
+    ("name", "change", "patience"),
     [
-        ("winner", {"loss": 1e-3, "d_real": 30.0}),
-        ("winner", {"loss": math.log(2), "d_real": -0.5}),
-        ("augmentation", {"augment": 0.8, "sign": 0.9}),
+        ("winner", {"loss": 1e-3, "d_real": 30.0}, GAME),
+        ("winner", {"loss": math.log(2), "d_real": -0.5}, GAME),
+        ("augmentation", {"augment": 0.8, "sign": 0.9}, PATIENCE),
     ],
 )
 def test_a_state_of_the_losses_is_named_once_after_some_patience(
-    name: str, change: dict[str, Any], report: dict[str, Any]
+    name: str, change: dict[str, Any], patience: int, report: dict[str, Any]
 ) -> None:
-    watch = Watch(CONFIG)
-    assert names(watch, [report | change] * (PATIENCE - 1)) == []
-    assert names(watch, [report | change] * 20) == [name]
-    assert names(watch, [report] * PATIENCE + [report | change] * PATIENCE) == [name]  # over, and begun again
+    told = Told(CONFIG)
+    assert told([report | change] * (patience - 1)) == []
+    assert told([report | change] * 3 * GAME) == [name]
+    assert told([report] * (GAME // 2) + [report | change] * GAME) == []  # a short rest
+    assert told([report] * 2 * GAME + [report | change] * GAME) == [name]  # over, and begun again
 
 
 def test_an_exploding_gradient_is_named(report: dict[str, Any]) -> None:
-    assert names(Watch(CONFIG), [report] * 20 + [report | {"g_norm": 500.0}] * 2) == ["exploding"]
-    assert names(Watch(CONFIG), [report] * 20 + [report | {"g_norm": 500.0}, report]) == []  # one spike
+    assert Told(CONFIG)([report] * 20 + [report | {"g_norm": 500.0}] * 2) == ["exploding"]
+    assert Told(CONFIG)([report] * 20 + [report | {"g_norm": 500.0}, report]) == []  # one spike
+    idle = [report | {"d_norm": 0.0}] * 20
+    assert Told(CONFIG)([*idle, *[report] * 2]) == []  # a discriminator that had nothing to learn, and has again
+
+
+def test_fresh_networks_are_not_judged(report: dict[str, Any], vitals: dict[str, Any]) -> None:
+    """For 200 steps the discriminator knows nothing, and all pictures are alike."""
+    config = TrainConfig(loss="relativistic", batch=16)
+    lost, alike = report | {"loss": math.log(2)}, vitals | {"diversity": 0.01, "precision": 0.0}
+    told = Told(config)
+    assert told([*[lost] * 47, *[alike] * 3]) == []  # 3,200 images
+    assert told([alike, *[lost] * GAME]) == ["collapse", "winner"]
+    assert Told(CONFIG)([alike] * 4, progress=0.1) == []  # or so early in the budget
 
 
 @pytest.mark.parametrize(
@@ -89,28 +111,51 @@ def test_an_exploding_gradient_is_named(report: dict[str, Any]) -> None:
         ("collapse", {"diversity": COLLAPSE / 2}),
         ("overfitting", {"d_gap": 0.9}),
         ("copying", {"near": 0.5}),
-        ("still", {"change": 1e-4}),
+        ("still", {"change": 1e-5}),
     ],
 )
 def test_a_state_of_the_pictures_is_named(name: str, change: dict[str, Any], vitals: dict[str, Any]) -> None:
-    assert names(Watch(CONFIG), [vitals, vitals | change, vitals | change, vitals | change]) == [name]
+    falling = [vitals | {"score": 1 / (i + 1)} for i in range(40)]
+    told = Told(CONFIG)
+    assert told(falling[:20]) == []
+    assert told([record | change for record in falling[20:]]) == [name]
 
 
-def test_a_growing_lattice_and_a_plateau_are_named(vitals: dict[str, Any]) -> None:
+def test_pictures_that_become_different_are_no_collapse(vitals: dict[str, Any]) -> None:
+    growing = [vitals | {"diversity": value} for value in (0.01, 0.02, 0.04, 0.08, 0.16, 0.3)]
+    assert Told(CONFIG)(growing) == []
+
+
+def test_a_growing_lattice_is_named(vitals: dict[str, Any]) -> None:
     growing = [vitals | {"lattice": value, "score": 1 - value / 100} for value in (1.0, 2.0, 3.0, 4.0, 5.0)]
-    assert names(Watch(CONFIG), growing) == ["lattice"]
+    told = Told(CONFIG)
+    assert told([*growing, *growing[:-3:-1], *growing[-2:]]) == ["lattice"]  # and not again while it is there
     steady = [vitals | {"lattice": 5.0, "score": 1 - i / 10} for i in range(5)]
-    assert names(Watch(CONFIG), steady) == []  # there, but not growing
-    assert names(Watch(CONFIG), [vitals] * 2 * PLATEAU) == ["plateau"]
-    assert names(Watch(CONFIG), [vitals] * 2 * PLATEAU, progress=1.0) == []  # too late to stop
+    assert Told(CONFIG)(steady) == []  # there, but not growing
+    assert Told(CONFIG)([vitals, vitals | {"lattice": 9.0}, vitals, vitals]) == []  # once
+    assert told([vitals] * REST + growing[1:]) == ["lattice"]
+
+
+def test_a_plateau_is_named(vitals: dict[str, Any]) -> None:
+    assert Told(CONFIG)([vitals] * 2 * PLATEAU) == ["plateau"]
+    assert Told(CONFIG)([vitals] * 2 * PLATEAU, progress=1.0) == []  # too late to stop
+
+
+def test_examinations_that_come_close_together_say_nothing(vitals: dict[str, Any]) -> None:
+    """Where the machine is slow for a while, examinations by the clock are few steps apart: nothing can change."""
+    watch = Watch(CONFIG)
+    falling = [vitals | {"score": 1 / (i + 1), "images": 10_000 * i} for i in range(1, 11)]
+    close = [vitals | {"score": 0.09, "change": 1e-4, "images": 100_000 + 10 * i} for i in range(PLATEAU + 2)]
+    assert [watch.examine(record, 0.5) for record in falling + close] == [[]] * (len(falling) + len(close))
 
 
 def test_a_resumed_watch_says_nothing_twice(vitals: dict[str, Any]) -> None:
     watch = Watch(CONFIG)
     collapsed = vitals | {"diversity": 0.1}
+    assert watch.examine(collapsed, 0.5) == []
     (event,) = watch.examine(collapsed, 0.5)
     assert event.words in str(event) and event.action in str(event)
-    again = Watch(CONFIG, history=[collapsed, event.record(64)])
+    again = Watch(CONFIG, history=[collapsed, collapsed, event.record(64)])
     assert again.examine(collapsed, 0.6) == []
 
 
@@ -149,7 +194,7 @@ def test_a_collapse_and_a_rate_without_effect_are_named(often: None, tmp_path: P
 
 def test_a_discriminator_that_knows_its_few_pictures_is_named(often: None, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    options = FAST | {"base": 16}
+    options: dict[str, Any] = FAST | {"base": 16}
     ganvas.train("digits", run, images=16_000, limit=60, holdout=0.5, lr=2e-3, r1=0.0, augment=0.0, **options)
     assert "overfitting" in {event["health"] for event in events(run)}
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from ganvas.config import ModelConfig
 from ganvas.data.pack import Pack, open_pack
 from ganvas.generator import Generator, ModelInfo
-from ganvas.judge.quick import QuickJudge
+from ganvas.judge.artefacts import lattice
+from ganvas.judge.quick import LEAST_JUDGED, QuickJudge
 
 
 class Shows(nn.Module):
@@ -60,9 +61,9 @@ def test_each_fault_shows_in_its_vital(judge: QuickJudge, digits: Pack) -> None:
     base = judge(shows(good))["score"]
     collapsed = judge(shows(good[:1]))
     assert collapsed["diversity"] < 0.01 and collapsed["score"] > base + 2 * collapsed["margin"]
-    lattice = good.clone()
-    lattice[..., ::2] += 0.3
-    assert judge(shows(lattice))["lattice"] > 3
+    striped = good.clone()
+    striped[..., ::2] += 0.3
+    assert judge(shows(striped))["lattice"] > 3
     noisy = good + 0.3 * torch.randn(good.shape, generator=torch.Generator().manual_seed(0))
     assert judge(shows(noisy))["sharpness"] > 1.5
     copies = tensor(digits, digits.training[:256])
@@ -76,6 +77,22 @@ def test_the_change_since_the_last_look(judge: QuickJudge, digits: Pack) -> None
     assert judge(shows(good + 0.2))["change"] == pytest.approx(0.1, rel=1e-4)
 
 
-def test_without_pictures_set_aside_nothing_is_said_of_nearness(digits: Pack) -> None:
-    whole = dataclasses.replace(digits, heldout=np.empty(0, np.int64))
-    assert "near" not in QuickJudge(whole)(shows(tensor(digits, digits.heldout)))
+def test_a_lattice_too_faint_to_be_seen_does_not_count(judge: QuickJudge, digits: Pack) -> None:
+    """Blank pictures have no other power, so the least regularity would stand out of them without end."""
+    faint = torch.zeros(64, *tensor(digits, digits.heldout[:1]).shape[1:])
+    faint[..., ::2] += 1e-4
+    assert lattice(faint)[2] > 1e3
+    assert judge(shows(faint))["lattice"] < 1.1
+
+
+def test_where_too_few_are_set_aside_training_pictures_say_what_is_near_by_chance(digits: Pack) -> None:
+    few = dataclasses.replace(digits, heldout=digits.heldout[::5])
+    judge = QuickJudge(few)
+    assert len(few.heldout) < LEAST_JUDGED
+    assert judge(shows(tensor(few, few.training[:256])))["near"] > 0.9
+    assert judge(shows(tensor(few, few.heldout)))["near"] < 0.1
+
+
+def test_with_hardly_any_pictures_nothing_is_said_of_nearness(digits: Pack) -> None:
+    tiny = dataclasses.replace(digits, images=digits.images[:45], labels=None, heldout=np.arange(5))
+    assert "near" not in QuickJudge(tiny)(shows(tensor(digits, digits.heldout)))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ganvas.errors import GanvasError
     from ganvas.film import video
     from ganvas.generator import Generator
-    from ganvas.verbs import evaluate, sample, train
+    from ganvas.verbs import directions, evaluate, favourites, interpolate, mix, project, sample, train
 
 __version__ = "0.1.0"
 
@@ -28,8 +28,13 @@ __all__ = [
     "Generator",
     "Pack",
     "TrainConfig",
+    "directions",
     "evaluate",
+    "favourites",
+    "interpolate",
+    "mix",
     "open_pack",
+    "project",
     "sample",
     "train",
     "video",
@@ -41,8 +46,13 @@ _HOME = {
     "Generator": "ganvas.generator",
     "Pack": "ganvas.data.pack",
     "TrainConfig": "ganvas.config",
+    "directions": "ganvas.verbs",
     "evaluate": "ganvas.verbs",
+    "favourites": "ganvas.verbs",
+    "interpolate": "ganvas.verbs",
+    "mix": "ganvas.verbs",
     "open_pack": "ganvas.data.pack",
+    "project": "ganvas.verbs",
     "sample": "ganvas.verbs",
     "train": "ganvas.verbs",
     "video": "ganvas.film",

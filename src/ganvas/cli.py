@@ -17,7 +17,9 @@ from ganvas.errors import GanvasError
 
 app = SubcommandApp()
 data_app = SubcommandApp()
+hub_app = SubcommandApp()
 app.command(data_app, name="data", help="check, pack and list data sets")
+app.command(hub_app, name="hub", help="push and pull models")
 
 STYLE = (DisallowNone, PositionalMetavarFromFieldName)  # of the help: no option takes the word None
 INTERRUPTED = 128  # plus the signal's number: the exit code of a run that was stopped
@@ -63,32 +65,40 @@ def train(
 
 @app.command
 def sample(
-    source: Positional[Path],
+    source: Positional[str],
     out: Path = Path("samples"),
     n: int = 16,
     seed: int = 0,
+    seeds: str | None = None,
     label: str | None = None,
+    per_class: int | None = None,
     truncation: float = 1.0,
     grid: bool = False,
     form: Annotated[Literal["png", "tiff"], arg(name="format")] = "png",
     no_copies: Annotated[bool, arg(name="no-copies")] = False,
     data: str | None = None,
     device: str | None = None,
+    fast: bool = False,
 ) -> int:
-    """Draw pictures from a trained generator: PNG or TIFF files and manifest.csv, or one grid.
+    """Draw pictures from a trained generator: PNG or TIFF files and manifest.csv, a zip file, or one grid.
+
+    An interrupted call goes on when it is made again.
 
     Args:
-        source: a run, a model folder or a generator.safetensors file
-        out: folder of the pictures; with --grid the file
+        source: a run, a model folder, a generator.safetensors file, or owner/name on the hub
+        out: folder of the pictures, or a .zip file; with --grid the picture
         n: how many
         seed: seed of the first picture; the next ones count up
+        seeds: in place of these two, numbers and ranges such as 0-9,42
         label: class of all pictures; default: all classes in turn
+        per_class: so many pictures of every class, in class folders
         truncation: 1 shows all the variety, towards 0 ever more average pictures
         grid: one picture of all
         form: png or tiff, 16 bit where the data had 16
         no_copies: leave out pictures that copy a training picture
         data: with --no-copies, the training pictures where there is no run
         device: cpu, cuda or mps; default: the fastest
+        fast: half precision and compiled on a GPU
     """
     from ganvas import verbs
 
@@ -97,15 +107,304 @@ def sample(
         out,
         num=n,
         seed=seed,
+        seeds=seeds,
         label=label,
+        per_class=per_class,
         truncation=truncation,
         as_grid=grid,
         form=form,
         no_copies=no_copies,
         data=data,
         device=device,
+        fast=fast,
     )
-    print(paths[0] if grid else f"{len(paths)} pictures and manifest.csv in {out}")
+    one_file = grid or out.suffix.lower() == ".zip"
+    print(paths[0] if one_file else f"{len(paths)} pictures and manifest.csv in {out}")
+    return 0
+
+
+@app.command
+def interpolate(
+    source: Positional[str],
+    out: Path = Path("morph.gif"),
+    seeds: str | None = None,
+    favourites: Path | None = None,
+    labels: str | None = None,
+    truncation: float = 1.0,
+    frames: int = 96,
+    loop: bool = True,
+    fps: int = 24,
+    scale: int | None = None,
+    max_mb: float = 8.0,
+    device: str | None = None,
+) -> int:
+    """Make a film that passes through pictures in turn: GIF, WebP or MP4.
+
+    Args:
+        source: a run, a model folder, or owner/name on the hub
+        out: the film; its ending says the format
+        seeds: the pictures, such as 1,5,9; default 0-3, with several labels 0
+        favourites: in place of seeds, a file of kept pictures
+        labels: classes, such as Hand,Head: one for all, one each, or several with one seed
+        truncation: 1 shows all the variety, towards 0 ever more average pictures
+        frames: of the whole film
+        loop: the last picture leads back to the first
+        fps: frames a second
+        scale: pixels of the film for each pixel
+        max_mb: largest GIF in MB
+        device: cpu, cuda or mps; default: the fastest
+    """
+    from ganvas import verbs
+
+    print(
+        verbs.interpolate(
+            source,
+            out,
+            seeds=seeds,
+            favourites=favourites,
+            labels=labels.split(",") if labels else (),
+            truncation=truncation,
+            frames=frames,
+            loop=loop,
+            fps=fps,
+            scale=scale,
+            max_mb=max_mb,
+            device=device,
+        )
+    )
+    return 0
+
+
+@app.command
+def mix(
+    source: Positional[str],
+    seeds: str,
+    out: Path = Path("mix.png"),
+    depths: str = "fine",
+    label: str | None = None,
+    truncation: float = 1.0,
+    device: str | None = None,
+) -> int:
+    """Mix pictures: the first keeps its structure, each of the others lends its looks at the chosen depths.
+
+    Args:
+        source: a run, a model folder, or owner/name on the hub
+        seeds: the first picture and the lenders, such as 3,8,9
+        out: a sheet: lenders above, the first on the left, mixtures below; the mixtures' recipes beside it as .json
+        depths: coarse, middle, fine, all, or numbers such as 0-1 (0 is the coarsest)
+        label: class of all pictures
+        truncation: 1 shows all the variety, towards 0 ever more average pictures
+        device: cpu, cuda or mps; default: the fastest
+    """
+    from ganvas import verbs
+
+    print(verbs.mix(source, out, seeds=seeds, depths=depths, label=label, truncation=truncation, device=device))
+    return 0
+
+
+@app.command
+def directions(
+    source: Positional[str],
+    out: Path | None = None,
+    data: str | None = None,
+    label: str | None = None,
+    labels: str | None = None,
+    n: int = 8,
+    method: Literal["features", "weights", "labels"] | None = None,
+    depth: int | None = None,
+    seed: int = 0,
+    device: str | None = None,
+) -> int:
+    """Find directions, each of which changes one thing; saved by name beside the model, with a strip of pictures each.
+
+    Args:
+        source: a run or a model folder
+        out: folder of the strips; default: directions/ beside the model
+        data: labelled pictures, for directions from labels
+        label: the class that the direction leads to; default: one direction for each class
+        labels: where the labels of --data come from, as in training: a csv file, or CelebA attributes such as Smiling
+        n: how many directions
+        method: features (principal components, the default), weights (closed form), labels (the default with --data)
+        depth: whose features (0 is the coarsest)
+        seed: of the pictures in the strips
+        device: cpu, cuda or mps; default: the fastest
+    """
+    from ganvas import verbs
+
+    for direction, path in verbs.directions(
+        source,
+        out,
+        data=data,
+        label=label,
+        labels=labels,
+        num=n,
+        method=method,
+        depth=depth,
+        seed=seed,
+        device=device,
+    ):
+        print(f"{direction.name:<24}{path}  {direction.source}")
+    return 0
+
+
+@app.command
+def project(
+    source: Positional[str],
+    picture: Positional[Path],
+    out: Path = Path("projection"),
+    label: str | None = None,
+    steps: int = 300,
+    seed: int = 0,
+    device: str | None = None,
+) -> int:
+    """Find the latent that comes nearest to a given picture, for use in films, mixtures and the studio.
+
+    Args:
+        source: a run, a model folder, or owner/name on the hub
+        picture: a picture file
+        out: folder for the side by side, the loss curve and the recipe
+        label: class of the picture; default: whichever comes nearest
+        steps: of the optimisation
+        seed: of its start
+        device: cpu, cuda or mps; default: the fastest
+    """
+    from ganvas import verbs
+
+    found = verbs.project(source, picture, out, label=label, steps=steps, seed=seed, device=device)
+    print(f"distance {found.losses[0]:.4f} at the start, {found.losses[-1]:.4f} now: {out / 'projection.png'}")
+    print(f"recipe   {out / 'favourites.json'}")
+    return 0
+
+
+@app.command
+def favourites(
+    source: Positional[str],
+    file: Positional[Path],
+    out: Path | None = None,
+    keep: str | None = None,
+    label: str | None = None,
+    truncation: float = 1.0,
+    form: Annotated[Literal["png", "tiff"], arg(name="format")] = "png",
+    device: str | None = None,
+) -> int:
+    """Re-make kept pictures at full quality, and keep more: a favourites file holds their recipes.
+
+    Args:
+        source: a run, a model folder, or owner/name on the hub
+        file: a favourites file, from here or from the studio
+        out: folder of the pictures
+        keep: seeds to add, such as 3,7; makes the file where there is none
+        label: class of the added pictures
+        truncation: of the added pictures
+        form: png or tiff, 16 bit where the data had 16
+        device: cpu, cuda or mps; default: the fastest
+    """
+    from ganvas import verbs
+
+    paths = verbs.favourites(source, file, out, keep=keep, label=label, truncation=truncation, form=form, device=device)
+    print(f"{len(paths)} pictures in {out}" if out is not None else file)
+    return 0
+
+
+@app.command
+def studio(
+    folder: Positional[Path],
+    data: str | None = None,
+    port: int = 7860,
+    host: str = "127.0.0.1",
+    token: str | None = None,
+    device: str | None = None,
+    browser: bool = True,
+) -> int:
+    """Open a page in the browser: explore a generator, keep pictures, mix, morph, watch a training.
+
+    Args:
+        folder: a run, a model folder, or a folder of runs
+        data: the training pictures, for the nearest one beside each, where the run's own pack is gone
+        port: of the page
+        host: where to listen; anything but this machine's own address needs --token
+        token: a password that the page asks for
+        device: cpu, cuda or mps; default: the fastest
+        browser: open it in the browser at once
+    """
+    from ganvas import studio as page
+
+    page.serve(folder, host=host, port=port, token=token, data=data, device=device, open_browser=browser)
+    return 0
+
+
+@app.command
+def export(
+    source: Positional[str],
+    out: Path,
+    to: Literal["onnx", "web", "torch", "folder"] = "onnx",
+    weights: Literal["float32", "float16", "int8"] = "float32",
+    runtime: Path | None = None,
+) -> int:
+    """Export a generator: an ONNX model, a web page that runs by itself, a torch.export file, or a model folder.
+
+    Args:
+        source: a run, a model folder, or owner/name on the hub
+        out: folder of what is written
+        to: onnx, web, torch or folder
+        weights: how numbers are stored in ONNX: float32, float16 or int8
+        runtime: onnxruntime-web for --to web, a folder or .tgz; default: fetched by npm once and kept
+    """
+    from ganvas import hub
+    from ganvas.export import export as write
+
+    for path in write(hub.local(source), out, to=to, weights=weights, runtime=runtime):
+        print(path)
+    return 0
+
+
+@app.command
+def publish(run: Positional[Path], out: Positional[Path], data_licence: str | None = None, max_mb: float = 25.0) -> int:
+    """Write a folder to publish: README with film, grids, numbers and card, and the model.
+
+    Args:
+        run: a run
+        out: a new folder, or one that was published before
+        data_licence: of the training pictures; real ones are shown only where it allows that
+        max_mb: largest file in MB
+    """
+    from ganvas.publish import publish as write
+
+    print(write(run, out, data_licence=data_licence, max_file_mb=max_mb))
+    return 0
+
+
+@hub_app.command
+def push(source: Positional[Path], repo: Positional[str], public: bool = False, endpoint: str | None = None) -> int:
+    """Upload a model: weights, configuration and card; needs the token of `hf auth login` or HF_TOKEN.
+
+    Args:
+        source: a run or a model folder
+        repo: owner/name, or a folder
+        public: visible for everybody
+        endpoint: another server of the same protocol
+    """
+    from ganvas import hub
+
+    print(hub.push(source, repo, private=not public, endpoint=endpoint))
+    return 0
+
+
+@hub_app.command
+def pull(
+    repo: Positional[str], out: Path | None = None, revision: str | None = None, endpoint: str | None = None
+) -> int:
+    """Download a model; nothing in it is ever run.
+
+    Args:
+        repo: owner/name, or a folder
+        out: folder for the model; default: the cache
+        revision: branch, tag or commit
+        endpoint: another server of the same protocol
+    """
+    from ganvas import hub
+
+    print(hub.pull(repo, revision=revision, endpoint=endpoint, out=out))
     return 0
 
 

@@ -19,6 +19,9 @@ OPTIONAL = {
     "tensorboard": ("track", "TensorBoard events"),
     "pydicom": ("medical", "DICOM files"),
     "onnxruntime": ("judge", "faster Inception features"),
+    "onnxscript": ("export", "ONNX models and web pages"),
+    "fastapi": ("studio", "the studio"),
+    "huggingface_hub": ("hub", "models on the hub"),
 }
 
 

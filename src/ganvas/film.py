@@ -1,26 +1,35 @@
-"""The film of a training: the preview grids as GIF, WebP and MP4. Every cell keeps its place and its latent."""
+"""Films as GIF, WebP and MP4: of a training, whose preview grids keep every cell's place and latent, and of any frames.
+
+`write` takes frames as they come, so that an MP4 of any length needs little memory; GIF and WebP hold all frames.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import io
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ganvas import files
 from ganvas.errors import ConfigError, MissingExtraError, RunError
+from ganvas.provenance import SENTENCE, XMP
 from ganvas.run import Run
 
-SMALLEST, LARGEST = 480, 960  # pixels of the longer side of a frame
+SMALLEST, LARGEST = 480, 960  # pixels of the longer side of a training's frame
 CAPTION = 28  # pixels of height below the grid
-FRAME_MS, LAST_MS = 120, 2500  # how long a frame is shown, and the last one
+FRAME_MS, LAST_MS = 120, 2500  # how long a frame of a training is shown, and the last one
 AIM = 0.9  # part of the limit at which a GIF that was too large aims
 LEAST = 160  # pixels of the longer side of a GIF: below, the caption does not fit
+LEAST_FILM = 256  # pixels of the longer side of any other film, where no scale is asked for
+LEAST_PLAIN = 32  # the same without captions
+MOST_GIF_FPS = 50  # frames a second; what shows frames more shortly, most programs play slowly
 
 
 def video(
@@ -36,12 +45,11 @@ def video(
     if not grids:
         raise RunError(f"{run} has no preview grids in samples/: expected the folder of a run whose training has begun")
     wanted = formats.split(",") if formats else ["gif", "webp", *(["mp4"] if importlib.util.find_spec("av") else [])]
-    if not max_mb > 0:
-        raise ConfigError(f"--max-mb {max_mb:g}: expected a number above 0")
+    check_limit(max_mb)
     if unknown := [name for name in wanted if name not in WRITERS]:
         raise ConfigError(f"--formats {','.join(unknown)}: expected some of {', '.join(WRITERS)}")
     scenes = [scene(path, images) for images, path in grids]
-    films = {name: WRITERS[name](scenes, max_mb) for name in wanted}
+    films = {name: WRITERS[name](scenes, Timing(FRAME_MS, LAST_MS), max_mb) for name in wanted}
     folder = Path(out) if out is not None else Path(run)
     with files.explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -53,28 +61,77 @@ def video(
     return paths
 
 
+def write(
+    frames: Iterable[np.ndarray], out: Path, *, fps: int = 24, scale: int | None = None, max_mb: float = 8.0
+) -> Path:
+    """Writes frames (H, W, C), uint8 or uint16, as the film `out`, whole or not at all: .gif, .webp or .mp4.
+
+    fps: frames a second. scale: pixels of the film for each pixel, a side; by default as many as make the longer side
+    256 or more. max_mb: a GIF's largest size in MB (10^6 bytes): its frames become smaller until it fits. The file
+    says that it is synthetic. Raises ConfigError for another ending or an impossible number, and MissingExtraError for
+    MP4 without its extra, before the first frame is asked for.
+    """
+    form = out.suffix.lower().removeprefix(".")
+    if form not in WRITERS:
+        raise ConfigError(f"{out} ends in {out.suffix or 'nothing'}: films are written as .gif, .webp or .mp4")
+    most = MOST_GIF_FPS if form == "gif" else 120
+    if not 1 <= fps <= most:
+        raise ConfigError(f"{fps} frames a second: expected 1 to {most} for a {form.upper()}")
+    if scale is not None and scale < 1:
+        raise ConfigError(f"scale {scale}: expected a whole number from 1 up")
+    check_limit(max_mb)
+    if form == "mp4":
+        codec()
+    scenes = (Scene(enlarged(as_image(one), scale or -(-LEAST_FILM // max(one.shape[:2])))) for one in frames)
+    content = WRITERS[form](scenes, Timing(1000 / fps, 1000 / fps), max_mb)
+    with files.explained(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    files.write_atomically(out, lambda file: file.write(content))
+    return out
+
+
+def check_limit(max_mb: float) -> None:
+    if not max_mb > 0:
+        raise ConfigError(f"--max-mb {max_mb:g}: expected a number above 0")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds that a frame is shown, and the last one."""
+
+    frame: float
+    last: float
+
+    def of(self, num: int, unit: int) -> list[int]:
+        """How long each of `num` frames is shown, ms, in whole multiples of `unit`, whose sum does not drift."""
+        ends = [round(self.frame * i / unit) * unit for i in range(num)]
+        return [b - a for a, b in itertools.pairwise(ends)] + [round(self.last / unit) * unit]
+
+
 @dataclass(frozen=True)
 class Scene:
-    """One grid at its size in the film, and how many images training had seen."""
+    """One frame at its size in the film, and a line below it."""
 
     picture: Image.Image
-    images_seen: int
+    caption: str = ""
 
     def frame(self, scale: float = 1.0) -> Image.Image:
-        """The grid, scaled, with the images seen below it in letters that stay as large."""
+        """The picture, scaled, with the caption below it in letters that stay as large."""
         picture = self.picture
         if scale < 1:
             width, height = (max(2, round(side * scale)) for side in picture.size)
             picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+        if not self.caption:
+            return picture
         sheet = Image.new(picture.mode, (picture.width, picture.height + CAPTION), "white")
         sheet.paste(picture, (0, 0))
         font = ImageFont.load_default(size=16)
-        ImageDraw.Draw(sheet).text((8, picture.height + 4), f"{self.images_seen:,} images", fill="black", font=font)
+        ImageDraw.Draw(sheet).text((8, picture.height + 4), self.caption, fill="black", font=font)
         return sheet
 
 
 def scene(path: Path, images_seen: int) -> Scene:
-    """A grid, enlarged by whole pixels or reduced to a sensible size."""
+    """A grid, enlarged by whole pixels or reduced to a sensible size, with the images seen."""
     try:
         with Image.open(path) as opened:
             picture = eight_bit(opened)
@@ -82,11 +139,23 @@ def scene(path: Path, images_seen: int) -> Scene:
         raise RunError(f"the grid {path} is damaged: delete it, then make the film again") from error
     longer = max(picture.size)
     if longer < SMALLEST:
-        times = -(-SMALLEST // longer)
-        picture = picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
+        picture = enlarged(picture, -(-SMALLEST // longer))
     elif longer > LARGEST:
         picture.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
-    return Scene(picture, images_seen)
+    return Scene(picture, f"{images_seen:,} images")
+
+
+def enlarged(picture: Image.Image, times: int) -> Image.Image:
+    if times == 1:
+        return picture
+    return picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
+
+
+def as_image(pixels: np.ndarray) -> Image.Image:
+    """(H, W, C) uint8 or uint16, 1, 3 or 4 channels, as gray or colour of 8 bit."""
+    if pixels.dtype == np.uint16:
+        pixels = (pixels / 257).round().astype(np.uint8)
+    return eight_bit(Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))
 
 
 def eight_bit(picture: Image.Image) -> Image.Image:
@@ -99,59 +168,70 @@ def eight_bit(picture: Image.Image) -> Image.Image:
     return picture.convert("L" if picture.mode in ("1", "L") else "RGB")
 
 
-def durations(num: int) -> list[int]:
-    return [FRAME_MS] * (num - 1) + [LAST_MS]
-
-
-def gif(scenes: list[Scene], max_mb: float) -> bytes:
+def gif(scenes: Iterable[Scene], timing: Timing, max_mb: float) -> bytes:
     """GIF, every frame with its own 256 colours; smaller and smaller until it is within the limit."""
-    scale = 1.0
-    while max(scenes[0].picture.size) * scale >= LEAST:
-        content = animated([one.frame(scale) for one in scenes], "GIF", optimize=True)
+    scenes = listed(scenes)
+    scale, size = 1.0, max(scenes[0].picture.size)
+    least = LEAST if scenes[0].caption else min(LEAST_PLAIN, size)
+    times = timing.of(len(scenes), 10)
+    while size * scale >= least:
+        content = animated([one.frame(scale) for one in scenes], times, "GIF", optimize=True, comment=SENTENCE.encode())
         if len(content) <= max_mb * 1e6:
             return content
         scale *= math.sqrt(AIM * max_mb * 1e6 / len(content))  # bytes go with the area
-    raise ConfigError(f"--max-mb {max_mb:g} is too little for {len(scenes)} frames of {LEAST} pixels: allow more")
+    raise ConfigError(f"--max-mb {max_mb:g} is too little for {len(scenes)} frames of {least} pixels: allow more")
 
 
-def webp(scenes: list[Scene], _: float) -> bytes:
-    return animated([one.frame() for one in scenes], "WEBP", quality=80, method=4)
+def webp(scenes: Iterable[Scene], timing: Timing, _: float) -> bytes:
+    frames = [one.frame() for one in listed(scenes)]
+    return animated(frames, timing.of(len(frames), 1), "WEBP", quality=80, method=4, xmp=XMP.encode())
 
 
-def animated(frames: list[Image.Image], form: str, **options: object) -> bytes:
+def listed(scenes: Iterable[Scene]) -> list[Scene]:
+    found = list(scenes)
+    if not found:
+        raise ConfigError("no frames came: a film needs at least one")
+    return found
+
+
+def animated(frames: list[Image.Image], times: list[int], form: str, **options: object) -> bytes:
     buffer = io.BytesIO()
-    frames[0].save(
-        buffer,
-        form,
-        save_all=True,
-        append_images=frames[1:],
-        duration=durations(len(frames)),
-        loop=0,
-        **options,
-    )
+    frames[0].save(buffer, form, save_all=True, append_images=frames[1:], duration=times, loop=0, **options)
     return buffer.getvalue()
 
 
-def mp4(scenes: list[Scene], _: float) -> bytes:
-    """H.264 (4:2:0, so that every player takes it); the last frame is held."""
+def codec() -> Any:
+    """The module that writes MP4."""
     try:
         import av
     except ImportError:
         raise MissingExtraError("av", "video", "MP4") from None
-    frames = [one.frame() for one in scenes]
+    return av
+
+
+def mp4(scenes: Iterable[Scene], timing: Timing, _: float) -> bytes:
+    """H.264 (4:2:0, so that every player takes it), frame by frame; the last one is held as long as it should."""
+    av = codec()
     buffer = io.BytesIO()
-    rate = 1000 // FRAME_MS
-    width, height = (side // 2 * 2 for side in frames[0].size)
+    rate = max(1, int(1000 / timing.frame + 1e-6))
     with av.open(buffer, "w", format="mp4") as container:
+        container.metadata["comment"] = SENTENCE
         stream = container.add_stream("h264", rate=rate)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.options = {"crf": "20"}
-        held = [frames[-1]] * (LAST_MS // FRAME_MS)
-        for one in [*frames, *held]:
-            pixels = np.asarray(one.convert("RGB").crop((0, 0, width, height)))
+        stream.pix_fmt, stream.options = "yuv420p", {"crf": "20"}
+        pixels = None
+        for one in scenes:
+            frame = one.frame().convert("RGB")
+            width, height = (max(2, side // 2 * 2) for side in frame.size)
+            if pixels is None:
+                stream.width, stream.height = width, height
+            pixels = np.asarray(frame.crop((0, 0, width, height)))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        if pixels is None:
+            raise ConfigError("no frames came: a film needs at least one")
+        for _held in range(int(timing.last // timing.frame) if timing.last > timing.frame else 0):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
     return buffer.getvalue()
 
 
-WRITERS: dict[str, Callable[[list[Scene], float], bytes]] = {"gif": gif, "webp": webp, "mp4": mp4}
+WRITERS: dict[str, Callable[[Iterable[Scene], Timing, float], bytes]] = {"gif": gif, "webp": webp, "mp4": mp4}

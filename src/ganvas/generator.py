@@ -7,9 +7,10 @@ is enough), `config.json` (the same configuration to read) and `README.md` (the 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,11 @@ import numpy as np
 import safetensors
 import safetensors.torch
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganvas import files
+from ganvas import codes, files
+from ganvas.codes import Code
 from ganvas.config import ModelConfig, from_dict
 from ganvas.device import choose_device
 from ganvas.errors import CheckpointError, ConfigError
@@ -68,6 +71,18 @@ class Generator:
         self.device = torch.device(device)
         self.network = channels_last(network.eval().requires_grad_(False).to(self.device))
         self.info = info
+        self.forward: Callable[..., Tensor] = self.network
+        self.is_fast = False
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """SHA-256 of the weights: which model this is."""
+        return tensor_hash({name: tensor.cpu() for name, tensor in self.network.state_dict().items()})
+
+    @property
+    def num_depths(self) -> int:
+        """Depths, coarse to fine, that can be steered by themselves (see codes.py)."""
+        return codes.num_depths(self.network)
 
     @property
     def classes(self) -> list[str]:
@@ -97,8 +112,18 @@ class Generator:
         try:
             network.load_state_dict(tensors)
         except RuntimeError as error:
-            raise CheckpointError(f"{file} does not hold the weights of a {info.config.model!r} generator") from error
+            how = difference(network, tensors)
+            raise CheckpointError(
+                f"{file} does not hold the weights of a {info.config.model!r} generator ({how})"
+            ) from error
         return cls(network, info, choose_device(device).torch_device)
+
+    def fast(self) -> Generator:
+        """On a GPU: half precision and compiled from now on; pictures then differ in the last bits. Returns itself."""
+        if self.device.type == "cuda":
+            self.is_fast = True
+            self.forward = torch.compile(self.network)
+        return self
 
     def save(self, folder: str | Path, card: str = "") -> Path:
         """Writes a model folder (created if need be) and returns it; each file is replaced as a whole."""
@@ -170,8 +195,31 @@ class Generator:
             if truncated is not None and truncation != 1:
                 images = truncated(z, labels, truncation)
             else:
-                images = self.network(z * truncation, labels)
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.is_fast):
+                    images = self.forward(z * truncation, labels)
         return images.float().cpu().contiguous()
+
+    def code(self, z: Tensor, labels: Tensor | None = None, truncation: float = 1.0) -> Code:
+        """Codes (see codes.py) on the device, of latents z (N, z_dim) and labels.
+
+        labels: indices (N,), or weights of all classes (N, num_classes) for what lies between them.
+        """
+        if labels is not None and not labels.is_floating_point():
+            labels = F.one_hot(labels, self.info.config.num_classes).float()
+        with torch.no_grad():
+            return codes.encode(
+                self.network, z.to(self.device), None if labels is None else labels.to(self.device), truncation
+            )
+
+    @torch.inference_mode()
+    def show(self, code: Code) -> Tensor:
+        """Codes (N) -> pictures (N, C, H, W) float32 in [-1, 1] on the CPU."""
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            parts = [
+                codes.decode(self.network, code[start : start + BATCH].to(self.device)).float().cpu()
+                for start in range(0, len(code), BATCH)
+            ]
+        return torch.cat(parts).contiguous()
 
     def sample(
         self,
@@ -201,6 +249,16 @@ def find_weights(path: Path) -> Path:
     raise CheckpointError(
         f"{path} holds no {WEIGHTS}: expected a run folder whose training has begun, or a model folder"
     )
+
+
+def difference(network: nn.Module, tensors: dict[str, Tensor]) -> str:
+    """In words, how a file's tensors differ from those that the network wants."""
+    wanted = network.state_dict()
+    missing, extra = sorted(set(wanted) - set(tensors)), sorted(set(tensors) - set(wanted))
+    odd = sorted(name for name in set(wanted) & set(tensors) if wanted[name].shape != tensors[name].shape)
+    found = (("lacks", missing), ("has besides", extra), ("has in another shape", odd))
+    return "; ".join(f"it {verb} {names[0]}{f' and {len(names) - 1} more' * (len(names) > 1)}"
+                     for verb, names in found if names)  # fmt: skip
 
 
 def not_safetensors(file: Path) -> str:

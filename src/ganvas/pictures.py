@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import math
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from ganvas import files
 from ganvas.errors import ConfigError
@@ -19,25 +23,44 @@ def to_image(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
 
-def save_png(path: Path, pixels: np.ndarray) -> None:
-    """Writes (H, W, C) pixels as PNG, whole or not at all."""
-    image = to_image(pixels)
-    files.write_atomically(path, lambda file: image.save(file, format="PNG"))
+def png_text(text: Mapping[str, str] | None) -> PngInfo:
+    """Texts for a PNG's metadata, Latin or not."""
+    info = PngInfo()
+    for key, value in (text or {}).items():
+        info.add_itxt(key, value) if key.startswith("XML:") or not value.isascii() else info.add_text(key, value)
+    return info
 
 
-def save_picture(path: Path, pixels: np.ndarray) -> None:
+def png_bytes(pixels: np.ndarray, text: Mapping[str, str] | None = None) -> bytes:
+    """(H, W, C) pixels as a PNG file with these texts in its metadata."""
+    buffer = io.BytesIO()
+    to_image(pixels).save(buffer, format="PNG", pnginfo=png_text(text))
+    return buffer.getvalue()
+
+
+def save_png(path: Path, pixels: np.ndarray, text: Mapping[str, str] | None = None) -> None:
+    """Writes (H, W, C) pixels as PNG, whole or not at all; text: for its metadata (see provenance.py)."""
+    content = png_bytes(pixels, text)
+    files.write_atomically(path, lambda file: file.write(content))
+
+
+def save_picture(path: Path, pixels: np.ndarray, text: Mapping[str, str] | None = None) -> None:
     """Writes (H, W, C) pixels as PNG or TIFF, by the ending of `path`, whole or not at all.
+
+    text: for the metadata; TIFF takes the entry "ganvas" alone, as its description.
 
     Both are lossless: 8 bit gray, colour and colour with transparency, and 16 bit gray; colour of 16 bit becomes 8
     (Pillow writes no deeper). Raises `ConfigError` for any other ending.
     """
     ending = path.suffix.lower()
     if ending == ".png":
-        save_png(path, pixels)
+        save_png(path, pixels, text)
     elif ending in (".tif", ".tiff"):
         image = to_image(pixels)
         # Deflate as Adobe numbered it (8), which every reader of today knows.
-        files.write_atomically(path, lambda file: image.save(file, format="TIFF", compression="tiff_adobe_deflate"))
+        known = {"description": text["ganvas"]} if text else {}
+        write = partial(image.save, format="TIFF", compression="tiff_adobe_deflate", **known)
+        files.write_atomically(path, write)
     else:
         raise ConfigError(f"{path} ends in {ending or 'nothing'}: pictures are written as .png, .tif or .tiff")
 

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from ganvas import files
+from ganvas import files, hub
 from ganvas.config import DataConfig, TrainConfig
 from ganvas.data.pack import Pack, open_pack
 from ganvas.device import barrier, choose_device, prepare, process_group, rank
 from ganvas.errors import ConfigError
-from ganvas.generator import Generator, to_pixels
+from ganvas.explore import morph, sampling
+from ganvas.explore.recipes import Direction, Favourites, Mix, Recipe, parse_depths, parse_seeds, resolve
+from ganvas.generator import BATCH, Generator, find_weights, to_pixels
 from ganvas.judge.copies import CopyFinder
 from ganvas.judge.evaluate import Options, pack_of
 from ganvas.judge.evaluate import evaluate as judge_run
 from ganvas.judge.quick import QuickJudge
 from ganvas.pictures import grid, save_picture
+from ganvas.provenance import provenance
 from ganvas.run import Run
 from ganvas.training import loop
 from ganvas.training.compiled import call_networks
@@ -190,83 +191,298 @@ def lines(evaluation: dict[str, Any]) -> list[str]:
     return found
 
 
+def open_generator(source: str | Path, device: str | None = None) -> Generator:
+    """The generator of a run, a model folder, a weights file, or a name on the hub such as "owner/name"."""
+    return Generator.load(hub.local(source), device)
+
+
 def sample(
     source: str | Path,
     out: str | Path,
     *,
     num: int = 16,
     seed: int = 0,
+    seeds: str | Sequence[int] | None = None,
     label: str | None = None,
+    per_class: int | None = None,
     truncation: float = 1.0,
     as_grid: bool = False,
     form: Literal["png", "tiff"] = "png",
     no_copies: bool = False,
     data: str | Path | None = None,
     device: str | None = None,
+    fast: bool = False,
 ) -> list[Path]:
     """Writes pictures of the seeds `seed` to `seed + num - 1` and manifest.csv into the folder `out`.
 
-    source: a run, a model folder or a generator.safetensors file. as_grid: one file `out` instead. form: of the files.
-    8 or 16 bit as the data had it, one common scale. no_copies: leave out what copies a training picture (data: where
-    those are, if there is no run). Returns the pictures' paths.
+    source: a run, a model folder, a generator.safetensors file or a name on the hub. out: a folder, or a .zip file.
+    seeds: in place of num and seed, such as "0-9,42". per_class: so many of every class in class folders, seeds
+    counting on from `seed`. as_grid: one picture `out` of all instead. form: of the files, 8 or 16 bit as the data had
+    it, one common scale. no_copies: leave out what copies a training picture (data: where those are, if there is no
+    run). fast: half precision on a GPU. An interrupted call goes on when made again. Returns the pictures' paths.
     """
+    generator = open_generator(source, device)
+    if fast:
+        generator.fast()
+    chosen = seeds_of(seeds, num, seed)
+    if per_class is not None:
+        if per_class < 1 or seeds is not None or label is not None:
+            raise ConfigError("--per-class: expected 1 or more, without --seeds and --label")
+        planned = sampling.plan_per_class(generator, per_class, seed, truncation, form)
+    else:
+        planned = sampling.plan(generator, chosen, label, truncation, form)
+    out = Path(out)
+    with Display() as display:
+        gate = None
+        if no_copies:
+            gate = CopyFinder(pack_of(Path(source), generator, data, display.packing), display.packing).is_copy
+        if as_grid:
+            path = out if out.suffix.lower() in (".png", ".tif", ".tiff") else out.with_name(f"{out.name}.{form}")
+            return [one_grid(generator, path, planned, truncation, gate)]
+        written = sampling.write(generator, out, planned, truncation, gate=gate, progress=display.packing)
+    if written.known:
+        display.say(f"{written.known:,} of {len(planned):,} pictures were there already")
+    if gate is not None:
+        display.say(f"{written.left_out} of {len(planned)} pictures copy a training picture and are left out")
+    return written.paths
+
+
+def seeds_of(seeds: str | Sequence[int] | None, num: int, seed: int) -> Sequence[int]:
+    if isinstance(seeds, str):
+        return parse_seeds(seeds)
+    if seeds is not None:
+        return seeds
     if num < 1:
         raise ConfigError(f"--n {num}: expected at least 1 picture")
-    generator = Generator.load(source, device)
-    seeds: Sequence[int] = range(seed, seed + num)
-    labels = label_names(generator, label, seeds)
-    batches = generator.batches(seeds, label, truncation)
-    pictures: Iterable[np.ndarray] = (
-        picture for images in batches for picture in to_pixels(images, generator.info.depth)
-    )
-    if no_copies:
-        seeds, labels, pictures = without_copies(Path(source), generator, data, seeds, labels, pictures)
+    return range(seed, seed + num)
+
+
+def one_grid(
+    generator: Generator, path: Path, planned: Sequence[sampling.Planned], truncation: float, gate: sampling.Gate | None
+) -> Path:
+    """All planned pictures, less those that the gate leaves out, in one picture."""
+    parts = [pixels for _, pixels in sampling.drawn(generator, planned, truncation)]
+    pixels = np.concatenate(parts)
+    if gate is not None:
+        pixels = pixels[~gate(pixels)]
+        if not len(pixels):
+            raise ConfigError("all of these pictures copy training pictures: take other seeds")
+    seeds = [one.seed for one in planned]
+    save_sheet(generator, path, grid(pixels), {"seeds": seeds, "truncation": truncation})
+    return path
+
+
+def save_sheet(generator: Generator, path: Path, pixels: np.ndarray, recipe: dict[str, Any]) -> None:
+    with files.explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    save_picture(path, pixels, provenance(generator.hash, recipe))
+
+
+def interpolate(
+    source: str | Path,
+    out: str | Path,
+    *,
+    seeds: str | Sequence[int] | None = None,
+    favourites: str | Path | None = None,
+    labels: Sequence[str] = (),
+    truncation: float = 1.0,
+    frames: int = 96,
+    loop: bool = True,
+    fps: int = 24,
+    scale: int | None = None,
+    max_mb: float = 8.0,
+    device: str | None = None,
+) -> Path:
+    """Writes a film that passes through pictures in turn: GIF, WebP or MP4 by the ending of `out`.
+
+    seeds: such as "1,5,9"; or favourites: a file of kept pictures. labels: one for all, one each, or several with one
+    seed for a way between classes. frames: of the whole film. loop: the last picture leads back to the first.
+    """
+    generator = open_generator(source, device)
+    directions: dict[str, Direction] = {}
+    if favourites is not None:
+        kept = Favourites.read(Path(favourites), generator)
+        recipes, directions = kept.recipes, kept.directions
+    else:
+        default = (0,) if len(labels) > 1 else (0, 1, 2, 3)
+        recipes = recipes_of(parse_seeds(seeds) if isinstance(seeds, str) else list(seeds or default), labels)
+        recipes = [dataclasses.replace(one, truncation=truncation) for one in recipes]
+    if len(recipes) < 2:
+        raise ConfigError("a film needs two pictures or more: give several seeds, or several labels")
+    if frames < 2:
+        raise ConfigError(f"--frames {frames}: expected 2 or more")
+    resolve(generator, recipes, directions)  # says now what is wrong, before the first frame
+    shown = morph.frames(generator, recipes, frames, loop=loop, directions=directions)
     out = Path(out)
-    if as_grid:
-        path = out if out.suffix.lower() in (".png", ".tif", ".tiff") else out.with_name(f"{out.name}.{form}")
-        with files.explained(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        save_picture(path, grid(np.stack(list(pictures))))
-        return [path]
     with files.explained(out):
-        out.mkdir(parents=True, exist_ok=True)
-    paths = []
-    table = io.StringIO()
-    writer = csv.writer(table)
-    writer.writerow(["file", "seed", "label", "truncation"])
-    for one, name, pixels in zip(seeds, labels, pictures, strict=True):
-        path = out / f"seed{one:06d}{'_' + file_name(name) if name else ''}.{form}"
-        save_picture(path, pixels)
-        writer.writerow([path.name, one, name, truncation])
-        paths.append(path)
-    files.write_text(out / "manifest.csv", table.getvalue())
-    return paths
+        out.parent.mkdir(parents=True, exist_ok=True)
+    return morph.film(shown, out, fps=fps, scale=scale, max_mb=max_mb)
 
 
-def without_copies(
-    source: Path,
-    generator: Generator,
-    data: str | Path | None,
-    seeds: Sequence[int],
-    labels: list[str],
-    pictures: Iterable[np.ndarray],
-) -> tuple[list[int], list[str], Iterable[np.ndarray]]:
-    """The seeds, labels and pictures that copy no training picture; says how many do. Raises ConfigError if all do."""
+def recipes_of(seeds: Sequence[int], labels: Sequence[str] = ()) -> list[Recipe]:
+    """Seeds with labels: one of either goes with all of the other."""
+    if not labels:
+        return [Recipe(seed) for seed in seeds]
+    num = max(len(seeds), len(labels))
+    if len(seeds) not in (1, num) or len(labels) not in (1, num):
+        raise ConfigError(f"{len(seeds)} seeds and {len(labels)} labels: give one of either, or as many of both")
+    return [Recipe(seeds[i % len(seeds)], label=labels[i % len(labels)]) for i in range(num)]
+
+
+def mix(
+    source: str | Path,
+    out: str | Path,
+    *,
+    seeds: str | Sequence[int],
+    depths: str = "fine",
+    label: str | None = None,
+    truncation: float = 1.0,
+    device: str | None = None,
+) -> Path:
+    """Mixes the first seed's picture with each of the others: a sheet, and a favourites file beside it.
+
+    depths: what the others lend: coarse, middle, fine, all, or numbers such as 0-1. In the sheet the lenders stand
+    above, the first picture on the left, and what came of each below its lender.
+    """
+    generator = open_generator(source, device)
+    numbers = parse_seeds(seeds) if isinstance(seeds, str) else list(seeds)
+    if len(numbers) < 2:
+        raise ConfigError("to mix takes two seeds or more: the first picture, and those that lend to it")
+    chosen = parse_depths(depths, generator.num_depths)
+    first, *others = (Recipe(seed, label=label, truncation=truncation) for seed in numbers)
+    mixed = [dataclasses.replace(first, mix=Mix(other, chosen)) for other in others]
+    pixels = to_pixels(generator.show(resolve(generator, [*others, first, *mixed])), generator.info.depth)
+    blank = np.full_like(pixels[:1], np.iinfo(pixels.dtype).max)
+    path = Path(out) if Path(out).suffix else Path(f"{out}.png")
+    recipe = {"mix": numbers, "depths": list(chosen), "truncation": truncation}
+    save_sheet(generator, path, grid(np.concatenate([blank, pixels]), columns=len(numbers)), recipe)
+    Favourites(generator.hash, mixed).save(path.with_suffix(".json"))
+    return path
+
+
+def directions(
+    source: str | Path,
+    out: str | Path | None = None,
+    *,
+    data: str | Path | None = None,
+    label: str | None = None,
+    labels: str | None = None,
+    num: int = 8,
+    method: Literal["features", "weights", "labels"] | None = None,
+    depth: int | None = None,
+    seed: int = 0,
+    device: str | None = None,
+) -> list[tuple[Direction, Path]]:
+    """Finds directions, saves them by name beside the model (directions.json), and draws a strip of each.
+
+    data: labelled pictures, for directions from labels: `label` names the class that a direction leads to (default: one
+    for each class), `labels` says where labels come from, as in training. method: features (principal components,
+    the default), weights (closed form), or labels (the default with data). out: folder of the strips; default:
+    directions/ beside the model.
+    """
+    from ganvas.explore import directions as directions_of
+
+    local = hub.local(source)
+    generator = Generator.load(local, device)
+    method = method or ("features" if data is None else "labels")
     with Display() as display:
-        finder = CopyFinder(pack_of(source, generator, data, display.packing), display.packing)
-        samples = np.stack(list(pictures))
-        kept = np.flatnonzero(~finder.is_copy(samples)).tolist()
-    display.say(f"{len(samples) - len(kept)} of {len(samples)} pictures copy a training picture and are left out")
-    if not kept:
-        raise ConfigError("all of these pictures copy training pictures: take other seeds, or train on more pictures")
-    return [seeds[i] for i in kept], [labels[i] for i in kept], samples[kept]
+        if method == "labels":
+            if data is None:
+                raise ConfigError("directions from labels need --data: pictures with classes, or with --labels")
+            pack = open_pack(data, data_like(generator, labels), progress=display.packing)
+            found = directions_of.supervised(generator, pack, label=label, progress=display.packing)
+        elif method == "weights":
+            found = directions_of.from_weights(generator, num)
+        else:
+            found = directions_of.principal(generator, num, depth=depth, seed=seed)
+    place = find_weights(local).parent
+    known = directions_of.read(local, generator)
+    directions_of.save(local, [*(known | {one.name: one for one in found}).values()], generator)
+    folder = Path(out) if out is not None else place / "directions"
+    strips = []
+    for one in found:
+        path = folder / f"{sampling.file_name(one.name)}.png"
+        pixels = directions_of.strip(generator, one, range(seed, seed + 4))
+        save_sheet(generator, path, pixels, {"direction": one.name, "seeds": list(range(seed, seed + 4))})
+        strips.append((one, path))
+    return strips
 
 
-def label_names(generator: Generator, label: str | None, seeds: Sequence[int]) -> list[str]:
-    indices = generator.label_indices(label, seeds)
-    return [""] * len(seeds) if indices is None else [generator.classes[i] for i in indices.tolist()]
+def data_like(generator: Generator, labels: str | None) -> DataConfig:
+    """Pictures as the model's own."""
+    config = generator.info.config
+    channels: Any = {1: "gray", 3: "color", 4: "alpha"}[config.channels]
+    kind: Any = generator.info.kind
+    return DataConfig(size=f"{config.height}x{config.width}", channels=channels, kind=kind, labels=labels)
 
 
-def file_name(label: str) -> str:
-    """A label as part of a file name on every system."""
-    return "".join(c if c.isalnum() or c in "-+." else "-" for c in label)[:40]
+def project(
+    source: str | Path,
+    picture: str | Path,
+    out: str | Path,
+    *,
+    label: str | None = None,
+    steps: int = 300,
+    seed: int = 0,
+    device: str | None = None,
+) -> Any:
+    """Finds the code that comes nearest to a picture; writes the side by side, the loss curve and a favourites file.
+
+    The recipe in it can be used wherever recipes can: films, mixtures, the studio.
+    """
+    from ganvas.explore import projection
+
+    generator = open_generator(source, device)
+    if steps < 1:
+        raise ConfigError(f"--steps {steps}: expected 1 or more")
+    with Display() as display:
+        found = projection.project(
+            generator, Path(picture), label=label, steps=steps, seed=seed, progress=display.packing
+        )
+    projection.save(found, Path(out))
+    Favourites(generator.hash, [found.recipe], names=[Path(picture).name]).save(Path(out) / "favourites.json")
+    return found
+
+
+def favourites(
+    source: str | Path,
+    file: str | Path,
+    out: str | Path | None = None,
+    *,
+    keep: str | Sequence[int] | None = None,
+    label: str | None = None,
+    truncation: float = 1.0,
+    form: Literal["png", "tiff"] = "png",
+    device: str | None = None,
+) -> list[Path]:
+    """Re-makes the kept pictures of a favourites file into the folder `out`.
+
+    keep: seeds to add to the file first (it is made where there is none). Returns the pictures' paths.
+    """
+    generator, file = open_generator(source, device), Path(file)
+    kept = Favourites.read(file, generator) if file.exists() or keep is None else Favourites(generator.hash)
+    if keep is not None:
+        seeds = parse_seeds(keep) if isinstance(keep, str) else keep
+        fresh = [Recipe(seed, label=label, truncation=truncation) for seed in seeds]
+        resolve(generator, fresh)  # a wrong label is said before it is kept
+        kept.names = [*(kept.names or [""] * len(kept.recipes)), *([""] * len(fresh))]
+        kept.recipes += fresh
+        with files.explained(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+        kept.save(file)
+    if out is None:
+        return []
+    if not kept.recipes:
+        raise ConfigError(f"{file} holds no pictures: keep some in the studio, or with --keep 3,7")
+    folder = Path(out)
+    with files.explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for start in range(0, len(kept.recipes), BATCH):
+        recipes = kept.recipes[start : start + BATCH]
+        images = generator.show(resolve(generator, recipes, kept.directions))
+        for i, (recipe, pixels) in enumerate(zip(recipes, to_pixels(images, generator.info.depth), strict=True), start):
+            path = folder / f"favourite{i:04d}.{form}"
+            save_picture(path, pixels, provenance(generator.hash, recipe.to_dict()))
+            paths.append(path)
+    return paths

@@ -1,17 +1,18 @@
 """Is a generated picture a training picture? The nearest one, found through mirroring, shifts, crops and other tones.
 
-A picture is sought in two steps. Small thumbnails of it and of a few moved versions retrieve candidates among all
-training pictures. Each candidate is then registered: the best normalised correlation over mirroring, shifts and crops,
-of those places that both show. What decides is not how near the best candidate is, since digits are alike and faces are
-not, but how much nearer than the other candidates (after Carlini et al. 2023, "Extracting training data from diffusion
-models", section 4): the same number of held-out real pictures says how low it gets by chance.
+Three steps lead from a picture to its score. Its thumbnail, moved in some two hundred ways, retrieves the training
+pictures that are most like any of these (`Index`). Each of those is registered: the mirroring, shift and crop, and the
+change of tone and sharpness, that leave the least difference where both show something (`registered`, `differences`).
+What decides is not how near the best one is, since digits are alike and faces are not, but how much nearer than the
+next ones (after Carlini et al. 2023, "Extracting training data from diffusion models", section 4): held-out real
+pictures say how low that ratio gets by chance. Noise does not hide a copy: differences count in the directions in
+which pictures differ, and the part that the sample's own grain explains is taken off.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,21 +24,25 @@ from ganvas.data.pack import Pack
 from ganvas.errors import DataError
 from ganvas.judge.intervals import Interval, share
 
-COARSE, FINE = 12, 32  # pixels a side of the thumbnails that retrieve, and of those that are registered
-CANDIDATES = 24  # registered for each picture; the farther half tells what is usual
-COMPONENTS = 64  # principal ones, in which candidates are retrieved
-SHIFTS = (-0.1, -0.05, 0.0, 0.05, 0.1)  # of the side
-CROPS, CROP = (-0.05, 0.0, 0.05), 0.9  # where a crop lies, and the part of the whole that it fills
-REFINED = 4  # candidates whose registration is refined
-STEPS = (0.04, 0.04, 0.02, 0.02, 0.01, 0.01, 0.005)  # of the refinement, of the side
-BASE = 8192  # training pictures at a time
+COARSE, FINE = 16, 32  # pixels a side of the thumbnails that retrieve and begin to register, and of those that decide
+DESCRIBED, DECIDING = 64, 128  # principal components in which pictures are retrieved, and in which differences count
+SHIFTS = np.linspace(-0.1, 0.1, 7)  # of the side
+CROPS = ((0.95, 0.02, 3), (0.9, 0.04, 3), (0.86, 0.06, 5))  # part of the whole, how far off the middle, places a side
+EXHAUSTIVE = 2000  # training pictures up to which an index has one part
+PROBES = 3  # parts of the index into which each moved version of a picture looks
+CANDIDATES, FINALISTS = 64, 12  # pictures that are registered, and of those the ones that are registered finely
+ROUNDS = (2, 3)  # of registration, coarse and fine
+USUAL = slice(3, 8)  # of the finalists, nearest first: those that say what is usual
+SURE = 0.05  # part of a difference that noise never explains
 FALSE_ALARMS = 0.005  # of held-out pictures
 FEW = 400  # held-out pictures below which the tail is a fitted one
 FITTED = 3.2  # deviations from the median, by the lower quartile: tails are heavier than the normal one's 2.6
 LEAK = 5.0  # deviations below the others at which a held-out picture is a training picture itself
 HELDOUT = 2000  # held-out pictures that calibrate, at most
 LEAST = 20  # of them
-BLOCK = 128  # pictures at a time
+BLOCK, PAIRS = 128, 256  # pictures and pairs at a time
+PIXELS = 2**22  # of pictures at a time
+ROWS = 8192  # of training pictures at a time
 
 
 class Found(NamedTuple):
@@ -46,34 +51,19 @@ class Found(NamedTuple):
     nearest: np.ndarray
     """(M,) int64: index into the pack's pictures."""
     correlation: np.ndarray
-    """(M,) of the registered pair, -1 to 1."""
+    """(M,) of the registered pair, tones and sharpness fitted: 0 to 1."""
     score: np.ndarray
     """(M,) distance to the nearest training picture over the usual distance to its like: 0 a copy, near 1 none."""
     moved: list[str]
     """What maps the training picture to the sample: "mirrored, shifted", "" for nothing."""
 
 
-@dataclass(frozen=True)
-class Copies:
-    """What was found of a set of samples."""
-
-    found: Found
-    copies: np.ndarray
-    """(M,) bool."""
-    rate: Interval
-    """Share of the samples that are copies; of held-out pictures `false_alarms` pass for copies."""
-    authenticity: Interval
-    """Share of samples that are farther from their training picture than that is from its nearest other one."""
-    closer: Interval
-    """Chance that a sample lies nearer to a training picture than a held-out one does; 0.5 for a perfect generator."""
-    sentence: str
-
-
 class CopyFinder:
     """Built once from a pack; `find` and `judge` then take samples, `is_copy` is the gate of sampling.
 
-    Everything is on the CPU; memory is 2 MB a thousand gray training pictures (6 MB in colour).
-    Raises `DataError` where fewer than 20 pictures were held out, or fewer than 50 remain to train on.
+    Everything is on the CPU; memory is 3 MB a thousand gray training pictures (8 MB in colour) and 200 MB at work.
+    Training pictures with equal thumbnails count as one. Raises `DataError` where fewer than 20 pictures were held
+    out, or fewer than 50 remain to train on.
     """
 
     def __init__(self, pack: Pack, progress: Callable[[str, int, int], None] | None = None) -> None:
@@ -82,90 +72,61 @@ class CopyFinder:
                 f"{len(pack.heldout)} held-out and {pack.num_training} training pictures cannot tell copies from "
                 f"likeness: at least {LEAST} and 50 are needed (--holdout, or more pictures)"
             )
-        self.training = pack.training
         self.progress = progress or (lambda what, done, total: None)
-        self.channels = min(pack.channels, 3)
-        parts = [self.thumbnails(pack.images[block]) for block in _blocks(pack.training, 8 * BLOCK)]
-        self.fine = torch.cat(parts)
-        coarse = _unit(_reduced(self.fine, COARSE))
-        self.coarse = coarse.numpy()
-        self.components = principal(coarse)
-        self.base = self.described(self.fine)
+        thumbs = thumbnails(pack.images, pack.training)
+        keys = thumbs.coarse.numpy().reshape(len(pack.training), -1)
+        kept = np.sort(np.unique(keys.view(np.dtype((np.void, keys.strides[0])))[:, 0], return_index=True)[1])
+        self.training = pack.training[kept]
+        self.duplicates = len(pack.training) - len(kept)
+        self.thumbs = thumbs.at(kept)
         self.versions = versions()
+        self.describing = principal(self.thumbs.coarse, DESCRIBED)
+        self.deciding = principal(self.thumbs.fine, DECIDING)
+        self.moving = moving(self.versions, self.describing)
+        self.rows = torch.cat([self.described(part, 1)[:, 0] for part in self.thumbs.coarse.split(ROWS)])
+        self.index = Index(self.rows)
+        self.noise = energy_of_noise(pack.images.shape[1:], self.deciding)
         heldout = np.sort(np.random.default_rng(0).permutation(pack.heldout)[:HELDOUT])
         self.heldout = self.find(pack.images[heldout]).score
         self.threshold, self.leaks = calibrate(self.heldout)
         self.false_alarms = share(float((self.heldout < self.threshold).mean()), len(self.heldout))
 
-    def thumbnails(self, pixels: np.ndarray) -> Tensor:
-        """(N, H, W, C) uint8 or uint16 -> (N, C, 20, 20) float32 in 0..1, opacity left out."""
-        pictures = torch.from_numpy(pixels.astype(np.float32)).permute(0, 3, 1, 2)[:, :3] / np.iinfo(pixels.dtype).max
-        # A little blurred: what a copy has lost by compression or resizing, or gained as noise, does not count.
-        rows = F.pad(pictures, (2, 2, 2, 2), mode="replicate")
-        for _ in range(4):  # a binomial kernel of deviation 1 pixel
-            rows = F.avg_pool2d(rows, 2, 1)
-        return F.interpolate(rows, (FINE, FINE), mode="bilinear", antialias=True)
+    def described(self, coarse: Tensor, num: int) -> Tensor:
+        """(N, num, 64) rows of length 1: pictures in principal components, put back by each of the first moves."""
+        rows = coarse.float().flatten(1) @ self.moving[:, : num * self.describing.shape[1]]
+        return F.normalize(rows.view(len(coarse), num, -1), dim=2)
 
     def find(self, samples: np.ndarray) -> Found:
         """The nearest training picture of each sample (M, H, W, C) uint8 or uint16."""
-        rows, correlations, scores, moved = [], [], [], []
+        found = []
         for start in range(0, len(samples), BLOCK):
-            queries = self.thumbnails(samples[start : start + BLOCK])
-            candidates, versions = self.candidates(queries)
-            best, moves = self.registered(queries, candidates, versions)
-            order = best.argsort(dim=1, descending=True)
-            ranked = best.gather(1, order).clamp(-1, 1)
-            distances = (1 - ranked).sqrt()
-            usual = distances[:, CANDIDATES // 2 :].mean(dim=1)
-            first = order[:, 0]
-            rows.append(self.training[candidates[torch.arange(len(first)), first].numpy()])
-            correlations.append(ranked[:, 0].numpy())
-            scores.append((distances[:, 0] / usual.clamp_min(1e-6)).numpy())
-            moved += [in_words(move) for move in moves[torch.arange(len(first)), first].tolist()]
+            found.append(self._find(thumbnails(samples[start : start + BLOCK])))
             self.progress("looking for copies", min(start + BLOCK, len(samples)), len(samples))
-        return Found(np.concatenate(rows), np.concatenate(correlations), np.concatenate(scores), moved)
+        nearest, correlations, scores, moves = (np.concatenate(part) for part in zip(*found, strict=True))
+        return Found(nearest, correlations, scores, [in_words(move) for move in moves.tolist()])
 
-    def candidates(self, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, CANDIDATES) rows of the training thumbnails nearest to any version of the query, and which version."""
-        rows = torch.cat([self.described(_moved(queries, move.expand(len(queries), 4))[0]) for move in self.versions])
-        values, indices, versions = [], [], []
-        for base, start in zip(self.base.split(BASE), range(0, len(self.base), BASE), strict=True):
-            similar = (rows @ base.T).view(len(self.versions), len(queries), -1)
-            best, which = similar.max(dim=0)
-            top, places = best.topk(min(CANDIDATES, best.shape[1]), dim=1)
-            values.append(top)
-            indices.append(places + start)
-            versions.append(which.gather(1, places))
-        order = torch.cat(values, 1).topk(CANDIDATES, dim=1).indices
-        return torch.cat(indices, 1).gather(1, order), torch.cat(versions, 1).gather(1, order)
-
-    def described(self, thumbnails: Tensor) -> Tensor:
-        """Rows of length 1 in the principal components of the training pictures' coarse thumbnails."""
-        return F.normalize(_unit(_reduced(thumbnails, COARSE)) @ self.components, dim=1)
-
-    def registered(self, queries: Tensor, candidates: Tensor, versions: Tensor) -> tuple[Tensor, Tensor]:
-        """The normalised correlation with each candidate (B, K), refined for the best, and its move (B, K, 4)."""
-        num = len(queries)
+    def _find(self, queries: Thumbnails) -> tuple[np.ndarray, ...]:
+        """The place, correlation, score and move (B, 4) of the nearest training picture of each of B pictures."""
+        every = torch.arange(len(queries.fine))
+        rows, versions = self.index.search(self.described(queries.coarse, len(self.versions)), CANDIDATES)
         moves = self.versions[versions]
-        targets = self.fine[candidates]
-        repeated = queries[:, None].expand(-1, CANDIDATES, -1, -1, -1)
-        best = _correlation(repeated.flatten(0, 1), targets.flatten(0, 1), moves.flatten(0, 1)).view(num, CANDIDATES)
-        chosen = best.topk(REFINED, dim=1).indices
-        every = torch.arange(num)[:, None].expand_as(chosen)
-        picture, target = repeated[every, chosen].flatten(0, 1), targets[every, chosen].flatten(0, 1)
-        move, value = moves[every, chosen].flatten(0, 1), best[every, chosen].flatten()
-        for step in STEPS:
-            for column in (1, 2, 3):
-                for sign in (-1.0, 1.0):
-                    tried = move.clone()
-                    tried[:, column] += sign * step
-                    tried[:, 3].clamp_(0.8, 1.0)
-                    found = _correlation(picture, target, tried)
-                    better = found > value
-                    value, move = torch.where(better, found, value), torch.where(better[:, None], tried, move)
-        best[every, chosen] = value.view_as(chosen)
-        moves[every, chosen] = move.view(num, REFINED, 4)
-        return best, moves
+        left, moves = _by_pairs(registered, queries.coarse, self.thumbs.coarse, rows, moves, ROUNDS[0])
+        best = left.topk(min(FINALISTS, left.shape[1]), dim=1, largest=False).indices
+        rows, moves = rows.gather(1, best), moves[every[:, None], best]
+        _, moves = _by_pairs(registered, queries.fine, self.thumbs.fine, rows, moves, ROUNDS[1])
+        inside, outside, whole = _by_pairs(differences, queries.fine, self.thumbs.fine, rows, moves, self.deciding)
+        # What the sample's grain beyond that of its like explains; never more than it leaves in the other directions.
+        grain = (queries.grain - self.thumbs.grain[rows].median(dim=1).values).clamp_min(0)
+        spread = _spread(queries.fine.float()).flatten() ** 2
+        nearest = ((inside + outside) / whole).argmin(dim=1)
+        noise = torch.minimum(grain / spread * self.noise[0], outside[every, nearest] * self.noise[0] / self.noise[1])
+        distances = (torch.maximum(inside - noise[:, None], SURE * inside) / whole).sqrt().clamp_min(1e-3)
+        order = distances.argsort(dim=1)
+        usual = distances.gather(1, order[:, USUAL]).mean(dim=1)
+        first = order[:, 0]
+        correlation = (1 - (inside + outside) / whole)[every, first].clamp(0, 1).sqrt()
+        found = rows[every, first], correlation, distances[every, first] / usual, moves[every, first]
+        return self.training[found[0].numpy()], *(part.numpy() for part in found[1:])
 
     def is_copy(self, samples: np.ndarray) -> np.ndarray:
         """(M,) bool: which samples the gate refuses."""
@@ -190,15 +151,13 @@ class CopyFinder:
         return Copies(found, copies, rate, self.authenticity(samples, found), closer, sentence)
 
     def authenticity(self, samples: np.ndarray, found: Found) -> Interval:
-        """Alaa et al. 2022, "How faithful is your synthetic data?", section 3.3, in thumbnails of equal tone."""
-        places = np.searchsorted(self.training, found.nearest)
-        rows = self.coarse[places]
-        own = np.sqrt(nearest(rows, self.coarse, 2)[0][:, 1])
-        queries = [
-            _unit(_reduced(self.thumbnails(samples[block]), COARSE)) for block in _blocks(np.arange(len(samples)))
-        ]
-        distance = np.linalg.norm(torch.cat(queries).numpy() - rows, axis=1)
-        return share(float((distance >= own).mean()), len(samples))
+        """Alaa et al. 2022, "How faithful is your synthetic data?", section 3.3, in the rows that retrieve."""
+        own = self.rows[np.searchsorted(self.training, found.nearest)].numpy()
+        others = np.sqrt(nearest(own, self.rows.numpy(), 2)[0][:, 1])
+        blocks = (thumbnails(samples[start : start + BLOCK]) for start in range(0, len(samples), BLOCK))
+        rows = [self.described(thumbs.coarse, 1) for thumbs in blocks]
+        distance = np.linalg.norm(torch.cat(rows)[:, 0].numpy() - own, axis=1)
+        return share(float((distance >= others).mean()), len(samples))
 
 
 def calibrate(scores: np.ndarray) -> tuple[float, int]:
@@ -231,39 +190,233 @@ def dominance(samples: np.ndarray, heldout: np.ndarray) -> Interval:
     return Interval(value, max(0.0, value - half), min(1.0, value + half))
 
 
-# ---- moved pictures ----
+# ---- what is kept of a picture ----
+
+
+class Thumbnails(NamedTuple):
+    """Of N pictures, in 0 to 1, opacity left out."""
+
+    fine: Tensor
+    """(N, C, 32, 32) float16."""
+    coarse: Tensor
+    """(N, C, 16, 16) float16."""
+    grain: Tensor
+    """(N,) float32: variance of the noise of the pictures' own pixels."""
+
+    def at(self, places: np.ndarray) -> Thumbnails:
+        return Thumbnails(*(part[torch.from_numpy(places)] for part in self))
+
+
+def thumbnails(images: np.ndarray, places: np.ndarray | None = None) -> Thumbnails:
+    """Of pictures (N, H, W, C) uint8 or uint16, or of those at `places`; in blocks, as `images` may lie on the disk."""
+    places = np.arange(len(images)) if places is None else places
+    block = max(1, PIXELS // (images.shape[1] * images.shape[2]))
+    parts = []
+    for start in range(0, len(places), block):
+        pixels = images[places[start : start + block], ..., :3].astype(np.float32) / np.iinfo(images.dtype).max
+        pictures = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+        fine = shrunk(pictures)
+        parts.append((fine.half(), F.avg_pool2d(fine, FINE // COARSE).half(), grain(pictures)))
+    return Thumbnails(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+
+def shrunk(pictures: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N, C, 32, 32), a little blurred: what a copy lost by compression or resizing does not count."""
+    rows = F.pad(pictures, (2, 2, 2, 2), mode="replicate")
+    for _ in range(4):  # a binomial kernel of deviation 1 pixel
+        rows = F.avg_pool2d(rows, 2, 1)
+    return F.interpolate(rows, (FINE, FINE), mode="bilinear", antialias=True)
+
+
+def grain(pictures: Tensor) -> Tensor:
+    """(N,) the variance of white noise, from the median diagonal difference (Donoho & Johnstone 1994)."""
+    height, width = (side // 2 * 2 for side in pictures.shape[2:])
+    upper, lower = pictures[:, :, :height:2, :width], pictures[:, :, 1:height:2, :width]
+    apart = (upper - lower).unflatten(3, (-1, 2))
+    return ((apart[..., 0] - apart[..., 1]).abs().flatten(1).median(dim=1).values / (2 * 0.6745)) ** 2
+
+
+def energy_of_noise(shape: tuple[int, ...], directions: Tensor) -> tuple[float, float]:
+    """What white noise of variance 1 in pictures (H, W, C) has in these directions of their thumbnails, and beside."""
+    generator = _seeded()
+    noise = torch.cat([shrunk(torch.randn((1, min(shape[2], 3), *shape[:2]), generator=generator)) for _ in range(32)])
+    rows = noise.flatten(1) - noise.flatten(1).mean(dim=1, keepdim=True)
+    inside = float(((rows @ directions) ** 2).sum(dim=1).mean())
+    return inside, float((rows**2).sum(dim=1).mean()) - inside
+
+
+def principal(thumbs: Tensor, num: int) -> Tensor:
+    """(D, num) orthonormal: the space of the first principal components of at most 8,192 thumbnails of equal tone.
+
+    By subspace iteration (Halko, Martinsson & Tropp 2011, algorithm 4.4).
+    """
+    some = thumbs[:: max(1, len(thumbs) // ROWS)].float().flatten(1)
+    some = F.normalize(some - some.mean(dim=1, keepdim=True), dim=1)
+    space = torch.randn((some.shape[1], min(num, *some.shape)), generator=_seeded())
+    for _ in range(5):
+        space = torch.linalg.qr(some.T @ (some @ space)).Q
+    return space
+
+
+def _seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+# ---- retrieval ----
+
+
+class Index:
+    """Rows (N, D) of length 1 in some sqrt(N) parts, so that a search compares with a few of these (spherical k-means)."""
+
+    def __init__(self, rows: Tensor) -> None:
+        num = 1 if len(rows) <= EXHAUSTIVE else round(len(rows) ** 0.5)
+        self.centres = rows[torch.randperm(len(rows), generator=_seeded())[:num]]
+        for _ in range(10):
+            part = torch.cat([(some @ self.centres.T).argmax(dim=1) for some in rows.split(ROWS)])
+            self.centres = F.normalize(torch.zeros_like(self.centres).index_add(0, part, rows), dim=1)
+        self.order = part.argsort(stable=True)
+        self.rows = rows[self.order]
+        self.ends = torch.bincount(part, minlength=num).cumsum(0).tolist()
+
+    def search(self, queries: Tensor, num: int) -> tuple[Tensor, Tensor]:
+        """The `num` rows most similar to any version of each of B queries (B, V, D), and the version: (B, num) each.
+
+        The first version is compared with all rows, the others with those of the parts that are nearest to them.
+        """
+        similar = (queries[:, 0] @ self.rows.T).numpy()
+        versions = queries.flatten(0, 1)
+        near = (versions @ self.centres.T).topk(min(PROBES, len(self.centres)), dim=1).indices
+        looking = near.flatten().argsort(stable=True) // near.shape[1]
+        counts = torch.bincount(near.flatten(), minlength=len(self.centres)).tolist()
+        start = 0
+        for who, end in zip(looking.split(counts), self.ends, strict=True):
+            if len(who) and end > start:
+                found = (versions[who] @ self.rows[start:end].T).numpy()
+                query, first = np.unique(who.numpy() // queries.shape[1], return_index=True)
+                best = np.maximum.reduceat(found, first)
+                similar[query, start:end] = np.maximum(similar[query, start:end], best)
+            start = end
+        found = torch.from_numpy(similar).topk(min(num, len(self.rows)), dim=1).indices
+        version = torch.bmm(self.rows[found], queries.transpose(1, 2)).argmax(dim=2)
+        return self.order[found], version
+
+
+# ---- registration ----
 
 
 def versions() -> Tensor:
-    """(V, 4): mirrored or not; shifted by up to a tenth, or a crop put back where it may come from (`_moved`)."""
-    shifts = [(y, x, 1.0) for y in SHIFTS for x in SHIFTS]
-    crops = [(y, x, CROP) for y in CROPS for x in CROPS]
-    return torch.tensor([(mirrored, *move) for mirrored in (0.0, 1.0) for move in shifts + crops])
+    """(V, 4), the first one unmoved: mirrored or not; shifted by up to a tenth, or a crop of which part (`_moved`)."""
+    moves = [(y, x, 1.0) for y in SHIFTS for x in SHIFTS]
+    for kept, off, num in CROPS:
+        moves += [(y, x, kept) for y in np.linspace(-off, off, num) for x in np.linspace(-off, off, num)]
+    moves.sort(key=lambda move: abs(move[0]) + abs(move[1]) + 1 - move[2])
+    return torch.tensor([(mirrored, *move) for mirrored in (0.0, 1.0) for move in moves], dtype=torch.float32)
 
 
-def in_words(move: list[float]) -> str:
-    mirrored, y, x, scale = move
-    cropped, shifted = scale < 0.97, max(abs(y), abs(x)) > 0.02
-    return ", ".join(["mirrored"] * (mirrored > 0) + ["cropped"] * cropped + ["shifted"] * (shifted and not cropped))
+def moving(moves: Tensor, directions: Tensor) -> Tensor:
+    """(C * 16 * 16, V * num): what moves a coarse thumbnail in each way, then takes it to these directions (D, num)."""
+    size = COARSE * COARSE
+    pixels = torch.eye(size).view(size, 1, COARSE, COARSE)
+    moved = torch.stack([_moved(pixels, move.expand(size, 4))[0].view(size, size) for move in moves])
+    centred = (directions - directions.mean(dim=0)).view(-1, size, directions.shape[1])
+    return torch.einsum("vio,cod->civd", moved, centred).reshape(len(directions), -1)
 
 
-def principal(rows: Tensor) -> Tensor:
-    """(D, 64): the first principal components of at most 8,192 of the rows."""
-    some = rows[:: max(1, len(rows) // BASE)]
-    values, vectors = torch.linalg.eigh(some.T @ some)
-    return vectors[:, values.argsort(descending=True)[:COMPONENTS]]
+def registered(pictures: Tensor, targets: Tensor, moves: Tensor, rounds: int) -> tuple[Tensor, Tensor]:
+    """(what is left (N,) of the pictures' variance, 0 to 1, and the moves (N, 4) that leave it) after a few rounds.
+
+    Pictures (N, C, S, S) are put back by their moves and explained by their targets, where both show something. Each
+    round solves for tone and move together in first order (Lucas & Kanade; Baker & Matthews 2004).
+    """
+    columns = torch.cat([_tones(targets), _slopes(targets)], dim=1)
+    best, best_moves = torch.full((len(pictures),), 2.0), moves
+    for done in range(rounds + 1):
+        values, mask = _shown(pictures, moves, columns)
+        means = values.sum(dim=2) / mask.sum(dim=1, keepdim=True)
+        size = mask.sum(dim=1)[:, None, None]
+        products = values @ values.transpose(1, 2) - size * means[:, :, None] * means[:, None]
+        left, _ = _solved(products[:, [0, 1, 2, -1]][:, :, [0, 1, 2, -1]])
+        better = left < best
+        best, best_moves = torch.where(better, left, best), torch.where(better[:, None], moves, best_moves)
+        if done < rounds:
+            _, found = _solved(products)
+            y, x, grown = (found[:, 3:] / found[:, :1].clamp_min(0.01)).clamp(-0.12, 0.12).unbind(dim=1)
+            scale = (moves[:, 3] * (1 + grown)).clamp(0.8, 1.0)
+            places = (moves[:, 1:3] + torch.stack([y, x], dim=1) / 2) * (scale / moves[:, 3])[:, None]
+            moves = torch.cat([moves[:, :1], places.clamp(-0.15, 0.15), scale[:, None]], dim=1)
+    return best, best_moves
 
 
-def _correlation(pictures: Tensor, targets: Tensor, moves: Tensor) -> Tensor:
-    """Normalised correlation (N,) of moved pictures with their targets (N, C, S, S), where the moved ones show."""
+def differences(pictures: Tensor, targets: Tensor, moves: Tensor, directions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Squares (N,) of what targets do not explain of moved pictures: in these directions, beside them; and of all."""
+    values, mask = _shown(pictures, moves, _tones(targets))
+    values = (values - values.sum(dim=2, keepdim=True) / mask.sum(dim=1)[:, None, None]) * mask[:, None]
+    products = values @ values.transpose(1, 2)
+    left, weights = _solved(products)
+    weights = torch.where(left[:, None] < 1, weights, torch.zeros_like(weights))
+    rest = values[:, -1] - (weights[:, :, None] * values[:, :-1]).sum(dim=1)
+    inside = ((rest @ directions) ** 2).sum(dim=1)
+    whole = products[:, -1, -1].clamp_min(1e-3)
+    return inside, ((rest**2).sum(dim=1) - inside).clamp_min(0), whole
+
+
+def _by_pairs(
+    function: Callable[..., tuple[Tensor, ...]], pictures: Tensor, base: Tensor, rows: Tensor, moves: Tensor, last: Any
+) -> list[Tensor]:
+    """A function of pairs for every picture (B, ...) and each of its rows (B, K) of the base: parts (B, K, ...)."""
+    pictures = _standard(pictures.float())
+    who = torch.arange(len(rows)).repeat_interleave(rows.shape[1])
+    parts = [
+        function(pictures[one], _standard(base[other].float()), move, last)
+        for one, other, move in zip(
+            who.split(PAIRS), rows.flatten().split(PAIRS), moves.flatten(0, 1).split(PAIRS), strict=True
+        )
+    ]
+    return [torch.cat(part).unflatten(0, rows.shape) for part in zip(*parts, strict=True)]
+
+
+def _standard(thumbs: Tensor) -> Tensor:
+    """Of mean 0 and deviation 1."""
+    return (thumbs - thumbs.mean(dim=(1, 2, 3), keepdim=True)) / _spread(thumbs)
+
+
+def _spread(thumbs: Tensor) -> Tensor:
+    return thumbs.std(dim=(1, 2, 3), keepdim=True).clamp_min(1e-3)
+
+
+def _tones(targets: Tensor) -> Tensor:
+    """(N, 3, D): what explains another tone and sharpness: the target, its square and its Laplacian."""
+    wide = F.pad(targets, (1, 1, 1, 1), mode="replicate")
+    blurred = F.avg_pool2d(F.avg_pool2d(wide, 2, 1), 2, 1)
+    return torch.stack([targets, blurred - targets, targets**2], dim=1).flatten(2)
+
+
+def _slopes(targets: Tensor) -> Tensor:
+    """(N, 3, D): how targets change as they move down, right and towards the middle, from -1 to 1 across."""
+    wide, side = F.pad(targets, (1, 1, 1, 1), mode="replicate"), targets.shape[-1]
+    y = (wide[:, :, 2:, 1:-1] - wide[:, :, :-2, 1:-1]) * (side / 4)
+    x = (wide[:, :, 1:-1, 2:] - wide[:, :, 1:-1, :-2]) * (side / 4)
+    places = (torch.arange(side) + 0.5) / side * 2 - 1
+    return torch.stack([y, x, places[:, None] * y + places * x], dim=1).flatten(2)
+
+
+def _shown(pictures: Tensor, moves: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """(the columns and last the moved pictures (N, K + 1, D), 0 where these show nothing; where they do (N, D))."""
     moved, inside = _moved(pictures, moves)
-    mask = inside[:, None].expand_as(moved).flatten(1)
-    size = mask.sum(dim=1, keepdim=True)
-    first, second = moved.flatten(1), targets.flatten(1)
-    first = (first - (first * mask).sum(dim=1, keepdim=True) / size) * mask
-    second = (second - (second * mask).sum(dim=1, keepdim=True) / size) * mask
-    norms = first.norm(dim=1).clamp_min(1e-3) * second.norm(dim=1).clamp_min(1e-3)
-    return (first * second).sum(dim=1) / norms
+    mask = inside.flatten(1).repeat(1, pictures.shape[1])
+    return torch.cat([columns, moved.flatten(1)[:, None]], dim=1) * mask[:, None], mask
+
+
+def _solved(products: Tensor) -> tuple[Tensor, Tensor]:
+    """Least squares of the last column by the others, from the products of all (N, K + 1, K + 1).
+
+    (the part (N,) of its square that is left, 1 where the first column would count negatively; the weights (N, K)).
+    """
+    normal, right = products[:, :-1, :-1], products[:, :-1, -1]
+    ridge = 1e-4 * normal.diagonal(dim1=1, dim2=2) + 1e-3
+    weights = torch.linalg.solve(normal + torch.diag_embed(ridge), right)
+    left = 1 - (weights * right).sum(dim=1) / products[:, -1, -1].clamp_min(1e-3)
+    return torch.where(weights[:, 0] > 0, left.clamp(0, 1), torch.ones_like(left)), weights
 
 
 def _moved(pictures: Tensor, moves: Tensor) -> tuple[Tensor, Tensor]:
@@ -283,16 +436,7 @@ def _moved(pictures: Tensor, moves: Tensor) -> tuple[Tensor, Tensor]:
     return F.grid_sample(pictures, places, padding_mode="border", align_corners=False), inside
 
 
-def _reduced(thumbnails: Tensor, side: int) -> Tensor:
-    return F.interpolate(thumbnails, (side, side), mode="bilinear", antialias=True)
-
-
-def _unit(thumbnails: Tensor) -> Tensor:
-    """Rows of mean 0 and length 1: brightness and contrast do not count."""
-    rows = thumbnails.flatten(1)
-    return F.normalize(rows - rows.mean(dim=1, keepdim=True), dim=1)
-
-
-def _blocks(indices: np.ndarray, size: int = BLOCK) -> Iterator[np.ndarray]:
-    for start in range(0, len(indices), size):
-        yield indices[start : start + size]
+def in_words(move: list[float]) -> str:
+    mirrored, y, x, scale = move
+    cropped, shifted = scale < 0.97, max(abs(y), abs(x)) > 0.02
+    return ", ".join(["mirrored"] * (mirrored > 0) + ["cropped"] * cropped + ["shifted"] * (shifted and not cropped))

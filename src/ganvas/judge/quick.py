@@ -26,7 +26,7 @@ LATTICE_PICTURES = 64
 THUMBNAIL = 12  # pixels a side in which neighbours are looked for
 NEIGHBOURS = 20
 MOST_TRAINING = 20_000  # training pictures that neighbours are looked for among
-STRANGE = 2  # per cent of the held-out pictures that pass for near
+STRANGE, LEAST_JUDGED = 2, 50  # per cent of pictures that are no copies but pass for near; pictures that this takes
 
 
 class QuickJudge:
@@ -34,9 +34,11 @@ class QuickJudge:
 
     score, kid: the distance to real pictures; margin: half of its 95% interval. precision, recall: improved ones.
     diversity: mean squared distance of two generated pictures' features, over that of two real ones.
-    lattice: the worst period's peak over the real pictures'. sharpness: Laplacian variance over the real pictures'.
-    near: share of pictures much nearer to one training picture than to the next ones (held-out pictures: 2%), where
-    pictures were set aside. change: mean change of a pixel, of the range, since the last look.
+    lattice: the worst period's peak over the real pictures'; peaks fainter than the usual power of real pictures, which
+    nobody sees, hardly count. sharpness: Laplacian variance over the real pictures'.
+    near: share of pictures much nearer to one training picture than to the next ones. By chance it is 2%: of held-out
+    pictures, or where too few were set aside, of training pictures among the others. Left out with too few of both.
+    change: mean change of a pixel, of the range, since the last look.
     """
 
     def __init__(self, pack: Pack, device: str | None = None) -> None:
@@ -47,14 +49,11 @@ class QuickJudge:
         self.features = Features.load("random", device, pack=pack)
         self.real = self.features(pack.images[chosen])
         self.spread = _spread(self.real)
-        pictures = _tensor(pack, chosen[:LATTICE_PICTURES])
-        self.lattice, self.sharpness = lattice(pictures), sharpness(pictures)
+        self.pictures = _tensor(pack, chosen[:LATTICE_PICTURES])
+        self.lattice, self.sharpness = lattice(self.pictures), sharpness(self.pictures)
         self.labels = None if pack.labels is None else pack.labels[chosen].tolist()
         self.training = _thumbnails(pack, _drawn(pack.training, MOST_TRAINING))
-        self.threshold = None
-        if len(pack.heldout) >= 50 and len(self.training) > NEIGHBOURS:
-            heldout = _thumbnails(pack, _drawn(pack.heldout, NUM_PICTURES))
-            self.threshold = float(np.percentile(self._standing_out(heldout), STRANGE))
+        self.threshold = self._chance(pack)
         self.before: Tensor | None = None
         self.cost = time.monotonic() - began
 
@@ -63,7 +62,6 @@ class QuickJudge:
         found = self.features(images)
         kid = kid_interval(self.real, found)
         precision, recall = precision_recall(self.real, found)
-        peaks = lattice(images[:LATTICE_PICTURES])
         vitals = {
             "score": kid.value,
             "margin": (kid.high - kid.low) / 2,
@@ -71,20 +69,42 @@ class QuickJudge:
             "precision": precision,
             "recall": recall,
             "diversity": _spread(found) / max(1e-12, self.spread),
-            "lattice": max((peaks[period] / real for period, real in self.lattice.items()), default=1.0),
+            "lattice": self._lattice(images[:LATTICE_PICTURES]),
             "sharpness": sharpness(images[:LATTICE_PICTURES]) / max(1e-12, self.sharpness),
         }
         if self.threshold is not None:
             small = _normalised(F.interpolate(images, (THUMBNAIL, THUMBNAIL), mode="area"))
-            vitals["near"] = float((self._standing_out(small) < self.threshold).mean())
+            vitals["near"] = float((self._standing_out(self._distances(small, NEIGHBOURS)) < self.threshold).mean())
         if self.before is not None:
             vitals["change"] = float((images - self.before).abs().mean() / 2)
         self.before = images
         return vitals
 
-    def _standing_out(self, thumbnails: np.ndarray) -> np.ndarray:
+    def _lattice(self, images: Tensor) -> float:
+        """Of a blurred picture any trace of a lattice stands out, over next to nothing. So the peak must stand out of
+        the pictures alone, and of the same among as many real ones, where it lies on their power too."""
+        alone, among = lattice(images), lattice(torch.cat([images, self.pictures[: len(images)]]))
+        return max((min(alone[p], 2 * among[p] - real) / real for p, real in self.lattice.items()), default=1.0)
+
+    def _chance(self, pack: Pack) -> float | None:
+        """The standing out below which a picture is near: of `STRANGE` per cent of pictures that are no copies."""
+        enough = len(self.training) > NEIGHBOURS + 1
+        if enough and len(pack.heldout) >= LEAST_JUDGED:
+            distances = self._distances(_thumbnails(pack, _drawn(pack.heldout, NUM_PICTURES)), NEIGHBOURS)
+        elif enough and len(self.training) >= LEAST_JUDGED:
+            some = self.training[:: -(-len(self.training) // NUM_PICTURES)]
+            distances = self._distances(some, NEIGHBOURS + 1)[:, 1:]  # without themselves
+        else:
+            return None
+        return float(np.percentile(self._standing_out(distances), STRANGE))
+
+    def _distances(self, thumbnails: np.ndarray, num: int) -> np.ndarray:
+        """To the `num` nearest training pictures (N, num), nearest first."""
+        return np.sqrt(nearest(thumbnails, self.training, num)[0])
+
+    @staticmethod
+    def _standing_out(distances: np.ndarray) -> np.ndarray:
         """Distance to the nearest training picture over the mean of the next ones: small for a copy (N,)."""
-        distances = np.sqrt(nearest(thumbnails, self.training, NEIGHBOURS)[0])
         return distances[:, 0] / np.maximum(1e-6, distances[:, 1:].mean(axis=1))
 
 

@@ -183,6 +183,11 @@ class Generator(nn.Module):
         last = SameConv if recipe.last[1] == 1 else SameConvTranspose
         self.to_picture = last(before, config.channels, *recipe.last, bias=bias)
 
+    @property
+    def depths(self) -> list[nn.Module]:
+        """The modules whose outputs are the features, coarse to fine."""
+        return [layer for layer in self.layers if isinstance(layer, nn.LeakyReLU)]
+
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         x = self.layers(z)
         with full_precision(x):
@@ -231,6 +236,11 @@ class UpsamplingGenerator(nn.Module):
             layers += [nn.BatchNorm2d(after), nn.LeakyReLU(LEAK)]
         self.layers = nn.Sequential(*layers)
         self.to_picture = nn.Conv2d(64, config.channels, 3, padding=1)
+
+    @property
+    def depths(self) -> list[nn.Module]:
+        """The modules whose outputs are the features, coarse to fine."""
+        return [layer for layer in self.layers if isinstance(layer, nn.LeakyReLU)]
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         x = self.layers(z)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganvas.config import ModelConfig
-from ganvas.models.layers import LEAK, full_precision, stages
+from ganvas.models.layers import LEAK, ClassEmbedding, full_precision, stages
 
 COARSEST = 8  # longest allowed shorter side of the start grid
 WIDEST = 4  # the coarsest grids have at most this many times the finest grid's feature maps
@@ -89,7 +89,7 @@ class Generator(nn.Module):
         self.maps = maps[0]
         numbers = self.maps * self.grid[0] * self.grid[1]
         self.start = nn.Linear(config.z_dim, numbers)
-        self.classes = nn.Embedding(config.num_classes, numbers) if config.num_classes else None
+        self.classes = ClassEmbedding(config.num_classes, numbers) if config.num_classes else None
         if self.classes is not None:
             # With the usual 1 the class drowns the latent: one prototype a class, read well and all alike.
             nn.init.normal_(self.classes.weight, std=0.3)
@@ -102,6 +102,11 @@ class Generator(nn.Module):
             )
         )
         self.to_picture = nn.Conv2d(maps[-1], 4 * config.channels, 3, padding=1)
+
+    @property
+    def depths(self) -> list[nn.Module]:
+        """The modules whose outputs are the features, coarse to fine."""
+        return [self.norm, *self.stages]
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         x = self.start(z)

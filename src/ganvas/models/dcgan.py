@@ -57,6 +57,11 @@ class Generator(nn.Module):
         self.stages = nn.Sequential(*(Up(before, after, size) for (before, after), size in pairs))
         self.to_picture = nn.ConvTranspose2d(maps[-1], config.channels, 4, 2, 1, bias=False)
 
+    @property
+    def depths(self) -> list[nn.Module]:
+        """The modules whose outputs are the features, coarse to fine."""
+        return [self.norm, *self.stages]
+
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         x = self.stages(F.relu(self.norm(self.start(z[:, :, None, None]))))
         with full_precision(x):

@@ -116,7 +116,14 @@ class UnitLinear(nn.Linear):
         return F.linear(input, weight[:, :-1], weight[:, -1]) if self.constant else F.linear(input, weight)
 
 
-class UnitEmbedding(nn.Embedding):
+class ClassEmbedding(nn.Embedding):
+    """labels: indices (N,), or weights of all classes (N, num_classes) for what lies between them -> (N, dim)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input @ self.weight if input.is_floating_point() else super().forward(input)
+
+
+class UnitEmbedding(ClassEmbedding):
     """An embedding whose rows have the norm `gain` whenever they are used."""
 
     def __init__(self, num: int, dim: int, gain: float = 1.0, *, learned: bool = False) -> None:

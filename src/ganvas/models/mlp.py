@@ -33,6 +33,11 @@ class Generator(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.to_picture = nn.Linear(UPWARDS[-1], math.prod(self.shape))
 
+    @property
+    def depths(self) -> list[nn.Module]:
+        """The modules whose outputs are the features, coarse to fine."""
+        return [layer for layer in self.layers if isinstance(layer, nn.LeakyReLU)]
+
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         x = self.layers(z)
         with full_precision(x):

@@ -28,6 +28,7 @@ from ganvas.config import ModelConfig
 from ganvas.models.layers import (
     LEAK,
     LINEAR,
+    ClassEmbedding,
     UnitConv,
     UnitEmbedding,
     UnitLinear,
@@ -109,7 +110,7 @@ def embedding(dim: int, config: ModelConfig, norm: float, *, learned: bool = Fal
         return None
     if config.magnitude:
         return UnitEmbedding(config.num_classes, dim, norm, learned=learned)
-    layer = nn.Embedding(config.num_classes, dim)
+    layer = ClassEmbedding(config.num_classes, dim)
     nn.init.normal_(layer.weight, std=norm * dim**-0.5)
     return layer
 
@@ -163,6 +164,11 @@ class Generator(nn.Module):
         )
         self.blocks = nn.ModuleList(blocks(number, config, len(maps)) for number in maps)
         self.to_picture = convolution(maps[-1], config.channels, config, 0.5 * LINEAR, learned=True)
+
+    @property
+    def depths(self) -> list[nn.Module]:
+        """The modules whose outputs are the features, coarse to fine."""
+        return list(self.blocks)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         if self.embed is not None:

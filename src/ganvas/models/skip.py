@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganvas.config import ModelConfig
-from ganvas.models.layers import LEAK, LINEAR, downsample, full_precision, scaled_init, stages, upsample
+from ganvas.models.layers import LEAK, LINEAR, ClassEmbedding, downsample, full_precision, scaled_init, stages, upsample
 from ganvas.models.style import Noise
 
 COARSEST, COARSEST_SEEN = 4, 7  # longest allowed shorter side of the generator's first and discriminator's last grid
@@ -94,7 +94,7 @@ class Generator(nn.Module):
         self.sizes = stages(config.height, config.width, COARSEST)
         maps = widths(config, len(self.sizes))
         height, width = self.sizes[0]
-        self.classes = nn.Embedding(config.num_classes, config.z_dim) if config.num_classes else None
+        self.classes = ClassEmbedding(config.num_classes, config.z_dim) if config.num_classes else None
         self.maps = maps[0]
         self.start = nn.Linear(config.z_dim * (2 if config.num_classes else 1), 2 * self.maps * height * width)
         self.norm = picture_norm(2 * self.maps)
@@ -109,6 +109,11 @@ class Generator(nn.Module):
         )
         self.to_picture = nn.Conv2d(maps[-1], config.channels, 3, padding=1)
         scaled_init(self.to_picture, START_CONTRAST)
+
+    @property
+    def depths(self) -> list[nn.Module]:
+        """The modules whose outputs are the features, coarse to fine."""
+        return list(self.stages)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         if self.classes is not None:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganvas.config import ModelConfig
-from ganvas.models.layers import LEAK, LINEAR, downsample, full_precision, stages, upsample
+from ganvas.models.layers import LEAK, LINEAR, ClassEmbedding, downsample, full_precision, stages, upsample
 
 COARSEST = 7  # longest allowed shorter side of the start grid
 WIDEST = 512  # most feature maps, where the configuration names no other number
@@ -151,7 +151,7 @@ class Mapping(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width = config.z_dim
-        self.embed = nn.Embedding(config.num_classes, width) if config.num_classes else None
+        self.embed = ClassEmbedding(config.num_classes, width) if config.num_classes else None
         first = 2 * width if config.num_classes else width
         self.layers = nn.ModuleList(
             EqualLinear(first if i == 0 else width, width, GAIN, MAPPING_LR) for i in range(MAPPING_LAYERS)
@@ -196,7 +196,7 @@ class Synthesis(nn.Module):
         if w.ndim == 2:
             w = w[:, None].expand(-1, len(self.layers), -1)
         styles = w.unbind(1)
-        x = self.start.expand(len(w), -1, -1, -1)
+        x = self.start.expand(w.shape[0], -1, -1, -1)  # `len` would fix the batch in an exported graph
         picture: Tensor | None = None
         for stage, (size, to_picture) in enumerate(zip(self.sizes, self.to_picture, strict=True)):
             if stage:
@@ -230,6 +230,12 @@ class Generator(nn.Module):
         self._means: dict[int, Tensor] = {}  # of w by class, for the mapping weights that `_means_of` identifies
         self._means_of: list[tuple[int, int]] = []
 
+    @property
+    def depths(self) -> list[nn.Module]:
+        """The last layer of every grid, whose outputs are the features, coarse to fine."""
+        blocks = self.synthesis.blocks
+        return list(self.synthesis.layers[blocks - 1 :: blocks])
+
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         w = self.mapping(z, labels)
         if self.training and self.style_mixing:
@@ -251,11 +257,13 @@ class Generator(nn.Module):
         versions = [(parameter._version, parameter.data_ptr()) for parameter in self.mapping.parameters()]
         if versions != self._means_of:
             self._means, self._means_of = {}, versions
-        classes = [0] if labels is None else labels.tolist()
+        weighted = labels is not None and labels.is_floating_point()
+        classes = [0] if labels is None else list(range(labels.shape[1])) if weighted else labels.tolist()
         with torch.inference_mode(False), torch.no_grad():  # tensors that are kept must serve in training, too
             for index in set(classes) - self._means.keys():
                 self._means[index] = self.measured_mean(None if labels is None else index)
-        return torch.stack([self._means[index] for index in classes])
+        means = torch.stack([self._means[index] for index in classes])
+        return labels @ means if weighted else means
 
     def measured_mean(self, label: int | None) -> Tensor:
         """(D,)"""

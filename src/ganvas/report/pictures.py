@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from ganvas.errors import RunError
-from ganvas.film import CAPTION, animated, eight_bit, scene
+from ganvas.film import CAPTION, FRAME_MS, LAST_MS, Timing, animated, eight_bit, scene
 
 AS_IT_IS = 300_000  # bytes of a PNG that is embedded unchanged
 LARGEST = 1600  # pixels of the longer side
@@ -68,10 +68,11 @@ def compressed(picture: Image.Image, budget: int) -> Picture:
 def film(grids: list[tuple[int, Path]], budget: int) -> Picture:
     """The preview grids as an animated WebP, at most 40 of them."""
     scenes = [scene(path, images) for images, path in spread(grids, FRAMES)]
+    times = Timing(FRAME_MS, LAST_MS).of(len(scenes), 1)
     scale = min(1.0, FRAME_SIDE / max(scenes[0].picture.size))
     while True:
         frames = [one.frame(scale) for one in scenes]
-        content = animated(frames, "WEBP", quality=70, method=3)
+        content = animated(frames, times, "WEBP", quality=70, method=3)
         if len(content) <= budget or max(frames[0].size) <= LEAST_FILM:
             return as_uri(content, "webp", frames[0].size)
         scale *= shrink(budget, len(content))

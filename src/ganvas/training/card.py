@@ -1,85 +1,413 @@
-"""The model folder that training writes: the moving average's weights and a card that says where they come from."""
+"""The model folder that training writes, and its card: what the model is, was made of, can do, cannot, and must not.
+
+The card is Markdown with the front matter that Hugging Face's hub reads. Every text that comes from data (names of
+runs, files, classes, licences) is escaped: none of it can become a link, a picture, HTML or front matter of its own.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import platform
+import json
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import torch
-
 import ganvas
-from ganvas.generator import Generator
-from ganvas.run import Run
+from ganvas import files
+from ganvas.errors import RunError
+from ganvas.generator import Generator, find_weights, tensor_hash
+from ganvas.run import Run, read_log
 
-TEMPLATE = """---
-license: other
-library_name: ganvas
-tags: [gan, image-generation, synthetic-data]
----
-# {title}
+Record = dict[str, Any]
 
-A generator of {height}x{width} pictures with {channels} channel{s}, trained with Ganvas {version}. Its pictures are
-synthetic: they show nobody and nothing real, and must not be presented as real.
+FOLDER = "path/to/this/folder"  # in the card's commands, where it is not known where the model will lie
+FEW = 1_000  # training pictures: below, a generator may repeat them
+SHOWN_CLASSES = 20
+EVALUATION_PARTS = ("model", "data", "protocol")  # of an evaluation, which it always has
 
-| | |
-|---|---|
-| data | {source}, {num_images:,} pictures{classes} |
-| content hash of the data | `{data_hash}` |
-| licence of the data | {licence} |
-| attribution | {attribution} |
-| network | {model}, {parameters:,} parameters, latent of {z_dim} |
-| objective | {objective} |
-| budget | {budget}; {images_seen:,} images seen |
-| machine | {machine} |
-| versions | Python {python}, PyTorch {torch} |
+SHARING = frozenset(
+    {
+        "apache-2.0",
+        "bsd-2-clause",
+        "bsd-3-clause",
+        "cc-by-2.0",
+        "cc-by-2.5",
+        "cc-by-3.0",
+        "cc-by-4.0",
+        "cc-by-sa-3.0",
+        "cc-by-sa-4.0",
+        "cc0-1.0",
+        "mit",
+        "odbl",
+        "odc-by",
+        "pddl",
+        "unlicense",
+    }
+)
+"""Licences, by the hub's names, under which anybody may show the pictures of a data set, changed or not, anywhere."""
 
-```python
-import ganvas
+RESTRICTED = frozenset(
+    {
+        "cc-by-nc-3.0",
+        "cc-by-nc-4.0",
+        "cc-by-nc-sa-3.0",
+        "cc-by-nc-sa-4.0",
+        "cc-by-nd-4.0",
+        "cc-by-nc-nd-3.0",
+        "cc-by-nc-nd-4.0",
+    }
+)
+"""Licences that the hub has a name for, and that forbid to sell the pictures or to change them."""
 
-gan = ganvas.Generator.load("path/to/this/folder")
-pictures = gan.sample(16, seed=0)  # float32 (16, {channels}, {height}, {width}) in [-1, 1]
-```
+ALIASES = {"cc0": "cc0-1.0", "public-domain": "cc0-1.0", "apache-2": "apache-2.0", "odc-odbl": "odbl"}
 
-The terms of the training data apply to this file's use. Not evaluated for any medical or other critical use.
-"""
+SYNTHETIC = "A network drew these pictures: they record nothing and nobody real, and must not be presented as real."
+
+
+# -- what is known --
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that a card tells."""
+
+    generator: Generator
+    run: Record
+    """Content of the run's config.json; empty for a model without its run."""
+    evaluation: Record | None = None
+    """Content of evaluation.json, if it is of these weights."""
+    stale: bool = False
+    """There is an evaluation, but of other weights."""
+    seconds: float = 0.0
+    """Of training; 0 where it is not known."""
+    images_seen: int = 0
+    """In all the training; the weights may be of an earlier and better moment."""
+    stated_licence: str | None = None
+    """Of the data, as the user states it."""
+
+    @property
+    def data(self) -> Record:
+        return self.run.get("data", {})
+
+    @property
+    def title(self) -> str:
+        return str(self.run.get("name") or f"{self.generator.info.kind} generator")
+
+    @property
+    def source(self) -> str:
+        """Name of the data, without the folder where it lay."""
+        return re.split(r"[\\/]", str(self.data.get("source") or "").rstrip("\\/"))[-1] or "not recorded"
+
+    @property
+    def licence(self) -> str | None:
+        return self.stated_licence or self.data.get("licence")
+
+    @property
+    def attribution(self) -> str | None:
+        return self.data.get("attribution")
+
+    @property
+    def is_medical(self) -> bool:
+        return self.generator.info.kind in ("xray", "scan")
+
+
+def facts_of(path: Path, generator: Generator | None = None, licence: str | None = None) -> Facts:
+    """What the files of a run or a model folder tell; licence: of the data, where they do not say it.
+
+    Raises CheckpointError without a model, RunError for a damaged evaluation.json.
+    """
+    weights = find_weights(path)
+    generator = generator or Generator.load(weights, "cpu")
+    folder = run_of(weights)
+    if folder is None:
+        return Facts(generator, {}, *read_evaluation(weights.parent, weights), stated_licence=licence)
+    config = Run(folder).config()
+    return Facts(generator, config, *read_evaluation(folder, weights), *spent(folder), licence)
+
+
+def run_of(weights: Path) -> Path | None:
+    """The run folder in whose model/ these weights lie, None where there is none."""
+    folder = weights.resolve().parent
+    return folder.parent if folder.name == "model" and is_run(folder.parent) else None
+
+
+def is_run(folder: Path) -> bool:
+    try:
+        Run(folder).config()
+    except (RunError, OSError):
+        return False
+    return True
+
+
+def spent(folder: Path) -> tuple[float, int]:
+    """(seconds, images seen) of the training, as the log's last report tells."""
+    found = [
+        (seconds, int(images))
+        for record in read_log(folder)
+        if isinstance(record, dict)
+        and (seconds := number(record.get("seconds"))) is not None
+        and (images := number(record.get("images"))) is not None
+    ]
+    return found[-1] if found else (0.0, 0)
+
+
+def read_evaluation(folder: Path, weights: Path) -> tuple[Record | None, bool]:
+    """(evaluation.json of these weights or None, whether there is one of other weights)."""
+    path = folder / "evaluation.json"
+    if not path.is_file():
+        return None, False
+    damaged = RunError(f"{path} is damaged or of another version: run `ganvas evaluate` again")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        raise damaged from None
+    if not (isinstance(found, dict) and found.get("format") == 1 and isinstance(found.get("measures"), list)):
+        raise damaged
+    if not all(isinstance(found.get(part), dict) for part in EVALUATION_PARTS):
+        raise damaged
+    stale = found["model"].get("weights") != files.sha256(weights)[:8]
+    return (None, True) if stale else (found, False)
+
+
+# -- the licence --
+
+
+def licence_id(licence: str | None) -> str | None:
+    """The hub's name of a licence such as "CC BY-SA 4.0", None for what is no plain licence."""
+    if licence is None:
+        return None
+    name = re.sub(r"[\s_-]+", "-", licence.strip().lower()).removesuffix("-license").removesuffix("-licence")
+    name = ALIASES.get(name, name)
+    return name if name in SHARING | RESTRICTED else None
+
+
+def may_show(licence: str | None) -> bool:
+    """Whether real pictures under this licence may be shown to everybody; only plain licences that say so count."""
+    return licence_id(licence) in SHARING
+
+
+# -- writing --
 
 
 def write_model(generator: Generator, run: Run, images_seen: int) -> None:
     """Writes run/model: weights, config.json and the card."""
     generator.info = dataclasses.replace(generator.info, images_seen=images_seen)
-    generator.save(run.model, card(generator, run.config()))
+    seconds, images = spent(run.folder)
+    generator.save(run.model, card(Facts(generator, run.config(), seconds=seconds, images_seen=images)))
 
 
-def card(generator: Generator, run: dict[str, Any]) -> str:
-    """The model card; `run` is the content of the run's config.json."""
-    info, config, data, train = generator.info, generator.info.config, run["data"], run["train"]
-    return TEMPLATE.format(
-        title=run["name"],
-        height=config.height,
-        width=config.width,
-        channels=config.channels,
-        s="" if config.channels == 1 else "s",
-        version=ganvas.__version__,
-        source=data["source"],
-        num_images=data["num_images"],
-        classes=f" in {len(info.classes)} classes: {', '.join(info.classes[:20])}" if info.classes else "",
-        data_hash=info.data_hash,
-        licence=data["licence"] or "not stated",
-        attribution=data["attribution"] or "none",
-        model=config.model,
-        parameters=sum(p.numel() for p in generator.network.parameters()),
-        z_dim=config.z_dim,
-        objective=objective(train),
-        budget=run["budget"],
-        images_seen=info.images_seen,
-        machine=f"{platform.machine()}, {run['device']}",
-        python=platform.python_version(),
-        torch=torch.__version__,
+def card(facts: Facts, place: str = FOLDER) -> str:
+    """The model card, with front matter. place: what `Generator.load` takes: a folder, or a name on the hub."""
+    parts = [
+        front_matter(facts),
+        f"# {escape(facts.title)}",
+        notice(facts),
+        about(facts),
+        "## Use",
+        how_to_use(facts, place),
+        "## Intended use",
+        intended(facts),
+        "## Must not be used",
+        forbidden(facts),
+        "## Training data",
+        training_data(facts),
+        "## Evaluation",
+        evaluation(facts),
+        "## Limits",
+        limits(facts),
+        "## Training and its cost",
+        cost(facts),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def front_matter(facts: Facts) -> str:
+    """What the hub reads: licence, tags, task, library and the measures."""
+    known = licence_id(facts.licence)
+    values: Record = {"license": known or "other"}
+    if known is None:
+        values["license_name"] = "terms-of-the-training-data"
+    kind = facts.generator.info.kind
+    conditional = ["class-conditional"] if facts.generator.classes else []
+    values |= {
+        "library_name": "ganvas",
+        "pipeline_tag": "unconditional-image-generation",
+        "tags": ["gan", "generative-adversarial-network", "image-generation", "synthetic", kind, *conditional],
+    }
+    rows = measures(facts.evaluation)
+    if rows:
+        data = {"name": facts.source, "type": re.sub(r"[^a-z0-9-]+", "-", facts.source.lower()).strip("-") or "data"}
+        metrics = [{"type": row.key, "name": f"{row.name}, 95% {row.low} to {row.high}", "value": row.exact}
+                   for row in rows]  # fmt: skip
+        task = {"type": "unconditional-image-generation", "name": "Unconditional image generation"}
+        values["model-index"] = [
+            {"name": facts.title, "results": [{"task": task, "dataset": data, "metrics": metrics}]}
+        ]
+    return "---\n" + yaml(values) + "---"
+
+
+# -- the parts, each Markdown --
+
+
+def notice(facts: Facts) -> str:
+    medical = " They are of no patient, and not for diagnosis." if facts.is_medical else ""
+    return f"> **Its pictures are synthetic.** {SYNTHETIC}{medical}"
+
+
+def about(facts: Facts) -> str:
+    info = facts.generator.info
+    config = info.config
+    network = facts.generator.network
+    parameters = sum(p.numel() for p in network.parameters())
+    # Not generator.hash, which remembers: while training goes on, the weights of the same generator change.
+    weights = tensor_hash({name: tensor.cpu() for name, tensor in network.state_dict().items()})
+    rows = {
+        "makes": f"pictures of {config.height}x{config.width} pixels, {channels(config.channels)}, "
+        f"{info.depth} bit, of kind {escape(info.kind)}",
+        "classes": class_names(facts.generator.classes),
+        "network": f"{escape(config.model)}, {parameters:,} parameters, latent of {config.z_dim}",
+        "trained on": f"{info.images_seen:,} images seen",
+        "hash of the weights": f"`{weights}`",
+        "made with": f"Ganvas {escape(facts.run.get('ganvas') or ganvas.__version__)}",
+    }
+    return table(["", ""], [[name, value] for name, value in rows.items() if value])
+
+
+def how_to_use(facts: Facts, place: str) -> str:
+    config = facts.generator.info.config
+    return (
+        "```sh\n"
+        f"ganvas sample {place} --n 16 --out samples\n"
+        "```\n\n"
+        "```python\n"
+        "import ganvas\n\n"
+        f'gan = ganvas.Generator.load("{place}")\n'
+        f"pictures = gan.sample(16, seed=0)  "
+        f"# float32 (16, {config.channels}, {config.height}, {config.width}) in [-1, 1]\n"
+        "```\n\n"
+        "The weights are one safetensors file: loading them runs no code."
     )
 
 
-def objective(train: dict[str, Any]) -> str:
+def intended(facts: Facts) -> str:
+    found = ["Illustration, art and teaching, with a word that the pictures are synthetic.",
+             "Research on generative models."]  # fmt: skip
+    useful = (facts.evaluation or {}).get("usefulness")
+    if useful:
+        found.append(f"Beside real pictures in the training of a classifier: {sentence(useful)}")
+    else:
+        found.append("Beside real pictures in the training of other models, once it is measured that they help there.")
+    return bullets(found)
+
+
+def forbidden(facts: Facts) -> str:
+    critical = (
+        "For diagnosis, treatment, or any decision about a patient; nor in place of patients' data in a study, "
+        "without a check of privacy and of usefulness by people who know the field."
+        if facts.is_medical
+        else "For any medical or other critical decision."
+    )
+    found = [
+        "To pass for a record of something real: as evidence, news, identification or measurement.",
+        "To deceive, to imitate a person, or to harm anybody.",
+        "As a proof that the training pictures are anonymous or protected: a generator may repeat what it has seen.",
+        critical,
+        f"Against the terms of the training data ({escape(facts.licence or 'not stated')}).",
+    ]
+    return bullets(found)
+
+
+def training_data(facts: Facts) -> str:
+    data, info = facts.data, facts.generator.info
+    num, held = number(data.get("num_images")), number(data.get("num_heldout"))
+    held_out = f", {held:,.0f} of them held out of the training" if held else ""
+    rows = {
+        "data": escape(facts.source),
+        "pictures": f"{num:,.0f}{held_out}" if num else "not recorded",
+        "licence": escape(facts.licence or "not stated")
+        + (" (as stated by the publisher)" if facts.stated_licence and not data.get("licence") else ""),
+        "attribution": escape(facts.attribution or "none recorded"),
+        "hash of the content": f"`{info.data_hash}`" if info.data_hash.isalnum() else "not recorded",
+    }
+    known = licence_id(facts.licence)
+    terms = (
+        f"The weights are under the licence of the data, {known}."
+        if known
+        else "The terms of the training data apply to the use of the weights and of what they make."
+    )
+    return table(["", ""], [[name, value] for name, value in rows.items()]) + "\n\n" + terms
+
+
+def evaluation(facts: Facts) -> str:
+    """The measures with their intervals and what else was found, or that nothing was measured."""
+    found = facts.evaluation
+    if found is None:
+        return (
+            "The last evaluation was of other weights: these were not evaluated."
+            if facts.stale
+            else "Not evaluated: nothing is known of its quality but what its pictures show."
+        )
+    protocol = found["protocol"]
+    rows = [[escape(row.name) + f" {row.arrow}", row.value, f"{row.low} to {row.high}", row.real, flags(row)]
+            for row in measures(found)]  # fmt: skip
+    said = [sentence(found[name]) for name in ("copies", "real_or_fake", "usefulness") if found.get(name)]
+    said += findings(found)
+    how = (
+        f"{count(protocol.get('num_real'))} real ({escape(protocol.get('split', ''))}) and "
+        f"{count(protocol.get('num_generated'))} generated pictures, seeds from {count(protocol.get('seed'))} on, "
+        f"truncation {escape(protocol.get('truncation'))}; features: {escape(protocol.get('features'))}; "
+        f"Ganvas {escape(found.get('ganvas'))}. ↓ lower is better, ↑ higher is better, ≈ near the real pictures' is "
+        "better. *Real pictures*: what other real pictures score, which a perfect generator would reach."
+    )
+    parts = [table(["measure", "value", "95% interval", "real pictures", ""], rows)] if rows else []
+    parts += [bullets(said)] if said else []
+    return "\n\n".join([*parts, how])
+
+
+def limits(facts: Facts) -> str:
+    info, data, found = facts.generator.info, facts.data, facts.evaluation
+    size = f"{info.config.height}x{info.config.width}"
+    said = [
+        f"It makes {size} pixels; a larger picture is an enlargement, without more detail.",
+        "It knows only the pictures that it was trained on, and has their biases: what is rare there is rarer here.",
+    ]
+    num = number(data.get("num_images"))
+    if num and num < FEW:
+        said.append(f"{num:,.0f} training pictures are few: it may repeat them.")
+    copies = (found or {}).get("copies")
+    if not copies:
+        said.append("Whether it copies training pictures was not measured.")
+    if info.kind == "face":
+        said.append("A face may resemble a person by chance, or because that person's picture was in the data.")
+    if facts.is_medical:
+        said.append(
+            "It may draw an anatomy or a disease that does not exist, and leave out one that does: a picture that "
+            "looks right proves nothing."
+        )
+    classes = (found or {}).get("classes")
+    if isinstance(classes, dict) and classes.get("worst"):
+        said.append(f"The class that it makes worst is {escape(classes['worst'])}.")
+    return bullets(said)
+
+
+def cost(facts: Facts) -> str:
+    train, run = facts.run.get("train"), facts.run
+    if not train:
+        return "Not recorded: this model came without its run."
+    rate = f", {facts.images_seen / facts.seconds:,.0f} a second" if facts.seconds else ""
+    rows = {
+        "objective": escape(objective(train)),
+        "budget": escape(run.get("budget") or ""),
+        "time": f"{duration(facts.seconds)} on {escape(run.get('device'))}" if facts.seconds else "",
+        "images seen": f"{facts.images_seen:,}{rate}" if facts.images_seen else "",
+        "energy": "not measured",
+    }
+    return table(["", ""], [[name, value] for name, value in rows.items() if value])
+
+
+def objective(train: Record) -> str:
     """The loss, its penalties and the optimiser in one line."""
     parts = [f"{train['loss']} loss"]
     penalties = [f"{name} {train[name]:g}" for name in ("r1", "r2", "gradient_penalty", "path_length") if train[name]]
@@ -89,3 +417,131 @@ def objective(train: dict[str, Any]) -> str:
     if train["preset"]:
         parts.append(f"preset {train['preset']}")
     return "; ".join(parts)
+
+
+# -- the numbers of an evaluation --
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A row of an evaluation as text, with as many figures as its interval justifies."""
+
+    key: str
+    name: str
+    arrow: str
+    value: str
+    low: str
+    high: str
+    real: str
+    flags: tuple[str, ...]
+    exact: float
+
+
+def measures(found: Record | None) -> list[Measure]:
+    """The measures that have a finite value and interval."""
+    rows = []
+    for row in (found or {}).get("measures", []):
+        value, low, high = (number(row.get(name)) for name in ("value", "low", "high"))
+        if value is None or low is None or high is None:
+            continue
+        width = high - low or abs(value) / 10 or 1
+        digits = max(0, min(6, 1 - math.floor(math.log10(width))))
+        arrow = {"lower": "↓", "higher": "↑", "near": "≈"}.get(row.get("better"), "")
+        words = [figure(one, digits) for one in (value, low, high, number(row.get("real")))]
+        key, name = (plain(row.get(part, "")) for part in ("key", "name"))
+        rows.append(Measure(key, name, arrow, *words, tuple(map(str, row.get("flags") or ())), round(value, digits)))
+    return rows
+
+
+def findings(found: Record) -> list[str]:
+    """The faults that were found, as escaped sentences."""
+    faults = (found.get("artefacts") or {}).get("findings") or []
+    return [sentence(one) for one in faults if one.get("severity") != "ok"]
+
+
+def sentence(part: Record) -> str:
+    return escape(part.get("sentence", ""))
+
+
+def flags(row: Measure) -> str:
+    return escape("; ".join(row.flags))
+
+
+def number(value: object) -> float | None:
+    """A finite number, else None."""
+    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if good else None
+
+
+def figure(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:,.{digits}f}".replace("-", "−")
+
+
+def count(value: object) -> str:
+    found = number(value)
+    return "–" if found is None else f"{found:,.0f}"
+
+
+# -- text --
+
+
+def escape(value: object) -> str:
+    """Text that Markdown, GitHub's too, shows as it is: no markup, link, HTML, line or table cell comes of it."""
+    marked = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "~": "&#126;", "$": "&#36;", "@": "&#64;",
+              "{": "&#123;", "}": "&#125;"} | {one: f"\\{one}" for one in "\\`*_[]"}  # fmt: skip
+    text = "".join(marked.get(one, one) for one in plain(value))
+    return text.replace("://", "&#58;//").replace("www.", "www&#46;")
+
+
+def plain(value: object) -> str:
+    """One line of printable text."""
+    return " ".join("".join(one if one.isprintable() else " " for one in str(value)).split())
+
+
+def yaml(value: object, indent: str = "") -> str:
+    """Plain values as block-style YAML, every text of it in double quotes that need it."""
+    if isinstance(value, dict):
+        return "".join(f"{indent}{key}:{entry(one, indent + '  ')}" for key, one in value.items())
+    if isinstance(value, list):
+        return "".join(f"{indent}- {yaml(one, indent + '  ').lstrip()}" for one in value)
+    return f"{scalar(value)}\n"
+
+
+def entry(value: object, indent: str) -> str:
+    return f"\n{yaml(value, indent)}" if isinstance(value, dict | list) else f" {scalar(value)}\n"
+
+
+def scalar(value: object) -> str:
+    """A number, or a text: bare where it is a plain word, else quoted as JSON does, which YAML reads."""
+    if isinstance(value, int | float):
+        return str(value)
+    text = plain(value)
+    bare = re.fullmatch(r"[a-z][a-z0-9.-]*", text) and text not in ("true", "false", "null", "yes", "no", "on", "off")
+    return text if bare and text not in ("y", "n") else json.dumps(text, ensure_ascii=False)
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in lines)
+
+
+def bullets(said: list[str]) -> str:
+    return "\n".join(f"- {one}" for one in said)
+
+
+def channels(num: int) -> str:
+    return {1: "gray", 3: "colour", 4: "colour with transparency"}.get(num, f"{num} channels")
+
+
+def class_names(names: list[str]) -> str:
+    if not names:
+        return ""
+    more = f" and {len(names) - SHOWN_CLASSES} more" if len(names) > SHOWN_CLASSES else ""
+    return f"{len(names)}: " + ", ".join(escape(name) for name in names[:SHOWN_CLASSES]) + more
+
+
+def duration(seconds: float) -> str:
+    """ "42 s", "12 min", "3.5 h"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -4,11 +4,14 @@ There are two kinds of evidence. Every report brings the losses, the gradients a
 examination brings vitals of the moving average: its distance to real pictures, its variety, its lattice, its nearness
 to training pictures, and what the discriminator thinks of pictures that it was never trained on.
 
-A state is said once, when it begins. The watch is a function of the records alone: a resumed run replays its log.
+A state is said once, when it begins, and again only after a rest. Of the first steps only an explosion is said: the
+discriminator of fresh networks knows nothing, and their pictures are all alike. The watch is a function of the records
+alone: a resumed run replays its log.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import deque
 from collections.abc import Iterable
@@ -24,18 +27,24 @@ from ganvas.config import TrainConfig
 from ganvas.data.pack import Pack
 from ganvas.losses import LOSSES
 from ganvas.training.state import TrainState
+from ganvas.training.step import START_STEPS
 
-PATIENCE = 8  # reports in a row that make a state of the losses
-EXPLOSION = 100.0  # times the usual length of a gradient
+PATIENCE = 8  # reports in a row that make a state
+GAME = 4 * PATIENCE  # reports whose median loss says who wins; as many without a state end it
+MEMORY = 30 * PATIENCE  # reports that say how long a gradient usually is: two minutes of them
+REST = 2  # examinations in a row without a state that end it
+EXPLOSION, FAINT = 100.0, 1.0  # times the usual length of a gradient, which counts as this at least
 WON, LOST = 0.02, 0.98  # parts of the loss of a discriminator that knows nothing
-COLLAPSE = 0.35  # variety of the generated pictures, of the real ones'
+COLLAPSE = 0.2  # variety of the generated pictures, of the real ones'; two pictures by turns have a half
 SETTLED = 0.15  # part of the budget before which all pictures may still be alike
 OVERFITTING = 0.5  # part of the way from training to generated pictures at which the held-out ones are scored
-COPYING = 0.1  # share of pictures that are stranger neighbours of a training picture than 98% of the held-out ones
-LATTICE, GROWTH = 3.0, 1.3  # times the real pictures' and times its own of three examinations ago
-STILL = 2e-3  # mean change of a pixel, of its range, between two examinations
-PLATEAU, PROGRESS = 8, 0.02  # examinations, and the part by which the best score must have fallen meanwhile
-NUM_SCORED = 64  # pictures of each kind that the discriminator is asked about
+COPYING = 0.1  # share of pictures that are nearer to one training picture than 98% of those that are no copies
+LATTICE, GROWTH = 3.0, 1.3  # times the real pictures' and times its own of some examinations ago
+STILL, A_WHILE = 2e-3, 0.2  # mean change of a pixel, of its range, in this last part of the images seen
+PLATEAU, LONG = 8, 0.25  # examinations, and the last part of the images seen, that the score may stand still
+PROGRESS = 0.02  # the part by which the best score must have fallen meanwhile
+FEWEST_SCORED, MOST_SCORED, PIXELS = 64, 256, 2**20  # pictures of each kind that the discriminator is asked about
+CHANCE = 3.0  # standard errors within which two mean scores count as the same
 
 
 @dataclass(frozen=True)
@@ -65,54 +74,63 @@ class Watch:
     def __init__(self, config: TrainConfig, history: Iterable[dict[str, Any]] = ()) -> None:
         self.config = config
         self.ignorant = ignorant_loss(config)
-        self.reports: deque[dict[str, Any]] = deque(maxlen=4 * PATIENCE)
+        rounds = config.n_critic or 1 if config.update == "alternating" else 1
+        self.start = START_STEPS * (config.batch or 0) * rounds  # images
+        self.reports: deque[dict[str, Any]] = deque(maxlen=MEMORY)
         self.vitals: list[dict[str, Any]] = []
-        self.active: set[str] = set()
+        self.active: dict[str, int] = {}  # states, and how often in a row each was not seen
         for record in history:
             if "health" in record:
-                self.active.add(record["health"])
+                self.active[record["health"]] = 0
             elif "score" in record:
                 self.vitals.append(record)
             elif "loss" in record:
                 self.reports.append(record)
 
     def see(self, record: dict[str, Any]) -> list[Event]:
-        """A report of the loop: d_real, d_fake, loss, sign, augment, g_norm, d_norm."""
+        """A report of the loop: images, d_real, d_fake, loss, sign, augment, g_norm, d_norm."""
         self.reports.append(record)
-        latest = list(self.reports)[-PATIENCE:]
-        return self._begun([self._exploding(latest), self._winner(latest), self._augmentation(latest)])
+        latest = [told for told in self.reports if told["images"] > self.start][-GAME:]
+        return self._begun([self._exploding(), self._winner(latest), self._augmentation(latest[-PATIENCE:])], GAME)
 
     def examine(self, record: dict[str, Any], progress: float) -> list[Event]:
         """The vitals of an examination (judge/quick.py, `heldout_scores`); progress: part of the budget used."""
         self.vitals.append(record)
-        states = [self._lattice(), self._overfitting(), self._copying()]
-        if progress >= SETTLED:
-            states.append(self._collapse())
-        if SETTLED <= progress < 1:
+        if progress < SETTLED or record["images"] <= self.start:
+            return []
+        states = [self._lattice(), self._overfitting(), self._copying(), self._collapse()]
+        if progress < 1:
             states += [self._still(), self._plateau()]
-        return self._begun(states)
+        return self._begun(states, REST)
 
-    def _begun(self, states: list[tuple[str, Event | None]]) -> list[Event]:
+    def _begun(self, states: list[tuple[str, Event | None]], rest: int) -> list[Event]:
         begun = [event for name, event in states if event is not None and name not in self.active]
         for name, event in states:
-            self.active.discard(name) if event is None else self.active.add(name)
+            if event is not None:
+                self.active[name] = 0
+            elif name in self.active:
+                self.active[name] += 1
+                if self.active[name] >= rest:
+                    del self.active[name]
         return begun
 
     # ---- from reports ----
 
-    def _exploding(self, latest: list[dict[str, Any]]) -> tuple[str, Event | None]:
+    def _exploding(self) -> tuple[str, Event | None]:
         for name, network in (("g_norm", "generator"), ("d_norm", "discriminator")):
-            usual = statistics.median(record[name] for record in self.reports)
-            if len(latest) == PATIENCE and all(record[name] > EXPLOSION * usual for record in latest[-2:]):
+            norms = [record[name] for record in self.reports]
+            # Fresh networks, and a discriminator that has nothing to learn for a while, are no measure.
+            usual = max(FAINT, statistics.median(norms))
+            if len(norms) >= PATIENCE and min(norms[-2:]) > EXPLOSION * usual:
                 return "exploding", Event(
                     "exploding",
-                    f"the {network}'s gradient is {latest[-1][name] / usual:,.0f} times as long as usual",
+                    f"the {network}'s gradient is {norms[-1] / usual:,.0f} times as long as usual",
                     "halve --lr, or double --r1",
                 )
         return "exploding", None
 
     def _winner(self, latest: list[dict[str, Any]]) -> tuple[str, Event | None]:
-        if len(latest) < PATIENCE or self.ignorant is None:
+        if len(latest) < GAME or self.ignorant is None:
             return "winner", None
         loss = statistics.median(record["loss"] for record in latest) / self.ignorant
         if loss < WON:
@@ -131,8 +149,8 @@ class Watch:
         return "winner", None
 
     def _augmentation(self, latest: list[dict[str, Any]]) -> tuple[str, Event | None]:
-        at_cap = self.config.adaptive and len(latest) == PATIENCE
-        if at_cap and all(r["augment"] > MOST - 0.01 and r["sign"] > self.config.adaptive_target for r in latest):
+        at_cap = self.config.adaptive and len(latest) == PATIENCE and all(r["augment"] > MOST - 0.01 for r in latest)
+        if at_cap and statistics.mean(r["sign"] for r in latest) > self.config.adaptive_target:
             return "augmentation", Event(
                 "augmentation",
                 f"augmentation is at its cap of {MOST}, and the discriminator still knows its training pictures",
@@ -143,10 +161,10 @@ class Watch:
     # ---- from examinations ----
 
     def _collapse(self) -> tuple[str, Event | None]:
-        diversity = self.vitals[-1]["diversity"]
-        if diversity >= COLLAPSE:
+        values = [record["diversity"] for record in self.vitals[-3:]]
+        if len(values) < 2 or max(values[-2:]) >= COLLAPSE or values[-1] > GROWTH * values[0]:  # young pictures grow
             return "collapse", None
-        words = f"mode collapse: the generated pictures vary {diversity:.0%} as much as the real ones"
+        words = f"mode collapse: the generated pictures vary {values[-1]:.0%} as much as the real ones"
         return "collapse", Event("collapse", words, "start again with twice the --r1 or half the --lr")
 
     def _overfitting(self) -> tuple[str, Event | None]:
@@ -166,13 +184,14 @@ class Watch:
             return "copying", None
         return "copying", Event(
             "copying",
-            f"{near[-1]:.0%} of the generated pictures lie close to one single training picture (held-out ones: 2%)",
+            f"{near[-1]:.0%} of the generated pictures lie close to one single training picture (by chance: 2%)",
             "stop early or add pictures, and look at `ganvas evaluate`",
         )
 
     def _lattice(self) -> tuple[str, Event | None]:
         values = [record["lattice"] for record in self.vitals[-4:]]
-        if len(values) < 4 or values[-1] < LATTICE or values[-1] < GROWTH * values[0]:
+        seen = min(values[-2:]) >= LATTICE
+        if not (seen and values[-1] >= GROWTH * values[0]) and not (seen and "lattice" in self.active):
             return "lattice", None
         return "lattice", Event(
             "lattice",
@@ -181,27 +200,33 @@ class Watch:
         )
 
     def _still(self) -> tuple[str, Event | None]:
-        changes = [record.get("change", 1.0) for record in self.vitals[-2:]]
-        if len(changes) < 2 or max(changes) > STILL:
+        changes = [record.get("change", 1.0) for record in self._since(1 - A_WHILE)]
+        if len(changes) < 2 or sum(changes) > STILL:
             return "still", None
         return "still", Event(
             "still",
-            f"the learning rate has no effect: pictures change by {changes[-1]:.2%} of their range in a while",
+            f"the learning rate has no effect: pictures change by {sum(changes):.2%} of their range in a fifth of the "
+            "training",
             "raise --lr",
         )
 
     def _plateau(self) -> tuple[str, Event | None]:
+        num = max(PLATEAU, len(self._since(1 - LONG)))
         scores = [record["score"] for record in self.vitals]
-        if len(scores) < 2 * PLATEAU:
+        if len(scores) < num + PLATEAU:
             return "plateau", None
-        before, since = min(scores[:-PLATEAU]), min(scores[-PLATEAU:])
+        before, since = min(scores[:-num]), min(scores[-num:])
         if since < before - PROGRESS * abs(before):
             return "plateau", None
         return "plateau", Event(
             "plateau",
-            f"the score has not fallen for {PLATEAU} examinations (best {before:.4g})",
+            f"the score has not fallen for {num} examinations (best {before:.4g})",
             "further training will not help as it is: stop, or go on with a lower --lr; the best model is kept",
         )
+
+    def _since(self, part: float) -> list[dict[str, Any]]:
+        """The examinations after this part of the images seen: where the machine is slow, they come close together."""
+        return [record for record in self.vitals if record["images"] > part * self.vitals[-1]["images"]]
 
 
 def ignorant_loss(config: TrainConfig) -> float | None:
@@ -217,11 +242,12 @@ def heldout_scores(state: TrainState) -> dict[str, float]:
     """What the discriminator makes of pictures that it never saw; empty where none were set aside.
 
     d_gap: 0 where it scores held-out pictures like training ones, 1 where like generated ones (r_v of Karras et al.
-    2020, "Training generative adversarial networks with limited data", equation 1). Nothing random is drawn.
+    2020, "Training generative adversarial networks with limited data", equation 1); 0 as well where the difference is
+    within chance, and where it takes generated pictures for training ones. Nothing random is drawn.
     """
     pack: Pack = state.batches.pack
-    num = min(NUM_SCORED, len(pack.heldout))
-    if num < NUM_SCORED // 4:
+    num = min(max(FEWEST_SCORED, min(MOST_SCORED, PIXELS // (pack.height * pack.width))), len(pack.heldout))
+    if num < FEWEST_SCORED // 4:
         return {}
     labelled = bool(state.model.num_classes)
     was_training = state.discriminator.training
@@ -233,8 +259,16 @@ def heldout_scores(state: TrainState) -> dict[str, float]:
     labels = _pictures(pack, _spread(pack.heldout, num), labelled)[1]
     fake = _logits(state, state.ema.average(z, None if labels is None else labels.to(state.device)), labels)
     state.discriminator.train(was_training)
-    gap = (seen - unseen) / max(1e-6, abs(seen - fake))
-    return {"d_training": seen, "d_heldout": unseen, "d_gap": gap}
+    known, told_apart = _difference(seen, unseen), _difference(seen, fake)
+    gap = known / told_apart if told_apart > 0 else 0.0
+    return {"d_training": float(seen.mean()), "d_heldout": float(unseen.mean()), "d_gap": gap}
+
+
+def _difference(first: Tensor, second: Tensor) -> float:
+    """Of the means; 0 within chance."""
+    difference = float(first.mean() - second.mean())
+    error = math.sqrt(float(first.var() / len(first) + second.var() / len(second)))
+    return difference if abs(difference) > CHANCE * error else 0.0
 
 
 def _spread(indices: np.ndarray, num: int) -> np.ndarray:
@@ -247,9 +281,9 @@ def _pictures(pack: Pack, chosen: np.ndarray, labelled: bool) -> tuple[Tensor, T
     return images, torch.from_numpy(pack.labels[chosen]) if labelled and pack.labels is not None else None
 
 
-def _logits(state: TrainState, images: Tensor, labels: Tensor | None) -> float:
-    """The mean logit, in micro-batches."""
+def _logits(state: TrainState, images: Tensor, labels: Tensor | None) -> Tensor:
+    """In micro-batches; (N,) on the CPU."""
     parts = images.to(state.device).split(state.micro_batch)
     asked = [None] * len(parts) if labels is None else labels.to(state.device).split(state.micro_batch)
-    total = sum(state.discriminator(part, label).float().sum().item() for part, label in zip(parts, asked, strict=True))
-    return total / len(images)
+    found = [state.discriminator(part, label).float().cpu() for part, label in zip(parts, asked, strict=True)]
+    return torch.cat(found)

@@ -114,6 +114,7 @@ def train(
             if lost:
                 roll_back(state, run, display)
                 clock, diverged = Clock(state, config), False
+                watch = Watch(config, read_log(run.folder))  # without what was seen since
                 continue
             if finished or interrupted:
                 break

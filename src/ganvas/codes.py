@@ -1,0 +1,180 @@
+"""Codes: what steers each depth of a generator, in one form for every architecture, so that pictures can be mixed.
+
+A code holds a row of numbers for every depth (every grid, coarse to fine). Networks with a space of styles (`mapping`
+and `synthesis`) follow row k at depth k. The others take one latent, at their entrance: row 0 is that latent, and row
+1 + k is a second latent whose picture lends depth k its appearance, that is the mean and deviation of every feature map
+(adaptive instance normalisation: Huang and Belongie 2017, equation 8). Where all rows are equal nothing is lent.
+
+Truncation is already in a code. Codes can be added to, averaged and interpolated row by row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+TINY = 1e-5  # added to a variance, and to a sine
+
+
+@dataclass(frozen=True)
+class Code:
+    """latents (N, rows, D); labels (N, rows, num_classes), weights of the classes, None where the latents know them."""
+
+    latents: Tensor
+    labels: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def __getitem__(self, index: Any) -> Code:
+        return Code(self.latents[index], None if self.labels is None else self.labels[index])
+
+    def to(self, device: torch.device) -> Code:
+        return Code(self.latents.to(device), None if self.labels is None else self.labels.to(device))
+
+
+def stack(codes: Sequence[Code]) -> Code:
+    """One code of all the pictures in turn."""
+    labels = [code.labels for code in codes if code.labels is not None]
+    return Code(torch.cat([code.latents for code in codes]), torch.cat(labels) if labels else None)
+
+
+def has_styles(network: nn.Module) -> bool:
+    """Whether the network's codes are styles w, each steering its own depth."""
+    return hasattr(network, "mapping")
+
+
+def num_depths(network: nn.Module) -> int:
+    return len(network.depths)  # ty: ignore[invalid-argument-type]
+
+
+def encode(network: nn.Module, z: Tensor, labels: Tensor | None = None, truncation: float = 1.0) -> Code:
+    """Latents z (N, D) and labels, indices (N,) or weights (N, num_classes) -> codes with equal rows.
+
+    truncation: 1 keeps all the variety, 0 is the mean: of the class's styles, or the latent 0.
+    """
+    part: Any = network
+    if has_styles(network):
+        w = part.mapping(z, labels)
+        if truncation != 1:
+            w = torch.lerp(part.mean_w(labels), w, truncation)
+        return Code(w[:, None].expand(-1, num_depths(network), -1).clone())
+    rows = 1 + num_depths(network)
+    latents = (z * truncation)[:, None].expand(-1, rows, -1).clone()
+    return Code(latents, None if labels is None else labels[:, None].expand(-1, rows, -1).clone())
+
+
+def row_slice(network: nn.Module, depth: int) -> int:
+    """The row that steers `depth`."""
+    return depth if has_styles(network) else 1 + depth
+
+
+def mix(network: nn.Module, code: Code, other: Code, depths: Sequence[int]) -> Code:
+    """`code` (N) with the depths `depths` of `other` (N)."""
+    rows = [row_slice(network, depth) for depth in depths]
+    latents, labels = code.latents.clone(), None if code.labels is None else code.labels.clone()
+    latents[:, rows] = other.latents[:, rows]
+    if labels is not None and other.labels is not None:
+        labels[:, rows] = other.labels[:, rows]
+    return Code(latents, labels)
+
+
+def between(network: nn.Module, code: Code, other: Code, share: Tensor) -> Code:
+    """From `code` (share 0) to `other` (share 1), share (N,): styles in a straight line, latents along the sphere.
+
+    The straight way between two latents leads through shorter ones, which the network has hardly seen (White 2016).
+    """
+    t = share[:, None, None].to(code.latents)
+    way = torch.lerp if has_styles(network) else slerp
+    labels = None if code.labels is None or other.labels is None else torch.lerp(code.labels, other.labels, t)
+    return Code(way(code.latents, other.latents, t), labels)
+
+
+def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+    """Along the great circle from a (..., D) to b by the share t (..., 1); lengths change evenly (Shoemake 1985)."""
+    long_a, long_b = (x.norm(dim=-1, keepdim=True).clamp_min(TINY) for x in (a, b))
+    cosine = ((a / long_a) * (b / long_b)).sum(dim=-1, keepdim=True).clamp(-1, 1)
+    angle = torch.acos(cosine)
+    sine = torch.sin(angle)
+    straight = sine < 1e-3  # (nearly) the same direction, or the opposite one, where no circle is the shortest
+    sine = torch.where(straight, torch.ones_like(sine), sine)
+    on_circle = torch.sin((1 - t) * angle) / sine * (a / long_a) + torch.sin(t * angle) / sine * (b / long_b)
+    return torch.where(straight, torch.lerp(a, b, t), on_circle * torch.lerp(long_a, long_b, t))
+
+
+def decode(network: nn.Module, code: Code) -> Tensor:
+    """Codes (N) -> pictures (N, C, H, W) in [-1, 1], differentiable in the code."""
+    part: Any = network
+    if has_styles(network):
+        return part.synthesis(code.latents.repeat_interleave(part.synthesis.blocks, dim=1))
+    lends = differs(code).any(dim=1)
+    if not bool(lends.any()):
+        return plain(network, code, 0)
+    if bool(lends.all()):
+        return with_lent(network, code)
+    alone, lent = (~lends).nonzero().flatten(), lends.nonzero().flatten()
+    pictures = torch.cat([plain(network, code[alone], 0), with_lent(network, code[lent])])
+    return pictures[torch.cat([alone, lent]).argsort()]
+
+
+def differs(code: Code) -> Tensor:
+    """(N, rows - 1): which rows are not the first one."""
+    found = (code.latents[:, 1:] != code.latents[:, :1]).any(dim=2)
+    if code.labels is not None:
+        found = found | (code.labels[:, 1:] != code.labels[:, :1]).any(dim=2)
+    return found
+
+
+def plain(network: nn.Module, code: Code, row: int) -> Tensor:
+    return network(code.latents[:, row], None if code.labels is None else code.labels[:, row])
+
+
+def with_lent(network: nn.Module, code: Code) -> Tensor:
+    """One pass over the pictures and, behind them, those that lend; at each depth what is lent is taken over."""
+    rows = [0]  # the distinct ones, the pictures' own first
+    lender: dict[int, int] = {}  # depth -> place in `rows`
+    for depth in differs(code).any(dim=0).nonzero().flatten().tolist():
+        same = (place for place, row in enumerate(rows[1:], 1) if equal(code, row, 1 + depth))
+        lender[depth] = next(same, len(rows))
+        if lender[depth] == len(rows):
+            rows.append(1 + depth)
+
+    def lend(depth: int) -> Any:
+        def hook(_: nn.Module, __: object, features: Tensor) -> Tensor:
+            parts = list(features.chunk(len(rows)))
+            parts[0] = as_other(parts[0], parts[lender[depth]])
+            return torch.cat(parts)
+
+        return hook
+
+    modules: Any = network.depths
+    handles = [modules[depth].register_forward_hook(lend(depth)) for depth in lender]
+    try:
+        labels = None if code.labels is None else torch.cat([code.labels[:, row] for row in rows])
+        return network(torch.cat([code.latents[:, row] for row in rows]), labels)[: len(code)]
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def equal(code: Code, row: int, other: int) -> bool:
+    same = torch.equal(code.latents[:, row], code.latents[:, other])
+    return same and (code.labels is None or torch.equal(code.labels[:, row], code.labels[:, other]))
+
+
+def as_other(x: Tensor, other: Tensor) -> Tensor:
+    """x (N, C, H, W) with the mean and deviation of each of the other's feature maps.
+
+    Features without places (N, C), of a perceptron, have no layout to keep: they are averaged.
+    """
+    if x.ndim == 2:
+        return (x + other) / 2
+    (deviation, mean), (new_deviation, new_mean) = (
+        ((y.var(dim=(2, 3), keepdim=True, correction=0) + TINY).sqrt(), y.mean(dim=(2, 3), keepdim=True))
+        for y in (x, other)
+    )
+    return (x - mean) / deviation * new_deviation + new_mean

@@ -1,0 +1,70 @@
+"""Morphs: the pictures on the way through several recipes, and a film of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ganvas import codes
+from ganvas import film as films
+from ganvas.errors import ConfigError
+from ganvas.explore.recipes import Direction, Recipe, resolve
+from ganvas.generator import BATCH, Generator, to_pixels
+
+
+def frames(
+    generator: Generator,
+    recipes: Sequence[Recipe],
+    num_frames: int,
+    *,
+    loop: bool = True,
+    directions: Mapping[str, Direction] | None = None,
+) -> Iterator[np.ndarray]:
+    """`num_frames` pictures (H, W, C), uint8 or uint16, on the way through the recipes in turn.
+
+    Each recipe is a frame of its own, where the way comes to rest: between two it speeds up and slows down (cosine).
+    loop: from the last back to the first, whose picture is not shown twice; else the last recipe is the last frame.
+    directions: those that the recipes name. Pictures are made in batches as they are asked for. Raises ConfigError at
+    once for fewer than two recipes, fewer frames than recipes, or a recipe of another model.
+    """
+    if len(recipes) < 2:
+        raise ConfigError(f"{len(recipes)} pictures: a way leads through at least 2")
+    if num_frames < len(recipes):
+        raise ConfigError(f"{num_frames} frames for {len(recipes)} pictures: expected at least one for each")
+    keys = resolve(generator, recipes, directions)
+    places = way(len(recipes), num_frames, loop)
+    return pictures(generator, keys, places)
+
+
+def way(num_keys: int, num_frames: int, loop: bool) -> np.ndarray:
+    """(num_frames,) where each frame lies: k + s is the share s of the way from key k to the next, 0 <= s < 1."""
+    legs = num_keys if loop else num_keys - 1
+    moving = num_frames if loop else num_frames - 1
+    ends = np.round(np.linspace(0, moving, legs + 1)).astype(int)
+    steps = np.arange(moving)
+    leg = np.searchsorted(ends, steps, side="right") - 1
+    even = (steps - ends[leg]) / (ends[leg + 1] - ends[leg])
+    places = leg + (1 - np.cos(np.pi * even)) / 2
+    return places if loop else np.append(places, float(legs))
+
+
+def pictures(generator: Generator, keys: codes.Code, places: np.ndarray) -> Iterator[np.ndarray]:
+    for start in range(0, len(places), BATCH):
+        part = places[start : start + BATCH]
+        before = np.floor(part).astype(int)
+        share = torch.from_numpy((part - before).astype(np.float32)).to(generator.device)
+        after = (before + 1) % len(keys)
+        yield from to_pixels(
+            generator.show(codes.between(generator.network, keys[before.tolist()], keys[after.tolist()], share)),
+            generator.info.depth,
+        )
+
+
+def film(
+    frames: Iterable[np.ndarray], out: Path, *, fps: int = 24, scale: int | None = None, max_mb: float = 8.0
+) -> Path:
+    """Writes frames as a film by the ending of `out` (.gif, .webp or .mp4); returns `out`. See `ganvas.film.write`."""
+    return films.write(frames, out, fps=fps, scale=scale, max_mb=max_mb)

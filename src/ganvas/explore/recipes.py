@@ -1,0 +1,376 @@
+"""Recipes: all that makes a picture of a model again, as plain values; and favourites, a small JSON file of them.
+
+    {"seed": 5, "label": "Hand", "truncation": 0.8}
+    {"seed": 5, "edits": {"smile": 1.5}}                                 directions, in standard deviations
+    {"seed": 5, "mix": {"with": {"seed": 9}, "depths": [2, 3]}}          the depths 2 and 3 follow the other picture
+    {"seed": 5, "towards": {"to": {"seed": 9}, "share": 0.4}}            on the way to another picture
+    {"code": [[0.1, -0.7, ...]], "label": "Hand"}                        a projected picture: one row, or one a depth
+
+Recipes nest. `label` is a class, or the classes' weights: {"Hand": 0.5, "Head": 0.5}.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ganvas import codes, files
+from ganvas.codes import Code
+from ganvas.errors import ConfigError
+from ganvas.generator import Generator
+
+FORMAT = 1
+MOST_NESTED = 20  # recipes within recipes
+MOST_SEEDS = 10_000_000  # of one text, so that a slip of the finger does not fill the memory
+LARGEST_NUMBER = sys.float_info.max
+LARGEST_SEED = 2**53 - 1  # the largest whole number that every reader of JSON keeps
+
+
+@dataclass(frozen=True)
+class Direction:
+    """A way through the space of codes that changes one thing.
+
+    vector: (D,) one standard deviation of that thing. depths: those that it moves, None for all.
+    source: where it comes from, in words.
+    """
+
+    name: str
+    vector: tuple[float, ...]
+    depths: tuple[int, ...] | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Mix:
+    other: Recipe
+    depths: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Towards:
+    to: Recipe
+    share: float
+    """0: the picture itself, 1: the other."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that makes one picture again. Done in this order: seed or code, truncation, edits, towards, mix."""
+
+    seed: int | None = None
+    code: tuple[tuple[float, ...], ...] | None = None
+    """In place of a seed: rows of a code, one for all depths or one for each row; truncation is already in it."""
+    label: str | Mapping[str, float] | None = None
+    """Default: the class of the index seed modulo the number of classes."""
+    truncation: float = 1.0
+    edits: Mapping[str, float] = field(default_factory=dict)
+    towards: Towards | None = None
+    mix: Mix | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, without what is as by default."""
+        values: dict[str, Any] = {}
+        if self.seed is not None:
+            values["seed"] = self.seed
+        if self.code is not None:
+            values["code"] = [list(row) for row in self.code]
+        if self.label is not None:
+            values["label"] = self.label if isinstance(self.label, str) else dict(self.label)
+        if self.truncation != 1:
+            values["truncation"] = self.truncation
+        if self.edits:
+            values["edits"] = dict(self.edits)
+        if self.towards is not None:
+            values["towards"] = {"to": self.towards.to.to_dict(), "share": self.towards.share}
+        if self.mix is not None:
+            values["mix"] = {"with": self.mix.other.to_dict(), "depths": list(self.mix.depths)}
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Any, where: str = "the recipe", nested: int = 0) -> Recipe:
+        """Reads what `to_dict` wrote; anything else raises ConfigError naming `where`."""
+        if nested > MOST_NESTED:
+            raise ConfigError(f"{where} nests more than {MOST_NESTED} recipes: keep the picture as a code")
+        names = {one.name for one in dataclasses.fields(cls)}
+        if not isinstance(values, dict) or (unknown := sorted(str(key) for key in values.keys() - names)):
+            odd = f"the unknown field {unknown[0]!r}" if isinstance(values, dict) else "no fields"
+            raise ConfigError(f"{where} has {odd}: expected some of {', '.join(sorted(names))}")
+        found: dict[str, Any] = {}
+        try:
+            if ("seed" in values) == ("code" in values):
+                raise ConfigError(f"{where}: expected either a seed or a code")
+            if "seed" in values:
+                found["seed"] = whole(values["seed"], LARGEST_SEED)
+            if "code" in values:
+                found["code"] = tuple(tuple(number(x) for x in row) for row in values["code"])
+            if "label" in values:
+                label = values["label"]
+                found["label"] = label if isinstance(label, str) else {str(k): number(v) for k, v in label.items()}
+            if "truncation" in values:
+                found["truncation"] = number(values["truncation"])
+            if "edits" in values:
+                found["edits"] = {str(name): number(amount) for name, amount in values["edits"].items()}
+            if "towards" in values:
+                to, share = values["towards"]["to"], number(values["towards"]["share"])
+                found["towards"] = Towards(cls.from_dict(to, where, nested + 1), share)
+            if "mix" in values:
+                other, depths = values["mix"]["with"], values["mix"]["depths"]
+                found["mix"] = Mix(cls.from_dict(other, where, nested + 1), tuple(whole(one, 99) for one in depths))
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise ConfigError(f"{where} is no recipe ({error}): see `ganvas favourites --help`") from None
+        return cls(**found)
+
+    def names(self) -> set[str]:
+        """The directions that it needs."""
+        names = set(self.edits)
+        if self.towards is not None:
+            names |= self.towards.to.names()
+        if self.mix is not None:
+            names |= self.mix.other.names()
+        return names
+
+
+def whole(value: Any, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+        raise ValueError(f"{value!r} is no whole number from 0 to {most}")
+    return value
+
+
+def number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST_NUMBER:
+        raise ValueError(f"{value!r} is no finite number")
+    return float(value)
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Seeds in the order given: "7", "0-9", "3,1,100-199"."""
+    seeds: list[int] = []
+    for part in text.replace(" ", "").split(","):
+        match = re.fullmatch(r"([0-9]{1,16})(?:-([0-9]{1,16}))?", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if last < first or last > LARGEST_SEED or len(seeds) + last - first >= MOST_SEEDS:
+            raise ConfigError(f"seeds {text!r}: expected numbers and ranges such as 0-9,42")
+        seeds += range(first, last + 1)
+    return seeds
+
+
+def parse_depths(text: str, num_depths: int) -> tuple[int, ...]:
+    """Depths of a network: "0-2", "3,4", or coarse, middle, fine, all."""
+    thirds = {"coarse": (0, 1), "middle": (1, 2), "fine": (2, 3), "all": (0, 3)}
+    if text in thirds:
+        start, end = (round(num_depths * part / 3) for part in thirds[text])
+        return tuple(range(start, end)) or (min(start, num_depths - 1),)
+    try:
+        found = tuple(dict.fromkeys(parse_seeds(text)))
+    except ConfigError:
+        found = (num_depths,)
+    if max(found) >= num_depths:
+        raise ConfigError(
+            f"depths {text!r}: expected coarse, middle, fine, all, or numbers from 0 to {num_depths - 1} such as 0-1"
+        )
+    return found
+
+
+# -- recipes to codes --
+
+
+def resolve(generator: Generator, recipes: Sequence[Recipe], directions: Mapping[str, Direction] | None = None) -> Code:
+    """The codes of recipes, on the generator's device; ConfigError where one does not fit this model."""
+    code = starts(generator, recipes)
+    network = generator.network
+    for i, recipe in enumerate(recipes):
+        for name, amount in recipe.edits.items():
+            direction = (directions or {}).get(name)
+            if direction is None:
+                known = ", ".join(directions or {}) or "none; `ganvas directions` finds some"
+                raise ConfigError(f"direction {name!r} does not exist: this model has {known}")
+            code.latents[i] += amount * moved(generator, direction)
+    with_goal = [(i, recipe.towards) for i, recipe in enumerate(recipes) if recipe.towards is not None]
+    if with_goal:
+        rows = [i for i, _ in with_goal]
+        goals = resolve(generator, [towards.to for _, towards in with_goal], directions)
+        shares = torch.tensor([towards.share for _, towards in with_goal], device=generator.device)
+        replace(code, rows, codes.between(network, code[rows], goals, shares))
+    mixed = [(i, recipe.mix) for i, recipe in enumerate(recipes) if recipe.mix is not None]
+    if mixed:
+        others = resolve(generator, [mix.other for _, mix in mixed], directions)
+        for place, (i, mix) in enumerate(mixed):
+            if not mix.depths or max(mix.depths) >= generator.num_depths:
+                asked = ", ".join(map(str, mix.depths)) or "none"
+                raise ConfigError(f"depths {asked}: this model has 0 to {generator.num_depths - 1}")
+            replace(code, [i], codes.mix(network, code[[i]], others[[place]], mix.depths))
+    return code
+
+
+def starts(generator: Generator, recipes: Sequence[Recipe]) -> Code:
+    """(N) codes of the recipes' seeds or own codes, with their labels and truncation."""
+    config = generator.info.config
+    for recipe in recipes:
+        if not 0 <= recipe.truncation <= 1:
+            raise ConfigError(f"truncation {recipe.truncation:g}: expected a number from 0 (mean) to 1 (full variety)")
+    weights = None
+    if config.num_classes:
+        weights = torch.stack([label_weights(generator, recipe) for recipe in recipes])
+    elif named := [recipe.label for recipe in recipes if recipe.label is not None]:
+        raise ConfigError(f"label {named[0]!r}: this model was trained without labels")
+    z = generator.latents([recipe.seed or 0 for recipe in recipes])
+    truncations = {recipe.truncation for recipe in recipes}
+    parts = {one: generator.code(z, weights, one) for one in truncations}
+    code = parts.popitem()[1] if len(truncations) == 1 else chosen(parts, [one.truncation for one in recipes])
+    num_rows, dim = code.latents.shape[1:]
+    for i, recipe in enumerate(recipes):
+        if recipe.code is None:
+            continue
+        if len(recipe.code) not in (1, num_rows) or any(len(row) != dim for row in recipe.code):
+            raise ConfigError(
+                f"a code of {len(recipe.code)} rows, the first of {len(recipe.code[0]) if recipe.code else 0} numbers: "
+                f"this model wants 1 or {num_rows} rows of {dim}; it comes from another model"
+            )
+        code.latents[i] = torch.tensor(recipe.code, device=generator.device)
+    return code
+
+
+def chosen(parts: Mapping[float, Code], truncations: Sequence[float]) -> Code:
+    latents = torch.stack([parts[one].latents[i] for i, one in enumerate(truncations)])
+    labels = next(iter(parts.values())).labels
+    return Code(latents, labels)
+
+
+def label_weights(generator: Generator, recipe: Recipe) -> Tensor:
+    """(num_classes,)"""
+    num = generator.info.config.num_classes
+    weights = torch.zeros(num)
+    if recipe.label is None:
+        weights[(recipe.seed or 0) % num] = 1
+    elif isinstance(recipe.label, str):
+        weights[generator.label_index(recipe.label)] = 1
+    else:
+        for name, weight in recipe.label.items():
+            weights[generator.label_index(name)] = weight
+    return weights
+
+
+def moved(generator: Generator, direction: Direction) -> Tensor:
+    """(rows, D) what one standard deviation of the direction adds to a code."""
+    dim = generator.info.config.z_dim
+    if len(direction.vector) != dim:
+        raise ConfigError(
+            f"direction {direction.name!r} has {len(direction.vector)} numbers, this model wants {dim}: "
+            "it comes from another model"
+        )
+    num_rows = codes.row_slice(generator.network, generator.num_depths - 1) + 1
+    added = torch.zeros(num_rows, dim, device=generator.device)
+    rows = (
+        range(num_rows)
+        if direction.depths is None
+        else [codes.row_slice(generator.network, d) for d in direction.depths]
+    )
+    added[list(rows)] = torch.tensor(direction.vector, device=generator.device)
+    return added
+
+
+def replace(code: Code, rows: Sequence[int], other: Code) -> None:
+    code.latents[rows] = other.latents
+    if code.labels is not None and other.labels is not None:
+        code.labels[rows] = other.labels
+
+
+def as_recipe(code: Code, classes: Sequence[str]) -> Recipe:
+    """The recipe of one code (1, rows, D) that has no seed: the numbers themselves."""
+    latents = code.latents[0].detach().cpu()
+    rows = latents[:1] if bool((latents == latents[:1]).all()) else latents
+    label: dict[str, float] | None = None
+    if code.labels is not None:
+        weights = code.labels[0, 0].tolist()
+        label = {classes[i]: weight for i, weight in enumerate(weights) if weight}
+    return Recipe(code=tuple(tuple(row) for row in rows.tolist()), label=label)
+
+
+# -- favourites --
+
+
+@dataclass
+class Favourites:
+    """Kept pictures of one model, with the directions that they need; a JSON file.
+
+    model: the hash of the generator's weights, or of the first one's if it was averaged anew.
+    """
+
+    model: str
+    recipes: list[Recipe] = field(default_factory=list)
+    directions: dict[str, Direction] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
+    """One for each recipe, where it has one; else ""."""
+
+    @classmethod
+    def read(cls, path: Path, generator: Generator) -> Favourites:
+        """Raises ConfigError when the file is no list of favourites, or one of another model."""
+        if not path.exists():
+            raise ConfigError(f"{path} does not exist: keep pictures in the studio, or with `ganvas favourites --keep`")
+        try:
+            with files.explained(path):
+                values = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError):
+            raise ConfigError(
+                f"{path} is damaged or no favourites file: restore it, or keep the pictures anew"
+            ) from None
+        if not isinstance(values, dict) or values.get("ganvas") != "favourites":
+            raise ConfigError(f"{path} is no favourites file: expected one that Ganvas wrote")
+        if values.get("format") != FORMAT:
+            raise ConfigError(f"{path} has format {values.get('format')}; this version of Ganvas reads {FORMAT}")
+        if values.get("model") != generator.hash:
+            raise ConfigError(
+                f"{path} belongs to the model {str(values.get('model'))[:12]}, not to {generator.hash[:12]}: "
+                "its pictures would be others here; load that model"
+            )
+        try:
+            entries = [
+                (Recipe.from_dict(one["recipe"], str(path)), str(one.get("name", ""))) for one in values["pictures"]
+            ]
+            directions = {name: direction_of(name, one) for name, one in values.get("directions", {}).items()}
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
+            raise ConfigError(f"{path} is damaged ({error}): restore it, or keep the pictures anew") from None
+        return cls(generator.hash, [recipe for recipe, _ in entries], directions, [name for _, name in entries])
+
+    def save(self, path: Path) -> None:
+        names = self.names or [""] * len(self.recipes)
+        pictures = [
+            {"recipe": recipe.to_dict()} | ({"name": name} if name else {})
+            for recipe, name in zip(self.recipes, names, strict=True)
+        ]
+        needed = set().union(*(recipe.names() for recipe in self.recipes))
+        files.write_json(
+            path,
+            {
+                "ganvas": "favourites",
+                "format": FORMAT,
+                "model": self.model,
+                "directions": {name: plain(one) for name, one in self.directions.items() if name in needed},
+                "pictures": pictures,
+            },
+        )
+
+
+def plain(direction: Direction) -> dict[str, Any]:
+    values = dataclasses.asdict(direction)
+    del values["name"]
+    return values
+
+
+def direction_of(name: str, values: Mapping[str, Any]) -> Direction:
+    depths = values.get("depths")
+    return Direction(
+        name,
+        tuple(number(x) for x in values["vector"]),
+        None if depths is None else tuple(whole(one, 99) for one in depths),
+        str(values.get("source", "")),
+    )

@@ -1,0 +1,219 @@
+"""Pictures of many seeds as files, streamed to disk: any number of them, and going on where a call was interrupted.
+
+manifest.csv is the state: a row is written once its picture is whole on the disk. The next call writes only what has
+no row yet, and what another call wrote into the same folder stays in it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+
+from ganvas import files
+from ganvas.errors import ConfigError
+from ganvas.explore.recipes import Recipe
+from ganvas.generator import BATCH, Generator, to_pixels
+from ganvas.pictures import save_picture
+from ganvas.provenance import provenance
+
+Progress = Callable[[str, int, int], None]
+Gate = Callable[[np.ndarray], np.ndarray]
+"""Pictures (N, H, W, C) -> (N,) bool: which of them are left out."""
+
+COLUMNS = ["file", "seed", "label", "truncation", "model", "note"]
+LEFT_OUT = "left out: a copy of a training picture"
+WRITERS = 4  # threads that compress and write; the disk makes them wait
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One picture to make. file: below the folder, with / between the parts."""
+
+    file: str
+    seed: int
+    label: str | None
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a call left: the pictures asked for, how many of them were there already, how many the gate left out."""
+
+    paths: list[Path]
+    known: int
+    left_out: int
+
+
+def plan(
+    generator: Generator,
+    seeds: Sequence[int],
+    label: str | Sequence[str] | None = None,
+    truncation: float = 1.0,
+    form: Literal["png", "tiff"] = "png",
+) -> list[Planned]:
+    """One picture a seed. label: of all, one each, or by default the class of the index seed modulo their number."""
+    generator.batches(seeds, label, truncation)  # draws nothing yet, but says now what cannot be drawn
+    indices = generator.label_indices(label, seeds)
+    names = [None] * len(seeds) if indices is None else [generator.classes[i] for i in indices.tolist()]
+    mark = "" if truncation == 1 else f"_t{truncation:g}"
+    words = {name: f"_{file_name(name)}" if name is not None else "" for name in set(names)}
+    return [
+        Planned(f"seed{seed:06d}{words[name]}{mark}.{form}", seed, name)
+        for seed, name in zip(seeds, names, strict=True)
+    ]
+
+
+def plan_per_class(
+    generator: Generator, num: int, seed: int = 0, truncation: float = 1.0, form: Literal["png", "tiff"] = "png"
+) -> list[Planned]:
+    """`num` pictures of every class in folders named after the classes, as data sets are; seeds count on."""
+    if not generator.classes:
+        raise ConfigError("--per-class: this model was trained without labels; leave it out")
+    folders = class_folders(generator.classes)
+    planned = []
+    for i, (name, folder) in enumerate(zip(generator.classes, folders, strict=True)):
+        part = plan(generator, range(seed + i * num, seed + (i + 1) * num), name, truncation, form)
+        planned += [Planned(f"{folder}/{one.file}", one.seed, one.label) for one in part]
+    return planned
+
+
+def class_folders(classes: Sequence[str]) -> list[str]:
+    """A folder name for each class: the class itself where every system allows it, and no two alike."""
+    names: list[str] = []
+    for name in classes:
+        safe = "".join("-" if c in '<>:"/\\|?*' or not c.isprintable() else c for c in name)[:80].strip(" .") or "class"
+        while safe.lower() in (one.lower() for one in names):
+            safe += "-"
+        names.append(safe)
+    return names
+
+
+def file_name(label: str) -> str:
+    """A label as part of a file name on every system."""
+    return "".join(c if c.isalnum() or c in "-+." else "-" for c in label)[:40]
+
+
+def write(
+    generator: Generator,
+    out: Path,
+    planned: Sequence[Planned],
+    truncation: float = 1.0,
+    *,
+    gate: Gate | None = None,
+    progress: Progress | None = None,
+) -> Written:
+    """Writes the planned pictures and manifest.csv into the folder `out`, or into `out` as one file if it is a .zip.
+
+    Interrupted, the same call goes on. gate: which pictures are left out; they are named in the manifest.
+    Raises ConfigError where the folder holds another model's pictures, or where the gate leaves none.
+    """
+    as_zip = out.suffix.lower() == ".zip"
+    folder = out.with_name(f".{out.name}.parts") if as_zip else out
+    with files.explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in {file.rpartition("/")[0] for file in (one.file for one in planned)} - {""}:
+            (folder / name).mkdir(exist_ok=True)
+    rows = open_manifest(folder, generator.hash[:12])
+    asked = {one.file for one in planned}
+    known = {file for file, row in rows.items() if file in asked and matches(row, folder, truncation, gate is not None)}
+    todo = [one for one in planned if one.file not in known]
+    rows = {file: row for file, row in rows.items() if file not in asked or file in known}
+    path = folder / "manifest.csv"
+    files.write_text(path, table([COLUMNS, *rows.values()]))
+    done = len(known)
+    with ThreadPoolExecutor(WRITERS) as pool:
+        for batch, pixels in drawn(generator, todo, truncation):
+            left_out = gate(pixels) if gate is not None else np.zeros(len(batch), bool)
+            kept = [(one, picture) for one, picture, out_ in zip(batch, pixels, left_out, strict=True) if not out_]
+            list(pool.map(lambda pair: save(generator, folder, *pair, truncation), kept))
+            fresh = [row_of(generator, one, truncation, bool(out_)) for one, out_ in zip(batch, left_out, strict=True)]
+            with files.explained(path), path.open("a", encoding="utf-8", newline="") as file:
+                file.write(table(fresh))
+            rows |= {one.file: row for one, row in zip(batch, fresh, strict=True)}
+            done += len(batch)
+            if progress is not None:
+                progress("pictures", done, len(planned))
+    paths = [folder / one.file for one in planned if not rows[one.file][-1]]
+    num_left_out = len(planned) - len(paths)
+    if not paths:
+        raise ConfigError("all of these pictures copy training pictures: take other seeds, or train on more pictures")
+    if as_zip:
+        zipped(out, folder, [path.relative_to(folder).as_posix() for path in paths])
+        paths = [out]
+    return Written(paths, len(known), num_left_out)
+
+
+def drawn(
+    generator: Generator, planned: Sequence[Planned], truncation: float
+) -> Iterator[tuple[Sequence[Planned], np.ndarray]]:
+    """Batches of the plan with their pixels (N, H, W, C)."""
+    if not planned:
+        return
+    labels = None if planned[0].label is None else [one.label or "" for one in planned]
+    batches = generator.batches([one.seed for one in planned], labels, truncation)
+    for start, images in zip(itertools.count(0, BATCH), batches):
+        yield planned[start : start + len(images)], to_pixels(images, generator.info.depth)
+
+
+def save(generator: Generator, folder: Path, one: Planned, pixels: np.ndarray, truncation: float) -> None:
+    recipe = Recipe(one.seed, label=one.label, truncation=truncation)
+    save_picture(folder / one.file, pixels, provenance(generator.hash, recipe.to_dict()))
+
+
+def row_of(generator: Generator, one: Planned, truncation: float, left_out: bool) -> list[str]:
+    note = LEFT_OUT if left_out else ""
+    return [one.file, str(one.seed), one.label or "", f"{truncation:g}", generator.hash[:12], note]
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    return text.getvalue()
+
+
+def open_manifest(folder: Path, model: str) -> dict[str, list[str]]:
+    """Rows by file of what earlier calls left; a last line cut short by a crash is not one."""
+    path = folder / "manifest.csv"
+    if not path.exists():
+        return {}
+    with files.explained(path), path.open(encoding="utf-8", newline="") as file:
+        text = file.read()
+    lines = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1])))
+    if not lines:
+        return {}
+    if lines[0] != COLUMNS:
+        raise ConfigError(f"{path} is not from this version of Ganvas: choose another --out, or move the folder away")
+    rows = {line[0]: line for line in lines[1:] if len(line) == len(COLUMNS)}
+    if others := {row[4] for row in rows.values()} - {model}:
+        raise ConfigError(
+            f"{folder} holds pictures of the model {min(others)}, these are of {model}: choose another --out"
+        )
+    return rows
+
+
+def matches(row: Sequence[str], folder: Path, truncation: float, gated: bool) -> bool:
+    """Whether a row's picture needs not be made again."""
+    if float(row[3]) != float(f"{truncation:g}"):
+        return False
+    return gated if row[-1] else (folder / row[0]).is_file()
+
+
+def zipped(out: Path, folder: Path, names: Sequence[str]) -> None:
+    """One archive in place of the folder; pictures are compressed already."""
+
+    def fill(file: BinaryIO) -> None:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            for name in [*names, "manifest.csv"]:
+                archive.write(folder / name, name)
+
+    files.write_atomically(out, fill)
+    shutil.rmtree(folder)

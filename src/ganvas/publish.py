@@ -1,0 +1,383 @@
+"""`ganvas publish`: a folder that shows a run to others, made of Markdown and pictures, for any host of repositories.
+
+    README.md              film, uncurated samples, numbers with intervals, use, data, limits, cost
+    training.gif           the film of the training
+    samples.png            the first seeds, none left out; samples-truncated.png: the same ones, nearer to the mean
+    generated.png real.png what the evaluation compared; real pictures only where the data's licence lets all show them
+    closest.png            generated pictures beside the nearest training picture, under the same condition
+    evaluation.json        the numbers, without names of training pictures
+    model/                 the model folder, without weights that are larger than a host takes
+
+The same call again refreshes the folder; it writes nothing into a folder that is not its own.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import io
+import json
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ganvas import files, film
+from ganvas.errors import ConfigError, RunError
+from ganvas.generator import WEIGHTS, Generator, find_weights, to_pixels
+from ganvas.pictures import grid, png_text, to_image
+from ganvas.provenance import provenance
+from ganvas.run import Run
+from ganvas.training import card
+from ganvas.training.card import Facts, escape
+from ganvas.training.preview import layout
+
+MARK = ".ganvas-publish.json"
+README, FILM, SAMPLES, TRUNCATED = "README.md", "training.gif", "samples.png", "samples-truncated.png"
+GENERATED, REAL, CLOSEST, NUMBERS = "generated.png", "real.png", "closest.png", "evaluation.json"
+MODEL = f"model/{WEIGHTS}"
+
+MEANING = {
+    FILM: "the film of the training",
+    SAMPLES: "the first seeds",
+    TRUNCATED: "the same ones, truncated",
+    GENERATED: "generated pictures of the evaluation",
+    REAL: "real pictures",
+    CLOSEST: "the nearest pairs",
+    NUMBERS: "all numbers of the evaluation",
+    "model/config.json": "the model's configuration",
+    "model/README.md": "the model card",
+    "model/directions.json": "directions to edit along",
+    MODEL: "the weights",
+    README: "",
+}
+NAMES = tuple(MEANING)
+"""All files that a published folder may have of ours, in the order of writing."""
+
+MOST_MB = 25.0  # of a file, in MB (10^6 bytes), that the web pages of the usual hosts still take
+LEAST_MB = 1.0  # a smaller limit leaves no room for a film
+GIF_MB, PICTURE_MB = 10.0, 4.0  # of the film and of a grid, so that a page of them loads
+MOST_FRAMES = 60  # of the film; first and last among them
+TRUNCATION = 0.7
+SHARP, WIDEST = 480, 1600  # pixels of the longer side that a small grid is enlarged to, and that a large one may have
+PAIRS = 8  # of a generated picture and the nearest training picture
+Contents = dict[str, bytes | Path]
+
+
+def publish(run: str | Path, out: str | Path, *, data_licence: str | None = None, max_file_mb: float = MOST_MB) -> Path:
+    """Writes the folder `out` about a run and returns its README.
+
+    data_licence: of the training pictures, where the catalogue does not know it, such as "CC BY 4.0".
+    max_file_mb: no file gets larger, in MB (10^6 bytes); larger weights stay out, and the README says how to get them.
+    Raises RunError for what is no run, ConfigError for a licence that contradicts the catalogue's, a limit below 1 MB,
+    or a folder that holds other files, or files of ours that were changed since.
+    """
+    run, out = Path(run), Path(out)
+    if not (math.isfinite(max_file_mb) and max_file_mb >= LEAST_MB):
+        raise ConfigError(f"--max-mb {max_file_mb:g}: expected a number from {LEAST_MB:g} up")
+    published = read_mark(out)
+    weights = find_weights(run)
+    facts = card.facts_of(run, licence=data_licence)
+    if not facts.run:
+        raise RunError(f"{run} is no run: expected the folder of one, with its config.json, log.jsonl and samples/")
+    known = facts.data.get("licence")
+    if data_licence is not None and known is not None and data_licence != known:
+        raise ConfigError(
+            f"--data-licence {data_licence!r}: the catalogue knows that {facts.source} is under {known!r}; leave it out"
+        )
+    folder = card.run_of(weights) or run
+    write(out, Issue(folder, facts, max_file_mb).contents(weights), published)
+    return out / README
+
+
+# -- the folder --
+
+
+def read_mark(out: Path) -> dict[str, list[str]]:
+    """Files that were published into `out` before, with the hashes that they may have; ConfigError where not ours."""
+    if not out.exists():
+        return {}
+    if not out.is_dir():
+        raise ConfigError(f"{out} is a file: expected a folder to publish into")
+    mark = out / MARK
+    if not mark.is_file():
+        if any(one.name != ".git" for one in out.iterdir()):
+            raise ConfigError(f"{out} holds other files: choose a new or an empty folder to publish into")
+        return {}
+    try:
+        found = json.loads(mark.read_text(encoding="utf-8"))["files"]
+        published = {str(name): [str(one) for one in hashes] for name, hashes in found.items() if name in NAMES}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        raise ConfigError(f"{mark} is damaged: delete the folder {out}, or choose another") from None
+    for name in NAMES:
+        path = out / name
+        if path.exists() and (name not in published or files.sha256(path) not in published[name]):
+            raise ConfigError(
+                f"{path} was changed since it was published: keep your text in another file and delete this one, "
+                "or choose another folder"
+            )
+    return published
+
+
+def write(out: Path, contents: Contents, published: dict[str, list[str]]) -> None:
+    """All of the contents, then nothing of what was published before and is no more."""
+    hashes = {name: sha256(content) for name, content in contents.items()}
+    with files.explained(out):
+        for name in contents:
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+    # A call that is cut short leaves a folder that the next call knows as its own.
+    either = {name: sorted({*published.get(name, []), hashes[name]}) for name in contents} | {
+        name: allowed for name, allowed in published.items() if name not in contents
+    }
+    write_mark(out, either)
+    for name, content in contents.items():
+        if isinstance(content, bytes):
+            files.write_atomically(out / name, lambda file, content=content: file.write(content))
+        else:
+            with content.open("rb") as opened:
+                files.write_atomically(out / name, lambda file, opened=opened: shutil.copyfileobj(opened, file))
+    for name in published:
+        if name not in contents:
+            with files.explained(out / name):
+                (out / name).unlink(missing_ok=True)
+    write_mark(out, {name: [one] for name, one in hashes.items()})
+
+
+def write_mark(out: Path, hashes: dict[str, list[str]]) -> None:
+    files.write_json(out / MARK, {"ganvas": "publish", "format": 1, "files": hashes})
+
+
+def sha256(content: bytes | Path) -> str:
+    return files.sha256(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
+
+
+def size_of(content: bytes | Path) -> int:
+    return content.stat().st_size if isinstance(content, Path) else len(content)
+
+
+# -- what is in it --
+
+
+@dataclass(frozen=True)
+class Issue:
+    """What is published of one run."""
+
+    folder: Path
+    facts: Facts
+    most: float
+    """MB of a file."""
+
+    @property
+    def generator(self) -> Generator:
+        return self.facts.generator
+
+    @property
+    def shows_real(self) -> bool:
+        return card.may_show(self.facts.licence)
+
+    def contents(self, weights: Path) -> Contents:
+        found: Contents = self.pictures()
+        if self.facts.evaluation is not None:
+            found[NUMBERS] = (json.dumps(nameless(self.facts.evaluation), indent=2, ensure_ascii=False) + "\n").encode()
+        found["model/config.json"] = weights.parent / "config.json"
+        found["model/README.md"] = card.card(self.facts).encode()
+        if (weights.parent / "directions.json").is_file():
+            found["model/directions.json"] = weights.parent / "directions.json"
+        if weights.stat().st_size <= self.most * 1e6:
+            found[MODEL] = weights
+        found[README] = self.readme(found, weights).encode()
+        found = {name: found[name] for name in NAMES if name in found}
+        if large := [name for name, content in found.items() if size_of(content) > self.most * 1e6]:
+            raise ConfigError(
+                f"--max-mb {self.most:g}: {large[0]} takes {size_of(found[large[0]]) / 1e6:.1f}: allow more"
+            )
+        return found
+
+    def pictures(self) -> Contents:
+        found: Contents = {}
+        if grids := Run(self.folder).grids():
+            places = np.unique(np.linspace(0, len(grids) - 1, MOST_FRAMES).round().astype(int))
+            scenes = [film.scene(grids[i][1], grids[i][0]) for i in places]
+            found[FILM] = film.gif(scenes, film.Timing(film.FRAME_MS, film.LAST_MS), min(GIF_MB, self.most))
+        limit = min(PICTURE_MB, self.most)
+        for name, truncation in ((SAMPLES, 1.0), (TRUNCATED, TRUNCATION)):
+            pixels, seeds = self.samples(truncation)
+            text = provenance(self.generator.hash, {"seeds": seeds, "truncation": truncation})
+            found[name] = png(to_image(pixels), limit, text)
+        for name, key in ((GENERATED, "generated"), (REAL, "real")):
+            picture = self.compared(key)
+            if picture is not None and self.shows_real:
+                text = provenance(self.generator.hash, {"grid": "evaluation"}) if key == "generated" else None
+                found[name] = png(picture, limit, text)
+        if self.shows_real and (pairs := self.closest()):
+            found[CLOSEST] = png(pairs, limit, None)
+        return found
+
+    def samples(self, truncation: float) -> tuple[np.ndarray, str]:
+        """A grid of the first seeds, a row a class if there are any; and the seeds in words."""
+        config = self.generator.info.config
+        shape = layout(config.height, config.width, config.num_classes)
+        seeds = range(shape.rows * shape.columns)
+        labels = [seed // shape.columns for seed in seeds] if self.generator.classes else None
+        parts = [to_pixels(images) for images in self.generator.batches(seeds, labels, truncation)]
+        return grid(np.concatenate(parts), shape.columns), f"0-{len(seeds) - 1}"
+
+    def compared(self, key: str) -> Image.Image | None:
+        """A grid of the evaluation."""
+        pictures = (self.facts.evaluation or {}).get("pictures")
+        return opened(self.folder, pictures.get(key)) if isinstance(pictures, dict) else None
+
+    def closest(self) -> Image.Image | None:
+        """Pairs of a generated picture and the training picture that is nearest to it, in two columns of pairs."""
+        rows = ((self.facts.evaluation or {}).get("copies") or {}).get("closest") or []
+        pairs = [one for row in rows[:PAIRS] if (one := opened(self.folder, row.get("file"))) is not None]
+        if not pairs:
+            return None
+        width, height = pairs[0].size
+        columns, gap = 2, 8
+        rows_of = -(-len(pairs) // columns)
+        sheet = Image.new("RGB", (columns * (width + gap) - gap, rows_of * (height + gap) - gap), "white")
+        for i, pair in enumerate(pairs):
+            sheet.paste(pair.convert("RGB"), (i % columns * (width + gap), i // columns * (height + gap)))
+        return sheet
+
+    # -- words --
+
+    def readme(self, found: Contents, weights: Path) -> str:
+        facts = self.facts
+        parts = [f"# {escape(facts.title)}", card.notice(facts), card.about(facts)]
+        if FILM in found:
+            time = f", {card.duration(facts.seconds)} on {escape(facts.run.get('device'))}" if facts.seconds else ""
+            parts += [
+                "## The training",
+                image("Preview grids from the first to the last step of the training", FILM),
+                f"*Every place in the grid keeps its latent from the first to the last of {facts.images_seen:,} images "
+                f"seen{time}.*",
+            ]
+        parts += ["## Samples", *self.sample_words()]
+        parts += ["## Use", self.use_words(found, weights)]
+        parts += ["## How good it is", card.evaluation(facts), *self.real_words(found)]
+        for title, part in (
+            ("Intended use", card.intended), ("Must not be used", card.forbidden),
+            ("Training data", card.training_data), ("Limits", card.limits), ("Training and its cost", card.cost),
+        ):  # fmt: skip
+            parts += [f"## {title}", part(facts)]
+        parts += ["## Files", self.file_words(found, weights)]
+        return "\n\n".join(parts) + "\n"
+
+    def sample_words(self) -> list[str]:
+        config, classes = self.generator.info.config, self.generator.classes
+        shape = layout(config.height, config.width, config.num_classes)
+        last = shape.rows * shape.columns - 1
+        rows = ""
+        if classes:
+            shown = ", ".join(escape(name) for name in classes[: shape.rows])
+            rows = f" A row a class: {shown}" + (f" (of {len(classes)} classes)." if len(classes) > shape.rows else ".")
+        return [
+            image(f"{last + 1} generated pictures, not selected", SAMPLES),
+            f"*Not selected: the seeds 0 to {last}, none left out, at truncation 1 (all the variety).{rows}*",
+            image(f"The same {last + 1} seeds at truncation {TRUNCATION:g}", TRUNCATED),
+            f"*The same seeds at truncation {TRUNCATION:g}: nearer to the mean, with less variety.*",
+        ]
+
+    def use_words(self, found: Contents, weights: Path) -> str:
+        if MODEL in found:
+            commands = "pip install ganvas\nganvas sample model --n 16 --out samples"
+            return f"```sh\n{commands}\n```\n\nThe weights are one safetensors file: loading them runs no code."
+        size = weights.stat().st_size / 1e6
+        return (
+            f"The weights ({size:,.1f} MB) are not in this folder: no file here is larger than {self.most:g} MB. "
+            "Whoever has the run can put them on a hub with `ganvas hub push RUN owner/name`; then\n\n"
+            "```sh\npip install 'ganvas[hub]'\nganvas sample owner/name --n 16 --out samples\n```\n\n"
+            "draws pictures. Or keep them here with Git LFS (`git lfs track '*.safetensors'`) and publish again with "
+            f"`--max-mb {math.ceil(size)}`."
+        )
+
+    def real_words(self, found: Contents) -> list[str]:
+        facts = self.facts
+        licence = escape(facts.licence or "not stated")
+        if not self.shows_real:
+            return [
+                f"No real pictures are shown: the licence of the training data ({licence}) is not known to let "
+                "everybody show them."
+            ]
+        if REAL not in found:
+            return ["No real pictures are shown: the run has no evaluation of these weights to show them from."]
+        by = f", {escape(facts.attribution)}" if facts.attribution else ""
+        note = escape((facts.evaluation or {}).get("pictures", {}).get("note", ""))
+        parts = [
+            f"Generated ({note}):",
+            image("Generated pictures that were evaluated", GENERATED),
+            f"Real pictures of the training data ({licence}{by}), scaled:",
+            image("Real pictures of the data set", REAL),
+        ]
+        if CLOSEST in found:
+            parts += [
+                "The generated pictures that come nearest to a training picture, each with that picture on its right:",
+                image("Pairs of a generated picture and the nearest real one", CLOSEST),
+            ]
+        return parts
+
+    def file_words(self, found: Contents, weights: Path) -> str:
+        there = [name for name in NAMES if name in found]
+        rows = [[f"[{name}]({name})", MEANING[name], size_words(size_of(found[name]))] for name in there]
+        if MODEL not in found:
+            rows.append([MODEL, "the weights: not here, see *Use*", size_words(weights.stat().st_size)])
+        return card.table(["file", "", "size"], rows)
+
+
+def image(words: str, name: str) -> str:
+    return f"![{words}]({name})"
+
+
+def size_words(size: int) -> str:
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{max(1, round(size / 1e3))} kB"
+
+
+def opened(folder: Path, name: object) -> Image.Image | None:
+    """A picture of the run by the name that a file tells; none that lies outside, or is no picture."""
+    if not isinstance(name, str):
+        return None
+    path = folder / name
+    try:
+        if not path.resolve().is_relative_to(folder.resolve()):
+            return None
+        with Image.open(path) as found:
+            return film.eight_bit(found)
+    except (OSError, SyntaxError, ValueError):
+        return None
+
+
+def png(picture: Image.Image, limit: float, text: dict[str, str] | None) -> bytes:
+    """The picture as PNG of at most `limit` MB: small ones enlarged by whole pixels, large ones made smaller."""
+    longer = max(picture.size)
+    if longer < SHARP:
+        times = -(-SHARP // longer)
+        picture = picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
+    side = min(WIDEST, max(picture.size))
+    while True:
+        smaller = picture.copy()
+        smaller.thumbnail((side, side), Image.Resampling.LANCZOS)
+        buffer = io.BytesIO()
+        smaller.save(buffer, "PNG", optimize=True, pnginfo=png_text(text))
+        if buffer.tell() <= limit * 1e6:
+            return buffer.getvalue()
+        side = int(side * 0.9 * math.sqrt(limit * 1e6 / buffer.tell()))  # bytes go with the area
+
+
+def nameless(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """The evaluation without names of training pictures, which may tell who that is, and of files that stay behind."""
+    found = copy.deepcopy(evaluation)
+    found.pop("pictures", None)
+    for part in (found.get("copies") or {}).get("closest") or []:
+        part.pop("training", None)
+        part.pop("file", None)
+    for part in found.get("marks") or []:
+        part.pop("file", None)
+    if isinstance(found.get("real_or_fake"), dict):
+        found["real_or_fake"].pop("map", None)
+    return found

@@ -1,0 +1,99 @@
+"""Pictures as one ZIP file: with their seeds in a table, and a favourites file that makes them again."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from typing import IO
+
+from starlette.background import BackgroundTask
+from starlette.responses import StreamingResponse
+
+from ganvas.explore.recipes import Recipe
+from ganvas.explore.sampling import file_name as plain
+from ganvas.studio import commands
+from ganvas.studio.engine import Engine, Loaded
+from ganvas.studio.refusals import BusyError
+
+IN_MEMORY = 2**23  # bytes; what is larger is put together on the disk
+PIECE = 2**16
+PATIENCE = 60  # seconds that an archive waits for room in the queue
+
+
+async def response(engine: Engine, loaded: Loaded, recipes: Sequence[Recipe]) -> StreamingResponse:
+    """The ZIP file, drawn piece by piece so that it takes its turn among other requests."""
+    file: IO[bytes] = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 (closed when it has been sent)
+    try:
+        names = [f"{place:04}-{file_name(loaded, recipe)}.png" for place, recipe in enumerate(recipes)]
+        with zipfile.ZipFile(file, "w") as target:  # stored: PNG files do not become smaller
+            for start in range(0, len(recipes), loaded.batch):
+                part = recipes[start : start + loaded.batch]
+                drawn = await patiently(engine, loaded, part)
+                for name, content in zip(names[start:], drawn, strict=False):
+                    target.writestr(name, content)
+            target.writestr("manifest.csv", manifest(loaded, recipes, names))
+            target.writestr("favourites.json", commands.favourites(loaded, recipes))
+        size = file.tell()
+        file.seek(0)
+    except BaseException:
+        file.close()
+        raise
+    headers = {
+        "content-disposition": f'attachment; filename="{plain(loaded.place.name)}-{len(recipes)}.zip"',
+        "content-length": str(size),
+    }
+    return StreamingResponse(
+        pieces(file), media_type="application/zip", headers=headers, background=BackgroundTask(file.close)
+    )
+
+
+async def patiently(engine: Engine, loaded: Loaded, recipes: Sequence[Recipe]) -> list[bytes]:
+    for _ in range(PATIENCE):
+        try:
+            return await engine.pictures(loaded, recipes)
+        except BusyError:
+            await asyncio.sleep(1)
+    return await engine.pictures(loaded, recipes)
+
+
+def pieces(file: IO[bytes]) -> Iterator[bytes]:
+    while piece := file.read(PIECE):
+        yield piece
+
+
+def file_name(loaded: Loaded, recipe: Recipe) -> str:
+    """Such as seed17-Hand; letters, digits, dots and dashes alone."""
+    start = f"seed{recipe.seed}" if recipe.seed is not None else "code"
+    extra = [name for name, has in (("edited", recipe.edits), ("morph", recipe.towards), ("mix", recipe.mix)) if has]
+    return (
+        plain("-".join([start, *filter(None, [label_of(loaded, recipe)]), *extra]))
+        .encode("ascii", "replace")
+        .decode()
+        .replace("?", "-")
+    )
+
+
+def label_of(loaded: Loaded, recipe: Recipe) -> str:
+    """The class, "" where there is none or several."""
+    classes = loaded.generator.classes
+    if not classes:
+        return ""
+    if isinstance(recipe.label, str):
+        return recipe.label
+    return classes[(recipe.seed or 0) % len(classes)] if recipe.label is None else ""
+
+
+def manifest(loaded: Loaded, recipes: Sequence[Recipe], names: Sequence[str]) -> str:
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["file", "seed", "label", "truncation", "recipe", "model"])
+    for name, recipe in zip(names, recipes, strict=True):
+        seed = "" if recipe.seed is None else recipe.seed
+        told = json.dumps(recipe.to_dict())
+        writer.writerow([name, seed, label_of(loaded, recipe), recipe.truncation, told, loaded.generator.hash])
+    return table.getvalue()

@@ -1,0 +1,246 @@
+"""What requests and answers hold: the API's documentation is made from these."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ganvas.errors import ConfigError
+from ganvas.explore.recipes import LARGEST_SEED, Recipe
+from ganvas.studio.engine import BATCH, LARGEST, checked
+
+MOST_ARCHIVED = 1000  # pictures of one ZIP file
+Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
+Name = Annotated[str, Field(max_length=300, description="A run or a model, as `GET /api/places` names it")]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, populate_by_name=False)
+
+
+class TowardsBody(Strict):
+    to: RecipeBody
+    share: Number = Field(description="0: the picture itself, 1: the other one")
+
+
+class MixBody(Strict):
+    other: RecipeBody = Field(alias="with")
+    depths: list[Annotated[int, Field(ge=0, le=99)]] = Field(
+        min_length=1, max_length=100, description="Depths, coarse to fine, that follow the other picture"
+    )
+
+
+class RecipeBody(Strict):
+    """All that makes one picture again. Done in this order: seed or code, truncation, edits, towards, mix."""
+
+    seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] | None = None
+    code: list[list[Number]] | None = Field(None, max_length=101, description="In place of a seed")
+    label: str | dict[str, Number] | None = Field(None, description="A class, or weights of classes")
+    truncation: float = Field(1.0, ge=0, le=1, description="1: all the variety, 0: the mean")
+    edits: dict[str, Number] = Field({}, description="Directions by name, in standard deviations")
+    towards: TowardsBody | None = None
+    mix: MixBody | None = None
+
+    def recipe(self) -> Recipe:
+        """Raises ConfigError with a sentence."""
+        return checked(Recipe.from_dict(self.model_dump(by_alias=True, exclude_none=True, exclude_unset=True)))
+
+
+class Pictures(Strict):
+    model: Name
+    recipes: list[RecipeBody] = Field(min_length=1, max_length=BATCH)
+    columns: int | None = Field(None, ge=1, le=BATCH, description="Of the sheet")
+
+
+class One(Strict):
+    model: Name
+    recipe: RecipeBody
+
+
+class Archive(Strict):
+    model: Name
+    recipes: list[RecipeBody] = Field(min_length=1, max_length=MOST_ARCHIVED)
+
+
+class Kept(Strict):
+    model: Name
+    recipe: RecipeBody
+    in_list: str = Field("favourites", max_length=40, alias="list")
+    title: str | None = Field(None, max_length=200)
+
+
+class Command(Strict):
+    model: Name
+    recipes: list[RecipeBody] = Field([], max_length=MOST_ARCHIVED)
+    in_list: str | None = Field(
+        None, max_length=40, alias="list", description="In place of recipes, a list of kept pictures"
+    )
+    film: bool = Field(False, description="A film through the pictures, instead of the pictures")
+
+
+class Wanted(Strict):
+    model: Name
+    num: int = Field(8, ge=1, le=32)
+
+
+# ---- answers ----
+
+
+class Error(BaseModel):
+    error: str = Field(description="One sentence: what came, what was expected, what to do")
+
+
+class PlaceOut(BaseModel):
+    name: str
+    is_run: bool
+    has_model: bool
+
+
+class Places(BaseModel):
+    places: list[PlaceOut]
+    version: str
+
+
+class DirectionOut(BaseModel):
+    name: str
+    source: str
+    depths: list[int] | None
+
+
+class ModelOut(BaseModel):
+    name: str
+    hash: str = Field(description="SHA-256 of the weights, as in the pictures' metadata")
+    version: str = Field(description="Changes with weights and directions; part of a picture's address")
+    newer: bool = Field(description="The file has changed since: load it with anew=true")
+    architecture: str
+    height: int
+    width: int
+    channels: int
+    depth: int
+    kind: str
+    classes: list[str]
+    num_depths: int
+    images_seen: int
+    directions: list[DirectionOut]
+    sentence: str
+    lists: list[str]
+
+
+class Drawn(BaseModel):
+    address: str = Field(description="Where the picture can be had again; empty where it is too long")
+    png: str = Field(description="The file, in base64")
+
+
+class DrawnList(BaseModel):
+    pictures: list[Drawn]
+
+
+class RecipeOut(BaseModel):
+    recipe: dict[str, Any]
+
+
+class KeptOut(BaseModel):
+    recipe: dict[str, Any]
+    title: str
+
+
+class ListOut(BaseModel):
+    name: str
+    lists: list[str]
+    file: str
+    pictures: list[KeptOut]
+
+
+class Aside(BaseModel):
+    file: str
+
+
+class CommandOut(BaseModel):
+    command: str
+
+
+class Near(BaseModel):
+    index: int
+    name: str
+    correlation: float
+    score: float
+    copy_of_it: bool
+    moved: str
+
+
+class NearOut(BaseModel):
+    state: str = Field(description="preparing, ready or absent")
+    sentence: str
+    found: list[Near]
+
+
+class TaskOut(BaseModel):
+    id: str
+    kind: str
+    state: str = Field(description="waiting, working, done or failed")
+    sentence: str
+    done: int
+    total: int
+    result: dict[str, Any]
+
+
+class RunLine(BaseModel):
+    name: str
+    state: str
+    progress: float
+    images: int
+    sentence: str
+    score: float | None
+    grid: int | None
+
+
+class Runs(BaseModel):
+    runs: list[RunLine]
+
+
+class HealthOut(BaseModel):
+    health: str
+    words: str
+    action: str
+    images: int
+
+
+class RunOut(BaseModel):
+    name: str
+    sentence: str
+    state: str = Field(description="waiting, training, finished or stopped")
+    progress: float
+    images: int
+    seconds: float | None
+    eta: float | None
+    rate: float | None
+    score: float | None
+    best: float | None
+    about: dict[str, str]
+    options: dict[str, str]
+    reports: dict[str, list[float | None]]
+    vitals: dict[str, list[float | None]]
+    health: list[HealthOut]
+    grids: list[int]
+    films: list[str]
+    has_model: bool
+
+
+def read_recipe(text: str) -> Recipe:
+    """A recipe of an address, as JSON."""
+    try:
+        return RecipeBody.model_validate(json.loads(text)).recipe()
+    except ValidationError as error:
+        raise ConfigError(f"the recipe: {in_words(error.errors(include_url=False))}") from None
+    except (ValueError, RecursionError):
+        raise ConfigError('the recipe is no JSON: expected something like {"seed": 5}') from None
+
+
+def in_words(errors: list[Any]) -> str:
+    """The first thing that is wrong with a request, as a sentence."""
+    first = errors[0]
+    place = " ".join(str(part) for part in first["loc"] if part not in ("body", "query"))
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return f"{place or 'the request'}: {first['msg'][0].lower()}{first['msg'][1:]}{more}"

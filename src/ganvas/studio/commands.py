@@ -1,0 +1,76 @@
+"""The command line that makes again what is on the screen."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ganvas.errors import ConfigError
+from ganvas.explore.recipes import Favourites, Recipe
+from ganvas.studio.engine import Loaded
+
+LONGEST = 100_000  # letters; a shell takes about 131,000 in one word
+
+
+def of_recipes(loaded: Loaded, recipes: Sequence[Recipe], film: bool = False) -> str:
+    """For seeds of one class and truncation `ganvas sample`; else the recipes are written into a file first.
+
+    film: one that passes through the pictures. Raises ConfigError where the recipes are too long for a command.
+    """
+    source = shlex.quote(str(loaded.place.folder))
+    labels = {one.label if isinstance(one.label, str) else None for one in recipes}
+    truncations = {one.truncation for one in recipes}
+    if all(is_seed(one) for one in recipes) and len(labels) == len(truncations) == 1:
+        seeds = ranges([one.seed or 0 for one in recipes])
+        label, truncation = labels.pop(), truncations.pop()
+        options = [] if label is None else [("--labels" if film else "--label") + f" {shlex.quote(label)}"]
+        options += [] if truncation == 1 else [f"--truncation {truncation:g}"]
+        if film:
+            # Without a label every seed has its own class, and the film must be told of it.
+            classes = loaded.generator.classes
+            own = [classes[(one.seed or 0) % len(classes)] for one in recipes] if classes and label is None else []
+            options += [f"--labels {shlex.quote(','.join(own))}"] if own else []
+            return " ".join(["ganvas interpolate", source, f"--seeds {seeds}", *options, "--out morph.gif"])
+        return " ".join(["ganvas sample", source, f"--seeds {seeds}", *options, "--out pictures"])
+    content = json.dumps(json.loads(favourites(loaded, recipes)), separators=(",", ":"))
+    if len(content) > LONGEST:
+        raise ConfigError("these recipes are too long for a command: keep the pictures, then copy the list's command")
+    follow = f"ganvas interpolate {source} --favourites pictures.json --out morph.gif"
+    if not film:
+        follow = f"ganvas favourites {source} pictures.json --out pictures"
+    return f"printf %s {shlex.quote(content)} > pictures.json && {follow}"
+
+
+def of_list(loaded: Loaded, file: Path, film: bool = False) -> str:
+    source, name = shlex.quote(str(loaded.place.folder)), shlex.quote(str(file))
+    if film:
+        return f"ganvas interpolate {source} --favourites {name} --out morph.gif"
+    return f"ganvas favourites {source} {name} --out kept"
+
+
+def is_seed(recipe: Recipe) -> bool:
+    """Whether seed, class and truncation are all of it."""
+    more = recipe.edits or recipe.towards or recipe.mix or isinstance(recipe.label, Mapping)
+    return recipe.seed is not None and not more
+
+
+def ranges(seeds: Sequence[int]) -> str:
+    """Seeds in their order, as parse_seeds reads them: 0-9,42."""
+    parts: list[list[int]] = []
+    for seed in seeds:
+        if parts and seed == parts[-1][1] + 1:
+            parts[-1][1] = seed
+        else:
+            parts.append([seed, seed])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
+
+
+def favourites(loaded: Loaded, recipes: Sequence[Recipe]) -> str:
+    """The content of a favourites file of these pictures."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "favourites.json"
+        Favourites(loaded.generator.hash, list(recipes), dict(loaded.directions)).save(path)
+        return path.read_text(encoding="utf-8")

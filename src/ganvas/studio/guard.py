@@ -1,0 +1,194 @@
+"""Who may ask, and for how much: hosts, tokens, other sites' pages, bytes; and the headers of every answer.
+
+A studio on the loopback address is open to whoever sits at the machine. A page of another site could still ask it, by
+a name that it makes point to 127.0.0.1 (DNS rebinding), or blindly by a form: the Host and Origin headers tell.
+On any other address a token is needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Asgi = Callable[[Message, Receive, Send], Awaitable[None]]
+
+BODY_BYTES = 2**24  # of an upload
+JSON_BYTES = 2**22  # of any other request
+URL_BYTES = 2**15
+
+HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; media-src 'self'; "
+        "connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+}
+
+
+class TooLargeError(Exception):
+    """The body has more bytes than allowed."""
+
+
+class Guard:
+    """Wraps the application. token: asked of everyone where given; else only the names of this machine are served."""
+
+    def __init__(self, inner: Asgi, token: str | None = None, hosts: frozenset[str] = frozenset()) -> None:
+        self.inner = inner
+        self.token = token
+        self.hosts = hosts | {"localhost", "127.0.0.1", "::1"}
+        digest = hashlib.sha256((token or "").encode(errors="surrogateescape")).hexdigest()
+        self.cookie = f"ganvas-{digest[:8]}"  # two studios of one machine share a cookie jar
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            return await self.inner(scope, receive, send)
+        if scope["type"] != "http":
+            return None
+        headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
+        refused = self.refused(scope, headers)
+        if refused is not None:
+            return await answer(send, *refused)
+        given = self.given_once(scope)
+        if given is not None:
+            return await answer(send, 303, "", given)
+        limit = BODY_BYTES if scope["path"] == "/api/projections" else JSON_BYTES
+        return await self.limited(scope, receive, send, headers, limit)
+
+    def refused(self, scope: Message, headers: dict[str, str]) -> tuple[int, str] | None:
+        """(status, sentence) of a request that is not served."""
+        host = host_of(headers.get("host", ""))
+        if self.token is None and host not in self.hosts:
+            return 403, (
+                f"the name {host[:80]!r} is not this studio's: open it by the address that it printed "
+                "(localhost or 127.0.0.1)"
+            )
+        origin = headers.get("origin")
+        if origin is not None and origin_host(origin) != headers.get("host", "").lower():
+            return 403, "this request comes from another site's page: open the studio itself"
+        if headers.get("sec-fetch-site") in ("cross-site", "same-site") and scope["path"].startswith("/api"):
+            return 403, "this request comes from another site's page: open the studio itself"
+        if len(scope.get("query_string", b"")) > URL_BYTES:
+            return 414, f"the address has more than {URL_BYTES:,} bytes: send the recipe with POST /api/pictures"
+        if self.token is not None and not self.is_known(scope, headers):
+            return 401, "this studio needs its token: open the address that it printed, or send it as a bearer token"
+        return None
+
+    def is_known(self, scope: Message, headers: dict[str, str]) -> bool:
+        kind, _, bearer = headers.get("authorization", "").partition(" ")
+        jar = SimpleCookie()
+        try:
+            jar.load(headers.get("cookie", ""))
+        except CookieError:
+            jar.clear()
+        cookie = jar.get(self.cookie)
+        offered = [bearer.strip()] if kind.lower() == "bearer" else []
+        offered += [cookie.value] if cookie is not None else []
+        offered += [value for key, value in query_of(scope) if key == "token"]
+        return any(self.is_token(one) for one in offered)
+
+    def is_token(self, offered: str) -> bool:
+        """Compared in the same time whatever is offered; the cookie holds a hash."""
+        own = (self.token or "").encode(errors="surrogateescape")
+        given = offered.encode(errors="surrogateescape")
+        hashed = hashlib.sha256(own).hexdigest().encode()
+        return hmac.compare_digest(given, own) | hmac.compare_digest(given, hashed)
+
+    def given_once(self, scope: Message) -> list[tuple[bytes, bytes]] | None:
+        """Headers that put a token of the address into a cookie and lead to the address without it."""
+        query = query_of(scope)
+        if self.token is None or scope["method"] != "GET" or "token" not in dict(query):
+            return None
+        rest = urlencode([(key, value) for key, value in query if key != "token"])
+        value = hashlib.sha256(self.token.encode(errors="surrogateescape")).hexdigest()
+        path = "/" + scope["path"].encode().decode("ascii", "ignore").lstrip("/\\")
+        place = (path.replace("\r", "").replace("\n", "") + (f"?{rest}" if rest else "")).encode("latin-1")
+        cookie = f"{self.cookie}={value}; Path=/; HttpOnly; SameSite=Strict".encode()
+        return [(b"location", place), (b"set-cookie", cookie)]
+
+    async def limited(self, scope: Message, receive: Receive, send: Send, headers: dict[str, str], limit: int) -> None:
+        """Serves the request with a body of at most `limit` bytes, and with the headers of every answer."""
+        started, seen = False, 0
+        sentence = f"the request has more than {limit:,} bytes: send less"
+        length = headers.get("content-length", "0")
+        if not length.isascii() or not length.isdigit() or int(length[:20]) > limit:
+            return await answer(send, 413, sentence)
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > limit:
+                raise TooLargeError
+            return message
+
+        async def with_headers(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                own = {key.lower() for key, _ in message["headers"]}
+                added = [(k.encode(), v.encode()) for k, v in HEADERS.items() if k.encode() not in own]
+                message["headers"] = [*message["headers"], *added]
+            await send(message)
+
+        try:
+            await self.inner(scope, counted, with_headers)
+        except TooLargeError:
+            if not started:
+                await answer(send, 413, sentence)
+
+
+async def answer(send: Send, status: int, sentence: str, headers: list[tuple[bytes, bytes]] | None = None) -> None:
+    body = json.dumps({"error": sentence}).encode() if sentence else b""
+    common = [(key.encode(), value.encode()) for key, value in HEADERS.items()]
+    common += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    common += [(b"cache-control", b"no-store"), *(headers or [])]
+    if status == 401:
+        common.append((b"www-authenticate", b"Bearer"))
+    if status == 413:
+        common.append((b"connection", b"close"))  # what is still being sent is not read
+    await send({"type": "http.response.start", "status": status, "headers": common})
+    await send({"type": "http.response.body", "body": body})
+
+
+def query_of(scope: Message) -> list[tuple[str, str]]:
+    text = scope.get("query_string", b"").decode("latin-1")
+    try:
+        return parse_qsl(text, keep_blank_values=True, max_num_fields=100)
+    except ValueError:
+        return []
+
+
+def host_of(header: str) -> str:
+    """The name of a Host header, without its port."""
+    try:
+        return (urlsplit(f"//{header}").hostname or "").lower()
+    except ValueError:
+        return ""
+
+
+def origin_host(origin: str) -> str:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
+
+
+def is_loopback(host: str) -> bool:
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,89 @@
+"""Lists of kept pictures: `favourites.json` beside the model, and others beside it, written whole at every change."""
+
+from __future__ import annotations
+
+import re
+import threading
+from pathlib import Path
+
+from ganvas.errors import ConfigError
+from ganvas.explore.recipes import Favourites, Recipe
+from ganvas.studio.engine import Loaded
+from ganvas.studio.refusals import ConflictError
+
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
+FIRST = "favourites"
+MOST_KEPT, MOST_LISTS, LONGEST = 5000, 50, 200  # pictures of a list, lists of a model, letters of a picture's name
+
+
+class Lists:
+    """The lists of all models; one change at a time."""
+
+    def __init__(self) -> None:
+        self.changing = threading.Lock()
+
+    def names(self, loaded: Loaded) -> list[str]:
+        """The lists that are there, the first one always."""
+        files = sorted(loaded.place.folder.glob(f"{FIRST}-*.json"))[:MOST_LISTS]
+        others = [path.stem.removeprefix(f"{FIRST}-") for path in files]
+        return [FIRST, *(name for name in others if NAME.fullmatch(name) and name != FIRST)]
+
+    def read(self, loaded: Loaded, name: str) -> Favourites:
+        """Raises ConflictError when the file is of another model or damaged."""
+        path = self.file(loaded, name)
+        if not path.exists():
+            return Favourites(loaded.generator.hash)
+        try:
+            return Favourites.read(path, loaded.generator)
+        except ConfigError as error:
+            raise ConflictError(str(error)) from error
+
+    def keep(self, loaded: Loaded, name: str, recipe: Recipe, title: str | None) -> Favourites:
+        """Adds a picture at the end, or gives another title to the one that is kept already."""
+        with self.changing:
+            found = self.read(loaded, name)
+            names = found.names or [""] * len(found.recipes)
+            if recipe in found.recipes:
+                if title is not None:
+                    names[found.recipes.index(recipe)] = title
+            elif len(found.recipes) >= MOST_KEPT:
+                raise ConfigError(f"the list {name} holds {MOST_KEPT:,} pictures: begin another one")
+            else:
+                found.recipes.append(recipe)
+                names.append(title or "")
+            found.names = names
+            return self.save(loaded, name, found)
+
+    def remove(self, loaded: Loaded, name: str, recipe: Recipe) -> Favourites:
+        """Takes a picture out; one that is not there stays away."""
+        with self.changing:
+            found = self.read(loaded, name)
+            names = found.names or [""] * len(found.recipes)
+            left = [pair for pair in zip(found.recipes, names, strict=True) if pair[0] != recipe]
+            if len(left) == len(found.recipes):
+                return found
+            found.recipes, found.names = [one for one, _ in left], [title for _, title in left]
+            return self.save(loaded, name, found)
+
+    def save(self, loaded: Loaded, name: str, found: Favourites) -> Favourites:
+        found.directions = {**found.directions, **loaded.directions}
+        found.save(self.file(loaded, name))
+        return found
+
+    def set_aside(self, loaded: Loaded, name: str) -> str:
+        """Renames a list that cannot be used here, so that a new one can begin; returns the file's new name."""
+        with self.changing:
+            path = self.file(loaded, name)
+            for number in range(1, 1000):
+                new = path.with_name(f"{path.stem}.aside-{number}.json")
+                if not new.exists():
+                    path.rename(new)
+                    return new.name
+            raise ConflictError(f"{path} has been set aside 999 times: move some of those files away")
+
+    def file(self, loaded: Loaded, name: str) -> Path:
+        if not NAME.fullmatch(name):
+            raise ConfigError(
+                f"list {name!r}: expected a name of small letters, digits and -, at most 40 of them, such as portraits"
+            )
+        return loaded.place.folder / (f"{FIRST}.json" if name == FIRST else f"{FIRST}-{name}.json")

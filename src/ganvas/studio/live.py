@@ -1,0 +1,182 @@
+"""A training run as the page watches it: how far, how fast, how well, and what the watch says. Only reads files."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from ganvas.errors import GanvasError
+from ganvas.report.reading import number, sorted_out
+from ganvas.run import Run
+from ganvas.studio.engine import stamp_of
+from ganvas.studio.refusals import AbsentError
+from ganvas.studio.shelf import Place, Shelf
+
+POINTS = 400  # of a curve, at most
+LOG_BYTES = 2**25  # of a log: what is before is left out
+QUIET = 60.0  # seconds without a new file after which a training is not going on; it logs every 2
+USED_UP = 0.97  # part of the budget after which a quiet run has finished
+REPORTS = ("d_real", "d_fake", "loss", "penalty", "lr", "g_norm", "d_norm", "augment", "images_per_second")
+VITALS = ("score", "kid", "precision", "recall", "diversity", "lattice", "sharpness", "near", "d_gap")
+FILMS = {"webp": "image/webp", "mp4": "video/mp4", "gif": "image/gif"}
+
+
+def stamp(place: Place) -> str:
+    """Changes when the run does."""
+    parts = [stamp_of(place.folder / name) for name in ("log.jsonl", "config.json", "samples", "checkpoints", "model")]
+    films = [stamp_of(place.folder / f"training.{ending}") for ending in FILMS]
+    return "-".join(f"{when:x}.{size:x}" for when, size in [*parts, *films]) + f"-{state_is_quiet(place)}"
+
+
+def state_is_quiet(place: Place) -> bool:
+    newest = max(stamp_of(place.folder / name)[0] for name in ("log.jsonl", "samples", "checkpoints"))
+    return time.time() - newest / 1e9 > QUIET
+
+
+def summary(place: Place) -> dict[str, Any]:
+    """One line of the list of runs."""
+    told = watched(place)
+    keys = ("name", "state", "progress", "images", "sentence", "score")
+    return {key: told[key] for key in keys} | {"grid": told["grids"][-1] if told["grids"] else None}
+
+
+def watched(place: Place) -> dict[str, Any]:
+    """All that the page shows of a run; what cannot be read is said in `sentence`."""
+    run = Run(place.folder, writes=False)
+    sentence, config = "", {}
+    try:
+        config = run.config()
+    except GanvasError as error:
+        sentence = str(error)
+    reports, vitals, health = sorted_out(records(place))
+    grids = [images for images, path in run.grids() if path.resolve().is_relative_to(place.folder.resolve())]
+    last = reports[-1] if reports else {}
+    images = int(max([number(last.get("images")) or 0, *(int(one["images"]) for one in vitals[-1:])]))
+    progress = progress_of(config, last, images)
+    return {
+        "name": place.name,
+        "sentence": sentence,
+        "state": state_of(place, progress, vitals),
+        "progress": progress,
+        "images": images,
+        "seconds": number(last.get("seconds")),
+        "eta": number(last.get("eta")),
+        "rate": number(last.get("images_per_second")),
+        "score": number(vitals[-1].get("score")) if vitals else None,
+        "best": min((value for one in vitals if (value := number(one.get("score"))) is not None), default=None),
+        "about": about(config),
+        "options": options(config),
+        "reports": curves(reports, REPORTS),
+        "vitals": curves(vitals, VITALS),
+        "health": [
+            {key: str(one.get(key, "")) for key in ("health", "words", "action")} | {"images": int(one["images"])}
+            for one in health[-50:]
+        ],
+        "grids": grids,
+        "films": [ending for ending in FILMS if (place.folder / f"training.{ending}").is_file()],
+        "has_model": place.weights is not None,
+    }
+
+
+def records(place: Place) -> list[dict[str, Any]]:
+    """The log's lines, the newest part of a very long one; a line that is being written is left out."""
+    path = place.folder / "log.jsonl"
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - LOG_BYTES))
+            lines = file.read(LOG_BYTES).decode(errors="replace").splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(record, dict) and number(record.get("images")) is not None:
+            found.append(record)
+    return found
+
+
+def progress_of(config: dict[str, Any], last: dict[str, Any], images: int) -> float:
+    """Part of the budget used, 0 to 1."""
+    train = config.get("train", {})
+    seconds, minutes, budget = number(last.get("seconds")), number(train.get("minutes")), number(train.get("images"))
+    if minutes and seconds is not None:
+        return min(1.0, seconds / (60 * minutes))
+    if epochs := number(train.get("epochs")):
+        data = config.get("data", {})
+        budget = epochs * ((number(data.get("num_images")) or 0) - (number(data.get("num_heldout")) or 0))
+    return min(1.0, images / budget) if budget else 0.0
+
+
+def state_of(place: Place, progress: float, vitals: list[dict[str, Any]]) -> str:
+    """training, finished or stopped; waiting before the first line."""
+    if not state_is_quiet(place):
+        ended = progress >= 1.0 or (progress >= USED_UP and bool(vitals) and vitals[-1].get("change") == 0.0)
+        return "finished" if ended else "training"
+    if progress >= USED_UP:
+        return "finished"
+    return "stopped" if progress > 0 else "waiting"
+
+
+def about(config: dict[str, Any]) -> dict[str, str]:
+    """What it is, in a few words each."""
+    data, model = config.get("data", {}), config.get("model", {})
+    found = {
+        "data": data.get("source"),
+        "pictures": data.get("num_images"),
+        "size": data.get("size"),
+        "model": model.get("model"),
+        "budget": config.get("budget"),
+        "device": config.get("device"),
+        "started": config.get("started"),
+    }
+    return {key: str(value) for key, value in found.items() if value not in (None, "")}
+
+
+def options(config: dict[str, Any]) -> dict[str, str]:
+    """Every option of the run, flat, for comparing two."""
+    parts = {part: config.get(part) for part in ("model", "train")} | {"data": config.get("data", {})}
+    flat = {
+        f"{part} {name}": value
+        for part, values in parts.items()
+        if isinstance(values, dict)
+        for name, value in values.items()
+        if not isinstance(value, dict)
+    }
+    hidden = {"data pack", "data hash", "data attribution"}
+    return {name: "" if value is None else str(value)[:200] for name, value in flat.items() if name not in hidden}
+
+
+def curves(found: list[dict[str, Any]], names: tuple[str, ...]) -> dict[str, list[float | None]]:
+    """Columns of the records, `images` among them, thinned to POINTS; the last record stays."""
+    step = max(1, -(-len(found) // POINTS))
+    kept = found[::-1][::step][::-1]
+    columns = {name: [number(one.get(name)) for one in kept] for name in ("images", *names)}
+    return {name: column for name, column in columns.items() if any(value is not None for value in column)}
+
+
+def grid_file(place: Place, images: int) -> Path:
+    """The preview grid at that number of images; AbsentError where there is none."""
+    grids = dict(Run(place.folder, writes=False).grids())
+    path = grids.get(images)
+    if path is None or not path.resolve().is_relative_to(place.folder.resolve()):
+        raise AbsentError(f"{place.name} has no preview grid at {images:,} images: reload the page")
+    return path
+
+
+def film_file(place: Place, ending: str) -> Path:
+    path = place.folder / f"training.{ending}"
+    if ending not in FILMS or not path.is_file() or not path.resolve().is_relative_to(place.folder.resolve()):
+        raise AbsentError(f"{place.name} has no film training.{ending}: make it with `ganvas video`")
+    return path
+
+
+def run_place(shelf: Shelf, name: str) -> Place:
+    place = shelf.find(name)
+    if not place.is_run:
+        raise AbsentError(f"{name} is a model, not a run: there is no training to watch")
+    return place

@@ -1,0 +1,92 @@
+"""What lies in the folder that the studio was given: models to explore and runs to watch, each under a name.
+
+A client names a run or a model; the name is looked up here and never joined to a path. What resolves to a place outside
+the folder is left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ganvas.errors import ConfigError
+from ganvas.generator import WEIGHTS
+from ganvas.studio.refusals import AbsentError
+
+DEEP = 2  # levels of folders below the given one
+MOST = 200  # runs and models
+LOOKED_AT = 5_000  # folders, so that a slip (the whole disk) does not take minutes
+
+
+@dataclass(frozen=True)
+class Place:
+    """A run or a model folder. name: its path below the given folder, or the folder's own name."""
+
+    name: str
+    folder: Path
+    is_run: bool
+    weights: Path | None
+    """The generator's file; None for a run that has not saved one yet."""
+
+
+class Shelf:
+    """The places of one folder, found anew whenever they are asked for: runs come and go."""
+
+    def __init__(self, root: Path) -> None:
+        """root: a run, a model folder, a weights file or a folder of runs. Raises ConfigError when nothing is there."""
+        if not root.exists():
+            raise ConfigError(f"{root} does not exist: expected a run, a model folder or a folder of runs")
+        self.root = (root if root.is_dir() else root.parent).resolve()
+        if not self.places():
+            raise ConfigError(f"{root} holds no run and no model: expected a run, a model folder or a folder of runs")
+
+    def places(self) -> dict[str, Place]:
+        """By name, in the order of the names."""
+        found: dict[str, Place] = {}
+        level, looked = [self.root], 0
+        for _ in range(DEEP + 1):
+            below: list[Path] = []
+            for folder in level:
+                looked += 1
+                if looked > LOOKED_AT or len(found) >= MOST:
+                    return found
+                place = self.place(folder)
+                if place is not None:
+                    found[place.name] = place
+                else:
+                    below += self.folders(folder)
+            level = below
+        return dict(sorted(found.items()))
+
+    def place(self, folder: Path) -> Place | None:
+        is_run = self.own(folder / "config.json") is not None and (folder / "samples").is_dir()
+        candidates = (folder / "model" / WEIGHTS, folder / WEIGHTS)
+        weights = next((file for file in candidates if self.own(file) is not None), None)
+        if not is_run and weights is None:
+            return None
+        name = folder.relative_to(self.root).as_posix() if folder != self.root else folder.name or "model"
+        return Place(name, folder, is_run, weights)
+
+    def folders(self, folder: Path) -> list[Path]:
+        try:
+            inside = sorted(path for path in folder.iterdir() if path.is_dir())
+        except OSError:
+            return []
+        return [path for path in inside if not path.name.startswith(".") and self.within(path)]
+
+    def own(self, file: Path) -> Path | None:
+        """The file, if it is one and lies in the given folder, symbolic links followed."""
+        try:
+            return file if file.is_file() and self.within(file) else None
+        except OSError:
+            return None
+
+    def within(self, path: Path) -> bool:
+        return path.resolve().is_relative_to(self.root)
+
+    def find(self, name: str) -> Place:
+        """Raises AbsentError for a name that is not here."""
+        place = self.places().get(name)
+        if place is None:
+            raise AbsentError(f"{name!r} is no run and no model of this studio: reload the page for what is here")
+        return place

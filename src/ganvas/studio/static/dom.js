@@ -1,0 +1,100 @@
+// Elements without any HTML text: whatever a name holds, it is shown as text.
+
+export function h(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  set(element, attributes);
+  element.append(...children.flat(3).filter((child) => child !== null && child !== undefined && child !== false));
+  return element;
+}
+
+export function svg(tag, attributes = {}, ...children) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  set(element, attributes);
+  element.append(...children.flat());
+  return element;
+}
+
+function set(element, attributes) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (name === "style") for (const [key, one] of Object.entries(value)) element.style.setProperty(key, one);
+    else if (["value", "checked", "disabled", "hidden", "selected"].includes(name)) element[name] = value;
+    else if (value === true) element.setAttribute(name, "");
+    else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, value);
+  }
+}
+
+export const $ = (id) => document.getElementById(id);
+
+let quiet;
+/** Says something to everybody: shown for a while, and read out. */
+export function say(text, isError = false) {
+  const place = $("said");
+  place.replaceChildren(h("span", { class: isError ? "error" : "" }, text));
+  place.classList.add("shown");
+  clearTimeout(quiet);
+  quiet = setTimeout(() => place.classList.remove("shown"), isError ? 9000 : 5000);
+}
+
+/** Says why something failed; what was stopped on purpose is no failure. */
+export function sayError(error) {
+  if (error?.name !== "AbortError") say(error?.message ?? String(error), true);
+}
+
+export function later(wait, work) {
+  let timer;
+  return (...values) => {
+    clearTimeout(timer);
+    timer = setTimeout(() => work(...values), wait);
+  };
+}
+
+/** A slider with its name and its value in words. */
+export function slider({ label, min, max, step, value, format = (x) => x, oninput, onchange, id }) {
+  const shown = h("output", {}, format(value));
+  const input = h("input", { type: "range", min, max, step, value, id, "aria-label": label });
+  input.value = value; // once its limits are known
+  const tell = () => {
+    shown.textContent = format(Number(input.value));
+    input.setAttribute("aria-valuetext", shown.textContent);
+  };
+  tell();
+  input.addEventListener("input", () => { tell(); oninput?.(Number(input.value)); });
+  input.addEventListener("change", () => onchange?.(Number(input.value)));
+  const row = h("label", { class: "slider" }, h("span", { class: "name" }, label), input, shown);
+  row.put = (number) => { input.value = number; tell(); };
+  row.input = input;
+  return row;
+}
+
+/** Copies a text; where the browser does not allow that, shows it to be copied by hand. */
+export async function copy(text, what) {
+  try {
+    await navigator.clipboard.writeText(text);
+    say(`Copied: ${text.length > 300 ? `${text.slice(0, 300)} …` : text}`);
+  } catch {
+    const field = h("textarea", { readonly: true, rows: 4, "aria-label": what }, text);
+    const dialog = h("dialog", { "aria-label": what }, h("h2", {}, what), field,
+      h("form", { method: "dialog" }, h("button", {}, "Close")));
+    dialog.addEventListener("close", () => dialog.remove());
+    document.body.append(dialog);
+    dialog.showModal();
+    field.select();
+  }
+}
+
+export function download(blob, name) {
+  const link = h("a", { href: URL.createObjectURL(blob), download: name });
+  document.body.append(link);
+  link.click();
+  link.remove();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+}
+
+/** Radio buttons that look like tabs; `pick` is called with the chosen value. */
+export function choice(label, name, values, chosen, pick) {
+  return h("fieldset", { class: "choice" }, h("legend", { class: "unseen" }, label),
+    values.map(([value, text]) => h("label", {},
+      h("input", { type: "radio", name, value, checked: value === chosen, onchange: () => pick(value) }),
+      h("span", {}, text))));
+}

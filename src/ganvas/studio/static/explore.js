@@ -1,0 +1,353 @@
+// Exploring a model: the gallery and its controls, one picture in the panel, kept pictures in the tray.
+
+import { ask, addressOf } from "./client.js";
+import { $, choice, copy, h, later, say, sayError, slider } from "./dom.js";
+import { Gallery } from "./gallery.js";
+import { Panel, finished } from "./panel.js";
+import { classOf, key, percent, variation, words } from "./recipes.js";
+import { Tray, zip } from "./tray.js";
+import { curve } from "./charts.js";
+
+const FEW = 12; // classes shown as buttons; more are a list
+const WIDE = matchMedia("(min-width: 900px)");
+
+export class Explore {
+  constructor(remember) {
+    this.remember = remember; // (values) -> into the page's address
+    this.view = { label: "", truncation: 1, seed: 0, real: false };
+    this.around = null; // { recipe, strength }: the gallery shows variations
+    this.pending = null; // { kind, recipe }: waits for a second picture
+    const root = $("explore");
+    this.controls = h("div", { class: "controls", role: "region", "aria-label": "Controls" });
+    this.place = h("div", {});
+    this.aside = h("aside", { id: "panel", class: "panel", "aria-label": "The picture", hidden: true });
+    root.append(this.controls, h("div", { class: "stage" }, this.place, this.aside));
+    this.tray = new Tray({ chosen: (recipe) => this.open(recipe), changed: () => this.remark() });
+    this.panel = new Panel(this.aside, {
+      keep: (recipe) => this.tray.toggle(recipe),
+      isKept: (recipe) => this.tray.has(recipe),
+      vary: (recipe) => this.vary(recipe),
+      near: (recipes) => this.near(recipes),
+      kept: () => this.tray.recipes(),
+      reload: () => this.load(this.model.name),
+      close: () => this.closePanel(),
+    });
+    this.gallery = new Gallery(this.place, {
+      at: (index) => this.at(index),
+      words: (recipe) => words(recipe, this.model.classes),
+      short: (recipe) => this.short(recipe),
+      isKept: (recipe) => this.tray.has(recipe),
+      keep: (recipe) => this.tray.toggle(recipe),
+      near: (recipes) => this.near(recipes),
+      chosen: (recipe, index, moving) => this.chosen(recipe, moving),
+    });
+    document.addEventListener("keydown", (event) => this.onKey(event));
+    this.acceptFiles(root);
+    this.restart = later(120, () => this.gallery.reset(this.model));
+  }
+
+  // ---- models ----
+
+  async load(name, view = {}, anew = false) {
+    const query = anew ? { model: name, anew: "true" } : { model: name };
+    this.model = await ask("/api/model", { query });
+    const same = this.shownName === name;
+    this.shownName = name;
+    if (!same) {
+      this.view = { ...this.view, label: "", ...view };
+      this.around = null;
+    }
+    if (this.view.label && !this.model.classes.includes(this.view.label)) this.view.label = "";
+    document.documentElement.classList.toggle("pixels", Math.max(this.model.height, this.model.width) <= 64);
+    this.drawControls();
+    await this.tray.open(this.model);
+    this.gallery.reset(this.model);
+    if (same && this.panel.base) {
+      this.panel.model = this.model;
+      this.panel.draw();
+    } else if (WIDE.matches) {
+      this.panel.base = null;
+      this.open(this.at(0));
+    }
+  }
+
+  at(index) {
+    const seed = this.view.seed + index;
+    if (this.around) {
+      const { recipe, strength } = this.around;
+      return index === 0 ? recipe : variation(recipe, seed, strength, this.model.classes);
+    }
+    const recipe = { seed };
+    if (this.view.label) recipe.label = this.view.label;
+    if (this.view.truncation !== 1) recipe.truncation = this.view.truncation;
+    return recipe;
+  }
+
+  short(recipe) {
+    if (this.around && key(recipe) === key(this.around.recipe)) return "the picture itself";
+    const label = this.view.label || this.around ? null : classOf(recipe, this.model.classes);
+    return label === null ? `seed ${recipe.seed}` : `seed ${recipe.seed} · ${label}`;
+  }
+
+  // ---- controls ----
+
+  drawControls() {
+    const { classes } = this.model;
+    const parts = [];
+    const more = []; // folded away on a phone
+    if (this.around) {
+      parts.push(h("div", { class: "crumb" },
+        h("button", { id: "back", onclick: () => this.back() }, "← All pictures"),
+        h("span", {}, `Variations of ${words(this.around.recipe, classes)}`)));
+      parts.push(slider({
+        label: "Strength", min: 0.05, max: 1, step: 0.05, value: this.around.strength, format: percent,
+        oninput: (strength) => { this.around.strength = strength; this.restart(); },
+      }));
+    } else {
+      if (classes.length && classes.length <= FEW) {
+        const values = [["", "All"], ...classes.map((name) => [name, name])];
+        parts.push(choice("Class", "class", values, this.view.label, (label) => this.change({ label })));
+      } else if (classes.length) {
+        const pick = h("select", { id: "class", onchange: () => this.change({ label: pick.value }) },
+          h("option", { value: "" }, "All classes"),
+          classes.map((name) => h("option", { value: name, selected: name === this.view.label }, name)));
+        parts.push(h("label", {}, h("span", { class: "unseen" }, "Class"), pick));
+      }
+      parts.push(slider({
+        label: "Truncation", min: 0, max: 1, step: 0.05, value: this.view.truncation, id: "truncation",
+        format: (value) => (value === 1 ? "1, full variety" : value === 0 ? "0, the mean" : String(value)),
+        oninput: (truncation) => this.change({ truncation }),
+      }));
+      const seed = h("input", { type: "number", min: 0, max: 2 ** 50, step: 1, value: this.view.seed, id: "seed",
+        onchange: () => this.change({ seed: Math.min(2 ** 50, Math.max(0, Math.floor(Number(seed.value) || 0))) }) });
+      more.push(h("label", { class: "seed" }, "First seed ", seed));
+    }
+    more.push(slider({
+      label: "Size", min: 60, max: 320, step: 10, value: this.gallery.size, format: (size) => `${size} px`,
+      oninput: (size) => { this.gallery.size = size; this.gallery.relayout(); },
+    }));
+    const real = h("input", { type: "checkbox", id: "real", checked: this.view.real, onchange: () => this.showReal(real) });
+    more.push(h("label", { class: "check" }, real, " Nearest training picture"));
+    const file = h("input", { type: "file", accept: "image/*", class: "unseen", id: "upload", tabindex: -1,
+      onchange: () => { if (file.files[0]) this.project(file.files[0]); file.value = ""; } });
+    const screen = () => this.gallery.onScreen();
+    more.push(h("div", { class: "actions end" },
+      h("button", { onclick: () => file.click() }, "Project a picture …"), file,
+      h("button", { id: "screen-command", onclick: () => this.command(screen()) }, "Copy command"),
+      h("button", { id: "screen-zip", onclick: () => zip(this.model, screen(), "pictures.zip") }, "ZIP of the screen")));
+    if (this.model.newer) {
+      parts.unshift(h("p", { class: "note" }, "The training has gone on since this model was loaded. ",
+        h("button", { onclick: () => this.load(this.model.name, {}, true).catch(sayError) }, "Load the newer one")));
+    }
+    const fold = h("button", { class: "unfold", "aria-expanded": String(Boolean(this.unfolded)), onclick: () => {
+      this.unfolded = this.controls.classList.toggle("unfolded");
+      fold.setAttribute("aria-expanded", String(this.unfolded));
+      fold.textContent = this.unfolded ? "Fewer controls" : "More controls";
+    } }, this.unfolded ? "Fewer controls" : "More controls");
+    this.controls.replaceChildren(...parts, fold, h("div", { class: "more" }, more));
+  }
+
+  change(values) {
+    Object.assign(this.view, values);
+    this.remember(this.view);
+    this.restart();
+  }
+
+  async showReal(box) {
+    this.view.real = box.checked;
+    if (box.checked && !(await this.near([this.at(0)], true))) {
+      box.checked = this.view.real = false;
+      return;
+    }
+    this.gallery.withReal = box.checked;
+    this.gallery.reset(this.model);
+  }
+
+  async command(recipes) {
+    try {
+      const told = await ask("/api/command", { json: { model: this.model.name, recipes } });
+      await copy(told.command, "The command");
+    } catch (error) {
+      sayError(error);
+    }
+  }
+
+  // ---- one picture ----
+
+  /** A picture of the gallery, by a click, or by moving there (which opens nothing that would cover the gallery). */
+  chosen(recipe, moving = false) {
+    if (moving && (!WIDE.matches || this.aside.hidden)) return;
+    this.open(recipe);
+  }
+
+  open(recipe) {
+    this.aside.hidden = false;
+    document.body.classList.add("with-panel");
+    this.panel.open(this.model, recipe);
+  }
+
+  closePanel() {
+    this.aside.hidden = true;
+    document.body.classList.remove("with-panel");
+    this.panel.base = null;
+    this.gallery.activate(this.gallery.active);
+  }
+
+  remark() {
+    this.gallery?.remark();
+    this.panel?.remark();
+  }
+
+  vary(recipe) {
+    this.around = { recipe, strength: this.around?.strength ?? 0.3 };
+    this.drawControls();
+    this.gallery.reset(this.model);
+    say(`Variations of ${words(recipe, this.model.classes)}`);
+  }
+
+  back() {
+    this.around = null;
+    this.drawControls();
+    this.gallery.reset(this.model);
+  }
+
+  /** The first press marks a picture, the second one takes its partner. */
+  pair(kind, recipe) {
+    const verb = { mix: "Mix", morph: "Morph" }[kind];
+    if (this.pending?.kind !== kind) {
+      this.pending = { kind, recipe };
+      say(`${verb}: choose the second picture and press ${kind === "mix" ? "m" : "o"} again`);
+      return;
+    }
+    const first = this.pending.recipe;
+    this.pending = null;
+    this.panel.base = null;
+    this.open(first);
+    this.panel.with(kind, recipe);
+    say(`${verb} of two pictures`);
+  }
+
+  onKey(event) {
+    const typing = event.target.closest("input:not([type=range], [type=checkbox], [type=radio]), textarea, select, dialog");
+    if ($("explore").hidden || typing || event.ctrlKey || event.metaKey || event.altKey || !this.model) return;
+    const inPanel = event.target.closest("#panel");
+    const recipe = inPanel && this.panel.base ? this.panel.current : this.gallery.current;
+    if (!recipe) return;
+    const does = {
+      k: () => this.tray.toggle(recipe),
+      v: () => this.vary(recipe),
+      m: () => this.pair("mix", recipe),
+      o: () => this.pair("morph", recipe),
+      c: () => this.command([recipe]),
+      d: () => { if (!inPanel) this.open(recipe); this.panel.download(); },
+      Escape: () => this.escape(inPanel),
+    }[event.key];
+    if (does) {
+      event.preventDefault();
+      does();
+    } else if (event.key === "Enter" && event.target.closest(".pick")) {
+      event.preventDefault();
+      this.open(recipe);
+      this.panel.keepButton.focus();
+    } else if (!inPanel && event.key.startsWith("Arrow") && event.target === document.body) {
+      event.preventDefault();
+      this.gallery.activate(this.gallery.active);
+    }
+  }
+
+  escape(inPanel) {
+    if (this.pending) {
+      this.pending = null;
+      say("Nothing is mixed");
+    } else if (inPanel && WIDE.matches) this.gallery.activate(this.gallery.active);
+    else if (inPanel) this.closePanel();
+    else if (this.around) this.back();
+  }
+
+  // ---- the nearest training pictures ----
+
+  /** For each recipe what is nearest; null, and said once, where the training pictures are not at hand. */
+  async near(recipes, aloud = false) {
+    if (this.absent === this.model.name && !aloud) return null;
+    const model = this.model;
+    for (;;) {
+      const told = await ask("/api/nearest", { json: { model: model.name, recipes } });
+      if (model !== this.model) return null;
+      if (told.state === "absent") {
+        this.absent = model.name;
+        if (aloud) say(told.sentence, true);
+        return null;
+      }
+      if (told.state === "ready") {
+        return told.found.map((one) => ({
+          ...one,
+          address: `/api/training-picture?${new URLSearchParams({ model: model.name, index: one.index })}`,
+        }));
+      }
+      if (aloud) say(told.sentence);
+      await new Promise((done) => setTimeout(done, 700));
+    }
+  }
+
+  // ---- an uploaded picture ----
+
+  acceptFiles(root) {
+    root.addEventListener("dragover", (event) => {
+      if (event.dataTransfer?.types.includes("Files")) event.preventDefault();
+    });
+    root.addEventListener("drop", (event) => {
+      const file = event.dataTransfer?.files[0];
+      if (!file) return;
+      event.preventDefault();
+      this.project(file);
+    });
+  }
+
+  async project(file) {
+    const model = this.model;
+    const query = { model: model.name };
+    if (this.view.label) query.label = this.view.label;
+    const says = h("p", { role: "status" }, `${file.name} is being sent …`);
+    const meter = h("progress", { max: 1, value: 0, "aria-label": "Progress of the projection" });
+    const figures = h("div", { class: "figures" });
+    const lost = h("div", {});
+    let task = null;
+    const dialog = h("dialog", { id: "projection", "aria-label": "Projection" }, h("h2", {}, "Projection"), figures, says, meter, lost,
+      h("div", { class: "actions" }, h("button", { onclick: () => dialog.close() }, "Close")));
+    dialog.addEventListener("close", () => {
+      dialog.remove();
+      if (task && task.state !== "done") ask("/api/task/stop", { method: "POST", query: { id: task.id } }).catch(() => {});
+    });
+    document.body.append(dialog);
+    dialog.showModal();
+    try {
+      task = await ask("/api/projections", { body: file, query });
+      const note = task.sentence;
+      figures.append(h("figure", {}, h("img", { class: "large", alt: "The picture that is projected", src: `/api/task/target?id=${task.id}` }),
+        h("figcaption", {}, note || "yours")));
+      task = await finished(task, (now) => {
+        meter.max = now.total || 1;
+        meter.value = now.done;
+        says.textContent = now.state === "waiting" ? "Others are being projected first …" : `Step ${now.done} of ${now.total || "…"}`;
+      });
+      const { recipe, losses } = task.result;
+      const image = h("img", { class: "large", alt: "What the model makes of it" });
+      const { show } = await import("./client.js");
+      await show(image, model, recipe);
+      figures.append(h("figure", {}, image, h("figcaption", {}, "projected")));
+      says.textContent = "Done.";
+      meter.hidden = true;
+      lost.append(curve("Loss", [{ name: "loss", x: losses.map((_, i) => i + 1), y: losses }], { unit: "steps" }));
+      dialog.querySelector(".actions").prepend(
+        h("button", { class: "keep", onclick: () => this.tray.toggle(recipe) }, "♡ Keep"),
+        h("button", { onclick: () => { dialog.close(); this.open(recipe); } }, "Open"));
+    } catch (error) {
+      task = null;
+      says.textContent = error.message;
+      says.classList.add("error");
+      meter.hidden = true;
+    }
+  }
+}
+
+export { addressOf };

@@ -1,0 +1,311 @@
+// One picture: large, beside its nearest training picture, with its sliders, a partner to mix with or to morph to.
+
+import { Live, addressOf, ask, isLong, show, source } from "./client.js";
+import { $, choice, copy, download, h, later, say, sayError, slider } from "./dom.js";
+import { between, classOf, depthsOf, edited, key, mixed, percent, round, signed, words } from "./recipes.js";
+
+const TABS = [["adjust", "Adjust"], ["mix", "Mix"], ["morph", "Morph"]];
+
+export class Panel {
+  /** hooks: { keep(recipe), isKept(recipe), vary(recipe), near(recipes), kept() -> recipes, reload(), close() } */
+  constructor(element, hooks) {
+    Object.assign(this, { element, hooks, model: null, base: null, tab: "adjust", edits: {}, partner: null });
+    this.depths = new Set();
+    this.share = 0.5;
+    this.picture = h("img", { class: "large", alt: "" });
+    this.live = new Live(this.picture, sayError);
+    this.real = h("img", { class: "large", alt: "" });
+    this.realSays = h("figcaption", {});
+    this.realFigure = h("figure", { class: "nearest", hidden: true }, this.real, this.realSays);
+    this.says = h("p", { class: "words" });
+    this.keepButton = h("button", { class: "keep", id: "panel-keep", onclick: () => hooks.keep(this.current) });
+    this.actions = h("div", { class: "actions four" },
+      this.keepButton,
+      h("button", { id: "panel-vary", onclick: () => hooks.vary(this.current) }, "Variations"),
+      h("button", { id: "panel-download", onclick: () => this.download() }, "Download"),
+      h("button", { id: "panel-command", title: "Copy the command that makes this picture again (c)", onclick: () => this.command() }, "Copy command"));
+    this.tabs = h("div", { class: "tabs" });
+    this.body = h("div", { class: "tab" });
+    element.append(
+      h("div", { class: "over" }, this.says,
+        h("button", { class: "plain close", title: "Close (Esc)", "aria-label": "Close", onclick: () => hooks.close() }, "✕")),
+      h("div", { class: "figures" }, h("figure", {}, this.picture), this.realFigure),
+      this.actions, this.tabs, this.body);
+    this.settled = later(250, () => this.findNearest());
+  }
+
+  open(model, recipe) {
+    this.model = model;
+    if (this.base && key(recipe) === key(this.base) && this.ofModel === model) return;
+    Object.assign(this, { ofModel: model, base: recipe, edits: {}, flat: null });
+    if (this.tab !== "adjust" && !this.partner) this.tab = "adjust";
+    this.draw();
+  }
+
+  /** Another picture to mix with, or to morph to. */
+  with(tab, partner) {
+    this.tab = tab;
+    this.partner = partner;
+    this.draw();
+  }
+
+  get adjusted() {
+    return edited(this.base, this.edits);
+  }
+
+  /** The recipe of what is shown. */
+  get current() {
+    if (this.tab === "mix" && this.partner && this.depths.size) {
+      return mixed(this.adjusted, this.partner, [...this.depths].sort((a, b) => a - b));
+    }
+    if (this.tab === "morph" && this.partner) {
+      return between(this.adjusted, this.partner, this.share) ?? between(this.flat ?? this.base, this.partner, this.share);
+    }
+    return this.adjusted;
+  }
+
+  draw() {
+    if (!this.base) return;
+    this.tabs.replaceChildren(choice("What to do with the picture", "tab", TABS, this.tab, (tab) => {
+      this.tab = tab;
+      this.draw();
+    }));
+    this.body.replaceChildren(...{ adjust: () => this.adjust(), mix: () => this.mix(), morph: () => this.morph() }[this.tab]());
+    this.update();
+  }
+
+  async update() {
+    const recipe = this.current;
+    this.says.textContent = words(recipe, this.model.classes);
+    this.picture.alt = `Generated picture: ${this.says.textContent}`;
+    this.remark();
+    this.settled();
+    await this.live.want(this.model, recipe);
+  }
+
+  remark() {
+    if (!this.base) return;
+    const kept = this.hooks.isKept(this.current);
+    this.keepButton.textContent = kept ? "♥ Kept" : "♡ Keep";
+    this.keepButton.setAttribute("aria-pressed", kept);
+    const strip = this.body.querySelector(".partners");
+    if (strip) strip.replaceWith(this.partners());
+  }
+
+  // ---- sliders of this picture ----
+
+  adjust() {
+    const parts = [];
+    if (this.base.seed !== undefined) {
+      parts.push(slider({
+        label: "Truncation", min: 0, max: 1, step: 0.05, value: this.base.truncation ?? 1,
+        oninput: (value) => this.rebase({ truncation: value === 1 ? undefined : value }),
+      }));
+    }
+    if (this.model.classes.length) {
+      const own = classOf(this.base, this.model.classes);
+      const pick = h("select", { id: "panel-class", onchange: () => this.rebase({ label: pick.value }) },
+        this.model.classes.map((name) => h("option", { value: name, selected: name === own }, name)));
+      parts.push(h("label", { class: "slider" }, h("span", { class: "name" }, "Class"), pick));
+    }
+    if (this.model.directions.length) {
+      parts.push(h("h3", {}, "Directions"));
+      for (const one of this.model.directions) {
+        const row = slider({
+          label: one.name, min: -4, max: 4, step: 0.1, value: this.edits[one.name] ?? 0, format: signed,
+          oninput: (value) => {
+            this.edits = { ...this.edits, [one.name]: value };
+            this.update();
+          },
+        });
+        row.title = one.source;
+        row.classList.add("direction");
+        parts.push(row);
+      }
+      parts.push(h("button", { onclick: () => { this.edits = {}; this.draw(); } }, "Reset directions"));
+    } else {
+      parts.push(h("p", { class: "hint" }, this.model.sentence || "This model has no directions yet."),
+        h("button", { id: "find-directions", onclick: (event) => this.findDirections(event.target) }, "Find directions"));
+    }
+    return parts;
+  }
+
+  rebase(change) {
+    const base = { ...this.base, ...change };
+    for (const name of Object.keys(change)) if (change[name] === undefined) delete base[name];
+    this.base = base;
+    this.update();
+  }
+
+  async findDirections(button) {
+    button.disabled = true;
+    try {
+      let task = await ask("/api/directions", { json: { model: this.model.name } });
+      say("Looking for directions …");
+      task = await finished(task, () => {});
+      say(`Found ${task.result.names.length} directions`);
+      await this.hooks.reload();
+    } catch (error) {
+      sayError(error);
+      button.disabled = false;
+    }
+  }
+
+  // ---- with another picture ----
+
+  partners() {
+    const kept = this.hooks.kept().filter((one) => key(one) !== key(this.base));
+    const all = this.partner && !kept.some((one) => key(one) === key(this.partner)) ? [this.partner, ...kept] : kept;
+    return h("div", { class: "partners", role: "group", "aria-label": "The other picture" }, all.slice(0, 60).map((recipe) => {
+      const image = h("img", { alt: "", loading: "lazy" });
+      show(image, this.model, recipe);
+      const chosen = this.partner && key(recipe) === key(this.partner);
+      return h("button", {
+        "aria-pressed": String(Boolean(chosen)), "aria-label": words(recipe, this.model.classes), title: words(recipe, this.model.classes),
+        onclick: () => { this.partner = recipe; this.draw(); },
+      }, image);
+    }));
+  }
+
+  choosing(letter) {
+    return [
+      h("p", { class: "hint" }, "The other picture: one of the kept ones, or press ",
+        h("kbd", {}, letter), " here and then on one of the gallery."),
+      this.partners(),
+    ];
+  }
+
+  mix() {
+    const parts = this.choosing("m");
+    if (!this.partner) return parts;
+    const num = this.model.num_depths;
+    if (!this.depths.size) this.depths = new Set(depthsOf("fine", num));
+    for (const depth of [...this.depths]) if (depth >= num) this.depths.delete(depth);
+    const boxes = [...Array(num).keys()].map((depth) => h("label", { class: "depth" },
+      h("input", {
+        type: "checkbox", checked: this.depths.has(depth), name: `depth-${depth}`,
+        onchange: (event) => {
+          this.depths[event.target.checked ? "add" : "delete"](depth);
+          this.update();
+        },
+      }), h("span", {}, String(depth))));
+    const named = ["coarse", "middle", "fine"].map((name) => h("button", {
+      onclick: () => { this.depths = new Set(depthsOf(name, num)); this.draw(); },
+    }, name));
+    parts.push(
+      h("h3", {}, "Depths that follow the other picture"),
+      h("div", { class: "actions" }, named),
+      h("div", { class: "depths", role: "group", "aria-label": "Depths, coarse to fine" },
+        h("span", { class: "hint" }, "coarse"), boxes, h("span", { class: "hint" }, "fine")));
+    return parts;
+  }
+
+  morph() {
+    const parts = this.choosing("o");
+    if (!this.partner) return parts;
+    this.prepareMorph();
+    const way = slider({
+      label: "Morph", min: 0, max: 1, step: 0.01, value: this.share, format: percent, id: "morph",
+      oninput: (value) => { this.share = value; this.update(); },
+    });
+    const play = h("button", { onclick: () => this.play(way, play) }, "Play");
+    const film = () => this.command([this.adjusted, this.partner], true);
+    parts.push(way, h("div", { class: "actions" }, play, h("button", { onclick: film }, "Copy the film's command")));
+    return parts;
+  }
+
+  /** A picture between others, as a start, must be a code of its own. */
+  async prepareMorph() {
+    if (between(this.adjusted, this.partner, 0.5)) return;
+    try {
+      this.flat = (await ask("/api/code", { json: { model: this.model.name, recipe: this.adjusted } })).recipe;
+      this.update();
+    } catch (error) {
+      sayError(error);
+    }
+  }
+
+  async play(way, button) {
+    this.playing = !this.playing;
+    button.textContent = this.playing ? "Stop" : "Play";
+    let step = 0.02;
+    while (this.playing && way.isConnected && this.tab === "morph") {
+      if (this.share >= 1) step = -0.02;
+      if (this.share <= 0) step = 0.02;
+      this.share = Math.min(1, Math.max(0, round(this.share + step)));
+      way.put(this.share);
+      await this.update();
+      await new Promise((done) => setTimeout(done, 50));
+    }
+    this.playing = false;
+    button.textContent = "Play";
+  }
+
+  // ---- the nearest training picture ----
+
+  async findNearest() {
+    const recipe = this.current;
+    try {
+      const found = await this.hooks.near([recipe]);
+      if (!found || key(recipe) !== key(this.current)) {
+        if (!found) this.realFigure.hidden = true;
+        return;
+      }
+      const [near] = found;
+      this.realFigure.hidden = false;
+      this.real.src = near.address;
+      this.real.alt = `Nearest training picture ${near.name}`;
+      this.realSays.textContent = near.copy_of_it
+        ? `a copy of a training picture? correlation ${near.correlation}`
+        : `nearest training picture, correlation ${near.correlation}${near.moved ? `, ${near.moved}` : ""}`;
+      this.realFigure.classList.toggle("copy", near.copy_of_it);
+    } catch (error) {
+      sayError(error);
+    }
+  }
+
+  // ---- taking it along ----
+
+  async download() {
+    const recipe = this.current;
+    try {
+      const address = addressOf(this.model, recipe, { download: "true" });
+      const name = `${words(recipe, this.model.classes).replace(/[^\p{L}\p{N}.+-]+/gu, "-").slice(0, 60)}.png`;
+      if (!isLong(address)) {
+        const link = h("a", { href: address, download: name });
+        document.body.append(link);
+        link.click();
+        link.remove();
+      } else {
+        const response = await fetch(await source(this.model, recipe));
+        download(await response.blob(), name);
+      }
+      say(`Downloading ${name}`);
+    } catch (error) {
+      sayError(error);
+    }
+  }
+
+  async command(recipes = [this.current], film = false) {
+    try {
+      const told = await ask("/api/command", { json: { model: this.model.name, recipes, film } });
+      await copy(told.command, "The command");
+    } catch (error) {
+      sayError(error);
+    }
+  }
+}
+
+/** Waits for a slow job; `each` is told how far it is. Throws its reason when it fails. */
+export async function finished(task, each) {
+  let now = task;
+  while (now.state === "waiting" || now.state === "working") {
+    each(now);
+    await new Promise((done) => setTimeout(done, 400));
+    now = await ask("/api/task", { query: { id: task.id } });
+  }
+  if (now.state === "failed") throw new Error(now.sentence);
+  return now;
+}
+
+export const panelOf = () => $("panel");

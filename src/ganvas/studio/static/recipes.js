@@ -1,0 +1,89 @@
+// Recipes: what makes a picture again. A seed, a class, a truncation; edits, a way towards another one, a mix.
+
+/** The same whatever the order of its fields. */
+export function key(recipe) {
+  return JSON.stringify(sorted(recipe));
+}
+
+function sorted(value) {
+  if (Array.isArray(value)) return value.map(sorted);
+  if (value === null || typeof value !== "object") return value;
+  return Object.fromEntries(Object.keys(value).sort().map((name) => [name, sorted(value[name])]));
+}
+
+export function classOf(recipe, classes) {
+  if (!classes.length) return null;
+  if (typeof recipe.label === "string") return recipe.label;
+  if (recipe.label) return Object.entries(recipe.label).map(([name, part]) => `${name} ${percent(part)}`).join(", ");
+  return classes[(recipe.seed ?? 0) % classes.length];
+}
+
+export const percent = (part) => `${Math.round(part * 100)}%`;
+
+export function words(recipe, classes = []) {
+  const parts = [recipe.code ? "projected" : `seed ${recipe.seed}`];
+  const label = classOf(recipe, classes);
+  if (label !== null) parts.push(label);
+  if ((recipe.truncation ?? 1) !== 1) parts.push(`truncation ${recipe.truncation}`);
+  for (const [name, amount] of Object.entries(recipe.edits ?? {})) parts.push(`${name} ${signed(amount)}`);
+  if (recipe.towards) parts.push(`${percent(recipe.towards.share)} towards (${words(recipe.towards.to, classes)})`);
+  if (recipe.mix) parts.push(`depths ${recipe.mix.depths.join(", ")} of (${words(recipe.mix.with, classes)})`);
+  return parts.join(" · ");
+}
+
+export const signed = (amount) => `${amount > 0 ? "+" : ""}${Math.round(amount * 100) / 100}`;
+
+/** Directions added to a picture, wherever its code comes from: to both ends of a way, to both parts of a mix. */
+export function edited(recipe, added) {
+  const edits = { ...recipe.edits };
+  for (const [name, amount] of Object.entries(added)) {
+    edits[name] = Math.round(((edits[name] ?? 0) + amount) * 1000) / 1000;
+    if (!edits[name]) delete edits[name];
+  }
+  const changed = { ...recipe, edits };
+  if (!Object.keys(edits).length) delete changed.edits;
+  if (recipe.towards) changed.towards = { ...recipe.towards, to: edited(recipe.towards.to, added) };
+  if (recipe.mix) changed.mix = { ...recipe.mix, with: edited(recipe.mix.with, added) };
+  return changed;
+}
+
+/** From a to b by a share; null where a must first become a code. */
+export function between(a, b, share) {
+  if (a.mix) {
+    const { mix, ...own } = a; // what is mixed row by row may be moved row by row
+    const first = between(own, b, share);
+    const second = between(mix.with, b, share);
+    return first && second && { ...first, mix: { with: second, depths: mix.depths } };
+  }
+  if (!a.towards) return { ...a, towards: { to: b, share } };
+  if (!b.towards && !b.mix) return { ...b, towards: { to: a, share: round(1 - share) } };
+  return null;
+}
+
+export const round = (number) => Math.round(number * 1e6) / 1e6;
+
+/** a with some depths of b. */
+export function mixed(a, b, depths) {
+  if (!a.mix) return { ...a, mix: { with: b, depths } };
+  return { seed: 0, ...labelOf(a), towards: { to: a, share: 1 }, mix: { with: b, depths } }; // a itself, as a start
+}
+
+const labelOf = (recipe) => (recipe.label === undefined ? {} : { label: recipe.label });
+
+/** The nth picture around another one: a strength of 0 is that picture, 1 any other of its class. */
+export function variation(recipe, seed, strength, classes) {
+  const label = classOf(recipe, classes);
+  const own = { seed };
+  if (label !== null) own.label = recipe.label ?? label;
+  if (recipe.truncation !== undefined) own.truncation = recipe.truncation;
+  return { ...own, towards: { to: recipe, share: round(1 - strength) } };
+}
+
+/** Depths by name, as the command line has them. */
+export function depthsOf(name, num) {
+  const [start, end] = { coarse: [0, 1], middle: [1, 2], fine: [2, 3] }[name].map((part) => bankers((num * part) / 3));
+  const found = [...Array(num).keys()].slice(start, end);
+  return found.length ? found : [Math.min(start, num - 1)];
+}
+
+const bankers = (x) => (Math.abs(x % 1) === 0.5 ? 2 * Math.round(x / 2) : Math.round(x)); // as Python rounds

@@ -1,0 +1,81 @@
+// The page: two views, a model; where one is, is in the page's address, so that a reload comes back to it.
+
+import { ask } from "./client.js";
+import { $, h, sayError } from "./dom.js";
+import { Explore } from "./explore.js";
+import { Watch } from "./watch.js";
+
+const told = { view: "explore", values: {} };
+
+function read() {
+  const [view, query = ""] = location.hash.slice(1).split("?");
+  told.view = view === "watch" ? "watch" : "explore";
+  told.values = Object.fromEntries(new URLSearchParams(query));
+}
+
+function write(view, values) {
+  const kept = Object.entries(values).filter(([, value]) => value !== "" && value !== null && value !== undefined && value !== false);
+  const query = new URLSearchParams(kept);
+  history.replaceState(null, "", `#${view}${query.size ? `?${query}` : ""}`);
+  read();
+}
+
+const explore = new Explore((view) => write("explore", {
+  model: $("model").value, label: view.label, truncation: view.truncation === 1 ? "" : view.truncation, seed: view.seed || "",
+}));
+const watch = new Watch({
+  remember: (values) => write("watch", values),
+  explore: (name) => { location.hash = `explore?${new URLSearchParams({ model: name })}`; },
+});
+
+async function places() {
+  const { places } = await ask("/api/places");
+  const models = places.filter((one) => one.has_model);
+  $("model").replaceChildren(...models.map((one) => h("option", { value: one.name }, one.name)));
+  $("to-watch").hidden = !places.some((one) => one.is_run);
+  return models;
+}
+
+async function turn() {
+  read();
+  for (const view of ["explore", "watch"]) {
+    $(view).hidden = view !== told.view;
+    if (view === told.view) $(`to-${view}`).setAttribute("aria-current", "page");
+    else $(`to-${view}`).removeAttribute("aria-current");
+  }
+  document.body.dataset.view = told.view;
+  document.title = `Ganvas studio: ${told.view}`;
+  if (told.view === "watch") {
+    $("tray").hidden = true;
+    await watch.start({ run: told.values.run, other: told.values.with });
+    return;
+  }
+  watch.stop();
+  const models = await places();
+  if (!models.length) {
+    $("tray").hidden = true;
+    $("explore").replaceChildren(h("p", { class: "hint" }, "No run of this folder has a model yet. Watch the training, then come back."));
+    if (!$("to-watch").hidden) location.hash = "watch";
+    return;
+  }
+  const wanted = models.find((one) => one.name === told.values.model) ?? models[0];
+  $("model").value = wanted.name;
+  $("tray").hidden = false;
+  if (explore.shownName === wanted.name) {
+    explore.gallery.relayout();
+    return;
+  }
+  const truncation = Number(told.values.truncation ?? 1);
+  await explore.load(wanted.name, {
+    label: told.values.label ?? "", seed: Math.max(0, Math.floor(Number(told.values.seed) || 0)),
+    truncation: truncation >= 0 && truncation <= 1 ? truncation : 1,
+  });
+}
+
+$("model").addEventListener("change", () => { location.hash = `explore?${new URLSearchParams({ model: $("model").value })}`; });
+$("help").addEventListener("click", () => $("keys").showModal());
+document.addEventListener("keydown", (event) => {
+  if (event.key === "?" && !event.target.closest("input, textarea, select, dialog")) $("keys").showModal();
+});
+addEventListener("hashchange", () => turn().catch(sayError));
+turn().catch(sayError);

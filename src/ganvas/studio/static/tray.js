@@ -1,0 +1,158 @@
+// The kept pictures, at the foot of the page: saved at once, in lists of the model's own folder.
+
+import { ask, show } from "./client.js";
+import { $, copy, download, h, say, sayError } from "./dom.js";
+import { key, words } from "./recipes.js";
+
+export class Tray {
+  /** hooks: { chosen(recipe), changed() } */
+  constructor(hooks) {
+    Object.assign(this, { hooks, pictures: [], keys: new Set(), list: "favourites", lists: ["favourites"] });
+    this.strip = h("ul", { class: "strip", "aria-label": "Kept pictures" });
+    this.title = h("h2", {});
+    this.pickList = h("select", { "aria-label": "List of kept pictures", onchange: () => this.change() });
+    this.refused = h("p", { class: "refused", hidden: true });
+    this.buttons = h("div", { class: "actions" },
+      this.pickList,
+      h("button", { id: "kept-zip", onclick: () => this.zip() }, "ZIP"),
+      h("button", { id: "kept-manifest", onclick: () => this.manifest() }, "Manifest"),
+      h("button", { id: "kept-command", onclick: () => this.command() }, "Copy command"));
+    this.fold = h("button", { class: "plain fold", "aria-label": "Hide kept pictures", "aria-expanded": "true", onclick: () => this.folded() }, "▾");
+    const hint = h("span", { class: "hint" }, "Nothing yet: a picture's heart, or the key k, keeps it.");
+    $("tray").append(h("div", { class: "bar" }, this.fold, this.title, hint, this.buttons), this.refused, this.strip);
+    this.draw();
+  }
+
+  folded() {
+    const closed = $("tray").classList.toggle("closed");
+    this.fold.textContent = closed ? "▴" : "▾";
+    this.fold.setAttribute("aria-expanded", String(!closed));
+    this.fold.setAttribute("aria-label", closed ? "Show kept pictures" : "Hide kept pictures");
+  }
+
+  async open(model, list = "favourites") {
+    this.model = model;
+    this.list = list;
+    try {
+      this.take(await ask("/api/favourites", { query: { model: model.name, list } }));
+    } catch (error) {
+      this.pictures = [];
+      this.refuse(error);
+      this.draw();
+    }
+  }
+
+  refuse(error) {
+    this.refused.hidden = false;
+    this.refused.replaceChildren(h("span", {}, error.message), " ");
+    if (error.status === 409) {
+      this.refused.append(h("button", { onclick: () => this.aside() }, "Set that list aside and begin a new one"));
+    }
+  }
+
+  async aside() {
+    try {
+      const done = await ask("/api/favourites/aside", {
+        method: "POST", query: { model: this.model.name, list: this.list },
+      });
+      say(`The old list is now ${done.file}`);
+      await this.open(this.model, this.list);
+    } catch (error) {
+      sayError(error);
+    }
+  }
+
+  take(told) {
+    this.refused.hidden = true;
+    this.pictures = told.pictures;
+    this.lists = told.lists.includes(told.name) ? told.lists : [...told.lists, told.name];
+    this.list = told.name;
+    this.file = told.file;
+    this.draw();
+  }
+
+  has(recipe) {
+    return this.keys.has(key(recipe));
+  }
+
+  /** Keeps a picture, or lets a kept one go. */
+  async toggle(recipe) {
+    const kept = this.has(recipe);
+    try {
+      const told = await ask(kept ? "/api/favourites/remove" : "/api/favourites", {
+        json: { model: this.model.name, list: this.list, recipe },
+      });
+      this.take(told);
+      say(kept ? "Let go" : `Kept (${told.pictures.length})`);
+    } catch (error) {
+      sayError(error);
+    }
+  }
+
+  draw() {
+    this.keys = new Set(this.pictures.map((one) => key(one.recipe)));
+    this.title.textContent = `Kept ${this.pictures.length}`;
+    this.pickList.replaceChildren(
+      ...this.lists.map((name) => h("option", { value: name, selected: name === this.list }, name)),
+      h("option", { value: " " }, "new list …"));
+    for (const button of this.buttons.querySelectorAll("button")) button.disabled = !this.pictures.length;
+    this.strip.replaceChildren(...this.pictures.map((one) => this.thumb(one)));
+    $("tray").classList.toggle("bare", !this.pictures.length);
+    this.hooks.changed();
+  }
+
+  thumb({ recipe, title }) {
+    const told = title || words(recipe, this.model.classes);
+    const image = h("img", { alt: "", loading: "lazy" });
+    show(image, this.model, recipe);
+    return h("li", {}, h("button", { title: told, "aria-label": `Kept: ${told}`, onclick: () => this.hooks.chosen(recipe) },
+      image));
+  }
+
+  change() {
+    let name = this.pickList.value;
+    if (name === " ") {
+      name = (prompt("Name of the new list: small letters, digits and -") ?? "").trim();
+      if (!name) {
+        this.pickList.value = this.list;
+        return;
+      }
+    }
+    this.open(this.model, name);
+  }
+
+  recipes() {
+    return this.pictures.map((one) => one.recipe);
+  }
+
+  async zip() {
+    await zip(this.model, this.recipes(), `${this.list}.zip`);
+  }
+
+  manifest() {
+    const told = { model: this.model.hash, name: this.model.name, list: this.list, pictures: this.pictures };
+    download(new Blob([JSON.stringify(told, null, 2)], { type: "application/json" }), `${this.list}-manifest.json`);
+  }
+
+  async command() {
+    try {
+      const told = await ask("/api/command", {
+        json: { model: this.model.name, list: this.list },
+      });
+      await copy(told.command, "The command");
+    } catch (error) {
+      sayError(error);
+    }
+  }
+}
+
+export async function zip(model, recipes, name) {
+  say(`${recipes.length} pictures are being packed …`);
+  try {
+    const response = await ask("/api/archive", { json: { model: model.name, recipes }, raw: true });
+    download(await response.blob(), name);
+    say(`${name}: ${recipes.length} pictures`);
+  } catch (error) {
+    sayError(error);
+  }
+}

@@ -1,0 +1,251 @@
+// Watching a training: how far, how well, what the watch says, its pictures; and beside another run.
+
+import { ask } from "./client.js";
+import { count, curve, short } from "./charts.js";
+import { $, copy, h, say, sayError, slider } from "./dom.js";
+import { percent } from "./recipes.js";
+
+const EVERY = 2000; // milliseconds between two looks
+const STATES = { training: "training", finished: "finished", stopped: "stopped", waiting: "not begun" };
+const CHARTS = [
+  ["Distance to real pictures", [["score", "score"]], { log: true, from: "vitals", lower: true }],
+  ["Quality and variety", [["precision", "precision"], ["recall", "recall"], ["diversity", "diversity"]], { from: "vitals" }],
+  ["Discriminator", [["d_real", "D(real)"], ["d_fake", "D(fake)"]], {}],
+  ["Loss", [["loss", "loss"]], {}],
+  ["Gradients", [["g_norm", "generator"], ["d_norm", "discriminator"]], { log: true }],
+  ["Penalty and augmentation", [["penalty", "penalty"], ["augment", "augmentation"]], {}],
+  ["Lattice and sharpness, real = 1", [["lattice", "lattice"], ["sharpness", "sharpness"]], { from: "vitals" }],
+  ["Overfitting and copies", [["d_gap", "gap"], ["near", "near"]], { from: "vitals" }],
+  ["Speed", [["images_per_second", "images/s"]], {}],
+];
+
+export class Watch {
+  constructor(hooks) {
+    this.hooks = hooks; // { remember(values), explore(name) }
+    this.tags = new Map();
+    this.told = new Map();
+    this.runs = h("ul", { class: "runs", "aria-label": "Runs" });
+    this.main = h("div", { class: "run" });
+    $("watch").append(h("nav", { class: "side", "aria-label": "Runs" }, h("h2", {}, "Runs"), this.runs), this.main);
+    document.addEventListener("visibilitychange", () => this.look());
+  }
+
+  async start({ run, other } = {}) {
+    this.open = true;
+    if (run) this.name = run;
+    this.other = other ?? this.other ?? "";
+    await this.look();
+  }
+
+  stop() {
+    this.open = false;
+    clearTimeout(this.timer);
+  }
+
+  /** Asks what has changed, draws it, and asks again in a while: only while somebody can see it. */
+  async look() {
+    clearTimeout(this.timer);
+    if (!this.open || document.hidden) return;
+    try {
+      const { runs } = await ask("/api/runs");
+      this.drawRuns(runs);
+      if (!runs.some((one) => one.name === this.name)) this.name = (runs.find((one) => one.state === "training") ?? runs[0])?.name;
+      if (this.other && !runs.some((one) => one.name === this.other)) this.other = "";
+      if (!this.name) {
+        this.main.replaceChildren(h("p", { class: "hint" }, "There is no training run in this folder: ", h("code", {}, "ganvas train"), " makes one."));
+      } else {
+        const changed = await Promise.all([this.name, this.other].filter(Boolean).map((name) => this.ask(name)));
+        if (changed.some(Boolean) || this.drawn !== `${this.name} ${this.other}`) this.draw(runs);
+      }
+      this.failed = "";
+    } catch (error) {
+      if (this.failed !== error.message) sayError(error);
+      this.failed = error.message;
+    }
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.look(), EVERY);
+  }
+
+  async ask(name) {
+    const known = this.tags.get(name);
+    const response = await ask("/api/run", {
+      query: { run: name }, raw: true, headers: known ? { "if-none-match": known } : {},
+    });
+    if (response.status === 304) return false;
+    const tag = response.headers.get("etag");
+    const told = await response.json();
+    if (known === tag && this.told.has(name)) return false;
+    this.tags.set(name, tag);
+    this.told.set(name, told);
+    return true;
+  }
+
+  drawRuns(runs) {
+    const told = JSON.stringify([runs, this.name]);
+    if (told === this.runsDrawn) return;
+    this.runsDrawn = told;
+    this.runs.replaceChildren(...runs.map((one) => h("li", {}, h("button", {
+      "aria-current": one.name === this.name ? "true" : false,
+      onclick: () => this.choose(one.name),
+    }, h("span", { class: "name" }, one.name), h("span", { class: `pill ${one.state}` }, STATES[one.state]),
+    h("span", { class: "hint" }, `${percent(one.progress)} · ${count(one.images)} images`)))));
+  }
+
+  choose(name) {
+    this.name = name;
+    if (this.other === name) this.other = "";
+    this.remember();
+    this.look();
+  }
+
+  remember() {
+    this.hooks.remember({ run: this.name, with: this.other });
+  }
+
+  // ---- one run ----
+
+  draw(runs) {
+    const run = this.told.get(this.name);
+    const other = this.other ? this.told.get(this.other) : null;
+    const fresh = this.drawn !== `${this.name} ${this.other}`;
+    this.drawn = `${this.name} ${this.other}`;
+    if (fresh) this.build(runs, run, other);
+    this.head.replaceChildren(...this.header(run));
+    if (this.state && this.state !== run.state) say(`${run.name} is ${STATES[run.state]}`);
+    this.state = run.state;
+    this.health.replaceChildren(...healthWords(run));
+    for (const film of this.films) film.take(this.told.get(film.name));
+    const charts = CHARTS.map(([title, lines, how]) => {
+      const found = [run, other].filter(Boolean).flatMap((one, place) => {
+        const columns = how.from === "vitals" ? one.vitals : one.reports;
+        return lines.filter(([name]) => columns[name]).map(([name, text]) => ({
+          name: other ? `${one.name} ${text}` : text, x: columns.images, y: columns[name], dashed: place === 1,
+        }));
+      });
+      const best = how.lower && run.best !== null ? ` lower is better, best ${short(run.best)}` : null;
+      return found.length ? curve(title, found, { log: how.log, best }) : null;
+    });
+    this.charts.replaceChildren(...charts.filter(Boolean));
+    if (!this.charts.children.length) this.charts.append(h("p", { class: "hint" }, "The first numbers come within seconds of the training's start."));
+  }
+
+  build(runs, run, other) {
+    this.state = null;
+    this.head = h("div", { class: "head" });
+    this.health = h("ul", { class: "health", "aria-label": "Health" });
+    this.charts = h("div", { class: "charts" });
+    this.films = [run, other].filter(Boolean).map((one) => new Film(one.name, Boolean(other)));
+    const pick = h("select", { id: "compare", onchange: () => { this.other = pick.value; this.remember(); this.look(); } },
+      h("option", { value: "" }, "no other run"),
+      runs.filter((one) => one.name !== run.name).map((one) => h("option", { value: one.name, selected: one.name === this.other }, one.name)));
+    this.main.replaceChildren(
+      this.head,
+      h("div", { class: "two" }, h("section", { "aria-label": "Health" }, h("h3", {}, "Health"), this.health),
+        h("section", { "aria-label": "About" }, h("h3", {}, "About"), about(run),
+          h("label", { class: "compare" }, "Compare with ", pick))),
+      h("section", { "aria-label": "Pictures" }, h("h3", {}, "Pictures"), h("div", { class: "films" }, this.films.map((one) => one.element))),
+      h("section", { "aria-label": "Curves" }, h("h3", {}, "Curves"), this.charts));
+    if (other) this.main.append(differences(run, other));
+  }
+
+  header(run) {
+    const left = run.eta && run.state === "training" ? `about ${duration(run.eta)} left` : "";
+    const facts = [
+      `${count(run.images)} images`, run.seconds === null ? "" : duration(run.seconds), left,
+      run.rate && run.state === "training" ? `${short(run.rate)} images/s` : "",
+    ].filter(Boolean);
+    return [
+      h("h2", {}, run.name, " ", h("span", { class: `pill ${run.state}` }, STATES[run.state])),
+      h("progress", { value: run.progress, max: 1, "aria-label": "Progress", "aria-valuetext": percent(run.progress) }),
+      h("p", { class: "facts" }, h("strong", {}, percent(run.progress)), ...facts.map((one) => h("span", {}, one)),
+        run.has_model ? h("button", { onclick: () => this.hooks.explore(run.name) }, "Explore its model") : "",
+        h("button", { onclick: () => copy(`ganvas video ${quoted(run.name)}`, "The command") }, "Copy the film's command")),
+      run.sentence ? h("p", { class: "note error" }, run.sentence) : "",
+    ];
+  }
+}
+
+const quoted = (text) => (/^[\w./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
+
+function healthWords(run) {
+  if (!run.health.length) return [h("li", { class: "good" }, run.images ? "Nothing to say against it." : "Nothing is known yet.")];
+  return [...run.health].reverse().map((one) => h("li", { class: "bad" },
+    h("strong", {}, one.words), h("span", {}, one.action), h("span", { class: "hint" }, `at ${count(one.images)} images`)));
+}
+
+function about(run) {
+  return h("dl", { class: "about" }, Object.entries(run.about).map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
+}
+
+function differences(run, other) {
+  const names = [...new Set([...Object.keys(run.options), ...Object.keys(other.options)])].sort();
+  const odd = names.filter((name) => (run.options[name] ?? "") !== (other.options[name] ?? ""));
+  const rows = odd.map((name) => h("tr", {}, h("th", { scope: "row" }, name), h("td", {}, run.options[name] ?? ""), h("td", {}, other.options[name] ?? "")));
+  return h("section", { "aria-label": "What differs" }, h("h3", {}, "What differs"),
+    odd.length ? h("div", { class: "table" }, h("table", {},
+      h("thead", {}, h("tr", {}, h("th", {}, "option"), h("th", {}, run.name), h("th", {}, other.name))), h("tbody", {}, rows)))
+      : h("p", { class: "hint" }, "Both runs have the same options."));
+}
+
+/** The preview grids of a run, from the first to the newest. */
+class Film {
+  constructor(name, titled) {
+    Object.assign(this, { name, grids: [], at: -1, follows: true });
+    this.image = h("img", { class: "grid", alt: "" });
+    this.says = h("figcaption", {});
+    this.way = slider({
+      label: "Grid", min: 0, max: 0, step: 1, value: 0, format: (place) => (this.grids[place] === undefined ? "" : `${count(this.grids[place])} images`),
+      oninput: (place) => { this.follows = place === this.grids.length - 1; this.show(place); },
+    });
+    this.button = h("button", { onclick: () => this.play() }, "Play");
+    this.links = h("span", { class: "links" });
+    this.element = h("figure", { class: "film" }, titled ? h("figcaption", {}, h("strong", {}, name)) : "", this.image, this.says, this.way,
+      h("div", { class: "actions" }, this.button, this.links));
+  }
+
+  take(run) {
+    const more = run.grids.length !== this.grids.length || run.grids.at(-1) !== this.grids.at(-1);
+    this.grids = run.grids;
+    this.links.replaceChildren(...run.films.map((form) => h("a", {
+      href: `/api/run/film?${new URLSearchParams({ run: run.name, form })}`, target: "_blank", rel: "noopener",
+    }, `Film (${form})`)));
+    this.way.input.max = Math.max(0, this.grids.length - 1);
+    this.element.classList.toggle("empty", !this.grids.length);
+    if (!this.grids.length) this.says.textContent = "The first grid comes with the first report.";
+    else if (more && this.follows && !this.playing) this.show(this.grids.length - 1);
+  }
+
+  async show(place) {
+    this.at = place;
+    const images = this.grids[place];
+    this.way.put(place);
+    const address = `/api/run/grid?${new URLSearchParams({ run: this.name, images })}`;
+    const loading = new Image();
+    loading.src = address;
+    await loading.decode().catch(() => {});
+    if (this.at !== place) return;
+    this.image.src = address;
+    this.image.alt = `Pictures after ${images} images, each from the same latent as before`;
+    this.says.textContent = `after ${count(images)} images`;
+  }
+
+  async play() {
+    this.playing = !this.playing;
+    this.button.textContent = this.playing ? "Stop" : "Play";
+    for (let place = this.at >= this.grids.length - 1 ? 0 : this.at; this.playing && place < this.grids.length; place++) {
+      if (!this.element.isConnected) break;
+      await this.show(place);
+      await new Promise((done) => setTimeout(done, 120));
+    }
+    this.playing = false;
+    this.follows = this.at === this.grids.length - 1;
+    this.button.textContent = "Play";
+  }
+}
+
+export function duration(seconds) {
+  const whole = Math.round(seconds);
+  if (whole < 60) return `${whole} s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
+  return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
+}

@@ -1,0 +1,217 @@
+"""codes.py: one form of steering for every architecture; and seeds, which mean the same picture everywhere."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ganvas import codes, generator
+from ganvas.codes import Code
+from ganvas.config import ModelConfig
+from ganvas.generator import Generator, ModelInfo
+from ganvas.models import CLASSIC, MODELS, MODERN, build
+from test_generator import CLASSES, SAME, fresh
+
+SIDE = 32  # the smallest that every architecture takes
+CASES = [(name, False) for name in MODELS] + [(name, True) for name in MODERN]
+cases = pytest.mark.parametrize(("name", "labelled"), CASES, ids=[f"{n}{'-labels' * has}" for n, has in CASES])
+GENERATORS: dict[tuple[str, bool], Generator] = {}
+
+
+def of(name: str, labelled: bool = False) -> Generator:
+    """The untrained generator of 32x32 gray pictures of an architecture; made once."""
+    key = name, labelled
+    if key not in GENERATORS:
+        GENERATORS[key] = fresh(name, CLASSES if labelled else None, height=SIDE, width=SIDE)
+    return GENERATORS[key]
+
+
+def code_of(gan: Generator, *seeds: int, truncation: float = 1.0) -> Code:
+    return gan.code(gan.latents(seeds), gan.label_indices(None, seeds), truncation)
+
+
+# Codes and pictures.
+
+
+@cases
+@pytest.mark.parametrize("truncation", [1.0, 0.6])
+def test_a_code_makes_the_picture_of_its_seed(name: str, labelled: bool, truncation: float) -> None:
+    gan = of(name, labelled)
+    code = code_of(gan, 3, 4, 8, truncation=truncation)
+    rows = gan.num_depths + (not codes.has_styles(gan.network))
+    assert code.latents.shape == (3, rows, 8) and len(code) == 3
+    expected = torch.cat([gan.sample(1, seed, truncation=truncation) for seed in (3, 4, 8)])
+    torch.testing.assert_close(gan.show(code), expected, rtol=0, atol=SAME)
+
+
+@cases
+def test_all_depths_of_another_picture_are_its_code(name: str, labelled: bool) -> None:
+    gan = of(name, labelled)
+    one, other = code_of(gan, 1), code_of(gan, 2)
+    mixed = codes.mix(gan.network, one, other, range(gan.num_depths))
+    start = 0 if codes.has_styles(gan.network) else 1  # what is lent; without styles the layout stays the first one's
+    assert torch.equal(mixed.latents[:, start:], other.latents[:, start:])
+    if start == 0:
+        torch.testing.assert_close(gan.show(mixed), gan.show(other), rtol=0, atol=SAME)
+    else:
+        assert torch.equal(mixed.latents[:, 0], one.latents[:, 0])
+
+
+@cases
+def test_every_depth_can_be_steered_by_itself(name: str, labelled: bool) -> None:
+    gan = of(name, labelled)
+    one, other = code_of(gan, 1), code_of(gan, 5)
+    alone = gan.show(one)
+    pictures = [gan.show(codes.mix(gan.network, one, other, [depth])) for depth in range(gan.num_depths)]
+    for depth, picture in enumerate(pictures):
+        assert (picture - alone).abs().max() > 1e-3, depth
+        assert torch.isfinite(picture).all() and picture.abs().max() <= 1
+    for depth in range(1, len(pictures)):
+        assert (pictures[depth] - pictures[depth - 1]).abs().max() > 1e-3
+    same = gan.show(codes.mix(gan.network, one, one, range(gan.num_depths)))
+    assert torch.equal(same, alone)
+
+
+@cases
+def test_mixed_and_plain_codes_in_one_batch_do_not_disturb_each_other(name: str, labelled: bool) -> None:
+    gan = of(name, labelled)
+    depths = gan.num_depths
+    parts = [
+        code_of(gan, 1),
+        codes.mix(gan.network, code_of(gan, 2), code_of(gan, 3), [0]),
+        code_of(gan, 4),
+        codes.mix(gan.network, code_of(gan, 5), code_of(gan, 6), [depths - 1]),
+        codes.mix(
+            gan.network, codes.mix(gan.network, code_of(gan, 7), code_of(gan, 8), [0]), code_of(gan, 9), [depths - 1]
+        ),
+    ]
+    together = gan.show(codes.stack(parts))
+    for i, part in enumerate(parts):
+        torch.testing.assert_close(together[i : i + 1], gan.show(part), rtol=0, atol=SAME)
+
+
+@cases
+def test_the_way_between_two_codes_begins_and_ends_there(name: str, labelled: bool) -> None:
+    gan = of(name, labelled)
+    one, other = code_of(gan, 1, 1, 1), code_of(gan, 2, 2, 2)
+    way = codes.between(gan.network, one, other, torch.tensor([0.0, 0.5, 1.0]))
+    pictures = gan.show(way)
+    torch.testing.assert_close(pictures[:1], gan.show(one[:1]), rtol=0, atol=SAME)
+    torch.testing.assert_close(pictures[2:], gan.show(other[:1]), rtol=0, atol=SAME)
+    assert (pictures[1] - pictures[0]).abs().max() > 1e-3
+    assert not codes.differs(way).any()  # equal rows stay equal, bit for bit: nothing is lent on the way
+    if labelled and not codes.has_styles(gan.network):
+        assert way.labels is not None
+        assert way.labels[1, 0].tolist() == [0.0, 0.5, 0.5]  # between the classes of the seeds 1 and 2
+
+
+@cases
+def test_pictures_can_be_differentiated_in_their_code(name: str, labelled: bool) -> None:
+    gan = of(name, labelled)
+    code = code_of(gan, 1, 2)
+    latents = code.latents.clone().requires_grad_()
+    codes.decode(gan.network, Code(latents, code.labels)).square().sum().backward()
+    assert latents.grad is not None and torch.isfinite(latents.grad).all() and latents.grad.abs().max() > 0
+
+
+def test_lent_appearance_is_the_mean_and_deviation_of_every_map() -> None:
+    torch.manual_seed(0)
+    x, other = torch.randn(2, 5, 6, 7) * 3 + 1, torch.randn(2, 5, 4, 4) * 0.5 - 2
+    lent = codes.as_other(x, other)
+    torch.testing.assert_close(lent.mean(dim=(2, 3)), other.mean(dim=(2, 3)), rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        lent.var(dim=(2, 3), correction=0), other.var(dim=(2, 3), correction=0), rtol=1e-3, atol=0
+    )
+    layout = torch.corrcoef(torch.stack([lent[0, 0].flatten(), x[0, 0].flatten()]))[0, 1]
+    assert layout == pytest.approx(1, abs=1e-5)
+    flat = codes.as_other(torch.ones(1, 1, 3, 3), other[:1, :1])  # a map without layout: no division by zero
+    assert torch.isfinite(flat).all()
+
+
+@pytest.mark.parametrize("t", [0.0, 0.3, 1.0])
+def test_the_great_circle_has_even_speed_and_length(t: float) -> None:
+    a, b = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 4.0]])
+    point = codes.slerp(a, b, torch.tensor([[t]]))[0]
+    angle = torch.atan2(point[1], point[0])
+    assert angle == pytest.approx(t * torch.pi / 2, abs=1e-5) and point.norm() == pytest.approx(2 + 2 * t, abs=1e-5)
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.0, -1.0, 0.0])
+def test_the_great_circle_survives_equal_opposite_and_zero_vectors(factor: float) -> None:
+    a = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    for t in (0.0, 0.5, 1.0):
+        point = codes.slerp(a, factor * a, torch.full((3, 1), t))
+        torch.testing.assert_close(point, a * (1 + t * (factor - 1)), rtol=0, atol=1e-4)
+
+
+def test_classes_can_be_weighed_in_every_modern_network() -> None:
+    for name in MODERN:
+        gan = of(name, labelled=True)
+        z = gan.latents([7])
+        pure = gan.show(gan.code(z, torch.tensor([1])))
+        weighed = gan.show(gan.code(z, torch.tensor([[0.0, 1.0, 0.0]])))
+        torch.testing.assert_close(weighed, pure, rtol=0, atol=SAME)
+        half = gan.show(gan.code(z, torch.tensor([[0.5, 0.5, 0.0]])))
+        assert (half - pure).abs().max() > 1e-3 and torch.isfinite(half).all()
+
+
+# Seeds: the same picture on every machine, in every batch, in every version.
+
+
+@cases
+def test_pictures_do_not_depend_on_the_batch(name: str, labelled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    gan = of(name, labelled)
+    expected = gan.sample(7, seed=2)
+    for batch in (1, 3):
+        monkeypatch.setattr(generator, "BATCH", batch)
+        torch.testing.assert_close(gan.sample(7, seed=2), expected, rtol=0, atol=SAME)
+        torch.testing.assert_close(gan.show(code_of(gan, *range(2, 9))), expected, rtol=0, atol=SAME)
+
+
+def numbered(name: str) -> Generator:
+    """A generator of 32x32 gray pictures whose weights come from NumPy's generator: the same on every machine."""
+    import numpy as np
+
+    num_classes = 3 if name in MODERN else 0
+    config = ModelConfig(name, SIDE, SIDE, 1, num_classes, z_dim=8, base=8)
+    network, _ = build(config)
+    rng = np.random.default_rng(7)
+    for key, tensor in sorted(network.state_dict().items()):
+        if not tensor.is_floating_point():
+            continue
+        numbers = torch.from_numpy(rng.standard_normal(tuple(tensor.shape), np.float32))
+        if tensor.ndim >= 2:
+            scaled = numbers * (1.5 if tensor.ndim == 2 else 2.0) / max(1, tensor[0].numel()) ** 0.5
+        elif key.endswith("running_var"):
+            scaled = 1 + 0.2 * numbers.abs()
+        else:
+            about = 1.0 if key.endswith(("weight", "gain")) else 0.0
+            scaled = about + 0.1 * numbers
+        if key.endswith("path_mean"):
+            scaled = torch.zeros_like(tensor)
+        tensor.copy_(scaled)
+    return Generator(network, ModelInfo(config, CLASSES if num_classes else []), "cpu")
+
+
+def fingerprint(name: str) -> list[str]:
+    """Three pictures, the last one truncated, as the means (0 to 255) of 4 x 4 fields in hexadecimal digits."""
+    gan = numbered(name)
+    pictures = torch.cat([gan.sample(2, seed=11), gan.sample(1, seed=4_000_000_000, truncation=0.7)])
+    fields = torch.nn.functional.adaptive_avg_pool2d(pictures, 4).flatten(1)
+    return [bytes(((row + 1) * 127.5).round().to(torch.uint8).tolist()).hex() for row in fields]
+
+
+FINGERPRINTS: dict[str, list[str]] = {}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_seed_means_the_same_picture_on_every_machine_and_in_every_version(name: str) -> None:
+    """Where this fails, seeds that people kept would show other pictures: that needs a new FORMAT, not new numbers."""
+    for found, kept in zip(fingerprint(name), FINGERPRINTS[name], strict=True):
+        fields, expected = bytes.fromhex(found), bytes.fromhex(kept)
+        assert max(expected) - min(expected) > 20  # a picture, not a blank
+        assert max(abs(a - b) for a, b in zip(fields, expected, strict=True)) <= 1
+
+
+def test_every_architecture_has_a_fingerprint() -> None:
+    assert set(FINGERPRINTS) == set(MODERN) | set(CLASSIC)

@@ -1,0 +1,160 @@
+"""explore/sampling.py: folders and archives of pictures, their manifest, and going on after an interruption."""
+
+from __future__ import annotations
+
+import csv
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ganvas import files, verbs
+from ganvas.errors import ConfigError, GanvasError
+from ganvas.explore import sampling
+from ganvas.generator import BATCH, Generator, to_pixels
+from ganvas.provenance import read_provenance
+from test_generator import fresh
+
+CLASSES = ["left", "right: a/b", "7"]
+
+
+@pytest.fixture(scope="module")
+def generator() -> Generator:
+    return fresh(classes=CLASSES)
+
+
+@pytest.fixture(scope="module")
+def model(generator: Generator, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return generator.save(tmp_path_factory.mktemp("sampling") / "model")
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_pictures_hold_what_the_manifest_says(generator: Generator, model: Path, tmp_path: Path) -> None:
+    paths = verbs.sample(model, tmp_path, seeds="7-9,2", truncation=0.5, device="cpu")
+    found = rows(tmp_path)
+    assert [int(row["seed"]) for row in found] == [7, 8, 9, 2]
+    assert [row["label"] for row in found] == [CLASSES[seed % 3] for seed in (7, 8, 9, 2)]
+    for path, row in zip(paths, found, strict=True):
+        assert path.name == row["file"] and row["truncation"] == "0.5" and row["model"] == generator.hash[:12]
+        expected = to_pixels(generator.sample(1, int(row["seed"]), row["label"], 0.5))[0, :, :, 0]
+        assert np.abs(np.asarray(Image.open(path)).astype(int) - expected).max() <= 1
+        assert read_provenance(path) == {
+            "synthetic": True,
+            "model": generator.hash,
+            "recipe": {"seed": int(row["seed"]), "label": row["label"], "truncation": 0.5},
+        }
+
+
+def test_classes_get_equally_many_pictures_in_folders_that_train_again(model: Path, tmp_path: Path) -> None:
+    verbs.sample(model, tmp_path / "set", per_class=5, seed=100, device="cpu")
+    assert sorted(path.name for path in (tmp_path / "set").iterdir() if path.is_dir()) == ["7", "left", "right- a-b"]
+    assert all(len(list((tmp_path / "set" / name).iterdir())) == 5 for name in ("7", "left", "right- a-b"))
+    found = rows(tmp_path / "set")
+    assert sorted(int(row["seed"]) for row in found) == list(range(100, 115))
+    assert {row["label"] for row in found} == set(CLASSES)
+
+
+def test_class_folders_never_meet() -> None:
+    names = sampling.class_folders(["a/b", "a-b", "A-B", "..", "", "<img onerror>", "x" * 200, "x" * 201])
+    assert len({name.lower() for name in names}) == 8
+    assert not any(set(name) & set('<>:"/\\|?*') or name.strip(" .") in ("", "..") for name in names)
+
+
+def test_an_archive_holds_the_same_and_leaves_no_folder(model: Path, tmp_path: Path) -> None:
+    (path,) = verbs.sample(model, tmp_path / "set.zip", per_class=2, device="cpu")
+    verbs.sample(model, tmp_path / "set", per_class=2, device="cpu")
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        for name in archive.namelist():
+            assert archive.read(name) == (tmp_path / "set" / name).read_bytes()
+    assert len(archive.namelist()) == 7
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["set", "set.zip"]
+
+
+def test_a_full_disk_loses_nothing_and_the_same_call_goes_on(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num = 2 * BATCH + 10
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    verbs.sample(model, whole, num=num, device="cpu")
+    write, written = files.write_atomically, []
+
+    def until_full(path: Path, content: object) -> None:
+        if len(written) == BATCH + 30:
+            with files.explained(path):
+                raise OSError(28, "No space left on device")
+        written.append(path)
+        write(path, content)  # ty: ignore[invalid-argument-type]
+
+    monkeypatch.setattr(files, "write_atomically", until_full)
+    with pytest.raises(GanvasError, match="no space left"):
+        verbs.sample(model, broken, num=num, device="cpu")
+    monkeypatch.undo()
+    assert len(rows(broken)) == BATCH  # a batch at a time
+    with (broken / "manifest.csv").open("a") as file:
+        file.write("seed000064_left.png,64")  # a line cut short
+    before = {path.name: path.stat().st_mtime_ns for path in broken.glob("*.png")}
+    verbs.sample(model, broken, num=num, device="cpu")
+    assert all((broken / row["file"]).stat().st_mtime_ns == before[row["file"]] for row in rows(broken)[:BATCH])
+    for path in whole.iterdir():
+        assert path.read_bytes() == (broken / path.name).read_bytes()
+    assert len(list(broken.iterdir())) == num + 1
+
+
+def test_a_second_call_adds_to_the_folder(model: Path, tmp_path: Path) -> None:
+    verbs.sample(model, tmp_path, num=3, device="cpu")
+    (tmp_path / "seed000001_right--a-b.png").unlink()
+    verbs.sample(model, tmp_path, num=5, device="cpu")
+    assert sorted(int(row["seed"]) for row in rows(tmp_path)) == [0, 1, 2, 3, 4]
+    assert all((tmp_path / row["file"]).is_file() for row in rows(tmp_path))
+
+
+def test_pictures_of_two_models_are_kept_apart(model: Path, tmp_path: Path) -> None:
+    other = fresh("residual", CLASSES).save(tmp_path / "other")
+    verbs.sample(model, tmp_path / "out", num=2, device="cpu")
+    with pytest.raises(ConfigError, match="choose another --out"):
+        verbs.sample(other, tmp_path / "out", num=2, device="cpu")
+
+
+def test_what_a_gate_leaves_out_is_in_the_manifest_and_not_made_again(generator: Generator, tmp_path: Path) -> None:
+    planned = sampling.plan(generator, range(10))
+    calls: list[int] = []
+
+    def gate(pixels: np.ndarray) -> np.ndarray:
+        calls.append(len(pixels))
+        return np.arange(len(pixels)) % 2 == 0
+
+    written = sampling.write(generator, tmp_path, planned, gate=gate)
+    assert (len(written.paths), written.left_out, written.known) == (5, 5, 0)
+    assert len(list(tmp_path.glob("*.png"))) == 5
+    assert [row["note"] != "" for row in rows(tmp_path)] == [True, False] * 5
+    again = sampling.write(generator, tmp_path, planned, gate=gate)
+    assert (again.paths, again.known, calls) == (written.paths, 10, [10])
+    with pytest.raises(ConfigError, match="take other seeds"):
+        sampling.write(generator, tmp_path / "all", planned, gate=lambda pixels: np.ones(len(pixels), bool))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"seeds": "1-"}, "numbers and ranges"),
+        ({"seeds": "9-3"}, "numbers and ranges"),
+        ({"num": 0}, "at least 1"),
+        ({"label": "up"}, "left, right"),
+        ({"per_class": 0}, "1 or more"),
+        ({"per_class": 2, "label": "left"}, "without"),
+        ({"truncation": 1.5}, "from 0"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said_and_writes_nothing(
+    options: dict, words: str, model: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        verbs.sample(model, tmp_path / "out", device="cpu", **options)
+    assert not (tmp_path / "out").exists()
