@@ -4,18 +4,24 @@
     python benchmarks/reference_projects.py DATA --gpu --only simpsons --out reference   # again and again: it resumes
 
 DATA is a folder with mnist/, cifar10/, celeba/, mednist/, simpsons_faces/, comic_faces/ and chest_xray/. For each the
-classic preset of that project and what `ganvas train` chooses by itself are trained for the same time. Both are judged
-by the kernel distance (KID, smaller is better) to the same real pictures in the features of EfficientNet-lite0, with
-its 95% interval; chest films also by their lattice, sharpness and diversity. Real pictures against other real ones of
-the same number are the floor. --quick trains at reduced sizes; --gpu at the projects' own, in calls of at most ten
-minutes that resume each other (`--parts` cuts checkpoints into files of 16 MB for the way between machines).
-Grids (real, classic, modern) lie beside the runs.
+classic preset of that project and what `ganvas train` chooses by itself are trained for the same time, on all pictures
+but a held-out tenth. Both are judged by `ganvas evaluate`: the bars are of the kernel distance (KID, smaller is better)
+to held-out pictures, and "real" is that of other real pictures. Precision, recall, density and coverage are against the
+evaluation's reference: the held-out pictures where there are 500, else those trained on. A classic preset that wants
+colour gets gray pictures as colour, and is judged against them as colour. Networks are judged as they are used: the
+classic ones without an average of their weights, the modern ones with it.
+
+--quick trains at reduced sizes; --gpu at the projects' own, in calls of at most ten minutes that resume each other
+(`--parts` cuts what is large into files of 16 MB for the way between machines). A run that was judged is not judged
+again as long as its weights and --num stay: delete its evaluation.json after a change of the judge. Beside the runs lie
+grids of real, classic and modern pictures, the first seeds, unchosen.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import os
 import signal
 import statistics
@@ -27,20 +33,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 import ganvas
 from common import machine, table, write_json
 from ganvas.config import PRESETS, DataConfig
 from ganvas.data import Pack, open_pack
 from ganvas.generator import Generator, to_pixels
-from ganvas.judge.artefacts import lattice, pairwise_correlation, sharpness
-from ganvas.judge.distances import kid_interval
-from ganvas.judge.features import Features
+from ganvas.judge.evaluate import SEED, drawn, weights_hash
 from ganvas.pictures import grid, save_png
-from ganvas.run import Run
 
 PART_BYTES = 16 * 2**20
+RECIPES = ("classic", "modern")
+SHOWN = 36  # pictures of each kind in a grid
+QUALITIES = ("precision", "recall", "density", "coverage")
+Row = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,13 +82,16 @@ PROJECTS = [
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """How long and how large: minutes of training of each recipe, pictures judged, seeds."""
+    """How long and how large: minutes of training of each recipe, pictures judged (None: the judge's own), seeds."""
 
     minutes: float
-    num: int
+    num: int | None
     seeds: list[int]
     gpu: bool
     call_minutes: float
+
+
+# ---- one project ----
 
 
 def packed(project: Project, data: Path, gpu: bool, recipe: str) -> Pack:
@@ -94,14 +103,13 @@ def packed(project: Project, data: Path, gpu: bool, recipe: str) -> Pack:
     return open_pack(data / project.source, config)
 
 
-def train(pack: Pack, recipe: str, project: Project, seed: int, out: Path, setting: Setting) -> dict[str, Any]:
-    """Trains, or goes on; "done" is False where the call's time ended first."""
+def train(pack: Pack, recipe: str, project: Project, seed: int, out: Path, setting: Setting) -> ganvas.verbs.Trained:
+    """Trains, or goes on, until the budget or the call's time ends."""
     options: dict[str, Any] = {"minutes": setting.minutes, "seed": seed, "previews": 8, "keep": 1}
     if recipe == "classic":
         options |= {"preset": project.preset, "size": project.size(setting.gpu)}
     with stopped_after(60 * setting.call_minutes):
-        trained = ganvas.train(pack.folder, out, quiet=True, **options)
-    return {"images": trained.images_seen, "seconds": trained.seconds, "done": trained.signal == 0}
+        return ganvas.train(pack.folder, out, quiet=True, **options)
 
 
 @contextmanager
@@ -115,114 +123,137 @@ def stopped_after(seconds: float) -> Yields[None]:
         timer.cancel()
 
 
-def judged(generator: Generator, labels: np.ndarray | None, num: int, batch: int = 50) -> torch.Tensor:
-    """`num` pictures of fresh seeds; labels as often as in the real pictures."""
-    asked = None if labels is None or not generator.classes else labels.tolist()
-    parts = [
-        generator.sample(min(batch, num - start), seed=1_000_000 + start, label=asked and asked[start : start + batch])
-        for start in range(0, num, batch)
-    ]
-    return torch.cat(parts)
+def judged(run: Path, pack: Pack, num: int | None) -> Row:
+    """The run's evaluation; the one that is there, if it is of these weights and of as many pictures."""
+    path = run / "evaluation.json"
+    if path.exists():
+        known = json.loads(path.read_text(encoding="utf-8"))
+        if known["model"]["weights"] == weights_hash(run) and num in (None, known["protocol"]["num_generated"]):
+            return known
+    return ganvas.evaluate(run, data=pack.folder, quiet=True, num=num)
 
 
-def measures(pictures: torch.Tensor) -> dict[str, float]:
-    """What is wrong with chest films: the measures of judge/artefacts.py."""
-    peaks = lattice(pictures)
-    return {
-        "sharpness": sharpness(pictures),
-        "correlation": pairwise_correlation(pictures[:9]),
-        "quarter": pairwise_correlation(pictures[:9], quarter=True),
-        **{f"lattice {period}": peaks[period] for period in (2, 4, 8)},
+def row_of(found: Row) -> Row:
+    """What the table needs of an evaluation, flat; without an ending "_real" it is of the generated pictures."""
+    measures = {row["key"]: row for row in found["measures"]}
+    protocol, artefacts = found["protocol"], found["artefacts"]
+    kid = measures["kid" if protocol["split"] == "held-out" else "kid_heldout"]
+    correlation, copies, told = artefacts["correlation"], found["copies"], found["real_or_fake"]["accuracy"]
+    row = {"kid": kid["value"], "low": kid["low"], "high": kid["high"], "kid_real": kid["real"]}
+    for name in QUALITIES:
+        row |= {name: measures[name]["value"], f"{name}_real": measures[name]["real"]}
+    asked = measures.get("accuracy_asked")
+    return row | {
+        "reference": protocol["split"],
+        "num_reference": protocol["num_real"],
+        "num_heldout": found["data"]["num_heldout"],
+        "asked": asked and asked["value"],
+        "asked_real": asked and asked["real"],
+        "told": told["value"],
+        "told_low": told["low"],
+        "told_high": told["high"],
+        "copies": copies and copies["rate"]["value"],
+        "copies_real": copies and copies["false_alarms"],
+        "sharpness": artefacts["sharpness"]["generated"],
+        "sharpness_real": artefacts["sharpness"]["real"],
+        "correlation": correlation["generated"],
+        "correlation_real": correlation["real"],
+        "correlation_of_nine_real": [correlation["low"], correlation["high"]],
+        "quarter": correlation["quarter"]["generated"],
+        "quarter_real": correlation["quarter"]["real"],
+        **{f"lattice {one['period']}": one["generated"] for one in artefacts["lattice"]},
+        **{f"lattice {one['period']}_real": one["real"] for one in artefacts["lattice"]},
+        "findings": [
+            f"{one['severity']}: {one['sentence']}" for one in artefacts["findings"] if one["severity"] != "ok"
+        ],
+        "features": protocol["features"],
+        "judge_seconds": found["seconds"],
     }
 
 
-def as_tensor(pack: Pack, chosen: np.ndarray) -> torch.Tensor:
-    top = (2**pack.depth - 1) / 2
-    return torch.from_numpy(pack.images[chosen].astype(np.float32)).permute(0, 3, 1, 2) / top - 1
-
-
-def compare(project: Project, data: Path, out: Path, setting: Setting, features: Features) -> list[dict[str, Any]]:
-    """Rows of one project: the floor, then classic and modern for each seed."""
-    pack = packed(project, data, setting.gpu, "modern")
-    num = min(setting.num, pack.num_images // 2)
-    order = np.random.default_rng(0).permutation(pack.num_images)
-    chosen, others = np.sort(order[:num]), np.sort(order[num : 2 * num])
-    labels = None if pack.labels is None else pack.labels[chosen]
-    real = features(pack.images[chosen])
-    rows: list[dict[str, Any]] = []
-
-    def add(what: str, seed: int, pictures: torch.Tensor, known: dict[str, Any]) -> None:
-        found = features(pictures)
-        distance, low, high = kid_interval(real, found)
-        row = {"data": project.name, "what": what, "seed": seed, "kid": distance, "low": low, "high": high}
-        shown = pictures if pictures.shape[1] == pack.channels else pictures.mean(dim=1, keepdim=True)
-        rows.append(row | known | (measures(shown) if project.kind == "xray" else {}))
-        print(f"{project.name} {what} seed {seed}: KID {row['kid']:.4f} ({low:.4f} to {high:.4f}) {known}", flush=True)
-
-    add("real", 0, as_tensor(pack, others), {})
-    shown = np.random.default_rng(1).permutation(num)[:36]  # the pictures lie class by class
-    sheets = [pack.images[chosen[shown]]]
+def compare(project: Project, data: Path, out: Path, setting: Setting) -> list[Row]:
+    """Rows of one project, classic and modern for each seed; writes its grid."""
+    packs = {recipe: packed(project, data, setting.gpu, recipe) for recipe in RECIPES}
+    if not np.array_equal(packs["classic"].heldout, packs["modern"].heldout):
+        raise SystemExit(
+            f"{project.name}: the two packs hold out different pictures, so their judgements do not compare"
+        )
+    pack = packs["modern"]
+    shown = drawn(pack.heldout if len(pack.heldout) >= SHOWN else pack.training, SHOWN, 4)
+    rows, sheets = [], [pack.images[shown]]
     for seed in setting.seeds:
-        for recipe in ("classic", "modern"):
+        for recipe in RECIPES:
             run = out / f"{project.name}-{recipe}-{seed}"
-            trained = train(packed(project, data, setting.gpu, recipe), recipe, project, seed, run, setting)
-            if not trained.pop("done"):
-                raise SystemExit(f"{run} has {trained['seconds']:.0f} s: call again to go on")
-            generator = Generator.load(run)
-            pictures = judged(generator, labels, num)
-            model = Run(run).config()["model"]["model"]
-            add(recipe, seed, pictures, trained | {"model": model})
+            trained = train(packs[recipe], recipe, project, seed, run, setting)
+            if trained.signal:
+                raise SystemExit(f"{run} has {trained.seconds:.0f} s: call again to go on")
+            found = judged(run, packs[recipe], setting.num)
+            row: Row = {"data": project.name, "recipe": recipe, "seed": seed, "model": found["model"]["model"]}
+            row |= {"images": trained.images_seen, "seconds": trained.seconds, **row_of(found)}
+            rows.append(row)
+            print(f"{project.name} {recipe} seed {seed}: KID {row['kid']:.4f} ({row['low']:.4f} to {row['high']:.4f})")
+            print(*(f"  {sentence}" for sentence in row["findings"]), sep="\n", flush=True)
             if seed == setting.seeds[0]:
-                pixels = to_pixels(pictures[shown], pack.depth)
-                sheets.append(pixels if pixels.shape[3] == pack.channels else pixels[..., :1])
-    columns = 6
-    sheet = np.concatenate([grid(pixels, columns) for pixels in sheets], axis=1)
-    save_png(out / f"{project.name}.png", sheet)
+                sheets.append(to_pixels(Generator.load(run).sample(SHOWN, seed=SEED), packs[recipe].depth))
+    widest = max(pixels.shape[3] for pixels in sheets)
+    whole = [grid(np.repeat(p, widest, 3) if p.shape[3] < widest else p, 6) for p in sheets]
+    save_png(out / f"{project.name}.png", np.concatenate(whole, axis=1))
     return rows
 
 
-def summary(project: Project, rows: list[dict[str, Any]]) -> dict[str, Any]:
+# ---- tables ----
+
+
+def summary(project: Project, rows: list[Row]) -> Row:
     """Medians over the seeds, their ratio and whether it meets the bar."""
-    median = {what: statistics.median(row["kid"] for row in rows if row["what"] == what) for what in KINDS}
-    ratio = median["modern"] / median["classic"]
+
+    def median(name: str, recipe: str) -> float:
+        return statistics.median(row[name] for row in rows if row["recipe"] == recipe)
+
+    ratio = median("kid", "modern") / median("kid", "classic")
     bar = "-" if project.bar is None else f"{'met' if ratio <= project.bar else 'missed'} ({project.bar:.2f})"
-    images = {
-        what: statistics.median(row["images"] for row in rows if row["what"] == what) for what in ("classic", "modern")
-    }
     return {
         "data": project.name,
         "preset": project.preset,
-        **{what: median[what] for what in KINDS},
+        "real": median("kid_real", "modern"),
+        **{recipe: median("kid", recipe) for recipe in RECIPES},
         "ratio": ratio,
         "bar": bar,
-        "classic seen": int(images["classic"]),
-        "modern seen": int(images["modern"]),
+        **{f"{recipe} seen": int(median("images", recipe)) for recipe in RECIPES},
     }
 
 
-KINDS = ("real", "classic", "modern")
+def chosen(rows: list[Row], *names: str) -> list[Row]:
+    return [{name: "-" if row[name] is None else row[name] for name in names} for row in rows]
+
+
+def film_rows(rows: list[Row]) -> list[Row]:
+    """The real films' own values, then those of each recipe."""
+    names = ("sharpness", "correlation", "quarter", "lattice 2", "lattice 4", "lattice 8")
+    real = {"recipe": "real", "seed": 0, **{name: rows[-1][f"{name}_real"] for name in names}}
+    return [real, *chosen(rows, "recipe", "seed", *names)]
+
+
+# ---- between machines ----
 
 
 def cut(folder: Path) -> None:
-    """Writes every newest checkpoint below `folder` as parts of 16 MB, for a way that takes no larger files."""
-    for run in sorted(path.parent for path in folder.glob("*/checkpoints")):
-        newest = Run(run).saved()[-1].path
-        content = newest.read_bytes()
+    """Writes every large file below `folder` as parts of 16 MB, for a way that takes no larger ones."""
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size > PART_BYTES):
+        content = path.read_bytes()
         for i, start in enumerate(range(0, len(content), PART_BYTES)):
-            part = run / "checkpoints" / f"{newest.name}.part{i:03}"
-            part.write_bytes(content[start : start + PART_BYTES])
-        newest.unlink()
+            path.with_name(f"{path.name}.part{i:03}").write_bytes(content[start : start + PART_BYTES])
+        path.unlink()
 
 
 def join(folder: Path) -> None:
     """The reverse of `cut`."""
-    for checkpoints in folder.glob("*/checkpoints"):
-        parts = sorted(checkpoints.glob("*.part*"))
-        if parts:
-            whole = checkpoints / parts[0].name.rpartition(".part")[0]
-            whole.write_bytes(b"".join(part.read_bytes() for part in parts))
-            for part in parts:
-                part.unlink()
+    for first in sorted(folder.rglob("*.part000")):
+        whole = first.with_suffix("")
+        parts = sorted(whole.parent.glob(f"{whole.name}.part*"))
+        whole.write_bytes(b"".join(part.read_bytes() for part in parts))
+        for part in parts:
+            part.unlink()
 
 
 def main() -> None:
@@ -233,45 +264,44 @@ def main() -> None:
     form.add_argument("--gpu", action="store_true", help="the projects' own sizes, in resumable calls")
     parser.add_argument("--only", nargs="*", default=[], help="names of projects")
     parser.add_argument("--minutes", type=float, help="training time of each recipe; default 1.5 or 10")
-    parser.add_argument("--num", type=int, help="pictures judged; default 300 or 5000")
+    parser.add_argument("--num", type=int, help="pictures judged; default 300 or, with --gpu, as `ganvas evaluate`")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     parser.add_argument("--call-minutes", type=float, default=9.0, help="longest training in one call")
-    parser.add_argument("--parts", action="store_true", help="keep checkpoints as files of at most 16 MB")
+    parser.add_argument("--parts", action="store_true", help="keep no file above 16 MB")
     parser.add_argument("--out", type=Path, default=Path("reference"))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     setting = Setting(
         options.minutes or (10.0 if options.gpu else 1.5),
-        options.num or (5000 if options.gpu else 300),
+        options.num or (None if options.gpu else 300),
         options.seeds,
         options.gpu,
         options.call_minutes,
     )
     options.out.mkdir(parents=True, exist_ok=True)
     join(options.out)
-    features = Features.load("efficientnet-lite0")
-    began = time.monotonic()
+    began, about = time.monotonic(), machine("torch")
     rows, lines = [], []
     try:
         for project in (p for p in PROJECTS if not options.only or p.name in options.only):
-            found = compare(project, options.data, options.out, setting, features)
+            found = compare(project, options.data, options.out, setting)
             rows += found
             lines.append(summary(project, found))
     finally:
         if options.parts:
             cut(options.out)
         if lines:
-            table(f"KID after {setting.minutes:g} minutes of each: smaller is better; pictures seen", lines)
-        films = [row for row in rows if "sharpness" in row]
-        if films:
-            table("Chest films", [{k: v for k, v in row.items() if k in FILM_COLUMNS} for row in films])
+            table(f"KID to held-out pictures after {setting.minutes:g} minutes of each: smaller is better", lines)
+            table(
+                "As `ganvas evaluate` sees them; told: real or generated, 0.5 is chance",
+                chosen(rows, "data", "recipe", "seed", "kid", "low", "high", *QUALITIES, "copies", "told", "asked"),
+            )
+        if films := [row for row in rows if row["data"] == "chest-xray"]:
+            table("Chest films", film_rows(films))
         if options.json:
-            content = {"machine": machine("torch"), "protocol": features.protocol, "minutes": setting.minutes}
-            content |= {"num": setting.num, "wall_minutes": (time.monotonic() - began) / 60}
-            write_json(options.json, content | {"summary": lines, "rows": rows})
-
-
-FILM_COLUMNS = ("what", "seed", "sharpness", "correlation", "quarter", "lattice 2", "lattice 4", "lattice 8")
+            content: Row = {"machine": about, "minutes": setting.minutes, "num": setting.num}
+            content |= {"wall_minutes": (time.monotonic() - began) / 60, "summary": lines, "rows": rows}
+            write_json(options.json, content)
 
 
 if __name__ == "__main__":

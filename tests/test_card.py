@@ -19,7 +19,7 @@ from markdown_it import MarkdownIt
 from ganvas import files
 from ganvas.errors import RunError
 from ganvas.generator import Generator, find_weights
-from ganvas.training.card import card, escape, facts_of, licence_id, may_show, plain, yaml
+from ganvas.training.card import FOLDER, card, escape, facts_of, licence_id, may_show, plain, yaml
 from test_report import change_config, judge
 
 EVIL = "<img src=x onerror=alert(1)>|[a](javascript:b)`*_~ @me https://evil.example www.evil.example {{x}} --- $&amp;"
@@ -115,6 +115,14 @@ def test_all_sections_are_there_in_order(run: Path) -> None:
     assert "24, 2 of them held out" in text or "pictures | 24" in text
     assert "energy | not measured" in text and "images seen | 48" in text
     assert "no code" in text
+
+
+def test_the_python_of_the_card_works(run: Path) -> None:
+    code = card_of(run).split("```python\n")[1].split("```")[0]
+    names: dict[str, Any] = {}
+    exec(code.replace(FOLDER, str(run / "model")), names)
+    assert names["pictures"].shape == (16, 1, 16, 16)
+    assert "float32 (16, 1, 16, 16)" in code
 
 
 def test_the_hash_is_that_of_the_saved_weights(run: Path) -> None:

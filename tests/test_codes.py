@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +11,7 @@ from ganvas.codes import Code
 from ganvas.config import ModelConfig
 from ganvas.generator import Generator, ModelInfo
 from ganvas.models import CLASSIC, MODELS, MODERN, build
+from ganvas.models.style import EqualConv2d, EqualLinear
 from test_generator import CLASSES, SAME, fresh
 
 SIDE = 32  # the smallest that every architecture takes
@@ -170,26 +172,27 @@ def test_pictures_do_not_depend_on_the_batch(name: str, labelled: bool, monkeypa
 
 def numbered(name: str) -> Generator:
     """A generator of 32x32 gray pictures whose weights come from NumPy's generator: the same on every machine."""
-    import numpy as np
-
     num_classes = 3 if name in MODERN else 0
     config = ModelConfig(name, SIDE, SIDE, 1, num_classes, z_dim=8, base=8)
     network, _ = build(config)
     rng = np.random.default_rng(7)
-    for key, tensor in sorted(network.state_dict().items()):
-        if not tensor.is_floating_point():
-            continue
-        numbers = torch.from_numpy(rng.standard_normal(tuple(tensor.shape), np.float32))
-        if tensor.ndim >= 2:
-            scaled = numbers * (1.5 if tensor.ndim == 2 else 2.0) / max(1, tensor[0].numel()) ** 0.5
-        elif key.endswith("running_var"):
-            scaled = 1 + 0.2 * numbers.abs()
-        else:
-            about = 1.0 if key.endswith(("weight", "gain")) else 0.0
-            scaled = about + 0.1 * numbers
-        if key.endswith("path_mean"):
-            scaled = torch.zeros_like(tensor)
-        tensor.copy_(scaled)
+    for place, module in sorted(network.named_modules()):
+        for key, tensor in sorted([*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]):
+            if not tensor.is_floating_point() or f"{place}.{key}".strip(".") not in network.state_dict():
+                continue
+            numbers = torch.from_numpy(np.array(rng.standard_normal(tuple(tensor.shape), np.float32)))
+            if key in ("start", "basis"):  # learnt grids
+                value = numbers
+            elif isinstance(module, EqualLinear | EqualConv2d) and key == "weight":  # scaled when they are used
+                value = numbers / getattr(module, "lr", 1)
+            elif tensor.ndim >= 2:
+                fans = (tensor[0].numel(), tensor.shape[0] * tensor[0, 0].numel())
+                value = 2 * numbers / (fans[isinstance(module, torch.nn.ConvTranspose2d)]) ** 0.5
+            elif key == "path_mean":
+                value = torch.zeros(())
+            else:
+                value = (1.0 if key in ("weight", "gain", "running_var") else 0.0) + 0.1 * numbers
+            tensor.data.copy_(value)
     return Generator(network, ModelInfo(config, CLASSES if num_classes else []), "cpu")
 
 

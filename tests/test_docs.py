@@ -44,6 +44,8 @@ pytest.importorskip("mkdocstrings", reason="mkdocstrings is missing: install the
 import ganvas
 import ganvas.cli
 from ganvas.config import PRESETS, DataConfig, ModelConfig, TrainConfig
+from ganvas.errors import GanvasError
+from ganvas.export_web import runtime_files
 from ganvas.models.summary import summarise_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -182,8 +184,13 @@ TINY_OPTIONS = "size=16, base=8, batch=16, previews=2"
 MOST = {"--n": 12, "--per-class": 2, "--frames": 4, "--steps": 3}
 
 
+def images(minutes: str) -> int:
+    """A budget that is larger where the page's is."""
+    return 64 + 16 * int(minutes)
+
+
 def small(words: list[str]) -> list[str]:
-    """The same command with a small budget: a minute becomes an image, plus 64; pictures have 16 pixels a side."""
+    """The same command with a small budget, and pictures of 16 pixels a side."""
     words = list(words)
     for option in MOST.keys() & set(words):
         place = words.index(option) + 1
@@ -191,7 +198,7 @@ def small(words: list[str]) -> list[str]:
     if words[0] == "train" and "--dry-run" not in words:
         if "--minutes" in words:
             place = words.index("--minutes")
-            words[place : place + 2] = ["--images", str(64 + int(words[place + 1]))]
+            words[place : place + 2] = ["--images", str(images(words[place + 1]))]
         if "--size" in words:
             place = words.index("--size")
             del words[place : place + 2]
@@ -208,12 +215,14 @@ def run_page(page: Path, ganvas_command: Callable) -> None:
         if block.mark.startswith("not run: "):
             continue
         if block.language == "python":
-            program = re.sub(r"minutes=(\d+)", lambda m: f"images={64 + int(m[1])}, {TINY_OPTIONS}", block.text)
+            program = re.sub(r"minutes=(\d+)", lambda m: f"images={images(m[1])}, {TINY_OPTIONS}", block.text)
             exec(compile(program, page.name, "exec"), names)
             continue
         for line in block.lines if block.language == "bash" else ():
             words = ganvas_words(line)
             assert words is not None, f"{page.name}: {shlex.join(line)} is no command of Ganvas: say that it is not run"
+            if "web" in words and not has_runtime():
+                continue
             if line[0] == "torchrun":
                 in_ranks(line[: len(line) - len(words)] + small(words))
             elif block.mark == SERVED:
@@ -223,6 +232,15 @@ def run_page(page: Path, ganvas_command: Callable) -> None:
                 assert answer.code == 0, (shlex.join(line), answer.err)
             if "--out" in words:
                 assert Path(words[words.index("--out") + 1]).exists(), shlex.join(line)
+
+
+@functools.cache
+def has_runtime() -> bool:
+    """Whether the page's runtime is at hand, or npm brings it."""
+    try:
+        return bool(runtime_files(None))
+    except GanvasError:
+        return False
 
 
 def in_ranks(line: list[str]) -> None:
@@ -425,6 +443,7 @@ def test_the_page_of_commands_has_every_command_and_option_of_the_command_line()
 
 
 def test_parameters_become_a_list() -> None:
+    assert HOOKS["escaped"]("in runs/<name>, `a<b`\n    if a < b:") == "in runs/&lt;name>, `a<b`\n    if a < b:"
     text = "Draws.\n\nnum: how many. seed: the first,\nas a number.\nRaises DataError: for none.\n\nIn order."
     assert HOOKS["listed"](text, {"num", "seed"}) == (
         "Draws.\n\n\n- **num**: how many.\n- **seed**: the first,\n  as a number.\n\n"

@@ -12,14 +12,16 @@ import torch
 
 import ganvas
 from ganvas.config import TrainConfig
+from ganvas.data.pack import open_pack
 from ganvas.errors import TrainingError
 from ganvas.losses import LOSSES
+from ganvas.pictures import save_png
 from ganvas.run import Run, read_log
 from ganvas.training import loop
 from ganvas.training.health import COLLAPSE, GAME, PATIENCE, PLATEAU, REST, Event, Watch, ignorant_loss
 
 FAST: dict[str, Any] = {"base": 8, "z_dim": 8, "batch": 16, "previews": 14, "device": "cpu", "quiet": True}
-TINY: dict[str, Any] = FAST | {"size": "8", "conditional": False}
+TINY: dict[str, Any] = FAST | {"size": "8", "conditional": False, "augment": 0.0}
 """Steps of a few milliseconds: the watch judges after 200 of them."""
 
 
@@ -170,33 +172,72 @@ def test_what_a_guess_loses() -> None:
 # ---- real runs ----
 
 
+def found_in(run: Path, source: str | Path = "digits", **options: Any) -> dict[str, str]:
+    """A tiny training's states, and what was first said of each."""
+    ganvas.train(source, run, **(TINY | options))
+    return {event["health"]: f"{event['words']}: {event['action']}" for event in reversed(events(run))}
+
+
 def test_a_discriminator_that_wins_is_named(often: None, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    ganvas.train("digits", run, images=1600, lr=1e-7, lr_d=2e-3, r1=0.0, augment=0.0, **FAST)
-    (found,) = [event for event in events(run) if event["health"] == "winner"]
-    assert "has won" in found["words"] and "--r1" in found["action"]
+    found = found_in(tmp_path / "run", images=4000, lr=1e-7, lr_d=2e-3, r1=0.0)
+    assert "has won" in found["winner"] and "--r1" in found["winner"]
 
 
 def test_a_discriminator_that_cannot_learn_has_lost(often: None, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    ganvas.train("digits", run, images=800, lr=1e-3, lr_d=1e-9, augment=0.0, **FAST)
-    found = [event for event in events(run) if event["health"] == "winner"]
-    assert found and "has lost" in found[0]["words"]
+    found = found_in(tmp_path / "run", images=4000, lr=1e-3, lr_d=1e-9)
+    assert "has lost" in found["winner"]
 
 
-def test_a_collapse_and_a_rate_without_effect_are_named(often: None, tmp_path: Path) -> None:
-    """A discriminator that stays as it is makes the generator draw one picture; then a rate of next to nothing."""
-    run = tmp_path / "run"
-    ganvas.train("digits", run, images=1600, lr=1e-9, lr_d=1e-9, augment=0.0, **FAST)
-    found = {event["health"] for event in events(run)}
-    assert "still" in found and "collapse" in found  # fresh networks draw all latents alike
+def test_a_rate_without_effect_is_named(often: None, tmp_path: Path) -> None:
+    found = found_in(tmp_path / "run", images=4800, lr=1e-9, lr_d=1e-9)
+    assert "change by 0.00% of their range" in found["still"] and "raise --lr" in found["still"]
+
+
+def test_a_collapse_is_named(often: None, tmp_path: Path) -> None:
+    """A multilayer perceptron draws one digit at first, a good one: its precision is 1 and its recall 0."""
+    few: dict[str, Any] = {"limit": 100, "holdout": 0.5, "model": "mlp", "loss": "relativistic", "r1": 0.05, "r2": 0.05}
+    found = found_in(tmp_path / "run", images=4800, lr=5e-4, beta1=0.0, beta2=0.99, ema=2000.0, **few)
+    assert "mode collapse" in found["collapse"]
+
+
+def test_an_explosion_is_named(often: None, tmp_path: Path) -> None:
+    """Plain gradient descent at a huge rate, without a penalty: nothing holds the discriminator's weights."""
+    found = found_in(tmp_path / "run", images=1600, optimizer="sgd", lr=0.3, r1=0.0, r2=0.0, previews=4)
+    assert "generator's gradient is" in found["exploding"] and "halve --lr" in found["exploding"]
+
+
+def test_augmentation_at_its_cap_is_named(often: None, tmp_path: Path) -> None:
+    adaptive: dict[str, Any] = {"adaptive": True, "augment": 0.6, "adaptive_target": 0.2}
+    found = found_in(tmp_path / "run", images=4800, limit=60, previews=4, **adaptive)
+    assert "at its cap of 0.8" in found["augmentation"] and "add pictures" in found["augmentation"]
+
+
+def test_a_lattice_of_transposed_convolutions_is_named(often: None, tmp_path: Path) -> None:
+    found = found_in(tmp_path / "run", images=4800, size="16", model="dcgan", lr=4e-3, ema=1000.0)
+    assert "a lattice grows" in found["lattice"] and "transposed convolutions" in found["lattice"]
+
+
+def test_a_plateau_of_a_rate_that_is_too_high_is_named(often: None, tmp_path: Path) -> None:
+    """The networks run after one another: the pictures change all the time, and become no better."""
+    found = found_in(tmp_path / "run", images=6400, lr=3e-2, lr_end=1.0, ema=0.0, previews=40)
+    assert "has not fallen" in found["plateau"] and "lower --lr" in found["plateau"]
+    assert "still" not in found
 
 
 def test_a_discriminator_that_knows_its_few_pictures_is_named(often: None, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    options: dict[str, Any] = FAST | {"base": 16}
-    ganvas.train("digits", run, images=16_000, limit=60, holdout=0.5, lr=2e-3, r1=0.0, augment=0.0, **options)
-    assert "overfitting" in {event["health"] for event in events(run)}
+    few: dict[str, Any] = {"limit": 100, "holdout": 0.5, "base": 16}
+    found = found_in(tmp_path / "run", images=16_000, lr=2e-3, lr_end=1.0, previews=8, **few)
+    assert "by heart" in found["overfitting"]
+
+
+def test_copying_is_named(often: None, tmp_path: Path) -> None:
+    """Labels so fine that each belongs to one picture ask for nothing but copies."""
+    for number, image in enumerate(open_pack("digits").images[:60]):
+        (tmp_path / "each" / f"{number}").mkdir(parents=True)
+        save_png(tmp_path / "each" / f"{number}" / "it.png", image)
+    options: dict[str, Any] = {"conditional": True, "base": 16, "z_dim": 2, "lr": 3e-3, "previews": 10}
+    found = found_in(tmp_path / "run", tmp_path / "each", images=9600, **options)
+    assert "close to one single training picture" in found["copying"] and "add pictures" in found["copying"]
 
 
 def broken_after(monkeypatch: pytest.MonkeyPatch, images: int, above: float) -> None:

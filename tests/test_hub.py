@@ -294,8 +294,19 @@ def test_a_run_goes_with_a_card_of_now(server: Hub, trained: Path) -> None:
     hub.push(trained, REPO, endpoint=server.url, token=WRITER, private=False)
     sent = server.repositories[REPO]
     assert not sent.private and sent.files.keys() == FOUR - {"directions.json"} | {".gitattributes"}
-    assert f'ganvas.Generator.load("{REPO}")' in sent.files["README.md"].decode()
+    assert f"ganvas sample {REPO} " in sent.files["README.md"].decode()
     assert str(trained) not in sent.files["README.md"].decode()
+
+
+def test_the_python_of_the_card_works(server: Hub, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    hub.push(trained, REPO, endpoint=server.url, token=WRITER, private=False)
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    code = server.repositories[REPO].files["README.md"].decode().split("```python\n")[1].split("```")[0]
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert torch.equal(names["pictures"], Generator.load(trained, "cpu").sample(16))
 
 
 def test_pushing_again_is_one_more_commit_and_takes_old_directions_away(server: Hub, model: Path) -> None:

@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom in a kernel of its own, and its student gets what the text promises."""
+"""The notebooks run from top to bottom in a kernel of their own, and their student gets what the text promises."""
 
 from __future__ import annotations
 
@@ -9,15 +9,23 @@ from typing import Any
 
 import pytest
 
+from ganvas.errors import GanvasError
+from ganvas.export_web import runtime_files
+
 nbformat = pytest.importorskip("nbformat", reason="nbformat is missing: install the extra dev")
 nbclient = pytest.importorskip("nbclient", reason="nbclient is missing: install the extra dev")
 pytest.importorskip("ipykernel", reason="ipykernel is missing: install the extra dev")
 pytest.importorskip("matplotlib", reason="matplotlib is missing: install the extra notebook")
 
-NOTEBOOK = Path(__file__).resolve().parents[1] / "examples" / "first_gan.ipynb"
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+NOTEBOOK, FEW = EXAMPLES / "first_gan.ipynb", EXAMPLES / "few_pictures.ipynb"
 CHANCE = 0.1  # ten classes
 RESULTS = """import json
 print(json.dumps({"judged": judged, "images": trained.images_seen, "strip": strip.shape, "steps": STEPS}))
+"""
+FEW_RESULTS = """import json
+copies = {"rate": judged["copies"]["rate"]["value"], "pairs": len(pairs)}
+print(json.dumps({"trained": pack.num_training, "held": len(pack.heldout), "copies": copies, "files": len(files)}))
 """
 
 # The cells run in a process of their own: what is warned of in this one is the Jupyter machinery's business.
@@ -30,7 +38,8 @@ def student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folders = {"GANVAS_CACHE": "cache", "IPYTHONDIR": "ipython", "JUPYTER_DATA_DIR": "jupyter", "MPLCONFIGDIR": "mpl"}
     for name, folder in folders.items():
         monkeypatch.setenv(name, str(tmp_path / folder))
-    monkeypatch.delenv("GANVAS_MNIST", raising=False)
+    for name in ("GANVAS_MNIST", "GANVAS_TEST_DATA"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     if "PYTEST_XDIST_WORKER" in os.environ:  # one worker, one core
         monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -38,10 +47,10 @@ def student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "work"
 
 
-def execute(folder: Path) -> tuple[Any, dict[str, Any]]:
+def execute(folder: Path, path: Path = NOTEBOOK, results: str = RESULTS) -> tuple[Any, dict[str, Any]]:
     """Runs every cell in `folder`, or raises; returns the notebook with its outputs, and its results by name."""
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    notebook.cells.append(nbformat.v4.new_code_cell(RESULTS))
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells.append(nbformat.v4.new_code_cell(results))
     nbclient.NotebookClient(notebook, timeout=400, resources={"metadata": {"path": str(folder)}}).execute()
     return notebook, json.loads(notebook.cells[-1].outputs[0].text)
 
@@ -64,11 +73,12 @@ def check_what_is_left(folder: Path, name: str, notebook: Any, results: dict[str
     assert results["judged"]["random pixels"][0] < 2 * CHANCE
 
 
-def test_committed_without_outputs() -> None:
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+@pytest.mark.parametrize("path", [NOTEBOOK, FEW], ids=lambda path: path.stem)
+def test_committed_without_outputs(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     assert not any(cell.outputs or cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
-    assert NOTEBOOK.stat().st_size < 200_000
+    assert path.stat().st_size < 200_000
 
 
 def test_runs_from_top_to_bottom(student: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,3 +110,29 @@ def test_mnist(student: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch
     notebook, results = execute(student)
     check_what_is_left(student, "mnist", notebook, results)
     assert results["judged"]["Ganvas"][0] > 0.8
+
+
+def test_few_pictures_says_what_it_lacks(student: Path) -> None:
+    with pytest.raises(nbclient.exceptions.CellExecutionError, match="set PICTURES in this cell"):
+        execute(student, FEW, FEW_RESULTS)
+
+
+@pytest.mark.slow
+def test_few_pictures(student: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With real comic faces: 75 to train on, a judgement with copies, a film, and a page where its runtime is there."""
+    monkeypatch.setenv("GANVAS_NOTEBOOK_MINUTES", "0.3")
+    monkeypatch.setenv("GANVAS_TEST_DATA", str(shared_data))
+    try:
+        runtime_files(None)  # into this test's own cache, so that the notebook finds it
+    except GanvasError as error:
+        pytest.skip(f"no page without its runtime: {error}")
+    notebook, results = execute(student, FEW, FEW_RESULTS)
+    assert (results["trained"], results["held"]) == (75, 25)
+    assert 0 <= results["copies"]["rate"] <= 1 and results["copies"]["pairs"] == 12
+    assert 1 <= results["files"] <= 40
+    assert (student / "runs" / "few-pictures.gif").stat().st_size > 10_000
+    page = student / "runs" / "few-pictures-page"
+    assert {"index.html", "model.onnx", "model.json", "runtime"} <= {path.name for path in page.iterdir()}
+    assert sum("image/png" in output.get("data", {}) for output in outputs(notebook)) == 6
+    assert sum("image/gif" in output.get("data", {}) for output in outputs(notebook)) == 1
+    assert not [output.text for output in outputs(notebook) if "Warning" in output.get("text", "")]

@@ -66,14 +66,15 @@ def test_the_same_seed_finds_the_same_and_leaves_the_random_state_alone() -> Non
 def test_the_class_is_found_or_given(name: str) -> None:
     gan = fresh(name, CLASSES)
     for parameter in gan.network.parameters():  # classes that differ
-        if parameter.shape[0] == len(CLASSES):
+        if parameter.ndim and parameter.shape[0] == len(CLASSES):
             parameter.mul_(5)
     pixels = to_pixels(gan.sample(1, seed=7, label="right"))[0]
     free = projection.project(gan, pixels, steps=40)
     given = projection.project(gan, pixels, label="right", steps=40)
     wrong = projection.project(gan, pixels, label="left", steps=40)
-    assert given.losses[-1] < wrong.losses[-1] and free.losses[-1] < wrong.losses[-1]
-    if name == "compact":
+    assert max(given.losses[-1], free.losses[-1]) < 0.5 * min(given.losses[0], free.losses[0])
+    if name == "compact":  # w can reach any class
+        assert max(given.losses[-1], free.losses[-1]) < wrong.losses[-1]
         assert free.recipe.label == {"right": 1.0} and wrong.recipe.label == {"left": 1.0}
     with pytest.raises(ConfigError, match="'up' does not exist"):
         projection.project(gan, pixels, label="up")

@@ -129,11 +129,11 @@ def test_a_run_without_grids_has_no_film(run: Path, tmp_path: Path) -> None:
 
 def test_no_file_is_larger_than_hosts_take(run: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    for i in range(12):  # a film of noise: 9 MB at its full size
-        sheet = rng.integers(0, 256, (850, 850, 3), np.uint8)
+    for i in range(6):  # a film of noise: 2 MB at its full size
+        sheet = rng.integers(0, 256, (490, 490, 3), np.uint8)
         save_png(run / "samples" / f"{i:012d}.png", sheet)
     judged(run)
-    save_png(run / "evaluation" / "real.png", grid(rng.integers(0, 256, (36, 400, 400, 3), np.uint8)))
+    save_png(run / "evaluation" / "real.png", grid(rng.integers(0, 256, (36, 120, 120, 3), np.uint8)))
     publish.publish(run, tmp_path / "out", data_licence="MIT", max_file_mb=1)
     sizes = {name: len(content) for name, content in contents(tmp_path / "out").items()}
     assert {"training.gif", "real.png"} <= sizes.keys() and max(sizes.values()) <= 1e6

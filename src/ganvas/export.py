@@ -16,11 +16,13 @@ too, and only the rounding of the weights is lost, which the report measures.
 from __future__ import annotations
 
 import contextlib
+import copy
 import html
 import importlib.util
 import io
 import json
 import math
+import os
 import re
 import tempfile
 import warnings
@@ -109,7 +111,10 @@ class Deployed(nn.Module):
 
     def __init__(self, generator: Generator) -> None:
         super().__init__()
-        self.network: Any = generator.network
+        # A copy in the usual layout: PyTorch stores no other in a .pt2 file without a warning.
+        self.network: Any = copy.deepcopy(generator.network)
+        for parameter in self.network.parameters():
+            parameter.data = parameter.data.contiguous()
         self.styles = codes.has_styles(generator.network)
         if self.styles:
             num = generator.info.config.num_classes
@@ -176,7 +181,6 @@ def onnx_model(generator: Generator, weights: Weights, licence: str) -> tuple[by
             dynamo=True,
             input_names=names,
             output_names=["pictures", "code"],
-            dynamic_shapes=None,
             verbose=False,
         )
     assert program is not None
@@ -240,8 +244,8 @@ def difference(generator: Generator, run: Any, exact: bool) -> dict[str, float |
             f"the exported model differs from the original by {largest:.2g}, where {SAME:g} was expected: "
             "please report this model"
         )
-    psnr = 10 * math.log10(4 * count / squares) if squares else None  # the peak is 2, from -1 to 1
-    return {"pictures": first, "max": largest, "mean": total / count, "psnr": psnr}
+    psnr = 10 * math.log10(4 * count / float(squares)) if squares else None  # the peak is 2, from -1 to 1
+    return {"pictures": first, "max": largest, "mean": float(total) / count, "psnr": psnr}
 
 
 # -- small weights --
@@ -352,8 +356,13 @@ def card_and_licence(source: Path, generator: Generator) -> tuple[str, str]:
         return card.card(facts), facts.licence or "not stated"
     with files.explained(path):
         text = path.read_text(encoding="utf-8", errors="replace")
+    return text, licence_of_card(text)
+
+
+def licence_of_card(text: str) -> str:
+    """The licence of the data that a card names, without Markdown's and HTML's escapes."""
     row = LICENCE.search(text)
-    return text, html.unescape(re.sub(r"\\(.)", r"\1", row[1])) if row else "not stated"
+    return html.unescape(re.sub(r"\\(.)", r"\1", row[1])) if row else "not stated"
 
 
 def model_folder(generator: Generator, text: str) -> dict[str, bytes]:
@@ -366,12 +375,16 @@ def model_folder(generator: Generator, text: str) -> dict[str, bytes]:
 
 
 def check_place(out: Path, free_name: bool) -> None:
-    """Raises ConfigError where `out` is taken: a folder that holds something, or any file."""
+    """Raises ConfigError where `out` is taken, a folder that holds something or any file, or cannot be made."""
     with files.explained(out):
         taken = out.exists() if free_name or not out.is_dir() else any(out.iterdir())
+        nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if taken:
         wanted = "another name" if free_name else "a new or an empty folder"
-        raise ConfigError(f"{out} {'exists' if not out.is_dir() else 'holds files'} already: choose {wanted}")
+        raise ConfigError(f"{out} {'holds files' if out.is_dir() else 'exists'} already: choose {wanted}")
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+        why = "may not be written to" if nearest.is_dir() else "is a file"
+        raise ConfigError(f"{out} cannot be written, since {nearest} {why}: choose another place")
 
 
 def write_all(contents: dict[Path, bytes]) -> list[Path]:

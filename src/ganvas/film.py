@@ -29,6 +29,7 @@ AIM = 0.9  # part of the limit at which a GIF that was too large aims
 LEAST = 160  # pixels of the longer side of a GIF: below, the caption does not fit
 LEAST_FILM = 256  # pixels of the longer side of any other film, where no scale is asked for
 LEAST_PLAIN = 32  # the same without captions
+NO_FRAMES = "no frames came: a film needs at least one"
 MOST_GIF_FPS = 50  # frames a second; what shows frames more shortly, most programs play slowly
 
 
@@ -190,7 +191,7 @@ def webp(scenes: Iterable[Scene], timing: Timing, _: float) -> bytes:
 def listed(scenes: Iterable[Scene]) -> list[Scene]:
     found = list(scenes)
     if not found:
-        raise ConfigError("no frames came: a film needs at least one")
+        raise ConfigError(NO_FRAMES)
     return found
 
 
@@ -212,22 +213,21 @@ def codec() -> Any:
 def mp4(scenes: Iterable[Scene], timing: Timing, _: float) -> bytes:
     """H.264 (4:2:0, so that every player takes it), frame by frame; the last one is held as long as it should."""
     av = codec()
+    scenes = iter(scenes)
+    first = next(scenes, None)
+    if first is None:
+        raise ConfigError(NO_FRAMES)
     buffer = io.BytesIO()
     rate = max(1, int(1000 / timing.frame + 1e-6))
     with av.open(buffer, "w", format="mp4") as container:
         container.metadata["comment"] = SENTENCE
         stream = container.add_stream("h264", rate=rate)
-        stream.pix_fmt, stream.options = "yuv420p", {"crf": "20"}
-        pixels = None
-        for one in scenes:
-            frame = one.frame().convert("RGB")
-            width, height = (max(2, side // 2 * 2) for side in frame.size)
-            if pixels is None:
-                stream.width, stream.height = width, height
-            pixels = np.asarray(frame.crop((0, 0, width, height)))
+        width, height = (max(2, side // 2 * 2) for side in first.frame().size)
+        stream.width, stream.height, stream.pix_fmt, stream.options = width, height, "yuv420p", {"crf": "20"}
+        pixels = np.empty(0)
+        for one in itertools.chain([first], scenes):
+            pixels = np.asarray(one.frame().convert("RGB").crop((0, 0, width, height)))
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        if pixels is None:
-            raise ConfigError("no frames came: a film needs at least one")
         for _held in range(int(timing.last // timing.frame) if timing.last > timing.frame else 0):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())

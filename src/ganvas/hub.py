@@ -25,7 +25,7 @@ from ganvas import files
 from ganvas.data.pack import cache_dir
 from ganvas.errors import CheckpointError, ConfigError, GanvasError, MissingExtraError
 from ganvas.generator import WEIGHTS, Generator, ModelInfo, find_weights
-from ganvas.training.card import FOLDER, card, facts_of, run_of
+from ganvas.training.card import card, facts_of, run_of
 
 CONFIG, CARD, DIRECTIONS = "config.json", "README.md", "directions.json"
 NAMES = (CONFIG, CARD, DIRECTIONS, WEIGHTS)
@@ -152,7 +152,7 @@ def model_files(weights: Path, name: Name | None) -> Contents:
     contents: Contents = {WEIGHTS: weights}
     contents[CONFIG] = json_of(generator.info)
     if run_of(weights) is not None or not (folder / CARD).is_file():
-        contents[CARD] = card(facts_of(weights, generator), name.repo if name else FOLDER).encode()
+        contents[CARD] = card(facts_of(weights, generator), name.repo if name else None).encode()
     else:
         contents[CARD] = folder / CARD
     if (folder / DIRECTIONS).is_file():
@@ -209,11 +209,11 @@ class Hub:
     def __init__(self, repo: str, endpoint: str | None, token: str | None) -> None:
         try:
             import huggingface_hub
-            from huggingface_hub import constants
+            from huggingface_hub import constants, errors
         except ImportError:
             purpose = f"{repo!r}, which is no path that exists and so a name on the Hugging Face hub,"
             raise MissingExtraError("huggingface_hub", "hub", purpose) from None
-        self.library = huggingface_hub
+        self.library, self.errors = huggingface_hub, errors
         self.repo = repo
         self.endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
         self.token = token or huggingface_hub.get_token()
@@ -332,9 +332,9 @@ class Hub:
     @contextlib.contextmanager
     def explained(self, revision: str | None = None) -> Yields[None]:
         """Turns what the hub or the network answers into one sentence."""
-        errors = self.library.errors
+        errors = self.errors
         # The library's HTTP client has changed over time: its errors are known by what the hub's own inherits from.
-        client = errors.HfHubHTTPError.__bases__[0]
+        client: Any = errors.HfHubHTTPError.__bases__[0]
         try:
             yield
         except GanvasError:

@@ -6,7 +6,6 @@ standard deviation of the codes along it, so that the amounts -3 to 3 cover near
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -441,8 +440,3 @@ def save(source: Path, found: Sequence[Direction] | Mapping[str, Direction], gen
     entries = {name: plain(one) for name, one in kept.items()}
     files.write_json(path, {"ganvas": "directions", "format": FORMAT, "model": generator.hash, "directions": entries})
     return path
-
-
-def named(found: Sequence[Direction], name: str) -> list[Direction]:
-    """The same directions called `name`, or `name`1, `name`2 ... where there are several."""
-    return [dataclasses.replace(one, name=name if len(found) == 1 else f"{name}{i}") for i, one in enumerate(found, 1)]

@@ -39,7 +39,7 @@ RUNTIME = {
 MOST_BYTES = 128 * 2**20  # of one file of the runtime
 MOST_OFFLINE = 19 * 2**19  # bytes of a model that is also put into offline.js, as text 4/3 times as long
 NUM_SLIDERS = 8
-SLIDER_SAMPLES, SLIDER_PIXELS = 1024, 2**22  # pictures at most, and pixels of all of them at most
+SLIDER_SAMPLES, SLIDER_PIXELS = 1024, 2**21  # pictures at most, and pixels of all of them at most
 THUMBNAIL = 16  # longest side of the pictures that the sliders are found from
 
 
@@ -159,7 +159,6 @@ def page(generator: Generator, name: str, report: dict[str, Any], offline: bool)
         "depth": generator.info.depth,
         "zDim": config.z_dim,
         "classes": generator.classes,
-        "styles": hasattr(generator.network, "mapping"),
         "sliders": [[round(float(x), 5) for x in vector] for vector in sliders(generator)],
         "texts": {key: text for key, text in provenance.provenance("", {}).items() if key != "ganvas"},
         "offline": offline,
@@ -182,7 +181,8 @@ def page(generator: Generator, name: str, report: dict[str, Any], offline: bool)
         offline=offline,
         values=values,
         rendering="pixelated" if max(config.height, config.width) < 128 else "auto",
-        width=f"{min(36, max(20, config.width / 8)):g}rem",
+        width=f"{35 * min(1, config.width / config.height):.3g}rem",
+        width_small=f"{40 * min(1.25, config.width / config.height):.3g}vh",  # of a phone's screen
         script=(here / "page.js").read_text(encoding="utf-8"),
     )
 

@@ -288,7 +288,7 @@ function recipeNow(code, label) {
 }
 
 function caption() {
-  const one = (seed, label) => `seed ${seed}` + (NUM_CLASSES ? `, ${model.classes[label]}` : "");
+  const one = (seed, label) => `seed ${seed}` + (NUM_CLASSES ? `, class ${model.classes[label]}` : "");
   const parts = [state.latent === null ? one(state.seed, state.label) : "latent from the address"];
   if (state.share) parts.push(`${Math.round(100 * state.share)}% of the way to ${one(state.to, state.toLabel)}`);
   if (state.sliders.some((amount) => amount)) parts.push("sliders moved");
@@ -319,8 +319,15 @@ function refresh() {
   return drawing;
 }
 
-// The address names what is on the screen, so that it can be sent to somebody.
+let remembering = null;
+
+// The address names what is on the screen, so that it can be sent to somebody. Some browsers let it change only so often.
 function remember() {
+  clearTimeout(remembering);
+  remembering = setTimeout(() => history.replaceState(null, "", `#${address()}`), 250);
+}
+
+function address() {
   const values = new URLSearchParams();
   if (state.latent) values.set("latent", Array.from(state.latent).join(","));
   else values.set("seed", state.seed);
@@ -332,7 +339,7 @@ function remember() {
     values.set("share", state.share);
   }
   if (state.sliders.some((amount) => amount)) values.set("sliders", state.sliders.join(","));
-  history.replaceState(null, "", `#${values}`);
+  return values;
 }
 
 function recall() {
@@ -383,7 +390,7 @@ function change(values) {
   return refresh();
 }
 
-// Another seed keeps the class unless the class followed the seed.
+// Another seed keeps the class and all else.
 function toSeed(value) {
   if (Number.isInteger(value) && value >= 0 && value <= LARGEST_SEED) change({ seed: value, latent: null });
   else show();
@@ -395,6 +402,7 @@ async function play() {
   playing = !playing;
   $("play").textContent = playing ? "Stop" : "Play";
   $("play").setAttribute("aria-pressed", String(playing));
+  $("caption").setAttribute("aria-live", playing ? "off" : "polite");
   let phase = Math.acos(1 - 2 * state.share), before = performance.now();
   while (playing) {
     await change({ share: (1 - Math.cos(phase)) / 2 });
@@ -501,4 +509,4 @@ const ready = loaded()
     more().catch(fail);
   })
   .catch(fail);
-window.ganvas = { ready, run, latentOf, png, state, shown: () => shown };
+window.ganvas = { ready, run, latentOf, png, state, shown: () => shown, settled: () => drawing }; // for tests

@@ -12,6 +12,7 @@ which pictures differ, and the part that the sample's own grain explains is take
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +29,7 @@ COARSE, FINE = 16, 32  # pixels a side of the thumbnails that retrieve and begin
 DESCRIBED, DECIDING = 64, 128  # principal components in which pictures are retrieved, and in which differences count
 SHIFTS = np.linspace(-0.1, 0.1, 7)  # of the side
 CROPS = ((0.95, 0.02, 3), (0.9, 0.04, 3), (0.86, 0.06, 5))  # part of the whole, how far off the middle, places a side
+BORDER = 0.1  # of the side, which counts less in retrieval
 EXHAUSTIVE = 2000  # training pictures up to which an index has one part
 PROBES = 3  # parts of the index into which each moved version of a picture looks
 CANDIDATES, FINALISTS = 64, 12  # pictures that are registered, and of those the ones that are registered finely
@@ -58,6 +60,22 @@ class Found(NamedTuple):
     """What maps the training picture to the sample: "mirrored, shifted", "" for nothing."""
 
 
+@dataclass(frozen=True)
+class Copies:
+    """What was found of a set of samples."""
+
+    found: Found
+    copies: np.ndarray
+    """(M,) bool."""
+    rate: Interval
+    """Share of the samples that are copies; of held-out pictures `false_alarms` pass for copies."""
+    authenticity: Interval
+    """Share of samples that are farther from their training picture than that is from its nearest other one."""
+    closer: Interval
+    """Chance that a sample lies nearer to a training picture than a held-out one does; 0.5 for a perfect generator."""
+    sentence: str
+
+
 class CopyFinder:
     """Built once from a pack; `find` and `judge` then take samples, `is_copy` is the gate of sampling.
 
@@ -80,7 +98,7 @@ class CopyFinder:
         self.duplicates = len(pack.training) - len(kept)
         self.thumbs = thumbs.at(kept)
         self.versions = versions()
-        self.describing = principal(self.thumbs.coarse, DESCRIBED)
+        self.describing = principal(self.thumbs.coarse, DESCRIBED, window(pack.channels))
         self.deciding = principal(self.thumbs.fine, DECIDING)
         self.moving = moving(self.versions, self.describing)
         self.rows = torch.cat([self.described(part, 1)[:, 0] for part in self.thumbs.coarse.split(ROWS)])
@@ -245,17 +263,27 @@ def energy_of_noise(shape: tuple[int, ...], directions: Tensor) -> tuple[float, 
     return inside, float((rows**2).sum(dim=1).mean()) - inside
 
 
-def principal(thumbs: Tensor, num: int) -> Tensor:
-    """(D, num) orthonormal: the space of the first principal components of at most 8,192 thumbnails of equal tone.
+def window(channels: int) -> Tensor:
+    """(C * 16 * 16,) what a pixel of a coarse thumbnail counts: less at the border, where a moved picture has none."""
+    places = (torch.arange(COARSE) + 0.5) / COARSE
+    counts = (torch.minimum(places, 1 - places) / BORDER).clamp(max=1)
+    return (counts[:, None] * counts).flatten().repeat(min(channels, 3))
 
-    By subspace iteration (Halko, Martinsson & Tropp 2011, algorithm 4.4).
+
+def principal(thumbs: Tensor, num: int, weights: Tensor | None = None) -> Tensor:
+    """(D, num): what takes thumbnails to the space of the first principal components of at most 8,192 of them.
+
+    Brightness does not count; `weights` (D,) say how much a value does. By subspace iteration (Halko, Martinsson &
+    Tropp 2011, algorithm 4.4). Orthonormal without weights, but for the brightness.
     """
     some = thumbs[:: max(1, len(thumbs) // ROWS)].float().flatten(1)
-    some = F.normalize(some - some.mean(dim=1, keepdim=True), dim=1)
+    weights = torch.ones(some.shape[1]) if weights is None else weights
+    some = F.normalize((some - some @ weights[:, None] / weights.sum()) * weights, dim=1)
     space = torch.randn((some.shape[1], min(num, *some.shape)), generator=_seeded())
     for _ in range(5):
         space = torch.linalg.qr(some.T @ (some @ space)).Q
-    return space
+    space = space * weights[:, None]
+    return space - weights[:, None] / weights.sum() * space.sum(dim=0)
 
 
 def _seeded() -> torch.Generator:
@@ -266,7 +294,7 @@ def _seeded() -> torch.Generator:
 
 
 class Index:
-    """Rows (N, D) of length 1 in some sqrt(N) parts, so that a search compares with a few of these (spherical k-means)."""
+    """Rows (N, D) of length 1 in some sqrt(N) parts (spherical k-means): a search looks into a few of them."""
 
     def __init__(self, rows: Tensor) -> None:
         num = 1 if len(rows) <= EXHAUSTIVE else round(len(rows) ** 0.5)
@@ -318,8 +346,8 @@ def moving(moves: Tensor, directions: Tensor) -> Tensor:
     size = COARSE * COARSE
     pixels = torch.eye(size).view(size, 1, COARSE, COARSE)
     moved = torch.stack([_moved(pixels, move.expand(size, 4))[0].view(size, size) for move in moves])
-    centred = (directions - directions.mean(dim=0)).view(-1, size, directions.shape[1])
-    return torch.einsum("vio,cod->civd", moved, centred).reshape(len(directions), -1)
+    channels = directions.view(-1, size, directions.shape[1])
+    return torch.einsum("vio,cod->civd", moved, channels).reshape(len(directions), -1)
 
 
 def registered(pictures: Tensor, targets: Tensor, moves: Tensor, rounds: int) -> tuple[Tensor, Tensor]:
@@ -363,15 +391,12 @@ def differences(pictures: Tensor, targets: Tensor, moves: Tensor, directions: Te
 def _by_pairs(
     function: Callable[..., tuple[Tensor, ...]], pictures: Tensor, base: Tensor, rows: Tensor, moves: Tensor, last: Any
 ) -> list[Tensor]:
-    """A function of pairs for every picture (B, ...) and each of its rows (B, K) of the base: parts (B, K, ...)."""
+    """A function of pairs for each of B pictures and each of its rows (B, K) of the base: parts (B, K, ...)."""
     pictures = _standard(pictures.float())
-    who = torch.arange(len(rows)).repeat_interleave(rows.shape[1])
-    parts = [
-        function(pictures[one], _standard(base[other].float()), move, last)
-        for one, other, move in zip(
-            who.split(PAIRS), rows.flatten().split(PAIRS), moves.flatten(0, 1).split(PAIRS), strict=True
-        )
-    ]
+    parts = []
+    for pairs in torch.arange(rows.numel()).split(PAIRS):
+        targets = _standard(base[rows.flatten()[pairs]].float())
+        parts.append(function(pictures[pairs // rows.shape[1]], targets, moves.flatten(0, 1)[pairs], last))
     return [torch.cat(part).unflatten(0, rows.shape) for part in zip(*parts, strict=True)]
 
 

@@ -134,7 +134,7 @@ def app(
     ) -> Response:
         """One picture as PNG, with its provenance in the metadata. With the right version it never changes."""
         asked = bodies.read_recipe(recipe)
-        loaded = await asyncio.to_thread(engine.model, model, version)
+        loaded = await engine.ready(model, version)
         tag = f'"{address_hash(loaded, asked)}"'
         headers = {"etag": tag, "cache-control": FOREVER if version is not None else "no-cache"}
         if download:
@@ -151,7 +151,7 @@ def app(
     ) -> Response:
         """Several pictures at once: a list with their addresses, or one sheet."""
         asked = [one.recipe() for one in body.recipes]
-        loaded = await asyncio.to_thread(engine.model, body.model)
+        loaded = await engine.ready(body.model)
         if form == "sheet":
             sheet = grid(await engine.pixels(loaded, asked), body.columns)
             told = provenance(loaded.generator.hash, {"grid": [one.to_dict() for one in asked]})
@@ -167,7 +167,7 @@ def app(
     async def code(body: bodies.One) -> bodies.RecipeOut:
         """The same picture with its code in place of all that led to it, so that it can be the start of another."""
         asked = body.recipe.recipe()
-        loaded = await asyncio.to_thread(engine.model, body.model)
+        loaded = await engine.ready(body.model)
         found = await asyncio.wrap_future(engine.call(loaded, lambda: coded(loaded, asked)))
         return bodies.RecipeOut(recipe=found.to_dict())
 
@@ -175,7 +175,7 @@ def app(
     async def zipped(body: bodies.Archive) -> Response:
         """A ZIP file of pictures with manifest.csv and a favourites file that makes them again."""
         asked = [one.recipe() for one in body.recipes]
-        loaded = await asyncio.to_thread(engine.model, body.model)
+        loaded = await engine.ready(body.model)
         return await archive.response(engine, loaded, asked)
 
     @api.post("/api/command")
@@ -221,7 +221,7 @@ def app(
     async def nearest(body: bodies.Pictures) -> bodies.NearOut:
         """The nearest training picture of each, where the training pictures are at hand."""
         asked = [one.recipe() for one in body.recipes]
-        loaded = await asyncio.to_thread(engine.model, body.model)
+        loaded = await engine.ready(body.model)
         known = training.of(loaded)
         if known.state != "ready":
             return bodies.NearOut(state=known.state, sentence=known.sentence, found=[])
@@ -255,7 +255,7 @@ def app(
     ) -> bodies.TaskOut:
         """Begins to look for the recipe of an uploaded picture, the body: PNG, JPEG, WebP, BMP, GIF or TIFF."""
         content = await request.body()
-        loaded = await asyncio.to_thread(engine.model, model)
+        loaded = await engine.ready(model)
         if label is not None:
             loaded.generator.label_indices(label, [0])
         pixels, note = await asyncio.to_thread(workbench.uploaded, loaded, content)
@@ -410,6 +410,7 @@ def refusals(api: FastAPI) -> None:
     @api.exception_handler(HTTPException)
     def of_http(request: Request, error: HTTPException) -> JSONResponse:
         sentence = {
+            400: "the request cannot be read: its body should be JSON",
             404: f"there is nothing at {request.url.path[:200]}: GET /api/openapi.json tells what there is",
             405: f"{request.method} is not for {request.url.path[:200]}: GET /api/openapi.json tells what is",
         }.get(error.status_code, str(error.detail))

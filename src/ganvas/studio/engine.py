@@ -37,6 +37,7 @@ MOST_MODELS = 3  # loaded at a time
 WAITING_BYTES = 2**28  # of pixels, that requests which wait or are being drawn will take
 MOST_WAITING = 2048  # pictures
 CACHE_BYTES = 2**26  # of PNG files
+QUICK = 2**14  # values of pictures that are written at once, in less time than it takes to change threads
 MOST_NODES = 64  # recipes within one
 LARGEST = 1e6  # of any number in a recipe; far beyond what a network has seen
 
@@ -123,11 +124,14 @@ class Engine:
             while len(self.models) > MOST_MODELS:
                 self.models.popitem(last=False)
             refresh_directions(loaded)
-        if version is not None and version != loaded.version:
-            raise ConflictError(
-                f"this address is of {name} as it was, {version[:12]}; now it is {loaded.version[:12]}: reload the page"
-            )
-        return loaded
+        return of_version(loaded, version)
+
+    async def ready(self, name: str, version: str | None = None) -> Loaded:
+        """As `model`; on the spot where the model is in memory and nothing has changed."""
+        loaded = self.models.get(name)
+        if loaded is not None and stamp_of(directions_file(loaded.place)) == loaded.directions_stamp:
+            return of_version(loaded, version)
+        return await asyncio.to_thread(self.model, name, version)
 
     # ---- pictures ----
 
@@ -142,7 +146,11 @@ class Engine:
         if missing:
             with self.reservation(loaded, len(missing)):
                 pixels = await self.drawn(loaded, list(missing.values()))
-                drawn = await asyncio.to_thread(written, loaded, pixels, list(missing.values()))
+                some = list(missing.values())
+                quick = pixels.size < QUICK
+                drawn = (
+                    written(loaded, pixels, some) if quick else await asyncio.to_thread(written, loaded, pixels, some)
+                )
             for key, content in zip(missing, drawn, strict=True):
                 self.keep(key, content)
                 known[key] = content
@@ -278,6 +286,15 @@ def address_hash(loaded: Loaded, recipe: Recipe) -> str:
 
 
 # ---- files of a model ----
+
+
+def of_version(loaded: Loaded, version: str | None) -> Loaded:
+    if version is not None and version != loaded.version:
+        raise ConflictError(
+            f"this address is of {loaded.place.name} as it was, {version[:12]}; "
+            f"now it is {loaded.version[:12]}: reload the page"
+        )
+    return loaded
 
 
 def stamp_of(file: Path) -> Stamp:

@@ -24,6 +24,7 @@ Asgi = Callable[[Message, Receive, Send], Awaitable[None]]
 BODY_BYTES = 2**24  # of an upload
 JSON_BYTES = 2**22  # of any other request
 URL_BYTES = 2**15
+DRAINED_BYTES = 2**28  # of a refused body; beyond that the connection is cut
 
 HEADERS = {
     "content-security-policy": (
@@ -123,6 +124,7 @@ class Guard:
         sentence = f"the request has more than {limit:,} bytes: send less"
         length = headers.get("content-length", "0")
         if not length.isascii() or not length.isdigit() or int(length[:20]) > limit:
+            await drained(receive)
             return await answer(send, 413, sentence)
 
         async def counted() -> Message:
@@ -146,7 +148,18 @@ class Guard:
             await self.inner(scope, counted, with_headers)
         except TooLargeError:
             if not started:
+                await drained(receive)
                 await answer(send, 413, sentence)
+
+
+async def drained(receive: Receive) -> None:
+    """Takes in the rest of a body, without keeping it: who is still sending does not hear an answer."""
+    seen = 0
+    while seen < DRAINED_BYTES:
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if message["type"] == "http.disconnect" or not message.get("more_body"):
+            return
 
 
 async def answer(send: Send, status: int, sentence: str, headers: list[tuple[bytes, bytes]] | None = None) -> None:
@@ -157,7 +170,7 @@ async def answer(send: Send, status: int, sentence: str, headers: list[tuple[byt
     if status == 401:
         common.append((b"www-authenticate", b"Bearer"))
     if status == 413:
-        common.append((b"connection", b"close"))  # what is still being sent is not read
+        common.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": common})
     await send({"type": "http.response.body", "body": body})
 

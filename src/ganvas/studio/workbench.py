@@ -224,7 +224,7 @@ def nearest(found: Neighbours, pixels: np.ndarray) -> list[dict[str, Any]]:
             "name": names[index] if index < len(names) else "",
             "correlation": round(float(correlation), 3),
             "score": round(float(score), 3),
-            "copy": bool(score < found.finder.threshold),
+            "copy_of_it": bool(score < found.finder.threshold),
             "moved": moved,
         }
         for index, correlation, score, moved in zip(*near, strict=True)

@@ -198,15 +198,15 @@ def write_model(generator: Generator, run: Run, images_seen: int) -> None:
     generator.save(run.model, card(Facts(generator, run.config(), seconds=seconds, images_seen=images)))
 
 
-def card(facts: Facts, place: str = FOLDER) -> str:
-    """The model card, with front matter. place: what `Generator.load` takes: a folder, or a name on the hub."""
+def card(facts: Facts, repo: str | None = None) -> str:
+    """The model card, with front matter. repo: the model's name on the hub, where it is to lie there."""
     parts = [
         front_matter(facts),
         f"# {escape(facts.title)}",
         notice(facts),
         about(facts),
         "## Use",
-        how_to_use(facts, place),
+        how_to_use(facts, repo),
         "## Intended use",
         intended(facts),
         "## Must not be used",
@@ -275,15 +275,17 @@ def about(facts: Facts) -> str:
     return table(["", ""], [[name, value] for name, value in rows.items() if value])
 
 
-def how_to_use(facts: Facts, place: str) -> str:
+def how_to_use(facts: Facts, repo: str | None) -> str:
     config = facts.generator.info.config
+    name = repo or FOLDER
+    load = f'hub.local("{name}")' if repo else f'"{name}"'
     return (
         "```sh\n"
-        f"ganvas sample {place} --n 16 --out samples\n"
+        f"ganvas sample {name} --n 16 --out samples\n"
         "```\n\n"
         "```python\n"
-        "import ganvas\n\n"
-        f'gan = ganvas.Generator.load("{place}")\n'
+        f"from ganvas import Generator{', hub' if repo else ''}\n\n"
+        f"gan = Generator.load({load})\n"
         f"pictures = gan.sample(16, seed=0)  "
         f"# float32 (16, {config.channels}, {config.height}, {config.width}) in [-1, 1]\n"
         "```\n\n"

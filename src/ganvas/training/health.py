@@ -39,7 +39,8 @@ COLLAPSE = 0.2  # variety of the generated pictures, of the real ones'; two pict
 SETTLED = 0.15  # part of the budget before which all pictures may still be alike
 OVERFITTING = 0.5  # part of the way from training to generated pictures at which the held-out ones are scored
 COPYING = 0.1  # share of pictures that are nearer to one training picture than 98% of those that are no copies
-LATTICE, GROWTH = 3.0, 1.3  # times the real pictures' and times its own of some examinations ago
+LATTICE = 3.0  # times the real pictures'
+GROWTH = 1.3  # what has become so many times as large has grown
 STILL, A_WHILE = 2e-3, 0.2  # mean change of a pixel, of its range, in this last part of the images seen
 PLATEAU, LONG = 8, 0.25  # examinations, and the last part of the images seen, that the score may stand still
 PROGRESS = 0.02  # the part by which the best score must have fallen meanwhile
@@ -189,9 +190,13 @@ class Watch:
         )
 
     def _lattice(self) -> tuple[str, Event | None]:
-        values = [record["lattice"] for record in self.vitals[-4:]]
-        seen = min(values[-2:]) >= LATTICE
-        if not (seen and values[-1] >= GROWTH * values[0]) and not (seen and "lattice" in self.active):
+        values = [record["lattice"] for record in self.vitals]
+        latest = values[-2:]
+        if len(values) < 4 or min(latest) < LATTICE:
+            return "lattice", None
+        grown = min(latest) >= GROWTH * min(values[:-2])
+        falling = sum(latest) < sum(values[-4:-2])  # as it often does by itself in young pictures
+        if "lattice" not in self.active and (falling or not grown):
             return "lattice", None
         return "lattice", Event(
             "lattice",

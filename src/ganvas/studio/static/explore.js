@@ -8,6 +8,7 @@ import { classOf, key, percent, variation, words } from "./recipes.js";
 import { Tray, zip } from "./tray.js";
 import { curve } from "./charts.js";
 
+const LARGEST_FILE = 2 ** 24; // bytes, as the studio takes them
 const FEW = 12; // classes shown as buttons; more are a list
 const WIDE = matchMedia("(min-width: 900px)");
 
@@ -27,7 +28,7 @@ export class Explore {
       keep: (recipe) => this.tray.toggle(recipe),
       isKept: (recipe) => this.tray.has(recipe),
       vary: (recipe) => this.vary(recipe),
-      near: (recipes) => this.near(recipes),
+      near: (recipes, wait) => this.near(recipes, wait),
       kept: () => this.tray.recipes(),
       reload: () => this.load(this.model.name),
       close: () => this.closePanel(),
@@ -155,10 +156,13 @@ export class Explore {
 
   async showReal(box) {
     this.view.real = box.checked;
-    if (box.checked && !(await this.near([this.at(0)], true))) {
+    try {
+      if (box.checked && !(await this.near([this.at(0)], say, true))) box.checked = this.view.real = false;
+    } catch (error) {
+      sayError(error);
       box.checked = this.view.real = false;
-      return;
     }
+    if (this.gallery.withReal === box.checked) return;
     this.gallery.withReal = box.checked;
     this.gallery.reset(this.model);
   }
@@ -199,7 +203,7 @@ export class Explore {
   }
 
   vary(recipe) {
-    this.around = { recipe, strength: this.around?.strength ?? 0.3 };
+    this.around = { recipe, strength: this.around?.strength ?? 0.45 };
     this.drawControls();
     this.gallery.reset(this.model);
     say(`Variations of ${words(recipe, this.model.classes)}`);
@@ -267,7 +271,7 @@ export class Explore {
   // ---- the nearest training pictures ----
 
   /** For each recipe what is nearest; null, and said once, where the training pictures are not at hand. */
-  async near(recipes, aloud = false) {
+  async near(recipes, wait = () => {}, aloud = false) {
     if (this.absent === this.model.name && !aloud) return null;
     const model = this.model;
     for (;;) {
@@ -284,7 +288,7 @@ export class Explore {
           address: `/api/training-picture?${new URLSearchParams({ model: model.name, index: one.index })}`,
         }));
       }
-      if (aloud) say(told.sentence);
+      wait(told.sentence);
       await new Promise((done) => setTimeout(done, 700));
     }
   }
@@ -304,6 +308,10 @@ export class Explore {
   }
 
   async project(file) {
+    if (file.size > LARGEST_FILE) {
+      say(`${file.name} has more than ${LARGEST_FILE / 2 ** 20} MB: send a smaller picture`, true);
+      return;
+    }
     const model = this.model;
     const query = { model: model.name };
     if (this.view.label) query.label = this.view.label;

@@ -1,6 +1,6 @@
 // The gallery without an end: only the rows near the screen exist, the page's height grows with the scrolling.
 
-import { h } from "./dom.js";
+import { h, sayError } from "./dom.js";
 import { show } from "./client.js";
 
 const GAP = 10;
@@ -72,7 +72,7 @@ export class Gallery {
   make(index) {
     const recipe = this.deck.at(index);
     const image = h("img", { alt: "", decoding: "async", draggable: "false" });
-    const real = h("img", { alt: "", class: "real", hidden: true });
+    const real = h("img", { alt: "", class: "real" });
     const caption = h("span", { class: "caption" }, this.deck.short(recipe));
     const pick = h("button", {
       class: "pick", tabindex: index === this.active ? 0 : -1,
@@ -185,11 +185,15 @@ export class Gallery {
     for (let start = 0; start < tiles.length; start += 32) {
       const part = tiles.slice(start, start + 32).filter((tile) => tile.element.isConnected);
       if (!part.length) continue;
-      const found = await this.deck.near(part.map((tile) => tile.recipe));
+      let found;
+      try {
+        found = await this.deck.near(part.map((tile) => tile.recipe));
+      } catch (error) {
+        sayError(error);
+      }
       if (!found) return;
       part.forEach((tile, i) => {
         const near = found[i];
-        tile.real.hidden = false;
         tile.real.src = near.address;
         tile.real.alt = `nearest training picture, correlation ${near.correlation}`;
         tile.element.classList.toggle("copy", near.copy_of_it);

@@ -14,7 +14,7 @@ export class Panel {
     this.share = 0.5;
     this.picture = h("img", { class: "large", alt: "" });
     this.live = new Live(this.picture, sayError);
-    this.real = h("img", { class: "large", alt: "" });
+    this.real = h("img", { alt: "", hidden: true });
     this.realSays = h("figcaption", {});
     this.realFigure = h("figure", { class: "nearest", hidden: true }, this.real, this.realSays);
     this.says = h("p", { class: "words" });
@@ -22,14 +22,14 @@ export class Panel {
     this.actions = h("div", { class: "actions four" },
       this.keepButton,
       h("button", { id: "panel-vary", onclick: () => hooks.vary(this.current) }, "Variations"),
-      h("button", { id: "panel-download", onclick: () => this.download() }, "Download"),
-      h("button", { id: "panel-command", title: "Copy the command that makes this picture again (c)", onclick: () => this.command() }, "Copy command"));
+      h("button", { id: "panel-download", title: "Download the PNG file (d)", "aria-label": "Download PNG", onclick: () => this.download() }, "PNG"),
+      h("button", { id: "panel-command", "aria-label": "Copy command", title: "Copy the command that makes this picture again (c)", onclick: () => this.command() }, "Command"));
     this.tabs = h("div", { class: "tabs" });
     this.body = h("div", { class: "tab" });
     element.append(
       h("div", { class: "over" }, this.says,
         h("button", { class: "plain close", title: "Close (Esc)", "aria-label": "Close", onclick: () => hooks.close() }, "✕")),
-      h("div", { class: "figures" }, h("figure", {}, this.picture), this.realFigure),
+      h("div", { class: "figures" }, h("figure", {}, this.picture)), this.realFigure,
       this.actions, this.tabs, this.body);
     this.settled = later(250, () => this.findNearest());
   }
@@ -246,18 +246,21 @@ export class Panel {
   async findNearest() {
     const recipe = this.current;
     try {
-      const found = await this.hooks.near([recipe]);
+      const found = await this.hooks.near([recipe], (sentence) => {
+        this.realFigure.hidden = false;
+        this.realSays.textContent = sentence;
+      });
       if (!found || key(recipe) !== key(this.current)) {
         if (!found) this.realFigure.hidden = true;
         return;
       }
       const [near] = found;
-      this.realFigure.hidden = false;
+      this.realFigure.hidden = this.real.hidden = false;
       this.real.src = near.address;
       this.real.alt = `Nearest training picture ${near.name}`;
       this.realSays.textContent = near.copy_of_it
-        ? `a copy of a training picture? correlation ${near.correlation}`
-        : `nearest training picture, correlation ${near.correlation}${near.moved ? `, ${near.moved}` : ""}`;
+        ? `Very near to this training picture: a copy? Correlation ${near.correlation}.`
+        : `The nearest training picture${near.moved ? `, ${near.moved}` : ""}: correlation ${near.correlation}.`;
       this.realFigure.classList.toggle("copy", near.copy_of_it);
     } catch (error) {
       sayError(error);

@@ -23,7 +23,7 @@ export const percent = (part) => `${Math.round(part * 100)}%`;
 export function words(recipe, classes = []) {
   const parts = [recipe.code ? "projected" : `seed ${recipe.seed}`];
   const label = classOf(recipe, classes);
-  if (label !== null) parts.push(label);
+  if (label !== null) parts.push(/^\d/.test(label) ? `class ${label}` : label);
   if ((recipe.truncation ?? 1) !== 1) parts.push(`truncation ${recipe.truncation}`);
   for (const [name, amount] of Object.entries(recipe.edits ?? {})) parts.push(`${name} ${signed(amount)}`);
   if (recipe.towards) parts.push(`${percent(recipe.towards.share)} towards (${words(recipe.towards.to, classes)})`);

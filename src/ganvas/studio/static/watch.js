@@ -118,8 +118,8 @@ export class Watch {
     const charts = CHARTS.map(([title, lines, how]) => {
       const found = [run, other].filter(Boolean).flatMap((one, place) => {
         const columns = how.from === "vitals" ? one.vitals : one.reports;
-        return lines.filter(([name]) => columns[name]).map(([name, text]) => ({
-          name: other ? `${one.name} ${text}` : text, x: columns.images, y: columns[name], dashed: place === 1,
+        return lines.filter(([name]) => columns[name]).map(([name, text], colour) => ({
+          name: other ? `${one.name} ${text}` : text, x: columns.images, y: columns[name], dashed: place === 1, colour,
         }));
       });
       const best = how.lower && run.best !== null ? ` lower is better, best ${short(run.best)}` : null;
