@@ -3,7 +3,8 @@
     python benchmarks/evaluate.py --data cifar-10-batches-1-2.tar.xz --num 1000 --json evaluate.json
 
 All read the same weights (random ones in the published format, unless --weights gives a file) and the same pictures:
-real ones, and real ones that were blurred. Peers that are not installed (see peers.txt) are left out with a word.
+real ones, and real ones that were blurred. Peers that are not installed (see peers.txt) are left out with a word;
+ganvas itself must be (pip install --no-deps -e .).
 
 images/s: the network on pictures in memory, resize included, batches of --batch for everybody: their own defaults of
 50 and 64 are slower on a CPU. Repeats alternate between all of them; the median is shown, with the least and the most.
@@ -188,6 +189,8 @@ def installed() -> list[str]:
             version(way.package)
             names.append(name)
         except PackageNotFoundError:
+            if name == "ganvas":
+                raise SystemExit("ganvas is not installed in this environment: pip install --no-deps -e .") from None
             print(f"{name} is left out: pip install -r benchmarks/peers.txt")
     return names
 
@@ -259,6 +262,7 @@ def main() -> None:
         print(summary, f"(aims: at least {TARGET}, off by less than {TOLERANCE})")
     if arguments.json:
         options = {key: str(value) for key, value in vars(arguments).items() if key not in ("json", "weights")}
+        options["data"] = Path(arguments.data).name
         about = machine("torch", "numpy", "scipy", *(name for name in ("onnxruntime",) if has(name)))
         threads = torch.get_num_threads()
         write_json(

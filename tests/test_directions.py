@@ -16,16 +16,9 @@ from ganvas.errors import ConfigError, DataError
 from ganvas.explore import directions
 from ganvas.explore.recipes import Direction, Recipe, resolve
 from ganvas.generator import Generator, to_pixels
-from ganvas.models import MODELS, MODERN
 from ganvas.pictures import save_png
-from test_generator import CLASSES, fresh
-
-CASES = [(name, False) for name in MODELS] + [(name, True) for name in MODERN]
-cases = pytest.mark.parametrize(("name", "labelled"), CASES, ids=[f"{n}{'-labels' * has}" for n, has in CASES])
-
-
-def of(name: str, labelled: bool = False) -> Generator:
-    return fresh(name, CLASSES if labelled else None, height=32, width=32)
+from test_codes import cases, of
+from test_generator import fresh
 
 
 def vectors(found: list[Direction]) -> np.ndarray:
@@ -38,7 +31,7 @@ def vectors(found: list[Direction]) -> np.ndarray:
 @cases
 def test_every_architecture_has_directions_that_change_its_pictures(name: str, labelled: bool) -> None:
     gan = of(name, labelled)
-    for found in (directions.principal(gan, 3, samples=256), directions.from_weights(gan, 3)):
+    for found in (directions.principal(gan, 3, samples=128), directions.from_weights(gan, 3)):
         assert vectors(found).shape == (3, 8) and len({one.name for one in found}) == 3
         assert all("%" in one.source for one in found)
         strip = directions.strip(gan, found[0], [1, 2], (-2, 0, 2), truncation=0.8)
@@ -56,11 +49,11 @@ def test_every_architecture_has_directions_that_change_its_pictures(name: str, l
 def test_directions_are_the_same_again_and_leave_the_random_state_alone(name: str, labelled: bool) -> None:
     gan = of(name, labelled)
     state = torch.get_rng_state()
-    first = directions.principal(gan, 3, samples=200, seed=4)
+    first = directions.principal(gan, 3, samples=40, seed=4)
     torch.manual_seed(9)
-    np.testing.assert_allclose(vectors(directions.principal(gan, 3, samples=200, seed=4)), vectors(first), atol=1e-4)
+    np.testing.assert_allclose(vectors(directions.principal(gan, 3, samples=40, seed=4)), vectors(first), atol=1e-4)
     torch.set_rng_state(state)
-    directions.principal(gan, 3, samples=200)
+    directions.principal(gan, 3, samples=40)
     directions.from_weights(gan, 2)
     assert torch.equal(torch.get_rng_state(), state)
 

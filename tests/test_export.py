@@ -422,7 +422,7 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Chromium without a window; skips where there is none."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
@@ -530,6 +530,7 @@ def test_demo_in_a_browser(browser: Any, serve: Any, runtime: Path, folder: Path
         latent = page.page.evaluate("(seed) => Array.from(ganvas.latentOf(seed))", seed)
         assert np.abs(np.array(latent) - generator.latents([seed])[0].numpy()).max() < 1e-6
     assert np.abs(page.shown().reshape(1, 3, 20, 28) - generator.sample(1).numpy()).max() < BROWSER_SAME
+    page.page.wait_for_function("!document.getElementById('more').disabled")
     first = page.page.locator("#gallery canvas").nth(4)
     drawn_pixels = first.evaluate("(c) => Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data)")
     expected = to_pixels(generator.sample(1, seed=4))[0].astype(int)

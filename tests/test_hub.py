@@ -7,6 +7,7 @@ ask how to send, send a large file, commit, list, resolve. It is on this machine
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import json
 import pickle
@@ -57,7 +58,10 @@ class Repository:
 
 
 class Hub(ThreadingHTTPServer):
-    """The stand-in. damage: files whose content is changed on the way; down: answers 503 to everything."""
+    """The stand-in. damage: files whose content is changed on the way; down: answers 503 to everything.
+
+    closed: hands out no file.
+    """
 
     daemon_threads = True
 
@@ -68,7 +72,7 @@ class Hub(ThreadingHTTPServer):
         self.requests: list[tuple[str, str]] = []
         self.unknown: list[str] = []
         self.damage: dict[str, bytes] = {}
-        self.down = False
+        self.down = self.closed = False
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
     def create(self, repo: str, files: dict[str, bytes], private: bool = False) -> None:
@@ -126,6 +130,8 @@ class Answer(BaseHTTPRequestHandler):
                 assert hashlib.sha256(body).hexdigest() == oid
                 self.server.large[oid] = body
                 return self.say(200, {})
+            case [_, _, "resolve", _, _] if self.server.closed:
+                return self.say(403, {"error": "no right"}, {"X-Error-Message": "no right to read files"})
             case [owner, name, "resolve", revision, file]:
                 repository = self.found(f"{owner}/{name}", token)
                 if repository is not None:
@@ -298,14 +304,11 @@ def test_a_run_goes_with_a_card_of_now(server: Hub, trained: Path) -> None:
     assert str(trained) not in sent.files["README.md"].decode()
 
 
-def test_the_python_of_the_card_works(server: Hub, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from huggingface_hub import constants
-
+def test_the_python_of_the_card_works(server: Hub, trained: Path) -> None:
     hub.push(trained, REPO, endpoint=server.url, token=WRITER, private=False)
-    monkeypatch.setattr(constants, "ENDPOINT", server.url)
     code = server.repositories[REPO].files["README.md"].decode().split("```python\n")[1].split("```")[0]
     names: dict[str, Any] = {}
-    exec(code, names)
+    exec(code.replace(f'"{REPO}"', f'"{REPO}", endpoint="{server.url}"'), names)
     assert torch.equal(names["pictures"], Generator.load(trained, "cpu").sample(16))
 
 
@@ -460,6 +463,26 @@ def test_a_repository_that_is_not_there_or_private(server: Hub, model: Path) -> 
     with pytest.raises(GanvasError) as error:
         hub.pull(REPO, endpoint=server.url)
     assert "token may not read it" in one_sentence(error)
+
+
+def test_files_that_are_refused_although_they_are_listed(server: Hub, model: Path) -> None:
+    hub.push(model, REPO, endpoint=server.url, token=WRITER)
+    server.closed = True
+    with pytest.raises(GanvasError) as error:
+        hub.pull(REPO, endpoint=server.url, token=WRITER)
+    assert "403" in one_sentence(error) and "token" in str(error.value)
+
+
+def test_a_cache_that_cannot_be_written(server: Hub, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    def full(*_: object, **__: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    hub.push(model, REPO, endpoint=server.url, token=WRITER)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", full)
+    with pytest.raises(GanvasError, match="no space left"):
+        hub.pull(REPO, endpoint=server.url, token=WRITER)
 
 
 def test_a_revision_that_is_not_there(server: Hub, model: Path) -> None:

@@ -72,7 +72,7 @@ def test_what_was_measured_is_told_with_intervals(run: Path, tmp_path: Path) -> 
     publish.publish(run, tmp_path / "out")
     assert names(tmp_path / "out") == ALWAYS | {"evaluation.json"}
     text = text_of(tmp_path / "out")
-    assert "| KID (net) ↓ | 0.1235 | 0.1195 to 0.1275 | −0.0012 | biased: few |" in text
+    assert "| KID ↓ | 0.1235 | 0.1195 to 0.1275 | −0.0012 | biased: few |" in text
     assert "1 of 20 is a copy." in text
 
 
@@ -141,7 +141,7 @@ def test_no_file_is_larger_than_hosts_take(run: Path, tmp_path: Path) -> None:
 
 
 def test_larger_weights_stay_out_and_the_readme_says_how_to_get_them(run: Path, tmp_path: Path) -> None:
-    config = ModelConfig(model="compact", height=16, width=16, channels=1, num_classes=2, z_dim=8, base=96)
+    config = ModelConfig(model="compact", height=16, width=16, channels=1, num_classes=2, z_dim=8, base=256)
     network, _ = models.build(config)
     Generator(network, ModelInfo(config, ["lying", "standing"])).save(run / "model")
     size = (run / "model" / WEIGHTS).stat().st_size
@@ -171,7 +171,7 @@ def test_real_pictures_are_shown_where_the_licence_lets_everybody(run: Path, tmp
     change_config(run, licence="CC BY 4.0", attribution="A. Photographer")
     publish.publish(run, tmp_path / "out")
     assert names(tmp_path / "out") == ALWAYS | REAL | {"evaluation.json"}
-    assert "Real pictures of the training data (CC BY 4.0, A. Photographer), scaled:" in text_of(tmp_path / "out")
+    assert "Real: pictures of the training data, scaled; CC BY 4.0, A. Photographer." in text_of(tmp_path / "out")
     assert read_provenance(tmp_path / "out" / "real.png") is None  # it is not synthetic
 
 

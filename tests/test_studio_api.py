@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,11 @@ from ganvas.generator import Generator, to_pixels
 from ganvas.provenance import read_provenance
 
 fastapi = pytest.importorskip("fastapi", reason="the studio needs pip install 'ganvas[studio]'")
+schemathesis = pytest.importorskip("schemathesis", reason="needs pip install schemathesis")
 
 from fastapi.testclient import TestClient  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
+from schemathesis.specs.openapi.checks import positive_data_acceptance  # noqa: E402
 
 from ganvas import studio  # noqa: E402
 from ganvas.studio import api, engine, guard, workbench  # noqa: E402
@@ -79,7 +83,7 @@ def test_a_picture_is_the_recipe_s_and_says_where_it_comes_from(
     client: TestClient, folder: Path, tmp_path: Path
 ) -> None:
     recipe = {"seed": 7, "label": "standing", "truncation": 0.5, "towards": {"to": {"seed": 3}, "share": 0.25}}
-    recipe["mix"] = {"with": {"seed": 4}, "depths": [1]}
+    recipe["mix"] = {"with": {"seed": 4}, "depths": [0]}
     version = client.get("/api/model", params={"model": "bars"}).json()["version"]
     answer = client.get(address(recipe, version=version))
     generator = Generator.load(folder / "bars", "cpu")
@@ -411,14 +415,20 @@ def png(height: int, width: int, mode: str = "L") -> bytes:
     return buffer.getvalue()
 
 
+def claiming(content: bytes, width: int, height: int) -> bytes:
+    """A PNG file whose header claims another size."""
+    header = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + content[24:29]
+    return content[:12] + header + zlib.crc32(header).to_bytes(4, "big") + content[33:]
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
         (b"", "empty file"),
         (b"<svg onload='alert(1)'/>", "not a picture"),
-        (b"\x89PNG\r\n\x1a\n" + b"\0" * 50, "PNG"),
-        (png(64, 64)[:60], "PNG"),
-        (png(1, 200_000_000 // 1), "too large"),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * 50, "truncated"),
+        (png(64, 64)[:60], "truncated"),
+        (claiming(png(4, 4), 20_000, 20_000), "too large: 400,000,000"),
         (png(6400, 6400), "too large: 6400x6400"),
     ],
     ids=["empty", "svg", "broken", "cut", "bomb", "large"],
@@ -599,7 +609,7 @@ def test_a_token_is_asked_of_everyone(folder: Path) -> None:
             refused(client.get(path), 401, "token")
         refused(client.get("/?token=wrong"), 401, "token")
         refused(client.get("/api/places", headers={"authorization": "Bearer wrong"}), 401, "token")
-        refused(client.get("/api/places", headers={"cookie": "ganvas-00000000=x; bad=\xff"}), 401, "token")
+        refused(client.get("/api/places", headers={"cookie": b"ganvas-00000000=x; bad=\xff"}), 401, "token")
         assert client.get("/api/places", headers={"authorization": f"Bearer {token}"}).status_code == 200
         once = client.get(f"/?token={token}&x=1")
         assert once.status_code == 303 and once.headers["location"] == "/?x=1"
@@ -622,6 +632,30 @@ def test_every_answer_has_a_strict_policy_and_nothing_comes_from_elsewhere(clien
             assert call not in text, (name, call)
 
 
+# ---- the documentation ----
+
+
+@pytest.fixture(scope="module")
+def documented(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("documented") / "runs"
+    shutil.copytree(trained, folder / "bars")
+    return schemathesis.openapi.from_asgi(
+        "/api/openapi.json", api.app(folder, device="cpu", hosts=frozenset({"testserver"}))
+    )
+
+
+@schemathesis.pytest.from_fixture("documented").parametrize()
+@settings(max_examples=10, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+def test_the_interface_is_as_it_documents_itself(case: Any) -> None:
+    """Requests made from the OpenAPI description, right and wrong ones: every answer is one that it documents."""
+    if case.meta.generation.mode.is_positive:  # else no name would be that of a model
+        for part in (case.query, case.body):
+            for name in {"model", "run"} & (part.keys() if isinstance(part, dict) else set()):
+                part[name] = "bars"
+    # What is well formed need not fit the model: a class that it does not have, a code of another length.
+    case.call_and_validate(excluded_checks=[positive_data_acceptance])
+
+
 # ---- the command ----
 
 
@@ -639,6 +673,11 @@ def test_what_cannot_be_served(folder: Path, options: dict[str, Any], words: str
     place = folder / str(options.pop("folder", ""))
     with pytest.raises(ConfigError, match=words):
         studio.serve(place, open_browser=False, **options)
+
+
+def test_answers_are_sent_at_once() -> None:
+    with studio.listen("127.0.0.1", 0) as listening:  # asyncio asks for this before it turns Nagle's delay off
+        assert listening.proto == socket.IPPROTO_TCP
 
 
 def test_a_port_in_use_and_an_empty_folder(folder: Path, tmp_path: Path, ganvas_command: Command) -> None:

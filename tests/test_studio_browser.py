@@ -52,7 +52,7 @@ def runs(training: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (data / name).mkdir(parents=True)
         for i in range(12):
             Image.fromarray(rng.integers(level - 40, level + 40, (16, 16), np.uint8)).save(data / name / f"{i}.png")
-    tiny = {"size": 16, "base": 8, "z_dim": 8, "batch": 16, "previews": 3, "device": "cpu"}
+    tiny = {"size": 32, "base": 8, "z_dim": 8, "batch": 16, "previews": 3, "device": "cpu"}
     ganvas.train(data, training / "done", images=96, quiet=True, **tiny)
     with (training / "done" / "log.jsonl").open("a") as log:
         log.write(json.dumps({"images": 96, "health": "collapse", "words": EVIL, "action": EVIL}) + "\n")
@@ -117,7 +117,7 @@ def explore(page: Any, model: str = "done") -> None:
     drawn(page)
 
 
-DRAWN = "[...document.querySelectorAll('.tile img:not([hidden])')].every((one) => one.complete && one.naturalWidth)"
+DRAWN = "[...document.querySelectorAll('.frames img:first-child')].every((one) => one.complete && one.naturalWidth)"
 LARGE = "document.querySelector('#panel .large')"
 WORDS = "document.querySelector('.words').textContent"
 

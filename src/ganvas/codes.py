@@ -137,7 +137,8 @@ def with_lent(network: nn.Module, code: Code) -> Tensor:
     """One pass over the pictures and, behind them, those that lend; at each depth what is lent is taken over."""
     rows = [0]  # the distinct ones, the pictures' own first
     lender: dict[int, int] = {}  # depth -> place in `rows`
-    for depth in differs(code).any(dim=0).nonzero().flatten().tolist():
+    lends = differs(code)
+    for depth in lends.any(dim=0).nonzero().flatten().tolist():
         same = (place for place, row in enumerate(rows[1:], 1) if equal(code, row, 1 + depth))
         lender[depth] = next(same, len(rows))
         if lender[depth] == len(rows):
@@ -146,7 +147,9 @@ def with_lent(network: nn.Module, code: Code) -> Tensor:
     def lend(depth: int) -> Any:
         def hook(_: nn.Module, __: object, features: Tensor) -> Tensor:
             parts = list(features.chunk(len(rows)))
-            parts[0] = as_other(parts[0], parts[lender[depth]])
+            lent = as_other(parts[0], parts[lender[depth]])
+            # What is lent nothing here keeps what coarser depths made of it, whatever the others in the batch take.
+            parts[0] = torch.where(lends[:, depth].view(-1, *[1] * (lent.ndim - 1)), lent, parts[0])
             return torch.cat(parts)
 
         return hook

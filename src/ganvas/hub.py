@@ -292,7 +292,7 @@ class Hub:
             )
         path = self.folder / "snapshots" / commit / name
         if not path.is_file():  # what is there was held to its hash when it came
-            with self.explained(), files.explained(self.cache):
+            with files.explained(self.cache), self.explained():
                 fetched = self.library.hf_hub_download(
                     self.repo,
                     name,

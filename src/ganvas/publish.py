@@ -232,13 +232,13 @@ class Issue:
         return opened(self.folder, pictures.get(key)) if isinstance(pictures, dict) else None
 
     def closest(self) -> Image.Image | None:
-        """Pairs of a generated picture and the training picture that is nearest to it, in two columns of pairs."""
+        """Pairs of a generated picture and the training picture that is nearest to it, in columns of pairs."""
         rows = ((self.facts.evaluation or {}).get("copies") or {}).get("closest") or []
         pairs = [one for row in rows[:PAIRS] if (one := opened(self.folder, row.get("file"))) is not None]
         if not pairs:
             return None
         width, height = pairs[0].size
-        columns, gap = 2, 8
+        columns, gap = 4, 8
         rows_of = -(-len(pairs) // columns)
         sheet = Image.new("RGB", (columns * (width + gap) - gap, rows_of * (height + gap) - gap), "white")
         for i, pair in enumerate(pairs):
@@ -249,7 +249,7 @@ class Issue:
 
     def readme(self, found: Contents, weights: Path) -> str:
         facts = self.facts
-        parts = [f"# {escape(facts.title)}", card.notice(facts), card.about(facts)]
+        parts = [f"# {escape(facts.title)}", card.notice(facts), *self.sample_words()]
         if FILM in found:
             time = f", {card.duration(facts.seconds)} on {escape(facts.run.get('device'))}" if facts.seconds else ""
             parts += [
@@ -258,11 +258,10 @@ class Issue:
                 f"*Every place in the grid keeps its latent from the first to the last of {facts.images_seen:,} images "
                 f"seen{time}.*",
             ]
-        parts += ["## Samples", *self.sample_words()]
         parts += ["## Use", self.use_words(found, weights)]
         parts += ["## How good it is", card.evaluation(facts), *self.real_words(found)]
         for title, part in (
-            ("Intended use", card.intended), ("Must not be used", card.forbidden),
+            ("What it is", card.about), ("Intended use", card.intended), ("Must not be used", card.forbidden),
             ("Training data", card.training_data), ("Limits", card.limits), ("Training and its cost", card.cost),
         ):  # fmt: skip
             parts += [f"## {title}", part(facts)]
@@ -277,11 +276,14 @@ class Issue:
         if classes:
             shown = ", ".join(escape(name) for name in classes[: shape.rows])
             rows = f" A row a class: {shown}" + (f" (of {len(classes)} classes)." if len(classes) > shape.rows else ".")
-        return [
+        both = (
             image(f"{last + 1} generated pictures, not selected", SAMPLES),
-            f"*Not selected: the seeds 0 to {last}, none left out, at truncation 1 (all the variety).{rows}*",
             image(f"The same {last + 1} seeds at truncation {TRUNCATION:g}", TRUNCATED),
-            f"*The same seeds at truncation {TRUNCATION:g}: nearer to the mean, with less variety.*",
+        )
+        heads = ["truncation 1: all the variety", f"truncation {TRUNCATION:g}: nearer to the mean, with less variety"]
+        return [
+            card.table(heads, [list(both)]),
+            f"*Not selected: the seeds 0 to {last}, none left out, the same on both sides.{rows}*",
         ]
 
     def use_words(self, found: Contents, weights: Path) -> str:
@@ -309,11 +311,13 @@ class Issue:
             return ["No real pictures are shown: the run has no evaluation of these weights to show them from."]
         by = f", {escape(facts.attribution)}" if facts.attribution else ""
         note = escape((facts.evaluation or {}).get("pictures", {}).get("note", ""))
-        parts = [
-            f"Generated ({note}):",
+        both = (
             image("Generated pictures that were evaluated", GENERATED),
-            f"Real pictures of the training data ({licence}{by}), scaled:",
             image("Real pictures of the data set", REAL),
+        )
+        parts = [
+            card.table(["generated", "real"], [list(both)]),
+            f"*Generated: {note}. Real: pictures of the training data, scaled; {licence}{by}.*",
         ]
         if CLOSEST in found:
             parts += [

@@ -108,8 +108,8 @@ def project(
             with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
                 apart = distance(codes.decode(generator.network, moved), goal)
             nearest = int(apart.argmin())
-            if float(apart[nearest]) < best_loss:
-                best, best_loss = detached(moved, nearest), float(apart[nearest])
+            if (loss := float(apart[nearest].detach())) < best_loss:
+                best, best_loss = detached(moved, nearest), loss
             losses.append(best_loss)
             optimizer.zero_grad()
             (apart.sum() + space.strain(point).sum()).backward()

@@ -20,6 +20,7 @@ import ganvas
 from ganvas import files
 from ganvas.config import DataConfig, from_dict
 from ganvas.data import marks
+from ganvas.data.near import nearest
 from ganvas.data.pack import Pack, Progress, is_pack, open_pack
 from ganvas.device import choose_device
 from ganvas.errors import CheckpointError, ConfigError, DataError, RunError
@@ -213,6 +214,7 @@ class Judgement:
         sampling = f"seed {self.options.seed}, truncation {self.options.truncation:g}, EMA weights"
         measures = Measures(features, sampling, self.split, len(real), len(fake))
         rows = measures.rows(real, floor, fake, fake_logits, self.options.force)
+        train = real
         if self.split == "training":
             held, _ = features_of(features, self.pack, self.heldout, self.report)
             rows.insert(1, measures.other("kid_heldout", "held-out", held, floor, fake))
@@ -232,7 +234,7 @@ class Judgement:
             "protocol": self.protocol(features),
             "measures": rows,
             "classes": classes,
-            "copies": self.copies(out),
+            "copies": self.copies(out, features.name, train, fake),
             "artefacts": dataclasses.asdict(artefacts.examine(self.pack.images[self.reference], self.samples)),
             "marks": self.marks(out),
             "real_or_fake": self.real_or_fake(out),
@@ -296,24 +298,30 @@ class Judgement:
 
     # ---- copies ----
 
-    def copies(self, out: Path) -> Row | None:
-        """The copy rate and the closest pairs; None where too few pictures were held out to tell."""
+    def copies(self, out: Path, features: str, train: np.ndarray, fake: np.ndarray) -> Row | None:
+        """The copy rate and the closest pairs; None where too few pictures were held out to tell.
+
+        Beside each the nearest of the training pictures whose features are known: train (N, D), fake (M, D).
+        """
         pack = self.pack
         if len(pack.heldout) < copies.LEAST:
             return None
         finder = copies.CopyFinder(pack, self.report)
         judged = finder.judge(self.samples)
+        shown = np.argsort(judged.found.score)[:CLOSEST]
+        alike = self.training[nearest(fake[shown], train, 1)[1][:, 0]]
         rows = []
-        for i, sample in enumerate(np.argsort(judged.found.score)[:CLOSEST]):
+        for i, (sample, other) in enumerate(zip(shown, alike, strict=True)):
             place = judged.found.nearest[sample]
             path = f"evaluation/closest-{i:02}.png"
-            save_png(out / path, grid(np.stack([self.samples[sample], pack.images[place]]), 2))
+            save_png(out / path, grid(np.stack([self.samples[sample], pack.images[place], pack.images[other]]), 3))
             rows.append(
                 {
                     "file": path,
                     "seed": self.options.seed + int(sample),
                     "label": None if self.labels is None else pack.classes[self.labels[sample]],
                     "training": pack.names[place],
+                    "in_features": pack.names[other],
                     "score": float(judged.found.score[sample]),
                     "copy": bool(judged.copies[sample]),
                     "alteration": judged.found.moved[sample],
@@ -326,8 +334,10 @@ class Judgement:
             "threshold": finder.threshold,
             "authenticity": judged.authenticity._asdict(),
             "closer_than_heldout": judged.closer._asdict(),
+            "training_duplicates": finder.duplicates,
             "leaks": finder.leaks,
             "sentence": judged.sentence,
+            "in_features": {"network": features, "num": len(train)},
             "closest": rows,
         }
 

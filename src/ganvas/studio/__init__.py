@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import secrets
 import shlex
@@ -54,10 +55,9 @@ def serve(
         print(f"studio  {address}\nCtrl-C ends it", flush=True)
         if open_browser:
             threading.Timer(0.5, webbrowser.open, [address]).start()
-        try:
+        with contextlib.suppress(KeyboardInterrupt):  # it may be raised again once all has been ended
             uvicorn.Server(config).run(sockets=[listening])
-        except KeyboardInterrupt:  # uvicorn has ended everything, then raises the signal again
-            print("the studio is closed", flush=True)
+        print("the studio is closed", flush=True)
 
 
 def check_token(folder: str | Path, host: str, token: str | None, loopback: bool) -> None:

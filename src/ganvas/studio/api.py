@@ -32,7 +32,7 @@ from ganvas.studio import archive, bodies, commands, live, workbench
 from ganvas.studio.engine import Engine, Loaded, address_hash, is_newer
 from ganvas.studio.guard import Guard
 from ganvas.studio.lists import FIRST, Lists
-from ganvas.studio.refusals import AbsentError, BusyError, ConflictError
+from ganvas.studio.refusals import AbsentError, BusyError, ConflictError, TooLargeError
 from ganvas.studio.shelf import Shelf
 from ganvas.studio.workbench import Task, Training, Workbench
 
@@ -55,7 +55,7 @@ STATIC = {
 }
 LONGEST_ADDRESS = 6000  # letters; a recipe with a code is sent by POST
 FOREVER = "private, max-age=31536000, immutable"
-STATUSES: dict[type[GanvasError], int] = {AbsentError: 404, ConflictError: 409, BusyError: 503}
+STATUSES: dict[type[GanvasError], int] = {AbsentError: 404, ConflictError: 409, TooLargeError: 413, BusyError: 503}
 REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"model": bodies.Error, "description": "It does not fit this model or this file"},
     401: {"model": bodies.Error, "description": "The token is missing"},
@@ -218,11 +218,11 @@ def app(
     # ---- the training pictures ----
 
     @api.post("/api/nearest")
-    async def nearest(body: bodies.Pictures) -> bodies.NearOut:
+    async def nearest(body: bodies.Compared) -> bodies.NearOut:
         """The nearest training picture of each, where the training pictures are at hand."""
         asked = [one.recipe() for one in body.recipes]
         loaded = await engine.ready(body.model)
-        known = training.of(loaded)
+        known = training.of(loaded, body.begin)
         if known.state != "ready":
             return bodies.NearOut(state=known.state, sentence=known.sentence, found=[])
         pixels = await engine.pixels(loaded, asked)
@@ -232,7 +232,7 @@ def app(
     @api.get("/api/training-picture", responses=PNG, response_class=Response)
     def training_picture(model: ModelName, index: Annotated[int, Query(ge=0)]) -> Response:
         """One of the training pictures, which are real."""
-        known = training.of(engine.model(model))
+        known = training.of(engine.model(model), False)
         if known.state != "ready" or known.pack is None:
             raise AbsentError(known.sentence)
         if index >= known.pack.num_images:

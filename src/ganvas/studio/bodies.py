@@ -54,6 +54,10 @@ class Pictures(Strict):
     columns: int | None = Field(None, ge=1, le=BATCH, description="Of the sheet")
 
 
+class Compared(Pictures):
+    begin: bool = Field(True, description="Read the training pictures however many they are")
+
+
 class One(Strict):
     model: Name
     recipe: RecipeBody
@@ -171,7 +175,7 @@ class Near(BaseModel):
 
 
 class NearOut(BaseModel):
-    state: str = Field(description="preparing, ready or absent")
+    state: str = Field(description="unread, preparing, ready or absent")
     sentence: str
     found: list[Near]
 
@@ -226,6 +230,7 @@ class RunOut(BaseModel):
     grids: list[int]
     films: list[str]
     has_model: bool
+    film_command: str
 
 
 def read_recipe(text: str) -> Recipe:

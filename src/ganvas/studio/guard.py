@@ -7,6 +7,7 @@ On any other address a token is needed.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import ipaddress
@@ -15,6 +16,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from ganvas.studio.refusals import TooLargeError
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -36,10 +39,6 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "cross-origin-opener-policy": "same-origin",
 }
-
-
-class TooLargeError(Exception):
-    """The body has more bytes than allowed."""
 
 
 class Guard:
@@ -120,7 +119,7 @@ class Guard:
 
     async def limited(self, scope: Message, receive: Receive, send: Send, headers: dict[str, str], limit: int) -> None:
         """Serves the request with a body of at most `limit` bytes, and with the headers of every answer."""
-        started, seen = False, 0
+        seen = 0
         sentence = f"the request has more than {limit:,} bytes: send less"
         length = headers.get("content-length", "0")
         if not length.isascii() or not length.isdigit() or int(length[:20]) > limit:
@@ -132,24 +131,23 @@ class Guard:
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > limit:
-                raise TooLargeError
+                raise TooLargeError(sentence)
             return message
 
         async def with_headers(message: Message) -> None:
-            nonlocal started
+            if seen > limit:
+                return  # whatever is made of the part that came
             if message["type"] == "http.response.start":
-                started = True
                 own = {key.lower() for key, _ in message["headers"]}
                 added = [(k.encode(), v.encode()) for k, v in HEADERS.items() if k.encode() not in own]
                 message["headers"] = [*message["headers"], *added]
             await send(message)
 
-        try:
+        with contextlib.suppress(TooLargeError):
             await self.inner(scope, counted, with_headers)
-        except TooLargeError:
-            if not started:
-                await drained(receive)
-                await answer(send, 413, sentence)
+        if seen > limit:
+            await drained(receive)
+            await answer(send, 413, sentence)
 
 
 async def drained(receive: Receive) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,7 @@ def watched(place: Place) -> dict[str, Any]:
         "grids": grids,
         "films": [ending for ending in FILMS if (place.folder / f"training.{ending}").is_file()],
         "has_model": place.weights is not None,
+        "film_command": f"ganvas video {shlex.quote(str(place.folder))}",
     }
 
 

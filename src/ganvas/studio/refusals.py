@@ -13,6 +13,10 @@ class ConflictError(GanvasError):
     """It does not fit what is here: another model, a list that has changed (409)."""
 
 
+class TooLargeError(GanvasError):
+    """A request with more bytes than allowed (413)."""
+
+
 class BusyError(GanvasError):
     """Too much is waiting already (503). seconds: after which to ask again."""
 

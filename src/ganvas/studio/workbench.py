@@ -29,6 +29,7 @@ from ganvas.studio.refusals import AbsentError, BusyError
 
 MOST_WAITING, MOST_KEPT = 4, 32  # slow jobs in the queue; finished ones that can still be asked for
 MOST_FINDERS = 2
+FEW = 10_000  # training pictures that are read without being asked for
 UPLOAD_BYTES, UPLOAD_PIXELS = 2**24, 40_000_000
 
 
@@ -155,7 +156,7 @@ def finding_directions(loaded: Loaded, num: int) -> Callable[[Task], dict[str, A
 
 @dataclass(eq=False)
 class Neighbours:
-    """The training pictures of one model. state: preparing, ready or absent, with the reason."""
+    """The training pictures of one model. state: unread, preparing, ready or absent, with the reason."""
 
     state: str = "preparing"
     sentence: str = "the training pictures are being read"
@@ -172,11 +173,19 @@ class Training:
         self.known: OrderedDict[Path, Neighbours] = OrderedDict()
         self.lock = threading.Lock()
 
-    def of(self, loaded: Loaded) -> Neighbours:
-        """What is known of the model's training pictures; the first question begins the reading."""
+    def of(self, loaded: Loaded, begin: bool = True) -> Neighbours:
+        """What is known of the model's training pictures; the first question begins the reading.
+
+        begin: also where they are many, which takes minutes.
+        """
         with self.lock:
             found = self.known.get(loaded.place.folder)
             if found is None:
+                num = 0 if begin else number_at_hand(loaded)
+                if num > FEW:
+                    return Neighbours(
+                        "unread", f"{num:,} training pictures have not been read yet, which takes a while"
+                    )
                 found = self.known[loaded.place.folder] = Neighbours()
                 threading.Thread(target=self.prepare, args=(loaded, found), daemon=True).start()
             self.known.move_to_end(loaded.place.folder)
@@ -206,10 +215,16 @@ class Training:
 
 def at_hand(loaded: Loaded) -> bool:
     """Whether the pack that a run was trained on is still in the cache: nothing is downloaded or packed for this."""
+    return number_at_hand(loaded) > 0
+
+
+def number_at_hand(loaded: Loaded) -> int:
+    """The pictures of that pack, 0 where there is none."""
     try:
-        return is_pack(Path(Run(loaded.place.folder).config()["data"]["pack"]))
-    except (GanvasError, KeyError, TypeError):
-        return False
+        data = Run(loaded.place.folder).config()["data"]
+        return int(data["num_images"]) if is_pack(Path(data["pack"])) else 0
+    except (GanvasError, KeyError, TypeError, ValueError):
+        return 0
 
 
 def nearest(found: Neighbours, pixels: np.ndarray) -> list[dict[str, Any]]:

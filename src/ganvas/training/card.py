@@ -272,7 +272,7 @@ def about(facts: Facts) -> str:
         "hash of the weights": f"`{weights}`",
         "made with": f"Ganvas {escape(facts.run.get('ganvas') or ganvas.__version__)}",
     }
-    return table(["", ""], [[name, value] for name, value in rows.items() if value])
+    return table(["", "this model"], [[name, value] for name, value in rows.items() if value])
 
 
 def how_to_use(facts: Facts, repo: str | None) -> str:
@@ -326,7 +326,7 @@ def training_data(facts: Facts) -> str:
     num, held = number(data.get("num_images")), number(data.get("num_heldout"))
     held_out = f", {held:,.0f} of them held out of the training" if held else ""
     rows = {
-        "data": escape(facts.source),
+        "name": escape(facts.source),
         "pictures": f"{num:,.0f}{held_out}" if num else "not recorded",
         "licence": escape(facts.licence or "not stated")
         + (" (as stated by the publisher)" if facts.stated_licence and not data.get("licence") else ""),
@@ -339,7 +339,7 @@ def training_data(facts: Facts) -> str:
         if known
         else "The terms of the training data apply to the use of the weights and of what they make."
     )
-    return table(["", ""], [[name, value] for name, value in rows.items()]) + "\n\n" + terms
+    return table(["", "the data"], [[name, value] for name, value in rows.items()]) + "\n\n" + terms
 
 
 def evaluation(facts: Facts) -> str:
@@ -352,8 +352,10 @@ def evaluation(facts: Facts) -> str:
             else "Not evaluated: nothing is known of its quality but what its pictures show."
         )
     protocol = found["protocol"]
-    rows = [[escape(row.name) + f" {row.arrow}", row.value, f"{row.low} to {row.high}", row.real, flags(row)]
-            for row in measures(found)]  # fmt: skip
+    rows = [
+        [f"{escape(row.short)} {row.arrow}", row.value, f"{row.low} to {row.high}", row.real, flags(row)]
+        for row in measures(found)
+    ]
     said = [sentence(found[name]) for name in ("copies", "real_or_fake", "usefulness") if found.get(name)]
     said += findings(found)
     how = (
@@ -406,7 +408,7 @@ def cost(facts: Facts) -> str:
         "images seen": f"{facts.images_seen:,}{rate}" if facts.images_seen else "",
         "energy": "not measured",
     }
-    return table(["", ""], [[name, value] for name, value in rows.items() if value])
+    return table(["", "the training"], [[name, value] for name, value in rows.items() if value])
 
 
 def objective(train: Record) -> str:
@@ -438,6 +440,11 @@ class Measure:
     flags: tuple[str, ...]
     exact: float
 
+    @property
+    def short(self) -> str:
+        """The name without the features' behind it, in brackets."""
+        return self.name.partition(" (")[0]
+
 
 def measures(found: Record | None) -> list[Measure]:
     """The measures that have a finite value and interval."""
@@ -462,7 +469,8 @@ def findings(found: Record) -> list[str]:
 
 
 def sentence(part: Record) -> str:
-    return escape(part.get("sentence", ""))
+    text = escape(part.get("sentence", ""))
+    return text[:1].upper() + text[1:]
 
 
 def flags(row: Measure) -> str:
@@ -476,7 +484,9 @@ def number(value: object) -> float | None:
 
 
 def figure(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:,.{digits}f}".replace("-", "−")
+    if value is None:
+        return "–"
+    return f"{round(value, digits) + 0.0:,.{digits}f}".replace("-", "−")  # + 0.0: no minus before a zero
 
 
 def count(value: object) -> str:

@@ -28,7 +28,7 @@ export class Explore {
       keep: (recipe) => this.tray.toggle(recipe),
       isKept: (recipe) => this.tray.has(recipe),
       vary: (recipe) => this.vary(recipe),
-      near: (recipes, wait) => this.near(recipes, wait),
+      near: (recipes, wait, aloud) => this.near(recipes, wait, aloud),
       kept: () => this.tray.recipes(),
       reload: () => this.load(this.model.name),
       close: () => this.closePanel(),
@@ -270,12 +270,12 @@ export class Explore {
 
   // ---- the nearest training pictures ----
 
-  /** For each recipe what is nearest; null, and said once, where the training pictures are not at hand. */
+  /** For each recipe what is nearest; null where the training pictures are not at hand; undefined: not yet read. */
   async near(recipes, wait = () => {}, aloud = false) {
     if (this.absent === this.model.name && !aloud) return null;
     const model = this.model;
     for (;;) {
-      const told = await ask("/api/nearest", { json: { model: model.name, recipes } });
+      const told = await ask("/api/nearest", { json: { model: model.name, recipes, begin: aloud } });
       if (model !== this.model) return null;
       if (told.state === "absent") {
         this.absent = model.name;
@@ -288,7 +288,8 @@ export class Explore {
           address: `/api/training-picture?${new URLSearchParams({ model: model.name, index: one.index })}`,
         }));
       }
-      wait(told.sentence);
+      wait(told.sentence, told.state);
+      if (told.state === "unread") return undefined;
       await new Promise((done) => setTimeout(done, 700));
     }
   }
@@ -347,7 +348,12 @@ export class Explore {
       meter.hidden = true;
       lost.append(curve("Loss", [{ name: "loss", x: losses.map((_, i) => i + 1), y: losses }], { unit: "steps" }));
       dialog.querySelector(".actions").prepend(
-        h("button", { class: "keep", onclick: () => this.tray.toggle(recipe) }, "♡ Keep"),
+        h("button", { class: "keep", onclick: async (event) => {
+          const button = event.currentTarget;
+          await this.tray.toggle(recipe);
+          button.textContent = this.tray.has(recipe) ? "♥ Kept" : "♡ Keep";
+          button.setAttribute("aria-pressed", this.tray.has(recipe));
+        } }, "♡ Keep"),
         h("button", { onclick: () => { dialog.close(); this.open(recipe); } }, "Open"));
     } catch (error) {
       task = null;

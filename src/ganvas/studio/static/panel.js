@@ -243,15 +243,16 @@ export class Panel {
 
   // ---- the nearest training picture ----
 
-  async findNearest() {
+  async findNearest(aloud = false) {
     const recipe = this.current;
     try {
-      const found = await this.hooks.near([recipe], (sentence) => {
+      const found = await this.hooks.near([recipe], (sentence, state) => {
         this.realFigure.hidden = false;
-        this.realSays.textContent = sentence;
-      });
+        this.realSays.replaceChildren(`${sentence}. `, state === "unread"
+          ? h("button", { onclick: () => this.findNearest(true) }, "Find the nearest") : "");
+      }, aloud);
       if (!found || key(recipe) !== key(this.current)) {
-        if (!found) this.realFigure.hidden = true;
+        if (found === null) this.realFigure.hidden = true;
         return;
       }
       const [near] = found;

@@ -159,13 +159,11 @@ export class Watch {
       h("progress", { value: run.progress, max: 1, "aria-label": "Progress", "aria-valuetext": percent(run.progress) }),
       h("p", { class: "facts" }, h("strong", {}, percent(run.progress)), ...facts.map((one) => h("span", {}, one)),
         run.has_model ? h("button", { onclick: () => this.hooks.explore(run.name) }, "Explore its model") : "",
-        h("button", { onclick: () => copy(`ganvas video ${quoted(run.name)}`, "The command") }, "Copy the film's command")),
+        h("button", { onclick: () => copy(run.film_command, "The command") }, "Copy the film's command")),
       run.sentence ? h("p", { class: "note error" }, run.sentence) : "",
     ];
   }
 }
-
-const quoted = (text) => (/^[\w./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
 
 function healthWords(run) {
   if (!run.health.length) return [h("li", { class: "good" }, run.images ? "Nothing to say against it." : "Nothing is known yet.")];
