@@ -1,6 +1,6 @@
 """Every reference project beside a modern recipe: same pictures, same machine, same wall time, same judge.
 
-    python benchmarks/reference_projects.py DATA --quick --out reference          # a CPU, within 30 minutes
+    python benchmarks/reference_projects.py DATA --quick --out reference          # a CPU, half an hour
     python benchmarks/reference_projects.py DATA --gpu --only simpsons --out reference   # again and again: it resumes
 
 DATA is a folder with mnist/, cifar10/, celeba/, mednist/, simpsons_faces/, comic_faces/ and chest_xray/. For each the
@@ -22,10 +22,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import os
 import signal
 import statistics
 import threading
+import time
 from collections.abc import Generator as Yields
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +46,7 @@ from ganvas.pictures import grid, save_png
 PART_BYTES = 16 * 2**20
 RECIPES = ("classic", "modern")
 SHOWN = 36  # pictures of each kind in a grid
+START = 30  # seconds, below which no training is begun: it must be able to stop itself
 QUALITIES = ("precision", "recall", "density", "coverage")
 Row = dict[str, Any]
 
@@ -81,13 +84,16 @@ PROJECTS = [
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """How long and how large: minutes of training of each recipe, pictures judged (None: the judge's own), seeds."""
+    """How long and how large: minutes of training of each recipe, pictures judged (None: the judge's own), seeds.
+
+    deadline: of `time.monotonic`, when a training is interrupted so that the call can end.
+    """
 
     minutes: float
     num: int | None
     seeds: list[int]
     gpu: bool
-    call_minutes: float
+    deadline: float
 
 
 # ---- one project ----
@@ -103,18 +109,24 @@ def packed(project: Project, data: Path, gpu: bool, recipe: str) -> Pack:
 
 
 def train(pack: Pack, recipe: str, project: Project, seed: int, out: Path, setting: Setting) -> ganvas.verbs.Trained:
-    """Trains, or goes on, until the budget or the call's time ends."""
+    """Trains, or goes on, until the budget or the call's time ends. Raises SystemExit where it did not finish."""
     options: dict[str, Any] = {"minutes": setting.minutes, "seed": seed, "previews": 8, "keep": 1}
     if recipe == "classic":
         options |= {"preset": project.preset, "size": project.size(setting.gpu)}
-    with stopped_after(60 * setting.call_minutes):
-        return ganvas.train(pack.folder, out, quiet=True, **options)
+    left = setting.deadline - time.monotonic()
+    if left < START:
+        raise SystemExit(f"the time of this call is over before {out}: call again to go on")
+    with stopped_after(left):
+        trained = ganvas.train(pack.folder, out, quiet=True, **options)
+    if trained.signal:
+        raise SystemExit(f"{out} has {trained.seconds:.0f} s: call again to go on")
+    return trained
 
 
 @contextmanager
 def stopped_after(seconds: float) -> Yields[None]:
     """Sends this process the signal that training ends on, checkpoint and all."""
-    timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM))
+    timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), os.kill, (os.getpid(), signal.SIGTERM))
     timer.start()
     try:
         yield
@@ -185,8 +197,6 @@ def compare(project: Project, data: Path, out: Path, setting: Setting) -> list[R
         for recipe in RECIPES:
             run = out / f"{project.name}-{recipe}-{seed}"
             trained = train(packs[recipe], recipe, project, seed, run, setting)
-            if trained.signal:
-                raise SystemExit(f"{run} has {trained.seconds:.0f} s: call again to go on")
             found = judged(run, packs[recipe], setting.num)
             row: Row = {"data": project.name, "recipe": recipe, "seed": seed, "model": found["model"]["model"]}
             row |= {"images": trained.images_seen, "seconds": trained.seconds, **row_of(found)}
@@ -260,13 +270,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     form = parser.add_mutually_exclusive_group(required=True)
-    form.add_argument("--quick", action="store_true", help="reduced sizes, one seed: a CPU, within 30 minutes")
+    form.add_argument("--quick", action="store_true", help="reduced sizes, one seed: a CPU, half an hour")
     form.add_argument("--gpu", action="store_true", help="the projects' own sizes, in resumable calls")
     parser.add_argument("--only", nargs="*", default=[], help="names of projects")
     parser.add_argument("--minutes", type=float, help="training time of each recipe; default 1.5 or 10")
     parser.add_argument("--num", type=int, help="pictures judged; default 300 or, with --gpu, as `ganvas evaluate`")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
-    parser.add_argument("--call-minutes", type=float, default=9.0, help="longest training in one call")
+    parser.add_argument(
+        "--call-minutes", type=float, help="no training beyond this; default 7.5 with --gpu, which leaves time to judge"
+    )
     parser.add_argument("--parts", action="store_true", help="keep no file above 16 MB")
     parser.add_argument("--out", type=Path, default=Path("reference"))
     parser.add_argument("--json", type=Path)
@@ -276,7 +288,7 @@ def main() -> None:
         options.num or (None if options.gpu else 300),
         options.seeds,
         options.gpu,
-        options.call_minutes,
+        time.monotonic() + 60 * (options.call_minutes or (7.5 if options.gpu else math.inf)),
     )
     options.out.mkdir(parents=True, exist_ok=True)
     join(options.out)

@@ -131,8 +131,8 @@ def commands() -> Iterator[tuple[list[str], ast.FunctionDef]]:
     for call in (one.value for one in tree.body if isinstance(one, ast.Expr) and isinstance(one.value, ast.Call)):
         if ast.unparse(call.func) == "app.command" and isinstance(call.args[0], ast.Name):
             groups[call.args[0].id] = [name_given(call)]
-    for function in tree.body:
-        for decorator in function.decorator_list if isinstance(function, ast.FunctionDef) else ():
+    for function in (one for one in tree.body if isinstance(one, ast.FunctionDef)):
+        for decorator in function.decorator_list:
             called = decorator.func if isinstance(decorator, ast.Call) else decorator
             app, _, method = ast.unparse(called).partition(".")
             if method == "command":
@@ -209,12 +209,12 @@ class Parameters(griffe.Extension):
     """Lines of a docstring that begin with a parameter's or a field's name and a colon become a list."""
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
-        self.visit(pkg)
+        self.set_lists(pkg)
 
-    def visit(self, found: griffe.Object) -> None:
+    def set_lists(self, found: griffe.Object) -> None:
         for member in found.members.values():
             if isinstance(member, griffe.Object):
-                self.visit(member)
+                self.set_lists(member)
         if found.docstring is not None:
             found.docstring.value = listed(escaped(found.docstring.value), names_of(found))
 

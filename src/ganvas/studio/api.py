@@ -20,6 +20,7 @@ import numpy as np
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 import ganvas
@@ -63,6 +64,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     404: {"model": bodies.Error, "description": "No such run, model, picture or job"},
     409: {"model": bodies.Error, "description": "Of another model, or of other weights than now"},
     413: {"model": bodies.Error, "description": "Too many bytes"},
+    414: {"model": bodies.Error, "description": "Too long an address: send the recipe by POST"},
     422: {"model": bodies.Error, "description": "Not as documented here"},
     503: {"model": bodies.Error, "description": "Busy: ask again after Retry-After seconds"},
 }
@@ -128,7 +130,7 @@ def app(
     async def picture(
         request: Request,
         model: ModelName,
-        recipe: Annotated[str, Query(max_length=30_000, description='JSON, such as {"seed": 5}')],
+        recipe: Annotated[str, Query(description='JSON, such as {"seed": 5}')],
         version: Annotated[str | None, Query(max_length=64, description="As `GET /api/model` says")] = None,
         download: bool = False,
     ) -> Response:
@@ -414,7 +416,13 @@ def refusals(api: FastAPI) -> None:
             404: f"there is nothing at {request.url.path[:200]}: GET /api/openapi.json tells what there is",
             405: f"{request.method} is not for {request.url.path[:200]}: GET /api/openapi.json tells what is",
         }.get(error.status_code, str(error.detail))
-        return JSONResponse({"error": sentence}, error.status_code, headers=error.headers)
+        headers = dict(error.headers or {})
+        if error.status_code == 405:  # Starlette names the methods of one of several routes
+            known = [
+                one.methods or set() for one in api.routes if isinstance(one, APIRoute) and one.path == request.url.path
+            ]
+            headers["allow"] = ", ".join(sorted(set().union(*known)))
+        return JSONResponse({"error": sentence}, error.status_code, headers)
 
     @api.exception_handler(Exception)
     def of_code(_: Request, error: Exception) -> JSONResponse:

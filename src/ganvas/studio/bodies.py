@@ -246,6 +246,8 @@ def read_recipe(text: str) -> Recipe:
 def in_words(errors: list[Any]) -> str:
     """The first thing that is wrong with a request, as a sentence."""
     first = errors[0]
+    if first["type"] == "json_invalid":
+        return "the request cannot be read: its body should be JSON"
     place = " ".join(str(part) for part in first["loc"] if part not in ("body", "query"))
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return f"{place or 'the request'}: {first['msg'][0].lower()}{first['msg'][1:]}{more}"

@@ -119,7 +119,7 @@ class Guard:
 
     async def limited(self, scope: Message, receive: Receive, send: Send, headers: dict[str, str], limit: int) -> None:
         """Serves the request with a body of at most `limit` bytes, and with the headers of every answer."""
-        seen = 0
+        seen, complete = 0, False
         sentence = f"the request has more than {limit:,} bytes: send less"
         length = headers.get("content-length", "0")
         if not length.isascii() or not length.isdigit() or int(length[:20]) > limit:
@@ -127,8 +127,9 @@ class Guard:
             return await answer(send, 413, sentence)
 
         async def counted() -> Message:
-            nonlocal seen
+            nonlocal seen, complete
             message = await receive()
+            complete = not message.get("more_body")
             seen += len(message.get("body", b""))
             if seen > limit:
                 raise TooLargeError(sentence)
@@ -146,7 +147,8 @@ class Guard:
         with contextlib.suppress(TooLargeError):
             await self.inner(scope, counted, with_headers)
         if seen > limit:
-            await drained(receive)
+            if not complete:
+                await drained(receive)
             await answer(send, 413, sentence)
 
 

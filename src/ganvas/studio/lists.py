@@ -6,10 +6,11 @@ import re
 import threading
 from pathlib import Path
 
+from ganvas import files
 from ganvas.errors import ConfigError
 from ganvas.explore.recipes import Favourites, Recipe
 from ganvas.studio.engine import Loaded
-from ganvas.studio.refusals import ConflictError
+from ganvas.studio.refusals import AbsentError, ConflictError
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 FIRST = "favourites"
@@ -74,10 +75,13 @@ class Lists:
         """Renames a list that cannot be used here, so that a new one can begin; returns the file's new name."""
         with self.changing:
             path = self.file(loaded, name)
+            if not path.is_file():
+                raise AbsentError(f"{path.name} does not exist: there is nothing to set aside")
             for number in range(1, 1000):
                 new = path.with_name(f"{path.stem}.aside-{number}.json")
                 if not new.exists():
-                    path.rename(new)
+                    with files.explained(path):
+                        path.rename(new)
                     return new.name
             raise ConflictError(f"{path} has been set aside 999 times: move some of those files away")
 

@@ -365,7 +365,9 @@ def evaluation(facts: Facts) -> str:
         f"Ganvas {escape(found.get('ganvas'))}. ↓ lower is better, ↑ higher is better, ≈ near the real pictures' is "
         "better. *Real pictures*: what other real pictures score, which a perfect generator would reach."
     )
-    parts = [table(["measure", "value", "95% interval", "real pictures", ""], rows)] if rows else []
+    columns = 5 if any(row[4] for row in rows) else 4
+    head = ["measure", "value", "95% interval", "real pictures", "note"][:columns]
+    parts = [table(head, [row[:columns] for row in rows])] if rows else []
     parts += [bullets(said)] if said else []
     return "\n\n".join([*parts, how])
 

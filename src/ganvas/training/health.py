@@ -84,7 +84,7 @@ class Watch:
             if "health" in record:
                 self.active[record["health"]] = 0
             elif "score" in record:
-                self.vitals.append(record)
+                self._take(record)
             elif "loss" in record:
                 self.reports.append(record)
 
@@ -96,13 +96,19 @@ class Watch:
 
     def examine(self, record: dict[str, Any], progress: float) -> list[Event]:
         """The vitals of an examination (judge/quick.py, `heldout_scores`); progress: part of the budget used."""
-        self.vitals.append(record)
-        if progress < SETTLED or record["images"] <= self.start:
+        if not self._take(record) or progress < SETTLED or record["images"] <= self.start:
             return []
         states = [self._lattice(), self._overfitting(), self._copying(), self._collapse()]
         if progress < 1:
             states += [self._still(), self._plateau()]
         return self._begun(states, REST)
+
+    def _take(self, record: dict[str, Any]) -> bool:
+        """Keeps an examination; False for another one at the same step, as the last one may be: it is no evidence."""
+        new = not self.vitals or record["images"] > self.vitals[-1]["images"]
+        if new:
+            self.vitals.append(record)
+        return new
 
     def _begun(self, states: list[tuple[str, Event | None]], rest: int) -> list[Event]:
         begun = [event for name, event in states if event is not None and name not in self.active]
@@ -195,7 +201,7 @@ class Watch:
         if len(values) < 4 or min(latest) < LATTICE:
             return "lattice", None
         grown = min(latest) >= GROWTH * min(values[:-2])
-        falling = sum(latest) < sum(values[-4:-2])  # as it often does by itself in young pictures
+        falling = GROWTH * sum(latest) < sum(values[-4:-2])  # as it often does by itself in young pictures
         if "lattice" not in self.active and (falling or not grown):
             return "lattice", None
         return "lattice", Event(

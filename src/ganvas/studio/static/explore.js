@@ -8,6 +8,7 @@ import { classOf, key, percent, variation, words } from "./recipes.js";
 import { Tray, zip } from "./tray.js";
 import { curve } from "./charts.js";
 
+const OTHERS = 10_000_000; // seeds that lend variations, away from those of the gallery
 const LARGEST_FILE = 2 ** 24; // bytes, as the studio takes them
 const FEW = 12; // classes shown as buttons; more are a list
 const WIDE = matchMedia("(min-width: 900px)");
@@ -72,11 +73,21 @@ export class Explore {
     }
   }
 
+  /** Tells whether the training has gone on, after a look elsewhere. */
+  async refresh() {
+    const told = await ask("/api/model", { query: { model: this.model.name } });
+    if (told.version !== this.model.version) await this.load(told.name);
+    else if (told.newer !== this.model.newer) {
+      this.model = told;
+      this.drawControls();
+    }
+  }
+
   at(index) {
     const seed = this.view.seed + index;
     if (this.around) {
       const { recipe, strength } = this.around;
-      return index === 0 ? recipe : variation(recipe, seed, strength, this.model.classes);
+      return index === 0 ? recipe : variation(recipe, OTHERS + seed, strength, this.model.classes);
     }
     const recipe = { seed };
     if (this.view.label) recipe.label = this.view.label;
@@ -86,7 +97,8 @@ export class Explore {
 
   short(recipe) {
     if (this.around && key(recipe) === key(this.around.recipe)) return "the picture itself";
-    const label = this.view.label || this.around ? null : classOf(recipe, this.model.classes);
+    if (this.around) return `variation ${recipe.seed - OTHERS - this.view.seed}`;
+    const label = this.view.label ? null : classOf(recipe, this.model.classes);
     return label === null ? `seed ${recipe.seed}` : `seed ${recipe.seed} · ${label}`;
   }
 
@@ -129,7 +141,7 @@ export class Explore {
     }));
     const real = h("input", { type: "checkbox", id: "real", checked: this.view.real, onchange: () => this.showReal(real) });
     more.push(h("label", { class: "check" }, real, " Nearest training picture"));
-    const file = h("input", { type: "file", accept: "image/*", class: "unseen", id: "upload", tabindex: -1,
+    const file = h("input", { type: "file", accept: "image/*", class: "unseen", "aria-label": "The picture to project", id: "upload", tabindex: -1,
       onchange: () => { if (file.files[0]) this.project(file.files[0]); file.value = ""; } });
     const screen = () => this.gallery.onScreen();
     more.push(h("div", { class: "actions end" },

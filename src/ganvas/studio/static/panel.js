@@ -75,6 +75,7 @@ export class Panel {
   }
 
   async update() {
+    if (!this.base) return;
     const recipe = this.current;
     this.says.textContent = words(recipe, this.model.classes);
     this.picture.alt = `Generated picture: ${this.says.textContent}`;
@@ -244,13 +245,15 @@ export class Panel {
   // ---- the nearest training picture ----
 
   async findNearest(aloud = false) {
+    if (!this.base) return; // closed meanwhile
     const recipe = this.current;
     try {
       const found = await this.hooks.near([recipe], (sentence, state) => {
         this.realFigure.hidden = false;
-        this.realSays.replaceChildren(`${sentence}. `, state === "unread"
+        this.realSays.replaceChildren(`${sentence[0].toUpperCase()}${sentence.slice(1)}. `, state === "unread"
           ? h("button", { onclick: () => this.findNearest(true) }, "Find the nearest") : "");
       }, aloud);
+      if (!this.base) return;
       if (!found || key(recipe) !== key(this.current)) {
         if (found === null) this.realFigure.hidden = true;
         return;

@@ -1,7 +1,7 @@
 // The page: two views, a model; where one is, is in the page's address, so that a reload comes back to it.
 
 import { ask } from "./client.js";
-import { $, h, sayError } from "./dom.js";
+import { $, h, say, sayError } from "./dom.js";
 import { Explore } from "./explore.js";
 import { Watch } from "./watch.js";
 
@@ -54,8 +54,8 @@ async function turn() {
   const models = await places();
   if (!models.length) {
     $("tray").hidden = true;
-    $("explore").replaceChildren(h("p", { class: "hint" }, "No run of this folder has a model yet. Watch the training, then come back."));
-    if (!$("to-watch").hidden) location.hash = "watch";
+    say("No run of this folder has a model yet: watch the training, then come back.");
+    location.hash = "watch";
     return;
   }
   const wanted = models.find((one) => one.name === told.values.model) ?? models[0];
@@ -63,6 +63,7 @@ async function turn() {
   $("tray").hidden = false;
   if (explore.shownName === wanted.name) {
     explore.gallery.relayout();
+    await explore.refresh();
     return;
   }
   const truncation = Number(told.values.truncation ?? 1);

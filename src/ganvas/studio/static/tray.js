@@ -10,7 +10,7 @@ export class Tray {
     Object.assign(this, { hooks, pictures: [], keys: new Set(), list: "favourites", lists: ["favourites"] });
     this.strip = h("ul", { class: "strip", "aria-label": "Kept pictures" });
     this.title = h("h2", {});
-    this.pickList = h("select", { "aria-label": "List of kept pictures", onchange: () => this.change() });
+    this.pickList = h("select", { "aria-label": "List of kept pictures", onchange: () => this.pick() });
     this.refused = h("p", { class: "refused", hidden: true });
     this.buttons = h("div", { class: "actions" },
       this.pickList,
@@ -75,8 +75,13 @@ export class Tray {
     return this.keys.has(key(recipe));
   }
 
-  /** Keeps a picture, or lets a kept one go. */
-  async toggle(recipe) {
+  /** Keeps a picture, or lets a kept one go; one after the other, so that the list has the order of the wishes. */
+  toggle(recipe) {
+    this.changing = (this.changing ?? Promise.resolve()).then(() => this.change(recipe));
+    return this.changing;
+  }
+
+  async change(recipe) {
     const kept = this.has(recipe);
     try {
       const told = await ask(kept ? "/api/favourites/remove" : "/api/favourites", {
@@ -109,7 +114,7 @@ export class Tray {
       image));
   }
 
-  change() {
+  pick() {
     let name = this.pickList.value;
     if (name === " ") {
       name = (prompt("Name of the new list: small letters, digits and -") ?? "").trim();

@@ -172,7 +172,12 @@ function healthWords(run) {
 }
 
 function about(run) {
-  return h("dl", { class: "about" }, Object.entries(run.about).map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
+  return h("dl", { class: "about" }, Object.entries(run.about).map(([name, value]) => [h("dt", {}, name), h("dd", {}, name === "started" ? when(value) : value)]));
+}
+
+function when(text) {
+  const date = new Date(text);
+  return Number.isNaN(date.getTime()) ? text : date.toLocaleString();
 }
 
 function differences(run, other) {
