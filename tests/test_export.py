@@ -83,7 +83,7 @@ def weights_of_classes(generator: Generator, num: int) -> torch.Tensor | None:
 def check_onnx(generator: Generator, place: Path) -> None:
     path, report_path = export(generator.save(place / "model"), place / "out", to="onnx")
     runs, report = session(path), json.loads(report_path.read_text())
-    for num, truncation in ((1, 1.0), (5, 0.7), (2, 0.0), (70, 1.0)):
+    for num, truncation in ((1, 1.0), (5, 0.7), (2, 0.0), (20, 1.0)):
         z, labels = generator.latents(range(100, 100 + num)), weights_of_classes(generator, num)
         pictures, code = drawn(runs, z, labels, truncation)
         expected = generator.code(z, labels, truncation)
@@ -382,8 +382,11 @@ def test_page_has_all_its_parts_and_no_outside_address(pretended: Path, folder: 
 
 
 @pytest.mark.parametrize("name", ["compact", "residual"])
-def test_page_of_a_small_model_is_below_25_mb(name: str, pretended: Path, tmp_path: Path) -> None:
+def test_page_of_a_small_model_is_below_25_mb(
+    name: str, monkeypatch: pytest.MonkeyPatch, pretended: Path, tmp_path: Path
+) -> None:
     """residual: size S at 128 pixels, the largest that also works from a disk."""
+    monkeypatch.setattr(export_web, "SLIDER_SAMPLES", 16)  # any sliders
     shape = {"height": 128, "width": 128, "channels": 3, "z_dim": 64, "base": 32}
     if name == "residual":
         shape |= {"widest": 256}
@@ -394,14 +397,14 @@ def test_page_of_a_small_model_is_below_25_mb(name: str, pretended: Path, tmp_pa
     assert (tmp_path / "out" / "offline.js").exists()
 
 
-def test_sliders_are_the_directions_that_change_most() -> None:
+def test_the_first_slider_is_what_changes_most() -> None:
     generator = fresh("compact", CLASSES, height=20, width=28)
-    found = torch.from_numpy(export_web.sliders(generator))
+    with torch.no_grad():
+        generator.network.start.weight[:, 3] *= 10
+    found = export_web.sliders(generator)
     assert found.shape == (8, 8)
-    assert (found @ found.T - torch.eye(8)).abs().max() < 1e-5
-    z, label = generator.latents(range(100)), torch.zeros(100, dtype=torch.int64)
-    moved = [(generator.render(z + one, label) - generator.render(z - one, label)).abs().mean() for one in found]
-    assert moved[0] > 1.3 * moved[-1]
+    assert np.abs(found @ found.T - np.eye(8)).max() < 1e-5
+    assert found[0, 3] > 0.9
 
 
 # In a browser.
@@ -545,7 +548,8 @@ def test_demo_in_a_browser(browser: Any, serve: Any, runtime: Path, folder: Path
     plain = page.saved(tmp_path / "plain.png")
     assert read_provenance(plain)["recipe"] == {"seed": 7, "label": "ärger", "truncation": 0.6}
     assert np.abs(pixels_of(plain).astype(int) - remade(generator, plain)).max() <= 1
-    assert Image.open(plain).info["Description"] == SENTENCE
+    with Image.open(plain) as opened:
+        assert opened.info["Description"] == SENTENCE
 
     # Morph and sliders; the address names them, too.
     page.page.fill("#to", "9")

@@ -141,6 +141,8 @@ def test_a_growing_lattice_is_named(vitals: dict[str, Any]) -> None:
 def test_a_plateau_is_named(vitals: dict[str, Any]) -> None:
     assert Told(CONFIG)([vitals] * 2 * PLATEAU) == ["plateau"]
     assert Told(CONFIG)([vitals] * 2 * PLATEAU, progress=1.0) == []  # too late to stop
+    after_a_bad_time = [vitals] * PLATEAU + [vitals | {"score": 1 - i / 20} for i in range(12)]
+    assert Told(CONFIG)(after_a_bad_time) == []
 
 
 def test_examinations_that_come_close_together_say_nothing(vitals: dict[str, Any]) -> None:

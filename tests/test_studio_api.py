@@ -447,6 +447,11 @@ def test_uploads_are_limited_in_bytes_with_or_without_their_length(client: TestC
     refused(client.post("/api/projections?model=bars", content=pieces), 413, "16,777,216 bytes")
     body = b'{"model": "bars", "recipes": [' + b" " * guard.JSON_BYTES + b"]}"
     refused(client.post("/api/pictures", content=body, headers={"content-type": "application/json"}), 413, "bytes")
+    halves = (body[: len(body) // 2], body[len(body) // 2 :])
+    refused(client.post("/api/pictures", content=iter(halves)), 413, "4,194,304 bytes")
+    json_type = {"content-type": "application/json"}
+    refused(client.post("/api/pictures", content=b"[" * 9000, headers=json_type), 400, "JSON")
+    refused(client.post("/api/pictures", content=b"{", headers=json_type), 422, "JSON")
     refused(client.get("/api/picture?model=bars&recipe=" + "1" * 40_000), 414, "POST /api/pictures")
 
 
@@ -507,6 +512,8 @@ def test_runs_are_told_with_their_curves_and_grids(client: TestClient, folder: P
         )
     runs = client.get("/api/runs").json()["runs"]
     assert [one["name"] for one in runs] == ["bars", "other"]
+    shutil.rmtree(folder / "other")
+    assert [one["name"] for one in client.get("/api/runs").json()["runs"]] == ["bars"]
     answer = client.get("/api/run?run=bars")
     told = answer.json()
     assert told["images"] == 48 and told["progress"] == 1 and told["grids"][-1] == 48
@@ -516,6 +523,10 @@ def test_runs_are_told_with_their_curves_and_grids(client: TestClient, folder: P
     assert grid.headers["content-type"] == "image/png" and picture(grid.content).ndim == 2
     refused(client.get("/api/run/grid?run=bars&images=7"), 404, "no preview grid at 7 images")
     refused(client.get("/api/run/film?run=bars"), 404, "ganvas video")
+    Image.new("L", (8, 8)).save(folder / "bars" / "training.webp")
+    assert client.get("/api/run?run=bars").json()["films"] == ["webp"]
+    assert client.get("/api/run/film?run=bars").headers["content-type"] == "image/webp"
+    answer = client.get("/api/run?run=bars")
     assert client.get("/api/run?run=bars", headers={"if-none-match": answer.headers["etag"]}).status_code == 304
 
 
@@ -627,6 +638,7 @@ def test_every_answer_has_a_strict_policy_and_nothing_comes_from_elsewhere(clien
         policy = headers["content-security-policy"]
         assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy
         assert headers["x-content-type-options"] == "nosniff"
+    assert {path.name for path in Path(api.__file__).with_name("static").iterdir()} == set(api.STATIC)
     for name in api.STATIC:
         text = client.get(f"/static/{name}").text
         assert "http://" not in text.replace("http://www.w3.org/", "") and "https://" not in text, name
@@ -676,6 +688,14 @@ def test_what_cannot_be_served(folder: Path, options: dict[str, Any], words: str
     place = folder / str(options.pop("folder", ""))
     with pytest.raises(ConfigError, match=words):
         studio.serve(place, open_browser=False, **options)
+
+
+def test_without_the_extra_the_command_says_what_to_install(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, ganvas_command: Command
+) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    answer = ganvas_command("studio", folder, "--no-browser")
+    assert answer.code == 2 and "pip install 'ganvas[studio]'" in answer.err and answer.err.count("\n") == 1
 
 
 def test_answers_are_sent_at_once() -> None:

@@ -177,6 +177,22 @@ def kept(runs: Path) -> list[Any]:
     return [one["recipe"] for one in json.loads(file.read_text())["pictures"]] if file.exists() else []
 
 
+def test_watching_a_training_that_goes_on(page: Any, runs: Path) -> None:
+    end = time.monotonic() + PATIENCE / 1000
+    while not (runs / "live" / "log.jsonl").exists():  # it has just been started
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    page.goto("/#watch?run=live")
+    page.wait_for_selector(".charts svg")
+    assert page.locator(".head .pill").inner_text() == "training"
+    progress = page.evaluate("document.querySelector('.head progress').value")
+    grids = page.evaluate("Number(document.querySelector('.film input[type=range]').max)")
+    assert progress < 1
+    until(page, "document.querySelector('.head progress').value > given", progress)
+    until(page, "Number(document.querySelector('.film input[type=range]').max) > given", grids)
+    assert "left" in page.locator(".facts").inner_text()
+
+
 def test_the_gallery_scrolls_on_and_on(page: Any) -> None:
     explore(page)
     highest = "Math.max(...[...document.querySelectorAll('.tile')].map((one) => Number(one.dataset.index)))"
@@ -204,6 +220,18 @@ def test_a_class_named_like_an_attack_is_only_text(page: Any, runs: Path) -> Non
     page.goto("/#watch?run=done")
     assert page.locator(".health .bad strong").inner_text() == EVIL
     assert page.locator("img[src=x]").count() == 0
+
+
+def test_truncation_gathers_the_pictures_around_the_mean(page: Any) -> None:
+    explore(page)
+    two = [0, page.locator("input[name=class]").count() - 1]  # of the same class: they take turns
+    spread = [pixels(page, f".tile[data-index='{index}'] img") for index in two]
+    page.locator("#truncation").fill("0")
+    until(page, "document.querySelector('.tile .pick').getAttribute('aria-label').includes('truncation 0')")
+    drawn(page)
+    gathered = [pixels(page, f".tile[data-index='{index}'] img") for index in two]
+    assert (spread[0] != spread[1]).any() and (gathered[0] == gathered[1]).all()
+    assert "truncation=0" in page.url
 
 
 def test_what_is_kept_by_click_or_key_is_kept_after_a_reload(page: Any, runs: Path) -> None:
@@ -380,14 +408,8 @@ def test_two_runs_are_compared(page: Any) -> None:
     assert "with=live" in page.url
 
 
-def test_watching_a_training_that_goes_on(page: Any) -> None:
+def test_a_finished_training_can_be_played_and_explored(page: Any) -> None:
     page.goto("/#watch?run=live")
-    page.wait_for_selector(".charts svg")
-    progress = "document.querySelector('.head progress').value"
-    images = "document.querySelector('.facts span').textContent"
-    before, seen = page.evaluate(progress), page.evaluate(images)
-    if before < 1:
-        until(page, f"{progress} > {before} && {images} !== '{seen}'")
     page.wait_for_selector(".head .pill.finished")
     until(page, "document.querySelector('.film .grid').naturalWidth > 0")
     assert page.locator(".health li").count() >= 1

@@ -345,7 +345,7 @@ def export(
 
     Args:
         source: a run, a model folder, or owner/name on the hub
-        out: folder of what is written
+        out: folder of what is written; for onnx and torch also a file name ending in .onnx or .pt2
         to: onnx, web, torch or folder
         weights: how numbers are stored in ONNX: float32, float16 or int8
         runtime: onnxruntime-web for --to web, a folder or .tgz; default: fetched by npm once and kept

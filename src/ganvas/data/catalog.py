@@ -219,7 +219,8 @@ def policy_for(dataset: Dataset | None, place: Path | None, config: DataConfig, 
         like = {"celeba": CATALOG["celeba"], "idx": CATALOG["mnist"]}.get(form or "")
         kind, size, fit = (like.kind, like.size, like.fit) if like else (DICOM_KINDS.get(form or ""), None, None)
         name = place.name if place and place.name else "pictures"
-        return Policy(name, str(place), config.kind or kind, size, fit)
+        known = (like.licence, like.attribution) if like and form == "celeba" else ()  # idx may be another set's
+        return Policy(name, str(place), config.kind or kind, size, fit, *known)
     return Policy(
         dataset.name,
         None if place is None else str(place),

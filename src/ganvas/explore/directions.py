@@ -46,7 +46,7 @@ def principal(
     """The `num` strongest components of what varies, strongest first (GANSpace: Härkönen et al. 2020).
 
     With styles: the principal components of w; `depth`: the one that they move, default all. Else: the components of
-    the features at `depth` (default: a coarse one, a third of the way), each with the direction of the latents that
+    the features at `depth` (default: half of the way), each with the direction of the latents that
     follows it best; its source says how well. Classes take turns, and what differs from class to class is left out.
     samples: latents drawn, by `seed`. Raises ConfigError for an unknown depth or more components than there can be.
     """
@@ -68,7 +68,7 @@ def principal(
             )
             for i in range(num)
         ]
-    depth = generator.num_depths // 3 if depth is None else depth
+    depth = generator.num_depths // 2 if depth is None else depth
     features = centred(features_at(generator, z, labels, depth), labels)
     values, vectors = components(features, num, seed)
     scores = features @ vectors.T

@@ -128,7 +128,8 @@ def write(
     todo = [one for one in planned if one.file not in known]
     rows = {file: row for file, row in rows.items() if file not in asked or file in known}
     path = folder / "manifest.csv"
-    files.write_text(path, table([COLUMNS, *rows.values()]))
+    if path.exists():  # without what is made again, and without a last line cut short
+        files.write_text(path, table([COLUMNS, *rows.values()]))
     done = len(known)
     with ThreadPoolExecutor(WRITERS) as pool:
         for batch, pixels in drawn(generator, todo, truncation):
@@ -137,7 +138,7 @@ def write(
             list(pool.map(lambda pair: save(generator, folder, *pair, truncation), kept))
             fresh = [row_of(generator, one, truncation, bool(out_)) for one, out_ in zip(batch, left_out, strict=True)]
             with files.explained(path), path.open("a", encoding="utf-8", newline="") as file:
-                file.write(table(fresh))
+                file.write(table(fresh if file.tell() else [COLUMNS, *fresh]))
             rows |= {one.file: row for one, row in zip(batch, fresh, strict=True)}
             done += len(batch)
             if progress is not None:

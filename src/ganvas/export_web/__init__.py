@@ -195,7 +195,7 @@ def sliders(generator: Generator) -> np.ndarray:
     """
     config = generator.info.config
     num = min(SLIDER_SAMPLES, max(64, SLIDER_PIXELS // (config.height * config.width)))
-    num_classes = max(1, config.num_classes)
+    num_classes = max(1, min(config.num_classes, num // 8))  # enough of each to have a mean
     z = generator.latents(range(num))
     owner = torch.arange(num) % num_classes
     pictures = torch.cat(
@@ -204,7 +204,7 @@ def sliders(generator: Generator) -> np.ndarray:
             for i in range(0, num, 16)
         ]
     )
-    for k in range(min(num, num_classes)):
+    for k in range(num_classes):
         pictures[owner == k] -= pictures[owner == k].mean(dim=0)
     vectors, _, _ = torch.linalg.svd(z.T @ pictures / num, full_matrices=False)
     vectors = vectors.T[: min(NUM_SLIDERS, config.z_dim, num - 1)]

@@ -35,11 +35,11 @@ PROBES = 3  # parts of the index into which each moved version of a picture look
 CANDIDATES, FINALISTS = 64, 12  # pictures that are registered, and of those the ones that are registered finely
 ROUNDS = (2, 3)  # of registration, coarse and fine
 USUAL = slice(3, 8)  # of the finalists, nearest first: those that say what is usual
-SURE = 0.05  # part of a difference that noise never explains
+SURE = 0.2  # part of a difference that noise never explains
 FALSE_ALARMS = 0.005  # of held-out pictures
 FEW = 400  # held-out pictures below which the tail is a fitted one
 FITTED = 3.2  # deviations from the median, by the lower quartile: tails are heavier than the normal one's 2.6
-LEAK = 5.0  # deviations below the others at which a held-out picture is a training picture itself
+LEAK, LEAKED = 5.0, 0.2  # deviations below the others, and score, below which a held-out picture was trained on
 HELDOUT = 2000  # held-out pictures that calibrate, at most
 LEAST = 20  # of them
 BLOCK, PAIRS = 128, 256  # pictures and pairs at a time
@@ -187,7 +187,7 @@ def calibrate(scores: np.ndarray) -> tuple[float, int]:
     logs = np.log(np.maximum(scores, 1e-4))
     low, middle, high = np.percentile(logs, [25, 50, 75])
     deviation = max((high - low) / 1.349, 1e-3)
-    leaked = logs < middle - LEAK * max(deviation, (middle - low) / 0.6745)
+    leaked = (logs < middle - LEAK * max(deviation, (middle - low) / 0.6745)) & (scores < LEAKED)
     kept = logs[~leaked]
     if len(kept) >= FEW:
         return float(np.exp(np.quantile(kept, FALSE_ALARMS))), int(leaked.sum())
@@ -412,7 +412,8 @@ def _spread(thumbs: Tensor) -> Tensor:
 def _tones(targets: Tensor) -> Tensor:
     """(N, 3, D): what explains another tone and sharpness: the target, its square and its Laplacian."""
     wide = F.pad(targets, (1, 1, 1, 1), mode="replicate")
-    blurred = F.avg_pool2d(F.avg_pool2d(wide, 2, 1), 2, 1)
+    rows = wide[:, :, :-2] + 2 * wide[:, :, 1:-1] + wide[:, :, 2:]
+    blurred = (rows[..., :-2] + 2 * rows[..., 1:-1] + rows[..., 2:]) / 16
     return torch.stack([targets, blurred - targets, targets**2], dim=1).flatten(2)
 
 
@@ -449,15 +450,12 @@ def _moved(pictures: Tensor, moves: Tensor) -> tuple[Tensor, Tensor]:
 
     moves (N, 4): 1 for mirrored first; y and x, of the side, where the middle goes; part of the whole that is filled.
     """
-    mirrored, y, x, scale = moves.unbind(dim=1)
-    zero = torch.zeros_like(y)
-    sign = 1 - 2 * mirrored
-    rows = [
-        torch.stack([sign / scale, zero, -2 * sign * x / scale], 1),
-        torch.stack([zero, 1 / scale, -2 * y / scale], 1),
-    ]
-    places = F.affine_grid(torch.stack(rows, 1), list(pictures.shape), align_corners=False)
-    inside = (places.abs() <= 1).all(dim=3).float()
+    mirrored, y, x, scale = moves[:, :, None].unbind(dim=1)
+    height, width = ((torch.arange(side) + 0.5) / side * 2 - 1 for side in pictures.shape[2:])
+    rows, columns = (height - 2 * y) / scale, (1 - 2 * mirrored) * (width - 2 * x) / scale
+    shape = len(pictures), len(height), len(width)
+    places = torch.stack([columns[:, None].expand(shape), rows[:, :, None].expand(shape)], dim=3)
+    inside = (rows.abs() <= 1).float()[:, :, None] * (columns.abs() <= 1).float()[:, None]
     return F.grid_sample(pictures, places, padding_mode="border", align_corners=False), inside
 
 

@@ -54,6 +54,7 @@ STATIC = {
     "api.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }
+UPLOADS = 2  # received and decoded at a time, which takes memory
 LONGEST_ADDRESS = 6000  # letters; a recipe with a code is sent by POST
 FOREVER = "private, max-age=31536000, immutable"
 STATUSES: dict[type[GanvasError], int] = {AbsentError: 404, ConflictError: 409, TooLargeError: 413, BusyError: 503}
@@ -90,6 +91,7 @@ def app(
     """
     shelf = Shelf(folder)
     engine, lists, training, bench = Engine(shelf, device), Lists(), Training(data), Workbench()
+    summaries, receiving = live.Summaries(), asyncio.Semaphore(UPLOADS)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
@@ -256,11 +258,12 @@ def app(
         steps: Annotated[int, Query(ge=1, le=2000)] = 300,
     ) -> bodies.TaskOut:
         """Begins to look for the recipe of an uploaded picture, the body: PNG, JPEG, WebP, BMP, GIF or TIFF."""
-        content = await request.body()
         loaded = await engine.ready(model)
         if label is not None:
             loaded.generator.label_indices(label, [0])
-        pixels, note = await asyncio.to_thread(workbench.uploaded, loaded, content)
+        async with receiving:  # others wait with their files unread
+            bench.check_room()
+            pixels, note = await asyncio.to_thread(workbench.uploaded, loaded, await request.body())
         task = Task("projection", target=pixels, sentence=note)
         return told(bench.begin(task, workbench.projecting(loaded, pixels, label, steps)))
 
@@ -295,7 +298,7 @@ def app(
     @api.get("/api/runs")
     def runs() -> bodies.Runs:
         """The runs of the folder, in a line each."""
-        found = [live.summary(place) for place in shelf.places().values() if place.is_run]
+        found = summaries.of(place for place in shelf.places().values() if place.is_run)
         return bodies.Runs(runs=[bodies.RunLine(**one) for one in found])
 
     @api.get("/api/run", response_model=bodies.RunOut)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,22 @@ def stamp(place: Place) -> str:
 def state_is_quiet(place: Place) -> bool:
     newest = max(stamp_of(place.folder / name)[0] for name in ("log.jsonl", "samples", "checkpoints"))
     return time.time() - newest / 1e9 > QUIET
+
+
+class Summaries:
+    """The list of runs, a line each; only of those that have changed the log is read again."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, tuple[str, dict[str, Any]]] = {}
+
+    def of(self, places: Iterable[Place]) -> list[dict[str, Any]]:
+        found: dict[str, tuple[str, dict[str, Any]]] = {}
+        for place in places:
+            now = stamp(place)
+            before = self.known.get(place.name)
+            found[place.name] = before if before is not None and before[0] == now else (now, summary(place))
+        self.known = found
+        return [line for _, line in found.values()]
 
 
 def summary(place: Place) -> dict[str, Any]:

@@ -72,14 +72,17 @@ class Workbench:
     def begin(self, task: Task, work: Callable[[Task], dict[str, Any]]) -> Task:
         """Queues it. Raises BusyError when others wait already."""
         with self.lock:
-            if sum(one.state in ("waiting", "working") for one in self.tasks.values()) >= MOST_WAITING:
-                raise BusyError(f"{MOST_WAITING} slow jobs are waiting: ask again when one of them is done", 10)
+            self.check_room()
             self.tasks[task.id] = task
             while len(self.tasks) > MOST_KEPT:
                 oldest = next(one for one in self.tasks.values() if one.state in ("done", "failed"))
                 del self.tasks[oldest.id]
         self.pool.submit(run, task, work)
         return task
+
+    def check_room(self) -> None:
+        if sum(one.state in ("waiting", "working") for one in list(self.tasks.values())) >= MOST_WAITING:
+            raise BusyError(f"{MOST_WAITING} slow jobs are waiting: ask again when one of them is done", 10)
 
     def find(self, identity: str) -> Task:
         task = self.tasks.get(identity)

@@ -226,8 +226,10 @@ class Watch:
         scores = [record["score"] for record in self.vitals]
         if len(scores) < num + PLATEAU:
             return "plateau", None
-        before, since = min(scores[:-num]), min(scores[-num:])
-        if since < before - PROGRESS * abs(before):
+        before, since = min(scores[:-num]), scores[-num:]
+        first, second = (statistics.median(part) for part in (since[: num // 2], since[num // 2 :]))
+        rallies = second < first - PROGRESS * abs(first)  # after a time that was worse
+        if rallies or min(since) < before - PROGRESS * abs(before):
             return "plateau", None
         return "plateau", Event(
             "plateau",

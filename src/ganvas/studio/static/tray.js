@@ -18,7 +18,7 @@ export class Tray {
       h("button", { id: "kept-manifest", onclick: () => this.manifest() }, "Manifest"),
       h("button", { id: "kept-command", onclick: () => this.command() }, "Copy command"));
     this.fold = h("button", { class: "plain fold", "aria-label": "Hide kept pictures", "aria-expanded": "true", onclick: () => this.folded() }, "▾");
-    const hint = h("span", { class: "hint" }, "Nothing yet: a picture's heart, or the key k, keeps it.");
+    const hint = h("span", { class: "hint" }, "Nothing yet: press a heart, or k.");
     $("tray").append(h("div", { class: "bar" }, this.fold, this.title, hint, this.buttons), this.refused, this.strip);
     this.draw();
   }
