@@ -185,7 +185,7 @@ def main() -> None:
     table("Planted copies: recall by alteration, false alarms among held-out pictures", content["rows"])
     if options.minutes:
         content["memorised"] = [memorised(options.data, num, options.minutes) for num in (100, 20_000)]
-        table("Generators of few and of many pictures", content["memorised"])
+        print(*content["memorised"], sep="\n")
     if options.json:
         write_json(options.json, content)
 

@@ -194,3 +194,9 @@ def test_dominance_by_hand() -> None:
 def test_too_few_held_out_pictures_are_an_error(digits: Pack) -> None:
     with pytest.raises(DataError, match=r"3 held-out and .* training pictures cannot tell copies from likeness"):
         CopyFinder(dataclasses.replace(digits, heldout=digits.heldout[:3]))
+
+
+def test_too_few_different_training_pictures_are_an_error(digits: Pack) -> None:
+    images = np.repeat(digits.images[:1], len(digits.images), axis=0)
+    with pytest.raises(DataError, match="1 different training pictures cannot tell copies from likeness: at least 12"):
+        CopyFinder(dataclasses.replace(digits, images=images))

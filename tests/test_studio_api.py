@@ -36,7 +36,8 @@ fastapi = pytest.importorskip("fastapi", reason="the studio needs pip install 'g
 schemathesis = pytest.importorskip("schemathesis", reason="needs pip install schemathesis")
 
 from fastapi.testclient import TestClient  # noqa: E402
-from hypothesis import HealthCheck, settings  # noqa: E402
+from hypothesis import HealthCheck, given, settings  # noqa: E402
+from schemathesis import GenerationMode  # noqa: E402
 from schemathesis.checks import not_a_server_error  # noqa: E402
 from schemathesis.specs.openapi.checks import positive_data_acceptance  # noqa: E402
 
@@ -617,7 +618,8 @@ def test_other_sites_cannot_ask(client: TestClient, headers: dict[str, str], all
 def test_a_token_is_asked_of_everyone(folder: Path) -> None:
     token = "correct-horse-battery"
     application = api.app(folder, device="cpu", token=token)
-    with TestClient(application, base_url="http://some.host:7860", follow_redirects=False) as client:
+    home = "http://some.host:7860"
+    with TestClient(application, base_url=home, follow_redirects=False) as client:
         for path in ("/", "/api/places", "/static/studio.js", "/api/openapi.json"):
             refused(client.get(path), 401, "token")
         refused(client.get("/?token=wrong"), 401, "token")
@@ -629,7 +631,7 @@ def test_a_token_is_asked_of_everyone(folder: Path) -> None:
         assert "HttpOnly" in once.headers["set-cookie"] and "SameSite=Strict" in once.headers["set-cookie"]
         assert token not in once.headers["set-cookie"]
         assert client.get("/api/places").status_code == 200  # by the cookie
-        assert client.get(f"//evil.example/?token={token}").headers["location"] == "/evil.example/"
+        assert client.get(f"{home}//evil.example/?token={token}").headers["location"] == "/evil.example/"
 
 
 def test_every_answer_has_a_strict_policy_and_nothing_comes_from_elsewhere(client: TestClient) -> None:
@@ -649,26 +651,39 @@ def test_every_answer_has_a_strict_policy_and_nothing_comes_from_elsewhere(clien
 # ---- the documentation ----
 
 
-@pytest.fixture(scope="module")
-def documented(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder = tmp_path_factory.mktemp("documented") / "runs"
-    shutil.copytree(trained, folder / "bars")
-    return schemathesis.openapi.from_asgi(
-        "/api/openapi.json", api.app(folder, device="cpu", hosts=frozenset({"testserver"}))
-    )
+@pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
+def test_the_interface_is_as_it_documents_itself(folder: Path, mode: GenerationMode) -> None:
+    """Requests made from the OpenAPI description, right or wrong ones: every answer is one that it documents."""
+    application = api.app(folder, device="cpu", hosts=frozenset({"testserver"}))
+    good = {"model": "bars", "run": "bars", "recipe": '{"seed": 3}', "images": 48}
+    operations = schemathesis.openapi.from_asgi("/api/openapi.json", application).get_all_operations()
+    known = [
+        operation for operation in (found.ok() for found in operations) if mode.is_positive or takes_any(operation)
+    ]
+    assert len(known) > 15
+    for operation in known:
+
+        @settings(
+            max_examples=10, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+        )
+        @given(case=operation.as_strategy(generation_mode=mode))
+        def ask(case: Any) -> None:
+            if mode.is_positive:  # else no name would be that of a model
+                for part in (case.query, case.body):
+                    if isinstance(part, dict):
+                        part.update(
+                            {name: value for name, value in good.items() if isinstance(part.get(name), str | int)}
+                        )
+            # What is well formed need not fit the model: a class that it does not have, a code of another length.
+            answer = case.call_and_validate(excluded_checks=[positive_data_acceptance, not_a_server_error])
+            assert answer.status_code < 500 or (answer.status_code == 503 and answer.headers["retry-after"])
+
+        ask()
 
 
-@schemathesis.pytest.from_fixture("documented").parametrize()
-@settings(max_examples=10, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-def test_the_interface_is_as_it_documents_itself(case: Any) -> None:
-    """Requests made from the OpenAPI description, right and wrong ones: every answer is one that it documents."""
-    if case.meta.generation.mode.is_positive:  # else no name would be that of a model
-        for part in (case.query, case.body):
-            for name in {"model", "run"} & (part.keys() if isinstance(part, dict) else set()):
-                part[name] = "bars"
-    # What is well formed need not fit the model: a class that it does not have, a code of another length.
-    answer = case.call_and_validate(excluded_checks=[positive_data_acceptance, not_a_server_error])
-    assert answer.status_code < 500 or (answer.status_code == 503 and answer.headers["retry-after"])
+def takes_any(operation: Any) -> bool:
+    """Whether a request can be wrong at all."""
+    return bool(operation.definition.raw.get("parameters") or operation.definition.raw.get("requestBody"))
 
 
 # ---- the command ----

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganvas import codes, files
+from ganvas import codes, files, seeding
 from ganvas.codes import Code
 from ganvas.config import ModelConfig, from_dict
 from ganvas.device import choose_device
@@ -32,6 +32,7 @@ from ganvas.models import build, channels_last
 FORMAT = 1
 WEIGHTS = "generator.safetensors"
 BATCH = 64  # pictures per forward pass when sampling
+AHEAD = 16  # batches whose latents are drawn together: between two passes they would drive the network from the caches
 
 
 @dataclass(frozen=True)
@@ -162,8 +163,7 @@ class Generator:
 
     def latents(self, seeds: Sequence[int]) -> Tensor:
         """(N, z_dim) standard normal; each row depends on its own seed alone, on every machine."""
-        rows = [np.random.default_rng(seed).standard_normal(self.info.config.z_dim, np.float32) for seed in seeds]
-        return torch.from_numpy(np.stack(rows))
+        return torch.from_numpy(seeding.standard_normal(seeds, self.info.config.z_dim))
 
     def batches(
         self,
@@ -177,10 +177,11 @@ class Generator:
         if any(seed < 0 for seed in seeds):
             raise ConfigError("seeds are whole numbers from 0 up")
         labels = self.label_indices(label, seeds)
-        parts = (slice(start, start + BATCH) for start in range(0, len(seeds), BATCH))
+        ahead = BATCH * AHEAD
         return (
-            self.render(self.latents(seeds[part]), None if labels is None else labels[part], truncation)
-            for part in parts
+            self.render(z, None if labels is None else labels[start + i * BATCH :][: len(z)], truncation)
+            for start in range(0, len(seeds), ahead)
+            for i, z in enumerate(self.latents(seeds[start : start + ahead]).split(BATCH))
         )
 
     @torch.inference_mode()

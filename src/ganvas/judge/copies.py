@@ -81,7 +81,7 @@ class CopyFinder:
 
     Everything is on the CPU; memory is 3 MB a thousand gray training pictures (8 MB in colour) and 200 MB at work.
     Training pictures with equal thumbnails count as one. Raises `DataError` where fewer than 20 pictures were held
-    out, or fewer than 50 remain to train on.
+    out, or fewer than 50 (or 12 different ones) remain to train on.
     """
 
     def __init__(self, pack: Pack, progress: Callable[[str, int, int], None] | None = None) -> None:
@@ -94,6 +94,11 @@ class CopyFinder:
         thumbs = thumbnails(pack.images, pack.training)
         keys = thumbs.coarse.numpy().reshape(len(pack.training), -1)
         kept = np.sort(np.unique(keys.view(np.dtype((np.void, keys.strides[0])))[:, 0], return_index=True)[1])
+        if len(kept) < FINALISTS:
+            raise DataError(
+                f"{len(kept)} different training pictures cannot tell copies from likeness: "
+                f"at least {FINALISTS} are needed"
+            )
         self.training = pack.training[kept]
         self.duplicates = len(pack.training) - len(kept)
         self.thumbs = thumbs.at(kept)
@@ -105,7 +110,8 @@ class CopyFinder:
         self.index = Index(self.rows)
         self.noise = energy_of_noise(pack.images.shape[1:], self.deciding)
         heldout = np.sort(np.random.default_rng(0).permutation(pack.heldout)[:HELDOUT])
-        self.heldout = self.find(pack.images[heldout]).score
+        real = self.find(pack.images[heldout])
+        self.heldout, self.likeness = real.score, float(np.median(real.correlation))
         self.threshold, self.leaks = calibrate(self.heldout)
         self.false_alarms = share(float((self.heldout < self.threshold).mean()), len(self.heldout))
 
@@ -158,7 +164,7 @@ class CopyFinder:
         closer = dominance(found.score, self.heldout)
         if rate.low > max(FALSE_ALARMS, self.false_alarms.high):
             verdict = f"{rate.value:.1%} of the pictures are copies of training pictures"
-        elif closer.low > 0.55:
+        elif closer.low > 0.55 and np.median(found.correlation) >= self.likeness:  # noise is like nothing at all
             verdict = "the pictures lie nearer to training pictures than real ones do, though few are copies"
         else:
             verdict = "no sign of copying"

@@ -217,7 +217,7 @@ class Judgement:
         train = real
         if self.split == "training":
             held, _ = features_of(features, self.pack, self.heldout, self.report)
-            rows.insert(1, measures.other("kid_heldout", "held-out", held, floor, fake))
+            rows.insert(1, measures.other("kid_heldout", "held-out", held, real, fake))
         else:
             train, _ = features_of(features, self.pack, self.training, self.report)
             rows.insert(1, measures.other("kid_training", "training", train, real, fake))

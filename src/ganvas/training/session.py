@@ -165,6 +165,11 @@ def taken_up(run: Run, pack: Pack, asked: TrainConfig, start: Path | None) -> di
     ]
     if differences:
         raise RunError(f"{run.folder} was started with other options ({'; '.join(differences)}): choose another --out")
+    if train["batch"] % world_size():
+        raise RunError(
+            f"{run.folder} has batches of {train['batch']}, which {world_size()} processes cannot share evenly: "
+            "go on with a number that divides it"
+        )
     budget = {name: value for name, value in given.items() if name in BUDGET_FIELDS}
     for name, value in budget.items():
         if train[name] is None:

@@ -1,6 +1,6 @@
 // Exploring a model: the gallery and its controls, one picture in the panel, kept pictures in the tray.
 
-import { ask, addressOf } from "./client.js";
+import { ask, show } from "./client.js";
 import { $, choice, copy, h, later, say, sayError, slider } from "./dom.js";
 import { Gallery } from "./gallery.js";
 import { Panel, finished } from "./panel.js";
@@ -353,7 +353,6 @@ export class Explore {
       });
       const { recipe, losses } = task.result;
       const image = h("img", { class: "large", alt: "What the model makes of it" });
-      const { show } = await import("./client.js");
       await show(image, model, recipe);
       figures.append(h("figure", {}, image, h("figcaption", {}, "projected")));
       says.textContent = "Done.";
@@ -375,5 +374,3 @@ export class Explore {
     }
   }
 }
-
-export { addressOf };

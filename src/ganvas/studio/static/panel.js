@@ -1,7 +1,7 @@
 // One picture: large, beside its nearest training picture, with its sliders, a partner to mix with or to morph to.
 
 import { Live, addressOf, ask, isLong, show, source } from "./client.js";
-import { $, choice, copy, download, h, later, say, sayError, slider } from "./dom.js";
+import { choice, copy, download, h, later, say, sayError, slider } from "./dom.js";
 import { between, classOf, depthsOf, edited, key, mixed, percent, round, signed, words } from "./recipes.js";
 
 const TABS = [["adjust", "Adjust"], ["mix", "Mix"], ["morph", "Morph"]];
@@ -314,5 +314,3 @@ export async function finished(task, each) {
   if (now.state === "failed") throw new Error(now.sentence);
   return now;
 }
-
-export const panelOf = () => $("panel");
