@@ -252,6 +252,8 @@ class Generator(nn.Module):
     def mean_w(self, labels: Tensor | None = None) -> Tensor:
         """(N, D) mean w of each label's class, (1, D) without labels: over the same 4,096 latents on any machine.
 
+        Weights of all classes (N, num_classes) in place of labels give the mean of the classes' means.
+
         Computed when it is first asked for, and again after the weights have changed.
         """
         versions = [(parameter._version, parameter.data_ptr()) for parameter in self.mapping.parameters()]
