@@ -127,7 +127,8 @@ def test_truncation_at_its_ends(num_classes):
         half = generator.synthesis((generator.mean_w(labels) + generator.mapping(z, labels)) / 2)
         torch.testing.assert_close(generator.truncated(z, labels, 0.5), half)
     same_class = [0, 3] if num_classes else range(6)
-    assert all(torch.equal(none[i], none[0]) for i in same_class)
+    for i in same_class:  # some processors round the last rows of a batch otherwise
+        torch.testing.assert_close(none[i], none[0], rtol=0, atol=1e-5)
     if num_classes:
         assert not torch.allclose(none[0], none[1], atol=1e-3) and not torch.allclose(none[1], none[2], atol=1e-3)
 

@@ -38,29 +38,29 @@ def png_bytes(pixels: np.ndarray, text: Mapping[str, str] | None = None) -> byte
     return buffer.getvalue()
 
 
-def save_png(path: Path, pixels: np.ndarray, text: Mapping[str, str] | None = None) -> None:
+def save_png(path: Path, pixels: np.ndarray, text: Mapping[str, str] | None = None, sync: bool = True) -> None:
     """Writes (H, W, C) pixels as PNG, whole or not at all; text: for its metadata (see provenance.py)."""
     content = png_bytes(pixels, text)
-    files.write_atomically(path, lambda file: file.write(content))
+    files.write_atomically(path, lambda file: file.write(content), sync)
 
 
-def save_picture(path: Path, pixels: np.ndarray, text: Mapping[str, str] | None = None) -> None:
+def save_picture(path: Path, pixels: np.ndarray, text: Mapping[str, str] | None = None, sync: bool = True) -> None:
     """Writes (H, W, C) pixels as PNG or TIFF, by the ending of `path`, whole or not at all.
 
-    text: for the metadata; TIFF takes the entry "ganvas" alone, as its description.
+    text: for the metadata; TIFF takes the entry "ganvas" alone, as its description. sync: see `write_atomically`.
 
     Both are lossless: 8 bit gray, colour and colour with transparency, and 16 bit gray; colour of 16 bit becomes 8
     (Pillow writes no deeper). Raises `ConfigError` for any other ending.
     """
     ending = path.suffix.lower()
     if ending == ".png":
-        save_png(path, pixels, text)
+        save_png(path, pixels, text, sync)
     elif ending in (".tif", ".tiff"):
         image = to_image(pixels)
         # Deflate as Adobe numbered it (8), which every reader of today knows.
         known = {"description": text["ganvas"]} if text else {}
         write = partial(image.save, format="TIFF", compression="tiff_adobe_deflate", **known)
-        files.write_atomically(path, write)
+        files.write_atomically(path, write, sync)
     else:
         raise ConfigError(f"{path} ends in {ending or 'nothing'}: pictures are written as .png, .tif or .tiff")
 

@@ -396,8 +396,7 @@ def directions(
         else:
             found = directions_of.principal(generator, num, depth=depth, seed=seed)
     place = find_weights(local).parent
-    known = directions_of.read(local, generator)
-    directions_of.save(local, [*(known | {one.name: one for one in found}).values()], generator)
+    directions_of.save(local, found, generator)
     folder = Path(out) if out is not None else place / "directions"
     strips = []
     for one in found:

@@ -167,7 +167,7 @@ def drawn(
 
 def save(generator: Generator, folder: Path, one: Planned, pixels: np.ndarray, truncation: float) -> None:
     recipe = Recipe(one.seed, label=one.label, truncation=truncation)
-    save_picture(folder / one.file, pixels, provenance(generator.hash, recipe.to_dict()))
+    save_picture(folder / one.file, pixels, provenance(generator.hash, recipe.to_dict()), sync=False)
 
 
 def row_of(generator: Generator, one: Planned, truncation: float, left_out: bool) -> list[str]:
@@ -202,10 +202,11 @@ def open_manifest(folder: Path, model: str) -> dict[str, list[str]]:
 
 
 def matches(row: Sequence[str], folder: Path, truncation: float, gated: bool) -> bool:
-    """Whether a row's picture needs not be made again."""
+    """Whether a row's picture needs not be made again; one that a power cut left empty needs."""
     if float(row[3]) != float(f"{truncation:g}"):
         return False
-    return gated if row[-1] else (folder / row[0]).is_file()
+    path = folder / row[0]
+    return gated if row[-1] else path.is_file() and path.stat().st_size > 0
 
 
 def zipped(out: Path, folder: Path, names: Sequence[str]) -> None:
