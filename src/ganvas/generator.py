@@ -77,8 +77,8 @@ class Generator:
 
     @functools.cached_property
     def hash(self) -> str:
-        """SHA-256 of the weights: which model this is."""
-        return tensor_hash({name: tensor.cpu() for name, tensor in self.network.state_dict().items()})
+        """SHA-256 of the weights as they were when first asked: which model this is."""
+        return weights_hash(self.network)
 
     @property
     def num_depths(self) -> int:
@@ -278,6 +278,11 @@ def tensor_hash(tensors: dict[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy() if tensor.numel() else b"")
     return digest.hexdigest()
+
+
+def weights_hash(network: nn.Module) -> str:
+    """`tensor_hash` of a network's weights as they are now."""
+    return tensor_hash({name: tensor.cpu() for name, tensor in network.state_dict().items()})
 
 
 def to_pixels(images: Tensor, depth: int = 8) -> np.ndarray:

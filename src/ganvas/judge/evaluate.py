@@ -32,6 +32,7 @@ from ganvas.judge.feature_cache import features_of
 from ganvas.judge.features import Features
 from ganvas.judge.measures import Measures, Row, as_row
 from ganvas.pictures import grid, save_png
+from ganvas.provenance import provenance
 from ganvas.run import Run, timestamp
 
 FORMAT = 1  # of evaluation.json
@@ -413,7 +414,9 @@ class Judgement:
             real = np.concatenate([first(every[self.pack.labels[every] == i], columns) for i in range(rows)])
             fake = np.concatenate([first(np.flatnonzero(self.labels == i), columns) for i in range(rows)])
         save_png(out / "evaluation" / "real.png", grid(self.pack.images[real], columns))
-        save_png(out / "evaluation" / "generated.png", grid(self.samples[fake], columns))
+        seeds = [self.options.seed + int(i) for i in fake]
+        told = provenance(self.generator.hash, {"seeds": seeds, "truncation": self.options.truncation})
+        save_png(out / "evaluation" / "generated.png", grid(self.samples[fake], columns), told)
         note = f"uncurated: the first seeds from {self.options.seed:,} on" + (", a row a class" if per_class else "")
         return {
             "real": "evaluation/real.png",

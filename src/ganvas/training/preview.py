@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 
 from ganvas.config import TrainConfig
-from ganvas.generator import BATCH, Generator, to_pixels
+from ganvas.generator import BATCH, Generator, to_pixels, weights_hash
 from ganvas.pictures import grid, save_png
+from ganvas.provenance import provenance
 from ganvas.run import Run
 
 SHEET = 900  # pixels that a grid may be wide or high, where possible
@@ -57,4 +58,6 @@ class Preview:
         parts = [self.generator.render(*part) for part in zip(self.z.split(BATCH), labels, strict=False)]
         pixels = to_pixels(torch.cat(parts), self.generator.info.depth)
         self.run.samples.mkdir(exist_ok=True)
-        save_png(self.run.samples / f"{images_seen:012d}.png", grid(pixels, self.layout.columns))
+        recipe = {"seeds": list(range(len(self.z))), "images_seen": images_seen}
+        told = provenance(weights_hash(self.generator.network), recipe)  # the average of now: it moves on
+        save_png(self.run.samples / f"{images_seen:012d}.png", grid(pixels, self.layout.columns), told)
