@@ -285,11 +285,18 @@ def replace(code: Code, rows: Sequence[int], other: Code) -> None:
 
 
 def as_recipe(code: Code, classes: Sequence[str]) -> Recipe:
-    """The recipe of one code (1, rows, D) that has no seed: the numbers themselves."""
+    """The recipe of one code (1, rows, D) that has no seed: the numbers themselves.
+
+    Raises ConfigError where its rows follow different classes, which plain numbers cannot say.
+    """
     latents = code.latents[0].detach().cpu()
     rows = latents[:1] if bool((latents == latents[:1]).all()) else latents
     label: dict[str, float] | None = None
     if code.labels is not None:
+        if bool((code.labels[0] != code.labels[0, :1]).any()):
+            raise ConfigError(
+                "a mixture of two classes cannot be kept as a code: keep the recipe of the mixture itself"
+            )
         weights = code.labels[0, 0].tolist()
         label = {classes[i]: weight for i, weight in enumerate(weights) if weight}
     return Recipe(code=tuple(tuple(row) for row in rows.tolist()), label=label)

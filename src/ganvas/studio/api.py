@@ -205,7 +205,9 @@ def app(
         """Keeps a picture, or gives a kept one another title; saved before this answers."""
         loaded = engine.model(body.model)
         recipe = body.recipe.recipe()
-        engine.call(loaded, lambda: coded(loaded, recipe)).result()  # refuses what does not fit
+        engine.call(
+            loaded, lambda: resolve(loaded.generator, [recipe], loaded.directions)
+        ).result()  # or it does not fit
         return listed(loaded, lists, body.in_list, lists.keep(loaded, body.in_list, recipe, body.title))
 
     @api.post("/api/favourites/remove")
