@@ -41,11 +41,12 @@ from schemathesis import GenerationMode  # noqa: E402
 from schemathesis.checks import not_a_server_error  # noqa: E402
 from schemathesis.specs.openapi.checks import positive_data_acceptance  # noqa: E402
 
-from ganvas import studio  # noqa: E402
+from ganvas import studio, verbs  # noqa: E402
 from ganvas.studio import api, engine, guard, workbench  # noqa: E402
 from ganvas.studio.engine import Engine  # noqa: E402
 from ganvas.studio.refusals import BusyError  # noqa: E402
 from ganvas.studio.shelf import Shelf  # noqa: E402
+from test_generator import fresh  # noqa: E402
 
 HOME = "http://127.0.0.1"
 
@@ -402,6 +403,27 @@ def test_the_nearest_of_real_digits(tmp_path_factory: pytest.TempPathFactory) ->
         real = client.get(f"/api/training-picture?model=run&index={told['found'][0]['index']}")
         assert picture(real.content).shape == (16, 16)
         refused(client.get("/api/training-picture?model=run&index=99999"), 404, "the last one is 399")
+
+
+def test_no_copy_is_handed_out(tmp_path: Path) -> None:
+    model = fresh().save(tmp_path / "model")
+    verbs.sample(model, tmp_path / "pictures", num=400, device="cpu")  # what it "was trained on": its own pictures
+    data = str(tmp_path / "pictures")
+    with TestClient(api.app(model, device="cpu", data=data, no_copies=True), base_url=HOME) as client:
+        body = {"model": "model", "recipes": [{"seed": 1}]}
+        wait_for(lambda: client.post("/api/nearest", json=body).json(), lambda one: one["state"] == "ready")
+        recipes = [{"seed": seed} for seed in (*range(20), *range(9000, 9020))]
+        answer = client.post("/api/archive", json={"model": "model", "recipes": recipes})
+        with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+            rows = list(csv.DictReader(io.StringIO(archive.read("manifest.csv").decode())))
+        seeds = [int(row["seed"]) for row in rows]
+        assert sum(seed >= 9000 for seed in seeds) >= 18 and sum(seed < 9000 for seed in seeds) <= 6
+        copied = next(seed for seed in range(20) if seed not in seeds)
+        for seed, status in ((copied, 409), (seeds[-1], 200)):
+            where = f'/api/picture?model=model&download=true&recipe={{"seed":{seed}}}'
+            assert client.get(where).status_code == status
+    with TestClient(api.app(model, device="cpu", no_copies=True), base_url=HOME) as client:
+        refused(client.post("/api/archive", json={"model": "model", "recipes": recipes}), 409, "--no-copies")
 
 
 def wait_for(ask: Any, done: Any, seconds: float = 60) -> Any:

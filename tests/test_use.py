@@ -135,3 +135,14 @@ def test_what_cannot_be_is_one_sentence(ganvas_command: Command, run: Path, tmp_
     ]:
         assert words in refused(ganvas_command, *arguments)
         assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_generator_that_copies_is_not_exported(ganvas_command: Command, tmp_path: Path) -> None:
+    model = fresh().save(tmp_path / "model")
+    for name, seeds in (("own", f"{1_000_000}-{1_000_399}"), ("others", "0-399")):
+        fine(ganvas_command, "sample", model, "--seeds", seeds, "--out", tmp_path / name)
+    gate = ("export", model, "--to", "folder", "--no-copies", "--data")
+    answer = ganvas_command(*gate, tmp_path / "own", "--out", tmp_path / "a")
+    assert answer.code == 2 and "not exported, since" in answer.err and not (tmp_path / "a").exists()
+    answer = ganvas_command(*gate, tmp_path / "others", "--out", tmp_path / "b")
+    assert answer.code == 0 and "no sign of copying" in answer.out and (tmp_path / "b").is_dir()

@@ -315,6 +315,7 @@ def studio(
     token: str | None = None,
     device: str | None = None,
     browser: bool = True,
+    no_copies: Annotated[bool, arg(name="no-copies")] = False,
 ) -> int:
     """Open a page in the browser: explore a generator, keep pictures, mix, morph, watch a training.
 
@@ -326,10 +327,20 @@ def studio(
         token: a password that the page asks for
         device: cpu, cuda or mps; default: the fastest
         browser: open it in the browser at once
+        no_copies: hand out no picture that copies a training picture
     """
     from ganvas import studio as page
 
-    page.serve(folder, host=host, port=port, token=token, data=data, device=device, open_browser=browser)
+    page.serve(
+        folder,
+        host=host,
+        port=port,
+        token=token,
+        data=data,
+        device=device,
+        open_browser=browser,
+        no_copies=no_copies,
+    )
     return 0
 
 
@@ -340,6 +351,8 @@ def export(
     to: Literal["onnx", "web", "torch", "folder"] = "onnx",
     weights: Literal["float32", "float16", "int8"] = "float32",
     runtime: Path | None = None,
+    no_copies: Annotated[bool, arg(name="no-copies")] = False,
+    data: str | None = None,
 ) -> int:
     """Export a generator: an ONNX model, a web page that runs by itself, a torch.export file, or a model folder.
 
@@ -349,10 +362,14 @@ def export(
         to: onnx, web, torch or folder
         weights: how numbers are stored in ONNX: float32, float16 or int8
         runtime: onnxruntime-web for --to web, a folder or .tgz; default: fetched by npm once and kept
+        no_copies: refuse a generator that copies training pictures
+        data: with --no-copies, the training pictures where there is no run
     """
-    from ganvas import hub
+    from ganvas import hub, verbs
     from ganvas.export import export as write
 
+    if no_copies:
+        print(verbs.refuse_copies(source, data))
     for path in write(hub.local(source), out, to=to, weights=weights, runtime=runtime):
         print(path)
     return 0

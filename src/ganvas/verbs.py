@@ -247,6 +247,25 @@ def sample(
     return written.paths
 
 
+def refuse_copies(source: str | Path, data: str | Path | None = None, device: str | None = None) -> str:
+    """The gate of an export: raises ConfigError where the generator copies its training pictures.
+
+    data: where those are, if there is no run. Returns what was found, in a sentence.
+    """
+    place = hub.local(source)
+    generator = Generator.load(place, device)
+    with Display() as display:
+        finder = CopyFinder(pack_of(place, generator, data, display.packing), display.packing)
+        pixels = to_pixels(generator.sample(GATE_SAMPLES, seed=GATE_SEED), generator.info.depth)
+        found = finder.judge(pixels)
+    if found.caught:
+        raise ConfigError(f"not exported, since {found.sentence}: train on more pictures or for a shorter time")
+    return found.sentence
+
+
+GATE_SAMPLES, GATE_SEED = 500, 1_000_000  # pictures that decide, and the first one's seed, as in an evaluation
+
+
 def seeds_of(seeds: str | Sequence[int] | None, num: int, seed: int) -> Sequence[int]:
     if isinstance(seeds, str):
         return parse_seeds(seeds)

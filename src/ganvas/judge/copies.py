@@ -73,6 +73,8 @@ class Copies:
     """Share of samples that are farther from their training picture than that is from its nearest other one."""
     closer: Interval
     """Chance that a sample lies nearer to a training picture than a held-out one does; 0.5 for a perfect generator."""
+    caught: bool
+    """Whether the rate is beyond what chance and the held-out pictures explain."""
     sentence: str
 
 
@@ -162,7 +164,8 @@ class CopyFinder:
         copies = found.score < self.threshold
         rate = share(float(copies.mean()), len(copies))
         closer = dominance(found.score, self.heldout)
-        if rate.low > max(FALSE_ALARMS, self.false_alarms.high):
+        caught = rate.low > max(FALSE_ALARMS, self.false_alarms.high)
+        if caught:
             verdict = f"{rate.value:.1%} of the pictures are copies of training pictures"
         elif closer.low > 0.55 and np.median(found.correlation) >= self.likeness:  # noise is like nothing at all
             verdict = "the pictures lie nearer to training pictures than real ones do, though few are copies"
@@ -172,7 +175,7 @@ class CopyFinder:
             f"{verdict}: {int(copies.sum()):,} of {len(copies):,} samples pass for copies ({rate.low:.2%} to "
             f"{rate.high:.2%}), of held-out real pictures {self.false_alarms.value:.2%} do"
         )
-        return Copies(found, copies, rate, self.authenticity(samples, found), closer, sentence)
+        return Copies(found, copies, rate, self.authenticity(samples, found), closer, caught, sentence)
 
     def authenticity(self, samples: np.ndarray, found: Found) -> Interval:
         """Alaa et al. 2022, "How faithful is your synthetic data?", section 3.3, in the rows that retrieve."""

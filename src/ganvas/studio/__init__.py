@@ -23,12 +23,14 @@ def serve(
     data: str | None = None,
     device: str | None = None,
     open_browser: bool = True,
+    no_copies: bool = False,
 ) -> None:
     """Serves the studio until Ctrl-C; prints its address.
 
     folder: a run, a model folder or a folder of runs. host: an address of this machine; any but the loopback one needs
     a token of 16 letters or more. port: 0 for any that is free. data: the training pictures, where a run's own are
-    gone. Raises ConfigError when the port is in use, the host is not this machine's, or the token is missing.
+    gone. no_copies: no picture that copies a training picture is downloaded, alone or in a ZIP file.
+    Raises ConfigError when the port is in use, the host is not this machine's, or the token is missing.
     """
     try:
         import fastapi  # noqa: F401
@@ -41,7 +43,9 @@ def serve(
     check_token(folder, host, token, is_loopback(host))
     listening = listen(host, port)
     with listening:
-        application = app(Path(folder), data=data, device=device, token=token, hosts=frozenset({host.lower()}))
+        application = app(
+            Path(folder), data=data, device=device, token=token, hosts=frozenset({host.lower()}), no_copies=no_copies
+        )
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{listening.getsockname()[1]}/" + (f"?token={token}" if token else "")
         config = uvicorn.Config(

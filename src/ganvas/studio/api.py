@@ -83,11 +83,13 @@ def app(
     device: str | None = None,
     token: str | None = None,
     hosts: frozenset[str] = frozenset(),
+    no_copies: bool = False,
 ) -> Guard:
     """The studio of a run, a model folder or a folder of runs, as an ASGI application.
 
     data: the training pictures, where a run's own are gone. token: asked of everyone where given; without one only
-    requests to this machine's own names, or to `hosts`, are served. Raises ConfigError when the folder holds nothing.
+    requests to this machine's own names, or to `hosts`, are served. no_copies: downloads and ZIP files leave out what
+    copies a training picture. Raises ConfigError when the folder holds nothing.
     """
     shelf = Shelf(folder)
     engine, lists, training, bench = Engine(shelf, device), Lists(), Training(data), Workbench()
@@ -126,6 +128,24 @@ def app(
         """What a model makes; loads it if need be. anew: load it again if its training has gone on."""
         return described(engine.model(model, anew=anew), lists)
 
+    async def without_copies(loaded: Loaded, recipes: list[Recipe]) -> list[Recipe]:
+        """Those that may be taken along: with no_copies, the ones that copy no training picture."""
+        if not no_copies:
+            return recipes
+        known = training.of(loaded)
+        if known.state != "ready":
+            raise ConflictError(
+                f"no picture leaves before it is known not to be a copy (--no-copies): {known.sentence}"
+            )
+        kept: list[Recipe] = []
+        for start in range(0, len(recipes), loaded.batch):
+            part = recipes[start : start + loaded.batch]
+            found = await asyncio.to_thread(workbench.copies, known, await engine.pixels(loaded, part))
+            kept += [recipe for recipe, copied in zip(part, found, strict=True) if not copied]
+        if not kept:
+            raise ConflictError("this copies a training picture (--no-copies): take another one")
+        return kept
+
     # ---- pictures ----
 
     @api.get("/api/picture", responses=PNG, response_class=Response)
@@ -142,6 +162,7 @@ def app(
         tag = f'"{address_hash(loaded, asked)}"'
         headers = {"etag": tag, "cache-control": FOREVER if version is not None else "no-cache"}
         if download:
+            await without_copies(loaded, [asked])
             headers["content-disposition"] = f'attachment; filename="{archive.file_name(loaded, asked)}.png"'
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers=headers)
@@ -180,7 +201,7 @@ def app(
         """A ZIP file of pictures with manifest.csv and a favourites file that makes them again."""
         asked = [one.recipe() for one in body.recipes]
         loaded = await engine.ready(body.model)
-        return await archive.response(engine, loaded, asked)
+        return await archive.response(engine, loaded, await without_copies(loaded, asked))
 
     @api.post("/api/command")
     def command(body: bodies.Command) -> bodies.CommandOut:

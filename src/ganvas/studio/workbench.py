@@ -230,6 +230,13 @@ def number_at_hand(loaded: Loaded) -> int:
         return 0
 
 
+def copies(found: Neighbours, pixels: np.ndarray) -> np.ndarray:
+    """(N,) bool: which of the pictures (N, H, W, C) copy a training picture."""
+    assert found.finder is not None
+    with found.using:
+        return found.finder.is_copy(pixels)
+
+
 def nearest(found: Neighbours, pixels: np.ndarray) -> list[dict[str, Any]]:
     """For each of the pictures (N, H, W, C): which training picture is nearest, and how near that is."""
     assert found.finder is not None and found.pack is not None
