@@ -42,6 +42,17 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def inside(folder: Path, name: object) -> Path | None:
+    """The place below `folder` that a name from a file means; None for no text, and for what lies outside."""
+    if not isinstance(name, str):
+        return None
+    try:
+        path = folder / name
+        return path if path.resolve().is_relative_to(folder.resolve()) else None
+    except (OSError, ValueError):
+        return None
+
+
 def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's content, read in pieces."""
     with path.open("rb") as file:

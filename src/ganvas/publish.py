@@ -344,12 +344,10 @@ def size_words(size: int) -> str:
 
 def opened(folder: Path, name: object) -> Image.Image | None:
     """A picture of the run by the name that a file tells; none that lies outside, or is no picture."""
-    if not isinstance(name, str):
+    path = files.inside(folder, name)
+    if path is None:
         return None
-    path = folder / name
     try:
-        if not path.resolve().is_relative_to(folder.resolve()):
-            return None
         with Image.open(path) as found:
             return film.eight_bit(found)
     except (OSError, SyntaxError, ValueError):

@@ -11,7 +11,7 @@ import pickle
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -146,7 +146,7 @@ class _PickledBytes(_StandIn):
 class _BatchUnpickler(pickle.Unpickler):
     """Builds containers, numbers, strings and the stand-ins above; nothing is ever imported."""
 
-    ALLOWED = {  # noqa: RUF012
+    ALLOWED: ClassVar[dict[str, Any]] = {
         "numpy.core.multiarray._reconstruct": _PickledArray,
         "numpy._core.multiarray._reconstruct": _PickledArray,
         "numpy.ndarray": _StandIn,

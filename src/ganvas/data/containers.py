@@ -105,7 +105,7 @@ class Folder:
                 if entry.is_dir(follow_symlinks=False):
                     seen.add(_identity(entry.stat()))
                     pending.append((entry.path, name + "/"))
-                elif entry.is_symlink() and os.path.isdir(entry.path):  # noqa: PTH112
+                elif entry.is_symlink() and os.path.isdir(entry.path):  # noqa: PTH112 (Path.is_dir may raise)
                     links.append((entry.path, name))
                 else:
                     self._add(entry, name)

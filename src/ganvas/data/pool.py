@@ -164,7 +164,7 @@ def serve(function: Callable[..., Any]) -> None:
     os.dup2(2, 1)  # whatever a library prints must not end up between the answers
     while True:
         try:
-            job = pickle.load(sys.stdin.buffer)
+            job = pickle.load(sys.stdin.buffer)  # from our own parent, by a pipe that nobody else has
         except EOFError:
             return
         try:

@@ -21,8 +21,9 @@ from ganvas import files
 from ganvas.errors import RunError
 from ganvas.report.advice import Advice, advice, sentence
 from ganvas.report.comparison import comparison
-from ganvas.report.page import duration, page, percent, percent_interval, text
+from ganvas.report.page import page, percent, percent_interval, text
 from ganvas.report.reading import read
+from ganvas.training.card import duration
 
 __all__ = ["Advice", "advice", "report"]
 

@@ -14,6 +14,7 @@ from ganvas.report.advice import Advice, advice, train_command
 from ganvas.report.charts import Chart, Series, line_chart
 from ganvas.report.pictures import Picture, embed, film, stills
 from ganvas.report.reading import Record, Told, column, number
+from ganvas.training.card import duration
 
 ARROW = {"lower": "↓", "higher": "↑", "near": "≈"}
 BETTER = {"lower": "lower is better", "higher": "higher is better", "near": "near the real pictures' is better"}
@@ -119,13 +120,6 @@ def percent_interval(value: Record | None) -> str:
     if not value:
         return "–"
     return f"{percent(value)} ({100 * value['low']:.1f} to {100 * value['high']:.1f}%)".replace("-", "−")
-
-
-def duration(seconds: float) -> str:
-    """ "42 s", "12 min", "3.5 h"."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 # ---- measures ----

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ganvas import files
 from ganvas.errors import RunError
 from ganvas.film import CAPTION, FRAME_MS, LAST_MS, Timing, animated, eight_bit, scene
 
@@ -37,12 +38,10 @@ def embed(folder: Path, name: object, budget: int) -> Picture | None:
 
     A name from a file is not trusted: what lies outside of the folder is not shown.
     """
-    if not isinstance(name, str):
+    path = files.inside(folder, name)
+    if path is None:
         return None
-    path = folder / name
     try:
-        if not path.resolve().is_relative_to(folder.resolve()):
-            return None
         with Image.open(path) as opened:
             if opened.format == "PNG" and path.stat().st_size <= min(budget, AS_IT_IS):
                 return as_uri(path.read_bytes(), "png", opened.size)
