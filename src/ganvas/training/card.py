@@ -17,7 +17,7 @@ from typing import Any
 import ganvas
 from ganvas import files
 from ganvas.errors import RunError
-from ganvas.generator import Generator, find_weights, tensor_hash
+from ganvas.generator import Generator, find_weights, weights_hash
 from ganvas.run import Run, read_log
 
 Record = dict[str, Any]
@@ -262,7 +262,7 @@ def about(facts: Facts) -> str:
     network = facts.generator.network
     parameters = sum(p.numel() for p in network.parameters())
     # Not generator.hash, which remembers: while training goes on, the weights of the same generator change.
-    weights = tensor_hash({name: tensor.cpu() for name, tensor in network.state_dict().items()})
+    weights = weights_hash(network)
     rows = {
         "makes": f"pictures of {config.height}x{config.width} pixels, {channels(config.channels)}, "
         f"{info.depth} bit, of kind {escape(info.kind)}",
