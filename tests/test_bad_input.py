@@ -318,7 +318,7 @@ def test_class_that_does_not_exist(refused: Refused, two_classes: Path) -> None:
         (["--subset-seed", "-1"], "--subset-seed -1: expected 0 or more"),
         (["--augment", "2"], "--augment 2.0: expected a number from 0 to 1"),
         (["--limit", "1"], "--limit 1: at least 2 pictures are needed"),
-        (["--model", "resnet"], "--model resnet: expected one of compact, residual"),
+        (["--model", "resnet"], "--model resnet: expected one of compact, light"),
         (["--loss", "hing"], "--loss hing: expected one of relativistic"),
         (["--device", "abacus"], "--device abacus: expected cpu, cuda"),
         (["--background", "mauvish"], "background 'mauvish': expected white"),

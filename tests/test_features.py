@@ -13,8 +13,9 @@ from PIL import Image
 
 from ganvas.data.pack import Pack, open_pack
 from ganvas.errors import CheckpointError, ConfigError, MissingExtraError
-from ganvas.judge import efficientnet, onnx_form
-from ganvas.judge.efficientnet import EfficientNetLite0, fold, load_efficientnet_lite0
+from ganvas.features import efficientnet
+from ganvas.features.efficientnet import EfficientNetLite0, fold, load_efficientnet_lite0
+from ganvas.judge import onnx_form
 from ganvas.judge.feature_cache import features_of, statistics_of
 from ganvas.judge.features import Features, as_rgb, bicubic
 from ganvas.judge.frechet import Statistics

@@ -19,6 +19,7 @@ from ganvas.config import ModelConfig
 from ganvas.errors import CheckpointError, ConfigError
 from ganvas.generator import FORMAT, WEIGHTS, Generator, ModelInfo, tensor_hash, to_pixels
 from ganvas.models import MODERN, build
+from ganvas.models.batch_norm import measure_statistics
 
 CLASSES = ["left", "right", "7"]
 SAME = 1e-4  # what "the same picture" means, in the range from -1 to 1
@@ -33,6 +34,7 @@ def fresh(model: str = "compact", classes: list[str] | None = None, **options: i
     with torch.no_grad():  # the zeros of the initialisation hide what they are multiplied with
         for parameter in network.parameters():
             parameter += 0.05 * torch.randn_like(parameter)
+    measure_statistics(network, config.z_dim, config.num_classes)
     return Generator(network, ModelInfo(config, classes or []), "cpu")
 
 

@@ -13,6 +13,7 @@ from ganvas.errors import ConfigError
 from ganvas.generator import Generator, ModelInfo
 from ganvas.losses import gradient_norm_exact
 from ganvas.models import MODELS, MODERN, build, channels_last, mixes_pictures, normalise
+from ganvas.models.batch_norm import measure_statistics
 from ganvas.models.summary import summarise, summarise_config
 
 SIZES = [(28, 28), (32, 32), (64, 64), (96, 128), (45, 37)]
@@ -47,6 +48,7 @@ def networks(config: ModelConfig, seed: int = 0, trained: bool = False) -> tuple
         with torch.no_grad():
             for parameter in [*pair[0].parameters(), *pair[1].parameters()]:
                 parameter.add_(0.05 * torch.randn_like(parameter))
+    measure_statistics(pair[0], config.z_dim, config.num_classes)
     return pair
 
 

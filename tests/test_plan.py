@@ -70,7 +70,7 @@ def test_plan_is_complete_and_sane(size: int, channels: int, classes: int, devic
     planned = plan(pack_of(size, channels=channels, classes=classes), TrainConfig(), device)
     config, model = planned.config, planned.model
     unset = {field.name for field in dataclasses.fields(config) if getattr(config, field.name) is None}
-    assert unset - {"model_size"} == (BUDGETS - {"minutes"}) | {"preset"}
+    assert unset - {"model_size"} == (BUDGETS - {"minutes"}) | {"preset", "workers"}
     assert (config.model_size is None) == (config.model != "residual") and not planned.warnings
     assert all(choice.reason for choice in planned.choices)
     assert chosen(planned).items() <= dataclasses.asdict(config).items()
@@ -82,7 +82,8 @@ def test_plan_is_complete_and_sane(size: int, channels: int, classes: int, devic
         config.base,
         config.blocks,
     )
-    assert model.model == ("compact" if device is CPU else "residual")
+    small = "compact" if device is CPU else "residual"
+    assert (model.model, model.discriminator) == ((small, "own") if size < 41 else ("light", "both"))
     assert config.conditional is (classes > 0)
     assert config.precision == ("bf16" if device is CUDA else "fp32") and config.compile is (device is CUDA)
     assert config.device == str(device.torch_device)
@@ -211,7 +212,7 @@ def test_free_memory_of_this_machine_is_plausible() -> None:
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        (TrainConfig(model="transformer"), "--model transformer: expected one of compact, residual"),
+        (TrainConfig(model="transformer"), "--model transformer: expected one of compact, light"),
         (TrainConfig(preset="poet"), "--preset poet: expected one of mlp64, xray800"),
         (TrainConfig(model_size="L"), "--model-size: only residual comes in sizes, compact is set by --base"),
         (TrainConfig(loss="poetry"), "--loss poetry: expected one of relativistic"),
@@ -291,7 +292,7 @@ def test_scheme_follows_the_loss(loss: str, update: str, n_critic: int, gradient
 def test_few_large_pictures_are_for_skip_and_sizes_grow_with_the_budget() -> None:
     few = plan(pack_of(800, num=300, kind="xray"), TrainConfig(minutes=30), CUDA)
     assert few.model.model == "skip" and few.config.reconstruction == 1.0
-    sizes = [plan(pack_of(64, channels=3), TrainConfig(minutes=m), CUDA) for m in (10, 60, 300)]
+    sizes = [plan(pack_of(64, channels=3), TrainConfig(minutes=m, model="residual"), CUDA) for m in (10, 60, 300)]
     assert [planned.config.model_size for planned in sizes] == ["M", "M", "L"]
     assert sizes[0].generator.parameters < sizes[-1].generator.parameters
 

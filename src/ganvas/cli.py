@@ -429,7 +429,7 @@ def pull(
 def evaluate(
     run: Positional[Path],
     data: str | None = None,
-    features: str = "efficientnet-lite0",
+    features: str | None = None,
     weights: Path | None = None,
     n: int | None = None,
     seed: int = 1_000_000,
@@ -443,7 +443,8 @@ def evaluate(
     Args:
         run: a run, or a model folder with --data
         data: the pictures that it was trained on, where the run's own pack is gone
-        features: efficientnet-lite0, inception-clean, inception-original, dinov2-vits14, dinov2-vitb14, random
+        features: efficientnet-lite0, inception-clean, inception-original, dinov2-vits14, dinov2-vitb14 or random;
+            default: efficientnet-lite0, but random where that network took part in the training
         weights: the weights of that network, where they come from a file
         n: pictures of each kind; default 2,000, fewer where they are large
         seed: seed of the first generated picture

@@ -23,6 +23,9 @@ Kind = Literal["photo", "face", "digits", "text", "xray", "scan", "comic"]
 ModelSize = Literal["S", "M", "L", "XL"]
 """Capacity of the residual network (see training/plan.py)."""
 
+DiscriminatorKind = Literal["own", "features", "both"]
+"""What the discriminator looks at: pixels, features of a frozen network trained on ImageNet, or both."""
+
 T = TypeVar("T")
 
 MIN_SIZE, MAX_SIZE = 8, 4096  # pixels on one side
@@ -109,6 +112,8 @@ class ModelConfig:
     """residual only: magnitude-preserving weights in place of fix-up initialisation."""
     spectral_norm: bool = False
     """Every weight of the discriminator is divided by its largest singular value (Miyato et al. 2018)."""
+    discriminator: DiscriminatorKind = "own"
+    """own: the architecture's; features: heads on a frozen pretrained network; both: the two together."""
 
 
 def from_dict(cls: Callable[..., T], values: dict[str, Any], where: str) -> T:
@@ -140,7 +145,9 @@ class TrainConfig:
     """A classic project's networks, objective and optimiser, exactly: dcgan, dcgan128, mlp64, xray800, tf-mnist,
     mnist-upsample, celeba or cifar10. Other options change it."""
     model: str | None = None
-    """Architecture: compact, residual, style, skip, or a classic one."""
+    """Architecture: compact, light, residual, style, skip, or a classic one."""
+    discriminator: DiscriminatorKind | None = None
+    """own: the architecture's discriminator; features: heads on a frozen network trained on ImageNet; both."""
     model_size: ModelSize | None = None
     """Capacity of residual: S, M, L or XL; sets base, widest and blocks."""
     z_dim: int | None = None
@@ -165,6 +172,11 @@ class TrainConfig:
     """Weight (gamma) of the gradient penalty on real pictures."""
     r2: float | None = None
     """Weight (gamma) of the gradient penalty on generated pictures. Default: as r1."""
+    r1_features: float | None = None
+    """Weight of the penalties on real and generated images of heads on features, at the start of training."""
+    features_lead: float = 0.6
+    """How surely heads on features may rank real above generated images, 0 to 1: the weight of their penalties is
+    adapted to hold this; 1: constant weight."""
     probe_gamma: bool = False
     """Try a tenth, one and ten times the penalty weight in short runs first, and take the best."""
     gradient_penalty: float | None = None
@@ -197,6 +209,8 @@ class TrainConfig:
     """Pictures per step, over all ranks together."""
     micro_batch: int | None = None
     """Pictures per forward pass and rank; a smaller number saves memory and changes nothing else."""
+    workers: int | None = None
+    """CPU threads that each compute a part of the batch. Default: measured at the start where it may pay."""
     update: Literal["joint", "alternating"] | None = None
     """joint: both networks learn from one pass of the discriminator; alternating: first it, then the generator."""
     n_critic: int | None = None
@@ -261,6 +275,7 @@ class TrainConfig:
             "blocks",
             "batch",
             "micro_batch",
+            "workers",
             "lr",
             "lr_d",
             "penalty_interval",
@@ -276,6 +291,7 @@ class TrainConfig:
         for name in (
             "r1",
             "r2",
+            "r1_features",
             "gradient_penalty",
             "clip",
             "path_length",
@@ -302,6 +318,7 @@ class TrainConfig:
             "momentum",
             "ema_ramp",
             "adaptive_target",
+            "features_lead",
         ):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
@@ -317,7 +334,7 @@ class TrainConfig:
 
 
 MACHINE_FIELDS = frozenset(
-    {"device", "micro_batch", "compile", "previews", "checkpoint_minutes", "keep", "tensorboard"}
+    {"device", "micro_batch", "workers", "compile", "previews", "checkpoint_minutes", "keep", "tensorboard"}
 )
 """Options that may change between two sessions of one run: they do not change what is learned."""
 BUDGET_FIELDS = frozenset({"minutes", "images", "epochs"})

@@ -27,7 +27,7 @@ from ganvas.codes import Code
 from ganvas.config import ModelConfig, from_dict
 from ganvas.device import choose_device
 from ganvas.errors import CheckpointError, ConfigError
-from ganvas.models import build, channels_last
+from ganvas.models import build_generator, channels_last
 
 FORMAT = 1
 WEIGHTS = "generator.safetensors"
@@ -109,7 +109,7 @@ class Generator:
             raise CheckpointError(
                 f"{file} is damaged (its checksum differs): copy it again, or re-make it from the run"
             )
-        network, _ = build(info.config)
+        network = build_generator(info.config)
         try:
             network.load_state_dict(tensors)
         except RuntimeError as error:

@@ -152,6 +152,19 @@ def gradient_norm_exact(discriminator: Discriminate, images: Tensor, labels: Ten
     return gradient.square().sum(dim=(1, 2, 3))
 
 
+def view_gradient_norms(
+    judge: Callable[[list[Tensor], Tensor | None], Tensor], views: list[Tensor], labels: Tensor | None
+) -> list[Tensor]:
+    """|grad of each head's logit at its own view|^2 per image, [(N,)] by double backward.
+
+    judge: views -> logits (N, heads), each of its own view only. R1 and R2 of a discriminator on features look at its
+    views, not at pixels: the frozen network is no part of what learns.
+    """
+    views = [view.detach().requires_grad_() for view in views]
+    gradients = torch.autograd.grad(judge(views, labels).sum(), views, create_graph=True)
+    return [gradient.square().sum(dim=(1, 2, 3)) for gradient in gradients]
+
+
 def gradient_norm_finite(
     discriminator: Discriminate,
     images: Tensor,

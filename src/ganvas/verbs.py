@@ -11,6 +11,7 @@ import numpy as np
 
 from ganvas import files, hub
 from ganvas.config import DataConfig, TrainConfig
+from ganvas.data.batches import Batches
 from ganvas.data.pack import Pack, open_pack
 from ganvas.device import barrier, choose_device, prepare, process_group, rank
 from ganvas.errors import ConfigError
@@ -25,12 +26,14 @@ from ganvas.pictures import grid, save_picture
 from ganvas.provenance import provenance
 from ganvas.run import Run
 from ganvas.training import loop
+from ganvas.training.autotune import choose_workers
 from ganvas.training.compiled import call_networks
 from ganvas.training.plan import plan, preset_of
 from ganvas.training.progress import Display
 from ganvas.training.session import default_folder, open_session
 from ganvas.training.show import show_plan
 from ganvas.training.snapshots import average as average_of
+from ganvas.training.state import TrainState
 from ganvas.training.transfer import open_origin
 
 
@@ -96,7 +99,8 @@ def dry_run(
     config: TrainConfig | None = None,
     start_from: str | Path | None = None,
 ) -> None:
-    """Shows what `train` would do: every choice with its reason, the networks' layers, the memory; then stops."""
+    """Shows what `train` would do: every choice with its reason, the networks' layers, the memory, and how many images
+    the budget buys, measured in a few steps; then stops."""
     display = Display()
     config = config or TrainConfig()
     data_config, notes = as_preset(data_config or DataConfig(), config)
@@ -104,7 +108,16 @@ def dry_run(
         display.say(note)
     pack = open_for_all_ranks(data, data_config, data_path, display)
     known = open_origin(Path(start_from)).options(pack.height) if start_from is not None else None
-    show_plan(plan(pack, config, choose_device(config.device), known), pack, display.console)
+    device = choose_device(config.device)
+    planned = plan(pack, config, device, known)
+    show_plan(planned, pack, display.console)
+    batches = Batches(
+        pack, planned.config.batch or 1, seed=planned.config.seed, device=device.torch_device, mirror=pack.mirror
+    )
+    state = TrainState(planned.model, planned.config, batches, device)
+    networks = call_networks(state, dataclasses.replace(planned.config, compile=False), display.say)
+    choose_workers(state, networks, planned.config, pack.kind, display.say)
+    batches.close()
 
 
 def as_preset(data: DataConfig, config: TrainConfig) -> tuple[DataConfig, list[str]]:

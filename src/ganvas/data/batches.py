@@ -143,3 +143,14 @@ class Reader:
     def close(self) -> None:
         self.stopped.set()
         self.thread.join()
+
+
+def spaced(indices: np.ndarray, num: int) -> np.ndarray:
+    """At most `num` of the indices, evenly spaced."""
+    return indices[np.linspace(0, len(indices) - 1, min(num, len(indices))).astype(int)]
+
+
+def images_at(pack: Pack, indices: np.ndarray) -> Tensor:
+    """The images at these indices as training sees them: float32 (N, C, H, W) in [-1, 1]."""
+    top = (2**pack.depth - 1) / 2
+    return torch.from_numpy(pack.images[indices].astype(np.float32)).permute(0, 3, 1, 2) / top - 1

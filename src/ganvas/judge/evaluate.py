@@ -31,6 +31,7 @@ from ganvas.judge.classwise import class_table, mode_coverage
 from ganvas.judge.feature_cache import features_of
 from ganvas.judge.features import Features
 from ganvas.judge.measures import Measures, Row, as_row
+from ganvas.models.pretrained import pretrained_network
 from ganvas.pictures import grid, save_png
 from ganvas.provenance import provenance
 from ganvas.run import Run, timestamp
@@ -38,6 +39,7 @@ from ganvas.run import Run, timestamp
 FORMAT = 1  # of evaluation.json
 NUM = 2_000  # pictures of each kind; fewer where they are large
 LEAST = 50  # pictures of each kind
+DEFAULT_FEATURES = "efficientnet-lite0"
 BYTES = 2**29  # of generated pictures at a time
 ENOUGH = 500  # held-out pictures; with fewer the training pictures are the reference, and held-out ones a second one
 SEED = 1_000_000  # of the first sample: none that previews or the quick judge have shown
@@ -51,8 +53,9 @@ CLASSIFIED = 1_000  # pictures of each kind that the real-or-fake classifier see
 class Options:
     """How a generator is judged."""
 
-    features: str = "efficientnet-lite0"
-    """Network in whose features the sets are compared (judge.features.NETWORKS)."""
+    features: str | None = None
+    """Network in whose features the sets are compared (judge.features.NETWORKS). Default: efficientnet-lite0, but
+    random for a generator that was trained with the features of efficientnet-lite0."""
     weights: Path | None = None
     """Its weights, where they come from a file."""
     num: int | None = None
@@ -206,14 +209,14 @@ class Judgement:
 
     def content(self, out: Path, weights: str) -> Row:
         """The content of evaluation.json; pictures go to out/evaluation/."""
-        features = Features.load(
-            self.options.features, self.options.device, weights=self.options.weights, pack=self.pack
-        )
+        trained_with = pretrained_network(self.generator.info.config)
+        name = self.options.features or ("random" if trained_with else DEFAULT_FEATURES)
+        features = Features.load(name, self.options.device, weights=self.options.weights, pack=self.pack)
         real, _ = features_of(features, self.pack, self.reference, self.report)
         floor, _ = features_of(features, self.pack, self.floor(), self.report)
         fake, fake_logits = features.both(self.samples)
         sampling = f"seed {self.options.seed}, truncation {self.options.truncation:g}, EMA weights"
-        measures = Measures(features, sampling, self.split, len(real), len(fake))
+        measures = Measures(features, sampling, self.split, len(real), len(fake), trained_with)
         rows = measures.rows(real, floor, fake, fake_logits, self.options.force)
         train = real
         if self.split == "training":
@@ -222,6 +225,7 @@ class Judgement:
         else:
             train, _ = features_of(features, self.pack, self.training, self.report)
             rows.insert(1, measures.other("kid_training", "training", train, real, fake))
+        rows.insert(2, self.second_kid("random" if name != "random" else DEFAULT_FEATURES, sampling, trained_with))
         classes, recognised = self.classes() or (None, None)
         if recognised is not None:
             rows.append(recognised)
@@ -232,7 +236,7 @@ class Judgement:
             "run": out.resolve().name,
             "model": self.model(weights),
             "data": self.data(),
-            "protocol": self.protocol(features),
+            "protocol": self.protocol(features) | {"trained_with": trained_with},
             "measures": rows,
             "classes": classes,
             "copies": self.copies(out, features.name, train, fake),
@@ -242,6 +246,15 @@ class Judgement:
             "usefulness": self.usefulness() if self.options.usefulness else None,
             "pictures": self.pictures(out),
         }
+
+    def second_kid(self, name: str, sampling: str, trained_with: str | None) -> Row:
+        """KID in the features of another kind of network: one network alone may mislead."""
+        features = Features.load(name, self.options.device, pack=self.pack)
+        real, floor = (
+            features_of(features, self.pack, part, self.report)[0] for part in (self.reference, self.floor())
+        )
+        fake = features(self.samples)
+        return Measures(features, sampling, self.split, len(real), len(fake), trained_with).second(real, floor, fake)
 
     def floor(self) -> np.ndarray:
         """Other real pictures than the reference: what a perfect generator would be measured at."""

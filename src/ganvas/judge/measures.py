@@ -36,9 +36,15 @@ def as_row(
 class Measures:
     """The distances between the sets, each with its protocol."""
 
-    def __init__(self, features: Features, sampling: str, split: str, num_real: int, num_fake: int) -> None:
-        """sampling: how the generated pictures were drawn, for the protocol. split: which real ones these are."""
-        self.features, self.sampling = features, sampling
+    def __init__(
+        self, features: Features, sampling: str, split: str, num_real: int, num_fake: int,
+        trained_with: str | None = None,
+    ) -> None:  # fmt: skip
+        """sampling: how the generated pictures were drawn, for the protocol. split: which real ones these are.
+
+        trained_with: the pretrained network that took part in the training; its features are flagged.
+        """
+        self.features, self.sampling, self.trained_with = features, sampling, trained_with
         self.split, self.num_real, self.num_fake = split, num_real, num_fake
 
     def row(
@@ -50,6 +56,8 @@ class Measures:
             f"{', ' + more if more else ''}; {self.features.protocol}; "
             f"ganvas {ganvas.__version__}, torch {torch.__version__}"
         )
+        if self.features.name == self.trained_with:
+            flags = (*flags, "too favourable: this network took part in the training")
         return as_row(key, f"{name} ({self.features.name})", found, better, real, meaning, protocol, *flags)
 
     def rows(self, real: np.ndarray, floor: np.ndarray, fake: np.ndarray, logits: np.ndarray, force: bool) -> list[Row]:
@@ -129,6 +137,13 @@ class Measures:
                 )
             )  # fmt: skip
         return rows
+
+    def second(self, real: np.ndarray, floor: np.ndarray, fake: np.ndarray) -> Row:
+        """KID in another kind of network."""
+        return self.row(
+            "kid_second", "KID", distances.kid_interval(real, fake), "lower", distances.kid(real, floor),
+            "The same in another kind of network. Two models that the two rank differently are not clearly ranked.",
+        )  # fmt: skip
 
     def other(self, key: str, split: str, reference: np.ndarray, floor: np.ndarray, fake: np.ndarray) -> Row:
         """KID to the other part of the real pictures: one that learnt by heart is nearer to the training part."""

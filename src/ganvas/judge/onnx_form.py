@@ -112,10 +112,10 @@ class _Writer:
                 self.add("Concat", [part.name for part in arguments[0]], node.name, axis=options["dim"])
             case "mean":
                 self.add("ReduceMean", [arguments[0].name], node.name, axes=list(options["dim"]), keepdims=0)
-            case "clamp_":
+            case F.hardtanh:
                 limits = [
                     self.constant(f"{node.name}.{i}", np.array(limit, np.float32))
-                    for i, limit in enumerate(arguments[1:])
+                    for i, limit in enumerate((options["min_val"], options["max_val"]))
                 ]
                 self.add("Clip", [arguments[0].name, *limits], node.name)
             case "add_":

@@ -56,8 +56,12 @@ def summarise(network: nn.Module, *inputs: Tensor | None) -> Summary:
     numbers = 0
 
     def record(name: str):
-        def hook(layer: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+        def hook(layer: nn.Module, given: tuple[Tensor, ...], output: Tensor | tuple[Tensor, ...]) -> None:
             nonlocal numbers
+            if isinstance(output, tuple):  # a whole network that says itself what it costs
+                numbers += layer.activations(output)  # ty: ignore[call-non-callable]
+                rows.append(Row(name, type(layer).__name__, tuple(output[0].shape[1:]), 0, layer.multiply_adds(output)))  # ty: ignore[call-non-callable]
+                return
             numbers += 2 * output[0].numel()  # the output, and what the nonlinearity after it keeps
             own = sum(p.numel() for p in layer.parameters())
             macs = multiply_adds(layer, given[0], output)

@@ -18,6 +18,7 @@ import ganvas
 from ganvas import files
 from ganvas.errors import RunError
 from ganvas.generator import Generator, find_weights, weights_hash
+from ganvas.models.pretrained import pretrained_network
 from ganvas.run import Run, read_log
 
 Record = dict[str, Any]
@@ -261,6 +262,7 @@ def about(facts: Facts) -> str:
     config = info.config
     network = facts.generator.network
     parameters = sum(p.numel() for p in network.parameters())
+    pretrained = pretrained_network(config)
     # Not generator.hash, which remembers: while training goes on, the weights of the same generator change.
     weights = weights_hash(network)
     rows = {
@@ -269,6 +271,7 @@ def about(facts: Facts) -> str:
         "classes": class_names(facts.generator.classes),
         "network": f"{escape(config.model)}, {parameters:,} parameters, latent of {config.z_dim}",
         "trained on": f"{info.images_seen:,} images seen",
+        "pretrained network": f"training used the ImageNet features of {pretrained}" if pretrained else "",
         "hash of the weights": f"`{weights}`",
         "made with": f"Ganvas {escape(facts.run.get('ganvas') or ganvas.__version__)}",
     }
@@ -416,7 +419,8 @@ def cost(facts: Facts) -> str:
 def objective(train: Record) -> str:
     """The loss, its penalties and the optimiser in one line."""
     parts = [f"{train['loss']} loss"]
-    penalties = [f"{name} {train[name]:g}" for name in ("r1", "r2", "gradient_penalty", "path_length") if train[name]]
+    weights = ("r1", "r2", "r1_features", "gradient_penalty", "path_length")
+    penalties = [f"{name} {train[name]:g}" for name in weights if train.get(name)]
     if penalties:
         parts.append(f"{', '.join(penalties)} ({train['penalty']}, every {train['penalty_interval']} steps)")
     parts.append(f"{train['optimizer']} {train['lr']:g}, batch {train['batch']}")

@@ -8,8 +8,9 @@ from collections.abc import Callable
 import torch
 
 from ganvas.config import TrainConfig
+from ganvas.models.pretrained import FeatureDiscriminator
 from ganvas.training.state import TrainState
-from ganvas.training.step import Networks
+from ganvas.training.workers import Networks
 
 
 def call_networks(state: TrainState, config: TrainConfig, say: Callable[[str], None]) -> Networks:
@@ -17,9 +18,11 @@ def call_networks(state: TrainState, config: TrainConfig, say: Callable[[str], N
     plain = Networks(state.generator, state.discriminator, state.generator, state.discriminator)
     if not config.compile:
         return plain
-    compiled = dataclasses.replace(
-        plain, generator=torch.compile(state.generator), discriminator=torch.compile(state.discriminator)
-    )
+    compiled = dataclasses.replace(plain, generator=torch.compile(state.generator))
+    if isinstance(state.discriminator, FeatureDiscriminator):
+        state.discriminator.frozen.compile()  # nearly all of its time, and never differentiated twice
+    else:
+        compiled = dataclasses.replace(compiled, discriminator=torch.compile(state.discriminator))
     try:
         try_out(compiled, state)
     except Exception as error:  # whatever a compiler tool chain may raise

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ganvas.augment import MOST
 from ganvas.config import TrainConfig
+from ganvas.data.batches import images_at, spaced
 from ganvas.data.pack import Pack
 from ganvas.losses import LOSSES
 from ganvas.training.state import TrainState
@@ -36,6 +37,8 @@ REST = 2  # examinations in a row without a state that end it
 EXPLOSION, FAINT = 100.0, 1.0  # times the usual length of a gradient, which counts as this at least
 WON, LOST = 0.02, 0.98  # parts of the loss of a discriminator that knows nothing
 COLLAPSE = 0.2  # variety of the generated pictures, of the real ones'; two pictures by turns have a half
+FLAT, FLAT_IMAGES = 0.05, 2_000  # variety, of the real images', below which all are the same, after so many images seen
+RESTARTS, RESTART_UNTIL = 2, 0.25  # how often a flat run starts again, and in which part of the budget
 SETTLED = 0.15  # part of the budget before which all pictures may still be alike
 OVERFITTING = 0.5  # part of the way from training to generated pictures at which the held-out ones are scored
 COPYING = 0.1  # share of pictures that are nearer to one training picture than 98% of those that are no copies
@@ -69,22 +72,25 @@ class Event:
 class Watch:
     """Told of every report (`see`) and every examination (`examine`), it answers with the states that begin.
 
-    history: the log of an interrupted run, so that nothing is said twice.
+    history: the log of an interrupted run, so that nothing is said twice. restarts: how often it started again.
     """
 
-    def __init__(self, config: TrainConfig, history: Iterable[dict[str, Any]] = ()) -> None:
-        self.config = config
+    def __init__(self, config: TrainConfig, history: Iterable[dict[str, Any]] = (), restarts: int = 0) -> None:
+        self.config, self.restarts = config, restarts
         self.ignorant = ignorant_loss(config)
         rounds = config.n_critic or 1 if config.update == "alternating" else 1
         self.start = START_STEPS * (config.batch or 0) * rounds  # images
         self.reports: deque[dict[str, Any]] = deque(maxlen=MEMORY)
         self.vitals: list[dict[str, Any]] = []
+        self.varieties: list[dict[str, Any]] = []
         self.active: dict[str, int] = {}  # states, and how often in a row each was not seen
         for record in history:
             if "health" in record:
                 self.active[record["health"]] = 0
             elif "score" in record:
                 self._take(record)
+            elif "variety" in record:
+                self.varieties.append(record)
             elif "loss" in record:
                 self.reports.append(record)
 
@@ -102,6 +108,50 @@ class Watch:
         if progress < 1:
             states += [self._still(), self._plateau()]
         return self._begun(states, REST)
+
+    def preview(self, record: dict[str, Any], progress: float) -> list[Event]:
+        """The variety of a preview's images (training/preview.py); progress: part of the budget used."""
+        self.varieties.append(record)
+        if record["images"] < max(FLAT_IMAGES, self.start // 2) or "variety" not in record:
+            return []
+        return self._begun([self._flat(progress), self._uniform_class()], REST)
+
+    def may_start_again(self, progress: float) -> bool:
+        """Whether a run whose images are all the same still starts again by itself."""
+        return progress <= RESTART_UNTIL and self.restarts < RESTARTS
+
+    def start_again(self) -> None:
+        """Forgets the variety of the weights that were given up."""
+        self.restarts += 1
+        self.varieties.clear()
+        self.active.pop("flat", None)
+
+    def _flat(self, progress: float) -> tuple[str, Event | None]:
+        shown = [record["variety"] for record in self.varieties if record["images"] >= FLAT_IMAGES][-2:]
+        if len(shown) < 2 or max(shown) >= FLAT:
+            return "flat", None
+        return "flat", Event(
+            "flat",
+            f"the generated images are nearly all the same: they vary {shown[-1]:.1%} as much as real ones",
+            "starting again with other weights and half the learning rate"
+            if self.may_start_again(progress)
+            else "start a new run with half the --lr or another --seed",
+        )
+
+    def _uniform_class(self) -> tuple[str, Event | None]:
+        shown = [record for record in self.varieties if "worst" in record][-3:]
+        if len(shown) < 3 or max(record["worst_variety"] for record in shown) >= FLAT:
+            return "uniform class", None
+        return "uniform class", Event(
+            "uniform class",
+            f"the images of class {shown[-1]['worst']} are nearly all the same: they vary "
+            f"{shown[-1]['worst_variety']:.1%} as much as real ones",
+            "train longer, raise --r1-features, or train without labels (--no-conditional)",
+        )
+
+    def _varied(self) -> bool:
+        """Whether the latest images are varied enough for copies and overfitting to mean anything."""
+        return self.vitals[-1].get("diversity", 1.0) >= COLLAPSE
 
     def _take(self, record: dict[str, Any]) -> bool:
         """Keeps an examination; False for another one at the same step, as the last one may be: it is no evidence."""
@@ -171,12 +221,15 @@ class Watch:
         values = [record["diversity"] for record in self.vitals[-3:]]
         if len(values) < 2 or max(values[-2:]) >= COLLAPSE or values[-1] > GROWTH * values[0]:  # young pictures grow
             return "collapse", None
+        scores = [record["score"] for record in self.vitals]
+        if len(scores) < 4 or min(scores[-3:]) < (1 - PROGRESS) * min(scores[:-3]):  # it may go on to improve
+            return "collapse", None
         words = f"mode collapse: the generated pictures vary {values[-1]:.0%} as much as the real ones"
         return "collapse", Event("collapse", words, "start again with twice the --r1 or half the --lr")
 
     def _overfitting(self) -> tuple[str, Event | None]:
         gaps = [record.get("d_gap", 0.0) for record in self.vitals[-2:]]
-        if len(gaps) < 2 or min(gaps) < OVERFITTING:
+        if len(gaps) < 2 or min(gaps) < OVERFITTING or not self._varied():
             return "overfitting", None
         return "overfitting", Event(
             "overfitting",
@@ -187,7 +240,7 @@ class Watch:
 
     def _copying(self) -> tuple[str, Event | None]:
         near = [record.get("near", 0.0) for record in self.vitals[-2:]]
-        if len(near) < 2 or min(near) < COPYING:
+        if len(near) < 2 or min(near) < COPYING or not self._varied():
             return "copying", None
         return "copying", Event(
             "copying",
@@ -265,11 +318,11 @@ def heldout_scores(state: TrainState) -> dict[str, float]:
     labelled = bool(state.model.num_classes)
     was_training = state.discriminator.training
     state.discriminator.eval()
-    seen = _logits(state, *_pictures(pack, _spread(pack.training, num), labelled))
-    unseen = _logits(state, *_pictures(pack, _spread(pack.heldout, num), labelled))
+    seen = _logits(state, *_pictures(pack, spaced(pack.training, num), labelled))
+    unseen = _logits(state, *_pictures(pack, spaced(pack.heldout, num), labelled))
     latents = np.random.default_rng(0).standard_normal((num, state.model.z_dim), np.float32)
     z = torch.from_numpy(latents).to(state.device)
-    labels = _pictures(pack, _spread(pack.heldout, num), labelled)[1]
+    labels = _pictures(pack, spaced(pack.heldout, num), labelled)[1]
     fake = _logits(state, state.ema.average(z, None if labels is None else labels.to(state.device)), labels)
     state.discriminator.train(was_training)
     known, told_apart = _difference(seen, unseen), _difference(seen, fake)
@@ -284,14 +337,10 @@ def _difference(first: Tensor, second: Tensor) -> float:
     return difference if abs(difference) > CHANCE * error else 0.0
 
 
-def _spread(indices: np.ndarray, num: int) -> np.ndarray:
-    return indices[np.linspace(0, len(indices) - 1, num).astype(int)]
-
-
 def _pictures(pack: Pack, chosen: np.ndarray, labelled: bool) -> tuple[Tensor, Tensor | None]:
-    top = (2**pack.depth - 1) / 2
-    images = torch.from_numpy(pack.images[chosen].astype(np.float32)).permute(0, 3, 1, 2) / top - 1
-    return images, torch.from_numpy(pack.labels[chosen]) if labelled and pack.labels is not None else None
+    return images_at(pack, chosen), torch.from_numpy(
+        pack.labels[chosen]
+    ) if labelled and pack.labels is not None else None
 
 
 def _logits(state: TrainState, images: Tensor, labels: Tensor | None) -> Tensor:

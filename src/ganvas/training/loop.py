@@ -21,10 +21,11 @@ from ganvas.errors import TrainingError
 from ganvas.generator import Generator, ModelInfo
 from ganvas.losses import clip_weights
 from ganvas.run import Run, read_log
+from ganvas.training.autotune import choose_workers
 from ganvas.training.card import write_model
 from ganvas.training.clock import Allowance, Clock, caught_signals
 from ganvas.training.health import Event, Watch, heldout_scores
-from ganvas.training.preview import Preview
+from ganvas.training.preview import Preview, Variety
 from ganvas.training.progress import Display
 from ganvas.training.rules import traits_of
 from ganvas.training.snapshots import Snapshots
@@ -32,7 +33,6 @@ from ganvas.training.state import TrainState
 from ganvas.training.step import (
     PATH_INTERVAL,
     Inputs,
-    Networks,
     Side,
     Stats,
     accumulate_gradients,
@@ -41,6 +41,7 @@ from ganvas.training.step import (
     learning_rate,
     policy_for,
 )
+from ganvas.training.workers import Networks, Workers
 
 DISPLAY_SECONDS = 0.5
 LOG_SECONDS = 2.0
@@ -96,48 +97,62 @@ def train(
     writes = writes and ranks.rank() == 0
     average = Generator(state.ema.average, info, state.device)
     preview = Preview(average, run, config)
+    variety = Variety(state.batches.pack, average.classes)
     snapshots = Snapshots(run, config)
     clock = Clock(state, config)
-    watch = Watch(config, read_log(run.folder))
+    watch = Watch(config, read_log(run.folder), state.restarts)
     last_log = last_display = time.monotonic()
     saving = Allowance(CHECKPOINT_SHARE)
     examining = Allowance(EXAMINATION_SHARE, 2 * examine.cost if examine is not None else 0.0)  # the last one as well
-    diverged = False
+    choose_workers(state, networks, config, info.kind, display.say)
+    workers = Workers(networks, state.workers) if state.workers > 1 else None
+    diverged = flat = False
 
     with caught_signals() as caught:
         while True:
             # Agree on time, signals and divergence: every rank leaves, or goes back, at the same step.
-            total, seconds, finished, interrupted, lost = agree(
-                [*clock.estimate(), float(caught.number), float(diverged)]
+            total, seconds, finished, interrupted, lost, hopeless = agree(
+                [*clock.estimate(), float(caught.number), float(diverged), float(flat)]
             )
             state.total_images, state.seconds = int(total), seconds
+            if hopeless and not finished:
+                state.start_again()
+                watch.start_again()
+                flat = False
             if lost:
                 roll_back(state, run, display)
                 clock, diverged = Clock(state, config), False
-                watch = Watch(config, read_log(run.folder))  # without what was seen since
+                watch = Watch(config, read_log(run.folder), state.restarts)  # without what was seen since
                 continue
             if finished or interrupted:
                 break
 
             # The discriminator's rounds: draw all that is random, compute gradients, update (jointly: both networks).
-            rate = learning_rate(config, state.images_seen, state.total_images) * 0.5**state.rollbacks
+            rate = learning_rate(config, state.images_seen, state.total_images) * 0.5 ** (
+                state.rollbacks + state.restarts
+            )
             starting = is_starting(config, state.images_seen, state.total_images)
             state.generator.starting = starting  # ty: ignore[invalid-assignment]
             penalise, paths = state.step % interval == 0, state.step % PATH_INTERVAL == 0
             for _ in range(rounds):
                 real, labels = next(state.batches)
                 labels = labels if average.classes else None
-                inputs = draw_inputs(real, labels, place, config, policy, state.augment.value, state.noise, penalise)
+                inputs = draw_inputs(
+                    real, labels, place, config, policy, state.augment.value, state.noise, penalise,
+                    state.features_penalty.value,
+                )  # fmt: skip
                 side: Side = "both" if joint else "discriminator"
-                stats = gradients(state, networks, inputs, config, policy, display, side, penalise, paths)
+                stats = gradients(state, networks, workers, inputs, config, policy, display, side, penalise, paths)
                 update(state, config, side, rate)
 
             # The generator's turn, on the last round's latents.
             if not joint:
-                gradients(state, networks, inputs, config, policy, display, "generator", False, paths)
+                gradients(state, networks, workers, inputs, config, policy, display, "generator", False, paths)
                 update(state, config, "generator", rate)
             if config.adaptive:
                 state.augment.update(average_over_ranks(stats.sign), batch * rounds, state.total_images)
+            if state.features_penalty.adapts:
+                state.features_penalty.update(average_over_ranks(stats.lead))
 
             # The moving averages.
             state.step += 1
@@ -166,15 +181,22 @@ def train(
                     last_log = now
 
             # Draw the grid, examine the moving average, and save everything from time to time.
+            saves = (drawing and saving.left()) or saving.idle() > 60 * config.checkpoint_minutes
+            if drawing or saves or (state.powers is not None and snapshots.due(clock.progress())):
+                state.measure_averages()
             if state.powers is not None and snapshots.due(clock.progress()):
                 snapshots.write(state.powers, average, state.images_seen, clock.progress())
             if drawing:
-                preview.draw(state.images_seen, clock.progress())
+                shown = variety(preview.draw(state.images_seen, clock.progress()), preview.labels)
+                run.log({"images": state.images_seen, **shown})
+                events = watch.preview({"images": state.images_seen, **shown}, clock.progress())
+                tell(events, state, run, display)
+                flat = any(event.name == "flat" for event in events) and watch.may_start_again(clock.progress())
                 if examine is not None and examining.left():
                     with examining.spent():
                         vitals = keep_best(state, average, run, examine)
                     tell(watch.examine(vitals, clock.progress()), state, run, display)
-            if (drawing and saving.left()) or saving.idle() > 60 * config.checkpoint_minutes:
+            if saves:
                 if not drawing and not are_finite(state):
                     diverged = True
                     continue
@@ -186,6 +208,9 @@ def train(
     # Leave everything on disk: the checkpoint to go on from, the last grid, the model.
     if returns and not are_finite(state):
         roll_back(state, run, display)
+    state.measure_averages()
+    if workers is not None:
+        workers.close()
     if writes:
         run.save_checkpoint(state.state_dict(), state.images_seen, config.keep)
         write_model(average, run, state.images_seen)
@@ -205,6 +230,7 @@ def train(
 def gradients(
     state: TrainState,
     networks: Networks,
+    workers: Workers | None,
     inputs: Inputs,
     config: TrainConfig,
     policy: tuple[str, ...],
@@ -216,7 +242,9 @@ def gradients(
     """One pass's gradients; when the memory does not suffice, again in smaller micro-batches from now on."""
     while True:
         try:
-            return accumulate_gradients(networks, inputs, config, policy, state.micro_batch, penalise, side, paths)
+            return accumulate_gradients(
+                networks, inputs, config, policy, state.micro_batch, penalise, side, paths, workers
+            )
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -288,6 +316,8 @@ def report(state: TrainState, stats: Stats, clock: Clock, rate: float, half_life
     }
     if stats.r1 is not None and stats.r2 is not None and stats.gp is not None:
         clock.penalty = stats.r1.item() + stats.r2.item() + stats.gp.item()
+    if state.features_penalty.adapts:
+        record |= {"r1_features": state.features_penalty.value.item(), "lead": state.features_penalty.lead.item()}
     return record | {"penalty": clock.penalty, "augment": state.augment.value.item(), "sign": stats.sign.item()}
 
 

@@ -119,12 +119,17 @@ def choose_model(chooser: Chooser, pack: Pack, on_cpu: bool) -> ModelConfig:
     side = max(pack.height, pack.width)
     if min(pack.height, pack.width) >= LARGE and pack.num_training <= FEW:
         name = chooser.choose("model", "skip", f"{pack.num_training:,} large pictures: skip connections learn from few")
-    elif on_cpu:
-        name = chooser.choose("model", "compact", "few and coarse convolutions: what a CPU can afford")
-    else:
+    elif side < TINY and on_cpu:
+        name = chooser.choose("model", "compact", f"measured at {TINY - 1} pixels and below")
+    elif side < TINY:
         name = chooser.choose("model", "residual", "norm-free residual blocks: a GPU can afford them")
+    else:
+        name = chooser.choose("model", "light", "few maps on fine grids, batch norm: clean and varied images soonest")
     if name not in MODELS:
         raise ConfigError(f"--model {name}: expected one of {', '.join(MODELS)}")
+    kind, why = ("both", "pixels and pretrained features: clean and right") if name == "light" else ("own", "pixels")
+    if chooser.choose("discriminator", kind, why) == "own":
+        chooser.choices.pop()
     base, widest, blocks, why = capacity(chooser, name, side, on_cpu)
     chooser.choose("z_dim", Z_DIM.get(name, 64), Z_REASON.get(name, "enough for small pictures"))
     chooser.choose("base", base, why)
@@ -153,7 +158,7 @@ def choose_model(chooser: Chooser, pack: Pack, on_cpu: bool) -> ModelConfig:
     )
 
 
-NETWORK_FIELDS = ("z_dim", "base", "widest", "blocks", "magnitude", "spectral_norm")
+NETWORK_FIELDS = ("z_dim", "base", "widest", "blocks", "magnitude", "spectral_norm", "discriminator")
 """Options that go into the networks as they are."""
 Z_DIM = {"style": 256, "skip": 128}
 Z_REASON = {"residual": "as R3GAN", "style": "of z and w alike", "skip": "half of FastGAN's"}
@@ -181,6 +186,8 @@ def capacity(chooser: Chooser, name: str, side: int, on_cpu: bool) -> tuple[int,
         return (16, 0, 2, "feature maps, measured on MNIST") if side < TINY else (24, 0, 1, "feature maps")
     if name == "style":
         return 16 if on_cpu or side >= 256 else 64, 0, 1 if on_cpu else 2, f"feature maps at {side} pixels"
+    if name == "light":
+        return (12 if on_cpu else 32), 0 if on_cpu else 512, 1, "feature maps of the finest grid"
     if name == "skip":
         base = 8 if on_cpu and side < 400 else 32 if not on_cpu and side <= 256 else 16
         return base, 0, 1, f"feature maps at {side} pixels"
@@ -222,20 +229,29 @@ def choose_objective(chooser: Chooser, model: ModelConfig, on_cpu: bool) -> None
     elif style:
         batch = chooser.asked.batch or batch_for(side, on_cpu)
         gamma, reason = max(0.02, 0.0002 * side**2 / batch), "0.0002 x pixels / batch, as StyleGAN2-ADA, or 0.02"
-    elif model.model == "compact":
+    elif model.model in ("compact", "light"):
         gamma, reason = 0.05 if side < TINY else side**2 / 4096, "measured for this network at 28 and 64 pixels"
     elif model.model == "skip":
         gamma, reason = side**2 / 4096, "pixels / 4096: extrapolated from trials at 64 pixels"
     else:
         gamma, reason = gamma_for(side), f"R3GAN's weight at {side:.0f} pixels"
+    if model.discriminator == "features":
+        gamma, reason = 0.0, "nothing looks at pixels"
     gamma = chooser.choose("r1", float(f"{gamma:.2g}"), reason)
+    if model.discriminator != "own":
+        chooser.choose("r1_features", 0.05, "of the heads on features, raised while they are far ahead")
+    else:
+        chooser.settle("r1_features", 0.0, "no features")
     chooser.choose("r2", 0.0 if style else gamma, "StyleGAN2 has none" if style else "as r1")
     chooser.choose("penalty", "exact", "double backward works on this device")
     if chooser.values["gradient_penalty"]:
         chooser.choose("penalty_interval", 1, "WGAN-GP penalises at every step")
     else:
         reason = "lazy: the penalty costs as much as three steps, and 8 learn as well as 1"
-        chooser.choose("penalty_interval", 16 if style else 8, "lazy, as StyleGAN2" if style else reason)
+        if model.discriminator != "own":
+            chooser.choose("penalty_interval", 4, "lazy: the heads on features are small")
+        else:
+            chooser.choose("penalty_interval", 16 if style else 8, "lazy, as StyleGAN2" if style else reason)
     if style and side > 32:
         chooser.choose("path_length", 2.0, "equal steps in w change pictures equally")
         chooser.choose("style_mixing", 0.9, "layers must not rely on each other, as StyleGAN2")
@@ -295,11 +311,18 @@ def choose_optimiser(chooser: Chooser, model: ModelConfig, on_cpu: bool) -> None
     side = max(model.height, model.width)
     modern, name = model.model in MODERN, chooser.choose("optimizer", "adam", "the field's usual")
     ranks = world_size()
-    batch = chooser.choose("batch", max(batch_for(side, on_cpu) // ranks, 1) * ranks, f"usual at {side} pixels")
+    usual, reason = batch_for(side, on_cpu), f"usual at {side} pixels"
+    if model.discriminator != "own" and on_cpu:
+        usual, reason = 16, "8 and 32 gave worse images in the same time"
+    batch = chooser.choose("batch", max(usual // ranks, 1) * ranks, reason)
     if batch % ranks:
         raise ConfigError(f"--batch {batch}: expected a multiple of the {ranks} processes")
     rate = rate_for(model) * {"sgd": 10.0, "rmsprop": 0.25}.get(name, 1.0)
-    reason = "measured for this network" if model.model == "compact" else "a first guess, from short trials on a CPU"
+    reason = (
+        "measured for this network"
+        if model.model in ("compact", "light")
+        else "a first guess, from short trials on a CPU"
+    )
     rate = chooser.choose("lr", rate, reason if modern else "usual for DCGAN")
     chooser.settle("lr_d", rate, "as lr")
     calm = "a calm end: the pictures gain more than from speed"
@@ -312,7 +335,10 @@ def choose_optimiser(chooser: Chooser, model: ModelConfig, on_cpu: bool) -> None
     chooser.settle("momentum", 0.0, "none")
     chooser.settle("weight_decay", 0.01 if name == "adamw" else 0.0, "usual")
     reason = "images; long enough to smooth, ramped up from the start"
-    chooser.choose("ema", 500_000.0 if modern else 0.0, reason if modern else "off, as the classic projects")
+    if model.discriminator != "own":
+        chooser.choose("ema", 5_000.0 if on_cpu else 20_000.0, "images: these networks learn fast")
+    else:
+        chooser.choose("ema", 500_000.0 if modern else 0.0, reason if modern else "off, as the classic projects")
 
 
 def rate_for(model: ModelConfig) -> float:
@@ -321,7 +347,7 @@ def rate_for(model: ModelConfig) -> float:
         return 2.5e-3
     if model.magnitude:
         return 2e-2  # the length of its weights does not matter
-    return {"compact": 1e-3, "residual": 1e-3, "style": 2e-3, "skip": 1e-3}.get(model.model, 2e-4)
+    return {"compact": 1e-3, "light": 1e-3, "residual": 1e-3, "style": 2e-3, "skip": 1e-3}.get(model.model, 2e-4)
 
 
 def choose_machine(chooser: Chooser, device: Device) -> None:

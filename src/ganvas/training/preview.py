@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 from ganvas.config import TrainConfig
+from ganvas.data.batches import images_at, spaced
+from ganvas.data.pack import Pack
 from ganvas.generator import BATCH, Generator, to_pixels, weights_hash
 from ganvas.pictures import grid, save_png
 from ganvas.provenance import provenance
@@ -31,6 +34,48 @@ def layout(height: int, width: int, num_classes: int) -> Layout:
     return Layout(min(8, fit_rows), min(8, fit_columns))
 
 
+SMALL = 16  # pixels a side at which variety is measured
+COMPARED = 256  # real images that say how much variety there is
+
+
+def spread(images: torch.Tensor) -> float:
+    """Mean variance of a pixel over images (N, C, H, W), at 16 x 16 pixels."""
+    return float(F.interpolate(images.float(), (SMALL, SMALL), mode="area").var(dim=0).mean())
+
+
+class Variety:
+    """How much images differ from each other, as a share of how much real ones do; no network is asked.
+
+    Of a conditional model that is the mean over its classes, each beside the real images of that class, and `worst` is
+    the class with the least.
+    """
+
+    def __init__(self, pack: Pack, classes: list[str]) -> None:
+        self.classes = classes
+        if classes and pack.labels is not None:
+            labels = pack.labels[pack.training]
+            members = [pack.training[labels == i] for i in range(len(classes))]
+        else:
+            members = [pack.training]
+        each = max(8, COMPARED // len(members))
+        self.real = [spread(images_at(pack, spaced(part, each))) if len(part) > 1 else 0.0 for part in members]
+
+    def __call__(self, images: torch.Tensor, labels: torch.Tensor | None) -> dict[str, float | str]:
+        """{variety: 0 where all images are the same, about 1 for real ones; of classes also worst_variety and worst}"""
+        if labels is None:
+            return {"variety": spread(images) / max(1e-9, self.real[0])}
+        shares = {}
+        for label in labels.unique().tolist():
+            mine = images[labels == label]
+            if len(mine) > 1 and self.real[label] > 0:
+                shares[self.classes[label]] = spread(mine) / self.real[label]
+        if not shares:
+            return {}
+        worst = min(shares, key=lambda name: shares[name])
+        mean = sum(shares.values()) / len(shares)
+        return {"variety": mean, "worst_variety": shares[worst], "worst": worst}
+
+
 class Preview:
     """Draws `config.previews` grids over the budget: the k-th at the part (k / previews)^1.5 of it."""
 
@@ -51,13 +96,15 @@ class Preview:
             self.drawn = place  # resumed: the grids so far are there
         return place > self.drawn
 
-    def draw(self, images_seen: int, progress: float) -> None:
-        """Writes samples/<images seen>.png."""
+    def draw(self, images_seen: int, progress: float) -> torch.Tensor:
+        """Writes samples/<images seen>.png; returns its images (N, C, H, W) on the CPU."""
         self.drawn = int(self.num * progress ** (1 / 1.5))
         labels = [None] * len(self.z) if self.labels is None else self.labels.split(BATCH)
         parts = [self.generator.render(*part) for part in zip(self.z.split(BATCH), labels, strict=False)]
-        pixels = to_pixels(torch.cat(parts), self.generator.info.depth)
+        images = torch.cat(parts).cpu()
+        pixels = to_pixels(images, self.generator.info.depth)
         self.run.samples.mkdir(exist_ok=True)
         recipe = {"seeds": list(range(len(self.z))), "images_seen": images_seen}
         told = provenance(weights_hash(self.generator.network), recipe)  # the average of now: it moves on
         save_png(self.run.samples / f"{images_seen:012d}.png", grid(pixels, self.layout.columns), told)
+        return images

@@ -11,7 +11,7 @@ from ganvas.config import ModelConfig, TrainConfig
 from ganvas.device import world_size
 from ganvas.errors import ConfigError
 from ganvas.losses import LOSSES
-from ganvas.models import build, mixes_pictures
+from ganvas.models import MODERN, build, mixes_pictures
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ def refuse_what_cannot_work(config: TrainConfig, model: ModelConfig, traits: Tra
     loss, mixes = LOSSES[config.loss or ""], traits.mixes
     local, micro = (config.batch or 1) // world_size(), config.micro_batch or 1
     held = config.gradient_penalty or config.clip or config.spectral_norm or config.r1
+    on_features = config.discriminator not in (None, "own")
     uses_momentum = config.optimizer in ("sgd", "rmsprop")
     contradictions = {
         "--loss wasserstein needs a critic that is kept Lipschitz: give --gradient-penalty 10, --clip 0.01 or "
@@ -64,6 +65,14 @@ def refuse_what_cannot_work(config: TrainConfig, model: ModelConfig, traits: Tra
             config.path_length or config.style_mixing
         )
         and model.model != "style",
+        f"--discriminator {config.discriminator} belongs to the modern networks, not to {model.model}: leave it out, "
+        "or use --model light": on_features and model.model not in MODERN,
+        f"--discriminator {config.discriminator} has its own penalty, --r1-features: leave --gradient-penalty, --clip, "
+        "--spectral-norm and --reconstruction out": on_features
+        and (config.gradient_penalty or config.clip or config.spectral_norm or config.reconstruction),
+        f"--penalty finite looks at pixels, and --discriminator {config.discriminator} at features: use --penalty "
+        "exact": on_features and config.penalty == "finite",
+        "--r1-features belongs to --discriminator features or both": config.r1_features and not on_features,
         f"--reconstruction belongs to --model skip, not {model.model}": config.reconstruction and model.model != "skip",
         f"--magnitude belongs to --model residual, not {model.model}": config.magnitude and model.model != "residual",
         "--magnitude makes the length of weights meaningless: leave --spectral-norm and --clip out": (

@@ -11,6 +11,7 @@ from ganvas.config import TrainConfig
 from ganvas.ema import WIDTHS, PowerAverages, combination
 from ganvas.errors import ConfigError, RunError
 from ganvas.generator import Generator
+from ganvas.models.batch_norm import measure_statistics
 from ganvas.run import Run
 
 WIDEST = 0.28  # no power function has a larger relative standard deviation: that of equal weights is 0.289
@@ -55,4 +56,5 @@ def average(run: Path, width: float) -> Generator:
         for name, weight in Generator.load(folder, device="cpu").network.named_parameters():
             total[name] = total.get(name, 0) + factor * weight.detach().double()
     result.network.load_state_dict(total, strict=False)
+    measure_statistics(result.network, result.info.config.z_dim, result.info.config.num_classes)
     return result

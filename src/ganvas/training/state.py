@@ -9,10 +9,12 @@ from torch import nn
 
 from ganvas.augment import AdaptiveProbability
 from ganvas.config import ModelConfig, TrainConfig
-from ganvas.data.batches import Batches
+from ganvas.data.batches import Batches, images_at, spaced
 from ganvas.device import Device
 from ganvas.ema import EMA, PowerAverages
 from ganvas.models import build, channels_last
+from ganvas.models.batch_norm import measure_statistics
+from ganvas.models.pretrained import CALIBRATION, FeatureDiscriminator
 
 NOISE_SEED = 1_000_003  # latents must not repeat the random numbers that the weights were drawn from
 
@@ -24,17 +26,22 @@ class TrainState:
     powers: the averages that snapshots are taken of, where asked for. augment: the probability of augmentations.
     noise: the generator of latents and augmentations, the same on every rank (each takes its slice of the draws).
     images_seen, step: counters. seconds: training time over all sessions.
+    workers: threads that share each batch; 0: not chosen yet, or none but the main one.
     rollbacks: how often a diverged training went back; each halves the learning rate.
+    restarts: how often a training whose images were all the same started again; so does each of these.
     gradient_norms: of each network, before its last update; on the device.
     total_images: where the schedules end; with a budget in minutes an estimate that follows the measured speed.
     """
 
     def __init__(self, model: ModelConfig, config: TrainConfig, batches: Batches, device: Device) -> None:
         torch.manual_seed(config.seed)
-        self.model, self.device = model, device.torch_device
+        self.model, self.config, self.device = model, config, device.torch_device
         generator, discriminator = build(model)
         self.generator: nn.Module = channels_last(generator.to(self.device))
         self.discriminator: nn.Module = channels_last(discriminator.to(self.device))
+        pack = batches.pack
+        if isinstance(self.discriminator, FeatureDiscriminator):
+            self.discriminator.calibrate(images_at(pack, spaced(pack.training, CALIBRATION)).to(self.device))
         if config.style_mixing:
             self.generator.style_mixing = config.style_mixing  # ty: ignore[invalid-assignment]
         self.ema = EMA(self.generator)
@@ -44,6 +51,7 @@ class TrainState:
             "discriminator": make_optimizer(self.discriminator, config),
         }
         self.augment = AdaptiveProbability(config.augment or 0.0, config.adaptive_target, self.device)
+        self.features_penalty = FeaturesPenalty(config.r1_features or 0.0, config.features_lead, self.device)
         self.batches = batches
         self.noise = torch.Generator(self.device).manual_seed(config.seed + NOISE_SEED)
         self.images_seen = 0
@@ -51,11 +59,43 @@ class TrainState:
         self.seconds = 0.0
         self.total_images = 0
         self.micro_batch = config.micro_batch or config.batch or 1
+        self.workers = config.workers or 0
         self.best_score = float("inf")
         self.rollbacks = 0
+        self.restarts = 0
         self.gradient_norms: dict[str, torch.Tensor] = {}
 
-    COUNTERS = ("images_seen", "step", "seconds", "total_images", "micro_batch", "best_score", "rollbacks")
+    COUNTERS = (
+        "images_seen",
+        "step",
+        "seconds",
+        "total_images",
+        "micro_batch",
+        "workers",
+        "best_score",
+        "rollbacks",
+        "restarts",
+    )
+
+    def start_again(self) -> None:
+        """Fresh weights from another seed, fresh optimisers and averages, half the learning rate; counters go on."""
+        self.restarts += 1
+        torch.manual_seed(self.config.seed + 1000 * self.restarts)
+        generator, discriminator = build(self.model)
+        self.generator.load_state_dict(generator.state_dict())
+        fresh = discriminator.state_dict()
+        kept = self.discriminator.state_dict()
+        learning = {name for name, _ in discriminator.named_parameters()}
+        self.discriminator.load_state_dict({name: fresh[name] if name in learning else kept[name] for name in kept})
+        for optimizer in self.optimizers.values():
+            optimizer.state.clear()
+        for average in [self.ema.average, *(self.powers.averages if self.powers is not None else ())]:
+            average.load_state_dict(self.generator.state_dict())
+
+    def measure_averages(self) -> None:
+        """Sets the batch statistics of the averages, to be called before they are used."""
+        for average in [self.ema.average, *(self.powers.averages if self.powers is not None else ())]:
+            measure_statistics(average, self.model.z_dim, self.model.num_classes)
 
     def state_dict(self) -> dict[str, Any]:
         state: dict[str, Any] = {
@@ -65,6 +105,7 @@ class TrainState:
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "batches": self.batches.state_dict(),
             "augment": self.augment.state_dict(),
+            "features_penalty": self.features_penalty.state_dict(),
             "noise": self.noise.get_state(),
             "rng": {"cpu": torch.get_rng_state()},
             "counters": {name: getattr(self, name) for name in self.COUNTERS},
@@ -85,6 +126,8 @@ class TrainState:
             optimizer.load_state_dict(state["optimizers"][name])
         self.batches.load_state_dict(state["batches"])
         self.augment.load_state_dict(state["augment"])
+        if "features_penalty" in state:  # not in runs of ganvas 0.1.0
+            self.features_penalty.load_state_dict(state["features_penalty"])
         if self.powers is not None:
             for average, kept in zip(self.powers.averages, state["powers"], strict=True):
                 average.load_state_dict(kept)
@@ -95,7 +138,39 @@ class TrainState:
         if "mps" in state["rng"] and self.device.type == "mps":
             torch.mps.set_rng_state(state["rng"]["mps"].cpu())
         for name in self.COUNTERS:
-            setattr(self, name, state["counters"][name])
+            setattr(self, name, state["counters"].get(name, getattr(self, name)))
+
+
+class FeaturesPenalty:
+    """The weight of the gradient penalties of heads on features, adapted to how far the heads are ahead.
+
+    Pretrained features win at once where images are few, large or plain, and the weight that this takes differs by a
+    factor of twenty between data sets (RESULTS.md). So the weight grows while the heads rank pairs of a real and a
+    generated image too surely, and falls otherwise, as the probability of adaptive augmentation does (Karras et al.
+    2020a). How surely, not how often: with a large weight the heads are still right nearly always, by a small margin.
+    `value` and `lead` are tensors () on the device, and nothing is read back.
+    """
+
+    RATE = 0.05  # change of the weight's logarithm in a step, for each unit of the lead
+    MEMORY = 0.1  # part of a step in the mean lead
+    LEAST, MOST = 0.01, 20.0
+
+    def __init__(self, start: float, target: float, device: torch.device) -> None:
+        self.value, self.lead = torch.tensor(start, device=device), torch.tensor(target, device=device)
+        self.target, self.adapts = target, start > 0 and target < 1
+
+    def update(self, lead: torch.Tensor) -> None:
+        """lead: `Stats.lead` (training/step.py), the mean over all ranks."""
+        if self.adapts:
+            self.lead = torch.lerp(self.lead, lead.detach().to(self.lead), self.MEMORY)
+            change = (self.RATE * (self.lead - self.target)).exp()
+            self.value = (self.value * change).clamp(self.LEAST, self.MOST)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {"value": self.value, "lead": self.lead}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        self.value, self.lead = state["value"].to(self.value), state["lead"].to(self.lead)
 
 
 def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,10 +21,13 @@ from ganvas.losses import (
     LOSSES,
     Loss,
     generator_scale,
-    gradient_norm_exact,
     gradient_norm_finite,
     gradient_penalty,
+    view_gradient_norms,
 )
+from ganvas.models import judge, views_of
+from ganvas.models.pretrained import NUM_HEADS
+from ganvas.training.workers import Networks, Workers
 
 WARMUP_STEPS = 100  # at least, where a warm-up is asked for
 START, START_STEPS = 0.1, 200  # part of the budget, and steps at least, that count as the start
@@ -47,26 +50,17 @@ class Inputs:
     """Where a finite-difference penalty looks; of the shape of `real`."""
     uniform: Tensor | None = None
     """(N, 3) in [0, 1): the place of a gradient penalty between real and fake, and the noise of the two targets."""
+    features_penalty: Tensor | None = None
+    """(): the present weight of the penalties of heads on features."""
 
     def slice(self, start: int, stop: int) -> Inputs:
         labels, direction, uniform = (
             None if t is None else t[start:stop] for t in (self.labels, self.direction, self.uniform)
         )
         draw = self.draw.slice(start, stop)
-        return Inputs(self.real[start:stop], labels, self.z[start:stop], draw, direction, uniform)
-
-
-@dataclass(frozen=True)
-class Networks:
-    """The two networks as they are called (compiled, where that pays), and the plain ones.
-
-    Penalties need the plain ones: a compiled network cannot be differentiated twice.
-    """
-
-    generator: Callable[..., Tensor]
-    discriminator: Callable[..., Any]
-    plain_generator: nn.Module
-    plain_discriminator: nn.Module
+        return Inputs(
+            self.real[start:stop], labels, self.z[start:stop], draw, direction, uniform, self.features_penalty
+        )
 
 
 @dataclass
@@ -78,9 +72,11 @@ class Stats:
     fake: Tensor
     """D(G(z))."""
     loss: Tensor
-    """The discriminator's adversarial loss."""
+    """The discriminator's adversarial loss, the mean over its heads."""
     sign: Tensor
     """How far the discriminator knows its training pictures, -1 to 1 (augment.overfitting_sign)."""
+    lead: Tensor
+    """Mean of tanh((D(x) - D(G(z))) / 2) over the heads on features, -1 to 1: how surely they rank a pair rightly."""
     r1: Tensor | None = None
     """Mean squared gradient norm at real pictures, at the last step with penalties."""
     r2: Tensor | None = None
@@ -90,7 +86,7 @@ class Stats:
 
 def draw_inputs(
     real: Tensor, labels: Tensor | None, place: slice, config: TrainConfig, policy: tuple[str, ...],
-    probability: float | Tensor, noise: torch.Generator, penalise: bool,
+    probability: float | Tensor, noise: torch.Generator, penalise: bool, features_penalty: Tensor | None = None,
 ) -> Inputs:  # fmt: skip
     """Draws all that is random in a pass for the global batch, and takes this rank's `place` of it."""
     batch, device = config.batch or 1, real.device
@@ -101,7 +97,7 @@ def draw_inputs(
         direction = torch.randn(batch, *real.shape[1:], generator=noise, device=device)[place]
     if config.gradient_penalty or config.label_noise:
         uniform = torch.rand(batch, 3, generator=noise, device=device)[place]
-    return Inputs(real, labels, z, numbers, direction, uniform)
+    return Inputs(real, labels, z, numbers, direction, uniform, features_penalty)
 
 
 def accumulate_gradients(
@@ -113,15 +109,19 @@ def accumulate_gradients(
     penalise: bool,
     side: Side = "both",
     measure_paths: bool = False,
+    workers: Workers | None = None,
 ) -> Stats:
     """Adds this batch's gradients to the `.grad` of the networks of `side`. The networks themselves are not changed.
 
     penalise: with the penalties of the discriminator. measure_paths: with the generator's path-length regularisation.
+    workers: threads that share the work, each with at most its part of the batch.
     """
     num = len(inputs.real)
     compute = {"both": joint_gradients, "discriminator": discriminator_gradients, "generator": generator_gradients}
-    total: list[Stats] = []
-    for start in range(0, num, micro_batch):
+    if workers is not None:
+        micro_batch = min(micro_batch, workers.part(num))
+
+    def part_gradients(networks: Networks, start: int) -> Stats:
         part = inputs.slice(start, min(start + micro_batch, num))
         share = len(part.real) / num
         stats, real, fake = compute[side](networks, part, config, policy, share)
@@ -129,126 +129,160 @@ def accumulate_gradients(
             penalty_gradients(stats, networks.plain_discriminator, real, fake, part, config, share)
         if measure_paths and config.path_length and side != "discriminator":
             path_gradients(networks.plain_generator, part, config.path_length * share)
-        total.append(stats)
-    return mean_stats(total, [min(micro_batch, num - start) / num for start in range(0, num, micro_batch)])
+        return stats
+
+    starts = range(0, num, micro_batch)
+    if workers is None:
+        total = [part_gradients(networks, start) for start in starts]
+    else:
+        total = workers.run(part_gradients, starts)
+    return mean_stats(total, [min(micro_batch, num - start) / num for start in starts])
+
+
+Views = list[Tensor]
+"""What the heads of the discriminator look at (models.views_of), of N images."""
 
 
 def joint_gradients(
     networks: Networks, inputs: Inputs, config: TrainConfig, policy: tuple[str, ...], share: float
-) -> tuple[Stats, Tensor, Tensor]:
+) -> tuple[Stats, Views, Views]:
     """Both networks' adversarial gradients from one forward pass of the discriminator.
 
-    The discriminator's gradient at every fake picture, rescaled (losses.generator_scale), is the generator's; losses
-    whose gradient may vanish there take a second backward pass, to the fake pictures only.
-    Returns the stats and the augmented real and fake pictures (detached) for the penalties.
+    The discriminator's gradient at every fake view, rescaled (losses.generator_scale), is the generator's; losses whose
+    gradient may vanish there take a second backward pass, to the fake views only. Each head has a view of its own, so
+    each is rescaled by its own logits.
+    Returns the stats and the views of the augmented real and fake images (detached) for the penalties.
     """
     loss = LOSSES[config.loss or ""]
     num = len(inputs.real)
     with autocast(inputs.real.device, config.precision):
         pictures = networks.generator(inputs.z, inputs.labels)
         fake = pictures.detach().requires_grad_()
-        shown = torch.cat([augment(inputs.real, inputs.draw, policy), augment(fake, inputs.draw, policy)])
+        with torch.no_grad():
+            real_views = views_of(networks.plain_discriminator, augment(inputs.real, inputs.draw, policy))
+        fake_views = views_of(networks.plain_discriminator, augment(fake, inputs.draw, policy))
+        leaves = [view.detach().requires_grad_() for view in fake_views]
+        shown = [torch.cat(pair) for pair in zip(real_views, leaves, strict=True)]
         labels = None if inputs.labels is None else inputs.labels.repeat(2)
         logits, rebuilt = discriminate(networks, shown, labels, config, num)
     real_logits, fake_logits = logits.chunk(2)
     d_loss = discriminator_loss(loss, real_logits, fake_logits, inputs, config)
     if loss.rescales and not config.label_noise:
         ((d_loss + rebuilt) * share).backward()
-        assert fake.grad is not None
-        scale = generator_scale(loss, real_logits, fake_logits)
-        to_pictures = fake.grad * scale[:, None, None, None].to(fake.grad.dtype)
+        scales = generator_scale(loss, real_logits, fake_logits).unbind(1)
+        to_views = [
+            leaf.grad * per_image(scale).to(leaf)
+            for leaf, scale in zip(leaves, scales, strict=True)
+            if leaf.grad is not None
+        ]
     else:
         fake_side = fake_logits.detach().requires_grad_()
-        g_loss = loss.generator(real_logits.detach(), fake_side).mean() * share
+        g_loss = loss.generator(real_logits.detach(), fake_side).mean(dim=0).sum() * share
         (to_logits,) = torch.autograd.grad(g_loss, fake_side)
-        (to_pictures,) = torch.autograd.grad(fake_logits, fake, to_logits, retain_graph=True)
+        to_views = [*torch.autograd.grad(fake_logits, leaves, to_logits, retain_graph=True)]
         ((d_loss + rebuilt) * share).backward(inputs=[*networks.plain_discriminator.parameters()])
-    pictures.backward(to_pictures)
-    real_shown, fake_shown = shown.detach().chunk(2)
-    return stats_of(loss, real_logits, fake_logits, d_loss), real_shown, fake_shown
+    torch.autograd.backward(fake_views, to_views)
+    pictures.backward(fake.grad)
+    return stats_of(loss, real_logits, fake_logits, d_loss), real_views, [leaf.detach() for leaf in leaves]
+
+
+def per_image(values: Tensor) -> Tensor:
+    return values.view(-1, 1, 1, 1)
 
 
 def discriminator_gradients(
     networks: Networks, inputs: Inputs, config: TrainConfig, policy: tuple[str, ...], share: float
-) -> tuple[Stats, Tensor, Tensor]:
+) -> tuple[Stats, Views, Views]:
     """The discriminator's adversarial gradient; real and fake pictures pass apart, each with their batch statistics."""
     loss = LOSSES[config.loss or ""]
     with autocast(inputs.real.device, config.precision):
         with torch.no_grad():
             fake = augment(networks.generator(inputs.z, inputs.labels), inputs.draw, policy)
-        real = augment(inputs.real, inputs.draw, policy)
-        real_logits, rebuilt = discriminate(networks, real, inputs.labels, config, len(real))
-        fake_logits, _ = discriminate(networks, fake, inputs.labels, config, 0)
+            real = augment(inputs.real, inputs.draw, policy)
+            fake_views, real_views = (views_of(networks.plain_discriminator, images) for images in (fake, real))
+        real_logits, rebuilt = discriminate(networks, real_views, inputs.labels, config, len(real))
+        fake_logits, _ = discriminate(networks, fake_views, inputs.labels, config, 0)
     d_loss = discriminator_loss(loss, real_logits, fake_logits, inputs, config)
     ((d_loss + rebuilt) * share).backward()
-    return stats_of(loss, real_logits, fake_logits, d_loss), real.detach(), fake.detach()
+    return stats_of(loss, real_logits, fake_logits, d_loss), real_views, fake_views
 
 
 def generator_gradients(
     networks: Networks, inputs: Inputs, config: TrainConfig, policy: tuple[str, ...], share: float
-) -> tuple[Stats, Tensor, Tensor]:
+) -> tuple[Stats, Views, Views]:
     """The generator's adversarial gradient through a discriminator that stays as it is."""
     loss = LOSSES[config.loss or ""]
     with frozen(networks.plain_discriminator), autocast(inputs.real.device, config.precision):
-        pictures = networks.generator(inputs.z, inputs.labels)
-        fake = augment(pictures, inputs.draw, policy)
-        fake_logits, _ = discriminate(networks, fake, inputs.labels, config, 0)
+        fake = augment(networks.generator(inputs.z, inputs.labels), inputs.draw, policy)
+        fake_logits, _ = discriminate(networks, views_of(networks.plain_discriminator, fake), inputs.labels, config, 0)
         real_logits = fake_logits.detach()
         if loss.relativistic:
             with torch.no_grad():
-                real = augment(inputs.real, inputs.draw, policy)
-                real_logits, _ = discriminate(networks, real, inputs.labels, config, 0)
-        g_loss = loss.generator(real_logits, fake_logits).mean()
+                real_views = views_of(networks.plain_discriminator, augment(inputs.real, inputs.draw, policy))
+                real_logits, _ = discriminate(networks, real_views, inputs.labels, config, 0)
+        g_loss = loss.generator(real_logits, fake_logits).mean(dim=0).sum()
         (g_loss * share).backward()
-    return stats_of(loss, real_logits, fake_logits, g_loss), inputs.real, pictures.detach()
+    return stats_of(loss, real_logits, fake_logits, g_loss), [], []
 
 
 def discriminate(
-    networks: Networks, shown: Tensor, labels: Tensor | None, config: TrainConfig, num_real: int
+    networks: Networks, views: Views, labels: Tensor | None, config: TrainConfig, num_real: int
 ) -> tuple[Tensor, Tensor]:
-    """(logits (N,) float32, the weighted loss of rebuilding the first `num_real` pictures, 0 where nothing is)."""
+    """(logits (N, heads) float32, the weighted loss of rebuilding the first `num_real` images, 0 where nothing is)."""
     if not (config.reconstruction and num_real):
-        logits = networks.discriminator(shown, labels).float()
+        logits = judge(networks.discriminator, views, labels).float()
         return logits, logits.new_zeros(())
-    logits, errors = networks.discriminator(shown, labels, reconstruct=num_real)
-    return logits.float(), config.reconstruction * errors.float().mean()
+    logits, errors = networks.discriminator(views[0], labels, reconstruct=num_real)
+    return logits.float()[:, None], config.reconstruction * errors.float().mean()
 
 
 def discriminator_loss(loss: Loss, real: Tensor, fake: Tensor, inputs: Inputs, config: TrainConfig) -> Tensor:
-    """The mean over the pairs, with smoothed or noisy targets where asked for."""
+    """The mean over the pairs of logits (N, heads), summed over the heads; smoothed or noisy targets where asked."""
     if not (config.label_smoothing or config.label_noise):
-        return loss.discriminator(real, fake).mean()
+        return loss.discriminator(real, fake).mean(dim=0).sum()
     real_target, fake_target = torch.full_like(real, 1 - (config.label_smoothing or 0.0)), torch.zeros_like(fake)
     if config.label_noise:
         assert inputs.uniform is not None
-        real_target = real_target - config.label_noise * inputs.uniform[:, 1]
-        fake_target = fake_target - config.label_noise * inputs.uniform[:, 2]
-    return loss.discriminator(real, fake, real_target, fake_target).mean()
+        real_target = real_target - config.label_noise * inputs.uniform[:, 1:2]
+        fake_target = fake_target - config.label_noise * inputs.uniform[:, 2:3]
+    return loss.discriminator(real, fake, real_target, fake_target).mean(dim=0).sum()
 
 
 def penalty_gradients(
-    stats: Stats, discriminator: nn.Module, real: Tensor, fake: Tensor, inputs: Inputs, config: TrainConfig,
+    stats: Stats, discriminator: nn.Module, real: Views, fake: Views, inputs: Inputs, config: TrainConfig,
     share: float,
 ) -> None:  # fmt: skip
     """Adds the gradients of all penalties, times the interval for the steps without, and notes their values.
 
-    gamma/2 E|grad D|^2 at real (R1) and fake pictures (R2); lambda E(|grad D| - 1)^2 between them.
+    gamma/2 E|grad D|^2 at real (R1) and fake views (R2); lambda E(|grad D| - 1)^2 between real and fake images.
     """
     labels, often = inputs.labels, (config.penalty_interval or 1) * share
-    stats.r1, stats.r2, stats.gp = (real.new_zeros(()) for _ in range(3))
-    for name, gamma, images in (("r1", config.r1 or 0.0, real), ("r2", config.r2 or 0.0, fake)):
-        if gamma:
-            if inputs.direction is None:
-                norm = gradient_norm_exact(discriminator, images, labels).mean()
-            else:
-                norm = gradient_norm_finite(discriminator, images, labels, inputs.direction).mean()
+    stats.r1, stats.r2, stats.gp = (real[0].new_zeros(()) for _ in range(3))
+    for name, gamma, views in (("r1", config.r1 or 0.0, real), ("r2", config.r2 or 0.0, fake)):
+        if inputs.direction is not None and gamma:
+            norm = gradient_norm_finite(discriminator, views[0], labels, inputs.direction).mean()
             (norm * (gamma / 2 * often)).backward()
-            setattr(stats, name, norm.detach())
+        elif gamma or config.r1_features:
+            norms = view_gradient_norms(lambda v, y: judge(discriminator, v, y), views, labels)
+            norm = torch.stack([norm.mean() for norm in norms])
+            (norm @ penalty_weights(gamma, inputs.features_penalty, norm) * (often / 2)).backward()
+            norm = norm.sum()
+        else:
+            continue
+        setattr(stats, name, norm.detach())
     if config.gradient_penalty:
         assert inputs.uniform is not None
-        value = gradient_penalty(discriminator, real, fake, labels, inputs.uniform[:, 0]).mean()
+        value = gradient_penalty(discriminator, real[0], fake[0], labels, inputs.uniform[:, 0]).mean()
         (value * (config.gradient_penalty * often)).backward()
         stats.gp = value.detach()
+
+
+def penalty_weights(gamma: float, features_penalty: Tensor | None, norms: Tensor) -> Tensor:
+    """The weight of each view's penalty: `gamma` of images, which come first, the adapted one of features."""
+    weights = torch.full_like(norms, gamma)
+    if features_penalty is not None and len(norms) > 1:
+        weights[-NUM_HEADS:] = features_penalty.to(norms)
+    return weights
 
 
 def path_gradients(generator: Any, inputs: Inputs, weight: float) -> None:
@@ -260,7 +294,10 @@ def path_gradients(generator: Any, inputs: Inputs, weight: float) -> None:
 
 def stats_of(loss: Loss, real: Tensor, fake: Tensor, value: Tensor) -> Stats:
     real, fake = real.detach(), fake.detach()
-    return Stats(real.mean(), fake.mean(), value.detach(), overfitting_sign(real, fake, relativistic=not loss.zero))
+    sign = overfitting_sign(real, fake, relativistic=not loss.zero)
+    heads = slice(-NUM_HEADS if real.shape[1] > 1 else None, None)  # a pixel discriminator's logit comes first
+    lead = torch.tanh((real[:, heads] - fake[:, heads]) / 2).mean()
+    return Stats(real.mean(), fake.mean(), value.detach() / real.shape[1], sign, lead)
 
 
 @contextlib.contextmanager

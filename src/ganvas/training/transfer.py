@@ -18,7 +18,7 @@ from ganvas.generator import Generator, find_weights
 from ganvas.run import Run
 from ganvas.training.state import TrainState
 
-KNOWN = ("model", "z_dim", "base", "widest", "blocks", "magnitude", "spectral_norm")
+KNOWN = ("model", "z_dim", "base", "widest", "blocks", "magnitude", "spectral_norm", "discriminator")
 """Options of the networks that a run takes over from the one it starts from."""
 
 LEAST = 0.2  # part of the generator's tensors that must fit, or it is a start from scratch by another name

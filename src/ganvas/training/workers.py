@@ -1,0 +1,97 @@
+"""Threads that each compute the gradients of a part of the batch, on one core each.
+
+Two threads with a part of the batch each are faster than two threads that share every operation, and other programs on
+the machine slow them down far less (RESULTS.md). The sum of the parts is the gradient of the batch, up to rounding.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ganvas.models.pretrained import Frozen
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The two networks as they are called (compiled, where that pays), and the plain ones.
+
+    Penalties need the plain ones: a compiled network cannot be differentiated twice.
+    """
+
+    generator: Callable[..., Tensor]
+    discriminator: Callable[..., Any]
+    plain_generator: nn.Module
+    plain_discriminator: nn.Module
+
+
+class Workers:
+    """`num` threads with copies of the networks that share the weights but have gradients of their own.
+
+    Until `close` the calling thread computes with one core: its helpers would wait in busy loops otherwise.
+    """
+
+    def __init__(self, networks: Networks, num: int) -> None:
+        self.networks, self.num = networks, num
+        self.copies = [shared_copy(networks) for _ in range(num)]
+        self.cores = torch.get_num_threads()
+        torch.set_num_threads(1)
+        each = max(1, self.cores // num)
+        # One executor a thread, so that a part of the batch always meets the same copy: the sums then repeat exactly.
+        self.threads = [ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(each,)) for _ in range(num)]
+
+    def part(self, num_images: int) -> int:
+        """Images in each worker's part of a batch."""
+        return -(-num_images // self.num)
+
+    def run(self, compute: Callable[[Networks, int], T], starts: Sequence[int]) -> list[T]:
+        """compute(networks, start) for every start; then adds all gradients to the networks' own."""
+        for mine in self.copies:
+            mine.plain_generator.train(self.networks.plain_generator.training)
+            setattr(mine.plain_generator, "starting", getattr(self.networks.plain_generator, "starting", False))  # noqa: B010
+        futures = [
+            self.threads[i % self.num].submit(compute, self.copies[i % self.num], start)
+            for i, start in enumerate(starts)
+        ]
+        try:
+            return [future.result() for future in futures]
+        finally:
+            for future in futures:
+                future.exception()  # wait for all of them
+            for mine in self.copies:
+                for name in ("plain_generator", "plain_discriminator"):
+                    add_gradients(getattr(self.networks, name), getattr(mine, name))
+
+    def close(self) -> None:
+        for thread in self.threads:
+            thread.shutdown()
+        torch.set_num_threads(self.cores)
+
+
+def shared_copy(networks: Networks) -> Networks:
+    generator, discriminator = (shared_module(net) for net in (networks.plain_generator, networks.plain_discriminator))
+    return Networks(generator, discriminator, generator, discriminator)
+
+
+def shared_module(network: nn.Module) -> nn.Module:
+    """A copy whose parameters and buffers are the same memory, with `.grad` of its own."""
+    memo: dict[int, Any] = {id(p): nn.Parameter(p.data, p.requires_grad) for p in network.parameters()}
+    memo |= {id(buffer): buffer for buffer in network.buffers()}
+    memo |= {id(part.network): part.network for part in network.modules() if isinstance(part, Frozen)}
+    return copy.deepcopy(network, memo)
+
+
+def add_gradients(network: nn.Module, other: nn.Module) -> None:
+    """Moves the gradients of `other` to the same parameters of `network`."""
+    for mine, theirs in zip(network.parameters(), other.parameters(), strict=True):
+        if theirs.grad is not None:
+            mine.grad = theirs.grad if mine.grad is None else mine.grad.add_(theirs.grad)
+            theirs.grad = None

