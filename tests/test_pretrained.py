@@ -8,16 +8,19 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 import ganvas
 from ganvas.config import ModelConfig, TrainConfig
 from ganvas.errors import CheckpointError, ConfigError, MissingExtraError
 from ganvas.features import efficientnet
 from ganvas.losses import LOSSES
-from ganvas.models import build, build_generator, judge, views_of
+from ganvas.models import MODERN, build, build_generator, judge, views_of
 from ganvas.models.pretrained import NUM_HEADS, FeatureDiscriminator
+from ganvas.pictures import save_png
 from ganvas.training import loop
 from ganvas.training.step import Inputs, accumulate_gradients, draw_inputs
 from ganvas.training.workers import Networks, Workers
@@ -237,3 +240,52 @@ def test_an_image_does_not_depend_on_its_batch(tmp_path: Path) -> None:
     together = generator.sample(5, seed=0, label=3)
     torch.testing.assert_close(generator.sample(1, seed=4, label=3), together[4:], rtol=0, atol=1e-5)
     assert together.std(dim=0).mean() > 1e-3
+
+
+@kinds
+@pytest.mark.parametrize("name", [*MODERN])
+def test_every_modern_network_trains_with_it(tmp_path: Path, name: str, kind: str) -> None:
+    options: dict[str, Any] = {"model": name, "discriminator": kind, "size": "16", "base": 8, "z_dim": 8, "batch": 8}
+    run = ganvas.train("digits", tmp_path / "run", quiet=True, images=32, previews=1, limit=60, **options)
+    assert run.images_seen == 32
+    generator = ganvas.Generator.load(tmp_path / "run", device="cpu")
+    assert generator.info.config.discriminator == kind
+    assert torch.isfinite(generator.sample(2, seed=0)).all()
+    assert "ImageNet features of efficientnet-lite0" in (tmp_path / "run/model/README.md").read_text()
+
+
+def test_the_network_that_trained_does_not_evaluate_unless_flagged(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"model": "light", "discriminator": "features", "base": 8, "batch": 16, "previews": 1}
+    ganvas.train("digits", tmp_path / "run", quiet=True, images=32, size="16", limit=700, **options)
+    found = ganvas.evaluate(tmp_path / "run", quiet=True, num=60)
+    assert found["protocol"]["features"].startswith("random")
+    assert found["protocol"]["trained_with"] == "efficientnet-lite0"
+    kids = {row["key"]: row for row in found["measures"]}
+    assert not kids["kid"]["flags"]
+    assert "efficientnet-lite0" in kids["kid_second"]["name"]
+    assert "took part in the training" in kids["kid_second"]["flags"][0]
+
+
+@pytest.mark.slow
+def test_every_mode_of_every_class_appears(tmp_path: Path) -> None:
+    """Three classes by colour with four modes each, a square in one of the corners: labels must not replace the latent.
+
+    Each mode has a quarter of its class; a twentieth is asked for.
+    """
+    rng = np.random.default_rng(0)
+    for label, colour in enumerate(((230, 60, 60), (60, 230, 60), (60, 60, 230))):
+        (tmp_path / "set" / f"{label}").mkdir(parents=True)
+        for number in range(200):
+            image = rng.integers(0, 40, (16, 16, 3), np.uint8)
+            top, left = 8 * (number % 2), 8 * (number // 2 % 2)
+            y, x = rng.integers(0, 2, 2)
+            image[top + y : top + y + 6, left + x : left + x + 6] = colour
+            save_png(tmp_path / "set" / f"{label}" / f"{number}.png", image)
+    options: dict[str, Any] = {"model": "light", "discriminator": "both", "batch": 16, "kind": "scan", "augment": 0.0}
+    ganvas.train(tmp_path / "set", tmp_path / "run", quiet=True, images=8000, seed=1, **options)
+    generator = ganvas.Generator.load(tmp_path / "run", device="cpu")
+    for label in range(3):
+        images = generator.sample(100, seed=0, label=label)
+        assert (images.mean(dim=(2, 3)).argmax(dim=1) == label).float().mean() > 0.9
+        corners = F.avg_pool2d(images.mean(dim=1, keepdim=True), 8).flatten(1).argmax(dim=1)
+        assert corners.bincount(minlength=4).min() >= 5, label

@@ -115,6 +115,8 @@ class FeatureDiscriminator(nn.Module):
     def __init__(self, config: ModelConfig, own: nn.Module | None = None) -> None:
         super().__init__()
         self.own = own
+        self.mixes_pictures = getattr(own, "mixes_pictures", False)
+        self.stochastic = getattr(own, "stochastic", False)
         self.frozen = Frozen()
         # Transparent images are seen over black and over white, side by side.
         self.grounds = 2 if config.channels == 4 else 1

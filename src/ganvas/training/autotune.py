@@ -39,9 +39,8 @@ def choose_workers(
     if config.workers is not None and config.workers > num:
         raise ConfigError(f"--workers {config.workers}: at most {num} can share a batch of {config.batch} here")
     measures = (config.minutes or 0.0) >= LEAST_MINUTES and state.images_seen == 0
-    if not state.workers and not measures:
-        state.workers = num
     if not measures:
+        state.workers = state.workers or 1
         return
     candidates = [state.workers] if state.workers else sorted({1, num})
     seconds, gradients = {}, {}

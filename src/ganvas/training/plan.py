@@ -258,7 +258,7 @@ def choose_objective(chooser: Chooser, model: ModelConfig, on_cpu: bool) -> None
     else:
         chooser.settle("path_length", 0.0, "off")
         chooser.settle("style_mixing", 0.0, "off")
-    if model.model == "skip":
+    if model.model == "skip" and model.discriminator == "own":
         chooser.choose("reconstruction", 1.0, "the discriminator must describe pictures, not remember them")
     else:
         chooser.settle("reconstruction", 0.0, "off")
