@@ -90,7 +90,7 @@ def attribute_judge(data: Path, name: str, pack: Pack) -> AttributeJudge:
     else:
         network = train(images, labels[training])
         path.parent.mkdir(parents=True, exist_ok=True)
-        safetensors.torch.save_file(network.state_dict(), path)
+        safetensors.torch.save_file({name: t.contiguous() for name, t in network.state_dict().items()}, path)
     features, found = read(network, prepared(pack.images, heldout))
     truth = labels[heldout].numpy() > 0
     right = [((found[:, i] > 0)[truth[:, i] == side] == side).mean() for i in range(truth.shape[1]) for side in (0, 1)]

@@ -38,6 +38,7 @@ def choose_workers(
     num = most_workers(state, config)
     if config.workers is not None and config.workers > num:
         raise ConfigError(f"--workers {config.workers}: at most {num} can share a batch of {config.batch} here")
+    state.workers = config.workers or min(state.workers, num)  # a resumed run may be on another machine
     measures = (config.minutes or 0.0) >= LEAST_MINUTES and state.images_seen == 0
     if not measures:
         state.workers = state.workers or 1

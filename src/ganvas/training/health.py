@@ -111,8 +111,10 @@ class Watch:
 
     def preview(self, record: dict[str, Any], progress: float) -> list[Event]:
         """The variety of a preview's images (training/preview.py); progress: part of the budget used."""
+        if "variety" not in record:
+            return []
         self.varieties.append(record)
-        if record["images"] < max(FLAT_IMAGES, self.start // 2) or "variety" not in record:
+        if record["images"] < max(FLAT_IMAGES, self.start // 2):
             return []
         return self._begun([self._flat(progress), self._uniform_class()], REST)
 
@@ -338,9 +340,8 @@ def _difference(first: Tensor, second: Tensor) -> float:
 
 
 def _pictures(pack: Pack, chosen: np.ndarray, labelled: bool) -> tuple[Tensor, Tensor | None]:
-    return images_at(pack, chosen), torch.from_numpy(
-        pack.labels[chosen]
-    ) if labelled and pack.labels is not None else None
+    labels = torch.from_numpy(pack.labels[chosen]) if labelled and pack.labels is not None else None
+    return images_at(pack, chosen), labels
 
 
 def _logits(state: TrainState, images: Tensor, labels: Tensor | None) -> Tensor:
