@@ -28,7 +28,18 @@ def test_a_run_is_judged_with_intervals_and_protocol(run: Path, ganvas_command: 
     assert "↓ KID (random)" in answer.out and "95% intervals" in answer.out and "ganvas report" in answer.out
     content = json.loads((run / "evaluation.json").read_text())
     measures = {row["key"]: row for row in content["measures"]}
-    wanted = {"kid", "kid_heldout", "frechet", "precision", "recall", "density", "coverage", "mind", "vendi"}
+    wanted = {
+        "kid",
+        "kid_heldout",
+        "kid_second",
+        "frechet",
+        "precision",
+        "recall",
+        "density",
+        "coverage",
+        "mind",
+        "vendi",
+    }
     assert wanted | {"accuracy_asked"} == set(measures)
     for row in measures.values():
         assert row["low"] <= row["value"] <= row["high"] and row["meaning"].endswith(".") and row["protocol"]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 
 import torch
 import torch.nn.functional as F
@@ -57,7 +56,7 @@ class Stage(nn.Module):
 
 
 class Generator(nn.Module):
-    """z (N, z_dim) and labels (N,) -> images (N, C, H, W) in [-1, 1]. Only the direction of z counts."""
+    """z (N, z_dim) and labels (N,) -> images (N, C, H, W) in [-1, 1]."""
 
     mixes_pictures = True  # batch normalisation
 
@@ -66,7 +65,7 @@ class Generator(nn.Module):
         grids = stages(config.height, config.width, COARSEST)
         limit = config.widest or max(WIDEST, config.base)
         maps = [min(config.base * 2**level, limit) for level in reversed(range(len(grids)))]
-        self.grid, self.maps, self.length = grids[0], maps[0], math.sqrt(config.z_dim)
+        self.grid, self.maps = grids[0], maps[0]
         self.hidden = nn.Linear(config.z_dim, HIDDEN)
         self.start = nn.Linear(config.z_dim, maps[0] * grids[0][0] * grids[0][1], bias=False)
         self.norm = BatchNorm(maps[0])
@@ -87,7 +86,6 @@ class Generator(nn.Module):
         return [self.norm, *self.stages]
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        z = F.normalize(z, dim=1) * self.length
         hidden = F.leaky_relu(self.hidden(z), LEAK)
         x = self.start(z).view(-1, *self.grid, self.maps).permute(0, 3, 1, 2)
         x = F.silu(self.norm(x))
