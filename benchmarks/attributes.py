@@ -125,7 +125,7 @@ def train(images: Tensor, labels: Tensor) -> Classifier:
 def read(network: Classifier, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Features (N, 128) and logits (N, A)."""
     parts = [network(block.float()) for block in images.split(250)]
-    return tuple(torch.cat(part).numpy() for part in zip(*parts, strict=True))  # ty: ignore[invalid-return-type]
+    return tuple(torch.cat(part).numpy() for part in zip(*parts, strict=True))
 
 
 def open_set(data: Path, name: str, size: str) -> Pack:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,9 +59,11 @@ def summarise(network: nn.Module, *inputs: Tensor | None) -> Summary:
     def record(name: str):
         def hook(layer: nn.Module, given: tuple[Tensor, ...], output: Tensor | tuple[Tensor, ...]) -> None:
             nonlocal numbers
-            if isinstance(output, tuple):  # a whole network that says itself what it costs
-                numbers += layer.activations(output)  # ty: ignore[call-non-callable]
-                rows.append(Row(name, type(layer).__name__, tuple(output[0].shape[1:]), 0, layer.multiply_adds(output)))  # ty: ignore[call-non-callable]
+            if isinstance(output, tuple):  # a whole frozen network, which says itself what it costs
+                frozen: Any = layer
+                numbers += frozen.activations(output)
+                shape = tuple(output[0].shape[1:])
+                rows.append(Row(name, type(layer).__name__, shape, 0, frozen.multiply_adds(output)))
                 return
             numbers += 2 * output[0].numel()  # the output, and what the nonlinearity after it keeps
             own = sum(p.numel() for p in layer.parameters())
