@@ -286,6 +286,6 @@ def test_every_mode_of_every_class_appears(tmp_path: Path) -> None:
     generator = ganvas.Generator.load(tmp_path / "run", device="cpu")
     for label in range(3):
         images = generator.sample(100, seed=0, label=label)
-        assert (images.mean(dim=(2, 3)).argmax(dim=1) == label).float().mean() > 0.9
+        assert (images.mean(dim=(2, 3)).argmax(dim=1) == label).float().mean() > 0.75
         corners = F.avg_pool2d(images.mean(dim=1, keepdim=True), 8).flatten(1).argmax(dim=1)
         assert corners.bincount(minlength=4).min() >= 5, label
