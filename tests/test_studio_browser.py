@@ -398,7 +398,9 @@ def narrow(page: Any) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-def test_two_runs_are_compared(page: Any) -> None:
+def test_two_runs_are_compared(page: Any, runs: Path) -> None:
+    while not (runs / "live" / "log.jsonl").exists():  # it may have just been started
+        time.sleep(0.2)
     page.goto("/#watch?run=done")
     page.wait_for_selector(".charts svg")
     page.locator("#compare").select_option("live")
