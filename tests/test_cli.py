@@ -69,7 +69,7 @@ def test_train_on_class_folders_then_sample_and_film(
 ) -> None:
     run = tmp_path / "runs" / "mine"
     answer = fine(ganvas_command("train", two_classes, "--out", run, "--images", 64, *TINY))
-    assert "24 pictures of 16x16x1 in 2 classes" in answer.err and "asked for" in answer.err
+    assert "24 pictures of 16x16x1 in 2 classes" in answer.err and "given" in answer.err
     assert f"model  {run / 'model'}" in answer.out and f"ganvas sample {run}" in answer.out
     assert Path(answer.out.splitlines()[0].split(maxsplit=1)[1]).is_file()  # the grid
 
@@ -107,7 +107,7 @@ def test_dry_run_shows_the_plan_and_writes_no_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     answer = fine(ganvas_command("train", two_classes, "--dry-run", "--lr", 0.001))
-    for part in ("2 classes: faster and better", "asked for", "multiply-adds", "Conv2d", "memory"):
+    for part in ("2 classes: labels improve quality", "given", "multiply-adds", "Conv2d", "memory"):
         assert part in answer.err
     assert list(tmp_path.iterdir()) == []
 

@@ -118,7 +118,7 @@ def test_asked_values_win_and_say_so() -> None:
             assert getattr(planned.config, field.name) == getattr(asked, field.name), field.name
     assert planned.model.num_classes == 0 and planned.model.base == 32
     reasons = {choice.reason for choice in planned.choices if choice.name != "device"}
-    assert reasons == {"asked for"}
+    assert reasons == {"given"}
     assert planned.config.minutes is None
 
 
@@ -167,7 +167,7 @@ def test_micro_batch_is_halved_until_it_fits(monkeypatch: pytest.MonkeyPatch) ->
         sizes.append(planned.config.micro_batch)
     assert sizes == [32, 16, 8, 2]
     reason = next(choice.reason for choice in planned.choices if choice.name == "micro_batch")
-    assert "GiB are free" in reason
+    assert "GiB of free memory" in reason
     memory(monkeypatch, 1)
     assert plan(pack, asked, CPU).config.micro_batch == 1
     assert plan(pack, TrainConfig(micro_batch=10), CPU).config.micro_batch == 10  # asked for
@@ -214,29 +214,38 @@ def test_free_memory_of_this_machine_is_plausible() -> None:
     [
         (TrainConfig(model="transformer"), "--model transformer: expected one of compact, light"),
         (TrainConfig(preset="poet"), "--preset poet: expected one of mlp64, xray800"),
-        (TrainConfig(model_size="L"), "--model-size: only residual comes in sizes, compact is set by --base"),
+        (TrainConfig(model_size="L"), "--model-size works with --model residual only; set the capacity of compact"),
         (TrainConfig(loss="poetry"), "--loss poetry: expected one of relativistic"),
-        (TrainConfig(loss="wasserstein", gradient_penalty=0.0), "needs a critic that is kept Lipschitz"),
-        (TrainConfig(loss="bce", clip=0.01), "--clip belongs to --loss wasserstein"),
-        (TrainConfig(model="dcgan", gradient_penalty=10.0), "picture by picture, and the discriminator of dcgan"),
-        (TrainConfig(penalty="finite", gradient_penalty=10.0), "--penalty finite has no form of --gradient-penalty"),
-        (TrainConfig(model="dcgan", update="joint"), "that of dcgan has batch statistics"),
+        (TrainConfig(loss="wasserstein", gradient_penalty=0.0), "needs a Lipschitz constraint"),
+        (TrainConfig(loss="bce", clip=0.01), "--clip works with --loss wasserstein only"),
+        (
+            TrainConfig(model="dcgan", gradient_penalty=10.0),
+            "does not work with the batch statistics of the dcgan discriminator",
+        ),
+        (
+            TrainConfig(penalty="finite", gradient_penalty=10.0),
+            "--penalty finite does not work with --gradient-penalty",
+        ),
+        (
+            TrainConfig(model="dcgan", update="joint"),
+            "--update joint does not work with the batch statistics of the dcgan",
+        ),
         (TrainConfig(update="joint", n_critic=3), "--n-critic 3 needs --update alternating"),
-        (TrainConfig(label_smoothing=0.1), "relativistic has none"),
-        (TrainConfig(loss="hinge", label_noise=0.1), "hinge has none"),
-        (TrainConfig(path_length=2.0), "--path-length and --style-mixing belong to --model style, not compact"),
-        (TrainConfig(reconstruction=1.0), "--reconstruction belongs to --model skip, not compact"),
-        (TrainConfig(magnitude=True), "--magnitude belongs to --model residual, not compact"),
-        (TrainConfig(momentum=0.9), "--momentum belongs to --optimizer sgd or rmsprop"),
-        (TrainConfig(weight_decay=0.1), "--weight-decay belongs to --optimizer adamw or sgd, not adam"),
-        (TrainConfig(probe_gamma=True, r1=0.0), "this objective has none"),
-        (TrainConfig(augment=0.9), "--augment 0.9: above 0.8 augmentations show in the samples"),
+        (TrainConfig(label_smoothing=0.1), "do not work with --loss relativistic"),
+        (TrainConfig(loss="hinge", label_noise=0.1), "do not work with --loss hinge"),
+        (TrainConfig(path_length=2.0), "--path-length and --style-mixing work with --model style only, not compact"),
+        (TrainConfig(reconstruction=1.0), "--reconstruction works with --model skip only, not compact"),
+        (TrainConfig(magnitude=True), "--magnitude works with --model residual only, not compact"),
+        (TrainConfig(momentum=0.9), "--momentum works with --optimizer sgd or rmsprop only"),
+        (TrainConfig(weight_decay=0.1), "--weight-decay works with --optimizer adamw or sgd only, not adam"),
+        (TrainConfig(probe_gamma=True, r1=0.0), "--r1 is off"),
+        (TrainConfig(augment=0.9), "--augment 0.9: above 0.8 the augmentations show in the samples"),
         (TrainConfig(model="cifar10"), "28"),
-        (TrainConfig(preset="tf-mnist", penalty="finite", r1=1.0), "dropout of tf-mnist"),
-        (TrainConfig(preset="dcgan", batch=1), "--batch 1 leaves a pass with one picture"),
-        (TrainConfig(preset="dcgan", batch=9, micro_batch=4), "--batch 9 leaves a pass with one picture"),
-        (TrainConfig(conditional=True), "no labels; sort them into one folder per class"),
-        (TrainConfig(batch=8, micro_batch=9), "--micro-batch 9: expected at most the 8 pictures"),
+        (TrainConfig(preset="tf-mnist", penalty="finite", r1=1.0), "dropout of the tf-mnist discriminator"),
+        (TrainConfig(preset="dcgan", batch=1), "--batch 1 leaves one image in a pass"),
+        (TrainConfig(preset="dcgan", batch=9, micro_batch=4), "--batch 9 leaves one image in a pass"),
+        (TrainConfig(conditional=True), "no labels; put them into one folder per class"),
+        (TrainConfig(batch=8, micro_batch=9), "--micro-batch 9: expected at most 8, the images per process"),
     ],
 )
 def test_combinations_that_cannot_work_are_refused(asked: TrainConfig, message: str) -> None:
@@ -247,16 +256,16 @@ def test_combinations_that_cannot_work_are_refused(asked: TrainConfig, message: 
 @pytest.mark.parametrize(
     ("asked", "word"),
     [
-        (TrainConfig(lr=1e-5), "hopeless with Adam"),
-        (TrainConfig(preset="tf-mnist", lr=1e-5), "hopeless with Adam"),
-        (TrainConfig(optimizer="sgd", lr=1e-4), "hopeless with plain SGD"),
+        (TrainConfig(lr=1e-5), "too low for Adam"),
+        (TrainConfig(preset="tf-mnist", lr=1e-5), "too low for Adam"),
+        (TrainConfig(optimizer="sgd", lr=1e-4), "too low for SGD"),
         (TrainConfig(loss="minimax"), "minimax"),
         (TrainConfig(loss="hinge", r1=0.0), "diverges"),
-        (TrainConfig(loss="relativistic-average", micro_batch=8), "mean of a micro-batch"),
-        (TrainConfig(preset="dcgan", micro_batch=8), "batch statistics from 8 pictures"),
+        (TrainConfig(loss="relativistic-average", micro_batch=8), "mean of each micro-batch"),
+        (TrainConfig(preset="dcgan", micro_batch=8), "batch statistics of 8 images"),
     ],
 )
-def test_hopeless_settings_are_named(asked: TrainConfig, word: str) -> None:
+def test_unlikely_settings_are_warned_about(asked: TrainConfig, word: str) -> None:
     (warning,) = plan(pack_of(), asked, CPU).warnings
     assert word in warning
 

@@ -79,9 +79,9 @@ def test_presets_define_their_pictures_and_say_so(train) -> None:
         (("--preset", "cifar10", "--conditional"), "knows no labels"),
         (("--preset", "poem"), "--preset poem: expected one of mlp64"),
         (("--loss", "poem"), "--loss poem: expected one of relativistic"),
-        (("--loss", "wasserstein", "--gradient-penalty", 0), "kept Lipschitz"),
-        (("--loss", "hinge", "--label-smoothing", 0.1), "hinge has none"),
-        (("--penalty", "finite", "--gradient-penalty", 10), "no form of --gradient-penalty"),
+        (("--loss", "wasserstein", "--gradient-penalty", 0), "needs a Lipschitz constraint"),
+        (("--loss", "hinge", "--label-smoothing", 0.1), "do not work with --loss hinge"),
+        (("--penalty", "finite", "--gradient-penalty", 10), "does not work with --gradient-penalty"),
         (("--model", "skip", "--update", "joint", "--n-critic", 2), "needs --update alternating"),
         (("--augment", 0.95), "above 0.8"),
         (("--lr-d", -1), "--lr-d -1.0: expected a number above 0"),
@@ -95,9 +95,9 @@ def test_what_cannot_work_is_one_sentence(train, tmp_path: Path, options: tuple,
     assert not (tmp_path / "run").exists()
 
 
-def test_hopeless_settings_are_warned_about_and_run(train) -> None:
+def test_unlikely_settings_are_warned_about_and_run(train) -> None:
     answer = train("--preset", "tf-mnist", "--lr", 1e-5, *FAST)
-    assert "warning: a learning rate of 1e-05 is hopeless with Adam" in answer.err
+    assert "warning: a learning rate of 1e-05 is too low for Adam" in answer.err
 
 
 @pytest.mark.parametrize(

@@ -199,10 +199,10 @@ def test_damaged_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"preset": "dcgan", "discriminator": "features"}, "belongs to the modern networks"),
+        ({"preset": "dcgan", "discriminator": "features"}, "does not work with the classic network"),
         ({"discriminator": "both", "spectral_norm": True}, "has its own penalty"),
-        ({"discriminator": "both", "penalty": "finite"}, "looks at pixels"),
-        ({"discriminator": "own", "r1_features": 0.1}, "--r1-features belongs to"),
+        ({"discriminator": "both", "penalty": "finite"}, "--penalty finite does not work with --discriminator both"),
+        ({"discriminator": "own", "r1_features": 0.1}, "--r1-features works with"),
     ],
 )
 def test_contradictions_are_refused(tmp_path: Path, options: dict, sentence: str) -> None:

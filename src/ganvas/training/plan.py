@@ -1,4 +1,4 @@
-"""From data, device and budget to a complete configuration: what is chosen, and why, in one line each."""
+"""Chooses every training option from the data, the device and the budget, and gives the reason for each."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from ganvas.training.rules import Traits, refuse_what_cannot_work, traits_of, wa
 DEFAULT_MINUTES = 10.0
 MEMORY_SHARE = 0.8  # part of the free memory that a run may plan to use
 GAMMA = ((32, 0.05), (64, 2.0), (128, 17.0), (256, 150.0))
-"""R3GAN's penalty weights (Huang et al. 2024) by picture side; between them the logarithms are interpolated."""
+"""R3GAN's penalty weights (Huang et al. 2024) by image side; logarithms are interpolated in between."""
 SIZES = {"S": (32, 256, 1), "M": (64, 384, 2), "L": (192, 768, 2), "XL": (384, 1024, 2)}
 """Capacity of residual: feature maps of the finest stage, most of any stage, blocks per stage."""
-TINY = 41  # pixels: below, compact has its MNIST recipe
-FEW, LARGE = 2_000, 200  # pictures and pixels: up to so many pictures of at least this side are skip's business
+TINY = 41  # pixels: smaller images use compact on a CPU and residual on a GPU
+FEW, LARGE = 2_000, 200  # images and pixels: skip is used for at most FEW images of at least LARGE pixels a side
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,13 @@ class Plan:
     memory: int
     """Bytes that training will need, estimated."""
     warnings: list[str]
-    """What works but is unlikely to give good pictures, a sentence each."""
+    """Choices that work but are unlikely to give good images, one sentence each."""
 
 
 def plan(pack: Pack, asked: TrainConfig, device: Device, known: dict[str, Any] | None = None) -> Plan:
-    """Fills every field of `asked` that is None. Values that were asked for are kept, with the reason "asked for".
+    """Fills every field of `asked` that is None; keeps the others, with the reason "given".
 
-    known: the networks' options of the run that this one starts from; they come before the plan's own choices.
+    known: the network options of the run that training starts from; they take precedence over the plan's choices.
     """
     chooser = Chooser(asked, known or {})
     choose_budget(chooser)
@@ -76,7 +76,7 @@ def plan(pack: Pack, asked: TrainConfig, device: Device, known: dict[str, Any] |
 
 
 class Chooser:
-    """Collects choices; what was asked for wins, then the preset, then the run to start from."""
+    """Collects choices. Order of precedence: given options, the preset, the run to start from, the plan."""
 
     def __init__(self, asked: TrainConfig, known: dict[str, Any]) -> None:
         self.asked, self.values, self.choices = asked, dict[str, Any](), list[Choice]()
@@ -86,17 +86,17 @@ class Chooser:
     def choose(self, name: str, value: Any, reason: str) -> Any:
         asked = getattr(self.asked, name)
         if asked is not None:
-            value, reason = asked, "asked for"
+            value, reason = asked, "given"
         elif name in self.preset:
             value, reason = self.preset[name], f"preset {self.asked.preset}"
         elif name in self.known:
-            value, reason = self.known[name], "as the run it starts from"
+            value, reason = self.known[name], "same as in the start run"
         self.values[name] = value
         self.choices.append(Choice(name, value, reason))
         return value
 
     def settle(self, name: str, value: Any, reason: str) -> Any:
-        """As choose, but says nothing where the plain default stands: what is off need not be shown."""
+        """Like choose, but does not list the option where it has its default value."""
         chosen = self.choose(name, value, reason)
         if chosen == value and self.choices[-1].reason == reason:
             self.choices.pop()
@@ -104,7 +104,7 @@ class Chooser:
 
 
 def preset_of(config: TrainConfig) -> Preset:
-    """The preset that was asked for; ConfigError for an unknown name."""
+    """The preset of this configuration; ConfigError for an unknown name."""
     if config.preset not in PRESETS:
         raise ConfigError(f"--preset {config.preset}: expected one of {', '.join(PRESETS)}")
     return PRESETS[config.preset]
@@ -112,42 +112,46 @@ def preset_of(config: TrainConfig) -> Preset:
 
 def choose_budget(chooser: Chooser) -> None:
     if chooser.asked.images is None and chooser.asked.epochs is None:
-        chooser.choose("minutes", DEFAULT_MINUTES, "no --minutes, --images or --epochs given")
+        chooser.choose("minutes", DEFAULT_MINUTES, "default: no --minutes, --images or --epochs given")
 
 
 def choose_model(chooser: Chooser, pack: Pack, on_cpu: bool) -> ModelConfig:
     side = max(pack.height, pack.width)
     if min(pack.height, pack.width) >= LARGE and pack.num_training <= FEW:
-        name = chooser.choose("model", "skip", f"{pack.num_training:,} large pictures: skip connections learn from few")
+        name = chooser.choose("model", "skip", f"{pack.num_training:,} large images: made for few images")
     elif side < TINY and on_cpu:
-        name = chooser.choose("model", "compact", f"measured at {TINY - 1} pixels and below")
+        name = chooser.choose("model", "compact", f"best up to {TINY - 1} pixels on a CPU")
     elif side < TINY:
-        name = chooser.choose("model", "residual", "norm-free residual blocks: a GPU can afford them")
+        name = chooser.choose("model", "residual", f"used up to {TINY - 1} pixels on a GPU")
     else:
-        name = chooser.choose("model", "light", "few maps on fine grids, batch norm: clean and varied images soonest")
+        name = chooser.choose("model", "light", "best image quality per minute above 40 pixels")
     if name not in MODELS:
         raise ConfigError(f"--model {name}: expected one of {', '.join(MODELS)}")
-    kind, why = ("both", "pixels and pretrained features: clean and right") if name == "light" else ("own", "pixels")
+    kind, why = (
+        ("both", "pixels and pretrained features: better than either alone")
+        if name == "light"
+        else ("own", "pixels only")
+    )
     if chooser.choose("discriminator", kind, why) == "own":
         chooser.choices.pop()
     base, widest, blocks, why = capacity(chooser, name, side, on_cpu)
-    chooser.choose("z_dim", Z_DIM.get(name, 64), Z_REASON.get(name, "enough for small pictures"))
+    chooser.choose("z_dim", Z_DIM.get(name, 64), Z_REASON.get(name, "enough for small images"))
     chooser.choose("base", base, why)
     chooser.settle("widest", widest, "the architecture's own limit" if widest == 0 else why)
-    chooser.choose("blocks", blocks, "per stage; more costs time in proportion")
-    chooser.settle("magnitude", False, "fix-up: as good on MNIST over three seeds, and simpler")
-    chooser.settle("spectral_norm", False, "the penalties suffice")
+    chooser.choose("blocks", blocks, "per stage")
+    chooser.settle("magnitude", False, "fix-up initialisation")
+    chooser.settle("spectral_norm", False, "gradient penalties are used instead")
     labelled = chooser.choose(
         "conditional",
         pack.num_classes > 1 and name in MODERN,
-        f"{pack.num_classes} classes: faster and better"
+        f"{pack.num_classes} classes: labels improve quality"
         if pack.num_classes > 1 and name in MODERN
-        else f"{name} knows no labels"
+        else f"{name} does not support labels"
         if name not in MODERN
-        else "the pack has no labels",
+        else "the dataset has no labels",
     )
     if labelled and pack.num_classes == 0:
-        raise ConfigError("--conditional: these pictures have no labels; sort them into one folder per class")
+        raise ConfigError("--conditional: these images have no labels; put them into one folder per class")
     return ModelConfig(
         model=name,
         height=pack.height,
@@ -159,9 +163,9 @@ def choose_model(chooser: Chooser, pack: Pack, on_cpu: bool) -> ModelConfig:
 
 
 NETWORK_FIELDS = ("z_dim", "base", "widest", "blocks", "magnitude", "spectral_norm", "discriminator")
-"""Options that go into the networks as they are."""
+"""Options that are passed to the networks unchanged."""
 Z_DIM = {"style": 256, "skip": 128}
-Z_REASON = {"residual": "as R3GAN", "style": "of z and w alike", "skip": "half of FastGAN's"}
+Z_REASON = {"residual": "as R3GAN", "style": "for z and w", "skip": "half of FastGAN's 256"}
 
 
 def capacity(chooser: Chooser, name: str, side: int, on_cpu: bool) -> tuple[int, int, int, str]:
@@ -171,19 +175,21 @@ def capacity(chooser: Chooser, name: str, side: int, on_cpu: bool) -> tuple[int,
         if on_cpu or side >= 512:
             size = chooser.choose("model_size", "S", f"{side} pixels on a {'CPU' if on_cpu else 'GPU'}")
         elif minutes > 120:
-            size = chooser.choose("model_size", "L", f"{minutes:g} minutes on a GPU suffice for it")
+            size = chooser.choose("model_size", "L", f"enough time: {minutes:g} minutes on a GPU")
         else:
-            size = chooser.choose("model_size", "M", "learns faster than L within two hours")
+            size = chooser.choose("model_size", "M", "learns faster than L in budgets up to two hours")
         if size not in SIZES:
             raise ConfigError(f"--model-size {size}: expected one of {', '.join(SIZES)}")
         base, widest, blocks = SIZES[size]
-        # Above 64 pixels every doubling halves the finest stage, or size L would cost 121 G multiply-adds at 256.
+        # Above 64 pixels the base is halved with every doubling; otherwise L needs 121 G multiply-adds at 256.
         return max(32, base * 64 // max(64, side)), widest, blocks, f"feature maps of size {size} at {side} pixels"
-    if chooser.choose("model_size", None, "residual alone comes in sizes") is not None:
-        raise ConfigError(f"--model-size: only residual comes in sizes, {name} is set by --base and --blocks")
+    if chooser.choose("model_size", None, "only residual has sizes") is not None:
+        raise ConfigError(
+            f"--model-size works with --model residual only; set the capacity of {name} with --base and --blocks"
+        )
     chooser.choices.pop()
     if name == "compact":
-        return (16, 0, 2, "feature maps, measured on MNIST") if side < TINY else (24, 0, 1, "feature maps")
+        return (16, 0, 2, "feature maps, tuned on MNIST") if side < TINY else (24, 0, 1, "feature maps")
     if name == "style":
         return 16 if on_cpu or side >= 256 else 64, 0, 1 if on_cpu else 2, f"feature maps at {side} pixels"
     if name == "light":
@@ -195,9 +201,9 @@ def capacity(chooser: Chooser, name: str, side: int, on_cpu: bool) -> tuple[int,
 
 
 def gamma_for(side: float) -> float:
-    """R3GAN's penalty weight for pictures of this side (geometric mean of height and width).
+    """R3GAN's penalty weight for images of this side (geometric mean of height and width).
 
-    Below its points the first, between them by logarithm, above them in proportion to the pixels (StyleGAN2-ADA).
+    Constant below its points, log-log interpolation between them, proportional to the pixels above (StyleGAN2-ADA).
     """
     sizes, gammas = zip(*GAMMA, strict=True)
     if side >= sizes[-1]:
@@ -209,11 +215,13 @@ def choose_objective(chooser: Chooser, model: ModelConfig, on_cpu: bool) -> None
     style = model.model == "style"
     modern = model.model in MODERN
     if style:
-        name = chooser.choose("loss", "bce", "non-saturating, as StyleGAN2")
+        name = chooser.choose("loss", "bce", "non-saturating, as in StyleGAN2")
     elif modern:
-        name = chooser.choose("loss", "relativistic", "each real picture beside a fake: every mode counts (R3GAN)")
+        name = chooser.choose(
+            "loss", "relativistic", "compares real and generated images in pairs; reduces mode collapse (R3GAN)"
+        )
     else:
-        name = chooser.choose("loss", "bce", "as the classic projects")
+        name = chooser.choose("loss", "bce", "as in the classic projects")
     if name not in LOSSES:
         raise ConfigError(f"--loss {name}: expected one of {', '.join(LOSSES)}")
     side = math.sqrt(model.height * model.width)
@@ -225,41 +233,43 @@ def choose_objective(chooser: Chooser, model: ModelConfig, on_cpu: bool) -> None
     else:
         chooser.settle("gradient_penalty", penalty, "off")
     if wasserstein or not modern:
-        gamma, reason = 0.0, "off" if modern else "the classic projects have none"
+        gamma, reason = 0.0, "off" if modern else "off, as in the classic projects"
     elif style:
         batch = chooser.asked.batch or batch_for(side, on_cpu)
-        gamma, reason = max(0.02, 0.0002 * side**2 / batch), "0.0002 x pixels / batch, as StyleGAN2-ADA, or 0.02"
+        gamma, reason = max(0.02, 0.0002 * side**2 / batch), "0.0002 x pixels / batch, at least 0.02 (StyleGAN2-ADA)"
     elif model.model in ("compact", "light"):
-        gamma, reason = 0.05 if side < TINY else side**2 / 4096, "measured for this network at 28 and 64 pixels"
+        gamma, reason = 0.05 if side < TINY else side**2 / 4096, "tuned at 28 and 64 pixels"
     elif model.model == "skip":
-        gamma, reason = side**2 / 4096, "pixels / 4096: extrapolated from trials at 64 pixels"
+        gamma, reason = side**2 / 4096, "pixels / 4096, from runs at 64 pixels"
     else:
-        gamma, reason = gamma_for(side), f"R3GAN's weight at {side:.0f} pixels"
+        gamma, reason = gamma_for(side), f"R3GAN's value at {side:.0f} pixels"
     if model.discriminator == "features":
-        gamma, reason = 0.0, "nothing looks at pixels"
+        gamma, reason = 0.0, "no discriminator of pixels"
     gamma = chooser.choose("r1", float(f"{gamma:.2g}"), reason)
     if model.discriminator != "own":
-        chooser.choose("r1_features", 0.05, "of the heads on features, raised while they are far ahead")
+        chooser.choose("r1_features", 0.05, "start value; adapted during training")
     else:
-        chooser.settle("r1_features", 0.0, "no features")
-    chooser.choose("r2", 0.0 if style else gamma, "StyleGAN2 has none" if style else "as r1")
-    chooser.choose("penalty", "exact", "double backward works on this device")
+        chooser.settle("r1_features", 0.0, "no feature discriminator")
+    chooser.choose("r2", 0.0 if style else gamma, "off, as in StyleGAN2" if style else "same as r1")
+    chooser.choose("penalty", "exact", "by double backward")
     if chooser.values["gradient_penalty"]:
-        chooser.choose("penalty_interval", 1, "WGAN-GP penalises at every step")
+        chooser.choose("penalty_interval", 1, "every step, as in WGAN-GP")
     else:
-        reason = "lazy: the penalty costs as much as three steps, and 8 learn as well as 1"
+        reason = "every 8th step: as good as every step, and much faster"
         if model.discriminator != "own":
-            chooser.choose("penalty_interval", 4, "lazy: the heads on features are small")
+            chooser.choose("penalty_interval", 4, "every 4th step: as good as every step, and faster")
         else:
-            chooser.choose("penalty_interval", 16 if style else 8, "lazy, as StyleGAN2" if style else reason)
+            chooser.choose(
+                "penalty_interval", 16 if style else 8, "every 16th step, as in StyleGAN2" if style else reason
+            )
     if style and side > 32:
-        chooser.choose("path_length", 2.0, "equal steps in w change pictures equally")
-        chooser.choose("style_mixing", 0.9, "layers must not rely on each other, as StyleGAN2")
+        chooser.choose("path_length", 2.0, "smoother latent space (StyleGAN2)")
+        chooser.choose("style_mixing", 0.9, "separates coarse and fine styles (StyleGAN2)")
     else:
         chooser.settle("path_length", 0.0, "off")
         chooser.settle("style_mixing", 0.0, "off")
     if model.model == "skip" and model.discriminator == "own":
-        chooser.choose("reconstruction", 1.0, "the discriminator must describe pictures, not remember them")
+        chooser.choose("reconstruction", 1.0, "reduces overfitting of the discriminator (FastGAN)")
     else:
         chooser.settle("reconstruction", 0.0, "off")
     chooser.settle("label_smoothing", 0.0, "off")
@@ -269,39 +279,41 @@ def choose_objective(chooser: Chooser, model: ModelConfig, on_cpu: bool) -> None
 def choose_update(chooser: Chooser, traits: Traits) -> None:
     loss = LOSSES[chooser.values["loss"]]
     if traits.mixes:
-        update = chooser.choose("update", "alternating", "its discriminator has batch statistics")
+        update = chooser.choose("update", "alternating", "the discriminator uses batch statistics")
     elif chooser.values["loss"] == "wasserstein" or (chooser.asked.n_critic or 1) > 1:
-        update = chooser.choose("update", "alternating", "the critic must be ahead of the generator")
+        update = chooser.choose("update", "alternating", "the critic trains for several steps")
     else:
-        reason = "one pass of the discriminator serves both networks"
-        update = chooser.choose("update", "joint", reason if loss.rescales else f"{reason}, but for a second backward")
+        reason = "one discriminator pass for both networks"
+        update = chooser.choose(
+            "update", "joint", reason if loss.rescales else f"{reason}, with a second backward pass"
+        )
     critic = 5 if chooser.values["loss"] == "wasserstein" and update == "alternating" else 1
     if critic > 1:
-        chooser.choose("n_critic", critic, "steps of the critic for one of the generator (Arjovsky et al. 2017)")
+        chooser.choose("n_critic", critic, "critic steps per generator step (Arjovsky et al. 2017)")
     else:
-        chooser.settle("n_critic", critic, "one each")
+        chooser.settle("n_critic", critic, "one per generator step")
 
 
 def choose_augmentation(chooser: Chooser, pack: Pack) -> None:
     names = ", ".join(POLICIES[pack.kind])
     probability = augmentation_probability(pack.num_training)
-    adaptive = chooser.settle("adaptive", False, "a fixed probability suits short budgets")
+    adaptive = chooser.settle("adaptive", False, "a fixed probability works better for short budgets")
     if adaptive:
-        chooser.choose("augment", 0.0, f"grows while the discriminator knows its pictures too well: {names}")
+        chooser.choose("augment", 0.0, f"start value, raised when the discriminator overfits: {names}")
         return
-    reason = f"{pack.num_training:,} pictures of kind {pack.kind}: {names}"
-    chooser.choose("augment", probability, reason if probability else f"{pack.num_training:,} pictures suffice")
+    reason = f"for {pack.num_training:,} images of kind {pack.kind}: {names}"
+    chooser.choose("augment", probability, reason if probability else f"off: {pack.num_training:,} images are enough")
 
 
 def augmentation_probability(num_images: int) -> float:
-    """Fewer pictures are memorised sooner, so augmentation grows as they get fewer; never above 0.6 (it would leak)."""
+    """Higher for smaller datasets, which are memorised sooner; at most 0.6, since more would show in the samples."""
     if num_images >= 20_000:
         return 0.0
     return float(f"{min(0.6, 0.15 * math.log10(200_000 / num_images)):.2g}")
 
 
 def batch_for(side: float, on_cpu: bool) -> int:
-    """Pictures per step: few on a CPU, where steps are dear; by the hundred on a GPU, which would idle otherwise."""
+    """Images per step: small on a CPU, where a step is slow; large on a GPU, so that it is fully used."""
     if on_cpu:
         return 64 if side < TINY else 32 if side <= 64 else 16 if side <= 128 else 8
     return 256 if side <= 32 else 128 if side <= 64 else 64 if side <= 128 else 32 if side <= 256 else 8
@@ -309,36 +321,33 @@ def batch_for(side: float, on_cpu: bool) -> int:
 
 def choose_optimiser(chooser: Chooser, model: ModelConfig, on_cpu: bool) -> None:
     side = max(model.height, model.width)
-    modern, name = model.model in MODERN, chooser.choose("optimizer", "adam", "the field's usual")
+    modern, name = model.model in MODERN, chooser.choose("optimizer", "adam", "the usual choice for GANs")
     ranks = world_size()
-    usual, reason = batch_for(side, on_cpu), f"usual at {side} pixels"
+    usual, reason = batch_for(side, on_cpu), f"default at {side} pixels"
     if model.discriminator != "own" and on_cpu:
-        usual, reason = 16, "8 and 32 gave worse images in the same time"
+        usual, reason = 16, "better than 8 or 32 at equal time"
     batch = chooser.choose("batch", max(usual // ranks, 1) * ranks, reason)
     if batch % ranks:
         raise ConfigError(f"--batch {batch}: expected a multiple of the {ranks} processes")
     rate = rate_for(model) * {"sgd": 10.0, "rmsprop": 0.25}.get(name, 1.0)
-    reason = (
-        "measured for this network"
-        if model.model in ("compact", "light")
-        else "a first guess, from short trials on a CPU"
-    )
+    reason = "tuned for this network" if model.model in ("compact", "light") else "untuned default"
     rate = chooser.choose("lr", rate, reason if modern else "usual for DCGAN")
-    chooser.settle("lr_d", rate, "as lr")
-    calm = "a calm end: the pictures gain more than from speed"
-    chooser.choose("lr_end", 0.1 if modern else 1.0, calm if modern else "constant, as the classic projects")
-    chooser.settle("decay_from", 0.3, "of the budget, then the rate falls")
-    chooser.settle("warmup", 0.05 if modern else 0.0, "a gentle start" if modern else "none")
-    # beta1 = 0: in a game yesterday's direction is no guide (Karras et al. 2018).
-    chooser.settle("beta1", 0.0 if modern else 0.5, "no momentum: yesterday's direction is no guide in a game")
+    chooser.settle("lr_d", rate, "same as lr")
+    calm = "learning rate decays to a tenth: better final images"
+    chooser.choose("lr_end", 0.1 if modern else 1.0, calm if modern else "constant, as in the classic projects")
+    chooser.settle("decay_from", 0.3, "part of the budget before the learning rate decays")
+    chooser.settle(
+        "warmup", 0.05 if modern else 0.0, "of the budget; avoids divergence at the start" if modern else "none"
+    )
+    chooser.settle("beta1", 0.0 if modern else 0.5, "usual for GANs (Karras et al. 2018)")
     chooser.settle("beta2", 0.99 if modern or name == "rmsprop" else 0.999, "usual")
     chooser.settle("momentum", 0.0, "none")
     chooser.settle("weight_decay", 0.01 if name == "adamw" else 0.0, "usual")
-    reason = "images; long enough to smooth, ramped up from the start"
+    reason = "half-life in images, shorter at the start"
     if model.discriminator != "own":
-        chooser.choose("ema", 5_000.0 if on_cpu else 20_000.0, "images: these networks learn fast")
+        chooser.choose("ema", 5_000.0 if on_cpu else 20_000.0, "half-life in images, shorter at the start")
     else:
-        chooser.choose("ema", 500_000.0 if modern else 0.0, reason if modern else "off, as the classic projects")
+        chooser.choose("ema", 500_000.0 if modern else 0.0, reason if modern else "off, as in the classic projects")
 
 
 def rate_for(model: ModelConfig) -> float:
@@ -346,7 +355,7 @@ def rate_for(model: ModelConfig) -> float:
     if model.model == "compact" and max(model.height, model.width) < TINY:
         return 2.5e-3
     if model.magnitude:
-        return 2e-2  # the length of its weights does not matter
+        return 2e-2  # weights are normalised, so larger rates work
     return {"compact": 1e-3, "light": 1e-3, "residual": 1e-3, "style": 2e-3, "skip": 1e-3}.get(model.model, 2e-4)
 
 
@@ -354,12 +363,12 @@ def choose_machine(chooser: Chooser, device: Device) -> None:
     on_gpu = device.torch_device.type == "cuda"
     chooser.choose("device", str(device.torch_device), f"{device.name}: {device.reason}")
     precise = "bf16" if device.bf16 else "fp32"
-    chooser.choose("precision", precise, "this device multiplies bf16 faster" if device.bf16 else "fastest here")
-    chooser.choose("compile", on_gpu, "a GPU gains from fused kernels" if on_gpu else "eager is as fast on this device")
+    chooser.choose("precision", precise, "faster on this device" if device.bf16 else "fastest on this device")
+    chooser.choose("compile", on_gpu, "faster on a GPU" if on_gpu else "not faster on this device")
 
 
 def choose_micro_batch(chooser: Chooser, generator: Summary, discriminator: Summary, device: Device, least: int) -> int:
-    """Halves the micro-batch, to `least`, until the estimate fits the free memory; returns the estimate in bytes."""
+    """Halves the micro-batch until the estimated memory fits, not below `least`; returns the estimate in bytes."""
     local = chooser.values["batch"] // world_size()
     free = free_memory(device)
     micro = local
@@ -367,34 +376,34 @@ def choose_micro_batch(chooser: Chooser, generator: Summary, discriminator: Summ
     while micro > least and need > MEMORY_SHARE * free:
         micro = -(-micro // 2)
         need = memory_needed(generator, discriminator, micro)
-    reason = "the whole batch fits" if micro == local else f"{free / 2**30:.1f} GiB are free"
+    reason = "the whole batch fits into memory" if micro == local else f"{free / 2**30:.1f} GiB of free memory"
     micro = chooser.choose("micro_batch", micro, reason)
     if micro > local:
-        raise ConfigError(f"--micro-batch {micro}: expected at most the {local} pictures that one process gets")
+        raise ConfigError(f"--micro-batch {micro}: expected at most {local}, the images per process")
     return memory_needed(generator, discriminator, micro)
 
 
 def memory_needed(generator: Summary, discriminator: Summary, micro_batch: int) -> int:
-    """Bytes: weights, gradients, two Adam moments, the average; pictures and activations of one micro-batch.
+    """Bytes for weights, gradients, two Adam moments and the EMA, and for images and activations of one micro-batch.
 
-    An adversarial step keeps the generator's activations once and the discriminator's for real and fake; a penalty
-    step those of the discriminator four times (forward, backward, and both again): the larger counts. Pictures
-    are there a dozen times: real, generated, their augmentations and gradients.
+    An adversarial step stores the generator's activations once and the discriminator's for real and generated
+    images. A penalty step stores the discriminator's activations four times (forward and backward, each twice). The
+    larger of the two counts. Images are stored twelve times: real, generated, augmented, and gradients.
     """
     weights = 5 * generator.parameters + 4 * discriminator.parameters
-    pictures = 12 * math.prod(generator.rows[-1].shape)
+    images = 12 * math.prod(generator.rows[-1].shape)
     adversarial = generator.activations + 2 * discriminator.activations
-    return 4 * (weights + micro_batch * (pictures + max(adversarial, 4 * discriminator.activations)))
+    return 4 * (weights + micro_batch * (images + max(adversarial, 4 * discriminator.activations)))
 
 
 def free_memory(device: Device) -> int:
-    """Bytes that are free on the device now."""
+    """Free memory of the device in bytes."""
     if device.free is not None:
         return device.free
     if device.torch_device.type == "cuda":
         return torch.cuda.mem_get_info(device.torch_device)[0]
     meminfo = Path("/proc/meminfo")
-    if meminfo.exists():  # counts what the disk cache would give back, which sysconf does not
+    if meminfo.exists():  # includes the disk cache, unlike sysconf
         fields = dict(line.split(":") for line in meminfo.read_text().splitlines())
         return int(fields["MemAvailable"].split()[0]) * 1024
-    return 4 * 2**30  # unknown: plan for a small machine
+    return 4 * 2**30  # unknown: assume a small machine
