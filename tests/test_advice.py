@@ -59,7 +59,9 @@ def log(scores: list[float], health: str = "", **vitals: float) -> list[Record]:
         records.append({"images": 1000 * (i + 1), "loss": 0.6, "seconds": 10.0 * i})
         records.append({"images": 1000 * (i + 1), "score": score, **usual, **vitals})
     return records + (
-        [{"images": 5000, "health": health, "words": f"{health} was seen", "action": "act"}] if health else []
+        [{"images": 1000 * len(scores), "health": health, "words": f"{health} was seen", "action": "act"}]
+        if health
+        else []
     )
 
 
@@ -93,8 +95,13 @@ def test_under_trained_goes_on_with_a_larger_budget() -> None:
     assert found.command == "ganvas train 'my pictures' --size 28 --minutes 30 --out runs/a"
 
 
-def test_too_short_to_have_a_curve() -> None:
+def test_a_run_that_is_too_short_is_only_trained_longer() -> None:
     poor = evaluation(measure("precision", 0.2, 0.9), measure("recall", 0.1, 0.9))
+    flat = {
+        "findings": [{"what": w, "sentence": f"Bad {w}.", "severity": "bad"} for w in ("variety", "tone", "sharpness")]
+    }
+    found = only(advice(poor | {"artefacts": flat}, log([0.3, 0.2], "collapse", sharpness=0.1), config()))
+    assert found.title == "Train longer" and "2,000 images" in found.evidence and "about 6,000 images" in found.evidence
     assert only(advice(poor, log([0.3, 0.2]), config())).title == "Train longer"
     assert advice(evaluation(), log([0.3, 0.2]), config()) == []
 
@@ -107,17 +114,17 @@ def test_a_plateau_is_not_under_trained() -> None:
     ("judged", "vitals", "health", "words"),
     [
         ({"copies": {"rate": {"value": 0.2, "low": 0.18, "high": 0.22}}}, {}, "", "20.0% (18.0% to 22.0%)"),
-        ({"kid": 0.02, "kid_training": 0.005}, {}, "", "0.005 to training and 0.02 to held-out"),
+        ({"kid": 0.02, "kid_training": 0.005}, {}, "", "0.005 to training images and 0.02 to held-out"),
         ({}, {"d_gap": 0.7}, "", "70% of the way"),
         ({}, {}, "copying", "Copying was seen"),
         ({}, {}, "augmentation", "Augmentation was seen"),
     ],
 )  # fmt: skip
-def test_over_fitted_by_each_sign(judged: Record, vitals: Record, health: str, words: str) -> None:
+def test_overfitting_by_each_sign(judged: Record, vitals: Record, health: str, words: str) -> None:
     kids = [measure(key, judged[key], 0.0, 0.001) for key in ("kid", "kid_training") if key in judged]
     found = evaluation(*kids, **({"copies": judged["copies"]} if "copies" in judged else {}))
     one = only(advice(found, log(FALLING, health, **vitals), config()))
-    assert one.title == "Over-fitted: augment more"
+    assert one.title == "Overfitting: use more augmentation"
     assert words in one.evidence
     assert "--adaptive" in one.command
 
@@ -129,17 +136,17 @@ def test_copies_within_false_alarms_are_none() -> None:
 
 def test_held_out_kid_where_training_pictures_are_the_reference() -> None:
     found = evaluation(measure("kid", 0.005, 0.0, 0.001), measure("kid_heldout", 0.02, 0.0, 0.001))
-    assert only(advice(found, log(SLOWING), config())).title == "Over-fitted: augment more"
+    assert only(advice(found, log(SLOWING), config())).title == "Overfitting: use more augmentation"
 
 
 def test_too_little_data_where_augmentation_is_spent() -> None:
     found = only(advice(evaluation(), log(SLOWING, d_gap=0.8), config(augment=0.5), "runs/a"))
-    assert found.title == "Too little data"
-    assert found.command == "ganvas train MORE_PICTURES --from runs/a --out runs/a-more"
+    assert found.title == "Overfitting: too little data"
+    assert found.command == "ganvas train MORE_IMAGES --from runs/a --out runs/a-more"
     large = config(adaptive=True)
     large["model"] |= {"height": 256, "width": 256}
     found = only(advice(evaluation(), log(SLOWING, d_gap=0.8), large))
-    assert found.title == "Too little data"
+    assert found.title == "Overfitting: too little data"
     assert "--model skip" in found.command
 
 
@@ -163,7 +170,7 @@ def test_too_much_augmentation() -> None:
 def test_augmentation_that_leaks() -> None:
     off = {"findings": [{"what": "tone", "sentence": "Tones are off.", "severity": "bad"}]}
     found = only(advice(evaluation(artefacts=off), log(SLOWING), config(augment=0.6)))
-    assert found.title == "Augmentation leaks"
+    assert found.title == "Augmentation shows in the samples"
     assert found.evidence.startswith("Tones are off.")
     assert "--augment 0.3" in found.command
     assert advice(evaluation(artefacts=off), log(SLOWING), config(augment=0.1)) == []
@@ -173,7 +180,7 @@ def test_collapse() -> None:
     alike = {"findings": [{"what": "variety", "sentence": "Too alike.", "severity": "bad"}]}
     assert only(advice(evaluation(artefacts=alike), log(SLOWING), config())).evidence.startswith("Too alike.")
     found = only(advice(evaluation(measure("recall", 0.1, 0.85)), log(SLOWING), config()))
-    assert found.title == "Variety is lost"
+    assert found.title == "Mode collapse"
     assert "--r1 0.1" in found.command
     assert "--lr 0.00125" in found.command
     classes = {"modes": {"covered": {"value": 7, "low": 6, "high": 7}, "of": 10}}
@@ -184,18 +191,18 @@ def test_collapse() -> None:
     assert "dcgan" not in found.command
 
 
-def test_little_variety_of_poor_pictures_is_no_collapse() -> None:
+def test_little_diversity_of_poor_images_is_no_collapse() -> None:
     poor = evaluation(measure("precision", 0.1, 0.85), measure("recall", 0.05, 0.85))
     assert titles(advice(poor, log(FALLING), config())) == ["Train longer"]
 
 
 def test_divergence() -> None:
     found = only(advice(evaluation(), log(SLOWING, "diverged"), config()))
-    assert found.title == "Train more calmly"
+    assert found.title == "Training is unstable"
     assert "--lr 0.00125" in found.command
 
 
-def test_lattice() -> None:
+def test_checkerboard_artefacts() -> None:
     seen = {"findings": [{"what": "lattice", "sentence": "A lattice of 4 pixels.", "severity": "bad"}]}
     classic = config(preset="dcgan", model="dcgan")
     found = only(advice(evaluation(artefacts=seen), log(SLOWING), classic))
@@ -208,8 +215,8 @@ def test_lattice() -> None:
 
 
 def test_sharpness_counts_when_training_has_ended() -> None:
-    assert only(advice(evaluation(), log(SLOWING, sharpness=0.4), config())).title == "Pictures are blurred"
-    assert only(advice(evaluation(), log(SLOWING, sharpness=2.0), config())).title == "Pictures are noisy"
+    assert only(advice(evaluation(), log(SLOWING, sharpness=0.4), config())).title == "Images are blurred"
+    assert only(advice(evaluation(), log(SLOWING, sharpness=2.0), config())).title == "Images are noisy"
     assert titles(advice(evaluation(), log(FALLING, sharpness=0.4), config())) == ["Train longer"]
 
 
@@ -220,12 +227,12 @@ def test_classes() -> None:
     ]
     classes = {"rows": rows, "worst": "<0>", "agreement": {"value": 0.9, "low": 0.88, "high": 0.92}}
     found = only(advice(evaluation(classes=classes), log(SLOWING), config(), "runs/a"))
-    assert "40% of its samples" in found.evidence
+    assert "40% of the samples" in found.evidence
     assert "8" in found.evidence
     assert found.command == "ganvas sample runs/a --label '<0>' --n 64 --grid --out class.png"
     uneven = {"rows": [], "worst": None, "agreement": None, "total_variation": 0.3, "chance": 0.02}
     found = only(advice(evaluation(classes=uneven), log(SLOWING), config(conditional=False)))
-    assert found.title == "Classes come too often or too rarely"
+    assert found.title == "Class shares differ from the data"
     assert "--conditional" in shlex.split(found.command)
     assert "--no-conditional" not in found.command
 
@@ -236,8 +243,39 @@ def test_marks_and_leaks() -> None:
     assert "60%" in found.evidence
     assert "--mask-marks" in found.command
     found = only(advice(evaluation(copies={"leaks": 3}), log(SLOWING), config()))
-    assert found.title == "Held-out pictures leak"
+    assert found.title == "Duplicates in the held-out set"
     assert "--drop-duplicates" in found.command
+
+
+def test_at_most_two_actions_and_no_contradiction() -> None:
+    """Lost diversity asks for a larger penalty, blur for a smaller one: only the diagnosis is given."""
+    bad = {
+        "findings": [{"what": w, "sentence": f"Bad {w}.", "severity": "bad"} for w in ("variety", "sharpness", "tone")]
+    }
+    marks = [{"file": "a.png", "box": [0, 0, 8, 8], "real_share": 0.6, "generated_share": 0.4}]
+    found = advice(
+        evaluation(artefacts=bad, marks=marks, copies={"leaks": 3}), log(SLOWING, sharpness=0.3), config(augment=0.6)
+    )
+    assert titles(found) == ["Mode collapse", "Duplicates in the held-out set"]
+
+
+@pytest.mark.parametrize(
+    ("name", "vitals"),
+    [("collapse", {"diversity": 0.1}), ("copying", {"near": 0.2}), ("lattice", {"lattice": 5.0})],
+)
+def test_a_warning_counts_until_later_examinations_show_the_opposite(name: str, vitals: Record) -> None:
+    event = {"images": 5000, "health": name, "words": f"{name} was seen", "action": "act"}
+    assert (
+        f"{name.capitalize()} was seen."
+        in only(advice(evaluation(), [*log(SLOWING, **vitals), event], config())).evidence
+    )
+    assert advice(evaluation(), [*log(SLOWING), event], config()) == []
+
+
+def test_instability_of_a_run_that_went_on_to_improve_is_over() -> None:
+    event = {"images": 2000, "health": "exploding", "words": "exploding was seen", "action": "act"}
+    assert advice(evaluation(), [*log(SLOWING), event], config()) == []
+    assert only(advice(evaluation(), [*log([0.1] * 16), event], config())).title == "Training is unstable"
 
 
 def test_every_command_can_be_run(ganvas_command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,7 +302,7 @@ def test_every_command_can_be_run(ganvas_command: Command, monkeypatch: pytest.M
         advice(evaluation(copies={"rate": low, "leaks": 2}, marks=[mark]), log(SLOWING), config(augment=0.6)),
     ]
     commands = [one.command for found in cases for one in found]
-    assert len(commands) >= 10
+    assert len(commands) >= 8
     for command in commands:
         answer = ganvas_command(*shlex.split(command)[1:])
         assert answer.code == 0, (command, answer.err)

@@ -35,6 +35,7 @@ from ganvas.run import Run
 from ganvas.training import card
 from ganvas.training.card import Facts, escape
 from ganvas.training.preview import layout
+from ganvas.training.progress import duration
 
 MARK = ".ganvas-publish.json"
 README, FILM, SAMPLES, TRUNCATED = "README.md", "training.gif", "samples.png", "samples-truncated.png"
@@ -251,7 +252,7 @@ class Issue:
         facts = self.facts
         parts = [f"# {escape(facts.title)}", card.notice(facts), *self.sample_words()]
         if FILM in found:
-            time = f", {card.duration(facts.seconds)} on {escape(facts.run.get('device'))}" if facts.seconds else ""
+            time = f", {duration(facts.seconds)} on {escape(facts.run.get('device'))}" if facts.seconds else ""
             parts += [
                 "## The training",
                 image("Preview grids from the first to the last step of the training", FILM),

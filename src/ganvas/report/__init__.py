@@ -23,7 +23,7 @@ from ganvas.report.advice import Advice, advice, sentence
 from ganvas.report.comparison import comparison
 from ganvas.report.page import page, percent, percent_interval, text
 from ganvas.report.reading import read
-from ganvas.training.card import duration
+from ganvas.training.progress import duration
 
 __all__ = ["Advice", "advice", "report"]
 

@@ -1,4 +1,8 @@
-"""From evidence to what to do next, with the command: pure functions of an evaluation, a log and a configuration."""
+"""From evidence to the next command: pure functions of an evaluation, a log and a configuration.
+
+First comes one diagnosis: not evaluated, not trained enough, unstable, collapsed, overfitted, still improving, or
+limited by the network. Artefacts and augmentation are judged only if none applies. At most two actions are given.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +13,23 @@ from typing import Any
 
 from ganvas.config import DataConfig, TrainConfig
 from ganvas.report.reading import Record, number, sorted_out
+from ganvas.training.autotune import RECOGNISABLE
+from ganvas.training.health import COLLAPSE, COPYING, LATTICE, OVERFITTING
+from ganvas.training.progress import duration
 
-FALLING = 0.1  # part by which the best score of the last quarter undercuts the best before: training was cut short
-FLAT = 0.03  # the same of the last half: training has converged
-GAP = 0.5  # r_v of the discriminator (judge/quick.py, training/health.py) from which it knows its pictures by heart
-CALM = 0.15  # r_v below which augmentation has nothing left to prevent
-STRONG = 0.4  # probability of augmentation that is much
-FEW = 2_000  # training pictures with which memorising is the rule (Karras et al. 2020a, figure 1)
-LARGE = 128  # pixels of a side from which the skip network is made for few pictures
-SHORT_OF = 0.7  # part of the real pictures' precision or coverage that a good network comes near
-COLLAPSED = 0.5  # the same of coverage or recall, from which variety is lost
-BLUNT, HARSH = 0.6, 1.6  # sharpness over the real pictures'
-LATTICE = 3.0  # times the real pictures' spectral peak
-RECOGNISED = 0.8  # part of the mean recognition from which a class is a problem
-SHARE = 0.05  # difference of a mark's share that is more than chance
+MOST_ACTIONS = 2
+FALLING = 0.1  # relative fall of the best score in the last quarter that means: still improving
+FLAT = 0.03  # the same in the last half: converged
+NO_OVERFITTING = 0.15  # discriminator gap below which augmentation is not needed
+STRONG = 0.4  # a high probability of augmentation
+FEW = 2_000  # training images below which overfitting is the rule (Karras et al. 2020a, figure 1)
+LARGE = 128  # image side in pixels from which the skip network is recommended for few images
+UNRECOGNISABLE = 0.2  # precision relative to real images below which only more training is recommended
+SHORT_OF = 0.7  # precision relative to real images of a good generator
+COLLAPSED = 0.5  # coverage or recall relative to real images that means: diversity is lost
+BLUNT, HARSH = 0.6, 1.6  # sharpness relative to real images
+RECOGNISED = 0.8  # class accuracy relative to the mean that means: a weak class
+SHARE = 0.05  # difference of shares that is more than chance
 MORE, TWICE, HALF = 3, 2.0, 0.5
 CLASSIC = (
     "dcgan",
@@ -42,31 +49,34 @@ class Advice:
 
     title: str
     evidence: str
-    """What was measured, in a sentence or two with its figures."""
+    """The measured figures, in one or two sentences."""
     command: str
-    """What to run next."""
+    """The command to run next."""
 
 
 def advice(evaluation: Record | None, log: list[Record], config: Record, run: str = "RUN") -> list[Advice]:
-    """What the evidence says should be done, most urgent first; empty where nothing stands out.
+    """At most two actions, the most urgent first; empty if no problem was found.
 
     evaluation: the content of evaluation.json. log: the records of log.jsonl. config: the content of config.json.
-    run: the run folder as the commands shall name it.
+    run: the run folder as it is written in the commands.
     """
     case = Case(evaluation or {}, log, config, run)
-    found = [one for rule in RULES for one in rule(case)]
-    if evaluation is None:
-        found.insert(0, unjudged(case))
-    return found
+    first = [] if evaluation is not None else [not_evaluated(case)]
+    diagnosis = next((found for rule in DIAGNOSES if (found := [*rule(case)])), None)
+    if diagnosis and diagnosis[0].title == TRAIN_LONGER:
+        return [*first, *diagnosis][:MOST_ACTIONS]  # all else may change with training
+    others = [one for rule in OTHERS for one in rule(case)]
+    appearance = [] if diagnosis else [one for rule in APPEARANCE for one in rule(case)]
+    return [*first, *(diagnosis or []), *others, *appearance][:MOST_ACTIONS]
 
 
 class Case:
-    """The evidence, looked up by name."""
+    """The evidence by name."""
 
     def __init__(self, evaluation: Record, log: list[Record], config: Record, run: str) -> None:
         self.evaluation, self.config, self.run = evaluation, config, run
         self.reports, self.vitals, health = sorted_out(log)
-        self.health = {record["health"]: str(record.get("words", "")) for record in health}
+        self.health = {record["health"]: str(record.get("words", "")) for record in health if self.lasts(record)}
         self.train: Record = config["train"]
         self.measures = {row["key"]: row for row in evaluation.get("measures", [])}
         self.copies: Record = evaluation.get("copies") or {}
@@ -77,18 +87,41 @@ class Case:
         self.num_training = int(data["num_images"]) - int(data.get("num_heldout") or 0)
         self.overfitted = overfitting(self)
 
+    def lasts(self, event: Record) -> bool:
+        """Whether a training warning still holds: later examinations do not show the opposite."""
+        since = [record for record in self.vitals if record["images"] > event["images"]]
+        before = [record["score"] for record in self.vitals if record["images"] <= event["images"]]
+        if not since:
+            return True
+        values = {name: number(since[-1].get(name)) for name in ("diversity", "near", "lattice", "d_gap")}
+        match event["health"]:
+            case "collapse":
+                return values["diversity"] is None or values["diversity"] < COLLAPSE
+            case "copying":
+                return values["near"] is None or values["near"] >= COPYING
+            case "overfitting":
+                return values["d_gap"] is None or values["d_gap"] >= OVERFITTING
+            case "lattice":
+                return values["lattice"] is None or values["lattice"] >= LATTICE
+        best = min(record["score"] for record in since)
+        return not before or best > (1 - FALLING) * min(before)
+
+    @property
+    def images_seen(self) -> int:
+        return int(self.reports[-1]["images"]) if self.reports else 0
+
     def vital(self, name: str) -> float | None:
-        """The last examination's value."""
+        """The value of the last examination."""
         values = (number(record.get(name)) for record in reversed(self.vitals))
         return next((value for value in values if value is not None), None)
 
     def compared(self, key: str) -> float:
-        """The upper end of a measure's interval, of the same between real pictures; 1 where that is not known."""
+        """The upper end of the interval of a measure divided by its value for real images; 1 if unknown."""
         row = self.measures.get(key)
         return row["high"] / row["real"] if row and row.get("real") else 1.0
 
     def best_scores(self, part: float) -> tuple[float, float] | None:
-        """Best score before the last `part` of the examinations, and within it; None where there are fewer than 8."""
+        """Best score before the last `part` of the examinations, and within it; None for fewer than 8."""
         scores = [record["score"] for record in self.vitals]
         if len(scores) < 8:
             return None
@@ -96,7 +129,7 @@ class Case:
         return min(scores[:cut]), min(scores[cut:])
 
     def falls(self) -> float:
-        """Part by which the score still fell in the last quarter; 0 where that is not known."""
+        """Relative fall of the best score in the last quarter; 0 if unknown."""
         before, since = self.best_scores(0.25) or (0.0, 0.0)
         return (before - since) / before if before > 0 else 0.0
 
@@ -107,11 +140,11 @@ class Case:
     # ---- commands ----
 
     def again(self, **changes: Any) -> str:
-        """The run's own command with changes, into a folder of its own; None takes an option back."""
+        """The command of this run with changes, into a new folder; None removes an option."""
         return train_command(self.config, f"{self.run.rstrip('/')}-next", changes)
 
     def longer(self) -> str:
-        """The run's own command with a larger budget, which goes on where it ended."""
+        """The command of this run with a larger budget; it resumes the run."""
         return train_command(self.config, self.run, self.budget(MORE))
 
     def budget(self, times: float) -> Record:
@@ -121,7 +154,7 @@ class Case:
 
 
 def train_command(config: Record, out: str, changes: Record) -> str:
-    """The command that trains as `config` (of config.json) was asked to, with changes; None takes an option back."""
+    """The command of the run with this config.json, with changes; None removes an option."""
     wanted = asked(DataConfig, config["data"].get("options") or {}) | asked(TrainConfig, config["asked"]) | changes
     given = as_arguments({name: value for name, value in wanted.items() if value is not None})
     return " ".join(["ganvas train", shlex.quote(str(config["data"]["source"])), *given, f"--out {shlex.quote(out)}"])
@@ -151,20 +184,20 @@ def as_arguments(options: Record) -> list[str]:
 
 
 def overfitting(case: Case) -> list[str]:
-    """Signs that training pictures were learnt by heart, a clause each."""
+    """Signs of overfitting, one clause each."""
     signs = []
     rate, alarms = case.copies.get("rate"), case.copies.get("false_alarms") or 0.0
     if rate and rate["low"] > alarms:
-        signs.append(f"{interval(rate)} of the samples are copies of training pictures (false alarms: {alarms:.1%})")
+        signs.append(f"{interval(rate)} of the samples are copies of training images (false-alarm rate: {alarms:.1%})")
     seen, unseen = case.measures.get("kid_training"), case.measures.get("kid")
     if case.measures.get("kid_heldout"):
         seen, unseen = case.measures.get("kid"), case.measures["kid_heldout"]
     if seen and unseen and seen["high"] < unseen["low"]:
-        signs.append(f"KID is {seen['value']:.3g} to training and {unseen['value']:.3g} to held-out pictures")
+        signs.append(f"KID is {seen['value']:.3g} to training images and {unseen['value']:.3g} to held-out images")
     gap = case.vital("d_gap")
-    if gap is not None and gap > GAP:
+    if gap is not None and gap > OVERFITTING:
         signs.append(
-            f"the discriminator scores held-out pictures {min(1.0, gap):.0%} of the way from training to generated ones"
+            f"the discriminator scores held-out images {min(1.0, gap):.0%} of the way from training to generated images"
         )
     signs += [case.health[name] for name in ("copying", "augmentation") if name in case.health]
     return signs
@@ -174,174 +207,138 @@ def interval(value: Record) -> str:
     return f"{value['value']:.1%} ({value['low']:.1%} to {value['high']:.1%})"
 
 
-# ---- rules, each yields at most a few pieces of advice ----
+# ---- diagnoses: the first that applies is given ----
+
+TRAIN_LONGER = "Train longer"
 
 
-def unjudged(case: Case) -> Advice:
-    evidence = "There is no evaluation.json in this run, so quality, variety and copies are not known."
-    return Advice("Judge the generator", evidence, f"ganvas evaluate {shlex.quote(case.run)}")
+def not_evaluated(case: Case) -> Advice:
+    evidence = "No evaluation yet: quality, diversity and copying are unknown."
+    return Advice("Evaluate the generator", evidence, f"ganvas evaluate {shlex.quote(case.run)}")
 
 
-def instability(case: Case) -> Iterator[Advice]:
+def untrained(case: Case) -> Iterator[Advice]:
+    """Too early for any other conclusion."""
+    precision = case.measures.get("precision")
+    early = (
+        0 < case.images_seen < RECOGNISABLE and "precision" in case.measures and case.compared("precision") < SHORT_OF
+    )
+    rough = case.compared("precision") < UNRECOGNISABLE and not case.is_flat() and case.best_scores(0.25) is None
+    if case.overfitted or precision is None or not (early or rough):
+        return
+    evidence = (
+        f"After {case.images_seen:,} images precision is {precision['value']:.2f} (real images: "
+        f"{precision['real']:.2f}). This is too early for other conclusions."
+    )
+    yield Advice(TRAIN_LONGER, f"{evidence} {estimate(case)}", case.longer())
+
+
+def estimate(case: Case) -> str:
+    """What the larger budget of `Case.longer` means."""
+    seconds = number(case.reports[-1].get("seconds")) if case.reports else None
+    if not seconds:
+        return "The command resumes the run with a larger budget."
+    return (
+        f"The command resumes the run with a budget of {MORE} times the size: about {MORE * case.images_seen:,} images "
+        f"and {duration(MORE * seconds)} in total."
+    )
+
+
+def unstable(case: Case) -> Iterator[Advice]:
     for name in ("diverged", "exploding"):
         if name in case.health:
-            evidence = f"{sentence(case.health[name])} A smaller step or a heavier penalty keeps the game in balance."
-            yield Advice("Train more calmly", evidence, case.again(lr=HALF * case.train["lr"]))
+            evidence = f"{sentence(case.health[name])} A lower learning rate or a larger penalty stabilises training."
+            yield Advice("Training is unstable", evidence, case.again(lr=HALF * case.train["lr"]))
             return
 
 
-def collapse(case: Case) -> Iterator[Advice]:
+def collapsed(case: Case) -> Iterator[Advice]:
     signs = [case.health["collapse"]] if "collapse" in case.health else []
     signs += [case.wrong["variety"]] if "variety" in case.wrong else []
-    good = case.compared("precision") > SHORT_OF  # where nothing is good yet, variety is not what lacks
+    good = case.compared("precision") > SHORT_OF  # poor images lack diversity as well, and precision comes first
     for key in ("recall", "coverage"):
         if good and case.compared(key) < COLLAPSED:
             row = case.measures[key]
-            signs.append(f"{key} is {row['value']:.2f}, and {row['real']:.2f} between real pictures")
+            signs.append(f"{key} is {row['value']:.2f} (real images: {row['real']:.2f})")
     modes = (case.evaluation.get("classes") or {}).get("modes") or {}
     covered = number(modes.get("covered"))
     if covered is not None and covered < modes["of"]:
         signs.append(f"{modes['of'] - covered:g} of {modes['of']} classes never appear")
     if not signs or (case.falls() > FALLING and "collapse" not in case.health):
-        return  # variety comes last: a training cut short has little of it yet
+        return  # diversity may still grow
     if case.train["loss"] != "relativistic" and case.train["model"] in CLASSIC:
         changes: Record = {"preset": None, "model": None, "loss": "relativistic"}
-        how = "The relativistic loss holds every real picture against a fake, so that none is forgotten."
-        yield Advice("Variety is lost", f"{joined(signs)} {how}", case.again(**changes))
-        return
-    changes = {"r1": TWICE * case.train["r1"] or 1.0, "lr": HALF * case.train["lr"]}
-    yield Advice(
-        "Variety is lost", f"{joined(signs)} A heavier penalty and a smaller rate keep it.", case.again(**changes)
-    )
+        how = "The relativistic loss compares real and generated images in pairs, which reduces mode collapse."
+    else:
+        changes = {"r1": TWICE * case.train["r1"] or 1.0, "lr": HALF * case.train["lr"]}
+        how = "A larger penalty and a lower learning rate reduce mode collapse."
+    yield Advice("Mode collapse", f"{joined(signs)} {how}", case.again(**changes))
 
 
 def overfitted(case: Case) -> Iterator[Advice]:
     if not case.overfitted:
         return
     evidence, augment = joined(case.overfitted), case.train.get("augment") or 0.0
-    spent = augment >= STRONG or case.train.get("adaptive") or case.num_training < FEW // 4
-    if not spent:
-        more = f"Augmentation is at {augment:.2g} and can do more."
-        yield Advice("Over-fitted: augment more", f"{evidence} {more}", case.again(adaptive=True))
+    exhausted = augment >= STRONG or case.train.get("adaptive") or case.num_training < FEW // 4
+    if not exhausted:
+        more = f"The probability of augmentation is {augment:.2g} and can be raised."
+        yield Advice("Overfitting: use more augmentation", f"{evidence} {more}", case.again(adaptive=True))
         return
-    few = (
-        f"{case.num_training:,} training pictures are too few, and augmentation ({augment:.2g}) cannot make up for it."
-    )
+    few = f"{case.num_training:,} training images are too few, even with augmentation ({augment:.2g})."
     if min(case.config["model"]["height"], case.config["model"]["width"]) >= LARGE and case.train["model"] != "skip":
-        how = "Add pictures; without more, the network for few large pictures holds out longest."
-        yield Advice("Too little data", f"{evidence} {few} {how}", case.again(model="skip", adaptive=True))
+        how = "Add images. Without more images, --model skip overfits later than the others."
+        yield Advice("Overfitting: too little data", f"{evidence} {few} {how}", case.again(model="skip", adaptive=True))
         return
-    how = "Add pictures (MORE_PICTURES is the enlarged folder) and begin with what was learnt."
+    how = "Add images (MORE_IMAGES is the larger folder) and start from the weights of this run."
     command = (
-        f"ganvas train MORE_PICTURES --from {shlex.quote(case.run)} --out {shlex.quote(case.run.rstrip('/') + '-more')}"
+        f"ganvas train MORE_IMAGES --from {shlex.quote(case.run)} --out {shlex.quote(case.run.rstrip('/') + '-more')}"
     )
-    yield Advice("Too little data", f"{evidence} {few} {how}", command)
+    yield Advice("Overfitting: too little data", f"{evidence} {few} {how}", command)
 
 
-def augmentation(case: Case) -> Iterator[Advice]:
-    if "tone" in case.wrong and case.train.get("augment", 0.0) >= STRONG and case.falls() <= FALLING:
-        evidence = (
-            f"{case.wrong['tone']} Augmentation of brightness and colour is seen in the generated pictures when it is "
-            f"applied too often (here with probability {case.train['augment']:.2g})."
-        )
-        half = round(HALF * case.train["augment"], 2)
-        yield Advice("Augmentation leaks", evidence, case.again(augment=half, adaptive=None))
+def improving(case: Case) -> Iterator[Advice]:
+    """The budget ended before the learning did."""
+    if {"plateau", "diverged"} & set(case.health):
         return
-    gap, augment = case.vital("d_gap"), case.train.get("augment") or 0.0
-    if case.overfitted or gap is None or gap > CALM or augment < STRONG or case.train.get("adaptive"):
-        return
-    evidence = (
-        f"Every augmentation applies with probability {augment:.2g}, yet the discriminator scores held-out pictures "
-        f"like training ones (gap {gap:.0%}): so much is not needed, and it costs sharpness and time."
-    )
-    yield Advice("Augmentation is too strong", evidence, case.again(augment=round(HALF * augment, 2)))
-
-
-def artefacts(case: Case) -> Iterator[Advice]:
-    wrong, lattice = case.wrong, case.vital("lattice") or 1.0
-    sharpness = number(case.artefacts.get("sharpness")) or case.vital("sharpness") or 1.0
-    if "lattice" in wrong or "lattice" in case.health or lattice > LATTICE:
-        measured = f"the lattice's peak is {lattice:.1f} times the real pictures' in the training's last examination"
-        seen = sentence(wrong.get("lattice") or case.health.get("lattice") or measured)
-        if case.train["model"] in CLASSIC:
-            changes = {"preset": None, "model": "compact"}
-            how = "Transposed convolutions leave it; compact and residual upsample without them."
-            yield Advice("A lattice in the pictures", f"{seen} {how}", case.again(**changes))
-        else:
-            yield Advice(
-                "A lattice in the pictures",
-                f"{seen} A smaller rate lets it fade.",
-                case.again(lr=HALF * case.train["lr"]),
-            )
     if case.falls() > FALLING:
-        return  # sharpness comes with training
-    seen = sentence(wrong.get("sharpness") or f"sharpness is {sharpness:.2g} times the real pictures'")
-    if sharpness < BLUNT:
-        yield Advice(
-            "Pictures are blurred",
-            f"{seen} A lighter penalty allows finer detail.",
-            case.again(r1=HALF * case.train["r1"]),
-        )
-    elif sharpness > HARSH:
-        yield Advice(
-            "Pictures are noisy", f"{seen} A smaller rate ends more calmly.", case.again(lr=HALF * case.train["lr"])
-        )
-
-
-def budget(case: Case) -> Iterator[Advice]:
-    if case.best_scores(0.25) is None and case.compared("precision") < SHORT_OF and not case.overfitted:
-        row, images = case.measures["precision"], case.reports[-1]["images"] if case.reports else 0
-        evidence = (
-            f"Precision is {row['value']:.2f} where real pictures reach {row['real']:.2f}, and {images:,} images are "
-            "too few to tell whether more would help. The same command with a larger budget goes on."
-        )
-        yield Advice("Train longer", evidence, case.longer())
-    if case.falls() > FALLING and not case.overfitted and not {"plateau", "diverged"} & set(case.health):
         before, since = case.best_scores(0.25) or (0.0, 0.0)
         evidence = (
-            f"The score still fell by {case.falls():.0%} in the last quarter of the examinations ({before:.3g} to "
-            f"{since:.3g}): the budget ended before the learning did. The same command with a larger budget goes on."
+            f"The score still fell by {case.falls():.0%} in the last quarter of training ({before:.3g} to {since:.3g})."
         )
-        yield Advice("Train longer", evidence, case.longer())
+        yield Advice(TRAIN_LONGER, f"{evidence} {estimate(case)}", case.longer())
+    elif case.best_scores(0.25) is None and case.compared("precision") < SHORT_OF:
+        row = case.measures["precision"]
+        evidence = (
+            f"Precision is {row['value']:.2f} (real images: {row['real']:.2f}). The run is too short to show "
+            "whether it still improves."
+        )
+        yield Advice(TRAIN_LONGER, f"{evidence} {estimate(case)}", case.longer())
 
 
-def capacity(case: Case) -> Iterator[Advice]:
-    if case.compared("precision") >= SHORT_OF or case.overfitted or not case.is_flat() or case.falls() > FALLING:
+def limited(case: Case) -> Iterator[Advice]:
+    if case.compared("precision") >= SHORT_OF or not case.is_flat():
         return
     row = case.measures["precision"]
     evidence = (
-        f"The score has stopped falling, nothing was learnt by heart, and precision is {row['value']:.2f} where real "
-        f"pictures reach {row['real']:.2f}: the network, not the data or the time, is the limit."
+        f"The score has stopped falling, there is no overfitting, and precision is {row['value']:.2f} (real images: "
+        f"{row['real']:.2f}): the size of the network is the limit."
     )
     size = case.train.get("model_size")
     larger: Record = {"model_size": NEXT_SIZE[size]} if size in NEXT_SIZE else {"base": int(TWICE * case.train["base"])}
     yield Advice("The network is too small", evidence, case.again(**larger, **case.budget(TWICE)))
 
 
-def classes(case: Case) -> Iterator[Advice]:
-    found: Record = case.evaluation.get("classes") or {}
-    mean, rows = found.get("agreement"), {row["name"]: row for row in found.get("rows", [])}
-    worst: Record = rows.get(found.get("worst")) or {}
-    agreement = number(worst.get("agreement"))
-    if mean and agreement is not None and agreement < RECOGNISED * mean["value"]:
-        taken = f", most often for {worst['confused_with']}" if worst.get("confused_with") else ""
+# ---- problems of the data and of single classes: given beside a diagnosis ----
+
+
+def leaks(case: Case) -> Iterator[Advice]:
+    num = case.copies.get("leaks") or 0
+    if num:
         evidence = (
-            f"Class {worst['name']} is recognised as asked in {agreement:.0%} of its samples, all classes in "
-            f"{mean['value']:.0%}; it is mistaken{taken}. Look at it; if it is rare or mixed, mend the data first."
+            f"{num:,} held-out images have a near duplicate among the training images: measures against "
+            "held-out images are too favourable."
         )
-        command = (
-            f"ganvas sample {shlex.quote(case.run)} --label {shlex.quote(worst['name'])} --n 64 --grid --out class.png"
-        )
-        yield Advice(f"One class is weak: {worst['name']}", evidence, command)
-    distance, chance = number(found.get("total_variation")), number(found.get("chance"))
-    if distance is not None and chance is not None and distance > max(TWICE * chance, SHARE):
-        evidence = (
-            f"The shares of the classes differ from the data's by {distance:.1%} (total variation; {chance:.1%} is "
-            "chance)."
-        )
-        if not case.train.get("conditional"):
-            evidence += " A generator that takes the class as its input draws each as often as asked."
-            yield Advice("Classes come too often or too rarely", evidence, case.again(conditional=True))
+        yield Advice("Duplicates in the held-out set", evidence, case.again(drop_duplicates=True))
 
 
 def marks(case: Case) -> Iterator[Advice]:
@@ -351,34 +348,85 @@ def marks(case: Case) -> Iterator[Advice]:
     most = max(found, key=lambda one: one["generated_share"])
     evidence = (
         f"{len(found)} burned-in mark{'s' if len(found) > 1 else ''}: the most frequent is in {most['real_share']:.0%} "
-        f"of the real and {most['generated_share']:.0%} of the generated pictures. A generator spends itself on them, "
-        "and letters may name people."
+        f"of the real and {most['generated_share']:.0%} of the generated images. Look at the crops in the report "
+        "first: the generator learns the marks, and letters may identify people."
     )
-    yield Advice("Marks are learnt with the pictures", evidence, case.again(mask_marks=True))
+    yield Advice("Burned-in marks are generated", evidence, case.again(mask_marks=True))
 
 
-def leaks(case: Case) -> Iterator[Advice]:
-    num = case.copies.get("leaks") or 0
-    if num:
+def classes(case: Case) -> Iterator[Advice]:
+    found: Record = case.evaluation.get("classes") or {}
+    mean, rows = found.get("agreement"), {row["name"]: row for row in found.get("rows", [])}
+    worst: Record = rows.get(found.get("worst")) or {}
+    agreement = number(worst.get("agreement"))
+    if mean and agreement is not None and agreement < RECOGNISED * mean["value"]:
+        taken = f", most often as {worst['confused_with']}" if worst.get("confused_with") else ""
         evidence = (
-            f"{num:,} held-out pictures have a twin among the training pictures: what is measured against them looks "
-            "better than it is."
+            f"{agreement:.0%} of the samples of class {worst['name']} are classified as this class (mean of all "
+            f"classes: {mean['value']:.0%}); the others are misclassified{taken}. Check whether the class is rare or "
+            "mixed."
         )
-        yield Advice("Held-out pictures leak", evidence, case.again(drop_duplicates=True))
+        command = (
+            f"ganvas sample {shlex.quote(case.run)} --label {shlex.quote(worst['name'])} --n 64 --grid --out class.png"
+        )
+        yield Advice(f"Class {worst['name']} is weak", evidence, command)
+    distance, chance = number(found.get("total_variation")), number(found.get("chance"))
+    unequal = distance is not None and chance is not None and distance > max(TWICE * chance, SHARE)
+    if unequal and not case.train.get("conditional"):
+        evidence = (
+            f"The class shares differ from the data by {distance:.1%} (total variation; {chance:.1%} by chance). A "
+            "conditional generator samples each class as often as requested."
+        )
+        yield Advice("Class shares differ from the data", evidence, case.again(conditional=True))
 
 
-RULES: tuple[Callable[[Case], Iterator[Advice]], ...] = (
-    instability,
-    collapse,
-    overfitted,
-    leaks,
-    marks,
-    budget,
-    capacity,
-    artefacts,
-    augmentation,
-    classes,
-)
+# ---- appearance and augmentation: only where no diagnosis applies ----
+
+
+def artefacts(case: Case) -> Iterator[Advice]:
+    wrong, lattice, rate = case.wrong, case.vital("lattice") or 1.0, HALF * case.train["lr"]
+    sharpness = number(case.artefacts.get("sharpness")) or case.vital("sharpness") or 1.0
+    if "lattice" in wrong or "lattice" in case.health or lattice > LATTICE:
+        measured = f"the spectral peak is {lattice:.1f} times that of real images in the last examination"
+        seen = sentence(wrong.get("lattice") or case.health.get("lattice") or measured)
+        if case.train["model"] in CLASSIC:
+            how = "Transposed convolutions cause them; the modern networks do not use transposed convolutions."
+            command = case.again(preset=None, model="compact")
+        else:
+            how, command = "A lower learning rate reduces them.", case.again(lr=rate)
+        yield Advice("Checkerboard artefacts", f"{seen} {how}", command)
+    seen = sentence(wrong.get("sharpness") or f"sharpness is {sharpness:.2g} times that of real images")
+    if sharpness < BLUNT:
+        how = "A smaller penalty allows finer detail."
+        yield Advice("Images are blurred", f"{seen} {how}", case.again(r1=HALF * case.train["r1"]))
+    elif sharpness > HARSH:
+        yield Advice("Images are noisy", f"{seen} A lower learning rate reduces noise.", case.again(lr=rate))
+
+
+def augmentation(case: Case) -> Iterator[Advice]:
+    augment = case.train.get("augment") or 0.0
+    if "tone" in case.wrong and augment >= STRONG:
+        evidence = (
+            f"{case.wrong['tone']} Augmentation of brightness and colour shows in the samples if it is applied too "
+            f"often (here with probability {augment:.2g})."
+        )
+        half = round(HALF * augment, 2)
+        yield Advice("Augmentation shows in the samples", evidence, case.again(augment=half, adaptive=None))
+        return
+    gap = case.vital("d_gap")
+    if gap is None or gap > NO_OVERFITTING or augment < STRONG or case.train.get("adaptive"):
+        return
+    evidence = (
+        f"The probability of augmentation is {augment:.2g}, but the discriminator scores held-out images like training "
+        f"images (gap {gap:.0%}): less augmentation gives sharper images sooner."
+    )
+    yield Advice("Augmentation is too strong", evidence, case.again(augment=round(HALF * augment, 2)))
+
+
+Rule = Callable[[Case], Iterator[Advice]]
+DIAGNOSES: tuple[Rule, ...] = (untrained, unstable, collapsed, overfitted, improving, limited)
+OTHERS: tuple[Rule, ...] = (leaks, marks, classes)
+APPEARANCE: tuple[Rule, ...] = (artefacts, augmentation)
 
 
 def joined(clauses: list[str]) -> str:

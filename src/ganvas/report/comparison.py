@@ -9,7 +9,7 @@ from ganvas.report.charts import Chart, Series, line_chart
 from ganvas.report.page import ARROW, BETTER, decimals, latest, shown, text
 from ganvas.report.pictures import Picture, embed
 from ganvas.report.reading import Record, Told, column
-from ganvas.training.card import duration
+from ganvas.training.progress import duration
 
 PICTURES = 5_000_000  # bytes, of all runs together
 SIGNIFICANT = ("features", "num_real", "num_generated", "split", "truncation")  # in a protocol

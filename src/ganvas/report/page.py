@@ -14,7 +14,7 @@ from ganvas.report.advice import Advice, advice, train_command
 from ganvas.report.charts import Chart, Series, line_chart
 from ganvas.report.pictures import Picture, embed, film, stills
 from ganvas.report.reading import Record, Told, column, number
-from ganvas.training.card import duration
+from ganvas.training.progress import duration
 
 ARROW = {"lower": "↓", "higher": "↑", "near": "≈"}
 BETTER = {"lower": "lower is better", "higher": "higher is better", "near": "near the real pictures' is better"}

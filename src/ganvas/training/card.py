@@ -20,6 +20,7 @@ from ganvas.errors import RunError
 from ganvas.generator import Generator, find_weights, weights_hash
 from ganvas.models.pretrained import pretrained_network
 from ganvas.run import Run, read_log
+from ganvas.training.progress import duration
 
 Record = dict[str, Any]
 
@@ -556,10 +557,3 @@ def class_names(names: list[str]) -> str:
         return ""
     more = f" and {len(names) - SHOWN_CLASSES} more" if len(names) > SHOWN_CLASSES else ""
     return f"{len(names)}: " + ", ".join(escape(name) for name in names[:SHOWN_CLASSES]) + more
-
-
-def duration(seconds: float) -> str:
-    """ "42 s", "12 min", "3.5 h"."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
