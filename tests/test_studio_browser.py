@@ -262,12 +262,12 @@ def test_mixing_by_keys_and_at_chosen_depths(page: Any, runs: Path) -> None:
     page.keyboard.press("m")
     page.wait_for_selector("#panel .depths")
     page.get_by_role("button", name="coarse").click()
-    until(page, f"{WORDS}.includes('depths 0 of (seed 1')")
+    until(page, f"{WORDS}.includes('layers 0 from (seed 1')")
     before = panel(page)
     page.get_by_label("1", exact=True).check(force=True)
     changed(page, before)
     page.locator("#panel-keep").click()
-    until(page, "document.querySelector('#panel-keep').textContent.includes('Kept')")
+    until(page, "document.querySelector('#panel-keep').textContent.includes('♥ Favourite')")
     assert kept(runs)[-1] == {"seed": 0, "mix": {"with": {"seed": 1}, "depths": [0, 1]}}
 
 
@@ -287,7 +287,7 @@ def test_the_morph_slider_goes_from_one_picture_to_the_other(page: Any) -> None:
         assert np.abs(pixels(page, "#panel .large") - other).max() <= 2
     page.locator("#morph").fill("0.5")
     panel(page)
-    page.get_by_role("button", name="Copy the film's command").click()
+    page.get_by_role("button", name="Copy command for the film").click()
     until(page, "navigator.clipboard.readText().then((text) => text.startsWith('ganvas interpolate'))")
 
 
@@ -421,6 +421,6 @@ def test_a_finished_training_can_be_played_and_explored(page: Any) -> None:
     until(page, "document.querySelector('.film input[type=range]').value === '0'")
     page.get_by_role("button", name="Play", exact=True).click()
     until(page, f"document.querySelector('.film input[type=range]').value === '{grids}'")
-    page.get_by_role("button", name="Explore its model").click()
+    page.get_by_role("button", name="Explore model").click()
     page.wait_for_selector(".tile img[src]")
     assert page.locator("#model").input_value() == "live"

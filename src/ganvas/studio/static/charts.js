@@ -13,7 +13,7 @@ export function curve(title, lines, { unit = "images", log = false, best = null 
   const figure = h("figure", { class: "chart" });
   const drawn = lines.map((line, place) => ({ ...line, place, points: points(line) })).filter((line) => line.points.length);
   const all = drawn.flatMap((line) => line.points);
-  if (!all.length) return h("figure", { class: "chart" }, h("figcaption", {}, h("strong", {}, title)), h("p", { class: "hint" }, "nothing yet"));
+  if (!all.length) return h("figure", { class: "chart" }, h("figcaption", {}, h("strong", {}, title)), h("p", { class: "hint" }, "No data yet."));
   let [low, high] = extent(all.map((point) => point[1]));
   const isLog = log && low > 0;
   const rise = isLog ? Math.log10 : (v) => v;

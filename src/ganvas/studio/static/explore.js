@@ -22,7 +22,7 @@ export class Explore {
     const root = $("explore");
     this.controls = h("div", { class: "controls", role: "region", "aria-label": "Controls" });
     this.place = h("div", {});
-    this.aside = h("aside", { id: "panel", class: "panel", "aria-label": "The picture", hidden: true });
+    this.aside = h("aside", { id: "panel", class: "panel", "aria-label": "Selected image", hidden: true });
     root.append(this.controls, h("div", { class: "stage" }, this.place, this.aside));
     this.tray = new Tray({ chosen: (recipe) => this.open(recipe), changed: () => this.remark() });
     this.panel = new Panel(this.aside, {
@@ -96,7 +96,7 @@ export class Explore {
   }
 
   short(recipe) {
-    if (this.around && key(recipe) === key(this.around.recipe)) return "the picture itself";
+    if (this.around && key(recipe) === key(this.around.recipe)) return "the image itself";
     if (this.around) return `variation ${recipe.seed - OTHERS - this.view.seed}`;
     const label = this.view.label ? null : classOf(recipe, this.model.classes);
     return label === null ? `seed ${recipe.seed}` : `seed ${recipe.seed} · ${label}`;
@@ -141,16 +141,16 @@ export class Explore {
     }));
     const real = h("input", { type: "checkbox", id: "real", checked: this.view.real, onchange: () => this.showReal(real) });
     more.push(h("label", { class: "check" }, real, " Nearest training picture"));
-    const file = h("input", { type: "file", accept: "image/*", class: "unseen", "aria-label": "The picture to project", id: "upload", tabindex: -1,
+    const file = h("input", { type: "file", accept: "image/*", class: "unseen", "aria-label": "Image to project", id: "upload", tabindex: -1,
       onchange: () => { if (file.files[0]) this.project(file.files[0]); file.value = ""; } });
     const screen = () => this.gallery.onScreen();
     more.push(h("div", { class: "actions end" },
-      h("button", { onclick: () => file.click() }, "Project a picture …"), file,
+      h("button", { onclick: () => file.click() }, "Project an image …"), file,
       h("button", { id: "screen-command", onclick: () => this.command(screen()) }, "Copy command"),
-      h("button", { id: "screen-zip", onclick: () => zip(this.model, screen(), "pictures.zip") }, "ZIP of the screen")));
+      h("button", { id: "screen-zip", onclick: () => zip(this.model, screen(), "images.zip") }, "Download all as ZIP")));
     if (this.model.newer) {
-      parts.unshift(h("p", { class: "note" }, "The training has gone on since this model was loaded. ",
-        h("button", { onclick: () => this.load(this.model.name, {}, true).catch(sayError) }, "Load the newer one")));
+      parts.unshift(h("p", { class: "note" }, "A newer version of this model is available. ",
+        h("button", { onclick: () => this.load(this.model.name, {}, true).catch(sayError) }, "Load it")));
     }
     const fold = h("button", { class: "unfold", "aria-expanded": String(Boolean(this.unfolded)), onclick: () => {
       this.unfolded = this.controls.classList.toggle("unfolded");
@@ -232,7 +232,7 @@ export class Explore {
     const verb = { mix: "Mix", morph: "Morph" }[kind];
     if (this.pending?.kind !== kind) {
       this.pending = { kind, recipe };
-      say(`${verb}: choose the second picture and press ${kind === "mix" ? "m" : "o"} again`);
+      say(`${verb}: select the second image and press ${kind === "mix" ? "m" : "o"} again`);
       return;
     }
     const first = this.pending.recipe;
@@ -240,7 +240,7 @@ export class Explore {
     this.panel.base = null;
     this.open(first);
     this.panel.with(kind, recipe);
-    say(`${verb} of two pictures`);
+    say(`${verb} of two images`);
   }
 
   onKey(event) {
@@ -274,7 +274,7 @@ export class Explore {
   escape(inPanel) {
     if (this.pending) {
       this.pending = null;
-      say("Nothing is mixed");
+      say("Cancelled");
     } else if (inPanel && WIDE.matches) this.gallery.activate(this.gallery.active);
     else if (inPanel) this.closePanel();
     else if (this.around) this.back();
@@ -322,13 +322,13 @@ export class Explore {
 
   async project(file) {
     if (file.size > LARGEST_FILE) {
-      say(`${file.name} has more than ${LARGEST_FILE / 2 ** 20} MB: send a smaller picture`, true);
+      say(`${file.name} has more than ${LARGEST_FILE / 2 ** 20} MB: choose a smaller image`, true);
       return;
     }
     const model = this.model;
     const query = { model: model.name };
     if (this.view.label) query.label = this.view.label;
-    const says = h("p", { role: "status" }, `${file.name} is being sent …`);
+    const says = h("p", { role: "status" }, `${file.name} is being uploaded …`);
     const meter = h("progress", { max: 1, value: 0, "aria-label": "Progress of the projection" });
     const figures = h("div", { class: "figures" });
     const lost = h("div", {});
@@ -344,15 +344,15 @@ export class Explore {
     try {
       task = await ask("/api/projections", { body: file, query });
       const note = task.sentence;
-      figures.append(h("figure", {}, h("img", { class: "large", alt: "The picture that is projected", src: `/api/task/target?id=${task.id}` }),
+      figures.append(h("figure", {}, h("img", { class: "large", alt: "Image to project", src: `/api/task/target?id=${task.id}` }),
         h("figcaption", {}, note || "yours")));
       task = await finished(task, (now) => {
         meter.max = now.total || 1;
         meter.value = now.done;
-        says.textContent = now.state === "waiting" ? "Others are being projected first …" : `Step ${now.done} of ${now.total || "…"}`;
+        says.textContent = now.state === "waiting" ? "Waiting for other projections …" : `Step ${now.done} of ${now.total || "…"}`;
       });
       const { recipe, losses } = task.result;
-      const image = h("img", { class: "large", alt: "What the model makes of it" });
+      const image = h("img", { class: "large", alt: "Projection" });
       await show(image, model, recipe);
       figures.append(h("figure", {}, image, h("figcaption", {}, "projected")));
       says.textContent = "Done.";
@@ -362,9 +362,9 @@ export class Explore {
         h("button", { class: "keep", onclick: async (event) => {
           const button = event.currentTarget;
           await this.tray.toggle(recipe);
-          button.textContent = this.tray.has(recipe) ? "♥ Kept" : "♡ Keep";
+          button.textContent = this.tray.has(recipe) ? "♥ Favourite" : "♡ Favourite";
           button.setAttribute("aria-pressed", this.tray.has(recipe));
-        } }, "♡ Keep"),
+        } }, "♡ Favourite"),
         h("button", { onclick: () => { dialog.close(); this.open(recipe); } }, "Open"));
     } catch (error) {
       task = null;

@@ -15,7 +15,7 @@ export class Gallery {
   constructor(element, deck) {
     Object.assign(this, { element, deck, tiles: new Map(), active: 0, size: 150, model: null, withReal: false });
     element.classList.add("gallery");
-    this.list = h("ul", { class: "tiles", "aria-label": "Generated pictures; arrow keys move" });
+    this.list = h("ul", { class: "tiles", "aria-label": "Generated images; use the arrow keys to move" });
     element.append(this.list);
     this.list.addEventListener("keydown", (event) => this.onKey(event));
     addEventListener("scroll", () => this.soon(), { passive: true });
@@ -116,9 +116,9 @@ export class Gallery {
   mark(tile) {
     const kept = this.deck.isKept(tile.recipe);
     tile.heart.setAttribute("aria-pressed", kept);
-    tile.heart.setAttribute("aria-label", `Keep ${this.deck.words(tile.recipe)}`);
-    tile.heart.title = kept ? "Kept: let go (k)" : "Keep (k)";
-    tile.pick.setAttribute("aria-label", `${this.deck.words(tile.recipe)}${kept ? ", kept" : ""}`);
+    tile.heart.setAttribute("aria-label", `Add to favourites: ${this.deck.words(tile.recipe)}`);
+    tile.heart.title = kept ? "Remove from favourites (k)" : "Add to favourites (k)";
+    tile.pick.setAttribute("aria-label", `${this.deck.words(tile.recipe)}${kept ? ", favourite" : ""}`);
     tile.element.classList.toggle("kept", kept);
   }
 
@@ -195,9 +195,9 @@ export class Gallery {
       part.forEach((tile, i) => {
         const near = found[i];
         tile.real.src = near.address;
-        tile.real.alt = `nearest training picture, correlation ${near.correlation}`;
+        tile.real.alt = `nearest training image, correlation ${near.correlation}`;
         tile.element.classList.toggle("copy", near.copy_of_it);
-        tile.caption.textContent = near.copy_of_it ? `a copy? ${near.correlation}` : `real: ${near.correlation}`;
+        tile.caption.textContent = near.copy_of_it ? `copy? ${near.correlation}` : `real: ${near.correlation}`;
       });
     }
   }

@@ -23,7 +23,7 @@ export class Panel {
       this.keepButton,
       h("button", { id: "panel-vary", onclick: () => hooks.vary(this.current) }, "Variations"),
       h("button", { id: "panel-download", title: "Download the PNG file (d)", "aria-label": "Download PNG", onclick: () => this.download() }, "PNG"),
-      h("button", { id: "panel-command", "aria-label": "Copy command", title: "Copy the command that makes this picture again (c)", onclick: () => this.command() }, "Command"));
+      h("button", { id: "panel-command", "aria-label": "Copy command", title: "Copy the command that generates this image (c)", onclick: () => this.command() }, "Command"));
     this.tabs = h("div", { class: "tabs" });
     this.body = h("div", { class: "tab" });
     element.append(
@@ -66,7 +66,7 @@ export class Panel {
 
   draw() {
     if (!this.base) return;
-    this.tabs.replaceChildren(choice("What to do with the picture", "tab", TABS, this.tab, (tab) => {
+    this.tabs.replaceChildren(choice("Tools", "tab", TABS, this.tab, (tab) => {
       this.tab = tab;
       this.draw();
     }));
@@ -78,7 +78,7 @@ export class Panel {
     if (!this.base) return;
     const recipe = this.current;
     this.says.textContent = words(recipe, this.model.classes);
-    this.picture.alt = `Generated picture: ${this.says.textContent}`;
+    this.picture.alt = `Generated image: ${this.says.textContent}`;
     this.remark();
     this.settled();
     await this.live.want(this.model, recipe);
@@ -87,7 +87,7 @@ export class Panel {
   remark() {
     if (!this.base) return;
     const kept = this.hooks.isKept(this.current);
-    this.keepButton.textContent = kept ? "♥ Kept" : "♡ Keep";
+    this.keepButton.textContent = kept ? "♥ Favourite" : "♡ Favourite";
     this.keepButton.setAttribute("aria-pressed", kept);
     const strip = this.body.querySelector(".partners");
     if (strip) strip.replaceWith(this.partners());
@@ -125,7 +125,7 @@ export class Panel {
       }
       parts.push(h("button", { onclick: () => { this.edits = {}; this.draw(); } }, "Reset directions"));
     } else {
-      parts.push(h("p", { class: "hint" }, this.model.sentence || "This model has no directions yet."),
+      parts.push(h("p", { class: "hint" }, this.model.sentence || "No directions have been computed for this model."),
         h("button", { id: "find-directions", onclick: (event) => this.findDirections(event.target) }, "Find directions"));
     }
     return parts;
@@ -142,7 +142,7 @@ export class Panel {
     button.disabled = true;
     try {
       let task = await ask("/api/directions", { json: { model: this.model.name } });
-      say("Looking for directions …");
+      say("Computing directions …");
       task = await finished(task, () => {});
       say(`Found ${task.result.names.length} directions`);
       await this.hooks.reload();
@@ -157,7 +157,7 @@ export class Panel {
   partners() {
     const kept = this.hooks.kept().filter((one) => key(one) !== key(this.base));
     const all = this.partner && !kept.some((one) => key(one) === key(this.partner)) ? [this.partner, ...kept] : kept;
-    return h("div", { class: "partners", role: "group", "aria-label": "The other picture" }, all.slice(0, 60).map((recipe) => {
+    return h("div", { class: "partners", role: "group", "aria-label": "Second image" }, all.slice(0, 60).map((recipe) => {
       const image = h("img", { alt: "", loading: "lazy" });
       show(image, this.model, recipe);
       const chosen = this.partner && key(recipe) === key(this.partner);
@@ -170,8 +170,8 @@ export class Panel {
 
   choosing(letter) {
     return [
-      h("p", { class: "hint" }, "The other picture: one of the kept ones, or press ",
-        h("kbd", {}, letter), " here and then on one of the gallery."),
+      h("p", { class: "hint" }, "Select a favourite, or press ",
+        h("kbd", {}, letter), " and click an image in the gallery."),
       this.partners(),
     ];
   }
@@ -194,9 +194,9 @@ export class Panel {
       onclick: () => { this.depths = new Set(depthsOf(name, num)); this.draw(); },
     }, name));
     parts.push(
-      h("h3", {}, "Depths that follow the other picture"),
+      h("h3", {}, "Layers to take from the second image"),
       h("div", { class: "actions" }, named),
-      h("div", { class: "depths", role: "group", "aria-label": "Depths, coarse to fine" },
+      h("div", { class: "depths", role: "group", "aria-label": "Layers, coarse to fine" },
         h("span", { class: "hint" }, "coarse"), boxes, h("span", { class: "hint" }, "fine")));
     return parts;
   }
@@ -211,7 +211,7 @@ export class Panel {
     });
     const play = h("button", { onclick: () => this.play(way, play) }, "Play");
     const film = () => this.command([this.adjusted, this.partner], true);
-    parts.push(way, h("div", { class: "actions" }, play, h("button", { onclick: film }, "Copy the film's command")));
+    parts.push(way, h("div", { class: "actions" }, play, h("button", { onclick: film }, "Copy command for the film")));
     return parts;
   }
 
@@ -251,7 +251,7 @@ export class Panel {
       const found = await this.hooks.near([recipe], (sentence, state) => {
         this.realFigure.hidden = false;
         this.realSays.replaceChildren(`${sentence[0].toUpperCase()}${sentence.slice(1)}. `, state === "unread"
-          ? h("button", { onclick: () => this.findNearest(true) }, "Find the nearest") : "");
+          ? h("button", { onclick: () => this.findNearest(true) }, "Find nearest training image") : "");
       }, aloud);
       if (!this.base) return;
       if (!found || key(recipe) !== key(this.current)) {
@@ -261,10 +261,10 @@ export class Panel {
       const [near] = found;
       this.realFigure.hidden = this.real.hidden = false;
       this.real.src = near.address;
-      this.real.alt = `Nearest training picture ${near.name}`;
+      this.real.alt = `Nearest training image ${near.name}`;
       this.realSays.textContent = near.copy_of_it
-        ? `Very near to this training picture: a copy? Correlation ${near.correlation}.`
-        : `The nearest training picture${near.moved ? `, ${near.moved}` : ""}: correlation ${near.correlation}.`;
+        ? `Possible copy of this training image (correlation ${near.correlation}).`
+        : `Nearest training image${near.moved ? `, ${near.moved}` : ""}: correlation ${near.correlation}.`;
       this.realFigure.classList.toggle("copy", near.copy_of_it);
     } catch (error) {
       sayError(error);

@@ -27,7 +27,7 @@ export function words(recipe, classes = []) {
   if ((recipe.truncation ?? 1) !== 1) parts.push(`truncation ${recipe.truncation}`);
   for (const [name, amount] of Object.entries(recipe.edits ?? {})) parts.push(`${name} ${signed(amount)}`);
   if (recipe.towards) parts.push(`${percent(recipe.towards.share)} towards (${words(recipe.towards.to, classes)})`);
-  if (recipe.mix) parts.push(`depths ${recipe.mix.depths.join(", ")} of (${words(recipe.mix.with, classes)})`);
+  if (recipe.mix) parts.push(`layers ${recipe.mix.depths.join(", ")} from (${words(recipe.mix.with, classes)})`);
   return parts.join(" · ");
 }
 

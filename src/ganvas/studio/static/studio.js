@@ -54,7 +54,7 @@ async function turn() {
   const models = await places();
   if (!models.length) {
     $("tray").hidden = true;
-    say("No run of this folder has a model yet: watch the training, then come back.");
+    say("No run in this folder has a model yet. Open Watch to follow the training.");
     location.hash = "watch";
     return;
   }

@@ -8,17 +8,17 @@ export class Tray {
   /** hooks: { chosen(recipe), changed() } */
   constructor(hooks) {
     Object.assign(this, { hooks, pictures: [], keys: new Set(), list: "favourites", lists: ["favourites"] });
-    this.strip = h("ul", { class: "strip", "aria-label": "Kept pictures" });
+    this.strip = h("ul", { class: "strip", "aria-label": "Favourites" });
     this.title = h("h2", {});
-    this.pickList = h("select", { "aria-label": "List of kept pictures", onchange: () => this.pick() });
+    this.pickList = h("select", { "aria-label": "List of favourites", onchange: () => this.pick() });
     this.refused = h("p", { class: "refused", hidden: true });
     this.buttons = h("div", { class: "actions" },
       this.pickList,
       h("button", { id: "kept-zip", onclick: () => this.zip() }, "ZIP"),
       h("button", { id: "kept-manifest", onclick: () => this.manifest() }, "Manifest"),
       h("button", { id: "kept-command", onclick: () => this.command() }, "Copy command"));
-    this.fold = h("button", { class: "plain fold", "aria-label": "Hide kept pictures", "aria-expanded": "true", onclick: () => this.folded() }, "▾");
-    const hint = h("span", { class: "hint" }, "Nothing yet: press a heart, or k.");
+    this.fold = h("button", { class: "plain fold", "aria-label": "Hide favourites", "aria-expanded": "true", onclick: () => this.folded() }, "▾");
+    const hint = h("span", { class: "hint" }, "No favourites yet. Click a heart or press k.");
     $("tray").append(h("div", { class: "bar" }, this.fold, this.title, hint, this.buttons), this.refused, this.strip);
     this.draw();
   }
@@ -27,7 +27,7 @@ export class Tray {
     const closed = $("tray").classList.toggle("closed");
     this.fold.textContent = closed ? "▴" : "▾";
     this.fold.setAttribute("aria-expanded", String(!closed));
-    this.fold.setAttribute("aria-label", closed ? "Show kept pictures" : "Hide kept pictures");
+    this.fold.setAttribute("aria-label", closed ? "Show favourites" : "Hide favourites");
   }
 
   async open(model, list = "favourites") {
@@ -46,7 +46,7 @@ export class Tray {
     this.refused.hidden = false;
     this.refused.replaceChildren(h("span", {}, error.message), " ");
     if (error.status === 409) {
-      this.refused.append(h("button", { onclick: () => this.aside() }, "Set that list aside and begin a new one"));
+      this.refused.append(h("button", { onclick: () => this.aside() }, "Rename that list and start a new one"));
     }
   }
 
@@ -55,7 +55,7 @@ export class Tray {
       const done = await ask("/api/favourites/aside", {
         method: "POST", query: { model: this.model.name, list: this.list },
       });
-      say(`The old list is now ${done.file}`);
+      say(`The old list was renamed to ${done.file}`);
       await this.open(this.model, this.list);
     } catch (error) {
       sayError(error);
@@ -88,7 +88,7 @@ export class Tray {
         json: { model: this.model.name, list: this.list, recipe },
       });
       this.take(told);
-      say(kept ? "Let go" : `Kept (${told.pictures.length})`);
+      say(kept ? "Removed from favourites" : `Added to favourites (${told.pictures.length})`);
     } catch (error) {
       sayError(error);
     }
@@ -96,7 +96,7 @@ export class Tray {
 
   draw() {
     this.keys = new Set(this.pictures.map((one) => key(one.recipe)));
-    this.title.textContent = `Kept ${this.pictures.length}`;
+    this.title.textContent = `Favourites: ${this.pictures.length}`;
     this.pickList.replaceChildren(
       ...this.lists.map((name) => h("option", { value: name, selected: name === this.list }, name)),
       h("option", { value: " " }, "new list …"));
@@ -110,14 +110,14 @@ export class Tray {
     const told = title || words(recipe, this.model.classes);
     const image = h("img", { alt: "", loading: "lazy" });
     show(image, this.model, recipe);
-    return h("li", {}, h("button", { title: told, "aria-label": `Kept: ${told}`, onclick: () => this.hooks.chosen(recipe) },
+    return h("li", {}, h("button", { title: told, "aria-label": `Favourite: ${told}`, onclick: () => this.hooks.chosen(recipe) },
       image));
   }
 
   pick() {
     let name = this.pickList.value;
     if (name === " ") {
-      name = (prompt("Name of the new list: small letters, digits and -") ?? "").trim();
+      name = (prompt("Name of the new list: lower-case letters, digits and -") ?? "").trim();
       if (!name) {
         this.pickList.value = this.list;
         return;
@@ -152,11 +152,11 @@ export class Tray {
 }
 
 export async function zip(model, recipes, name) {
-  say(`${recipes.length} pictures are being packed …`);
+  say(`Packing ${recipes.length} images …`);
   try {
     const response = await ask("/api/archive", { json: { model: model.name, recipes }, raw: true });
     download(await response.blob(), name);
-    say(`${name}: ${recipes.length} pictures`);
+    say(`${name}: ${recipes.length} images`);
   } catch (error) {
     sayError(error);
   }

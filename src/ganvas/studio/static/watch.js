@@ -6,16 +6,16 @@ import { $, copy, h, say, sayError, slider } from "./dom.js";
 import { percent } from "./recipes.js";
 
 const EVERY = 2000; // milliseconds between two looks
-const STATES = { training: "training", finished: "finished", stopped: "stopped", waiting: "not begun" };
+const STATES = { training: "training", finished: "finished", stopped: "stopped", waiting: "not started" };
 const CHARTS = [
-  ["Distance to real pictures", [["score", "score"]], { log: true, from: "vitals", lower: true }],
-  ["Quality and variety", [["precision", "precision"], ["recall", "recall"], ["diversity", "diversity"]], { from: "vitals" }],
+  ["Distance to real images (KID)", [["score", "score"]], { log: true, from: "vitals", lower: true }],
+  ["Quality and diversity", [["precision", "precision"], ["recall", "recall"], ["diversity", "diversity"]], { from: "vitals" }],
   ["Discriminator", [["d_real", "D(real)"], ["d_fake", "D(fake)"]], {}],
   ["Loss", [["loss", "loss"]], {}],
   ["Gradients", [["g_norm", "generator"], ["d_norm", "discriminator"]], { log: true }],
   ["Penalty and augmentation", [["penalty", "penalty"], ["augment", "augmentation"]], {}],
-  ["Lattice and sharpness, real = 1", [["lattice", "lattice"], ["sharpness", "sharpness"]], { from: "vitals" }],
-  ["Overfitting and copies", [["d_gap", "gap"], ["near", "near"]], { from: "vitals" }],
+  ["Checkerboard artefacts and sharpness (1 = like real images)", [["lattice", "artefacts"], ["sharpness", "sharpness"]], { from: "vitals" }],
+  ["Overfitting and copying", [["d_gap", "gap"], ["near", "near"]], { from: "vitals" }],
   ["Speed", [["images_per_second", "images/s"]], {}],
 ];
 
@@ -52,7 +52,7 @@ export class Watch {
       if (!runs.some((one) => one.name === this.name)) this.name = (runs.find((one) => one.state === "training") ?? runs[0])?.name;
       if (this.other && !runs.some((one) => one.name === this.other)) this.other = "";
       if (!this.name) {
-        this.main.replaceChildren(h("p", { class: "hint" }, "There is no training run in this folder: ", h("code", {}, "ganvas train"), " makes one."));
+        this.main.replaceChildren(h("p", { class: "hint" }, "No training run in this folder. Start one with ", h("code", {}, "ganvas train"), "."));
       } else {
         const changed = await Promise.all([this.name, this.other].filter(Boolean).map((name) => this.ask(name)));
         if (changed.some(Boolean) || this.drawn !== `${this.name} ${this.other}`) this.draw(runs);
@@ -126,7 +126,7 @@ export class Watch {
       return found.length ? curve(title, found, { log: how.log, best }) : null;
     });
     this.charts.replaceChildren(...charts.filter(Boolean));
-    if (!this.charts.children.length) this.charts.append(h("p", { class: "hint" }, "The first numbers come within seconds of the training's start."));
+    if (!this.charts.children.length) this.charts.append(h("p", { class: "hint" }, "The first values appear a few seconds after the start of training."));
   }
 
   build(runs, run, other) {
@@ -158,15 +158,15 @@ export class Watch {
       h("h2", {}, run.name, " ", h("span", { class: `pill ${run.state}` }, STATES[run.state])),
       h("progress", { value: run.progress, max: 1, "aria-label": "Progress", "aria-valuetext": percent(run.progress) }),
       h("p", { class: "facts" }, h("strong", {}, percent(run.progress)), ...facts.map((one) => h("span", {}, one)),
-        run.has_model ? h("button", { onclick: () => this.hooks.explore(run.name) }, "Explore its model") : "",
-        h("button", { onclick: () => copy(run.film_command, "The command") }, "Copy the film's command")),
+        run.has_model ? h("button", { onclick: () => this.hooks.explore(run.name) }, "Explore model") : "",
+        h("button", { onclick: () => copy(run.film_command, "The command") }, "Copy command for the film")),
       run.sentence ? h("p", { class: "note error" }, run.sentence) : "",
     ];
   }
 }
 
 function healthWords(run) {
-  if (!run.health.length) return [h("li", { class: "good" }, run.images ? "Nothing to say against it." : "Nothing is known yet.")];
+  if (!run.health.length) return [h("li", { class: "good" }, run.images ? "No problems detected." : "No data yet.")];
   return [...run.health].reverse().map((one) => h("li", { class: "bad" },
     h("strong", {}, one.words), h("span", {}, one.action), h("span", { class: "hint" }, `at ${count(one.images)} images`)));
 }
@@ -184,7 +184,7 @@ function differences(run, other) {
   const names = [...new Set([...Object.keys(run.options), ...Object.keys(other.options)])].sort();
   const odd = names.filter((name) => (run.options[name] ?? "") !== (other.options[name] ?? ""));
   const rows = odd.map((name) => h("tr", {}, h("th", { scope: "row" }, name), h("td", {}, run.options[name] ?? ""), h("td", {}, other.options[name] ?? "")));
-  return h("section", { "aria-label": "What differs" }, h("h3", {}, "What differs"),
+  return h("section", { "aria-label": "Differences" }, h("h3", {}, "Differences"),
     odd.length ? h("div", { class: "table" }, h("table", {},
       h("thead", {}, h("tr", {}, h("th", {}, "option"), h("th", {}, run.name), h("th", {}, other.name))), h("tbody", {}, rows)))
       : h("p", { class: "hint" }, "Both runs have the same options."));
@@ -214,7 +214,7 @@ class Film {
     }, `Film (${form})`)));
     this.way.input.max = Math.max(0, this.grids.length - 1);
     this.element.classList.toggle("empty", !this.grids.length);
-    if (!this.grids.length) this.says.textContent = "The first grid comes with the first report.";
+    if (!this.grids.length) this.says.textContent = "No preview yet.";
     else if (more && this.follows && !this.playing) this.show(this.grids.length - 1);
   }
 
@@ -228,7 +228,7 @@ class Film {
     await loading.decode().catch(() => {});
     if (this.at !== place) return;
     this.image.src = address;
-    this.image.alt = `Pictures after ${images} images, each from the same latent as before`;
+    this.image.alt = `Samples after ${images} images, always from the same latents`;
     this.says.textContent = `after ${count(images)} images`;
   }
 
