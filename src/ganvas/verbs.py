@@ -205,7 +205,7 @@ def lines(evaluation: dict[str, Any]) -> list[str]:
 
 
 def open_generator(source: str | Path, device: str | None = None) -> Generator:
-    """The generator of a run, a model folder, a weights file, or a name on the hub such as "owner/name"."""
+    """The generator of a run, a model folder, a weights file, or "hf://owner/name" on the hub."""
     return Generator.load(hub.local(source), device)
 
 
@@ -228,11 +228,11 @@ def sample(
 ) -> list[Path]:
     """Writes pictures of the seeds `seed` to `seed + num - 1` and manifest.csv into the folder `out`.
 
-    source: a run, a model folder, a generator.safetensors file or a name on the hub. out: a folder, or a .zip file.
-    seeds: in place of num and seed, such as "0-9,42". per_class: so many of every class in class folders, seeds
-    counting on from `seed`. as_grid: one picture `out` of all instead. form: of the files, 8 or 16 bit as the data had
-    it, one common scale. no_copies: leave out what copies a training picture (data: where those are, if there is no
-    run). fast: half precision on a GPU. An interrupted call goes on when made again. Returns the pictures' paths.
+    source: a run, a model folder, a generator.safetensors file or "hf://owner/name" on the hub. out: a folder, or a
+    .zip file. seeds: in place of num and seed, such as "0-9,42". per_class: so many of every class in class folders,
+    seeds counting on from `seed`. as_grid: one picture `out` of all instead. form: of the files, 8 or 16 bit as the
+    data had it, one common scale. no_copies: leave out what copies a training picture (data: where those are, if there
+    is no run). fast: half precision on a GPU. An interrupted call goes on when made again. Returns the pictures' paths.
     """
     generator = open_generator(source, device)
     if fast:

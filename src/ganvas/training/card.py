@@ -280,7 +280,7 @@ def about(facts: Facts) -> str:
 
 def how_to_use(facts: Facts, repo: str | None) -> str:
     config = facts.generator.info.config
-    name = repo or FOLDER
+    name = f"hf://{repo}" if repo else FOLDER
     load = f'hub.local("{name}")' if repo else f'"{name}"'
     return (
         "```sh\n"
