@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -134,6 +135,62 @@ def test_finished_run_is_left_alone_and_a_larger_budget_goes_on(pictures: Path, 
     assert ganvas.train(pictures, out, images=96, **SMALL).images_seen == 96
     with pytest.raises(RunError, match=r"96 images: 64 is less"):
         ganvas.train(pictures, out, images=64, **SMALL)
+
+
+@pytest.mark.parametrize("lost", ["model", "best", "samples/{:012d}.png", "log.jsonl"])
+def test_a_run_that_was_killed_while_it_finished_is_finished_by_the_next_call(
+    lost: str, pictures: Path, finished: Path, tmp_path: Path
+) -> None:
+    """Whatever of its end is missing: the model, the best weights, the last grid, or the last line of the log."""
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    place = out / lost.format(IMAGES)
+    if place.is_dir():
+        shutil.rmtree(place)
+    elif place.suffix == ".png":
+        place.unlink()
+    else:
+        place.write_text("".join(place.read_text().splitlines(keepends=True)[:-1]))
+        older = ganvas.Generator.load(out / "model")
+        next(older.network.parameters()).data.add_(1)
+        older.save(out / "model")
+    ganvas.train(pictures, out, images=IMAGES, **SMALL)
+    for part in ("model", "best"):
+        assert ganvas.Generator.load(out / part).hash == ganvas.Generator.load(finished / part).hash
+    assert [images for images, _ in Run(out).grids()] == [images for images, _ in Run(finished).grids()]
+    assert [one.path.name for one in Run(out).saved()] == [one.path.name for one in Run(finished).saved()]
+    left = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    ganvas.train(pictures, out, images=IMAGES, **SMALL)
+    changed = {path.name for path in left if path.stat().st_mtime_ns != left[path]}
+    assert changed <= {".lock", "config.json", "log.jsonl"}  # now it is left alone
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_wait_until_all_is_written(
+    number: signal.Signals, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(average: object, run: Run, images_seen: int) -> None:
+        if images_seen == 48:  # the end
+            os.kill(os.getpid(), number)
+        write_model(average, run, images_seen)
+
+    write_model = loop.write_model
+    monkeypatch.setattr(loop, "write_model", interrupted)
+    ended = ganvas.train(pictures, tmp_path / "run", images=48, **SMALL)
+    assert not ended.signal and [*read_log(tmp_path / "run")][-1] == {"images": 48, "finished": True}
+
+
+def test_a_grid_that_was_due_when_a_run_was_stopped_is_drawn(
+    pictures: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    grids = [images for images, _ in Run(finished).grids()]
+    with monkeypatch.context() as patch:
+        stop_after(patch, steps=grids[-2] // 16)
+        ganvas.train(pictures, out, images=IMAGES, **SMALL)
+    Run(out).grids()[-1][1].unlink()
+    ganvas.train(pictures, out, images=IMAGES, **SMALL)
+    assert [images for images, _ in Run(out).grids()] == [*grids[:-2], grids[-2] + 16, grids[-1]]
 
 
 def test_other_options_or_pictures_are_refused_with_the_difference(

@@ -10,10 +10,10 @@ import ganvas
 from ganvas.config import BUDGET_FIELDS, MACHINE_FIELDS, ModelConfig, TrainConfig, from_dict
 from ganvas.data.batches import Batches
 from ganvas.data.pack import Pack
-from ganvas.device import Device, barrier, rank, world_size
+from ganvas.device import Device, agree, barrier, rank, world_size
 from ganvas.errors import CheckpointError, RunError
-from ganvas.generator import ModelInfo
-from ganvas.run import Run, timestamp
+from ganvas.generator import WEIGHTS, ModelInfo
+from ganvas.run import Run, read_log, timestamp
 from ganvas.training.clock import total_images
 from ganvas.training.loop import Examine
 from ganvas.training.plan import plan
@@ -26,7 +26,7 @@ from ganvas.training.transfer import Origin, open_origin, take_over
 
 @dataclasses.dataclass(frozen=True)
 class Session:
-    """A training about to begin. config: complete; finished: its budget is used up already."""
+    """A training about to begin. config: complete; finished: its budget is used up and all of it is written."""
 
     state: TrainState
     config: TrainConfig
@@ -91,10 +91,21 @@ def open_session(
         if rank() == 0:
             run.cut_log(state.images_seen)
         display.say(f"going on from {state.images_seen:,} images in {run.folder}")
-    return Session(state, config, info, is_finished(state, config))
+    used_up = is_used_up(state, config)
+    finished = bool(agree([float(used_up and is_complete(run, state.images_seen))])[0])
+    if used_up and not finished:
+        display.say("the training is over, but not all of it was written: the last grid and the model are made again")
+    return Session(state, config, info, finished)
 
 
-def is_finished(state: TrainState, config: TrainConfig) -> bool:
+def is_complete(run: Run, images_seen: int) -> bool:
+    """Whether all that a training leaves at its end is there: the model, the best weights, the last grid."""
+    ended = any(record.get("finished") and record.get("images") == images_seen for record in read_log(run.folder))
+    wanted = (run.model / WEIGHTS, run.best / WEIGHTS, run.samples / f"{images_seen:012d}.png")
+    return ended and all(path.is_file() for path in wanted)
+
+
+def is_used_up(state: TrainState, config: TrainConfig) -> bool:
     if config.minutes is not None:
         return state.seconds >= config.minutes * 60
     return state.images_seen >= (total_images(config, state.batches.pack.num_training) or 0)
