@@ -42,6 +42,14 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def parse_json(text: str | bytes) -> Any:
+    """`json.loads`, with ValueError also for what nests too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it nests too deeply") from error
+
+
 def inside(folder: Path, name: object) -> Path | None:
     """The place below `folder` that a name from a file means; None for no text, and for what lies outside."""
     if not isinstance(name, str):

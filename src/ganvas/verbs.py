@@ -253,6 +253,9 @@ def sample(
             path = out if out.suffix.lower() in (".png", ".tif", ".tiff") else out.with_name(f"{out.name}.{form}")
             return [one_grid(generator, path, planned, truncation, gate)]
         written = sampling.write(generator, out, planned, truncation, gate=gate, progress=display.packing)
+    if written.damaged:
+        lines = f"{written.damaged:,} damaged line{'s' if written.damaged > 1 else ''}"
+        display.say(f"{out / 'manifest.csv'} had {lines}: left out, and what is missing is drawn again")
     if written.known:
         display.say(f"{written.known:,} of {len(planned):,} pictures were there already")
     if gate is not None:

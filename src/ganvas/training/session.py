@@ -88,8 +88,9 @@ def open_session(
             raise CheckpointError(
                 f"the checkpoints in {run.folder} do not fit its config.json: restore it, or choose another --out"
             ) from error
-        if rank() == 0:
-            run.cut_log(state.images_seen)
+        if rank() == 0 and (damaged := run.cut_log(state.images_seen)):
+            lines = f"{damaged} damaged line{'s' if damaged > 1 else ''}"
+            display.say(f"{run.folder / 'log.jsonl'} had {lines}: left out, the rest is used")
         display.say(f"going on from {state.images_seen:,} images in {run.folder}")
     used_up = is_used_up(state, config)
     finished = bool(agree([float(used_up and is_complete(run, state.images_seen))])[0])
@@ -156,7 +157,8 @@ def new_record(
 def taken_up(run: Run, pack: Pack, asked: TrainConfig, start: Path | None) -> dict[str, Any]:
     """An old run's record with this session's machine options and budget; RunError when it is another run."""
     record = run.config()
-    data, before, train = record["data"], record["asked"], record["train"]
+    data, before = record["data"], record["asked"]
+    train = dataclasses.asdict(from_dict(TrainConfig, record["train"], "config.json"))
     if data.get("hash") != pack.hash:
         raise RunError(
             f"{run.folder} was trained on other pictures ({data.get('num_images')} of {data.get('size')}, "
@@ -176,7 +178,7 @@ def taken_up(run: Run, pack: Pack, asked: TrainConfig, start: Path | None) -> di
     ]
     if differences:
         raise RunError(f"{run.folder} was started with other options ({'; '.join(differences)}): choose another --out")
-    if train["batch"] % world_size():
+    if (train["batch"] or 1) % world_size():
         raise RunError(
             f"{run.folder} has batches of {train['batch']}, which {world_size()} processes cannot share evenly: "
             "go on with a number that divides it"
@@ -184,7 +186,9 @@ def taken_up(run: Run, pack: Pack, asked: TrainConfig, start: Path | None) -> di
     budget = {name: value for name, value in given.items() if name in BUDGET_FIELDS}
     for name, value in budget.items():
         if train[name] is None:
-            old = next(n for n in BUDGET_FIELDS if train[n] is not None)
+            old = next((n for n in BUDGET_FIELDS if train[n] is not None), None)
+            if old is None:
+                raise RunError(f"{run.folder / 'config.json'} is damaged: it has no budget")
             raise RunError(f"{run.folder} has a budget in {old} ({train[old]:g}): give a larger --{old}")
         if value < train[name]:
             raise RunError(f"{run.folder} has a budget of {train[name]:g} {name}: {value:g} is less, nothing to do")
