@@ -26,6 +26,7 @@ import torch
 from PIL import Image
 
 import ganvas
+import ganvas.verbs
 from conftest import TINY, Answer, Command
 from ganvas.run import Run
 
@@ -587,6 +588,15 @@ def test_place_that_cannot_be_written(
     if command == "train":
         assert "is a file" in refused("train", two_classes, "--out", tmp_path / "file")
     assert content(tmp_path) == {"file": b"mine"}
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory\nat x")])
+def test_no_memory(refused: Refused, trained: Path, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(ganvas.verbs, "sample", short)
+    assert "the memory does not suffice" in refused("sample", trained)
 
 
 def test_full_disk_while_training(refused: Refused, ganvas_command: Command, two_classes: Path, tmp_path: Path) -> None:

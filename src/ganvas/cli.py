@@ -610,6 +610,15 @@ def main() -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except (RuntimeError, MemoryError) as error:
+        from ganvas.device import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        what = str(error).partition("\n")[0] or "no more can be had"
+        advice = "close other programs, or use smaller images or a smaller batch"
+        print(f"ganvas: the memory does not suffice ({what}): {advice}", file=sys.stderr)
+        return 2
     except OSError as error:  # a disk or a network place that fails where nobody expects it
         print(f"ganvas: {error}", file=sys.stderr)
         return 2

@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -53,7 +54,7 @@ def choose_device(wanted: str | None = None) -> Device:
     if device.type != "cpu":
         raise ConfigError(f"--device {wanted}: expected cpu, cuda, cuda:1 or mps")
     threads = torch.get_num_threads()
-    return Device(device, f"CPU, {threads} thread{'s' if threads > 1 else ''}", reason, False)
+    return Device(device, f"CPU, {threads} thread{'s' if threads > 1 else ''}", reason, False, available_memory())
 
 
 def prepare(device: Device) -> None:
@@ -65,12 +66,58 @@ def prepare(device: Device) -> None:
         torch.backends.cudnn.allow_tf32 = True
 
 
+NO_MEMORY = ("not enough memory", "out of memory", "allocate memory", "bad_alloc", "ALLOC_FAILED")
+"""Parts of the messages: of Windows, CUDA and MPS, Linux and macOS, C++, cuBLAS and cuDNN."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """True for CUDA's and MPS's error class, and for the plain RuntimeError that the CPU allocator raises."""
+    """True for PyTorch's and Python's error classes, and for the plain RuntimeErrors that allocators raise."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and ("not enough memory" in text or "out of memory" in text)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
+
+
+def available_memory(root: Path = Path("/")) -> int | None:
+    """Bytes that this process may still take: the least of what the machine has, the limits of its cgroups (version 1
+    and 2: containers, SLURM) and those of `ulimit`. None where the system does not say."""
+    try:
+        fields = dict(line.split(":") for line in (root / "proc/meminfo").read_text().splitlines())
+        found = [int(fields["MemAvailable"].split()[0]) * 1024]  # with what the disk cache would give back
+        size, *_, data, _ = (int(pages) * os.sysconf("SC_PAGE_SIZE") for pages in
+                             (root / "proc/self/statm").read_text().split())  # fmt: skip
+    except (OSError, KeyError, ValueError, IndexError):
+        return None
+    import resource  # not on Windows
+
+    for limit, used in ((resource.RLIMIT_AS, size), (resource.RLIMIT_DATA, data)):
+        most = resource.getrlimit(limit)[0]
+        if most != resource.RLIM_INFINITY:
+            found.append(most - used)
+    return max(0, min([*found, *left_in_cgroups(root)]))
+
+
+def left_in_cgroups(root: Path) -> Generator[int]:
+    """Bytes left in the process's memory cgroup and in those around it."""
+    try:
+        groups = [line.split(":", 2) for line in (root / "proc/self/cgroup").read_text().splitlines()]
+    except OSError:
+        return
+    for _, controllers, path in groups:
+        if not controllers:
+            top, names = root / "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            top = root / "sys/fs/cgroup/memory"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        place = top / path.lstrip("/")
+        for folder in (place, *place.parents):
+            with contextlib.suppress(OSError, ValueError, KeyError):  # "max": no limit here
+                most, used = (int((folder / name).read_text()) for name in names[:2])
+                kept = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                yield most - used + int(kept[names[2]])  # files in the disk cache make room
+            if folder == top:
+                break
 
 
 # ---- ranks (torchrun sets the environment) ----

@@ -251,7 +251,7 @@ def gradients(
             return accumulate_gradients(
                 networks, inputs, config, policy, state.micro_batch, penalise, side, paths, workers
             )
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             least = 2 if traits_of(state.model).batch_statistics else 1
