@@ -7,11 +7,17 @@ import errno
 import hashlib
 import json
 import os
+import platform
+import re
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from ganvas.errors import GanvasError
+
+HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]  # several machines may share a disk
+TEMPORARY = re.compile(rf"\..+\.{HOST}-(\d+)\.tmp", re.DOTALL)
+_swept: set[Path] = set()  # by this process, before it first writes there
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object], sync: bool = True) -> None:
@@ -19,7 +25,10 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], sync: bool
 
     sync: also after a power cut. Without it a file is written many times faster, and may be empty after one.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    if path.parent not in _swept:
+        _swept.add(path.parent)
+        sweep(path.parent)
+    temporary = path.with_name(f".{path.name}.{HOST}-{os.getpid()}.tmp")
     try:
         with explained(path):
             with temporary.open("wb") as file:
@@ -31,6 +40,28 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], sync: bool
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def sweep(folder: Path) -> None:
+    """Deletes what killed processes of this machine left of files that they were writing into `folder`."""
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            match = TEMPORARY.fullmatch(path.name)
+            if match is not None and not is_alive(int(match[1])):
+                path.unlink(missing_ok=True)
+
+
+def is_alive(process: int) -> bool:
+    """Whether a process of this number is running here; True where that cannot be known."""
+    if os.name == "nt":  # there is no harmless signal
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

@@ -65,6 +65,8 @@ class Run:
             return self
         if self.folder.exists() and not self.folder.is_dir():
             raise RunError(f"{self.folder} is a file: choose another folder for the run")
+        for place in (self.folder, self.samples, self.checkpoints, self.model, self.best, *self.averages.glob("*")):
+            files.sweep(place)
         if self.folder.is_dir() and not self.has_config() and any(p.name != ".lock" for p in self.folder.iterdir()):
             raise RunError(f"{self.folder} holds other files and no run: choose a new or an empty folder for the run")
         with files.explained(self.folder):
