@@ -193,6 +193,47 @@ def test_a_grid_that_was_due_when_a_run_was_stopped_is_drawn(
     assert [images for images, _ in Run(out).grids()] == [*grids[:-2], grids[-2] + 16, grids[-1]]
 
 
+def test_a_run_of_a_gpu_goes_on_on_a_cpu_and_says_so(
+    pictures: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """The run of a GPU is made up: its record, and the state of CUDA's generators, 16 bytes each."""
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    run, record = Run(out), json.loads((out / "config.json").read_text())
+    record["train"] |= {"device": "cuda:0", "precision": "bf16", "compile": True}
+    run.write_config(record)
+    state = newest_state(out)
+    state["noise"] = state["rng"]["cuda"] = torch.zeros(16, dtype=torch.uint8)
+    state["machine"] |= {"device": "cuda", "precision": "bf16"}
+    state["counters"]["images_seen"] -= 16
+    for checkpoint in run.saved():
+        checkpoint.path.unlink()
+    run.save_checkpoint(state, IMAGES - 16, keep=2)
+    ganvas.train(pictures, out, images=IMAGES, **(SMALL | {"quiet": False}))
+    assert "not bit-exact" in (said := capsys.readouterr().err)
+    assert "device cuda -> cpu, precision bf16 -> fp32" in said
+    train = json.loads((out / "config.json").read_text())["train"]
+    assert (train["device"], train["precision"], train["compile"]) == ("cpu", "fp32", False)
+    assert newest_state(out)["machine"] == newest_state(finished)["machine"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"micro_batch": 4}, "micro-batch 16 -> 4"), ({"precision": "bf16"}, "precision fp32 -> bf16")],
+)
+def test_micro_batch_and_precision_may_change_when_a_run_goes_on(
+    change: dict[str, object], words: str, pictures: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    for again in (False, True):  # the second time nothing changes any more
+        ganvas.train(pictures, out, images=(more := IMAGES + 16), **(SMALL | {"quiet": False} | change))
+        said, state = capsys.readouterr().err, newest_state(out)
+        assert state["counters"]["images_seen"] == more
+        assert state["counters"]["micro_batch"] == change.get("micro_batch", 16)
+        assert (words in said) is not again
+
+
 def test_other_options_or_pictures_are_refused_with_the_difference(
     pictures: Path, finished: Path, tmp_path: Path
 ) -> None:

@@ -359,9 +359,19 @@ class TrainConfig:
 
 
 MACHINE_FIELDS = frozenset(
-    {"device", "micro_batch", "workers", "compile", "previews", "checkpoint_minutes", "keep", "tensorboard"}
+    {
+        "device",
+        "precision",
+        "micro_batch",
+        "workers",
+        "compile",
+        "previews",
+        "checkpoint_minutes",
+        "keep",
+        "tensorboard",
+    }
 )
-"""Options that may change between two sessions of one run: they do not change what is learned."""
+"""Options that may change between two sessions of one run: they do not change what is learned, but for rounding."""
 BUDGET_FIELDS = frozenset({"minutes", "images", "epochs"})
 """A run may be given a larger budget of the same unit later."""
 

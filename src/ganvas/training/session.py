@@ -6,6 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import ganvas
 from ganvas.config import BUDGET_FIELDS, MACHINE_FIELDS, ModelConfig, TrainConfig, from_dict
 from ganvas.data.batches import Batches
@@ -16,7 +18,7 @@ from ganvas.generator import WEIGHTS, ModelInfo
 from ganvas.run import Run, read_log, timestamp
 from ganvas.training.clock import total_images
 from ganvas.training.loop import Examine
-from ganvas.training.plan import plan
+from ganvas.training.plan import Chooser, choose_machine, plan
 from ganvas.training.probe import probe_gamma
 from ganvas.training.progress import Display
 from ganvas.training.show import show_plan
@@ -52,7 +54,7 @@ def open_session(
     origin = None
     if run.has_config():
         if rank() == 0:
-            run.write_config(taken_up(run, pack, asked, start))
+            run.write_config(taken_up(run, pack, asked, device, start))
     else:
         origin = open_origin(start) if start is not None else None
         if rank() == 0:
@@ -83,7 +85,7 @@ def open_session(
             display.say(f"  {line}")
     if checkpoint is not None:
         try:
-            state.load_state_dict(checkpoint)
+            changes = state.load_state_dict(checkpoint)
         except (KeyError, RuntimeError, ValueError) as error:
             raise CheckpointError(
                 f"the checkpoints in {run.folder} do not fit its config.json: restore it, or choose another --out"
@@ -92,6 +94,8 @@ def open_session(
             lines = f"{damaged} damaged line{'s' if damaged > 1 else ''}"
             display.say(f"{run.folder / 'log.jsonl'} had {lines}: left out, the rest is used")
         display.say(f"going on from {state.images_seen:,} images in {run.folder}")
+        if changes:
+            display.say(f"from here on not bit-exact, since the machine is used in another way: {', '.join(changes)}")
     used_up = is_used_up(state, config)
     finished = bool(agree([float(used_up and is_complete(run, state.images_seen))])[0])
     if used_up and not finished:
@@ -154,8 +158,11 @@ def new_record(
     }
 
 
-def taken_up(run: Run, pack: Pack, asked: TrainConfig, start: Path | None) -> dict[str, Any]:
-    """An old run's record with this session's machine options and budget; RunError when it is another run."""
+def taken_up(run: Run, pack: Pack, asked: TrainConfig, device: Device, start: Path | None) -> dict[str, Any]:
+    """An old run's record with this session's machine options and budget; RunError when it is another run.
+
+    On another kind of device, what was chosen for the old one is chosen anew.
+    """
     record = run.config()
     data, before = record["data"], record["asked"]
     train = dataclasses.asdict(from_dict(TrainConfig, record["train"], "config.json"))
@@ -193,8 +200,13 @@ def taken_up(run: Run, pack: Pack, asked: TrainConfig, start: Path | None) -> di
         if value < train[name]:
             raise RunError(f"{run.folder} has a budget of {train[name]:g} {name}: {value:g} is less, nothing to do")
     changes = {name: value for name, value in given.items() if name in MACHINE_FIELDS} | budget
-    record["train"] = train | changes
     record["asked"] = before | changes
+    if torch.device(train["device"] or "cpu").type != device.torch_device.type:
+        wanted = dataclasses.replace(from_dict(TrainConfig, record["asked"], "config.json"), device=None)
+        chooser = Chooser(wanted, {})
+        choose_machine(chooser, device)
+        changes = chooser.values | changes
+    record["train"] = train | changes
     record["budget"] = from_dict(TrainConfig, record["train"], "config.json").budget
     return record
 
