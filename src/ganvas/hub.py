@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 from ganvas import files
-from ganvas.data.pack import cache_dir
 from ganvas.errors import CheckpointError, ConfigError, GanvasError, MissingExtraError
 from ganvas.generator import WEIGHTS, Generator, ModelInfo, find_weights
 from ganvas.training.card import card, facts_of, run_of
@@ -145,7 +144,7 @@ def pull(
 def cache(endpoint: str | None = None) -> Path:
     """Where fetched models are kept: in Ganvas's cache, apart by server."""
     host = urllib.parse.urlsplit(endpoint).netloc if endpoint else "huggingface.co"
-    return cache_dir() / "hub" / re.sub(r"[^A-Za-z0-9.-]", "_", host)
+    return files.cache_dir() / "hub" / re.sub(r"[^A-Za-z0-9.-]", "_", host)
 
 
 # -- files of a model --

@@ -54,6 +54,7 @@ class Run:
         self.best = folder / "best"
         self.averages = folder / "averages"
         self.lock = filelock.FileLock(folder / ".lock")
+        self.is_locked = False
         self.is_new = not folder.exists()
 
     def __enter__(self) -> Run:
@@ -72,7 +73,7 @@ class Run:
         with files.explained(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             try:
-                self.lock.acquire(timeout=0)
+                self.is_locked = files.acquire(self.lock, timeout=0)
             except filelock.Timeout:
                 raise RunError(
                     f"another process is training in {self.folder}: wait for it, or choose another folder"

@@ -79,6 +79,8 @@ def train(
         examine = QuickJudge(pack, str(device.torch_device))
         start = Path(start_from) if start_from is not None else None
         with Run(folder, writes=rank() == 0) as run:
+            if run.writes and not run.is_locked:
+                display.say(files.no_locks(folder))
             session = open_session(run, pack, str(data), config, device, display, examine, start)
             if session.finished:
                 display.say(f"{folder} is finished ({session.state.images_seen:,} images); a larger budget goes on")
