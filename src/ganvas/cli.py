@@ -50,7 +50,7 @@ def train(
         verbs.dry_run(source, data_path=data, data_config=picture, config=training, start_from=start)
         return 0
     trained = verbs.train(source, out, data_path=data, data_config=picture, config=training, start_from=start)
-    if os.environ.get("RANK", "0") != "0":
+    if trained.rank:
         return 0
     if trained.signal:
         print(f"stopped and saved; to go on: ganvas {shlex.join(sys.argv[1:])}")

@@ -13,7 +13,7 @@ from ganvas import files, hub
 from ganvas.config import DataConfig, TrainConfig
 from ganvas.data.batches import Batches
 from ganvas.data.pack import Pack, open_pack
-from ganvas.device import barrier, choose_device, prepare, process_group, rank
+from ganvas.device import choose_device, first_rank_first, prepare, process_group, rank
 from ganvas.errors import ConfigError
 from ganvas.explore import morph, sampling
 from ganvas.explore.recipes import Direction, Favourites, Mix, Recipe, parse_depths, parse_seeds, resolve
@@ -39,12 +39,13 @@ from ganvas.training.transfer import open_origin
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """What `train` leaves. signal: the number of the signal that ended it early, else 0."""
+    """What `train` leaves. signal: the number of the signal that ended it early, else 0. rank: of this process."""
 
     folder: Path
     images_seen: int
     seconds: float
     signal: int = 0
+    rank: int = 0
 
 
 def train(
@@ -69,7 +70,7 @@ def train(
     data_config, config = with_options(data_config or DataConfig(), config or TrainConfig(), options)
     data_config, notes = as_preset(data_config, config)
     folder = Path(out) if out is not None else default_folder(data)
-    with process_group():
+    with process_group(Display(quiet).say):
         display = Display(quiet or rank() > 0)
         device = choose_device(config.device)
         prepare(device)
@@ -84,13 +85,13 @@ def train(
             session = open_session(run, pack, str(data), config, device, display, examine, start)
             if session.finished:
                 display.say(f"{folder} is finished ({session.state.images_seen:,} images); a larger budget goes on")
-                return Trained(folder, session.state.images_seen, session.state.seconds)
+                return Trained(folder, session.state.images_seen, session.state.seconds, rank=rank())
             if session.config.tensorboard and rank() == 0:
                 display.record_events(folder / "tensorboard")
             networks = call_networks(session.state, session.config, display.say)
             with display:
                 outcome = loop.train(session.state, networks, session.config, session.info, run, display, examine)
-    return Trained(folder, outcome.images_seen, outcome.seconds, outcome.signal)
+            return Trained(folder, outcome.images_seen, outcome.seconds, outcome.signal, rank())
 
 
 def dry_run(
@@ -154,12 +155,9 @@ def with_options(data: DataConfig, train: TrainConfig, options: dict[str, Any]) 
 
 def open_for_all_ranks(data: str | Path, config: DataConfig, path: str | Path | None, display: Display) -> Pack:
     """Rank 0 packs, the others open what it made."""
-    if rank() > 0:
-        barrier()
-    with display:
+    with first_rank_first(), display:
         pack = open_pack(data, config, path=path, progress=display.packing)
     if rank() == 0:
-        barrier()
         for note in pack.notes:
             display.say(note)
     return pack

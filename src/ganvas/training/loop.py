@@ -137,6 +137,7 @@ def train(
             starting = is_starting(config, state.images_seen, state.total_images)
             state.generator.starting = starting  # ty: ignore[invalid-assignment]
             penalise, paths = state.step % interval == 0, state.step % PATH_INTERVAL == 0
+            ranks.seed_step(config.seed, state.step)
             for _ in range(rounds):
                 real, labels = next(state.batches)
                 labels = labels if average.classes else None
