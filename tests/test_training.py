@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -311,6 +312,47 @@ def test_compile_that_cannot_work_falls_back(
     monkeypatch.setattr(torch, "compile", broken)
     ganvas.train(pictures, tmp_path / "run", images=32, compile=True, **(SMALL | {"quiet": False}))
     assert "torch.compile does not work here (no C++ compiler): going on without it" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore")  # PyTorch's own, while it compiles
+@pytest.mark.parametrize("options", [{"loss": "hinge"}, {"loss": "bce", "label_noise": 0.1}])
+def test_compiled_networks_learn_as_the_others_do(
+    options: dict[str, object],
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    """Also where a step goes back through the discriminator twice. The compiler's front end alone: that is quick."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    small = SMALL | {"images": 64, "quiet": False} | options
+    for name in ("plain", "compiled"):
+        ganvas.train(pictures, tmp_path / name, compile=name == "compiled", **small)
+    assert "torch.compile does not work" not in capsys.readouterr().err
+    plain, compiled = (newest_state(tmp_path / name)["generator"] for name in ("plain", "compiled"))
+    for name, tensor in plain.items():
+        torch.testing.assert_close(compiled[name], tensor, rtol=1e-3, atol=2e-4)
+
+
+def test_compile_that_fails_in_a_backward_pass_falls_back_and_leaves_nothing_behind(
+    pictures: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    class Broken(torch.autograd.Function):
+        @staticmethod
+        def forward(_: object, x: torch.Tensor) -> torch.Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(_: object, *gradients: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("no kernel for the backward pass")
+
+    def broken(network: torch.nn.Module) -> object:
+        return lambda *inputs: Broken.apply(network(*inputs))
+
+    monkeypatch.setattr(torch, "compile", broken)
+    ganvas.train(pictures, tmp_path / "run", images=IMAGES, compile=True, **(SMALL | {"quiet": False}))
+    assert "torch.compile does not work here (no kernel for the backward pass)" in capsys.readouterr().err
+    assert_same(newest_state(finished)["generator"], newest_state(tmp_path / "run")["generator"])
 
 
 def test_budgets_exclude_each_other() -> None:
