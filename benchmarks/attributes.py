@@ -26,7 +26,7 @@ from common import table
 from ganvas.augment import augment, draw
 from ganvas.config import DataConfig
 from ganvas.data import Pack, open_pack
-from ganvas.data.pack import cache_dir
+from ganvas.files import cache_dir
 from ganvas.generator import Generator
 from ganvas.judge.frechet import frechet
 from ganvas.judge.small import BATCH, LIGHT, Classifier, moments, prepared

@@ -26,6 +26,7 @@ import torch
 from PIL import Image
 
 import ganvas
+import ganvas.verbs
 from conftest import TINY, Answer, Command
 from ganvas.run import Run
 
@@ -416,12 +417,50 @@ def test_two_processes_on_one_run(refused: Refused, run: Path, two_classes: Path
     assert "another process is training in" in said and content(run) == before
 
 
-@pytest.mark.parametrize("spoilt", ["", "{", "[]", "{}", "null", '{"data": 1, "model": {}, "asked": {}, "train": {}}'])
-def test_damaged_config(refused: Refused, run: Path, two_classes: Path, spoilt: str) -> None:
-    (run / "config.json").write_text(spoilt)
+@pytest.mark.parametrize(
+    "spoilt",
+    [b"", b"{", b"[]", b"{}", b"null", b'{"data": 1, "model": {}, "asked": {}, "train": {}}', b"\xff{}", b"[" * 10**5],
+)
+def test_damaged_config(refused: Refused, run: Path, two_classes: Path, spoilt: bytes) -> None:
+    (run / "config.json").write_bytes(spoilt)
     before = content(run)
     said = refused("train", two_classes, "--out", run, "--images", 99, *TINY)
     assert "config.json is damaged" in said and content(run) == before
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("train", {"batch": "16"}),
+        ("train", {"images": None}),
+        ("train", {"r1": [1]}),
+        ("train", {"loss": "none", "seed": True}),
+        ("model", {"height": None}),
+        ("data", {"source": 5}),
+        ("data", {"hash": ["a"]}),
+    ],
+)
+def test_config_with_values_of_another_kind(
+    refused: Refused, run: Path, two_classes: Path, part: str, change: dict[str, object]
+) -> None:
+    config = json.loads((run / "config.json").read_text())
+    config[part] |= change
+    (run / "config.json").write_text(json.dumps(config))
+    assert "config.json is damaged" in refused("train", two_classes, "--out", run, "--images", 99, *TINY)
+
+
+def test_damaged_lines_of_the_log_are_left_out(ganvas_command: Command, run: Path, two_classes: Path) -> None:
+    odd: list[object] = [[1], 5, {}, {"images": "16"}, {"images": True}, {"images": 1e300}]  # no records
+    odd += [{"images": 16, "health": ["x"]}]
+    lacking = [{"images": 16, "score": 1}, {"images": 16, "loss": "x"}, {"images": 16, "health": 5}]
+    lines = [b"\xff\xfe", b"\0", b'{"images": 16', b"[" * 10**5, *(json.dumps(one).encode() for one in odd + lacking)]
+    log = run / "log.jsonl"
+    before = log.read_bytes()
+    log.write_bytes(b"\n".join(lines) + b"\n" + before)
+    assert ganvas_command("report", run).code == 0
+    answer = ganvas_command("train", two_classes, "--out", run, "--images", 64, *TINY)
+    assert answer.code == 0 and f"log.jsonl had {4 + len(odd)} damaged lines: left out" in answer.err
+    assert before in log.read_bytes() and b"\xff" not in log.read_bytes()
 
 
 def test_config_with_missing_or_unknown_fields(refused: Refused, run: Path, two_classes: Path) -> None:
@@ -549,6 +588,15 @@ def test_place_that_cannot_be_written(
     if command == "train":
         assert "is a file" in refused("train", two_classes, "--out", tmp_path / "file")
     assert content(tmp_path) == {"file": b"mine"}
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory\nat x")])
+def test_no_memory(refused: Refused, trained: Path, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(ganvas.verbs, "sample", short)
+    assert "the memory does not suffice" in refused("sample", trained)
 
 
 def test_full_disk_while_training(refused: Refused, ganvas_command: Command, two_classes: Path, tmp_path: Path) -> None:

@@ -300,7 +300,7 @@ def test_a_run_goes_with_a_card_of_now(server: Hub, trained: Path) -> None:
     hub.push(trained, REPO, endpoint=server.url, token=WRITER, private=False)
     sent = server.repositories[REPO]
     assert not sent.private and sent.files.keys() == FOUR - {"directions.json"} | {".gitattributes"}
-    assert f"ganvas sample {REPO} " in sent.files["README.md"].decode()
+    assert f"ganvas sample hf://{REPO} " in sent.files["README.md"].decode()
     assert str(trained) not in sent.files["README.md"].decode()
 
 
@@ -308,7 +308,7 @@ def test_the_python_of_the_card_works(server: Hub, trained: Path) -> None:
     hub.push(trained, REPO, endpoint=server.url, token=WRITER, private=False)
     code = server.repositories[REPO].files["README.md"].decode().split("```python\n")[1].split("```")[0]
     names: dict[str, Any] = {}
-    exec(code.replace(f'"{REPO}"', f'"{REPO}", endpoint="{server.url}"'), names)
+    exec(code.replace(f'"hf://{REPO}"', f'"hf://{REPO}", endpoint="{server.url}"'), names)
     assert torch.equal(names["pictures"], Generator.load(trained, "cpu").sample(16))
 
 
@@ -331,7 +331,7 @@ def test_pulling_again_asks_for_no_content(server: Hub, model: Path) -> None:
 
 
 def test_directions_that_were_found_here_stay(server: Hub, model: Path) -> None:
-    """`ganvas directions owner/name` writes beside the fetched model."""
+    """`ganvas directions hf://owner/name` writes beside the fetched model."""
     hub.push(model, REPO, endpoint=server.url, token=WRITER)
     folder = hub.pull(REPO, endpoint=server.url, token=WRITER)
     files.write_text(folder / "directions.json", "found here")
@@ -346,7 +346,7 @@ def test_an_older_commit_can_be_pulled(server: Hub, model: Path) -> None:
     hub.push(model, REPO, endpoint=server.url, token=WRITER)
     new = hub.pull(REPO, endpoint=server.url, token=WRITER)
     assert "Another card" in (new / "README.md").read_text()
-    folder = hub.local(f"{REPO}@{old}", endpoint=server.url, token=WRITER)
+    folder = hub.local(f"hf://{REPO}@{old}", endpoint=server.url, token=WRITER)
     assert folder.name == old and "Another card" not in (folder / "README.md").read_text()
 
 
@@ -508,7 +508,7 @@ def test_without_a_network_what_was_fetched_serves(server: Hub, model: Path) -> 
     hub.push(model, REPO, endpoint=server.url, token=WRITER)
     folder = hub.pull(REPO, endpoint=server.url, token=WRITER)
     server.down = True
-    assert hub.local(REPO, endpoint=server.url, token=WRITER) == folder
+    assert hub.local(f"hf://{REPO}", endpoint=server.url, token=WRITER) == folder
     with pytest.raises(GanvasError) as error:
         hub.pull(REPO, revision="v2", endpoint=server.url, token=WRITER)
     assert "503" in one_sentence(error) and str(hub.cache(server.url)) in str(error.value)
@@ -517,7 +517,7 @@ def test_without_a_network_what_was_fetched_serves(server: Hub, model: Path) -> 
 def test_without_a_network_the_sentence_says_where_the_cache_is(server: Hub) -> None:
     nowhere = "http://127.0.0.1:9"  # the port of `discard`, where nobody listens
     with pytest.raises(GanvasError) as error:
-        hub.local(REPO, endpoint=nowhere)
+        hub.local(f"hf://{REPO}", endpoint=nowhere)
     assert "cannot be reached" in one_sentence(error) and str(hub.cache(nowhere)) in str(error.value)
 
 
@@ -587,6 +587,11 @@ def test_a_slip_in_a_path_asks_no_server(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     Path("runs").mkdir()
     assert hub.local("runs/facse") == Path("runs/facse")
+    monkeypatch.setattr(hub, "pull", lambda *_, **__: pytest.fail("a server is asked"))
+    with pytest.raises(CheckpointError, match="else/where does not exist: give a path, or hf://else/where"):
+        hub.local("else/where")
+    with pytest.raises(ConfigError, match="expected hf://owner/name"):
+        hub.local("hf://else")
     assert hub.hub_name("hf://runs/facse") == hub.Name("runs/facse")
     assert hub.hub_name(Path("else") / "where") == hub.Name("else/where")
 
@@ -595,5 +600,5 @@ def test_without_the_extra_the_sentence_says_the_command(tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'ganvas\[hub\]'") as error:
-        hub.local(REPO)
+        hub.local(f"hf://{REPO}")
     assert REPO in one_sentence(error)

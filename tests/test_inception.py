@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from ganvas.config import DataConfig
-from ganvas.data.pack import cache_dir, open_pack
+from ganvas.data.pack import open_pack
 from ganvas.errors import CheckpointError
+from ganvas.files import cache_dir
 from ganvas.generator import to_pixels
 from ganvas.judge import inception, onnx_form
 from ganvas.judge.distances import inception_score

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ganvas import codes
 from ganvas.errors import ConfigError
 from ganvas.explore.recipes import (
+    LARGEST_NUMBER,
     LARGEST_SEED,
     MOST_NESTED,
     Direction,
@@ -30,7 +31,7 @@ from ganvas.generator import Generator
 from ganvas.models import MODELS, MODERN
 from test_generator import CLASSES, SAME, fresh
 
-finite = st.floats(allow_nan=False, allow_infinity=False)
+finite = st.floats(-LARGEST_NUMBER, LARGEST_NUMBER)
 names = st.text(max_size=8)
 
 
@@ -107,13 +108,13 @@ def test_defaults_are_left_out() -> None:
         ({"seed": True}, "True is no whole number"),
         ({"seed": 1.0}, "1.0 is no whole number"),
         ({"seed": LARGEST_SEED + 1}, "no whole number"),
-        ({"code": [[float("nan")]]}, "nan is no finite number"),
+        ({"code": [[float("nan")]]}, "nan is no number up to"),
         ({"code": 3}, "no recipe"),
         ({"seed": 1, "label": 3}, "no recipe"),
-        ({"seed": 1, "truncation": 10**400}, "no finite number"),
+        ({"seed": 1, "truncation": 10**400}, "no number up to"),
         ({"seed": 1, "mix": {"with": {"seed": 2}}}, "no recipe .'depths'"),
         ({"seed": 1, "mix": {"with": {}, "depths": [0]}}, "either a seed or a code"),
-        ({"seed": 1, "towards": {"to": {"seed": 2}, "share": "half"}}, "'half' is no finite number"),
+        ({"seed": 1, "towards": {"to": {"seed": 2}, "share": "half"}}, "'half' is no number up to"),
     ],
 )
 def test_what_is_no_recipe_is_refused_by_its_place(values: object, message: str) -> None:
@@ -201,7 +202,8 @@ def test_weights_of_classes(labelled: Generator) -> None:
         (Recipe(seed=1, label="up"), "'up' does not exist.*left, right, 7"),
         (Recipe(seed=1, label={"up": 1.0}), "'up' does not exist"),
         (Recipe(seed=1, truncation=1.5), "truncation 1.5"),
-        (Recipe(seed=1, edits={"smile": 1.0}), "direction 'smile' does not exist: this model has push, other"),
+        (Recipe(seed=1, edits={"smile": 1.0}), "direction 'smile' does not exist: this model has push, other, deep"),
+        (Recipe(seed=1, edits={"deep": 1.0}), "direction 'deep' moves the depth 50: this model has 0 to 1"),
         (Recipe(seed=1, edits={"other": 1.0}), "direction 'other' has 3 numbers, this model wants 8"),
         (Recipe(code=((1.0,) * 7,)), "first of 7 numbers: this model wants 1 or 3 rows of 8"),
         (Recipe(code=()), "a code of 0 rows"),
@@ -213,6 +215,7 @@ def test_weights_of_classes(labelled: Generator) -> None:
 def test_recipes_that_do_not_fit_the_model_are_refused(recipe: Recipe, message: str) -> None:
     gan = fresh(classes=CLASSES, height=32, width=32)
     known = {"push": Direction("push", (0.0,) * 8), "other": Direction("other", (0.0,) * 3)}
+    known["deep"] = Direction("deep", (0.0,) * 8, depths=(50,))
     with pytest.raises(ConfigError, match=message):
         resolve(gan, [Recipe(seed=0), recipe], known)
 
@@ -301,6 +304,8 @@ GAN = fresh()
         ({"pictures": [{"recipe": {"seed": -1}}]}, "no recipe"),
         ({"pictures": [], "directions": {"a": {"vector": ["x"]}}}, "damaged"),
         ({"pictures": [], "directions": [1]}, "damaged"),
+        ({"pictures": [{"recipe": {"seed": 1, "label": {"left": 1e308}}}]}, "is no number up to 1,000,000"),
+        ({"pictures": [{"recipe": {"code": [[1e308] * 8]}}]}, "is no number up to 1,000,000"),
     ],
 )
 def test_what_are_no_favourites_of_this_model_is_refused(tmp_path: Path, content: object, message: str) -> None:

@@ -249,6 +249,9 @@ def test_nothing_and_damaged_things_are_one_sentence(run: Path, tmp_path: Path) 
         ("[]", "format 1"),
         ('{"format": 2}', "format 1"),
         ('{"format": 1}', "damaged"),
+        ("[" * 100_000, "damaged"),
+        ('{"format": 1, "measures": [{"name": 5}], "model": {}, "data": {}, "protocol": {}}', "cannot be shown"),
+        ('{"format": 1, "measures": [3], "model": {"weights": 1}, "data": {}, "protocol": {}}', "cannot be shown"),
     ):
         (run / "evaluation.json").write_text(damaged)
         with pytest.raises(RunError, match=words):

@@ -116,6 +116,24 @@ def test_a_second_call_adds_to_the_folder(model: Path, tmp_path: Path) -> None:
     assert all((tmp_path / row["file"]).stat().st_size for row in rows(tmp_path))
 
 
+@pytest.mark.parametrize(
+    "spoilt",
+    [b"\xff\xfe", b"a,b", b'"', b"\0", b",,,,,", b"../up.png,0,left,1,0123456789ab,", b"a.png,1,left,x,0123456789ab,"],
+)
+def test_a_damaged_line_of_the_manifest_is_left_out(
+    model: Path, tmp_path: Path, spoilt: bytes, capsys: pytest.CaptureFixture
+) -> None:
+    verbs.sample(model, tmp_path, num=3, device="cpu")
+    manifest = tmp_path / "manifest.csv"
+    whole = manifest.read_bytes()
+    head, first, *rest = whole.splitlines(keepends=True)
+    manifest.write_bytes(head + spoilt + first[len(spoilt) :].rstrip() + b"\r\n" + b"".join(rest))
+    capsys.readouterr()
+    verbs.sample(model, tmp_path, num=3, device="cpu")
+    assert sorted(manifest.read_bytes().splitlines()) == sorted(whole.splitlines())
+    assert "manifest.csv had 1 damaged line: left out" in capsys.readouterr().err
+
+
 def test_pictures_of_two_models_are_kept_apart(model: Path, tmp_path: Path) -> None:
     other = fresh("residual", CLASSES).save(tmp_path / "other")
     verbs.sample(model, tmp_path / "out", num=2, device="cpu")

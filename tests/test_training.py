@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -136,6 +138,103 @@ def test_finished_run_is_left_alone_and_a_larger_budget_goes_on(pictures: Path, 
         ganvas.train(pictures, out, images=64, **SMALL)
 
 
+@pytest.mark.parametrize("lost", ["model", "best", "samples/{:012d}.png", "log.jsonl"])
+def test_a_run_that_was_killed_while_it_finished_is_finished_by_the_next_call(
+    lost: str, pictures: Path, finished: Path, tmp_path: Path
+) -> None:
+    """Whatever of its end is missing: the model, the best weights, the last grid, or the last line of the log."""
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    place = out / lost.format(IMAGES)
+    if place.is_dir():
+        shutil.rmtree(place)
+    elif place.suffix == ".png":
+        place.unlink()
+    else:
+        place.write_text("".join(place.read_text().splitlines(keepends=True)[:-1]))
+        older = ganvas.Generator.load(out / "model")
+        next(older.network.parameters()).data.add_(1)
+        older.save(out / "model")
+    ganvas.train(pictures, out, images=IMAGES, **SMALL)
+    for part in ("model", "best"):
+        assert ganvas.Generator.load(out / part).hash == ganvas.Generator.load(finished / part).hash
+    assert [images for images, _ in Run(out).grids()] == [images for images, _ in Run(finished).grids()]
+    assert [one.path.name for one in Run(out).saved()] == [one.path.name for one in Run(finished).saved()]
+    left = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    ganvas.train(pictures, out, images=IMAGES, **SMALL)
+    changed = {path.name for path in left if path.stat().st_mtime_ns != left[path]}
+    assert changed <= {".lock", "config.json", "log.jsonl"}  # now it is left alone
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_wait_until_all_is_written(
+    number: signal.Signals, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(average: object, run: Run, images_seen: int) -> None:
+        if images_seen == 48:  # the end
+            os.kill(os.getpid(), number)
+        write_model(average, run, images_seen)
+
+    write_model = loop.write_model
+    monkeypatch.setattr(loop, "write_model", interrupted)
+    ended = ganvas.train(pictures, tmp_path / "run", images=48, **SMALL)
+    assert not ended.signal and [*read_log(tmp_path / "run")][-1] == {"images": 48, "finished": True}
+
+
+def test_a_grid_that_was_due_when_a_run_was_stopped_is_drawn(
+    pictures: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    grids = [images for images, _ in Run(finished).grids()]
+    with monkeypatch.context() as patch:
+        stop_after(patch, steps=grids[-2] // 16)
+        ganvas.train(pictures, out, images=IMAGES, **SMALL)
+    Run(out).grids()[-1][1].unlink()
+    ganvas.train(pictures, out, images=IMAGES, **SMALL)
+    assert [images for images, _ in Run(out).grids()] == [*grids[:-2], grids[-2] + 16, grids[-1]]
+
+
+def test_a_run_of_a_gpu_goes_on_on_a_cpu_and_says_so(
+    pictures: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """The run of a GPU is made up: its record, and the state of CUDA's generators, 16 bytes each."""
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    run, record = Run(out), json.loads((out / "config.json").read_text())
+    record["train"] |= {"device": "cuda:0", "precision": "bf16", "compile": True}
+    run.write_config(record)
+    state = newest_state(out)
+    state["noise"] = state["rng"]["cuda"] = torch.zeros(16, dtype=torch.uint8)
+    state["machine"] |= {"device": "cuda", "precision": "bf16"}
+    state["counters"]["images_seen"] -= 16
+    for checkpoint in run.saved():
+        checkpoint.path.unlink()
+    run.save_checkpoint(state, IMAGES - 16, keep=2)
+    ganvas.train(pictures, out, images=IMAGES, **(SMALL | {"quiet": False}))
+    assert "not bit-exact" in (said := capsys.readouterr().err)
+    assert "device cuda -> cpu, precision bf16 -> fp32" in said
+    train = json.loads((out / "config.json").read_text())["train"]
+    assert (train["device"], train["precision"], train["compile"]) == ("cpu", "fp32", False)
+    assert newest_state(out)["machine"] == newest_state(finished)["machine"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"micro_batch": 4}, "micro-batch 16 -> 4"), ({"precision": "bf16"}, "precision fp32 -> bf16")],
+)
+def test_micro_batch_and_precision_may_change_when_a_run_goes_on(
+    change: dict[str, object], words: str, pictures: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    for again in (False, True):  # the second time nothing changes any more
+        ganvas.train(pictures, out, images=(more := IMAGES + 16), **(SMALL | {"quiet": False} | change))
+        said, state = capsys.readouterr().err, newest_state(out)
+        assert state["counters"]["images_seen"] == more
+        assert state["counters"]["micro_batch"] == change.get("micro_batch", 16)
+        assert (words in said) is not again
+
+
 def test_other_options_or_pictures_are_refused_with_the_difference(
     pictures: Path, finished: Path, tmp_path: Path
 ) -> None:
@@ -186,8 +285,10 @@ def test_out_of_memory_leads_to_micro_batches_with_the_same_result(
     original = loop.accumulate_gradients
 
     def small_memory(networks, inputs, config, policy, micro_batch, *more):
+        if micro_batch > 8:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")  # of PyTorch on Linux
         if micro_batch > 4:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise MemoryError  # of NumPy and Python
         return original(networks, inputs, config, policy, micro_batch, *more)
 
     monkeypatch.setattr(loop, "accumulate_gradients", small_memory)
@@ -211,6 +312,47 @@ def test_compile_that_cannot_work_falls_back(
     monkeypatch.setattr(torch, "compile", broken)
     ganvas.train(pictures, tmp_path / "run", images=32, compile=True, **(SMALL | {"quiet": False}))
     assert "torch.compile does not work here (no C++ compiler): going on without it" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore")  # PyTorch's own, while it compiles
+@pytest.mark.parametrize("options", [{"loss": "hinge"}, {"loss": "bce", "label_noise": 0.1}])
+def test_compiled_networks_learn_as_the_others_do(
+    options: dict[str, object],
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    """Also where a step goes back through the discriminator twice. The compiler's front end alone: that is quick."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    small = SMALL | {"images": 64, "quiet": False} | options
+    for name in ("plain", "compiled"):
+        ganvas.train(pictures, tmp_path / name, compile=name == "compiled", **small)
+    assert "torch.compile does not work" not in capsys.readouterr().err
+    plain, compiled = (newest_state(tmp_path / name)["generator"] for name in ("plain", "compiled"))
+    for name, tensor in plain.items():
+        torch.testing.assert_close(compiled[name], tensor, rtol=1e-3, atol=2e-4)
+
+
+def test_compile_that_fails_in_a_backward_pass_falls_back_and_leaves_nothing_behind(
+    pictures: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    class Broken(torch.autograd.Function):
+        @staticmethod
+        def forward(_: object, x: torch.Tensor) -> torch.Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(_: object, *gradients: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("no kernel for the backward pass")
+
+    def broken(network: torch.nn.Module) -> object:
+        return lambda *inputs: Broken.apply(network(*inputs))
+
+    monkeypatch.setattr(torch, "compile", broken)
+    ganvas.train(pictures, tmp_path / "run", images=IMAGES, compile=True, **(SMALL | {"quiet": False}))
+    assert "torch.compile does not work here (no kernel for the backward pass)" in capsys.readouterr().err
+    assert_same(newest_state(finished)["generator"], newest_state(tmp_path / "run")["generator"])
 
 
 def test_budgets_exclude_each_other() -> None:

@@ -10,6 +10,7 @@ Names are loaded when first used, so that importing this package does not import
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from ganvas.verbs import directions, evaluate, favourites, interpolate, mix, project, sample, train
 
 __version__ = "0.1.0"
+
+# onnxruntime reads this when it is first imported, and without it sends telemetry to Microsoft. It is set here, since
+# this file runs before all others of the package. Whoever wants the telemetry sets the variable to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = [
     "DataConfig",

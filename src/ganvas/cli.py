@@ -50,7 +50,7 @@ def train(
         verbs.dry_run(source, data_path=data, data_config=picture, config=training, start_from=start)
         return 0
     trained = verbs.train(source, out, data_path=data, data_config=picture, config=training, start_from=start)
-    if os.environ.get("RANK", "0") != "0":
+    if trained.rank:
         return 0
     if trained.signal:
         print(f"stopped and saved; to go on: ganvas {shlex.join(sys.argv[1:])}")
@@ -85,7 +85,7 @@ def sample(
     An interrupted call goes on when it is made again.
 
     Args:
-        source: a run, a model folder, a generator.safetensors file, or owner/name on the hub
+        source: a run, a model folder, a generator.safetensors file, or hf://owner/name on the hub
         out: folder of the pictures, or a .zip file; with --grid the picture
         n: how many
         seed: seed of the first picture; the next ones count up
@@ -141,7 +141,7 @@ def interpolate(
     """Make a film that passes through pictures in turn: GIF, WebP or MP4.
 
     Args:
-        source: a run, a model folder, or owner/name on the hub
+        source: a run, a model folder, or hf://owner/name on the hub
         out: the film; its ending says the format
         seeds: the pictures, such as 1,5,9; default 0-3, with several labels 0
         favourites: in place of seeds, a file of kept pictures
@@ -188,7 +188,7 @@ def mix(
     """Mix pictures: the first keeps its structure, each of the others lends its looks at the chosen depths.
 
     Args:
-        source: a run, a model folder, or owner/name on the hub
+        source: a run, a model folder, or hf://owner/name on the hub
         seeds: the first picture and the lenders, such as 3,8,9
         out: a sheet: lenders above, the first on the left, mixtures below; the mixtures' recipes beside it as .json
         depths: coarse, middle, fine, all, or numbers such as 0-1 (0 is the coarsest)
@@ -260,7 +260,7 @@ def project(
     """Find the latent that comes nearest to a given picture, for use in films, mixtures and the studio.
 
     Args:
-        source: a run, a model folder, or owner/name on the hub
+        source: a run, a model folder, or hf://owner/name on the hub
         picture: a picture file
         out: folder for the side by side, the loss curve and the recipe
         label: class of the picture; default: whichever comes nearest
@@ -290,7 +290,7 @@ def favourites(
     """Re-make kept pictures at full quality, and keep more: a favourites file holds their recipes.
 
     Args:
-        source: a run, a model folder, or owner/name on the hub
+        source: a run, a model folder, or hf://owner/name on the hub
         file: a favourites file, from here or from the studio
         out: folder of the pictures
         keep: seeds to add, such as 3,7; makes the file where there is none
@@ -357,7 +357,7 @@ def export(
     """Export a generator: an ONNX model, a web page that runs by itself, a torch.export file, or a model folder.
 
     Args:
-        source: a run, a model folder, or owner/name on the hub
+        source: a run, a model folder, or hf://owner/name on the hub
         out: folder of what is written; for onnx and torch also a file name ending in .onnx or .pt2
         to: onnx, web, torch or folder
         weights: how numbers are stored in ONNX: float32, float16 or int8
@@ -610,6 +610,15 @@ def main() -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except (RuntimeError, MemoryError) as error:
+        from ganvas.device import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        what = str(error).partition("\n")[0] or "no more can be had"
+        advice = "close other programs, or use smaller images or a smaller batch"
+        print(f"ganvas: the memory does not suffice ({what}): {advice}", file=sys.stderr)
+        return 2
     except OSError as error:  # a disk or a network place that fails where nobody expects it
         print(f"ganvas: {error}", file=sys.stderr)
         return 2

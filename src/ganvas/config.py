@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import types
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,15 +119,38 @@ class ModelConfig:
 
 
 def from_dict(cls: Callable[..., T], values: dict[str, Any], where: str) -> T:
-    """Build dataclass `cls` from plain JSON values; unknown keys raise `ConfigError` naming `where`."""
+    """Build dataclass `cls` from plain JSON values.
+
+    Unknown keys, and values of another type than the field's, raise `ConfigError` naming `where`.
+    """
     names = {field.name for field in dataclasses.fields(cls)}  # ty: ignore[invalid-argument-type]
     unknown = sorted(set(values) - names)
     if unknown:
         raise ConfigError(f"{where} has fields this version does not know: {', '.join(unknown)}")
+    hints = typing.get_type_hints(cls)
+    for name, value in values.items():
+        if not fits(value, hints[name]):
+            raise ConfigError(f"{where} is damaged: {name} is {repr(value)[:40]}; restore it")
     try:
         return cls(**values)
     except TypeError as error:
         raise ConfigError(f"{where} lacks fields that are needed ({error}): restore it") from error
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value read from JSON is of a field's type."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, one) for one in arguments)
+    if origin is typing.Literal:
+        return value in arguments
+    if origin in (list, tuple):
+        return isinstance(value, list | tuple) and all(fits(one, arguments[0]) for one in value)
+    if hint is float:
+        return type(value) in (int, float)
+    if hint is Path:
+        return isinstance(value, str | Path)
+    return type(value) is hint if hint in (int, bool, str) else isinstance(value, hint)
 
 
 @dataclass(frozen=True)
@@ -334,9 +359,19 @@ class TrainConfig:
 
 
 MACHINE_FIELDS = frozenset(
-    {"device", "micro_batch", "workers", "compile", "previews", "checkpoint_minutes", "keep", "tensorboard"}
+    {
+        "device",
+        "precision",
+        "micro_batch",
+        "workers",
+        "compile",
+        "previews",
+        "checkpoint_minutes",
+        "keep",
+        "tensorboard",
+    }
 )
-"""Options that may change between two sessions of one run: they do not change what is learned."""
+"""Options that may change between two sessions of one run: they do not change what is learned, but for rounding."""
 BUDGET_FIELDS = frozenset({"minutes", "images", "epochs"})
 """A run may be given a larger budget of the same unit later."""
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
-from ganvas.errors import ConfigError
+from ganvas.errors import ConfigError, TrainingError
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,11 @@ def choose_device(wanted: str | None = None) -> Device:
     except RuntimeError as error:
         raise ConfigError(f"--device {wanted}: expected cpu, cuda, cuda:1 or mps") from error
     if device.type == "cuda":
+        sharing = variable("LOCAL_WORLD_SIZE", variable("WORLD_SIZE", 1))
+        if device.index is not None and sharing > 1:
+            raise ConfigError(
+                f"--device {wanted}: {sharing} processes would share it; give --device cuda, one for each"
+            )
         if not torch.cuda.is_available():
             raise ConfigError("--device cuda: this PyTorch sees no CUDA GPU; see `ganvas doctor`, or use --device cpu")
         if device.index is None:
@@ -53,7 +61,7 @@ def choose_device(wanted: str | None = None) -> Device:
     if device.type != "cpu":
         raise ConfigError(f"--device {wanted}: expected cpu, cuda, cuda:1 or mps")
     threads = torch.get_num_threads()
-    return Device(device, f"CPU, {threads} thread{'s' if threads > 1 else ''}", reason, False)
+    return Device(device, f"CPU, {threads} thread{'s' if threads > 1 else ''}", reason, False, available_memory())
 
 
 def prepare(device: Device) -> None:
@@ -65,19 +73,79 @@ def prepare(device: Device) -> None:
         torch.backends.cudnn.allow_tf32 = True
 
 
+NO_MEMORY = ("not enough memory", "out of memory", "allocate memory", "bad_alloc", "ALLOC_FAILED")
+"""Parts of the messages: of Windows, CUDA and MPS, Linux and macOS, C++, cuBLAS and cuDNN."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """True for CUDA's and MPS's error class, and for the plain RuntimeError that the CPU allocator raises."""
+    """True for PyTorch's and Python's error classes, and for the plain RuntimeErrors that allocators raise."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and ("not enough memory" in text or "out of memory" in text)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
+
+
+def available_memory(root: Path = Path("/")) -> int | None:
+    """Bytes that this process may still take: the least of what the machine has, the limits of its cgroups (version 1
+    and 2: containers, SLURM) and those of `ulimit`. None where the system does not say."""
+    try:
+        fields = dict(line.split(":") for line in (root / "proc/meminfo").read_text().splitlines())
+        found = [int(fields["MemAvailable"].split()[0]) * 1024]  # with what the disk cache would give back
+        size, *_, data, _ = (int(pages) * os.sysconf("SC_PAGE_SIZE") for pages in
+                             (root / "proc/self/statm").read_text().split())  # fmt: skip
+    except (OSError, KeyError, ValueError, IndexError):
+        return None
+    import resource  # not on Windows
+
+    for limit, used in ((resource.RLIMIT_AS, size), (resource.RLIMIT_DATA, data)):
+        most = resource.getrlimit(limit)[0]
+        if most != resource.RLIM_INFINITY:
+            found.append(most - used)
+    return max(0, min([*found, *left_in_cgroups(root)]))
+
+
+def left_in_cgroups(root: Path) -> Generator[int]:
+    """Bytes left in the process's memory cgroup and in those around it."""
+    try:
+        groups = [line.split(":", 2) for line in (root / "proc/self/cgroup").read_text().splitlines()]
+    except OSError:
+        return
+    for _, controllers, path in groups:
+        if not controllers:
+            top, names = root / "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            top = root / "sys/fs/cgroup/memory"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        place = top / path.lstrip("/")
+        for folder in (place, *place.parents):
+            with contextlib.suppress(OSError, ValueError, KeyError):  # "max": no limit here
+                most, used = (int((folder / name).read_text()) for name in names[:2])
+                kept = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                yield most - used + int(kept[names[2]])  # files in the disk cache make room
+            if folder == top:
+                break
 
 
 # ---- ranks (torchrun sets the environment) ----
 
 
+JOIN = timedelta(minutes=10)  # until all processes are there
+PREPARE = timedelta(days=1)  # until the first process has packed the pictures
+ANSWER = timedelta(minutes=30)  # for one exchange of a step; the first process also examines and saves meanwhile
+_store: dist.Store | None = None  # of the group that `process_group` has joined
+
+
+def variable(name: str, default: int) -> int:
+    """A whole number of the environment; an empty variable is none. Raises `ConfigError` for anything else."""
+    text = os.environ.get(name, "").strip()
+    if text and not text.isdecimal():
+        raise ConfigError(f"the variable {name} is {text!r}, not a number: start with torchrun, or unset it")
+    return int(text or default)
+
+
 def local_rank() -> int:
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    return variable("LOCAL_RANK", 0)
 
 
 def rank() -> int:
@@ -89,16 +157,81 @@ def world_size() -> int:
 
 
 @contextlib.contextmanager
-def process_group() -> Generator[None]:
-    """Joins the group that torchrun describes (gloo for CPU tensors, nccl for CUDA), and leaves it at the end."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+def process_group(say: Callable[[str], None]) -> Generator[None]:
+    """Joins the group that torchrun describes (gloo for CPU tensors, nccl for CUDA), and leaves it at the end.
+
+    Raises `ConfigError` when the description is incomplete or the others do not come, `TrainingError` when one ends.
+    """
+    global _store
+    world = variable("WORLD_SIZE", 1)
+    if world == 1 or dist.is_initialized():
+        if world == 1 and (tasks := variable("SLURM_NTASKS", 1)) > 1:
+            say(
+                f"SLURM has {tasks} tasks, but this process was not started by torchrun and trains alone; to share the "
+                f"work: srun --ntasks-per-node 1 torchrun --nproc-per-node {tasks} -m ganvas train ..."
+            )
         yield
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    wanted = ("MASTER_ADDR", "MASTER_PORT", "RANK")
+    if missing := [name for name in wanted if not os.environ.get(name, "").strip()]:
+        raise ConfigError(
+            f"WORLD_SIZE is {world}, but {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set: start "
+            "with torchrun, or unset WORLD_SIZE"
+        )
+    place = f"{os.environ['MASTER_ADDR']}:{variable('MASTER_PORT', 0)}"
+    others = f"{world - 1} other process{'es' if world > 2 else ''}"
+    if variable("RANK", 0) == 0:
+        say(f"waiting for {others} at {place}")
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    try:
+        _store, number, size = next(iter(dist.rendezvous("env://", timeout=JOIN)))
+        dist.init_process_group(backend, store=_store, rank=number, world_size=size, timeout=ANSWER)
+    except (RuntimeError, ValueError) as error:
+        _store = None
+        raise ConfigError(
+            f"no connection to {others} at {place} within {JOIN.total_seconds():g} seconds "
+            f"({first_line(error)}): start all of them with torchrun, or unset WORLD_SIZE"
+        ) from error
     try:
         yield
+    except RuntimeError as error:
+        if not is_of_the_group(error):
+            raise
+        raise TrainingError(
+            f"another process of this training ended or does not answer ({first_line(error)}): see what it said; the "
+            "same command goes on from the newest checkpoint"
+        ) from error
     finally:
+        _store = None
         dist.destroy_process_group()
+
+
+def is_of_the_group(error: RuntimeError) -> bool:
+    """Whether the connection to another process failed; gloo raises plain RuntimeErrors."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:160]
+
+
+@contextlib.contextmanager
+def first_rank_first() -> Generator[None]:
+    """Rank 0 does what is inside, however long that takes; then the others do."""
+    if _store is not None and rank() > 0:
+        _store.wait(["ganvas/first"], PREPARE)
+    yield
+    if _store is not None and rank() == 0:
+        _store.set("ganvas/first", "done")
+
+
+def seed_step(seed: int, step: int) -> None:
+    """Gives every rank but the first its own dropout and noise in this step, the same again after an interruption.
+
+    The networks' own random numbers come from PyTorch's global generators, which begin alike in all processes.
+    """
+    if rank() > 0:
+        torch.manual_seed(int(np.random.SeedSequence((seed % 2**32, rank(), step)).generate_state(1)[0]))
 
 
 def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import torch
 
-from ganvas.data.pack import cache_dir
 from ganvas.device import choose_device
+from ganvas.errors import GanvasError
+from ganvas.files import cache_dir
 
 CORE = ("torch", "numpy", "pillow", "safetensors", "scikit-learn", "tyro", "rich")
 OPTIONAL = {
@@ -35,7 +36,10 @@ def lines() -> list[str]:
     found.append(f"device: {device.torch_device} ({device.name}), because {device.reason}")
     found.append("precision: " + ("bf16, which this device multiplies faster" if device.bf16 else "fp32"))
     found.append(f"processors: {os.cpu_count()}, threads: {torch.get_num_threads()}")
-    found.append(f"packs and downloads: {cache_dir()}")
+    try:
+        found.append(f"packs and downloads: {cache_dir()}")
+    except GanvasError as error:
+        found.append(f"packs and downloads: {error}")
     for package, (extra, purpose) in OPTIONAL.items():
         there = importlib.util.find_spec(package) is not None
         found.append(

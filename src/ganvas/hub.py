@@ -2,7 +2,8 @@
 
 A model is at most four files, and no others are sent or fetched: the weights (safetensors), their configuration, the
 card, and the directions that were found for them. Nothing that is fetched is ever run or unpickled. A name on the hub
-is "owner/name" or "hf://owner/name", with "@revision" behind it where a certain one is meant; all else is a path.
+is "hf://owner/name", with "@revision" behind it where a certain one is meant; all else is a path. `push` and `pull`,
+which are about the hub, also take "owner/name".
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 from ganvas import files
-from ganvas.data.pack import cache_dir
 from ganvas.errors import CheckpointError, ConfigError, GanvasError, MissingExtraError
 from ganvas.generator import WEIGHTS, Generator, ModelInfo, find_weights
 from ganvas.training.card import card, facts_of, run_of
@@ -35,7 +35,8 @@ TIMEOUT = 20.0  # seconds for one answer of the hub
 Contents = dict[str, bytes | Path]
 """Files by name: their content, or where it lies."""
 PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?"
-NAME = re.compile(rf"(?P<scheme>hf://)?(?P<repo>{PART}/{PART})(?:@(?P<revision>[\w./-]+))?", re.ASCII)
+SCHEME = "hf://"
+NAME = re.compile(rf"(?P<scheme>{SCHEME})?(?P<repo>{PART}/{PART})(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 
 
 # -- names --
@@ -50,10 +51,10 @@ class Name:
 
 
 def hub_name(text: str | Path) -> Name | None:
-    """The name on the hub that `text` is, or None for a path.
+    """The name on the hub that `text` is for `push` and `pull`, or None for a path.
 
-    "owner/name" is a path where it exists, and also where the folder "owner" does: a slip of the finger in a path asks
-    no server. "hf://owner/name" always is a name.
+    "owner/name" is a path where it exists, and also where the folder "owner" does: a mistake in a path asks no server.
+    "hf://owner/name" always is a name.
     """
     found = NAME.fullmatch(str(text).replace(os.sep, "/")) if isinstance(text, Path) else NAME.fullmatch(text)
     if found is None or found["repo"].endswith(".git") or "--" in found["repo"] or ".." in found["repo"]:
@@ -64,14 +65,18 @@ def hub_name(text: str | Path) -> Name | None:
 
 
 def local(path_or_repo: str | Path, *, endpoint: str | None = None, token: str | None = None) -> Path:
-    """Where the files of a model lie: the path itself, or the cached folder of a model on the hub (see `pull`).
+    """Where the files of a model lie: the path itself, or the cached folder of "hf://owner/name" (see `pull`).
 
-    A path is not looked at, so that whoever loads it says what is wrong with it.
+    A path is left to whoever loads it, who says what is wrong with it: no server is asked about a mistyped path.
     """
-    name = hub_name(path_or_repo)
-    if name is None:
+    text = str(path_or_repo)
+    if not text.startswith(SCHEME):
+        if hub_name(path_or_repo) is not None:
+            raise CheckpointError(f"{text} does not exist: give a path, or {SCHEME}{text} for a model on the hub")
         return Path(path_or_repo)
-    return pull(f"hf://{name.repo}", revision=name.revision, endpoint=endpoint, token=token)
+    if hub_name(text) is None:
+        raise ConfigError(f"{text} is no name on the hub: expected {SCHEME}owner/name or {SCHEME}owner/name@revision")
+    return pull(text, endpoint=endpoint, token=token)
 
 
 # -- there and back --
@@ -139,7 +144,7 @@ def pull(
 def cache(endpoint: str | None = None) -> Path:
     """Where fetched models are kept: in Ganvas's cache, apart by server."""
     host = urllib.parse.urlsplit(endpoint).netloc if endpoint else "huggingface.co"
-    return cache_dir() / "hub" / re.sub(r"[^A-Za-z0-9.-]", "_", host)
+    return files.cache_dir() / "hub" / re.sub(r"[^A-Za-z0-9.-]", "_", host)
 
 
 # -- files of a model --

@@ -295,7 +295,7 @@ class Issue:
         return (
             f"The weights ({size:,.1f} MB) are not in this folder: no file here is larger than {self.most:g} MB. "
             "Whoever has the run can put them on a hub with `ganvas hub push RUN owner/name`; then\n\n"
-            "```sh\npip install 'ganvas[hub]'\nganvas sample owner/name --n 16 --out samples\n```\n\n"
+            "```sh\npip install 'ganvas[hub]'\nganvas sample hf://owner/name --n 16 --out samples\n```\n\n"
             "draws pictures. Or keep them here with Git LFS (`git lfs track '*.safetensors'`) and publish again with "
             f"`--max-mb {math.ceil(size)}`."
         )

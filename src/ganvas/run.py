@@ -32,6 +32,8 @@ from ganvas import files
 from ganvas.errors import CheckpointError, RunError
 
 PARTS = ("data", "model", "asked", "train")  # of config.json, without which a run cannot go on
+TEXTS = ("source", "pack", "hash", "size", "kind", "licence", "attribution")  # of its data
+MOST_IMAGES = 2**53  # seen by a training; more is damage
 CHECKPOINT = re.compile(r"(\d{12})-([0-9a-f]{16})\.pt")
 
 
@@ -52,6 +54,7 @@ class Run:
         self.best = folder / "best"
         self.averages = folder / "averages"
         self.lock = filelock.FileLock(folder / ".lock")
+        self.is_locked = False
         self.is_new = not folder.exists()
 
     def __enter__(self) -> Run:
@@ -63,12 +66,14 @@ class Run:
             return self
         if self.folder.exists() and not self.folder.is_dir():
             raise RunError(f"{self.folder} is a file: choose another folder for the run")
+        for place in (self.folder, self.samples, self.checkpoints, self.model, self.best, *self.averages.glob("*")):
+            files.sweep(place)
         if self.folder.is_dir() and not self.has_config() and any(p.name != ".lock" for p in self.folder.iterdir()):
             raise RunError(f"{self.folder} holds other files and no run: choose a new or an empty folder for the run")
         with files.explained(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             try:
-                self.lock.acquire(timeout=0)
+                self.is_locked = files.acquire(self.lock, timeout=0)
             except filelock.Timeout:
                 raise RunError(
                     f"another process is training in {self.folder}: wait for it, or choose another folder"
@@ -93,12 +98,15 @@ class Run:
         path = self.folder / "config.json"
         damaged = f"{path} is damaged: restore it, or start a new run in another folder"
         try:
-            config = json.loads(path.read_text(encoding="utf-8"))
+            config = files.parse_json(path.read_bytes())
         except FileNotFoundError:
             raise RunError(f"{self.folder} is not a run folder (it has no config.json)") from None
         except ValueError as error:
             raise RunError(damaged) from error
         if not (isinstance(config, dict) and all(isinstance(config.get(part), dict) for part in PARTS)):
+            raise RunError(damaged)
+        texts = (config.get("start"), *(config["data"].get(name) for name in TEXTS))
+        if not all(text is None or isinstance(text, str) for text in texts):
             raise RunError(damaged)
         return config
 
@@ -113,15 +121,22 @@ class Run:
         with files.explained(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
-    def cut_log(self, images_seen: int) -> None:
-        """Drops log lines and grids after `images_seen`: a resumed run writes them again."""
+    def cut_log(self, images_seen: int) -> int:
+        """Drops log lines and grids after `images_seen`, which a resumed run writes again, and damaged lines.
+
+        Returns the number of damaged lines.
+        """
         path = self.folder / "log.jsonl"
+        damaged = 0
         if path.exists():
-            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if said_by(line, images_seen)]
-            files.write_text(path, "".join(line + "\n" for line in lines))
+            lines = [(line, record_in(line)) for line in log_lines(self.folder)]
+            damaged = sum(record is None for _, record in lines)
+            kept = [line for line, record in lines if record is not None and record["images"] <= images_seen]
+            files.write_atomically(path, lambda file: file.writelines(line + b"\n" for line in kept))
         for images, grid in self.grids():
             if images > images_seen:
                 grid.unlink()
+        return damaged
 
     def grids(self) -> list[tuple[int, Path]]:
         """(images seen, file) of every preview grid, in order."""
@@ -175,13 +190,6 @@ class Run:
         return None
 
 
-def said_by(line: str, images_seen: int) -> bool:
-    try:
-        return json.loads(line)["images"] <= images_seen
-    except (ValueError, KeyError):
-        return False  # a line cut short by a crash
-
-
 def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Reads one checkpoint; raises CheckpointError when its bytes do not match the checksum in its name.
 
@@ -197,14 +205,27 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
 
 
 def read_log(folder: Path) -> Iterator[dict[str, Any]]:
-    """The records of a run's log.jsonl, in order."""
+    """The records of a run's log.jsonl, in order, without damaged lines; `images` is a number in each."""
+    for line in log_lines(folder):
+        if (record := record_in(line)) is not None:
+            yield record
+
+
+def log_lines(folder: Path) -> list[bytes]:
     path = folder / "log.jsonl"
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                yield json.loads(line)
-            except ValueError:
-                continue
+    return path.read_bytes().splitlines() if path.exists() else []
+
+
+def record_in(line: bytes) -> dict[str, Any] | None:
+    """What a line of the log says; None for a damaged one, such as the last one after a crash."""
+    try:
+        record = files.parse_json(line)
+    except ValueError:
+        return None
+    if not isinstance(record, dict) or any(isinstance(value, list | dict) for value in record.values()):
+        return None
+    images = record.get("images")
+    return record if type(images) in (int, float) and 0 <= images <= MOST_IMAGES else None
 
 
 def timestamp() -> str:

@@ -13,7 +13,7 @@ from ganvas import files, hub
 from ganvas.config import DataConfig, TrainConfig
 from ganvas.data.batches import Batches
 from ganvas.data.pack import Pack, open_pack
-from ganvas.device import barrier, choose_device, prepare, process_group, rank
+from ganvas.device import choose_device, first_rank_first, prepare, process_group, rank
 from ganvas.errors import ConfigError
 from ganvas.explore import morph, sampling
 from ganvas.explore.recipes import Direction, Favourites, Mix, Recipe, parse_depths, parse_seeds, resolve
@@ -39,12 +39,13 @@ from ganvas.training.transfer import open_origin
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """What `train` leaves. signal: the number of the signal that ended it early, else 0."""
+    """What `train` leaves. signal: the number of the signal that ended it early, else 0. rank: of this process."""
 
     folder: Path
     images_seen: int
     seconds: float
     signal: int = 0
+    rank: int = 0
 
 
 def train(
@@ -69,7 +70,7 @@ def train(
     data_config, config = with_options(data_config or DataConfig(), config or TrainConfig(), options)
     data_config, notes = as_preset(data_config, config)
     folder = Path(out) if out is not None else default_folder(data)
-    with process_group():
+    with process_group(Display(quiet).say):
         display = Display(quiet or rank() > 0)
         device = choose_device(config.device)
         prepare(device)
@@ -79,16 +80,18 @@ def train(
         examine = QuickJudge(pack, str(device.torch_device))
         start = Path(start_from) if start_from is not None else None
         with Run(folder, writes=rank() == 0) as run:
+            if run.writes and not run.is_locked:
+                display.say(files.no_locks(folder))
             session = open_session(run, pack, str(data), config, device, display, examine, start)
             if session.finished:
                 display.say(f"{folder} is finished ({session.state.images_seen:,} images); a larger budget goes on")
-                return Trained(folder, session.state.images_seen, session.state.seconds)
+                return Trained(folder, session.state.images_seen, session.state.seconds, rank=rank())
             if session.config.tensorboard and rank() == 0:
                 display.record_events(folder / "tensorboard")
             networks = call_networks(session.state, session.config, display.say)
             with display:
                 outcome = loop.train(session.state, networks, session.config, session.info, run, display, examine)
-    return Trained(folder, outcome.images_seen, outcome.seconds, outcome.signal)
+            return Trained(folder, outcome.images_seen, outcome.seconds, outcome.signal, rank())
 
 
 def dry_run(
@@ -152,12 +155,9 @@ def with_options(data: DataConfig, train: TrainConfig, options: dict[str, Any]) 
 
 def open_for_all_ranks(data: str | Path, config: DataConfig, path: str | Path | None, display: Display) -> Pack:
     """Rank 0 packs, the others open what it made."""
-    if rank() > 0:
-        barrier()
-    with display:
+    with first_rank_first(), display:
         pack = open_pack(data, config, path=path, progress=display.packing)
     if rank() == 0:
-        barrier()
         for note in pack.notes:
             display.say(note)
     return pack
@@ -205,7 +205,7 @@ def lines(evaluation: dict[str, Any]) -> list[str]:
 
 
 def open_generator(source: str | Path, device: str | None = None) -> Generator:
-    """The generator of a run, a model folder, a weights file, or a name on the hub such as "owner/name"."""
+    """The generator of a run, a model folder, a weights file, or "hf://owner/name" on the hub."""
     return Generator.load(hub.local(source), device)
 
 
@@ -228,11 +228,11 @@ def sample(
 ) -> list[Path]:
     """Writes pictures of the seeds `seed` to `seed + num - 1` and manifest.csv into the folder `out`.
 
-    source: a run, a model folder, a generator.safetensors file or a name on the hub. out: a folder, or a .zip file.
-    seeds: in place of num and seed, such as "0-9,42". per_class: so many of every class in class folders, seeds
-    counting on from `seed`. as_grid: one picture `out` of all instead. form: of the files, 8 or 16 bit as the data had
-    it, one common scale. no_copies: leave out what copies a training picture (data: where those are, if there is no
-    run). fast: half precision on a GPU. An interrupted call goes on when made again. Returns the pictures' paths.
+    source: a run, a model folder, a generator.safetensors file or "hf://owner/name" on the hub. out: a folder, or a
+    .zip file. seeds: in place of num and seed, such as "0-9,42". per_class: so many of every class in class folders,
+    seeds counting on from `seed`. as_grid: one picture `out` of all instead. form: of the files, 8 or 16 bit as the
+    data had it, one common scale. no_copies: leave out what copies a training picture (data: where those are, if there
+    is no run). fast: half precision on a GPU. An interrupted call goes on when made again. Returns the pictures' paths.
     """
     generator = open_generator(source, device)
     if fast:
@@ -253,6 +253,9 @@ def sample(
             path = out if out.suffix.lower() in (".png", ".tif", ".tiff") else out.with_name(f"{out.name}.{form}")
             return [one_grid(generator, path, planned, truncation, gate)]
         written = sampling.write(generator, out, planned, truncation, gate=gate, progress=display.packing)
+    if written.damaged:
+        lines = f"{written.damaged:,} damaged line{'s' if written.damaged > 1 else ''}"
+        display.say(f"{out / 'manifest.csv'} had {lines}: left out, and what is missing is drawn again")
     if written.known:
         display.say(f"{written.known:,} of {len(planned):,} pictures were there already")
     if gate is not None:

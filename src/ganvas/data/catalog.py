@@ -6,16 +6,18 @@ place named here, over https, and what has a published checksum is checked again
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
 
+from ganvas import files
 from ganvas.config import DataConfig, Fit, Kind
 from ganvas.data.digits import DIGITS_VERSION, Digits
 from ganvas.data.download import File, download
-from ganvas.data.pack import Policy, Progress, cache_dir, did_you_mean
+from ganvas.data.pack import Policy, Progress, did_you_mean
 from ganvas.data.sources import Source, fingerprint_of, open_source
 from ganvas.errors import DataError
 
@@ -42,7 +44,7 @@ class Dataset:
     @property
     def folder(self) -> Path:
         """Where the files are looked for and downloaded to."""
-        return cache_dir() / "downloads" / self.name
+        return files.cache_dir() / "downloads" / self.name
 
     @property
     def hint(self) -> str:
@@ -253,8 +255,12 @@ def fetch(dataset: Dataset, progress: Progress | None = None) -> Path:
             return dataset.folder  # put there by hand, packed or unpacked
         raise DataError(f"{dataset.name} cannot be downloaded by a program: {dataset.hint}")
     try:
-        dataset.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(dataset.folder / ".lock"):
+        with files.explained(dataset.folder):
+            dataset.folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as held:
+            lock = FileLock(dataset.folder / ".lock")
+            if files.acquire(lock):
+                held.callback(lock.release)
             for file in dataset.files:
                 if not (dataset.folder / file.name).exists():
                     download(file, dataset.folder / file.name, progress)

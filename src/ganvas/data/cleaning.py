@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ganvas import files
 from ganvas.data.marks import marks, without
 from ganvas.data.near import Likeness, grouped, same, thumbnails
 
@@ -14,7 +15,7 @@ COPIED = 8 * 2**20  # bytes that are copied at a time
 
 def without_duplicates(path: Path, notes: list[str]) -> np.ndarray:
     """Keep the first of each group of the same picture in an images.npy; returns (N,) bool, who stayed, and says it."""
-    images = np.load(path, mmap_mode="r")
+    images = files.load_array(path)
     pairs = Likeness(thumbnails(images)).pairs()
     group = grouped(len(images), pairs[same(images, pairs)])
     kept = np.zeros(len(images), bool)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ganvas import files
 from ganvas.data.containers import broken_archive, open_compressed
 from ganvas.errors import DataError
 
@@ -147,7 +148,7 @@ def read_arrays(path: Path, split: str) -> Arrays:
 
 
 def _read_npy(path: Path) -> Arrays:
-    return _array_part(np.load(path, mmap_mode="r", allow_pickle=False), None, "", path)
+    return _array_part(files.load_array(path), None, "", path)
 
 
 def _read_npz(path: Path, split: str) -> Arrays:

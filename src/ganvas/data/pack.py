@@ -16,15 +16,14 @@ import difflib
 import functools
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 
+from ganvas import files
 from ganvas.config import DataConfig, Fit, Kind, parse_size
 from ganvas.errors import DataError
 
@@ -85,7 +84,7 @@ class Pack:
                     f"{folder} has pack format {info['format']} and this version reads {FORMAT}: "
                     "pack the pictures again, or use the version of ganvas that wrote it"
                 )
-            images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+            images = files.load_array(folder / "images.npy")
             labels = np.load(folder / "labels.npy", allow_pickle=False) if info["labelled"] else None
             heldout = np.load(folder / "heldout.npy", allow_pickle=False)
             damaged = (
@@ -186,7 +185,7 @@ def open_pack(
         return reopened(Path(data), config)
     dataset, place = catalog.locate(str(data), path, progress)
     policy = catalog.policy_for(dataset, place, config)
-    target = Path(folder) if folder else cache_dir() / "packs" / cache_name(config, policy)
+    target = Path(folder) if folder else files.cache_dir() / "packs" / cache_name(config, policy)
     # Looked for before the source is opened: listing a large archive takes its time.
     pack = packing.current(target, request(config, policy), catalog.fingerprint(place, config))
     if pack is not None:
@@ -221,11 +220,6 @@ def cache_name(config: DataConfig, policy: Policy) -> str:
     """A readable folder name that is the same for the same source and policy."""
     key = hashlib.sha256(json.dumps([FORMAT, request(config, policy)], sort_keys=True).encode()).hexdigest()[:12]
     return f"{policy.name}-{key}"
-
-
-def cache_dir() -> Path:
-    """Where packs and downloads are kept: $GANVAS_CACHE, else the user's cache folder."""
-    return Path(os.environ.get("GANVAS_CACHE") or platformdirs.user_cache_dir("ganvas"))
 
 
 def reopened(folder: Path, config: DataConfig) -> Pack:

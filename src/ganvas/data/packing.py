@@ -6,6 +6,7 @@ pack is there whole or not at all. Pictures pass through in chunks: memory does 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -18,6 +19,7 @@ import numpy as np
 from filelock import FileLock
 
 import ganvas
+from ganvas import files
 from ganvas.config import DataConfig
 from ganvas.data.cleaning import mask_marks, without_duplicates
 from ganvas.data.decode import Target
@@ -54,7 +56,12 @@ def build_pack(
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         # Whoever comes second waits here, and then finds the pack made.
-        with FileLock(folder.with_name(f".{folder.name}.lock")):
+        with contextlib.ExitStack() as held:
+            lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+            if files.acquire(lock):
+                held.callback(lock.release)
+            else:
+                report(files.no_locks(folder), 0, 0)
             if (pack := current(folder, wanted, fingerprint)) is not None:
                 return pack
             _sweep(folder)
@@ -72,7 +79,12 @@ def build_pack(
                 f"the disk is full: {folder} could not be written; free some space, choose another place, "
                 "or pack fewer or smaller pictures (--limit, --size)"
             ) from error
-        raise DataError(f"the pack {folder} cannot be written: {error}; choose another folder") from error
+        if error.errno == errno.ENODEV:
+            raise DataError(
+                f"the pack {folder} cannot be written, since its file system cannot map files into memory: give a "
+                "folder on a local disk, or set the variable GANVAS_CACHE to one"
+            ) from error
+        raise DataError(f"the pack {folder} cannot be written ({error}): {files.another_place(folder)}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return Pack.open(folder)
@@ -124,7 +136,7 @@ def _sync(path: Path) -> None:
         return  # Windows cannot, and need not, sync folders
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
-        os.fsync(handle)
+        files.sync_to_disk(handle)
     finally:
         os.close(handle)
 
@@ -158,7 +170,7 @@ def _write(
         mask_marks(folder / "images.npy", choice.notes)
     labels, classes = _settle_classes(choice, good, source.classes)
     report("setting pictures aside", 0, 0)
-    images = np.load(folder / "images.npy", mmap_mode="r")
+    images = files.load_array(folder / "images.npy")
     heldout = held_out(images, labels, config.holdout)
     np.save(folder / "heldout.npy", heldout)
     if labels is not None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +30,7 @@ from ganvas.generator import Generator
 FORMAT = 1
 MOST_NESTED = 20  # recipes within recipes
 MOST_SEEDS = 10_000_000  # of one text, so that a slip of the finger does not fill the memory
-LARGEST_NUMBER = sys.float_info.max
+LARGEST_NUMBER = 1e6  # of a code, a weight or an edit; networks compute in float32, and a code's numbers are about 1
 LARGEST_SEED = 2**53 - 1  # the largest whole number that every reader of JSON keeps
 
 
@@ -147,7 +146,7 @@ def whole(value: Any, most: int) -> int:
 
 def number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST_NUMBER:
-        raise ValueError(f"{value!r} is no finite number")
+        raise ValueError(f"{value!r} is no number up to {LARGEST_NUMBER:,.0f}")
     return float(value)
 
 
@@ -266,6 +265,11 @@ def moved(generator: Generator, direction: Direction) -> Tensor:
         raise ConfigError(
             f"direction {direction.name!r} has {len(direction.vector)} numbers, this model wants {dim}: "
             "it comes from another model"
+        )
+    if direction.depths is not None and max(direction.depths, default=0) >= generator.num_depths:
+        raise ConfigError(
+            f"direction {direction.name!r} moves the depth {max(direction.depths)}: this model has 0 to "
+            f"{generator.num_depths - 1}"
         )
     num_rows = codes.row_slice(generator.network, generator.num_depths - 1) + 1
     added = torch.zeros(num_rows, dim, device=generator.device)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import re
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -46,11 +47,15 @@ class Planned:
 
 @dataclass(frozen=True)
 class Written:
-    """What a call left: the pictures asked for, how many of them were there already, how many the gate left out."""
+    """What a call left: the pictures asked for, how many of them were there already, how many the gate left out.
+
+    damaged: lines of the manifest that could not be read; their pictures were made again.
+    """
 
     paths: list[Path]
     known: int
     left_out: int
+    damaged: int = 0
 
 
 def plan(
@@ -122,7 +127,7 @@ def write(
         folder.mkdir(parents=True, exist_ok=True)
         for name in {file.rpartition("/")[0] for file in (one.file for one in planned)} - {""}:
             (folder / name).mkdir(exist_ok=True)
-    rows = open_manifest(folder, generator.hash[:12])
+    rows, damaged = open_manifest(folder, generator.hash[:12])
     asked = {one.file for one in planned}
     known = {file for file, row in rows.items() if file in asked and matches(row, folder, truncation, gate is not None)}
     todo = [one for one in planned if one.file not in known]
@@ -150,7 +155,7 @@ def write(
     if as_zip:
         zipped(out, folder, [path.relative_to(folder).as_posix() for path in paths])
         paths = [out]
-    return Written(paths, len(known), num_left_out)
+    return Written(paths, len(known), num_left_out, damaged)
 
 
 def drawn(
@@ -181,24 +186,44 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return text.getvalue()
 
 
-def open_manifest(folder: Path, model: str) -> dict[str, list[str]]:
-    """Rows by file of what earlier calls left; a last line cut short by a crash is not one."""
+def open_manifest(folder: Path, model: str) -> tuple[dict[str, list[str]], int]:
+    """Rows by file of what earlier calls left, and how many are damaged; a last one cut short by a crash is neither."""
     path = folder / "manifest.csv"
     if not path.exists():
-        return {}
-    with files.explained(path), path.open(encoding="utf-8", newline="") as file:
-        text = file.read()
-    lines = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1])))
+        return {}, 0
+    with files.explained(path):
+        content = path.read_bytes()
+    reader = csv.reader(io.StringIO(content[: content.rfind(b"\n") + 1].decode(errors="replace"), newline=""))
+    lines: list[list[str]] = []
+    while True:
+        try:
+            lines.append(next(reader))
+        except csv.Error:
+            lines.append([])
+        except StopIteration:
+            break
     if not lines:
-        return {}
+        return {}, 0
     if lines[0] != COLUMNS:
         raise ConfigError(f"{path} is not from this version of Ganvas: choose another --out, or move the folder away")
-    rows = {line[0]: line for line in lines[1:] if len(line) == len(COLUMNS)}
-    if others := {row[4] for row in rows.values()} - {model}:
+    rows = [line for line in lines[1:] if is_row(line, folder)]
+    whole = {row[0]: row for row in rows}
+    if others := {row[4] for row in whole.values()} - {model}:
         raise ConfigError(
             f"{folder} holds pictures of the model {min(others)}, these are of {model}: choose another --out"
         )
-    return rows
+    return whole, len(lines) - 1 - len(rows)
+
+
+def is_row(line: list[str], folder: Path) -> bool:
+    """False for a damaged line of a manifest."""
+    try:
+        file, seed, _, truncation, model, note = line
+        numbers = int(seed) >= 0 and 0 <= float(truncation) <= 1
+    except ValueError:
+        return False
+    known = note in ("", LEFT_OUT) and re.fullmatch("[0-9a-f]{12}", model) is not None
+    return numbers and known and "\ufffd" not in "".join(line) and files.inside(folder, file) is not None
 
 
 def matches(row: Sequence[str], folder: Path, truncation: float, gated: bool) -> bool:

@@ -25,8 +25,8 @@ import numpy as np
 import torch
 
 from ganvas import provenance
-from ganvas.data.pack import cache_dir
 from ganvas.errors import ConfigError, GanvasError
+from ganvas.files import cache_dir
 from ganvas.generator import Generator
 
 PACKAGE, VERSION = "onnxruntime-web", "1.30.0"

@@ -18,9 +18,10 @@ import safetensors.torch
 import torch
 
 from ganvas import files
-from ganvas.data.pack import Pack, Progress, cache_dir
+from ganvas.data.pack import Pack, Progress
 from ganvas.device import choose_device
 from ganvas.errors import ConfigError, DataError
+from ganvas.files import cache_dir
 from ganvas.generator import tensor_hash
 from ganvas.judge.features import Features
 from ganvas.judge.intervals import Interval, share

@@ -114,16 +114,19 @@ def pack_of(folder: Path, generator: Generator, data: str | Path | None, progres
     """The pictures that the generator was trained on, with their held-out part."""
     if (folder / "config.json").is_file() and (folder / "model").is_dir():
         record = Run(folder).config()["data"]
-        known = Path(record["pack"])
-        if data is None and is_pack(known) and (pack := Pack.open(known)).hash == record["hash"]:
-            return fitting(pack, generator, folder)
-        config = from_dict(
-            DataConfig, {**record["options"], "classes": tuple(record["options"]["classes"])}, "config.json"
-        )
-        pack = open_pack(data or record["source"], config, progress=progress)
-        if pack.hash != record["hash"]:
+        try:
+            known, hashed, source = Path(record["pack"]), record["hash"], record["source"]
+            options = {**record["options"], "classes": tuple(record["options"]["classes"])}
+        except (KeyError, TypeError) as error:
             raise RunError(
-                f"{folder} was trained on other pictures than {data or record['source']} now holds: "
+                f"{folder / 'config.json'} is damaged: it does not say which pictures the run was trained on"
+            ) from error
+        if data is None and is_pack(known) and (pack := Pack.open(known)).hash == hashed:
+            return fitting(pack, generator, folder)
+        pack = open_pack(data or source, from_dict(DataConfig, options, "config.json"), progress=progress)
+        if pack.hash != hashed:
+            raise RunError(
+                f"{folder} was trained on other pictures than {data or source} now holds: "
                 "give those pictures with --data"
             )
         return fitting(pack, generator, folder)

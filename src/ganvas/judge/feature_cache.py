@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from ganvas import files
-from ganvas.data.pack import Pack, Progress, cache_dir
+from ganvas.data.pack import Pack, Progress
 from ganvas.errors import DataError
+from ganvas.files import cache_dir
 from ganvas.judge.features import Features
 from ganvas.judge.frechet import Statistics
 

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from ganvas import files
 from ganvas.data.download import File, download
-from ganvas.data.pack import Pack, cache_dir
+from ganvas.data.pack import Pack
 from ganvas.device import choose_device
 from ganvas.errors import CheckpointError, ConfigError
+from ganvas.files import cache_dir
 from ganvas.models import channels_last
 
 BATCH = 8  # pictures at a time on a CPU: 4 to 16 are equally fast, 32 is slower (the caches)

@@ -37,10 +37,20 @@ def report(runs: list[Path], out: Path | None = None) -> Path:
     if not runs:
         raise RunError("no run was given: name at least one run folder")
     told = [read(Path(run)) for run in runs]
-    if len(told) == 1:
-        path, html = out or told[0].folder / "report.html", render("run.html.j2", page(told[0]))
-    else:
-        path, html = out or told[0].folder.parent / "comparison.html", render("comparison.html.j2", comparison(told))
+    try:
+        if len(told) == 1:
+            path, html = out or told[0].folder / "report.html", render("run.html.j2", page(told[0]))
+        else:
+            path, html = (
+                out or told[0].folder.parent / "comparison.html",
+                render("comparison.html.j2", comparison(told)),
+            )
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, jinja2.UndefinedError) as error:
+        if all(one.evaluation is None for one in told):
+            raise
+        # An evaluation has too many parts to look at each before: whoever changed or damaged it must make it again.
+        places = ", ".join(str(one.folder / "evaluation.json") for one in told if one.evaluation is not None)
+        raise RunError(f"{places} cannot be shown ({error!r}): run `ganvas evaluate` again") from error
     with files.explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     files.write_text(path, html)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +83,7 @@ def read_evaluation(folder: Path) -> Record | None:
     path = folder / "evaluation.json"
     again = f"run `ganvas evaluate {folder}` again"
     try:
-        evaluation = json.loads(path.read_text(encoding="utf-8"))
+        evaluation = files.parse_json(path.read_bytes())
     except FileNotFoundError:
         return None
     except ValueError as error:

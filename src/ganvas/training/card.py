@@ -162,8 +162,8 @@ def read_evaluation(folder: Path, weights: Path) -> tuple[Record | None, bool]:
         return None, False
     damaged = RunError(f"{path} is damaged or of another version: run `ganvas evaluate` again")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
+        found = files.parse_json(path.read_bytes())
+    except ValueError:
         raise damaged from None
     if not (isinstance(found, dict) and found.get("format") == 1 and isinstance(found.get("measures"), list)):
         raise damaged
@@ -281,7 +281,7 @@ def about(facts: Facts) -> str:
 
 def how_to_use(facts: Facts, repo: str | None) -> str:
     config = facts.generator.info.config
-    name = repo or FOLDER
+    name = f"hf://{repo}" if repo else FOLDER
     load = f'hub.local("{name}")' if repo else f'"{name}"'
     return (
         "```sh\n"

@@ -54,12 +54,12 @@ class Clock:
             total = self.state.total_images or UNKNOWN
         return total, seconds, float(seconds >= self.budget_seconds)
 
-    def progress(self) -> float:
-        """Part of the budget used, 0 to 1."""
+    def progress(self, images: int | None = None, seconds: float | None = None) -> float:
+        """Part of the budget used, 0 to 1: now, or when so many images were seen after so many seconds."""
         if self.budget_seconds is not None:
-            return min(1.0, self.seconds() / self.budget_seconds)
+            return min(1.0, (self.seconds() if seconds is None else seconds) / self.budget_seconds)
         assert self.budget_images is not None
-        return min(1.0, self.state.images_seen / self.budget_images)
+        return min(1.0, (self.state.images_seen if images is None else images) / self.budget_images)
 
     def seconds_left(self) -> float:
         if self.budget_seconds is not None:

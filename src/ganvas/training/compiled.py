@@ -1,15 +1,18 @@
-"""torch.compile where it works: tried once on one picture before training, with a clean way back."""
+"""torch.compile where it works: tried before training on a real batch, with a clean way back."""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from collections.abc import Callable
 
 import torch
 
 from ganvas.config import TrainConfig
+from ganvas.device import is_out_of_memory
 from ganvas.models.pretrained import FeatureDiscriminator
 from ganvas.training.state import TrainState
+from ganvas.training.step import Side, accumulate_gradients, draw_inputs, policy_for
 from ganvas.training.workers import Networks
 
 
@@ -18,26 +21,53 @@ def call_networks(state: TrainState, config: TrainConfig, say: Callable[[str], N
     plain = Networks(state.generator, state.discriminator, state.generator, state.discriminator)
     if not config.compile:
         return plain
+    # A step may go back through the discriminator twice (step.joint_gradients), for which the buffers of the forward
+    # pass have to stay: by default compiled code gives them away in the first backward pass.
+    functorch = importlib.import_module("torch._functorch.config")
+    functorch.donated_buffer = False  # ty: ignore[invalid-assignment]
     compiled = dataclasses.replace(plain, generator=torch.compile(state.generator))
-    if isinstance(state.discriminator, FeatureDiscriminator):
-        state.discriminator.frozen.compile()  # nearly all of its time, and never differentiated twice
+    frozen = state.discriminator.frozen if isinstance(state.discriminator, FeatureDiscriminator) else None
+    if frozen is not None:
+        frozen.compile()  # nearly all of its time, and never differentiated twice
     else:
         compiled = dataclasses.replace(compiled, discriminator=torch.compile(state.discriminator))
     try:
-        try_out(compiled, state)
+        try_out(compiled, state, config)
     except Exception as error:  # whatever a compiler tool chain may raise
+        if is_out_of_memory(error):  # the loop goes on with smaller micro-batches
+            return compiled
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         say(f"torch.compile does not work here ({reason[:120]}): going on without it")
         torch._dynamo.reset()
+        if frozen is not None:
+            frozen._compiled_call_impl = None
         return plain
     return compiled
 
 
-def try_out(networks: Networks, state: TrainState) -> None:
-    """One forward and backward pass of both networks; leaves no gradient behind."""
-    model = state.model
-    z = torch.zeros(2, model.z_dim, device=state.device)
-    labels = torch.zeros(2, dtype=torch.int64, device=state.device) if model.num_classes else None
-    networks.discriminator(networks.generator(z, labels), labels).sum().backward()
-    for optimizer in state.optimizers.values():
-        optimizer.zero_grad(set_to_none=True)
+def try_out(networks: Networks, state: TrainState, config: TrainConfig) -> None:
+    """The gradients of the first step as training computes them, with and without penalties; leaves nothing behind."""
+    policy = policy_for(state.batches.pack.kind, config)
+    place = slice(state.batches.start, state.batches.stop)
+    position = state.batches.state_dict()
+    real, labels = next(state.batches)
+    state.batches.load_state_dict(position)
+    labels = labels if state.model.num_classes else None
+    noise = torch.Generator(state.device).manual_seed(0)
+    sides: tuple[Side, ...] = ("both",) if config.update == "joint" else ("discriminator", "generator")
+    buffers = [*state.generator.buffers(), *state.discriminator.buffers()]
+    before = [buffer.clone() for buffer in buffers]
+    try:
+        with torch.random.fork_rng([state.device] if state.device.type == "cuda" else []):
+            for penalise in (True, False):
+                inputs = draw_inputs(
+                    real, labels, place, config, policy, state.augment.value, noise, penalise,
+                    state.features_penalty.value,
+                )  # fmt: skip
+                for side in sides:
+                    accumulate_gradients(networks, inputs, config, policy, state.micro_batch, penalise, side, True)
+    finally:
+        for buffer, value in zip(buffers, before, strict=True):
+            buffer.copy_(value)
+        for optimizer in state.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)

@@ -84,14 +84,16 @@ class Watch:
         self.vitals: list[dict[str, Any]] = []
         self.varieties: list[dict[str, Any]] = []
         self.active: dict[str, int] = {}  # states, and how often in a row each was not seen
-        for record in history:
+        for record in history:  # a line that lacks what is read here, or has something else in its place, says nothing
             if "health" in record:
-                self.active[record["health"]] = 0
-            elif "score" in record:
+                self.active[str(record["health"])] = 0
+            elif has_numbers(record, ("score", "diversity", "lattice"), ("d_gap", "near", "change", "precision")):
                 self._take(record)
-            elif "variety" in record:
+            elif has_numbers(record, ("variety",), ("worst_variety",)) and ("worst" in record) == (
+                "worst_variety" in record
+            ):
                 self.varieties.append(record)
-            elif "loss" in record:
+            elif has_numbers(record, ("loss", "g_norm", "d_norm", "augment", "sign")):
                 self.reports.append(record)
 
     def see(self, record: dict[str, Any]) -> list[Event]:
@@ -295,6 +297,12 @@ class Watch:
     def _since(self, part: float) -> list[dict[str, Any]]:
         """The examinations after this part of the images seen: where the machine is slow, they come close together."""
         return [record for record in self.vitals if record["images"] > part * self.vitals[-1]["images"]]
+
+
+def has_numbers(record: dict[str, Any], needed: Iterable[str], optional: Iterable[str] = ()) -> bool:
+    """Whether a record has all of `needed`, and only numbers there and in `optional`."""
+    values = [*(record.get(name) for name in needed), *(record.get(name, 0.0) for name in optional)]
+    return all(type(value) in (int, float) for value in values)
 
 
 def ignorant_loss(config: TrainConfig) -> float | None:

@@ -101,6 +101,8 @@ def train(
     snapshots = Snapshots(run, config)
     clock = Clock(state, config)
     watch = Watch(config, read_log(run.folder), state.restarts)
+    began = state.images_seen
+    go_on_drawing(preview, run, state, clock)
     last_log = last_display = time.monotonic()
     saving = Allowance(CHECKPOINT_SHARE)
     examining = Allowance(EXAMINATION_SHARE, 2 * examine.cost if examine is not None else 0.0)  # the last one as well
@@ -123,6 +125,7 @@ def train(
                 roll_back(state, run, display)
                 clock, diverged = Clock(state, config), False
                 watch = Watch(config, read_log(run.folder), state.restarts)  # without what was seen since
+                go_on_drawing(preview, run, state, clock)
                 continue
             if finished or interrupted:
                 break
@@ -134,6 +137,7 @@ def train(
             starting = is_starting(config, state.images_seen, state.total_images)
             state.generator.starting = starting  # ty: ignore[invalid-assignment]
             penalise, paths = state.step % interval == 0, state.step % PATH_INTERVAL == 0
+            ranks.seed_step(config.seed, state.step)
             for _ in range(rounds):
                 real, labels = next(state.batches)
                 labels = labels if average.classes else None
@@ -205,24 +209,27 @@ def train(
                     run.save_checkpoint(state.state_dict(), state.images_seen, config.keep)
                     write_model(average, run, state.images_seen)
 
-    # Leave everything on disk: the checkpoint to go on from, the last grid, the model.
-    if returns and not are_finite(state):
-        roll_back(state, run, display)
-    state.measure_averages()
-    if workers is not None:
-        workers.close()
-    if writes:
-        run.save_checkpoint(state.state_dict(), state.images_seen, config.keep)
-        write_model(average, run, state.images_seen)
-        if not interrupted:
-            preview.draw(state.images_seen, 1.0)
-            if examine is not None:
-                vitals = keep_best(state, average, run, examine)
-                tell(watch.examine(vitals, 1.0), state, run, display)
-                if vitals["score"] > max(WORSE * state.best_score, state.best_score + vitals["margin"]):
-                    display.say("the pictures were better earlier: model/ holds the best weights, not the last")
-                    restore_best(run)
-        display.finish(state.images_seen, state.seconds)
+        # Leave everything on disk: the checkpoint to go on from, the last grid, the model. Signals wait for it. If the
+        # process is killed before the last line of the log, the next call does it again (session.is_complete).
+        if returns and not are_finite(state):
+            roll_back(state, run, display)
+        state.measure_averages()
+        if workers is not None:
+            workers.close()
+        if writes:
+            if state.images_seen != began or not run.saved():
+                run.save_checkpoint(state.state_dict(), state.images_seen, config.keep)
+            write_model(average, run, state.images_seen)
+            if not interrupted:
+                preview.draw(state.images_seen, 1.0)
+                if examine is not None:
+                    vitals = keep_best(state, average, run, examine)
+                    tell(watch.examine(vitals, 1.0), state, run, display)
+                    if vitals["score"] > max(WORSE * state.best_score, state.best_score + vitals["margin"]):
+                        display.say("the pictures were better earlier: model/ holds the best weights, not the last")
+                        restore_best(run)
+                run.log({"images": state.images_seen, "finished": True})
+            display.finish(state.images_seen, state.seconds)
     state.batches.close()
     return Outcome(state.images_seen, state.seconds, int(interrupted))
 
@@ -245,7 +252,7 @@ def gradients(
             return accumulate_gradients(
                 networks, inputs, config, policy, state.micro_batch, penalise, side, paths, workers
             )
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             least = 2 if traits_of(state.model).batch_statistics else 1
@@ -284,14 +291,24 @@ def update(state: TrainState, config: TrainConfig, side: Side, rate: float) -> N
 
 
 def keep_best(state: TrainState, average: Generator, run: Run, examine: Examine) -> dict[str, Any]:
-    """Examines the moving average, logs the vitals, and keeps its weights in best/ when no earlier score was lower."""
+    """Examines the moving average, logs the vitals, and keeps its weights in best/ when no earlier score was lower, or
+    where best/ is gone."""
     vitals = {"images": state.images_seen, **examine(average), **heldout_scores(state)}
     run.log(vitals)
-    if vitals["score"] < state.best_score:
+    if vitals["score"] < state.best_score or not run.best.exists():
         state.best_score = vitals["score"]
         average.info = dataclasses.replace(average.info, images_seen=state.images_seen)
         average.save(run.best)
     return vitals
+
+
+def go_on_drawing(preview: Preview, run: Run, state: TrainState, clock: Clock) -> None:
+    """After a resumption or a way back: the next grid is the one after the newest that is there."""
+    preview.drawn = -1
+    if grids := run.grids():
+        images = grids[-1][0]
+        times = [one["seconds"] for one in read_log(run.folder) if "seconds" in one and one["images"] <= images]
+        preview.due(clock.progress(images, times[-1] if times and images < state.images_seen else state.seconds))
 
 
 def restore_best(run: Run) -> None:

@@ -6,17 +6,19 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import ganvas
 from ganvas.config import BUDGET_FIELDS, MACHINE_FIELDS, ModelConfig, TrainConfig, from_dict
 from ganvas.data.batches import Batches
 from ganvas.data.pack import Pack
-from ganvas.device import Device, barrier, rank, world_size
+from ganvas.device import Device, agree, barrier, rank, world_size
 from ganvas.errors import CheckpointError, RunError
-from ganvas.generator import ModelInfo
-from ganvas.run import Run, timestamp
+from ganvas.generator import WEIGHTS, ModelInfo
+from ganvas.run import Run, read_log, timestamp
 from ganvas.training.clock import total_images
 from ganvas.training.loop import Examine
-from ganvas.training.plan import plan
+from ganvas.training.plan import Chooser, choose_machine, plan
 from ganvas.training.probe import probe_gamma
 from ganvas.training.progress import Display
 from ganvas.training.show import show_plan
@@ -26,7 +28,7 @@ from ganvas.training.transfer import Origin, open_origin, take_over
 
 @dataclasses.dataclass(frozen=True)
 class Session:
-    """A training about to begin. config: complete; finished: its budget is used up already."""
+    """A training about to begin. config: complete; finished: its budget is used up and all of it is written."""
 
     state: TrainState
     config: TrainConfig
@@ -52,7 +54,7 @@ def open_session(
     origin = None
     if run.has_config():
         if rank() == 0:
-            run.write_config(taken_up(run, pack, asked, start))
+            run.write_config(taken_up(run, pack, asked, device, start))
     else:
         origin = open_origin(start) if start is not None else None
         if rank() == 0:
@@ -83,18 +85,32 @@ def open_session(
             display.say(f"  {line}")
     if checkpoint is not None:
         try:
-            state.load_state_dict(checkpoint)
+            changes = state.load_state_dict(checkpoint)
         except (KeyError, RuntimeError, ValueError) as error:
             raise CheckpointError(
                 f"the checkpoints in {run.folder} do not fit its config.json: restore it, or choose another --out"
             ) from error
-        if rank() == 0:
-            run.cut_log(state.images_seen)
+        if rank() == 0 and (damaged := run.cut_log(state.images_seen)):
+            lines = f"{damaged} damaged line{'s' if damaged > 1 else ''}"
+            display.say(f"{run.folder / 'log.jsonl'} had {lines}: left out, the rest is used")
         display.say(f"going on from {state.images_seen:,} images in {run.folder}")
-    return Session(state, config, info, is_finished(state, config))
+        if changes:
+            display.say(f"from here on not bit-exact, since the machine is used in another way: {', '.join(changes)}")
+    used_up = is_used_up(state, config)
+    finished = bool(agree([float(used_up and is_complete(run, state.images_seen))])[0])
+    if used_up and not finished:
+        display.say("the training is over, but not all of it was written: the last grid and the model are made again")
+    return Session(state, config, info, finished)
 
 
-def is_finished(state: TrainState, config: TrainConfig) -> bool:
+def is_complete(run: Run, images_seen: int) -> bool:
+    """Whether all that a training leaves at its end is there: the model, the best weights, the last grid."""
+    ended = any(record.get("finished") and record.get("images") == images_seen for record in read_log(run.folder))
+    wanted = (run.model / WEIGHTS, run.best / WEIGHTS, run.samples / f"{images_seen:012d}.png")
+    return ended and all(path.is_file() for path in wanted)
+
+
+def is_used_up(state: TrainState, config: TrainConfig) -> bool:
     if config.minutes is not None:
         return state.seconds >= config.minutes * 60
     return state.images_seen >= (total_images(config, state.batches.pack.num_training) or 0)
@@ -142,10 +158,14 @@ def new_record(
     }
 
 
-def taken_up(run: Run, pack: Pack, asked: TrainConfig, start: Path | None) -> dict[str, Any]:
-    """An old run's record with this session's machine options and budget; RunError when it is another run."""
+def taken_up(run: Run, pack: Pack, asked: TrainConfig, device: Device, start: Path | None) -> dict[str, Any]:
+    """An old run's record with this session's machine options and budget; RunError when it is another run.
+
+    On another kind of device, what was chosen for the old one is chosen anew.
+    """
     record = run.config()
-    data, before, train = record["data"], record["asked"], record["train"]
+    data, before = record["data"], record["asked"]
+    train = dataclasses.asdict(from_dict(TrainConfig, record["train"], "config.json"))
     if data.get("hash") != pack.hash:
         raise RunError(
             f"{run.folder} was trained on other pictures ({data.get('num_images')} of {data.get('size')}, "
@@ -165,7 +185,7 @@ def taken_up(run: Run, pack: Pack, asked: TrainConfig, start: Path | None) -> di
     ]
     if differences:
         raise RunError(f"{run.folder} was started with other options ({'; '.join(differences)}): choose another --out")
-    if train["batch"] % world_size():
+    if (train["batch"] or 1) % world_size():
         raise RunError(
             f"{run.folder} has batches of {train['batch']}, which {world_size()} processes cannot share evenly: "
             "go on with a number that divides it"
@@ -173,13 +193,20 @@ def taken_up(run: Run, pack: Pack, asked: TrainConfig, start: Path | None) -> di
     budget = {name: value for name, value in given.items() if name in BUDGET_FIELDS}
     for name, value in budget.items():
         if train[name] is None:
-            old = next(n for n in BUDGET_FIELDS if train[n] is not None)
+            old = next((n for n in BUDGET_FIELDS if train[n] is not None), None)
+            if old is None:
+                raise RunError(f"{run.folder / 'config.json'} is damaged: it has no budget")
             raise RunError(f"{run.folder} has a budget in {old} ({train[old]:g}): give a larger --{old}")
         if value < train[name]:
             raise RunError(f"{run.folder} has a budget of {train[name]:g} {name}: {value:g} is less, nothing to do")
     changes = {name: value for name, value in given.items() if name in MACHINE_FIELDS} | budget
-    record["train"] = train | changes
     record["asked"] = before | changes
+    if torch.device(train["device"] or "cpu").type != device.torch_device.type:
+        wanted = dataclasses.replace(from_dict(TrainConfig, record["asked"], "config.json"), device=None)
+        chooser = Chooser(wanted, {})
+        choose_machine(chooser, device)
+        changes = chooser.values | changes
+    record["train"] = train | changes
     record["budget"] = from_dict(TrainConfig, record["train"], "config.json").budget
     return record
 

@@ -109,6 +109,7 @@ class TrainState:
             "noise": self.noise.get_state(),
             "rng": {"cpu": torch.get_rng_state()},
             "counters": {name: getattr(self, name) for name in self.COUNTERS},
+            "machine": self.machine(),
         }
         if self.powers is not None:
             state["powers"] = [average.state_dict() for average in self.powers.averages]
@@ -118,7 +119,13 @@ class TrainState:
             state["rng"]["mps"] = torch.mps.get_rng_state()
         return state
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def machine(self) -> dict[str, Any]:
+        """What the rounding depends on: a run that goes on with other values is another one in the last bits."""
+        config = self.config
+        return {"device": self.device.type, "precision": config.precision, "micro-batch": config.micro_batch}
+
+    def load_state_dict(self, state: dict[str, Any]) -> list[str]:
+        """Returns how this machine differs from the one that the state comes from; empty: all goes on bit for bit."""
         self.generator.load_state_dict(state["generator"])
         self.discriminator.load_state_dict(state["discriminator"])
         self.ema.average.load_state_dict(state["ema"])
@@ -131,14 +138,27 @@ class TrainState:
         if self.powers is not None:
             for average, kept in zip(self.powers.averages, state["powers"], strict=True):
                 average.load_state_dict(kept)
-        self.noise.set_state(state["noise"].cpu())
+        counters, kept, noise = state["counters"], state.get("machine", {}), state["noise"].cpu()
+        changes = [
+            f"{name} {kept[name]} -> {now}" for name, now in self.machine().items() if kept.get(name, now) != now
+        ]
+        if len(noise) == len(self.noise.get_state()):
+            self.noise.set_state(noise)
+        else:  # of another kind of device, whose random numbers cannot be drawn here: a new sequence begins
+            self.noise.manual_seed(self.config.seed + NOISE_SEED + counters["images_seen"])
+            torch.manual_seed(self.config.seed + counters["images_seen"])
+            changes = changes or ["another kind of device"]
         torch.set_rng_state(state["rng"]["cpu"].cpu())
         if "cuda" in state["rng"] and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["rng"]["cuda"].cpu(), self.device)
         if "mps" in state["rng"] and self.device.type == "mps":
             torch.mps.set_rng_state(state["rng"]["mps"].cpu())
+        planned = self.micro_batch
         for name in self.COUNTERS:
-            setattr(self, name, state["counters"].get(name, getattr(self, name)))
+            setattr(self, name, counters.get(name, getattr(self, name)))
+        if changes:
+            self.micro_batch = planned  # as asked for, or as the memory of the other machine allowed
+        return changes
 
 
 class FeaturesPenalty:
