@@ -24,7 +24,7 @@ from typing import Any
 from ganvas import files
 from ganvas.data.pack import cache_dir
 from ganvas.errors import CheckpointError, ConfigError, GanvasError, MissingExtraError
-from ganvas.generator import WEIGHTS, Generator, ModelInfo, find_weights
+from ganvas.generator import LARGEST, WEIGHTS, Generator, ModelInfo, find_weights
 from ganvas.training.card import card, facts_of, run_of
 
 CONFIG, CARD, DIRECTIONS = "config.json", "README.md", "directions.json"
@@ -286,9 +286,10 @@ class Hub:
 
     def file(self, name: str, commit: str, listed: Any) -> Path:
         """One file in the cache, with the hash that the hub's list says; the configuration is one of ours."""
-        if name != WEIGHTS and (listed.size or 0) > SMALL:
+        most = LARGEST if name == WEIGHTS else SMALL
+        if (listed.size or 0) > most:
             raise CheckpointError(
-                f"{self.repo} is no model of Ganvas: its {name} has {listed.size:,} bytes, expected at most {SMALL:,}"
+                f"{self.repo} is no model of Ganvas: its {name} has {listed.size:,} bytes, expected at most {most:,}"
             )
         path = self.folder / "snapshots" / commit / name
         if not path.is_file():  # what is there was held to its hash when it came
