@@ -31,6 +31,11 @@ from ganvas.errors import ConfigError, PictureError
 MAX_PIXELS = 178_956_970
 """Larger pictures are refused from their header: half a gigabyte of RGB, or a decompression bomb."""
 
+COMPOSITE_PIXELS = 2**22  # of a transparent picture that are laid on the background at a time
+MAX_SCANS, MAX_SCANNED = 1000, 2**31
+"""Passes of a progressive JPEG (10 are usual), and passes times pixels: each pass goes through all of them, and costs
+as few bytes as its maker likes."""
+
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 MAGIC = {
     b"\x89PNG": "PNG",
@@ -149,15 +154,21 @@ def _open(payload: bytes) -> Image.Image:
         image = Image.open(io.BytesIO(payload), formats=FORMATS)
     except Image.DecompressionBombError as error:  # Pillow's own limit; its message names the pixels
         raise too_large(int(re.sub(r"\D.*", "", str(error).partition("(")[2]))) from None
-    if image.width * image.height > MAX_PIXELS:
-        raise too_large(image.width * image.height)
+    # Copies that are made on the way: transparent pictures are laid on a background, 16 bits become floats.
+    limit = MAX_PIXELS // (3 if image.mode.startswith("I") else 2 if image.has_transparency_data else 1)
+    if image.width * image.height > limit:
+        raise too_large(image.width * image.height, limit)
+    if image.format in ("JPEG", "MPO"):
+        scans = payload.count(b"\xff\xda")
+        if scans > MAX_SCANS or scans * image.width * image.height > MAX_SCANNED:
+            raise PictureError(f"a JPEG of {scans:,} passes, which takes too long: save it again")
     if 0 in image.size:
         raise PictureError("has no pixels")
     return image
 
 
-def too_large(num_pixels: int) -> PictureError:
-    return PictureError(f"too large: {num_pixels:,} pixels, more than the limit of {MAX_PIXELS:,}")
+def too_large(num_pixels: int, limit: int = MAX_PIXELS) -> PictureError:
+    return PictureError(f"too large: {num_pixels:,} pixels, more than the limit of {limit:,}")
 
 
 def _describe(image: Image.Image, payload: bytes) -> PictureInfo:
@@ -279,15 +290,24 @@ def _from_image(image: Image.Image, target: Target) -> np.ndarray:
         image = _fitted(image.convert("RGBA"), target, (*color, 0))
     else:
         if image.has_transparency_data:
-            layer = image.convert("RGBA")
-            image = Image.new("RGBA", layer.size, (*color, 255))
-            image.alpha_composite(layer)
-            image = image.convert("RGB")
+            image = _on_background(image, color)
         gray = target.channels == 1
-        image = _to_gray(image) if gray else image.convert("RGB")
+        image = _to_gray(image) if gray else image if image.mode == "RGB" else image.convert("RGB")
         image = _fitted(image, target, round(float(np.dot(color, LUMA))) if gray else color)
     pixels = np.asarray(image).reshape(target.height, target.width, target.channels)
     return pixels.astype(np.uint16) * 257 if target.depth == 16 else np.array(pixels)
+
+
+def _on_background(image: Image.Image, color: tuple[int, int, int]) -> Image.Image:
+    """A transparent picture over a colour; in bands, so that a large one is not held three times more."""
+    flat = Image.new("RGB", image.size)
+    step = max(1, COMPOSITE_PIXELS // image.width)
+    for top in range(0, image.height, step):
+        layer = image.crop((0, top, image.width, min(top + step, image.height))).convert("RGBA")
+        band = Image.new("RGBA", layer.size, (*color, 255))
+        band.alpha_composite(layer)
+        flat.paste(band.convert("RGB"), (0, top))
+    return flat
 
 
 def _to_gray(image: Image.Image) -> Image.Image:
