@@ -173,7 +173,7 @@ def copy_into(folder: Path, contents: Contents) -> Path:
     """Writes a model folder, the weights last; refuses a folder that holds anything but a model."""
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file: expected a folder for the model")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / WEIGHTS).is_file():
+    if folder.is_dir() and not (folder / WEIGHTS).is_file() and not is_broken_off(folder, contents):
         raise ConfigError(f"{folder} holds other files and no model: choose a new or an empty folder")
     with files.explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -190,6 +190,19 @@ def copy_into(folder: Path, contents: Contents) -> Path:
             with files.explained(target):
                 target.unlink(missing_ok=True)  # directions of other weights, a card of another model
     return folder
+
+
+def is_broken_off(folder: Path, contents: Contents) -> bool:
+    """Whether a folder without weights holds nothing but the beginning of a copy of these very files, or nothing."""
+    for path in folder.iterdir():
+        content = contents.get(path.name)
+        if path.name.startswith(".") and path.name.endswith(".tmp"):
+            continue
+        if content is None or path.is_dir() or path.stat().st_size > SMALL:
+            return False
+        if path.read_bytes() != (content.read_bytes() if isinstance(content, Path) else content):
+            return False
+    return True
 
 
 def checked(folder: Path, repo: str) -> None:

@@ -8,9 +8,13 @@ Whatever a hostile or damaged file makes Pillow raise leaves here as a `PictureE
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 import re
+import threading
 import warnings
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import numpy as np
@@ -228,12 +232,30 @@ def _decode_file(payload: bytes, target: Target) -> np.ndarray:
     turn = _orientation(image, payload)
     if image.format in ("JPEG", "MPO"):  # MPO: a JPEG with more pictures behind it, as phones write
         _draft(image, target, sideways=turn in SIDEWAYS)
-    image.load()
+    with _quiet() if image.format == "TIFF" else contextlib.nullcontext():
+        image.load()
     if image.format == "TIFF":
         turn = _orientation(image, payload)  # Pillow turned it while loading and dropped the tag, if it could
     if depth == 16:
         return _from_floats([_turned(_gray16(image), turn)], target)
     return _from_image(_turned(image, turn), target)
+
+
+@contextlib.contextmanager
+def _quiet() -> Generator[None]:
+    """Without the lines that libtiff itself writes to the standard error: what is wrong is said in our own words."""
+    with _SILENCE, contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # there may be no standard error
+            before = os.dup(2)
+            stack.callback(os.close, before)
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            stack.callback(os.close, nowhere)
+            os.dup2(nowhere, 2)
+            stack.callback(os.dup2, before, 2)
+        yield
+
+
+_SILENCE = threading.Lock()  # the standard error belongs to all threads
 
 
 def _draft(image: Image.Image, target: Target, sideways: bool) -> None:

@@ -114,12 +114,9 @@ def pack_of(folder: Path, generator: Generator, data: str | Path | None, progres
     """The pictures that the generator was trained on, with their held-out part."""
     if (folder / "config.json").is_file() and (folder / "model").is_dir():
         record = Run(folder).config()["data"]
-        known = Path(record["pack"])
-        if data is None and is_pack(known) and (pack := Pack.open(known)).hash == record["hash"]:
+        place, config = pictures_of(record)
+        if data is None and is_pack(known := Path(place)) and (pack := Pack.open(known)).hash == record["hash"]:
             return fitting(pack, generator, folder)
-        config = from_dict(
-            DataConfig, {**record["options"], "classes": tuple(record["options"]["classes"])}, "config.json"
-        )
         pack = open_pack(data or record["source"], config, progress=progress)
         if pack.hash != record["hash"]:
             raise RunError(
@@ -134,6 +131,13 @@ def pack_of(folder: Path, generator: Generator, data: str | Path | None, progres
     wanted = DataConfig(size=f"{shape.height}x{shape.width}", channels=channels)
     pack = Pack.open(Path(data)) if is_pack(Path(data)) else open_pack(data, wanted, progress=progress)
     return fitting(pack, generator, folder)
+
+
+def pictures_of(record: dict[str, Any]) -> tuple[str, DataConfig]:
+    """Where a run's record says that its pictures are, its pack if that is still there, and how they were packed."""
+    options = {**record["options"], "classes": tuple(record["options"]["classes"])}
+    place = record["pack"] if is_pack(Path(record["pack"])) else record["source"]
+    return place, from_dict(DataConfig, options, "config.json")
 
 
 def fitting(pack: Pack, generator: Generator, folder: Path) -> Pack:
