@@ -197,6 +197,7 @@ def test_data_pack_then_train_from_the_pack(ganvas_command: Command, two_classes
         "heldout.npy",
         "names.txt",
         "pack.json",
+        "checked.json",
     }
     fine(ganvas_command("train", pack, "--out", tmp_path / "run", "--images", 32, *TINY[2:]))
     assert ganvas.Generator.load(tmp_path / "run").sample(1).shape == (1, 1, 12, 20)

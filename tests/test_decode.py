@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 
@@ -360,3 +361,12 @@ def test_real_pictures(shared_data, name, channels, size):
         pixels = decode(payload, target(48, 64, channels))
         assert pixels.shape == (48, 64, channels)
         assert pixels.std() > 5
+
+
+def test_libtiff_says_nothing_itself(capfd):
+    content = bytearray(encoded(gradient(64, 64), "TIFF", compression="tiff_lzw"))
+    content[8:400] = bytes(255 - byte for byte in content[8:400])
+    with pytest.raises(PictureError):
+        decode(bytes(content), target(64, 64, 3))
+    os.write(2, b"ours")
+    assert capfd.readouterr().err == "ours"

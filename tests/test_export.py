@@ -27,7 +27,7 @@ from PIL import Image
 from ganvas import export_web
 from ganvas.errors import ConfigError, GanvasError, MissingExtraError
 from ganvas.explore.recipes import Recipe, resolve
-from ganvas.export import Form, Weights, export, licence_of_card, quantised
+from ganvas.export import Form, Weights, check_place, export, licence_of_card, mark_of, quantised, write_all
 from ganvas.generator import WEIGHTS, Generator, to_pixels
 from ganvas.models import CLASSIC, MODELS, MODERN
 from ganvas.provenance import SENTENCE, read_provenance
@@ -250,6 +250,40 @@ def test_a_file_name_is_taken_as_one(tmp_path: Path, folder: Path) -> None:
     assert [path.name for path in export(folder, tmp_path / "bars.onnx")] == ["bars.onnx", "bars.json"]
     with pytest.raises(ConfigError, match=r"bars\.onnx exists already: choose another name"):
         export(folder, tmp_path / "bars.onnx")
+
+
+@pytest.mark.parametrize("out", ["new", "empty", "model.pt2"])
+@pytest.mark.parametrize("num", [0, 1, 2])
+def test_an_export_that_was_killed_can_be_made_again(
+    out: str, num: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path
+) -> None:
+    contents = {"model.pt2": b"weights", "model.json": b"{}", "README.md": b"card"}
+    place, ending = tmp_path / out, ".pt2" if out.endswith(".pt2") else None
+    if out == "empty":
+        place.mkdir()
+    where = tmp_path if ending else place
+    mark = mark_of(place, ending)
+    check_place(place, mark, free_name=bool(ending))
+
+    written: list[Path] = []
+
+    def write(path: Path, content: bytes) -> None:
+        path.write_bytes(content)
+        written.append(path)
+        if len(written) == num + 1:
+            shutil.copytree(tmp_path, copy)  # what a kill would leave here
+
+    copy = tmp_path.with_name(f"{tmp_path.name}-copy")
+    monkeypatch.setattr("ganvas.export.write_bytes", write)
+    write_all({where / name: content for name, content in contents.items()}, mark)
+    monkeypatch.undo()
+    place, where, mark = (copy / one.relative_to(tmp_path) for one in (place, where, mark))
+    assert mark.is_file() and len(list(where.iterdir())) == num + 1
+    check_place(place, mark, free_name=bool(ending))
+    write_all({where / name: content for name, content in contents.items()}, mark)
+    assert {path.name: path.read_bytes() for path in where.iterdir()} == contents
+    with pytest.raises(ConfigError, match="already"):
+        check_place(place, mark, free_name=bool(ending))
 
 
 def test_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path) -> None:

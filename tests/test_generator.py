@@ -17,8 +17,8 @@ import torch
 
 from ganvas.config import ModelConfig
 from ganvas.errors import CheckpointError, ConfigError
-from ganvas.generator import FORMAT, WEIGHTS, Generator, ModelInfo, tensor_hash, to_pixels
-from ganvas.models import MODERN, build
+from ganvas.generator import FORMAT, LARGEST, WEIGHTS, Generator, ModelInfo, checksum, in_order, tensor_hash, to_pixels
+from ganvas.models import CLASSIC, MODERN, build
 from ganvas.models.batch_norm import measure_statistics
 
 CLASSES = ["left", "right", "7"]
@@ -76,6 +76,13 @@ def test_saved_and_loaded_generator_draws_identical_pictures(name: str, tmp_path
     after = Generator.load(before.save(tmp_path / "deep" / "model"), device="cpu")
     assert after.info == before.info and after.classes == CLASSES
     assert torch.equal(after.sample(5, seed=9), before.sample(5, seed=9))
+
+
+@pytest.mark.parametrize("name", CLASSIC)
+def test_classic_generators_come_back(name: str, tmp_path: Path) -> None:
+    before = fresh(name, height=32, width=32, channels=3)
+    after = Generator.load(before.save(tmp_path), device="cpu")
+    assert torch.equal(after.sample(2), before.sample(2))
 
 
 def test_model_folder_holds_weights_configuration_and_card(model: Path) -> None:
@@ -240,6 +247,117 @@ def test_weights_of_another_network_are_refused(model: Path, changes: dict) -> N
     rewritten(model / WEIGHTS, config=changes)
     with pytest.raises(CheckpointError, match="does not hold the weights"):
         Generator.load(model, device="cpu")
+
+
+HUGE_NUMBER = "9" * 10_000
+
+
+def text_with(gan: Generator, **changes: object) -> str:
+    """The configuration of a model's file with other fields, those of the network among them."""
+    values = json.loads(gan.info.to_json())
+    for name, value in changes.items():
+        (values["config"] if name in values["config"] else values)[name] = value
+    return json.dumps(values)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        *(({name: value}, None) for name in ("height", "z_dim", "base", "widest", "blocks", "num_classes")
+          for value in (10**9, -1, 0.5, True, None, "8", [8])),
+        *(({name: value}, None) for name, value in (
+            ("model", "unknown"), ("model", 3), ("model", "dcgan"), ("magnitude", 1), ("discriminator", "x" * 10**6),
+            ("depth", 10**9), ("depth", 0), ("kind", "<b>"), ("kind", {}), ("classes", "abc"), ("classes", [1, 2, 3]),
+            ("classes", ["only one"]), ("images_seen", -1), ("images_seen", 1e308), ("data_hash", 7), ("config", []),
+            ("config", None), ("surplus", 1), ("format", [[]]), ("format", "x" * 10**6),
+        )),
+        ({"height": 4096, "width": 4096, "blocks": 16}, None),
+        ({"model": "style", "width": 4096, "base": 8192, "z_dim": 65_536, "widest": 65_536}, None),
+        ({}, "[" * 100_000 + "]" * 100_000),
+        ({}, '{"format": ' + HUGE_NUMBER + "}"),
+        ({}, '{"format": 1, "config": {"height": ' + HUGE_NUMBER + "}}"),
+        ({}, "null"), ({}, "3"), ({}, '"text"'), ({}, ""), ({}, "NaN"),
+    ],
+)  # fmt: skip
+def test_no_configuration_of_a_crafted_file_gets_past_the_loader(
+    changes: dict, text: str | None, labelled: Generator, tmp_path: Path
+) -> None:
+    crafted(tmp_path / WEIGHTS, labelled, text if text is not None else text_with(labelled, **changes))
+    with pytest.raises(CheckpointError) as refused:
+        Generator.load(tmp_path, device="cpu")
+    assert len(str(refused.value)) < 500 and "\n" not in str(refused.value)
+
+
+def crafted(file: Path, model: Generator, text: str, **changes: torch.Tensor) -> None:
+    """A model file whose checksum is right, whatever is in it."""
+    tensors = {name: tensor.contiguous() for name, tensor in model.network.state_dict().items()} | changes
+    metadata = {"ganvas": text, "sha256": checksum(tensor_hash(tensors), text)}
+    safetensors.torch.save_file(tensors, file, metadata)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.full((8,), torch.nan), "no finite numbers"),
+        (torch.full((8,), torch.inf), "no finite numbers"),
+        (torch.zeros(8, dtype=torch.float64), "in another type"),
+        (torch.zeros(8, dtype=torch.complex64), "in another type"),
+        (torch.zeros(8, dtype=torch.bool), "in another type"),
+        (torch.zeros(0), "in another shape"),
+        (torch.zeros([1] * 60), "in another shape"),
+    ],
+)
+def test_weights_that_no_training_gives_are_refused(
+    value: torch.Tensor, message: str, labelled: Generator, tmp_path: Path
+) -> None:
+    name = "norm.bias"
+    assert labelled.network.state_dict()[name].shape == labelled.network.state_dict()["norm.gain"].shape
+    value = value.repeat(len(labelled.network.state_dict()[name]) // 8) if value.shape == (8,) else value
+    crafted(tmp_path / WEIGHTS, labelled, labelled.info.to_json(), **{name: value})
+    with pytest.raises(CheckpointError, match=message):
+        Generator.load(tmp_path, device="cpu")
+
+
+def test_a_network_much_larger_than_its_file_is_never_built(tmp_path: Path) -> None:
+    """The discriminator that belongs to this tiny file has 17 thousand million weights."""
+    model = fresh("style", base=8, blocks=1)
+    text = text_with(model, width=4096, base=8192, widest=8192)
+    crafted(tmp_path / WEIGHTS, model, text)
+    before = torch.random.get_rng_state()
+    with pytest.raises(CheckpointError, match="does not hold the weights"):
+        Generator.load(tmp_path, device="cpu")
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_changed_configuration_is_damage(model: Path) -> None:
+    rewritten(model / WEIGHTS, classes=["right", "left", "7"])
+    with pytest.raises(CheckpointError, match="damaged"):
+        Generator.load(model, device="cpu")
+
+
+def test_files_from_before_the_configuration_was_in_the_checksum_are_read(model: Path, labelled: Generator) -> None:
+    tensors = safetensors.torch.load_file(model / WEIGHTS)
+    metadata = {"ganvas": labelled.info.to_json(), "sha256": tensor_hash(tensors)}
+    safetensors.torch.save_file(tensors, model / WEIGHTS, metadata)
+    assert Generator.load(model, device="cpu").hash == labelled.hash
+
+
+def test_an_oversized_file_is_refused_by_its_size(model: Path) -> None:
+    with (model / WEIGHTS).open("r+b") as file:
+        file.truncate(LARGEST + 1)  # takes no space on the disk
+    with pytest.raises(CheckpointError, match="bytes"):
+        Generator.load(model, device="cpu")
+
+
+def test_equal_weights_give_the_same_bytes_in_every_process(model: Path, tmp_path: Path) -> None:
+    code = "import sys, ganvas\nganvas.Generator.load(sys.argv[1], device='cpu').save(sys.argv[2])"
+    subprocess.run([sys.executable, "-c", code, model, tmp_path / "there"], check=True, cwd=tmp_path)
+    content = (model / WEIGHTS).read_bytes()
+    assert (tmp_path / "there" / WEIGHTS).read_bytes() == content
+    assert in_order(content) == content  # and not by luck
+    swapped = safetensors.torch.save(safetensors.torch.load(content), {"b": "2", "a": "1"})
+    assert in_order(swapped).index(b'"a"') < in_order(swapped).index(b'"b"')
+    assert safetensors.torch.load(in_order(swapped)).keys() == safetensors.torch.load(content).keys()
 
 
 def test_safetensors_of_another_program_are_refused(tmp_path: Path) -> None:

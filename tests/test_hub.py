@@ -602,3 +602,21 @@ def test_without_the_extra_the_sentence_says_the_command(tmp_path: Path, monkeyp
     with pytest.raises(MissingExtraError, match=r"pip install 'ganvas\[hub\]'") as error:
         hub.local(f"hf://{REPO}")
     assert REPO in one_sentence(error)
+
+
+@pytest.mark.parametrize("num", [1, 2, 3])
+def test_a_copy_that_was_broken_off_is_made_again(num: int, model: Path, tmp_path: Path) -> None:
+    contents = hub.model_files(model / WEIGHTS, None)
+    whole = hub.copy_into(tmp_path / "whole", contents)
+    names = [name for name in hub.NAMES if name in contents]
+    (tmp_path / "half").mkdir()
+    for name in names[: min(num, len(names) - 1)]:
+        shutil.copy(whole / name, tmp_path / "half" / name)
+    (tmp_path / "half" / ".generator.safetensors.123.tmp").write_bytes(b"beginning")
+    hub.copy_into(tmp_path / "half", contents)
+    assert (tmp_path / "half" / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "README.md").write_text("mine")
+    with pytest.raises(ConfigError, match="holds other files"):
+        hub.copy_into(tmp_path / "other", contents)
+    assert (tmp_path / "other" / "README.md").read_text() == "mine"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -223,6 +224,120 @@ def test_damaged_pack_is_refused_and_made_again(tmp_path, harm):
     with pytest.raises(DataError, match="again"):
         Pack.open(folder)
     assert open_pack(source).num_images == 3
+
+
+def with_array(name: str, change):
+    """A harm: this array of a pack is written anew, changed."""
+
+    def harm(folder: Path) -> None:
+        np.save(folder / name, change(np.load(folder / name)))
+
+    return harm
+
+
+def with_info(**changes):
+    def harm(folder: Path) -> None:
+        info = json.loads((folder / "pack.json").read_text())
+        (folder / "pack.json").write_text(json.dumps(info | changes))
+
+    return harm
+
+
+def with_bytes(name: str, content: bytes):
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def without_field(name: str):
+    def harm(folder: Path) -> None:
+        info = json.loads((folder / "pack.json").read_text())
+        del info[name]
+        (folder / "pack.json").write_text(json.dumps(info))
+
+    return harm
+
+
+def npy(kind: str, num: int) -> bytes:
+    """The head of an array file, and no numbers."""
+    header = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': ({num},)}}".encode()
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+
+
+HARMS = {
+    "images zeroed": with_array("images.npy", np.zeros_like),
+    "images inverted": with_array("images.npy", np.invert),
+    "images in another order": with_array("images.npy", lambda images: images[::-1]),
+    "images float64": with_array("images.npy", lambda images: images.astype(np.float64)),
+    "images of 16 bits": with_array("images.npy", lambda images: images.astype(np.uint16)),
+    "images flat": with_array("images.npy", lambda images: images.reshape(len(images), -1)),
+    "one image": with_array("images.npy", lambda images: images[:1]),
+    "no array": with_bytes("images.npy", b""),
+    "endless array": with_bytes("images.npy", npy("|u1", 9 * 10**14)),
+    "array of objects": with_bytes("labels.npy", npy("|O", 40)),
+    "archive for an array": with_bytes("labels.npy", b"PK\x05\x06" + bytes(18)),
+    "labels permuted": with_array("labels.npy", lambda labels: labels[::-1]),
+    "labels out of range": with_array("labels.npy", lambda labels: labels + 1),
+    "labels below range": with_array("labels.npy", lambda labels: labels - 1),
+    "labels float64": with_array("labels.npy", lambda labels: labels.astype(np.float64)),
+    "endless labels": with_bytes("labels.npy", npy("<i8", 9 * 10**14)),
+    "held out zeroed": with_array("heldout.npy", np.zeros_like),
+    "held out others": with_array("heldout.npy", lambda heldout: np.arange(len(heldout))),
+    "held out beyond": with_array("heldout.npy", lambda heldout: heldout + 1000),
+    "held out before": with_array("heldout.npy", lambda heldout: heldout - 1000),
+    "held out falling": with_array("heldout.npy", lambda heldout: heldout[::-1]),
+    "held out float64": with_array("heldout.npy", lambda heldout: heldout.astype(np.float64)),
+    "other names": with_bytes("names.txt", b"a.png\n" * 40),
+    "no names": lambda folder: (folder / "names.txt").unlink(),
+    "no text": with_bytes("pack.json", b"\xff"),
+    "deep": with_bytes("pack.json", b"[" * 100_000),
+    "long number": with_bytes("pack.json", b'{"format": ' + b"9" * 10_000 + b"}"),
+    "list": with_bytes("pack.json", b"[]"),
+    "null": with_bytes("pack.json", b"null"),
+    "classes no list": with_info(classes="ab"),
+    "classes no names": with_info(classes=[1, 2]),
+    "classes swapped": with_info(classes=["b", "a"]),
+    "kind": with_info(kind="unknown"),
+    "mirror": with_info(mirror="yes"),
+    "depth": with_info(depth=16),
+    "request": with_info(request=[]),
+    "hash": with_info(hash=None),
+    "notes": with_info(notes=[1]),
+} | {f"without {name}": without_field(name) for name in (
+    "classes", "fingerprint", "format", "hash", "heldout", "kind", "labelled", "licence", "mirror", "names_hash",
+    "notes", "rejected", "request", "shape",
+)}  # fmt: skip
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_no_damage_to_a_pack_goes_unnoticed(tmp_path, harm):
+    for i, name in enumerate("ab"):
+        write_pictures(tmp_path / "source" / name, random_pictures(20, 8, 8, seed=i))
+    whole = open_pack(tmp_path / "source")
+    assert len(whole.heldout) > 1 and whole.num_classes == 2
+    HARMS[harm](whole.folder)
+    with pytest.raises(DataError, match="again") as refused:
+        Pack.open(whole.folder)
+    assert "\n" not in str(refused.value) and len(str(refused.value)) < 600
+    again = open_pack(tmp_path / "source")  # the one in the cache is made anew
+    assert again.hash == whole.hash and Pack.open(again.folder).hash == whole.hash
+
+
+def test_content_is_read_through_where_files_are_others_than_before(tmp_path, monkeypatch):
+    source = write_pictures(tmp_path / "source", random_pictures(3, 16, 16))
+    pack = open_pack(source)
+    read = []
+    monkeypatch.setattr("ganvas.data.pack.content_hash", lambda *arrays: read.append(1) or pack.hash)
+    Pack.open(pack.folder)
+    assert not read  # as it was packed
+    copy = Path(shutil.copytree(pack.folder, tmp_path / "copy"))
+    Pack.open(copy)
+    Pack.open(copy)
+    assert len(read) == 1
+    os.utime(copy / "images.npy")
+    Pack.open(copy)
+    assert len(read) == 2
+    (copy / "checked.json").write_text("[" * 100_000)
+    Pack.open(copy)
+    assert len(read) == 3
 
 
 def test_killed_while_packing_leaves_no_pack(tmp_path, cache):

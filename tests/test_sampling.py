@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -177,3 +178,25 @@ def test_what_cannot_be_drawn_is_said_and_writes_nothing(
     with pytest.raises(ConfigError, match=words):
         verbs.sample(model, tmp_path / "out", device="cpu", **options)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("out", ["set", "set.zip"])
+def test_two_samplers_do_not_write_into_one_folder(
+    out: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside = sampling.write_into
+
+    def meanwhile(*arguments: Any) -> Any:
+        with monkeypatch.context() as patch:
+            patch.setattr(sampling, "write_into", inside)
+            with pytest.raises(ConfigError, match="another process writes"):
+                verbs.sample(model, tmp_path / out, num=2, device="cpu")
+        return inside(*arguments)
+
+    monkeypatch.setattr(sampling, "write_into", meanwhile)
+    verbs.sample(model, tmp_path / out, num=3, device="cpu")
+    monkeypatch.undo()
+    verbs.sample(model, tmp_path / out, num=3, device="cpu")
+    assert not list(tmp_path.rglob("*.lock")) and not list(tmp_path.rglob(".lock"))
+    if out == "set":
+        assert len(rows(tmp_path / out)) == 3

@@ -443,7 +443,7 @@ def test_damaged_idx(tmp_path):
     good = images.read_bytes()
     for content, sentence in [
         (good[:-1], "should hold 30 x 5 x 4 = 600 bytes but has 599"),
-        (good + b"x", "has 601"),
+        (good + b"x", "has more than 600"),
         (b"<html>404</html>", "not an idx file of images .*3c68746d"),
         (b"", "not an idx file of images .*nothing"),
         (labels.read_bytes(), "not an idx file of images"),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import csv
 import io
 import json
+import re
 import shlex
 import shutil
 import socket
@@ -35,6 +37,7 @@ from ganvas.provenance import read_provenance
 fastapi = pytest.importorskip("fastapi", reason="the studio needs pip install 'ganvas[studio]'")
 schemathesis = pytest.importorskip("schemathesis", reason="needs pip install schemathesis")
 
+import uvicorn  # noqa: E402
 from fastapi.testclient import TestClient  # noqa: E402
 from hypothesis import HealthCheck, given, settings  # noqa: E402
 from schemathesis import GenerationMode  # noqa: E402
@@ -42,7 +45,7 @@ from schemathesis.checks import not_a_server_error  # noqa: E402
 from schemathesis.specs.openapi.checks import positive_data_acceptance  # noqa: E402
 
 from ganvas import studio, verbs  # noqa: E402
-from ganvas.studio import api, engine, guard, workbench  # noqa: E402
+from ganvas.studio import api, connections, engine, guard, workbench  # noqa: E402
 from ganvas.studio.engine import Engine  # noqa: E402
 from ganvas.studio.refusals import BusyError  # noqa: E402
 from ganvas.studio.shelf import Shelf  # noqa: E402
@@ -649,11 +652,20 @@ def test_a_token_is_asked_of_everyone(folder: Path) -> None:
         refused(client.get("/api/places", headers={"cookie": b"ganvas-00000000=x; bad=\xff"}), 401, "token")
         assert client.get("/api/places", headers={"authorization": f"Bearer {token}"}).status_code == 200
         once = client.get(f"/?token={token}&x=1")
-        assert once.status_code == 303 and once.headers["location"] == "/?x=1"
+        assert once.status_code == 303 and once.headers["location"] == "./?x=1"
         assert "HttpOnly" in once.headers["set-cookie"] and "SameSite=Strict" in once.headers["set-cookie"]
         assert token not in once.headers["set-cookie"]
         assert client.get("/api/places").status_code == 200  # by the cookie
-        assert client.get(f"{home}//evil.example/?token={token}").headers["location"] == "/evil.example/"
+        for path in (
+            "//evil.example/",
+            "/%09/evil.example",
+            "/%0d/evil.example",
+            "/%5Cevil.example",
+            "/x/..%2f/evil",
+            "/a",
+        ):
+            location = client.get(f"{home}{path}?token={token}").headers["location"]
+            assert re.fullmatch(r"\./[A-Za-z0-9.%-]*", location), location  # relative: it stays where it is
 
 
 def test_every_answer_has_a_strict_policy_and_nothing_comes_from_elsewhere(client: TestClient) -> None:
@@ -714,9 +726,9 @@ def takes_any(operation: Any) -> bool:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"host": "0.0.0.0"}, "--token"),
+        ({"host": "0.0.0.0"}, "GANVAS_TOKEN"),
         ({"host": "0.0.0.0", "token": "short"}, "16 or more"),
-        ({"host": "no.such.host.invalid"}, "--token"),
+        ({"host": "no.such.host.invalid"}, "GANVAS_TOKEN"),
         ({"port": 70000}, "--port 70000"),
         ({"host": "127.0.0.1", "port": 0, "folder": "missing"}, "does not exist"),
     ],
@@ -725,6 +737,195 @@ def test_what_cannot_be_served(folder: Path, options: dict[str, Any], words: str
     place = folder / str(options.pop("folder", ""))
     with pytest.raises(ConfigError, match=words):
         studio.serve(place, open_browser=False, **options)
+
+
+def test_the_token_comes_from_a_file_or_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GANVAS_TOKEN", raising=False)
+    assert studio.token_of(None) is None
+    monkeypatch.setenv("GANVAS_TOKEN", "of-the-environment")
+    assert studio.token_of(None) == "of-the-environment"
+    (tmp_path / "token").write_text("correct-horse-battery\nanother line\n")
+    assert studio.token_of(tmp_path / "token") == "correct-horse-battery"
+    for name, content in (("empty", b""), ("binary", b"\xff\n")):
+        (tmp_path / name).write_bytes(content)
+    for name in ("missing", "empty", "binary"):
+        with pytest.raises(ConfigError, match="--token-file"):
+            studio.token_of(tmp_path / name)
+
+
+# Clients that are slow, gone or many, and proxies.
+
+
+def served(application: guard.Guard, messages: list[Any], path: str = "/api/projections", **headers: str) -> list[Any]:
+    """What is sent to a client whose messages come one by one: a message, or the seconds until the next one."""
+    sent: list[Any] = []
+    pending = list(messages)
+
+    async def receive() -> Any:
+        while pending and isinstance(pending[0], float):
+            await asyncio.sleep(pending.pop(0))
+        return pending.pop(0) if pending else await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers_of = [
+        (key.replace("_", "-").encode(), value.encode()) for key, value in {"host": "localhost", **headers}.items()
+    ]
+    scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": headers_of}
+    asyncio.run(asyncio.wait_for(application(scope, receive, send), 20))
+    return sent
+
+
+def part(content: bytes, more: bool = True) -> dict[str, Any]:
+    return {"type": "http.request", "body": content, "more_body": more}
+
+
+async def reads(_: Any, receive: Any, send: Any) -> None:
+    """An application that answers with the length of the body."""
+    content = b""
+    while (message := await receive())["type"] == "http.request":
+        content += message["body"]
+        if not message["more_body"]:
+            break
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": str(len(content)).encode()})
+
+
+@pytest.mark.parametrize(
+    ("messages", "status"),
+    [
+        ([part(b"abc"), 30.0], 408),  # stops in the middle
+        ([30.0], 408),  # never begins
+        ([*[part(b"x"), 0.05] * 40], 408),  # a drop now and then
+        ([part(b"abc"), 0.05, part(b"de", more=False)], 200),
+    ],
+)
+def test_a_body_that_does_not_come_is_not_waited_for(
+    messages: list[Any], status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "BODY_PAUSE", 0.5)
+    monkeypatch.setattr(guard, "BODY_SECONDS", 1.0)
+    sent = served(guard.Guard(reads), messages, content_length="5")
+    assert sent[0]["status"] == status
+    assert sent[1]["body"] == b"5" if status == 200 else b"error" in sent[1]["body"]
+
+
+@pytest.mark.parametrize("length", ["0", "3"])
+def test_work_ends_with_its_client(length: str) -> None:
+    ended: list[str] = []
+
+    async def works(_: Any, receive: Any, send: Any) -> None:
+        if length != "0":
+            await receive()
+        try:
+            await asyncio.sleep(1000)
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
+
+    messages = [part(b"x" * int(length), more=False), 0.1, {"type": "http.disconnect"}]
+    assert served(guard.Guard(works), messages, content_length=length) == [] and ended == ["cancelled"]
+
+
+def test_what_is_left_to_do_behind_an_answer_is_done() -> None:
+    done: list[str] = []
+
+    async def works(_: Any, receive: Any, send: Any) -> None:
+        assert (await receive())["body"] == b""  # once, however it was looked for
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"all"})
+        await asyncio.sleep(0.2)
+        done.append("file closed")
+
+    served(guard.Guard(works), [part(b"", more=False), 0.05, {"type": "http.disconnect"}])
+    assert done == ["file closed"]
+
+
+@pytest.fixture
+def listening(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """The port of a server for few connections; its application answers with the length of the body."""
+    monkeypatch.setattr(connections, "MOST", 20)
+    config = uvicorn.Config(
+        guard.Guard(reads), http=connections.Patient, limit_concurrency=30, log_level="error", lifespan="off"
+    )
+    server = uvicorn.Server(config)
+    with studio.listen("127.0.0.1", 0) as bound:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
+        thread.start()
+        wait_for(lambda: server.started, bool)
+        yield bound.getsockname()[1]
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    "start", [b"", b"GET / HTT", b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nab"]
+)
+def test_slow_clients_lock_nobody_out(start: bytes, listening: int) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(60):
+            slow = stack.enter_context(socket.create_connection(("127.0.0.1", listening)))
+            slow.sendall(start)
+        assert httpx.get(f"http://localhost:{listening}/").text == "0"
+
+
+def test_the_head_of_a_request_is_not_waited_for(listening: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.2)
+    with httpx.Client(base_url=f"http://localhost:{listening}") as good:
+        for start in (b"", b"GET / HTTP/1.1\r\nHost:"):
+            with socket.create_connection(("127.0.0.1", listening), timeout=20) as slow:
+                slow.sendall(start)
+                with contextlib.suppress(ConnectionResetError):
+                    assert slow.recv(100) == b""
+        assert good.get("/").text == good.get("/").text == "0"
+
+
+def test_behind_a_proxy_nothing_is_asked_of_the_root() -> None:
+    static = Path(studio.__file__).parent / "static"
+    found = [
+        (path.name, match)
+        for path in static.iterdir()
+        if path.suffix in (".html", ".js", ".css")
+        for match in re.findall(r"""["'`(]/(?:api|static)?[^/*]""", path.read_text())
+        if path.suffix != ".js" or "/api" in match or "/static" in match
+    ]
+    assert found == []
+
+
+def test_the_name_that_a_proxy_was_asked_by_is_no_other_site(folder: Path) -> None:
+    token = "correct-horse-battery"
+    own = {"authorization": f"Bearer {token}", "origin": "https://hub.example", "host": "127.0.0.1:7860"}
+    with TestClient(api.app(folder, device="cpu", token=token)) as client:
+        assert client.get("/api/places", headers={**own, "x-forwarded-host": "hub.example"}).status_code == 200
+        refused(client.get("/api/places", headers=own), 403, "another site")
+        refused(client.get("/api/places", headers={**own, "x-forwarded-host": "other.example"}), 403, "another site")
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("samples/².png", b"x"),
+        ("samples/" + "9" * 200 + ".png", b"x"),
+        ("log.jsonl", b'{"images": 1' + b"0" * 4000 + b', "loss": 1}\n'),
+        ("log.jsonl", b'{"images": {"value": 3}, "score": 1}\n{"images": {"value": 3}, "health": 1}\n'),
+        ("log.jsonl", b"[" * 100_000),
+        ("log.jsonl", b"\xff\n{}\n[]\n3\n"),
+        ("config.json", b'{"model": ' + b"[" * 100_000 + b"}"),
+        (
+            "config.json",
+            b'{"model": {"a": [[[1]]]}, "train": {"minutes": 1e308}, "data": {"size": 1' + b"0" * 4000 + b"}}",
+        ),
+        ("config.json", b"\xff"),
+        ("config.json", b"[]"),
+    ],
+)
+def test_an_odd_run_leaves_the_others_be(file: str, content: bytes, client: TestClient, folder: Path) -> None:
+    shutil.copytree(folder / "bars", folder / "odd")
+    (folder / "odd" / file).write_bytes(content)
+    told = client.get("/api/runs")
+    assert told.status_code == 200 and {one["name"] for one in told.json()["runs"]} >= {"bars", "odd"}
+    assert client.get("/api/run", params={"run": "odd"}).status_code == 200
 
 
 def test_without_the_extra_the_command_says_what_to_install(

@@ -374,10 +374,12 @@ def test_two_processes_equal_one_with_the_same_global_batch(pictures: Path, tmp_
     torch.testing.assert_close(two, one, rtol=0, atol=2e-3)
 
 
-def start_command(pictures: Path, out: Path) -> subprocess.Popen:
+def start_command(
+    pictures: Path, out: Path, stdout: int = subprocess.PIPE, stderr: int = subprocess.PIPE
+) -> subprocess.Popen:
     command = [sys.executable, "-m", "ganvas", "train", str(pictures), "--out", str(out), "--images", "10000000"]
     command += ["--size", "16", "--batch", "16", "--base", "8", "--previews", "1000"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=stdout, stderr=stderr, text=True)
     deadline = time.monotonic() + 120
     while not Run(out).saved() and time.monotonic() < deadline:
         assert process.poll() is None, process.stderr and process.stderr.read()
@@ -385,7 +387,7 @@ def start_command(pictures: Path, out: Path) -> subprocess.Popen:
     return process
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signal_saves_and_prints_the_resume_command(pictures: Path, tmp_path: Path, number: signal.Signals) -> None:
     process = start_command(pictures, tmp_path / "run")
     process.send_signal(number)
@@ -394,6 +396,29 @@ def test_signal_saves_and_prints_the_resume_command(pictures: Path, tmp_path: Pa
     assert f"to go on: ganvas train {pictures} --out" in out
     assert "Traceback" not in err
     ganvas.Generator.load(tmp_path / "run").sample(2)
+
+
+def test_a_training_whose_terminal_has_gone_is_saved(pictures: Path, tmp_path: Path) -> None:
+    ours, theirs = os.openpty()
+    process = start_command(pictures, tmp_path / "run", stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    os.close(ours)  # from here on it cannot write a word
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(60) == 128 + signal.SIGHUP
+    assert list((tmp_path / "run" / "model").iterdir())
+
+
+def test_a_run_folder_that_was_moved_goes_on_by_its_name(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_after(patch, steps=2)
+        ganvas.train(pictures, tmp_path / "run", images=64, **SMALL)
+    moved = (tmp_path / "run").rename(tmp_path / "moved")
+    ganvas.train(moved, device="cpu", quiet=True)
+    assert Run(moved).saved()[-1].images_seen == 64 and not (tmp_path / "run").exists()
+    shutil.rmtree(Run(moved).config()["data"]["pack"])  # packed again from where the images were
+    assert ganvas.train(moved, images=96, device="cpu", quiet=True).images_seen == 96
 
 
 def test_kill_loses_only_what_came_after_the_last_checkpoint(pictures: Path, tmp_path: Path) -> None:

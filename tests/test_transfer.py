@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -168,6 +169,30 @@ def test_what_cannot_be_started_from_is_refused_in_a_sentence(two_classes: Path,
 
 
 # The gamma probe.
+
+
+@pytest.mark.parametrize(
+    ("model", "state"),
+    [
+        ({"base": 10**9}, None),
+        ({"blocks": 10**6}, None),
+        ({"height": "16"}, None),
+        ({}, []),
+        ({}, {"ema": 3, "discriminator": {}}),
+        ({}, {"ema": {}}),
+        ({}, {"ema": {"norm.gain": "text"}, "discriminator": {}}),
+    ],
+)
+def test_a_crafted_run_is_refused_in_a_sentence(model: dict, state: object, trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "crafted")
+    run = Run(tmp_path / "crafted")
+    config = run.config()
+    config["model"] |= model
+    run.write_config(config)
+    if state is not None:
+        run.save_checkpoint(state, 10**6, 1)  # ty: ignore[invalid-argument-type]
+    with pytest.raises((CheckpointError, ConfigError), match="crafted"):
+        open_origin(run.folder)
 
 
 def test_probe_tries_three_weights_and_says_which_was_best(

@@ -97,6 +97,9 @@ def test_a_generated_picture_is_found_again(ganvas_command: Command, run: Path, 
 def test_favourites_are_kept_and_made_again_in_full(ganvas_command: Command, run: Path, tmp_path: Path) -> None:
     file = tmp_path / "lists" / "kept.json"
     fine(ganvas_command, "favourites", run, file, "--keep", "3,7", "--label", "lying", "--truncation", 0.5)
+    before = file.read_bytes()
+    fine(ganvas_command, "favourites", run, file, "--keep", "7,3,7", "--label", "lying", "--truncation", 0.5)
+    assert file.read_bytes() == before  # they are kept already
     fine(ganvas_command, "favourites", run, file, "--keep", "11", "--out", tmp_path / "out", "--format", "tiff")
     paths = sorted((tmp_path / "out").iterdir())
     assert [read_provenance(path)["recipe"] for path in paths] == [  # ty: ignore[not-subscriptable]

@@ -313,6 +313,7 @@ def studio(
     port: int = 7860,
     host: str = "127.0.0.1",
     token: str | None = None,
+    token_file: Path | None = None,
     device: str | None = None,
     browser: bool = True,
     no_copies: Annotated[bool, arg(name="no-copies")] = False,
@@ -323,8 +324,9 @@ def studio(
         folder: a run, a model folder, or a folder of runs
         data: the training pictures, for the nearest one beside each, where the run's own pack is gone
         port: of the page
-        host: where to listen; anything but this machine's own address needs --token
-        token: a password that the page asks for
+        host: where to listen; anything but this machine's own address needs a token
+        token: a password that the page asks for; others see it in the list of processes, unlike GANVAS_TOKEN's
+        token_file: a file whose first line is the token; without it, the environment variable GANVAS_TOKEN
         device: cpu, cuda or mps; default: the fastest
         browser: open it in the browser at once
         no_copies: hand out no picture that copies a training picture
@@ -336,6 +338,7 @@ def studio(
         host=host,
         port=port,
         token=token,
+        token_file=token_file,
         data=data,
         device=device,
         open_browser=browser,

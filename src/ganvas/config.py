@@ -14,7 +14,7 @@ import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from ganvas.errors import ConfigError
 
@@ -117,6 +117,36 @@ class ModelConfig:
     discriminator: DiscriminatorKind = "own"
     """own: the architecture's; features: heads on a frozen pretrained network; both: the two together."""
 
+    def __post_init__(self) -> None:
+        for name, (least, most) in MODEL_LIMITS.items():
+            value = getattr(self, name)
+            if type(value) is not int or not least <= value <= most:
+                raise ConfigError(f"{name} {value!r:.40}: expected a whole number from {least:,} to {most:,}")
+        if self.blocks * self.height * self.width > MOST_BLOCK_PIXELS:
+            raise ConfigError(f"blocks {self.blocks}: too many for {self.height}x{self.width} pixels")
+        for name in ("magnitude", "spectral_norm"):
+            if type(getattr(self, name)) is not bool:
+                raise ConfigError(f"{name} {getattr(self, name)!r:.40}: expected true or false")
+        for name, known in (("model", None), ("discriminator", get_args(DiscriminatorKind))):
+            value = getattr(self, name)
+            if not isinstance(value, str) or (known is not None and value not in known):
+                raise ConfigError(f"{name} {value!r:.40}: expected {'a name' if known is None else ', '.join(known)}")
+
+
+MODEL_LIMITS = {
+    "height": (MIN_SIZE, MAX_SIZE),
+    "width": (MIN_SIZE, MAX_SIZE),
+    "channels": (1, 4),
+    "num_classes": (0, 100_000),
+    "z_dim": (1, 65_536),
+    "base": (1, 8_192),
+    "widest": (0, 65_536),
+    "blocks": (1, 16),
+}
+"""Least and greatest numbers of a `ModelConfig`, far from any use: one from a file that is not to be trusted must not
+cost more than a moment."""
+MOST_BLOCK_PIXELS = 4 * MAX_SIZE**2  # blocks x height x width: the blocks of some networks hold a number for each pixel
+
 
 def from_dict(cls: Callable[..., T], values: dict[str, Any], where: str) -> T:
     """Build dataclass `cls` from plain JSON values.
@@ -133,6 +163,8 @@ def from_dict(cls: Callable[..., T], values: dict[str, Any], where: str) -> T:
             raise ConfigError(f"{where} is damaged: {name} is {repr(value)[:40]}; restore it")
     try:
         return cls(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
     except TypeError as error:
         raise ConfigError(f"{where} lacks fields that are needed ({error}): restore it") from error
 

@@ -42,6 +42,7 @@ from ganvas.provenance import SENTENCE
 from ganvas.training import card
 
 Form = Literal["onnx", "web", "torch", "folder"]
+UNFINISHED = "unfinished-export"
 Weights = Literal["float32", "float16", "int8"]
 
 SAME = 1e-4  # largest difference, in the range from -1 to 1, at which two pictures are the same
@@ -81,7 +82,7 @@ def export(
     folder, stem = Path(out), "generator"
     if ending and folder.suffix == ending:
         folder, stem = folder.parent, folder.stem
-    check_place(Path(out), free_name=folder != Path(out))
+    check_place(Path(out), mark_of(Path(out), ending), free_name=folder != Path(out))
     generator = Generator.load(source, device)
     text, licence = card_and_licence(Path(source), generator)
 
@@ -98,7 +99,7 @@ def export(
         else:
             contents = export_web.page_files(generator, name_of(Path(source)), report, content, found)
             contents["model.json"] = json_bytes(report)
-    return write_all({folder / name: content for name, content in contents.items()})
+    return write_all({folder / name: content for name, content in contents.items()}, mark_of(Path(out), ending))
 
 
 # -- the graph --
@@ -374,11 +375,19 @@ def model_folder(generator: Generator, text: str) -> dict[str, bytes]:
 # -- files --
 
 
-def check_place(out: Path, free_name: bool) -> None:
+def mark_of(out: Path, ending: str | None) -> Path:
+    """A file that is there while an export is being written; one that was killed leaves it, and may be made again."""
+    name = f".{out.name}.{UNFINISHED}"
+    return out.with_name(name) if ending and out.suffix == ending else out / f".{UNFINISHED}"
+
+
+def check_place(out: Path, mark: Path, free_name: bool) -> None:
     """Raises ConfigError where `out` is taken, a folder that holds something or any file, or cannot be made."""
     with files.explained(out):
         taken = out.exists() if free_name or not out.is_dir() else any(out.iterdir())
-        nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+        taken = taken and not mark.is_file()
+        above = out.absolute().parents
+        nearest = next(folder for folder in (above if free_name else (out, *above)) if folder.exists())
     if taken:
         wanted = "another name" if free_name else "a new or an empty folder"
         raise ConfigError(f"{out} {'holds files' if out.is_dir() else 'exists'} already: choose {wanted}")
@@ -387,12 +396,12 @@ def check_place(out: Path, free_name: bool) -> None:
         raise ConfigError(f"{out} cannot be written, since {nearest} {why}: choose another place")
 
 
-def write_all(contents: dict[Path, bytes]) -> list[Path]:
-    """Writes all files, or none."""
+def write_all(contents: dict[Path, bytes], mark: Path) -> list[Path]:
+    """Writes all files, or none; where it is killed, the mark stays."""
     written: list[Path] = []
     made: list[Path] = []
     try:
-        for path, content in contents.items():
+        for path, content in {mark: b"", **contents}.items():
             with files.explained(path.parent):
                 for folder in reversed([path.parent, *path.parent.parents]):
                     if not folder.exists():
@@ -400,6 +409,7 @@ def write_all(contents: dict[Path, bytes]) -> list[Path]:
                         made.append(folder)
             write_bytes(path, content)
             written.append(path)
+        mark.unlink()
     except BaseException:
         for path in written:
             path.unlink(missing_ok=True)
@@ -407,7 +417,7 @@ def write_all(contents: dict[Path, bytes]) -> list[Path]:
             with contextlib.suppress(OSError):
                 folder.rmdir()
         raise
-    return written
+    return written[1:]
 
 
 def write_bytes(path: Path, content: bytes) -> None:

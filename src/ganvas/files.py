@@ -80,7 +80,7 @@ def no_locks(folder: Path) -> str:
 def load_array(path: Path) -> np.ndarray:
     """An .npy file, mapped into memory to be read; where a file system cannot map files, as an array in memory."""
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.lib.format.open_memmap(path, mode="r")
     except OSError as error:
         if error.errno not in UNSUPPORTED:
             raise

@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import safetensors
@@ -21,10 +21,11 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ganvas import codes, files, seeding
 from ganvas.codes import Code
-from ganvas.config import ModelConfig, from_dict
+from ganvas.config import Kind, ModelConfig, from_dict
 from ganvas.device import choose_device
 from ganvas.errors import CheckpointError, ConfigError
 from ganvas.models import build_generator, channels_last
@@ -32,6 +33,7 @@ from ganvas.models import build_generator, channels_last
 FORMAT = 1
 WEIGHTS = "generator.safetensors"
 BATCH = 64  # pictures per forward pass when sampling
+LARGEST = 2**34  # bytes of a weights file: hundreds of times the largest network's
 AHEAD = 16  # batches whose latents are drawn together: between two passes they would drive the network from the caches
 
 
@@ -48,18 +50,36 @@ class ModelInfo:
     data_hash: str = ""
     format: int = FORMAT
 
+    def __post_init__(self) -> None:
+        named = isinstance(self.classes, list) and all(isinstance(name, str) for name in self.classes)
+        if not named or self.config.num_classes not in (0, len(self.classes)):
+            raise ConfigError(f"classes: expected the names of {self.config.num_classes:,} classes")
+        if self.depth not in (8, 16):
+            raise ConfigError(f"depth {self.depth!r:.40}: expected 8 or 16 bits")
+        if self.kind not in get_args(Kind):
+            raise ConfigError(f"kind {self.kind!r:.40}: expected one of {', '.join(get_args(Kind))}")
+        if type(self.images_seen) is not int or self.images_seen < 0:
+            raise ConfigError(f"images_seen {self.images_seen!r:.40}: expected a whole number from 0 up")
+        if not isinstance(self.data_hash, str):
+            raise ConfigError("data_hash: expected text")
+
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str, where: Path) -> ModelInfo:
+        """Raises CheckpointError for anything but what `to_json` writes, whoever has written it."""
         try:
             values: dict[str, Any] = json.loads(text)
             if values["format"] != FORMAT:
-                raise CheckpointError(f"{where} has format {values['format']}; this version of Ganvas reads {FORMAT}")
+                raise CheckpointError(
+                    f"{where} has format {values['format']!r:.20}; this version of Ganvas reads {FORMAT}"
+                )
             values["config"] = from_dict(ModelConfig, values["config"], str(where))
             return from_dict(cls, values, str(where))
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+        except ConfigError as error:
+            raise CheckpointError(f"{where} describes no model that this version of Ganvas knows ({error})") from error
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise CheckpointError(
                 f"{where} has no readable Ganvas configuration: train or download it again"
             ) from error
@@ -98,25 +118,28 @@ class Generator:
         Raises CheckpointError when nothing usable is there, or when the file is damaged or not safetensors.
         """
         file = find_weights(Path(path))
+        if (size := file.stat().st_size) > LARGEST:
+            raise CheckpointError(f"{file} has {size:,} bytes, and a model's weights have at most {LARGEST:,}")
         try:
             with safetensors.safe_open(file, framework="pt") as opened:
                 metadata = opened.metadata() or {}
+                text = metadata.get("ganvas", "{}")
+                info = ModelInfo.from_json(text, file)
+                network = outline(info.config, file)
                 tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
         except (safetensors.SafetensorError, OSError) as error:
             raise CheckpointError(not_safetensors(file)) from error
-        info = ModelInfo.from_json(metadata.get("ganvas", "{}"), file)
-        if metadata.get("sha256") != tensor_hash(tensors):
+        if how := difference(network, tensors):
+            raise CheckpointError(f"{file} does not hold the weights of a {info.config.model!r} generator ({how})")
+        digest = tensor_hash(tensors)
+        if metadata.get("sha256") not in (checksum(digest, text), digest):  # older files leave the configuration out
             raise CheckpointError(
                 f"{file} is damaged (its checksum differs): copy it again, or re-make it from the run"
             )
-        network = build_generator(info.config)
-        try:
-            network.load_state_dict(tensors)
-        except RuntimeError as error:
-            how = difference(network, tensors)
-            raise CheckpointError(
-                f"{file} does not hold the weights of a {info.config.model!r} generator ({how})"
-            ) from error
+        if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+            raise CheckpointError(f"{file} holds weights that are no finite numbers: train or download it again")
+        # Copies: what safetensors gives is the file itself in memory, which others may write to.
+        network.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
         return cls(network, info, choose_device(device).torch_device)
 
     def fast(self) -> Generator:
@@ -132,8 +155,9 @@ class Generator:
         with files.explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
-        metadata = {"ganvas": self.info.to_json(), "sha256": tensor_hash(tensors)}
-        content = safetensors.torch.save(tensors, metadata)
+        text = self.info.to_json()
+        metadata = {"ganvas": text, "sha256": checksum(tensor_hash(tensors), text)}
+        content = in_order(safetensors.torch.save(tensors, metadata))
         files.write_atomically(folder / WEIGHTS, lambda file: file.write(content))
         files.write_json(folder / "config.json", dataclasses.asdict(self.info))
         if card:
@@ -252,13 +276,38 @@ def find_weights(path: Path) -> Path:
     )
 
 
+class NumbersAreReal(TorchFunctionMode):
+    """On the meta device, tensors made of given numbers (the fixed noise of some networks) are real nevertheless."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        on = {"device": "cpu"} if func is torch.tensor else {}
+        return func(*args, **on | (kwargs or {}))
+
+
+def outline(config: ModelConfig, where: Path) -> nn.Module:
+    """The generator of a configuration without memory for its weights, which are on the meta device.
+
+    Raises CheckpointError, naming `where`, for what is no network.
+    """
+    try:
+        with torch.device("meta"), NumbersAreReal():
+            return build_generator(config)
+    except (ConfigError, RuntimeError) as error:  # RuntimeError: larger than any memory
+        reason = error if isinstance(error, ConfigError) else "too large"
+        raise CheckpointError(f"{where} describes no model that this version of Ganvas knows ({reason})") from error
+
+
 def difference(network: nn.Module, tensors: dict[str, Tensor]) -> str:
-    """In words, how a file's tensors differ from those that the network wants."""
+    """In words, how a file's tensors differ from those that the network wants; empty where they do not."""
     wanted = network.state_dict()
     missing, extra = sorted(set(wanted) - set(tensors)), sorted(set(tensors) - set(wanted))
-    odd = sorted(name for name in set(wanted) & set(tensors) if wanted[name].shape != tensors[name].shape)
-    found = (("lacks", missing), ("has besides", extra), ("has in another shape", odd))
-    return "; ".join(f"it {verb} {names[0]}{f' and {len(names) - 1} more' * (len(names) > 1)}"
+    both = sorted(set(wanted) & set(tensors))
+    odd = [name for name in both if wanted[name].shape != tensors[name].shape]
+    kind = [name for name in both if wanted[name].dtype != tensors[name].dtype]
+    found = (("lacks", missing), ("has besides", extra), ("has in another shape", odd), ("has in another type", kind))
+    return "; ".join(f"it {verb} {names[0]:.80}{f' and {len(names) - 1} more' * (len(names) > 1)}"
                      for verb, names in found if names)  # fmt: skip
 
 
@@ -278,6 +327,19 @@ def tensor_hash(tensors: dict[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy() if tensor.numel() else b"")
     return digest.hexdigest()
+
+
+def checksum(digest: str, text: str) -> str:
+    """SHA-256 over the `tensor_hash` and the configuration beside the tensors: the whole content of a model file."""
+    return hashlib.sha256(f"{digest}\n{text}".encode()).hexdigest()
+
+
+def in_order(content: bytes) -> bytes:
+    """A safetensors file with its header sorted: the library writes its metadata in an order of each process's own."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + size]), ensure_ascii=False, sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)  # tensors begin at a multiple of 8 bytes
+    return len(header).to_bytes(8, "little") + header + content[8 + size :]
 
 
 def weights_hash(network: nn.Module) -> str:

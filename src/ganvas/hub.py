@@ -24,7 +24,7 @@ from typing import Any
 
 from ganvas import files
 from ganvas.errors import CheckpointError, ConfigError, GanvasError, MissingExtraError
-from ganvas.generator import WEIGHTS, Generator, ModelInfo, find_weights
+from ganvas.generator import LARGEST, WEIGHTS, Generator, ModelInfo, find_weights
 from ganvas.training.card import card, facts_of, run_of
 
 CONFIG, CARD, DIRECTIONS = "config.json", "README.md", "directions.json"
@@ -178,7 +178,7 @@ def copy_into(folder: Path, contents: Contents) -> Path:
     """Writes a model folder, the weights last; refuses a folder that holds anything but a model."""
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file: expected a folder for the model")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / WEIGHTS).is_file():
+    if folder.is_dir() and not (folder / WEIGHTS).is_file() and not is_broken_off(folder, contents):
         raise ConfigError(f"{folder} holds other files and no model: choose a new or an empty folder")
     with files.explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -195,6 +195,19 @@ def copy_into(folder: Path, contents: Contents) -> Path:
             with files.explained(target):
                 target.unlink(missing_ok=True)  # directions of other weights, a card of another model
     return folder
+
+
+def is_broken_off(folder: Path, contents: Contents) -> bool:
+    """Whether a folder without weights holds nothing but the beginning of a copy of these very files, or nothing."""
+    for path in folder.iterdir():
+        content = contents.get(path.name)
+        if path.name.startswith(".") and path.name.endswith(".tmp"):
+            continue
+        if content is None or path.is_dir() or path.stat().st_size > SMALL:
+            return False
+        if path.read_bytes() != (content.read_bytes() if isinstance(content, Path) else content):
+            return False
+    return True
 
 
 def checked(folder: Path, repo: str) -> None:
@@ -291,9 +304,10 @@ class Hub:
 
     def file(self, name: str, commit: str, listed: Any) -> Path:
         """One file in the cache, with the hash that the hub's list says; the configuration is one of ours."""
-        if name != WEIGHTS and (listed.size or 0) > SMALL:
+        most = LARGEST if name == WEIGHTS else SMALL
+        if (listed.size or 0) > most:
             raise CheckpointError(
-                f"{self.repo} is no model of Ganvas: its {name} has {listed.size:,} bytes, expected at most {SMALL:,}"
+                f"{self.repo} is no model of Ganvas: its {name} has {listed.size:,} bytes, expected at most {most:,}"
             )
         path = self.folder / "snapshots" / commit / name
         if not path.is_file():  # what is there was held to its hash when it came

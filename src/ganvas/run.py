@@ -140,7 +140,7 @@ class Run:
 
     def grids(self) -> list[tuple[int, Path]]:
         """(images seen, file) of every preview grid, in order."""
-        found = [(int(path.stem), path) for path in self.samples.glob("*.png") if path.stem.isdigit()]
+        found = [(int(path.stem), path) for path in self.samples.glob("*.png") if re.fullmatch(r"[0-9]+", path.stem)]
         return sorted(found)
 
     # -- checkpoints --

@@ -19,7 +19,7 @@ from ganvas.explore import morph, sampling
 from ganvas.explore.recipes import Direction, Favourites, Mix, Recipe, parse_depths, parse_seeds, resolve
 from ganvas.generator import BATCH, Generator, find_weights, to_pixels
 from ganvas.judge.copies import CopyFinder
-from ganvas.judge.evaluate import Options, pack_of
+from ganvas.judge.evaluate import Options, pack_of, pictures_of
 from ganvas.judge.evaluate import evaluate as judge_run
 from ganvas.judge.quick import QuickJudge
 from ganvas.pictures import grid, save_picture
@@ -61,13 +61,16 @@ def train(
 ) -> Trained:
     """Trains a generator on pictures, or goes on with a run that was interrupted.
 
-    data: a folder, an archive, a data-set file, a pack, or a name such as "digits" or "mnist".
-    out: the run folder; default runs/<name of the data>. The same call again resumes; a finished run stays as it is.
+    data: a folder, an archive, a data-set file, a pack, or a name such as "digits" or "mnist"; or a run folder, moved
+    perhaps, which then goes on. out: the run folder; default runs/<name of the data>. The same call again resumes; a
+    finished run stays as it is.
     data_path: where a named set's files lie.
     start_from: a run or a model folder: a new run begins with its weights, as far as they fit.
     options: any field of DataConfig or TrainConfig by name, such as minutes=30 or size="64".
     """
     data_config, config = with_options(data_config or DataConfig(), config or TrainConfig(), options)
+    if out is None and (run := Run(Path(data), writes=False)).has_config() and run.samples.is_dir():
+        out, (data, data_config) = data, pictures_of(run.config()["data"], Path(data))
     data_config, notes = as_preset(data_config, config)
     folder = Path(out) if out is not None else default_folder(data)
     with process_group(Display(quiet).say):
@@ -491,14 +494,16 @@ def favourites(
 ) -> list[Path]:
     """Re-makes the kept pictures of a favourites file into the folder `out`.
 
-    keep: seeds to add to the file first (it is made where there is none). Returns the pictures' paths.
+    keep: seeds to add to the file first, but for those that it holds; it is made where there is none.
+    Returns the pictures' paths.
     """
     generator, file = open_generator(source, device), Path(file)
     kept = Favourites.read(file, generator) if file.exists() or keep is None else Favourites(generator.hash)
     if keep is not None:
         seeds = parse_seeds(keep) if isinstance(keep, str) else keep
-        fresh = [Recipe(seed, label=label, truncation=truncation) for seed in seeds]
-        resolve(generator, fresh)  # a wrong label is said before it is kept
+        asked = [Recipe(seed, label=label, truncation=truncation) for seed in dict.fromkeys(seeds)]
+        resolve(generator, asked)  # a wrong label is said before it is kept
+        fresh = [recipe for recipe in asked if recipe not in kept.recipes]
         kept.names = [*(kept.names or [""] * len(kept.recipes)), *([""] * len(fresh))]
         kept.recipes += fresh
         with files.explained(file):

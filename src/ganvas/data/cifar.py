@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import pickle
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -48,7 +48,7 @@ def read_cifar(files: Mapping[str, bytes], split: str, where: Path) -> Arrays:
         names = unpickle_batch(files.get(meta_name, b""), meta_name, where).get(meta_key)
         if not isinstance(names, list):
             raise DataError(f"{where}: {meta_name} has no {meta_key}: download it again")
-        classes = [_text(name) for name in names]
+        classes = [_text(name) for name in names if isinstance(name, bytes | str)]
     return join_parts([_cifar_part(name, batch, label_key, classes, where) for name, batch in batches.items()])
 
 
@@ -82,17 +82,20 @@ def unpickle_batch(content: bytes, name: str, where: Path) -> dict[str, Any]:
     """A pickled dictionary of plain values, keys as strings; raises `DataError` for anything else."""
     try:
         batch = _BatchUnpickler(io.BytesIO(content), encoding="bytes").load()
+        if isinstance(batch, dict):
+            return {_text(key): value for key, value in batch.items()}
     except _ForbiddenPickle as error:
         raise DataError(f"{where}: {name} is a pickle that asks for {error}, which is never loaded") from None
     except Exception:  # a damaged pickle makes the unpickler raise nearly anything
         raise DataError(f"{where}: {name} is not a CIFAR batch: download it again") from None
-    if not isinstance(batch, dict):
-        raise DataError(f"{where}: {name} is not a CIFAR batch: download it again")
-    return {_text(key): value for key, value in batch.items()}
+    raise DataError(f"{where}: {name} is not a CIFAR batch: download it again")
 
 
 def _text(value: Any) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    """Of bytes and text alone: the text of a value that holds itself many times over has no end."""
+    if not isinstance(value, bytes | str):
+        raise TypeError(f"expected text, not {type(value).__name__}")
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
 class _ForbiddenPickle(Exception):
@@ -140,11 +143,38 @@ class _PickledBytes(_StandIn):
     """In place of _codecs.encode, by which Python 3 writes bytes into old pickles."""
 
     def __new__(cls, text: Any, encoding: Any) -> bytes:
-        return str(text).encode("latin-1")
+        return _text(text).encode("latin-1")
 
 
-class _BatchUnpickler(pickle.Unpickler):
-    """Builds containers, numbers, strings and the stand-ins above; nothing is ever imported."""
+def _keyed_by_text(step: str) -> Callable[[Any], None]:
+    """A step of the library's unpickler that fills a dictionary, for keys of text alone.
+
+    The hash of a tuple that holds another one twice, which holds a third one twice, and so on, is never found.
+    """
+    load: Callable[[Any], None] = getattr(pickle._Unpickler, f"load_{step}")
+
+    def checked(unpickler: Any) -> None:
+        keys = [unpickler.stack[-2]] if step == "setitem" else unpickler.stack[0::2]
+        if not all(isinstance(key, bytes | str) for key in keys):
+            raise _ForbiddenPickle("a dictionary whose keys are no text")
+        load(unpickler)
+
+    return checked
+
+
+class _BatchUnpickler(pickle._Unpickler):
+    """Builds lists, dictionaries, numbers, strings and the stand-ins above; nothing is ever imported.
+
+    On the library's unpickler in Python, whose steps can be looked at: that in C hashes, and takes memory, first.
+    """
+
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = pickle._Unpickler.dispatch | {
+        code[0]: _keyed_by_text(step)
+        for code, step in ((pickle.SETITEM, "setitem"), (pickle.SETITEMS, "setitems"), (pickle.DICT, "dict"))
+    }
+    for code in (pickle.EMPTY_SET, pickle.FROZENSET, pickle.ADDITEMS):
+        del dispatch[code[0]]
+    del code
 
     ALLOWED: ClassVar[dict[str, Any]] = {
         "numpy.core.multiarray._reconstruct": _PickledArray,

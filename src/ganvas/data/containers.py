@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import lzma
 import os
 import re
@@ -20,15 +21,20 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from ganvas.errors import DataError, PictureError
 
 PICTURES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".dcm", ".dicom")
 
-MAX_HELD_BYTES = 2**26
+MAX_HELD_BYTES = 2**28  # of all files together whose content a tar keeps: CIFAR's batches are 186 MB
 MAX_FILE_BYTES = 2**30
-"""A larger member of an archive is refused unread: no picture within decode.MAX_PIXELS needs as much."""
+"""A larger file is refused unread: no picture within decode.MAX_PIXELS needs as much."""
+MAX_MEMBERS = 500_000
+"""Files in an archive: a list of more takes longer to read than a folder's."""
+PLAIN_BYTES, MAX_RATIO = 2**26, 200
+"""What grows to more bytes than this, and to more than so many times its own, is a decompression bomb."""
+XZ_MEMORY = 2**28  # bytes that the decoder may ask for: the highest level of xz needs 65 MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +133,9 @@ class Folder:
         for name in self.names:
             if name in wanted:
                 try:
-                    yield name, Path(self._files[name]).read_bytes()
+                    yield name, read_whole(Path(self._files[name]))
+                except PictureError as error:
+                    yield name, error
                 except OSError as error:
                     yield name, PictureError(f"cannot be read: {error.strerror}")
 
@@ -161,7 +169,7 @@ class Single(Folder):
 # What a damaged member of a zip raises, and one that is compressed in a way that is not read.
 UNREADABLE = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError),
-    *(RuntimeError, NotImplementedError),
+    *(RuntimeError, NotImplementedError, MemoryError),
 )
 
 
@@ -174,6 +182,8 @@ class Zip:
         self.path = path
         self.rejected: list[Rejection] = []
         self._members: dict[str, zipfile.ZipInfo] = {}
+        with broken_archive(path):
+            refuse_many(path, num_listed(path))
         with broken_archive(path), zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
                 name = member_name(member.filename.replace("\\", "/"))
@@ -191,6 +201,8 @@ class Zip:
             return "encrypted: unpack the archive with its password first"
         if stat.S_ISLNK(member.external_attr >> 16):
             return "a link, not a file"
+        if is_bomb(member.file_size, member.compress_size):
+            return f"a decompression bomb: {member.compress_size:,} bytes that grow to {member.file_size:,}"
         return member_refusal(name, member.file_size, self._members)
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | PictureError]]:
@@ -237,17 +249,22 @@ class Tar:
 
     def _list(self, hold: Callable[[str], bool]) -> None:
         names: set[str] = set()
-        for archive, member in self._pass():
+        held = 0
+        for num, (archive, member) in enumerate(self._pass()):
+            refuse_many(self.path, num)
             name = member_name(member.name)
             if member.isdir() or hidden(name):
                 continue
             reason = None if member.isreg() else "a link or device, not a file"
+            if member.issparse():  # a few bytes of it may stand for any number of zeros
+                reason = "a sparse file: pack the archive again without --sparse"
             if reason := reason or member_refusal(name, member.size, names):
                 self.rejected.append(Rejection(name, reason))
             else:
                 names.add(name)
                 self._members[member.name] = name
-                if hold(name) and member.size <= MAX_HELD_BYTES:
+                if hold(name) and held + member.size <= MAX_HELD_BYTES:
+                    held += member.size
                     self._held[name] = _content(archive, member)
 
     def _pass(self) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
@@ -312,23 +329,116 @@ def broken_archive(path: Path) -> Generator[None]:
         lzma.LZMAError,
         struct.error,
         NotImplementedError,
+        # What tarfile makes of numbers that are none, and of headers that describe headers without end.
+        ValueError,
+        OverflowError,
+        RecursionError,
+        MemoryError,
     ) as error:
-        raise DataError(f"{path} is broken or incomplete ({error}): copy or download it again") from None
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DataError(f"{path} is broken or incomplete ({reason}): copy or download it again") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error}): copy or download it again") from None
 
 
-def open_compressed(path: Path) -> BinaryIO | gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile:
-    """Open a file for reading, undoing gzip, bzip2 or xz by its first bytes."""
+def open_compressed(path: Path) -> BinaryIO | io.BufferedReader:
+    """Open a file for reading, undoing gzip, bzip2 or xz by its first bytes.
+
+    Raises `DataError` while it is read if it turns out to be a decompression bomb.
+    """
     with path.open("rb") as file:
         magic = file.read(6)
     if magic.startswith(b"\x1f\x8b"):
-        return gzip.open(path)
+        return io.BufferedReader(Bounded(path, gzip.open(path)))
     if magic.startswith(b"BZh"):
-        return bz2.open(path)
+        return io.BufferedReader(Bounded(path, bz2.open(path)))
     if magic.startswith(b"\xfd7zXZ"):
-        return lzma.open(path)
+        return io.BufferedReader(Bounded(path, Xz(path)))
     return path.open("rb")
+
+
+class Bounded(io.RawIOBase):
+    """A decompressed stream that ends with a `DataError` where it grows beyond all measure."""
+
+    def __init__(self, path: Path, plain: BinaryIO | gzip.GzipFile | bz2.BZ2File | Xz) -> None:
+        self.path, self.plain = path, plain
+        self.size, self.grown = path.stat().st_size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        content = self.plain.read(min(len(buffer), 2**20))  # else it makes as much room again
+        buffer[: len(content)] = content
+        self.grown += len(content)
+        if is_bomb(self.grown, self.size):
+            raise DataError(
+                f"{self.path} is a decompression bomb: its {self.size:,} bytes grow to more than {self.grown:,}; "
+                "unpack it yourself if you trust it"
+            )
+        return len(content)
+
+    def close(self) -> None:
+        self.plain.close()
+        super().close()
+
+
+class Xz:
+    """lzma.open with a limit on the memory that a file may ask for."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = path.open("rb")
+        self.decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY)
+
+    def read(self, num_bytes: int) -> bytes:
+        while True:
+            given = self.file.read(2**16) if self.decoder.needs_input or self.decoder.eof else b""
+            if self.decoder.eof:  # perhaps another stream follows, behind zeros
+                given = (self.decoder.unused_data + given).lstrip(b"\0")
+                if not given:
+                    return b""
+                self.decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY)
+            elif self.decoder.needs_input and not given:
+                raise EOFError("it ends before the end of its stream")
+            if content := self.decoder.decompress(given, num_bytes):
+                return content
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def is_bomb(grown: int, compressed: int) -> bool:
+    """Whether so few bytes that become so many are no data set, but made to fill the memory."""
+    return grown > PLAIN_BYTES and grown > MAX_RATIO * compressed
+
+
+def read_whole(path: Path) -> bytes:
+    """A file's content; raises `PictureError` for one that is larger than any picture."""
+    with path.open("rb") as file:
+        content = file.read(MAX_FILE_BYTES + 1) if os.fstat(file.fileno()).st_size <= MAX_FILE_BYTES else None
+    if content is None or len(content) > MAX_FILE_BYTES:
+        raise PictureError(f"too large: more than {MAX_FILE_BYTES:,} bytes")
+    return content
+
+
+def num_listed(path: Path) -> int:
+    """How many files a zip says that it has, from its last bytes."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 2**16 - 100))
+        tail = file.read()
+    at = tail.rfind(b"PK\5\6")
+    if at < 0:
+        return 0  # zipfile says what is wrong with it
+    count, num_bytes = struct.unpack_from("<HI", tail, at + 10)
+    at_64 = tail.rfind(b"PK\6\6", 0, at)
+    if at_64 >= 0 and (count == 0xFFFF or num_bytes == 0xFFFFFFFF):
+        count, num_bytes = struct.unpack_from("<QQ", tail, at_64 + 32)
+    return max(count, num_bytes // 128)  # the number may be a lie, the bytes are those that would be read
+
+
+def refuse_many(path: Path, num: int) -> None:
+    if num > MAX_MEMBERS:
+        raise DataError(f"{path} lists more than {MAX_MEMBERS:,} files: unpack it, and give the folder")
 
 
 def member_refusal(name: str, size: int, taken: Collection[str]) -> str | None:

@@ -8,9 +8,13 @@ Whatever a hostile or damaged file makes Pillow raise leaves here as a `PictureE
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 import re
+import threading
 import warnings
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +34,11 @@ from ganvas.errors import ConfigError, PictureError
 
 MAX_PIXELS = 178_956_970
 """Larger pictures are refused from their header: half a gigabyte of RGB, or a decompression bomb."""
+
+COMPOSITE_PIXELS = 2**22  # of a transparent picture that are laid on the background at a time
+MAX_SCANS, MAX_SCANNED = 1000, 2**31
+"""Passes of a progressive JPEG (10 are usual), and passes times pixels: each pass goes through all of them, and costs
+as few bytes as its maker likes."""
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 MAGIC = {
@@ -149,15 +158,21 @@ def _open(payload: bytes) -> Image.Image:
         image = Image.open(io.BytesIO(payload), formats=FORMATS)
     except Image.DecompressionBombError as error:  # Pillow's own limit; its message names the pixels
         raise too_large(int(re.sub(r"\D.*", "", str(error).partition("(")[2]))) from None
-    if image.width * image.height > MAX_PIXELS:
-        raise too_large(image.width * image.height)
+    # Copies that are made on the way: transparent pictures are laid on a background, 16 bits become floats.
+    limit = MAX_PIXELS // (3 if image.mode.startswith("I") else 2 if image.has_transparency_data else 1)
+    if image.width * image.height > limit:
+        raise too_large(image.width * image.height, limit)
+    if image.format in ("JPEG", "MPO"):
+        scans = payload.count(b"\xff\xda")
+        if scans > MAX_SCANS or scans * image.width * image.height > MAX_SCANNED:
+            raise PictureError(f"a JPEG of {scans:,} passes, which takes too long: save it again")
     if 0 in image.size:
         raise PictureError("has no pixels")
     return image
 
 
-def too_large(num_pixels: int) -> PictureError:
-    return PictureError(f"too large: {num_pixels:,} pixels, more than the limit of {MAX_PIXELS:,}")
+def too_large(num_pixels: int, limit: int = MAX_PIXELS) -> PictureError:
+    return PictureError(f"too large: {num_pixels:,} pixels, more than the limit of {limit:,}")
 
 
 def _describe(image: Image.Image, payload: bytes) -> PictureInfo:
@@ -217,12 +232,30 @@ def _decode_file(payload: bytes, target: Target) -> np.ndarray:
     turn = _orientation(image, payload)
     if image.format in ("JPEG", "MPO"):  # MPO: a JPEG with more pictures behind it, as phones write
         _draft(image, target, sideways=turn in SIDEWAYS)
-    image.load()
+    with _quiet() if image.format == "TIFF" else contextlib.nullcontext():
+        image.load()
     if image.format == "TIFF":
         turn = _orientation(image, payload)  # Pillow turned it while loading and dropped the tag, if it could
     if depth == 16:
         return _from_floats([_turned(_gray16(image), turn)], target)
     return _from_image(_turned(image, turn), target)
+
+
+@contextlib.contextmanager
+def _quiet() -> Generator[None]:
+    """Without the lines that libtiff itself writes to the standard error: what is wrong is said in our own words."""
+    with _SILENCE, contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # there may be no standard error
+            before = os.dup(2)
+            stack.callback(os.close, before)
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            stack.callback(os.close, nowhere)
+            os.dup2(nowhere, 2)
+            stack.callback(os.dup2, before, 2)
+        yield
+
+
+_SILENCE = threading.Lock()  # the standard error belongs to all threads
 
 
 def _draft(image: Image.Image, target: Target, sideways: bool) -> None:
@@ -279,15 +312,24 @@ def _from_image(image: Image.Image, target: Target) -> np.ndarray:
         image = _fitted(image.convert("RGBA"), target, (*color, 0))
     else:
         if image.has_transparency_data:
-            layer = image.convert("RGBA")
-            image = Image.new("RGBA", layer.size, (*color, 255))
-            image.alpha_composite(layer)
-            image = image.convert("RGB")
+            image = _on_background(image, color)
         gray = target.channels == 1
-        image = _to_gray(image) if gray else image.convert("RGB")
+        image = _to_gray(image) if gray else image if image.mode == "RGB" else image.convert("RGB")
         image = _fitted(image, target, round(float(np.dot(color, LUMA))) if gray else color)
     pixels = np.asarray(image).reshape(target.height, target.width, target.channels)
     return pixels.astype(np.uint16) * 257 if target.depth == 16 else np.array(pixels)
+
+
+def _on_background(image: Image.Image, color: tuple[int, int, int]) -> Image.Image:
+    """A transparent picture over a colour; in bands, so that a large one is not held three times more."""
+    flat = Image.new("RGB", image.size)
+    step = max(1, COMPOSITE_PIXELS // image.width)
+    for top in range(0, image.height, step):
+        layer = image.crop((0, top, image.width, min(top + step, image.height))).convert("RGBA")
+        band = Image.new("RGBA", layer.size, (*color, 255))
+        band.alpha_composite(layer)
+        flat.paste(band.convert("RGB"), (0, top))
+    return flat
 
 
 def _to_gray(image: Image.Image) -> Image.Image:

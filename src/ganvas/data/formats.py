@@ -17,8 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from ganvas import files
-from ganvas.data.containers import broken_archive, open_compressed
+from ganvas.data.containers import broken_archive, is_bomb, open_compressed
 from ganvas.errors import DataError
+
+MAX_SET_BYTES = 3 * 2**28  # of an idx file, which is read into memory; the largest of EMNIST is 547 MB
+MAX_IMAGES = 5_000_000  # in an array: each gets a name
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,8 @@ def join_parts(parts: list[Arrays]) -> Arrays:
 
 def with_classes(images: np.ndarray, values: np.ndarray | None, prefix: str) -> Arrays:
     """Label values (N,) of integers or strings become class names and indices."""
+    if len(images) > MAX_IMAGES:
+        raise DataError(f"an array of {len(images):,} images: at most {MAX_IMAGES:,} are read")
     digits = len(str(max(0, len(images) - 1)))
     names = [f"{prefix}{i:0{digits}}" for i in range(len(images))]
     if values is None:
@@ -111,19 +116,24 @@ def read_idx(folder: Path, prefix: str, files: Mapping[tuple[str, str], str], sp
 def read_idx_file(path: Path, dimensions: int) -> np.ndarray:
     """uint8 array of 1 (labels) or 3 (images) dimensions; raises `DataError` unless the size is exact."""
     with broken_archive(path), open_compressed(path) as file:
-        content = file.read()
-    found = IDX_DIMENSIONS.get(int.from_bytes(content[:4], "big")) if len(content) >= 4 else None
-    if found != dimensions or len(content) < 4 + 4 * dimensions:
-        kind = "labels" if dimensions == 1 else "images"
-        raise DataError(f"{path} is not an idx file of {kind} (it starts with {content[:4].hex() or 'nothing'})")
-    shape = struct.unpack(f">{dimensions}I", content[4 : 4 + 4 * dimensions])
-    expected, received = math.prod(shape), len(content) - 4 - 4 * dimensions
-    if expected != received or 0 in shape:
+        head = file.read(4 + 4 * dimensions)
+        found = IDX_DIMENSIONS.get(int.from_bytes(head[:4], "big")) if len(head) >= 4 else None
+        if found != dimensions or len(head) < 4 + 4 * dimensions:
+            kind = "labels" if dimensions == 1 else "images"
+            raise DataError(f"{path} is not an idx file of {kind} (it starts with {head[:4].hex() or 'nothing'})")
+        shape = struct.unpack(f">{dimensions}I", head[4:])
+        expected = math.prod(shape)
+        if expected > MAX_SET_BYTES:
+            raise DataError(f"{path} should hold {expected:,} bytes, and at most {MAX_SET_BYTES:,} are read")
+        content = file.read(expected)
+        more = bool(file.read(1))
+    if len(content) != expected or more or 0 in shape:
+        received = f"more than {expected:,}" if more else f"{len(content):,}"
         raise DataError(
-            f"{path} should hold {' x '.join(map(str, shape))} = {expected:,} bytes but has {received:,}: "
+            f"{path} should hold {' x '.join(map(str, shape))} = {expected:,} bytes but has {received}: "
             "download it again"
         )
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+    return np.frombuffer(content, np.uint8).reshape(shape)
 
 
 # numpy files.
@@ -156,6 +166,12 @@ def _read_npz(path: Path, split: str) -> Arrays:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
         if not isinstance(held, np.lib.npyio.NpzFile):
             raise DataError(f"{path} is a single array: give it the ending .npy")
+        for member in held.zip.infolist() if held.zip is not None else []:
+            if is_bomb(member.file_size, member.compress_size):
+                raise DataError(
+                    f"{path}: {member.filename} is a decompression bomb: its {member.compress_size:,} bytes grow to "
+                    f"{member.file_size:,}; save it uncompressed if you trust it"
+                )
         keys = set(held.files)
         wanted = [""] if _first_key(keys, IMAGE_KEYS, "") else [p for p in ("train", "test") if split in (p, "all")]
         found = [(part, _first_key(keys, IMAGE_KEYS, part), _first_key(keys, LABEL_KEYS, part)) for part in wanted]

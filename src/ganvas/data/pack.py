@@ -5,12 +5,14 @@
     heldout.npy  int64, the places of the pictures that are never trained on
     names.txt    the name of each picture in its source, one a line, in the pack's order
     pack.json    classes, source, policy, rejected files with reasons, content hash, notes
+    checked.json size, time and place of the other files when their content was last found to have that hash
 
 `open_pack` is the front door; packing.py does the packing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -19,13 +21,13 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from ganvas import files
-from ganvas.config import DataConfig, Fit, Kind, parse_size
-from ganvas.errors import DataError
+from ganvas.config import MAX_SIZE, DataConfig, Fit, Kind, parse_size
+from ganvas.errors import DataError, GanvasError
 
 FORMAT = 2  # of the pack folder; raised whenever an older reader would misread it
 UNMIRRORED: frozenset[str] = frozenset({"digits", "text", "xray", "scan"})
@@ -73,7 +75,11 @@ class Pack:
 
     @classmethod
     def open(cls, folder: str | Path) -> Pack:
-        """Open a pack folder; raises `DataError` when it is damaged, not a pack, or of another version."""
+        """Open a pack folder; raises `DataError` when it is damaged, not a pack, or of another version.
+
+        Types, shapes and ranges are checked always. The content is read through, and compared with the hash that was
+        taken when it was packed, where this is not known to have been done with these very files.
+        """
         folder = Path(folder)
         if not is_pack(folder):
             raise DataError(f"{folder} is not a pack: make one with `ganvas data pack PICTURES {folder}`")
@@ -81,23 +87,28 @@ class Pack:
             info = json.loads((folder / "pack.json").read_text(encoding="utf-8"))
             if info["format"] != FORMAT:
                 raise DataError(
-                    f"{folder} has pack format {info['format']} and this version reads {FORMAT}: "
+                    f"{folder} has pack format {info['format']!r:.20} and this version reads {FORMAT}: "
                     "pack the pictures again, or use the version of ganvas that wrote it"
                 )
-            images = files.load_array(folder / "images.npy")
-            labels = np.load(folder / "labels.npy", allow_pickle=False) if info["labelled"] else None
-            heldout = np.load(folder / "heldout.npy", allow_pickle=False)
-            damaged = (
-                list(images.shape) != info["shape"]
-                or (labels is not None and len(labels) != len(images))
-                or len(heldout) != info["heldout"]
-            )
+            images, heldout = (files.load_array(folder / name) for name in ("images.npy", "heldout.npy"))
+            labels = files.load_array(folder / "labels.npy") if info["labelled"] else None
+            wrong = fault(info, images, labels, heldout)
+            if wrong is None and (found := stamps(folder)) != checked(folder):
+                if content_hash(images, labels, info["classes"], heldout) != info["hash"]:
+                    wrong = "its images, labels or held-out part are not those that were packed"
+                elif names_hash(folder) != info["names_hash"]:
+                    wrong = "its names are not those that were packed"
+                else:
+                    note_checked(folder, found)
         except DataError:
             raise
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"the pack {folder} is damaged ({error}): delete it and pack the pictures again") from error
-        if damaged:
-            raise DataError(f"the pack {folder} is damaged (files of different lengths): delete it and pack again")
+        except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, RecursionError) as error:
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise DataError(f"the pack {folder} is damaged ({reason}): delete it and pack the images again") from error
+        if wrong is not None:
+            raise DataError(f"the pack {folder} is damaged ({wrong}): delete it and pack the images again")
+        # In memory: a file that changes under a training would be followed silently.
+        labels, heldout = None if labels is None else np.array(labels), np.array(heldout)
         return cls(folder, images, labels, heldout, info["classes"], info)
 
     @property
@@ -155,12 +166,84 @@ class Pack:
     @functools.cached_property
     def names(self) -> list[str]:
         """The name that each picture has in its source."""
-        return (self.folder / "names.txt").read_text(encoding="utf-8").splitlines()
+        return (self.folder / "names.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
 
     @property
     def notes(self) -> list[str]:
         """Sentences about what was dropped, drawn or chosen while packing."""
         return self.info["notes"]
+
+
+CONTENT = ("images.npy", "labels.npy", "heldout.npy", "names.txt", "pack.json")
+CHECKED = "checked.json"
+PIECE = 8 * 2**20  # bytes of images that are hashed at a time
+
+
+def fault(info: dict[str, Any], images: np.ndarray, labels: np.ndarray | None, heldout: np.ndarray) -> str | None:
+    """What is wrong with the arrays or the description of a pack; None where they fit each other."""
+    classes, num = info["classes"], len(images)
+    texts = all(isinstance(info[name], str) for name in ("hash", "names_hash", "fingerprint"))
+    lists = all(isinstance(info[name], list) for name in ("classes", "notes", "rejected", "shape"))
+    request = info["request"]
+    if not (texts and lists and all(isinstance(one, str) for one in (*classes, *info["notes"], request["name"]))):
+        return "pack.json has fields of other types"
+    if not isinstance(request["config"], dict) or {"licence", "attribution"} - info.keys():
+        return "pack.json has fields of other types"
+    if info["kind"] not in get_args(Kind) or info["mirror"] is not (info["kind"] not in UNMIRRORED):
+        return f"pack.json has the kind {info['kind']!r:.40}"
+    if images.dtype not in (np.dtype("u1"), np.dtype("<u2")) or 8 * images.itemsize != info["depth"]:
+        return f"images.npy has the type {images.dtype}, expected unsigned numbers of {info['depth']!r:.20} bits"
+    if list(images.shape) != info["shape"] or images.ndim != 4 or num < 2 or images.shape[3] not in (1, 3, 4):
+        return f"images.npy has the shape {images.shape}, expected {info['shape']!r:.60}"
+    if any(not 1 <= side <= MAX_SIZE for side in images.shape[1:3]):
+        return f"images.npy has the shape {images.shape}, expected sides of {MAX_SIZE} pixels at most"
+    if labels is not None and (labels.dtype != np.int64 or labels.shape != (num,)):
+        return f"labels.npy has {labels.dtype} {labels.shape}, expected int64 {(num,)}"
+    if labels is not None and not 0 <= int(labels.min()) <= int(labels.max()) < len(classes):
+        return f"labels.npy names classes that are not there, expected numbers below {len(classes)}"
+    if heldout.dtype != np.int64 or heldout.shape != (info["heldout"],) or len(heldout) >= num:
+        return f"heldout.npy has {heldout.dtype} {heldout.shape}, expected int64 {(info['heldout'],)!r:.40}"
+    if len(heldout) and not (heldout[0] >= 0 and heldout[-1] < num and bool((np.diff(heldout) > 0).all())):
+        return "heldout.npy is not a rising list of places of images"
+    return None
+
+
+def content_hash(images: np.ndarray, labels: np.ndarray | None, classes: list[str], heldout: np.ndarray) -> str:
+    """The hash of a pack; see `Pack.hash`."""
+    digest = hashlib.sha256()
+    step = max(1, PIECE // images[0].nbytes)
+    for start in range(0, len(images), step):
+        digest.update(np.ascontiguousarray(images[start : start + step]).data)
+    if labels is not None:
+        digest.update(labels.astype("<i8").tobytes())
+    digest.update(json.dumps(classes).encode())
+    digest.update(heldout.astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+def names_hash(folder: Path) -> str:
+    """Of names.txt; the newline behind the last name does not count."""
+    return hashlib.sha256((folder / "names.txt").read_bytes().removesuffix(b"\n")).hexdigest()
+
+
+def stamps(folder: Path) -> dict[str, list[int]]:
+    """What changes with a pack's files: their sizes, times and places on the disk."""
+    found = {name: (folder / name).stat() for name in CONTENT if name != "labels.npy" or (folder / name).exists()}
+    return {name: [stat.st_size, stat.st_mtime_ns, stat.st_ino] for name, stat in found.items()}
+
+
+def checked(folder: Path) -> dict[str, list[int]] | None:
+    """The stamps of the files that were last found to be whole."""
+    try:
+        return json.loads((folder / CHECKED).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def note_checked(folder: Path, found: dict[str, list[int]]) -> None:
+    """Remembers that these files are whole; in a folder that is read only they are read through each time."""
+    with contextlib.suppress(GanvasError):
+        files.write_text(folder / CHECKED, json.dumps(found))
 
 
 def open_pack(

@@ -24,8 +24,19 @@ from ganvas.config import DataConfig
 from ganvas.data.cleaning import mask_marks, without_duplicates
 from ganvas.data.decode import Target
 from ganvas.data.holdout import held_out
-from ganvas.data.pack import FORMAT, UNMIRRORED, Pack, Policy, Progress, is_pack, request
-from ganvas.data.pool import CHUNK_BYTES, decoded, num_cores
+from ganvas.data.pack import (
+    FORMAT,
+    UNMIRRORED,
+    Pack,
+    Policy,
+    Progress,
+    content_hash,
+    is_pack,
+    note_checked,
+    request,
+    stamps,
+)
+from ganvas.data.pool import decoded, num_cores
 from ganvas.data.selection import Choice, choose, choose_target, survey_source
 from ganvas.data.sources import Rejection, Source
 from ganvas.errors import DataError
@@ -176,7 +187,7 @@ def _write(
     if labels is not None:
         np.save(folder / "labels.npy", labels)
     names = [source.items[i].name for i in choice.indices[good]]
-    (folder / "names.txt").write_text("".join(name + "\n" for name in names), encoding="utf-8")
+    (folder / "names.txt").write_text("".join(name + "\n" for name in names), encoding="utf-8", newline="\n")
     rejected = [*source.rejected, *choice.rejected]
     info |= {
         "format": FORMAT,
@@ -194,26 +205,14 @@ def _write(
         "attribution": policy.attribution,
         "rejected": [{"name": rejection.name, "reason": rejection.reason} for rejection in rejected],
         "names_hash": hashlib.sha256("\n".join(names).encode()).hexdigest(),
-        "hash": _digest(images, labels, classes, heldout),
+        "hash": content_hash(images, labels, classes, heldout),
         "notes": [*info["notes"], *choice.notes, *_named(rejected)],
     }
     text = json.dumps(info, indent=1, ensure_ascii=False) + "\n"
     (folder / "pack.json").write_text(text, encoding="utf-8", errors="backslashreplace")  # a path need not be text
+    note_checked(folder, stamps(folder))
     for path in (*folder.iterdir(), folder):
         _sync(path)
-
-
-def _digest(images: np.ndarray, labels: np.ndarray | None, classes: list[str], heldout: np.ndarray) -> str:
-    """The pack's hash; see `Pack.hash`."""
-    digest = hashlib.sha256()
-    step = max(1, CHUNK_BYTES // images[0].nbytes)
-    for start in range(0, len(images), step):
-        digest.update(np.ascontiguousarray(images[start : start + step]).data)
-    if labels is not None:
-        digest.update(labels.astype("<i8").tobytes())
-    digest.update(json.dumps(classes).encode())
-    digest.update(heldout.astype("<i8").tobytes())
-    return digest.hexdigest()
 
 
 def _named(rejected: list[Rejection]) -> list[str]:

@@ -6,6 +6,7 @@ no row yet, and what another call wrote into the same folder stays in it.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import itertools
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+import filelock
 import numpy as np
 
 from ganvas import files
@@ -119,12 +121,39 @@ def write(
     """Writes the planned pictures and manifest.csv into the folder `out`, or into `out` as one file if it is a .zip.
 
     Interrupted, the same call goes on. gate: which pictures are left out; they are named in the manifest.
-    Raises ConfigError where the folder holds another model's pictures, or where the gate leaves none.
+    Raises ConfigError where the folder holds another model's pictures, where another process writes into it, or where
+    the gate leaves none.
     """
     as_zip = out.suffix.lower() == ".zip"
     folder = out.with_name(f".{out.name}.parts") if as_zip else out
     with files.explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(out.with_name(f".{out.name}.lock") if as_zip else folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise ConfigError(
+                f"another process writes pictures into {out}: wait for it, or choose another --out"
+            ) from None
+    try:
+        return write_into(folder, out, generator, planned, truncation, gate, progress)
+    finally:
+        lock.release()
+        with contextlib.suppress(OSError):
+            Path(lock.lock_file).unlink()
+
+
+def write_into(
+    folder: Path,
+    out: Path,
+    generator: Generator,
+    planned: Sequence[Planned],
+    truncation: float,
+    gate: Gate | None,
+    progress: Progress | None,
+) -> Written:
+    """See `write`; nobody else writes into the folder. out: the .zip file that it becomes, or the folder itself."""
+    with files.explained(folder):
         for name in {file.rpartition("/")[0] for file in (one.file for one in planned)} - {""}:
             (folder / name).mkdir(exist_ok=True)
     rows, damaged = open_manifest(folder, generator.hash[:12])
@@ -152,7 +181,7 @@ def write(
     num_left_out = len(planned) - len(paths)
     if not paths:
         raise ConfigError("all of these pictures copy training pictures: take other seeds, or train on more pictures")
-    if as_zip:
+    if out != folder:
         zipped(out, folder, [path.relative_to(folder).as_posix() for path in paths])
         paths = [out]
     return Written(paths, len(known), num_left_out, damaged)

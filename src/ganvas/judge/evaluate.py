@@ -114,20 +114,14 @@ def pack_of(folder: Path, generator: Generator, data: str | Path | None, progres
     """The pictures that the generator was trained on, with their held-out part."""
     if (folder / "config.json").is_file() and (folder / "model").is_dir():
         record = Run(folder).config()["data"]
-        try:
-            known, hashed, source = Path(record["pack"]), record["hash"], record["source"]
-            options = {**record["options"], "classes": tuple(record["options"]["classes"])}
-        except (KeyError, TypeError) as error:
-            raise RunError(
-                f"{folder / 'config.json'} is damaged: it does not say which pictures the run was trained on"
-            ) from error
-        if data is None and is_pack(known) and (pack := Pack.open(known)).hash == hashed:
+        place, config = pictures_of(record, folder)
+        if data is None and is_pack(known := Path(place)) and (pack := Pack.open(known)).hash == record["hash"]:
             return fitting(pack, generator, folder)
-        pack = open_pack(data or source, from_dict(DataConfig, options, "config.json"), progress=progress)
-        if pack.hash != hashed:
+        pack = open_pack(data or record["source"], config, progress=progress)
+        if pack.hash != record["hash"]:
             raise RunError(
-                f"{folder} was trained on other pictures than {data or source} now holds: "
-                "give those pictures with --data"
+                f"{folder} was trained on other images than {data or record['source']} now holds: "
+                "give those images with --data"
             )
         return fitting(pack, generator, folder)
     if data is None:
@@ -137,6 +131,20 @@ def pack_of(folder: Path, generator: Generator, data: str | Path | None, progres
     wanted = DataConfig(size=f"{shape.height}x{shape.width}", channels=channels)
     pack = Pack.open(Path(data)) if is_pack(Path(data)) else open_pack(data, wanted, progress=progress)
     return fitting(pack, generator, folder)
+
+
+def pictures_of(record: dict[str, Any], folder: Path) -> tuple[str, DataConfig]:
+    """Where the record of the run `folder` says that its images are, its pack if that is still there, and how they
+    were packed."""
+    try:
+        options = {**record["options"], "classes": tuple(record["options"]["classes"])}
+        place = record["pack"] if is_pack(Path(record["pack"])) else record["source"]
+        record["hash"]
+    except (KeyError, TypeError) as error:
+        raise RunError(
+            f"{folder / 'config.json'} is damaged: it does not say which images the run was trained on"
+        ) from error
+    return place, from_dict(DataConfig, options, "config.json")
 
 
 def fitting(pack: Pack, generator: Generator, folder: Path) -> Pack:

@@ -102,7 +102,12 @@ def number(value: object) -> float | None:
     """A finite number, or the value of an interval; else None."""
     if isinstance(value, dict):
         value = value.get("value")
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    if not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # a whole number beyond all floats
+        return None
 
 
 def column(records: list[Record], name: str) -> list[float]:

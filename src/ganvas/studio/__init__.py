@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import secrets
 import shlex
 import socket
@@ -20,6 +21,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 7860,
     token: str | None = None,
+    token_file: str | Path | None = None,
     data: str | None = None,
     device: str | None = None,
     open_browser: bool = True,
@@ -28,8 +30,10 @@ def serve(
     """Serves the studio until Ctrl-C; prints its address.
 
     folder: a run, a model folder or a folder of runs. host: an address of this machine; any but the loopback one needs
-    a token of 16 letters or more. port: 0 for any that is free. data: the training pictures, where a run's own are
-    gone. no_copies: no picture that copies a training picture is downloaded, alone or in a ZIP file.
+    a token of 16 letters or more. token_file: a file whose first line is the token, which no list of processes then
+    shows; without both, the environment variable GANVAS_TOKEN. port: 0 for any that is free. data: the training
+    pictures, where a run's own are gone. no_copies: no picture that copies a training picture is downloaded, alone or
+    in a ZIP file.
     Raises ConfigError when the port is in use, the host is not this machine's, or the token is missing.
     """
     try:
@@ -38,8 +42,10 @@ def serve(
     except ImportError as error:
         raise MissingExtraError(error.name or "fastapi", "studio", "the studio") from None
     from ganvas.studio.api import app
+    from ganvas.studio.connections import Patient
     from ganvas.studio.guard import is_loopback
 
+    token = token or token_of(token_file)
     check_token(folder, host, token, is_loopback(host))
     listening = listen(host, port)
     with listening:
@@ -50,6 +56,7 @@ def serve(
         address = f"http://{shown}:{listening.getsockname()[1]}/" + (f"?token={token}" if token else "")
         config = uvicorn.Config(
             application,
+            http=Patient,
             log_level="warning",
             access_log=False,
             server_header=False,
@@ -64,14 +71,28 @@ def serve(
         print("the studio is closed", flush=True)
 
 
+def token_of(file: str | Path | None) -> str | None:
+    """The token of a file, else of GANVAS_TOKEN; None where there is neither. Raises ConfigError for an empty file."""
+    if file is None:
+        return os.environ.get("GANVAS_TOKEN") or None
+    try:
+        with Path(file).open(encoding="utf-8") as opened:
+            token = opened.readline(1000).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--token-file {file} cannot be read ({error}): expected a text file of one line") from None
+    if not token:
+        raise ConfigError(f"--token-file {file} is empty: write a token of 16 or more letters and digits into it")
+    return token
+
+
 def check_token(folder: str | Path, host: str, token: str | None, loopback: bool) -> None:
     if token is None and not loopback:
         raise ConfigError(
             f"--host {host} lets others in: give a token, such as "
-            f"`ganvas studio {shlex.quote(str(folder))} --host {host} --token {secrets.token_urlsafe(16)}`"
+            f"`GANVAS_TOKEN={secrets.token_urlsafe(16)} ganvas studio {shlex.quote(str(folder))} --host {host}`"
         )
     if token is not None and (len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token):
-        raise ConfigError("--token: expected 16 or more letters and digits, such as " + secrets.token_urlsafe(16))
+        raise ConfigError("the token: expected 16 or more letters and digits, such as " + secrets.token_urlsafe(16))
 
 
 def listen(host: str, port: int) -> socket.socket:

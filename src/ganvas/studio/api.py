@@ -54,7 +54,7 @@ STATIC = {
     "api.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }
-UPLOADS = 2  # received and decoded at a time, which takes memory
+UPLOADS, ARRIVING = 2, 16  # decoded at a time, which takes memory; received, of which some may be slow
 LONGEST_ADDRESS = 6000  # letters; a recipe with a code is sent by POST
 FOREVER = "private, max-age=31536000, immutable"
 STATUSES: dict[type[GanvasError], int] = {AbsentError: 404, ConflictError: 409, TooLargeError: 413, BusyError: 503}
@@ -93,7 +93,7 @@ def app(
     """
     shelf = Shelf(folder)
     engine, lists, training, bench = Engine(shelf, device), Lists(), Training(data), Workbench()
-    summaries, receiving = live.Summaries(), asyncio.Semaphore(UPLOADS)
+    summaries, receiving, decoding = live.Summaries(), asyncio.Semaphore(ARRIVING), asyncio.Semaphore(UPLOADS)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
@@ -286,7 +286,9 @@ def app(
             loaded.generator.label_indices(label, [0])
         async with receiving:  # others wait with their files unread
             bench.check_room()
-            pixels, note = await asyncio.to_thread(workbench.uploaded, loaded, await request.body())
+            content = await request.body()
+            async with decoding:
+                pixels, note = await asyncio.to_thread(workbench.uploaded, loaded, content)
         task = Task("projection", target=pixels, sentence=note)
         return told(bench.begin(task, workbench.projecting(loaded, pixels, label, steps)))
 

@@ -1,12 +1,15 @@
-"""Who may ask, and for how much: hosts, tokens, other sites' pages, bytes; and the headers of every answer.
+"""Who may ask, for how much and for how long: hosts, tokens, other sites' pages, bytes; the headers of every answer.
 
 A studio on the loopback address is open to whoever sits at the machine. A page of another site could still ask it, by
 a name that it makes point to 127.0.0.1 (DNS rebinding), or blindly by a form: the Host and Origin headers tell.
 On any other address a token is needed.
+
+A body that does not come is not waited for, and what is asked for by somebody who has gone away is not made.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import hmac
@@ -15,7 +18,7 @@ import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from ganvas.studio.refusals import TooLargeError
 
@@ -28,6 +31,9 @@ BODY_BYTES = 2**24  # of an upload
 JSON_BYTES = 2**22  # of any other request
 URL_BYTES = 2**15
 DRAINED_BYTES = 2**28  # of a refused body; beyond that the connection is cut
+BODY_PAUSE, BODY_SECONDS = 10.0, 60.0  # waited for the next part of a body, and for all of it
+
+LATE = "the rest of the request did not come in time: send it again"
 
 HEADERS = {
     "content-security-policy": (
@@ -75,7 +81,9 @@ class Guard:
                 "(localhost or 127.0.0.1)"
             )
         origin = headers.get("origin")
-        if origin is not None and origin_host(origin) != headers.get("host", "").lower():
+        # A proxy may ask by another name than its user did. No page can forge this header without being asked first.
+        asked = {headers.get("host", "").lower(), headers.get("x-forwarded-host", "").partition(",")[0].strip().lower()}
+        if origin is not None and origin_host(origin) not in asked - {""}:
             return 403, "this request comes from another site's page: open the studio itself"
         if headers.get("sec-fetch-site") in ("cross-site", "same-site") and scope["path"].startswith("/api"):
             return 403, "this request comes from another site's page: open the studio itself"
@@ -106,47 +114,89 @@ class Guard:
         return hmac.compare_digest(given, own) | hmac.compare_digest(given, hashed)
 
     def given_once(self, scope: Message) -> list[tuple[bytes, bytes]] | None:
-        """Headers that put a token of the address into a cookie and lead to the address without it."""
+        """Headers that put a token of the address into a cookie and lead to the address without it.
+
+        That address is relative: it leads nowhere else, and behind a proxy it keeps what this studio does not see.
+        """
         query = query_of(scope)
         if self.token is None or scope["method"] != "GET" or "token" not in dict(query):
             return None
         rest = urlencode([(key, value) for key, value in query if key != "token"])
         value = hashlib.sha256(self.token.encode(errors="surrogateescape")).hexdigest()
-        path = "/" + scope["path"].encode().decode("ascii", "ignore").lstrip("/\\")
-        place = (path.replace("\r", "").replace("\n", "") + (f"?{rest}" if rest else "")).encode("latin-1")
+        place = f"./{quote(scope['path'].rpartition('/')[2], safe='')}{f'?{rest}' if rest else ''}".encode()
         cookie = f"{self.cookie}={value}; Path=/; HttpOnly; SameSite=Strict".encode()
         return [(b"location", place), (b"set-cookie", cookie)]
 
     async def limited(self, scope: Message, receive: Receive, send: Send, headers: dict[str, str], limit: int) -> None:
         """Serves the request with a body of at most `limit` bytes, and with the headers of every answer."""
-        seen, complete = 0, False
+        seen, ends = 0, None
+        complete = late = answered = False
         sentence = f"the request has more than {limit:,} bytes: send less"
         length = headers.get("content-length", "0")
         if not length.isascii() or not length.isdigit() or int(length[:20]) > limit:
             await drained(receive)
             return await answer(send, 413, sentence)
+        clock, gone, watching = asyncio.get_running_loop().time, asyncio.Event(), []
 
         async def counted() -> Message:
-            nonlocal seen, complete
-            message = await receive()
+            nonlocal seen, complete, late, ends
+            if complete:
+                await gone.wait()
+                return {"type": "http.disconnect"}
+            ends = ends or clock() + BODY_SECONDS
+            try:
+                async with asyncio.timeout(min(BODY_PAUSE, ends - clock())):
+                    message = await receive()
+            except TimeoutError:
+                late = True
+                raise TooLargeError(LATE) from None
             complete = not message.get("more_body")
             seen += len(message.get("body", b""))
             if seen > limit:
                 raise TooLargeError(sentence)
+            if complete:
+                watching.append(asyncio.create_task(watch()))
             return message
 
+        async def watch() -> None:
+            """Ends the work for a client that has gone."""
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            gone.set()
+            if not answered:
+                working.cancel()
+
         async def with_headers(message: Message) -> None:
-            if seen > limit:
+            nonlocal answered
+            if seen > limit or late:
                 return  # whatever is made of the part that came
             if message["type"] == "http.response.start":
                 own = {key.lower() for key, _ in message["headers"]}
                 added = [(k.encode(), v.encode()) for k, v in HEADERS.items() if k.encode() not in own]
                 message["headers"] = [*message["headers"], *added]
+            answered = message["type"] == "http.response.body" and not message.get("more_body")
             await send(message)
 
-        with contextlib.suppress(TooLargeError):
-            await self.inner(scope, counted, with_headers)
-        if seen > limit:
+        given = counted
+        if length == "0" and "transfer-encoding" not in headers:  # nothing comes, and nobody may ask for it
+            nothing = [await counted()]
+
+            async def given() -> Message:
+                return nothing.pop() if nothing else await counted()
+
+        working = asyncio.ensure_future(self.inner(scope, given, with_headers))
+        try:
+            with contextlib.suppress(TooLargeError):
+                await working
+        except asyncio.CancelledError:
+            if not gone.is_set():  # the server ends
+                raise
+        finally:
+            for task in watching:
+                task.cancel()
+        if late:
+            await answer(send, 408, LATE)
+        elif seen > limit:
             if not complete:
                 await drained(receive)
             await answer(send, 413, sentence)
@@ -155,11 +205,14 @@ class Guard:
 async def drained(receive: Receive) -> None:
     """Takes in the rest of a body, without keeping it: who is still sending does not hear an answer."""
     seen = 0
-    while seen < DRAINED_BYTES:
-        message = await receive()
-        seen += len(message.get("body", b""))
-        if message["type"] == "http.disconnect" or not message.get("more_body"):
-            return
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(BODY_SECONDS):
+            while seen < DRAINED_BYTES:
+                async with asyncio.timeout(BODY_PAUSE):
+                    message = await receive()
+                seen += len(message.get("body", b""))
+                if message["type"] == "http.disconnect" or not message.get("more_body"):
+                    return
 
 
 async def answer(send: Send, status: int, sentence: str, headers: list[tuple[bytes, bytes]] | None = None) -> None:
@@ -169,7 +222,7 @@ async def answer(send: Send, status: int, sentence: str, headers: list[tuple[byt
     common += [(b"cache-control", b"no-store"), *(headers or [])]
     if status == 401:
         common.append((b"www-authenticate", b"Bearer"))
-    if status == 413:
+    if status in (408, 413):
         common.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": common})
     await send({"type": "http.response.body", "body": body})

@@ -62,6 +62,17 @@ def summary(place: Place) -> dict[str, Any]:
 
 def watched(place: Place) -> dict[str, Any]:
     """All that the page shows of a run; what cannot be read is said in `sentence`."""
+    try:
+        return told(place)
+    except Exception as error:  # whatever a damaged or crafted run brings: the others are shown nevertheless
+        reason = f"the files of this run cannot be read ({type(error).__name__}): look into its folder"
+    nothing: dict[str, Any] = dict.fromkeys(("seconds", "eta", "rate", "score", "best"))
+    nothing |= {"name": place.name, "sentence": reason, "state": "stopped", "progress": 0.0, "images": 0}
+    nothing |= {"about": {}, "options": {}, "reports": {}, "vitals": {}, "health": [], "grids": [], "films": []}
+    return nothing | {"has_model": place.weights is not None, "film_command": ""}
+
+
+def told(place: Place) -> dict[str, Any]:
     run = Run(place.folder, writes=False)
     sentence, config = "", {}
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import time
 from collections.abc import Generator
@@ -109,17 +110,29 @@ class Caught:
 
 @contextlib.contextmanager
 def caught_signals() -> Generator[Caught]:
-    """Notes SIGINT and SIGTERM for the loop to see; a second SIGINT interrupts at once."""
+    """Notes SIGINT, SIGTERM and SIGHUP (the terminal has gone) for the loop to see; a second SIGINT interrupts at once.
+
+    Where SIGHUP was set to be ignored, as `nohup` does, it stays so.
+    """
     caught = Caught()
     before = {}
+    terminals = [place for place in (1, 2) if os.isatty(place)]
+    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
 
     def note(number: int, _: object) -> None:
         caught.number = number
+        if number == hangup and terminals:  # to which nothing more can be written
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for place in terminals:
+                os.dup2(nowhere, place)
+            os.close(nowhere)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     with contextlib.suppress(ValueError):  # not in the main thread: signals are the caller's business
         for number in (signal.SIGINT, signal.SIGTERM):
             before[number] = signal.signal(number, note)
+        if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
+            before[hangup] = signal.signal(hangup, note)
     try:
         yield caught
     finally:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganvas.config import ModelConfig, from_dict
-from ganvas.errors import ConfigError
+from ganvas.errors import CheckpointError, ConfigError
 from ganvas.generator import Generator, find_weights
 from ganvas.run import Run
 from ganvas.training.state import TrainState
@@ -60,9 +60,17 @@ def open_origin(place: Path) -> Origin:
         state = run.load_checkpoint(lambda _: None, torch.device("cpu"), repair=False)
         if state is not None:
             model = from_dict(ModelConfig, run.config()["model"], str(place / "config.json"))
-            return Origin(place, model, state["ema"], state["discriminator"])
+            return Origin(place, model, tensors_of(state, "ema", place), tensors_of(state, "discriminator", place))
     loaded = Generator.load(find_weights(place), device="cpu")
     return Origin(place, loaded.info.config, loaded.network.state_dict(), None)
+
+
+def tensors_of(state: Any, name: str, place: Path) -> Tensors:
+    """The tensors of one network in a checkpoint; raises CheckpointError where it has none."""
+    tensors = state.get(name) if isinstance(state, dict) else None
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        raise CheckpointError(f"--from {place}: its newest checkpoint is not one of Ganvas: choose another run")
+    return tensors
 
 
 def take_over(state: TrainState, origin: Origin) -> list[str]:

@@ -3,7 +3,7 @@
 import { ask } from "./client.js";
 import { $, h } from "./dom.js";
 
-const told = await ask("/api/openapi.json");
+const told = await ask("api/openapi.json");
 
 function shape(schema, deep = 0) {
   if (!schema) return "";

@@ -44,7 +44,7 @@ export async function ask(path, { query, json, body, method, signal, raw = false
 /** Where a picture is; its name holds model and weights, so that it never changes. */
 export function addressOf(model, recipe, more = {}) {
   const query = { model: model.name, version: model.version, recipe: JSON.stringify(recipe), ...more };
-  return `/api/picture?${new URLSearchParams(query)}`;
+  return `api/picture?${new URLSearchParams(query)}`;
 }
 
 export const isLong = (address) => address.length > LONGEST;
@@ -53,7 +53,7 @@ export const isLong = (address) => address.length > LONGEST;
 export async function source(model, recipe, signal) {
   const address = addressOf(model, recipe);
   if (!isLong(address)) return address;
-  const found = await ask("/api/pictures", { json: { model: model.name, recipes: [recipe] }, signal });
+  const found = await ask("api/pictures", { json: { model: model.name, recipes: [recipe] }, signal });
   return `data:image/png;base64,${found.pictures[0].png}`;
 }
 

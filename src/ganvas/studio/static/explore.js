@@ -52,7 +52,7 @@ export class Explore {
 
   async load(name, view = {}, anew = false) {
     const query = anew ? { model: name, anew: "true" } : { model: name };
-    this.model = await ask("/api/model", { query });
+    this.model = await ask("api/model", { query });
     const same = this.shownName === name;
     this.shownName = name;
     if (!same) {
@@ -75,7 +75,7 @@ export class Explore {
 
   /** Tells whether the training has gone on, after a look elsewhere. */
   async refresh() {
-    const told = await ask("/api/model", { query: { model: this.model.name } });
+    const told = await ask("api/model", { query: { model: this.model.name } });
     if (told.version !== this.model.version) await this.load(told.name);
     else if (told.newer !== this.model.newer) {
       this.model = told;
@@ -181,7 +181,7 @@ export class Explore {
 
   async command(recipes) {
     try {
-      const told = await ask("/api/command", { json: { model: this.model.name, recipes } });
+      const told = await ask("api/command", { json: { model: this.model.name, recipes } });
       await copy(told.command, "The command");
     } catch (error) {
       sayError(error);
@@ -287,7 +287,7 @@ export class Explore {
     if (this.absent === this.model.name && !aloud) return null;
     const model = this.model;
     for (;;) {
-      const told = await ask("/api/nearest", { json: { model: model.name, recipes, begin: aloud } });
+      const told = await ask("api/nearest", { json: { model: model.name, recipes, begin: aloud } });
       if (model !== this.model) return null;
       if (told.state === "absent") {
         this.absent = model.name;
@@ -297,7 +297,7 @@ export class Explore {
       if (told.state === "ready") {
         return told.found.map((one) => ({
           ...one,
-          address: `/api/training-picture?${new URLSearchParams({ model: model.name, index: one.index })}`,
+          address: `api/training-picture?${new URLSearchParams({ model: model.name, index: one.index })}`,
         }));
       }
       wait(told.sentence, told.state);
@@ -337,14 +337,14 @@ export class Explore {
       h("div", { class: "actions" }, h("button", { onclick: () => dialog.close() }, "Close")));
     dialog.addEventListener("close", () => {
       dialog.remove();
-      if (task && task.state !== "done") ask("/api/task/stop", { method: "POST", query: { id: task.id } }).catch(() => {});
+      if (task && task.state !== "done") ask("api/task/stop", { method: "POST", query: { id: task.id } }).catch(() => {});
     });
     document.body.append(dialog);
     dialog.showModal();
     try {
-      task = await ask("/api/projections", { body: file, query });
+      task = await ask("api/projections", { body: file, query });
       const note = task.sentence;
-      figures.append(h("figure", {}, h("img", { class: "large", alt: "Image to project", src: `/api/task/target?id=${task.id}` }),
+      figures.append(h("figure", {}, h("img", { class: "large", alt: "Image to project", src: `api/task/target?id=${task.id}` }),
         h("figcaption", {}, note || "yours")));
       task = await finished(task, (now) => {
         meter.max = now.total || 1;

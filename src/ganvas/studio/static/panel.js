@@ -141,7 +141,7 @@ export class Panel {
   async findDirections(button) {
     button.disabled = true;
     try {
-      let task = await ask("/api/directions", { json: { model: this.model.name } });
+      let task = await ask("api/directions", { json: { model: this.model.name } });
       say("Computing directions …");
       task = await finished(task, () => {});
       say(`Found ${task.result.names.length} directions`);
@@ -219,7 +219,7 @@ export class Panel {
   async prepareMorph() {
     if (between(this.adjusted, this.partner, 0.5)) return;
     try {
-      this.flat = (await ask("/api/code", { json: { model: this.model.name, recipe: this.adjusted } })).recipe;
+      this.flat = (await ask("api/code", { json: { model: this.model.name, recipe: this.adjusted } })).recipe;
       this.update();
     } catch (error) {
       sayError(error);
@@ -295,7 +295,7 @@ export class Panel {
 
   async command(recipes = [this.current], film = false) {
     try {
-      const told = await ask("/api/command", { json: { model: this.model.name, recipes, film } });
+      const told = await ask("api/command", { json: { model: this.model.name, recipes, film } });
       await copy(told.command, "The command");
     } catch (error) {
       sayError(error);
@@ -309,7 +309,7 @@ export async function finished(task, each) {
   while (now.state === "waiting" || now.state === "working") {
     each(now);
     await new Promise((done) => setTimeout(done, 400));
-    now = await ask("/api/task", { query: { id: task.id } });
+    now = await ask("api/task", { query: { id: task.id } });
   }
   if (now.state === "failed") throw new Error(now.sentence);
   return now;

@@ -29,7 +29,7 @@ const watch = new Watch({
 });
 
 async function places() {
-  const { places } = await ask("/api/places");
+  const { places } = await ask("api/places");
   const models = places.filter((one) => one.has_model);
   $("model").replaceChildren(...models.map((one) => h("option", { value: one.name }, one.name)));
   $("to-watch").hidden = !places.some((one) => one.is_run);

@@ -34,7 +34,7 @@ export class Tray {
     this.model = model;
     this.list = list;
     try {
-      this.take(await ask("/api/favourites", { query: { model: model.name, list } }));
+      this.take(await ask("api/favourites", { query: { model: model.name, list } }));
     } catch (error) {
       this.pictures = [];
       this.refuse(error);
@@ -52,7 +52,7 @@ export class Tray {
 
   async aside() {
     try {
-      const done = await ask("/api/favourites/aside", {
+      const done = await ask("api/favourites/aside", {
         method: "POST", query: { model: this.model.name, list: this.list },
       });
       say(`The old list was renamed to ${done.file}`);
@@ -84,7 +84,7 @@ export class Tray {
   async change(recipe) {
     const kept = this.has(recipe);
     try {
-      const told = await ask(kept ? "/api/favourites/remove" : "/api/favourites", {
+      const told = await ask(kept ? "api/favourites/remove" : "api/favourites", {
         json: { model: this.model.name, list: this.list, recipe },
       });
       this.take(told);
@@ -141,7 +141,7 @@ export class Tray {
 
   async command() {
     try {
-      const told = await ask("/api/command", {
+      const told = await ask("api/command", {
         json: { model: this.model.name, list: this.list },
       });
       await copy(told.command, "The command");
@@ -154,7 +154,7 @@ export class Tray {
 export async function zip(model, recipes, name) {
   say(`Packing ${recipes.length} images …`);
   try {
-    const response = await ask("/api/archive", { json: { model: model.name, recipes }, raw: true });
+    const response = await ask("api/archive", { json: { model: model.name, recipes }, raw: true });
     download(await response.blob(), name);
     say(`${name}: ${recipes.length} images`);
   } catch (error) {

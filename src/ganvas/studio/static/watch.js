@@ -47,7 +47,7 @@ export class Watch {
     clearTimeout(this.timer);
     if (!this.open || document.hidden) return;
     try {
-      const { runs } = await ask("/api/runs");
+      const { runs } = await ask("api/runs");
       this.drawRuns(runs);
       if (!runs.some((one) => one.name === this.name)) this.name = (runs.find((one) => one.state === "training") ?? runs[0])?.name;
       if (this.other && !runs.some((one) => one.name === this.other)) this.other = "";
@@ -68,7 +68,7 @@ export class Watch {
 
   async ask(name) {
     const known = this.tags.get(name);
-    const response = await ask("/api/run", {
+    const response = await ask("api/run", {
       query: { run: name }, raw: true, headers: known ? { "if-none-match": known } : {},
     });
     if (response.status === 304) return false;
@@ -210,7 +210,7 @@ class Film {
     const more = run.grids.length !== this.grids.length || run.grids.at(-1) !== this.grids.at(-1);
     this.grids = run.grids;
     this.links.replaceChildren(...run.films.map((form) => h("a", {
-      href: `/api/run/film?${new URLSearchParams({ run: run.name, form })}`, target: "_blank", rel: "noopener",
+      href: `api/run/film?${new URLSearchParams({ run: run.name, form })}`, target: "_blank", rel: "noopener",
     }, `Film (${form})`)));
     this.way.input.max = Math.max(0, this.grids.length - 1);
     this.element.classList.toggle("empty", !this.grids.length);
@@ -222,7 +222,7 @@ class Film {
     this.at = place;
     const images = this.grids[place];
     this.way.put(place);
-    const address = `/api/run/grid?${new URLSearchParams({ run: this.name, images })}`;
+    const address = `api/run/grid?${new URLSearchParams({ run: this.name, images })}`;
     const loading = new Image();
     loading.src = address;
     await loading.decode().catch(() => {});

@@ -1,0 +1,279 @@
+"""Hostile files: whatever lies in the place of images, one sentence comes out, in bounded memory."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ganvas.data import containers, open_pack
+from ganvas.data.containers import open_compressed
+from ganvas.errors import DataError
+
+ZEROS = bytes(2**24)
+MEMORY = 1_500_000_000  # bytes of address space: a process that has imported all of it takes a third already
+
+CHILD = """
+import json, resource, sys
+from pathlib import Path
+import ganvas.data.packing, ganvas.data.dicom
+from ganvas.data import open_pack
+from ganvas.errors import DataError
+resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]),) * 2)
+for place in sorted(Path(sys.argv[1]).iterdir()):
+    try:
+        open_pack(next(place.iterdir()), folder=place / "pack")
+        said = ["nothing", ""]
+    except DataError as error:
+        said = ["DataError", str(error)]
+    except BaseException as error:
+        said = [type(error).__name__, str(error)]
+    print(json.dumps([place.name, *said]), flush=True)
+"""
+
+
+def idx(*shape: int) -> bytes:
+    return struct.pack(f">I{len(shape)}I", 0x800 + len(shape), *shape)
+
+
+def tar_member(name: str, size: int, *zeros: bytes, pack: Callable[[bytes], bytes]) -> bytes:
+    """A member of a compressed tar, written as streams that follow one another."""
+    info = tarfile.TarInfo(name)
+    info.size = size
+    return pack(info.tobuf()) + b"".join(zeros)
+
+
+def compressed_tar(pack: Callable[[bytes], bytes], name: str, num: int) -> bytes:
+    zeros = pack(ZEROS)
+    return b"".join(tar_member(name.format(i), 3 * len(ZEROS), *[zeros] * 3, pack=pack) for i in range(num)) + pack(
+        bytes(1024)
+    )
+
+
+def with_dictionary(content: bytes) -> bytes:
+    """An xz file that asks for a dictionary of 4 GiB."""
+    packed = bytearray(lzma.compress(content))
+    end = 12 + (packed[12] + 1) * 4 - 4
+    packed[16] = 40
+    packed[end : end + 4] = struct.pack("<I", zlib.crc32(packed[12:end]))
+    return bytes(packed)
+
+
+def zip_of_giants(path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for i in range(40):
+            archive.writestr(f"{i}.png", bytes(2**20))
+            archive.filelist[i].file_size = 2**30
+
+
+def npz_of_zeros(path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("images.npy", "w") as file:
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "|u1", "fortran_order": False, "shape": (2**14, 2**7, 2**7)}
+        )
+        for _ in range(2**28 // len(ZEROS)):
+            file.write(ZEROS)
+
+
+def png(width: int, height: int, depth: int, colour: int) -> bytes:
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    data = b"IDAT" + zlib.compress(bytes(2**16))
+    chunks = (header, data, b"IEND")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks
+    )
+
+
+def jpeg_of_scans(num: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((4096, 4096), np.uint8)).save(buffer, "JPEG", progressive=True)
+    content = buffer.getvalue()
+    return content[:-2] + content[content.rindex(b"\xff\xda") : -2] * num + content[-2:]
+
+
+def nested(bottom: bytes, times: int) -> bytes:
+    """A pickled tuple of twice a tuple of twice a tuple and so on; bottom: code that pushes the innermost value."""
+    return bottom + pickle.BINPUT + b"\0" + (pickle.POP + b"h\0h\0\x86q\0") * times
+
+
+def cifar(code: bytes) -> bytes:
+    return b"\x80\x02" + code + b"."
+
+
+def sparse_tar(path: Path, num: int, lines: bytes) -> None:
+    """Members of a few bytes that say that they are a thousand million long (PAX 1.0)."""
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        for i in range(num):
+            info = tarfile.TarInfo(f"{i}.png")
+            info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": str(10**9)}
+            info.size = len(lines)
+            archive.addfile(info, io.BytesIO(lines))
+
+
+def odd_pax(path: Path, headers: dict[str, str]) -> None:
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        info = tarfile.TarInfo("a.png")
+        info.pax_headers = headers
+        archive.addfile(info)
+
+
+def headers_without_end(path: Path) -> None:
+    info = tarfile.TarInfo("././@LongLink")
+    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 2
+    path.write_bytes((info.tobuf() + b"a".ljust(512, b"\0")) * 5000)
+
+
+def oversized(path: Path) -> None:
+    path.mkdir()
+    for name in "ab":
+        with (path / f"{name}.png").open("wb") as file:
+            file.truncate(2**40)  # takes no space on the disk
+
+
+def in_folder(name: str, content: bytes) -> Callable[[Path], object]:
+    """The file and, of an image, a second one: of a single one nothing is looked at."""
+
+    def write(path: Path) -> None:
+        path.mkdir()
+        for one in (name, f"b{name}") if "." in name else (name,):
+            (path / one).write_bytes(content)
+
+    return write
+
+
+def content(data: Callable[[], bytes]) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(data())
+
+
+LONG_KEY = nested(b"K\1", 60)
+IDX = "train-images-idx3-ubyte.gz"
+BOMBS: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "idx that says 20 GB": (IDX, content(lambda: gzip.compress(idx(25_000_000, 28, 28) + bytes(999))), "at most"),
+    "idx that grows": (
+        IDX,
+        content(lambda: gzip.compress(idx(10**6, 25, 28)) + gzip.compress(ZEROS) * 42),
+        "decompression bomb",
+    ),
+    "idx with more behind": (
+        IDX,
+        content(lambda: gzip.compress(idx(2, 8, 8)) + gzip.compress(ZEROS) * 999),
+        "more than",
+    ),
+    "idx of single pixels": (
+        IDX,
+        content(lambda: gzip.compress(idx(6 * 10**6, 1, 1)) + gzip.compress(bytes(6 * 10**6))),
+        "5,000,000",
+    ),
+    "gzip of csv": ("a.tar.gz", content(lambda: compressed_tar(gzip.compress, "{}.csv", 40)), "decompression bomb"),
+    "gzip of images": ("a.tar.gz", content(lambda: compressed_tar(gzip.compress, "{}.png", 40)), "decompression bomb"),
+    "bzip2": ("a.tar.bz2", content(lambda: compressed_tar(bz2.compress, "{}.png", 40)), "decompression bomb"),
+    "xz": ("a.tar.xz", content(lambda: compressed_tar(lzma.compress, "{}.png", 40)), "decompression bomb"),
+    "xz with a huge dictionary": ("a.tar.xz", content(lambda: with_dictionary(bytes(10240))), "Memory usage limit"),
+    "zip of giants": ("a.zip", zip_of_giants, "decompression bomb"),
+    "npz": ("a.npz", npz_of_zeros, "decompression bomb"),
+    "png of 16 bits with transparency": ("a", in_folder("a.png", png(13_000, 13_000, 16, 6)), "too large"),
+    "png of 16 bits": ("a", in_folder("a.png", png(13_000, 13_000, 16, 0)), "too large"),
+    "jpeg of many passes": ("a", in_folder("a.jpg", jpeg_of_scans(30_000)), "passes"),
+    "file of a terabyte": ("a", oversized, "too large"),
+    "sparse": ("a.tar", lambda path: sparse_tar(path, 1000, b"0\n".ljust(512, b"\0")), "sparse"),
+    "sparse without a map": ("a.tar", lambda path: sparse_tar(path, 1, b"9999999\n" + b"1" * 504), "broken"),
+    "sparse with an odd map": ("a.tar", lambda path: odd_pax(path, {"GNU.sparse.map": "1,a"}), "broken"),
+    "odd size": ("a.tar", lambda path: odd_pax(path, {"GNU.sparse.size": "9" * 5000}), "broken"),
+    "headers without end": ("a.tar", headers_without_end, "broken"),
+    "cifar keyed by nested tuples": (
+        "a",
+        in_folder("data_batch_1", cifar(b"}" + LONG_KEY + b"K\1s")),
+        "keys are no text",
+    ),
+    "cifar keyed by many": (
+        "a",
+        in_folder("data_batch_1", cifar(b"}(" + LONG_KEY + b"K\1u")),
+        "keys are no text",
+    ),
+    "cifar in a dictionary of old": (
+        "a",
+        in_folder("data_batch_1", cifar(b"(" + LONG_KEY + b"K\1d")),
+        "keys are no text",
+    ),
+    "cifar in a set": ("a", in_folder("data_batch_1", cifar(b"\x8f(" + LONG_KEY + b"\x90")), "not a CIFAR batch"),
+    "cifar in a frozen set": ("a", in_folder("data_batch_1", cifar(b"(" + LONG_KEY + b"\x91")), "not a CIFAR batch"),
+    "cifar with a long type": (
+        "a",
+        in_folder("data_batch_1", cifar(b"cnumpy\ndtype\n" + LONG_KEY + b"\x85R")),
+        "not a CIFAR batch",
+    ),
+    "cifar with a long memory": ("a", in_folder("data_batch_1", cifar(b"}r\xff\xff\xff\x7f")), "not a CIFAR batch"),
+    "cifar with long bytes": ("a", in_folder("data_batch_1", cifar(b"\x8e" + b"\xff" * 7 + b"\x0f")), "not a CIFAR"),
+}
+
+
+@pytest.fixture(scope="module")
+def sentences(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, str]]:
+    """What one process with little memory says of all of them."""
+    folder = tmp_path_factory.mktemp("bombs")
+    for name, (file, write, _) in BOMBS.items():
+        (folder / name).mkdir()
+        write(folder / name / file)
+    ran = subprocess.run(
+        [sys.executable, "-c", CHILD, folder, str(MEMORY)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+    )
+    found = {name: (kind, text) for name, kind, text in map(json.loads, ran.stdout.splitlines())}
+    return found | dict.fromkeys(BOMBS.keys() - found.keys(), ("the process ended", ran.stderr))
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_hostile_file_is_one_sentence(name: str, sentences: dict[str, tuple[str, str]]) -> None:
+    kind, text = sentences[name]
+    assert kind == "DataError", text
+    assert BOMBS[name][2] in text and "\n" not in text and len(text) < 600
+
+
+@pytest.mark.parametrize("ending", ["gz", "bz2", "xz"])
+def test_compressed_streams_of_several_parts_come_whole(tmp_path: Path, ending: str) -> None:
+    pack = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}[ending]
+    parts = [np.random.default_rng(i).bytes(200_000) for i in range(3)]
+    padding = bytes(4) if ending == "xz" else b""
+    (tmp_path / "a").write_bytes(b"".join(pack(part) + padding for part in parts))
+    with open_compressed(tmp_path / "a") as file:
+        assert file.read() == b"".join(parts)
+    (tmp_path / "a").write_bytes(pack(parts[0])[:-20])
+    with pytest.raises(EOFError), open_compressed(tmp_path / "a") as file:
+        file.read()
+
+
+@pytest.mark.parametrize("form", ["zip", "zip64", "tar"])
+def test_an_archive_of_too_many_files_is_refused(tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / f"a.{form[:3]}"
+    if form == "zip64":
+        monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 3)
+    if form == "tar":
+        with tarfile.open(path, "w") as tar:
+            for i in range(20):
+                tar.addfile(tarfile.TarInfo(f"{i}.png"))
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            for i in range(20):
+                archive.writestr(f"{i}.png", b"")
+        assert containers.num_listed(path) == 20
+    monkeypatch.setattr(containers, "MAX_MEMBERS", 10)
+    with pytest.raises(DataError, match="unpack it"):
+        open_pack(path, folder=tmp_path / "pack")
