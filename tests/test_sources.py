@@ -369,7 +369,7 @@ def test_a_csv_with_unlabelled_pictures_columns_or_nothing_right(tmp_path):
     path = write_folder(tmp_path / "set", ["a.png", "b.png", "c.png"])
     labels = tmp_path / "labels.csv"
     labels.write_text("file,hair,eyes\na.png,red,blue\nb.png,,green\n")
-    assert reasons(open_source(path, labels=str(labels))) == {
+    assert reasons(open_source(path, labels=f"{labels}:hair")) == {
         "b.png": "has no label in labels.csv",
         "c.png": "has no label in labels.csv",
     }

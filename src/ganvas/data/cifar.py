@@ -92,7 +92,7 @@ def unpickle_batch(content: bytes, name: str, where: Path) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
 
 
 class _ForbiddenPickle(Exception):

@@ -193,5 +193,8 @@ def _array_part(images: np.ndarray, values: np.ndarray | None, prefix: str, path
                 f"{path} holds labels {values.shape} of {values.dtype} for {len(images)} pictures; "
                 "expected one integer or string a picture"
             )
-        values = np.char.decode(values, "utf-8", "replace") if values.dtype.kind == "S" else values
+        try:
+            values = np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values
+        except UnicodeDecodeError:
+            raise DataError(f"{path} holds labels that are no text in UTF-8: save them as str or integers") from None
     return with_classes(images, values, prefix)

@@ -1,18 +1,16 @@
-"""Labels for picture files: from their folders, from a csv of file,label, or from CelebA's lists."""
+"""Labels for picture files: from their folders, from a list of file,label, or from CelebA's lists."""
 
 from __future__ import annotations
 
-import csv
-import io
+import json
 import re
-from collections import Counter
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ganvas.data.containers import Container, Item, Rejection, is_picture, printable
+from ganvas.data.containers import Container, Item, Rejection
 from ganvas.data.formats import natural
-from ganvas.errors import DataError
+from ganvas.data.lists import Finder, Table, as_name, read_text, text_of
+from ganvas.errors import DataError, some
 
 FOLDER_PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
     ("val", "valid", "validation"), "validation"
@@ -74,38 +72,48 @@ def _shared_depth(pictures: list[str]) -> int:
     return depth
 
 
-# A csv of file,label.
+# A list of file,label.
+
+LIST_ENDINGS = (".csv", ".tsv", ".jsonl", ".json")
 
 
 def csv_of(labels: str | None) -> tuple[str | None, str | None]:
-    """("labels.csv", "hair") of "labels.csv:hair"; (None, None) if `labels` is no csv."""
+    """("labels.csv", "hair") of "labels.csv:hair"; (None, None) if `labels` is no list."""
     name, colon, column = (labels or "").rpartition(":")
-    if colon and name.lower().endswith(".csv"):
+    if colon and name.lower().endswith(LIST_ENDINGS):
         return name, column
-    return (labels, None) if (labels or "").lower().endswith(".csv") else (None, None)
+    return (labels, None) if (labels or "").lower().endswith(LIST_ENDINGS) else (None, None)
 
 
 def by_csv(container: Container, pictures: list[str], labels: str, only_listed: bool) -> Labelled:
-    """Label `pictures` by the csv that `labels` names ("some.csv" or "some.csv:column").
+    """Label `pictures` by the list that `labels` names ("some.csv" or "some.csv:column").
 
-    Lines may name a picture in full, or without its folders or its ending where that is unique. What the
-    csv does not name is rejected, or passed over in silence if `only_listed`.
+    Lines name pictures as a `Finder` reads them. What the list does not name is rejected, or passed over in silence
+    if `only_listed`. Raises `DataError` where the list leaves a choice, such as two labels for one picture.
     """
     csv_name, column = csv_of(labels)
     content = find_text(container, csv_name or labels)
     if content is None:
         raise DataError(f"labels {labels!r}: no such file, nor one of this name beside or in {container.path}")
     where = Path(csv_name or labels).name
-    spelled = _spellings(pictures)
-    listed = read_csv(content, column, spelled, where)
-    label_of = {spelled[file]: label for file, label in listed.items() if file in spelled}
+    finder = Finder(pictures)
+    if where.lower().endswith(".json"):
+        listed = stylegan_labels(content)
+        if listed is None:
+            raise DataError(f'{where} has no list of [file, class number] under "labels", as StyleGAN writes it')
+    else:
+        table = Table.read(content, where, finder)
+        names = table.names(finder)
+        listed = list(zip([row[names] for row in table.rows], table.labels(names, column), strict=True))
+        listed = [(as_name(name), label) for name, label in listed if name]
+    label_of, strangers = _matched(listed, finder, where)
     if not label_of:
         raise DataError(
             f"{where} names {len(listed)} files and none is a picture in {container.path}: "
-            f"it says {next(iter(listed), '')!r} where there is {pictures[0]!r}"
+            f"it says {listed[0][0] if listed else ''!r} where there is {pictures[0]!r}"
         )
     refused = {rejection.name for rejection in container.rejected}
-    absent = [file for file in listed if file not in spelled and file not in refused]
+    absent = [file for file in strangers if file not in refused]
     found = Labelled(rejected=[Rejection(file, f"named in {where} but not there") for file in absent])
     has_labels = any(label_of.values())  # a csv of one column is a list of pictures without labels
     for name in pictures:
@@ -117,57 +125,60 @@ def by_csv(container: Container, pictures: list[str], labels: str, only_listed: 
     return found
 
 
-def _spellings(pictures: list[str]) -> dict[str, str]:
-    """All the ways to name each picture: "faces/a.png", and where it is unique "a.png" and "a"."""
-    spelled = {name: name for name in pictures}
-    for short in (lambda name: name.rpartition("/")[2], stem):
-        counts = Counter(map(short, pictures))
-        for name in pictures:
-            if counts[short(name)] == 1:
-                spelled.setdefault(short(name), name)
-    return spelled
+def stylegan_labels(content: str) -> list[tuple[str, str]] | None:
+    """File and class number of a dataset.json as StyleGAN's tools write it; None where it lists no classes.
 
-
-def read_csv(content: str, column: str | None, names: Collection[str], where: str) -> dict[str, str]:
-    """File -> label; the label is the second column, or the one that the header calls `column`.
-
-    The first line is a header when its first cell is no picture and not among `names`. A file without a
-    label, as in a csv of one column, gives "". Raises `DataError`.
+    Raises `DataError` for labels that are no whole numbers.
     """
-    first = content.partition("\n")[0]
-    delimiter = ";" if first.count(";") > first.count(",") else ","
     try:
-        rows = [row for row in csv.reader(io.StringIO(content), delimiter=delimiter) if row and row[0].strip()]
-    except csv.Error as error:
-        raise DataError(f"{where} is not a csv of file,label ({error})") from None
-    if not rows:
-        raise DataError(f"{where} is empty; expected lines of file,label")
-    header = [cell.strip() for cell in rows[0]]
-    has_header = not is_picture(header[0]) and header[0] not in names
-    position = 1
-    if column is not None:
-        if not has_header or column not in header[1:]:
-            known = ", ".join(header[1:]) if has_header else "none, as it has no header line"
-            raise DataError(f"{where} has no column {column!r}; its columns of labels are: {known}")
-        position = header.index(column)
-    return {_as_name(row[0]): row[position].strip() if len(row) > position else "" for row in rows[has_header:]}
+        labels = json.loads(content)["labels"]
+    except (ValueError, TypeError, KeyError):
+        return None
+    if labels is None:
+        return None
+    try:
+        listed = [(as_name(name), label) for name, label in labels]
+    except (TypeError, ValueError, AttributeError):
+        return None
+    if any(type(label) is not int for _, label in listed):
+        raise DataError("dataset.json has labels that are no whole numbers: leave them out with --labels none")
+    return [(name, str(label)) for name, label in listed]
 
 
-def _as_name(cell: str) -> str:
-    return printable(cell.strip().replace("\\", "/").removeprefix("./"))
+def _matched(listed: list[tuple[str, str]], finder: Finder, where: str) -> tuple[dict[str, str], list[str]]:
+    """Picture -> label, and the names that mean no picture; the name that agrees in more parts wins a picture."""
+    best: dict[str, tuple[int, str, str]] = {}
+    strangers, clashes = [], []
+    for name, label in listed:
+        match = finder.find(name)
+        if match is None:
+            strangers.append(name)
+            continue
+        picture, agreement = match
+        before = best.get(picture)
+        if before is None or agreement > before[0] or (agreement == before[0] and not before[2]):
+            if before and agreement > before[0]:
+                strangers.append(before[1])
+            best[picture] = agreement, name, label
+        elif agreement < before[0]:
+            strangers.append(name)
+        elif label and label != before[2]:
+            clashes.append(f"{picture} is {before[2]!r} and {label!r}")
+    if clashes:
+        raise DataError(
+            f"{where} gives {len(clashes):,} pictures two labels ({some(clashes, 2)}): keep one line for each picture"
+        )
+    return {picture: label for picture, (_, _, label) in best.items()}, list(dict.fromkeys(strangers))
 
 
 def find_text(container: Container, name: str) -> str | None:
-    """The content of a list file: at the path `name`, or of this name beside or inside the container."""
+    """The text of a list file: at the path `name`, or of this name beside or inside the container."""
     for file in (Path(name), container.path.parent / name):
         if file.is_file():
-            try:
-                return file.read_text("utf-8-sig", errors="replace")
-            except OSError as error:
-                raise DataError(f"{file} cannot be read: {error.strerror}") from None
+            return read_text(file)
     inside = [held for held in container.names if held == name or held.endswith("/" + name)]
     contents = [content for _, content in container.read(inside[:1]) if isinstance(content, bytes)]
-    return contents[0].decode("utf-8-sig", "replace") if contents else None
+    return text_of(contents[0], name) if contents else None
 
 
 # CelebA.

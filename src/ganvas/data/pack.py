@@ -26,6 +26,7 @@ import numpy as np
 import platformdirs
 
 from ganvas.config import DataConfig, Fit, Kind, parse_size
+from ganvas.data.lists import text_of
 from ganvas.errors import DataError
 
 FORMAT = 2  # of the pack folder; raised whenever an older reader would misread it
@@ -210,8 +211,8 @@ def request(config: DataConfig, policy: Policy) -> dict[str, Any]:
 def read_list(path: str | Path) -> str:
     """The text of a --files list; raises `DataError` when it cannot be read."""
     try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return text_of(Path(path).read_bytes(), f"--files {path}")
+    except OSError as error:
         raise DataError(
             f"--files {path} cannot be read as a text file of one picture name per line: {error}"
         ) from error

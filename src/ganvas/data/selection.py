@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import numpy as np
 
 from ganvas.config import DataConfig, parse_size
 from ganvas.data.decode import PictureInfo, Target, probe
+from ganvas.data.lists import Finder, Table
 from ganvas.data.pack import Policy, Progress, did_you_mean, read_list
 from ganvas.data.sources import Item, Payload, Rejection, Source
-from ganvas.errors import DataError, PictureError
+from ganvas.errors import DataError, PictureError, some
 
 SIZES = (256, 128, 64, 32)
 
@@ -58,21 +60,31 @@ def class_indices(classes: list[str], wanted: Iterable[str]) -> list[int]:
     """Indices of the wanted classes; raises `DataError` with the ones that exist."""
     for name in wanted:
         if name not in classes:
-            known = f"the classes are {', '.join(classes)}" if classes else "these pictures have no classes"
+            known = f"the classes are {some(classes)}" if classes else "these pictures have no classes"
             raise DataError(f"there is no class {name!r}{did_you_mean(name, classes)}: {known}")
     return [classes.index(name) for name in wanted]
 
 
 def _listed(items: list[Item], files: Path) -> np.ndarray:
-    names = {line.strip() for line in read_list(files).splitlines() if line.strip()}
-    listed = np.array([item.name in names for item in items], bool)
-    absent = sorted(names - {item.name for item in items})
+    """Which items a --files list names: a name a line, or the column of names of a csv."""
+    content = read_list(files)
+    finder = Finder(item.name for item in items)
+    lines = [line.strip() for line in content.splitlines() if line.strip()]
+    found = {line: finder.find(line) for line in lines}
+    if None in found.values():  # a header, quotation marks or other columns: read it as a csv, if it is one
+        with suppress(DataError):
+            table = Table.read(content, str(files), finder)
+            column = table.names(finder)
+            cells = {row[column]: finder.find(row[column]) for row in table.rows if row[column]}
+            found = cells if any(cells.values()) else found
+    absent = sorted(name for name, match in found.items() if match is None)
     if absent:
         raise DataError(
             f"--files {files} names {len(absent)} pictures that the source lacks, first {absent[0]!r}: "
             f"names are written as in the source, for example {items[0].name!r}"
         )
-    return listed
+    kept = {match[0] for match in found.values() if match is not None}
+    return np.array([item.name in kept for item in items], bool)
 
 
 # What they become: the target.
