@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 from PIL import Image
 
 from ganvas.config import DataConfig
+from ganvas.data.containers import by_reason
 from ganvas.data.lists import Finder
 from ganvas.data.selection import choose
 from ganvas.data.sources import open_source
@@ -143,3 +147,89 @@ def test_labels_in_an_array_are_not_replaced(tmp_path):
     np.savez(tmp_path / "x.npz", images=np.zeros((2, 8, 8), np.uint8), labels=np.array(["好".encode("gbk")] * 2))
     with pytest.raises(DataError, match="labels that are no text in UTF-8"):
         open_source(tmp_path / "x.npz")
+
+
+# Lists that lie with the pictures, and folders that are no classes.
+
+
+def image_zip(path: Path, names: list[str], **lists: str) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            file = io.BytesIO()
+            Image.new("L", (8, 8)).save(file, "PNG")
+            archive.writestr(name, file.getvalue())
+        for name, text in lists.items():
+            archive.writestr(name.replace("__", "/").replace("_json", ".json").replace("_csv", ".csv"), text)
+    return path
+
+
+SHARDS = [f"{i // 2:05}/img{i:08}.png" for i in range(6)]
+
+
+def test_shards_of_stylegan_are_no_classes(tmp_path):
+    bare = open_source(image_zip(tmp_path / "a.zip", SHARDS, dataset_json='{"labels": null}'))
+    assert bare.classes == [] and len(bare.items) == 6 and "dataset.json" in bare.notes[0]
+    labels = json.dumps({"labels": [[name, i % 2] for i, name in enumerate(SHARDS)]})
+    named = open_source(image_zip(tmp_path / "b.zip", SHARDS, dataset_json=labels))
+    assert [item.label for item in named.items] == ["0", "1"] * 3
+    assert open_source(tmp_path / "b.zip", labels="none").classes == []
+    inside = [f"top/{name}" for name in SHARDS]
+    assert open_source(image_zip(tmp_path / "c.zip", inside, top__dataset_json=labels)).classes == ["0", "1"]
+
+
+def test_numbered_folders_without_a_list_are_questioned(tmp_path):
+    source = open_source(image_zip(tmp_path / "a.zip", SHARDS))
+    assert source.classes == ["00000", "00001", "00002"]
+    assert "--labels none" in source.notes[0] and "--labels none" in choose(source, DataConfig()).notes[0]
+    assert open_source(image_zip(tmp_path / "b.zip", ["0/a.png", "1/a.png"])).notes == []
+    other = image_zip(tmp_path / "c.zip", SHARDS, dataset_json='{"images": []}')
+    assert open_source(other).classes == ["00000", "00001", "00002"]  # not StyleGAN's
+
+
+def test_vectors_for_labels_are_refused(tmp_path):
+    labels = json.dumps({"labels": [[name, [0.5, 0.5]] for name in SHARDS]})
+    with pytest.raises(DataError, match="no whole numbers: leave them out with --labels none"):
+        open_source(image_zip(tmp_path / "a.zip", SHARDS, dataset_json=labels))
+
+
+def test_metadata_of_hugging_face(tmp_path):
+    parts = ["train/0.png", "train/1.png", "test/0.png"]
+    lists = {
+        "train__metadata_csv": "file_name,label\n0.png,cat\n",
+        "test__metadata_csv": "file_name,label\n0.png,dog\n",
+    }
+    path = image_zip(tmp_path / "a.zip", parts, **lists)
+    source = open_source(path)
+    assert {item.name: item.label for item in source.items} == {"train/0.png": "cat"}
+    assert [(one.name, one.reason) for one in source.rejected] == [("train/1.png", "has no label in metadata.csv")]
+    assert {item.label for item in open_source(path, split="all").items} == {"cat", "dog"}
+    captions = image_zip(
+        tmp_path / "b.zip", ["0.png", "1.png"], metadata_csv="file_name,text\n0.png,a cat\n1.png,a dog\n"
+    )
+    source = open_source(captions)
+    assert source.classes == [] and "--labels metadata.csv:text" in source.notes[0]
+    assert open_source(captions, labels="metadata.csv:text").classes == ["a cat", "a dog"]
+
+
+# What is asked for is used: --labels none, and a sentence for what is not.
+
+
+def test_labels_none_uses_every_picture(tmp_path):
+    path = image_zip(
+        tmp_path / "a.zip", [*(f"x/{i}.png" for i in range(3)), "y/0.png", *(f"{i}.png" for i in range(5))]
+    )
+    source = open_source(path)
+    assert len(source.items) == 4
+    assert by_reason(source.rejected) == (
+        "5 lies outside the class folders (0.png, 1.png and 3 others; --labels none uses all, without classes)"
+    )
+    everything = open_source(path, labels="none")
+    assert len(everything.items) == 9 and everything.rejected == []
+    (tmp_path / "l.csv").write_text("file,label\nx/0.png,cat\nx/1.png,\n")
+    assert len(open_source(path, labels=str(tmp_path / "l.csv")).items) == 1
+
+
+def test_a_picture_beside_the_parts_is_named(tmp_path):
+    source = open_source(image_zip(tmp_path / "a.zip", ["train/0.png", "test/0.png", "0.png"]))
+    assert [item.name for item in source.items] == ["train/0.png"]
+    assert [one.name for one in source.rejected] == ["0.png"] and "--split all" in source.rejected[0].option

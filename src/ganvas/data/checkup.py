@@ -15,6 +15,7 @@ import numpy as np
 
 from ganvas.config import DataConfig
 from ganvas.data import catalog
+from ganvas.data.containers import Rejection, by_reason
 from ganvas.data.looks import Look, look_chunk
 from ganvas.data.marks import EXAMINED, Box, gathered
 from ganvas.data.near import Likeness, Thumbnails, clusters, nearest
@@ -59,7 +60,7 @@ class Checkup:
     """Pictures with transparency."""
     classes: dict[str, int] = field(default_factory=dict)
     rejected: list[dict[str, str]] = field(default_factory=list)
-    """Name and reason of each file that cannot be used."""
+    """Name and reason of each file that cannot be used, and the option that changes it, if there is one."""
     duplicates: list[list[str]] = field(default_factory=list)
     """Groups of pictures with the same pixels."""
     blank: list[str] = field(default_factory=list)
@@ -92,7 +93,7 @@ class Checkup:
 
     def lines(self) -> list[str]:
         """The report for a terminal, a fact a line."""
-        rejected = [f"{file['name']} ({file['reason']})" for file in self.rejected]
+        rejected = by_reason(Rejection(**file) for file in self.rejected)
         same = [" = ".join(group[:3]) for group in self.duplicates]
         alike = [" ~ ".join(group[:3]) for group in self.near]
         colors = {_colors(channels): count for channels, count in self.channels.items()}
@@ -102,7 +103,7 @@ class Checkup:
             f"channels: {_counted(colors)}" + (f", {self.alpha:,} with transparency" if self.alpha else ""),
             f"depth: {_counted({f'{n} bit': k for n, k in self.depths.items()})}",
             f"classes: {_counted(self.classes, len(self.classes))}" if self.classes else "classes: none",
-            f"rejected: {_examples(rejected)}",
+            f"rejected: {f'{len(self.rejected):,}: {rejected}' if rejected else 'none'}",
             f"exact duplicates: {_examples(same, self.num_duplicates)}",
             f"near duplicates: {_examples(alike, self.num_near)}"
             + (f" (clusters: {len(self.near):,}, the largest of {len(self.near[0]):,})" if self.near else ""),
@@ -161,7 +162,7 @@ def check(
     choice = choose(source, config)
     checkup = Checkup(str(data), source.form, notes=list(choice.notes))
     rejected = [*source.rejected, *choice.rejected]
-    checkup.rejected = [{"name": rejection.name, "reason": rejection.reason} for rejection in rejected]
+    checkup.rejected = [rejection.to_dict() for rejection in rejected]
     names = [source.items[i].name for i in choice.indices]
     payloads = (payload for _, payload in stream(source, choice.indices))
     _look_at_all(checkup, payloads, names, _labels(choice, source.classes), progress)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from ganvas.errors import DataError, PictureError
+from ganvas.errors import DataError, PictureError, some
 
 PICTURES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".dcm", ".dicom")
 
@@ -47,6 +47,24 @@ class Rejection:
 
     name: str
     reason: str
+    option: str = ""
+    """What the user can do about it, such as "--labels none uses all"; empty where nothing helps."""
+
+    def to_dict(self) -> dict[str, str]:
+        return {"name": self.name, "reason": self.reason} | ({"option": self.option} if self.option else {})
+
+
+def by_reason(rejected: Iterable[Rejection]) -> str:
+    """How many files each reason rules out, the most frequent first, with examples and what can be done."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for rejection in rejected:
+        groups.setdefault((rejection.reason, rejection.option), []).append(rejection.name)
+    ordered = sorted(groups.items(), key=lambda group: -len(group[1]))
+    parts = [
+        f"{len(names):,} {reason} ({some(names, 2)}{f'; {option}' if option else ''})"
+        for (reason, option), names in ordered
+    ]
+    return some(parts, 5)
 
 
 class Container(Protocol):

@@ -10,7 +10,7 @@ from pathlib import Path
 from ganvas.data.containers import Container, Item, Rejection
 from ganvas.data.formats import natural
 from ganvas.data.lists import Finder, Table, as_name, read_text, text_of
-from ganvas.errors import DataError, some
+from ganvas.errors import DataError, PictureError, some
 
 FOLDER_PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
     ("val", "valid", "validation"), "validation"
@@ -28,36 +28,59 @@ class Labelled:
     items: list[Item] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
     rejected: list[Rejection] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What was understood that a user may have meant otherwise, in sentences."""
 
-    def unlabelled(self) -> Labelled:
-        return Labelled([Item(item.name, None) for item in self.items], [], self.rejected)
 
+ALL_OF_THEM = "--labels none uses all, without classes"
 
 # Folders.
 
 
-def by_folder(container: Container, pictures: list[str], split: str) -> Labelled:
-    """The first level with two or more folders of pictures gives the classes; train/ and test/ are parts."""
-    depth = _shared_depth(pictures)
+def by_folder(container: Container, pictures: list[str], split: str, plain: bool = False) -> Labelled:
+    """The first level with two or more folders of pictures gives the classes; train/ and test/ are parts.
+
+    plain: every picture of the part, without classes.
+    """
+    pictures, depth, rejected = _in_part(container, pictures, split)
     tops = _folders_at(pictures, depth)
-    if len(tops) > 1 and all(top.lower() in FOLDER_PARTS for top in tops):
-        part_of = {top: FOLDER_PARTS[top.lower()] for top in tops}
-        pictures = [name for name in pictures if split in ("all", part_of.get(name.split("/")[depth]))]
-        if not pictures:
-            raise DataError(f"{container.path} has no {split} folder, only {', '.join(sorted(tops))}")
-        depth += 1
-        tops = _folders_at(pictures, depth)
-    elif split == "test":
-        raise DataError(f"{container.path} has no test part: leave the split out, or make a folder test in it")
-    if len(tops) < 2:
-        return Labelled([Item(name, None) for name in pictures])
-    found = Labelled(classes=sorted(tops, key=natural))
+    if plain or len(tops) < 2:
+        return Labelled([Item(name, None) for name in pictures], rejected=rejected)
+    found = Labelled(classes=sorted(tops, key=natural), rejected=rejected)
     for name in pictures:
         if name.count("/") > depth:
             found.items.append(Item(name, name.split("/")[depth]))
         else:
-            found.rejected.append(Rejection(name, "lies outside the class folders"))
+            found.rejected.append(Rejection(name, "lies outside the class folders", ALL_OF_THEM))
+    if all(SHARD.fullmatch(top) for top in tops):
+        found.notes.append(
+            f"The folders {some(found.classes, 3)} were taken for classes; if they only divide the pictures, as shards "
+            f"do, {ALL_OF_THEM}."
+        )
     return found
+
+
+SHARD = re.compile(r"\d{4,}")
+"""Folder names such as 00000 and 01000, which large sets have for no reason but their size."""
+
+
+def _in_part(container: Container, pictures: list[str], split: str) -> tuple[list[str], int, list[Rejection]]:
+    """The pictures of the folder that `split` names, how many leading folders they share, and what lies outside."""
+    depth = _shared_depth(pictures)
+    tops = _folders_at(pictures, depth)
+    if len(tops) < 2 or not all(top.lower() in FOLDER_PARTS for top in tops):
+        if split == "test":
+            raise DataError(f"{container.path} has no test part: leave the split out, or make a folder test in it")
+        return pictures, depth, []
+    if split == "all":
+        return pictures, depth + 1, []
+    part_of = {top: FOLDER_PARTS[top.lower()] for top in tops}
+    chosen = [name for name in pictures if part_of.get(name.split("/")[depth]) == split]
+    if not chosen:
+        raise DataError(f"{container.path} has no {split} folder, only {', '.join(sorted(tops))}")
+    reason = f"lies outside the folders {', '.join(sorted(tops))}"
+    outside = [name for name in pictures if name.count("/") == depth]
+    return chosen, depth + 1, [Rejection(name, reason, "--split all uses all parts") for name in outside]
 
 
 def _folders_at(pictures: list[str], depth: int) -> set[str]:
@@ -85,11 +108,12 @@ def csv_of(labels: str | None) -> tuple[str | None, str | None]:
     return (labels, None) if (labels or "").lower().endswith(LIST_ENDINGS) else (None, None)
 
 
-def by_csv(container: Container, pictures: list[str], labels: str, only_listed: bool) -> Labelled:
+def by_csv(container: Container, pictures: list[str], labels: str, only_listed: bool, plain: bool = False) -> Labelled:
     """Label `pictures` by the list that `labels` names ("some.csv" or "some.csv:column").
 
     Lines name pictures as a `Finder` reads them. What the list does not name is rejected, or passed over in silence
-    if `only_listed`. Raises `DataError` where the list leaves a choice, such as two labels for one picture.
+    if `only_listed`. plain: the list says which pictures are used, and their labels are left out. Raises `DataError`
+    where the list leaves a choice, such as two labels for one picture.
     """
     csv_name, column = csv_of(labels)
     content = find_text(container, csv_name or labels)
@@ -99,13 +123,29 @@ def by_csv(container: Container, pictures: list[str], labels: str, only_listed: 
     finder = Finder(pictures)
     if where.lower().endswith(".json"):
         listed = stylegan_labels(content)
-        if listed is None:
+        if not listed:
             raise DataError(f'{where} has no list of [file, class number] under "labels", as StyleGAN writes it')
     else:
-        table = Table.read(content, where, finder)
-        names = table.names(finder)
-        listed = list(zip([row[names] for row in table.rows], table.labels(names, column), strict=True))
-        listed = [(as_name(name), label) for name, label in listed if name]
+        listed = _rows(Table.read(content, where, finder), finder, column, plain)
+    return _by_list(container, pictures, listed, finder, where, only_listed)
+
+
+def _rows(table: Table, finder: Finder, column: str | None, plain: bool = False) -> list[tuple[str, str]]:
+    """Name and label of each row that has a name; plain: no labels."""
+    names = table.names(finder)
+    labels = [""] * len(table.rows) if plain else table.labels(names, column)
+    rows = zip([row[names] for row in table.rows], labels, strict=True)
+    return [(as_name(name), label) for name, label in rows if name]
+
+
+def _by_list(
+    container: Container,
+    pictures: list[str],
+    listed: list[tuple[str, str]],
+    finder: Finder,
+    where: str,
+    only_listed: bool = False,
+) -> Labelled:
     label_of, strangers = _matched(listed, finder, where)
     if not label_of:
         raise DataError(
@@ -120,22 +160,74 @@ def by_csv(container: Container, pictures: list[str], labels: str, only_listed: 
         if label_of.get(name) or (name in label_of and not has_labels):
             found.items.append(Item(name, label_of[name] or None))
         elif name in label_of or not only_listed:
-            found.rejected.append(Rejection(name, f"has no label in {where}"))
+            found.rejected.append(Rejection(name, f"has no label in {where}", ALL_OF_THEM))
     found.classes = sorted({item.label for item in found.items if item.label}, key=natural)
     return found
 
 
-def stylegan_labels(content: str) -> list[tuple[str, str]] | None:
-    """File and class number of a dataset.json as StyleGAN's tools write it; None where it lists no classes.
+METADATA = ("metadata.csv", "metadata.jsonl")
+"""Lists that the image folders of Hugging Face's datasets have, one for all or one in each part."""
 
-    Raises `DataError` for labels that are no whole numbers.
+
+def by_own_list(container: Container, pictures: list[str], split: str) -> Labelled | None:
+    """Label the pictures by the list that lies with them: StyleGAN's dataset.json or Hugging Face's metadata files.
+
+    None where there is none, or where it has no classes; the folders then give them.
+    """
+    lists = [name for name in container.names if name.rpartition("/")[2] in ("dataset.json", *METADATA)]
+    if not lists:
+        return None
+    finder = Finder(pictures)
+    listed: list[tuple[str, str]] = []
+    other_columns: dict[str, None] = {}
+    for name, content in container.read(lists):
+        folder, _, base = name.rpartition("/")
+        prefix = f"{folder}/" if folder else ""
+        text = "" if isinstance(content, PictureError) else text_of(content, name)
+        if base == "dataset.json":
+            found = stylegan_labels(text)
+            if found == []:
+                return Labelled(
+                    [Item(picture, None) for picture in pictures], notes=[OWN_LIST.format(base, "no classes")]
+                )
+            listed += [(prefix + file, label) for file, label in found or ()]
+        elif text.strip():
+            table = Table.read(text, name, finder)
+            header = table.header or []
+            if "file_name" in header and "label" in header:
+                listed += [(prefix + file, label) for file, label in _rows(table, finder, "label")]
+            elif "file_name" in header:
+                other_columns |= dict.fromkeys(f"{base}:{column}" for column in header if column != "file_name")
+    if not any(finder.find(name) for name, _ in listed):
+        found = by_folder(container, pictures, split)
+        if other_columns:
+            found.notes.append(
+                f"A list lies with the pictures; to take a column for classes: --labels {min(other_columns)}."
+            )
+        return found
+    base = lists[0].rpartition("/")[2]
+    chosen, _, rejected = _in_part(container, pictures, split)
+    present = set(chosen)
+    own = [row for row in listed if (match := finder.find(row[0])) is None or match[0] in present]
+    found = _by_list(container, chosen, own, finder, base)
+    found.rejected += rejected
+    found.notes.append(OWN_LIST.format(base, "the classes"))
+    return found
+
+
+OWN_LIST = "The pictures' own list, {}, gives {}."
+
+
+def stylegan_labels(content: str) -> list[tuple[str, str]] | None:
+    """File and class number of a dataset.json as StyleGAN's tools write it; empty where it says that there are none,
+    None where it is another file. Raises `DataError` for labels that are no whole numbers.
     """
     try:
         labels = json.loads(content)["labels"]
     except (ValueError, TypeError, KeyError):
         return None
     if labels is None:
-        return None
+        return []
     try:
         listed = [(as_name(name), label) for name, label in labels]
     except (TypeError, ValueError, AttributeError):

@@ -20,6 +20,7 @@ from filelock import FileLock
 import ganvas
 from ganvas.config import DataConfig
 from ganvas.data.cleaning import mask_marks, without_duplicates
+from ganvas.data.containers import by_reason
 from ganvas.data.decode import Target
 from ganvas.data.holdout import held_out
 from ganvas.data.pack import FORMAT, UNMIRRORED, Pack, Policy, Progress, is_pack, request
@@ -180,7 +181,7 @@ def _write(
         "mirror": kind not in UNMIRRORED,
         "licence": policy.licence,
         "attribution": policy.attribution,
-        "rejected": [{"name": rejection.name, "reason": rejection.reason} for rejection in rejected],
+        "rejected": [rejection.to_dict() for rejection in rejected],
         "names_hash": hashlib.sha256("\n".join(names).encode()).hexdigest(),
         "hash": _digest(images, labels, classes, heldout),
         "notes": [*info["notes"], *choice.notes, *_named(rejected)],
@@ -205,12 +206,8 @@ def _digest(images: np.ndarray, labels: np.ndarray | None, classes: list[str], h
 
 
 def _named(rejected: list[Rejection]) -> list[str]:
-    """The sentence that names the files that could not be used, the first few of them."""
-    if not rejected:
-        return []
-    first = ", ".join(f"{rejection.name} ({rejection.reason})" for rejection in rejected[:3])
-    rest = "; `ganvas data check` says more" if len(rejected) > 3 else ""
-    return [f"{len(rejected)} of the files could not be used: {first}{rest}."]
+    """The sentence that says how many files could not be used, and why."""
+    return [f"{len(rejected):,} of the files could not be used: {by_reason(rejected)}."] if rejected else []
 
 
 def _check_enough(num_images: int, source: Source, choice: Choice) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from ganvas.config import DataConfig, parse_size
 from ganvas.data.decode import PictureInfo, Target, probe
+from ganvas.data.labels import ALL_OF_THEM
 from ganvas.data.lists import Finder, Table
 from ganvas.data.pack import Policy, Progress, did_you_mean, read_list
 from ganvas.data.sources import Item, Payload, Rejection, Source
@@ -41,14 +42,14 @@ def choose(source: Source, config: DataConfig) -> Choice:
     keep = np.ones(len(labels), bool)
     rejected = []
     if source.classes:
-        rejected = [Rejection(source.items[i].name, "has no label") for i in np.flatnonzero(labels < 0)]
+        rejected = [Rejection(source.items[i].name, "has no label", ALL_OF_THEM) for i in np.flatnonzero(labels < 0)]
         keep &= labels >= 0
     if config.classes:
         keep &= np.isin(labels, class_indices(source.classes, config.classes))
     if config.files is not None:
         keep &= _listed(source.items, config.files)
     indices = np.flatnonzero(keep)
-    notes = []
+    notes = list(source.notes)
     if config.limit is not None and config.limit < len(indices):
         notes.append(f"{config.limit} of {len(indices)} pictures were drawn with seed {config.subset_seed}.")
         draw = np.random.default_rng(config.subset_seed).choice(len(indices), config.limit, replace=False)

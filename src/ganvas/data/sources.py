@@ -19,7 +19,17 @@ import numpy as np
 
 from ganvas.data import cifar, dicom, formats
 from ganvas.data.containers import Container, Folder, Item, Rejection, Single, Tar, Zip, is_picture
-from ganvas.data.labels import CELEBA_ATTRIBUTES, CELEBA_PARTITION, by_celeba, by_csv, by_folder, csv_of, is_celeba
+from ganvas.data.labels import (
+    CELEBA_ATTRIBUTES,
+    CELEBA_PARTITION,
+    LIST_ENDINGS,
+    by_celeba,
+    by_csv,
+    by_folder,
+    by_own_list,
+    csv_of,
+    is_celeba,
+)
 from ganvas.errors import DataError, MissingExtraError, PictureError
 
 __all__ = ["Item", "Payload", "Rejection", "Source", "fingerprint_of", "open_source"]
@@ -28,7 +38,7 @@ ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", "
 OTHER_PICTURES = (".heic", ".heif", ".avif", ".jp2", ".j2k", ".svg", ".psd", ".exr", ".ppm", ".pgm")
 """Pictures of a form that is not read: they are named, not passed over in silence."""
 
-LIST_FILES = re.compile(cifar.FILES.pattern + r"|list_.*\.txt|.*\.csv")
+LIST_FILES = re.compile(cifar.FILES.pattern + r"|list_.*\.txt|.*\.(csv|tsv|jsonl)|dataset\.json")
 """Files of an archive that say what the set is, as against its pictures."""
 
 BARE_NAME = re.compile(r"(?!DICOMDIR$)([^.]*|.*\.\d+|.*\.ima)", re.IGNORECASE)
@@ -64,6 +74,11 @@ class Source(Protocol):
         """What was found unusable while listing."""
         ...
 
+    @property
+    def notes(self) -> list[str]:
+        """What was understood that a user may have meant otherwise, in sentences."""
+        ...
+
     def stream(self, keep: set[str] | None = None) -> Iterator[tuple[Item, Payload]]:
         """Every item, or those named in `keep`, once and in order: the encoded file as bytes, pixels as an
         (H, W) or (H, W, C) array, or the `PictureError` that says why it could not be read."""
@@ -90,6 +105,7 @@ class PictureSource:
     print_of: Callable[[], str]
     frames: dict[str, list[str]]
     """File name -> the item names of its frames, for the files that have several."""
+    notes: list[str]
 
     def stream(self, keep: set[str] | None = None) -> Iterator[tuple[Item, Payload]]:
         wanted = {item.name: item for item in self.items if keep is None or item.name in keep}
@@ -126,6 +142,10 @@ class ArraySource:
 
     @property
     def rejected(self) -> list[Rejection]:
+        return []
+
+    @property
+    def notes(self) -> list[str]:
         return []
 
     @cached_property
@@ -169,7 +189,7 @@ def _open(path: Path, labels: str | None, split: str, print_of: Callable[[], str
     if held:
         form, arrays = held
         return _array_source(form, arrays, labels, path, print_of)
-    listing = str(path) if path.suffix.lower() == ".csv" else None
+    listing = str(path) if _is_list(path) else None
     container = _open_container(path.parent if listing else path)
     inner = _only_inside(container)
     if listing and labels and labels.lower() != "none" and not csv_of(labels)[0]:
@@ -182,6 +202,11 @@ def _open(path: Path, labels: str | None, split: str, print_of: Callable[[], str
         arrays = cifar.read_cifar({cifar_files[n]: content for n, content in contents.items()}, split, path)
         return _array_source("cifar", arrays, labels, path, print_of)
     return _picture_source(container, listing, labels, split, print_of)
+
+
+def _is_list(path: Path) -> bool:
+    """Whether the path is a list of pictures, given in place of their folder."""
+    return path.suffix.lower() in LIST_ENDINGS and path.is_file()
 
 
 # Sets that are arrays.
@@ -278,19 +303,19 @@ def _picture_source(
     plain = labels is not None and labels.lower() == "none"
     csv_file = labels if csv_of(labels)[0] else listing
     if csv_file:
-        found = by_csv(container, pictures, csv_file, only_listed=listing is not None)
+        found = by_csv(container, pictures, csv_file, only_listed=listing is not None, plain=plain)
         rejected = [] if listing else rejected  # what else lies about in its folder is no business of a csv's
     elif is_celeba(container):
         form = "celeba"
         found = by_celeba(container, pictures, None if plain else labels, split)
     elif labels is None or plain:
-        found = by_folder(container, pictures, split)
+        found = None if plain else by_own_list(container, pictures, split)
+        found = found or by_folder(container, pictures, split, plain)
     else:
         raise DataError(
             f"labels {labels!r}: {container.path} is not CelebA, which has attributes; "
             "expected none or a csv of file,label"
         )
-    found = found.unlabelled() if plain else found
     rejected = rejected + found.rejected
     # Told by the ending, which only those found by their mark lack.
     others = [item for item in found.items if is_picture(item.name) and not dicom.is_named(item.name)]
@@ -299,12 +324,12 @@ def _picture_source(
         if not others:
             raise MissingExtraError("pydicom", "medical", f"{container.path} holds DICOM files: reading them")
         rejected += [Rejection(item.name, dicom.NO_PYDICOM) for item in found.items if item.name in dicoms]
-        return PictureSource(form, container, others, found.classes, rejected, print_of, {})
+        return PictureSource(form, container, others, found.classes, rejected, print_of, {}, found.notes)
     facts = {name: dicom.facts(start) for name, start in container.starts(dicoms, dicom.START)} if dicoms else {}
     if facts and not others:
         form = "radiographs" if next(iter(facts.values())).radiograph else "dicom"
     items, frames = _split(found.items, {name: about.num_frames for name, about in facts.items()})
-    return PictureSource(form, container, items, found.classes, rejected, print_of, frames)
+    return PictureSource(form, container, items, found.classes, rejected, print_of, frames, found.notes)
 
 
 def _by_mark(container: Container, names: list[str]) -> list[str]:
@@ -350,7 +375,7 @@ def fingerprint_of(path: Path, labels: str | None = None) -> str:
         files = dict(Folder(path).locations())
     else:
         files = {path.name: str(path)}
-        if path.suffix.lower() == ".csv":
+        if _is_list(path):
             files |= Folder(path.parent).locations()
         neighbours = [f for f in path.parent.iterdir() if _is_sidecar(f.name, path.name)]
         files |= {file.name: str(file) for file in neighbours}
