@@ -7,6 +7,7 @@ import gzip
 import io
 import os
 import pickle
+import shutil
 import struct
 import tarfile
 import warnings
@@ -19,8 +20,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import ganvas
+from ganvas.config import DataConfig
+from ganvas.data.pack import open_pack
 from ganvas.data.sources import Item, fingerprint_of, open_source
 from ganvas.errors import DataError, PictureError
+from ganvas.verbs import sample
 
 
 def picture(shade: int = 0) -> bytes:
@@ -697,3 +702,47 @@ def test_real_comic_faces_and_pairs(shared_data):
     assert all(label.startswith("variant") for label in source.classes)
     pairs = open_source(shared_data / "face2comics")
     assert (pairs.classes, len(pairs.items), pairs.rejected) == (["v1", "v2"], 200, [])
+
+
+# What Ganvas wrote into the data is not read back.
+
+
+def test_a_run_inside_the_data_is_no_data(two_classes, tmp_path, monkeypatch):
+    data = tmp_path / "pics"
+    shutil.copytree(two_classes, data)
+    monkeypatch.chdir(data)
+    options = {"size": 16, "base": 8, "z_dim": 8, "batch": 16, "previews": 2, "device": "cpu", "quiet": True}
+    first = ganvas.train(".", images=32, **options)
+    assert first.folder.resolve().is_relative_to(data.resolve())
+    assert ganvas.train(".", images=64, **options).images_seen == 64
+    assert reasons(open_source(Path())) == {"runs/pics": "folder that Ganvas wrote, which is not read back"}
+
+
+@pytest.mark.parametrize("made", ["samples", "class samples", "model", "pack", "run that was just begun"])
+def test_other_outputs_inside_the_data_are_no_data(made, two_classes, trained, tmp_path):
+    data = tmp_path / "pics"
+    shutil.copytree(two_classes, data)
+    out = data / "standing" / "out"
+    if made == "samples":
+        sample(trained, out, num=2)
+    elif made == "class samples":
+        sample(trained, out, per_class=1)
+    elif made == "model":
+        shutil.copytree(trained / "model", out)
+        write_folder(out, ["grid.png"])
+    elif made == "pack":
+        open_pack(two_classes, DataConfig(size="16"), folder=out)
+        write_folder(out, ["grid.png"])
+    else:
+        write_folder(out / "samples", ["0.png"])
+        shutil.copy(trained / "config.json", out)
+    source = open_source(data)
+    assert len(source.items) == 24 and list(reasons(source)) == ["standing/out"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "manifest.csv", "recipe.json"])
+def test_files_of_others_that_are_called_alike_hide_nothing(name, two_classes, tmp_path):
+    data = tmp_path / "pics"
+    shutil.copytree(two_classes, data)
+    (data / "lying" / name).write_text('{"a": 1}\nfile,label\n')
+    assert len(open_source(data).items) == 24 and reasons(open_source(data)) == {}

@@ -116,6 +116,9 @@ class Folder:
             except OSError as error:
                 self.rejected.append(Rejection(prefix.rstrip("/") or ".", f"folder cannot be read: {error.strerror}"))
                 continue
+            if prefix and made_by_ganvas(location, {entry.name for entry in entries}):
+                self.rejected.append(Rejection(prefix.rstrip("/"), "folder that Ganvas wrote, which is not read back"))
+                continue
             for entry in entries:
                 name = prefix + printable(entry.name)
                 if hidden(name):
@@ -360,6 +363,29 @@ def member_refusal(name: str, size: int, taken: Collection[str]) -> str | None:
     if name in taken:
         return "the archive has two files of this name"
     return None
+
+
+OWN_FILES = {
+    "generator.safetensors": b"",
+    "heldout.npy": b"",
+    "config.json": b'"ganvas": "',
+    "recipe.json": b'"ganvas": "',
+    ".ganvas-publish.json": b'"ganvas": "',
+    "manifest.csv": b"file,seed,label,truncation,model",
+}
+"""Files of runs, models, packs, projections and samples -> what stands at the beginning of those that Ganvas wrote."""
+
+
+def made_by_ganvas(folder: str, names: Collection[str]) -> bool:
+    """Whether a folder inside the data is a run, a pack, a model or samples: its grids are no data."""
+    for name in OWN_FILES.keys() & set(names):
+        try:
+            with Path(folder, name).open("rb") as file:
+                if OWN_FILES[name] in file.read(512):
+                    return True
+        except OSError:
+            continue
+    return False
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
