@@ -29,6 +29,7 @@ DiscriminatorKind = Literal["own", "features", "both"]
 T = TypeVar("T")
 
 MIN_SIZE, MAX_SIZE = 8, 4096  # pixels on one side
+FULL = (0, 65535)  # black and white of 16 bit
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,9 @@ class DataConfig:
     """auto keeps gray pictures gray; alpha keeps transparency as a fourth channel."""
     background: str | None = None
     """Colour behind transparent pictures: white, black, gray or #rrggbb. Default: white for colour, black for gray."""
+    levels: str | None = None
+    """Values of 16 bit pictures that become black and white, such as 0-4095. Default: 0-65535, but the bits in use
+    where no picture of the set uses more than 14 of the 16."""
     labels: str | None = None
     """Where labels come from: none, a csv file of file,label, or CelebA attributes (Smiling or Smiling,Male).
     Default: class sub-folders or the data set's own labels."""
@@ -71,6 +75,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.size is not None:
             parse_size(self.size)
+        if self.levels is not None:
+            parse_levels(self.levels)
         if self.limit is not None and self.limit < 2:
             raise ConfigError(f"--limit {self.limit}: at least 2 pictures are needed")
         if self.subset_seed < 0:
@@ -89,6 +95,14 @@ def parse_size(text: str) -> tuple[int, int]:
     if not all(MIN_SIZE <= side <= MAX_SIZE for side in (height, width)):
         raise ConfigError(f"--size {text}: each side must be between {MIN_SIZE} and {MAX_SIZE} pixels")
     return height, width
+
+
+def parse_levels(text: str) -> tuple[int, int]:
+    """(black, white) of "0-4095"; raises `ConfigError` unless 0 <= black < white <= 65535."""
+    match = re.fullmatch(r"(\d+)-(\d+)", text.strip())
+    if not match or not int(match[1]) < int(match[2]) <= FULL[1]:
+        raise ConfigError(f"--levels {text}: expected the values of black and white of 16 bit, such as 0-4095")
+    return int(match[1]), int(match[2])
 
 
 @dataclass(frozen=True)

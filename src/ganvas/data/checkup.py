@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ganvas.config import DataConfig
+from ganvas.config import FULL, DataConfig
 from ganvas.data import catalog
 from ganvas.data.containers import Rejection, by_reason
 from ganvas.data.looks import Look, look_chunk
@@ -21,7 +21,7 @@ from ganvas.data.marks import EXAMINED, Box, gathered
 from ganvas.data.near import Likeness, Thumbnails, clusters, nearest
 from ganvas.data.pack import Pack, Progress, is_pack, reopened
 from ganvas.data.pool import chunks, num_cores, parallel_map
-from ganvas.data.selection import Choice, choose, stream
+from ganvas.data.selection import Choice, choose, few_bits, levels_of, stream
 from ganvas.data.sources import Payload
 
 FEW = 500  # pictures that are looked at in this process
@@ -221,12 +221,19 @@ def _count(checkup: Checkup, looks: list[Look], names: list[str], labels: list[s
     infos = [look.info for look in looks]
     sizes = Counter(f"{info.height}x{info.width}" for info in infos)
     checkup.num_images, checkup.sizes = len(looks), dict(sizes.most_common())
-    checkup.channels = dict(Counter(info.channels for info in infos))
+    checkup.channels = dict(Counter(1 if look.gray else 3 for look in looks))
+    disguised = sum(look.gray and look.info.channels == 3 for look in looks)
+    if disguised:
+        checkup.notes.append(f"{disguised:,} pictures are gray though their files could hold colour.")
     checkup.depths = dict(Counter(info.depth for info in infos))
     checkup.alpha = sum(info.alpha for info in infos)
     counts = Counter(labels)
     checkup.classes = {name: counts[name] for name in classes}
-    checkup.blank = [name for name, look in zip(names, looks, strict=True) if look.blank]
+    top = max((look.highest for look in looks), default=0)
+    white = levels_of(top)[1]
+    if white != FULL[1]:
+        checkup.notes.append(few_bits(top, white))
+    checkup.blank = [name for name, look in zip(names, looks, strict=True) if look.blank(white)]
     checkup.bars = [name for name, look in zip(names, looks, strict=True) if any(look.bars)]
 
 
@@ -241,7 +248,8 @@ def _compare(checkup: Checkup, looks: list[Look], names: list[str], labels: list
     checkup.duplicates = [[names[i] for i in group] for group in groups]
 
     # Of equal pictures one is compared with the others; blank ones are alike without meaning it.
-    once = np.array([group[0] for group in equal.values() if not looks[group[0]].blank], np.int64)
+    blank = set(checkup.blank)
+    once = np.array([group[0] for group in equal.values() if names[group[0]] not in blank], np.int64)
     thumbs = Thumbnails.joined([looks[i].thumbnail for i in once]) if len(once) else None
     near = [once[cluster] for cluster in clusters(Likeness(thumbs).pairs(), len(once))] if thumbs else []
     checkup.near = [[names[i] for i in cluster] for cluster in near]

@@ -25,7 +25,7 @@ from PIL import (  # the plugins are named so that Pillow need not load all the 
     WebPImagePlugin,  # noqa: F401
 )
 
-from ganvas.config import Fit
+from ganvas.config import FULL, Fit
 from ganvas.errors import ConfigError, PictureError
 
 MAX_PIXELS = 178_956_970
@@ -52,6 +52,7 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 SIDEWAYS = (5, 6, 7, 8)  # orientations that swap height and width
+GLANCE, TRACE = 64, 4  # pixels of a side, and values of 255, by which colour is told from gray
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601-2, the weights that Pillow uses too
 
 
@@ -81,6 +82,13 @@ class Target:
     fit: Fit
     background: str | None
     """Behind transparent pictures and in padded borders; None is white for colour, black for gray."""
+    levels: tuple[int, int] = FULL
+    """Values of 16 bit pictures that become black and white."""
+
+    def is_met(self, pixels: np.ndarray) -> bool:
+        """Whether a picture (H, W, C) is what it should become already."""
+        same = pixels.shape == (self.height, self.width, self.channels) and pixels.itemsize * 8 == self.depth
+        return same and (self.depth == 8 or self.levels == FULL)
 
 
 def probe(payload: bytes | np.ndarray) -> PictureInfo:
@@ -115,7 +123,7 @@ def decode(payload: bytes | np.ndarray, target: Target) -> np.ndarray:
         payload = dicom.pixels(payload)
     if isinstance(payload, np.ndarray):
         pixels = _checked(payload)
-        if pixels.shape == (target.height, target.width, target.channels) and pixels.itemsize * 8 == target.depth:
+        if target.is_met(pixels):
             return np.array(pixels)
         return _decode_pixels(pixels, target)
     with warnings.catch_warnings():
@@ -126,6 +134,29 @@ def decode(payload: bytes | np.ndarray, target: Target) -> np.ndarray:
             raise
         except Exception as error:
             raise PictureError(_reason(error, payload)) from None
+
+
+def is_gray(content: bytes | np.ndarray) -> bool:
+    """Whether a picture has no colour, whatever its file could hold: R = G = B but for what JPEG leaves.
+
+    Judged on a small copy. Raises `PictureError`.
+    """
+    info = probe(content)
+    small = Target(min(info.height, GLANCE), min(info.width, GLANCE), 3, 8, "stretch", "white")
+    pixels = decode(content, small).astype(np.int16)
+    return bool(np.ptp(pixels, axis=2).max() <= TRACE)
+
+
+def highest(content: bytes | np.ndarray) -> int:
+    """The highest value that a picture of 16 bit has, or that its TIFF file says it can have. Raises `PictureError`."""
+    from ganvas.data import dicom  # which imports this module
+
+    if isinstance(content, bytes) and dicom.is_dicom(content):
+        return FULL[1]  # its header says what its values mean, so they are stretched already
+    info = probe(content)
+    top = int(decode(content, Target(info.height, info.width, info.channels, 16, "crop", None)).max())
+    bits = 0 if isinstance(content, np.ndarray) else _tiff_bits(_open(content))
+    return max(top, 2**bits - 1 if bits < 16 else 0)
 
 
 def background_color(background: str | None, channels: int) -> tuple[int, int, int]:
@@ -298,6 +329,10 @@ def _to_gray(image: Image.Image) -> Image.Image:
 
 def _from_floats(planes: list[Image.Image], target: Target) -> np.ndarray:
     """One (gray) or three (colour) float planes of 0 to 65535 to the target."""
+    if target.levels != FULL:
+        low, high = target.levels
+        scaled = [((np.asarray(plane) - low) * (FULL[1] / (high - low))).clip(*FULL) for plane in planes]
+        planes = [Image.fromarray(plane.astype(np.float32)) for plane in scaled]
     color = background_color(target.background, target.channels)
     fills = color if len(planes) == 3 else (float(np.dot(color, LUMA)),)
     fitted = [np.asarray(_fitted(p, target, f * 257)) for p, f in zip(planes, fills, strict=True)]

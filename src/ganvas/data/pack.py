@@ -243,6 +243,7 @@ def reopened(folder: Path, config: DataConfig) -> Pack:
     for name in (
         "fit",
         "background",
+        "levels",
         "labels",
         "split",
         "classes",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -10,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ganvas.config import DataConfig, parse_size
-from ganvas.data.decode import PictureInfo, Target, probe
+from ganvas.config import FULL, DataConfig, parse_levels, parse_size
+from ganvas.data.decode import PictureInfo, Target, highest, is_gray, probe
 from ganvas.data.labels import ALL_OF_THEM
 from ganvas.data.lists import Finder, Table
 from ganvas.data.pack import Policy, Progress, did_you_mean, read_list
@@ -19,6 +20,9 @@ from ganvas.data.sources import Item, Payload, Rejection, Source
 from ganvas.errors import DataError, PictureError, some
 
 SIZES = (256, 128, 64, 32)
+MOSTLY = 0.9  # part of the pictures that is gray where the set passes for films or scans
+COLOURED = 32  # pictures with colour, after which no more are looked for in a set that is not mostly gray
+FEW_BITS = 2**14 - 1  # a highest value up to this in a set of 16 bit: its pictures are stored with fewer bits
 
 
 @dataclass
@@ -100,6 +104,32 @@ class Survey:
     channels: Counter[int] = field(default_factory=Counter)
     depths: Counter[int] = field(default_factory=Counter)
     alpha: int = 0
+    disguised: int = 0
+    """Gray pictures in files of colour; they count as gray in `channels`."""
+    highest: int = 0
+    """Highest value of the 16 bit pictures, as far as it matters."""
+
+    @property
+    def mostly_gray(self) -> bool:
+        """Nearly all pictures are gray: films and scans, of which a few have a coloured mark."""
+        return self.channels[1] >= MOSTLY * self.channels.total()
+
+    @property
+    def settled(self) -> bool:
+        """Whether pixels need not be looked at any more."""
+        gray = set(self.channels) == {1} and not self.disguised
+        return (gray or (self.channels[3] >= COLOURED and not self.mostly_gray)) and (
+            16 not in self.depths or self.highest > FEW_BITS
+        )
+
+    def look(self, content: bytes | np.ndarray, info: PictureInfo) -> None:
+        """Count one picture, and look at its pixels where the header leaves open what the set is."""
+        if info.channels == 3 and (self.channels[3] < COLOURED or self.mostly_gray) and is_gray(content):
+            info = dataclasses.replace(info, channels=1)
+            self.disguised += 1
+        if info.depth == 16 and self.highest <= FEW_BITS:
+            self.highest = max(self.highest, highest(content))
+        self.add(info)
 
     def add(self, info: PictureInfo, count: int = 1) -> None:
         self.sizes[info.height, info.width] += count
@@ -109,7 +139,7 @@ class Survey:
 
 
 def choose_target(survey: Survey, config: DataConfig, policy: Policy) -> Target:
-    """The size, channels and depth of the pack: asked for, or chosen from the pictures.
+    """The size, channels, depth and levels of the pack: asked for, or chosen from the pictures.
 
     Gray stays gray where every picture is gray, and 16 bits stay where they are gray or all of them have 16.
     """
@@ -119,7 +149,35 @@ def choose_target(survey: Survey, config: DataConfig, policy: Policy) -> Target:
     channels = {"auto": 1 if all_gray else 3, "gray": 1, "color": 3, "alpha": 4}[config.channels]
     deep = 16 in survey.depths and (all_gray or 8 not in survey.depths)
     background = config.background or ("black" if channels == 1 else "white")
-    return Target(height, width, channels, 16 if deep else 8, config.fit or policy.fit or "crop", background)
+    levels = parse_levels(config.levels) if config.levels else levels_of(survey.highest)
+    return Target(height, width, channels, 16 if deep else 8, config.fit or policy.fit or "crop", background, levels)
+
+
+def levels_of(top: int) -> tuple[int, int]:
+    """Black and white of 16 bit pictures whose highest value is `top`: the bits in use, where they are few."""
+    return (0, max(1, 2 ** top.bit_length() - 1)) if 0 < top <= FEW_BITS else FULL
+
+
+def remarks(survey: Survey, config: DataConfig, policy: Policy) -> list[str]:
+    """What the pixels say otherwise than the files, in sentences."""
+    notes = []
+    if survey.disguised and set(survey.channels) == {1}:
+        notes.append(f"{survey.disguised:,} pictures are gray though their files could hold colour: all count as gray.")
+    elif survey.channels[3] and survey.mostly_gray and not policy.kind and config.channels != "gray":
+        notes.append(
+            f"All but {survey.channels[3]:,} of {survey.channels.total():,} pictures are gray, so none is mirrored: "
+            "--kind photo mirrors them, --channels gray packs them without colour."
+        )
+    if not config.levels and (levels := levels_of(survey.highest)) != FULL:
+        notes.append(few_bits(survey.highest, levels[1]))
+    return notes
+
+
+def few_bits(top: int, white: int) -> str:
+    return (
+        f"No 16 bit picture has a value above {top:,}, {top / FULL[1]:.1%} of the range: all are scaled alike, with "
+        f"{white:,} as white; --levels 0-65535 leaves them dark."
+    )
 
 
 def choose_size(sizes: Counter[tuple[int, int]]) -> tuple[int, int]:
@@ -149,18 +207,19 @@ def survey_source(source: Source, choice: Choice, report: Progress) -> Survey:
     """Read the headers of the chosen pictures; the unreadable ones move to `choice.rejected`."""
     survey = Survey()
     whole = source.arrays()
-    if whole is not None:
-        survey.add(probe(whole[0][0]), len(choice.indices))
-        return survey
     good = np.ones(len(choice.indices), bool)
     for i, (item, payload) in enumerate(stream(source, choice.indices)):
         try:
-            survey.add(probe(readable(payload)))
+            content = readable(payload)
+            survey.look(content, probe(content))
         except PictureError as error:
             good[i] = False
             choice.rejected.append(Rejection(item.name, str(error)))
         if i % 500 == 0:
             report("looking at the pictures", i, len(good))
+        if whole is not None and survey.settled:  # pictures of an array differ in nothing else
+            survey.add(probe(whole[0][0]), len(good) - i - 1)
+            break
     choice.indices, choice.labels = choice.indices[good], choice.labels[good]
     return survey
 

@@ -1,0 +1,118 @@
+"""What a set is by its pixels: gray in files of colour, few bits in files of 16."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ganvas.config import DataConfig
+from ganvas.data.checkup import check
+from ganvas.data.pack import open_pack
+from ganvas.errors import ConfigError
+
+
+def blobs(number: int, channels: int = 1, size: int = 24) -> np.ndarray:
+    """(size, size[, channels]) uint8, soft and different for each number, over the whole range."""
+    rng = np.random.default_rng(number)
+    coarse = rng.integers(0, 256, (4, 4, channels), np.uint8)
+    planes = [np.asarray(Image.fromarray(coarse[..., c]).resize((size, size))) for c in range(channels)]
+    pixels = np.stack(planes, axis=2).astype(float)
+    pixels = (pixels - pixels.min()) / np.ptp(pixels) * 255
+    return np.uint8(pixels.squeeze())
+
+
+def write(folder: Path, number: int, save: Callable[[int, str], None]) -> Path:
+    folder.mkdir()
+    for i in range(number):
+        save(i, f"{folder}/{i:03}")
+    return folder
+
+
+GRAY_IN_COLOUR = {
+    "rgb jpeg": lambda i, path: Image.fromarray(blobs(i)).convert("RGB").save(path + ".jpg", quality=80),
+    "rgba png": lambda i, path: Image.fromarray(blobs(i)).convert("RGBA").save(path + ".png"),
+    "one of many is rgba": lambda i, path: Image.fromarray(blobs(i)).convert("L" if i else "RGBA").save(path + ".png"),
+    "palette": lambda i, path: Image.fromarray(blobs(i)).convert("RGB").quantize(64).save(path + ".png"),
+    "cmyk tiff": lambda i, path: Image.fromarray(blobs(i)).convert("CMYK").save(path + ".tif"),
+}
+
+
+@pytest.mark.parametrize("form", GRAY_IN_COLOUR)
+def test_pixels_decide_what_is_gray(form, tmp_path):
+    folder = write(tmp_path / "films", 12, GRAY_IN_COLOUR[form])
+    pack = open_pack(folder)
+    assert (pack.channels, pack.kind, pack.mirror) == (1, "scan", False)
+    assert check(folder).channels == {1: 12}
+    if form in ("rgb jpeg", "rgba png"):
+        assert any("12 pictures are gray though" in note for note in pack.notes)
+        assert any("12 pictures are gray though" in note for note in check(folder).notes)
+
+
+def test_gray_arrays_of_three_channels(tmp_path):
+    np.save(tmp_path / "gray.npy", np.stack([blobs(i)[:, :, None].repeat(3, 2) for i in range(4)]))
+    assert open_pack(tmp_path / "gray.npy").channels == 1
+    np.save(tmp_path / "colour.npy", np.stack([blobs(i, 3) for i in range(40)]))
+    assert open_pack(tmp_path / "colour.npy").channels == 3
+
+
+def test_films_with_a_few_coloured_marks_are_not_mirrored(tmp_path):
+    def save(i: int, path: str) -> None:
+        pixels = blobs(i)[:, :, None].repeat(3, 2)
+        if i == 0:
+            pixels[:4, :4] = (255, 0, 0)
+        Image.fromarray(pixels).save(path + ".png")
+
+    folder = write(tmp_path / "films", 12, save)
+    pack = open_pack(folder)
+    assert (pack.channels, pack.mirror) == (3, False)
+    assert any("All but 1 of 12 pictures are gray, so none is mirrored" in note for note in pack.notes)
+    assert open_pack(folder, DataConfig(kind="photo")).mirror
+
+
+def test_colour_stays_colour(tmp_path):
+    folder = write(tmp_path / "photos", 8, lambda i, path: Image.fromarray(blobs(i, 3)).save(path + ".jpg"))
+    pack = open_pack(folder)
+    assert (pack.channels, pack.mirror, pack.notes) == (3, True, [])
+    half = write(
+        tmp_path / "half",
+        8,
+        lambda i, path: Image.fromarray(blobs(i, 1 + 2 * (i % 2))).convert("RGB").save(path + ".png"),
+    )
+    assert open_pack(half).channels == 3 and open_pack(half).mirror
+
+
+@pytest.mark.parametrize("ending", [".png", ".tif"])
+@pytest.mark.parametrize("bits", [8, 10, 12])
+def test_few_bits_in_sixteen_are_stretched(ending, bits, tmp_path):
+    scale = 2 ** (bits - 8)
+    folder = write(
+        tmp_path / "scans", 6, lambda i, path: Image.fromarray(blobs(i).astype(np.uint16) * scale).save(path + ending)
+    )
+    pack = open_pack(folder)
+    white = 2**bits - 1
+    assert pack.depth == 16 and pack.images.max() == round(255 * scale / white * 65535)
+    assert any(f"with {white:,} as white; --levels 0-65535" in note for note in pack.notes)
+    found = check(folder)
+    assert found.blank == [] and any("--levels" in note for note in found.notes)
+    assert open_pack(folder, DataConfig(levels="0-65535")).images.max() == 255 * scale
+    assert open_pack(folder, DataConfig(levels=f"0-{127 * scale}")).images.max() == 65535
+
+
+def test_the_scale_is_that_of_the_set(tmp_path):
+    pixels = np.stack([np.full((8, 8), value, np.uint16) for value in (100, 200, 1000)])
+    pixels[:, 0] = 0
+    np.save(tmp_path / "few.npy", pixels)
+    assert open_pack(tmp_path / "few.npy").images[:, 1, 0, 0].tolist() == [6406, 12812, 64062]  # of 1023
+    pixels[0, 1, 1] = 30_000
+    np.save(tmp_path / "many.npy", pixels)
+    assert open_pack(tmp_path / "many.npy").images[1, 1, 0, 0] == 200
+
+
+@pytest.mark.parametrize("levels", ["4095", "9-3", "0-70000", "a-b", ""])
+def test_levels_that_cannot_be(levels):
+    with pytest.raises(ConfigError, match=f"--levels {levels}: expected the values of black and white"):
+        DataConfig(levels=levels)
