@@ -221,7 +221,7 @@ def test_labels_none_uses_every_picture(tmp_path):
     source = open_source(path)
     assert len(source.items) == 4
     assert by_reason(source.rejected) == (
-        "5 lies outside the class folders (0.png, 1.png and 3 others; --labels none uses all, without classes)"
+        "5 x lies outside the class folders (0.png, 1.png and 3 others; --labels none uses all, without classes)"
     )
     everything = open_source(path, labels="none")
     assert len(everything.items) == 9 and everything.rejected == []

@@ -60,10 +60,11 @@ def by_reason(rejected: Iterable[Rejection]) -> str:
     for rejection in rejected:
         groups.setdefault((rejection.reason, rejection.option), []).append(rejection.name)
     ordered = sorted(groups.items(), key=lambda group: -len(group[1]))
-    parts = [
-        f"{len(names):,} {reason} ({some(names, 2)}{f'; {option}' if option else ''})"
-        for (reason, option), names in ordered
-    ]
+    parts = []
+    for (reason, option), names in ordered:
+        then = f"; {option}" if option else ""
+        one = len(names) == 1
+        parts.append(f"{names[0]} ({reason}{then})" if one else f"{len(names):,} x {reason} ({some(names, 2)}{then})")
     return some(parts, 5)
 
 
