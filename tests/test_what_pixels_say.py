@@ -116,3 +116,52 @@ def test_the_scale_is_that_of_the_set(tmp_path):
 def test_levels_that_cannot_be(levels):
     with pytest.raises(ConfigError, match=f"--levels {levels}: expected the values of black and white"):
         DataConfig(levels=levels)
+
+
+# Files of several pictures.
+
+
+def several(form: str, path: Path, first: int, number: int = 5) -> None:
+    images = [Image.fromarray(blobs(first + i, 3 if form == "webp" else 1)) for i in range(number)]
+    if form == "16 bit tif":
+        images = [Image.fromarray(np.asarray(image).astype(np.uint16) * 257) for image in images]
+    ending = form.split()[-1]
+    options = {"lossless": True} if form == "webp" else {}
+    images[0].save(path.with_suffix(f".{ending}"), save_all=True, append_images=images[1:], **options)
+
+
+@pytest.mark.parametrize("form", ["tif", "16 bit tif", "gif", "webp", "png"])
+def test_files_of_several_pictures_are_named_and_can_be_taken_whole(form, tmp_path):
+    folder = tmp_path / "stacks"
+    for name, first in (("cat", 0), ("dog", 50)):
+        (folder / name).mkdir(parents=True)
+        several(form, folder / name / "0", first)
+    said = "2 files hold 10 pictures, of which the first is taken: --frames all takes every one."
+    first = open_pack(folder)
+    assert first.num_images == 2 and said in first.notes and said in check(folder).notes
+    pack = open_pack(folder, DataConfig(frames="all"))
+    ending = form.split()[-1]
+    assert pack.names[:2] == [f"cat/0.{ending}#0001", f"cat/0.{ending}#0002"] and said not in pack.notes
+    assert pack.num_images == 10 and pack.labels.tolist() == [0] * 5 + [1] * 5
+    assert check(folder, DataConfig(frames="all")).num_images == 10
+    scale = 257 if form.startswith("16") else 1
+    for i in (0, 4):
+        wanted = blobs(i, 3) if form == "webp" else blobs(i)[:, :, None]
+        np.testing.assert_allclose(pack.images[i] / scale, wanted, atol=0 if form != "gif" else 1)
+
+
+def test_previews_in_a_tiff_are_no_pages(tmp_path):
+    images = [Image.fromarray(blobs(i, size=size)) for i, size in enumerate((24, 24, 12))]
+    for i in range(2):
+        images[0].save(tmp_path / f"{i}.tif", save_all=True, append_images=images[1:])
+    assert open_pack(tmp_path, DataConfig(frames="all")).num_images == 4
+
+
+def test_a_damaged_page_is_named(tmp_path):
+    for i in range(2):
+        several("tif", tmp_path / str(i), 10 * i)
+    content = (tmp_path / "0.tif").read_bytes()
+    (tmp_path / "0.tif").write_bytes(content[: len(content) * 2 // 3])
+    pack = open_pack(tmp_path, DataConfig(frames="all"))
+    assert 5 < pack.num_images < 10
+    assert open_pack(tmp_path).num_images == 2

@@ -51,6 +51,8 @@ class DataConfig:
     labels: str | None = None
     """Where labels come from: none, a csv file of file,label, or CelebA attributes (Smiling or Smiling,Male).
     Default: class sub-folders or the data set's own labels."""
+    frames: Literal["first", "all"] = "first"
+    """Of a TIFF, GIF, PNG or WebP file that holds several pictures: the first, or all, as DICOM files give."""
     split: Literal["train", "test", "all"] = "train"
     """Which part of a data set that comes in parts (MNIST, CIFAR, CelebA)."""
     classes: tuple[str, ...] = ()

@@ -21,7 +21,7 @@ from ganvas.data.marks import EXAMINED, Box, gathered
 from ganvas.data.near import Likeness, Thumbnails, clusters, nearest
 from ganvas.data.pack import Pack, Progress, is_pack, reopened
 from ganvas.data.pool import chunks, num_cores, parallel_map
-from ganvas.data.selection import Choice, choose, few_bits, levels_of, stream
+from ganvas.data.selection import Choice, choose, few_bits, first_pages, levels_of, stream
 from ganvas.data.sources import Payload
 
 FEW = 500  # pictures that are looked at in this process
@@ -229,6 +229,8 @@ def _count(checkup: Checkup, looks: list[Look], names: list[str], labels: list[s
     checkup.alpha = sum(info.alpha for info in infos)
     counts = Counter(labels)
     checkup.classes = {name: counts[name] for name in classes}
+    if paged := [info.pages for info in infos if info.pages > 1]:
+        checkup.notes.append(first_pages(len(paged), sum(paged)))
     top = max((look.highest for look in looks), default=0)
     white = levels_of(top)[1]
     if white != FULL[1]:

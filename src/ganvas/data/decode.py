@@ -9,8 +9,11 @@ Whatever a hostile or damaged file makes Pillow raise leaves here as a `PictureE
 from __future__ import annotations
 
 import io
+import itertools
 import re
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,6 +70,8 @@ class PictureInfo:
     alpha: bool
     depth: int
     """Bits of one channel that `decode` can give: 8 or 16."""
+    pages: int = 1
+    """Pictures of this size in the file, of which `decode` takes the first; DICOM is counted elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +205,55 @@ def _describe(image: Image.Image, payload: bytes) -> PictureInfo:
     if _orientation(image, payload) in SIDEWAYS:
         width, height = height, width
     gray = depth == 16 or image.mode in ("1", "L", "LA", "La") or _gray_palette(image)
-    return PictureInfo(height, width, 1 if gray else 3, depth == 8 and image.has_transparency_data, depth)
+    alpha = depth == 8 and image.has_transparency_data
+    return PictureInfo(height, width, 1 if gray else 3, alpha, depth, len(_pages(image)))
+
+
+def _pages(image: Image.Image) -> list[int]:
+    """The numbers of the pages or frames that have the size of the first; others are previews or masks."""
+    if image.format not in ("TIFF", "GIF", "PNG", "WEBP"):
+        return [0]
+    if image.format != "TIFF":  # all frames of a film have its size
+        try:
+            return list(range(int(getattr(image, "n_frames", 1))))
+        except Exception:  # the first may be whole all the same
+            return [0]
+    size, same = image.size, [0]
+    with suppress(Exception):  # EOFError at the end, and anything where the file is damaged
+        for number in itertools.count(1):
+            image.seek(number)
+            same += [number] if image.size == size else []
+    image.seek(0)
+    return same
+
+
+def pages(payload: bytes, indices: Sequence[int]) -> Iterator[np.ndarray | PictureError]:
+    """Some of a file's pictures, counted as in `PictureInfo.pages`, each as an array for `decode` or why it cannot."""
+    image, numbers = None, []
+    for index in indices:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                if image is None:
+                    image = _open(payload)
+                    numbers = _pages(image)
+                image.seek(numbers[index])
+                page = _page(image, payload)
+            except PictureError as error:
+                page = error
+            except Exception as error:
+                page = PictureError(_reason(error, payload))
+        yield page
+
+
+def _page(image: Image.Image, payload: bytes) -> np.ndarray:
+    """The page that was sought, as pixels of its own kind."""
+    if _depth(image) == 16:
+        image.load()
+        return np.asarray(_turned(_gray16(image), _orientation(image, payload))).astype(np.uint16)
+    gray = image.mode in ("1", "L") or _gray_palette(image)
+    page = image.convert("RGBA" if image.has_transparency_data else "L" if gray else "RGB")
+    return np.array(_turned(page, _orientation(image, payload)))
 
 
 def _depth(image: Image.Image) -> int:

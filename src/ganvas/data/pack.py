@@ -245,6 +245,7 @@ def reopened(folder: Path, config: DataConfig) -> Pack:
         "background",
         "levels",
         "labels",
+        "frames",
         "split",
         "classes",
         "limit",

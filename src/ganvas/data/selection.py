@@ -109,6 +109,11 @@ class Survey:
     highest: int = 0
     """Highest value of the 16 bit pictures, as far as it matters."""
 
+    paged: int = 0
+    """Files of several pictures, of which the first is taken."""
+    pages: int = 0
+    """Pictures in these files."""
+
     @property
     def mostly_gray(self) -> bool:
         """Nearly all pictures are gray: films and scans, of which a few have a coloured mark."""
@@ -136,6 +141,8 @@ class Survey:
         self.channels[info.channels] += count
         self.depths[info.depth] += count
         self.alpha += count * info.alpha
+        if info.pages > 1:
+            self.paged, self.pages = self.paged + 1, self.pages + info.pages
 
 
 def choose_target(survey: Survey, config: DataConfig, policy: Policy) -> Target:
@@ -170,7 +177,13 @@ def remarks(survey: Survey, config: DataConfig, policy: Policy) -> list[str]:
         )
     if not config.levels and (levels := levels_of(survey.highest)) != FULL:
         notes.append(few_bits(survey.highest, levels[1]))
+    if survey.paged:
+        notes.append(first_pages(survey.paged, survey.pages))
     return notes
+
+
+def first_pages(files: int, pages: int) -> str:
+    return f"{files:,} files hold {pages:,} pictures, of which the first is taken: --frames all takes every one."
 
 
 def few_bits(top: int, white: int) -> str:

@@ -6,19 +6,22 @@ MNIST and CIFAR, come from formats.py and cifar.py.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
 from ganvas.data import cifar, dicom, formats
 from ganvas.data.containers import Container, Folder, Item, Rejection, Single, Tar, Zip, is_picture
+from ganvas.data.decode import pages, probe
 from ganvas.data.labels import (
     CELEBA_ATTRIBUTES,
     CELEBA_PARTITION,
@@ -119,7 +122,8 @@ class PictureSource:
             elif isinstance(content, PictureError):
                 yield from ((item, content) for item in split[name].values())
             else:
-                yield from zip(split[name].values(), dicom.frames(content, list(split[name])), strict=True)
+                read = dicom.frames if dicom.is_dicom(content) else pages
+                yield from zip(split[name].values(), read(content, list(split[name])), strict=True)
 
     def arrays(self) -> None:
         return None
@@ -167,19 +171,23 @@ class ArraySource:
         return self.print_of()
 
 
-def open_source(path: Path, *, labels: str | None = None, split: str = "train") -> Source:
+def open_source(
+    path: Path, *, labels: str | None = None, split: str = "train", frames: Literal["first", "all"] = "first"
+) -> Source:
     """List the pictures at `path` and their labels.
 
     `labels` is None (class sub-folders or the set's own), "none", a csv of file,label (a path, or a name
     beside or inside the source; "some.csv:column" picks a column by its header), or attributes of CelebA.
     Where `path` is itself a csv, `labels` may be one of its columns.
-    `split` is "train", "test" or "all", for sets that come in parts. Raises `DataError`.
+    `split` is "train", "test" or "all", for sets that come in parts. `frames`: of files with several pictures that are
+    not DICOM, the first or all. Raises `DataError`.
     """
     path = Path(path)
     try:
         if not path.exists():
             raise DataError(f"{path} does not exist; {EXPECTED}")
-        return _open(path, labels, split, lambda: fingerprint_of(path, labels))
+        source = _open(path, labels, split, lambda: fingerprint_of(path, labels))
+        return _all_pages(source) if frames == "all" and isinstance(source, PictureSource) else source
     except PermissionError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
 
@@ -202,6 +210,21 @@ def _open(path: Path, labels: str | None, split: str, print_of: Callable[[], str
         arrays = cifar.read_cifar({cifar_files[n]: content for n, content in contents.items()}, split, path)
         return _array_source("cifar", arrays, labels, path, print_of)
     return _picture_source(container, listing, labels, split, print_of)
+
+
+def _all_pages(source: PictureSource) -> PictureSource:
+    """The source with one item for each page or frame of its files; the files are read for that."""
+    several = {item.name for item in source.items if item.name.lower().endswith(PAGED)}
+    counts = {}
+    for name, content in source.container.read(several):
+        with suppress(PictureError):
+            counts[name] = probe(content).pages if isinstance(content, bytes) else 1
+    items, frames = _split(source.items, counts)
+    return dataclasses.replace(source, items=items, frames=source.frames | frames)
+
+
+PAGED = (".tif", ".tiff", ".gif", ".png", ".webp")
+"""Endings of files that may hold several pictures, DICOM aside."""
 
 
 def _is_list(path: Path) -> bool:
