@@ -431,8 +431,8 @@ def directions(
     directions_of.save(local, found, generator)
     folder = Path(out) if out is not None else place / "directions"
     strips = []
-    for one in found:
-        path = folder / f"{sampling.file_name(one.name)}.png"
+    for one, name in zip(found, sampling.file_names([one.name for one in found]), strict=True):
+        path = folder / f"{name}.png"
         pixels = directions_of.strip(generator, one, range(seed, seed + 4))
         save_sheet(generator, path, pixels, {"direction": one.name, "seeds": list(range(seed, seed + 4))})
         strips.append((one, path))
