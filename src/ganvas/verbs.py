@@ -196,6 +196,7 @@ def lines(evaluation: dict[str, Any]) -> list[str]:
     found += [part["sentence"] for name in ("copies", "real_or_fake", "usefulness") if (part := evaluation.get(name))]
     found += [f"{one['severity']}: {one['sentence']}" for one in (evaluation.get("artefacts") or {}).get("findings", [])
               if one["severity"] != "ok"]  # fmt: skip
+    found += [f"not judged: {sentence}" for sentence in evaluation["left_out"]]
     protocol = evaluation["protocol"]
     found.append(
         f"{protocol['num_real']:,} {protocol['split']} and {protocol['num_generated']:,} generated pictures, "

@@ -23,8 +23,10 @@ from ganvas.data.pack import Pack, Progress, is_pack, reopened
 from ganvas.data.pool import chunks, num_cores, parallel_map
 from ganvas.data.selection import Choice, choose, few_bits, first_pages, levels_of, stream
 from ganvas.data.sources import Payload
+from ganvas.errors import some
 
 FEW = 500  # pictures that are looked at in this process
+CLASSES_SHOWN = 50
 SHOWN = 5  # names or sizes that a line gives as examples
 NEIGHBOUR, SAMPLE = 5, 2000  # an outlier is far from its 5th nearest of so many pictures
 FAR = 4.0  # ... by so many robust standard deviations of the logarithm
@@ -102,7 +104,7 @@ class Checkup:
             f"sizes: {_counted(self.sizes)}",
             f"channels: {_counted(colors)}" + (f", {self.alpha:,} with transparency" if self.alpha else ""),
             f"depth: {_counted({f'{n} bit': k for n, k in self.depths.items()})}",
-            f"classes: {_counted(self.classes, len(self.classes))}" if self.classes else "classes: none",
+            f"classes: {_counted(self.classes, CLASSES_SHOWN)}" if self.classes else "classes: none",
             f"rejected: {f'{len(self.rejected):,}: {rejected}' if rejected else 'none'}",
             f"exact duplicates: {_examples(same, self.num_duplicates)}",
             f"near duplicates: {_examples(alike, self.num_near)}"
@@ -300,9 +302,9 @@ def _notes(checkup: Checkup, groups: list[list[int]], labels: list[str]) -> list
         notes.append("A generator learns the burned-in marks too; packing with --mask-marks fills them in.")
     counts = checkup.classes
     if counts and (single := [name for name, count in counts.items() if count == 1]):
-        notes.append(f"Classes with a single picture cannot be learned: {', '.join(single)}.")
+        notes.append(f"Classes with a single picture cannot be learned: {some(single)}.")
     if counts and (none := [name for name, count in counts.items() if count == 0]):
-        notes.append(f"Classes without a usable picture are left out: {', '.join(none)}.")
+        notes.append(f"Classes without a usable picture are left out: {some(none)}.")
     if counts and max(counts.values()) > 10 * (least := max(1, min(counts.values()))):
         notes.append(
             f"The classes are far from balanced: {max(counts, key=lambda name: counts[name])} has "

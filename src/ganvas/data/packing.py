@@ -22,12 +22,12 @@ from ganvas.config import DataConfig
 from ganvas.data.cleaning import mask_marks, without_duplicates
 from ganvas.data.containers import by_reason
 from ganvas.data.decode import Target
-from ganvas.data.holdout import held_out
+from ganvas.data.holdout import few, held_out
 from ganvas.data.pack import FORMAT, UNMIRRORED, Pack, Policy, Progress, is_pack, request
 from ganvas.data.pool import CHUNK_BYTES, decoded, num_cores
 from ganvas.data.selection import Choice, choose, choose_target, remarks, survey_source
 from ganvas.data.sources import Rejection, Source
-from ganvas.errors import DataError
+from ganvas.errors import DataError, some
 
 FEW = 500  # pictures that are packed in this process: starting others would take longer
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -162,6 +162,7 @@ def _write(
     report("setting pictures aside", 0, 0)
     images = np.load(folder / "images.npy", mmap_mode="r")
     heldout = held_out(images, labels, config.holdout)
+    choice.notes += few(len(images), len(heldout), config.holdout)
     np.save(folder / "heldout.npy", heldout)
     if labels is not None:
         np.save(folder / "labels.npy", labels)
@@ -263,10 +264,10 @@ def _settle_classes(choice: Choice, good: np.ndarray, classes: list[str]) -> tup
     chosen = np.bincount(choice.labels, minlength=len(classes))
     empty = [name for name, count, had in zip(classes, counts, chosen, strict=True) if had and not count]
     if empty:
-        choice.notes.append(f"Classes without a usable picture were dropped: {', '.join(empty)}.")
+        choice.notes.append(f"Classes without a usable picture were dropped: {some(empty)}.")
     single = [name for name, count in zip(classes, counts, strict=True) if count == 1]
     if single:
-        choice.notes.append(f"Classes with a single picture, which cannot be learned: {', '.join(single)}.")
+        choice.notes.append(f"Classes with a single picture, which cannot be learned: {some(single)}.")
     present = np.flatnonzero(counts)
     renumbered = np.cumsum(counts > 0) - 1
     return renumbered[labels].astype(np.int64), [classes[i] for i in present]
