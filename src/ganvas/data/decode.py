@@ -431,11 +431,30 @@ def _fitted(image: Image.Image, target: Target, fill: float | tuple[int, ...]) -
     return canvas
 
 
+# What the first bytes say.
+
+
+def has_picture_mark(start: bytes) -> bool:
+    """Whether a file that begins so (12 bytes or more) is a picture, whatever its name."""
+    if start.startswith(b"RIFF"):
+        return start[8:12] == b"WEBP"
+    if start.startswith(b"BM"):
+        return start[6:10] == b"\0\0\0\0"  # two letters alone may begin a text
+    return any(start.startswith(magic) for magic in MAGIC)
+
+
+def is_lfs_pointer(start: bytes) -> bool:
+    """Whether a file is what git leaves in place of a large one until `git lfs pull`."""
+    return start.startswith(b"version https://git-lfs.github.com/spec/")
+
+
 # Reasons in words.
 
 
 def _reason(error: Exception, payload: bytes) -> str:
     form = next((name for magic, name in MAGIC.items() if payload.startswith(magic)), None)
+    if is_lfs_pointer(payload):
+        return "a git-lfs pointer in place of the picture: run git lfs pull"
     if form is None:
         text = b"\0" not in payload[:512] and all(byte >= 32 or byte in b"\t\r\n\f" for byte in payload[:512])
         return "not a picture: its content is text" if text else "not a picture of a known format"

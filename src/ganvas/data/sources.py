@@ -21,7 +21,7 @@ import numpy as np
 
 from ganvas.data import cifar, dicom, formats
 from ganvas.data.containers import Container, Folder, Item, Rejection, Single, Tar, Zip, is_picture
-from ganvas.data.decode import pages, probe
+from ganvas.data.decode import has_picture_mark, is_lfs_pointer, pages, probe
 from ganvas.data.labels import (
     CELEBA_ATTRIBUTES,
     CELEBA_PARTITION,
@@ -44,8 +44,11 @@ OTHER_PICTURES = (".heic", ".heif", ".avif", ".jp2", ".j2k", ".svg", ".psd", ".e
 LIST_FILES = re.compile(cifar.FILES.pattern + r"|list_.*\.txt|.*\.(csv|tsv|jsonl)|dataset\.json")
 """Files of an archive that say what the set is, as against its pictures."""
 
-BARE_NAME = re.compile(r"(?!DICOMDIR$)([^.]*|.*\.\d+|.*\.ima)", re.IGNORECASE)
-"""File names without a telling ending, as scanners give to DICOM files; DICOMDIR is the list beside them."""
+BARE_NAME = re.compile(
+    r"(?!DICOMDIR$)([^.]*|.*\.\d+|.*\.ima|.*\.(png|jpe?g|webp|gif|bmp|tiff?)[^a-z0-9/.].*)", re.IGNORECASE
+)
+"""File names without a telling ending, as scanners give to DICOM files and browsers to pictures ("a.jpg_large",
+"a.jpg?w=640"); DICOMDIR is the list beside the former."""
 
 EXPECTED = (
     "expected a folder of pictures or DICOM files, a .zip or .tar(.gz) of them, a .csv of file,label, a .npz or .npy, "
@@ -117,7 +120,9 @@ class PictureSource:
             if chosen := {k: wanted.pop(name) for k, name in enumerate(names) if name in wanted}:
                 split[file] = chosen
         for name, content in self.container.read(wanted.keys() | split.keys()):
-            if name in wanted:
+            if name in wanted and is_array(name) and isinstance(content, bytes):
+                yield wanted[name], formats.picture_of(content)
+            elif name in wanted:
                 yield wanted[name], content
             elif isinstance(content, PictureError):
                 yield from ((item, content) for item in split[name].values())
@@ -186,6 +191,10 @@ def open_source(
     try:
         if not path.exists():
             raise DataError(f"{path} does not exist; {EXPECTED}")
+        if path.is_file():
+            with path.open("rb") as file:
+                if is_lfs_pointer(file.read(64)):
+                    raise DataError(f"{path} is a git-lfs pointer in place of the file: run git lfs pull")
         source = _open(path, labels, split, lambda: fingerprint_of(path, labels))
         return _all_pages(source) if frames == "all" and isinstance(source, PictureSource) else source
     except PermissionError as error:
@@ -290,7 +299,10 @@ def _only_inside(container: Container) -> Path | None:
     """What a folder without pictures is wrapped around: another folder of a set, or one archive."""
     if not isinstance(container, Folder) or any(is_picture(name) for name in container.names):
         return None
-    if _by_mark(container, [name for name in container.names if "/" not in name]):
+    top = [name for name in container.names if "/" not in name]
+    if any(map(is_array, top)) or _by_mark(
+        container, top, lambda start: has_picture_mark(start) or dicom.is_dicom(start)
+    ):
         return None
     folders = {name.partition("/")[0] for name in container.names if "/" in name}
     if len(folders) == 1:
@@ -314,7 +326,10 @@ def _picture_source(
     container: Container, listing: str | None, labels: str | None, split: str, print_of: Callable[[], str]
 ) -> PictureSource:
     """Label the picture files of a container; `listing` is the csv that was given in place of a folder."""
-    pictures = [name for name in container.names if is_picture(name)] or _by_mark(container, container.names)
+    named = [name for name in container.names if is_picture(name)]
+    pictures = sorted(named + _by_mark(container, container.names, has_picture_mark))
+    marked = [] if pictures else _by_mark(container, container.names, dicom.is_dicom)
+    pictures = pictures or marked or [name for name in container.names if is_array(name)]
     rejected = container.rejected + [
         Rejection(name, f"{Path(name).suffix} pictures are not read: convert it to PNG or JPEG")
         for name in container.names
@@ -340,9 +355,9 @@ def _picture_source(
             "expected none or a csv of file,label"
         )
     rejected = rejected + found.rejected
-    # Told by the ending, which only those found by their mark lack.
-    others = [item for item in found.items if is_picture(item.name) and not dicom.is_named(item.name)]
-    dicoms = {item.name for item in found.items}.difference(item.name for item in others)
+    dicoms = {item.name for item in found.items if dicom.is_named(item.name)}.union(marked)
+    dicoms &= {item.name for item in found.items}
+    others = [item for item in found.items if item.name not in dicoms]
     if dicoms and not dicom.available():
         if not others:
             raise MissingExtraError("pydicom", "medical", f"{container.path} holds DICOM files: reading them")
@@ -355,10 +370,14 @@ def _picture_source(
     return PictureSource(form, container, items, found.classes, rejected, print_of, frames, found.notes)
 
 
-def _by_mark(container: Container, names: list[str]) -> list[str]:
-    """The DICOM files among those without a telling ending, for places that hold no other pictures."""
-    bare = [name for name in names if BARE_NAME.fullmatch(name.rpartition("/")[2])]
-    return [name for name, start in container.starts(bare, dicom.MARK.stop) if dicom.is_dicom(start)] if bare else []
+def _by_mark(container: Container, names: list[str], has_mark: Callable[[bytes], bool]) -> list[str]:
+    """The files among those without a telling ending that begin as they should."""
+    bare = [name for name in names if not is_picture(name) and BARE_NAME.fullmatch(name.rpartition("/")[2])]
+    return [name for name, start in container.starts(bare, dicom.MARK.stop) if has_mark(start)] if bare else []
+
+
+def is_array(name: str) -> bool:
+    return name.lower().endswith(".npy")
 
 
 def _split(items: list[Item], num_frames: dict[str, int]) -> tuple[list[Item], dict[str, list[str]]]:
