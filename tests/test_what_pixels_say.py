@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import ganvas
 from ganvas.config import DataConfig
 from ganvas.data.checkup import check
 from ganvas.data.pack import open_pack
@@ -165,3 +166,65 @@ def test_a_damaged_page_is_named(tmp_path):
     pack = open_pack(tmp_path, DataConfig(frames="all"))
     assert 5 < pack.num_images < 10
     assert open_pack(tmp_path).num_images == 2
+
+
+# Transparency and drawings.
+
+
+def sprite(number: int, size: int = 24) -> np.ndarray:
+    """(size, size, 4) uint8: flat areas of colour, transparent around."""
+    rng = np.random.default_rng(number)
+    pixels = np.zeros((size, size, 4), np.uint8)
+    for _ in range(3):
+        top, left = rng.integers(2, size // 2, 2)
+        pixels[top : top + size // 3, left : left + size // 3] = (*rng.integers(0, 256, 3), 255)
+    return pixels
+
+
+@pytest.mark.parametrize("ending", [".png", ".webp", ".gif"])
+def test_transparency_is_kept_where_most_pictures_have_it(ending, tmp_path):
+    folder = write(
+        tmp_path / "sprites", 6, lambda i, path: Image.fromarray(sprite(i)).save(path + ending, lossless=True)
+    )
+    pack = open_pack(folder)
+    assert (pack.channels, pack.kind) == (4, "drawing") and pack.images[0, 0, 0, 3] == 0
+    assert any("Most pictures are transparent in part, which is kept" in note for note in pack.notes)
+    assert open_pack(folder, DataConfig(channels="color")).images[0, 0, 0].tolist() == [255, 255, 255]
+
+
+def test_transparency_of_a_few_or_of_none_is_not_kept(tmp_path):
+    def save(i: int, path: str) -> None:
+        pixels = sprite(i)
+        pixels[..., 3] = 255 if i > 1 else pixels[..., 3]
+        Image.fromarray(pixels).save(path + ".png")
+
+    assert open_pack(write(tmp_path / "sprites", 6, save)).channels == 3
+    np.save(tmp_path / "opaque.npy", np.stack([sprite(i) | np.uint8([0, 0, 0, 255]) for i in range(4)]))
+    assert open_pack(tmp_path / "opaque.npy").channels == 3
+    np.save(tmp_path / "sheer.npy", np.stack([sprite(i) for i in range(4)]))
+    assert open_pack(tmp_path / "sheer.npy").channels == 4
+
+
+def test_sprites_are_trained_on_with_their_transparency(tmp_path):
+    folder = write(tmp_path / "sprites", 6, lambda i, path: Image.fromarray(sprite(i)).save(path + ".png"))
+    options = {"size": 16, "base": 8, "z_dim": 8, "batch": 6, "previews": 2, "device": "cpu", "quiet": True}
+    ganvas.train(folder, tmp_path / "run", images=12, **options)
+    assert ganvas.Generator.load(tmp_path / "run").sample(2, seed=0).shape == (2, 4, 16, 16)
+
+
+@pytest.mark.parametrize("ending", [".png", ".jpg"])
+def test_flat_areas_of_colour_pass_for_drawings(ending, tmp_path):
+    def draw(i: int, path: str) -> None:
+        Image.fromarray(sprite(i, 96)[..., :3]).save(path + ending, quality=95)
+
+    folder = write(tmp_path / "drawings", 6, draw)
+    pack = open_pack(folder)
+    assert (pack.kind, pack.mirror) == ("drawing", True) and any("--kind photo" in note for note in pack.notes)
+    assert open_pack(folder, DataConfig(kind="photo")).kind == "photo"
+    photos = write(tmp_path / "photos", 6, lambda i, path: Image.fromarray(blobs(i, 3, 96)).save(path + ending))
+    assert open_pack(photos).kind == "photo"
+
+
+def test_real_sets_have_the_kind_that_they_are(shared_data):
+    assert open_pack(shared_data / "comic_faces", DataConfig(limit=40, size="64", labels="none")).kind == "drawing"
+    assert open_pack(shared_data / "cifar10", DataConfig(limit=40)).kind == "photo"

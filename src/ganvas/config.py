@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 from ganvas.errors import ConfigError
 
 Fit = Literal["crop", "pad", "stretch"]
-Kind = Literal["photo", "face", "digits", "text", "xray", "scan", "comic"]
+Kind = Literal["photo", "face", "digits", "text", "xray", "scan", "comic", "drawing"]
 """What the pictures are; decides which augmentations are harmless (see augment.py)."""
 
 ModelSize = Literal["S", "M", "L", "XL"]
@@ -42,7 +42,8 @@ class DataConfig:
     """How a picture gets its size: crop the middle, pad the border, or stretch.
     Default: the named set's own, else crop."""
     channels: Literal["auto", "gray", "color", "alpha"] = "auto"
-    """auto keeps gray pictures gray; alpha keeps transparency as a fourth channel."""
+    """auto keeps gray pictures gray, and transparency where most pictures have it; alpha always keeps it, as a fourth
+    channel."""
     background: str | None = None
     """Colour behind transparent pictures: white, black, gray or #rrggbb. Default: white for colour, black for gray."""
     levels: str | None = None
@@ -64,8 +65,8 @@ class DataConfig:
     subset_seed: int = 0
     """Seed of the draw that --limit makes."""
     kind: Kind | None = None
-    """What the pictures are; decides mirroring and augmentation. Default: the named set's own, else photo
-    for colour and scan for gray pictures."""
+    """What the pictures are; decides mirroring and augmentation. Default: the named set's own, else scan
+    for gray pictures, drawing for flat areas of colour, and photo."""
     holdout: float | None = None
     """Part of the pictures set aside and never trained on, 0 to 0.5. Default: a tenth, at most 2,000, none below
     40 pictures."""

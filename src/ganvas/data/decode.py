@@ -55,7 +55,8 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 SIDEWAYS = (5, 6, 7, 8)  # orientations that swap height and width
-GLANCE, TRACE = 64, 4  # pixels of a side, and values of 255, by which colour is told from gray
+GLANCE, TRACE = 128, 4  # pixels of a side, and values of 255, by which colour is told from gray
+SAME, SOFT, OPAQUE = 2, 24, 250  # values of 255: neighbours are the same, or differ softly; what is not transparent
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601-2, the weights that Pillow uses too
 
 
@@ -141,15 +142,29 @@ def decode(payload: bytes | np.ndarray, target: Target) -> np.ndarray:
             raise PictureError(_reason(error, payload)) from None
 
 
-def is_gray(content: bytes | np.ndarray) -> bool:
-    """Whether a picture has no colour, whatever its file could hold: R = G = B but for what JPEG leaves.
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """What a small copy of a picture says that the header of its file does not."""
 
-    Judged on a small copy. Raises `PictureError`.
-    """
+    gray: bool
+    """Without colour, whatever the file could hold: R = G = B but for what JPEG leaves."""
+    transparent: bool
+    """Some of it is transparent, where the file could say so."""
+    flatness: float
+    """How often neighbours are the same, over how often they differ softly: below 2 for photographs, above for flat
+    areas of colour."""
+
+
+def glance(content: bytes | np.ndarray) -> Glance:
+    """Decode a small copy of a picture and look at it; raises `PictureError`."""
     info = probe(content)
-    small = Target(min(info.height, GLANCE), min(info.width, GLANCE), 3, 8, "stretch", "white")
+    small = Target(min(info.height, GLANCE), min(info.width, GLANCE), 4, 8, "stretch", "white")
     pixels = decode(content, small).astype(np.int16)
-    return bool(np.ptp(pixels, axis=2).max() <= TRACE)
+    colours, alpha = pixels[..., :3], pixels[..., 3:]
+    colours = np.where(alpha > 0, colours, 255)
+    steps = np.concatenate([np.abs(np.diff(colours, axis=axis)).max(axis=2).ravel() for axis in (0, 1)])
+    flatness = np.mean(steps <= SAME) / (np.mean((steps > TRACE) & (steps <= SOFT)) + 1e-3) if len(steps) else 0.0
+    return Glance(bool(np.ptp(colours, axis=2).max() <= TRACE), bool(alpha.min() < OPAQUE), float(flatness))
 
 
 def highest(content: bytes | np.ndarray) -> int:

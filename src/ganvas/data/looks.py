@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ganvas.config import FULL
-from ganvas.data.decode import PictureInfo, Target, decode, highest, is_gray, probe
+from ganvas.data.decode import PictureInfo, Target, decode, glance, highest, probe
 from ganvas.data.marks import Spot, spots
 from ganvas.data.near import Thumbnails, thumbnails
 from ganvas.data.selection import readable
@@ -58,7 +58,7 @@ def look(payload: Payload, for_marks: bool = True) -> Look:
         info,
         hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).digest()[:16],
         float(pixels[..., :3].mean(dtype=np.float32)) / top,
-        info.channels == 1 or is_gray(pixels),
+        info.channels == 1 or glance(pixels).gray,
         highest(content) if info.depth == 16 else 0,
         float(pixels.std(axis=(0, 1), dtype=np.float32).max()) / top,
         bars(pixels),

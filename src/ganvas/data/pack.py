@@ -46,16 +46,12 @@ class Policy:
     path: str | None = None
     """Where the pictures lie; None for what comes with a package."""
     kind: Kind | None = None
-    """None: guessed from the channels (see `kind_of`)."""
+    """None: guessed from the pictures (see `selection.kind_of`)."""
     size: str | None = None
     """Picture size where the user asks for none; None: chosen from the pictures."""
     fit: Fit | None = None
     licence: str | None = None
     attribution: str | None = None
-
-    def kind_of(self, channels: int) -> Kind:
-        """The known kind; else colour pictures pass for photos, gray ones for scans, which are never mirrored."""
-        return self.kind or ("scan" if channels == 1 else "photo")
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,7 +25,7 @@ from ganvas.data.decode import Target
 from ganvas.data.holdout import few, held_out
 from ganvas.data.pack import FORMAT, UNMIRRORED, Pack, Policy, Progress, is_pack, request
 from ganvas.data.pool import CHUNK_BYTES, decoded, num_cores
-from ganvas.data.selection import Choice, choose, choose_target, remarks, survey_source
+from ganvas.data.selection import Choice, choose, choose_target, kind_of, remarks, survey_source
 from ganvas.data.sources import Rejection, Source
 from ganvas.errors import DataError, some
 
@@ -145,7 +145,7 @@ def _write(
     survey = survey_source(source, choice, report)
     _check_enough(len(choice.indices), source, choice)
     target = choose_target(survey, config, policy)
-    choice.notes += remarks(survey, config, policy)
+    choice.notes += remarks(survey, config, policy, target)
     if workers is None:
         workers = 0 if len(choice.indices) < FEW else min(num_cores(), 16)
     good = _write_images(source, choice, target, folder / "images.npy", report, workers)
@@ -180,7 +180,7 @@ def _write(
         "labelled": labels is not None,
         "heldout": len(heldout),
         "classes": classes,
-        "kind": (kind := policy.kind_of(1 if target.channels == 1 or survey.mostly_gray else 3)),
+        "kind": (kind := kind_of(survey, target, policy)),
         "mirror": kind not in UNMIRRORED,
         "licence": policy.licence,
         "attribution": policy.attribution,

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ganvas.config import FULL, DataConfig, parse_levels, parse_size
-from ganvas.data.decode import PictureInfo, Target, highest, is_gray, probe
+from ganvas.config import FULL, DataConfig, Kind, parse_levels, parse_size
+from ganvas.data.decode import PictureInfo, Target, glance, highest, probe
 from ganvas.data.labels import ALL_OF_THEM
 from ganvas.data.lists import Finder, Table
 from ganvas.data.pack import Policy, Progress, did_you_mean, read_list
@@ -22,6 +22,8 @@ from ganvas.errors import DataError, PictureError, some
 SIZES = (256, 128, 64, 32)
 MOSTLY = 0.9  # part of the pictures that is gray where the set passes for films or scans
 COLOURED = 32  # pictures with colour, after which no more are looked for in a set that is not mostly gray
+SHEER, MOST = 200, 0.5  # files that are looked at for transparency, and the part that has it where it is kept
+FLAT = 2.5  # of decode.Glance.flatness: CelebA's median is 0.9, that of comic faces 6.3
 FEW_BITS = 2**14 - 1  # a highest value up to this in a set of 16 bit: its pictures are stored with fewer bits
 
 
@@ -114,6 +116,21 @@ class Survey:
     pages: int = 0
     """Pictures in these files."""
 
+    sheer: list[bool] = field(default_factory=list)
+    """Whether some of a picture is transparent, for the first pictures whose files could say so."""
+    flatness: list[float] = field(default_factory=list)
+    """Of the first pictures in colour (see decode.Glance)."""
+
+    @property
+    def mostly_transparent(self) -> bool:
+        """Most pictures show some of what is behind them: sprites, emoji, cut-out drawings."""
+        return self.alpha * sum(self.sheer) > MOST * self.channels.total() * len(self.sheer)
+
+    @property
+    def flat(self) -> bool:
+        """The pictures are flat areas of colour rather than photographs."""
+        return bool(self.flatness) and float(np.median(self.flatness)) > FLAT
+
     @property
     def mostly_gray(self) -> bool:
         """Nearly all pictures are gray: films and scans, of which a few have a coloured mark."""
@@ -123,15 +140,23 @@ class Survey:
     def settled(self) -> bool:
         """Whether pixels need not be looked at any more."""
         gray = set(self.channels) == {1} and not self.disguised
-        return (gray or (self.channels[3] >= COLOURED and not self.mostly_gray)) and (
-            16 not in self.depths or self.highest > FEW_BITS
-        )
+        told = gray or (self.channels[3] >= COLOURED and not self.mostly_gray)
+        told &= not self.alpha or len(self.sheer) == SHEER
+        return told and (16 not in self.depths or self.highest > FEW_BITS)
 
     def look(self, content: bytes | np.ndarray, info: PictureInfo) -> None:
         """Count one picture, and look at its pixels where the header leaves open what the set is."""
-        if info.channels == 3 and (self.channels[3] < COLOURED or self.mostly_gray) and is_gray(content):
-            info = dataclasses.replace(info, channels=1)
-            self.disguised += 1
+        colour_open = info.channels == 3 and (self.channels[3] < COLOURED or self.mostly_gray)
+        sheer_open = info.alpha and len(self.sheer) < SHEER
+        if colour_open or sheer_open:
+            seen = glance(content)
+            if sheer_open:
+                self.sheer.append(seen.transparent)
+            if info.channels == 3 and seen.gray:
+                info = dataclasses.replace(info, channels=1)
+                self.disguised += 1
+            elif info.channels == 3 and colour_open:
+                self.flatness.append(seen.flatness)
         if info.depth == 16 and self.highest <= FEW_BITS:
             self.highest = max(self.highest, highest(content))
         self.add(info)
@@ -148,16 +173,27 @@ class Survey:
 def choose_target(survey: Survey, config: DataConfig, policy: Policy) -> Target:
     """The size, channels, depth and levels of the pack: asked for, or chosen from the pictures.
 
-    Gray stays gray where every picture is gray, and 16 bits stay where they are gray or all of them have 16.
+    Gray stays gray where every picture is gray, transparency stays where most pictures have it, and 16 bits stay where
+    they are gray or all of them have 16.
     """
     size = config.size or policy.size
     height, width = parse_size(size) if size else choose_size(survey.sizes)
     all_gray = set(survey.channels) == {1}
-    channels = {"auto": 1 if all_gray else 3, "gray": 1, "color": 3, "alpha": 4}[config.channels]
+    auto = 4 if survey.mostly_transparent else 1 if all_gray else 3
+    channels = {"auto": auto, "gray": 1, "color": 3, "alpha": 4}[config.channels]
     deep = 16 in survey.depths and (all_gray or 8 not in survey.depths)
     background = config.background or ("black" if channels == 1 else "white")
     levels = parse_levels(config.levels) if config.levels else levels_of(survey.highest)
     return Target(height, width, channels, 16 if deep else 8, config.fit or policy.fit or "crop", background, levels)
+
+
+def kind_of(survey: Survey, target: Target, policy: Policy) -> Kind:
+    """The known kind; else gray pictures pass for scans, flat areas of colour for drawings, and the rest for photos."""
+    if policy.kind:
+        return policy.kind
+    if target.channels == 1 or survey.mostly_gray:
+        return "scan"  # never mirrored
+    return "drawing" if survey.flat else "photo"
 
 
 def levels_of(top: int) -> tuple[int, int]:
@@ -165,9 +201,15 @@ def levels_of(top: int) -> tuple[int, int]:
     return (0, max(1, 2 ** top.bit_length() - 1)) if 0 < top <= FEW_BITS else FULL
 
 
-def remarks(survey: Survey, config: DataConfig, policy: Policy) -> list[str]:
+def remarks(survey: Survey, config: DataConfig, policy: Policy, target: Target) -> list[str]:
     """What the pixels say otherwise than the files, in sentences."""
     notes = []
+    if target.channels == 4 and config.channels == "auto":
+        notes.append("Most pictures are transparent in part, which is kept: --channels color puts them on white.")
+    if not policy.kind and kind_of(survey, target, policy) == "drawing":
+        notes.append(
+            "Flat areas of colour: the pictures pass for drawings, whose colours stay as they are; --kind photo."
+        )
     if survey.disguised and set(survey.channels) == {1}:
         notes.append(f"{survey.disguised:,} pictures are gray though their files could hold colour: all count as gray.")
     elif survey.channels[3] and survey.mostly_gray and not policy.kind and config.channels != "gray":
