@@ -401,3 +401,14 @@ def test_real_mnist_and_mednist(shared_data, tmp_path):
     assert test.num_images == 10_000
     scans = open_pack("mednist", DataConfig(limit=600), path=shared_data / "mednist" / "MedNIST_24000.tar.gz")
     assert scans.images.shape == (600, 64, 64, 1) and scans.num_classes == 6 and scans.mirror is False
+
+
+def test_messages_shorten_lists_of_thousands_of_classes(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (3000, 8, 8), np.uint8)
+    np.savez(tmp_path / "many.npz", images=images, labels=np.array([f"kind{i:04}" for i in range(3000)]))
+    pack = open_pack(tmp_path / "many.npz", DataConfig(holdout=0))
+    assert any("kind0000" in note and "and 2,992 others" in note for note in pack.notes)
+    with pytest.raises(DataError) as error:
+        open_pack(tmp_path / "many.npz", DataConfig(classes=("none",)))
+    assert len(str(error.value)) < 300
+    assert all(len(note) < 300 for note in pack.notes)

@@ -52,6 +52,38 @@ def test_pictures_hold_what_the_manifest_says(generator: Generator, model: Path,
         }
 
 
+@pytest.mark.parametrize(
+    "classes",
+    [
+        ["Atelectasis|Cardiomegaly|Consolidation|Edema", "Atelectasis|Cardiomegaly|Consolidation|Effusion"],
+        ["grade_1", "grade-1", "grade 1", "grade-1-2"],
+        ["Cat", "cat"],
+        ["caf\u00e9", "cafe\u0301"],  # one name for macOS
+    ],
+)
+def test_labels_that_would_share_a_file_are_told_apart(classes: list[str], tmp_path: Path) -> None:
+    model = fresh(classes=classes).save(tmp_path / "model")
+    out = tmp_path / "out"
+    for label in classes:
+        (path,) = verbs.sample(model, out, num=1, label=label, device="cpu")
+        assert read_provenance(path)["recipe"]["label"] == label
+    assert [row["label"] for row in rows(out)] == classes
+    assert len({path.name.casefold() for path in out.glob("*.png")}) == len(classes)
+
+
+def test_a_row_of_another_label_is_not_taken_for_the_one_asked_for(model: Path, tmp_path: Path) -> None:
+    verbs.sample(model, tmp_path, seeds="0", label="left", device="cpu")
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text(manifest.read_text().replace(",left,", ",7,"))  # as a version with fewer names wrote it
+    verbs.sample(model, tmp_path, seeds="0", label="left", device="cpu")
+    assert [row["label"] for row in rows(tmp_path)] == ["left"]
+
+
+def test_folders_of_classes_are_no_devices_of_windows() -> None:
+    folders = sampling.class_folders(["con", "NUL.x", "com1", "console", "con-"])
+    assert folders == ["con-", "NUL.x-", "com1-", "console", "con--2"]
+
+
 def test_classes_get_equally_many_pictures_in_folders_that_train_again(model: Path, tmp_path: Path) -> None:
     verbs.sample(model, tmp_path / "set", per_class=5, seed=100, device="cpu")
     assert sorted(path.name for path in (tmp_path / "set").iterdir() if path.is_dir()) == ["7", "left", "right- a-b"]

@@ -7,6 +7,7 @@ import gzip
 import io
 import os
 import pickle
+import shutil
 import struct
 import tarfile
 import warnings
@@ -19,8 +20,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import ganvas
+from ganvas.config import DataConfig
+from ganvas.data.containers import is_picture
+from ganvas.data.pack import open_pack
 from ganvas.data.sources import Item, fingerprint_of, open_source
 from ganvas.errors import DataError, PictureError
+from ganvas.verbs import sample
 
 
 def picture(shade: int = 0) -> bytes:
@@ -369,7 +375,7 @@ def test_a_csv_with_unlabelled_pictures_columns_or_nothing_right(tmp_path):
     path = write_folder(tmp_path / "set", ["a.png", "b.png", "c.png"])
     labels = tmp_path / "labels.csv"
     labels.write_text("file,hair,eyes\na.png,red,blue\nb.png,,green\n")
-    assert reasons(open_source(path, labels=str(labels))) == {
+    assert reasons(open_source(path, labels=f"{labels}:hair")) == {
         "b.png": "has no label in labels.csv",
         "c.png": "has no label in labels.csv",
     }
@@ -697,3 +703,101 @@ def test_real_comic_faces_and_pairs(shared_data):
     assert all(label.startswith("variant") for label in source.classes)
     pairs = open_source(shared_data / "face2comics")
     assert (pairs.classes, len(pairs.items), pairs.rejected) == (["v1", "v2"], 200, [])
+
+
+# What Ganvas wrote into the data is not read back.
+
+
+def test_a_run_inside_the_data_is_no_data(two_classes, tmp_path, monkeypatch):
+    data = tmp_path / "pics"
+    shutil.copytree(two_classes, data)
+    monkeypatch.chdir(data)
+    options = {"size": 16, "base": 8, "z_dim": 8, "batch": 16, "previews": 2, "device": "cpu", "quiet": True}
+    first = ganvas.train(".", images=32, **options)
+    assert first.folder.resolve().is_relative_to(data.resolve())
+    assert ganvas.train(".", images=64, **options).images_seen == 64
+    assert reasons(open_source(Path())) == {"runs/pics": "folder that Ganvas wrote, which is not read back"}
+
+
+@pytest.mark.parametrize("made", ["samples", "class samples", "model", "pack", "run that was just begun"])
+def test_other_outputs_inside_the_data_are_no_data(made, two_classes, trained, tmp_path):
+    data = tmp_path / "pics"
+    shutil.copytree(two_classes, data)
+    out = data / "standing" / "out"
+    if made == "samples":
+        sample(trained, out, num=2)
+    elif made == "class samples":
+        sample(trained, out, per_class=1)
+    elif made == "model":
+        shutil.copytree(trained / "model", out)
+        write_folder(out, ["grid.png"])
+    elif made == "pack":
+        open_pack(two_classes, DataConfig(size="16"), folder=out)
+        write_folder(out, ["grid.png"])
+    else:
+        write_folder(out / "samples", ["0.png"])
+        shutil.copy(trained / "config.json", out)
+    source = open_source(data)
+    assert len(source.items) == 24 and list(reasons(source)) == ["standing/out"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "manifest.csv", "recipe.json"])
+def test_files_of_others_that_are_called_alike_hide_nothing(name, two_classes, tmp_path):
+    data = tmp_path / "pics"
+    shutil.copytree(two_classes, data)
+    (data / "lying" / name).write_text('{"a": 1}\nfile,label\n')
+    assert len(open_source(data).items) == 24 and reasons(open_source(data)) == {}
+
+
+# Files that are something else than their names or their folder say.
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+
+
+def test_pictures_without_a_telling_ending_are_told_by_their_mark(tmp_path):
+    names = ["a", "b.jpg_large", "c.jpg?w=640", "d.png", "e.png~", "sub/20240101.123"]
+    write_folder(tmp_path / "set", [name for name in names if os.name != "nt" or "?" not in name])
+    (tmp_path / "set" / "README").write_text("BM and RIFF are no pictures")
+    (tmp_path / "set" / "sound").write_bytes(b"RIFF\0\0\0\0WAVEfmt ")
+    (tmp_path / "set" / "d.png.json").write_text("{}")
+    source = open_source(tmp_path / "set")
+    assert [item.name for item in source.items] == names and reasons(source) == {}
+    assert open_pack(tmp_path / "set").num_images == 6
+    bare = open_source(write_zip(tmp_path / "bare.zip", ["x/1", "y/2"]))
+    assert labels_of(bare) == {"x/1": "x", "y/2": "y"}
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "set.zip", "set.npz", "set.npy", "list.csv"])
+def test_pointers_of_git_lfs_say_what_to_do(name, tmp_path):
+    write_folder(tmp_path, ["b.png", "c.png"])
+    (tmp_path / name).write_bytes(POINTER)
+    if is_picture(name):
+        pack = open_pack(tmp_path)
+        assert pack.info["rejected"] == [
+            {"name": name, "reason": "a git-lfs pointer in place of the picture: run git lfs pull"}
+        ]
+    else:
+        with pytest.raises(DataError, match="is a git-lfs pointer in place of the file: run git lfs pull"):
+            open_source(tmp_path / name)
+
+
+def test_a_folder_of_arrays_has_one_picture_in_each(tmp_path):
+    rng = np.random.default_rng(0)
+    shapes = {"x/gray": (9, 8), "x/last": (9, 8, 3), "y/first": (3, 9, 8), "y/alpha": (9, 8, 4), "y/many": (2, 9, 8)}
+    arrays = {name: rng.integers(0, 256, shape, np.uint8) for name, shape in shapes.items()}
+    for name, array in {**arrays, "y/float": np.zeros((9, 8))}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        np.save(tmp_path / f"{name}.npy", array)
+    (tmp_path / "y" / "broken.npy").write_bytes(b"rubbish")
+    pack = open_pack(tmp_path, DataConfig(channels="color"))
+    assert pack.names == ["x/gray.npy", "x/last.npy", "y/alpha.npy", "y/first.npy"] and pack.classes == ["x", "y"]
+    assert {one["name"] for one in pack.info["rejected"]} == {"y/broken.npy", "y/float.npy", "y/many.npy"}
+    np.testing.assert_array_equal(pack.images[1], arrays["x/last"])
+    np.testing.assert_array_equal(pack.images[3], arrays["y/first"].transpose(1, 2, 0))
+
+
+@pytest.mark.parametrize("shape", [(64, 48, 3), (64, 48, 4), (64, 48, 1)])
+def test_one_picture_in_an_array_is_no_set(shape, tmp_path):
+    np.save(tmp_path / "one.npy", np.zeros(shape, np.uint8))
+    with pytest.raises(DataError, match="which is a single picture: expected pictures x height x width"):
+        open_source(tmp_path / "one.npy")

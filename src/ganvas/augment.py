@@ -24,12 +24,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+DRAWN = ("translation", "scale", "stretch", "rotation10", "cutout", "brightness")  # colours are part of the style
+
 POLICIES: dict[str, tuple[str, ...]] = {
     "photo": (
         "translation", "scale", "stretch", "rotation15", "cutout", "brightness", "contrast", "saturation", "hue",
     ),
     "face": ("translation", "scale", "stretch", "rotation10", "cutout", "brightness", "contrast", "saturation"),
-    "comic": ("translation", "scale", "stretch", "rotation10", "cutout", "brightness"),
+    "comic": DRAWN,
+    "drawing": DRAWN,
     "xray": ("translation", "scale", "rotation5", "cutout", "brightness", "contrast"),
     "scan": ("translation", "scale", "rotation5", "cutout", "brightness", "contrast"),
     "digits": ("translation", "scale"),

@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar, get_args
 from ganvas.errors import ConfigError
 
 Fit = Literal["crop", "pad", "stretch"]
-Kind = Literal["photo", "face", "digits", "text", "xray", "scan", "comic"]
+Kind = Literal["photo", "face", "digits", "text", "xray", "scan", "comic", "drawing"]
 """What the pictures are; decides which augmentations are harmless (see augment.py)."""
 
 ModelSize = Literal["S", "M", "L", "XL"]
@@ -31,6 +31,7 @@ DiscriminatorKind = Literal["own", "features", "both"]
 T = TypeVar("T")
 
 MIN_SIZE, MAX_SIZE = 8, 4096  # pixels on one side
+FULL = (0, 65535)  # black and white of 16 bit
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,18 @@ class DataConfig:
     """How a picture gets its size: crop the middle, pad the border, or stretch.
     Default: the named set's own, else crop."""
     channels: Literal["auto", "gray", "color", "alpha"] = "auto"
-    """auto keeps gray pictures gray; alpha keeps transparency as a fourth channel."""
+    """auto keeps gray pictures gray, and transparency where most pictures have it; alpha always keeps it, as a fourth
+    channel."""
     background: str | None = None
     """Colour behind transparent pictures: white, black, gray or #rrggbb. Default: white for colour, black for gray."""
+    levels: str | None = None
+    """Values of 16 bit pictures that become black and white, such as 0-4095. Default: 0-65535, but the bits in use
+    where no picture of the set uses more than 14 of the 16."""
     labels: str | None = None
     """Where labels come from: none, a csv file of file,label, or CelebA attributes (Smiling or Smiling,Male).
     Default: class sub-folders or the data set's own labels."""
+    frames: Literal["first", "all"] = "first"
+    """Of a TIFF, GIF, PNG or WebP file that holds several pictures: the first, or all, as DICOM files give."""
     split: Literal["train", "test", "all"] = "train"
     """Which part of a data set that comes in parts (MNIST, CIFAR, CelebA)."""
     classes: tuple[str, ...] = ()
@@ -60,8 +67,8 @@ class DataConfig:
     subset_seed: int = 0
     """Seed of the draw that --limit makes."""
     kind: Kind | None = None
-    """What the pictures are; decides mirroring and augmentation. Default: the named set's own, else photo
-    for colour and scan for gray pictures."""
+    """What the pictures are; decides mirroring and augmentation. Default: the named set's own, else scan
+    for gray pictures, drawing for flat areas of colour, and photo."""
     holdout: float | None = None
     """Part of the pictures set aside and never trained on, 0 to 0.5. Default: a tenth, at most 2,000, none below
     40 pictures."""
@@ -73,6 +80,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.size is not None:
             parse_size(self.size)
+        if self.levels is not None:
+            parse_levels(self.levels)
         if self.limit is not None and self.limit < 2:
             raise ConfigError(f"--limit {self.limit}: at least 2 pictures are needed")
         if self.subset_seed < 0:
@@ -91,6 +100,14 @@ def parse_size(text: str) -> tuple[int, int]:
     if not all(MIN_SIZE <= side <= MAX_SIZE for side in (height, width)):
         raise ConfigError(f"--size {text}: each side must be between {MIN_SIZE} and {MAX_SIZE} pixels")
     return height, width
+
+
+def parse_levels(text: str) -> tuple[int, int]:
+    """(black, white) of "0-4095"; raises `ConfigError` unless 0 <= black < white <= 65535."""
+    match = re.fullmatch(r"(\d+)-(\d+)", text.strip())
+    if not match or not int(match[1]) < int(match[2]) <= FULL[1]:
+        raise ConfigError(f"--levels {text}: expected the values of black and white of 16 bit, such as 0-4095")
+    return int(match[1]), int(match[2])
 
 
 @dataclass(frozen=True)

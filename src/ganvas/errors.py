@@ -14,6 +14,8 @@ Every message is one sentence that says what was received, what was expected and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class GanvasError(Exception):
     """Base of all errors that a user can mend; the command line prints it in one line and exits with 2.
@@ -51,3 +53,9 @@ class MissingExtraError(GanvasError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs the package {package!r}: pip install 'ganvas[{extra}]'")
+
+
+def some(names: Sequence[str], most: int = 8) -> str:
+    """The names in a sentence, the first of them where there are many: "a, b, c and 2,997 others"."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest:,} others" if rest > 1 else "".join(f", {n}" for n in names[most:]))

@@ -27,7 +27,7 @@ from ganvas import codes, files, seeding
 from ganvas.codes import Code
 from ganvas.config import Kind, ModelConfig, from_dict
 from ganvas.device import choose_device
-from ganvas.errors import CheckpointError, ConfigError
+from ganvas.errors import CheckpointError, ConfigError, some
 from ganvas.models import build_generator, channels_last
 
 FORMAT = 1
@@ -183,7 +183,7 @@ class Generator:
             return self.classes.index(str(label))
         if isinstance(label, int) and 0 <= label < len(self.classes):
             return label
-        raise ConfigError(f"label {label!r} does not exist: this model knows {', '.join(self.classes)}")
+        raise ConfigError(f"label {label!r} does not exist: this model knows {some(self.classes)}")
 
     def latents(self, seeds: Sequence[int]) -> Tensor:
         """(N, z_dim) standard normal; each row depends on its own seed alone, on every machine."""

@@ -199,6 +199,7 @@ def lines(evaluation: dict[str, Any]) -> list[str]:
     found += [part["sentence"] for name in ("copies", "real_or_fake", "usefulness") if (part := evaluation.get(name))]
     found += [f"{one['severity']}: {one['sentence']}" for one in (evaluation.get("artefacts") or {}).get("findings", [])
               if one["severity"] != "ok"]  # fmt: skip
+    found += [f"not judged: {sentence}" for sentence in evaluation["left_out"]]
     protocol = evaluation["protocol"]
     found.append(
         f"{protocol['num_real']:,} {protocol['split']} and {protocol['num_generated']:,} generated pictures, "
@@ -437,8 +438,8 @@ def directions(
     directions_of.save(local, found, generator)
     folder = Path(out) if out is not None else place / "directions"
     strips = []
-    for one in found:
-        path = folder / f"{sampling.file_name(one.name)}.png"
+    for one, name in zip(found, sampling.file_names([one.name for one in found]), strict=True):
+        path = folder / f"{name}.png"
         pixels = directions_of.strip(generator, one, range(seed, seed + 4))
         save_sheet(generator, path, pixels, {"direction": one.name, "seeds": list(range(seed, seed + 4))})
         strips.append((one, path))

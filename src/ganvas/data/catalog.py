@@ -241,7 +241,11 @@ def fingerprint(place: Path | None, config: DataConfig) -> str:
 
 def open_at(dataset: Dataset | None, place: Path | None, config: DataConfig) -> tuple[Source, Policy]:
     """Open what `locate` found; raises `DataError` when it holds no pictures."""
-    source = Digits() if place is None else open_source(place, labels=config.labels, split=config.split)
+    source = (
+        Digits()
+        if place is None
+        else open_source(place, labels=config.labels, split=config.split, frames=config.frames)
+    )
     return source, policy_for(dataset, place, config, source.form)
 
 

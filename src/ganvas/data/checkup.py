@@ -13,17 +13,20 @@ from pathlib import Path
 
 import numpy as np
 
-from ganvas.config import DataConfig
+from ganvas.config import FULL, DataConfig
 from ganvas.data import catalog
+from ganvas.data.containers import Rejection, by_reason
 from ganvas.data.looks import Look, look_chunk
 from ganvas.data.marks import EXAMINED, Box, gathered
 from ganvas.data.near import Likeness, Thumbnails, clusters, nearest
 from ganvas.data.pack import Pack, Progress, is_pack, reopened
 from ganvas.data.pool import chunks, num_cores, parallel_map
-from ganvas.data.selection import Choice, choose, stream
+from ganvas.data.selection import Choice, choose, few_bits, first_pages, levels_of, stream
 from ganvas.data.sources import Payload
+from ganvas.errors import some
 
 FEW = 500  # pictures that are looked at in this process
+CLASSES_SHOWN = 50
 SHOWN = 5  # names or sizes that a line gives as examples
 NEIGHBOUR, SAMPLE = 5, 2000  # an outlier is far from its 5th nearest of so many pictures
 FAR = 4.0  # ... by so many robust standard deviations of the logarithm
@@ -59,7 +62,7 @@ class Checkup:
     """Pictures with transparency."""
     classes: dict[str, int] = field(default_factory=dict)
     rejected: list[dict[str, str]] = field(default_factory=list)
-    """Name and reason of each file that cannot be used."""
+    """Name and reason of each file that cannot be used, and the option that changes it, if there is one."""
     duplicates: list[list[str]] = field(default_factory=list)
     """Groups of pictures with the same pixels."""
     blank: list[str] = field(default_factory=list)
@@ -92,7 +95,7 @@ class Checkup:
 
     def lines(self) -> list[str]:
         """The report for a terminal, a fact a line."""
-        rejected = [f"{file['name']} ({file['reason']})" for file in self.rejected]
+        rejected = by_reason(Rejection(**file) for file in self.rejected)
         same = [" = ".join(group[:3]) for group in self.duplicates]
         alike = [" ~ ".join(group[:3]) for group in self.near]
         colors = {_colors(channels): count for channels, count in self.channels.items()}
@@ -101,8 +104,8 @@ class Checkup:
             f"sizes: {_counted(self.sizes)}",
             f"channels: {_counted(colors)}" + (f", {self.alpha:,} with transparency" if self.alpha else ""),
             f"depth: {_counted({f'{n} bit': k for n, k in self.depths.items()})}",
-            f"classes: {_counted(self.classes, len(self.classes))}" if self.classes else "classes: none",
-            f"rejected: {_examples(rejected)}",
+            f"classes: {_counted(self.classes, CLASSES_SHOWN)}" if self.classes else "classes: none",
+            f"rejected: {f'{len(self.rejected):,}: {rejected}' if rejected else 'none'}",
             f"exact duplicates: {_examples(same, self.num_duplicates)}",
             f"near duplicates: {_examples(alike, self.num_near)}"
             + (f" (clusters: {len(self.near):,}, the largest of {len(self.near[0]):,})" if self.near else ""),
@@ -161,7 +164,7 @@ def check(
     choice = choose(source, config)
     checkup = Checkup(str(data), source.form, notes=list(choice.notes))
     rejected = [*source.rejected, *choice.rejected]
-    checkup.rejected = [{"name": rejection.name, "reason": rejection.reason} for rejection in rejected]
+    checkup.rejected = [rejection.to_dict() for rejection in rejected]
     names = [source.items[i].name for i in choice.indices]
     payloads = (payload for _, payload in stream(source, choice.indices))
     _look_at_all(checkup, payloads, names, _labels(choice, source.classes), progress)
@@ -220,12 +223,21 @@ def _count(checkup: Checkup, looks: list[Look], names: list[str], labels: list[s
     infos = [look.info for look in looks]
     sizes = Counter(f"{info.height}x{info.width}" for info in infos)
     checkup.num_images, checkup.sizes = len(looks), dict(sizes.most_common())
-    checkup.channels = dict(Counter(info.channels for info in infos))
+    checkup.channels = dict(Counter(1 if look.gray else 3 for look in looks))
+    disguised = sum(look.gray and look.info.channels == 3 for look in looks)
+    if disguised:
+        checkup.notes.append(f"{disguised:,} pictures are gray though their files could hold colour.")
     checkup.depths = dict(Counter(info.depth for info in infos))
     checkup.alpha = sum(info.alpha for info in infos)
     counts = Counter(labels)
     checkup.classes = {name: counts[name] for name in classes}
-    checkup.blank = [name for name, look in zip(names, looks, strict=True) if look.blank]
+    if paged := [info.pages for info in infos if info.pages > 1]:
+        checkup.notes.append(first_pages(len(paged), sum(paged)))
+    top = max((look.highest for look in looks), default=0)
+    white = levels_of(top)[1]
+    if white != FULL[1]:
+        checkup.notes.append(few_bits(top, white))
+    checkup.blank = [name for name, look in zip(names, looks, strict=True) if look.blank(white)]
     checkup.bars = [name for name, look in zip(names, looks, strict=True) if any(look.bars)]
 
 
@@ -240,7 +252,8 @@ def _compare(checkup: Checkup, looks: list[Look], names: list[str], labels: list
     checkup.duplicates = [[names[i] for i in group] for group in groups]
 
     # Of equal pictures one is compared with the others; blank ones are alike without meaning it.
-    once = np.array([group[0] for group in equal.values() if not looks[group[0]].blank], np.int64)
+    blank = set(checkup.blank)
+    once = np.array([group[0] for group in equal.values() if names[group[0]] not in blank], np.int64)
     thumbs = Thumbnails.joined([looks[i].thumbnail for i in once]) if len(once) else None
     near = [once[cluster] for cluster in clusters(Likeness(thumbs).pairs(), len(once))] if thumbs else []
     checkup.near = [[names[i] for i in cluster] for cluster in near]
@@ -289,9 +302,9 @@ def _notes(checkup: Checkup, groups: list[list[int]], labels: list[str]) -> list
         notes.append("A generator learns the burned-in marks too; packing with --mask-marks fills them in.")
     counts = checkup.classes
     if counts and (single := [name for name, count in counts.items() if count == 1]):
-        notes.append(f"Classes with a single picture cannot be learned: {', '.join(single)}.")
+        notes.append(f"Classes with a single picture cannot be learned: {some(single)}.")
     if counts and (none := [name for name, count in counts.items() if count == 0]):
-        notes.append(f"Classes without a usable picture are left out: {', '.join(none)}.")
+        notes.append(f"Classes without a usable picture are left out: {some(none)}.")
     if counts and max(counts.values()) > 10 * (least := max(1, min(counts.values()))):
         notes.append(
             f"The classes are far from balanced: {max(counts, key=lambda name: counts[name])} has "

@@ -95,7 +95,7 @@ def _text(value: Any) -> str:
     """Of bytes and text alone: the text of a value that holds itself many times over has no end."""
     if not isinstance(value, bytes | str):
         raise TypeError(f"expected text, not {type(value).__name__}")
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
 
 
 class _ForbiddenPickle(Exception):

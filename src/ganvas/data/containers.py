@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from ganvas.errors import DataError, PictureError
+from ganvas.errors import DataError, PictureError, some
 
 PICTURES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".dcm", ".dicom")
 
@@ -53,6 +53,25 @@ class Rejection:
 
     name: str
     reason: str
+    option: str = ""
+    """What the user can do about it, such as "--labels none uses all"; empty where nothing helps."""
+
+    def to_dict(self) -> dict[str, str]:
+        return {"name": self.name, "reason": self.reason} | ({"option": self.option} if self.option else {})
+
+
+def by_reason(rejected: Iterable[Rejection]) -> str:
+    """How many files each reason rules out, the most frequent first, with examples and what can be done."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for rejection in rejected:
+        groups.setdefault((rejection.reason, rejection.option), []).append(rejection.name)
+    ordered = sorted(groups.items(), key=lambda group: -len(group[1]))
+    parts = []
+    for (reason, option), names in ordered:
+        then = f"; {option}" if option else ""
+        one = len(names) == 1
+        parts.append(f"{names[0]} ({reason}{then})" if one else f"{len(names):,} x {reason} ({some(names, 2)}{then})")
+    return some(parts, 5)
 
 
 class Container(Protocol):
@@ -103,6 +122,9 @@ class Folder:
                 entries = sorted(os.scandir(location), key=lambda entry: entry.name)
             except OSError as error:
                 self.rejected.append(Rejection(prefix.rstrip("/") or ".", f"folder cannot be read: {error.strerror}"))
+                continue
+            if prefix and made_by_ganvas(location, {entry.name for entry in entries}):
+                self.rejected.append(Rejection(prefix.rstrip("/"), "folder that Ganvas wrote, which is not read back"))
                 continue
             for entry in entries:
                 name = prefix + printable(entry.name)
@@ -452,6 +474,29 @@ def member_refusal(name: str, size: int, taken: Collection[str]) -> str | None:
     if name in taken:
         return "the archive has two files of this name"
     return None
+
+
+OWN_FILES = {
+    "generator.safetensors": b"",
+    "heldout.npy": b"",
+    "config.json": b'"ganvas": "',
+    "recipe.json": b'"ganvas": "',
+    ".ganvas-publish.json": b'"ganvas": "',
+    "manifest.csv": b"file,seed,label,truncation,model",
+}
+"""Files of runs, models, packs, projections and samples -> what stands at the beginning of those that Ganvas wrote."""
+
+
+def made_by_ganvas(folder: str, names: Collection[str]) -> bool:
+    """Whether a folder inside the data is a run, a pack, a model or samples: its grids are no data."""
+    for name in OWN_FILES.keys() & set(names):
+        try:
+            with Path(folder, name).open("rb") as file:
+                if OWN_FILES[name] in file.read(512):
+                    return True
+        except OSError:
+            continue
+    return False
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
 import re
 import threading
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +30,7 @@ from PIL import (  # the plugins are named so that Pillow need not load all the 
     WebPImagePlugin,  # noqa: F401
 )
 
-from ganvas.config import Fit
+from ganvas.config import FULL, Fit
 from ganvas.errors import ConfigError, PictureError
 
 MAX_PIXELS = 178_956_970
@@ -61,6 +62,8 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 SIDEWAYS = (5, 6, 7, 8)  # orientations that swap height and width
+GLANCE, TRACE = 128, 4  # pixels of a side, and values of 255, by which colour is told from gray
+SAME, SOFT, OPAQUE = 2, 24, 250  # values of 255: neighbours are the same, or differ softly; what is not transparent
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601-2, the weights that Pillow uses too
 
 
@@ -75,6 +78,8 @@ class PictureInfo:
     alpha: bool
     depth: int
     """Bits of one channel that `decode` can give: 8 or 16."""
+    pages: int = 1
+    """Pictures of this size in the file, of which `decode` takes the first; DICOM is counted elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +95,13 @@ class Target:
     fit: Fit
     background: str | None
     """Behind transparent pictures and in padded borders; None is white for colour, black for gray."""
+    levels: tuple[int, int] = FULL
+    """Values of 16 bit pictures that become black and white."""
+
+    def is_met(self, pixels: np.ndarray) -> bool:
+        """Whether a picture (H, W, C) is what it should become already."""
+        same = pixels.shape == (self.height, self.width, self.channels) and pixels.itemsize * 8 == self.depth
+        return same and (self.depth == 8 or self.levels == FULL)
 
 
 def probe(payload: bytes | np.ndarray) -> PictureInfo:
@@ -124,7 +136,7 @@ def decode(payload: bytes | np.ndarray, target: Target) -> np.ndarray:
         payload = dicom.pixels(payload)
     if isinstance(payload, np.ndarray):
         pixels = _checked(payload)
-        if pixels.shape == (target.height, target.width, target.channels) and pixels.itemsize * 8 == target.depth:
+        if target.is_met(pixels):
             return np.array(pixels)
         return _decode_pixels(pixels, target)
     with warnings.catch_warnings():
@@ -135,6 +147,43 @@ def decode(payload: bytes | np.ndarray, target: Target) -> np.ndarray:
             raise
         except Exception as error:
             raise PictureError(_reason(error, payload)) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """What a small copy of a picture says that the header of its file does not."""
+
+    gray: bool
+    """Without colour, whatever the file could hold: R = G = B but for what JPEG leaves."""
+    transparent: bool
+    """Some of it is transparent, where the file could say so."""
+    flatness: float
+    """How often neighbours are the same, over how often they differ softly: below 2 for photographs, above for flat
+    areas of colour."""
+
+
+def glance(content: bytes | np.ndarray) -> Glance:
+    """Decode a small copy of a picture and look at it; raises `PictureError`."""
+    info = probe(content)
+    small = Target(min(info.height, GLANCE), min(info.width, GLANCE), 4, 8, "stretch", "white")
+    pixels = decode(content, small).astype(np.int16)
+    colours, alpha = pixels[..., :3], pixels[..., 3:]
+    colours = np.where(alpha > 0, colours, 255)
+    steps = np.concatenate([np.abs(np.diff(colours, axis=axis)).max(axis=2).ravel() for axis in (0, 1)])
+    flatness = np.mean(steps <= SAME) / (np.mean((steps > TRACE) & (steps <= SOFT)) + 1e-3) if len(steps) else 0.0
+    return Glance(bool(np.ptp(colours, axis=2).max() <= TRACE), bool(alpha.min() < OPAQUE), float(flatness))
+
+
+def highest(content: bytes | np.ndarray) -> int:
+    """The highest value that a picture of 16 bit has, or that its TIFF file says it can have. Raises `PictureError`."""
+    from ganvas.data import dicom  # which imports this module
+
+    if isinstance(content, bytes) and dicom.is_dicom(content):
+        return FULL[1]  # its header says what its values mean, so they are stretched already
+    info = probe(content)
+    top = int(decode(content, Target(info.height, info.width, info.channels, 16, "crop", None)).max())
+    bits = 0 if isinstance(content, np.ndarray) else _tiff_bits(_open(content))
+    return max(top, 2**bits - 1 if bits < 16 else 0)
 
 
 def background_color(background: str | None, channels: int) -> tuple[int, int, int]:
@@ -184,7 +233,55 @@ def _describe(image: Image.Image, payload: bytes) -> PictureInfo:
     if _orientation(image, payload) in SIDEWAYS:
         width, height = height, width
     gray = depth == 16 or image.mode in ("1", "L", "LA", "La") or _gray_palette(image)
-    return PictureInfo(height, width, 1 if gray else 3, depth == 8 and image.has_transparency_data, depth)
+    alpha = depth == 8 and image.has_transparency_data
+    return PictureInfo(height, width, 1 if gray else 3, alpha, depth, len(_pages(image)))
+
+
+def _pages(image: Image.Image) -> list[int]:
+    """The numbers of the pages or frames that have the size of the first; others are previews or masks."""
+    if image.format not in ("TIFF", "GIF", "PNG", "WEBP"):
+        return [0]
+    if image.format != "TIFF":  # all frames of a film have its size
+        try:
+            return list(range(int(getattr(image, "n_frames", 1))))
+        except Exception:  # the first may be whole all the same
+            return [0]
+    size, same = image.size, [0]
+    with contextlib.suppress(Exception):  # EOFError at the end, and anything where the file is damaged
+        for number in itertools.count(1):
+            image.seek(number)
+            same += [number] if image.size == size else []
+    image.seek(0)
+    return same
+
+
+def pages(payload: bytes, indices: Sequence[int]) -> Iterator[np.ndarray | PictureError]:
+    """Some of a file's pictures, counted as in `PictureInfo.pages`, each as an array for `decode` or why it cannot."""
+    image, numbers = None, []
+    for index in indices:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                if image is None:
+                    image = _open(payload)
+                    numbers = _pages(image)
+                image.seek(numbers[index])
+                page = _page(image, payload)
+            except PictureError as error:
+                page = error
+            except Exception as error:
+                page = PictureError(_reason(error, payload))
+        yield page
+
+
+def _page(image: Image.Image, payload: bytes) -> np.ndarray:
+    """The page that was sought, as pixels of its own kind."""
+    if _depth(image) == 16:
+        image.load()
+        return np.asarray(_turned(_gray16(image), _orientation(image, payload))).astype(np.uint16)
+    gray = image.mode in ("1", "L") or _gray_palette(image)
+    page = image.convert("RGBA" if image.has_transparency_data else "L" if gray else "RGB")
+    return np.array(_turned(page, _orientation(image, payload)))
 
 
 def _depth(image: Image.Image) -> int:
@@ -340,6 +437,10 @@ def _to_gray(image: Image.Image) -> Image.Image:
 
 def _from_floats(planes: list[Image.Image], target: Target) -> np.ndarray:
     """One (gray) or three (colour) float planes of 0 to 65535 to the target."""
+    if target.levels != FULL:
+        low, high = target.levels
+        scaled = [((np.asarray(plane) - low) * (FULL[1] / (high - low))).clip(*FULL) for plane in planes]
+        planes = [Image.fromarray(plane.astype(np.float32)) for plane in scaled]
     color = background_color(target.background, target.channels)
     fills = color if len(planes) == 3 else (float(np.dot(color, LUMA)),)
     fitted = [np.asarray(_fitted(p, target, f * 257)) for p, f in zip(planes, fills, strict=True)]
@@ -385,11 +486,30 @@ def _fitted(image: Image.Image, target: Target, fill: float | tuple[int, ...]) -
     return canvas
 
 
+# What the first bytes say.
+
+
+def has_picture_mark(start: bytes) -> bool:
+    """Whether a file that begins so (12 bytes or more) is a picture, whatever its name."""
+    if start.startswith(b"RIFF"):
+        return start[8:12] == b"WEBP"
+    if start.startswith(b"BM"):
+        return start[6:10] == b"\0\0\0\0"  # two letters alone may begin a text
+    return any(start.startswith(magic) for magic in MAGIC)
+
+
+def is_lfs_pointer(start: bytes) -> bool:
+    """Whether a file is what git leaves in place of a large one until `git lfs pull`."""
+    return start.startswith(b"version https://git-lfs.github.com/spec/")
+
+
 # Reasons in words.
 
 
 def _reason(error: Exception, payload: bytes) -> str:
     form = next((name for magic, name in MAGIC.items() if payload.startswith(magic)), None)
+    if is_lfs_pointer(payload):
+        return "a git-lfs pointer in place of the picture: run git lfs pull"
     if form is None:
         text = b"\0" not in payload[:512] and all(byte >= 32 or byte in b"\t\r\n\f" for byte in payload[:512])
         return "not a picture: its content is text" if text else "not a picture of a known format"

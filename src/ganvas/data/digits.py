@@ -21,6 +21,7 @@ class Digits:
     def __init__(self) -> None:
         self.classes = [str(digit) for digit in range(10)]
         self.rejected: list[Rejection] = []
+        self.notes: list[str] = []
 
     @cached_property
     def _arrays(self) -> tuple[np.ndarray, np.ndarray]:

@@ -5,6 +5,7 @@ numpy files are read with allow_pickle=False, so nothing here can run code that 
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
 import re
@@ -18,7 +19,7 @@ import numpy as np
 
 from ganvas import files
 from ganvas.data.containers import broken_archive, is_bomb, open_compressed
-from ganvas.errors import DataError
+from ganvas.errors import DataError, PictureError
 
 MAX_SET_BYTES = 3 * 2**28  # of an idx file, which is read into memory; the largest of EMNIST is 547 MB
 MAX_IMAGES = 5_000_000  # in an array: each gets a name
@@ -157,6 +158,18 @@ def read_arrays(path: Path, split: str) -> Arrays:
         raise DataError(f"{path} cannot be read as numpy arrays of numbers ({error}): save it again") from None
 
 
+def picture_of(content: bytes) -> np.ndarray | PictureError:
+    """The content of a .npy file that holds one picture, channels first or last, or why it cannot be read."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            pixels = np.load(io.BytesIO(content), allow_pickle=False)
+    except Exception:  # a damaged file makes numpy raise nearly anything
+        return PictureError("not an array of numbers: save it again")
+    first = pixels.ndim == 3 and pixels.shape[0] in (1, 3, 4) and pixels.shape[2] not in (1, 3, 4)
+    return pixels.transpose(1, 2, 0) if first else pixels
+
+
 def _read_npy(path: Path) -> Arrays:
     return _array_part(files.load_array(path), None, "", path)
 
@@ -196,6 +209,11 @@ def _first_key(keys: set[str], names: Iterable[str], part: str) -> str | None:
 def _array_part(images: np.ndarray, values: np.ndarray | None, prefix: str, path: Path) -> Arrays:
     if images.ndim == 4 and images.shape[3] not in (1, 3, 4) and images.shape[1] in (1, 3, 4):
         images = images.transpose(0, 2, 3, 1)
+    if images.ndim == 3 and images.shape[2] in (1, 3, 4) and images.shape[1] > images.shape[2]:
+        raise DataError(
+            f"{path} holds one array {images.shape}, which is a single picture: expected pictures x height x width"
+            "[ x channels]; put one .npy for each picture into a folder, or all into one array"
+        )
     if images.dtype not in (np.uint8, np.uint16) or images.ndim not in (3, 4) or 0 in images.shape:
         raise DataError(
             f"{path} holds an array {images.shape} of {images.dtype}; expected pictures x height x width"
@@ -210,5 +228,8 @@ def _array_part(images: np.ndarray, values: np.ndarray | None, prefix: str, path
                 f"{path} holds labels {values.shape} of {values.dtype} for {len(images)} pictures; "
                 "expected one integer or string a picture"
             )
-        values = np.char.decode(values, "utf-8", "replace") if values.dtype.kind == "S" else values
+        try:
+            values = np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values
+        except UnicodeDecodeError:
+            raise DataError(f"{path} holds labels that are no text in UTF-8: save them as str or integers") from None
     return with_classes(images, values, prefix)

@@ -12,6 +12,7 @@ from ganvas.data.near import Likeness, families, thumbnails
 
 SHARE, MOST, LEAST_PICTURES = 0.1, 2000, 40  # the default: a tenth, at most 2,000, none below 40 pictures
 FAMILY = 0.1  # a family of near duplicates larger than this part of the held-out pictures stays in the training part
+FEW, TO_TELL_COPIES = 20, 20  # pictures to learn from, and those set aside that judge.copies needs
 ROUNDS = 8  # of draws; what then lacks has too large families everywhere
 
 
@@ -51,6 +52,28 @@ def held_out(images: np.ndarray, labels: np.ndarray | None, share: float | None,
             else:
                 passed[family] = True
     return np.flatnonzero(held)
+
+
+def few(num_images: int, num_held: int, share: float | None) -> list[str]:
+    """What so few pictures, or so few set aside, mean for the training and the evaluation, in sentences."""
+    notes = []
+    if num_images < FEW:
+        notes.append(
+            f"{num_images} pictures are too few to learn from: the generator will repeat them. Add pictures, some "
+            "hundreds if you can, or begin with a run on many similar ones (--from RUN)."
+        )
+    wanted = number(num_images, share)
+    if num_held < wanted:
+        notes.append(
+            f"{num_held:,} of {wanted:,} pictures were set aside: the others are nearly the same as ones that are "
+            "trained on, and near duplicates stay together."
+        )
+    if num_held < TO_TELL_COPIES and share != 0:
+        notes.append(
+            f"With {num_held or 'no'} pictures set aside, copies cannot be told from likeness: {TO_TELL_COPIES} are "
+            "needed (more pictures, or a larger --holdout)."
+        )
+    return notes
 
 
 def quotas(counts: np.ndarray, wanted: int) -> np.ndarray:

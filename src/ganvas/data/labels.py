@@ -1,18 +1,16 @@
-"""Labels for picture files: from their folders, from a csv of file,label, or from CelebA's lists."""
+"""Labels for picture files: from their folders, from a list of file,label, or from CelebA's lists."""
 
 from __future__ import annotations
 
-import csv
-import io
+import json
 import re
-from collections import Counter
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ganvas.data.containers import Container, Item, Rejection, is_picture, printable
+from ganvas.data.containers import Container, Item, Rejection
 from ganvas.data.formats import natural
-from ganvas.errors import DataError
+from ganvas.data.lists import Finder, Table, as_name, read_text, text_of
+from ganvas.errors import DataError, PictureError, some
 
 FOLDER_PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
     ("val", "valid", "validation"), "validation"
@@ -30,36 +28,59 @@ class Labelled:
     items: list[Item] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
     rejected: list[Rejection] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What was understood that a user may have meant otherwise, in sentences."""
 
-    def unlabelled(self) -> Labelled:
-        return Labelled([Item(item.name, None) for item in self.items], [], self.rejected)
 
+ALL_OF_THEM = "--labels none uses all, without classes"
 
 # Folders.
 
 
-def by_folder(container: Container, pictures: list[str], split: str) -> Labelled:
-    """The first level with two or more folders of pictures gives the classes; train/ and test/ are parts."""
-    depth = _shared_depth(pictures)
+def by_folder(container: Container, pictures: list[str], split: str, plain: bool = False) -> Labelled:
+    """The first level with two or more folders of pictures gives the classes; train/ and test/ are parts.
+
+    plain: every picture of the part, without classes.
+    """
+    pictures, depth, rejected = _in_part(container, pictures, split)
     tops = _folders_at(pictures, depth)
-    if len(tops) > 1 and all(top.lower() in FOLDER_PARTS for top in tops):
-        part_of = {top: FOLDER_PARTS[top.lower()] for top in tops}
-        pictures = [name for name in pictures if split in ("all", part_of.get(name.split("/")[depth]))]
-        if not pictures:
-            raise DataError(f"{container.path} has no {split} folder, only {', '.join(sorted(tops))}")
-        depth += 1
-        tops = _folders_at(pictures, depth)
-    elif split == "test":
-        raise DataError(f"{container.path} has no test part: leave the split out, or make a folder test in it")
-    if len(tops) < 2:
-        return Labelled([Item(name, None) for name in pictures])
-    found = Labelled(classes=sorted(tops, key=natural))
+    if plain or len(tops) < 2:
+        return Labelled([Item(name, None) for name in pictures], rejected=rejected)
+    found = Labelled(classes=sorted(tops, key=natural), rejected=rejected)
     for name in pictures:
         if name.count("/") > depth:
             found.items.append(Item(name, name.split("/")[depth]))
         else:
-            found.rejected.append(Rejection(name, "lies outside the class folders"))
+            found.rejected.append(Rejection(name, "lies outside the class folders", ALL_OF_THEM))
+    if all(SHARD.fullmatch(top) for top in tops):
+        found.notes.append(
+            f"The folders {some(found.classes, 3)} were taken for classes; if they only divide the pictures, as shards "
+            f"do, {ALL_OF_THEM}."
+        )
     return found
+
+
+SHARD = re.compile(r"\d{4,}")
+"""Folder names such as 00000 and 01000, which large sets have for no reason but their size."""
+
+
+def _in_part(container: Container, pictures: list[str], split: str) -> tuple[list[str], int, list[Rejection]]:
+    """The pictures of the folder that `split` names, how many leading folders they share, and what lies outside."""
+    depth = _shared_depth(pictures)
+    tops = _folders_at(pictures, depth)
+    if len(tops) < 2 or not all(top.lower() in FOLDER_PARTS for top in tops):
+        if split == "test":
+            raise DataError(f"{container.path} has no test part: leave the split out, or make a folder test in it")
+        return pictures, depth, []
+    if split == "all":
+        return pictures, depth + 1, []
+    part_of = {top: FOLDER_PARTS[top.lower()] for top in tops}
+    chosen = [name for name in pictures if part_of.get(name.split("/")[depth]) == split]
+    if not chosen:
+        raise DataError(f"{container.path} has no {split} folder, only {', '.join(sorted(tops))}")
+    reason = f"lies outside the folders {', '.join(sorted(tops))}"
+    outside = [name for name in pictures if name.count("/") == depth]
+    return chosen, depth + 1, [Rejection(name, reason, "--split all uses all parts") for name in outside]
 
 
 def _folders_at(pictures: list[str], depth: int) -> set[str]:
@@ -74,100 +95,182 @@ def _shared_depth(pictures: list[str]) -> int:
     return depth
 
 
-# A csv of file,label.
+# A list of file,label.
+
+LIST_ENDINGS = (".csv", ".tsv", ".jsonl", ".json")
 
 
 def csv_of(labels: str | None) -> tuple[str | None, str | None]:
-    """("labels.csv", "hair") of "labels.csv:hair"; (None, None) if `labels` is no csv."""
+    """("labels.csv", "hair") of "labels.csv:hair"; (None, None) if `labels` is no list."""
     name, colon, column = (labels or "").rpartition(":")
-    if colon and name.lower().endswith(".csv"):
+    if colon and name.lower().endswith(LIST_ENDINGS):
         return name, column
-    return (labels, None) if (labels or "").lower().endswith(".csv") else (None, None)
+    return (labels, None) if (labels or "").lower().endswith(LIST_ENDINGS) else (None, None)
 
 
-def by_csv(container: Container, pictures: list[str], labels: str, only_listed: bool) -> Labelled:
-    """Label `pictures` by the csv that `labels` names ("some.csv" or "some.csv:column").
+def by_csv(container: Container, pictures: list[str], labels: str, only_listed: bool, plain: bool = False) -> Labelled:
+    """Label `pictures` by the list that `labels` names ("some.csv" or "some.csv:column").
 
-    Lines may name a picture in full, or without its folders or its ending where that is unique. What the
-    csv does not name is rejected, or passed over in silence if `only_listed`.
+    Lines name pictures as a `Finder` reads them. What the list does not name is rejected, or passed over in silence
+    if `only_listed`. plain: the list says which pictures are used, and their labels are left out. Raises `DataError`
+    where the list leaves a choice, such as two labels for one picture.
     """
     csv_name, column = csv_of(labels)
     content = find_text(container, csv_name or labels)
     if content is None:
         raise DataError(f"labels {labels!r}: no such file, nor one of this name beside or in {container.path}")
     where = Path(csv_name or labels).name
-    spelled = _spellings(pictures)
-    listed = read_csv(content, column, spelled, where)
-    label_of = {spelled[file]: label for file, label in listed.items() if file in spelled}
+    finder = Finder(pictures)
+    if where.lower().endswith(".json"):
+        listed = stylegan_labels(content)
+        if not listed:
+            raise DataError(f'{where} has no list of [file, class number] under "labels", as StyleGAN writes it')
+    else:
+        listed = _rows(Table.read(content, where, finder), finder, column, plain)
+    return _by_list(container, pictures, listed, finder, where, only_listed)
+
+
+def _rows(table: Table, finder: Finder, column: str | None, plain: bool = False) -> list[tuple[str, str]]:
+    """Name and label of each row that has a name; plain: no labels."""
+    names = table.names(finder)
+    labels = [""] * len(table.rows) if plain else table.labels(names, column)
+    rows = zip([row[names] for row in table.rows], labels, strict=True)
+    return [(as_name(name), label) for name, label in rows if name]
+
+
+def _by_list(
+    container: Container,
+    pictures: list[str],
+    listed: list[tuple[str, str]],
+    finder: Finder,
+    where: str,
+    only_listed: bool = False,
+) -> Labelled:
+    label_of, strangers = _matched(listed, finder, where)
     if not label_of:
         raise DataError(
             f"{where} names {len(listed)} files and none is a picture in {container.path}: "
-            f"it says {next(iter(listed), '')!r} where there is {pictures[0]!r}"
+            f"it says {listed[0][0] if listed else ''!r} where there is {pictures[0]!r}"
         )
     refused = {rejection.name for rejection in container.rejected}
-    absent = [file for file in listed if file not in spelled and file not in refused]
+    absent = [file for file in strangers if file not in refused]
     found = Labelled(rejected=[Rejection(file, f"named in {where} but not there") for file in absent])
     has_labels = any(label_of.values())  # a csv of one column is a list of pictures without labels
     for name in pictures:
         if label_of.get(name) or (name in label_of and not has_labels):
             found.items.append(Item(name, label_of[name] or None))
         elif name in label_of or not only_listed:
-            found.rejected.append(Rejection(name, f"has no label in {where}"))
+            found.rejected.append(Rejection(name, f"has no label in {where}", ALL_OF_THEM))
     found.classes = sorted({item.label for item in found.items if item.label}, key=natural)
     return found
 
 
-def _spellings(pictures: list[str]) -> dict[str, str]:
-    """All the ways to name each picture: "faces/a.png", and where it is unique "a.png" and "a"."""
-    spelled = {name: name for name in pictures}
-    for short in (lambda name: name.rpartition("/")[2], stem):
-        counts = Counter(map(short, pictures))
-        for name in pictures:
-            if counts[short(name)] == 1:
-                spelled.setdefault(short(name), name)
-    return spelled
+METADATA = ("metadata.csv", "metadata.jsonl")
+"""Lists that the image folders of Hugging Face's datasets have, one for all or one in each part."""
 
 
-def read_csv(content: str, column: str | None, names: Collection[str], where: str) -> dict[str, str]:
-    """File -> label; the label is the second column, or the one that the header calls `column`.
+def by_own_list(container: Container, pictures: list[str], split: str) -> Labelled | None:
+    """Label the pictures by the list that lies with them: StyleGAN's dataset.json or Hugging Face's metadata files.
 
-    The first line is a header when its first cell is no picture and not among `names`. A file without a
-    label, as in a csv of one column, gives "". Raises `DataError`.
+    None where there is none, or where it has no classes; the folders then give them.
     """
-    first = content.partition("\n")[0]
-    delimiter = ";" if first.count(";") > first.count(",") else ","
+    lists = [name for name in container.names if name.rpartition("/")[2] in ("dataset.json", *METADATA)]
+    if not lists:
+        return None
+    finder = Finder(pictures)
+    listed: list[tuple[str, str]] = []
+    other_columns: dict[str, None] = {}
+    for name, content in container.read(lists):
+        folder, _, base = name.rpartition("/")
+        prefix = f"{folder}/" if folder else ""
+        text = "" if isinstance(content, PictureError) else text_of(content, name)
+        if base == "dataset.json":
+            found = stylegan_labels(text)
+            if found == []:
+                return Labelled(
+                    [Item(picture, None) for picture in pictures], notes=[OWN_LIST.format(base, "no classes")]
+                )
+            listed += [(prefix + file, label) for file, label in found or ()]
+        elif text.strip():
+            table = Table.read(text, name, finder)
+            header = table.header or []
+            if "file_name" in header and "label" in header:
+                listed += [(prefix + file, label) for file, label in _rows(table, finder, "label")]
+            elif "file_name" in header:
+                other_columns |= dict.fromkeys(f"{base}:{column}" for column in header if column != "file_name")
+    if not any(finder.find(name) for name, _ in listed):
+        found = by_folder(container, pictures, split)
+        if other_columns:
+            found.notes.append(
+                f"A list lies with the pictures; to take a column for classes: --labels {min(other_columns)}."
+            )
+        return found
+    base = lists[0].rpartition("/")[2]
+    chosen, _, rejected = _in_part(container, pictures, split)
+    present = set(chosen)
+    own = [row for row in listed if (match := finder.find(row[0])) is None or match[0] in present]
+    found = _by_list(container, chosen, own, finder, base)
+    found.rejected += rejected
+    found.notes.append(OWN_LIST.format(base, "the classes"))
+    return found
+
+
+OWN_LIST = "The pictures' own list, {}, gives {}."
+
+
+def stylegan_labels(content: str) -> list[tuple[str, str]] | None:
+    """File and class number of a dataset.json as StyleGAN's tools write it; empty where it says that there are none,
+    None where it is another file. Raises `DataError` for labels that are no whole numbers.
+    """
     try:
-        rows = [row for row in csv.reader(io.StringIO(content), delimiter=delimiter) if row and row[0].strip()]
-    except csv.Error as error:
-        raise DataError(f"{where} is not a csv of file,label ({error})") from None
-    if not rows:
-        raise DataError(f"{where} is empty; expected lines of file,label")
-    header = [cell.strip() for cell in rows[0]]
-    has_header = not is_picture(header[0]) and header[0] not in names
-    position = 1
-    if column is not None:
-        if not has_header or column not in header[1:]:
-            known = ", ".join(header[1:]) if has_header else "none, as it has no header line"
-            raise DataError(f"{where} has no column {column!r}; its columns of labels are: {known}")
-        position = header.index(column)
-    return {_as_name(row[0]): row[position].strip() if len(row) > position else "" for row in rows[has_header:]}
+        labels = json.loads(content)["labels"]
+    except (ValueError, TypeError, KeyError):
+        return None
+    if labels is None:
+        return []
+    try:
+        listed = [(as_name(name), label) for name, label in labels]
+    except (TypeError, ValueError, AttributeError):
+        return None
+    if any(type(label) is not int for _, label in listed):
+        raise DataError("dataset.json has labels that are no whole numbers: leave them out with --labels none")
+    return [(name, str(label)) for name, label in listed]
 
 
-def _as_name(cell: str) -> str:
-    return printable(cell.strip().replace("\\", "/").removeprefix("./"))
+def _matched(listed: list[tuple[str, str]], finder: Finder, where: str) -> tuple[dict[str, str], list[str]]:
+    """Picture -> label, and the names that mean no picture; the name that agrees in more parts wins a picture."""
+    best: dict[str, tuple[int, str, str]] = {}
+    strangers, clashes = [], []
+    for name, label in listed:
+        match = finder.find(name)
+        if match is None:
+            strangers.append(name)
+            continue
+        picture, agreement = match
+        before = best.get(picture)
+        if before is None or agreement > before[0] or (agreement == before[0] and not before[2]):
+            if before and agreement > before[0]:
+                strangers.append(before[1])
+            best[picture] = agreement, name, label
+        elif agreement < before[0]:
+            strangers.append(name)
+        elif label and label != before[2]:
+            clashes.append(f"{picture} is {before[2]!r} and {label!r}")
+    if clashes:
+        raise DataError(
+            f"{where} gives {len(clashes):,} pictures two labels ({some(clashes, 2)}): keep one line for each picture"
+        )
+    return {picture: label for picture, (_, _, label) in best.items()}, list(dict.fromkeys(strangers))
 
 
 def find_text(container: Container, name: str) -> str | None:
-    """The content of a list file: at the path `name`, or of this name beside or inside the container."""
+    """The text of a list file: at the path `name`, or of this name beside or inside the container."""
     for file in (Path(name), container.path.parent / name):
         if file.is_file():
-            try:
-                return file.read_text("utf-8-sig", errors="replace")
-            except OSError as error:
-                raise DataError(f"{file} cannot be read: {error.strerror}") from None
+            return read_text(file)
     inside = [held for held in container.names if held == name or held.endswith("/" + name)]
     contents = [content for _, content in container.read(inside[:1]) if isinstance(content, bytes)]
-    return contents[0].decode("utf-8-sig", "replace") if contents else None
+    return text_of(contents[0], name) if contents else None
 
 
 # CelebA.

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ganvas.data.decode import PictureInfo, Target, decode, probe
+from ganvas.config import FULL
+from ganvas.data.decode import PictureInfo, Target, decode, glance, highest, probe
 from ganvas.data.marks import Spot, spots
 from ganvas.data.near import Thumbnails, thumbnails
 from ganvas.data.selection import readable
@@ -29,6 +30,10 @@ class Look:
     """The first 16 bytes of the sha256 of its size and pixels."""
     brightness: float
     """Mean of the values, of 0..1."""
+    gray: bool
+    """Without colour, whatever its file could hold."""
+    highest: int
+    """Highest value of a 16 bit picture (decode.highest); 0 for 8 bit."""
     spread: float
     """Standard deviation of the values of the channel where it is largest, of 0..1."""
     bars: tuple[float, float, float, float]
@@ -37,9 +42,9 @@ class Look:
     spots: list[Spot] | None
     """Places that might be burned-in marks; None where they were not looked for."""
 
-    @property
-    def blank(self) -> bool:
-        return self.spread < BLANK
+    def blank(self, white: int) -> bool:
+        """Whether it shows next to nothing; white: of the set's 16 bit pictures (selection.levels_of)."""
+        return self.spread < BLANK * (white / FULL[1] if self.info.depth == 16 else 1)
 
 
 def look(payload: Payload, for_marks: bool = True) -> Look:
@@ -53,6 +58,8 @@ def look(payload: Payload, for_marks: bool = True) -> Look:
         info,
         hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).digest()[:16],
         float(pixels[..., :3].mean(dtype=np.float32)) / top,
+        info.channels == 1 or glance(pixels).gray,
+        highest(content) if info.depth == 16 else 0,
         float(pixels.std(axis=(0, 1), dtype=np.float32).max()) / top,
         bars(pixels),
         thumbnails(pixels[None]),

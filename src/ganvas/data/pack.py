@@ -27,6 +27,7 @@ import numpy as np
 
 from ganvas import files
 from ganvas.config import MAX_SIZE, DataConfig, Fit, Kind, parse_size
+from ganvas.data.lists import text_of
 from ganvas.errors import DataError, GanvasError
 
 FORMAT = 2  # of the pack folder; raised whenever an older reader would misread it
@@ -46,16 +47,12 @@ class Policy:
     path: str | None = None
     """Where the pictures lie; None for what comes with a package."""
     kind: Kind | None = None
-    """None: guessed from the channels (see `kind_of`)."""
+    """None: guessed from the pictures (see `selection.kind_of`)."""
     size: str | None = None
     """Picture size where the user asks for none; None: chosen from the pictures."""
     fit: Fit | None = None
     licence: str | None = None
     attribution: str | None = None
-
-    def kind_of(self, channels: int) -> Kind:
-        """The known kind; else colour pictures pass for photos, gray ones for scans, which are never mirrored."""
-        return self.kind or ("scan" if channels == 1 else "photo")
 
 
 @dataclass(frozen=True, eq=False)
@@ -292,8 +289,8 @@ def request(config: DataConfig, policy: Policy) -> dict[str, Any]:
 def read_list(path: str | Path) -> str:
     """The text of a --files list; raises `DataError` when it cannot be read."""
     try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return text_of(Path(path).read_bytes(), f"--files {path}")
+    except OSError as error:
         raise DataError(
             f"--files {path} cannot be read as a text file of one picture name per line: {error}"
         ) from error
@@ -319,7 +316,9 @@ def reopened(folder: Path, config: DataConfig) -> Pack:
     for name in (
         "fit",
         "background",
+        "levels",
         "labels",
+        "frames",
         "split",
         "classes",
         "limit",

@@ -22,8 +22,9 @@ import ganvas
 from ganvas import files
 from ganvas.config import DataConfig
 from ganvas.data.cleaning import mask_marks, without_duplicates
+from ganvas.data.containers import by_reason
 from ganvas.data.decode import Target
-from ganvas.data.holdout import held_out
+from ganvas.data.holdout import few, held_out
 from ganvas.data.pack import (
     FORMAT,
     UNMIRRORED,
@@ -37,9 +38,9 @@ from ganvas.data.pack import (
     stamps,
 )
 from ganvas.data.pool import decoded, num_cores
-from ganvas.data.selection import Choice, choose, choose_target, survey_source
+from ganvas.data.selection import Choice, choose, choose_target, kind_of, remarks, survey_source
 from ganvas.data.sources import Rejection, Source
-from ganvas.errors import DataError
+from ganvas.errors import DataError, some
 
 FEW = 500  # pictures that are packed in this process: starting others would take longer
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -167,6 +168,7 @@ def _write(
     survey = survey_source(source, choice, report)
     _check_enough(len(choice.indices), source, choice)
     target = choose_target(survey, config, policy)
+    choice.notes += remarks(survey, config, policy, target)
     if workers is None:
         workers = 0 if len(choice.indices) < FEW else min(num_cores(), 16)
     good = _write_images(source, choice, target, folder / "images.npy", report, workers)
@@ -183,6 +185,7 @@ def _write(
     report("setting pictures aside", 0, 0)
     images = files.load_array(folder / "images.npy")
     heldout = held_out(images, labels, config.holdout)
+    choice.notes += few(len(images), len(heldout), config.holdout)
     np.save(folder / "heldout.npy", heldout)
     if labels is not None:
         np.save(folder / "labels.npy", labels)
@@ -196,14 +199,15 @@ def _write(
         "depth": target.depth,
         "fit": target.fit,
         "background": target.background,
+        "levels": list(target.levels),
         "labelled": labels is not None,
         "heldout": len(heldout),
         "classes": classes,
-        "kind": (kind := policy.kind_of(target.channels)),
+        "kind": (kind := kind_of(survey, target, policy)),
         "mirror": kind not in UNMIRRORED,
         "licence": policy.licence,
         "attribution": policy.attribution,
-        "rejected": [{"name": rejection.name, "reason": rejection.reason} for rejection in rejected],
+        "rejected": [rejection.to_dict() for rejection in rejected],
         "names_hash": hashlib.sha256("\n".join(names).encode()).hexdigest(),
         "hash": content_hash(images, labels, classes, heldout),
         "notes": [*info["notes"], *choice.notes, *_named(rejected)],
@@ -216,12 +220,8 @@ def _write(
 
 
 def _named(rejected: list[Rejection]) -> list[str]:
-    """The sentence that names the files that could not be used, the first few of them."""
-    if not rejected:
-        return []
-    first = ", ".join(f"{rejection.name} ({rejection.reason})" for rejection in rejected[:3])
-    rest = "; `ganvas data check` says more" if len(rejected) > 3 else ""
-    return [f"{len(rejected)} of the files could not be used: {first}{rest}."]
+    """The sentence that says how many files could not be used, and why."""
+    return [f"{len(rejected):,} of the files could not be used: {by_reason(rejected)}."] if rejected else []
 
 
 def _check_enough(num_images: int, source: Source, choice: Choice) -> None:
@@ -275,10 +275,10 @@ def _settle_classes(choice: Choice, good: np.ndarray, classes: list[str]) -> tup
     chosen = np.bincount(choice.labels, minlength=len(classes))
     empty = [name for name, count, had in zip(classes, counts, chosen, strict=True) if had and not count]
     if empty:
-        choice.notes.append(f"Classes without a usable picture were dropped: {', '.join(empty)}.")
+        choice.notes.append(f"Classes without a usable picture were dropped: {some(empty)}.")
     single = [name for name, count in zip(classes, counts, strict=True) if count == 1]
     if single:
-        choice.notes.append(f"Classes with a single picture, which cannot be learned: {', '.join(single)}.")
+        choice.notes.append(f"Classes with a single picture, which cannot be learned: {some(single)}.")
     present = np.flatnonzero(counts)
     renumbered = np.cumsum(counts > 0) - 1
     return renumbered[labels].astype(np.int64), [classes[i] for i in present]

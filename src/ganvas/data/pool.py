@@ -53,8 +53,7 @@ def decoded(
 def _as_target(images: np.ndarray, target: Target) -> np.ndarray | None:
     """(N, H, W, C) view of images that are what the target asks for already, else None."""
     images = images[..., None] if images.ndim == 3 else images
-    fits = images.shape[1:] == (target.height, target.width, target.channels)
-    return images if fits and images.dtype.itemsize * 8 == target.depth else None
+    return images if target.is_met(images[0]) else None
 
 
 def chunks(payloads: Iterable[Payload], picture_bytes: int = 1) -> Iterator[list[Payload]]:

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from ganvas.config import DataConfig, parse_size
-from ganvas.data.decode import PictureInfo, Target, probe
+from ganvas.config import FULL, DataConfig, Kind, parse_levels, parse_size
+from ganvas.data.decode import PictureInfo, Target, glance, highest, probe
+from ganvas.data.labels import ALL_OF_THEM
+from ganvas.data.lists import Finder, Table
 from ganvas.data.pack import Policy, Progress, did_you_mean, read_list
 from ganvas.data.sources import Item, Payload, Rejection, Source
-from ganvas.errors import DataError, PictureError
+from ganvas.errors import DataError, PictureError, some
 
 SIZES = (256, 128, 64, 32)
+MOSTLY = 0.9  # part of the pictures that is gray where the set passes for films or scans
+COLOURED = 32  # pictures with colour, after which no more are looked for in a set that is not mostly gray
+SHEER, MOST = 200, 0.5  # files that are looked at for transparency, and the part that has it where it is kept
+FLAT = 2.5  # of decode.Glance.flatness: CelebA's median is 0.9, that of comic faces 6.3
+FEW_BITS = 2**14 - 1  # a highest value up to this in a set of 16 bit: its pictures are stored with fewer bits
 
 
 @dataclass
@@ -39,14 +48,14 @@ def choose(source: Source, config: DataConfig) -> Choice:
     keep = np.ones(len(labels), bool)
     rejected = []
     if source.classes:
-        rejected = [Rejection(source.items[i].name, "has no label") for i in np.flatnonzero(labels < 0)]
+        rejected = [Rejection(source.items[i].name, "has no label", ALL_OF_THEM) for i in np.flatnonzero(labels < 0)]
         keep &= labels >= 0
     if config.classes:
         keep &= np.isin(labels, class_indices(source.classes, config.classes))
     if config.files is not None:
         keep &= _listed(source.items, config.files)
     indices = np.flatnonzero(keep)
-    notes = []
+    notes = list(source.notes)
     if config.limit is not None and config.limit < len(indices):
         notes.append(f"{config.limit} of {len(indices)} pictures were drawn with seed {config.subset_seed}.")
         draw = np.random.default_rng(config.subset_seed).choice(len(indices), config.limit, replace=False)
@@ -58,21 +67,31 @@ def class_indices(classes: list[str], wanted: Iterable[str]) -> list[int]:
     """Indices of the wanted classes; raises `DataError` with the ones that exist."""
     for name in wanted:
         if name not in classes:
-            known = f"the classes are {', '.join(classes)}" if classes else "these pictures have no classes"
+            known = f"the classes are {some(classes)}" if classes else "these pictures have no classes"
             raise DataError(f"there is no class {name!r}{did_you_mean(name, classes)}: {known}")
     return [classes.index(name) for name in wanted]
 
 
 def _listed(items: list[Item], files: Path) -> np.ndarray:
-    names = {line.strip() for line in read_list(files).splitlines() if line.strip()}
-    listed = np.array([item.name in names for item in items], bool)
-    absent = sorted(names - {item.name for item in items})
+    """Which items a --files list names: a name a line, or the column of names of a csv."""
+    content = read_list(files)
+    finder = Finder(item.name for item in items)
+    lines = [line.strip() for line in content.splitlines() if line.strip()]
+    found = {line: finder.find(line) for line in lines}
+    if None in found.values():  # a header, quotation marks or other columns: read it as a csv, if it is one
+        with suppress(DataError):
+            table = Table.read(content, str(files), finder)
+            column = table.names(finder)
+            cells = {row[column]: finder.find(row[column]) for row in table.rows if row[column]}
+            found = cells if any(cells.values()) else found
+    absent = sorted(name for name, match in found.items() if match is None)
     if absent:
         raise DataError(
             f"--files {files} names {len(absent)} pictures that the source lacks, first {absent[0]!r}: "
             f"names are written as in the source, for example {items[0].name!r}"
         )
-    return listed
+    kept = {match[0] for match in found.values() if match is not None}
+    return np.array([item.name in kept for item in items], bool)
 
 
 # What they become: the target.
@@ -87,26 +106,133 @@ class Survey:
     channels: Counter[int] = field(default_factory=Counter)
     depths: Counter[int] = field(default_factory=Counter)
     alpha: int = 0
+    disguised: int = 0
+    """Gray pictures in files of colour; they count as gray in `channels`."""
+    highest: int = 0
+    """Highest value of the 16 bit pictures, as far as it matters."""
+
+    paged: int = 0
+    """Files of several pictures, of which the first is taken."""
+    pages: int = 0
+    """Pictures in these files."""
+
+    sheer: list[bool] = field(default_factory=list)
+    """Whether some of a picture is transparent, for the first pictures whose files could say so."""
+    flatness: list[float] = field(default_factory=list)
+    """Of the first pictures in colour (see decode.Glance)."""
+
+    @property
+    def mostly_transparent(self) -> bool:
+        """Most pictures show some of what is behind them: sprites, emoji, cut-out drawings."""
+        return self.alpha * sum(self.sheer) > MOST * self.channels.total() * len(self.sheer)
+
+    @property
+    def flat(self) -> bool:
+        """The pictures are flat areas of colour rather than photographs."""
+        return bool(self.flatness) and float(np.median(self.flatness)) > FLAT
+
+    @property
+    def mostly_gray(self) -> bool:
+        """Nearly all pictures are gray: films and scans, of which a few have a coloured mark."""
+        return self.channels[1] >= MOSTLY * self.channels.total()
+
+    @property
+    def settled(self) -> bool:
+        """Whether pixels need not be looked at any more."""
+        gray = set(self.channels) == {1} and not self.disguised
+        told = gray or (self.channels[3] >= COLOURED and not self.mostly_gray)
+        told &= not self.alpha or len(self.sheer) == SHEER
+        return told and (16 not in self.depths or self.highest > FEW_BITS)
+
+    def look(self, content: bytes | np.ndarray, info: PictureInfo) -> None:
+        """Count one picture, and look at its pixels where the header leaves open what the set is."""
+        colour_open = info.channels == 3 and (self.channels[3] < COLOURED or self.mostly_gray)
+        sheer_open = info.alpha and len(self.sheer) < SHEER
+        if colour_open or sheer_open:
+            seen = glance(content)
+            if sheer_open:
+                self.sheer.append(seen.transparent)
+            if info.channels == 3 and seen.gray:
+                info = dataclasses.replace(info, channels=1)
+                self.disguised += 1
+            elif info.channels == 3 and colour_open:
+                self.flatness.append(seen.flatness)
+        if info.depth == 16 and self.highest <= FEW_BITS:
+            self.highest = max(self.highest, highest(content))
+        self.add(info)
 
     def add(self, info: PictureInfo, count: int = 1) -> None:
         self.sizes[info.height, info.width] += count
         self.channels[info.channels] += count
         self.depths[info.depth] += count
         self.alpha += count * info.alpha
+        if info.pages > 1:
+            self.paged, self.pages = self.paged + 1, self.pages + info.pages
 
 
 def choose_target(survey: Survey, config: DataConfig, policy: Policy) -> Target:
-    """The size, channels and depth of the pack: asked for, or chosen from the pictures.
+    """The size, channels, depth and levels of the pack: asked for, or chosen from the pictures.
 
-    Gray stays gray where every picture is gray, and 16 bits stay where they are gray or all of them have 16.
+    Gray stays gray where every picture is gray, transparency stays where most pictures have it, and 16 bits stay where
+    they are gray or all of them have 16.
     """
     size = config.size or policy.size
     height, width = parse_size(size) if size else choose_size(survey.sizes)
     all_gray = set(survey.channels) == {1}
-    channels = {"auto": 1 if all_gray else 3, "gray": 1, "color": 3, "alpha": 4}[config.channels]
+    auto = 4 if survey.mostly_transparent else 1 if all_gray else 3
+    channels = {"auto": auto, "gray": 1, "color": 3, "alpha": 4}[config.channels]
     deep = 16 in survey.depths and (all_gray or 8 not in survey.depths)
     background = config.background or ("black" if channels == 1 else "white")
-    return Target(height, width, channels, 16 if deep else 8, config.fit or policy.fit or "crop", background)
+    levels = parse_levels(config.levels) if config.levels else levels_of(survey.highest)
+    return Target(height, width, channels, 16 if deep else 8, config.fit or policy.fit or "crop", background, levels)
+
+
+def kind_of(survey: Survey, target: Target, policy: Policy) -> Kind:
+    """The known kind; else gray pictures pass for scans, flat areas of colour for drawings, and the rest for photos."""
+    if policy.kind:
+        return policy.kind
+    if target.channels == 1 or survey.mostly_gray:
+        return "scan"  # never mirrored
+    return "drawing" if survey.flat else "photo"
+
+
+def levels_of(top: int) -> tuple[int, int]:
+    """Black and white of 16 bit pictures whose highest value is `top`: the bits in use, where they are few."""
+    return (0, max(1, 2 ** top.bit_length() - 1)) if 0 < top <= FEW_BITS else FULL
+
+
+def remarks(survey: Survey, config: DataConfig, policy: Policy, target: Target) -> list[str]:
+    """What the pixels say otherwise than the files, in sentences."""
+    notes = []
+    if target.channels == 4 and config.channels == "auto":
+        notes.append("Most pictures are transparent in part, which is kept: --channels color puts them on white.")
+    if not policy.kind and kind_of(survey, target, policy) == "drawing":
+        notes.append(
+            "Flat areas of colour: the pictures pass for drawings, whose colours stay as they are; --kind photo."
+        )
+    if survey.disguised and set(survey.channels) == {1}:
+        notes.append(f"{survey.disguised:,} pictures are gray though their files could hold colour: all count as gray.")
+    elif survey.channels[3] and survey.mostly_gray and not policy.kind and config.channels != "gray":
+        notes.append(
+            f"All but {survey.channels[3]:,} of {survey.channels.total():,} pictures are gray, so none is mirrored: "
+            "--kind photo mirrors them, --channels gray packs them without colour."
+        )
+    if not config.levels and (levels := levels_of(survey.highest)) != FULL:
+        notes.append(few_bits(survey.highest, levels[1]))
+    if survey.paged:
+        notes.append(first_pages(survey.paged, survey.pages))
+    return notes
+
+
+def first_pages(files: int, pages: int) -> str:
+    return f"{files:,} files hold {pages:,} pictures, of which the first is taken: --frames all takes every one."
+
+
+def few_bits(top: int, white: int) -> str:
+    return (
+        f"No 16 bit picture has a value above {top:,}, {top / FULL[1]:.1%} of the range: all are scaled alike, with "
+        f"{white:,} as white; --levels 0-65535 leaves them dark."
+    )
 
 
 def choose_size(sizes: Counter[tuple[int, int]]) -> tuple[int, int]:
@@ -136,18 +262,19 @@ def survey_source(source: Source, choice: Choice, report: Progress) -> Survey:
     """Read the headers of the chosen pictures; the unreadable ones move to `choice.rejected`."""
     survey = Survey()
     whole = source.arrays()
-    if whole is not None:
-        survey.add(probe(whole[0][0]), len(choice.indices))
-        return survey
     good = np.ones(len(choice.indices), bool)
     for i, (item, payload) in enumerate(stream(source, choice.indices)):
         try:
-            survey.add(probe(readable(payload)))
+            content = readable(payload)
+            survey.look(content, probe(content))
         except PictureError as error:
             good[i] = False
             choice.rejected.append(Rejection(item.name, str(error)))
         if i % 500 == 0:
             report("looking at the pictures", i, len(good))
+        if whole is not None and survey.settled:  # pictures of an array differ in nothing else
+            survey.add(probe(whole[0][0]), len(good) - i - 1)
+            break
     choice.indices, choice.labels = choice.indices[good], choice.labels[good]
     return survey
 

@@ -6,20 +6,33 @@ MNIST and CIFAR, come from formats.py and cifar.py.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
 from ganvas.data import cifar, dicom, formats
 from ganvas.data.containers import Container, Folder, Item, Rejection, Single, Tar, Zip, is_picture
-from ganvas.data.labels import CELEBA_ATTRIBUTES, CELEBA_PARTITION, by_celeba, by_csv, by_folder, csv_of, is_celeba
+from ganvas.data.decode import has_picture_mark, is_lfs_pointer, pages, probe
+from ganvas.data.labels import (
+    CELEBA_ATTRIBUTES,
+    CELEBA_PARTITION,
+    LIST_ENDINGS,
+    by_celeba,
+    by_csv,
+    by_folder,
+    by_own_list,
+    csv_of,
+    is_celeba,
+)
 from ganvas.errors import DataError, MissingExtraError, PictureError
 
 __all__ = ["Item", "Payload", "Rejection", "Source", "fingerprint_of", "open_source"]
@@ -28,11 +41,14 @@ ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", "
 OTHER_PICTURES = (".heic", ".heif", ".avif", ".jp2", ".j2k", ".svg", ".psd", ".exr", ".ppm", ".pgm")
 """Pictures of a form that is not read: they are named, not passed over in silence."""
 
-LIST_FILES = re.compile(cifar.FILES.pattern + r"|list_.*\.txt|.*\.csv")
+LIST_FILES = re.compile(cifar.FILES.pattern + r"|list_.*\.txt|.*\.(csv|tsv|jsonl)|dataset\.json")
 """Files of an archive that say what the set is, as against its pictures."""
 
-BARE_NAME = re.compile(r"(?!DICOMDIR$)([^.]*|.*\.\d+|.*\.ima)", re.IGNORECASE)
-"""File names without a telling ending, as scanners give to DICOM files; DICOMDIR is the list beside them."""
+BARE_NAME = re.compile(
+    r"(?!DICOMDIR$)([^.]*|.*\.\d+|.*\.ima|.*\.(png|jpe?g|webp|gif|bmp|tiff?)[^a-z0-9/.].*)", re.IGNORECASE
+)
+"""File names without a telling ending, as scanners give to DICOM files and browsers to pictures ("a.jpg_large",
+"a.jpg?w=640"); DICOMDIR is the list beside the former."""
 
 EXPECTED = (
     "expected a folder of pictures or DICOM files, a .zip or .tar(.gz) of them, a .csv of file,label, a .npz or .npy, "
@@ -64,6 +80,11 @@ class Source(Protocol):
         """What was found unusable while listing."""
         ...
 
+    @property
+    def notes(self) -> list[str]:
+        """What was understood that a user may have meant otherwise, in sentences."""
+        ...
+
     def stream(self, keep: set[str] | None = None) -> Iterator[tuple[Item, Payload]]:
         """Every item, or those named in `keep`, once and in order: the encoded file as bytes, pixels as an
         (H, W) or (H, W, C) array, or the `PictureError` that says why it could not be read."""
@@ -90,6 +111,7 @@ class PictureSource:
     print_of: Callable[[], str]
     frames: dict[str, list[str]]
     """File name -> the item names of its frames, for the files that have several."""
+    notes: list[str]
 
     def stream(self, keep: set[str] | None = None) -> Iterator[tuple[Item, Payload]]:
         wanted = {item.name: item for item in self.items if keep is None or item.name in keep}
@@ -98,12 +120,15 @@ class PictureSource:
             if chosen := {k: wanted.pop(name) for k, name in enumerate(names) if name in wanted}:
                 split[file] = chosen
         for name, content in self.container.read(wanted.keys() | split.keys()):
-            if name in wanted:
+            if name in wanted and is_array(name) and isinstance(content, bytes):
+                yield wanted[name], formats.picture_of(content)
+            elif name in wanted:
                 yield wanted[name], content
             elif isinstance(content, PictureError):
                 yield from ((item, content) for item in split[name].values())
             else:
-                yield from zip(split[name].values(), dicom.frames(content, list(split[name])), strict=True)
+                read = dicom.frames if dicom.is_dicom(content) else pages
+                yield from zip(split[name].values(), read(content, list(split[name])), strict=True)
 
     def arrays(self) -> None:
         return None
@@ -128,6 +153,10 @@ class ArraySource:
     def rejected(self) -> list[Rejection]:
         return []
 
+    @property
+    def notes(self) -> list[str]:
+        return []
+
     @cached_property
     def items(self) -> list[Item]:
         if self.held.labels is None:
@@ -147,19 +176,27 @@ class ArraySource:
         return self.print_of()
 
 
-def open_source(path: Path, *, labels: str | None = None, split: str = "train") -> Source:
+def open_source(
+    path: Path, *, labels: str | None = None, split: str = "train", frames: Literal["first", "all"] = "first"
+) -> Source:
     """List the pictures at `path` and their labels.
 
     `labels` is None (class sub-folders or the set's own), "none", a csv of file,label (a path, or a name
     beside or inside the source; "some.csv:column" picks a column by its header), or attributes of CelebA.
     Where `path` is itself a csv, `labels` may be one of its columns.
-    `split` is "train", "test" or "all", for sets that come in parts. Raises `DataError`.
+    `split` is "train", "test" or "all", for sets that come in parts. `frames`: of files with several pictures that are
+    not DICOM, the first or all. Raises `DataError`.
     """
     path = Path(path)
     try:
         if not path.exists():
             raise DataError(f"{path} does not exist; {EXPECTED}")
-        return _open(path, labels, split, lambda: fingerprint_of(path, labels))
+        if path.is_file():
+            with path.open("rb") as file:
+                if is_lfs_pointer(file.read(64)):
+                    raise DataError(f"{path} is a git-lfs pointer in place of the file: run git lfs pull")
+        source = _open(path, labels, split, lambda: fingerprint_of(path, labels))
+        return _all_pages(source) if frames == "all" and isinstance(source, PictureSource) else source
     except PermissionError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
 
@@ -169,7 +206,7 @@ def _open(path: Path, labels: str | None, split: str, print_of: Callable[[], str
     if held:
         form, arrays = held
         return _array_source(form, arrays, labels, path, print_of)
-    listing = str(path) if path.suffix.lower() == ".csv" else None
+    listing = str(path) if _is_list(path) else None
     container = _open_container(path.parent if listing else path)
     inner = _only_inside(container)
     if listing and labels and labels.lower() != "none" and not csv_of(labels)[0]:
@@ -182,6 +219,26 @@ def _open(path: Path, labels: str | None, split: str, print_of: Callable[[], str
         arrays = cifar.read_cifar({cifar_files[n]: content for n, content in contents.items()}, split, path)
         return _array_source("cifar", arrays, labels, path, print_of)
     return _picture_source(container, listing, labels, split, print_of)
+
+
+def _all_pages(source: PictureSource) -> PictureSource:
+    """The source with one item for each page or frame of its files; the files are read for that."""
+    several = {item.name for item in source.items if item.name.lower().endswith(PAGED)}
+    counts = {}
+    for name, content in source.container.read(several):
+        with suppress(PictureError):
+            counts[name] = probe(content).pages if isinstance(content, bytes) else 1
+    items, frames = _split(source.items, counts)
+    return dataclasses.replace(source, items=items, frames=source.frames | frames)
+
+
+PAGED = (".tif", ".tiff", ".gif", ".png", ".webp")
+"""Endings of files that may hold several pictures, DICOM aside."""
+
+
+def _is_list(path: Path) -> bool:
+    """Whether the path is a list of pictures, given in place of their folder."""
+    return path.suffix.lower() in LIST_ENDINGS and path.is_file()
 
 
 # Sets that are arrays.
@@ -242,7 +299,10 @@ def _only_inside(container: Container) -> Path | None:
     """What a folder without pictures is wrapped around: another folder of a set, or one archive."""
     if not isinstance(container, Folder) or any(is_picture(name) for name in container.names):
         return None
-    if _by_mark(container, [name for name in container.names if "/" not in name]):
+    top = [name for name in container.names if "/" not in name]
+    if any(map(is_array, top)) or _by_mark(
+        container, top, lambda start: has_picture_mark(start) or dicom.is_dicom(start)
+    ):
         return None
     folders = {name.partition("/")[0] for name in container.names if "/" in name}
     if len(folders) == 1:
@@ -266,7 +326,10 @@ def _picture_source(
     container: Container, listing: str | None, labels: str | None, split: str, print_of: Callable[[], str]
 ) -> PictureSource:
     """Label the picture files of a container; `listing` is the csv that was given in place of a folder."""
-    pictures = [name for name in container.names if is_picture(name)] or _by_mark(container, container.names)
+    named = [name for name in container.names if is_picture(name)]
+    pictures = sorted(named + _by_mark(container, container.names, has_picture_mark))
+    marked = [] if pictures else _by_mark(container, container.names, dicom.is_dicom)
+    pictures = pictures or marked or [name for name in container.names if is_array(name)]
     rejected = container.rejected + [
         Rejection(name, f"{Path(name).suffix} pictures are not read: convert it to PNG or JPEG")
         for name in container.names
@@ -278,39 +341,43 @@ def _picture_source(
     plain = labels is not None and labels.lower() == "none"
     csv_file = labels if csv_of(labels)[0] else listing
     if csv_file:
-        found = by_csv(container, pictures, csv_file, only_listed=listing is not None)
+        found = by_csv(container, pictures, csv_file, only_listed=listing is not None, plain=plain)
         rejected = [] if listing else rejected  # what else lies about in its folder is no business of a csv's
     elif is_celeba(container):
         form = "celeba"
         found = by_celeba(container, pictures, None if plain else labels, split)
     elif labels is None or plain:
-        found = by_folder(container, pictures, split)
+        found = None if plain else by_own_list(container, pictures, split)
+        found = found or by_folder(container, pictures, split, plain)
     else:
         raise DataError(
             f"labels {labels!r}: {container.path} is not CelebA, which has attributes; "
             "expected none or a csv of file,label"
         )
-    found = found.unlabelled() if plain else found
     rejected = rejected + found.rejected
-    # Told by the ending, which only those found by their mark lack.
-    others = [item for item in found.items if is_picture(item.name) and not dicom.is_named(item.name)]
-    dicoms = {item.name for item in found.items}.difference(item.name for item in others)
+    dicoms = {item.name for item in found.items if dicom.is_named(item.name)}.union(marked)
+    dicoms &= {item.name for item in found.items}
+    others = [item for item in found.items if item.name not in dicoms]
     if dicoms and not dicom.available():
         if not others:
             raise MissingExtraError("pydicom", "medical", f"{container.path} holds DICOM files: reading them")
         rejected += [Rejection(item.name, dicom.NO_PYDICOM) for item in found.items if item.name in dicoms]
-        return PictureSource(form, container, others, found.classes, rejected, print_of, {})
+        return PictureSource(form, container, others, found.classes, rejected, print_of, {}, found.notes)
     facts = {name: dicom.facts(start) for name, start in container.starts(dicoms, dicom.START)} if dicoms else {}
     if facts and not others:
         form = "radiographs" if next(iter(facts.values())).radiograph else "dicom"
     items, frames = _split(found.items, {name: about.num_frames for name, about in facts.items()})
-    return PictureSource(form, container, items, found.classes, rejected, print_of, frames)
+    return PictureSource(form, container, items, found.classes, rejected, print_of, frames, found.notes)
 
 
-def _by_mark(container: Container, names: list[str]) -> list[str]:
-    """The DICOM files among those without a telling ending, for places that hold no other pictures."""
-    bare = [name for name in names if BARE_NAME.fullmatch(name.rpartition("/")[2])]
-    return [name for name, start in container.starts(bare, dicom.MARK.stop) if dicom.is_dicom(start)] if bare else []
+def _by_mark(container: Container, names: list[str], has_mark: Callable[[bytes], bool]) -> list[str]:
+    """The files among those without a telling ending that begin as they should."""
+    bare = [name for name in names if not is_picture(name) and BARE_NAME.fullmatch(name.rpartition("/")[2])]
+    return [name for name, start in container.starts(bare, dicom.MARK.stop) if has_mark(start)] if bare else []
+
+
+def is_array(name: str) -> bool:
+    return name.lower().endswith(".npy")
 
 
 def _split(items: list[Item], num_frames: dict[str, int]) -> tuple[list[Item], dict[str, list[str]]]:
@@ -350,7 +417,7 @@ def fingerprint_of(path: Path, labels: str | None = None) -> str:
         files = dict(Folder(path).locations())
     else:
         files = {path.name: str(path)}
-        if path.suffix.lower() == ".csv":
+        if _is_list(path):
             files |= Folder(path.parent).locations()
         neighbours = [f for f in path.parent.iterdir() if _is_sidecar(f.name, path.name)]
         files |= {file.name: str(file) for file in neighbours}

@@ -12,6 +12,7 @@ import io
 import itertools
 import re
 import shutil
+import unicodedata
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -72,7 +73,9 @@ def plan(
     indices = generator.label_indices(label, seeds)
     names = [None] * len(seeds) if indices is None else [generator.classes[i] for i in indices.tolist()]
     mark = "" if truncation == 1 else f"_t{truncation:g}"
-    words = {name: f"_{file_name(name)}" if name is not None else "" for name in set(names)}
+    words = {None: ""} | {
+        name: f"_{word}" for name, word in zip(generator.classes, file_names(generator.classes), strict=True)
+    }
     return [
         Planned(f"seed{seed:06d}{words[name]}{mark}.{form}", seed, name)
         for seed, name in zip(seeds, names, strict=True)
@@ -95,18 +98,37 @@ def plan_per_class(
 
 def class_folders(classes: Sequence[str]) -> list[str]:
     """A folder name for each class: the class itself where every system allows it, and no two alike."""
-    names: list[str] = []
-    for name in classes:
-        safe = "".join("-" if c in '<>:"/\\|?*' or not c.isprintable() else c for c in name)[:80].strip(" .") or "class"
-        while safe.lower() in (one.lower() for one in names):
-            safe += "-"
-        names.append(safe)
-    return names
+    safe = ("".join("-" if c in '<>:"/\\|?*' or not c.isprintable() else c for c in name) for name in classes)
+    trimmed = (name[:80].strip(" .") or "class" for name in safe)
+    return distinct([f"{name}-" if name.partition(".")[0].upper() in DEVICES else name for name in trimmed])
+
+
+DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{i}" for port in ("COM", "LPT") for i in range(1, 10))}
+"""Names that are no files on Windows, with any ending."""
 
 
 def file_name(label: str) -> str:
     """A label as part of a file name on every system."""
     return "".join(c if c.isalnum() or c in "-+." else "-" for c in label)[:40]
+
+
+def file_names(labels: Sequence[str]) -> list[str]:
+    """As `file_name`, and no two alike."""
+    return distinct([file_name(label) for label in labels])
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """The names, numbered where a system that ignores case or accents' spelling would take two for one."""
+    taken: set[str] = set()
+    found = []
+    for name in names:
+        one, number = name, 1
+        while (key := unicodedata.normalize("NFC", one).casefold()) in taken:
+            number += 1
+            one = f"{name}-{number}"
+        taken.add(key)
+        found.append(one)
+    return found
 
 
 def write(
@@ -157,8 +179,11 @@ def write_into(
         for name in {file.rpartition("/")[0] for file in (one.file for one in planned)} - {""}:
             (folder / name).mkdir(exist_ok=True)
     rows, damaged = open_manifest(folder, generator.hash[:12])
-    asked = {one.file for one in planned}
-    known = {file for file, row in rows.items() if file in asked and matches(row, folder, truncation, gate is not None)}
+    asked = {one.file: one for one in planned}
+    gated = gate is not None
+    known = {
+        file for file, row in rows.items() if file in asked and matches(row, asked[file], folder, truncation, gated)
+    }
     todo = [one for one in planned if one.file not in known]
     rows = {file: row for file, row in rows.items() if file not in asked or file in known}
     path = folder / "manifest.csv"
@@ -255,9 +280,9 @@ def is_row(line: list[str], folder: Path) -> bool:
     return numbers and known and "\ufffd" not in "".join(line) and files.inside(folder, file) is not None
 
 
-def matches(row: Sequence[str], folder: Path, truncation: float, gated: bool) -> bool:
-    """Whether a row's picture needs not be made again; one that a power cut left empty needs."""
-    if float(row[3]) != float(f"{truncation:g}"):
+def matches(row: Sequence[str], one: Planned, folder: Path, truncation: float, gated: bool) -> bool:
+    """Whether a row's picture is the planned one and whole; one that a power cut left empty is not."""
+    if row[1:3] != [str(one.seed), one.label or ""] or float(row[3]) != float(f"{truncation:g}"):
         return False
     path = folder / row[0]
     return gated if row[-1] else path.is_file() and path.stat().st_size > 0

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ganvas.data import holdout
 from ganvas.data.near import nearest
 from ganvas.data.pack import Pack
 from ganvas.errors import DataError
@@ -41,7 +42,7 @@ FEW = 400  # held-out pictures below which the tail is a fitted one
 FITTED = 3.2  # deviations from the median, by the lower quartile: tails are heavier than the normal one's 2.6
 LEAK, LEAKED = 5.0, 0.2  # deviations below the others, and score, below which a held-out picture was trained on
 HELDOUT = 2000  # held-out pictures that calibrate, at most
-LEAST = 20  # of them
+LEAST = holdout.TO_TELL_COPIES  # of them
 BLOCK, PAIRS = 128, 256  # pictures and pairs at a time
 PIXELS = 2**22  # of pictures at a time
 ROWS = 8192  # of training pictures at a time

@@ -9,9 +9,10 @@ from __future__ import annotations
 import dataclasses
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -38,7 +39,7 @@ from ganvas.run import Run, timestamp
 
 FORMAT = 1  # of evaluation.json
 NUM = 2_000  # pictures of each kind; fewer where they are large
-LEAST = 50  # pictures of each kind
+NUM_LEAST, LEAST = 50, 24  # generated pictures by default; pictures of each kind that the measures need
 DEFAULT_FEATURES = "efficientnet-lite0"
 BYTES = 2**29  # of generated pictures at a time
 ENOUGH = 500  # held-out pictures; with fewer the training pictures are the reference, and held-out ones a second one
@@ -47,6 +48,9 @@ SHOWN, CLASSES_SHOWN = 36, 12  # pictures, or rows of eight, in the grids
 CLOSEST = 12  # pairs in the gallery
 MARKED, MARKS_SHOWN = 300, 6  # pictures of each kind that are searched for marks, and marks in the report
 CLASSIFIED = 1_000  # pictures of each kind that the real-or-fake classifier sees
+
+
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.num is not None and self.num < LEAST:
-            raise ConfigError(f"--num {self.num}: a judgement needs at least {LEAST} pictures")
+            raise ConfigError(f"--n {self.num}: a judgement needs at least {LEAST} pictures")
         if self.seed < 0:
             raise ConfigError(f"--seed {self.seed}: expected 0 or more")
 
@@ -88,7 +92,7 @@ def evaluate(
     """Judges a run (or, with `data`, any model) and writes evaluation.json and evaluation/ into its folder.
 
     data: the training pictures, where the run's own pack is gone or there is no run.
-    Raises `RunError` for a run without a model or without held-out pictures, `DataError` for pictures that do not fit
+    Raises `RunError` for a run without a model, `DataError` for pictures that do not fit
     or are too few, and what `Features.load` raises.
     """
     options = options or Options()
@@ -157,11 +161,6 @@ def fitting(pack: Pack, generator: Generator, folder: Path) -> Pack:
         )
     if generator.classes and pack.classes != generator.classes:
         raise DataError(f"the pictures have other classes than {folder}: give those that it was trained on with --data")
-    if not len(pack.heldout):
-        raise RunError(
-            f"{folder} was trained without held-out pictures, so nothing can tell copies from likeness: "
-            "train again with --holdout 0.1 (and at least 40 pictures)"
-        )
     if pack.num_training < LEAST:
         raise DataError(f"{pack.num_training} training pictures are too few to judge by: at least {LEAST} are needed")
     return pack
@@ -185,7 +184,8 @@ class Judgement:
     def __init__(self, generator: Generator, pack: Pack, options: Options, report: Progress) -> None:
         self.generator, self.pack, self.options, self.report = generator, pack, options, report
         bytes_each = pack.height * pack.width * pack.channels * pack.depth // 8
-        num = options.num or max(LEAST, min(NUM, BYTES // bytes_each))
+        self.left_out: list[str] = []
+        num = options.num or max(NUM_LEAST, min(NUM, BYTES // bytes_each))
         self.split = "held-out" if len(pack.heldout) >= ENOUGH else "training"
         self.heldout = drawn(pack.heldout, num, 0)
         self.training = drawn(pack.training, num, 1)
@@ -224,20 +224,23 @@ class Judgement:
         name = self.options.features or ("random" if trained_with else DEFAULT_FEATURES)
         features = Features.load(name, self.options.device, weights=self.options.weights, pack=self.pack)
         real, _ = features_of(features, self.pack, self.reference, self.report)
-        floor, _ = features_of(features, self.pack, self.floor(), self.report)
+        others = self.floor()
+        floor = None if others is None else features_of(features, self.pack, others, self.report)[0]
         fake, fake_logits = features.both(self.samples)
         sampling = f"seed {self.options.seed}, truncation {self.options.truncation:g}, EMA weights"
         measures = Measures(features, sampling, self.split, len(real), len(fake), trained_with)
         rows = measures.rows(real, floor, fake, fake_logits, self.options.force)
+        rows.insert(1, self.second_kid("random" if name != "random" else DEFAULT_FEATURES, sampling, trained_with))
         train = real
-        if self.split == "training":
+        if self.split == "training" and len(self.heldout) < LEAST:
+            self.left_out.append(f"The KID to held-out pictures: {self.too_few_held_out(LEAST)}.")
+        elif self.split == "training":
             held, _ = features_of(features, self.pack, self.heldout, self.report)
             rows.insert(1, measures.other("kid_heldout", "held-out", held, real, fake))
         else:
             train, _ = features_of(features, self.pack, self.training, self.report)
             rows.insert(1, measures.other("kid_training", "training", train, real, fake))
-        rows.insert(2, self.second_kid("random" if name != "random" else DEFAULT_FEATURES, sampling, trained_with))
-        classes, recognised = self.classes() or (None, None)
+        classes, recognised = self.part("The classes", self.classes) or (None, None)
         if recognised is not None:
             rows.append(recognised)
         return {
@@ -250,29 +253,43 @@ class Judgement:
             "protocol": self.protocol(features) | {"trained_with": trained_with},
             "measures": rows,
             "classes": classes,
-            "copies": self.copies(out, features.name, train, fake),
+            "copies": self.part("Copies", lambda: self.copies(out, features.name, train, fake)),
             "artefacts": dataclasses.asdict(artefacts.examine(self.pack.images[self.reference], self.samples)),
             "marks": self.marks(out),
-            "real_or_fake": self.real_or_fake(out),
+            "real_or_fake": self.part("Real or fake", lambda: self.real_or_fake(out)),
             "usefulness": self.usefulness() if self.options.usefulness else None,
             "pictures": self.pictures(out),
+            "left_out": self.left_out,
         }
+
+    def part(self, name: str, judged: Callable[[], Part | None]) -> Part | None:
+        """One part of the judgement; where the data do not suffice for it, that is said and the rest goes on."""
+        try:
+            return judged()
+        except DataError as error:
+            self.left_out.append(f"{name}: {error}.")
+            return None
+
+    def too_few_held_out(self, least: int) -> str:
+        num = len(self.pack.heldout)
+        return f"{num or 'no'} pictures were held out and {least} are needed (more pictures, or a larger --holdout)"
 
     def second_kid(self, name: str, sampling: str, trained_with: str | None) -> Row:
         """KID in the features of another kind of network: one network alone may mislead."""
         features = Features.load(name, self.options.device, pack=self.pack)
-        real, floor = (
-            features_of(features, self.pack, part, self.report)[0] for part in (self.reference, self.floor())
-        )
+        others = self.floor()
+        real, _ = features_of(features, self.pack, self.reference, self.report)
+        floor = None if others is None else features_of(features, self.pack, others, self.report)[0]
         fake = features(self.samples)
         return Measures(features, sampling, self.split, len(real), len(fake), trained_with).second(real, floor, fake)
 
-    def floor(self) -> np.ndarray:
-        """Other real pictures than the reference: what a perfect generator would be measured at."""
+    def floor(self) -> np.ndarray | None:
+        """Other real pictures than the reference: what a perfect generator would be measured at; None if too few."""
         if self.split == "held-out":
             return self.training
         rest = np.setdiff1d(self.pack.training, self.reference)
-        return drawn(rest if len(rest) >= LEAST else self.pack.heldout, len(self.reference), 2)
+        others = rest if len(rest) >= NUM_LEAST else self.pack.heldout
+        return drawn(others, len(self.reference), 2) if len(others) >= LEAST else None
 
     # ---- classes ----
 
@@ -288,7 +305,8 @@ class Judgement:
         found = logits.argmax(axis=1)
         labels = pack.labels[self.reference]
         table = class_table(pack.classes, labels, found, self.labels, real, fake)
-        modes = mode_coverage(found, np.bincount(labels, minlength=pack.num_classes) / len(labels))
+        every = pack.labels[pack.training]  # the reference may lack rare classes
+        modes = mode_coverage(found, np.bincount(every, minlength=pack.num_classes) / len(every))
         accuracy = judge.accuracy
         name = f"a classifier of real pictures (right for {accuracy.value:.1%} of {judge.num_tested:,} held-out ones)"
         rows = [
@@ -323,14 +341,14 @@ class Judgement:
 
     # ---- copies ----
 
-    def copies(self, out: Path, features: str, train: np.ndarray, fake: np.ndarray) -> Row | None:
-        """The copy rate and the closest pairs; None where too few pictures were held out to tell.
+    def copies(self, out: Path, features: str, train: np.ndarray, fake: np.ndarray) -> Row:
+        """The copy rate and the closest pairs; raises `DataError` where too few pictures were held out to tell.
 
         Beside each the nearest of the training pictures whose features are known: train (N, D), fake (M, D).
         """
         pack = self.pack
         if len(pack.heldout) < copies.LEAST:
-            return None
+            raise DataError(self.too_few_held_out(copies.LEAST))
         finder = copies.CopyFinder(pack, self.report)
         judged = finder.judge(self.samples)
         shown = np.argsort(judged.found.score)[:CLOSEST]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ INCEPTION = ("inception-original", "inception-clean")
 """Networks in which a Frechet distance is an FID: with other weights than the published ones their name differs."""
 
 Row = dict[str, Any]
+Found = TypeVar("Found")
 
 
 def as_row(
@@ -31,6 +33,11 @@ def as_row(
         "protocol": protocol,
         "flags": list(flags),
     }
+
+
+def of(measure: Callable[[np.ndarray, np.ndarray], Found], real: np.ndarray, floor: np.ndarray | None) -> Found | None:
+    """What other real pictures get; None where there are too few of them."""
+    return None if floor is None else measure(real, floor)
 
 
 class Measures:
@@ -60,15 +67,18 @@ class Measures:
             flags = (*flags, "too favourable: this network took part in the training")
         return as_row(key, f"{name} ({self.features.name})", found, better, real, meaning, protocol, *flags)
 
-    def rows(self, real: np.ndarray, floor: np.ndarray, fake: np.ndarray, logits: np.ndarray, force: bool) -> list[Row]:
+    def rows(
+        self, real: np.ndarray, floor: np.ndarray | None, fake: np.ndarray, logits: np.ndarray, force: bool
+    ) -> list[Row]:
         """real, floor, fake: features (N, D) of the reference, of other real pictures and of the generated ones.
 
+        floor: None where there are too few others; what real pictures would get is then left open.
         force: an FID of too few pictures all the same.
         """
         inception = self.features.name in INCEPTION
         rows = [
             self.row(
-                "kid", "KID", distances.kid_interval(real, fake), "lower", distances.kid(real, floor),
+                "kid", "KID", distances.kid_interval(real, fake), "lower", of(distances.kid, real, floor),
                 "Distance of the two sets, without the bias of small numbers: 0 for a perfect generator.",
             ),
         ]  # fmt: skip
@@ -78,11 +88,11 @@ class Measures:
             rows.append(
                 self.row(
                     "frechet", "Frechet distance", distances.frechet_interval(real, fake), "lower",
-                    distances.frechet(real, floor),
+                    of(distances.frechet, real, floor),
                     "Distance of the sets' means and spreads in this network: no FID; it grows as pictures get few.",
                 )
             )  # fmt: skip
-        found, ideal = distances.manifold(real, fake), distances.manifold(real, floor)
+        found, ideal = distances.manifold(real, fake), of(distances.manifold, real, floor)
         for key, name, meaning in (
             ("precision", "Precision", "Share of the generated pictures that look like some real one: quality."),
             ("recall", "Recall", "Share of the real pictures that the generator could have made: variety."),
@@ -94,11 +104,13 @@ class Measures:
             ("coverage", "Coverage", "Share of the real pictures that have a generated one nearby: variety, robust."),
         ):
             more = "k = 3" if key in ("precision", "recall") else "k = 5"
-            rows.append(self.row(key, name, getattr(found, key), "higher", getattr(ideal, key).value, meaning, more))
-        num = min(len(real), len(fake), len(floor))
+            best = None if ideal is None else getattr(ideal, key).value
+            rows.append(self.row(key, name, getattr(found, key), "higher", best, meaning, more))
+        num = min(len(real), len(fake), len(real if floor is None else floor))
+        mind = of(distances.mind, real, floor)
         rows += [
             self.row(
-                "mind", "MIND", distances.mind(real, fake), "lower", distances.mind(real, floor).value,
+                "mind", "MIND", distances.mind(real, fake), "lower", mind and mind.value,
                 "Sliced Wasserstein distance of the two sets: like the Frechet distance, but of their whole shape.",
                 "1,000 projections, seed 0",
             ),
@@ -118,13 +130,13 @@ class Measures:
             )  # fmt: skip
         return rows
 
-    def fid(self, real: np.ndarray, floor: np.ndarray, fake: np.ndarray, force: bool) -> list[Row]:
+    def fid(self, real: np.ndarray, floor: np.ndarray | None, fake: np.ndarray, force: bool) -> list[Row]:
         """Refused for too few pictures unless forced, and then marked."""
         biased = distances.check_fid(len(real), len(fake), force)
         flags = (f"biased: fewer than {distances.MINIMUM_FOR_FID:,} pictures",) if biased else ()
         rows = [
             self.row(
-                "fid", "FID", distances.frechet_interval(real, fake), "lower", distances.frechet(real, floor),
+                "fid", "FID", distances.frechet_interval(real, fake), "lower", of(distances.frechet, real, floor),
                 "Distance of the sets' means and spreads; comparable only at equal numbers and resize.", flags=flags,
             )
         ]  # fmt: skip
@@ -138,10 +150,10 @@ class Measures:
             )  # fmt: skip
         return rows
 
-    def second(self, real: np.ndarray, floor: np.ndarray, fake: np.ndarray) -> Row:
+    def second(self, real: np.ndarray, floor: np.ndarray | None, fake: np.ndarray) -> Row:
         """KID in another kind of network."""
         return self.row(
-            "kid_second", "KID", distances.kid_interval(real, fake), "lower", distances.kid(real, floor),
+            "kid_second", "KID", distances.kid_interval(real, fake), "lower", of(distances.kid, real, floor),
             "The same in another kind of network. Two models that the two rank differently are not clearly ranked.",
         )  # fmt: skip
 
