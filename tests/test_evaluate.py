@@ -113,9 +113,7 @@ def noise(num: int, equal: bool = False) -> np.ndarray:
     return images[:1].repeat(num, axis=0) if equal else images
 
 
-@pytest.mark.parametrize(
-    ("num", "equal", "held"), [(30, False, 0), (40, False, 4), (60, True, 0), (239, False, 23)]
-)
+@pytest.mark.parametrize(("num", "equal", "held"), [(30, False, 0), (40, False, 4), (60, True, 0), (239, False, 23)])
 def test_few_pictures_are_judged_and_what_they_do_not_allow_is_said(
     num: int, equal: bool, held: int, tmp_path: Path, ganvas_command: Command
 ) -> None:
