@@ -151,6 +151,14 @@ def test_files_of_several_pictures_are_named_and_can_be_taken_whole(form, tmp_pa
         np.testing.assert_allclose(pack.images[i] / scale, wanted, atol=0 if form != "gif" else 1)
 
 
+def test_a_list_of_files_names_files_or_pages(tmp_path):
+    for i in range(2):
+        several("tif", tmp_path / str(i), 10 * i)
+    (tmp_path / "list.txt").write_text("0.tif\n1.tif#0002\n")
+    pack = open_pack(tmp_path, DataConfig(frames="all", files=tmp_path / "list.txt"))
+    assert pack.names == [*(f"0.tif#{k:04}" for k in range(1, 6)), "1.tif#0002"]
+
+
 def test_previews_in_a_tiff_are_no_pages(tmp_path):
     images = [Image.fromarray(blobs(i, size=size)) for i, size in enumerate((24, 24, 12))]
     for i in range(2):

@@ -16,7 +16,7 @@ from ganvas.data.decode import PictureInfo, Target, glance, highest, probe
 from ganvas.data.labels import ALL_OF_THEM
 from ganvas.data.lists import Finder, Table
 from ganvas.data.pack import Policy, Progress, did_you_mean, read_list
-from ganvas.data.sources import Item, Payload, Rejection, Source
+from ganvas.data.sources import Item, Payload, Rejection, Source, file_of
 from ganvas.errors import DataError, PictureError, some
 
 SIZES = (256, 128, 64, 32)
@@ -75,7 +75,7 @@ def class_indices(classes: list[str], wanted: Iterable[str]) -> list[int]:
 def _listed(items: list[Item], files: Path) -> np.ndarray:
     """Which items a --files list names: a name a line, or the column of names of a csv."""
     content = read_list(files)
-    finder = Finder(item.name for item in items)
+    finder = Finder(name for item in items for name in {item.name, file_of(item.name)})
     lines = [line.strip() for line in content.splitlines() if line.strip()]
     found = {line: finder.find(line) for line in lines}
     if None in found.values():  # a header, quotation marks or other columns: read it as a csv, if it is one
@@ -91,7 +91,7 @@ def _listed(items: list[Item], files: Path) -> np.ndarray:
             f"names are written as in the source, for example {items[0].name!r}"
         )
     kept = {match[0] for match in found.values() if match is not None}
-    return np.array([item.name in kept for item in items], bool)
+    return np.array([not kept.isdisjoint((item.name, file_of(item.name))) for item in items], bool)
 
 
 # What they become: the target.

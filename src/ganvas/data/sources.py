@@ -35,7 +35,7 @@ from ganvas.data.labels import (
 )
 from ganvas.errors import DataError, MissingExtraError, PictureError
 
-__all__ = ["Item", "Payload", "Rejection", "Source", "fingerprint_of", "open_source"]
+__all__ = ["Item", "Payload", "Rejection", "Source", "file_of", "fingerprint_of", "open_source"]
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 OTHER_PICTURES = (".heic", ".heif", ".avif", ".jp2", ".j2k", ".svg", ".psd", ".exr", ".ppm", ".pgm")
@@ -391,6 +391,14 @@ def _split(items: list[Item], num_frames: dict[str, int]) -> tuple[list[Item], d
             frames[item.name] = [f"{item.name}#{k:04}" for k in range(1, count + 1)]
             split += [Item(name, item.label) for name in frames[item.name]]
     return split, frames
+
+
+def file_of(name: str) -> str:
+    """The file that an item comes from: "heart.dcm" of "heart.dcm#0001"."""
+    return FRAME.sub("", name)
+
+
+FRAME = re.compile(r"#\d{4,}$")
 
 
 def _nothing_found(container: Container, rejected: list[Rejection]) -> str:
