@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test check clean
+.PHONY: demo test check lowest clean
 
 demo: .venv/ready
 	$(BIN)/ganvas train digits --minutes 0.9 --out demo/run
@@ -26,5 +26,11 @@ check: .venv/ready
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,video,track,medical,judge,export,studio,hub,docs,notebook]'
 	touch $@
 
+# The quick tests with the lowest versions that pyproject.toml allows; needs uv.
+lowest:
+	uv venv --clear --python 3.11 .venv-lowest
+	uv pip install -q --python .venv-lowest --resolution lowest-direct -e '.[dev,video,track,medical,judge,export,studio,hub,docs,notebook]'
+	.venv-lowest/bin/python -m pytest -o filterwarnings=default  # old versions are warned of by new ones
+
 clean:
-	rm -rf .venv demo
+	rm -rf .venv .venv-lowest demo
