@@ -65,10 +65,10 @@ def server() -> Iterator[Server]:
         thread.join()
 
 
-def entry(server: Server, md5: str | None = None, num_bytes: int | None = None) -> Dataset:
-    md5 = md5 or hashlib.md5(CONTENT).hexdigest()
+def entry(server: Server, checksum: str | None = None, num_bytes: int | None = None) -> Dataset:
+    checksum = checksum or hashlib.sha256(CONTENT).hexdigest()
     url = f"http://127.0.0.1:{server.server_port}/flowers.zip"
-    file = File("flowers.zip", url, md5, num_bytes)
+    file = File("flowers.zip", url, checksum, num_bytes)
     return Dataset("flowers", "Flowers", "photo", "CC0", "nobody", (file,), page="https://flowers.example")
 
 
@@ -99,9 +99,10 @@ def test_finished_but_unchecked_download_is_not_fetched_again(server, num_bytes)
     assert catalog.fetch(dataset).read_bytes() == CONTENT
 
 
-def test_wrong_checksum_is_refused(server):
-    dataset = entry(server, md5="0" * 32)
-    with pytest.raises(DataError, match="MD5"):
+@pytest.mark.parametrize(("checksum", "kind"), [("0" * 32, "MD5"), ("0" * 64, "SHA-256")])
+def test_wrong_checksum_is_refused(server, checksum, kind):
+    dataset = entry(server, checksum)
+    with pytest.raises(DataError, match=kind):
         catalog.fetch(dataset)
     assert [path.name for path in dataset.folder.iterdir() if path.name != ".lock"] == []
 
@@ -140,13 +141,14 @@ def test_entries_are_complete():
         assert dataset.page and dataset.page.startswith("https://")
         assert dataset.size is None or parse_size(dataset.size)
         for file in dataset.files:
-            assert file.url is None or (file.url.startswith("https://") and file.md5 and len(file.md5) == 32)
+            assert file.url is None or file.url.startswith("https://")
+            assert file.url is None or len(file.checksum or "") in (32, 64)
 
 
 def test_published_checksums_hold_for_the_real_files(shared_data):
     for file in CATALOG["mnist"].files:
         content = (shared_data / "mnist" / file.name).read_bytes()
-        assert (hashlib.md5(content).hexdigest(), len(content)) == (file.md5, file.num_bytes)
+        assert (hashlib.sha256(content).hexdigest(), len(content)) == (file.checksum, file.num_bytes)
 
 
 def test_unknown_name_is_an_error_with_the_nearest():

@@ -6,15 +6,18 @@ import importlib.util
 from importlib.resources import files
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from ganvas.data.download import File
 from ganvas.data.pack import Pack, open_pack
 from ganvas.errors import CheckpointError, ConfigError, MissingExtraError
 from ganvas.features import efficientnet
 from ganvas.features.efficientnet import EfficientNetLite0, fold, load_efficientnet_lite0
+from ganvas.judge import features as features_module
 from ganvas.judge import onnx_form
 from ganvas.judge.feature_cache import features_of, statistics_of
 from ganvas.judge.features import Features, as_rgb, bicubic
@@ -325,3 +328,17 @@ def test_statistics_of_a_pack_are_streamed_once_and_made_anew_when_damaged(digit
         if not seen:
             (path,) = (tmp_path / "features").rglob("statistics.npz")
             path.write_bytes(path.read_bytes()[:-30])
+
+
+def test_weights_are_downloaded_once_however_many_ask(tmp_path, monkeypatch):
+    monkeypatch.setenv("GANVAS_CACHE", str(tmp_path))
+
+    def download(file, path):
+        with pytest.raises(filelock.Timeout):
+            filelock.FileLock(path.parent / ".lock").acquire(timeout=0)
+        path.write_bytes(b"weights")
+        monkeypatch.setattr(features_module, "download", None)
+
+    monkeypatch.setattr(features_module, "download", download)
+    file = File("a.pth", "https://example.org/a.pth")
+    assert features_module.fetch(file).read_bytes() == features_module.fetch(file).read_bytes() == b"weights"

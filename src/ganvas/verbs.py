@@ -69,7 +69,7 @@ def train(
     options: any field of DataConfig or TrainConfig by name, such as minutes=30 or size="64".
     """
     data_config, config = with_options(data_config or DataConfig(), config or TrainConfig(), options)
-    if out is None and (run := Run(Path(data), writes=False)).has_config() and run.samples.is_dir():
+    if out is None and (run := Run(Path(data), writes=False)).has_config() and run.checkpoints.is_dir():
         out, (data, data_config) = data, pictures_of(run.config()["data"], Path(data))
     data_config, notes = as_preset(data_config, config)
     folder = Path(out) if out is not None else default_folder(data)

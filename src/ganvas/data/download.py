@@ -19,8 +19,8 @@ class File:
     name: str
     url: str | None = None
     """None: only by hand, as the set's hint says."""
-    md5: str | None = None
-    """As published; None where nothing is published."""
+    checksum: str | None = None
+    """In hexadecimal: SHA-256 as published, or as recorded here; MD5 where only that is; None where nothing is."""
     num_bytes: int | None = None
 
 
@@ -34,14 +34,13 @@ def download(file: File, target: Path, progress: Progress | None = None) -> None
     have = part.stat().st_size if part.exists() else 0
     if not (file.num_bytes and have == file.num_bytes):
         _receive(file.url, part, have, file.name, progress)
-    digest = hashlib.md5(usedforsecurity=False)
+    kind = "MD5" if len(file.checksum or "") == 32 else "SHA-256"
     with part.open("rb") as received:
-        while block := received.read(2**20):
-            digest.update(block)
-    if file.md5 is not None and digest.hexdigest() != file.md5:
+        found = hashlib.file_digest(received, kind.replace("-", "").lower()).hexdigest()
+    if file.checksum is not None and found != file.checksum:
         part.unlink()
         raise DataError(
-            f"{file.name} from {file.url} has MD5 {digest.hexdigest()}, but {file.md5} was published: "
+            f"{file.name} from {file.url} has {kind} {found}, but {file.checksum} was expected: "
             f"what arrived was deleted; try again, or put the right file at {target}"
         )
     part.rename(target)

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from filelock import FileLock
 from torch import Tensor, nn
 
 from ganvas import files
@@ -172,7 +173,9 @@ def fetch(file: File) -> Path:
         with files.explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            download(file, path)
+            with FileLock(path.parent / ".lock"):  # who comes second waits, and finds it there
+                if not path.exists():
+                    download(file, path)
         except OSError as error:
             raise CheckpointError(
                 f"{file.name} is not in the cache and could not be downloaded ({error}): "

@@ -25,13 +25,14 @@ from ganvas.judge.features import Features, bicubic, fetch
 SIZE = 299
 NUM_FEATURES, NUM_CLASSES = 2048, 1008
 NORM_EPS = 1e-3
+SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+"""Of the published file: its first digits are in its name, all of them in many projects that pin it."""
 FILE = File(
     "pt_inception-2015-12-05-6726825d.pth",
     "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
-    num_bytes=95_628_359,
+    SHA256,
+    95_628_359,
 )
-SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
-"""Of the published file: its first digits are in its name, all of them in many projects that pin it."""
 
 
 class Layer(NamedTuple):
