@@ -363,6 +363,21 @@ def test_a_decoding_process_that_dies_is_an_error():
         list(parallel_map(os._exit, [(3,)], 2))
 
 
+@pytest.mark.parametrize(("executable", "frozen"), [("", False), (None, False), (sys.executable, True)])
+def test_inside_another_program_pictures_are_decoded_in_its_own_process(
+    executable: str | None, frozen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", executable)
+    monkeypatch.setattr(sys, "frozen", frozen, raising=False)
+    assert list(parallel_map(os.getpid, [(), ()], 2)) == [os.getpid()] * 2
+
+
+def test_a_worker_that_cannot_be_started_is_no_fault_of_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with pytest.raises(DataError, match="cannot be started"):
+        list(parallel_map(os.getpid, [()], 2))
+
+
 def test_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, cache):
     source = write_pictures(tmp_path / "source", random_pictures(20, 64, 64))
     code = """

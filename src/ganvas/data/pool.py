@@ -97,11 +97,11 @@ def num_cores() -> int:
 def parallel_map(
     function: FunctionType | BuiltinFunctionType, jobs: Iterable[tuple[Any, ...]], workers: int
 ) -> Iterator[Any]:
-    """Yield function(*job) for every job, in order; in this process when workers < 2.
+    """Yield function(*job) for every job, in order; in this process when workers < 2 or no others can be started.
 
     function: importable by module and name. At most 2 * workers jobs are under way: memory does not grow.
     """
-    if workers < 2:
+    if workers < 2 or not has_interpreter():
         for job in jobs:
             yield function(*job)
         return
@@ -132,12 +132,22 @@ def parallel_map(
             child.communicate()  # closes its input, which ends it
 
 
+def has_interpreter() -> bool:
+    """Whether `sys.executable` is a Python; not so in programs that embed it or were frozen (PyInstaller)."""
+    return bool(sys.executable) and not getattr(sys, "frozen", False)
+
+
 def _start(function: FunctionType | BuiltinFunctionType) -> subprocess.Popen[bytes]:
     code = (
         f"import sys; sys.path[:] = {sys.path!r}; from ganvas.data import pool; "
         f"from {function.__module__} import {function.__name__} as function; pool.serve(function)"
     )
-    return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    except OSError as error:
+        raise DataError(
+            f"a process that decodes pictures cannot be started ({error}): look at sys.executable"
+        ) from error
 
 
 def _answer(child: subprocess.Popen[bytes], job: tuple[Any, ...]) -> Any:
