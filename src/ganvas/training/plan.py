@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -402,8 +401,4 @@ def free_memory(device: Device) -> int:
         return device.free
     if device.torch_device.type == "cuda":
         return torch.cuda.mem_get_info(device.torch_device)[0]
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():  # includes the disk cache, unlike sysconf
-        fields = dict(line.split(":") for line in meminfo.read_text().splitlines())
-        return int(fields["MemAvailable"].split()[0]) * 1024
     return 4 * 2**30  # unknown: assume a small machine
