@@ -1,11 +1,11 @@
-"""Are planted copies found, and innocent pictures left alone? How long does the search take, and is memorising seen?
+"""Are planted copies found, and innocent images left alone? How long does the search take, and is memorising seen?
 
     python benchmarks/copies.py DATA --json benchmarks/results/copies.json
 
-DATA is a folder with mnist/, mednist/, celeba/, comic_faces/ and chest_xray/. Of each set training pictures, altered at
-moderate strength in one of eight ways, are given to the copy finder beside held-out pictures that had no part in its
-calibration: recall by alteration, false alarms among the innocent, and recall with one copy to 99 innocent pictures.
-Of MNIST also the time of a search, and what is said of generators of 100 and of 20,000 pictures.
+DATA is a folder with mnist/, mednist/, celeba/, comic_faces/ and chest_xray/. Of each set training images, altered at
+moderate strength in one of eight ways, are given to the copy finder beside held-out images that had no part in its
+calibration: recall by alteration, false alarms among the innocent, and recall with one copy to 99 innocent images.
+Of MNIST also the time of a search, and what is said of generators of 100 and of 20,000 images.
 """
 
 from __future__ import annotations
@@ -93,13 +93,13 @@ ALTERATIONS: dict[str, Alteration] = {
 
 
 def planted(pack: Pack, names: list[str], rng: np.random.Generator) -> np.ndarray:
-    """Altered training pictures, one for each name of an alteration."""
+    """Altered training images, one for each name of an alteration."""
     chosen = rng.choice(pack.training, len(names), replace=False)
     return np.stack([ALTERATIONS[name](np.asarray(pack.images[i]), rng) for i, name in zip(chosen, names, strict=True)])
 
 
 def measure(name: str, pack: Pack, num: int) -> dict[str, Any]:
-    """Recall by alteration, false alarms among held-out pictures that did not calibrate, and the bar's mixture."""
+    """Recall by alteration, false alarms among held-out images that did not calibrate, and the bar's mixture."""
     rng = np.random.default_rng(0)
     shuffled = rng.permutation(pack.heldout)
     calibrating, innocent = np.split(shuffled, [min(HELDOUT, len(shuffled) // 2)])
@@ -122,14 +122,14 @@ def measure(name: str, pack: Pack, num: int) -> dict[str, Any]:
 
 
 def restricted(pack: Pack, heldout: np.ndarray, training: np.ndarray | None = None) -> Pack:
-    """The same pack with these held-out pictures; the others do not move to the training part."""
+    """The same pack with these held-out images; the others do not move to the training part."""
     smaller = dataclasses.replace(pack, heldout=heldout)
     vars(smaller)["training"] = pack.training if training is None else training  # in place of the cached property
     return smaller
 
 
 def search(pack: Pack, num: int) -> dict[str, Any]:
-    """Seconds to look for `num` pictures, half of them copies, among all of the pack's."""
+    """Seconds to look for `num` images, half of them copies, among all of the pack's."""
     rng = np.random.default_rng(1)
     finder = CopyFinder(restricted(pack, pack.heldout, np.arange(len(pack.images))))
     copies = planted(pack, [list(ALTERATIONS)[i % len(ALTERATIONS)] for i in range(num // 2)], rng)
@@ -142,7 +142,7 @@ def search(pack: Pack, num: int) -> dict[str, Any]:
 
 
 def memorised(data: Path, num: int, minutes: float, samples: int = 1000) -> dict[str, Any]:
-    """What is said of a generator of `num` MNIST pictures; no augmentation keeps it from learning a few by heart."""
+    """What is said of a generator of `num` MNIST images; no augmentation keeps it from learning a few by heart."""
     few: dict[str, Any] = {"augment": 0.0, "adaptive": False} if num < 1000 else {}
     heldout = max(30, num // 10)
     config = DataConfig(size="28", limit=num + heldout, holdout=heldout / (num + heldout))

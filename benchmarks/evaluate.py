@@ -2,16 +2,16 @@
 
     python benchmarks/evaluate.py --data cifar-10-batches-1-2.tar.xz --num 1000 --json evaluate.json
 
-All read the same weights (random ones in the published format, unless --weights gives a file) and the same pictures:
+All read the same weights (random ones in the published format, unless --weights gives a file) and the same images:
 real ones, and real ones that were blurred. Peers that are not installed (see peers.txt) are left out with a word;
 ganvas itself must be (pip install --no-deps -e .).
 
-images/s: the network on pictures in memory, resize included, batches of --batch for everybody: their own defaults of
+images/s: the network on images in memory, resize included, batches of --batch for everybody: their own defaults of
 50 and 64 are slower on a CPU. Repeats alternate between all of them; the median is shown, with the least and the most.
 Peers get tensors in PyTorch's usual layout, as from their own loaders; handed channels-last ones by somebody who knows,
 pytorch-fid is 1.4 times faster (21.6 images/s where torch-fidelity made 15.3 and ganvas 29.2), the others are not.
-FID s: from pictures to the distance through each one's public front door, with loading the network and the distance
-itself; no caches. pytorch-fid reads PNG files and enlarges pictures in another way, so its FID is another number.
+FID s: from images to the distance through each one's public front door, with loading the network and the distance
+itself; no caches. pytorch-fid reads PNG files and enlarges images in another way, so its FID is another number.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ LIBRARIES: list[torch.library.Library] = []
 
 @dataclass(frozen=True)
 class Way:
-    """One library: makes a function of pictures (N, H, W, 3) uint8, and the whole FID of two sets of them."""
+    """One library: makes a function of images (N, H, W, 3) uint8, and the whole FID of two sets of them."""
 
     package: str
     extractor: Callable[[Path, int], Callable[[np.ndarray], object]]
@@ -166,11 +166,11 @@ def random_weights(path: Path) -> Path:
 
 
 def pictures(data: str, size: str, num: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two sets of `num` different pictures (N, H, W, 3); the second is blurred a little."""
+    """Two sets of `num` different images (N, H, W, 3); the second is blurred a little."""
     pack = open_pack(data, DataConfig(size=size, channels="color"))
     chosen = np.random.default_rng(0).permutation(pack.num_images)[: 2 * num]
     if len(chosen) < 2 * num:
-        raise SystemExit(f"{data} has {pack.num_images} pictures: --num {num} takes {2 * num}")
+        raise SystemExit(f"{data} has {pack.num_images} images: --num {num} takes {2 * num}")
     real, fake = pack.images[np.sort(chosen[:num])], pack.images[np.sort(chosen[num:])]
     blur = ImageFilter.GaussianBlur(0.7)
     return real, np.stack([np.asarray(Image.fromarray(picture).filter(blur)) for picture in fake])
@@ -250,7 +250,7 @@ def main() -> None:
         }
         for name in names
     ]
-    table(f"2 x {arguments.num} pictures, batches of {arguments.batch}, {torch.get_num_threads()} threads", rows)
+    table(f"2 x {arguments.num} images, batches of {arguments.batch}, {torch.get_num_threads()} threads", rows)
     peers = [row for row in rows if row["library"] != "ganvas"]
     summary = {}
     if peers:

@@ -1,10 +1,10 @@
-"""What each exported form of a generator weighs, how far its pictures are from PyTorch's, and how fast it is here.
+"""What each exported form of a generator weighs, how far its images are from PyTorch's, and how fast it is here.
 
     python benchmarks/export.py runs/faces --json export.json
     python benchmarks/export.py                     untrained networks of the usual sizes: right in size and speed
 
-size: of the file; PyTorch's is generator.safetensors. max, mean: absolute difference of the pictures in [-1, 1].
-PSNR in dB. Speed: pictures a second, one at a time and 16 at a time, on as many threads for both runtimes; the forms
+size: of the file; PyTorch's is generator.safetensors. max, mean: absolute difference of the images in [-1, 1].
+PSNR in dB. Speed: images a second, one at a time and 16 at a time, on as many threads for both runtimes; the forms
 take turns, medians of the repeats. Differences of untrained networks say little: a trained one's are what counts.
 """
 

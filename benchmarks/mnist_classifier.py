@@ -1,6 +1,6 @@
 """The judge of the MNIST benchmark: a small classifier, its features and the Frechet distance in them.
 
-The judge is frozen by its seed: `train_classifier` is a function of the pictures, the labels and the seed, with its own
+The judge is frozen by its seed: `train_classifier` is a function of the images, the labels and the seed, with its own
 generator, and leaves the caller's random state alone. No recipe was tuned on it (that was done with another network).
 """
 
@@ -23,7 +23,7 @@ FEATURES = 128
 
 
 class Classifier(nn.Module):
-    """Two convolutions at 14x14, two at 7x7, one hidden layer of `FEATURES`: 28x28 pictures in -1..1."""
+    """Two convolutions at 14x14, two at 7x7, one hidden layer of `FEATURES`: 28x28 images in -1..1."""
 
     def __init__(self, classes: int = 10) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Classifier(nn.Module):
         self.head = nn.Linear(FEATURES, classes)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The features and the logits of pictures N x 1 x 28 x 28 in -1..1."""
+        """The features and the logits of images N x 1 x 28 x 28 in -1..1."""
         hidden = self.trunk(images)
         return hidden, self.head(hidden)
 
@@ -64,7 +64,7 @@ def scale(images: torch.Tensor | np.ndarray) -> torch.Tensor:
 def train_classifier(
     images_uint8: torch.Tensor | np.ndarray, labels: torch.Tensor | np.ndarray, seed: int
 ) -> nn.Module:
-    """Trains the judge: the same pictures, labels, seed and number of threads give the same network."""
+    """Trains the judge: the same images, labels, seed and number of threads give the same network."""
     pixels = F.pad(scale(images_uint8), (SHIFT,) * 4, value=-1.0)
     target = torch.as_tensor(np.asarray(labels)).long()
     generator = torch.Generator().manual_seed(seed)
@@ -90,18 +90,18 @@ def train_classifier(
 
 @torch.no_grad()
 def features(model: nn.Module, images: torch.Tensor | np.ndarray, batch: int = 500) -> tuple[np.ndarray, np.ndarray]:
-    """The features and the logits of uint8 pictures, as float arrays with one row a picture."""
+    """The features and the logits of uint8 images, as float arrays with one row an image."""
     parts = [model(scale(images[at : at + batch])) for at in range(0, len(images), batch)]
     return torch.cat([part[0] for part in parts]).numpy(), torch.cat([part[1] for part in parts]).numpy()
 
 
 def asked_share(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The share of pictures that are given the class they were asked for."""
+    """The share of images that are given the class they were asked for."""
     return float((logits.argmax(1) == np.asarray(labels)).mean())
 
 
 def frechet(a: np.ndarray, b: np.ndarray) -> float:
-    """The Frechet distance between the normal distributions fitted to two sets of features, one row a picture."""
+    """The Frechet distance between the normal distributions fitted to two sets of features, one row an image."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     values, vectors = np.linalg.eigh(cov_a)

@@ -2,10 +2,10 @@
 
     python benchmarks/mnist_minute.py PATH_OF_THE_FOUR_FILES --json mnist_minute.json
 
-Both train for the same wall time on the same pictures. At 10, 20, 30 and 60 seconds 10,000 pictures are judged by a
+Both train for the same wall time on the same images. At 10, 20, 30 and 60 seconds 10,000 images are judged by a
 classifier of its own (benchmarks/mnist_classifier.py; RESULTS.md says how it was kept from the tuning): the share it
 gives the asked class (conditional) or that it is confident of (>= 90% probability; the tutorial's network has no
-labels), and the Frechet distance of its penultimate features to the 10,000 test pictures. Judging takes no training
+labels), and the Frechet distance of its penultimate features to the 10,000 test images. Judging takes no training
 time.
 """
 
@@ -33,13 +33,13 @@ from ganvas.run import Run, read_checkpoint
 from mnist_classifier import asked_share, features, frechet, train_classifier
 
 MARKS = (10, 20, 30, 60)  # seconds
-NUM = 10_000  # pictures judged
+NUM = 10_000  # images judged
 CONFIDENT = 0.9
 Row = dict[str, float | str | int]
 
 
 class Judge:
-    """The independent classifier and the features of the test pictures."""
+    """The independent classifier and the features of the test images."""
 
     def __init__(self, train: Pack, test: Pack) -> None:
         assert train.labels is not None and test.labels is not None
@@ -57,7 +57,7 @@ class Judge:
 
 
 def confident(logits: np.ndarray) -> float:
-    """Share of pictures that the classifier gives some class at least 90%."""
+    """Share of images that the classifier gives some class at least 90%."""
     return (torch.from_numpy(logits).softmax(1).max(1).values >= CONFIDENT).float().mean().item()
 
 
@@ -130,8 +130,8 @@ def main() -> None:
     options = parser.parse_args()
     train = open_pack("mnist", path=options.data)
     judge = Judge(train, open_pack("mnist", DataConfig(split="test"), path=options.data))
-    print(f"classifier: {judge.accuracy:.2%} of the test pictures, confident of {judge.confident_of_real:.2%}")
-    print(f"Frechet distance of 10,000 training pictures to the test pictures: {judge.floor:.3f}")
+    print(f"classifier: {judge.accuracy:.2%} of the test images, confident of {judge.confident_of_real:.2%}")
+    print(f"Frechet distance of 10,000 training images to the test images: {judge.floor:.3f}")
     rows: list[Row] = []
     jobs: list[Callable[[], list[Row]]] = [lambda: run_tutorial(train, options.seeds[0], judge)]
     for seed in options.seeds:

@@ -1,4 +1,4 @@
-"""How fast pictures are packed, and in how much memory, beside the plainest loop that does the same.
+"""How fast images are packed, and in how much memory, beside the plainest loop that does the same.
 
     python benchmarks/packing.py --mnist mnist/ --mednist MedNIST.tar.gz --json packing.json
 

@@ -1,20 +1,20 @@
-"""Every reference project beside a modern recipe: same pictures, same machine, same wall time, same judge.
+"""Every reference project beside a modern recipe: same images, same machine, same wall time, same judge.
 
     python benchmarks/reference_projects.py DATA --quick --out reference          # a CPU, half an hour
     python benchmarks/reference_projects.py DATA --gpu --only simpsons --out reference   # again and again: it resumes
 
 DATA is a folder with mnist/, cifar10/, celeba/, mednist/, simpsons_faces/, comic_faces/ and chest_xray/. For each the
-classic preset of that project and what `ganvas train` chooses by itself are trained for the same time, on all pictures
+classic preset of that project and what `ganvas train` chooses by itself are trained for the same time, on all images
 but a held-out tenth. Both are judged by `ganvas evaluate`: the bars are of the kernel distance (KID, smaller is better)
-to held-out pictures, and "real" is that of other real pictures. Precision, recall, density and coverage are against the
-evaluation's reference: the held-out pictures where there are 500, else those trained on. A classic preset that wants
-colour gets gray pictures as colour, and is judged against them as colour. Networks are judged as they are used: the
+to held-out images, and "real" is that of other real images. Precision, recall, density and coverage are against the
+evaluation's reference: the held-out images where there are 500, else those trained on. A classic preset that wants
+colour gets gray images as colour, and is judged against them as colour. Networks are judged as they are used: the
 classic ones without an average of their weights, the modern ones with it.
 
 --quick trains at reduced sizes; --gpu at the projects' own, in calls of at most ten minutes that resume each other
 (`--parts` cuts what is large into files of 16 MB for the way between machines). A run that was judged is not judged
 again as long as its weights and --num stay: delete its evaluation.json after a change of the judge. Beside the runs lie
-grids of real, classic and modern pictures, the first seeds, unchosen.
+grids of real, classic and modern images, the first seeds, unchosen.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from ganvas.pictures import grid, save_png
 
 PART_BYTES = 16 * 2**20
 RECIPES = ("classic", "modern")
-SHOWN = 36  # pictures of each kind in a grid
+SHOWN = 36  # images of each kind in a grid
 START = 30  # seconds, below which no training is begun: it must be able to stop itself
 QUALITIES = ("precision", "recall", "density", "coverage")
 Row = dict[str, Any]
@@ -55,7 +55,7 @@ Row = dict[str, Any]
 class Project:
     """One data set with its project's preset. bar: the modern KID must be at most this part of the classic one.
 
-    quick, gpu: picture sizes of the two forms. kind: what the pictures are, where no named set says so.
+    quick, gpu: image sizes of the two forms. kind: what the images are, where no named set says so.
     """
 
     name: str
@@ -84,7 +84,7 @@ PROJECTS = [
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """How long and how large: minutes of training of each recipe, pictures judged (None: the judge's own), seeds.
+    """How long and how large: minutes of training of each recipe, images judged (None: the judge's own), seeds.
 
     deadline: of `time.monotonic`, when a training is interrupted so that the call can end.
     """
@@ -100,7 +100,7 @@ class Setting:
 
 
 def packed(project: Project, data: Path, gpu: bool, recipe: str) -> Pack:
-    """The project's pictures at the form's size; a classic preset that wants colour gets its gray ones as colour."""
+    """The project's images at the form's size; a classic preset that wants colour gets its gray ones as colour."""
     channels: Any = (PRESETS[project.preset].channels or "auto") if recipe == "classic" else "auto"
     config = DataConfig(size=project.size(gpu), kind=project.kind, channels=channels)  # ty: ignore
     if project.named:
@@ -135,7 +135,7 @@ def stopped_after(seconds: float) -> Yields[None]:
 
 
 def judged(run: Path, pack: Pack, num: int | None) -> Row:
-    """The run's evaluation; the one that is there, if it is of these weights and of as many pictures."""
+    """The run's evaluation; the one that is there, if it is of these weights and of as many images."""
     path = run / "evaluation.json"
     if path.exists():
         known = json.loads(path.read_text(encoding="utf-8"))
@@ -145,13 +145,13 @@ def judged(run: Path, pack: Pack, num: int | None) -> Row:
 
 
 def row_of(found: Row) -> Row:
-    """What the table needs of an evaluation, flat; without an ending "_real" it is of the generated pictures."""
+    """What the table needs of an evaluation, flat; without an ending "_real" it is of the generated images."""
     measures = {row["key"]: row for row in found["measures"]}
     protocol, artefacts = found["protocol"], found["artefacts"]
     kid = measures["kid" if protocol["split"] == "held-out" else "kid_heldout"]
     correlation, copies, told = artefacts["correlation"], found["copies"], found["real_or_fake"]["accuracy"]
     row = {"kid": kid["value"], "low": kid["low"], "high": kid["high"]}
-    row["kid_real"] = measures["kid"]["real"]  # never of the held-out pictures to themselves, however few there are
+    row["kid_real"] = measures["kid"]["real"]  # never of the held-out images to themselves, however few there are
     for name in QUALITIES:
         row |= {name: measures[name]["value"], f"{name}_real": measures[name]["real"]}
     asked = measures.get("accuracy_asked")
@@ -187,9 +187,7 @@ def compare(project: Project, data: Path, out: Path, setting: Setting) -> list[R
     """Rows of one project, classic and modern for each seed; writes its grid."""
     packs = {recipe: packed(project, data, setting.gpu, recipe) for recipe in RECIPES}
     if not np.array_equal(packs["classic"].heldout, packs["modern"].heldout):
-        raise SystemExit(
-            f"{project.name}: the two packs hold out different pictures, so their judgements do not compare"
-        )
+        raise SystemExit(f"{project.name}: the two packs hold out different images, so their judgements do not compare")
     pack = packs["modern"]
     shown = drawn(pack.heldout if len(pack.heldout) >= SHOWN else pack.training, SHOWN, 4)
     rows, sheets = [], [pack.images[shown]]
@@ -303,7 +301,7 @@ def main() -> None:
         if options.parts:
             cut(options.out)
         if lines:
-            table(f"KID to held-out pictures after {setting.minutes:g} minutes of each: smaller is better", lines)
+            table(f"KID to held-out images after {setting.minutes:g} minutes of each: smaller is better", lines)
             table(
                 "As `ganvas evaluate` sees them; told: real or generated, 0.5 is chance",
                 chosen(rows, "data", "recipe", "seed", "kid", "low", "high", *QUALITIES, "copies", "told", "asked"),

@@ -3,11 +3,11 @@
     python benchmarks/residual_variants.py PATH_OF_THE_FOUR_MNIST_FILES --grids grids --json residual_variants.json
     python benchmarks/residual_variants.py --data FOLDER_OF_CLASS_FOLDERS --seconds 600
 
-Both train for the same wall time on the same pictures at 28x28 gray with labels, with the same small network and the
+Both train for the same wall time on the same images at 28x28 gray with labels, with the same small network and the
 same options but for the learning rate: unit-norm weights want a rate some ten times as large, since a step turns a
-filter by rate / norm. Runs of the two alternate, so that a busy machine slows both. 10,000 pictures of each run's
+filter by rate / norm. Runs of the two alternate, so that a busy machine slows both. 10,000 images of each run's
 average are judged by a classifier trained for it (benchmarks/mnist_classifier.py): the share that is given the class
-asked for, and the Frechet distance of its features to those of the test pictures (of a folder: to its own).
+asked for, and the Frechet distance of its features to those of the test images (of a folder: to its own).
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ from ganvas.generator import Generator, to_pixels
 from ganvas.pictures import grid, save_png
 from mnist_classifier import asked_share, features, frechet, train_classifier
 
-NUM = 10_000  # pictures judged
-SHOWN = 100  # pictures of a grid, a column for each of MNIST's classes
+NUM = 10_000  # images judged
+SHOWN = 100  # images of a grid, a column for each of MNIST's classes
 SIZE = DataConfig(size="28", channels="gray")
 NETWORK: dict[str, Any] = {"model": "residual", "base": 16, "widest": 64, "blocks": 1}
 VARIANTS = {"fix-up": False, "magnitude": True}
 
 
 def open_pictures(mnist: Path | None, folder: Path | None) -> tuple[dict[str, Any], Pack, Pack]:
-    """(what `ganvas.train` needs to find the pictures, the training pictures, the ones to compare with)."""
+    """(what `ganvas.train` needs to find the images, the training images, the ones to compare with)."""
     if folder is not None:
         pack = open_pack(folder, SIZE)
         if pack.labels is None:
-            raise SystemExit(f"{folder} has no labels, and the judge needs them: sort the pictures into class folders")
+            raise SystemExit(f"{folder} has no labels, and the judge needs them: sort the images into class folders")
         return {"data": folder, "data_config": SIZE}, pack, pack
     train, test = (open_pack("mnist", DataConfig(split=split), path=mnist) for split in ("train", "test"))
     return {"data": "mnist", "data_path": mnist}, train, test
 
 
 def some(images: np.ndarray, seed: int) -> np.ndarray:
-    """At most `NUM` of the pictures, drawn by the seed: a folder's come class by class."""
+    """At most `NUM` of the images, drawn by the seed: a folder's come class by class."""
     picked = np.random.default_rng(seed).permutation(len(images))[:NUM]
     return np.asarray(images[np.sort(picked)])
 
@@ -83,7 +83,7 @@ def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("mnist", type=Path, nargs="?", help="folder of the four MNIST files")
-    parser.add_argument("--data", type=Path, help="any folder with a folder of pictures per class, in place of MNIST")
+    parser.add_argument("--data", type=Path, help="any folder with a folder of images per class, in place of MNIST")
     parser.add_argument("--seconds", type=float, default=300.0, help="length of each training")
     parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103])
     parser.add_argument("--lr", type=float, nargs=2, default=[1e-3, 2e-2], help="rates of fix-up and of magnitude")
@@ -97,7 +97,7 @@ def main() -> None:
     judge = train_classifier(train.images, train.labels, seed=20_260)
     reference, _ = features(judge, some(compared.images, 0))
     floor = frechet(features(judge, some(train.images, 1))[0], reference)
-    print(f"Frechet distance of training pictures: {floor:.3f}", flush=True)
+    print(f"Frechet distance of training images: {floor:.3f}", flush=True)
     rows = []
     for seed in options.seeds:
         for variant, rate in zip(VARIANTS, options.lr, strict=True):

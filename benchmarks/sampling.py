@@ -1,16 +1,16 @@
-"""How fast pictures are sampled: `Generator.batches` and `ganvas.sample` beside the bare forward pass.
+"""How fast images are sampled: `Generator.batches` and `ganvas.sample` beside the bare forward pass.
 
     python benchmarks/sampling.py --json benchmarks/results/sampling.json
 
 forward:  the network alone on latents that lie ready, 64 at a time, in inference mode.
-batches:  what everything else builds on: seeds to latents, the same network, pictures on the CPU. At least 90% of the
+batches:  what everything else builds on: seeds to latents, the same network, images on the CPU. At least 90% of the
           forward pass is asked of it.
-png:      `ganvas.sample` into a folder: loading the model, pixels, a PNG with its metadata for each picture, the
+png:      `ganvas.sample` into a folder: loading the model, pixels, a PNG with its metadata for each image, the
           manifest.
 
-All three make the same pictures. Short turns alternate, so that a busy machine slows all; medians are printed, and
+All three make the same images. Short turns alternate, so that a busy machine slows all; medians are printed, and
 ratios are those within a turn: of the time by the clock, and of the processor's time, which other work on the machine
-disturbs less. The weights are untrained; a PNG of its noise costs more to compress than that of a picture.
+disturbs less. The weights are untrained; a PNG of its noise costs more to compress than that of an image.
 """
 
 from __future__ import annotations

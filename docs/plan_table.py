@@ -1,4 +1,4 @@
-"""Writes docs/plan.md: what the plan chooses for how many pictures of which size on which device.
+"""Writes docs/plan.md: what the plan chooses for how many images of which size on which device.
 
 python docs/plan_table.py
 """
@@ -25,9 +25,9 @@ MINUTES = 60.0
 
 HEAD = """# What the plan chooses
 
-`ganvas train` looks at the pictures, the device and the budget, and fills in every option that was not given;
+`ganvas train` looks at the images, the device and the budget, and fills in every option that was not given;
 `--dry-run` shows it with the reasons. This table (written by `python docs/plan_table.py`, checked by a test) is for
-{minutes:g} minutes, colour photos without labels. With labels the model is conditional; gray pictures and other kinds
+{minutes:g} minutes, colour photos without labels. With labels the model is conditional; gray images and other kinds
 change the augmentations only. `r1` is the weight of the gradient penalties, `augment` their probability.
 """
 
@@ -43,7 +43,7 @@ def row(planned: Plan, count: int, size: int) -> str:
 
 
 def pack_of(count: int, size: int) -> Pack:
-    """Black pictures that take no memory."""
+    """Black images that take no memory."""
     images = np.broadcast_to(np.uint8(0), (count, size, size, 3))
     return Pack(Path("pack"), images, None, np.empty(0, np.int64), [], {"kind": "photo", "mirror": True})
 
@@ -52,7 +52,7 @@ def content() -> str:
     lines = [HEAD.format(minutes=MINUTES)]
     for name, device in DEVICES.items():
         lines.append(f"## On {name}\n")
-        lines.append("| pictures | size | model | generator | batch | r1 | augment | lr | memory |")
+        lines.append("| images | size | model | generator | batch | r1 | augment | lr | memory |")
         lines.append("|---|---|---|---|---|---|---|---|---|")
         for size in SIZES:
             for count in COUNTS:

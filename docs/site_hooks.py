@@ -32,11 +32,11 @@ WORDS = {"float": "number", "int": "whole number", "str": "text", "Path": "path"
 
 OPTIONS_HEAD = """# Every option
 
-These are the options of `ganvas train`; those of the pictures are also options of `ganvas data check` and
+These are the options of `ganvas train`; those of the images are also options of `ganvas data check` and
 `ganvas data pack`. In Python they have the same names with `_` in place of `-`: `ganvas.train(..., lr_d=4e-4)`.
 This page is made from the fields of `ganvas.config` when the site is built.
 
-Where the default is *chosen*, the [plan](../plan.md) chooses it from the pictures, the device and the budget, and
+Where the default is *chosen*, the [plan](../plan.md) chooses it from the images, the device and the budget, and
 says why. `ganvas train ... --dry-run` shows what it would be.
 """
 

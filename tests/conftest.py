@@ -58,7 +58,7 @@ def ganvas_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
 
 @pytest.fixture(scope="session")
 def two_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of two class sub-folders with 12 gray 16x16 PNG pictures each: bars that lie or stand."""
+    """A folder of two class sub-folders with 12 gray 16x16 PNG images each: bars that lie or stand."""
     folder = tmp_path_factory.mktemp("data") / "bars"
     rng = np.random.default_rng(0)
     for name in ("lying", "standing"):
@@ -85,8 +85,8 @@ def trained(two_classes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real pictures for tests: GANVAS_TEST_DATA, or ../shared/data beside the repository. Skips without them."""
+    """Real images for tests: GANVAS_TEST_DATA, or ../shared/data beside the repository. Skips without them."""
     folder = Path(os.environ.get("GANVAS_TEST_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
     if not folder.is_dir():
-        pytest.skip("no real pictures: set GANVAS_TEST_DATA to a folder that has mnist/, mednist/ ...")
+        pytest.skip("no real images: set GANVAS_TEST_DATA to a folder that has mnist/, mednist/ ...")
     return folder

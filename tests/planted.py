@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 
 
 def landscapes(num: int, side: int = 48, channels: int = 3, seed: int = 0) -> np.ndarray:
-    """(num, side, side, channels) uint8: smooth random pictures with edges in them, each different."""
+    """(num, side, side, channels) uint8: smooth random images with edges in them, each different."""
     rng = np.random.default_rng(seed)
     smooth = 0.3 * gaussian_filter(rng.normal(size=(num, side, side, channels)), (0, 4, 4, 0))
     smooth = smooth + gaussian_filter(rng.normal(size=(num, side, side, 1)), (0, 3, 3, 0))

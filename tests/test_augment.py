@@ -1,6 +1,6 @@
 """augment.py: each operation against a formula in numpy, the same change on both sides, twice differentiable.
 
-At the end: no change shows in the samples of a generator that was trained with it, on a set of toy pictures.
+At the end: no change shows in the samples of a generator that was trained with it, on a set of toy images.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ def pictures(num: int = 6, channels: int = 3, height: int = 16, width: int = 24)
     return 2 * values - 1
 
 
-# The same formulas once more, one picture (C, H, W) at a time, from its numbers by name.
+# The same formulas once more, one image (C, H, W) at a time, from its numbers by name.
 
 Numbers = dict[str, float]
 
 
 def mirrored(place: int, side: int) -> int:
-    """The picture continued by its mirror image."""
+    """The image continued by its mirror image."""
     while not 0 <= place < side:
         place = -1 - place if place < 0 else 2 * side - 1 - place
     return place
@@ -212,7 +212,7 @@ def test_narrow_types_and_autocast(channels):
 
 @pytest.mark.parametrize("shape", [(3, 1, 8, 8), (2, 3, 9, 32), (2, 4, 20, 7)])
 def test_the_sampler_is_its_reference(shape):
-    """Also far outside, where the picture is reflected more than once."""
+    """Also far outside, where the image is reflected more than once."""
     images = pictures(*shape)
     num, _, height, width = shape
     row = (torch.rand(num, height, width, generator=noise(2), dtype=torch.float64) - 0.5) * 5 * height
@@ -253,7 +253,7 @@ def test_same_draw_is_the_same_change_for_real_and_fake(kind):
 
 
 def test_a_difference_of_the_pair_is_moved_with_it():
-    """The hole and the shift lie at the same place on both sides, whatever the pictures show."""
+    """The hole and the shift lie at the same place on both sides, whatever the images show."""
     policy = ("translation", "cutout")
     drawn = draw(6, policy, 1.0, noise())
     real, fake = pictures(), -pictures()
@@ -327,7 +327,7 @@ def test_a_draw_follows_its_generator_alone():
 
 
 def test_translation_is_by_whole_pixels_and_reaches_both_ends():
-    """A picture of its own coordinates shows by how much it moved; beyond its edge it is reflected."""
+    """An image of its own coordinates shows by how much it moved; beyond its edge it is reflected."""
     side = 16
     columns = torch.arange(side, dtype=torch.float64).expand(500, 1, side, side).contiguous()
     moved = augment(columns, draw(500, ("translation",), 1.0, noise()), ("translation",))
@@ -407,7 +407,7 @@ def test_differentiable_twice(policy):
     images = pictures(2, 3, 4, 5).requires_grad_()
     change = lambda images: augment(images, drawn, policy)  # noqa: E731
     assert torch.autograd.gradcheck(change, images)
-    # All operations are affine in the picture: a power makes the second derivative worth checking.
+    # All operations are affine in the image: a power makes the second derivative worth checking.
     assert torch.autograd.gradgradcheck(lambda images: change(images).pow(3).sum(), images)
 
 
@@ -476,8 +476,8 @@ def test_overfitting_sign_of_normal_logits_at_the_distances_that_its_docstring_n
 
 
 # The leak. A toy set where every change would show: upright bars at one place, of one brightness and colour, give or
-# take a little. A small generator learns them from augmented pictures; its samples must look like the bars, not like
-# the augmented bars. The control augments the real pictures alone, and must learn the changes with them.
+# take a little. A small generator learns them from augmented images; its samples must look like the bars, not like
+# the augmented bars. The control augments the real images alone, and must learn the changes with them.
 
 SIDE = 16
 ROWS, COLUMNS = torch.meshgrid(torch.arange(SIDE).float(), torch.arange(SIDE).float(), indexing="ij")
@@ -516,7 +516,7 @@ def measure(images: Tensor) -> Tensor:
 
 
 def share_outside(images: Tensor) -> float:
-    """Share of the pictures that lie outside the toy set's range in any measure."""
+    """Share of the images that lie outside the toy set's range in any measure."""
     truth = measure(bars(4_000, images.shape[1], noise(9)))
     slack = SLACK[: truth.shape[1]]
     measures = measure(images)
@@ -526,7 +526,7 @@ def share_outside(images: Tensor) -> float:
 def learned(policy: tuple[str, ...], probability: float, steps: int, channels: int = 1, both: bool = True) -> Tensor:
     """1,000 samples of a generator trained with the relativistic loss and lazy R1 and R2.
 
-    both: augment the fakes as well as the real pictures, as training does; False is the control.
+    both: augment the fakes as well as the real images, as training does; False is the control.
     """
     torch.manual_seed(0)
     random = noise(0)

@@ -77,7 +77,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def pictures(two_classes: Path, tmp_path: Path) -> Path:
-    """A flat folder of eight good pictures of one's own."""
+    """A flat folder of eight good images of one's own."""
     folder = tmp_path / "pictures"
     folder.mkdir()
     for i in range(8):
@@ -107,7 +107,7 @@ def as_process(*arguments: object, **options: object) -> subprocess.CompletedPro
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
 
 
-# Sources without pictures.
+# Sources without images.
 
 
 @pytest.mark.parametrize("command", ["train", "check", "pack", "sample", "video"])
@@ -134,10 +134,10 @@ def test_folders_without_enough_pictures(refused: Refused, pictures: Path, tmp_p
     source.mkdir()
     out = [tmp_path / "out"] if command[-1] == "pack" else []
     assert "is empty" in refused(*command, source, *out)
-    (source / "notes.txt").write_text("no pictures here")
-    assert "no pictures (it holds 1 x .txt)" in refused(*command, source, *out)
+    (source / "notes.txt").write_text("no images here")
+    assert "no images (it holds 1 x .txt)" in refused(*command, source, *out)
     shutil.copy(pictures / "good0.png", source)
-    if command[-1] != "check":  # to look at one picture is fine
+    if command[-1] != "check":  # to look at one image is fine
         assert "only one picture" in refused(*command, source, *out)
     assert not (tmp_path / "out").exists()
 
@@ -179,8 +179,8 @@ def test_broken_files_are_named_and_the_rest_is_used(
     (pictures / "cut.png").write_bytes(good[: len(good) // 2])
     (pictures / "text.png").write_text("I am no picture")
     said = works(pictures).err
-    assert "8 pictures of 16x16x1" in said and "3 of the files could not be used" in said
-    for reason in ("bomb.png (too large", "cut.png (truncated", "text.png (not a picture: its content is text"):
+    assert "8 images of 16x16x1" in said and "3 of the files could not be used" in said
+    for reason in ("bomb.png (too large", "cut.png (truncated", "text.png (not an image: its content is text"):
         assert reason in said
     (pictures / "empty.png").write_bytes(b"")
     (pictures / "flipped.png").write_bytes(good[:60] + bytes(40) + good[100:])
@@ -255,7 +255,7 @@ def test_labels_csv_that_names_absent_files(works: Callable[..., Answer], refuse
     rows = [f"good{i}.png,{'even' if i % 2 == 0 else 'odd'}" for i in range(8)]
     (pictures / "labels.csv").write_text("\n".join(["file,label", *rows, "gone.png,even"]))
     said = works(pictures, "--labels", pictures / "labels.csv").err
-    assert "8 pictures of 16x16x1 in 2 classes" in said and "gone.png (named in labels.csv but not there)" in said
+    assert "8 images of 16x16x1 in 2 classes" in said and "gone.png (named in labels.csv but not there)" in said
     (pictures / "other.csv").write_text("file,label\nnone.png,a\nnor.png,b\n")
     assert "none is a picture" in refused("train", pictures, "--labels", pictures / "other.csv")
     assert "no such file" in refused("train", pictures, "--labels", pictures / "absent.csv")
@@ -266,7 +266,7 @@ def test_class_with_one_picture(works: Callable[..., Answer], two_classes: Path,
     (source / "rare").mkdir()
     shutil.copy(source / "lying" / "00.png", source / "rare")
     said = works(source).err
-    assert "Classes with a single picture, which cannot be learned: rare." in said and "in 3 classes" in said
+    assert "Classes with a single image, which cannot be learned: rare." in said and "in 3 classes" in said
 
 
 def test_odd_class_names(ganvas_command: Command, works: Callable[..., Answer], pictures: Path, tmp_path: Path) -> None:
@@ -318,13 +318,13 @@ def test_class_that_does_not_exist(refused: Refused, two_classes: Path) -> None:
         (["--seed", "-1"], "--seed -1: expected 0 or more"),
         (["--subset-seed", "-1"], "--subset-seed -1: expected 0 or more"),
         (["--augment", "2"], "--augment 2.0: expected a number from 0 to 1"),
-        (["--limit", "1"], "--limit 1: at least 2 pictures are needed"),
+        (["--limit", "1"], "--limit 1: at least 2 images are needed"),
         (["--model", "resnet"], "--model resnet: expected one of compact, light"),
         (["--loss", "hing"], "--loss hing: expected one of relativistic"),
         (["--device", "abacus"], "--device abacus: expected cpu, cuda"),
         (["--background", "mauvish"], "background 'mauvish': expected white"),
         (["--files", "nowhere.txt"], "--files nowhere.txt cannot be read"),
-        (["--conditional", "--labels", "none"], "these pictures have no labels"),
+        (["--conditional", "--labels", "none"], "these images have no labels"),
         (["--micro-batch", "99", "--batch", "8"], "--micro-batch 99: expected at most the 8 pictures"),
     ],
 )
@@ -394,7 +394,7 @@ def test_command_lines_that_cannot_be_read(ganvas_command: Command, arguments: l
 def test_run_of_other_pictures_or_options(refused: Refused, run: Path, two_classes: Path, pictures: Path) -> None:
     before = content(run)
     said = refused("train", pictures, "--out", run, "--images", 48, *TINY)
-    assert "was trained on other pictures (24 of 16x16, 1 channels; now 8 of 16x16, 1 channels)" in said
+    assert "was trained on other images (24 of 16x16, 1 channels; now 8 of 16x16, 1 channels)" in said
     said = refused("train", two_classes, "--out", run, "--images", 48, *TINY, "--model", "residual", "--lr", 0.5)
     assert "model None -> residual; lr None -> 0.5" in said
     assert "trained on other pictures" in refused("train", two_classes, "--out", run, "--size", 32, "--images", 99)

@@ -1,4 +1,4 @@
-"""batches.py: the order of pictures, its resumption and its parts by rank, and values exactly from -1 to 1."""
+"""batches.py: the order of images, its resumption and its parts by rank, and values exactly from -1 to 1."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ganvas.data import batches as module
 from ganvas.data.batches import Batches
 from ganvas.data.pack import Pack, open_pack
 
-NUM = 23  # pictures of the small packs; a prime, so that no batch divides it
+NUM = 23  # images of the small packs; a prime, so that no batch divides it
 
 
 def packed(folder: Path, images: np.ndarray, labels: np.ndarray | None = None, **options: Any) -> Pack:
@@ -31,7 +31,7 @@ def packed(folder: Path, images: np.ndarray, labels: np.ndarray | None = None, *
 
 @pytest.fixture(scope="module")
 def pack(tmp_path_factory) -> Pack:
-    """Pictures that tell their own number: picture i has the gray i everywhere but in its left column; label i % 3."""
+    """Pictures that tell their own number: image i has the gray i everywhere but in its left column; label i % 3."""
     images = np.repeat(np.arange(NUM, dtype=np.uint8), 8 * 8).reshape(NUM, 8, 8)
     images[:, :, 0] = 255
     return packed(tmp_path_factory.mktemp("gray"), images, np.arange(NUM) % 3)
@@ -52,7 +52,7 @@ def no_thread_stays() -> Iterator[None]:
 
 
 def numbers(images: torch.Tensor) -> list[int]:
-    """Which pictures these are, from their middle column."""
+    """Which images these are, from their middle column."""
     return ((images[:, 0, 4, 4] + 1) * 127.5).round().int().tolist()
 
 
@@ -67,7 +67,7 @@ def take(batches: Batches, count: int) -> list[int]:
 
 
 def test_every_epoch_is_a_permutation(pack, held):
-    """Batches of 5 run across the epochs' ends; each run of 23 is still every picture once, each time in new order."""
+    """Batches of 5 run across the epochs' ends; each run of 23 is still every image once, each time in new order."""
     seen = take(Batches(pack, 5, seed=3), NUM)
     epochs = [seen[i * NUM : (i + 1) * NUM] for i in range(5)]
     assert all(sorted(epoch) == list(range(NUM)) for epoch in epochs)

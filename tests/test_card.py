@@ -146,7 +146,7 @@ def test_numbers_come_with_their_intervals(run: Path) -> None:
 
 def test_without_an_evaluation_it_says_so(run: Path) -> None:
     text = card_of(run)
-    assert "Not evaluated" in text and "Whether it copies training pictures was not measured." in text
+    assert "Not evaluated" in text and "Whether it copies training images was not measured." in text
     assert "model-index" not in text
 
 
@@ -200,7 +200,7 @@ def test_kinds_of_picture_have_limits_of_their_own(run: Path, kind: str, words: 
     generator.info = dataclasses.replace(generator.info, kind=kind)
     text = card(facts_of(run, generator))
     assert all(one in text for one in words)
-    assert "24 training pictures are few" in text
+    assert "24 training images are few" in text
 
 
 # -- licences --

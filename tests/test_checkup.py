@@ -25,7 +25,7 @@ def cache(tmp_path, monkeypatch) -> None:
 
 @pytest.fixture
 def planted(tmp_path) -> Path:
-    """Two classes with a duplicate across them, blanks, a broken file, a colour picture and a 16 bit one."""
+    """Two classes with a duplicate across them, blanks, a broken file, a colour image and a 16 bit one."""
     random = np.random.default_rng(0)
     folder = tmp_path / "source"
     for name in ("cat", "dog"):
@@ -75,7 +75,7 @@ def save(folder: Path, pictures: dict[str, np.ndarray]) -> Path:
 
 
 def test_near_duplicates_of_other_sizes_and_across_classes(tmp_path):
-    """A picture once more as a JPEG, and one at three quarters of its size in another class."""
+    """An image once more as a JPEG, and one at three quarters of its size in another class."""
     pictures = {f"cat/{i:03}.png": picture for i, picture in enumerate(landscapes(100, 64))}
     smaller = Image.fromarray(pictures["cat/007.png"]).resize((48, 48), Image.Resampling.BICUBIC)
     pictures |= {"cat/again.png": compressed(pictures["cat/003.png"]), "dog/smaller.png": np.asarray(smaller)}

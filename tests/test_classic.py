@@ -37,14 +37,14 @@ def networks(config: ModelConfig, seed: int = 0) -> tuple[nn.Module, nn.Module]:
 
 
 def inputs(config: ModelConfig, num: int) -> tuple[Tensor, Tensor]:
-    """(z, pictures in [-1, 1])."""
+    """(z, images in [-1, 1])."""
     noise = torch.Generator().manual_seed(1)
     z = torch.randn(num, config.z_dim, generator=noise)
     return z, 2 * torch.rand(num, config.channels, config.height, config.width, generator=noise) - 1
 
 
 def on_meta(config: ModelConfig) -> tuple[nn.Module, nn.Module, torch.Size]:
-    """Both networks without a number in them, and the shape of two of their pictures, which D has seen."""
+    """Both networks without a number in them, and the shape of two of their images, which D has seen."""
     with torch.device("meta"):
         generator, discriminator = build(config)
         pictures = generator(torch.zeros(2, config.z_dim))
@@ -330,7 +330,7 @@ def test_evaluation_mode_knows_neither_chance_nor_neighbours(model):
 
 @models
 def test_training_mode_does_what_the_network_says(model):
-    """mixes_pictures: a neighbour changes a picture; stochastic: the same call twice differs."""
+    """mixes_pictures: a neighbour changes an image; stochastic: the same call twice differs."""
     shape = config(model)
     with torch.no_grad():
         for network, given in zip(networks(shape), inputs(shape, 4), strict=True):
@@ -349,7 +349,7 @@ def test_training_mode_does_what_the_network_says(model):
 
 @models
 def test_state_goes_round(model):
-    """Weights and running statistics suffice to make the same pictures and verdicts again."""
+    """Weights and running statistics suffice to make the same images and verdicts again."""
     shape = config(model)
     with torch.no_grad():
         for one, other, given in zip(networks(shape, 1), networks(shape, 2), inputs(shape, 3), strict=True):

@@ -45,7 +45,7 @@ def test_the_distance_of_each_class_is_to_its_own_pictures() -> None:
     cat, dog, owl = (row.kid for row in table.rows)
     assert cat is not None and dog is not None and owl is not None
     assert cat.low < 0 < cat.high and dog.low > 0 and owl.low < 0 < owl.high
-    # What was asked for counts where it is known; three pictures are too few.
+    # What was asked for counts where it is known; three images are too few.
     asked = np.where(found == 1, 0, found)
     asked[:3] = 1
     table = class_table(NAMES, real, found, asked, real_features, fake_features)
@@ -108,9 +108,9 @@ def test_intervals_of_the_modes_hold_the_average() -> None:
 
 def test_labels_that_cannot_be_are_refused() -> None:
     good = np.array([0, 1, 2])
-    with pytest.raises(DataError, match="labels of generated pictures go from 0 to 3 and there are 3 classes"):
+    with pytest.raises(DataError, match="labels of generated images go from 0 to 3 and there are 3 classes"):
         class_table(NAMES, good, np.array([0, 3]))
-    with pytest.raises(DataError, match="labels of real pictures go from -1 to 2"):
+    with pytest.raises(DataError, match="labels of real images go from -1 to 2"):
         class_table(NAMES, np.array([-1, 2]), good)
     with pytest.raises(DataError, match="no labels of asked pictures"):
         class_table(NAMES, good, good, np.array([], int))

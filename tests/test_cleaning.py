@@ -15,7 +15,7 @@ from ganvas.data.pack import Pack, open_pack
 
 @pytest.fixture(scope="module")
 def twins(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """60 smooth random pictures as PNG and the first ten once more, compressed and a little brighter."""
+    """60 smooth random images as PNG and the first ten once more, compressed and a little brighter."""
     folder = tmp_path_factory.mktemp("twins") / "pictures"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -32,7 +32,7 @@ def test_twins_are_found_and_dropped(twins: Path, ganvas_command: Command, tmp_p
     answer = ganvas_command("data", "check", twins)
     assert "clusters: 10, the largest of 2" in answer.out, answer.out
     answer = ganvas_command("data", "pack", twins, tmp_path / "pack", "--drop-duplicates")
-    assert "60 pictures of 64x64x1" in answer.out and "10 pictures were dropped" in answer.out, answer.out
+    assert "60 images of 64x64x1" in answer.out and "10 images were dropped" in answer.out, answer.out
     kept = {name.removesuffix(".png").removesuffix("-again.jpg") for name in Pack.open(tmp_path / "pack").names}
     assert len(kept) == 60
 

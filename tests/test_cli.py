@@ -58,7 +58,7 @@ def test_torch_waits_until_it_is_needed(code: str) -> None:
 def test_the_installed_command_and_the_module_answer() -> None:
     for command in ([Path(sys.executable).with_name("ganvas")], [sys.executable, "-m", "ganvas"]):
         answer = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True)
-        assert "Train GANs on your own pictures." in answer.stdout and not answer.stderr
+        assert "Train GANs on your own images." in answer.stdout and not answer.stderr
 
 
 # train
@@ -69,7 +69,7 @@ def test_train_on_class_folders_then_sample_and_film(
 ) -> None:
     run = tmp_path / "runs" / "mine"
     answer = fine(ganvas_command("train", two_classes, "--out", run, "--images", 64, *TINY))
-    assert "24 pictures of 16x16x1 in 2 classes" in answer.err and "given" in answer.err
+    assert "24 images of 16x16x1 in 2 classes" in answer.err and "given" in answer.err
     assert f"model  {run / 'model'}" in answer.out and f"ganvas sample {run}" in answer.out
     assert Path(answer.out.splitlines()[0].split(maxsplit=1)[1]).is_file()  # the grid
 
@@ -78,7 +78,7 @@ def test_train_on_class_folders_then_sample_and_film(
 
     out = tmp_path / "samples"
     answer = fine(ganvas_command("sample", run, "--n", 5, "--seed", 3, "--label", "standing", "--out", out))
-    assert answer.out == f"5 pictures and manifest.csv in {out}\n"
+    assert answer.out == f"5 images and manifest.csv in {out}\n"
 
     answer = fine(ganvas_command("video", run))
     films = [Path(line) for line in answer.out.splitlines()]
@@ -90,7 +90,7 @@ def test_train_on_class_folders_then_sample_and_film(
 def test_train_on_mnist_by_name(ganvas_command: Command, shared_data: Path, tmp_path: Path) -> None:
     options = ("--data", shared_data / "mnist", "--images", 64, "--base", 8, "--previews", 2)
     answer = fine(ganvas_command("train", "mnist", "--out", tmp_path / "run", *options))
-    assert "60,000 pictures of 28x28x1 in 10 classes, 2,000 of them set aside, kind digits" in answer.err
+    assert "60,000 images of 28x28x1 in 10 classes, 2,000 of them set aside, kind digits" in answer.err
     card = (tmp_path / "run/model/README.md").read_text()
     assert "CC BY-SA 3.0" in card and "LeCun" in card and "synthetic" in card
     assert ganvas.Generator.load(tmp_path / "run").classes == [str(i) for i in range(10)]
@@ -190,7 +190,7 @@ def test_data_check_prints_and_saves(ganvas_command: Command, two_classes: Path,
 def test_data_pack_then_train_from_the_pack(ganvas_command: Command, two_classes: Path, tmp_path: Path) -> None:
     pack = tmp_path / "pack"
     answer = fine(ganvas_command("data", "pack", two_classes, pack, "--size", "12x20"))
-    assert f"24 pictures of 12x20x1 in {pack}" in answer.out
+    assert f"24 images of 12x20x1 in {pack}" in answer.out
     assert {path.name for path in pack.iterdir()} == {
         "images.npy",
         "labels.npy",
@@ -213,7 +213,7 @@ def test_real_zip_of_palette_pictures(ganvas_command: Command, shared_data: Path
     source = shared_data / "comic_faces" / "comic_faces_96_5000.zip"
     options = ("--limit", 40, "--labels", "attributes.csv:backgroundType", "--out", tmp_path / "run")
     answer = fine(ganvas_command("train", source, *options, "--images", 32, *TINY))
-    assert "40 pictures of 16x16x3" in answer.err and "40 of 5000 pictures were drawn with seed 0" in answer.err
+    assert "40 images of 16x16x3" in answer.err and "40 of 5000 images were drawn with seed 0" in answer.err
 
 
 # doctor

@@ -1,4 +1,4 @@
-"""codes.py: one form of steering for every architecture; and seeds, which mean the same picture everywhere."""
+"""codes.py: one form of steering for every architecture; and seeds, which mean the same image everywhere."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ GENERATORS: dict[tuple[str, bool], Generator] = {}
 
 
 def numbered(name: str, labelled: bool = False) -> Generator:
-    """A generator of 32x32 gray pictures whose weights come from NumPy's generator: the same on every machine.
+    """A generator of 32x32 gray images whose weights come from NumPy's generator: the same on every machine.
 
-    Their scale keeps activations alive to the end, so that its pictures have contrast and differ.
+    Their scale keeps activations alive to the end, so that its images have contrast and differ.
     """
     classes = CLASSES if labelled else []
     config = ModelConfig(name, SIDE, SIDE, 1, len(classes), z_dim=8, base=8)
@@ -65,7 +65,7 @@ def code_of(gan: Generator, *seeds: int, truncation: float = 1.0) -> Code:
     return gan.code(gan.latents(seeds), gan.label_indices(None, seeds), truncation)
 
 
-# Codes and pictures.
+# Codes and images.
 
 
 @cases
@@ -191,7 +191,7 @@ def test_classes_can_be_weighed_in_every_modern_network() -> None:
         assert (half - pure).abs().max() > 1e-3 and torch.isfinite(half).all()
 
 
-# Seeds: the same picture on every machine, in every batch, in every version.
+# Seeds: the same image on every machine, in every batch, in every version.
 
 
 @cases
@@ -205,13 +205,13 @@ def test_pictures_do_not_depend_on_the_batch(name: str, labelled: bool, monkeypa
 
 
 def fingerprint(name: str) -> list[str]:
-    """Three pictures, the last one truncated, as the means of 4 x 4 fields, in hexadecimal digits.
+    """Three images, the last one truncated, as the means of 4 x 4 fields, in hexadecimal digits.
 
     A field's step is a fortieth of the deviation among the picture's fields; 128 is their mean.
     """
     gan = of(name, labelled=name in MODERN)
     pictures = torch.cat([gan.sample(2, seed=11), gan.sample(1, seed=4_000_000_000, truncation=0.7)])
-    assert pictures.std() > 0.02 and (pictures.abs() > 0.99).float().mean() < 0.5  # pictures, no blanks
+    assert pictures.std() > 0.02 and (pictures.abs() > 0.99).float().mean() < 0.5  # images, no blanks
     fields = torch.nn.functional.adaptive_avg_pool2d(pictures.double(), 4).flatten(1)
     steps = 128 + 40 * (fields - fields.mean(dim=1, keepdim=True)) / fields.std(dim=1, keepdim=True)
     return [bytes(row).hex() for row in steps.round().int().tolist()]
@@ -236,7 +236,7 @@ FINGERPRINTS = {name: prints for name, *prints in map(str.split, TABLE.strip().s
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_seed_means_the_same_picture_on_every_machine_and_in_every_version(name: str) -> None:
-    """Where this fails, seeds that people kept would show other pictures: that needs a new FORMAT, not new numbers."""
+    """Where this fails, seeds that people kept would show other images: that needs a new FORMAT, not new numbers."""
     for found, kept in zip(fingerprint(name), FINGERPRINTS[name], strict=True):
         fields, expected = bytes.fromhex(found), bytes.fromhex(kept)
         assert max(abs(a - b) for a, b in zip(fields, expected, strict=True)) <= 1

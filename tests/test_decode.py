@@ -256,7 +256,7 @@ def test_background_that_is_no_color():
         decode(encoded(Image.new("RGBA", (4, 4))), target(4, 4, background="blurple"))
 
 
-# What is no picture.
+# What is no image.
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -346,7 +346,7 @@ def test_damaged_pictures_raise_only_picture_errors(seed, changes, share):
     only_picture_errors(bytes(damaged[: int(len(damaged) * share)]))
 
 
-# Real pictures.
+# Real images.
 
 
 @pytest.mark.parametrize(

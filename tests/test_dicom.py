@@ -105,7 +105,7 @@ def lut(descriptor: list[int], entries: Any, vr: str = "OW", **elements) -> list
 
 
 def ramp(bits: int, signed: bool = False) -> np.ndarray:
-    """All values that `bits` can hold (every 16th of 16 bits), as a picture."""
+    """All values that `bits` can hold (every 16th of 16 bits), as an image."""
     lowest = -(2 ** (bits - 1)) if signed else 0
     values = np.arange(lowest, lowest + 2**bits, 16 if bits == 16 else 1)
     dtype = ("i" if signed else "u") + ("1" if bits <= 8 else "2")
@@ -467,7 +467,7 @@ def test_broken_files_among_good_ones_are_named(put: Callable[..., Path]) -> Non
     pack = open_pack(put(good | bad), DataConfig(size="16"))
     assert pack.names == list(good)
     assert {r["name"] for r in pack.info["rejected"]} == set(bad)
-    with pytest.raises(DataError, match=r"no picture can be used.*x0\.dcm: a DICOM file without pixels"):
+    with pytest.raises(DataError, match=r"no image can be used.*x0\.dcm: a DICOM file without pixels"):
         open_pack(put(bad, name="bad"))
 
 
@@ -501,7 +501,7 @@ def test_child_processes_decode_the_same(put: Callable[..., Path], tmp_path: Pat
 )  # fmt: skip
 def test_the_modality_decides_the_kind(put: Callable[..., Path], modality: str | None, form: str, kind: str) -> None:
     elements = {"Modality": modality} if modality else {}
-    color = modality == "US"  # colour pictures elsewhere pass for photos, which are mirrored
+    color = modality == "US"  # colour images elsewhere pass for photos, which are mirrored
     files = {f"{i}.dcm": film(noise(16, 16, 3) // (i + 1) if color else noise(16, 16 + i), **elements) for i in (0, 1)}
     place = put(files)
     source = open_source(place)
@@ -619,7 +619,7 @@ def test_real_films(films: Path, tmp_path: Path) -> None:
 
 
 def test_no_field_reaches_a_run_its_card_or_its_samples(films: Path, tmp_path: Path) -> None:
-    """From the files to 16 bit samples: nothing of a header in any byte of the run or the pictures drawn."""
+    """From the files to 16 bit samples: nothing of a header in any byte of the run or the images drawn."""
     options = {"size": "32", "base": 8, "batch": 4, "images": 8, "previews": 1, "device": "cpu", "quiet": True}
     ganvas.train(films, tmp_path / "run", **options)
     for form in ("png", "tiff"):

@@ -83,7 +83,7 @@ def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarra
 
 
 def reference(state: State, picture: np.ndarray, heads: int, blocks: int) -> np.ndarray:
-    """One picture (3, H, W), normalised -> (width,): the class token, in float64, token by token where it can be."""
+    """One image (3, H, W), normalised -> (width,): the class token, in float64, token by token where it can be."""
     w = {name: tensor.double().numpy() for name, tensor in state.items()}
     width = w["cls_token"].shape[2]
     rows, columns = picture.shape[1] // 14, picture.shape[2] // 14

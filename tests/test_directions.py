@@ -134,7 +134,7 @@ def test_impossible_numbers_are_refused(options: dict, message: str) -> None:
 
 @pytest.fixture(scope="module", params=["style", "compact"])
 def bright(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Generator, Pack]:
-    """A generator, and pictures of its own in two classes: darker and brighter than their median."""
+    """A generator, and images of its own in two classes: darker and brighter than their median."""
     folder = tmp_path_factory.mktemp(request.param)
     gan = fresh(request.param)
     pixels = to_pixels(gan.sample(240, seed=10_000))
@@ -169,7 +169,7 @@ def test_a_direction_from_labels_does_what_it_says(bright: tuple[Generator, Pack
 
 def test_labels_that_cannot_have_a_direction_are_refused(bright: tuple[Generator, Pack], two_classes: Path) -> None:
     gan, pack = bright
-    with pytest.raises(ConfigError, match=r"label 'smile' does not exist: the pictures have dark, light"):
+    with pytest.raises(ConfigError, match=r"label 'smile' does not exist: the images have dark, light"):
         directions.supervised(gan, pack, label="smile")
     with pytest.raises(ConfigError, match="takes the class as its input"):
         directions.supervised(fresh("compact", ["dark", "light"]), pack)

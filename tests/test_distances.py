@@ -132,14 +132,14 @@ def test_a_higher_level_is_wider() -> None:
 def test_mind_by_hand() -> None:
     """One feature, whose only directions are 1 and -1: three times the squared distance of sorted numbers."""
     assert mind(np.array([[0.0], [3]]), np.array([[4.0], [0]])).value == pytest.approx(3 * (0 + 1) / 2)
-    # Two pictures against three: a third of them goes 0 -> 0, a sixth 0 -> 1, a sixth 2 -> 1, a third 2 -> 5.
+    # Two images against three: a third of them goes 0 -> 0, a sixth 0 -> 1, a sixth 2 -> 1, a third 2 -> 5.
     assert mind(np.array([[2.0], [0]]), np.array([[0.0], [5], [1]])).value == pytest.approx(3 * (1 / 6 + 1 / 6 + 9 / 3))
 
 
 def test_mind_of_equal_shifted_and_permuted_sets() -> None:
     real, fake = gaussian(200, 16, 0), gaussian(150, 16, 1, 0.3)
     assert mind(real, real).value == pytest.approx(0, abs=1e-12)
-    # Along a unit vector u a shift by s moves every picture by u . s, and the mean of (u . s)^2 is |s|^2 / D.
+    # Along a unit vector u a shift by s moves every image by u . s, and the mean of (u . s)^2 is |s|^2 / D.
     assert mind(real, real + 0.5, projections=4000).value == pytest.approx(3 * 16 * 0.25, rel=0.05)
     order = np.random.default_rng(2).permutation(200)
     assert mind(real[order], fake) == pytest.approx(mind(real, fake), rel=1e-9)
@@ -163,7 +163,7 @@ def test_mind_sees_what_a_frechet_distance_cannot() -> None:
 
 def test_inception_score_by_hand() -> None:
     sure = np.log(np.maximum(np.eye(4).repeat(5, axis=0), 1e-300))
-    assert split_scores(sure, 1) == pytest.approx([4])  # sure of each picture, all classes alike
+    assert split_scores(sure, 1) == pytest.approx([4])  # sure of each image, all classes alike
     assert split_scores(np.zeros((20, 4)), 2) == pytest.approx([1, 1])  # sure of nothing
     assert split_scores(sure, 4) == pytest.approx([1] * 4)  # in order: one class a split
     assert split_scores(sure, 4, shuffle_seed=0).min() > 2
@@ -180,7 +180,7 @@ def test_inception_score_of_probabilities_that_underflow() -> None:
 # ---- Vendi score ----
 
 
-@pytest.mark.parametrize("width", [10, 60])  # fewer and more features than pictures
+@pytest.mark.parametrize("width", [10, 60])  # fewer and more features than images
 def test_vendi_by_hand(width: int) -> None:
     kinds = np.eye(width)[np.arange(40) % 5]
     assert vendi(kinds).value == pytest.approx(5)  # five kinds, eight of each
@@ -241,7 +241,7 @@ SIMULATED: dict[str, Simulated] = {
 def test_intervals_hold_the_average_as_often_as_they_say(
     name: str, scale: float, shift: float, num: tuple[int, int], width: int
 ) -> None:
-    """With more and with fewer pictures than features. The average's own chance is 1.5% at 400 repetitions."""
+    """With more and with fewer images than features. The average's own chance is 1.5% at 400 repetitions."""
     assert 0.90 <= covered(SIMULATED[name], 400, num, width, scale, shift) <= 0.98
 
 
@@ -348,7 +348,7 @@ def test_precision_and_recall_are_torch_fidelitys(peer: Callable, real: np.ndarr
 )
 def test_too_few_pictures_are_refused(measure: Callable, least: int) -> None:
     enough, few = gaussian(30, 3, 0), gaussian(least - 1, 3, 1)
-    with pytest.raises(DataError, match=f"30 real and {least - 1} generated pictures.*at least {least}"):
+    with pytest.raises(DataError, match=f"30 real and {least - 1} generated images.*at least {least}"):
         measure(enough, few)
     with pytest.raises(DataError, match=f"{least - 1} real and 30 generated"):
         measure(few, enough)
@@ -361,16 +361,16 @@ def test_features_that_do_not_fit_are_refused(measure: Callable) -> None:
     with pytest.raises(DataError, match=r"3 numbers and those of generated ones 4.*one network"):
         measure(good, gaussian(30, 4, 0))
     bad[[4, 7], 1] = np.nan, np.inf
-    with pytest.raises(DataError, match="features of 2 of 30 generated pictures are not finite"):
+    with pytest.raises(DataError, match="features of 2 of 30 generated images are not finite"):
         measure(good, bad)
-    with pytest.raises(DataError, match="features of 2 of 30 real pictures are not finite"):
+    with pytest.raises(DataError, match="features of 2 of 30 real images are not finite"):
         measure(bad, good)
 
 
 def test_one_set_that_cannot_be_judged_is_refused() -> None:
-    with pytest.raises(DataError, match="19 pictures were given and a Vendi score needs 20"):
+    with pytest.raises(DataError, match="19 images were given and a Vendi score needs 20"):
         vendi(gaussian(19, 3, 0))
-    with pytest.raises(DataError, match="19 pictures were given for an Inception score of 10 splits"):
+    with pytest.raises(DataError, match="19 images were given for an Inception score of 10 splits"):
         inception_score(gaussian(19, 3, 0))
     with pytest.raises(DataError, match="features of 1 of 20 given pictures"):
         vendi(np.vstack([gaussian(19, 3, 0), np.full((1, 3), np.nan)]))

@@ -191,7 +191,7 @@ def images(minutes: str) -> int:
 
 
 def small(words: list[str]) -> list[str]:
-    """The same command with a small budget, and pictures of 16 pixels a side."""
+    """The same command with a small budget, and images of 16 pixels a side."""
     words = list(words)
     for option in MOST.keys() & set(words):
         place = words.index(option) + 1
@@ -284,7 +284,7 @@ def serve(words: list[str]) -> None:
         process.communicate()
 
 
-# -- the pictures that the pages speak of --
+# -- the images that the pages speak of --
 
 
 def digit_folders(folder: Path) -> None:

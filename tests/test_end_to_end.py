@@ -1,4 +1,4 @@
-"""The whole way on real pictures: the embedded digits are trained for a few seconds and read by a classifier."""
+"""The whole way on real images: the embedded digits are trained for a few seconds and read by a classifier."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def test_the_report_of_a_judged_run(run: Path, ganvas_command: Command) -> None:
 def test_a_model_without_its_run_needs_its_pictures(run: Path, ganvas_command: Command, tmp_path: Path) -> None:
     shutil.copytree(run / "model", tmp_path / "model")
     answer = ganvas_command("evaluate", tmp_path / "model")
-    assert answer.code == 2 and "give the pictures that it was trained on with --data" in answer.err
+    assert answer.code == 2 and "give the images that it was trained on with --data" in answer.err
     answer = ganvas_command("evaluate", tmp_path / "model", "--data", "digits", "--n", 50, "--features", "random")
     assert answer.code == 0 and (tmp_path / "model" / "evaluation.json").is_file()
 
@@ -88,7 +88,7 @@ def test_what_cannot_be_judged_is_one_sentence(run: Path, ganvas_command: Comman
         ((run, "--features", "vgg"), "there is no feature network 'vgg'"),
         ((run, "--weights", tmp_path / "none.pth", "--features", "inception-clean"), "none.pth"),
         ((tmp_path / "nothing",), "does not exist"),
-        ((run / "model", "--data", other.folder), "give the pictures that it was trained on"),
+        ((run / "model", "--data", other.folder), "give the images that it was trained on"),
     ):
         answer = ganvas_command("evaluate", *arguments)
         assert answer.code == 2 and words in answer.err and answer.err.count("\n") <= 2, (arguments, answer.err)
@@ -126,7 +126,7 @@ def test_few_pictures_are_judged_and_what_they_do_not_allow_is_said(
     assert content["data"]["num_heldout"] == held and content["artefacts"] and content["real_or_fake"]
     assert (content["copies"] is None) == (held < 20)
     if held < 20:
-        said = f"Copies: {held or 'no'} pictures were held out and 20 are needed"
+        said = f"Copies: {held or 'no'} images were held out and 20 are needed"
         assert any(said in sentence for sentence in content["left_out"]) and f"not judged: {said}" in answer.out
     assert ganvas_command("report", tmp_path / "run").code == 0
     page = (tmp_path / "run" / "report.html").read_text()
@@ -148,9 +148,9 @@ def test_rare_classes_do_not_take_the_evaluation_along(
 @pytest.mark.parametrize(
     ("num", "equal", "words"),
     [
-        (3, False, "3 pictures are too few to learn from"),
-        (30, False, "With no pictures set aside, copies cannot be told"),
-        (60, True, "0 of 6 pictures were set aside: the others are nearly the same"),
+        (3, False, "3 images are too few to learn from"),
+        (30, False, "With no images set aside, copies cannot be told"),
+        (60, True, "0 of 6 images were set aside: the others are nearly the same"),
     ],
 )
 def test_few_pictures_are_named_before_the_training(num: int, equal: bool, words: str, tmp_path: Path) -> None:

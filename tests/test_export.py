@@ -1,4 +1,4 @@
-"""export.py and export_web: other programs and browsers draw the pictures that PyTorch draws."""
+"""export.py and export_web: other programs and browsers draw the images that PyTorch draws."""
 
 from __future__ import annotations
 
@@ -406,7 +406,7 @@ def test_page_has_all_its_parts_and_no_outside_address(pretended: Path, folder: 
     page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     body = page.split("<body", 1)[1]
     first_line = re.sub(r"<[^>]+>", "", body.split(">", 1)[1]).strip().splitlines()[0]
-    assert first_line.startswith("All pictures on this page are synthetic")
+    assert first_line.startswith("All images on this page are synthetic")
     generator = Generator.load(folder, "cpu")
     assert generator.hash in page and "CC BY-SA 4.0 &amp; more" in page
     assert CLASSES[1] not in page and "\\u003cimg" in page
@@ -541,7 +541,7 @@ def same_in_browser(page: Page, generator: Generator) -> None:
 
 
 def remade(generator: Generator, path: Path) -> np.ndarray:
-    """(H, W, C) the picture that the recipe in a saved file makes in Python."""
+    """(H, W, C) the image that the recipe in a saved file makes in Python."""
     said = read_provenance(path)
     assert said is not None and said["synthetic"] is True and said["model"] == generator.hash
     code = resolve(generator, [Recipe.from_dict(said["recipe"])])
@@ -573,7 +573,7 @@ def test_demo_in_a_browser(browser: Any, serve: Any, runtime: Path, folder: Path
     expected = to_pixels(generator.sample(1, seed=4))[0].astype(int)
     assert np.abs(np.array(drawn_pixels).reshape(20, 28, 4)[:, :, :3] - expected).max() <= 1
 
-    # Seed, class and truncation; the file says what it is, and Python makes the same picture of it.
+    # Seed, class and truncation; the file says what it is, and Python makes the same image of it.
     page.page.fill("#seed", "7")
     page.page.dispatch_event("#seed", "change")
     page.page.select_option("#class", "2")
@@ -605,7 +605,7 @@ def test_demo_in_a_browser(browser: Any, serve: Any, runtime: Path, folder: Path
     expected = generator.render(z, torch.tensor([0])).numpy()
     assert np.abs(fed.shown().reshape(expected.shape) - expected).max() < BROWSER_SAME
 
-    # The film of a morph runs and stops; more pictures come; nothing is wider than a phone.
+    # The film of a morph runs and stops; more images come; nothing is wider than a phone.
     page.page.click("#play")
     page.page.wait_for_function("Number(document.getElementById('share').value) > 0.5", timeout=20_000)
     page.page.click("#play")

@@ -129,7 +129,7 @@ def test_the_nearest_digit_is_mostly_the_same_digit(features: Features) -> None:
     assert accuracy > 0.75
 
 
-# ---- pictures ----
+# ---- images ----
 
 
 @installed
@@ -237,7 +237,7 @@ def test_other_weights_are_refused_and_no_code_of_the_package_runs(
 
 
 class Counting(torch.nn.Module):
-    """Features and logits in which the pictures can be told apart; counts the pictures it sees."""
+    """Features and logits in which the images can be told apart; counts the images it sees."""
 
     def __init__(self) -> None:
         super().__init__()

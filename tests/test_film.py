@@ -21,7 +21,7 @@ needs_av = pytest.mark.skipif(importlib.util.find_spec("av") is None, reason="ne
 
 
 def cells(step: int, height: int = 16, width: int = 16, channels: int = 1) -> np.ndarray:
-    """Six pictures (6, H, W, C): picture i is a gray of its own that grows with the step."""
+    """Six images (6, H, W, C): image i is a gray of its own that grows with the step."""
     gray = 20 + 30 * np.arange(6) + 10 * step
     return np.broadcast_to(gray[:, None, None, None], (6, height, width, channels)).astype(np.uint8)
 
@@ -56,7 +56,7 @@ def frames_of(path: Path) -> list[np.ndarray]:
 
 
 def middle(frame: np.ndarray, cell: int, columns: int = 3, rows: int = 2) -> float:
-    """The gray in the middle of a cell of a grid of 16x16 pictures."""
+    """The gray in the middle of a cell of a grid of 16x16 images."""
     height, width = frame.shape[0] - film.CAPTION, frame.shape[1]
     y, x = (2 + cell // columns * 18 + 8) / (2 + rows * 18), (2 + cell % columns * 18 + 8) / (2 + columns * 18)
     return float(frame[int(y * height), int(x * width)].mean())
@@ -180,7 +180,7 @@ def test_mp4_without_its_extra_names_the_command(run: Path, monkeypatch: pytest.
         ganvas.video(run, formats="mp4")
 
 
-# Pictures and grids.
+# Images and grids.
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])

@@ -49,7 +49,7 @@ def test_frechet_of_equal_and_shifted_sets() -> None:
 
 @pytest.mark.parametrize(("n", "m", "width"), [(200, 150, 12), (9, 150, 12), (150, 9, 12), (8, 6, 30)])
 def test_frechet_is_the_slow_formula(n: int, m: int, width: int) -> None:
-    """Through the eigenvalues of the product of the covariances, with more and with fewer pictures than features."""
+    """Through the eigenvalues of the product of the covariances, with more and with fewer images than features."""
     mixing = gaussian(width, width, 5)
     real, fake = gaussian(n, width, 0) @ mixing, gaussian(m, width, 1, 0.2)
     first, second = np.cov(real.T), np.cov(fake.T)
@@ -68,7 +68,7 @@ def test_frechet_of_independent_features_in_closed_form() -> None:
 
 @pytest.mark.parametrize(("strength", "num"), [(3.0, 300), (12.0, 300), (0.0, 41), (3.0, 45)])
 def test_frechet_of_nearly_singular_covariances(strength: float, num: int) -> None:
-    """Eigenvalues that fall by up to ten orders of magnitude, or hardly more pictures than the 40 features."""
+    """Eigenvalues that fall by up to ten orders of magnitude, or hardly more images than the 40 features."""
     scale = np.exp(-strength * np.linspace(0, 2, 40))
     turn = np.linalg.qr(gaussian(40, 40, 7))[0]
     real, fake = gaussian(num, 40, 0) * scale @ turn, (1.2 * gaussian(num, 40, 1) + 0.1) * scale @ turn
@@ -170,7 +170,7 @@ def test_statistics_of_other_features_are_refused() -> None:
             statistics.merge(other)
     with pytest.raises(DataError, match="cannot be joined"):
         statistics.update(gaussian(3, 4, 0))
-    with pytest.raises(DataError, match="features of 1 of 2 given pictures are not finite"):
+    with pytest.raises(DataError, match="features of 1 of 2 given images are not finite"):
         statistics.update(np.array([[0, 0, 0, 0, 0], [0, np.nan, 0, 0, 0]]))
     with pytest.raises(DataError, match="cannot be compared"):
         frechet(statistics, Statistics.of(gaussian(30, 4, 0)))
@@ -204,7 +204,7 @@ def test_infinitely_many_needs_as_many_as_features() -> None:
         fid_infinity(gaussian(19, 20, 0), gaussian(30, 20, 1))
 
 
-# ---- few pictures ----
+# ---- few images ----
 
 
 def test_an_fid_of_few_pictures_is_refused_unless_forced() -> None:

@@ -1,4 +1,4 @@
-"""generator.py: loading from anywhere, seeds that mean the same picture everywhere, pixels, and files not to trust."""
+"""generator.py: loading from anywhere, seeds that mean the same image everywhere, pixels, and files not to trust."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SAME = 1e-4  # what "the same picture" means, in the range from -1 to 1
 
 
 def fresh(model: str = "compact", classes: list[str] | None = None, **options: int) -> Generator:
-    """An untrained generator of 16x16 gray pictures."""
+    """An untrained generator of 16x16 gray images."""
     torch.manual_seed(0)
     sizes = {"height": 16, "width": 16, "channels": 1, "z_dim": 8, "base": 8} | options
     config = ModelConfig(model, num_classes=len(classes or []), **sizes)
@@ -122,7 +122,7 @@ def test_a_fresh_process_draws_the_same(trained: Path, tmp_path: Path) -> None:
         "import sys, numpy, ganvas\n"
         "pictures = ganvas.Generator.load(sys.argv[1], device='cpu').sample(5, seed=7)\n"
         "assert 'ganvas.training' not in sys.modules and 'ganvas.data' not in sys.modules\n"
-        "numpy.save(sys.argv[2], pictures.numpy())"
+        "numpy.save(sys.argv[2], images.numpy())"
     )
     subprocess.run([sys.executable, "-c", code, trained, tmp_path / "there.npy"], check=True, cwd=tmp_path)
     here = Generator.load(trained, device="cpu").sample(5, seed=7).numpy()

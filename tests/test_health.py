@@ -98,7 +98,7 @@ def test_an_exploding_gradient_is_named(report: dict[str, Any]) -> None:
 
 
 def test_fresh_networks_are_not_judged(report: dict[str, Any], vitals: dict[str, Any]) -> None:
-    """For 200 steps the discriminator knows nothing, and all pictures are alike."""
+    """For 200 steps the discriminator knows nothing, and all images are alike."""
     config = TrainConfig(loss="relativistic", batch=16)
     lost, alike = report | {"loss": math.log(2)}, vitals | {"diversity": 0.01, "precision": 0.0}
     told = Told(config)
@@ -276,7 +276,7 @@ def test_a_discriminator_that_knows_its_few_pictures_is_named(often: None, tmp_p
 
 
 def test_copying_is_named(often: None, tmp_path: Path) -> None:
-    """Labels so fine that each belongs to one picture ask for nothing but copies."""
+    """Labels so fine that each belongs to one image ask for nothing but copies."""
     for number, image in enumerate(open_pack("digits").images[:60]):
         (tmp_path / "each" / f"{number}").mkdir(parents=True)
         save_png(tmp_path / "each" / f"{number}" / "it.png", image)

@@ -1,4 +1,4 @@
-"""The held-out split: its size, its classes, no leaks, the same every time, and no picture of it in a batch."""
+"""The held-out split: its size, its classes, no leaks, the same every time, and no image of it in a batch."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_all_of_it_is_there_and_drawn_by_the_seed():
 
 
 def test_near_duplicates_stay_together():
-    """Every picture has an equal and a brighter twin, in another order: none of them may be parted."""
+    """Every image has an equal and a brighter twin, in another order: none of them may be parted."""
     pictures = landscapes(150, 32)
     order = np.random.default_rng(0).permutation(450)
     images = np.concatenate([pictures, pictures, np.stack([brighter(picture) for picture in pictures])])[order]
@@ -120,13 +120,13 @@ def test_batches_never_show_it(tmp_path, monkeypatch, held_in_memory):
     if not held_in_memory:
         monkeypatch.setattr("ganvas.data.batches.HELD_IN_MEMORY", 0)
     images = landscapes(60, 16, 1)[..., 0]
-    images[:, 0, 0] = np.arange(60)  # a picture tells its number
+    images[:, 0, 0] = np.arange(60)  # an image tells its number
     pack = packed(tmp_path, images, holdout=0.25)
     batches = Batches(pack, 9)
     seen = [round((float(value) + 1) * 127.5) for _ in range(30) for value in next(batches)[0][:, 0, 0, 0]]
     batches.close()
     assert len(pack.heldout) == 15
-    for epoch in range(6):  # each a permutation of the training pictures
+    for epoch in range(6):  # each a permutation of the training images
         assert sorted(seen[45 * epoch : 45 * (epoch + 1)]) == pack.training.tolist()
 
 

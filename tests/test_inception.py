@@ -158,7 +158,7 @@ def test_the_clean_resize_is_clean_fids(fidelity: ModuleType, size: tuple[int, i
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-2)
 
 
-# ---- pictures ----
+# ---- images ----
 
 
 def test_the_original_resize_by_hand() -> None:
@@ -278,7 +278,7 @@ def test_a_file_in_the_cache_must_be_the_published_one(
     reason=f"needs the published weights (GANVAS_INCEPTION or {PUBLISHED}) and all of CIFAR-10 (GANVAS_CIFAR10)",
 )
 def test_the_published_weights_give_the_published_scores_of_cifar10(tmp_path: Path) -> None:
-    """Inception score of the 50,000 training pictures as documented by torch-fidelity, FID to the 10,000 others."""
+    """Inception score of the 50,000 training images as documented by torch-fidelity, FID to the 10,000 others."""
     features = Features.load("inception-original", weights=PUBLISHED)
     assert features.official
     found = {}

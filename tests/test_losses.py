@@ -30,7 +30,7 @@ def seeded():
 
 
 class Quadratic(nn.Module):
-    """D(x) = b.x + x.A x / 2 for each picture by itself, with the gradient b + (A + A') x / 2."""
+    """D(x) = b.x + x.A x / 2 for each image by itself, with the gradient b + (A + A') x / 2."""
 
     def __init__(self, shape: tuple[int, int, int], curvature: float) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Quadratic(nn.Module):
 
 
 def small_discriminator() -> nn.Module:
-    """Smooth, conditional on nothing, and without operations that mix pictures."""
+    """Smooth, conditional on nothing, and without operations that mix images."""
     network = nn.Sequential(
         nn.Conv2d(2, 4, 3, padding=1), nn.Softplus(), nn.Conv2d(4, 3, 3, stride=2), nn.Tanh(), nn.Flatten()
     )

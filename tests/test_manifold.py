@@ -13,7 +13,7 @@ def gaussian(num: int, width: int, seed: int, shift: float = 0.0) -> np.ndarray:
 
 
 def slow_shares(real: np.ndarray, fake: np.ndarray, k: int, k_density: int) -> tuple[float, float, float, float]:
-    """Picture by picture."""
+    """Picture by image."""
 
     def reach(features: np.ndarray, k: int) -> list[float]:
         return [sorted(np.linalg.norm(features - own, axis=1))[k] for own in features]

@@ -16,14 +16,14 @@ FONT = ImageFont.load_default(22)
 
 
 def films(num: int, seed: int = 0) -> np.ndarray:
-    """(num, 160, 128, 1) uint8: soft gray pictures without a mark."""
+    """(num, 160, 128, 1) uint8: soft gray images without a mark."""
     small = landscapes(num, 40, 1, seed)[..., 0]
     soft = [Image.fromarray(picture // 2).resize((128, 160), Image.Resampling.BICUBIC) for picture in small]
     return np.stack([np.asarray(picture) for picture in soft])[..., None]
 
 
 def marked(pictures: np.ndarray, letter: str, carriers: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Writes the letter into the left of some pictures, at a place of its own in each; returns the places as well."""
+    """Writes the letter into the left of some images, at a place of its own in each; returns the places as well."""
     rng = np.random.default_rng(seed)
     pictures, places = pictures.copy(), rng.integers((8, 5), (110, 25), (len(pictures), 2))
     for i in carriers:
@@ -94,7 +94,7 @@ def test_blobs_strokes_and_rare_letters_are_no_marks():
 
 
 def test_soft_anatomy_is_no_mark():
-    """The same blurred ring in every picture: alike, but nothing that was burned in has such edges."""
+    """The same blurred ring in every image: alike, but nothing that was burned in has such edges."""
     rows, columns = np.indices((24, 24)) - 11.5
     ring = 120 * np.exp(-((np.hypot(rows, columns) - 6) ** 2) / 8)
     pictures, places = films(60).astype(np.float32), np.random.default_rng(0).integers(5, 30, (60, 2))
@@ -141,4 +141,4 @@ def test_the_marks_of_chest_films(shared_data):
             pictures.append(np.asarray(Image.open(io.BytesIO(archive.read(name))).convert("L").resize((256, 256))))
     found = marks(np.stack(pictures)[..., None])
     assert len(found) == 1 and found[0].bright and found[0].share > 0.8
-    assert found[0].box[1] + found[0].box[3] < 0.25  # the left of the picture
+    assert found[0].box[1] + found[0].box[3] < 0.25  # the left of the image

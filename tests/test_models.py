@@ -37,7 +37,7 @@ def config(
 def networks(config: ModelConfig, seed: int = 0, trained: bool = False) -> tuple[nn.Module, nn.Module]:
     """trained: weights away from their start, where some are zero and hide what lies behind them.
 
-    In training mode, but for networks that say that they mix pictures or draw numbers there.
+    In training mode, but for networks that say that they mix images or draw numbers there.
     """
     torch.manual_seed(seed)
     pair = build(config)
@@ -53,7 +53,7 @@ def networks(config: ModelConfig, seed: int = 0, trained: bool = False) -> tuple
 
 
 def inputs(config: ModelConfig, num: int, seed: int = 1) -> tuple[Tensor, Tensor, Tensor | None]:
-    """(z, pictures, labels); labels run through all classes."""
+    """(z, images, labels); labels run through all classes."""
     noise = torch.Generator().manual_seed(seed)
     z = torch.randn(num, config.z_dim, generator=noise)
     pictures = 2 * torch.rand(num, config.channels, config.height, config.width, generator=noise) - 1
@@ -61,7 +61,7 @@ def inputs(config: ModelConfig, num: int, seed: int = 1) -> tuple[Tensor, Tensor
 
 
 def learning(network: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """Parameters that learn from the game; decoders (skip) learn from real pictures instead."""
+    """Parameters that learn from the game; decoders (skip) learn from real images instead."""
     apart = getattr(network, "self_supervised", ())
     return [(name, p) for name, p in network.named_parameters() if name.partition(".")[0] not in apart]
 
@@ -126,7 +126,7 @@ def test_sizes_without_arithmetic(model, size):
         assert pictures.shape[1:] == (3, *size) and discriminator(pictures).shape == (2,)
 
 
-# Pictures know nothing of each other.
+# Images know nothing of each other.
 
 
 @conditions
@@ -242,7 +242,7 @@ def test_torch_seed_decides_the_weights(model, num_classes):
 
 @pytest.mark.parametrize("side", [28, 64, 200])
 def test_initial_scale_is_sane(model, side):
-    """Neither flat nor saturated pictures, and logits that a first step can handle, however many stages there are."""
+    """Neither flat nor saturated images, and logits that a first step can handle, however many stages there are."""
     shape = config(model, (side, side), 3, z_dim=32)
     _, pictures, _ = inputs(shape, 2)
     for seed in range(4 if side < 100 else 1):

@@ -121,7 +121,7 @@ def test_connected_groups():
     assert clusters(np.empty((0, 2), np.int64), 7) == []
 
 
-# The same picture.
+# The same image.
 
 
 def test_the_same_picture_differs_nowhere():
@@ -139,7 +139,7 @@ def test_black_and_white_are_not_the_same_but_black_and_black_are():
     assert same(images, np.array([[0, 1], [0, 2]])).tolist() == [False, True]
 
 
-# Real pictures.
+# Real images.
 
 
 def test_digits_are_not_near_duplicates_of_each_other(shared_data):

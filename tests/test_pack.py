@@ -1,4 +1,4 @@
-"""From pictures to a pack and back: exact pixels, nothing half written, nothing packed twice."""
+"""From images to a pack and back: exact pixels, nothing half written, nothing packed twice."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_broken_pictures_are_named_and_the_rest_is_used(tmp_path):
 def test_one_picture_is_not_enough(tmp_path, cache):
     source = write_pictures(tmp_path / "source", random_pictures(2, 16, 16))
     (source / "0000.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"only one picture.*0000.png"):
+    with pytest.raises(DataError, match=r"only one image.*0000.png"):
         open_pack(source)
     assert not leftovers(cache)
 

@@ -45,7 +45,7 @@ def pack_of(
     num: int = 6000,
     kind: str = "photo",
 ) -> Pack:
-    """A pack of black pictures that take no memory."""
+    """A pack of black images that take no memory."""
     images = np.broadcast_to(np.uint8(0), (num, height, width or height, channels))
     labels = np.arange(num) % classes if classes else None
     return Pack(
@@ -330,7 +330,7 @@ def test_shown_plan_names_every_choice_with_its_reason() -> None:
     console = Console(file=io.StringIO(), width=200)
     show_plan(planned, pack, console)
     shown = console.file.getvalue()
-    assert "6,000 pictures of 32x32x3 in 4 classes, kind photo" in shown
+    assert "6,000 images of 32x32x3 in 4 classes, kind photo" in shown
     for choice in planned.choices:
         line = next(line for line in shown.splitlines() if line.strip().startswith(choice.name))
         assert text(choice.value) in line and choice.reason in line

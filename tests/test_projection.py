@@ -1,4 +1,4 @@
-"""projection.py: a generated picture is found again, a real one approached, and what does not fit is refused."""
+"""projection.py: a generated image is found again, a real one approached, and what does not fit is refused."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_generated_picture_is_found_again_with_every_architecture(
     assert len(found.losses) == 81 and (np.diff(found.losses) <= 0).all()
     assert found.losses[-1] < 0.6 * found.losses[0]
     assert np.array_equal(found.target, pixels) and found.model == gan.hash and found.note == ""
-    # The recipe alone makes the picture.
+    # The recipe alone makes the image.
     recipe = Recipe.from_dict(json.loads(json.dumps(found.recipe.to_dict())))
     again = to_pixels(gan.show(resolve(gan, [recipe])))[0]
     assert np.abs(again.astype(int) - found.picture.astype(int)).max() <= 1
@@ -98,7 +98,7 @@ def test_points_of_sampled_styles_are_standard_normal_and_lead_back() -> None:
     torch.testing.assert_close(space.leave(space.enter(code)).latents, code.latents, rtol=0, atol=1e-3)
 
 
-# Pictures from files.
+# Images from files.
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ def test_files_that_are_no_pictures_are_named(gan: Generator, tmp_path: Path) ->
     ],
 )
 def test_pixels_of_another_form_are_refused_by_both(gan: Generator, pixels: np.ndarray) -> None:
-    with pytest.raises(ConfigError, match=r"a picture of 16x1.* came, but this model makes 16x16x3"):
+    with pytest.raises(ConfigError, match=r"an image of 16x1.* came, but this model makes 16x16x3"):
         projection.project(gan, pixels)
 
 

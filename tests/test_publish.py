@@ -1,4 +1,4 @@
-"""A published folder: complete, within limits, its own and no other, without a picture that may not be shown."""
+"""A published folder: complete, within limits, its own and no other, without an image that may not be shown."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_run_that_was_not_judged(run: Path, tmp_path: Path) -> None:
     text = text_of(out)
     assert "Not selected: the seeds 0 to 19, none left out" in text
     assert "A row a class: lying, standing." in text
-    assert "synthetic" in text and "Not evaluated" in text and "No real pictures are shown" in text
+    assert "synthetic" in text and "Not evaluated" in text and "No real images are shown" in text
     assert "pip install ganvas\nganvas sample model --n 16 --out samples" in text
     assert str(run.parent) not in text
 
@@ -108,7 +108,7 @@ def test_samples_are_the_first_seeds(run: Path, tmp_path: Path) -> None:
     publish.publish(run, out)
     generator = Generator.load(run, "cpu")
     shape = publish.layout(16, 16, 2)
-    number = shape.columns + 1  # the second picture of the second class
+    number = shape.columns + 1  # the second image of the second class
     expected = ((generator.sample(1, number, label="standing")[0, 0].clamp(-1, 1) + 1) * 127.5).round().numpy()
     with Image.open(out / "samples.png") as opened:
         shown = np.asarray(opened)
@@ -166,7 +166,7 @@ def test_a_limit_that_leaves_no_room(run: Path, tmp_path: Path, limit: float) ->
     assert not (tmp_path / "out").exists()
 
 
-# -- real pictures --
+# -- real images --
 
 
 def test_real_pictures_are_shown_where_the_licence_lets_everybody(run: Path, tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_real_pictures_are_shown_where_the_licence_lets_everybody(run: Path, tmp
     change_config(run, licence="CC BY 4.0", attribution="A. Photographer")
     publish.publish(run, tmp_path / "out")
     assert names(tmp_path / "out") == ALWAYS | REAL | {"evaluation.json"}
-    assert "Real: pictures of the training data, scaled; CC BY 4.0, A. Photographer." in text_of(tmp_path / "out")
+    assert "Real: images of the training data, scaled; CC BY 4.0, A. Photographer." in text_of(tmp_path / "out")
     assert read_provenance(tmp_path / "out" / "real.png") is None  # it is not synthetic
 
 
@@ -187,7 +187,7 @@ def test_no_real_picture_is_shown_otherwise(run: Path, tmp_path: Path, licence: 
     out = tmp_path / "out"
     publish.publish(run, out)
     assert names(out) == ALWAYS | {"evaluation.json"}
-    assert "No real pictures are shown: the licence of the training data" in text_of(out)
+    assert "No real images are shown: the licence of the training data" in text_of(out)
 
 
 def test_no_name_of_a_training_picture_is_published(run: Path, tmp_path: Path) -> None:

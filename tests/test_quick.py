@@ -17,7 +17,7 @@ from ganvas.judge.quick import LEAST_JUDGED, QuickJudge
 
 
 class Shows(nn.Module):
-    """A generator that shows given pictures, one after the other, whatever the latents."""
+    """A generator that shows given images, one after the other, whatever the latents."""
 
     def __init__(self, pictures: Tensor) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ def test_the_change_since_the_last_look(judge: QuickJudge, digits: Pack) -> None
 
 
 def test_a_lattice_too_faint_to_be_seen_does_not_count(judge: QuickJudge, digits: Pack) -> None:
-    """Blank pictures have no other power, so the least regularity would stand out of them without end."""
+    """Blank images have no other power, so the least regularity would stand out of them without end."""
     faint = torch.zeros(64, *tensor(digits, digits.heldout[:1]).shape[1:])
     faint[..., ::2] += 1e-4
     assert lattice(faint)[2] > 1e3

@@ -1,4 +1,4 @@
-"""judge/random_network.py: the same on every machine, any picture, and distances in it that order what is worse."""
+"""judge/random_network.py: the same on every machine, any image, and distances in it that order what is worse."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_textures_have_amplitudes_that_fall_with_the_frequency() -> None:
 
 
 def test_the_protocol_says_where_the_scale_comes_from(digits: Pack, features: Features) -> None:
-    assert f"500 training pictures of the pack {digits.hash[:8]}" in features.protocol
+    assert f"500 training images of the pack {digits.hash[:8]}" in features.protocol
     assert "1/f textures" in Features.load("random", device="cpu").protocol
 
 

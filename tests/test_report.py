@@ -263,15 +263,15 @@ def test_nothing_and_damaged_things_are_one_sentence(run: Path, tmp_path: Path) 
         report([run])
     shutil.rmtree(run / "samples")
     (run / "log.jsonl").unlink()
-    with pytest.raises(RunError, match="no log and no pictures yet"):
+    with pytest.raises(RunError, match="no log and no images yet"):
         report([run])
 
 
 def test_missing_and_foreign_pictures(run: Path) -> None:
-    """A picture that is gone is said to be; one outside of the run is not shown."""
+    """An image that is gone is said to be; one outside of the run is not shown."""
     Image.new("L", (4, 4)).save(run.parent / "secret.png")
     judge(run, pictures={"real": "evaluation/gone.png", "generated": "../secret.png", "per_class": False, "note": "n"})
-    assert Page(report([run])).text.count("The picture file is missing.") == 2
+    assert Page(report([run])).text.count("The image file is missing.") == 2
     assert embed(run, "../secret.png", 10**6) is None
     assert embed(run, "config.json", 10**6) is None
 
@@ -313,7 +313,7 @@ def test_comparison(run: Path, tmp_path: Path) -> None:
     best = [cell for cell in page.all("td") if "best" in str(cell.get("class"))]
     assert [cell["data-of"] for cell in best] == ["other"]
     assert "0.125" in page.text
-    assert "different protocols (number of pictures generated)" in page.text
+    assert "different protocols (number of images generated)" in page.text
     assert len(page.all("img")) == 2
     aside = tmp_path / "new" / "page.html"
     assert report([run, third], aside) == aside

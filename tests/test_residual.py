@@ -37,7 +37,7 @@ def networks(config: ModelConfig, seed: int = 0, trained: bool = False) -> tuple
 
 
 def inputs(config: ModelConfig, num: int) -> tuple[Tensor, Tensor, Tensor | None]:
-    """(z, pictures of large areas and soft edges as real ones are, labels)."""
+    """(z, images of large areas and soft edges as real ones are, labels)."""
     noise = torch.Generator().manual_seed(1)
     z = torch.randn(num, config.z_dim, generator=noise)
     coarse = torch.randn(num, config.channels, config.height // 8, config.width // 8, generator=noise)
@@ -117,7 +117,7 @@ def test_magnitude_is_kept_through_the_depth(size, blocks):
         for hook in hooks:
             hook.remove()
         assert all(0.75 < value < 1.3 for value in kept["G"]), kept["G"]
-        assert all(0.5 < value < 1.5 for value in kept["D"]), kept["D"]  # its filter smooths the picture on the way
+        assert all(0.5 < value < 1.5 for value in kept["D"]), kept["D"]  # its filter smooths the image on the way
 
 
 @conditions

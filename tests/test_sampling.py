@@ -1,4 +1,4 @@
-"""explore/sampling.py: folders and archives of pictures, their manifest, and going on after an interruption."""
+"""explore/sampling.py: folders and archives of images, their manifest, and going on after an interruption."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The network for few large pictures: grids, gates, decoders and their loss, no lattice."""
+"""The network for few large images: grids, gates, decoders and their loss, no lattice."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def networks(config: ModelConfig, seed: int = 0, trained: bool = False) -> tuple
 
 
 def scenes(num: int, height: int, width: int, channels: int = 1, seed: int = 0) -> Tensor:
-    """Smooth random pictures (num, C, H, W) in [-1, 1]."""
+    """Smooth random images (num, C, H, W) in [-1, 1]."""
     noise = torch.randn(num, channels, 5, 5, generator=torch.Generator().manual_seed(seed))
     return torch.tanh(2 * F.interpolate(noise, size=(height, width), mode="bicubic"))
 
@@ -103,7 +103,7 @@ def test_coarse_features_gate_fine_ones():
         share = gated / fine
         assert (share > 0).all() and (share < 1).all()
         torch.testing.assert_close(share, share[:, :, :1, :1].expand_as(share))  # one number a map
-        assert share[:, :, 0, 0].std() > 1e-3  # and another for another picture
+        assert share[:, :, 0, 0].std() > 1e-3  # and another for another image
         torch.testing.assert_close(gate(coarse, 2 * fine), 2 * gated)
         gate.weigh.weight.zero_()
         gate.load_state_dict({"weigh.bias": torch.tensor([-30.0, 30.0, 30.0, 30.0])}, strict=False)
@@ -135,7 +135,7 @@ def test_noise_is_new_in_training_and_fixed_after_it():
 
 
 def spikes(pictures: Tensor) -> list[float]:
-    """Power of pictures (N, 1, H, H) at the periods 2, 4 and 8 along either axis, over the median of its neighbours."""
+    """Power of images (N, 1, H, H) at the periods 2, 4 and 8 along either axis, over the median of its neighbours."""
     side = pictures.shape[-1]
     power = torch.fft.fft2(pictures.double()).abs().square().mean(dim=(0, 1))
     power = (power + power.T) / 2
@@ -220,7 +220,7 @@ def test_errors_fall_when_the_decoders_learn():
         _, errors = discriminator(pictures.flip(0), reconstruct=6)
         features = discriminator.features(pictures)
         swapped = discriminator.errors(pictures.flip(0), features)
-    assert errors.mean() < 0.8 * swapped.mean()  # each picture from its own features
+    assert errors.mean() < 0.8 * swapped.mean()  # each image from its own features
 
 
 def test_the_middle_of_pictures_lies_where_the_middle_of_features_does():
@@ -237,7 +237,7 @@ def test_the_middle_of_pictures_lies_where_the_middle_of_features_does():
 
 
 def reference_ssim(first: np.ndarray, second: np.ndarray, window: int, last: bool) -> float:
-    """Mean of (luminance times, where `last`) contrast and structure of gray pictures (H, W) in [0, 1], by loops."""
+    """Mean of (luminance times, where `last`) contrast and structure of gray images (H, W) in [0, 1], by loops."""
     place = np.arange(window) - (window - 1) / 2
     weights = np.exp(-(place[:, None] ** 2 + place[None] ** 2) / (2 * 1.5**2))
     weights /= weights.sum()

@@ -22,7 +22,7 @@ from ganvas.judge.small import FEATURES, Classifier, logits, prepared, train_cla
 def bars(
     num: int, height: int = 16, width: int = 20, channels: int = 1, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Noisy pictures (N, H, W, C) uint8 of a bar that lies (0), stands (1), or a square (2), and their labels."""
+    """Noisy images (N, H, W, C) uint8 of a bar that lies (0), stands (1), or a square (2), and their labels."""
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 80, (num, height, width, channels), np.uint8)
     labels = np.arange(num) % 3
@@ -76,7 +76,7 @@ def test_it_learns_the_classes_of_a_pack_and_says_how_well(pack: Pack) -> None:
 
 
 def test_the_confusions_are_of_held_out_pictures_only(pack: Pack) -> None:
-    """Labels of the held-out part turned on: all its pictures are then taken for other classes."""
+    """Labels of the held-out part turned on: all its images are then taken for other classes."""
     turned = labels_of(pack).copy()
     turned[pack.heldout] = (turned[pack.heldout] + 1) % 3
     judge = judge_of(dataclasses.replace(pack, labels=turned), "cpu")
@@ -128,7 +128,7 @@ def test_images_are_mirrored_only_where_that_is_asked_for(mirror: bool, monkeypa
     assert 0.4 < on_the_right < 0.6 if mirror else on_the_right == 0
 
 
-# ---- how pictures are prepared ----
+# ---- how images are prepared ----
 
 
 def test_large_pictures_are_reduced_in_proportion_and_small_ones_left_alone() -> None:

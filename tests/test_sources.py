@@ -143,10 +143,10 @@ def test_a_folder_around_one_archive(tmp_path):
 def test_paths_without_pictures(tmp_path):
     for path, sentence in [
         (tmp_path / "absent", "does not exist; expected a folder"),
-        (write_folder(tmp_path / "texts", ["a.txt", "b.txt", "c.md"]), r"no pictures \(it holds 2 x .txt, 1 x .md\)"),
+        (write_folder(tmp_path / "texts", ["a.txt", "b.txt", "c.md"]), r"no images \(it holds 2 x .txt, 1 x .md\)"),
         (write_folder(tmp_path / "one", ["a.png"]) / "a.png", "is a single picture"),
         (write_folder(tmp_path / "texts", ["a.txt"]) / "a.txt", "not a file that holds pictures"),
-        (write_folder(tmp_path / "phone", ["a.heic"]), "1 refused .*a.heic: .heic pictures are not read"),
+        (write_folder(tmp_path / "phone", ["a.heic"]), "1 refused .*a.heic: .heic images are not read"),
     ]:
         with pytest.raises(DataError, match=sentence):
             open_source(path)
@@ -383,7 +383,7 @@ def test_a_csv_with_unlabelled_pictures_columns_or_nothing_right(tmp_path):
     with pytest.raises(DataError, match="no column 'nose'; its columns of labels are: hair, eyes"):
         open_source(path, labels=f"{labels}:nose")
     labels.write_text("x.png,red\ny.png,blue\n")
-    with pytest.raises(DataError, match=r"names 2 files and none is a picture .*'x.png' where there is 'a.png'"):
+    with pytest.raises(DataError, match=r"names 2 files and none is an image .*'x.png' where there is 'a.png'"):
         open_source(path, labels=str(labels))
     labels.write_text("")
     with pytest.raises(DataError, match="is empty; expected lines of file,label"):
@@ -574,7 +574,7 @@ def test_damaged_cifar(tmp_path):
 
 
 def write_celeba(root: Path, inside: bool) -> Path:
-    """Four pictures in a zip, of the six that the lists name."""
+    """Four images in a zip, of the six that the lists name."""
     rows = [(1, 1, -1), (2, -1, -1), (3, 1, 1), (4, -1, 1), (5, 1, 1), (6, -1, -1)]
     attributes = "6\nSmiling Male \n" + "".join(f"{i:06}.jpg  {s} {m}\n" for i, s, m in rows)
     partition = "".join(f"{i:06}.jpg {part}\n" for i, part in zip(range(1, 7), (0, 0, 0, 2, 0, 1), strict=True))
@@ -646,7 +646,7 @@ def test_numpy_files_that_are_refused(tmp_path):
     images = np.zeros((2, 4, 4), np.uint8)
     for arrays, sentence in [
         ({"images": images / 255}, r"\(2, 4, 4\) of float64; expected .* uint8"),
-        ({"images": images[0]}, "expected pictures x height x width"),
+        ({"images": images[0]}, "expected images x height x width"),
         ({"weights": images}, "holds weights; expected an array named images"),
         ({"images": images, "labels": np.zeros(3, int)}, r"labels \(3,\) of int64 for 2 pictures"),
         ({"images": np.array([Hostile(mark)], object)}, "cannot be read as numpy arrays"),
@@ -774,7 +774,7 @@ def test_pointers_of_git_lfs_say_what_to_do(name, tmp_path):
     if is_picture(name):
         pack = open_pack(tmp_path)
         assert pack.info["rejected"] == [
-            {"name": name, "reason": "a git-lfs pointer in place of the picture: run git lfs pull"}
+            {"name": name, "reason": "a git-lfs pointer in place of the image: run git lfs pull"}
         ]
     else:
         with pytest.raises(DataError, match="is a git-lfs pointer in place of the file: run git lfs pull"):
@@ -799,5 +799,5 @@ def test_a_folder_of_arrays_has_one_picture_in_each(tmp_path):
 @pytest.mark.parametrize("shape", [(64, 48, 3), (64, 48, 4), (64, 48, 1)])
 def test_one_picture_in_an_array_is_no_set(shape, tmp_path):
     np.save(tmp_path / "one.npy", np.zeros(shape, np.uint8))
-    with pytest.raises(DataError, match="which is a single picture: expected pictures x height x width"):
+    with pytest.raises(DataError, match="which is a single image: expected images x height x width"):
         open_source(tmp_path / "one.npy")

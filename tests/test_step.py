@@ -18,13 +18,13 @@ from ganvas.models import build
 from ganvas.training.step import Inputs, Networks, Side, accumulate_gradients, learning_rate, path_gradients, policy_for
 
 CLASSES = 3
-NUM = 7  # pictures in a batch: a prime, so that micro-batches are of different sizes
+NUM = 7  # images in a batch: a prime, so that micro-batches are of different sizes
 POLICY = POLICIES["photo"]
 CONFIG = TrainConfig(
     loss="relativistic", r1=2.0, r2=0.5, penalty="exact", penalty_interval=4, augment=0.8, precision="fp32"
 )
 
-JOINT = ("compact", "residual", "skip")  # networks whose discriminators look at each picture alone
+JOINT = ("compact", "residual", "skip")  # networks whose discriminators look at each image alone
 
 conditions = pytest.mark.parametrize("num_classes", [0, CLASSES], ids=["plain", "labels"])
 

@@ -1,4 +1,4 @@
-"""The studio's HTTP interface: pictures, kept lists, jobs, runs; who may ask and for how much."""
+"""The studio's HTTP interface: images, kept lists, jobs, runs; who may ask and for how much."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def refused(answer: httpx.Response, status: int, words: str) -> None:
     assert words in answer.json()["error"] and "\n" not in answer.json()["error"]
 
 
-# ---- pictures ----
+# ---- images ----
 
 
 def test_a_picture_is_the_recipe_s_and_says_where_it_comes_from(
@@ -113,7 +113,7 @@ def test_lists_sheets_and_codes(client: TestClient) -> None:
     body = {"model": "bars", "recipes": recipes, "columns": 5}
     sheet = client.post("/api/pictures?form=sheet", json=body)
     assert picture(sheet.content).shape == (16 + 4, 5 * 18 + 2)
-    # A picture half way to another one, as a code of its own, stays the same.
+    # An image half way to another one, as a code of its own, stays the same.
     half = {"seed": 1, "towards": {"to": {"seed": 3}, "share": 0.5}}
     code = client.post("/api/code", json={"model": "bars", "recipe": half}).json()["recipe"]
     assert "code" in code and "towards" not in code
@@ -180,7 +180,7 @@ def test_one_bad_recipe_does_not_spoil_the_pictures_of_others(folder: Path) -> N
 def test_fifty_clients_are_served_in_order_with_bounded_memory_and_a_clear_busy(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each wants 8 pictures; 160 may wait: 20 are served in their order, the others told when to ask again."""
+    """Each wants 8 images; 160 may wait: 20 are served in their order, the others told when to ask again."""
     monkeypatch.setattr(engine, "MOST_WAITING", 160)
     served: list[int] = []
     highest: list[int] = []
@@ -254,7 +254,7 @@ def test_the_cache_of_pictures_is_bounded_and_used(folder: Path, monkeypatch: py
         drawing.submit(loaded, [Recipe(1)])
 
 
-# ---- kept pictures ----
+# ---- kept images ----
 
 
 def test_kept_pictures_are_on_the_disk_at_once_and_the_command_line_makes_them_again(
@@ -276,7 +276,7 @@ def test_kept_pictures_are_on_the_disk_at_once_and_the_command_line_makes_them_a
 
 
 def run_line(line: str, place: Path, ganvas_command: Command) -> list[Path]:
-    """Runs a command that the studio gave, in this process, and returns the pictures that it made."""
+    """Runs a command that the studio gave, in this process, and returns the images that it made."""
     words = shlex.split(line)
     if words[0] == "printf":
         (place / "pictures.json").write_text(words[2])
@@ -375,13 +375,13 @@ def test_the_zip_has_pictures_a_manifest_and_what_makes_them_again(
     assert rows[0]["model"] == kept["model"] == Generator.load(folder / "bars", "cpu").hash
 
 
-# ---- training pictures, uploads, directions ----
+# ---- training images, uploads, directions ----
 
 
 def test_the_nearest_training_picture_where_the_pack_is_at_hand(client: TestClient, folder: Path) -> None:
     body = {"model": "bars", "recipes": [{"seed": 1}]}
     told = wait_for(lambda: client.post("/api/nearest", json=body).json(), lambda one: one["state"] != "preparing")
-    # 24 pictures are too few to tell: that is said; a picture of the pack is shown only where there is one.
+    # 24 images are too few to tell: that is said; an image of the pack is shown only where there is one.
     assert told["state"] == "absent" and "held-out" in told["sentence"]
     refused(client.get("/api/training-picture?model=bars&index=0"), 404, "held-out")
 
@@ -410,7 +410,7 @@ def test_the_nearest_of_real_digits(tmp_path_factory: pytest.TempPathFactory) ->
 
 def test_no_copy_is_handed_out(tmp_path: Path) -> None:
     model = fresh().save(tmp_path / "model")
-    verbs.sample(model, tmp_path / "pictures", num=400, device="cpu")  # what it "was trained on": its own pictures
+    verbs.sample(model, tmp_path / "pictures", num=400, device="cpu")  # what it "was trained on": its own images
     data = str(tmp_path / "pictures")
     with TestClient(api.app(model, device="cpu", data=data, no_copies=True), base_url=HOME) as client:
         body = {"model": "model", "recipes": [{"seed": 1}]}

@@ -142,7 +142,7 @@ def until(page: Any, condition: str, argument: Any = None) -> None:
 
 
 def drawn(page: Any) -> None:
-    """Waits until every picture that the page shows has been drawn."""
+    """Waits until every image that the page shows has been drawn."""
     until(page, DRAWN)
 
 
@@ -153,7 +153,7 @@ def panel(page: Any) -> str:
 
 
 def changed(page: Any, before: str) -> None:
-    """Waits until the large picture is another one."""
+    """Waits until the large image is another one."""
     until(page, f"{LARGE}.getAttribute('src') !== given", before)
 
 

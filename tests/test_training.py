@@ -27,7 +27,7 @@ IMAGES = 16 * 24
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An .npz file of 96 labelled 16x16 gray pictures: bright squares, left or right."""
+    """An .npz file of 96 labelled 16x16 gray images: bright squares, left or right."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 60, (96, 16, 16), np.uint8)
     labels = np.arange(96) % 2

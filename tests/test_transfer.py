@@ -34,7 +34,7 @@ def newest(folder: Path) -> dict:
 
 @pytest.fixture(scope="module")
 def colour(two_classes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bars of `two_classes` as 32x32 colour pictures."""
+    """The bars of `two_classes` as 32x32 colour images."""
     folder = tmp_path_factory.mktemp("colour")
     for path in two_classes.rglob("*.png"):
         (folder / path.parent.name).mkdir(exist_ok=True)

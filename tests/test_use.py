@@ -51,7 +51,7 @@ def test_a_film_through_seeds_begins_with_the_first(
         assert film.size == (16, 16) and getattr(film, "n_frames", 1) == 12
         first = np.asarray(film.convert("L")).astype(int)
     expected = to_pixels(Generator.load(run, "cpu").sample(1, 4, "lying"))[0, :, :, 0]
-    assert np.abs(first - expected).mean() < (2 if ending == "gif" else 12)  # WebP's pictures are lossy
+    assert np.abs(first - expected).mean() < (2 if ending == "gif" else 12)  # WebP's images are lossy
 
 
 def test_a_mixture_stands_below_its_lender_and_can_be_made_again(
@@ -124,7 +124,7 @@ def test_what_cannot_be_is_one_sentence(ganvas_command: Command, run: Path, tmp_
         (("favourites", run, tmp_path / "broken.json", "--out", out), "damaged or no favourites file"),
         (("favourites", run, tmp_path / "none.json", "--out", out), "does not exist"),
         (("favourites", run, tmp_path / "new.json", "--keep", "3", "--label", "up"), "lying, standing"),
-        (("interpolate", run, "--seeds", "3", "--out", out), "two pictures or more"),
+        (("interpolate", run, "--seeds", "3", "--out", out), "two images or more"),
         (("interpolate", run, "--seeds", "3;4", "--out", out), "numbers and ranges"),
         (("interpolate", run, "--labels", "lying,up", "--out", out), "label 'up' does not exist"),
         (("interpolate", run, "--seeds", "1-3", "--labels", "lying,standing", "--out", out), "one of either"),

@@ -79,7 +79,7 @@ def test_large_pictures_keep_their_size_in_the_map_and_unequal_numbers_are_evene
 
 
 def test_too_few_pictures_or_other_shapes_are_refused() -> None:
-    with pytest.raises(DataError, match=r"19 generated pictures .* at least 20"):
+    with pytest.raises(DataError, match=r"19 generated images .* at least 20"):
         real_or_fake(textures(40, 0), textures(19, 1))
     with pytest.raises(DataError, match=r"16x16 pixels with 1 channels .* 8x8 pixels"):
         real_or_fake(textures(40, 0), textures(40, 1, 8))
@@ -98,7 +98,7 @@ def judged(synthetic: np.ndarray, labels: np.ndarray) -> Usefulness:
 def test_real_pictures_in_the_place_of_generated_ones_help() -> None:
     found = judged(*bars(400, 2))
     assert found.helps
-    assert found.sentence.startswith("Generated pictures help")
+    assert found.sentence.startswith("Generated images help")
     assert found.difference["real + synthetic"].value > 0.05
     assert set(found.accuracy) == set(ARMS)
     assert (found.num_real, found.num_synthetic, found.num_tested, found.seeds) == (40, 400, 300, 3)
@@ -117,7 +117,7 @@ def test_noise_does_not_help_and_that_is_said() -> None:
     rng = np.random.default_rng(4)
     found = judged(rng.integers(0, 256, (200, 12, 12, 1), np.uint8), np.arange(200) % 2)
     assert not found.helps
-    assert found.sentence.startswith(("Generated pictures do not help", "Generated pictures do harm"))
+    assert found.sentence.startswith(("Generated images do not help", "Generated images do harm"))
     assert "train a worse one" in found.sentence
     assert found.accuracy["synthetic"].low < 0.6
 
@@ -125,7 +125,7 @@ def test_noise_does_not_help_and_that_is_said() -> None:
 def test_pictures_with_wrong_labels_do_harm() -> None:
     images, labels = bars(400, 5)
     found = judged(images, 1 - labels)
-    assert found.sentence.startswith("Generated pictures do harm")
+    assert found.sentence.startswith("Generated images do harm")
     assert found.difference["real + synthetic"].high < 0
 
 
@@ -136,7 +136,7 @@ def test_a_class_without_generated_pictures_is_refused() -> None:
 
 
 def test_the_interval_holds_the_truth_about_95_times_in_100() -> None:
-    """Seeds and pictures with an effect of their own, and both together; the truth is 0."""
+    """Seeds and images with an effect of their own, and both together; the truth is 0."""
     rng = np.random.default_rng(0)
     hits = 0
     for _ in range(400):

@@ -1,4 +1,4 @@
-"""Ganvas trains generative adversarial networks on your own pictures.
+"""Ganvas trains generative adversarial networks on your own images.
 
     run = ganvas.train("pictures/", out="runs/mine", minutes=30)   # the same call again resumes
     gan = ganvas.Generator.load("runs/mine")

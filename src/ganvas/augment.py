@@ -1,16 +1,16 @@
-"""Differentiable augmentation: what the discriminator sees of real and fake pictures alike.
+"""Differentiable augmentation: what the discriminator sees of real and fake images alike.
 
 DiffAugment (Zhao et al. 2020) and the geometric and colour transformations of ADA (Karras et al. 2020a), with one rule
 of its own: the numbers are drawn once per pair and applied to the real and the fake of that pair, so the relativistic
-difference never measures the augmentation. Which transformations are harmless depends on what the pictures are: a
+difference never measures the augmentation. Which transformations are harmless depends on what the images are: a
 tilted X-ray is a film laid down askew, a hue turned by a third makes another comic.
 
 Nothing leaks into the samples as long as no change is likelier than none (each operation with a probability of 0.8 at
-most) and real and fake pictures are treated alike: only the true distribution then looks the same through all changes
+most) and real and fake images are treated alike: only the true distribution then looks the same through all changes
 (tests/test_augment.py trains on a toy set and looks).
 
-Everything is affine in the pictures and differentiable twice with stock operators. All changes of place are one
-bilinear resampling. Beyond its edge the picture is reflected: no black border appears, and a gradient comes back to a
+Everything is affine in the images and differentiable twice with stock operators. All changes of place are one
+bilinear resampling. Beyond its edge the image is reflected: no black border appears, and a gradient comes back to a
 few mirrored pixels, where a repeated border would heap a whole corner's gradients on one.
 """
 
@@ -38,9 +38,9 @@ POLICIES: dict[str, tuple[str, ...]] = {
     "digits": ("translation", "scale"),
     "text": ("translation", "scale"),
 }  # fmt: skip
-"""Transformations by kind of picture.
+"""Transformations by kind of image.
 
-Mirroring is not here: it enlarges the data set where it is harmless (data/batches.py), and pictures that come mirrored
+Mirroring is not here: it enlarges the data set where it is harmless (data/batches.py), and images that come mirrored
 half of the time look the same after another mirror. Where it is not harmless it must not be seen at all.
 """
 
@@ -63,7 +63,7 @@ NUMBERS = (
 )  # fmt: skip
 
 Columns = dict[str, Tensor]
-"""One number (N,) per picture by name."""
+"""One number (N,) per image by name."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,9 @@ def draw(num: int, policy: tuple[str, ...], probability: float | Tensor, generat
 
 
 def augment(images: Tensor, draw: Draw, policy: tuple[str, ...]) -> Tensor:
-    """Applies a draw to pictures (N, C, H, W) in [-1, 1]; the same draw gives the same change.
+    """Applies a draw to images (N, C, H, W) in [-1, 1]; the same draw gives the same change.
 
-    A picture for which nothing is on comes back bit for bit. The result has the type of `images`; narrow types are
+    An image for which nothing is on comes back bit for bit. The result has the type of `images`; narrow types are
     computed in float32.
     """
     wide = torch.promote_types(images.dtype, torch.float32)
@@ -118,7 +118,7 @@ def per_picture(values: Tensor) -> Tensor:
     return values.view(-1, 1, 1, 1)
 
 
-# Colour. Each change is added to the picture, so that none is exactly none.
+# Colour. Each change is added to the image, so that none is exactly none.
 
 
 def recolour(images: Tensor, numbers: Columns, on: Columns) -> Tensor:
@@ -152,13 +152,13 @@ def turn(images: Tensor, numbers: Columns, on: Columns) -> Tensor:
 
 
 def move(images: Tensor, numbers: Columns, on: Columns) -> Tensor:
-    """Translation, scale, stretch and rotation in one resampling; pictures that stay are not touched."""
+    """Translation, scale, stretch and rotation in one resampling; images that stay are not touched."""
     moved = per_picture(torch.stack([on[name] for name in PLACE if name in on]).amax(0) > 0)
     return torch.where(moved, resample(images, *sources(images, numbers, on)), images)
 
 
 def sources(images: Tensor, numbers: Columns, on: Columns) -> tuple[Tensor, Tensor]:
-    """Where each pixel comes from: row and column (N, H, W) in pixels, about the middle of the picture."""
+    """Where each pixel comes from: row and column (N, H, W) in pixels, about the middle of the image."""
     height, width = images.shape[2:]
     none = torch.zeros_like(numbers["scale"])
     size = SCALE ** ((2 * numbers["scale"] - 1) * on.get("scale", none))
@@ -186,7 +186,7 @@ def offsets(uniform: Tensor, side: int) -> Tensor:
 
 
 def resample(images: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """The pictures (N, C, H, W) at places (N, H, W), bilinear, reflected at the border; differentiable twice.
+    """The images (N, C, H, W) at places (N, H, W), bilinear, reflected at the border; differentiable twice.
 
     On a core, PyTorch's sampler takes a third to a half of the time of `resample_by_gather`; separate rows and columns
     by matrix products are as fast at 64 pixels, but know no rotation. MPS has no derivative of the sampler.
@@ -198,9 +198,9 @@ def resample(images: Tensor, row: Tensor, column: Tensor) -> Tensor:
 
 
 class Sample(torch.autograd.Function):
-    """F.grid_sample of pictures at fixed places.
+    """F.grid_sample of images at fixed places.
 
-    PyTorch 2.11 cannot differentiate it twice. But it is linear in the pictures, so the derivative is its transpose,
+    PyTorch 2.11 cannot differentiate it twice. But it is linear in the images, so the derivative is its transpose,
     whose derivative is itself again (the idea is of Karras et al. 2020a).
     """
 
@@ -252,7 +252,7 @@ def resample_by_gather(images: Tensor, row: Tensor, column: Tensor) -> Tensor:
 
 
 def reflect(place: Tensor, side: int) -> Tensor:
-    """... 1 0 | 0 1 ... side-1 | side-1 ...: indices (int64) inside the picture for any whole numbers."""
+    """... 1 0 | 0 1 ... side-1 | side-1 ...: indices (int64) inside the image for any whole numbers."""
     place = place.long().remainder(2 * side)
     return torch.minimum(place, 2 * side - 1 - place)
 
@@ -274,7 +274,7 @@ def keep_mask(images: Tensor, numbers: Columns, on: Tensor) -> Tensor:
 # How often.
 
 MOST = 0.8
-"""No more than this: above, the augmented pictures outnumber the true ones so far that the changes leak (Karras et al.
+"""No more than this: above, the augmented images outnumber the true ones so far that the changes leak (Karras et al.
 2020a, figure 5)."""
 
 
@@ -283,7 +283,7 @@ RAMP_SHARE, RAMP_STEPS = 1 / 4, 200  # this part of the budget suffices, but nev
 
 
 class AdaptiveProbability:
-    """The probability of every augmentation, raised while the discriminator knows its training pictures too well.
+    """The probability of every augmentation, raised while the discriminator knows its training images too well.
 
     Adaptive discriminator augmentation (Karras et al. 2020a, section 3). `value` is a tensor () on the device, and
     nothing is read back. Every rank must be given the same sign, the mean over all of them.
@@ -312,7 +312,7 @@ class AdaptiveProbability:
 
 
 def overfitting_sign(real_logits: Tensor, fake_logits: Tensor, relativistic: bool) -> Tensor:
-    """How surely the discriminator tells its training pictures from fakes: 0 not at all, 1 always; a tensor ().
+    """How surely the discriminator tells its training images from fakes: 0 not at all, 1 always; a tensor ().
 
     E[sign(D(x))] for losses whose logit says real above 0 (Karras et al. 2020a, equation 1). A relativistic loss sees
     differences only: any number, one for each class even, may be added to its logits. So each logit is measured

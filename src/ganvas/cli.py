@@ -35,10 +35,10 @@ def train(
     start: Annotated[Path | None, arg(name="from")] = None,
     dry_run: bool = False,
 ) -> int:
-    """Train a generator on pictures; the same command again resumes.
+    """Train a generator on images; the same command again resumes.
 
     Args:
-        source: a folder or archive of pictures, or a named set (see `ganvas data list`)
+        source: a folder or archive of images, or a named set (see `ganvas data list`)
         out: run folder; default runs/<name of the source>
         data: where a named set's files lie, for example the four files of MNIST
         start: a run or model folder whose weights a new run begins with, as far as they fit
@@ -80,23 +80,23 @@ def sample(
     device: str | None = None,
     fast: bool = False,
 ) -> int:
-    """Draw pictures from a trained generator: PNG or TIFF files and manifest.csv, a zip file, or one grid.
+    """Draw images from a trained generator: PNG or TIFF files and manifest.csv, a zip file, or one grid.
 
     An interrupted call goes on when it is made again.
 
     Args:
         source: a run, a model folder, a generator.safetensors file, or hf://owner/name on the hub
-        out: folder of the pictures, or a .zip file; with --grid the picture
+        out: folder of the images, or a .zip file; with --grid the image
         n: how many
-        seed: seed of the first picture; the next ones count up
+        seed: seed of the first image; the next ones count up
         seeds: in place of these two, numbers and ranges such as 0-9,42
-        label: class of all pictures; default: all classes in turn
-        per_class: so many pictures of every class, in class folders
-        truncation: 1 shows all the variety, towards 0 ever more average pictures
-        grid: one picture of all
+        label: class of all images; default: all classes in turn
+        per_class: so many images of every class, in class folders
+        truncation: 1 shows all the variety, towards 0 ever more average images
+        grid: one image of all
         form: png or tiff, 16 bit where the data had 16
-        no_copies: leave out pictures that copy a training picture
-        data: with --no-copies, the training pictures where there is no run
+        no_copies: leave out images that copy a training image
+        data: with --no-copies, the training images where there is no run
         device: cpu, cuda or mps; default: the fastest
         fast: half precision and compiled on a GPU
     """
@@ -119,7 +119,7 @@ def sample(
         fast=fast,
     )
     one_file = grid or out.suffix.lower() == ".zip"
-    print(paths[0] if one_file else f"{len(paths)} pictures and manifest.csv in {out}")
+    print(paths[0] if one_file else f"{len(paths)} images and manifest.csv in {out}")
     return 0
 
 
@@ -138,17 +138,17 @@ def interpolate(
     max_mb: float = 8.0,
     device: str | None = None,
 ) -> int:
-    """Make a film that passes through pictures in turn: GIF, WebP or MP4.
+    """Make a film that passes through images in turn: GIF, WebP or MP4.
 
     Args:
         source: a run, a model folder, or hf://owner/name on the hub
         out: the film; its ending says the format
-        seeds: the pictures, such as 1,5,9; default 0-3, with several labels 0
-        favourites: in place of seeds, a file of kept pictures
+        seeds: the images, such as 1,5,9; default 0-3, with several labels 0
+        favourites: in place of seeds, a file of kept images
         labels: classes, such as Hand,Head: one for all, one each, or several with one seed
-        truncation: 1 shows all the variety, towards 0 ever more average pictures
+        truncation: 1 shows all the variety, towards 0 ever more average images
         frames: of the whole film
-        loop: the last picture leads back to the first
+        loop: the last image leads back to the first
         fps: frames a second
         scale: pixels of the film for each pixel
         max_mb: largest GIF in MB
@@ -185,15 +185,15 @@ def mix(
     truncation: float = 1.0,
     device: str | None = None,
 ) -> int:
-    """Mix pictures: the first keeps its structure, each of the others lends its looks at the chosen depths.
+    """Mix images: the first keeps its structure, each of the others lends its looks at the chosen depths.
 
     Args:
         source: a run, a model folder, or hf://owner/name on the hub
-        seeds: the first picture and the lenders, such as 3,8,9
+        seeds: the first image and the lenders, such as 3,8,9
         out: a sheet: lenders above, the first on the left, mixtures below; the mixtures' recipes beside it as .json
         depths: coarse, middle, fine, all, or numbers such as 0-1 (0 is the coarsest)
-        label: class of all pictures
-        truncation: 1 shows all the variety, towards 0 ever more average pictures
+        label: class of all images
+        truncation: 1 shows all the variety, towards 0 ever more average images
         device: cpu, cuda or mps; default: the fastest
     """
     from ganvas import verbs
@@ -215,18 +215,18 @@ def directions(
     seed: int = 0,
     device: str | None = None,
 ) -> int:
-    """Find directions, each of which changes one thing; saved by name beside the model, with a strip of pictures each.
+    """Find directions, each of which changes one thing; saved by name beside the model, with a strip of images each.
 
     Args:
         source: a run or a model folder
         out: folder of the strips; default: directions/ beside the model
-        data: labelled pictures, for directions from labels
+        data: labelled images, for directions from labels
         label: the class that the direction leads to; default: one direction for each class
         labels: where the labels of --data come from, as in training: a csv file, or CelebA attributes such as Smiling
         n: how many directions
         method: features (principal components, the default), weights (closed form), labels (the default with --data)
         depth: whose features (0 is the coarsest)
-        seed: of the pictures in the strips
+        seed: of the images in the strips
         device: cpu, cuda or mps; default: the fastest
     """
     from ganvas import verbs
@@ -257,13 +257,13 @@ def project(
     seed: int = 0,
     device: str | None = None,
 ) -> int:
-    """Find the latent that comes nearest to a given picture, for use in films, mixtures and the studio.
+    """Find the latent that comes nearest to a given image, for use in films, mixtures and the studio.
 
     Args:
         source: a run, a model folder, or hf://owner/name on the hub
-        picture: a picture file
+        image: an image file
         out: folder for the side by side, the loss curve and the recipe
-        label: class of the picture; default: whichever comes nearest
+        label: class of the image; default: whichever comes nearest
         steps: of the optimisation
         seed: of its start
         device: cpu, cuda or mps; default: the fastest
@@ -287,22 +287,22 @@ def favourites(
     form: Annotated[Literal["png", "tiff"], arg(name="format")] = "png",
     device: str | None = None,
 ) -> int:
-    """Re-make kept pictures at full quality, and keep more: a favourites file holds their recipes.
+    """Re-make kept images at full quality, and keep more: a favourites file holds their recipes.
 
     Args:
         source: a run, a model folder, or hf://owner/name on the hub
         file: a favourites file, from here or from the studio
-        out: folder of the pictures
+        out: folder of the images
         keep: seeds to add, such as 3,7; makes the file where there is none
-        label: class of the added pictures
-        truncation: of the added pictures
+        label: class of the added images
+        truncation: of the added images
         form: png or tiff, 16 bit where the data had 16
         device: cpu, cuda or mps; default: the fastest
     """
     from ganvas import verbs
 
     paths = verbs.favourites(source, file, out, keep=keep, label=label, truncation=truncation, form=form, device=device)
-    print(f"{len(paths)} pictures in {out}" if out is not None else file)
+    print(f"{len(paths)} images in {out}" if out is not None else file)
     return 0
 
 
@@ -318,18 +318,18 @@ def studio(
     browser: bool = True,
     no_copies: Annotated[bool, arg(name="no-copies")] = False,
 ) -> int:
-    """Open a page in the browser: explore a generator, keep pictures, mix, morph, watch a training.
+    """Open a page in the browser: explore a generator, keep images, mix, morph, watch a training.
 
     Args:
         folder: a run, a model folder, or a folder of runs
-        data: the training pictures, for the nearest one beside each, where the run's own pack is gone
+        data: the training images, for the nearest one beside each, where the run's own pack is gone
         port: of the page
         host: where to listen; anything but this machine's own address needs a token
         token: a password that the page asks for; others see it in the list of processes, unlike GANVAS_TOKEN's
         token_file: a file whose first line is the token; without it, the environment variable GANVAS_TOKEN
         device: cpu, cuda or mps; default: the fastest
         browser: open it in the browser at once
-        no_copies: hand out no picture that copies a training picture
+        no_copies: hand out no image that copies a training image
     """
     from ganvas import studio as page
 
@@ -365,8 +365,8 @@ def export(
         to: onnx, web, torch or folder
         weights: how numbers are stored in ONNX: float32, float16 or int8
         runtime: onnxruntime-web for --to web, a folder or .tgz; default: fetched by npm once and kept
-        no_copies: refuse a generator that copies training pictures
-        data: with --no-copies, the training pictures where there is no run
+        no_copies: refuse a generator that copies training images
+        data: with --no-copies, the training images where there is no run
     """
     from ganvas import hub, verbs
     from ganvas.export import export as write
@@ -385,7 +385,7 @@ def publish(run: Positional[Path], out: Positional[Path], data_licence: str | No
     Args:
         run: a run
         out: a new folder, or one that was published before
-        data_licence: of the training pictures; real ones are shown only where it allows that
+        data_licence: of the training images; real ones are shown only where it allows that
         max_mb: largest file in MB
     """
     from ganvas.publish import publish as write
@@ -445,15 +445,15 @@ def evaluate(
 
     Args:
         run: a run, or a model folder with --data
-        data: the pictures that it was trained on, where the run's own pack is gone
+        data: the images that it was trained on, where the run's own pack is gone
         features: efficientnet-lite0, inception-clean, inception-original, dinov2-vits14, dinov2-vitb14 or random;
             default: efficientnet-lite0, but random where that network took part in the training
         weights: the weights of that network, where they come from a file
-        n: pictures of each kind; default 2,000, fewer where they are large
-        seed: seed of the first generated picture
-        truncation: 1 shows all the variety, towards 0 ever more average pictures
-        usefulness: also train classifiers with and without generated pictures (needs labels)
-        force: an FID of fewer than 2,048 pictures all the same, marked as biased
+        n: images of each kind; default 2,000, fewer where they are large
+        seed: seed of the first generated image
+        truncation: 1 shows all the variety, towards 0 ever more average images
+        usefulness: also train classifiers with and without generated images (needs labels)
+        force: an FID of fewer than 2,048 images all the same, marked as biased
         device: cpu, cuda or mps; default: the fastest
     """
     from ganvas import verbs
@@ -529,7 +529,7 @@ def check(
     data: Path | None = None,
     save: Annotated[Path | None, arg(name="json")] = None,
 ) -> int:
-    """Look at pictures before training: counts, sizes, classes, broken files, duplicates, blanks.
+    """Look at images before training: counts, sizes, classes, broken files, duplicates, blanks.
 
     Args:
         source: a folder, an archive, a pack or a named set
@@ -556,7 +556,7 @@ def pack(
     picture: OmitArgPrefixes[DataConfig],
     data: Path | None = None,
 ) -> int:
-    """Turn pictures into a pack: one size, memory-mapped, ready to train from.
+    """Turn images into a pack: one size, memory-mapped, ready to train from.
 
     Args:
         source: a folder, an archive or a named set
@@ -570,7 +570,7 @@ def pack(
         packed = open_pack(source, picture, path=data, folder=out, progress=display.packing)
     for note in packed.notes:
         print(note)
-    print(f"{packed.num_images:,} pictures of {packed.height}x{packed.width}x{packed.channels} in {out}")
+    print(f"{packed.num_images:,} images of {packed.height}x{packed.width}x{packed.channels} in {out}")
     return 0
 
 
@@ -601,7 +601,7 @@ def main() -> int:
             stream.reconfigure(errors="backslashreplace")  # file names need not be text
     try:
         try:
-            return app.cli(prog="ganvas", description="Train GANs on your own pictures.", config=STYLE)
+            return app.cli(prog="ganvas", description="Train GANs on your own images.", config=STYLE)
         finally:
             sys.stdout.flush()  # here, where it is noticed that nobody reads
     except GanvasError as error:

@@ -1,8 +1,8 @@
-"""Codes: what steers each depth of a generator, in one form for every architecture, so that pictures can be mixed.
+"""Codes: what steers each depth of a generator, in one form for every architecture, so that images can be mixed.
 
 A code holds a row of numbers for every depth (every grid, coarse to fine). Networks with a space of styles (`mapping`
 and `synthesis`) follow row k at depth k. The others take one latent, at their entrance: row 0 is that latent, and row
-1 + k is a second latent whose picture lends depth k its appearance, that is the mean and deviation of every feature map
+1 + k is a second latent whose image lends depth k its appearance, that is the mean and deviation of every feature map
 (adaptive instance normalisation: Huang and Belongie 2017, equation 8). Where all rows are equal nothing is lent.
 
 Truncation is already in a code. Codes can be added to, averaged and interpolated row by row.
@@ -38,7 +38,7 @@ class Code:
 
 
 def stack(codes: Sequence[Code]) -> Code:
-    """One code of all the pictures in turn."""
+    """One code of all the images in turn."""
     labels = [code.labels for code in codes if code.labels is not None]
     return Code(torch.cat([code.latents for code in codes]), torch.cat(labels) if labels else None)
 
@@ -107,7 +107,7 @@ def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
 
 
 def decode(network: nn.Module, code: Code) -> Tensor:
-    """Codes (N) -> pictures (N, C, H, W) in [-1, 1], differentiable in the code."""
+    """Codes (N) -> images (N, C, H, W) in [-1, 1], differentiable in the code."""
     part: Any = network
     if has_styles(network):
         return part.synthesis(code.latents.repeat_interleave(part.synthesis.blocks, dim=1))
@@ -134,7 +134,7 @@ def plain(network: nn.Module, code: Code, row: int) -> Tensor:
 
 
 def with_lent(network: nn.Module, code: Code) -> Tensor:
-    """One pass over the pictures and, behind them, those that lend; at each depth what is lent is taken over."""
+    """One pass over the images and, behind them, those that lend; at each depth what is lent is taken over."""
     rows = [0]  # the distinct ones, the pictures' own first
     lender: dict[int, int] = {}  # depth -> place in `rows`
     lends = differs(code)

@@ -1,6 +1,6 @@
 """Every option, its unit and its default. No torch here, so that `ganvas --help` answers at once.
 
-Three flat dataclasses: how pictures become a pack (`DataConfig`), what the networks look like
+Three flat dataclasses: how images become a pack (`DataConfig`), what the networks look like
 (`ModelConfig`), and how they are trained (`TrainConfig`). `None` means "chosen by training/plan.py
 from the data, the device and the budget, and said in one line".
 """
@@ -20,7 +20,7 @@ from ganvas.errors import ConfigError
 
 Fit = Literal["crop", "pad", "stretch"]
 Kind = Literal["photo", "face", "digits", "text", "xray", "scan", "comic", "drawing"]
-"""What the pictures are; decides which augmentations are harmless (see augment.py)."""
+"""What the images are; decides which augmentations are harmless (see augment.py)."""
 
 ModelSize = Literal["S", "M", "L", "XL"]
 """Capacity of the residual network (see training/plan.py)."""
@@ -36,44 +36,44 @@ FULL = (0, 65535)  # black and white of 16 bit
 
 @dataclass(frozen=True)
 class DataConfig:
-    """How a source of pictures becomes a pack. The same values on the same source give the same pack."""
+    """How a source of images becomes a pack. The same values on the same source give the same pack."""
 
     size: str | None = None
-    """Picture size in pixels: 64, 800 or 96x128 (height x width). Default: chosen from the pictures."""
+    """Picture size in pixels: 64, 800 or 96x128 (height x width). Default: chosen from the images."""
     fit: Fit | None = None
-    """How a picture gets its size: crop the middle, pad the border, or stretch.
+    """How an image gets its size: crop the middle, pad the border, or stretch.
     Default: the named set's own, else crop."""
     channels: Literal["auto", "gray", "color", "alpha"] = "auto"
-    """auto keeps gray pictures gray, and transparency where most pictures have it; alpha always keeps it, as a fourth
+    """auto keeps gray images gray, and transparency where most images have it; alpha always keeps it, as a fourth
     channel."""
     background: str | None = None
-    """Colour behind transparent pictures: white, black, gray or #rrggbb. Default: white for colour, black for gray."""
+    """Colour behind transparent images: white, black, gray or #rrggbb. Default: white for colour, black for gray."""
     levels: str | None = None
-    """Values of 16 bit pictures that become black and white, such as 0-4095. Default: 0-65535, but the bits in use
-    where no picture of the set uses more than 14 of the 16."""
+    """Values of 16 bit images that become black and white, such as 0-4095. Default: 0-65535, but the bits in use
+    where no image of the set uses more than 14 of the 16."""
     labels: str | None = None
     """Where labels come from: none, a csv file of file,label, or CelebA attributes (Smiling or Smiling,Male).
     Default: class sub-folders or the data set's own labels."""
     frames: Literal["first", "all"] = "first"
-    """Of a TIFF, GIF, PNG or WebP file that holds several pictures: the first, or all, as DICOM files give."""
+    """Of a TIFF, GIF, PNG or WebP file that holds several images: the first, or all, as DICOM files give."""
     split: Literal["train", "test", "all"] = "train"
     """Which part of a data set that comes in parts (MNIST, CIFAR, CelebA)."""
     classes: tuple[str, ...] = ()
     """Keep only these classes."""
     limit: int | None = None
-    """Keep at most this many pictures, drawn by the seed."""
+    """Keep at most this many images, drawn by the seed."""
     files: Path | None = None
-    """A text file with one picture name per line: keep only these."""
+    """A text file with one image name per line: keep only these."""
     subset_seed: int = 0
     """Seed of the draw that --limit makes."""
     kind: Kind | None = None
-    """What the pictures are; decides mirroring and augmentation. Default: the named set's own, else scan
-    for gray pictures, drawing for flat areas of colour, and photo."""
+    """What the images are; decides mirroring and augmentation. Default: the named set's own, else scan
+    for gray images, drawing for flat areas of colour, and photo."""
     holdout: float | None = None
-    """Part of the pictures set aside and never trained on, 0 to 0.5. Default: a tenth, at most 2,000, none below
-    40 pictures."""
+    """Part of the images set aside and never trained on, 0 to 0.5. Default: a tenth, at most 2,000, none below
+    40 images."""
     drop_duplicates: bool = False
-    """Keep one of the pictures that are the same but for compression or brightness."""
+    """Keep one of the images that are the same but for compression or brightness."""
     mask_marks: bool = False
     """Fill burned-in marks, such as the R of X-ray films, from their surroundings."""
 
@@ -83,11 +83,11 @@ class DataConfig:
         if self.levels is not None:
             parse_levels(self.levels)
         if self.limit is not None and self.limit < 2:
-            raise ConfigError(f"--limit {self.limit}: at least 2 pictures are needed")
+            raise ConfigError(f"--limit {self.limit}: at least 2 images are needed")
         if self.subset_seed < 0:
             raise ConfigError(f"--subset-seed {self.subset_seed}: expected 0 or more")
         if self.holdout is not None and not 0 <= self.holdout <= 0.5:
-            raise ConfigError(f"--holdout {self.holdout}: expected a part of the pictures from 0 to 0.5")
+            raise ConfigError(f"--holdout {self.holdout}: expected a part of the images from 0 to 0.5")
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -204,7 +204,7 @@ def fits(value: Any, hint: Any) -> bool:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How the networks are trained. Progress is counted in images seen: one real picture shown to D is one image."""
+    """How the networks are trained. Progress is counted in images seen: one real image shown to D is one image."""
 
     # -- budget: give one of the three --
     minutes: float | None = None
@@ -243,9 +243,9 @@ class TrainConfig:
     loss: str | None = None
     """Adversarial loss: relativistic, relativistic-average, bce, minimax, least-squares, hinge or wasserstein."""
     r1: float | None = None
-    """Weight (gamma) of the gradient penalty on real pictures."""
+    """Weight (gamma) of the gradient penalty on real images."""
     r2: float | None = None
-    """Weight (gamma) of the gradient penalty on generated pictures. Default: as r1."""
+    """Weight (gamma) of the gradient penalty on generated images. Default: as r1."""
     r1_features: float | None = None
     """Weight of the penalties on real and generated images of heads on features, at the start of training."""
     features_lead: float = 0.6
@@ -254,7 +254,7 @@ class TrainConfig:
     probe_gamma: bool = False
     """Try a tenth, one and ten times the penalty weight in short runs first, and take the best."""
     gradient_penalty: float | None = None
-    """Weight of WGAN-GP's penalty: gradient norms of 1 between real and generated pictures. Usual: 10."""
+    """Weight of WGAN-GP's penalty: gradient norms of 1 between real and generated images. Usual: 10."""
     clip: float | None = None
     """Keep every weight of the discriminator within +- this (the first Wasserstein GAN: 0.01); 0: off."""
     penalty: Literal["exact", "finite"] | None = None
@@ -264,17 +264,17 @@ class TrainConfig:
     path_length: float | None = None
     """style only: weight of the path-length regularisation, in every fourth step; 0: off."""
     style_mixing: float | None = None
-    """style only: probability that two latents share a training picture."""
+    """style only: probability that two latents share a training image."""
     reconstruction: float | None = None
-    """skip only: weight of the pictures that decoders rebuild from the discriminator's features; 0: off."""
+    """skip only: weight of the images that decoders rebuild from the discriminator's features; 0: off."""
     label_smoothing: float | None = None
-    """The discriminator's target for real pictures is 1 minus this (bce and least-squares)."""
+    """The discriminator's target for real images is 1 minus this (bce and least-squares)."""
     label_noise: float | None = None
     """Uniform noise of this width is taken from both targets (bce and least-squares)."""
     augment: float | None = None
-    """Probability of each augmentation, 0 to 0.8 (adaptive: at the start); the kind of picture decides which ones."""
+    """Probability of each augmentation, 0 to 0.8 (adaptive: at the start); the kind of image decides which ones."""
     adaptive: bool | None = None
-    """Adapt that probability, up to 0.8, while the discriminator knows its training pictures too well."""
+    """Adapt that probability, up to 0.8, while the discriminator knows its training images too well."""
     adaptive_target: float = 0.6
     """Adaptive augmentation keeps E[sign(D(real))] here."""
 
@@ -427,7 +427,7 @@ BUDGET_FIELDS = frozenset({"minutes", "images", "epochs"})
 
 @dataclass(frozen=True)
 class Preset:
-    """A classic project: the options that make it, and the pictures that define it (None: any)."""
+    """A classic project: the options that make it, and the images that define it (None: any)."""
 
     title: str
     options: dict[str, Any]

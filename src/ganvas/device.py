@@ -131,7 +131,7 @@ def left_in_cgroups(root: Path) -> Generator[int]:
 
 
 JOIN = timedelta(minutes=10)  # until all processes are there
-PREPARE = timedelta(days=1)  # until the first process has packed the pictures
+PREPARE = timedelta(days=1)  # until the first process has packed the images
 ANSWER = timedelta(minutes=30)  # for one exchange of a step; the first process also examines and saves meanwhile
 _store: dist.Store | None = None  # of the group that `process_group` has joined
 

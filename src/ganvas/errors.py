@@ -2,11 +2,11 @@
 
     GanvasError
     +-- ConfigError        an option or a combination of options that cannot work
-    +-- DataError          a source of pictures that cannot be read or used
-    |   +-- PictureError   one picture that cannot be decoded (the rest goes on)
+    +-- DataError          a source of images that cannot be read or used
+    |   +-- PictureError   one image that cannot be decoded (the rest goes on)
     +-- RunError           a run folder that is locked, finished, or belongs to something else
     |   +-- CheckpointError    a checkpoint or model file that is damaged or not ours
-    +-- TrainingError      training cannot go on (not finite, out of memory at one picture)
+    +-- TrainingError      training cannot go on (not finite, out of memory at one image)
     +-- MissingExtraError  an optional part is not installed; the message says the command
 
 Every message is one sentence that says what was received, what was expected and what to do.
@@ -29,11 +29,11 @@ class ConfigError(GanvasError):
 
 
 class DataError(GanvasError):
-    """A source of pictures that cannot be read or used."""
+    """A source of images that cannot be read or used."""
 
 
 class PictureError(DataError):
-    """One picture that cannot be decoded; the message is the reason alone, without the name."""
+    """One image that cannot be decoded; the message is the reason alone, without the name."""
 
 
 class RunError(GanvasError):

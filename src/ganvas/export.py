@@ -6,7 +6,7 @@
     folder    generator.safetensors, config.json, README.md: what `Generator.load` reads, and nothing else
 
 The graph (ONNX and torch.export) takes z (N, z_dim); label (N, num_classes), the weights of the classes, one of them 1
-for a class, where the model has classes; truncation (), from 0 (mean) to 1 (full variety). It gives pictures
+for a class, where the model has classes; truncation (), from 0 (mean) to 1 (full variety). It gives images
 (N, C, H, W) in [-1, 1] and code (N, z_dim), the latent or style that made them: the `code` of a recipe.
 
 Weights may be stored as float16 or int8; everything is computed in float32. So any runtime takes the file, a browser's
@@ -45,9 +45,9 @@ Form = Literal["onnx", "web", "torch", "folder"]
 UNFINISHED = "unfinished-export"
 Weights = Literal["float32", "float16", "int8"]
 
-SAME = 1e-4  # largest difference, in the range from -1 to 1, at which two pictures are the same
+SAME = 1e-4  # largest difference, in the range from -1 to 1, at which two images are the same
 FEWEST = 256  # numbers of a tensor that is worth storing small
-CHECKED = ((1, 1.0), (3, 0.6), (4, 0.0), (8, 1.0), (8, 0.9))  # pictures and truncation of the batches that are compared
+CHECKED = ((1, 1.0), (3, 0.6), (4, 0.0), (8, 1.0), (8, 0.9))  # images and truncation of the batches that are compared
 LICENCE = re.compile(r"^\|\s*licence(?: of the data)?\s*\|\s*(.*?)\s*\|\s*$", re.MULTILINE)  # a row of a card
 
 
@@ -66,7 +66,7 @@ def export(
     runtime: for web, the npm package onnxruntime-web (.tgz, or unpacked); by default npm fetches it, once.
     device: where the torch.export program will run; the others run anywhere.
     Raises ConfigError for an unknown form or a place that is taken, MissingExtraError without onnx, GanvasError where
-    the exported model does not give the pictures of the original. Then nothing is left behind.
+    the exported model does not give the images of the original. Then nothing is left behind.
     """
     if to not in get_args(Form):
         raise ConfigError(f"--to {to}: expected one of {', '.join(get_args(Form))}")
@@ -106,7 +106,7 @@ def export(
 
 
 class Deployed(nn.Module):
-    """A generator with its truncation, and nothing besides: z, label, truncation -> pictures, code."""
+    """A generator with its truncation, and nothing besides: z, label, truncation -> images, code."""
 
     means: Tensor
 
@@ -131,7 +131,7 @@ class Deployed(nn.Module):
 
 
 def exported_program(generator: Generator) -> torch.export.ExportedProgram:
-    """The graph for any number of pictures."""
+    """The graph for any number of images."""
     z, labels = inputs(generator, range(2))
     arguments = (z, labels, torch.ones((), device=generator.device))
     shapes = ({0: torch.export.Dim.DYNAMIC}, None if labels is None else {0: torch.export.Dim.DYNAMIC}, None)
@@ -169,7 +169,7 @@ def torch_program(generator: Generator, licence: str) -> tuple[bytes, dict[str, 
 
 
 def onnx_model(generator: Generator, weights: Weights, licence: str) -> tuple[bytes, dict[str, Any]]:
-    """(content of an .onnx file, report); the file was run by onnxruntime, float32 to the same pictures."""
+    """(content of an .onnx file, report); the file was run by onnxruntime, float32 to the same images."""
     import onnx
     import onnxruntime
 
@@ -221,10 +221,10 @@ def name_batch(graph: Any) -> None:
 
 
 def difference(generator: Generator, run: Any, exact: bool) -> dict[str, float | int | None]:
-    """How far an exported form's pictures are from PyTorch's, over several batches, labels and truncations.
+    """How far an exported form's images are from PyTorch's, over several batches, labels and truncations.
 
-    run: (z, label, truncation) -> (pictures, code). exact: raises GanvasError beyond `SAME`.
-    Returns pictures, max and mean of the absolute difference in [-1, 1], psnr in dB (None for equal ones).
+    run: (z, label, truncation) -> (images, code). exact: raises GanvasError beyond `SAME`.
+    Returns images, max and mean of the absolute difference in [-1, 1], psnr in dB (None for equal ones).
     """
     largest = total = squares = 0.0
     count = first = 0
@@ -234,7 +234,7 @@ def difference(generator: Generator, run: Any, exact: bool) -> dict[str, float |
         expected = generator.show(code).numpy()
         pictures, found = run(z, labels, truncation)
         if pictures.shape != expected.shape or not np.isfinite(pictures).all():
-            raise GanvasError("the exported model gives no pictures of the right shape: please report this model")
+            raise GanvasError("the exported model gives no images of the right shape: please report this model")
         gap = np.abs(pictures.astype(np.float64) - expected)
         largest = max(largest, float(gap.max()))
         if exact:

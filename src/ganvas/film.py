@@ -117,7 +117,7 @@ class Scene:
     caption: str = ""
 
     def frame(self, scale: float = 1.0) -> Image.Image:
-        """The picture, scaled, with the caption below it in letters that stay as large."""
+        """The image, scaled, with the caption below it in letters that stay as large."""
         picture = self.picture
         if scale < 1:
             width, height = (max(2, round(side * scale)) for side in picture.size)
@@ -160,7 +160,7 @@ def as_image(pixels: np.ndarray) -> Image.Image:
 
 
 def eight_bit(picture: Image.Image) -> Image.Image:
-    """Gray or colour of 8 bit; transparent pictures lie on white."""
+    """Gray or colour of 8 bit; transparent images lie on white."""
     if picture.mode.startswith("I"):
         pixels = np.asarray(picture).astype(np.float32) / 257
         return Image.fromarray(pixels.round().astype(np.uint8))

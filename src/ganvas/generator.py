@@ -1,4 +1,4 @@
-"""A trained generator: load it anywhere, without the data and without training code, and sample pictures.
+"""A trained generator: load it anywhere, without the data and without training code, and sample images.
 
 A model folder holds `generator.safetensors` (weights, with the configuration in its metadata, so that the one file
 is enough), `config.json` (the same configuration to read) and `README.md` (the card). Nothing is ever unpickled.
@@ -32,7 +32,7 @@ from ganvas.models import build_generator, channels_last
 
 FORMAT = 1
 WEIGHTS = "generator.safetensors"
-BATCH = 64  # pictures per forward pass when sampling
+BATCH = 64  # images per forward pass when sampling
 LARGEST = 2**34  # bytes of a weights file: hundreds of times the largest network's
 AHEAD = 16  # batches whose latents are drawn together: between two passes they would drive the network from the caches
 
@@ -143,7 +143,7 @@ class Generator:
         return cls(network, info, choose_device(device).torch_device)
 
     def fast(self) -> Generator:
-        """On a GPU: half precision and compiled from now on; pictures then differ in the last bits. Returns itself."""
+        """On a GPU: half precision and compiled from now on; images then differ in the last bits. Returns itself."""
         if self.device.type == "cuda":
             self.is_fast = True
             self.forward = torch.compile(self.network)
@@ -175,7 +175,7 @@ class Generator:
             return torch.tensor([seed % num for seed in seeds])
         labels = [label] * len(seeds) if isinstance(label, str | int) else list(label)
         if len(labels) != len(seeds):
-            raise ConfigError(f"{len(labels)} labels for {len(seeds)} pictures: give one, or one each")
+            raise ConfigError(f"{len(labels)} labels for {len(seeds)} images: give one, or one each")
         return torch.tensor([self.label_index(one) for one in labels])
 
     def label_index(self, label: str | int) -> int:
@@ -210,7 +210,7 @@ class Generator:
 
     @torch.inference_mode()
     def render(self, z: Tensor, labels: Tensor | None = None, truncation: float = 1.0) -> Tensor:
-        """Latents (N, z_dim) and label indices (N,) -> pictures (N, C, H, W) float32 in [-1, 1] on the CPU.
+        """Latents (N, z_dim) and label indices (N,) -> images (N, C, H, W) float32 in [-1, 1] on the CPU.
 
         truncation: towards the mean latent, or the mean style of the class, where the network has a space of styles.
         """
@@ -238,7 +238,7 @@ class Generator:
 
     @torch.inference_mode()
     def show(self, code: Code) -> Tensor:
-        """Codes (N) -> pictures (N, C, H, W) float32 in [-1, 1] on the CPU."""
+        """Codes (N) -> images (N, C, H, W) float32 in [-1, 1] on the CPU."""
         with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
             parts = [
                 codes.decode(self.network, code[start : start + BATCH].to(self.device)).float().cpu()
@@ -253,14 +253,14 @@ class Generator:
         label: str | int | Sequence[str | int] | None = None,
         truncation: float = 1.0,
     ) -> Tensor:
-        """`num` pictures (num, C, H, W) float32 in [-1, 1]; picture i has the seed `seed + i`.
+        """`num` images (num, C, H, W) float32 in [-1, 1]; image i has the seed `seed + i`.
 
-        A seed (with its label) gives the same picture at any batch size and on any device, within 1e-4.
+        A seed (with its label) gives the same image at any batch size and on any device, within 1e-4.
         label: a class name or index for all, or one for each; by default seed modulo the number of classes.
-        truncation: scales the latents, from 0 (one mean picture) to 1 (all the variety).
+        truncation: scales the latents, from 0 (one mean image) to 1 (all the variety).
         """
         if num < 1:
-            raise ConfigError(f"{num} pictures: expected at least 1")
+            raise ConfigError(f"{num} images: expected at least 1")
         return torch.cat(list(self.batches(range(seed, seed + num), label, truncation)))
 
 

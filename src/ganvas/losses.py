@@ -1,7 +1,7 @@
-"""Adversarial terms and gradient penalties: plain functions on logits and pictures.
+"""Adversarial terms and gradient penalties: plain functions on logits and images.
 
 Every adversarial term maps two logit vectors (N,) to a loss per pair (N,); a sigmoid before it is impossible, since all
-take logits. Penalties map a discriminator and pictures (N, C, H, W) to a value per picture (N,).
+take logits. Penalties map a discriminator and images (N, C, H, W) to a value per image (N,).
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Discriminate = Callable[[Tensor, Tensor | None], Tensor]
-"""(pictures, labels) -> logits (N,)."""
+"""(images, labels) -> logits (N,)."""
 
 
 @dataclass(frozen=True)
 class Loss:
     """The two sides of a game; each takes (real logits, fake logits) and returns a loss per pair (N,).
 
-    rescales: the discriminator's gradient at a fake picture never vanishes, so that it can be rescaled to the
+    rescales: the discriminator's gradient at a fake image never vanishes, so that it can be rescaled to the
     generator's (`generator_scale`). relativistic: only differences of logits count, and the generator's side needs the
-    real logits. zero: a logit above 0 says that a picture is real. targets: D's side also takes the two targets
+    real logits. zero: a logit above 0 says that an image is real. targets: D's side also takes the two targets
     (for label smoothing and noise). mixes: a pair's loss depends on the other pairs of the batch.
     """
 
@@ -90,7 +90,7 @@ def minus_logit(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def relativistic_discriminator(real: Tensor, fake: Tensor) -> Tensor:
-    """softplus(-(D(x) - D(G(z)))): each real picture should look more real than its fake.
+    """softplus(-(D(x) - D(G(z)))): each real image should look more real than its fake.
 
     Relativistic pairing GAN (Jolicoeur-Martineau 2018; Huang et al. 2024, R3GAN, equation 2 with
     f(t) = -log(1 + exp(-t))).
@@ -104,7 +104,7 @@ def relativistic_generator(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def average_discriminator(real: Tensor, fake: Tensor) -> Tensor:
-    """Each real picture against the mean fake and the reverse (Jolicoeur-Martineau 2018, RaSGAN)."""
+    """Each real image against the mean fake and the reverse (Jolicoeur-Martineau 2018, RaSGAN)."""
     return F.softplus(fake.mean() - real) + F.softplus(fake - real.mean())
 
 
@@ -127,10 +127,10 @@ LOSSES: dict[str, Loss] = {
 
 
 def generator_scale(loss: Loss, real: Tensor, fake: Tensor) -> Tensor:
-    """How the discriminator's gradient at each fake picture becomes the generator's: (N,) factors.
+    """How the discriminator's gradient at each fake image becomes the generator's: (N,) factors.
 
-    With logits l = D(G(z)), both networks' losses reach the picture through the same dl/dG(z) as long as no
-    operation of D mixes pictures. Their gradients there differ only by (dL_G/dl) / (dL_D/dl), so one backward pass
+    With logits l = D(G(z)), both networks' losses reach the image through the same dl/dG(z) as long as no
+    operation of D mixes images. Their gradients there differ only by (dL_G/dl) / (dL_D/dl), so one backward pass
     serves both. For the relativistic pair the factor is -exp(D(x) - D(G(z))), for BCE -exp(-D(G(z))).
     The exponent is kept within +-40, where float32 still resolves the discriminator's gradient.
     """
@@ -145,7 +145,7 @@ def generator_scale(loss: Loss, real: Tensor, fake: Tensor) -> Tensor:
 
 
 def gradient_norm_exact(discriminator: Discriminate, images: Tensor, labels: Tensor | None) -> Tensor:
-    """|grad_x D(x)|^2 per picture (N,) by double backward: R1 on real pictures, R2 on fakes (Mescheder et al. 2018)."""
+    """|grad_x D(x)|^2 per image (N,) by double backward: R1 on real images, R2 on fakes (Mescheder et al. 2018)."""
     images = images.detach().requires_grad_()
     logits = discriminator(images, labels)
     (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
@@ -172,7 +172,7 @@ def gradient_norm_finite(
     direction: Tensor,
     step: float = 0.01,
 ) -> Tensor:
-    """An unbiased estimate (as step -> 0) of |grad_x D(x)|^2 per picture (N,) without double backward.
+    """An unbiased estimate (as step -> 0) of |grad_x D(x)|^2 per image (N,) without double backward.
 
     (D(x + s n) - D(x - s n)) / 2s along a standard normal direction n has the mean square |grad|^2. The central
     difference halves nothing but its error is O(s^2). For devices and compilers without double backward.
@@ -189,9 +189,9 @@ def gradient_norm_finite(
 def gradient_penalty(
     discriminator: Discriminate, real: Tensor, fake: Tensor, labels: Tensor | None, mix: Tensor
 ) -> Tensor:
-    """(|grad D| - 1)^2 per picture (N,) at a point between each real and its fake (Gulrajani et al. 2017, WGAN-GP).
+    """(|grad D| - 1)^2 per image (N,) at a point between each real and its fake (Gulrajani et al. 2017, WGAN-GP).
 
-    mix: (N,) uniform in [0, 1): the share of the real picture in its own interpolate.
+    mix: (N,) uniform in [0, 1): the share of the real image in its own interpolate.
     """
     share = mix[:, None, None, None]
     between = share * real.detach() + (1 - share) * fake.detach()

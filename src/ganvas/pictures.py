@@ -17,7 +17,7 @@ from ganvas.errors import ConfigError
 
 
 def to_image(pixels: np.ndarray) -> Image.Image:
-    """(H, W, C) uint8 or uint16 -> a Pillow picture; 16 bit stays 16 bit where Pillow can (gray), else 8."""
+    """(H, W, C) uint8 or uint16 -> a Pillow image; 16 bit stays 16 bit where Pillow can (gray), else 8."""
     if pixels.dtype == np.uint16 and pixels.shape[2] != 1:
         pixels = (pixels / 257).round().astype(np.uint8)
     return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
@@ -62,11 +62,11 @@ def save_picture(path: Path, pixels: np.ndarray, text: Mapping[str, str] | None 
         write = partial(image.save, format="TIFF", compression="tiff_adobe_deflate", **known)
         files.write_atomically(path, write, sync)
     else:
-        raise ConfigError(f"{path} ends in {ending or 'nothing'}: pictures are written as .png, .tif or .tiff")
+        raise ConfigError(f"{path} ends in {ending or 'nothing'}: images are written as .png, .tif or .tiff")
 
 
 def grid(pixels: np.ndarray, columns: int | None = None, gap: int = 2) -> np.ndarray:
-    """(N, H, W, C) -> one (rows * (H + gap) + gap, columns * (W + gap) + gap, C) picture on a white ground.
+    """(N, H, W, C) -> one (rows * (H + gap) + gap, columns * (W + gap) + gap, C) image on a white ground.
 
     Filled row by row; as square as possible when `columns` is None.
     """

@@ -1,4 +1,4 @@
-"""What every generated picture says about itself in its file: that it is synthetic, by which model, and its recipe."""
+"""What every generated image says about itself in its file: that it is synthetic, by which model, and its recipe."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 from ganvas.errors import PictureError
 
 KIND = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
-"""IPTC's word for a picture made by a trained model, which picture libraries and search engines read."""
+"""IPTC's word for an image made by a trained model, which image libraries and search engines read."""
 
 XMP = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
@@ -20,11 +20,11 @@ XMP = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
  Iptc4xmpExt:DigitalSourceType="{KIND}"/></rdf:RDF></x:xmpmeta>
 <?xpacket end="w"?>"""
 
-SENTENCE = "Synthetic picture made by a generative adversarial network; it shows nothing and nobody real."
+SENTENCE = "Synthetic image made by a generative adversarial network; it shows nothing and nobody real."
 
 
 def provenance(model: str, recipe: Mapping[str, Any]) -> dict[str, str]:
-    """Text for a picture's file. model: hash of the weights; recipe: plain values that make the picture again."""
+    """Text for a picture's file. model: hash of the weights; recipe: plain values that make the image again."""
     return {
         "Software": "Ganvas",
         "Description": SENTENCE,
@@ -34,7 +34,7 @@ def provenance(model: str, recipe: Mapping[str, Any]) -> dict[str, str]:
 
 
 def read_provenance(path: Path) -> dict[str, Any] | None:
-    """{"synthetic", "model", "recipe"} of a picture that Ganvas made, None for any other picture."""
+    """{"synthetic", "model", "recipe"} of an image that Ganvas made, None for any other image."""
     try:
         with Image.open(path) as picture:
             picture.load()  # texts may stand behind the pixels

@@ -1,11 +1,11 @@
-"""`ganvas publish`: a folder that shows a run to others, made of Markdown and pictures, for any host of repositories.
+"""`ganvas publish`: a folder that shows a run to others, made of Markdown and images, for any host of repositories.
 
     README.md              film, uncurated samples, numbers with intervals, use, data, limits, cost
     training.gif           the film of the training
     samples.png            the first seeds, none left out; samples-truncated.png: the same ones, nearer to the mean
-    generated.png real.png what the evaluation compared; real pictures only where the data's licence lets all show them
-    closest.png            generated pictures beside the nearest training picture, under the same condition
-    evaluation.json        the numbers, without names of training pictures
+    generated.png real.png what the evaluation compared; real images only where the data's licence lets all show them
+    closest.png            generated images beside the nearest training image, under the same condition
+    evaluation.json        the numbers, without names of training images
     model/                 the model folder, without weights that are larger than a host takes
 
 The same call again refreshes the folder; it writes nothing into a folder that is not its own.
@@ -46,7 +46,7 @@ MEANING = {
     FILM: "the film of the training",
     SAMPLES: "the first seeds",
     TRUNCATED: "the same ones, truncated",
-    GENERATED: "generated pictures of the evaluation",
+    GENERATED: "generated images of the evaluation",
     REAL: "real pictures",
     CLOSEST: "the nearest pairs",
     NUMBERS: "all numbers of the evaluation",
@@ -65,14 +65,14 @@ GIF_MB, PICTURE_MB = 10.0, 4.0  # of the film and of a grid, so that a page of t
 MOST_FRAMES = 60  # of the film; first and last among them
 TRUNCATION = 0.7
 SHARP, WIDEST = 480, 1600  # pixels of the longer side that a small grid is enlarged to, and that a large one may have
-PAIRS = 8  # of a generated picture and the nearest training picture
+PAIRS = 8  # of a generated image and the nearest training image
 Contents = dict[str, bytes | Path]
 
 
 def publish(run: str | Path, out: str | Path, *, data_licence: str | None = None, max_file_mb: float = MOST_MB) -> Path:
     """Writes the folder `out` about a run and returns its README.
 
-    data_licence: of the training pictures, where the catalogue does not know it, such as "CC BY 4.0".
+    data_licence: of the training images, where the catalogue does not know it, such as "CC BY 4.0".
     max_file_mb: no file gets larger, in MB (10^6 bytes); larger weights stay out, and the README says how to get them.
     Raises RunError for what is no run, ConfigError for a licence that contradicts the catalogue's, a limit below 1 MB,
     or a folder that holds other files, or files of ours that were changed since.
@@ -233,7 +233,7 @@ class Issue:
         return opened(self.folder, pictures.get(key)) if isinstance(pictures, dict) else None
 
     def closest(self) -> Image.Image | None:
-        """Pairs of a generated picture and the training picture that is nearest to it, in columns of pairs."""
+        """Pairs of a generated image and the training image that is nearest to it, in columns of pairs."""
         rows = ((self.facts.evaluation or {}).get("copies") or {}).get("closest") or []
         pairs = [one for row in rows[:PAIRS] if (one := opened(self.folder, row.get("file"))) is not None]
         if not pairs:
@@ -278,7 +278,7 @@ class Issue:
             shown = ", ".join(escape(name) for name in classes[: shape.rows])
             rows = f" A row a class: {shown}" + (f" (of {len(classes)} classes)." if len(classes) > shape.rows else ".")
         both = (
-            image(f"{last + 1} generated pictures, not selected", SAMPLES),
+            image(f"{last + 1} generated images, not selected", SAMPLES),
             image(f"The same {last + 1} seeds at truncation {TRUNCATION:g}", TRUNCATED),
         )
         heads = ["truncation 1: all the variety", f"truncation {TRUNCATION:g}: nearer to the mean, with less variety"]
@@ -296,7 +296,7 @@ class Issue:
             f"The weights ({size:,.1f} MB) are not in this folder: no file here is larger than {self.most:g} MB. "
             "Whoever has the run can put them on a hub with `ganvas hub push RUN owner/name`; then\n\n"
             "```sh\npip install 'ganvas[hub]'\nganvas sample hf://owner/name --n 16 --out samples\n```\n\n"
-            "draws pictures. Or keep them here with Git LFS (`git lfs track '*.safetensors'`) and publish again with "
+            "draws images. Or keep them here with Git LFS (`git lfs track '*.safetensors'`) and publish again with "
             f"`--max-mb {math.ceil(size)}`."
         )
 
@@ -305,25 +305,25 @@ class Issue:
         licence = escape(facts.licence or "not stated")
         if not self.shows_real:
             return [
-                f"No real pictures are shown: the licence of the training data ({licence}) is not known to let "
+                f"No real images are shown: the licence of the training data ({licence}) is not known to let "
                 "everybody show them."
             ]
         if REAL not in found:
-            return ["No real pictures are shown: the run has no evaluation of these weights to show them from."]
+            return ["No real images are shown: the run has no evaluation of these weights to show them from."]
         by = f", {escape(facts.attribution)}" if facts.attribution else ""
         note = escape((facts.evaluation or {}).get("pictures", {}).get("note", ""))
         both = (
-            image("Generated pictures that were evaluated", GENERATED),
-            image("Real pictures of the data set", REAL),
+            image("Generated images that were evaluated", GENERATED),
+            image("Real images of the data set", REAL),
         )
         parts = [
             card.table(["generated", "real"], [list(both)]),
-            f"*Generated: {note}. Real: pictures of the training data, scaled; {licence}{by}.*",
+            f"*Generated: {note}. Real: images of the training data, scaled; {licence}{by}.*",
         ]
         if CLOSEST in found:
             parts += [
-                "The generated pictures that come nearest to a training picture, each with that picture on its right:",
-                image("Pairs of a generated picture and the nearest real one", CLOSEST),
+                "The generated images that come nearest to a training image, each with that image on its right:",
+                image("Pairs of a generated image and the nearest real one", CLOSEST),
             ]
         return parts
 
@@ -344,7 +344,7 @@ def size_words(size: int) -> str:
 
 
 def opened(folder: Path, name: object) -> Image.Image | None:
-    """A picture of the run by the name that a file tells; none that lies outside, or is no picture."""
+    """An image of the run by the name that a file tells; none that lies outside, or is no image."""
     path = files.inside(folder, name)
     if path is None:
         return None
@@ -356,7 +356,7 @@ def opened(folder: Path, name: object) -> Image.Image | None:
 
 
 def png(picture: Image.Image, limit: float, text: dict[str, str] | None) -> bytes:
-    """The picture as PNG of at most `limit` MB: small ones enlarged by whole pixels, large ones made smaller."""
+    """The image as PNG of at most `limit` MB: small ones enlarged by whole pixels, large ones made smaller."""
     longer = max(picture.size)
     if longer < SHARP:
         times = -(-SHARP // longer)
@@ -373,7 +373,7 @@ def png(picture: Image.Image, limit: float, text: dict[str, str] | None) -> byte
 
 
 def nameless(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """The evaluation without names of training pictures, which may tell who that is, and of files that stay behind."""
+    """The evaluation without names of training images, which may tell who that is, and of files that stay behind."""
     found = copy.deepcopy(evaluation)
     found.pop("pictures", None)
     for part in (found.get("copies") or {}).get("closest") or []:

@@ -59,7 +59,7 @@ def train(
     quiet: bool = False,
     **options: Any,
 ) -> Trained:
-    """Trains a generator on pictures, or goes on with a run that was interrupted.
+    """Trains a generator on images, or goes on with a run that was interrupted.
 
     data: a folder, an archive, a data-set file, a pack, or a name such as "digits" or "mnist"; or a run folder, moved
     perhaps, which then goes on. out: the run folder; default runs/<name of the data>. The same call again resumes; a
@@ -127,7 +127,7 @@ def dry_run(
 
 
 def as_preset(data: DataConfig, config: TrainConfig) -> tuple[DataConfig, list[str]]:
-    """The pictures that a classic preset is defined by, unless others are asked for; and a sentence that says so."""
+    """The images that a classic preset is defined by, unless others are asked for; and a sentence that says so."""
     if config.preset is None:
         return data, []
     preset = preset_of(config)
@@ -139,7 +139,7 @@ def as_preset(data: DataConfig, config: TrainConfig) -> tuple[DataConfig, list[s
     if not changes:
         return data, []
     words = " and ".join(f"{name} {value}" for name, value in changes.items())
-    return dataclasses.replace(data, **changes), [f"preset {config.preset} ({preset.title}): pictures of {words}"]
+    return dataclasses.replace(data, **changes), [f"preset {config.preset} ({preset.title}): images of {words}"]
 
 
 def with_options(data: DataConfig, train: TrainConfig, options: dict[str, Any]) -> tuple[DataConfig, TrainConfig]:
@@ -177,7 +177,7 @@ def average(run: str | Path, out: str | Path, width: float) -> Path:
 def evaluate(run: str | Path, *, data: str | Path | None = None, quiet: bool = False, **options: Any) -> dict[str, Any]:
     """Judges a run (or, with `data`, a model folder); writes evaluation.json and evaluation/ there and returns it.
 
-    data: the pictures that it was trained on, where the run's own pack is gone.
+    data: the images that it was trained on, where the run's own pack is gone.
     options: the fields of `ganvas.judge.evaluate.Options`, such as num=500, features="inception-clean".
     """
     known = {field.name for field in dataclasses.fields(Options)}
@@ -202,7 +202,7 @@ def lines(evaluation: dict[str, Any]) -> list[str]:
     found += [f"not judged: {sentence}" for sentence in evaluation["left_out"]]
     protocol = evaluation["protocol"]
     found.append(
-        f"{protocol['num_real']:,} {protocol['split']} and {protocol['num_generated']:,} generated pictures, "
+        f"{protocol['num_real']:,} {protocol['split']} and {protocol['num_generated']:,} generated images, "
         f"95% intervals, {evaluation['seconds']:g} s"
     )
     return found
@@ -230,12 +230,12 @@ def sample(
     device: str | None = None,
     fast: bool = False,
 ) -> list[Path]:
-    """Writes pictures of the seeds `seed` to `seed + num - 1` and manifest.csv into the folder `out`.
+    """Writes images of the seeds `seed` to `seed + num - 1` and manifest.csv into the folder `out`.
 
     source: a run, a model folder, a generator.safetensors file or "hf://owner/name" on the hub. out: a folder, or a
     .zip file. seeds: in place of num and seed, such as "0-9,42". per_class: so many of every class in class folders,
-    seeds counting on from `seed`. as_grid: one picture `out` of all instead. form: of the files, 8 or 16 bit as the
-    data had it, one common scale. no_copies: leave out what copies a training picture (data: where those are, if there
+    seeds counting on from `seed`. as_grid: one image `out` of all instead. form: of the files, 8 or 16 bit as the
+    data had it, one common scale. no_copies: leave out what copies a training image (data: where those are, if there
     is no run). fast: half precision on a GPU. An interrupted call goes on when made again. Returns the pictures' paths.
     """
     generator = open_generator(source, device)
@@ -261,14 +261,14 @@ def sample(
         lines = f"{written.damaged:,} damaged line{'s' if written.damaged > 1 else ''}"
         display.say(f"{out / 'manifest.csv'} had {lines}: left out, and what is missing is drawn again")
     if written.known:
-        display.say(f"{written.known:,} of {len(planned):,} pictures were there already")
+        display.say(f"{written.known:,} of {len(planned):,} images were there already")
     if gate is not None:
-        display.say(f"{written.left_out} of {len(planned)} pictures copy a training picture and are left out")
+        display.say(f"{written.left_out} of {len(planned)} images copy a training image and are left out")
     return written.paths
 
 
 def refuse_copies(source: str | Path, data: str | Path | None = None, device: str | None = None) -> str:
-    """The gate of an export: raises ConfigError where the generator copies its training pictures.
+    """The gate of an export: raises ConfigError where the generator copies its training images.
 
     data: where those are, if there is no run. Returns what was found, in a sentence.
     """
@@ -279,11 +279,11 @@ def refuse_copies(source: str | Path, data: str | Path | None = None, device: st
         pixels = to_pixels(generator.sample(GATE_SAMPLES, seed=GATE_SEED), generator.info.depth)
         found = finder.judge(pixels)
     if found.caught:
-        raise ConfigError(f"not exported, since {found.sentence}: train on more pictures or for a shorter time")
+        raise ConfigError(f"not exported, since {found.sentence}: train on more images or for a shorter time")
     return found.sentence
 
 
-GATE_SAMPLES, GATE_SEED = 500, 1_000_000  # pictures that decide, and the first one's seed, as in an evaluation
+GATE_SAMPLES, GATE_SEED = 500, 1_000_000  # images that decide, and the first one's seed, as in an evaluation
 
 
 def seeds_of(seeds: str | Sequence[int] | None, num: int, seed: int) -> Sequence[int]:
@@ -299,13 +299,13 @@ def seeds_of(seeds: str | Sequence[int] | None, num: int, seed: int) -> Sequence
 def one_grid(
     generator: Generator, path: Path, planned: Sequence[sampling.Planned], truncation: float, gate: sampling.Gate | None
 ) -> Path:
-    """All planned pictures, less those that the gate leaves out, in one picture."""
+    """All planned images, less those that the gate leaves out, in one image."""
     parts = [pixels for _, pixels in sampling.drawn(generator, planned, truncation)]
     pixels = np.concatenate(parts)
     if gate is not None:
         pixels = pixels[~gate(pixels)]
         if not len(pixels):
-            raise ConfigError("all of these pictures copy training pictures: take other seeds")
+            raise ConfigError("all of these images copy training images: take other seeds")
     seeds = [one.seed for one in planned]
     save_sheet(generator, path, grid(pixels), {"seeds": seeds, "truncation": truncation})
     return path
@@ -332,10 +332,10 @@ def interpolate(
     max_mb: float = 8.0,
     device: str | None = None,
 ) -> Path:
-    """Writes a film that passes through pictures in turn: GIF, WebP or MP4 by the ending of `out`.
+    """Writes a film that passes through images in turn: GIF, WebP or MP4 by the ending of `out`.
 
-    seeds: such as "1,5,9"; or favourites: a file of kept pictures. labels: one for all, one each, or several with one
-    seed for a way between classes. frames: of the whole film. loop: the last picture leads back to the first.
+    seeds: such as "1,5,9"; or favourites: a file of kept images. labels: one for all, one each, or several with one
+    seed for a way between classes. frames: of the whole film. loop: the last image leads back to the first.
     """
     generator = open_generator(source, device)
     directions: dict[str, Direction] = {}
@@ -347,7 +347,7 @@ def interpolate(
         recipes = recipes_of(parse_seeds(seeds) if isinstance(seeds, str) else list(seeds or default), labels)
         recipes = [dataclasses.replace(one, truncation=truncation) for one in recipes]
     if len(recipes) < 2:
-        raise ConfigError("a film needs two pictures or more: give several seeds, or several labels")
+        raise ConfigError("a film needs two images or more: give several seeds, or several labels")
     if frames < 2:
         raise ConfigError(f"--frames {frames}: expected 2 or more")
     resolve(generator, recipes, directions)  # says now what is wrong, before the first frame
@@ -378,15 +378,15 @@ def mix(
     truncation: float = 1.0,
     device: str | None = None,
 ) -> Path:
-    """Mixes the first seed's picture with each of the others: a sheet, and a favourites file beside it.
+    """Mixes the first seed's image with each of the others: a sheet, and a favourites file beside it.
 
     depths: what the others lend: coarse, middle, fine, all, or numbers such as 0-1. In the sheet the lenders stand
-    above, the first picture on the left, and what came of each below its lender.
+    above, the first image on the left, and what came of each below its lender.
     """
     generator = open_generator(source, device)
     numbers = parse_seeds(seeds) if isinstance(seeds, str) else list(seeds)
     if len(numbers) < 2:
-        raise ConfigError("to mix takes two seeds or more: the first picture, and those that lend to it")
+        raise ConfigError("to mix takes two seeds or more: the first image, and those that lend to it")
     chosen = parse_depths(depths, generator.num_depths)
     first, *others = (Recipe(seed, label=label, truncation=truncation) for seed in numbers)
     mixed = [dataclasses.replace(first, mix=Mix(other, chosen)) for other in others]
@@ -414,7 +414,7 @@ def directions(
 ) -> list[tuple[Direction, Path]]:
     """Finds directions, saves them by name beside the model (directions.json), and draws a strip of each.
 
-    data: labelled pictures, for directions from labels: `label` names the class that a direction leads to (default: one
+    data: labelled images, for directions from labels: `label` names the class that a direction leads to (default: one
     for each class), `labels` says where labels come from, as in training. method: features (principal components,
     the default), weights (closed form), or labels (the default with data). out: folder of the strips; default:
     directions/ beside the model.
@@ -427,7 +427,7 @@ def directions(
     with Display() as display:
         if method == "labels":
             if data is None:
-                raise ConfigError("directions from labels need --data: pictures with classes, or with --labels")
+                raise ConfigError("directions from labels need --data: images with classes, or with --labels")
             pack = open_pack(data, data_like(generator, labels), progress=display.packing)
             found = directions_of.supervised(generator, pack, label=label, progress=display.packing)
         elif method == "weights":
@@ -464,7 +464,7 @@ def project(
     seed: int = 0,
     device: str | None = None,
 ) -> Any:
-    """Finds the code that comes nearest to a picture; writes the side by side, the loss curve and a favourites file.
+    """Finds the code that comes nearest to an image; writes the side by side, the loss curve and a favourites file.
 
     The recipe in it can be used wherever recipes can: films, mixtures, the studio.
     """
@@ -493,7 +493,7 @@ def favourites(
     form: Literal["png", "tiff"] = "png",
     device: str | None = None,
 ) -> list[Path]:
-    """Re-makes the kept pictures of a favourites file into the folder `out`.
+    """Re-makes the kept images of a favourites file into the folder `out`.
 
     keep: seeds to add to the file first, but for those that it holds; it is made where there is none.
     Returns the pictures' paths.
@@ -513,7 +513,7 @@ def favourites(
     if out is None:
         return []
     if not kept.recipes:
-        raise ConfigError(f"{file} holds no pictures: keep some in the studio, or with --keep 3,7")
+        raise ConfigError(f"{file} holds no images: keep some in the studio, or with --keep 3,7")
     folder = Path(out)
     with files.explained(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Data: from a folder, an archive or a named set to a `Pack` of pictures of one size."""
+"""Data: from a folder, an archive or a named set to a `Pack` of images of one size."""
 
 from ganvas.data.pack import Pack, open_pack
 

@@ -1,7 +1,7 @@
 """Endless seeded batches: every rank sees its own part of one global order, and the position is one number.
 
-The order of epoch e is the permutation of the training pictures by the seed (seed, e), so that position alone says what
-comes next: a resumed run sees exactly the pictures that it would have seen. Held-out pictures never come.
+The order of epoch e is the permutation of the training images by the seed (seed, e), so that position alone says what
+comes next: a resumed run sees exactly the images that it would have seen. Held-out images never come.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ READ_AHEAD = 4  # batches that a large pack's reader thread keeps ready
 class Batches:
     """Iterates over (images (B, C, H, W) float32 in [-1, 1] on the device, labels (B,) int64 or None).
 
-    batch: pictures per step over all ranks; this rank receives batch / world_size of them.
-    mirror: half of the pictures, drawn by the seed, come mirrored left to right.
+    batch: images per step over all ranks; this rank receives batch / world_size of them.
+    mirror: half of the images, drawn by the seed, come mirrored left to right.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Batches:
         self.pack, self.batch, self.seed, self.mirror = pack, batch, seed, mirror
         self.device = torch.device(device)
         self.start, self.stop = batch * rank // world_size, batch * (rank + 1) // world_size
-        self.position = 0  # pictures handed out so far, over all ranks
+        self.position = 0  # images handed out so far, over all ranks
         self.half_range = (2**pack.depth - 1) / 2
         self._epoch = -1
         self._order = np.empty(0, np.int64)

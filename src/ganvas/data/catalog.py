@@ -34,7 +34,7 @@ class Dataset:
     files: tuple[File, ...] = ()
     """What is downloaded or put into the folder by hand."""
     size: str | None = None
-    """Default picture size, as in `DataConfig`; None: chosen from the pictures."""
+    """Default image size, as in `DataConfig`; None: chosen from the images."""
     fit: Fit | None = None
     account_needed: str | None = None
     """The site that wants an account before it hands the files out."""
@@ -137,7 +137,7 @@ CATALOG: dict[str, Dataset] = {
         ),
         Dataset(
             "mednist",
-            "58,954 medical pictures, 64x64 gray, 6 classes",
+            "58,954 medical images, 64x64 gray, 6 classes",
             kind="scan",
             licence="CC BY-SA 4.0 (the sets it was gathered from have terms of their own)",
             attribution="B. J. Erickson, Department of Radiology, Mayo Clinic; gathered from TCIA, "
@@ -215,7 +215,7 @@ def locate(
 
 
 def policy_for(dataset: Dataset | None, place: Path | None, config: DataConfig, form: str | None = None) -> Policy:
-    """What is known about the pictures: by the catalogue, or guessed plainly from the form of the source."""
+    """What is known about the images: by the catalogue, or guessed plainly from the form of the source."""
     if dataset is None:
         # Of the forms that are told from the files alone, one belongs to one set, and one holds digits mostly.
         like = {"celeba": CATALOG["celeba"], "idx": CATALOG["mnist"]}.get(form or "")
@@ -240,7 +240,7 @@ def fingerprint(place: Path | None, config: DataConfig) -> str:
 
 
 def open_at(dataset: Dataset | None, place: Path | None, config: DataConfig) -> tuple[Source, Policy]:
-    """Open what `locate` found; raises `DataError` when it holds no pictures."""
+    """Open what `locate` found; raises `DataError` when it holds no images."""
     source = (
         Digits()
         if place is None

@@ -1,6 +1,6 @@
-"""The data report: what the pictures are, and what is wrong with some of them, before anybody trains on them.
+"""The data report: what the images are, and what is wrong with some of them, before anybody trains on them.
 
-One pass over the source; a hash and a thumbnail of each picture are kept, a few kilobytes, so that memory stays small.
+One pass over the source; a hash and a thumbnail of each image are kept, a few kilobytes, so that memory stays small.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from ganvas.data.selection import Choice, choose, few_bits, first_pages, levels_
 from ganvas.data.sources import Payload
 from ganvas.errors import some
 
-FEW = 500  # pictures that are looked at in this process
+FEW = 500  # images that are looked at in this process
 CLASSES_SHOWN = 50
 SHOWN = 5  # names or sizes that a line gives as examples
-NEIGHBOUR, SAMPLE = 5, 2000  # an outlier is far from its 5th nearest of so many pictures
+NEIGHBOUR, SAMPLE = 5, 2000  # an outlier is far from its 5th nearest of so many images
 FAR = 4.0  # ... by so many robust standard deviations of the logarithm
 
 
 @dataclass
 class BurnedIn:
-    """A mark that many pictures carry."""
+    """A mark that many images carry."""
 
     share: float
-    """Part of the pictures that were examined for marks."""
+    """Part of the images that were examined for marks."""
     bright: bool
     """Brighter than its surroundings; else darker."""
     box: Box
     """Where it usually is."""
     names: list[str]
-    """Examined pictures that carry it."""
+    """Examined images that carry it."""
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Checkup:
     num_images: int = 0
     """Pictures that can be used."""
     sizes: dict[str, int] = field(default_factory=dict)
-    """Height x width -> number of pictures, the most frequent first."""
+    """Height x width -> number of images, the most frequent first."""
     channels: dict[int, int] = field(default_factory=dict)
     depths: dict[int, int] = field(default_factory=dict)
     alpha: int = 0
@@ -64,13 +64,13 @@ class Checkup:
     rejected: list[dict[str, str]] = field(default_factory=list)
     """Name and reason of each file that cannot be used, and the option that changes it, if there is one."""
     duplicates: list[list[str]] = field(default_factory=list)
-    """Groups of pictures with the same pixels."""
+    """Groups of images with the same pixels."""
     blank: list[str] = field(default_factory=list)
     """Pictures that show nothing, or next to nothing."""
     near: list[list[str]] = field(default_factory=list)
-    """Clusters of pictures that are nearly the same, the largest first; equal pixels count once."""
+    """Clusters of images that are nearly the same, the largest first; equal pixels count once."""
     leaks: list[list[str]] = field(default_factory=list)
-    """Clusters, of equal ones too, whose pictures have different classes."""
+    """Clusters, of equal ones too, whose images have different classes."""
     marks: list[BurnedIn] = field(default_factory=list)
     bars: list[str] = field(default_factory=list)
     """Pictures with even bars at a border: letterboxes and frames."""
@@ -127,7 +127,7 @@ def _counted(counts: dict[str, int], most: int = SHOWN) -> str:
 def _mark(mark: BurnedIn) -> str:
     top, left = mark.box[0] + mark.box[2] / 2, mark.box[1] + mark.box[3] / 2
     place = " ".join([_third(top, "upper", "lower"), _third(left, "left", "right")]).strip() or "middle"
-    return f"one in {mark.share:.0%} of the pictures, mostly {place} ({mark.names[0]})"
+    return f"one in {mark.share:.0%} of the images, mostly {place} ({mark.names[0]})"
 
 
 def _third(place: float, low: str, high: str) -> str:
@@ -152,9 +152,9 @@ def check(
     path: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Checkup:
-    """Look at every picture of a path, a pack folder or a named set (`data` and `path` as in `open_pack`).
+    """Look at every image of a path, a pack folder or a named set (`data` and `path` as in `open_pack`).
 
-    The pictures are looked at as they are, before any change of size. Raises `DataError` when there are none.
+    The images are looked at as they are, before any change of size. Raises `DataError` when there are none.
     """
     config = config or DataConfig()
     if path is None and is_pack(Path(data)):
@@ -182,17 +182,17 @@ def _check_pack(pack: Pack, progress: Progress | None) -> Checkup:
     return checkup
 
 
-# What the pictures themselves say.
+# What the images themselves say.
 
 
 def _look_at_all(
     checkup: Checkup, payloads: Iterator[Payload], names: list[str], labels: list[str], progress: Progress | None
 ) -> None:
-    """Fill in what the pictures themselves say."""
+    """Fill in what the images themselves say."""
     report = progress or (lambda what, done, total: None)
     workers = num_cores() if len(names) >= FEW else 0
     looks: list[Look] = []
-    kept: list[int] = []  # numbers of the pictures that could be looked at
+    kept: list[int] = []  # numbers of the images that could be looked at
     done = 0
     for found in parallel_map(look_chunk, _jobs(payloads, -(-len(names) // EXAMINED)), workers):
         for i, one in enumerate(found, start=done):
@@ -219,14 +219,14 @@ def _jobs(payloads: Iterator[Payload], step: int) -> Iterator[tuple[list[Payload
 
 
 def _count(checkup: Checkup, looks: list[Look], names: list[str], labels: list[str], classes: list[str]) -> None:
-    """Fill in what each picture says by itself."""
+    """Fill in what each image says by itself."""
     infos = [look.info for look in looks]
     sizes = Counter(f"{info.height}x{info.width}" for info in infos)
     checkup.num_images, checkup.sizes = len(looks), dict(sizes.most_common())
     checkup.channels = dict(Counter(1 if look.gray else 3 for look in looks))
     disguised = sum(look.gray and look.info.channels == 3 for look in looks)
     if disguised:
-        checkup.notes.append(f"{disguised:,} pictures are gray though their files could hold colour.")
+        checkup.notes.append(f"{disguised:,} images are gray though their files could hold colour.")
     checkup.depths = dict(Counter(info.depth for info in infos))
     checkup.alpha = sum(info.alpha for info in infos)
     counts = Counter(labels)
@@ -242,7 +242,7 @@ def _count(checkup: Checkup, looks: list[Look], names: list[str], labels: list[s
 
 
 def _compare(checkup: Checkup, looks: list[Look], names: list[str], labels: list[str]) -> list[list[int]]:
-    """Fill in what the pictures say about each other; returns the groups of equal ones."""
+    """Fill in what the images say about each other; returns the groups of equal ones."""
     if not looks:
         return []
     equal: dict[bytes, list[int]] = defaultdict(list)
@@ -251,7 +251,7 @@ def _compare(checkup: Checkup, looks: list[Look], names: list[str], labels: list
     groups = [group for group in equal.values() if len(group) > 1]
     checkup.duplicates = [[names[i] for i in group] for group in groups]
 
-    # Of equal pictures one is compared with the others; blank ones are alike without meaning it.
+    # Of equal images one is compared with the others; blank ones are alike without meaning it.
     blank = set(checkup.blank)
     once = np.array([group[0] for group in equal.values() if names[group[0]] not in blank], np.int64)
     thumbs = Thumbnails.joined([looks[i].thumbnail for i in once]) if len(once) else None
@@ -271,7 +271,7 @@ def _compare(checkup: Checkup, looks: list[Look], names: list[str], labels: list
 
 
 def _outliers(thumbs: Thumbnails, looks: list[Look], seed: int = 0) -> list[int]:
-    """Places of the pictures whose tones, brightness and contrast are far from all others', the farthest first."""
+    """Places of the images whose tones, brightness and contrast are far from all others', the farthest first."""
     num = len(looks)
     sample = np.random.default_rng(seed).permutation(num)[:SAMPLE]
     if len(sample) <= 2 * NEIGHBOUR:
@@ -290,26 +290,26 @@ def _outliers(thumbs: Thumbnails, looks: list[Look], seed: int = 0) -> list[int]
 def _notes(checkup: Checkup, groups: list[list[int]], labels: list[str]) -> list[str]:
     notes = []
     if checkup.num_images < 2:
-        notes.append("At least 2 pictures are needed to train.")
+        notes.append("At least 2 images are needed to train.")
     if labels and (mixed := sum(len({labels[i] for i in group}) > 1 for group in groups)):
-        notes.append(f"{mixed:,} groups of equal pictures have different classes: some labels are wrong.")
+        notes.append(f"{mixed:,} groups of equal images have different classes: some labels are wrong.")
     if checkup.near:
         notes.append(
-            f"{checkup.num_near:,} pictures are nearly the same as another: a random split would leak. Packing keeps "
+            f"{checkup.num_near:,} images are nearly the same as another: a random split would leak. Packing keeps "
             "each cluster on one side; --drop-duplicates drops those that differ by compression or brightness alone."
         )
     if checkup.marks:
         notes.append("A generator learns the burned-in marks too; packing with --mask-marks fills them in.")
     counts = checkup.classes
     if counts and (single := [name for name, count in counts.items() if count == 1]):
-        notes.append(f"Classes with a single picture cannot be learned: {some(single)}.")
+        notes.append(f"Classes with a single image cannot be learned: {some(single)}.")
     if counts and (none := [name for name, count in counts.items() if count == 0]):
-        notes.append(f"Classes without a usable picture are left out: {some(none)}.")
+        notes.append(f"Classes without a usable image are left out: {some(none)}.")
     if counts and max(counts.values()) > 10 * (least := max(1, min(counts.values()))):
         notes.append(
             f"The classes are far from balanced: {max(counts, key=lambda name: counts[name])} has "
-            f"{max(counts.values()) / least:.0f} times the pictures of {min(counts, key=lambda name: counts[name])}."
+            f"{max(counts.values()) / least:.0f} times the images of {min(counts, key=lambda name: counts[name])}."
         )
     if len(checkup.channels) > 1:
-        notes.append("Gray and colour pictures are mixed: packed, all are colour unless --channels gray is given.")
+        notes.append("Gray and colour images are mixed: packed, all are colour unless --channels gray is given.")
     return notes

@@ -63,7 +63,7 @@ def _cifar_part(name: str, batch: dict[str, Any], key: str, classes: list[str], 
         and len(labels) == len(pixels)
         and all(type(label) is int and 0 <= label < len(classes) for label in labels)
     ):
-        raise DataError(f"{where}: {name} is not a CIFAR batch of 3072 bytes a picture with {key}: download it again")
+        raise DataError(f"{where}: {name} is not a CIFAR batch of 3072 bytes an image with {key}: download it again")
     images = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     names = [f"{name}/{i:05}" for i in range(len(images))]
     return Arrays(np.ascontiguousarray(images), np.array(labels, np.int64), classes, names)

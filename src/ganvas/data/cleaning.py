@@ -1,4 +1,4 @@
-"""What packing may do to written pictures: drop those that are there already, fill in burned-in marks."""
+"""What packing may do to written images: drop those that are there already, fill in burned-in marks."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ COPIED = 8 * 2**20  # bytes that are copied at a time
 
 
 def without_duplicates(path: Path, notes: list[str]) -> np.ndarray:
-    """Keep the first of each group of the same picture in an images.npy; returns (N,) bool, who stayed, and says it."""
+    """Keep the first of each group of the same image in an images.npy; returns (N,) bool, who stayed, and says it."""
     images = files.load_array(path)
     pairs = Likeness(thumbnails(images)).pairs()
     group = grouped(len(images), pairs[same(images, pairs)])
     kept = np.zeros(len(images), bool)
     kept[np.unique(group, return_index=True)[1]] = True
     dropped = len(images) - int(kept.sum())
-    notes.append(f"{dropped:,} pictures were dropped, which are others of the set but for compression or brightness.")
+    notes.append(f"{dropped:,} images were dropped, which are others of the set but for compression or brightness.")
     if dropped:
         places, shorter = np.flatnonzero(kept), path.with_name("shorter.npy")
         copy = np.lib.format.open_memmap(shorter, "w+", images.dtype, (len(places), *images.shape[1:]), version=(1, 0))
@@ -35,7 +35,7 @@ def without_duplicates(path: Path, notes: list[str]) -> np.ndarray:
 
 
 def mask_marks(path: Path, notes: list[str]) -> None:
-    """Fill in the burned-in marks of the pictures in an images.npy, and say how many there were."""
+    """Fill in the burned-in marks of the images in an images.npy, and say how many there were."""
     images = np.load(path, mmap_mode="r+")
     found = marks(images)
     counts = [0] * len(found)

@@ -1,4 +1,4 @@
-"""The places that hold picture files: a folder, a zip archive, a tar archive.
+"""The places that hold image files: a folder, a zip archive, a tar archive.
 
 Each lists its files under printable names, says what it refused and why, and hands out contents in one
 pass. Archives are never unpacked to disk, and compressed tars are only read forwards.
@@ -29,7 +29,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", "
 
 MAX_HELD_BYTES = 2**28  # of all files together whose content a tar keeps: CIFAR's batches are 186 MB
 MAX_FILE_BYTES = 2**30
-"""A larger file is refused unread: no picture within decode.MAX_PIXELS needs as much."""
+"""A larger file is refused unread: no image within decode.MAX_PIXELS needs as much."""
 MAX_MEMBERS = 500_000
 """Files in an archive: a list of more takes longer to read than a folder's."""
 PLAIN_BYTES, MAX_RATIO = 2**26, 200
@@ -39,7 +39,7 @@ XZ_MEMORY = 2**28  # bytes that the decoder may ask for: the highest level of xz
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One picture of a source."""
+    """One image of a source."""
 
     name: str
     """Unique in the source, "/" between folders, printable."""
@@ -435,7 +435,7 @@ def is_bomb(grown: int, compressed: int) -> bool:
 
 
 def read_whole(path: Path) -> bytes:
-    """A file's content; raises `PictureError` for one that is larger than any picture."""
+    """A file's content; raises `PictureError` for one that is larger than any image."""
     with path.open("rb") as file:
         content = file.read(MAX_FILE_BYTES + 1) if os.fstat(file.fileno()).st_size <= MAX_FILE_BYTES else None
     if content is None or len(content) > MAX_FILE_BYTES:

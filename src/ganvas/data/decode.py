@@ -1,8 +1,8 @@
-"""One picture file to one array of an exact size: `probe` looks at the header, `decode` does the work.
+"""One image file to one array of an exact size: `probe` looks at the header, `decode` does the work.
 
 Pillow reads the files; those of DICOM are read by dicom.py and fitted here like the others.
 The order is always: EXIF turn, transparency onto the background, fit (crop, pad or stretch), channels, depth.
-Gray pictures of 16 bits are worked in 32 bit floats, so nothing of their precision is lost on the way.
+Gray images of 16 bits are worked in 32 bit floats, so nothing of their precision is lost on the way.
 Whatever a hostile or damaged file makes Pillow raise leaves here as a `PictureError` with a short reason.
 """
 
@@ -34,9 +34,9 @@ from ganvas.config import FULL, Fit
 from ganvas.errors import ConfigError, PictureError
 
 MAX_PIXELS = 178_956_970
-"""Larger pictures are refused from their header: half a gigabyte of RGB, or a decompression bomb."""
+"""Larger images are refused from their header: half a gigabyte of RGB, or a decompression bomb."""
 
-COMPOSITE_PIXELS = 2**22  # of a transparent picture that are laid on the background at a time
+COMPOSITE_PIXELS = 2**22  # of a transparent image that are laid on the background at a time
 MAX_SCANS, MAX_SCANNED = 1000, 2**31
 """Passes of a progressive JPEG (10 are usual), and passes times pixels: each pass goes through all of them, and costs
 as few bytes as its maker likes."""
@@ -69,7 +69,7 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601-2, the weights t
 
 @dataclass(frozen=True, slots=True)
 class PictureInfo:
-    """What the header says of a picture, after its EXIF turn."""
+    """What the header says of an image, after its EXIF turn."""
 
     height: int
     width: int
@@ -84,7 +84,7 @@ class PictureInfo:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What every picture of a pack becomes."""
+    """What every image of a pack becomes."""
 
     height: int
     width: int
@@ -94,12 +94,12 @@ class Target:
     """8 (uint8) or 16 (uint16)."""
     fit: Fit
     background: str | None
-    """Behind transparent pictures and in padded borders; None is white for colour, black for gray."""
+    """Behind transparent images and in padded borders; None is white for colour, black for gray."""
     levels: tuple[int, int] = FULL
-    """Values of 16 bit pictures that become black and white."""
+    """Values of 16 bit images that become black and white."""
 
     def is_met(self, pixels: np.ndarray) -> bool:
-        """Whether a picture (H, W, C) is what it should become already."""
+        """Whether an image (H, W, C) is what it should become already."""
         same = pixels.shape == (self.height, self.width, self.channels) and pixels.itemsize * 8 == self.depth
         return same and (self.depth == 8 or self.levels == FULL)
 
@@ -125,7 +125,7 @@ def probe(payload: bytes | np.ndarray) -> PictureInfo:
 
 
 def decode(payload: bytes | np.ndarray, target: Target) -> np.ndarray:
-    """Decode one picture, shape (target.height, target.width, target.channels), uint8 or uint16.
+    """Decode one image, shape (target.height, target.width, target.channels), uint8 or uint16.
 
     `payload` is the content of a PNG, JPEG, WebP, BMP, GIF (first frame), TIFF (first page) or DICOM (with one
     frame) file, or an array (H, W) or (H, W, C) of uint8 or uint16. Raises `PictureError` with the reason.
@@ -151,7 +151,7 @@ def decode(payload: bytes | np.ndarray, target: Target) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Glance:
-    """What a small copy of a picture says that the header of its file does not."""
+    """What a small copy of an image says that the header of its file does not."""
 
     gray: bool
     """Without colour, whatever the file could hold: R = G = B but for what JPEG leaves."""
@@ -163,7 +163,7 @@ class Glance:
 
 
 def glance(content: bytes | np.ndarray) -> Glance:
-    """Decode a small copy of a picture and look at it; raises `PictureError`."""
+    """Decode a small copy of an image and look at it; raises `PictureError`."""
     info = probe(content)
     small = Target(min(info.height, GLANCE), min(info.width, GLANCE), 4, 8, "stretch", "white")
     pixels = decode(content, small).astype(np.int16)
@@ -175,7 +175,7 @@ def glance(content: bytes | np.ndarray) -> Glance:
 
 
 def highest(content: bytes | np.ndarray) -> int:
-    """The highest value that a picture of 16 bit has, or that its TIFF file says it can have. Raises `PictureError`."""
+    """The highest value that an image of 16 bit has, or that its TIFF file says it can have. Raises `PictureError`."""
     from ganvas.data import dicom  # which imports this module
 
     if isinstance(content, bytes) and dicom.is_dicom(content):
@@ -187,7 +187,7 @@ def highest(content: bytes | np.ndarray) -> int:
 
 
 def background_color(background: str | None, channels: int) -> tuple[int, int, int]:
-    """RGB 0 to 255 of "white", "#rrggbb" ...; None is black for gray pictures and white for colour ones."""
+    """RGB 0 to 255 of "white", "#rrggbb" ...; None is black for gray images and white for colour ones."""
     name = background or ("black" if channels == 1 else "white")
     try:
         red, green, blue = ImageColor.getrgb(name)[:3]
@@ -200,14 +200,14 @@ def background_color(background: str | None, channels: int) -> tuple[int, int, i
 
 
 def _open(payload: bytes) -> Image.Image:
-    """Open the picture without decoding it; refuses what is not a picture and what is too large."""
+    """Open the image without decoding it; refuses what is not an image and what is too large."""
     if not payload:
         raise PictureError("empty file")
     try:
         image = Image.open(io.BytesIO(payload), formats=FORMATS)
     except Image.DecompressionBombError as error:  # Pillow's own limit; its message names the pixels
         raise too_large(int(re.sub(r"\D.*", "", str(error).partition("(")[2]))) from None
-    # Copies that are made on the way: transparent pictures are laid on a background, 16 bits become floats.
+    # Copies that are made on the way: transparent images are laid on a background, 16 bits become floats.
     limit = MAX_PIXELS // (3 if image.mode.startswith("I") else 2 if image.has_transparency_data else 1)
     if image.width * image.height > limit:
         raise too_large(image.width * image.height, limit)
@@ -256,7 +256,7 @@ def _pages(image: Image.Image) -> list[int]:
 
 
 def pages(payload: bytes, indices: Sequence[int]) -> Iterator[np.ndarray | PictureError]:
-    """Some of a file's pictures, counted as in `PictureInfo.pages`, each as an array for `decode` or why it cannot."""
+    """Some of a file's images, counted as in `PictureInfo.pages`, each as an array for `decode` or why it cannot."""
     image, numbers = None, []
     for index in indices:
         with warnings.catch_warnings():
@@ -310,7 +310,7 @@ def _orientation(image: Image.Image, payload: bytes) -> int:
         return 1
     try:
         turn = image.getexif().get(ORIENTATION, 1)
-    except Exception:  # damaged metadata does not make a good picture bad
+    except Exception:  # damaged metadata does not make a good image bad
         return 1
     return turn if turn in TURNS else 1
 
@@ -327,7 +327,7 @@ def _decode_file(payload: bytes, target: Target) -> np.ndarray:
     image = _open(payload)
     depth = _depth(image)
     turn = _orientation(image, payload)
-    if image.format in ("JPEG", "MPO"):  # MPO: a JPEG with more pictures behind it, as phones write
+    if image.format in ("JPEG", "MPO"):  # MPO: a JPEG with more images behind it, as phones write
         _draft(image, target, sideways=turn in SIDEWAYS)
     with _quiet() if image.format == "TIFF" else contextlib.nullcontext():
         image.load()
@@ -356,7 +356,7 @@ _SILENCE = threading.Lock()  # the standard error belongs to all threads
 
 
 def _draft(image: Image.Image, target: Target, sideways: bool) -> None:
-    """Let the JPEG decoder halve a much larger picture, never below twice the size that is needed."""
+    """Let the JPEG decoder halve a much larger image, never below twice the size that is needed."""
     height, width = (target.width, target.height) if sideways else (target.height, target.width)
     ratios = (width / image.width, height / image.height)
     scale = 2 * (min(ratios) if target.fit == "pad" else max(ratios))
@@ -365,7 +365,7 @@ def _draft(image: Image.Image, target: Target, sideways: bool) -> None:
 
 
 def _gray16(image: Image.Image) -> Image.Image:
-    """A loaded 16 bit gray picture as floats of 0 to 65535; a transparent gray value stays what it is."""
+    """A loaded 16 bit gray image as floats of 0 to 65535; a transparent gray value stays what it is."""
     pixels = np.asarray(image)
     if pixels.min() < 0 or pixels.max() > 65535:
         raise PictureError("has negative pixels or more than 16 bits: save it as unsigned 16 bit gray")
@@ -380,7 +380,7 @@ def _turned(image: Image.Image, turn: int) -> Image.Image:
 
 
 def _checked(pixels: np.ndarray) -> np.ndarray:
-    """The array as (H, W, C); raises for shapes and types that are no picture."""
+    """The array as (H, W, C); raises for shapes and types that are no image."""
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
     allowed = {np.dtype(np.uint8): (1, 2, 3, 4), np.dtype(np.uint16): (1, 3)}.get(pixels.dtype, ())
@@ -418,7 +418,7 @@ def _from_image(image: Image.Image, target: Target) -> np.ndarray:
 
 
 def _on_background(image: Image.Image, color: tuple[int, int, int]) -> Image.Image:
-    """A transparent picture over a colour; in bands, so that a large one is not held three times more."""
+    """A transparent image over a colour; in bands, so that a large one is not held three times more."""
     flat = Image.new("RGB", image.size)
     step = max(1, COMPOSITE_PIXELS // image.width)
     for top in range(0, image.height, step):
@@ -459,7 +459,7 @@ def _from_floats(planes: list[Image.Image], target: Target) -> np.ndarray:
 
 
 def _fitted(image: Image.Image, target: Target, fill: float | tuple[int, ...]) -> Image.Image:
-    """Give `image` the target's size; a picture that has it already comes back bit for bit."""
+    """Give `image` the target's size; an image that has it already comes back bit for bit."""
     size = (target.width, target.height)
     width, height = image.size
     if image.size == size:
@@ -490,7 +490,7 @@ def _fitted(image: Image.Image, target: Target, fill: float | tuple[int, ...]) -
 
 
 def has_picture_mark(start: bytes) -> bool:
-    """Whether a file that begins so (12 bytes or more) is a picture, whatever its name."""
+    """Whether a file that begins so (12 bytes or more) is an image, whatever its name."""
     if start.startswith(b"RIFF"):
         return start[8:12] == b"WEBP"
     if start.startswith(b"BM"):
@@ -509,10 +509,10 @@ def is_lfs_pointer(start: bytes) -> bool:
 def _reason(error: Exception, payload: bytes) -> str:
     form = next((name for magic, name in MAGIC.items() if payload.startswith(magic)), None)
     if is_lfs_pointer(payload):
-        return "a git-lfs pointer in place of the picture: run git lfs pull"
+        return "a git-lfs pointer in place of the image: run git lfs pull"
     if form is None:
         text = b"\0" not in payload[:512] and all(byte >= 32 or byte in b"\t\r\n\f" for byte in payload[:512])
-        return "not a picture: its content is text" if text else "not a picture of a known format"
+        return "not an image: its content is text" if text else "not an image of a known format"
     if _looks_truncated(error, payload, form):
         return "truncated"
     if isinstance(error, MemoryError):

@@ -2,12 +2,12 @@
 
 A file is read through a list of the elements that say what its pixels are (`ELEMENTS`); patient, study and institution
 are never parsed, so they cannot reach a pack, a note, a log or a message. No text of pydicom's own errors is passed on,
-for these may quote values. What is kept besides pixels is the file's name, as with every picture: **a name that holds a
+for these may quote values. What is kept besides pixels is the file's name, as with every image: **a name that holds a
 patient's name stays one**, and so does text that was burned into the pixels.
 
 Gray pixels go the way of the standard (PS3.3 C.11.1, C.11.2): stored value -> modality LUT or rescale -> VOI LUT or
 the first window -> inverted if MONOCHROME1. Stored values are whole numbers of at most 16 bits, so all of that is
-worked out once for every possible value, in float64, and the picture is one look into that table.
+worked out once for every possible value, in float64, and the image is one look into that table.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def facts(start: bytes) -> Facts:
 
 
 def probe(content: bytes) -> PictureInfo:
-    """Size and kind of a file's picture; raises `PictureError` where `pixels` surely would."""
+    """Size and kind of a file's image; raises `PictureError` where `pixels` surely would."""
     with _explained():
         dataset = _opened(content)
         gray = dataset.PhotometricInterpretation.startswith("MONOCHROME")
@@ -106,7 +106,7 @@ def probe(content: bytes) -> PictureInfo:
 
 
 def pixels(content: bytes) -> np.ndarray:
-    """The picture of a file with one frame, ready to be looked at.
+    """The image of a file with one frame, ready to be looked at.
 
     Gray: (H, W) uint8 in 0..255, or uint16 in 0..65535 where more than 8 bits are stored. Colour: (H, W, 3) uint8.
     Raises `PictureError` with the reason.
@@ -237,7 +237,7 @@ def _depth(dataset: Dataset) -> int:
 
 
 def _shown(stored: np.ndarray, colors: str, dataset: Dataset, index: int) -> np.ndarray:
-    """Frame `index` as it was stored, (H, W) or (H, W, 3), in the colours `colors`, to a picture."""
+    """Frame `index` as it was stored, (H, W) or (H, W, 3), in the colours `colors`, to an image."""
     if colors in ("MONOCHROME1", "MONOCHROME2"):
         lowest, highest = _stored_range(dataset)
         if stored.min() == stored.max():

@@ -35,7 +35,7 @@ class Arrays:
     """(N,) int64, indices into classes."""
     classes: list[str]
     names: list[str]
-    """One unique name a picture, such as "train-00042"."""
+    """One unique name an image, such as "train-00042"."""
 
 
 def natural(text: str) -> list[str | int]:
@@ -47,7 +47,7 @@ def join_parts(parts: list[Arrays]) -> Arrays:
     """Several parts of one set, such as train and test, as one; they have the same classes."""
     if len({part.images.shape[1:] for part in parts}) > 1:
         shapes = " and ".join(str(part.images.shape[1:]) for part in parts)
-        raise DataError(f"the parts of the set have pictures of different sizes, {shapes}: read them one by one")
+        raise DataError(f"the parts of the set have images of different sizes, {shapes}: read them one by one")
     labels = [part.labels for part in parts if part.labels is not None]
     return Arrays(
         np.concatenate([part.images for part in parts]) if len(parts) > 1 else parts[0].images,
@@ -102,7 +102,7 @@ def read_idx(folder: Path, prefix: str, files: Mapping[tuple[str, str], str], sp
         for part, images, labels in zip(parts, raw_images, values, strict=True):
             if len(images) != len(labels):
                 raise DataError(
-                    f"{folder}: {files[part, 'labels']} has {len(labels)} labels for {len(images)} pictures; "
+                    f"{folder}: {files[part, 'labels']} has {len(labels)} labels for {len(images)} images; "
                     "the two files do not belong together, download them again"
                 )
     unlabelled = join_parts(
@@ -144,7 +144,7 @@ LABEL_KEYS = ("labels", "label", "y", "Y", "targets", "arr_1")
 
 
 def read_arrays(path: Path, split: str) -> Arrays:
-    """A .npy of pictures, or a .npz of pictures and perhaps labels, whole or as train and test.
+    """A .npy of images, or a .npz of images and perhaps labels, whole or as train and test.
 
     Pickled objects inside are never loaded. Raises `DataError`.
     """
@@ -159,7 +159,7 @@ def read_arrays(path: Path, split: str) -> Arrays:
 
 
 def picture_of(content: bytes) -> np.ndarray | PictureError:
-    """The content of a .npy file that holds one picture, channels first or last, or why it cannot be read."""
+    """The content of a .npy file that holds one image, channels first or last, or why it cannot be read."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -211,21 +211,21 @@ def _array_part(images: np.ndarray, values: np.ndarray | None, prefix: str, path
         images = images.transpose(0, 2, 3, 1)
     if images.ndim == 3 and images.shape[2] in (1, 3, 4) and images.shape[1] > images.shape[2]:
         raise DataError(
-            f"{path} holds one array {images.shape}, which is a single picture: expected pictures x height x width"
-            "[ x channels]; put one .npy for each picture into a folder, or all into one array"
+            f"{path} holds one array {images.shape}, which is a single image: expected images x height x width"
+            "[ x channels]; put one .npy for each image into a folder, or all into one array"
         )
     if images.dtype not in (np.uint8, np.uint16) or images.ndim not in (3, 4) or 0 in images.shape:
         raise DataError(
-            f"{path} holds an array {images.shape} of {images.dtype}; expected pictures x height x width"
+            f"{path} holds an array {images.shape} of {images.dtype}; expected images x height x width"
             "[ x channels] of uint8 (0 to 255) or uint16 (0 to 65535)"
         )
     if images.ndim == 4 and images.shape[3] not in (1, 3, 4):
-        raise DataError(f"{path} holds pictures of {images.shape[3]} channels; expected 1, 3 or 4")
+        raise DataError(f"{path} holds images of {images.shape[3]} channels; expected 1, 3 or 4")
     if values is not None:
         values = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
         if values.shape != (len(images),) or values.dtype.kind not in "iubUS":
             raise DataError(
-                f"{path} holds labels {values.shape} of {values.dtype} for {len(images)} pictures; "
+                f"{path} holds labels {values.shape} of {values.dtype} for {len(images)} images; "
                 "expected one integer or string a picture"
             )
         try:

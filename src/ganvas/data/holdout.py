@@ -1,6 +1,6 @@
-"""The pictures that are set aside: never trained on, for the judge and the watch over the training.
+"""The images that are set aside: never trained on, for the judge and the watch over the training.
 
-Drawn by a fixed seed, every class by its share, and whole families of near duplicates at a time, so that no picture
+Drawn by a fixed seed, every class by its share, and whole families of near duplicates at a time, so that no image
 that is trained on has its twin in the other part.
 """
 
@@ -10,23 +10,23 @@ import numpy as np
 
 from ganvas.data.near import Likeness, families, thumbnails
 
-SHARE, MOST, LEAST_PICTURES = 0.1, 2000, 40  # the default: a tenth, at most 2,000, none below 40 pictures
-FAMILY = 0.1  # a family of near duplicates larger than this part of the held-out pictures stays in the training part
-FEW, TO_TELL_COPIES = 20, 20  # pictures to learn from, and those set aside that judge.copies needs
+SHARE, MOST, LEAST_PICTURES = 0.1, 2000, 40  # the default: a tenth, at most 2,000, none below 40 images
+FAMILY = 0.1  # a family of near duplicates larger than this part of the held-out images stays in the training part
+FEW, TO_TELL_COPIES = 20, 20  # images to learn from, and those set aside that judge.copies needs
 ROUNDS = 8  # of draws; what then lacks has too large families everywhere
 
 
 def number(num_images: int, share: float | None) -> int:
-    """How many of `num_images` pictures are set aside; at least 2 stay to train on."""
+    """How many of `num_images` images are set aside; at least 2 stay to train on."""
     if share is None:
         return min(int(SHARE * num_images), MOST) if num_images >= LEAST_PICTURES else 0
     return max(0, min(int(share * num_images), num_images - 2))
 
 
 def held_out(images: np.ndarray, labels: np.ndarray | None, share: float | None, seed: int = 0) -> np.ndarray:
-    """Sorted int64 places of the pictures of a pack (N, H, W, C) that are set aside.
+    """Sorted int64 places of the images of a pack (N, H, W, C) that are set aside.
 
-    share: part of the pictures, 0 to 0.5; None: the default. Never more than that, and fewer where near duplicates,
+    share: part of the images, 0 to 0.5; None: the default. Never more than that, and fewer where near duplicates,
     which stay together, leave no other choice.
     """
     wanted = number(len(images), share)
@@ -55,23 +55,23 @@ def held_out(images: np.ndarray, labels: np.ndarray | None, share: float | None,
 
 
 def few(num_images: int, num_held: int, share: float | None) -> list[str]:
-    """What so few pictures, or so few set aside, mean for the training and the evaluation, in sentences."""
+    """What so few images, or so few set aside, mean for the training and the evaluation, in sentences."""
     notes = []
     if num_images < FEW:
         notes.append(
-            f"{num_images} pictures are too few to learn from: the generator will repeat them. Add pictures, some "
+            f"{num_images} images are too few to learn from: the generator will repeat them. Add images, some "
             "hundreds if you can, or begin with a run on many similar ones (--from RUN)."
         )
     wanted = number(num_images, share)
     if num_held < wanted:
         notes.append(
-            f"{num_held:,} of {wanted:,} pictures were set aside: the others are nearly the same as ones that are "
+            f"{num_held:,} of {wanted:,} images were set aside: the others are nearly the same as ones that are "
             "trained on, and near duplicates stay together."
         )
     if num_held < TO_TELL_COPIES and share != 0:
         notes.append(
-            f"With {num_held or 'no'} pictures set aside, copies cannot be told from likeness: {TO_TELL_COPIES} are "
-            "needed (more pictures, or a larger --holdout)."
+            f"With {num_held or 'no'} images set aside, copies cannot be told from likeness: {TO_TELL_COPIES} are "
+            "needed (more images, or a larger --holdout)."
         )
     return notes
 

@@ -1,4 +1,4 @@
-"""Labels for picture files: from their folders, from a list of file,label, or from CelebA's lists."""
+"""Labels for image files: from their folders, from a list of file,label, or from CelebA's lists."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CELEBA_PARTS = {"train": "0", "test": "2"}  # 1 is for validation
 
 @dataclass
 class Labelled:
-    """The pictures that are used, their classes in order, and those that their labels rule out."""
+    """The images that are used, their classes in order, and those that their labels rule out."""
 
     items: list[Item] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
@@ -38,9 +38,9 @@ ALL_OF_THEM = "--labels none uses all, without classes"
 
 
 def by_folder(container: Container, pictures: list[str], split: str, plain: bool = False) -> Labelled:
-    """The first level with two or more folders of pictures gives the classes; train/ and test/ are parts.
+    """The first level with two or more folders of images gives the classes; train/ and test/ are parts.
 
-    plain: every picture of the part, without classes.
+    plain: every image of the part, without classes.
     """
     pictures, depth, rejected = _in_part(container, pictures, split)
     tops = _folders_at(pictures, depth)
@@ -54,7 +54,7 @@ def by_folder(container: Container, pictures: list[str], split: str, plain: bool
             found.rejected.append(Rejection(name, "lies outside the class folders", ALL_OF_THEM))
     if all(SHARD.fullmatch(top) for top in tops):
         found.notes.append(
-            f"The folders {some(found.classes, 3)} were taken for classes; if they only divide the pictures, as shards "
+            f"The folders {some(found.classes, 3)} were taken for classes; if they only divide the images, as shards "
             f"do, {ALL_OF_THEM}."
         )
     return found
@@ -65,7 +65,7 @@ SHARD = re.compile(r"\d{4,}")
 
 
 def _in_part(container: Container, pictures: list[str], split: str) -> tuple[list[str], int, list[Rejection]]:
-    """The pictures of the folder that `split` names, how many leading folders they share, and what lies outside."""
+    """The images of the folder that `split` names, how many leading folders they share, and what lies outside."""
     depth = _shared_depth(pictures)
     tops = _folders_at(pictures, depth)
     if len(tops) < 2 or not all(top.lower() in FOLDER_PARTS for top in tops):
@@ -88,7 +88,7 @@ def _folders_at(pictures: list[str], depth: int) -> set[str]:
 
 
 def _shared_depth(pictures: list[str]) -> int:
-    """How many leading folders all pictures share."""
+    """How many leading folders all images share."""
     depth = 0
     while all(name.count("/") > depth for name in pictures) and len(_folders_at(pictures, depth)) == 1:
         depth += 1
@@ -109,11 +109,11 @@ def csv_of(labels: str | None) -> tuple[str | None, str | None]:
 
 
 def by_csv(container: Container, pictures: list[str], labels: str, only_listed: bool, plain: bool = False) -> Labelled:
-    """Label `pictures` by the list that `labels` names ("some.csv" or "some.csv:column").
+    """Label `images` by the list that `labels` names ("some.csv" or "some.csv:column").
 
-    Lines name pictures as a `Finder` reads them. What the list does not name is rejected, or passed over in silence
-    if `only_listed`. plain: the list says which pictures are used, and their labels are left out. Raises `DataError`
-    where the list leaves a choice, such as two labels for one picture.
+    Lines name images as a `Finder` reads them. What the list does not name is rejected, or passed over in silence
+    if `only_listed`. plain: the list says which images are used, and their labels are left out. Raises `DataError`
+    where the list leaves a choice, such as two labels for one image.
     """
     csv_name, column = csv_of(labels)
     content = find_text(container, csv_name or labels)
@@ -149,13 +149,13 @@ def _by_list(
     label_of, strangers = _matched(listed, finder, where)
     if not label_of:
         raise DataError(
-            f"{where} names {len(listed)} files and none is a picture in {container.path}: "
+            f"{where} names {len(listed)} files and none is an image in {container.path}: "
             f"it says {listed[0][0] if listed else ''!r} where there is {pictures[0]!r}"
         )
     refused = {rejection.name for rejection in container.rejected}
     absent = [file for file in strangers if file not in refused]
     found = Labelled(rejected=[Rejection(file, f"named in {where} but not there") for file in absent])
-    has_labels = any(label_of.values())  # a csv of one column is a list of pictures without labels
+    has_labels = any(label_of.values())  # a csv of one column is a list of images without labels
     for name in pictures:
         if label_of.get(name) or (name in label_of and not has_labels):
             found.items.append(Item(name, label_of[name] or None))
@@ -170,7 +170,7 @@ METADATA = ("metadata.csv", "metadata.jsonl")
 
 
 def by_own_list(container: Container, pictures: list[str], split: str) -> Labelled | None:
-    """Label the pictures by the list that lies with them: StyleGAN's dataset.json or Hugging Face's metadata files.
+    """Label the images by the list that lies with them: StyleGAN's dataset.json or Hugging Face's metadata files.
 
     None where there is none, or where it has no classes; the folders then give them.
     """
@@ -202,7 +202,7 @@ def by_own_list(container: Container, pictures: list[str], split: str) -> Labell
         found = by_folder(container, pictures, split)
         if other_columns:
             found.notes.append(
-                f"A list lies with the pictures; to take a column for classes: --labels {min(other_columns)}."
+                f"A list lies with the images; to take a column for classes: --labels {min(other_columns)}."
             )
         return found
     base = lists[0].rpartition("/")[2]
@@ -238,7 +238,7 @@ def stylegan_labels(content: str) -> list[tuple[str, str]] | None:
 
 
 def _matched(listed: list[tuple[str, str]], finder: Finder, where: str) -> tuple[dict[str, str], list[str]]:
-    """Picture -> label, and the names that mean no picture; the name that agrees in more parts wins a picture."""
+    """Picture -> label, and the names that mean no image; the name that agrees in more parts wins an image."""
     best: dict[str, tuple[int, str, str]] = {}
     strangers, clashes = [], []
     for name, label in listed:
@@ -258,7 +258,7 @@ def _matched(listed: list[tuple[str, str]], finder: Finder, where: str) -> tuple
             clashes.append(f"{picture} is {before[2]!r} and {label!r}")
     if clashes:
         raise DataError(
-            f"{where} gives {len(clashes):,} pictures two labels ({some(clashes, 2)}): keep one line for each picture"
+            f"{where} gives {len(clashes):,} images two labels ({some(clashes, 2)}): keep one line for each picture"
         )
     return {picture: label for picture, (_, _, label) in best.items()}, list(dict.fromkeys(strangers))
 
@@ -289,7 +289,7 @@ def by_celeba(container: Container, pictures: list[str], labels: str | None, spl
         number = CELEBA_PARTS.get(split)
         pictures = [name for name in pictures if number is None or part_of.get(stem(name)) == number]
         if not pictures:
-            raise DataError(f"{container.path} has none of the pictures of the {split} part of {partition[0]}")
+            raise DataError(f"{container.path} has none of the images of the {split} part of {partition[0]}")
     elif split == "test":
         raise DataError(f"{container.path}: the test part needs list_eval_partition.txt beside the pictures")
     if labels is None:

@@ -1,6 +1,6 @@
 """Text lists that other programs write: the one reader for labels, --files and the lists of known sets.
 
-`text_of` decodes, `Table` reads lines of cells with or without a header, `Finder` tells which picture a cell names.
+`text_of` decodes, `Table` reads lines of cells with or without a header, `Finder` tells which image a cell names.
 Nothing unclear is guessed: what cannot be read with certainty is a `DataError`.
 """
 
@@ -56,9 +56,9 @@ def ending_of(name: str) -> str:
 
 
 class Finder:
-    """Tells which picture a list means, though the list may have been written in another folder.
+    """Tells which image a list means, though the list may have been written in another folder.
 
-    A name may lack leading folders or the ending, or have folders before it, as long as one picture alone is meant.
+    A name may lack leading folders or the ending, or have folders before it, as long as one image alone is meant.
     """
 
     def __init__(self, pictures: Iterable[str]) -> None:
@@ -66,7 +66,7 @@ class Finder:
         self._tails: dict[tuple[int, bool], dict[str, str | None]] = {}
 
     def find(self, cell: str) -> tuple[str, int] | None:
-        """The picture and how many of the last parts of its name agree; None where none, or more than one, is meant."""
+        """The image and how many of the last parts of its name agree; None where none, or more than one, is meant."""
         name = as_name(cell)
         if name in self._pictures:
             return name, name.count("/") + 2
@@ -79,7 +79,7 @@ class Finder:
         return None
 
     def _named(self, length: int, bare: bool) -> dict[str, str | None]:
-        """The last `length` parts of each picture's name, `bare` of the ending -> the picture, None for several."""
+        """The last `length` parts of each picture's name, `bare` of the ending -> the image, None for several."""
         if (length, bare) not in self._tails:
             tails: dict[str, str | None] = {}
             for name in self._pictures:
@@ -101,7 +101,7 @@ class Table:
 
     @classmethod
     def read(cls, text: str, where: str, finder: Finder) -> Table:
-        """A csv with commas, semicolons or tabs, or JSON lines; a first line that names no picture is a header."""
+        """A csv with commas, semicolons or tabs, or JSON lines; a first line that names no image is a header."""
         if text.lstrip().startswith("{"):
             return cls._of_json_lines(text, where)
         first = text.lstrip("\r\n").partition("\n")[0]
@@ -141,7 +141,7 @@ class Table:
         return cls(header, [[_cell(line.get(key)) for key in header] for line in lines], where)
 
     def names(self, finder: Finder) -> int:
-        """The column that names pictures: most of its cells end as pictures do, or are found."""
+        """The column that names images: most of its cells end as images do, or are found."""
 
         def count(column: int) -> tuple[int, int]:
             cells = [row[column] for row in self.rows[:: max(1, len(self.rows) // 1000)]]
@@ -169,7 +169,7 @@ class Table:
         if len(others) > 1:
             if self.header is None:
                 raise DataError(
-                    f"{self.where} has {len(others)} cells a line beside the name of the picture and no header line: "
+                    f"{self.where} has {len(others)} cells a line beside the name of the image and no header line: "
                     "leave one of them, or add a first line that names the columns"
                 )
             raise DataError(

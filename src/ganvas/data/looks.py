@@ -1,4 +1,4 @@
-"""One look at one picture for the data report: what is kept of it is a few kilobytes, whatever its size."""
+"""One look at one image for the data report: what is kept of it is a few kilobytes, whatever its size."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ganvas.data.selection import readable
 from ganvas.data.sources import Payload
 from ganvas.errors import PictureError
 
-BLANK = 0.02  # standard deviation of the values, of 0..1, below which a picture shows next to nothing
+BLANK = 0.02  # standard deviation of the values, of 0..1, below which an image shows next to nothing
 EVEN = 0.04  # values of a bar differ by this part of the depth at most: compression leaves some
 CHANGED, MOST_OF = 0.08, 0.75  # where a bar ends, this much changes over this part of its length: a straight edge
 BAR = 0.02  # of the side: thinner bars are not named
@@ -23,7 +23,7 @@ BAR = 0.02  # of the side: thinner bars are not named
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What is kept of one picture."""
+    """What is kept of one image."""
 
     info: PictureInfo
     digest: bytes
@@ -33,7 +33,7 @@ class Look:
     gray: bool
     """Without colour, whatever its file could hold."""
     highest: int
-    """Highest value of a 16 bit picture (decode.highest); 0 for 8 bit."""
+    """Highest value of a 16 bit image (decode.highest); 0 for 8 bit."""
     spread: float
     """Standard deviation of the values of the channel where it is largest, of 0..1."""
     bars: tuple[float, float, float, float]
@@ -43,12 +43,12 @@ class Look:
     """Places that might be burned-in marks; None where they were not looked for."""
 
     def blank(self, white: int) -> bool:
-        """Whether it shows next to nothing; white: of the set's 16 bit pictures (selection.levels_of)."""
+        """Whether it shows next to nothing; white: of the set's 16 bit images (selection.levels_of)."""
         return self.spread < BLANK * (white / FULL[1] if self.info.depth == 16 else 1)
 
 
 def look(payload: Payload, for_marks: bool = True) -> Look:
-    """Decode one picture at its own size; raises `PictureError`."""
+    """Decode one image at its own size; raises `PictureError`."""
     content = readable(payload)
     info = probe(content)
     channels = 4 if info.alpha else info.channels
@@ -68,9 +68,9 @@ def look(payload: Payload, for_marks: bool = True) -> Look:
 
 
 def look_chunk(payloads: list[Payload], first: int, step: int) -> list[Look | str]:
-    """`look` at some pictures, in a child process or here; the reason instead where one cannot be used.
+    """`look` at some images, in a child process or here; the reason instead where one cannot be used.
 
-    first: number of the first picture; marks are looked for in every `step`-th of all.
+    first: number of the first image; marks are looked for in every `step`-th of all.
     """
     looks: list[Look | str] = []
     for number, payload in enumerate(payloads, start=first):
@@ -82,7 +82,7 @@ def look_chunk(payloads: list[Payload], first: int, step: int) -> list[Look | st
 
 
 def bars(pixels: np.ndarray) -> tuple[float, float, float, float]:
-    """Even bars at the top, bottom, left and right of a picture (H, W, C), as parts of its height and width.
+    """Even bars at the top, bottom, left and right of an image (H, W, C), as parts of its height and width.
 
     A bar ends in a straight edge along most of its length: a letterbox or a frame does, the black around a digit or
     a head does not.

@@ -1,8 +1,8 @@
-"""Burned-in marks: letters, numbers and symbols that many pictures carry, wherever they stand.
+"""Burned-in marks: letters, numbers and symbols that many images carry, wherever they stand.
 
-A generator learns a mark that enough of its pictures carry, and a classifier may learn the mark in place of the
-picture (Zech et al. 2018: a metal token gave the hospital away). Each picture is searched for spots: small, sharp,
-bright or dark, in a smooth surrounding, towards the border. Spots of the same shape in many pictures are a mark.
+A generator learns a mark that enough of its images carry, and a classifier may learn the mark in place of the
+image (Zech et al. 2018: a metal token gave the hospital away). Each image is searched for spots: small, sharp,
+bright or dark, in a smooth surrounding, towards the border. Spots of the same shape in many images are a mark.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ WORKING = 256  # pixels of the longer side at which spots are looked for
 PATCH = 16  # pixels of a spot's side when shapes are compared
 SMALLEST, LARGEST = 6, 1 / 8  # longer side of a spot: at least in pixels, at most of the picture's shorter side
 THINNEST = 0.2  # shorter side by longer side
-BORDER = 0.35  # spots lie in this part of the picture, counted from a border
+BORDER = 0.35  # spots lie in this part of the image, counted from a border
 LEVELS = (0.12, 0.25, 0.45)  # parts of the picture's range by which a spot stands out from its surroundings
 SHARP = 0.4  # the steps between neighbouring pixels, the largest 5% of them, by the spot's own range
 SMOOTH = 0.35  # standard deviation of the surroundings by the spot's contrast
-PER_PICTURE = 12  # spots kept of a picture, the strongest
+PER_PICTURE = 12  # spots kept of an image, the strongest
 SAME = 0.85  # correlation of two spots of the same shape
 LIKE = 0.75  # ... of a spot with the mark's mean shape
 UNITED, CORE = 0.87, 0.7  # a mark's spots correlate so with their mean shape, after at most 30% have been left out
-GENERIC = 1.5  # a shape that fits in so many times the pictures that it was found in is no mark
+GENERIC = 1.5  # a shape that fits in so many times the images that it was found in is no mark
 PLAIN = 0.85  # a spot that is a mere blob or stroke, to this correlation, is no mark
 PLACES = np.indices((PATCH, PATCH)).reshape(2, -1)
-LEAST, LEAST_SHARE = 5, 0.05  # a mark is in this many pictures and in this part of them, at least
+LEAST, LEAST_SHARE = 5, 0.05  # a mark is in this many images and in this part of them, at least
 GROWN = 0.3  # of a mark's longer side is filled in on every side of its box as well
-EXAMINED = 1000  # pictures that say which marks there are
+EXAMINED = 1000  # images that say which marks there are
 
 Box = tuple[float, float, float, float]
 """Top, left, height and width as parts of the picture's height and width."""
@@ -40,7 +40,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """A place of a picture that might be a mark."""
+    """A place of an image that might be a mark."""
 
     box: Box
     bright: bool
@@ -51,7 +51,7 @@ class Spot:
 
 @dataclass(frozen=True)
 class Mark:
-    """A mark that many pictures carry."""
+    """A mark that many images carry."""
 
     bright: bool
     template: np.ndarray
@@ -59,9 +59,9 @@ class Mark:
     size: float
     """Median of the longer side, as a part of the picture's shorter side."""
     share: float
-    """Part of the examined pictures that carry it."""
+    """Part of the examined images that carry it."""
     places: dict[int, Box]
-    """Number of a picture -> where it is in it."""
+    """Number of an image -> where it is in it."""
 
     @property
     def box(self) -> Box:
@@ -71,9 +71,9 @@ class Mark:
 
 
 def marks(pictures: np.ndarray, seed: int = 0) -> list[Mark]:
-    """The marks of pictures (N, H, W, C) uint8 or uint16, the most frequent first; `places` count from 0 to N - 1.
+    """The marks of images (N, H, W, C) uint8 or uint16, the most frequent first; `places` count from 0 to N - 1.
 
-    Of more than 1,000 pictures that many are drawn by the seed and examined.
+    Of more than 1,000 images that many are drawn by the seed and examined.
     """
     numbers = np.arange(len(pictures))
     if len(pictures) > EXAMINED:
@@ -82,17 +82,17 @@ def marks(pictures: np.ndarray, seed: int = 0) -> list[Mark]:
 
 
 def share(mark: Mark, pictures: np.ndarray) -> float:
-    """Part of these pictures (N, H, W, C), real or generated, uint8 or uint16, that carry `mark`."""
+    """Part of these images (N, H, W, C), real or generated, uint8 or uint16, that carry `mark`."""
     return sum(find(mark, picture) is not None for picture in pictures) / len(pictures)
 
 
 def find(mark: Mark, picture: np.ndarray) -> Box | None:
-    """Where a picture (H, W, C) uint8 or uint16 carries `mark`; None: nowhere."""
+    """Where an image (H, W, C) uint8 or uint16 carries `mark`; None: nowhere."""
     return _best(mark, spots(picture))
 
 
 def spots(picture: np.ndarray) -> list[Spot]:
-    """The places of a picture (H, W, C) uint8 or uint16 that might be a mark, the strongest first."""
+    """The places of an image (H, W, C) uint8 or uint16 that might be a mark, the strongest first."""
     gray = _working(picture)
     span = float(np.ptp(gray))
     if span < 0.1:
@@ -170,7 +170,7 @@ def _normal(patch: np.ndarray) -> np.ndarray:
 
 
 def without(mark: Mark, picture: np.ndarray) -> np.ndarray | None:
-    """The picture (H, W, C) with its mark filled in from the surroundings, no edge left; None where it has none.
+    """The image (H, W, C) with its mark filled in from the surroundings, no edge left; None where it has none.
 
     What fills the box runs evenly between its four sides (Coons 1967), each smoothed along its length.
     """
@@ -219,7 +219,7 @@ def _coons(picture: np.ndarray, top: int, bottom: int, left: int, right: int) ->
 
 
 def gathered(spots_of: Mapping[int, Sequence[Spot]]) -> list[Mark]:
-    """The marks among the spots of examined pictures, by the pictures' numbers; the most frequent first."""
+    """The marks among the spots of examined images, by the pictures' numbers; the most frequent first."""
     flat = [(number, spot) for number, found in spots_of.items() for spot in found]
     least = max(LEAST, LEAST_SHARE * len(spots_of))
     if len(flat) < least:
@@ -279,7 +279,7 @@ def _is_plain(patch: np.ndarray) -> bool:
 
 
 def _overlap(places: dict[int, Box], others: dict[int, Box]) -> bool:
-    """Whether most of these boxes touch the other mark's in the same picture: a hole of a letter is no mark itself."""
+    """Whether most of these boxes touch the other mark's in the same image: a hole of a letter is no mark itself."""
     touching = 0
     for number in places.keys() & others.keys():
         one, other = places[number], others[number]

@@ -1,8 +1,8 @@
 """Pictures that are nearly the same: the same one compressed again, a little brighter, or the next frame of a film.
 
-Everything works on thumbnails, 1.2 kilobytes a picture, whatever the pictures' size, colour and depth. Candidates are
+Everything works on thumbnails, 1.2 kilobytes an image, whatever the pictures' size, colour and depth. Candidates are
 the nearest neighbours of a coarse descriptor. A candidate is a near duplicate when its fine structure, at the best
-small shift, and its tones differ far less than those of pictures which are merely alike. What "alike" means is
+small shift, and its tones differ far less than those of images which are merely alike. What "alike" means is
 measured on the set itself: two ones of MNIST differ less than two frames of a film.
 """
 
@@ -16,20 +16,20 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 BLOCK = 2048  # rows of either side at a time: 32 MB of distances in float64, 16 in float32
-SIDE, COARSE, TONES = 32, 12, 8  # values on a side of: a thumbnail's gray picture, a descriptor, a thumbnail's tones
+SIDE, COARSE, TONES = 32, 12, 8  # values on a side of: a thumbnail's gray image, a descriptor, a thumbnail's tones
 WIDE = 5  # values on a side of the mean that is taken off to leave structure
 FAINT = 0.03  # less contrast than this part of the depth is not stretched: noise is no content
 REACH = 2  # pixels of a thumbnail that two of a pair may be shifted against each other: a sixteenth
-NEIGHBOURS = 6  # candidates of each picture
-SAMPLE = 2000  # pictures, or a tenth of them, that say what alike means in this set
+NEIGHBOURS = 6  # candidates of each image
+SAMPLE = 2000  # images, or a tenth of them, that say what alike means in this set
 RANK, PART = 40, 0.2  # merely alike: the 40th nearest of all, in a small set the nearest fifth
-REFERENCES = 4  # pictures that are merely alike, over which is averaged
-COARSELY = 0.6  # candidates differ less than this part of what merely alike pictures do, in the descriptor
+REFERENCES = 4  # images that are merely alike, over which is averaged
+COARSELY = 0.6  # candidates differ less than this part of what merely alike images do, in the descriptor
 FINELY, TONALLY = 0.35, 0.1  # near duplicates differ less than these parts of it, in fine structure and in tones
 MOST = 0.35  # ... and in fine structure never more than this (1 - correlation)
-LARGE, BLOCKS = 64, 8  # pixels of a side, and blocks along it, in which two pictures are the same one or not
+LARGE, BLOCKS = 64, 8  # pixels of a side, and blocks along it, in which two images are the same one or not
 SAME = 0.3  # a block's difference by the picture's standard deviation
-GAIN, OFFSET = 1.6, 0.25  # the same picture may be brighter by this factor, and by this part of the depth
+GAIN, OFFSET = 1.6, 0.25  # the same image may be brighter by this factor, and by this part of the depth
 
 
 # Thumbnails.
@@ -37,7 +37,7 @@ GAIN, OFFSET = 1.6, 0.25  # the same picture may be brighter by this factor, and
 
 @dataclass(frozen=True)
 class Thumbnails:
-    """What is kept of N pictures."""
+    """What is kept of N images."""
 
     gray: np.ndarray
     """(N, 32, 32) uint8: squeezed to a square, contrast stretched."""
@@ -53,7 +53,7 @@ class Thumbnails:
 
 
 def thumbnails(images: np.ndarray) -> Thumbnails:
-    """Of pictures (N, H, W, C) uint8 or uint16; in blocks, so that `images` may lie on the disk."""
+    """Of images (N, H, W, C) uint8 or uint16; in blocks, so that `images` may lie on the disk."""
     num, height, width, _ = images.shape
     gray, tones = np.empty((num, SIDE, SIDE), np.uint8), np.empty((num, TONES, TONES, 3), np.uint8)
     least = FAINT * np.iinfo(images.dtype).max
@@ -82,7 +82,7 @@ def _stretched(pictures: np.ndarray, least: float) -> np.ndarray:
 
 
 def descriptors(gray: np.ndarray) -> np.ndarray:
-    """(N, 144) float32 rows of length 1 (0 for a blank picture): coarse structure without brightness and slow shading.
+    """(N, 144) float32 rows of length 1 (0 for a blank image): coarse structure without brightness and slow shading.
 
     The dot product of two rows is the pictures' correlation, 1 - half of their squared distance.
     """
@@ -184,7 +184,7 @@ def tone_differences(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 class Likeness:
-    """Who is a near duplicate of whom among N pictures."""
+    """Who is a near duplicate of whom among N images."""
 
     def __init__(self, thumbs: Thumbnails, seed: int = 0) -> None:
         keys = np.concatenate([thumbs.gray.reshape(-1, SIDE * SIDE), thumbs.tones.reshape(-1, 3 * TONES**2)], axis=1)
@@ -200,9 +200,9 @@ class Likeness:
         self.rank = max(0, min(rank, len(self.sample) - REFERENCES))
 
     def pairs(self, of: np.ndarray | None = None) -> np.ndarray:
-        """(P, 2) int64 pairs of near duplicates; of: only those that have one of these pictures in them.
+        """(P, 2) int64 pairs of near duplicates; of: only those that have one of these images in them.
 
-        Of a group of equal pictures each is paired with the first alone.
+        Of a group of equal images each is paired with the first alone.
         """
         asked = np.arange(len(self.unique)) if of is None else np.unique(self.twin[of])
         wanted = np.zeros(len(self.unique), bool)
@@ -215,7 +215,7 @@ class Likeness:
         return np.unique(np.sort(np.concatenate(found), 1), axis=0)
 
     def _near(self, asked: np.ndarray) -> np.ndarray:
-        """(P, 2) pairs of the unique pictures, the first of each from `asked`."""
+        """(P, 2) pairs of the unique images, the first of each from `asked`."""
         distances, found = nearest(self.rows[asked], self.rows, min(NEIGHBOURS + 1, len(self.rows)))
         alike, references = self._alike(asked)
         who, which = np.nonzero((distances / 2 < COARSELY * alike[:, None]) & (found != asked[:, None]))
@@ -235,13 +235,13 @@ class Likeness:
         return pairs[fine < MOST]
 
     def _alike(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """How coarsely different (n,) from each of these pictures are those that are merely alike, and which (n, 4)."""
+        """How coarsely different (n,) from each of these images are those that are merely alike, and which (n, 4)."""
         k = min(self.rank + REFERENCES, len(self.sample))
         distances, found = nearest(self.rows[places], self.rows[self.sample], k)
         return distances[:, self.rank] / 2, self.sample[found[:, self.rank :]]
 
     def _apart(self, places: np.ndarray, references: np.ndarray) -> list[np.ndarray]:
-        """How much in fine structure and in tones these pictures differ (n,) from those that are merely alike."""
+        """How much in fine structure and in tones these images differ (n,) from those that are merely alike."""
         num = references.shape[1]
         pairs = np.stack([np.repeat(places, num), references.ravel()], 1)
         return [apart.reshape(-1, num).mean(1) for apart in self._differences(pairs)]
@@ -252,7 +252,7 @@ class Likeness:
 
 
 def families(likeness: Likeness, places: np.ndarray, most: int) -> list[np.ndarray]:
-    """The families of near duplicates of the pictures at `places`, each sorted, in the order of `places`.
+    """The families of near duplicates of the images at `places`, each sorted, in the order of `places`.
 
     A family is grown until it is complete or has more than `most` members.
     """
@@ -274,7 +274,7 @@ def families(likeness: Likeness, places: np.ndarray, most: int) -> list[np.ndarr
 
 
 def clusters(pairs: np.ndarray, num: int) -> list[np.ndarray]:
-    """The groups of two or more of `num` pictures that these (P, 2) pairs connect, the largest first."""
+    """The groups of two or more of `num` images that these (P, 2) pairs connect, the largest first."""
     if not len(pairs):
         return []
     members = np.unique(pairs)
@@ -284,7 +284,7 @@ def clusters(pairs: np.ndarray, num: int) -> list[np.ndarray]:
 
 
 def grouped(num: int, pairs: np.ndarray) -> np.ndarray:
-    """(num,) the number of the connected group of each picture."""
+    """(num,) the number of the connected group of each image."""
     links = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), (num, num))
     return connected_components(links, directed=False)[1].astype(np.int64)
 
@@ -296,7 +296,7 @@ def _split(numbers: np.ndarray, values: np.ndarray) -> tuple[list[int], list[np.
 
 
 def same(images: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """(P,) bool: which of the pairs (P, 2) of pictures (N, H, W, C) are one picture, compressed again or brighter.
+    """(P,) bool: which of the pairs (P, 2) of images (N, H, W, C) are one image, compressed again or brighter.
 
     Stricter than a near duplicate: no place differs, as the mouth does in the next frame of a film.
     """

@@ -1,9 +1,9 @@
-"""A pack: pictures of one size, depth and number of channels in one memory-mapped file.
+"""A pack: images of one size, depth and number of channels in one memory-mapped file.
 
     images.npy   uint8 or uint16, N x H x W x C
     labels.npy   int64, N (only where there are labels)
-    heldout.npy  int64, the places of the pictures that are never trained on
-    names.txt    the name of each picture in its source, one a line, in the pack's order
+    heldout.npy  int64, the places of the images that are never trained on
+    names.txt    the name of each image in its source, one a line, in the pack's order
     pack.json    classes, source, policy, rejected files with reasons, content hash, notes
     checked.json size, time and place of the other files when their content was last found to have that hash
 
@@ -32,7 +32,7 @@ from ganvas.errors import DataError, GanvasError
 
 FORMAT = 2  # of the pack folder; raised whenever an older reader would misread it
 UNMIRRORED: frozenset[str] = frozenset({"digits", "text", "xray", "scan"})
-"""Kinds of picture that mean something else, or nothing, when they are mirrored."""
+"""Kinds of image that mean something else, or nothing, when they are mirrored."""
 
 Progress = Callable[[str, int, int], None]
 """Called as progress(what, done, total); total is 0 where it is not known."""
@@ -40,16 +40,16 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Policy:
-    """What is known about a set of pictures besides the user's options."""
+    """What is known about a set of images besides the user's options."""
 
     name: str
     """Of the catalogue's set, or of the file or folder."""
     path: str | None = None
-    """Where the pictures lie; None for what comes with a package."""
+    """Where the images lie; None for what comes with a package."""
     kind: Kind | None = None
-    """None: guessed from the pictures (see `selection.kind_of`)."""
+    """None: guessed from the images (see `selection.kind_of`)."""
     size: str | None = None
-    """Picture size where the user asks for none; None: chosen from the pictures."""
+    """Picture size where the user asks for none; None: chosen from the images."""
     fit: Fit | None = None
     licence: str | None = None
     attribution: str | None = None
@@ -65,7 +65,7 @@ class Pack:
     labels: np.ndarray | None
     """(N,) int64 indices into `classes`, or None."""
     heldout: np.ndarray
-    """Sorted int64 indices into `images` of the pictures that are set aside (holdout.py); may be empty."""
+    """Sorted int64 indices into `images` of the images that are set aside (holdout.py); may be empty."""
     classes: list[str]
     info: dict[str, Any]
     """The content of pack.json."""
@@ -85,7 +85,7 @@ class Pack:
             if info["format"] != FORMAT:
                 raise DataError(
                     f"{folder} has pack format {info['format']!r:.20} and this version reads {FORMAT}: "
-                    "pack the pictures again, or use the version of ganvas that wrote it"
+                    "pack the images again, or use the version of ganvas that wrote it"
                 )
             images, heldout = (files.load_array(folder / name) for name in ("images.npy", "heldout.npy"))
             labels = files.load_array(folder / "labels.npy") if info["labelled"] else None
@@ -110,7 +110,7 @@ class Pack:
 
     @property
     def hash(self) -> str:
-        """sha256 over pictures, labels, class names and what is set aside: equal for equal content, wherever from."""
+        """sha256 over images, labels, class names and what is set aside: equal for equal content, wherever from."""
         return self.info["hash"]
 
     @property
@@ -119,17 +119,17 @@ class Pack:
 
     @property
     def mirror(self) -> bool:
-        """Whether a mirrored picture is as good as the picture itself."""
+        """Whether a mirrored image is as good as the image itself."""
         return self.info["mirror"]
 
     @property
     def num_images(self) -> int:
-        """All pictures, those set aside among them."""
+        """All images, those set aside among them."""
         return len(self.images)
 
     @functools.cached_property
     def training(self) -> np.ndarray:
-        """Sorted int64 indices into `images` of the pictures that are trained on: all but `heldout`."""
+        """Sorted int64 indices into `images` of the images that are trained on: all but `heldout`."""
         keep = np.ones(self.num_images, bool)
         keep[self.heldout] = False
         return np.flatnonzero(keep)
@@ -162,7 +162,7 @@ class Pack:
 
     @functools.cached_property
     def names(self) -> list[str]:
-        """The name that each picture has in its source."""
+        """The name that each image has in its source."""
         return (self.folder / "names.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
 
     @property
@@ -253,7 +253,7 @@ def open_pack(
 ) -> Pack:
     """The pack of `data`, made now unless the same source was packed by the same policy before.
 
-    data: a path of pictures (folder, archive, data-set files), a pack folder, or a name of the catalogue.
+    data: a path of images (folder, archive, data-set files), a pack folder, or a name of the catalogue.
     path: where the files of the named set lie; without it they are downloaded once, into the cache.
     folder: where the pack goes; default: the cache.
     Raises `DataError` for a source that is absent or cannot be used.
@@ -279,7 +279,7 @@ def is_pack(folder: Path) -> bool:
 
 
 def request(config: DataConfig, policy: Policy) -> dict[str, Any]:
-    """All that decides what a pack holds, apart from the pictures themselves; plain JSON values."""
+    """All that decides what a pack holds, apart from the images themselves; plain JSON values."""
     wishes = {**dataclasses.asdict(config), "classes": list(config.classes), "files": None}
     if config.files is not None:  # the content of the list counts, not where it lies
         wishes["files"] = hashlib.sha256(read_list(config.files).encode()).hexdigest()
@@ -291,9 +291,7 @@ def read_list(path: str | Path) -> str:
     try:
         return text_of(Path(path).read_bytes(), f"--files {path}")
     except OSError as error:
-        raise DataError(
-            f"--files {path} cannot be read as a text file of one picture name per line: {error}"
-        ) from error
+        raise DataError(f"--files {path} cannot be read as a text file of one image name per line: {error}") from error
 
 
 def cache_name(config: DataConfig, policy: Policy) -> str:
@@ -330,7 +328,7 @@ def reopened(folder: Path, config: DataConfig) -> Pack:
         if asked[name] != getattr(DataConfig(), name) and asked[name] not in ([], made_with[name]):
             differences.append(f"its {name} is {made_with[name]}, not {asked[name]}")
     if differences:
-        raise DataError(f"{folder} is a pack already and {', '.join(differences)}: pack the pictures themselves again")
+        raise DataError(f"{folder} is a pack already and {', '.join(differences)}: pack the images themselves again")
     if config.kind is None or config.kind == pack.kind:
         return pack
     info = {**pack.info, "kind": config.kind, "mirror": config.kind not in UNMIRRORED}

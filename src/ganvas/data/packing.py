@@ -1,7 +1,7 @@
-"""How a pack is made: choose the pictures, look at their headers, decode them, write them in one pass.
+"""How a pack is made: choose the images, look at their headers, decode them, write them in one pass.
 
 Everything is written to `<folder>.partial-<pid>` and renamed when it is complete and on the disk, so that a
-pack is there whole or not at all. Pictures pass through in chunks: memory does not grow with their number.
+pack is there whole or not at all. Images pass through in chunks: memory does not grow with their number.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from ganvas.data.selection import Choice, choose, choose_target, kind_of, remark
 from ganvas.data.sources import Rejection, Source
 from ganvas.errors import DataError, some
 
-FEW = 500  # pictures that are packed in this process: starting others would take longer
+FEW = 500  # images that are packed in this process: starting others would take longer
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -58,7 +58,7 @@ def build_pack(
     """Pack `source` into `folder`, or open what lies there if the same source was packed by the same policy.
 
     workers: processes that decode; default: one for each core, none for a small set.
-    Raises `DataError` when fewer than 2 pictures can be used, the disk is full, or `folder` is taken.
+    Raises `DataError` when fewer than 2 images can be used, the disk is full, or `folder` is taken.
     """
     report = progress or (lambda what, done, total: None)
     wanted, fingerprint = request(config, policy), source.fingerprint()
@@ -89,7 +89,7 @@ def build_pack(
         if error.errno in FULL:
             raise DataError(
                 f"the disk is full: {folder} could not be written; free some space, choose another place, "
-                "or pack fewer or smaller pictures (--limit, --size)"
+                "or pack fewer or smaller images (--limit, --size)"
             ) from error
         if error.errno == errno.ENODEV:
             raise DataError(
@@ -182,7 +182,7 @@ def _write(
         report("looking for marks", 0, 0)
         mask_marks(folder / "images.npy", choice.notes)
     labels, classes = _settle_classes(choice, good, source.classes)
-    report("setting pictures aside", 0, 0)
+    report("setting images aside", 0, 0)
     images = files.load_array(folder / "images.npy")
     heldout = held_out(images, labels, config.holdout)
     choice.notes += few(len(images), len(heldout), config.holdout)
@@ -230,13 +230,13 @@ def _check_enough(num_images: int, source: Source, choice: Choice) -> None:
     rejected = [*source.rejected, *choice.rejected]
     why = f" ({len(rejected)} rejected, the first, {rejected[0].name}: {rejected[0].reason})" if rejected else ""
     found = ["no picture", "only one picture"][num_images]
-    raise DataError(f"{found} can be used{why}, and at least 2 are needed: add pictures in PNG, JPEG or WebP")
+    raise DataError(f"{found} can be used{why}, and at least 2 are needed: add images in PNG, JPEG or WebP")
 
 
 def _write_images(
     source: Source, choice: Choice, target: Target, path: Path, report: Progress, workers: int
 ) -> np.ndarray:
-    """Write images.npy; returns which of the chosen pictures are in it."""
+    """Write images.npy; returns which of the chosen images are in it."""
     total = len(choice.indices)
     good = np.zeros(total, bool)
     done = 0
@@ -250,7 +250,7 @@ def _write_images(
         return {"descr": dtype.str, "fortran_order": False, "shape": shape}
 
     with path.open("wb") as file:
-        # The header leaves room for N to change, so it is written again once the broken pictures are known.
+        # The header leaves room for N to change, so it is written again once the broken images are known.
         np.lib.format.write_array_header_1_0(file, header(total))
         for pictures, reasons in decoded(source, choice.indices, target, workers):
             file.write(np.ascontiguousarray(pictures, dtype).data.cast("B") if len(pictures) else b"")
@@ -267,7 +267,7 @@ def _write_images(
 
 
 def _settle_classes(choice: Choice, good: np.ndarray, classes: list[str]) -> tuple[np.ndarray | None, list[str]]:
-    """Labels of the packed pictures, counted over the classes that have any; says which were dropped."""
+    """Labels of the packed images, counted over the classes that have any; says which were dropped."""
     if not classes:
         return None, []
     labels = choice.labels[good]
@@ -275,10 +275,10 @@ def _settle_classes(choice: Choice, good: np.ndarray, classes: list[str]) -> tup
     chosen = np.bincount(choice.labels, minlength=len(classes))
     empty = [name for name, count, had in zip(classes, counts, chosen, strict=True) if had and not count]
     if empty:
-        choice.notes.append(f"Classes without a usable picture were dropped: {some(empty)}.")
+        choice.notes.append(f"Classes without a usable image were dropped: {some(empty)}.")
     single = [name for name, count in zip(classes, counts, strict=True) if count == 1]
     if single:
-        choice.notes.append(f"Classes with a single picture, which cannot be learned: {some(single)}.")
+        choice.notes.append(f"Classes with a single image, which cannot be learned: {some(single)}.")
     present = np.flatnonzero(counts)
     renumbered = np.cumsum(counts > 0) - 1
     return renumbered[labels].astype(np.int64), [classes[i] for i in present]

@@ -26,16 +26,16 @@ from ganvas.data.selection import readable, stream
 from ganvas.data.sources import Payload, Source
 from ganvas.errors import DataError, PictureError
 
-CHUNK = 64  # pictures of one job
+CHUNK = 64  # images of one job
 CHUNK_BYTES = 8 * 2**20  # a job holds about as much at most, encoded or decoded
 
 
 def decoded(
     source: Source, indices: np.ndarray, target: Target, workers: int
 ) -> Iterator[tuple[np.ndarray, list[str | None]]]:
-    """Decode the pictures of these indices, in order: chunks of (pictures (n, H, W, C), reasons).
+    """Decode the images of these indices, in order: chunks of (images (n, H, W, C), reasons).
 
-    There is a reason for every picture asked for; it is None for those that are in `pictures`.
+    There is a reason for every image asked for; it is None for those that are in `images`.
     """
     whole = source.arrays()
     if whole is not None and (images := _as_target(whole[0], target)) is not None:
@@ -57,7 +57,7 @@ def _as_target(images: np.ndarray, target: Target) -> np.ndarray | None:
 
 
 def chunks(payloads: Iterable[Payload], picture_bytes: int = 1) -> Iterator[list[Payload]]:
-    """Payloads in lists of up to CHUNK, shorter where pictures are large before or after decoding."""
+    """Payloads in lists of up to CHUNK, shorter where images are large before or after decoding."""
     most = min(CHUNK, max(1, CHUNK_BYTES // picture_bytes))
     chunk: list[Payload] = []
     held = 0
@@ -72,7 +72,7 @@ def chunks(payloads: Iterable[Payload], picture_bytes: int = 1) -> Iterator[list
 
 
 def decode_chunk(payloads: list[Payload], target: Target) -> tuple[np.ndarray, list[str | None]]:
-    """Decode some pictures, in a child process or here; see `decoded`."""
+    """Decode some images, in a child process or here; see `decoded`."""
     pictures = np.empty(
         (len(payloads), target.height, target.width, target.channels),
         np.uint16 if target.depth == 16 else np.uint8,
@@ -145,9 +145,7 @@ def _start(function: FunctionType | BuiltinFunctionType) -> subprocess.Popen[byt
     try:
         return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     except OSError as error:
-        raise DataError(
-            f"a process that decodes pictures cannot be started ({error}): look at sys.executable"
-        ) from error
+        raise DataError(f"a process that decodes images cannot be started ({error}): look at sys.executable") from error
 
 
 def _answer(child: subprocess.Popen[bytes], job: tuple[Any, ...]) -> Any:
@@ -158,7 +156,7 @@ def _answer(child: subprocess.Popen[bytes], job: tuple[Any, ...]) -> Any:
         good, answer = pickle.load(child.stdout)  # from our own child: nothing foreign is unpickled
     except (EOFError, BrokenPipeError, pickle.UnpicklingError) as error:
         raise DataError(
-            f"a process that decodes pictures ended with status {child.wait()}: "
+            f"a process that decodes images ended with status {child.wait()}: "
             "most often the memory was short; close other programs and start again"
         ) from error
     if not good:

@@ -1,4 +1,4 @@
-"""Which pictures are packed and what they become: subsets, the look at the headers, the choice of a size."""
+"""Which images are packed and what they become: subsets, the look at the headers, the choice of a size."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from ganvas.data.sources import Item, Payload, Rejection, Source, file_of
 from ganvas.errors import DataError, PictureError, some
 
 SIZES = (256, 128, 64, 32)
-MOSTLY = 0.9  # part of the pictures that is gray where the set passes for films or scans
-COLOURED = 32  # pictures with colour, after which no more are looked for in a set that is not mostly gray
+MOSTLY = 0.9  # part of the images that is gray where the set passes for films or scans
+COLOURED = 32  # images with colour, after which no more are looked for in a set that is not mostly gray
 SHEER, MOST = 200, 0.5  # files that are looked at for transparency, and the part that has it where it is kept
 FLAT = 2.5  # of decode.Glance.flatness: CelebA's median is 0.9, that of comic faces 6.3
-FEW_BITS = 2**14 - 1  # a highest value up to this in a set of 16 bit: its pictures are stored with fewer bits
+FEW_BITS = 2**14 - 1  # a highest value up to this in a set of 16 bit: its images are stored with fewer bits
 
 
 @dataclass
 class Choice:
-    """The pictures to be packed, by their index in the source, with the index of their class (-1: none)."""
+    """The images to be packed, by their index in the source, with the index of their class (-1: none)."""
 
     indices: np.ndarray
     labels: np.ndarray
@@ -57,7 +57,7 @@ def choose(source: Source, config: DataConfig) -> Choice:
     indices = np.flatnonzero(keep)
     notes = list(source.notes)
     if config.limit is not None and config.limit < len(indices):
-        notes.append(f"{config.limit} of {len(indices)} pictures were drawn with seed {config.subset_seed}.")
+        notes.append(f"{config.limit} of {len(indices)} images were drawn with seed {config.subset_seed}.")
         draw = np.random.default_rng(config.subset_seed).choice(len(indices), config.limit, replace=False)
         indices = indices[np.sort(draw)]
     return Choice(indices, labels[indices], rejected, notes)
@@ -67,7 +67,7 @@ def class_indices(classes: list[str], wanted: Iterable[str]) -> list[int]:
     """Indices of the wanted classes; raises `DataError` with the ones that exist."""
     for name in wanted:
         if name not in classes:
-            known = f"the classes are {some(classes)}" if classes else "these pictures have no classes"
+            known = f"the classes are {some(classes)}" if classes else "these images have no classes"
             raise DataError(f"there is no class {name!r}{did_you_mean(name, classes)}: {known}")
     return [classes.index(name) for name in wanted]
 
@@ -87,7 +87,7 @@ def _listed(items: list[Item], files: Path) -> np.ndarray:
     absent = sorted(name for name, match in found.items() if match is None)
     if absent:
         raise DataError(
-            f"--files {files} names {len(absent)} pictures that the source lacks, first {absent[0]!r}: "
+            f"--files {files} names {len(absent)} images that the source lacks, first {absent[0]!r}: "
             f"names are written as in the source, for example {items[0].name!r}"
         )
     kept = {match[0] for match in found.values() if match is not None}
@@ -102,38 +102,38 @@ class Survey:
     """What the headers say, in counts."""
 
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    """(height, width) -> number of pictures."""
+    """(height, width) -> number of images."""
     channels: Counter[int] = field(default_factory=Counter)
     depths: Counter[int] = field(default_factory=Counter)
     alpha: int = 0
     disguised: int = 0
-    """Gray pictures in files of colour; they count as gray in `channels`."""
+    """Gray images in files of colour; they count as gray in `channels`."""
     highest: int = 0
-    """Highest value of the 16 bit pictures, as far as it matters."""
+    """Highest value of the 16 bit images, as far as it matters."""
 
     paged: int = 0
-    """Files of several pictures, of which the first is taken."""
+    """Files of several images, of which the first is taken."""
     pages: int = 0
     """Pictures in these files."""
 
     sheer: list[bool] = field(default_factory=list)
-    """Whether some of a picture is transparent, for the first pictures whose files could say so."""
+    """Whether some of an image is transparent, for the first images whose files could say so."""
     flatness: list[float] = field(default_factory=list)
-    """Of the first pictures in colour (see decode.Glance)."""
+    """Of the first images in colour (see decode.Glance)."""
 
     @property
     def mostly_transparent(self) -> bool:
-        """Most pictures show some of what is behind them: sprites, emoji, cut-out drawings."""
+        """Most images show some of what is behind them: sprites, emoji, cut-out drawings."""
         return self.alpha * sum(self.sheer) > MOST * self.channels.total() * len(self.sheer)
 
     @property
     def flat(self) -> bool:
-        """The pictures are flat areas of colour rather than photographs."""
+        """The images are flat areas of colour rather than photographs."""
         return bool(self.flatness) and float(np.median(self.flatness)) > FLAT
 
     @property
     def mostly_gray(self) -> bool:
-        """Nearly all pictures are gray: films and scans, of which a few have a coloured mark."""
+        """Nearly all images are gray: films and scans, of which a few have a coloured mark."""
         return self.channels[1] >= MOSTLY * self.channels.total()
 
     @property
@@ -145,7 +145,7 @@ class Survey:
         return told and (16 not in self.depths or self.highest > FEW_BITS)
 
     def look(self, content: bytes | np.ndarray, info: PictureInfo) -> None:
-        """Count one picture, and look at its pixels where the header leaves open what the set is."""
+        """Count one image, and look at its pixels where the header leaves open what the set is."""
         colour_open = info.channels == 3 and (self.channels[3] < COLOURED or self.mostly_gray)
         sheer_open = info.alpha and len(self.sheer) < SHEER
         if colour_open or sheer_open:
@@ -171,9 +171,9 @@ class Survey:
 
 
 def choose_target(survey: Survey, config: DataConfig, policy: Policy) -> Target:
-    """The size, channels, depth and levels of the pack: asked for, or chosen from the pictures.
+    """The size, channels, depth and levels of the pack: asked for, or chosen from the images.
 
-    Gray stays gray where every picture is gray, transparency stays where most pictures have it, and 16 bits stay where
+    Gray stays gray where every image is gray, transparency stays where most images have it, and 16 bits stay where
     they are gray or all of them have 16.
     """
     size = config.size or policy.size
@@ -188,7 +188,7 @@ def choose_target(survey: Survey, config: DataConfig, policy: Policy) -> Target:
 
 
 def kind_of(survey: Survey, target: Target, policy: Policy) -> Kind:
-    """The known kind; else gray pictures pass for scans, flat areas of colour for drawings, and the rest for photos."""
+    """The known kind; else gray images pass for scans, flat areas of colour for drawings, and the rest for photos."""
     if policy.kind:
         return policy.kind
     if target.channels == 1 or survey.mostly_gray:
@@ -197,7 +197,7 @@ def kind_of(survey: Survey, target: Target, policy: Policy) -> Kind:
 
 
 def levels_of(top: int) -> tuple[int, int]:
-    """Black and white of 16 bit pictures whose highest value is `top`: the bits in use, where they are few."""
+    """Black and white of 16 bit images whose highest value is `top`: the bits in use, where they are few."""
     return (0, max(1, 2 ** top.bit_length() - 1)) if 0 < top <= FEW_BITS else FULL
 
 
@@ -205,16 +205,16 @@ def remarks(survey: Survey, config: DataConfig, policy: Policy, target: Target) 
     """What the pixels say otherwise than the files, in sentences."""
     notes = []
     if target.channels == 4 and config.channels == "auto":
-        notes.append("Most pictures are transparent in part, which is kept: --channels color puts them on white.")
+        notes.append("Most images are transparent in part, which is kept: --channels color puts them on white.")
     if not policy.kind and kind_of(survey, target, policy) == "drawing":
         notes.append(
-            "Flat areas of colour: the pictures pass for drawings, whose colours stay as they are; --kind photo."
+            "Flat areas of colour: the images pass for drawings, whose colours stay as they are; --kind photo."
         )
     if survey.disguised and set(survey.channels) == {1}:
-        notes.append(f"{survey.disguised:,} pictures are gray though their files could hold colour: all count as gray.")
+        notes.append(f"{survey.disguised:,} images are gray though their files could hold colour: all count as gray.")
     elif survey.channels[3] and survey.mostly_gray and not policy.kind and config.channels != "gray":
         notes.append(
-            f"All but {survey.channels[3]:,} of {survey.channels.total():,} pictures are gray, so none is mirrored: "
+            f"All but {survey.channels[3]:,} of {survey.channels.total():,} images are gray, so none is mirrored: "
             "--kind photo mirrors them, --channels gray packs them without colour."
         )
     if not config.levels and (levels := levels_of(survey.highest)) != FULL:
@@ -225,12 +225,12 @@ def remarks(survey: Survey, config: DataConfig, policy: Policy, target: Target) 
 
 
 def first_pages(files: int, pages: int) -> str:
-    return f"{files:,} files hold {pages:,} pictures, of which the first is taken: --frames all takes every one."
+    return f"{files:,} files hold {pages:,} images, of which the first is taken: --frames all takes every one."
 
 
 def few_bits(top: int, white: int) -> str:
     return (
-        f"No 16 bit picture has a value above {top:,}, {top / FULL[1]:.1%} of the range: all are scaled alike, with "
+        f"No 16 bit image has a value above {top:,}, {top / FULL[1]:.1%} of the range: all are scaled alike, with "
         f"{white:,} as white; --levels 0-65535 leaves them dark."
     )
 
@@ -239,7 +239,7 @@ def choose_size(sizes: Counter[tuple[int, int]]) -> tuple[int, int]:
     """(height, width) from the pictures' own sizes.
 
     All of one size, up to 256 pixels: that size, exactly (28x28 stays 28x28). Otherwise the largest of 32,
-    64, 128 and 256 that is not above the median short side, so that at least half of the pictures are not
+    64, 128 and 256 that is not above the median short side, so that at least half of the images are not
     enlarged; square, unless all have the same other proportions (within 1%), which are then kept.
     """
     if len(sizes) == 1 and max(next(iter(sizes))) <= 256:
@@ -255,11 +255,11 @@ def choose_size(sizes: Counter[tuple[int, int]]) -> tuple[int, int]:
     return (round(short * ratio), short) if ratio > 1 else (short, round(short / ratio))
 
 
-# The passes over the pictures.
+# The passes over the images.
 
 
 def survey_source(source: Source, choice: Choice, report: Progress) -> Survey:
-    """Read the headers of the chosen pictures; the unreadable ones move to `choice.rejected`."""
+    """Read the headers of the chosen images; the unreadable ones move to `choice.rejected`."""
     survey = Survey()
     whole = source.arrays()
     good = np.ones(len(choice.indices), bool)
@@ -272,7 +272,7 @@ def survey_source(source: Source, choice: Choice, report: Progress) -> Survey:
             choice.rejected.append(Rejection(item.name, str(error)))
         if i % 500 == 0:
             report("looking at the pictures", i, len(good))
-        if whole is not None and survey.settled:  # pictures of an array differ in nothing else
+        if whole is not None and survey.settled:  # images of an array differ in nothing else
             survey.add(probe(whole[0][0]), len(good) - i - 1)
             break
     choice.indices, choice.labels = choice.indices[good], choice.labels[good]
@@ -280,7 +280,7 @@ def survey_source(source: Source, choice: Choice, report: Progress) -> Survey:
 
 
 def stream(source: Source, indices: np.ndarray) -> Iterator[tuple[Item, Payload]]:
-    """The pictures of these indices, in order."""
+    """The images of these indices, in order."""
     if (whole := source.arrays()) is not None:
         yield from ((source.items[i], whole[0][i]) for i in indices)
     elif len(indices) == len(source.items):

@@ -1,4 +1,4 @@
-"""Where pictures come from: `open_source` turns a path into a `Source` of named, labelled pictures.
+"""Where images come from: `open_source` turns a path into a `Source` of named, labelled images.
 
 Files lie in a container (containers.py) and get their labels by labels.py; sets that are arrays already, such as
 MNIST and CIFAR, come from formats.py and cifar.py.
@@ -42,16 +42,16 @@ OTHER_PICTURES = (".heic", ".heif", ".avif", ".jp2", ".j2k", ".svg", ".psd", ".e
 """Pictures of a form that is not read: they are named, not passed over in silence."""
 
 LIST_FILES = re.compile(cifar.FILES.pattern + r"|list_.*\.txt|.*\.(csv|tsv|jsonl)|dataset\.json")
-"""Files of an archive that say what the set is, as against its pictures."""
+"""Files of an archive that say what the set is, as against its images."""
 
 BARE_NAME = re.compile(
     r"(?!DICOMDIR$)([^.]*|.*\.\d+|.*\.ima|.*\.(png|jpe?g|webp|gif|bmp|tiff?)[^a-z0-9/.].*)", re.IGNORECASE
 )
-"""File names without a telling ending, as scanners give to DICOM files and browsers to pictures ("a.jpg_large",
+"""File names without a telling ending, as scanners give to DICOM files and browsers to images ("a.jpg_large",
 "a.jpg?w=640"); DICOMDIR is the list beside the former."""
 
 EXPECTED = (
-    "expected a folder of pictures or DICOM files, a .zip or .tar(.gz) of them, a .csv of file,label, a .npz or .npy, "
+    "expected a folder of images or DICOM files, a .zip or .tar(.gz) of them, a .csv of file,label, a .npz or .npy, "
     "or a folder with MNIST idx files or CIFAR batches"
 )
 
@@ -59,7 +59,7 @@ Payload = bytes | np.ndarray | PictureError
 
 
 class Source(Protocol):
-    """Named pictures in a fixed order, with their labels."""
+    """Named images in a fixed order, with their labels."""
 
     @property
     def form(self) -> str:
@@ -101,7 +101,7 @@ class Source(Protocol):
 
 @dataclass
 class PictureSource:
-    """Encoded picture files in a container; each is one item, or as many as it has frames."""
+    """Encoded image files in a container; each is one item, or as many as it has frames."""
 
     form: str
     container: Container
@@ -179,12 +179,12 @@ class ArraySource:
 def open_source(
     path: Path, *, labels: str | None = None, split: str = "train", frames: Literal["first", "all"] = "first"
 ) -> Source:
-    """List the pictures at `path` and their labels.
+    """List the images at `path` and their labels.
 
     `labels` is None (class sub-folders or the set's own), "none", a csv of file,label (a path, or a name
     beside or inside the source; "some.csv:column" picks a column by its header), or attributes of CelebA.
     Where `path` is itself a csv, `labels` may be one of its columns.
-    `split` is "train", "test" or "all", for sets that come in parts. `frames`: of files with several pictures that are
+    `split` is "train", "test" or "all", for sets that come in parts. `frames`: of files with several images that are
     not DICOM, the first or all. Raises `DataError`.
     """
     path = Path(path)
@@ -233,11 +233,11 @@ def _all_pages(source: PictureSource) -> PictureSource:
 
 
 PAGED = (".tif", ".tiff", ".gif", ".png", ".webp")
-"""Endings of files that may hold several pictures, DICOM aside."""
+"""Endings of files that may hold several images, DICOM aside."""
 
 
 def _is_list(path: Path) -> bool:
-    """Whether the path is a list of pictures, given in place of their folder."""
+    """Whether the path is a list of images, given in place of their folder."""
     return path.suffix.lower() in LIST_ENDINGS and path.is_file()
 
 
@@ -275,7 +275,7 @@ def _array_source(
     return ArraySource(form, held, print_of)
 
 
-# Sets of picture files.
+# Sets of image files.
 
 
 def _open_container(path: Path) -> Container:
@@ -296,7 +296,7 @@ def _open_container(path: Path) -> Container:
 
 
 def _only_inside(container: Container) -> Path | None:
-    """What a folder without pictures is wrapped around: another folder of a set, or one archive."""
+    """What a folder without images is wrapped around: another folder of a set, or one archive."""
     if not isinstance(container, Folder) or any(is_picture(name) for name in container.names):
         return None
     top = [name for name in container.names if "/" not in name]
@@ -325,13 +325,13 @@ def _read_all(container: Container, names: list[str]) -> dict[str, bytes]:
 def _picture_source(
     container: Container, listing: str | None, labels: str | None, split: str, print_of: Callable[[], str]
 ) -> PictureSource:
-    """Label the picture files of a container; `listing` is the csv that was given in place of a folder."""
+    """Label the image files of a container; `listing` is the csv that was given in place of a folder."""
     named = [name for name in container.names if is_picture(name)]
     pictures = sorted(named + _by_mark(container, container.names, has_picture_mark))
     marked = [] if pictures else _by_mark(container, container.names, dicom.is_dicom)
     pictures = pictures or marked or [name for name in container.names if is_array(name)]
     rejected = container.rejected + [
-        Rejection(name, f"{Path(name).suffix} pictures are not read: convert it to PNG or JPEG")
+        Rejection(name, f"{Path(name).suffix} images are not read: convert it to PNG or JPEG")
         for name in container.names
         if name.lower().endswith(OTHER_PICTURES)
     ]
@@ -404,12 +404,12 @@ FRAME = re.compile(r"#\d{4,}$")
 def _nothing_found(container: Container, rejected: list[Rejection]) -> str:
     if rejected:
         first = f"{rejected[0].name}: {rejected[0].reason}"
-        return f"{container.path} has no picture that can be used, {len(rejected)} refused ({first})"
+        return f"{container.path} has no image that can be used, {len(rejected)} refused ({first})"
     if not container.names:
         return f"{container.path} is empty; {EXPECTED}"
     kinds = Counter(Path(name).suffix.lower() or "no ending" for name in container.names).most_common(3)
     holds = ", ".join(f"{count} x {kind}" for kind, count in kinds)
-    return f"{container.path} has no pictures (it holds {holds}); {EXPECTED}"
+    return f"{container.path} has no images (it holds {holds}); {EXPECTED}"
 
 
 # Fingerprints.

@@ -1,1 +1,1 @@
-"""What can be done with a trained generator: recipes of pictures, mixing, morphing, directions, projection."""
+"""What can be done with a trained generator: recipes of images, mixing, morphing, directions, projection."""

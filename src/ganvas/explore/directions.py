@@ -244,16 +244,16 @@ def supervised(
 ) -> list[Direction]:
     """The direction of each class of the pack against the rest (InterFaceGAN: Shen et al. 2020), by its name.
 
-    A classifier that learns the pack's labels (kept in the cache) looks at `samples` generated pictures; ridge
+    A classifier that learns the pack's labels (kept in the cache) looks at `samples` generated images; ridge
     regression from codes to its log-odds gives the axis. The direction is how codes differ on average where the
     log-odds are one deviation higher, so that it stays where codes lie. Its source says the balanced accuracy on
-    pictures that were held out, and how the share of pictures taken for the class changes from -2 to 2.
+    images that were held out, and how the share of images taken for the class changes from -2 to 2.
     label: this class alone. Of two classes the second alone: the first is its opposite.
-    Raises ConfigError for an unknown label, where too few pictures are taken for the class, and where the network takes
+    Raises ConfigError for an unknown label, where too few images are taken for the class, and where the network takes
     these very classes as its input and its latents know nothing of them; DataError for a pack without labels.
     """
     if label is not None and label not in pack.classes:
-        raise ConfigError(f"label {label!r} does not exist: the pictures have {', '.join(pack.classes) or 'none'}")
+        raise ConfigError(f"label {label!r} does not exist: the images have {', '.join(pack.classes) or 'none'}")
     if generator.classes and set(pack.classes) <= set(generator.classes) and not codes.has_styles(generator.network):
         raise ConfigError(
             "this model takes the class as its input, and its latents know nothing of it: ask for the class, or for "
@@ -280,7 +280,7 @@ def supervised(
             if label is None and len(wanted) > 1:
                 continue
             raise ConfigError(
-                f"of {samples} generated pictures {positive} are taken for {name!r}: too one-sided for a direction; "
+                f"of {samples} generated images {positive} are taken for {name!r}: too one-sided for a direction; "
                 f"take more than {samples} samples"
             )
         vector, accuracy = axis(codes_of, odds)
@@ -291,18 +291,18 @@ def supervised(
             moved.latents.add_((amount * vector.float()).to(moved.latents))
             shares.append(float((log_odds(looked_at(judge.network, generator, moved).double(), k) > 0).double().mean()))
         source = (
-            f"{name} by a classifier that is right on {judge.accuracy[0]:.0%} of real pictures; balanced accuracy "
+            f"{name} by a classifier that is right on {judge.accuracy[0]:.0%} of real images; balanced accuracy "
             f"{accuracy:.0%} on held-out generated ones; from -2 to 2 the share of {name} goes from {shares[0]:.0%} to "
             f"{shares[1]:.0%}"
         )
         found.append(direction(name, vector.float(), source))
     if not found:
-        raise ConfigError("no class is found in enough generated pictures: train longer, or take more samples")
+        raise ConfigError("no class is found in enough generated images: train longer, or take more samples")
     return found
 
 
 def looked_at(network: nn.Module, generator: Generator, code: Code) -> Tensor:
-    """(N, num_classes) the classifier's logits of the codes' pictures, which it sees in the pack's form."""
+    """(N, num_classes) the classifier's logits of the codes' images, which it sees in the pack's form."""
     pixels = np.concatenate(
         [to_pixels(generator.show(code[i : i + BATCH]), generator.info.depth) for i in range(0, len(code), BATCH)]
     )
@@ -353,7 +353,7 @@ def predict(fitted: tuple[Tensor, Tensor, Tensor], x: Tensor) -> Tensor:
 def threshold(fitted: tuple[Tensor, Tensor, Tensor], x: Tensor, odds: Tensor) -> Tensor:
     """What a prediction must exceed: half way between the predictions' means on both sides.
 
-    A regression to rare classes predicts few values above 0, though it puts the pictures in the right order.
+    A regression to rare classes predicts few values above 0, though it puts the images in the right order.
     """
     scores, side = predict(fitted, x), odds > 0
     return (scores[side].mean() + scores[~side].mean()) / 2

@@ -1,4 +1,4 @@
-"""Morphs: the pictures on the way through several recipes, and a film of them."""
+"""Morphs: the images on the way through several recipes, and a film of them."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def frames(
     loop: bool = True,
     directions: Mapping[str, Direction] | None = None,
 ) -> Iterator[np.ndarray]:
-    """`num_frames` pictures (H, W, C), uint8 or uint16, on the way through the recipes in turn.
+    """`num_frames` images (H, W, C), uint8 or uint16, on the way through the recipes in turn.
 
     Each recipe is a frame of its own, where the way comes to rest: between two it speeds up and slows down (cosine).
-    loop: from the last back to the first, whose picture is not shown twice; else the last recipe is the last frame.
-    directions: those that the recipes name. Pictures are made in batches as they are asked for. Raises ConfigError at
+    loop: from the last back to the first, whose image is not shown twice; else the last recipe is the last frame.
+    directions: those that the recipes name. Images are made in batches as they are asked for. Raises ConfigError at
     once for fewer than two recipes, fewer frames than recipes, or a recipe of another model.
     """
     if len(recipes) < 2:
-        raise ConfigError(f"{len(recipes)} pictures: a way leads through at least 2")
+        raise ConfigError(f"{len(recipes)} images: a way leads through at least 2")
     if num_frames < len(recipes):
-        raise ConfigError(f"{num_frames} frames for {len(recipes)} pictures: expected at least one for each")
+        raise ConfigError(f"{num_frames} frames for {len(recipes)} images: expected at least one for each")
     keys = resolve(generator, recipes, directions)
     places = way(len(recipes), num_frames, loop)
     return pictures(generator, keys, places)

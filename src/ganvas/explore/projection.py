@@ -1,6 +1,6 @@
-"""Projection: the code whose picture comes nearest to a given one, by optimisation from good starts.
+"""Projection: the code whose image comes nearest to a given one, by optimisation from good starts.
 
-Hundreds of sampled codes are compared with the picture; the nearest ones are then improved together, by gradients, and
+Hundreds of sampled codes are compared with the image; the nearest ones are then improved together, by gradients, and
 fewer and fewer of them. A code moves in units of the codes' own deviation and is drawn to their mean, so that it stays
 where the generator has learnt to draw: near the sphere of latents, or the cloud of w. Only in the end each depth may go
 its own way. (After image2stylegan, Abdal et al. 2019, and the projector of StyleGAN2, Karras et al. 2020, appendix D;
@@ -32,19 +32,19 @@ from ganvas.provenance import provenance
 
 Progress = Callable[[str, int, int], None]
 
-CANDIDATES = 512  # sampled codes that are compared with the picture, at least
+CANDIDATES = 512  # sampled codes that are compared with the image, at least
 EACH = 32  # of them for each class, at least
-CALMED = 0.6  # truncation of every other candidate: nearer to the mean, where more pictures begin well
+CALMED = 0.6  # truncation of every other candidate: nearer to the mean, where more images begin well
 STARTS = 8  # codes that are improved together
 PARTS = (0.4, 0.7)  # of the steps: after the first a quarter of the starts go on, after the second one, all rows free
-COARSEST = 4  # shorter side of the pyramid's smallest picture, at least
+COARSEST = 4  # shorter side of the pyramid's smallest image, at least
 RATE, LAST_RATE = 0.1, 0.005  # Adam's step in deviations of the codes, at the start and at the end of each part
 PRIOR = 0.002  # weight of the codes' mean square, in deviations, beside the distance
 FREE_PRIOR = 0.02  # weight of the rows' mean square distance from their own mean
 MOMENTS = 4096  # sampled w whose mean and deviation are taken
 LEAST_SCALE = 0.05  # of the largest deviation of w: directions that vary less are moved as if they varied so much
 LONGEST_FILE = 100_000_000  # bytes of a picture's file
-SHOWN = 256  # pixels of the longer side of each picture in the side by side, at least
+SHOWN = 256  # pixels of the longer side of each image in the side by side, at least
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,13 +55,13 @@ class Projection:
     losses: list[float]
     """The distance of the nearest code, of the best candidate and after each step (see `distance`)."""
     target: np.ndarray
-    """(H, W, C) the picture as the model's size and depth have it."""
+    """(H, W, C) the image as the model's size and depth have it."""
     picture: np.ndarray
     """(H, W, C) the generated one."""
     model: str
     """Hash of the generator's weights."""
     note: str = ""
-    """What was done to the picture to fit it to the model."""
+    """What was done to the image to fit it to the model."""
 
 
 def project(
@@ -74,7 +74,7 @@ def project(
     starts: int = STARTS,
     progress: Progress | None = None,
 ) -> Projection:
-    """Finds the recipe of the picture that is nearest to `picture`: pixels (H, W, C) uint8 or uint16, or a file.
+    """Finds the recipe of the image that is nearest to `image`: pixels (H, W, C) uint8 or uint16, or a file.
 
     A file is decoded under guard and cut and resized to the model's size (see `note`); pixels must have it.
     label: the class; default: whichever comes nearest. steps: of Adam, split over the parts; starts: codes improved
@@ -134,11 +134,11 @@ def rate(share: float, part: int) -> float:
     return LAST_RATE + (first - LAST_RATE) * (1 + math.cos(math.pi * share)) / 2
 
 
-# -- the picture --
+# -- the image --
 
 
 def fitted(generator: Generator, picture: np.ndarray | Path) -> tuple[np.ndarray, str]:
-    """The picture (H, W, C) as the model's size, channels and depth have it, and what was done to it."""
+    """The image (H, W, C) as the model's size, channels and depth have it, and what was done to it."""
     config, depth = generator.info.config, generator.info.depth
     wanted = (config.height, config.width, config.channels)
     if not isinstance(picture, np.ndarray):
@@ -159,7 +159,7 @@ def fitted(generator: Generator, picture: np.ndarray | Path) -> tuple[np.ndarray
     if pixels.shape != wanted or pixels.dtype not in (np.uint8, np.uint16):
         form = "x".join(map(str, pixels.shape))
         raise ConfigError(
-            f"a picture of {form} ({pixels.dtype}) came, but this model makes {'x'.join(map(str, wanted))} (height, "
+            f"an image of {form} ({pixels.dtype}) came, but this model makes {'x'.join(map(str, wanted))} (height, "
             "width, channels; uint8 or uint16): cut and resize it, or give the file"
         )
     if pixels.dtype == np.uint8 and depth == 16:
@@ -172,10 +172,10 @@ def fitted(generator: Generator, picture: np.ndarray | Path) -> tuple[np.ndarray
 def content(path: Path) -> bytes:
     try:
         if path.stat().st_size > LONGEST_FILE:
-            raise PictureError(f"{path} has more than {LONGEST_FILE / 1e6:.0f} MB: save the picture smaller")
+            raise PictureError(f"{path} has more than {LONGEST_FILE / 1e6:.0f} MB: save the image smaller")
         return path.read_bytes()
     except OSError as error:
-        raise PictureError(f"{path} cannot be read ({error.strerror}): give a picture file") from None
+        raise PictureError(f"{path} cannot be read ({error.strerror}): give an image file") from None
 
 
 def scaled(pixels: np.ndarray) -> Tensor:
@@ -185,7 +185,7 @@ def scaled(pixels: np.ndarray) -> Tensor:
 
 
 def distance(pictures: Tensor, goal: Tensor) -> Tensor:
-    """(N,) mean absolute difference of pictures (N, C, H, W) in [-1, 1] to the goal (1, C, H, W), over a pyramid.
+    """(N,) mean absolute difference of images (N, C, H, W) in [-1, 1] to the goal (1, C, H, W), over a pyramid.
 
     The mean over the scales 1, 1/2, 1/4 ...: the coarse ones say where to go while fine details are not yet in place.
     """
@@ -299,7 +299,7 @@ class Space:
 
 
 def save(projection: Projection, out: Path) -> list[Path]:
-    """Writes projection.png (the picture, and the generated one), losses.png and recipe.json into the folder `out`."""
+    """Writes projection.png (the image, and the generated one), losses.png and recipe.json into the folder `out`."""
     out = Path(out)
     with files.explained(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -319,7 +319,7 @@ def save(projection: Projection, out: Path) -> list[Path]:
 
 
 def side_by_side(projection: Projection) -> np.ndarray:
-    """The picture on the left, the generated one on the right, each pixel enlarged to a square."""
+    """The image on the left, the generated one on the right, each pixel enlarged to a square."""
     pair = np.stack([projection.target, projection.picture])
     times = -(-SHOWN // max(pair.shape[1:3]))
     return grid(pair.repeat(times, axis=1).repeat(times, axis=2), columns=2, gap=4)

@@ -1,10 +1,10 @@
-"""Recipes: all that makes a picture of a model again, as plain values; and favourites, a small JSON file of them.
+"""Recipes: all that makes an image of a model again, as plain values; and favourites, a small JSON file of them.
 
     {"seed": 5, "label": "Hand", "truncation": 0.8}
     {"seed": 5, "edits": {"smile": 1.5}}                                 directions, in standard deviations
-    {"seed": 5, "mix": {"with": {"seed": 9}, "depths": [2, 3]}}          the depths 2 and 3 follow the other picture
-    {"seed": 5, "towards": {"to": {"seed": 9}, "share": 0.4}}            on the way to another picture
-    {"code": [[0.1, -0.7, ...]], "label": "Hand"}                        a projected picture: one row, or one a depth
+    {"seed": 5, "mix": {"with": {"seed": 9}, "depths": [2, 3]}}          the depths 2 and 3 follow the other image
+    {"seed": 5, "towards": {"to": {"seed": 9}, "share": 0.4}}            on the way to another image
+    {"code": [[0.1, -0.7, ...]], "label": "Hand"}                        a projected image: one row, or one a depth
 
 Recipes nest. `label` is a class, or the classes' weights: {"Hand": 0.5, "Head": 0.5}.
 """
@@ -58,12 +58,12 @@ class Mix:
 class Towards:
     to: Recipe
     share: float
-    """0: the picture itself, 1: the other."""
+    """0: the image itself, 1: the other."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that makes one picture again. Done in this order: seed or code, truncation, edits, towards, mix."""
+    """All that makes one image again. Done in this order: seed or code, truncation, edits, towards, mix."""
 
     seed: int | None = None
     code: tuple[tuple[float, ...], ...] | None = None
@@ -98,7 +98,7 @@ class Recipe:
     def from_dict(cls, values: Any, where: str = "the recipe", nested: int = 0) -> Recipe:
         """Reads what `to_dict` wrote; anything else raises ConfigError naming `where`."""
         if nested > MOST_NESTED:
-            raise ConfigError(f"{where} nests more than {MOST_NESTED} recipes: keep the picture as a code")
+            raise ConfigError(f"{where} nests more than {MOST_NESTED} recipes: keep the image as a code")
         names = {one.name for one in dataclasses.fields(cls)}
         if not isinstance(values, dict) or (unknown := sorted(str(key) for key in values.keys() - names)):
             odd = f"the unknown field {unknown[0]!r}" if isinstance(values, dict) else "no fields"
@@ -311,7 +311,7 @@ def as_recipe(code: Code, classes: Sequence[str]) -> Recipe:
 
 @dataclass
 class Favourites:
-    """Kept pictures of one model, with the directions that they need; a JSON file.
+    """Kept images of one model, with the directions that they need; a JSON file.
 
     model: the hash of the generator's weights, or of the first one's if it was averaged anew.
     """
@@ -326,14 +326,12 @@ class Favourites:
     def read(cls, path: Path, generator: Generator) -> Favourites:
         """Raises ConfigError when the file is no list of favourites, or one of another model."""
         if not path.exists():
-            raise ConfigError(f"{path} does not exist: keep pictures in the studio, or with `ganvas favourites --keep`")
+            raise ConfigError(f"{path} does not exist: keep images in the studio, or with `ganvas favourites --keep`")
         try:
             with files.explained(path):
                 values = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError):
-            raise ConfigError(
-                f"{path} is damaged or no favourites file: restore it, or keep the pictures anew"
-            ) from None
+            raise ConfigError(f"{path} is damaged or no favourites file: restore it, or keep the images anew") from None
         if not isinstance(values, dict) or values.get("ganvas") != "favourites":
             raise ConfigError(f"{path} is no favourites file: expected one that Ganvas wrote")
         if values.get("format") != FORMAT:
@@ -341,7 +339,7 @@ class Favourites:
         if values.get("model") != generator.hash:
             raise ConfigError(
                 f"{path} belongs to the model {str(values.get('model'))[:12]}, not to {generator.hash[:12]}: "
-                "its pictures would be others here; load that model"
+                "its images would be others here; load that model"
             )
         try:
             entries = [
@@ -349,7 +347,7 @@ class Favourites:
             ]
             directions = {name: direction_of(name, one) for name, one in values.get("directions", {}).items()}
         except (TypeError, KeyError, AttributeError, ValueError) as error:
-            raise ConfigError(f"{path} is damaged ({error}): restore it, or keep the pictures anew") from None
+            raise ConfigError(f"{path} is damaged ({error}): restore it, or keep the images anew") from None
         return cls(generator.hash, [recipe for recipe, _ in entries], directions, [name for _, name in entries])
 
     def save(self, path: Path) -> None:

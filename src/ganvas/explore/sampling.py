@@ -1,6 +1,6 @@
 """Pictures of many seeds as files, streamed to disk: any number of them, and going on where a call was interrupted.
 
-manifest.csv is the state: a row is written once its picture is whole on the disk. The next call writes only what has
+manifest.csv is the state: a row is written once its image is whole on the disk. The next call writes only what has
 no row yet, and what another call wrote into the same folder stays in it.
 """
 
@@ -41,7 +41,7 @@ WRITERS = 4  # threads that compress and write; the disk makes them wait
 
 @dataclass(frozen=True)
 class Planned:
-    """One picture to make. file: below the folder, with / between the parts."""
+    """One image to make. file: below the folder, with / between the parts."""
 
     file: str
     seed: int
@@ -50,9 +50,9 @@ class Planned:
 
 @dataclass(frozen=True)
 class Written:
-    """What a call left: the pictures asked for, how many of them were there already, how many the gate left out.
+    """What a call left: the images asked for, how many of them were there already, how many the gate left out.
 
-    damaged: lines of the manifest that could not be read; their pictures were made again.
+    damaged: lines of the manifest that could not be read; their images were made again.
     """
 
     paths: list[Path]
@@ -68,7 +68,7 @@ def plan(
     truncation: float = 1.0,
     form: Literal["png", "tiff"] = "png",
 ) -> list[Planned]:
-    """One picture a seed. label: of all, one each, or by default the class of the index seed modulo their number."""
+    """One image a seed. label: of all, one each, or by default the class of the index seed modulo their number."""
     generator.batches(seeds, label, truncation)  # draws nothing yet, but says now what cannot be drawn
     indices = generator.label_indices(label, seeds)
     names = [None] * len(seeds) if indices is None else [generator.classes[i] for i in indices.tolist()]
@@ -85,7 +85,7 @@ def plan(
 def plan_per_class(
     generator: Generator, num: int, seed: int = 0, truncation: float = 1.0, form: Literal["png", "tiff"] = "png"
 ) -> list[Planned]:
-    """`num` pictures of every class in folders named after the classes, as data sets are; seeds count on."""
+    """`num` images of every class in folders named after the classes, as data sets are; seeds count on."""
     if not generator.classes:
         raise ConfigError("--per-class: this model was trained without labels; leave it out")
     folders = class_folders(generator.classes)
@@ -140,10 +140,10 @@ def write(
     gate: Gate | None = None,
     progress: Progress | None = None,
 ) -> Written:
-    """Writes the planned pictures and manifest.csv into the folder `out`, or into `out` as one file if it is a .zip.
+    """Writes the planned images and manifest.csv into the folder `out`, or into `out` as one file if it is a .zip.
 
-    Interrupted, the same call goes on. gate: which pictures are left out; they are named in the manifest.
-    Raises ConfigError where the folder holds another model's pictures, where another process writes into it, or where
+    Interrupted, the same call goes on. gate: which images are left out; they are named in the manifest.
+    Raises ConfigError where the folder holds another model's images, where another process writes into it, or where
     the gate leaves none.
     """
     as_zip = out.suffix.lower() == ".zip"
@@ -155,7 +155,7 @@ def write(
             lock.acquire(timeout=0)
         except filelock.Timeout:
             raise ConfigError(
-                f"another process writes pictures into {out}: wait for it, or choose another --out"
+                f"another process writes images into {out}: wait for it, or choose another --out"
             ) from None
     try:
         return write_into(folder, out, generator, planned, truncation, gate, progress)
@@ -205,7 +205,7 @@ def write_into(
     paths = [folder / one.file for one in planned if not rows[one.file][-1]]
     num_left_out = len(planned) - len(paths)
     if not paths:
-        raise ConfigError("all of these pictures copy training pictures: take other seeds, or train on more pictures")
+        raise ConfigError("all of these images copy training images: take other seeds, or train on more pictures")
     if out != folder:
         zipped(out, folder, [path.relative_to(folder).as_posix() for path in paths])
         paths = [out]
@@ -264,7 +264,7 @@ def open_manifest(folder: Path, model: str) -> tuple[dict[str, list[str]], int]:
     whole = {row[0]: row for row in rows}
     if others := {row[4] for row in whole.values()} - {model}:
         raise ConfigError(
-            f"{folder} holds pictures of the model {min(others)}, these are of {model}: choose another --out"
+            f"{folder} holds images of the model {min(others)}, these are of {model}: choose another --out"
         )
     return whole, len(lines) - 1 - len(rows)
 
@@ -281,7 +281,7 @@ def is_row(line: list[str], folder: Path) -> bool:
 
 
 def matches(row: Sequence[str], one: Planned, folder: Path, truncation: float, gated: bool) -> bool:
-    """Whether a row's picture is the planned one and whole; one that a power cut left empty is not."""
+    """Whether a row's image is the planned one and whole; one that a power cut left empty is not."""
     if row[1:3] != [str(one.seed), one.label or ""] or float(row[3]) != float(f"{truncation:g}"):
         return False
     path = folder / row[0]
@@ -289,7 +289,7 @@ def matches(row: Sequence[str], one: Planned, folder: Path, truncation: float, g
 
 
 def zipped(out: Path, folder: Path, names: Sequence[str]) -> None:
-    """One archive in place of the folder; pictures are compressed already."""
+    """One archive in place of the folder; images are compressed already."""
 
     def fill(file: BinaryIO) -> None:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:

@@ -39,8 +39,8 @@ RUNTIME = {
 MOST_BYTES = 128 * 2**20  # of one file of the runtime
 MOST_OFFLINE = 19 * 2**19  # bytes of a model that is also put into offline.js, as text 4/3 times as long
 NUM_SLIDERS = 8
-SLIDER_SAMPLES, SLIDER_PIXELS = 1024, 2**21  # pictures at most, and pixels of all of them at most
-THUMBNAIL = 16  # longest side of the pictures that the sliders are found from
+SLIDER_SAMPLES, SLIDER_PIXELS = 1024, 2**21  # images at most, and pixels of all of them at most
+THUMBNAIL = 16  # longest side of the images that the sliders are found from
 
 
 # -- the runtime --
@@ -188,9 +188,9 @@ def page(generator: Generator, name: str, report: dict[str, Any], offline: bool)
 
 
 def sliders(generator: Generator) -> np.ndarray:
-    """(num, z_dim) orthonormal directions of the latent that change the picture most, strongest first.
+    """(num, z_dim) orthonormal directions of the latent that change the image most, strongest first.
 
-    Principal directions of the best linear map from latents to small pictures. Latents are white, so that map is the
+    Principal directions of the best linear map from latents to small images. Latents are white, so that map is the
     covariance of the two, and its singular vectors are the directions. Each class about its own mean.
     """
     config = generator.info.config

@@ -1,6 +1,6 @@
-"""One pass over pictures: what `judge.artefacts` needs to know of each, so that no set has to lie in memory.
+"""One pass over images: what `judge.artefacts` needs to know of each, so that no set has to lie in memory.
 
-Everything is a row for each picture, and most of it a mean over pictures is taken of: intervals then come from drawing
+Everything is a row for each image, and most of it a mean over images is taken of: intervals then come from drawing
 the rows again. Structure is measured on the mean of the colours, opacity only in the histogram.
 """
 
@@ -20,18 +20,18 @@ from ganvas.errors import DataError
 Pictures = Tensor | np.ndarray | Iterable[Tensor | np.ndarray]
 """Floats (N, C, H, W) or (N, H, W) in [-1, 1], or (N, H, W, C) uint8 or uint16; at once, or in batches of any size."""
 
-PIXELS = 2**19  # of the pictures that are looked at together
-LEAST = {"real": 18, "generated": 9}  # pictures
-CORRELATED, THUMBNAIL = 64, 16  # pixels a side at which pictures are correlated, and looked through for repetitions
+PIXELS = 2**19  # of the images that are looked at together
+LEAST = {"real": 18, "generated": 9}  # images
+CORRELATED, THUMBNAIL = 64, 16  # pixels a side at which images are correlated, and looked through for repetitions
 BINS, CURVE = 256, 64  # of a histogram; of the radial spectrum at most
-LEVELS = 2**14  # pixels of a picture that its histogram counts at most
+LEVELS = 2**14  # pixels of an image that its histogram counts at most
 EIGHT_BITS = (2 / 255) ** 2 / 12
 """Power at every frequency of what rounding to 8 bits adds: nobody sees less."""
 
 
 @dataclass(frozen=True, eq=False)
 class Looks:
-    """What is known of the pictures of a set: arrays with a row for each, by name."""
+    """What is known of the images of a set: arrays with a row for each, by name."""
 
     shape: tuple[int, int, int]
     """Channels, height, width."""
@@ -45,9 +45,9 @@ class Looks:
 
 
 def look(pictures: Pictures, kind: str) -> Looks:
-    """One pass over the pictures, of which some 50 kB each are kept. kind: "real" or "generated", for the words.
+    """One pass over the images, of which some 50 kB each are kept. kind: "real" or "generated", for the words.
 
-    Raises `DataError` below 18 real or 9 generated pictures, for pictures of several shapes, and for values that are
+    Raises `DataError` below 18 real or 9 generated images, for images of several shapes, and for values that are
     not finite.
     """
     found: list[dict[str, Tensor]] = []
@@ -57,7 +57,7 @@ def look(pictures: Pictures, kind: str) -> Looks:
         finite = batch.flatten(1).isfinite().all(dim=1)
         if not finite.all():
             raise DataError(
-                f"{kind} picture {num + int((~finite).int().argmax())} holds values that are not finite, and numbers "
+                f"{kind} image {num + int((~finite).int().argmax())} holds values that are not finite, and numbers "
                 "from -1 to 1 were expected: take an earlier checkpoint, or look at the pictures"
             )
         num += len(batch)
@@ -65,7 +65,7 @@ def look(pictures: Pictures, kind: str) -> Looks:
         # Copied when all else is freed: kept between large passing tensors, they would hold the heap's gaps open.
         found.append({name: part.clone() for name, part in _looked_at(batch.float()).items()})
     if num < LEAST[kind] or len(shapes) > 1:
-        was = f"{num} {kind} pictures" if num < LEAST[kind] else f"{kind} pictures of {len(shapes)} shapes"
+        was = f"{num} {kind} pictures" if num < LEAST[kind] else f"{kind} images of {len(shapes)} shapes"
         raise DataError(f"{was} were given: expected at least {LEAST[kind]}, all of one shape")
     parts = {name: torch.cat([part[name] for part in found]).numpy() for name in found[0]}
     return Looks(shapes.pop(), parts)
@@ -92,7 +92,7 @@ def gray(batch: Tensor) -> Tensor:
 
 
 def batches(pictures: Pictures) -> Iterator[Tensor]:
-    """The pictures as floats (n, C, H, W) in [-1, 1] on the processor, half a million pixels at a time."""
+    """The images as floats (n, C, H, W) in [-1, 1] on the processor, half a million pixels at a time."""
     for part in [pictures] if isinstance(pictures, (Tensor, np.ndarray)) else pictures:
         stored = isinstance(part, np.ndarray) and part.dtype.kind == "u"
         height, width = part.shape[1:3] if stored else part.shape[-2:]
@@ -107,7 +107,7 @@ def batches(pictures: Pictures) -> Iterator[Tensor]:
                 yield tensor[:, None] if tensor.ndim == 3 else tensor
 
 
-# Of the pictures of a batch, gray (n, H, W) or not (n, C, H, W).
+# Of the images of a batch, gray (n, H, W) or not (n, C, H, W).
 
 
 def lines(gray: Tensor, axis: int) -> Tensor:
@@ -127,7 +127,7 @@ def laplacian(gray: Tensor) -> Tensor:
 
 
 def power(gray: Tensor) -> Tensor:
-    """Power of a picture under a Hann window by half its frequencies (n, H, W / 2 + 1); of white noise its variance."""
+    """Power of an image under a Hann window by half its frequencies (n, H, W / 2 + 1); of white noise its variance."""
     height, width = gray.shape[1:]
     window = torch.hann_window(height, dtype=gray.dtype)[:, None] * torch.hann_window(width, dtype=gray.dtype)
     centred = (gray - gray.mean(dim=(1, 2), keepdim=True)) * window
@@ -162,14 +162,14 @@ def _rings(height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def standardised(gray: Tensor, size: int, quarter: bool) -> Tensor:
-    """Rows (n, D) of length 1 whose products are the correlations of the pictures."""
+    """Rows (n, D) of length 1 whose products are the correlations of the images."""
     if quarter:
         gray = gray[:, : gray.shape[1] // 2, : gray.shape[2] // 2]
     small = [min(size, side) for side in gray.shape[1:]]
     rows = F.interpolate(gray[:, None], small, mode="area").flatten(1)
     rows = rows - rows.mean(dim=1, keepdim=True)
     norm = rows.norm(dim=1, keepdim=True)
-    blank = norm < 1e-5  # equal to every other blank picture and unlike all others: the last coordinate
+    blank = norm < 1e-5  # equal to every other blank image and unlike all others: the last coordinate
     return torch.cat([torch.where(blank, 0.0, rows / norm.clamp(min=1e-5)), blank.to(rows.dtype)], dim=1)
 
 
@@ -202,5 +202,5 @@ def histograms(batch: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=4)
 def _places(pixels: int) -> Tensor:
-    """Pixels of a large picture that its histogram counts, scattered, so that no regularity of the picture matters."""
+    """Pixels of a large image that its histogram counts, scattered, so that no regularity of the image matters."""
     return torch.from_numpy(np.sort(np.random.default_rng(0).permutation(pixels)[:LEVELS]))

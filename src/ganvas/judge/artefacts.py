@@ -1,7 +1,7 @@
-"""What the eye sees wrong in generated pictures, as numbers to hold against those of real ones.
+"""What the eye sees wrong in generated images, as numbers to hold against those of real ones.
 
-`examine` holds a set of generated pictures against a set of real ones, in one pass over each, and says what it found in
-sentences. Pictures are float arrays or tensors (N, H, W) or (N, C, H, W) in [-1, 1], or a pack's (N, H, W, C) uint8 or
+`examine` holds a set of generated images against a set of real ones, in one pass over each, and says what it found in
+sentences. Images are float arrays or tensors (N, H, W) or (N, C, H, W) in [-1, 1], or a pack's (N, H, W, C) uint8 or
 uint16; structure is measured on the mean of the colours, opacity only in the histogram.
 """
 
@@ -28,10 +28,10 @@ PERIODS = (2, 4, 8)
 REACH = 8  # bins of the spectrum on either side that a peak is compared with
 BANDS = {"coarse": (0.0, 1 / 8), "middle": (1 / 8, 1 / 4), "fine": (1 / 4, 1.0)}
 """Cycles per pixel."""
-DRAWN = 9  # pictures whose mean correlation is compared with real draws: as many as the chest X-ray project shows
-DRAWS, RESAMPLED = 200, 500  # of nine real pictures; of each set, for intervals
+DRAWN = 9  # images whose mean correlation is compared with real draws: as many as the chest X-ray project shows
+DRAWS, RESAMPLED = 200, 500  # of nine real images; of each set, for intervals
 BLANK, SATURATED = 0.02, 0.1  # standard deviation, of the range; pure black or white pixels beyond the usual
-NEAR, VERY_NEAR, REPEATED = 0.3, 0.05, 4000  # of the usual distance to the next picture; pictures looked through
+NEAR, VERY_NEAR, REPEATED = 0.3, 0.05, 4000  # of the usual distance to the next image; images looked through
 
 # Measures of a set by itself.
 
@@ -44,7 +44,7 @@ def lattice(images: Tensor | np.ndarray) -> dict[int, float]:
     the larger of the two. A chequered pattern shows in both. Spectra of lines, not the single point of the
     two-dimensional spectrum: that would take 800 rows for one, and find regularities a thousand times below what
     8 bits can show. A lattice that is no sine has overtones, so one of period 4 may show at 2 as well. Period 2 ends
-    the spectrum and has neighbours on one side only: in smooth real pictures it is below 1.
+    the spectrum and has neighbours on one side only: in smooth real images it is below 1.
 
     Sides are cropped to multiples of 8, so that each period has a frequency of its own. A period that does not fit
     three times into a side is left out of that direction, and out of the answer where it fits neither.
@@ -59,7 +59,7 @@ def lattice(images: Tensor | np.ndarray) -> dict[int, float]:
 
 
 def sharpness(images: Tensor | np.ndarray) -> float:
-    """Variance of the Laplacian (the four neighbours less four times the pixel), mean over the pictures.
+    """Variance of the Laplacian (the four neighbours less four times the pixel), mean over the images.
 
     Near the real pictures' value is good: below it the generated ones are blurred, above it noisy.
     """
@@ -83,7 +83,7 @@ def _peak(power: np.ndarray, period: int) -> np.ndarray:
     centre = side // period
     reach = max(2, min(REACH, side // 16))
     around = [i for i in range(centre - reach, centre + reach + 1) if abs(i - centre) > 1 and 0 < i < num]
-    power = power.astype(np.float64) + np.finfo(np.float64).tiny  # of blank pictures
+    power = power.astype(np.float64) + np.finfo(np.float64).tiny  # of blank images
     return power[..., centre] / np.exp(np.median(np.log(power[..., around]), axis=-1))
 
 
@@ -91,7 +91,7 @@ def _peak(power: np.ndarray, period: int) -> np.ndarray:
 
 
 class Range(NamedTuple):
-    """A measure over many draws of real pictures."""
+    """A measure over many draws of real images."""
 
     mean: float
     low: float
@@ -99,10 +99,10 @@ class Range(NamedTuple):
 
 
 def pairwise_correlation(images: Tensor | np.ndarray, size: int = 128, quarter: bool = False) -> float:
-    """Mean Pearson correlation of the pixels over all pairs of pictures; above real pictures' it tells a collapse.
+    """Mean Pearson correlation of the pixels over all pairs of images; above real pictures' it tells a collapse.
 
-    Pictures are first reduced, by the mean over areas, to at most `size` pixels a side; `quarter` looks at the upper
-    left quarter alone, for what comes at one place in every picture. Raises `DataError` for a single picture.
+    Images are first reduced, by the mean over areas, to at most `size` pixels a side; `quarter` looks at the upper
+    left quarter alone, for what comes at one place in every image. Raises `DataError` for a single image.
     """
     return _mean_of_pairs(_unit_rows(images, size, quarter))
 
@@ -110,12 +110,12 @@ def pairwise_correlation(images: Tensor | np.ndarray, size: int = 128, quarter: 
 def correlation_range(
     real: Tensor | np.ndarray, num: int = 9, draws: int = 200, seed: int = 0, size: int = 128, quarter: bool = False
 ) -> Range:
-    """`pairwise_correlation` of `num` real pictures: mean, lowest and highest over random draws without replacement.
+    """`pairwise_correlation` of `num` real images: mean, lowest and highest over random draws without replacement.
 
-    Raises `DataError` where there are fewer than `num` real pictures.
+    Raises `DataError` where there are fewer than `num` real images.
     """
     if len(real) < num:
-        raise DataError(f"{len(real)} real pictures were given to draw {num} of: take more, or draw fewer")
+        raise DataError(f"{len(real)} real images were given to draw {num} of: take more, or draw fewer")
     return _range(_unit_rows(real, size, quarter), num, draws, seed)
 
 
@@ -127,7 +127,7 @@ def _range(rows: np.ndarray, num: int, draws: int, seed: int) -> Range:
 
 def _unit_rows(images: Tensor | np.ndarray, size: int, quarter: bool) -> np.ndarray:
     if len(images) < 2:
-        raise DataError(f"a correlation of pairs needs at least 2 pictures, and {len(images)} was given: ask for more")
+        raise DataError(f"a correlation of pairs needs at least 2 images, and {len(images)} was given: ask for more")
     return np.concatenate(
         [appearance.standardised(appearance.gray(batch), size, quarter).numpy() for batch in appearance.batches(images)]
     )
@@ -144,8 +144,8 @@ def _mean_of_pairs(rows: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Artefacts:
-    """What generated pictures look like beside real ones; plain values. Ratios are generated over real, and `low` and
-    `high` without another word bound the 95% interval for other pictures of both kinds."""
+    """What generated images look like beside real ones; plain values. Ratios are generated over real, and `low` and
+    `high` without another word bound the 95% interval for other images of both kinds."""
 
     findings: list[dict[str, str]]
     """what, sentence, and severity: ok, note or bad."""
@@ -153,8 +153,8 @@ class Artefacts:
     """For each period: real, generated, and their ratio with low and high, of the worse direction; and the same by
     direction, "horizontal" (along the rows) and "vertical"."""
     spectrum: dict[str, list[float]]
-    """Curves: frequency in cycles per pixel; real and generated power, geometric mean over the pictures, of white
-    noise its variance; real_low, real_high, generated_low, generated_high, which hold 90% of the pictures."""
+    """Curves: frequency in cycles per pixel; real and generated power, geometric mean over the images, of white
+    noise its variance; real_low, real_high, generated_low, generated_high, which hold 90% of the images."""
     power: dict[str, dict[str, float]]
     """Ratios of the power (value, low, high) that is coarse (below 1/8 cycles per pixel), middle and fine (above 1/4),
     and the largest one with its frequency."""
@@ -162,31 +162,31 @@ class Artefacts:
     """Laplacian variance: real, generated, and value, low, high of their ratio."""
     histogram: dict[str, Any]
     """Wasserstein-1 distance of the values as a part of the range, in colour the mean over 13 directions of the colour
-    cube: value, low, high; real and real_high: mean and highest between 500 pairs of draws of real pictures; channels;
+    cube: value, low, high; real and real_high: mean and highest between 500 pairs of draws of real images; channels;
     brighter: difference of the means."""
     correlation: dict[str, Any]
-    """Mean correlation of two pictures: generated, real; low, high: lowest and highest of 200 draws of nine real ones.
+    """Mean correlation of two images: generated, real; low, high: lowest and highest of 200 draws of nine real ones.
     variety: ratio of the mean distances 1 - correlation (value, low, high). quarter: all this of the upper left one."""
     blank: dict[str, float]
-    """Share of pictures that show next to nothing: real, generated, and value, low, high of the difference."""
+    """Share of images that show next to nothing: real, generated, and value, low, high of the difference."""
     saturated: dict[str, float]
-    """The same of pictures that are pure black or white over more of them than 99% of the real ones and a tenth."""
+    """The same of images that are pure black or white over more of them than 99% of the real ones and a tenth."""
     duplicates: dict[str, float]
-    """The same of pictures that nearly equal another one of their set, at sets of one size."""
+    """The same of images that nearly equal another one of their set, at sets of one size."""
     repeated: float
     """The generated pictures' share of these."""
 
 
 def examine(real: Pictures, fake: Pictures, seed: int = 0) -> Artefacts:
-    """Holds generated pictures against real ones of the same shape.
+    """Holds generated images against real ones of the same shape.
 
-    Intervals by drawing the pictures again; of the correlation by its variance. Memory: some 50 kB for each picture
-    besides the pictures themselves. Raises `DataError` for shapes that differ, and what `appearance.look` raises.
+    Intervals by drawing the images again; of the correlation by its variance. Memory: some 50 kB for each image
+    besides the images themselves. Raises `DataError` for shapes that differ, and what `appearance.look` raises.
     """
     sets = [appearance.look(real, "real"), appearance.look(fake, "generated")]
     if sets[0].shape != sets[1].shape:
         shapes = ["x".join(map(str, (*one.shape[1:], one.shape[0]))) for one in sets]
-        raise DataError(f"the real pictures are {shapes[0]} and the generated ones {shapes[1]}: both must be the same")
+        raise DataError(f"the real images are {shapes[0]} and the generated ones {shapes[1]}: both must be the same")
     again = _Resampling(len(sets[0]), len(sets[1]), seed)
     rows = _lattice_rows(*sets, again)
     spectrum, power = _spectra(*sets, again)
@@ -222,7 +222,7 @@ def examine(real: Pictures, fake: Pictures, seed: int = 0) -> Artefacts:
 
 
 class _Resampling:
-    """Both sets drawn again and again, with replacement: means of anything that is known of each picture."""
+    """Both sets drawn again and again, with replacement: means of anything that is known of each image."""
 
     def __init__(self, num_real: int, num_fake: int, seed: int) -> None:
         rng = np.random.default_rng(seed)
@@ -230,7 +230,7 @@ class _Resampling:
             rng.multinomial(size, np.full(num, 1 / num), RESAMPLED).astype(np.float32) / size
             for num, size in ((num_real, num_real), (num_fake, num_fake), (num_real, num_fake))
         )
-        """(R, N) weights of the pictures; `other`: as many real pictures as there are generated ones."""
+        """(R, N) weights of the images; `other`: as many real images as there are generated ones."""
 
     @staticmethod
     def within(value: float, values: np.ndarray) -> Interval:
@@ -257,7 +257,7 @@ def _lattice_rows(real: Looks, fake: Looks, again: _Resampling) -> list[Row]:
 
 
 def _sharpness_row(real: Looks, fake: Looks, again: _Resampling) -> Row:
-    least = 1e-9  # of blank pictures
+    least = 1e-9  # of blank images
     means = [float(one["laplacian"].mean()) for one in (real, fake)]
     drawn = (again.fake @ fake["laplacian"] + least) / (again.real @ real["laplacian"] + least)
     ratio = again.within((means[1] + least) / (means[0] + least), drawn)
@@ -313,7 +313,7 @@ def _tones(real: Looks, fake: Looks, again: _Resampling) -> Row:
 
 
 def _alike(real: np.ndarray, fake: np.ndarray, seed: int) -> Row:
-    """Means over all pairs, their variances by leaving out one picture after the other (jackknife of a U-statistic)."""
+    """Means over all pairs, their variances by leaving out one image after the other (jackknife of a U-statistic)."""
     means, variances = [], []
     for rows in (real, fake):
         each = (rows @ rows.sum(axis=0, dtype=np.float64) - 1) / (len(rows) - 1)
@@ -329,7 +329,7 @@ def _alike(real: np.ndarray, fake: np.ndarray, seed: int) -> Row:
 
 
 def _saturated(real: Looks, fake: Looks) -> tuple[np.ndarray, np.ndarray]:
-    """Whether each picture has more pure black, or white, than 99% of the real ones by a tenth of its pixels."""
+    """Whether each image has more pure black, or white, than 99% of the real ones by a tenth of its pixels."""
     shown = min(real.shape[0], 3)
     ends = [one["histogram"].reshape(len(one), -1, BINS)[:, :shown, [0, -1]].mean(axis=1) for one in (real, fake)]
     usual = np.quantile(ends[0], 0.99, axis=0) + SATURATED
@@ -337,14 +337,14 @@ def _saturated(real: Looks, fake: Looks) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _repeated(real: Looks, fake: Looks) -> tuple[np.ndarray, np.ndarray]:
-    """Whether each picture is far nearer to another one of its set than real ones mostly are; both sets of one size."""
+    """Whether each image is far nearer to another one of its set than real ones mostly are; both sets of one size."""
     num = min(len(real), len(fake), REPEATED)
     found = []
     for one in (real, fake):
         some = one["thumbnail"][np.linspace(0, len(one) - 1, num).astype(int)]
         rows = some - some.mean(axis=0)
         found.append(np.sqrt(np.maximum(nearest(rows, rows, 2)[0][:, 1], 0)))
-    # Where many real pictures are near duplicates, only what is nearer still counts, but always what is the same.
+    # Where many real images are near duplicates, only what is nearer still counts, but always what is the same.
     usual = np.median(found[0])
     limit = np.clip(np.quantile(found[0], 0.01), VERY_NEAR * usual, NEAR * usual)
     return found[0] <= limit, found[1] <= limit

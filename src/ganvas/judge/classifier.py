@@ -1,7 +1,7 @@
-"""A classifier trained on the data set's own labels: an independent eye for labelled pictures of any kind.
+"""A classifier trained on the data set's own labels: an independent eye for labelled images of any kind.
 
-Whether a generated picture shows what it was asked for, and distances in features that know what matters in these
-pictures. Small, quick, seeded, kept in the cache. It must never take part in the training of what it judges.
+Whether a generated image shows what it was asked for, and distances in features that know what matters in these
+images. Small, quick, seeded, kept in the cache. It must never take part in the training of what it judges.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from ganvas.models import channels_last
 FORMAT = 1  # of the cached file and of all that decides the weights; raised when any of it changes
 SEED = 0
 EPOCHS = 4
-LEAST_STEPS, MOST_STEPS = 200, 2400  # the most at 28 x 28 pixels, fewer where pictures are larger
-MEMORY = 2**29  # bytes for the pictures, which are kept in half precision
+LEAST_STEPS, MOST_STEPS = 200, 2400  # the most at 28 x 28 pixels, fewer where images are larger
+MEMORY = 2**29  # bytes for the images, which are kept in half precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,7 @@ class Judge:
     network: Classifier
     classes: list[str]
     confusion: np.ndarray
-    """(K, K) int64: how many of the test pictures of class i were taken for class j."""
+    """(K, K) int64: how many of the test images of class i were taken for class j."""
     num_trained: int
     hash: str
     """sha256 of the weights."""
@@ -53,16 +53,16 @@ class Judge:
 
     @property
     def accuracy(self) -> Interval:
-        """Share of the test pictures that are recognised, in 0..1."""
+        """Share of the test images that are recognised, in 0..1."""
         return share(np.trace(self.confusion) / self.num_tested, self.num_tested)
 
 
 def judge_of(pack: Pack, device: str | None = None, progress: Progress | None = None) -> Judge:
     """The classifier of a labelled pack: from the cache, or trained on its training part and kept there.
 
-    Tested on the held-out part; of a pack without one, on a tenth that is kept from this training. Pictures are
+    Tested on the held-out part; of a pack without one, on a tenth that is kept from this training. Images are
     reduced to 64 pixels along the longer side; where there are too many for the memory, classes are drawn from evenly.
-    Raises `DataError` without labels, with a single class, or where a class has no training picture.
+    Raises `DataError` without labels, with a single class, or where a class has no training image.
     """
     training, testing = parts_of(pack)
     path = place_of(pack)
@@ -78,7 +78,7 @@ def parts_of(pack: Pack) -> tuple[np.ndarray, np.ndarray]:
     if pack.labels is None or pack.num_classes < 2:
         what = "no labels" if pack.labels is None else "a single class"
         raise DataError(
-            f"{pack.folder} has {what} and a classifier needs at least two: pack the pictures with labels, or judge "
+            f"{pack.folder} has {what} and a classifier needs at least two: pack the images with labels, or judge "
             "in another network's features"
         )
     training, testing = pack.training, pack.heldout
@@ -89,7 +89,7 @@ def parts_of(pack: Pack) -> tuple[np.ndarray, np.ndarray]:
     counts = np.bincount(pack.labels[training], minlength=pack.num_classes)
     if not counts.all():
         raise DataError(
-            f"the class {pack.classes[int(counts.argmin())]!r} of {pack.folder} has no pictures to train a classifier "
+            f"the class {pack.classes[int(counts.argmin())]!r} of {pack.folder} has no images to train a classifier "
             "on: give it some, or leave the class out"
         )
     return training, testing
@@ -141,7 +141,7 @@ def spread_over_classes(labels: np.ndarray, most: int) -> np.ndarray:
 
 
 def place_of(pack: Pack) -> Path:
-    """One for equal pictures, labels, held-out part (the pack's hash covers them) and choices of this module."""
+    """One for equal images, labels, held-out part (the pack's hash covers them) and choices of this module."""
     key = hashlib.sha256(f"{FORMAT} {SEED} {pack.hash} {pack.mirror}".encode()).hexdigest()
     return cache_dir() / "judges" / f"classifier-{key[:16]}.safetensors"
 
@@ -179,13 +179,13 @@ def read(path: Path, pack: Pack) -> Judge | None:
 def load(name: str, device: torch.device, weights: Path | None, pack: Pack | None) -> Features:
     """The judge of `pack` as `Features`; its logits are of the pack's classes, in their order."""
     if pack is None:
-        raise ConfigError(f"the features {name!r} are learnt from labelled pictures: give the pack that they are of")
+        raise ConfigError(f"the features {name!r} are learnt from labelled images: give the pack that they are of")
     judge = judge_of(pack, str(device))
     height, width = work_size(pack.height, pack.width)
     colour = "gray" if colours(pack.channels) == 1 else "RGB"
     accuracy, low, high = judge.accuracy
     words = (
-        f"input {height}x{width} by antialiased bicubic, [-1, 1], {colour}, trained on {judge.num_trained} pictures of "
+        f"input {height}x{width} by antialiased bicubic, [-1, 1], {colour}, trained on {judge.num_trained} images of "
         f"{pack.num_classes} classes, recognises {accuracy:.1%} ({low:.1%} to {high:.1%}) of {judge.num_tested} others"
     )
     prepare = functools.partial(look, channels=colours(pack.channels), height=height, width=width)

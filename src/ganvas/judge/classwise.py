@@ -19,15 +19,15 @@ LEAST_FOR_KID = 4
 
 @dataclass(frozen=True)
 class ClassRow:
-    """One class. What needs pictures that are not there is None."""
+    """One class. What needs images that are not there is None."""
 
     name: str
     real: float
     """Share of the data, 0..1."""
     fake: Interval
-    """Share of the generated pictures that the classifier finds."""
+    """Share of the generated images that the classifier finds."""
     agreement: Interval | None
-    """Share of the pictures asked for that the classifier finds to be of this class."""
+    """Share of the images asked for that the classifier finds to be of this class."""
     taken_for: str | None
     """The class that the others are most often taken for."""
     kid: Interval | None
@@ -41,9 +41,9 @@ class ClassTable:
     distance: Interval
     """Total variation distance of the generated shares from the data's, 0..1, lower is better."""
     chance: float
-    """What that distance is on average by the chance of so few pictures alone, were the shares equal."""
+    """What that distance is on average by the chance of so few images alone, were the shares equal."""
     agreement: Interval | None
-    """Over all pictures asked for; None where no class was asked for."""
+    """Over all images asked for; None where no class was asked for."""
     worst: str | None
     """The class with the lowest agreement."""
     confusion: np.ndarray | None
@@ -58,13 +58,13 @@ def class_table(
     real_features: np.ndarray | None = None,
     fake_features: np.ndarray | None = None,
 ) -> ClassTable:
-    """Compares real labels (N,) with those that a classifier finds in generated pictures (M,), 0 up to K - 1.
+    """Compares real labels (N,) with those that a classifier finds in generated images (M,), 0 up to K - 1.
 
     `asked` (M,): the labels that the generator was given. With features (N, D) and (M, D) the kernel distance of each
-    class to its real pictures: of those asked for, or else found. The classifier must not have taken part in the
-    training, and its own mistakes on real pictures are in all of this: `asked` = the true labels of held-out pictures
+    class to its real images: of those asked for, or else found. The classifier must not have taken part in the
+    training, and its own mistakes on real images are in all of this: `asked` = the true labels of held-out images
     shows them. Shares have Wilson's interval; the total variation distance a normal one, of its average at this number
-    of pictures. Raises `DataError` on labels that are not of the classes, or no pictures.
+    of images. Raises `DataError` on labels that are not of the classes, or no images.
     """
     num = len(names)
     for labels, kind in ((real, "real"), (found, "generated"), (asked, "asked")):
@@ -102,7 +102,7 @@ def _total_variation(
 ) -> tuple[Interval, float]:
     difference = fakes - shares
     distance = np.abs(difference).sum() / 2
-    # A picture adds half the sign of its class's difference; nearly equal shares flip their signs, which is less.
+    # An image adds half the sign of its class's difference; nearly equal shares flip their signs, which is less.
     signs = np.sign(difference) / 2
     variance = np.var(signs[found]) / len(found) + np.var(signs[real]) / len(real)
     joint = (shares * len(real) + fakes * len(found)) / (len(real) + len(found))
@@ -111,7 +111,7 @@ def _total_variation(
 
 
 class Modes(NamedTuple):
-    """`covered` of `of` modes have a generated picture; `divergence`: KL of the generated shares from the data's."""
+    """`covered` of `of` modes have a generated image; `divergence`: KL of the generated shares from the data's."""
 
     covered: Interval
     of: int
@@ -122,18 +122,16 @@ def mode_coverage(found: np.ndarray, shares: np.ndarray) -> Modes:
     """Modes covered and Kullback-Leibler divergence, as for 1,000 modes of StackedMNIST: Metz et al. 2017, "Unrolled
     generative adversarial networks", section 3.3.1; Lin et al. 2018, "PacGAN".
 
-    `found` (M,): the mode of each generated picture, 0 up to K - 1, by a classifier; `shares` (K,): the data's. Both
-    depend on the number of pictures, of whose average the intervals are: normal, by the jackknife that leaves
-    every picture out once, to which only modes of a single picture matter in the first. Divergence in nats, lower is
+    `found` (M,): the mode of each generated image, 0 up to K - 1, by a classifier; `shares` (K,): the data's. Both
+    depend on the number of images, of whose average the intervals are: normal, by the jackknife that leaves
+    every image out once, to which only modes of a single image matter in the first. Divergence in nats, lower is
     better, KL(generated || data). Raises `DataError` on a mode that the data does not have.
     """
     num = len(found)
     _check_labels(found, len(shares), "generated")
     counts = np.bincount(found, minlength=len(shares))
     if not shares[counts > 0].all():
-        raise DataError(
-            "a generated picture is of a mode that the data has none of: count the shares on the same modes"
-        )
+        raise DataError("a generated image is of a mode that the data has none of: count the shares on the same modes")
     single = np.count_nonzero(counts == 1)
     fakes = counts / num
     divergence = rel_entr(fakes, shares / shares.sum()).sum()
@@ -147,9 +145,9 @@ def mode_coverage(found: np.ndarray, shares: np.ndarray) -> Modes:
 
 def _check_labels(labels: np.ndarray, num: int, kind: str) -> None:
     if not len(labels):
-        raise DataError(f"there are no labels of {kind} pictures: a comparison of classes needs some of either")
+        raise DataError(f"there are no labels of {kind} images: a comparison of classes needs some of either")
     if labels.min() < 0 or labels.max() >= num:
         raise DataError(
-            f"the labels of {kind} pictures go from {labels.min()} to {labels.max()} and there are {num} classes: "
+            f"the labels of {kind} images go from {labels.min()} to {labels.max()} and there are {num} classes: "
             f"use 0 to {num - 1}"
         )

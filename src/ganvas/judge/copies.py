@@ -1,12 +1,12 @@
-"""Is a generated picture a training picture? The nearest one, found through mirroring, shifts, crops and other tones.
+"""Is a generated image a training image? The nearest one, found through mirroring, shifts, crops and other tones.
 
-Three steps lead from a picture to its score. Its thumbnail, moved in some two hundred ways, retrieves the training
-pictures that are most like any of these (`Index`). Each of those is registered: the mirroring, shift and crop, and the
+Three steps lead from an image to its score. Its thumbnail, moved in some two hundred ways, retrieves the training
+images that are most like any of these (`Index`). Each of those is registered: the mirroring, shift and crop, and the
 change of tone and sharpness, that leave the least difference where both show something (`registered`, `differences`).
 What decides is not how near the best one is, since digits are alike and faces are not, but how much nearer than the
 next ones (after Carlini et al. 2023, "Extracting training data from diffusion models", section 4): held-out real
-pictures say how low that ratio gets by chance. Noise does not hide a copy: differences count in the directions in
-which pictures differ, and the part that the sample's own grain explains is taken off.
+images say how low that ratio gets by chance. Noise does not hide a copy: differences count in the directions in
+which images differ, and the part that the sample's own grain explains is taken off.
 """
 
 from __future__ import annotations
@@ -27,38 +27,38 @@ from ganvas.errors import DataError
 from ganvas.judge.intervals import Interval, share
 
 COARSE, FINE = 16, 32  # pixels a side of the thumbnails that retrieve and begin to register, and of those that decide
-DESCRIBED, DECIDING = 64, 128  # principal components in which pictures are retrieved, and in which differences count
+DESCRIBED, DECIDING = 64, 128  # principal components in which images are retrieved, and in which differences count
 SHIFTS = np.linspace(-0.1, 0.1, 7)  # of the side
 CROPS = ((0.95, 0.02, 3), (0.9, 0.04, 3), (0.86, 0.06, 5))  # part of the whole, how far off the middle, places a side
 BORDER = 0.1  # of the side, which counts less in retrieval
-EXHAUSTIVE = 2000  # training pictures up to which an index has one part
-PROBES = 3  # parts of the index into which each moved version of a picture looks
-CANDIDATES, FINALISTS = 64, 12  # pictures that are registered, and of those the ones that are registered finely
+EXHAUSTIVE = 2000  # training images up to which an index has one part
+PROBES = 3  # parts of the index into which each moved version of an image looks
+CANDIDATES, FINALISTS = 64, 12  # images that are registered, and of those the ones that are registered finely
 ROUNDS = (2, 3)  # of registration, coarse and fine
 USUAL = slice(3, 8)  # of the finalists, nearest first: those that say what is usual
 SURE = 0.2  # part of a difference that noise never explains
-FALSE_ALARMS = 0.005  # of held-out pictures
-FEW = 400  # held-out pictures below which the tail is a fitted one
+FALSE_ALARMS = 0.005  # of held-out images
+FEW = 400  # held-out images below which the tail is a fitted one
 FITTED = 3.2  # deviations from the median, by the lower quartile: tails are heavier than the normal one's 2.6
-LEAK, LEAKED = 5.0, 0.2  # deviations below the others, and score, below which a held-out picture was trained on
-HELDOUT = 2000  # held-out pictures that calibrate, at most
+LEAK, LEAKED = 5.0, 0.2  # deviations below the others, and score, below which a held-out image was trained on
+HELDOUT = 2000  # held-out images that calibrate, at most
 LEAST = holdout.TO_TELL_COPIES  # of them
-BLOCK, PAIRS = 128, 256  # pictures and pairs at a time
-PIXELS = 2**22  # of pictures at a time
-ROWS = 8192  # of training pictures at a time
+BLOCK, PAIRS = 128, 256  # images and pairs at a time
+PIXELS = 2**22  # of images at a time
+ROWS = 8192  # of training images at a time
 
 
 class Found(NamedTuple):
-    """What is nearest to each of M pictures."""
+    """What is nearest to each of M images."""
 
     nearest: np.ndarray
-    """(M,) int64: index into the pack's pictures."""
+    """(M,) int64: index into the pack's images."""
     correlation: np.ndarray
     """(M,) of the registered pair, tones and sharpness fitted: 0 to 1."""
     score: np.ndarray
-    """(M,) distance to the nearest training picture over the usual distance to its like: 0 a copy, near 1 none."""
+    """(M,) distance to the nearest training image over the usual distance to its like: 0 a copy, near 1 none."""
     moved: list[str]
-    """What maps the training picture to the sample: "mirrored, shifted", "" for nothing."""
+    """What maps the training image to the sample: "mirrored, shifted", "" for nothing."""
 
 
 @dataclass(frozen=True)
@@ -69,29 +69,29 @@ class Copies:
     copies: np.ndarray
     """(M,) bool."""
     rate: Interval
-    """Share of the samples that are copies; of held-out pictures `false_alarms` pass for copies."""
+    """Share of the samples that are copies; of held-out images `false_alarms` pass for copies."""
     authenticity: Interval
-    """Share of samples that are farther from their training picture than that is from its nearest other one."""
+    """Share of samples that are farther from their training image than that is from its nearest other one."""
     closer: Interval
-    """Chance that a sample lies nearer to a training picture than a held-out one does; 0.5 for a perfect generator."""
+    """Chance that a sample lies nearer to a training image than a held-out one does; 0.5 for a perfect generator."""
     caught: bool
-    """Whether the rate is beyond what chance and the held-out pictures explain."""
+    """Whether the rate is beyond what chance and the held-out images explain."""
     sentence: str
 
 
 class CopyFinder:
     """Built once from a pack; `find` and `judge` then take samples, `is_copy` is the gate of sampling.
 
-    Everything is on the CPU; memory is 3 MB a thousand gray training pictures (8 MB in colour) and 200 MB at work.
-    Training pictures with equal thumbnails count as one. Raises `DataError` where fewer than 20 pictures were held
+    Everything is on the CPU; memory is 3 MB a thousand gray training images (8 MB in colour) and 200 MB at work.
+    Training images with equal thumbnails count as one. Raises `DataError` where fewer than 20 images were held
     out, or fewer than 50 (or 12 different ones) remain to train on.
     """
 
     def __init__(self, pack: Pack, progress: Callable[[str, int, int], None] | None = None) -> None:
         if len(pack.heldout) < LEAST or pack.num_training < 50:
             raise DataError(
-                f"{len(pack.heldout)} held-out and {pack.num_training} training pictures cannot tell copies from "
-                f"likeness: at least {LEAST} and 50 are needed (--holdout, or more pictures)"
+                f"{len(pack.heldout)} held-out and {pack.num_training} training images cannot tell copies from "
+                f"likeness: at least {LEAST} and 50 are needed (--holdout, or more images)"
             )
         self.progress = progress or (lambda what, done, total: None)
         thumbs = thumbnails(pack.images, pack.training)
@@ -99,7 +99,7 @@ class CopyFinder:
         kept = np.sort(np.unique(keys.view(np.dtype((np.void, keys.strides[0])))[:, 0], return_index=True)[1])
         if len(kept) < FINALISTS:
             raise DataError(
-                f"{len(kept)} different training pictures cannot tell copies from likeness: "
+                f"{len(kept)} different training images cannot tell copies from likeness: "
                 f"at least {FINALISTS} are needed"
             )
         self.training = pack.training[kept]
@@ -119,12 +119,12 @@ class CopyFinder:
         self.false_alarms = share(float((self.heldout < self.threshold).mean()), len(self.heldout))
 
     def described(self, coarse: Tensor, num: int) -> Tensor:
-        """(N, num, 64) rows of length 1: pictures in principal components, put back by each of the first moves."""
+        """(N, num, 64) rows of length 1: images in principal components, put back by each of the first moves."""
         rows = coarse.float().flatten(1) @ self.moving[:, : num * self.describing.shape[1]]
         return F.normalize(rows.view(len(coarse), num, -1), dim=2)
 
     def find(self, samples: np.ndarray) -> Found:
-        """The nearest training picture of each sample (M, H, W, C) uint8 or uint16."""
+        """The nearest training image of each sample (M, H, W, C) uint8 or uint16."""
         found = []
         for start in range(0, len(samples), BLOCK):
             found.append(self._find(thumbnails(samples[start : start + BLOCK])))
@@ -133,7 +133,7 @@ class CopyFinder:
         return Found(nearest, correlations, scores, [in_words(move) for move in moves.tolist()])
 
     def _find(self, queries: Thumbnails) -> tuple[np.ndarray, ...]:
-        """The place, correlation, score and move (B, 4) of the nearest training picture of each of B pictures."""
+        """The place, correlation, score and move (B, 4) of the nearest training image of each of B images."""
         every = torch.arange(len(queries.fine))
         rows, versions = self.index.search(self.described(queries.coarse, len(self.versions)), CANDIDATES)
         moves = self.versions[versions]
@@ -160,21 +160,21 @@ class CopyFinder:
         return self.find(samples).score < self.threshold
 
     def judge(self, samples: np.ndarray) -> Copies:
-        """Rate, authenticity and comparison with the held-out pictures, in one sentence."""
+        """Rate, authenticity and comparison with the held-out images, in one sentence."""
         found = self.find(samples)
         copies = found.score < self.threshold
         rate = share(float(copies.mean()), len(copies))
         closer = dominance(found.score, self.heldout)
         caught = rate.low > max(FALSE_ALARMS, self.false_alarms.high)
         if caught:
-            verdict = f"{rate.value:.1%} of the pictures are copies of training pictures"
+            verdict = f"{rate.value:.1%} of the images are copies of training pictures"
         elif closer.low > 0.55 and np.median(found.correlation) >= self.likeness:  # noise is like nothing at all
-            verdict = "the pictures lie nearer to training pictures than real ones do, though few are copies"
+            verdict = "the images lie nearer to training images than real ones do, though few are copies"
         else:
             verdict = "no sign of copying"
         sentence = (
             f"{verdict}: {int(copies.sum()):,} of {len(copies):,} samples pass for copies ({rate.low:.2%} to "
-            f"{rate.high:.2%}), of held-out real pictures {self.false_alarms.value:.2%} do"
+            f"{rate.high:.2%}), of held-out real images {self.false_alarms.value:.2%} do"
         )
         return Copies(found, copies, rate, self.authenticity(samples, found), closer, caught, sentence)
 
@@ -189,10 +189,10 @@ class CopyFinder:
 
 
 def calibrate(scores: np.ndarray) -> tuple[float, int]:
-    """(the score below which a picture is a copy, how many held-out pictures are training pictures themselves).
+    """(the score below which an image is a copy, how many held-out images are training images themselves).
 
     The 0.5% quantile of the held-out pictures' scores; of fewer than 400 that of a normal distribution of their
-    logarithms, by median and quartiles. Held-out pictures that leaked into the training part are left out.
+    logarithms, by median and quartiles. Held-out images that leaked into the training part are left out.
     """
     logs = np.log(np.maximum(scores, 1e-4))
     low, middle, high = np.percentile(logs, [25, 50, 75])
@@ -218,11 +218,11 @@ def dominance(samples: np.ndarray, heldout: np.ndarray) -> Interval:
     return Interval(value, max(0.0, value - half), min(1.0, value + half))
 
 
-# ---- what is kept of a picture ----
+# ---- what is kept of an image ----
 
 
 class Thumbnails(NamedTuple):
-    """Of N pictures, in 0 to 1, opacity left out."""
+    """Of N images, in 0 to 1, opacity left out."""
 
     fine: Tensor
     """(N, C, 32, 32) float16."""
@@ -236,7 +236,7 @@ class Thumbnails(NamedTuple):
 
 
 def thumbnails(images: np.ndarray, places: np.ndarray | None = None) -> Thumbnails:
-    """Of pictures (N, H, W, C) uint8 or uint16, or of those at `places`; in blocks, as `images` may lie on the disk."""
+    """Of images (N, H, W, C) uint8 or uint16, or of those at `places`; in blocks, as `images` may lie on the disk."""
     places = np.arange(len(images)) if places is None else places
     block = max(1, PIXELS // (images.shape[1] * images.shape[2]))
     parts = []
@@ -265,7 +265,7 @@ def grain(pictures: Tensor) -> Tensor:
 
 
 def energy_of_noise(shape: tuple[int, ...], directions: Tensor) -> tuple[float, float]:
-    """What white noise of variance 1 in pictures (H, W, C) has in these directions of their thumbnails, and beside."""
+    """What white noise of variance 1 in images (H, W, C) has in these directions of their thumbnails, and beside."""
     generator = _seeded()
     noise = torch.cat([shrunk(torch.randn((1, min(shape[2], 3), *shape[:2]), generator=generator)) for _ in range(32)])
     rows = noise.flatten(1) - noise.flatten(1).mean(dim=1, keepdim=True)
@@ -274,7 +274,7 @@ def energy_of_noise(shape: tuple[int, ...], directions: Tensor) -> tuple[float, 
 
 
 def window(channels: int) -> Tensor:
-    """(C * 16 * 16,) what a pixel of a coarse thumbnail counts: less at the border, where a moved picture has none."""
+    """(C * 16 * 16,) what a pixel of a coarse thumbnail counts: less at the border, where a moved image has none."""
     places = (torch.arange(COARSE) + 0.5) / COARSE
     counts = (torch.minimum(places, 1 - places) / BORDER).clamp(max=1)
     return (counts[:, None] * counts).flatten().repeat(min(channels, 3))
@@ -363,7 +363,7 @@ def moving(moves: Tensor, directions: Tensor) -> Tensor:
 def registered(pictures: Tensor, targets: Tensor, moves: Tensor, rounds: int) -> tuple[Tensor, Tensor]:
     """(what is left (N,) of the pictures' variance, 0 to 1, and the moves (N, 4) that leave it) after a few rounds.
 
-    Pictures (N, C, S, S) are put back by their moves and explained by their targets, where both show something. Each
+    Images (N, C, S, S) are put back by their moves and explained by their targets, where both show something. Each
     round solves for tone and move together in first order (Lucas & Kanade; Baker & Matthews 2004).
     """
     columns = torch.cat([_tones(targets), _slopes(targets)], dim=1)
@@ -386,7 +386,7 @@ def registered(pictures: Tensor, targets: Tensor, moves: Tensor, rounds: int) ->
 
 
 def differences(pictures: Tensor, targets: Tensor, moves: Tensor, directions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Squares (N,) of what targets do not explain of moved pictures: in these directions, beside them; and of all."""
+    """Squares (N,) of what targets do not explain of moved images: in these directions, beside them; and of all."""
     values, mask = _shown(pictures, moves, _tones(targets))
     values = (values - values.sum(dim=2, keepdim=True) / mask.sum(dim=1)[:, None, None]) * mask[:, None]
     products = values @ values.transpose(1, 2)
@@ -401,7 +401,7 @@ def differences(pictures: Tensor, targets: Tensor, moves: Tensor, directions: Te
 def _by_pairs(
     function: Callable[..., tuple[Tensor, ...]], pictures: Tensor, base: Tensor, rows: Tensor, moves: Tensor, last: Any
 ) -> list[Tensor]:
-    """A function of pairs for each of B pictures and each of its rows (B, K) of the base: parts (B, K, ...)."""
+    """A function of pairs for each of B images and each of its rows (B, K) of the base: parts (B, K, ...)."""
     pictures = _standard(pictures.float())
     parts = []
     for pairs in torch.arange(rows.numel()).split(PAIRS):
@@ -437,7 +437,7 @@ def _slopes(targets: Tensor) -> Tensor:
 
 
 def _shown(pictures: Tensor, moves: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """(the columns and last the moved pictures (N, K + 1, D), 0 where these show nothing; where they do (N, D))."""
+    """(the columns and last the moved images (N, K + 1, D), 0 where these show nothing; where they do (N, D))."""
     moved, inside = _moved(pictures, moves)
     mask = inside.flatten(1).repeat(1, pictures.shape[1])
     return torch.cat([columns, moved.flatten(1)[:, None]], dim=1) * mask[:, None], mask

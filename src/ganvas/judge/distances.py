@@ -2,7 +2,7 @@
 
 The front door: kernel distance, sliced Wasserstein distance (MIND), Inception score and Vendi score are here, the
 Frechet distance in frechet.py, precision and its kin in manifold.py; labels are judged in classwise.py. None depends
-on the order of the pictures, but for the splits of the Inception score. Each has a 95% `Interval`.
+on the order of the images, but for the splits of the Inception score. Each has a 95% `Interval`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ __all__ = [
 
 BLOCK = 1024  # rows and columns of the kernel matrix that are held at a time: 8 MB in float64
 DIRECTIONS = 64  # that are projected on at a time
-GROUPS = 10  # of pictures that a jackknife leaves out
+GROUPS = 10  # of images that a jackknife leaves out
 NOTHING = 1e-12  # of the largest eigenvalue is zero
 
 
@@ -50,18 +50,18 @@ NOTHING = 1e-12  # of the largest eigenvalue is zero
 
 
 def kid(real: np.ndarray, fake: np.ndarray, block: int = BLOCK) -> float:
-    """Kernel distance: the unbiased estimate of MMD^2 with the kernel (x . y / D + 1)^3, over all pairs of pictures.
+    """Kernel distance: the unbiased estimate of MMD^2 with the kernel (x . y / D + 1)^3, over all pairs of images.
 
     Binkowski et al. 2018, "Demystifying MMD GANs", section 4, over everything at once instead of 100 subsets: the
     same expectation, less noise. Unbiased: around 0, so also below 0, for equal distributions, at any number of
-    pictures. Products in the type of the features, sums in float64. Raises `DataError` below 2 pictures in a set.
+    images. Products in the type of the features, sums in float64. Raises `DataError` below 2 images in a set.
     """
     check(real, fake, 2)
     return _mmd(_sums(real, real, block), _sums(fake, fake, block), _sums(real, fake, block))
 
 
 def kid_interval(real: np.ndarray, fake: np.ndarray, level: float = 0.95, block: int = BLOCK) -> Interval:
-    """`kid` with its confidence interval for other pictures of both kinds, from the same single pass over the pairs.
+    """`kid` with its confidence interval for other images of both kinds, from the same single pass over the pairs.
 
     Normal interval with the variance of the two-sample U-statistic to both orders (Hoeffding 1948; Sutherland & Deka
     2019, "Unbiased estimators for the variance of MMD estimators"): the first order rules where the distributions
@@ -69,7 +69,7 @@ def kid_interval(real: np.ndarray, fake: np.ndarray, level: float = 0.95, block:
     three times too wide in variance at equal distributions, where the statistic is degenerate. On draws of 50 and 200
     from real features (CIFAR-10, MedNIST) the 95% interval held the truth in 89% to 100%, at least 93% in 14 of 16
     settings: careful at equal distributions, and where it misses it mostly lies too low.
-    Raises `DataError` below 4 pictures in a set.
+    Raises `DataError` below 4 images in a set.
     """
     check(real, fake, 4)
     rr, ff, rf = _sums(real, real, block), _sums(fake, fake, block), _sums(real, fake, block)
@@ -77,7 +77,7 @@ def kid_interval(real: np.ndarray, fake: np.ndarray, level: float = 0.95, block:
     value = _mmd(rr, ff, rf)
     spread_rr, spread_ff = _spread_within(rr), _spread_within(ff)
     spread_rf = _spread_between(rf)
-    # What each picture contributes: its mean kernel with its own set less that with the other. The other pictures'
+    # What each image contributes: its mean kernel with its own set less that with the other. The other pictures'
     # chance is in it too, and is taken off.
     first_real = np.var(rr.rows / (n - 1) - rf.rows / m, ddof=1) - spread_rr / (n - 1) - spread_rf / m
     first_fake = np.var(ff.rows / (m - 1) - rf.columns / n, ddof=1) - spread_ff / (m - 1) - spread_rf / n
@@ -125,7 +125,7 @@ def _mmd(rr: _Sums, ff: _Sums, rf: _Sums) -> float:
 
 
 def _spread_within(sums: _Sums) -> float:
-    """Variance of the kernel of two pictures of one set beyond what each has by itself, unbiased.
+    """Variance of the kernel of two images of one set beyond what each has by itself, unbiased.
 
     The squares of the U-centred matrix, Szekely & Rizzo 2014, "Partial distance correlation", section 2.
     """
@@ -135,7 +135,7 @@ def _spread_within(sums: _Sums) -> float:
 
 
 def _spread_between(sums: _Sums) -> float:
-    """The same for one picture of each set: the squares of the matrix centred along both sides."""
+    """The same for one image of each set: the squares of the matrix centred along both sides."""
     n, m = len(sums.rows), len(sums.columns)
     total = sums.rows.sum()
     centred = sums.squares - np.square(sums.rows).sum() / m - np.square(sums.columns).sum() / n + total**2 / (n * m)
@@ -151,12 +151,12 @@ def mind(real: np.ndarray, fake: np.ndarray, projections: int = 1000, seed: int 
     Berthet et al. 2026, "MIND: Monge Inception distance for generative models evaluation" (arXiv 2605.06797): the
     features are projected on `projections` random unit vectors (drawn with `seed`), along each of which the optimal
     transport is that of sorted numbers; the factor brings it to the size of an FID. Sees more than mean and covariance.
-    Sets of unequal size are transported exactly, by their quantile functions, where the paper leaves pictures out.
+    Sets of unequal size are transported exactly, by their quantile functions, where the paper leaves images out.
 
-    Biased upwards where pictures are few, less than a Frechet distance; the interval is of the average at these numbers
-    of pictures and for these directions. Normal, with the variance of the transport's potential at each picture (del
+    Biased upwards where images are few, less than a Frechet distance; the interval is of the average at these numbers
+    of images and for these directions. Normal, with the variance of the transport's potential at each image (del
     Barrio & Loubes 2019, "Central limit theorems for empirical transportation cost"); careful at equal distributions.
-    Raises `DataError` below 2 pictures in a set.
+    Raises `DataError` below 2 images in a set.
     """
     check(real, fake, 2)
     rng = np.random.default_rng(seed)
@@ -192,10 +192,10 @@ def _potential(points: np.ndarray, images: np.ndarray) -> np.ndarray:
 
 
 def inception_score(logits: np.ndarray, splits: int = 10, shuffle_seed: int | None = None) -> Interval:
-    """The mean of `split_scores` with its interval: of its average at this number of pictures and splits.
+    """The mean of `split_scores` with its interval: of its average at this number of images and splits.
 
-    Normal, with the variance of the jackknife within each split, every picture left out once (Efron 1982). 1 up to the
-    number of classes, higher is better; biased downwards where pictures are few.
+    Normal, with the variance of the jackknife within each split, every image left out once (Efron 1982). 1 up to the
+    number of classes, higher is better; biased downwards where images are few.
     """
     scores, variances = [], []
     for chances in _splits(logits, splits, shuffle_seed):
@@ -212,8 +212,8 @@ def split_scores(logits: np.ndarray, splits: int = 10, shuffle_seed: int | None 
     """Inception score exp(mean KL(p(y|x) || p(y))) of each of `splits` equal parts of logits (N, classes), in order.
 
     Salimans et al. 2016, "Improved techniques for training GANs", section 4. Papers print the mean of 10 and their
-    standard deviation. The pictures are taken as they come, or shuffled by NumPy's old generator: seed 2020 and 10
-    splits are torch-fidelity's habit. Raises `DataError` below 2 pictures a split.
+    standard deviation. The images are taken as they come, or shuffled by NumPy's old generator: seed 2020 and 10
+    splits are torch-fidelity's habit. Raises `DataError` below 2 images a split.
     """
     parts = _splits(logits, splits, shuffle_seed)
     return np.exp([entr(chances.mean(axis=0)).sum() - entr(chances).sum(axis=1).mean() for chances in parts])
@@ -224,7 +224,7 @@ def _splits(logits: np.ndarray, splits: int, shuffle_seed: int | None) -> Iterat
     num = len(logits)
     if num < 2 * splits:
         raise DataError(
-            f"{num} pictures were given for an Inception score of {splits} splits, which needs 2 in each: ask for more "
+            f"{num} images were given for an Inception score of {splits} splits, which needs 2 in each: ask for more "
             "samples or fewer splits"
         )
     check_finite(logits, "given")
@@ -234,18 +234,18 @@ def _splits(logits: np.ndarray, splits: int, shuffle_seed: int | None) -> Iterat
 
 
 def vendi(features: np.ndarray) -> Interval:
-    """Vendi score of one set: its effective number of different pictures, 1 up to the number of pictures or features.
+    """Vendi score of one set: its effective number of different images, 1 up to the number of images or features.
 
     Friedman & Dieng 2023, "The Vendi score": the exponential of the entropy of the eigenvalues of the matrix of cosine
     similarities over N, exact through the smaller of the matrices N x N and D x D. Only scores of equal numbers of
-    pictures compare: the interval is of the average at this number. Normal, with the variance of each picture's
-    influence on the entropy; with no more pictures than features, where each picture has a direction of its own and
-    that variance is a third too small, Student's t of a jackknife that leaves every tenth picture out. Raises
-    `DataError` below 20 pictures.
+    images compare: the interval is of the average at this number. Normal, with the variance of each picture's
+    influence on the entropy; with no more images than features, where each image has a direction of its own and
+    that variance is a third too small, Student's t of a jackknife that leaves every tenth image out. Raises
+    `DataError` below 20 images.
     """
     num, width = features.shape
     if num < 2 * GROUPS:
-        raise DataError(f"{num} pictures were given and a Vendi score needs {2 * GROUPS}: ask for more samples")
+        raise DataError(f"{num} images were given and a Vendi score needs {2 * GROUPS}: ask for more samples")
     check_finite(features, "given")
     if num <= width:
         rows = _unit(features)

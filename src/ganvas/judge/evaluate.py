@@ -1,6 +1,6 @@
 """All that can be said of a generator: samples, measures with intervals, classes, copies, faults.
 
-`evaluate` answers with the content of evaluation.json and leaves it, with the pictures it speaks of, in the run folder.
+`evaluate` answers with the content of evaluation.json and leaves it, with the images it speaks of, in the run folder.
 Everything that a report shows is read from there.
 """
 
@@ -38,16 +38,16 @@ from ganvas.provenance import provenance
 from ganvas.run import Run, timestamp
 
 FORMAT = 1  # of evaluation.json
-NUM = 2_000  # pictures of each kind; fewer where they are large
-NUM_LEAST, LEAST = 50, 24  # generated pictures by default; pictures of each kind that the measures need
+NUM = 2_000  # images of each kind; fewer where they are large
+NUM_LEAST, LEAST = 50, 24  # generated images by default; images of each kind that the measures need
 DEFAULT_FEATURES = "efficientnet-lite0"
-BYTES = 2**29  # of generated pictures at a time
-ENOUGH = 500  # held-out pictures; with fewer the training pictures are the reference, and held-out ones a second one
+BYTES = 2**29  # of generated images at a time
+ENOUGH = 500  # held-out images; with fewer the training images are the reference, and held-out ones a second one
 SEED = 1_000_000  # of the first sample: none that previews or the quick judge have shown
-SHOWN, CLASSES_SHOWN = 36, 12  # pictures, or rows of eight, in the grids
+SHOWN, CLASSES_SHOWN = 36, 12  # images, or rows of eight, in the grids
 CLOSEST = 12  # pairs in the gallery
-MARKED, MARKS_SHOWN = 300, 6  # pictures of each kind that are searched for marks, and marks in the report
-CLASSIFIED = 1_000  # pictures of each kind that the real-or-fake classifier sees
+MARKED, MARKS_SHOWN = 300, 6  # images of each kind that are searched for marks, and marks in the report
+CLASSIFIED = 1_000  # images of each kind that the real-or-fake classifier sees
 
 
 Part = TypeVar("Part")
@@ -69,9 +69,9 @@ class Options:
     truncation: float = 1.0
     """1: all the variety."""
     usefulness: bool = False
-    """Also train classifiers on real and generated pictures: does the generator help? Needs labels."""
+    """Also train classifiers on real and generated images: does the generator help? Needs labels."""
     force: bool = False
-    """An FID of fewer than 2,048 pictures all the same, marked as biased."""
+    """An FID of fewer than 2,048 images all the same, marked as biased."""
     device: str | None = None
     """cpu, cuda or mps. Default: the fastest."""
 
@@ -91,8 +91,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Judges a run (or, with `data`, any model) and writes evaluation.json and evaluation/ into its folder.
 
-    data: the training pictures, where the run's own pack is gone or there is no run.
-    Raises `RunError` for a run without a model, `DataError` for pictures that do not fit
+    data: the training images, where the run's own pack is gone or there is no run.
+    Raises `RunError` for a run without a model, `DataError` for images that do not fit
     or are too few, and what `Features.load` raises.
     """
     options = options or Options()
@@ -115,7 +115,7 @@ def evaluate(
 
 
 def pack_of(folder: Path, generator: Generator, data: str | Path | None, progress: Progress | None) -> Pack:
-    """The pictures that the generator was trained on, with their held-out part."""
+    """The images that the generator was trained on, with their held-out part."""
     if (folder / "config.json").is_file() and (folder / "model").is_dir():
         record = Run(folder).config()["data"]
         place, config = pictures_of(record, folder)
@@ -129,7 +129,7 @@ def pack_of(folder: Path, generator: Generator, data: str | Path | None, progres
             )
         return fitting(pack, generator, folder)
     if data is None:
-        raise RunError(f"{folder} is a model without its run: give the pictures that it was trained on with --data")
+        raise RunError(f"{folder} is a model without its run: give the images that it was trained on with --data")
     shape = generator.info.config
     channels: Any = {1: "gray", 3: "color", 4: "alpha"}[shape.channels]
     wanted = DataConfig(size=f"{shape.height}x{shape.width}", channels=channels)
@@ -156,13 +156,13 @@ def fitting(pack: Pack, generator: Generator, folder: Path) -> Pack:
     model = generator.info.config
     if (pack.height, pack.width, pack.channels) != (model.height, model.width, model.channels):
         raise DataError(
-            f"the pictures are {pack.height}x{pack.width}x{pack.channels} and {folder} makes "
-            f"{model.height}x{model.width}x{model.channels}: give the pictures that it was trained on with --data"
+            f"the images are {pack.height}x{pack.width}x{pack.channels} and {folder} makes "
+            f"{model.height}x{model.width}x{model.channels}: give the images that it was trained on with --data"
         )
     if generator.classes and pack.classes != generator.classes:
-        raise DataError(f"the pictures have other classes than {folder}: give those that it was trained on with --data")
+        raise DataError(f"the images have other classes than {folder}: give those that it was trained on with --data")
     if pack.num_training < LEAST:
-        raise DataError(f"{pack.num_training} training pictures are too few to judge by: at least {LEAST} are needed")
+        raise DataError(f"{pack.num_training} training images are too few to judge by: at least {LEAST} are needed")
     return pack
 
 
@@ -176,9 +176,9 @@ def drawn(indices: np.ndarray, num: int, seed: int) -> np.ndarray:
 
 
 class Judgement:
-    """One generator, its pictures, and the real ones that they are held against.
+    """One generator, its images, and the real ones that they are held against.
 
-    The reference is the held-out part where it has 500 pictures, else the training part (its name is in the protocol).
+    The reference is the held-out part where it has 500 images, else the training part (its name is in the protocol).
     """
 
     def __init__(self, generator: Generator, pack: Pack, options: Options, report: Progress) -> None:
@@ -194,7 +194,7 @@ class Judgement:
         self.samples = self.sample(num)
 
     def labels_to_ask(self, num: int) -> np.ndarray | None:
-        """Labels as often as the training pictures have them, for a generator that takes labels."""
+        """Labels as often as the training images have them, for a generator that takes labels."""
         if not self.generator.classes or self.pack.labels is None:
             return None
         shares = np.bincount(self.pack.labels[self.pack.training], minlength=self.pack.num_classes)
@@ -203,14 +203,14 @@ class Judgement:
         return np.random.default_rng(self.options.seed).permutation(labels)
 
     def sample(self, num: int) -> np.ndarray:
-        """The generated pictures as files would hold them: (num, H, W, C) uint8 or uint16."""
+        """The generated images as files would hold them: (num, H, W, C) uint8 or uint16."""
         pack, options = self.pack, self.options
         samples = np.empty((num, pack.height, pack.width, pack.channels), pack.images.dtype)
         labels = None if self.labels is None else self.labels.tolist()
         done = 0
         for images in self.generator.batches(range(options.seed, options.seed + num), labels, options.truncation):
             if not images.isfinite().all():
-                raise CheckpointError("the generator makes pictures that are not finite: take an earlier model")
+                raise CheckpointError("the generator makes images that are not finite: take an earlier model")
             samples[done : done + len(images)] = to_pixels(images, pack.depth)
             done += len(images)
             self.report("sampling", done, num)
@@ -219,7 +219,7 @@ class Judgement:
     # ---- the parts ----
 
     def content(self, out: Path, weights: str) -> Row:
-        """The content of evaluation.json; pictures go to out/evaluation/."""
+        """The content of evaluation.json; images go to out/evaluation/."""
         trained_with = pretrained_network(self.generator.info.config)
         name = self.options.features or ("random" if trained_with else DEFAULT_FEATURES)
         features = Features.load(name, self.options.device, weights=self.options.weights, pack=self.pack)
@@ -233,7 +233,7 @@ class Judgement:
         rows.insert(1, self.second_kid("random" if name != "random" else DEFAULT_FEATURES, sampling, trained_with))
         train = real
         if self.split == "training" and len(self.heldout) < LEAST:
-            self.left_out.append(f"The KID to held-out pictures: {self.too_few_held_out(LEAST)}.")
+            self.left_out.append(f"The KID to held-out images: {self.too_few_held_out(LEAST)}.")
         elif self.split == "training":
             held, _ = features_of(features, self.pack, self.heldout, self.report)
             rows.insert(1, measures.other("kid_heldout", "held-out", held, real, fake))
@@ -272,7 +272,7 @@ class Judgement:
 
     def too_few_held_out(self, least: int) -> str:
         num = len(self.pack.heldout)
-        return f"{num or 'no'} pictures were held out and {least} are needed (more pictures, or a larger --holdout)"
+        return f"{num or 'no'} images were held out and {least} are needed (more images, or a larger --holdout)"
 
     def second_kid(self, name: str, sampling: str, trained_with: str | None) -> Row:
         """KID in the features of another kind of network: one network alone may mislead."""
@@ -284,7 +284,7 @@ class Judgement:
         return Measures(features, sampling, self.split, len(real), len(fake), trained_with).second(real, floor, fake)
 
     def floor(self) -> np.ndarray | None:
-        """Other real pictures than the reference: what a perfect generator would be measured at; None if too few."""
+        """Other real images than the reference: what a perfect generator would be measured at; None if too few."""
         if self.split == "held-out":
             return self.training
         rest = np.setdiff1d(self.pack.training, self.reference)
@@ -308,7 +308,7 @@ class Judgement:
         every = pack.labels[pack.training]  # the reference may lack rare classes
         modes = mode_coverage(found, np.bincount(every, minlength=pack.num_classes) / len(every))
         accuracy = judge.accuracy
-        name = f"a classifier of real pictures (right for {accuracy.value:.1%} of {judge.num_tested:,} held-out ones)"
+        name = f"a classifier of real images (right for {accuracy.value:.1%} of {judge.num_tested:,} held-out ones)"
         rows = [
             {
                 "name": row.name,
@@ -332,7 +332,7 @@ class Judgement:
         }
         if table.agreement is None:
             return content, None
-        meaning = f"Share of the pictures that {name} takes for the class that was asked for."
+        meaning = f"Share of the images that {name} takes for the class that was asked for."
         protocol = f"n = {len(found):,}, classifier {judge.hash[:8]} trained on {judge.num_trained:,} training pictures"
         measure = as_row(
             "accuracy_asked", "Recognised as asked", table.agreement, "higher", accuracy.value, meaning, protocol
@@ -342,9 +342,9 @@ class Judgement:
     # ---- copies ----
 
     def copies(self, out: Path, features: str, train: np.ndarray, fake: np.ndarray) -> Row:
-        """The copy rate and the closest pairs; raises `DataError` where too few pictures were held out to tell.
+        """The copy rate and the closest pairs; raises `DataError` where too few images were held out to tell.
 
-        Beside each the nearest of the training pictures whose features are known: train (N, D), fake (M, D).
+        Beside each the nearest of the training images whose features are known: train (N, D), fake (M, D).
         """
         pack = self.pack
         if len(pack.heldout) < copies.LEAST:
@@ -387,7 +387,7 @@ class Judgement:
     # ---- faults ----
 
     def marks(self, out: Path) -> list[Row]:
-        """Marks burned into the real pictures: their share there and among the generated ones, and a real example."""
+        """Marks burned into the real images: their share there and among the generated ones, and a real example."""
         real = self.pack.images[drawn(self.reference, MARKED, 5)]
         rows = []
         for i, mark in enumerate(marks.marks(real)[:MARKS_SHOWN]):
@@ -420,7 +420,7 @@ class Judgement:
         }
 
     def usefulness(self) -> Row:
-        """Whether a classifier profits from generated pictures beside the real ones."""
+        """Whether a classifier profits from generated images beside the real ones."""
         pack, labels = self.pack, self.labels
         if pack.labels is None or labels is None:
             raise ConfigError("--usefulness needs a generator that was trained with labels: train it on class folders")
@@ -447,7 +447,7 @@ class Judgement:
     # ---- what the reader sees ----
 
     def pictures(self, out: Path) -> Row:
-        """Real and generated pictures side by side: the first seeds, unchosen; a row a class if labelled."""
+        """Real and generated images side by side: the first seeds, unchosen; a row a class if labelled."""
         real, fake, columns = drawn(self.reference, SHOWN, 4), np.arange(min(SHOWN, len(self.samples))), 6
         per_class = self.labels is not None and self.pack.labels is not None
         if self.labels is not None and self.pack.labels is not None:

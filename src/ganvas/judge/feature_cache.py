@@ -1,4 +1,4 @@
-"""Features of real pictures, found once: kept in the cache under pack, network, resize and the chosen pictures."""
+"""Features of real images, found once: kept in the cache under pack, network, resize and the chosen images."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ganvas.judge.features import Features
 from ganvas.judge.frechet import Statistics
 
 FORMAT = 1  # raised when the same key would mean other values
-BLOCK = 64  # pictures that are read at a time
+BLOCK = 64  # images that are read at a time
 
 
 def features_of(
     features: Features, pack: Pack, indices: np.ndarray, progress: Progress | None = None, *, cache: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Features (N, num_features) and logits (N, num_logits) float32 of pictures of a pack, in the order of `indices`.
+    """Features (N, num_features) and logits (N, num_logits) float32 of images of a pack, in the order of `indices`.
 
     A file of the cache that is damaged is made anew; with `cache=False` none is read or written.
     """
@@ -40,7 +40,7 @@ def features_of(
 
 
 def statistics_of(features: Features, pack: Pack, indices: np.ndarray, progress: Progress | None = None) -> Statistics:
-    """Mean and covariance of the features of pictures of a pack, streamed at constant memory and kept in the cache."""
+    """Mean and covariance of the features of images of a pack, streamed at constant memory and kept in the cache."""
     path = _folder(features, pack, indices) / "statistics.npz"
     try:
         return Statistics.load(path)
@@ -68,7 +68,7 @@ def _apart(rows: np.ndarray, num_features: int) -> tuple[np.ndarray, np.ndarray]
 
 
 def _folder(features: Features, pack: Pack, indices: np.ndarray) -> Path:
-    """Of one network, one way to prepare pictures and one choice of pictures."""
+    """Of one network, one way to prepare images and one choice of images."""
     digest = hashlib.sha256(f"{FORMAT} {pack.hash} {features.protocol}".encode())
     digest.update(np.asarray(indices).astype("<i8").tobytes())
     return cache_dir() / "features" / f"{features.name}-{digest.hexdigest()[:16]}"

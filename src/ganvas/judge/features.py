@@ -1,6 +1,6 @@
-"""Pictures -> the features in which generated and real pictures are compared.
+"""Pictures -> the features in which generated and real images are compared.
 
-`Features.load(name)` gives a function from pictures to (N, features) float32. What it does to the pictures, and with
+`Features.load(name)` gives a function from images to (N, features) float32. What it does to the images, and with
 which weights, is in its `protocol`, which belongs beside every number that comes of it.
 """
 
@@ -27,7 +27,7 @@ from ganvas.errors import CheckpointError, ConfigError
 from ganvas.files import cache_dir
 from ganvas.models import channels_last
 
-BATCH = 8  # pictures at a time on a CPU: 4 to 16 are equally fast, 32 is slower (the caches)
+BATCH = 8  # images at a time on a CPU: 4 to 16 are equally fast, 32 is slower (the caches)
 GPU_BATCH = 256
 
 Pictures = Tensor | np.ndarray | Iterable[Tensor | np.ndarray]
@@ -47,14 +47,14 @@ NETWORKS = {
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """A feature network, called with pictures: `features(pack.images)`, `features(generator.sample(100))`."""
+    """A feature network, called with images: `features(pack.images)`, `features(generator.sample(100))`."""
 
     name: str
     hash: str
     """The first 8 hexadecimal digits of the sha256 of the weights."""
     num_features: int
     network: nn.Module
-    """Prepared pictures -> (N, num_features), or that and (N, num_logits)."""
+    """Prepared images -> (N, num_features), or that and (N, num_logits)."""
     prepare: Callable[[Tensor], Tensor]
     """RGB float (N, 3, H, W) in [-1, 1] -> what the network takes."""
     words: str
@@ -89,14 +89,14 @@ class Features:
 
     @property
     def protocol(self) -> str:
-        """What happens to a picture and with which weights, in one line."""
+        """What happens to an image and with which weights, in one line."""
         return (
             f"{self.name} (weights {self.hash}, {self.num_features} features), {self.words}, gray replicated to RGB, "
             "transparency over white, 16 bit scaled by its range"
         )
 
     def __call__(self, images: Pictures) -> np.ndarray:
-        """The features (N, num_features) float32, in the order of the pictures."""
+        """The features (N, num_features) float32, in the order of the images."""
         return self.both(images)[0]
 
     @torch.inference_mode()
@@ -106,7 +106,7 @@ class Features:
         rows, logits = [], []
         with torch.autocast(self.device.type, enabled=False), _full_precision():
             for pictures in _batches(images, batch):
-                # moved before they are scaled and enlarged: 8 bit travels four times faster, small pictures faster yet
+                # moved before they are scaled and enlarged: 8 bit travels four times faster, small images faster yet
                 found = self.network(self.prepare(as_rgb(pictures.to(self.device))))
                 if isinstance(found, tuple):
                     logits.append(found[1].cpu().numpy())
@@ -133,7 +133,7 @@ def _full_precision() -> Generator[None]:
 
 
 def _batches(images: Pictures, size: int) -> Iterator[Tensor]:
-    """Pieces (N, C, H, W) of at most `size` pictures, of the type they came in."""
+    """Pieces (N, C, H, W) of at most `size` images, of the type they came in."""
     for block in [images] if isinstance(images, Tensor | np.ndarray) else images:
         for start in range(0, len(block), size):
             piece = block[start : start + size]  # of a memory-mapped file no more than this is read
@@ -143,7 +143,7 @@ def _batches(images: Pictures, size: int) -> Iterator[Tensor]:
 def as_rgb(pictures: Tensor) -> Tensor:
     """Pictures (N, 1, 3 or 4, H, W), float in [-1, 1] or uint8 or uint16 -> RGB (N, 3, H, W) float32 in [-1, 1].
 
-    Gray is replicated; the fourth channel is opacity (-1 clear, 1 opaque) and puts the picture over white.
+    Gray is replicated; the fourth channel is opacity (-1 clear, 1 opaque) and puts the image over white.
     """
     if pictures.is_floating_point():
         pictures = pictures.float()
@@ -161,7 +161,7 @@ def bicubic(size: int) -> Callable[[Tensor], Tensor]:
 
 
 def _bicubic(pictures: Tensor, size: int) -> Tensor:
-    # `antialias` is also what makes the cubic Pillow's (a = -0.5) when a picture is enlarged.
+    # `antialias` is also what makes the cubic Pillow's (a = -0.5) when an image is enlarged.
     pictures = F.interpolate(pictures, (size, size), mode="bicubic", antialias=True).clamp_(-1, 1)
     return pictures.contiguous(memory_format=torch.channels_last)
 

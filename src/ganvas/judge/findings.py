@@ -1,7 +1,7 @@
-"""The words for what `judge.artefacts` measured: what it is, how strong beside real pictures, and how bad.
+"""The words for what `judge.artefacts` measured: what it is, how strong beside real images, and how bad.
 
 A fault is named where its whole 95% interval lies beyond what is worth a word, so that chance rarely is: of two draws
-of real pictures of six data sets, 4 of 120 examinations named one at 50 pictures each, and 0 of 55 at 150 or 300.
+of real images of six data sets, 4 of 120 examinations named one at 50 images each, and 0 of 55 at 150 or 300.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Row = dict[str, Any]
 
 # What is worth a word, and what is bad. Factors, of generated to real or the other way round:
 LATTICE, POWER, SHARPNESS, VARIETY = (1.5, 3.0), (1.3, 2.5), (1.3, 2.5), (1.08, 1.4)
-# Differences: part of the range; parts of the pictures that are blank; that are saturated, or repeated.
+# Differences: part of the range; parts of the images that are blank; that are saturated, or repeated.
 TONE, BLANKS, SHARES = (0.01, 0.08), (0.0, 0.05), (0.02, 0.1)
 SIZES = {"coarse": "above 8 pixels", "middle": "4 to 8 pixels", "fine": "below 4 pixels"}
 
@@ -62,7 +62,7 @@ def of_power(power: dict[str, Row]) -> Finding:
     severity = _severity(band, *POWER)
     words = f"its power is {_times(band)}"
     if severity == "ok":
-        sentence = f"Coarse and fine structure as in real pictures: where they differ most, {name}, {words}."
+        sentence = f"Coarse and fine structure as in real images: where they differ most, {name}, {words}."
         return Finding("spectrum", sentence, "ok")
     amount = "little" if band["value"] < 1 else "much"
     most = f"most of all at {largest['frequency']:.2g} cycles per pixel, {largest['value']:.2g} times"
@@ -78,9 +78,9 @@ def of_sharpness(ratio: Row) -> Finding:
 
 def of_tones(tones: Row) -> Finding:
     what = "colours" if len(tones["channels"]) > 1 else "gray values"
-    words = f"the {what} differ by {tones['value']:.1%} of the range (two draws of real pictures: {tones['real']:.1%})"
+    words = f"the {what} differ by {tones['value']:.1%} of the range (two draws of real images: {tones['real']:.1%})"
     if tones["value"] <= tones["real_high"] or tones["low"] <= TONE[0]:
-        return Finding("tone", f"Tones as in real pictures: {words}.", "ok")
+        return Finding("tone", f"Tones as in real images: {words}.", "ok")
     brighter = tones["brighter"]
     how = "are off" if abs(brighter) < tones["value"] / 2 else "are too bright" if brighter > 0 else "are too dark"
     return Finding("tone", f"Tones {how}: {words}.", "bad" if tones["value"] >= TONE[1] else "note")
@@ -88,11 +88,9 @@ def of_tones(tones: Row) -> Finding:
 
 def of_variety(alike: Row, quarter: Row, duplicates: Row) -> Finding:
     if duplicates["low"] > SHARES[0]:
-        words = (
-            f"{duplicates['generated']:.1%} of the pictures nearly equal another one (real: {duplicates['real']:.1%})"
-        )
+        words = f"{duplicates['generated']:.1%} of the images nearly equal another one (real: {duplicates['real']:.1%})"
         severity = "bad" if duplicates["value"] >= SHARES[1] else "note"
-        return Finding("variety", f"The same pictures come again: {words}.", severity)
+        return Finding("variety", f"The same images come again: {words}.", severity)
     for one, part in ((alike, ""), (quarter, " in their upper left quarter")):
         severity = _severity(one["variety"], *VARIETY)
         if severity == "ok":
@@ -102,15 +100,15 @@ def of_variety(alike: Row, quarter: Row, duplicates: Row) -> Finding:
             f"by {one['low']:.2f} to {one['high']:.2f})"
         )
         if one["variety"]["value"] > 1:
-            return Finding("variety", f"The pictures are less alike than real ones{part}: {words}.", "note")
+            return Finding("variety", f"The images are less alike than real ones{part}: {words}.", "note")
         if one["generated"] > one["high"]:
             severity = "bad"  # beyond every draw of nine, as in the chest X-ray project
-        return Finding("variety", f"The pictures are too alike{part}: {words}.", severity)
+        return Finding("variety", f"The images are too alike{part}: {words}.", severity)
     words = f"two correlate by {alike['generated']:.2f} on average, two real ones by {alike['real']:.2f}"
     return Finding("variety", f"As varied as real ones by their pixels: {words}.", "ok")
 
 
 def of_shares(what: str, are: str, shares: Row, noted: float, bad: float) -> Finding:
-    words = f"{shares['generated']:.1%} of the pictures {are} (real ones: {shares['real']:.1%})"
+    words = f"{shares['generated']:.1%} of the images {are} (real ones: {shares['real']:.1%})"
     severity = "ok" if shares["low"] <= noted else "bad" if shares["value"] >= bad else "note"
     return Finding(what, f"{words}.", severity)

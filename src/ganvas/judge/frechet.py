@@ -1,5 +1,5 @@
 """Frechet distance of two sets of features: from the features or from streamed statistics, with its interval, and
-extrapolated to infinitely many pictures. An FID only in the features of the 2015 Inception network.
+extrapolated to infinitely many images. An FID only in the features of the 2015 Inception network.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Statistics:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Number of pictures and features, as of the features themselves."""
+        """Number of images and features, as of the features themselves."""
         return self.num, len(self.mean)
 
     @property
@@ -84,7 +84,7 @@ class Statistics:
     def factor(self) -> np.ndarray:
         """A (rank, D) with A^T A the covariance; kept, so that a reference is factored once for many comparisons.
 
-        Cholesky with pivots, which also takes a singular covariance, as of fewer pictures than features (Higham 2002,
+        Cholesky with pivots, which also takes a singular covariance, as of fewer images than features (Higham 2002,
         "Accuracy and stability of numerical algorithms", section 10.3).
         """
         if self._factor is None:
@@ -117,11 +117,11 @@ class Statistics:
 
 
 def check_fid(num_real: int, num_fake: int, force: bool = False) -> bool:
-    """Whether an FID of so many pictures is biased: below `MINIMUM_FOR_FID` of either kind, where it takes `force`."""
+    """Whether an FID of so many images is biased: below `MINIMUM_FOR_FID` of either kind, where it takes `force`."""
     biased = min(num_real, num_fake) < MINIMUM_FOR_FID
     if biased and not force:
         raise DataError(
-            f"an FID of {num_real} real and {num_fake} generated pictures says more of their number than of the "
+            f"an FID of {num_real} real and {num_fake} generated images says more of their number than of the "
             f"generator: it takes {MINIMUM_FOR_FID} of each, so trust the KID here, or force it"
         )
     return biased
@@ -130,10 +130,10 @@ def check_fid(num_real: int, num_fake: int, force: bool = False) -> bool:
 def frechet(real: np.ndarray | Statistics, fake: np.ndarray | Statistics) -> float:
     """|mean difference|^2 + tr(S + T - 2 (S T)^(1/2)) of the two sets' means and covariances S, T, in float64.
 
-    Heusel et al. 2017, equation 6. Takes features (N, D) or `Statistics`. Biased upwards where pictures are few. With
+    Heusel et al. 2017, equation 6. Takes features (N, D) or `Statistics`. Biased upwards where images are few. With
     factors S = A^T A and T = B^T B, tr (S T)^(1/2) is the sum of the singular values of A B^T, the roots of a symmetric
     matrix's eigenvalues: no square root of a matrix, and the factors are the centred features themselves where there
-    are fewer pictures than features. Raises `DataError` below 2 pictures in a set.
+    are fewer images than features. Raises `DataError` below 2 images in a set.
     """
     (mean, first), (other, second) = _moments(real, fake)
     product = first @ second.T
@@ -143,13 +143,13 @@ def frechet(real: np.ndarray | Statistics, fake: np.ndarray | Statistics) -> flo
 
 
 def frechet_interval(real: np.ndarray, fake: np.ndarray) -> Interval:
-    """`frechet` with the interval of what it is on average at these numbers of pictures, its bias included.
+    """`frechet` with the interval of what it is on average at these numbers of images, its bias included.
 
     Normal, with the variance from each picture's influence on the distance (the infinitesimal jackknife; Efron 1982,
-    "The jackknife, the bootstrap and other resampling plans", chapter 6): no picture is used twice, as a bootstrap
-    would, which biases covariances and so this distance. The influence of a real picture x is |x - m|^2 less
+    "The jackknife, the bootstrap and other resampling plans", chapter 6): no image is used twice, as a bootstrap
+    would, which biases covariances and so this distance. The influence of a real image x is |x - m|^2 less
     (x - m)^T P (x - m), where P = B^T (B S B^T)^(-1/2) B is the optimal map from one Gaussian to the other, plus twice
-    its part in the mean difference. In simulations with 16 to 256 features and 100 to 1,000 pictures, fewer than
+    its part in the mean difference. In simulations with 16 to 256 features and 100 to 1,000 images, fewer than
     features included, the 95% interval held the average in 89% to 98%, and in 97% to 100% at equal distributions, where
     it is careful: up to 1.5 times too wide.
     """
@@ -161,14 +161,14 @@ def frechet_interval(real: np.ndarray, fake: np.ndarray) -> Interval:
 
 
 def fid_infinity(real: np.ndarray, fake: np.ndarray, seed: int = 0) -> Interval:
-    """The Frechet distance of infinitely many pictures, extrapolated, with its interval. May fall below 0 by chance.
+    """The Frechet distance of infinitely many images, extrapolated, with its interval. May fall below 0 by chance.
 
     Chong & Forsyth 2020, "Effectively unbiased FID and Inception score": the bias is proportional to 1 / N. Here both
-    sets shrink, so that it is taken out for real pictures too, and the line goes through all of them and through
+    sets shrink, so that it is taken out for real images too, and the line goes through all of them and through
     disjoint halves drawn with `seed`: quarters, and many sizes between, bent it more than they steadied it. The
     extrapolation leaves the first-order variance as it is and doubles the second-order one, which is what the
-    influences of `frechet_interval` give anyway. In simulations of 32 and 128 features and 64 to 800 pictures it held
-    the true distance in 90% to 98%. Raises `DataError` with fewer pictures than features, where the line bends.
+    influences of `frechet_interval` give anyway. In simulations of 32 and 128 features and 64 to 800 images it held
+    the true distance in 90% to 98%. Raises `DataError` with fewer images than features, where the line bends.
     """
     check(real, fake, max(4, real.shape[1]))
     rng = np.random.default_rng(seed)
@@ -229,7 +229,7 @@ def _maps(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def _influence(features: np.ndarray, mean: np.ndarray, difference: np.ndarray, to_other: np.ndarray) -> float:
-    """Variance that the chance of these pictures gives to the distance."""
+    """Variance that the chance of these images gives to the distance."""
     num = len(features)
     influences = np.empty(num)
     for part in slices(num, BLOCK):

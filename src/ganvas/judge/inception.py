@@ -271,14 +271,14 @@ def folded(layers: list[ConvNorm]) -> nn.Conv2d:
     return one
 
 
-# ---- pictures ----
+# ---- images ----
 
 
 def original(pictures: Tensor) -> Tensor:
     """RGB (N, 3, H, W) in [-1, 1] -> (N, 3, 299, 299) as the graph of 2015 itself makes it.
 
     8 bit values, enlarged or reduced as TensorFlow 1 does it: linear between the two nearest pixels, the corner of the
-    first pixel held fast, nothing smoothed where pictures are reduced. Then (pixel - 128) / 128.
+    first pixel held fast, nothing smoothed where images are reduced. Then (pixel - 128) / 128.
     """
     x = eight_bit(pictures).contiguous()
     for dim in (3, 2):  # along the rows first: the order decides about the last bit

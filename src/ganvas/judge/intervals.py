@@ -48,12 +48,12 @@ def check(real: np.ndarray, fake: np.ndarray, least: int) -> None:
 def check_shapes(real: tuple[int, ...], fake: tuple[int, ...], least: int) -> None:
     if min(real[0], fake[0]) < least:
         raise DataError(
-            f"{real[0]} real and {fake[0]} generated pictures were given and this measure needs at least {least} "
+            f"{real[0]} real and {fake[0]} generated images were given and this measure needs at least {least} "
             "of each: ask for more samples or take more pictures"
         )
     if real[1] != fake[1]:
         raise DataError(
-            f"the features of real pictures have {real[1]} numbers and those of generated ones {fake[1]}, "
+            f"the features of real images have {real[1]} numbers and those of generated ones {fake[1]}, "
             "which cannot be compared: take both from one network"
         )
 
@@ -62,8 +62,8 @@ def check_finite(features: np.ndarray, kind: str) -> None:
     bad = len(features) - sum(int(np.isfinite(features[part]).all(axis=1).sum()) for part in slices(len(features)))
     if bad:
         raise DataError(
-            f"the features of {bad} of {len(features)} {kind} pictures are not finite numbers: "
-            "look for NaN in the pictures or in the network's weights"
+            f"the features of {bad} of {len(features)} {kind} images are not finite numbers: "
+            "look for NaN in the images or in the network's weights"
         )
 
 

@@ -28,21 +28,21 @@ def manifold(real: np.ndarray, fake: np.ndarray, k: int = 3, k_density: int = 5,
 
     Precision and recall: Kynkaanniemi et al. 2019, "Improved precision and recall", with balls to the k-th neighbour.
     Density and coverage: Naeem et al. 2020, "Reliable fidelity and diversity metrics", k_density: how many real balls
-    hold a generated picture, over k_density, and the share of real balls that hold one. All four depend on the numbers
-    of pictures; the interval is of their average at these numbers.
+    hold a generated image, over k_density, and the share of real balls that hold one. All four depend on the numbers
+    of images; the interval is of their average at these numbers.
 
-    The chance of the balls matters as much as that of the pictures that fall in them, and a bootstrap's duplicates
+    The chance of the balls matters as much as that of the images that fall in them, and a bootstrap's duplicates
     would be each other's neighbours, so: both sets are dealt into 4 parts (with `seed`), the four shares measured on
-    each, and their variance divided by 4 (subsampling, Politis & Romano 1994; a share of N pictures has a variance
+    each, and their variance divided by 4 (subsampling, Politis & Romano 1994; a share of N images has a variance
     like 1 / N); Student's t of the 4 deals' 12 differences. Density and coverage, which change with the size of the
     parts, bring their variance along: density like its square, coverage like p (1 - p). At shares near 0 and 1 at least
     as wide as a plain share's interval. Held against simulation (8 to 128 features of falling size, 100 to 1,000
-    pictures, Gaussian and heavy tails, equal, moved and collapsed sets): precision, recall and coverage 90% to 100%,
-    95% to 96% on average; density 91% on average, and down to 71% for a collapsed generator at 100 pictures. A
+    images, Gaussian and heavy tails, equal, moved and collapsed sets): precision, recall and coverage 90% to 100%,
+    95% to 96% on average; density 91% on average, and down to 71% for a collapsed generator at 100 images. A
     binomial interval, which takes the balls as given, has a tenth to three quarters of the variance.
 
     Distances in the type of the features, centred, block by block, whatever N and M.
-    Raises `DataError` below 4 parts of max(k, k_density) + 1 pictures.
+    Raises `DataError` below 4 parts of max(k, k_density) + 1 images.
     """
     most = max(k, k_density)
     check(real, fake, PARTS * (most + 1))
@@ -67,11 +67,11 @@ def manifold(real: np.ndarray, fake: np.ndarray, k: int = 3, k_density: int = 5,
 
 
 def precision_recall(real: np.ndarray, fake: np.ndarray, k: int = 3, block: int = BLOCK) -> tuple[float, float]:
-    """Share of generated pictures within the real ones' manifold, and of real ones within the generated ones'.
+    """Share of generated images within the real ones' manifold, and of real ones within the generated ones'.
 
-    Kynkaanniemi et al. 2019, "Improved precision and recall": a manifold is the balls about each of its pictures that
+    Kynkaanniemi et al. 2019, "Improved precision and recall": a manifold is the balls about each of its images that
     just reach its k-th nearest neighbour in the same set. Both in 0..1, higher is better. Raises `DataError` at k
-    pictures or fewer in a set.
+    images or fewer in a set.
     """
     check(real, fake, k + 1)
     real, fake = _centred(real, fake)
@@ -104,7 +104,7 @@ def _measured(real: np.ndarray, fake: np.ndarray, k: int, k_density: int, block:
 
 
 def _reach(features: np.ndarray, k: int, block: int) -> np.ndarray:
-    """Squared distances of each picture to its k nearest neighbours in its own set, in order (N, k).
+    """Squared distances of each image to its k nearest neighbours in its own set, in order (N, k).
 
     Only the blocks on and above the diagonal; one below is the transpose of one above.
     """

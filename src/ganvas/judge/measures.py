@@ -1,4 +1,4 @@
-"""The distances between real and generated pictures as rows of a table, each with its meaning and its protocol."""
+"""The distances between real and generated images as rows of a table, each with its meaning and its protocol."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def as_row(
 
 
 def of(measure: Callable[[np.ndarray, np.ndarray], Found], real: np.ndarray, floor: np.ndarray | None) -> Found | None:
-    """What other real pictures get; None where there are too few of them."""
+    """What other real images get; None where there are too few of them."""
     return None if floor is None else measure(real, floor)
 
 
@@ -47,7 +47,7 @@ class Measures:
         self, features: Features, sampling: str, split: str, num_real: int, num_fake: int,
         trained_with: str | None = None,
     ) -> None:  # fmt: skip
-        """sampling: how the generated pictures were drawn, for the protocol. split: which real ones these are.
+        """sampling: how the generated images were drawn, for the protocol. split: which real ones these are.
 
         trained_with: the pretrained network that took part in the training; its features are flagged.
         """
@@ -70,10 +70,10 @@ class Measures:
     def rows(
         self, real: np.ndarray, floor: np.ndarray | None, fake: np.ndarray, logits: np.ndarray, force: bool
     ) -> list[Row]:
-        """real, floor, fake: features (N, D) of the reference, of other real pictures and of the generated ones.
+        """real, floor, fake: features (N, D) of the reference, of other real images and of the generated ones.
 
-        floor: None where there are too few others; what real pictures would get is then left open.
-        force: an FID of too few pictures all the same.
+        floor: None where there are too few others; what real images would get is then left open.
+        force: an FID of too few images all the same.
         """
         inception = self.features.name in INCEPTION
         rows = [
@@ -89,19 +89,19 @@ class Measures:
                 self.row(
                     "frechet", "Frechet distance", distances.frechet_interval(real, fake), "lower",
                     of(distances.frechet, real, floor),
-                    "Distance of the sets' means and spreads in this network: no FID; it grows as pictures get few.",
+                    "Distance of the sets' means and spreads in this network: no FID; it grows as images get few.",
                 )
             )  # fmt: skip
         found, ideal = distances.manifold(real, fake), of(distances.manifold, real, floor)
         for key, name, meaning in (
-            ("precision", "Precision", "Share of the generated pictures that look like some real one: quality."),
-            ("recall", "Recall", "Share of the real pictures that the generator could have made: variety."),
+            ("precision", "Precision", "Share of the generated images that look like some real one: quality."),
+            ("recall", "Recall", "Share of the real images that the generator could have made: variety."),
             (
                 "density",
                 "Density",
-                "How deep within the real pictures the generated ones lie: quality, robustly.",
+                "How deep within the real images the generated ones lie: quality, robustly.",
             ),
-            ("coverage", "Coverage", "Share of the real pictures that have a generated one nearby: variety, robust."),
+            ("coverage", "Coverage", "Share of the real images that have a generated one nearby: variety, robust."),
         ):
             more = "k = 3" if key in ("precision", "recall") else "k = 5"
             best = None if ideal is None else getattr(ideal, key).value
@@ -116,22 +116,22 @@ class Measures:
             ),
             self.row(
                 "vendi", "Vendi score", distances.vendi(fake[:num]), "near", distances.vendi(real[:num]).value,
-                "How many quite different pictures there are in effect; compare it with the real pictures' number.",
-                f"{num:,} pictures of each kind",
+                "How many quite different images there are in effect; compare it with the real pictures' number.",
+                f"{num:,} images of each kind",
             ),
         ]  # fmt: skip
         if inception:
             rows.append(
                 self.row(
                     "inception_score", "Inception score", distances.inception_score(logits), "higher", None,
-                    "Clear and varied things by ImageNet's classes; says little of pictures that are none of those.",
+                    "Clear and varied things by ImageNet's classes; says little of images that are none of those.",
                     "10 splits in order",
                 )
             )  # fmt: skip
         return rows
 
     def fid(self, real: np.ndarray, floor: np.ndarray | None, fake: np.ndarray, force: bool) -> list[Row]:
-        """Refused for too few pictures unless forced, and then marked."""
+        """Refused for too few images unless forced, and then marked."""
         biased = distances.check_fid(len(real), len(fake), force)
         flags = (f"biased: fewer than {distances.MINIMUM_FOR_FID:,} pictures",) if biased else ()
         rows = [
@@ -158,11 +158,11 @@ class Measures:
         )  # fmt: skip
 
     def other(self, key: str, split: str, reference: np.ndarray, floor: np.ndarray, fake: np.ndarray) -> Row:
-        """KID to the other part of the real pictures: one that learnt by heart is nearer to the training part."""
+        """KID to the other part of the real images: one that learnt by heart is nearer to the training part."""
         measures = Measures(self.features, self.sampling, split, len(reference), len(fake))
         meaning = {
-            "kid_training": "The same to pictures trained on: far below the other means learnt by heart.",
-            "kid_heldout": "The same to pictures never trained on: far above the other means learnt by heart.",
+            "kid_training": "The same to images trained on: far below the other means learnt by heart.",
+            "kid_heldout": "The same to images never trained on: far above the other means learnt by heart.",
         }[key]
         return measures.row(
             key, f"KID to {split} pictures", distances.kid_interval(reference, fake), "lower",

@@ -18,7 +18,7 @@ def available() -> bool:
 
 
 def of(network: nn.Module, shape: tuple[int, int, int]) -> nn.Module:
-    """`network` (pictures of `shape` (C, H, W) on the CPU -> a tensor or a tuple) in onnxruntime.
+    """`network` (images of `shape` (C, H, W) on the CPU -> a tensor or a tuple) in onnxruntime.
 
     For networks of the operations that `_Writer` knows, in eval mode, with batch norms folded. On the threads that
     PyTorch has; as many threads give the same bits. Needs the packages: see `available`.

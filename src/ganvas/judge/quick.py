@@ -1,6 +1,6 @@
 """A quick look at a generator while it trains: its vitals, a handful of numbers that cost seconds at most.
 
-The score that keeps the best weights is the kernel distance (KID) to real pictures, held-out ones where there are
+The score that keeps the best weights is the kernel distance (KID) to real images, held-out ones where there are
 enough, in the features of a random network: a pretrained one that chose the weights could not judge them afterwards.
 """
 
@@ -21,23 +21,23 @@ from ganvas.judge.distances import kid_interval, precision_recall
 from ganvas.judge.features import Features
 
 NUM_PICTURES = 256  # fewer where they are large
-PIXELS = 2**23  # of all pictures together
+PIXELS = 2**23  # of all images together
 LATTICE_PICTURES = 64
 THUMBNAIL = 12  # pixels a side in which neighbours are looked for
 NEIGHBOURS = 20
-MOST_TRAINING = 20_000  # training pictures that neighbours are looked for among
-STRANGE, LEAST_JUDGED = 2, 50  # per cent of pictures that are no copies but pass for near; pictures that this takes
+MOST_TRAINING = 20_000  # training images that neighbours are looked for among
+STRANGE, LEAST_JUDGED = 2, 50  # per cent of images that are no copies but pass for near; images that this takes
 
 
 class QuickJudge:
     """Called with a generator, it answers with its vitals, all about the same seeds each time:
 
-    score, kid: the distance to real pictures; margin: half of its 95% interval. precision, recall: improved ones.
+    score, kid: the distance to real images; margin: half of its 95% interval. precision, recall: improved ones.
     diversity: mean squared distance of two generated pictures' features, over that of two real ones.
-    lattice: the worst period's peak over the real pictures'; peaks fainter than the usual power of real pictures, which
+    lattice: the worst period's peak over the real pictures'; peaks fainter than the usual power of real images, which
     nobody sees, hardly count. sharpness: Laplacian variance over the real pictures'.
-    near: share of pictures much nearer to one training picture than to the next ones. By chance it is 2%: of held-out
-    pictures, or where too few were set aside, of training pictures among the others. Left out with too few of both.
+    near: share of images much nearer to one training image than to the next ones. By chance it is 2%: of held-out
+    images, or where too few were set aside, of training images among the others. Left out with too few of both.
     change: mean change of a pixel, of the range, since the last look.
     """
 
@@ -81,13 +81,13 @@ class QuickJudge:
         return vitals
 
     def _lattice(self, images: Tensor) -> float:
-        """Of a blurred picture any trace of a lattice stands out, over next to nothing. So the peak must stand out of
-        the pictures alone, and of the same among as many real ones, where it lies on their power too."""
+        """Of a blurred image any trace of a lattice stands out, over next to nothing. So the peak must stand out of
+        the images alone, and of the same among as many real ones, where it lies on their power too."""
         alone, among = lattice(images), lattice(torch.cat([images, self.pictures[: len(images)]]))
         return max((min(alone[p], 2 * among[p] - real) / real for p, real in self.lattice.items()), default=1.0)
 
     def _chance(self, pack: Pack) -> float | None:
-        """The standing out below which a picture is near: of `STRANGE` per cent of pictures that are no copies."""
+        """The standing out below which an image is near: of `STRANGE` per cent of images that are no copies."""
         enough = len(self.training) > NEIGHBOURS + 1
         if enough and len(pack.heldout) >= LEAST_JUDGED:
             distances = self._distances(_thumbnails(pack, _drawn(pack.heldout, NUM_PICTURES)), NEIGHBOURS)
@@ -99,12 +99,12 @@ class QuickJudge:
         return float(np.percentile(self._standing_out(distances), STRANGE))
 
     def _distances(self, thumbnails: np.ndarray, num: int) -> np.ndarray:
-        """To the `num` nearest training pictures (N, num), nearest first."""
+        """To the `num` nearest training images (N, num), nearest first."""
         return np.sqrt(nearest(thumbnails, self.training, num)[0])
 
     @staticmethod
     def _standing_out(distances: np.ndarray) -> np.ndarray:
-        """Distance to the nearest training picture over the mean of the next ones: small for a copy (N,)."""
+        """Distance to the nearest training image over the mean of the next ones: small for a copy (N,)."""
         return distances[:, 0] / np.maximum(1e-6, distances[:, 1:].mean(axis=1))
 
 

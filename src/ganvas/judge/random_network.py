@@ -1,4 +1,4 @@
-"""A random convolutional network: features for pictures unlike photographs, where networks trained on photographs
+"""A random convolutional network: features for images unlike photographs, where networks trained on photographs
 look at the wrong things.
 
 Random filters with a nonlinearity and pooling keep most of what tells textures and shapes apart (Jarrett et al. 2009,
@@ -24,18 +24,18 @@ from ganvas.judge.features import Features, as_rgb
 SEED = 0
 MAPS = (16, 32, 64, 64)  # of each scale; the first looks at 5 x 5 pixels, the others at 3 x 3 places
 LAYOUT = 2  # the finest and the coarsest grid of means: 2 x 2 cells
-LARGEST = 128  # pixels of the longer side; larger pictures are reduced first
-SMALLEST = 16  # pixels of the shorter side; smaller pictures are enlarged
-CALIBRATION = 500  # pictures that give the scale of each feature
+LARGEST = 128  # pixels of the longer side; larger images are reduced first
+SMALLEST = 16  # pixels of the shorter side; smaller images are enlarged
+CALIBRATION = 500  # images that give the scale of each feature
 BLOCK = 50  # of them at a time
 
 
 class RandomNetwork(nn.Module):
     """RGB (N, 3, H, W) in [-1, 1] -> (N, num_features).
 
-    At each of four scales, each half of the one before: mean and deviation of each map over the picture; and the means
-    in 2 x 2 cells of the last. Each feature less its mean over its deviation on calibration pictures, and the inverse
-    hyperbolic sine of that: a few strange pictures would otherwise rule every distance.
+    At each of four scales, each half of the one before: mean and deviation of each map over the image; and the means
+    in 2 x 2 cells of the last. Each feature less its mean over its deviation on calibration images, and the inverse
+    hyperbolic sine of that: a few strange images would otherwise rule every distance.
     """
 
     mean: Tensor
@@ -79,7 +79,7 @@ class RandomNetwork(nn.Module):
 
     @torch.inference_mode()
     def calibrate(self, blocks: Iterable[Tensor]) -> None:
-        """Sets the scale of each feature: zero mean and unit variance on these pictures (N, 3, H, W)."""
+        """Sets the scale of each feature: zero mean and unit variance on these images (N, 3, H, W)."""
         deviation, mean = torch.std_mean(torch.cat([self.raw(block) for block in blocks]).double(), dim=0)
         self.mean.copy_(mean)
         self.scale.copy_(1 / deviation.clamp_min(1e-4))
@@ -96,7 +96,7 @@ def prepare(pictures: Tensor) -> Tensor:
 
 
 def textures(num: int = CALIBRATION, side: int = 64) -> Tensor:
-    """Noise (N, 3, side, side) with the 1/f amplitudes of natural pictures (Field 1987), of any contrast and colour."""
+    """Noise (N, 3, side, side) with the 1/f amplitudes of natural images (Field 1987), of any contrast and colour."""
     rng = np.random.default_rng(SEED)
     frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side))
     frequency[0, 0] = 1 / side
@@ -108,7 +108,7 @@ def textures(num: int = CALIBRATION, side: int = 64) -> Tensor:
 
 
 def load(name: str, device: torch.device, weights: Path | None, pack: Pack | None) -> Features:
-    """The network as `Features`; with a pack, in the scale of its training pictures, which tells far more apart."""
+    """The network as `Features`; with a pack, in the scale of its training images, which tells far more apart."""
     network = RandomNetwork().eval().requires_grad_(False)
     digest = tensor_hash(network.state_dict())
     if pack is None:
@@ -119,7 +119,7 @@ def load(name: str, device: torch.device, weights: Path | None, pack: Pack | Non
         blocks = np.array_split(pack.training[places], -(-len(places) // BLOCK))
         pixels = (torch.from_numpy(pack.images[block]).permute(0, 3, 1, 2) for block in blocks)
         network.calibrate(prepare(as_rgb(block)) for block in pixels)
-        scale = f"{len(places)} training pictures of the pack {pack.hash[:8]}"
+        scale = f"{len(places)} training images of the pack {pack.hash[:8]}"
     words = (
         f"input as it is ({SMALLEST} to {LARGEST} pixels, else by antialiased bicubic), [-1, 1], "
         f"each feature in units of its deviation on {scale}"

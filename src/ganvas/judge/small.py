@@ -1,6 +1,6 @@
-"""A small convolutional classifier and its training: for the judge of labelled pictures and the usefulness tests.
+"""A small convolutional classifier and its training: for the judge of labelled images and the usefulness tests.
 
-It looks at pictures of at most 64 pixels along the longer side; `prepared` makes larger ones so.
+It looks at images of at most 64 pixels along the longer side; `prepared` makes larger ones so.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Pictures = Tensor | np.ndarray
 """A tensor (N, C, H, W) in [-1, 1], or an array (N, H, W, C) of uint8 or uint16 (a pack's)."""
 
 WORK_SIZE = 64  # longest side that it looks at
-READ = 100  # pictures that are prepared at a time
+READ = 100  # images that are prepared at a time
 COARSEST = 8  # longest side of the last grid
 WIDTHS = (16, 32, 64)  # feature maps of the stem and of the stages after it; the last goes on
 FEATURES = 128  # of the hidden layer
@@ -30,7 +30,7 @@ BATCH = 100
 PEAK_RATE = 5e-3
 SMOOTHING = 0.05  # of the labels: keeps the logits, and with them the features, bounded
 LIGHT = ("translation",)
-CHANCE = 0.8  # of each operation for each picture
+CHANCE = 0.8  # of each operation for each image
 
 
 class Classifier(nn.Module):
@@ -68,7 +68,7 @@ def conv(num_in: int, num_out: int, kernel: int, stride: int) -> list[nn.Module]
 
 
 def prepared(pictures: Pictures, indices: np.ndarray, progress: Progress | None = None) -> Tensor:
-    """The pictures at `indices` as the classifier takes them: (N, 1 or 3, h, w) float16 in [-1, 1], read in blocks."""
+    """The images at `indices` as the classifier takes them: (N, 1 or 3, h, w) float16 in [-1, 1], read in blocks."""
     channels, height, width = shape_of(pictures)
     height, width = work_size(height, width)
     ready = torch.empty(len(indices), colours(channels), height, width, dtype=torch.float16)
@@ -78,7 +78,7 @@ def prepared(pictures: Pictures, indices: np.ndarray, progress: Progress | None 
             block = torch.from_numpy(block).permute(0, 3, 1, 2)
         ready[start : start + READ] = look(as_rgb(block), colours(channels), height, width)
         if progress:
-            progress("preparing pictures for the classifier", min(start + READ, len(indices)), len(indices))
+            progress("preparing images for the classifier", min(start + READ, len(indices)), len(indices))
     return ready
 
 
@@ -120,10 +120,10 @@ def train_classifier(
     device: torch.device | None = None,
     progress: Progress | None = None,
 ) -> Classifier:
-    """A classifier of pictures (N, C, H, W), float of any precision in [-1, 1], with labels (N,) below num_classes.
+    """A classifier of images (N, C, H, W), float of any precision in [-1, 1], with labels (N,) below num_classes.
 
-    steps: gradient steps (10 or more) of at most 100 pictures, in epochs of shuffled pictures. policy: operations of
-    `ganvas.augment`; mirror: half of the pictures are mirrored. The same arguments on the same machine with as many
+    steps: gradient steps (10 or more) of at most 100 images, in epochs of shuffled images. policy: operations of
+    `ganvas.augment`; mirror: half of the images are mirrored. The same arguments on the same machine with as many
     threads give the same network; the caller's random state is left alone.
     """
     device = device or torch.device("cpu")
@@ -159,7 +159,7 @@ def train_classifier(
 
 
 def moments(pictures: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation (1, C, 1, 1) over all pictures, places and blocks of pictures; a flat channel counts as 1."""
+    """Mean and deviation (1, C, 1, 1) over all images, places and blocks of images; a flat channel counts as 1."""
     sums = torch.zeros(2, pictures.shape[1], dtype=torch.float64)
     for block in pictures.split(1000):
         wide = block.double()
@@ -172,7 +172,7 @@ def moments(pictures: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.inference_mode()
 def logits(network: Classifier, pictures: Tensor, batch: int = 250) -> Tensor:
-    """(N, num_classes) float32, on the CPU, of pictures (N, C, H, W)."""
+    """(N, num_classes) float32, on the CPU, of images (N, C, H, W)."""
     device = network.head.weight.device
     parts = [network(block.to(device).float())[1].cpu() for block in pictures.split(batch)]
     return torch.cat(parts)

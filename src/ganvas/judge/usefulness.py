@@ -1,4 +1,4 @@
-"""What generated pictures are good for: can a classifier tell them from real ones, and do they help to train one?"""
+"""What generated images are good for: can a classifier tell them from real ones, and do they help to train one?"""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ganvas.judge.intervals import LEVEL, Interval, share
 from ganvas.judge.small import Classifier, Pictures, logits, prepared, shape_of, train_classifier
 
 FOLDS = 2
-LEAST = 20  # pictures of each kind
+LEAST = 20  # images of each kind
 CELLS = 8  # of the map along the longer side
 MAP_PICTURES = 200
 ARMS = ("real", "real + augmentation", "synthetic", "real + synthetic")
@@ -30,7 +30,7 @@ ARMS = ("real", "real + augmentation", "synthetic", "real + synthetic")
 
 @dataclass(frozen=True, eq=False)
 class RealOrFake:
-    """How well a small classifier tells generated pictures from real ones that it has not seen."""
+    """How well a small classifier tells generated images from real ones that it has not seen."""
 
     accuracy: Interval
     """In 0..1; 0.5 is chance: the two cannot be told apart by it."""
@@ -54,15 +54,15 @@ def real_or_fake(
     """Trains a classifier on one half of both sets, tests it on the other half, and the other way round.
 
     A classifier two-sample test (Lopez-Paz & Oquab 2017). As many of each kind are taken. The interval is Wilson's
-    over all tested pictures; it takes them as independent: near duplicates among the real ones make it too narrow.
-    mirror: the generator learnt from mirrored pictures too, so which way they face does not count. steps: gradient
-    steps of 100 pictures for each half. Raises `DataError` below 20 pictures of a kind, or where the shapes differ.
+    over all tested images; it takes them as independent: near duplicates among the real ones make it too narrow.
+    mirror: the generator learnt from mirrored images too, so which way they face does not count. steps: gradient
+    steps of 100 images for each half. Raises `DataError` below 20 images of a kind, or where the shapes differ.
     """
     check_shapes(real, fake)
     num = min(len(real), len(fake))
     if num < LEAST:
         raise DataError(
-            f"{len(real)} real and {len(fake)} generated pictures were given and telling them apart needs at least "
+            f"{len(real)} real and {len(fake)} generated images were given and telling them apart needs at least "
             f"{LEAST} of each: ask for more samples or take more pictures"
         )
     rng = np.random.default_rng(seed)
@@ -94,16 +94,16 @@ def real_or_fake(
 
 
 def told_apart(accuracy: Interval) -> str:
-    found = f"{accuracy.value:.1%} of unseen pictures ({accuracy.low:.1%} to {accuracy.high:.1%}; chance is 50%)"
+    found = f"{accuracy.value:.1%} of unseen images ({accuracy.low:.1%} to {accuracy.high:.1%}; chance is 50%)"
     if accuracy.low <= 0.5:
-        return f"A small classifier cannot tell generated from real pictures: it is right about {found}."
+        return f"A small classifier cannot tell generated from real images: it is right about {found}."
     how = "easily" if accuracy.value > 0.9 else "often" if accuracy.value > 0.65 else "sometimes"
-    return f"A small classifier {how} tells generated from real pictures: it is right about {found}."
+    return f"A small classifier {how} tells generated from real images: it is right about {found}."
 
 
 @torch.inference_mode()
 def occlusion(network: Classifier, pictures: Tensor, labels: Tensor) -> Tensor:
-    """(rows, columns): mean loss of margin for the right answer where a cell shows the mean picture instead.
+    """(rows, columns): mean loss of margin for the right answer where a cell shows the mean image instead.
 
     Zeiler & Fergus 2014, "Visualizing and understanding convolutional networks", section 4.2.
     """
@@ -116,7 +116,7 @@ def occlusion(network: Classifier, pictures: Tensor, labels: Tensor) -> Tensor:
 
     whole = margin(pictures)
     worth = torch.zeros(rows, columns)
-    # Where a cell begins and ends: the cells cover the picture also where its sides do not divide.
+    # Where a cell begins and ends: the cells cover the image also where its sides do not divide.
     tops, lefts = (
         torch.linspace(0, side, n + 1).round().int().tolist()
         for side, n in zip(pictures.shape[2:], (rows, columns), strict=True)
@@ -141,7 +141,7 @@ def map_grid(height: int, width: int) -> tuple[int, int]:
 
 @dataclass(frozen=True, eq=False)
 class Usefulness:
-    """Accuracy on held-out real pictures of classifiers trained on each mixture, and the differences to real only."""
+    """Accuracy on held-out real images of classifiers trained on each mixture, and the differences to real only."""
 
     accuracy: dict[str, Interval]
     """By mixture (`ARMS`), mean over seeds; in 0..1."""
@@ -172,15 +172,15 @@ def usefulness(
     device: torch.device | None = None,
     progress: Progress | None = None,
 ) -> Usefulness:
-    """Trains the same classifier on each mixture and tests it on held-out real pictures, `seeds` times.
+    """Trains the same classifier on each mixture and tests it on held-out real images, `seeds` times.
 
     "Train on synthetic, test on real" (Esteban et al. 2017; Ravuri & Vinyals 2019 call it the classification accuracy
-    score). labels: (N,) int in 0..num_classes-1, for generated pictures what they were asked for. kind, mirror: which
-    augmentation is classical for these pictures (`ganvas.augment`). Every mixture has the same number of gradient
+    score). labels: (N,) int in 0..num_classes-1, for generated images what they were asked for. kind, mirror: which
+    augmentation is classical for these images (`ganvas.augment`). Every mixture has the same number of gradient
     steps; the same seed means the same start. Raises `DataError` where shapes differ or a class has no real or no
-    generated picture.
+    generated image.
 
-    Intervals (see `interval`) hold for other seeds and other test pictures, not for other training pictures: where
+    Intervals (see `interval`) hold for other seeds and other test images, not for other training images: where
     there were 120 real ones, another 120 by themselves were 0.8 to 1.7 points worse (MedNIST). On one core about two
     minutes at 28 pixels and five times that at 64.
     """
@@ -189,7 +189,7 @@ def usefulness(
     for labels, what in ((real_labels, "real"), (synthetic_labels, "generated")):
         if not (counts := np.bincount(labels, minlength=num_classes)).all():
             raise DataError(
-                f"class number {int(counts.argmin())} has no {what} pictures and usefulness is measured over all "
+                f"class number {int(counts.argmin())} has no {what} images and usefulness is measured over all "
                 f"{num_classes} classes: give some of each, or leave the class out"
             )
     sets = [prepared(pictures, np.arange(len(pictures))) for pictures in (real, synthetic, heldout)]
@@ -233,9 +233,9 @@ def usefulness(
 
 
 def interval(values: np.ndarray, least: float, most: float) -> Interval:
-    """Mean of (seeds, test pictures) and its 95% interval for other seeds and other test pictures.
+    """Mean of (seeds, test images) and its 95% interval for other seeds and other test images.
 
-    The variance of the mean over seeds and that over pictures are added, which counts what both share twice and so is
+    The variance of the mean over seeds and that over images are added, which counts what both share twice and so is
     rather too wide than too narrow (as the bootstrap over both, Owen 2007); t with Satterthwaite's degrees of freedom.
     """
     seeds, num = values.shape
@@ -258,11 +258,11 @@ def verdict(accuracy: dict[str, Interval], difference: dict[str, Interval]) -> s
         f"({mixed.low * 100:+.1f} to {mixed.high * 100:+.1f})"
     )
     if mixed.low > 0:
-        first = "Generated pictures help"
+        first = "Generated images help"
     elif mixed.high < 0:
-        first = "Generated pictures do harm"
+        first = "Generated images do harm"
     else:
-        first = "Generated pictures do not help beyond chance"
+        first = "Generated images do not help beyond chance"
     if alone.low > 0:
         second = "by themselves they train a better classifier than the real ones"
     elif alone.high < 0:
@@ -277,8 +277,8 @@ def verdict(accuracy: dict[str, Interval], difference: dict[str, Interval]) -> s
 
 
 def check_shapes(first: Pictures, second: Pictures) -> None:
-    """Raises `DataError` unless both are pictures of one size and number of channels."""
+    """Raises `DataError` unless both are images of one size and number of channels."""
     shapes = shape_of(first), shape_of(second)
     if shapes[0] != shapes[1]:
         one, other = (f"{height}x{width} pixels with {channels} channels" for channels, height, width in shapes)
-        raise DataError(f"pictures of {one} cannot be compared with pictures of {other}: give both in one shape")
+        raise DataError(f"pictures of {one} cannot be compared with images of {other}: give both in one shape")

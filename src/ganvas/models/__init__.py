@@ -1,4 +1,4 @@
-"""The registry: a name, and a function that builds a generator and a discriminator for any picture size.
+"""The registry: a name, and a function that builds a generator and a discriminator for any image size.
 
 A new architecture is one file with `build(config)` and one line here; tests/test_models.py then checks it.
 """
@@ -86,7 +86,7 @@ def normalise(network: nn.Module) -> None:
 
 
 def mixes_pictures(network: nn.Module) -> bool:
-    """Whether an operation mixes the pictures of a batch while training: batch norm, mini-batch deviation."""
+    """Whether an operation mixes the images of a batch while training: batch norm, mini-batch deviation."""
     return bool(getattr(network, "mixes_pictures", False))
 
 

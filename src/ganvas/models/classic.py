@@ -32,13 +32,13 @@ class Recipe:
     """What one Keras project's networks consist of."""
 
     shrink: int
-    """Side of the picture divided by the side of the start grid."""
+    """Side of the image divided by the side of the start grid."""
     start: int
     """Feature maps of the start grid."""
     up: tuple[Stage, ...]
     """The generator's transposed convolutions, each with a leaky ReLU."""
     last: tuple[int, int]
-    """Kernel side and stride of the layer that makes the picture; a plain convolution where the stride is 1."""
+    """Kernel side and stride of the layer that makes the image; a plain convolution where the stride is 1."""
     down: tuple[Stage, ...]
     """The discriminator's convolutions, each with a leaky ReLU."""
     slope: float
@@ -52,7 +52,7 @@ class Recipe:
     start_active: bool = True
     """A leaky ReLU follows the generator's dense layer."""
     unit_range: bool = False
-    """The project's pictures lie in [0, 1] and come from a sigmoid; ours are converted at the networks' doors."""
+    """The project's images lie in [0, 1] and come from a sigmoid; ours are converted at the networks' doors."""
 
 
 XRAY = Recipe(
@@ -131,7 +131,7 @@ class DenseNorm(nn.BatchNorm1d):
     """Keras' batch normalisation of a dense layer's features (N, F).
 
     Keras keeps the variance of the batch itself, PyTorch n / (n - 1) times as much. For feature maps that is nothing;
-    here n is the batch alone, and with 8 pictures the features would be 6% smaller in evaluation than in training.
+    here n is the batch alone, and with 8 images the features would be 6% smaller in evaluation than in training.
     """
 
     def __init__(self, features: int) -> None:
@@ -157,7 +157,7 @@ def glorot_init(layer: nn.Module) -> None:
 
 
 class Generator(nn.Module):
-    """z (N, z_dim) -> pictures (N, C, H, W) in [-1, 1]."""
+    """z (N, z_dim) -> images (N, C, H, W) in [-1, 1]."""
 
     def __init__(self, config: ModelConfig, recipe: Recipe) -> None:
         super().__init__()
@@ -220,7 +220,7 @@ class Discriminator(nn.Module):
 
 
 class UpsamplingGenerator(nn.Module):
-    """mnist-upsample: z (N, z_dim) -> pictures (N, C, H, W) in [-1, 1], by nearest-neighbour enlargement.
+    """mnist-upsample: z (N, z_dim) -> images (N, C, H, W) in [-1, 1], by nearest-neighbour enlargement.
 
     Batch normalisation is over the feature maps everywhere; weights start as PyTorch's layers do.
     """

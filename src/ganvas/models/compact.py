@@ -2,7 +2,7 @@
 
 One-channel convolutions at full resolution are slow on a CPU, so the generator's last stage is computed at half the
 resolution and shuffled up, and the discriminator unshuffles before its first convolution. Activations are normalised
-at every place over the feature maps, never over the batch: a seed gives the same picture in any batch.
+at every place over the feature maps, never over the batch: a seed gives the same image in any batch.
 How this was chosen, and what did not help, is in RESULTS.md.
 """
 
@@ -40,7 +40,7 @@ class PlaceNorm(nn.Module):
 class LeakyTanh(torch.autograd.Function):
     """tanh whose gradient never vanishes: 1 - (1 - LEAST) y^2 in place of 1 - y^2.
 
-    A picture that went all black in the first steps would otherwise stay black, since no gradient comes back through
+    An image that went all black in the first steps would otherwise stay black, since no gradient comes back through
     saturated pixels. The values are tanh's own. For the start of training only: later it does harm (RESULTS.md).
     """
 
@@ -78,7 +78,7 @@ class Up(nn.Module):
 
 
 class Generator(nn.Module):
-    """z (N, z_dim) and labels (N,) -> pictures (N, C, H, W) in [-1, 1]."""
+    """z (N, z_dim) and labels (N,) -> images (N, C, H, W) in [-1, 1]."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

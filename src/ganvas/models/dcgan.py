@@ -1,6 +1,6 @@
 """DCGAN (Radford et al. 2015) with the widths and the start of the comic-faces project, for any size from 16 pixels.
 
-64 pixels: grids of 4, 8, 16, 32 and 64 with 512, 256, 128 and 64 feature maps and the picture; every further doubling
+64 pixels: grids of 4, 8, 16, 32 and 64 with 512, 256, 128 and 64 feature maps and the image; every further doubling
 adds a stage of twice the maps, up to 1024. Other sizes halve upwards (45 -> 23 -> 12 -> 6 -> 3): the generator leaves
 out the surplus row, the discriminator adds one of zeros.
 """
@@ -24,7 +24,7 @@ WIDEST = 1024  # most feature maps of any stage
 
 
 def widths(config: ModelConfig, num_stages: int) -> list[int]:
-    """Feature maps from coarse to fine, without the picture: doubling from `config.base` towards the coarse end."""
+    """Feature maps from coarse to fine, without the image: doubling from `config.base` towards the coarse end."""
     widest = config.widest or WIDEST
     return [min(widest, config.base * 2**level) for level in reversed(range(num_stages))]
 
@@ -43,7 +43,7 @@ class Up(nn.Module):
 
 
 class Generator(nn.Module):
-    """z (N, z_dim) -> pictures (N, C, H, W) in [-1, 1]."""
+    """z (N, z_dim) -> images (N, C, H, W) in [-1, 1]."""
 
     mixes_pictures = True  # batch normalisation
 

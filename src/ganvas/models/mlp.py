@@ -22,7 +22,7 @@ DROPOUT = 0.3  # after each hidden layer of the discriminator
 
 
 class Generator(nn.Module):
-    """z (N, z_dim) -> pictures (N, C, H, W) in [-1, 1]."""
+    """z (N, z_dim) -> images (N, C, H, W) in [-1, 1]."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Pictures (N, C, H, W) in [-1, 1] -> logits (N,).
 
-    hidden: features of the hidden layers, from the picture on.
+    hidden: features of the hidden layers, from the image on.
     """
 
     stochastic = True  # dropout

@@ -1,13 +1,13 @@
 """The modern default: residual networks after R3GAN (Huang et al. 2024), for any height and width, in two variants.
 
 Both networks are stacks of stages; a stage resamples, changes the number of feature maps and applies residual blocks
-with grouped convolutions. No operation mixes pictures: a seed gives the same picture in any batch, and micro-batches
+with grouped convolutions. No operation mixes images: a seed gives the same image in any batch, and micro-batches
 and ranks change nothing but rounding.
 
 fix-up (the default): fix-up initialisation (Zhang et al. 2019) keeps the depth trainable.
 magnitude: every filter has unit norm whenever it is used, so activations keep their magnitude all through training
 and not only at its start (EDM2: Karras et al. 2024, "Analyzing and improving the training dynamics of diffusion
-models"). Only gains learn how large anything is: each residual branch, the picture, the logits.
+models"). Only gains learn how large anything is: each residual branch, the image, the logits.
 
 The stored weights are not normalised again after a step, as EDM2 does. A gradient through the normalisation is
 orthogonal to its weight, so Adam's steps only lengthen it: after t steps at the rate lr up to sqrt(1 + lr^2 t)
@@ -149,7 +149,7 @@ def blocks(maps: int, config: ModelConfig, num_stages: int) -> nn.Sequential:
 
 
 class Generator(nn.Module):
-    """z (N, z_dim) and labels (N,) -> pictures (N, C, H, W) in [-1, 1]."""
+    """z (N, z_dim) and labels (N,) -> images (N, C, H, W) in [-1, 1]."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

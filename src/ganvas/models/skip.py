@@ -1,14 +1,14 @@
-"""The network for few large pictures, after FastGAN (Liu et al. 2021): 30 to 2,000 of them at 256 to 1024 pixels.
+"""The network for few large images, after FastGAN (Liu et al. 2021): 30 to 2,000 of them at 256 to 1024 pixels.
 
 Generator: one gated convolution per grid, and skip-layer excitation: coarse features, which are cheap and know the
-whole picture, choose how strong each feature map of a grid 16 times finer is. So gradients take a short way back from
+whole image, choose how strong each feature map of a grid 16 times finer is. So gradients take a short way back from
 the fine grids to the latent, and no stage needs many maps at full resolution.
 
-Discriminator: shallow at the fine grids, residual below, a logit per coarse patch. While it judges real pictures, light
+Discriminator: shallow at the fine grids, residual below, a logit per coarse patch. While it judges real images, light
 decoders rebuild them from its features, so that it must describe what it sees and cannot just remember which few
-pictures are the real ones. They are judged by the L1 distance and by multi-scale SSIM, with no pretrained network.
+images are the real ones. They are judged by the L1 distance and by multi-scale SSIM, with no pretrained network.
 
-Where this differs from the paper: no batch norm but one of each picture by itself, so that nothing mixes pictures;
+Where this differs from the paper: no batch norm but one of each image by itself, so that nothing mixes images;
 bilinear resampling in the generator and binomial in the discriminator, so that neither of them writes a lattice; grids
 of any size; no second, smaller output for the discriminator.
 """
@@ -29,9 +29,9 @@ from ganvas.models.style import Noise
 COARSEST, COARSEST_SEEN = 4, 7  # longest allowed shorter side of the generator's first and discriminator's last grid
 WIDEST, MOST = 12, 512  # feature maps of any stage at most: so many times the finest one's, and at all
 JUMP = 4  # grids between the features that gate and those that are gated: 16 times finer
-FINEST_REBUILT = 128  # longest allowed shorter side of a rebuilt picture
+FINEST_REBUILT = 128  # longest allowed shorter side of a rebuilt image
 GROUP = 16  # feature maps, about, that are normalised together
-START_CONTRAST = 0.8  # scale of the last convolution's first weights: pictures start with a deviation of about 0.3
+START_CONTRAST = 0.8  # scale of the last convolution's first weights: images start with a deviation of about 0.3
 
 
 def widths(config: ModelConfig, num_stages: int) -> list[int]:
@@ -41,7 +41,7 @@ def widths(config: ModelConfig, num_stages: int) -> list[int]:
 
 
 def picture_norm(maps: int) -> nn.GroupNorm:
-    """Normalises groups of about 16 feature maps over all places of one picture (group norm: Wu and He 2018).
+    """Normalises groups of about 16 feature maps over all places of one image (group norm: Wu and He 2018).
 
     Normalising every place by itself, as `compact` does, was tried for 250 steps on chest films of 64 pixels: it filled
     the faint regions with cells and hard edges, since no place can be quiet. So did dividing by the length alone.
@@ -85,7 +85,7 @@ class Excitation(nn.Module):
 
 
 class Generator(nn.Module):
-    """z (N, z_dim) and labels (N,) -> pictures (N, C, H, W) in [-1, 1]."""
+    """z (N, z_dim) and labels (N,) -> images (N, C, H, W) in [-1, 1]."""
 
     stochastic = True  # the noise
 
@@ -151,7 +151,7 @@ class Branch(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Features (N, before, h, w) -> pictures (N, C, H, W) in [-1, 1] through grids of the given sizes."""
+    """Features (N, before, h, w) -> images (N, C, H, W) in [-1, 1] through grids of the given sizes."""
 
     def __init__(self, before: int, sizes: list[tuple[int, int]], config: ModelConfig) -> None:
         super().__init__()
@@ -170,8 +170,8 @@ class Decoder(nn.Module):
 class Discriminator(nn.Module):
     """Pictures (N, C, H, W) in [-1, 1] and labels (N,) -> logits (N,); conditional by projection (Miyato 2018).
 
-    The decoders rebuild the picture from the second coarsest grid (8x8 to 13x13), halved to 128 pixels or less, and its
-    middle part, in the next finer resolution, from the next finer grid. The middle: that depends neither on the picture
+    The decoders rebuild the image from the second coarsest grid (8x8 to 13x13), halved to 128 pixels or less, and its
+    middle part, in the next finer resolution, from the next finer grid. The middle: that depends neither on the image
     nor on its place in the batch, so micro-batches change nothing; the features are the same function at every place,
     so what they learn to describe there they describe everywhere.
     """
@@ -213,7 +213,7 @@ class Discriminator(nn.Module):
     def forward(
         self, images: Tensor, labels: Tensor | None = None, reconstruct: int = 0
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """With `reconstruct` = n also the decoders' errors (n,) on the first n pictures, each about 0 to 2."""
+        """With `reconstruct` = n also the decoders' errors (n,) on the first n images, each about 0 to 2."""
         features = self.features(images)
         with full_precision(images):
             x = F.leaky_relu(self.hidden(features[0].to(self.hidden.weight.dtype)), LEAK)
@@ -232,7 +232,7 @@ class Discriminator(nn.Module):
         return features
 
     def errors(self, images: Tensor, features: list[Tensor]) -> Tensor:
-        """(N,): how badly the decoders rebuild these pictures from these features (coarse to fine)."""
+        """(N,): how badly the decoders rebuild these images from these features (coarse to fine)."""
         halved = [images.float()]
         while len(halved) < len(features):
             halved.insert(0, downsample(halved[0]))
@@ -243,7 +243,7 @@ class Discriminator(nn.Module):
 
 
 def middle(features: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-    """The middle quarter of features (N, M, h, w), and the same part of pictures (N, C, H, W) on a finer grid.
+    """The middle quarter of features (N, M, h, w), and the same part of images (N, C, H, W) on a finer grid.
 
     A cell of the features covers a square of pixels, counted from the upper left.
     """
@@ -269,10 +269,10 @@ FLOOR = 0.05  # of each scale's similarity: its powers have no slope below 0, an
 
 
 def multi_scale_ssim(first: Tensor, second: Tensor) -> Tensor:
-    """(N,) structural similarity of pictures (N, C, H, W) in [-1, 1]: 1 for equal ones (Wang et al. 2003, equation 7).
+    """(N,) structural similarity of images (N, C, H, W) in [-1, 1]: 1 for equal ones (Wang et al. 2003, equation 7).
 
     Up to five scales, as many as have a window's size; the weights of those in use add up to 1. From 8 pixels on: the
-    window of a smaller picture is the picture's shorter side. Every scale counts with 0.05 at least.
+    window of a smaller image is the picture's shorter side. Every scale counts with 0.05 at least.
     """
     first, second = (first + 1) / 2, (second + 1) / 2
     shorter = min(first.shape[2:])
@@ -292,7 +292,7 @@ def multi_scale_ssim(first: Tensor, second: Tensor) -> Tensor:
 
 
 def ssim_terms(first: Tensor, second: Tensor, window: int) -> tuple[Tensor, Tensor]:
-    """Maps of luminance and of contrast times structure, for pictures in [0, 1] (Wang et al. 2004, equations 6 and 13).
+    """Maps of luminance and of contrast times structure, for images in [0, 1] (Wang et al. 2004, equations 6 and 13).
 
     Means, variances and the covariance are taken in a Gaussian window at every place where it fits.
     """

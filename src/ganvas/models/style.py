@@ -3,11 +3,11 @@
 A mapping network turns the latent into w; w scales the feature maps of every convolution, so that each stage can be
 steered by itself. Truncation, style mixing and path lengths live in the space of w. Everything is plain PyTorch: the
 weights are modulated by scaling what goes into a convolution and what comes out of it, which is the same function as a
-kernel of its own for each picture, but one ordinary convolution for the whole batch.
+kernel of its own for each image, but one ordinary convolution for the whole batch.
 
 Where this differs from the paper: a grid is doubled by bilinear interpolation and not by a transposed convolution,
-which fits any size; a stage's to-picture convolution shares the w of the stage's last layer; pictures end in tanh.
-StyleGAN2 has no last nonlinearity, and its pictures are clamped when shown; here every picture must lie in [-1, 1], and
+which fits any size; a stage's to-picture convolution shares the w of the stage's last layer; images end in tanh.
+StyleGAN2 has no last nonlinearity, and its images are clamped when shown; here every image must lie in [-1, 1], and
 a clamp would stop all gradients, path lengths included, at every pixel that is out of range.
 """
 
@@ -26,11 +26,11 @@ from ganvas.models.layers import LEAK, LINEAR, ClassEmbedding, downsample, full_
 
 COARSEST = 7  # longest allowed shorter side of the start grid
 WIDEST = 512  # most feature maps, where the configuration names no other number
-MAPPING_LAYERS = 4  # StyleGAN2 has 8; ADA found fewer better on small pictures (Karras et al. 2020b, 2 for CIFAR-10)
+MAPPING_LAYERS = 4  # StyleGAN2 has 8; ADA found fewer better on small images (Karras et al. 2020b, 2 for CIFAR-10)
 MAPPING_LR = 0.01  # of the other layers' learning rate (Karras et al. 2019)
 NOISE_LR = 0.1  # as quick as the weights, noise drowned a short training on MNIST in speckle before digits came
-START_CONTRAST = 0.25  # of the first pictures, about: far from where tanh saturates
-GROUP = 4  # pictures whose deviation the discriminator sees
+START_CONTRAST = 0.25  # of the first images, about: far from where tanh saturates
+GROUP = 4  # images whose deviation the discriminator sees
 PATH_DECAY = 0.01  # weight of the newest mean in the running mean of path lengths
 MEAN_LATENTS, MEAN_SEED = 4096, 0  # the latents whose w are averaged
 NOISE_SEED = 1  # of the noise in evaluation mode
@@ -100,7 +100,7 @@ class ModulatedConv2d(nn.Module):
 class Noise(nn.Module):
     """Adds one random number to all maps of a place, times a learned strength.
 
-    New numbers in training mode; in evaluation mode always the same ones, so that a seed gives one picture. They are
+    New numbers in training mode; in evaluation mode always the same ones, so that a seed gives one image. They are
     re-made from their own seed on every machine and not kept in the weights file.
     """
 
@@ -174,7 +174,7 @@ def normalise(x: Tensor) -> Tensor:
 
 
 class Synthesis(nn.Module):
-    """w (N, D), or one for each layer (N, num_layers, D) -> pictures (N, C, H, W) in [-1, 1]."""
+    """w (N, D), or one for each layer (N, num_layers, D) -> images (N, C, H, W) in [-1, 1]."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -210,7 +210,7 @@ class Synthesis(nn.Module):
 
 
 class Generator(nn.Module):
-    """z (N, z_dim) and labels (N,) -> pictures (N, C, H, W) in [-1, 1].
+    """z (N, z_dim) and labels (N,) -> images (N, C, H, W) in [-1, 1].
 
     style_mixing: probability, in training mode, that a picture's later stages follow a second random latent (Karras et
     al. 2019, section 3.1); set by the training loop. path_mean: running mean of the path lengths, 0 before the first.
@@ -244,7 +244,7 @@ class Generator(nn.Module):
         return self.synthesis(w)
 
     def crossovers(self, num: int, device: torch.device) -> Tensor:
-        """(num,) the stage from which on each picture follows its second latent; the number of stages: never."""
+        """(num,) the stage from which on each image follows its second latent; the number of stages: never."""
         never = len(self.synthesis.sizes)
         stage = torch.randint(1, never, (num,), device=device)
         return torch.where(torch.rand(num, device=device) < self.style_mixing, stage, never)
@@ -275,14 +275,14 @@ class Generator(nn.Module):
         return self.mapping(torch.from_numpy(latents).to(device), labels).mean(dim=0)
 
     def truncated(self, z: Tensor, labels: Tensor | None, truncation: float) -> Tensor:
-        """Pictures of mean + truncation (w - mean): 1 as `forward`, 0 the mean picture of the class.
+        """Pictures of mean + truncation (w - mean): 1 as `forward`, 0 the mean image of the class.
 
         The truncation trick (Karras et al. 2019, appendix B) about each class's own mean.
         """
         return self.synthesis(torch.lerp(self.mean_w(labels), self.mapping(z, labels), truncation))
 
     def path_lengths(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """|J_w^T y| (N,): how far pictures move with w, y random pictures; its gradient reaches all weights."""
+        """|J_w^T y| (N,): how far images move with w, y random images; its gradient reaches all weights."""
         w = self.mapping(z, labels)
         pictures = self.synthesis(w)
         return lengths(pictures, w, torch.randn_like(pictures))
@@ -339,8 +339,8 @@ class Down(nn.Module):
 class Discriminator(nn.Module):
     """Pictures (N, C, H, W) in [-1, 1] and labels (N,) -> logits (N,); conditional by projection (Miyato 2018).
 
-    In training mode it sees how much the pictures of a group differ, so a generator that always draws the same is found
-    out. In evaluation mode each picture is a group of its own.
+    In training mode it sees how much the images of a group differ, so a generator that always draws the same is found
+    out. In evaluation mode each image is a group of its own.
     """
 
     mixes_pictures = True
@@ -377,7 +377,7 @@ class Discriminator(nn.Module):
 def deviation(x: Tensor, group: int) -> Tensor:
     """(N,) standard deviation over each picture's group, averaged over maps and places (Karras et al. 2018, section 3).
 
-    Pictures i, i + M, i + 2M ... are a group, with as few groups M as keep them at `group` pictures or less.
+    Images i, i + M, i + 2M ... are a group, with as few groups M as keep them at `group` images or less.
     """
     num = len(x)
     member = torch.arange(num, device=x.device) % -(-num // group)

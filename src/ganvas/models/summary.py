@@ -17,10 +17,10 @@ class Row:
     name: str
     kind: str
     shape: tuple[int, ...]
-    """Output shape for one picture, without the batch."""
+    """Output shape for one image, without the batch."""
     parameters: int
     macs: int
-    """Multiply-adds for one picture."""
+    """Multiply-adds for one image."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Summary:
     parameters: int
     macs: int
     activations: int
-    """Numbers that one picture leaves in memory for the backward pass (an estimate: outputs of all layers, twice)."""
+    """Numbers that one image leaves in memory for the backward pass (an estimate: outputs of all layers, twice)."""
 
 
 def multiply_adds(layer: nn.Module, given: Tensor, output: Tensor) -> int:
-    """Of one picture; a layer of our own may say it itself, by a method of this name."""
+    """Of one image; a layer of our own may say it itself, by a method of this name."""
     if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
         # Every number on the denser side, output of a convolution or input of a transposed one, meets a whole kernel.
         kernel = layer.kernel_size[0] * layer.kernel_size[1]
@@ -78,7 +78,7 @@ def summarise(network: nn.Module, *inputs: Tensor | None) -> Summary:
         if is_layer(layer) and "parametrizations" not in name
     ]
     training = network.training
-    network.eval()  # one picture has no batch statistics
+    network.eval()  # one image has no batch statistics
     with torch.no_grad():
         network(*inputs)
     network.train(training)

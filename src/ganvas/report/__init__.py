@@ -2,7 +2,7 @@
 
     reading.py      a run folder -> what its files tell
     advice.py       evidence -> what to do next, with the command
-    page.py         the same -> charts, tables and pictures of one run;  comparison.py: of several
+    page.py         the same -> charts, tables and images of one run;  comparison.py: of several
     charts.py       lines as inline SVG;  pictures.py: data URIs within a budget of bytes
     templates/      the page; Jinja2 escapes every text
 

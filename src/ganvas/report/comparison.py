@@ -1,4 +1,4 @@
-"""Several runs beside each other: measures, pictures, curves, and what their configurations differ in."""
+"""Several runs beside each other: measures, images, curves, and what their configurations differ in."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def caveats(runs: list[Told]) -> list[str]:
         found.append(f"Not judged yet: {', '.join(unjudged)}; ganvas evaluate does it.")
     judged = [run.evaluation for run in runs if run.evaluation is not None]
     if len({one["data"].get("hash") for one in judged}) > 1:
-        found.append("These runs were judged against different pictures: their values are not comparable.")
+        found.append("These runs were judged against different images: their values are not comparable.")
     differing = [name for name in SIGNIFICANT if len({str(one["protocol"].get(name)) for one in judged}) > 1]
     if differing:
-        words = ", ".join(name.replace("num_", "number of pictures ") for name in differing)
+        words = ", ".join(name.replace("num_", "number of images ") for name in differing)
         found.append(f"These runs were judged by different protocols ({words}): compare with care.")
     if any(run.stale for run in runs):
         found.append("An evaluation is of other weights than its run now holds: evaluate it again.")
@@ -113,7 +113,7 @@ def costs(runs: list[Told]) -> list[Row]:
 
 
 def grid(run: Told, name: str, num: int) -> tuple[str, Picture | None, int, str]:
-    """(name, picture, side of its cells, note): of the evaluation, else the last preview."""
+    """(name, image, side of its cells, note): of the evaluation, else the last preview."""
     found, side = (run.evaluation or {}).get("pictures") or {}, run.config["model"]["width"]
     picture = embed(run.folder, found.get("generated"), PICTURES // num)
     if picture is not None:

@@ -1,4 +1,4 @@
-"""From what a run's files tell to what the page shows: charts, tables of ready text, pictures within their budgets."""
+"""From what a run's files tell to what the page shows: charts, tables of ready text, images within their budgets."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from ganvas.training.progress import duration
 ARROW = {"lower": "↓", "higher": "↑", "near": "≈"}
 BETTER = {"lower": "lower is better", "higher": "higher is better", "near": "near the real pictures' is better"}
 HEADLINE = ("kid", "fid", "precision", "recall", "accuracy_asked")
-GRID, FILM, STILLS, PAIR, MARK, MAP = 1_000_000, 2_000_000, 400_000, 90_000, 50_000, 100_000  # bytes of pictures
+GRID, FILM, STILLS, PAIR, MARK, MAP = 1_000_000, 2_000_000, 400_000, 90_000, 50_000, 100_000  # bytes of images
 MOST_PAIRS, MOST_MARKS = 16, 12
 MANY_CLASSES = 30  # rows of a table before it is folded
-GAP = 2  # pixels between the cells of a grid (pictures.grid)
+GAP = 2  # pixels between the cells of a grid (images.grid)
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def as_measure(row: Record, note: str) -> Measure:
     )
 
 
-# ---- pictures ----
+# ---- images ----
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ def num_rows(folder: Path, name: str, height: int) -> int:
 
 
 def latest(told: Told, budget: int) -> Picture | None:
-    """The last preview grid, where no evaluation has pictures."""
+    """The last preview grid, where no evaluation has images."""
     return embed(told.folder, str(told.grids[-1][1].relative_to(told.folder)), budget) if told.grids else None
 
 
@@ -234,15 +234,13 @@ def copy_facts(copies: Record) -> list[tuple[str, str]]:
         facts.append(
             (
                 "Nearness",
-                f"a sample is nearer to a training picture than a held-out one is: {likelihood}; 50% is chance",
+                f"a sample is nearer to a training image than a held-out one is: {likelihood}; 50% is chance",
             )
         )
     if number(copies.get("false_alarms")) is not None:
-        facts.append(("False alarms", f"{percent(copies['false_alarms'])} of held-out pictures are taken for copies"))
+        facts.append(("False alarms", f"{percent(copies['false_alarms'])} of held-out images are taken for copies"))
     for name, key in (("Duplicates", "training_duplicates"), ("Leaks", "leaks")):
-        where = (
-            "within the training pictures" if name == "Duplicates" else "of held-out pictures into the training part"
-        )
+        where = "within the training pictures" if name == "Duplicates" else "of held-out images into the training part"
         if number(copies.get(key)) is not None:
             facts.append((name, f"{text(copies[key], 0)} {where}"))
     return facts
@@ -256,12 +254,12 @@ def spectrum(evaluation: Record) -> Chart | None:
         Series("real", found["frequency"], found["real"], style=0),
         Series("generated", found["frequency"], found["generated"], style=1),
     ]
-    caption = "Power spectrum by frequency, mean over all directions and pictures."
+    caption = "Power spectrum by frequency, mean over all directions and images."
     return line_chart(caption, lines, "cycles per pixel", "power", log_y=True)
 
 
 def faults(artefacts: Record) -> list[tuple[str, str, str]]:
-    """(what, of the generated pictures, of the real ones) for each number of an examination."""
+    """(what, of the generated images, of the real ones) for each number of an examination."""
     rows = [
         (f"Lattice of {row['period']:g} pixels, peak over its surroundings", text(row["generated"]), text(row["real"]))
         for row in artefacts.get("lattice") or []
@@ -311,19 +309,19 @@ def curves(told: Told) -> list[Chart]:
             of(vitals, at, ("precision", "precision"), ("recall", "recall")), points=True, unit_range=True,
         ),
         line_chart(
-            "Generated against real pictures: 1 is the same.",
+            "Generated against real images: 1 is the same.",
             of(vitals, at, ("diversity", "diversity"), ("sharpness", "sharpness"), ("lattice", "lattice")),
             y_label="times real", points=True, log_y=False,
         ),
         line_chart(
-            "Near neighbours in the training pictures (held-out ones: 0.02), and how far the discriminator takes "
-            "held-out pictures for generated ones.",
+            "Near neighbours in the training images (held-out ones: 0.02), and how far the discriminator takes "
+            "held-out images for generated ones.",
             of(vitals, at, ("near", "share of near neighbours"), ("d_gap", "discriminator's gap")), y_label="share",
             points=True, log_y=False,
         ),
         line_chart("Loss of the discriminator.", of(reports, seen, ("loss", "loss")), y_label="loss", log_y=False),
         line_chart(
-            "What the discriminator answers to real and to generated pictures.",
+            "What the discriminator answers to real and to generated images.",
             [Series("real", seen, column(reports, "d_real"), style=0),
              Series("generated", seen, column(reports, "d_fake"), style=1)], y_label="logit", log_y=False,
         ),

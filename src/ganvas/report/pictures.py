@@ -18,14 +18,14 @@ AS_IT_IS = 300_000  # bytes of a PNG that is embedded unchanged
 LARGEST = 1600  # pixels of the longer side
 SMALLEST = 64
 AIM = 0.9  # part of the budget at which the next try aims
-PIXELS_PER_BYTE = 8  # of a picture that compresses well
+PIXELS_PER_BYTE = 8  # of an image that compresses well
 FRAMES, FRAME_SIDE = 40, 480  # of the film
 STILLS, CELLS = 5, 4  # stages shown side by side, and cells along a side of each
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture as a data URI with its size in pixels."""
+    """An image as a data URI with its size in pixels."""
 
     uri: str
     width: int
@@ -34,7 +34,7 @@ class Picture:
 
 
 def embed(folder: Path, name: object, budget: int) -> Picture | None:
-    """The picture `name` of the run folder in at most `budget` bytes; None where there is no such picture in it.
+    """The image `name` of the run folder in at most `budget` bytes; None where there is no such image in it.
 
     A name from a file is not trusted: what lies outside of the folder is not shown.
     """
@@ -91,7 +91,7 @@ def stills(grids: list[tuple[int, Path]], height: int, width: int, budget: int) 
     for images, path in spread(grids, STILLS):
         sheet = opened(path)
         right, bottom = (min(side, CELLS * (cell + 2)) for side, cell in zip(sheet.size, (width, height), strict=True))
-        sheet = sheet.crop((2, 2, right, bottom))  # pictures.grid: a gap of 2 pixels
+        sheet = sheet.crop((2, 2, right, bottom))  # images.grid: a gap of 2 pixels
         one = compressed(sheet, budget // STILLS) if max(sheet.size) > 256 else lossless(sheet)
         pictures.append(Picture(one.uri, one.width, one.height, f"{images:,}"))
     return pictures

@@ -56,7 +56,7 @@ def read(folder: Path) -> Told:
     reports, vitals, health = sorted_out(records)
     grids = run.grids()
     if not reports and not grids:
-        raise RunError(f"{folder} holds no log and no pictures yet: run its `ganvas train` command again, then report")
+        raise RunError(f"{folder} holds no log and no images yet: run its `ganvas train` command again, then report")
     evaluation = read_evaluation(folder)
     weights = folder / "model" / WEIGHTS
     stale = (

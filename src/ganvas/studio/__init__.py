@@ -1,4 +1,4 @@
-"""The studio: one page in the browser to explore a model, keep pictures, and watch trainings."""
+"""The studio: one page in the browser to explore a model, keep images, and watch trainings."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def serve(
     folder: a run, a model folder or a folder of runs. host: an address of this machine; any but the loopback one needs
     a token of 16 letters or more. token_file: a file whose first line is the token, which no list of processes then
     shows; without both, the environment variable GANVAS_TOKEN. port: 0 for any that is free. data: the training
-    pictures, where a run's own are gone. no_copies: no picture that copies a training picture is downloaded, alone or
+    images, where a run's own are gone. no_copies: no image that copies a training image is downloaded, alone or
     in a ZIP file.
     Raises ConfigError when the port is in use, the host is not this machine's, or the token is missing.
     """

@@ -62,7 +62,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"model": bodies.Error, "description": "It does not fit this model or this file"},
     401: {"model": bodies.Error, "description": "The token is missing"},
     403: {"model": bodies.Error, "description": "Asked by another site, or by a name that is not the studio's"},
-    404: {"model": bodies.Error, "description": "No such run, model, picture or job"},
+    404: {"model": bodies.Error, "description": "No such run, model, image or job"},
     409: {"model": bodies.Error, "description": "Of another model, or of other weights than now"},
     413: {"model": bodies.Error, "description": "Too many bytes"},
     414: {"model": bodies.Error, "description": "Too long an address: send the recipe by POST"},
@@ -87,9 +87,9 @@ def app(
 ) -> Guard:
     """The studio of a run, a model folder or a folder of runs, as an ASGI application.
 
-    data: the training pictures, where a run's own are gone. token: asked of everyone where given; without one only
+    data: the training images, where a run's own are gone. token: asked of everyone where given; without one only
     requests to this machine's own names, or to `hosts`, are served. no_copies: downloads and ZIP files leave out what
-    copies a training picture. Raises ConfigError when the folder holds nothing.
+    copies a training image. Raises ConfigError when the folder holds nothing.
     """
     shelf = Shelf(folder)
     engine, lists, training, bench = Engine(shelf, device), Lists(), Training(data), Workbench()
@@ -129,24 +129,22 @@ def app(
         return described(engine.model(model, anew=anew), lists)
 
     async def without_copies(loaded: Loaded, recipes: list[Recipe]) -> list[Recipe]:
-        """Those that may be taken along: with no_copies, the ones that copy no training picture."""
+        """Those that may be taken along: with no_copies, the ones that copy no training image."""
         if not no_copies:
             return recipes
         known = training.of(loaded)
         if known.state != "ready":
-            raise ConflictError(
-                f"no picture leaves before it is known not to be a copy (--no-copies): {known.sentence}"
-            )
+            raise ConflictError(f"no image leaves before it is known not to be a copy (--no-copies): {known.sentence}")
         kept: list[Recipe] = []
         for start in range(0, len(recipes), loaded.batch):
             part = recipes[start : start + loaded.batch]
             found = await asyncio.to_thread(workbench.copies, known, await engine.pixels(loaded, part))
             kept += [recipe for recipe, copied in zip(part, found, strict=True) if not copied]
         if not kept:
-            raise ConflictError("this copies a training picture (--no-copies): take another one")
+            raise ConflictError("this copies a training image (--no-copies): take another one")
         return kept
 
-    # ---- pictures ----
+    # ---- images ----
 
     @api.get("/api/picture", responses=PNG, response_class=Response)
     async def picture(
@@ -156,7 +154,7 @@ def app(
         version: Annotated[str | None, Query(max_length=64, description="As `GET /api/model` says")] = None,
         download: bool = False,
     ) -> Response:
-        """One picture as PNG, with its provenance in the metadata. With the right version it never changes."""
+        """One image as PNG, with its provenance in the metadata. With the right version it never changes."""
         asked = bodies.read_recipe(recipe)
         loaded = await engine.ready(model, version)
         tag = f'"{address_hash(loaded, asked)}"'
@@ -174,7 +172,7 @@ def app(
         body: bodies.Pictures,
         form: Annotated[Literal["list", "sheet"], Query(description="list: JSON; sheet: one PNG grid")] = "list",
     ) -> Response:
-        """Several pictures at once: a list with their addresses, or one sheet."""
+        """Several images at once: a list with their addresses, or one sheet."""
         asked = [one.recipe() for one in body.recipes]
         loaded = await engine.ready(body.model)
         if form == "sheet":
@@ -190,7 +188,7 @@ def app(
 
     @api.post("/api/code")
     async def code(body: bodies.One) -> bodies.RecipeOut:
-        """The same picture with its code in place of all that led to it, so that it can be the start of another."""
+        """The same image with its code in place of all that led to it, so that it can be the start of another."""
         asked = body.recipe.recipe()
         loaded = await engine.ready(body.model)
         found = await asyncio.wrap_future(engine.call(loaded, lambda: coded(loaded, asked)))
@@ -198,14 +196,14 @@ def app(
 
     @api.post("/api/archive", responses={200: {"content": {"application/zip": {}}}}, response_class=Response)
     async def zipped(body: bodies.Archive) -> Response:
-        """A ZIP file of pictures with manifest.csv and a favourites file that makes them again."""
+        """A ZIP file of images with manifest.csv and a favourites file that makes them again."""
         asked = [one.recipe() for one in body.recipes]
         loaded = await engine.ready(body.model)
         return await archive.response(engine, loaded, await without_copies(loaded, asked))
 
     @api.post("/api/command")
     def command(body: bodies.Command) -> bodies.CommandOut:
-        """The command line that makes these pictures again."""
+        """The command line that makes these images again."""
         loaded = engine.model(body.model)
         if (body.in_list is None) == (not body.recipes):
             raise ConfigError("expected either recipes or a list")
@@ -213,17 +211,17 @@ def app(
             return bodies.CommandOut(command=commands.of_list(loaded, lists.file(loaded, body.in_list), body.film))
         return bodies.CommandOut(command=commands.of_recipes(loaded, [one.recipe() for one in body.recipes], body.film))
 
-    # ---- kept pictures ----
+    # ---- kept images ----
 
     @api.get("/api/favourites")
     def kept(model: ModelName, name: ListName = FIRST) -> bodies.ListOut:
-        """A list of kept pictures."""
+        """A list of kept images."""
         loaded = engine.model(model)
         return listed(loaded, lists, name, lists.read(loaded, name))
 
     @api.post("/api/favourites")
     def keep(body: bodies.Kept) -> bodies.ListOut:
-        """Keeps a picture, or gives a kept one another title; saved before this answers."""
+        """Keeps an image, or gives a kept one another title; saved before this answers."""
         loaded = engine.model(body.model)
         recipe = body.recipe.recipe()
         engine.call(
@@ -233,7 +231,7 @@ def app(
 
     @api.post("/api/favourites/remove")
     def remove(body: bodies.Kept) -> bodies.ListOut:
-        """Takes a picture out of a list."""
+        """Takes an image out of a list."""
         loaded = engine.model(body.model)
         return listed(loaded, lists, body.in_list, lists.remove(loaded, body.in_list, body.recipe.recipe()))
 
@@ -242,11 +240,11 @@ def app(
         """Renames a list that is of another model, so that a new one can begin."""
         return bodies.Aside(file=lists.set_aside(engine.model(model), name))
 
-    # ---- the training pictures ----
+    # ---- the training images ----
 
     @api.post("/api/nearest")
     async def nearest(body: bodies.Compared) -> bodies.NearOut:
-        """The nearest training picture of each, where the training pictures are at hand."""
+        """The nearest training image of each, where the training images are at hand."""
         asked = [one.recipe() for one in body.recipes]
         loaded = await engine.ready(body.model)
         known = training.of(loaded, body.begin)
@@ -258,12 +256,12 @@ def app(
 
     @api.get("/api/training-picture", responses=PNG, response_class=Response)
     def training_picture(model: ModelName, index: Annotated[int, Query(ge=0)]) -> Response:
-        """One of the training pictures, which are real."""
+        """One of the training images, which are real."""
         known = training.of(engine.model(model), False)
         if known.state != "ready" or known.pack is None:
             raise AbsentError(known.sentence)
         if index >= known.pack.num_images:
-            raise AbsentError(f"there is no training picture {index:,}: the last one is {known.pack.num_images - 1:,}")
+            raise AbsentError(f"there is no training image {index:,}: the last one is {known.pack.num_images - 1:,}")
         content = png_bytes(np.asarray(known.pack.images[index]))
         return Response(content, media_type="image/png", headers={"cache-control": "private, max-age=3600"})
 
@@ -280,7 +278,7 @@ def app(
         label: Annotated[str | None, Query(max_length=300)] = None,
         steps: Annotated[int, Query(ge=1, le=2000)] = 300,
     ) -> bodies.TaskOut:
-        """Begins to look for the recipe of an uploaded picture, the body: PNG, JPEG, WebP, BMP, GIF or TIFF."""
+        """Begins to look for the recipe of an uploaded image, the body: PNG, JPEG, WebP, BMP, GIF or TIFF."""
         loaded = await engine.ready(model)
         if label is not None:
             loaded.generator.label_indices(label, [0])
@@ -312,10 +310,10 @@ def app(
 
     @api.get("/api/task/target", responses=PNG, response_class=Response)
     def target(id: Annotated[str, Query(max_length=40)]) -> Response:
-        """The uploaded picture as the model's size has it."""
+        """The uploaded image as the model's size has it."""
         found = bench.find(id)
         if found.target is None:
-            raise AbsentError(f"the job {id} has no picture: only projections have one")
+            raise AbsentError(f"the job {id} has no image: only projections have one")
         return Response(png_bytes(found.target), media_type="image/png", headers={"cache-control": "no-store"})
 
     # ---- trainings ----
@@ -381,7 +379,7 @@ def described(loaded: Loaded, lists: Lists) -> bodies.ModelOut:
 
 
 def address(loaded: Loaded, recipe: Recipe) -> str:
-    """Where a picture can be had; empty where its recipe is too long for an address."""
+    """Where an image can be had; empty where its recipe is too long for an address."""
     values = {
         "model": loaded.place.name,
         "version": loaded.version,

@@ -11,7 +11,7 @@ from ganvas.errors import ConfigError
 from ganvas.explore.recipes import LARGEST_SEED, Recipe
 from ganvas.studio.engine import BATCH, LARGEST, checked
 
-MOST_ARCHIVED = 1000  # pictures of one ZIP file
+MOST_ARCHIVED = 1000  # images of one ZIP file
 Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
 Name = Annotated[str, Field(max_length=300, description="A run or a model, as `GET /api/places` names it")]
 
@@ -22,7 +22,7 @@ class Strict(BaseModel):
 
 class TowardsBody(Strict):
     to: RecipeBody
-    share: Number = Field(description="0: the picture itself, 1: the other one")
+    share: Number = Field(description="0: the image itself, 1: the other one")
 
 
 class MixBody(Strict):
@@ -33,7 +33,7 @@ class MixBody(Strict):
 
 
 class RecipeBody(Strict):
-    """All that makes one picture again. Done in this order: seed or code, truncation, edits, towards, mix."""
+    """All that makes one image again. Done in this order: seed or code, truncation, edits, towards, mix."""
 
     seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] | None = None
     code: list[list[Number]] | None = Field(None, max_length=101, description="In place of a seed")
@@ -55,7 +55,7 @@ class Pictures(Strict):
 
 
 class Compared(Pictures):
-    begin: bool = Field(True, description="Read the training pictures however many they are")
+    begin: bool = Field(True, description="Read the training images however many they are")
 
 
 class One(Strict):
@@ -81,7 +81,7 @@ class Command(Strict):
     in_list: str | None = Field(
         None, max_length=40, alias="list", description="In place of recipes, a list of kept pictures"
     )
-    film: bool = Field(False, description="A film through the pictures, instead of the pictures")
+    film: bool = Field(False, description="A film through the images, instead of the pictures")
 
 
 class Wanted(Strict):
@@ -133,7 +133,7 @@ class ModelOut(BaseModel):
 
 
 class Drawn(BaseModel):
-    address: str = Field(description="Where the picture can be had again; empty where it is too long")
+    address: str = Field(description="Where the image can be had again; empty where it is too long")
     png: str = Field(description="The file, in base64")
 
 

@@ -18,7 +18,7 @@ LONGEST = 100_000  # letters; a shell takes about 131,000 in one word
 def of_recipes(loaded: Loaded, recipes: Sequence[Recipe], film: bool = False) -> str:
     """For seeds of one class and truncation `ganvas sample`; else the recipes are written into a file first.
 
-    film: one that passes through the pictures. Raises ConfigError where the recipes are too long for a command.
+    film: one that passes through the images. Raises ConfigError where the recipes are too long for a command.
     """
     source = shlex.quote(str(loaded.place.folder))
     labels = {one.label if isinstance(one.label, str) else None for one in recipes}
@@ -37,7 +37,7 @@ def of_recipes(loaded: Loaded, recipes: Sequence[Recipe], film: bool = False) ->
         return " ".join(["ganvas sample", source, f"--seeds {seeds}", *options, "--out pictures"])
     content = json.dumps(json.loads(favourites(loaded, recipes)), separators=(",", ":"))
     if len(content) > LONGEST:
-        raise ConfigError("these recipes are too long for a command: keep the pictures, then copy the list's command")
+        raise ConfigError("these recipes are too long for a command: keep the images, then copy the list's command")
     follow = f"ganvas interpolate {source} --favourites pictures.json --out morph.gif"
     if not film:
         follow = f"ganvas favourites {source} pictures.json --out pictures"
@@ -69,7 +69,7 @@ def ranges(seeds: Sequence[int]) -> str:
 
 
 def favourites(loaded: Loaded, recipes: Sequence[Recipe]) -> str:
-    """The content of a favourites file of these pictures."""
+    """The content of a favourites file of these images."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "favourites.json"
         Favourites(loaded.generator.hash, list(recipes), dict(loaded.directions)).save(path)

@@ -1,7 +1,7 @@
 """Pictures for many clients: one thread draws them, in the order of the requests and in batches over those that wait.
 
-One thread, because mixing pictures hangs hooks into the network (codes.py). What waits is bounded by the memory that
-its pictures will take; beyond that a request is refused at once, with the time after which to ask again.
+One thread, because mixing images hangs hooks into the network (codes.py). What waits is bounded by the memory that
+its images will take; beyond that a request is refused at once, with the time after which to ask again.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from ganvas.studio.shelf import Place, Shelf
 BATCH, BATCH_PIXELS = 64, 2**24  # of one forward pass, whichever is less
 MOST_MODELS = 3  # loaded at a time
 WAITING_BYTES = 2**28  # of pixels, that requests which wait or are being drawn will take
-MOST_WAITING = 2048  # pictures
+MOST_WAITING = 2048  # images
 CACHE_BYTES = 2**26  # of PNG files
-QUICK = 2**14  # values of pictures that are written at once, in less time than it takes to change threads
+QUICK = 2**14  # values of images that are written at once, in less time than it takes to change threads
 MOST_NODES = 64  # recipes within one
 LARGEST = 1e6  # of any number in a recipe; far beyond what a network has seen
 
@@ -72,7 +72,7 @@ class Loaded:
 
 @dataclass(eq=False)
 class Job:
-    """One request's pictures; its future gives (N, H, W, C) pixels. Or something else to do with the network."""
+    """One request's images; its future gives (N, H, W, C) pixels. Or something else to do with the network."""
 
     loaded: Loaded
     recipes: Sequence[Recipe]
@@ -81,7 +81,7 @@ class Job:
 
 
 class Engine:
-    """Models on demand, pictures from recipes. `close` ends its thread."""
+    """Models on demand, images from recipes. `close` ends its thread."""
 
     def __init__(self, shelf: Shelf, device: str | None = None) -> None:
         self.shelf, self.device = shelf, device
@@ -89,8 +89,8 @@ class Engine:
         self.loading = threading.Lock()
         self.waiting: deque[Job] = deque()
         self.arrived = threading.Condition()
-        self.reserved = self.reserved_bytes = 0  # pictures, and the bytes of their pixels
-        self.seconds_each = 0.01  # a picture, as measured
+        self.reserved = self.reserved_bytes = 0  # images, and the bytes of their pixels
+        self.seconds_each = 0.01  # an image, as measured
         self.cache: OrderedDict[str, bytes] = OrderedDict()
         self.cached_bytes = 0
         self.caching = threading.Lock()
@@ -133,7 +133,7 @@ class Engine:
             return of_version(loaded, version)
         return await asyncio.to_thread(self.model, name, version)
 
-    # ---- pictures ----
+    # ---- images ----
 
     async def pictures(self, loaded: Loaded, recipes: Sequence[Recipe]) -> list[bytes]:
         """PNG files with their provenance, in the order of the recipes.
@@ -157,7 +157,7 @@ class Engine:
         return [known[key] for key in keys]
 
     async def pixels(self, loaded: Loaded, recipes: Sequence[Recipe]) -> np.ndarray:
-        """(N, H, W, C) uint8 or uint16; raises as `pictures` does."""
+        """(N, H, W, C) uint8 or uint16; raises as `images` does."""
         with self.reservation(loaded, len(recipes)):
             return await self.drawn(loaded, recipes)
 
@@ -168,14 +168,14 @@ class Engine:
 
     @contextmanager
     def reservation(self, loaded: Loaded, num: int) -> Generated[None]:
-        """Room for the pixels of `num` pictures while a request is served."""
+        """Room for the pixels of `num` images while a request is served."""
         size = num * loaded.picture_bytes
         with self.arrived:
             full = self.reserved + num > MOST_WAITING or self.reserved_bytes + size > WAITING_BYTES
             if full and self.reserved:  # a request alone always has room
                 seconds = max(1, math.ceil(self.reserved * self.seconds_each))
                 raise BusyError(
-                    f"the studio is busy: {self.reserved:,} pictures are waiting; ask again in {seconds} s", seconds
+                    f"the studio is busy: {self.reserved:,} images are waiting; ask again in {seconds} s", seconds
                 )
             self.reserved += num
             self.reserved_bytes += size
@@ -209,7 +209,7 @@ class Engine:
             began = time.monotonic()
             try:
                 answers = [live[0].action()] if live[0].action is not None else draw(live)
-            except Exception as error:  # one recipe that does not fit must not spoil the others' pictures
+            except Exception as error:  # one recipe that does not fit must not spoil the others' images
                 answers = [error] if len(live) == 1 else [alone(job) for job in live]
             if num := sum(len(job.recipes) for job in live):
                 self.seconds_each += 0.2 * ((time.monotonic() - began) / num - self.seconds_each)
@@ -261,7 +261,7 @@ def draw(jobs: Sequence[Job]) -> list[np.ndarray]:
     generator = loaded.generator
     images = generator.show(resolve(generator, recipes, loaded.directions))
     if not bool(torch.isfinite(images).all()):
-        raise ConfigError("the recipe leads to no picture (its numbers are too large): use smaller ones")
+        raise ConfigError("the recipe leads to no image (its numbers are too large): use smaller ones")
     pixels = to_pixels(images, generator.info.depth)
     ends = np.cumsum([len(job.recipes) for job in jobs])[:-1]
     return np.split(pixels, ends)
@@ -280,7 +280,7 @@ def written(loaded: Loaded, pixels: np.ndarray, recipes: Sequence[Recipe]) -> li
 
 
 def address_hash(loaded: Loaded, recipe: Recipe) -> str:
-    """Which picture it is: of this model, by this recipe; also the ETag."""
+    """Which image it is: of this model, by this recipe; also the ETag."""
     text = json.dumps([loaded.version, recipe.to_dict()], sort_keys=True)
     return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()[:32]
 
@@ -350,5 +350,5 @@ def checked(recipe: Recipe) -> Recipe:
         if any(abs(value) > LARGEST for value in numbers):
             raise ConfigError(f"the recipe has numbers beyond {LARGEST:,.0f}: use smaller ones")
         if len(nodes) > MOST_NODES:
-            raise ConfigError(f"the recipe holds more than {MOST_NODES} others: keep the picture as a code")
+            raise ConfigError(f"the recipe holds more than {MOST_NODES} others: keep the image as a code")
     return recipe

@@ -1,4 +1,4 @@
-"""Lists of kept pictures: `favourites.json` beside the model, and others beside it, written whole at every change."""
+"""Lists of kept images: `favourites.json` beside the model, and others beside it, written whole at every change."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ganvas.studio.refusals import AbsentError, ConflictError
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 FIRST = "favourites"
-MOST_KEPT, MOST_LISTS, LONGEST = 5000, 50, 200  # pictures of a list, lists of a model, letters of a picture's name
+MOST_KEPT, MOST_LISTS, LONGEST = 5000, 50, 200  # images of a list, lists of a model, letters of a picture's name
 
 
 class Lists:
@@ -40,7 +40,7 @@ class Lists:
             raise ConflictError(str(error)) from error
 
     def keep(self, loaded: Loaded, name: str, recipe: Recipe, title: str | None) -> Favourites:
-        """Adds a picture at the end, or gives another title to the one that is kept already."""
+        """Adds an image at the end, or gives another title to the one that is kept already."""
         with self.changing:
             found = self.read(loaded, name)
             names = found.names or [""] * len(found.recipes)
@@ -48,7 +48,7 @@ class Lists:
                 if title is not None:
                     names[found.recipes.index(recipe)] = title
             elif len(found.recipes) >= MOST_KEPT:
-                raise ConfigError(f"the list {name} holds {MOST_KEPT:,} pictures: begin another one")
+                raise ConfigError(f"the list {name} holds {MOST_KEPT:,} images: begin another one")
             else:
                 found.recipes.append(recipe)
                 names.append(title or "")
@@ -56,7 +56,7 @@ class Lists:
             return self.save(loaded, name, found)
 
     def remove(self, loaded: Loaded, name: str, recipe: Recipe) -> Favourites:
-        """Takes a picture out; one that is not there stays away."""
+        """Takes an image out; one that is not there stays away."""
         with self.changing:
             found = self.read(loaded, name)
             names = found.names or [""] * len(found.recipes)

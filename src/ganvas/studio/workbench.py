@@ -1,4 +1,4 @@
-"""What takes longer than a picture: projecting an upload, finding directions, comparing with the training pictures.
+"""What takes longer than an image: projecting an upload, finding directions, comparing with the training images.
 
 One slow job at a time, on a copy of the network, so that the thread that draws is never waited for nor disturbed.
 """
@@ -29,7 +29,7 @@ from ganvas.studio.refusals import AbsentError, BusyError
 
 MOST_WAITING, MOST_KEPT = 4, 32  # slow jobs in the queue; finished ones that can still be asked for
 MOST_FINDERS = 2
-FEW = 10_000  # training pictures that are read without being asked for
+FEW = 10_000  # training images that are read without being asked for
 UPLOAD_BYTES, UPLOAD_PIXELS = 2**24, 40_000_000
 
 
@@ -46,7 +46,7 @@ class Task:
     total: int = 0
     result: dict[str, Any] = field(default_factory=dict)
     target: np.ndarray | None = None
-    """(H, W, C) of the picture to project."""
+    """(H, W, C) of the image to project."""
     cancelled: bool = False
 
     def progress(self, _: str, done: int, total: int) -> None:
@@ -110,7 +110,7 @@ def own_copy(loaded: Loaded) -> Generator:
     return Generator(copy.deepcopy(generator.network), generator.info, generator.device)
 
 
-# ---- an uploaded picture ----
+# ---- an uploaded image ----
 
 
 def uploaded(loaded: Loaded, content: bytes) -> tuple[np.ndarray, str]:
@@ -154,22 +154,22 @@ def finding_directions(loaded: Loaded, num: int) -> Callable[[Task], dict[str, A
     return work
 
 
-# ---- the training pictures ----
+# ---- the training images ----
 
 
 @dataclass(eq=False)
 class Neighbours:
-    """The training pictures of one model. state: unread, preparing, ready or absent, with the reason."""
+    """The training images of one model. state: unread, preparing, ready or absent, with the reason."""
 
     state: str = "preparing"
-    sentence: str = "the training pictures are being read"
+    sentence: str = "the training images are being read"
     pack: Pack | None = None
     finder: CopyFinder | None = None
     using: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Training:
-    """Looks for the nearest training picture of generated ones, where a model's pack is at hand."""
+    """Looks for the nearest training image of generated ones, where a model's pack is at hand."""
 
     def __init__(self, data: str | None = None) -> None:
         self.data = data
@@ -177,7 +177,7 @@ class Training:
         self.lock = threading.Lock()
 
     def of(self, loaded: Loaded, begin: bool = True) -> Neighbours:
-        """What is known of the model's training pictures; the first question begins the reading.
+        """What is known of the model's training images; the first question begins the reading.
 
         begin: also where they are many, which takes minutes.
         """
@@ -186,9 +186,7 @@ class Training:
             if found is None:
                 num = 0 if begin else number_at_hand(loaded)
                 if num > FEW:
-                    return Neighbours(
-                        "unread", f"{num:,} training pictures have not been read yet, which takes a while"
-                    )
+                    return Neighbours("unread", f"{num:,} training images have not been read yet, which takes a while")
                 found = self.known[loaded.place.folder] = Neighbours()
                 threading.Thread(target=self.prepare, args=(loaded, found), daemon=True).start()
             self.known.move_to_end(loaded.place.folder)
@@ -199,19 +197,19 @@ class Training:
     def prepare(self, loaded: Loaded, found: Neighbours) -> None:
         try:
             if self.data is None and not at_hand(loaded):
-                raise ConfigError("the training pictures are not at hand: start the studio with --data PICTURES")
+                raise ConfigError("the training images are not at hand: start the studio with --data PICTURES")
             found.pack = pack_of(loaded.place.folder, loaded.generator, self.data, None)
             found.finder = CopyFinder(found.pack, self.reading(found))
             found.state, found.sentence = "ready", ""
         except GanvasError as error:
             found.state, found.sentence = "absent", str(error)
         except Exception as error:
-            found.state, found.sentence = "absent", f"the training pictures cannot be read ({error})"
+            found.state, found.sentence = "absent", f"the training images cannot be read ({error})"
 
     def reading(self, found: Neighbours) -> Callable[[str, int, int], None]:
         def note(what: str, done: int, total: int) -> None:
             if found.state == "preparing":
-                found.sentence = f"the training pictures are being read: {done:,} of {total:,}"
+                found.sentence = f"the training images are being read: {done:,} of {total:,}"
 
         return note
 
@@ -222,7 +220,7 @@ def at_hand(loaded: Loaded) -> bool:
 
 
 def number_at_hand(loaded: Loaded) -> int:
-    """The pictures of that pack, 0 where there is none."""
+    """The images of that pack, 0 where there is none."""
     try:
         data = Run(loaded.place.folder).config()["data"]
         return int(data["num_images"]) if is_pack(Path(data["pack"])) else 0
@@ -231,14 +229,14 @@ def number_at_hand(loaded: Loaded) -> int:
 
 
 def copies(found: Neighbours, pixels: np.ndarray) -> np.ndarray:
-    """(N,) bool: which of the pictures (N, H, W, C) copy a training picture."""
+    """(N,) bool: which of the images (N, H, W, C) copy a training image."""
     assert found.finder is not None
     with found.using:
         return found.finder.is_copy(pixels)
 
 
 def nearest(found: Neighbours, pixels: np.ndarray) -> list[dict[str, Any]]:
-    """For each of the pictures (N, H, W, C): which training picture is nearest, and how near that is."""
+    """For each of the images (N, H, W, C): which training image is nearest, and how near that is."""
     assert found.finder is not None and found.pack is not None
     with found.using:
         near = found.finder.find(pixels)

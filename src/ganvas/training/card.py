@@ -1,7 +1,7 @@
 """The model folder that training writes, and its card: what the model is, was made of, can do, cannot, and must not.
 
 The card is Markdown with the front matter that Hugging Face's hub reads. Every text that comes from data (names of
-runs, files, classes, licences) is escaped: none of it can become a link, a picture, HTML or front matter of its own.
+runs, files, classes, licences) is escaped: none of it can become a link, an image, HTML or front matter of its own.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ganvas.training.progress import duration
 Record = dict[str, Any]
 
 FOLDER = "path/to/this/folder"  # in the card's commands, where it is not known where the model will lie
-FEW = 1_000  # training pictures: below, a generator may repeat them
+FEW = 1_000  # training images: below, a generator may repeat them
 SHOWN_CLASSES = 20
 EVALUATION_PARTS = ("model", "data", "protocol")  # of an evaluation, which it always has
 
@@ -48,7 +48,7 @@ SHARING = frozenset(
         "unlicense",
     }
 )
-"""Licences, by the hub's names, under which anybody may show the pictures of a data set, changed or not, anywhere."""
+"""Licences, by the hub's names, under which anybody may show the images of a data set, changed or not, anywhere."""
 
 RESTRICTED = frozenset(
     {
@@ -61,11 +61,11 @@ RESTRICTED = frozenset(
         "cc-by-nc-nd-4.0",
     }
 )
-"""Licences that the hub has a name for, and that forbid to sell the pictures or to change them."""
+"""Licences that the hub has a name for, and that forbid to sell the images or to change them."""
 
 ALIASES = {"cc0": "cc0-1.0", "public-domain": "cc0-1.0", "apache-2": "apache-2.0", "odc-odbl": "odbl"}
 
-SYNTHETIC = "A network drew these pictures: they record nothing and nobody real, and must not be presented as real."
+SYNTHETIC = "A network drew these images: they record nothing and nobody real, and must not be presented as real."
 
 
 # -- what is known --
@@ -186,7 +186,7 @@ def licence_id(licence: str | None) -> str | None:
 
 
 def may_show(licence: str | None) -> bool:
-    """Whether real pictures under this licence may be shown to everybody; only plain licences that say so count."""
+    """Whether real images under this licence may be shown to everybody; only plain licences that say so count."""
     return licence_id(licence) in SHARING
 
 
@@ -255,7 +255,7 @@ def front_matter(facts: Facts) -> str:
 
 def notice(facts: Facts) -> str:
     medical = " They are of no patient, and not for diagnosis." if facts.is_medical else ""
-    return f"> **Its pictures are synthetic.** {SYNTHETIC}{medical}"
+    return f"> **Its images are synthetic.** {SYNTHETIC}{medical}"
 
 
 def about(facts: Facts) -> str:
@@ -298,13 +298,13 @@ def how_to_use(facts: Facts, repo: str | None) -> str:
 
 
 def intended(facts: Facts) -> str:
-    found = ["Illustration, art and teaching, with a word that the pictures are synthetic.",
+    found = ["Illustration, art and teaching, with a word that the images are synthetic.",
              "Research on generative models."]  # fmt: skip
     useful = (facts.evaluation or {}).get("usefulness")
     if useful:
-        found.append(f"Beside real pictures in the training of a classifier: {sentence(useful)}")
+        found.append(f"Beside real images in the training of a classifier: {sentence(useful)}")
     else:
-        found.append("Beside real pictures in the training of other models, once it is measured that they help there.")
+        found.append("Beside real images in the training of other models, once it is measured that they help there.")
     return bullets(found)
 
 
@@ -318,7 +318,7 @@ def forbidden(facts: Facts) -> str:
     found = [
         "To pass for a record of something real: as evidence, news, identification or measurement.",
         "To deceive, to imitate a person, or to harm anybody.",
-        "As a proof that the training pictures are anonymous or protected: a generator may repeat what it has seen.",
+        "As a proof that the training images are anonymous or protected: a generator may repeat what it has seen.",
         critical,
         f"Against the terms of the training data ({escape(facts.licence or 'not stated')}).",
     ]
@@ -353,7 +353,7 @@ def evaluation(facts: Facts) -> str:
         return (
             "The last evaluation was of other weights: these were not evaluated."
             if facts.stale
-            else "Not evaluated: nothing is known of its quality but what its pictures show."
+            else "Not evaluated: nothing is known of its quality but what its images show."
         )
     protocol = found["protocol"]
     rows = [
@@ -364,10 +364,10 @@ def evaluation(facts: Facts) -> str:
     said += findings(found)
     how = (
         f"{count(protocol.get('num_real'))} real ({escape(protocol.get('split', ''))}) and "
-        f"{count(protocol.get('num_generated'))} generated pictures, seeds from {count(protocol.get('seed'))} on, "
+        f"{count(protocol.get('num_generated'))} generated images, seeds from {count(protocol.get('seed'))} on, "
         f"truncation {escape(protocol.get('truncation'))}; features: {escape(protocol.get('features'))}; "
         f"Ganvas {escape(found.get('ganvas'))}. ↓ lower is better, ↑ higher is better, ≈ near the real pictures' is "
-        "better. *Real pictures*: what other real pictures score, which a perfect generator would reach."
+        "better. *Real images*: what other real images score, which a perfect generator would reach."
     )
     columns = 5 if any(row[4] for row in rows) else 4
     head = ["measure", "value", "95% interval", "real pictures", "note"][:columns]
@@ -380,20 +380,20 @@ def limits(facts: Facts) -> str:
     info, data, found = facts.generator.info, facts.data, facts.evaluation
     size = f"{info.config.height}x{info.config.width}"
     said = [
-        f"It makes {size} pixels; a larger picture is an enlargement, without more detail.",
-        "It knows only the pictures that it was trained on, and has their biases: what is rare there is rarer here.",
+        f"It makes {size} pixels; a larger image is an enlargement, without more detail.",
+        "It knows only the images that it was trained on, and has their biases: what is rare there is rarer here.",
     ]
     num = number(data.get("num_images"))
     if num and num < FEW:
-        said.append(f"{num:,.0f} training pictures are few: it may repeat them.")
+        said.append(f"{num:,.0f} training images are few: it may repeat them.")
     copies = (found or {}).get("copies")
     if not copies:
-        said.append("Whether it copies training pictures was not measured.")
+        said.append("Whether it copies training images was not measured.")
     if info.kind == "face":
-        said.append("A face may resemble a person by chance, or because that person's picture was in the data.")
+        said.append("A face may resemble a person by chance, or because that person's image was in the data.")
     if facts.is_medical:
         said.append(
-            "It may draw an anatomy or a disease that does not exist, and leave out one that does: a picture that "
+            "It may draw an anatomy or a disease that does not exist, and leave out one that does: an image that "
             "looks right proves nothing."
         )
     classes = (found or {}).get("classes")

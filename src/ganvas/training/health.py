@@ -1,11 +1,11 @@
 """Watches a training: what goes wrong, in words, and what to do about it.
 
 There are two kinds of evidence. Every report brings the losses, the gradients and the state of the augmentation; every
-examination brings vitals of the moving average: its distance to real pictures, its variety, its lattice, its nearness
-to training pictures, and what the discriminator thinks of pictures that it was never trained on.
+examination brings vitals of the moving average: its distance to real images, its variety, its lattice, its nearness
+to training images, and what the discriminator thinks of images that it was never trained on.
 
 A state is said once, when it begins, and again only after a rest. Of the first steps only an explosion is said: the
-discriminator of fresh networks knows nothing, and their pictures are all alike. The watch is a function of the records
+discriminator of fresh networks knows nothing, and their images are all alike. The watch is a function of the records
 alone: a resumed run replays its log.
 """
 
@@ -36,18 +36,18 @@ MEMORY = 30 * PATIENCE  # reports that say how long a gradient usually is: two m
 REST = 2  # examinations in a row without a state that end it
 EXPLOSION, FAINT = 100.0, 1.0  # times the usual length of a gradient, which counts as this at least
 WON, LOST = 0.02, 0.98  # parts of the loss of a discriminator that knows nothing
-COLLAPSE = 0.2  # variety of the generated pictures, of the real ones'; two pictures by turns have a half
+COLLAPSE = 0.2  # variety of the generated images, of the real ones'; two images by turns have a half
 FLAT, FLAT_IMAGES = 0.05, 2_000  # variety, of the real images', below which all are the same, after so many images seen
 RESTARTS, RESTART_UNTIL = 2, 0.25  # how often a flat run starts again, and in which part of the budget
-SETTLED = 0.15  # part of the budget before which all pictures may still be alike
-OVERFITTING = 0.5  # part of the way from training to generated pictures at which the held-out ones are scored
-COPYING = 0.1  # share of pictures that are nearer to one training picture than 98% of those that are no copies
+SETTLED = 0.15  # part of the budget before which all images may still be alike
+OVERFITTING = 0.5  # part of the way from training to generated images at which the held-out ones are scored
+COPYING = 0.1  # share of images that are nearer to one training image than 98% of those that are no copies
 LATTICE = 3.0  # times the real pictures'
 GROWTH = 1.3  # what has become so many times as large has grown
 STILL, A_WHILE = 2e-3, 0.2  # mean change of a pixel, of its range, in this last part of the images seen
 PLATEAU, LONG = 8, 0.25  # examinations, and the last part of the images seen, that the score may stand still
 PROGRESS = 0.02  # the part by which the best score must have fallen meanwhile
-FEWEST_SCORED, MOST_SCORED, PIXELS = 64, 256, 2**20  # pictures of each kind that the discriminator is asked about
+FEWEST_SCORED, MOST_SCORED, PIXELS = 64, 256, 2**20  # images of each kind that the discriminator is asked about
 CHANCE = 3.0  # standard errors within which two mean scores count as the same
 
 
@@ -204,7 +204,7 @@ class Watch:
         if loss > LOST and poor:
             return "winner", Event(
                 "winner",
-                "the discriminator has lost: it cannot tell real from generated pictures that are not yet good",
+                "the discriminator has lost: it cannot tell real from generated images that are not yet good",
                 "lower --r1, or raise --lr-d or --base",
             )
         return "winner", None
@@ -215,7 +215,7 @@ class Watch:
             return "augmentation", Event(
                 "augmentation",
                 f"augmentation is at its cap of {MOST}, and the discriminator still knows its training pictures",
-                "add pictures, or use a smaller --base",
+                "add images, or use a smaller --base",
             )
         return "augmentation", None
 
@@ -223,12 +223,12 @@ class Watch:
 
     def _collapse(self) -> tuple[str, Event | None]:
         values = [record["diversity"] for record in self.vitals[-3:]]
-        if len(values) < 2 or max(values[-2:]) >= COLLAPSE or values[-1] > GROWTH * values[0]:  # young pictures grow
+        if len(values) < 2 or max(values[-2:]) >= COLLAPSE or values[-1] > GROWTH * values[0]:  # young images grow
             return "collapse", None
         scores = [record["score"] for record in self.vitals]
         if len(scores) < 4 or min(scores[-3:]) < (1 - PROGRESS) * min(scores[:-3]):  # it may go on to improve
             return "collapse", None
-        words = f"mode collapse: the generated pictures vary {values[-1]:.0%} as much as the real ones"
+        words = f"mode collapse: the generated images vary {values[-1]:.0%} as much as the real ones"
         return "collapse", Event("collapse", words, "start again with twice the --r1 or half the --lr")
 
     def _overfitting(self) -> tuple[str, Event | None]:
@@ -237,9 +237,9 @@ class Watch:
             return "overfitting", None
         return "overfitting", Event(
             "overfitting",
-            "the discriminator knows its training pictures by heart: it scores held-out ones "
+            "the discriminator knows its training images by heart: it scores held-out ones "
             f"{min(1.0, gaps[-1]):.0%} of the way down to generated ones",
-            "add pictures, raise --augment or use --adaptive; the best model so far is kept",
+            "add images, raise --augment or use --adaptive; the best model so far is kept",
         )
 
     def _copying(self) -> tuple[str, Event | None]:
@@ -248,8 +248,8 @@ class Watch:
             return "copying", None
         return "copying", Event(
             "copying",
-            f"{near[-1]:.0%} of the generated pictures lie close to one single training picture (by chance: 2%)",
-            "stop early or add pictures, and look at `ganvas evaluate`",
+            f"{near[-1]:.0%} of the generated images lie close to one single training image (by chance: 2%)",
+            "stop early or add images, and look at `ganvas evaluate`",
         )
 
     def _lattice(self) -> tuple[str, Event | None]:
@@ -258,12 +258,12 @@ class Watch:
         if len(values) < 4 or min(latest) < LATTICE:
             return "lattice", None
         grown = min(latest) >= GROWTH * min(values[:-2])
-        falling = GROWTH * sum(latest) < sum(values[-4:-2])  # as it often does by itself in young pictures
+        falling = GROWTH * sum(latest) < sum(values[-4:-2])  # as it often does by itself in young images
         if "lattice" not in self.active and (falling or not grown):
             return "lattice", None
         return "lattice", Event(
             "lattice",
-            f"a lattice grows in the generated pictures ({values[-1]:.1f} times the real ones')",
+            f"a lattice grows in the generated images ({values[-1]:.1f} times the real ones')",
             "use --model residual or compact, which do not upsample by transposed convolutions, or a lower --lr",
         )
 
@@ -273,7 +273,7 @@ class Watch:
             return "still", None
         return "still", Event(
             "still",
-            f"the learning rate has no effect: pictures change by {sum(changes):.2%} of their range in a fifth of the "
+            f"the learning rate has no effect: images change by {sum(changes):.2%} of their range in a fifth of the "
             "training",
             "raise --lr",
         )
@@ -306,7 +306,7 @@ def has_numbers(record: dict[str, Any], needed: Iterable[str], optional: Iterabl
 
 
 def ignorant_loss(config: TrainConfig) -> float | None:
-    """The loss of a discriminator that gives all pictures the same logit, the best one; None where it says nothing."""
+    """The loss of a discriminator that gives all images the same logit, the best one; None where it says nothing."""
     loss = LOSSES[config.loss or ""]
     constants = torch.linspace(-2, 2, 81)
     least = float(torch.stack([loss.discriminator(c[None], c[None]).mean() for c in constants]).min())
@@ -315,11 +315,11 @@ def ignorant_loss(config: TrainConfig) -> float | None:
 
 @torch.inference_mode()
 def heldout_scores(state: TrainState) -> dict[str, float]:
-    """What the discriminator makes of pictures that it never saw; empty where none were set aside.
+    """What the discriminator makes of images that it never saw; empty where none were set aside.
 
-    d_gap: 0 where it scores held-out pictures like training ones, 1 where like generated ones (r_v of Karras et al.
+    d_gap: 0 where it scores held-out images like training ones, 1 where like generated ones (r_v of Karras et al.
     2020, "Training generative adversarial networks with limited data", equation 1); 0 as well where the difference is
-    within chance, and where it takes generated pictures for training ones. Nothing random is drawn.
+    within chance, and where it takes generated images for training ones. Nothing random is drawn.
     """
     pack: Pack = state.batches.pack
     num = min(max(FEWEST_SCORED, min(MOST_SCORED, PIXELS // (pack.height * pack.width))), len(pack.heldout))

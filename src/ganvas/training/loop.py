@@ -226,7 +226,7 @@ def train(
                     vitals = keep_best(state, average, run, examine)
                     tell(watch.examine(vitals, 1.0), state, run, display)
                     if vitals["score"] > max(WORSE * state.best_score, state.best_score + vitals["margin"]):
-                        display.say("the pictures were better earlier: model/ holds the best weights, not the last")
+                        display.say("the images were better earlier: model/ holds the best weights, not the last")
                         restore_best(run)
                 run.log({"images": state.images_seen, "finished": True})
             display.finish(state.images_seen, state.seconds)

@@ -1,6 +1,6 @@
 """The gamma probe: short runs with a tenth, one and ten times the penalty weight, judged by a quick score.
 
-The right weight depends on the pictures as much as on their size, and no table knows them (Huang et al. 2024).
+The right weight depends on the images as much as on their size, and no table knows them (Huang et al. 2024).
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def open_session(
     """Plans and records a new run, or checks that an old one fits and restores its newest checkpoint.
 
     examine: for the gamma probe. start: a run or model folder whose weights a new run begins with.
-    Raises RunError when the run belongs to other pictures or to another configuration, or began elsewhere.
+    Raises RunError when the run belongs to other images or to another configuration, or began elsewhere.
     """
     origin = None
     if run.has_config():
@@ -168,7 +168,7 @@ def taken_up(run: Run, pack: Pack, asked: TrainConfig, device: Device, start: Pa
     train = dataclasses.asdict(from_dict(TrainConfig, record["train"], "config.json"))
     if data.get("hash") != pack.hash:
         raise RunError(
-            f"{run.folder} was trained on other pictures ({data.get('num_images')} of {data.get('size')}, "
+            f"{run.folder} was trained on other images ({data.get('num_images')} of {data.get('size')}, "
             f"{data.get('channels')} channels; now {pack.num_images:,} of {pack.height}x{pack.width}, "
             f"{pack.channels} channels): choose another --out"
         )

@@ -23,7 +23,7 @@ def show_plan(plan: Plan, pack: Pack, console: Console, layers: bool = True) -> 
         console.print(line, markup=False)
 
     aside = f", {len(pack.heldout):,} of them set aside" if len(pack.heldout) else ""
-    say(f"{pack.num_images:,} pictures of {size}{classes}{aside}, kind {pack.kind}{mirrored}")
+    say(f"{pack.num_images:,} images of {size}{classes}{aside}, kind {pack.kind}{mirrored}")
     for choice in plan.choices:
         say(f"  {choice.name:<17}{text(choice.value):<12} {choice.reason}")
     for name, summary in (("generator", plan.generator), ("discriminator", plan.discriminator)):

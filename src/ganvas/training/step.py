@@ -32,7 +32,7 @@ from ganvas.training.workers import Networks, Workers
 WARMUP_STEPS = 100  # at least, where a warm-up is asked for
 START, START_STEPS = 0.1, 200  # part of the budget, and steps at least, that count as the start
 PATH_INTERVAL = 4  # steps from one path-length regularisation to the next (Karras et al. 2020)
-PATH_SHARE = 2  # it looks at one picture in so many: it costs a double backward pass through the generator
+PATH_SHARE = 2  # it looks at one image in so many: it costs a double backward pass through the generator
 
 Side = Literal["both", "discriminator", "generator"]
 """Whose gradients a pass computes."""
@@ -68,20 +68,20 @@ class Stats:
     """Means over the batch, kept on the device until somebody asks."""
 
     real: Tensor
-    """D(x): the mean logit of real pictures."""
+    """D(x): the mean logit of real images."""
     fake: Tensor
     """D(G(z))."""
     loss: Tensor
     """The discriminator's adversarial loss, the mean over its heads."""
     sign: Tensor
-    """How far the discriminator knows its training pictures, -1 to 1 (augment.overfitting_sign)."""
+    """How far the discriminator knows its training images, -1 to 1 (augment.overfitting_sign)."""
     lead: Tensor
     """Mean of tanh((D(x) - D(G(z))) / 2) over the heads on features, -1 to 1: how surely they rank a pair rightly."""
     r1: Tensor | None = None
-    """Mean squared gradient norm at real pictures, at the last step with penalties."""
+    """Mean squared gradient norm at real images, at the last step with penalties."""
     r2: Tensor | None = None
     gp: Tensor | None = None
-    """Mean of (gradient norm - 1)^2 between real and generated pictures."""
+    """Mean of (gradient norm - 1)^2 between real and generated images."""
 
 
 def draw_inputs(
@@ -193,7 +193,7 @@ def per_image(values: Tensor) -> Tensor:
 def discriminator_gradients(
     networks: Networks, inputs: Inputs, config: TrainConfig, policy: tuple[str, ...], share: float
 ) -> tuple[Stats, Views, Views]:
-    """The discriminator's adversarial gradient; real and fake pictures pass apart, each with their batch statistics."""
+    """The discriminator's adversarial gradient; real and fake images pass apart, each with their batch statistics."""
     loss = LOSSES[config.loss or ""]
     with autocast(inputs.real.device, config.precision):
         with torch.no_grad():
@@ -346,5 +346,5 @@ def is_starting(config: TrainConfig, images_seen: int, total_images: int) -> boo
 
 
 def policy_for(kind: str, config: TrainConfig) -> tuple[str, ...]:
-    """The augmentations that training uses: those harmless for this kind of picture, or none."""
+    """The augmentations that training uses: those harmless for this kind of image, or none."""
     return POLICIES[kind] if config.augment or config.adaptive else ()

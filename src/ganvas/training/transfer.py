@@ -36,7 +36,7 @@ class Origin:
     discriminator: Tensors | None
 
     def options(self, height: int) -> dict[str, Any]:
-        """Options of networks for pictures of this height that fit: half the finest maps for twice the height.
+        """Options of networks for images of this height that fit: half the finest maps for twice the height.
 
         Widths double from fine to coarse, so that the coarse stages are then the same, and a finer one is added.
         """
@@ -45,7 +45,7 @@ class Origin:
 
 
 def stages_added(before: int, after: int) -> int:
-    """How many finer stages a network for pictures of the height `after` has."""
+    """How many finer stages a network for images of the height `after` has."""
     return max(0, round(math.log2(after / before)))
 
 
@@ -132,7 +132,7 @@ def describe(name: str, mine: Tensors, theirs: Tensors, taken: Tensors) -> str:
 def fit(theirs: Tensor, mine: Tensor, channels: tuple[int, int]) -> Tensor | None:
     """Their tensor in my shape: as it is, a first or last layer for other channels, a grid resampled, or None.
 
-    channels: of their pictures and of mine.
+    channels: of their images and of mine.
     """
     if theirs.shape == mine.shape:
         return theirs
@@ -150,7 +150,7 @@ def fit(theirs: Tensor, mine: Tensor, channels: tuple[int, int]) -> Tensor | Non
 def for_channels(theirs: Tensor, mine: Tensor, dim: int, channels: tuple[int, int]) -> Tensor | None:
     """Gray to colour or back, in a layer whose dimension `dim` counts channels (times the places of a shuffle).
 
-    An output (dim 0) is repeated, or averaged; an input (dim 1) is shared out, or summed, so that a gray picture gives
+    An output (dim 0) is repeated, or averaged; an input (dim 1) is shared out, or summed, so that a gray image gives
     the same number either way.
     """
     before, after = channels
