@@ -248,7 +248,7 @@ class TrainConfig:
     """Weight (gamma) of the gradient penalty on generated images. Default: as r1."""
     r1_features: float | None = None
     """Weight of the penalties on real and generated images of heads on features, at the start of training."""
-    features_lead: float = 0.6
+    features_lead: float = 0.4
     """How surely heads on features may rank real above generated images, 0 to 1: the weight of their penalties is
     adapted to hold this; 1: constant weight."""
     probe_gamma: bool = False
