@@ -423,7 +423,7 @@ def test_the_page_of_options_has_every_field_with_its_default_and_a_meaning() ->
             row = next(line for line in page.splitlines() if line.startswith(f"| `{flag}`"))
             _, values, default, meaning = re.split(r"(?<!\\) \| ", row.strip("| "))
             assert len(meaning) > 10 and values, row
-            shown = {None: ("none", "see there", "*chosen*"), (): ("all",), "True": ("yes",), "False": ("no",)}
+            shown = {None: ("none", "see description", "*chosen*"), (): ("all",), "True": ("yes",), "False": ("no",)}
             key = str(field.default) if isinstance(field.default, bool) else field.default
             assert default in shown.get(key, (f"`{field.default}`",)), row
 
