@@ -1,4 +1,4 @@
-"""Writes docs/plan.md: what the plan chooses for how many images of which size on which device.
+"""Write docs/plan.md: the automatic choices by number and size of images and by device.
 
 python docs/plan_table.py
 """
@@ -23,12 +23,12 @@ SIZES = (32, 64, 128, 256, 800, 1024)
 COUNTS = (100, 1_000, 10_000, 100_000)
 MINUTES = 60.0
 
-HEAD = """# What the plan chooses
+HEAD = """# Automatic choices
 
-`ganvas train` looks at the images, the device and the budget, and fills in every option that was not given;
-`--dry-run` shows it with the reasons. This table (written by `python docs/plan_table.py`, checked by a test) is for
-{minutes:g} minutes, colour photos without labels. With labels the model is conditional; gray images and other kinds
-change the augmentations only. `r1` is the weight of the gradient penalties, `augment` their probability.
+`ganvas train` chooses every option that you do not give, from the images, the device and the budget. `--dry-run` shows
+the choices with reasons. This table is for {minutes:g} minutes and colour photos without labels. With labels the model
+is conditional; gray images and other kinds change only the augmentations. `r1` is the weight of the gradient penalties,
+`augment` the probability of each augmentation. `python docs/plan_table.py` writes the table; a test checks it.
 """
 
 
@@ -43,7 +43,7 @@ def row(planned: Plan, count: int, size: int) -> str:
 
 
 def pack_of(count: int, size: int) -> Pack:
-    """Black images that take no memory."""
+    """Pack of black images that uses no memory."""
     images = np.broadcast_to(np.uint8(0), (count, size, size, 3))
     return Pack(Path("pack"), images, None, np.empty(0, np.int64), [], {"kind": "photo", "mirror": True})
 

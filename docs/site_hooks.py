@@ -1,9 +1,9 @@
-"""What the documentation site takes from the code itself when it is built, so that it cannot go stale.
+"""Pages of the documentation site that are generated from the code.
 
-`on_files` (called by MkDocs) adds the pages reference/options.md, from the fields of config.py and the text under them;
-reference/commands.md, from the functions of cli.py; and reference/results.md, which is RESULTS.md.
-`on_page_markdown` shows the reader which blocks the tests do not run (see tests/test_docs.py).
-`Parameters` (called by mkdocstrings) sets the lines "name: meaning" of a docstring as a list.
+`on_files` (called by MkDocs) adds reference/options.md, from the fields and docstrings of config.py;
+reference/commands.md, from the functions of cli.py; and reference/results.md, a copy of RESULTS.md.
+`on_page_markdown` marks the blocks that the tests do not run (see tests/test_docs.py).
+`Parameters` (called by mkdocstrings) formats docstring lines "name: meaning" as a list.
 """
 
 from __future__ import annotations
@@ -25,25 +25,24 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG, CLI = ROOT / "src/ganvas/config.py", ROOT / "src/ganvas/cli.py"
-SECTION = re.compile(r"    # -- (.*?) --")  # a comment that begins a group of options in config.py
-OPTION_CLASSES = {"DataConfig": "Pictures", "TrainConfig": "Training"}
+SECTION = re.compile(r"    # -- (.*?) --")  # comment that starts a group of options in config.py
+OPTION_CLASSES = {"DataConfig": "Images", "TrainConfig": "Training"}
 WORDS = {"float": "number", "int": "whole number", "str": "text", "Path": "path", "bool": "yes or no",
          "tuple[str, ...]": "names", "list[Path]": "paths", "list[str]": "names", "Any": "text"}  # fmt: skip
 
 OPTIONS_HEAD = """# Every option
 
-These are the options of `ganvas train`; those of the images are also options of `ganvas data check` and
-`ganvas data pack`. In Python they have the same names with `_` in place of `-`: `ganvas.train(..., lr_d=4e-4)`.
-This page is made from the fields of `ganvas.config` when the site is built.
+Options of `ganvas train`. The options for images also work with `ganvas data check` and `ganvas data pack`. In Python,
+write `_` instead of `-`: `ganvas.train(..., lr_d=4e-4)`. This page is generated from `ganvas.config`.
 
-Where the default is *chosen*, the [plan](../plan.md) chooses it from the images, the device and the budget, and
-says why. `ganvas train ... --dry-run` shows what it would be.
+If the default is *chosen*, the [plan](../plan.md) chooses it from the images, the device and the budget.
+`ganvas train ... --dry-run` shows the choice and its reason.
 """
 
 COMMANDS_HEAD = """# Every command
 
-`ganvas COMMAND --help` shows the same. This page is made from the functions of the command line when the site is built.
-A mistake of the user is answered by one sentence and the exit code 2.
+`ganvas COMMAND --help` shows the same text. This page is generated from the code of the command line.
+On a user error a command prints one sentence and exits with code 2.
 """
 
 
@@ -64,7 +63,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 @dataclass(frozen=True)
 class Option:
-    """One field of a configuration, or one argument of a command. default: its source, None where it must be given."""
+    """Field of a configuration, or argument of a command. default: its source code; None if it is required."""
 
     name: str
     kind: str
@@ -89,7 +88,7 @@ def options_page() -> str:
 
 
 def options_of(name: str) -> Iterator[Option]:
-    """The fields of the class `name` of config.py, in order, each with the text under it."""
+    """Fields of the class `name` of config.py, in order, with their docstrings."""
     source = CONFIG.read_text(encoding="utf-8")
     lines, section = source.splitlines(), ""
     found = next(one for one in ast.parse(source).body if isinstance(one, ast.ClassDef) and one.name == name)
@@ -120,12 +119,12 @@ def commands_page() -> str:
             parts += [table(options), ""]
         for name, title in OPTION_CLASSES.items():
             if any(name in ast.unparse(one.annotation) for one in function.args.args if one.annotation):
-                parts += [f"And the options of the [{title.lower()}](options.md#{title.lower()}).", ""]
+                parts += [f"Also accepts the [options for {title.lower()}](options.md#{title.lower()}).", ""]
     return "\n".join(parts)
 
 
 def commands() -> Iterator[tuple[list[str], ast.FunctionDef]]:
-    """The words of every command, and its function in cli.py: those decorated with `@app.command`, or another app's."""
+    """Words and function of every command in cli.py: decorated with `@app.command`, or with that of a nested app."""
     tree = ast.parse(CLI.read_text(encoding="utf-8"))
     groups = {"app": []}
     for call in (one.value for one in tree.body if isinstance(one, ast.Expr) and isinstance(one.value, ast.Call)):
@@ -141,7 +140,7 @@ def commands() -> Iterator[tuple[list[str], ast.FunctionDef]]:
 
 
 def arguments(function: ast.FunctionDef, meanings: dict[str, str]) -> Iterator[Option]:
-    """The arguments of a command, but for whole configurations."""
+    """Arguments of a command, except whole configurations."""
     arguments = function.args.args + function.args.kwonlyargs
     defaults = [None] * (len(function.args.args) - len(function.args.defaults)) + function.args.defaults
     for argument, default in zip(arguments, [*defaults, *function.args.kw_defaults], strict=True):
@@ -160,7 +159,7 @@ def arguments(function: ast.FunctionDef, meanings: dict[str, str]) -> Iterator[O
 
 
 def name_given(call: ast.Call) -> str:
-    """The text `name=` of a call."""
+    """Text of the argument `name=` of a call."""
     return next((str(ast.literal_eval(one.value)) for one in call.keywords if one.arg == "name"), "")
 
 
@@ -168,7 +167,7 @@ def name_given(call: ast.Call) -> str:
 
 
 def table(options: Iterator[Option] | list[Option]) -> str:
-    rows = ["| option | values | default | meaning |", "|---|---|---|---|"]
+    rows = ["| option | values | default | description |", "|---|---|---|---|"]
     for option in options:
         flag = option.name.upper() if option.positional else f"--{option.name.replace('_', '-')}"
         kind = option.kind.replace(" | None", "")
@@ -179,7 +178,7 @@ def table(options: Iterator[Option] | list[Option]) -> str:
 
 
 def values(kind: str) -> str:
-    """The values of an annotation, in words."""
+    """Allowed values of an annotation, in words."""
     if choices := re.search(rf"^{kind} = (Literal\[.*\])$", CONFIG.read_text(encoding="utf-8"), re.M):
         kind = choices[1]
     if kind.startswith("Literal["):
@@ -189,16 +188,16 @@ def values(kind: str) -> str:
 
 def default_of(option: Option) -> str:
     if option.default is None:
-        return "must be given"
+        return "required"
     if option.default == "None":
         chosen = option.section and not option.section.startswith("budget") and option.name != "preset"
-        return "see there" if "efault" in option.meaning else "*chosen*" if chosen else "none"
+        return "see description" if "efault" in option.meaning else "*chosen*" if chosen else "none"
     plain = re.sub(r"^Path\((.*)\)$", r"\1", option.default).strip("'\"")
     return {"False": "no", "True": "yes", "()": "all"}.get(plain, f"`{plain}`")
 
 
 def one_line(text: str) -> str:
-    """Text for a cell of a table."""
+    """Text for a table cell."""
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
@@ -206,7 +205,7 @@ def one_line(text: str) -> str:
 
 
 class Parameters(griffe.Extension):
-    """Lines of a docstring that begin with a parameter's or a field's name and a colon become a list."""
+    """Format docstring lines that start with the name of a parameter or field and a colon as a list."""
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
         self.set_lists(pkg)
@@ -220,23 +219,23 @@ class Parameters(griffe.Extension):
 
 
 def escaped(text: str) -> str:
-    """A text whose <words> are no HTML, but for what stands in code."""
+    """Escape `<` outside of code, so that <words> are not read as HTML."""
     lines = (line if line.startswith("    ") else re.sub(r"(`[^`]*`)|<", lambda m: m[1] or "&lt;", line)
              for line in text.split("\n"))  # fmt: skip
     return "\n".join(lines)
 
 
 def names_of(found: griffe.Object) -> set[str]:
-    """Names that a docstring may explain: of parameters, or of the fields of a class."""
+    """Names that a docstring may describe: parameters, or fields of a class."""
     names = {one.name.lstrip("*") for one in getattr(found, "parameters", ())}
     return names | (set(found.members) if found.is_class else set())
 
 
-NEXT = re.compile(r"\s*$|Raises|Returns")  # what ends a list
+NEXT = re.compile(r"\s*$|Raises|Returns")  # ends a list
 
 
 def listed(text: str, names: set[str]) -> str:
-    """A docstring in Markdown: a name of `names` and a colon at the beginning of a sentence begin an item of a list."""
+    """Convert a docstring to Markdown. Sentences that start with one of `names` and a colon become list items."""
     lines: list[str] = []
     inside = False
     for line in text.splitlines():

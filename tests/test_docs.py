@@ -423,7 +423,7 @@ def test_the_page_of_options_has_every_field_with_its_default_and_a_meaning() ->
             row = next(line for line in page.splitlines() if line.startswith(f"| `{flag}`"))
             _, values, default, meaning = re.split(r"(?<!\\) \| ", row.strip("| "))
             assert len(meaning) > 10 and values, row
-            shown = {None: ("none", "see there", "*chosen*"), (): ("all",), "True": ("yes",), "False": ("no",)}
+            shown = {None: ("none", "see description", "*chosen*"), (): ("all",), "True": ("yes",), "False": ("no",)}
             key = str(field.default) if isinstance(field.default, bool) else field.default
             assert default in shown.get(key, (f"`{field.default}`",)), row
 
@@ -463,7 +463,7 @@ def test_figures_are_those_of_the_benchmarks() -> None:
     assert f"({films['false alarms'] * films['innocent']:.0f} of {films['innocent']};" in medical
     minute = json.loads((results / "mnist_minute.json").read_text())["summary"]
     share = next(row["share"] for row in minute if row["what"] == "Ganvas" and row["seconds"] == 60)
-    assert f"gave {share:.1%} of the digits as asked for" in first
+    assert f"gave {share:.1%} of generated digits classified as the requested class" in first
 
 
 def test_parameters_become_a_list() -> None:

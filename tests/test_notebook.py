@@ -69,7 +69,7 @@ def check_what_is_left(folder: Path, name: str, notebook: Any, results: dict[str
     assert results["strip"][0] == 10 * 12
     assert sum("image/png" in output.get("data", {}) for output in outputs(notebook)) == 14
     assert not [output.text for output in outputs(notebook) if "Warning" in output.get("text", "")]
-    assert results["judged"]["real, put aside"][0] > 0.9
+    assert results["judged"]["real, held out"][0] > 0.9
     assert results["judged"]["random pixels"][0] < 2 * CHANCE
 
 
@@ -97,7 +97,7 @@ def test_full_budget(student: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notebook, results = execute(student)
     check_what_is_left(student, "digits", notebook, results)
     share, near, varied = results["judged"]["Ganvas"]
-    real = results["judged"]["real, put aside"]
+    real = results["judged"]["real, held out"]
     assert share > 0.85
     assert near > 0.5 * real[1]  # no copies
     assert varied > 0.7 * real[2]  # not one digit a class
