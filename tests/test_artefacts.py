@@ -140,7 +140,7 @@ def test_the_range_of_real_draws() -> None:
     assert everything == pytest.approx([pairwise_correlation(real)] * 3)
     with pytest.raises(DataError, match="30 real images were given to draw 31 of"):
         correlation_range(real, num=31)
-    with pytest.raises(DataError, match="at least 2 pictures"):
+    with pytest.raises(DataError, match="at least 2 images"):
         pairwise_correlation(real[:1])
 
 
@@ -191,7 +191,7 @@ def test_a_planted_lattice_is_named_with_period_and_direction(
     crests = 30 * np.cos(2 * np.pi * np.arange(fake.shape[2]) / period)[None, None, :, None]
     found = examine(real, clipped(fake + crests))
     (lattice,) = (finding for finding in found.findings if finding["what"] == "lattice")
-    assert lattice["severity"] == "bad" and f"period of {period} pixels along the rows" in lattice["sentence"]
+    assert lattice["severity"] == "bad" and f"horizontal period of {period} pixels" in lattice["sentence"]
     (row,) = (row for row in found.lattice if row["period"] == period)
     assert row["low"] <= row["value"] <= row["high"] and row["value"] > 3 and row["vertical"]["value"] < 2
 
