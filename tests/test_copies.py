@@ -110,7 +110,7 @@ def test_a_picture_that_was_trained_on_twenty_times_hides_no_copy(digits: Pack) 
 
 
 def test_noise_hides_no_copy_of_a_faint_picture() -> None:
-    """The noise has twice the contrast of the images; those that were held out are not flagged as copies because of it."""
+    """The noise has twice the contrast of the images; held-out images are not flagged as copies because of it."""
     rng = np.random.default_rng(0)
     images = (128 + (landscapes(400).astype(float) - 128) / 8).round().astype(np.uint8)
     pack = dataclasses.replace(open_pack("digits"), images=images, heldout=np.arange(100), labels=None)
