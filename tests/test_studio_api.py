@@ -127,8 +127,8 @@ def test_lists_sheets_and_codes(client: TestClient) -> None:
     [
         ({}, 400, "expected either a seed or a code"),
         ({"seed": 1, "code": [[0.0]]}, 400, "expected either a seed or a code"),
-        ({"seed": 1, "label": "cat"}, 400, "label 'cat' does not exist: this model knows lying, standing"),
-        ({"seed": 1, "mix": {"with": {"seed": 2}, "depths": [50]}}, 400, "depths 50: this model has 0 to"),
+        ({"seed": 1, "label": "cat"}, 400, "label 'cat' does not exist: this model has lying, standing"),
+        ({"seed": 1, "mix": {"with": {"seed": 2}, "depths": [50]}}, 400, "depths 50: this model has layers 0 to"),
         ({"seed": 1, "edits": {"smile": 1}}, 400, "direction 'smile' does not exist"),
         ({"code": [[0.0, 1.0]]}, 400, "it comes from another model"),
         ({"seed": 1, "truncation": 2}, 400, "truncation"),
