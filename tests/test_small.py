@@ -233,5 +233,5 @@ def test_a_pack_without_labels_or_with_one_class_is_refused(pack: Pack) -> None:
 
 def test_a_class_without_training_pictures_is_named(pack: Pack) -> None:
     without = dataclasses.replace(pack, heldout=np.flatnonzero(pack.labels == 1))
-    with pytest.raises(DataError, match=f"class {pack.classes[1]!r} .* has no pictures"):
+    with pytest.raises(DataError, match=f"class {pack.classes[1]!r} .* has no images"):
         judge_of(without)
