@@ -328,7 +328,7 @@ def limited(case: Case) -> Iterator[Advice]:
     yield Advice("The network is too small", evidence, case.again(**larger, **case.budget(TWICE)))
 
 
-# ---- problems of the data and of single classes: given beside a diagnosis ----
+# ---- problems of the data and of single classes: given in addition to a diagnosis ----
 
 
 def leaks(case: Case) -> Iterator[Advice]:
