@@ -122,7 +122,7 @@ def test_a_fresh_process_draws_the_same(trained: Path, tmp_path: Path) -> None:
         "import sys, numpy, ganvas\n"
         "pictures = ganvas.Generator.load(sys.argv[1], device='cpu').sample(5, seed=7)\n"
         "assert 'ganvas.training' not in sys.modules and 'ganvas.data' not in sys.modules\n"
-        "numpy.save(sys.argv[2], images.numpy())"
+        "numpy.save(sys.argv[2], pictures.numpy())"
     )
     subprocess.run([sys.executable, "-c", code, trained, tmp_path / "there.npy"], check=True, cwd=tmp_path)
     here = Generator.load(trained, device="cpu").sample(5, seed=7).numpy()
