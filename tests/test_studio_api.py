@@ -453,7 +453,7 @@ def claiming(content: bytes, width: int, height: int) -> bytes:
     ("content", "words"),
     [
         (b"", "empty file"),
-        (b"<svg onload='alert(1)'/>", "not a picture"),
+        (b"<svg onload='alert(1)'/>", "not an image"),
         (b"\x89PNG\r\n\x1a\n" + b"\0" * 50, "truncated"),
         (png(64, 64)[:60], "truncated"),
         (claiming(png(4, 4), 20_000, 20_000), "too large: 400,000,000"),
