@@ -138,9 +138,9 @@ def test_the_range_of_real_draws() -> None:
     assert found.mean == pytest.approx(pairwise_correlation(real), abs=0.03)
     everything = correlation_range(real, num=30, draws=3)
     assert everything == pytest.approx([pairwise_correlation(real)] * 3)
-    with pytest.raises(DataError, match="30 real images were given to draw 31 of"):
+    with pytest.raises(DataError, match="30 real images are too few to draw samples of 31"):
         correlation_range(real, num=31)
-    with pytest.raises(DataError, match="at least 2 pictures"):
+    with pytest.raises(DataError, match="at least 2 images"):
         pairwise_correlation(real[:1])
 
 
@@ -191,7 +191,7 @@ def test_a_planted_lattice_is_named_with_period_and_direction(
     crests = 30 * np.cos(2 * np.pi * np.arange(fake.shape[2]) / period)[None, None, :, None]
     found = examine(real, clipped(fake + crests))
     (lattice,) = (finding for finding in found.findings if finding["what"] == "lattice")
-    assert lattice["severity"] == "bad" and f"period of {period} pixels along the rows" in lattice["sentence"]
+    assert lattice["severity"] == "bad" and f"horizontal period of {period} pixels" in lattice["sentence"]
     (row,) = (row for row in found.lattice if row["period"] == period)
     assert row["low"] <= row["value"] <= row["high"] and row["value"] > 3 and row["vertical"]["value"] < 2
 
@@ -226,7 +226,7 @@ def test_values_that_are_not_finite_and_shapes_that_differ_are_refused(digits: t
     real, fake = digits
     broken = np.zeros((20, 1, 32, 32), np.float32)
     broken[7, 0, 3, 3] = np.nan
-    with pytest.raises(DataError, match="generated image 7 holds values that are not finite"):
+    with pytest.raises(DataError, match="generated image 7 has values that are not finite"):
         examine(real, broken)
     with pytest.raises(DataError, match="both must be the same"):
         examine(real, fake[:, :16])

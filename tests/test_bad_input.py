@@ -292,7 +292,7 @@ def test_more_classes_than_a_grid_shows(works: Callable[..., Answer], tmp_path: 
 
 def test_label_that_does_not_exist(refused: Refused, trained: Path, tmp_path: Path) -> None:
     said = refused("sample", trained, "--label", "Hand", "--out", tmp_path / "out")
-    assert "'Hand' does not exist: this model knows lying, standing" in said
+    assert "'Hand' does not exist: this model has lying, standing" in said
     assert not (tmp_path / "out").exists()
 
 
@@ -346,7 +346,7 @@ def test_cuda_where_there_is_none(refused: Refused, two_classes: Path, trained: 
     [
         (["--n", "0"], "--n 0: expected at least 1 picture"),
         (["--n", "-3"], "--n -3: expected at least 1 picture"),
-        (["--seed", "-1"], "seeds are whole numbers from 0 up"),
+        (["--seed", "-1"], "seeds must be integers of at least 0"),
         (["--truncation", "2"], "truncation 2.0: expected a number from 0"),
         (["--truncation", "nan"], "truncation nan: expected a number from 0"),
     ],
@@ -564,7 +564,7 @@ def test_spoilt_model(refused: Refused, run: Path, tmp_path: Path, how: str, exp
 
 def test_folder_without_a_model(refused: Refused, run: Path, tmp_path: Path) -> None:
     shutil.rmtree(run / "model")
-    assert "holds no generator.safetensors" in refused("sample", run, "--out", tmp_path / "out")
+    assert "contains no generator.safetensors" in refused("sample", run, "--out", tmp_path / "out")
 
 
 # Places that cannot be written.

@@ -108,11 +108,11 @@ def test_intervals_of_the_modes_hold_the_average() -> None:
 
 def test_labels_that_cannot_be_are_refused() -> None:
     good = np.array([0, 1, 2])
-    with pytest.raises(DataError, match="labels of generated images go from 0 to 3 and there are 3 classes"):
+    with pytest.raises(DataError, match="labels of generated images range from 0 to 3, but there are 3 classes"):
         class_table(NAMES, good, np.array([0, 3]))
-    with pytest.raises(DataError, match="labels of real images go from -1 to 2"):
+    with pytest.raises(DataError, match="labels of real images range from -1 to 2"):
         class_table(NAMES, np.array([-1, 2]), good)
-    with pytest.raises(DataError, match="no labels of asked pictures"):
+    with pytest.raises(DataError, match="no labels of asked images"):
         class_table(NAMES, good, good, np.array([], int))
-    with pytest.raises(DataError, match="mode that the data has none of"):
+    with pytest.raises(DataError, match="mode that the data lacks"):
         mode_coverage(np.array([0, 1]), np.array([1.0, 0.0]))

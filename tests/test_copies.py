@@ -110,7 +110,7 @@ def test_a_picture_that_was_trained_on_twenty_times_hides_no_copy(digits: Pack) 
 
 
 def test_noise_hides_no_copy_of_a_faint_picture() -> None:
-    """The noise has twice the contrast of the images; those that were held out do not pass for copies for it."""
+    """The noise has twice the contrast of the images; held-out images are not flagged as copies because of it."""
     rng = np.random.default_rng(0)
     images = (128 + (landscapes(400).astype(float) - 128) / 8).round().astype(np.uint8)
     pack = dataclasses.replace(open_pack("digits"), images=images, heldout=np.arange(100), labels=None)
@@ -192,11 +192,11 @@ def test_dominance_by_hand() -> None:
 
 
 def test_too_few_held_out_pictures_are_an_error(digits: Pack) -> None:
-    with pytest.raises(DataError, match=r"3 held-out and .* training images cannot tell copies from likeness"):
+    with pytest.raises(DataError, match=r"3 held-out and .* training images are too few to detect copies"):
         CopyFinder(dataclasses.replace(digits, heldout=digits.heldout[:3]))
 
 
 def test_too_few_different_training_pictures_are_an_error(digits: Pack) -> None:
     images = np.repeat(digits.images[:1], len(digits.images), axis=0)
-    with pytest.raises(DataError, match="1 different training images cannot tell copies from likeness: at least 12"):
+    with pytest.raises(DataError, match="1 different training images are too few to detect copies: at least 12"):
         CopyFinder(dataclasses.replace(digits, images=images))

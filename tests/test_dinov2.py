@@ -194,7 +194,7 @@ def test_a_file_that_does_not_fit_is_named_with_its_hash(damage: str, small: Pat
         torch.save(random_state(64, blocks=1), path)
     elif damage == "a list":
         torch.save([1, 2], path)
-    expected = "is not there" if damage == "absent" else r"\(hash [0-9a-f]{8}\) does not hold the weights"
+    expected = "does not exist" if damage == "absent" else r"\(hash [0-9a-f]{8}\) does not contain the weights"
     with pytest.raises(CheckpointError, match=expected) as caught:
         Features.load("dinov2-vits14", device="cpu", weights=path)
     assert str(path) in str(caught.value)

@@ -119,9 +119,9 @@ def test_the_class_is_no_direction() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num": 0}, "0 directions: this model's codes have 8 numbers"),
-        ({"num": 9}, "9 directions: this model's codes have 8 numbers"),
-        ({"num": 2, "depth": 9}, "depth 9: this model has 0 to 3"),
+        ({"num": 0}, "0 directions: the latents of this model have 8 numbers"),
+        ({"num": 9}, "9 directions: the latents of this model have 8 numbers"),
+        ({"num": 2, "depth": 9}, "depth 9: this model has layers 0 to 3"),
     ],
 )
 def test_impossible_numbers_are_refused(options: dict, message: str) -> None:
@@ -158,7 +158,7 @@ def test_a_direction_from_labels_does_what_it_says(bright: tuple[Generator, Pack
     levels = gan.show(resolve(gan, recipes, {"light": found})).view(5, 40, -1).mean(dim=2)
     assert (levels.mean(dim=1).diff() > 0).all()
     assert levels[4].mean() - levels[0].mean() > levels[2].std()
-    assert any(what == "looking at generated pictures" and done == total == 600 for what, done, total in calls)
+    assert any(what == "classifying generated images" and done == total == 600 for what, done, total in calls)
     # One deviation of the codes: as long as they vary along it.
     latents = gan.code(gan.latents(range(1000))).latents[:, 0].numpy()
     axis = np.array(found.vector)
@@ -225,7 +225,7 @@ def test_directions_of_other_weights_are_refused_and_then_replaced(tmp_path: Pat
         (b"", "is damaged"),
         (b"\xff", "is damaged"),
         (b"[" * 100_000, "is damaged"),
-        (b"[]", "no file of directions"),
+        (b"[]", "not a directions file"),
         (b'{"ganvas": "directions", "format": 7}', "format 7"),
         ({"directions": [1]}, "is damaged"),
         ({"directions": {"a": {"vector": ["x"]}}}, "is damaged"),

@@ -358,7 +358,7 @@ def test_too_few_pictures_are_refused(measure: Callable, least: int) -> None:
 @pytest.mark.parametrize("measure", [kid, kid_interval, frechet, frechet_interval, precision_recall, manifold, mind])
 def test_features_that_do_not_fit_are_refused(measure: Callable) -> None:
     good, bad = gaussian(30, 3, 0), gaussian(30, 3, 1)
-    with pytest.raises(DataError, match=r"3 numbers and those of generated ones 4.*one network"):
+    with pytest.raises(DataError, match=r"3 numbers and those of generated images 4.*one network"):
         measure(good, gaussian(30, 4, 0))
     bad[[4, 7], 1] = np.nan, np.inf
     with pytest.raises(DataError, match="features of 2 of 30 generated images are not finite"):
@@ -368,9 +368,9 @@ def test_features_that_do_not_fit_are_refused(measure: Callable) -> None:
 
 
 def test_one_set_that_cannot_be_judged_is_refused() -> None:
-    with pytest.raises(DataError, match="19 images were given and a Vendi score needs 20"):
+    with pytest.raises(DataError, match="19 images are too few for a Vendi score, which needs 20"):
         vendi(gaussian(19, 3, 0))
-    with pytest.raises(DataError, match="19 images were given for an Inception score of 10 splits"):
+    with pytest.raises(DataError, match="19 images are too few for an Inception score of 10 splits"):
         inception_score(gaussian(19, 3, 0))
-    with pytest.raises(DataError, match="features of 1 of 20 given pictures"):
+    with pytest.raises(DataError, match="features of 1 of 20 given images"):
         vendi(np.vstack([gaussian(19, 3, 0), np.full((1, 3), np.nan)]))

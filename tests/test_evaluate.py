@@ -67,7 +67,7 @@ def test_the_report_of_a_judged_run(run: Path, ganvas_command: Command) -> None:
 def test_a_model_without_its_run_needs_its_pictures(run: Path, ganvas_command: Command, tmp_path: Path) -> None:
     shutil.copytree(run / "model", tmp_path / "model")
     answer = ganvas_command("evaluate", tmp_path / "model")
-    assert answer.code == 2 and "give the images that it was trained on with --data" in answer.err
+    assert answer.code == 2 and "give its training images with --data" in answer.err
     answer = ganvas_command("evaluate", tmp_path / "model", "--data", "digits", "--n", 50, "--features", "random")
     assert answer.code == 0 and (tmp_path / "model" / "evaluation.json").is_file()
 
@@ -84,11 +84,11 @@ def test_a_run_whose_pack_is_gone_packs_again(run: Path, tmp_path: Path) -> None
 def test_what_cannot_be_judged_is_one_sentence(run: Path, ganvas_command: Command, tmp_path: Path) -> None:
     other = ganvas.open_pack("digits", DataConfig(size="16"))
     for arguments, words in (
-        ((run, "--n", 3), "--n 3: a judgement needs at least 24 pictures"),
+        ((run, "--n", 3), "--n 3: an evaluation needs at least 24 images"),
         ((run, "--features", "vgg"), "there is no feature network 'vgg'"),
         ((run, "--weights", tmp_path / "none.pth", "--features", "inception-clean"), "none.pth"),
         ((tmp_path / "nothing",), "does not exist"),
-        ((run / "model", "--data", other.folder), "give the images that it was trained on"),
+        ((run / "model", "--data", other.folder), "give its training images"),
     ):
         answer = ganvas_command("evaluate", *arguments)
         assert answer.code == 2 and words in answer.err and answer.err.count("\n") <= 2, (arguments, answer.err)
@@ -101,7 +101,7 @@ def test_copies_are_left_out_of_samples(
 ) -> None:
     monkeypatch.setattr("ganvas.judge.copies.CopyFinder.is_copy", lambda self, pictures: np.arange(len(pictures)) == 1)
     answer = ganvas_command("sample", run, "--n", 4, "--no-copies", "--out", tmp_path / "out")
-    assert answer.code == 0 and "3 pictures" in answer.out and "1 of 4" in answer.err
+    assert answer.code == 0 and "3 images" in answer.out and "1 of 4" in answer.err
     assert {path.stem[:10] for path in (tmp_path / "out").glob("*.png")} == {"seed000000", "seed000002", "seed000003"}
 
 
@@ -126,11 +126,11 @@ def test_few_pictures_are_judged_and_what_they_do_not_allow_is_said(
     assert content["data"]["num_heldout"] == held and content["artefacts"] and content["real_or_fake"]
     assert (content["copies"] is None) == (held < 20)
     if held < 20:
-        said = f"Copies: {held or 'no'} images were held out and 20 are needed"
+        said = f"Copies: {held or 'no'} images were held out, 20 are needed"
         assert any(said in sentence for sentence in content["left_out"]) and f"not judged: {said}" in answer.out
     assert ganvas_command("report", tmp_path / "run").code == 0
     page = (tmp_path / "run" / "report.html").read_text()
-    assert ("Not judged.</strong> Copies: " in page) == (held < 20) and "real None" not in page
+    assert ("Not evaluated.</strong> Copies: " in page) == (held < 20) and "real None" not in page
 
 
 @pytest.mark.parametrize("counts", [[60, 30, 10, 1, 1, 1, 1, 1], [2] * 60])

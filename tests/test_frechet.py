@@ -151,24 +151,24 @@ def test_a_file_that_holds_no_statistics_is_refused(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for content in (b"", whole[:200], whole[:-300], b"no archive"):
         path.write_bytes(content)
-        with pytest.raises(DataError, match="holds no statistics"):
+        with pytest.raises(DataError, match="contains no statistics"):
             Statistics.load(path)
     np.savez(path, num=np.array(3), mean=np.zeros(4), scatter=np.zeros((3, 3)))
-    with pytest.raises(DataError, match="shapes that do not fit"):
+    with pytest.raises(DataError, match="wrong shapes"):
         Statistics.load(path)
     np.savez(path, num=np.array(3), mean=np.array([{}] * 3), scatter=np.zeros((3, 3)))  # would need pickle
-    with pytest.raises(DataError, match="holds no statistics"):
+    with pytest.raises(DataError, match="contains no statistics"):
         Statistics.load(path)
-    with pytest.raises(DataError, match="holds no statistics"):
+    with pytest.raises(DataError, match="contains no statistics"):
         Statistics.load(tmp_path / "nowhere.npz")
 
 
 def test_statistics_of_other_features_are_refused() -> None:
     statistics = Statistics.of(gaussian(30, 5, 0))
     for other in (Statistics.of(gaussian(30, 4, 0)), Statistics(6)):
-        with pytest.raises(DataError, match="cannot be joined with those of 5"):
+        with pytest.raises(DataError, match="cannot be merged with those of 5"):
             statistics.merge(other)
-    with pytest.raises(DataError, match="cannot be joined"):
+    with pytest.raises(DataError, match="cannot be merged"):
         statistics.update(gaussian(3, 4, 0))
     with pytest.raises(DataError, match="features of 1 of 2 given images are not finite"):
         statistics.update(np.array([[0, 0, 0, 0, 0], [0, np.nan, 0, 0, 0]]))

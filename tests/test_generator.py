@@ -122,7 +122,7 @@ def test_a_fresh_process_draws_the_same(trained: Path, tmp_path: Path) -> None:
         "import sys, numpy, ganvas\n"
         "pictures = ganvas.Generator.load(sys.argv[1], device='cpu').sample(5, seed=7)\n"
         "assert 'ganvas.training' not in sys.modules and 'ganvas.data' not in sys.modules\n"
-        "numpy.save(sys.argv[2], images.numpy())"
+        "numpy.save(sys.argv[2], pictures.numpy())"
     )
     subprocess.run([sys.executable, "-c", code, trained, tmp_path / "there.npy"], check=True, cwd=tmp_path)
     here = Generator.load(trained, device="cpu").sample(5, seed=7).numpy()
@@ -175,7 +175,7 @@ def test_labels_by_name_index_list_and_default(labelled: Generator) -> None:
         ("up", "'up' does not exist.*left, right, 7"),
         (3, "3 does not exist.*left, right, 7"),
         (-1, "-1 does not exist"),
-        (["left", "right"], "2 labels for 4 pictures"),
+        (["left", "right"], "2 labels for 4 images"),
     ],
 )
 def test_labels_that_cannot_be_are_refused(labelled: Generator, label: str | int | list, message: str) -> None:
@@ -192,9 +192,9 @@ def test_unconditional_model_has_no_labels() -> None:
 
 
 def test_counts_and_seeds_below_their_least_are_refused(labelled: Generator) -> None:
-    with pytest.raises(ConfigError, match="0 pictures"):
+    with pytest.raises(ConfigError, match="0 images"):
         labelled.sample(0)
-    with pytest.raises(ConfigError, match="from 0 up"):
+    with pytest.raises(ConfigError, match="at least 0"):
         labelled.sample(1, seed=-1)
 
 
@@ -245,7 +245,7 @@ def test_other_format_is_named(model: Path) -> None:
 @pytest.mark.parametrize("changes", [{"model": "residual"}, {"height": 32, "width": 32}, {"num_classes": 0}])
 def test_weights_of_another_network_are_refused(model: Path, changes: dict) -> None:
     rewritten(model / WEIGHTS, config=changes)
-    with pytest.raises(CheckpointError, match="does not hold the weights"):
+    with pytest.raises(CheckpointError, match="does not contain the weights"):
         Generator.load(model, device="cpu")
 
 
@@ -298,13 +298,13 @@ def crafted(file: Path, model: Generator, text: str, **changes: torch.Tensor) ->
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (torch.full((8,), torch.nan), "no finite numbers"),
-        (torch.full((8,), torch.inf), "no finite numbers"),
-        (torch.zeros(8, dtype=torch.float64), "in another type"),
-        (torch.zeros(8, dtype=torch.complex64), "in another type"),
-        (torch.zeros(8, dtype=torch.bool), "in another type"),
-        (torch.zeros(0), "in another shape"),
-        (torch.zeros([1] * 60), "in another shape"),
+        (torch.full((8,), torch.nan), "not finite"),
+        (torch.full((8,), torch.inf), "not finite"),
+        (torch.zeros(8, dtype=torch.float64), "wrong type"),
+        (torch.zeros(8, dtype=torch.complex64), "wrong type"),
+        (torch.zeros(8, dtype=torch.bool), "wrong type"),
+        (torch.zeros(0), "wrong shape"),
+        (torch.zeros([1] * 60), "wrong shape"),
     ],
 )
 def test_weights_that_no_training_gives_are_refused(
@@ -324,7 +324,7 @@ def test_a_network_much_larger_than_its_file_is_never_built(tmp_path: Path) -> N
     text = text_with(model, width=4096, base=8192, widest=8192)
     crafted(tmp_path / WEIGHTS, model, text)
     before = torch.random.get_rng_state()
-    with pytest.raises(CheckpointError, match="does not hold the weights"):
+    with pytest.raises(CheckpointError, match="does not contain the weights"):
         Generator.load(tmp_path, device="cpu")
     assert torch.equal(torch.random.get_rng_state(), before)
 
@@ -393,7 +393,7 @@ def test_a_pickle_is_named_and_never_executed(tmp_path: Path) -> None:
 def test_nothing_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not exist"):
         Generator.load(tmp_path / "nowhere", device="cpu")
-    with pytest.raises(CheckpointError, match=f"holds no {WEIGHTS}"):
+    with pytest.raises(CheckpointError, match=f"contains no {WEIGHTS}"):
         Generator.load(tmp_path, device="cpu")
 
 

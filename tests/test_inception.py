@@ -227,7 +227,7 @@ def test_a_file_that_does_not_fit_is_named_with_its_hash(damage: str, weights: P
         torch.save(state, path)
     elif damage == "a list":
         torch.save([1, 2], path)
-    expected = "is not there" if damage == "absent" else r"\(hash [0-9a-f]{8}\) does not hold the weights"
+    expected = "does not exist" if damage == "absent" else r"\(hash [0-9a-f]{8}\) does not contain the weights"
     with pytest.raises(CheckpointError, match=expected) as caught:
         Features.load("inception-clean", device="cpu", weights=path)
     assert str(path) in str(caught.value)

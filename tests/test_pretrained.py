@@ -263,7 +263,7 @@ def test_the_network_that_trained_does_not_evaluate_unless_flagged(tmp_path: Pat
     kids = {row["key"]: row for row in found["measures"]}
     assert not kids["kid"]["flags"]
     assert "efficientnet-lite0" in kids["kid_second"]["name"]
-    assert "took part in the training" in kids["kid_second"]["flags"][0]
+    assert "used in training" in kids["kid_second"]["flags"][0]
 
 
 @pytest.mark.slow

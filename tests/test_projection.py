@@ -112,13 +112,13 @@ def test_a_file_is_cut_and_resized_to_the_model(gan: Generator, tmp_path: Path) 
     Image.fromarray(wide).save(tmp_path / "a.png")
     found = projection.project(gan, tmp_path / "a.png", steps=2)
     assert found.target.shape == (16, 16, 3) and found.target.std(axis=(0, 1)).max() < 8
-    assert found.note == "cut and resized from 32x64 to 16x16 pixels"
+    assert found.note == "cropped and resized from 32x64 to 16x16 pixels"
     exact = to_pixels(gan.sample(1))[0]
     save_png(tmp_path / "b.png", exact)
     found = projection.project(gan, tmp_path / "b.png", steps=2)
     assert np.array_equal(found.target, exact) and found.note == ""
     gray = projection.project(fresh(), tmp_path / "a.png", steps=1)
-    assert gray.target.shape == (16, 16, 1) and gray.note.endswith("and turned gray")
+    assert gray.target.shape == (16, 16, 1) and gray.note.endswith("and converted to gray")
 
 
 def test_files_that_are_no_pictures_are_named(gan: Generator, tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_files_that_are_no_pictures_are_named(gan: Generator, tmp_path: Path) ->
     ],
 )
 def test_pixels_of_another_form_are_refused_by_both(gan: Generator, pixels: np.ndarray) -> None:
-    with pytest.raises(ConfigError, match=r"an image of 16x1.* came, but this model makes 16x16x3"):
+    with pytest.raises(ConfigError, match=r"the image is 16x1.*, but this model generates 16x16x3"):
         projection.project(gan, pixels)
 
 

@@ -60,8 +60,8 @@ def test_a_run_that_was_not_judged(run: Path, tmp_path: Path) -> None:
     assert publish.publish(run, out) == out / "README.md"
     assert names(out) == ALWAYS
     text = text_of(out)
-    assert "Not selected: the seeds 0 to 19, none left out" in text
-    assert "A row a class: lying, standing." in text
+    assert "Uncurated: all seeds from 0 to 19" in text
+    assert "One row per class: lying, standing." in text
     assert "synthetic" in text and "Not evaluated" in text and "No real images are shown" in text
     assert "pip install ganvas\nganvas sample model --n 16 --out samples" in text
     assert str(run.parent) not in text
@@ -80,7 +80,7 @@ def test_an_evaluation_of_other_weights_is_not_told(run: Path, tmp_path: Path) -
     judge(run)
     publish.publish(run, tmp_path / "out", data_licence="CC BY 4.0")
     assert names(tmp_path / "out") == ALWAYS
-    assert "these were not evaluated" in text_of(tmp_path / "out")
+    assert "these weights were not evaluated" in text_of(tmp_path / "out")
 
 
 def test_every_link_leads_to_a_file_of_the_folder(run: Path, tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_a_picture_outside_of_the_run_is_not_published(run: Path, tmp_path: Path
 
 def test_a_licence_that_contradicts_the_catalogue_is_refused(run: Path, tmp_path: Path) -> None:
     change_config(run, licence="non-commercial research only, no redistribution")
-    with pytest.raises(ConfigError, match="the catalogue knows"):
+    with pytest.raises(ConfigError, match="the catalogue lists"):
         publish.publish(run, tmp_path / "out", data_licence="MIT")
     assert not (tmp_path / "out").exists()
 
@@ -316,7 +316,7 @@ def test_what_is_no_run_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(GanvasError, match="does not exist"):
         publish.publish(tmp_path / "nowhere", tmp_path / "out")
     shutil.copytree(run / "model", tmp_path / "alone")
-    with pytest.raises(RunError, match="is no run"):
+    with pytest.raises(RunError, match="is not a run"):
         publish.publish(tmp_path / "alone", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

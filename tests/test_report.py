@@ -160,14 +160,15 @@ def test_everything_that_was_measured_is_said(run: Path) -> None:
     page = Page(path)
     for said in (
         "0.1235", "(0.1195 to 0.1275)", "−0.0012", "Meaning of Precision.", "biased: few".capitalize(), "k = 3",
-        "Shares of the classes are 10.0% from", "Worst class: standing", "2 of 2", "a classifier",
-        "1 of 20 is a copy.", "5.0% (4.0 to 6.0%)", "flagged, mirrored; seed 7, x", "4 within the training pictures",
+        "Class shares differ from the data by 10.0%", "Worst class: standing", "2 of 2", "a classifier",
+        "1 of 20 is a copy.", "5.0% (4.0 to 6.0%)", "flagged, mirrored; seed 7, x", "4 among the training images",
         "60.0% of the real", "There is a lattice.",
-        "Lattice of 4 pixels, peak over its surroundings 5.50 1.10", "0.80 (0.70 to 0.95)", "2.0% 0.4%",
+        "Checkerboard artefacts, period 4 pixels 5.50 1.10", "0.80 (0.70 to 0.95)", "2.0% 0.4%",
         "0.30 0.10 to 0.40", "3.0% 0.0%", "7.0% 0.5%",
         "Easily told apart.", "It does not help.", "−1.0% (−3.0 to 1.0%)",
         "uncurated: seeds 1 to 16", "it has won", "raise it", "not stated", "torch 2.13", "ganvas train",
         "best up to 40 pixels on a CPU", "Duplicates in the held-out set",
+        "Meaning of KID. Lower is better.", "Share of held-out images flagged as copies.",
     ):  # fmt: skip
         assert said in page.text, said
     assert [said for tag, said in page.said if tag == "li"][:4] == ["lying", "standing", "lying", "standing"]
@@ -216,9 +217,10 @@ def test_no_text_is_markup(run: Path) -> None:
 
 def test_not_judged_yet(run: Path) -> None:
     page = Page(report([run]))
-    assert "Not judged yet." in page.text
+    assert "No evaluation yet." in page.text
     assert f"ganvas evaluate {run}" in page.text
-    assert "The last preview" in page.text
+    assert "Last preview" in page.text
+    assert "Share of generated images that resemble a real image (quality). Higher is better." in page.text
     assert page.all("img")
     assert "Measures" not in page.text
 
@@ -318,8 +320,8 @@ def test_comparison(run: Path, tmp_path: Path) -> None:
     aside = tmp_path / "new" / "page.html"
     assert report([run, third], aside) == aside
     page = Page(aside)
-    assert f"Not judged yet: {third}" in page.text  # two runs of one name go by their folders
-    assert "The configurations are the same." in page.text
+    assert f"No evaluation yet: {third}" in page.text  # two runs of one name go by their folders
+    assert "The configurations are identical." in page.text
 
 
 def test_best_only_beyond_the_intervals() -> None:

@@ -215,7 +215,7 @@ def test_its_features_and_logits_are_the_networks_on_any_kind_of_picture(pack: P
     assert hits.mean() == judge.accuracy.value
     generated = torch.from_numpy(pack.images[pack.heldout]).permute(0, 3, 1, 2).float() / 127.5 - 1
     np.testing.assert_allclose(features(generated), rows, atol=1e-4)
-    for word in (judge.hash[:8], "16x20", "3 classes", f"{judge.num_trained} pictures"):
+    for word in (judge.hash[:8], "16x20", "3 classes", f"{judge.num_trained} images"):
         assert word in features.protocol
 
 
@@ -233,5 +233,5 @@ def test_a_pack_without_labels_or_with_one_class_is_refused(pack: Pack) -> None:
 
 def test_a_class_without_training_pictures_is_named(pack: Pack) -> None:
     without = dataclasses.replace(pack, heldout=np.flatnonzero(pack.labels == 1))
-    with pytest.raises(DataError, match=f"class {pack.classes[1]!r} .* has no pictures"):
+    with pytest.raises(DataError, match=f"class {pack.classes[1]!r} .* has no images"):
         judge_of(without)

@@ -127,10 +127,10 @@ def test_lists_sheets_and_codes(client: TestClient) -> None:
     [
         ({}, 400, "expected either a seed or a code"),
         ({"seed": 1, "code": [[0.0]]}, 400, "expected either a seed or a code"),
-        ({"seed": 1, "label": "cat"}, 400, "label 'cat' does not exist: this model knows lying, standing"),
-        ({"seed": 1, "mix": {"with": {"seed": 2}, "depths": [50]}}, 400, "depths 50: this model has 0 to"),
+        ({"seed": 1, "label": "cat"}, 400, "label 'cat' does not exist: this model has lying, standing"),
+        ({"seed": 1, "mix": {"with": {"seed": 2}, "depths": [50]}}, 400, "depths 50: this model has layers 0 to"),
         ({"seed": 1, "edits": {"smile": 1}}, 400, "direction 'smile' does not exist"),
-        ({"code": [[0.0, 1.0]]}, 400, "it comes from another model"),
+        ({"code": [[0.0, 1.0]]}, 400, "from another model"),
         ({"seed": 1, "truncation": 2}, 400, "truncation"),
         ({"seed": -1}, 400, "seed"),
         ({"seed": 1, "paint": 2}, 400, "paint"),
@@ -144,8 +144,8 @@ def test_recipes_that_do_not_fit_are_refused_in_one_sentence(
 
 
 def test_addresses_that_are_no_recipe(client: TestClient) -> None:
-    refused(client.get("/api/picture?model=bars&recipe=seed5"), 400, "no JSON")
-    refused(client.get("/api/picture?model=bars&recipe=" + "[" * 20_000), 400, "no JSON")
+    refused(client.get("/api/picture?model=bars&recipe=seed5"), 400, "not JSON")
+    refused(client.get("/api/picture?model=bars&recipe=" + "[" * 20_000), 400, "not JSON")
     refused(client.get("/api/picture?model=bars"), 422, "recipe")
     refused(client.get(address({"seed": 1}, version="0" * 32)), 409, "reload the page")
     refused(client.get("/api/nothing"), 404, "openapi.json")
@@ -330,7 +330,7 @@ def test_favourites_of_another_model_are_named_and_set_aside(client: TestClient,
     assert json.loads((folder / "bars" / "favourites.aside-1.json").read_text()) == old
     file.write_text("{")
     refused(client.get("/api/favourites?model=bars"), 409, "damaged")
-    refused(client.post("/api/favourites/aside?model=bars&list=none"), 404, "nothing to set aside")
+    refused(client.post("/api/favourites/aside?model=bars&list=none"), 404, "nothing to rename")
 
 
 def test_several_lists_and_their_names(client: TestClient, folder: Path) -> None:
@@ -453,7 +453,7 @@ def claiming(content: bytes, width: int, height: int) -> bytes:
     ("content", "words"),
     [
         (b"", "empty file"),
-        (b"<svg onload='alert(1)'/>", "not a picture"),
+        (b"<svg onload='alert(1)'/>", "not an image"),
         (b"\x89PNG\r\n\x1a\n" + b"\0" * 50, "truncated"),
         (png(64, 64)[:60], "truncated"),
         (claiming(png(4, 4), 20_000, 20_000), "too large: 400,000,000"),
@@ -486,7 +486,7 @@ def test_a_projection_runs_beside_the_pictures_and_can_be_stopped(client: TestCl
     content = png(40, 30, "RGB")
     refused(client.post("/api/projections?model=bars&label=cat", content=content), 400, "'cat'")
     task = client.post("/api/projections?model=bars&steps=20", content=content).json()
-    assert task["sentence"] == "cropped and resized from 30x40 to 16x16 and turned gray"
+    assert task["sentence"] == "cropped and resized from 30x40 to 16x16 and converted to gray"
     assert picture(client.get(f"/api/task/target?id={task['id']}").content).shape == (16, 16)
     done = wait_for(lambda: client.get(f"/api/task?id={task['id']}").json(), lambda one: one["state"] in "done failed")
     assert done["state"] == "done", done
@@ -495,8 +495,8 @@ def test_a_projection_runs_beside_the_pictures_and_can_be_stopped(client: TestCl
     long = client.post("/api/projections?model=bars&steps=2000", content=content).json()
     client.post(f"/api/task/stop?id={long['id']}")
     ended = wait_for(lambda: client.get(f"/api/task?id={long['id']}").json(), lambda one: one["state"] in "done failed")
-    assert ended["state"] == "failed" and "as you asked" in ended["sentence"]
-    refused(client.get("/api/task?id=nothing"), 404, "there is no job")
+    assert ended["state"] == "failed" and "by the user" in ended["sentence"]
+    refused(client.get("/api/task?id=nothing"), 404, "does not exist")
 
 
 def test_slow_jobs_wait_in_a_short_queue(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -562,7 +562,7 @@ def test_a_run_without_a_model_and_a_model_without_a_run(folder: Path) -> None:
         places = {one["name"]: one for one in client.get("/api/places").json()["places"]}
         assert not places["bars"]["has_model"] and not places["alone"]["is_run"]
         refused(client.get("/api/model?model=bars"), 400, "has no model yet")
-        refused(client.get("/api/run?run=alone"), 404, "no training to watch")
+        refused(client.get("/api/run?run=alone"), 404, "without a training run")
         (folder / "bars" / "config.json").write_text("{")
         assert "damaged" in client.get("/api/run?run=bars").json()["sentence"]
 
@@ -950,7 +950,7 @@ def test_a_port_in_use_and_an_empty_folder(folder: Path, tmp_path: Path, ganvas_
         assert answer.code == 2 and f"port {port} is in use" in answer.err and answer.err.count("\n") == 1
     (tmp_path / "empty").mkdir()
     answer = ganvas_command("studio", tmp_path / "empty", "--port", 0, "--no-browser")
-    assert answer.code == 2 and "holds no run and no model" in answer.err
+    assert answer.code == 2 and "has no run and no model" in answer.err
 
 
 def test_the_command_prints_its_address_and_ctrl_c_ends_it(folder: Path) -> None:

@@ -121,7 +121,7 @@ def test_what_cannot_be_is_one_sentence(ganvas_command: Command, run: Path, tmp_
     out = tmp_path / "out.gif"
     for arguments, words in [
         (("favourites", other, tmp_path / "kept.json", "--out", out), "belongs to the model"),
-        (("favourites", run, tmp_path / "broken.json", "--out", out), "damaged or no favourites file"),
+        (("favourites", run, tmp_path / "broken.json", "--out", out), "damaged or not a favourites file"),
         (("favourites", run, tmp_path / "none.json", "--out", out), "does not exist"),
         (("favourites", run, tmp_path / "new.json", "--keep", "3", "--label", "up"), "lying, standing"),
         (("interpolate", run, "--seeds", "3", "--out", out), "two images or more"),

@@ -41,13 +41,13 @@ def test_two_real_draws_are_told_apart_by_chance_only() -> None:
     found = [real_or_fake(textures(60, 2 * i), textures(60, 2 * i + 1), steps=10, seed=i) for i in range(10)]
     assert sum(one.accuracy.low <= 0.5 <= one.accuracy.high for one in found) >= 8
     assert abs(np.mean([one.accuracy.value for one in found]) - 0.5) < 0.05
-    assert all("cannot tell" in one.sentence for one in found if one.accuracy.low <= 0.5)
+    assert all("cannot distinguish" in one.sentence for one in found if one.accuracy.low <= 0.5)
 
 
 def test_a_fault_is_found_and_its_place_shown(marked: RealOrFake) -> None:
     assert marked.num_tested == 300
     assert marked.accuracy.low > 0.9
-    assert "easily tells" in marked.sentence
+    assert "easily distinguishes" in marked.sentence
     assert marked.map.shape == (16, 16)
     assert (marked.map.min(), marked.map.max()) == (0, 1)
     row, column = np.unravel_index(marked.map.argmax(), marked.map.shape)
@@ -110,28 +110,28 @@ def test_real_pictures_in_the_place_of_generated_ones_help() -> None:
 def test_as_many_other_real_pictures_are_as_good_by_themselves() -> None:
     found = judged(*bars(40, 3))
     assert found.difference["synthetic"].low < 0 < found.difference["synthetic"].high
-    assert "as well as the real ones" in found.sentence
+    assert "as good as real images" in found.sentence
 
 
 def test_noise_does_not_help_and_that_is_said() -> None:
     rng = np.random.default_rng(4)
     found = judged(rng.integers(0, 256, (200, 12, 12, 1), np.uint8), np.arange(200) % 2)
     assert not found.helps
-    assert found.sentence.startswith(("Generated images do not help", "Generated images do harm"))
-    assert "train a worse one" in found.sentence
+    assert found.sentence.startswith(("Generated images do not help", "Generated images reduce accuracy"))
+    assert "train a worse classifier" in found.sentence
     assert found.accuracy["synthetic"].low < 0.6
 
 
 def test_pictures_with_wrong_labels_do_harm() -> None:
     images, labels = bars(400, 5)
     found = judged(images, 1 - labels)
-    assert found.sentence.startswith("Generated images do harm")
+    assert found.sentence.startswith("Generated images reduce accuracy")
     assert found.difference["real + synthetic"].high < 0
 
 
 def test_a_class_without_generated_pictures_is_refused() -> None:
     images, _ = bars(40, 2)
-    with pytest.raises(DataError, match="class number 1 has no generated pictures"):
+    with pytest.raises(DataError, match="class number 1 has no generated images"):
         judged(images, np.zeros(40, np.int64))
 
 

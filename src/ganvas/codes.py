@@ -1,11 +1,11 @@
-"""Codes: what steers each depth of a generator, in one form for every architecture, so that images can be mixed.
+"""Latent codes: one latent per layer of a generator, in one format for all architectures, for style mixing.
 
-A code holds a row of numbers for every depth (every grid, coarse to fine). Networks with a space of styles (`mapping`
-and `synthesis`) follow row k at depth k. The others take one latent, at their entrance: row 0 is that latent, and row
-1 + k is a second latent whose image lends depth k its appearance, that is the mean and deviation of every feature map
-(adaptive instance normalisation: Huang and Belongie 2017, equation 8). Where all rows are equal nothing is lent.
+A code has one row of numbers per layer (one layer per resolution, coarse to fine). In networks with a style space
+(`mapping` and `synthesis`) row k is the style of layer k. Other networks have one input latent, row 0; row 1 + k is a
+second latent whose image provides the style of layer k: the mean and deviation of each feature map (adaptive instance
+normalisation: Huang and Belongie 2017, equation 8). If all rows are equal, no style is replaced.
 
-Truncation is already in a code. Codes can be added to, averaged and interpolated row by row.
+Codes include truncation. They can be edited, averaged and interpolated row by row.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-TINY = 1e-5  # added to a variance, and to a sine
+TINY = 1e-5  # avoids division by zero
 
 
 @dataclass(frozen=True)
 class Code:
-    """latents (N, rows, D); labels (N, rows, num_classes), weights of the classes, None where the latents know them."""
+    """latents (N, rows, D); labels (N, rows, num_classes), class weights; None if the latents include the class."""
 
     latents: Tensor
     labels: Tensor | None = None
@@ -38,13 +38,13 @@ class Code:
 
 
 def stack(codes: Sequence[Code]) -> Code:
-    """One code of all the images in turn."""
+    """Concatenate codes."""
     labels = [code.labels for code in codes if code.labels is not None]
     return Code(torch.cat([code.latents for code in codes]), torch.cat(labels) if labels else None)
 
 
 def has_styles(network: nn.Module) -> bool:
-    """Whether the network's codes are styles w, each steering its own depth."""
+    """Whether the network has a style space w with one style per layer."""
     return hasattr(network, "mapping")
 
 
@@ -55,7 +55,7 @@ def num_depths(network: nn.Module) -> int:
 def encode(network: nn.Module, z: Tensor, labels: Tensor | None = None, truncation: float = 1.0) -> Code:
     """Latents z (N, D) and labels, indices (N,) or weights (N, num_classes) -> codes with equal rows.
 
-    truncation: 1 keeps all the variety, 0 is the mean: of the class's styles, or the latent 0.
+    truncation: 1 = full diversity, 0 = mean style of the class, or latent 0.
     """
     part: Any = network
     if has_styles(network):
@@ -69,12 +69,12 @@ def encode(network: nn.Module, z: Tensor, labels: Tensor | None = None, truncati
 
 
 def row_slice(network: nn.Module, depth: int) -> int:
-    """The row that steers `depth`."""
+    """The row that controls the layer `depth`."""
     return depth if has_styles(network) else 1 + depth
 
 
 def mix(network: nn.Module, code: Code, other: Code, depths: Sequence[int]) -> Code:
-    """`code` (N) with the depths `depths` of `other` (N)."""
+    """`code` (N) with the layers `depths` of `other` (N)."""
     rows = [row_slice(network, depth) for depth in depths]
     latents, labels = code.latents.clone(), None if code.labels is None else code.labels.clone()
     latents[:, rows] = other.latents[:, rows]
@@ -84,9 +84,9 @@ def mix(network: nn.Module, code: Code, other: Code, depths: Sequence[int]) -> C
 
 
 def between(network: nn.Module, code: Code, other: Code, share: Tensor) -> Code:
-    """From `code` (share 0) to `other` (share 1), share (N,): styles in a straight line, latents along the sphere.
+    """Interpolate from `code` (share 0) to `other` (share 1), share (N,): styles linearly, latents spherically.
 
-    The straight way between two latents leads through shorter ones, which the network has hardly seen (White 2016).
+    Linear interpolation of latents gives short latents, which are rare in training (White 2016).
     """
     t = share[:, None, None].to(code.latents)
     way = torch.lerp if has_styles(network) else slerp
@@ -95,12 +95,12 @@ def between(network: nn.Module, code: Code, other: Code, share: Tensor) -> Code:
 
 
 def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
-    """Along the great circle from a (..., D) to b by the share t (..., 1); lengths change evenly (Shoemake 1985)."""
+    """Spherical interpolation from a (..., D) to b, t (..., 1); lengths linearly (Shoemake 1985)."""
     long_a, long_b = (x.norm(dim=-1, keepdim=True).clamp_min(TINY) for x in (a, b))
     cosine = ((a / long_a) * (b / long_b)).sum(dim=-1, keepdim=True).clamp(-1, 1)
     angle = torch.acos(cosine)
     sine = torch.sin(angle)
-    straight = sine < 1e-3  # (nearly) the same direction, or the opposite one, where no circle is the shortest
+    straight = sine < 1e-3  # (nearly) equal or opposite directions: interpolate linearly
     sine = torch.where(straight, torch.ones_like(sine), sine)
     on_circle = torch.sin((1 - t) * angle) / sine * (a / long_a) + torch.sin(t * angle) / sine * (b / long_b)
     return torch.where(straight, torch.lerp(a, b, t), on_circle * torch.lerp(long_a, long_b, t))
@@ -122,7 +122,7 @@ def decode(network: nn.Module, code: Code) -> Tensor:
 
 
 def differs(code: Code) -> Tensor:
-    """(N, rows - 1): which rows are not the first one."""
+    """(N, rows - 1): which rows differ from the first row."""
     found = (code.latents[:, 1:] != code.latents[:, :1]).any(dim=2)
     if code.labels is not None:
         found = found | (code.labels[:, 1:] != code.labels[:, :1]).any(dim=2)
@@ -134,9 +134,9 @@ def plain(network: nn.Module, code: Code, row: int) -> Tensor:
 
 
 def with_lent(network: nn.Module, code: Code) -> Tensor:
-    """One pass over the images and, behind them, those that lend; at each depth what is lent is taken over."""
-    rows = [0]  # the distinct ones, the pictures' own first
-    lender: dict[int, int] = {}  # depth -> place in `rows`
+    """One pass over the images followed by the images that provide styles, which are transferred at each layer."""
+    rows = [0]  # distinct rows, first the images themselves
+    lender: dict[int, int] = {}  # layer -> index in `rows`
     lends = differs(code)
     for depth in lends.any(dim=0).nonzero().flatten().tolist():
         same = (place for place, row in enumerate(rows[1:], 1) if equal(code, row, 1 + depth))
@@ -148,7 +148,7 @@ def with_lent(network: nn.Module, code: Code) -> Tensor:
         def hook(_: nn.Module, __: object, features: Tensor) -> Tensor:
             parts = list(features.chunk(len(rows)))
             lent = as_other(parts[0], parts[lender[depth]])
-            # What is lent nothing here keeps what coarser depths made of it, whatever the others in the batch take.
+            # Images without a new style at this layer stay unchanged, independent of others in the batch.
             parts[0] = torch.where(lends[:, depth].view(-1, *[1] * (lent.ndim - 1)), lent, parts[0])
             return torch.cat(parts)
 
@@ -170,9 +170,9 @@ def equal(code: Code, row: int, other: int) -> bool:
 
 
 def as_other(x: Tensor, other: Tensor) -> Tensor:
-    """x (N, C, H, W) with the mean and deviation of each of the other's feature maps.
+    """x (N, C, H, W) with the mean and deviation of each feature map of `other`.
 
-    Features without places (N, C), of a perceptron, have no layout to keep: they are averaged.
+    Features (N, C) of a perceptron have no spatial layout; they are averaged.
     """
     if x.ndim == 2:
         return (x + other) / 2

@@ -1,16 +1,16 @@
-"""Export: a trained generator as ONNX, as a torch.export program, as a clean model folder, or as a page for browsers.
+"""Export a trained generator as ONNX, torch.export program, web page or model folder.
 
-    onnx      generator.onnx and generator.json (what it takes and gives, its size, its difference from PyTorch)
+    onnx      generator.onnx and generator.json (inputs, outputs, size, difference from PyTorch)
     torch     generator.pt2, which `torch.export.load` reads without Ganvas, and generator.json
     web       index.html, model.onnx, model.json, runtime/: a demo for any static host (see export_web)
-    folder    generator.safetensors, config.json, README.md: what `Generator.load` reads, and nothing else
+    folder    generator.safetensors, config.json, README.md: the files that `Generator.load` reads
 
-The graph (ONNX and torch.export) takes z (N, z_dim); label (N, num_classes), the weights of the classes, one of them 1
-for a class, where the model has classes; truncation (), from 0 (mean) to 1 (full variety). It gives images
-(N, C, H, W) in [-1, 1] and code (N, z_dim), the latent or style that made them: the `code` of a recipe.
+Inputs of the graph (ONNX and torch.export): z (N, z_dim); label (N, num_classes), class weights (one-hot for a single
+class), only for models with classes; truncation (), from 0 (mean) to 1 (full diversity). Outputs: pictures
+(N, C, H, W) in [-1, 1] and code (N, z_dim), the latent or style of the images (`code` in a recipe).
 
-Weights may be stored as float16 or int8; everything is computed in float32. So any runtime takes the file, a browser's
-too, and only the rounding of the weights is lost, which the report measures.
+Weights can be stored as float16 or int8. All computation is in float32, so every runtime (also in browsers) can use
+the file. The report gives the difference caused by the rounding of the weights.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ Form = Literal["onnx", "web", "torch", "folder"]
 UNFINISHED = "unfinished-export"
 Weights = Literal["float32", "float16", "int8"]
 
-SAME = 1e-4  # largest difference, in the range from -1 to 1, at which two images are the same
-FEWEST = 256  # numbers of a tensor that is worth storing small
-CHECKED = ((1, 1.0), (3, 0.6), (4, 0.0), (8, 1.0), (8, 0.9))  # images and truncation of the batches that are compared
-LICENCE = re.compile(r"^\|\s*licence(?: of the data)?\s*\|\s*(.*?)\s*\|\s*$", re.MULTILINE)  # a row of a card
+SAME = 1e-4  # largest difference of equal images, in the range from -1 to 1
+FEWEST = 256  # fewest numbers of a tensor that is stored as float16 or int8
+CHECKED = ((1, 1.0), (3, 0.6), (4, 0.0), (8, 1.0), (8, 0.9))  # (images, truncation) of the compared batches
+LICENCE = re.compile(r"^\|\s*licence(?: of the data)?\s*\|\s*(.*?)\s*\|\s*$", re.MULTILINE)  # row of a card
 
 
 def export(
@@ -60,22 +60,22 @@ def export(
     runtime: Path | None = None,
     device: str | None = "cpu",
 ) -> list[Path]:
-    """Writes the generator of `source` (a run, a model folder or a weights file) to `out`; returns the files.
+    """Export the generator of `source` (a run, a model folder or a weights file) to `out`; return the written files.
 
-    out: a folder, new or empty; for onnx and torch also the name of a file, ending in .onnx or .pt2.
-    runtime: for web, the npm package onnxruntime-web (.tgz, or unpacked); by default npm fetches it, once.
-    device: where the torch.export program will run; the others run anywhere.
-    Raises ConfigError for an unknown form or a place that is taken, MissingExtraError without onnx, GanvasError where
-    the exported model does not give the images of the original. Then nothing is left behind.
+    out: a new or empty folder; for onnx and torch also a file name that ends in .onnx or .pt2.
+    runtime: for web, the npm package onnxruntime-web (.tgz or unpacked). Default: npm downloads it once.
+    device: device of the torch.export program; other formats run on any device.
+    Raises ConfigError for an unknown format or an existing target, MissingExtraError without onnx, GanvasError if the
+    images differ from the original. After an error no files are left.
     """
     if to not in get_args(Form):
         raise ConfigError(f"--to {to}: expected one of {', '.join(get_args(Form))}")
     if weights not in get_args(Weights):
         raise ConfigError(f"--weights {weights}: expected one of {', '.join(get_args(Weights))}")
     if weights != "float32" and to in ("torch", "folder"):
-        raise ConfigError(f"--weights {weights} --to {to}: only --to onnx and --to web store small weights")
+        raise ConfigError(f"--weights {weights} --to {to}: only --to onnx and --to web support it")
     if runtime is not None and to != "web":
-        raise ConfigError(f"--runtime {runtime} --to {to}: only --to web needs a runtime")
+        raise ConfigError(f"--runtime {runtime} --to {to}: only --to web uses a runtime")
     if to in ("onnx", "web"):
         need_packages()
     ending = {"onnx": ".onnx", "torch": ".pt2"}.get(to)
@@ -92,7 +92,7 @@ def export(
         content, report = torch_program(generator, licence)
         contents = {f"{stem}.pt2": content, f"{stem}.json": json_bytes(report)}
     else:
-        found = export_web.runtime_files(runtime) if to == "web" else {}  # before the work, since it may be missing
+        found = export_web.runtime_files(runtime) if to == "web" else {}  # first, because it may be missing
         content, report = onnx_model(generator, weights, licence)
         if to == "onnx":
             contents = {f"{stem}.onnx": content, f"{stem}.json": json_bytes(report)}
@@ -106,13 +106,13 @@ def export(
 
 
 class Deployed(nn.Module):
-    """A generator with its truncation, and nothing besides: z, label, truncation -> images, code."""
+    """Generator with truncation: z, label, truncation -> images, code (see the module docstring)."""
 
     means: Tensor
 
     def __init__(self, generator: Generator) -> None:
         super().__init__()
-        # A copy in the usual layout: PyTorch stores no other in a .pt2 file without a warning.
+        # Contiguous copy, because PyTorch warns about other memory formats in a .pt2 file.
         self.network: Any = copy.deepcopy(generator.network)
         for parameter in self.network.parameters():
             parameter.data = parameter.data.contiguous()
@@ -131,7 +131,7 @@ class Deployed(nn.Module):
 
 
 def exported_program(generator: Generator) -> torch.export.ExportedProgram:
-    """The graph for any number of images."""
+    """The graph for any batch size."""
     z, labels = inputs(generator, range(2))
     arguments = (z, labels, torch.ones((), device=generator.device))
     shapes = ({0: torch.export.Dim.DYNAMIC}, None if labels is None else {0: torch.export.Dim.DYNAMIC}, None)
@@ -140,7 +140,7 @@ def exported_program(generator: Generator) -> torch.export.ExportedProgram:
 
 
 def inputs(generator: Generator, seeds: range) -> tuple[Tensor, Tensor | None]:
-    """Latents of the seeds, and weights of the classes: the seed's class, for every third one half of the next."""
+    """Latents of the seeds, and class weights: one class per seed, mixed with the next class for every third seed."""
     z = generator.latents(seeds).to(generator.device)
     num = generator.info.config.num_classes
     if not num:
@@ -152,7 +152,7 @@ def inputs(generator: Generator, seeds: range) -> tuple[Tensor, Tensor | None]:
 
 
 def torch_program(generator: Generator, licence: str) -> tuple[bytes, dict[str, Any]]:
-    """(content of a .pt2 file, report); the file was loaded again and agrees."""
+    """(content of a .pt2 file, report); the file is loaded again and compared with the original."""
     report = description(generator, "float32", licence)
     buffer = io.BytesIO()
     torch.export.save(exported_program(generator), buffer, extra_files={"ganvas.json": json.dumps(report)})
@@ -169,13 +169,13 @@ def torch_program(generator: Generator, licence: str) -> tuple[bytes, dict[str, 
 
 
 def onnx_model(generator: Generator, weights: Weights, licence: str) -> tuple[bytes, dict[str, Any]]:
-    """(content of an .onnx file, report); the file was run by onnxruntime, float32 to the same images."""
+    """(content of an .onnx file, report); the file is run in onnxruntime and compared with the original."""
     import onnx
     import onnxruntime
 
     config = generator.info.config
     names = ["z", *(["label"] if config.num_classes else []), "truncation"]
-    with warnings.catch_warnings():  # PyTorch's own use of a name that PyTorch gives up
+    with warnings.catch_warnings():  # PyTorch itself uses a deprecated name
         warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
         program = torch.onnx.export(
             exported_program(generator),
@@ -212,7 +212,7 @@ def onnx_model(generator: Generator, weights: Weights, licence: str) -> tuple[by
 
 
 def name_batch(graph: Any) -> None:
-    """Calls the free first dimension N, of whatever name the exporter chose."""
+    """Rename the dynamic batch dimension to N."""
     chosen = graph.input[0].type.tensor_type.shape.dim[0].dim_param
     for value in (*graph.input, *graph.output, *graph.value_info):
         for dimension in value.type.tensor_type.shape.dim:
@@ -221,10 +221,10 @@ def name_batch(graph: Any) -> None:
 
 
 def difference(generator: Generator, run: Any, exact: bool) -> dict[str, float | int | None]:
-    """How far an exported form's images are from PyTorch's, over several batches, labels and truncations.
+    """Difference between the images of an exported model and of PyTorch, over several batches, labels, truncations.
 
-    run: (z, label, truncation) -> (images, code). exact: raises GanvasError beyond `SAME`.
-    Returns images, max and mean of the absolute difference in [-1, 1], psnr in dB (None for equal ones).
+    run: (z, label, truncation) -> (images, code). exact: raise GanvasError if the difference exceeds `SAME`.
+    Returns the number of images, max and mean of the absolute difference in [-1, 1], psnr in dB (None if equal).
     """
     largest = total = squares = 0.0
     count = first = 0
@@ -234,7 +234,7 @@ def difference(generator: Generator, run: Any, exact: bool) -> dict[str, float |
         expected = generator.show(code).numpy()
         pictures, found = run(z, labels, truncation)
         if pictures.shape != expected.shape or not np.isfinite(pictures).all():
-            raise GanvasError("the exported model gives no images of the right shape: please report this model")
+            raise GanvasError("the exported model returns images of a wrong shape: please report this model")
         gap = np.abs(pictures.astype(np.float64) - expected)
         largest = max(largest, float(gap.max()))
         if exact:
@@ -242,21 +242,21 @@ def difference(generator: Generator, run: Any, exact: bool) -> dict[str, float |
         total, squares, count, first = total + gap.sum(), squares + np.square(gap).sum(), count + gap.size, first + num
     if exact and largest > SAME:
         raise GanvasError(
-            f"the exported model differs from the original by {largest:.2g}, where {SAME:g} was expected: "
+            f"the exported model differs from the original by {largest:.2g}, expected at most {SAME:g}: "
             "please report this model"
         )
-    psnr = 10 * math.log10(4 * count / float(squares)) if squares else None  # the peak is 2, from -1 to 1
+    psnr = 10 * math.log10(4 * count / float(squares)) if squares else None  # range of 2, from -1 to 1
     return {"pictures": first, "max": largest, "mean": float(total) / count, "psnr": psnr}
 
 
-# -- small weights --
+# -- compressed weights --
 
 
 def store_small(onnx: Any, model: Any, weights: Weights) -> None:
-    """Stores large float32 tensors of the graph as float16 or int8; nodes at its beginning restore them to float32.
+    """Store large float32 tensors of the graph as float16 or int8; nodes at its beginning convert them to float32.
 
-    Runtimes do that once, when they load the model (constant folding). int8: value = integer * scale, with a scale for
-    each slice along the first or second axis, whichever loses less. Numbers that float16 cannot hold stay float32.
+    Runtimes convert once, when they load the model (constant folding). int8: value = integer * scale, with one scale
+    per slice along the first or second axis, whichever loses less. Tensors beyond the range of float16 stay float32.
     """
     if weights == "float32":
         return
@@ -286,7 +286,7 @@ def store_small(onnx: Any, model: Any, weights: Weights) -> None:
 
 
 def quantised(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """float32 values -> (int8 integers, float32 scales that broadcast to them): symmetric, from -127 to 127."""
+    """float32 values -> (int8 integers from -127 to 127, float32 scales that broadcast to them); symmetric."""
     best: tuple[float, np.ndarray, np.ndarray] | None = None
     for axis in range(min(values.ndim, 2)) if values.ndim > 1 else (None,):
         others = tuple(i for i in range(values.ndim) if i != axis)
@@ -300,11 +300,11 @@ def quantised(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return best[1], best[2]
 
 
-# -- what goes with it --
+# -- metadata --
 
 
 def description(generator: Generator, weights: Weights, licence: str) -> dict[str, Any]:
-    """What the file's metadata and the report say of the model."""
+    """Description of the model for the metadata of the file and the report."""
     info, config = generator.info, generator.info.config
     takes = {"z": ["N", config.z_dim]}
     if config.num_classes:
@@ -344,13 +344,13 @@ def json_bytes(value: Any) -> bytes:
 
 
 def name_of(source: Path) -> str:
-    """The name of the run or of the model's folder."""
+    """Name of the run or of the model folder."""
     folder = find_weights(source).resolve().parent
     return (folder.parent if folder.name in ("model", "best") else folder).name
 
 
 def card_and_licence(source: Path, generator: Generator) -> tuple[str, str]:
-    """The model card, and the licence of the data: the run's, or for a model without its run those of its own card."""
+    """The model card and the licence of the data, from the run, or from the card of a model without its run."""
     facts = card.facts_of(source, generator)
     path = find_weights(source).with_name("README.md")
     if facts.run or not path.is_file():
@@ -361,7 +361,7 @@ def card_and_licence(source: Path, generator: Generator) -> tuple[str, str]:
 
 
 def licence_of_card(text: str) -> str:
-    """The licence of the data that a card names, without Markdown's and HTML's escapes."""
+    """The licence of the data in a card, without Markdown and HTML escapes."""
     row = LICENCE.search(text)
     return html.unescape(re.sub(r"\\(.)", r"\1", row[1])) if row else "not stated"
 
@@ -376,13 +376,13 @@ def model_folder(generator: Generator, text: str) -> dict[str, bytes]:
 
 
 def mark_of(out: Path, ending: str | None) -> Path:
-    """A file that is there while an export is being written; one that was killed leaves it, and may be made again."""
+    """A marker file that exists while an export is written; an interrupted export leaves it and can be repeated."""
     name = f".{out.name}.{UNFINISHED}"
     return out.with_name(name) if ending and out.suffix == ending else out / f".{UNFINISHED}"
 
 
 def check_place(out: Path, mark: Path, free_name: bool) -> None:
-    """Raises ConfigError where `out` is taken, a folder that holds something or any file, or cannot be made."""
+    """Raise ConfigError if `out` is a file or a folder that is not empty, or cannot be created."""
     with files.explained(out):
         taken = out.exists() if free_name or not out.is_dir() else any(out.iterdir())
         taken = taken and not mark.is_file()
@@ -390,14 +390,14 @@ def check_place(out: Path, mark: Path, free_name: bool) -> None:
         nearest = next(folder for folder in (above if free_name else (out, *above)) if folder.exists())
     if taken:
         wanted = "another name" if free_name else "a new or an empty folder"
-        raise ConfigError(f"{out} {'holds files' if out.is_dir() else 'exists'} already: choose {wanted}")
+        raise ConfigError(f"{out} already {'contains files' if out.is_dir() else 'exists'}: choose {wanted}")
     if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
-        why = "may not be written to" if nearest.is_dir() else "is a file"
-        raise ConfigError(f"{out} cannot be written, since {nearest} {why}: choose another place")
+        why = "is not writable" if nearest.is_dir() else "is a file"
+        raise ConfigError(f"{out} cannot be written because {nearest} {why}: choose another path")
 
 
 def write_all(contents: dict[Path, bytes], mark: Path) -> list[Path]:
-    """Writes all files, or none; where it is killed, the mark stays."""
+    """Write all files or none; if the process is killed, the marker file stays."""
     written: list[Path] = []
     made: list[Path] = []
     try:

@@ -1,7 +1,7 @@
-"""A trained generator: load it anywhere, without the data and without training code, and sample images.
+"""Load a trained generator, without data or training code, and sample images.
 
-A model folder holds `generator.safetensors` (weights, with the configuration in its metadata, so that the one file
-is enough), `config.json` (the same configuration to read) and `README.md` (the card). Nothing is ever unpickled.
+A model folder contains `generator.safetensors` (weights, with the configuration as metadata; this file is sufficient),
+`config.json` (the configuration as text) and `README.md` (model card). Files are never unpickled.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from ganvas.models import build_generator, channels_last
 FORMAT = 1
 WEIGHTS = "generator.safetensors"
 BATCH = 64  # images per forward pass when sampling
-LARGEST = 2**34  # bytes of a weights file: hundreds of times the largest network's
-AHEAD = 16  # batches whose latents are drawn together: between two passes they would drive the network from the caches
+LARGEST = 2**34  # most bytes of a weights file; hundreds of times those of the largest network
+AHEAD = 16  # batches whose latents are drawn together, which keeps the network in the CPU caches
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a model folder says about itself."""
+    """Metadata of a model."""
 
     config: ModelConfig
     classes: list[str] = field(default_factory=list)
@@ -59,7 +59,7 @@ class ModelInfo:
         if self.kind not in get_args(Kind):
             raise ConfigError(f"kind {self.kind!r:.40}: expected one of {', '.join(get_args(Kind))}")
         if type(self.images_seen) is not int or self.images_seen < 0:
-            raise ConfigError(f"images_seen {self.images_seen!r:.40}: expected a whole number from 0 up")
+            raise ConfigError(f"images_seen {self.images_seen!r:.40}: expected an integer of at least 0")
         if not isinstance(self.data_hash, str):
             raise ConfigError("data_hash: expected text")
 
@@ -68,7 +68,7 @@ class ModelInfo:
 
     @classmethod
     def from_json(cls, text: str, where: Path) -> ModelInfo:
-        """Raises CheckpointError for anything but what `to_json` writes, whoever has written it."""
+        """Read the output of `to_json`. Raises CheckpointError for anything else."""
         try:
             values: dict[str, Any] = json.loads(text)
             if values["format"] != FORMAT:
@@ -78,15 +78,15 @@ class ModelInfo:
             values["config"] = from_dict(ModelConfig, values["config"], str(where))
             return from_dict(cls, values, str(where))
         except ConfigError as error:
-            raise CheckpointError(f"{where} describes no model that this version of Ganvas knows ({error})") from error
+            raise CheckpointError(f"{where} describes a model unknown to this version of Ganvas ({error})") from error
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise CheckpointError(
-                f"{where} has no readable Ganvas configuration: train or download it again"
+                f"{where} has no readable Ganvas configuration: train or download the model again"
             ) from error
 
 
 class Generator:
-    """A generator ready to sample: `network` in evaluation mode on `device`, and `info`."""
+    """A trained generator: `network` in evaluation mode on `device`, and its metadata `info`."""
 
     def __init__(self, network: nn.Module, info: ModelInfo, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
@@ -97,12 +97,12 @@ class Generator:
 
     @functools.cached_property
     def hash(self) -> str:
-        """SHA-256 of the weights as they were when first asked: which model this is."""
+        """SHA-256 of the weights at the first access; identifies the model."""
         return weights_hash(self.network)
 
     @property
     def num_depths(self) -> int:
-        """Depths, coarse to fine, that can be steered by themselves (see codes.py)."""
+        """Number of layers, coarse to fine, that can be controlled separately (see codes.py)."""
         return codes.num_depths(self.network)
 
     @property
@@ -112,14 +112,14 @@ class Generator:
 
     @classmethod
     def load(cls, path: str | Path, device: str | None = None) -> Generator:
-        """Loads a run folder, a model folder or a generator.safetensors file.
+        """Load a run folder, a model folder or a generator.safetensors file.
 
-        device: cpu, cuda, mps; the fastest there is when None.
-        Raises CheckpointError when nothing usable is there, or when the file is damaged or not safetensors.
+        device: cpu, cuda or mps; default: the fastest available.
+        Raises CheckpointError if there is no model, or the file is damaged or not a safetensors file.
         """
         file = find_weights(Path(path))
         if (size := file.stat().st_size) > LARGEST:
-            raise CheckpointError(f"{file} has {size:,} bytes, and a model's weights have at most {LARGEST:,}")
+            raise CheckpointError(f"{file} has {size:,} bytes, but weights have at most {LARGEST:,}")
         try:
             with safetensors.safe_open(file, framework="pt") as opened:
                 metadata = opened.metadata() or {}
@@ -130,27 +130,25 @@ class Generator:
         except (safetensors.SafetensorError, OSError) as error:
             raise CheckpointError(not_safetensors(file)) from error
         if how := difference(network, tensors):
-            raise CheckpointError(f"{file} does not hold the weights of a {info.config.model!r} generator ({how})")
+            raise CheckpointError(f"{file} does not contain the weights of a {info.config.model!r} generator ({how})")
         digest = tensor_hash(tensors)
-        if metadata.get("sha256") not in (checksum(digest, text), digest):  # older files leave the configuration out
-            raise CheckpointError(
-                f"{file} is damaged (its checksum differs): copy it again, or re-make it from the run"
-            )
+        if metadata.get("sha256") not in (checksum(digest, text), digest):  # older files omit the configuration
+            raise CheckpointError(f"{file} is damaged (wrong checksum): copy it again, or create it again from the run")
         if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
-            raise CheckpointError(f"{file} holds weights that are no finite numbers: train or download it again")
-        # Copies: what safetensors gives is the file itself in memory, which others may write to.
+            raise CheckpointError(f"{file} contains weights that are not finite: train or download the model again")
+        # Copy the tensors, because safetensors maps the file into memory and other processes may change the file.
         network.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
         return cls(network, info, choose_device(device).torch_device)
 
     def fast(self) -> Generator:
-        """On a GPU: half precision and compiled from now on; images then differ in the last bits. Returns itself."""
+        """On a GPU, use half precision and compile the network; images differ slightly. Returns self."""
         if self.device.type == "cuda":
             self.is_fast = True
             self.forward = torch.compile(self.network)
         return self
 
     def save(self, folder: str | Path, card: str = "") -> Path:
-        """Writes a model folder (created if need be) and returns it; each file is replaced as a whole."""
+        """Write a model folder (created if missing) and return its path. Files are replaced atomically."""
         folder = Path(folder)
         with files.explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -165,7 +163,7 @@ class Generator:
         return folder
 
     def label_indices(self, label: str | int | Sequence[str | int] | None, seeds: Sequence[int]) -> Tensor | None:
-        """Labels as indices (N,): one for all, one each, or seed modulo the number of classes when None."""
+        """Labels as indices (N,): one for all, or one each; None: seed modulo the number of classes."""
         num = self.info.config.num_classes
         if num == 0:
             if label is not None:
@@ -175,7 +173,7 @@ class Generator:
             return torch.tensor([seed % num for seed in seeds])
         labels = [label] * len(seeds) if isinstance(label, str | int) else list(label)
         if len(labels) != len(seeds):
-            raise ConfigError(f"{len(labels)} labels for {len(seeds)} images: give one, or one each")
+            raise ConfigError(f"{len(labels)} labels for {len(seeds)} images: give one label, or one per image")
         return torch.tensor([self.label_index(one) for one in labels])
 
     def label_index(self, label: str | int) -> int:
@@ -183,10 +181,10 @@ class Generator:
             return self.classes.index(str(label))
         if isinstance(label, int) and 0 <= label < len(self.classes):
             return label
-        raise ConfigError(f"label {label!r} does not exist: this model knows {some(self.classes)}")
+        raise ConfigError(f"label {label!r} does not exist: this model has {some(self.classes)}")
 
     def latents(self, seeds: Sequence[int]) -> Tensor:
-        """(N, z_dim) standard normal; each row depends on its own seed alone, on every machine."""
+        """(N, z_dim) standard normal latents; each row depends only on its seed, on every machine."""
         return torch.from_numpy(seeding.standard_normal(seeds, self.info.config.z_dim))
 
     def batches(
@@ -195,11 +193,11 @@ class Generator:
         label: str | int | Sequence[str | int] | None = None,
         truncation: float = 1.0,
     ) -> Iterator[Tensor]:
-        """Pictures for these seeds in batches (up to 64, C, H, W) on the CPU, for more than fit into memory."""
+        """Generate the images of these seeds lazily, in batches (up to 64, C, H, W) on the CPU."""
         if not 0 <= truncation <= 1:
-            raise ConfigError(f"truncation {truncation}: expected a number from 0 (the mean) to 1 (full variety)")
+            raise ConfigError(f"truncation {truncation}: expected a number from 0 (mean) to 1 (full diversity)")
         if any(seed < 0 for seed in seeds):
-            raise ConfigError("seeds are whole numbers from 0 up")
+            raise ConfigError("seeds must be integers of at least 0")
         labels = self.label_indices(label, seeds)
         ahead = BATCH * AHEAD
         return (
@@ -212,7 +210,7 @@ class Generator:
     def render(self, z: Tensor, labels: Tensor | None = None, truncation: float = 1.0) -> Tensor:
         """Latents (N, z_dim) and label indices (N,) -> images (N, C, H, W) float32 in [-1, 1] on the CPU.
 
-        truncation: towards the mean latent, or the mean style of the class, where the network has a space of styles.
+        truncation: towards the mean latent, or the mean style of the class in networks with a style space.
         """
         z, labels = z.to(self.device), None if labels is None else labels.to(self.device)
         truncated: Any = getattr(self.network, "truncated", None)
@@ -225,9 +223,9 @@ class Generator:
         return images.float().cpu().contiguous()
 
     def code(self, z: Tensor, labels: Tensor | None = None, truncation: float = 1.0) -> Code:
-        """Codes (see codes.py) on the device, of latents z (N, z_dim) and labels.
+        """Latent codes (see codes.py) on the device, from latents z (N, z_dim) and labels.
 
-        labels: indices (N,), or weights of all classes (N, num_classes) for what lies between them.
+        labels: indices (N,), or class weights (N, num_classes) for interpolation between classes.
         """
         if labels is not None and not labels.is_floating_point():
             labels = F.one_hot(labels, self.info.config.num_classes).float()
@@ -238,7 +236,7 @@ class Generator:
 
     @torch.inference_mode()
     def show(self, code: Code) -> Tensor:
-        """Codes (N) -> images (N, C, H, W) float32 in [-1, 1] on the CPU."""
+        """Latent codes (N) -> images (N, C, H, W) float32 in [-1, 1] on the CPU."""
         with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
             parts = [
                 codes.decode(self.network, code[start : start + BATCH].to(self.device)).float().cpu()
@@ -253,11 +251,11 @@ class Generator:
         label: str | int | Sequence[str | int] | None = None,
         truncation: float = 1.0,
     ) -> Tensor:
-        """`num` images (num, C, H, W) float32 in [-1, 1]; image i has the seed `seed + i`.
+        """Generate `num` images (num, C, H, W) float32 in [-1, 1]; image i has the seed `seed + i`.
 
-        A seed (with its label) gives the same image at any batch size and on any device, within 1e-4.
-        label: a class name or index for all, or one for each; by default seed modulo the number of classes.
-        truncation: scales the latents, from 0 (one mean image) to 1 (all the variety).
+        A seed (with its label) gives the same image for any batch size and device, within 1e-4.
+        label: a class name or index for all images, or one each; default: seed modulo the number of classes.
+        truncation: from 0 (mean image) to 1 (full diversity).
         """
         if num < 1:
             raise ConfigError(f"{num} images: expected at least 1")
@@ -265,19 +263,17 @@ class Generator:
 
 
 def find_weights(path: Path) -> Path:
-    """The generator.safetensors of a run folder, a model folder, or the file itself."""
+    """Path of generator.safetensors, from a run folder, a model folder or the file itself."""
     for candidate in (path / "model" / WEIGHTS, path / WEIGHTS, path):
         if candidate.is_file():
             return candidate
     if not path.exists():
         raise CheckpointError(f"{path} does not exist: expected a run folder, a model folder or a {WEIGHTS} file")
-    raise CheckpointError(
-        f"{path} holds no {WEIGHTS}: expected a run folder whose training has begun, or a model folder"
-    )
+    raise CheckpointError(f"{path} contains no {WEIGHTS}: expected a run folder with a model, or a model folder")
 
 
 class NumbersAreReal(TorchFunctionMode):
-    """On the meta device, tensors made of given numbers (the fixed noise of some networks) are real nevertheless."""
+    """Allocate tensors with given values (the fixed noise of some networks) on the CPU instead of the meta device."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -287,40 +283,40 @@ class NumbersAreReal(TorchFunctionMode):
 
 
 def outline(config: ModelConfig, where: Path) -> nn.Module:
-    """The generator of a configuration without memory for its weights, which are on the meta device.
+    """Build the generator of a configuration on the meta device, without memory for its weights.
 
-    Raises CheckpointError, naming `where`, for what is no network.
+    Raises CheckpointError, with `where` in the message, for an invalid configuration.
     """
     try:
         with torch.device("meta"), NumbersAreReal():
             return build_generator(config)
-    except (ConfigError, RuntimeError) as error:  # RuntimeError: larger than any memory
+    except (ConfigError, RuntimeError) as error:  # RuntimeError: too large
         reason = error if isinstance(error, ConfigError) else "too large"
-        raise CheckpointError(f"{where} describes no model that this version of Ganvas knows ({reason})") from error
+        raise CheckpointError(f"{where} describes a model unknown to this version of Ganvas ({reason})") from error
 
 
 def difference(network: nn.Module, tensors: dict[str, Tensor]) -> str:
-    """In words, how a file's tensors differ from those that the network wants; empty where they do not."""
+    """Describe how the tensors of a file differ from those of the network; empty if they match."""
     wanted = network.state_dict()
     missing, extra = sorted(set(wanted) - set(tensors)), sorted(set(tensors) - set(wanted))
     both = sorted(set(wanted) & set(tensors))
     odd = [name for name in both if wanted[name].shape != tensors[name].shape]
     kind = [name for name in both if wanted[name].dtype != tensors[name].dtype]
-    found = (("lacks", missing), ("has besides", extra), ("has in another shape", odd), ("has in another type", kind))
-    return "; ".join(f"it {verb} {names[0]:.80}{f' and {len(names) - 1} more' * (len(names) > 1)}"
-                     for verb, names in found if names)  # fmt: skip
+    found = (("missing", missing), ("unexpected", extra), ("wrong shape", odd), ("wrong type", kind))
+    return "; ".join(f"{fault}: {names[0]:.80}{f' and {len(names) - 1} more' * (len(names) > 1)}"
+                     for fault, names in found if names)  # fmt: skip
 
 
 def not_safetensors(file: Path) -> str:
     with files.explained(file), file.open("rb") as opened:
         start = opened.read(4)
     if start[:1] == b"\x80" or start == b"PK\x03\x04":
-        return f"{file} is a Python pickle, which could run code: Ganvas loads only its own {WEIGHTS} files"
-    return f"{file} is damaged or not a safetensors file: copy it again, or re-make it from the run"
+        return f"{file} is a Python pickle, which could run code: Ganvas only loads {WEIGHTS} files"
+    return f"{file} is damaged or not a safetensors file: copy it again, or create it again from the run"
 
 
 def tensor_hash(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes of the tensors."""
+    """SHA-256 of names, types, shapes and bytes of the tensors."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
@@ -330,12 +326,12 @@ def tensor_hash(tensors: dict[str, Tensor]) -> str:
 
 
 def checksum(digest: str, text: str) -> str:
-    """SHA-256 over the `tensor_hash` and the configuration beside the tensors: the whole content of a model file."""
+    """SHA-256 of the `tensor_hash` and the configuration, i.e. the whole content of a model file."""
     return hashlib.sha256(f"{digest}\n{text}".encode()).hexdigest()
 
 
 def in_order(content: bytes) -> bytes:
-    """A safetensors file with its header sorted: the library writes its metadata in an order of each process's own."""
+    """Sort the header of a safetensors file, because the order of the metadata varies between processes."""
     size = int.from_bytes(content[:8], "little")
     header = json.dumps(json.loads(content[8 : 8 + size]), ensure_ascii=False, sort_keys=True).encode()
     header += b" " * (-len(header) % 8)  # tensors begin at a multiple of 8 bytes
@@ -343,12 +339,12 @@ def in_order(content: bytes) -> bytes:
 
 
 def weights_hash(network: nn.Module) -> str:
-    """`tensor_hash` of a network's weights as they are now."""
+    """`tensor_hash` of the current weights of a network."""
     return tensor_hash({name: tensor.cpu() for name, tensor in network.state_dict().items()})
 
 
 def to_pixels(images: Tensor, depth: int = 8) -> np.ndarray:
-    """Pictures (N, C, H, W) in [-1, 1] -> (N, H, W, C) uint8 or uint16: one common scale, never stretched."""
+    """Images (N, C, H, W) in [-1, 1] -> (N, H, W, C) uint8 or uint16, with the same fixed scale for all images."""
     top = 2**depth - 1
     pixels = ((images.clamp(-1, 1) + 1) * (top / 2)).round()
     return pixels.permute(0, 2, 3, 1).numpy().astype(np.uint16 if depth == 16 else np.uint8)

@@ -1,14 +1,14 @@
-"""`ganvas publish`: a folder that shows a run to others, made of Markdown and images, for any host of repositories.
+"""`ganvas publish`: present a run as a folder of Markdown and images, for any host of repositories.
 
-    README.md              film, uncurated samples, numbers with intervals, use, data, limits, cost
-    training.gif           the film of the training
-    samples.png            the first seeds, none left out; samples-truncated.png: the same ones, nearer to the mean
-    generated.png real.png what the evaluation compared; real images only where the data's licence lets all show them
-    closest.png            generated images beside the nearest training image, under the same condition
-    evaluation.json        the numbers, without names of training images
-    model/                 the model folder, without weights that are larger than a host takes
+    README.md              video, uncurated samples, measures with intervals, use, data, limits, cost
+    training.gif           video of the training
+    samples.png            the first seeds, uncurated; samples-truncated.png: the same seeds with truncation
+    generated.png real.png images of the evaluation; real images only if the licence of the data permits it
+    closest.png            generated images next to the nearest training image, under the same condition
+    evaluation.json        results of the evaluation, without names of training images
+    model/                 the model folder, without weights above the size limit
 
-The same call again refreshes the folder; it writes nothing into a folder that is not its own.
+Repeat the call to update the folder. Folders with other files are refused.
 """
 
 from __future__ import annotations
@@ -43,52 +43,56 @@ GENERATED, REAL, CLOSEST, NUMBERS = "generated.png", "real.png", "closest.png", 
 MODEL = f"model/{WEIGHTS}"
 
 MEANING = {
-    FILM: "the film of the training",
-    SAMPLES: "the first seeds",
-    TRUNCATED: "the same ones, truncated",
+    FILM: "video of the training",
+    SAMPLES: "samples of the first seeds",
+    TRUNCATED: "the same seeds with truncation",
     GENERATED: "generated images of the evaluation",
-    REAL: "real pictures",
-    CLOSEST: "the nearest pairs",
-    NUMBERS: "all numbers of the evaluation",
-    "model/config.json": "the model's configuration",
-    "model/README.md": "the model card",
-    "model/directions.json": "directions to edit along",
-    MODEL: "the weights",
+    REAL: "real images",
+    CLOSEST: "closest pairs of generated and training images",
+    NUMBERS: "results of the evaluation",
+    "model/config.json": "configuration of the model",
+    "model/README.md": "model card",
+    "model/directions.json": "edit directions",
+    MODEL: "weights",
     README: "",
 }
 NAMES = tuple(MEANING)
-"""All files that a published folder may have of ours, in the order of writing."""
+"""All files that `publish` may write, in the order of writing."""
 
-MOST_MB = 25.0  # of a file, in MB (10^6 bytes), that the web pages of the usual hosts still take
-LEAST_MB = 1.0  # a smaller limit leaves no room for a film
-GIF_MB, PICTURE_MB = 10.0, 4.0  # of the film and of a grid, so that a page of them loads
-MOST_FRAMES = 60  # of the film; first and last among them
+MOST_MB = 25.0  # default size limit of a file in MB (10^6 bytes), which the usual hosts accept
+LEAST_MB = 1.0  # smallest size limit; the video needs it
+GIF_MB, PICTURE_MB = 10.0, 4.0  # size limits of the video and of a grid
+MOST_FRAMES = 60  # frames of the video, including first and last
 TRUNCATION = 0.7
-SHARP, WIDEST = 480, 1600  # pixels of the longer side that a small grid is enlarged to, and that a large one may have
-PAIRS = 8  # of a generated image and the nearest training image
+SHARP, WIDEST = (
+    480,
+    1600,
+)  # longer side in pixels: small grids are enlarged to the first, large ones reduced to the second
+PAIRS = 8  # pairs of a generated image and the nearest training image
 Contents = dict[str, bytes | Path]
 
 
 def publish(run: str | Path, out: str | Path, *, data_licence: str | None = None, max_file_mb: float = MOST_MB) -> Path:
-    """Writes the folder `out` about a run and returns its README.
+    """Write the folder `out` about a run; return the path of its README.
 
-    data_licence: of the training images, where the catalogue does not know it, such as "CC BY 4.0".
-    max_file_mb: no file gets larger, in MB (10^6 bytes); larger weights stay out, and the README says how to get them.
-    Raises RunError for what is no run, ConfigError for a licence that contradicts the catalogue's, a limit below 1 MB,
-    or a folder that holds other files, or files of ours that were changed since.
+    data_licence: licence of the training images, such as "CC BY 4.0", if the catalogue does not know it.
+    max_file_mb: size limit of a file in MB (10^6 bytes), at least 1. Larger weights are left out, and the README says
+    how to get them.
+    Raises RunError if `run` is not a run; ConfigError if the licence contradicts the catalogue, the limit is below
+    1 MB, or `out` contains other files or published files that were changed.
     """
     run, out = Path(run), Path(out)
     if not (math.isfinite(max_file_mb) and max_file_mb >= LEAST_MB):
-        raise ConfigError(f"--max-mb {max_file_mb:g}: expected a number from {LEAST_MB:g} up")
+        raise ConfigError(f"--max-mb {max_file_mb:g}: expected {LEAST_MB:g} or more")
     published = read_mark(out)
     weights = find_weights(run)
     facts = card.facts_of(run, licence=data_licence)
     if not facts.run:
-        raise RunError(f"{run} is no run: expected the folder of one, with its config.json, log.jsonl and samples/")
+        raise RunError(f"{run} is not a run: expected a run folder with config.json, log.jsonl and samples/")
     known = facts.data.get("licence")
     if data_licence is not None and known is not None and data_licence != known:
         raise ConfigError(
-            f"--data-licence {data_licence!r}: the catalogue knows that {facts.source} is under {known!r}; leave it out"
+            f"--data-licence {data_licence!r}: the catalogue lists {facts.source} under {known!r}; omit the option"
         )
     folder = card.run_of(weights) or run
     write(out, Issue(folder, facts, max_file_mb).contents(weights), published)
@@ -99,7 +103,7 @@ def publish(run: str | Path, out: str | Path, *, data_licence: str | None = None
 
 
 def read_mark(out: Path) -> dict[str, list[str]]:
-    """Files that were published into `out` before, with the hashes that they may have; ConfigError where not ours."""
+    """Files that were published into `out` before, with their hashes. Raises ConfigError for any other content."""
     if not out.exists():
         return {}
     if not out.is_dir():
@@ -107,7 +111,7 @@ def read_mark(out: Path) -> dict[str, list[str]]:
     mark = out / MARK
     if not mark.is_file():
         if any(one.name != ".git" for one in out.iterdir()):
-            raise ConfigError(f"{out} holds other files: choose a new or an empty folder to publish into")
+            raise ConfigError(f"{out} contains other files: choose a new or an empty folder")
         return {}
     try:
         found = json.loads(mark.read_text(encoding="utf-8"))["files"]
@@ -118,19 +122,19 @@ def read_mark(out: Path) -> dict[str, list[str]]:
         path = out / name
         if path.exists() and (name not in published or files.sha256(path) not in published[name]):
             raise ConfigError(
-                f"{path} was changed since it was published: keep your text in another file and delete this one, "
+                f"{path} was changed after publishing: move your text to another file and delete this one, "
                 "or choose another folder"
             )
     return published
 
 
 def write(out: Path, contents: Contents, published: dict[str, list[str]]) -> None:
-    """All of the contents, then nothing of what was published before and is no more."""
+    """Write all contents, then delete files that were published before and are no longer part of the folder."""
     hashes = {name: sha256(content) for name, content in contents.items()}
     with files.explained(out):
         for name in contents:
             (out / name).parent.mkdir(parents=True, exist_ok=True)
-    # A call that is cut short leaves a folder that the next call knows as its own.
+    # Written first, so that the next call accepts the folder if this one is interrupted.
     either = {name: sorted({*published.get(name, []), hashes[name]}) for name in contents} | {
         name: allowed for name, allowed in published.items() if name not in contents
     }
@@ -160,17 +164,17 @@ def size_of(content: bytes | Path) -> int:
     return content.stat().st_size if isinstance(content, Path) else len(content)
 
 
-# -- what is in it --
+# -- the contents --
 
 
 @dataclass(frozen=True)
 class Issue:
-    """What is published of one run."""
+    """The published files of one run."""
 
     folder: Path
     facts: Facts
     most: float
-    """MB of a file."""
+    """Size limit of a file in MB."""
 
     @property
     def generator(self) -> Generator:
@@ -194,7 +198,7 @@ class Issue:
         found = {name: found[name] for name in NAMES if name in found}
         if large := [name for name, content in found.items() if size_of(content) > self.most * 1e6]:
             raise ConfigError(
-                f"--max-mb {self.most:g}: {large[0]} takes {size_of(found[large[0]]) / 1e6:.1f}: allow more"
+                f"--max-mb {self.most:g}: {large[0]} has {size_of(found[large[0]]) / 1e6:.1f} MB: use a larger limit"
             )
         return found
 
@@ -219,7 +223,7 @@ class Issue:
         return found
 
     def samples(self, truncation: float) -> tuple[np.ndarray, str]:
-        """A grid of the first seeds, a row a class if there are any; and the seeds in words."""
+        """A grid of the first seeds (one row per class if there are classes), and the range of seeds."""
         config = self.generator.info.config
         shape = layout(config.height, config.width, config.num_classes)
         seeds = range(shape.rows * shape.columns)
@@ -233,7 +237,7 @@ class Issue:
         return opened(self.folder, pictures.get(key)) if isinstance(pictures, dict) else None
 
     def closest(self) -> Image.Image | None:
-        """Pairs of a generated image and the training image that is nearest to it, in columns of pairs."""
+        """Pairs of a generated image and its nearest training image, in columns."""
         rows = ((self.facts.evaluation or {}).get("copies") or {}).get("closest") or []
         pairs = [one for row in rows[:PAIRS] if (one := opened(self.folder, row.get("file"))) is not None]
         if not pairs:
@@ -246,7 +250,7 @@ class Issue:
             sheet.paste(pair.convert("RGB"), (i % columns * (width + gap), i // columns * (height + gap)))
         return sheet
 
-    # -- words --
+    # -- text --
 
     def readme(self, found: Contents, weights: Path) -> str:
         facts = self.facts
@@ -254,15 +258,14 @@ class Issue:
         if FILM in found:
             time = f", {duration(facts.seconds)} on {escape(facts.run.get('device'))}" if facts.seconds else ""
             parts += [
-                "## The training",
-                image("Preview grids from the first to the last step of the training", FILM),
-                f"*Every place in the grid keeps its latent from the first to the last of {facts.images_seen:,} images "
-                f"seen{time}.*",
+                "## Training progress",
+                image("Preview grids from the first to the last step of training", FILM),
+                f"*Each cell keeps its latent during the training ({facts.images_seen:,} images seen{time}).*",
             ]
         parts += ["## Use", self.use_words(found, weights)]
-        parts += ["## How good it is", card.evaluation(facts), *self.real_words(found)]
+        parts += ["## Evaluation", card.evaluation(facts), *self.real_words(found)]
         for title, part in (
-            ("What it is", card.about), ("Intended use", card.intended), ("Must not be used", card.forbidden),
+            ("Model", card.about), ("Intended use", card.intended), ("Prohibited use", card.forbidden),
             ("Training data", card.training_data), ("Limits", card.limits), ("Training and its cost", card.cost),
         ):  # fmt: skip
             parts += [f"## {title}", part(facts)]
@@ -276,27 +279,28 @@ class Issue:
         rows = ""
         if classes:
             shown = ", ".join(escape(name) for name in classes[: shape.rows])
-            rows = f" A row a class: {shown}" + (f" (of {len(classes)} classes)." if len(classes) > shape.rows else ".")
+            more = f" (of {len(classes)} classes)." if len(classes) > shape.rows else "."
+            rows = f" One row per class: {shown}{more}"
         both = (
-            image(f"{last + 1} generated images, not selected", SAMPLES),
-            image(f"The same {last + 1} seeds at truncation {TRUNCATION:g}", TRUNCATED),
+            image(f"{last + 1} generated images, uncurated", SAMPLES),
+            image(f"The same {last + 1} seeds with truncation {TRUNCATION:g}", TRUNCATED),
         )
-        heads = ["truncation 1: all the variety", f"truncation {TRUNCATION:g}: nearer to the mean, with less variety"]
+        heads = ["truncation 1: full diversity", f"truncation {TRUNCATION:g}: closer to the mean, less diverse"]
         return [
             card.table(heads, [list(both)]),
-            f"*Not selected: the seeds 0 to {last}, none left out, the same on both sides.{rows}*",
+            f"*Uncurated: all seeds from 0 to {last}, the same on both sides.{rows}*",
         ]
 
     def use_words(self, found: Contents, weights: Path) -> str:
         if MODEL in found:
             commands = "pip install ganvas\nganvas sample model --n 16 --out samples"
-            return f"```sh\n{commands}\n```\n\nThe weights are one safetensors file: loading them runs no code."
+            return f"```sh\n{commands}\n```\n\nThe weights are a safetensors file; loading it runs no code."
         size = weights.stat().st_size / 1e6
         return (
-            f"The weights ({size:,.1f} MB) are not in this folder: no file here is larger than {self.most:g} MB. "
-            "Whoever has the run can put them on a hub with `ganvas hub push RUN owner/name`; then\n\n"
+            f"The weights ({size:,.1f} MB) are not included, because files here are limited to {self.most:g} MB. "
+            "The owner of the run can upload them with `ganvas hub push RUN owner/name`. Then generate images with\n\n"
             "```sh\npip install 'ganvas[hub]'\nganvas sample hf://owner/name --n 16 --out samples\n```\n\n"
-            "draws images. Or keep them here with Git LFS (`git lfs track '*.safetensors'`) and publish again with "
+            "Alternatively, use Git LFS (`git lfs track '*.safetensors'`) and publish again with "
             f"`--max-mb {math.ceil(size)}`."
         )
 
@@ -305,15 +309,14 @@ class Issue:
         licence = escape(facts.licence or "not stated")
         if not self.shows_real:
             return [
-                f"No real images are shown: the licence of the training data ({licence}) is not known to let "
-                "everybody show them."
+                f"No real images are shown: the licence of the training data ({licence}) is not known to permit it."
             ]
         if REAL not in found:
-            return ["No real images are shown: the run has no evaluation of these weights to show them from."]
+            return ["No real images are shown: these weights have no evaluation."]
         by = f", {escape(facts.attribution)}" if facts.attribution else ""
         note = escape((facts.evaluation or {}).get("pictures", {}).get("note", ""))
         both = (
-            image("Generated images that were evaluated", GENERATED),
+            image("Generated images of the evaluation", GENERATED),
             image("Real images of the data set", REAL),
         )
         parts = [
@@ -322,8 +325,8 @@ class Issue:
         ]
         if CLOSEST in found:
             parts += [
-                "The generated images that come nearest to a training image, each with that image on its right:",
-                image("Pairs of a generated image and the nearest real one", CLOSEST),
+                "Generated images closest to a training image (left), and that training image (right):",
+                image("Pairs of a generated image and the nearest training image", CLOSEST),
             ]
         return parts
 
@@ -331,7 +334,7 @@ class Issue:
         there = [name for name in NAMES if name in found]
         rows = [[f"[{name}]({name})", MEANING[name], size_words(size_of(found[name]))] for name in there]
         if MODEL not in found:
-            rows.append([MODEL, "the weights: not here, see *Use*", size_words(weights.stat().st_size)])
+            rows.append([MODEL, "weights: not included, see *Use*", size_words(weights.stat().st_size)])
         return card.table(["file", "", "size"], rows)
 
 
@@ -344,7 +347,7 @@ def size_words(size: int) -> str:
 
 
 def opened(folder: Path, name: object) -> Image.Image | None:
-    """An image of the run by the name that a file tells; none that lies outside, or is no image."""
+    """The image `name` of the run folder; None if it is outside the folder or not an image."""
     path = files.inside(folder, name)
     if path is None:
         return None
@@ -356,7 +359,7 @@ def opened(folder: Path, name: object) -> Image.Image | None:
 
 
 def png(picture: Image.Image, limit: float, text: dict[str, str] | None) -> bytes:
-    """The image as PNG of at most `limit` MB: small ones enlarged by whole pixels, large ones made smaller."""
+    """Encode as PNG of at most `limit` MB: enlarge small images by an integer factor, reduce large ones."""
     longer = max(picture.size)
     if longer < SHARP:
         times = -(-SHARP // longer)
@@ -369,11 +372,11 @@ def png(picture: Image.Image, limit: float, text: dict[str, str] | None) -> byte
         smaller.save(buffer, "PNG", optimize=True, pnginfo=png_text(text))
         if buffer.tell() <= limit * 1e6:
             return buffer.getvalue()
-        side = int(side * 0.9 * math.sqrt(limit * 1e6 / buffer.tell()))  # bytes go with the area
+        side = int(side * 0.9 * math.sqrt(limit * 1e6 / buffer.tell()))  # bytes are proportional to the area
 
 
 def nameless(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """The evaluation without names of training images, which may tell who that is, and of files that stay behind."""
+    """The evaluation without names of training images, which may identify people, and of files not published."""
     found = copy.deepcopy(evaluation)
     found.pop("pictures", None)
     for part in (found.get("copies") or {}).get("closest") or []:

@@ -1,1 +1,1 @@
-"""What can be done with a trained generator: recipes of images, mixing, morphing, directions, projection."""
+"""Tools for a trained generator: recipes of images, style mixing, morphing, edit directions, projection."""

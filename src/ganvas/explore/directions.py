@@ -1,7 +1,7 @@
-"""Directions: ways through the space of codes that change one thing, found without labels or with them.
+"""Edit directions in latent space that change one property, found with or without labels.
 
-Networks with styles are steered in the space of w, the others in that of the latents z. A direction's vector is one
-standard deviation of the codes along it, so that the amounts -3 to 3 cover nearly all that the model has seen.
+Directions are in w for networks with a style space, otherwise in z. The vector of a direction has the length of one
+standard deviation of the latents along it, so amounts from -3 to 3 cover nearly all samples.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from ganvas.pictures import grid
 Progress = Callable[[str, int, int], None]
 
 FILE = "directions.json"
-POOLED = 4  # longest side of the grid to which features are averaged before their components are sought
-SPARE, POWERS = 16, 2  # of the randomised search for components: more than are wanted, and rounds of refinement
-HELD_OUT = 0.2  # part of the samples on which a supervised direction is tested
-RIDGES = tuple(10.0**power for power in range(-3, 4))  # strengths that the held-in part chooses from
-FEWEST = 20  # samples that must be taken for a class, and for the rest, before a direction is sought
-LONGEST_FILE = 50_000_000  # bytes of directions.json
+POOLED = 4  # longest side of the grid to which features are averaged before the decomposition
+SPARE, POWERS = 16, 2  # randomised decomposition: additional vectors, and power iterations
+HELD_OUT = 0.2  # fraction of the samples for testing a supervised direction
+RIDGES = tuple(10.0**power for power in range(-3, 4))  # candidate strengths of the regression
+FEWEST = 20  # fewest samples classified as a class, and as the other classes, for a direction
+LONGEST_FILE = 50_000_000  # most bytes of directions.json
 
 
 # -- without labels --
@@ -43,18 +43,19 @@ LONGEST_FILE = 50_000_000  # bytes of directions.json
 def principal(
     generator: Generator, num: int = 8, *, depth: int | None = None, samples: int = 4096, seed: int = 0
 ) -> list[Direction]:
-    """The `num` strongest components of what varies, strongest first (GANSpace: Härkönen et al. 2020).
+    """The first `num` principal components, strongest first (GANSpace: Härkönen et al. 2020).
 
-    With styles: the principal components of w; `depth`: the one that they move, default all. Else: the components of
-    the features at `depth` (default: half of the way), each with the direction of the latents that
-    follows it best; its source says how well. Classes take turns, and what differs from class to class is left out.
-    samples: latents drawn, by `seed`. Raises ConfigError for an unknown depth or more components than there can be.
+    With a style space: principal components of w; `depth`: the layer that they edit, default all. Otherwise: principal
+    components of the features at the layer `depth` (default: the middle), each with the latent direction that predicts
+    it best; `source` says how well. Samples are drawn from all classes equally; differences between class means are
+    removed. samples: number of latents, drawn with `seed`. Raises ConfigError for an unknown layer or too many
+    components.
     """
     size = generator.info.config.z_dim
     if not 1 <= num <= size:
-        raise ConfigError(f"{num} directions: this model's codes have {size} numbers, expected 1 to {size}")
+        raise ConfigError(f"{num} directions: the latents of this model have {size} numbers, expected 1 to {size}")
     if depth is not None and not 0 <= depth < generator.num_depths:
-        raise ConfigError(f"depth {depth}: this model has 0 to {generator.num_depths - 1}")
+        raise ConfigError(f"depth {depth}: this model has layers 0 to {generator.num_depths - 1}")
     samples = max(samples, 2 * num)
     z, labels = draw(generator, samples, seed)
     if codes.has_styles(generator.network):
@@ -73,30 +74,31 @@ def principal(
     values, vectors = components(features, num, seed)
     scores = features @ vectors.T
     scores /= scores.std(dim=0, correction=0).clamp_min(1e-12)
-    # Latents are independent and of variance 1: the slope of a score on them is their covariance, and its squared
-    # length the part of the score's variance that a straight line explains.
+    # Latents are independent with variance 1, so the regression slope is the covariance, and its squared length is
+    # the explained fraction of the variance.
     slopes = scores.T @ z / samples
     shares = values.square() / features.square().sum()
     return [
         direction(
             f"pc{i + 1}",
             F.normalize(slopes[i], dim=0),
-            f"{shares[i]:.1%} of the variance of the features at depth {depth}, "
-            f"{min(1.0, float(slopes[i].square().sum())):.0%} of it in a straight line",
+            f"{shares[i]:.1%} of the feature variance at layer {depth}, "
+            f"{min(1.0, float(slopes[i].square().sum())):.0%} of it linear in the latent",
         )
         for i in range(num)
     ]
 
 
 def from_weights(generator: Generator, num: int = 8) -> list[Direction]:
-    """The directions that the first weights answer most, strongest first (SeFa: Shen and Zhou 2021).
+    """The latent directions with the largest effect on the first weights, strongest first (SeFa: Shen and Zhou 2021).
 
-    With styles: the right singular vectors of all layers' maps from w to styles, stacked; else of the first layer that
-    sees the latent. Nothing is sampled but the deviation of w. Raises ConfigError for more than there can be.
+    With a style space: right singular vectors of the stacked maps from w to the styles of all layers; otherwise of the
+    first layer that receives the latent. Samples are used only for the deviation of w. Raises ConfigError for too many
+    directions.
     """
     size = generator.info.config.z_dim
     if not 1 <= num <= size:
-        raise ConfigError(f"{num} directions: this model's codes have {size} numbers, expected 1 to {size}")
+        raise ConfigError(f"{num} directions: the latents of this model have {size} numbers, expected 1 to {size}")
     styled = codes.has_styles(generator.network)
     matrix = style_maps(generator.network) if styled else first_map(generator)
     _, strengths, vectors = torch.linalg.svd(matrix.double().cpu(), full_matrices=False)
@@ -110,20 +112,22 @@ def from_weights(generator: Generator, num: int = 8) -> list[Direction]:
         lengths = (w @ vectors.T).std(dim=0, correction=0)
     shares = strengths.square() / strengths.square().sum()
     return [
-        direction(f"weights{i + 1}", lengths[i] * signed(vectors[i]), f"{shares[i]:.1%} of the first weights' square")
+        direction(
+            f"weights{i + 1}", lengths[i] * signed(vectors[i]), f"{shares[i]:.1%} of the squared norm of the weights"
+        )
         for i in range(num)
     ]
 
 
 def draw(generator: Generator, num: int, seed: int) -> tuple[Tensor, Tensor | None]:
-    """Latents (num, D) and labels (num,), the classes in turn, on the CPU."""
+    """Latents (num, D) and labels (num,) that cycle through the classes, on the CPU."""
     size, num_classes = generator.info.config.z_dim, generator.info.config.num_classes
     z = torch.from_numpy(np.random.default_rng(seed).standard_normal((num, size), np.float32))
     return z, torch.arange(num) % num_classes if num_classes else None
 
 
 def centred(x: Tensor, labels: Tensor | None) -> Tensor:
-    """(N, D) less the mean, that of its own class where there are labels (N,)."""
+    """Subtract the mean from x (N, D), or the mean of each class if there are labels (N,)."""
     if labels is None:
         return x - x.mean(dim=0)
     which = F.one_hot(labels).to(x.dtype)
@@ -132,9 +136,9 @@ def centred(x: Tensor, labels: Tensor | None) -> Tensor:
 
 
 def components(x: Tensor, num: int, seed: int) -> tuple[Tensor, Tensor]:
-    """The `num` largest singular values (num,) and right singular vectors (num, D) of x (N, D), signs made definite.
+    """The `num` largest singular values (num,) and right singular vectors (num, D) of x (N, D), with fixed signs.
 
-    By randomised subspace iteration (Halko et al. 2011), whose random numbers come from NumPy and the seed.
+    Randomised subspace iteration (Halko et al. 2011), seeded.
     """
     width = min(num + SPARE, *x.shape)
     probe = np.random.default_rng(seed).standard_normal((x.shape[1], width), np.float32)
@@ -149,13 +153,13 @@ def components(x: Tensor, num: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def signed(vector: Tensor) -> Tensor:
-    """The vector or its opposite: its largest number is positive."""
+    """Choose the sign such that the entry with the largest absolute value is positive."""
     return vector * torch.sign(vector[vector.abs().argmax()])
 
 
 @torch.inference_mode()
 def features_at(generator: Generator, z: Tensor, labels: Tensor | None, depth: int) -> Tensor:
-    """(N, F) float32 on the CPU: the features at a depth, averaged to a grid of at most 4 x 4 places."""
+    """(N, F) float32 on the CPU: the features at a layer, averaged to a grid of at most 4 x 4."""
     found: list[Tensor] = []
 
     def keep(_: nn.Module, __: object, output: Tensor) -> None:
@@ -176,7 +180,7 @@ def features_at(generator: Generator, z: Tensor, labels: Tensor | None, depth: i
 
 
 def answers(layer: nn.Module, size: int, rest: Tensor) -> Tensor:
-    """(outputs, size) the matrix of an affine layer with `size` inputs, and `rest` (1, ...) as further ones: asked."""
+    """(outputs, size) matrix of an affine layer with `size` inputs and `rest` (1, ...) as constant further inputs."""
     zero = torch.zeros(1, size, *rest.shape[2:]).to(rest)
     ones = torch.eye(size).to(rest).view(size, size, *rest.shape[2:])
     inputs = torch.cat([torch.cat([zero, ones]), rest.expand(1 + size, *rest.shape[1:])], dim=1)
@@ -186,7 +190,7 @@ def answers(layer: nn.Module, size: int, rest: Tensor) -> Tensor:
 
 @torch.no_grad()
 def style_maps(network: nn.Module) -> Tensor:
-    """(sum of all styles, D): w to the styles of every layer."""
+    """(sum of all styles, D): the maps from w to the styles of all layers, stacked."""
     part: Any = network
     affine = [layer.conv.affine for layer in part.synthesis.layers] + [one.affine for one in part.synthesis.to_picture]
     size = affine[0].in_features
@@ -194,7 +198,7 @@ def style_maps(network: nn.Module) -> Tensor:
 
 
 class Found(Exception):
-    """No error: ends a forward pass that has shown enough; carries a layer and what went into it."""
+    """Not an error: stops a forward pass early; carries a layer and its input."""
 
     def __init__(self, layer: nn.Module, inputs: Tensor) -> None:
         super().__init__()
@@ -203,9 +207,9 @@ class Found(Exception):
 
 @torch.no_grad()
 def first_map(generator: Generator) -> Tensor:
-    """(outputs, D): the weights of the first layer that sees the latent, as they act.
+    """(outputs, D): the effective weights of the first layer that receives the latent.
 
-    Found by its input, so that it may have any name and form, and be normalised or scaled at run time.
+    The layer is found by its input, so its name and type do not matter; run-time normalisation is included.
     """
     size = generator.info.config.z_dim
     z, labels = draw(generator, 1, 0)
@@ -223,7 +227,7 @@ def first_map(generator: Generator) -> Tensor:
     except Found as found:
         layer, x = found.layer, found.inputs
     else:
-        raise ConfigError("no layer of this network takes the latent as it is: use the principal components")
+        raise ConfigError("no layer of this network takes the latent directly: use the principal components")
     finally:
         for handle in handles:
             handle.remove()
@@ -242,22 +246,22 @@ def supervised(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> list[Direction]:
-    """The direction of each class of the pack against the rest (InterFaceGAN: Shen et al. 2020), by its name.
+    """A direction for each class of the pack against the other classes (InterFaceGAN: Shen et al. 2020).
 
-    A classifier that learns the pack's labels (kept in the cache) looks at `samples` generated images; ridge
-    regression from codes to its log-odds gives the axis. The direction is how codes differ on average where the
-    log-odds are one deviation higher, so that it stays where codes lie. Its source says the balanced accuracy on
-    images that were held out, and how the share of images taken for the class changes from -2 to 2.
-    label: this class alone. Of two classes the second alone: the first is its opposite.
-    Raises ConfigError for an unknown label, where too few images are taken for the class, and where the network takes
-    these very classes as its input and its latents know nothing of them; DataError for a pack without labels.
+    A classifier trained on the labels of the pack (cached) classifies `samples` generated images. Ridge regression
+    from latents to its log-odds gives the axis. The direction is the mean change of the latents for log-odds that are
+    one deviation higher, so edits stay within the distribution. `source` gives the balanced accuracy on held-out
+    samples and the share of the class at amounts -2 and 2.
+    label: only this class. For two classes, only the second, because the first is its opposite.
+    Raises ConfigError for an unknown label, if too few images are classified as the class, or if the class is an input
+    of the network; DataError for a pack without labels.
     """
     if label is not None and label not in pack.classes:
         raise ConfigError(f"label {label!r} does not exist: the images have {', '.join(pack.classes) or 'none'}")
     if generator.classes and set(pack.classes) <= set(generator.classes) and not codes.has_styles(generator.network):
         raise ConfigError(
-            "this model takes the class as its input, and its latents know nothing of it: ask for the class, or for "
-            "the way between two classes"
+            "this model takes the class as its input, so its latents do not contain it: select the class, or morph "
+            "between two classes"
         )
     judge = judge_of(pack, str(generator.device), progress)
     z, labels = draw(generator, samples, seed)
@@ -268,7 +272,7 @@ def supervised(
         x.append(code.latents[:, 0].cpu())
         scores.append(looked_at(judge.network, generator, code))
         if progress:
-            progress("looking at generated pictures", min(start + BATCH, samples), samples)
+            progress("classifying generated images", min(start + BATCH, samples), samples)
     codes_of, scores_of = torch.cat(x).double(), torch.cat(scores).double()
     wanted = [label] if label is not None else pack.classes[1:] if len(pack.classes) == 2 else pack.classes
     found = []
@@ -280,8 +284,8 @@ def supervised(
             if label is None and len(wanted) > 1:
                 continue
             raise ConfigError(
-                f"of {samples} generated images {positive} are taken for {name!r}: too one-sided for a direction; "
-                f"take more than {samples} samples"
+                f"{positive} of {samples} generated images are classified as {name!r}: too one-sided for a direction; "
+                f"use more than {samples} samples"
             )
         vector, accuracy = axis(codes_of, odds)
         shares = []
@@ -291,18 +295,18 @@ def supervised(
             moved.latents.add_((amount * vector.float()).to(moved.latents))
             shares.append(float((log_odds(looked_at(judge.network, generator, moved).double(), k) > 0).double().mean()))
         source = (
-            f"{name} by a classifier that is right on {judge.accuracy[0]:.0%} of real images; balanced accuracy "
-            f"{accuracy:.0%} on held-out generated ones; from -2 to 2 the share of {name} goes from {shares[0]:.0%} to "
-            f"{shares[1]:.0%}"
+            f"{name} by a classifier (accuracy {judge.accuracy[0]:.0%} on real images); balanced accuracy "
+            f"{accuracy:.0%} on held-out generated images; from -2 to 2 the share of {name} goes from {shares[0]:.0%} "
+            f"to {shares[1]:.0%}"
         )
         found.append(direction(name, vector.float(), source))
     if not found:
-        raise ConfigError("no class is found in enough generated images: train longer, or take more samples")
+        raise ConfigError("too few generated images of any class: train longer, or use more samples")
     return found
 
 
 def looked_at(network: nn.Module, generator: Generator, code: Code) -> Tensor:
-    """(N, num_classes) the classifier's logits of the codes' images, which it sees in the pack's form."""
+    """(N, num_classes) logits of the classifier for the generated images."""
     pixels = np.concatenate(
         [to_pixels(generator.show(code[i : i + BATCH]), generator.info.depth) for i in range(0, len(code), BATCH)]
     )
@@ -311,15 +315,15 @@ def looked_at(network: nn.Module, generator: Generator, code: Code) -> Tensor:
 
 
 def log_odds(scores: Tensor, k: int) -> Tensor:
-    """(N,) the log-odds of class k against all others, of logits (N, K)."""
+    """(N,) log-odds of class k against all others, from logits (N, K)."""
     others = torch.cat([scores[:, :k], scores[:, k + 1 :]], dim=1)
     return scores[:, k] - others.logsumexp(dim=1)
 
 
 def axis(x: Tensor, odds: Tensor) -> tuple[Tensor, float]:
-    """Codes (N, D) and log-odds (N,) -> the direction (D,) and its balanced accuracy on the held-out codes.
+    """Latents (N, D) and log-odds (N,) -> direction (D,) and its balanced accuracy on held-out samples.
 
-    The ridge's strength is the one that errs least on half of what is held in, learnt on the other half.
+    The regression strength is chosen on one half of the other samples, after a fit on the other half.
     """
     num = len(x)
     test = num - max(1, round(HELD_OUT * num))
@@ -338,7 +342,7 @@ def axis(x: Tensor, odds: Tensor) -> tuple[Tensor, float]:
 
 
 def solve(x: Tensor, y: Tensor, ridge: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Slopes (D,), mean of x and mean of y of the ridge regression; ridge in units of x's mean variance."""
+    """Ridge regression: slopes (D,), mean of x, mean of y. ridge: in units of the mean variance of x."""
     mean, level = x.mean(dim=0), y.mean()
     covariance = (x - mean).T @ (x - mean) / len(x)
     covariance.diagonal().add_(ridge * covariance.diagonal().mean())
@@ -351,15 +355,15 @@ def predict(fitted: tuple[Tensor, Tensor, Tensor], x: Tensor) -> Tensor:
 
 
 def threshold(fitted: tuple[Tensor, Tensor, Tensor], x: Tensor, odds: Tensor) -> Tensor:
-    """What a prediction must exceed: half way between the predictions' means on both sides.
+    """Decision threshold: halfway between the mean predictions of both sides.
 
-    A regression to rare classes predicts few values above 0, though it puts the images in the right order.
+    For rare classes, a regression predicts few values above 0 although the order of the images is right.
     """
     scores, side = predict(fitted, x), odds > 0
     return (scores[side].mean() + scores[~side].mean()) / 2
 
 
-# -- looking at them, keeping them --
+# -- preview and files --
 
 
 def strip(
@@ -370,7 +374,7 @@ def strip(
     label: str | None = None,
     truncation: float = 1.0,
 ) -> np.ndarray:
-    """One grid (H, W, C): a row for each seed, a column for each amount of the direction, in deviations."""
+    """Grid (H, W, C): one row per seed, one column per amount of the direction, in standard deviations."""
     if not len(seeds) or not len(amounts):
         raise ConfigError("a strip needs at least one seed and one amount")
     recipes = [
@@ -383,19 +387,19 @@ def strip(
 
 
 def direction(name: str, vector: Tensor, source: str, depths: tuple[int, ...] | None = None) -> Direction:
-    """Numbers of 6 digits: what a file keeps is what was shown."""
+    """A direction with numbers rounded to 6 digits, as in the file."""
     return Direction(name, tuple(float(f"{x:.6g}") for x in vector.tolist()), depths, source)
 
 
 def place(source: Path) -> Path:
-    """directions.json beside the weights of a run, a model folder or a weights file."""
+    """Path of directions.json, next to the weights of a run, a model folder or a weights file."""
     return find_weights(Path(source)).parent / FILE
 
 
 def read(source: Path, generator: Generator) -> dict[str, Direction]:
-    """The directions kept beside a model, by name; none where there is no file.
+    """The saved directions of a model by name; empty without a file.
 
-    Raises ConfigError when the file is damaged, or belongs to other weights than the generator's.
+    Raises ConfigError if the file is damaged or belongs to other weights.
     """
     path = place(source)
     if not path.exists():
@@ -404,12 +408,12 @@ def read(source: Path, generator: Generator) -> dict[str, Direction]:
     if values.get("model") != generator.hash:
         raise ConfigError(
             f"{path} belongs to the model {str(values.get('model'))[:12]}, not to {generator.hash[:12]}: "
-            "find the directions of this one anew with `ganvas directions`"
+            "run `ganvas directions` for this model"
         )
     try:
         return {name: direction_of(name, one) for name, one in values["directions"].items()}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{path} is damaged ({error}): delete it and find the directions anew") from None
+        raise ConfigError(f"{path} is damaged ({error}): delete it and run `ganvas directions` again") from None
 
 
 def content(path: Path) -> dict[str, Any]:
@@ -418,18 +422,18 @@ def content(path: Path) -> dict[str, Any]:
             raise ValueError
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        raise ConfigError(f"{path} is damaged: delete it and find the directions anew") from None
+        raise ConfigError(f"{path} is damaged: delete it and run `ganvas directions` again") from None
     if not isinstance(values, dict) or values.get("ganvas") != "directions":
-        raise ConfigError(f"{path} is no file of directions: expected one that Ganvas wrote")
+        raise ConfigError(f"{path} is not a directions file written by Ganvas")
     if values.get("format") != FORMAT:
         raise ConfigError(f"{path} has format {values.get('format')}; this version of Ganvas reads {FORMAT}")
     return values
 
 
 def save(source: Path, found: Sequence[Direction] | Mapping[str, Direction], generator: Generator) -> Path:
-    """Writes directions beside the model and returns the file; one of the same name is replaced, others stay.
+    """Save directions next to the model and return the path. Directions with the same name are replaced.
 
-    Those of weights that are no more (the run was trained on) are dropped: they mean nothing for the new ones.
+    Directions of older weights are deleted, because they do not apply to the new weights.
     """
     path = place(source)
     new = list(found.values()) if isinstance(found, Mapping) else list(found)

@@ -1,4 +1,4 @@
-"""Morphs: the images on the way through several recipes, and a film of them."""
+"""Morphing: interpolate between recipes, and write the frames as a video."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ def frames(
     loop: bool = True,
     directions: Mapping[str, Direction] | None = None,
 ) -> Iterator[np.ndarray]:
-    """`num_frames` images (H, W, C), uint8 or uint16, on the way through the recipes in turn.
+    """`num_frames` interpolated images (H, W, C), uint8 or uint16, through the recipes in order.
 
-    Each recipe is a frame of its own, where the way comes to rest: between two it speeds up and slows down (cosine).
-    loop: from the last back to the first, whose image is not shown twice; else the last recipe is the last frame.
-    directions: those that the recipes name. Images are made in batches as they are asked for. Raises ConfigError at
-    once for fewer than two recipes, fewer frames than recipes, or a recipe of another model.
+    Each recipe is one frame. Between two recipes the speed follows a cosine, 0 at both ends.
+    loop: return from the last recipe to the first, which is not repeated; otherwise the last recipe is the last frame.
+    directions: the directions used by the recipes. Images are generated lazily in batches. Raises ConfigError
+    immediately for fewer than two recipes, fewer frames than recipes, or a recipe of another model.
     """
     if len(recipes) < 2:
-        raise ConfigError(f"{len(recipes)} images: a way leads through at least 2")
+        raise ConfigError(f"{len(recipes)} images: morphing needs at least 2")
     if num_frames < len(recipes):
-        raise ConfigError(f"{num_frames} frames for {len(recipes)} images: expected at least one for each")
+        raise ConfigError(f"{num_frames} frames for {len(recipes)} images: expected at least one frame per image")
     keys = resolve(generator, recipes, directions)
     places = way(len(recipes), num_frames, loop)
     return pictures(generator, keys, places)
 
 
 def way(num_keys: int, num_frames: int, loop: bool) -> np.ndarray:
-    """(num_frames,) where each frame lies: k + s is the share s of the way from key k to the next, 0 <= s < 1."""
+    """(num_frames,) position of each frame: k + s is the fraction s, 0 <= s < 1, from key k to the next key."""
     legs = num_keys if loop else num_keys - 1
     moving = num_frames if loop else num_frames - 1
     ends = np.round(np.linspace(0, moving, legs + 1)).astype(int)
@@ -66,5 +66,5 @@ def pictures(generator: Generator, keys: codes.Code, places: np.ndarray) -> Iter
 def film(
     frames: Iterable[np.ndarray], out: Path, *, fps: int = 24, scale: int | None = None, max_mb: float = 8.0
 ) -> Path:
-    """Writes frames as a film by the ending of `out` (.gif, .webp or .mp4); returns `out`. See `ganvas.film.write`."""
+    """Write frames as a video (.gif, .webp or .mp4, by the suffix of `out`); return `out`. See `ganvas.film.write`."""
     return films.write(frames, out, fps=fps, scale=scale, max_mb=max_mb)

@@ -1,10 +1,9 @@
-"""Projection: the code whose image comes nearest to a given one, by optimisation from good starts.
+"""Projection: find the latent whose image is closest to a given image, by optimisation.
 
-Hundreds of sampled codes are compared with the image; the nearest ones are then improved together, by gradients, and
-fewer and fewer of them. A code moves in units of the codes' own deviation and is drawn to their mean, so that it stays
-where the generator has learnt to draw: near the sphere of latents, or the cloud of w. Only in the end each depth may go
-its own way. (After image2stylegan, Abdal et al. 2019, and the projector of StyleGAN2, Karras et al. 2020, appendix D;
-the whitened space after Zhu et al. 2020.)
+Hundreds of sampled latents are compared with the image. The closest ones are optimised together by gradient descent,
+and their number is reduced in steps. Latents are whitened and regularised towards their mean, so that they stay within
+the distribution of the generator. Only in the last part each layer gets its own latent. (After Image2StyleGAN, Abdal et
+al. 2019, and the projector of StyleGAN2, Karras et al. 2020, appendix D; whitening after Zhu et al. 2020.)
 """
 
 from __future__ import annotations
@@ -32,36 +31,36 @@ from ganvas.provenance import provenance
 
 Progress = Callable[[str, int, int], None]
 
-CANDIDATES = 512  # sampled codes that are compared with the image, at least
-EACH = 32  # of them for each class, at least
-CALMED = 0.6  # truncation of every other candidate: nearer to the mean, where more images begin well
-STARTS = 8  # codes that are improved together
-PARTS = (0.4, 0.7)  # of the steps: after the first a quarter of the starts go on, after the second one, all rows free
-COARSEST = 4  # shorter side of the pyramid's smallest image, at least
-RATE, LAST_RATE = 0.1, 0.005  # Adam's step in deviations of the codes, at the start and at the end of each part
-PRIOR = 0.002  # weight of the codes' mean square, in deviations, beside the distance
-FREE_PRIOR = 0.02  # weight of the rows' mean square distance from their own mean
-MOMENTS = 4096  # sampled w whose mean and deviation are taken
-LEAST_SCALE = 0.05  # of the largest deviation of w: directions that vary less are moved as if they varied so much
-LONGEST_FILE = 100_000_000  # bytes of a picture's file
-SHOWN = 256  # pixels of the longer side of each image in the side by side, at least
+CANDIDATES = 512  # fewest sampled latents that are compared with the image
+EACH = 32  # fewest of them per class
+CALMED = 0.6  # truncation of half of the candidates
+STARTS = 8  # latents that are optimised together
+PARTS = (0.4, 0.7)  # fractions of the steps: then a quarter of the starts continue; then one, with free layers
+COARSEST = 4  # smallest side in pixels of the coarsest pyramid level
+RATE, LAST_RATE = 0.1, 0.005  # learning rate of Adam at the start and at the end of each part, in deviations
+PRIOR = 0.002  # weight of the mean square of the whitened latents
+FREE_PRIOR = 0.02  # weight of the mean square distance of the rows from their mean
+MOMENTS = 4096  # samples of w for its mean and covariance
+LEAST_SCALE = 0.05  # smallest scale of a direction of w, relative to the largest deviation
+LONGEST_FILE = 100_000_000  # most bytes of an image file
+SHOWN = 256  # smallest longer side in pixels of each image in projection.png
 
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """What was found."""
+    """Result of a projection."""
 
     recipe: Recipe
     losses: list[float]
-    """The distance of the nearest code, of the best candidate and after each step (see `distance`)."""
+    """Smallest distance so far: of the candidates, then after each step (see `distance`)."""
     target: np.ndarray
-    """(H, W, C) the image as the model's size and depth have it."""
+    """(H, W, C) the given image in the size and bit depth of the model."""
     picture: np.ndarray
-    """(H, W, C) the generated one."""
+    """(H, W, C) the generated image."""
     model: str
-    """Hash of the generator's weights."""
+    """Hash of the weights of the generator."""
     note: str = ""
-    """What was done to the image to fit it to the model."""
+    """Changes made to the given image to fit the model."""
 
 
 def project(
@@ -74,12 +73,12 @@ def project(
     starts: int = STARTS,
     progress: Progress | None = None,
 ) -> Projection:
-    """Finds the recipe of the image that is nearest to `image`: pixels (H, W, C) uint8 or uint16, or a file.
+    """Find the recipe of the generated image that is closest to `picture`: pixels (H, W, C) uint8 or uint16, or a file.
 
-    A file is decoded under guard and cut and resized to the model's size (see `note`); pixels must have it.
-    label: the class; default: whichever comes nearest. steps: of Adam, split over the parts; starts: codes improved
-    together at first. The same seed gives the same result. Raises ConfigError for pixels of another size or channels,
-    an unknown label or impossible numbers, PictureError for a file that cannot be read.
+    Files are cropped and resized to the size of the model (see `note`); pixels must have that size.
+    label: the class; default: the closest class. steps: optimisation steps (Adam). starts: latents optimised together
+    at first. The same seed gives the same result. Raises ConfigError for pixels of another size or channels, an
+    unknown label or invalid numbers, PictureError for an unreadable file.
     """
     if steps < 1 or starts < 1:
         raise ConfigError(f"{steps} steps from {starts} starts: expected at least 1 of each")
@@ -96,7 +95,7 @@ def project(
     for part, end in enumerate([*(round(steps * share) for share in PARTS), steps]):
         free = part == len(PARTS) and space.styled
         num_steps = end - done
-        if part:  # the nearer ones go on
+        if part:  # continue with the closest latents
             found = distances(generator, space.leave(point.detach()), goal)
             order = torch.argsort(found, stable=True)[: max(1, starts // 4) if part == 1 else 1]
             point, space = point.detach()[order], space.only(order)
@@ -116,20 +115,20 @@ def project(
             optimizer.step()
             done += 1
             if progress:
-                progress("approaching the picture", done, steps)
+                progress("optimising the latent", done, steps)
     recipe = as_recipe(best, generator.classes)
     shown = to_pixels(generator.show(resolve(generator, [recipe])), generator.info.depth)[0]
     return Projection(recipe, losses, pixels, shown, generator.hash, note)
 
 
 def detached(code: Code, index: int) -> Code:
-    """(1) one of the codes, with values of its own."""
+    """A copy of one latent code, shape (1)."""
     labels = None if code.labels is None else code.labels[index : index + 1].clone()
     return Code(code.latents.detach()[index : index + 1].clone(), labels)
 
 
 def rate(share: float, part: int) -> float:
-    """Adam's step after `share` of a part: from its start down to the end along a cosine; later parts start lower."""
+    """Learning rate after the fraction `share` of a part: cosine decay; later parts start lower."""
     first = RATE / 2**part
     return LAST_RATE + (first - LAST_RATE) * (1 + math.cos(math.pi * share)) / 2
 
@@ -138,7 +137,7 @@ def rate(share: float, part: int) -> float:
 
 
 def fitted(generator: Generator, picture: np.ndarray | Path) -> tuple[np.ndarray, str]:
-    """The image (H, W, C) as the model's size, channels and depth have it, and what was done to it."""
+    """The image (H, W, C) in the size, channels and bit depth of the model, and the changes made to it."""
     config, depth = generator.info.config, generator.info.depth
     wanted = (config.height, config.width, config.channels)
     if not isinstance(picture, np.ndarray):
@@ -151,16 +150,16 @@ def fitted(generator: Generator, picture: np.ndarray | Path) -> tuple[np.ndarray
             raise PictureError(f"{path}: {error}") from None
         notes = []
         if (found.height, found.width) != wanted[:2]:
-            notes.append(f"cut and resized from {found.height}x{found.width} to {wanted[0]}x{wanted[1]} pixels")
+            notes.append(f"cropped and resized from {found.height}x{found.width} to {wanted[0]}x{wanted[1]} pixels")
         if wanted[2] == 1 and found.channels == 3:
-            notes.append("turned gray")
+            notes.append("converted to gray")
         return pixels, " and ".join(notes)
     pixels = picture[:, :, None] if picture.ndim == 2 else picture
     if pixels.shape != wanted or pixels.dtype not in (np.uint8, np.uint16):
         form = "x".join(map(str, pixels.shape))
         raise ConfigError(
-            f"an image of {form} ({pixels.dtype}) came, but this model makes {'x'.join(map(str, wanted))} (height, "
-            "width, channels; uint8 or uint16): cut and resize it, or give the file"
+            f"the image is {form} ({pixels.dtype}), but this model generates {'x'.join(map(str, wanted))} (height, "
+            "width, channels; uint8 or uint16): crop and resize it, or give the file"
         )
     if pixels.dtype == np.uint8 and depth == 16:
         pixels = pixels.astype(np.uint16) * 257
@@ -172,7 +171,7 @@ def fitted(generator: Generator, picture: np.ndarray | Path) -> tuple[np.ndarray
 def content(path: Path) -> bytes:
     try:
         if path.stat().st_size > LONGEST_FILE:
-            raise PictureError(f"{path} has more than {LONGEST_FILE / 1e6:.0f} MB: save the image smaller")
+            raise PictureError(f"{path} is larger than {LONGEST_FILE / 1e6:.0f} MB: use a smaller file")
         return path.read_bytes()
     except OSError as error:
         raise PictureError(f"{path} cannot be read ({error.strerror}): give an image file") from None
@@ -185,9 +184,9 @@ def scaled(pixels: np.ndarray) -> Tensor:
 
 
 def distance(pictures: Tensor, goal: Tensor) -> Tensor:
-    """(N,) mean absolute difference of images (N, C, H, W) in [-1, 1] to the goal (1, C, H, W), over a pyramid.
+    """(N,) mean absolute difference between images (N, C, H, W) in [-1, 1] and the goal (1, C, H, W).
 
-    The mean over the scales 1, 1/2, 1/4 ...: the coarse ones say where to go while fine details are not yet in place.
+    Mean over a pyramid with scales 1, 1/2, 1/4 ...; coarse scales guide the optimisation before details match.
     """
     apart, scales = torch.zeros(len(pictures), device=pictures.device), 0
     difference = pictures - goal
@@ -201,16 +200,16 @@ def distance(pictures: Tensor, goal: Tensor) -> Tensor:
 
 @torch.no_grad()
 def distances(generator: Generator, code: Code, goal: Tensor) -> Tensor:
-    """(N,) on the CPU."""
+    """`distance` of the images of latent codes: (N,) on the CPU."""
     parts = [code[i : i + BATCH] for i in range(0, len(code), BATCH)]
     return torch.cat([distance(generator.show(part).to(goal), goal).cpu() for part in parts])
 
 
-# -- the codes --
+# -- latents --
 
 
 def candidates(generator: Generator, label: str | None, seed: int, progress: Progress | None) -> Code:
-    """Sampled codes, and the mean: of the label, or of all classes in turn."""
+    """Sampled latent codes of the label, or of all classes in turn; half of them truncated."""
     num_classes = generator.info.config.num_classes
     given = generator.label_indices(label, [0]) if label is not None else None
     num = max(CANDIDATES, EACH * num_classes if given is None else 0)
@@ -220,7 +219,7 @@ def candidates(generator: Generator, label: str | None, seed: int, progress: Pro
     if num_classes:
         labels = given.expand(num) if given is not None else torch.arange(num) % num_classes
     if progress:
-        progress("comparing sampled pictures", num, num)
+        progress("comparing sampled images", num, num)
     calm = generator.code(z[: num // 2], None if labels is None else labels[: num // 2], CALMED)
     whole = generator.code(z[num // 2 :], None if labels is None else labels[num // 2 :])
     return codes.stack([calm, whole])
@@ -228,23 +227,23 @@ def candidates(generator: Generator, label: str | None, seed: int, progress: Pro
 
 @dataclass(frozen=True, eq=False)
 class Space:
-    """Codes in units of their own deviation: the point 0 is the mean, and the points of samples are about N(0, 1).
+    """Whitened latents: point 0 is the mean, and samples are about N(0, 1).
 
-    Of latents these are the latents themselves; of styles, w rotated to its principal components and whitened.
+    Without a style space these are the latents z; otherwise w, rotated to its principal components and whitened.
     """
 
     styled: bool
     mean: Tensor
     """(N, 1, D)"""
     forth: Tensor
-    """(D, D) point -> code, beside the mean."""
+    """(D, D) point -> latent minus the mean."""
     back: Tensor
     rows: int
     labels: Tensor | None
 
     @classmethod
     def of(cls, generator: Generator, code: Code, seed: int) -> Space:
-        """The space around these codes (N)."""
+        """The space around these latent codes (N)."""
         size = generator.info.config.z_dim
         rows = code.latents.shape[1]
         eye = torch.eye(size, device=generator.device)
@@ -259,7 +258,7 @@ class Space:
         if labels is None:
             mean = mean + w.mean(dim=0)
             apart = w - w.mean(dim=0)
-        else:  # each code belongs to the class whose mean is nearest; the spread is that within the classes
+        else:  # mean: of the nearest class; covariance: within the classes
             means = torch.stack([w[labels == k].mean(dim=0) for k in range(num_classes)])
             apart = w - means[labels.to(w.device)]
             mean = means[torch.cdist(code.latents[:, 0], means).argmin(dim=1)][:, None]
@@ -271,21 +270,21 @@ class Space:
         return cls(True, mean, forth, back, rows, None)
 
     def only(self, order: Tensor) -> Space:
-        """The space of some of the codes."""
+        """The space of a selection of the latent codes."""
         labels = None if self.labels is None else self.labels[order]
         return Space(self.styled, self.mean[order], self.forth, self.back, self.rows, labels)
 
     def enter(self, code: Code) -> Tensor:
-        """Points (N, 1, D) of codes with equal rows."""
+        """Points (N, 1, D) of latent codes with equal rows."""
         return (code.latents[:, :1] - self.mean) @ self.back
 
     def leave(self, point: Tensor) -> Code:
-        """Codes of points (N, 1 or rows, D)."""
+        """Latent codes of points (N, 1 or rows, D)."""
         latents = self.mean + point @ self.forth
         return Code(latents if latents.shape[1] == self.rows else latents.expand(-1, self.rows, -1), self.labels)
 
     def strain(self, point: Tensor) -> Tensor:
-        """(N,) how unlikely a point is: its mean square where above that of samples, and how far the rows go apart."""
+        """(N,) penalty: mean square of the point (more if above that of samples), and distance between the rows."""
         middle = point.mean(dim=1)
         excess = F.relu(middle.square().mean(dim=1) - 1)
         return (
@@ -299,7 +298,7 @@ class Space:
 
 
 def save(projection: Projection, out: Path) -> list[Path]:
-    """Writes projection.png (the image, and the generated one), losses.png and recipe.json into the folder `out`."""
+    """Write projection.png (given and generated image), losses.png and recipe.json to the folder `out`."""
     out = Path(out)
     with files.explained(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -319,14 +318,14 @@ def save(projection: Projection, out: Path) -> list[Path]:
 
 
 def side_by_side(projection: Projection) -> np.ndarray:
-    """The image on the left, the generated one on the right, each pixel enlarged to a square."""
+    """The given image (left) and the generated image (right), enlarged by an integer factor."""
     pair = np.stack([projection.target, projection.picture])
     times = -(-SHOWN // max(pair.shape[1:3]))
     return grid(pair.repeat(times, axis=1).repeat(times, axis=2), columns=2, gap=4)
 
 
 def curve(losses: list[float]) -> np.ndarray:
-    """(H, W, 3) the losses as a line over the steps, from 0 up."""
+    """(H, W, 3) line chart of the losses over the steps."""
     width, height, left, bottom = 640, 320, 56, 30
     sheet = Image.new("RGB", (width, height), "white")
     pen = ImageDraw.Draw(sheet)
@@ -339,6 +338,6 @@ def curve(losses: list[float]) -> np.ndarray:
         pen.text((8, level - 6), f"{share * top:.3f}", fill="black")
     pen.text((left, height - 20), "0", fill="black")
     pen.text((width - 110, height - 20), f"{len(losses) - 1} steps", fill="black")
-    pen.text((left + 6, 4), "mean absolute difference over the scales, pixels from -1 to 1", fill="black")
+    pen.text((left + 6, 4), "mean absolute difference over all scales, pixels from -1 to 1", fill="black")
     pen.line(list(zip(x.tolist(), y.tolist(), strict=True)), fill="#1f5fbf", width=2)
     return np.asarray(sheet)

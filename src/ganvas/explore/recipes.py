@@ -1,12 +1,12 @@
-"""Recipes: all that makes an image of a model again, as plain values; and favourites, a small JSON file of them.
+"""Recipes (all values needed to generate an image again) and favourites (a JSON file of recipes).
 
     {"seed": 5, "label": "Hand", "truncation": 0.8}
     {"seed": 5, "edits": {"smile": 1.5}}                                 directions, in standard deviations
-    {"seed": 5, "mix": {"with": {"seed": 9}, "depths": [2, 3]}}          the depths 2 and 3 follow the other image
-    {"seed": 5, "towards": {"to": {"seed": 9}, "share": 0.4}}            on the way to another image
-    {"code": [[0.1, -0.7, ...]], "label": "Hand"}                        a projected image: one row, or one a depth
+    {"seed": 5, "mix": {"with": {"seed": 9}, "depths": [2, 3]}}          layers 2 and 3 from the second image
+    {"seed": 5, "towards": {"to": {"seed": 9}, "share": 0.4}}            interpolation to another image
+    {"code": [[0.1, -0.7, ...]], "label": "Hand"}                        a projected image: one row, or one per layer
 
-Recipes nest. `label` is a class, or the classes' weights: {"Hand": 0.5, "Head": 0.5}.
+Recipes can be nested. `label` is a class or class weights: {"Hand": 0.5, "Head": 0.5}.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from ganvas.errors import ConfigError
 from ganvas.generator import Generator
 
 FORMAT = 1
-MOST_NESTED = 20  # recipes within recipes
-MOST_SEEDS = 10_000_000  # of one text, so that a slip of the finger does not fill the memory
-LARGEST_NUMBER = 1e6  # of a code, a weight or an edit; networks compute in float32, and a code's numbers are about 1
-LARGEST_SEED = 2**53 - 1  # the largest whole number that every reader of JSON keeps
+MOST_NESTED = 20  # levels of nested recipes
+MOST_SEEDS = 10_000_000  # per text, so that a typing error does not fill the memory
+LARGEST_NUMBER = 1e6  # of a latent, a class weight or an edit; usual values are about 1
+LARGEST_SEED = 2**53 - 1  # largest integer that all JSON readers represent exactly
 
 
 @dataclass(frozen=True)
 class Direction:
-    """A way through the space of codes that changes one thing.
+    """An edit direction in latent space that changes one property.
 
-    vector: (D,) one standard deviation of that thing. depths: those that it moves, None for all.
-    source: where it comes from, in words.
+    vector: (D,) one standard deviation. depths: the layers that it changes, None for all.
+    source: description of its origin.
     """
 
     name: str
@@ -58,25 +58,25 @@ class Mix:
 class Towards:
     to: Recipe
     share: float
-    """0: the image itself, 1: the other."""
+    """0: the image itself, 1: the other image."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that makes one image again. Done in this order: seed or code, truncation, edits, towards, mix."""
+    """All values needed to generate one image again. Order: seed or code, truncation, edits, towards, mix."""
 
     seed: int | None = None
     code: tuple[tuple[float, ...], ...] | None = None
-    """In place of a seed: rows of a code, one for all depths or one for each row; truncation is already in it."""
+    """Instead of a seed: latents, one row for all layers or one per row; they include truncation."""
     label: str | Mapping[str, float] | None = None
-    """Default: the class of the index seed modulo the number of classes."""
+    """Default: the class with index seed modulo the number of classes."""
     truncation: float = 1.0
     edits: Mapping[str, float] = field(default_factory=dict)
     towards: Towards | None = None
     mix: Mix | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, without what is as by default."""
+        """Convert to plain values without defaults."""
         values: dict[str, Any] = {}
         if self.seed is not None:
             values["seed"] = self.seed
@@ -96,9 +96,9 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: Any, where: str = "the recipe", nested: int = 0) -> Recipe:
-        """Reads what `to_dict` wrote; anything else raises ConfigError naming `where`."""
+        """Read the output of `to_dict`. Raises ConfigError, with `where` in the message, for anything else."""
         if nested > MOST_NESTED:
-            raise ConfigError(f"{where} nests more than {MOST_NESTED} recipes: keep the image as a code")
+            raise ConfigError(f"{where} nests more than {MOST_NESTED} recipes: save the image as a code instead")
         names = {one.name for one in dataclasses.fields(cls)}
         if not isinstance(values, dict) or (unknown := sorted(str(key) for key in values.keys() - names)):
             odd = f"the unknown field {unknown[0]!r}" if isinstance(values, dict) else "no fields"
@@ -125,11 +125,11 @@ class Recipe:
                 other, depths = values["mix"]["with"], values["mix"]["depths"]
                 found["mix"] = Mix(cls.from_dict(other, where, nested + 1), tuple(whole(one, 99) for one in depths))
         except (TypeError, ValueError, KeyError, AttributeError) as error:
-            raise ConfigError(f"{where} is no recipe ({error}): see `ganvas favourites --help`") from None
+            raise ConfigError(f"{where} is not a recipe ({error}): see `ganvas favourites --help`") from None
         return cls(**found)
 
     def names(self) -> set[str]:
-        """The directions that it needs."""
+        """Names of the directions that the recipe uses."""
         names = set(self.edits)
         if self.towards is not None:
             names |= self.towards.to.names()
@@ -140,13 +140,13 @@ class Recipe:
 
 def whole(value: Any, most: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-        raise ValueError(f"{value!r} is no whole number from 0 to {most}")
+        raise ValueError(f"{value!r} is not an integer from 0 to {most}")
     return value
 
 
 def number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST_NUMBER:
-        raise ValueError(f"{value!r} is no number up to {LARGEST_NUMBER:,.0f}")
+        raise ValueError(f"{value!r} is not a number up to {LARGEST_NUMBER:,.0f}")
     return float(value)
 
 
@@ -163,7 +163,7 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def parse_depths(text: str, num_depths: int) -> tuple[int, ...]:
-    """Depths of a network: "0-2", "3,4", or coarse, middle, fine, all."""
+    """Layers of a network: "0-2", "3,4", or coarse, middle, fine, all."""
     thirds = {"coarse": (0, 1), "middle": (1, 2), "fine": (2, 3), "all": (0, 3)}
     if text in thirds:
         start, end = (round(num_depths * part / 3) for part in thirds[text])
@@ -179,18 +179,18 @@ def parse_depths(text: str, num_depths: int) -> tuple[int, ...]:
     return found
 
 
-# -- recipes to codes --
+# -- recipes to latent codes --
 
 
 def resolve(generator: Generator, recipes: Sequence[Recipe], directions: Mapping[str, Direction] | None = None) -> Code:
-    """The codes of recipes, on the generator's device; ConfigError where one does not fit this model."""
+    """The latent codes of recipes, on the device of the generator. Raises ConfigError for recipes of other models."""
     code = starts(generator, recipes)
     network = generator.network
     for i, recipe in enumerate(recipes):
         for name, amount in recipe.edits.items():
             direction = (directions or {}).get(name)
             if direction is None:
-                known = ", ".join(directions or {}) or "none; `ganvas directions` finds some"
+                known = ", ".join(directions or {}) or "none; run `ganvas directions` to find directions"
                 raise ConfigError(f"direction {name!r} does not exist: this model has {known}")
             code.latents[i] += amount * moved(generator, direction)
     with_goal = [(i, recipe.towards) for i, recipe in enumerate(recipes) if recipe.towards is not None]
@@ -205,17 +205,19 @@ def resolve(generator: Generator, recipes: Sequence[Recipe], directions: Mapping
         for place, (i, mix) in enumerate(mixed):
             if not mix.depths or max(mix.depths) >= generator.num_depths:
                 asked = ", ".join(map(str, mix.depths)) or "none"
-                raise ConfigError(f"depths {asked}: this model has 0 to {generator.num_depths - 1}")
+                raise ConfigError(f"depths {asked}: this model has layers 0 to {generator.num_depths - 1}")
             replace(code, [i], codes.mix(network, code[[i]], others[[place]], mix.depths))
     return code
 
 
 def starts(generator: Generator, recipes: Sequence[Recipe]) -> Code:
-    """(N) codes of the recipes' seeds or own codes, with their labels and truncation."""
+    """(N) latent codes from seeds or codes, with labels and truncation."""
     config = generator.info.config
     for recipe in recipes:
         if not 0 <= recipe.truncation <= 1:
-            raise ConfigError(f"truncation {recipe.truncation:g}: expected a number from 0 (mean) to 1 (full variety)")
+            raise ConfigError(
+                f"truncation {recipe.truncation:g}: expected a number from 0 (mean) to 1 (full diversity)"
+            )
     weights = None
     if config.num_classes:
         weights = torch.stack([label_weights(generator, recipe) for recipe in recipes])
@@ -231,8 +233,8 @@ def starts(generator: Generator, recipes: Sequence[Recipe]) -> Code:
             continue
         if len(recipe.code) not in (1, num_rows) or any(len(row) != dim for row in recipe.code):
             raise ConfigError(
-                f"a code of {len(recipe.code)} rows, the first of {len(recipe.code[0]) if recipe.code else 0} numbers: "
-                f"this model wants 1 or {num_rows} rows of {dim}; it comes from another model"
+                f"the code has {len(recipe.code)} rows, the first with {len(recipe.code[0]) if recipe.code else 0} "
+                f"numbers; this model expects 1 or {num_rows} rows of {dim}: the code is from another model"
             )
         code.latents[i] = torch.tensor(recipe.code, device=generator.device)
     return code
@@ -245,7 +247,7 @@ def chosen(parts: Mapping[float, Code], truncations: Sequence[float]) -> Code:
 
 
 def label_weights(generator: Generator, recipe: Recipe) -> Tensor:
-    """(num_classes,)"""
+    """Class weights (num_classes,) of a recipe."""
     num = generator.info.config.num_classes
     weights = torch.zeros(num)
     if recipe.label is None:
@@ -259,16 +261,16 @@ def label_weights(generator: Generator, recipe: Recipe) -> Tensor:
 
 
 def moved(generator: Generator, direction: Direction) -> Tensor:
-    """(rows, D) what one standard deviation of the direction adds to a code."""
+    """(rows, D) change of a latent code by one standard deviation of the direction."""
     dim = generator.info.config.z_dim
     if len(direction.vector) != dim:
         raise ConfigError(
-            f"direction {direction.name!r} has {len(direction.vector)} numbers, this model wants {dim}: "
-            "it comes from another model"
+            f"direction {direction.name!r} has {len(direction.vector)} numbers, this model expects {dim}: "
+            "the direction is from another model"
         )
     if direction.depths is not None and max(direction.depths, default=0) >= generator.num_depths:
         raise ConfigError(
-            f"direction {direction.name!r} moves the depth {max(direction.depths)}: this model has 0 to "
+            f"direction {direction.name!r} changes layer {max(direction.depths)}: this model has layers 0 to "
             f"{generator.num_depths - 1}"
         )
     num_rows = codes.row_slice(generator.network, generator.num_depths - 1) + 1
@@ -289,9 +291,9 @@ def replace(code: Code, rows: Sequence[int], other: Code) -> None:
 
 
 def as_recipe(code: Code, classes: Sequence[str]) -> Recipe:
-    """The recipe of one code (1, rows, D) that has no seed: the numbers themselves.
+    """The recipe of one latent code (1, rows, D), as numbers without a seed.
 
-    Raises ConfigError where its rows follow different classes, which plain numbers cannot say.
+    Raises ConfigError if its rows have different classes, which a recipe with a code cannot represent.
     """
     latents = code.latents[0].detach().cpu()
     rows = latents[:1] if bool((latents == latents[:1]).all()) else latents
@@ -299,7 +301,7 @@ def as_recipe(code: Code, classes: Sequence[str]) -> Recipe:
     if code.labels is not None:
         if bool((code.labels[0] != code.labels[0, :1]).any()):
             raise ConfigError(
-                "a mixture of two classes cannot be kept as a code: keep the recipe of the mixture itself"
+                "a mixture of two classes cannot be saved as a code: save the recipe of the mixture instead"
             )
         weights = code.labels[0, 0].tolist()
         label = {classes[i]: weight for i, weight in enumerate(weights) if weight}
@@ -311,35 +313,37 @@ def as_recipe(code: Code, classes: Sequence[str]) -> Recipe:
 
 @dataclass
 class Favourites:
-    """Kept images of one model, with the directions that they need; a JSON file.
+    """Favourite images of one model with the directions that they use; a JSON file.
 
-    model: the hash of the generator's weights, or of the first one's if it was averaged anew.
+    model: hash of the weights of the generator, or of the first one if it was averaged again.
     """
 
     model: str
     recipes: list[Recipe] = field(default_factory=list)
     directions: dict[str, Direction] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
-    """One for each recipe, where it has one; else ""."""
+    """One name per recipe; "" for none."""
 
     @classmethod
     def read(cls, path: Path, generator: Generator) -> Favourites:
-        """Raises ConfigError when the file is no list of favourites, or one of another model."""
+        """Read a favourites file. Raises ConfigError if it is invalid or belongs to another model."""
         if not path.exists():
-            raise ConfigError(f"{path} does not exist: keep images in the studio, or with `ganvas favourites --keep`")
+            raise ConfigError(f"{path} does not exist: save images in the studio, or with `ganvas favourites --keep`")
         try:
             with files.explained(path):
                 values = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError):
-            raise ConfigError(f"{path} is damaged or no favourites file: restore it, or keep the images anew") from None
+            raise ConfigError(
+                f"{path} is damaged or not a favourites file: restore it, or save the favourites again"
+            ) from None
         if not isinstance(values, dict) or values.get("ganvas") != "favourites":
-            raise ConfigError(f"{path} is no favourites file: expected one that Ganvas wrote")
+            raise ConfigError(f"{path} is not a favourites file written by Ganvas")
         if values.get("format") != FORMAT:
             raise ConfigError(f"{path} has format {values.get('format')}; this version of Ganvas reads {FORMAT}")
         if values.get("model") != generator.hash:
             raise ConfigError(
                 f"{path} belongs to the model {str(values.get('model'))[:12]}, not to {generator.hash[:12]}: "
-                "its images would be others here; load that model"
+                "its images would look different; load that model"
             )
         try:
             entries = [
@@ -347,7 +351,7 @@ class Favourites:
             ]
             directions = {name: direction_of(name, one) for name, one in values.get("directions", {}).items()}
         except (TypeError, KeyError, AttributeError, ValueError) as error:
-            raise ConfigError(f"{path} is damaged ({error}): restore it, or keep the images anew") from None
+            raise ConfigError(f"{path} is damaged ({error}): restore it, or save the favourites again") from None
         return cls(generator.hash, [recipe for recipe, _ in entries], directions, [name for _, name in entries])
 
     def save(self, path: Path) -> None:

@@ -1,7 +1,7 @@
-"""Pictures of many seeds as files, streamed to disk: any number of them, and going on where a call was interrupted.
+"""Write any number of generated images to files; interrupted calls can be continued.
 
-manifest.csv is the state: a row is written once its image is whole on the disk. The next call writes only what has
-no row yet, and what another call wrote into the same folder stays in it.
+manifest.csv is the state: a row is added after its image is written. The next call writes only missing images and
+keeps the images of other calls in the same folder.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from ganvas.provenance import provenance
 
 Progress = Callable[[str, int, int], None]
 Gate = Callable[[np.ndarray], np.ndarray]
-"""Pictures (N, H, W, C) -> (N,) bool: which of them are left out."""
+"""Images (N, H, W, C) -> (N,) bool: which of them to leave out."""
 
 COLUMNS = ["file", "seed", "label", "truncation", "model", "note"]
 LEFT_OUT = "left out: a copy of a training picture"
-WRITERS = 4  # threads that compress and write; the disk makes them wait
+WRITERS = 4  # threads that compress and write
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One image to make. file: below the folder, with / between the parts."""
+    """One image to generate. file: path relative to the folder, with /."""
 
     file: str
     seed: int
@@ -50,9 +50,9 @@ class Planned:
 
 @dataclass(frozen=True)
 class Written:
-    """What a call left: the images asked for, how many of them were there already, how many the gate left out.
+    """Result of a call: paths of the images, number of existing images, number left out by the gate.
 
-    damaged: lines of the manifest that could not be read; their images were made again.
+    damaged: unreadable lines of the manifest; their images were generated again.
     """
 
     paths: list[Path]
@@ -68,8 +68,8 @@ def plan(
     truncation: float = 1.0,
     form: Literal["png", "tiff"] = "png",
 ) -> list[Planned]:
-    """One image a seed. label: of all, one each, or by default the class of the index seed modulo their number."""
-    generator.batches(seeds, label, truncation)  # draws nothing yet, but says now what cannot be drawn
+    """One image per seed. label: one for all, or one each; default: the class with index seed modulo their number."""
+    generator.batches(seeds, label, truncation)  # checks the arguments; generates nothing yet
     indices = generator.label_indices(label, seeds)
     names = [None] * len(seeds) if indices is None else [generator.classes[i] for i in indices.tolist()]
     mark = "" if truncation == 1 else f"_t{truncation:g}"
@@ -85,9 +85,9 @@ def plan(
 def plan_per_class(
     generator: Generator, num: int, seed: int = 0, truncation: float = 1.0, form: Literal["png", "tiff"] = "png"
 ) -> list[Planned]:
-    """`num` images of every class in folders named after the classes, as data sets are; seeds count on."""
+    """`num` images of each class in folders named after the classes; seeds are consecutive over all classes."""
     if not generator.classes:
-        raise ConfigError("--per-class: this model was trained without labels; leave it out")
+        raise ConfigError("--per-class: this model was trained without labels; omit the option")
     folders = class_folders(generator.classes)
     planned = []
     for i, (name, folder) in enumerate(zip(generator.classes, folders, strict=True)):
@@ -97,28 +97,28 @@ def plan_per_class(
 
 
 def class_folders(classes: Sequence[str]) -> list[str]:
-    """A folder name for each class: the class itself where every system allows it, and no two alike."""
+    """A unique folder name for each class, valid on all systems; the class name itself if possible."""
     safe = ("".join("-" if c in '<>:"/\\|?*' or not c.isprintable() else c for c in name) for name in classes)
     trimmed = (name[:80].strip(" .") or "class" for name in safe)
     return distinct([f"{name}-" if name.partition(".")[0].upper() in DEVICES else name for name in trimmed])
 
 
 DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{i}" for port in ("COM", "LPT") for i in range(1, 10))}
-"""Names that are no files on Windows, with any ending."""
+"""Reserved file names on Windows, with any suffix."""
 
 
 def file_name(label: str) -> str:
-    """A label as part of a file name on every system."""
+    """A label as part of a file name, valid on all systems."""
     return "".join(c if c.isalnum() or c in "-+." else "-" for c in label)[:40]
 
 
 def file_names(labels: Sequence[str]) -> list[str]:
-    """As `file_name`, and no two alike."""
+    """Unique names as by `file_name`."""
     return distinct([file_name(label) for label in labels])
 
 
 def distinct(names: Sequence[str]) -> list[str]:
-    """The names, numbered where a system that ignores case or accents' spelling would take two for one."""
+    """The names, numbered if they differ only by case or Unicode normalisation."""
     taken: set[str] = set()
     found = []
     for name in names:
@@ -140,11 +140,11 @@ def write(
     gate: Gate | None = None,
     progress: Progress | None = None,
 ) -> Written:
-    """Writes the planned images and manifest.csv into the folder `out`, or into `out` as one file if it is a .zip.
+    """Write the planned images and manifest.csv to the folder `out`, or to one file if `out` ends in .zip.
 
-    Interrupted, the same call goes on. gate: which images are left out; they are named in the manifest.
-    Raises ConfigError where the folder holds another model's images, where another process writes into it, or where
-    the gate leaves none.
+    Repeat an interrupted call to continue. gate: selects images to leave out; the manifest lists them.
+    Raises ConfigError if the folder contains images of another model, another process writes to it, or the gate leaves
+    out all images.
     """
     as_zip = out.suffix.lower() == ".zip"
     folder = out.with_name(f".{out.name}.parts") if as_zip else out
@@ -155,7 +155,7 @@ def write(
             lock.acquire(timeout=0)
         except filelock.Timeout:
             raise ConfigError(
-                f"another process writes images into {out}: wait for it, or choose another --out"
+                f"another process writes images to {out}: wait until it finishes, or choose another --out"
             ) from None
     try:
         return write_into(folder, out, generator, planned, truncation, gate, progress)
@@ -174,7 +174,7 @@ def write_into(
     gate: Gate | None,
     progress: Progress | None,
 ) -> Written:
-    """See `write`; nobody else writes into the folder. out: the .zip file that it becomes, or the folder itself."""
+    """See `write`; the folder is locked. out: the .zip file, or the folder itself."""
     with files.explained(folder):
         for name in {file.rpartition("/")[0] for file in (one.file for one in planned)} - {""}:
             (folder / name).mkdir(exist_ok=True)
@@ -187,7 +187,7 @@ def write_into(
     todo = [one for one in planned if one.file not in known]
     rows = {file: row for file, row in rows.items() if file not in asked or file in known}
     path = folder / "manifest.csv"
-    if path.exists():  # without what is made again, and without a last line cut short
+    if path.exists():  # remove rows of images that are generated again, and an incomplete last line
         files.write_text(path, table([COLUMNS, *rows.values()]))
     done = len(known)
     with ThreadPoolExecutor(WRITERS) as pool:
@@ -201,11 +201,11 @@ def write_into(
             rows |= {one.file: row for one, row in zip(batch, fresh, strict=True)}
             done += len(batch)
             if progress is not None:
-                progress("pictures", done, len(planned))
+                progress("images", done, len(planned))
     paths = [folder / one.file for one in planned if not rows[one.file][-1]]
     num_left_out = len(planned) - len(paths)
     if not paths:
-        raise ConfigError("all of these images copy training images: take other seeds, or train on more pictures")
+        raise ConfigError("all images are copies of training images: take other seeds, or train on more images")
     if out != folder:
         zipped(out, folder, [path.relative_to(folder).as_posix() for path in paths])
         paths = [out]
@@ -241,7 +241,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def open_manifest(folder: Path, model: str) -> tuple[dict[str, list[str]], int]:
-    """Rows by file of what earlier calls left, and how many are damaged; a last one cut short by a crash is neither."""
+    """Rows of earlier calls by file, and number of damaged lines, not counting an incomplete last line."""
     path = folder / "manifest.csv"
     if not path.exists():
         return {}, 0
@@ -259,18 +259,16 @@ def open_manifest(folder: Path, model: str) -> tuple[dict[str, list[str]], int]:
     if not lines:
         return {}, 0
     if lines[0] != COLUMNS:
-        raise ConfigError(f"{path} is not from this version of Ganvas: choose another --out, or move the folder away")
+        raise ConfigError(f"{path} is not from this version of Ganvas: choose another --out, or move the folder")
     rows = [line for line in lines[1:] if is_row(line, folder)]
     whole = {row[0]: row for row in rows}
     if others := {row[4] for row in whole.values()} - {model}:
-        raise ConfigError(
-            f"{folder} holds images of the model {min(others)}, these are of {model}: choose another --out"
-        )
+        raise ConfigError(f"{folder} contains images of the model {min(others)}, not of {model}: choose another --out")
     return whole, len(lines) - 1 - len(rows)
 
 
 def is_row(line: list[str], folder: Path) -> bool:
-    """False for a damaged line of a manifest."""
+    """Whether a line of a manifest is valid."""
     try:
         file, seed, _, truncation, model, note = line
         numbers = int(seed) >= 0 and 0 <= float(truncation) <= 1
@@ -281,7 +279,7 @@ def is_row(line: list[str], folder: Path) -> bool:
 
 
 def matches(row: Sequence[str], one: Planned, folder: Path, truncation: float, gated: bool) -> bool:
-    """Whether a row's image is the planned one and whole; one that a power cut left empty is not."""
+    """Whether the image of a row is the planned one and its file is not empty (as after a power failure)."""
     if row[1:3] != [str(one.seed), one.label or ""] or float(row[3]) != float(f"{truncation:g}"):
         return False
     path = folder / row[0]
@@ -289,7 +287,7 @@ def matches(row: Sequence[str], one: Planned, folder: Path, truncation: float, g
 
 
 def zipped(out: Path, folder: Path, names: Sequence[str]) -> None:
-    """One archive in place of the folder; images are compressed already."""
+    """Replace the folder by one archive, without further compression."""
 
     def fill(file: BinaryIO) -> None:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:

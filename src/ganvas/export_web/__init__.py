@@ -1,9 +1,9 @@
-"""The demo of one page: a folder for any static host, with the model, a runtime and no outside address.
+"""Web demo: a folder for any static host with a page, the model and a runtime; it loads nothing from other sites.
 
-index.html               the page; its parts here are page.html.j2, page.css and page.js
-model.onnx  model.json   the generator, and its report
-runtime/                 onnxruntime-web, for one thread, so that the host need send no special headers
-offline.js               runtime and model once more as text, since a page opened from a disk may fetch nothing
+index.html               the page, from page.html.j2, page.css and page.js
+model.onnx  model.json   the generator and its report
+runtime/                 onnxruntime-web with one thread, so that no special HTTP headers are needed
+offline.js               runtime and model as text, because a page opened from disk cannot fetch files
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ RUNTIME = {
     "ort-wasm-simd-threaded.mjs": "e13f7f94fc51b4ca72b12faeb1ee95f4ace6dfbc8939bc718aabdc0a27c4299b",
     "ort-wasm-simd-threaded.wasm": "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
 }
-"""The files of the package that the page needs, with their SHA-256 in the version that npm is asked for."""
-MOST_BYTES = 128 * 2**20  # of one file of the runtime
-MOST_OFFLINE = 19 * 2**19  # bytes of a model that is also put into offline.js, as text 4/3 times as long
+"""Required files of the package, with the SHA-256 of `VERSION`."""
+MOST_BYTES = 128 * 2**20  # largest file of the runtime
+MOST_OFFLINE = 19 * 2**19  # largest model in bytes for offline.js, where it is 4/3 times as long
 NUM_SLIDERS = 8
-SLIDER_SAMPLES, SLIDER_PIXELS = 1024, 2**21  # images at most, and pixels of all of them at most
-THUMBNAIL = 16  # longest side of the images that the sliders are found from
+SLIDER_SAMPLES, SLIDER_PIXELS = 1024, 2**21  # most images, and most pixels of all images, for computing the sliders
+THUMBNAIL = 16  # longest side of the images for computing the sliders
 
 
 # -- the runtime --
 
 
 def runtime_files(package: Path | None) -> dict[str, bytes]:
-    """The runtime's files by name, from `package` (.tgz, or a folder), the cache or npm."""
+    """Files of the runtime by name, from `package` (.tgz or folder), the cache, or npm."""
     if package is not None:
         return read_package(package)
     kept = cache_dir() / f"{PACKAGE}-{VERSION}.tgz"
@@ -60,12 +60,12 @@ def runtime_files(package: Path | None) -> dict[str, bytes]:
     found = right_files(kept)
     if found is None:
         kept.unlink(missing_ok=True)
-        raise GanvasError(f"npm gave another {PACKAGE} {VERSION} than the published one: {how_by_hand(kept)}")
+        raise GanvasError(f"npm returned a different {PACKAGE} {VERSION} than expected: {how_by_hand(kept)}")
     return found
 
 
 def right_files(package: Path) -> dict[str, bytes] | None:
-    """None where the package is damaged or not the one that is meant."""
+    """Files of the package; None if it is damaged or has other hashes."""
     try:
         found = read_package(package)
     except ConfigError:
@@ -74,10 +74,10 @@ def right_files(package: Path) -> dict[str, bytes] | None:
 
 
 def fetch(target: Path) -> None:
-    """Lets npm bring the package, whole or not at all."""
+    """Download the package with npm to `target`."""
     npm = shutil.which("npm")
     if npm is None:
-        raise GanvasError(f"the page needs {PACKAGE} {VERSION}, and there is no npm to fetch it: {how_by_hand(target)}")
+        raise GanvasError(f"the page needs {PACKAGE} {VERSION}, but npm is not installed: {how_by_hand(target)}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
@@ -88,26 +88,26 @@ def fetch(target: Path) -> None:
         said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
         reason = next((line for line in said if "ERR" in line or "error" in line), said[0] if said else "")
         raise GanvasError(
-            f"the page needs {PACKAGE} {VERSION}, which npm could not fetch ({reason.strip()}): {how_by_hand(target)}"
+            f"npm could not download {PACKAGE} {VERSION} ({reason.strip()}): {how_by_hand(target)}"
         ) from error
 
 
 def how_by_hand(kept: Path) -> str:
-    return f"put the npm package's file at {kept}, or say --runtime with its place"
+    return f"save the npm package as {kept}, or give its path with --runtime"
 
 
 def read_package(package: Path) -> dict[str, bytes]:
-    """The runtime's files out of an npm package, a .tgz file or a folder that it was unpacked to."""
+    """Read the runtime files from an npm package (.tgz file or unpacked folder)."""
     try:
         found = dict(from_folder(package) if package.is_dir() else from_archive(package))
     except (OSError, tarfile.TarError, EOFError) as error:
         raise ConfigError(
-            f"--runtime {package} cannot be read ({error}): expected the npm package {PACKAGE}, a .tgz file or unpacked"
+            f"--runtime {package} cannot be read ({error}): expected the npm package {PACKAGE} as .tgz file or folder"
         ) from error
     missing = [name for name in RUNTIME if name not in found]
     if missing:
         raise ConfigError(
-            f"--runtime {package} has no {missing[0]}: expected the npm package {PACKAGE}, a .tgz file or unpacked"
+            f"--runtime {package} has no {missing[0]}: expected the npm package {PACKAGE} as .tgz file or folder"
         )
     return found
 
@@ -122,7 +122,7 @@ def from_folder(folder: Path) -> Iterator[tuple[str, bytes]]:
 
 def from_archive(archive: Path) -> Iterator[tuple[str, bytes]]:
     wanted = {f"package/dist/{name}": name for name in RUNTIME}
-    with tarfile.open(archive, "r|gz") as opened:  # a stream: nothing is unpacked to the disk
+    with tarfile.open(archive, "r|gz") as opened:  # as a stream, without unpacking to disk
         for member in opened:
             if member.name in wanted and member.isfile() and member.size <= MOST_BYTES:
                 content = opened.extractfile(member)
@@ -136,7 +136,7 @@ def from_archive(archive: Path) -> Iterator[tuple[str, bytes]]:
 def page_files(
     generator: Generator, name: str, report: dict[str, Any], model: bytes, runtime: dict[str, bytes]
 ) -> dict[str, bytes]:
-    """All files of the demo but model.json, by their place in the folder."""
+    """All files of the demo except model.json, by relative path."""
     contents = {f"runtime/{file}": content for file, content in runtime.items()}
     contents["runtime/LICENSE.txt"] = RUNTIME_LICENCE.encode()
     contents["model.onnx"] = model
@@ -148,7 +148,7 @@ def page_files(
 
 
 def page(generator: Generator, name: str, report: dict[str, Any], offline: bool) -> str:
-    """index.html. offline: there is an offline.js beside it."""
+    """Render index.html. offline: whether offline.js exists."""
     config = generator.info.config
     said = {
         "name": name,
@@ -167,7 +167,7 @@ def page(generator: Generator, name: str, report: dict[str, Any], offline: bool)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(here), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
-    # "<" would end the script element that holds the values; JSON knows it by number, too.
+    # Escape "<", which could end the script element with the values.
     values = json.dumps(said, ensure_ascii=True).replace("<", "\\u003c")
     return environment.get_template("page.html.j2").render(
         name=name,
@@ -182,20 +182,20 @@ def page(generator: Generator, name: str, report: dict[str, Any], offline: bool)
         values=values,
         rendering="pixelated" if max(config.height, config.width) < 128 else "auto",
         width=f"{35 * min(1, config.width / config.height):.3g}rem",
-        width_small=f"{40 * min(1.25, config.width / config.height):.3g}vh",  # of a phone's screen
+        width_small=f"{40 * min(1.25, config.width / config.height):.3g}vh",  # on phones
         script=(here / "page.js").read_text(encoding="utf-8"),
     )
 
 
 def sliders(generator: Generator) -> np.ndarray:
-    """(num, z_dim) orthonormal directions of the latent that change the image most, strongest first.
+    """(num, z_dim) orthonormal latent directions that change the image most, strongest first.
 
-    Principal directions of the best linear map from latents to small images. Latents are white, so that map is the
-    covariance of the two, and its singular vectors are the directions. Each class about its own mean.
+    Singular vectors of the best linear map from latents to small images. Latents are white, so the map is their
+    covariance with the images. The mean of each class is subtracted.
     """
     config = generator.info.config
     num = min(SLIDER_SAMPLES, max(64, SLIDER_PIXELS // (config.height * config.width)))
-    num_classes = max(1, min(config.num_classes, num // 8))  # enough of each to have a mean
+    num_classes = max(1, min(config.num_classes, num // 8))  # enough images per class for a mean
     z = generator.latents(range(num))
     owner = torch.arange(num) % num_classes
     pictures = torch.cat(
@@ -213,13 +213,13 @@ def sliders(generator: Generator) -> np.ndarray:
 
 
 def small(pictures: torch.Tensor) -> torch.Tensor:
-    """Pictures (N, C, H, W) -> (N, numbers), averaged down to `THUMBNAIL` places at most."""
+    """Images (N, C, H, W) -> (N, D), averaged to at most `THUMBNAIL` pixels per side."""
     height, width = (min(side, THUMBNAIL) for side in pictures.shape[2:])
     return torch.nn.functional.adaptive_avg_pool2d(pictures, (height, width)).flatten(1)
 
 
 def offline_script(model: bytes, runtime: dict[str, bytes]) -> bytes:
-    """A script that holds model and runtime as text, compressed."""
+    """A script that contains model and runtime as compressed text."""
     parts = {"model": model} | {name: runtime[name] for name in RUNTIME if name.endswith(("mjs", "wasm"))}
     packed = {
         name: base64.b64encode(gzip.compress(content, 6, mtime=0)).decode("ascii") for name, content in parts.items()

@@ -4,12 +4,12 @@ const model = JSON.parse(document.getElementById("values").textContent);
 const $ = (id) => document.getElementById(id);
 const [WIDTH, HEIGHT, CHANNELS] = [model.width, model.height, model.channels];
 const NUM_CLASSES = model.classes.length;
-const PAGE = 12; // pictures that the gallery grows by
+const PAGE = 12; // images added to the gallery at a time
 const LARGEST_SEED = 2 ** 53 - 1;
 
-// -- seeds: the same latents as Python's, numpy.random.default_rng(seed).standard_normal(dtype=float32) --
+// -- seeds: the same latents as numpy.random.default_rng(seed).standard_normal(dtype=float32) in Python --
 
-// A seed becomes 256 bits by O'Neill's seed sequence (2015), which start a PCG XSL-RR 128/64 (O'Neill 2014).
+// O'Neill's seed sequence (2015) expands a seed to 256 bits, which initialise a PCG XSL-RR 128/64 (O'Neill 2014).
 function randomBits(seed) {
   const words = [];
   for (let rest = BigInt(seed); words.length === 0 || rest > 0n; rest >>= 32n) words.push(Number(rest & 0xffffffffn));
@@ -52,7 +52,7 @@ function randomBits(seed) {
   };
 }
 
-// The ziggurat of 256 layers of equal area under the normal density (Marsaglia and Tsang 2000), in float32.
+// Ziggurat with 256 layers of equal area under the normal density (Marsaglia and Tsang 2000), in float32.
 const layers = (() => {
   const edge = 3.6541528853610088, area = 0.00492867323399;
   const density = (x) => Math.exp(-0.5 * x * x);
@@ -82,7 +82,7 @@ function normalNumber(bits) {
       if ((high - low) * uniform() + low < Math.exp(-0.5 * x * x)) return x;
       continue;
     }
-    for (;;) { // beyond the edge
+    for (;;) { // tail of the distribution
       const far = -Math.log1p(-uniform()) / layers.edge, chance = -Math.log1p(-uniform());
       if (2 * chance > far * far) return Math.fround((layers.edge + far) * ((place >>> 8) & 1 ? -1 : 1));
     }
@@ -94,7 +94,7 @@ function latentOf(seed) {
   return Float32Array.from({ length: model.zDim }, () => normalNumber(bits));
 }
 
-// Along the great circle; lengths change evenly (Shoemake 1985).
+// Spherical interpolation (Shoemake 1985) with linear interpolation of the lengths.
 function between(a, b, share) {
   const dot = (u, v) => u.reduce((sum, x, i) => sum + x * v[i], 0);
   const [longA, longB] = [Math.sqrt(dot(a, a)), Math.sqrt(dot(b, b))].map((x) => Math.max(x, 1e-5));
@@ -109,7 +109,7 @@ function between(a, b, share) {
 // -- the model --
 
 let session = null;
-let queue = Promise.resolve(); // the runtime takes one call at a time
+let queue = Promise.resolve(); // the runtime handles one call at a time
 
 async function unpacked(text) {
   const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
@@ -119,7 +119,7 @@ async function unpacked(text) {
 
 async function fetched(name) {
   const answer = await fetch(name);
-  if (!answer.ok) throw new Error(`${name} is not there (${answer.status}): copy the whole folder to the host`);
+  if (!answer.ok) throw new Error(`${name} is missing (${answer.status}): copy the whole folder to the host`);
   return new Uint8Array(await answer.arrayBuffer());
 }
 
@@ -128,7 +128,7 @@ function script(address) {
     const element = document.createElement("script");
     element.src = address;
     element.onload = resolve;
-    element.onerror = () => reject(new Error(`${address} is not there: copy the whole folder`));
+    element.onerror = () => reject(new Error(`${address} is missing: copy the whole folder`));
     document.head.append(element);
   });
 }
@@ -137,8 +137,8 @@ async function loaded() {
   const fromDisk = location.protocol === "file:";
   if (fromDisk && !model.offline)
     throw new Error(
-      "This model is too large for a page opened from a disk. Start a small server in this folder, for example " +
-        "“python -m http.server”, and open the address that it names."
+      "This model is too large for a page opened from disk. Start a server in this folder, for example " +
+        "“python -m http.server”, and open the address that it prints."
     );
   await script("runtime/ort.wasm.min.js");
   if (fromDisk) await script("offline.js");
@@ -149,14 +149,14 @@ async function loaded() {
     part("", fromDisk ? "model" : "model.onnx"),
   ]);
   window.offline = null;
-  // As a blob the module has the right type, whatever the host calls .mjs files.
+  // A blob, because some hosts serve .mjs files with a wrong content type.
   ort.env.wasm.wasmPaths = { mjs: URL.createObjectURL(new Blob([glue], { type: "text/javascript" })) };
   ort.env.wasm.wasmBinary = wasm.buffer;
   ort.env.wasm.numThreads = 1;
   session = await ort.InferenceSession.create(weights, { executionProviders: ["wasm"] });
 }
 
-// latents: one Float32Array each; labels: weights of the classes each -> {pictures, code}, flat Float32Arrays
+// latents: Float32Arrays; labels: arrays of class weights -> {pictures, code}, flat Float32Arrays
 function run(latents, labels, truncation) {
   const flat = (rows, width) => {
     const all = new Float32Array(rows.length * width);
@@ -170,11 +170,11 @@ function run(latents, labels, truncation) {
   return result.then((found) => ({ pictures: found.pictures.data, code: found.code.data }));
 }
 
-// -- pictures --
+// -- images --
 
-const NUMBERS = WIDTH * HEIGHT * CHANNELS; // of a picture
+const NUMBERS = WIDTH * HEIGHT * CHANNELS; // values per image
 
-// One picture's numbers (C, H, W) in [-1, 1] -> whole numbers from 0 to top (H, W, C).
+// One image (C, H, W) in [-1, 1] -> integers from 0 to top (H, W, C).
 function toPixels(picture, top) {
   const pixels = top > 255 ? new Uint16Array(NUMBERS) : new Uint8Array(NUMBERS);
   const area = WIDTH * HEIGHT;
@@ -213,12 +213,12 @@ function chunk(kind, content) {
   return bytes;
 }
 
-// A PNG file of exactly these numbers, with texts that say what the picture is (PNG specification, W3C 2003).
+// A PNG file with exactly these pixel values and with metadata (PNG specification, W3C 2003).
 async function png(picture, recipe) {
-  const deep = model.depth === 16 && CHANNELS === 1; // as in Python: colour has 8 bits in PNG
+  const deep = model.depth === 16 && CHANNELS === 1; // as in Python, where colour PNGs have 8 bits
   const pixels = toPixels(picture, deep ? 65535 : 255);
   const line = WIDTH * CHANNELS * (deep ? 2 : 1);
-  const rows = new Uint8Array(HEIGHT * (line + 1)); // each begins with 0: not filtered
+  const rows = new Uint8Array(HEIGHT * (line + 1)); // each row begins with 0: no filter
   const view = new DataView(rows.buffer);
   for (let y = 0; y < HEIGHT; y++)
     for (let x = 0; x < WIDTH * CHANNELS; x++) {
@@ -250,12 +250,12 @@ async function png(picture, recipe) {
   );
 }
 
-// -- what is on the screen --
+// -- state of the page --
 
 const state = {
   seed: 0, label: 0, to: 1, toLabel: 0, share: 0, truncation: 1,
   sliders: model.sliders.map(() => 0),
-  latent: null, // in place of the seed, from the address
+  latent: null, // from the address; replaces the seed
 };
 let shown = null; // {picture, code, label, recipe, name}
 
@@ -290,15 +290,15 @@ function recipeNow(code, label) {
 function caption() {
   const one = (seed, label) => `seed ${seed}` + (NUM_CLASSES ? `, class ${model.classes[label]}` : "");
   const parts = [state.latent === null ? one(state.seed, state.label) : "latent from the address"];
-  if (state.share) parts.push(`${Math.round(100 * state.share)}% of the way to ${one(state.to, state.toLabel)}`);
-  if (state.sliders.some((amount) => amount)) parts.push("sliders moved");
+  if (state.share) parts.push(`morphed ${Math.round(100 * state.share)}% to ${one(state.to, state.toLabel)}`);
+  if (state.sliders.some((amount) => amount)) parts.push("edited");
   if (state.truncation !== 1) parts.push(`truncation ${state.truncation}`);
   return parts.join("; ");
 }
 
 let wanted = false, drawing = null;
 
-// Draws the newest state; while it draws, any number of changes make one more picture.
+// Draw the latest state; changes made while drawing are combined into one more image.
 function refresh() {
   wanted = true;
   drawing ??= (async () => {
@@ -308,10 +308,10 @@ function refresh() {
       const { pictures, code } = await run([latentNow()], [label], state.truncation);
       shown = { picture: pictures, recipe: recipeNow(code, label), name };
       draw($("picture"), pictures);
-      $("picture").setAttribute("aria-label", `Synthetic picture: ${name}`);
+      $("picture").setAttribute("aria-label", `Synthetic image: ${name}`);
       $("caption").textContent = name;
       remember();
-      await new Promise((resolve) => setTimeout(resolve)); // the page stays alive
+      await new Promise((resolve) => setTimeout(resolve)); // keep the page responsive
     }
   })()
     .catch(fail)
@@ -321,7 +321,7 @@ function refresh() {
 
 let remembering = null;
 
-// The address names what is on the screen, so that it can be sent to somebody. Some browsers let it change only so often.
+// Store the settings in the address, so that it can be shared. Delayed, because browsers limit how often it may change.
 function remember() {
   clearTimeout(remembering);
   remembering = setTimeout(() => history.replaceState(null, "", `#${address()}`), 250);
@@ -390,7 +390,7 @@ function change(values) {
   return refresh();
 }
 
-// Another seed keeps the class and all else.
+// Change only the seed; keep all other settings.
 function toSeed(value) {
   if (Number.isInteger(value) && value >= 0 && value <= LARGEST_SEED) change({ seed: value, latent: null });
   else show();
@@ -407,7 +407,7 @@ async function play() {
   while (playing) {
     await change({ share: (1 - Math.cos(phase)) / 2 });
     const now = await new Promise(requestAnimationFrame);
-    phase += (Math.min(now - before, 100) * Math.PI) / 3000; // there in three seconds, and back
+    phase += (Math.min(now - before, 100) * Math.PI) / 3000; // three seconds each way
     before = now;
   }
 }

@@ -1,7 +1,7 @@
-"""One pass over images: what `judge.artefacts` needs to know of each, so that no set has to lie in memory.
+"""Per-image statistics for `judge.artefacts`, computed in one pass without keeping the images in memory.
 
-Everything is a row for each image, and most of it a mean over images is taken of: intervals then come from drawing
-the rows again. Structure is measured on the mean of the colours, opacity only in the histogram.
+Each statistic has one row per image, so that intervals can be computed by resampling the rows. Structure is measured
+on the mean of the colours; opacity is used only in the histogram.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from torch import Tensor
 from ganvas.errors import DataError
 
 Pictures = Tensor | np.ndarray | Iterable[Tensor | np.ndarray]
-"""Floats (N, C, H, W) or (N, H, W) in [-1, 1], or (N, H, W, C) uint8 or uint16; at once, or in batches of any size."""
+"""Floats (N, C, H, W) or (N, H, W) in [-1, 1], or (N, H, W, C) uint8 or uint16; one array, or batches of any size."""
 
-PIXELS = 2**19  # of the images that are looked at together
-LEAST = {"real": 18, "generated": 9}  # images
-CORRELATED, THUMBNAIL = 64, 16  # pixels a side at which images are correlated, and looked through for repetitions
-BINS, CURVE = 256, 64  # of a histogram; of the radial spectrum at most
-LEVELS = 2**14  # pixels of an image that its histogram counts at most
+PIXELS = 2**19  # pixels per batch
+LEAST = {"real": 18, "generated": 9}  # fewest images
+CORRELATED, THUMBNAIL = 64, 16  # side in pixels for correlations, and for the search for duplicates
+BINS, CURVE = 256, 64  # bins of a histogram; most bins of the radial spectrum
+LEVELS = 2**14  # most pixels per image for its histogram
 EIGHT_BITS = (2 / 255) ** 2 / 12
-"""Power at every frequency of what rounding to 8 bits adds: nobody sees less."""
+"""Power per frequency of rounding to 8 bits, which is invisible."""
 
 
 @dataclass(frozen=True, eq=False)
 class Looks:
-    """What is known of the images of a set: arrays with a row for each, by name."""
+    """Statistics of a set: arrays by name with one row per image."""
 
     shape: tuple[int, int, int]
     """Channels, height, width."""
@@ -45,10 +45,9 @@ class Looks:
 
 
 def look(pictures: Pictures, kind: str) -> Looks:
-    """One pass over the images, of which some 50 kB each are kept. kind: "real" or "generated", for the words.
+    """Compute the statistics in one pass, about 50 kB per image. kind: "real" or "generated".
 
-    Raises `DataError` below 18 real or 9 generated images, for images of several shapes, and for values that are
-    not finite.
+    Raises `DataError` for fewer than 18 real or 9 generated images, different shapes, or values that are not finite.
     """
     found: list[dict[str, Tensor]] = []
     shapes: set[tuple[int, int, int]] = set()
@@ -57,15 +56,15 @@ def look(pictures: Pictures, kind: str) -> Looks:
         finite = batch.flatten(1).isfinite().all(dim=1)
         if not finite.all():
             raise DataError(
-                f"{kind} image {num + int((~finite).int().argmax())} holds values that are not finite, and numbers "
-                "from -1 to 1 were expected: take an earlier checkpoint, or look at the pictures"
+                f"{kind} image {num + int((~finite).int().argmax())} has values that are not finite, expected numbers "
+                "from -1 to 1: use an earlier checkpoint, or check the images"
             )
         num += len(batch)
         shapes.add((batch.shape[1], batch.shape[2], batch.shape[3]))
-        # Copied when all else is freed: kept between large passing tensors, they would hold the heap's gaps open.
+        # Copied after the large temporary tensors are freed, which avoids fragmentation of the heap.
         found.append({name: part.clone() for name, part in _looked_at(batch.float()).items()})
     if num < LEAST[kind] or len(shapes) > 1:
-        was = f"{num} {kind} pictures" if num < LEAST[kind] else f"{kind} images of {len(shapes)} shapes"
+        was = f"{num} {kind} images" if num < LEAST[kind] else f"{kind} images of {len(shapes)} shapes"
         raise DataError(f"{was} were given: expected at least {LEAST[kind]}, all of one shape")
     parts = {name: torch.cat([part[name] for part in found]).numpy() for name in found[0]}
     return Looks(shapes.pop(), parts)
@@ -92,7 +91,7 @@ def gray(batch: Tensor) -> Tensor:
 
 
 def batches(pictures: Pictures) -> Iterator[Tensor]:
-    """The images as floats (n, C, H, W) in [-1, 1] on the processor, half a million pixels at a time."""
+    """The images as floats (n, C, H, W) in [-1, 1] on the CPU, about half a million pixels at a time."""
     for part in [pictures] if isinstance(pictures, (Tensor, np.ndarray)) else pictures:
         stored = isinstance(part, np.ndarray) and part.dtype.kind == "u"
         height, width = part.shape[1:3] if stored else part.shape[-2:]
@@ -107,27 +106,27 @@ def batches(pictures: Pictures) -> Iterator[Tensor]:
                 yield tensor[:, None] if tensor.ndim == 3 else tensor
 
 
-# Of the images of a batch, gray (n, H, W) or not (n, C, H, W).
+# Functions of a batch, gray (n, H, W) or with channels (n, C, H, W).
 
 
 def lines(gray: Tensor, axis: int) -> Tensor:
-    """Mean power of a picture's lines along `axis` at the frequencies 0, 1, ... side / 2 per side (n, side / 2 + 1).
+    """(n, side / 2 + 1): mean power spectrum of the lines of an image along `axis`, frequencies 0 to side / 2.
 
-    The side is cropped to a multiple of 8, so that each of the periods 2, 4 and 8 has a frequency of its own.
+    The side is cropped to a multiple of 8, so that the periods 2, 4 and 8 are exact frequencies.
     """
     side = gray.shape[axis] // 8 * 8
     return torch.fft.rfft(gray.narrow(axis, 0, side), dim=axis).abs().square().mean(dim=3 - axis)
 
 
 def laplacian(gray: Tensor) -> Tensor:
-    """Variance of a picture's Laplacian (n,)."""
+    """(n,): variance of the Laplacian of each image."""
     around = gray[:, :-2, 1:-1] + gray[:, 2:, 1:-1] + gray[:, 1:-1, :-2] + gray[:, 1:-1, 2:]
     found = (around - 4 * gray[:, 1:-1, 1:-1]).flatten(1)
     return found.square().mean(dim=1) - found.mean(dim=1).square()
 
 
 def power(gray: Tensor) -> Tensor:
-    """Power of an image under a Hann window by half its frequencies (n, H, W / 2 + 1); of white noise its variance."""
+    """(n, H, W / 2 + 1): power spectrum with a Hann window; white noise gives its variance."""
     height, width = gray.shape[1:]
     window = torch.hann_window(height, dtype=gray.dtype)[:, None] * torch.hann_window(width, dtype=gray.dtype)
     centred = (gray - gray.mean(dim=(1, 2), keepdim=True)) * window
@@ -135,7 +134,7 @@ def power(gray: Tensor) -> Tensor:
 
 
 def radial(gray: Tensor) -> Tensor:
-    """Logarithm to base 10 of the power at `frequencies`, mean over all directions (n, R)."""
+    """(n, R): base-10 logarithm of the power at `frequencies`, mean over all directions."""
     places, weights, totals = _rings(*gray.shape[1:])
     found = torch.zeros(len(gray), len(totals) + 1, dtype=gray.dtype)
     found.index_add_(1, places, power(gray).flatten(1) * weights)
@@ -143,15 +142,14 @@ def radial(gray: Tensor) -> Tensor:
 
 
 def frequencies(height: int, width: int) -> np.ndarray:
-    """Middles of the rings of the radial spectrum in cycles per pixel, up to 1/2."""
+    """Centre frequencies of the radial spectrum in cycles per pixel, up to 1/2."""
     num = min(CURVE, min(height, width) // 2)
     return np.arange(1, num + 1) / (2 * num)
 
 
 @functools.lru_cache(maxsize=4)
 def _rings(height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Each frequency's ring, the last one for none, and weight: the half that is computed stands for its mirror image.
-    And the weight of each ring."""
+    """(ring of each frequency, the last one for none; its weight, 2 if its mirror image is omitted; ring weights)."""
     num = len(frequencies(height, width))
     across = np.fft.rfftfreq(width)
     places = np.rint(np.hypot(np.fft.fftfreq(height)[:, None], across) * 2 * num).astype(np.int64).ravel() - 1
@@ -162,24 +160,24 @@ def _rings(height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def standardised(gray: Tensor, size: int, quarter: bool) -> Tensor:
-    """Rows (n, D) of length 1 whose products are the correlations of the images."""
+    """(n, D): unit rows whose products are the correlations of the images."""
     if quarter:
         gray = gray[:, : gray.shape[1] // 2, : gray.shape[2] // 2]
     small = [min(size, side) for side in gray.shape[1:]]
     rows = F.interpolate(gray[:, None], small, mode="area").flatten(1)
     rows = rows - rows.mean(dim=1, keepdim=True)
     norm = rows.norm(dim=1, keepdim=True)
-    blank = norm < 1e-5  # equal to every other blank image and unlike all others: the last coordinate
+    blank = norm < 1e-5  # the last coordinate makes blank images equal to each other and different from all others
     return torch.cat([torch.where(blank, 0.0, rows / norm.clamp(min=1e-5)), blank.to(rows.dtype)], dim=1)
 
 
 @functools.lru_cache(maxsize=4)
 def directions(channels: int) -> np.ndarray:
-    """Directions along which values are counted (K, channels): the channels, and the diagonals of the colour cube."""
+    """(K, channels): directions of the histograms: the channels and the diagonals of the colour cube."""
     if channels < 3:
         return np.eye(channels)
     cube = [(x, y, z) for x in (1, 0, -1) for y in (1, 0, -1) for z in (1, 0, -1)]
-    half = [way for way in cube if way > (0, 0, 0)]  # not both of two opposite ones
+    half = [way for way in cube if way > (0, 0, 0)]  # one of two opposite directions
     ways = np.array(sorted(half, key=lambda way: sum(map(abs, way))), np.float32)  # the three channels come first
     if channels == 3:
         return ways
@@ -187,14 +185,16 @@ def directions(channels: int) -> np.ndarray:
 
 
 def histograms(batch: Tensor) -> Tensor:
-    """Shares of a picture's values along each direction, scaled to -1..1, in 256 steps (n, K * 256)."""
+    """(n, K * 256): histogram of the values of each image along each direction, from -1 to 1 in 256 bins."""
     num, channels = batch.shape[:2]
     values = batch.flatten(2)
     if values.shape[2] > LEVELS:
         values = values[:, :, _places(values.shape[2])]
     ways = directions(channels)
     scaled = torch.from_numpy(ways / np.abs(ways).sum(axis=1, keepdims=True) * ((BINS - 1) / 2)).to(values.dtype)
-    steps = (scaled @ values).add_(BINS / 2).clamp_(0, BINS - 1).int()  # -1 becomes 0.5: rounded, not cut
+    steps = (
+        (scaled @ values).add_(BINS / 2).clamp_(0, BINS - 1).int()
+    )  # -1 becomes 0.5, which rounds instead of truncating
     steps += torch.arange(num * len(ways), dtype=torch.int32).view(num, len(ways), 1) * BINS
     counts = torch.bincount(steps.flatten(), minlength=num * len(ways) * BINS)
     return counts.view(num, -1).float() / values.shape[2]
@@ -202,5 +202,5 @@ def histograms(batch: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=4)
 def _places(pixels: int) -> Tensor:
-    """Pixels of a large image that its histogram counts, scattered, so that no regularity of the image matters."""
+    """Random pixels of a large image for its histogram."""
     return torch.from_numpy(np.sort(np.random.default_rng(0).permutation(pixels)[:LEVELS]))

@@ -1,8 +1,8 @@
-"""What the eye sees wrong in generated images, as numbers to hold against those of real ones.
+"""Measure visible artefacts of generated images relative to real images.
 
-`examine` holds a set of generated images against a set of real ones, in one pass over each, and says what it found in
-sentences. Images are float arrays or tensors (N, H, W) or (N, C, H, W) in [-1, 1], or a pack's (N, H, W, C) uint8 or
-uint16; structure is measured on the mean of the colours, opacity only in the histogram.
+`examine` compares a set of generated images with a set of real images, in one pass over each. Images are float arrays
+or tensors (N, H, W) or (N, C, H, W) in [-1, 1], or (N, H, W, C) uint8 or uint16 as in a pack. Structure is measured on
+the mean of the colours; opacity is used only in the histogram.
 """
 
 from __future__ import annotations
@@ -24,30 +24,29 @@ from ganvas.judge.findings import Row
 from ganvas.judge.intervals import Interval, normal, share
 
 PERIODS = (2, 4, 8)
-"""Periods in pixels at which upsampling by 2, once, twice and three times, leaves its lattice."""
-REACH = 8  # bins of the spectrum on either side that a peak is compared with
+"""Periods in pixels of checkerboard artefacts after upsampling by 2 once, twice or three times."""
+REACH = 8  # bins of the spectrum on each side that a peak is compared with
 BANDS = {"coarse": (0.0, 1 / 8), "middle": (1 / 8, 1 / 4), "fine": (1 / 4, 1.0)}
 """Cycles per pixel."""
-DRAWN = 9  # images whose mean correlation is compared with real draws: as many as the chest X-ray project shows
-DRAWS, RESAMPLED = 200, 500  # of nine real images; of each set, for intervals
-BLANK, SATURATED = 0.02, 0.1  # standard deviation, of the range; pure black or white pixels beyond the usual
-NEAR, VERY_NEAR, REPEATED = 0.3, 0.05, 4000  # of the usual distance to the next image; images looked through
+DRAWN = 9  # images per sample for the mean correlation, as in the chest X-ray project
+DRAWS, RESAMPLED = 200, 500  # samples of nine real images; bootstrap samples of each set
+BLANK, SATURATED = 0.02, 0.1  # standard deviation relative to the range; excess share of pure black or white pixels
+NEAR, VERY_NEAR, REPEATED = 0.3, 0.05, 4000  # fractions of the usual distance to the next image; most images compared
 
-# Measures of a set by itself.
+# Measures of one set.
 
 
 def lattice(images: Tensor | np.ndarray) -> dict[int, float]:
-    """For each period in pixels: how far the spectrum stands out there; hold it against real pictures' (about 1.0).
+    """Strength of checkerboard artefacts for each period in pixels; compare with real images (about 1.0).
 
-    The mean power spectrum of all rows, and that of all columns, at the frequency 1 / period over the median of the
-    frequencies beside it (8 bins on either side without the nearest; fewer where the sides are below 128 pixels), and
-    the larger of the two. A chequered pattern shows in both. Spectra of lines, not the single point of the
-    two-dimensional spectrum: that would take 800 rows for one, and find regularities a thousand times below what
-    8 bits can show. A lattice that is no sine has overtones, so one of period 4 may show at 2 as well. Period 2 ends
-    the spectrum and has neighbours on one side only: in smooth real images it is below 1.
+    Mean power spectrum of all rows, and of all columns, at the frequency 1 / period, divided by the median of its
+    neighbours (8 bins on each side without the nearest one; fewer for sides below 128 pixels); the larger of the two.
+    A checkerboard pattern shows in both. Spectra of lines are used because a point of the two-dimensional spectrum
+    would detect patterns a thousand times below the resolution of 8 bits. Patterns that are not sines have overtones,
+    so period 4 can also show at 2. Period 2 is the end of the spectrum, with neighbours on one side only; it is below 1
+    in smooth real images.
 
-    Sides are cropped to multiples of 8, so that each period has a frequency of its own. A period that does not fit
-    three times into a side is left out of that direction, and out of the answer where it fits neither.
+    Sides are cropped to multiples of 8. A period that does not fit three times into a side is left out.
     """
     spectra = [_mean(images, functools.partial(appearance.lines, axis=axis)) for axis in (1, 2)]
     ratios = {}
@@ -59,9 +58,9 @@ def lattice(images: Tensor | np.ndarray) -> dict[int, float]:
 
 
 def sharpness(images: Tensor | np.ndarray) -> float:
-    """Variance of the Laplacian (the four neighbours less four times the pixel), mean over the images.
+    """Variance of the Laplacian (sum of the four neighbours minus four times the pixel), mean over the images.
 
-    Near the real pictures' value is good: below it the generated ones are blurred, above it noisy.
+    Compare with real images: lower is blurred, higher is noisy.
     """
     return float(_mean(images, appearance.laplacian))
 
@@ -77,13 +76,13 @@ def _fits(period: int, power: np.ndarray) -> bool:
 
 
 def _peak(power: np.ndarray, period: int) -> np.ndarray:
-    """Power (..., F) at 1 / period over its surroundings, whose median is of the logarithms: spectra fall steeply."""
+    """Power (..., F) at 1 / period divided by its neighbourhood (median of logarithms, because spectra are steep)."""
     num = power.shape[-1]
     side = 2 * (num - 1)
     centre = side // period
     reach = max(2, min(REACH, side // 16))
     around = [i for i in range(centre - reach, centre + reach + 1) if abs(i - centre) > 1 and 0 < i < num]
-    power = power.astype(np.float64) + np.finfo(np.float64).tiny  # of blank images
+    power = power.astype(np.float64) + np.finfo(np.float64).tiny  # for blank images
     return power[..., centre] / np.exp(np.median(np.log(power[..., around]), axis=-1))
 
 
@@ -91,7 +90,7 @@ def _peak(power: np.ndarray, period: int) -> np.ndarray:
 
 
 class Range(NamedTuple):
-    """A measure over many draws of real images."""
+    """A measure over many samples of real images."""
 
     mean: float
     low: float
@@ -99,10 +98,10 @@ class Range(NamedTuple):
 
 
 def pairwise_correlation(images: Tensor | np.ndarray, size: int = 128, quarter: bool = False) -> float:
-    """Mean Pearson correlation of the pixels over all pairs of images; above real pictures' it tells a collapse.
+    """Mean Pearson correlation of the pixels over all pairs of images; higher than real indicates mode collapse.
 
-    Images are first reduced, by the mean over areas, to at most `size` pixels a side; `quarter` looks at the upper
-    left quarter alone, for what comes at one place in every image. Raises `DataError` for a single image.
+    Images are first reduced by area averaging to at most `size` pixels per side. quarter: use only the upper left
+    quarter, to detect content repeated at one place. Raises `DataError` for a single image.
     """
     return _mean_of_pairs(_unit_rows(images, size, quarter))
 
@@ -110,12 +109,12 @@ def pairwise_correlation(images: Tensor | np.ndarray, size: int = 128, quarter: 
 def correlation_range(
     real: Tensor | np.ndarray, num: int = 9, draws: int = 200, seed: int = 0, size: int = 128, quarter: bool = False
 ) -> Range:
-    """`pairwise_correlation` of `num` real images: mean, lowest and highest over random draws without replacement.
+    """`pairwise_correlation` of `num` real images: mean, minimum and maximum over random samples.
 
-    Raises `DataError` where there are fewer than `num` real images.
+    Raises `DataError` for fewer than `num` real images.
     """
     if len(real) < num:
-        raise DataError(f"{len(real)} real images were given to draw {num} of: take more, or draw fewer")
+        raise DataError(f"{len(real)} real images are too few to draw samples of {num}: use more images, or draw fewer")
     return _range(_unit_rows(real, size, quarter), num, draws, seed)
 
 
@@ -127,14 +126,14 @@ def _range(rows: np.ndarray, num: int, draws: int, seed: int) -> Range:
 
 def _unit_rows(images: Tensor | np.ndarray, size: int, quarter: bool) -> np.ndarray:
     if len(images) < 2:
-        raise DataError(f"a correlation of pairs needs at least 2 images, and {len(images)} was given: ask for more")
+        raise DataError(f"a correlation of pairs needs at least 2 images, got {len(images)}: use more images")
     return np.concatenate(
         [appearance.standardised(appearance.gray(batch), size, quarter).numpy() for batch in appearance.batches(images)]
     )
 
 
 def _mean_of_pairs(rows: np.ndarray) -> float:
-    """Mean product of two different rows of length 1: the square of their sum has all pairs, and each with itself."""
+    """Mean product of two different unit rows, from the square of their sum."""
     num = len(rows)
     return float((np.square(rows.sum(axis=0, dtype=np.float64)).sum() - num) / (num * (num - 1)))
 
@@ -144,44 +143,47 @@ def _mean_of_pairs(rows: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Artefacts:
-    """What generated images look like beside real ones; plain values. Ratios are generated over real, and `low` and
-    `high` without another word bound the 95% interval for other images of both kinds."""
+    """Artefacts of generated images relative to real images, as plain values.
+
+    Ratios are generated / real. `low` and `high` are the 95% interval unless stated otherwise.
+    """
 
     findings: list[dict[str, str]]
     """what, sentence, and severity: ok, note or bad."""
     lattice: list[dict[str, Any]]
-    """For each period: real, generated, and their ratio with low and high, of the worse direction; and the same by
-    direction, "horizontal" (along the rows) and "vertical"."""
+    """For each period: real, generated, and their ratio (value, low, high), of the worse direction; and the same for
+    each direction, "horizontal" (along the rows) and "vertical"."""
     spectrum: dict[str, list[float]]
-    """Curves: frequency in cycles per pixel; real and generated power, geometric mean over the images, of white
-    noise its variance; real_low, real_high, generated_low, generated_high, which hold 90% of the images."""
+    """Curves: frequency in cycles per pixel; real and generated power (geometric mean over images; white noise gives
+    its variance); real_low, real_high, generated_low, generated_high: range of 90% of the images."""
     power: dict[str, dict[str, float]]
-    """Ratios of the power (value, low, high) that is coarse (below 1/8 cycles per pixel), middle and fine (above 1/4),
-    and the largest one with its frequency."""
+    """Ratios of the power (value, low, high): coarse (below 1/8 cycles per pixel), middle, fine (above 1/4), and the
+    largest one with its frequency."""
     sharpness: dict[str, float]
     """Laplacian variance: real, generated, and value, low, high of their ratio."""
     histogram: dict[str, Any]
-    """Wasserstein-1 distance of the values as a part of the range, in colour the mean over 13 directions of the colour
-    cube: value, low, high; real and real_high: mean and highest between 500 pairs of draws of real images; channels;
-    brighter: difference of the means."""
+    """Wasserstein-1 distance of pixel values as a fraction of the range; for colour, the mean over 13 directions of the
+    colour cube: value, low, high. real, real_high: mean and maximum between 500 pairs of samples of real images.
+    channels: by channel. brighter: difference of the means."""
     correlation: dict[str, Any]
-    """Mean correlation of two images: generated, real; low, high: lowest and highest of 200 draws of nine real ones.
-    variety: ratio of the mean distances 1 - correlation (value, low, high). quarter: all this of the upper left one."""
+    """Mean correlation of two images: generated, real; low, high: range over 200 samples of nine real images.
+    variety: ratio of the mean distances 1 - correlation (value, low, high). quarter: the same for the upper left
+    quarter."""
     blank: dict[str, float]
-    """Share of images that show next to nothing: real, generated, and value, low, high of the difference."""
+    """Share of (nearly) uniform images: real, generated, and value, low, high of the difference."""
     saturated: dict[str, float]
-    """The same of images that are pure black or white over more of them than 99% of the real ones and a tenth."""
+    """The same for images whose pure black or white area exceeds that of 99% of the real images by a tenth."""
     duplicates: dict[str, float]
-    """The same of images that nearly equal another one of their set, at sets of one size."""
+    """The same for images that are nearly identical to another image of their set (sets of equal size)."""
     repeated: float
-    """The generated pictures' share of these."""
+    """`duplicates["generated"]`."""
 
 
 def examine(real: Pictures, fake: Pictures, seed: int = 0) -> Artefacts:
-    """Holds generated images against real ones of the same shape.
+    """Compare generated images with real images of the same shape.
 
-    Intervals by drawing the images again; of the correlation by its variance. Memory: some 50 kB for each image
-    besides the images themselves. Raises `DataError` for shapes that differ, and what `appearance.look` raises.
+    Intervals by bootstrap, for the correlation by its variance. Memory: about 50 kB per image in addition to the
+    images. Raises `DataError` for different shapes, and the errors of `appearance.look`.
     """
     sets = [appearance.look(real, "real"), appearance.look(fake, "generated")]
     if sets[0].shape != sets[1].shape:
@@ -222,7 +224,7 @@ def examine(real: Pictures, fake: Pictures, seed: int = 0) -> Artefacts:
 
 
 class _Resampling:
-    """Both sets drawn again and again, with replacement: means of anything that is known of each image."""
+    """Bootstrap of both sets: means of per-image values over samples with replacement."""
 
     def __init__(self, num_real: int, num_fake: int, seed: int) -> None:
         rng = np.random.default_rng(seed)
@@ -230,11 +232,11 @@ class _Resampling:
             rng.multinomial(size, np.full(num, 1 / num), RESAMPLED).astype(np.float32) / size
             for num, size in ((num_real, num_real), (num_fake, num_fake), (num_real, num_fake))
         )
-        """(R, N) weights of the images; `other`: as many real images as there are generated ones."""
+        """(R, N) weights of the images; `other`: samples of real images with the number of generated images."""
 
     @staticmethod
     def within(value: float, values: np.ndarray) -> Interval:
-        """The 95% of the drawn values in the middle."""
+        """Interval that contains the middle 95% of the values."""
         low, high = np.quantile(values, (0.025, 0.975))
         return Interval(float(value), float(low), float(high))
 
@@ -257,7 +259,7 @@ def _lattice_rows(real: Looks, fake: Looks, again: _Resampling) -> list[Row]:
 
 
 def _sharpness_row(real: Looks, fake: Looks, again: _Resampling) -> Row:
-    least = 1e-9  # of blank images
+    least = 1e-9  # for blank images
     means = [float(one["laplacian"].mean()) for one in (real, fake)]
     drawn = (again.fake @ fake["laplacian"] + least) / (again.real @ real["laplacian"] + least)
     ratio = again.within((means[1] + least) / (means[0] + least), drawn)
@@ -286,7 +288,7 @@ def _spectra(real: Looks, fake: Looks, again: _Resampling) -> tuple[dict[str, li
 
 def _tones(real: Looks, fake: Looks, again: _Resampling) -> Row:
     ways = appearance.directions(real.shape[0])
-    # Along a way of several channels the scale is shorter than the way: by its length to the sum of its parts.
+    # Scale of each direction: its values are divided by the sum of the absolute components, not by the length.
     scale = np.abs(ways).sum(axis=1) / np.linalg.norm(ways, axis=1) / (BINS - 1)
 
     def distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -313,7 +315,7 @@ def _tones(real: Looks, fake: Looks, again: _Resampling) -> Row:
 
 
 def _alike(real: np.ndarray, fake: np.ndarray, seed: int) -> Row:
-    """Means over all pairs, their variances by leaving out one image after the other (jackknife of a U-statistic)."""
+    """Means over all pairs, with variances by the jackknife of a U-statistic."""
     means, variances = [], []
     for rows in (real, fake):
         each = (rows @ rows.sum(axis=0, dtype=np.float64) - 1) / (len(rows) - 1)
@@ -322,14 +324,16 @@ def _alike(real: np.ndarray, fake: np.ndarray, seed: int) -> Row:
     distance = max(1 - means[0], 1e-6)
     ratio = (1 - means[1]) / distance
     variance = (variances[1] + ratio**2 * variances[0]) / distance**2
-    few = (stats.t.ppf(0.975, min(len(real), len(fake)) - 1) / stats.norm.ppf(0.975)) ** 2  # a variance known from few
+    few = (
+        stats.t.ppf(0.975, min(len(real), len(fake)) - 1) / stats.norm.ppf(0.975)
+    ) ** 2  # the variance is estimated from few images
     variety = normal(ratio, variance * few, within=(0.0, np.inf))
     nine = _range(real, DRAWN, DRAWS, seed)
     return {"real": means[0], "generated": means[1], "low": nine.low, "high": nine.high, "variety": variety._asdict()}
 
 
 def _saturated(real: Looks, fake: Looks) -> tuple[np.ndarray, np.ndarray]:
-    """Whether each image has more pure black, or white, than 99% of the real ones by a tenth of its pixels."""
+    """Whether pure black or white pixels of each image exceed those of 99% of the real images by a tenth."""
     shown = min(real.shape[0], 3)
     ends = [one["histogram"].reshape(len(one), -1, BINS)[:, :shown, [0, -1]].mean(axis=1) for one in (real, fake)]
     usual = np.quantile(ends[0], 0.99, axis=0) + SATURATED
@@ -337,14 +341,14 @@ def _saturated(real: Looks, fake: Looks) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _repeated(real: Looks, fake: Looks) -> tuple[np.ndarray, np.ndarray]:
-    """Whether each image is far nearer to another one of its set than real ones mostly are; both sets of one size."""
+    """Whether each image is much closer to another image of its set than usual for real images; sets of equal size."""
     num = min(len(real), len(fake), REPEATED)
     found = []
     for one in (real, fake):
         some = one["thumbnail"][np.linspace(0, len(one) - 1, num).astype(int)]
         rows = some - some.mean(axis=0)
         found.append(np.sqrt(np.maximum(nearest(rows, rows, 2)[0][:, 1], 0)))
-    # Where many real images are near duplicates, only what is nearer still counts, but always what is the same.
+    # If many real images are near duplicates, the limit is stricter; identical images always count.
     usual = np.median(found[0])
     limit = np.clip(np.quantile(found[0], 0.01), VERY_NEAR * usual, NEAR * usual)
     return found[0] <= limit, found[1] <= limit

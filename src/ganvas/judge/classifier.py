@@ -1,7 +1,7 @@
-"""A classifier trained on the data set's own labels: an independent eye for labelled images of any kind.
+"""A classifier trained on the labels of the data set, to evaluate generators of labelled images.
 
-Whether a generated image shows what it was asked for, and distances in features that know what matters in these
-images. Small, quick, seeded, kept in the cache. It must never take part in the training of what it judges.
+It measures class accuracy and provides features adapted to the data. Small, fast, seeded and cached. It must not be
+used in the training of a generator that it evaluates.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from ganvas.judge.intervals import Interval, share
 from ganvas.judge.small import BATCH, FEATURES, Classifier, colours, logits, look, prepared, train_classifier, work_size
 from ganvas.models import channels_last
 
-FORMAT = 1  # of the cached file and of all that decides the weights; raised when any of it changes
+FORMAT = 1  # version of the cached file and of all code that affects the weights
 SEED = 0
 EPOCHS = 4
-LEAST_STEPS, MOST_STEPS = 200, 2400  # the most at 28 x 28 pixels, fewer where images are larger
-MEMORY = 2**29  # bytes for the images, which are kept in half precision
+LEAST_STEPS, MOST_STEPS = 200, 2400  # the maximum is for 28 x 28 pixels; lower for larger images
+MEMORY = 2**29  # most bytes for the images in half precision
 
 
 @dataclass(frozen=True, eq=False)
 class Judge:
-    """A trained classifier and what it is worth."""
+    """A trained classifier and its test results."""
 
     network: Classifier
     classes: list[str]
     confusion: np.ndarray
-    """(K, K) int64: how many of the test images of class i were taken for class j."""
+    """(K, K) int64: number of test images of class i classified as class j."""
     num_trained: int
     hash: str
     """sha256 of the weights."""
@@ -53,16 +53,16 @@ class Judge:
 
     @property
     def accuracy(self) -> Interval:
-        """Share of the test images that are recognised, in 0..1."""
+        """Accuracy on the test images, 0..1."""
         return share(np.trace(self.confusion) / self.num_tested, self.num_tested)
 
 
 def judge_of(pack: Pack, device: str | None = None, progress: Progress | None = None) -> Judge:
-    """The classifier of a labelled pack: from the cache, or trained on its training part and kept there.
+    """The classifier of a labelled pack, from the cache, or trained on its training part and cached.
 
-    Tested on the held-out part; of a pack without one, on a tenth that is kept from this training. Images are
-    reduced to 64 pixels along the longer side; where there are too many for the memory, classes are drawn from evenly.
-    Raises `DataError` without labels, with a single class, or where a class has no training image.
+    Tested on the held-out part, or on a tenth of the training images if there is none. Images are reduced to 64 pixels
+    along the longer side; if there are too many for the memory, a class-balanced subset is used.
+    Raises `DataError` without labels, for a single class, or for a class without training images.
     """
     training, testing = parts_of(pack)
     path = place_of(pack)
@@ -78,8 +78,8 @@ def parts_of(pack: Pack) -> tuple[np.ndarray, np.ndarray]:
     if pack.labels is None or pack.num_classes < 2:
         what = "no labels" if pack.labels is None else "a single class"
         raise DataError(
-            f"{pack.folder} has {what} and a classifier needs at least two: pack the images with labels, or judge "
-            "in another network's features"
+            f"{pack.folder} has {what}, but a classifier needs at least two classes: pack the images with labels, or "
+            "choose other --features"
         )
     training, testing = pack.training, pack.heldout
     if not len(testing):
@@ -89,8 +89,8 @@ def parts_of(pack: Pack) -> tuple[np.ndarray, np.ndarray]:
     counts = np.bincount(pack.labels[training], minlength=pack.num_classes)
     if not counts.all():
         raise DataError(
-            f"the class {pack.classes[int(counts.argmin())]!r} of {pack.folder} has no images to train a classifier "
-            "on: give it some, or leave the class out"
+            f"the class {pack.classes[int(counts.argmin())]!r} of {pack.folder} has no images to train a classifier: "
+            "add images, or leave the class out"
         )
     return training, testing
 
@@ -122,13 +122,13 @@ def train_on(
 
 
 def steps_for(num: int, height: int, width: int) -> int:
-    """Four epochs, within what takes about 40 seconds on two cores."""
+    """Number of steps: four epochs, limited to about 40 seconds on two cores."""
     most = max(LEAST_STEPS, int(MOST_STEPS * min(1.0, 28 * 28 / (height * width))))
     return min(max(EPOCHS * math.ceil(num / BATCH), LEAST_STEPS), most)
 
 
 def spread_over_classes(labels: np.ndarray, most: int) -> np.ndarray:
-    """Sorted indices of at most `most` labels (N,): all, or as many of each class as evenness allows, drawn by seed."""
+    """Sorted indices of at most `most` labels (N,): all, or a class-balanced random subset."""
     shuffled = np.random.default_rng(SEED).permutation(len(labels))
     rank = np.empty(len(labels), np.int64)  # within its class
     for label in np.unique(labels):
@@ -141,7 +141,7 @@ def spread_over_classes(labels: np.ndarray, most: int) -> np.ndarray:
 
 
 def place_of(pack: Pack) -> Path:
-    """One for equal images, labels, held-out part (the pack's hash covers them) and choices of this module."""
+    """Cache file; depends on images, labels and held-out part (by the hash of the pack) and on this module."""
     key = hashlib.sha256(f"{FORMAT} {SEED} {pack.hash} {pack.mirror}".encode()).hexdigest()
     return cache_dir() / "judges" / f"classifier-{key[:16]}.safetensors"
 
@@ -157,7 +157,7 @@ def write(path: Path, judge: Judge) -> None:
 
 
 def read(path: Path, pack: Pack) -> Judge | None:
-    """The judge in the cache; None where there is none, or a damaged one, which is then trained anew."""
+    """The classifier in the cache; None if there is none or it is damaged."""
     try:
         with safetensors.safe_open(path, framework="pt") as opened:
             metadata = opened.metadata() or {}
@@ -177,9 +177,9 @@ def read(path: Path, pack: Pack) -> Judge | None:
 
 
 def load(name: str, device: torch.device, weights: Path | None, pack: Pack | None) -> Features:
-    """The judge of `pack` as `Features`; its logits are of the pack's classes, in their order."""
+    """The classifier of `pack` as `Features`; its logits are those of the classes of the pack, in order."""
     if pack is None:
-        raise ConfigError(f"the features {name!r} are learnt from labelled images: give the pack that they are of")
+        raise ConfigError(f"the features {name!r} are trained on labelled images: give the pack of the images")
     judge = judge_of(pack, str(device))
     height, width = work_size(pack.height, pack.width)
     colour = "gray" if colours(pack.channels) == 1 else "RGB"

@@ -1,4 +1,4 @@
-"""Labelled data: shares of the classes, agreement with what was asked for, distances class by class, modes covered."""
+"""Measures for labelled data: class shares, class accuracy, KID by class, mode coverage."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ LEAST_FOR_KID = 4
 
 @dataclass(frozen=True)
 class ClassRow:
-    """One class. What needs images that are not there is None."""
+    """Results of one class; None for values that need missing images."""
 
     name: str
     real: float
-    """Share of the data, 0..1."""
+    """Share of the class in the data, 0..1."""
     fake: Interval
-    """Share of the generated images that the classifier finds."""
+    """Share of generated images that are classified as this class."""
     agreement: Interval | None
-    """Share of the images asked for that the classifier finds to be of this class."""
+    """Share of the images requested of this class that are classified as this class."""
     taken_for: str | None
-    """The class that the others are most often taken for."""
+    """The most frequent wrong class."""
     kid: Interval | None
 
 
 @dataclass(frozen=True)
 class ClassTable:
-    """All classes, and what is said of them together."""
+    """Results of all classes."""
 
     rows: tuple[ClassRow, ...]
     distance: Interval
-    """Total variation distance of the generated shares from the data's, 0..1, lower is better."""
+    """Total variation distance between the class shares of generated images and of the data, 0..1, lower is better."""
     chance: float
-    """What that distance is on average by the chance of so few images alone, were the shares equal."""
+    """Mean of that distance at this number of images if the true shares were equal."""
     agreement: Interval | None
-    """Over all images asked for; None where no class was asked for."""
+    """Class accuracy over all images; None if no class was requested."""
     worst: str | None
-    """The class with the lowest agreement."""
+    """The class with the lowest accuracy."""
     confusion: np.ndarray | None
-    """Pictures asked for (rows) and found (columns), (K, K); None where no class was asked for."""
+    """(K, K) counts by requested class (rows) and predicted class (columns); None if no class was requested."""
 
 
 def class_table(
@@ -58,13 +58,13 @@ def class_table(
     real_features: np.ndarray | None = None,
     fake_features: np.ndarray | None = None,
 ) -> ClassTable:
-    """Compares real labels (N,) with those that a classifier finds in generated images (M,), 0 up to K - 1.
+    """Compare labels of real images (N,) with predicted labels of generated images (M,), 0 to K - 1.
 
-    `asked` (M,): the labels that the generator was given. With features (N, D) and (M, D) the kernel distance of each
-    class to its real images: of those asked for, or else found. The classifier must not have taken part in the
-    training, and its own mistakes on real images are in all of this: `asked` = the true labels of held-out images
-    shows them. Shares have Wilson's interval; the total variation distance a normal one, of its average at this number
-    of images. Raises `DataError` on labels that are not of the classes, or no images.
+    asked: (M,) labels that were requested. real_features, fake_features: (N, D) and (M, D), for the KID of each class
+    (by requested label, otherwise by predicted label). The classifier must not have been used in training. Its own
+    errors affect all results: pass held-out images with `asked` = true labels to measure them. Intervals: Wilson for
+    shares; normal for the total variation distance, of its average at this number of images.
+    Raises `DataError` for labels out of range or no images.
     """
     num = len(names)
     for labels, kind in ((real, "real"), (found, "generated"), (asked, "asked")):
@@ -102,7 +102,7 @@ def _total_variation(
 ) -> tuple[Interval, float]:
     difference = fakes - shares
     distance = np.abs(difference).sum() / 2
-    # An image adds half the sign of its class's difference; nearly equal shares flip their signs, which is less.
+    # Each image contributes half the sign of the difference of its class.
     signs = np.sign(difference) / 2
     variance = np.var(signs[found]) / len(found) + np.var(signs[real]) / len(real)
     joint = (shares * len(real) + fakes * len(found)) / (len(real) + len(found))
@@ -111,7 +111,7 @@ def _total_variation(
 
 
 class Modes(NamedTuple):
-    """`covered` of `of` modes have a generated image; `divergence`: KL of the generated shares from the data's."""
+    """`covered` of `of` modes have a generated image; `divergence`: KL(generated || data) of the shares."""
 
     covered: Interval
     of: int
@@ -119,19 +119,18 @@ class Modes(NamedTuple):
 
 
 def mode_coverage(found: np.ndarray, shares: np.ndarray) -> Modes:
-    """Modes covered and Kullback-Leibler divergence, as for 1,000 modes of StackedMNIST: Metz et al. 2017, "Unrolled
-    generative adversarial networks", section 3.3.1; Lin et al. 2018, "PacGAN".
+    """Modes covered and Kullback-Leibler divergence, as for the 1,000 modes of StackedMNIST.
 
-    `found` (M,): the mode of each generated image, 0 up to K - 1, by a classifier; `shares` (K,): the data's. Both
-    depend on the number of images, of whose average the intervals are: normal, by the jackknife that leaves
-    every image out once, to which only modes of a single image matter in the first. Divergence in nats, lower is
-    better, KL(generated || data). Raises `DataError` on a mode that the data does not have.
+    Metz et al. 2017, "Unrolled generative adversarial networks", section 3.3.1; Lin et al. 2018, "PacGAN".
+    found: (M,) predicted mode of each generated image, 0 to K - 1. shares: (K,) of the data. Divergence is
+    KL(generated || data) in nats, lower is better. Both depend on the number of images; the intervals (normal, by
+    jackknife) are of the averages at this number. Raises `DataError` for a mode that the data does not have.
     """
     num = len(found)
     _check_labels(found, len(shares), "generated")
     counts = np.bincount(found, minlength=len(shares))
     if not shares[counts > 0].all():
-        raise DataError("a generated image is of a mode that the data has none of: count the shares on the same modes")
+        raise DataError("a generated image has a mode that the data lacks: compute the shares over the same modes")
     single = np.count_nonzero(counts == 1)
     fakes = counts / num
     divergence = rel_entr(fakes, shares / shares.sum()).sum()
@@ -145,9 +144,9 @@ def mode_coverage(found: np.ndarray, shares: np.ndarray) -> Modes:
 
 def _check_labels(labels: np.ndarray, num: int, kind: str) -> None:
     if not len(labels):
-        raise DataError(f"there are no labels of {kind} images: a comparison of classes needs some of either")
+        raise DataError(f"there are no labels of {kind} images: a comparison of classes needs real and generated ones")
     if labels.min() < 0 or labels.max() >= num:
         raise DataError(
-            f"the labels of {kind} images go from {labels.min()} to {labels.max()} and there are {num} classes: "
+            f"the labels of {kind} images range from {labels.min()} to {labels.max()}, but there are {num} classes: "
             f"use 0 to {num - 1}"
         )

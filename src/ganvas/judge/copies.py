@@ -1,12 +1,14 @@
-"""Is a generated image a training image? The nearest one, found through mirroring, shifts, crops and other tones.
+"""Detect copies of training images, also mirrored, shifted, cropped, or with changed tones.
 
-Three steps lead from an image to its score. Its thumbnail, moved in some two hundred ways, retrieves the training
-images that are most like any of these (`Index`). Each of those is registered: the mirroring, shift and crop, and the
-change of tone and sharpness, that leave the least difference where both show something (`registered`, `differences`).
-What decides is not how near the best one is, since digits are alike and faces are not, but how much nearer than the
-next ones (after Carlini et al. 2023, "Extracting training data from diffusion models", section 4): held-out real
-images say how low that ratio gets by chance. Noise does not hide a copy: differences count in the directions in
-which images differ, and the part that the sample's own grain explains is taken off.
+1. Retrieval: about 200 moved versions of the thumbnail find the most similar training images (`Index`).
+2. Registration: for each of them, find the mirroring, shift, crop, tone and sharpness with the smallest remaining
+   difference (`registered`, `differences`).
+3. Score: distance to the nearest training image divided by the distance to the next ones (after Carlini et al. 2023,
+   "Extracting training data from diffusion models", section 4). A ratio is used because the usual distance depends on
+   the data: digits are alike, faces are not. Held-out real images show how low the ratio gets by chance.
+
+Noise does not hide a copy: differences are measured in the directions in which images differ, and the part that is
+explained by the noise of the sample is subtracted.
 """
 
 from __future__ import annotations
@@ -26,72 +28,72 @@ from ganvas.data.pack import Pack
 from ganvas.errors import DataError
 from ganvas.judge.intervals import Interval, share
 
-COARSE, FINE = 16, 32  # pixels a side of the thumbnails that retrieve and begin to register, and of those that decide
-DESCRIBED, DECIDING = 64, 128  # principal components in which images are retrieved, and in which differences count
-SHIFTS = np.linspace(-0.1, 0.1, 7)  # of the side
-CROPS = ((0.95, 0.02, 3), (0.9, 0.04, 3), (0.86, 0.06, 5))  # part of the whole, how far off the middle, places a side
-BORDER = 0.1  # of the side, which counts less in retrieval
-EXHAUSTIVE = 2000  # training images up to which an index has one part
-PROBES = 3  # parts of the index into which each moved version of an image looks
-CANDIDATES, FINALISTS = 64, 12  # images that are registered, and of those the ones that are registered finely
-ROUNDS = (2, 3)  # of registration, coarse and fine
-USUAL = slice(3, 8)  # of the finalists, nearest first: those that say what is usual
-SURE = 0.2  # part of a difference that noise never explains
-FALSE_ALARMS = 0.005  # of held-out images
-FEW = 400  # held-out images below which the tail is a fitted one
-FITTED = 3.2  # deviations from the median, by the lower quartile: tails are heavier than the normal one's 2.6
-LEAK, LEAKED = 5.0, 0.2  # deviations below the others, and score, below which a held-out image was trained on
-HELDOUT = 2000  # held-out images that calibrate, at most
-LEAST = holdout.TO_TELL_COPIES  # of them
+COARSE, FINE = 16, 32  # thumbnail sides in pixels: for retrieval and coarse registration; for fine registration
+DESCRIBED, DECIDING = 64, 128  # principal components for retrieval and for the score
+SHIFTS = np.linspace(-0.1, 0.1, 7)  # fractions of the side
+CROPS = ((0.95, 0.02, 3), (0.9, 0.04, 3), (0.86, 0.06, 5))  # cropped fraction, largest offset, positions per side
+BORDER = 0.1  # fraction of the side that has less weight in retrieval
+EXHAUSTIVE = 2000  # training images up to which the index has one part
+PROBES = 3  # parts of the index that are searched for each moved version
+CANDIDATES, FINALISTS = 64, 12  # images registered coarsely, and finely
+ROUNDS = (2, 3)  # iterations of coarse and of fine registration
+USUAL = slice(3, 8)  # finalists, nearest first, whose mean distance is the usual one
+SURE = 0.2  # fraction of a difference that noise never explains
+FALSE_ALARMS = 0.005  # false-alarm rate of held-out images
+FEW = 400  # held-out images below which the tail is fitted
+FITTED = 3.2  # deviations below the median, by the lower quartile; tails are heavier than normal (2.6)
+LEAK, LEAKED = 5.0, 0.2  # deviations below the others, and score, below which a held-out image is a training image
+HELDOUT = 2000  # most held-out images for calibration
+LEAST = holdout.TO_TELL_COPIES  # fewest held-out images
 BLOCK, PAIRS = 128, 256  # images and pairs at a time
-PIXELS = 2**22  # of images at a time
-ROWS = 8192  # of training images at a time
+PIXELS = 2**22  # pixels at a time
+ROWS = 8192  # training images at a time
 
 
 class Found(NamedTuple):
-    """What is nearest to each of M images."""
+    """The nearest training image of each of M images."""
 
     nearest: np.ndarray
     """(M,) int64: index into the pack's images."""
     correlation: np.ndarray
-    """(M,) of the registered pair, tones and sharpness fitted: 0 to 1."""
+    """(M,) correlation of the registered pair, with fitted tones and sharpness: 0 to 1."""
     score: np.ndarray
-    """(M,) distance to the nearest training image over the usual distance to its like: 0 a copy, near 1 none."""
+    """(M,) distance to the nearest training image divided by the usual distance; 0: a copy, about 1: not a copy."""
     moved: list[str]
-    """What maps the training image to the sample: "mirrored, shifted", "" for nothing."""
+    """Changes from the training image to the sample: "mirrored, shifted"; "" for none."""
 
 
 @dataclass(frozen=True)
 class Copies:
-    """What was found of a set of samples."""
+    """Copies in a set of samples."""
 
     found: Found
     copies: np.ndarray
     """(M,) bool."""
     rate: Interval
-    """Share of the samples that are copies; of held-out images `false_alarms` pass for copies."""
+    """Share of samples flagged as copies; compare with `CopyFinder.false_alarms`."""
     authenticity: Interval
-    """Share of samples that are farther from their training image than that is from its nearest other one."""
+    """Share of samples farther from their nearest training image than that image is from its nearest neighbour."""
     closer: Interval
-    """Chance that a sample lies nearer to a training image than a held-out one does; 0.5 for a perfect generator."""
+    """Probability that a sample is closer to a training image than a held-out image is; 0.5 is ideal."""
     caught: bool
-    """Whether the rate is beyond what chance and the held-out images explain."""
+    """Whether the rate exceeds chance and the false-alarm rate."""
     sentence: str
 
 
 class CopyFinder:
-    """Built once from a pack; `find` and `judge` then take samples, `is_copy` is the gate of sampling.
+    """Find copies of the training images of a pack: `find` and `judge` for evaluation, `is_copy` while sampling.
 
-    Everything is on the CPU; memory is 3 MB a thousand gray training images (8 MB in colour) and 200 MB at work.
-    Training images with equal thumbnails count as one. Raises `DataError` where fewer than 20 images were held
-    out, or fewer than 50 (or 12 different ones) remain to train on.
+    Runs on the CPU. Memory: 3 MB per thousand gray training images (8 MB in colour) plus 200 MB while searching.
+    Training images with equal thumbnails count as one. Raises `DataError` for fewer than 20 held-out images, or
+    fewer than 50 training images (or 12 different ones).
     """
 
     def __init__(self, pack: Pack, progress: Callable[[str, int, int], None] | None = None) -> None:
         if len(pack.heldout) < LEAST or pack.num_training < 50:
             raise DataError(
-                f"{len(pack.heldout)} held-out and {pack.num_training} training images cannot tell copies from "
-                f"likeness: at least {LEAST} and 50 are needed (--holdout, or more images)"
+                f"{len(pack.heldout)} held-out and {pack.num_training} training images are too few to detect copies: "
+                f"at least {LEAST} and 50 are needed (use a larger --holdout or more images)"
             )
         self.progress = progress or (lambda what, done, total: None)
         thumbs = thumbnails(pack.images, pack.training)
@@ -99,8 +101,7 @@ class CopyFinder:
         kept = np.sort(np.unique(keys.view(np.dtype((np.void, keys.strides[0])))[:, 0], return_index=True)[1])
         if len(kept) < FINALISTS:
             raise DataError(
-                f"{len(kept)} different training images cannot tell copies from likeness: "
-                f"at least {FINALISTS} are needed"
+                f"{len(kept)} different training images are too few to detect copies: at least {FINALISTS} are needed"
             )
         self.training = pack.training[kept]
         self.duplicates = len(pack.training) - len(kept)
@@ -119,7 +120,7 @@ class CopyFinder:
         self.false_alarms = share(float((self.heldout < self.threshold).mean()), len(self.heldout))
 
     def described(self, coarse: Tensor, num: int) -> Tensor:
-        """(N, num, 64) rows of length 1: images in principal components, put back by each of the first moves."""
+        """(N, num, 64) unit rows: principal components of the images, with each of the first `num` moves undone."""
         rows = coarse.float().flatten(1) @ self.moving[:, : num * self.describing.shape[1]]
         return F.normalize(rows.view(len(coarse), num, -1), dim=2)
 
@@ -128,12 +129,12 @@ class CopyFinder:
         found = []
         for start in range(0, len(samples), BLOCK):
             found.append(self._find(thumbnails(samples[start : start + BLOCK])))
-            self.progress("looking for copies", min(start + BLOCK, len(samples)), len(samples))
+            self.progress("searching for copies", min(start + BLOCK, len(samples)), len(samples))
         nearest, correlations, scores, moves = (np.concatenate(part) for part in zip(*found, strict=True))
         return Found(nearest, correlations, scores, [in_words(move) for move in moves.tolist()])
 
     def _find(self, queries: Thumbnails) -> tuple[np.ndarray, ...]:
-        """The place, correlation, score and move (B, 4) of the nearest training image of each of B images."""
+        """Index, correlation, score and move (B, 4) of the nearest training image of each of B images."""
         every = torch.arange(len(queries.fine))
         rows, versions = self.index.search(self.described(queries.coarse, len(self.versions)), CANDIDATES)
         moves = self.versions[versions]
@@ -142,7 +143,7 @@ class CopyFinder:
         rows, moves = rows.gather(1, best), moves[every[:, None], best]
         _, moves = _by_pairs(registered, queries.fine, self.thumbs.fine, rows, moves, ROUNDS[1])
         inside, outside, whole = _by_pairs(differences, queries.fine, self.thumbs.fine, rows, moves, self.deciding)
-        # What the sample's grain beyond that of its like explains; never more than it leaves in the other directions.
+        # Noise of the sample beyond that of similar images, but not more than the other directions show.
         grain = (queries.grain - self.thumbs.grain[rows].median(dim=1).values).clamp_min(0)
         spread = _spread(queries.fine.float()).flatten() ** 2
         nearest = ((inside + outside) / whole).argmin(dim=1)
@@ -156,30 +157,30 @@ class CopyFinder:
         return self.training[found[0].numpy()], *(part.numpy() for part in found[1:])
 
     def is_copy(self, samples: np.ndarray) -> np.ndarray:
-        """(M,) bool: which samples the gate refuses."""
+        """(M,) bool: which samples are copies."""
         return self.find(samples).score < self.threshold
 
     def judge(self, samples: np.ndarray) -> Copies:
-        """Rate, authenticity and comparison with the held-out images, in one sentence."""
+        """Evaluate samples (M, H, W, C): copy rate, authenticity, comparison with held-out images."""
         found = self.find(samples)
         copies = found.score < self.threshold
         rate = share(float(copies.mean()), len(copies))
         closer = dominance(found.score, self.heldout)
         caught = rate.low > max(FALSE_ALARMS, self.false_alarms.high)
         if caught:
-            verdict = f"{rate.value:.1%} of the images are copies of training pictures"
-        elif closer.low > 0.55 and np.median(found.correlation) >= self.likeness:  # noise is like nothing at all
-            verdict = "the images lie nearer to training images than real ones do, though few are copies"
+            verdict = f"{rate.value:.1%} of the images are copies of training images"
+        elif closer.low > 0.55 and np.median(found.correlation) >= self.likeness:  # noise is similar to nothing
+            verdict = "generated images are closer to training images than held-out images are, but few are copies"
         else:
             verdict = "no sign of copying"
         sentence = (
-            f"{verdict}: {int(copies.sum()):,} of {len(copies):,} samples pass for copies ({rate.low:.2%} to "
-            f"{rate.high:.2%}), of held-out real images {self.false_alarms.value:.2%} do"
+            f"{verdict}: {int(copies.sum()):,} of {len(copies):,} samples flagged as copies ({rate.low:.2%} to "
+            f"{rate.high:.2%}; false-alarm rate {self.false_alarms.value:.2%})"
         )
         return Copies(found, copies, rate, self.authenticity(samples, found), closer, caught, sentence)
 
     def authenticity(self, samples: np.ndarray, found: Found) -> Interval:
-        """Alaa et al. 2022, "How faithful is your synthetic data?", section 3.3, in the rows that retrieve."""
+        """Alaa et al. 2022, "How faithful is your synthetic data?", section 3.3, in the features for retrieval."""
         own = self.rows[np.searchsorted(self.training, found.nearest)].numpy()
         others = np.sqrt(nearest(own, self.rows.numpy(), 2)[0][:, 1])
         blocks = (thumbnails(samples[start : start + BLOCK]) for start in range(0, len(samples), BLOCK))
@@ -189,10 +190,10 @@ class CopyFinder:
 
 
 def calibrate(scores: np.ndarray) -> tuple[float, int]:
-    """(the score below which an image is a copy, how many held-out images are training images themselves).
+    """Return (score below which an image is a copy, number of held-out images that are training images).
 
-    The 0.5% quantile of the held-out pictures' scores; of fewer than 400 that of a normal distribution of their
-    logarithms, by median and quartiles. Held-out images that leaked into the training part are left out.
+    The threshold is the 0.5% quantile of the scores of held-out images; for fewer than 400, of a log-normal
+    distribution fitted by median and quartiles. Held-out images that leaked into the training images are left out.
     """
     logs = np.log(np.maximum(scores, 1e-4))
     low, middle, high = np.percentile(logs, [25, 50, 75])
@@ -205,9 +206,9 @@ def calibrate(scores: np.ndarray) -> tuple[float, int]:
 
 
 def dominance(samples: np.ndarray, heldout: np.ndarray) -> Interval:
-    """Chance that a sample's score is below a held-out picture's (ties count half), with DeLong's interval.
+    """Probability that the score of a sample is below that of a held-out image (ties count half).
 
-    The statistic of Mann & Whitney, as Meehan et al. 2020, "A non-parametric test to detect data-copying", use it.
+    Mann-Whitney statistic with DeLong's interval (Meehan et al. 2020, "A non-parametric test to detect data-copying").
     """
     order = np.sort(heldout)
     above = 1 - (np.searchsorted(order, samples, "left") + np.searchsorted(order, samples, "right")) / 2 / len(order)
@@ -218,25 +219,25 @@ def dominance(samples: np.ndarray, heldout: np.ndarray) -> Interval:
     return Interval(value, max(0.0, value - half), min(1.0, value + half))
 
 
-# ---- what is kept of an image ----
+# ---- thumbnails ----
 
 
 class Thumbnails(NamedTuple):
-    """Of N images, in 0 to 1, opacity left out."""
+    """Thumbnails of N images in 0 to 1, without opacity."""
 
     fine: Tensor
     """(N, C, 32, 32) float16."""
     coarse: Tensor
     """(N, C, 16, 16) float16."""
     grain: Tensor
-    """(N,) float32: variance of the noise of the pictures' own pixels."""
+    """(N,) float32: noise variance at full size."""
 
     def at(self, places: np.ndarray) -> Thumbnails:
         return Thumbnails(*(part[torch.from_numpy(places)] for part in self))
 
 
 def thumbnails(images: np.ndarray, places: np.ndarray | None = None) -> Thumbnails:
-    """Of images (N, H, W, C) uint8 or uint16, or of those at `places`; in blocks, as `images` may lie on the disk."""
+    """Thumbnails of images (N, H, W, C) uint8 or uint16, or of those at `places`; reads in blocks."""
     places = np.arange(len(images)) if places is None else places
     block = max(1, PIXELS // (images.shape[1] * images.shape[2]))
     parts = []
@@ -249,15 +250,15 @@ def thumbnails(images: np.ndarray, places: np.ndarray | None = None) -> Thumbnai
 
 
 def shrunk(pictures: Tensor) -> Tensor:
-    """(N, C, H, W) -> (N, C, 32, 32), a little blurred: what a copy lost by compression or resizing does not count."""
+    """(N, C, H, W) -> (N, C, 32, 32), slightly blurred, so that losses by compression or resizing do not count."""
     rows = F.pad(pictures, (2, 2, 2, 2), mode="replicate")
-    for _ in range(4):  # a binomial kernel of deviation 1 pixel
+    for _ in range(4):  # binomial kernel with a standard deviation of 1 pixel
         rows = F.avg_pool2d(rows, 2, 1)
     return F.interpolate(rows, (FINE, FINE), mode="bilinear", antialias=True)
 
 
 def grain(pictures: Tensor) -> Tensor:
-    """(N,) the variance of white noise, from the median diagonal difference (Donoho & Johnstone 1994)."""
+    """(N,) variance of white noise, from the median diagonal difference (Donoho & Johnstone 1994)."""
     height, width = (side // 2 * 2 for side in pictures.shape[2:])
     upper, lower = pictures[:, :, :height:2, :width], pictures[:, :, 1:height:2, :width]
     apart = (upper - lower).unflatten(3, (-1, 2))
@@ -265,7 +266,7 @@ def grain(pictures: Tensor) -> Tensor:
 
 
 def energy_of_noise(shape: tuple[int, ...], directions: Tensor) -> tuple[float, float]:
-    """What white noise of variance 1 in images (H, W, C) has in these directions of their thumbnails, and beside."""
+    """Energy of unit white noise in images (H, W, C): in these directions of their thumbnails, and outside them."""
     generator = _seeded()
     noise = torch.cat([shrunk(torch.randn((1, min(shape[2], 3), *shape[:2]), generator=generator)) for _ in range(32)])
     rows = noise.flatten(1) - noise.flatten(1).mean(dim=1, keepdim=True)
@@ -274,17 +275,17 @@ def energy_of_noise(shape: tuple[int, ...], directions: Tensor) -> tuple[float, 
 
 
 def window(channels: int) -> Tensor:
-    """(C * 16 * 16,) what a pixel of a coarse thumbnail counts: less at the border, where a moved image has none."""
+    """(C * 16 * 16,) pixel weights of a coarse thumbnail: lower at the border, which a moved image may lack."""
     places = (torch.arange(COARSE) + 0.5) / COARSE
     counts = (torch.minimum(places, 1 - places) / BORDER).clamp(max=1)
     return (counts[:, None] * counts).flatten().repeat(min(channels, 3))
 
 
 def principal(thumbs: Tensor, num: int, weights: Tensor | None = None) -> Tensor:
-    """(D, num): what takes thumbnails to the space of the first principal components of at most 8,192 of them.
+    """(D, num): projection to the first principal components of at most 8,192 thumbnails, without brightness.
 
-    Brightness does not count; `weights` (D,) say how much a value does. By subspace iteration (Halko, Martinsson &
-    Tropp 2011, algorithm 4.4). Orthonormal without weights, but for the brightness.
+    weights: (D,) of the values. Method: subspace iteration (Halko, Martinsson & Tropp 2011, algorithm 4.4). Without
+    weights the projection is orthonormal, except for the brightness.
     """
     some = thumbs[:: max(1, len(thumbs) // ROWS)].float().flatten(1)
     weights = torch.ones(some.shape[1]) if weights is None else weights
@@ -304,7 +305,7 @@ def _seeded() -> torch.Generator:
 
 
 class Index:
-    """Rows (N, D) of length 1 in some sqrt(N) parts (spherical k-means): a search looks into a few of them."""
+    """Approximate search in unit rows (N, D), split into about sqrt(N) parts by spherical k-means."""
 
     def __init__(self, rows: Tensor) -> None:
         num = 1 if len(rows) <= EXHAUSTIVE else round(len(rows) ** 0.5)
@@ -317,9 +318,9 @@ class Index:
         self.ends = torch.bincount(part, minlength=num).cumsum(0).tolist()
 
     def search(self, queries: Tensor, num: int) -> tuple[Tensor, Tensor]:
-        """The `num` rows most similar to any version of each of B queries (B, V, D), and the version: (B, num) each.
+        """(rows, versions), (B, num) each: the most similar rows to any version of each of B queries (B, V, D).
 
-        The first version is compared with all rows, the others with those of the parts that are nearest to them.
+        The first version is compared with all rows, the others with the rows of the nearest parts.
         """
         similar = (queries[:, 0] @ self.rows.T).numpy()
         versions = queries.flatten(0, 1)
@@ -343,7 +344,7 @@ class Index:
 
 
 def versions() -> Tensor:
-    """(V, 4), the first one unmoved: mirrored or not; shifted by up to a tenth, or a crop of which part (`_moved`)."""
+    """(V, 4) moves as `_moved` takes them, the first one the identity: mirroring, shifts up to a tenth, crops."""
     moves = [(y, x, 1.0) for y in SHIFTS for x in SHIFTS]
     for kept, off, num in CROPS:
         moves += [(y, x, kept) for y in np.linspace(-off, off, num) for x in np.linspace(-off, off, num)]
@@ -352,7 +353,7 @@ def versions() -> Tensor:
 
 
 def moving(moves: Tensor, directions: Tensor) -> Tensor:
-    """(C * 16 * 16, V * num): what moves a coarse thumbnail in each way, then takes it to these directions (D, num)."""
+    """(C * 16 * 16, V * num): apply each move to a coarse thumbnail, then project it on the directions (D, num)."""
     size = COARSE * COARSE
     pixels = torch.eye(size).view(size, 1, COARSE, COARSE)
     moved = torch.stack([_moved(pixels, move.expand(size, 4))[0].view(size, size) for move in moves])
@@ -361,10 +362,10 @@ def moving(moves: Tensor, directions: Tensor) -> Tensor:
 
 
 def registered(pictures: Tensor, targets: Tensor, moves: Tensor, rounds: int) -> tuple[Tensor, Tensor]:
-    """(what is left (N,) of the pictures' variance, 0 to 1, and the moves (N, 4) that leave it) after a few rounds.
+    """Register images (N, C, S, S) with their targets; return (unexplained variance (N,), 0 to 1, and moves (N, 4)).
 
-    Images (N, C, S, S) are put back by their moves and explained by their targets, where both show something. Each
-    round solves for tone and move together in first order (Lucas & Kanade; Baker & Matthews 2004).
+    The moves are undone and the images explained by their targets in the area that both show. Each round solves for
+    tone and move together in first order (Lucas & Kanade; Baker & Matthews 2004).
     """
     columns = torch.cat([_tones(targets), _slopes(targets)], dim=1)
     best, best_moves = torch.full((len(pictures),), 2.0), moves
@@ -386,7 +387,7 @@ def registered(pictures: Tensor, targets: Tensor, moves: Tensor, rounds: int) ->
 
 
 def differences(pictures: Tensor, targets: Tensor, moves: Tensor, directions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Squares (N,) of what targets do not explain of moved images: in these directions, beside them; and of all."""
+    """Squared differences (N,) of moved images from their targets: in these directions, outside them; total energy."""
     values, mask = _shown(pictures, moves, _tones(targets))
     values = (values - values.sum(dim=2, keepdim=True) / mask.sum(dim=1)[:, None, None]) * mask[:, None]
     products = values @ values.transpose(1, 2)
@@ -401,7 +402,7 @@ def differences(pictures: Tensor, targets: Tensor, moves: Tensor, directions: Te
 def _by_pairs(
     function: Callable[..., tuple[Tensor, ...]], pictures: Tensor, base: Tensor, rows: Tensor, moves: Tensor, last: Any
 ) -> list[Tensor]:
-    """A function of pairs for each of B images and each of its rows (B, K) of the base: parts (B, K, ...)."""
+    """Apply `function` to each of B images paired with each of its rows (B, K) of the base: results (B, K, ...)."""
     pictures = _standard(pictures.float())
     parts = []
     for pairs in torch.arange(rows.numel()).split(PAIRS):
@@ -411,7 +412,7 @@ def _by_pairs(
 
 
 def _standard(thumbs: Tensor) -> Tensor:
-    """Of mean 0 and deviation 1."""
+    """Scale to mean 0 and standard deviation 1."""
     return (thumbs - thumbs.mean(dim=(1, 2, 3), keepdim=True)) / _spread(thumbs)
 
 
@@ -420,7 +421,7 @@ def _spread(thumbs: Tensor) -> Tensor:
 
 
 def _tones(targets: Tensor) -> Tensor:
-    """(N, 3, D): what explains another tone and sharpness: the target, its square and its Laplacian."""
+    """(N, 3, D): columns that model changes of tone and sharpness: the target, its Laplacian, its square."""
     wide = F.pad(targets, (1, 1, 1, 1), mode="replicate")
     rows = wide[:, :, :-2] + 2 * wide[:, :, 1:-1] + wide[:, :, 2:]
     blurred = (rows[..., :-2] + 2 * rows[..., 1:-1] + rows[..., 2:]) / 16
@@ -428,7 +429,7 @@ def _tones(targets: Tensor) -> Tensor:
 
 
 def _slopes(targets: Tensor) -> Tensor:
-    """(N, 3, D): how targets change as they move down, right and towards the middle, from -1 to 1 across."""
+    """(N, 3, D): derivatives of targets for moves down, right and towards the centre, in units of half a side."""
     wide, side = F.pad(targets, (1, 1, 1, 1), mode="replicate"), targets.shape[-1]
     y = (wide[:, :, 2:, 1:-1] - wide[:, :, :-2, 1:-1]) * (side / 4)
     x = (wide[:, :, 1:-1, 2:] - wide[:, :, 1:-1, :-2]) * (side / 4)
@@ -437,16 +438,16 @@ def _slopes(targets: Tensor) -> Tensor:
 
 
 def _shown(pictures: Tensor, moves: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """(the columns and last the moved images (N, K + 1, D), 0 where these show nothing; where they do (N, D))."""
+    """(columns followed by the moved images (N, K + 1, D), 0 outside the visible area; its mask (N, D))."""
     moved, inside = _moved(pictures, moves)
     mask = inside.flatten(1).repeat(1, pictures.shape[1])
     return torch.cat([columns, moved.flatten(1)[:, None]], dim=1) * mask[:, None], mask
 
 
 def _solved(products: Tensor) -> tuple[Tensor, Tensor]:
-    """Least squares of the last column by the others, from the products of all (N, K + 1, K + 1).
+    """Least squares of the last column by the others, from their products (N, K + 1, K + 1).
 
-    (the part (N,) of its square that is left, 1 where the first column would count negatively; the weights (N, K)).
+    Returns (unexplained fraction (N,), 1 if the weight of the first column is negative; weights (N, K)).
     """
     normal, right = products[:, :-1, :-1], products[:, :-1, -1]
     ridge = 1e-4 * normal.diagonal(dim1=1, dim2=2) + 1e-3
@@ -456,9 +457,10 @@ def _solved(products: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _moved(pictures: Tensor, moves: Tensor) -> tuple[Tensor, Tensor]:
-    """Pictures put back where they were shifted or cropped from: (N, C, S, S), and where they show anything (N, S, S).
+    """Undo moves of images: (N, C, S, S), and the mask of their visible area (N, S, S).
 
-    moves (N, 4): 1 for mirrored first; y and x, of the side, where the middle goes; part of the whole that is filled.
+    moves (N, 4): 1 if mirrored (applied first); y and x of the centre as fractions of the side; fraction of the side
+    that is visible.
     """
     mirrored, y, x, scale = moves[:, :, None].unbind(dim=1)
     height, width = ((torch.arange(side) + 0.5) / side * 2 - 1 for side in pictures.shape[2:])

@@ -1,7 +1,7 @@
-"""DINOv2 ViT-S/14 and ViT-B/14: features learnt from photographs of every kind without labels.
+"""DINOv2 ViT-S/14 and ViT-B/14: self-supervised features of photographs.
 
 Oquab et al. 2023, "DINOv2: Learning robust visual features without supervision". Stein et al. 2023, "Exposing flaws of
-generative model evaluation metrics", found distances in DINOv2 closer to what people see than those in Inception.
+generative model evaluation metrics", found that distances in DINOv2 agree better with people than those in Inception.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from ganvas.data.pack import Pack
 from ganvas.errors import CheckpointError
 from ganvas.judge.features import Features, bicubic, fetch
 
-PATCH = 14  # side of the square that becomes one token
-SIZE = 224  # of the input: 16 x 16 tokens
-TRAINED_GRID = 37  # tokens along a side of 518 pixels, for which the file has position embeddings
+PATCH = 14  # side of a patch in pixels
+SIZE = 224  # side of the input in pixels: 16 x 16 tokens
+TRAINED_GRID = 37  # side of the position embeddings in tokens (518 pixels)
 OFFSET = 0.1  # see `positions`
 BLOCKS = 12
 NORM_EPS = 1e-6
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels in 0..1
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet pixels in 0..1
 
 
 @dataclass(frozen=True)
 class Published:
-    """One of the published networks."""
+    """A published network."""
 
     width: int
     heads: int
@@ -60,21 +60,21 @@ PUBLISHED = {
         ),
     ),
 }
-"""The hashes are those that projects which pin these files agree on; their authors publish none."""
+"""The authors publish no hashes; these are used by several projects that pin the files."""
 
 
 class DinoV2(nn.Module):
     """RGB (N, 3, H, W), normalised, H and W multiples of 14 -> (N, width): the class token after the last norm.
 
-    A vision transformer (Dosovitskiy et al. 2021) with layer scale (Touvron et al. 2021, CaiT). The parameters have
-    the names that they have in the published files.
+    A vision transformer (Dosovitskiy et al. 2021) with layer scale (Touvron et al. 2021, CaiT). Parameter names are
+    those of the published files.
     """
 
     def __init__(self, width: int, heads: int, blocks: int = BLOCKS) -> None:
         super().__init__()
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + TRAINED_GRID**2, width))
-        self.mask_token = nn.Parameter(torch.zeros(1, width))  # of the training: in the file, not in the features
+        self.mask_token = nn.Parameter(torch.zeros(1, width))  # in the file, but only used in training
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, width, PATCH, stride=PATCH)})
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(blocks))
         self.norm = nn.LayerNorm(width, NORM_EPS)
@@ -90,10 +90,10 @@ class DinoV2(nn.Module):
 
 
 def positions(embedding: Tensor, rows: int, columns: int) -> Tensor:
-    """The embedding (1, 1 + 37 x 37, D) for a grid of rows x columns tokens; the class token's stays as it is.
+    """Resize the embedding (1, 1 + 37 x 37, D) to rows x columns tokens; that of the class token is unchanged.
 
-    Bicubic without antialiasing, in steps of 37 / (rows + 0.1) from the first place, as the networks were published:
-    the tenth was there against a rounding error and now belongs to the function that the weights compute.
+    Bicubic without antialiasing, with scale (rows + 0.1) / 37 as in the published code, where the offset avoids a
+    rounding error; it must be kept to reproduce the published features.
     """
     if rows == columns == TRAINED_GRID:
         return embedding
@@ -105,7 +105,7 @@ def positions(embedding: Tensor, rows: int, columns: int) -> Tensor:
 
 
 class Block(nn.Module):
-    """Attention, then two layers at each token; both normalised before and scaled after, each added."""
+    """Transformer block with pre-normalisation and layer scale."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class Attention(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """One factor a feature."""
+    """One factor per feature."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -148,30 +148,30 @@ class LayerScale(nn.Module):
 
 
 def prepare(pictures: Tensor) -> Tensor:
-    """RGB (N, 3, H, W) in [-1, 1] -> 224 x 224, in 0..1 less ImageNet's mean, over its standard deviation."""
+    """RGB (N, 3, H, W) in [-1, 1] -> (N, 3, 224, 224), normalised with the mean and deviation of ImageNet."""
     mean, std = (torch.tensor(values, device=pictures.device).view(1, 3, 1, 1) for values in (MEAN, STD))
     return (bicubic(SIZE)(pictures) / 2 + 0.5 - mean) / std
 
 
 def load(name: str, device: torch.device, weights: Path | None, pack: Pack | None) -> Features:
-    """The network as `Features`, with the weights of the file `weights`, or the published ones (cached, downloaded)."""
+    """The network as `Features`, with weights from the file `weights`, or the published ones (cached or downloaded)."""
     published = PUBLISHED[name]
     path = weights or fetch(published.file)
     if not path.is_file():
-        raise CheckpointError(f"{path} is not there: expected the weights file {published.file.name} of {name}")
+        raise CheckpointError(f"{path} does not exist: expected the weights file {published.file.name} of {name}")
     digest = files.sha256(path)
     expected = published.file.checksum or ""
     if weights is None and digest != expected:
         raise CheckpointError(
-            f"{path} is damaged or another network's (hash {digest[:8]}, expected {expected[:8]}): "
-            f"delete it, then try again or put the file from {published.file.url} there"
+            f"{path} is damaged or of another network (hash {digest[:8]}, expected {expected[:8]}): "
+            f"delete it, then try again or save {published.file.url} there"
         )
     network = DinoV2(published.width, published.heads).eval().requires_grad_(False)
     try:
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as error:  # what torch.load raises depends on where the file is damaged
+    except Exception as error:  # torch.load raises different errors for damaged files
         raise CheckpointError(
-            f"{path} (hash {digest[:8]}) does not hold the weights of {name}: "
+            f"{path} (hash {digest[:8]}) does not contain the weights of {name}: "
             f"expected the file from {published.file.url}"
         ) from error
     words = f"input {SIZE}x{SIZE} by antialiased bicubic, aspect not kept, ImageNet mean and deviation, class token"

@@ -1,8 +1,8 @@
-"""Measures of two sets of features, real (N, D) and generated (M, D), and of one: pure arithmetic on NumPy arrays.
+"""Measures of feature sets, real (N, D) and generated (M, D), as NumPy arrays.
 
-The front door: kernel distance, sliced Wasserstein distance (MIND), Inception score and Vendi score are here, the
-Frechet distance in frechet.py, precision and its kin in manifold.py; labels are judged in classwise.py. None depends
-on the order of the images, but for the splits of the Inception score. Each has a 95% `Interval`.
+KID, sliced Wasserstein distance (MIND), Inception score and Vendi score; the Frechet distance is in frechet.py,
+precision, recall, density and coverage in manifold.py, measures of labels in classwise.py. All are independent of the
+order of the images, except for the splits of the Inception score. Each has a 95% `Interval`.
 """
 
 from __future__ import annotations
@@ -40,36 +40,37 @@ __all__ = [
     "vendi",
 ]
 
-BLOCK = 1024  # rows and columns of the kernel matrix that are held at a time: 8 MB in float64
-DIRECTIONS = 64  # that are projected on at a time
-GROUPS = 10  # of images that a jackknife leaves out
-NOTHING = 1e-12  # of the largest eigenvalue is zero
+BLOCK = 1024  # rows and columns of the kernel matrix at a time: 8 MB in float64
+DIRECTIONS = 64  # projections at a time
+GROUPS = 10  # groups of a jackknife
+NOTHING = 1e-12  # eigenvalues below this fraction of the largest one count as zero
 
 
-# ---- kernel distance ----
+# ---- KID ----
 
 
 def kid(real: np.ndarray, fake: np.ndarray, block: int = BLOCK) -> float:
-    """Kernel distance: the unbiased estimate of MMD^2 with the kernel (x . y / D + 1)^3, over all pairs of images.
+    """Kernel distance (KID): unbiased estimate of MMD^2 with the kernel (x . y / D + 1)^3, over all pairs of images.
 
-    Binkowski et al. 2018, "Demystifying MMD GANs", section 4, over everything at once instead of 100 subsets: the
-    same expectation, less noise. Unbiased: around 0, so also below 0, for equal distributions, at any number of
-    images. Products in the type of the features, sums in float64. Raises `DataError` below 2 images in a set.
+    Binkowski et al. 2018, "Demystifying MMD GANs", section 4, but with all images at once instead of 100 subsets: the
+    same expectation with less noise. For equal distributions the mean is 0 at any number of images, so values can be
+    negative. Products in the type of the features, sums in float64. Raises `DataError` for fewer than 2 images in a
+    set.
     """
     check(real, fake, 2)
     return _mmd(_sums(real, real, block), _sums(fake, fake, block), _sums(real, fake, block))
 
 
 def kid_interval(real: np.ndarray, fake: np.ndarray, level: float = 0.95, block: int = BLOCK) -> Interval:
-    """`kid` with its confidence interval for other images of both kinds, from the same single pass over the pairs.
+    """`kid` with its confidence interval for other images of both kinds, from one pass over the pairs.
 
     Normal interval with the variance of the two-sample U-statistic to both orders (Hoeffding 1948; Sutherland & Deka
-    2019, "Unbiased estimators for the variance of MMD estimators"): the first order rules where the distributions
-    differ, the second alone is left where they are equal. A bootstrap would need hundreds of passes, and is about
-    three times too wide in variance at equal distributions, where the statistic is degenerate. On draws of 50 and 200
-    from real features (CIFAR-10, MedNIST) the 95% interval held the truth in 89% to 100%, at least 93% in 14 of 16
-    settings: careful at equal distributions, and where it misses it mostly lies too low.
-    Raises `DataError` below 4 images in a set.
+    2019, "Unbiased estimators for the variance of MMD estimators"). The first order dominates for different
+    distributions; for equal ones only the second remains. A bootstrap would need hundreds of passes and overestimates
+    the variance about three times at equal distributions, where the statistic is degenerate. In samples of 50 and 200
+    real features (CIFAR-10, MedNIST), the 95% interval contained the true value in 89% to 100% of cases, at least 93%
+    in 14 of 16 settings; it is conservative at equal distributions and, where it misses, mostly too low.
+    Raises `DataError` for fewer than 4 images in a set.
     """
     check(real, fake, 4)
     rr, ff, rf = _sums(real, real, block), _sums(fake, fake, block), _sums(real, fake, block)
@@ -77,8 +78,8 @@ def kid_interval(real: np.ndarray, fake: np.ndarray, level: float = 0.95, block:
     value = _mmd(rr, ff, rf)
     spread_rr, spread_ff = _spread_within(rr), _spread_within(ff)
     spread_rf = _spread_between(rf)
-    # What each image contributes: its mean kernel with its own set less that with the other. The other pictures'
-    # chance is in it too, and is taken off.
+    # Contribution of each image: its mean kernel with its own set minus that with the other set. The variance due to
+    # the other images is subtracted.
     first_real = np.var(rr.rows / (n - 1) - rf.rows / m, ddof=1) - spread_rr / (n - 1) - spread_rf / m
     first_fake = np.var(ff.rows / (m - 1) - rf.columns / n, ddof=1) - spread_ff / (m - 1) - spread_rf / n
     variance = 4 * max(first_real, 0.0) / n + 4 * max(first_fake, 0.0) / m
@@ -88,7 +89,7 @@ def kid_interval(real: np.ndarray, fake: np.ndarray, level: float = 0.95, block:
 
 @dataclass(frozen=True, eq=False)
 class _Sums:
-    """Sums of a kernel matrix, without its diagonal where both sides are the same set."""
+    """Sums of a kernel matrix, without its diagonal if both sides are the same set."""
 
     rows: np.ndarray
     columns: np.ndarray
@@ -96,7 +97,7 @@ class _Sums:
 
 
 def _sums(first: np.ndarray, second: np.ndarray, block: int) -> _Sums:
-    """One pass over all pairs in square blocks; only the upper half where both are the same array."""
+    """One pass over all pairs in square blocks; only the upper half if both are the same array."""
     within = first is second
     rows, columns, squares = np.zeros(len(first)), np.zeros(len(second)), 0.0
     for i in slices(len(first), block):
@@ -106,7 +107,7 @@ def _sums(first: np.ndarray, second: np.ndarray, block: int) -> _Sums:
             base = (first[i] @ second[j].T).astype(np.float64)
             base /= first.shape[1]
             base += 1
-            kernel = base * base * base  # not ** 3, which is a call of pow for each
+            kernel = base * base * base  # faster than ** 3
             if within and i == j:
                 np.fill_diagonal(kernel, 0)
             rows[i] += kernel.sum(axis=1)
@@ -125,9 +126,9 @@ def _mmd(rr: _Sums, ff: _Sums, rf: _Sums) -> float:
 
 
 def _spread_within(sums: _Sums) -> float:
-    """Variance of the kernel of two images of one set beyond what each has by itself, unbiased.
+    """Unbiased second-order variance of the kernel of two images of one set.
 
-    The squares of the U-centred matrix, Szekely & Rizzo 2014, "Partial distance correlation", section 2.
+    Squares of the U-centred matrix (Szekely & Rizzo 2014, "Partial distance correlation", section 2).
     """
     n, total = len(sums.rows), sums.rows.sum()
     centred = sums.squares - 2 / (n - 2) * np.square(sums.rows).sum() + total**2 / ((n - 1) * (n - 2))
@@ -135,7 +136,7 @@ def _spread_within(sums: _Sums) -> float:
 
 
 def _spread_between(sums: _Sums) -> float:
-    """The same for one image of each set: the squares of the matrix centred along both sides."""
+    """The same for one image of each set: squares of the doubly centred matrix."""
     n, m = len(sums.rows), len(sums.columns)
     total = sums.rows.sum()
     centred = sums.squares - np.square(sums.rows).sum() / m - np.square(sums.columns).sum() / n + total**2 / (n * m)
@@ -148,20 +149,20 @@ def _spread_between(sums: _Sums) -> float:
 def mind(real: np.ndarray, fake: np.ndarray, projections: int = 1000, seed: int = 0) -> Interval:
     """MIND, Monge Inception distance: 3 D times the mean squared Wasserstein distance along random directions.
 
-    Berthet et al. 2026, "MIND: Monge Inception distance for generative models evaluation" (arXiv 2605.06797): the
-    features are projected on `projections` random unit vectors (drawn with `seed`), along each of which the optimal
-    transport is that of sorted numbers; the factor brings it to the size of an FID. Sees more than mean and covariance.
-    Sets of unequal size are transported exactly, by their quantile functions, where the paper leaves images out.
+    Berthet et al. 2026, "MIND: Monge Inception distance for generative models evaluation" (arXiv 2605.06797). Features
+    are projected on `projections` random unit vectors (drawn with `seed`); in one dimension the optimal transport
+    matches sorted values. The factor makes values comparable to FID. Unlike FID it compares more than mean and
+    covariance. Sets of different sizes are matched exactly by their quantile functions; the paper leaves images out.
 
-    Biased upwards where images are few, less than a Frechet distance; the interval is of the average at these numbers
-    of images and for these directions. Normal, with the variance of the transport's potential at each image (del
-    Barrio & Loubes 2019, "Central limit theorems for empirical transportation cost"); careful at equal distributions.
-    Raises `DataError` below 2 images in a set.
+    Biased upwards for few images, less than a Frechet distance. The interval is of the average at these numbers of
+    images and for these directions: normal, with the variance of the transport potential at each image (del Barrio &
+    Loubes 2019, "Central limit theorems for empirical transportation cost"), conservative at equal distributions.
+    Raises `DataError` for fewer than 2 images in a set.
     """
     check(real, fake, 2)
     rng = np.random.default_rng(seed)
     n, m, width = len(real), len(fake), real.shape[1]
-    # The two quantile functions are constant between these shares, in units of 1 / (n m).
+    # Both quantile functions are constant between these quantiles, in units of 1 / (n m).
     edges = np.union1d(np.arange(n + 1) * m, np.arange(m + 1) * n)
     of_real, of_fake, weights = edges[:-1] // m, edges[:-1] // n, np.diff(edges) / (n * m)
     total, potentials = 0.0, (np.zeros(n), np.zeros(m))
@@ -181,7 +182,7 @@ def mind(real: np.ndarray, fake: np.ndarray, projections: int = 1000, seed: int 
 
 
 def _potential(points: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """Integral of 2 (x - T(x)) between sorted points that the transport T takes to `images`, with mean 0."""
+    """Integral of 2 (x - T(x)) between sorted points, with mean 0; the transport T maps points to `images`."""
     slope = points - images
     potential = np.zeros(len(points))
     np.cumsum(np.diff(points) * (slope[1:] + slope[:-1]), out=potential[1:])
@@ -192,10 +193,10 @@ def _potential(points: np.ndarray, images: np.ndarray) -> np.ndarray:
 
 
 def inception_score(logits: np.ndarray, splits: int = 10, shuffle_seed: int | None = None) -> Interval:
-    """The mean of `split_scores` with its interval: of its average at this number of images and splits.
+    """Mean of `split_scores`, with the interval of its average at this number of images and splits.
 
-    Normal, with the variance of the jackknife within each split, every image left out once (Efron 1982). 1 up to the
-    number of classes, higher is better; biased downwards where images are few.
+    Normal interval with the jackknife variance within each split (Efron 1982). From 1 to the number of classes, higher
+    is better; biased downwards for few images.
     """
     scores, variances = [], []
     for chances in _splits(logits, splits, shuffle_seed):
@@ -211,20 +212,20 @@ def inception_score(logits: np.ndarray, splits: int = 10, shuffle_seed: int | No
 def split_scores(logits: np.ndarray, splits: int = 10, shuffle_seed: int | None = None) -> np.ndarray:
     """Inception score exp(mean KL(p(y|x) || p(y))) of each of `splits` equal parts of logits (N, classes), in order.
 
-    Salimans et al. 2016, "Improved techniques for training GANs", section 4. Papers print the mean of 10 and their
-    standard deviation. The images are taken as they come, or shuffled by NumPy's old generator: seed 2020 and 10
-    splits are torch-fidelity's habit. Raises `DataError` below 2 images a split.
+    Salimans et al. 2016, "Improved techniques for training GANs", section 4. Papers report mean and standard deviation
+    of 10 splits. shuffle_seed: shuffle the images with NumPy's legacy generator; torch-fidelity uses seed 2020 and 10
+    splits. Raises `DataError` for fewer than 2 images per split.
     """
     parts = _splits(logits, splits, shuffle_seed)
     return np.exp([entr(chances.mean(axis=0)).sum() - entr(chances).sum(axis=1).mean() for chances in parts])
 
 
 def _splits(logits: np.ndarray, splits: int, shuffle_seed: int | None) -> Iterator[np.ndarray]:
-    """Probabilities (n, classes) of each split in turn."""
+    """Probabilities (n, classes) of each split."""
     num = len(logits)
     if num < 2 * splits:
         raise DataError(
-            f"{num} images were given for an Inception score of {splits} splits, which needs 2 in each: ask for more "
+            f"{num} images are too few for an Inception score of {splits} splits with at least 2 images each: use more "
             "samples or fewer splits"
         )
     check_finite(logits, "given")
@@ -234,18 +235,17 @@ def _splits(logits: np.ndarray, splits: int, shuffle_seed: int | None) -> Iterat
 
 
 def vendi(features: np.ndarray) -> Interval:
-    """Vendi score of one set: its effective number of different images, 1 up to the number of images or features.
+    """Vendi score of one set: effective number of different images, from 1 to the number of images or features.
 
-    Friedman & Dieng 2023, "The Vendi score": the exponential of the entropy of the eigenvalues of the matrix of cosine
-    similarities over N, exact through the smaller of the matrices N x N and D x D. Only scores of equal numbers of
-    images compare: the interval is of the average at this number. Normal, with the variance of each picture's
-    influence on the entropy; with no more images than features, where each image has a direction of its own and
-    that variance is a third too small, Student's t of a jackknife that leaves every tenth image out. Raises
-    `DataError` below 20 images.
+    Friedman & Dieng 2023, "The Vendi score": exponential of the entropy of the eigenvalues of the cosine similarity
+    matrix divided by N, computed exactly from the smaller of the N x N and D x D matrices. Compare only scores of equal
+    numbers of images; the interval is of the average at this number. Normal interval with the variance of the influence
+    of each image on the entropy; if there are no more images than features, that variance is a third too small, and
+    Student's t with a jackknife over ten groups is used. Raises `DataError` for fewer than 20 images.
     """
     num, width = features.shape
     if num < 2 * GROUPS:
-        raise DataError(f"{num} images were given and a Vendi score needs {2 * GROUPS}: ask for more samples")
+        raise DataError(f"{num} images are too few for a Vendi score, which needs {2 * GROUPS}: use more samples")
     check_finite(features, "given")
     if num <= width:
         rows = _unit(features)

@@ -1,4 +1,4 @@
-"""EfficientNet-lite0 as a feature network of the evaluation; its weights come with a package."""
+"""EfficientNet-lite0 as a feature network for evaluation; its weights are part of a Python package."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIZE = 224
 
 
 def load(name: str, device: torch.device, weights: Path | None, pack: Pack | None) -> Features:
-    """The folded network as `Features`, in onnxruntime where that is installed; its weights are the package's."""
+    """The folded network as `Features`, run by onnxruntime if installed."""
     network: nn.Module = fold(load_efficientnet_lite0())
     if device.type == "cpu" and onnx_form.available():
         network = onnx_form.of(network, (3, SIZE, SIZE))

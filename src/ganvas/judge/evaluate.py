@@ -1,7 +1,6 @@
-"""All that can be said of a generator: samples, measures with intervals, classes, copies, faults.
+"""Evaluate a generator: samples, measures with intervals, classes, copies, artefacts.
 
-`evaluate` answers with the content of evaluation.json and leaves it, with the images it speaks of, in the run folder.
-Everything that a report shows is read from there.
+`evaluate` writes evaluation.json and the folder evaluation/ into the run folder; reports read these files.
 """
 
 from __future__ import annotations
@@ -37,17 +36,17 @@ from ganvas.pictures import grid, save_png
 from ganvas.provenance import provenance
 from ganvas.run import Run, timestamp
 
-FORMAT = 1  # of evaluation.json
-NUM = 2_000  # images of each kind; fewer where they are large
-NUM_LEAST, LEAST = 50, 24  # generated images by default; images of each kind that the measures need
+FORMAT = 1  # version of evaluation.json
+NUM = 2_000  # images of each kind; fewer for large images
+NUM_LEAST, LEAST = 50, 24  # fewest generated images by default; fewest images of each kind for the measures
 DEFAULT_FEATURES = "efficientnet-lite0"
-BYTES = 2**29  # of generated images at a time
-ENOUGH = 500  # held-out images; with fewer the training images are the reference, and held-out ones a second one
-SEED = 1_000_000  # of the first sample: none that previews or the quick judge have shown
+BYTES = 2**29  # most memory for generated images
+ENOUGH = 500  # held-out images; with fewer, training images are the reference
+SEED = 1_000_000  # of the first sample; previews and evaluations during training use other seeds
 SHOWN, CLASSES_SHOWN = 36, 12  # images, or rows of eight, in the grids
 CLOSEST = 12  # pairs in the gallery
-MARKED, MARKS_SHOWN = 300, 6  # images of each kind that are searched for marks, and marks in the report
-CLASSIFIED = 1_000  # images of each kind that the real-or-fake classifier sees
+MARKED, MARKS_SHOWN = 300, 6  # images of each kind searched for marks; marks in the report
+CLASSIFIED = 1_000  # images of each kind for the real-vs-generated classifier
 
 
 Part = TypeVar("Part")
@@ -55,29 +54,29 @@ Part = TypeVar("Part")
 
 @dataclass(frozen=True)
 class Options:
-    """How a generator is judged."""
+    """Options of an evaluation."""
 
     features: str | None = None
-    """Network in whose features the sets are compared (judge.features.NETWORKS). Default: efficientnet-lite0, but
-    random for a generator that was trained with the features of efficientnet-lite0."""
+    """Feature network (judge.features.NETWORKS). Default: efficientnet-lite0, or random if the generator was trained
+    with the features of efficientnet-lite0."""
     weights: Path | None = None
-    """Its weights, where they come from a file."""
+    """Weights file of the feature network. Default: the published weights."""
     num: int | None = None
-    """Pictures of each kind. Default: 2,000, fewer where they are large or the data are few."""
+    """Images of each kind. Default: 2,000, fewer for large images or small data sets."""
     seed: int = SEED
-    """Seed of the first sample; the next ones count up."""
+    """Seed of the first sample; the next samples use the following seeds."""
     truncation: float = 1.0
-    """1: all the variety."""
+    """1: full diversity."""
     usefulness: bool = False
-    """Also train classifiers on real and generated images: does the generator help? Needs labels."""
+    """Also test whether generated images help to train a classifier. Needs labels."""
     force: bool = False
-    """An FID of fewer than 2,048 images all the same, marked as biased."""
+    """Compute FID even with fewer than 2,048 images; it is flagged as biased."""
     device: str | None = None
-    """cpu, cuda or mps. Default: the fastest."""
+    """cpu, cuda or mps. Default: the fastest available."""
 
     def __post_init__(self) -> None:
         if self.num is not None and self.num < LEAST:
-            raise ConfigError(f"--n {self.num}: a judgement needs at least {LEAST} pictures")
+            raise ConfigError(f"--n {self.num}: an evaluation needs at least {LEAST} images")
         if self.seed < 0:
             raise ConfigError(f"--seed {self.seed}: expected 0 or more")
 
@@ -89,11 +88,11 @@ def evaluate(
     data: str | Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Judges a run (or, with `data`, any model) and writes evaluation.json and evaluation/ into its folder.
+    """Evaluate a run (or, with `data`, any model); write evaluation.json and evaluation/ into its folder.
 
-    data: the training images, where the run's own pack is gone or there is no run.
-    Raises `RunError` for a run without a model, `DataError` for images that do not fit
-    or are too few, and what `Features.load` raises.
+    data: the training images, if the pack of the run is gone or there is no run.
+    Raises `RunError` for a run without a model, `DataError` if the images do not fit or are too few, and the errors of
+    `Features.load`.
     """
     options = options or Options()
     report = progress or (lambda what, done, total: None)
@@ -111,11 +110,11 @@ def evaluate(
     return content
 
 
-# ---- what is judged against what ----
+# ---- data and samples ----
 
 
 def pack_of(folder: Path, generator: Generator, data: str | Path | None, progress: Progress | None) -> Pack:
-    """The images that the generator was trained on, with their held-out part."""
+    """The training images of the generator, with their held-out part."""
     if (folder / "config.json").is_file() and (folder / "model").is_dir():
         record = Run(folder).config()["data"]
         place, config = pictures_of(record, folder)
@@ -124,12 +123,12 @@ def pack_of(folder: Path, generator: Generator, data: str | Path | None, progres
         pack = open_pack(data or record["source"], config, progress=progress)
         if pack.hash != record["hash"]:
             raise RunError(
-                f"{folder} was trained on other images than {data or record['source']} now holds: "
-                "give those images with --data"
+                f"{folder} was trained on other images than {data or record['source']} now contains: "
+                "give the original images with --data"
             )
         return fitting(pack, generator, folder)
     if data is None:
-        raise RunError(f"{folder} is a model without its run: give the images that it was trained on with --data")
+        raise RunError(f"{folder} is a model without its run: give its training images with --data")
     shape = generator.info.config
     channels: Any = {1: "gray", 3: "color", 4: "alpha"}[shape.channels]
     wanted = DataConfig(size=f"{shape.height}x{shape.width}", channels=channels)
@@ -138,31 +137,28 @@ def pack_of(folder: Path, generator: Generator, data: str | Path | None, progres
 
 
 def pictures_of(record: dict[str, Any], folder: Path) -> tuple[str, DataConfig]:
-    """Where the record of the run `folder` says that its images are, its pack if that is still there, and how they
-    were packed."""
+    """Location of the images of the run `folder` (its pack, if that still exists) and the options of the pack."""
     try:
         options = {**record["options"], "classes": tuple(record["options"]["classes"])}
         place = record["pack"] if is_pack(Path(record["pack"])) else record["source"]
         record["hash"]
     except (KeyError, TypeError) as error:
-        raise RunError(
-            f"{folder / 'config.json'} is damaged: it does not say which images the run was trained on"
-        ) from error
+        raise RunError(f"{folder / 'config.json'} is damaged: the record of the training images is missing") from error
     return place, from_dict(DataConfig, options, "config.json")
 
 
 def fitting(pack: Pack, generator: Generator, folder: Path) -> Pack:
-    """The pack, if it can judge this generator."""
+    """Return the pack if it fits the generator; otherwise raise `DataError`."""
     model = generator.info.config
     if (pack.height, pack.width, pack.channels) != (model.height, model.width, model.channels):
         raise DataError(
-            f"the images are {pack.height}x{pack.width}x{pack.channels} and {folder} makes "
-            f"{model.height}x{model.width}x{model.channels}: give the images that it was trained on with --data"
+            f"the images are {pack.height}x{pack.width}x{pack.channels} and {folder} generates "
+            f"{model.height}x{model.width}x{model.channels}: give its training images with --data"
         )
     if generator.classes and pack.classes != generator.classes:
-        raise DataError(f"the images have other classes than {folder}: give those that it was trained on with --data")
+        raise DataError(f"the images have other classes than {folder}: give its training images with --data")
     if pack.num_training < LEAST:
-        raise DataError(f"{pack.num_training} training images are too few to judge by: at least {LEAST} are needed")
+        raise DataError(f"{pack.num_training} training images are too few: an evaluation needs at least {LEAST}")
     return pack
 
 
@@ -171,14 +167,14 @@ def weights_hash(folder: Path) -> str:
 
 
 def drawn(indices: np.ndarray, num: int, seed: int) -> np.ndarray:
-    """At most `num` of the indices in order, the same ones every time."""
+    """A random choice of at most `num` indices, sorted; the same for the same seed."""
     return np.sort(np.random.default_rng(seed).permutation(indices)[:num])
 
 
 class Judgement:
-    """One generator, its images, and the real ones that they are held against.
+    """One generator, its samples, and the real images for comparison.
 
-    The reference is the held-out part where it has 500 images, else the training part (its name is in the protocol).
+    The reference is the held-out part if it has 500 images, otherwise the training part (stated in the protocol).
     """
 
     def __init__(self, generator: Generator, pack: Pack, options: Options, report: Progress) -> None:
@@ -194,7 +190,7 @@ class Judgement:
         self.samples = self.sample(num)
 
     def labels_to_ask(self, num: int) -> np.ndarray | None:
-        """Labels as often as the training images have them, for a generator that takes labels."""
+        """Labels in the proportions of the training images; None for an unconditional generator."""
         if not self.generator.classes or self.pack.labels is None:
             return None
         shares = np.bincount(self.pack.labels[self.pack.training], minlength=self.pack.num_classes)
@@ -203,14 +199,14 @@ class Judgement:
         return np.random.default_rng(self.options.seed).permutation(labels)
 
     def sample(self, num: int) -> np.ndarray:
-        """The generated images as files would hold them: (num, H, W, C) uint8 or uint16."""
+        """Generated images (num, H, W, C) as uint8 or uint16."""
         pack, options = self.pack, self.options
         samples = np.empty((num, pack.height, pack.width, pack.channels), pack.images.dtype)
         labels = None if self.labels is None else self.labels.tolist()
         done = 0
         for images in self.generator.batches(range(options.seed, options.seed + num), labels, options.truncation):
             if not images.isfinite().all():
-                raise CheckpointError("the generator makes images that are not finite: take an earlier model")
+                raise CheckpointError("the generator produces values that are not finite: use an earlier model")
             samples[done : done + len(images)] = to_pixels(images, pack.depth)
             done += len(images)
             self.report("sampling", done, num)
@@ -219,7 +215,7 @@ class Judgement:
     # ---- the parts ----
 
     def content(self, out: Path, weights: str) -> Row:
-        """The content of evaluation.json; images go to out/evaluation/."""
+        """The content of evaluation.json; images are saved in out/evaluation/."""
         trained_with = pretrained_network(self.generator.info.config)
         name = self.options.features or ("random" if trained_with else DEFAULT_FEATURES)
         features = Features.load(name, self.options.device, weights=self.options.weights, pack=self.pack)
@@ -233,14 +229,14 @@ class Judgement:
         rows.insert(1, self.second_kid("random" if name != "random" else DEFAULT_FEATURES, sampling, trained_with))
         train = real
         if self.split == "training" and len(self.heldout) < LEAST:
-            self.left_out.append(f"The KID to held-out images: {self.too_few_held_out(LEAST)}.")
+            self.left_out.append(f"KID to held-out images: {self.too_few_held_out(LEAST)}.")
         elif self.split == "training":
             held, _ = features_of(features, self.pack, self.heldout, self.report)
             rows.insert(1, measures.other("kid_heldout", "held-out", held, real, fake))
         else:
             train, _ = features_of(features, self.pack, self.training, self.report)
             rows.insert(1, measures.other("kid_training", "training", train, real, fake))
-        classes, recognised = self.part("The classes", self.classes) or (None, None)
+        classes, recognised = self.part("Classes", self.classes) or (None, None)
         if recognised is not None:
             rows.append(recognised)
         return {
@@ -256,14 +252,14 @@ class Judgement:
             "copies": self.part("Copies", lambda: self.copies(out, features.name, train, fake)),
             "artefacts": dataclasses.asdict(artefacts.examine(self.pack.images[self.reference], self.samples)),
             "marks": self.marks(out),
-            "real_or_fake": self.part("Real or fake", lambda: self.real_or_fake(out)),
+            "real_or_fake": self.part("Real-vs-generated classifier", lambda: self.real_or_fake(out)),
             "usefulness": self.usefulness() if self.options.usefulness else None,
             "pictures": self.pictures(out),
             "left_out": self.left_out,
         }
 
     def part(self, name: str, judged: Callable[[], Part | None]) -> Part | None:
-        """One part of the judgement; where the data do not suffice for it, that is said and the rest goes on."""
+        """One part of the evaluation; if the data are insufficient, record why and continue."""
         try:
             return judged()
         except DataError as error:
@@ -272,10 +268,10 @@ class Judgement:
 
     def too_few_held_out(self, least: int) -> str:
         num = len(self.pack.heldout)
-        return f"{num or 'no'} images were held out and {least} are needed (more images, or a larger --holdout)"
+        return f"{num or 'no'} images were held out, {least} are needed (use more images or a larger --holdout)"
 
     def second_kid(self, name: str, sampling: str, trained_with: str | None) -> Row:
-        """KID in the features of another kind of network: one network alone may mislead."""
+        """KID in the features of another kind of network, because one network alone can mislead."""
         features = Features.load(name, self.options.device, pack=self.pack)
         others = self.floor()
         real, _ = features_of(features, self.pack, self.reference, self.report)
@@ -284,7 +280,7 @@ class Judgement:
         return Measures(features, sampling, self.split, len(real), len(fake), trained_with).second(real, floor, fake)
 
     def floor(self) -> np.ndarray | None:
-        """Other real images than the reference: what a perfect generator would be measured at; None if too few."""
+        """Real images other than the reference, for the best possible values; None if too few."""
         if self.split == "held-out":
             return self.training
         rest = np.setdiff1d(self.pack.training, self.reference)
@@ -294,7 +290,7 @@ class Judgement:
     # ---- classes ----
 
     def classes(self) -> tuple[Row, Row | None] | None:
-        """The class-wise table and, for a generator that takes labels, the share that is recognised as asked."""
+        """The results by class and, for a conditional generator, the class accuracy."""
         pack = self.pack
         if pack.labels is None or pack.num_classes < 2:
             return None
@@ -305,10 +301,11 @@ class Judgement:
         found = logits.argmax(axis=1)
         labels = pack.labels[self.reference]
         table = class_table(pack.classes, labels, found, self.labels, real, fake)
-        every = pack.labels[pack.training]  # the reference may lack rare classes
+        every = pack.labels[pack.training]  # because the reference may lack rare classes
         modes = mode_coverage(found, np.bincount(every, minlength=pack.num_classes) / len(every))
         accuracy = judge.accuracy
-        name = f"a classifier of real images (right for {accuracy.value:.1%} of {judge.num_tested:,} held-out ones)"
+        tested = f"{judge.num_tested:,} held-out images"
+        name = f"a classifier trained on real images (accuracy {accuracy.value:.1%} on {tested})"
         rows = [
             {
                 "name": row.name,
@@ -332,19 +329,19 @@ class Judgement:
         }
         if table.agreement is None:
             return content, None
-        meaning = f"Share of the images that {name} takes for the class that was asked for."
-        protocol = f"n = {len(found):,}, classifier {judge.hash[:8]} trained on {judge.num_trained:,} training pictures"
+        meaning = f"Share of generated images that {name} assigns to the requested class."
+        protocol = f"n = {len(found):,}, classifier {judge.hash[:8]} trained on {judge.num_trained:,} training images"
         measure = as_row(
-            "accuracy_asked", "Recognised as asked", table.agreement, "higher", accuracy.value, meaning, protocol
+            "accuracy_asked", "Class accuracy", table.agreement, "higher", accuracy.value, meaning, protocol
         )
         return content, measure
 
     # ---- copies ----
 
     def copies(self, out: Path, features: str, train: np.ndarray, fake: np.ndarray) -> Row:
-        """The copy rate and the closest pairs; raises `DataError` where too few images were held out to tell.
+        """The copy rate and the closest pairs. Raises `DataError` if too few images were held out.
 
-        Beside each the nearest of the training images whose features are known: train (N, D), fake (M, D).
+        Each pair also shows the nearest training image in the features train (N, D) and fake (M, D).
         """
         pack = self.pack
         if len(pack.heldout) < copies.LEAST:
@@ -384,10 +381,10 @@ class Judgement:
             "closest": rows,
         }
 
-    # ---- faults ----
+    # ---- artefacts ----
 
     def marks(self, out: Path) -> list[Row]:
-        """Marks burned into the real images: their share there and among the generated ones, and a real example."""
+        """Marks burned into the real images: their shares in real and generated images, and an example."""
         real = self.pack.images[drawn(self.reference, MARKED, 5)]
         rows = []
         for i, mark in enumerate(marks.marks(real)[:MARKS_SHOWN]):
@@ -420,10 +417,10 @@ class Judgement:
         }
 
     def usefulness(self) -> Row:
-        """Whether a classifier profits from generated images beside the real ones."""
+        """Whether generated images in addition to real images improve a classifier."""
         pack, labels = self.pack, self.labels
         if pack.labels is None or labels is None:
-            raise ConfigError("--usefulness needs a generator that was trained with labels: train it on class folders")
+            raise ConfigError("--usefulness needs a conditional generator: train on a folder with class subfolders")
         found = usefulness.usefulness(
             pack.images[self.training],
             pack.labels[self.training],
@@ -444,10 +441,10 @@ class Judgement:
             "seeds": found.seeds,
         }
 
-    # ---- what the reader sees ----
+    # ---- image grids ----
 
     def pictures(self, out: Path) -> Row:
-        """Real and generated images side by side: the first seeds, unchosen; a row a class if labelled."""
+        """Save grids of real and generated images: the first seeds, uncurated; one row per class if labelled."""
         real, fake, columns = drawn(self.reference, SHOWN, 4), np.arange(min(SHOWN, len(self.samples))), 6
         per_class = self.labels is not None and self.pack.labels is not None
         if self.labels is not None and self.pack.labels is not None:
@@ -459,7 +456,7 @@ class Judgement:
         seeds = [self.options.seed + int(i) for i in fake]
         told = provenance(self.generator.hash, {"seeds": seeds, "truncation": self.options.truncation})
         save_png(out / "evaluation" / "generated.png", grid(self.samples[fake], columns), told)
-        note = f"uncurated: the first seeds from {self.options.seed:,} on" + (", a row a class" if per_class else "")
+        note = f"uncurated, first seeds from {self.options.seed:,}" + (", one row per class" if per_class else "")
         return {
             "real": "evaluation/real.png",
             "generated": "evaluation/generated.png",
@@ -467,7 +464,7 @@ class Judgement:
             "note": note,
         }
 
-    # ---- where it comes from ----
+    # ---- provenance ----
 
     def model(self, weights: str) -> Row:
         info = self.generator.info
@@ -493,7 +490,7 @@ class Judgement:
             "split": self.split,
             "seed": self.options.seed,
             "truncation": self.options.truncation,
-            "ema": "the moving average of the weights, as saved",
+            "ema": "moving average of the weights, as saved",
             "features": features.protocol,
             "machine": f"{platform.machine()}, {choose_device(self.options.device).name}",
             "versions": {
@@ -506,5 +503,5 @@ class Judgement:
 
 
 def first(indices: np.ndarray, num: int) -> np.ndarray:
-    """The first `num` of the indices, over again where there are fewer."""
+    """The first `num` indices, repeated if there are fewer."""
     return np.resize(indices, num)

@@ -1,4 +1,4 @@
-"""Features of real images, found once: kept in the cache under pack, network, resize and the chosen images."""
+"""Cache of features of real images, by pack, network, preprocessing and selected images."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ganvas.files import cache_dir
 from ganvas.judge.features import Features
 from ganvas.judge.frechet import Statistics
 
-FORMAT = 1  # raised when the same key would mean other values
-BLOCK = 64  # images that are read at a time
+FORMAT = 1  # version of the cached values
+BLOCK = 64  # images read at a time
 
 
 def features_of(
@@ -24,7 +24,7 @@ def features_of(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features (N, num_features) and logits (N, num_logits) float32 of images of a pack, in the order of `indices`.
 
-    A file of the cache that is damaged is made anew; with `cache=False` none is read or written.
+    Damaged cache files are replaced. cache: whether to use the cache.
     """
     folder = _folder(features, pack, indices)
     if cache and (rows := _read(folder, features, len(indices))) is not None:
@@ -40,11 +40,11 @@ def features_of(
 
 
 def statistics_of(features: Features, pack: Pack, indices: np.ndarray, progress: Progress | None = None) -> Statistics:
-    """Mean and covariance of the features of images of a pack, streamed at constant memory and kept in the cache."""
+    """Mean and covariance of the features of images of a pack; streamed with constant memory, and cached."""
     path = _folder(features, pack, indices) / "statistics.npz"
     try:
         return Statistics.load(path)
-    except DataError:  # not there, or damaged
+    except DataError:  # missing or damaged
         statistics = Statistics(features.num_features)
     for found, _ in _blocks(features, pack, indices, progress):
         statistics.update(found)
@@ -68,14 +68,14 @@ def _apart(rows: np.ndarray, num_features: int) -> tuple[np.ndarray, np.ndarray]
 
 
 def _folder(features: Features, pack: Pack, indices: np.ndarray) -> Path:
-    """Of one network, one way to prepare images and one choice of images."""
+    """Cache folder for a network with its preprocessing and a selection of images."""
     digest = hashlib.sha256(f"{FORMAT} {pack.hash} {features.protocol}".encode())
     digest.update(np.asarray(indices).astype("<i8").tobytes())
     return cache_dir() / "features" / f"{features.name}-{digest.hexdigest()[:16]}"
 
 
 def _read(folder: Path, features: Features, num: int) -> np.ndarray | None:
-    """Features and logits side by side; None where there are none, or damaged ones, which are deleted."""
+    """Features and logits, concatenated; None if missing or damaged. Damaged files are deleted."""
     for path in folder.glob("features-*.npy"):
         try:
             rows = np.load(path, allow_pickle=False)
@@ -95,5 +95,5 @@ def _write(folder: Path, rows: np.ndarray) -> None:
 
 
 def _name(rows: np.ndarray) -> str:
-    """Carries the checksum, so that the file and its proof are one rename."""
+    """File name with checksum."""
     return f"features-{hashlib.sha256(np.ascontiguousarray(rows).data).hexdigest()[:16]}.npy"

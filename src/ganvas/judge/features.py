@@ -1,7 +1,7 @@
-"""Pictures -> the features in which generated and real images are compared.
+"""Feature networks for comparing generated and real images.
 
-`Features.load(name)` gives a function from images to (N, features) float32. What it does to the images, and with
-which weights, is in its `protocol`, which belongs beside every number that comes of it.
+`Features.load(name)` returns a function from images to features (N, D) float32. Its `protocol` describes preprocessing
+and weights, and should be reported with every result.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from ganvas.errors import CheckpointError, ConfigError
 from ganvas.files import cache_dir
 from ganvas.models import channels_last
 
-BATCH = 8  # images at a time on a CPU: 4 to 16 are equally fast, 32 is slower (the caches)
+BATCH = 8  # batch size on a CPU: 4 to 16 are equally fast, 32 is slower because of the caches
 GPU_BATCH = 256
 
 Pictures = Tensor | np.ndarray | Iterable[Tensor | np.ndarray]
-"""A tensor (N, C, H, W) in [-1, 1], an array (N, H, W, C) of uint8 or uint16 (a pack's), or batches of these."""
+"""A tensor (N, C, H, W) in [-1, 1], an array (N, H, W, C) of uint8 or uint16 as in a pack, or batches of these."""
 
 NETWORKS = {
     "efficientnet-lite0": "efficientnet",
@@ -42,27 +42,27 @@ NETWORKS = {
     "classifier": "classifier",
     "random": "random_network",
 }
-"""Feature network -> the module of this package whose `load` makes it."""
+"""Feature network -> module of this package with its `load` function."""
 
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """A feature network, called with images: `features(pack.images)`, `features(generator.sample(100))`."""
+    """A feature network; call it with images: `features(pack.images)`, `features(generator.sample(100))`."""
 
     name: str
     hash: str
     """The first 8 hexadecimal digits of the sha256 of the weights."""
     num_features: int
     network: nn.Module
-    """Prepared images -> (N, num_features), or that and (N, num_logits)."""
+    """Prepared images -> features (N, num_features), or a tuple of features and logits (N, num_logits)."""
     prepare: Callable[[Tensor], Tensor]
-    """RGB float (N, 3, H, W) in [-1, 1] -> what the network takes."""
+    """RGB float (N, 3, H, W) in [-1, 1] -> input of the network."""
     words: str
-    """What `prepare` does, for the protocol: size, resize, range."""
+    """Description of `prepare` for the protocol: size, resizing, range."""
     device: torch.device
     num_logits: int = 0
     official: bool = False
-    """Whether the weights are the published ones, known by their hash: only then do numbers compare with others'."""
+    """Whether the weights are the published ones (by hash), so that results are comparable with the literature."""
 
     @classmethod
     def load(
@@ -73,12 +73,11 @@ class Features:
         weights: Path | None = None,
         pack: Pack | None = None,
     ) -> Features:
-        """Load a network by its name (see `NETWORKS`); device as in `choose_device`.
+        """Load a network by name (see `NETWORKS`); device as in `choose_device`.
 
-        weights: the file, where the network's weights come from one; default: the published one, from the cache or
-        downloaded. pack: whose labels the classifier learns. Raises `MissingExtraError` where a package with weights is
-        not installed, `CheckpointError` for a damaged file, one of another network or no network to download it,
-        `ConfigError` for an unknown name.
+        weights: weights file; default: the published one, cached or downloaded. pack: data with labels for the
+        classifier. Raises `MissingExtraError` if a package with weights is not installed, `CheckpointError` if the
+        weights are damaged, of another network or cannot be downloaded, `ConfigError` for an unknown name.
         """
         if name not in NETWORKS:
             raise ConfigError(f"there is no feature network {name!r}: expected one of {', '.join(NETWORKS)}")
@@ -89,24 +88,24 @@ class Features:
 
     @property
     def protocol(self) -> str:
-        """What happens to an image and with which weights, in one line."""
+        """Preprocessing and weights, in one line."""
         return (
             f"{self.name} (weights {self.hash}, {self.num_features} features), {self.words}, gray replicated to RGB, "
             "transparency over white, 16 bit scaled by its range"
         )
 
     def __call__(self, images: Pictures) -> np.ndarray:
-        """The features (N, num_features) float32, in the order of the images."""
+        """Features (N, num_features) float32, in the order of the images."""
         return self.both(images)[0]
 
     @torch.inference_mode()
     def both(self, images: Pictures) -> tuple[np.ndarray, np.ndarray]:
-        """The features, and the logits (N, num_logits) float32 of the network's own classes."""
+        """Features (N, num_features) and logits (N, num_logits) of the network, float32."""
         batch = BATCH if self.device.type == "cpu" else GPU_BATCH
         rows, logits = [], []
         with torch.autocast(self.device.type, enabled=False), _full_precision():
             for pictures in _batches(images, batch):
-                # moved before they are scaled and enlarged: 8 bit travels four times faster, small images faster yet
+                # Moved to the device before conversion and resizing, because 8-bit images are smaller.
                 found = self.network(self.prepare(as_rgb(pictures.to(self.device))))
                 if isinstance(found, tuple):
                     logits.append(found[1].cpu().numpy())
@@ -120,7 +119,7 @@ class Features:
 
 @contextlib.contextmanager
 def _full_precision() -> Generator[None]:
-    """Without TF32, which a training switches on: three digits are not enough for a covariance."""
+    """Disable TF32, which training enables; its precision of three digits is too low for covariances."""
     backends = torch.backends.cudnn, torch.backends.cuda.matmul
     before = [backend.allow_tf32 for backend in backends]
     try:
@@ -133,17 +132,17 @@ def _full_precision() -> Generator[None]:
 
 
 def _batches(images: Pictures, size: int) -> Iterator[Tensor]:
-    """Pieces (N, C, H, W) of at most `size` images, of the type they came in."""
+    """Batches (N, C, H, W) of at most `size` images, in their original type."""
     for block in [images] if isinstance(images, Tensor | np.ndarray) else images:
         for start in range(0, len(block), size):
-            piece = block[start : start + size]  # of a memory-mapped file no more than this is read
+            piece = block[start : start + size]  # reads only this part of a memory-mapped file
             yield piece if isinstance(piece, Tensor) else torch.from_numpy(np.array(piece)).permute(0, 3, 1, 2)
 
 
 def as_rgb(pictures: Tensor) -> Tensor:
-    """Pictures (N, 1, 3 or 4, H, W), float in [-1, 1] or uint8 or uint16 -> RGB (N, 3, H, W) float32 in [-1, 1].
+    """Images (N, 1, 3 or 4, H, W), float in [-1, 1] or uint8 or uint16 -> RGB (N, 3, H, W) float32 in [-1, 1].
 
-    Gray is replicated; the fourth channel is opacity (-1 clear, 1 opaque) and puts the image over white.
+    Gray is replicated. The fourth channel is opacity (-1 transparent, 1 opaque); images are put over white.
     """
     if pictures.is_floating_point():
         pictures = pictures.float()
@@ -156,29 +155,29 @@ def as_rgb(pictures: Tensor) -> Tensor:
 
 
 def bicubic(size: int) -> Callable[[Tensor], Tensor]:
-    """A `prepare`: to size x size by antialiased bicubic, aspect not kept, overshoot cut, still in [-1, 1]."""
+    """A `prepare` function: resize to size x size (antialiased bicubic, aspect ratio not kept), clamp to [-1, 1]."""
     return functools.partial(_bicubic, size=size)
 
 
 def _bicubic(pictures: Tensor, size: int) -> Tensor:
-    # `antialias` is also what makes the cubic Pillow's (a = -0.5) when an image is enlarged.
+    # `antialias` also selects the cubic coefficient of Pillow (a = -0.5) for enlarging.
     pictures = F.interpolate(pictures, (size, size), mode="bicubic", antialias=True).clamp_(-1, 1)
     return pictures.contiguous(memory_format=torch.channels_last)
 
 
 def fetch(file: File) -> Path:
-    """The place of a published weights file in the cache, where it is downloaded to if it is not there yet."""
+    """Path of a published weights file in the cache; it is downloaded if missing."""
     path = cache_dir() / "weights" / file.name
     if not path.exists():
         with files.explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(path.parent / ".lock"):  # who comes second waits, and finds it there
+            with FileLock(path.parent / ".lock"):  # other processes wait until it is downloaded
                 if not path.exists():
                     download(file, path)
         except OSError as error:
             raise CheckpointError(
                 f"{file.name} is not in the cache and could not be downloaded ({error}): "
-                f"get {file.url} on a machine with a network and put it at {path}"
+                f"download {file.url} on a machine with network access and save it as {path}"
             ) from error
     return path

@@ -1,5 +1,5 @@
-"""Frechet distance of two sets of features: from the features or from streamed statistics, with its interval, and
-extrapolated to infinitely many images. An FID only in the features of the 2015 Inception network.
+"""Frechet distance of two feature sets, from features or streamed statistics: with interval, and extrapolated to
+infinitely many images. It is called FID only for the features of the 2015 Inception network.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from ganvas.errors import DataError
 from ganvas.judge.intervals import Interval, check, check_finite, check_shapes, normal, slices
 
 MINIMUM_FOR_FID = 2048
-"""Pictures of each kind. Fewer than the features' 2048 numbers leave the covariance singular."""
+"""Images of each kind. With fewer images than the 2048 features, the covariance is singular."""
 
-HALVINGS = 2  # of both sets for the extrapolation
+HALVINGS = 2  # number of splits into halves for the extrapolation
 BLOCK = 2048  # rows in float64 at a time: 32 MB at 2048 features
 
 
 class Statistics:
-    """Number, mean (D,) and covariance (D, D) of features, streamed in float64 at constant memory.
+    """Number, mean (D,) and covariance (D, D) of features, streamed in float64 with constant memory.
 
-    Batches and ranks in any split and order give the same but for rounding: Chan, Golub & LeVeque 1983, "Algorithms for
-    computing the sample variance", equation 2.1.
+    The result does not depend on the order and split into batches and ranks, except for rounding (Chan, Golub & LeVeque
+    1983, "Algorithms for computing the sample variance", equation 2.1).
     """
 
     def __init__(self, width: int) -> None:
@@ -42,7 +42,7 @@ class Statistics:
         return statistics
 
     def update(self, features: np.ndarray) -> None:
-        """Adds features (N, D). Raises `DataError` where they are not finite or of another width."""
+        """Add features (N, D). Raises `DataError` if they are not finite or have another width."""
         check_finite(features, "given")
         for part in slices(len(features), BLOCK):
             rows = features[part].astype(np.float64)
@@ -51,14 +51,14 @@ class Statistics:
             self._add(len(rows), mean, rows.T @ rows)
 
     def merge(self, other: Statistics) -> None:
-        """Adds what another has seen: another batch, process or file."""
+        """Add the statistics of another batch, process or file."""
         self._add(other.num, other.mean, other.scatter)
 
     def _add(self, num: int, mean: np.ndarray, scatter: np.ndarray) -> None:
         if len(mean) != len(self.mean):
             raise DataError(
-                f"statistics of {len(mean)} features cannot be joined with those of {len(self.mean)}: "
-                "take both from one network"
+                f"statistics of {len(mean)} features cannot be merged with those of {len(self.mean)}: "
+                "use one network for both"
             )
         if not num:
             return
@@ -72,7 +72,7 @@ class Statistics:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Number of images and features, as of the features themselves."""
+        """(number of images, number of features)."""
         return self.num, len(self.mean)
 
     @property
@@ -82,10 +82,10 @@ class Statistics:
 
     @property
     def factor(self) -> np.ndarray:
-        """A (rank, D) with A^T A the covariance; kept, so that a reference is factored once for many comparisons.
+        """A (rank, D) with A^T A = covariance; cached for repeated comparisons.
 
-        Cholesky with pivots, which also takes a singular covariance, as of fewer images than features (Higham 2002,
-        "Accuracy and stability of numerical algorithms", section 10.3).
+        Pivoted Cholesky factorisation, which also handles a singular covariance (Higham 2002, "Accuracy and stability
+        of numerical algorithms", section 10.3).
         """
         if self._factor is None:
             covariance = self.covariance
@@ -95,21 +95,21 @@ class Statistics:
         return self._factor
 
     def save(self, path: Path) -> None:
-        """One .npz file, whole or not there, without pickle."""
+        """Save atomically to one .npz file without pickle."""
         arrays = {"num": np.array(self.num), "mean": self.mean, "scatter": self.scatter}
         files.write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
 
     @classmethod
     def load(cls, path: Path) -> Statistics:
-        """Raises `DataError` where the file is not one of `save`."""
+        """Load a file written by `save`. Raises `DataError` for other files."""
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 num, mean, scatter = int(arrays["num"]), arrays["mean"], arrays["scatter"]
             if mean.ndim != 1 or scatter.shape != (len(mean), len(mean)) or mean.dtype != np.float64:
-                raise ValueError("shapes that do not fit")
+                raise ValueError("wrong shapes")
         except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(
-                f"{path} holds no statistics of features ({error}): delete it to have it made anew"
+                f"{path} contains no statistics of features ({error}): delete it, and it will be created again"
             ) from error
         statistics = cls(len(mean))
         statistics.num, statistics.mean, statistics.scatter = num, mean, scatter
@@ -117,23 +117,23 @@ class Statistics:
 
 
 def check_fid(num_real: int, num_fake: int, force: bool = False) -> bool:
-    """Whether an FID of so many images is biased: below `MINIMUM_FOR_FID` of either kind, where it takes `force`."""
+    """Whether an FID is biased: below `MINIMUM_FOR_FID` images of either kind. Raises `DataError` unless `force`."""
     biased = min(num_real, num_fake) < MINIMUM_FOR_FID
     if biased and not force:
         raise DataError(
-            f"an FID of {num_real} real and {num_fake} generated images says more of their number than of the "
-            f"generator: it takes {MINIMUM_FOR_FID} of each, so trust the KID here, or force it"
+            f"an FID of {num_real} real and {num_fake} generated images is too biased: it needs {MINIMUM_FOR_FID} of "
+            "each; use KID instead, or force it"
         )
     return biased
 
 
 def frechet(real: np.ndarray | Statistics, fake: np.ndarray | Statistics) -> float:
-    """|mean difference|^2 + tr(S + T - 2 (S T)^(1/2)) of the two sets' means and covariances S, T, in float64.
+    """Frechet distance |mean difference|^2 + tr(S + T - 2 (S T)^(1/2)), S and T the covariances, in float64.
 
-    Heusel et al. 2017, equation 6. Takes features (N, D) or `Statistics`. Biased upwards where images are few. With
-    factors S = A^T A and T = B^T B, tr (S T)^(1/2) is the sum of the singular values of A B^T, the roots of a symmetric
-    matrix's eigenvalues: no square root of a matrix, and the factors are the centred features themselves where there
-    are fewer images than features. Raises `DataError` below 2 images in a set.
+    Heusel et al. 2017, equation 6. Takes features (N, D) or `Statistics`. Biased upwards for few images. With factors
+    S = A^T A and T = B^T B, tr (S T)^(1/2) is the sum of the singular values of A B^T, i.e. of the roots of the
+    eigenvalues of a symmetric matrix, so no matrix square root is needed. The factors are the centred features if there
+    are fewer images than features. Raises `DataError` for fewer than 2 images in a set.
     """
     (mean, first), (other, second) = _moments(real, fake)
     product = first @ second.T
@@ -143,15 +143,15 @@ def frechet(real: np.ndarray | Statistics, fake: np.ndarray | Statistics) -> flo
 
 
 def frechet_interval(real: np.ndarray, fake: np.ndarray) -> Interval:
-    """`frechet` with the interval of what it is on average at these numbers of images, its bias included.
+    """`frechet` with the interval of its average at these numbers of images, including its bias.
 
-    Normal, with the variance from each picture's influence on the distance (the infinitesimal jackknife; Efron 1982,
-    "The jackknife, the bootstrap and other resampling plans", chapter 6): no image is used twice, as a bootstrap
-    would, which biases covariances and so this distance. The influence of a real image x is |x - m|^2 less
-    (x - m)^T P (x - m), where P = B^T (B S B^T)^(-1/2) B is the optimal map from one Gaussian to the other, plus twice
-    its part in the mean difference. In simulations with 16 to 256 features and 100 to 1,000 images, fewer than
-    features included, the 95% interval held the average in 89% to 98%, and in 97% to 100% at equal distributions, where
-    it is careful: up to 1.5 times too wide.
+    Normal interval with the variance of the influence of each image (infinitesimal jackknife; Efron 1982, "The
+    jackknife, the bootstrap and other resampling plans", chapter 6). A bootstrap uses images twice, which biases
+    covariances and this distance. The influence of a real image x is |x - m|^2 minus (x - m)^T P (x - m), where
+    P = B^T (B S B^T)^(-1/2) B is the optimal map from one Gaussian to the other, plus twice its part in the mean
+    difference. In simulations with 16 to 256 features and 100 to 1,000 images (also fewer than features), the 95%
+    interval contained the average in 89% to 98% of cases, and in 97% to 100% at equal distributions, where it is up to
+    1.5 times too wide.
     """
     (mean, first), (other, second) = _moments(real, fake)
     values, to_fake, to_real = _maps(first, second)
@@ -161,14 +161,14 @@ def frechet_interval(real: np.ndarray, fake: np.ndarray) -> Interval:
 
 
 def fid_infinity(real: np.ndarray, fake: np.ndarray, seed: int = 0) -> Interval:
-    """The Frechet distance of infinitely many images, extrapolated, with its interval. May fall below 0 by chance.
+    """Frechet distance extrapolated to infinitely many images, with its interval. Can be negative by chance.
 
     Chong & Forsyth 2020, "Effectively unbiased FID and Inception score": the bias is proportional to 1 / N. Here both
-    sets shrink, so that it is taken out for real images too, and the line goes through all of them and through
-    disjoint halves drawn with `seed`: quarters, and many sizes between, bent it more than they steadied it. The
-    extrapolation leaves the first-order variance as it is and doubles the second-order one, which is what the
-    influences of `frechet_interval` give anyway. In simulations of 32 and 128 features and 64 to 800 images it held
-    the true distance in 90% to 98%. Raises `DataError` with fewer images than features, where the line bends.
+    sets are reduced, which also removes the bias of the real images. The line is fitted to all images and to disjoint
+    halves drawn with `seed`; smaller or more sizes made the fit worse. The extrapolation keeps the first-order variance
+    and doubles the second-order variance, as the influences of `frechet_interval` do. In simulations with 32 and 128
+    features and 64 to 800 images, the interval contained the true distance in 90% to 98% of cases. Raises `DataError`
+    for fewer images than features, where the bias is not linear.
     """
     check(real, fake, max(4, real.shape[1]))
     rng = np.random.default_rng(seed)
@@ -179,7 +179,7 @@ def fid_infinity(real: np.ndarray, fake: np.ndarray, seed: int = 0) -> Interval:
         for i, j in zip(*(np.array_split(order, 2) for order in orders), strict=True):
             halves.append(frechet(real[np.sort(i)], fake[np.sort(j)]))
     bias = float(np.mean(halves)) - interval.value
-    half = interval.high - interval.value  # the lower end may be cut off at 0
+    half = interval.high - interval.value  # the lower end may be limited to 0
     value = interval.value - bias
     return Interval(value, value - half, value + half)
 
@@ -213,9 +213,9 @@ def _distance(difference: np.ndarray, first: np.ndarray, second: np.ndarray, roo
 
 
 def _maps(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Singular values s of A B^T = U s V^T, and W (D, R) for either side: |a W|^2 is the diagonal of U s U^T.
+    """Singular values s of A B^T = U s V^T, and W (D, R) for each side: |a W|^2 is the diagonal of U s U^T.
 
-    W W^T is the optimal map to the other side's Gaussian (Dowson & Landau 1982).
+    W W^T is the optimal map to the Gaussian of the other side (Dowson & Landau 1982).
     """
     if len(first) < len(second):
         values, to_first, to_second = _maps(second, first)
@@ -223,13 +223,13 @@ def _maps(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray
     product = first @ second.T
     squares, right = np.linalg.eigh(product.T @ product)
     values = np.sqrt(np.maximum(squares, 0))
-    kept = values > 1e-6 * values.max(initial=0)  # below, the square's rounding; they weigh nothing
+    kept = values > 1e-6 * values.max(initial=0)  # smaller values are rounding errors
     right, roots = right[:, kept], np.sqrt(values[kept])
     return values, second.T @ (right / roots), first.T @ (product @ (right / roots**3))
 
 
 def _influence(features: np.ndarray, mean: np.ndarray, difference: np.ndarray, to_other: np.ndarray) -> float:
-    """Variance that the chance of these images gives to the distance."""
+    """Variance of the distance due to the choice of these images."""
     num = len(features)
     influences = np.empty(num)
     for part in slices(num, BLOCK):

@@ -1,8 +1,8 @@
-"""The Inception-v3 of December 2015 in which FID, KID and IS are defined, in its plain and in its fast form.
+"""Inception-v3 of December 2015, in which FID, KID and IS are defined: a plain and a fast implementation.
 
-Szegedy et al. 2016, "Rethinking the Inception architecture", as in the TensorFlow graph that Heusel et al. 2017 took
-for FID: average pooling leaves the border's padding out, the last block's pooling takes the maximum, there are 1008
-classes. The weights are those of that graph in the file of pytorch-fid, which torch-fidelity and torchmetrics read too.
+Szegedy et al. 2016, "Rethinking the Inception architecture", as in the TensorFlow graph used for FID by Heusel et al.
+2017: average pooling excludes padding, the last block uses maximum pooling, and there are 1008 classes. The weights are
+those of pytorch-fid, converted from that graph; torch-fidelity and torchmetrics use them too.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SIZE = 299
 NUM_FEATURES, NUM_CLASSES = 2048, 1008
 NORM_EPS = 1e-3
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
-"""Of the published file: its first digits are in its name, all of them in many projects that pin it."""
+"""Of the published file; its first digits are part of the file name."""
 FILE = File(
     "pt_inception-2015-12-05-6726825d.pth",
     "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
@@ -36,7 +36,7 @@ FILE = File(
 
 
 class Layer(NamedTuple):
-    """A convolution of a block: what it reads (None: the block's input), channels, kernel (height, width), stride."""
+    """A convolution of a block: its input (None: input of the block), channels, kernel (height, width), stride."""
 
     name: str
     reads: str | None
@@ -46,7 +46,7 @@ class Layer(NamedTuple):
 
 
 def chain(name: str, *steps: tuple[int, int, int, int]) -> tuple[Layer, ...]:
-    """Layers name_1, name_2, ..., each reading the one before: steps of (channels, height, width, stride)."""
+    """Consecutive layers name_1, name_2, ...; steps: (channels, height, width, stride)."""
     return tuple(
         Layer(f"{name}_{i + 1}", f"{name}_{i}" if i else None, channels, (height, width), stride)
         for i, (channels, height, width, stride) in enumerate(steps)
@@ -54,7 +54,7 @@ def chain(name: str, *steps: tuple[int, int, int, int]) -> tuple[Layer, ...]:
 
 
 def block_35(pooled: int) -> tuple[Layer, ...]:
-    """A block of the 35 x 35 grid; `pooled`: channels behind its pooling."""
+    """A block of the 35 x 35 grid; `pooled`: channels after its pooling."""
     return (
         Layer("branch1x1", None, 64),
         *chain("branch5x5", (48, 1, 1, 1), (64, 5, 5, 1)),
@@ -64,7 +64,7 @@ def block_35(pooled: int) -> tuple[Layer, ...]:
 
 
 def block_17(narrow: int) -> tuple[Layer, ...]:
-    """A block of the 17 x 17 grid, its 7 x 7 kernels split into 1 x 7 and 7 x 1 of `narrow` channels."""
+    """A block of the 17 x 17 grid, with 7 x 7 kernels split into 1 x 7 and 7 x 1 with `narrow` channels."""
     lying, standing = (narrow, 1, 7, 1), (narrow, 7, 1, 1)
     return (
         Layer("branch1x1", None, 192),
@@ -75,7 +75,7 @@ def block_17(narrow: int) -> tuple[Layer, ...]:
 
 
 def block_8() -> tuple[Layer, ...]:
-    """A block of the 8 x 8 grid, whose 3 x 3 kernels end in a lying and a standing one side by side."""
+    """A block of the 8 x 8 grid, with parallel 1 x 3 and 3 x 1 kernels."""
     return (
         Layer("branch1x1", None, 320),
         Layer("branch3x3_1", None, 384),
@@ -117,15 +117,15 @@ BLOCKS: tuple[tuple[str, Pooling, tuple[Layer, ...]], ...] = (
     ("Mixed_7b", "average", block_8()),
     ("Mixed_7c", "maximum", block_8()),
 )
-"""Name, pooling and layers of each block. A block's output is the layers that no other reads, side by side, and, where
-it halves the grid, the input halved by maximum pooling behind them."""
+"""Name, pooling and layers of each block. The output of a block is the concatenation of all layers without successor,
+followed by the max-pooled input if the block halves the grid."""
 
 
 class Inception(nn.Module):
     """RGB (N, 3, 299, 299), (pixel - 128) / 128 -> features (N, 2048) and logits (N, 1008).
 
-    The plain form, which the fast one is held against. The logits are without the last layer's bias, as the inception
-    score has been computed since its first code (Salimans et al. 2016). Parameters have their names of the file.
+    Plain reference implementation for tests of the fast one. Logits are without the bias of the last layer, as in the
+    original code of the inception score (Salimans et al. 2016). Parameter names are those of the file.
     """
 
     def __init__(self) -> None:
@@ -187,7 +187,7 @@ def pool(x: Tensor, pooling: Pooling) -> Tensor:
 
 
 class ConvNorm(nn.Module):
-    """Convolution, batch norm, ReLU; padded to keep the size unless `padding` is given."""
+    """Convolution, batch norm, ReLU; default padding keeps the size."""
 
     def __init__(
         self, num_in: int, num_out: int, kernel: tuple[int, int], stride: int = 1, padding: int | None = None
@@ -201,16 +201,15 @@ class ConvNorm(nn.Module):
         return self.bn(self.conv(x)).relu_()
 
 
-# ---- the fast form ----
+# ---- fast implementation ----
 
 
 class FastInception(nn.Module):
-    """The same function as `Inception`: fewer passes over each layer, the same sums in another order.
+    """The same function as `Inception`, except for rounding.
 
-    Batch norm is folded into its convolution. The 1x1 convolutions that read a block's input are one where `merge`
-    (not in onnxruntime, whose layout of channels in blocks is undone to take them apart again). Average pooling comes
-    after its 1x1 convolution, where there are four to six times fewer channels: both are linear, and as the weights of
-    the average sum to 1 at every place, also at the border, it leaves the bias alone.
+    Batch norm is folded into convolutions. merge: combine the 1x1 convolutions of the input of a block (slower in
+    onnxruntime because of its memory layout). Average pooling is moved after its 1x1 convolution, where there are four
+    to six times fewer channels; this is equivalent because both are linear and the pooling weights sum to 1 everywhere.
     """
 
     def __init__(self, plain: Inception, merge: bool = True) -> None:
@@ -232,7 +231,7 @@ class FastInception(nn.Module):
 
 
 class FastBlock(nn.Module):
-    """A block as groups of layers that are one convolution each."""
+    """A block as groups of layers with one convolution each."""
 
     def __init__(self, plain: Block, merge: bool) -> None:
         super().__init__()
@@ -257,7 +256,7 @@ class FastBlock(nn.Module):
 
 
 def folded(layers: list[ConvNorm]) -> nn.Conv2d:
-    """Convolutions of the same input with their batch norms as one convolution, computed in float64 on the way."""
+    """Combine convolutions of the same input and their batch norms into one convolution; computed in float64."""
     weights, biases = [], []
     for layer in layers:
         norm = {name: tensor.double() for name, tensor in layer.bn.state_dict().items()}
@@ -275,32 +274,32 @@ def folded(layers: list[ConvNorm]) -> nn.Conv2d:
 
 
 def original(pictures: Tensor) -> Tensor:
-    """RGB (N, 3, H, W) in [-1, 1] -> (N, 3, 299, 299) as the graph of 2015 itself makes it.
+    """RGB (N, 3, H, W) in [-1, 1] -> (N, 3, 299, 299), as in the original graph of 2015.
 
-    8 bit values, enlarged or reduced as TensorFlow 1 does it: linear between the two nearest pixels, the corner of the
-    first pixel held fast, nothing smoothed where images are reduced. Then (pixel - 128) / 128.
+    8-bit values, resized as in TensorFlow 1: bilinear, aligned at the corner of the first pixel, without antialiasing.
+    Then (pixel - 128) / 128.
     """
     x = eight_bit(pictures).contiguous()
-    for dim in (3, 2):  # along the rows first: the order decides about the last bit
+    for dim in (3, 2):  # along the rows first, because the order affects rounding
         place = torch.arange(SIZE, device=x.device) * torch.tensor(x.shape[dim] / SIZE, device=x.device)
         low = place.long()
         high = (low + 1).clamp_max(x.shape[dim] - 1)
         first = x.index_select(dim, low)
-        # first + (second - first) * share, in place: four times faster than with a new tensor each
+        # first + (second - first) * share, in place (four times faster)
         x = x.index_select(dim, high).sub_(first).mul_((place - low).view(-1, *[1] * (3 - dim))).add_(first)
     return x.sub_(128).div_(128)
 
 
 def clean(pictures: Tensor) -> Tensor:
-    """RGB (N, 3, H, W) in [-1, 1] -> (N, 3, 299, 299): 8 bit values, antialiased bicubic, not rounded again.
+    """RGB (N, 3, H, W) in [-1, 1] -> (N, 3, 299, 299): 8-bit values, antialiased bicubic, then (pixel - 128) / 128.
 
-    Parmar et al. 2022, "On aliased resizing and surprising subtleties in GAN evaluation". Then (pixel - 128) / 128.
+    Parmar et al. 2022, "On aliased resizing and surprising subtleties in GAN evaluation".
     """
     return bicubic(SIZE)(eight_bit(pictures) / 127.5 - 1).mul_(127.5 / 128).sub_(0.5 / 128)
 
 
 def eight_bit(pictures: Tensor) -> Tensor:
-    """[-1, 1] -> whole numbers in 0..255: what a file of 8 bits would hold."""
+    """[-1, 1] -> integers in 0..255, as in an 8-bit file."""
     return (pictures.clamp(-1, 1) + 1).mul_(127.5).round_()
 
 
@@ -308,10 +307,9 @@ def eight_bit(pictures: Tensor) -> Tensor:
 
 
 def load(name: str, device: torch.device, weights: Path | None, pack: Pack | None) -> Features:
-    """The fast network as `Features`, with the weights of the file `weights`, or the published ones.
+    """The fast network as `Features`, with weights from the file `weights`, or the published ones.
 
-    A file of the same format with other weights is taken where it is given by its path; the name and the protocol then
-    say so, as numbers from it are no FID.
+    A file with other weights is accepted; name and protocol then state it, because the results are not FID.
     """
     plain, digest = load_plain(weights)
     in_onnx = device.type == "cpu" and onnx_form.available()
@@ -331,23 +329,23 @@ def load(name: str, device: torch.device, weights: Path | None, pack: Pack | Non
 
 
 def load_plain(weights: Path | None = None) -> tuple[Inception, str]:
-    """The plain network in eval mode and the sha256 of its file; raises `CheckpointError` for any other file."""
+    """The plain network in eval mode and the SHA-256 of its file. Raises `CheckpointError` for other files."""
     path = weights or fetch(FILE)
     if not path.is_file():
-        raise CheckpointError(f"{path} is not there: expected the weights file of Inception, such as {FILE.name}")
+        raise CheckpointError(f"{path} does not exist: expected the weights file of Inception, such as {FILE.name}")
     digest = files.sha256(path)
     if weights is None and digest != SHA256:
         raise CheckpointError(
-            f"{path} is damaged or another network's (hash {digest[:8]}, expected {SHA256[:8]}): delete it, then try "
-            f"again or put the file from {FILE.url} there"
+            f"{path} is damaged or of another network (hash {digest[:8]}, expected {SHA256[:8]}): delete it, then try "
+            f"again or save {FILE.url} there"
         )
     network = Inception().eval().requires_grad_(False)
     try:
-        # A plain dictionary: older files lack the counters of batches, which PyTorch then does not ask for.
+        # As a plain dict, PyTorch accepts older files without the batch counters.
         network.load_state_dict(dict(torch.load(path, map_location="cpu", weights_only=True)))
-    except Exception as error:  # what torch.load raises depends on where the file is damaged
+    except Exception as error:  # torch.load raises different errors for damaged files
         raise CheckpointError(
-            f"{path} (hash {digest[:8]}) does not hold the weights of the Inception of FID: "
+            f"{path} (hash {digest[:8]}) does not contain the weights of the Inception of FID: "
             f"expected the file from {FILE.url} (hash {SHA256[:8]})"
         ) from error
     return network, digest

@@ -1,4 +1,4 @@
-"""The type of a measured value with its confidence interval, and what all measures of two sets share."""
+"""Confidence intervals, and checks that all measures of two sets share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LEVEL = 0.95
 
 
 class Interval(NamedTuple):
-    """A measured value and the confidence interval of what it estimates."""
+    """An estimate with its confidence interval."""
 
     value: float
     low: float
@@ -25,13 +25,13 @@ class Interval(NamedTuple):
 def normal(
     value: float, variance: float, level: float = LEVEL, within: tuple[float, float] = (-math.inf, math.inf)
 ) -> Interval:
-    """The interval of an estimate that is normal with this variance, cut off at what the measure can be."""
+    """Normal interval of an estimate with this variance, limited to the range `within`."""
     half = NormalDist().inv_cdf((1 + level) / 2) * math.sqrt(max(variance, 0.0))
     return Interval(float(value), max(float(value) - half, within[0]), min(float(value) + half, within[1]))
 
 
 def share(value: float, num: int) -> Interval:
-    """The interval of a share of `num` independent draws (Wilson 1927): of use at shares of 0 and 1 too."""
+    """Interval of a share of `num` independent samples (Wilson 1927); also valid for shares of 0 and 1."""
     z = NormalDist().inv_cdf((1 + LEVEL) / 2)
     middle = (value + z**2 / (2 * num)) / (1 + z**2 / num)
     half = z / (1 + z**2 / num) * math.sqrt(value * (1 - value) / num + z**2 / (4 * num**2))
@@ -39,7 +39,7 @@ def share(value: float, num: int) -> Interval:
 
 
 def check(real: np.ndarray, fake: np.ndarray, least: int) -> None:
-    """Raises `DataError` unless both are (at least `least`, D) finite numbers of one width."""
+    """Raise `DataError` unless both are finite (at least `least`, D) with the same D."""
     check_shapes(real.shape, fake.shape, least)
     check_finite(real, "real")
     check_finite(fake, "generated")
@@ -48,13 +48,13 @@ def check(real: np.ndarray, fake: np.ndarray, least: int) -> None:
 def check_shapes(real: tuple[int, ...], fake: tuple[int, ...], least: int) -> None:
     if min(real[0], fake[0]) < least:
         raise DataError(
-            f"{real[0]} real and {fake[0]} generated images were given and this measure needs at least {least} "
-            "of each: ask for more samples or take more pictures"
+            f"{real[0]} real and {fake[0]} generated images are too few for this measure, which needs at least {least} "
+            "of each: use more samples or more images"
         )
     if real[1] != fake[1]:
         raise DataError(
-            f"the features of real images have {real[1]} numbers and those of generated ones {fake[1]}, "
-            "which cannot be compared: take both from one network"
+            f"the features of real images have {real[1]} numbers and those of generated images {fake[1]}, "
+            "which cannot be compared: use one network for both"
         )
 
 
@@ -63,7 +63,7 @@ def check_finite(features: np.ndarray, kind: str) -> None:
     if bad:
         raise DataError(
             f"the features of {bad} of {len(features)} {kind} images are not finite numbers: "
-            "look for NaN in the images or in the network's weights"
+            "check the images and the weights of the network for NaN"
         )
 
 

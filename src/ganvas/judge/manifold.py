@@ -1,4 +1,4 @@
-"""Improved precision and recall, density and coverage: nearest-neighbour balls in feature space, with intervals."""
+"""Improved precision and recall, density and coverage, by nearest-neighbour balls in feature space."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from scipy.stats import t as student
 from ganvas.judge.intervals import LEVEL, Interval, check, share, slices
 
 BLOCK = 2048  # rows and columns of distances at a time: 16 MB in float32
-PARTS, ROUNDS = 4, 4  # both sets are dealt into so many parts, so many times, for the intervals
+PARTS, ROUNDS = 4, 4  # random splits into parts, and number of splits, for the intervals
 TINY = 1e-12
 
 
 class Manifold(NamedTuple):
-    """Four shares; higher is better in all, and density may exceed 1. See `manifold`."""
+    """Four shares; higher is better; density can exceed 1. See `manifold`."""
 
     precision: Interval
     recall: Interval
@@ -27,22 +27,22 @@ def manifold(real: np.ndarray, fake: np.ndarray, k: int = 3, k_density: int = 5,
     """Precision, recall, density and coverage of features (N, D) and (M, D), from one pass over all pairs.
 
     Precision and recall: Kynkaanniemi et al. 2019, "Improved precision and recall", with balls to the k-th neighbour.
-    Density and coverage: Naeem et al. 2020, "Reliable fidelity and diversity metrics", k_density: how many real balls
-    hold a generated image, over k_density, and the share of real balls that hold one. All four depend on the numbers
-    of images; the interval is of their average at these numbers.
+    Density and coverage: Naeem et al. 2020, "Reliable fidelity and diversity metrics", with k_density: number of real
+    balls that contain a generated image, divided by k_density; share of real balls that contain a generated image. All
+    depend on the numbers of images; the interval is of their average at these numbers.
 
-    The chance of the balls matters as much as that of the images that fall in them, and a bootstrap's duplicates
-    would be each other's neighbours, so: both sets are dealt into 4 parts (with `seed`), the four shares measured on
-    each, and their variance divided by 4 (subsampling, Politis & Romano 1994; a share of N images has a variance
-    like 1 / N); Student's t of the 4 deals' 12 differences. Density and coverage, which change with the size of the
-    parts, bring their variance along: density like its square, coverage like p (1 - p). At shares near 0 and 1 at least
-    as wide as a plain share's interval. Held against simulation (8 to 128 features of falling size, 100 to 1,000
-    images, Gaussian and heavy tails, equal, moved and collapsed sets): precision, recall and coverage 90% to 100%,
-    95% to 96% on average; density 91% on average, and down to 71% for a collapsed generator at 100 images. A
-    binomial interval, which takes the balls as given, has a tenth to three quarters of the variance.
+    Intervals by subsampling (Politis & Romano 1994), because the radii vary too, and duplicates in a bootstrap would be
+    neighbours of each other. Both sets are split into 4 parts (with `seed`), and the variance over the parts is divided
+    by 4; Student's t with 12 degrees of freedom from 4 splits. The variances of density and coverage, which depend on
+    the size of the parts, are rescaled: density as its square, coverage as p (1 - p). Near 0 and 1, intervals are at
+    least as wide as those of a plain share. In simulations (8 to 128 features of decreasing size, 100 to 1,000 images,
+    Gaussian and heavy tails, equal, shifted and collapsed sets) the intervals contained the average in 90% to 100% of
+    cases for precision, recall and coverage (95% to 96% on average), and in 91% on average for density, down to 71%
+    for a collapsed generator at 100 images. A binomial interval, which ignores the variation of the balls, has a tenth
+    to three quarters of the variance.
 
-    Distances in the type of the features, centred, block by block, whatever N and M.
-    Raises `DataError` below 4 parts of max(k, k_density) + 1 images.
+    Distances are computed in the type of the features, centred, in blocks. Raises `DataError` for fewer than 4 parts of
+    max(k, k_density) + 1 images.
     """
     most = max(k, k_density)
     check(real, fake, PARTS * (most + 1))
@@ -67,11 +67,11 @@ def manifold(real: np.ndarray, fake: np.ndarray, k: int = 3, k_density: int = 5,
 
 
 def precision_recall(real: np.ndarray, fake: np.ndarray, k: int = 3, block: int = BLOCK) -> tuple[float, float]:
-    """Share of generated images within the real ones' manifold, and of real ones within the generated ones'.
+    """Share of generated images in the manifold of real images (precision), and vice versa (recall).
 
-    Kynkaanniemi et al. 2019, "Improved precision and recall": a manifold is the balls about each of its images that
-    just reach its k-th nearest neighbour in the same set. Both in 0..1, higher is better. Raises `DataError` at k
-    images or fewer in a set.
+    Kynkaanniemi et al. 2019, "Improved precision and recall": the manifold is the union of balls around each image, up
+    to its k-th nearest neighbour in the same set. Both in 0..1, higher is better. Raises `DataError` for at most k
+    images in a set.
     """
     check(real, fake, k + 1)
     real, fake = _centred(real, fake)
@@ -80,7 +80,7 @@ def precision_recall(real: np.ndarray, fake: np.ndarray, k: int = 3, block: int 
 
 
 def _centred(real: np.ndarray, fake: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """About the real mean, which takes no precision from the distances."""
+    """Subtract the mean of the real features, which improves the numerical precision of distances."""
     mean = real.mean(axis=0, dtype=np.float64)
     return real - mean.astype(real.dtype), fake - mean.astype(fake.dtype)
 
@@ -104,9 +104,9 @@ def _measured(real: np.ndarray, fake: np.ndarray, k: int, k_density: int, block:
 
 
 def _reach(features: np.ndarray, k: int, block: int) -> np.ndarray:
-    """Squared distances of each image to its k nearest neighbours in its own set, in order (N, k).
+    """(N, k): sorted squared distances of each image to its k nearest neighbours in its own set.
 
-    Only the blocks on and above the diagonal; one below is the transpose of one above.
+    Only blocks on and above the diagonal are computed, because the matrix is symmetric.
     """
     nearest = np.full((len(features), k), np.inf, features.dtype)
     squares = _squares(features)

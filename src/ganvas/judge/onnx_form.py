@@ -1,4 +1,4 @@
-"""A convolutional network in onnxruntime where that is installed: on CPUs faster than PyTorch, the same to rounding."""
+"""Run a convolutional network in onnxruntime, which is faster than PyTorch on CPUs; equal except for rounding."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def available() -> bool:
 
 
 def of(network: nn.Module, shape: tuple[int, int, int]) -> nn.Module:
-    """`network` (images of `shape` (C, H, W) on the CPU -> a tensor or a tuple) in onnxruntime.
+    """Convert `network` (images of `shape` (C, H, W) on the CPU -> a tensor or a tuple) to onnxruntime.
 
-    For networks of the operations that `_Writer` knows, in eval mode, with batch norms folded. On the threads that
-    PyTorch has; as many threads give the same bits. Needs the packages: see `available`.
+    Supports the operations known to `_Writer`, in eval mode, with folded batch norms. Uses the number of threads of
+    PyTorch; equal numbers of threads give identical results. Requires the packages (see `available`).
     """
     import onnx
     import onnxruntime
@@ -34,7 +34,7 @@ def of(network: nn.Module, shape: tuple[int, int, int]) -> nn.Module:
 
 
 class OnnxForm(nn.Module):
-    """Called as the network that it was made of; takes and gives float32 on the CPU."""
+    """Same interface as the original network; float32 on the CPU."""
 
     def __init__(self, session: Any) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class OnnxForm(nn.Module):
 
 
 class _Writer:
-    """Writes the traced operations of a network one by one as ONNX nodes."""
+    """Convert the traced operations of a network to ONNX nodes."""
 
     def __init__(self, onnx: Any) -> None:
         self.onnx = onnx

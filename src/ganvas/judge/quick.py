@@ -1,7 +1,7 @@
-"""A quick look at a generator while it trains: its vitals, a handful of numbers that cost seconds at most.
+"""Scores of a generator during training, which take a few seconds at most.
 
-The score that keeps the best weights is the kernel distance (KID) to real images, held-out ones where there are
-enough, in the features of a random network: a pretrained one that chose the weights could not judge them afterwards.
+The score that selects the best weights is KID to real images (held-out images if there are enough) in the features of
+a random network. A pretrained network that selects the weights could not be used for an independent evaluation.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from ganvas.judge.artefacts import lattice, sharpness
 from ganvas.judge.distances import kid_interval, precision_recall
 from ganvas.judge.features import Features
 
-NUM_PICTURES = 256  # fewer where they are large
-PIXELS = 2**23  # of all images together
+NUM_PICTURES = 256  # fewer for large images
+PIXELS = 2**23  # most pixels of all images together
 LATTICE_PICTURES = 64
-THUMBNAIL = 12  # pixels a side in which neighbours are looked for
+THUMBNAIL = 12  # side in pixels for the search for neighbours
 NEIGHBOURS = 20
-MOST_TRAINING = 20_000  # training images that neighbours are looked for among
-STRANGE, LEAST_JUDGED = 2, 50  # per cent of images that are no copies but pass for near; images that this takes
+MOST_TRAINING = 20_000  # most training images for the search for neighbours
+STRANGE, LEAST_JUDGED = 2, 50  # false-alarm rate of `near` in percent; fewest images to calibrate it
 
 
 class QuickJudge:
-    """Called with a generator, it answers with its vitals, all about the same seeds each time:
+    """Call it with a generator to get its scores, always for the same seeds:
 
-    score, kid: the distance to real images; margin: half of its 95% interval. precision, recall: improved ones.
-    diversity: mean squared distance of two generated pictures' features, over that of two real ones.
-    lattice: the worst period's peak over the real pictures'; peaks fainter than the usual power of real images, which
-    nobody sees, hardly count. sharpness: Laplacian variance over the real pictures'.
-    near: share of images much nearer to one training image than to the next ones. By chance it is 2%: of held-out
-    images, or where too few were set aside, of training images among the others. Left out with too few of both.
-    change: mean change of a pixel, of the range, since the last look.
+    score, kid: KID to real images. margin: half of its 95% interval. precision, recall: improved precision and recall.
+    diversity: mean squared distance of the features of two generated images, relative to real images.
+    lattice: checkerboard artefacts, peak of the worst period relative to real images; invisible peaks (below the usual
+    power of real images) hardly count. sharpness: variance of the Laplacian relative to real images.
+    near: share of images much closer to one training image than to the next ones; by chance 2%, calibrated on held-out
+    images, or on training images if there are too few held-out images. Omitted if there are too few of both.
+    change: mean absolute change of a pixel since the last call, relative to the range.
     """
 
     def __init__(self, pack: Pack, device: str | None = None) -> None:
@@ -81,13 +81,16 @@ class QuickJudge:
         return vitals
 
     def _lattice(self, images: Tensor) -> float:
-        """Of a blurred image any trace of a lattice stands out, over next to nothing. So the peak must stand out of
-        the images alone, and of the same among as many real ones, where it lies on their power too."""
+        """Worst peak relative to real images.
+
+        In blurred images even invisible peaks are large relative to their neighbourhood. So the peak is also measured
+        on the generated images mixed with as many real images, and the smaller value counts.
+        """
         alone, among = lattice(images), lattice(torch.cat([images, self.pictures[: len(images)]]))
         return max((min(alone[p], 2 * among[p] - real) / real for p, real in self.lattice.items()), default=1.0)
 
     def _chance(self, pack: Pack) -> float | None:
-        """The standing out below which an image is near: of `STRANGE` per cent of images that are no copies."""
+        """Threshold of the distance ratio, below which `STRANGE` percent of images that are not copies lie."""
         enough = len(self.training) > NEIGHBOURS + 1
         if enough and len(pack.heldout) >= LEAST_JUDGED:
             distances = self._distances(_thumbnails(pack, _drawn(pack.heldout, NUM_PICTURES)), NEIGHBOURS)
@@ -99,17 +102,17 @@ class QuickJudge:
         return float(np.percentile(self._standing_out(distances), STRANGE))
 
     def _distances(self, thumbnails: np.ndarray, num: int) -> np.ndarray:
-        """To the `num` nearest training images (N, num), nearest first."""
+        """Distances (N, num) to the `num` nearest training images, nearest first."""
         return np.sqrt(nearest(thumbnails, self.training, num)[0])
 
     @staticmethod
     def _standing_out(distances: np.ndarray) -> np.ndarray:
-        """Distance to the nearest training image over the mean of the next ones: small for a copy (N,)."""
+        """(N,): distance to the nearest training image divided by the mean of the next ones; small for a copy."""
         return distances[:, 0] / np.maximum(1e-6, distances[:, 1:].mean(axis=1))
 
 
 def _drawn(indices: np.ndarray, num: int) -> np.ndarray:
-    """At most `num` of the indices, always the same ones, in order."""
+    """A fixed random choice of at most `num` indices, sorted."""
     return np.sort(np.random.default_rng(0).permutation(indices)[:num])
 
 
@@ -124,11 +127,11 @@ def _thumbnails(pack: Pack, chosen: np.ndarray) -> np.ndarray:
 
 
 def _normalised(thumbnails: Tensor) -> np.ndarray:
-    """Rows of mean 0 and length 1: brightness and contrast do not count."""
+    """Rows with mean 0 and length 1, so that brightness and contrast do not matter."""
     rows = thumbnails.flatten(1)
     return F.normalize(rows - rows.mean(dim=1, keepdim=True), dim=1).numpy()
 
 
 def _spread(features: np.ndarray) -> float:
-    """Mean squared distance of two rows, up to a factor."""
+    """Mean squared distance of two rows, up to a constant factor."""
     return float(features.var(axis=0, dtype=np.float64, ddof=1).sum())

@@ -1,9 +1,9 @@
-"""A random convolutional network: features for images unlike photographs, where networks trained on photographs
-look at the wrong things.
+"""A random convolutional network: features for images that differ from photographs, for which pretrained networks are
+not suitable.
 
-Random filters with a nonlinearity and pooling keep most of what tells textures and shapes apart (Jarrett et al. 2009,
-"What is the best multi-stage architecture for object recognition?"; Ustyuzhaninov et al. 2017, "What does it take to
-generate natural textures?"). Weights come from NumPy's generator, so they are the same on every machine.
+Random filters with a nonlinearity and pooling distinguish most textures and shapes (Jarrett et al. 2009, "What is the
+best multi-stage architecture for object recognition?"; Ustyuzhaninov et al. 2017, "What does it take to generate
+natural textures?"). Weights are drawn with NumPy, so they are the same on every machine.
 """
 
 from __future__ import annotations
@@ -22,20 +22,19 @@ from ganvas.generator import tensor_hash
 from ganvas.judge.features import Features, as_rgb
 
 SEED = 0
-MAPS = (16, 32, 64, 64)  # of each scale; the first looks at 5 x 5 pixels, the others at 3 x 3 places
-LAYOUT = 2  # the finest and the coarsest grid of means: 2 x 2 cells
-LARGEST = 128  # pixels of the longer side; larger images are reduced first
-SMALLEST = 16  # pixels of the shorter side; smaller images are enlarged
-CALIBRATION = 500  # images that give the scale of each feature
-BLOCK = 50  # of them at a time
+MAPS = (16, 32, 64, 64)  # feature maps per scale; kernels of 5 x 5, then 3 x 3
+LAYOUT = 2  # 2 x 2 cells of means at the coarsest scale
+LARGEST = 128  # longer side in pixels; larger images are reduced
+SMALLEST = 16  # shorter side in pixels; smaller images are enlarged
+CALIBRATION = 500  # images for the scale of each feature
+BLOCK = 50  # calibration images at a time
 
 
 class RandomNetwork(nn.Module):
     """RGB (N, 3, H, W) in [-1, 1] -> (N, num_features).
 
-    At each of four scales, each half of the one before: mean and deviation of each map over the image; and the means
-    in 2 x 2 cells of the last. Each feature less its mean over its deviation on calibration images, and the inverse
-    hyperbolic sine of that: a few strange images would otherwise rule every distance.
+    Mean and deviation of each feature map at four scales (each half of the previous one), and means in 2 x 2 cells of
+    the last scale. Features are standardised on calibration images; asinh then limits the influence of outliers.
     """
 
     mean: Tensor
@@ -50,7 +49,7 @@ class RandomNetwork(nn.Module):
             size = 5 if num_in == 3 else 3
             conv = nn.Conv2d(num_in, maps, size, padding=size // 2, padding_mode="reflect")
             weight = rng.standard_normal((maps, num_in, size, size), np.float32)
-            # They see differences, so that none is blind; half of the first see brightness and colour themselves too.
+            # Filters with mean 0 detect differences; half of the first ones also respond to brightness and colour.
             differing = maps // 2 if num_in == 3 else maps
             weight[:differing] -= weight[:differing].mean(axis=(1, 2, 3), keepdims=True)
             conv.weight.data = torch.from_numpy(weight * math.sqrt(2 / (num_in * size**2)))
@@ -66,7 +65,7 @@ class RandomNetwork(nn.Module):
         return torch.asinh((self.raw(x) - self.mean) * self.scale)
 
     def raw(self, x: Tensor) -> Tensor:
-        """(N, num_features), each with a scale of its own."""
+        """(N, num_features) features before standardisation."""
         found = []
         for i, conv in enumerate(self.convs):
             x = F.relu(conv(x))
@@ -79,14 +78,14 @@ class RandomNetwork(nn.Module):
 
     @torch.inference_mode()
     def calibrate(self, blocks: Iterable[Tensor]) -> None:
-        """Sets the scale of each feature: zero mean and unit variance on these images (N, 3, H, W)."""
+        """Standardise each feature to mean 0 and variance 1 on these images (N, 3, H, W)."""
         deviation, mean = torch.std_mean(torch.cat([self.raw(block) for block in blocks]).double(), dim=0)
         self.mean.copy_(mean)
         self.scale.copy_(1 / deviation.clamp_min(1e-4))
 
 
 def prepare(pictures: Tensor) -> Tensor:
-    """As they are, unless they are too large to be quick or too small for four scales."""
+    """Resize images that are too large to be fast or too small for four scales."""
     height, width = pictures.shape[2:]
     factor = min(1.0, LARGEST / max(height, width))
     size = max(round(height * factor), SMALLEST), max(round(width * factor), SMALLEST)
@@ -96,7 +95,7 @@ def prepare(pictures: Tensor) -> Tensor:
 
 
 def textures(num: int = CALIBRATION, side: int = 64) -> Tensor:
-    """Noise (N, 3, side, side) with the 1/f amplitudes of natural images (Field 1987), of any contrast and colour."""
+    """Noise (N, 3, side, side) with the 1/f amplitudes of natural images (Field 1987), random contrast and colour."""
     rng = np.random.default_rng(SEED)
     frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side))
     frequency[0, 0] = 1 / side
@@ -108,7 +107,7 @@ def textures(num: int = CALIBRATION, side: int = 64) -> Tensor:
 
 
 def load(name: str, device: torch.device, weights: Path | None, pack: Pack | None) -> Features:
-    """The network as `Features`; with a pack, in the scale of its training images, which tells far more apart."""
+    """The network as `Features`; with a pack, calibrated on its training images, which improves discrimination."""
     network = RandomNetwork().eval().requires_grad_(False)
     digest = tensor_hash(network.state_dict())
     if pack is None:

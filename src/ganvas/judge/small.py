@@ -1,6 +1,6 @@
-"""A small convolutional classifier and its training: for the judge of labelled images and the usefulness tests.
+"""A small convolutional classifier and its training, for class accuracy and the usefulness tests.
 
-It looks at images of at most 64 pixels along the longer side; `prepared` makes larger ones so.
+Images are reduced to at most 64 pixels along the longer side by `prepared`.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from ganvas.judge.features import as_rgb
 from ganvas.models import channels_last
 
 Pictures = Tensor | np.ndarray
-"""A tensor (N, C, H, W) in [-1, 1], or an array (N, H, W, C) of uint8 or uint16 (a pack's)."""
+"""A tensor (N, C, H, W) in [-1, 1], or an array (N, H, W, C) of uint8 or uint16 as in a pack."""
 
-WORK_SIZE = 64  # longest side that it looks at
-READ = 100  # images that are prepared at a time
+WORK_SIZE = 64  # longest side of the input in pixels
+READ = 100  # images prepared at a time
 COARSEST = 8  # longest side of the last grid
-WIDTHS = (16, 32, 64)  # feature maps of the stem and of the stages after it; the last goes on
-FEATURES = 128  # of the hidden layer
+WIDTHS = (16, 32, 64)  # feature maps of the stem and of the following stages; the last width is repeated
+FEATURES = 128  # units of the hidden layer
 
 BATCH = 100
 PEAK_RATE = 5e-3
-SMOOTHING = 0.05  # of the labels: keeps the logits, and with them the features, bounded
+SMOOTHING = 0.05  # label smoothing, which keeps logits and features bounded
 LIGHT = ("translation",)
-CHANCE = 0.8  # of each operation for each image
+CHANCE = 0.8  # probability of each operation for each image
 
 
 class Classifier(nn.Module):
     """(N, C, H, W) in [-1, 1] -> features (N, 128) and logits (N, num_classes).
 
-    Convolutions at half the size and below, batch-normalised, halving until the last grid is small; one hidden layer
-    sees all places of it, so where something is counts, as it does in digits and scans.
+    Batch-normalised convolutions from half the size down to a small grid, then one hidden layer on all positions,
+    because position matters in digits and scans.
     """
 
     mean: Tensor
@@ -45,7 +45,7 @@ class Classifier(nn.Module):
 
     def __init__(self, channels: int, height: int, width: int, num_classes: int) -> None:
         super().__init__()
-        # The pictures' own mean and deviation, set in training: a dark 16 bit scan is as good as a bright one.
+        # Mean and deviation of the training images, so that dark 16-bit scans are handled like bright ones.
         self.register_buffer("mean", torch.zeros(1, channels, 1, 1))
         self.register_buffer("deviation", torch.ones(1, channels, 1, 1))
         layers: list[nn.Module] = [*conv(channels, WIDTHS[0], 5, 2), *conv(WIDTHS[0], WIDTHS[1], 3, 1)]
@@ -68,7 +68,7 @@ def conv(num_in: int, num_out: int, kernel: int, stride: int) -> list[nn.Module]
 
 
 def prepared(pictures: Pictures, indices: np.ndarray, progress: Progress | None = None) -> Tensor:
-    """The images at `indices` as the classifier takes them: (N, 1 or 3, h, w) float16 in [-1, 1], read in blocks."""
+    """Input of the classifier for the images at `indices`: (N, 1 or 3, h, w) float16 in [-1, 1], read in blocks."""
     channels, height, width = shape_of(pictures)
     height, width = work_size(height, width)
     ready = torch.empty(len(indices), colours(channels), height, width, dtype=torch.float16)
@@ -98,12 +98,12 @@ def shape_of(pictures: Pictures) -> tuple[int, int, int]:
 
 
 def colours(channels: int) -> int:
-    """1 for gray, else 3: transparency is put over white."""
+    """1 for gray, otherwise 3; transparent images are put over white."""
     return 1 if channels == 1 else 3
 
 
 def work_size(height: int, width: int) -> tuple[int, int]:
-    """Height and width that the classifier looks at: the picture's, or reduced in proportion."""
+    """Height and width of the input: those of the image, or reduced in proportion."""
     scale = min(1.0, WORK_SIZE / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
 
@@ -120,11 +120,11 @@ def train_classifier(
     device: torch.device | None = None,
     progress: Progress | None = None,
 ) -> Classifier:
-    """A classifier of images (N, C, H, W), float of any precision in [-1, 1], with labels (N,) below num_classes.
+    """Train a classifier on images (N, C, H, W), float of any precision in [-1, 1], with labels (N,) < num_classes.
 
-    steps: gradient steps (10 or more) of at most 100 images, in epochs of shuffled images. policy: operations of
-    `ganvas.augment`; mirror: half of the images are mirrored. The same arguments on the same machine with as many
-    threads give the same network; the caller's random state is left alone.
+    steps: gradient steps (10 or more) of at most 100 images, in shuffled epochs. policy: operations of
+    `ganvas.augment`. mirror: mirror half of the images. Deterministic for the same arguments, machine and number of
+    threads; the global random state is unchanged.
     """
     device = device or torch.device("cpu")
     generator = torch.Generator().manual_seed(seed)
@@ -159,7 +159,7 @@ def train_classifier(
 
 
 def moments(pictures: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation (1, C, 1, 1) over all images, places and blocks of images; a flat channel counts as 1."""
+    """Mean and standard deviation (1, C, 1, 1) over all images and pixels; constant channels get deviation 1."""
     sums = torch.zeros(2, pictures.shape[1], dtype=torch.float64)
     for block in pictures.split(1000):
         wide = block.double()

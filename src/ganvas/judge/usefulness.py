@@ -1,4 +1,4 @@
-"""What generated images are good for: can a classifier tell them from real ones, and do they help to train one?"""
+"""Two tests with classifiers: real versus generated images, and usefulness of generated images as training data."""
 
 from __future__ import annotations
 
@@ -25,19 +25,18 @@ MAP_PICTURES = 200
 ARMS = ("real", "real + augmentation", "synthetic", "real + synthetic")
 
 
-# ---- real or generated? ----
+# ---- real-vs-generated classifier ----
 
 
 @dataclass(frozen=True, eq=False)
 class RealOrFake:
-    """How well a small classifier tells generated images from real ones that it has not seen."""
+    """Accuracy of a small classifier that labels unseen images as real or generated."""
 
     accuracy: Interval
-    """In 0..1; 0.5 is chance: the two cannot be told apart by it."""
+    """In 0..1; 0.5 is chance."""
     num_tested: int
     map: np.ndarray
-    """(H, W) float32 in 0..1: how much it loses where a patch is covered; 1 is the most; all 0 where it knows nothing.
-    """
+    """(H, W) float32 in 0..1: loss of margin if an area is covered, relative to the largest; all 0 without any loss."""
     sentence: str
 
 
@@ -51,24 +50,24 @@ def real_or_fake(
     device: torch.device | None = None,
     progress: Progress | None = None,
 ) -> RealOrFake:
-    """Trains a classifier on one half of both sets, tests it on the other half, and the other way round.
+    """Train a classifier on one half of both sets and test it on the other half; then swap the halves.
 
-    A classifier two-sample test (Lopez-Paz & Oquab 2017). As many of each kind are taken. The interval is Wilson's
-    over all tested images; it takes them as independent: near duplicates among the real ones make it too narrow.
-    mirror: the generator learnt from mirrored images too, so which way they face does not count. steps: gradient
-    steps of 100 images for each half. Raises `DataError` below 20 images of a kind, or where the shapes differ.
+    A classifier two-sample test (Lopez-Paz & Oquab 2017) with equal numbers of both kinds. Wilson's interval over all
+    tested images assumes independence: near duplicates among real images make it too narrow.
+    mirror: set if the generator was trained with mirrored images. steps: gradient steps of 100 images per half.
+    Raises `DataError` for fewer than 20 images of a kind, or different shapes.
     """
     check_shapes(real, fake)
     num = min(len(real), len(fake))
     if num < LEAST:
         raise DataError(
-            f"{len(real)} real and {len(fake)} generated images were given and telling them apart needs at least "
-            f"{LEAST} of each: ask for more samples or take more pictures"
+            f"{len(real)} real and {len(fake)} generated images are too few for a classifier: at least {LEAST} of "
+            "each are needed (use more samples or more images)"
         )
     rng = np.random.default_rng(seed)
     kinds = [prepared(pictures, np.sort(rng.permutation(len(pictures))[:num])) for pictures in (real, fake)]
     pictures, labels = torch.cat(kinds), torch.arange(2).repeat_interleave(num)
-    # Each half has as many of each kind: a network that learnt the shares would be right too rarely on the other half.
+    # Both kinds are equally frequent in each half, so that their shares carry no information.
     fold = torch.from_numpy(np.concatenate([rng.permutation(np.arange(num) % FOLDS) for _ in kinds]))
     hits, worth = 0, torch.zeros(map_grid(*pictures.shape[2:]))
     for i in range(FOLDS):
@@ -94,16 +93,19 @@ def real_or_fake(
 
 
 def told_apart(accuracy: Interval) -> str:
-    found = f"{accuracy.value:.1%} of unseen images ({accuracy.low:.1%} to {accuracy.high:.1%}; chance is 50%)"
+    found = (
+        f"Real-vs-generated classifier accuracy: {accuracy.value:.1%} on unseen images "
+        f"({accuracy.low:.1%} to {accuracy.high:.1%}; chance is 50%)"
+    )
     if accuracy.low <= 0.5:
-        return f"A small classifier cannot tell generated from real images: it is right about {found}."
+        return f"{found}. A small classifier cannot distinguish generated from real images."
     how = "easily" if accuracy.value > 0.9 else "often" if accuracy.value > 0.65 else "sometimes"
-    return f"A small classifier {how} tells generated from real images: it is right about {found}."
+    return f"{found}. A small classifier {how} distinguishes them."
 
 
 @torch.inference_mode()
 def occlusion(network: Classifier, pictures: Tensor, labels: Tensor) -> Tensor:
-    """(rows, columns): mean loss of margin for the right answer where a cell shows the mean image instead.
+    """(rows, columns): mean loss of margin for the correct label if a cell is replaced by the mean image.
 
     Zeiler & Fergus 2014, "Visualizing and understanding convolutional networks", section 4.2.
     """
@@ -116,7 +118,7 @@ def occlusion(network: Classifier, pictures: Tensor, labels: Tensor) -> Tensor:
 
     whole = margin(pictures)
     worth = torch.zeros(rows, columns)
-    # Where a cell begins and ends: the cells cover the image also where its sides do not divide.
+    # Edges of the cells; they cover the whole image even if its sides are not multiples.
     tops, lefts = (
         torch.linspace(0, side, n + 1).round().int().tolist()
         for side, n in zip(pictures.shape[2:], (rows, columns), strict=True)
@@ -136,23 +138,23 @@ def map_grid(height: int, width: int) -> tuple[int, int]:
     return max(1, round(height / cell)), max(1, round(width / cell))
 
 
-# ---- of use for training? ----
+# ---- usefulness as training data ----
 
 
 @dataclass(frozen=True, eq=False)
 class Usefulness:
-    """Accuracy on held-out real images of classifiers trained on each mixture, and the differences to real only."""
+    """Accuracy on held-out real images of classifiers trained on each mixture, and differences from real-only."""
 
     accuracy: dict[str, Interval]
     """By mixture (`ARMS`), mean over seeds; in 0..1."""
     difference: dict[str, Interval]
-    """By mixture other than real only: accuracy less that of real only. Differences below 0 are losses."""
+    """By mixture: accuracy minus that of real-only; below 0 is a loss."""
     seeds: int
     num_tested: int
     num_real: int
     num_synthetic: int
     helps: bool
-    """Whether real + synthetic is better than real only beyond chance."""
+    """Whether real + synthetic is significantly better than real-only."""
     sentence: str
 
 
@@ -172,25 +174,24 @@ def usefulness(
     device: torch.device | None = None,
     progress: Progress | None = None,
 ) -> Usefulness:
-    """Trains the same classifier on each mixture and tests it on held-out real images, `seeds` times.
+    """Train the same classifier on each mixture and test it on held-out real images, `seeds` times.
 
-    "Train on synthetic, test on real" (Esteban et al. 2017; Ravuri & Vinyals 2019 call it the classification accuracy
-    score). labels: (N,) int in 0..num_classes-1, for generated images what they were asked for. kind, mirror: which
-    augmentation is classical for these images (`ganvas.augment`). Every mixture has the same number of gradient
-    steps; the same seed means the same start. Raises `DataError` where shapes differ or a class has no real or no
-    generated image.
+    "Train on synthetic, test on real" (Esteban et al. 2017; classification accuracy score, Ravuri & Vinyals 2019).
+    labels: (N,) int in 0..num_classes-1; for generated images the requested ones. kind, mirror: select the classical
+    augmentation (`ganvas.augment`). All mixtures have the same number of gradient steps and, for the same seed, the
+    same initial weights. Raises `DataError` for different shapes, or a class without real or generated images.
 
-    Intervals (see `interval`) hold for other seeds and other test images, not for other training images: where
-    there were 120 real ones, another 120 by themselves were 0.8 to 1.7 points worse (MedNIST). On one core about two
-    minutes at 28 pixels and five times that at 64.
+    Intervals (see `interval`) cover other seeds and other test images, not other training images: with 120 real
+    images, another 120 alone were 0.8 to 1.7 points worse (MedNIST). Time: about two minutes on one core at 28 pixels,
+    five times as long at 64.
     """
     check_shapes(real, synthetic)
     check_shapes(real, heldout)
     for labels, what in ((real_labels, "real"), (synthetic_labels, "generated")):
         if not (counts := np.bincount(labels, minlength=num_classes)).all():
             raise DataError(
-                f"class number {int(counts.argmin())} has no {what} images and usefulness is measured over all "
-                f"{num_classes} classes: give some of each, or leave the class out"
+                f"class number {int(counts.argmin())} has no {what} images, but usefulness needs all {num_classes} "
+                "classes: add images of each, or leave the class out"
             )
     sets = [prepared(pictures, np.arange(len(pictures))) for pictures in (real, synthetic, heldout)]
     answers = [
@@ -233,10 +234,10 @@ def usefulness(
 
 
 def interval(values: np.ndarray, least: float, most: float) -> Interval:
-    """Mean of (seeds, test images) and its 95% interval for other seeds and other test images.
+    """Mean of values (seeds, test images) and its 95% interval for other seeds and other test images.
 
-    The variance of the mean over seeds and that over images are added, which counts what both share twice and so is
-    rather too wide than too narrow (as the bootstrap over both, Owen 2007); t with Satterthwaite's degrees of freedom.
+    Adds the variances of the mean over seeds and over images. This counts their common part twice, so the interval is
+    conservative (like the bootstrap over both, Owen 2007). Uses t with Satterthwaite's degrees of freedom.
     """
     seeds, num = values.shape
     by_seed = values.mean(axis=1).var(ddof=1) / seeds
@@ -250,35 +251,35 @@ def interval(values: np.ndarray, least: float, most: float) -> Interval:
 
 
 def verdict(accuracy: dict[str, Interval], difference: dict[str, Interval]) -> str:
-    """Plain words, also where they are not welcome."""
+    """One sentence about the effect of generated images."""
     real, mixed, alone = accuracy["real"], difference["real + synthetic"], difference["synthetic"]
     classical = difference["real + augmentation"]
     effect = (
-        f"added to the real ones they change the accuracy of {real.value:.1%} by {mixed.value * 100:+.1f} points "
+        f"in addition to real images, they change the accuracy of {real.value:.1%} by {mixed.value * 100:+.1f} points "
         f"({mixed.low * 100:+.1f} to {mixed.high * 100:+.1f})"
     )
     if mixed.low > 0:
         first = "Generated images help"
     elif mixed.high < 0:
-        first = "Generated images do harm"
+        first = "Generated images reduce accuracy"
     else:
         first = "Generated images do not help beyond chance"
     if alone.low > 0:
-        second = "by themselves they train a better classifier than the real ones"
+        second = "Alone, they train a better classifier than real images"
     elif alone.high < 0:
-        second = f"by themselves they train a worse one ({alone.value * 100:+.1f} points)"
+        second = f"Alone, they train a worse classifier ({alone.value * 100:+.1f} points)"
     else:
-        second = "by themselves they do as well as the real ones, within chance"
-    third = f"classical augmentation changes it by {classical.value * 100:+.1f} points"
-    return f"{first}: {effect}; {second}; {third}."
+        second = "Alone, they are as good as real images, within chance"
+    third = f"Classical augmentation changes the accuracy by {classical.value * 100:+.1f} points"
+    return f"{first}: {effect}. {second}. {third}."
 
 
 # ---- shared ----
 
 
 def check_shapes(first: Pictures, second: Pictures) -> None:
-    """Raises `DataError` unless both are images of one size and number of channels."""
+    """Raise `DataError` unless both have the same size and number of channels."""
     shapes = shape_of(first), shape_of(second)
     if shapes[0] != shapes[1]:
         one, other = (f"{height}x{width} pixels with {channels} channels" for channels, height, width in shapes)
-        raise DataError(f"pictures of {one} cannot be compared with images of {other}: give both in one shape")
+        raise DataError(f"images of {one} cannot be compared with images of {other}: use the same shape for both")

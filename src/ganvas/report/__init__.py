@@ -1,12 +1,12 @@
-"""`ganvas report`: one self-contained page about a run, or a comparison of several, from their files alone.
+"""`ganvas report`: one self-contained HTML page about a run, or a comparison of several runs.
 
-    reading.py      a run folder -> what its files tell
-    advice.py       evidence -> what to do next, with the command
-    page.py         the same -> charts, tables and images of one run;  comparison.py: of several
-    charts.py       lines as inline SVG;  pictures.py: data URIs within a budget of bytes
-    templates/      the page; Jinja2 escapes every text
+    reading.py      reads a run folder
+    advice.py       recommends the next steps, with commands
+    page.py         charts, tables and images of one run;  comparison.py: of several runs
+    charts.py       line charts as inline SVG;  pictures.py: data URIs of limited size
+    templates/      the pages; Jinja2 escapes all text
 
-The page has no script, loads nothing, and forbids itself to (Content-Security-Policy).
+The page has no scripts and loads nothing from the network (enforced by its Content-Security-Policy).
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ __all__ = ["Advice", "advice", "report"]
 
 
 def report(runs: list[Path], out: Path | None = None) -> Path:
-    """Writes the report of one run, or a comparison of several, as one HTML file below 10 MB; returns its path.
+    """Write the report of one run, or a comparison of several, to one HTML file below 10 MB; return its path.
 
-    out: the file; by default report.html in the run, or comparison.html beside the first of several runs.
-    Raises `RunError` for a folder that is no run, holds nothing yet, or has a damaged evaluation.json or grid.
+    out: the file. Default: report.html in the run folder, or comparison.html next to the first of several runs.
+    Raises `RunError` if a folder is not a run, is empty, or has a damaged evaluation.json or preview grid.
     """
     if not runs:
         raise RunError("no run was given: name at least one run folder")
@@ -48,7 +48,7 @@ def report(runs: list[Path], out: Path | None = None) -> Path:
     except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, jinja2.UndefinedError) as error:
         if all(one.evaluation is None for one in told):
             raise
-        # An evaluation has too many parts to look at each before: whoever changed or damaged it must make it again.
+        # evaluation.json is not validated in full, so a damaged one may fail here.
         places = ", ".join(str(one.folder / "evaluation.json") for one in told if one.evaluation is not None)
         raise RunError(f"{places} cannot be shown ({error!r}): run `ganvas evaluate` again") from error
     with files.explained(path):
@@ -58,7 +58,7 @@ def report(runs: list[Path], out: Path | None = None) -> Path:
 
 
 def render(template: str, content: dict[str, Any]) -> str:
-    """The page; every text in it escaped, also that of file and class names."""
+    """Render the page; all text is escaped, also file and class names."""
     environment = jinja2.Environment(loader=jinja2.PackageLoader("ganvas.report"), autoescape=True)
     environment.filters |= {
         "text": text, "percent": percent, "percent_interval": percent_interval, "duration": duration,

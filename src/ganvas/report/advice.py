@@ -1,7 +1,7 @@
 """From evidence to the next command: pure functions of an evaluation, a log and a configuration.
 
 First comes one diagnosis: not evaluated, not trained enough, unstable, collapsed, overfitted, still improving, or
-limited by the network. Artefacts and augmentation are judged only if none applies. At most two actions are given.
+limited by the network. Artefacts and augmentation are checked only if none applies. At most two actions are given.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Case:
         self.overfitted = overfitting(self)
 
     def lasts(self, event: Record) -> bool:
-        """Whether a training warning still holds: later examinations do not show the opposite."""
+        """Whether a training warning still holds: later evaluations do not show the opposite."""
         since = [record for record in self.vitals if record["images"] > event["images"]]
         before = [record["score"] for record in self.vitals if record["images"] <= event["images"]]
         if not since:
@@ -111,7 +111,7 @@ class Case:
         return int(self.reports[-1]["images"]) if self.reports else 0
 
     def vital(self, name: str) -> float | None:
-        """The value of the last examination."""
+        """The value of the last evaluation during training."""
         values = (number(record.get(name)) for record in reversed(self.vitals))
         return next((value for value in values if value is not None), None)
 
@@ -121,7 +121,7 @@ class Case:
         return row["high"] / row["real"] if row and row.get("real") else 1.0
 
     def best_scores(self, part: float) -> tuple[float, float] | None:
-        """Best score before the last `part` of the examinations, and within it; None for fewer than 8."""
+        """Best score before the last `part` of the evaluations, and within it; None for fewer than 8."""
         scores = [record["score"] for record in self.vitals]
         if len(scores) < 8:
             return None
@@ -297,7 +297,7 @@ def overfitted(case: Case) -> Iterator[Advice]:
 
 
 def improving(case: Case) -> Iterator[Advice]:
-    """The budget ended before the learning did."""
+    """The score was still improving when the budget ended."""
     if {"plateau", "diverged"} & set(case.health):
         return
     if case.falls() > FALLING:
@@ -328,7 +328,7 @@ def limited(case: Case) -> Iterator[Advice]:
     yield Advice("The network is too small", evidence, case.again(**larger, **case.budget(TWICE)))
 
 
-# ---- problems of the data and of single classes: given beside a diagnosis ----
+# ---- problems of the data and of single classes: given in addition to a diagnosis ----
 
 
 def leaks(case: Case) -> Iterator[Advice]:
@@ -387,7 +387,7 @@ def artefacts(case: Case) -> Iterator[Advice]:
     wrong, lattice, rate = case.wrong, case.vital("lattice") or 1.0, HALF * case.train["lr"]
     sharpness = number(case.artefacts.get("sharpness")) or case.vital("sharpness") or 1.0
     if "lattice" in wrong or "lattice" in case.health or lattice > LATTICE:
-        measured = f"the spectral peak is {lattice:.1f} times that of real images in the last examination"
+        measured = f"the spectral peak is {lattice:.1f} times that of real images in the last evaluation"
         seen = sentence(wrong.get("lattice") or case.health.get("lattice") or measured)
         if case.train["model"] in CLASSIC:
             how = "Transposed convolutions cause them; the modern networks do not use transposed convolutions."

@@ -1,7 +1,6 @@
-"""Line charts as inline SVG: text in the page's font, colours from its style sheet, so dark mode and print follow.
+"""Line charts as inline SVG, with the font and colours of the page, so that dark mode and print work.
 
-Drawn by hand rather than by a plotting library, whose SVG brings its own fonts and colours, and identifiers that clash
-where several stand in one page.
+No plotting library is used: its SVG has its own fonts and colours, and its identifiers clash on a page with several.
 """
 
 from __future__ import annotations
@@ -13,17 +12,17 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup, escape
 
-WIDTH, HEIGHT = 420, 230  # units of the drawing: about pixels, on a phone as well as in two columns
+WIDTH, HEIGHT = 420, 230  # SVG units, about pixels
 LEFT, RIGHT, TOP, BOTTOM = 52, 10, 12, 34
-MOST_POINTS = 240  # of a line; longer ones become means of neighbours
-NUM_STYLES = 6  # of lines, in the style sheet (.s0 to .s5)
-START = 0.1  # part of the x axis that may be empty for it to begin at 0
-DECADES = 1.5  # powers of ten that a positive quantity spans before its axis is logarithmic
+MOST_POINTS = 240  # per line; longer lines are averaged
+NUM_STYLES = 6  # line styles in the style sheet (.s0 to .s5)
+START = 0.1  # largest fraction of the x axis that may be empty so that it starts at 0
+DECADES = 1.5  # powers of ten above which the axis of a positive quantity is logarithmic
 
 
 @dataclass(frozen=True)
 class Series:
-    """One line. x, y: as long as each other; what is not finite is left out. low, high: a band around it."""
+    """One line. x, y: of equal length; values that are not finite are left out. low, high: a band around the line."""
 
     name: str
     x: Sequence[float]
@@ -31,7 +30,7 @@ class Series:
     low: Sequence[float] | None = None
     high: Sequence[float] | None = None
     style: int | None = None
-    """Which of the page's line styles; by default its place among the chart's lines."""
+    """Number of the line style; default: position among the lines of the chart."""
 
     def columns(self) -> np.ndarray:
         """(4, N): x, y, low, high; finite, at most `MOST_POINTS` points."""
@@ -45,12 +44,12 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing and what stands around it."""
+    """An SVG with caption and legend."""
 
     svg: Markup
     caption: str
     legend: list[tuple[int, str]]
-    """(line style, name) of each line; empty for a single one."""
+    """(line style, name) of each line; empty for a single line."""
 
 
 def line_chart(
@@ -62,10 +61,10 @@ def line_chart(
     points: bool = False,
     unit_range: bool = False,
 ) -> Chart | None:
-    """A chart of the lines; None where no line has two points.
+    """Draw the lines; None if no line has two points.
 
-    caption: one sentence, also read by screen readers. log_y: by default where all values are positive and span more
-    than 1.5 powers of ten. points: marks each value. unit_range: the y axis is 0 to 1, for shares and probabilities.
+    caption: one sentence, also read by screen readers. log_y: logarithmic y axis; default: if all values are positive
+    and span more than 1.5 powers of ten. points: mark each value. unit_range: y axis from 0 to 1.
     """
     tables = [(series, series.columns()) for series in lines]
     tables = [(series, table) for series, table in tables if table.shape[1] > 1]
@@ -101,7 +100,7 @@ def line_chart(
 
 
 def summary(series: Series, table: np.ndarray) -> str:
-    """What somebody who does not see the line should know of it."""
+    """Text description of a line for screen readers."""
     first, last = table[:, 0], table[:, -1]
     return f"{series.name}: {label(first[1])} at {label(first[0])}, {label(last[1])} at {label(last[0])}"
 
@@ -111,7 +110,7 @@ def coordinates(x: np.ndarray, y: np.ndarray) -> list[str]:
 
 
 def frame(x_axis: Axis, y_axis: Axis, x_label: str, y_label: str) -> list[str]:
-    """Grid lines, tick labels and the names of the axes."""
+    """Grid lines, tick labels and axis names."""
     parts = []
     for value in y_axis.ticks:
         y = float(y_axis(value))
@@ -133,7 +132,7 @@ def frame(x_axis: Axis, y_axis: Axis, x_label: str, y_label: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Axis:
-    """From a quantity to a place in the drawing."""
+    """Map a quantity to a position in the drawing."""
 
     low: float
     high: float
@@ -144,7 +143,7 @@ class Axis:
 
     @classmethod
     def over(cls, low: float, high: float, log: bool, start: float, stop: float, exact: bool = False) -> Axis:
-        """An axis over [low, high], widened to its outer ticks unless `exact`."""
+        """An axis over [low, high], extended to its outer ticks unless `exact`."""
         if high <= low:
             around = abs(low) / 2 or 0.5
             low, high = (low / 2, high * 2) if log else (low - around, high + around)
@@ -168,13 +167,13 @@ class Axis:
 
 
 def nice_step(step: float) -> float:
-    """1, 2 or 5 times a power of ten, at least `step`."""
+    """The smallest of 1, 2 or 5 times a power of ten that is at least `step`."""
     power = 10.0 ** math.floor(math.log10(step))
     return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= step * (1 - 1e-9))
 
 
 def decades(low: float, high: float) -> list[float]:
-    """Powers of ten from below `low` to above `high`, at most six; with 2 and 5 times them where there are few."""
+    """Powers of ten from below `low` to above `high`, at most six; a few also get 2 and 5 times them."""
     first, last = math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9)
     if last - first > 2:
         stride = -(-(last - first) // 6)
@@ -186,7 +185,7 @@ def decades(low: float, high: float) -> list[float]:
 
 
 def label(value: float) -> str:
-    """A tick: 0.002, 50, 20k, 1.5M."""
+    """Format a tick: 0.002, 50, 20k, 1.5M."""
     size = abs(value)
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if size >= limit:

@@ -1,4 +1,4 @@
-"""Several runs beside each other: measures, images, curves, and what their configurations differ in."""
+"""Compare several runs: measures, images, curves and configuration differences."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Row:
 
 
 def comparison(runs: list[Told]) -> dict[str, Any]:
-    """All that the template of a comparison needs."""
+    """Content of the template of a comparison."""
     return {
         "names": names_of(runs),
         "caveats": caveats(runs),
@@ -43,36 +43,36 @@ def comparison(runs: list[Told]) -> dict[str, Any]:
 
 
 def names_of(runs: list[Told]) -> list[str]:
-    """Their names, or their folders where two have the same name."""
+    """Names of the runs, or their folders if two runs have the same name."""
     names = [run.name for run in runs]
     return names if len(set(names)) == len(names) else [str(run.folder) for run in runs]
 
 
 def caveats(runs: list[Told]) -> list[str]:
-    """Why values must not be compared, where they must not."""
+    """Warnings about values that are not comparable."""
     found = []
     unjudged = [name for run, name in zip(runs, names_of(runs), strict=True) if run.evaluation is None]
     if unjudged:
-        found.append(f"Not judged yet: {', '.join(unjudged)}; ganvas evaluate does it.")
+        found.append(f"No evaluation yet: {', '.join(unjudged)}. Run ganvas evaluate.")
     judged = [run.evaluation for run in runs if run.evaluation is not None]
     if len({one["data"].get("hash") for one in judged}) > 1:
-        found.append("These runs were judged against different images: their values are not comparable.")
+        found.append("These runs were evaluated on different data: their values are not comparable.")
     differing = [name for name in SIGNIFICANT if len({str(one["protocol"].get(name)) for one in judged}) > 1]
     if differing:
         words = ", ".join(name.replace("num_", "number of images ") for name in differing)
-        found.append(f"These runs were judged by different protocols ({words}): compare with care.")
+        found.append(f"These runs were evaluated with different protocols ({words}): compare with care.")
     if any(run.stale for run in runs):
-        found.append("An evaluation is of other weights than its run now holds: evaluate it again.")
+        found.append("An evaluation used other weights than its run has now: run ganvas evaluate again.")
     return found
 
 
 def measures(runs: list[Told]) -> list[Row]:
-    """A row for each measure that any run has, in the order of the first."""
+    """One row for each measure that any run has, in order of first appearance."""
     tables = [{row["key"]: row for row in (run.evaluation or {}).get("measures", [])} for run in runs]
     for table, run in zip(tables, runs, strict=True):
         rate = ((run.evaluation or {}).get("copies") or {}).get("rate")
         if rate:
-            table["copies"] = {"name": "Copies of training pictures", "better": "lower", **rate}
+            table["copies"] = {"name": "Copies of training images", "better": "lower", **rate}
     keys = dict.fromkeys(key for table in tables for key in table)
     rows = []
     for key in keys:
@@ -93,7 +93,7 @@ def measures(runs: list[Told]) -> list[Row]:
 
 
 def winner(rows: list[Record | None], better: str) -> Record | None:
-    """The row that is better than every other one beyond the intervals; None where there is none."""
+    """The row that is better than all others with intervals that do not overlap; None if there is none."""
     known = [row for row in rows if row is not None]
     if len(known) < 2 or better == "near":
         return None
@@ -113,7 +113,7 @@ def costs(runs: list[Told]) -> list[Row]:
 
 
 def grid(run: Told, name: str, num: int) -> tuple[str, Picture | None, int, str]:
-    """(name, image, side of its cells, note): of the evaluation, else the last preview."""
+    """(name, image, width of its cells, note) from the evaluation, otherwise the last preview."""
     found, side = (run.evaluation or {}).get("pictures") or {}, run.config["model"]["width"]
     picture = embed(run.folder, found.get("generated"), PICTURES // num)
     if picture is not None:
@@ -122,7 +122,7 @@ def grid(run: Told, name: str, num: int) -> tuple[str, Picture | None, int, str]
 
 
 def overlaid(runs: list[Told]) -> list[Chart]:
-    """Curves of all runs, over images seen and over time."""
+    """Curves of all runs by images seen and by time."""
     names = names_of(runs)
 
     def over(kind: str, x: str, y: str) -> list[Series]:
@@ -132,13 +132,13 @@ def overlaid(runs: list[Told]) -> list[Chart]:
         ]
 
     found = [
-        line_chart("Score at each examination; lower is better.", over("vitals", "images", "score"), y_label="score",
+        line_chart("Score during training; lower is better.", over("vitals", "images", "score"), y_label="score",
                    points=True),
-        line_chart("Precision at each examination; higher is better.", over("vitals", "images", "precision"),
+        line_chart("Precision during training; higher is better.", over("vitals", "images", "precision"),
                    points=True, unit_range=True),
-        line_chart("Recall at each examination; higher is better.", over("vitals", "images", "recall"), points=True,
+        line_chart("Recall during training; higher is better.", over("vitals", "images", "recall"), points=True,
                    unit_range=True),
-        line_chart("Loss of the discriminator.", over("reports", "images", "loss"), y_label="loss", log_y=False),
+        line_chart("Discriminator loss.", over("reports", "images", "loss"), y_label="loss", log_y=False),
         line_chart("Images seen over time.", over("reports", "seconds", "images"), "seconds", "images", log_y=False),
     ]  # fmt: skip
     return [chart for chart in found if chart is not None]

@@ -1,4 +1,4 @@
-"""From what a run's files tell to what the page shows: charts, tables of ready text, images within their budgets."""
+"""Prepare the content of a report page: charts, tables of formatted text, and images of limited size."""
 
 from __future__ import annotations
 
@@ -10,19 +10,75 @@ from typing import Any
 
 from PIL import Image
 
-from ganvas.report.advice import Advice, advice, train_command
+from ganvas.judge.measures import MEANINGS
+from ganvas.report.advice import Advice, advice, sentence, train_command
 from ganvas.report.charts import Chart, Series, line_chart
 from ganvas.report.pictures import Picture, embed, film, stills
 from ganvas.report.reading import Record, Told, column, number
 from ganvas.training.progress import duration
 
 ARROW = {"lower": "↓", "higher": "↑", "near": "≈"}
-BETTER = {"lower": "lower is better", "higher": "higher is better", "near": "near the real pictures' is better"}
+BETTER = {"lower": "lower is better", "higher": "higher is better", "near": "closer to real images is better"}
 HEADLINE = ("kid", "fid", "precision", "recall", "accuracy_asked")
 GRID, FILM, STILLS, PAIR, MARK, MAP = 1_000_000, 2_000_000, 400_000, 90_000, 50_000, 100_000  # bytes of images
 MOST_PAIRS, MOST_MARKS = 16, 12
-MANY_CLASSES = 30  # rows of a table before it is folded
-GAP = 2  # pixels between the cells of a grid (images.grid)
+MANY_CLASSES = 30  # more rows than this are folded
+GAP = 2  # pixels between the cells of a grid (pictures.grid)
+LOGGED = {"kid": "KID", "precision": "Precision", "recall": "Recall"}  # measures that the training log has too
+TERMS = (  # (parts of the evaluation or of the log that use the term, term, better, meaning)
+    ("protocol", "95% interval", "", "Uncertainty caused by the limited number of images."),
+    ("protocol", "Real", "", "The same measure between two sets of real images: the best value to expect."),
+    ("protocol d_gap", "Held-out images", "", "Real images that were not used for training."),
+    ("classes", "Total variation", "lower", "Difference between the class shares of two sets, from 0 to 1."),
+    ("copies", "Copy rate", "lower", "Share of generated images flagged as copies of training images."),
+    ("copies", "False alarms", "lower", "Share of held-out images flagged as copies."),
+    (
+        "copies",
+        "Authenticity",
+        "higher",
+        "Share of generated images farther from their nearest training image than that image is from the next one.",
+    ),
+    (
+        "copies",
+        "Nearness",
+        "",
+        "Probability that a generated image is closer to a training image than a held-out image is. "
+        "50% is ideal; higher values indicate copying.",
+    ),
+    ("copies", "Leaks", "lower", "Held-out images that also appear among the training images."),
+    (
+        "artefacts lattice",
+        "Checkerboard artefacts",
+        "near",
+        "Regular patterns with periods of 2, 4 or 8 pixels, measured as peaks of the spectrum.",
+    ),
+    ("artefacts sharpness", "Sharpness", "near", "Variance of the Laplacian; lower is blurred, higher is noisy."),
+    (
+        "real_or_fake",
+        "Real-vs-generated classifier accuracy",
+        "",
+        "Share of unseen images that a small classifier labels correctly. 50% is chance and the best result.",
+    ),
+    ("usefulness", "Usefulness", "higher", "Gain in accuracy of a classifier that also trains on generated images."),
+    ("diversity", "Diversity", "near", "Mean squared feature distance of two images, relative to real images."),
+    ("near", "Near neighbours", "lower", "Share of images much closer to one training image than to the next ones."),
+    (
+        "d_gap",
+        "Discriminator gap",
+        "lower",
+        "Score of held-out images on a scale from training images (0) to generated images (1). "
+        "High values indicate overfitting.",
+    ),
+    ("d_real", "Logit", "", "Output of the discriminator; higher means more likely real."),
+    ("penalty", "Gradient penalty", "", "Regularisation that limits the gradients of the discriminator."),
+    ("augment", "Augmentation", "", "Random changes of the images that the discriminator sees, with a probability."),
+    (
+        "sign",
+        "E[sign]",
+        "",
+        "How well the discriminator recognises training images, from -1 to 1; overfitting raises it.",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -46,7 +102,7 @@ class Measure:
 
 
 def page(told: Told) -> dict[str, Any]:
-    """All that the template of one run needs."""
+    """Content of the template of one run."""
     evaluation, folder = told.evaluation or {}, told.folder
     measures, shared, notes = measured(evaluation.get("measures", []))
     return {
@@ -78,12 +134,24 @@ def page(told: Told) -> dict[str, Any]:
         "data": data_facts(told),
         "cost": cost_facts(told),
         "command": train_command(told.config, str(folder), {}),
+        "glossary": glossary(told, measures),
     }
 
 
 def found_advice(told: Told) -> list[Advice]:
     log = [*told.reports, *told.vitals, *told.health]
     return advice(told.evaluation, log, told.config, str(told.folder))
+
+
+def glossary(told: Told, measures: list[Measure]) -> list[tuple[str, str]]:
+    """(term, meaning) of the measures and terms on the page."""
+    used = {name for record in (*told.reports, *told.vitals) for name in record}
+    logged = [key for key in LOGGED if key in used and key not in {row.key for row in measures}]
+    used |= {name for name, value in (told.evaluation or {}).items() if value}
+    entries = [(row.name, row.better, row.meaning) for row in measures]
+    entries += [(LOGGED[key], BETTER[MEANINGS[key][0]], MEANINGS[key][1]) for key in logged]
+    entries += [(term, BETTER.get(way, ""), words) for where, term, way, words in TERMS if used & {*where.split()}]
+    return [(name, f"{meaning} {sentence(better)}" if better else meaning) for name, better, meaning in entries]
 
 
 def cell(told: Told) -> tuple[int, int]:
@@ -94,14 +162,14 @@ def cell(told: Told) -> tuple[int, int]:
 
 
 def decimals(row: Record) -> int:
-    """Digits behind the point that the interval justifies: two of its width."""
+    """Number of decimals, such that the width of the interval has two significant digits."""
     width = row["high"] - row["low"]
     size = width if width > 0 else abs(row["value"]) / 10
     return max(0, min(6, 1 - math.floor(math.log10(size)))) if size > 0 else 2
 
 
 def text(value: object, digits: int | None = None) -> str:
-    """A number with a true minus sign and thousands apart; three figures unless `digits` behind the point are given."""
+    """Format a number with a minus sign and thousands separators; default: three significant digits."""
     found = number(value)
     if found is None:
         return "–"
@@ -126,9 +194,9 @@ def percent_interval(value: Record | None) -> str:
 
 
 def measured(rows: list[Record]) -> tuple[list[Measure], str, list[tuple[str, str]]]:
-    """(rows, the protocol's part that most of them share, the rest by letter).
+    """Return (rows, the part of the protocol that most rows share, the other parts by letter).
 
-    A protocol is "numbers; features; versions": what stands behind the first semicolon is mostly the same.
+    A protocol is "numbers; features; versions". The part after the first semicolon is usually the same.
     """
     parts = [str(row["protocol"]).partition("; ")[::2] for row in rows]
     tails = Counter(tail for _, tail in parts if tail)
@@ -181,13 +249,13 @@ def side_by_side(folder: Path, evaluation: Record) -> SideBySide | None:
 
 
 def num_rows(folder: Path, name: str, height: int) -> int:
-    """Rows of a grid file, by the height of its cells."""
+    """Number of rows of a grid file, from the height of its cells."""
     with Image.open(folder / name) as picture:
         return (picture.height - GAP) // (height + GAP)
 
 
 def latest(told: Told, budget: int) -> Picture | None:
-    """The last preview grid, where no evaluation has images."""
+    """The last preview grid; None if there is none."""
     return embed(told.folder, str(told.grids[-1][1].relative_to(told.folder)), budget) if told.grids else None
 
 
@@ -230,17 +298,11 @@ def copy_facts(copies: Record) -> list[tuple[str, str]]:
     )
     facts = [(name, percent_interval(copies[key])) for name, key in intervals if copies.get(key)]
     if copies.get("closer_than_heldout"):
-        likelihood = percent_interval(copies["closer_than_heldout"])
-        facts.append(
-            (
-                "Nearness",
-                f"a sample is nearer to a training image than a held-out one is: {likelihood}; 50% is chance",
-            )
-        )
+        facts.append(("Nearness", f"{percent_interval(copies['closer_than_heldout'])}; 50% is chance"))
     if number(copies.get("false_alarms")) is not None:
-        facts.append(("False alarms", f"{percent(copies['false_alarms'])} of held-out images are taken for copies"))
+        facts.append(("False alarms", f"{percent(copies['false_alarms'])} of held-out images"))
     for name, key in (("Duplicates", "training_duplicates"), ("Leaks", "leaks")):
-        where = "within the training pictures" if name == "Duplicates" else "of held-out images into the training part"
+        where = "among the training images" if name == "Duplicates" else "held-out images among the training images"
         if number(copies.get(key)) is not None:
             facts.append((name, f"{text(copies[key], 0)} {where}"))
     return facts
@@ -254,28 +316,28 @@ def spectrum(evaluation: Record) -> Chart | None:
         Series("real", found["frequency"], found["real"], style=0),
         Series("generated", found["frequency"], found["generated"], style=1),
     ]
-    caption = "Power spectrum by frequency, mean over all directions and images."
+    caption = "Power spectrum, mean over all directions and images."
     return line_chart(caption, lines, "cycles per pixel", "power", log_y=True)
 
 
 def faults(artefacts: Record) -> list[tuple[str, str, str]]:
-    """(what, of the generated images, of the real ones) for each number of an examination."""
+    """(artefact, value for generated images, value for real images)."""
     rows = [
-        (f"Lattice of {row['period']:g} pixels, peak over its surroundings", text(row["generated"]), text(row["real"]))
+        (f"Checkerboard artefacts, period {row['period']:g} pixels", text(row["generated"]), text(row["real"]))
         for row in artefacts.get("lattice") or []
     ]
     if sharp := artefacts.get("sharpness"):
         bounds = f"{text(sharp['value'], 2)} ({text(sharp['low'], 2)} to {text(sharp['high'], 2)})"
-        rows.append(("Sharpness, times the real pictures'", bounds, "1"))
+        rows.append(("Sharpness (1 = like real images)", bounds, "1"))
     if tone := artefacts.get("histogram"):
-        rows.append(("Distance of the values, of their range", percent(tone["value"]), percent(tone["real"])))
+        rows.append(("Difference of pixel values, of their range", percent(tone["value"]), percent(tone["real"])))
     if alike := artefacts.get("correlation"):
         real = f"{text(alike['low'], 2)} to {text(alike['high'], 2)}"
-        rows.append(("Correlation of nine pictures", text(alike["generated"], 2), real))
+        rows.append(("Mean correlation of two images (real: samples of nine)", text(alike["generated"], 2), real))
     if blank := artefacts.get("blank"):
-        rows.append(("Blank pictures", percent(blank["generated"]), percent(blank["real"])))
+        rows.append(("Blank images", percent(blank["generated"]), percent(blank["real"])))
     if number(artefacts.get("repeated")) is not None:
-        rows.append(("Pictures that nearly repeat another one", percent(artefacts["repeated"]), "0.5%"))
+        rows.append(("Near duplicates among the images", percent(artefacts["repeated"]), "0.5%"))
     return rows
 
 
@@ -283,7 +345,7 @@ def faults(artefacts: Record) -> list[tuple[str, str, str]]:
 
 
 def curves(told: Told) -> list[Chart]:
-    """The log as charts; those whose quantities it lacks are left out."""
+    """Charts of the training log; charts without data are left out."""
     vitals, reports = told.vitals, told.reports
     at, seen = column(vitals, "images"), column(reports, "images")
 
@@ -294,49 +356,46 @@ def curves(told: Told) -> list[Chart]:
     band = ([s - m for s, m in zip(score, margin, strict=True)], [s + m for s, m in zip(score, margin, strict=True)])
     has_band = bool(vitals) and not any(map(math.isnan, margin))
     low, high = band if has_band else (None, None)
-    title = (
-        "Kernel distance (KID) of the moving average"
-        if any(number(r.get("kid")) is not None for r in vitals)
-        else "Score"
-    )
+    title = "KID of the averaged weights (EMA)" if any(number(r.get("kid")) is not None for r in vitals) else "Score"
     found = [
         line_chart(
-            f"{title} at each examination{', with its 95% interval' if has_band else ''}; lower is better.",
+            f"{title} during training{', with 95% interval' if has_band else ''}; lower is better.",
             [Series("score", at, score, low, high)], y_label="KID" if "KID" in title else "score", points=True,
         ),
         line_chart(
-            "Quality (precision) and variety (recall) at each examination.",
+            "Quality (precision) and diversity (recall) during training; higher is better.",
             of(vitals, at, ("precision", "precision"), ("recall", "recall")), points=True, unit_range=True,
         ),
         line_chart(
-            "Generated against real images: 1 is the same.",
-            of(vitals, at, ("diversity", "diversity"), ("sharpness", "sharpness"), ("lattice", "lattice")),
-            y_label="times real", points=True, log_y=False,
+            "Diversity, sharpness and checkerboard artefacts (1 = like real images).",
+            of(vitals, at, ("diversity", "diversity"), ("sharpness", "sharpness"), ("lattice", "checkerboard")),
+            y_label="relative to real", points=True, log_y=False,
         ),
         line_chart(
-            "Near neighbours in the training images (held-out ones: 0.02), and how far the discriminator takes "
-            "held-out images for generated ones.",
-            of(vitals, at, ("near", "share of near neighbours"), ("d_gap", "discriminator's gap")), y_label="share",
+            "Signs of copying and overfitting: share of near neighbours (held-out images: 0.02) and discriminator "
+            "gap; lower is better.",
+            of(vitals, at, ("near", "near neighbours"), ("d_gap", "discriminator gap")), y_label="share",
             points=True, log_y=False,
         ),
-        line_chart("Loss of the discriminator.", of(reports, seen, ("loss", "loss")), y_label="loss", log_y=False),
+        line_chart("Discriminator loss.", of(reports, seen, ("loss", "loss")), y_label="loss", log_y=False),
         line_chart(
-            "What the discriminator answers to real and to generated images.",
+            "Discriminator output for real and generated images.",
             [Series("real", seen, column(reports, "d_real"), style=0),
              Series("generated", seen, column(reports, "d_fake"), style=1)], y_label="logit", log_y=False,
         ),
         line_chart("Gradient penalty.", of(reports, seen, ("penalty", "penalty")), y_label="penalty", log_y=False),
         line_chart(
-            "Length of the gradients.", of(reports, seen, ("g_norm", "generator"), ("d_norm", "discriminator")),
+            "Gradient norms.", of(reports, seen, ("g_norm", "generator"), ("d_norm", "discriminator")),
             y_label="norm",
         ),
         line_chart(
-            "Probability of augmentation, and the sign of the discriminator's answers that steers it.",
+            "Augmentation probability and the sign of the discriminator output that controls it.",
             of(reports, seen, ("augment", "probability"), ("sign", "E[sign]")), log_y=False,
         ),
         line_chart("Learning rate.", of(reports, seen, ("lr", "learning rate")), y_label="rate", log_y=False),
         line_chart(
-            "Speed.", of(reports, seen, ("images_per_second", "speed")), y_label="images per second", log_y=False
+            "Training speed.",
+            of(reports, seen, ("images_per_second", "speed")), y_label="images per second", log_y=False,
         ),
     ]  # fmt: skip
     return [chart for chart in found if chart is not None]
@@ -346,7 +405,7 @@ def curves(told: Told) -> list[Chart]:
 
 
 def choices(config: Record) -> list[tuple[str, str, str]]:
-    """(option, value, reason) of every choice in the plan."""
+    """(option, value, reason) of each option that was set automatically."""
     values = config["model"] | config["train"]
     return [(name, shown(values.get(name)), str(reason)) for name, reason in (config.get("reasons") or {}).items()]
 
@@ -366,7 +425,7 @@ def data_facts(told: Told) -> list[tuple[str, str]]:
     channels = {1: "gray", 3: "colour", 4: "colour with transparency"}
     facts = [
         ("Source", str(data.get("source"))),
-        ("Pictures", f"{data['num_images'] - held:,.0f} for training, {held:,.0f} held out"),
+        ("Images", f"{data['num_images'] - held:,.0f} for training, {held:,.0f} held out"),
         ("Size", f"{data.get('size')} pixels, {channels.get(data.get('channels'), data.get('channels'))}"),
         ("Kind", str(data.get("kind") or "")),
         ("Classes", ", ".join(map(str, classes[:MANY_CLASSES])) + (" …" if len(classes) > MANY_CLASSES else "")),

@@ -1,4 +1,4 @@
-"""Pictures inside the page: as they are where they are small, else as WebP that keeps to a budget."""
+"""Embed images in the page: small PNGs unchanged, larger images as WebP of limited size."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ganvas import files
 from ganvas.errors import RunError
 from ganvas.film import CAPTION, FRAME_MS, LAST_MS, Timing, animated, eight_bit, scene
 
-AS_IT_IS = 300_000  # bytes of a PNG that is embedded unchanged
-LARGEST = 1600  # pixels of the longer side
+AS_IT_IS = 300_000  # bytes up to which a PNG is embedded unchanged
+LARGEST = 1600  # longer side in pixels
 SMALLEST = 64
-AIM = 0.9  # part of the budget at which the next try aims
-PIXELS_PER_BYTE = 8  # of an image that compresses well
-FRAMES, FRAME_SIDE = 40, 480  # of the film
-STILLS, CELLS = 5, 4  # stages shown side by side, and cells along a side of each
+AIM = 0.9  # fraction of the budget that the next attempt aims at
+PIXELS_PER_BYTE = 8  # for an image that compresses well
+FRAMES, FRAME_SIDE = 40, 480  # of the training video
+STILLS, CELLS = 5, 4  # stages shown side by side, and cells per side of each
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,7 @@ class Picture:
 
 
 def embed(folder: Path, name: object, budget: int) -> Picture | None:
-    """The image `name` of the run folder in at most `budget` bytes; None where there is no such image in it.
-
-    A name from a file is not trusted: what lies outside of the folder is not shown.
-    """
+    """The image `name` of the run folder in at most `budget` bytes; None if it is missing or outside the folder."""
     path = files.inside(folder, name)
     if path is None:
         return None
@@ -52,7 +49,7 @@ def embed(folder: Path, name: object, budget: int) -> Picture | None:
 
 
 def compressed(picture: Image.Image, budget: int) -> Picture:
-    """WebP, smaller and smaller until it is within the budget."""
+    """Encode as WebP, reducing the size until it fits the budget."""
     side = int(min(LARGEST, max(picture.size), math.sqrt(PIXELS_PER_BYTE * budget)))
     while True:
         smaller = picture.copy()
@@ -65,7 +62,7 @@ def compressed(picture: Image.Image, budget: int) -> Picture:
 
 
 def film(grids: list[tuple[int, Path]], budget: int) -> Picture:
-    """The preview grids as an animated WebP, at most 40 of them."""
+    """At most 40 preview grids as an animated WebP."""
     scenes = [scene(path, images) for images, path in spread(grids, FRAMES)]
     times = Timing(FRAME_MS, LAST_MS).of(len(scenes), 1)
     scale = min(1.0, FRAME_SIDE / max(scenes[0].picture.size))
@@ -81,17 +78,17 @@ LEAST_FILM = 160 + CAPTION
 
 
 def shrink(budget: int, size: int) -> float:
-    """How much smaller a side has to be: bytes go with the area."""
+    """Factor by which to reduce the sides; bytes are proportional to the area."""
     return math.sqrt(AIM * budget / size)
 
 
 def stills(grids: list[tuple[int, Path]], height: int, width: int, budget: int) -> list[Picture]:
-    """The same upper left cells of a few grids, first to last. height, width: of a cell."""
+    """The upper left cells of a few grids, first to last. height, width: size of a cell in pixels."""
     pictures = []
     for images, path in spread(grids, STILLS):
         sheet = opened(path)
         right, bottom = (min(side, CELLS * (cell + 2)) for side, cell in zip(sheet.size, (width, height), strict=True))
-        sheet = sheet.crop((2, 2, right, bottom))  # images.grid: a gap of 2 pixels
+        sheet = sheet.crop((2, 2, right, bottom))  # pictures.grid has a gap of 2 pixels
         one = compressed(sheet, budget // STILLS) if max(sheet.size) > 256 else lossless(sheet)
         pictures.append(Picture(one.uri, one.width, one.height, f"{images:,}"))
     return pictures
@@ -112,7 +109,7 @@ def lossless(picture: Image.Image) -> Picture:
 
 
 def spread(grids: list[tuple[int, Path]], num: int) -> list[tuple[int, Path]]:
-    """At most `num` of them, evenly, first and last among them."""
+    """At most `num` grids, evenly spaced, including the first and the last."""
     if len(grids) <= num:
         return grids
     return [grids[round(i * (len(grids) - 1) / (num - 1))] for i in range(num)]

@@ -1,4 +1,4 @@
-"""A run folder as the report sees it: config.json, log.jsonl, samples/, evaluation.json. Only files, no network."""
+"""Read a run folder for the report: config.json, log.jsonl, samples/ and evaluation.json."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Told:
-    """What a run's files tell."""
+    """The content of a run folder."""
 
     folder: Path
     config: Record
     reports: list[Record]
     """Log lines of the training loop: images, seconds, loss ..."""
     vitals: list[Record]
-    """Log lines of the examinations: images, score, kid, precision ..."""
+    """Log lines of the evaluations during training: images, score, kid, precision ..."""
     health: list[Record]
-    """Log lines of what went wrong: images, health, words, action."""
+    """Log lines of the training warnings: images, health, words, action."""
     grids: list[tuple[int, Path]]
     """(images seen, preview grid), in order."""
     evaluation: Record | None
     stale: bool
-    """The evaluation is of other weights than those in model/."""
+    """Whether the evaluation used other weights than those in model/."""
 
     @property
     def name(self) -> str:
@@ -47,7 +47,7 @@ class Told:
 
 
 def read(folder: Path) -> Told:
-    """Reads a run folder; raises `RunError` where it is none, is damaged, or nothing was trained in it yet."""
+    """Read a run folder. Raises `RunError` if it is not a run, is damaged, or has no log and no images yet."""
     run = Run(folder)
     config = run.config()
     records = [
@@ -56,7 +56,7 @@ def read(folder: Path) -> Told:
     reports, vitals, health = sorted_out(records)
     grids = run.grids()
     if not reports and not grids:
-        raise RunError(f"{folder} holds no log and no images yet: run its `ganvas train` command again, then report")
+        raise RunError(f"{folder} has no log and no images yet: run its `ganvas train` command again, then report")
     evaluation = read_evaluation(folder)
     weights = folder / "model" / WEIGHTS
     stale = (
@@ -66,7 +66,7 @@ def read(folder: Path) -> Told:
 
 
 def sorted_out(log: list[Record]) -> tuple[list[Record], list[Record], list[Record]]:
-    """(reports, vitals, health events) among the records of a log."""
+    """Split the records of a log into (reports, vitals, training warnings)."""
     health = [record for record in log if "health" in record]
     vitals = [record for record in log if "health" not in record and number(record.get("score")) is not None]
     reports = [record for record in log if number(record.get("loss")) is not None]
@@ -74,12 +74,12 @@ def sorted_out(log: list[Record]) -> tuple[list[Record], list[Record], list[Reco
 
 
 def last_of_each(vitals: list[Record]) -> list[Record]:
-    """One examination for each number of images: the end of a training may be examined twice."""
+    """Keep the last evaluation for each number of images: the end of training may be evaluated twice."""
     return list({record["images"]: record for record in vitals}.values())
 
 
 def read_evaluation(folder: Path) -> Record | None:
-    """evaluation.json, None where there is none; raises `RunError` where it is damaged or of another version."""
+    """Read evaluation.json; None if there is none. Raises `RunError` if it is damaged or of another version."""
     path = folder / "evaluation.json"
     again = f"run `ganvas evaluate {folder}` again"
     try:
@@ -95,22 +95,22 @@ def read_evaluation(folder: Path) -> Record | None:
     return evaluation
 
 
-PARTS = ("model", "data", "protocol")  # of an evaluation, which it always has
+PARTS = ("model", "data", "protocol")  # parts that every evaluation has
 
 
 def number(value: object) -> float | None:
-    """A finite number, or the value of an interval; else None."""
+    """A finite number, or the value of an interval; otherwise None."""
     if isinstance(value, dict):
         value = value.get("value")
     if not isinstance(value, int | float):
         return None
     try:
         return float(value) if math.isfinite(value) else None
-    except OverflowError:  # a whole number beyond all floats
+    except OverflowError:  # an integer too large for a float
         return None
 
 
 def column(records: list[Record], name: str) -> list[float]:
-    """One quantity of the records; not a number where one lacks it."""
+    """One quantity of the records; NaN where it is missing."""
     found = (number(record.get(name)) for record in records)
     return [math.nan if value is None else value for value in found]

@@ -1,4 +1,4 @@
-"""The studio: one page in the browser to explore a model, keep images, and watch trainings."""
+"""The studio: a browser page to explore a model, save favourite images and follow training runs."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def serve(
     open_browser: bool = True,
     no_copies: bool = False,
 ) -> None:
-    """Serves the studio until Ctrl-C; prints its address.
+    """Serve the studio until Ctrl-C; print its address.
 
-    folder: a run, a model folder or a folder of runs. host: an address of this machine; any but the loopback one needs
-    a token of 16 letters or more. token_file: a file whose first line is the token, which no list of processes then
-    shows; without both, the environment variable GANVAS_TOKEN. port: 0 for any that is free. data: the training
-    images, where a run's own are gone. no_copies: no image that copies a training image is downloaded, alone or
-    in a ZIP file.
-    Raises ConfigError when the port is in use, the host is not this machine's, or the token is missing.
+    folder: a run, a model folder or a folder of runs. host: an address of this machine; addresses other than loopback
+    need a token. token: 16 or more characters. token_file: a file with the token in its first line, so that process
+    lists do not show it; without both, the environment variable GANVAS_TOKEN. port: 0 for any free port. data: the
+    training images, if those of a run are missing. no_copies: refuse downloads of copies of training images, also in
+    ZIP files.
+    Raises ConfigError if the port is in use, the host is not an address of this machine, or the token is missing.
     """
     try:
         import fastapi  # noqa: F401
@@ -63,23 +63,23 @@ def serve(
             limit_concurrency=512,
             timeout_graceful_shutdown=3,
         )
-        print(f"studio  {address}\nCtrl-C ends it", flush=True)
+        print(f"studio  {address}\nPress Ctrl-C to stop", flush=True)
         if open_browser:
             threading.Timer(0.5, webbrowser.open, [address]).start()
-        with contextlib.suppress(KeyboardInterrupt):  # it may be raised again once all has been ended
+        with contextlib.suppress(KeyboardInterrupt):  # may be raised again after the shutdown
             uvicorn.Server(config).run(sockets=[listening])
         print("the studio is closed", flush=True)
 
 
 def token_of(file: str | Path | None) -> str | None:
-    """The token of a file, else of GANVAS_TOKEN; None where there is neither. Raises ConfigError for an empty file."""
+    """The token from a file, otherwise from GANVAS_TOKEN, otherwise None. Raises ConfigError for an empty file."""
     if file is None:
         return os.environ.get("GANVAS_TOKEN") or None
     try:
         with Path(file).open(encoding="utf-8") as opened:
             token = opened.readline(1000).strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--token-file {file} cannot be read ({error}): expected a text file of one line") from None
+        raise ConfigError(f"--token-file {file} cannot be read ({error}): expected a text file with one line") from None
     if not token:
         raise ConfigError(f"--token-file {file} is empty: write a token of 16 or more letters and digits into it")
     return token
@@ -88,18 +88,18 @@ def token_of(file: str | Path | None) -> str | None:
 def check_token(folder: str | Path, host: str, token: str | None, loopback: bool) -> None:
     if token is None and not loopback:
         raise ConfigError(
-            f"--host {host} lets others in: give a token, such as "
+            f"--host {host} allows access from other machines: set a token, such as "
             f"`GANVAS_TOKEN={secrets.token_urlsafe(16)} ganvas studio {shlex.quote(str(folder))} --host {host}`"
         )
     if token is not None and (len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token):
-        raise ConfigError("the token: expected 16 or more letters and digits, such as " + secrets.token_urlsafe(16))
+        raise ConfigError("token: expected 16 or more letters and digits, such as " + secrets.token_urlsafe(16))
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket bound to the address, before anything slow is loaded."""
+    """A socket bound to the address; called before slow imports."""
     if not 0 <= port <= 65535:
         raise ConfigError(f"--port {port}: expected 0 to 65535")
-    # Named as TCP: only then asyncio sends small answers at once, not 40 ms later.
+    # With IPPROTO_TCP, asyncio sends small answers immediately instead of after 40 ms.
     listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, proto=socket.IPPROTO_TCP)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -109,9 +109,9 @@ def listen(host: str, port: int) -> socket.socket:
         other = port + 1 if port < 65535 else 0
         if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
             raise ConfigError(
-                f"port {port} is in use: is another studio open? Choose another one, such as --port {other}"
+                f"port {port} is in use (possibly by another studio): choose another port, such as --port {other}"
             ) from None
         if isinstance(error, OSError) and error.errno == errno.EACCES:
-            raise ConfigError(f"port {port} is only for administrators: choose one above 1023") from None
-        raise ConfigError(f"--host {host} is no address of this machine: leave it out, or give one that is") from None
+            raise ConfigError(f"port {port} needs administrator rights: choose a port above 1023") from None
+        raise ConfigError(f"--host {host} is not an address of this machine: omit it, or use such an address") from None
     return listening

@@ -1,6 +1,6 @@
-"""The studio's HTTP interface. Every address of a run or a model is a name that is looked up, never a path.
+"""HTTP API of the studio. Runs and models are addressed by name, never by path.
 
-An error is JSON, {"error": one sentence}, with a 4xx status; 503 with Retry-After when too much is waiting.
+Errors are JSON, {"error": one sentence}, with a 4xx status, or 503 with Retry-After if the studio is busy.
 """
 
 from __future__ import annotations
@@ -54,24 +54,24 @@ STATIC = {
     "api.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }
-UPLOADS, ARRIVING = 2, 16  # decoded at a time, which takes memory; received, of which some may be slow
-LONGEST_ADDRESS = 6000  # letters; a recipe with a code is sent by POST
+UPLOADS, ARRIVING = 2, 16  # uploads decoded at a time (limited by memory); uploads received at a time
+LONGEST_ADDRESS = 6000  # characters; longer recipes are sent by POST
 FOREVER = "private, max-age=31536000, immutable"
 STATUSES: dict[type[GanvasError], int] = {AbsentError: 404, ConflictError: 409, TooLargeError: 413, BusyError: 503}
 REFUSALS: dict[int | str, dict[str, Any]] = {
-    400: {"model": bodies.Error, "description": "It does not fit this model or this file"},
+    400: {"model": bodies.Error, "description": "The request does not fit this model or this file"},
     401: {"model": bodies.Error, "description": "The token is missing"},
-    403: {"model": bodies.Error, "description": "Asked by another site, or by a name that is not the studio's"},
+    403: {"model": bodies.Error, "description": "Request from another site, or with a wrong host name"},
     404: {"model": bodies.Error, "description": "No such run, model, image or job"},
-    409: {"model": bodies.Error, "description": "Of another model, or of other weights than now"},
-    413: {"model": bodies.Error, "description": "Too many bytes"},
-    414: {"model": bodies.Error, "description": "Too long an address: send the recipe by POST"},
-    422: {"model": bodies.Error, "description": "Not as documented here"},
-    503: {"model": bodies.Error, "description": "Busy: ask again after Retry-After seconds"},
+    409: {"model": bodies.Error, "description": "Conflict: another model, or other weights than now"},
+    413: {"model": bodies.Error, "description": "The request is too large"},
+    414: {"model": bodies.Error, "description": "The URL is too long: send the recipe by POST"},
+    422: {"model": bodies.Error, "description": "The request does not match this documentation"},
+    503: {"model": bodies.Error, "description": "Busy: retry after Retry-After seconds"},
 }
-PNG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/png": {}}, "description": "The picture"}}
+PNG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/png": {}}, "description": "The image"}}
 
-ModelName = Annotated[str, Query(max_length=300, description="A name of `GET /api/places`")]
+ModelName = Annotated[str, Query(max_length=300, description="A name from `GET /api/places`")]
 RunName = ModelName
 ListName = Annotated[str, Query(alias="list", max_length=40)]
 
@@ -87,9 +87,9 @@ def app(
 ) -> Guard:
     """The studio of a run, a model folder or a folder of runs, as an ASGI application.
 
-    data: the training images, where a run's own are gone. token: asked of everyone where given; without one only
-    requests to this machine's own names, or to `hosts`, are served. no_copies: downloads and ZIP files leave out what
-    copies a training image. Raises ConfigError when the folder holds nothing.
+    data: the training images, if those of a run are missing. token: required from all clients if given; without a
+    token, only requests to names of this machine or to `hosts` are served. no_copies: leave copies of training images
+    out of downloads and ZIP files. Raises ConfigError if the folder contains no run and no model.
     """
     shelf = Shelf(folder)
     engine, lists, training, bench = Engine(shelf, device), Lists(), Training(data), Workbench()
@@ -107,41 +107,41 @@ def app(
         description=__doc__,
         lifespan=lifespan,
         openapi_url="/api/openapi.json",
-        docs_url=None,  # FastAPI's pages load scripts from elsewhere
+        docs_url=None,  # the pages of FastAPI load scripts from other sites
         redoc_url=None,
         responses=REFUSALS,
     )
     refusals(api)
     pages(api)
 
-    # ---- what is here ----
+    # ---- runs and models ----
 
     @api.get("/api/places")
     def places() -> bodies.Places:
-        """The runs and models of the folder."""
+        """List the runs and models of the folder."""
         found = shelf.places().values()
         lines = [bodies.PlaceOut(name=one.name, is_run=one.is_run, has_model=one.weights is not None) for one in found]
         return bodies.Places(places=lines, version=ganvas.__version__)
 
     @api.get("/api/model")
     def model(model: ModelName, anew: bool = False) -> bodies.ModelOut:
-        """What a model makes; loads it if need be. anew: load it again if its training has gone on."""
+        """Describe a model; load it if necessary. anew: reload it if its file has changed."""
         return described(engine.model(model, anew=anew), lists)
 
     async def without_copies(loaded: Loaded, recipes: list[Recipe]) -> list[Recipe]:
-        """Those that may be taken along: with no_copies, the ones that copy no training image."""
+        """Recipes that may be downloaded; with no_copies, those that are not copies of training images."""
         if not no_copies:
             return recipes
         known = training.of(loaded)
         if known.state != "ready":
-            raise ConflictError(f"no image leaves before it is known not to be a copy (--no-copies): {known.sentence}")
+            raise ConflictError(f"downloads need a check for copies of training images (--no-copies): {known.sentence}")
         kept: list[Recipe] = []
         for start in range(0, len(recipes), loaded.batch):
             part = recipes[start : start + loaded.batch]
             found = await asyncio.to_thread(workbench.copies, known, await engine.pixels(loaded, part))
             kept += [recipe for recipe, copied in zip(part, found, strict=True) if not copied]
         if not kept:
-            raise ConflictError("this copies a training image (--no-copies): take another one")
+            raise ConflictError("this image is a copy of a training image (--no-copies): choose another image")
         return kept
 
     # ---- images ----
@@ -151,10 +151,10 @@ def app(
         request: Request,
         model: ModelName,
         recipe: Annotated[str, Query(description='JSON, such as {"seed": 5}')],
-        version: Annotated[str | None, Query(max_length=64, description="As `GET /api/model` says")] = None,
+        version: Annotated[str | None, Query(max_length=64, description="`version` from `GET /api/model`")] = None,
         download: bool = False,
     ) -> Response:
-        """One image as PNG, with its provenance in the metadata. With the right version it never changes."""
+        """Get one image as PNG with provenance metadata. With `version`, the image never changes."""
         asked = bodies.read_recipe(recipe)
         loaded = await engine.ready(model, version)
         tag = f'"{address_hash(loaded, asked)}"'
@@ -172,7 +172,7 @@ def app(
         body: bodies.Pictures,
         form: Annotated[Literal["list", "sheet"], Query(description="list: JSON; sheet: one PNG grid")] = "list",
     ) -> Response:
-        """Several images at once: a list with their addresses, or one sheet."""
+        """Get several images: a list with their URLs, or one grid."""
         asked = [one.recipe() for one in body.recipes]
         loaded = await engine.ready(body.model)
         if form == "sheet":
@@ -188,7 +188,7 @@ def app(
 
     @api.post("/api/code")
     async def code(body: bodies.One) -> bodies.RecipeOut:
-        """The same image with its code in place of all that led to it, so that it can be the start of another."""
+        """Convert a recipe to one with a latent code, as a start for further edits."""
         asked = body.recipe.recipe()
         loaded = await engine.ready(body.model)
         found = await asyncio.wrap_future(engine.call(loaded, lambda: coded(loaded, asked)))
@@ -196,14 +196,14 @@ def app(
 
     @api.post("/api/archive", responses={200: {"content": {"application/zip": {}}}}, response_class=Response)
     async def zipped(body: bodies.Archive) -> Response:
-        """A ZIP file of images with manifest.csv and a favourites file that makes them again."""
+        """Get a ZIP file of images with manifest.csv and a favourites file to generate them again."""
         asked = [one.recipe() for one in body.recipes]
         loaded = await engine.ready(body.model)
         return await archive.response(engine, loaded, await without_copies(loaded, asked))
 
     @api.post("/api/command")
     def command(body: bodies.Command) -> bodies.CommandOut:
-        """The command line that makes these images again."""
+        """Get the command line that generates these images."""
         loaded = engine.model(body.model)
         if (body.in_list is None) == (not body.recipes):
             raise ConfigError("expected either recipes or a list")
@@ -211,40 +211,40 @@ def app(
             return bodies.CommandOut(command=commands.of_list(loaded, lists.file(loaded, body.in_list), body.film))
         return bodies.CommandOut(command=commands.of_recipes(loaded, [one.recipe() for one in body.recipes], body.film))
 
-    # ---- kept images ----
+    # ---- favourites ----
 
     @api.get("/api/favourites")
     def kept(model: ModelName, name: ListName = FIRST) -> bodies.ListOut:
-        """A list of kept images."""
+        """Get a list of favourites."""
         loaded = engine.model(model)
         return listed(loaded, lists, name, lists.read(loaded, name))
 
     @api.post("/api/favourites")
     def keep(body: bodies.Kept) -> bodies.ListOut:
-        """Keeps an image, or gives a kept one another title; saved before this answers."""
+        """Add an image to the favourites, or change its title; saved before the response."""
         loaded = engine.model(body.model)
         recipe = body.recipe.recipe()
         engine.call(
             loaded, lambda: resolve(loaded.generator, [recipe], loaded.directions)
-        ).result()  # or it does not fit
+        ).result()  # raises if the recipe does not fit
         return listed(loaded, lists, body.in_list, lists.keep(loaded, body.in_list, recipe, body.title))
 
     @api.post("/api/favourites/remove")
     def remove(body: bodies.Kept) -> bodies.ListOut:
-        """Takes an image out of a list."""
+        """Remove an image from a list."""
         loaded = engine.model(body.model)
         return listed(loaded, lists, body.in_list, lists.remove(loaded, body.in_list, body.recipe.recipe()))
 
     @api.post("/api/favourites/aside")
     def aside(model: ModelName, name: ListName = FIRST) -> bodies.Aside:
-        """Renames a list that is of another model, so that a new one can begin."""
+        """Rename a list that belongs to another model, to start a new list."""
         return bodies.Aside(file=lists.set_aside(engine.model(model), name))
 
     # ---- the training images ----
 
     @api.post("/api/nearest")
     async def nearest(body: bodies.Compared) -> bodies.NearOut:
-        """The nearest training image of each, where the training images are at hand."""
+        """Find the nearest training image of each image, if the training images are available."""
         asked = [one.recipe() for one in body.recipes]
         loaded = await engine.ready(body.model)
         known = training.of(loaded, body.begin)
@@ -256,12 +256,12 @@ def app(
 
     @api.get("/api/training-picture", responses=PNG, response_class=Response)
     def training_picture(model: ModelName, index: Annotated[int, Query(ge=0)]) -> Response:
-        """One of the training images, which are real."""
+        """Get a (real) training image."""
         known = training.of(engine.model(model), False)
         if known.state != "ready" or known.pack is None:
             raise AbsentError(known.sentence)
         if index >= known.pack.num_images:
-            raise AbsentError(f"there is no training image {index:,}: the last one is {known.pack.num_images - 1:,}")
+            raise AbsentError(f"training image {index:,} does not exist: the last one is {known.pack.num_images - 1:,}")
         content = png_bytes(np.asarray(known.pack.images[index]))
         return Response(content, media_type="image/png", headers={"cache-control": "private, max-age=3600"})
 
@@ -278,11 +278,11 @@ def app(
         label: Annotated[str | None, Query(max_length=300)] = None,
         steps: Annotated[int, Query(ge=1, le=2000)] = 300,
     ) -> bodies.TaskOut:
-        """Begins to look for the recipe of an uploaded image, the body: PNG, JPEG, WebP, BMP, GIF or TIFF."""
+        """Start the projection of an uploaded image (request body: PNG, JPEG, WebP, BMP, GIF or TIFF)."""
         loaded = await engine.ready(model)
         if label is not None:
             loaded.generator.label_indices(label, [0])
-        async with receiving:  # others wait with their files unread
+        async with receiving:  # limits the number of uploads at a time
             bench.check_room()
             content = await request.body()
             async with decoding:
@@ -292,41 +292,41 @@ def app(
 
     @api.post("/api/directions", status_code=202)
     def directions(body: bodies.Wanted) -> bodies.TaskOut:
-        """Begins to look for directions, which are saved beside the model."""
+        """Start a search for edit directions, which are saved next to the model."""
         loaded = engine.model(body.model)
         return told(bench.begin(Task("directions"), workbench.finding_directions(loaded, body.num)))
 
     @api.get("/api/task")
     def task(id: Annotated[str, Query(max_length=40)]) -> bodies.TaskOut:
-        """How far a slow job is, and what it found."""
+        """Get progress and result of a job."""
         return told(bench.find(id))
 
     @api.post("/api/task/stop")
     def stop(id: Annotated[str, Query(max_length=40)]) -> bodies.TaskOut:
-        """Ends a slow job."""
+        """Stop a job."""
         found = bench.find(id)
         found.cancelled = True
         return told(found)
 
     @api.get("/api/task/target", responses=PNG, response_class=Response)
     def target(id: Annotated[str, Query(max_length=40)]) -> Response:
-        """The uploaded image as the model's size has it."""
+        """Get the uploaded image in the size of the model."""
         found = bench.find(id)
         if found.target is None:
-            raise AbsentError(f"the job {id} has no image: only projections have one")
+            raise AbsentError(f"job {id} has no image: only projections have one")
         return Response(png_bytes(found.target), media_type="image/png", headers={"cache-control": "no-store"})
 
     # ---- trainings ----
 
     @api.get("/api/runs")
     def runs() -> bodies.Runs:
-        """The runs of the folder, in a line each."""
+        """List the runs of the folder with a short summary."""
         found = summaries.of(place for place in shelf.places().values() if place.is_run)
         return bodies.Runs(runs=[bodies.RunLine(**one) for one in found])
 
     @api.get("/api/run", response_model=bodies.RunOut)
     def run(request: Request, run: RunName) -> Response:
-        """All about a run; 304 while nothing has changed."""
+        """Get all information about a run; 304 if nothing has changed."""
         place = live.run_place(shelf, run)
         tag = f'"{live.stamp(place)}"'
         headers = {"etag": tag, "cache-control": "no-cache"}
@@ -336,12 +336,12 @@ def app(
 
     @api.get("/api/run/grid", responses=PNG, response_class=FileResponse)
     def run_grid(run: RunName, images: Annotated[int, Query(ge=0)]) -> FileResponse:
-        """A preview grid."""
+        """Get a preview grid."""
         return FileResponse(live.grid_file(live.run_place(shelf, run), images), media_type="image/png")
 
     @api.get("/api/run/film", response_class=FileResponse)
     def run_film(run: RunName, form: Literal["webp", "mp4", "gif"] = "webp") -> FileResponse:
-        """The film of a training, where `ganvas video` has made one."""
+        """Get the video of a training, if `ganvas video` has created one."""
         return FileResponse(live.film_file(live.run_place(shelf, run), form), media_type=live.FILMS[form])
 
     return Guard(api, token, hosts)
@@ -379,7 +379,7 @@ def described(loaded: Loaded, lists: Lists) -> bodies.ModelOut:
 
 
 def address(loaded: Loaded, recipe: Recipe) -> str:
-    """Where an image can be had; empty where its recipe is too long for an address."""
+    """URL of an image; empty if the recipe is too long."""
     values = {
         "model": loaded.place.name,
         "version": loaded.version,
@@ -419,11 +419,11 @@ def coded(loaded: Loaded, recipe: Recipe) -> Recipe:
     return as_recipe(resolve(generator, [recipe], loaded.directions), generator.classes)
 
 
-# ---- refusals and pages ----
+# ---- errors and pages ----
 
 
 def refusals(api: FastAPI) -> None:
-    """Every error as {"error": sentence}."""
+    """Return all errors as {"error": sentence}."""
 
     @api.exception_handler(GanvasError)
     def of_ganvas(_: Request, error: GanvasError) -> JSONResponse:
@@ -438,12 +438,12 @@ def refusals(api: FastAPI) -> None:
     @api.exception_handler(HTTPException)
     def of_http(request: Request, error: HTTPException) -> JSONResponse:
         sentence = {
-            400: "the request cannot be read: its body should be JSON",
-            404: f"there is nothing at {request.url.path[:200]}: GET /api/openapi.json tells what there is",
-            405: f"{request.method} is not for {request.url.path[:200]}: GET /api/openapi.json tells what is",
+            400: "the request cannot be read: expected a JSON body",
+            404: f"{request.url.path[:200]} does not exist: see GET /api/openapi.json",
+            405: f"{request.method} is not supported for {request.url.path[:200]}: see GET /api/openapi.json",
         }.get(error.status_code, str(error.detail))
         headers = dict(error.headers or {})
-        if error.status_code == 405:  # Starlette names the methods of one of several routes
+        if error.status_code == 405:  # Starlette lists the methods of only one route
             known = [
                 one.methods or set() for one in api.routes if isinstance(one, APIRoute) and one.path == request.url.path
             ]
@@ -453,11 +453,11 @@ def refusals(api: FastAPI) -> None:
     @api.exception_handler(Exception)
     def of_code(_: Request, error: Exception) -> JSONResponse:
         logging.getLogger("ganvas.studio").error("unexpected", exc_info=error)
-        return JSONResponse({"error": f"the studio failed ({type(error).__name__}): see where it was started"}, 500)
+        return JSONResponse({"error": f"internal error ({type(error).__name__}): see the terminal of the studio"}, 500)
 
 
 def pages(api: FastAPI) -> None:
-    """The page and its parts: a fixed list of files of this package."""
+    """Serve the page and its parts, a fixed list of files of this package."""
     folder = resources.files("ganvas.studio") / "static"
     content = {name: (folder / name).read_bytes() for name in STATIC if (folder / name).is_file()}
 

@@ -1,4 +1,4 @@
-"""Pictures as one ZIP file: with their seeds in a table, and a favourites file that makes them again."""
+"""Images as a ZIP file with a table of seeds and a favourites file to generate them again."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from ganvas.studio import commands
 from ganvas.studio.engine import Engine, Loaded
 from ganvas.studio.refusals import BusyError
 
-IN_MEMORY = 2**23  # bytes; what is larger is put together on the disk
+IN_MEMORY = 2**23  # bytes; larger archives are written to disk
 PIECE = 2**16
-PATIENCE = 60  # seconds that an archive waits for room in the queue
+PATIENCE = 60  # seconds that an archive waits for space in the queue
 
 
 async def response(engine: Engine, loaded: Loaded, recipes: Sequence[Recipe]) -> StreamingResponse:
-    """The ZIP file, drawn piece by piece so that it takes its turn among other requests."""
-    file: IO[bytes] = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 (closed when it has been sent)
+    """Create the ZIP file in batches, so that other requests are not blocked."""
+    file: IO[bytes] = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 (closed after sending)
     try:
         names = [f"{place:04}-{file_name(loaded, recipe)}.png" for place, recipe in enumerate(recipes)]
-        with zipfile.ZipFile(file, "w") as target:  # stored: PNG files do not become smaller
+        with zipfile.ZipFile(file, "w") as target:  # not compressed, because PNG files already are
             for start in range(0, len(recipes), loaded.batch):
                 part = recipes[start : start + loaded.batch]
                 drawn = await patiently(engine, loaded, part)
@@ -67,7 +67,7 @@ def pieces(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def file_name(loaded: Loaded, recipe: Recipe) -> str:
-    """Such as seed17-Hand; letters, digits, dots and dashes alone."""
+    """File name such as seed17-Hand, with only letters, digits, dots and dashes."""
     start = f"seed{recipe.seed}" if recipe.seed is not None else "code"
     extra = [name for name, has in (("edited", recipe.edits), ("morph", recipe.towards), ("mix", recipe.mix)) if has]
     return (
@@ -79,7 +79,7 @@ def file_name(loaded: Loaded, recipe: Recipe) -> str:
 
 
 def label_of(loaded: Loaded, recipe: Recipe) -> str:
-    """The class, "" where there is none or several."""
+    """The class; "" for none or several."""
     classes = loaded.generator.classes
     if not classes:
         return ""

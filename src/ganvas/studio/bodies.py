@@ -1,4 +1,4 @@
-"""What requests and answers hold: the API's documentation is made from these."""
+"""Models of requests and responses; the API documentation is generated from them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ganvas.errors import ConfigError
 from ganvas.explore.recipes import LARGEST_SEED, Recipe
 from ganvas.studio.engine import BATCH, LARGEST, checked
 
-MOST_ARCHIVED = 1000  # images of one ZIP file
+MOST_ARCHIVED = 1000  # images per ZIP file
 Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
-Name = Annotated[str, Field(max_length=300, description="A run or a model, as `GET /api/places` names it")]
+Name = Annotated[str, Field(max_length=300, description="A name of a run or a model from `GET /api/places`")]
 
 
 class Strict(BaseModel):
@@ -22,40 +22,40 @@ class Strict(BaseModel):
 
 class TowardsBody(Strict):
     to: RecipeBody
-    share: Number = Field(description="0: the image itself, 1: the other one")
+    share: Number = Field(description="0: the image itself, 1: the other image")
 
 
 class MixBody(Strict):
     other: RecipeBody = Field(alias="with")
     depths: list[Annotated[int, Field(ge=0, le=99)]] = Field(
-        min_length=1, max_length=100, description="Depths, coarse to fine, that follow the other picture"
+        min_length=1, max_length=100, description="Layers to take from the second image; 0 is the coarsest"
     )
 
 
 class RecipeBody(Strict):
-    """All that makes one image again. Done in this order: seed or code, truncation, edits, towards, mix."""
+    """All values needed to generate one image again. Order: seed or code, truncation, edits, towards, mix."""
 
     seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] | None = None
-    code: list[list[Number]] | None = Field(None, max_length=101, description="In place of a seed")
-    label: str | dict[str, Number] | None = Field(None, description="A class, or weights of classes")
-    truncation: float = Field(1.0, ge=0, le=1, description="1: all the variety, 0: the mean")
+    code: list[list[Number]] | None = Field(None, max_length=101, description="Latents instead of a seed")
+    label: str | dict[str, Number] | None = Field(None, description="A class, or class weights")
+    truncation: float = Field(1.0, ge=0, le=1, description="1 = full diversity, 0 = average image")
     edits: dict[str, Number] = Field({}, description="Directions by name, in standard deviations")
     towards: TowardsBody | None = None
     mix: MixBody | None = None
 
     def recipe(self) -> Recipe:
-        """Raises ConfigError with a sentence."""
+        """The checked recipe. Raises ConfigError."""
         return checked(Recipe.from_dict(self.model_dump(by_alias=True, exclude_none=True, exclude_unset=True)))
 
 
 class Pictures(Strict):
     model: Name
     recipes: list[RecipeBody] = Field(min_length=1, max_length=BATCH)
-    columns: int | None = Field(None, ge=1, le=BATCH, description="Of the sheet")
+    columns: int | None = Field(None, ge=1, le=BATCH, description="Columns of the sheet")
 
 
 class Compared(Pictures):
-    begin: bool = Field(True, description="Read the training images however many they are")
+    begin: bool = Field(True, description="Read the training images even if there are many")
 
 
 class One(Strict):
@@ -79,9 +79,9 @@ class Command(Strict):
     model: Name
     recipes: list[RecipeBody] = Field([], max_length=MOST_ARCHIVED)
     in_list: str | None = Field(
-        None, max_length=40, alias="list", description="In place of recipes, a list of kept pictures"
+        None, max_length=40, alias="list", description="A list of favourites, instead of recipes"
     )
-    film: bool = Field(False, description="A film through the images, instead of the pictures")
+    film: bool = Field(False, description="A morphing video of the images, instead of the images")
 
 
 class Wanted(Strict):
@@ -93,7 +93,7 @@ class Wanted(Strict):
 
 
 class Error(BaseModel):
-    error: str = Field(description="One sentence: what came, what was expected, what to do")
+    error: str = Field(description="One sentence: what was received, what was expected, what to do")
 
 
 class PlaceOut(BaseModel):
@@ -115,9 +115,9 @@ class DirectionOut(BaseModel):
 
 class ModelOut(BaseModel):
     name: str
-    hash: str = Field(description="SHA-256 of the weights, as in the pictures' metadata")
-    version: str = Field(description="Changes with weights and directions; part of a picture's address")
-    newer: bool = Field(description="The file has changed since: load it with anew=true")
+    hash: str = Field(description="SHA-256 of the weights, as in the metadata of images")
+    version: str = Field(description="Changes with weights and directions; part of the URL of an image")
+    newer: bool = Field(description="The file has changed after loading: reload it with anew=true")
     architecture: str
     height: int
     width: int
@@ -133,8 +133,8 @@ class ModelOut(BaseModel):
 
 
 class Drawn(BaseModel):
-    address: str = Field(description="Where the image can be had again; empty where it is too long")
-    png: str = Field(description="The file, in base64")
+    address: str = Field(description="URL of the image; empty if too long")
+    png: str = Field(description="The file in base64")
 
 
 class DrawnList(BaseModel):
@@ -234,20 +234,20 @@ class RunOut(BaseModel):
 
 
 def read_recipe(text: str) -> Recipe:
-    """A recipe of an address, as JSON."""
+    """Read a recipe from a URL, as JSON. Raises ConfigError."""
     try:
         return RecipeBody.model_validate(json.loads(text)).recipe()
     except ValidationError as error:
         raise ConfigError(f"the recipe: {in_words(error.errors(include_url=False))}") from None
     except (ValueError, RecursionError):
-        raise ConfigError('the recipe is no JSON: expected something like {"seed": 5}') from None
+        raise ConfigError('the recipe is not JSON: expected for example {"seed": 5}') from None
 
 
 def in_words(errors: list[Any]) -> str:
-    """The first thing that is wrong with a request, as a sentence."""
+    """The first error of a request, as a sentence."""
     first = errors[0]
     if first["type"] == "json_invalid":
-        return "the request cannot be read: its body should be JSON"
+        return "the request cannot be read: expected a JSON body"
     place = " ".join(str(part) for part in first["loc"] if part not in ("body", "query"))
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return f"{place or 'the request'}: {first['msg'][0].lower()}{first['msg'][1:]}{more}"

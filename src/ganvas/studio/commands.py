@@ -1,4 +1,4 @@
-"""The command line that makes again what is on the screen."""
+"""Command lines that generate the images shown in the studio."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ganvas.errors import ConfigError
 from ganvas.explore.recipes import Favourites, Recipe
 from ganvas.studio.engine import Loaded
 
-LONGEST = 100_000  # letters; a shell takes about 131,000 in one word
+LONGEST = 100_000  # characters; shells accept about 131,000 in one argument
 
 
 def of_recipes(loaded: Loaded, recipes: Sequence[Recipe], film: bool = False) -> str:
-    """For seeds of one class and truncation `ganvas sample`; else the recipes are written into a file first.
+    """`ganvas sample` for seeds of one class and truncation; otherwise a command that writes the recipes to a file.
 
-    film: one that passes through the images. Raises ConfigError where the recipes are too long for a command.
+    film: a morphing video of the images. Raises ConfigError if the recipes are too long for a command.
     """
     source = shlex.quote(str(loaded.place.folder))
     labels = {one.label if isinstance(one.label, str) else None for one in recipes}
@@ -29,7 +29,7 @@ def of_recipes(loaded: Loaded, recipes: Sequence[Recipe], film: bool = False) ->
         options = [] if label is None else [("--labels" if film else "--label") + f" {shlex.quote(label)}"]
         options += [] if truncation == 1 else [f"--truncation {truncation:g}"]
         if film:
-            # Without a label every seed has its own class, and the film must be told of it.
+            # Without a label the class depends on the seed; `ganvas interpolate` needs it explicitly.
             classes = loaded.generator.classes
             own = [classes[(one.seed or 0) % len(classes)] for one in recipes] if classes and label is None else []
             options += [f"--labels {shlex.quote(','.join(own))}"] if own else []
@@ -37,7 +37,7 @@ def of_recipes(loaded: Loaded, recipes: Sequence[Recipe], film: bool = False) ->
         return " ".join(["ganvas sample", source, f"--seeds {seeds}", *options, "--out pictures"])
     content = json.dumps(json.loads(favourites(loaded, recipes)), separators=(",", ":"))
     if len(content) > LONGEST:
-        raise ConfigError("these recipes are too long for a command: keep the images, then copy the list's command")
+        raise ConfigError("the recipes are too long for a command: add the images to favourites, then copy its command")
     follow = f"ganvas interpolate {source} --favourites pictures.json --out morph.gif"
     if not film:
         follow = f"ganvas favourites {source} pictures.json --out pictures"
@@ -52,13 +52,13 @@ def of_list(loaded: Loaded, file: Path, film: bool = False) -> str:
 
 
 def is_seed(recipe: Recipe) -> bool:
-    """Whether seed, class and truncation are all of it."""
+    """Whether the recipe has only seed, class and truncation."""
     more = recipe.edits or recipe.towards or recipe.mix or isinstance(recipe.label, Mapping)
     return recipe.seed is not None and not more
 
 
 def ranges(seeds: Sequence[int]) -> str:
-    """Seeds in their order, as parse_seeds reads them: 0-9,42."""
+    """Seeds in order, in the format of parse_seeds: 0-9,42."""
     parts: list[list[int]] = []
     for seed in seeds:
         if parts and seed == parts[-1][1] + 1:

@@ -1,4 +1,4 @@
-"""Connections that hold a place and ask nothing: they are closed after a while, and at once where places are short."""
+"""Close idle connections after a timeout, and earlier if there are too many connections."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-HEAD_SECONDS = 10.0  # that the head of a request may take
-MOST = 400  # connections; beyond, the one that has kept the studio waiting for longest makes room
+HEAD_SECONDS = 10.0  # timeout for the head of a request
+MOST = 400  # connections; above, the connection that has been idle longest is closed
 
 
 class Patient(H11Protocol):
-    """uvicorn's protocol with an end to its patience: uvicorn itself waits for the head of a request for ever."""
+    """Protocol of uvicorn with a timeout for the head of a request, which uvicorn lacks."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self.since: float | None = self.loop.time()
-        """When it began to wait for its client; None while the client waits."""
+        """Time since when the server waits for the client; None while the client waits."""
         self.timer = self.loop.call_later(HEAD_SECONDS, self.look)
         waiting = [one for one in self.connections if isinstance(one, Patient) and one.since is not None]
         if len(self.connections) > MOST and waiting:
             longest = min(waiting, key=lambda one: one.since or 0.0)
             longest.transport.abort()
-            self.connections.discard(longest)  # the loop does so later: others may come in the same moment
+            self.connections.discard(longest)  # the event loop does this later, but more connections may arrive before
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -33,11 +33,11 @@ class Patient(H11Protocol):
             self.since = self.loop.time()
 
     def waits(self) -> bool:
-        """Whether it is the client's turn: to begin a request, or to go on with one."""
+        """Whether the server waits for the client to start or continue a request."""
         return self.conn.their_state in (h11.IDLE, h11.SEND_BODY)
 
     def look(self) -> None:
-        """Closes the connection where the head of a request does not come; who sends a body is the guard's concern."""
+        """Close the connection if no request head arrives in time; the guard limits bodies."""
         waited = 0.0 if self.since is None else self.loop.time() - self.since
         if self.conn.their_state is h11.IDLE and waited >= HEAD_SECONDS:
             self.transport.abort()

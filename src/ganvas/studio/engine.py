@@ -1,7 +1,7 @@
-"""Pictures for many clients: one thread draws them, in the order of the requests and in batches over those that wait.
+"""Generate images for many clients: one thread processes the requests in order and in batches.
 
-One thread, because mixing images hangs hooks into the network (codes.py). What waits is bounded by the memory that
-its images will take; beyond that a request is refused at once, with the time after which to ask again.
+Only one thread, because style mixing adds hooks to the network (codes.py). The queue is limited by the memory of its
+images; further requests are refused immediately, with a time to retry.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from ganvas.provenance import provenance
 from ganvas.studio.refusals import BusyError, ConflictError
 from ganvas.studio.shelf import Place, Shelf
 
-BATCH, BATCH_PIXELS = 64, 2**24  # of one forward pass, whichever is less
-MOST_MODELS = 3  # loaded at a time
-WAITING_BYTES = 2**28  # of pixels, that requests which wait or are being drawn will take
-MOST_WAITING = 2048  # images
-CACHE_BYTES = 2**26  # of PNG files
-QUICK = 2**14  # values of images that are written at once, in less time than it takes to change threads
-MOST_NODES = 64  # recipes within one
-LARGEST = 1e6  # of any number in a recipe; far beyond what a network has seen
+BATCH, BATCH_PIXELS = 64, 2**24  # most images and most pixels per forward pass
+MOST_MODELS = 3  # most models in memory
+WAITING_BYTES = 2**28  # most bytes of pixels of all open requests
+MOST_WAITING = 2048  # most images of all open requests
+CACHE_BYTES = 2**26  # size of the cache of PNG files
+QUICK = 2**14  # pixel values below which encoding takes less time than a change of threads
+MOST_NODES = 64  # most recipes nested in one
+LARGEST = 1e6  # largest number in a recipe
 
 Stamp = tuple[int, int]
 T = TypeVar("T")
@@ -47,7 +47,7 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class Loaded:
-    """A model in memory. version: changes with its weights and with its directions; it is part of every address."""
+    """A model in memory. version: changes with weights and directions; part of each image URL."""
 
     place: Place
     generator: Generator
@@ -55,7 +55,7 @@ class Loaded:
     directions: dict[str, Direction] = field(default_factory=dict)
     directions_stamp: Stamp = (0, 0)
     directions_sentence: str = ""
-    """Why there are none, where their file cannot be used."""
+    """The reason if the directions file cannot be used."""
     version: str = ""
 
     @property
@@ -65,14 +65,14 @@ class Loaded:
 
     @property
     def batch(self) -> int:
-        """Pictures of one forward pass."""
+        """Images per forward pass."""
         config = self.generator.info.config
         return max(1, min(BATCH, BATCH_PIXELS // (config.height * config.width)))
 
 
 @dataclass(eq=False)
 class Job:
-    """One request's images; its future gives (N, H, W, C) pixels. Or something else to do with the network."""
+    """The images of one request; its future returns pixels (N, H, W, C). Or another action with the network."""
 
     loaded: Loaded
     recipes: Sequence[Recipe]
@@ -81,7 +81,7 @@ class Job:
 
 
 class Engine:
-    """Models on demand, images from recipes. `close` ends its thread."""
+    """Load models on demand and generate images from recipes. `close` stops the thread."""
 
     def __init__(self, shelf: Shelf, device: str | None = None) -> None:
         self.shelf, self.device = shelf, device
@@ -89,8 +89,8 @@ class Engine:
         self.loading = threading.Lock()
         self.waiting: deque[Job] = deque()
         self.arrived = threading.Condition()
-        self.reserved = self.reserved_bytes = 0  # images, and the bytes of their pixels
-        self.seconds_each = 0.01  # an image, as measured
+        self.reserved = self.reserved_bytes = 0  # images, and bytes of their pixels
+        self.seconds_each = 0.01  # measured time per image
         self.cache: OrderedDict[str, bytes] = OrderedDict()
         self.cached_bytes = 0
         self.caching = threading.Lock()
@@ -107,16 +107,16 @@ class Engine:
     # ---- models ----
 
     def model(self, name: str, version: str | None = None, anew: bool = False) -> Loaded:
-        """The model of that name, loaded if need be; anew: again, if its file has changed.
+        """The model of that name; it is loaded if necessary. anew: reload it if its file has changed.
 
-        Raises AbsentError, CheckpointError, or ConflictError where `version` is given and another one is loaded.
+        Raises AbsentError, CheckpointError, or ConflictError if another `version` is loaded.
         """
         with self.loading:
             loaded = self.models.get(name)
             if loaded is None or (anew and is_newer(loaded)):
                 place = self.shelf.find(name)
                 if place.weights is None:
-                    raise RunError(f"{name} has no model yet: it is saved some time after the training has begun")
+                    raise RunError(f"{name} has no model yet: training saves it after some time")
                 stamp = stamp_of(place.weights)
                 loaded = Loaded(place, Generator.load(place.weights, self.device), stamp)
                 self.models[name] = loaded
@@ -127,7 +127,7 @@ class Engine:
         return of_version(loaded, version)
 
     async def ready(self, name: str, version: str | None = None) -> Loaded:
-        """As `model`; on the spot where the model is in memory and nothing has changed."""
+        """Like `model`; immediate if the model is in memory and nothing has changed."""
         loaded = self.models.get(name)
         if loaded is not None and stamp_of(directions_file(loaded.place)) == loaded.directions_stamp:
             return of_version(loaded, version)
@@ -136,9 +136,9 @@ class Engine:
     # ---- images ----
 
     async def pictures(self, loaded: Loaded, recipes: Sequence[Recipe]) -> list[bytes]:
-        """PNG files with their provenance, in the order of the recipes.
+        """PNG files with provenance, in the order of the recipes.
 
-        Raises BusyError when too much waits already, ConfigError for a recipe that does not fit the model.
+        Raises BusyError if the queue is full, ConfigError for a recipe that does not fit the model.
         """
         keys = [address_hash(loaded, recipe) for recipe in recipes]
         known = {key: content for key in keys if (content := self.cached(key)) is not None}
@@ -157,7 +157,7 @@ class Engine:
         return [known[key] for key in keys]
 
     async def pixels(self, loaded: Loaded, recipes: Sequence[Recipe]) -> np.ndarray:
-        """(N, H, W, C) uint8 or uint16; raises as `images` does."""
+        """(N, H, W, C) uint8 or uint16; raises the same errors as `pictures`."""
         with self.reservation(loaded, len(recipes)):
             return await self.drawn(loaded, recipes)
 
@@ -168,14 +168,14 @@ class Engine:
 
     @contextmanager
     def reservation(self, loaded: Loaded, num: int) -> Generated[None]:
-        """Room for the pixels of `num` images while a request is served."""
+        """Reserve memory for the pixels of `num` images during a request."""
         size = num * loaded.picture_bytes
         with self.arrived:
             full = self.reserved + num > MOST_WAITING or self.reserved_bytes + size > WAITING_BYTES
-            if full and self.reserved:  # a request alone always has room
+            if full and self.reserved:  # a single request is always accepted
                 seconds = max(1, math.ceil(self.reserved * self.seconds_each))
                 raise BusyError(
-                    f"the studio is busy: {self.reserved:,} images are waiting; ask again in {seconds} s", seconds
+                    f"the studio is busy: {self.reserved:,} images are waiting; retry in {seconds} s", seconds
                 )
             self.reserved += num
             self.reserved_bytes += size
@@ -187,7 +187,7 @@ class Engine:
                 self.reserved_bytes -= size
 
     def call(self, loaded: Loaded, action: Callable[[], T]) -> Future[T]:
-        """Has the drawing thread do something else with the network, in turn."""
+        """Run another action with the network in the image thread, in order."""
         return self.submit(loaded, [], action)
 
     def submit(self, loaded: Loaded, recipes: Sequence[Recipe], action: Callable[[], Any] | None = None) -> Future[Any]:
@@ -199,7 +199,7 @@ class Engine:
             self.arrived.notify()
         return job.future
 
-    # ---- the thread that draws ----
+    # ---- the image thread ----
 
     def work(self) -> None:
         while (jobs := self.next_batch()) is not None:
@@ -209,7 +209,7 @@ class Engine:
             began = time.monotonic()
             try:
                 answers = [live[0].action()] if live[0].action is not None else draw(live)
-            except Exception as error:  # one recipe that does not fit must not spoil the others' images
+            except Exception as error:  # one invalid recipe must not affect other requests
                 answers = [error] if len(live) == 1 else [alone(job) for job in live]
             if num := sum(len(job.recipes) for job in live):
                 self.seconds_each += 0.2 * ((time.monotonic() - began) / num - self.seconds_each)
@@ -217,7 +217,7 @@ class Engine:
                 job.future.set_exception(answer) if isinstance(answer, BaseException) else job.future.set_result(answer)
 
     def next_batch(self) -> list[Job] | None:
-        """The oldest requests that fit into one forward pass of one model; None when the studio closes."""
+        """The oldest requests that fit into one forward pass of one model; None if the studio closes."""
         with self.arrived:
             self.arrived.wait_for(lambda: self.waiting or self.closed)
             if self.closed:
@@ -232,7 +232,7 @@ class Engine:
                 room -= len(jobs[-1].recipes)
             return jobs
 
-    # ---- files drawn already ----
+    # ---- cache of PNG files ----
 
     def cached(self, key: str) -> bytes | None:
         with self.caching:
@@ -255,13 +255,13 @@ def fits(job: Job, first: Job, room: int) -> bool:
 
 @torch.inference_mode()
 def draw(jobs: Sequence[Job]) -> list[np.ndarray]:
-    """Each job's pixels, all of one model, in one pass."""
+    """Pixels of each job, in one pass; all jobs must have the same model."""
     loaded = jobs[0].loaded
     recipes = [recipe for job in jobs for recipe in job.recipes]
     generator = loaded.generator
     images = generator.show(resolve(generator, recipes, loaded.directions))
     if not bool(torch.isfinite(images).all()):
-        raise ConfigError("the recipe leads to no image (its numbers are too large): use smaller ones")
+        raise ConfigError("the recipe gives no valid image because its numbers are too large: use smaller numbers")
     pixels = to_pixels(images, generator.info.depth)
     ends = np.cumsum([len(job.recipes) for job in jobs])[:-1]
     return np.split(pixels, ends)
@@ -280,7 +280,7 @@ def written(loaded: Loaded, pixels: np.ndarray, recipes: Sequence[Recipe]) -> li
 
 
 def address_hash(loaded: Loaded, recipe: Recipe) -> str:
-    """Which image it is: of this model, by this recipe; also the ETag."""
+    """Identifies an image by model and recipe; also the ETag."""
     text = json.dumps([loaded.version, recipe.to_dict()], sort_keys=True)
     return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()[:32]
 
@@ -291,8 +291,7 @@ def address_hash(loaded: Loaded, recipe: Recipe) -> str:
 def of_version(loaded: Loaded, version: str | None) -> Loaded:
     if version is not None and version != loaded.version:
         raise ConflictError(
-            f"this address is of {loaded.place.name} as it was, {version[:12]}; "
-            f"now it is {loaded.version[:12]}: reload the page"
+            f"{loaded.place.name} has changed from version {version[:12]} to {loaded.version[:12]}: reload the page"
         )
     return loaded
 
@@ -306,7 +305,7 @@ def stamp_of(file: Path) -> Stamp:
 
 
 def is_newer(loaded: Loaded) -> bool:
-    """Whether the model's file has changed since it was loaded."""
+    """Whether the file of the model has changed after loading."""
     assert loaded.place.weights is not None
     return stamp_of(loaded.place.weights) not in (loaded.stamp, (0, 0))
 
@@ -317,7 +316,7 @@ def directions_file(place: Place) -> Path:
 
 
 def refresh_directions(loaded: Loaded) -> None:
-    """Reads the model's directions, where their file is new or has changed."""
+    """Read the directions of the model if their file is new or has changed."""
     stamp = stamp_of(directions_file(loaded.place))
     if loaded.version and stamp == loaded.directions_stamp:
         return
@@ -336,9 +335,9 @@ def refresh_directions(loaded: Loaded) -> None:
 
 
 def checked(recipe: Recipe) -> Recipe:
-    """The recipe, unless a number in it is beyond all sense or it holds too many others."""
+    """The recipe. Raises ConfigError if it has too large numbers or too many nested recipes."""
     nodes = [recipe]
-    for node in nodes:  # which grows meanwhile
+    for node in nodes:  # the list grows in the loop
         numbers = [*node.edits.values(), *(x for row in node.code or () for x in row)]
         if isinstance(node.label, Mapping):
             numbers += node.label.values()
@@ -348,7 +347,7 @@ def checked(recipe: Recipe) -> Recipe:
         if node.mix is not None:
             nodes.append(node.mix.other)
         if any(abs(value) > LARGEST for value in numbers):
-            raise ConfigError(f"the recipe has numbers beyond {LARGEST:,.0f}: use smaller ones")
+            raise ConfigError(f"the recipe has numbers beyond {LARGEST:,.0f}: use smaller numbers")
         if len(nodes) > MOST_NODES:
-            raise ConfigError(f"the recipe holds more than {MOST_NODES} others: keep the image as a code")
+            raise ConfigError(f"the recipe contains more than {MOST_NODES} others: save the image as a code instead")
     return recipe

@@ -1,10 +1,10 @@
-"""Who may ask, for how much and for how long: hosts, tokens, other sites' pages, bytes; the headers of every answer.
+"""Access control and limits: hosts, tokens, requests from other sites, sizes, timeouts; security headers.
 
-A studio on the loopback address is open to whoever sits at the machine. A page of another site could still ask it, by
-a name that it makes point to 127.0.0.1 (DNS rebinding), or blindly by a form: the Host and Origin headers tell.
-On any other address a token is needed.
+On the loopback address, the studio is open to all users of the machine. Pages of other sites could still send requests,
+by a name that resolves to 127.0.0.1 (DNS rebinding) or by a form; the Host and Origin headers are checked against this.
+On any other address a token is required.
 
-A body that does not come is not waited for, and what is asked for by somebody who has gone away is not made.
+Requests with slow bodies time out, and work for disconnected clients is cancelled.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Asgi = Callable[[Message, Receive, Send], Awaitable[None]]
 
-BODY_BYTES = 2**24  # of an upload
-JSON_BYTES = 2**22  # of any other request
+BODY_BYTES = 2**24  # most bytes of an upload
+JSON_BYTES = 2**22  # most bytes of any other request
 URL_BYTES = 2**15
-DRAINED_BYTES = 2**28  # of a refused body; beyond that the connection is cut
-BODY_PAUSE, BODY_SECONDS = 10.0, 60.0  # waited for the next part of a body, and for all of it
+DRAINED_BYTES = 2**28  # most bytes read from a refused body before the connection is closed
+BODY_PAUSE, BODY_SECONDS = 10.0, 60.0  # timeouts for the next part of a body, and for the whole body
 
-LATE = "the rest of the request did not come in time: send it again"
+LATE = "the request was not received in time: send it again"
 
 HEADERS = {
     "content-security-policy": (
@@ -48,14 +48,14 @@ HEADERS = {
 
 
 class Guard:
-    """Wraps the application. token: asked of everyone where given; else only the names of this machine are served."""
+    """ASGI middleware. token: required if given; otherwise only requests to names of this machine are served."""
 
     def __init__(self, inner: Asgi, token: str | None = None, hosts: frozenset[str] = frozenset()) -> None:
         self.inner = inner
         self.token = token
         self.hosts = hosts | {"localhost", "127.0.0.1", "::1"}
         digest = hashlib.sha256((token or "").encode(errors="surrogateescape")).hexdigest()
-        self.cookie = f"ganvas-{digest[:8]}"  # two studios of one machine share a cookie jar
+        self.cookie = f"ganvas-{digest[:8]}"  # studios on one machine share their cookies
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -73,24 +73,23 @@ class Guard:
         return await self.limited(scope, receive, send, headers, limit)
 
     def refused(self, scope: Message, headers: dict[str, str]) -> tuple[int, str] | None:
-        """(status, sentence) of a request that is not served."""
+        """(status, sentence) if the request is refused, otherwise None."""
         host = host_of(headers.get("host", ""))
         if self.token is None and host not in self.hosts:
             return 403, (
-                f"the name {host[:80]!r} is not this studio's: open it by the address that it printed "
-                "(localhost or 127.0.0.1)"
+                f"{host[:80]!r} is not a name of this studio: open the address that it printed (localhost or 127.0.0.1)"
             )
         origin = headers.get("origin")
-        # A proxy may ask by another name than its user did. No page can forge this header without being asked first.
+        # A proxy may use another name than its user. Pages cannot set this header without a preflight request.
         asked = {headers.get("host", "").lower(), headers.get("x-forwarded-host", "").partition(",")[0].strip().lower()}
         if origin is not None and origin_host(origin) not in asked - {""}:
-            return 403, "this request comes from another site's page: open the studio itself"
+            return 403, "this request comes from a page of another site: open the studio itself"
         if headers.get("sec-fetch-site") in ("cross-site", "same-site") and scope["path"].startswith("/api"):
-            return 403, "this request comes from another site's page: open the studio itself"
+            return 403, "this request comes from a page of another site: open the studio itself"
         if len(scope.get("query_string", b"")) > URL_BYTES:
-            return 414, f"the address has more than {URL_BYTES:,} bytes: send the recipe with POST /api/pictures"
+            return 414, f"the URL has more than {URL_BYTES:,} bytes: send the recipe with POST /api/pictures"
         if self.token is not None and not self.is_known(scope, headers):
-            return 401, "this studio needs its token: open the address that it printed, or send it as a bearer token"
+            return 401, "the token is missing: open the address that the studio printed, or send a bearer token"
         return None
 
     def is_known(self, scope: Message, headers: dict[str, str]) -> bool:
@@ -107,16 +106,16 @@ class Guard:
         return any(self.is_token(one) for one in offered)
 
     def is_token(self, offered: str) -> bool:
-        """Compared in the same time whatever is offered; the cookie holds a hash."""
+        """Compare in constant time; cookies contain a hash of the token."""
         own = (self.token or "").encode(errors="surrogateescape")
         given = offered.encode(errors="surrogateescape")
         hashed = hashlib.sha256(own).hexdigest().encode()
         return hmac.compare_digest(given, own) | hmac.compare_digest(given, hashed)
 
     def given_once(self, scope: Message) -> list[tuple[bytes, bytes]] | None:
-        """Headers that put a token of the address into a cookie and lead to the address without it.
+        """Headers that store a token from the URL in a cookie and redirect to the URL without it.
 
-        That address is relative: it leads nowhere else, and behind a proxy it keeps what this studio does not see.
+        The redirect is relative, so that it cannot lead to another site and works behind a proxy.
         """
         query = query_of(scope)
         if self.token is None or scope["method"] != "GET" or "token" not in dict(query):
@@ -128,7 +127,7 @@ class Guard:
         return [(b"location", place), (b"set-cookie", cookie)]
 
     async def limited(self, scope: Message, receive: Receive, send: Send, headers: dict[str, str], limit: int) -> None:
-        """Serves the request with a body of at most `limit` bytes, and with the headers of every answer."""
+        """Serve the request with a body of at most `limit` bytes; add the security headers."""
         seen, ends = 0, None
         complete = late = answered = False
         sentence = f"the request has more than {limit:,} bytes: send less"
@@ -159,7 +158,7 @@ class Guard:
             return message
 
         async def watch() -> None:
-            """Ends the work for a client that has gone."""
+            """Cancel the work if the client disconnects."""
             while (await receive())["type"] != "http.disconnect":
                 pass
             gone.set()
@@ -169,7 +168,7 @@ class Guard:
         async def with_headers(message: Message) -> None:
             nonlocal answered
             if seen > limit or late:
-                return  # whatever is made of the part that came
+                return  # the request is refused
             if message["type"] == "http.response.start":
                 own = {key.lower() for key, _ in message["headers"]}
                 added = [(k.encode(), v.encode()) for k, v in HEADERS.items() if k.encode() not in own]
@@ -178,7 +177,7 @@ class Guard:
             await send(message)
 
         given = counted
-        if length == "0" and "transfer-encoding" not in headers:  # nothing comes, and nobody may ask for it
+        if length == "0" and "transfer-encoding" not in headers:  # there is no body
             nothing = [await counted()]
 
             async def given() -> Message:
@@ -189,7 +188,7 @@ class Guard:
             with contextlib.suppress(TooLargeError):
                 await working
         except asyncio.CancelledError:
-            if not gone.is_set():  # the server ends
+            if not gone.is_set():  # the server shuts down
                 raise
         finally:
             for task in watching:
@@ -203,7 +202,7 @@ class Guard:
 
 
 async def drained(receive: Receive) -> None:
-    """Takes in the rest of a body, without keeping it: who is still sending does not hear an answer."""
+    """Read and discard the rest of a body, because clients read the answer only after sending."""
     seen = 0
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(BODY_SECONDS):
@@ -237,7 +236,7 @@ def query_of(scope: Message) -> list[tuple[str, str]]:
 
 
 def host_of(header: str) -> str:
-    """The name of a Host header, without its port."""
+    """The host name in a Host header, without port."""
     try:
         return (urlsplit(f"//{header}").hostname or "").lower()
     except ValueError:

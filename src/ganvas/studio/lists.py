@@ -1,4 +1,4 @@
-"""Lists of kept images: `favourites.json` beside the model, and others beside it, written whole at every change."""
+"""Lists of favourites: `favourites.json` and further files next to the model, rewritten at each change."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from ganvas.studio.refusals import AbsentError, ConflictError
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 FIRST = "favourites"
-MOST_KEPT, MOST_LISTS, LONGEST = 5000, 50, 200  # images of a list, lists of a model, letters of a picture's name
+MOST_KEPT, MOST_LISTS, LONGEST = 5000, 50, 200  # images per list, lists per model, characters per title
 
 
 class Lists:
-    """The lists of all models; one change at a time."""
+    """The lists of all models, with one change at a time."""
 
     def __init__(self) -> None:
         self.changing = threading.Lock()
 
     def names(self, loaded: Loaded) -> list[str]:
-        """The lists that are there, the first one always."""
+        """Names of the lists, always including the first one."""
         files = sorted(loaded.place.folder.glob(f"{FIRST}-*.json"))[:MOST_LISTS]
         others = [path.stem.removeprefix(f"{FIRST}-") for path in files]
         return [FIRST, *(name for name in others if NAME.fullmatch(name) and name != FIRST)]
 
     def read(self, loaded: Loaded, name: str) -> Favourites:
-        """Raises ConflictError when the file is of another model or damaged."""
+        """Read a list. Raises ConflictError if the file belongs to another model or is damaged."""
         path = self.file(loaded, name)
         if not path.exists():
             return Favourites(loaded.generator.hash)
@@ -40,7 +40,7 @@ class Lists:
             raise ConflictError(str(error)) from error
 
     def keep(self, loaded: Loaded, name: str, recipe: Recipe, title: str | None) -> Favourites:
-        """Adds an image at the end, or gives another title to the one that is kept already."""
+        """Append an image, or change the title of an existing one."""
         with self.changing:
             found = self.read(loaded, name)
             names = found.names or [""] * len(found.recipes)
@@ -48,7 +48,7 @@ class Lists:
                 if title is not None:
                     names[found.recipes.index(recipe)] = title
             elif len(found.recipes) >= MOST_KEPT:
-                raise ConfigError(f"the list {name} holds {MOST_KEPT:,} images: begin another one")
+                raise ConfigError(f"the list {name} is full ({MOST_KEPT:,} images): start another list")
             else:
                 found.recipes.append(recipe)
                 names.append(title or "")
@@ -56,7 +56,7 @@ class Lists:
             return self.save(loaded, name, found)
 
     def remove(self, loaded: Loaded, name: str, recipe: Recipe) -> Favourites:
-        """Takes an image out; one that is not there stays away."""
+        """Remove an image, if it is in the list."""
         with self.changing:
             found = self.read(loaded, name)
             names = found.names or [""] * len(found.recipes)
@@ -72,22 +72,20 @@ class Lists:
         return found
 
     def set_aside(self, loaded: Loaded, name: str) -> str:
-        """Renames a list that cannot be used here, so that a new one can begin; returns the file's new name."""
+        """Rename a list that cannot be used, to start a new one; return the new file name."""
         with self.changing:
             path = self.file(loaded, name)
             if not path.is_file():
-                raise AbsentError(f"{path.name} does not exist: there is nothing to set aside")
+                raise AbsentError(f"{path.name} does not exist: there is nothing to rename")
             for number in range(1, 1000):
                 new = path.with_name(f"{path.stem}.aside-{number}.json")
                 if not new.exists():
                     with files.explained(path):
                         path.rename(new)
                     return new.name
-            raise ConflictError(f"{path} has been set aside 999 times: move some of those files away")
+            raise ConflictError(f"{path} has been renamed 999 times: move some of these files")
 
     def file(self, loaded: Loaded, name: str) -> Path:
         if not NAME.fullmatch(name):
-            raise ConfigError(
-                f"list {name!r}: expected a name of small letters, digits and -, at most 40 of them, such as portraits"
-            )
+            raise ConfigError(f"list {name!r}: expected at most 40 lower-case letters, digits and -, such as portraits")
         return loaded.place.folder / (f"{FIRST}.json" if name == FIRST else f"{FIRST}-{name}.json")

@@ -1,4 +1,4 @@
-"""A training run as the page watches it: how far, how fast, how well, and what the watch says. Only reads files."""
+"""State of a training run for the page: progress, speed, scores and training warnings. Reads files only."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from ganvas.studio.engine import stamp_of
 from ganvas.studio.refusals import AbsentError
 from ganvas.studio.shelf import Place, Shelf
 
-POINTS = 400  # of a curve, at most
-LOG_BYTES = 2**25  # of a log: what is before is left out
-QUIET = 60.0  # seconds without a new file after which a training is not going on; it logs every 2
-USED_UP = 0.97  # part of the budget after which a quiet run has finished
+POINTS = 400  # most points per curve
+LOG_BYTES = 2**25  # most bytes read from the end of a log
+QUIET = 60.0  # seconds without file changes after which a training is not running; it logs every 2 seconds
+USED_UP = 0.97  # fraction of the budget after which a quiet run counts as finished
 REPORTS = ("d_real", "d_fake", "loss", "penalty", "lr", "g_norm", "d_norm", "augment", "images_per_second")
 VITALS = ("score", "kid", "precision", "recall", "diversity", "lattice", "sharpness", "near", "d_gap")
 FILMS = {"webp": "image/webp", "mp4": "video/mp4", "gif": "image/gif"}
 
 
 def stamp(place: Place) -> str:
-    """Changes when the run does."""
+    """A text that changes when the run changes."""
     parts = [stamp_of(place.folder / name) for name in ("log.jsonl", "config.json", "samples", "checkpoints", "model")]
     films = [stamp_of(place.folder / f"training.{ending}") for ending in FILMS]
     return "-".join(f"{when:x}.{size:x}" for when, size in [*parts, *films]) + f"-{state_is_quiet(place)}"
@@ -38,7 +38,7 @@ def state_is_quiet(place: Place) -> bool:
 
 
 class Summaries:
-    """The list of runs, a line each; only of those that have changed the log is read again."""
+    """Summaries of runs; the log is read again only for changed runs."""
 
     def __init__(self) -> None:
         self.known: dict[str, tuple[str, dict[str, Any]]] = {}
@@ -54,18 +54,18 @@ class Summaries:
 
 
 def summary(place: Place) -> dict[str, Any]:
-    """One line of the list of runs."""
+    """Summary of one run for the list of runs."""
     told = watched(place)
     keys = ("name", "state", "progress", "images", "sentence", "score")
     return {key: told[key] for key in keys} | {"grid": told["grids"][-1] if told["grids"] else None}
 
 
 def watched(place: Place) -> dict[str, Any]:
-    """All that the page shows of a run; what cannot be read is said in `sentence`."""
+    """All information about a run for the page; `sentence` describes errors."""
     try:
         return told(place)
-    except Exception as error:  # whatever a damaged or crafted run brings: the others are shown nevertheless
-        reason = f"the files of this run cannot be read ({type(error).__name__}): look into its folder"
+    except Exception as error:  # a damaged run must not affect the other runs
+        reason = f"the files of this run cannot be read ({type(error).__name__}): check its folder"
     nothing: dict[str, Any] = dict.fromkeys(("seconds", "eta", "rate", "score", "best"))
     nothing |= {"name": place.name, "sentence": reason, "state": "stopped", "progress": 0.0, "images": 0}
     nothing |= {"about": {}, "options": {}, "reports": {}, "vitals": {}, "health": [], "grids": [], "films": []}
@@ -111,7 +111,7 @@ def told(place: Place) -> dict[str, Any]:
 
 
 def records(place: Place) -> list[dict[str, Any]]:
-    """The log's lines, the newest part of a very long one; a line that is being written is left out."""
+    """Records of the log (only the end of a very long log), without an incomplete last line."""
     path = place.folder / "log.jsonl"
     try:
         with path.open("rb") as file:
@@ -131,7 +131,7 @@ def records(place: Place) -> list[dict[str, Any]]:
 
 
 def progress_of(config: dict[str, Any], last: dict[str, Any], images: int) -> float:
-    """Part of the budget used, 0 to 1."""
+    """Used fraction of the budget, 0 to 1."""
     train = config.get("train", {})
     seconds, minutes, budget = number(last.get("seconds")), number(train.get("minutes")), number(train.get("images"))
     if minutes and seconds is not None:
@@ -143,7 +143,7 @@ def progress_of(config: dict[str, Any], last: dict[str, Any], images: int) -> fl
 
 
 def state_of(place: Place, progress: float, vitals: list[dict[str, Any]]) -> str:
-    """training, finished or stopped; waiting before the first line."""
+    """training, finished, stopped, or waiting (before the first log line)."""
     if not state_is_quiet(place):
         ended = progress >= 1.0 or (progress >= USED_UP and bool(vitals) and vitals[-1].get("change") == 0.0)
         return "finished" if ended else "training"
@@ -153,7 +153,7 @@ def state_of(place: Place, progress: float, vitals: list[dict[str, Any]]) -> str
 
 
 def about(config: dict[str, Any]) -> dict[str, str]:
-    """What it is, in a few words each."""
+    """Facts about the run."""
     data, model = config.get("data", {}), config.get("model", {})
     found = {
         "data": data.get("source"),
@@ -168,7 +168,7 @@ def about(config: dict[str, Any]) -> dict[str, str]:
 
 
 def options(config: dict[str, Any]) -> dict[str, str]:
-    """Every option of the run, flat, for comparing two."""
+    """All options of the run as a flat dictionary, for comparisons."""
     parts = {part: config.get(part) for part in ("model", "train")} | {"data": config.get("data", {})}
     flat = {
         f"{part} {name}": value
@@ -182,7 +182,7 @@ def options(config: dict[str, Any]) -> dict[str, str]:
 
 
 def curves(found: list[dict[str, Any]], names: tuple[str, ...]) -> dict[str, list[float | None]]:
-    """Columns of the records, `images` among them, thinned to POINTS; the last record stays."""
+    """Columns of the records, including `images`, reduced to POINTS; the last record is always included."""
     step = max(1, -(-len(found) // POINTS))
     kept = found[::-1][::step][::-1]
     columns = {name: [number(one.get(name)) for one in kept] for name in ("images", *names)}
@@ -190,7 +190,7 @@ def curves(found: list[dict[str, Any]], names: tuple[str, ...]) -> dict[str, lis
 
 
 def grid_file(place: Place, images: int) -> Path:
-    """The preview grid at that number of images; AbsentError where there is none."""
+    """The preview grid at that number of images. Raises AbsentError if there is none."""
     grids = dict(Run(place.folder, writes=False).grids())
     path = grids.get(images)
     if path is None or not path.resolve().is_relative_to(place.folder.resolve()):
@@ -201,12 +201,12 @@ def grid_file(place: Place, images: int) -> Path:
 def film_file(place: Place, ending: str) -> Path:
     path = place.folder / f"training.{ending}"
     if ending not in FILMS or not path.is_file() or not path.resolve().is_relative_to(place.folder.resolve()):
-        raise AbsentError(f"{place.name} has no film training.{ending}: make it with `ganvas video`")
+        raise AbsentError(f"{place.name} has no video training.{ending}: create it with `ganvas video`")
     return path
 
 
 def run_place(shelf: Shelf, name: str) -> Place:
     place = shelf.find(name)
     if not place.is_run:
-        raise AbsentError(f"{name} is a model, not a run: there is no training to watch")
+        raise AbsentError(f"{name} is a model without a training run")
     return place

@@ -1,4 +1,4 @@
-"""What the studio refuses, beside the errors of the rest of Ganvas; each has its HTTP status."""
+"""Errors of the studio, each with its own HTTP status."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from ganvas.errors import GanvasError
 
 
 class AbsentError(GanvasError):
-    """What was asked for is not here (404)."""
+    """The requested object does not exist (404)."""
 
 
 class ConflictError(GanvasError):
-    """It does not fit what is here: another model, a list that has changed (409)."""
+    """The request conflicts with the current state: another model, a changed list (409)."""
 
 
 class TooLargeError(GanvasError):
-    """A request with more bytes than allowed (413)."""
+    """The request is too large (413)."""
 
 
 class BusyError(GanvasError):
-    """Too much is waiting already (503). seconds: after which to ask again."""
+    """The studio is busy (503). seconds: time after which to retry."""
 
     def __init__(self, message: str, seconds: int) -> None:
         super().__init__(message)

@@ -1,7 +1,6 @@
-"""What lies in the folder that the studio was given: models to explore and runs to watch, each under a name.
+"""The models and runs in the folder of the studio, each with a name.
 
-A client names a run or a model; the name is looked up here and never joined to a path. What resolves to a place outside
-the folder is left out.
+Names from clients are looked up here and never joined to a path. Links that lead outside the folder are ignored.
 """
 
 from __future__ import annotations
@@ -13,35 +12,35 @@ from ganvas.errors import ConfigError
 from ganvas.generator import WEIGHTS
 from ganvas.studio.refusals import AbsentError
 
-DEEP = 2  # levels of folders below the given one
+DEEP = 2  # levels of subfolders that are searched
 MOST = 200  # runs and models
-LOOKED_AT = 5_000  # folders, so that a slip (the whole disk) does not take minutes
+LOOKED_AT = 5_000  # most folders that are searched, in case the folder is a whole disk
 
 
 @dataclass(frozen=True)
 class Place:
-    """A run or a model folder. name: its path below the given folder, or the folder's own name."""
+    """A run or a model folder. name: path relative to the given folder, or the name of that folder."""
 
     name: str
     folder: Path
     is_run: bool
     weights: Path | None
-    """The generator's file; None for a run that has not saved one yet."""
+    """The weights file; None for a run that has not saved a model yet."""
 
 
 class Shelf:
-    """The places of one folder, found anew whenever they are asked for: runs come and go."""
+    """The runs and models of one folder; searched at each request, because runs may change."""
 
     def __init__(self, root: Path) -> None:
-        """root: a run, a model folder, a weights file or a folder of runs. Raises ConfigError when nothing is there."""
+        """root: a run, a model folder, a weights file or a folder of runs. Raises ConfigError if there is nothing."""
         if not root.exists():
             raise ConfigError(f"{root} does not exist: expected a run, a model folder or a folder of runs")
         self.root = (root if root.is_dir() else root.parent).resolve()
         if not self.places():
-            raise ConfigError(f"{root} holds no run and no model: expected a run, a model folder or a folder of runs")
+            raise ConfigError(f"{root} has no run and no model: expected a run, a model folder or a folder of runs")
 
     def places(self) -> dict[str, Place]:
-        """By name, in the order of the names."""
+        """Runs and models by name, sorted."""
         found: dict[str, Place] = {}
         level, looked = [self.root], 0
         for _ in range(DEEP + 1):
@@ -75,7 +74,7 @@ class Shelf:
         return [path for path in inside if not path.name.startswith(".") and self.within(path)]
 
     def own(self, file: Path) -> Path | None:
-        """The file, if it is one and lies in the given folder, symbolic links followed."""
+        """The file, if it exists and is inside the given folder after following symbolic links."""
         try:
             return file if file.is_file() and self.within(file) else None
         except OSError:
@@ -85,8 +84,8 @@ class Shelf:
         return path.resolve().is_relative_to(self.root)
 
     def find(self, name: str) -> Place:
-        """Raises AbsentError for a name that is not here."""
+        """Look up a name. Raises AbsentError if it does not exist."""
         place = self.places().get(name)
         if place is None:
-            raise AbsentError(f"{name!r} is no run and no model of this studio: reload the page for what is here")
+            raise AbsentError(f"this studio has no run or model {name!r}: reload the page for the current list")
         return place

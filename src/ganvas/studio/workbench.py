@@ -1,6 +1,6 @@
-"""What takes longer than an image: projecting an upload, finding directions, comparing with the training images.
+"""Slow jobs: projection of uploads, search for directions, comparison with training images.
 
-One slow job at a time, on a copy of the network, so that the thread that draws is never waited for nor disturbed.
+One job at a time, on a copy of the network, so that image generation is not blocked.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from ganvas.run import Run
 from ganvas.studio.engine import Loaded
 from ganvas.studio.refusals import AbsentError, BusyError
 
-MOST_WAITING, MOST_KEPT = 4, 32  # slow jobs in the queue; finished ones that can still be asked for
+MOST_WAITING, MOST_KEPT = 4, 32  # most jobs in the queue; finished jobs that are kept
 MOST_FINDERS = 2
-FEW = 10_000  # training images that are read without being asked for
+FEW = 10_000  # training images up to which they are read without a request
 UPLOAD_BYTES, UPLOAD_PIXELS = 2**24, 40_000_000
 
 
@@ -41,23 +41,23 @@ class Task:
     id: str = field(default_factory=lambda: secrets.token_hex(8))
     state: str = "waiting"
     sentence: str = ""
-    """Why it failed, or what was noted."""
+    """Error, or a note."""
     done: int = 0
     total: int = 0
     result: dict[str, Any] = field(default_factory=dict)
     target: np.ndarray | None = None
-    """(H, W, C) of the image to project."""
+    """(H, W, C) the image to project."""
     cancelled: bool = False
 
     def progress(self, _: str, done: int, total: int) -> None:
-        """Notes how far it is; ends the job that nobody wants any more."""
+        """Store the progress; stop a cancelled job."""
         self.done, self.total = done, total
         if self.cancelled:
-            raise ConfigError("stopped, as you asked")
+            raise ConfigError("stopped by the user")
 
 
 class Workbench:
-    """Tasks by their id."""
+    """Queue of jobs, by id."""
 
     def __init__(self) -> None:
         self.pool = ThreadPoolExecutor(1, "studio workbench")
@@ -70,7 +70,7 @@ class Workbench:
         self.pool.shutdown(wait=False, cancel_futures=True)
 
     def begin(self, task: Task, work: Callable[[Task], dict[str, Any]]) -> Task:
-        """Queues it. Raises BusyError when others wait already."""
+        """Add a job to the queue. Raises BusyError if the queue is full."""
         with self.lock:
             self.check_room()
             self.tasks[task.id] = task
@@ -82,12 +82,12 @@ class Workbench:
 
     def check_room(self) -> None:
         if sum(one.state in ("waiting", "working") for one in list(self.tasks.values())) >= MOST_WAITING:
-            raise BusyError(f"{MOST_WAITING} slow jobs are waiting: ask again when one of them is done", 10)
+            raise BusyError(f"{MOST_WAITING} slow jobs are waiting: retry when one of them has finished", 10)
 
     def find(self, identity: str) -> Task:
         task = self.tasks.get(identity)
         if task is None:
-            raise AbsentError(f"there is no job {identity!r} (the studio keeps the last {MOST_KEPT}): begin it again")
+            raise AbsentError(f"job {identity!r} does not exist (only the last {MOST_KEPT} are kept): start it again")
         return task
 
 
@@ -95,17 +95,17 @@ def run(task: Task, work: Callable[[Task], dict[str, Any]]) -> None:
     task.state = "working"
     try:
         if task.cancelled:
-            raise ConfigError("stopped, as you asked")
+            raise ConfigError("stopped by the user")
         task.result = work(task)
         task.state = "done"
     except GanvasError as error:
         task.sentence, task.state = str(error), "failed"
-    except Exception as error:  # told where it was asked for; the studio goes on
-        task.sentence, task.state = f"it failed unexpectedly ({type(error).__name__}: {error})", "failed"
+    except Exception as error:  # reported to the client; the studio continues
+        task.sentence, task.state = f"unexpected error ({type(error).__name__}: {error})", "failed"
 
 
 def own_copy(loaded: Loaded) -> Generator:
-    """The same generator with a network of its own."""
+    """A copy of the generator with its own network."""
     generator = loaded.generator
     return Generator(copy.deepcopy(generator.network), generator.info, generator.device)
 
@@ -114,11 +114,11 @@ def own_copy(loaded: Loaded) -> Generator:
 
 
 def uploaded(loaded: Loaded, content: bytes) -> tuple[np.ndarray, str]:
-    """(pixels as the model makes them, a note of what was done to them). Raises PictureError with the reason."""
+    """(pixels in the format of the model, a note of the changes). Raises PictureError for an invalid file."""
     found = probe(content)
     if found.height * found.width > UPLOAD_PIXELS:
         raise PictureError(
-            f"too large: {found.width}x{found.height} pixels, more than the limit of {UPLOAD_PIXELS:,}; send it smaller"
+            f"too large: {found.width}x{found.height} pixels, limit {UPLOAD_PIXELS:,}; reduce the size of the image"
         )
     info = loaded.generator.info
     config = info.config
@@ -127,7 +127,7 @@ def uploaded(loaded: Loaded, content: bytes) -> tuple[np.ndarray, str]:
     if (found.height, found.width) != (config.height, config.width):
         notes.append(f"cropped and resized from {found.width}x{found.height} to {config.width}x{config.height}")
     if config.channels == 1 and found.channels == 3:
-        notes.append("turned gray")
+        notes.append("converted to gray")
     return pixels, " and ".join(notes)
 
 
@@ -169,7 +169,7 @@ class Neighbours:
 
 
 class Training:
-    """Looks for the nearest training image of generated ones, where a model's pack is at hand."""
+    """Find the nearest training images of generated images, if the pack of the model is available."""
 
     def __init__(self, data: str | None = None) -> None:
         self.data = data
@@ -177,16 +177,16 @@ class Training:
         self.lock = threading.Lock()
 
     def of(self, loaded: Loaded, begin: bool = True) -> Neighbours:
-        """What is known of the model's training images; the first question begins the reading.
+        """State of the training images of a model; the first call starts to read them.
 
-        begin: also where they are many, which takes minutes.
+        begin: also if there are many, which takes minutes.
         """
         with self.lock:
             found = self.known.get(loaded.place.folder)
             if found is None:
                 num = 0 if begin else number_at_hand(loaded)
                 if num > FEW:
-                    return Neighbours("unread", f"{num:,} training images have not been read yet, which takes a while")
+                    return Neighbours("unread", f"{num:,} training images are not loaded yet; loading takes a while")
                 found = self.known[loaded.place.folder] = Neighbours()
                 threading.Thread(target=self.prepare, args=(loaded, found), daemon=True).start()
             self.known.move_to_end(loaded.place.folder)
@@ -197,7 +197,7 @@ class Training:
     def prepare(self, loaded: Loaded, found: Neighbours) -> None:
         try:
             if self.data is None and not at_hand(loaded):
-                raise ConfigError("the training images are not at hand: start the studio with --data PICTURES")
+                raise ConfigError("the training images are not available: start the studio with --data IMAGES")
             found.pack = pack_of(loaded.place.folder, loaded.generator, self.data, None)
             found.finder = CopyFinder(found.pack, self.reading(found))
             found.state, found.sentence = "ready", ""
@@ -215,12 +215,12 @@ class Training:
 
 
 def at_hand(loaded: Loaded) -> bool:
-    """Whether the pack that a run was trained on is still in the cache: nothing is downloaded or packed for this."""
+    """Whether the pack of a run is still in the cache; nothing is downloaded or packed here."""
     return number_at_hand(loaded) > 0
 
 
 def number_at_hand(loaded: Loaded) -> int:
-    """The images of that pack, 0 where there is none."""
+    """Number of images of that pack; 0 if there is none."""
     try:
         data = Run(loaded.place.folder).config()["data"]
         return int(data["num_images"]) if is_pack(Path(data["pack"])) else 0
@@ -229,14 +229,14 @@ def number_at_hand(loaded: Loaded) -> int:
 
 
 def copies(found: Neighbours, pixels: np.ndarray) -> np.ndarray:
-    """(N,) bool: which of the images (N, H, W, C) copy a training image."""
+    """(N,) bool: which of the images (N, H, W, C) are copies of training images."""
     assert found.finder is not None
     with found.using:
         return found.finder.is_copy(pixels)
 
 
 def nearest(found: Neighbours, pixels: np.ndarray) -> list[dict[str, Any]]:
-    """For each of the images (N, H, W, C): which training image is nearest, and how near that is."""
+    """The nearest training image of each of the images (N, H, W, C), and its similarity."""
     assert found.finder is not None and found.pack is not None
     with found.using:
         near = found.finder.find(pixels)

@@ -1,7 +1,7 @@
-"""The model folder that training writes, and its card: what the model is, was made of, can do, cannot, and must not.
+"""Write the model folder of a run and its model card.
 
-The card is Markdown with the front matter that Hugging Face's hub reads. Every text that comes from data (names of
-runs, files, classes, licences) is escaped: none of it can become a link, an image, HTML or front matter of its own.
+The card is Markdown with front matter for the Hugging Face Hub. All text from data (names of runs, files, classes,
+licences) is escaped, so it cannot become a link, an image, HTML or front matter.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from ganvas.training.progress import duration
 
 Record = dict[str, Any]
 
-FOLDER = "path/to/this/folder"  # in the card's commands, where it is not known where the model will lie
-FEW = 1_000  # training images: below, a generator may repeat them
+FOLDER = "path/to/this/folder"  # placeholder in the commands of the card
+FEW = 1_000  # training images below which a generator may repeat them
 SHOWN_CLASSES = 20
-EVALUATION_PARTS = ("model", "data", "protocol")  # of an evaluation, which it always has
+EVALUATION_PARTS = ("model", "data", "protocol")  # parts that every evaluation has
 
 SHARING = frozenset(
     {
@@ -48,7 +48,7 @@ SHARING = frozenset(
         "unlicense",
     }
 )
-"""Licences, by the hub's names, under which anybody may show the images of a data set, changed or not, anywhere."""
+"""Licences (names of the Hugging Face Hub) that permit anybody to show the images, modified or not."""
 
 RESTRICTED = frozenset(
     {
@@ -61,33 +61,35 @@ RESTRICTED = frozenset(
         "cc-by-nc-nd-4.0",
     }
 )
-"""Licences that the hub has a name for, and that forbid to sell the images or to change them."""
+"""Licences known to the Hub that forbid commercial use or modification."""
 
 ALIASES = {"cc0": "cc0-1.0", "public-domain": "cc0-1.0", "apache-2": "apache-2.0", "odc-odbl": "odbl"}
 
-SYNTHETIC = "A network drew these images: they record nothing and nobody real, and must not be presented as real."
+SYNTHETIC = (
+    "A neural network generated these images. They do not show real people or things and must not be presented as real."
+)
 
 
-# -- what is known --
+# -- facts about a model --
 
 
 @dataclass(frozen=True)
 class Facts:
-    """All that a card tells."""
+    """The content of a card."""
 
     generator: Generator
     run: Record
-    """Content of the run's config.json; empty for a model without its run."""
+    """Content of config.json of the run; empty for a model without its run."""
     evaluation: Record | None = None
-    """Content of evaluation.json, if it is of these weights."""
+    """Content of evaluation.json if it is of these weights."""
     stale: bool = False
-    """There is an evaluation, but of other weights."""
+    """Whether there is an evaluation, but of other weights."""
     seconds: float = 0.0
-    """Of training; 0 where it is not known."""
+    """Training time; 0 if unknown."""
     images_seen: int = 0
-    """In all the training; the weights may be of an earlier and better moment."""
+    """Images seen in the whole training; the weights may be from an earlier step."""
     stated_licence: str | None = None
-    """Of the data, as the user states it."""
+    """Licence of the data as stated by the user."""
 
     @property
     def data(self) -> Record:
@@ -99,7 +101,7 @@ class Facts:
 
     @property
     def source(self) -> str:
-        """Name of the data, without the folder where it lay."""
+        """Name of the data without its folder."""
         return re.split(r"[\\/]", str(self.data.get("source") or "").rstrip("\\/"))[-1] or "not recorded"
 
     @property
@@ -116,8 +118,9 @@ class Facts:
 
 
 def facts_of(path: Path, generator: Generator | None = None, licence: str | None = None) -> Facts:
-    """What the files of a run or a model folder tell; licence: of the data, where they do not say it.
+    """Collect the facts from a run or a model folder.
 
+    licence: of the data, if the files do not state it.
     Raises CheckpointError without a model, RunError for a damaged evaluation.json.
     """
     weights = find_weights(path)
@@ -130,7 +133,7 @@ def facts_of(path: Path, generator: Generator | None = None, licence: str | None
 
 
 def run_of(weights: Path) -> Path | None:
-    """The run folder in whose model/ these weights lie, None where there is none."""
+    """The run folder whose model/ contains these weights; None if there is none."""
     folder = weights.resolve().parent
     return folder.parent if folder.name == "model" and is_run(folder.parent) else None
 
@@ -144,7 +147,7 @@ def is_run(folder: Path) -> bool:
 
 
 def spent(folder: Path) -> tuple[float, int]:
-    """(seconds, images seen) of the training, as the log's last report tells."""
+    """(seconds, images seen) of the training, from the last report in the log."""
     found = [
         (seconds, int(images))
         for record in read_log(folder)
@@ -156,7 +159,7 @@ def spent(folder: Path) -> tuple[float, int]:
 
 
 def read_evaluation(folder: Path, weights: Path) -> tuple[Record | None, bool]:
-    """(evaluation.json of these weights or None, whether there is one of other weights)."""
+    """(evaluation.json if it is of these weights, otherwise None; whether it is of other weights)."""
     path = folder / "evaluation.json"
     if not path.is_file():
         return None, False
@@ -177,7 +180,7 @@ def read_evaluation(folder: Path, weights: Path) -> tuple[Record | None, bool]:
 
 
 def licence_id(licence: str | None) -> str | None:
-    """The hub's name of a licence such as "CC BY-SA 4.0", None for what is no plain licence."""
+    """The Hub's identifier of a licence such as "CC BY-SA 4.0"; None for other texts."""
     if licence is None:
         return None
     name = re.sub(r"[\s_-]+", "-", licence.strip().lower()).removesuffix("-license").removesuffix("-licence")
@@ -186,7 +189,7 @@ def licence_id(licence: str | None) -> str | None:
 
 
 def may_show(licence: str | None) -> bool:
-    """Whether real images under this licence may be shown to everybody; only plain licences that say so count."""
+    """Whether real images under this licence may be shown publicly; False for unknown licences."""
     return licence_id(licence) in SHARING
 
 
@@ -194,14 +197,14 @@ def may_show(licence: str | None) -> bool:
 
 
 def write_model(generator: Generator, run: Run, images_seen: int) -> None:
-    """Writes run/model: weights, config.json and the card."""
+    """Write run/model: weights, config.json and the card."""
     generator.info = dataclasses.replace(generator.info, images_seen=images_seen)
     seconds, images = spent(run.folder)
     generator.save(run.model, card(Facts(generator, run.config(), seconds=seconds, images_seen=images)))
 
 
 def card(facts: Facts, repo: str | None = None) -> str:
-    """The model card, with front matter. repo: the model's name on the hub, where it is to lie there."""
+    """The model card with front matter. repo: name of the model on the Hub, if it is published there."""
     parts = [
         front_matter(facts),
         f"# {escape(facts.title)}",
@@ -211,7 +214,7 @@ def card(facts: Facts, repo: str | None = None) -> str:
         how_to_use(facts, repo),
         "## Intended use",
         intended(facts),
-        "## Must not be used",
+        "## Prohibited use",
         forbidden(facts),
         "## Training data",
         training_data(facts),
@@ -226,7 +229,7 @@ def card(facts: Facts, repo: str | None = None) -> str:
 
 
 def front_matter(facts: Facts) -> str:
-    """What the hub reads: licence, tags, task, library and the measures."""
+    """Front matter for the Hub: licence, tags, task, library and measures."""
     known = licence_id(facts.licence)
     values: Record = {"license": known or "other"}
     if known is None:
@@ -254,8 +257,8 @@ def front_matter(facts: Facts) -> str:
 
 
 def notice(facts: Facts) -> str:
-    medical = " They are of no patient, and not for diagnosis." if facts.is_medical else ""
-    return f"> **Its images are synthetic.** {SYNTHETIC}{medical}"
+    medical = " They do not show real patients and are not for diagnosis." if facts.is_medical else ""
+    return f"> **All images are synthetic.** {SYNTHETIC}{medical}"
 
 
 def about(facts: Facts) -> str:
@@ -264,19 +267,19 @@ def about(facts: Facts) -> str:
     network = facts.generator.network
     parameters = sum(p.numel() for p in network.parameters())
     pretrained = pretrained_network(config)
-    # Not generator.hash, which remembers: while training goes on, the weights of the same generator change.
+    # Not generator.hash, which is cached: during training the weights of the same generator change.
     weights = weights_hash(network)
     rows = {
-        "makes": f"pictures of {config.height}x{config.width} pixels, {channels(config.channels)}, "
+        "output": f"images of {config.height}x{config.width} pixels, {channels(config.channels)}, "
         f"{info.depth} bit, of kind {escape(info.kind)}",
         "classes": class_names(facts.generator.classes),
-        "network": f"{escape(config.model)}, {parameters:,} parameters, latent of {config.z_dim}",
-        "trained on": f"{info.images_seen:,} images seen",
+        "network": f"{escape(config.model)}, {parameters:,} parameters, {config.z_dim} latent dimensions",
+        "training": f"{info.images_seen:,} images seen",
         "pretrained network": f"training used the ImageNet features of {pretrained}" if pretrained else "",
         "hash of the weights": f"`{weights}`",
-        "made with": f"Ganvas {escape(facts.run.get('ganvas') or ganvas.__version__)}",
+        "created with": f"Ganvas {escape(facts.run.get('ganvas') or ganvas.__version__)}",
     }
-    return table(["", "this model"], [[name, value] for name, value in rows.items() if value])
+    return table(["", "model"], [[name, value] for name, value in rows.items() if value])
 
 
 def how_to_use(facts: Facts, repo: str | None) -> str:
@@ -290,37 +293,37 @@ def how_to_use(facts: Facts, repo: str | None) -> str:
         "```python\n"
         f"from ganvas import Generator{', hub' if repo else ''}\n\n"
         f"gan = Generator.load({load})\n"
-        f"pictures = gan.sample(16, seed=0)  "
+        f"images = gan.sample(16, seed=0)  "
         f"# float32 (16, {config.channels}, {config.height}, {config.width}) in [-1, 1]\n"
         "```\n\n"
-        "The weights are one safetensors file: loading them runs no code."
+        "The weights are a safetensors file; loading it runs no code."
     )
 
 
 def intended(facts: Facts) -> str:
-    found = ["Illustration, art and teaching, with a word that the images are synthetic.",
+    found = ["Illustration, art and teaching, with a note that the images are synthetic.",
              "Research on generative models."]  # fmt: skip
     useful = (facts.evaluation or {}).get("usefulness")
     if useful:
-        found.append(f"Beside real images in the training of a classifier: {sentence(useful)}")
+        found.append(f"Additional training data for a classifier: {sentence(useful)}")
     else:
-        found.append("Beside real images in the training of other models, once it is measured that they help there.")
+        found.append("Additional training data for other models, after a test that they help.")
     return bullets(found)
 
 
 def forbidden(facts: Facts) -> str:
     critical = (
-        "For diagnosis, treatment, or any decision about a patient; nor in place of patients' data in a study, "
-        "without a check of privacy and of usefulness by people who know the field."
+        "Diagnosis, treatment, or any decision about a patient. Also as a replacement for patient data in a study, "
+        "unless experts have checked privacy and usefulness."
         if facts.is_medical
-        else "For any medical or other critical decision."
+        else "Medical or other critical decisions."
     )
     found = [
-        "To pass for a record of something real: as evidence, news, identification or measurement.",
-        "To deceive, to imitate a person, or to harm anybody.",
-        "As a proof that the training images are anonymous or protected: a generator may repeat what it has seen.",
+        "Presenting images as records of something real: evidence, news, identification or measurement.",
+        "Deceiving, imitating or harming people.",
+        "Proving that the training images are anonymous or protected: a generator may repeat training images.",
         critical,
-        f"Against the terms of the training data ({escape(facts.licence or 'not stated')}).",
+        f"Any use that violates the terms of the training data ({escape(facts.licence or 'not stated')}).",
     ]
     return bullets(found)
 
@@ -328,32 +331,32 @@ def forbidden(facts: Facts) -> str:
 def training_data(facts: Facts) -> str:
     data, info = facts.data, facts.generator.info
     num, held = number(data.get("num_images")), number(data.get("num_heldout"))
-    held_out = f", {held:,.0f} of them held out of the training" if held else ""
+    held_out = f", {held:,.0f} of them held out" if held else ""
     rows = {
         "name": escape(facts.source),
-        "pictures": f"{num:,.0f}{held_out}" if num else "not recorded",
+        "images": f"{num:,.0f}{held_out}" if num else "not recorded",
         "licence": escape(facts.licence or "not stated")
         + (" (as stated by the publisher)" if facts.stated_licence and not data.get("licence") else ""),
         "attribution": escape(facts.attribution or "none recorded"),
-        "hash of the content": f"`{info.data_hash}`" if info.data_hash.isalnum() else "not recorded",
+        "content hash": f"`{info.data_hash}`" if info.data_hash.isalnum() else "not recorded",
     }
     known = licence_id(facts.licence)
     terms = (
-        f"The weights are under the licence of the data, {known}."
+        f"The weights have the licence of the data, {known}."
         if known
-        else "The terms of the training data apply to the use of the weights and of what they make."
+        else "The terms of the training data apply to the weights and to the images that they generate."
     )
-    return table(["", "the data"], [[name, value] for name, value in rows.items()]) + "\n\n" + terms
+    return table(["", "data"], [[name, value] for name, value in rows.items()]) + "\n\n" + terms
 
 
 def evaluation(facts: Facts) -> str:
-    """The measures with their intervals and what else was found, or that nothing was measured."""
+    """The results of the evaluation, or a sentence that there are none."""
     found = facts.evaluation
     if found is None:
         return (
-            "The last evaluation was of other weights: these were not evaluated."
+            "The last evaluation was of other weights; these weights were not evaluated."
             if facts.stale
-            else "Not evaluated: nothing is known of its quality but what its images show."
+            else "Not evaluated: the quality was not measured."
         )
     protocol = found["protocol"]
     rows = [
@@ -364,13 +367,13 @@ def evaluation(facts: Facts) -> str:
     said += findings(found)
     how = (
         f"{count(protocol.get('num_real'))} real ({escape(protocol.get('split', ''))}) and "
-        f"{count(protocol.get('num_generated'))} generated images, seeds from {count(protocol.get('seed'))} on, "
+        f"{count(protocol.get('num_generated'))} generated images, seeds from {count(protocol.get('seed'))}, "
         f"truncation {escape(protocol.get('truncation'))}; features: {escape(protocol.get('features'))}; "
-        f"Ganvas {escape(found.get('ganvas'))}. ↓ lower is better, ↑ higher is better, ≈ near the real pictures' is "
-        "better. *Real images*: what other real images score, which a perfect generator would reach."
+        f"Ganvas {escape(found.get('ganvas'))}. ↓ lower is better, ↑ higher is better, ≈ closer to real images is "
+        "better. *Real images*: value for other real images, the best to expect."
     )
     columns = 5 if any(row[4] for row in rows) else 4
-    head = ["measure", "value", "95% interval", "real pictures", "note"][:columns]
+    head = ["measure", "value", "95% interval", "real images", "note"][:columns]
     parts = [table(head, [row[:columns] for row in rows])] if rows else []
     parts += [bullets(said)] if said else []
     return "\n\n".join([*parts, how])
@@ -380,33 +383,33 @@ def limits(facts: Facts) -> str:
     info, data, found = facts.generator.info, facts.data, facts.evaluation
     size = f"{info.config.height}x{info.config.width}"
     said = [
-        f"It makes {size} pixels; a larger image is an enlargement, without more detail.",
-        "It knows only the images that it was trained on, and has their biases: what is rare there is rarer here.",
+        f"Image size is {size} pixels. Enlarged images have no more detail.",
+        "The model has the biases of its training images. What is rare in the data is even rarer in its images.",
     ]
     num = number(data.get("num_images"))
     if num and num < FEW:
-        said.append(f"{num:,.0f} training images are few: it may repeat them.")
+        said.append(f"{num:,.0f} training images are few: the model may repeat them.")
     copies = (found or {}).get("copies")
     if not copies:
-        said.append("Whether it copies training images was not measured.")
+        said.append("Copying of training images was not measured.")
     if info.kind == "face":
-        said.append("A face may resemble a person by chance, or because that person's image was in the data.")
+        said.append("A face may resemble a real person, by chance or because the data contain images of that person.")
     if facts.is_medical:
         said.append(
-            "It may draw an anatomy or a disease that does not exist, and leave out one that does: an image that "
-            "looks right proves nothing."
+            "Images may show anatomy or disease that does not exist, and omit what does exist. Realistic images do not "
+            "prove anything."
         )
     classes = (found or {}).get("classes")
     if isinstance(classes, dict) and classes.get("worst"):
-        said.append(f"The class that it makes worst is {escape(classes['worst'])}.")
+        said.append(f"The class with the lowest accuracy is {escape(classes['worst'])}.")
     return bullets(said)
 
 
 def cost(facts: Facts) -> str:
     train, run = facts.run.get("train"), facts.run
     if not train:
-        return "Not recorded: this model came without its run."
-    rate = f", {facts.images_seen / facts.seconds:,.0f} a second" if facts.seconds else ""
+        return "Not recorded: the run of this model is missing."
+    rate = f", {facts.images_seen / facts.seconds:,.0f} per second" if facts.seconds else ""
     rows = {
         "objective": escape(objective(train)),
         "budget": escape(run.get("budget") or ""),
@@ -414,11 +417,11 @@ def cost(facts: Facts) -> str:
         "images seen": f"{facts.images_seen:,}{rate}" if facts.images_seen else "",
         "energy": "not measured",
     }
-    return table(["", "the training"], [[name, value] for name, value in rows.items() if value])
+    return table(["", "training"], [[name, value] for name, value in rows.items() if value])
 
 
 def objective(train: Record) -> str:
-    """The loss, its penalties and the optimiser in one line."""
+    """Loss, penalties and optimizer in one line."""
     parts = [f"{train['loss']} loss"]
     weights = ("r1", "r2", "r1_features", "gradient_penalty", "path_length")
     penalties = [f"{name} {train[name]:g}" for name in weights if train.get(name)]
@@ -430,12 +433,12 @@ def objective(train: Record) -> str:
     return "; ".join(parts)
 
 
-# -- the numbers of an evaluation --
+# -- values of an evaluation --
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A row of an evaluation as text, with as many figures as its interval justifies."""
+    """A row of an evaluation as text, rounded according to its interval."""
 
     key: str
     name: str
@@ -449,12 +452,12 @@ class Measure:
 
     @property
     def short(self) -> str:
-        """The name without the features' behind it, in brackets."""
+        """The name without the feature network in brackets."""
         return self.name.partition(" (")[0]
 
 
 def measures(found: Record | None) -> list[Measure]:
-    """The measures that have a finite value and interval."""
+    """The measures with a finite value and interval."""
     rows = []
     for row in (found or {}).get("measures", []):
         value, low, high = (number(row.get(name)) for name in ("value", "low", "high"))
@@ -470,7 +473,7 @@ def measures(found: Record | None) -> list[Measure]:
 
 
 def findings(found: Record) -> list[str]:
-    """The faults that were found, as escaped sentences."""
+    """The artefacts found, as escaped sentences."""
     faults = (found.get("artefacts") or {}).get("findings") or []
     return [sentence(one) for one in faults if one.get("severity") != "ok"]
 
@@ -485,7 +488,7 @@ def flags(row: Measure) -> str:
 
 
 def number(value: object) -> float | None:
-    """A finite number, else None."""
+    """A finite number, otherwise None."""
     good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return float(value) if good else None
 
@@ -505,7 +508,7 @@ def count(value: object) -> str:
 
 
 def escape(value: object) -> str:
-    """Text that Markdown, GitHub's too, shows as it is: no markup, link, HTML, line or table cell comes of it."""
+    """Escape text for Markdown (also GitHub's): no markup, link, HTML, line break or table cell can result."""
     marked = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "~": "&#126;", "$": "&#36;", "@": "&#64;",
               "{": "&#123;", "}": "&#125;"} | {one: f"\\{one}" for one in "\\`*_[]"}  # fmt: skip
     text = "".join(marked.get(one, one) for one in plain(value))
@@ -513,12 +516,12 @@ def escape(value: object) -> str:
 
 
 def plain(value: object) -> str:
-    """One line of printable text."""
+    """Convert to one line of printable text."""
     return " ".join("".join(one if one.isprintable() else " " for one in str(value)).split())
 
 
 def yaml(value: object, indent: str = "") -> str:
-    """Plain values as block-style YAML, every text of it in double quotes that need it."""
+    """Plain values as block-style YAML; text is quoted if necessary."""
     if isinstance(value, dict):
         return "".join(f"{indent}{key}:{entry(one, indent + '  ')}" for key, one in value.items())
     if isinstance(value, list):
@@ -531,7 +534,7 @@ def entry(value: object, indent: str) -> str:
 
 
 def scalar(value: object) -> str:
-    """A number, or a text: bare where it is a plain word, else quoted as JSON does, which YAML reads."""
+    """A number or a text; text that is not a plain word is quoted as in JSON, which is valid YAML."""
     if isinstance(value, int | float):
         return str(value)
     text = plain(value)

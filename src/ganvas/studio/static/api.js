@@ -1,4 +1,4 @@
-// The API's documentation, made from its OpenAPI description.
+// API documentation, generated from the OpenAPI description.
 
 import { ask } from "./client.js";
 import { $, h } from "./dom.js";
@@ -27,7 +27,7 @@ function operation(path, method, one) {
   });
   return h("section", {}, h("h2", {}, h("code", {}, `${method.toUpperCase()} ${path}`)), h("p", {}, one.description ?? one.summary),
     parameters.length ? h("div", { class: "table" }, h("table", {}, h("tbody", {}, parameters))) : "",
-    h("p", { class: "hint" }, body ? `Body: ${body.schema ? shape(body.schema) : "the file"}. ` : "", `Answers ${answers.join(", ")}.`));
+    h("p", { class: "hint" }, body ? `Body: ${body.schema ? shape(body.schema) : "the file"}. ` : "", `Responses: ${answers.join(", ")}.`));
 }
 
 function schemaOf(name, schema) {
@@ -39,4 +39,4 @@ function schemaOf(name, schema) {
 $("main").append(h("h1", {}, `${told.info.title} ${told.info.version}`),
   ...told.info.description.split("\n\n").map((part) => h("p", {}, part)),
   ...Object.entries(told.paths).flatMap(([path, methods]) => Object.entries(methods).map(([method, one]) => operation(path, method, one))),
-  h("h1", {}, "What is sent"), ...Object.entries(told.components.schemas).map(([name, schema]) => schemaOf(name, schema)));
+  h("h1", {}, "Schemas"), ...Object.entries(told.components.schemas).map(([name, schema]) => schemaOf(name, schema)));

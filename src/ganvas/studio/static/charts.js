@@ -1,4 +1,4 @@
-// Curves, drawn as SVG: each with its newest and best values in words, and a reading where the pointer is.
+// Line charts as SVG, with the latest and best values and the values at the pointer.
 
 import { h, svg } from "./dom.js";
 
@@ -6,7 +6,7 @@ const WIDTH = 360, HEIGHT = 150;
 const LEFT = 46, RIGHT = 8, TOP = 8, BOTTOM = 22;
 
 /**
- * @param title what is drawn
+ * @param title of the chart
  * @param lines [{ name, x: [number], y: [number|null] }]
  */
 export function curve(title, lines, { unit = "images", log = false, best = null } = {}) {

@@ -1,7 +1,7 @@
-// Asking the studio: every refusal is a sentence; when it is busy, ask again after the time that it names.
+// Requests to the studio. Errors have a message; requests are repeated if the studio is busy.
 
 const TRIES = 8;
-const LONGEST = 6000; // letters of an address; a longer recipe is sent in a body
+const LONGEST = 6000; // characters of a URL; longer recipes are sent in a body
 
 export class Refusal extends Error {
   constructor(message, status) {
@@ -41,7 +41,7 @@ export async function ask(path, { query, json, body, method, signal, raw = false
   }
 }
 
-/** Where a picture is; its name holds model and weights, so that it never changes. */
+/** URL of an image; it contains model and version, so the image never changes. */
 export function addressOf(model, recipe, more = {}) {
   const query = { model: model.name, version: model.version, recipe: JSON.stringify(recipe), ...more };
   return `api/picture?${new URLSearchParams(query)}`;
@@ -49,7 +49,7 @@ export function addressOf(model, recipe, more = {}) {
 
 export const isLong = (address) => address.length > LONGEST;
 
-/** A source for an <img>, drawn by the time this resolves. */
+/** Source for an <img>; the image is generated when this resolves. */
 export async function source(model, recipe, signal) {
   const address = addressOf(model, recipe);
   if (!isLong(address)) return address;
@@ -57,7 +57,7 @@ export async function source(model, recipe, signal) {
   return `data:image/png;base64,${found.pictures[0].png}`;
 }
 
-/** Shows a picture in an <img>; what fails is told in its place. */
+/** Show an image in an <img>, or an error message in its place. */
 export async function show(image, model, recipe) {
   const address = addressOf(model, recipe);
   if (image.dataset.shows === address) return;
@@ -74,7 +74,7 @@ export async function show(image, model, recipe) {
 
 async function explain(image, address) {
   try {
-    const response = await ask(address, { raw: true }); // waits where the studio is busy
+    const response = await ask(address, { raw: true }); // waits if the studio is busy
     const blob = await response.blob();
     if (image.dataset.shows !== address) return;
     image.onerror = null;
@@ -92,7 +92,7 @@ function fail(image, sentence) {
   image.title = sentence;
 }
 
-/** Draws what a slider asks for: one picture at a time, always the latest wish. */
+/** Update an image while a slider moves: one request at a time, always for the latest value. */
 export class Live {
   constructor(image, onerror) {
     Object.assign(this, { image, onerror, busy: false, next: null });
@@ -112,7 +112,7 @@ export class Live {
         try {
           await loading.decode();
         } catch {
-          await ask(found, { raw: true }); // tells why
+          await ask(found, { raw: true }); // throws the reason
         }
         if (!this.next) {
           this.image.dataset.shows = addressOf(of, what);

@@ -1,4 +1,4 @@
-// Elements without any HTML text: whatever a name holds, it is shown as text.
+// Create elements without HTML strings, so that all data is shown as text.
 
 export function h(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
@@ -27,7 +27,7 @@ function set(element, attributes) {
 export const $ = (id) => document.getElementById(id);
 
 let quiet;
-/** Says something to everybody: shown for a while, and read out. */
+/** Show a message for a while; screen readers read it. */
 export function say(text, isError = false) {
   const place = $("said");
   place.replaceChildren(h("span", { class: isError ? "error" : "" }, text));
@@ -36,7 +36,7 @@ export function say(text, isError = false) {
   quiet = setTimeout(() => place.classList.remove("shown"), isError ? 9000 : 5000);
 }
 
-/** Says why something failed; what was stopped on purpose is no failure. */
+/** Show an error message, except for aborted requests. */
 export function sayError(error) {
   if (error?.name !== "AbortError") say(error?.message ?? String(error), true);
 }
@@ -49,11 +49,11 @@ export function later(wait, work) {
   };
 }
 
-/** A slider with its name and its value in words. */
+/** A slider with label and formatted value. */
 export function slider({ label, min, max, step, value, format = (x) => x, oninput, onchange, id }) {
   const shown = h("output", {}, format(value));
   const input = h("input", { type: "range", min, max, step, value, id, "aria-label": label });
-  input.value = value; // once its limits are known
+  input.value = value; // after the limits are set
   const tell = () => {
     shown.textContent = format(Number(input.value));
     input.setAttribute("aria-valuetext", shown.textContent);
@@ -67,7 +67,7 @@ export function slider({ label, min, max, step, value, format = (x) => x, oninpu
   return row;
 }
 
-/** Copies a text; where the browser does not allow that, shows it to be copied by hand. */
+/** Copy a text; if the browser does not allow it, show the text in a dialog. */
 export async function copy(text, what) {
   try {
     await navigator.clipboard.writeText(text);
@@ -91,7 +91,7 @@ export function download(blob, name) {
   setTimeout(() => URL.revokeObjectURL(link.href), 60000);
 }
 
-/** Radio buttons that look like tabs; `pick` is called with the chosen value. */
+/** Radio buttons with the appearance of tabs; `pick` is called with the selected value. */
 export function choice(label, name, values, chosen, pick) {
   return h("fieldset", { class: "choice" }, h("legend", { class: "unseen" }, label),
     values.map(([value, text]) => h("label", {},

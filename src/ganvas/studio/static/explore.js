@@ -1,4 +1,4 @@
-// Exploring a model: the gallery and its controls, one picture in the panel, kept pictures in the tray.
+// Explore a model: gallery with controls, one image in the panel, favourites in the tray.
 
 import { ask, show } from "./client.js";
 import { $, choice, copy, h, later, say, sayError, slider } from "./dom.js";
@@ -8,17 +8,17 @@ import { classOf, key, percent, variation, words } from "./recipes.js";
 import { Tray, zip } from "./tray.js";
 import { curve } from "./charts.js";
 
-const OTHERS = 10_000_000; // seeds that lend variations, away from those of the gallery
-const LARGEST_FILE = 2 ** 24; // bytes, as the studio takes them
-const FEW = 12; // classes shown as buttons; more are a list
+const OTHERS = 10_000_000; // first seed of variations, different from the seeds of the gallery
+const LARGEST_FILE = 2 ** 24; // bytes; limit of the studio
+const FEW = 12; // most classes shown as buttons; otherwise a list
 const WIDE = matchMedia("(min-width: 900px)");
 
 export class Explore {
   constructor(remember) {
-    this.remember = remember; // (values) -> into the page's address
+    this.remember = remember; // (values) -> stores them in the URL
     this.view = { label: "", truncation: 1, seed: 0, real: false };
     this.around = null; // { recipe, strength }: the gallery shows variations
-    this.pending = null; // { kind, recipe }: waits for a second picture
+    this.pending = null; // { kind, recipe }: waiting for the second image
     const root = $("explore");
     this.controls = h("div", { class: "controls", role: "region", "aria-label": "Controls" });
     this.place = h("div", {});
@@ -73,7 +73,7 @@ export class Explore {
     }
   }
 
-  /** Tells whether the training has gone on, after a look elsewhere. */
+  /** Check for a newer version of the model. */
   async refresh() {
     const told = await ask("api/model", { query: { model: this.model.name } });
     if (told.version !== this.model.version) await this.load(told.name);
@@ -96,7 +96,7 @@ export class Explore {
   }
 
   short(recipe) {
-    if (this.around && key(recipe) === key(this.around.recipe)) return "the image itself";
+    if (this.around && key(recipe) === key(this.around.recipe)) return "this image";
     if (this.around) return `variation ${recipe.seed - OTHERS - this.view.seed}`;
     const label = this.view.label ? null : classOf(recipe, this.model.classes);
     return label === null ? `seed ${recipe.seed}` : `seed ${recipe.seed} · ${label}`;
@@ -107,10 +107,10 @@ export class Explore {
   drawControls() {
     const { classes } = this.model;
     const parts = [];
-    const more = []; // folded away on a phone
+    const more = []; // collapsed on phones
     if (this.around) {
       parts.push(h("div", { class: "crumb" },
-        h("button", { id: "back", onclick: () => this.back() }, "← All pictures"),
+        h("button", { id: "back", onclick: () => this.back() }, "← All images"),
         h("span", {}, `Variations of ${words(this.around.recipe, classes)}`)));
       parts.push(slider({
         label: "Strength", min: 0.05, max: 1, step: 0.05, value: this.around.strength, format: percent,
@@ -128,7 +128,7 @@ export class Explore {
       }
       parts.push(slider({
         label: "Truncation", min: 0, max: 1, step: 0.05, value: this.view.truncation, id: "truncation",
-        format: (value) => (value === 1 ? "1, full variety" : value === 0 ? "0, the mean" : String(value)),
+        format: (value) => (value === 1 ? "1, full diversity" : value === 0 ? "0, average" : String(value)),
         oninput: (truncation) => this.change({ truncation }),
       }));
       const seed = h("input", { type: "number", min: 0, max: 2 ** 50, step: 1, value: this.view.seed, id: "seed",
@@ -140,7 +140,7 @@ export class Explore {
       oninput: (size) => { this.gallery.size = size; this.gallery.relayout(); },
     }));
     const real = h("input", { type: "checkbox", id: "real", checked: this.view.real, onchange: () => this.showReal(real) });
-    more.push(h("label", { class: "check" }, real, " Nearest training picture"));
+    more.push(h("label", { class: "check" }, real, " Nearest training image"));
     const file = h("input", { type: "file", accept: "image/*", class: "unseen", "aria-label": "Image to project", id: "upload", tabindex: -1,
       onchange: () => { if (file.files[0]) this.project(file.files[0]); file.value = ""; } });
     const screen = () => this.gallery.onScreen();
@@ -188,9 +188,9 @@ export class Explore {
     }
   }
 
-  // ---- one picture ----
+  // ---- one image ----
 
-  /** A picture of the gallery, by a click, or by moving there (which opens nothing that would cover the gallery). */
+  /** Select an image of the gallery; moving with the keys does not open the panel. */
   chosen(recipe, moving = false) {
     if (moving && (!WIDE.matches || this.aside.hidden)) return;
     this.open(recipe);
@@ -227,7 +227,7 @@ export class Explore {
     this.gallery.reset(this.model);
   }
 
-  /** The first press marks a picture, the second one takes its partner. */
+  /** The first key press selects an image, the second one its partner. */
   pair(kind, recipe) {
     const verb = { mix: "Mix", morph: "Morph" }[kind];
     if (this.pending?.kind !== kind) {
@@ -280,9 +280,9 @@ export class Explore {
     else if (this.around) this.back();
   }
 
-  // ---- the nearest training pictures ----
+  // ---- nearest training images ----
 
-  /** For each recipe what is nearest; null where the training pictures are not at hand; undefined: not yet read. */
+  /** Nearest training image of each recipe; null: training images not available; undefined: not loaded yet. */
   async near(recipes, wait = () => {}, aloud = false) {
     if (this.absent === this.model.name && !aloud) return null;
     const model = this.model;
@@ -306,7 +306,7 @@ export class Explore {
     }
   }
 
-  // ---- an uploaded picture ----
+  // ---- uploaded image ----
 
   acceptFiles(root) {
     root.addEventListener("dragover", (event) => {
@@ -322,13 +322,13 @@ export class Explore {
 
   async project(file) {
     if (file.size > LARGEST_FILE) {
-      say(`${file.name} has more than ${LARGEST_FILE / 2 ** 20} MB: choose a smaller image`, true);
+      say(`${file.name} is larger than ${LARGEST_FILE / 2 ** 20} MB: choose a smaller image`, true);
       return;
     }
     const model = this.model;
     const query = { model: model.name };
     if (this.view.label) query.label = this.view.label;
-    const says = h("p", { role: "status" }, `${file.name} is being uploaded …`);
+    const says = h("p", { role: "status" }, `Uploading ${file.name} …`);
     const meter = h("progress", { max: 1, value: 0, "aria-label": "Progress of the projection" });
     const figures = h("div", { class: "figures" });
     const lost = h("div", {});
@@ -345,7 +345,7 @@ export class Explore {
       task = await ask("api/projections", { body: file, query });
       const note = task.sentence;
       figures.append(h("figure", {}, h("img", { class: "large", alt: "Image to project", src: `api/task/target?id=${task.id}` }),
-        h("figcaption", {}, note || "yours")));
+        h("figcaption", {}, note || "uploaded")));
       task = await finished(task, (now) => {
         meter.max = now.total || 1;
         meter.value = now.done;

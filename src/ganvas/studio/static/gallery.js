@@ -1,15 +1,15 @@
-// The gallery without an end: only the rows near the screen exist, the page's height grows with the scrolling.
+// Endless gallery: only the rows near the screen exist; the height of the page grows while scrolling.
 
 import { h, sayError } from "./dom.js";
 import { show } from "./client.js";
 
 const GAP = 10;
 const CAPTION = 24;
-const AHEAD = 1.2; // screens drawn above and below
+const AHEAD = 1.2; // screen heights rendered above and below
 
 export class Gallery {
   /**
-   * @param element the empty place
+   * @param element empty container
    * @param deck { at(i) -> recipe, words(recipe), isKept(recipe), chosen(recipe, i), keep(recipe), near(recipes) }
    */
   constructor(element, deck) {
@@ -22,7 +22,7 @@ export class Gallery {
     new ResizeObserver(() => this.relayout()).observe(element);
   }
 
-  /** New pictures from the top. */
+  /** Show new images from the top. */
   reset(model) {
     this.model = model;
     for (const index of [...this.tiles.keys()]) this.drop(index);
@@ -89,7 +89,7 @@ export class Gallery {
     show(image, this.model, recipe);
     const next = [...this.list.children].find((one) => Number(one.dataset.index) > index);
     element.dataset.index = index;
-    this.list.insertBefore(element, next ?? null); // in order, for those who hear the page
+    this.list.insertBefore(element, next ?? null); // in order, for screen readers
     return tile;
   }
 
@@ -108,7 +108,7 @@ export class Gallery {
   drop(index) {
     const tile = this.tiles.get(index);
     tile.image.onerror = null;
-    tile.image.removeAttribute("src"); // no longer waited for
+    tile.image.removeAttribute("src"); // cancels the request
     tile.element.remove();
     this.tiles.delete(index);
   }
@@ -122,7 +122,7 @@ export class Gallery {
     tile.element.classList.toggle("kept", kept);
   }
 
-  /** After the list of kept pictures has changed. */
+  /** Update the marks after the favourites have changed. */
   remark() {
     for (const tile of this.tiles.values()) this.mark(tile);
   }
@@ -137,7 +137,7 @@ export class Gallery {
     let tile = this.tiles.get(index);
     if (focus) {
       const top = this.list.getBoundingClientRect().top + Math.floor(index / this.columns) * this.row;
-      const space = { over: 130, under: 150 }; // the bars that stay at the edges
+      const space = { over: 130, under: 150 }; // fixed bars at the top and bottom
       if (top < space.over) scrollBy({ top: top - space.over });
       if (top + this.row > innerHeight - space.under) scrollBy({ top: top + this.row - innerHeight + space.under });
       this.render();
@@ -156,7 +156,7 @@ export class Gallery {
     return this.tiles.get(this.active)?.recipe ?? null;
   }
 
-  /** The recipes whose pictures are on the screen. */
+  /** The recipes of the images on the screen. */
   onScreen() {
     const seen = [...this.tiles.values()].filter(({ element }) => {
       const box = element.getBoundingClientRect();
@@ -179,7 +179,7 @@ export class Gallery {
     else if (event.key === "PageUp") this.activate(this.active % this.columns);
   }
 
-  // ---- the nearest training pictures ----
+  // ---- nearest training images ----
 
   async showReal(tiles = [...this.tiles.values()]) {
     for (let start = 0; start < tiles.length; start += 32) {

@@ -1,4 +1,4 @@
-// One picture: large, beside its nearest training picture, with its sliders, a partner to mix with or to morph to.
+// One image with its nearest training image, sliders, style mixing and morphing.
 
 import { Live, addressOf, ask, isLong, show, source } from "./client.js";
 import { choice, copy, download, h, later, say, sayError, slider } from "./dom.js";
@@ -42,7 +42,7 @@ export class Panel {
     this.draw();
   }
 
-  /** Another picture to mix with, or to morph to. */
+  /** Select the second image for mixing or morphing. */
   with(tab, partner) {
     this.tab = tab;
     this.partner = partner;
@@ -53,7 +53,7 @@ export class Panel {
     return edited(this.base, this.edits);
   }
 
-  /** The recipe of what is shown. */
+  /** The recipe of the image shown. */
   get current() {
     if (this.tab === "mix" && this.partner && this.depths.size) {
       return mixed(this.adjusted, this.partner, [...this.depths].sort((a, b) => a - b));
@@ -93,7 +93,7 @@ export class Panel {
     if (strip) strip.replaceWith(this.partners());
   }
 
-  // ---- sliders of this picture ----
+  // ---- sliders of this image ----
 
   adjust() {
     const parts = [];
@@ -152,7 +152,7 @@ export class Panel {
     }
   }
 
-  // ---- with another picture ----
+  // ---- second image ----
 
   partners() {
     const kept = this.hooks.kept().filter((one) => key(one) !== key(this.base));
@@ -211,11 +211,11 @@ export class Panel {
     });
     const play = h("button", { onclick: () => this.play(way, play) }, "Play");
     const film = () => this.command([this.adjusted, this.partner], true);
-    parts.push(way, h("div", { class: "actions" }, play, h("button", { onclick: film }, "Copy command for the film")));
+    parts.push(way, h("div", { class: "actions" }, play, h("button", { onclick: film }, "Copy command for the video")));
     return parts;
   }
 
-  /** A picture between others, as a start, must be a code of its own. */
+  /** A nested recipe must be converted to a latent code before morphing. */
   async prepareMorph() {
     if (between(this.adjusted, this.partner, 0.5)) return;
     try {
@@ -242,10 +242,10 @@ export class Panel {
     button.textContent = "Play";
   }
 
-  // ---- the nearest training picture ----
+  // ---- nearest training image ----
 
   async findNearest(aloud = false) {
-    if (!this.base) return; // closed meanwhile
+    if (!this.base) return; // the panel was closed
     const recipe = this.current;
     try {
       const found = await this.hooks.near([recipe], (sentence, state) => {
@@ -271,7 +271,7 @@ export class Panel {
     }
   }
 
-  // ---- taking it along ----
+  // ---- download and command ----
 
   async download() {
     const recipe = this.current;
@@ -303,7 +303,7 @@ export class Panel {
   }
 }
 
-/** Waits for a slow job; `each` is told how far it is. Throws its reason when it fails. */
+/** Wait for a slow job; `each` is called with its progress. Throws an error if the job fails. */
 export async function finished(task, each) {
   let now = task;
   while (now.state === "waiting" || now.state === "working") {

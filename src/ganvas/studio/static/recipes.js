@@ -1,6 +1,6 @@
-// Recipes: what makes a picture again. A seed, a class, a truncation; edits, a way towards another one, a mix.
+// Recipes of images: seed, class, truncation, edits, interpolation to another image, mixing.
 
-/** The same whatever the order of its fields. */
+/** Key of a recipe, independent of the order of its fields. */
 export function key(recipe) {
   return JSON.stringify(sorted(recipe));
 }
@@ -33,7 +33,7 @@ export function words(recipe, classes = []) {
 
 export const signed = (amount) => `${amount > 0 ? "+" : ""}${Math.round(amount * 100) / 100}`;
 
-/** Directions added to a picture, wherever its code comes from: to both ends of a way, to both parts of a mix. */
+/** Add edit directions to a recipe, including its nested recipes. */
 export function edited(recipe, added) {
   const edits = { ...recipe.edits };
   for (const [name, amount] of Object.entries(added)) {
@@ -47,10 +47,10 @@ export function edited(recipe, added) {
   return changed;
 }
 
-/** From a to b by a share; null where a must first become a code. */
+/** Interpolate from a to b; null if a must first be converted to a latent code. */
 export function between(a, b, share) {
   if (a.mix) {
-    const { mix, ...own } = a; // what is mixed row by row may be moved row by row
+    const { mix, ...own } = a; // interpolate both parts of a mix
     const first = between(own, b, share);
     const second = between(mix.with, b, share);
     return first && second && { ...first, mix: { with: second, depths: mix.depths } };
@@ -62,15 +62,15 @@ export function between(a, b, share) {
 
 export const round = (number) => Math.round(number * 1e6) / 1e6;
 
-/** a with some depths of b. */
+/** a with some layers of b. */
 export function mixed(a, b, depths) {
   if (!a.mix) return { ...a, mix: { with: b, depths } };
-  return { seed: 0, ...labelOf(a), towards: { to: a, share: 1 }, mix: { with: b, depths } }; // a itself, as a start
+  return { seed: 0, ...labelOf(a), towards: { to: a, share: 1 }, mix: { with: b, depths } }; // start from a
 }
 
 const labelOf = (recipe) => (recipe.label === undefined ? {} : { label: recipe.label });
 
-/** The nth picture around another one: a strength of 0 is that picture, 1 any other of its class. */
+/** A variation of an image: strength 0 gives the image itself, 1 any other image of its class. */
 export function variation(recipe, seed, strength, classes) {
   const label = classOf(recipe, classes);
   const own = { seed };
@@ -79,11 +79,11 @@ export function variation(recipe, seed, strength, classes) {
   return { ...own, towards: { to: recipe, share: round(1 - strength) } };
 }
 
-/** Depths by name, as the command line has them. */
+/** Layers by name, as on the command line. */
 export function depthsOf(name, num) {
   const [start, end] = { coarse: [0, 1], middle: [1, 2], fine: [2, 3] }[name].map((part) => bankers((num * part) / 3));
   const found = [...Array(num).keys()].slice(start, end);
   return found.length ? found : [Math.min(start, num - 1)];
 }
 
-const bankers = (x) => (Math.abs(x % 1) === 0.5 ? 2 * Math.round(x / 2) : Math.round(x)); // as Python rounds
+const bankers = (x) => (Math.abs(x % 1) === 0.5 ? 2 * Math.round(x / 2) : Math.round(x)); // rounds like Python

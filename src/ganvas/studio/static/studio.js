@@ -1,4 +1,4 @@
-// The page: two views, a model; where one is, is in the page's address, so that a reload comes back to it.
+// The page with two views and the selected model. The state is stored in the URL, so that it survives a reload.
 
 import { ask } from "./client.js";
 import { $, h, say, sayError } from "./dom.js";
@@ -44,7 +44,7 @@ async function turn() {
     else $(`to-${view}`).removeAttribute("aria-current");
   }
   document.body.dataset.view = told.view;
-  document.title = `Ganvas studio: ${told.view}`;
+  document.title = `Ganvas studio: ${told.view === "watch" ? "training" : told.view}`;
   if (told.view === "watch") {
     $("tray").hidden = true;
     await watch.start({ run: told.values.run, other: told.values.with });
@@ -54,7 +54,7 @@ async function turn() {
   const models = await places();
   if (!models.length) {
     $("tray").hidden = true;
-    say("No run in this folder has a model yet. Open Watch to follow the training.");
+    say("No run in this folder has a model yet. See Training for the progress.");
     location.hash = "watch";
     return;
   }

@@ -1,4 +1,4 @@
-// The kept pictures, at the foot of the page: saved at once, in lists of the model's own folder.
+// The favourites at the bottom of the page, saved immediately in lists in the folder of the model.
 
 import { ask, show } from "./client.js";
 import { $, copy, download, h, say, sayError } from "./dom.js";
@@ -75,7 +75,7 @@ export class Tray {
     return this.keys.has(key(recipe));
   }
 
-  /** Keeps a picture, or lets a kept one go; one after the other, so that the list has the order of the wishes. */
+  /** Add an image to the favourites or remove it; requests are sent one after the other to keep their order. */
   toggle(recipe) {
     this.changing = (this.changing ?? Promise.resolve()).then(() => this.change(recipe));
     return this.changing;

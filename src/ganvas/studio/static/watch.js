@@ -1,11 +1,11 @@
-// Watching a training: how far, how well, what the watch says, its pictures; and beside another run.
+// Follow a training run: progress, scores, warnings, preview images; optionally compared with another run.
 
 import { ask } from "./client.js";
 import { count, curve, short } from "./charts.js";
 import { $, copy, h, say, sayError, slider } from "./dom.js";
 import { percent } from "./recipes.js";
 
-const EVERY = 2000; // milliseconds between two looks
+const EVERY = 2000; // milliseconds between updates
 const STATES = { training: "training", finished: "finished", stopped: "stopped", waiting: "not started" };
 const CHARTS = [
   ["Distance to real images (KID)", [["score", "score"]], { log: true, from: "vitals", lower: true }],
@@ -15,7 +15,7 @@ const CHARTS = [
   ["Gradients", [["g_norm", "generator"], ["d_norm", "discriminator"]], { log: true }],
   ["Penalty and augmentation", [["penalty", "penalty"], ["augment", "augmentation"]], {}],
   ["Checkerboard artefacts and sharpness (1 = like real images)", [["lattice", "artefacts"], ["sharpness", "sharpness"]], { from: "vitals" }],
-  ["Overfitting and copying", [["d_gap", "gap"], ["near", "near"]], { from: "vitals" }],
+  ["Overfitting and copying", [["d_gap", "discriminator gap"], ["near", "near neighbours"]], { from: "vitals" }],
   ["Speed", [["images_per_second", "images/s"]], {}],
 ];
 
@@ -42,7 +42,7 @@ export class Watch {
     clearTimeout(this.timer);
   }
 
-  /** Asks what has changed, draws it, and asks again in a while: only while somebody can see it. */
+  /** Update the view periodically while the page is visible. */
   async look() {
     clearTimeout(this.timer);
     if (!this.open || document.hidden) return;
@@ -132,7 +132,7 @@ export class Watch {
   build(runs, run, other) {
     this.state = null;
     this.head = h("div", { class: "head" });
-    this.health = h("ul", { class: "health", "aria-label": "Health" });
+    this.health = h("ul", { class: "health", "aria-label": "Training warnings" });
     this.charts = h("div", { class: "charts" });
     this.films = [run, other].filter(Boolean).map((one) => new Film(one.name, Boolean(other)));
     const pick = h("select", { id: "compare", onchange: () => { this.other = pick.value; this.remember(); this.look(); } },
@@ -140,11 +140,11 @@ export class Watch {
       runs.filter((one) => one.name !== run.name).map((one) => h("option", { value: one.name, selected: one.name === this.other }, one.name)));
     this.main.replaceChildren(
       this.head,
-      h("div", { class: "two" }, h("section", { "aria-label": "Health" }, h("h3", {}, "Health"), this.health),
+      h("div", { class: "two" }, h("section", { "aria-label": "Training warnings" }, h("h3", {}, "Training warnings"), this.health),
         h("section", { "aria-label": "About" }, h("h3", {}, "About"), about(run),
           h("label", { class: "compare" }, "Compare with ", pick))),
-      h("section", { "aria-label": "Pictures" }, h("h3", {}, "Pictures"), h("div", { class: "films" }, this.films.map((one) => one.element))),
-      h("section", { "aria-label": "Curves" }, h("h3", {}, "Curves"), this.charts));
+      h("section", { "aria-label": "Images" }, h("h3", {}, "Images"), h("div", { class: "films" }, this.films.map((one) => one.element))),
+      h("section", { "aria-label": "Charts" }, h("h3", {}, "Charts"), this.charts));
     if (other) this.main.append(differences(run, other));
   }
 
@@ -159,7 +159,7 @@ export class Watch {
       h("progress", { value: run.progress, max: 1, "aria-label": "Progress", "aria-valuetext": percent(run.progress) }),
       h("p", { class: "facts" }, h("strong", {}, percent(run.progress)), ...facts.map((one) => h("span", {}, one)),
         run.has_model ? h("button", { onclick: () => this.hooks.explore(run.name) }, "Explore model") : "",
-        h("button", { onclick: () => copy(run.film_command, "The command") }, "Copy command for the film")),
+        h("button", { onclick: () => copy(run.film_command, "The command") }, "Copy command for the video")),
       run.sentence ? h("p", { class: "note error" }, run.sentence) : "",
     ];
   }
@@ -172,7 +172,7 @@ function healthWords(run) {
 }
 
 function about(run) {
-  return h("dl", { class: "about" }, Object.entries(run.about).map(([name, value]) => [h("dt", {}, name), h("dd", {}, name === "started" ? when(value) : value)]));
+  return h("dl", { class: "about" }, Object.entries(run.about).map(([name, value]) => [h("dt", {}, name === "pictures" ? "images" : name), h("dd", {}, name === "started" ? when(value) : value)]));
 }
 
 function when(text) {
@@ -190,7 +190,7 @@ function differences(run, other) {
       : h("p", { class: "hint" }, "Both runs have the same options."));
 }
 
-/** The preview grids of a run, from the first to the newest. */
+/** The preview grids of a run, from first to last. */
 class Film {
   constructor(name, titled) {
     Object.assign(this, { name, grids: [], at: -1, follows: true });
@@ -211,7 +211,7 @@ class Film {
     this.grids = run.grids;
     this.links.replaceChildren(...run.films.map((form) => h("a", {
       href: `api/run/film?${new URLSearchParams({ run: run.name, form })}`, target: "_blank", rel: "noopener",
-    }, `Film (${form})`)));
+    }, `Video (${form})`)));
     this.way.input.max = Math.max(0, this.grids.length - 1);
     this.element.classList.toggle("empty", !this.grids.length);
     if (!this.grids.length) this.says.textContent = "No preview yet.";
