@@ -596,7 +596,7 @@ def test_no_memory(refused: Refused, trained: Path, error: Exception, monkeypatc
         raise error
 
     monkeypatch.setattr(ganvas.verbs, "sample", short)
-    assert "the memory does not suffice" in refused("sample", trained)
+    assert "not enough memory" in refused("sample", trained)
 
 
 def test_full_disk_while_training(refused: Refused, ganvas_command: Command, two_classes: Path, tmp_path: Path) -> None:

@@ -393,7 +393,7 @@ def test_signal_saves_and_prints_the_resume_command(pictures: Path, tmp_path: Pa
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number, err
-    assert f"to go on: ganvas train {pictures} --out" in out
+    assert f"to continue: ganvas train {pictures} --out" in out
     assert "Traceback" not in err
     ganvas.Generator.load(tmp_path / "run").sample(2)
 
