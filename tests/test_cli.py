@@ -46,7 +46,7 @@ def test_every_option_of_train_has_its_help(ganvas_command: Command) -> None:
     answer = fine(ganvas_command("train", "--help"))
     for option in ("--minutes", "--size", "--labels", "--dry-run", "--out", "--data", "--lr", "--no-compile"):
         assert option in answer.out
-    assert "Train for this long" in answer.out and "Picture size in pixels" in answer.out
+    assert "Train for this many minutes" in answer.out and "Image size in pixels" in answer.out
 
 
 @pytest.mark.parametrize("code", ["import ganvas", "import ganvas.cli", "import ganvas; ganvas.DataConfig(size='64')"])

@@ -115,7 +115,7 @@ def test_the_scale_is_that_of_the_set(tmp_path):
 
 @pytest.mark.parametrize("levels", ["4095", "9-3", "0-70000", "a-b", ""])
 def test_levels_that_cannot_be(levels):
-    with pytest.raises(ConfigError, match=f"--levels {levels}: expected the values of black and white"):
+    with pytest.raises(ConfigError, match=f"--levels {levels}: expected two 16 bit values"):
         DataConfig(levels=levels)
 
 
