@@ -185,7 +185,7 @@ def test_broken_files_are_named_and_the_rest_is_used(
     (pictures / "empty.png").write_bytes(b"")
     (pictures / "flipped.png").write_bytes(good[:60] + bytes(40) + good[100:])
     checked = ganvas_command("data", "check", pictures)
-    assert checked.code == 0 and "8 pictures" in checked.out
+    assert checked.code == 0 and "8 images" in checked.out
     for name in ("bomb.png", "cut.png", "text.png", "empty.png", "flipped.png"):
         assert name in checked.out
 
@@ -205,7 +205,7 @@ def test_unsafe_names_in_a_zip(works: Callable[..., Answer], pictures: Path, tmp
             archive.write(path, path.name)
         archive.writestr(name, (pictures / "good0.png").read_bytes())
     said = works(source).err
-    assert "8 pictures" in said and "unsafe name" in said
+    assert "8 images" in said and "unsafe name" in said
     assert not list(tmp_path.rglob("*evil*")) and not Path("/tmp/evil.png").exists()
 
 
@@ -213,7 +213,7 @@ def test_symbolic_link_loops(works: Callable[..., Answer], refused: Refused, pic
     (pictures / "again").symlink_to(pictures)
     (pictures / "itself.png").symlink_to("itself.png")
     said = works(pictures).err
-    assert "8 pictures" in said and "listed already" in said and "broken symbolic link" in said
+    assert "8 images" in said and "listed already" in said and "broken symbolic link" in said
     (tmp_path / "loop").symlink_to("loop")
     assert "loop" in refused("train", tmp_path / "loop")
 
@@ -225,7 +225,7 @@ def test_names_that_are_not_utf_8(works: Callable[..., Answer], ganvas_command: 
         pytest.skip("this file system takes UTF-8 names only")
     (source / "good0.png").rename(source / os.fsdecode(b"caf\xe9.png"))
     run = source.parent / "run"
-    assert "8 pictures" in works(source).err
+    assert "8 images" in works(source).err
     odd_run = run.rename(os.fsdecode(os.fsencode(run) + b"\xe9"))
     for command in (["train", source, "--out", odd_run, *SHORT], ["video", odd_run], ["data", "check", source]):
         answer = ganvas_command(*command)
@@ -236,7 +236,7 @@ def test_names_that_are_not_utf_8(works: Callable[..., Answer], ganvas_command: 
 def test_unreadable_file(works: Callable[..., Answer], pictures: Path) -> None:
     (pictures / "locked.png").symlink_to("/proc/self/mem")  # fails for root as well
     said = works(pictures).err
-    assert "8 pictures" in said and "locked.png (cannot be read" in said
+    assert "8 images" in said and "locked.png (cannot be read" in said
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
@@ -257,7 +257,7 @@ def test_labels_csv_that_names_absent_files(works: Callable[..., Answer], refuse
     said = works(pictures, "--labels", pictures / "labels.csv").err
     assert "8 images of 16x16x1 in 2 classes" in said and "gone.png (named in labels.csv but not there)" in said
     (pictures / "other.csv").write_text("file,label\nnone.png,a\nnor.png,b\n")
-    assert "none is a picture" in refused("train", pictures, "--labels", pictures / "other.csv")
+    assert "none is an image" in refused("train", pictures, "--labels", pictures / "other.csv")
     assert "no such file" in refused("train", pictures, "--labels", pictures / "absent.csv")
 
 
@@ -325,7 +325,7 @@ def test_class_that_does_not_exist(refused: Refused, two_classes: Path) -> None:
         (["--background", "mauvish"], "background 'mauvish': expected white"),
         (["--files", "nowhere.txt"], "--files nowhere.txt cannot be read"),
         (["--conditional", "--labels", "none"], "these images have no labels"),
-        (["--micro-batch", "99", "--batch", "8"], "--micro-batch 99: expected at most the 8 pictures"),
+        (["--micro-batch", "99", "--batch", "8"], "--micro-batch 99: expected at most the 8 images"),
     ],
 )
 def test_options_that_cannot_be(
@@ -397,7 +397,7 @@ def test_run_of_other_pictures_or_options(refused: Refused, run: Path, two_class
     assert "was trained on other images (24 of 16x16, 1 channels; now 8 of 16x16, 1 channels)" in said
     said = refused("train", two_classes, "--out", run, "--images", 48, *TINY, "--model", "residual", "--lr", 0.5)
     assert "model None -> residual; lr None -> 0.5" in said
-    assert "trained on other pictures" in refused("train", two_classes, "--out", run, "--size", 32, "--images", 99)
+    assert "trained on other images" in refused("train", two_classes, "--out", run, "--size", 32, "--images", 99)
     assert "48 images: 16 is less" in refused("train", two_classes, "--out", run, "--images", 16, *TINY)
     assert "give a larger --images" in refused("train", two_classes, "--out", run, "--minutes", 5, *TINY)
     assert content(run) == before

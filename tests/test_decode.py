@@ -287,8 +287,8 @@ def test_truncated_files_say_so(form):
     [
         (b"", "empty file"),
         (b"this is a letter, renamed .png\n", "its content is text"),
-        ("naïve café".encode(), "not a picture"),
-        (bytes(100), "not a picture"),
+        ("naïve café".encode(), "not an image"),
+        (bytes(100), "not an image"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "its content is text"),
         (b"\x89PNG\r\n\x1a\nrubbish IEND", "damaged PNG file"),
     ],

@@ -127,7 +127,7 @@ def test_few_pictures_are_judged_and_what_they_do_not_allow_is_said(
     assert (content["copies"] is None) == (held < 20)
     if held < 20:
         said = f"Copies: {held or 'no'} images were held out and 20 are needed"
-        assert any(said in sentence for sentence in content["left_out"]) and f"not judged: {said}" in answer.out
+        assert any(said in sentence for sentence in content["left_out"]) and f"not evaluated: {said}" in answer.out
     assert ganvas_command("report", tmp_path / "run").code == 0
     page = (tmp_path / "run" / "report.html").read_text()
     assert ("Not judged.</strong> Copies: " in page) == (held < 20) and "real None" not in page

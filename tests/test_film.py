@@ -159,7 +159,7 @@ def test_film_of_a_real_run(trained: Path, tmp_path: Path) -> None:
 def test_damaged_grid_is_named(tmp_path: Path) -> None:
     run = run_of(tmp_path / "run", *(grid(cells(step), 3) for step in range(3)))
     broken = run / "samples" / f"{SEEN[1]:012d}.png"
-    for content in (broken.read_bytes()[:60], b"not a picture"):
+    for content in (broken.read_bytes()[:60], b"not an image"):
         broken.write_bytes(content)
         with pytest.raises(RunError, match=rf"{broken.name} is damaged"):
             ganvas.video(run)

@@ -101,7 +101,7 @@ def test_an_unknown_encoding_is_refused(pictures, tmp_path, encoding):
         ("file,smile,hat\nA/00.png,1,1\nA/01.png,0,1\n", r"several columns of labels \(smile, hat\).*csv:smile"),
         ("A/00.png,cat,red\nA/01.png,dog,red\n", "2 cells a line .*no header line"),
         ("file,label\nA/00.png,cat, black\n", "more cells than its first line, 'A/00.png,cat,black'"),
-        ("file,label\n00.png,cat\n01.png,dog\n", "none is a picture"),  # both A and B have them
+        ("file,label\n00.png,cat\n01.png,dog\n", "none is an image"),  # both A and B have them
     ],
 )
 def test_what_leaves_a_choice_is_refused(pictures, tmp_path, content, sentence):

@@ -147,7 +147,7 @@ def test_broken_pictures_are_named_and_the_rest_is_used(tmp_path):
     source = write_pictures(tmp_path / "source", random_pictures(4, 64, 64))
     whole = (source / "0001.png").read_bytes()
     (source / "0001.png").write_bytes(whole[: len(whole) // 2])  # its header is fine
-    (source / "0002.png").write_text("not a picture")
+    (source / "0002.png").write_text("not an image")
     pack = open_pack(source)
     assert pack.names == ["0000.png", "0003.png"] and len(pack.images) == 2
     assert {file["name"] for file in pack.info["rejected"]} == {"0001.png", "0002.png"}

@@ -243,7 +243,7 @@ def test_other_options_or_pictures_are_refused_with_the_difference(
         ganvas.train(pictures, finished, images=IMAGES, lr=0.1, **SMALL)
     other = tmp_path / "other.npz"
     np.savez(other, images=np.random.default_rng(1).integers(0, 255, (40, 16, 16), np.uint8))
-    with pytest.raises(RunError, match="trained on other pictures"):
+    with pytest.raises(RunError, match="trained on other images"):
         ganvas.train(other, finished, images=IMAGES, **SMALL)
     assert (finished / "config.json").read_bytes() == before
 
