@@ -466,7 +466,7 @@ def test_damaged_lines_of_the_log_are_left_out(ganvas_command: Command, run: Pat
 def test_config_with_missing_or_unknown_fields(refused: Refused, run: Path, two_classes: Path) -> None:
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(config | {"model": config["model"] | {"base": 12}}))
-    assert "do not fit its config.json" in refused("train", two_classes, "--out", run, "--images", 99, *TINY)
+    assert "do not match its config.json" in refused("train", two_classes, "--out", run, "--images", 99, *TINY)
     del config["model"]["height"]
     (run / "config.json").write_text(json.dumps(config))
     assert "height" in refused("train", two_classes, "--out", run, "--images", 99, *TINY)
