@@ -109,7 +109,7 @@ def test_gray_to_colour_and_small_to_large_keeps_what_it_can(model: str, colour:
     torch.manual_seed(9)
     generator, discriminator = build(small)
     lines = take_over(state, Origin(Path("run"), small, generator.state_dict(), discriminator.state_dict()))
-    assert all("taken over" in line and "start anew" in line for line in lines)
+    assert all("copied" in line and "start from new weights" in line for line in lines)
     coarse = {"compact": "stages.0.up.weight", "residual": "blocks.1.0.expand.weight"}[model]
     assert torch.equal(state.generator.state_dict()[coarse], generator.state_dict()[coarse])
     # The discriminator's stages are counted from the fine end: what was the finest is now the second finest.
