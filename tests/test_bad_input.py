@@ -213,7 +213,7 @@ def test_symbolic_link_loops(works: Callable[..., Answer], refused: Refused, pic
     (pictures / "again").symlink_to(pictures)
     (pictures / "itself.png").symlink_to("itself.png")
     said = works(pictures).err
-    assert "8 images" in said and "listed already" in said and "broken symbolic link" in said
+    assert "8 images" in said and "already listed" in said and "broken symbolic link" in said
     (tmp_path / "loop").symlink_to("loop")
     assert "loop" in refused("train", tmp_path / "loop")
 
@@ -611,7 +611,7 @@ def test_full_disk_while_training(refused: Refused, ganvas_command: Command, two
     kept = {name: saved for name, saved in before.items() if name.startswith(("checkpoints", "model", "samples"))}
     assert kept.items() <= content(out).items()
     answer = ganvas_command("train", two_classes, "--out", out, "--images", 48, *TINY)
-    assert answer.code == 0 and "going on from 32 images" in answer.err
+    assert answer.code == 0 and "resuming from 32 images" in answer.err
 
 
 def test_full_disk_while_a_run_begins(refused: Refused, two_classes: Path, tmp_path: Path) -> None:

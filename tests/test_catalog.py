@@ -81,7 +81,7 @@ def test_download_arrives_once(server):
 @pytest.mark.parametrize("ranges", [True, False])
 def test_interrupted_download_goes_on(server, ranges):
     server.cut, server.ranges = 300_000, ranges
-    with pytest.raises(DataError, match=r"flowers.*could not be downloaded.*put it into .*--data PATH"):
+    with pytest.raises(DataError, match=r"flowers.*could not be downloaded.*to .*--data PATH"):
         catalog.fetch(entry(server))
     folder = entry(server).folder
     part = folder / "flowers.zip.part"

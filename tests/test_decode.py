@@ -286,10 +286,10 @@ def test_truncated_files_say_so(form):
     ("payload", "reason"),
     [
         (b"", "empty file"),
-        (b"this is a letter, renamed .png\n", "its content is text"),
+        (b"this is a letter, renamed .png\n", "not an image, but text"),
         ("naïve café".encode(), "not an image"),
         (bytes(100), "not an image"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "its content is text"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image, but text"),
         (b"\x89PNG\r\n\x1a\nrubbish IEND", "damaged PNG file"),
     ],
 )

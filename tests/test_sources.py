@@ -180,12 +180,12 @@ def test_unsafe_names_links_and_devices_in_a_tar(tmp_path, suffix):
     source = open_source(path)
     assert [(item.name, content) for item, content in source.stream()] == [("a/good.png", picture())]
     assert reasons(source) == {
-        "../up.png": "unsafe name: it leads out of the archive",
+        "../up.png": "unsafe name: points outside the archive",
         "/abs.png": "unsafe name: an absolute path",
         "link.png": "a link or device, not a file",
         "hard.png": "a link or device, not a file",
         "fifo.png": "a link or device, not a file",
-        "a/good.png": "the archive has two files of this name",
+        "a/good.png": "the archive has two files with this name",
     }
 
 
@@ -200,7 +200,7 @@ def test_a_zip_with_two_files_of_one_name_and_a_link(tmp_path):
         archive.writestr(link, "/etc/passwd")
     source = open_source(path)
     assert [content for _, content in source.stream()] == [picture(1)]
-    assert reasons(source) == {"a.png": "the archive has two files of this name", "b.png": "a link, not a file"}
+    assert reasons(source) == {"a.png": "the archive has two files with this name", "b.png": "a link, not a file"}
 
 
 def test_an_encrypted_zip(tmp_path):
@@ -278,8 +278,8 @@ def test_symbolic_links(tmp_path):
     source = open_source(tmp_path / "set")
     assert labels_of(source) == {"a/2.png": "a", "b/1.png": "b", "c/3.png": "c"}
     assert reasons(source) == {
-        "b/loop": "symbolic link to a folder that is listed already",
-        "a/again": "symbolic link to a folder that is listed already",
+        "b/loop": "symbolic link to a folder that is already listed",
+        "a/again": "symbolic link to a folder that is already listed",
         "self.png": "broken symbolic link",
         "gone.png": "broken symbolic link",
         "pipe.png": "not a regular file",
@@ -716,7 +716,7 @@ def test_a_run_inside_the_data_is_no_data(two_classes, tmp_path, monkeypatch):
     first = ganvas.train(".", images=32, **options)
     assert first.folder.resolve().is_relative_to(data.resolve())
     assert ganvas.train(".", images=64, **options).images_seen == 64
-    assert reasons(open_source(Path())) == {"runs/pics": "folder that Ganvas wrote, which is not read back"}
+    assert reasons(open_source(Path())) == {"runs/pics": "folder written by Ganvas, not used as data"}
 
 
 @pytest.mark.parametrize("made", ["samples", "class samples", "model", "pack", "run that was just begun"])
@@ -774,7 +774,7 @@ def test_pointers_of_git_lfs_say_what_to_do(name, tmp_path):
     if is_picture(name):
         pack = open_pack(tmp_path)
         assert pack.info["rejected"] == [
-            {"name": name, "reason": "a git-lfs pointer in place of the image: run git lfs pull"}
+            {"name": name, "reason": "Git LFS pointer instead of an image: run git lfs pull"}
         ]
     else:
         with pytest.raises(DataError, match="is a git-lfs pointer in place of the file: run git lfs pull"):

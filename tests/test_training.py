@@ -293,7 +293,7 @@ def test_out_of_memory_leads_to_micro_batches_with_the_same_result(
 
     monkeypatch.setattr(loop, "accumulate_gradients", small_memory)
     ganvas.train(pictures, tmp_path / "run", images=64, **(SMALL | {"quiet": False}))
-    assert "micro-batches of 4, the same mathematics" in capsys.readouterr().err
+    assert "micro-batches of 4 (same training result)" in capsys.readouterr().err
     monkeypatch.undo()
     ganvas.train(pictures, tmp_path / "whole", images=64, **SMALL)
     for name, tensor in newest_state(tmp_path / "whole")["generator"].items():
