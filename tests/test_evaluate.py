@@ -149,8 +149,8 @@ def test_rare_classes_do_not_take_the_evaluation_along(
     ("num", "equal", "words"),
     [
         (3, False, "3 images are too few to learn from"),
-        (30, False, "With no images set aside, copies cannot be told"),
-        (60, True, "0 of 6 images were set aside: the others are nearly the same"),
+        (30, False, "With no held-out images, copies cannot be distinguished"),
+        (60, True, "0 of 6 images were held out: the others have near duplicates"),
     ],
 )
 def test_few_pictures_are_named_before_the_training(num: int, equal: bool, words: str, tmp_path: Path) -> None:

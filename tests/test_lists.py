@@ -99,7 +99,7 @@ def test_an_unknown_encoding_is_refused(pictures, tmp_path, encoding):
         ("file,label\nA/00.png,cat\nA/00.png,dog\nA/01.png,cat\n", "gives 1 images two labels .*'cat' and 'dog'"),
         ("file,label\nA/00.png,cat\nA\\00.png,dog\n", "two labels"),
         ("file,smile,hat\nA/00.png,1,1\nA/01.png,0,1\n", r"several columns of labels \(smile, hat\).*csv:smile"),
-        ("A/00.png,cat,red\nA/01.png,dog,red\n", "2 cells a line .*no header line"),
+        ("A/00.png,cat,red\nA/01.png,dog,red\n", "2 cells per line .*no header line"),
         ("file,label\nA/00.png,cat, black\n", "more cells than its first line, 'A/00.png,cat,black'"),
         ("file,label\n00.png,cat\n01.png,dog\n", "none is an image"),  # both A and B have them
     ],
@@ -145,7 +145,7 @@ def test_a_finder_asks_for_one_picture():
 
 def test_labels_in_an_array_are_not_replaced(tmp_path):
     np.savez(tmp_path / "x.npz", images=np.zeros((2, 8, 8), np.uint8), labels=np.array(["好".encode("gbk")] * 2))
-    with pytest.raises(DataError, match="labels that are no text in UTF-8"):
+    with pytest.raises(DataError, match="labels that are not UTF-8 text"):
         open_source(tmp_path / "x.npz")
 
 

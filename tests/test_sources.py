@@ -448,7 +448,7 @@ def test_damaged_idx(tmp_path):
     images, labels = folder / "train-images-idx3-ubyte", folder / "train-labels-idx1-ubyte"
     good = images.read_bytes()
     for content, sentence in [
-        (good[:-1], "should hold 30 x 5 x 4 = 600 bytes but has 599"),
+        (good[:-1], "should have 30 x 5 x 4 = 600 bytes but has 599"),
         (good + b"x", "has more than 600"),
         (b"<html>404</html>", "not an idx file of images .*3c68746d"),
         (b"", "not an idx file of images .*nothing"),
@@ -648,7 +648,7 @@ def test_numpy_files_that_are_refused(tmp_path):
         ({"images": images / 255}, r"\(2, 4, 4\) of float64; expected .* uint8"),
         ({"images": images[0]}, "expected images x height x width"),
         ({"weights": images}, "holds weights; expected an array named images"),
-        ({"images": images, "labels": np.zeros(3, int)}, r"labels \(3,\) of int64 for 2 pictures"),
+        ({"images": images, "labels": np.zeros(3, int)}, r"labels \(3,\) of int64 for 2 images"),
         ({"images": np.array([Hostile(mark)], object)}, "cannot be read as numpy arrays"),
     ]:
         np.savez(tmp_path / "x.npz", **arrays)
