@@ -135,17 +135,17 @@ def test_folders_without_enough_pictures(refused: Refused, pictures: Path, tmp_p
     out = [tmp_path / "out"] if command[-1] == "pack" else []
     assert "is empty" in refused(*command, source, *out)
     (source / "notes.txt").write_text("no images here")
-    assert "no images (it holds 1 x .txt)" in refused(*command, source, *out)
+    assert "no images (it contains 1 x .txt)" in refused(*command, source, *out)
     shutil.copy(pictures / "good0.png", source)
     if command[-1] != "check":  # to look at one image is fine
-        assert "only one picture" in refused(*command, source, *out)
+        assert "only one image" in refused(*command, source, *out)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_file_that_is_no_source(refused: Refused, pictures: Path, tmp_path: Path) -> None:
-    assert "is a single picture" in refused("train", pictures / "good0.png")
+    assert "is a single image" in refused("train", pictures / "good0.png")
     (tmp_path / "thesis.pdf").write_bytes(b"%PDF-1.7")
-    assert "is not a file that holds pictures" in refused("train", tmp_path / "thesis.pdf")
+    assert "is not a supported file of images" in refused("train", tmp_path / "thesis.pdf")
     assert "File name too long" in refused("train", "x" * 5000)
 
 

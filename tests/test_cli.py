@@ -213,7 +213,7 @@ def test_real_zip_of_palette_pictures(ganvas_command: Command, shared_data: Path
     source = shared_data / "comic_faces" / "comic_faces_96_5000.zip"
     options = ("--limit", 40, "--labels", "attributes.csv:backgroundType", "--out", tmp_path / "run")
     answer = fine(ganvas_command("train", source, *options, "--images", 32, *TINY))
-    assert "40 images of 16x16x3" in answer.err and "40 of 5000 images were drawn with seed 0" in answer.err
+    assert "40 images of 16x16x3" in answer.err and "40 of 5000 images were chosen at random with seed 0" in answer.err
 
 
 # doctor

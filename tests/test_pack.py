@@ -89,7 +89,7 @@ def test_labels_are_the_class_folders(tmp_path):
     pack = open_pack(tmp_path / "source")
     assert pack.classes == ["cat", "dog"] and pack.num_classes == 2
     assert pack.labels is not None and pack.labels.tolist() == [0, 0, 0, 1]
-    assert any("single picture" in note and "dog" in note for note in pack.notes)
+    assert any("single image" in note and "dog" in note for note in pack.notes)
 
 
 def test_sixteen_bits_stay(tmp_path):

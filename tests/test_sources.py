@@ -112,7 +112,7 @@ def test_a_wrapping_folder_is_descended_and_labels_can_be_left_out(tmp_path, for
     path = write(form, tmp_path, ["set/cats/1.png", "set/dogs/1.png", "set/cover.png"])
     source = open_source(path)
     assert source.classes == ["cats", "dogs"]
-    assert reasons(source) == {"set/cover.png": "lies outside the class folders"}
+    assert reasons(source) == {"set/cover.png": "outside the class folders"}
     assert open_source(path, labels="none").classes == []
     with pytest.raises(DataError, match=r"'Smiling'.*not CelebA.*csv"):
         open_source(path, labels="Smiling")
@@ -143,9 +143,9 @@ def test_a_folder_around_one_archive(tmp_path):
 def test_paths_without_pictures(tmp_path):
     for path, sentence in [
         (tmp_path / "absent", "does not exist; expected a folder"),
-        (write_folder(tmp_path / "texts", ["a.txt", "b.txt", "c.md"]), r"no images \(it holds 2 x .txt, 1 x .md\)"),
-        (write_folder(tmp_path / "one", ["a.png"]) / "a.png", "is a single picture"),
-        (write_folder(tmp_path / "texts", ["a.txt"]) / "a.txt", "not a file that holds pictures"),
+        (write_folder(tmp_path / "texts", ["a.txt", "b.txt", "c.md"]), r"no images \(it contains 2 x .txt, 1 x .md\)"),
+        (write_folder(tmp_path / "one", ["a.png"]) / "a.png", "is a single image"),
+        (write_folder(tmp_path / "texts", ["a.txt"]) / "a.txt", "not a supported file of images"),
         (write_folder(tmp_path / "phone", ["a.heic"]), "1 refused .*a.heic: .heic images are not read"),
     ]:
         with pytest.raises(DataError, match=sentence):
@@ -426,7 +426,7 @@ def test_idx(tmp_path, name):
     assert len({item.name for item in both.items}) == 42
     assert both.arrays()[1][30:].tolist() == [i % 3 for i in range(12)]
     assert open_source(tmp_path / "set", labels="none").arrays()[1] is None
-    with pytest.raises(DataError, match="brings its own labels"):
+    with pytest.raises(DataError, match="has its own labels"):
         open_source(tmp_path / "set", labels="x.csv")
 
 
@@ -548,7 +548,7 @@ def test_a_hostile_pickle_is_never_run(tmp_path, number):
     folder, mark = tmp_path / "set", tmp_path / "executed"
     write_cifar(folder, ["test_batch"])
     (folder / "data_batch_1").write_bytes(hostile_pickles(mark)[number])
-    with pytest.raises(DataError, match=r"data_batch_1 (is a pickle that asks for|holds a damaged|is not a CIFAR)"):
+    with pytest.raises(DataError, match=r"data_batch_1 (is a pickle that asks for|has a damaged|is not a CIFAR)"):
         open_source(folder)
     assert not mark.exists()
 
@@ -603,7 +603,7 @@ def test_celeba(tmp_path, inside):
     assert labels_of(open_source(path, labels="Male", split="test")) == {"img_align_celeba/000004.jpg": "Male"}
     assert open_source(path, labels="none").classes == []
     assert open_source(tmp_path).form == "celeba"  # by the folder around the zip
-    with pytest.raises(DataError, match=r"'Beard' is not an attribute of list_attr.*; known are: Smiling, Male"):
+    with pytest.raises(DataError, match=r"Beard is not an attribute in list_attr.*; known attributes: Smiling, Male"):
         open_source(path, labels="Beard")
 
 
@@ -777,7 +777,7 @@ def test_pointers_of_git_lfs_say_what_to_do(name, tmp_path):
             {"name": name, "reason": "Git LFS pointer instead of an image: run git lfs pull"}
         ]
     else:
-        with pytest.raises(DataError, match="is a git-lfs pointer in place of the file: run git lfs pull"):
+        with pytest.raises(DataError, match="is a Git LFS pointer instead of the file: run git lfs pull"):
             open_source(tmp_path / name)
 
 
