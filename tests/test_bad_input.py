@@ -180,7 +180,7 @@ def test_broken_files_are_named_and_the_rest_is_used(
     (pictures / "text.png").write_text("I am no picture")
     said = works(pictures).err
     assert "8 images of 16x16x1" in said and "3 of the files could not be used" in said
-    for reason in ("bomb.png (too large", "cut.png (truncated", "text.png (not an image: its content is text"):
+    for reason in ("bomb.png (too large", "cut.png (truncated", "text.png (not an image, but text"):
         assert reason in said
     (pictures / "empty.png").write_bytes(b"")
     (pictures / "flipped.png").write_bytes(good[:60] + bytes(40) + good[100:])
@@ -338,7 +338,7 @@ def test_options_that_cannot_be(
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
 def test_cuda_where_there_is_none(refused: Refused, two_classes: Path, trained: Path) -> None:
     for command in (["train", two_classes, "--dry-run"], ["sample", trained]):
-        assert "--device cuda: this PyTorch sees no CUDA GPU" in refused(*command, "--device", "cuda")
+        assert "--device cuda: PyTorch finds no CUDA GPU" in refused(*command, "--device", "cuda")
 
 
 @pytest.mark.parametrize(
@@ -361,7 +361,7 @@ def test_samples_that_cannot_be(
 def test_films_that_cannot_be(refused: Refused, trained: Path, run: Path, tmp_path: Path) -> None:
     assert "--formats avi: expected some of gif, webp, mp4" in refused("video", trained, "--formats", "gif,avi")
     assert "--max-mb 0: expected a number above 0" in refused("video", trained, "--max-mb", 0)
-    assert "is too little" in refused("video", trained, "--max-mb", 0.001, "--out", tmp_path / "out")
+    assert "is too small" in refused("video", trained, "--max-mb", 0.001, "--out", tmp_path / "out")
     assert "has no preview grids" in refused("video", trained / "model")
     grid = Run(run).grids()[0][1]
     grid.write_bytes(grid.read_bytes()[:80])
@@ -485,7 +485,7 @@ def test_damaged_checkpoints(refused: Refused, ganvas_command: Command, run: Pat
     for checkpoint in Run(run).saved():
         checkpoint.path.write_bytes(b"")
     before = content(run)
-    assert "has no other that is good" in refused("train", two_classes, "--out", run, "--images", 48, *TINY)
+    assert "has no other good checkpoint" in refused("train", two_classes, "--out", run, "--images", 48, *TINY)
     assert content(run) == before
 
 
@@ -508,7 +508,7 @@ def test_pickle_dressed_as_a_checkpoint(refused: Refused, run: Path, two_classes
     shutil.rmtree(run / "checkpoints")
     (run / "checkpoints").mkdir()
     evil.rename(run / "checkpoints" / f"{48:012d}-{digest}.pt")
-    assert "is not one of Ganvas" in refused("train", two_classes, "--out", run, "--images", 64, *TINY)
+    assert "was not written by Ganvas" in refused("train", two_classes, "--out", run, "--images", 64, *TINY)
     assert not (tmp_path / "executed").exists()
 
 
@@ -606,7 +606,7 @@ def test_full_disk_while_training(refused: Refused, ganvas_command: Command, two
     size = max(len(saved) for saved in before.values())
     with full_disk(size // 2):
         said = refused("train", two_classes, "--out", out, "--images", 48, *TINY)
-    assert "no space left while writing" in said
+    assert "no space left on the disk while writing" in said
     assert not list(out.rglob("*.tmp"))
     kept = {name: saved for name, saved in before.items() if name.startswith(("checkpoints", "model", "samples"))}
     assert kept.items() <= content(out).items()

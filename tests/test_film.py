@@ -119,7 +119,7 @@ def test_gif_obeys_its_limit_with_noisy_frames(tmp_path: Path) -> None:
         assert small.n_frames == 3 and film.LEAST <= small.width < 500
     caption = frames_of(limited)[0][-film.CAPTION + 2 :]
     assert (caption < 60).any()  # as black as in the large one
-    with pytest.raises(ConfigError, match=r"--max-mb 0\.001 is too little for 3 frames"):
+    with pytest.raises(ConfigError, match=r"--max-mb 0\.001 is too small for 3 frames"):
         ganvas.video(run, max_mb=0.001, formats="gif")
     assert not (run / "training.gif").exists()
 

@@ -435,7 +435,7 @@ def test_idx_files_one_by_one_and_emnist(tmp_path):
     upright = open_source(folder).arrays()[0]
     assert upright.shape == (30, 4, 5)  # EMNIST stores columns first
     write_idx(folder, prefix="emnist-mnist-")
-    with pytest.raises(DataError, match=r"several sets \(emnist-\w+, emnist-\w+\): name one file"):
+    with pytest.raises(DataError, match=r"several data sets \(emnist-\w+, emnist-\w+\): choose one file"):
         open_source(folder)
     one = open_source(folder / "emnist-letters-train-images-idx3-ubyte")
     np.testing.assert_array_equal(one.arrays()[0], upright)
@@ -548,7 +548,7 @@ def test_a_hostile_pickle_is_never_run(tmp_path, number):
     folder, mark = tmp_path / "set", tmp_path / "executed"
     write_cifar(folder, ["test_batch"])
     (folder / "data_batch_1").write_bytes(hostile_pickles(mark)[number])
-    with pytest.raises(DataError, match=r"data_batch_1 (is a pickle that asks for|has a damaged|is not a CIFAR)"):
+    with pytest.raises(DataError, match=r"data_batch_1 (is a pickle that needs|has a damaged|is not a CIFAR)"):
         open_source(folder)
     assert not mark.exists()
 

@@ -311,7 +311,7 @@ def test_compile_that_cannot_work_falls_back(
 
     monkeypatch.setattr(torch, "compile", broken)
     ganvas.train(pictures, tmp_path / "run", images=32, compile=True, **(SMALL | {"quiet": False}))
-    assert "torch.compile failed here (no C++ compiler): going on without it" in capsys.readouterr().err
+    assert "torch.compile failed here (no C++ compiler): continuing without it" in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("ignore")  # PyTorch's own, while it compiles
