@@ -157,8 +157,8 @@ def view_gradient_norms(
 ) -> list[Tensor]:
     """|grad of each head's logit at its own view|^2 per image, [(N,)] by double backward.
 
-    judge: views -> logits (N, heads), each of its own view only. R1 and R2 of a discriminator on features look at its
-    views, not at pixels: the frozen network is no part of what learns.
+    judge: views -> logits (N, heads), each of its own view only. R1 and R2 of a discriminator on features are
+    computed at its views, not at pixels, because the frozen network is not trained.
     """
     views = [view.detach().requires_grad_() for view in views]
     gradients = torch.autograd.grad(judge(views, labels).sum(), views, create_graph=True)
