@@ -193,7 +193,7 @@ def test_broken_files_are_named_and_the_rest_is_used(
 def test_only_broken_files(refused: Refused, tmp_path: Path) -> None:
     for name in ("a.png", "b.jpg"):
         (tmp_path / name).write_bytes(bomb(50_000))
-    assert "2 rejected, the first, a.png: too large" in refused("train", tmp_path)
+    assert "2 rejected; the first is a.png: too large" in refused("train", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["../../evil.png", "/tmp/evil.png", "C:\\evil.png"])
@@ -255,7 +255,7 @@ def test_labels_csv_that_names_absent_files(works: Callable[..., Answer], refuse
     rows = [f"good{i}.png,{'even' if i % 2 == 0 else 'odd'}" for i in range(8)]
     (pictures / "labels.csv").write_text("\n".join(["file,label", *rows, "gone.png,even"]))
     said = works(pictures, "--labels", pictures / "labels.csv").err
-    assert "8 images of 16x16x1 in 2 classes" in said and "gone.png (named in labels.csv but not there)" in said
+    assert "8 images of 16x16x1 in 2 classes" in said and "gone.png (listed in labels.csv but missing)" in said
     (pictures / "other.csv").write_text("file,label\nnone.png,a\nnor.png,b\n")
     assert "none is an image" in refused("train", pictures, "--labels", pictures / "other.csv")
     assert "no such file" in refused("train", pictures, "--labels", pictures / "absent.csv")
@@ -322,7 +322,7 @@ def test_class_that_does_not_exist(refused: Refused, two_classes: Path) -> None:
         (["--model", "resnet"], "--model resnet: expected one of compact, light"),
         (["--loss", "hing"], "--loss hing: expected one of relativistic"),
         (["--device", "abacus"], "--device abacus: expected cpu, cuda"),
-        (["--background", "mauvish"], "background 'mauvish': expected white"),
+        (["--background", "mauvish"], "--background mauvish: expected white"),
         (["--files", "nowhere.txt"], "--files nowhere.txt cannot be read"),
         (["--conditional", "--labels", "none"], "these images have no labels"),
         (["--micro-batch", "99", "--batch", "8"], "--micro-batch 99: expected at most the 8 images"),
@@ -344,8 +344,8 @@ def test_cuda_where_there_is_none(refused: Refused, two_classes: Path, trained: 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--n", "0"], "--n 0: expected at least 1 picture"),
-        (["--n", "-3"], "--n -3: expected at least 1 picture"),
+        (["--n", "0"], "--n 0: expected at least 1 image"),
+        (["--n", "-3"], "--n -3: expected at least 1 image"),
         (["--seed", "-1"], "seeds are whole numbers from 0 up"),
         (["--truncation", "2"], "truncation 2.0: expected a number from 0"),
         (["--truncation", "nan"], "truncation nan: expected a number from 0"),
@@ -398,7 +398,7 @@ def test_run_of_other_pictures_or_options(refused: Refused, run: Path, two_class
     said = refused("train", two_classes, "--out", run, "--images", 48, *TINY, "--model", "residual", "--lr", 0.5)
     assert "model None -> residual; lr None -> 0.5" in said
     assert "trained on other images" in refused("train", two_classes, "--out", run, "--size", 32, "--images", 99)
-    assert "48 images: 16 is less" in refused("train", two_classes, "--out", run, "--images", 16, *TINY)
+    assert "48 images: --images 16 is less" in refused("train", two_classes, "--out", run, "--images", 16, *TINY)
     assert "give a larger --images" in refused("train", two_classes, "--out", run, "--minutes", 5, *TINY)
     assert content(run) == before
 
@@ -481,7 +481,7 @@ def test_damaged_checkpoints(refused: Refused, ganvas_command: Command, run: Pat
     assert len(Run(run).saved()) > 1
     newest.write_bytes(newest.read_bytes()[:-100])
     answer = ganvas_command("train", two_classes, "--out", run, "--images", 48, *TINY)
-    assert answer.code == 0 and "is damaged; going back to the one before" in answer.err
+    assert answer.code == 0 and "is damaged; using the previous one" in answer.err
     for checkpoint in Run(run).saved():
         checkpoint.path.write_bytes(b"")
     before = content(run)
@@ -639,7 +639,7 @@ def test_full_disk_while_packing_sampling_and_filming(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["train", "nowhere"], "'nowhere' is neither a path that exists"),
+        (["train", "nowhere"], "'nowhere' is neither an existing path"),
         (["train", "digits", "--size", "7"], "--size 7: each side must be"),
     ],
 )

@@ -110,7 +110,7 @@ def test_wrong_checksum_is_refused(server, checksum, kind):
 def test_no_network_says_what_to_do(server):
     dataset = entry(server)
     server.server_close()
-    with pytest.raises(DataError, match=r"get flowers.zip from https://flowers.example and put it into"):
+    with pytest.raises(DataError, match=r"download flowers.zip from https://flowers.example to"):
         catalog.fetch(dataset)
 
 

@@ -191,7 +191,7 @@ def test_windows_are_those_of_the_standard(
     wanted = np.vectorize(lambda x: float(by_the_standard(x, center, width, function)))(values)
     wanted = (1 - wanted if inverted else wanted) * top
     if np.rint(wanted).min() == np.rint(wanted).max():
-        with pytest.raises(PictureError, match="invalid window"):
+        with pytest.raises(PictureError, match="blank|invalid window"):
             dicom.pixels(content)
     else:
         assert np.abs(dicom.pixels(content) - wanted).max() <= 0.5 + 1e-6
@@ -328,7 +328,7 @@ def test_a_decoder_that_is_not_there_is_named() -> None:
         syntax=uid.JPEGExtended12Bit,
     )
     for content in (LOSSLESS_JPEG, twelve_bits):
-        with pytest.raises(PictureError, match=r"transfer syntax, JPEG .*pip install .*pylibjpeg-libjpeg.*GPL"):
+        with pytest.raises(PictureError, match=r"transfer syntax JPEG .*pip install .*pylibjpeg-libjpeg.*GPL"):
             probe(content)
 
 
@@ -430,7 +430,7 @@ def test_a_number_of_frames_that_cannot_be_is_not_believed(put: Callable[..., Pa
     files = {"a.dcm": film(noise(8, 8)), "b.dcm": film(noise(2, 8, 8), NumberOfFrames=2_000_000_000)}
     source = open_source(put(files))
     assert [item.name for item in source.items] == ["a.dcm", "b.dcm"]
-    with pytest.raises(PictureError, match="holds 2000000000 frames"):
+    with pytest.raises(PictureError, match="has 2000000000 frames"):
         dicom.pixels(files["b.dcm"])
 
 
@@ -467,7 +467,7 @@ def test_broken_files_among_good_ones_are_named(put: Callable[..., Path]) -> Non
     pack = open_pack(put(good | bad), DataConfig(size="16"))
     assert pack.names == list(good)
     assert {r["name"] for r in pack.info["rejected"]} == set(bad)
-    with pytest.raises(DataError, match=r"no image can be used.*x0\.dcm: a DICOM file without pixels"):
+    with pytest.raises(DataError, match=r"no image can be used.*x0\.dcm: DICOM file without pixels"):
         open_pack(put(bad, name="bad"))
 
 

@@ -86,10 +86,10 @@ def test_an_unknown_encoding_is_refused(pictures, tmp_path, encoding):
     labels = {"gbk": ("良性", "恶性"), "cp1252": ("Höhle", "Hähle"), "shift-jis": ("犬", "猫")}
     one, other = labels.get(encoding, ("cat", "dog"))
     content = "file,label\n" + "".join(f"{name},{one if i % 2 else other}\n" for i, name in enumerate(NAMES))
-    with pytest.raises(DataError, match=r"labels\.csv is not a text in UTF-8.*save it as UTF-8"):
+    with pytest.raises(DataError, match=r"labels\.csv is not text in UTF-8.*save it as UTF-8"):
         labels_by(pictures, tmp_path / "labels.csv", content.encode(encoding))
     (tmp_path / "list.txt").write_bytes(content.encode(encoding))
-    with pytest.raises(DataError, match=r"--files .*list\.txt is not a text in UTF-8"):
+    with pytest.raises(DataError, match=r"--files .*list\.txt is not text in UTF-8"):
         choose(open_source(pictures), DataConfig(files=tmp_path / "list.txt"))
 
 
