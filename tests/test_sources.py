@@ -114,7 +114,7 @@ def test_a_wrapping_folder_is_descended_and_labels_can_be_left_out(tmp_path, for
     assert source.classes == ["cats", "dogs"]
     assert reasons(source) == {"set/cover.png": "outside the class folders"}
     assert open_source(path, labels="none").classes == []
-    with pytest.raises(DataError, match=r"'Smiling'.*not CelebA.*csv"):
+    with pytest.raises(DataError, match=r"Smiling.*not CelebA.*csv"):
         open_source(path, labels="Smiling")
 
 
@@ -146,7 +146,7 @@ def test_paths_without_pictures(tmp_path):
         (write_folder(tmp_path / "texts", ["a.txt", "b.txt", "c.md"]), r"no images \(it contains 2 x .txt, 1 x .md\)"),
         (write_folder(tmp_path / "one", ["a.png"]) / "a.png", "is a single image"),
         (write_folder(tmp_path / "texts", ["a.txt"]) / "a.txt", "not a supported file of images"),
-        (write_folder(tmp_path / "phone", ["a.heic"]), "1 refused .*a.heic: .heic images are not read"),
+        (write_folder(tmp_path / "phone", ["a.heic"]), "1 rejected .*a.heic: .heic images are not supported"),
     ]:
         with pytest.raises(DataError, match=sentence):
             open_source(path)
@@ -356,7 +356,7 @@ def test_a_csv_with_a_picture_source(tmp_path, header):
     source = open_source(path, labels="labels.csv")
     assert labels_of(source) == {"faces/1.png": "b", "faces/2.png": "a", "faces/3.png": "10"}
     assert source.classes == sorted(["a", "b", "10"], key=lambda name: (name.isalpha(), name))
-    assert reasons(source) == {"ghost.png": "named in labels.csv but not there"}
+    assert reasons(source) == {"ghost.png": "listed in labels.csv but missing"}
 
 
 def test_a_csv_given_directly_lists_the_pictures(tmp_path):
@@ -365,7 +365,7 @@ def test_a_csv_given_directly_lists_the_pictures(tmp_path):
     source = open_source(tmp_path / "list.csv")
     assert source.form == "csv"
     assert labels_of(source) == {"a.png": "x", "sub/b.png": "y"}
-    assert reasons(source) == {"c.png": "named in list.csv but not there"}
+    assert reasons(source) == {"c.png": "listed in list.csv but missing"}
     (tmp_path / "two.csv").write_text("file,hair,eyes\na.png,red,blue\nsub/b.png,red,green\n")
     assert open_source(tmp_path / "two.csv", labels="eyes").classes == ["blue", "green"]
     assert labels_of(open_source(tmp_path / "list.csv", labels="none")) == {"a.png": None, "sub/b.png": None}
@@ -380,10 +380,10 @@ def test_a_csv_with_unlabelled_pictures_columns_or_nothing_right(tmp_path):
         "c.png": "has no label in labels.csv",
     }
     assert open_source(path, labels=f"{labels}:eyes").classes == ["blue", "green"]
-    with pytest.raises(DataError, match="no column 'nose'; its columns of labels are: hair, eyes"):
+    with pytest.raises(DataError, match="no column 'nose'; its label columns are: hair, eyes"):
         open_source(path, labels=f"{labels}:nose")
     labels.write_text("x.png,red\ny.png,blue\n")
-    with pytest.raises(DataError, match=r"names 2 files and none is an image .*'x.png' where there is 'a.png'"):
+    with pytest.raises(DataError, match=r"names 2 files and none is an image .*'x.png' instead of, for example, 'a.png'"):
         open_source(path, labels=str(labels))
     labels.write_text("")
     with pytest.raises(DataError, match="is empty; expected lines of file,label"):
@@ -453,7 +453,7 @@ def test_damaged_idx(tmp_path):
         (b"<html>404</html>", "not an idx file of images .*3c68746d"),
         (b"", "not an idx file of images .*nothing"),
         (labels.read_bytes(), "not an idx file of images"),
-        (idx(np.zeros((29, 5, 4))), "has 30 labels for 29 pictures"),
+        (idx(np.zeros((29, 5, 4))), "has 30 labels for 29 images"),
     ]:
         images.write_bytes(content)
         with pytest.raises(DataError, match=sentence):
@@ -610,7 +610,7 @@ def test_celeba(tmp_path, inside):
 def test_celeba_as_a_folder_with_and_without_its_lists(tmp_path):
     folder = write_folder(tmp_path / "img_align_celeba", ["000001.jpg", "000002.jpg"])
     assert len(open_source(folder).items) == 2
-    with pytest.raises(DataError, match=r"'Smiling' needs list_attr_celeba.txt: put it beside img_align_celeba"):
+    with pytest.raises(DataError, match=r"Smiling needs list_attr_celeba.txt: put it next to img_align_celeba"):
         open_source(folder, labels="Smiling")
     with pytest.raises(DataError, match=r"test part needs list_eval_partition\.txt"):
         open_source(folder, split="test")
@@ -647,7 +647,7 @@ def test_numpy_files_that_are_refused(tmp_path):
     for arrays, sentence in [
         ({"images": images / 255}, r"\(2, 4, 4\) of float64; expected .* uint8"),
         ({"images": images[0]}, "expected images x height x width"),
-        ({"weights": images}, "holds weights; expected an array named images"),
+        ({"weights": images}, "has weights; expected an array named images"),
         ({"images": images, "labels": np.zeros(3, int)}, r"labels \(3,\) of int64 for 2 images"),
         ({"images": np.array([Hostile(mark)], object)}, "cannot be read as numpy arrays"),
     ]:
