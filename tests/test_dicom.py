@@ -191,7 +191,7 @@ def test_windows_are_those_of_the_standard(
     wanted = np.vectorize(lambda x: float(by_the_standard(x, center, width, function)))(values)
     wanted = (1 - wanted if inverted else wanted) * top
     if np.rint(wanted).min() == np.rint(wanted).max():
-        with pytest.raises(PictureError, match="blank|invalid window"):
+        with pytest.raises(PictureError, match=r"blank|invalid window"):
             dicom.pixels(content)
     else:
         assert np.abs(dicom.pixels(content) - wanted).max() <= 0.5 + 1e-6

@@ -99,7 +99,7 @@ def test_sixteen_bits_stay(gan: Generator) -> None:
 def test_what_is_no_way_is_refused_before_the_first_frame(gan: Generator) -> None:
     with pytest.raises(ConfigError, match="at least 2"):
         morph.frames(gan, KEYS[:1], 10)
-    with pytest.raises(ConfigError, match="2 frames for 3 pictures"):
+    with pytest.raises(ConfigError, match="2 frames for 3 images"):
         morph.frames(gan, KEYS, 2)
     with pytest.raises(ConfigError, match="does not exist"):
         morph.frames(gan, [*KEYS, Recipe(seed=1, label="up")], 10)

@@ -383,12 +383,12 @@ def test_a_csv_with_unlabelled_pictures_columns_or_nothing_right(tmp_path):
     with pytest.raises(DataError, match="no column 'nose'; its label columns are: hair, eyes"):
         open_source(path, labels=f"{labels}:nose")
     labels.write_text("x.png,red\ny.png,blue\n")
-    with pytest.raises(DataError, match=r"names 2 files and none is an image .*'x.png' instead of, for example, 'a.png'"):
+    with pytest.raises(DataError, match=r"names 2 files and none is an image .*'x.png' instead of"):
         open_source(path, labels=str(labels))
     labels.write_text("")
     with pytest.raises(DataError, match="is empty; expected lines of file,label"):
         open_source(path, labels=str(labels))
-    with pytest.raises(DataError, match=r"absent\.csv': no such file"):
+    with pytest.raises(DataError, match=r"absent\.csv: no such file"):
         open_source(path, labels="absent.csv")
 
 

@@ -141,7 +141,7 @@ def test_a_run_begins_where_another_ended_and_records_it(
     command += ["--batch", 16, "--previews", 1, "--device", "cpu", "--ema", 0]
     answer = ganvas_command(*command)
     assert answer.code == 0, answer.err
-    assert "as the run it starts from" in answer.err and "copied" in answer.err
+    assert "same as in the start run" in answer.err and "copied" in answer.err
     before, after = newest(trained)["ema"], newest(out)["generator"]
     assert all(torch.allclose(after[name], tensor, atol=1e-6) for name, tensor in before.items())
     assert json.loads((out / "config.json").read_text())["start"] == str(trained.resolve())
@@ -163,7 +163,7 @@ def test_what_cannot_be_started_from_is_refused_in_a_sentence(two_classes: Path,
         ganvas.train(two_classes, tmp_path / "b", images=16, start_from=trained, **(SMALL | {"base": 40, "z_dim": 5}))
     with pytest.raises(CheckpointError, match="does not exist"):
         ganvas.train(two_classes, tmp_path / "c", images=16, start_from=tmp_path / "nowhere", **SMALL)
-    with pytest.raises(RunError, match="began from fresh weights"):
+    with pytest.raises(RunError, match="started from new weights"):
         ganvas.train(two_classes, trained, images=48, start_from=tmp_path, **(SMALL | {"batch": 16, "previews": 2}))
     assert open_origin(trained).model.model == "compact"
 
