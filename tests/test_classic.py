@@ -395,5 +395,5 @@ def test_labels_are_refused(model):
     ],
 )
 def test_sizes_are_refused(model, size, words):
-    with pytest.raises(ConfigError, match=f"--model {model}: {words}"):
+    with pytest.raises(ConfigError, match=f"--model {model}: the size is {words}"):
         build(config(model, size=size))

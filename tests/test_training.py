@@ -134,7 +134,7 @@ def test_finished_run_is_left_alone_and_a_larger_budget_goes_on(pictures: Path, 
     assert ganvas.train(pictures, out, images=64, **SMALL).images_seen == 64
     assert {path: path.stat().st_mtime_ns for path in (out / "checkpoints").iterdir()} == before
     assert ganvas.train(pictures, out, images=96, **SMALL).images_seen == 96
-    with pytest.raises(RunError, match=r"96 images: 64 is less"):
+    with pytest.raises(RunError, match=r"96 images: --images 64 is less"):
         ganvas.train(pictures, out, images=64, **SMALL)
 
 
@@ -311,7 +311,7 @@ def test_compile_that_cannot_work_falls_back(
 
     monkeypatch.setattr(torch, "compile", broken)
     ganvas.train(pictures, tmp_path / "run", images=32, compile=True, **(SMALL | {"quiet": False}))
-    assert "torch.compile failed here (no C++ compiler): continuing without it" in capsys.readouterr().err
+    assert "torch.compile failed on this machine (no C++ compiler): continuing without it" in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("ignore")  # PyTorch's own, while it compiles
@@ -351,7 +351,7 @@ def test_compile_that_fails_in_a_backward_pass_falls_back_and_leaves_nothing_beh
 
     monkeypatch.setattr(torch, "compile", broken)
     ganvas.train(pictures, tmp_path / "run", images=IMAGES, compile=True, **(SMALL | {"quiet": False}))
-    assert "torch.compile failed here (no kernel for the backward pass)" in capsys.readouterr().err
+    assert "torch.compile failed on this machine (no kernel for the backward pass)" in capsys.readouterr().err
     assert_same(newest_state(finished)["generator"], newest_state(tmp_path / "run")["generator"])
 
 
