@@ -83,7 +83,7 @@ def test_short_and_counted_budgets_are_not_measured(pack: Pack, monkeypatch: pyt
 def test_more_workers_than_can_share_a_batch_are_refused(pack: Pack) -> None:
     state, networks, config = opened(pack)
     state.batches.close()
-    with pytest.raises(ConfigError, match="--workers 3: at most 2 can share a batch of 16 here"):
+    with pytest.raises(ConfigError, match="--workers 3: expected at most 2 for a batch of 16 here"):
         choose_workers(state, networks, dataclasses.replace(config, workers=3), pack.kind, print)
 
 

@@ -135,17 +135,17 @@ def test_folders_without_enough_pictures(refused: Refused, pictures: Path, tmp_p
     out = [tmp_path / "out"] if command[-1] == "pack" else []
     assert "is empty" in refused(*command, source, *out)
     (source / "notes.txt").write_text("no images here")
-    assert "no images (it holds 1 x .txt)" in refused(*command, source, *out)
+    assert "no images (it contains 1 x .txt)" in refused(*command, source, *out)
     shutil.copy(pictures / "good0.png", source)
     if command[-1] != "check":  # to look at one image is fine
-        assert "only one picture" in refused(*command, source, *out)
+        assert "only one image" in refused(*command, source, *out)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_file_that_is_no_source(refused: Refused, pictures: Path, tmp_path: Path) -> None:
-    assert "is a single picture" in refused("train", pictures / "good0.png")
+    assert "is a single image" in refused("train", pictures / "good0.png")
     (tmp_path / "thesis.pdf").write_bytes(b"%PDF-1.7")
-    assert "is not a file that holds pictures" in refused("train", tmp_path / "thesis.pdf")
+    assert "is not a supported file of images" in refused("train", tmp_path / "thesis.pdf")
     assert "File name too long" in refused("train", "x" * 5000)
 
 
@@ -180,12 +180,12 @@ def test_broken_files_are_named_and_the_rest_is_used(
     (pictures / "text.png").write_text("I am no picture")
     said = works(pictures).err
     assert "8 images of 16x16x1" in said and "3 of the files could not be used" in said
-    for reason in ("bomb.png (too large", "cut.png (truncated", "text.png (not an image: its content is text"):
+    for reason in ("bomb.png (too large", "cut.png (truncated", "text.png (not an image, but text"):
         assert reason in said
     (pictures / "empty.png").write_bytes(b"")
     (pictures / "flipped.png").write_bytes(good[:60] + bytes(40) + good[100:])
     checked = ganvas_command("data", "check", pictures)
-    assert checked.code == 0 and "8 pictures" in checked.out
+    assert checked.code == 0 and "8 images" in checked.out
     for name in ("bomb.png", "cut.png", "text.png", "empty.png", "flipped.png"):
         assert name in checked.out
 
@@ -193,7 +193,7 @@ def test_broken_files_are_named_and_the_rest_is_used(
 def test_only_broken_files(refused: Refused, tmp_path: Path) -> None:
     for name in ("a.png", "b.jpg"):
         (tmp_path / name).write_bytes(bomb(50_000))
-    assert "2 rejected, the first, a.png: too large" in refused("train", tmp_path)
+    assert "2 rejected; the first is a.png: too large" in refused("train", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["../../evil.png", "/tmp/evil.png", "C:\\evil.png"])
@@ -205,7 +205,7 @@ def test_unsafe_names_in_a_zip(works: Callable[..., Answer], pictures: Path, tmp
             archive.write(path, path.name)
         archive.writestr(name, (pictures / "good0.png").read_bytes())
     said = works(source).err
-    assert "8 pictures" in said and "unsafe name" in said
+    assert "8 images" in said and "unsafe name" in said
     assert not list(tmp_path.rglob("*evil*")) and not Path("/tmp/evil.png").exists()
 
 
@@ -213,7 +213,7 @@ def test_symbolic_link_loops(works: Callable[..., Answer], refused: Refused, pic
     (pictures / "again").symlink_to(pictures)
     (pictures / "itself.png").symlink_to("itself.png")
     said = works(pictures).err
-    assert "8 pictures" in said and "listed already" in said and "broken symbolic link" in said
+    assert "8 images" in said and "already listed" in said and "broken symbolic link" in said
     (tmp_path / "loop").symlink_to("loop")
     assert "loop" in refused("train", tmp_path / "loop")
 
@@ -225,7 +225,7 @@ def test_names_that_are_not_utf_8(works: Callable[..., Answer], ganvas_command: 
         pytest.skip("this file system takes UTF-8 names only")
     (source / "good0.png").rename(source / os.fsdecode(b"caf\xe9.png"))
     run = source.parent / "run"
-    assert "8 pictures" in works(source).err
+    assert "8 images" in works(source).err
     odd_run = run.rename(os.fsdecode(os.fsencode(run) + b"\xe9"))
     for command in (["train", source, "--out", odd_run, *SHORT], ["video", odd_run], ["data", "check", source]):
         answer = ganvas_command(*command)
@@ -236,7 +236,7 @@ def test_names_that_are_not_utf_8(works: Callable[..., Answer], ganvas_command: 
 def test_unreadable_file(works: Callable[..., Answer], pictures: Path) -> None:
     (pictures / "locked.png").symlink_to("/proc/self/mem")  # fails for root as well
     said = works(pictures).err
-    assert "8 pictures" in said and "locked.png (cannot be read" in said
+    assert "8 images" in said and "locked.png (cannot be read" in said
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
@@ -255,9 +255,9 @@ def test_labels_csv_that_names_absent_files(works: Callable[..., Answer], refuse
     rows = [f"good{i}.png,{'even' if i % 2 == 0 else 'odd'}" for i in range(8)]
     (pictures / "labels.csv").write_text("\n".join(["file,label", *rows, "gone.png,even"]))
     said = works(pictures, "--labels", pictures / "labels.csv").err
-    assert "8 images of 16x16x1 in 2 classes" in said and "gone.png (named in labels.csv but not there)" in said
+    assert "8 images of 16x16x1 in 2 classes" in said and "gone.png (listed in labels.csv but missing)" in said
     (pictures / "other.csv").write_text("file,label\nnone.png,a\nnor.png,b\n")
-    assert "none is a picture" in refused("train", pictures, "--labels", pictures / "other.csv")
+    assert "none is an image" in refused("train", pictures, "--labels", pictures / "other.csv")
     assert "no such file" in refused("train", pictures, "--labels", pictures / "absent.csv")
 
 
@@ -322,10 +322,10 @@ def test_class_that_does_not_exist(refused: Refused, two_classes: Path) -> None:
         (["--model", "resnet"], "--model resnet: expected one of compact, light"),
         (["--loss", "hing"], "--loss hing: expected one of relativistic"),
         (["--device", "abacus"], "--device abacus: expected cpu, cuda"),
-        (["--background", "mauvish"], "background 'mauvish': expected white"),
+        (["--background", "mauvish"], "--background mauvish: expected white"),
         (["--files", "nowhere.txt"], "--files nowhere.txt cannot be read"),
         (["--conditional", "--labels", "none"], "these images have no labels"),
-        (["--micro-batch", "99", "--batch", "8"], "--micro-batch 99: expected at most the 8 pictures"),
+        (["--micro-batch", "99", "--batch", "8"], "--micro-batch 99: expected at most the 8 images"),
     ],
 )
 def test_options_that_cannot_be(
@@ -338,14 +338,14 @@ def test_options_that_cannot_be(
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
 def test_cuda_where_there_is_none(refused: Refused, two_classes: Path, trained: Path) -> None:
     for command in (["train", two_classes, "--dry-run"], ["sample", trained]):
-        assert "--device cuda: this PyTorch sees no CUDA GPU" in refused(*command, "--device", "cuda")
+        assert "--device cuda: PyTorch finds no CUDA GPU" in refused(*command, "--device", "cuda")
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--n", "0"], "--n 0: expected at least 1 picture"),
-        (["--n", "-3"], "--n -3: expected at least 1 picture"),
+        (["--n", "0"], "--n 0: expected at least 1 image"),
+        (["--n", "-3"], "--n -3: expected at least 1 image"),
         (["--seed", "-1"], "seeds must be integers of at least 0"),
         (["--truncation", "2"], "truncation 2.0: expected a number from 0"),
         (["--truncation", "nan"], "truncation nan: expected a number from 0"),
@@ -361,7 +361,7 @@ def test_samples_that_cannot_be(
 def test_films_that_cannot_be(refused: Refused, trained: Path, run: Path, tmp_path: Path) -> None:
     assert "--formats avi: expected some of gif, webp, mp4" in refused("video", trained, "--formats", "gif,avi")
     assert "--max-mb 0: expected a number above 0" in refused("video", trained, "--max-mb", 0)
-    assert "is too little" in refused("video", trained, "--max-mb", 0.001, "--out", tmp_path / "out")
+    assert "is too small" in refused("video", trained, "--max-mb", 0.001, "--out", tmp_path / "out")
     assert "has no preview grids" in refused("video", trained / "model")
     grid = Run(run).grids()[0][1]
     grid.write_bytes(grid.read_bytes()[:80])
@@ -397,8 +397,8 @@ def test_run_of_other_pictures_or_options(refused: Refused, run: Path, two_class
     assert "was trained on other images (24 of 16x16, 1 channels; now 8 of 16x16, 1 channels)" in said
     said = refused("train", two_classes, "--out", run, "--images", 48, *TINY, "--model", "residual", "--lr", 0.5)
     assert "model None -> residual; lr None -> 0.5" in said
-    assert "trained on other pictures" in refused("train", two_classes, "--out", run, "--size", 32, "--images", 99)
-    assert "48 images: 16 is less" in refused("train", two_classes, "--out", run, "--images", 16, *TINY)
+    assert "trained on other images" in refused("train", two_classes, "--out", run, "--size", 32, "--images", 99)
+    assert "48 images: --images 16 is less" in refused("train", two_classes, "--out", run, "--images", 16, *TINY)
     assert "give a larger --images" in refused("train", two_classes, "--out", run, "--minutes", 5, *TINY)
     assert content(run) == before
 
@@ -466,7 +466,7 @@ def test_damaged_lines_of_the_log_are_left_out(ganvas_command: Command, run: Pat
 def test_config_with_missing_or_unknown_fields(refused: Refused, run: Path, two_classes: Path) -> None:
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(config | {"model": config["model"] | {"base": 12}}))
-    assert "do not fit its config.json" in refused("train", two_classes, "--out", run, "--images", 99, *TINY)
+    assert "do not match its config.json" in refused("train", two_classes, "--out", run, "--images", 99, *TINY)
     del config["model"]["height"]
     (run / "config.json").write_text(json.dumps(config))
     assert "height" in refused("train", two_classes, "--out", run, "--images", 99, *TINY)
@@ -481,11 +481,11 @@ def test_damaged_checkpoints(refused: Refused, ganvas_command: Command, run: Pat
     assert len(Run(run).saved()) > 1
     newest.write_bytes(newest.read_bytes()[:-100])
     answer = ganvas_command("train", two_classes, "--out", run, "--images", 48, *TINY)
-    assert answer.code == 0 and "is damaged; going back to the one before" in answer.err
+    assert answer.code == 0 and "is damaged; using the previous one" in answer.err
     for checkpoint in Run(run).saved():
         checkpoint.path.write_bytes(b"")
     before = content(run)
-    assert "has no other that is good" in refused("train", two_classes, "--out", run, "--images", 48, *TINY)
+    assert "has no other good checkpoint" in refused("train", two_classes, "--out", run, "--images", 48, *TINY)
     assert content(run) == before
 
 
@@ -508,7 +508,7 @@ def test_pickle_dressed_as_a_checkpoint(refused: Refused, run: Path, two_classes
     shutil.rmtree(run / "checkpoints")
     (run / "checkpoints").mkdir()
     evil.rename(run / "checkpoints" / f"{48:012d}-{digest}.pt")
-    assert "is not one of Ganvas" in refused("train", two_classes, "--out", run, "--images", 64, *TINY)
+    assert "was not written by Ganvas" in refused("train", two_classes, "--out", run, "--images", 64, *TINY)
     assert not (tmp_path / "executed").exists()
 
 
@@ -596,7 +596,7 @@ def test_no_memory(refused: Refused, trained: Path, error: Exception, monkeypatc
         raise error
 
     monkeypatch.setattr(ganvas.verbs, "sample", short)
-    assert "the memory does not suffice" in refused("sample", trained)
+    assert "not enough memory" in refused("sample", trained)
 
 
 def test_full_disk_while_training(refused: Refused, ganvas_command: Command, two_classes: Path, tmp_path: Path) -> None:
@@ -606,12 +606,12 @@ def test_full_disk_while_training(refused: Refused, ganvas_command: Command, two
     size = max(len(saved) for saved in before.values())
     with full_disk(size // 2):
         said = refused("train", two_classes, "--out", out, "--images", 48, *TINY)
-    assert "no space left while writing" in said
+    assert "no space left on the disk while writing" in said
     assert not list(out.rglob("*.tmp"))
     kept = {name: saved for name, saved in before.items() if name.startswith(("checkpoints", "model", "samples"))}
     assert kept.items() <= content(out).items()
     answer = ganvas_command("train", two_classes, "--out", out, "--images", 48, *TINY)
-    assert answer.code == 0 and "going on from 32 images" in answer.err
+    assert answer.code == 0 and "resuming from 32 images" in answer.err
 
 
 def test_full_disk_while_a_run_begins(refused: Refused, two_classes: Path, tmp_path: Path) -> None:
@@ -639,7 +639,7 @@ def test_full_disk_while_packing_sampling_and_filming(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["train", "nowhere"], "'nowhere' is neither a path that exists"),
+        (["train", "nowhere"], "'nowhere' is neither an existing path"),
         (["train", "digits", "--size", "7"], "--size 7: each side must be"),
     ],
 )

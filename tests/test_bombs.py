@@ -199,17 +199,17 @@ BOMBS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "cifar keyed by nested tuples": (
         "a",
         in_folder("data_batch_1", cifar(b"}" + LONG_KEY + b"K\1s")),
-        "keys are no text",
+        "keys are not text",
     ),
     "cifar keyed by many": (
         "a",
         in_folder("data_batch_1", cifar(b"}(" + LONG_KEY + b"K\1u")),
-        "keys are no text",
+        "keys are not text",
     ),
     "cifar in a dictionary of old": (
         "a",
         in_folder("data_batch_1", cifar(b"(" + LONG_KEY + b"K\1d")),
-        "keys are no text",
+        "keys are not text",
     ),
     "cifar in a set": ("a", in_folder("data_batch_1", cifar(b"\x8f(" + LONG_KEY + b"\x90")), "not a CIFAR batch"),
     "cifar in a frozen set": ("a", in_folder("data_batch_1", cifar(b"(" + LONG_KEY + b"\x91")), "not a CIFAR batch"),

@@ -81,7 +81,7 @@ def test_download_arrives_once(server):
 @pytest.mark.parametrize("ranges", [True, False])
 def test_interrupted_download_goes_on(server, ranges):
     server.cut, server.ranges = 300_000, ranges
-    with pytest.raises(DataError, match=r"flowers.*could not be downloaded.*put it into .*--data PATH"):
+    with pytest.raises(DataError, match=r"flowers.*could not be downloaded.*to .*--data PATH"):
         catalog.fetch(entry(server))
     folder = entry(server).folder
     part = folder / "flowers.zip.part"
@@ -110,7 +110,7 @@ def test_wrong_checksum_is_refused(server, checksum, kind):
 def test_no_network_says_what_to_do(server):
     dataset = entry(server)
     server.server_close()
-    with pytest.raises(DataError, match=r"get flowers.zip from https://flowers.example and put it into"):
+    with pytest.raises(DataError, match=r"download flowers.zip from https://flowers.example to"):
         catalog.fetch(dataset)
 
 

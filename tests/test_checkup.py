@@ -61,7 +61,7 @@ def test_finds_what_was_planted(planted):
 def test_lines_and_json_tell_the_same(planted):
     found = check(planted)
     text = "\n".join(found.lines())
-    for word in ("13 pictures", "dog/broken.png", "cat/0.png = dog/copy.bmp", "black.png", "16 bit 1", "note: "):
+    for word in ("13 images", "dog/broken.png", "cat/0.png = dog/copy.bmp", "black.png", "16 bit 1", "note: "):
         assert word in text
     assert json.loads(found.to_json())["duplicates"] == found.duplicates
     assert json.loads(found.to_json())["num_duplicates"] == 1

@@ -385,15 +385,15 @@ def test_labels_are_refused(model):
 @pytest.mark.parametrize(
     ("model", "size", "words"),
     [
-        ("dcgan", (64, 15), "64x15 pixels came, but each side must have at least 16"),
-        ("xray", (800, 790), "800x790 .* multiples of 32; .* such as 800x800"),
-        ("xray", (8, 64), "8x64 .* multiples of 32; .* such as 32x64"),
-        ("tf-mnist", (28, 30), "28x30 .* multiples of 4; .* such as 28x32"),
-        ("mnist-upsample", (27, 28), "27x28 .* multiples of 4; .* such as 28x28"),
-        ("celeba", (218, 178), "218x178 .* multiples of 8; .* such as 216x176"),
-        ("cifar10", (33, 32), "33x32 .* multiples of 8; .* such as 32x32"),
+        ("dcgan", (64, 15), "64x15, but each side needs at least 16"),
+        ("xray", (800, 790), "800x790.* multiples of 32 pixels; .* such as 800x800"),
+        ("xray", (8, 64), "8x64.* multiples of 32 pixels; .* such as 32x64"),
+        ("tf-mnist", (28, 30), "28x30.* multiples of 4 pixels; .* such as 28x32"),
+        ("mnist-upsample", (27, 28), "27x28.* multiples of 4 pixels; .* such as 28x28"),
+        ("celeba", (218, 178), "218x178.* multiples of 8 pixels; .* such as 216x176"),
+        ("cifar10", (33, 32), "33x32.* multiples of 8 pixels; .* such as 32x32"),
     ],
 )
 def test_sizes_are_refused(model, size, words):
-    with pytest.raises(ConfigError, match=f"--model {model}: {words}"):
+    with pytest.raises(ConfigError, match=f"--model {model}: the size is {words}"):
         build(config(model, size=size))

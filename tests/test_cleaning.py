@@ -30,9 +30,9 @@ def twins(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_twins_are_found_and_dropped(twins: Path, ganvas_command: Command, tmp_path: Path) -> None:
     answer = ganvas_command("data", "check", twins)
-    assert "clusters: 10, the largest of 2" in answer.out, answer.out
+    assert "clusters: 10, the largest has 2" in answer.out, answer.out
     answer = ganvas_command("data", "pack", twins, tmp_path / "pack", "--drop-duplicates")
-    assert "60 images of 64x64x1" in answer.out and "10 images were dropped" in answer.out, answer.out
+    assert "60 images of 64x64x1" in answer.out and "10 images were removed" in answer.out, answer.out
     kept = {name.removesuffix(".png").removesuffix("-again.jpg") for name in Pack.open(tmp_path / "pack").names}
     assert len(kept) == 60
 

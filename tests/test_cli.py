@@ -46,7 +46,7 @@ def test_every_option_of_train_has_its_help(ganvas_command: Command) -> None:
     answer = fine(ganvas_command("train", "--help"))
     for option in ("--minutes", "--size", "--labels", "--dry-run", "--out", "--data", "--lr", "--no-compile"):
         assert option in answer.out
-    assert "Train for this long" in answer.out and "Picture size in pixels" in answer.out
+    assert "Train for this many minutes" in answer.out and "Image size in pixels" in answer.out
 
 
 @pytest.mark.parametrize("code", ["import ganvas", "import ganvas.cli", "import ganvas; ganvas.DataConfig(size='64')"])
@@ -90,7 +90,7 @@ def test_train_on_class_folders_then_sample_and_film(
 def test_train_on_mnist_by_name(ganvas_command: Command, shared_data: Path, tmp_path: Path) -> None:
     options = ("--data", shared_data / "mnist", "--images", 64, "--base", 8, "--previews", 2)
     answer = fine(ganvas_command("train", "mnist", "--out", tmp_path / "run", *options))
-    assert "60,000 images of 28x28x1 in 10 classes, 2,000 of them set aside, kind digits" in answer.err
+    assert "60,000 images of 28x28x1 in 10 classes, 2,000 of them held out, kind digits" in answer.err
     card = (tmp_path / "run/model/README.md").read_text()
     assert "CC BY-SA 3.0" in card and "LeCun" in card and "synthetic" in card
     assert ganvas.Generator.load(tmp_path / "run").classes == [str(i) for i in range(10)]
@@ -182,7 +182,7 @@ def test_films_keep_their_size_limit_and_hold_the_last_frame(
 
 def test_data_check_prints_and_saves(ganvas_command: Command, two_classes: Path, tmp_path: Path) -> None:
     answer = fine(ganvas_command("data", "check", two_classes, "--json", tmp_path / "report.json"))
-    assert "24 pictures" in answer.out and "lying 12, standing 12" in answer.out
+    assert "24 images" in answer.out and "lying 12, standing 12" in answer.out
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["num_images"] == 24 and report["classes"] == {"lying": 12, "standing": 12}
 
@@ -213,7 +213,7 @@ def test_real_zip_of_palette_pictures(ganvas_command: Command, shared_data: Path
     source = shared_data / "comic_faces" / "comic_faces_96_5000.zip"
     options = ("--limit", 40, "--labels", "attributes.csv:backgroundType", "--out", tmp_path / "run")
     answer = fine(ganvas_command("train", source, *options, "--images", 32, *TINY))
-    assert "40 images of 16x16x3" in answer.err and "40 of 5000 images were drawn with seed 0" in answer.err
+    assert "40 images of 16x16x3" in answer.err and "40 of 5000 images were chosen at random with seed 0" in answer.err
 
 
 # doctor

@@ -252,7 +252,7 @@ def test_shrinking_a_large_jpeg_by_its_decoder_is_as_good_as_from_all_pixels():
 
 
 def test_background_that_is_no_color():
-    with pytest.raises(ConfigError, match=r"'blurple'.*#rrggbb"):
+    with pytest.raises(ConfigError, match=r"blurple.*#rrggbb"):
         decode(encoded(Image.new("RGBA", (4, 4))), target(4, 4, background="blurple"))
 
 
@@ -286,10 +286,10 @@ def test_truncated_files_say_so(form):
     ("payload", "reason"),
     [
         (b"", "empty file"),
-        (b"this is a letter, renamed .png\n", "its content is text"),
-        ("naïve café".encode(), "not a picture"),
-        (bytes(100), "not a picture"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "its content is text"),
+        (b"this is a letter, renamed .png\n", "not an image, but text"),
+        ("naïve café".encode(), "not an image"),
+        (bytes(100), "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image, but text"),
         (b"\x89PNG\r\n\x1a\nrubbish IEND", "damaged PNG file"),
     ],
 )

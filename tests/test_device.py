@@ -165,7 +165,7 @@ def test_a_rank_that_never_comes_is_one_sentence(alone: pytest.MonkeyPatch) -> N
 
 def test_one_gpu_for_several_processes_is_refused(alone: pytest.MonkeyPatch) -> None:
     alone.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="--device cuda:1: 2 processes would share it; give --device cuda"):
+    with pytest.raises(ConfigError, match="--device cuda:1: 2 processes would share this GPU; use --device cuda"):
         choose_device("cuda:1")
 
 
@@ -208,4 +208,4 @@ def test_a_process_that_is_killed_ends_the_others_with_a_sentence() -> None:
     out, err = first.communicate(timeout=120)
     assert second.communicate(timeout=120)[0] == "packing\n" and second.returncode == 9
     assert first.returncode == 0 and "Traceback" not in err, err
-    assert "another process of this training ended or does not answer" in out
+    assert "another process of this training ended or does not respond" in out

@@ -191,7 +191,7 @@ def test_windows_are_those_of_the_standard(
     wanted = np.vectorize(lambda x: float(by_the_standard(x, center, width, function)))(values)
     wanted = (1 - wanted if inverted else wanted) * top
     if np.rint(wanted).min() == np.rint(wanted).max():
-        with pytest.raises(PictureError, match="its window leaves nothing"):
+        with pytest.raises(PictureError, match=r"blank|invalid window"):
             dicom.pixels(content)
     else:
         assert np.abs(dicom.pixels(content) - wanted).max() <= 0.5 + 1e-6
@@ -295,16 +295,16 @@ def test_decode_gives_the_size_and_depth_asked_for() -> None:
 
 LOSSLESS_JPEG = film(noise(4, 4), PixelData=pydicom.encaps.encapsulate([b"\xff\xd8\xff\xd9"]), syntax=uid.JPEGLossless)
 BROKEN = {
-    "without pixels, or cut off": film(noise(70, 70), syntax=uid.RLELossless)[:-900],
+    "without pixels, or truncated": film(noise(70, 70), syntax=uid.RLELossless)[:-900],
     "without pixels, such as a report": without(film(noise(4, 4)), "PixelData", "Rows"),
     "floating point": without(film(noise(4, 4), FloatPixelData=b"\0" * 64), "PixelData"),
-    "has 32 bit pixels": film(noise(4, 4, dtype=np.uint32)),
-    "all of its pixels have the same value$": film(np.full((4, 4), 9, np.uint8)),
-    "window leaves nothing: all of its pixels": film(noise(4, 4), WindowCenter="9000", WindowWidth="2"),
-    "window leaves nothing: it is 0 wide": film(noise(4, 4), WindowCenter="9", WindowWidth="0"),
-    "rescaling leaves nothing": film(noise(4, 4), RescaleSlope="0", RescaleIntercept="1"),
-    "1.2.840.113619.5.2, is not one that can be decoded": film(noise(4, 4), syntax="1.2.840.113619.5.2"),
-    "look-up table is damaged": film(noise(4, 4), VOILUTSequence=lut([4, 0, 99], [1, 2, 3, 4])),
+    "^32 bit pixels": film(noise(4, 4, dtype=np.uint32)),
+    "blank: all pixels have the same value$": film(np.full((4, 4), 9, np.uint8)),
+    "blank: all pixels have the same value within its window": film(noise(4, 4), WindowCenter="9000", WindowWidth="2"),
+    "invalid window: its width is 0": film(noise(4, 4), WindowCenter="9", WindowWidth="0"),
+    "blank: rescaling maps": film(noise(4, 4), RescaleSlope="0", RescaleIntercept="1"),
+    "1.2.840.113619.5.2 is not supported": film(noise(4, 4), syntax="1.2.840.113619.5.2"),
+    "damaged look-up table": film(noise(4, 4), VOILUTSequence=lut([4, 0, 99], [1, 2, 3, 4])),
     "^truncated$": film(noise(40, 40))[:-100],
     "damaged DICOM file": film(noise(4, 4), PixelData=pydicom.encaps.encapsulate([b"\0" * 40]), syntax=uid.JPEG2000),
     "^has no pixels": film(noise(4, 4), Rows=0),
@@ -328,7 +328,7 @@ def test_a_decoder_that_is_not_there_is_named() -> None:
         syntax=uid.JPEGExtended12Bit,
     )
     for content in (LOSSLESS_JPEG, twelve_bits):
-        with pytest.raises(PictureError, match=r"transfer syntax, JPEG .*pip install .*pylibjpeg-libjpeg.*GPL"):
+        with pytest.raises(PictureError, match=r"transfer syntax JPEG .*pip install .*pylibjpeg-libjpeg.*GPL"):
             probe(content)
 
 
@@ -430,7 +430,7 @@ def test_a_number_of_frames_that_cannot_be_is_not_believed(put: Callable[..., Pa
     files = {"a.dcm": film(noise(8, 8)), "b.dcm": film(noise(2, 8, 8), NumberOfFrames=2_000_000_000)}
     source = open_source(put(files))
     assert [item.name for item in source.items] == ["a.dcm", "b.dcm"]
-    with pytest.raises(PictureError, match="holds 2000000000 frames"):
+    with pytest.raises(PictureError, match="has 2000000000 frames"):
         dicom.pixels(files["b.dcm"])
 
 
@@ -467,7 +467,7 @@ def test_broken_files_among_good_ones_are_named(put: Callable[..., Path]) -> Non
     pack = open_pack(put(good | bad), DataConfig(size="16"))
     assert pack.names == list(good)
     assert {r["name"] for r in pack.info["rejected"]} == set(bad)
-    with pytest.raises(DataError, match=r"no image can be used.*x0\.dcm: a DICOM file without pixels"):
+    with pytest.raises(DataError, match=r"no image can be used.*x0\.dcm: DICOM file without pixels"):
         open_pack(put(bad, name="bad"))
 
 

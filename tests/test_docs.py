@@ -374,12 +374,12 @@ def test_a_killed_process_is_replaced_and_the_training_goes_on(tmp_path: Path) -
     finally:
         process.kill()
     assert process.returncode == 0, said
-    assert said.count("going on from") == 1, said
+    assert said.count("resuming from") == 1, said
     again = [*often[: often.index("--images") + 1], "21000", *often[often.index("--images") + 2 :]]
     alone = subprocess.run(
         [sys.executable, "-m", "ganvas", *again], cwd=tmp_path, capture_output=True, text=True, env=os.environ | SLIM
     )
-    assert alone.returncode == 0 and "going on from 20,000 images" in alone.stderr, alone.stderr
+    assert alone.returncode == 0 and "resuming from 20,000 images" in alone.stderr, alone.stderr
 
 
 def wait_for(there: Callable[[], bool], process: subprocess.Popen) -> None:

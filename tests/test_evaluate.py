@@ -127,7 +127,7 @@ def test_few_pictures_are_judged_and_what_they_do_not_allow_is_said(
     assert (content["copies"] is None) == (held < 20)
     if held < 20:
         said = f"Copies: {held or 'no'} images were held out, 20 are needed"
-        assert any(said in sentence for sentence in content["left_out"]) and f"not judged: {said}" in answer.out
+        assert any(said in sentence for sentence in content["left_out"]) and f"not evaluated: {said}" in answer.out
     assert ganvas_command("report", tmp_path / "run").code == 0
     page = (tmp_path / "run" / "report.html").read_text()
     assert ("Not evaluated.</strong> Copies: " in page) == (held < 20) and "real None" not in page
@@ -149,8 +149,8 @@ def test_rare_classes_do_not_take_the_evaluation_along(
     ("num", "equal", "words"),
     [
         (3, False, "3 images are too few to learn from"),
-        (30, False, "With no images set aside, copies cannot be told"),
-        (60, True, "0 of 6 images were set aside: the others are nearly the same"),
+        (30, False, "With no held-out images, copies cannot be distinguished"),
+        (60, True, "0 of 6 images were held out: the others have near duplicates"),
     ],
 )
 def test_few_pictures_are_named_before_the_training(num: int, equal: bool, words: str, tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def test_without_a_home_folder_the_variable_is_named(answer: object, monkeypatch
 
     monkeypatch.delenv("GANVAS_CACHE")
     monkeypatch.setattr(platformdirs, "user_cache_dir", asked)
-    with pytest.raises(GanvasError, match=r"no home folder .*: set the variable GANVAS_CACHE to a folder"):
+    with pytest.raises(GanvasError, match=r"no home folder .*: set the environment variable GANVAS_CACHE to a"):
         files.cache_dir()
     assert any("GANVAS_CACHE" in line for line in doctor.lines())
     monkeypatch.setenv("GANVAS_CACHE", "here")
@@ -145,9 +145,9 @@ def test_a_cache_that_cannot_be_written_names_the_variable(
 ) -> None:
     (tmp_path / "cache").touch()  # a file, so that no folder can be made below it, whoever we are
     monkeypatch.setenv("GANVAS_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(GanvasError, match=r"cannot be written .* set the variable GANVAS_CACHE to a folder"):
+    with pytest.raises(GanvasError, match=r"cannot be written .* set the environment variable GANVAS_CACHE to a"):
         open_pack(pictures)
-    with pytest.raises(GanvasError, match="set the variable GANVAS_CACHE to a folder"):
+    with pytest.raises(GanvasError, match="set the environment variable GANVAS_CACHE to a"):
         files.write_text(tmp_path / "cache" / "judges" / "one", "1")
-    with pytest.raises(GanvasError, match="choose another place"):
+    with pytest.raises(GanvasError, match="choose another folder"):
         files.write_text(pictures / "one", "1")

@@ -119,7 +119,7 @@ def test_gif_obeys_its_limit_with_noisy_frames(tmp_path: Path) -> None:
         assert small.n_frames == 3 and film.LEAST <= small.width < 500
     caption = frames_of(limited)[0][-film.CAPTION + 2 :]
     assert (caption < 60).any()  # as black as in the large one
-    with pytest.raises(ConfigError, match=r"--max-mb 0\.001 is too little for 3 frames"):
+    with pytest.raises(ConfigError, match=r"--max-mb 0\.001 is too small for 3 frames"):
         ganvas.video(run, max_mb=0.001, formats="gif")
     assert not (run / "training.gif").exists()
 
@@ -159,7 +159,7 @@ def test_film_of_a_real_run(trained: Path, tmp_path: Path) -> None:
 def test_damaged_grid_is_named(tmp_path: Path) -> None:
     run = run_of(tmp_path / "run", *(grid(cells(step), 3) for step in range(3)))
     broken = run / "samples" / f"{SEEN[1]:012d}.png"
-    for content in (broken.read_bytes()[:60], b"not a picture"):
+    for content in (broken.read_bytes()[:60], b"not an image"):
         broken.write_bytes(content)
         with pytest.raises(RunError, match=rf"{broken.name} is damaged"):
             ganvas.video(run)

@@ -140,7 +140,7 @@ def test_images_that_are_all_the_same_are_named_early(vitals: dict[str, Any]) ->
     watch = Watch(CONFIG)
     assert [watch.preview(record, 0.05) for record in flat[:4]] == [[]] * 4
     (event,) = watch.preview(flat[4], 0.1)
-    assert event.name == "flat" and "vary 1.0% as much" in event.words and "starting again" in event.action
+    assert event.name == "flat" and "1.0% of real images" in event.words and "restarting" in event.action
     assert watch.preview(flat[5], 0.1) == []  # said once
     varied = Watch(CONFIG)
     assert not any(varied.preview(record | {"variety": 0.3}, 0.1) for record in flat)
@@ -165,7 +165,7 @@ def test_a_run_whose_images_are_all_the_same_starts_again(
     ganvas.train("digits", run, quiet=True, images=1280, batch=16, previews=30, lr_end=1.0, warmup=0.0, decay_from=1.0)
     records = [*read_log(run)]
     actions = [record["action"] for record in records if record.get("health") == "flat"]
-    assert len(actions) == 3 and "starting again" in actions[1] and "start a new run" in actions[2]
+    assert len(actions) == 3 and "restarting" in actions[1] and "start a new run" in actions[2]
     state = Run(run).load_checkpoint(lambda _: None, torch.device("cpu"))
     assert state is not None and state["counters"]["restarts"] == 2
     rates = [record["lr"] for record in records if "lr" in record]
@@ -232,17 +232,17 @@ def found_in(run: Path, source: str | Path = "digits", **options: Any) -> dict[s
 
 def test_a_discriminator_that_wins_is_named(often: None, tmp_path: Path) -> None:
     found = found_in(tmp_path / "run", images=4000, lr=1e-7, lr_d=2e-3, r1=0.0)
-    assert "has won" in found["winner"] and "--r1" in found["winner"]
+    assert "too strong" in found["winner"] and "--r1" in found["winner"]
 
 
 def test_a_discriminator_that_cannot_learn_has_lost(often: None, tmp_path: Path) -> None:
     found = found_in(tmp_path / "run", images=4000, lr=1e-3, lr_d=1e-9)
-    assert "has lost" in found["winner"]
+    assert "too weak" in found["winner"]
 
 
 def test_a_rate_without_effect_is_named(often: None, tmp_path: Path) -> None:
     found = found_in(tmp_path / "run", images=4800, lr=1e-9, lr_d=1e-9)
-    assert "change by 0.00% of their range" in found["still"] and "raise --lr" in found["still"]
+    assert "by only 0.00% of their range" in found["still"] and "raise --lr" in found["still"]
 
 
 def test_a_collapse_is_named(often: None, tmp_path: Path) -> None:
@@ -261,18 +261,18 @@ def test_an_explosion_is_named(often: None, tmp_path: Path) -> None:
 def test_augmentation_at_its_cap_is_named(often: None, tmp_path: Path) -> None:
     adaptive: dict[str, Any] = {"adaptive": True, "augment": 0.6, "adaptive_target": 0.2}
     found = found_in(tmp_path / "run", images=4800, limit=60, previews=4, **adaptive)
-    assert "at its cap of 0.8" in found["augmentation"] and "add pictures" in found["augmentation"]
+    assert "at its maximum of 0.8" in found["augmentation"] and "add images" in found["augmentation"]
 
 
 def test_a_lattice_of_transposed_convolutions_is_named(often: None, tmp_path: Path) -> None:
     found = found_in(tmp_path / "run", images=4800, size="32", model="dcgan", lr=2e-3, previews=20)
-    assert "a lattice grows" in found["lattice"] and "transposed convolutions" in found["lattice"]
+    assert "checkerboard artefacts are growing" in found["lattice"] and "transposed convolutions" in found["lattice"]
 
 
 def test_a_discriminator_that_knows_its_few_pictures_is_named(often: None, tmp_path: Path) -> None:
     few: dict[str, Any] = {"limit": 100, "holdout": 0.5, "base": 16}
     found = found_in(tmp_path / "run", images=32_000, lr=2e-3, lr_end=1.0, r1=0.0, r2=0.0, **few)
-    assert "by heart" in found["overfitting"]
+    assert "the discriminator overfits" in found["overfitting"]
 
 
 def test_copying_is_named(often: None, tmp_path: Path) -> None:
@@ -282,7 +282,7 @@ def test_copying_is_named(often: None, tmp_path: Path) -> None:
         save_png(tmp_path / "each" / f"{number}" / "it.png", image)
     options: dict[str, Any] = {"conditional": True, "base": 16, "z_dim": 2, "lr": 3e-3, "previews": 10}
     found = found_in(tmp_path / "run", tmp_path / "each", images=14_400, **options)
-    assert "close to one single training picture" in found["copying"] and "add pictures" in found["copying"]
+    assert "close to a single training image" in found["copying"] and "add images" in found["copying"]
 
 
 def broken_after(monkeypatch: pytest.MonkeyPatch, images: int, above: float) -> None:

@@ -86,10 +86,10 @@ def test_an_unknown_encoding_is_refused(pictures, tmp_path, encoding):
     labels = {"gbk": ("良性", "恶性"), "cp1252": ("Höhle", "Hähle"), "shift-jis": ("犬", "猫")}
     one, other = labels.get(encoding, ("cat", "dog"))
     content = "file,label\n" + "".join(f"{name},{one if i % 2 else other}\n" for i, name in enumerate(NAMES))
-    with pytest.raises(DataError, match=r"labels\.csv is not a text in UTF-8.*save it as UTF-8"):
+    with pytest.raises(DataError, match=r"labels\.csv is not text in UTF-8.*save it as UTF-8"):
         labels_by(pictures, tmp_path / "labels.csv", content.encode(encoding))
     (tmp_path / "list.txt").write_bytes(content.encode(encoding))
-    with pytest.raises(DataError, match=r"--files .*list\.txt is not a text in UTF-8"):
+    with pytest.raises(DataError, match=r"--files .*list\.txt is not text in UTF-8"):
         choose(open_source(pictures), DataConfig(files=tmp_path / "list.txt"))
 
 
@@ -98,10 +98,10 @@ def test_an_unknown_encoding_is_refused(pictures, tmp_path, encoding):
     [
         ("file,label\nA/00.png,cat\nA/00.png,dog\nA/01.png,cat\n", "gives 1 images two labels .*'cat' and 'dog'"),
         ("file,label\nA/00.png,cat\nA\\00.png,dog\n", "two labels"),
-        ("file,smile,hat\nA/00.png,1,1\nA/01.png,0,1\n", r"several columns of labels \(smile, hat\).*csv:smile"),
-        ("A/00.png,cat,red\nA/01.png,dog,red\n", "2 cells a line .*no header line"),
+        ("file,smile,hat\nA/00.png,1,1\nA/01.png,0,1\n", r"several label columns \(smile, hat\).*csv:smile"),
+        ("A/00.png,cat,red\nA/01.png,dog,red\n", "2 cells per line .*no header line"),
         ("file,label\nA/00.png,cat, black\n", "more cells than its first line, 'A/00.png,cat,black'"),
-        ("file,label\n00.png,cat\n01.png,dog\n", "none is a picture"),  # both A and B have them
+        ("file,label\n00.png,cat\n01.png,dog\n", "none is an image"),  # both A and B have them
     ],
 )
 def test_what_leaves_a_choice_is_refused(pictures, tmp_path, content, sentence):
@@ -145,7 +145,7 @@ def test_a_finder_asks_for_one_picture():
 
 def test_labels_in_an_array_are_not_replaced(tmp_path):
     np.savez(tmp_path / "x.npz", images=np.zeros((2, 8, 8), np.uint8), labels=np.array(["好".encode("gbk")] * 2))
-    with pytest.raises(DataError, match="labels that are no text in UTF-8"):
+    with pytest.raises(DataError, match="labels that are not UTF-8 text"):
         open_source(tmp_path / "x.npz")
 
 
@@ -188,7 +188,7 @@ def test_numbered_folders_without_a_list_are_questioned(tmp_path):
 
 def test_vectors_for_labels_are_refused(tmp_path):
     labels = json.dumps({"labels": [[name, [0.5, 0.5]] for name in SHARDS]})
-    with pytest.raises(DataError, match="no whole numbers: leave them out with --labels none"):
+    with pytest.raises(DataError, match="not integers: ignore them with --labels none"):
         open_source(image_zip(tmp_path / "a.zip", SHARDS, dataset_json=labels))
 
 
@@ -221,7 +221,7 @@ def test_labels_none_uses_every_picture(tmp_path):
     source = open_source(path)
     assert len(source.items) == 4
     assert by_reason(source.rejected) == (
-        "5 x lies outside the class folders (0.png, 1.png and 3 others; --labels none uses all, without classes)"
+        "5 x outside the class folders (0.png, 1.png and 3 others; --labels none uses all, without classes)"
     )
     everything = open_source(path, labels="none")
     assert len(everything.items) == 9 and everything.rejected == []

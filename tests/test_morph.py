@@ -182,7 +182,7 @@ def test_a_gif_obeys_its_limit(tmp_path: Path) -> None:
     large = morph.film(noise, tmp_path / "a.gif", scale=1).stat().st_size
     small = morph.film(noise, tmp_path / "b.gif", scale=1, max_mb=large / 4e6)
     assert small.stat().st_size <= large / 4 and len(frames_of(small)) == 6
-    with pytest.raises(ConfigError, match="too little for 6 frames"):
+    with pytest.raises(ConfigError, match="too small for 6 frames"):
         morph.film(noise, tmp_path / "c.gif", scale=1, max_mb=0.0001)
     assert not (tmp_path / "c.gif").exists()
 
@@ -195,10 +195,10 @@ def never() -> Iterator[np.ndarray]:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("a.avi", {}, r"a\.avi ends in \.avi: films are written as \.gif, \.webp or \.mp4"),
+        ("a.avi", {}, r"a\.avi ends in \.avi: videos are written as \.gif, \.webp or \.mp4"),
         ("a", {}, "ends in nothing"),
-        ("a.gif", {"fps": 51}, "51 frames a second: expected 1 to 50"),
-        ("a.webp", {"fps": 0}, "0 frames a second"),
+        ("a.gif", {"fps": 51}, "--fps 51: expected 1 to 50"),
+        ("a.webp", {"fps": 0}, "--fps 0: expected"),
         ("a.gif", {"scale": 0}, "scale 0"),
         ("a.gif", {"max_mb": 0}, "above 0"),
         ("a.gif", {"max_mb": float("nan")}, "above 0"),

@@ -89,7 +89,7 @@ def test_labels_are_the_class_folders(tmp_path):
     pack = open_pack(tmp_path / "source")
     assert pack.classes == ["cat", "dog"] and pack.num_classes == 2
     assert pack.labels is not None and pack.labels.tolist() == [0, 0, 0, 1]
-    assert any("single picture" in note and "dog" in note for note in pack.notes)
+    assert any("single image" in note and "dog" in note for note in pack.notes)
 
 
 def test_sixteen_bits_stay(tmp_path):
@@ -147,7 +147,7 @@ def test_broken_pictures_are_named_and_the_rest_is_used(tmp_path):
     source = write_pictures(tmp_path / "source", random_pictures(4, 64, 64))
     whole = (source / "0001.png").read_bytes()
     (source / "0001.png").write_bytes(whole[: len(whole) // 2])  # its header is fine
-    (source / "0002.png").write_text("not a picture")
+    (source / "0002.png").write_text("not an image")
     pack = open_pack(source)
     assert pack.names == ["0000.png", "0003.png"] and len(pack.images) == 2
     assert {file["name"] for file in pack.info["rejected"]} == {"0001.png", "0002.png"}

@@ -73,10 +73,10 @@ def test_presets_define_their_pictures_and_say_so(train) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (("--preset", "xray800", "--size", 100), "--model xray: 100x100 pixels came, but both sides must be multiples"),
-        (("--preset", "tf-mnist", "--size", 30), "--model tf-mnist: 30x30 pixels came"),
-        (("--preset", "dcgan", "--size", 12), "each side must have at least 16"),
-        (("--preset", "cifar10", "--conditional"), "knows no labels"),
+        (("--preset", "xray800", "--size", 100), "--model xray: the size is 100x100, but both sides must be multiples"),
+        (("--preset", "tf-mnist", "--size", 30), "--model tf-mnist: the size is 30x30"),
+        (("--preset", "dcgan", "--size", 12), "each side needs at least 16"),
+        (("--preset", "cifar10", "--conditional"), "does not support labels"),
         (("--preset", "poem"), "--preset poem: expected one of mlp64"),
         (("--loss", "poem"), "--loss poem: expected one of relativistic"),
         (("--loss", "wasserstein", "--gradient-penalty", 0), "needs a Lipschitz constraint"),

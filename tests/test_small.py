@@ -34,9 +34,9 @@ def bars(
     return images, labels
 
 
-def packed(folder: Path, images: np.ndarray, labels: np.ndarray, holdout: float) -> Pack:
+def packed(folder: Path, images: np.ndarray, labels: np.ndarray, holdout: float, levels: str | None = None) -> Pack:
     np.savez(folder / "set.npz", images=images, labels=labels)
-    return open_pack(folder / "set.npz", DataConfig(holdout=holdout), folder=folder / "pack")
+    return open_pack(folder / "set.npz", DataConfig(holdout=holdout, levels=levels), folder=folder / "pack")
 
 
 def labels_of(pack: Pack) -> np.ndarray:
@@ -92,7 +92,7 @@ def test_a_pack_without_held_out_pictures_is_tested_on_a_tenth_that_is_not_train
 
 def test_dark_pictures_of_16_bit_are_learnt_as_well(tmp_path: Path) -> None:
     images, labels = bars(120)
-    pack = packed(tmp_path, images.astype(np.uint16) * 4, labels, holdout=0.25)
+    pack = packed(tmp_path, images.astype(np.uint16) * 4, labels, holdout=0.25, levels="0-65535")
     assert pack.depth == 16
     assert pack.images.max() < 65536 / 50
     assert judge_of(pack, "cpu").accuracy.value > 0.9

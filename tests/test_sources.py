@@ -112,9 +112,9 @@ def test_a_wrapping_folder_is_descended_and_labels_can_be_left_out(tmp_path, for
     path = write(form, tmp_path, ["set/cats/1.png", "set/dogs/1.png", "set/cover.png"])
     source = open_source(path)
     assert source.classes == ["cats", "dogs"]
-    assert reasons(source) == {"set/cover.png": "lies outside the class folders"}
+    assert reasons(source) == {"set/cover.png": "outside the class folders"}
     assert open_source(path, labels="none").classes == []
-    with pytest.raises(DataError, match=r"'Smiling'.*not CelebA.*csv"):
+    with pytest.raises(DataError, match=r"Smiling.*not CelebA.*csv"):
         open_source(path, labels="Smiling")
 
 
@@ -143,10 +143,10 @@ def test_a_folder_around_one_archive(tmp_path):
 def test_paths_without_pictures(tmp_path):
     for path, sentence in [
         (tmp_path / "absent", "does not exist; expected a folder"),
-        (write_folder(tmp_path / "texts", ["a.txt", "b.txt", "c.md"]), r"no images \(it holds 2 x .txt, 1 x .md\)"),
-        (write_folder(tmp_path / "one", ["a.png"]) / "a.png", "is a single picture"),
-        (write_folder(tmp_path / "texts", ["a.txt"]) / "a.txt", "not a file that holds pictures"),
-        (write_folder(tmp_path / "phone", ["a.heic"]), "1 refused .*a.heic: .heic images are not read"),
+        (write_folder(tmp_path / "texts", ["a.txt", "b.txt", "c.md"]), r"no images \(it contains 2 x .txt, 1 x .md\)"),
+        (write_folder(tmp_path / "one", ["a.png"]) / "a.png", "is a single image"),
+        (write_folder(tmp_path / "texts", ["a.txt"]) / "a.txt", "not a supported file of images"),
+        (write_folder(tmp_path / "phone", ["a.heic"]), "1 rejected .*a.heic: .heic images are not supported"),
     ]:
         with pytest.raises(DataError, match=sentence):
             open_source(path)
@@ -180,12 +180,12 @@ def test_unsafe_names_links_and_devices_in_a_tar(tmp_path, suffix):
     source = open_source(path)
     assert [(item.name, content) for item, content in source.stream()] == [("a/good.png", picture())]
     assert reasons(source) == {
-        "../up.png": "unsafe name: it leads out of the archive",
+        "../up.png": "unsafe name: points outside the archive",
         "/abs.png": "unsafe name: an absolute path",
         "link.png": "a link or device, not a file",
         "hard.png": "a link or device, not a file",
         "fifo.png": "a link or device, not a file",
-        "a/good.png": "the archive has two files of this name",
+        "a/good.png": "the archive has two files with this name",
     }
 
 
@@ -200,7 +200,7 @@ def test_a_zip_with_two_files_of_one_name_and_a_link(tmp_path):
         archive.writestr(link, "/etc/passwd")
     source = open_source(path)
     assert [content for _, content in source.stream()] == [picture(1)]
-    assert reasons(source) == {"a.png": "the archive has two files of this name", "b.png": "a link, not a file"}
+    assert reasons(source) == {"a.png": "the archive has two files with this name", "b.png": "a link, not a file"}
 
 
 def test_an_encrypted_zip(tmp_path):
@@ -278,8 +278,8 @@ def test_symbolic_links(tmp_path):
     source = open_source(tmp_path / "set")
     assert labels_of(source) == {"a/2.png": "a", "b/1.png": "b", "c/3.png": "c"}
     assert reasons(source) == {
-        "b/loop": "symbolic link to a folder that is listed already",
-        "a/again": "symbolic link to a folder that is listed already",
+        "b/loop": "symbolic link to a folder that is already listed",
+        "a/again": "symbolic link to a folder that is already listed",
         "self.png": "broken symbolic link",
         "gone.png": "broken symbolic link",
         "pipe.png": "not a regular file",
@@ -356,7 +356,7 @@ def test_a_csv_with_a_picture_source(tmp_path, header):
     source = open_source(path, labels="labels.csv")
     assert labels_of(source) == {"faces/1.png": "b", "faces/2.png": "a", "faces/3.png": "10"}
     assert source.classes == sorted(["a", "b", "10"], key=lambda name: (name.isalpha(), name))
-    assert reasons(source) == {"ghost.png": "named in labels.csv but not there"}
+    assert reasons(source) == {"ghost.png": "listed in labels.csv but missing"}
 
 
 def test_a_csv_given_directly_lists_the_pictures(tmp_path):
@@ -365,7 +365,7 @@ def test_a_csv_given_directly_lists_the_pictures(tmp_path):
     source = open_source(tmp_path / "list.csv")
     assert source.form == "csv"
     assert labels_of(source) == {"a.png": "x", "sub/b.png": "y"}
-    assert reasons(source) == {"c.png": "named in list.csv but not there"}
+    assert reasons(source) == {"c.png": "listed in list.csv but missing"}
     (tmp_path / "two.csv").write_text("file,hair,eyes\na.png,red,blue\nsub/b.png,red,green\n")
     assert open_source(tmp_path / "two.csv", labels="eyes").classes == ["blue", "green"]
     assert labels_of(open_source(tmp_path / "list.csv", labels="none")) == {"a.png": None, "sub/b.png": None}
@@ -380,15 +380,15 @@ def test_a_csv_with_unlabelled_pictures_columns_or_nothing_right(tmp_path):
         "c.png": "has no label in labels.csv",
     }
     assert open_source(path, labels=f"{labels}:eyes").classes == ["blue", "green"]
-    with pytest.raises(DataError, match="no column 'nose'; its columns of labels are: hair, eyes"):
+    with pytest.raises(DataError, match="no column 'nose'; its label columns are: hair, eyes"):
         open_source(path, labels=f"{labels}:nose")
     labels.write_text("x.png,red\ny.png,blue\n")
-    with pytest.raises(DataError, match=r"names 2 files and none is an image .*'x.png' where there is 'a.png'"):
+    with pytest.raises(DataError, match=r"names 2 files and none is an image .*'x.png' instead of"):
         open_source(path, labels=str(labels))
     labels.write_text("")
     with pytest.raises(DataError, match="is empty; expected lines of file,label"):
         open_source(path, labels=str(labels))
-    with pytest.raises(DataError, match=r"absent\.csv': no such file"):
+    with pytest.raises(DataError, match=r"absent\.csv: no such file"):
         open_source(path, labels="absent.csv")
 
 
@@ -426,7 +426,7 @@ def test_idx(tmp_path, name):
     assert len({item.name for item in both.items}) == 42
     assert both.arrays()[1][30:].tolist() == [i % 3 for i in range(12)]
     assert open_source(tmp_path / "set", labels="none").arrays()[1] is None
-    with pytest.raises(DataError, match="brings its own labels"):
+    with pytest.raises(DataError, match="has its own labels"):
         open_source(tmp_path / "set", labels="x.csv")
 
 
@@ -435,7 +435,7 @@ def test_idx_files_one_by_one_and_emnist(tmp_path):
     upright = open_source(folder).arrays()[0]
     assert upright.shape == (30, 4, 5)  # EMNIST stores columns first
     write_idx(folder, prefix="emnist-mnist-")
-    with pytest.raises(DataError, match=r"several sets \(emnist-\w+, emnist-\w+\): name one file"):
+    with pytest.raises(DataError, match=r"several data sets \(emnist-\w+, emnist-\w+\): choose one file"):
         open_source(folder)
     one = open_source(folder / "emnist-letters-train-images-idx3-ubyte")
     np.testing.assert_array_equal(one.arrays()[0], upright)
@@ -448,12 +448,12 @@ def test_damaged_idx(tmp_path):
     images, labels = folder / "train-images-idx3-ubyte", folder / "train-labels-idx1-ubyte"
     good = images.read_bytes()
     for content, sentence in [
-        (good[:-1], "should hold 30 x 5 x 4 = 600 bytes but has 599"),
+        (good[:-1], "should have 30 x 5 x 4 = 600 bytes but has 599"),
         (good + b"x", "has more than 600"),
         (b"<html>404</html>", "not an idx file of images .*3c68746d"),
         (b"", "not an idx file of images .*nothing"),
         (labels.read_bytes(), "not an idx file of images"),
-        (idx(np.zeros((29, 5, 4))), "has 30 labels for 29 pictures"),
+        (idx(np.zeros((29, 5, 4))), "has 30 labels for 29 images"),
     ]:
         images.write_bytes(content)
         with pytest.raises(DataError, match=sentence):
@@ -548,7 +548,7 @@ def test_a_hostile_pickle_is_never_run(tmp_path, number):
     folder, mark = tmp_path / "set", tmp_path / "executed"
     write_cifar(folder, ["test_batch"])
     (folder / "data_batch_1").write_bytes(hostile_pickles(mark)[number])
-    with pytest.raises(DataError, match=r"data_batch_1 (is a pickle that asks for|holds a damaged|is not a CIFAR)"):
+    with pytest.raises(DataError, match=r"data_batch_1 (is a pickle that needs|has a damaged|is not a CIFAR)"):
         open_source(folder)
     assert not mark.exists()
 
@@ -603,14 +603,14 @@ def test_celeba(tmp_path, inside):
     assert labels_of(open_source(path, labels="Male", split="test")) == {"img_align_celeba/000004.jpg": "Male"}
     assert open_source(path, labels="none").classes == []
     assert open_source(tmp_path).form == "celeba"  # by the folder around the zip
-    with pytest.raises(DataError, match=r"'Beard' is not an attribute of list_attr.*; known are: Smiling, Male"):
+    with pytest.raises(DataError, match=r"Beard is not an attribute in list_attr.*; known attributes: Smiling, Male"):
         open_source(path, labels="Beard")
 
 
 def test_celeba_as_a_folder_with_and_without_its_lists(tmp_path):
     folder = write_folder(tmp_path / "img_align_celeba", ["000001.jpg", "000002.jpg"])
     assert len(open_source(folder).items) == 2
-    with pytest.raises(DataError, match=r"'Smiling' needs list_attr_celeba.txt: put it beside img_align_celeba"):
+    with pytest.raises(DataError, match=r"Smiling needs list_attr_celeba.txt: put it next to img_align_celeba"):
         open_source(folder, labels="Smiling")
     with pytest.raises(DataError, match=r"test part needs list_eval_partition\.txt"):
         open_source(folder, split="test")
@@ -647,8 +647,8 @@ def test_numpy_files_that_are_refused(tmp_path):
     for arrays, sentence in [
         ({"images": images / 255}, r"\(2, 4, 4\) of float64; expected .* uint8"),
         ({"images": images[0]}, "expected images x height x width"),
-        ({"weights": images}, "holds weights; expected an array named images"),
-        ({"images": images, "labels": np.zeros(3, int)}, r"labels \(3,\) of int64 for 2 pictures"),
+        ({"weights": images}, "has weights; expected an array named images"),
+        ({"images": images, "labels": np.zeros(3, int)}, r"labels \(3,\) of int64 for 2 images"),
         ({"images": np.array([Hostile(mark)], object)}, "cannot be read as numpy arrays"),
     ]:
         np.savez(tmp_path / "x.npz", **arrays)
@@ -716,7 +716,7 @@ def test_a_run_inside_the_data_is_no_data(two_classes, tmp_path, monkeypatch):
     first = ganvas.train(".", images=32, **options)
     assert first.folder.resolve().is_relative_to(data.resolve())
     assert ganvas.train(".", images=64, **options).images_seen == 64
-    assert reasons(open_source(Path())) == {"runs/pics": "folder that Ganvas wrote, which is not read back"}
+    assert reasons(open_source(Path())) == {"runs/pics": "folder written by Ganvas, not used as data"}
 
 
 @pytest.mark.parametrize("made", ["samples", "class samples", "model", "pack", "run that was just begun"])
@@ -774,10 +774,10 @@ def test_pointers_of_git_lfs_say_what_to_do(name, tmp_path):
     if is_picture(name):
         pack = open_pack(tmp_path)
         assert pack.info["rejected"] == [
-            {"name": name, "reason": "a git-lfs pointer in place of the image: run git lfs pull"}
+            {"name": name, "reason": "Git LFS pointer instead of an image: run git lfs pull"}
         ]
     else:
-        with pytest.raises(DataError, match="is a git-lfs pointer in place of the file: run git lfs pull"):
+        with pytest.raises(DataError, match="is a Git LFS pointer instead of the file: run git lfs pull"):
             open_source(tmp_path / name)
 
 

@@ -123,7 +123,7 @@ def test_damaged_newest_checkpoint_is_skipped_with_a_sentence(
     saved[-1].path.write_bytes(content)
     ganvas.train(pictures, out, images=IMAGES, **(SMALL | {"quiet": False}))
     said = capsys.readouterr().err
-    assert f"{saved[-1].path.name} is damaged" in said and f"going on from {saved[-2].images_seen:,}" in said
+    assert f"{saved[-1].path.name} is damaged" in said and f"resuming from {saved[-2].images_seen:,}" in said
     assert_same(without_time(newest_state(finished))["generator"], newest_state(out)["generator"])
 
 
@@ -134,7 +134,7 @@ def test_finished_run_is_left_alone_and_a_larger_budget_goes_on(pictures: Path, 
     assert ganvas.train(pictures, out, images=64, **SMALL).images_seen == 64
     assert {path: path.stat().st_mtime_ns for path in (out / "checkpoints").iterdir()} == before
     assert ganvas.train(pictures, out, images=96, **SMALL).images_seen == 96
-    with pytest.raises(RunError, match=r"96 images: 64 is less"):
+    with pytest.raises(RunError, match=r"96 images: --images 64 is less"):
         ganvas.train(pictures, out, images=64, **SMALL)
 
 
@@ -243,7 +243,7 @@ def test_other_options_or_pictures_are_refused_with_the_difference(
         ganvas.train(pictures, finished, images=IMAGES, lr=0.1, **SMALL)
     other = tmp_path / "other.npz"
     np.savez(other, images=np.random.default_rng(1).integers(0, 255, (40, 16, 16), np.uint8))
-    with pytest.raises(RunError, match="trained on other pictures"):
+    with pytest.raises(RunError, match="trained on other images"):
         ganvas.train(other, finished, images=IMAGES, **SMALL)
     assert (finished / "config.json").read_bytes() == before
 
@@ -293,7 +293,7 @@ def test_out_of_memory_leads_to_micro_batches_with_the_same_result(
 
     monkeypatch.setattr(loop, "accumulate_gradients", small_memory)
     ganvas.train(pictures, tmp_path / "run", images=64, **(SMALL | {"quiet": False}))
-    assert "micro-batches of 4, the same mathematics" in capsys.readouterr().err
+    assert "micro-batches of 4 (same training result)" in capsys.readouterr().err
     monkeypatch.undo()
     ganvas.train(pictures, tmp_path / "whole", images=64, **SMALL)
     for name, tensor in newest_state(tmp_path / "whole")["generator"].items():
@@ -311,7 +311,7 @@ def test_compile_that_cannot_work_falls_back(
 
     monkeypatch.setattr(torch, "compile", broken)
     ganvas.train(pictures, tmp_path / "run", images=32, compile=True, **(SMALL | {"quiet": False}))
-    assert "torch.compile does not work here (no C++ compiler): going on without it" in capsys.readouterr().err
+    assert "torch.compile failed on this machine (no C++ compiler): continuing without it" in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("ignore")  # PyTorch's own, while it compiles
@@ -328,7 +328,7 @@ def test_compiled_networks_learn_as_the_others_do(
     small = SMALL | {"images": 64, "quiet": False} | options
     for name in ("plain", "compiled"):
         ganvas.train(pictures, tmp_path / name, compile=name == "compiled", **small)
-    assert "torch.compile does not work" not in capsys.readouterr().err
+    assert "torch.compile failed" not in capsys.readouterr().err
     plain, compiled = (newest_state(tmp_path / name)["generator"] for name in ("plain", "compiled"))
     for name, tensor in plain.items():
         torch.testing.assert_close(compiled[name], tensor, rtol=1e-3, atol=2e-4)
@@ -351,7 +351,7 @@ def test_compile_that_fails_in_a_backward_pass_falls_back_and_leaves_nothing_beh
 
     monkeypatch.setattr(torch, "compile", broken)
     ganvas.train(pictures, tmp_path / "run", images=IMAGES, compile=True, **(SMALL | {"quiet": False}))
-    assert "torch.compile does not work here (no kernel for the backward pass)" in capsys.readouterr().err
+    assert "torch.compile failed on this machine (no kernel for the backward pass)" in capsys.readouterr().err
     assert_same(newest_state(finished)["generator"], newest_state(tmp_path / "run")["generator"])
 
 
@@ -393,7 +393,7 @@ def test_signal_saves_and_prints_the_resume_command(pictures: Path, tmp_path: Pa
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number, err
-    assert f"to go on: ganvas train {pictures} --out" in out
+    assert f"to continue: ganvas train {pictures} --out" in out
     assert "Traceback" not in err
     ganvas.Generator.load(tmp_path / "run").sample(2)
 

@@ -99,7 +99,7 @@ def test_the_same_network_is_taken_over_whole(model: str, two_classes: Path) -> 
     for mine, theirs in ((state.generator, generator), (state.discriminator, discriminator)):
         assert all(torch.equal(tensor, mine.state_dict()[name]) for name, tensor in theirs.state_dict().items())
     assert all(torch.equal(t, state.ema.average.state_dict()[name]) for name, t in generator.state_dict().items())
-    assert all("taken over" in line and "anew" not in line for line in lines)
+    assert all("copied" in line and "new weights" not in line for line in lines)
 
 
 @pytest.mark.parametrize("model", ["compact", "residual"])
@@ -109,7 +109,7 @@ def test_gray_to_colour_and_small_to_large_keeps_what_it_can(model: str, colour:
     torch.manual_seed(9)
     generator, discriminator = build(small)
     lines = take_over(state, Origin(Path("run"), small, generator.state_dict(), discriminator.state_dict()))
-    assert all("taken over" in line and "start anew" in line for line in lines)
+    assert all("copied" in line and "start from new weights" in line for line in lines)
     coarse = {"compact": "stages.0.up.weight", "residual": "blocks.1.0.expand.weight"}[model]
     assert torch.equal(state.generator.state_dict()[coarse], generator.state_dict()[coarse])
     # The discriminator's stages are counted from the fine end: what was the finest is now the second finest.
@@ -141,7 +141,7 @@ def test_a_run_begins_where_another_ended_and_records_it(
     command += ["--batch", 16, "--previews", 1, "--device", "cpu", "--ema", 0]
     answer = ganvas_command(*command)
     assert answer.code == 0, answer.err
-    assert "as the run it starts from" in answer.err and "taken over" in answer.err
+    assert "same as in the start run" in answer.err and "copied" in answer.err
     before, after = newest(trained)["ema"], newest(out)["generator"]
     assert all(torch.allclose(after[name], tensor, atol=1e-6) for name, tensor in before.items())
     assert json.loads((out / "config.json").read_text())["start"] == str(trained.resolve())
@@ -159,11 +159,11 @@ def test_from_a_model_folder_the_discriminator_starts_anew(
 def test_what_cannot_be_started_from_is_refused_in_a_sentence(two_classes: Path, trained: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'compact' network and this run is 'residual'"):
         ganvas.train(two_classes, tmp_path / "a", images=16, start_from=trained, model="residual", **SMALL)
-    with pytest.raises(ConfigError, match="hardly a tensor of its generator fits"):
+    with pytest.raises(ConfigError, match="almost no tensor of its generator fits"):
         ganvas.train(two_classes, tmp_path / "b", images=16, start_from=trained, **(SMALL | {"base": 40, "z_dim": 5}))
     with pytest.raises(CheckpointError, match="does not exist"):
         ganvas.train(two_classes, tmp_path / "c", images=16, start_from=tmp_path / "nowhere", **SMALL)
-    with pytest.raises(RunError, match="began from fresh weights"):
+    with pytest.raises(RunError, match="started from new weights"):
         ganvas.train(two_classes, trained, images=48, start_from=tmp_path, **(SMALL | {"batch": 16, "previews": 2}))
     assert open_origin(trained).model.model == "compact"
 

@@ -124,15 +124,15 @@ def test_what_cannot_be_is_one_sentence(ganvas_command: Command, run: Path, tmp_
         (("favourites", run, tmp_path / "broken.json", "--out", out), "damaged or not a favourites file"),
         (("favourites", run, tmp_path / "none.json", "--out", out), "does not exist"),
         (("favourites", run, tmp_path / "new.json", "--keep", "3", "--label", "up"), "lying, standing"),
-        (("interpolate", run, "--seeds", "3", "--out", out), "two images or more"),
+        (("interpolate", run, "--seeds", "3", "--out", out), "at least two images"),
         (("interpolate", run, "--seeds", "3;4", "--out", out), "numbers and ranges"),
         (("interpolate", run, "--labels", "lying,up", "--out", out), "label 'up' does not exist"),
         (("interpolate", run, "--seeds", "1-3", "--labels", "lying,standing", "--out", out), "one of either"),
         (("interpolate", run, "--out", tmp_path / "film.avi"), "written as .gif, .webp or .mp4"),
         (("mix", run, "--seeds", "1,2", "--depths", "9", "--out", out), "coarse, middle, fine"),
-        (("mix", run, "--seeds", "1", "--out", out), "two seeds or more"),
+        (("mix", run, "--seeds", "1", "--out", out), "at least two --seeds"),
         (("directions", run, "--depth", "77"), "depth 77"),
-        (("directions", run, "--method", "labels"), "need --data"),
+        (("directions", run, "--method", "labels"), "needs --data"),
         (("project", run, tmp_path / "broken.png", "--out", tmp_path / "p"), "broken.png"),
         (("project", run, tmp_path / "none.png", "--out", tmp_path / "p"), "none.png"),
     ]:
@@ -146,6 +146,6 @@ def test_a_generator_that_copies_is_not_exported(ganvas_command: Command, tmp_pa
         fine(ganvas_command, "sample", model, "--seeds", seeds, "--out", tmp_path / name)
     gate = ("export", model, "--to", "folder", "--no-copies", "--data")
     answer = ganvas_command(*gate, tmp_path / "own", "--out", tmp_path / "a")
-    assert answer.code == 2 and "not exported, since" in answer.err and not (tmp_path / "a").exists()
+    assert answer.code == 2 and "not exported, because" in answer.err and not (tmp_path / "a").exists()
     answer = ganvas_command(*gate, tmp_path / "others", "--out", tmp_path / "b")
     assert answer.code == 0 and "no sign of copying" in answer.out and (tmp_path / "b").is_dir()

@@ -49,8 +49,8 @@ def test_pixels_decide_what_is_gray(form, tmp_path):
     assert (pack.channels, pack.kind, pack.mirror) == (1, "scan", False)
     assert check(folder).channels == {1: 12}
     if form in ("rgb jpeg", "rgba png"):
-        assert any("12 images are gray though" in note for note in pack.notes)
-        assert any("12 images are gray though" in note for note in check(folder).notes)
+        assert any("12 images are gray although" in note for note in pack.notes)
+        assert any("12 images are gray although" in note for note in check(folder).notes)
 
 
 def test_gray_arrays_of_three_channels(tmp_path):
@@ -70,7 +70,7 @@ def test_films_with_a_few_coloured_marks_are_not_mirrored(tmp_path):
     folder = write(tmp_path / "films", 12, save)
     pack = open_pack(folder)
     assert (pack.channels, pack.mirror) == (3, False)
-    assert any("All but 1 of 12 images are gray, so none is mirrored" in note for note in pack.notes)
+    assert any("All except 1 of 12 images are gray, so none is mirrored" in note for note in pack.notes)
     assert open_pack(folder, DataConfig(kind="photo")).mirror
 
 
@@ -115,7 +115,7 @@ def test_the_scale_is_that_of_the_set(tmp_path):
 
 @pytest.mark.parametrize("levels", ["4095", "9-3", "0-70000", "a-b", ""])
 def test_levels_that_cannot_be(levels):
-    with pytest.raises(ConfigError, match=f"--levels {levels}: expected the values of black and white"):
+    with pytest.raises(ConfigError, match=f"--levels {levels}: expected two 16 bit values"):
         DataConfig(levels=levels)
 
 
@@ -137,7 +137,7 @@ def test_files_of_several_pictures_are_named_and_can_be_taken_whole(form, tmp_pa
     for name, first in (("cat", 0), ("dog", 50)):
         (folder / name).mkdir(parents=True)
         several(form, folder / name / "0", first)
-    said = "2 files hold 10 images, of which the first is taken: --frames all takes every one."
+    said = "2 files have 10 images; only the first of each is used. --frames all uses all of them."
     first = open_pack(folder)
     assert first.num_images == 2 and said in first.notes and said in check(folder).notes
     pack = open_pack(folder, DataConfig(frames="all"))
@@ -196,7 +196,7 @@ def test_transparency_is_kept_where_most_pictures_have_it(ending, tmp_path):
     )
     pack = open_pack(folder)
     assert (pack.channels, pack.kind) == (4, "drawing") and pack.images[0, 0, 0, 3] == 0
-    assert any("Most images are transparent in part, which is kept" in note for note in pack.notes)
+    assert any("Most images have transparent parts, which are kept" in note for note in pack.notes)
     assert open_pack(folder, DataConfig(channels="color")).images[0, 0, 0].tolist() == [255, 255, 255]
 
 

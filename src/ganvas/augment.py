@@ -1,17 +1,17 @@
-"""Differentiable augmentation: what the discriminator sees of real and fake images alike.
+"""Differentiable augmentation of the real and fake images shown to the discriminator.
 
-DiffAugment (Zhao et al. 2020) and the geometric and colour transformations of ADA (Karras et al. 2020a), with one rule
-of its own: the numbers are drawn once per pair and applied to the real and the fake of that pair, so the relativistic
-difference never measures the augmentation. Which transformations are harmless depends on what the images are: a
-tilted X-ray is a film laid down askew, a hue turned by a third makes another comic.
+DiffAugment (Zhao et al. 2020) and the geometric and colour transformations of ADA (Karras et al. 2020a), with one
+difference: random numbers are drawn once per pair and applied to its real and fake image, so the relativistic loss does
+not measure the augmentation. Which transformations are safe depends on the type of the images: a slightly rotated
+X-ray is still realistic, a comic with another hue is not.
 
-Nothing leaks into the samples as long as no change is likelier than none (each operation with a probability of 0.8 at
-most) and real and fake images are treated alike: only the true distribution then looks the same through all changes
-(tests/test_augment.py trains on a toy set and looks).
+Augmentations do not leak into the samples as long as each operation has a probability of at most 0.8 and real and fake
+images are treated equally: then only the true distribution matches under all augmentations
+(tests/test_augment.py checks this on a toy set).
 
-Everything is affine in the images and differentiable twice with stock operators. All changes of place are one
-bilinear resampling. Beyond its edge the image is reflected: no black border appears, and a gradient comes back to a
-few mirrored pixels, where a repeated border would heap a whole corner's gradients on one.
+All operations are affine in the images and twice differentiable. All geometric changes are one bilinear resampling.
+The image is reflected at its border: there is no black border, and gradients go to a few mirrored pixels instead of
+accumulating in one, as with a repeated border.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ POLICIES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Transformations by kind of image.
 
-Mirroring is not here: it enlarges the data set where it is harmless (data/batches.py), and images that come mirrored
-half of the time look the same after another mirror. Where it is not harmless it must not be seen at all.
+Mirroring is not included: where it is safe it enlarges the data set (data/batches.py), so a second flip has no effect;
+elsewhere it must not be used.
 """
 
 OPERATIONS = (
@@ -49,12 +49,12 @@ OPERATIONS = (
     "cutout", "brightness", "contrast", "saturation", "hue",
 )  # fmt: skip
 
-SHIFT = 1 / 8  # largest translation, of the side; in whole pixels, which blurs nothing
-SCALE = 1.25  # largest enlargement; the smallest is 1 / SCALE: bilinear interpolation hardly aliases yet
-STRETCH = 1.1  # largest enlargement of one side, while the other shrinks as much
-DEGREES = {"rotation5": 5.0, "rotation10": 10.0, "rotation15": 15.0}  # largest angle, to either side
-HOLE = 1 / 2  # side of the cutout, of the side
-HUE = math.pi / 3  # largest turn of the hue: from red to yellow or to magenta
+SHIFT = 1 / 8  # maximum translation, relative to the side; in whole pixels, to avoid blur
+SCALE = 1.25  # maximum enlargement; the minimum is 1 / SCALE, to limit aliasing
+STRETCH = 1.1  # maximum enlargement of one side; the other shrinks by the same factor
+DEGREES = {"rotation5": 5.0, "rotation10": 10.0, "rotation15": 15.0}  # maximum angle in either direction
+HOLE = 1 / 2  # side of the cutout, relative to the image side
+HUE = math.pi / 3  # maximum hue rotation: from red to yellow or to magenta
 
 PLACE = ("translation", "scale", "stretch", *DEGREES)
 NUMBERS = (
@@ -78,9 +78,9 @@ class Draw:
 
 
 def draw(num: int, policy: tuple[str, ...], probability: float | Tensor, generator: torch.Generator) -> Draw:
-    """Numbers for `num` pairs; each operation of the policy applies to a pair with the given probability.
+    """Random numbers for `num` pairs; each operation of the policy is applied to a pair with the given probability.
 
-    probability: 0 to 1, or a tensor () on the generator's device, which is not read back.
+    probability: 0 to 1, or a tensor () on the generator's device (no synchronisation).
     """
     device = generator.device
     uniform = torch.rand(num, len(NUMBERS), generator=generator, device=device)
@@ -93,9 +93,9 @@ def draw(num: int, policy: tuple[str, ...], probability: float | Tensor, generat
 
 
 def augment(images: Tensor, draw: Draw, policy: tuple[str, ...]) -> Tensor:
-    """Applies a draw to images (N, C, H, W) in [-1, 1]; the same draw gives the same change.
+    """Applies a draw to images (N, C, H, W) in [-1, 1]; the same draw gives the same result.
 
-    An image for which nothing is on comes back bit for bit. The result has the type of `images`; narrow types are
+    An image without any active operation is returned unchanged. The result has the type of `images`; narrow types are
     computed in float32.
     """
     wide = torch.promote_types(images.dtype, torch.float32)
@@ -103,7 +103,7 @@ def augment(images: Tensor, draw: Draw, policy: tuple[str, ...]) -> Tensor:
     on = dict(zip(OPERATIONS, draw.on.to(wide).unbind(1), strict=True))
     on = {name: on[name] for name in OPERATIONS if name in policy}
     changed = images.to(wide)
-    if changed.shape[1] == 4:  # transparency has no colour
+    if changed.shape[1] == 4:  # do not change transparency
         changed = torch.cat([recolour(changed[:, :3], numbers, on), changed[:, 3:]], dim=1)
     else:
         changed = recolour(changed, numbers, on)
@@ -118,7 +118,7 @@ def per_picture(values: Tensor) -> Tensor:
     return values.view(-1, 1, 1, 1)
 
 
-# Colour. Each change is added to the image, so that none is exactly none.
+# Colour. Changes are added to the image, so that an inactive operation changes nothing.
 
 
 def recolour(images: Tensor, numbers: Columns, on: Columns) -> Tensor:
@@ -134,9 +134,9 @@ def recolour(images: Tensor, numbers: Columns, on: Columns) -> Tensor:
 
 
 def turn(images: Tensor, numbers: Columns, on: Columns) -> Tensor:
-    """Turns what is not gray about the gray axis and scales it: hue and saturation of (N, 3, H, W).
+    """Hue and saturation of (N, 3, H, W): rotates the colour part about the gray axis and scales it.
 
-    Rodrigues' rotation of v perpendicular to the axis k: v cos + (k x v) sin. The mean of the channels stays.
+    Rodrigues' rotation of v perpendicular to the axis k: v cos + (k x v) sin. The channel mean is unchanged.
     """
     colour = images - images.mean(dim=1, keepdim=True)
     saturation = 1 + (2 * numbers["saturation"] - 1) * on["saturation"] if "saturation" in on else images.new_ones(())
@@ -148,17 +148,17 @@ def turn(images: Tensor, numbers: Columns, on: Columns) -> Tensor:
     return images + colour * per_picture(along) + sideways * per_picture(across)
 
 
-# Place.
+# Geometry.
 
 
 def move(images: Tensor, numbers: Columns, on: Columns) -> Tensor:
-    """Translation, scale, stretch and rotation in one resampling; images that stay are not touched."""
+    """Translation, scale, stretch and rotation in one resampling; other images are unchanged."""
     moved = per_picture(torch.stack([on[name] for name in PLACE if name in on]).amax(0) > 0)
     return torch.where(moved, resample(images, *sources(images, numbers, on)), images)
 
 
 def sources(images: Tensor, numbers: Columns, on: Columns) -> tuple[Tensor, Tensor]:
-    """Where each pixel comes from: row and column (N, H, W) in pixels, about the middle of the image."""
+    """Source row and column (N, H, W) of each pixel; transformations are about the image centre."""
     height, width = images.shape[2:]
     none = torch.zeros_like(numbers["scale"])
     size = SCALE ** ((2 * numbers["scale"] - 1) * on.get("scale", none))
@@ -186,10 +186,10 @@ def offsets(uniform: Tensor, side: int) -> Tensor:
 
 
 def resample(images: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """The images (N, C, H, W) at places (N, H, W), bilinear, reflected at the border; differentiable twice.
+    """Images (N, C, H, W) sampled at positions (N, H, W), bilinear, reflected at the border; twice differentiable.
 
-    On a core, PyTorch's sampler takes a third to a half of the time of `resample_by_gather`; separate rows and columns
-    by matrix products are as fast at 64 pixels, but know no rotation. MPS has no derivative of the sampler.
+    On one CPU core PyTorch's sampler takes a third to a half of the time of `resample_by_gather`. Matrix products for
+    rows and columns are as fast at 64 pixels, but cannot rotate. MPS has no derivative of the sampler.
     """
     if images.device.type == "mps":
         return resample_by_gather(images, row, column)
@@ -198,10 +198,10 @@ def resample(images: Tensor, row: Tensor, column: Tensor) -> Tensor:
 
 
 class Sample(torch.autograd.Function):
-    """F.grid_sample of images at fixed places.
+    """F.grid_sample of images at fixed positions.
 
-    PyTorch 2.11 cannot differentiate it twice. But it is linear in the images, so the derivative is its transpose,
-    whose derivative is itself again (the idea is of Karras et al. 2020a).
+    PyTorch 2.11 cannot differentiate it twice. It is linear in the images, so its derivative is its transpose, whose
+    derivative is again this function (idea: Karras et al. 2020a).
     """
 
     @staticmethod
@@ -217,7 +217,7 @@ class Sample(torch.autograd.Function):
 
 
 class Spread(torch.autograd.Function):
-    """The transpose of `Sample`: every pixel is handed back to the four that it came from."""
+    """Transpose of `Sample`: distributes every pixel to its four source pixels."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
@@ -235,7 +235,7 @@ class Spread(torch.autograd.Function):
 
 
 def resample_by_gather(images: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """`resample` in operations that every device has, and its reference."""
+    """Reference for `resample`, with operations available on every device."""
     num, channels, height, width = images.shape
     pixels = images.flatten(2)
     top, left = row.floor(), column.floor()
@@ -252,16 +252,16 @@ def resample_by_gather(images: Tensor, row: Tensor, column: Tensor) -> Tensor:
 
 
 def reflect(place: Tensor, side: int) -> Tensor:
-    """... 1 0 | 0 1 ... side-1 | side-1 ...: indices (int64) inside the image for any whole numbers."""
+    """... 1 0 | 0 1 ... side-1 | side-1 ...: indices (int64) inside the image for any integers."""
     place = place.long().remainder(2 * side)
     return torch.minimum(place, 2 * side - 1 - place)
 
 
-# The hole.
+# Cutout.
 
 
 def keep_mask(images: Tensor, numbers: Columns, on: Tensor) -> Tensor:
-    """(N, 1, H, W): 0 inside a square hole of half the side at a random place, 1 elsewhere."""
+    """(N, 1, H, W): 0 inside a square hole of half the image side at a random position, 1 elsewhere."""
     height, width = images.shape[2:]
     rows = torch.arange(height, device=images.device)
     columns = torch.arange(width, device=images.device)
@@ -271,24 +271,24 @@ def keep_mask(images: Tensor, numbers: Columns, on: Tensor) -> Tensor:
     return (1 - hole * on[:, None, None]).unsqueeze(1)
 
 
-# How often.
+# Probability.
 
 MOST = 0.8
-"""No more than this: above, the augmented images outnumber the true ones so far that the changes leak (Karras et al.
+"""Maximum probability; with more, augmentations leak into the generated images (Karras et al.
 2020a, figure 5)."""
 
 
-RAMP_IMAGES = 500_000  # from probability 0 to 1 at the paper's speed, which short budgets cannot wait for:
-RAMP_SHARE, RAMP_STEPS = 1 / 4, 200  # this part of the budget suffices, but never less than so many steps
+RAMP_IMAGES = 500_000  # images for a change of the probability from 0 to 1 in the paper; in short budgets:
+RAMP_SHARE, RAMP_STEPS = 1 / 4, 200  # fraction of the budget, and minimum number of steps
 
 
 class AdaptiveProbability:
-    """The probability of every augmentation, raised while the discriminator knows its training images too well.
+    """Probability of the augmentations, raised while the discriminator overfits.
 
-    Adaptive discriminator augmentation (Karras et al. 2020a, section 3). `value` is a tensor () on the device, and
-    nothing is read back. Every rank must be given the same sign, the mean over all of them.
+    Adaptive discriminator augmentation (Karras et al. 2020a, section 3). `value` is a tensor () on the device;
+    updates do not synchronise. All ranks must pass the same sign, the mean over all of them.
 
-    start: the first probability. target: the mean sign (`overfitting_sign`) that is held.
+    start: initial probability. target: target value of the mean sign (`overfitting_sign`).
     """
 
     def __init__(self, start: float, target: float = 0.6, device: torch.device | str = "cpu") -> None:
@@ -296,9 +296,9 @@ class AdaptiveProbability:
         self.target = target
 
     def update(self, real_sign: Tensor, images: int, total_images: int) -> None:
-        """Up where the mean sign of these images is above the target, down where it is below; within 0 and MOST.
+        """Raises the probability if the mean sign is above the target, else lowers it; within 0 and MOST.
 
-        images: how many were seen since the last update. total_images: the budget, which sets the speed.
+        images: images seen since the last update. total_images: the budget, which sets the speed.
         """
         ramp = min(RAMP_IMAGES, max(RAMP_SHARE * total_images, RAMP_STEPS * images))
         direction = (real_sign.detach() - self.target).sign()
@@ -312,13 +312,13 @@ class AdaptiveProbability:
 
 
 def overfitting_sign(real_logits: Tensor, fake_logits: Tensor, relativistic: bool) -> Tensor:
-    """How surely the discriminator tells its training images from fakes: 0 not at all, 1 always; a tensor ().
+    """How well the discriminator distinguishes its training images from fakes: 0 not at all, 1 always; a tensor ().
 
-    E[sign(D(x))] for losses whose logit says real above 0 (Karras et al. 2020a, equation 1). A relativistic loss sees
-    differences only: any number, one for each class even, may be added to its logits. So each logit is measured
-    from the middle of its pair, (D(x) + D(G(z))) / 2, which makes E[sign(D(x) - D(G(z)))]. Unlike the middle of two
-    means over the batch it is a mean over pairs, the same in any micro-batches and ranks, and knows no classes.
-    0.6 says that four of five pairs are told apart. Where both logits are normal of one width, that takes a distance of
-    1.2 standard deviations, and of 1.7 without relativism: at equal distance 0.6 there is 0.77 here.
+    E[sign(D(x))] for losses where a logit above 0 means real (Karras et al. 2020a, equation 1). A relativistic loss
+    depends only on differences, so a constant, even one per class, may be added to its logits. So logits are measured
+    from the middle of its pair, (D(x) + D(G(z))) / 2, which gives E[sign(D(x) - D(G(z)))]. Unlike the middle of two
+    batch means, this is a mean over pairs, independent of micro-batches, ranks and classes.
+    0.6 means that four of five pairs are ranked correctly. For normal logits of equal width this needs a distance of
+    1.2 standard deviations, and 1.7 without a relativistic loss: at equal distance, 0.6 there is 0.77 here.
     """
     return torch.sign(real_logits - fake_logits if relativistic else real_logits).mean()

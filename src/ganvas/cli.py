@@ -1,4 +1,4 @@
-"""The command line: parse, call one function, print. Nothing else in Ganvas knows the command-line library."""
+"""Command line: each command parses its options, calls one function and prints. Only this module imports tyro."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from ganvas.errors import GanvasError
 app = SubcommandApp()
 data_app = SubcommandApp()
 hub_app = SubcommandApp()
-app.command(data_app, name="data", help="check, pack and list data sets")
-app.command(hub_app, name="hub", help="push and pull models")
+app.command(data_app, name="data", help="Check, pack and list data sets")
+app.command(hub_app, name="hub", help="Upload and download models")
 
-STYLE = (DisallowNone, PositionalMetavarFromFieldName)  # of the help: no option takes the word None
-INTERRUPTED = 128  # plus the signal's number: the exit code of a run that was stopped
+STYLE = (DisallowNone, PositionalMetavarFromFieldName)  # help style: no option accepts the word None
+INTERRUPTED = 128  # exit code of a stopped run: this plus the signal number
 
 
 @app.command
@@ -35,14 +35,14 @@ def train(
     start: Annotated[Path | None, arg(name="from")] = None,
     dry_run: bool = False,
 ) -> int:
-    """Train a generator on images; the same command again resumes.
+    """Train a generator on images. Run the same command again to resume.
 
     Args:
-        source: a folder or archive of images, or a named set (see `ganvas data list`)
-        out: run folder; default runs/<name of the source>
-        data: where a named set's files lie, for example the four files of MNIST
-        start: a run or model folder whose weights a new run begins with, as far as they fit
-        dry_run: show the plan, the networks and the memory, then stop
+        source: folder or archive of images, named data set (see `ganvas data list`), or run folder to resume
+        out: run folder (default: runs/<name of the source>)
+        data: folder with the files of a named data set, for example the four files of MNIST
+        start: run or model folder to start from; copies every weight whose shape fits
+        dry_run: show the chosen options, the networks and the memory needed, then exit without training
     """
     from ganvas import verbs
 
@@ -53,7 +53,7 @@ def train(
     if trained.rank:
         return 0
     if trained.signal:
-        print(f"stopped and saved; to go on: ganvas {shlex.join(sys.argv[1:])}")
+        print(f"stopped and saved; to continue: ganvas {shlex.join(sys.argv[1:])}")
         return INTERRUPTED + trained.signal
     grids = sorted((trained.folder / "samples").glob("*.png"))
     print(f"grid   {grids[-1] if grids else 'none'}")
@@ -80,25 +80,25 @@ def sample(
     device: str | None = None,
     fast: bool = False,
 ) -> int:
-    """Draw images from a trained generator: PNG or TIFF files and manifest.csv, a zip file, or one grid.
+    """Generate images with a trained generator: PNG or TIFF files with manifest.csv, a zip file, or one grid.
 
-    An interrupted call goes on when it is made again.
+    If interrupted, rerun the same command to continue.
 
     Args:
-        source: a run, a model folder, a generator.safetensors file, or hf://owner/name on the hub
-        out: folder of the images, or a .zip file; with --grid the image
-        n: how many
-        seed: seed of the first image; the next ones count up
-        seeds: in place of these two, numbers and ranges such as 0-9,42
-        label: class of all images; default: all classes in turn
-        per_class: so many images of every class, in class folders
-        truncation: 1 shows all the variety, towards 0 ever more average images
-        grid: one image of all
-        form: png or tiff, 16 bit where the data had 16
-        no_copies: leave out images that copy a training image
-        data: with --no-copies, the training images where there is no run
-        device: cpu, cuda or mps; default: the fastest
-        fast: half precision and compiled on a GPU
+        source: run folder, model folder, generator.safetensors file, or hf://owner/name on the Hugging Face Hub
+        out: output folder or .zip file; with --grid, the image file
+        n: number of images
+        seed: seed of the first image; each further image uses the next seed
+        seeds: seeds to use, overrides --seed and --n, e.g. 0-9,42
+        label: class of all images (default: all classes in turn)
+        per_class: number of images of every class, written to one folder per class
+        truncation: 0 to 1; 1 = full variety, 0 = average image
+        grid: write one grid of all images instead of single files
+        form: png or tiff; 16 bit if the training images had 16 bit
+        no_copies: leave out generated images that are flagged as copies of a training image
+        data: training images for --no-copies, needed only if the source is not a run
+        device: cpu, cuda or mps (default: the fastest available)
+        fast: use half precision and torch.compile on a GPU
     """
     from ganvas import verbs
 
@@ -138,21 +138,21 @@ def interpolate(
     max_mb: float = 8.0,
     device: str | None = None,
 ) -> int:
-    """Make a film that passes through images in turn: GIF, WebP or MP4.
+    """Make a video that morphs from image to image: GIF, WebP or MP4.
 
     Args:
-        source: a run, a model folder, or hf://owner/name on the hub
-        out: the film; its ending says the format
-        seeds: the images, such as 1,5,9; default 0-3, with several labels 0
-        favourites: in place of seeds, a file of kept images
-        labels: classes, such as Hand,Head: one for all, one each, or several with one seed
-        truncation: 1 shows all the variety, towards 0 ever more average images
-        frames: of the whole film
-        loop: the last image leads back to the first
-        fps: frames a second
-        scale: pixels of the film for each pixel
-        max_mb: largest GIF in MB
-        device: cpu, cuda or mps; default: the fastest
+        source: run folder, model folder, or hf://owner/name on the Hugging Face Hub
+        out: video file; .gif, .webp or .mp4 selects the format
+        seeds: seeds of the images, e.g. 1,5,9 (default: 0-3; with several labels: 0)
+        favourites: favourites file with the images to use; overrides --seeds
+        labels: classes, e.g. Hand,Head: one for all images, one per image, or several with one seed
+        truncation: 0 to 1; 1 = full variety, 0 = average image
+        frames: number of frames of the whole video, 2 or more
+        loop: return to the first image at the end
+        fps: frames per second
+        scale: enlarge each pixel by this factor (default: chosen from the image size)
+        max_mb: maximum size of a GIF in MB
+        device: cpu, cuda or mps (default: the fastest available)
     """
     from ganvas import verbs
 
@@ -185,16 +185,16 @@ def mix(
     truncation: float = 1.0,
     device: str | None = None,
 ) -> int:
-    """Mix images: the first keeps its structure, each of the others lends its looks at the chosen depths.
+    """Mix images: take some generator layers (style) from other images and the rest from the first image.
 
     Args:
-        source: a run, a model folder, or hf://owner/name on the hub
-        seeds: the first image and the lenders, such as 3,8,9
-        out: a sheet: lenders above, the first on the left, mixtures below; the mixtures' recipes beside it as .json
-        depths: coarse, middle, fine, all, or numbers such as 0-1 (0 is the coarsest)
+        source: run folder, model folder, or hf://owner/name on the Hugging Face Hub
+        seeds: the first image, then the images to take layers from, e.g. 3,8,9
+        out: grid of the results: first image on the left, the others on top; recipes are saved as .json next to it
+        depths: layers to take from the other images: coarse, middle, fine, all, or numbers such as 0-1 (0 = coarsest)
         label: class of all images
-        truncation: 1 shows all the variety, towards 0 ever more average images
-        device: cpu, cuda or mps; default: the fastest
+        truncation: 0 to 1; 1 = full variety, 0 = average image
+        device: cpu, cuda or mps (default: the fastest available)
     """
     from ganvas import verbs
 
@@ -215,19 +215,19 @@ def directions(
     seed: int = 0,
     device: str | None = None,
 ) -> int:
-    """Find directions, each of which changes one thing; saved by name beside the model, with a strip of images each.
+    """Find latent directions that each change one property; save them with the model and draw an image strip for each.
 
     Args:
-        source: a run or a model folder
-        out: folder of the strips; default: directions/ beside the model
-        data: labelled images, for directions from labels
-        label: the class that the direction leads to; default: one direction for each class
-        labels: where the labels of --data come from, as in training: a csv file, or CelebA attributes such as Smiling
-        n: how many directions
-        method: features (principal components, the default), weights (closed form), labels (the default with --data)
-        depth: whose features (0 is the coarsest)
-        seed: of the images in the strips
-        device: cpu, cuda or mps; default: the fastest
+        source: run folder or model folder
+        out: folder for the strips (default: directions/ in the model folder)
+        data: labelled images, for directions learned from labels
+        label: class that the direction leads to (default: one direction per class)
+        labels: labels of --data, as in training: a csv file, or CelebA attributes such as Smiling
+        n: number of directions
+        method: features (principal components, default), weights (closed form) or labels (default with --data)
+        depth: layer whose features are analysed (0 = coarsest)
+        seed: seed of the first image in each strip
+        device: cpu, cuda or mps (default: the fastest available)
     """
     from ganvas import verbs
 
@@ -257,21 +257,21 @@ def project(
     seed: int = 0,
     device: str | None = None,
 ) -> int:
-    """Find the latent that comes nearest to a given image, for use in films, mixtures and the studio.
+    """Find the latent whose image is closest to a given image, for use in videos, mixes and the studio.
 
     Args:
-        source: a run, a model folder, or hf://owner/name on the hub
-        image: an image file
-        out: folder for the side by side, the loss curve and the recipe
-        label: class of the image; default: whichever comes nearest
-        steps: of the optimisation
-        seed: of its start
-        device: cpu, cuda or mps; default: the fastest
+        source: run folder, model folder, or hf://owner/name on the Hugging Face Hub
+        picture: image file
+        out: folder for the comparison image, the loss curve and the recipe
+        label: class of the image (default: the class that fits best)
+        steps: number of optimisation steps, 1 or more
+        seed: seed of the starting point
+        device: cpu, cuda or mps (default: the fastest available)
     """
     from ganvas import verbs
 
     found = verbs.project(source, picture, out, label=label, steps=steps, seed=seed, device=device)
-    print(f"distance {found.losses[0]:.4f} at the start, {found.losses[-1]:.4f} now: {out / 'projection.png'}")
+    print(f"distance {found.losses[0]:.4f} at the start, {found.losses[-1]:.4f} at the end: {out / 'projection.png'}")
     print(f"recipe   {out / 'favourites.json'}")
     return 0
 
@@ -287,17 +287,17 @@ def favourites(
     form: Annotated[Literal["png", "tiff"], arg(name="format")] = "png",
     device: str | None = None,
 ) -> int:
-    """Re-make kept images at full quality, and keep more: a favourites file holds their recipes.
+    """Generate the images of a favourites file again at full quality, or add images to the file.
 
     Args:
-        source: a run, a model folder, or hf://owner/name on the hub
-        file: a favourites file, from here or from the studio
-        out: folder of the images
-        keep: seeds to add, such as 3,7; makes the file where there is none
+        source: run folder, model folder, or hf://owner/name on the Hugging Face Hub
+        file: favourites file, written by this command or by the studio
+        out: folder for the images
+        keep: seeds to add to the file, e.g. 3,7; creates the file if needed
         label: class of the added images
-        truncation: of the added images
-        form: png or tiff, 16 bit where the data had 16
-        device: cpu, cuda or mps; default: the fastest
+        truncation: truncation of the added images, 0 to 1; 1 = full variety, 0 = average image
+        form: png or tiff; 16 bit if the training images had 16 bit
+        device: cpu, cuda or mps (default: the fastest available)
     """
     from ganvas import verbs
 
@@ -318,18 +318,18 @@ def studio(
     browser: bool = True,
     no_copies: Annotated[bool, arg(name="no-copies")] = False,
 ) -> int:
-    """Open a page in the browser: explore a generator, keep images, mix, morph, watch a training.
+    """Open the studio in a browser: explore a generator, save favourites, mix, morph, and follow a training run.
 
     Args:
-        folder: a run, a model folder, or a folder of runs
-        data: the training images, for the nearest one beside each, where the run's own pack is gone
-        port: of the page
-        host: where to listen; anything but this machine's own address needs a token
-        token: a password that the page asks for; others see it in the list of processes, unlike GANVAS_TOKEN's
-        token_file: a file whose first line is the token; without it, the environment variable GANVAS_TOKEN
-        device: cpu, cuda or mps; default: the fastest
-        browser: open it in the browser at once
-        no_copies: hand out no image that copies a training image
+        folder: run folder, model folder, or a folder of runs
+        data: training images for the nearest-image search, needed only if the run's own pack was deleted
+        port: port of the server
+        host: address to listen on; any address other than this machine's own needs a token
+        token: password for the page; visible in the process list, so prefer --token-file or GANVAS_TOKEN
+        token_file: file whose first line is the token (default: the environment variable GANVAS_TOKEN)
+        device: cpu, cuda or mps (default: the fastest available)
+        browser: open the page in the browser
+        no_copies: do not serve generated images that are flagged as copies of a training image
     """
     from ganvas import studio as page
 
@@ -357,16 +357,16 @@ def export(
     no_copies: Annotated[bool, arg(name="no-copies")] = False,
     data: str | None = None,
 ) -> int:
-    """Export a generator: an ONNX model, a web page that runs by itself, a torch.export file, or a model folder.
+    """Export a generator as an ONNX model, a self-contained web page, a torch.export file, or a model folder.
 
     Args:
-        source: a run, a model folder, or hf://owner/name on the hub
-        out: folder of what is written; for onnx and torch also a file name ending in .onnx or .pt2
-        to: onnx, web, torch or folder
-        weights: how numbers are stored in ONNX: float32, float16 or int8
-        runtime: onnxruntime-web for --to web, a folder or .tgz; default: fetched by npm once and kept
-        no_copies: refuse a generator that copies training images
-        data: with --no-copies, the training images where there is no run
+        source: run folder, model folder, or hf://owner/name on the Hugging Face Hub
+        out: output folder; for onnx and torch also a file name ending in .onnx or .pt2
+        to: export format: onnx, web, torch or folder
+        weights: number format of the weights in ONNX: float32, float16 or int8
+        runtime: folder or .tgz of onnxruntime-web, for --to web (default: downloaded once with npm and cached)
+        no_copies: stop with an error if generated images are flagged as copies of training images
+        data: training images for --no-copies, needed only if the source is not a run
     """
     from ganvas import hub, verbs
     from ganvas.export import export as write
@@ -380,13 +380,13 @@ def export(
 
 @app.command
 def publish(run: Positional[Path], out: Positional[Path], data_licence: str | None = None, max_mb: float = 25.0) -> int:
-    """Write a folder to publish: README with film, grids, numbers and card, and the model.
+    """Write a folder to publish: the model and a README with video, grids, scores and model card.
 
     Args:
-        run: a run
-        out: a new folder, or one that was published before
-        data_licence: of the training images; real ones are shown only where it allows that
-        max_mb: largest file in MB
+        run: run folder
+        out: new folder, or the folder of an earlier publication
+        data_licence: licence of the training images; real images are shown only if it allows that
+        max_mb: maximum size of a file in MB
     """
     from ganvas.publish import publish as write
 
@@ -396,13 +396,13 @@ def publish(run: Positional[Path], out: Positional[Path], data_licence: str | No
 
 @hub_app.command
 def push(source: Positional[Path], repo: Positional[str], public: bool = False, endpoint: str | None = None) -> int:
-    """Upload a model: weights, configuration and card; needs the token of `hf auth login` or HF_TOKEN.
+    """Upload a model (weights, configuration, card). Log in with `hf auth login` or set HF_TOKEN first.
 
     Args:
-        source: a run or a model folder
-        repo: owner/name, or a folder
-        public: visible for everybody
-        endpoint: another server of the same protocol
+        source: run folder or model folder
+        repo: owner/name on the Hugging Face Hub, or a local folder
+        public: make the model visible to everybody (default: private)
+        endpoint: URL of another server with the same protocol (default: the Hugging Face Hub)
     """
     from ganvas import hub
 
@@ -414,13 +414,13 @@ def push(source: Positional[Path], repo: Positional[str], public: bool = False, 
 def pull(
     repo: Positional[str], out: Path | None = None, revision: str | None = None, endpoint: str | None = None
 ) -> int:
-    """Download a model; nothing in it is ever run.
+    """Download a model. No code from the download is executed.
 
     Args:
-        repo: owner/name, or a folder
-        out: folder for the model; default: the cache
-        revision: branch, tag or commit
-        endpoint: another server of the same protocol
+        repo: owner/name on the Hugging Face Hub, or a local folder
+        out: folder for the model (default: the cache)
+        revision: branch, tag or commit (default: the main branch)
+        endpoint: URL of another server with the same protocol (default: the Hugging Face Hub)
     """
     from ganvas import hub
 
@@ -441,20 +441,20 @@ def evaluate(
     force: bool = False,
     device: str | None = None,
 ) -> int:
-    """Judge a generator: quality, variety and novelty with intervals, into evaluation.json beside the model.
+    """Evaluate a generator: quality, diversity and copying, with 95% intervals; write evaluation.json.
 
     Args:
-        run: a run, or a model folder with --data
-        data: the images that it was trained on, where the run's own pack is gone
-        features: efficientnet-lite0, inception-clean, inception-original, dinov2-vits14, dinov2-vitb14 or random;
-            default: efficientnet-lite0, but random where that network took part in the training
-        weights: the weights of that network, where they come from a file
-        n: images of each kind; default 2,000, fewer where they are large
+        run: run folder, or a model folder with --data
+        data: training images, needed only if the run's own pack was deleted
+        features: feature network: efficientnet-lite0, inception-clean, inception-original, dinov2-vits14, dinov2-vitb14
+            or random (default: efficientnet-lite0, or random if that network was used in training)
+        weights: weights file of that network, if it is not downloaded
+        n: number of real and of generated images (default: 2,000, fewer for large images)
         seed: seed of the first generated image
-        truncation: 1 shows all the variety, towards 0 ever more average images
+        truncation: 0 to 1; 1 = full variety, 0 = average image
         usefulness: also train classifiers with and without generated images (needs labels)
-        force: an FID of fewer than 2,048 images all the same, marked as biased
-        device: cpu, cuda or mps; default: the fastest
+        force: compute FID even with fewer than 2,048 images; the result is marked as biased
+        device: cpu, cuda or mps (default: the fastest available)
     """
     from ganvas import verbs
 
@@ -478,11 +478,11 @@ def evaluate(
 
 @app.command
 def report(runs: Positional[list[Path]], out: Path | None = None) -> int:
-    """Write one self-contained HTML page about a run, with advice; or one that compares several.
+    """Write one self-contained HTML report on a run, with advice, or a comparison of several runs.
 
     Args:
         runs: one or more run folders
-        out: the page; default report.html in the run, or comparison.html beside several
+        out: HTML file (default: report.html in the run folder; for several runs comparison.html next to them)
     """
     from ganvas.report import report as write
 
@@ -492,12 +492,12 @@ def report(runs: Positional[list[Path]], out: Path | None = None) -> int:
 
 @app.command
 def average(run: Positional[Path], out: Path, width: float = 0.1) -> int:
-    """Make a model whose weights are averaged over another part of the training; needs a run with --snapshots.
+    """Make a model with another length of weight average (EMA). Needs a run trained with --snapshots.
 
     Args:
-        run: a run folder
-        out: the new model folder
-        width: standard deviation of the average's memory, as a part of the training: 0.01 to 0.28
+        run: run folder
+        out: new model folder
+        width: length of the average: standard deviation as a fraction of the training, 0.01 to 0.28
     """
     from ganvas import verbs
 
@@ -507,13 +507,13 @@ def average(run: Positional[Path], out: Path, width: float = 0.1) -> int:
 
 @app.command
 def video(run: Positional[Path], out: Path | None = None, max_mb: float = 8.0, formats: str | None = None) -> int:
-    """Make the film of a training from its preview grids.
+    """Make a video of the training from its preview grids.
 
     Args:
-        run: a run folder
-        out: folder of the films; default: the run folder
-        max_mb: largest GIF in MB
-        formats: some of gif,webp,mp4; default: all that can be made here
+        run: run folder
+        out: folder for the videos (default: the run folder)
+        max_mb: maximum size of a GIF in MB
+        formats: one or more of gif,webp,mp4 (default: all that are available here)
     """
     from ganvas.film import video as make
 
@@ -529,12 +529,12 @@ def check(
     data: Path | None = None,
     save: Annotated[Path | None, arg(name="json")] = None,
 ) -> int:
-    """Look at images before training: counts, sizes, classes, broken files, duplicates, blanks.
+    """Check images before training: counts, sizes, classes, broken files, duplicates, blank images.
 
     Args:
-        source: a folder, an archive, a pack or a named set
-        data: where a named set's files lie
-        save: also write the report to this file
+        source: folder, archive, pack, or named data set
+        data: folder with the files of a named data set
+        save: also write the report to this JSON file
     """
     from ganvas import files
     from ganvas.data.checkup import check as examine
@@ -556,12 +556,12 @@ def pack(
     picture: OmitArgPrefixes[DataConfig],
     data: Path | None = None,
 ) -> int:
-    """Turn images into a pack: one size, memory-mapped, ready to train from.
+    """Convert images to a pack: all images at one size, in memory-mapped files ready for training.
 
     Args:
-        source: a folder, an archive or a named set
-        out: folder of the pack
-        data: where a named set's files lie
+        source: folder, archive, or named data set
+        out: folder for the pack
+        data: folder with the files of a named data set
     """
     from ganvas.data import open_pack
     from ganvas.training.progress import Display
@@ -586,7 +586,7 @@ def list_sets() -> int:
 
 @app.command
 def doctor() -> int:
-    """Show versions, the device and why it was chosen, and what is missing with the command that installs it."""
+    """Show versions, the chosen device and why, and missing optional packages with the command that installs them."""
     from ganvas.doctor import lines
 
     for line in lines():
@@ -595,15 +595,15 @@ def doctor() -> int:
 
 
 def main() -> int:
-    """Runs the command line; a user's error is one sentence and exit code 2."""
+    """Run the command line. User errors print one sentence and exit with code 2."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # file names need not be text
+            stream.reconfigure(errors="backslashreplace")  # file names may not be valid text
     try:
         try:
             return app.cli(prog="ganvas", description="Train GANs on your own images.", config=STYLE)
         finally:
-            sys.stdout.flush()  # here, where it is noticed that nobody reads
+            sys.stdout.flush()  # raises BrokenPipeError here if the reader has gone
     except GanvasError as error:
         print(f"ganvas: {error}", file=sys.stderr)
         return 2
@@ -618,10 +618,10 @@ def main() -> int:
 
         if not is_out_of_memory(error):
             raise
-        what = str(error).partition("\n")[0] or "no more can be had"
+        what = str(error).partition("\n")[0] or "allocation failed"
         advice = "close other programs, or use smaller images or a smaller batch"
-        print(f"ganvas: the memory does not suffice ({what}): {advice}", file=sys.stderr)
+        print(f"ganvas: not enough memory ({what}): {advice}", file=sys.stderr)
         return 2
-    except OSError as error:  # a disk or a network place that fails where nobody expects it
+    except OSError as error:  # unexpected failure of a disk or network folder
         print(f"ganvas: {error}", file=sys.stderr)
         return 2

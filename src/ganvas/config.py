@@ -1,8 +1,7 @@
-"""Every option, its unit and its default. No torch here, so that `ganvas --help` answers at once.
+"""All options with units and defaults. Does not import torch, so that `ganvas --help` starts fast.
 
-Three flat dataclasses: how images become a pack (`DataConfig`), what the networks look like
-(`ModelConfig`), and how they are trained (`TrainConfig`). `None` means "chosen by training/plan.py
-from the data, the device and the budget, and said in one line".
+`DataConfig`: how images become a pack. `ModelConfig`: the networks. `TrainConfig`: the training.
+`None`: training/plan.py chooses the value from the data, the device and the budget, and prints the reason.
 """
 
 from __future__ import annotations
@@ -20,62 +19,62 @@ from ganvas.errors import ConfigError
 
 Fit = Literal["crop", "pad", "stretch"]
 Kind = Literal["photo", "face", "digits", "text", "xray", "scan", "comic", "drawing"]
-"""What the images are; decides which augmentations are harmless (see augment.py)."""
+"""Type of the images; selects the augmentations that are safe for them (see augment.py)."""
 
 ModelSize = Literal["S", "M", "L", "XL"]
-"""Capacity of the residual network (see training/plan.py)."""
+"""Size of the residual network (see training/plan.py)."""
 
 DiscriminatorKind = Literal["own", "features", "both"]
-"""What the discriminator looks at: pixels, features of a frozen network trained on ImageNet, or both."""
+"""Input of the discriminator: pixels, features of a frozen network trained on ImageNet, or both."""
 
 T = TypeVar("T")
 
-MIN_SIZE, MAX_SIZE = 8, 4096  # pixels on one side
-FULL = (0, 65535)  # black and white of 16 bit
+MIN_SIZE, MAX_SIZE = 8, 4096  # pixels per side
+FULL = (0, 65535)  # black and white of 16 bit images
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """How a source of images becomes a pack. The same values on the same source give the same pack."""
+    """How images become a pack. The same values and the same images give the same pack."""
 
     size: str | None = None
-    """Picture size in pixels: 64, 800 or 96x128 (height x width). Default: chosen from the images."""
+    """Image size in pixels, 8 to 4096 per side: 64, 800 or 96x128 (height x width). Default: chosen from the images."""
     fit: Fit | None = None
-    """How an image gets its size: crop the middle, pad the border, or stretch.
-    Default: the named set's own, else crop."""
+    """How images are brought to that size: crop the centre, pad the border, or stretch.
+    Default: the setting of the named data set, else crop."""
     channels: Literal["auto", "gray", "color", "alpha"] = "auto"
-    """auto keeps gray images gray, and transparency where most images have it; alpha always keeps it, as a fourth
-    channel."""
+    """auto: gray images stay gray, and transparency is kept if most images have it. alpha: always keep transparency,
+    as a fourth channel."""
     background: str | None = None
     """Colour behind transparent images: white, black, gray or #rrggbb. Default: white for colour, black for gray."""
     levels: str | None = None
-    """Values of 16 bit images that become black and white, such as 0-4095. Default: 0-65535, but the bits in use
-    where no image of the set uses more than 14 of the 16."""
+    """Pixel values of 16 bit images to map to black and white, e.g. 0-4095. Default: 0-65535, or the range of the bits
+    in use if no image uses more than 14 bits."""
     labels: str | None = None
-    """Where labels come from: none, a csv file of file,label, or CelebA attributes (Smiling or Smiling,Male).
-    Default: class sub-folders or the data set's own labels."""
+    """Source of the labels: none, a csv file with the columns file,label, or CelebA attributes (Smiling or
+    Smiling,Male). Default: class sub-folders or the labels of the data set."""
     frames: Literal["first", "all"] = "first"
-    """Of a TIFF, GIF, PNG or WebP file that holds several images: the first, or all, as DICOM files give."""
+    """Images to read from a TIFF, GIF, PNG or WebP file with several: the first or all. DICOM files always give all."""
     split: Literal["train", "test", "all"] = "train"
-    """Which part of a data set that comes in parts (MNIST, CIFAR, CelebA)."""
+    """Part to use of a data set that has parts (MNIST, CIFAR, CelebA)."""
     classes: tuple[str, ...] = ()
     """Keep only these classes."""
     limit: int | None = None
-    """Keep at most this many images, drawn by the seed."""
+    """Keep at most this many images, chosen at random (see --subset-seed); at least 2."""
     files: Path | None = None
-    """A text file with one image name per line: keep only these."""
+    """Text file with one image name per line: keep only these images."""
     subset_seed: int = 0
-    """Seed of the draw that --limit makes."""
+    """Random seed of the choice made by --limit."""
     kind: Kind | None = None
-    """What the images are; decides mirroring and augmentation. Default: the named set's own, else scan
-    for gray images, drawing for flat areas of colour, and photo."""
+    """Type of the images; selects mirroring and augmentation. Default: the type of the named data set, else scan for
+    gray images, drawing for images with flat areas of colour, and photo for all others."""
     holdout: float | None = None
-    """Part of the images set aside and never trained on, 0 to 0.5. Default: a tenth, at most 2,000, none below
-    40 images."""
+    """Fraction of the images held out from training, 0 to 0.5; they are used for evaluation. Default: 0.1, at most
+    2,000 images; none for fewer than 40 images."""
     drop_duplicates: bool = False
-    """Keep one of the images that are the same but for compression or brightness."""
+    """Of images that differ only in compression or brightness, keep one."""
     mask_marks: bool = False
-    """Fill burned-in marks, such as the R of X-ray films, from their surroundings."""
+    """Fill burned-in marks, such as the R on X-ray films, from the surrounding pixels."""
 
     def __post_init__(self) -> None:
         if self.size is not None:
@@ -87,11 +86,11 @@ class DataConfig:
         if self.subset_seed < 0:
             raise ConfigError(f"--subset-seed {self.subset_seed}: expected 0 or more")
         if self.holdout is not None and not 0 <= self.holdout <= 0.5:
-            raise ConfigError(f"--holdout {self.holdout}: expected a part of the images from 0 to 0.5")
+            raise ConfigError(f"--holdout {self.holdout}: expected a fraction of the images from 0 to 0.5")
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """(height, width) of "64" or "96x128"; raises `ConfigError` outside 8 to 4096 pixels."""
+    """(height, width) from "64" or "96x128". Raises `ConfigError` outside 8 to 4096 pixels."""
     match = re.fullmatch(r"(\d+)(?:x(\d+))?", text.strip().lower())
     if not match:
         raise ConfigError(f"--size {text}: expected a number of pixels such as 64, or height x width such as 96x128")
@@ -103,16 +102,16 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def parse_levels(text: str) -> tuple[int, int]:
-    """(black, white) of "0-4095"; raises `ConfigError` unless 0 <= black < white <= 65535."""
+    """(black, white) from "0-4095". Raises `ConfigError` unless 0 <= black < white <= 65535."""
     match = re.fullmatch(r"(\d+)-(\d+)", text.strip())
     if not match or not int(match[1]) < int(match[2]) <= FULL[1]:
-        raise ConfigError(f"--levels {text}: expected the values of black and white of 16 bit, such as 0-4095")
+        raise ConfigError(f"--levels {text}: expected two 16 bit values, black and white, such as 0-4095")
     return int(match[1]), int(match[2])
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """All that `models.build` needs; written to a model folder's config.json."""
+    """Arguments of `models.build`; saved in the config.json of a model folder."""
 
     model: str
     height: int
@@ -124,15 +123,15 @@ class ModelConfig:
     base: int = 32
     """Feature maps of the finest stage that has its own blocks; coarser stages have more."""
     widest: int = 0
-    """Most feature maps of any stage; 0: the architecture's own limit."""
+    """Maximum number of feature maps of a stage; 0: the default of the architecture."""
     blocks: int = 1
     """Convolution blocks per stage."""
     magnitude: bool = False
-    """residual only: magnitude-preserving weights in place of fix-up initialisation."""
+    """residual only: magnitude-preserving weights instead of Fixup initialisation."""
     spectral_norm: bool = False
-    """Every weight of the discriminator is divided by its largest singular value (Miyato et al. 2018)."""
+    """Divide each weight of the discriminator by its largest singular value (Miyato et al. 2018)."""
     discriminator: DiscriminatorKind = "own"
-    """own: the architecture's; features: heads on a frozen pretrained network; both: the two together."""
+    """own: discriminator of the architecture; features: heads on a frozen pretrained network; both: use both."""
 
     def __post_init__(self) -> None:
         for name, (least, most) in MODEL_LIMITS.items():
@@ -160,34 +159,35 @@ MODEL_LIMITS = {
     "widest": (0, 65_536),
     "blocks": (1, 16),
 }
-"""Least and greatest numbers of a `ModelConfig`, far from any use: one from a file that is not to be trusted must not
-cost more than a moment."""
-MOST_BLOCK_PIXELS = 4 * MAX_SIZE**2  # blocks x height x width: the blocks of some networks hold a number for each pixel
+"""Minimum and maximum values in a `ModelConfig`. They only limit the time spent on untrusted files."""
+MOST_BLOCK_PIXELS = 4 * MAX_SIZE**2  # blocks x height x width: blocks of some networks store a number per pixel
 
 
 def from_dict(cls: Callable[..., T], values: dict[str, Any], where: str) -> T:
-    """Build dataclass `cls` from plain JSON values.
+    """Build the dataclass `cls` from plain JSON values.
 
-    Unknown keys, and values of another type than the field's, raise `ConfigError` naming `where`.
+    Raises `ConfigError`, with `where` in the message, for unknown keys and values of the wrong type.
     """
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where} is damaged: it holds {repr(values)[:40]} instead of named values; restore it")
     names = {field.name for field in dataclasses.fields(cls)}  # ty: ignore[invalid-argument-type]
     unknown = sorted(set(values) - names)
     if unknown:
-        raise ConfigError(f"{where} has fields this version does not know: {', '.join(unknown)}")
+        raise ConfigError(f"{where} has fields that this version of Ganvas does not know: {', '.join(unknown)}")
     hints = typing.get_type_hints(cls)
     for name, value in values.items():
         if not fits(value, hints[name]):
-            raise ConfigError(f"{where} is damaged: {name} is {repr(value)[:40]}; restore it")
+            raise ConfigError(f"{where} is damaged: {name} is {repr(value)[:40]}; restore the file")
     try:
         return cls(**values)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
     except TypeError as error:
-        raise ConfigError(f"{where} lacks fields that are needed ({error}): restore it") from error
+        raise ConfigError(f"{where} lacks required fields ({error}): restore the file") from error
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value read from JSON is of a field's type."""
+    """Whether a value read from JSON has the type `hint`."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return any(fits(value, one) for one in arguments)
@@ -204,137 +204,137 @@ def fits(value: Any, hint: Any) -> bool:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How the networks are trained. Progress is counted in images seen: one real image shown to D is one image."""
+    """How the networks are trained. Progress is counted in images seen: the real images shown to the discriminator."""
 
-    # -- budget: give one of the three --
+    # -- budget: choose one of the three --
     minutes: float | None = None
-    """Train for this long; schedules end with the budget. Default when no budget is given: 10."""
+    """Train for this many minutes. Learning-rate schedules end with the budget. Default without any budget: 10."""
     images: int | None = None
-    """Train until this many images were seen."""
+    """Train until this many images have been seen."""
     epochs: float | None = None
-    """Train for this many passes over the pack."""
+    """Train for this many passes over the images."""
 
     # -- networks --
     preset: str | None = None
-    """A classic project's networks, objective and optimiser, exactly: dcgan, dcgan128, mlp64, xray800, tf-mnist,
-    mnist-upsample, celeba or cifar10. Other options change it."""
+    """Use the networks, loss and optimiser of a classic project: dcgan, dcgan128, mlp64, xray800, tf-mnist,
+    mnist-upsample, celeba or cifar10. Other options override it."""
     model: str | None = None
     """Architecture: compact, light, residual, style, skip, or a classic one."""
     discriminator: DiscriminatorKind | None = None
-    """own: the architecture's discriminator; features: heads on a frozen network trained on ImageNet; both."""
+    """own: discriminator of the architecture; features: heads on a frozen network trained on ImageNet; both."""
     model_size: ModelSize | None = None
-    """Capacity of residual: S, M, L or XL; sets base, widest and blocks."""
+    """Size of the residual model: S, M, L or XL; sets base, widest and blocks."""
     z_dim: int | None = None
     """Length of the latent vector."""
     base: int | None = None
-    """Feature maps of the finest stage; coarser stages have more."""
+    """Feature maps of the finest stage; coarser stages have more. Larger values need more time and memory."""
     widest: int | None = None
-    """Most feature maps of any stage; 0: the architecture's own limit."""
+    """Maximum number of feature maps of a stage; 0: the default of the architecture."""
     blocks: int | None = None
     """Convolution blocks per stage."""
     magnitude: bool | None = None
-    """residual only: magnitude-preserving weights in place of fix-up initialisation."""
+    """residual only: magnitude-preserving weights instead of Fixup initialisation."""
     spectral_norm: bool | None = None
-    """Divide every weight of the discriminator by its largest singular value."""
+    """Divide each weight of the discriminator by its largest singular value."""
     conditional: bool | None = None
-    """Give both networks the label. Default: when the pack has labels."""
+    """Train on labels, to generate images of a chosen class. Default: yes if the pack has labels."""
 
     # -- objective --
     loss: str | None = None
     """Adversarial loss: relativistic, relativistic-average, bce, minimax, least-squares, hinge or wasserstein."""
     r1: float | None = None
-    """Weight (gamma) of the gradient penalty on real images."""
+    """Weight (gamma) of the gradient penalty on real images, 0 or more. Raise it if training is unstable."""
     r2: float | None = None
-    """Weight (gamma) of the gradient penalty on generated images. Default: as r1."""
+    """Weight (gamma) of the gradient penalty on generated images, 0 or more. Default: equal to r1."""
     r1_features: float | None = None
-    """Weight of the penalties on real and generated images of heads on features, at the start of training."""
+    """features and both only: initial weight of the gradient penalties of the heads on features."""
     features_lead: float = 0.4
-    """How surely heads on features may rank real above generated images, 0 to 1: the weight of their penalties is
-    adapted to hold this; 1: constant weight."""
+    """features and both only: how clearly the heads may rank real above generated images, 0 to 1. The weight of their
+    penalties is adapted to reach this value; 1: constant weight."""
     probe_gamma: bool = False
-    """Try a tenth, one and ten times the penalty weight in short runs first, and take the best."""
+    """Before training, try 0.1, 1 and 10 times the penalty weight in short runs and use the best."""
     gradient_penalty: float | None = None
-    """Weight of WGAN-GP's penalty: gradient norms of 1 between real and generated images. Usual: 10."""
+    """Weight of the WGAN-GP penalty, which keeps gradient norms between real and generated images near 1. Usual: 10."""
     clip: float | None = None
-    """Keep every weight of the discriminator within +- this (the first Wasserstein GAN: 0.01); 0: off."""
+    """Limit each weight of the discriminator to +- this value (original Wasserstein GAN: 0.01); 0: off."""
     penalty: Literal["exact", "finite"] | None = None
-    """exact: double backward; finite: a finite difference, for devices without double backward."""
+    """exact: double backward; finite: finite differences, for devices without double backward."""
     penalty_interval: int | None = None
-    """The penalties are computed in every so many-th step, with as many times the weight."""
+    """Compute penalties every N steps, weighted by N. Larger values are faster."""
     path_length: float | None = None
-    """style only: weight of the path-length regularisation, in every fourth step; 0: off."""
+    """style only: weight of the path-length regularisation, computed every fourth step; 0: off."""
     style_mixing: float | None = None
-    """style only: probability that two latents share a training image."""
+    """style only: probability, 0 to 1, that a training image is generated from two latents."""
     reconstruction: float | None = None
-    """skip only: weight of the images that decoders rebuild from the discriminator's features; 0: off."""
+    """skip only: weight of the loss of images reconstructed from the discriminator's features; 0: off."""
     label_smoothing: float | None = None
-    """The discriminator's target for real images is 1 minus this (bce and least-squares)."""
+    """The discriminator's target for real images is 1 minus this, 0 to 1 (bce and least-squares)."""
     label_noise: float | None = None
-    """Uniform noise of this width is taken from both targets (bce and least-squares)."""
+    """Subtract uniform noise of this width from both targets (bce and least-squares); 0: off."""
     augment: float | None = None
-    """Probability of each augmentation, 0 to 0.8 (adaptive: at the start); the kind of image decides which ones."""
+    """Probability of each augmentation, 0 to 0.8 (with --adaptive: the initial value). --kind selects them."""
     adaptive: bool | None = None
-    """Adapt that probability, up to 0.8, while the discriminator knows its training images too well."""
+    """Raise that probability, up to 0.8, while the discriminator overfits. Useful for small data sets."""
     adaptive_target: float = 0.6
-    """Adaptive augmentation keeps E[sign(D(real))] here."""
+    """Target of adaptive augmentation for E[sign(D(real))], 0 to 1. Lower values augment more."""
 
     # -- optimisation --
     batch: int | None = None
-    """Pictures per step, over all ranks together."""
+    """Images per step, summed over all ranks (processes)."""
     micro_batch: int | None = None
-    """Pictures per forward pass and rank; a smaller number saves memory and changes nothing else."""
+    """Images per forward pass and rank. Lower it to save memory; results stay the same except for rounding."""
     workers: int | None = None
-    """CPU threads that each compute a part of the batch. Default: measured at the start where it may pay."""
+    """CPU threads that each compute a part of the batch. Default: measured at the start if it may be faster."""
     update: Literal["joint", "alternating"] | None = None
-    """joint: both networks learn from one pass of the discriminator; alternating: first it, then the generator."""
+    """joint: update both networks from one discriminator pass; alternating: discriminator first, then generator."""
     n_critic: int | None = None
-    """Steps of the discriminator for each of the generator (alternating)."""
+    """alternating only: discriminator steps per generator step."""
     optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] | None = None
     """Optimiser of both networks."""
     lr: float | None = None
-    """Learning rate of the generator, and of the discriminator without --lr-d."""
+    """Learning rate of the generator, and of the discriminator unless --lr-d is given."""
     lr_d: float | None = None
-    """Learning rate of the discriminator (two time scales). Default: as lr."""
+    """Learning rate of the discriminator. Default: equal to lr."""
     lr_end: float | None = None
-    """Learning rate at the end of the budget, as a fraction of lr."""
+    """Learning rate at the end of the budget, as a fraction of lr, 0 to 1."""
     decay_from: float | None = None
-    """Part of the budget after which the learning rate falls linearly to lr_end."""
+    """Fraction of the budget, 0 to 1, after which the learning rate decays linearly to lr_end."""
     warmup: float | None = None
-    """Part of the budget over which the learning rate rises from 0."""
+    """Fraction of the budget, 0 to 1, during which the learning rate rises from 0."""
     beta1: float | None = None
-    """Adam's first-moment decay."""
+    """Decay of Adam's first moment, 0 to 1."""
     beta2: float | None = None
-    """Adam's second-moment decay; RMSprop's smoothing."""
+    """Decay of Adam's second moment, 0 to 1; for rmsprop the smoothing constant."""
     momentum: float | None = None
-    """Momentum of sgd and rmsprop."""
+    """Momentum of sgd and rmsprop, 0 to 1."""
     weight_decay: float | None = None
     """Weight decay of adamw and sgd."""
     ema: float | None = None
-    """Longest half-life of the EMA of the generator's weights, in images; 0: no averaging."""
+    """Longest half-life of the moving average (EMA) of the generator's weights, in images; 0: no averaging."""
     ema_ramp: float = 0.2
-    """The half-life is never longer than this part of the images seen."""
+    """The half-life is at most this fraction of the images seen so far, 0 to 1."""
     snapshots: int = 0
-    """Pairs of power-function averages kept for `ganvas average`, which makes an EMA of any width afterwards."""
+    """Number of weight snapshots to save for `ganvas average`, which makes an EMA of any length after training."""
 
     # -- machine --
     device: str | None = None
-    """cpu, cuda, cuda:1 or mps. Default: the fastest there is."""
+    """cpu, cuda, cuda:1 or mps. Default: the fastest available."""
     precision: Literal["fp32", "bf16"] | None = None
-    """bf16 runs the trunk of both networks in bfloat16, heads stay in float32."""
+    """bf16: run both networks in bfloat16, except for the output heads (float32); fp32: run everything in float32."""
     compile: bool | None = None
-    """torch.compile both networks."""
+    """Compile both networks with torch.compile."""
     seed: int = 0
-    """Seed of weights, batches and latents."""
+    """Random seed of weights, batches and latents."""
 
-    # -- what is kept --
+    # -- output --
     previews: int = 40
-    """Grids drawn over the whole budget, denser at the beginning."""
+    """Number of preview grids over the whole budget, more of them at the beginning."""
     checkpoint_minutes: float = 2.0
-    """Longest time between two checkpoints."""
+    """Maximum time between two checkpoints, in minutes."""
     keep: int = 3
-    """Newest checkpoints kept (the best one is kept besides)."""
+    """Number of newest checkpoints to keep; the best model is kept in addition."""
     tensorboard: bool = False
-    """Write TensorBoard events into the run folder (extra `track`)."""
+    """Write TensorBoard events to the run folder (extra `track`)."""
 
     def __post_init__(self) -> None:
         budgets = [name for name in ("minutes", "images", "epochs") if getattr(self, name) is not None]
@@ -400,7 +400,7 @@ class TrainConfig:
 
     @property
     def budget(self) -> str:
-        """The budget in words: "5 minutes"."""
+        """The budget as text, e.g. "5 minutes"."""
         for name in ("minutes", "images", "epochs"):
             if (value := getattr(self, name)) is not None:
                 return f"{value:g} {name}" if name != "images" else f"{value:,} images"
@@ -420,14 +420,14 @@ MACHINE_FIELDS = frozenset(
         "tensorboard",
     }
 )
-"""Options that may change between two sessions of one run: they do not change what is learned, but for rounding."""
+"""Options that may change when a run resumes: apart from rounding they do not change the result."""
 BUDGET_FIELDS = frozenset({"minutes", "images", "epochs"})
-"""A run may be given a larger budget of the same unit later."""
+"""A run may get a larger budget of the same unit later."""
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A classic project: the options that make it, and the images that define it (None: any)."""
+    """A classic project: its options and the images that it needs (None: any)."""
 
     title: str
     options: dict[str, Any]
@@ -451,7 +451,7 @@ _CLASSIC: dict[str, Any] = {
     "ema": 0.0,
     "update": "alternating",
 }
-"""What the reference projects share: BCE on logits, constant rates, no average of the weights."""
+"""Common to the reference projects: BCE on logits, constant learning rates, no average of the weights."""
 
 PRESETS: dict[str, Preset] = {
     "mlp64": Preset(
@@ -500,4 +500,4 @@ PRESETS: dict[str, Preset] = {
         "128",
     ),
 }
-"""The settings of the projects that Ganvas replaces (docs/presets.md)."""
+"""Settings of the projects that Ganvas replaces (docs/presets.md)."""

@@ -1,4 +1,4 @@
-"""Where the arithmetic runs and in which precision (with the reason), ranks, seeds, gradient averaging."""
+"""Choice of device and precision, free memory, ranks, seeds, gradient averaging."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from ganvas.errors import ConfigError, TrainingError
 
 @dataclass(frozen=True)
 class Device:
-    """The chosen device and why; `bf16` says whether this device multiplies bfloat16 faster than float32."""
+    """The chosen device and the reason. bf16: whether it multiplies bfloat16 faster than float32."""
 
     torch_device: torch.device
     name: str
     reason: str
     bf16: bool
     free: int | None = None
-    """Bytes of free memory; None: measured when a training is planned."""
+    """Bytes of free memory; None: measured when training is planned."""
 
 
 def choose_device(wanted: str | None = None) -> Device:
     """CUDA, else MPS, else CPU; or the device named by `wanted` ("cuda", "cuda:1", "mps", "cpu")."""
     if wanted is None:
         if torch.cuda.is_available():
-            wanted, reason = "cuda", "a CUDA GPU is there"
+            wanted, reason = "cuda", "a CUDA GPU is available"
         elif torch.backends.mps.is_available():
-            wanted, reason = "mps", "an Apple GPU is there"
+            wanted, reason = "mps", "an Apple GPU is available"
         else:
             wanted, reason = "cpu", "no GPU was found"
     else:
-        reason = "you asked for it"
+        reason = "it was requested"
     try:
         device = torch.device(wanted)
     except RuntimeError as error:
@@ -47,16 +47,16 @@ def choose_device(wanted: str | None = None) -> Device:
         sharing = variable("LOCAL_WORLD_SIZE", variable("WORLD_SIZE", 1))
         if device.index is not None and sharing > 1:
             raise ConfigError(
-                f"--device {wanted}: {sharing} processes would share it; give --device cuda, one for each"
+                f"--device {wanted}: {sharing} processes would share this GPU; use --device cuda to give each its own"
             )
         if not torch.cuda.is_available():
-            raise ConfigError("--device cuda: this PyTorch sees no CUDA GPU; see `ganvas doctor`, or use --device cpu")
+            raise ConfigError("--device cuda: PyTorch finds no CUDA GPU; run `ganvas doctor`, or use --device cpu")
         if device.index is None:
             device = torch.device("cuda", local_rank() % torch.cuda.device_count())
         return Device(device, torch.cuda.get_device_name(device), reason, torch.cuda.is_bf16_supported(False))
     if device.type == "mps":
         if not torch.backends.mps.is_available():
-            raise ConfigError("--device mps: this PyTorch sees no Apple GPU; use --device cpu")
+            raise ConfigError("--device mps: PyTorch finds no Apple GPU; use --device cpu")
         return Device(device, "Apple GPU", reason, False)
     if device.type != "cpu":
         raise ConfigError(f"--device {wanted}: expected cpu, cuda, cuda:1 or mps")
@@ -65,7 +65,7 @@ def choose_device(wanted: str | None = None) -> Device:
 
 
 def prepare(device: Device) -> None:
-    """Process-wide switches of a GPU: the fastest convolution for each shape, TF32 products."""
+    """Process-wide GPU settings: fastest convolution for each shape, TF32 products."""
     if device.torch_device.type == "cuda":
         torch.cuda.set_device(device.torch_device)
         torch.backends.cudnn.benchmark = True
@@ -74,22 +74,22 @@ def prepare(device: Device) -> None:
 
 
 NO_MEMORY = ("not enough memory", "out of memory", "allocate memory", "bad_alloc", "ALLOC_FAILED")
-"""Parts of the messages: of Windows, CUDA and MPS, Linux and macOS, C++, cuBLAS and cuDNN."""
+"""Parts of out-of-memory messages of Windows, CUDA and MPS, Linux and macOS, C++, cuBLAS and cuDNN."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True for PyTorch's and Python's error classes, and for the plain RuntimeErrors that allocators raise."""
+    """True for the error classes of PyTorch and Python, and for RuntimeErrors raised by allocators."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
 
 
 def available_memory(root: Path = Path("/")) -> int | None:
-    """Bytes that this process may still take: the least of what the machine has, the limits of its cgroups (version 1
-    and 2: containers, SLURM) and those of `ulimit`. None where the system does not say."""
+    """Bytes that this process can still allocate: minimum of free memory, limits of its cgroups (version 1 and 2:
+    containers, SLURM) and limits of `ulimit`. None if unknown."""
     try:
         fields = dict(line.split(":") for line in (root / "proc/meminfo").read_text().splitlines())
-        found = [int(fields["MemAvailable"].split()[0]) * 1024]  # with what the disk cache would give back
+        found = [int(fields["MemAvailable"].split()[0]) * 1024]  # includes memory of the disk cache
         size, *_, data, _ = (int(pages) * os.sysconf("SC_PAGE_SIZE") for pages in
                              (root / "proc/self/statm").read_text().split())  # fmt: skip
     except (OSError, KeyError, ValueError, IndexError):
@@ -104,7 +104,7 @@ def available_memory(root: Path = Path("/")) -> int | None:
 
 
 def left_in_cgroups(root: Path) -> Generator[int]:
-    """Bytes left in the process's memory cgroup and in those around it."""
+    """Bytes left in the memory cgroup of this process and in its parents."""
     try:
         groups = [line.split(":", 2) for line in (root / "proc/self/cgroup").read_text().splitlines()]
     except OSError:
@@ -122,7 +122,7 @@ def left_in_cgroups(root: Path) -> Generator[int]:
             with contextlib.suppress(OSError, ValueError, KeyError):  # "max": no limit here
                 most, used = (int((folder / name).read_text()) for name in names[:2])
                 kept = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-                yield most - used + int(kept[names[2]])  # files in the disk cache make room
+                yield most - used + int(kept[names[2]])  # memory of the disk cache can be freed
             if folder == top:
                 break
 
@@ -130,17 +130,17 @@ def left_in_cgroups(root: Path) -> Generator[int]:
 # ---- ranks (torchrun sets the environment) ----
 
 
-JOIN = timedelta(minutes=10)  # until all processes are there
-PREPARE = timedelta(days=1)  # until the first process has packed the images
-ANSWER = timedelta(minutes=30)  # for one exchange of a step; the first process also examines and saves meanwhile
-_store: dist.Store | None = None  # of the group that `process_group` has joined
+JOIN = timedelta(minutes=10)  # for all processes to connect
+PREPARE = timedelta(days=1)  # for the first process to pack the images
+ANSWER = timedelta(minutes=30)  # for one exchange of a step; the first process also evaluates and saves in that time
+_store: dist.Store | None = None  # store of the group joined by `process_group`
 
 
 def variable(name: str, default: int) -> int:
-    """A whole number of the environment; an empty variable is none. Raises `ConfigError` for anything else."""
+    """Integer environment variable; `default` if unset or empty. Raises `ConfigError` for other values."""
     text = os.environ.get(name, "").strip()
     if text and not text.isdecimal():
-        raise ConfigError(f"the variable {name} is {text!r}, not a number: start with torchrun, or unset it")
+        raise ConfigError(f"the environment variable {name} is {text!r}, not a number: use torchrun, or unset it")
     return int(text or default)
 
 
@@ -158,16 +158,16 @@ def world_size() -> int:
 
 @contextlib.contextmanager
 def process_group(say: Callable[[str], None]) -> Generator[None]:
-    """Joins the group that torchrun describes (gloo for CPU tensors, nccl for CUDA), and leaves it at the end.
+    """Joins the process group set up by torchrun (gloo for CPU tensors, nccl for CUDA), and leaves it at the end.
 
-    Raises `ConfigError` when the description is incomplete or the others do not come, `TrainingError` when one ends.
+    Raises `ConfigError` for incomplete settings or missing processes, `TrainingError` if a process ends.
     """
     global _store
     world = variable("WORLD_SIZE", 1)
     if world == 1 or dist.is_initialized():
         if world == 1 and (tasks := variable("SLURM_NTASKS", 1)) > 1:
             say(
-                f"SLURM has {tasks} tasks, but this process was not started by torchrun and trains alone; to share the "
+                f"SLURM has {tasks} tasks, but this process was not started by torchrun and trains alone. To share the "
                 f"work: srun --ntasks-per-node 1 torchrun --nproc-per-node {tasks} -m ganvas train ..."
             )
         yield
@@ -198,8 +198,8 @@ def process_group(say: Callable[[str], None]) -> Generator[None]:
         if not is_of_the_group(error):
             raise
         raise TrainingError(
-            f"another process of this training ended or does not answer ({first_line(error)}): see what it said; the "
-            "same command goes on from the newest checkpoint"
+            f"another process of this training ended or does not respond ({first_line(error)}): check its output, then "
+            "run the same command again to resume from the newest checkpoint"
         ) from error
     finally:
         _store = None
@@ -207,7 +207,7 @@ def process_group(say: Callable[[str], None]) -> Generator[None]:
 
 
 def is_of_the_group(error: RuntimeError) -> bool:
-    """Whether the connection to another process failed; gloo raises plain RuntimeErrors."""
+    """Whether the connection to another process failed. gloo raises plain RuntimeErrors."""
     return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
 
 
@@ -217,7 +217,7 @@ def first_line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def first_rank_first() -> Generator[None]:
-    """Rank 0 does what is inside, however long that takes; then the others do."""
+    """Rank 0 runs the block first; the other ranks wait and then run it."""
     if _store is not None and rank() > 0:
         _store.wait(["ganvas/first"], PREPARE)
     yield
@@ -226,16 +226,16 @@ def first_rank_first() -> Generator[None]:
 
 
 def seed_step(seed: int, step: int) -> None:
-    """Gives every rank but the first its own dropout and noise in this step, the same again after an interruption.
+    """Seeds all ranks except the first, so that each has its own dropout and noise in this step, also after a resume.
 
-    The networks' own random numbers come from PyTorch's global generators, which begin alike in all processes.
+    The networks use PyTorch's global random generators, which start with the same state in all processes.
     """
     if rank() > 0:
         torch.manual_seed(int(np.random.SeedSequence((seed % 2**32, rank(), step)).generate_state(1)[0]))
 
 
 def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Replaces every gradient by its mean over the ranks, in one flat all-reduce; nothing with one process."""
+    """Averages gradients over the ranks, in one flat all-reduce. No effect with one process."""
     if world_size() == 1:
         return
     grads = [p.grad for p in parameters if p.grad is not None]
@@ -247,7 +247,7 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
 
 
 def average_over_ranks(value: torch.Tensor) -> torch.Tensor:
-    """The mean of a number on the device over all ranks."""
+    """Mean of a scalar tensor over all ranks."""
     if world_size() == 1:
         return value
     mean = value.clone()
@@ -256,7 +256,7 @@ def average_over_ranks(value: torch.Tensor) -> torch.Tensor:
 
 
 def agree(values: list[float]) -> list[float]:
-    """Rank 0's values on every rank (through the CPU, so that a GPU is not made to wait)."""
+    """Values of rank 0 on every rank (via the CPU, so that a GPU does not wait)."""
     if world_size() == 1:
         return values
     tensor = torch.tensor(values, dtype=torch.float64)

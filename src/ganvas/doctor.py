@@ -1,4 +1,4 @@
-"""What this machine has for Ganvas, and the command for what it lacks."""
+"""Report of `ganvas doctor`: versions, device, optional packages and how to install them."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from ganvas.files import cache_dir
 
 CORE = ("torch", "numpy", "pillow", "safetensors", "scikit-learn", "tyro", "rich")
 OPTIONAL = {
-    "av": ("video", "MP4 films"),
+    "av": ("video", "MP4 videos"),
     "tensorboard": ("track", "TensorBoard events"),
     "pydicom": ("medical", "DICOM files"),
     "onnxruntime": ("judge", "faster Inception features"),
     "onnxscript": ("export", "ONNX models and web pages"),
     "fastapi": ("studio", "the studio"),
-    "huggingface_hub": ("hub", "models on the hub"),
+    "huggingface_hub": ("hub", "models on the Hugging Face Hub"),
 }
 
 
 def lines() -> list[str]:
-    """The report, line by line."""
+    """The report as lines."""
     device = choose_device()
     found = [
         f"ganvas {importlib.metadata.version('ganvas')}, Python {platform.python_version()}, {platform.platform()}"
     ]
     found += [f"  {name} {importlib.metadata.version(name)}" for name in CORE]
     found.append(f"device: {device.torch_device} ({device.name}), because {device.reason}")
-    found.append("precision: " + ("bf16, which this device multiplies faster" if device.bf16 else "fp32"))
+    found.append("precision: " + ("bf16, faster on this device" if device.bf16 else "fp32"))
     found.append(f"processors: {os.cpu_count()}, threads: {torch.get_num_threads()}")
     try:
         found.append(f"packs and downloads: {cache_dir()}")
@@ -49,7 +49,7 @@ def lines() -> list[str]:
         )
     if platform.system() == "Linux" and torch.version.cuda is None and Path("/proc/driver/nvidia/version").exists():
         found.append(
-            "an NVIDIA GPU is here, but this PyTorch is a CPU build; pip install --force-reinstall torch from the "
+            "an NVIDIA GPU was found, but this PyTorch is a CPU build; pip install --force-reinstall torch from the "
             "CUDA index named on pytorch.org"
         )
     return found

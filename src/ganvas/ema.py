@@ -1,4 +1,4 @@
-"""Moving averages of the generator's weights: the one that is shown, saved and sampled, and those for afterwards."""
+"""Moving averages of the generator's weights: the EMA for previews and the model, and averages for `ganvas average`."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from torch import Tensor, nn
 
 
 def half_life_at(images_seen: int, half_life: float, ramp: float) -> float:
-    """Half-life in images: grows with the images seen (`ramp` times them) up to `half_life`.
+    """Half-life in images: `ramp` times the images seen, at most `half_life`.
 
-    Early weights are poor, so they must be forgotten quickly at first (StyleGAN2-ADA's ramp-up). 0: no averaging.
+    A short half-life at first removes the poor early weights (ramp-up of StyleGAN2-ADA). 0: no averaging.
     """
     return min(half_life, max(1.0, ramp * images_seen))
 
 
 class EMA:
-    """Keeps `average`, a copy of `generator` whose weights are an exponential moving average of its weights."""
+    """Maintains `average`, a copy of `generator` with exponentially averaged weights."""
 
     def __init__(self, generator: nn.Module) -> None:
         self.average = copy.deepcopy(generator).eval().requires_grad_(False)
 
     @torch.no_grad()
     def update(self, generator: nn.Module, batch: int, half_life: float) -> None:
-        """Moves the average by one step of `batch` images; both in images."""
+        """Updates the average after a step. batch, half_life: in images."""
         keep = 0.5 ** (batch / half_life) if half_life else 0.0
         averages: list[Tensor] = [*self.average.parameters()]
         torch._foreach_lerp_(averages, [*generator.parameters()], 1 - keep)
@@ -35,14 +35,14 @@ class EMA:
 
 
 WIDTHS = (0.05, 0.10)
-"""Relative standard deviations of the two averages that are stored (Karras et al. 2024, EDM2, section 3.1)."""
+"""Relative standard deviations of the two stored averages (Karras et al. 2024, EDM2, section 3.1)."""
 
 
 class PowerAverages:
-    """Two averages of the weights whose memory is a power of time, from which any other width follows afterwards.
+    """Two power-function averages of the weights, from which an average of any width can be computed afterwards.
 
-    After t images a weight of the time s counts in proportion to s^gamma (EDM2, equation 4), so that an average's width
-    is a fixed share of the training so far.
+    After t images, the weights at time s count in proportion to s^gamma (EDM2, equation 4), so the width of an average
+    is a fixed fraction of the training so far.
     """
 
     def __init__(self, generator: nn.Module) -> None:
@@ -50,7 +50,7 @@ class PowerAverages:
 
     @torch.no_grad()
     def update(self, generator: nn.Module, batch: int, images_seen: int) -> None:
-        """images_seen: with this step's batch."""
+        """images_seen: including this step's batch."""
         for width, average in zip(WIDTHS, self.averages, strict=True):
             keep = (1 - batch / images_seen) ** (exponent(width) + 1)
             torch._foreach_lerp_([*average.parameters()], [*generator.parameters()], 1 - keep)
@@ -75,9 +75,9 @@ def overlap(end: float, gamma: float, other_end: float, other_gamma: float) -> f
 
 
 def combination(stored: Sequence[tuple[float, float]], width: float) -> np.ndarray:
-    """Factors (len(stored),) that combine stored averages to one of another width at the last one's time.
+    """Factors (len(stored),) that combine stored averages to one of another width, at the time of the last one.
 
-    stored: (images seen, width) of each. The least-squares fit of the memory's shape (EDM2, section 3.2).
+    stored: (images seen, width) of each. Least-squares fit of the weighting function (EDM2, section 3.2).
     """
     powers = [(end, exponent(wide)) for end, wide in stored]
     wanted = (max(end for end, _ in stored), exponent(width))

@@ -1,15 +1,15 @@
-"""What can go wrong, as the user sees it.
+"""Exceptions for user errors.
 
     GanvasError
-    +-- ConfigError        an option or a combination of options that cannot work
-    +-- DataError          a source of images that cannot be read or used
-    |   +-- PictureError   one image that cannot be decoded (the rest goes on)
-    +-- RunError           a run folder that is locked, finished, or belongs to something else
-    |   +-- CheckpointError    a checkpoint or model file that is damaged or not ours
-    +-- TrainingError      training cannot go on (not finite, out of memory at one image)
-    +-- MissingExtraError  an optional part is not installed; the message says the command
+    +-- ConfigError        invalid option or combination of options
+    +-- DataError          unreadable or unusable source of images
+    |   +-- PictureError   one image that cannot be decoded (the others are still used)
+    +-- RunError           run folder that is locked, finished, or of another run
+    |   +-- CheckpointError    damaged or foreign checkpoint or model file
+    +-- TrainingError      training cannot continue (not finite, out of memory at one image)
+    +-- MissingExtraError  optional package not installed; the message has the command
 
-Every message is one sentence that says what was received, what was expected and what to do.
+Each message is one sentence: what was received, what was expected, and what to do.
 """
 
 from __future__ import annotations
@@ -18,44 +18,44 @@ from collections.abc import Sequence
 
 
 class GanvasError(Exception):
-    """Base of all errors that a user can mend; the command line prints it in one line and exits with 2.
+    """Base of all errors that a user can fix. The command line prints it in one line and exits with code 2.
 
-    Not a ValueError, which the command-line library would catch and wrap while it builds the configurations.
+    Not a ValueError, because tyro would catch and wrap that while it builds the configurations.
     """
 
 
 class ConfigError(GanvasError):
-    """An option, or a combination of options, that cannot work."""
+    """Invalid option or combination of options."""
 
 
 class DataError(GanvasError):
-    """A source of images that cannot be read or used."""
+    """Unreadable or unusable source of images."""
 
 
 class PictureError(DataError):
-    """One image that cannot be decoded; the message is the reason alone, without the name."""
+    """One image that cannot be decoded. The message is only the reason, without the name."""
 
 
 class RunError(GanvasError):
-    """A run folder that is locked, finished, or belongs to another data set or configuration."""
+    """Run folder that is locked, finished, or of another data set or configuration."""
 
 
 class CheckpointError(RunError):
-    """A checkpoint or a model file that is damaged, or not one of ours."""
+    """Damaged checkpoint or model file, or one not written by Ganvas."""
 
 
 class TrainingError(GanvasError):
-    """Training cannot go on; the message names the newest good checkpoint."""
+    """Training cannot continue. The message names the newest good checkpoint."""
 
 
 class MissingExtraError(GanvasError):
-    """An optional part is not installed."""
+    """An optional package is not installed."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs the package {package!r}: pip install 'ganvas[{extra}]'")
 
 
 def some(names: Sequence[str], most: int = 8) -> str:
-    """The names in a sentence, the first of them where there are many: "a, b, c and 2,997 others"."""
+    """Names as text, shortened to the first `most`: "a, b, c and 2,997 others"."""
     rest = len(names) - most
     return ", ".join(names[:most]) + (f" and {rest:,} others" if rest > 1 else "".join(f", {n}" for n in names[most:]))

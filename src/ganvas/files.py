@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their place, synced, then renamed."""
+"""Atomic file writes (temporary file, sync, rename), locks, and the cache folder."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ import platformdirs
 
 from ganvas.errors import GanvasError
 
-SET_CACHE = "set the variable GANVAS_CACHE to a folder that can be written"
+SET_CACHE = "set the environment variable GANVAS_CACHE to a writable folder"
 UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.ENODEV})
-"""What network file systems answer where they cannot lock, sync or map a file."""
-HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]  # several machines may share a disk
+"""Errors of network file systems that cannot lock, sync or map files."""
+HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]  # machines may share a disk
 TEMPORARY = re.compile(rf"\..+\.{HOST}-(\d+)\.tmp", re.DOTALL)
-_swept: set[Path] = set()  # by this process, before it first writes there
+_swept: set[Path] = set()  # folders already cleaned by this process
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object], sync: bool = True) -> None:
-    """Calls `write` with an open file; `path` then holds all of it, or what it held before.
+    """Calls `write` with an open file. Afterwards `path` has the complete new content, or is unchanged.
 
-    sync: also after a power cut. Without it a file is written many times faster, and may be empty after one.
+    sync: make this safe against power failure. Without it writing is many times faster.
     """
     if path.parent not in _swept:
         _swept.add(path.parent)
@@ -51,7 +51,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], sync: bool
 
 
 def sync_to_disk(handle: int) -> None:
-    """`os.fsync`, where the file system can: some network places cannot sync folders, or anything."""
+    """`os.fsync`, ignored on file systems that do not support it."""
     try:
         os.fsync(handle)
     except OSError as error:
@@ -60,9 +60,9 @@ def sync_to_disk(handle: int) -> None:
 
 
 def acquire(lock: filelock.BaseFileLock, timeout: float = -1.0) -> bool:
-    """Locks, and answers True; False on a file system without locks, where nobody can be kept out."""
+    """Acquires the lock and returns True; returns False on file systems without locks."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # filelock's, which then takes the file itself for the lock
+        warnings.simplefilter("ignore")  # warning of filelock about a fallback
         try:
             lock.acquire(timeout=timeout)
         except OSError as error:
@@ -73,12 +73,12 @@ def acquire(lock: filelock.BaseFileLock, timeout: float = -1.0) -> bool:
 
 
 def no_locks(folder: Path) -> str:
-    """What is said where `acquire` answered False."""
-    return f"{folder} is on a file system without locks: take care that no other process writes there"
+    """Message for the case that `acquire` returns False."""
+    return f"{folder} is on a file system without locks: make sure that no other process writes there"
 
 
 def load_array(path: Path) -> np.ndarray:
-    """An .npy file, mapped into memory to be read; where a file system cannot map files, as an array in memory."""
+    """Opens an .npy file memory-mapped and read-only; loads it to memory if the file system cannot map files."""
     try:
         return np.lib.format.open_memmap(path, mode="r")
     except OSError as error:
@@ -88,25 +88,25 @@ def load_array(path: Path) -> np.ndarray:
 
 
 def cache_dir() -> Path:
-    """Where packs and downloads are kept: $GANVAS_CACHE, else the user's cache folder."""
+    """Folder of packs and downloads: $GANVAS_CACHE, else the user's cache folder."""
     if place := os.environ.get("GANVAS_CACHE"):
         return Path(place)
-    with contextlib.suppress(RuntimeError):  # there is no home folder
+    with contextlib.suppress(RuntimeError):  # no home folder
         if (found := Path(platformdirs.user_cache_dir("ganvas"))).is_absolute():
             return found
-    raise GanvasError(f"there is no home folder for packs and downloads: {SET_CACHE}")
+    raise GanvasError(f"no home folder found for packs and downloads: {SET_CACHE}")
 
 
 def another_place(path: Path) -> str:
-    """The advice for a place that cannot be written."""
+    """Advice for a location that cannot be written."""
     with contextlib.suppress(GanvasError):
         if path.is_relative_to(cache_dir()):
             return SET_CACHE
-    return "choose another place"
+    return "choose another folder"
 
 
 def sweep(folder: Path) -> None:
-    """Deletes what killed processes of this machine left of files that they were writing into `folder`."""
+    """Deletes temporary files in `folder` left by killed processes of this machine."""
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
             match = TEMPORARY.fullmatch(path.name)
@@ -115,7 +115,7 @@ def sweep(folder: Path) -> None:
 
 
 def is_alive(process: int) -> bool:
-    """Whether a process of this number is running here; True where that cannot be known."""
+    """Whether a process with this ID is running on this machine; True if unknown."""
     if os.name == "nt":  # there is no harmless signal
         return True
     try:
@@ -128,7 +128,7 @@ def is_alive(process: int) -> bool:
 
 
 def write_text(path: Path, text: str) -> None:
-    """UTF-8; what a file name brings that is no text becomes a backslash escape, which JSON reads back as it was."""
+    """Writes UTF-8. Invalid characters of file names become backslash escapes, which JSON can read."""
     write_atomically(path, lambda file: file.write(text.encode(errors="backslashreplace")))
 
 
@@ -137,7 +137,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """`json.loads`, with ValueError also for what nests too deeply."""
+    """`json.loads` that raises ValueError also for too deep nesting."""
     try:
         return json.loads(text)
     except RecursionError as error:
@@ -145,7 +145,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def inside(folder: Path, name: object) -> Path | None:
-    """The place below `folder` that a name from a file means; None for no text, and for what lies outside."""
+    """Path below `folder` for a name read from a file; None if it is not text or points outside."""
     if not isinstance(name, str):
         return None
     try:
@@ -163,12 +163,12 @@ def sha256(path: Path) -> str:
 
 @contextlib.contextmanager
 def explained(path: Path) -> Generator[None]:
-    """Turns a full disk, or a place that is forbidden or impossible, into one sentence."""
+    """Converts OSError for a full disk or an unwritable location to GanvasError."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise GanvasError(
-                f"no space left while writing {path}: free some, then run the same command again"
+                f"no space left on the disk while writing {path}: free some space, then run the same command again"
             ) from error
         raise GanvasError(f"{path} cannot be written ({error.strerror}): {another_place(path)}") from error

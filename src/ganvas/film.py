@@ -1,6 +1,6 @@
-"""Films as GIF, WebP and MP4: of a training, whose preview grids keep every cell's place and latent, and of any frames.
+"""Writes videos as GIF, WebP and MP4: of a training run, from its preview grids, and of any frames.
 
-`write` takes frames as they come, so that an MP4 of any length needs little memory; GIF and WebP hold all frames.
+`write` takes an iterable of frames, so an MP4 of any length needs little memory; GIF and WebP store all frames.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from ganvas.errors import ConfigError, MissingExtraError, RunError
 from ganvas.provenance import SENTENCE, XMP
 from ganvas.run import Run
 
-SMALLEST, LARGEST = 480, 960  # pixels of the longer side of a training's frame
-CAPTION = 28  # pixels of height below the grid
-FRAME_MS, LAST_MS = 120, 2500  # how long a frame of a training is shown, and the last one
-AIM = 0.9  # part of the limit at which a GIF that was too large aims
-LEAST = 160  # pixels of the longer side of a GIF: below, the caption does not fit
-LEAST_FILM = 256  # pixels of the longer side of any other film, where no scale is asked for
-LEAST_PLAIN = 32  # the same without captions
-NO_FRAMES = "no frames came: a film needs at least one"
-MOST_GIF_FPS = 50  # frames a second; what shows frames more shortly, most programs play slowly
+SMALLEST, LARGEST = 480, 960  # minimum and maximum longer side of a training frame, in pixels
+CAPTION = 28  # height of the caption below the grid, in pixels
+FRAME_MS, LAST_MS = 120, 2500  # duration of a training frame and of the last one, in ms
+AIM = 0.9  # target size of a reduced GIF, relative to the limit
+LEAST = 160  # minimum longer side of a GIF with caption, in pixels
+LEAST_FILM = 256  # default minimum longer side of other videos, in pixels
+LEAST_PLAIN = 32  # minimum longer side of a GIF without caption, in pixels
+NO_FRAMES = "no frames: a video needs at least one"
+MOST_GIF_FPS = 50  # frames per second; most programs play faster GIFs slowly
 
 
 def video(
     run: str | Path, out: str | Path | None = None, max_mb: float = 8.0, formats: str | None = None
 ) -> list[Path]:
-    """Writes training.gif, training.webp and training.mp4 from a run's preview grids; returns their paths.
+    """Writes training.gif, training.webp and training.mp4 from the preview grids of a run. Returns their paths.
 
-    run: a run folder. out: where the files go; default: the run folder.
-    max_mb: the GIF's largest size in MB (10^6 bytes): frames become smaller until it fits.
-    formats: comma-separated among gif, webp, mp4; by default all that can be made here (MP4 needs the extra `video`).
+    run: run folder. out: output folder; default: the run folder.
+    max_mb: maximum size of the GIF in MB (10^6 bytes); frames are reduced until it fits.
+    formats: comma-separated list of gif, webp, mp4; default: all available (MP4 needs the extra `video`).
     """
     grids = Run(Path(run)).grids()
     if not grids:
-        raise RunError(f"{run} has no preview grids in samples/: expected the folder of a run whose training has begun")
+        raise RunError(f"{run} has no preview grids in samples/: expected a run that has started training")
     wanted = formats.split(",") if formats else ["gif", "webp", *(["mp4"] if importlib.util.find_spec("av") else [])]
     check_limit(max_mb)
     if unknown := [name for name in wanted if name not in WRITERS]:
@@ -65,21 +65,21 @@ def video(
 def write(
     frames: Iterable[np.ndarray], out: Path, *, fps: int = 24, scale: int | None = None, max_mb: float = 8.0
 ) -> Path:
-    """Writes frames (H, W, C), uint8 or uint16, as the film `out`, whole or not at all: .gif, .webp or .mp4.
+    """Writes frames (H, W, C), uint8 or uint16, as the video `out` (.gif, .webp or .mp4), atomically.
 
-    fps: frames a second. scale: pixels of the film for each pixel, a side; by default as many as make the longer side
-    256 or more. max_mb: a GIF's largest size in MB (10^6 bytes): its frames become smaller until it fits. The file
-    says that it is synthetic. Raises ConfigError for another ending or an impossible number, and MissingExtraError for
-    MP4 without its extra, before the first frame is asked for.
+    fps: frames per second. scale: enlargement factor; by default so that the longer side is at least 256 pixels.
+    max_mb: maximum size of a GIF in MB (10^6 bytes); frames are reduced until it fits. The file metadata state
+    that it is synthetic. Raises ConfigError for other endings or invalid numbers, and MissingExtraError for
+    MP4 without its extra, before the first frame is used.
     """
     form = out.suffix.lower().removeprefix(".")
     if form not in WRITERS:
-        raise ConfigError(f"{out} ends in {out.suffix or 'nothing'}: films are written as .gif, .webp or .mp4")
+        raise ConfigError(f"{out} ends in {out.suffix or 'nothing'}: videos are written as .gif, .webp or .mp4")
     most = MOST_GIF_FPS if form == "gif" else 120
     if not 1 <= fps <= most:
-        raise ConfigError(f"{fps} frames a second: expected 1 to {most} for a {form.upper()}")
+        raise ConfigError(f"--fps {fps}: expected 1 to {most} for {form.upper()}")
     if scale is not None and scale < 1:
-        raise ConfigError(f"scale {scale}: expected a whole number from 1 up")
+        raise ConfigError(f"--scale {scale}: expected a whole number, 1 or more")
     check_limit(max_mb)
     if form == "mp4":
         codec()
@@ -98,26 +98,26 @@ def check_limit(max_mb: float) -> None:
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds that a frame is shown, and the last one."""
+    """Duration of a frame and of the last one, in ms."""
 
     frame: float
     last: float
 
     def of(self, num: int, unit: int) -> list[int]:
-        """How long each of `num` frames is shown, ms, in whole multiples of `unit`, whose sum does not drift."""
+        """Duration of each of `num` frames in ms, as multiples of `unit`, without accumulated rounding errors."""
         ends = [round(self.frame * i / unit) * unit for i in range(num)]
         return [b - a for a, b in itertools.pairwise(ends)] + [round(self.last / unit) * unit]
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One frame at its size in the film, and a line below it."""
+    """One frame at full size, and its caption."""
 
     picture: Image.Image
     caption: str = ""
 
     def frame(self, scale: float = 1.0) -> Image.Image:
-        """The image, scaled, with the caption below it in letters that stay as large."""
+        """The scaled image with the caption below; the font size is constant."""
         picture = self.picture
         if scale < 1:
             width, height = (max(2, round(side * scale)) for side in picture.size)
@@ -132,12 +132,12 @@ class Scene:
 
 
 def scene(path: Path, images_seen: int) -> Scene:
-    """A grid, enlarged by whole pixels or reduced to a sensible size, with the images seen."""
+    """A grid, enlarged by an integer factor or reduced, with the images seen as caption."""
     try:
         with Image.open(path) as opened:
             picture = eight_bit(opened)
     except (OSError, SyntaxError) as error:
-        raise RunError(f"the grid {path} is damaged: delete it, then make the film again") from error
+        raise RunError(f"the grid {path} is damaged: delete it, then make the video again") from error
     longer = max(picture.size)
     if longer < SMALLEST:
         picture = enlarged(picture, -(-SMALLEST // longer))
@@ -153,14 +153,14 @@ def enlarged(picture: Image.Image, times: int) -> Image.Image:
 
 
 def as_image(pixels: np.ndarray) -> Image.Image:
-    """(H, W, C) uint8 or uint16, 1, 3 or 4 channels, as gray or colour of 8 bit."""
+    """Converts (H, W, C) uint8 or uint16 with 1, 3 or 4 channels to an 8 bit gray or colour image."""
     if pixels.dtype == np.uint16:
         pixels = (pixels / 257).round().astype(np.uint8)
     return eight_bit(Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))
 
 
 def eight_bit(picture: Image.Image) -> Image.Image:
-    """Gray or colour of 8 bit; transparent images lie on white."""
+    """Converts to 8 bit gray or colour; transparent images on white."""
     if picture.mode.startswith("I"):
         pixels = np.asarray(picture).astype(np.float32) / 257
         return Image.fromarray(pixels.round().astype(np.uint8))
@@ -170,7 +170,7 @@ def eight_bit(picture: Image.Image) -> Image.Image:
 
 
 def gif(scenes: Iterable[Scene], timing: Timing, max_mb: float) -> bytes:
-    """GIF, every frame with its own 256 colours; smaller and smaller until it is within the limit."""
+    """GIF with 256 colours per frame; reduced until it is within the limit."""
     scenes = listed(scenes)
     scale, size = 1.0, max(scenes[0].picture.size)
     least = LEAST if scenes[0].caption else min(LEAST_PLAIN, size)
@@ -179,8 +179,8 @@ def gif(scenes: Iterable[Scene], timing: Timing, max_mb: float) -> bytes:
         content = animated([one.frame(scale) for one in scenes], times, "GIF", optimize=True, comment=SENTENCE.encode())
         if len(content) <= max_mb * 1e6:
             return content
-        scale *= math.sqrt(AIM * max_mb * 1e6 / len(content))  # bytes go with the area
-    raise ConfigError(f"--max-mb {max_mb:g} is too little for {len(scenes)} frames of {least} pixels: allow more")
+        scale *= math.sqrt(AIM * max_mb * 1e6 / len(content))  # size is proportional to the area
+    raise ConfigError(f"--max-mb {max_mb:g} is too small for {len(scenes)} frames of {least} pixels: increase it")
 
 
 def webp(scenes: Iterable[Scene], timing: Timing, _: float) -> bytes:
@@ -202,7 +202,7 @@ def animated(frames: list[Image.Image], times: list[int], form: str, **options: 
 
 
 def codec() -> Any:
-    """The module that writes MP4."""
+    """Module that writes MP4."""
     try:
         import av
     except ImportError:
@@ -211,7 +211,7 @@ def codec() -> Any:
 
 
 def mp4(scenes: Iterable[Scene], timing: Timing, _: float) -> bytes:
-    """H.264 (4:2:0, so that every player takes it), frame by frame; the last one is held as long as it should."""
+    """H.264 (4:2:0, for all players), frame by frame; the last frame is repeated for its duration."""
     av = codec()
     scenes = iter(scenes)
     first = next(scenes, None)

@@ -1,7 +1,7 @@
 """Adversarial terms and gradient penalties: plain functions on logits and images.
 
-Every adversarial term maps two logit vectors (N,) to a loss per pair (N,); a sigmoid before it is impossible, since all
-take logits. Penalties map a discriminator and images (N, C, H, W) to a value per image (N,).
+Every adversarial term maps two logit vectors (N,) to a loss per pair (N,). Inputs are logits; do not apply a sigmoid.
+Penalties map a discriminator and images (N, C, H, W) to a value per image (N,).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ Discriminate = Callable[[Tensor, Tensor | None], Tensor]
 
 @dataclass(frozen=True)
 class Loss:
-    """The two sides of a game; each takes (real logits, fake logits) and returns a loss per pair (N,).
+    """Losses of discriminator and generator; each takes (real logits, fake logits) and returns a loss per pair (N,).
 
-    rescales: the discriminator's gradient at a fake image never vanishes, so that it can be rescaled to the
-    generator's (`generator_scale`). relativistic: only differences of logits count, and the generator's side needs the
-    real logits. zero: a logit above 0 says that an image is real. targets: D's side also takes the two targets
+    rescales: the discriminator's gradient at a fake image never vanishes, so it can be rescaled to the
+    generator's (`generator_scale`). relativistic: depends only on differences of logits; the generator's loss needs the
+    real logits. zero: a logit above 0 means real. targets: the discriminator's loss also takes the two targets
     (for label smoothing and noise). mixes: a pair's loss depends on the other pairs of the batch.
     """
 
@@ -58,7 +58,7 @@ def bce_generator(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def minimax_generator(real: Tensor, fake: Tensor) -> Tensor:
-    """log(1 - s(D(G(z)))): the original game; its gradient vanishes where the discriminator is sure."""
+    """log(1 - s(D(G(z)))): the original minimax loss; its gradient vanishes if the discriminator is confident."""
     return -F.softplus(fake)
 
 
@@ -80,7 +80,7 @@ def hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def wasserstein_discriminator(real: Tensor, fake: Tensor) -> Tensor:
-    """D(G(z)) - D(x) (Arjovsky et al. 2017); needs a discriminator that is kept Lipschitz."""
+    """D(G(z)) - D(x) (Arjovsky et al. 2017); needs a Lipschitz-constrained discriminator."""
     return fake - real
 
 
@@ -90,7 +90,7 @@ def minus_logit(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def relativistic_discriminator(real: Tensor, fake: Tensor) -> Tensor:
-    """softplus(-(D(x) - D(G(z)))): each real image should look more real than its fake.
+    """softplus(-(D(x) - D(G(z)))): each real image should get a higher logit than its fake.
 
     Relativistic pairing GAN (Jolicoeur-Martineau 2018; Huang et al. 2024, R3GAN, equation 2 with
     f(t) = -log(1 + exp(-t))).
@@ -99,17 +99,17 @@ def relativistic_discriminator(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def relativistic_generator(real: Tensor, fake: Tensor) -> Tensor:
-    """softplus(-(D(G(z)) - D(x))): the mirror image of the discriminator's term."""
+    """softplus(-(D(G(z)) - D(x))): the discriminator's term with real and fake exchanged."""
     return F.softplus(real - fake)
 
 
 def average_discriminator(real: Tensor, fake: Tensor) -> Tensor:
-    """Each real image against the mean fake and the reverse (Jolicoeur-Martineau 2018, RaSGAN)."""
+    """Each real image compared with the mean fake, and the reverse (Jolicoeur-Martineau 2018, RaSGAN)."""
     return F.softplus(fake.mean() - real) + F.softplus(fake - real.mean())
 
 
 def average_generator(real: Tensor, fake: Tensor) -> Tensor:
-    """The mirror image of the discriminator's term."""
+    """The discriminator's term with real and fake exchanged."""
     return F.softplus(real - fake.mean()) + F.softplus(real.mean() - fake)
 
 
@@ -127,12 +127,12 @@ LOSSES: dict[str, Loss] = {
 
 
 def generator_scale(loss: Loss, real: Tensor, fake: Tensor) -> Tensor:
-    """How the discriminator's gradient at each fake image becomes the generator's: (N,) factors.
+    """Factors (N,) that convert the discriminator's gradient at each fake image to the generator's.
 
     With logits l = D(G(z)), both networks' losses reach the image through the same dl/dG(z) as long as no
     operation of D mixes images. Their gradients there differ only by (dL_G/dl) / (dL_D/dl), so one backward pass
     serves both. For the relativistic pair the factor is -exp(D(x) - D(G(z))), for BCE -exp(-D(G(z))).
-    The exponent is kept within +-40, where float32 still resolves the discriminator's gradient.
+    The exponent is limited to +-40, where float32 still resolves the discriminator's gradient.
     """
     real = real.detach()
     fake = fake.detach()
@@ -157,8 +157,8 @@ def view_gradient_norms(
 ) -> list[Tensor]:
     """|grad of each head's logit at its own view|^2 per image, [(N,)] by double backward.
 
-    judge: views -> logits (N, heads), each of its own view only. R1 and R2 of a discriminator on features look at its
-    views, not at pixels: the frozen network is no part of what learns.
+    judge: views -> logits (N, heads), each of its own view only. R1 and R2 of a discriminator on features are
+    computed at its views, not at pixels, because the frozen network is not trained.
     """
     views = [view.detach().requires_grad_() for view in views]
     gradients = torch.autograd.grad(judge(views, labels).sum(), views, create_graph=True)
@@ -175,10 +175,10 @@ def gradient_norm_finite(
     """An unbiased estimate (as step -> 0) of |grad_x D(x)|^2 per image (N,) without double backward.
 
     (D(x + s n) - D(x - s n)) / 2s along a standard normal direction n has the mean square |grad|^2. The central
-    difference halves nothing but its error is O(s^2). For devices and compilers without double backward.
+    difference has an error of O(s^2). For devices and compilers without double backward.
 
     step: standard deviation s of the probe, in units of the [-1, 1] range.
-    direction: n, of the shape of `images`.
+    direction: n, same shape as `images`.
     """
     images = images.detach()
     there = discriminator(images + step * direction, labels)
@@ -189,18 +189,18 @@ def gradient_norm_finite(
 def gradient_penalty(
     discriminator: Discriminate, real: Tensor, fake: Tensor, labels: Tensor | None, mix: Tensor
 ) -> Tensor:
-    """(|grad D| - 1)^2 per image (N,) at a point between each real and its fake (Gulrajani et al. 2017, WGAN-GP).
+    """(|grad D| - 1)^2 per image (N,) at a point between each real image and its fake (Gulrajani et al. 2017, WGAN-GP).
 
-    mix: (N,) uniform in [0, 1): the share of the real image in its own interpolate.
+    mix: (N,) uniform in [0, 1): weight of the real image in the interpolation.
     """
     share = mix[:, None, None, None]
     between = share * real.detach() + (1 - share) * fake.detach()
-    norm = (gradient_norm_exact(discriminator, between, labels) + 1e-12).sqrt()  # the root has no slope at 0
+    norm = (gradient_norm_exact(discriminator, between, labels) + 1e-12).sqrt()  # avoids the infinite derivative at 0
     return (norm - 1).square()
 
 
 @torch.no_grad()
 def clip_weights(network: nn.Module, limit: float) -> None:
-    """Keeps every weight within +-limit (Arjovsky et al. 2017): a crude Lipschitz bound."""
+    """Clamps every weight to +-limit (Arjovsky et al. 2017), a crude Lipschitz bound."""
     for parameter in network.parameters():
         parameter.clamp_(-limit, limit)

@@ -1,14 +1,14 @@
-"""The run folder: all that a training run leaves behind, as plain files.
+"""The run folder: all output of a training run, as plain files.
 
-    config.json      what was asked, what was chosen, and on which data: decides whether a run may be resumed
+    config.json      requested options, chosen options and data; used to check whether a run can be resumed
     log.jsonl        one line per report
     samples/         grids from fixed latents, named by images seen
-    checkpoints/     everything that training needs to go on; the name carries the checksum
+    checkpoints/     complete training state; the checksum is in the file name
     model/           the generator (see generator.py)
-    best/            the generator of the best score so far
-    averages/        snapshots for `ganvas average`, where asked for
+    best/            the generator with the best score so far
+    averages/        snapshots for `ganvas average`, with --snapshots
 
-One process at a time may write: a lock file says who.
+Only one process may write at a time, controlled by a lock file.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ import torch
 from ganvas import files
 from ganvas.errors import CheckpointError, RunError
 
-PARTS = ("data", "model", "asked", "train")  # of config.json, without which a run cannot go on
-TEXTS = ("source", "pack", "hash", "size", "kind", "licence", "attribution")  # of its data
-MOST_IMAGES = 2**53  # seen by a training; more is damage
+PARTS = ("data", "model", "asked", "train")  # required parts of config.json
+TEXTS = ("source", "pack", "hash", "size", "kind", "licence", "attribution")  # text fields of its data part
+MOST_IMAGES = 2**53  # larger numbers of images seen are errors
 CHECKPOINT = re.compile(r"(\d{12})-([0-9a-f]{16})\.pt")
 
 
@@ -44,7 +44,7 @@ class Checkpoint:
 
 
 class Run:
-    """An opened run folder. Use as a context manager: the lock is held inside."""
+    """A run folder. Use as a context manager, which holds the lock."""
 
     def __init__(self, folder: Path, writes: bool = True) -> None:
         self.folder, self.writes = folder, writes
@@ -58,9 +58,9 @@ class Run:
         self.is_new = not folder.exists()
 
     def __enter__(self) -> Run:
-        """Makes the folder if need be and locks it; raises RunError when another process is training in it.
+        """Creates the folder if needed and locks it. Raises RunError if another process is training in it.
 
-        Without `writes` (every rank but the first) nothing is made or locked.
+        Without `writes` (all ranks except the first) nothing is created or locked.
         """
         if not self.writes:
             return self
@@ -69,7 +69,7 @@ class Run:
         for place in (self.folder, self.samples, self.checkpoints, self.model, self.best, *self.averages.glob("*")):
             files.sweep(place)
         if self.folder.is_dir() and not self.has_config() and any(p.name != ".lock" for p in self.folder.iterdir()):
-            raise RunError(f"{self.folder} holds other files and no run: choose a new or an empty folder for the run")
+            raise RunError(f"{self.folder} has other files and no run: choose a new or an empty folder for the run")
         with files.explained(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             try:
@@ -82,19 +82,19 @@ class Run:
 
     def __exit__(self, *_: object) -> None:
         self.lock.release()
-        if self.writes and not self.has_config():  # nothing came of it: leave nothing behind
+        if self.writes and not self.has_config():  # no run was started: remove the folder
             with contextlib.suppress(OSError):
                 Path(self.lock.lock_file).unlink()
                 if self.is_new:
                     self.folder.rmdir()
 
-    # -- what it is --
+    # -- config --
 
     def has_config(self) -> bool:
         return (self.folder / "config.json").is_file()
 
     def config(self) -> dict[str, Any]:
-        """The content of config.json; RunError when it is missing or unreadable."""
+        """Content of config.json. Raises RunError if it is missing or unreadable."""
         path = self.folder / "config.json"
         damaged = f"{path} is damaged: restore it, or start a new run in another folder"
         try:
@@ -122,7 +122,7 @@ class Run:
             file.write(json.dumps(record) + "\n")
 
     def cut_log(self, images_seen: int) -> int:
-        """Drops log lines and grids after `images_seen`, which a resumed run writes again, and damaged lines.
+        """Removes log lines and grids after `images_seen`, which a resumed run writes again, and damaged lines.
 
         Returns the number of damaged lines.
         """
@@ -146,7 +146,7 @@ class Run:
     # -- checkpoints --
 
     def save_checkpoint(self, state: dict[str, Any], images_seen: int, keep: int) -> Path:
-        """Writes a checkpoint whose name carries its checksum; keeps the newest `keep`."""
+        """Writes a checkpoint with its checksum in the file name; keeps the newest `keep`."""
         with files.explained(self.checkpoints):
             self.checkpoints.mkdir(exist_ok=True)
         buffer = io.BytesIO()
@@ -167,9 +167,9 @@ class Run:
     def load_checkpoint(
         self, say: Callable[[str], None], device: torch.device, repair: bool = True
     ) -> dict[str, Any] | None:
-        """The newest undamaged checkpoint's state, None before the first one; says which damaged ones were passed over.
+        """State of the newest undamaged checkpoint; None if there is none yet. Reports damaged checkpoints with `say`.
 
-        repair: rename the damaged ones. Raises CheckpointError when all are damaged: to begin anew would overwrite a
+        repair: rename damaged ones. Raises CheckpointError if all are damaged, because a new start would overwrite a
         model that may be good.
         """
         damaged: list[Path] = []
@@ -180,9 +180,9 @@ class Run:
                 damaged.append(checkpoint.path)
                 if len(damaged) == len(self.saved()):
                     raise CheckpointError(
-                        f"{error}, and {self.folder} has no other that is good: choose another --out"
+                        f"{error}, and {self.folder} has no other good checkpoint: choose another --out"
                     ) from error
-                say(f"{error}; going back to the one before")
+                say(f"{error}; using the previous one")
                 continue
             for path in damaged if repair else ():
                 path.rename(path.with_suffix(".damaged"))
@@ -191,9 +191,9 @@ class Run:
 
 
 def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Reads one checkpoint; raises CheckpointError when its bytes do not match the checksum in its name.
+    """Reads one checkpoint. Raises CheckpointError if it does not match the checksum in its name.
 
-    Nothing but tensors and plain values is ever unpickled, so a forged checkpoint runs no code.
+    Only tensors and plain values are unpickled, so a forged checkpoint cannot run code.
     """
     match = CHECKPOINT.fullmatch(path.name)
     if match is None or files.sha256(path)[:16] != match[2]:
@@ -201,11 +201,11 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     try:
         return torch.load(path, map_location=device, weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise CheckpointError(f"the checkpoint {path.name} is not one of Ganvas") from error
+        raise CheckpointError(f"the checkpoint {path.name} was not written by Ganvas") from error
 
 
 def read_log(folder: Path) -> Iterator[dict[str, Any]]:
-    """The records of a run's log.jsonl, in order, without damaged lines; `images` is a number in each."""
+    """Records of a run's log.jsonl, in order, without damaged lines; each has a number `images`."""
     for line in log_lines(folder):
         if (record := record_in(line)) is not None:
             yield record
@@ -217,7 +217,7 @@ def log_lines(folder: Path) -> list[bytes]:
 
 
 def record_in(line: bytes) -> dict[str, Any] | None:
-    """What a line of the log says; None for a damaged one, such as the last one after a crash."""
+    """Record of a log line; None for a damaged line, such as the last one after a crash."""
     try:
         record = files.parse_json(line)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a user does, one function each: the command line and Python call the same ones."""
+"""The user-facing functions. The command line and the Python API call the same ones."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from ganvas.training.transfer import open_origin
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """What `train` leaves. signal: the number of the signal that ended it early, else 0. rank: of this process."""
+    """Result of `train`. signal: number of the signal that stopped it early, else 0. rank: rank of this process."""
 
     folder: Path
     images_seen: int
@@ -59,14 +59,15 @@ def train(
     quiet: bool = False,
     **options: Any,
 ) -> Trained:
-    """Trains a generator on images, or goes on with a run that was interrupted.
+    """Train a generator on images, or resume an interrupted run.
 
-    data: a folder, an archive, a data-set file, a pack, or a name such as "digits" or "mnist"; or a run folder, moved
-    perhaps, which then goes on. out: the run folder; default runs/<name of the data>. The same call again resumes; a
-    finished run stays as it is.
-    data_path: where a named set's files lie.
-    start_from: a run or a model folder: a new run begins with its weights, as far as they fit.
-    options: any field of DataConfig or TrainConfig by name, such as minutes=30 or size="64".
+    data: a folder, an archive, a data-set file, a pack, a name such as "digits" or "mnist", or a run folder to resume
+    (it may have been moved).
+    out: run folder; default runs/<name of the data>. Call again with the same arguments to resume; a finished run is
+    not changed.
+    data_path: folder with the files of a named data set.
+    start_from: run or model folder to start from; copies every weight whose shape fits.
+    options: fields of DataConfig or TrainConfig by name, such as minutes=30 or size="64".
     """
     data_config, config = with_options(data_config or DataConfig(), config or TrainConfig(), options)
     if out is None and (run := Run(Path(data), writes=False)).has_config() and run.checkpoints.is_dir():
@@ -87,7 +88,10 @@ def train(
                 display.say(files.no_locks(folder))
             session = open_session(run, pack, str(data), config, device, display, examine, start)
             if session.finished:
-                display.say(f"{folder} is finished ({session.state.images_seen:,} images); a larger budget goes on")
+                display.say(
+                    f"{folder} is finished ({session.state.images_seen:,} images); increase --minutes, --images or "
+                    "--epochs to continue"
+                )
                 return Trained(folder, session.state.images_seen, session.state.seconds, rank=rank())
             if session.config.tensorboard and rank() == 0:
                 display.record_events(folder / "tensorboard")
@@ -105,8 +109,8 @@ def dry_run(
     config: TrainConfig | None = None,
     start_from: str | Path | None = None,
 ) -> None:
-    """Shows what `train` would do: every choice with its reason, the networks' layers, the memory, and how many images
-    the budget buys, measured in a few steps; then stops."""
+    """Show what `train` would do, without training: every chosen option with its reason, the layers, the memory, and
+    the number of images that fit in the budget (measured in a few steps)."""
     display = Display()
     config = config or TrainConfig()
     data_config, notes = as_preset(data_config or DataConfig(), config)
@@ -127,7 +131,7 @@ def dry_run(
 
 
 def as_preset(data: DataConfig, config: TrainConfig) -> tuple[DataConfig, list[str]]:
-    """The images that a classic preset is defined by, unless others are asked for; and a sentence that says so."""
+    """`data` with the image size and channels of the preset, unless the user chose others; and notes for the user."""
     if config.preset is None:
         return data, []
     preset = preset_of(config)
@@ -143,7 +147,7 @@ def as_preset(data: DataConfig, config: TrainConfig) -> tuple[DataConfig, list[s
 
 
 def with_options(data: DataConfig, train: TrainConfig, options: dict[str, Any]) -> tuple[DataConfig, TrainConfig]:
-    """Sorts keyword options into the two configurations; an unknown name raises ConfigError."""
+    """Distribute keyword options to the two configurations. Raises ConfigError for an unknown name."""
     in_data = {field.name for field in dataclasses.fields(DataConfig)}
     in_train = {field.name for field in dataclasses.fields(TrainConfig)}
     if unknown := sorted(set(options) - in_data - in_train):
@@ -157,7 +161,7 @@ def with_options(data: DataConfig, train: TrainConfig, options: dict[str, Any]) 
 
 
 def open_for_all_ranks(data: str | Path, config: DataConfig, path: str | Path | None, display: Display) -> Pack:
-    """Rank 0 packs, the others open what it made."""
+    """Rank 0 makes the pack; the other ranks then open it."""
     with first_rank_first(), display:
         pack = open_pack(data, config, path=path, progress=display.packing)
     if rank() == 0:
@@ -167,18 +171,19 @@ def open_for_all_ranks(data: str | Path, config: DataConfig, path: str | Path | 
 
 
 def average(run: str | Path, out: str | Path, width: float) -> Path:
-    """Writes a model folder whose weights are the run's average of this width; needs a run with --snapshots.
+    """Write a model folder with a weight average of another length. Needs a run trained with --snapshots.
 
-    width: standard deviation of the average's memory as a part of the training, 0.01 to 0.28.
+    width: standard deviation of the average as a fraction of the training, 0.01 to 0.28.
     """
     return average_of(Path(run), width).save(out)
 
 
 def evaluate(run: str | Path, *, data: str | Path | None = None, quiet: bool = False, **options: Any) -> dict[str, Any]:
-    """Judges a run (or, with `data`, a model folder); writes evaluation.json and evaluation/ there and returns it.
+    """Evaluate a run (or, with `data`, a model folder). Writes evaluation.json and evaluation/ there; returns the
+    content of evaluation.json.
 
-    data: the images that it was trained on, where the run's own pack is gone.
-    options: the fields of `ganvas.judge.evaluate.Options`, such as num=500, features="inception-clean".
+    data: the training images, needed only if the run's own pack was deleted.
+    options: fields of `ganvas.judge.evaluate.Options`, such as num=500 or features="inception-clean".
     """
     known = {field.name for field in dataclasses.fields(Options)}
     if unknown := sorted(set(options) - known):
@@ -188,7 +193,7 @@ def evaluate(run: str | Path, *, data: str | Path | None = None, quiet: bool = F
 
 
 def lines(evaluation: dict[str, Any]) -> list[str]:
-    """An evaluation for the terminal: a measure a line, then what else was found."""
+    """An evaluation as lines for the terminal: one line per measure, then the other findings."""
     arrow = {"lower": "↓", "higher": "↑", "near": "≈"}
     found = []
     for row in evaluation["measures"]:
@@ -199,7 +204,7 @@ def lines(evaluation: dict[str, Any]) -> list[str]:
     found += [part["sentence"] for name in ("copies", "real_or_fake", "usefulness") if (part := evaluation.get(name))]
     found += [f"{one['severity']}: {one['sentence']}" for one in (evaluation.get("artefacts") or {}).get("findings", [])
               if one["severity"] != "ok"]  # fmt: skip
-    found += [f"not judged: {sentence}" for sentence in evaluation["left_out"]]
+    found += [f"not evaluated: {sentence}" for sentence in evaluation["left_out"]]
     protocol = evaluation["protocol"]
     found.append(
         f"{protocol['num_real']:,} {protocol['split']} and {protocol['num_generated']:,} generated images, "
@@ -209,7 +214,7 @@ def lines(evaluation: dict[str, Any]) -> list[str]:
 
 
 def open_generator(source: str | Path, device: str | None = None) -> Generator:
-    """The generator of a run, a model folder, a weights file, or "hf://owner/name" on the hub."""
+    """Load the generator of a run, a model folder, a weights file, or "hf://owner/name" on the Hugging Face Hub."""
     return Generator.load(hub.local(source), device)
 
 
@@ -230,13 +235,16 @@ def sample(
     device: str | None = None,
     fast: bool = False,
 ) -> list[Path]:
-    """Writes images of the seeds `seed` to `seed + num - 1` and manifest.csv into the folder `out`.
+    """Generate images with the seeds `seed` to `seed + num - 1`; write them and manifest.csv to the folder `out`.
 
-    source: a run, a model folder, a generator.safetensors file or "hf://owner/name" on the hub. out: a folder, or a
-    .zip file. seeds: in place of num and seed, such as "0-9,42". per_class: so many of every class in class folders,
-    seeds counting on from `seed`. as_grid: one image `out` of all instead. form: of the files, 8 or 16 bit as the
-    data had it, one common scale. no_copies: leave out what copies a training image (data: where those are, if there
-    is no run). fast: half precision on a GPU. An interrupted call goes on when made again. Returns the pictures' paths.
+    If interrupted, call again with the same arguments to continue.
+
+    source: run folder, model folder, generator.safetensors file or "hf://owner/name" on the Hugging Face Hub.
+    out: folder or .zip file. seeds: seeds to use, overrides num and seed, e.g. "0-9,42".
+    per_class: number of images of every class, in one folder per class; seeds count up from `seed`.
+    as_grid: write one grid image to `out` instead. form: file format; 8 or 16 bit as in the training images.
+    no_copies: leave out images flagged as copies of a training image (data: the training images, if source is not a
+    run). fast: half precision on a GPU. Returns the paths of the images.
     """
     generator = open_generator(source, device)
     if fast:
@@ -259,18 +267,18 @@ def sample(
         written = sampling.write(generator, out, planned, truncation, gate=gate, progress=display.packing)
     if written.damaged:
         lines = f"{written.damaged:,} damaged line{'s' if written.damaged > 1 else ''}"
-        display.say(f"{out / 'manifest.csv'} had {lines}: left out, and what is missing is drawn again")
+        display.say(f"{out / 'manifest.csv'} had {lines}: removed; missing images are generated again")
     if written.known:
-        display.say(f"{written.known:,} of {len(planned):,} images were there already")
+        display.say(f"{written.known:,} of {len(planned):,} images existed already")
     if gate is not None:
-        display.say(f"{written.left_out} of {len(planned)} images copy a training image and are left out")
+        display.say(f"{written.left_out} of {len(planned)} images were flagged as copies and left out")
     return written.paths
 
 
 def refuse_copies(source: str | Path, data: str | Path | None = None, device: str | None = None) -> str:
-    """The gate of an export: raises ConfigError where the generator copies its training images.
+    """Check before an export. Raises ConfigError if generated images are flagged as copies of training images.
 
-    data: where those are, if there is no run. Returns what was found, in a sentence.
+    data: the training images, if `source` is not a run. Returns the result as a sentence.
     """
     place = hub.local(source)
     generator = Generator.load(place, device)
@@ -279,11 +287,11 @@ def refuse_copies(source: str | Path, data: str | Path | None = None, device: st
         pixels = to_pixels(generator.sample(GATE_SAMPLES, seed=GATE_SEED), generator.info.depth)
         found = finder.judge(pixels)
     if found.caught:
-        raise ConfigError(f"not exported, since {found.sentence}: train on more images or for a shorter time")
+        raise ConfigError(f"not exported, because {found.sentence}: train on more images or for a shorter time")
     return found.sentence
 
 
-GATE_SAMPLES, GATE_SEED = 500, 1_000_000  # images that decide, and the first one's seed, as in an evaluation
+GATE_SAMPLES, GATE_SEED = 500, 1_000_000  # number of images checked, and the first seed, as in an evaluation
 
 
 def seeds_of(seeds: str | Sequence[int] | None, num: int, seed: int) -> Sequence[int]:
@@ -292,20 +300,20 @@ def seeds_of(seeds: str | Sequence[int] | None, num: int, seed: int) -> Sequence
     if seeds is not None:
         return seeds
     if num < 1:
-        raise ConfigError(f"--n {num}: expected at least 1 picture")
+        raise ConfigError(f"--n {num}: expected at least 1 image")
     return range(seed, seed + num)
 
 
 def one_grid(
     generator: Generator, path: Path, planned: Sequence[sampling.Planned], truncation: float, gate: sampling.Gate | None
 ) -> Path:
-    """All planned images, less those that the gate leaves out, in one image."""
+    """Write one grid of all planned images that pass the copy check."""
     parts = [pixels for _, pixels in sampling.drawn(generator, planned, truncation)]
     pixels = np.concatenate(parts)
     if gate is not None:
         pixels = pixels[~gate(pixels)]
         if not len(pixels):
-            raise ConfigError("all of these images copy training images: take other seeds")
+            raise ConfigError("all of these images are flagged as copies of training images: use other --seeds")
     seeds = [one.seed for one in planned]
     save_sheet(generator, path, grid(pixels), {"seeds": seeds, "truncation": truncation})
     return path
@@ -332,10 +340,11 @@ def interpolate(
     max_mb: float = 8.0,
     device: str | None = None,
 ) -> Path:
-    """Writes a film that passes through images in turn: GIF, WebP or MP4 by the ending of `out`.
+    """Write a video that morphs from image to image. The ending of `out` selects GIF, WebP or MP4.
 
-    seeds: such as "1,5,9"; or favourites: a file of kept images. labels: one for all, one each, or several with one
-    seed for a way between classes. frames: of the whole film. loop: the last image leads back to the first.
+    seeds: seeds of the images, e.g. "1,5,9". favourites: a favourites file, overrides seeds. labels: one for all
+    images, one per image, or several with one seed. frames: number of frames of the whole video. loop: return to the
+    first image at the end.
     """
     generator = open_generator(source, device)
     directions: dict[str, Direction] = {}
@@ -347,10 +356,10 @@ def interpolate(
         recipes = recipes_of(parse_seeds(seeds) if isinstance(seeds, str) else list(seeds or default), labels)
         recipes = [dataclasses.replace(one, truncation=truncation) for one in recipes]
     if len(recipes) < 2:
-        raise ConfigError("a film needs two images or more: give several seeds, or several labels")
+        raise ConfigError("a video needs at least two images: give several --seeds or several --labels")
     if frames < 2:
         raise ConfigError(f"--frames {frames}: expected 2 or more")
-    resolve(generator, recipes, directions)  # says now what is wrong, before the first frame
+    resolve(generator, recipes, directions)  # report errors before the first frame
     shown = morph.frames(generator, recipes, frames, loop=loop, directions=directions)
     out = Path(out)
     with files.explained(out):
@@ -359,12 +368,12 @@ def interpolate(
 
 
 def recipes_of(seeds: Sequence[int], labels: Sequence[str] = ()) -> list[Recipe]:
-    """Seeds with labels: one of either goes with all of the other."""
+    """Combine seeds and labels. A single seed is used with all labels, and a single label with all seeds."""
     if not labels:
         return [Recipe(seed) for seed in seeds]
     num = max(len(seeds), len(labels))
     if len(seeds) not in (1, num) or len(labels) not in (1, num):
-        raise ConfigError(f"{len(seeds)} seeds and {len(labels)} labels: give one of either, or as many of both")
+        raise ConfigError(f"{len(seeds)} seeds and {len(labels)} labels: give equal numbers, or one of either")
     return [Recipe(seeds[i % len(seeds)], label=labels[i % len(labels)]) for i in range(num)]
 
 
@@ -378,15 +387,15 @@ def mix(
     truncation: float = 1.0,
     device: str | None = None,
 ) -> Path:
-    """Mixes the first seed's image with each of the others: a sheet, and a favourites file beside it.
+    """Mix the image of the first seed with each of the others. Writes a grid, and a favourites file next to it.
 
-    depths: what the others lend: coarse, middle, fine, all, or numbers such as 0-1. In the sheet the lenders stand
-    above, the first image on the left, and what came of each below its lender.
+    depths: layers to take from the other images: coarse, middle, fine, all, or numbers such as 0-1 (0 = coarsest).
+    The grid shows the other images on top, the first image on the left, and each result below its second image.
     """
     generator = open_generator(source, device)
     numbers = parse_seeds(seeds) if isinstance(seeds, str) else list(seeds)
     if len(numbers) < 2:
-        raise ConfigError("to mix takes two seeds or more: the first image, and those that lend to it")
+        raise ConfigError("mixing needs at least two --seeds: the first image, then the images to take layers from")
     chosen = parse_depths(depths, generator.num_depths)
     first, *others = (Recipe(seed, label=label, truncation=truncation) for seed in numbers)
     mixed = [dataclasses.replace(first, mix=Mix(other, chosen)) for other in others]
@@ -412,12 +421,12 @@ def directions(
     seed: int = 0,
     device: str | None = None,
 ) -> list[tuple[Direction, Path]]:
-    """Finds directions, saves them by name beside the model (directions.json), and draws a strip of each.
+    """Find latent directions, save them with the model (directions.json), and draw an image strip for each.
 
-    data: labelled images, for directions from labels: `label` names the class that a direction leads to (default: one
-    for each class), `labels` says where labels come from, as in training. method: features (principal components,
-    the default), weights (closed form), or labels (the default with data). out: folder of the strips; default:
-    directions/ beside the model.
+    data: labelled images, for directions learned from labels. label: class that the direction leads to (default: one
+    direction per class). labels: source of the labels, as in training. method: features (principal components,
+    default), weights (closed form) or labels (default with data). out: folder for the strips (default: directions/ in
+    the model folder).
     """
     from ganvas.explore import directions as directions_of
 
@@ -427,7 +436,7 @@ def directions(
     with Display() as display:
         if method == "labels":
             if data is None:
-                raise ConfigError("directions from labels need --data: images with classes, or with --labels")
+                raise ConfigError("--method labels needs --data: images in class folders, or images with --labels")
             pack = open_pack(data, data_like(generator, labels), progress=display.packing)
             found = directions_of.supervised(generator, pack, label=label, progress=display.packing)
         elif method == "weights":
@@ -447,7 +456,7 @@ def directions(
 
 
 def data_like(generator: Generator, labels: str | None) -> DataConfig:
-    """Pictures as the model's own."""
+    """Image options that match the training images of the model."""
     config = generator.info.config
     channels: Any = {1: "gray", 3: "color", 4: "alpha"}[config.channels]
     kind: Any = generator.info.kind
@@ -464,9 +473,8 @@ def project(
     seed: int = 0,
     device: str | None = None,
 ) -> Any:
-    """Finds the code that comes nearest to an image; writes the side by side, the loss curve and a favourites file.
-
-    The recipe in it can be used wherever recipes can: films, mixtures, the studio.
+    """Find the latent whose image is closest to a given image. Writes a comparison image, the loss curve and a
+    favourites file for use in videos, mixes and the studio.
     """
     from ganvas.explore import projection
 
@@ -493,17 +501,17 @@ def favourites(
     form: Literal["png", "tiff"] = "png",
     device: str | None = None,
 ) -> list[Path]:
-    """Re-makes the kept images of a favourites file into the folder `out`.
+    """Generate the images of a favourites file again and write them to the folder `out`.
 
-    keep: seeds to add to the file first, but for those that it holds; it is made where there is none.
-    Returns the pictures' paths.
+    keep: seeds to add to the file first, except those that it has; the file is created if needed.
+    Returns the paths of the images.
     """
     generator, file = open_generator(source, device), Path(file)
     kept = Favourites.read(file, generator) if file.exists() or keep is None else Favourites(generator.hash)
     if keep is not None:
         seeds = parse_seeds(keep) if isinstance(keep, str) else keep
         asked = [Recipe(seed, label=label, truncation=truncation) for seed in dict.fromkeys(seeds)]
-        resolve(generator, asked)  # a wrong label is said before it is kept
+        resolve(generator, asked)  # report a wrong label before saving it
         fresh = [recipe for recipe in asked if recipe not in kept.recipes]
         kept.names = [*(kept.names or [""] * len(kept.recipes)), *([""] * len(fresh))]
         kept.recipes += fresh
@@ -513,7 +521,7 @@ def favourites(
     if out is None:
         return []
     if not kept.recipes:
-        raise ConfigError(f"{file} holds no images: keep some in the studio, or with --keep 3,7")
+        raise ConfigError(f"{file} has no images: add some in the studio, or with --keep 3,7")
     folder = Path(out)
     with files.explained(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Data: from a folder, an archive or a named set to a `Pack` of images of one size."""
+"""Data: converts a folder, an archive or a named data set to a `Pack` of images with one size."""
 
 from ganvas.data.pack import Pack, open_pack
 

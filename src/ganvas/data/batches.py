@@ -1,7 +1,7 @@
-"""Endless seeded batches: every rank sees its own part of one global order, and the position is one number.
+"""Endless seeded batches. Each rank gets its part of one global order; the position is a single number.
 
-The order of epoch e is the permutation of the training images by the seed (seed, e), so that position alone says what
-comes next: a resumed run sees exactly the images that it would have seen. Held-out images never come.
+The order of epoch e is a permutation of the training images with seed (seed, e), so the position determines what comes
+next, and a resumed run gets the same images as an uninterrupted one. Held-out images are never used.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from torch import Tensor
 
 from ganvas.data.pack import Pack
 
-HELD_IN_MEMORY = 512 * 2**20  # packs up to this many bytes are held on the device
-READ_AHEAD = 4  # batches that a large pack's reader thread keeps ready
+HELD_IN_MEMORY = 512 * 2**20  # packs up to this size, in bytes, are stored on the device
+READ_AHEAD = 4  # batches that the reader thread of a large pack prepares
 
 
 class Batches:
     """Iterates over (images (B, C, H, W) float32 in [-1, 1] on the device, labels (B,) int64 or None).
 
     batch: images per step over all ranks; this rank receives batch / world_size of them.
-    mirror: half of the images, drawn by the seed, come mirrored left to right.
+    mirror: flip a random half of the images left to right.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Batches:
         self.pack, self.batch, self.seed, self.mirror = pack, batch, seed, mirror
         self.device = torch.device(device)
         self.start, self.stop = batch * rank // world_size, batch * (rank + 1) // world_size
-        self.position = 0  # images handed out so far, over all ranks
+        self.position = 0  # images returned so far, over all ranks
         self.half_range = (2**pack.depth - 1) / 2
         self._epoch = -1
         self._order = np.empty(0, np.int64)
@@ -72,7 +72,7 @@ class Batches:
         return self
 
     def picked(self, position: int) -> tuple[np.ndarray, np.ndarray]:
-        """Indices into the pack, and who is mirrored, of this rank's part of the batch at `position`."""
+        """(indices into the pack, flip mask) of this rank's part of the batch at `position`."""
         places = range(position + self.start, position + self.stop)
         num = self.pack.num_training
         indices = np.empty(len(places), np.int64)
@@ -94,19 +94,19 @@ class Batches:
         self.position, self.seed, self._epoch = state["position"], state["seed"], -1
 
     def close(self) -> None:
-        """Ends the read-ahead thread of a large pack."""
+        """Stops the reader thread of a large pack."""
         if self._reader is not None:
             self._reader.close()
             self._reader = None
 
 
 def to_tensor(pictures: np.ndarray) -> Tensor:
-    """uint8 stays as it is; uint16 becomes int32, since few torch operators know it."""
+    """Converts uint16 to int32, because few torch operators support uint16; uint8 is unchanged."""
     return torch.from_numpy(pictures.astype(np.int32 if pictures.dtype == np.uint16 else pictures.dtype))
 
 
 class Reader:
-    """Reads the coming batches of a memory-mapped pack in a thread, in order."""
+    """Reads the next batches of a memory-mapped pack in a thread, in order."""
 
     def __init__(self, batches: Batches) -> None:
         self.batches, self.position = batches, batches.position
@@ -119,7 +119,7 @@ class Reader:
         try:
             while not self.stopped.is_set():
                 picked, flips = self.batches.picked(self.position)
-                order = np.argsort(picked)  # the disk is read forwards
+                order = np.argsort(picked)  # read the disk forwards
                 raw = np.empty((len(picked), *self.batches.pack.images.shape[1:]), self.batches.pack.images.dtype)
                 raw[order] = self.batches.pack.images[picked[order]]
                 self.position += self.batches.batch
@@ -151,6 +151,6 @@ def spaced(indices: np.ndarray, num: int) -> np.ndarray:
 
 
 def images_at(pack: Pack, indices: np.ndarray) -> Tensor:
-    """The images at these indices as training sees them: float32 (N, C, H, W) in [-1, 1]."""
+    """Images at these indices in the training format: float32 (N, C, H, W) in [-1, 1]."""
     top = (2**pack.depth - 1) / 2
     return torch.from_numpy(pack.images[indices].astype(np.float32)).permute(0, 3, 1, 2) / top - 1

@@ -1,7 +1,7 @@
-"""The named data sets: where each officially lies, its checksum, its terms and how it is best packed.
+"""The named data sets: official location, checksum, licence and default options.
 
-`locate` finds or downloads the files of a set and `open_at` opens them. Nothing is taken from anywhere but the
-place named here, over https, and what has a published checksum is checked against it.
+`locate` finds or downloads the files of a data set, `open_at` opens them. Files are downloaded only from the
+locations listed here, over https, and verified if a checksum is published.
 """
 
 from __future__ import annotations
@@ -32,29 +32,26 @@ class Dataset:
     licence: str
     attribution: str
     files: tuple[File, ...] = ()
-    """What is downloaded or put into the folder by hand."""
+    """Files to download, or to put into the folder by hand."""
     size: str | None = None
     """Default image size, as in `DataConfig`; None: chosen from the images."""
     fit: Fit | None = None
     account_needed: str | None = None
-    """The site that wants an account before it hands the files out."""
+    """Site that requires an account for the download."""
     page: str | None = None
-    """Where a person finds the set."""
+    """Web page of the data set."""
 
     @property
     def folder(self) -> Path:
-        """Where the files are looked for and downloaded to."""
+        """Download folder."""
         return files.cache_dir() / "downloads" / self.name
 
     @property
     def hint(self) -> str:
-        """How to get the set by hand, in one clause."""
+        """How to get the data set by hand, as one clause."""
         names = " and ".join(file.name for file in self.files)
         account = f" (an account at {self.account_needed} is needed)" if self.account_needed else ""
-        return (
-            f"get {names} from {self.page}{account} and put it into {self.folder}, "
-            "or say where it lies with --data PATH"
-        )
+        return f"download {names} from {self.page}{account} to {self.folder}, or give its folder with --data PATH"
 
 
 def _idx_files(base: str, sums: dict[str, tuple[str, int]]) -> tuple[File, ...]:
@@ -190,23 +187,23 @@ CATALOG: dict[str, Dataset] = {
 
 
 DICOM_KINDS: dict[str, Kind] = {"radiographs": "xray", "dicom": "scan"}
-"""Form of a source -> kind, for files that say how they were made; none of them is mirrored, coloured or not."""
+"""Form of a source -> kind, for DICOM files; neither kind is mirrored."""
 
 
 def locate(
     data: str, path: str | Path | None = None, progress: Progress | None = None
 ) -> tuple[Dataset | None, Path | None]:
-    """What `data` means: a named set and where its files lie (downloaded if need be), or no set and a path.
+    """Resolves `data` to (data set, location of its files, downloaded if needed) or (None, path).
 
-    A path that exists comes before a name, unless `path` says where the named set's files lie. The place is
-    None for what comes with a package. Raises `DataError` when `data` is neither a path nor a name.
+    An existing path has precedence over a name, unless `path` gives the location of the named set. The location is
+    None for data included in a package. Raises `DataError` if `data` is neither a path nor a name.
     """
     if path is None and Path(data).exists():
         return None, Path(data).resolve()
     if data not in CATALOG:
         raise DataError(
-            f"{data!r} is neither a path that exists nor the name of a data set"
-            f"{did_you_mean(data, list(CATALOG))}: the named sets are {', '.join(CATALOG)}"
+            f"{data!r} is neither an existing path nor the name of a data set"
+            f"{did_you_mean(data, list(CATALOG))}: the named data sets are {', '.join(CATALOG)}"
         )
     dataset = CATALOG[data]
     if path is not None:
@@ -215,13 +212,13 @@ def locate(
 
 
 def policy_for(dataset: Dataset | None, place: Path | None, config: DataConfig, form: str | None = None) -> Policy:
-    """What is known about the images: by the catalogue, or guessed plainly from the form of the source."""
+    """Known facts about the images, from the catalogue or guessed from the form of the source."""
     if dataset is None:
-        # Of the forms that are told from the files alone, one belongs to one set, and one holds digits mostly.
+        # The form "celeba" is a specific data set; IDX files usually contain digits.
         like = {"celeba": CATALOG["celeba"], "idx": CATALOG["mnist"]}.get(form or "")
         kind, size, fit = (like.kind, like.size, like.fit) if like else (DICOM_KINDS.get(form or ""), None, None)
         name = place.name if place and place.name else "pictures"
-        known = (like.licence, like.attribution) if like and form == "celeba" else ()  # idx may be another set's
+        known = (like.licence, like.attribution) if like and form == "celeba" else ()  # IDX may be another set
         return Policy(name, str(place), config.kind or kind, size, fit, *known)
     return Policy(
         dataset.name,
@@ -235,12 +232,12 @@ def policy_for(dataset: Dataset | None, place: Path | None, config: DataConfig, 
 
 
 def fingerprint(place: Path | None, config: DataConfig) -> str:
-    """The fingerprint of the source at `place`, without opening it."""
+    """Fingerprint of the source at `place`, without opening it."""
     return DIGITS_VERSION if place is None else fingerprint_of(place, config.labels)
 
 
 def open_at(dataset: Dataset | None, place: Path | None, config: DataConfig) -> tuple[Source, Policy]:
-    """Open what `locate` found; raises `DataError` when it holds no images."""
+    """Opens the result of `locate`. Raises `DataError` if it has no images."""
     source = (
         Digits()
         if place is None
@@ -250,14 +247,14 @@ def open_at(dataset: Dataset | None, place: Path | None, config: DataConfig) -> 
 
 
 def fetch(dataset: Dataset, progress: Progress | None = None) -> Path:
-    """Download what is missing of a set into its folder; returns the folder, or the file if there is but one.
+    """Downloads missing files of a data set. Returns the folder, or the file if there is only one.
 
-    Raises `DataError` that says which file to put where, when there is no network or an account is needed.
+    Raises `DataError` with instructions if there is no network or an account is needed.
     """
     if any(file.url is None for file in dataset.files):
         if dataset.folder.is_dir() and any(dataset.folder.iterdir()):
-            return dataset.folder  # put there by hand, packed or unpacked
-        raise DataError(f"{dataset.name} cannot be downloaded by a program: {dataset.hint}")
+            return dataset.folder  # files put there by hand
+        raise DataError(f"{dataset.name} cannot be downloaded automatically: {dataset.hint}")
     try:
         with files.explained(dataset.folder):
             dataset.folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""The data report: what the images are, and what is wrong with some of them, before anybody trains on them.
+"""Data report of `ganvas data check`: properties and problems of the images.
 
-One pass over the source; a hash and a thumbnail of each image are kept, a few kilobytes, so that memory stays small.
+One pass over the source. Only a hash and a thumbnail per image stay in memory, a few kilobytes.
 """
 
 from __future__ import annotations
@@ -25,82 +25,82 @@ from ganvas.data.selection import Choice, choose, few_bits, first_pages, levels_
 from ganvas.data.sources import Payload
 from ganvas.errors import some
 
-FEW = 500  # images that are looked at in this process
+FEW = 500  # smaller sets are checked without worker processes
 CLASSES_SHOWN = 50
-SHOWN = 5  # names or sizes that a line gives as examples
-NEIGHBOUR, SAMPLE = 5, 2000  # an outlier is far from its 5th nearest of so many images
-FAR = 4.0  # ... by so many robust standard deviations of the logarithm
+SHOWN = 5  # examples per line
+NEIGHBOUR, SAMPLE = 5, 2000  # an outlier is far from its 5th nearest neighbour in a sample of this size
+FAR = 4.0  # distance threshold in robust standard deviations of the logarithm
 
 
 @dataclass
 class BurnedIn:
-    """A mark that many images carry."""
+    """A burned-in mark found in many images."""
 
     share: float
-    """Part of the images that were examined for marks."""
+    """Fraction of the examined images that have it."""
     bright: bool
-    """Brighter than its surroundings; else darker."""
+    """True if brighter than its surroundings, False if darker."""
     box: Box
-    """Where it usually is."""
+    """Typical position."""
     names: list[str]
-    """Examined images that carry it."""
+    """Examined images that have it."""
 
 
 @dataclass
 class Checkup:
-    """What was found. Names are those of the source."""
+    """Result of the check. Names are those of the source."""
 
     data: str
     form: str
     num_images: int = 0
-    """Pictures that can be used."""
+    """Number of usable images."""
     sizes: dict[str, int] = field(default_factory=dict)
-    """Height x width -> number of images, the most frequent first."""
+    """Height x width -> number of images, most frequent first."""
     channels: dict[int, int] = field(default_factory=dict)
     depths: dict[int, int] = field(default_factory=dict)
     alpha: int = 0
-    """Pictures with transparency."""
+    """Number of images with transparency."""
     classes: dict[str, int] = field(default_factory=dict)
     rejected: list[dict[str, str]] = field(default_factory=list)
-    """Name and reason of each file that cannot be used, and the option that changes it, if there is one."""
+    """Name and reason of each unusable file, and an option that helps, if there is one."""
     duplicates: list[list[str]] = field(default_factory=list)
     """Groups of images with the same pixels."""
     blank: list[str] = field(default_factory=list)
-    """Pictures that show nothing, or next to nothing."""
+    """Blank or nearly blank images."""
     near: list[list[str]] = field(default_factory=list)
-    """Clusters of images that are nearly the same, the largest first; equal pixels count once."""
+    """Clusters of nearly identical images, largest first; identical pixels count once."""
     leaks: list[list[str]] = field(default_factory=list)
-    """Clusters, of equal ones too, whose images have different classes."""
+    """Clusters (also of identical images) with different classes."""
     marks: list[BurnedIn] = field(default_factory=list)
     bars: list[str] = field(default_factory=list)
-    """Pictures with even bars at a border: letterboxes and frames."""
+    """Images with uniform bars at a border: letterboxes and frames."""
     outliers: list[str] = field(default_factory=list)
-    """Pictures that are unlike all others, the farthest first."""
+    """Images that differ strongly from all others, most different first."""
     notes: list[str] = field(default_factory=list)
-    """What deserves attention, in sentences."""
+    """Notes for the user, as sentences."""
 
     @property
     def num_duplicates(self) -> int:
-        """Pictures that could go without loss: all but one of each group."""
+        """Number of redundant images: all except one of each group."""
         return sum(len(group) - 1 for group in self.duplicates)
 
     @property
     def num_near(self) -> int:
-        """Pictures in the clusters of near duplicates."""
+        """Number of images in clusters of near duplicates."""
         return sum(map(len, self.near))
 
     def to_json(self) -> str:
-        """All of it; the lists of names are complete."""
+        """The complete report, with full lists of names."""
         return json.dumps(asdict(self) | {"num_duplicates": self.num_duplicates}, indent=1, ensure_ascii=False)
 
     def lines(self) -> list[str]:
-        """The report for a terminal, a fact a line."""
+        """The report as lines for the terminal."""
         rejected = by_reason(Rejection(**file) for file in self.rejected)
         same = [" = ".join(group[:3]) for group in self.duplicates]
         alike = [" ~ ".join(group[:3]) for group in self.near]
         colors = {_colors(channels): count for channels, count in self.channels.items()}
         found = [
-            f"{self.data} ({self.form}): {self.num_images:,} pictures",
+            f"{self.data} ({self.form}): {self.num_images:,} images",
             f"sizes: {_counted(self.sizes)}",
             f"channels: {_counted(colors)}" + (f", {self.alpha:,} with transparency" if self.alpha else ""),
             f"depth: {_counted({f'{n} bit': k for n, k in self.depths.items()})}",
@@ -108,12 +108,12 @@ class Checkup:
             f"rejected: {f'{len(self.rejected):,}: {rejected}' if rejected else 'none'}",
             f"exact duplicates: {_examples(same, self.num_duplicates)}",
             f"near duplicates: {_examples(alike, self.num_near)}"
-            + (f" (clusters: {len(self.near):,}, the largest of {len(self.near[0]):,})" if self.near else ""),
-            f"in several classes at once: {_examples([' ~ '.join(group[:3]) for group in self.leaks])}",
+            + (f" (clusters: {len(self.near):,}, the largest has {len(self.near[0]):,})" if self.near else ""),
+            f"same image in several classes: {_examples([' ~ '.join(group[:3]) for group in self.leaks])}",
             f"blank or nearly blank: {_examples(self.blank)}",
             f"burned-in marks: {'; '.join(map(_mark, self.marks)) or 'none'}",
             f"borders and letterboxes: {_examples(self.bars)}",
-            f"unlike all others: {_examples(self.outliers)}",
+            f"very different from all others: {_examples(self.outliers)}",
         ]
         return found + [f"note: {note}" for note in self.notes]
 
@@ -127,7 +127,7 @@ def _counted(counts: dict[str, int], most: int = SHOWN) -> str:
 def _mark(mark: BurnedIn) -> str:
     top, left = mark.box[0] + mark.box[2] / 2, mark.box[1] + mark.box[3] / 2
     place = " ".join([_third(top, "upper", "lower"), _third(left, "left", "right")]).strip() or "middle"
-    return f"one in {mark.share:.0%} of the images, mostly {place} ({mark.names[0]})"
+    return f"in {mark.share:.0%} of the images, mostly {place} ({mark.names[0]})"
 
 
 def _third(place: float, low: str, high: str) -> str:
@@ -152,9 +152,9 @@ def check(
     path: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Checkup:
-    """Look at every image of a path, a pack folder or a named set (`data` and `path` as in `open_pack`).
+    """Checks every image of a path, a pack folder or a named data set (`data` and `path` as in `open_pack`).
 
-    The images are looked at as they are, before any change of size. Raises `DataError` when there are none.
+    Images are checked at their original size. Raises `DataError` if there are none.
     """
     config = config or DataConfig()
     if path is None and is_pack(Path(data)):
@@ -182,17 +182,17 @@ def _check_pack(pack: Pack, progress: Progress | None) -> Checkup:
     return checkup
 
 
-# What the images themselves say.
+# Properties of single images.
 
 
 def _look_at_all(
     checkup: Checkup, payloads: Iterator[Payload], names: list[str], labels: list[str], progress: Progress | None
 ) -> None:
-    """Fill in what the images themselves say."""
+    """Fills in the results of all images."""
     report = progress or (lambda what, done, total: None)
     workers = num_cores() if len(names) >= FEW else 0
     looks: list[Look] = []
-    kept: list[int] = []  # numbers of the images that could be looked at
+    kept: list[int] = []  # indices of readable images
     done = 0
     for found in parallel_map(look_chunk, _jobs(payloads, -(-len(names) // EXAMINED)), workers):
         for i, one in enumerate(found, start=done):
@@ -202,11 +202,11 @@ def _look_at_all(
                 looks.append(one)
                 kept.append(i)
         done += len(found)
-        report("looking at the pictures", done, len(names))
+        report("checking images", done, len(names))
     names, classes = [names[i] for i in kept], list(dict.fromkeys(labels))  # classes in the order of the source
     labels = [labels[i] for i in kept] if labels else []
     _count(checkup, looks, names, labels, classes)
-    report("comparing the pictures", 0, 0)
+    report("comparing images", 0, 0)
     groups = _compare(checkup, looks, names, labels)
     checkup.notes += _notes(checkup, groups, labels)
 
@@ -219,14 +219,14 @@ def _jobs(payloads: Iterator[Payload], step: int) -> Iterator[tuple[list[Payload
 
 
 def _count(checkup: Checkup, looks: list[Look], names: list[str], labels: list[str], classes: list[str]) -> None:
-    """Fill in what each image says by itself."""
+    """Fills in the properties of single images."""
     infos = [look.info for look in looks]
     sizes = Counter(f"{info.height}x{info.width}" for info in infos)
     checkup.num_images, checkup.sizes = len(looks), dict(sizes.most_common())
     checkup.channels = dict(Counter(1 if look.gray else 3 for look in looks))
     disguised = sum(look.gray and look.info.channels == 3 for look in looks)
     if disguised:
-        checkup.notes.append(f"{disguised:,} images are gray though their files could hold colour.")
+        checkup.notes.append(f"{disguised:,} images are gray although their files have colour channels.")
     checkup.depths = dict(Counter(info.depth for info in infos))
     checkup.alpha = sum(info.alpha for info in infos)
     counts = Counter(labels)
@@ -242,7 +242,7 @@ def _count(checkup: Checkup, looks: list[Look], names: list[str], labels: list[s
 
 
 def _compare(checkup: Checkup, looks: list[Look], names: list[str], labels: list[str]) -> list[list[int]]:
-    """Fill in what the images say about each other; returns the groups of equal ones."""
+    """Fills in comparisons between images; returns the groups of identical ones."""
     if not looks:
         return []
     equal: dict[bytes, list[int]] = defaultdict(list)
@@ -251,7 +251,7 @@ def _compare(checkup: Checkup, looks: list[Look], names: list[str], labels: list
     groups = [group for group in equal.values() if len(group) > 1]
     checkup.duplicates = [[names[i] for i in group] for group in groups]
 
-    # Of equal images one is compared with the others; blank ones are alike without meaning it.
+    # One of each group of identical images is compared with the others; blank images are excluded.
     blank = set(checkup.blank)
     once = np.array([group[0] for group in equal.values() if names[group[0]] not in blank], np.int64)
     thumbs = Thumbnails.joined([looks[i].thumbnail for i in once]) if len(once) else None
@@ -271,7 +271,7 @@ def _compare(checkup: Checkup, looks: list[Look], names: list[str], labels: list
 
 
 def _outliers(thumbs: Thumbnails, looks: list[Look], seed: int = 0) -> list[int]:
-    """Places of the images whose tones, brightness and contrast are far from all others', the farthest first."""
+    """Indices of images whose tones, brightness and contrast differ most from all others, most different first."""
     num = len(looks)
     sample = np.random.default_rng(seed).permutation(num)[:SAMPLE]
     if len(sample) <= 2 * NEIGHBOUR:
@@ -290,26 +290,26 @@ def _outliers(thumbs: Thumbnails, looks: list[Look], seed: int = 0) -> list[int]
 def _notes(checkup: Checkup, groups: list[list[int]], labels: list[str]) -> list[str]:
     notes = []
     if checkup.num_images < 2:
-        notes.append("At least 2 images are needed to train.")
+        notes.append("Training needs at least 2 images.")
     if labels and (mixed := sum(len({labels[i] for i in group}) > 1 for group in groups)):
-        notes.append(f"{mixed:,} groups of equal images have different classes: some labels are wrong.")
+        notes.append(f"{mixed:,} groups of identical images have different classes: some labels are wrong.")
     if checkup.near:
         notes.append(
-            f"{checkup.num_near:,} images are nearly the same as another: a random split would leak. Packing keeps "
-            "each cluster on one side; --drop-duplicates drops those that differ by compression or brightness alone."
+            f"{checkup.num_near:,} images are nearly identical to another: a random split would leak. Packing keeps "
+            "each cluster on one side; --drop-duplicates removes images that differ only in compression or brightness."
         )
     if checkup.marks:
-        notes.append("A generator learns the burned-in marks too; packing with --mask-marks fills them in.")
+        notes.append("The generator would learn the burned-in marks: pack with --mask-marks to fill them in.")
     counts = checkup.classes
     if counts and (single := [name for name, count in counts.items() if count == 1]):
         notes.append(f"Classes with a single image cannot be learned: {some(single)}.")
     if counts and (none := [name for name, count in counts.items() if count == 0]):
-        notes.append(f"Classes without a usable image are left out: {some(none)}.")
+        notes.append(f"Classes without usable images are left out: {some(none)}.")
     if counts and max(counts.values()) > 10 * (least := max(1, min(counts.values()))):
         notes.append(
-            f"The classes are far from balanced: {max(counts, key=lambda name: counts[name])} has "
+            f"The classes are very unbalanced: {max(counts, key=lambda name: counts[name])} has "
             f"{max(counts.values()) / least:.0f} times the images of {min(counts, key=lambda name: counts[name])}."
         )
     if len(checkup.channels) > 1:
-        notes.append("Gray and colour images are mixed: packed, all are colour unless --channels gray is given.")
+        notes.append("Gray and colour images are mixed: all become colour unless --channels gray is given.")
     return notes

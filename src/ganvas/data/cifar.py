@@ -1,7 +1,7 @@
-"""CIFAR-10 and CIFAR-100 python batches: pickles, read by an unpickler that cannot import anything.
+"""Reads CIFAR-10 and CIFAR-100 python batches (pickles) with an unpickler that cannot import anything.
 
-`_BatchUnpickler` builds containers, numbers, strings and stand-ins for numpy's arrays; the arrays are
-made from the stand-ins afterwards, when shape and type have been checked.
+`_BatchUnpickler` builds containers, numbers, strings and placeholders for numpy arrays. The arrays are made from the
+placeholders after checking shape and type.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ CLASSES_OF_10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog",
 
 
 def is_cifar(names: Iterable[str]) -> bool:
-    """Whether file names (without folders) are those of CIFAR python batches."""
+    """Whether these file names (without folders) are CIFAR python batches."""
     names = set(names)
     return any(map(TEN_BATCH.fullmatch, names)) or ("meta" in names and bool(names & {"train", "test"}))
 
 
 def read_cifar(files: Mapping[str, bytes], split: str, where: Path) -> Arrays:
-    """`files` are the batch files by name; those that are there are read, in order."""
+    """Reads the existing batch files in order. files: name -> content."""
     of_10 = [name for name in files if TEN_BATCH.fullmatch(name)]
     if of_10:
         train, test = sorted((name for name in of_10 if name != "test_batch"), key=natural), ["test_batch"]
@@ -42,7 +42,7 @@ def read_cifar(files: Mapping[str, bytes], split: str, where: Path) -> Arrays:
     batches = {name: read_batch(files[name], name, where) for name in wanted if name in files}
     if not batches:
         found = ", ".join(sorted(files))
-        raise DataError(f"{where} has no {split} batch among {found}: add it or choose another split")
+        raise DataError(f"{where} has no {split} batch among {found}: add it or choose another --split")
     classes = CLASSES_OF_10
     if meta_name in files or not of_10:
         names = unpickle_batch(files.get(meta_name, b""), meta_name, where).get(meta_key)
@@ -63,54 +63,54 @@ def _cifar_part(name: str, batch: dict[str, Any], key: str, classes: list[str], 
         and len(labels) == len(pixels)
         and all(type(label) is int and 0 <= label < len(classes) for label in labels)
     ):
-        raise DataError(f"{where}: {name} is not a CIFAR batch of 3072 bytes an image with {key}: download it again")
+        raise DataError(f"{where}: {name} is not a CIFAR batch with 3072 bytes per image and {key}: download it again")
     images = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     names = [f"{name}/{i:05}" for i in range(len(images))]
     return Arrays(np.ascontiguousarray(images), np.array(labels, np.int64), classes, names)
 
 
 def read_batch(content: bytes, name: str, where: Path) -> dict[str, Any]:
-    """The dictionary of one batch file, its arrays of numbers as numpy arrays."""
+    """The dictionary of one batch file, with numpy arrays."""
     batch = unpickle_batch(content, name, where)
     try:
         return {key: v.array() if isinstance(v, _PickledArray) else v for key, v in batch.items()}
     except (ValueError, TypeError, AttributeError):
-        raise DataError(f"{where}: {name} holds a damaged array: download it again") from None
+        raise DataError(f"{where}: {name} has a damaged array: download it again") from None
 
 
 def unpickle_batch(content: bytes, name: str, where: Path) -> dict[str, Any]:
-    """A pickled dictionary of plain values, keys as strings; raises `DataError` for anything else."""
+    """A pickled dictionary of plain values with string keys. Raises `DataError` for anything else."""
     try:
         batch = _BatchUnpickler(io.BytesIO(content), encoding="bytes").load()
         if isinstance(batch, dict):
             return {_text(key): value for key, value in batch.items()}
     except _ForbiddenPickle as error:
-        raise DataError(f"{where}: {name} is a pickle that asks for {error}, which is never loaded") from None
-    except Exception:  # a damaged pickle makes the unpickler raise nearly anything
+        raise DataError(f"{where}: {name} is a pickle that needs {error}, which is not allowed") from None
+    except Exception:  # damaged pickles can make the unpickler raise almost anything
         raise DataError(f"{where}: {name} is not a CIFAR batch: download it again") from None
     raise DataError(f"{where}: {name} is not a CIFAR batch: download it again")
 
 
 def _text(value: Any) -> str:
-    """Of bytes and text alone: the text of a value that holds itself many times over has no end."""
+    """Text from bytes or str only, because the text of a recursive value may be endless."""
     if not isinstance(value, bytes | str):
         raise TypeError(f"expected text, not {type(value).__name__}")
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
 
 
 class _ForbiddenPickle(Exception):
-    """A pickle asked for something that is not a number, a string or an array of numbers."""
+    """A pickle needs something that is not a number, a string or an array of numbers."""
 
 
 class _StandIn:
-    """What a pickle gets in place of what it asks for; none of them does more than keep its arguments."""
+    """Placeholder for an object in a pickle; only stores its arguments."""
 
     def __setstate__(self, state: Any) -> None:
         raise _ForbiddenPickle("the state of an unknown object")
 
 
 class _PickledArray(_StandIn):
-    """In place of numpy's _reconstruct: keeps shape, type and bytes; checked and made an array afterwards."""
+    """Placeholder for numpy's _reconstruct: stores shape, type and bytes; converted to an array after checks."""
 
     def __init__(self, *arguments: Any) -> None:
         self.state: Any = None
@@ -124,7 +124,7 @@ class _PickledArray(_StandIn):
 
 
 class _PickledDtype(_StandIn):
-    """In place of numpy's dtype: booleans, integers and floats only."""
+    """Placeholder for numpy's dtype: only booleans, integers and floats."""
 
     def __init__(self, code: Any, *arguments: Any) -> None:
         self.code = _text(code)
@@ -135,37 +135,37 @@ class _PickledDtype(_StandIn):
 
     def dtype(self) -> np.dtype:
         if not re.fullmatch(r"[biuf][1248]", self.code) or self.order not in "<>|=":
-            raise ValueError(f"arrays of {self.code} are not read")
+            raise ValueError(f"arrays of {self.code} are not supported")
         return np.dtype(self.order + self.code)
 
 
 class _PickledBytes(_StandIn):
-    """In place of _codecs.encode, by which Python 3 writes bytes into old pickles."""
+    """Placeholder for _codecs.encode, used by Python 3 for bytes in old pickles."""
 
     def __new__(cls, text: Any, encoding: Any) -> bytes:
         return _text(text).encode("latin-1")
 
 
 def _keyed_by_text(step: str) -> Callable[[Any], None]:
-    """A step of the library's unpickler that fills a dictionary, for keys of text alone.
+    """A step of the standard unpickler that fills a dictionary, restricted to text keys.
 
-    The hash of a tuple that holds another one twice, which holds a third one twice, and so on, is never found.
+    Hashing a deeply nested tuple as a key could take forever.
     """
     load: Callable[[Any], None] = getattr(pickle._Unpickler, f"load_{step}")
 
     def checked(unpickler: Any) -> None:
         keys = [unpickler.stack[-2]] if step == "setitem" else unpickler.stack[0::2]
         if not all(isinstance(key, bytes | str) for key in keys):
-            raise _ForbiddenPickle("a dictionary whose keys are no text")
+            raise _ForbiddenPickle("a dictionary whose keys are not text")
         load(unpickler)
 
     return checked
 
 
 class _BatchUnpickler(pickle._Unpickler):
-    """Builds lists, dictionaries, numbers, strings and the stand-ins above; nothing is ever imported.
+    """Builds lists, dictionaries, numbers, strings and the placeholders above; never imports anything.
 
-    On the library's unpickler in Python, whose steps can be looked at: that in C hashes, and takes memory, first.
+    Based on the pure Python unpickler, whose steps can be checked; the C version hashes and allocates first.
     """
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = pickle._Unpickler.dispatch | {

@@ -1,7 +1,7 @@
-"""The places that hold image files: a folder, a zip archive, a tar archive.
+"""Containers of image files: folder, zip archive, tar archive.
 
-Each lists its files under printable names, says what it refused and why, and hands out contents in one
-pass. Archives are never unpacked to disk, and compressed tars are only read forwards.
+Each lists its files with printable names, reports rejected files with reasons, and reads contents in one
+pass. Archives are not unpacked to disk; compressed tars are only read forwards.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from ganvas.errors import DataError, PictureError, some
 
 PICTURES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".dcm", ".dicom")
 
-MAX_HELD_BYTES = 2**28  # of all files together whose content a tar keeps: CIFAR's batches are 186 MB
+MAX_HELD_BYTES = 2**28  # total size of file contents that a tar keeps in memory; CIFAR needs 186 MB
 MAX_FILE_BYTES = 2**30
-"""A larger file is refused unread: no image within decode.MAX_PIXELS needs as much."""
+"""Larger files are rejected unread: no image within decode.MAX_PIXELS is this large."""
 MAX_MEMBERS = 500_000
-"""Files in an archive: a list of more takes longer to read than a folder's."""
+"""Maximum number of files in an archive; longer lists read faster from a folder."""
 PLAIN_BYTES, MAX_RATIO = 2**26, 200
-"""What grows to more bytes than this, and to more than so many times its own, is a decompression bomb."""
-XZ_MEMORY = 2**28  # bytes that the decoder may ask for: the highest level of xz needs 65 MiB
+"""Data that decompress to more than this many bytes and more than this ratio count as a decompression bomb."""
+XZ_MEMORY = 2**28  # memory limit of the decoder, in bytes; the highest level of xz needs 65 MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,24 +44,24 @@ class Item:
     name: str
     """Unique in the source, "/" between folders, printable."""
     label: str | None
-    """Class name, None where the source has no labels."""
+    """Class name; None if the source has no labels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """One file that cannot be used, and why."""
+    """An unusable file and the reason."""
 
     name: str
     reason: str
     option: str = ""
-    """What the user can do about it, such as "--labels none uses all"; empty where nothing helps."""
+    """Advice for the user, e.g. "--labels none uses all"; empty if there is none."""
 
     def to_dict(self) -> dict[str, str]:
         return {"name": self.name, "reason": self.reason} | ({"option": self.option} if self.option else {})
 
 
 def by_reason(rejected: Iterable[Rejection]) -> str:
-    """How many files each reason rules out, the most frequent first, with examples and what can be done."""
+    """Number of rejected files per reason, most frequent first, with examples and advice."""
     groups: dict[tuple[str, str], list[str]] = {}
     for rejection in rejected:
         groups.setdefault((rejection.reason, rejection.option), []).append(rejection.name)
@@ -75,7 +75,7 @@ def by_reason(rejected: Iterable[Rejection]) -> str:
 
 
 class Container(Protocol):
-    """A place with files. Names are printable and unique; hidden files are not listed."""
+    """A collection of files. Names are printable and unique; hidden files are not listed."""
 
     form: str
     path: Path
@@ -87,7 +87,7 @@ class Container(Protocol):
         ...
 
     def starts(self, names: Iterable[str], num_bytes: int) -> Iterator[tuple[str, bytes]]:
-        """The first bytes of the named files, in that order; empty where a file cannot be read."""
+        """The first bytes of the named files, in that order; empty for unreadable files."""
         ...
 
 
@@ -99,14 +99,14 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rejected: list[Rejection] = []
-        self._files: dict[str, str] = {}  # printable name -> path as the file system spells it
+        self._files: dict[str, str] = {}  # printable name -> path on disk
         seen = {_identity(path.stat())}
         links = self._walk([(os.fspath(path), "")], seen)
-        # Links come last, so that a folder is listed under its own name rather than that of a link to it.
+        # Links are followed last, so that a folder is listed under its own name.
         while links:
             location, name = links.pop(0)
             if (identity := _identity(Path(location).stat())) in seen:
-                self.rejected.append(Rejection(name, "symbolic link to a folder that is listed already"))
+                self.rejected.append(Rejection(name, "symbolic link to a folder that is already listed"))
             else:
                 seen.add(identity)
                 links += self._walk([(location, name + "/")], seen)
@@ -114,7 +114,7 @@ class Folder:
         self.names = list(self._files)
 
     def _walk(self, pending: list[tuple[str, str]], seen: set[tuple[int, int]]) -> list[tuple[str, str]]:
-        """List files below the pending (location, name prefix) folders; returns links to folders, unfollowed."""
+        """Lists files below the pending (location, name prefix) folders; returns links to folders without following."""
         links = []
         while pending:
             location, prefix = pending.pop()
@@ -124,7 +124,7 @@ class Folder:
                 self.rejected.append(Rejection(prefix.rstrip("/") or ".", f"folder cannot be read: {error.strerror}"))
                 continue
             if prefix and made_by_ganvas(location, {entry.name for entry in entries}):
-                self.rejected.append(Rejection(prefix.rstrip("/"), "folder that Ganvas wrote, which is not read back"))
+                self.rejected.append(Rejection(prefix.rstrip("/"), "folder written by Ganvas, not used as data"))
                 continue
             for entry in entries:
                 name = prefix + printable(entry.name)
@@ -142,7 +142,7 @@ class Folder:
     def _add(self, entry: os.DirEntry[str], name: str) -> None:
         try:
             regular = entry.is_file()
-        except OSError:  # a link that leads to itself
+        except OSError:  # circular link
             regular = False
         if regular:
             self._files[name] = entry.path
@@ -177,7 +177,7 @@ class Folder:
 
 
 class Single(Folder):
-    """One file, as if it lay alone in a folder."""
+    """A single file, treated as a folder with one file."""
 
     form = "file"
 
@@ -188,7 +188,7 @@ class Single(Folder):
         self.names = list(self._files)
 
 
-# What a damaged member of a zip raises, and one that is compressed in a way that is not read.
+# Exceptions for damaged members of a zip and for unsupported compression methods.
 UNREADABLE = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError),
     *(RuntimeError, NotImplementedError, MemoryError),
@@ -224,7 +224,7 @@ class Zip:
         if stat.S_ISLNK(member.external_attr >> 16):
             return "a link, not a file"
         if is_bomb(member.file_size, member.compress_size):
-            return f"a decompression bomb: {member.compress_size:,} bytes that grow to {member.file_size:,}"
+            return f"decompression bomb: {member.compress_size:,} bytes that expand to {member.file_size:,}"
         return member_refusal(name, member.file_size, self._members)
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | PictureError]]:
@@ -238,7 +238,7 @@ class Zip:
         try:
             return archive.read(member)
         except NotImplementedError:
-            return PictureError("compressed with a method that is not read")
+            return PictureError("compressed with an unsupported method")
         except UNREADABLE:
             return PictureError("damaged in the archive")
 
@@ -255,12 +255,12 @@ class Zip:
 
 
 class Tar:
-    """A tar archive, plain or compressed. It is only ever read forwards, from the first file to the last."""
+    """A tar archive, plain or compressed. Read only forwards, from the first file to the last."""
 
     form = "tar"
 
     def __init__(self, path: Path, hold: Callable[[str], bool] = lambda name: False) -> None:
-        """`hold` picks files whose content is kept from this first pass: small ones that decide what the set is."""
+        """hold: selects small files whose content the first pass keeps; they identify the data set."""
         self.path = path
         self.rejected: list[Rejection] = []
         self._members: dict[str, str] = {}  # name in the archive -> printable name
@@ -278,7 +278,7 @@ class Tar:
             if member.isdir() or hidden(name):
                 continue
             reason = None if member.isreg() else "a link or device, not a file"
-            if member.issparse():  # a few bytes of it may stand for any number of zeros
+            if member.issparse():  # a few bytes may expand to any number of zeros
                 reason = "a sparse file: pack the archive again without --sparse"
             if reason := reason or member_refusal(name, member.size, names):
                 self.rejected.append(Rejection(name, reason))
@@ -295,11 +295,11 @@ class Tar:
             tarfile.open(fileobj=plain, mode="r|", bufsize=2**16, tarinfo=_StrictInfo) as archive,
         ):
             while (member := archive.next()) is not None:
-                archive.members.clear()  # ty: ignore[missing-attribute]  # else it keeps them all
+                archive.members.clear()  # ty: ignore[missing-attribute]  # otherwise all members stay in memory
                 yield archive, member
             if archive.fileobj.tell() < archive.offset:
                 raise tarfile.ReadError("unexpected end of data")
-            while plain.read(2**16):  # to the end, where gzip has its checksum
+            while plain.read(2**16):  # read to the end, so that gzip verifies its checksum
                 pass
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | PictureError]]:
@@ -326,7 +326,7 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, num_bytes: int =
 
 
 class _StrictInfo(tarfile.TarInfo):
-    """tarfile takes a damaged header for the end of the archive; here it is an error."""
+    """Raises an error for a damaged header, which tarfile treats as the end of the archive."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _StrictInfo:
@@ -335,12 +335,12 @@ class _StrictInfo(tarfile.TarInfo):
         except tarfile.HeaderError:
             if any(buf):
                 raise tarfile.ReadError("damaged header") from None
-            raise  # zeros or nothing: the end
+            raise  # zeros or no bytes: end of the archive
 
 
 @contextmanager
 def broken_archive(path: Path) -> Generator[None]:
-    """Turn what a damaged archive raises into one `DataError`."""
+    """Converts the exceptions of damaged archives to `DataError`."""
     try:
         yield
     except (
@@ -351,7 +351,7 @@ def broken_archive(path: Path) -> Generator[None]:
         lzma.LZMAError,
         struct.error,
         NotImplementedError,
-        # What tarfile makes of numbers that are none, and of headers that describe headers without end.
+        # Raised by tarfile for invalid numbers and for endlessly nested headers.
         ValueError,
         OverflowError,
         RecursionError,
@@ -364,9 +364,9 @@ def broken_archive(path: Path) -> Generator[None]:
 
 
 def open_compressed(path: Path) -> BinaryIO | io.BufferedReader:
-    """Open a file for reading, undoing gzip, bzip2 or xz by its first bytes.
+    """Opens a file for reading and decompresses gzip, bzip2 or xz, detected by the first bytes.
 
-    Raises `DataError` while it is read if it turns out to be a decompression bomb.
+    Raises `DataError` during reading if it is a decompression bomb.
     """
     with path.open("rb") as file:
         magic = file.read(6)
@@ -380,7 +380,7 @@ def open_compressed(path: Path) -> BinaryIO | io.BufferedReader:
 
 
 class Bounded(io.RawIOBase):
-    """A decompressed stream that ends with a `DataError` where it grows beyond all measure."""
+    """A decompressed stream that raises `DataError` for a decompression bomb."""
 
     def __init__(self, path: Path, plain: BinaryIO | gzip.GzipFile | bz2.BZ2File | Xz) -> None:
         self.path, self.plain = path, plain
@@ -390,12 +390,12 @@ class Bounded(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        content = self.plain.read(min(len(buffer), 2**20))  # else it makes as much room again
+        content = self.plain.read(min(len(buffer), 2**20))  # a larger read would allocate as much memory again
         buffer[: len(content)] = content
         self.grown += len(content)
         if is_bomb(self.grown, self.size):
             raise DataError(
-                f"{self.path} is a decompression bomb: its {self.size:,} bytes grow to more than {self.grown:,}; "
+                f"{self.path} is a decompression bomb: its {self.size:,} bytes expand to more than {self.grown:,}; "
                 "unpack it yourself if you trust it"
             )
         return len(content)
@@ -406,7 +406,7 @@ class Bounded(io.RawIOBase):
 
 
 class Xz:
-    """lzma.open with a limit on the memory that a file may ask for."""
+    """Like lzma.open, with a memory limit."""
 
     def __init__(self, path: Path) -> None:
         self.file = path.open("rb")
@@ -415,7 +415,7 @@ class Xz:
     def read(self, num_bytes: int) -> bytes:
         while True:
             given = self.file.read(2**16) if self.decoder.needs_input or self.decoder.eof else b""
-            if self.decoder.eof:  # perhaps another stream follows, behind zeros
+            if self.decoder.eof:  # another stream may follow after zeros
                 given = (self.decoder.unused_data + given).lstrip(b"\0")
                 if not given:
                     return b""
@@ -430,12 +430,12 @@ class Xz:
 
 
 def is_bomb(grown: int, compressed: int) -> bool:
-    """Whether so few bytes that become so many are no data set, but made to fill the memory."""
+    """Whether the sizes indicate a decompression bomb."""
     return grown > PLAIN_BYTES and grown > MAX_RATIO * compressed
 
 
 def read_whole(path: Path) -> bytes:
-    """A file's content; raises `PictureError` for one that is larger than any image."""
+    """Content of a file. Raises `PictureError` for files larger than any image."""
     with path.open("rb") as file:
         content = file.read(MAX_FILE_BYTES + 1) if os.fstat(file.fileno()).st_size <= MAX_FILE_BYTES else None
     if content is None or len(content) > MAX_FILE_BYTES:
@@ -444,35 +444,35 @@ def read_whole(path: Path) -> bytes:
 
 
 def num_listed(path: Path) -> int:
-    """How many files a zip says that it has, from its last bytes."""
+    """Number of files stated at the end of a zip."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 2**16 - 100))
         tail = file.read()
     at = tail.rfind(b"PK\5\6")
     if at < 0:
-        return 0  # zipfile says what is wrong with it
+        return 0  # zipfile reports the error
     count, num_bytes = struct.unpack_from("<HI", tail, at + 10)
     at_64 = tail.rfind(b"PK\6\6", 0, at)
     if at_64 >= 0 and (count == 0xFFFF or num_bytes == 0xFFFFFFFF):
         count, num_bytes = struct.unpack_from("<QQ", tail, at_64 + 32)
-    return max(count, num_bytes // 128)  # the number may be a lie, the bytes are those that would be read
+    return max(count, num_bytes // 128)  # the number may be false, the size is what would be read
 
 
 def refuse_many(path: Path, num: int) -> None:
     if num > MAX_MEMBERS:
-        raise DataError(f"{path} lists more than {MAX_MEMBERS:,} files: unpack it, and give the folder")
+        raise DataError(f"{path} has more than {MAX_MEMBERS:,} files: unpack it and use the folder")
 
 
 def member_refusal(name: str, size: int, taken: Collection[str]) -> str | None:
-    """Why a member of an archive is not used, or None if it is fine. `taken` are the names before it."""
+    """Reason why a member of an archive is rejected, or None. taken: names of earlier members."""
     if name.startswith("/") or re.match(r"[A-Za-z]:", name):
         return "unsafe name: an absolute path"
     if ".." in name.split("/"):
-        return "unsafe name: it leads out of the archive"
+        return "unsafe name: points outside the archive"
     if size > MAX_FILE_BYTES:
         return f"too large: {size:,} bytes"
     if name in taken:
-        return "the archive has two files of this name"
+        return "the archive has two files with this name"
     return None
 
 
@@ -484,11 +484,11 @@ OWN_FILES = {
     ".ganvas-publish.json": b'"ganvas": "',
     "manifest.csv": b"file,seed,label,truncation,model",
 }
-"""Files of runs, models, packs, projections and samples -> what stands at the beginning of those that Ganvas wrote."""
+"""Files of runs, models, packs, projections and samples -> first bytes of those written by Ganvas."""
 
 
 def made_by_ganvas(folder: str, names: Collection[str]) -> bool:
-    """Whether a folder inside the data is a run, a pack, a model or samples: its grids are no data."""
+    """Whether a folder inside the data is a run, a pack, a model or samples, whose images are not data."""
     for name in OWN_FILES.keys() & set(names):
         try:
             with Path(folder, name).open("rb") as file:
@@ -504,12 +504,12 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 
 
 def member_name(name: str) -> str:
-    """A member's printable name, without the "./" that tar puts before it."""
+    """Printable name of a member, without a leading "./"."""
     return printable(re.sub(r"^(\./+)+", "", name))
 
 
 def printable(name: str) -> str:
-    """A file name with bytes that are not UTF-8 and control characters written as backslash escapes."""
+    """The file name with invalid UTF-8 bytes and control characters as backslash escapes."""
     if name.isprintable():
         return name
     name = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
@@ -517,7 +517,7 @@ def printable(name: str) -> str:
 
 
 def hidden(name: str) -> bool:
-    """Files that systems leave behind; ".." is not hidden but refused aloud by `member_refusal`."""
+    """Hidden and system files. ".." is not hidden; `member_refusal` rejects it with a reason."""
     parts = name.split("/")
     if parts[-1].lower() in ("thumbs.db", "desktop.ini"):
         return True

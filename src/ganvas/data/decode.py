@@ -1,9 +1,9 @@
-"""One image file to one array of an exact size: `probe` looks at the header, `decode` does the work.
+"""Reads image files as arrays of a given size: `probe` reads the header, `decode` the pixels.
 
-Pillow reads the files; those of DICOM are read by dicom.py and fitted here like the others.
-The order is always: EXIF turn, transparency onto the background, fit (crop, pad or stretch), channels, depth.
-Gray images of 16 bits are worked in 32 bit floats, so nothing of their precision is lost on the way.
-Whatever a hostile or damaged file makes Pillow raise leaves here as a `PictureError` with a short reason.
+Pillow reads the files; dicom.py reads DICOM files, which are then fitted like the others.
+Order of steps: EXIF rotation, background behind transparency, fit (crop, pad or stretch), channels, depth.
+16 bit gray images are processed as 32 bit floats, without loss of precision.
+Any exception of Pillow for a damaged or malicious file becomes a `PictureError` with a short reason.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import (  # the plugins are named so that Pillow need not load all the others to find them
+from PIL import (  # import the plugins in use, so that Pillow does not load all others
     BmpImagePlugin,  # noqa: F401
     GifImagePlugin,  # noqa: F401
     Image,
@@ -34,12 +34,12 @@ from ganvas.config import FULL, Fit
 from ganvas.errors import ConfigError, PictureError
 
 MAX_PIXELS = 178_956_970
-"""Larger images are refused from their header: half a gigabyte of RGB, or a decompression bomb."""
+"""Larger images are rejected by their header: they need half a gigabyte of RGB, or are decompression bombs."""
 
-COMPOSITE_PIXELS = 2**22  # of a transparent image that are laid on the background at a time
+COMPOSITE_PIXELS = 2**22  # pixels of a transparent image composited at a time
 MAX_SCANS, MAX_SCANNED = 1000, 2**31
-"""Passes of a progressive JPEG (10 are usual), and passes times pixels: each pass goes through all of them, and costs
-as few bytes as its maker likes."""
+"""Limits on the scans of a progressive JPEG (10 are usual) and on scans times pixels: each scan processes all pixels
+and can be very small in the file."""
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 MAGIC = {
@@ -62,14 +62,14 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 SIDEWAYS = (5, 6, 7, 8)  # orientations that swap height and width
-GLANCE, TRACE = 128, 4  # pixels of a side, and values of 255, by which colour is told from gray
-SAME, SOFT, OPAQUE = 2, 24, 250  # values of 255: neighbours are the same, or differ softly; what is not transparent
+GLANCE, TRACE = 128, 4  # image side in pixels and threshold (of 255) for distinguishing colour from gray
+SAME, SOFT, OPAQUE = 2, 24, 250  # thresholds (of 255): equal neighbours, small difference, opaque
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601-2, the weights that Pillow uses too
 
 
 @dataclass(frozen=True, slots=True)
 class PictureInfo:
-    """What the header says of an image, after its EXIF turn."""
+    """Properties of an image from its header, after EXIF rotation."""
 
     height: int
     width: int
@@ -79,12 +79,12 @@ class PictureInfo:
     depth: int
     """Bits of one channel that `decode` can give: 8 or 16."""
     pages: int = 1
-    """Pictures of this size in the file, of which `decode` takes the first; DICOM is counted elsewhere."""
+    """Number of images of this size in the file (`decode` reads the first). Not used for DICOM."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What every image of a pack becomes."""
+    """Format of every image of a pack."""
 
     height: int
     width: int
@@ -94,19 +94,19 @@ class Target:
     """8 (uint8) or 16 (uint16)."""
     fit: Fit
     background: str | None
-    """Behind transparent images and in padded borders; None is white for colour, black for gray."""
+    """Colour behind transparent images and in padded borders. None: white for colour, black for gray."""
     levels: tuple[int, int] = FULL
-    """Values of 16 bit images that become black and white."""
+    """Values of 16 bit images that are mapped to black and white."""
 
     def is_met(self, pixels: np.ndarray) -> bool:
-        """Whether an image (H, W, C) is what it should become already."""
+        """Whether an image (H, W, C) already has this format."""
         same = pixels.shape == (self.height, self.width, self.channels) and pixels.itemsize * 8 == self.depth
         return same and (self.depth == 8 or self.levels == FULL)
 
 
 def probe(payload: bytes | np.ndarray) -> PictureInfo:
-    """Read a picture's size and kind from its header alone; raises `PictureError` where `decode` surely would."""
-    from ganvas.data import dicom  # which imports this module
+    """Properties of an image from its header. Raises `PictureError` if `decode` would certainly fail."""
+    from ganvas.data import dicom  # imported here because it imports this module
 
     if isinstance(payload, np.ndarray):
         pixels = _checked(payload)
@@ -120,17 +120,17 @@ def probe(payload: bytes | np.ndarray) -> PictureInfo:
             return _describe(_open(payload), payload)
         except PictureError:
             raise
-        except Exception as error:  # fuzzed files make Pillow raise nearly anything
+        except Exception as error:  # damaged files can make Pillow raise almost anything
             raise PictureError(_reason(error, payload)) from None
 
 
 def decode(payload: bytes | np.ndarray, target: Target) -> np.ndarray:
-    """Decode one image, shape (target.height, target.width, target.channels), uint8 or uint16.
+    """Decodes one image: (target.height, target.width, target.channels), uint8 or uint16.
 
-    `payload` is the content of a PNG, JPEG, WebP, BMP, GIF (first frame), TIFF (first page) or DICOM (with one
+    payload: content of a PNG, JPEG, WebP, BMP, GIF (first frame), TIFF (first page) or DICOM (single
     frame) file, or an array (H, W) or (H, W, C) of uint8 or uint16. Raises `PictureError` with the reason.
     """
-    from ganvas.data import dicom  # which imports this module
+    from ganvas.data import dicom  # imported here because it imports this module
 
     if isinstance(payload, bytes) and dicom.is_dicom(payload):
         payload = dicom.pixels(payload)
@@ -151,19 +151,19 @@ def decode(payload: bytes | np.ndarray, target: Target) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Glance:
-    """What a small copy of an image says that the header of its file does not."""
+    """Properties of an image measured on a small copy."""
 
     gray: bool
-    """Without colour, whatever the file could hold: R = G = B but for what JPEG leaves."""
+    """Whether the image has no colour: R = G = B except for JPEG artefacts."""
     transparent: bool
-    """Some of it is transparent, where the file could say so."""
+    """Whether parts of the image are transparent."""
     flatness: float
-    """How often neighbours are the same, over how often they differ softly: below 2 for photographs, above for flat
+    """Ratio of equal neighbours to neighbours with a small difference: below 2 for photographs, above 2 for flat
     areas of colour."""
 
 
 def glance(content: bytes | np.ndarray) -> Glance:
-    """Decode a small copy of an image and look at it; raises `PictureError`."""
+    """Measures a small copy of an image. Raises `PictureError`."""
     info = probe(content)
     small = Target(min(info.height, GLANCE), min(info.width, GLANCE), 4, 8, "stretch", "white")
     pixels = decode(content, small).astype(np.int16)
@@ -175,11 +175,11 @@ def glance(content: bytes | np.ndarray) -> Glance:
 
 
 def highest(content: bytes | np.ndarray) -> int:
-    """The highest value that an image of 16 bit has, or that its TIFF file says it can have. Raises `PictureError`."""
-    from ganvas.data import dicom  # which imports this module
+    """Highest value of a 16 bit image, or the highest possible by its TIFF header. Raises `PictureError`."""
+    from ganvas.data import dicom  # imported here because it imports this module
 
     if isinstance(content, bytes) and dicom.is_dicom(content):
-        return FULL[1]  # its header says what its values mean, so they are stretched already
+        return FULL[1]  # values are already scaled by its header
     info = probe(content)
     top = int(decode(content, Target(info.height, info.width, info.channels, 16, "crop", None)).max())
     bits = 0 if isinstance(content, np.ndarray) else _tiff_bits(_open(content))
@@ -187,12 +187,12 @@ def highest(content: bytes | np.ndarray) -> int:
 
 
 def background_color(background: str | None, channels: int) -> tuple[int, int, int]:
-    """RGB 0 to 255 of "white", "#rrggbb" ...; None is black for gray images and white for colour ones."""
+    """RGB 0 to 255 of "white", "#rrggbb" ... None: black for gray images, white for colour images."""
     name = background or ("black" if channels == 1 else "white")
     try:
         red, green, blue = ImageColor.getrgb(name)[:3]
     except ValueError:
-        raise ConfigError(f"background {name!r}: expected white, black, gray or a colour as #rrggbb") from None
+        raise ConfigError(f"--background {name}: expected white, black, gray or a colour as #rrggbb") from None
     return red, green, blue
 
 
@@ -200,21 +200,21 @@ def background_color(background: str | None, channels: int) -> tuple[int, int, i
 
 
 def _open(payload: bytes) -> Image.Image:
-    """Open the image without decoding it; refuses what is not an image and what is too large."""
+    """Opens an image without decoding it. Raises `PictureError` for non-images and images that are too large."""
     if not payload:
         raise PictureError("empty file")
     try:
         image = Image.open(io.BytesIO(payload), formats=FORMATS)
-    except Image.DecompressionBombError as error:  # Pillow's own limit; its message names the pixels
+    except Image.DecompressionBombError as error:  # Pillow's own limit; its message contains the number of pixels
         raise too_large(int(re.sub(r"\D.*", "", str(error).partition("(")[2]))) from None
-    # Copies that are made on the way: transparent images are laid on a background, 16 bits become floats.
+    # Transparent and 16 bit images need temporary copies.
     limit = MAX_PIXELS // (3 if image.mode.startswith("I") else 2 if image.has_transparency_data else 1)
     if image.width * image.height > limit:
         raise too_large(image.width * image.height, limit)
     if image.format in ("JPEG", "MPO"):
         scans = payload.count(b"\xff\xda")
         if scans > MAX_SCANS or scans * image.width * image.height > MAX_SCANNED:
-            raise PictureError(f"a JPEG of {scans:,} passes, which takes too long: save it again")
+            raise PictureError(f"JPEG with {scans:,} scans, which would take too long: save it again")
     if 0 in image.size:
         raise PictureError("has no pixels")
     return image
@@ -228,7 +228,7 @@ def _describe(image: Image.Image, payload: bytes) -> PictureInfo:
     depth = _depth(image)
     width, height = image.size
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        # Pillow versions differ in whether size is already turned: the tags say it plainly.
+        # Pillow versions differ in whether `size` is already rotated, so the tags are used.
         width, height = image.tag_v2[TIFF_WIDTH], image.tag_v2[TIFF_HEIGHT]
     if _orientation(image, payload) in SIDEWAYS:
         width, height = height, width
@@ -238,16 +238,16 @@ def _describe(image: Image.Image, payload: bytes) -> PictureInfo:
 
 
 def _pages(image: Image.Image) -> list[int]:
-    """The numbers of the pages or frames that have the size of the first; others are previews or masks."""
+    """Numbers of the pages or frames with the size of the first one; others are previews or masks."""
     if image.format not in ("TIFF", "GIF", "PNG", "WEBP"):
         return [0]
-    if image.format != "TIFF":  # all frames of a film have its size
+    if image.format != "TIFF":  # all frames of an animation have the same size
         try:
             return list(range(int(getattr(image, "n_frames", 1))))
-        except Exception:  # the first may be whole all the same
+        except Exception:  # the first frame may still be readable
             return [0]
     size, same = image.size, [0]
-    with contextlib.suppress(Exception):  # EOFError at the end, and anything where the file is damaged
+    with contextlib.suppress(Exception):  # EOFError at the end; anything in a damaged file
         for number in itertools.count(1):
             image.seek(number)
             same += [number] if image.size == size else []
@@ -256,7 +256,7 @@ def _pages(image: Image.Image) -> list[int]:
 
 
 def pages(payload: bytes, indices: Sequence[int]) -> Iterator[np.ndarray | PictureError]:
-    """Some of a file's images, counted as in `PictureInfo.pages`, each as an array for `decode` or why it cannot."""
+    """Images of a file by index (see `PictureInfo.pages`), each as an array for `decode` or an error."""
     image, numbers = None, []
     for index in indices:
         with warnings.catch_warnings():
@@ -275,7 +275,7 @@ def pages(payload: bytes, indices: Sequence[int]) -> Iterator[np.ndarray | Pictu
 
 
 def _page(image: Image.Image, payload: bytes) -> np.ndarray:
-    """The page that was sought, as pixels of its own kind."""
+    """The current page as an array."""
     if _depth(image) == 16:
         image.load()
         return np.asarray(_turned(_gray16(image), _orientation(image, payload))).astype(np.uint16)
@@ -285,17 +285,17 @@ def _page(image: Image.Image, payload: bytes) -> np.ndarray:
 
 
 def _depth(image: Image.Image) -> int:
-    """8 or 16 bits; raises for the kinds of pixels whose range is not known."""
+    """8 or 16 bits. Raises `PictureError` for pixel types with an unknown range."""
     if image.mode.startswith("I;16"):
         return 16
     if image.mode == "I":
         if image.format == "PNG" or _tiff_bits(image) == 16:
             return 16
-        raise PictureError("has 32 bit integer pixels, which are not read: save it with 8 or 16 bits")
+        raise PictureError("32 bit integer pixels are not supported: save it with 8 or 16 bits")
     if image.mode == "F":
-        raise PictureError("has floating point pixels, which are not read: save it with 8 or 16 bits")
+        raise PictureError("floating point pixels are not supported: save it with 8 or 16 bits")
     if image.mode == "LAB":
-        raise PictureError("is in LAB colours, which are not read: save it as RGB")
+        raise PictureError("LAB colours are not supported: save it as RGB")
     return 8
 
 
@@ -305,12 +305,12 @@ def _tiff_bits(image: Image.Image) -> int:
 
 
 def _orientation(image: Image.Image, payload: bytes) -> int:
-    """EXIF orientation 1 to 8. The search for a mark spares most files the slow look into their metadata."""
+    """EXIF orientation 1 to 8. The search for a marker avoids slow metadata parsing for most files."""
     if image.format != "TIFF" and not any(mark in payload for mark in (b"xif", b"EXIF", b"XIf", b"Orientation")):
         return 1
     try:
         turn = image.getexif().get(ORIENTATION, 1)
-    except Exception:  # damaged metadata does not make a good image bad
+    except Exception:  # ignore damaged metadata
         return 1
     return turn if turn in TURNS else 1
 
@@ -327,12 +327,12 @@ def _decode_file(payload: bytes, target: Target) -> np.ndarray:
     image = _open(payload)
     depth = _depth(image)
     turn = _orientation(image, payload)
-    if image.format in ("JPEG", "MPO"):  # MPO: a JPEG with more images behind it, as phones write
+    if image.format in ("JPEG", "MPO"):  # MPO: JPEG followed by more images, written by phones
         _draft(image, target, sideways=turn in SIDEWAYS)
     with _quiet() if image.format == "TIFF" else contextlib.nullcontext():
         image.load()
     if image.format == "TIFF":
-        turn = _orientation(image, payload)  # Pillow turned it while loading and dropped the tag, if it could
+        turn = _orientation(image, payload)  # Pillow may have rotated it while loading and removed the tag
     if depth == 16:
         return _from_floats([_turned(_gray16(image), turn)], target)
     return _from_image(_turned(image, turn), target)
@@ -340,9 +340,9 @@ def _decode_file(payload: bytes, target: Target) -> np.ndarray:
 
 @contextlib.contextmanager
 def _quiet() -> Generator[None]:
-    """Without the lines that libtiff itself writes to the standard error: what is wrong is said in our own words."""
+    """Suppresses messages of libtiff on standard error; errors are reported as `PictureError`."""
     with _SILENCE, contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):  # there may be no standard error
+        with contextlib.suppress(OSError):  # standard error may be closed
             before = os.dup(2)
             stack.callback(os.close, before)
             nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -352,11 +352,11 @@ def _quiet() -> Generator[None]:
         yield
 
 
-_SILENCE = threading.Lock()  # the standard error belongs to all threads
+_SILENCE = threading.Lock()  # standard error is shared by all threads
 
 
 def _draft(image: Image.Image, target: Target, sideways: bool) -> None:
-    """Let the JPEG decoder halve a much larger image, never below twice the size that is needed."""
+    """Lets the JPEG decoder reduce a much larger image, but not below twice the target size."""
     height, width = (target.width, target.height) if sideways else (target.height, target.width)
     ratios = (width / image.width, height / image.height)
     scale = 2 * (min(ratios) if target.fit == "pad" else max(ratios))
@@ -365,10 +365,10 @@ def _draft(image: Image.Image, target: Target, sideways: bool) -> None:
 
 
 def _gray16(image: Image.Image) -> Image.Image:
-    """A loaded 16 bit gray image as floats of 0 to 65535; a transparent gray value stays what it is."""
+    """A loaded 16 bit gray image as floats 0 to 65535; transparency is ignored."""
     pixels = np.asarray(image)
     if pixels.min() < 0 or pixels.max() > 65535:
-        raise PictureError("has negative pixels or more than 16 bits: save it as unsigned 16 bit gray")
+        raise PictureError("negative pixels or more than 16 bits: save it as unsigned 16 bit gray")
     return Image.fromarray(pixels.astype(np.float32))
 
 
@@ -376,11 +376,11 @@ def _turned(image: Image.Image, turn: int) -> Image.Image:
     return image.transpose(TURNS[turn]) if turn in TURNS else image
 
 
-# Pixels to the target.
+# Conversion to the target format.
 
 
 def _checked(pixels: np.ndarray) -> np.ndarray:
-    """The array as (H, W, C); raises for shapes and types that are no image."""
+    """The array as (H, W, C). Raises `PictureError` for shapes and types that are not images."""
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
     allowed = {np.dtype(np.uint8): (1, 2, 3, 4), np.dtype(np.uint16): (1, 3)}.get(pixels.dtype, ())
@@ -403,7 +403,7 @@ def _decode_pixels(pixels: np.ndarray, target: Target) -> np.ndarray:
 
 
 def _from_image(image: Image.Image, target: Target) -> np.ndarray:
-    """Any 8 bit Pillow image to the target."""
+    """Converts an 8 bit Pillow image to the target format."""
     color = background_color(target.background, target.channels)
     if target.channels == 4:
         image = _fitted(image.convert("RGBA"), target, (*color, 0))
@@ -418,7 +418,7 @@ def _from_image(image: Image.Image, target: Target) -> np.ndarray:
 
 
 def _on_background(image: Image.Image, color: tuple[int, int, int]) -> Image.Image:
-    """A transparent image over a colour; in bands, so that a large one is not held three times more."""
+    """Composites a transparent image on a colour, in bands to save memory."""
     flat = Image.new("RGB", image.size)
     step = max(1, COMPOSITE_PIXELS // image.width)
     for top in range(0, image.height, step):
@@ -432,11 +432,11 @@ def _on_background(image: Image.Image, color: tuple[int, int, int]) -> Image.Ima
 def _to_gray(image: Image.Image) -> Image.Image:
     if image.mode in ("1", "L", "RGB", "LA", "La", "RGBA"):
         return image.convert("L")
-    return image.convert("RGB").convert("L")  # palettes, CMYK and the rest by way of their colours
+    return image.convert("RGB").convert("L")  # palette, CMYK and others via RGB
 
 
 def _from_floats(planes: list[Image.Image], target: Target) -> np.ndarray:
-    """One (gray) or three (colour) float planes of 0 to 65535 to the target."""
+    """Converts one (gray) or three (colour) float planes, 0 to 65535, to the target format."""
     if target.levels != FULL:
         low, high = target.levels
         scaled = [((np.asarray(plane) - low) * (FULL[1] / (high - low))).clip(*FULL) for plane in planes]
@@ -452,14 +452,14 @@ def _from_floats(planes: list[Image.Image], target: Target) -> np.ndarray:
     if target.channels == 4:
         inside = _fitted(Image.new("F", planes[0].size, 65535.0), target, 0.0)
         pixels = np.concatenate([pixels, np.asarray(inside)[:, :, None]], axis=2)
-    # 65535 = 255 * 257: dividing by 257 keeps white white, where taking the high byte or clipping would not.
+    # 65535 = 255 * 257, so dividing by 257 maps white to white.
     pixels = pixels if target.depth == 16 else pixels / 257
     top = 65535 if target.depth == 16 else 255
     return np.rint(pixels).clip(0, top).astype(np.uint16 if target.depth == 16 else np.uint8)
 
 
 def _fitted(image: Image.Image, target: Target, fill: float | tuple[int, ...]) -> Image.Image:
-    """Give `image` the target's size; an image that has it already comes back bit for bit."""
+    """Fits `image` to the target size. An image of that size is returned unchanged."""
     size = (target.width, target.height)
     width, height = image.size
     if image.size == size:
@@ -468,8 +468,8 @@ def _fitted(image: Image.Image, target: Target, fill: float | tuple[int, ...]) -
         return image.resize(size, Image.Resampling.LANCZOS)
     ratios = (target.width / width, target.height / height)
     if target.fit == "crop":
-        # The part that is kept, before scaling. Whole pixels at its corner: where no scaling is
-        # needed the pixels are then taken over exactly, not moved by half a pixel.
+        # The region to keep, before scaling. Its corner is at whole pixels, so that pixels are copied
+        # exactly if no scaling is needed.
         scale = max(ratios)
         kept_width, kept_height = min(width, target.width / scale), min(height, target.height / scale)
         left, top = int((width - kept_width) / 2), int((height - kept_height) / 2)
@@ -486,37 +486,37 @@ def _fitted(image: Image.Image, target: Target, fill: float | tuple[int, ...]) -
     return canvas
 
 
-# What the first bytes say.
+# Detection by the first bytes.
 
 
 def has_picture_mark(start: bytes) -> bool:
-    """Whether a file that begins so (12 bytes or more) is an image, whatever its name."""
+    """Whether the first bytes (12 or more) are those of an image file."""
     if start.startswith(b"RIFF"):
         return start[8:12] == b"WEBP"
     if start.startswith(b"BM"):
-        return start[6:10] == b"\0\0\0\0"  # two letters alone may begin a text
+        return start[6:10] == b"\0\0\0\0"  # a text may also start with these two letters
     return any(start.startswith(magic) for magic in MAGIC)
 
 
 def is_lfs_pointer(start: bytes) -> bool:
-    """Whether a file is what git leaves in place of a large one until `git lfs pull`."""
+    """Whether the file is a Git LFS pointer (before `git lfs pull`)."""
     return start.startswith(b"version https://git-lfs.github.com/spec/")
 
 
-# Reasons in words.
+# Reasons for the user.
 
 
 def _reason(error: Exception, payload: bytes) -> str:
     form = next((name for magic, name in MAGIC.items() if payload.startswith(magic)), None)
     if is_lfs_pointer(payload):
-        return "a git-lfs pointer in place of the image: run git lfs pull"
+        return "Git LFS pointer instead of an image: run git lfs pull"
     if form is None:
         text = b"\0" not in payload[:512] and all(byte >= 32 or byte in b"\t\r\n\f" for byte in payload[:512])
-        return "not an image: its content is text" if text else "not an image of a known format"
+        return "not an image, but text" if text else "not an image of a known format"
     if _looks_truncated(error, payload, form):
         return "truncated"
     if isinstance(error, MemoryError):
-        return "needs more memory than there is"
+        return "needs more memory than available"
     return f"damaged {form} file"
 
 

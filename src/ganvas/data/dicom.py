@@ -1,13 +1,13 @@
-"""DICOM files to pixels, by way of pydicom (the `medical` extra), and to nothing else.
+"""Reads the pixels of DICOM files with pydicom (the `medical` extra).
 
-A file is read through a list of the elements that say what its pixels are (`ELEMENTS`); patient, study and institution
-are never parsed, so they cannot reach a pack, a note, a log or a message. No text of pydicom's own errors is passed on,
-for these may quote values. What is kept besides pixels is the file's name, as with every image: **a name that holds a
-patient's name stays one**, and so does text that was burned into the pixels.
+Only the elements that describe the pixels are read (`ELEMENTS`). Patient, study and institution are never parsed, so
+they cannot get into a pack, a note, a log or a message. Error texts of pydicom are not passed on, because they may
+quote values. Besides pixels only the file name is kept, as with every image: **a patient's name in a file name is
+kept**, and so is text burned into the pixels.
 
-Gray pixels go the way of the standard (PS3.3 C.11.1, C.11.2): stored value -> modality LUT or rescale -> VOI LUT or
-the first window -> inverted if MONOCHROME1. Stored values are whole numbers of at most 16 bits, so all of that is
-worked out once for every possible value, in float64, and the image is one look into that table.
+Gray pixels are converted as in the standard (PS3.3 C.11.1, C.11.2): stored value -> modality LUT or rescale -> VOI LUT
+or the first window -> inverted if MONOCHROME1. Stored values are integers of at most 16 bits, so the result is computed
+once for every possible value, in float64, and used as a look-up table.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 ENDINGS = (".dcm", ".dicom")
-MARK = slice(128, 132)  # where a file says "DICM"
+MARK = slice(128, 132)  # position of "DICM" in a file
 START = 2**16
-"""Bytes from the start of a file in which `facts` looks."""
+"""Number of bytes at the start of a file that `facts` reads."""
 
 MAX_FRAMES = 2**16
-"""A file that says it has more is not believed."""
+"""Larger numbers in a file are ignored."""
 
-NO_PYDICOM = "DICOM, which is read by the package 'pydicom': pip install 'ganvas[medical]'"
+NO_PYDICOM = "DICOM files need the package 'pydicom': pip install 'ganvas[medical]'"
 
 RADIOGRAPHS = frozenset({"CR", "DX", "MG", "RG", "IO", "PX", "RF", "XA", "DR"})
-"""Modalities (PS3.3 C.7.3.1.1.1) that are projections by X-rays; DR is an old name of DX."""
+"""Modalities (PS3.3 C.7.3.1.1.1) that are X-ray projections; DR is an old name of DX."""
 
 NUMBER_OF_FRAMES, MODALITY = 0x0028_0008, 0x0008_0060
 
@@ -54,7 +54,7 @@ ELEMENTS = [
     *(f"Segmented{color}PaletteColorLookupTableData" for color in ("Red", "Green", "Blue")),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 ]
-"""All that is ever read of a file's contents."""
+"""The only elements that are read from a file."""
 
 
 def available() -> bool:
@@ -63,25 +63,25 @@ def available() -> bool:
 
 
 def is_named(name: str) -> bool:
-    """Told by the ending."""
+    """Whether the file name ends like DICOM."""
     return name.lower().endswith(ENDINGS)
 
 
 def is_dicom(content: bytes) -> bool:
-    """Told by the mark, of a whole file or its first 132 bytes."""
+    """Whether the content (at least the first 132 bytes) has the DICOM mark."""
     return content[MARK] == b"DICM"
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a source has to know of a file before it is read."""
+    """Properties of a file that a source needs before reading it."""
 
     radiograph: bool
     num_frames: int
 
 
 def facts(start: bytes) -> Facts:
-    """Look into the first `START` bytes of a file; one frame where they do not say."""
+    """Reads the first `START` bytes of a file; one frame if they do not contain the number."""
     from pydicom.filereader import read_partial
 
     try:
@@ -93,12 +93,12 @@ def facts(start: bytes) -> Facts:
             )
             count = int(found.get("NumberOfFrames") or 1)
             return Facts(found.get("Modality") in RADIOGRAPHS, count if 1 <= count <= MAX_FRAMES else 1)
-    except Exception:  # what is wrong with the file is said when it is read
+    except Exception:  # errors are reported when the file is read
         return Facts(False, 1)
 
 
 def probe(content: bytes) -> PictureInfo:
-    """Size and kind of a file's image; raises `PictureError` where `pixels` surely would."""
+    """Size and type of the image. Raises `PictureError` if `pixels` would certainly fail."""
     with _explained():
         dataset = _opened(content)
         gray = dataset.PhotometricInterpretation.startswith("MONOCHROME")
@@ -106,15 +106,15 @@ def probe(content: bytes) -> PictureInfo:
 
 
 def pixels(content: bytes) -> np.ndarray:
-    """The image of a file with one frame, ready to be looked at.
+    """The image of a file with one frame, converted for display.
 
-    Gray: (H, W) uint8 in 0..255, or uint16 in 0..65535 where more than 8 bits are stored. Colour: (H, W, 3) uint8.
+    Gray: (H, W) uint8 in 0..255, or uint16 in 0..65535 if more than 8 bits are stored. Colour: (H, W, 3) uint8.
     Raises `PictureError` with the reason.
     """
     with _explained():
         dataset = _opened(content)
         if (count := int(dataset.get("NumberOfFrames") or 1)) > 1:
-            raise PictureError(f"holds {count} frames that could not be told apart: save each as a file of its own")
+            raise PictureError(f"has {count} frames that could not be separated: save each frame as its own file")
     (picture,) = _frames(dataset, [0])
     if isinstance(picture, PictureError):
         raise picture
@@ -122,7 +122,7 @@ def pixels(content: bytes) -> np.ndarray:
 
 
 def frames(content: bytes, indices: Sequence[int]) -> Iterator[np.ndarray | PictureError]:
-    """Some frames of a file with several, as `pixels` gives them, or for each the reason why it cannot."""
+    """Frames of a file with several, each in the format of `pixels` or an error."""
     try:
         with _explained():
             dataset = _opened(content)
@@ -153,7 +153,7 @@ def _frames(dataset: Dataset, indices: Sequence[int]) -> Iterator[np.ndarray | P
 
 @contextmanager
 def _quiet() -> Generator[None]:
-    """Neither warn of what is odd in a file nor check the values in it: warnings may quote them."""
+    """Suppresses warnings, which may quote values of the file."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -161,44 +161,44 @@ def _quiet() -> Generator[None]:
 
 @contextmanager
 def _explained() -> Generator[None]:
-    """Whatever a damaged file makes pydicom raise becomes a short `PictureError` that quotes nothing."""
+    """Converts any exception to a short `PictureError` that quotes no values."""
     try:
         with _quiet():
             yield
     except PictureError:
         raise
     except MemoryError:
-        raise PictureError("needs more memory than there is") from None
+        raise PictureError("needs more memory than available") from None
     except Exception:
         raise PictureError("damaged DICOM file") from None
 
 
 def _opened(content: bytes) -> Dataset:
-    """The elements of a file, which holds pixels that can be decoded; else raises `PictureError`."""
+    """The elements of a file. Raises `PictureError` if its pixels cannot be decoded."""
     if not available():
         raise PictureError(NO_PYDICOM)
     from pydicom import dcmread
 
     dataset = dcmread(io.BytesIO(content), specific_tags=list(ELEMENTS))
     if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
-        raise PictureError("has floating point pixels, which are not read: save it with 8 or 16 bits")
+        raise PictureError("floating point pixels are not supported: save it with 8 or 16 bits")
     if "PixelData" not in dataset:
-        # pydicom gives nothing at all of a file that ends amid compressed pixels; what stands before them tells.
+        # pydicom returns no pixels for a file that ends within compressed pixels; the elements before them remain.
         picture = "Rows" in dcmread(io.BytesIO(content), specific_tags=["Rows"], stop_before_pixels=True)
-        kind = "or cut off before their end" if picture else "such as a report or a plan"
-        raise PictureError(f"a DICOM file without pixels, {kind}")
+        kind = "or truncated" if picture else "such as a report or a plan"
+        raise PictureError(f"DICOM file without pixels, {kind}")
     if not dataset.Rows or not dataset.Columns:
         raise PictureError("has no pixels")
     if dataset.Rows * dataset.Columns > MAX_PIXELS:
         raise too_large(dataset.Rows * dataset.Columns)
     if dataset.BitsStored > 16 or dataset.BitsAllocated > 16:
-        raise PictureError(f"has {dataset.BitsAllocated} bit pixels, which are not read: save it with 8 or 16 bits")
+        raise PictureError(f"{dataset.BitsAllocated} bit pixels are not supported: save it with 8 or 16 bits")
     _check_syntax(dataset)
     return dataset
 
 
 def _check_syntax(dataset: Dataset) -> None:
-    """Raise `PictureError` where nothing that is installed decodes the transfer syntax; says what would."""
+    """Raises `PictureError` if no installed decoder supports the transfer syntax, and names one that does."""
     from pydicom.pixels import get_decoder
     from pydicom.uid import JPEGExtended12Bit
 
@@ -207,16 +207,14 @@ def _check_syntax(dataset: Dataset) -> None:
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError:
-        raise PictureError(
-            f"its transfer syntax, {name}, is not one that can be decoded: save it uncompressed"
-        ) from None
+        raise PictureError(f"the transfer syntax {name} is not supported: save it uncompressed") from None
     plugins = set(decoder.available_plugins)
     if syntax == JPEGExtended12Bit and dataset.BitsStored > 8:
-        plugins.discard("pillow")  # which says that it can and then decodes 8 bits only
+        plugins.discard("pillow")  # claims support, but decodes only 8 bits
     if syntax.is_encapsulated and not plugins:
         raise PictureError(
-            f"its transfer syntax, {name}, needs another decoder: pip install 'ganvas[medical]' pylibjpeg-libjpeg "
-            "(which is under GPL-3), or save it uncompressed"
+            f"the transfer syntax {name} needs another decoder: pip install 'ganvas[medical]' pylibjpeg-libjpeg "
+            "(licence: GPL-3), or save it uncompressed"
         )
 
 
@@ -233,19 +231,19 @@ def _depth(dataset: Dataset) -> int:
     return 16 if dataset.BitsStored > 8 else 8
 
 
-# Stored values to what is seen.
+# Conversion of stored values for display.
 
 
 def _shown(stored: np.ndarray, colors: str, dataset: Dataset, index: int) -> np.ndarray:
-    """Frame `index` as it was stored, (H, W) or (H, W, 3), in the colours `colors`, to an image."""
+    """Converts frame `index`, stored as (H, W) or (H, W, 3) in the colour space `colors`, to an image."""
     if colors in ("MONOCHROME1", "MONOCHROME2"):
         lowest, highest = _stored_range(dataset)
         if stored.min() == stored.max():
-            raise PictureError("shows nothing: all of its pixels have the same value")
+            raise PictureError("blank: all pixels have the same value")
         table = _table(dataset, index, inverted=colors == "MONOCHROME1")
         picture = table[stored.clip(lowest, highest).astype(np.int64) - lowest]
         if picture.min() == picture.max():
-            raise PictureError("its window leaves nothing: all of its pixels have the same value in it")
+            raise PictureError("blank: all pixels have the same value within its window")
         return picture
     if colors == "PALETTE COLOR":
         from pydicom.pixels import apply_color_lut
@@ -255,7 +253,7 @@ def _shown(stored: np.ndarray, colors: str, dataset: Dataset, index: int) -> np.
     elif colors == "RGB" and stored.ndim == 3:
         mapped, top = stored, 2**dataset.BitsStored - 1
     else:
-        raise PictureError("has colours of a kind that is not read: save it as RGB")
+        raise PictureError("unsupported colour space: save it as RGB")
     return mapped if top == 255 else np.rint(mapped.clip(0, top) * (255 / top)).astype(np.uint8)
 
 
@@ -267,9 +265,9 @@ def _stored_range(dataset: Dataset) -> tuple[int, int]:
 
 
 def _table(dataset: Dataset, index: int, inverted: bool) -> np.ndarray:
-    """What each value from the lowest to the highest becomes: uint8 or uint16 over their whole range.
+    """Look-up table for the stored values, lowest to highest: uint8 or uint16 over the whole range.
 
-    Inverted where the lowest value is white. Presentation LUT Shape is left alone: it says the same again.
+    inverted: the lowest value is white. Presentation LUT Shape is ignored, because it repeats this.
     """
     values, window = _groups(dataset, index)
     lowest, highest = _stored_range(dataset)
@@ -282,7 +280,7 @@ def _table(dataset: Dataset, index: int, inverted: bool) -> np.ndarray:
         seen = seen * float(1 if slope is None else slope) + float(intercept or 0)
         full = float(seen.min()), float(seen.max())
     if full[0] == full[1]:
-        raise PictureError("its rescaling leaves nothing: all values become the same")
+        raise PictureError("blank: rescaling maps all values to the same one")
     if window.get("VOILUTSequence"):
         lut, first, top = _lut(window.VOILUTSequence[0], signed=full[0] < 0)
         seen = _looked_up(seen, lut, first) / top
@@ -296,7 +294,7 @@ def _table(dataset: Dataset, index: int, inverted: bool) -> np.ndarray:
 
 
 def _groups(dataset: Dataset, index: int) -> tuple[Dataset, Dataset]:
-    """Where the modality values and the window of a frame stand: the file itself, or a group of an enhanced file."""
+    """The data sets with modality values and window of a frame: the file itself, or a group of an enhanced file."""
     found = {"PixelValueTransformationSequence": dataset, "FrameVOILUTSequence": dataset}
     for sequence, position in (("SharedFunctionalGroupsSequence", 0), ("PerFrameFunctionalGroupsSequence", index)):
         groups = dataset.get(sequence) or []
@@ -307,7 +305,7 @@ def _groups(dataset: Dataset, index: int) -> tuple[Dataset, Dataset]:
 
 
 def _window(dataset: Dataset) -> tuple[float, float] | None:
-    """Center and width of the first window, None where there is none."""
+    """Centre and width of the first window, or None."""
     first = []
     for name in ("WindowCenter", "WindowWidth"):
         value: Any = dataset.get(name)
@@ -318,12 +316,12 @@ def _window(dataset: Dataset) -> tuple[float, float] | None:
 
 
 def _windowed(values: np.ndarray, center: float, width: float, function: str) -> np.ndarray:
-    """A window's 0 to 1 (PS3.3 C.11.2.1.2 and C.11.2.1.3); values outside 0..1 are for the caller to clip."""
+    """Maps a window to 0..1 (PS3.3 C.11.2.1.2 and C.11.2.1.3). The caller clips values outside 0..1."""
     if width < 1 if function == "LINEAR" else width <= 0:
-        raise PictureError(f"its window leaves nothing: it is {width:g} wide")
+        raise PictureError(f"invalid window: its width is {width:g}")
     if function == "SIGMOID":
         return 1 / (1 + np.exp((-4 * (values - center) / width).clip(-700, 700)))
-    if function == "LINEAR":  # by definition half a step to the left and one step narrower
+    if function == "LINEAR":  # by definition shifted by 0.5 and narrower by 1
         center, width = center - 0.5, width - 1
     if width == 0:
         return (values > center).astype(np.float64)
@@ -331,20 +329,20 @@ def _windowed(values: np.ndarray, center: float, width: float, function: str) ->
 
 
 def _lut(item: Dataset, signed: bool) -> tuple[np.ndarray, int, int]:
-    """(entries, the value that the first one stands for, the highest possible entry) of a look-up table."""
+    """(entries, value of the first entry, highest possible entry) of a look-up table."""
     descriptor = [int(number) for number in item.LUTDescriptor]
     count, first, bits = descriptor[0] or 2**16, descriptor[1], descriptor[2]
     if signed and first >= 2**15:
-        first -= 2**16  # the file's reader may have taken it for unsigned
+        first -= 2**16  # may have been read as unsigned
     data = item.LUTData
     if isinstance(data, bytes):
-        # Entries of 8 bits are found both one in a byte and one in two.
+        # 8 bit entries are stored either in one byte or in two.
         packed = len(data) < 2 * count
         entries = np.frombuffer(data, np.uint8 if packed else np.uint16 if _little(item) else ">u2")[:count]
     else:
         entries = np.atleast_1d(data)[:count]
     if not len(entries) or not 1 <= bits <= 16:
-        raise PictureError("its look-up table is damaged")
+        raise PictureError("damaged look-up table")
     return entries.astype(np.float64), first, 2**bits - 1
 
 

@@ -1,4 +1,4 @@
-"""The set that needs no download: the handwritten digits that scikit-learn ships."""
+"""The data set "digits": handwritten digits included in scikit-learn, no download needed."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from PIL import Image, ImageFilter
 
 from ganvas.data.sources import Item, Payload, Rejection
 
-DIGITS_VERSION = "1"  # the digits never change, but the way they are enlarged might
+DIGITS_VERSION = "1"  # raise when the enlargement changes
 
 
 class Digits:
-    """The digits that scikit-learn ships, 1,797 of 8x8 pixels in 0..16, enlarged to 32x32 gray."""
+    """1,797 digits of scikit-learn, 8x8 pixels in 0..16, enlarged to 32x32 gray."""
 
     form = "digits"
 
@@ -25,7 +25,7 @@ class Digits:
 
     @cached_property
     def _arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        from sklearn.datasets import load_digits  # a second to import: only when they are packed
+        from sklearn.datasets import load_digits  # imported late: takes a second
 
         images, labels = load_digits(return_X_y=True)
         return np.stack([enlarged(image.reshape(8, 8)) for image in images]), labels.astype(np.int64)
@@ -48,10 +48,10 @@ class Digits:
 
 def enlarged(image: np.ndarray) -> np.ndarray:
     """(8, 8) of 0..16 -> (32, 32) uint8 of 0..255: smooth strokes with a margin, white on black."""
-    margin = Image.fromarray(np.pad(image, 1).astype(np.float32))  # the digits fill their 8 rows
+    margin = Image.fromarray(np.pad(image, 1).astype(np.float32))  # the digits fill all 8 rows
     large = np.asarray(margin.resize((128, 128), Image.Resampling.BICUBIC)) * (255 / 16)
     soft = Image.fromarray(large.clip(0, 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(4))
-    # A steep curve makes ink of the blur again, and the box averages its edge.
+    # A steep curve sharpens the blurred strokes; the box filter smooths their edges.
     ink = ((np.asarray(soft, np.float32) / 255 - 0.3) / 0.6).clip(0, 1)
     ink = ink * ink * (3 - 2 * ink)
     small = Image.fromarray(np.rint(ink * 255).astype(np.uint8)).resize((32, 32), Image.Resampling.BOX)

@@ -1,4 +1,4 @@
-"""Downloads that go on where they stopped and are checked before anybody sees them."""
+"""Resumable downloads, verified by checksum."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ class File:
 
     name: str
     url: str | None = None
-    """None: only by hand, as the set's hint says."""
+    """None: manual download only (see the hint of the data set)."""
     checksum: str | None = None
-    """In hexadecimal: SHA-256 as published, or as recorded here; MD5 where only that is; None where nothing is."""
+    """Hexadecimal SHA-256, or MD5 if only that is published; None if unknown."""
     num_bytes: int | None = None
 
 
 def download(file: File, target: Path, progress: Progress | None = None) -> None:
-    """Download one file: into `target`.part, going on where an earlier try stopped, checked, then renamed.
+    """Downloads one file to `target`.part, resuming an earlier attempt, verifies it, then renames it.
 
-    Raises `DataError` when what arrived is not what was published, OSError when the network fails.
+    Raises `DataError` if the checksum is wrong, OSError if the network fails.
     """
     assert file.url is not None
     part = target.with_name(target.name + ".part")
@@ -41,18 +41,18 @@ def download(file: File, target: Path, progress: Progress | None = None) -> None
         part.unlink()
         raise DataError(
             f"{file.name} from {file.url} has {kind} {found}, but {file.checksum} was expected: "
-            f"what arrived was deleted; try again, or put the right file at {target}"
+            f"the download was deleted; try again, or put the correct file at {target}"
         )
     part.rename(target)
 
 
 def _receive(url: str, part: Path, have: int, name: str, progress: Progress | None) -> None:
-    """Append what is missing to `part`; starts over where the server cannot continue."""
+    """Appends the missing bytes to `part`; starts over if the server does not support resuming."""
     ask = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
         answer = urllib.request.urlopen(ask, timeout=30)
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing is missing: the try before got it all
+        if error.code == 416:  # the file is already complete
             error.close()
             return
         raise
@@ -66,4 +66,4 @@ def _receive(url: str, part: Path, have: int, name: str, progress: Progress | No
             if progress:
                 progress(f"downloading {name}", done, total)
     if total and done < total:
-        raise OSError(f"the connection ended after {done:,} of {total:,} bytes; the next try goes on from there")
+        raise OSError(f"the connection ended after {done:,} of {total:,} bytes; the next attempt resumes there")

@@ -1,4 +1,4 @@
-"""Labels for image files: from their folders, from a list of file,label, or from CelebA's lists."""
+"""Labels of image files: from folders, from a list of file,label, or from the lists of CelebA."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from ganvas.errors import DataError, PictureError, some
 FOLDER_PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
     ("val", "valid", "validation"), "validation"
 )
-"""Folder names that divide a set into parts rather than classes."""
+"""Folder names that are parts of a data set, not classes."""
 
 CELEBA_ATTRIBUTES, CELEBA_PARTITION = "list_attr_celeba", "list_eval_partition"
-CELEBA_PARTS = {"train": "0", "test": "2"}  # 1 is for validation
+CELEBA_PARTS = {"train": "0", "test": "2"}  # "1" is validation
 
 
 @dataclass
 class Labelled:
-    """The images that are used, their classes in order, and those that their labels rule out."""
+    """Usable images, their classes in order, and images rejected because of their labels."""
 
     items: list[Item] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
     rejected: list[Rejection] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """What was understood that a user may have meant otherwise, in sentences."""
+    """Notes on interpretations that may be wrong."""
 
 
 ALL_OF_THEM = "--labels none uses all, without classes"
@@ -38,9 +38,9 @@ ALL_OF_THEM = "--labels none uses all, without classes"
 
 
 def by_folder(container: Container, pictures: list[str], split: str, plain: bool = False) -> Labelled:
-    """The first level with two or more folders of images gives the classes; train/ and test/ are parts.
+    """Classes from the first level with two or more folders of images; train/ and test/ are parts.
 
-    plain: every image of the part, without classes.
+    plain: all images of the part, without classes.
     """
     pictures, depth, rejected = _in_part(container, pictures, split)
     tops = _folders_at(pictures, depth)
@@ -51,26 +51,25 @@ def by_folder(container: Container, pictures: list[str], split: str, plain: bool
         if name.count("/") > depth:
             found.items.append(Item(name, name.split("/")[depth]))
         else:
-            found.rejected.append(Rejection(name, "lies outside the class folders", ALL_OF_THEM))
+            found.rejected.append(Rejection(name, "outside the class folders", ALL_OF_THEM))
     if all(SHARD.fullmatch(top) for top in tops):
         found.notes.append(
-            f"The folders {some(found.classes, 3)} were taken for classes; if they only divide the images, as shards "
-            f"do, {ALL_OF_THEM}."
+            f"The folders {some(found.classes, 3)} are used as classes. If they are only shards, {ALL_OF_THEM}."
         )
     return found
 
 
 SHARD = re.compile(r"\d{4,}")
-"""Folder names such as 00000 and 01000, which large sets have for no reason but their size."""
+"""Folder names such as 00000 and 01000, used to split large data sets."""
 
 
 def _in_part(container: Container, pictures: list[str], split: str) -> tuple[list[str], int, list[Rejection]]:
-    """The images of the folder that `split` names, how many leading folders they share, and what lies outside."""
+    """(images of the folder `split`, number of shared leading folders, rejected images outside)."""
     depth = _shared_depth(pictures)
     tops = _folders_at(pictures, depth)
     if len(tops) < 2 or not all(top.lower() in FOLDER_PARTS for top in tops):
         if split == "test":
-            raise DataError(f"{container.path} has no test part: leave the split out, or make a folder test in it")
+            raise DataError(f"{container.path} has no test part: omit --split, or add a folder named test")
         return pictures, depth, []
     if split == "all":
         return pictures, depth + 1, []
@@ -78,7 +77,7 @@ def _in_part(container: Container, pictures: list[str], split: str) -> tuple[lis
     chosen = [name for name in pictures if part_of.get(name.split("/")[depth]) == split]
     if not chosen:
         raise DataError(f"{container.path} has no {split} folder, only {', '.join(sorted(tops))}")
-    reason = f"lies outside the folders {', '.join(sorted(tops))}"
+    reason = f"outside the folders {', '.join(sorted(tops))}"
     outside = [name for name in pictures if name.count("/") == depth]
     return chosen, depth + 1, [Rejection(name, reason, "--split all uses all parts") for name in outside]
 
@@ -88,7 +87,7 @@ def _folders_at(pictures: list[str], depth: int) -> set[str]:
 
 
 def _shared_depth(pictures: list[str]) -> int:
-    """How many leading folders all images share."""
+    """Number of leading folders shared by all images."""
     depth = 0
     while all(name.count("/") > depth for name in pictures) and len(_folders_at(pictures, depth)) == 1:
         depth += 1
@@ -101,7 +100,7 @@ LIST_ENDINGS = (".csv", ".tsv", ".jsonl", ".json")
 
 
 def csv_of(labels: str | None) -> tuple[str | None, str | None]:
-    """("labels.csv", "hair") of "labels.csv:hair"; (None, None) if `labels` is no list."""
+    """("labels.csv", "hair") from "labels.csv:hair"; (None, None) if `labels` is not a list."""
     name, colon, column = (labels or "").rpartition(":")
     if colon and name.lower().endswith(LIST_ENDINGS):
         return name, column
@@ -111,20 +110,20 @@ def csv_of(labels: str | None) -> tuple[str | None, str | None]:
 def by_csv(container: Container, pictures: list[str], labels: str, only_listed: bool, plain: bool = False) -> Labelled:
     """Label `images` by the list that `labels` names ("some.csv" or "some.csv:column").
 
-    Lines name images as a `Finder` reads them. What the list does not name is rejected, or passed over in silence
-    if `only_listed`. plain: the list says which images are used, and their labels are left out. Raises `DataError`
-    where the list leaves a choice, such as two labels for one image.
+    Lines name images as in `Finder`. Images that are not listed are rejected, or ignored silently if `only_listed`.
+    plain: use the list to select images, without labels. Raises `DataError` for ambiguous lists,
+    such as two labels for one image.
     """
     csv_name, column = csv_of(labels)
     content = find_text(container, csv_name or labels)
     if content is None:
-        raise DataError(f"labels {labels!r}: no such file, nor one of this name beside or in {container.path}")
+        raise DataError(f"--labels {labels}: no such file, also not next to or in {container.path}")
     where = Path(csv_name or labels).name
     finder = Finder(pictures)
     if where.lower().endswith(".json"):
         listed = stylegan_labels(content)
         if not listed:
-            raise DataError(f'{where} has no list of [file, class number] under "labels", as StyleGAN writes it')
+            raise DataError(f'{where} has no list of [file, class number] under "labels", the format of StyleGAN')
     else:
         listed = _rows(Table.read(content, where, finder), finder, column, plain)
     return _by_list(container, pictures, listed, finder, where, only_listed)
@@ -150,11 +149,11 @@ def _by_list(
     if not label_of:
         raise DataError(
             f"{where} names {len(listed)} files and none is an image in {container.path}: "
-            f"it says {listed[0][0] if listed else ''!r} where there is {pictures[0]!r}"
+            f"it has {listed[0][0] if listed else ''!r} instead of, for example, {pictures[0]!r}"
         )
     refused = {rejection.name for rejection in container.rejected}
     absent = [file for file in strangers if file not in refused]
-    found = Labelled(rejected=[Rejection(file, f"named in {where} but not there") for file in absent])
+    found = Labelled(rejected=[Rejection(file, f"listed in {where} but missing") for file in absent])
     has_labels = any(label_of.values())  # a csv of one column is a list of images without labels
     for name in pictures:
         if label_of.get(name) or (name in label_of and not has_labels):
@@ -166,13 +165,13 @@ def _by_list(
 
 
 METADATA = ("metadata.csv", "metadata.jsonl")
-"""Lists that the image folders of Hugging Face's datasets have, one for all or one in each part."""
+"""Metadata lists of Hugging Face image folders, one for all or one per part."""
 
 
 def by_own_list(container: Container, pictures: list[str], split: str) -> Labelled | None:
-    """Label the images by the list that lies with them: StyleGAN's dataset.json or Hugging Face's metadata files.
+    """Labels from a list next to the images: StyleGAN's dataset.json or Hugging Face's metadata files.
 
-    None where there is none, or where it has no classes; the folders then give them.
+    None if there is no list, or it has no classes; folders then give the classes.
     """
     lists = [name for name in container.names if name.rpartition("/")[2] in ("dataset.json", *METADATA)]
     if not lists:
@@ -202,7 +201,7 @@ def by_own_list(container: Container, pictures: list[str], split: str) -> Labell
         found = by_folder(container, pictures, split)
         if other_columns:
             found.notes.append(
-                f"A list lies with the images; to take a column for classes: --labels {min(other_columns)}."
+                f"There is a list with the images; to use a column as classes: --labels {min(other_columns)}."
             )
         return found
     base = lists[0].rpartition("/")[2]
@@ -215,12 +214,12 @@ def by_own_list(container: Container, pictures: list[str], split: str) -> Labell
     return found
 
 
-OWN_LIST = "The pictures' own list, {}, gives {}."
+OWN_LIST = "The list included with the images, {}, gives {}."
 
 
 def stylegan_labels(content: str) -> list[tuple[str, str]] | None:
-    """File and class number of a dataset.json as StyleGAN's tools write it; empty where it says that there are none,
-    None where it is another file. Raises `DataError` for labels that are no whole numbers.
+    """(file, class number) pairs from a dataset.json of StyleGAN; empty if it has no classes, None if it is another
+    kind of file. Raises `DataError` for labels that are not integers.
     """
     try:
         labels = json.loads(content)["labels"]
@@ -233,12 +232,12 @@ def stylegan_labels(content: str) -> list[tuple[str, str]] | None:
     except (TypeError, ValueError, AttributeError):
         return None
     if any(type(label) is not int for _, label in listed):
-        raise DataError("dataset.json has labels that are no whole numbers: leave them out with --labels none")
+        raise DataError("dataset.json has labels that are not integers: ignore them with --labels none")
     return [(name, str(label)) for name, label in listed]
 
 
 def _matched(listed: list[tuple[str, str]], finder: Finder, where: str) -> tuple[dict[str, str], list[str]]:
-    """Picture -> label, and the names that mean no image; the name that agrees in more parts wins an image."""
+    """(image -> label, names without an image). A name with more matching parts has precedence."""
     best: dict[str, tuple[int, str, str]] = {}
     strangers, clashes = [], []
     for name, label in listed:
@@ -258,13 +257,13 @@ def _matched(listed: list[tuple[str, str]], finder: Finder, where: str) -> tuple
             clashes.append(f"{picture} is {before[2]!r} and {label!r}")
     if clashes:
         raise DataError(
-            f"{where} gives {len(clashes):,} images two labels ({some(clashes, 2)}): keep one line for each picture"
+            f"{where} gives {len(clashes):,} images two labels ({some(clashes, 2)}): keep one line per image"
         )
     return {picture: label for picture, (_, _, label) in best.items()}, list(dict.fromkeys(strangers))
 
 
 def find_text(container: Container, name: str) -> str | None:
-    """The text of a list file: at the path `name`, or of this name beside or inside the container."""
+    """Text of a list file: at the path `name`, or with this name next to or inside the container."""
     for file in (Path(name), container.path.parent / name):
         if file.is_file():
             return read_text(file)
@@ -282,7 +281,7 @@ def is_celeba(container: Container) -> bool:
 
 
 def by_celeba(container: Container, pictures: list[str], labels: str | None, split: str) -> Labelled:
-    """`labels` are attributes, "Smiling" or "Smiling,Male", or None; the partition list gives the parts."""
+    """Labels of CelebA. labels: attributes such as "Smiling" or "Smiling,Male", or None for no labels."""
     partition = _celeba_list(container, CELEBA_PARTITION)
     if partition:
         part_of = read_partition(partition[1])
@@ -291,12 +290,12 @@ def by_celeba(container: Container, pictures: list[str], labels: str | None, spl
         if not pictures:
             raise DataError(f"{container.path} has none of the images of the {split} part of {partition[0]}")
     elif split == "test":
-        raise DataError(f"{container.path}: the test part needs list_eval_partition.txt beside the pictures")
+        raise DataError(f"{container.path}: the test part needs list_eval_partition.txt next to the images")
     if labels is None:
         return Labelled([Item(name, None) for name in pictures])
     attributes = _celeba_list(container, CELEBA_ATTRIBUTES)
     if not attributes:
-        raise DataError(f"labels {labels!r} needs list_attr_celeba.txt: put it beside {container.path.name}")
+        raise DataError(f"--labels {labels} needs list_attr_celeba.txt: put it next to {container.path.name}")
     label_of = read_attributes(attributes[1], labels, attributes[0])
     found = Labelled()
     for name in pictures:
@@ -305,13 +304,13 @@ def by_celeba(container: Container, pictures: list[str], labels: str | None, spl
         else:
             found.rejected.append(Rejection(name, f"has no line in {attributes[0]}"))
     present = {item.label for item in found.items if item.label}
-    # "not Smiling" before "Smiling", the last attribute changing fastest
+    # order: "not Smiling" before "Smiling", last attribute changes fastest
     found.classes = sorted(present, key=lambda name: [not word.startswith("not ") for word in name.split(" + ")])
     return found
 
 
 def _celeba_list(container: Container, name: str) -> tuple[str, str] | None:
-    """(file name, content) of one of CelebA's lists, the original .txt or the .csv that Kaggle has."""
+    """(file name, content) of a CelebA list: the original .txt or the .csv from Kaggle."""
     for file in (f"{name}.txt", f"{name}.csv"):
         if (content := find_text(container, file)) is not None:
             return file, content
@@ -319,7 +318,7 @@ def _celeba_list(container: Container, name: str) -> tuple[str, str] | None:
 
 
 def read_attributes(content: str, asked: str, where: str) -> dict[str, str]:
-    """Picture stem -> class for "Smiling" or "Smiling,Male"; raises `DataError` listing the known attributes."""
+    """Image stem -> class for "Smiling" or "Smiling,Male". Raises `DataError` with the known attributes."""
     lines = content.splitlines()
     header = next((i for i, line in enumerate(lines[:2]) if len(_cells(line)) > 1), 0)  # after the count
     known = [name for name in _cells(lines[header] if lines else "") if name != "image_id"]
@@ -327,7 +326,7 @@ def read_attributes(content: str, asked: str, where: str) -> dict[str, str]:
     attributes = [name.strip() for name in asked.split(",")]
     for name in attributes:
         if name.lower() not in by_lower:
-            raise DataError(f"labels {name!r} is not an attribute of {where}; known are: {', '.join(known)}")
+            raise DataError(f"--labels {name} is not an attribute in {where}; known attributes: {', '.join(known)}")
     attributes = [by_lower[name.lower()] for name in attributes]
     columns = [(name, known.index(name) + 1) for name in attributes]
     labels = {}
@@ -339,13 +338,13 @@ def read_attributes(content: str, asked: str, where: str) -> dict[str, str]:
 
 
 def read_partition(content: str) -> dict[str, str]:
-    """Picture stem -> "0" (train), "1" (validation) or "2" (test)."""
+    """Image stem -> "0" (train), "1" (validation) or "2" (test)."""
     rows = map(_cells, content.splitlines())
     return {stem(row[0]): row[1] for row in rows if len(row) == 2 and row[1] in ("0", "1", "2")}
 
 
 def stem(name: str) -> str:
-    """The file name without folders and ending: "000021" of "img_align_celeba/000021.jpg"."""
+    """File name without folders and ending: "000021" from "img_align_celeba/000021.jpg"."""
     base = name.rpartition("/")[2]
     return base.rpartition(".")[0] or base
 

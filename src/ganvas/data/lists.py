@@ -1,7 +1,7 @@
-"""Text lists that other programs write: the one reader for labels, --files and the lists of known sets.
+"""Reads text lists from other programs: labels, --files and the lists of known data sets.
 
-`text_of` decodes, `Table` reads lines of cells with or without a header, `Finder` tells which image a cell names.
-Nothing unclear is guessed: what cannot be read with certainty is a `DataError`.
+`text_of` decodes, `Table` reads lines of cells with or without a header, `Finder` finds the image that a cell names.
+Ambiguous content raises `DataError`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from ganvas.data.containers import is_picture, printable
 from ganvas.errors import DataError, some
 
 MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
-"""First bytes that say how a text is written; without one it must be UTF-8."""
+"""Byte order marks; a text without one must be UTF-8."""
 
 DELIMITERS = ",;\t"
 
 
 def text_of(content: bytes, where: str | Path) -> str:
-    """The text of a list: UTF-8, or UTF-16 with its mark. Raises `DataError` for all else, and replaces nothing."""
+    """Decodes a list: UTF-8, or UTF-16 with a byte order mark. Raises `DataError` for other encodings."""
     encoding = next((name for mark, name in MARKS.items() if content.startswith(mark)), "utf-8")
     try:
         text = content.decode(encoding)
@@ -33,7 +33,7 @@ def text_of(content: bytes, where: str | Path) -> str:
             return text
     except UnicodeDecodeError:
         pass
-    raise DataError(f"{where} is not a text in UTF-8, or UTF-16 with its mark: save it as UTF-8 ('CSV UTF-8' in Excel)")
+    raise DataError(f"{where} is not text in UTF-8, or UTF-16 with a mark: save it as UTF-8 ('CSV UTF-8' in Excel)")
 
 
 def read_text(path: Path) -> str:
@@ -46,19 +46,19 @@ def read_text(path: Path) -> str:
 
 
 def as_name(cell: str) -> str:
-    """A cell as a source spells a picture's name: with "/" between folders and without "./" before them."""
+    """A cell in the spelling of image names: "/" between folders, no leading "./"."""
     return printable(cell.strip().replace("\\", "/").removeprefix("./"))
 
 
 def ending_of(name: str) -> str:
-    """The ending of a picture's name, or nothing: "v1.2" has none."""
+    """The ending of an image name, or "": "v1.2" has none."""
     return name[name.rindex(".") :] if is_picture(name) else ""
 
 
 class Finder:
-    """Tells which image a list means, though the list may have been written in another folder.
+    """Finds the image named by a list, which may have been written in another folder.
 
-    A name may lack leading folders or the ending, or have folders before it, as long as one image alone is meant.
+    A name may lack leading folders or the ending, or have additional folders, if it fits exactly one image.
     """
 
     def __init__(self, pictures: Iterable[str]) -> None:
@@ -66,7 +66,7 @@ class Finder:
         self._tails: dict[tuple[int, bool], dict[str, str | None]] = {}
 
     def find(self, cell: str) -> tuple[str, int] | None:
-        """The image and how many of the last parts of its name agree; None where none, or more than one, is meant."""
+        """(image, number of matching trailing parts of its name); None if no image or more than one fits."""
         name = as_name(cell)
         if name in self._pictures:
             return name, name.count("/") + 2
@@ -79,7 +79,7 @@ class Finder:
         return None
 
     def _named(self, length: int, bare: bool) -> dict[str, str | None]:
-        """The last `length` parts of each picture's name, `bare` of the ending -> the image, None for several."""
+        """Last `length` parts of each image name, `bare`: without ending -> image, or None for several."""
         if (length, bare) not in self._tails:
             tails: dict[str, str | None] = {}
             for name in self._pictures:
@@ -93,7 +93,7 @@ class Finder:
 
 @dataclass(frozen=True)
 class Table:
-    """Lines of cells, as long as the list's header or first line; header is None where there is no such line."""
+    """Rows of cells, all as long as the first line. header: None if the list has none."""
 
     header: list[str] | None
     rows: list[list[str]]
@@ -101,7 +101,7 @@ class Table:
 
     @classmethod
     def read(cls, text: str, where: str, finder: Finder) -> Table:
-        """A csv with commas, semicolons or tabs, or JSON lines; a first line that names no image is a header."""
+        """Reads a csv with commas, semicolons or tabs, or JSON lines. A first line that names no image is a header."""
         if text.lstrip().startswith("{"):
             return cls._of_json_lines(text, where)
         first = text.lstrip("\r\n").partition("\n")[0]
@@ -117,8 +117,8 @@ class Table:
         width = len(rows[0])
         if wrong := next((row for row in rows if any(row[width:])), None):
             raise DataError(
-                f"{where} has a line of more cells than its first line, {','.join(wrong)!r}: "
-                "put cells that hold a comma in quotation marks"
+                f"{where} has a line with more cells than its first line, {','.join(wrong)!r}: "
+                "put quotation marks around cells that contain a comma"
             )
         rows = [row[:width] + [""] * (width - len(row)) for row in rows]
         return cls(rows[0] if has_header else None, rows[has_header:], where)
@@ -134,14 +134,14 @@ class Table:
             except ValueError:
                 value = None
             if not isinstance(value, dict):
-                raise DataError(f"{where}, line {number}: expected one JSON object a line, such as "
+                raise DataError(f"{where}, line {number}: expected one JSON object per line, such as "
                                 '{"file_name": "a.png", "label": "cat"}')  # fmt: skip
             lines.append(value)
         header = list(dict.fromkeys(key for line in lines for key in line))
         return cls(header, [[_cell(line.get(key)) for key in header] for line in lines], where)
 
     def names(self, finder: Finder) -> int:
-        """The column that names images: most of its cells end as images do, or are found."""
+        """Index of the column with image names: most of its cells end like images, or are found."""
 
         def count(column: int) -> tuple[int, int]:
             cells = [row[column] for row in self.rows[:: max(1, len(self.rows) // 1000)]]
@@ -151,35 +151,35 @@ class Table:
         return max(range(width), key=count)
 
     def labels(self, names: int, column: str | None) -> list[str]:
-        """The label of each row, "" where it has none: of `column`, or of the one column beside that of names.
+        """The label of each row, "" for none, from `column` or the only other column.
 
-        Columns of 0 and 1 with one 1 a row are one label, the name of the column. Raises `DataError` where the
-        columns leave a choice.
+        One-hot columns (one 1 per row) give the name of the column as the label. Raises `DataError` if the choice is
+        ambiguous.
         """
         width = len(self.header or self.rows[0])
         others = [i for i in range(width) if i != names and not self._is_index(i)]
         if column is not None:
             known = [self.header[i] for i in others] if self.header else []
             if known.count(column) != 1:
-                has = some(known) if self.header else "none, as it has no header line"
-                raise DataError(f"{self.where} has no column {column!r}; its columns of labels are: {has}")
+                has = some(known) if self.header else "none, because it has no header line"
+                raise DataError(f"{self.where} has no column {column!r}; its label columns are: {has}")
             others = [others[known.index(column)]]
         if len(others) > 1 and self.header and self._is_one_hot(others):
             return [next(self.header[i] for i in others if _number(row[i])) for row in self.rows]
         if len(others) > 1:
             if self.header is None:
                 raise DataError(
-                    f"{self.where} has {len(others)} cells a line beside the name of the image and no header line: "
-                    "leave one of them, or add a first line that names the columns"
+                    f"{self.where} has {len(others)} cells per line besides the image name and no header line: "
+                    "keep one of them, or add a first line with column names"
                 )
             raise DataError(
-                f"{self.where} has several columns of labels ({some([self.header[i] for i in others])}): "
-                f"name one with --labels {self.where}:{self.header[others[0]]}"
+                f"{self.where} has several label columns ({some([self.header[i] for i in others])}): "
+                f"choose one with --labels {self.where}:{self.header[others[0]]}"
             )
         return [row[others[0]] if others else "" for row in self.rows]
 
     def _is_index(self, column: int) -> bool:
-        """Whether the column counts the rows, as pandas writes it: without a name, or "Unnamed: 0"."""
+        """Whether the column is a row index written by pandas: no name, or "Unnamed: 0"."""
         return self.header is not None and (not self.header[column] or self.header[column].startswith("Unnamed: "))
 
     def _is_one_hot(self, columns: Sequence[int]) -> bool:
@@ -195,7 +195,7 @@ def _number(cell: str) -> float | None:
 
 
 def _cell(value: Any) -> str:
-    """A JSON value as a cell; a list or an object stays JSON."""
+    """A JSON value as a cell; lists and objects stay JSON."""
     if value is None:
         return ""
     return value.strip() if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""One look at one image for the data report: what is kept of it is a few kilobytes, whatever its size."""
+"""Measures one image for the data report; the result takes a few kilobytes."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ from ganvas.data.selection import readable
 from ganvas.data.sources import Payload
 from ganvas.errors import PictureError
 
-BLANK = 0.02  # standard deviation of the values, of 0..1, below which an image shows next to nothing
-EVEN = 0.04  # values of a bar differ by this part of the depth at most: compression leaves some
-CHANGED, MOST_OF = 0.08, 0.75  # where a bar ends, this much changes over this part of its length: a straight edge
-BAR = 0.02  # of the side: thinner bars are not named
+BLANK = 0.02  # standard deviation of the values (0..1) below which an image counts as blank
+EVEN = 0.04  # maximum difference within a bar, relative to the value range; allows for compression
+CHANGED, MOST_OF = 0.08, 0.75  # edge of a bar: minimum change, over this fraction of its length
+BAR = 0.02  # minimum thickness of a bar, as a fraction of the image side
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What is kept of one image."""
+    """Measurements of one image."""
 
     info: PictureInfo
     digest: bytes
-    """The first 16 bytes of the sha256 of its size and pixels."""
+    """First 16 bytes of the SHA-256 of size and pixels."""
     brightness: float
-    """Mean of the values, of 0..1."""
+    """Mean value, 0..1."""
     gray: bool
-    """Without colour, whatever its file could hold."""
+    """Whether the image has no colour, even in a colour file."""
     highest: int
     """Highest value of a 16 bit image (decode.highest); 0 for 8 bit."""
     spread: float
-    """Standard deviation of the values of the channel where it is largest, of 0..1."""
+    """Largest standard deviation of a channel, for values in 0..1."""
     bars: tuple[float, float, float, float]
-    """Even bars at the top, bottom, left and right, as parts of the side."""
+    """Thickness of uniform bars at the top, bottom, left and right, as fractions of the side."""
     thumbnail: Thumbnails
     spots: list[Spot] | None
-    """Places that might be burned-in marks; None where they were not looked for."""
+    """Possible burned-in marks; None if not searched for."""
 
     def blank(self, white: int) -> bool:
-        """Whether it shows next to nothing; white: of the set's 16 bit images (selection.levels_of)."""
+        """Whether the image is blank. white: white level of 16 bit images (selection.levels_of)."""
         return self.spread < BLANK * (white / FULL[1] if self.info.depth == 16 else 1)
 
 
 def look(payload: Payload, for_marks: bool = True) -> Look:
-    """Decode one image at its own size; raises `PictureError`."""
+    """Decodes and measures one image at its original size. Raises `PictureError`."""
     content = readable(payload)
     info = probe(content)
     channels = 4 if info.alpha else info.channels
@@ -68,9 +68,9 @@ def look(payload: Payload, for_marks: bool = True) -> Look:
 
 
 def look_chunk(payloads: list[Payload], first: int, step: int) -> list[Look | str]:
-    """`look` at some images, in a child process or here; the reason instead where one cannot be used.
+    """`look` for several images, in a child process or in this one; the error text for unusable images.
 
-    first: number of the first image; marks are looked for in every `step`-th of all.
+    first: number of the first image. step: marks are searched for in every `step`-th image.
     """
     looks: list[Look | str] = []
     for number, payload in enumerate(payloads, start=first):
@@ -82,10 +82,10 @@ def look_chunk(payloads: list[Payload], first: int, step: int) -> list[Look | st
 
 
 def bars(pixels: np.ndarray) -> tuple[float, float, float, float]:
-    """Even bars at the top, bottom, left and right of an image (H, W, C), as parts of its height and width.
+    """Uniform bars at the top, bottom, left and right of an image (H, W, C), as fractions of its height and width.
 
-    A bar ends in a straight edge along most of its length: a letterbox or a frame does, the black around a digit or
-    a head does not.
+    A bar ends in a straight edge along most of its length, like a letterbox or a frame. The black around a digit or
+    a head does not count.
     """
     top, bottom = (_bar(rows) for rows in (pixels, pixels[::-1]))
     inner = pixels[top : len(pixels) - bottom].transpose(1, 0, 2)
@@ -95,7 +95,7 @@ def bars(pixels: np.ndarray) -> tuple[float, float, float, float]:
 
 
 def _bar(lines: np.ndarray) -> int:
-    """How many of the first lines (H, W, C) are an even bar."""
+    """Number of first lines (H, W, C) that are a uniform bar."""
     depth = np.iinfo(lines.dtype).max
     color = np.median(lines[0], axis=0)
     ends = 0

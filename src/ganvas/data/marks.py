@@ -1,8 +1,8 @@
-"""Burned-in marks: letters, numbers and symbols that many images carry, wherever they stand.
+"""Burned-in marks: letters, numbers and symbols in many images, at any position.
 
-A generator learns a mark that enough of its images carry, and a classifier may learn the mark in place of the
-image (Zech et al. 2018: a metal token gave the hospital away). Each image is searched for spots: small, sharp,
-bright or dark, in a smooth surrounding, towards the border. Spots of the same shape in many images are a mark.
+A generator learns marks that are frequent in its images, and a classifier may learn the mark instead of the image
+(Zech et al. 2018: a metal token revealed the hospital). Each image is searched for spots: small, sharp, bright or
+dark, on a smooth background, near the border. Spots of the same shape in many images are a mark.
 """
 
 from __future__ import annotations
@@ -15,65 +15,65 @@ from scipy import ndimage
 
 from ganvas.data.near import BLOCK, averaging, grouped
 
-WORKING = 256  # pixels of the longer side at which spots are looked for
-PATCH = 16  # pixels of a spot's side when shapes are compared
-SMALLEST, LARGEST = 6, 1 / 8  # longer side of a spot: at least in pixels, at most of the picture's shorter side
-THINNEST = 0.2  # shorter side by longer side
-BORDER = 0.35  # spots lie in this part of the image, counted from a border
-LEVELS = (0.12, 0.25, 0.45)  # parts of the picture's range by which a spot stands out from its surroundings
-SHARP = 0.4  # the steps between neighbouring pixels, the largest 5% of them, by the spot's own range
-SMOOTH = 0.35  # standard deviation of the surroundings by the spot's contrast
-PER_PICTURE = 12  # spots kept of an image, the strongest
-SAME = 0.85  # correlation of two spots of the same shape
-LIKE = 0.75  # ... of a spot with the mark's mean shape
-UNITED, CORE = 0.87, 0.7  # a mark's spots correlate so with their mean shape, after at most 30% have been left out
-GENERIC = 1.5  # a shape that fits in so many times the images that it was found in is no mark
-PLAIN = 0.85  # a spot that is a mere blob or stroke, to this correlation, is no mark
+WORKING = 256  # longer image side for the search, in pixels
+PATCH = 16  # side of a spot for comparing shapes, in pixels
+SMALLEST, LARGEST = 6, 1 / 8  # longer side of a spot: minimum in pixels, maximum relative to the shorter image side
+THINNEST = 0.2  # minimum ratio of shorter to longer side
+BORDER = 0.35  # maximum distance of a spot from a border, as a fraction of the image side
+LEVELS = (0.12, 0.25, 0.45)  # contrast thresholds relative to the value range of the image
+SHARP = 0.4  # minimum 95th percentile of pixel differences, relative to the value range of the spot
+SMOOTH = 0.35  # maximum standard deviation of the surroundings, relative to the contrast of the spot
+PER_PICTURE = 12  # maximum spots per image, strongest first
+SAME = 0.85  # minimum correlation of two spots of the same shape
+LIKE = 0.75  # minimum correlation of a spot with the mean shape of the mark
+UNITED, CORE = 0.87, 0.7  # minimum correlation with the mean shape; fraction of the spots that must remain
+GENERIC = 1.5  # a shape that matches this many times more images than it was found in is not a mark
+PLAIN = 0.85  # a spot with this correlation to a simple blob or stroke is not a mark
 PLACES = np.indices((PATCH, PATCH)).reshape(2, -1)
-LEAST, LEAST_SHARE = 5, 0.05  # a mark is in this many images and in this part of them, at least
-GROWN = 0.3  # of a mark's longer side is filled in on every side of its box as well
-EXAMINED = 1000  # images that say which marks there are
+LEAST, LEAST_SHARE = 5, 0.05  # minimum number and fraction of images with the mark
+GROWN = 0.3  # margin around the box that is also filled, relative to its longer side
+EXAMINED = 1000  # maximum images searched for marks
 
 Box = tuple[float, float, float, float]
-"""Top, left, height and width as parts of the picture's height and width."""
+"""Top, left, height and width as fractions of the image height and width."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """A place of an image that might be a mark."""
+    """A possible mark in an image."""
 
     box: Box
     bright: bool
     contrast: float
     patch: np.ndarray
-    """(16, 16) float32: the spot, squeezed to this size, mean 0 and length 1."""
+    """(16, 16) float32: the spot, resized, mean 0 and length 1."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A mark that many images carry."""
+    """A mark in many images."""
 
     bright: bool
     template: np.ndarray
-    """(16, 16) float32: the mean shape, mean 0 and length 1."""
+    """(16, 16) float32: mean shape, mean 0 and length 1."""
     size: float
-    """Median of the longer side, as a part of the picture's shorter side."""
+    """Median of the longer side, relative to the shorter image side."""
     share: float
-    """Part of the examined images that carry it."""
+    """Fraction of the examined images that have it."""
     places: dict[int, Box]
-    """Number of an image -> where it is in it."""
+    """Index of an image -> position in it."""
 
     @property
     def box(self) -> Box:
-        """Where it usually is: medians of top, left, height and width."""
+        """Typical position: medians of top, left, height and width."""
         top, left, height, width = np.median(list(self.places.values()), axis=0).tolist()
         return top, left, height, width
 
 
 def marks(pictures: np.ndarray, seed: int = 0) -> list[Mark]:
-    """The marks of images (N, H, W, C) uint8 or uint16, the most frequent first; `places` count from 0 to N - 1.
+    """Marks in images (N, H, W, C) uint8 or uint16, most frequent first; `places` has indices 0 to N - 1.
 
-    Of more than 1,000 images that many are drawn by the seed and examined.
+    If there are more than 1,000 images, a random sample of 1,000 is examined.
     """
     numbers = np.arange(len(pictures))
     if len(pictures) > EXAMINED:
@@ -82,17 +82,17 @@ def marks(pictures: np.ndarray, seed: int = 0) -> list[Mark]:
 
 
 def share(mark: Mark, pictures: np.ndarray) -> float:
-    """Part of these images (N, H, W, C), real or generated, uint8 or uint16, that carry `mark`."""
+    """Fraction of images (N, H, W, C), real or generated, uint8 or uint16, with `mark`."""
     return sum(find(mark, picture) is not None for picture in pictures) / len(pictures)
 
 
 def find(mark: Mark, picture: np.ndarray) -> Box | None:
-    """Where an image (H, W, C) uint8 or uint16 carries `mark`; None: nowhere."""
+    """Position of `mark` in an image (H, W, C) uint8 or uint16, or None."""
     return _best(mark, spots(picture))
 
 
 def spots(picture: np.ndarray) -> list[Spot]:
-    """The places of an image (H, W, C) uint8 or uint16 that might be a mark, the strongest first."""
+    """Possible marks in an image (H, W, C) uint8 or uint16, strongest first."""
     gray = _working(picture)
     span = float(np.ptp(gray))
     if span < 0.1:
@@ -113,11 +113,11 @@ def _working(picture: np.ndarray) -> np.ndarray:
 
 
 def _bright_spots(gray: np.ndarray, bright: bool) -> list[Spot]:
-    """Small regions that stand out from an opening with a square somewhat larger than a mark."""
+    """Small regions that are brighter than a morphological opening with a square larger than a mark."""
     reach = max(5, round(min(gray.shape) * LARGEST)) | 1
     raised = gray - ndimage.grey_opening(gray, (reach, reach), mode="nearest")
     found = []
-    for level in LEVELS:  # at a low level faint marks are whole, at a high one they part from what they touch
+    for level in LEVELS:  # low levels find faint marks, high levels separate marks from their neighbours
         regions, _ = ndimage.label(raised > level, np.ones((3, 3)))
         for number, region in enumerate(ndimage.find_objects(regions), start=1):
             spot = _spot(gray, regions, number, region, bright)
@@ -127,11 +127,11 @@ def _bright_spots(gray: np.ndarray, bright: bool) -> list[Spot]:
 
 
 def _spot(gray: np.ndarray, regions: np.ndarray, number: int, region: tuple[slice, slice], bright: bool) -> Spot | None:
-    """Region `number` if it is small, no thread, towards the border, and stands in a smooth place."""
+    """The spot of region `number`, if it is small, not too thin, near the border and on a smooth background."""
     height, width = gray.shape
     rows, columns = region
     if not (rows.start and columns.start and rows.stop < height and columns.stop < width):
-        return None  # cut off by the border, which gives everything the same edge
+        return None  # cut off by the border
     tall, broad = rows.stop - rows.start, columns.stop - columns.start
     longer = max(tall, broad)
     if not (SMALLEST <= longer <= min(height, width) * LARGEST and min(tall, broad) >= max(2, THINNEST * longer)):
@@ -158,7 +158,7 @@ def _spot(gray: np.ndarray, regions: np.ndarray, number: int, region: tuple[slic
 
 
 def _patch(gray: np.ndarray, middle: tuple[float, float], size: float) -> np.ndarray:
-    """A square of `size` pixels about `middle`, sampled at 16x16 points; mean 0, length 1."""
+    """A square of `size` pixels around `middle`, sampled at 16x16 points; mean 0, length 1."""
     steps = ((np.arange(PATCH) + 0.5) / PATCH - 0.5) * size - 0.5
     places = np.meshgrid(middle[0] + steps, middle[1] + steps, indexing="ij")
     return _normal(ndimage.map_coordinates(gray, places, order=1, mode="nearest"))
@@ -170,9 +170,9 @@ def _normal(patch: np.ndarray) -> np.ndarray:
 
 
 def without(mark: Mark, picture: np.ndarray) -> np.ndarray | None:
-    """The image (H, W, C) with its mark filled in from the surroundings, no edge left; None where it has none.
+    """The image (H, W, C) with its mark filled in smoothly from the surroundings; None if it has no mark.
 
-    What fills the box runs evenly between its four sides (Coons 1967), each smoothed along its length.
+    The box is interpolated between its four sides (Coons 1967), each smoothed along its length.
     """
     box = find(mark, picture)
     if box is None:
@@ -188,7 +188,7 @@ def without(mark: Mark, picture: np.ndarray) -> np.ndarray | None:
 
 
 def _coons(picture: np.ndarray, top: int, bottom: int, left: int, right: int) -> np.ndarray:
-    """(bottom - top, right - left, C) values between the lines around a box; a side at the border is the other's."""
+    """(bottom - top, right - left, C) interpolation between the lines around a box; at a border uses the opposite."""
     height, width = picture.shape[:2]
     above, below = picture[max(top - 1, 0), left:right], picture[min(bottom, height - 1), left:right]
     before, after = picture[top:bottom, max(left - 1, 0)], picture[top:bottom, min(right, width - 1)]
@@ -219,7 +219,7 @@ def _coons(picture: np.ndarray, top: int, bottom: int, left: int, right: int) ->
 
 
 def gathered(spots_of: Mapping[int, Sequence[Spot]]) -> list[Mark]:
-    """The marks among the spots of examined images, by the pictures' numbers; the most frequent first."""
+    """Marks among the spots of examined images (index -> spots), most frequent first."""
     flat = [(number, spot) for number, found in spots_of.items() for spot in found]
     least = max(LEAST, LEAST_SHARE * len(spots_of))
     if len(flat) < least:
@@ -233,7 +233,7 @@ def gathered(spots_of: Mapping[int, Sequence[Spot]]) -> list[Mark]:
         if len(members) < least:
             break
         core = members
-        for _ in range(2):  # without those that others of a chain brought in
+        for _ in range(2):  # remove spots that were only linked by a chain
             template = _normal(rows[core].mean(0).reshape(PATCH, PATCH))
             core = members[rows[members] @ template.ravel() > LIKE]
         if len(core) < CORE * len(members) or (rows[core] @ template.ravel()).mean() < UNITED:
@@ -248,7 +248,7 @@ def gathered(spots_of: Mapping[int, Sequence[Spot]]) -> list[Mark]:
 
 
 def _groups(rows: np.ndarray, bright: np.ndarray) -> np.ndarray:
-    """(S,) the number of the group of each spot: those connected by likeness to another one."""
+    """(S,) group index of each spot; similar spots are connected."""
     links = []
     for start in range(0, len(rows), BLOCK):
         alike = (rows[start : start + BLOCK] @ rows.T > SAME) & (bright[start : start + BLOCK, None] == bright)
@@ -257,7 +257,7 @@ def _groups(rows: np.ndarray, bright: np.ndarray) -> np.ndarray:
 
 
 def _best(mark: Mark, found: Sequence[Spot]) -> Box | None:
-    """The box of the spot that has the mark's shape and about its size."""
+    """Box of the spot with the shape and about the size of the mark, or None."""
     matches = [
         (float((spot.patch * mark.template).sum()), spot.box)
         for spot in found
@@ -268,7 +268,7 @@ def _best(mark: Mark, found: Sequence[Spot]) -> Box | None:
 
 
 def _is_plain(patch: np.ndarray) -> bool:
-    """Whether the shape is a mere blob or stroke: what a Gaussian of its own moments is as well."""
+    """Whether the shape is a simple blob or stroke, similar to a Gaussian with the same moments."""
     mass = np.clip(patch - np.median(patch), 0, None).ravel()
     if not mass.any():
         return True  # more than half of it is filled
@@ -279,7 +279,7 @@ def _is_plain(patch: np.ndarray) -> bool:
 
 
 def _overlap(places: dict[int, Box], others: dict[int, Box]) -> bool:
-    """Whether most of these boxes touch the other mark's in the same image: a hole of a letter is no mark itself."""
+    """Whether most of these boxes overlap those of the other mark, such as the hole of a letter."""
     touching = 0
     for number in places.keys() & others.keys():
         one, other = places[number], others[number]

@@ -1,9 +1,9 @@
-"""Pictures that are nearly the same: the same one compressed again, a little brighter, or the next frame of a film.
+"""Near duplicates: the same image recompressed or slightly brighter, or the next frame of a video.
 
-Everything works on thumbnails, 1.2 kilobytes an image, whatever the pictures' size, colour and depth. Candidates are
-the nearest neighbours of a coarse descriptor. A candidate is a near duplicate when its fine structure, at the best
-small shift, and its tones differ far less than those of images which are merely alike. What "alike" means is
-measured on the set itself: two ones of MNIST differ less than two frames of a film.
+All steps use thumbnails of 1.2 kilobytes per image, for any size, colour and depth. Candidates are the nearest
+neighbours of a coarse descriptor. A candidate is a near duplicate if its fine structure, at the best small shift, and
+its tones differ much less than those of images that are only similar. What "similar" means is measured on the data
+set itself: two ones of MNIST differ less than two frames of a video.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from scipy import fft
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-BLOCK = 2048  # rows of either side at a time: 32 MB of distances in float64, 16 in float32
-SIDE, COARSE, TONES = 32, 12, 8  # values on a side of: a thumbnail's gray image, a descriptor, a thumbnail's tones
-WIDE = 5  # values on a side of the mean that is taken off to leave structure
-FAINT = 0.03  # less contrast than this part of the depth is not stretched: noise is no content
-REACH = 2  # pixels of a thumbnail that two of a pair may be shifted against each other: a sixteenth
-NEIGHBOURS = 6  # candidates of each image
-SAMPLE = 2000  # images, or a tenth of them, that say what alike means in this set
-RANK, PART = 40, 0.2  # merely alike: the 40th nearest of all, in a small set the nearest fifth
-REFERENCES = 4  # images that are merely alike, over which is averaged
-COARSELY = 0.6  # candidates differ less than this part of what merely alike images do, in the descriptor
-FINELY, TONALLY = 0.35, 0.1  # near duplicates differ less than these parts of it, in fine structure and in tones
-MOST = 0.35  # ... and in fine structure never more than this (1 - correlation)
-LARGE, BLOCKS = 64, 8  # pixels of a side, and blocks along it, in which two images are the same one or not
-SAME = 0.3  # a block's difference by the picture's standard deviation
-GAIN, OFFSET = 1.6, 0.25  # the same image may be brighter by this factor, and by this part of the depth
+BLOCK = 2048  # rows and columns of a distance block: 32 MB in float64, 16 MB in float32
+SIDE, COARSE, TONES = 32, 12, 8  # side of: gray thumbnail, descriptor, tones
+WIDE = 5  # side of the local mean that is subtracted
+FAINT = 0.03  # lower contrast, relative to the value range, is not stretched, because it may be noise
+REACH = 2  # maximum shift of a pair in thumbnail pixels, a sixteenth of the side
+NEIGHBOURS = 6  # candidates per image
+SAMPLE = 2000  # minimum sample size for measuring similarity; a tenth in larger sets
+RANK, PART = 40, 0.2  # similar images: the 40th nearest of all; in small sets the nearest fifth
+REFERENCES = 4  # similar images to average over
+COARSELY = 0.6  # maximum descriptor difference of candidates, relative to similar images
+FINELY, TONALLY = 0.35, 0.1  # maximum difference of near duplicates relative to similar images: structure, tones
+MOST = 0.35  # absolute maximum difference in fine structure (1 - correlation)
+LARGE, BLOCKS = 64, 8  # image side and blocks per side for deciding whether two images are the same
+SAME = 0.3  # maximum difference of a block, relative to the standard deviation of the image
+GAIN, OFFSET = 1.6, 0.25  # maximum brightness factor and offset (relative to the value range) of the same image
 
 
 # Thumbnails.
@@ -37,12 +37,12 @@ GAIN, OFFSET = 1.6, 0.25  # the same image may be brighter by this factor, and b
 
 @dataclass(frozen=True)
 class Thumbnails:
-    """What is kept of N images."""
+    """Thumbnails of N images."""
 
     gray: np.ndarray
-    """(N, 32, 32) uint8: squeezed to a square, contrast stretched."""
+    """(N, 32, 32) uint8: resized to a square, contrast stretched."""
     tones: np.ndarray
-    """(N, 8, 8, 3) uint8: colours, contrast stretched over the three together."""
+    """(N, 8, 8, 3) uint8: colours, contrast stretched jointly over the channels."""
 
     def __getitem__(self, places: np.ndarray) -> Thumbnails:
         return Thumbnails(self.gray[places], self.tones[places])
@@ -53,7 +53,7 @@ class Thumbnails:
 
 
 def thumbnails(images: np.ndarray) -> Thumbnails:
-    """Of images (N, H, W, C) uint8 or uint16; in blocks, so that `images` may lie on the disk."""
+    """Thumbnails of images (N, H, W, C) uint8 or uint16; works in blocks, so `images` may be memory-mapped."""
     num, height, width, _ = images.shape
     gray, tones = np.empty((num, SIDE, SIDE), np.uint8), np.empty((num, TONES, TONES, 3), np.uint8)
     least = FAINT * np.iinfo(images.dtype).max
@@ -68,23 +68,23 @@ def thumbnails(images: np.ndarray) -> Thumbnails:
 
 
 def averaging(size: int, parts: int) -> np.ndarray:
-    """(parts, size) float32: the mean over each of `parts` equal stretches of `size` values, fractions counted."""
+    """(parts, size) float32 matrix that averages `size` values over `parts` equal, possibly fractional intervals."""
     edges, places = np.arange(parts + 1) * size / parts, np.arange(size)
     covered = np.minimum(edges[1:, None], places + 1) - np.maximum(edges[:-1, None], places)
     return np.clip(covered, 0, None).astype(np.float32) * np.float32(parts / size)
 
 
 def _stretched(pictures: np.ndarray, least: float) -> np.ndarray:
-    """From 0 to 255, each by its own lowest and highest value."""
+    """Each image stretched to 0..255 by its own minimum and maximum."""
     axes = tuple(range(1, pictures.ndim))
     low, high = pictures.min(axes, keepdims=True), pictures.max(axes, keepdims=True)
     return ((pictures - low) * (255 / np.maximum(high - low, least)) + 0.5).astype(np.uint8)
 
 
 def descriptors(gray: np.ndarray) -> np.ndarray:
-    """(N, 144) float32 rows of length 1 (0 for a blank image): coarse structure without brightness and slow shading.
+    """(N, 144) float32 rows of length 1 (0 for blank images): coarse structure without brightness and slow shading.
 
-    The dot product of two rows is the pictures' correlation, 1 - half of their squared distance.
+    The dot product of two rows is the correlation of the images, 1 - half of their squared distance.
     """
     coarse = averaging(SIDE, COARSE)
     wide = _smoothing(COARSE) @ coarse
@@ -97,13 +97,13 @@ def descriptors(gray: np.ndarray) -> np.ndarray:
 
 
 def _smoothing(size: int) -> np.ndarray:
-    """(size, size) float32: the mean over `WIDE` neighbours, the border repeated."""
+    """(size, size) float32 matrix of the mean over `WIDE` neighbours, with the border repeated."""
     near = np.clip(np.arange(size)[:, None] + np.arange(WIDE) - WIDE // 2, 0, size - 1)
     return np.eye(size, dtype=np.float32)[near].mean(1)
 
 
 def _of_length_1(rows: np.ndarray) -> np.ndarray:
-    """Rows (N, D) without their mean; those with next to nothing in them become 0."""
+    """Rows (N, D) without their mean, scaled to length 1; nearly constant rows become 0."""
     rows = rows - rows.mean(1, keepdims=True)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.where(lengths > 1, rows / np.maximum(lengths, 1), 0)
@@ -115,8 +115,8 @@ def _of_length_1(rows: np.ndarray) -> np.ndarray:
 def nearest(queries: np.ndarray, base: np.ndarray, k: int, block: int = BLOCK) -> tuple[np.ndarray, np.ndarray]:
     """The k nearest rows of `base` (N, D) to each row of `queries` (M, D), nearest first.
 
-    Returns squared Euclidean distances (M, k) float32 and row numbers (M, k) int64. Exact, by matrix products in
-    blocks: memory grows with M k only. A distance far below the rows' own length is rounding (float32).
+    Returns squared Euclidean distances (M, k) float32 and row indices (M, k) int64. Exact, with matrix products in
+    blocks; memory grows only with M k. Distances far below the length of the rows are rounding errors (float32).
     """
     base_squares = np.einsum("nd,nd->n", base, base)
     distances = np.empty((len(queries), k), np.float32)
@@ -129,7 +129,7 @@ def nearest(queries: np.ndarray, base: np.ndarray, k: int, block: int = BLOCK) -
             part = rows @ base[offset : offset + block].T
             part *= -2
             part += base_squares[offset : offset + block]
-            # After the first blocks few rows find anything nearer: only those are sorted again.
+            # After the first blocks few rows find a nearer neighbour; only these are sorted again.
             better = np.flatnonzero(part.min(1) < best[:, -1])
             joined = np.concatenate([best[better], part[better]], axis=1)
             places = np.argpartition(joined, k - 1, axis=1)[:, :k]
@@ -138,7 +138,7 @@ def nearest(queries: np.ndarray, base: np.ndarray, k: int, block: int = BLOCK) -
                 places < k, np.take_along_axis(found[better], np.minimum(places, k - 1), axis=1), places - k + offset
             )
             worst = best[better].argmax(1)
-            for array in (best, found):  # the k-th nearest stands last
+            for array in (best, found):  # the k-th nearest is last
                 swapped = array[better]
                 last, moved = swapped[:, -1].copy(), swapped[np.arange(len(better)), worst]
                 swapped[np.arange(len(better)), worst], swapped[:, -1] = last, moved
@@ -151,7 +151,7 @@ def nearest(queries: np.ndarray, base: np.ndarray, k: int, block: int = BLOCK) -
 
 
 def differences(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(P,) float32: 1 - the correlation of the fine structure of P pairs (P, 32, 32), at their best small shift."""
+    """(P,) float32: 1 - correlation of the fine structure of P pairs (P, 32, 32), at the best small shift."""
     result = np.ones(len(first), np.float32)
     size = fft.next_fast_len(SIDE + REACH, real=True)
     shifts = np.arange(-REACH, REACH + 1)
@@ -166,7 +166,7 @@ def differences(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _fine(gray: np.ndarray) -> np.ndarray:
-    """What is left without slow shading, faded out at the border, where a shift brings in other things."""
+    """Fine structure without slow shading, faded out at the border because of shifts."""
     values = gray.astype(np.float32)
     values -= _smoothing(SIDE) @ values @ _smoothing(SIDE).T
     places = np.arange(SIDE)
@@ -175,7 +175,7 @@ def _fine(gray: np.ndarray) -> np.ndarray:
 
 
 def tone_differences(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(P,) float32: 1 - the correlation of the tones of P pairs (P, 8, 8, 3)."""
+    """(P,) float32: 1 - correlation of the tones of P pairs (P, 8, 8, 3)."""
     pair = [_of_length_1(side.reshape(-1, 3 * TONES**2).astype(np.float32)) for side in (first, second)]
     return 1 - np.einsum("nd,nd->n", *pair)
 
@@ -184,11 +184,11 @@ def tone_differences(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 class Likeness:
-    """Who is a near duplicate of whom among N images."""
+    """Finds near duplicates among N images."""
 
     def __init__(self, thumbs: Thumbnails, seed: int = 0) -> None:
         keys = np.concatenate([thumbs.gray.reshape(-1, SIDE * SIDE), thumbs.tones.reshape(-1, 3 * TONES**2)], axis=1)
-        # Equal thumbnails count as one from here on.
+        # Identical thumbnails count as one from here on.
         _, self.unique, self.twin = np.unique(
             keys.view(np.dtype((np.void, keys.shape[1])))[:, 0], return_index=True, return_inverse=True
         )
@@ -200,9 +200,9 @@ class Likeness:
         self.rank = max(0, min(rank, len(self.sample) - REFERENCES))
 
     def pairs(self, of: np.ndarray | None = None) -> np.ndarray:
-        """(P, 2) int64 pairs of near duplicates; of: only those that have one of these images in them.
+        """(P, 2) int64 pairs of near duplicates. of: only pairs with one of these images.
 
-        Of a group of equal images each is paired with the first alone.
+        Identical images are paired only with the first of their group.
         """
         asked = np.arange(len(self.unique)) if of is None else np.unique(self.twin[of])
         wanted = np.zeros(len(self.unique), bool)
@@ -215,13 +215,13 @@ class Likeness:
         return np.unique(np.sort(np.concatenate(found), 1), axis=0)
 
     def _near(self, asked: np.ndarray) -> np.ndarray:
-        """(P, 2) pairs of the unique images, the first of each from `asked`."""
+        """(P, 2) pairs of unique images; the first of each is from `asked`."""
         distances, found = nearest(self.rows[asked], self.rows, min(NEIGHBOURS + 1, len(self.rows)))
         alike, references = self._alike(asked)
         who, which = np.nonzero((distances / 2 < COARSELY * alike[:, None]) & (found != asked[:, None]))
         pairs = np.stack([asked[who], found[who, which]], 1)
         fine, tones = self._differences(pairs)
-        for side in (0, 1):  # far less than either differs from what it is merely alike
+        for side in (0, 1):  # the condition must hold for the similar images of both
             kept = np.flatnonzero(fine < MOST)
             pairs, fine, tones = pairs[kept], fine[kept], tones[kept]
             places, back = np.unique(pairs[:, side], return_inverse=True)
@@ -235,13 +235,13 @@ class Likeness:
         return pairs[fine < MOST]
 
     def _alike(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """How coarsely different (n,) from each of these images are those that are merely alike, and which (n, 4)."""
+        """Descriptor difference (n,) to similar images, and their indices (n, 4), for each of these images."""
         k = min(self.rank + REFERENCES, len(self.sample))
         distances, found = nearest(self.rows[places], self.rows[self.sample], k)
         return distances[:, self.rank] / 2, self.sample[found[:, self.rank :]]
 
     def _apart(self, places: np.ndarray, references: np.ndarray) -> list[np.ndarray]:
-        """How much in fine structure and in tones these images differ (n,) from those that are merely alike."""
+        """Mean difference (n,) to similar images in fine structure and in tones."""
         num = references.shape[1]
         pairs = np.stack([np.repeat(places, num), references.ravel()], 1)
         return [apart.reshape(-1, num).mean(1) for apart in self._differences(pairs)]
@@ -252,9 +252,9 @@ class Likeness:
 
 
 def families(likeness: Likeness, places: np.ndarray, most: int) -> list[np.ndarray]:
-    """The families of near duplicates of the images at `places`, each sorted, in the order of `places`.
+    """Groups of near duplicates of the images at `places`, each sorted, in the order of `places`.
 
-    A family is grown until it is complete or has more than `most` members.
+    A group is extended until it is complete or has more than `most` members.
     """
     members, asked = places, places
     pairs = np.empty((0, 2), np.int64)
@@ -274,7 +274,7 @@ def families(likeness: Likeness, places: np.ndarray, most: int) -> list[np.ndarr
 
 
 def clusters(pairs: np.ndarray, num: int) -> list[np.ndarray]:
-    """The groups of two or more of `num` images that these (P, 2) pairs connect, the largest first."""
+    """Groups of two or more of `num` images connected by (P, 2) pairs, largest first."""
     if not len(pairs):
         return []
     members = np.unique(pairs)
@@ -284,21 +284,21 @@ def clusters(pairs: np.ndarray, num: int) -> list[np.ndarray]:
 
 
 def grouped(num: int, pairs: np.ndarray) -> np.ndarray:
-    """(num,) the number of the connected group of each image."""
+    """(num,) index of the connected group of each image."""
     links = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), (num, num))
     return connected_components(links, directed=False)[1].astype(np.int64)
 
 
 def _split(numbers: np.ndarray, values: np.ndarray) -> tuple[list[int], list[np.ndarray]]:
-    """`values` parted where the sorted `numbers` change, and the number of each part."""
+    """Splits `values` where the sorted `numbers` change; returns the number of each part and the parts."""
     names, starts = np.unique(numbers, return_index=True)
     return names.tolist(), np.split(values, starts[1:])
 
 
 def same(images: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """(P,) bool: which of the pairs (P, 2) of images (N, H, W, C) are one image, compressed again or brighter.
+    """(P,) bool: which pairs (P, 2) of images (N, H, W, C) are the same image, recompressed or brighter.
 
-    Stricter than a near duplicate: no place differs, as the mouth does in the next frame of a film.
+    Stricter than near duplicates: no region may differ, as the mouth does in the next frame of a video.
     """
     found = np.zeros(len(pairs), bool)
     height, width = images.shape[1:3]

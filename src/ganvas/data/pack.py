@@ -1,13 +1,13 @@
-"""A pack: images of one size, depth and number of channels in one memory-mapped file.
+"""Pack: images with the same size, depth and number of channels in one memory-mapped file.
 
     images.npy   uint8 or uint16, N x H x W x C
-    labels.npy   int64, N (only where there are labels)
-    heldout.npy  int64, the places of the images that are never trained on
-    names.txt    the name of each image in its source, one a line, in the pack's order
+    labels.npy   int64, N (only with labels)
+    heldout.npy  int64, indices of the held-out images
+    names.txt    the name of each image in its source, one per line, in the order of the pack
     pack.json    classes, source, policy, rejected files with reasons, content hash, notes
-    checked.json size, time and place of the other files when their content was last found to have that hash
+    checked.json size, time and inode of the other files when their hash was last verified
 
-`open_pack` is the front door; packing.py does the packing.
+`open_pack` opens or makes a pack; packing.py makes it.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from ganvas.config import MAX_SIZE, DataConfig, Fit, Kind, parse_size
 from ganvas.data.lists import text_of
 from ganvas.errors import DataError, GanvasError
 
-FORMAT = 2  # of the pack folder; raised whenever an older reader would misread it
+FORMAT = 2  # format of the pack folder; raise it when older readers would misread the folder
 UNMIRRORED: frozenset[str] = frozenset({"digits", "text", "xray", "scan"})
-"""Kinds of image that mean something else, or nothing, when they are mirrored."""
+"""Types of images that must not be mirrored."""
 
 Progress = Callable[[str, int, int], None]
-"""Called as progress(what, done, total); total is 0 where it is not known."""
+"""Called as progress(what, done, total); total is 0 if unknown."""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What is known about a set of images besides the user's options."""
+    """Known facts about a set of images, besides the user's options."""
 
     name: str
-    """Of the catalogue's set, or of the file or folder."""
+    """Name of the data set, file or folder."""
     path: str | None = None
-    """Where the images lie; None for what comes with a package."""
+    """Location of the images; None for data included in a package."""
     kind: Kind | None = None
     """None: guessed from the images (see `selection.kind_of`)."""
     size: str | None = None
-    """Picture size where the user asks for none; None: chosen from the images."""
+    """Default image size; None: chosen from the images."""
     fit: Fit | None = None
     licence: str | None = None
     attribution: str | None = None
@@ -57,7 +57,7 @@ class Policy:
 
 @dataclass(frozen=True, eq=False)
 class Pack:
-    """The read side of a pack folder. `images` stays on disk: slices are read when they are asked for."""
+    """An open pack. `images` stays on disk; slices are read on access."""
 
     folder: Path
     images: np.ndarray
@@ -65,21 +65,21 @@ class Pack:
     labels: np.ndarray | None
     """(N,) int64 indices into `classes`, or None."""
     heldout: np.ndarray
-    """Sorted int64 indices into `images` of the images that are set aside (holdout.py); may be empty."""
+    """Sorted int64 indices of the held-out images (holdout.py); may be empty."""
     classes: list[str]
     info: dict[str, Any]
     """The content of pack.json."""
 
     @classmethod
     def open(cls, folder: str | Path) -> Pack:
-        """Open a pack folder; raises `DataError` when it is damaged, not a pack, or of another version.
+        """Opens a pack folder. Raises `DataError` if it is damaged, not a pack, or of another version.
 
-        Types, shapes and ranges are checked always. The content is read through, and compared with the hash that was
-        taken when it was packed, where this is not known to have been done with these very files.
+        Types, shapes and ranges are always checked. The content is compared with the stored hash, unless these
+        same files have been verified before.
         """
         folder = Path(folder)
         if not is_pack(folder):
-            raise DataError(f"{folder} is not a pack: make one with `ganvas data pack PICTURES {folder}`")
+            raise DataError(f"{folder} is not a pack: make one with `ganvas data pack IMAGES {folder}`")
         try:
             info = json.loads((folder / "pack.json").read_text(encoding="utf-8"))
             if info["format"] != FORMAT:
@@ -92,9 +92,9 @@ class Pack:
             wrong = fault(info, images, labels, heldout)
             if wrong is None and (found := stamps(folder)) != checked(folder):
                 if content_hash(images, labels, info["classes"], heldout) != info["hash"]:
-                    wrong = "its images, labels or held-out part are not those that were packed"
+                    wrong = "its images, labels or held-out part have changed since packing"
                 elif names_hash(folder) != info["names_hash"]:
-                    wrong = "its names are not those that were packed"
+                    wrong = "its names have changed since packing"
                 else:
                     note_checked(folder, found)
         except DataError:
@@ -104,13 +104,13 @@ class Pack:
             raise DataError(f"the pack {folder} is damaged ({reason}): delete it and pack the images again") from error
         if wrong is not None:
             raise DataError(f"the pack {folder} is damaged ({wrong}): delete it and pack the images again")
-        # In memory: a file that changes under a training would be followed silently.
+        # Copied to memory, so that changes of the files during training have no effect.
         labels, heldout = None if labels is None else np.array(labels), np.array(heldout)
         return cls(folder, images, labels, heldout, info["classes"], info)
 
     @property
     def hash(self) -> str:
-        """sha256 over images, labels, class names and what is set aside: equal for equal content, wherever from."""
+        """SHA-256 of images, labels, class names and held-out indices."""
         return self.info["hash"]
 
     @property
@@ -119,17 +119,17 @@ class Pack:
 
     @property
     def mirror(self) -> bool:
-        """Whether a mirrored image is as good as the image itself."""
+        """Whether images may be mirrored."""
         return self.info["mirror"]
 
     @property
     def num_images(self) -> int:
-        """All images, those set aside among them."""
+        """Number of images, including held-out ones."""
         return len(self.images)
 
     @functools.cached_property
     def training(self) -> np.ndarray:
-        """Sorted int64 indices into `images` of the images that are trained on: all but `heldout`."""
+        """Sorted int64 indices of the training images: all except `heldout`."""
         keep = np.ones(self.num_images, bool)
         keep[self.heldout] = False
         return np.flatnonzero(keep)
@@ -162,22 +162,22 @@ class Pack:
 
     @functools.cached_property
     def names(self) -> list[str]:
-        """The name that each image has in its source."""
+        """Name of each image in its source."""
         return (self.folder / "names.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
 
     @property
     def notes(self) -> list[str]:
-        """Sentences about what was dropped, drawn or chosen while packing."""
+        """Notes from packing: what was dropped, drawn or chosen."""
         return self.info["notes"]
 
 
 CONTENT = ("images.npy", "labels.npy", "heldout.npy", "names.txt", "pack.json")
 CHECKED = "checked.json"
-PIECE = 8 * 2**20  # bytes of images that are hashed at a time
+PIECE = 8 * 2**20  # bytes of images hashed at a time
 
 
 def fault(info: dict[str, Any], images: np.ndarray, labels: np.ndarray | None, heldout: np.ndarray) -> str | None:
-    """What is wrong with the arrays or the description of a pack; None where they fit each other."""
+    """Error in the arrays or the description of a pack, or None."""
     classes, num = info["classes"], len(images)
     texts = all(isinstance(info[name], str) for name in ("hash", "names_hash", "fingerprint"))
     lists = all(isinstance(info[name], list) for name in ("classes", "notes", "rejected", "shape"))
@@ -197,16 +197,16 @@ def fault(info: dict[str, Any], images: np.ndarray, labels: np.ndarray | None, h
     if labels is not None and (labels.dtype != np.int64 or labels.shape != (num,)):
         return f"labels.npy has {labels.dtype} {labels.shape}, expected int64 {(num,)}"
     if labels is not None and not 0 <= int(labels.min()) <= int(labels.max()) < len(classes):
-        return f"labels.npy names classes that are not there, expected numbers below {len(classes)}"
+        return f"labels.npy has unknown class numbers, expected numbers below {len(classes)}"
     if heldout.dtype != np.int64 or heldout.shape != (info["heldout"],) or len(heldout) >= num:
         return f"heldout.npy has {heldout.dtype} {heldout.shape}, expected int64 {(info['heldout'],)!r:.40}"
     if len(heldout) and not (heldout[0] >= 0 and heldout[-1] < num and bool((np.diff(heldout) > 0).all())):
-        return "heldout.npy is not a rising list of places of images"
+        return "heldout.npy is not an increasing list of image indices"
     return None
 
 
 def content_hash(images: np.ndarray, labels: np.ndarray | None, classes: list[str], heldout: np.ndarray) -> str:
-    """The hash of a pack; see `Pack.hash`."""
+    """Hash of a pack; see `Pack.hash`."""
     digest = hashlib.sha256()
     step = max(1, PIECE // images[0].nbytes)
     for start in range(0, len(images), step):
@@ -219,18 +219,18 @@ def content_hash(images: np.ndarray, labels: np.ndarray | None, classes: list[st
 
 
 def names_hash(folder: Path) -> str:
-    """Of names.txt; the newline behind the last name does not count."""
+    """Hash of names.txt, without the final newline."""
     return hashlib.sha256((folder / "names.txt").read_bytes().removesuffix(b"\n")).hexdigest()
 
 
 def stamps(folder: Path) -> dict[str, list[int]]:
-    """What changes with a pack's files: their sizes, times and places on the disk."""
+    """Size, modification time and inode of the files of a pack."""
     found = {name: (folder / name).stat() for name in CONTENT if name != "labels.npy" or (folder / name).exists()}
     return {name: [stat.st_size, stat.st_mtime_ns, stat.st_ino] for name, stat in found.items()}
 
 
 def checked(folder: Path) -> dict[str, list[int]] | None:
-    """The stamps of the files that were last found to be whole."""
+    """The stamps stored at the last verification."""
     try:
         return json.loads((folder / CHECKED).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -238,7 +238,7 @@ def checked(folder: Path) -> dict[str, list[int]] | None:
 
 
 def note_checked(folder: Path, found: dict[str, list[int]]) -> None:
-    """Remembers that these files are whole; in a folder that is read only they are read through each time."""
+    """Stores that these files are verified; ignored in read-only folders, which are verified each time."""
     with contextlib.suppress(GanvasError):
         files.write_text(folder / CHECKED, json.dumps(found))
 
@@ -251,12 +251,12 @@ def open_pack(
     folder: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Pack:
-    """The pack of `data`, made now unless the same source was packed by the same policy before.
+    """Opens the pack of `data`, and makes it if the same source was not packed with the same options before.
 
-    data: a path of images (folder, archive, data-set files), a pack folder, or a name of the catalogue.
-    path: where the files of the named set lie; without it they are downloaded once, into the cache.
-    folder: where the pack goes; default: the cache.
-    Raises `DataError` for a source that is absent or cannot be used.
+    data: path of images (folder, archive, data-set files), pack folder, or name of a data set.
+    path: location of the files of a named data set; default: downloaded once to the cache.
+    folder: folder of the pack; default: in the cache.
+    Raises `DataError` for a missing or unusable source.
     """
     from ganvas.data import catalog, packing  # which import this module
 
@@ -266,7 +266,7 @@ def open_pack(
     dataset, place = catalog.locate(str(data), path, progress)
     policy = catalog.policy_for(dataset, place, config)
     target = Path(folder) if folder else files.cache_dir() / "packs" / cache_name(config, policy)
-    # Looked for before the source is opened: listing a large archive takes its time.
+    # Checked before the source is opened, because listing a large archive is slow.
     pack = packing.current(target, request(config, policy), catalog.fingerprint(place, config))
     if pack is not None:
         return pack
@@ -279,15 +279,15 @@ def is_pack(folder: Path) -> bool:
 
 
 def request(config: DataConfig, policy: Policy) -> dict[str, Any]:
-    """All that decides what a pack holds, apart from the images themselves; plain JSON values."""
+    """Everything that determines the content of a pack, except the images; plain JSON values."""
     wishes = {**dataclasses.asdict(config), "classes": list(config.classes), "files": None}
-    if config.files is not None:  # the content of the list counts, not where it lies
+    if config.files is not None:  # use the content of the list, not its location
         wishes["files"] = hashlib.sha256(read_list(config.files).encode()).hexdigest()
     return {"name": policy.name, "path": policy.path, "config": wishes}
 
 
 def read_list(path: str | Path) -> str:
-    """The text of a --files list; raises `DataError` when it cannot be read."""
+    """Text of a --files list. Raises `DataError` if it cannot be read."""
     try:
         return text_of(Path(path).read_bytes(), f"--files {path}")
     except OSError as error:
@@ -295,13 +295,13 @@ def read_list(path: str | Path) -> str:
 
 
 def cache_name(config: DataConfig, policy: Policy) -> str:
-    """A readable folder name that is the same for the same source and policy."""
+    """Readable folder name, unique for a source and policy."""
     key = hashlib.sha256(json.dumps([FORMAT, request(config, policy)], sort_keys=True).encode()).hexdigest()[:12]
     return f"{policy.name}-{key}"
 
 
 def reopened(folder: Path, config: DataConfig) -> Pack:
-    """An existing pack; raises `DataError` when `config` asks for something that this pack is not."""
+    """Opens an existing pack. Raises `DataError` if `config` has options that differ from the pack."""
     pack = Pack.open(folder)
     made_with = pack.info["request"]["config"]
     differences = []
@@ -328,7 +328,7 @@ def reopened(folder: Path, config: DataConfig) -> Pack:
         if asked[name] != getattr(DataConfig(), name) and asked[name] not in ([], made_with[name]):
             differences.append(f"its {name} is {made_with[name]}, not {asked[name]}")
     if differences:
-        raise DataError(f"{folder} is a pack already and {', '.join(differences)}: pack the images themselves again")
+        raise DataError(f"{folder} is already a pack and {', '.join(differences)}: pack the original images again")
     if config.kind is None or config.kind == pack.kind:
         return pack
     info = {**pack.info, "kind": config.kind, "mirror": config.kind not in UNMIRRORED}
@@ -336,6 +336,6 @@ def reopened(folder: Path, config: DataConfig) -> Pack:
 
 
 def did_you_mean(name: str, known: list[str]) -> str:
-    """The question whether the nearest known name was meant, or nothing; goes into an error's sentence."""
+    """ ", did you mean ...?" with the most similar known name, or ""; for error messages."""
     near = difflib.get_close_matches(name, known, n=1)
     return f", did you mean {near[0]!r}?" if near else ""

@@ -1,7 +1,7 @@
-"""How a pack is made: choose the images, look at their headers, decode them, write them in one pass.
+"""Makes a pack: selects images, reads their headers, decodes them and writes them in one pass.
 
-Everything is written to `<folder>.partial-<pid>` and renamed when it is complete and on the disk, so that a
-pack is there whole or not at all. Images pass through in chunks: memory does not grow with their number.
+Writes to `<folder>.partial-<pid>` and renames it when complete and on disk, so that a pack is never incomplete.
+Images are processed in chunks, so that memory does not grow with their number.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from ganvas.data.selection import Choice, choose, choose_target, kind_of, remark
 from ganvas.data.sources import Rejection, Source
 from ganvas.errors import DataError, some
 
-FEW = 500  # images that are packed in this process: starting others would take longer
+FEW = 500  # smaller sets are packed without worker processes
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -55,10 +55,10 @@ def build_pack(
     progress: Progress | None = None,
     workers: int | None = None,
 ) -> Pack:
-    """Pack `source` into `folder`, or open what lies there if the same source was packed by the same policy.
+    """Packs `source` to `folder`, or opens the existing pack of the same source with the same policy.
 
-    workers: processes that decode; default: one for each core, none for a small set.
-    Raises `DataError` when fewer than 2 images can be used, the disk is full, or `folder` is taken.
+    workers: decoding processes; default: one per core, none for small sets.
+    Raises `DataError` for fewer than 2 usable images, a full disk, or other content in `folder`.
     """
     report = progress or (lambda what, done, total: None)
     wanted, fingerprint = request(config, policy), source.fingerprint()
@@ -67,7 +67,7 @@ def build_pack(
     partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        # Whoever comes second waits here, and then finds the pack made.
+        # A second process waits here and then finds the finished pack.
         with contextlib.ExitStack() as held:
             lock = FileLock(folder.with_name(f".{folder.name}.lock"))
             if files.acquire(lock):
@@ -79,7 +79,7 @@ def build_pack(
             _sweep(folder)
             notes = []
             if is_pack(folder):
-                notes = ["The source has changed since it was packed before, so it was packed again."]
+                notes = ["The source has changed since it was packed, so it was packed again."]
                 report("the source has changed since it was packed: packing it again", 0, 0)
             info = {"request": wanted, "form": source.form, "fingerprint": fingerprint, "notes": notes}
             partial.mkdir()
@@ -88,12 +88,12 @@ def build_pack(
     except OSError as error:
         if error.errno in FULL:
             raise DataError(
-                f"the disk is full: {folder} could not be written; free some space, choose another place, "
+                f"the disk is full: {folder} could not be written; free some space, choose another folder, "
                 "or pack fewer or smaller images (--limit, --size)"
             ) from error
         if error.errno == errno.ENODEV:
             raise DataError(
-                f"the pack {folder} cannot be written, since its file system cannot map files into memory: give a "
+                f"the pack {folder} cannot be written, because its file system cannot memory-map files: choose a "
                 "folder on a local disk, or set the variable GANVAS_CACHE to one"
             ) from error
         raise DataError(f"the pack {folder} cannot be written ({error}): {files.another_place(folder)}") from error
@@ -103,9 +103,9 @@ def build_pack(
 
 
 def current(folder: Path, wanted: dict[str, Any], fingerprint: str) -> Pack | None:
-    """The pack in `folder` if it is the wanted one, None if it is absent or out of date.
+    """The pack in `folder` if it matches `wanted`; None if it is missing or outdated.
 
-    Raises `DataError` when the folder holds something else, which is never overwritten.
+    Raises `DataError` if the folder has other content, which is never overwritten.
     """
     if not is_pack(folder):
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -113,18 +113,18 @@ def current(folder: Path, wanted: dict[str, Any], fingerprint: str) -> Pack | No
         return None
     try:
         pack = Pack.open(folder)
-    except DataError:  # damaged, or of another version: made again
+    except DataError:  # damaged or of another version: pack again
         return None
     if pack.info["request"] != wanted:
         raise DataError(
-            f"{folder} holds a pack of {pack.info['request']['name']} made from another place or with other "
+            f"{folder} has a pack of {pack.info['request']['name']} made from another location or with other "
             "options: nothing was written; choose another folder or delete it"
         )
     return pack if pack.info["fingerprint"] == fingerprint else None
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what killed processes left of this pack; the lock says that none of them is alive."""
+    """Removes leftovers of killed processes. The lock ensures that none is running."""
     for leftover in (
         *folder.parent.glob(f"{folder.name}.partial-*"),
         *folder.parent.glob(f"{folder.name}.old-*"),
@@ -133,7 +133,7 @@ def _sweep(folder: Path) -> None:
 
 
 def _swap_in(partial: Path, folder: Path) -> None:
-    """Give the finished pack its name; an outdated one steps aside first."""
+    """Renames the finished pack to its final name; replaces an outdated one."""
     old = folder.with_name(f"{folder.name}.old-{os.getpid()}")
     if folder.exists():
         folder.rename(old)
@@ -143,9 +143,9 @@ def _swap_in(partial: Path, folder: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Make sure that a file's content, or a folder's list of names, is on the disk."""
+    """Flushes a file's content, or a folder's list of names, to disk."""
     if os.name == "nt" and path.is_dir():
-        return  # Windows cannot, and need not, sync folders
+        return  # not possible and not needed on Windows
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         files.sync_to_disk(handle)
@@ -162,7 +162,7 @@ def _write(
     report: Progress,
     workers: int | None,
 ) -> None:
-    """Write all files of the pack into `folder`, which is empty."""
+    """Writes all files of the pack to `folder`, which is empty."""
     choice = choose(source, config)
     _check_enough(len(choice.indices), source, choice)
     survey = survey_source(source, choice, report)
@@ -182,7 +182,7 @@ def _write(
         report("looking for marks", 0, 0)
         mask_marks(folder / "images.npy", choice.notes)
     labels, classes = _settle_classes(choice, good, source.classes)
-    report("setting images aside", 0, 0)
+    report("selecting held-out images", 0, 0)
     images = files.load_array(folder / "images.npy")
     heldout = held_out(images, labels, config.holdout)
     choice.notes += few(len(images), len(heldout), config.holdout)
@@ -213,14 +213,14 @@ def _write(
         "notes": [*info["notes"], *choice.notes, *_named(rejected)],
     }
     text = json.dumps(info, indent=1, ensure_ascii=False) + "\n"
-    (folder / "pack.json").write_text(text, encoding="utf-8", errors="backslashreplace")  # a path need not be text
+    (folder / "pack.json").write_text(text, encoding="utf-8", errors="backslashreplace")  # a path may not be valid text
     note_checked(folder, stamps(folder))
     for path in (*folder.iterdir(), folder):
         _sync(path)
 
 
 def _named(rejected: list[Rejection]) -> list[str]:
-    """The sentence that says how many files could not be used, and why."""
+    """A sentence about unusable files and reasons, or an empty list."""
     return [f"{len(rejected):,} of the files could not be used: {by_reason(rejected)}."] if rejected else []
 
 
@@ -228,15 +228,15 @@ def _check_enough(num_images: int, source: Source, choice: Choice) -> None:
     if num_images >= 2:
         return
     rejected = [*source.rejected, *choice.rejected]
-    why = f" ({len(rejected)} rejected, the first, {rejected[0].name}: {rejected[0].reason})" if rejected else ""
-    found = ["no picture", "only one picture"][num_images]
-    raise DataError(f"{found} can be used{why}, and at least 2 are needed: add images in PNG, JPEG or WebP")
+    why = f" ({len(rejected)} rejected; the first is {rejected[0].name}: {rejected[0].reason})" if rejected else ""
+    found = ["no image", "only one image"][num_images]
+    raise DataError(f"{found} can be used{why}, but at least 2 are needed: add images in PNG, JPEG or WebP")
 
 
 def _write_images(
     source: Source, choice: Choice, target: Target, path: Path, report: Progress, workers: int
 ) -> np.ndarray:
-    """Write images.npy; returns which of the chosen images are in it."""
+    """Writes images.npy. Returns a mask of the chosen images that are in it."""
     total = len(choice.indices)
     good = np.zeros(total, bool)
     done = 0
@@ -250,7 +250,7 @@ def _write_images(
         return {"descr": dtype.str, "fortran_order": False, "shape": shape}
 
     with path.open("wb") as file:
-        # The header leaves room for N to change, so it is written again once the broken images are known.
+        # The header has room for another N and is written again when the number of broken images is known.
         np.lib.format.write_array_header_1_0(file, header(total))
         for pictures, reasons in decoded(source, choice.indices, target, workers):
             file.write(np.ascontiguousarray(pictures, dtype).data.cast("B") if len(pictures) else b"")
@@ -267,7 +267,7 @@ def _write_images(
 
 
 def _settle_classes(choice: Choice, good: np.ndarray, classes: list[str]) -> tuple[np.ndarray | None, list[str]]:
-    """Labels of the packed images, counted over the classes that have any; says which were dropped."""
+    """Labels of the packed images, numbered over the classes with images; notes which classes were dropped."""
     if not classes:
         return None, []
     labels = choice.labels[good]
@@ -275,7 +275,7 @@ def _settle_classes(choice: Choice, good: np.ndarray, classes: list[str]) -> tup
     chosen = np.bincount(choice.labels, minlength=len(classes))
     empty = [name for name, count, had in zip(classes, counts, chosen, strict=True) if had and not count]
     if empty:
-        choice.notes.append(f"Classes without a usable image were dropped: {some(empty)}.")
+        choice.notes.append(f"Classes without usable images were dropped: {some(empty)}.")
     single = [name for name, count in zip(classes, counts, strict=True) if count == 1]
     if single:
         choice.notes.append(f"Classes with a single image, which cannot be learned: {some(single)}.")

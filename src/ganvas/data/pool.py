@@ -1,8 +1,8 @@
-"""Decoding over child processes, in order, with a bounded number of jobs under way.
+"""Decodes images in child processes, in order, with a limited number of jobs at a time.
 
-Not multiprocessing: its spawned children run the user's script again unless it is guarded by
-`if __name__ == "__main__"`, and its forked ones inherit whatever threads torch has started. These children
-import one function and answer over their pipes; they end when their parent does, however it ends.
+multiprocessing is not used: spawned children would run the user's script again unless it is guarded by
+`if __name__ == "__main__"`, and forked ones would inherit the threads of torch. These children import one
+function, answer over pipes, and end when their parent ends.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from ganvas.data.selection import readable, stream
 from ganvas.data.sources import Payload, Source
 from ganvas.errors import DataError, PictureError
 
-CHUNK = 64  # images of one job
-CHUNK_BYTES = 8 * 2**20  # a job holds about as much at most, encoded or decoded
+CHUNK = 64  # maximum images per job
+CHUNK_BYTES = 8 * 2**20  # approximate maximum size of a job, encoded or decoded
 
 
 def decoded(
     source: Source, indices: np.ndarray, target: Target, workers: int
 ) -> Iterator[tuple[np.ndarray, list[str | None]]]:
-    """Decode the images of these indices, in order: chunks of (images (n, H, W, C), reasons).
+    """Decodes the images of these indices, in order: chunks of (images (n, H, W, C), reasons).
 
-    There is a reason for every image asked for; it is None for those that are in `images`.
+    There is one reason per requested image; None for those in `images`.
     """
     whole = source.arrays()
     if whole is not None and (images := _as_target(whole[0], target)) is not None:
@@ -51,13 +51,13 @@ def decoded(
 
 
 def _as_target(images: np.ndarray, target: Target) -> np.ndarray | None:
-    """(N, H, W, C) view of images that are what the target asks for already, else None."""
+    """(N, H, W, C) view of the images if they already have the target format, else None."""
     images = images[..., None] if images.ndim == 3 else images
     return images if target.is_met(images[0]) else None
 
 
 def chunks(payloads: Iterable[Payload], picture_bytes: int = 1) -> Iterator[list[Payload]]:
-    """Payloads in lists of up to CHUNK, shorter where images are large before or after decoding."""
+    """Payloads in lists of up to CHUNK, shorter for large images."""
     most = min(CHUNK, max(1, CHUNK_BYTES // picture_bytes))
     chunk: list[Payload] = []
     held = 0
@@ -72,7 +72,7 @@ def chunks(payloads: Iterable[Payload], picture_bytes: int = 1) -> Iterator[list
 
 
 def decode_chunk(payloads: list[Payload], target: Target) -> tuple[np.ndarray, list[str | None]]:
-    """Decode some images, in a child process or here; see `decoded`."""
+    """Decodes images, in a child process or in this one; see `decoded`."""
     pictures = np.empty(
         (len(payloads), target.height, target.width, target.channels),
         np.uint16 if target.depth == 16 else np.uint8,
@@ -90,16 +90,16 @@ def decode_chunk(payloads: list[Payload], target: Target) -> tuple[np.ndarray, l
 
 
 def num_cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def parallel_map(
     function: FunctionType | BuiltinFunctionType, jobs: Iterable[tuple[Any, ...]], workers: int
 ) -> Iterator[Any]:
-    """Yield function(*job) for every job, in order; in this process when workers < 2 or no others can be started.
+    """Yields function(*job) for every job, in order; in this process if workers < 2 or others cannot be started.
 
-    function: importable by module and name. At most 2 * workers jobs are under way: memory does not grow.
+    function: importable by module and name. At most 2 * workers jobs are active, which limits memory.
     """
     if workers < 2 or not has_interpreter():
         for job in jobs:
@@ -133,7 +133,7 @@ def parallel_map(
 
 
 def has_interpreter() -> bool:
-    """Whether `sys.executable` is a Python; not so in programs that embed it or were frozen (PyInstaller)."""
+    """Whether `sys.executable` is a Python interpreter; False in programs that embed it or are frozen (PyInstaller)."""
     return bool(sys.executable) and not getattr(sys, "frozen", False)
 
 
@@ -145,7 +145,7 @@ def _start(function: FunctionType | BuiltinFunctionType) -> subprocess.Popen[byt
     try:
         return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     except OSError as error:
-        raise DataError(f"a process that decodes images cannot be started ({error}): look at sys.executable") from error
+        raise DataError(f"a decoding process cannot be started ({error}): check sys.executable") from error
 
 
 def _answer(child: subprocess.Popen[bytes], job: tuple[Any, ...]) -> Any:
@@ -153,11 +153,11 @@ def _answer(child: subprocess.Popen[bytes], job: tuple[Any, ...]) -> Any:
     try:
         pickle.dump(job, child.stdin, protocol=5)
         child.stdin.flush()
-        good, answer = pickle.load(child.stdout)  # from our own child: nothing foreign is unpickled
+        good, answer = pickle.load(child.stdout)  # from our own child process, so safe to unpickle
     except (EOFError, BrokenPipeError, pickle.UnpicklingError) as error:
         raise DataError(
-            f"a process that decodes images ended with status {child.wait()}: "
-            "most often the memory was short; close other programs and start again"
+            f"a decoding process ended with status {child.wait()}: "
+            "usually because of too little memory; close other programs and start again"
         ) from error
     if not good:
         raise answer
@@ -165,13 +165,13 @@ def _answer(child: subprocess.Popen[bytes], job: tuple[Any, ...]) -> Any:
 
 
 def serve(function: Callable[..., Any]) -> None:
-    """The child's side: answer jobs from standard input until it closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    """Runs in the child: answers jobs from standard input until it closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a library prints must not end up between the answers
+    os.dup2(2, 1)  # keep output of libraries out of the answers
     while True:
         try:
-            job = pickle.load(sys.stdin.buffer)  # from our own parent, by a pipe that nobody else has
+            job = pickle.load(sys.stdin.buffer)  # from our own parent, so safe to unpickle
         except EOFError:
             return
         try:

@@ -1,4 +1,4 @@
-"""Which images are packed and what they become: subsets, the look at the headers, the choice of a size."""
+"""Selects the images to pack and their format: subsets, survey of the headers, choice of a size."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from ganvas.data.sources import Item, Payload, Rejection, Source, file_of
 from ganvas.errors import DataError, PictureError, some
 
 SIZES = (256, 128, 64, 32)
-MOSTLY = 0.9  # part of the images that is gray where the set passes for films or scans
-COLOURED = 32  # images with colour, after which no more are looked for in a set that is not mostly gray
-SHEER, MOST = 200, 0.5  # files that are looked at for transparency, and the part that has it where it is kept
-FLAT = 2.5  # of decode.Glance.flatness: CelebA's median is 0.9, that of comic faces 6.3
-FEW_BITS = 2**14 - 1  # a highest value up to this in a set of 16 bit: its images are stored with fewer bits
+MOSTLY = 0.9  # fraction of gray images above which a set counts as scans
+COLOURED = 32  # colour images after which the search for colour ends in a set that is not mostly gray
+SHEER, MOST = 200, 0.5  # files checked for transparency; fraction above which transparency is kept
+FLAT = 2.5  # threshold of decode.Glance.flatness; the median of CelebA is 0.9, of comic faces 6.3
+FEW_BITS = 2**14 - 1  # 16 bit images whose highest value is at most this use fewer bits
 
 
 @dataclass
 class Choice:
-    """The images to be packed, by their index in the source, with the index of their class (-1: none)."""
+    """The images to pack: index in the source and index of the class (-1: none)."""
 
     indices: np.ndarray
     labels: np.ndarray
@@ -38,7 +38,7 @@ class Choice:
 
 
 def choose(source: Source, config: DataConfig) -> Choice:
-    """Apply --classes, --files and --limit; raises `DataError` for classes or files that do not exist."""
+    """Applies --classes, --files and --limit. Raises `DataError` for unknown classes or files."""
     whole = source.arrays()
     if whole is not None:
         labels = np.full(len(whole[0]), -1) if whole[1] is None else np.asarray(whole[1], np.int64)
@@ -57,14 +57,14 @@ def choose(source: Source, config: DataConfig) -> Choice:
     indices = np.flatnonzero(keep)
     notes = list(source.notes)
     if config.limit is not None and config.limit < len(indices):
-        notes.append(f"{config.limit} of {len(indices)} images were drawn with seed {config.subset_seed}.")
+        notes.append(f"{config.limit} of {len(indices)} images were chosen at random with seed {config.subset_seed}.")
         draw = np.random.default_rng(config.subset_seed).choice(len(indices), config.limit, replace=False)
         indices = indices[np.sort(draw)]
     return Choice(indices, labels[indices], rejected, notes)
 
 
 def class_indices(classes: list[str], wanted: Iterable[str]) -> list[int]:
-    """Indices of the wanted classes; raises `DataError` with the ones that exist."""
+    """Indices of the wanted classes. Raises `DataError` with the known classes."""
     for name in wanted:
         if name not in classes:
             known = f"the classes are {some(classes)}" if classes else "these images have no classes"
@@ -73,7 +73,7 @@ def class_indices(classes: list[str], wanted: Iterable[str]) -> list[int]:
 
 
 def _listed(items: list[Item], files: Path) -> np.ndarray:
-    """Which items a --files list names: a name a line, or the column of names of a csv."""
+    """Mask of the items named by a --files list: one name per line, or the column of names of a csv."""
     content = read_list(files)
     finder = Finder(name for item in items for name in {item.name, file_of(item.name)})
     lines = [line.strip() for line in content.splitlines() if line.strip()]
@@ -87,19 +87,19 @@ def _listed(items: list[Item], files: Path) -> np.ndarray:
     absent = sorted(name for name, match in found.items() if match is None)
     if absent:
         raise DataError(
-            f"--files {files} names {len(absent)} images that the source lacks, first {absent[0]!r}: "
-            f"names are written as in the source, for example {items[0].name!r}"
+            f"--files {files} names {len(absent)} images that are not in the source, the first is {absent[0]!r}: "
+            f"write names as in the source, for example {items[0].name!r}"
         )
     kept = {match[0] for match in found.values() if match is not None}
     return np.array([not kept.isdisjoint((item.name, file_of(item.name))) for item in items], bool)
 
 
-# What they become: the target.
+# The format of the pack.
 
 
 @dataclass
 class Survey:
-    """What the headers say, in counts."""
+    """Counts from the headers of the images."""
 
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     """(height, width) -> number of images."""
@@ -107,45 +107,45 @@ class Survey:
     depths: Counter[int] = field(default_factory=Counter)
     alpha: int = 0
     disguised: int = 0
-    """Gray images in files of colour; they count as gray in `channels`."""
+    """Gray images in colour files; counted as gray in `channels`."""
     highest: int = 0
-    """Highest value of the 16 bit images, as far as it matters."""
+    """Highest value of the 16 bit images; exact only up to FEW_BITS."""
 
     paged: int = 0
-    """Files of several images, of which the first is taken."""
+    """Files with several images, of which the first is used."""
     pages: int = 0
-    """Pictures in these files."""
+    """Number of images in these files."""
 
     sheer: list[bool] = field(default_factory=list)
-    """Whether some of an image is transparent, for the first images whose files could say so."""
+    """Whether an image has transparent parts, for the first images with an alpha channel."""
     flatness: list[float] = field(default_factory=list)
-    """Of the first images in colour (see decode.Glance)."""
+    """Flatness of the first colour images (see decode.Glance)."""
 
     @property
     def mostly_transparent(self) -> bool:
-        """Most images show some of what is behind them: sprites, emoji, cut-out drawings."""
+        """Whether most images have transparent parts: sprites, emoji, cut-out drawings."""
         return self.alpha * sum(self.sheer) > MOST * self.channels.total() * len(self.sheer)
 
     @property
     def flat(self) -> bool:
-        """The images are flat areas of colour rather than photographs."""
+        """Whether the images have flat areas of colour, unlike photographs."""
         return bool(self.flatness) and float(np.median(self.flatness)) > FLAT
 
     @property
     def mostly_gray(self) -> bool:
-        """Nearly all images are gray: films and scans, of which a few have a coloured mark."""
+        """Whether nearly all images are gray: X-ray films and scans, a few with a coloured mark."""
         return self.channels[1] >= MOSTLY * self.channels.total()
 
     @property
     def settled(self) -> bool:
-        """Whether pixels need not be looked at any more."""
+        """Whether no more pixels need to be checked."""
         gray = set(self.channels) == {1} and not self.disguised
         told = gray or (self.channels[3] >= COLOURED and not self.mostly_gray)
         told &= not self.alpha or len(self.sheer) == SHEER
         return told and (16 not in self.depths or self.highest > FEW_BITS)
 
     def look(self, content: bytes | np.ndarray, info: PictureInfo) -> None:
-        """Count one image, and look at its pixels where the header leaves open what the set is."""
+        """Counts one image, and checks its pixels if the header is not sufficient."""
         colour_open = info.channels == 3 and (self.channels[3] < COLOURED or self.mostly_gray)
         sheer_open = info.alpha and len(self.sheer) < SHEER
         if colour_open or sheer_open:
@@ -171,10 +171,10 @@ class Survey:
 
 
 def choose_target(survey: Survey, config: DataConfig, policy: Policy) -> Target:
-    """The size, channels, depth and levels of the pack: asked for, or chosen from the images.
+    """Size, channels, depth and levels of the pack, as configured or chosen from the images.
 
-    Gray stays gray where every image is gray, transparency stays where most images have it, and 16 bits stay where
-    they are gray or all of them have 16.
+    Gray is kept if every image is gray, transparency if most images have it, and 16 bits if the images are gray or all
+    have 16 bits.
     """
     size = config.size or policy.size
     height, width = parse_size(size) if size else choose_size(survey.sizes)
@@ -188,7 +188,7 @@ def choose_target(survey: Survey, config: DataConfig, policy: Policy) -> Target:
 
 
 def kind_of(survey: Survey, target: Target, policy: Policy) -> Kind:
-    """The known kind; else gray images pass for scans, flat areas of colour for drawings, and the rest for photos."""
+    """The known kind; otherwise scan for gray images, drawing for flat areas of colour, else photo."""
     if policy.kind:
         return policy.kind
     if target.channels == 1 or survey.mostly_gray:
@@ -197,24 +197,24 @@ def kind_of(survey: Survey, target: Target, policy: Policy) -> Kind:
 
 
 def levels_of(top: int) -> tuple[int, int]:
-    """Black and white of 16 bit images whose highest value is `top`: the bits in use, where they are few."""
+    """Black and white level of 16 bit images whose highest value is `top`: range of the bits in use if they are few."""
     return (0, max(1, 2 ** top.bit_length() - 1)) if 0 < top <= FEW_BITS else FULL
 
 
 def remarks(survey: Survey, config: DataConfig, policy: Policy, target: Target) -> list[str]:
-    """What the pixels say otherwise than the files, in sentences."""
+    """Notes on choices made from the pixels."""
     notes = []
     if target.channels == 4 and config.channels == "auto":
-        notes.append("Most images are transparent in part, which is kept: --channels color puts them on white.")
+        notes.append("Most images have transparent parts, which are kept; --channels color puts them on white.")
     if not policy.kind and kind_of(survey, target, policy) == "drawing":
         notes.append(
-            "Flat areas of colour: the images pass for drawings, whose colours stay as they are; --kind photo."
+            "Flat areas of colour: images are treated as drawings, with unchanged colours; for photos use --kind photo."
         )
     if survey.disguised and set(survey.channels) == {1}:
-        notes.append(f"{survey.disguised:,} images are gray though their files could hold colour: all count as gray.")
+        notes.append(f"{survey.disguised:,} images are gray although their files have colour: all are treated as gray.")
     elif survey.channels[3] and survey.mostly_gray and not policy.kind and config.channels != "gray":
         notes.append(
-            f"All but {survey.channels[3]:,} of {survey.channels.total():,} images are gray, so none is mirrored: "
+            f"All except {survey.channels[3]:,} of {survey.channels.total():,} images are gray, so none is mirrored: "
             "--kind photo mirrors them, --channels gray packs them without colour."
         )
     if not config.levels and (levels := levels_of(survey.highest)) != FULL:
@@ -225,22 +225,22 @@ def remarks(survey: Survey, config: DataConfig, policy: Policy, target: Target) 
 
 
 def first_pages(files: int, pages: int) -> str:
-    return f"{files:,} files hold {pages:,} images, of which the first is taken: --frames all takes every one."
+    return f"{files:,} files have {pages:,} images; only the first of each is used. --frames all uses all of them."
 
 
 def few_bits(top: int, white: int) -> str:
     return (
-        f"No 16 bit image has a value above {top:,}, {top / FULL[1]:.1%} of the range: all are scaled alike, with "
-        f"{white:,} as white; --levels 0-65535 leaves them dark."
+        f"No 16 bit image has a value above {top:,}, {top / FULL[1]:.1%} of the range: all are scaled equally, with "
+        f"{white:,} as white; --levels 0-65535 keeps them dark."
     )
 
 
 def choose_size(sizes: Counter[tuple[int, int]]) -> tuple[int, int]:
-    """(height, width) from the pictures' own sizes.
+    """(height, width) chosen from the sizes of the images.
 
-    All of one size, up to 256 pixels: that size, exactly (28x28 stays 28x28). Otherwise the largest of 32,
-    64, 128 and 256 that is not above the median short side, so that at least half of the images are not
-    enlarged; square, unless all have the same other proportions (within 1%), which are then kept.
+    If all have the same size, up to 256 pixels: that size (28x28 stays 28x28). Otherwise the largest of 32,
+    64, 128 and 256 that is at most the median short side, so that at least half of the images are not
+    enlarged. Square, unless all images have the same other aspect ratio (within 1%), which is then kept.
     """
     if len(sizes) == 1 and max(next(iter(sizes))) <= 256:
         height, width = next(iter(sizes))
@@ -259,7 +259,7 @@ def choose_size(sizes: Counter[tuple[int, int]]) -> tuple[int, int]:
 
 
 def survey_source(source: Source, choice: Choice, report: Progress) -> Survey:
-    """Read the headers of the chosen images; the unreadable ones move to `choice.rejected`."""
+    """Reads the headers of the chosen images; moves unreadable ones to `choice.rejected`."""
     survey = Survey()
     whole = source.arrays()
     good = np.ones(len(choice.indices), bool)
@@ -271,8 +271,8 @@ def survey_source(source: Source, choice: Choice, report: Progress) -> Survey:
             good[i] = False
             choice.rejected.append(Rejection(item.name, str(error)))
         if i % 500 == 0:
-            report("looking at the pictures", i, len(good))
-        if whole is not None and survey.settled:  # images of an array differ in nothing else
+            report("checking images", i, len(good))
+        if whole is not None and survey.settled:  # all images of an array have the same format
             survey.add(probe(whole[0][0]), len(good) - i - 1)
             break
     choice.indices, choice.labels = choice.indices[good], choice.labels[good]

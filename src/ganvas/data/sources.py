@@ -1,7 +1,7 @@
-"""Where images come from: `open_source` turns a path into a `Source` of named, labelled images.
+"""Sources of images: `open_source` converts a path to a `Source` of named, labelled images.
 
-Files lie in a container (containers.py) and get their labels by labels.py; sets that are arrays already, such as
-MNIST and CIFAR, come from formats.py and cifar.py.
+Files are in a container (containers.py) and get labels from labels.py. Data sets stored as arrays, such as
+MNIST and CIFAR, are read by formats.py and cifar.py.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ __all__ = ["Item", "Payload", "Rejection", "Source", "file_of", "fingerprint_of"
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 OTHER_PICTURES = (".heic", ".heif", ".avif", ".jp2", ".j2k", ".svg", ".psd", ".exr", ".ppm", ".pgm")
-"""Pictures of a form that is not read: they are named, not passed over in silence."""
+"""Unsupported image formats; such files are reported as rejected."""
 
 LIST_FILES = re.compile(cifar.FILES.pattern + r"|list_.*\.txt|.*\.(csv|tsv|jsonl)|dataset\.json")
-"""Files of an archive that say what the set is, as against its images."""
+"""Files of an archive that describe the data set, unlike images."""
 
 BARE_NAME = re.compile(
     r"(?!DICOMDIR$)([^.]*|.*\.\d+|.*\.ima|.*\.(png|jpe?g|webp|gif|bmp|tiff?)[^a-z0-9/.].*)", re.IGNORECASE
 )
-"""File names without a telling ending, as scanners give to DICOM files and browsers to images ("a.jpg_large",
-"a.jpg?w=640"); DICOMDIR is the list beside the former."""
+"""File names without a known ending, such as DICOM files of scanners and images saved by browsers ("a.jpg_large",
+"a.jpg?w=640"). DICOMDIR is the index of DICOM files."""
 
 EXPECTED = (
     "expected a folder of images or DICOM files, a .zip or .tar(.gz) of them, a .csv of file,label, a .npz or .npy, "
@@ -63,8 +63,8 @@ class Source(Protocol):
 
     @property
     def form(self) -> str:
-        """ "folder", "zip", "tar", "csv", "celeba", "idx", "cifar" or "arrays"; "dicom" where all files are that, and
-        "radiographs" where these are projections by X-rays."""
+        """ "folder", "zip", "tar", "csv", "celeba", "idx", "cifar" or "arrays"; "dicom" if all files are DICOM, and
+        "radiographs" if these are X-ray projections."""
         ...
 
     @property
@@ -77,31 +77,31 @@ class Source(Protocol):
 
     @property
     def rejected(self) -> list[Rejection]:
-        """What was found unusable while listing."""
+        """Files found unusable while listing."""
         ...
 
     @property
     def notes(self) -> list[str]:
-        """What was understood that a user may have meant otherwise, in sentences."""
+        """Notes on interpretations that may be wrong."""
         ...
 
     def stream(self, keep: set[str] | None = None) -> Iterator[tuple[Item, Payload]]:
         """Every item, or those named in `keep`, once and in order: the encoded file as bytes, pixels as an
-        (H, W) or (H, W, C) array, or the `PictureError` that says why it could not be read."""
+        (H, W) or (H, W, C) array, or a `PictureError` with the reason why it could not be read."""
         ...
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray | None] | None:
-        """The whole set if it is an array already, images (N, H, W[, C]) and label indices (N,) or None."""
+        """(images (N, H, W[, C]), label indices (N,) or None) if the data set is stored as arrays, else None."""
         ...
 
     def fingerprint(self) -> str:
-        """Changes when the files change: a hash of relative names, sizes and times, not of contents."""
+        """Hash of relative names, sizes and modification times, not of contents."""
         ...
 
 
 @dataclass
 class PictureSource:
-    """Encoded image files in a container; each is one item, or as many as it has frames."""
+    """Encoded image files in a container; each is one item, or one per frame."""
 
     form: str
     container: Container
@@ -110,7 +110,7 @@ class PictureSource:
     rejected: list[Rejection]
     print_of: Callable[[], str]
     frames: dict[str, list[str]]
-    """File name -> the item names of its frames, for the files that have several."""
+    """File name -> item names of its frames, for files with several."""
     notes: list[str]
 
     def stream(self, keep: set[str] | None = None) -> Iterator[tuple[Item, Payload]]:
@@ -139,7 +139,7 @@ class PictureSource:
 
 @dataclass
 class ArraySource:
-    """A set that is in memory as one array."""
+    """A data set in memory as one array."""
 
     form: str
     held: formats.Arrays
@@ -181,11 +181,11 @@ def open_source(
 ) -> Source:
     """List the images at `path` and their labels.
 
-    `labels` is None (class sub-folders or the set's own), "none", a csv of file,label (a path, or a name
-    beside or inside the source; "some.csv:column" picks a column by its header), or attributes of CelebA.
-    Where `path` is itself a csv, `labels` may be one of its columns.
-    `split` is "train", "test" or "all", for sets that come in parts. `frames`: of files with several images that are
-    not DICOM, the first or all. Raises `DataError`.
+    labels: None (class sub-folders or those of the data set), "none", a csv of file,label (a path, or a name
+    next to or inside the source; "some.csv:column" selects a column by its header), or attributes of CelebA.
+    If `path` is a csv, `labels` may be one of its columns.
+    split: "train", "test" or "all", for data sets with parts. frames: images to read from non-DICOM files with several:
+    the first or all. Raises `DataError`.
     """
     path = Path(path)
     try:
@@ -194,7 +194,7 @@ def open_source(
         if path.is_file():
             with path.open("rb") as file:
                 if is_lfs_pointer(file.read(64)):
-                    raise DataError(f"{path} is a git-lfs pointer in place of the file: run git lfs pull")
+                    raise DataError(f"{path} is a Git LFS pointer instead of the file: run git lfs pull")
         source = _open(path, labels, split, lambda: fingerprint_of(path, labels))
         return _all_pages(source) if frames == "all" and isinstance(source, PictureSource) else source
     except PermissionError as error:
@@ -222,7 +222,7 @@ def _open(path: Path, labels: str | None, split: str, print_of: Callable[[], str
 
 
 def _all_pages(source: PictureSource) -> PictureSource:
-    """The source with one item for each page or frame of its files; the files are read for that."""
+    """The source with one item per page or frame. Reads the files."""
     several = {item.name for item in source.items if item.name.lower().endswith(PAGED)}
     counts = {}
     for name, content in source.container.read(several):
@@ -233,11 +233,11 @@ def _all_pages(source: PictureSource) -> PictureSource:
 
 
 PAGED = (".tif", ".tiff", ".gif", ".png", ".webp")
-"""Endings of files that may hold several images, DICOM aside."""
+"""Endings of files that may contain several images, except DICOM."""
 
 
 def _is_list(path: Path) -> bool:
-    """Whether the path is a list of images, given in place of their folder."""
+    """Whether the path is a list of images instead of their folder."""
     return path.suffix.lower() in LIST_ENDINGS and path.is_file()
 
 
@@ -245,7 +245,7 @@ def _is_list(path: Path) -> bool:
 
 
 def _find_arrays(path: Path, split: str) -> tuple[str, formats.Arrays] | None:
-    """The set at `path` if it is an array already: idx, CIFAR, npz or npy."""
+    """The data set at `path` if it is stored as arrays: idx, CIFAR, npz or npy."""
     if path.is_file():
         if path.suffix.lower() in (".npz", ".npy"):
             return "arrays", formats.read_arrays(path, split)
@@ -256,7 +256,7 @@ def _find_arrays(path: Path, split: str) -> tuple[str, formats.Arrays] | None:
     names = [entry.name for entry in path.iterdir() if entry.is_file()]
     if sets := formats.find_idx(names):
         if len(sets) > 1:
-            raise DataError(f"{path} has the idx files of several sets ({', '.join(sets)}): name one file of images")
+            raise DataError(f"{path} has idx files of several data sets ({', '.join(sets)}): choose one file of images")
         ((prefix, files),) = sets.items()
         return "idx", formats.read_idx(path, prefix, files, split)
     if cifar.is_cifar(names):
@@ -269,7 +269,7 @@ def _array_source(
     form: str, held: formats.Arrays, labels: str | None, path: Path, print_of: Callable[[], str]
 ) -> ArraySource:
     if labels is not None and labels.lower() != "none":
-        raise DataError(f"labels {labels!r}: {path} brings its own labels; leave the option out, or say none")
+        raise DataError(f"--labels {labels}: {path} has its own labels; omit --labels, or use --labels none")
     if labels is not None:
         held = formats.Arrays(held.images, None, [], held.names)
     return ArraySource(form, held, print_of)
@@ -279,7 +279,7 @@ def _array_source(
 
 
 def _open_container(path: Path) -> Container:
-    """The folder, zip or tar at `path`, told by its first bytes; raises `DataError` for any other file."""
+    """Opens the folder, zip or tar at `path`, detected by its first bytes. Raises `DataError` for other files."""
     if path.is_dir():
         return Folder(path)
     name = path.name.lower()
@@ -291,12 +291,12 @@ def _open_container(path: Path) -> Container:
         return Tar(path, hold=lambda name: bool(LIST_FILES.fullmatch(name.rpartition("/")[2])))
     if dicom.is_dicom(start):
         return Single(path)
-    kind = "is a single picture" if is_picture(name) else "is not a file that holds pictures"
+    kind = "is a single image" if is_picture(name) else "is not a supported file of images"
     raise DataError(f"{path} {kind}; {EXPECTED}")
 
 
 def _only_inside(container: Container) -> Path | None:
-    """What a folder without images is wrapped around: another folder of a set, or one archive."""
+    """The only folder or archive inside a folder without images, or None."""
     if not isinstance(container, Folder) or any(is_picture(name) for name in container.names):
         return None
     top = [name for name in container.names if "/" not in name]
@@ -309,7 +309,7 @@ def _only_inside(container: Container) -> Path | None:
         return container.path / folders.pop()
     archives = [name for name in container.names if name.lower().endswith((*ARCHIVES, ".npz"))]
     if len(archives) > 1:
-        raise DataError(f"{container.path} holds several archives ({', '.join(archives)}): name one of them")
+        raise DataError(f"{container.path} has several archives ({', '.join(archives)}): choose one of them")
     return container.path / archives[0] if archives else None
 
 
@@ -325,13 +325,13 @@ def _read_all(container: Container, names: list[str]) -> dict[str, bytes]:
 def _picture_source(
     container: Container, listing: str | None, labels: str | None, split: str, print_of: Callable[[], str]
 ) -> PictureSource:
-    """Label the image files of a container; `listing` is the csv that was given in place of a folder."""
+    """Labels the image files of a container. listing: the csv given instead of a folder."""
     named = [name for name in container.names if is_picture(name)]
     pictures = sorted(named + _by_mark(container, container.names, has_picture_mark))
     marked = [] if pictures else _by_mark(container, container.names, dicom.is_dicom)
     pictures = pictures or marked or [name for name in container.names if is_array(name)]
     rejected = container.rejected + [
-        Rejection(name, f"{Path(name).suffix} images are not read: convert it to PNG or JPEG")
+        Rejection(name, f"{Path(name).suffix} images are not supported: convert it to PNG or JPEG")
         for name in container.names
         if name.lower().endswith(OTHER_PICTURES)
     ]
@@ -342,7 +342,7 @@ def _picture_source(
     csv_file = labels if csv_of(labels)[0] else listing
     if csv_file:
         found = by_csv(container, pictures, csv_file, only_listed=listing is not None, plain=plain)
-        rejected = [] if listing else rejected  # what else lies about in its folder is no business of a csv's
+        rejected = [] if listing else rejected  # other files in the folder of a csv are irrelevant
     elif is_celeba(container):
         form = "celeba"
         found = by_celeba(container, pictures, None if plain else labels, split)
@@ -351,7 +351,7 @@ def _picture_source(
         found = found or by_folder(container, pictures, split, plain)
     else:
         raise DataError(
-            f"labels {labels!r}: {container.path} is not CelebA, which has attributes; "
+            f"--labels {labels}: {container.path} is not CelebA, which has attributes; "
             "expected none or a csv of file,label"
         )
     rejected = rejected + found.rejected
@@ -360,7 +360,7 @@ def _picture_source(
     others = [item for item in found.items if item.name not in dicoms]
     if dicoms and not dicom.available():
         if not others:
-            raise MissingExtraError("pydicom", "medical", f"{container.path} holds DICOM files: reading them")
+            raise MissingExtraError("pydicom", "medical", f"{container.path} has DICOM files: reading them")
         rejected += [Rejection(item.name, dicom.NO_PYDICOM) for item in found.items if item.name in dicoms]
         return PictureSource(form, container, others, found.classes, rejected, print_of, {}, found.notes)
     facts = {name: dicom.facts(start) for name, start in container.starts(dicoms, dicom.START)} if dicoms else {}
@@ -371,7 +371,7 @@ def _picture_source(
 
 
 def _by_mark(container: Container, names: list[str], has_mark: Callable[[bytes], bool]) -> list[str]:
-    """The files among those without a telling ending that begin as they should."""
+    """Files without a known ending whose first bytes fit."""
     bare = [name for name in names if not is_picture(name) and BARE_NAME.fullmatch(name.rpartition("/")[2])]
     return [name for name, start in container.starts(bare, dicom.MARK.stop) if has_mark(start)] if bare else []
 
@@ -381,7 +381,7 @@ def is_array(name: str) -> bool:
 
 
 def _split(items: list[Item], num_frames: dict[str, int]) -> tuple[list[Item], dict[str, list[str]]]:
-    """One item for each frame, "heart.dcm#0001" and so on, of the files that have several."""
+    """One item per frame, "heart.dcm#0001" and so on, for files with several."""
     frames: dict[str, list[str]] = {}
     split = []
     for item in items:
@@ -394,7 +394,7 @@ def _split(items: list[Item], num_frames: dict[str, int]) -> tuple[list[Item], d
 
 
 def file_of(name: str) -> str:
-    """The file that an item comes from: "heart.dcm" of "heart.dcm#0001"."""
+    """The file of an item: "heart.dcm" from "heart.dcm#0001"."""
     return FRAME.sub("", name)
 
 
@@ -404,21 +404,21 @@ FRAME = re.compile(r"#\d{4,}$")
 def _nothing_found(container: Container, rejected: list[Rejection]) -> str:
     if rejected:
         first = f"{rejected[0].name}: {rejected[0].reason}"
-        return f"{container.path} has no image that can be used, {len(rejected)} refused ({first})"
+        return f"{container.path} has no usable image, {len(rejected)} rejected ({first})"
     if not container.names:
         return f"{container.path} is empty; {EXPECTED}"
     kinds = Counter(Path(name).suffix.lower() or "no ending" for name in container.names).most_common(3)
     holds = ", ".join(f"{count} x {kind}" for kind, count in kinds)
-    return f"{container.path} has no images (it holds {holds}); {EXPECTED}"
+    return f"{container.path} has no images (it contains {holds}); {EXPECTED}"
 
 
 # Fingerprints.
 
 
 def fingerprint_of(path: Path, labels: str | None = None) -> str:
-    """What `open_source(path, labels=labels).fingerprint()` gives, without listing an archive.
+    """Same as `open_source(path, labels=labels).fingerprint()`, without listing an archive.
 
-    A sha256 in hex of the relative name, size and time of change of every file concerned.
+    SHA-256 in hex of the relative name, size and modification time of every file used.
     """
     path = Path(path)
     if path.is_dir():

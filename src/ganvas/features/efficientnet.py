@@ -1,4 +1,4 @@
-"""EfficientNet-lite0 and its ImageNet weights, which come with a package and need no download."""
+"""EfficientNet-lite0 with ImageNet weights from a Python package, no separate download."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ NORM_EPS = 1e-3
 
 
 class EfficientNetLite0(nn.Module):
-    """RGB (N, 3, 224, 224) in [-1, 1] -> (N, 1280): the pooled features before the classifier.
+    """RGB (N, 3, 224, 224) in [-1, 1] -> (N, 1280), the pooled features before the classifier.
 
-    Tan & Le 2019, "EfficientNet", B0 as changed for lite0: no squeeze-and-excitation, ReLU6 for swish. Trained in
-    TensorFlow on ImageNet with pixels (x - 127) / 128, within 1% of [-1, 1], and with its "same" padding.
+    Tan & Le 2019, "EfficientNet", B0 modified to lite0: no squeeze-and-excitation, ReLU6 instead of swish. Trained in
+    TensorFlow on ImageNet with pixels (x - 127) / 128, within 1% of [-1, 1], and with "same" padding.
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class EfficientNetLite0(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Widen by a 1x1, filter each channel, narrow by a 1x1 without activation (Sandler et al. 2018, MobileNetV2)."""
+    """1x1 expansion, depthwise convolution, 1x1 projection without activation (Sandler et al. 2018, MobileNetV2)."""
 
     def __init__(self, num_in: int, num_out: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -71,13 +71,13 @@ class InvertedResidual(nn.Module):
 
 
 class ConvNorm(nn.Module):
-    """Convolution, batch norm, and ReLU6 where `activate`."""
+    """Convolution, batch norm, and ReLU6 if `activate`."""
 
     def __init__(
         self, num_in: int, num_out: int, kernel: int, stride: int = 1, groups: int = 1, activate: bool = True
     ) -> None:
         super().__init__()
-        # TensorFlow's "same" at stride 2 and an even size: the odd pixel of padding is at the end.
+        # "same" padding of TensorFlow at stride 2 and an even size: the extra pixel is at the end.
         self.uneven = stride == 2
         padding = 0 if self.uneven else kernel // 2
         self.conv = nn.Conv2d(num_in, num_out, kernel, stride, padding, groups=groups, bias=False)
@@ -89,17 +89,17 @@ class ConvNorm(nn.Module):
             half = self.conv.kernel_size[0] // 2
             x = F.pad(x, (half - 1, half, half - 1, half))
         x = self.norm(self.conv(x))
-        # ReLU6 as one operation: the backward pass of clamp is four times slower on a CPU.
+        # hardtanh, because the backward pass of clamp is four times slower on a CPU.
         return F.hardtanh(x, 0.0, 6.0, inplace=True) if self.activate else x
 
     def fold(self) -> None:
-        """Put the batch norm into weight and bias, in float64 on the way, and uneven padding into a longer kernel."""
+        """Folds the batch norm into weight and bias (in float64), and uneven padding into a larger kernel."""
         norm = {name: tensor.double() for name, tensor in self.norm.state_dict().items()}
         scale = norm["weight"] / (norm["running_var"] + NORM_EPS).sqrt()
         weight = self.conv.weight.double() * scale[:, None, None, None]
         bias = norm["bias"] - norm["running_mean"] * scale
         if self.uneven:
-            # A kernel with a first row and column of zeros, evenly padded: cheaper than a padded copy of the layer.
+            # A zero first row and column of the kernel is cheaper than padding the input.
             self.conv.padding = (self.conv.kernel_size[0] // 2,) * 2
             weight = F.pad(weight, (1, 0, 1, 0))
             self.uneven = False
@@ -109,7 +109,7 @@ class ConvNorm(nn.Module):
 
 
 def fold(network: EfficientNetLite0) -> EfficientNetLite0:
-    """The same network, in place, with its batch norms folded into the convolutions: fewer passes over each layer."""
+    """Folds all batch norms into the convolutions, in place, for speed."""
     for module in network.modules():
         if isinstance(module, ConvNorm):
             module.fold()
@@ -117,22 +117,22 @@ def fold(network: EfficientNetLite0) -> EfficientNetLite0:
 
 
 def load_efficientnet_lite0() -> EfficientNetLite0:
-    """The plain network, slow and as published, with its ImageNet weights, in eval mode."""
-    package = importlib.util.find_spec(PACKAGE)  # found, not imported: none of the package's code runs
+    """The unfolded network with its ImageNet weights, in eval mode."""
+    package = importlib.util.find_spec(PACKAGE)  # not imported, so no code of the package runs
     distribution = PACKAGE.replace("_", "-")
     if package is None or package.origin is None:
-        raise MissingExtraError(distribution, "judge", "judging in the features of EfficientNet-lite0")
+        raise MissingExtraError(distribution, "judge", "using the features of EfficientNet-lite0")
     path = Path(package.origin).parent / FILE
     if not path.is_file():
         raise CheckpointError(f"{path} is missing: install the package {distribution} again")
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != SHA256:
         raise CheckpointError(
-            f"{path} has the hash {found[:8]} where {SHA256[:8]} was expected: install the package {distribution} again"
+            f"{path} has the hash {found[:8]}, expected {SHA256[:8]}: install the package {distribution} again"
         )
     weights = torch.load(path, map_location="cpu", weights_only=True)
     weights = {name: tensor for name, tensor in weights.items() if not name.startswith("_fc.")}  # the classifier
     network = EfficientNetLite0().eval().requires_grad_(False)
-    # The file keeps the order of the layers, under names of its own.
+    # The file has the same order of layers, but other names.
     network.load_state_dict(dict(zip(network.state_dict(), weights.values(), strict=True)))
     return network

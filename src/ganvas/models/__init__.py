@@ -1,6 +1,6 @@
-"""The registry: a name, and a function that builds a generator and a discriminator for any image size.
+"""Registry of architectures: name -> function that builds a generator and a discriminator.
 
-A new architecture is one file with `build(config)` and one line here; tests/test_models.py then checks it.
+To add an architecture, write a file with `build(config)` and add a line here; tests/test_models.py then checks it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MODERN: dict[str, Build] = {
     "style": style.build,
     "skip": skip.build,
 }
-"""Any height and width from 8 pixels, any channels, with labels or without."""
+"""For any height and width from 8 pixels and any channels, with or without labels."""
 
 CLASSIC: dict[str, Build] = {
     "mlp": mlp.build,
@@ -36,25 +36,25 @@ CLASSIC: dict[str, Build] = {
     "celeba": classic.build_celeba,
     "cifar10": classic.build_cifar10,
 }
-"""The reference projects' networks, exactly; without labels, and most at certain sizes only."""
+"""The exact networks of the reference projects; without labels, most only for certain sizes."""
 
 MODELS: dict[str, Build] = MODERN | CLASSIC
 
 
 def build_generator(config: ModelConfig) -> nn.Module:
-    """The generator of `build` alone: no weights of a pretrained network are loaded."""
+    """Only the generator of `build`; does not load weights of a pretrained network."""
     if config.model not in MODELS:
         raise ConfigError(f"--model {config.model}: expected one of {', '.join(MODELS)}")
     return MODELS[config.model](config)[0]
 
 
 def build(config: ModelConfig) -> tuple[nn.Module, nn.Module]:
-    """(generator, discriminator) with fresh weights from torch's global random state.
+    """(generator, discriminator) with new weights from torch's global random state.
 
     generator(z (N, z_dim), labels (N,) or None) -> (N, C, H, W) in [-1, 1];
     discriminator(images, labels) -> logits (N,).
-    Raises ConfigError for an unknown name, or where a classic network cannot take the size or labels;
-    MissingExtraError and CheckpointError where the weights of a pretrained network are missing or damaged.
+    Raises ConfigError for an unknown name, or if a classic network does not support the size or labels;
+    MissingExtraError and CheckpointError if the weights of a pretrained network are missing or damaged.
     """
     if config.model not in MODELS:
         raise ConfigError(f"--model {config.model}: expected one of {', '.join(MODELS)}")
@@ -67,31 +67,31 @@ def build(config: ModelConfig) -> tuple[nn.Module, nn.Module]:
 
 
 def views_of(discriminator: nn.Module, images: Tensor) -> list[Tensor]:
-    """What the heads of a discriminator look at: the images (N, C, H, W) themselves, or views of a frozen network."""
+    """Inputs of the heads of a discriminator: the images (N, C, H, W), or feature views of a frozen network."""
     return discriminator.views(images) if isinstance(discriminator, FeatureDiscriminator) else [images]
 
 
 def judge(discriminator: Callable[..., Tensor], views: list[Tensor], labels: Tensor | None) -> Tensor:
-    """Logits (N, heads) of views: one of each view, which depends on no other view."""
+    """Logits (N, heads), one per view; each depends only on its own view."""
     if isinstance(discriminator, FeatureDiscriminator):
         return discriminator.judge(views, labels)
     return discriminator(views[0], labels)[:, None]
 
 
 def normalise(network: nn.Module) -> None:
-    """Divides every weight matrix by its largest singular value, found by power iteration (Miyato et al. 2018)."""
+    """Divides each weight matrix by its largest singular value, from power iteration (Miyato et al. 2018)."""
     for layer in list(network.modules()):
         if isinstance(layer, nn.Conv2d | nn.Linear | nn.Embedding) and "weight" in dict(layer.named_parameters()):
             parametrizations.spectral_norm(layer)
 
 
 def mixes_pictures(network: nn.Module) -> bool:
-    """Whether an operation mixes the images of a batch while training: batch norm, mini-batch deviation."""
+    """Whether an operation mixes the images of a batch during training: batch norm, mini-batch deviation."""
     return bool(getattr(network, "mixes_pictures", False))
 
 
 def channels_last(network: nn.Module) -> nn.Module:
-    """The same network with convolution weights in the layout that CPUs and tensor cores like best."""
+    """Converts convolution weights to the channels-last layout, which is faster on CPUs and tensor cores."""
     for parameter in network.parameters():
         if parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""Batch normalisation that micro-batches, threads and processes leave alone, and whose averages are measured."""
+"""Batch normalisation independent of micro-batches, threads and processes, with measured statistics for evaluation."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-GROUP = 8  # images whose statistics are taken together
+GROUP = 8  # images that share statistics
 EPS = 1e-5
-MEASURED = 128  # latents that the statistics for use are measured on
+MEASURED = 128  # latents for measuring the statistics
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation (Ioffe and Szegedy 2015) over groups of 8 images in training, as "ghost batches".
+    """Batch normalisation (Ioffe and Szegedy 2015) over groups of 8 images in training ("ghost batches").
 
-    A pass over any multiple of 8 images therefore gives the same numbers as parts of it. In evaluation mode the fixed
-    statistics are used that `measure_statistics` has set: every image is then independent of its batch. No running
-    averages are kept: they would belong to other weights than those of the EMA.
+    So a pass over a multiple of 8 images gives the same result as passes over its parts. Evaluation mode uses the fixed
+    statistics set by `measure_statistics`, so each image is independent of its batch. There are no running averages,
+    because they would not belong to the weights of the EMA.
     """
 
     running_mean: Tensor
@@ -40,8 +40,8 @@ class BatchNorm(nn.Module):
 def measure_statistics(network: nn.Module, z_dim: int, num_classes: int = 0) -> None:
     """Sets the statistics of every `BatchNorm` of a generator from fixed latents; leaves it in evaluation mode.
 
-    The same weights get the same statistics ("precise batch norm": Wu and Johnson 2021, section 3). A network without
-    batch normalisation is left as it is.
+    Deterministic ("precise batch norm": Wu and Johnson 2021, section 3). A network without batch normalisation is not
+    changed.
     """
     layers = [module for module in network.modules() if isinstance(module, BatchNorm)]
     if not layers:

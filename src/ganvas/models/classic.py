@@ -1,10 +1,10 @@
 """The convolutional networks of the reference projects, layer by layer: xray, tf-mnist, celeba, cifar10 (Keras) and
 mnist-upsample (PyTorch).
 
-Those from Keras differ from one another only by a table (`Recipe`); they share Keras' details: 'same' padding whose
-odd pixel goes to the end, Glorot-uniform weights (Glorot & Bengio 2010) with zero biases, batch normalisation with its
-own epsilon and momentum. Parameter counts are the projects' (tests/test_classic.py); a batch-normalised generator's
-count is of what is trained: weights, gains and shifts, without the running means and variances.
+The Keras networks differ only in a table (`Recipe`). They share details of Keras: 'same' padding with the additional
+pixel at the end, Glorot-uniform weights (Glorot & Bengio 2010) with zero biases, batch normalisation with the epsilon
+and momentum of Keras. Parameter counts match the projects (tests/test_classic.py); for generators with batch norm the
+count includes trainable parameters only, not running means and variances.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ganvas.errors import ConfigError
 from ganvas.models import mlp
 from ganvas.models.layers import LEAK, full_precision
 
-NORM = (1e-3, 0.01)  # epsilon and momentum of batch normalisation; Keras writes the momentum as 0.99
+NORM = (1e-3, 0.01)  # epsilon and momentum of batch normalisation; Keras calls this momentum 0.99
 
 Stage = tuple[int, int, int]
 """Feature maps, kernel side and stride of one convolution."""
@@ -29,30 +29,30 @@ Stage = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Recipe:
-    """What one Keras project's networks consist of."""
+    """Layers of the networks of a Keras project."""
 
     shrink: int
-    """Side of the image divided by the side of the start grid."""
+    """Image side divided by the side of the start grid."""
     start: int
     """Feature maps of the start grid."""
     up: tuple[Stage, ...]
-    """The generator's transposed convolutions, each with a leaky ReLU."""
+    """Transposed convolutions of the generator, each with a leaky ReLU."""
     last: tuple[int, int]
-    """Kernel side and stride of the layer that makes the image; a plain convolution where the stride is 1."""
+    """Kernel side and stride of the output layer; a plain convolution if the stride is 1."""
     down: tuple[Stage, ...]
-    """The discriminator's convolutions, each with a leaky ReLU."""
+    """Convolutions of the discriminator, each with a leaky ReLU."""
     slope: float
-    """Of the leaky ReLU for negative inputs."""
+    """Slope of the leaky ReLU for negative inputs."""
     dropout: float = 0.0
-    """After each convolution of the discriminator."""
+    """Dropout after each convolution of the discriminator."""
     last_dropout: float = 0.0
-    """Before the discriminator's last layer."""
+    """Dropout before the last layer of the discriminator."""
     norm: bool = False
-    """The generator has batch normalisation before each leaky ReLU, and no biases at all."""
+    """Whether the generator has batch normalisation before each leaky ReLU, and no biases."""
     start_active: bool = True
-    """A leaky ReLU follows the generator's dense layer."""
+    """Whether a leaky ReLU follows the dense layer of the generator."""
     unit_range: bool = False
-    """The project's images lie in [0, 1] and come from a sigmoid; ours are converted at the networks' doors."""
+    """Whether the project uses images in [0, 1] from a sigmoid; inputs and outputs are converted."""
 
 
 XRAY = Recipe(
@@ -98,7 +98,7 @@ CIFAR10 = Recipe(
 
 
 def same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Zeros before and after `side` pixels so that ceil(side / stride) come out; the odd one goes to the end."""
+    """Zeros before and after `side` pixels for an output of ceil(side / stride); an odd one is at the end."""
     total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
     return total // 2, total - total // 2
 
@@ -109,7 +109,7 @@ class SameConv(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         top, bottom = same_padding(input.shape[2], self.kernel_size[0], self.stride[0])
         left, right = same_padding(input.shape[3], self.kernel_size[1], self.stride[1])
-        if (top, left) != (bottom, right):  # what the two ends share is left to the convolution
+        if (top, left) != (bottom, right):  # the convolution pads the symmetric part
             input = F.pad(input, (0, right - left, 0, bottom - top))
         return F.conv2d(input, self.weight, self.bias, self.stride, (top, left))
 
@@ -117,7 +117,7 @@ class SameConv(nn.Conv2d):
 class SameConvTranspose(nn.ConvTranspose2d):
     """Keras' Conv2DTranspose with padding 'same': (N, before, H, W) -> (N, after, H * stride, W * stride).
 
-    The adjoint of `SameConv`: of the kernel - stride surplus rows, half (rounded down) falls away at the beginning.
+    The adjoint of `SameConv`: of the kernel - stride additional rows, half (rounded down) is removed at the beginning.
     """
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
@@ -128,10 +128,10 @@ class SameConvTranspose(nn.ConvTranspose2d):
 
 
 class DenseNorm(nn.BatchNorm1d):
-    """Keras' batch normalisation of a dense layer's features (N, F).
+    """Batch normalisation of Keras for the features (N, F) of a dense layer.
 
-    Keras keeps the variance of the batch itself, PyTorch n / (n - 1) times as much. For feature maps that is nothing;
-    here n is the batch alone, and with 8 images the features would be 6% smaller in evaluation than in training.
+    Keras stores the biased variance of the batch, PyTorch n / (n - 1) times as much. For feature maps the difference is
+    negligible, but here n is the batch size: with 8 images the features would be 6% smaller in evaluation mode.
     """
 
     def __init__(self, features: int) -> None:
@@ -185,7 +185,7 @@ class Generator(nn.Module):
 
     @property
     def depths(self) -> list[nn.Module]:
-        """The modules whose outputs are the features, coarse to fine."""
+        """Modules whose outputs are the features, coarse to fine."""
         return [layer for layer in self.layers if isinstance(layer, nn.LeakyReLU)]
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -195,7 +195,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Pictures (N, C, H, W) in [-1, 1] -> logits (N,)."""
+    """Images (N, C, H, W) in [-1, 1] -> logits (N,)."""
 
     stochastic = True  # dropout
 
@@ -220,9 +220,9 @@ class Discriminator(nn.Module):
 
 
 class UpsamplingGenerator(nn.Module):
-    """mnist-upsample: z (N, z_dim) -> images (N, C, H, W) in [-1, 1], by nearest-neighbour enlargement.
+    """mnist-upsample: z (N, z_dim) -> images (N, C, H, W) in [-1, 1], with nearest-neighbour upsampling.
 
-    Batch normalisation is over the feature maps everywhere; weights start as PyTorch's layers do.
+    Batch normalisation per feature map; initialisation: PyTorch's default.
     """
 
     mixes_pictures = True
@@ -239,7 +239,7 @@ class UpsamplingGenerator(nn.Module):
 
     @property
     def depths(self) -> list[nn.Module]:
-        """The modules whose outputs are the features, coarse to fine."""
+        """Modules whose outputs are the features, coarse to fine."""
         return [layer for layer in self.layers if isinstance(layer, nn.LeakyReLU)]
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -249,13 +249,13 @@ class UpsamplingGenerator(nn.Module):
 
 
 def check(config: ModelConfig, multiple: int) -> None:
-    """Raises `ConfigError` for labels, and for sides that are no multiples of `multiple` pixels."""
+    """Raises `ConfigError` for labels, and for sides that are not multiples of `multiple` pixels."""
     mlp.refuse_labels(config)
     if config.height % multiple or config.width % multiple:
         near = (max(multiple, multiple * round(side / multiple)) for side in (config.height, config.width))
         raise ConfigError(
-            f"--model {config.model}: {config.height}x{config.width} pixels came, but both sides must be multiples "
-            f"of {multiple}; choose another --size, such as {'x'.join(map(str, near))}"
+            f"--model {config.model}: the size is {config.height}x{config.width}, but both sides must be multiples "
+            f"of {multiple} pixels; use another --size, such as {'x'.join(map(str, near))}"
         )
 
 

@@ -1,9 +1,9 @@
-"""The small sibling for 28 to 64 pixels on a CPU: few convolutions, on coarse grids.
+"""The compact model: for 28 to 64 pixels on a CPU, with few convolutions on coarse grids.
 
-One-channel convolutions at full resolution are slow on a CPU, so the generator's last stage is computed at half the
-resolution and shuffled up, and the discriminator unshuffles before its first convolution. Activations are normalised
-at every place over the feature maps, never over the batch: a seed gives the same image in any batch.
-How this was chosen, and what did not help, is in RESULTS.md.
+One-channel convolutions at full resolution are slow on a CPU, so the generator's last stage is computed at half
+resolution and pixel-shuffled, and the discriminator pixel-unshuffles before its first convolution. Activations are
+normalised at each pixel over the feature maps, not over the batch, so a seed gives the same image in any batch.
+RESULTS.md has the experiments behind these choices.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from ganvas.config import ModelConfig
 from ganvas.models.layers import LEAK, ClassEmbedding, full_precision, stages
 
-COARSEST = 8  # longest allowed shorter side of the start grid
-WIDEST = 4  # the coarsest grids have at most this many times the finest grid's feature maps
-HIDDEN = 128  # features of the discriminator's last hidden layer
+COARSEST = 8  # maximum shorter side of the start grid
+WIDEST = 4  # maximum feature maps of coarse grids, relative to the finest grid
+HIDDEN = 128  # features of the last hidden layer of the discriminator
 
 
 class PlaceNorm(nn.Module):
-    """Layer normalisation over the feature maps at every place, then leaky ReLU."""
+    """Layer normalisation over the feature maps at each pixel, then leaky ReLU."""
 
     def __init__(self, maps: int) -> None:
         super().__init__()
@@ -38,10 +38,10 @@ class PlaceNorm(nn.Module):
 
 
 class LeakyTanh(torch.autograd.Function):
-    """tanh whose gradient never vanishes: 1 - (1 - LEAST) y^2 in place of 1 - y^2.
+    """tanh with a gradient that never vanishes: 1 - (1 - LEAST) y^2 instead of 1 - y^2.
 
-    An image that went all black in the first steps would otherwise stay black, since no gradient comes back through
-    saturated pixels. The values are tanh's own. For the start of training only: later it does harm (RESULTS.md).
+    Otherwise images that become black in the first steps stay black, because saturated pixels pass no gradient. The
+    output is that of tanh. Only for the start of training; later it makes results worse (RESULTS.md).
     """
 
     LEAST = 0.1
@@ -59,9 +59,9 @@ class LeakyTanh(torch.autograd.Function):
 
 
 class Up(nn.Module):
-    """Convolutions at one grid, then one that is shuffled up to the next.
+    """Convolutions on one grid, then one that is pixel-shuffled to the next grid.
 
-    direction: of the smoothing (see `smooth`); None for none.
+    direction: direction of the smoothing (see `smooth`); None: no smoothing.
     """
 
     def __init__(self, maps: int, after: int, size: tuple[int, int], num_blocks: int, direction: bool | None) -> None:
@@ -91,12 +91,12 @@ class Generator(nn.Module):
         self.start = nn.Linear(config.z_dim, numbers)
         self.classes = ClassEmbedding(config.num_classes, numbers) if config.num_classes else None
         if self.classes is not None:
-            # With the usual 1 the class drowns the latent: one prototype a class, read well and all alike.
+            # With the usual 1 the class dominates the latent: all images of a class are nearly identical.
             nn.init.normal_(self.classes.weight, std=0.3)
         self.norm = PlaceNorm(self.maps)
         self.stages = nn.Sequential(
             *(
-                # With one stage the last smoothing is enough, and the start is steadier.
+                # With one stage the last smoothing is sufficient, and training starts more stably.
                 Up(maps[i], maps[i + 1], grids[i + 1], config.blocks, i % 2 == 0 if len(maps) > 2 else None)
                 for i in range(len(maps) - 1)
             )
@@ -105,7 +105,7 @@ class Generator(nn.Module):
 
     @property
     def depths(self) -> list[nn.Module]:
-        """The modules whose outputs are the features, coarse to fine."""
+        """Modules whose outputs are the features, coarse to fine."""
         return [self.norm, *self.stages]
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -120,21 +120,21 @@ class Generator(nn.Module):
 
 
 def crop(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """The upper left part: where a side was halved upwards, shuffling gives one row too many."""
+    """The upper left part: for odd sizes, pixel shuffling gives an additional row or column."""
     return x[:, :, : size[0], : size[1]]
 
 
 def smooth(x: Tensor, towards_end: bool) -> Tensor:
-    """The mean of 2x2 neighbours: it removes exactly the lattice of period 2 that shuffled pixels would show.
+    """The mean of 2x2 neighbours, which removes the checkerboard artefacts (period 2) of pixel shuffling.
 
-    Half a pixel is shifted; stages take the two directions in turn.
+    It shifts by half a pixel, so stages alternate between the two directions.
     """
     pad = (0, 1, 0, 1) if towards_end else (1, 0, 1, 0)
     return F.avg_pool2d(F.pad(x, pad, mode="replicate"), 2, stride=1)
 
 
 class Discriminator(nn.Module):
-    """Pictures (N, C, H, W) in [-1, 1] and labels (N,) -> logits (N,): a shared logit plus one per class."""
+    """Images (N, C, H, W) in [-1, 1] and labels (N,) -> logits (N,): a shared logit plus one per class."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

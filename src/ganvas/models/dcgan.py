@@ -1,8 +1,8 @@
-"""DCGAN (Radford et al. 2015) with the widths and the start of the comic-faces project, for any size from 16 pixels.
+"""DCGAN (Radford et al. 2015) with the widths and initialisation of the comic-faces project, for 16 pixels and more.
 
-64 pixels: grids of 4, 8, 16, 32 and 64 with 512, 256, 128 and 64 feature maps and the image; every further doubling
-adds a stage of twice the maps, up to 1024. Other sizes halve upwards (45 -> 23 -> 12 -> 6 -> 3): the generator leaves
-out the surplus row, the discriminator adds one of zeros.
+64 pixels: grids of 4, 8, 16, 32 and 64 with 512, 256, 128 and 64 feature maps and the image; each further doubling
+adds a stage with twice the maps, up to 1024. Odd sizes are rounded up when halved (45 -> 23 -> 12 -> 6 -> 3): the
+generator removes the additional row, the discriminator adds a row of zeros.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from ganvas.errors import ConfigError
 from ganvas.models.layers import LEAK, full_precision, stages
 from ganvas.models.mlp import refuse_labels
 
-SMALLEST = 16  # pixels on the shorter side: below, a single stage would be left
-COARSEST = 4  # longest allowed shorter side of the start grid
-WIDEST = 1024  # most feature maps of any stage
+SMALLEST = 16  # minimum shorter side in pixels; smaller images would have only one stage
+COARSEST = 4  # maximum shorter side of the start grid
+WIDEST = 1024  # maximum feature maps of a stage
 
 
 def widths(config: ModelConfig, num_stages: int) -> list[int]:
@@ -30,7 +30,7 @@ def widths(config: ModelConfig, num_stages: int) -> list[int]:
 
 
 class Up(nn.Module):
-    """Twice the grid, less the row and column by which `size` (height, width) was halved upwards."""
+    """Doubles the grid and crops it to `size` (height, width)."""
 
     def __init__(self, before: int, after: int, size: tuple[int, int]) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Generator(nn.Module):
 
     @property
     def depths(self) -> list[nn.Module]:
-        """The modules whose outputs are the features, coarse to fine."""
+        """Modules whose outputs are the features, coarse to fine."""
         return [self.norm, *self.stages]
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -69,7 +69,7 @@ class Generator(nn.Module):
 
 
 class Down(nn.Module):
-    """Half the grid, rounded up."""
+    """Halves the grid, rounded up."""
 
     def __init__(self, before: int, after: int, norm: bool) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class Down(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Pictures (N, C, H, W) in [-1, 1] -> logits (N,)."""
+    """Images (N, C, H, W) in [-1, 1] -> logits (N,)."""
 
     mixes_pictures = True  # batch normalisation
 
@@ -108,7 +108,7 @@ def crop(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def initialise(layer: nn.Module) -> None:
-    """Convolutions from N(0, 0.02); batch normalisation with gains from N(1, 0.02) and no shift."""
+    """Convolutions from N(0, 0.02); batch normalisation with gains from N(1, 0.02) and zero bias."""
     if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(layer.weight, std=0.02)
     elif isinstance(layer, nn.BatchNorm2d):
@@ -117,12 +117,12 @@ def initialise(layer: nn.Module) -> None:
 
 
 def build(config: ModelConfig) -> tuple[Generator, Discriminator]:
-    """Raises `ConfigError` for labels and below 16 pixels."""
+    """Raises `ConfigError` for labels and for images below 16 pixels."""
     refuse_labels(config)
     if min(config.height, config.width) < SMALLEST:
         raise ConfigError(
-            f"--model dcgan: {config.height}x{config.width} pixels came, but each side must have at least {SMALLEST}; "
-            "choose a larger --size, or --model compact"
+            f"--model dcgan: the size is {config.height}x{config.width}, but each side needs at least {SMALLEST}; "
+            "use a larger --size, or --model compact"
         )
     generator, discriminator = Generator(config), Discriminator(config)
     generator.apply(initialise)

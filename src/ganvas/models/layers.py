@@ -1,4 +1,4 @@
-"""What the networks share: stage sizes for any height and width, resampling, initialisation."""
+"""Common parts of the networks: stage sizes for any height and width, resampling, initialisation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 LEAK = 0.2  # slope of the leaky ReLU for negative inputs
-LINEAR = ((1 + LEAK**2) / 2) ** 0.5  # scale of a layer without a leaky ReLU behind it, which keeps the variance at 1
+LINEAR = ((1 + LEAK**2) / 2) ** 0.5  # weight scale of a layer without leaky ReLU that keeps the variance at 1
 
 
 def stages(height: int, width: int, coarsest: int) -> list[tuple[int, int]]:
@@ -24,7 +24,7 @@ def stages(height: int, width: int, coarsest: int) -> list[tuple[int, int]]:
 
 
 def upsample(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear interpolation to (height, width): the [1, 2, 1] filter, so no lattice (Karras et al. 2018)."""
+    """Bilinear interpolation to (height, width), which avoids checkerboard artefacts (Karras et al. 2018)."""
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
@@ -48,32 +48,32 @@ def scaled_init(layer: nn.Conv2d | nn.Linear, scale: float = 1.0) -> nn.Conv2d |
 
 
 def full_precision(x: Tensor) -> contextlib.AbstractContextManager[object]:
-    """Switches a surrounding autocast off: first and last numbers are worth float32."""
+    """Context that disables autocast, for layers that need float32."""
     if x.device.type == "meta":
         return contextlib.nullcontext()
     return torch.autocast(x.device.type, enabled=False)
 
 
-# Magnitude-preserving layers (Karras et al. 2024, EDM2, section 2.3 and appendix B.4): what they compute does not
-# depend on the length of their weights, so neither does how far a step of the optimiser turns them.
+# Magnitude-preserving layers (Karras et al. 2024, EDM2, section 2.3 and appendix B.4): their output does not depend
+# on the length of their weights.
 
 
 def unit(weight: Tensor, gain: Tensor | float = 1.0) -> Tensor:
-    """`weight` with every output unit (the first axis) scaled to the norm `gain`; its own length is without effect."""
+    """`weight` with each output unit (first axis) normalised to the norm `gain`."""
     norm = torch.linalg.vector_norm(weight, dim=tuple(range(1, weight.ndim)), keepdim=True)
     return weight * (gain / (norm + 1e-4))
 
 
 def pixel_norm(x: Tensor) -> Tensor:
-    """x (N, C, H, W) divided by its root mean square over the feature maps, at every place (Karras et al. 2018)."""
+    """x (N, C, H, W) divided by its root mean square over the feature maps at each pixel (Karras et al. 2018)."""
     return x * torch.rsqrt(x.square().mean(dim=1, keepdim=True) + 1e-4).to(x.dtype)
 
 
 class UnitConv(nn.Conv2d):
-    """A convolution whose filters have the norm `gain` whenever they are used; no bias.
+    """A convolution with filters normalised to the norm `gain`, without bias.
 
-    Inputs of mean square 1 give outputs of mean square gain^2, on average over random filters.
-    constant: one more input map, 1 everywhere, takes a bias's place (1x1 kernels). learned: the gain is a parameter.
+    Inputs with mean square 1 give outputs with mean square gain^2, averaged over random filters.
+    constant: an additional input map of ones replaces the bias (1x1 kernels). learned: the gain is a parameter.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class UnitConv(nn.Conv2d):
 
 
 class UnitLinear(nn.Linear):
-    """As `UnitConv`, for vectors."""
+    """Like `UnitConv`, for vectors."""
 
     def __init__(
         self, before: int, after: int, gain: float = 1.0, *, constant: bool = False, learned: bool = False
@@ -117,14 +117,14 @@ class UnitLinear(nn.Linear):
 
 
 class ClassEmbedding(nn.Embedding):
-    """labels: indices (N,), or weights of all classes (N, num_classes) for what lies between them -> (N, dim)."""
+    """labels: indices (N,), or weights of all classes (N, num_classes) for mixed classes -> (N, dim)."""
 
     def forward(self, input: Tensor) -> Tensor:
         return input @ self.weight if input.is_floating_point() else super().forward(input)
 
 
 class UnitEmbedding(ClassEmbedding):
-    """An embedding whose rows have the norm `gain` whenever they are used."""
+    """An embedding with rows normalised to the norm `gain`."""
 
     def __init__(self, num: int, dim: int, gain: float = 1.0, *, learned: bool = False) -> None:
         super().__init__(num, dim)

@@ -1,9 +1,8 @@
-"""A light generator for 32 to 256 pixels: batch norm, SiLU, and gates from the latent on every grid.
+"""The light model: for 32 to 256 pixels, with batch norm, SiLU, and gates from the latent on every grid.
 
-After FastGAN (Liu et al. 2021) it has nearest upsampling, batch normalisation, few feature maps on fine grids, and the
-latent acts on every grid. Its gated linear units are replaced by SiLU, at half the cost. What normalises each image by
-itself loses its brightness and colours (RESULTS.md). Labels act through the gates alone, so that they cannot replace
-the latent.
+Like FastGAN (Liu et al. 2021) it has nearest upsampling, batch normalisation, few feature maps on fine grids, and a
+latent input on every grid. SiLU replaces gated linear units, at half the cost. Normalising each image separately loses
+brightness and colours (RESULTS.md). Labels act only through the gates, so that they cannot replace the latent.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from ganvas.models import compact
 from ganvas.models.batch_norm import BatchNorm
 from ganvas.models.layers import LEAK, ClassEmbedding, full_precision, stages
 
-COARSEST = 4  # longest allowed shorter side of the first grid
-WIDEST = 128  # feature maps of any grid at most
-HIDDEN = 64  # of the gates
-STD = 0.02  # of first weights (Radford et al. 2015)
-OWN_BASE = 16  # feature maps of its own discriminator, which is compact's
+COARSEST = 4  # maximum shorter side of the first grid
+WIDEST = 128  # maximum feature maps of a grid
+HIDDEN = 64  # hidden features of the gates
+STD = 0.02  # standard deviation of initial weights (Radford et al. 2015)
+OWN_BASE = 16  # base of its discriminator, which is that of compact
 
 
 class Stage(nn.Module):
@@ -82,7 +81,7 @@ class Generator(nn.Module):
 
     @property
     def depths(self) -> list[nn.Module]:
-        """The modules whose outputs are the features, coarse to fine."""
+        """Modules whose outputs are the features, coarse to fine."""
         return [self.norm, *self.stages]
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:

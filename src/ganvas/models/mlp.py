@@ -1,7 +1,7 @@
-"""Multilayer perceptrons: both networks of the Simpsons and MedNIST projects, and mnist-upsample's discriminator.
+"""Multilayer perceptrons: both networks of the Simpsons and MedNIST projects, and the discriminator of mnist-upsample.
 
-The oldest kind of GAN (Goodfellow et al. 2014), kept as a yardstick: every pixel has its own weights, so the networks
-take any size and any channels, and know nothing of neighbourhood. Weights start as PyTorch's layers do.
+The oldest type of GAN (Goodfellow et al. 2014), for comparison. Every pixel has its own weights, so the networks
+support any size and channels, but do not use neighbourhoods. Initialisation: PyTorch's default.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ganvas.errors import ConfigError
 from ganvas.models.layers import LEAK, full_precision
 
 UPWARDS = (256, 512, 1024)  # hidden features of the generator
-DOWNWARDS = (512, 256, 128)  # of the discriminator
+DOWNWARDS = (512, 256, 128)  # hidden features of the discriminator
 DROPOUT = 0.3  # after each hidden layer of the discriminator
 
 
@@ -35,7 +35,7 @@ class Generator(nn.Module):
 
     @property
     def depths(self) -> list[nn.Module]:
-        """The modules whose outputs are the features, coarse to fine."""
+        """Modules whose outputs are the features, coarse to fine."""
         return [layer for layer in self.layers if isinstance(layer, nn.LeakyReLU)]
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -45,9 +45,9 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Pictures (N, C, H, W) in [-1, 1] -> logits (N,).
+    """Images (N, C, H, W) in [-1, 1] -> logits (N,).
 
-    hidden: features of the hidden layers, from the image on.
+    hidden: features of the hidden layers, starting at the image.
     """
 
     stochastic = True  # dropout
@@ -67,11 +67,11 @@ class Discriminator(nn.Module):
 
 
 def refuse_labels(config: ModelConfig) -> None:
-    """Raises `ConfigError` where a classic network is asked to know labels."""
+    """Raises `ConfigError` if the configuration has labels."""
     if config.num_classes:
         raise ConfigError(
-            f"--model {config.model}: this classic network knows no labels, but {config.num_classes} classes came; "
-            "say --no-conditional, or choose --model residual"
+            f"--model {config.model}: this classic network does not support labels ({config.num_classes} classes); "
+            "use --no-conditional, or --model residual"
         )
 
 

@@ -1,8 +1,8 @@
-"""A discriminator that sees images through a frozen network trained on ImageNet (Projected GAN: Sauer et al. 2021).
+"""A discriminator on the features of a frozen network trained on ImageNet (Projected GAN: Sauer et al. 2021).
 
-The frozen EfficientNet-lite0 gives features of four depths. Fixed random convolutions mix them, across channels and
-from coarse to fine, so that the discriminator cannot concentrate on a few of them. On each of the four mixed views a
-small head learns to give logits. Only the heads have weights to learn, and penalties only look through them.
+The frozen EfficientNet-lite0 gives features of four layers. Fixed random convolutions mix them, across channels and
+from coarse to fine, so that the discriminator cannot rely on a few of them. Each of the four mixed views has a small
+head that outputs logits. Only the heads have trainable weights, and penalties only use the heads.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from ganvas.features.efficientnet import NAME, EfficientNetLite0, fold, load_eff
 from ganvas.models.layers import LEAK, LINEAR, full_precision, scaled_init
 
 TAPS = {2: 24, 4: 40, 10: 112, 15: 320}
-"""Blocks of EfficientNet-lite0 whose outputs are seen, and their channels: grids of 1/4, 1/8, 1/16 and 1/32 side."""
-CROSS = (32, 64, 128, 256)  # channels of each level after the first mixing
-VIEWS = (32, 32, 64, 128)  # and after the second
+"""Blocks of EfficientNet-lite0 whose outputs are used, and their channels: grids of 1/4, 1/8, 1/16 and 1/32 side."""
+CROSS = (32, 64, 128, 256)  # channels of each level after the first mixing layer
+VIEWS = (32, 32, 64, 128)  # channels after the second mixing layer
 NUM_HEADS = len(VIEWS)
-MOST = 128  # feature maps of a head
+MOST = 128  # maximum feature maps of a head
 COARSEST = 4  # a head halves its view until the shorter side is at most this
-SMALLEST, LARGEST = 32, 256  # pixels a side; other images are enlarged or reduced before the frozen network
-CALIBRATION = 64  # real images that scale the views
+SMALLEST, LARGEST = 32, 256  # input side of the frozen network in pixels; other images are resized
+CALIBRATION = 64  # real images used to scale the views
 
 
 class Frozen(nn.Module):
-    """RGB (N, 3, H, W) in [-1, 1] -> outputs of the blocks `TAPS`. Its weights are no parameters and are not saved."""
+    """RGB (N, 3, H, W) in [-1, 1] -> outputs of the blocks `TAPS`. Its weights are not parameters and are not saved."""
 
     def __init__(self) -> None:
         super().__init__()
-        meta = torch.empty(0).device.type == "meta"  # only shapes are asked for
+        meta = torch.empty(0).device.type == "meta"  # only shapes are needed
         network = EfficientNetLite0().eval() if meta else fold(load_efficientnet_lite0())
         network.requires_grad_(False).to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
         network.blocks = nn.Sequential(*list(network.blocks)[: max(TAPS) + 1])
-        self.network = (network,)  # in a tuple, so that it is no part of this module
+        self.network = (network,)  # in a tuple, so that it is not a submodule
 
     def _apply(self, fn: Any, recurse: bool = True) -> Frozen:
         self.network[0]._apply(fn, recurse)
@@ -54,16 +54,16 @@ class Frozen(nn.Module):
         return tuple(found)
 
     def multiply_adds(self, output: tuple[Tensor, ...]) -> int:
-        """Of one image, in proportion to the 400 M at 224 pixels (Tan and Le 2019)."""
+        """Multiply-adds for one image, in proportion to the 400 M at 224 pixels (Tan and Le 2019)."""
         return round(400e6 * output[0][0, 0].numel() / 56**2)
 
     def activations(self, output: tuple[Tensor, ...]) -> int:
-        """Numbers that one image leaves for the backward pass: 134 for each of its pixels, counted layer by layer."""
+        """Numbers stored for the backward pass of one image: 134 per pixel, summed over the layers."""
         return 134 * 16 * output[0][0, 0].numel()
 
 
 class Fixed(nn.Module):
-    """A convolution with random weights that never change: saved, but no parameters."""
+    """A convolution with fixed random weights: saved, but not parameters."""
 
     weight: Tensor
 
@@ -106,8 +106,8 @@ class Head(nn.Module):
 class FeatureDiscriminator(nn.Module):
     """Images (N, C, H, W) in [-1, 1] and labels (N,) -> logits (N,), the sum over its heads.
 
-    Training uses its two parts: `views` of the images, which the frozen network computes, and `judge` of the views, a
-    logit (N, heads) of each. own: a discriminator of pixels that is one head more; its view is the image itself.
+    Training uses its two parts: `views` computes the views of images with the frozen network, and `judge` a logit
+    (N, heads) per view. own: a discriminator on pixels as an additional head; its view is the image.
     """
 
     scales: Tensor
@@ -118,7 +118,7 @@ class FeatureDiscriminator(nn.Module):
         self.mixes_pictures = getattr(own, "mixes_pictures", False)
         self.stochastic = getattr(own, "stochastic", False)
         self.frozen = Frozen()
-        # Transparent images are seen over black and over white, side by side.
+        # Transparent images are used twice, over black and over white.
         self.grounds = 2 if config.channels == 4 else 1
         self.cross = nn.ModuleList(Fixed(before, after, 1) for before, after in zip(TAPS.values(), CROSS, strict=True))
         self.down = nn.ModuleList(Fixed(coarse, fine, 1) for coarse, fine in zip(VIEWS[1:], CROSS[:-1], strict=True))
@@ -134,12 +134,12 @@ class FeatureDiscriminator(nn.Module):
         return self.judge(self.views(images), labels).sum(dim=1)
 
     def views(self, images: Tensor) -> list[Tensor]:
-        """What each head looks at, of images (N, C, H, W): tensors (N, M, h, w), for its own head the images."""
+        """Input of each head for images (N, C, H, W): tensors (N, M, h, w); for the head on pixels the images."""
         found = self.seen(images)
         return found if self.own is None else [images, *found]
 
     def judge(self, views: list[Tensor], labels: Tensor | None) -> Tensor:
-        """Logits (N, heads) float32 of views; each depends on its own view only."""
+        """Logits (N, heads) float32 of views; each depends only on its own view."""
         logits = []
         if self.own is not None:
             logits.append(self.own(views[0], labels).float())
@@ -149,7 +149,7 @@ class FeatureDiscriminator(nn.Module):
         return torch.stack(logits, dim=1)
 
     def seen(self, images: Tensor) -> list[Tensor]:
-        """The mixed features of each level, fine to coarse, of mean square about 1."""
+        """The mixed features of each level, fine to coarse, with mean square about 1."""
         rgb = over_grounds(images) if self.grounds == 2 else images.expand(-1, 3, -1, -1)
         size = seen_size(*rgb.shape[2:])
         if size != tuple(rgb.shape[2:]):
@@ -168,7 +168,7 @@ class FeatureDiscriminator(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, images: Tensor) -> None:
-        """Scales the views to deviation 1 on these real images; without that the heads saturate (RESULTS.md)."""
+        """Scales the views to standard deviation 1 on these real images; without it the heads saturate (RESULTS.md)."""
         self.scales.fill_(1)
         parts = [self.seen(part) for part in images.split(16)]
         for i, scale in enumerate(self.scales):
@@ -176,12 +176,12 @@ class FeatureDiscriminator(nn.Module):
 
 
 def pretrained_network(config: ModelConfig) -> str | None:
-    """The pretrained network that takes part in the training of this model: its features must not evaluate it."""
+    """Name of the pretrained network used in training this model; its features must not be used for evaluation."""
     return None if config.discriminator == "own" else NAME
 
 
 def seen_size(height: int, width: int) -> tuple[int, int]:
-    """The size at which the frozen network sees images: as they are, but from 32 to 256 pixels a side."""
+    """Input size of the frozen network: the image size, limited to 32 to 256 pixels per side."""
     scale = min(1.0, LARGEST / max(height, width))
     return max(SMALLEST, round(height * scale)), max(SMALLEST, round(width * scale))
 

@@ -1,18 +1,18 @@
-"""The modern default: residual networks after R3GAN (Huang et al. 2024), for any height and width, in two variants.
+"""The residual model: residual networks after R3GAN (Huang et al. 2024), for any height and width, in two variants.
 
-Both networks are stacks of stages; a stage resamples, changes the number of feature maps and applies residual blocks
-with grouped convolutions. No operation mixes images: a seed gives the same image in any batch, and micro-batches
-and ranks change nothing but rounding.
+Both networks consist of stages. A stage resamples, changes the number of feature maps and applies residual blocks
+with grouped convolutions. No operation mixes images, so a seed gives the same image in any batch, and micro-batches
+and ranks change only rounding.
 
-fix-up (the default): fix-up initialisation (Zhang et al. 2019) keeps the depth trainable.
-magnitude: every filter has unit norm whenever it is used, so activations keep their magnitude all through training
-and not only at its start (EDM2: Karras et al. 2024, "Analyzing and improving the training dynamics of diffusion
-models"). Only gains learn how large anything is: each residual branch, the image, the logits.
+fix-up (the default): Fixup initialisation (Zhang et al. 2019), for training deep networks without normalisation.
+magnitude: every filter is normalised to unit norm, so activations keep their magnitude during the whole training
+(EDM2: Karras et al. 2024, "Analyzing and improving the training dynamics of diffusion models"). Only gains are
+learned: of each residual branch, the image, the logits.
 
-The stored weights are not normalised again after a step, as EDM2 does. A gradient through the normalisation is
-orthogonal to its weight, so Adam's steps only lengthen it: after t steps at the rate lr up to sqrt(1 + lr^2 t)
-times its start. The angle by which a step turns it shrinks as much: like EDM2's own schedule, an inverse square root
-from step 1 / lr^2 on, and without writing to weights that a live graph holds.
+Unlike in EDM2, stored weights are not normalised again after a step. A gradient through the normalisation is
+orthogonal to its weight, so Adam only increases its length: after t steps at the rate lr up to sqrt(1 + lr^2 t)
+times the initial length. The rotation per step decreases by the same factor: as in the schedule of EDM2, an inverse
+square root from step 1 / lr^2 on, without in-place changes of weights.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from ganvas.models.layers import (
     upsample,
 )
 
-COARSEST = 7  # longest allowed shorter side of the start grid
-WIDEST = 8  # the coarsest stages have at most this many times the finest stage's feature maps
+COARSEST = 7  # maximum shorter side of the start grid
+WIDEST = 8  # maximum feature maps of coarse stages, relative to the finest stage
 GROUP, LARGEST_GROUP = 16, 64  # feature maps per group of the 3x3 convolutions
 
 
@@ -57,11 +57,11 @@ def widths(config: ModelConfig, num_stages: int) -> list[int]:
 
 
 def group(maps: int) -> int:
-    """Feature maps per group of the 3x3 convolutions in a stage with `maps` maps: 16, 32 or 64, a third at most.
+    """Feature maps per group of the 3x3 convolutions in a stage with `maps` maps: 16, 32 or 64, at most a third.
 
-    In bfloat16 a 3x3 convolution in groups of g does 4.5 g operations for each byte that it moves, and a data-centre
-    GPU can do about 250 meanwhile: there groups of 16 wait for memory, and groups of 64 see more in the same time.
-    Narrow stages, a CPU's, keep groups of 16, since on a CPU arithmetic is what costs.
+    In bfloat16 a 3x3 convolution in groups of g does 4.5 g operations per byte moved; a data-centre GPU does about 250.
+    So groups of 16 are limited by memory there, and groups of 64 do more in the same time. Narrow stages, as used on a
+    CPU, keep groups of 16, because a CPU is limited by arithmetic.
     """
     size = GROUP
     while size < LARGEST_GROUP and 6 * size <= maps and maps % size == 0:
@@ -69,8 +69,8 @@ def group(maps: int) -> int:
     return size
 
 
-# Layers of either variant. scale: 1 where a leaky ReLU follows, LINEAR where none does, times what the outputs'
-# magnitude shall be. It is that of the start (fix-up), or holds for good unless it is `learned` (magnitude).
+# Layers of both variants. scale: 1 before a leaky ReLU, else LINEAR, times the wanted magnitude of the outputs. This
+# is the initial magnitude (fix-up), or the constant one unless `learned` (magnitude).
 
 
 def convolution(
@@ -86,7 +86,7 @@ def convolution(
     constant: bool = False,
     learned: bool = False,
 ) -> nn.Conv2d:
-    """bias: fix-up only. constant: magnitude only, a constant input map in its place."""
+    """bias: fix-up only. constant: magnitude only, a constant input map instead of a bias."""
     if config.magnitude:
         gain = scale / LINEAR
         return UnitConv(before, after, kernel, gain, padding=padding, groups=groups, constant=constant, learned=learned)
@@ -96,7 +96,7 @@ def convolution(
 
 
 def linear(before: int, after: int, config: ModelConfig, *, constant: bool = False, learned: bool = False) -> nn.Linear:
-    """No leaky ReLU follows."""
+    """A linear layer that is not followed by a leaky ReLU."""
     if config.magnitude:
         return UnitLinear(before, after, constant=constant, learned=learned)
     layer = nn.Linear(before, after)
@@ -105,7 +105,7 @@ def linear(before: int, after: int, config: ModelConfig, *, constant: bool = Fal
 
 
 def embedding(dim: int, config: ModelConfig, norm: float, *, learned: bool = False) -> nn.Embedding | None:
-    """A row of `dim` numbers and the given norm per class; None without classes."""
+    """Class embedding with `dim` numbers and the given norm per class; None without classes."""
     if not config.num_classes:
         return None
     if config.magnitude:
@@ -116,16 +116,16 @@ def embedding(dim: int, config: ModelConfig, norm: float, *, learned: bool = Fal
 
 
 class Block(nn.Module):
-    """x + W3 * leaky(W2 (*) leaky(W1 x)): expand by two, 3x3 in groups, back; the branch starts at zero.
+    """x + W3 * leaky(W2 (*) leaky(W1 x)): expansion by two, grouped 3x3, projection; the branch starts at zero.
 
     fix-up: W3 starts at zero. magnitude: the branch has the gain a = tanh(alpha) and alpha starts at zero; the sum of
-    two terms that know nothing of each other is divided by sqrt(1 + a^2).
+    the two independent terms is divided by sqrt(1 + a^2).
     """
 
     def __init__(self, maps: int, config: ModelConfig, num_blocks: int) -> None:
         super().__init__()
         inner = 2 * maps
-        # L^(-1 / (2m - 2)) with m = 3 layers in the branch, and zero for the last, unless spectral norm will make it 1.
+        # L^(-1 / (2m - 2)) with m = 3 layers in the branch; zero for the last, except with spectral norm.
         fixup = 1.0 if config.magnitude else num_blocks**-0.25
         last = LINEAR if config.magnitude or config.spectral_norm else 0.0
         self.expand = convolution(maps, inner, config, fixup)
@@ -167,26 +167,26 @@ class Generator(nn.Module):
 
     @property
     def depths(self) -> list[nn.Module]:
-        """The modules whose outputs are the features, coarse to fine."""
+        """Modules whose outputs are the features, coarse to fine."""
         return list(self.blocks)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         if self.embed is not None:
             z = torch.cat([z, self.embed(labels)], dim=1)
         basis = unit(self.basis, math.prod(self.sizes[0]) ** 0.5) if self.magnitude else self.basis
-        x = self.scale(z)[:, :, None, None] * basis  # a learned grid, weighted by the latent
+        x = self.scale(z)[:, :, None, None] * basis  # learned grid, weighted by the latent
         x = self.blocks[0](x)
         for size, change, stage in zip(self.sizes[1:], self.change, self.blocks[1:], strict=True):
             x = upsample(change(x), size)
             if self.magnitude:
-                x = pixel_norm(x)  # interpolation averages away an unknown part of the magnitude
+                x = pixel_norm(x)  # interpolation reduces the magnitude by an unknown factor
             x = stage(x)
         with full_precision(x):
             return torch.tanh(self.to_picture(x.to(self.to_picture.weight.dtype)))
 
 
 class Discriminator(nn.Module):
-    """Pictures (N, C, H, W) in [-1, 1] and labels (N,) -> logits (N,); conditional by projection (Miyato 2018)."""
+    """Images (N, C, H, W) in [-1, 1] and labels (N,) -> logits (N,); conditional by projection (Miyato 2018)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

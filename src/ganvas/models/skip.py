@@ -1,15 +1,15 @@
-"""The network for few large images, after FastGAN (Liu et al. 2021): 30 to 2,000 of them at 256 to 1024 pixels.
+"""The skip model: for few large images, after FastGAN (Liu et al. 2021), 30 to 2,000 images of 256 to 1024 pixels.
 
-Generator: one gated convolution per grid, and skip-layer excitation: coarse features, which are cheap and know the
-whole image, choose how strong each feature map of a grid 16 times finer is. So gradients take a short way back from
-the fine grids to the latent, and no stage needs many maps at full resolution.
+Generator: one gated convolution per grid, and skip-layer excitation: coarse features of the whole image scale each
+feature map of a grid 16 times finer. So gradients have a short path from the fine grids to the latent, and no stage
+needs many maps at full resolution.
 
-Discriminator: shallow at the fine grids, residual below, a logit per coarse patch. While it judges real images, light
-decoders rebuild them from its features, so that it must describe what it sees and cannot just remember which few
-images are the real ones. They are judged by the L1 distance and by multi-scale SSIM, with no pretrained network.
+Discriminator: shallow on the fine grids, residual on the coarse ones, with a logit per coarse patch. For real images,
+small decoders reconstruct the image from its features, so that the features must describe the image and it cannot just
+memorise the few real images. Reconstruction loss: L1 and multi-scale SSIM, without a pretrained network.
 
-Where this differs from the paper: no batch norm but one of each image by itself, so that nothing mixes images;
-bilinear resampling in the generator and binomial in the discriminator, so that neither of them writes a lattice; grids
+Differences from the paper: normalisation per image instead of batch norm, so that no operation mixes images;
+bilinear resampling in the generator and binomial in the discriminator, to avoid checkerboard artefacts; grids
 of any size; no second, smaller output for the discriminator.
 """
 
@@ -26,12 +26,12 @@ from ganvas.config import ModelConfig
 from ganvas.models.layers import LEAK, LINEAR, ClassEmbedding, downsample, full_precision, scaled_init, stages, upsample
 from ganvas.models.style import Noise
 
-COARSEST, COARSEST_SEEN = 4, 7  # longest allowed shorter side of the generator's first and discriminator's last grid
-WIDEST, MOST = 12, 512  # feature maps of any stage at most: so many times the finest one's, and at all
-JUMP = 4  # grids between the features that gate and those that are gated: 16 times finer
-FINEST_REBUILT = 128  # longest allowed shorter side of a rebuilt image
-GROUP = 16  # feature maps, about, that are normalised together
-START_CONTRAST = 0.8  # scale of the last convolution's first weights: images start with a deviation of about 0.3
+COARSEST, COARSEST_SEEN = 4, 7  # maximum shorter side of the generator's first, discriminator's last grid
+WIDEST, MOST = 12, 512  # maximum feature maps of a stage: relative to the finest one, and absolute
+JUMP = 4  # grids between gating and gated features: a factor of 16
+FINEST_REBUILT = 128  # maximum shorter side of a reconstructed image
+GROUP = 16  # approximate number of feature maps normalised together
+START_CONTRAST = 0.8  # initial scale of the last convolution: images start with a standard deviation of about 0.3
 
 
 def widths(config: ModelConfig, num_stages: int) -> list[int]:
@@ -41,16 +41,16 @@ def widths(config: ModelConfig, num_stages: int) -> list[int]:
 
 
 def picture_norm(maps: int) -> nn.GroupNorm:
-    """Normalises groups of about 16 feature maps over all places of one image (group norm: Wu and He 2018).
+    """Normalises groups of about 16 feature maps over all pixels of one image (group norm: Wu and He 2018).
 
-    Normalising every place by itself, as `compact` does, was tried for 250 steps on chest films of 64 pixels: it filled
-    the faint regions with cells and hard edges, since no place can be quiet. So did dividing by the length alone.
+    Normalising each pixel separately, as in `compact`, was tried for 250 steps on chest X-rays of 64 pixels: it filled
+    faint regions with cells and hard edges. So did dividing by the length only.
     """
     return nn.GroupNorm(math.gcd(maps, max(1, maps // GROUP)), maps)
 
 
 class Gated(nn.Module):
-    """3x3 convolution to twice the maps, norm, noise (where `noise`), and one half gates the other (GLU).
+    """3x3 convolution to twice the maps, norm, optional noise, and one half gates the other (GLU).
 
     Gated linear unit: Dauphin et al. 2017.
     """
@@ -67,10 +67,10 @@ class Gated(nn.Module):
 
 
 class Excitation(nn.Module):
-    """Coarse features (N, before, h, w) weigh the maps of fine ones (N, after, H, W) by numbers in (0, 1).
+    """Scales the maps of fine features (N, after, H, W) by numbers in (0, 1) from coarse features (N, before, h, w).
 
-    Skip-layer excitation (Liu et al. 2021, equation 1). grid: of the first convolution's kernel, to which the coarse
-    features are halved; the generator's coarsest.
+    Skip-layer excitation (Liu et al. 2021, equation 1). grid: kernel size of the first convolution, to which the coarse
+    features are reduced; the coarsest grid of the generator.
     """
 
     def __init__(self, before: int, after: int, grid: tuple[int, int]) -> None:
@@ -112,7 +112,7 @@ class Generator(nn.Module):
 
     @property
     def depths(self) -> list[nn.Module]:
-        """The modules whose outputs are the features, coarse to fine."""
+        """Modules whose outputs are the features, coarse to fine."""
         return list(self.stages)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -129,10 +129,10 @@ class Generator(nn.Module):
 
 
 class Branch(nn.Module):
-    """x + W2 (*) leaky(W1 (*) x), then leaky; W2 starts near zero (after fix-up: Zhang et al. 2019).
+    """x + W2 (*) leaky(W1 (*) x), then leaky; W2 starts near zero (similar to Fixup: Zhang et al. 2019).
 
-    num: residual branches in the network; with two layers each, W1 starts at num^(-1/2) of He's scale.
-    change: a 1x1 convolution in the direct way, where the number of maps changes.
+    num: residual branches in the network; with two layers each, W1 starts at num^(-1/2) of the He scale.
+    change: a 1x1 convolution in the shortcut if the number of maps changes.
     """
 
     def __init__(self, before: int, after: int, num: int) -> None:
@@ -143,7 +143,7 @@ class Branch(nn.Module):
         if self.change is not None:
             scaled_init(self.change)
         scaled_init(self.first, num**-0.5)
-        scaled_init(self.second, 0.1)  # fix-up has 0, which spectral normalisation would divide by
+        scaled_init(self.second, 0.1)  # Fixup uses 0, which spectral normalisation cannot divide by
 
     def forward(self, x: Tensor) -> Tensor:
         direct = x if self.change is None else self.change(x)
@@ -151,7 +151,7 @@ class Branch(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Features (N, before, h, w) -> images (N, C, H, W) in [-1, 1] through grids of the given sizes."""
+    """Features (N, before, h, w) -> images (N, C, H, W) in [-1, 1], via grids of the given sizes."""
 
     def __init__(self, before: int, sizes: list[tuple[int, int]], config: ModelConfig) -> None:
         super().__init__()
@@ -168,16 +168,16 @@ class Decoder(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Pictures (N, C, H, W) in [-1, 1] and labels (N,) -> logits (N,); conditional by projection (Miyato 2018).
+    """Images (N, C, H, W) in [-1, 1] and labels (N,) -> logits (N,); conditional by projection (Miyato 2018).
 
-    The decoders rebuild the image from the second coarsest grid (8x8 to 13x13), halved to 128 pixels or less, and its
-    middle part, in the next finer resolution, from the next finer grid. The middle: that depends neither on the image
-    nor on its place in the batch, so micro-batches change nothing; the features are the same function at every place,
-    so what they learn to describe there they describe everywhere.
+    The decoders reconstruct the image from the second coarsest grid (8x8 to 13x13), reduced to 128 pixels or less, and
+    its centre, at the next finer resolution, from the next finer grid. The centre depends neither on the image nor on
+    its position in the batch, so micro-batches do not change the result. Features are the same function at every
+    position, so training them at the centre is sufficient.
     """
 
     self_supervised = ("decoders",)
-    """Parameters that only the rebuilding reaches."""
+    """Parameters trained only by the reconstruction loss."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -213,7 +213,7 @@ class Discriminator(nn.Module):
     def forward(
         self, images: Tensor, labels: Tensor | None = None, reconstruct: int = 0
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """With `reconstruct` = n also the decoders' errors (n,) on the first n images, each about 0 to 2."""
+        """With `reconstruct` = n, also returns the errors (n,) of the decoders for the first n images, about 0 to 2."""
         features = self.features(images)
         with full_precision(images):
             x = F.leaky_relu(self.hidden(features[0].to(self.hidden.weight.dtype)), LEAK)
@@ -225,14 +225,14 @@ class Discriminator(nn.Module):
         return logits, self.errors(images[:reconstruct].detach(), [x[:reconstruct] for x in features])
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """Of all grids, coarse to fine."""
+        """Features of all grids, coarse to fine."""
         features = [F.leaky_relu(self.from_picture(images), LEAK)]
         for stage in self.stages:
             features.insert(0, stage(downsample(features[0])))
         return features
 
     def errors(self, images: Tensor, features: list[Tensor]) -> Tensor:
-        """(N,): how badly the decoders rebuild these images from these features (coarse to fine)."""
+        """(N,) reconstruction errors of these images from these features (coarse to fine)."""
         halved = [images.float()]
         while len(halved) < len(features):
             halved.insert(0, downsample(halved[0]))
@@ -243,7 +243,7 @@ class Discriminator(nn.Module):
 
 
 def middle(features: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-    """The middle quarter of features (N, M, h, w), and the same part of images (N, C, H, W) on a finer grid.
+    """The central quarter of features (N, M, h, w), and the same part of images (N, C, H, W) on a finer grid.
 
     A cell of the features covers a square of pixels, counted from the upper left.
     """
@@ -265,14 +265,14 @@ def rebuilding_loss(rebuilt: Tensor, images: Tensor) -> Tensor:
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # fine to coarse (Wang et al. 2003, section 3.2)
 WINDOW, SIGMA = 11, 1.5  # pixels of the Gaussian window (Wang et al. 2004)
 C1, C2 = 0.01**2, 0.03**2
-FLOOR = 0.05  # of each scale's similarity: its powers have no slope below 0, and an endless one just above
+FLOOR = 0.05  # minimum similarity per scale: powers have no gradient below 0 and an infinite one just above
 
 
 def multi_scale_ssim(first: Tensor, second: Tensor) -> Tensor:
-    """(N,) structural similarity of images (N, C, H, W) in [-1, 1]: 1 for equal ones (Wang et al. 2003, equation 7).
+    """(N,) structural similarity of images (N, C, H, W) in [-1, 1]: 1 if equal (Wang et al. 2003, equation 7).
 
-    Up to five scales, as many as have a window's size; the weights of those in use add up to 1. From 8 pixels on: the
-    window of a smaller image is the picture's shorter side. Every scale counts with 0.05 at least.
+    Up to five scales, as many as are at least as large as the window; their weights sum to 1. For images from 8 pixels:
+    in small images the window is the shorter side. Each scale counts with at least 0.05.
     """
     first, second = (first + 1) / 2, (second + 1) / 2
     shorter = min(first.shape[2:])
@@ -294,7 +294,7 @@ def multi_scale_ssim(first: Tensor, second: Tensor) -> Tensor:
 def ssim_terms(first: Tensor, second: Tensor, window: int) -> tuple[Tensor, Tensor]:
     """Maps of luminance and of contrast times structure, for images in [0, 1] (Wang et al. 2004, equations 6 and 13).
 
-    Means, variances and the covariance are taken in a Gaussian window at every place where it fits.
+    Means, variances and the covariance are computed in a Gaussian window at every position where it fits.
     """
     num, channels = first.shape[:2]
     place = torch.arange(window, device=first.device, dtype=first.dtype) - (window - 1) / 2

@@ -1,14 +1,14 @@
-"""The style network: StyleGAN2's mapping and modulated convolutions (Karras et al. 2020), for any height and width.
+"""The style model: StyleGAN2's mapping and modulated convolutions (Karras et al. 2020), for any height and width.
 
-A mapping network turns the latent into w; w scales the feature maps of every convolution, so that each stage can be
-steered by itself. Truncation, style mixing and path lengths live in the space of w. Everything is plain PyTorch: the
-weights are modulated by scaling what goes into a convolution and what comes out of it, which is the same function as a
-kernel of its own for each image, but one ordinary convolution for the whole batch.
+A mapping network converts the latent to w, which scales the feature maps of every convolution, so that each stage can
+be controlled separately. Truncation, style mixing and path lengths use the space of w. Plain PyTorch: instead of one
+kernel per image, the input and output of one ordinary convolution for the whole batch are scaled, which is the same
+function.
 
-Where this differs from the paper: a grid is doubled by bilinear interpolation and not by a transposed convolution,
-which fits any size; a stage's to-picture convolution shares the w of the stage's last layer; images end in tanh.
-StyleGAN2 has no last nonlinearity, and its images are clamped when shown; here every image must lie in [-1, 1], and
-a clamp would stop all gradients, path lengths included, at every pixel that is out of range.
+Differences from the paper: grids are doubled by bilinear interpolation instead of transposed convolutions, which works
+for any size; the to-image convolution of a stage uses the w of its last layer; the output is tanh.
+StyleGAN2 has no final nonlinearity and clamps images for display. Here every image must be in [-1, 1], and a clamp
+would stop all gradients, including those of path lengths, at pixels outside that range.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from torch import Tensor, nn
 from ganvas.config import ModelConfig
 from ganvas.models.layers import LEAK, LINEAR, ClassEmbedding, downsample, full_precision, stages, upsample
 
-COARSEST = 7  # longest allowed shorter side of the start grid
-WIDEST = 512  # most feature maps, where the configuration names no other number
-MAPPING_LAYERS = 4  # StyleGAN2 has 8; ADA found fewer better on small images (Karras et al. 2020b, 2 for CIFAR-10)
-MAPPING_LR = 0.01  # of the other layers' learning rate (Karras et al. 2019)
-NOISE_LR = 0.1  # as quick as the weights, noise drowned a short training on MNIST in speckle before digits came
-START_CONTRAST = 0.25  # of the first images, about: far from where tanh saturates
-GROUP = 4  # images whose deviation the discriminator sees
-PATH_DECAY = 0.01  # weight of the newest mean in the running mean of path lengths
-MEAN_LATENTS, MEAN_SEED = 4096, 0  # the latents whose w are averaged
-NOISE_SEED = 1  # of the noise in evaluation mode
+COARSEST = 7  # maximum shorter side of the start grid
+WIDEST = 512  # default maximum of feature maps
+MAPPING_LAYERS = 4  # StyleGAN2 has 8; fewer were better for small images in ADA (Karras et al. 2020b, 2 for CIFAR-10)
+MAPPING_LR = 0.01  # learning rate relative to the other layers (Karras et al. 2019)
+NOISE_LR = 0.1  # relative learning rate; with 1, short trainings on MNIST showed only speckle
+START_CONTRAST = 0.25  # approximate contrast of the first images, far from saturation of tanh
+GROUP = 4  # images per group of the mini-batch deviation
+PATH_DECAY = 0.01  # weight of the newest value in the running mean of path lengths
+MEAN_LATENTS, MEAN_SEED = 4096, 0  # number and seed of the latents for the mean w
+NOISE_SEED = 1  # seed of the noise in evaluation mode
 TINY = 1e-8
 
-GAIN = 1 / LINEAR  # in front of a leaky ReLU; keeps the mean square at 1
+GAIN = 1 / LINEAR  # gain before a leaky ReLU that keeps the mean square at 1
 
 
 class EqualLinear(nn.Linear):
-    """Equalised learning rate (Karras et al. 2018): N(0, 1) weights, scaled by gain / sqrt(fan-in) at run time.
+    """Linear layer with equalised learning rate (Karras et al. 2018): N(0, 1) weights, scaled by gain / sqrt(fan-in).
 
-    An optimiser that normalises its steps, such as Adam, then moves all layers equally fast.
-    lr: factor on this layer's learning rate; bias: where the bias starts.
+    With an optimiser that normalises its steps, such as Adam, all layers then learn equally fast.
+    lr: factor on the learning rate of this layer. bias: initial bias.
     """
 
     def __init__(self, before: int, after: int, gain: float = 1.0, lr: float = 1.0, bias: float = 0.0) -> None:
@@ -57,7 +57,7 @@ class EqualLinear(nn.Linear):
 
 
 class EqualConv2d(nn.Conv2d):
-    """The same for a convolution of odd kernel that keeps the grid. init: standard deviation of the first weights."""
+    """Convolution with equalised learning rate and odd kernel. init: standard deviation of the initial weights."""
 
     def __init__(
         self, before: int, after: int, kernel: int, gain: float = 1.0, bias: bool = True, init: float = 1.0
@@ -78,7 +78,7 @@ class EqualConv2d(nn.Conv2d):
 class ModulatedConv2d(nn.Module):
     """x (N, before, H, W), w (N, D) -> (N, after, H, W): a convolution with weights s_i W_oi, s an affine map of w.
 
-    gain: the output's standard deviation for uncorrelated input of variance 1, reached by dividing each output map by
+    gain: standard deviation of the output for uncorrelated input of variance 1, by dividing each output map by
     sqrt(sum_i (s_i W_oi)^2) (demodulation; Karras et al. 2020, equations 1 to 3).
     """
 
@@ -98,10 +98,10 @@ class ModulatedConv2d(nn.Module):
 
 
 class Noise(nn.Module):
-    """Adds one random number to all maps of a place, times a learned strength.
+    """Adds a random number per pixel to all feature maps, times a learned strength.
 
-    New numbers in training mode; in evaluation mode always the same ones, so that a seed gives one image. They are
-    re-made from their own seed on every machine and not kept in the weights file.
+    In training mode the numbers are new; in evaluation mode they are fixed, so that a seed gives one image. They are
+    generated from their own seed and not stored in the weights file.
     """
 
     fixed: Tensor
@@ -118,7 +118,7 @@ class Noise(nn.Module):
 
 
 class Layer(nn.Module):
-    """Modulated convolution, noise, bias, leaky ReLU; index: of the layer within the network."""
+    """Modulated convolution, noise, bias, leaky ReLU. index: index of the layer in the network."""
 
     def __init__(self, before: int, after: int, w_dim: int, size: tuple[int, int], index: int) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ class ToPicture(nn.Module):
 
 
 class Mapping(nn.Module):
-    """z (N, D) and labels (N,) -> w (N, D). Only z's direction counts; the label's embedding is as long as z."""
+    """z (N, D) and labels (N,) -> w (N, D). z and label embedding are normalised: only directions count."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -174,7 +174,7 @@ def normalise(x: Tensor) -> Tensor:
 
 
 class Synthesis(nn.Module):
-    """w (N, D), or one for each layer (N, num_layers, D) -> images (N, C, H, W) in [-1, 1]."""
+    """w (N, D), or one per layer (N, num_layers, D) -> images (N, C, H, W) in [-1, 1]."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -212,7 +212,7 @@ class Synthesis(nn.Module):
 class Generator(nn.Module):
     """z (N, z_dim) and labels (N,) -> images (N, C, H, W) in [-1, 1].
 
-    style_mixing: probability, in training mode, that a picture's later stages follow a second random latent (Karras et
+    style_mixing: probability, in training mode, that the later stages of an image use a second random latent (Karras et
     al. 2019, section 3.1); set by the training loop. path_mean: running mean of the path lengths, 0 before the first.
     """
 
@@ -227,12 +227,12 @@ class Generator(nn.Module):
         self.num_layers = len(self.synthesis.layers)
         self.style_mixing = 0.0
         self.register_buffer("path_mean", torch.zeros(()))
-        self._means: dict[int, Tensor] = {}  # of w by class, for the mapping weights that `_means_of` identifies
+        self._means: dict[int, Tensor] = {}  # mean w by class, for the mapping weights identified by `_means_of`
         self._means_of: list[tuple[int, int]] = []
 
     @property
     def depths(self) -> list[nn.Module]:
-        """The last layer of every grid, whose outputs are the features, coarse to fine."""
+        """The last layer of each grid, whose outputs are the features, coarse to fine."""
         blocks = self.synthesis.blocks
         return list(self.synthesis.layers[blocks - 1 :: blocks])
 
@@ -244,24 +244,24 @@ class Generator(nn.Module):
         return self.synthesis(w)
 
     def crossovers(self, num: int, device: torch.device) -> Tensor:
-        """(num,) the stage from which on each image follows its second latent; the number of stages: never."""
+        """(num,) first stage of each image that uses its second latent; the number of stages means never."""
         never = len(self.synthesis.sizes)
         stage = torch.randint(1, never, (num,), device=device)
         return torch.where(torch.rand(num, device=device) < self.style_mixing, stage, never)
 
     def mean_w(self, labels: Tensor | None = None) -> Tensor:
-        """(N, D) mean w of each label's class, (1, D) without labels: over the same 4,096 latents on any machine.
+        """(N, D) mean w of each label's class, (1, D) without labels, over 4,096 fixed latents.
 
-        Weights of all classes (N, num_classes) in place of labels give the mean of the classes' means.
+        labels: indices (N,), or weights of all classes (N, num_classes) for a weighted mean of the class means.
 
-        Computed when it is first asked for, and again after the weights have changed.
+        Computed on first use, and again after the weights have changed.
         """
         versions = [(parameter._version, parameter.data_ptr()) for parameter in self.mapping.parameters()]
         if versions != self._means_of:
             self._means, self._means_of = {}, versions
         weighted = labels is not None and labels.is_floating_point()
         classes = [0] if labels is None else list(range(labels.shape[1])) if weighted else labels.tolist()
-        with torch.inference_mode(False), torch.no_grad():  # tensors that are kept must serve in training, too
+        with torch.inference_mode(False), torch.no_grad():  # cached tensors must also be usable in training
             for index in set(classes) - self._means.keys():
                 self._means[index] = self.measured_mean(None if labels is None else index)
         means = torch.stack([self._means[index] for index in classes])
@@ -275,22 +275,22 @@ class Generator(nn.Module):
         return self.mapping(torch.from_numpy(latents).to(device), labels).mean(dim=0)
 
     def truncated(self, z: Tensor, labels: Tensor | None, truncation: float) -> Tensor:
-        """Pictures of mean + truncation (w - mean): 1 as `forward`, 0 the mean image of the class.
+        """Images of mean + truncation (w - mean): 1 is the same as `forward`, 0 the mean image of the class.
 
-        The truncation trick (Karras et al. 2019, appendix B) about each class's own mean.
+        The truncation trick (Karras et al. 2019, appendix B), with the mean of each class.
         """
         return self.synthesis(torch.lerp(self.mean_w(labels), self.mapping(z, labels), truncation))
 
     def path_lengths(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """|J_w^T y| (N,): how far images move with w, y random images; its gradient reaches all weights."""
+        """|J_w^T y| (N,): change of the images with w, for random images y; differentiable in all weights."""
         w = self.mapping(z, labels)
         pictures = self.synthesis(w)
         return lengths(pictures, w, torch.randn_like(pictures))
 
     def path_length_penalty(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """E (|J_w^T y| - a)^2 (Karras et al. 2020, equation 4); moves a, the running mean of the lengths.
+        """E (|J_w^T y| - a)^2 (Karras et al. 2020, equation 4); updates a, the running mean of the lengths.
 
-        a starts at the first mean and not at 0, where it would press the lengths to 0 for the first hundred penalties.
+        a starts at the first mean, because a start at 0 would push the lengths to 0 for the first hundred penalties.
         """
         length = self.path_lengths(z, labels)
         with torch.no_grad():
@@ -306,7 +306,7 @@ def mix(w: Tensor, other: Tensor, crossovers: Tensor, blocks: int, num_layers: i
 
 
 def lengths(pictures: Tensor, w: Tensor, direction: Tensor) -> Tensor:
-    """|J_w^T y| (N,) with y = direction / sqrt(H W), which makes the length independent of the picture's size."""
+    """|J_w^T y| (N,) with y = direction / sqrt(H W), which makes the length independent of the image size."""
     height, width = pictures.shape[2:]
     moved = (pictures * direction).sum() / math.sqrt(height * width)
     (gradient,) = torch.autograd.grad(moved, w, create_graph=True)
@@ -314,18 +314,18 @@ def lengths(pictures: Tensor, w: Tensor, direction: Tensor) -> Tensor:
 
 
 def widths(config: ModelConfig, num_stages: int) -> list[int]:
-    """Feature maps from coarse to fine: doubling towards the coarse end up to the widest."""
+    """Feature maps from coarse to fine: doubling towards the coarse end, up to the widest."""
     widest = config.widest or WIDEST
     return [min(widest, config.base * 2**level) for level in reversed(range(num_stages))]
 
 
 class Down(nn.Module):
-    """A residual stage: `num_blocks` convolutions at its grid, one more at half of it; beside them a 1x1 shortcut."""
+    """A residual stage: `num_blocks` convolutions on its grid, one on half of it, and a 1x1 shortcut."""
 
     def __init__(self, before: int, after: int, num_blocks: int) -> None:
         super().__init__()
         self.same = nn.ModuleList(EqualConv2d(before, before, 3, GAIN) for _ in range(num_blocks))
-        # Two summands of variance 1/2.
+        # Two terms with variance 1/2 each.
         self.change = EqualConv2d(before, after, 3, GAIN * 0.5**0.5)
         self.shortcut = EqualConv2d(before, after, 1, 0.5**0.5, bias=False)
 
@@ -337,10 +337,10 @@ class Down(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Pictures (N, C, H, W) in [-1, 1] and labels (N,) -> logits (N,); conditional by projection (Miyato 2018).
+    """Images (N, C, H, W) in [-1, 1] and labels (N,) -> logits (N,); conditional by projection (Miyato 2018).
 
-    In training mode it sees how much the images of a group differ, so a generator that always draws the same is found
-    out. In evaluation mode each image is a group of its own.
+    In training mode it gets the standard deviation within groups of images, so it can detect a generator without
+    diversity. In evaluation mode each image is its own group.
     """
 
     mixes_pictures = True
@@ -355,14 +355,14 @@ class Discriminator(nn.Module):
         self.gather = EqualLinear(maps[-1] * math.prod(sizes[0]), maps[-1], GAIN)
         self.head = EqualLinear(maps[-1], 1)
         self.classes = nn.Embedding(config.num_classes, maps[-1]) if config.num_classes else None
-        if config.spectral_norm:  # divides by far more than sqrt(fan-in): both together, and no signal gets through
+        if config.spectral_norm:  # equalised scaling in addition would make the signal vanish
             for layer in self.modules():
                 if isinstance(layer, EqualLinear | EqualConv2d):
                     layer.scale = layer.gain
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         x = self.stages[:-1](F.leaky_relu(self.from_picture(images), LEAK))
-        with full_precision(x):  # the coarsest stage too: it is cheap, and the logit's slope is the penalty's business
+        with full_precision(x):  # also the coarsest stage: it is cheap, and penalties need precise gradients
             x = self.stages[-1:](x.to(self.head.weight.dtype))
             spread = deviation(x, GROUP if self.training else 1)
             x = torch.cat([x, spread[:, None, None, None].expand(-1, 1, *x.shape[2:])], dim=1)
@@ -375,9 +375,9 @@ class Discriminator(nn.Module):
 
 
 def deviation(x: Tensor, group: int) -> Tensor:
-    """(N,) standard deviation over each picture's group, averaged over maps and places (Karras et al. 2018, section 3).
+    """(N,) standard deviation over each image's group, averaged over maps and pixels (Karras et al. 2018, section 3).
 
-    Images i, i + M, i + 2M ... are a group, with as few groups M as keep them at `group` images or less.
+    Images i, i + M, i + 2M ... are a group; M is the smallest number of groups with at most `group` images each.
     """
     num = len(x)
     member = torch.arange(num, device=x.device) % -(-num // group)

@@ -1,4 +1,4 @@
-"""What a network consists of: layers, output shapes, parameters, multiply-adds. Runs on the meta device, at no cost."""
+"""Network summary: layers, output shapes, parameters, multiply-adds. Computed on the meta device."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Summary:
     parameters: int
     macs: int
     activations: int
-    """Numbers that one image leaves in memory for the backward pass (an estimate: outputs of all layers, twice)."""
+    """Estimate of the numbers stored per image for the backward pass (outputs of all layers, twice)."""
 
 
 def multiply_adds(layer: nn.Module, given: Tensor, output: Tensor) -> int:
-    """Of one image; a layer of our own may say it itself, by a method of this name."""
+    """Multiply-adds for one image; custom layers may have a method with this name."""
     if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-        # Every number on the denser side, output of a convolution or input of a transposed one, meets a whole kernel.
+        # Each number of the larger side (output of a convolution, input of a transposed one) uses a whole kernel.
         kernel = layer.kernel_size[0] * layer.kernel_size[1]
         if isinstance(layer, nn.ConvTranspose2d):
             return given[0].numel() * kernel * layer.out_channels // layer.groups
@@ -47,25 +47,25 @@ def multiply_adds(layer: nn.Module, given: Tensor, output: Tensor) -> int:
 
 
 def is_layer(module: nn.Module) -> bool:
-    """A module without parts, but for the parametrisations (spectral norm) of its weights."""
+    """Whether a module has no submodules except parametrisations (spectral norm) of its weights."""
     return all(name == "parametrizations" for name, _ in module.named_children())
 
 
 def summarise(network: nn.Module, *inputs: Tensor | None) -> Summary:
-    """Runs `network` once (on whatever device it is), as in use, and records every layer that has parameters."""
+    """Runs `network` once in eval mode, on its device, and records every layer with parameters."""
     rows: list[Row] = []
     numbers = 0
 
     def record(name: str):
         def hook(layer: nn.Module, given: tuple[Tensor, ...], output: Tensor | tuple[Tensor, ...]) -> None:
             nonlocal numbers
-            if isinstance(output, tuple):  # a whole frozen network, which says itself what it costs
+            if isinstance(output, tuple):  # a frozen network, which reports its own cost
                 frozen: Any = layer
                 numbers += frozen.activations(output)
                 shape = tuple(output[0].shape[1:])
                 rows.append(Row(name, type(layer).__name__, shape, 0, frozen.multiply_adds(output)))
                 return
-            numbers += 2 * output[0].numel()  # the output, and what the nonlinearity after it keeps
+            numbers += 2 * output[0].numel()  # the output, and what the following nonlinearity stores
             own = sum(p.numel() for p in layer.parameters())
             macs = multiply_adds(layer, given[0], output)
             rows.append(Row(name, type(layer).__name__, tuple(output.shape[1:]), own, macs))
@@ -89,7 +89,7 @@ def summarise(network: nn.Module, *inputs: Tensor | None) -> Summary:
 
 
 def summarise_config(config: ModelConfig) -> tuple[Summary, Summary]:
-    """(generator's, discriminator's) summary, without allocating a weight."""
+    """Summaries of (generator, discriminator), without allocating weights."""
     with torch.device("meta"):
         generator, discriminator = build(config)
         labels = torch.zeros(1, dtype=torch.int64) if config.num_classes else None

@@ -1,1 +1,1 @@
-"""Training: plan.py chooses, session.py begins or resumes, loop.py trains, the rest serves these three."""
+"""Training: plan.py chooses options, session.py starts or resumes a run, loop.py trains."""

@@ -1,4 +1,4 @@
-"""How the work is shared between the cores of a CPU: measured at the start of a training, on the user's machine."""
+"""Chooses how CPU threads share the work, from a measurement at the start of training."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from ganvas.training.state import TrainState
 from ganvas.training.step import accumulate_gradients, draw_inputs, policy_for
 from ganvas.training.workers import Networks, Workers
 
-LEAST_MINUTES = 1.0  # of a budget, for a measurement to be a small part of it
-ROUNDS = 3  # timed passes of each way; the fastest counts
-RECOGNISABLE = 10_000  # images seen before which results are rough, of discriminators on features (RESULTS.md)
-SLOW = 3.0  # seconds of a pass that is not timed again
-OVERHEAD = 1.1  # of updates, averages, previews and checkpoints
-AGREEMENT = 1e-3  # largest difference of the two ways' gradients, of their length
+LEAST_MINUTES = 1.0  # minimum budget for a measurement
+ROUNDS = 3  # timed passes per candidate; the fastest counts
+RECOGNISABLE = 10_000  # images seen for recognisable results with discriminators on features (RESULTS.md)
+SLOW = 3.0  # seconds; slower passes are timed only once
+OVERHEAD = 1.1  # factor for updates, averages, previews and checkpoints
+AGREEMENT = 1e-3  # maximum relative difference between the gradients of the candidates
 
 
 def choose_workers(
     state: TrainState, networks: Networks, config: TrainConfig, kind: str, say: Callable[[str], None]
 ) -> None:
-    """Sets `state.workers`, once in a run, and says what the budget buys on this machine.
+    """Sets `state.workers`, once per run, and prints how many images fit in the budget on this machine.
 
-    The number that is asked for, or the faster one of threads that share every operation and threads that share the
-    batch. Without a budget of a minute or more nothing is measured. Raises `ConfigError` for more workers than can
+    Uses the requested number, or the faster of two ways: threads that share each operation, or threads that share the
+    batch. Without a budget of at least a minute nothing is measured. Raises `ConfigError` for more workers than can
     share a batch.
     """
     num = most_workers(state, config)
     if config.workers is not None and config.workers > num:
-        raise ConfigError(f"--workers {config.workers}: at most {num} can share a batch of {config.batch} here")
+        raise ConfigError(f"--workers {config.workers}: expected at most {num} for a batch of {config.batch} here")
     state.workers = config.workers or min(state.workers, num)  # a resumed run may be on another machine
     measures = (config.minutes or 0.0) >= LEAST_MINUTES and state.images_seen == 0
     if not measures:
@@ -57,7 +57,7 @@ def choose_workers(
 
 
 def expectation(config: TrainConfig, state: TrainState, rate: float) -> list[str]:
-    """What a budget in minutes buys at this many images a second, and what to do where that is too little."""
+    """How many images fit in a budget in minutes at this speed, and advice if that is too few."""
     minutes, pack = config.minutes or 0.0, state.batches.pack
     images = rate * 60 * minutes
     threads = f"with {state.workers} threads that share the batch, " if state.workers > 1 else ""
@@ -75,8 +75,10 @@ def expectation(config: TrainConfig, state: TrainState, rate: float) -> list[str
 
 
 def most_workers(state: TrainState, config: TrainConfig) -> int:
-    """The most threads that can share a batch and compute the same: none draws random numbers of its own or mixes
-    images, and each has whole groups of batch normalisation."""
+    """Maximum number of threads that can share a batch with the same result.
+
+    1 for networks that draw random numbers or mix images. Each thread needs whole groups of batch normalisation.
+    """
     networks = (state.generator, state.discriminator)
     alone = any(getattr(network, "stochastic", False) for network in networks) or mixes_pictures(state.discriminator)
     local = (config.batch or 1) // world_size()
@@ -93,7 +95,7 @@ def most_workers(state: TrainState, config: TrainConfig) -> int:
 def timed(
     state: TrainState, networks: Networks, config: TrainConfig, kind: str, num: int
 ) -> tuple[float, torch.Tensor]:
-    """Seconds of a training step, with its share of the penalties, and the gradients of both networks in one vector."""
+    """(seconds per training step including penalties, gradients of both networks as one vector)."""
     noise = torch.Generator(state.device).manual_seed(0)
     policy, batch, pack = policy_for(kind, config), config.batch or 1, state.batches.pack
     place = slice(state.batches.start, state.batches.stop)

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from ganvas.config import TrainConfig
 from ganvas.training.state import TrainState
 
-PROBE_STEPS = 5  # steps that do not count for the speed later: caches warm up, kernels are chosen
-UNKNOWN = 2**62  # images in the budget before the first step: schedules stand at their beginning
+PROBE_STEPS = 5  # first steps, excluded from the speed: caches warm up and kernels are selected
+UNKNOWN = 2**62  # images in the budget before the first step, so that schedules are at their start
 
 
 class Clock:
-    """Turns the budget into images. With `--minutes` the first steps of the training itself are the probe: they
-    measure images/s on this machine, and the estimate of how many images fit follows the speed until the end."""
+    """Converts the budget to images. With `--minutes`, the speed is measured during training, and the estimate of
+    how many images fit follows it until the end."""
 
     def __init__(self, state: TrainState, config: TrainConfig) -> None:
         self.state = state
@@ -26,37 +26,37 @@ class Clock:
         self.budget_images = total_images(config, state.batches.pack.num_training)
         self.began = time.monotonic() - state.seconds
         self.steps = 0
-        self.mark = (self.seconds(), state.images_seen)  # the speed counts from here
-        self.penalty = 0.0  # the newest penalty, shown until the next one
+        self.mark = (self.seconds(), state.images_seen)  # start of the speed measurement
+        self.penalty = 0.0  # last computed penalty
 
     def seconds(self) -> float:
         """Training time over all sessions."""
         return time.monotonic() - self.began
 
     def count(self) -> None:
-        """Says that a step is done."""
+        """Counts a finished step."""
         self.steps += 1
         if self.steps == PROBE_STEPS:
             self.mark = (self.seconds(), self.state.images_seen)
 
     def rate(self) -> float:
-        """Images per second since the probe's first steps, pauses for grids and checkpoints included."""
+        """Images per second after the first steps, including the time for grids and checkpoints."""
         seconds, images = self.mark
         return (self.state.images_seen - images) / max(1e-9, self.seconds() - seconds)
 
     def estimate(self) -> tuple[float, float, float]:
-        """(images in the budget, seconds so far, 1.0 when the budget is used up)."""
+        """(images in the budget, seconds so far, 1.0 if the budget is used up else 0.0)."""
         seconds, seen = self.seconds(), self.state.images_seen
         if self.budget_seconds is None:
             assert self.budget_images is not None
             return self.budget_images, seconds, float(seen >= self.budget_images)
         total = seen + self.rate() * max(0.0, self.budget_seconds - seconds)
-        if self.steps in (0, PROBE_STEPS):  # the speed is not known
+        if self.steps in (0, PROBE_STEPS):  # speed not known yet
             total = self.state.total_images or UNKNOWN
         return total, seconds, float(seconds >= self.budget_seconds)
 
     def progress(self, images: int | None = None, seconds: float | None = None) -> float:
-        """Part of the budget used, 0 to 1: now, or when so many images were seen after so many seconds."""
+        """Fraction of the budget used, 0 to 1: now, or at the given number of images and seconds."""
         if self.budget_seconds is not None:
             return min(1.0, (self.seconds() if seconds is None else seconds) / self.budget_seconds)
         assert self.budget_images is not None
@@ -70,7 +70,7 @@ class Clock:
 
 
 def total_images(config: TrainConfig, num_images: int) -> int | None:
-    """The budget in images, or None when it is given in minutes."""
+    """The budget in images; None if it is given in minutes."""
     if config.images is not None:
         return config.images
     if config.epochs is not None:
@@ -79,14 +79,14 @@ def total_images(config: TrainConfig, num_images: int) -> int | None:
 
 
 class Allowance:
-    """A side job that may take at most a part of the time: `if allowance.left(): with allowance.spent(): ...`.
+    """Limits a side task to a fraction of the time: `if allowance.left(): with allowance.spent(): ...`.
 
-    needed: seconds that must be left for it.
+    share: that fraction. needed: seconds that must remain for it.
     """
 
     def __init__(self, share: float, needed: float = 0.0) -> None:
         self.share, self.needed, self.began, self.used = share, needed, time.monotonic(), 0.0
-        self.last = self.began  # when the job was last done
+        self.last = self.began  # time of the last run of the task
 
     def left(self) -> bool:
         return self.used + self.needed <= self.share * (time.monotonic() - self.began)
@@ -99,7 +99,7 @@ class Allowance:
         self.used += self.last - began
 
     def idle(self) -> float:
-        """Seconds since the job was last done."""
+        """Seconds since the task last ran."""
         return time.monotonic() - self.last
 
 
@@ -110,9 +110,9 @@ class Caught:
 
 @contextlib.contextmanager
 def caught_signals() -> Generator[Caught]:
-    """Notes SIGINT, SIGTERM and SIGHUP (the terminal has gone) for the loop to see; a second SIGINT interrupts at once.
+    """Records SIGINT, SIGTERM and SIGHUP (terminal closed) for the loop; a second SIGINT interrupts immediately.
 
-    Where SIGHUP was set to be ignored, as `nohup` does, it stays so.
+    SIGHUP stays ignored if it was ignored before, as with `nohup`.
     """
     caught = Caught()
     before = {}
@@ -121,14 +121,14 @@ def caught_signals() -> Generator[Caught]:
 
     def note(number: int, _: object) -> None:
         caught.number = number
-        if number == hangup and terminals:  # to which nothing more can be written
+        if number == hangup and terminals:  # writing to them would fail now
             nowhere = os.open(os.devnull, os.O_WRONLY)
             for place in terminals:
                 os.dup2(nowhere, place)
             os.close(nowhere)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    with contextlib.suppress(ValueError):  # not in the main thread: signals are the caller's business
+    with contextlib.suppress(ValueError):  # not the main thread: leave signals to the caller
         for number in (signal.SIGINT, signal.SIGTERM):
             before[number] = signal.signal(number, note)
         if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:

@@ -1,4 +1,4 @@
-"""torch.compile where it works: tried before training on a real batch, with a clean way back."""
+"""torch.compile: tried on a real batch before training; falls back to the plain networks on failure."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from ganvas.training.workers import Networks
 
 
 def call_networks(state: TrainState, config: TrainConfig, say: Callable[[str], None]) -> Networks:
-    """The networks as training will call them: compiled when `config.compile`, and when that works."""
+    """The networks for training: compiled if `config.compile` is set and compilation works."""
     plain = Networks(state.generator, state.discriminator, state.generator, state.discriminator)
     if not config.compile:
         return plain
-    # A step may go back through the discriminator twice (step.joint_gradients), for which the buffers of the forward
-    # pass have to stay: by default compiled code gives them away in the first backward pass.
+    # A step may run backward through the discriminator twice (step.joint_gradients) and needs the buffers of the
+    # forward pass; by default compiled code frees them in the first backward pass.
     functorch = importlib.import_module("torch._functorch.config")
     functorch.donated_buffer = False  # ty: ignore[invalid-assignment]
     compiled = dataclasses.replace(plain, generator=torch.compile(state.generator))
     frozen = state.discriminator.frozen if isinstance(state.discriminator, FeatureDiscriminator) else None
     if frozen is not None:
-        frozen.compile()  # nearly all of its time, and never differentiated twice
+        frozen.compile()  # most of the discriminator's time, and never differentiated twice
     else:
         compiled = dataclasses.replace(compiled, discriminator=torch.compile(state.discriminator))
     try:
         try_out(compiled, state, config)
-    except Exception as error:  # whatever a compiler tool chain may raise
-        if is_out_of_memory(error):  # the loop goes on with smaller micro-batches
+    except Exception as error:  # the compiler may raise anything
+        if is_out_of_memory(error):  # the loop then uses smaller micro-batches
             return compiled
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        say(f"torch.compile does not work here ({reason[:120]}): going on without it")
+        say(f"torch.compile failed on this machine ({reason[:120]}): continuing without it")
         torch._dynamo.reset()
         if frozen is not None:
             frozen._compiled_call_impl = None
@@ -46,7 +46,7 @@ def call_networks(state: TrainState, config: TrainConfig, say: Callable[[str], N
 
 
 def try_out(networks: Networks, state: TrainState, config: TrainConfig) -> None:
-    """The gradients of the first step as training computes them, with and without penalties; leaves nothing behind."""
+    """Computes the gradients of the first step with and without penalties, then restores the state."""
     policy = policy_for(state.batches.pack.kind, config)
     place = slice(state.batches.start, state.batches.stop)
     position = state.batches.state_dict()

@@ -1,12 +1,12 @@
-"""Watches a training: what goes wrong, in words, and what to do about it.
+"""Training warnings: detects common problems of GAN training and says what to do.
 
-There are two kinds of evidence. Every report brings the losses, the gradients and the state of the augmentation; every
-examination brings vitals of the moving average: its distance to real images, its variety, its lattice, its nearness
-to training images, and what the discriminator thinks of images that it was never trained on.
+Inputs: log records (losses, gradients, augmentation) and evaluations during training, which score the moving average:
+distance to real images, diversity, checkerboard artefacts, similarity to training images, and the discriminator's
+scores of held-out images.
 
-A state is said once, when it begins, and again only after a rest. Of the first steps only an explosion is said: the
-discriminator of fresh networks knows nothing, and their images are all alike. The watch is a function of the records
-alone: a resumed run replays its log.
+Each warning is shown once, and again only after it has cleared. During the first steps only exploding gradients are
+reported: the networks are still close to their random initial weights. The result depends only on the records, so a
+resumed run replays its log.
 """
 
 from __future__ import annotations
@@ -30,39 +30,39 @@ from ganvas.losses import LOSSES
 from ganvas.training.state import TrainState
 from ganvas.training.step import START_STEPS
 
-PATIENCE = 8  # reports in a row that make a state
-GAME = 4 * PATIENCE  # reports whose median loss says who wins; as many without a state end it
-MEMORY = 30 * PATIENCE  # reports that say how long a gradient usually is: two minutes of them
-REST = 2  # examinations in a row without a state that end it
-EXPLOSION, FAINT = 100.0, 1.0  # times the usual length of a gradient, which counts as this at least
-WON, LOST = 0.02, 0.98  # parts of the loss of a discriminator that knows nothing
-COLLAPSE = 0.2  # variety of the generated images, of the real ones'; two images by turns have a half
-FLAT, FLAT_IMAGES = 0.05, 2_000  # variety, of the real images', below which all are the same, after so many images seen
-RESTARTS, RESTART_UNTIL = 2, 0.25  # how often a flat run starts again, and in which part of the budget
-SETTLED = 0.15  # part of the budget before which all images may still be alike
-OVERFITTING = 0.5  # part of the way from training to generated images at which the held-out ones are scored
-COPYING = 0.1  # share of images that are nearer to one training image than 98% of those that are no copies
-LATTICE = 3.0  # times the real pictures'
-GROWTH = 1.3  # what has become so many times as large has grown
-STILL, A_WHILE = 2e-3, 0.2  # mean change of a pixel, of its range, in this last part of the images seen
-PLATEAU, LONG = 8, 0.25  # examinations, and the last part of the images seen, that the score may stand still
-PROGRESS = 0.02  # the part by which the best score must have fallen meanwhile
-FEWEST_SCORED, MOST_SCORED, PIXELS = 64, 256, 2**20  # images of each kind that the discriminator is asked about
-CHANCE = 3.0  # standard errors within which two mean scores count as the same
+PATIENCE = 8  # consecutive reports that start a warning
+GAME = 4 * PATIENCE  # reports for the median loss; the same number without the warning clears it
+MEMORY = 30 * PATIENCE  # reports for the usual length of a gradient, about two minutes
+REST = 2  # consecutive evaluations without the warning that clear it
+EXPLOSION, FAINT = 100.0, 1.0  # multiple of the usual gradient length; lower bound of that length
+WON, LOST = 0.02, 0.98  # fractions of the loss of a constant discriminator
+COLLAPSE = 0.2  # diversity relative to real images; two alternating images have 0.5
+FLAT, FLAT_IMAGES = 0.05, 2_000  # pixel variation relative to real images; checked after this many images seen
+RESTARTS, RESTART_UNTIL = 2, 0.25  # maximum number of automatic restarts, and last fraction of the budget for one
+SETTLED = 0.15  # fraction of the budget before which similar images are normal
+OVERFITTING = 0.5  # score of held-out images, between training (0) and generated images (1)
+COPYING = 0.1  # fraction of images closer to one training image than 98% of images that are not copies
+LATTICE = 3.0  # times the checkerboard level of real images
+GROWTH = 1.3  # factor that counts as growth
+STILL, A_WHILE = 2e-3, 0.2  # mean pixel change relative to the range, within this last fraction of the images seen
+PLATEAU, LONG = 8, 0.25  # evaluations, and last fraction of the images seen, without improvement
+PROGRESS = 0.02  # relative decrease of the best score that counts as improvement
+FEWEST_SCORED, MOST_SCORED, PIXELS = 64, 256, 2**20  # limits on the images of each kind that the discriminator scores
+CHANCE = 3.0  # standard errors within which two mean scores count as equal
 
 
 @dataclass(frozen=True)
 class Event:
-    """A state that has begun."""
+    """A warning that has started."""
 
     name: str
     words: str
-    """What is seen."""
+    """The problem."""
     action: str
     """What to do."""
 
     def record(self, images: int) -> dict[str, Any]:
-        """For the log."""
+        """The log record."""
         return {"images": images, "health": self.name, "words": self.words, "action": self.action}
 
     def __str__(self) -> str:
@@ -70,9 +70,9 @@ class Event:
 
 
 class Watch:
-    """Told of every report (`see`) and every examination (`examine`), it answers with the states that begin.
+    """Takes every report (`see`), evaluation (`examine`) and preview (`preview`); returns the warnings that start.
 
-    history: the log of an interrupted run, so that nothing is said twice. restarts: how often it started again.
+    history: log of an interrupted run, so that no warning is repeated. restarts: automatic restarts so far.
     """
 
     def __init__(self, config: TrainConfig, history: Iterable[dict[str, Any]] = (), restarts: int = 0) -> None:
@@ -83,8 +83,8 @@ class Watch:
         self.reports: deque[dict[str, Any]] = deque(maxlen=MEMORY)
         self.vitals: list[dict[str, Any]] = []
         self.varieties: list[dict[str, Any]] = []
-        self.active: dict[str, int] = {}  # states, and how often in a row each was not seen
-        for record in history:  # a line that lacks what is read here, or has something else in its place, says nothing
+        self.active: dict[str, int] = {}  # active warnings, and for how many checks in a row each was absent
+        for record in history:  # incomplete and damaged lines are ignored
             if "health" in record:
                 self.active[str(record["health"])] = 0
             elif has_numbers(record, ("score", "diversity", "lattice"), ("d_gap", "near", "change", "precision")):
@@ -97,13 +97,13 @@ class Watch:
                 self.reports.append(record)
 
     def see(self, record: dict[str, Any]) -> list[Event]:
-        """A report of the loop: images, d_real, d_fake, loss, sign, augment, g_norm, d_norm."""
+        """Checks a report of the loop: images, d_real, d_fake, loss, sign, augment, g_norm, d_norm."""
         self.reports.append(record)
         latest = [told for told in self.reports if told["images"] > self.start][-GAME:]
         return self._begun([self._exploding(), self._winner(latest), self._augmentation(latest[-PATIENCE:])], GAME)
 
     def examine(self, record: dict[str, Any], progress: float) -> list[Event]:
-        """The vitals of an examination (judge/quick.py, `heldout_scores`); progress: part of the budget used."""
+        """Checks an evaluation (judge/quick.py, `heldout_scores`). progress: fraction of the budget used, 0 to 1."""
         if not self._take(record) or progress < SETTLED or record["images"] <= self.start:
             return []
         states = [self._lattice(), self._overfitting(), self._copying(), self._collapse()]
@@ -112,7 +112,7 @@ class Watch:
         return self._begun(states, REST)
 
     def preview(self, record: dict[str, Any], progress: float) -> list[Event]:
-        """The variety of a preview's images (training/preview.py); progress: part of the budget used."""
+        """Checks the variation of preview images (training/preview.py). progress: fraction of the budget used."""
         if "variety" not in record:
             return []
         self.varieties.append(record)
@@ -121,11 +121,11 @@ class Watch:
         return self._begun([self._flat(progress), self._uniform_class()], REST)
 
     def may_start_again(self, progress: float) -> bool:
-        """Whether a run whose images are all the same still starts again by itself."""
+        """Whether a run with identical images may still restart automatically."""
         return progress <= RESTART_UNTIL and self.restarts < RESTARTS
 
     def start_again(self) -> None:
-        """Forgets the variety of the weights that were given up."""
+        """Counts a restart and clears the values measured with the discarded weights."""
         self.restarts += 1
         self.varieties.clear()
         self.active.pop("flat", None)
@@ -136,8 +136,8 @@ class Watch:
             return "flat", None
         return "flat", Event(
             "flat",
-            f"the generated images are nearly all the same: they vary {shown[-1]:.1%} as much as real ones",
-            "starting again with other weights and half the learning rate"
+            f"the generated images are nearly identical (variation {shown[-1]:.1%} of real images)",
+            "restarting with new weights and half the learning rate"
             if self.may_start_again(progress)
             else "start a new run with half the --lr or another --seed",
         )
@@ -148,17 +148,17 @@ class Watch:
             return "uniform class", None
         return "uniform class", Event(
             "uniform class",
-            f"the images of class {shown[-1]['worst']} are nearly all the same: they vary "
-            f"{shown[-1]['worst_variety']:.1%} as much as real ones",
+            f"the images of class {shown[-1]['worst']} are nearly identical (variation "
+            f"{shown[-1]['worst_variety']:.1%} of real images)",
             "train longer, raise --r1-features, or train without labels (--no-conditional)",
         )
 
     def _varied(self) -> bool:
-        """Whether the latest images are varied enough for copies and overfitting to mean anything."""
+        """Whether the latest images are diverse enough to check for copies and overfitting."""
         return self.vitals[-1].get("diversity", 1.0) >= COLLAPSE
 
     def _take(self, record: dict[str, Any]) -> bool:
-        """Keeps an examination; False for another one at the same step, as the last one may be: it is no evidence."""
+        """Stores an evaluation. False for a second one at the same step, which gives no new evidence."""
         new = not self.vitals or record["images"] > self.vitals[-1]["images"]
         if new:
             self.vitals.append(record)
@@ -180,12 +180,12 @@ class Watch:
     def _exploding(self) -> tuple[str, Event | None]:
         for name, network in (("g_norm", "generator"), ("d_norm", "discriminator")):
             norms = [record[name] for record in self.reports]
-            # Fresh networks, and a discriminator that has nothing to learn for a while, are no measure.
+            # The lower bound is for new networks and for a discriminator whose gradients are temporarily near zero.
             usual = max(FAINT, statistics.median(norms))
             if len(norms) >= PATIENCE and min(norms[-2:]) > EXPLOSION * usual:
                 return "exploding", Event(
                     "exploding",
-                    f"the {network}'s gradient is {norms[-1] / usual:,.0f} times as long as usual",
+                    f"exploding gradients: the {network}'s gradient is {norms[-1] / usual:,.0f} times its usual length",
                     "halve --lr, or double --r1",
                 )
         return "exploding", None
@@ -197,14 +197,15 @@ class Watch:
         if loss < WON:
             return "winner", Event(
                 "winner",
-                f"the discriminator has won: its loss is {loss:.1%} of a guess's, and the generator learns little",
-                "raise --r1, lower --lr-d, or let it see less with --augment",
+                f"the discriminator is too strong: its loss is {loss:.1%} of chance level, so the generator learns "
+                "little",
+                "raise --r1, lower --lr-d, or raise --augment",
             )
         poor = not self.vitals or self.vitals[-1].get("precision", 0.0) < 0.5
         if loss > LOST and poor:
             return "winner", Event(
                 "winner",
-                "the discriminator has lost: it cannot tell real from generated images that are not yet good",
+                "the discriminator is too weak: it cannot distinguish real images from generated images of low quality",
                 "lower --r1, or raise --lr-d or --base",
             )
         return "winner", None
@@ -214,22 +215,22 @@ class Watch:
         if at_cap and statistics.mean(r["sign"] for r in latest) > self.config.adaptive_target:
             return "augmentation", Event(
                 "augmentation",
-                f"augmentation is at its cap of {MOST}, and the discriminator still knows its training pictures",
+                f"augmentation is at its maximum of {MOST} and the discriminator still overfits",
                 "add images, or use a smaller --base",
             )
         return "augmentation", None
 
-    # ---- from examinations ----
+    # ---- from evaluations ----
 
     def _collapse(self) -> tuple[str, Event | None]:
         values = [record["diversity"] for record in self.vitals[-3:]]
-        if len(values) < 2 or max(values[-2:]) >= COLLAPSE or values[-1] > GROWTH * values[0]:  # young images grow
+        if len(values) < 2 or max(values[-2:]) >= COLLAPSE or values[-1] > GROWTH * values[0]:  # still growing
             return "collapse", None
         scores = [record["score"] for record in self.vitals]
-        if len(scores) < 4 or min(scores[-3:]) < (1 - PROGRESS) * min(scores[:-3]):  # it may go on to improve
+        if len(scores) < 4 or min(scores[-3:]) < (1 - PROGRESS) * min(scores[:-3]):  # still improving
             return "collapse", None
-        words = f"mode collapse: the generated images vary {values[-1]:.0%} as much as the real ones"
-        return "collapse", Event("collapse", words, "start again with twice the --r1 or half the --lr")
+        words = f"mode collapse: the diversity of the generated images is {values[-1]:.0%} of that of real images"
+        return "collapse", Event("collapse", words, "start a new run with twice the --r1 or half the --lr")
 
     def _overfitting(self) -> tuple[str, Event | None]:
         gaps = [record.get("d_gap", 0.0) for record in self.vitals[-2:]]
@@ -237,8 +238,8 @@ class Watch:
             return "overfitting", None
         return "overfitting", Event(
             "overfitting",
-            "the discriminator knows its training images by heart: it scores held-out ones "
-            f"{min(1.0, gaps[-1]):.0%} of the way down to generated ones",
+            f"the discriminator overfits: its score of held-out images is {min(1.0, gaps[-1]):.0%} of the way from "
+            "training to generated images",
             "add images, raise --augment or use --adaptive; the best model so far is kept",
         )
 
@@ -248,8 +249,8 @@ class Watch:
             return "copying", None
         return "copying", Event(
             "copying",
-            f"{near[-1]:.0%} of the generated images lie close to one single training image (by chance: 2%)",
-            "stop early or add images, and look at `ganvas evaluate`",
+            f"{near[-1]:.0%} of the generated images are very close to a single training image (chance: 2%)",
+            "stop early or add images, and check for copies with `ganvas evaluate`",
         )
 
     def _lattice(self) -> tuple[str, Event | None]:
@@ -258,13 +259,14 @@ class Watch:
         if len(values) < 4 or min(latest) < LATTICE:
             return "lattice", None
         grown = min(latest) >= GROWTH * min(values[:-2])
-        falling = GROWTH * sum(latest) < sum(values[-4:-2])  # as it often does by itself in young images
+        falling = GROWTH * sum(latest) < sum(values[-4:-2])  # common early in training
         if "lattice" not in self.active and (falling or not grown):
             return "lattice", None
         return "lattice", Event(
             "lattice",
-            f"a lattice grows in the generated images ({values[-1]:.1f} times the real ones')",
-            "use --model residual or compact, which do not upsample by transposed convolutions, or a lower --lr",
+            f"checkerboard artefacts are growing in the generated images ({values[-1]:.1f} times the level of real "
+            "images)",
+            "use --model residual or compact, which have no transposed convolutions, or a lower --lr",
         )
 
     def _still(self) -> tuple[str, Event | None]:
@@ -273,8 +275,8 @@ class Watch:
             return "still", None
         return "still", Event(
             "still",
-            f"the learning rate has no effect: images change by {sum(changes):.2%} of their range in a fifth of the "
-            "training",
+            f"the learning rate is too low: images changed by only {sum(changes):.2%} of their range in the last fifth "
+            "of the training",
             "raise --lr",
         )
 
@@ -285,41 +287,41 @@ class Watch:
             return "plateau", None
         before, since = min(scores[:-num]), scores[-num:]
         first, second = (statistics.median(part) for part in (since[: num // 2], since[num // 2 :]))
-        rallies = second < first - PROGRESS * abs(first)  # after a time that was worse
+        rallies = second < first - PROGRESS * abs(first)  # recovering after a worse phase
         if rallies or min(since) < before - PROGRESS * abs(before):
             return "plateau", None
         return "plateau", Event(
             "plateau",
-            f"the score has not fallen for {num} examinations (best {before:.4g})",
-            "further training will not help as it is: stop, or go on with a lower --lr; the best model is kept",
+            f"the score has not improved for {num} evaluations (best {before:.4g})",
+            "stop, or continue with a lower --lr; the best model is kept",
         )
 
     def _since(self, part: float) -> list[dict[str, Any]]:
-        """The examinations after this part of the images seen: where the machine is slow, they come close together."""
+        """Evaluations after this fraction of the images seen. On a slow machine they can be only a few steps apart."""
         return [record for record in self.vitals if record["images"] > part * self.vitals[-1]["images"]]
 
 
 def has_numbers(record: dict[str, Any], needed: Iterable[str], optional: Iterable[str] = ()) -> bool:
-    """Whether a record has all of `needed`, and only numbers there and in `optional`."""
+    """Whether a record has all fields of `needed`, and numbers in these and in those of `optional`."""
     values = [*(record.get(name) for name in needed), *(record.get(name, 0.0) for name in optional)]
     return all(type(value) in (int, float) for value in values)
 
 
 def ignorant_loss(config: TrainConfig) -> float | None:
-    """The loss of a discriminator that gives all images the same logit, the best one; None where it says nothing."""
+    """Lowest loss of a discriminator that gives all images the same logit; None if the loss has no fixed scale."""
     loss = LOSSES[config.loss or ""]
     constants = torch.linspace(-2, 2, 81)
     least = float(torch.stack([loss.discriminator(c[None], c[None]).mean() for c in constants]).min())
-    return least if least > 0 else None  # the critic of Wasserstein's loss has no scale
+    return least if least > 0 else None  # the Wasserstein critic has no fixed scale
 
 
 @torch.inference_mode()
 def heldout_scores(state: TrainState) -> dict[str, float]:
-    """What the discriminator makes of images that it never saw; empty where none were set aside.
+    """Mean discriminator scores of training and held-out images, and their gap; empty without held-out images.
 
-    d_gap: 0 where it scores held-out images like training ones, 1 where like generated ones (r_v of Karras et al.
-    2020, "Training generative adversarial networks with limited data", equation 1); 0 as well where the difference is
-    within chance, and where it takes generated images for training ones. Nothing random is drawn.
+    d_gap: 0 if held-out images score like training images, 1 if they score like generated images (r_v of Karras et al.
+    2020, "Training generative adversarial networks with limited data", equation 1). Also 0 if the difference is within
+    chance or generated images do not score lower than training images. Deterministic.
     """
     pack: Pack = state.batches.pack
     num = min(max(FEWEST_SCORED, min(MOST_SCORED, PIXELS // (pack.height * pack.width))), len(pack.heldout))
@@ -341,7 +343,7 @@ def heldout_scores(state: TrainState) -> dict[str, float]:
 
 
 def _difference(first: Tensor, second: Tensor) -> float:
-    """Of the means; 0 within chance."""
+    """Difference of the means; 0 within chance."""
     difference = float(first.mean() - second.mean())
     error = math.sqrt(float(first.var() / len(first) + second.var() / len(second)))
     return difference if abs(difference) > CHANCE * error else 0.0
@@ -353,7 +355,7 @@ def _pictures(pack: Pack, chosen: np.ndarray, labelled: bool) -> tuple[Tensor, T
 
 
 def _logits(state: TrainState, images: Tensor, labels: Tensor | None) -> Tensor:
-    """In micro-batches; (N,) on the CPU."""
+    """Discriminator logits (N,) on the CPU, computed in micro-batches."""
     parts = images.to(state.device).split(state.micro_batch)
     asked = [None] * len(parts) if labels is None else labels.to(state.device).split(state.micro_batch)
     found = [state.discriminator(part, label).float().cpu() for part, label in zip(parts, asked, strict=True)]

@@ -1,6 +1,6 @@
-"""The training loop: one function in paragraphs.
+"""The training loop.
 
-From the command to `optimizer.step()`: cli.train -> verbs.train -> loop.train.
+Call path of the command: cli.train -> verbs.train -> loop.train.
 """
 
 from __future__ import annotations
@@ -45,29 +45,29 @@ from ganvas.training.workers import Networks, Workers
 
 DISPLAY_SECONDS = 0.5
 LOG_SECONDS = 2.0
-CHECKPOINT_SHARE = 0.02  # part of the time that checkpoints at previews may take
-EXAMINATION_SHARE = 0.05  # part of the time that examinations of the average may take
-WORSE = 1.25  # the best weights are kept as the model when the last ones score worse by this factor, beyond chance
-ROLLBACKS = 3  # times that a diverged training goes back to its newest good checkpoint
-FAR = 1e6  # a logit beyond this is as good as infinite
+CHECKPOINT_SHARE = 0.02  # maximum fraction of the time for checkpoints at previews
+EXAMINATION_SHARE = 0.05  # maximum fraction of the time for evaluations of the moving average
+WORSE = 1.25  # keep the best weights as the model if the last ones score worse by this factor, beyond chance
+ROLLBACKS = 3  # maximum number of returns to the newest good checkpoint after divergence
+FAR = 1e6  # larger logits count as infinite
 
 
 class Examine(Protocol):
-    """Looks at a generator and answers with its vitals; handed in, since training does not judge.
+    """Evaluates a generator during training and returns its scores.
 
-    The vitals: score (lower is better), margin (half of its 95% interval), diversity, lattice, change, near, and what
-    else is worth a line in the log (judge/quick.py).
+    Scores: score (lower is better), margin (half of its 95% interval), diversity, lattice, change, near, and further
+    values for the log (judge/quick.py).
     """
 
     cost: float
-    """Seconds that an examination takes, roughly."""
+    """Approximate seconds per evaluation."""
 
     def __call__(self, generator: Generator) -> dict[str, float]: ...
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a session of training ended. signal: the number of the signal that ended it early, else 0."""
+    """Result of a training session. signal: number of the signal that stopped it early, else 0."""
 
     images_seen: int
     seconds: float
@@ -84,16 +84,16 @@ def train(
     examine: Examine | None = None,
     writes: bool = True,
 ) -> Outcome:
-    """Trains `state` until its budget ends or a signal comes; writes log, grids, checkpoints and the model into `run`.
+    """Trains `state` until the budget ends or a signal arrives; writes log, grids, checkpoints and model to `run`.
 
-    config: complete (training/plan.py has filled every field). Every rank calls this; only rank 0 writes, if any.
+    config: complete (all fields filled by training/plan.py). Every rank calls this function; only rank 0 writes.
     """
     batch, interval = config.batch or 0, config.penalty_interval or 1
     policy = policy_for(info.kind, config)
-    place = slice(state.batches.start, state.batches.stop)  # this rank's part of every global batch
+    place = slice(state.batches.start, state.batches.stop)  # this rank's part of each global batch
     joint = config.update == "joint"
-    rounds = 1 if joint else config.n_critic or 1  # of the discriminator in a step
-    returns = writes  # to a checkpoint, when it diverges
+    rounds = 1 if joint else config.n_critic or 1  # discriminator updates per step
+    returns = writes  # whether to return to a checkpoint after divergence
     writes = writes and ranks.rank() == 0
     average = Generator(state.ema.average, info, state.device)
     preview = Preview(average, run, config)
@@ -105,14 +105,14 @@ def train(
     go_on_drawing(preview, run, state, clock)
     last_log = last_display = time.monotonic()
     saving = Allowance(CHECKPOINT_SHARE)
-    examining = Allowance(EXAMINATION_SHARE, 2 * examine.cost if examine is not None else 0.0)  # the last one as well
+    examining = Allowance(EXAMINATION_SHARE, 2 * examine.cost if examine is not None else 0.0)  # includes the final one
     choose_workers(state, networks, config, info.kind, display.say)
     workers = Workers(networks, state.workers) if state.workers > 1 else None
     diverged = flat = False
 
     with caught_signals() as caught:
         while True:
-            # Agree on time, signals and divergence: every rank leaves, or goes back, at the same step.
+            # All ranks agree on time, signals and divergence, so that they stop or roll back at the same step.
             total, seconds, finished, interrupted, lost, hopeless = agree(
                 [*clock.estimate(), float(caught.number), float(diverged), float(flat)]
             )
@@ -124,13 +124,13 @@ def train(
             if lost:
                 roll_back(state, run, display)
                 clock, diverged = Clock(state, config), False
-                watch = Watch(config, read_log(run.folder), state.restarts)  # without what was seen since
+                watch = Watch(config, read_log(run.folder), state.restarts)  # the log was cut at the checkpoint
                 go_on_drawing(preview, run, state, clock)
                 continue
             if finished or interrupted:
                 break
 
-            # The discriminator's rounds: draw all that is random, compute gradients, update (jointly: both networks).
+            # Discriminator updates (joint: both networks): draw random numbers, compute gradients, update.
             rate = learning_rate(config, state.images_seen, state.total_images) * 0.5 ** (
                 state.rollbacks + state.restarts
             )
@@ -149,7 +149,7 @@ def train(
                 stats = gradients(state, networks, workers, inputs, config, policy, display, side, penalise, paths)
                 update(state, config, side, rate)
 
-            # The generator's turn, on the last round's latents.
+            # Generator update, with the latents of the last discriminator update.
             if not joint:
                 gradients(state, networks, workers, inputs, config, policy, display, "generator", False, paths)
                 update(state, config, "generator", rate)
@@ -158,7 +158,7 @@ def train(
             if state.features_penalty.adapts:
                 state.features_penalty.update(average_over_ranks(stats.lead))
 
-            # The moving averages.
+            # Moving averages.
             state.step += 1
             state.images_seen += batch * rounds
             half_life = half_life_at(state.images_seen, config.ema or 0.0, config.ema_ramp)
@@ -169,7 +169,7 @@ def train(
             if not writes:
                 continue
 
-            # Show and log the numbers.
+            # Progress line and log.
             now = time.monotonic()
             drawing = preview.due(clock.progress())
             if drawing or now - last_display > DISPLAY_SECONDS:
@@ -184,7 +184,7 @@ def train(
                     run.log(record)
                     last_log = now
 
-            # Draw the grid, examine the moving average, and save everything from time to time.
+            # Preview grid, evaluation of the moving average, checkpoint.
             saves = (drawing and saving.left()) or saving.idle() > 60 * config.checkpoint_minutes
             if drawing or saves or (state.powers is not None and snapshots.due(clock.progress())):
                 state.measure_averages()
@@ -209,8 +209,8 @@ def train(
                     run.save_checkpoint(state.state_dict(), state.images_seen, config.keep)
                     write_model(average, run, state.images_seen)
 
-        # Leave everything on disk: the checkpoint to go on from, the last grid, the model. Signals wait for it. If the
-        # process is killed before the last line of the log, the next call does it again (session.is_complete).
+        # Write the final checkpoint, grid and model; signals are delayed until this is done. If the
+        # process is killed before the last line of the log, the next call repeats it (session.is_complete).
         if returns and not are_finite(state):
             roll_back(state, run, display)
         state.measure_averages()
@@ -226,7 +226,7 @@ def train(
                     vitals = keep_best(state, average, run, examine)
                     tell(watch.examine(vitals, 1.0), state, run, display)
                     if vitals["score"] > max(WORSE * state.best_score, state.best_score + vitals["margin"]):
-                        display.say("the images were better earlier: model/ holds the best weights, not the last")
+                        display.say("earlier weights scored better: model/ contains the best weights, not the last")
                         restore_best(run)
                 run.log({"images": state.images_seen, "finished": True})
             display.finish(state.images_seen, state.seconds)
@@ -246,7 +246,7 @@ def gradients(
     penalise: bool,
     paths: bool,
 ) -> Stats:
-    """One pass's gradients; when the memory does not suffice, again in smaller micro-batches from now on."""
+    """Gradients of one pass. If memory runs out, repeats it with smaller micro-batches and keeps that size."""
     while True:
         try:
             return accumulate_gradients(
@@ -258,7 +258,7 @@ def gradients(
             least = 2 if traits_of(state.model).batch_statistics else 1
             if state.micro_batch <= least:
                 raise TrainingError(
-                    f"{state.device} has too little memory for so small a batch: "
+                    f"{state.device} has too little memory even for the smallest micro-batch: "
                     "use a smaller --size, --base or --blocks"
                 ) from error
         for optimizer in state.optimizers.values():
@@ -266,11 +266,11 @@ def gradients(
         if state.device.type == "cuda":
             torch.cuda.empty_cache()
         state.micro_batch = max(least, min(state.micro_batch, len(inputs.real)) // 2)
-        display.say(f"out of memory: going on with micro-batches of {state.micro_batch}, the same mathematics")
+        display.say(f"out of memory: continuing with micro-batches of {state.micro_batch} (same training result)")
 
 
 def update(state: TrainState, config: TrainConfig, side: Side, rate: float) -> None:
-    """Averages the gradients of one network or both over the ranks, and takes a step. rate: the generator's."""
+    """Averages gradients over the ranks and takes an optimiser step. rate: learning rate of the generator."""
     names = ("generator", "discriminator") if side == "both" else (side,)
     for name in names:
         average_gradients(getattr(state, name).parameters())
@@ -291,8 +291,8 @@ def update(state: TrainState, config: TrainConfig, side: Side, rate: float) -> N
 
 
 def keep_best(state: TrainState, average: Generator, run: Run, examine: Examine) -> dict[str, Any]:
-    """Examines the moving average, logs the vitals, and keeps its weights in best/ when no earlier score was lower, or
-    where best/ is gone."""
+    """Evaluates the moving average, logs the scores, and saves the weights to best/ if the score is the lowest so far
+    or best/ is missing."""
     vitals = {"images": state.images_seen, **examine(average), **heldout_scores(state)}
     run.log(vitals)
     if vitals["score"] < state.best_score or not run.best.exists():
@@ -303,7 +303,7 @@ def keep_best(state: TrainState, average: Generator, run: Run, examine: Examine)
 
 
 def go_on_drawing(preview: Preview, run: Run, state: TrainState, clock: Clock) -> None:
-    """After a resumption or a way back: the next grid is the one after the newest that is there."""
+    """After resuming or a rollback: continues with the grid after the newest existing one."""
     preview.drawn = -1
     if grids := run.grids():
         images = grids[-1][0]
@@ -317,7 +317,7 @@ def restore_best(run: Run) -> None:
 
 
 def report(state: TrainState, stats: Stats, clock: Clock, rate: float, half_life: float) -> dict[str, float]:
-    """The numbers of one log line; reading them waits for the device."""
+    """The numbers of one log line. Synchronises with the device."""
     record = {
         "images": state.images_seen,
         "seconds": round(clock.seconds(), 2),
@@ -339,28 +339,28 @@ def report(state: TrainState, stats: Stats, clock: Clock, rate: float, half_life
 
 
 def tell(events: list[Event], state: TrainState, run: Run, display: Display) -> None:
-    """Says and logs what the watch has found."""
+    """Prints and logs warnings."""
     for event in events:
         display.say(f"warning: {event}")
         run.log(event.record(state.images_seen))
 
 
 def is_lost(state: TrainState, record: dict[str, float]) -> bool:
-    """True when the losses or the weights are not finite, or as good as that."""
+    """True if logits, loss or weights are not finite, or logits are beyond `FAR`."""
     logits = (record["d_real"], record["d_fake"])
     return not (all(abs(logit) < FAR for logit in logits) and math.isfinite(record["loss"]) and are_finite(state))
 
 
 def are_finite(state: TrainState) -> bool:
-    """Whether every weight of the two networks and of the average is a finite number."""
+    """Whether all weights of both networks and of the average are finite."""
     tensors = [p for net in (state.generator, state.discriminator, state.ema.average) for p in net.parameters()]
     return bool(torch.nn.utils.get_total_norm(tensors).isfinite())
 
 
 def roll_back(state: TrainState, run: Run, display: Display) -> None:
-    """Puts the newest good checkpoint back, to go on with half the learning rate; says and logs it.
+    """Restores the newest good checkpoint and halves the learning rate; prints and logs a warning.
 
-    Raises `TrainingError` after `ROLLBACKS` times, and where there is no checkpoint.
+    Raises `TrainingError` after `ROLLBACKS` rollbacks, or without a checkpoint.
     """
     at, seconds, rollbacks = state.images_seen, state.seconds, state.rollbacks + 1
     saved = run.load_checkpoint(display.say, state.device, repair=ranks.rank() == 0) if rollbacks <= ROLLBACKS else None
@@ -376,8 +376,8 @@ def roll_back(state: TrainState, run: Run, display: Display) -> None:
     event = Event(
         "diverged",
         f"training diverged at {at:,} images",
-        f"going on from {state.images_seen:,} with the learning rate halved ({rollbacks} of {ROLLBACKS} times); "
-        "for a new run: half the --lr or twice the --r1",
+        f"continuing from {state.images_seen:,} images with half the learning rate ({rollbacks} of {ROLLBACKS} times); "
+        "for a new run, use half the --lr or twice the --r1",
     )
     if ranks.rank() == 0:
         run.cut_log(state.images_seen)

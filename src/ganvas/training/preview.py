@@ -1,4 +1,4 @@
-"""Grids from fixed latents and EMA weights: the same cell shows the same latent from the first grid to the last."""
+"""Preview grids from fixed latents and EMA weights: a cell shows the same latent in every grid."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ganvas.pictures import grid, save_png
 from ganvas.provenance import provenance
 from ganvas.run import Run
 
-SHEET = 900  # pixels that a grid may be wide or high, where possible
-MOST_CLASSES = 16  # rows of a conditional model's grid
+SHEET = 900  # target for the width and height of a grid, in pixels
+MOST_CLASSES = 16  # maximum rows of a conditional model's grid
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Layout:
 
 
 def layout(height: int, width: int, num_classes: int) -> Layout:
-    """Rows and columns of a grid that stays near 900 pixels: one row a class, else as many as fit up to 8x8."""
+    """Rows and columns of a grid of about 900 pixels: one row per class, otherwise up to 8x8."""
     fit_rows = max(2, min(10, SHEET // (height + 2)))
     fit_columns = max(2, min(10, SHEET // (width + 2)))
     if num_classes:
@@ -34,20 +34,20 @@ def layout(height: int, width: int, num_classes: int) -> Layout:
     return Layout(min(8, fit_rows), min(8, fit_columns))
 
 
-SMALL = 16  # pixels a side at which variety is measured
-COMPARED = 256  # real images that say how much variety there is
+SMALL = 16  # image side for measuring variation, in pixels
+COMPARED = 256  # real images for the reference
 
 
 def spread(images: torch.Tensor) -> float:
-    """Mean variance of a pixel over images (N, C, H, W), at 16 x 16 pixels."""
+    """Mean variance per pixel over images (N, C, H, W), at 16x16 pixels."""
     return float(F.interpolate(images.float(), (SMALL, SMALL), mode="area").var(dim=0).mean())
 
 
 class Variety:
-    """How much images differ from each other, as a share of how much real ones do; no network is asked.
+    """Variation between generated images relative to real images, computed from pixels.
 
-    Of a conditional model that is the mean over its classes, each beside the real images of that class, and `worst` is
-    the class with the least.
+    For a conditional model, the mean over its classes, each relative to the real images of that class; `worst` is the
+    class with the least variation.
     """
 
     def __init__(self, pack: Pack, classes: list[str]) -> None:
@@ -61,7 +61,7 @@ class Variety:
         self.real = [spread(images_at(pack, spaced(part, each))) if len(part) > 1 else 0.0 for part in members]
 
     def __call__(self, images: torch.Tensor, labels: torch.Tensor | None) -> dict[str, float | str]:
-        """{variety: 0 where all images are the same, about 1 for real ones; of classes also worst_variety and worst}"""
+        """{variety: 0 for identical images, about 1 for real ones; with classes also worst_variety and worst}"""
         if labels is None:
             return {"variety": spread(images) / max(1e-9, self.real[0])}
         shares = {}
@@ -77,7 +77,7 @@ class Variety:
 
 
 class Preview:
-    """Draws `config.previews` grids over the budget: the k-th at the part (k / previews)^1.5 of it."""
+    """Draws `config.previews` grids over the budget; the k-th at the fraction (k / previews)^1.5."""
 
     def __init__(self, generator: Generator, run: Run, config: TrainConfig) -> None:
         model = generator.info.config
@@ -90,14 +90,14 @@ class Preview:
         self.drawn = -1
 
     def due(self, progress: float) -> bool:
-        """True when the next grid is due; progress is the part of the budget used."""
+        """Whether the next grid is due. progress: fraction of the budget used."""
         place = int(self.num * progress ** (1 / 1.5))
         if self.drawn < 0 and self.run.grids():
-            self.drawn = place  # resumed: the grids so far are there
+            self.drawn = place  # resumed: earlier grids exist
         return place > self.drawn
 
     def draw(self, images_seen: int, progress: float) -> torch.Tensor:
-        """Writes samples/<images seen>.png; returns its images (N, C, H, W) on the CPU."""
+        """Writes samples/<images seen>.png. Returns its images (N, C, H, W) on the CPU."""
         self.drawn = int(self.num * progress ** (1 / 1.5))
         labels = [None] * len(self.z) if self.labels is None else self.labels.split(BATCH)
         parts = [self.generator.render(*part) for part in zip(self.z.split(BATCH), labels, strict=False)]
@@ -105,6 +105,6 @@ class Preview:
         pixels = to_pixels(images, self.generator.info.depth)
         self.run.samples.mkdir(exist_ok=True)
         recipe = {"seeds": list(range(len(self.z))), "images_seen": images_seen}
-        told = provenance(weights_hash(self.generator.network), recipe)  # the average of now: it moves on
+        told = provenance(weights_hash(self.generator.network), recipe)  # hash of the current average
         save_png(self.run.samples / f"{images_seen:012d}.png", grid(pixels, self.layout.columns), told)
         return images

@@ -1,6 +1,6 @@
-"""The gamma probe: short runs with a tenth, one and ten times the penalty weight, judged by a quick score.
+"""Gamma probe: short runs with 0.1, 1 and 10 times the penalty weight, compared by their scores.
 
-The right weight depends on the images as much as on their size, and no table knows them (Huang et al. 2024).
+The best weight depends on the images, not only on their size (Huang et al. 2024).
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from ganvas.training.progress import Display
 from ganvas.training.state import TrainState
 
 FACTORS = (0.1, 1.0, 10.0)
-SHARE = 0.05  # of the budget, for each
+SHARE = 0.05  # fraction of the budget for each run
 
 
 def probe_gamma(planned: Plan, pack: Pack, device: Device, display: Display, examine: loop.Examine) -> Plan:
-    """The plan with the best of three penalty weights, and the three scores as the reason. One process only.
+    """Returns the plan with the best of three penalty weights; the scores become the reason. One process only.
 
-    Each weight gets a twentieth of the budget, on top of it; the schedules end with that.
+    Each weight is trained for an additional twentieth of the budget, with complete schedules.
     """
     weights = [float(f"{(planned.config.r1 or 0.0) * factor:.2g}") for factor in FACTORS]
     scores = []
@@ -48,7 +48,7 @@ def probe_gamma(planned: Plan, pack: Pack, device: Device, display: Display, exa
 
 
 def short(config: TrainConfig, weight: float) -> TrainConfig:
-    """The same training in a twentieth of the budget, with this penalty weight."""
+    """The same configuration with a twentieth of the budget and this penalty weight."""
     factor = weight / (config.r1 or 1.0)
     budget = {name: value * SHARE for name in ("minutes", "epochs") if (value := getattr(config, name)) is not None}
     if config.images is not None:
@@ -59,7 +59,7 @@ def short(config: TrainConfig, weight: float) -> TrainConfig:
 
 
 def score(config: TrainConfig, planned: Plan, pack: Pack, device: Device, examine: loop.Examine) -> float:
-    """Trains from scratch without writing anything; the score of the averaged generator."""
+    """Trains from scratch without writing files. Returns the score of the averaged generator."""
     quiet = Display(quiet=True)
     batches = Batches(pack, config.batch or 1, seed=config.seed, device=device.torch_device, mirror=pack.mirror)
     state = TrainState(planned.model, config, batches, device)

@@ -1,4 +1,4 @@
-"""What the person in front of the terminal sees while training runs."""
+"""Output on the terminal: progress line and messages."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from ganvas.errors import MissingExtraError
 
-PLAIN_SECONDS = 10.0  # between two lines where the output is no terminal
+PLAIN_SECONDS = 10.0  # seconds between two lines if the output is not a terminal
 
 
 class Display:
-    """A live line with the numbers of training; plain lines where the output is no terminal; silence on request."""
+    """Shows a live progress line; plain lines if the output is not a terminal; nothing with `quiet`."""
 
     def __init__(self, quiet: bool = False) -> None:
         self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
@@ -27,7 +27,7 @@ class Display:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Ends the live line, so that what comes next is printed below it."""
+        """Stops the live line, so that further output appears below it."""
         if self.live is not None:
             self.live.stop()
             self.live = None
@@ -35,15 +35,15 @@ class Display:
             self.events.flush()
 
     def record_events(self, folder: Path) -> None:
-        """Writes TensorBoard events into `folder` from now on."""
+        """Starts writing TensorBoard events to `folder`."""
         self.events = event_writer(folder)
 
     def say(self, text: str) -> None:
-        """One line that stays."""
+        """Prints a message on its own line."""
         self.console.print(text, markup=False)
 
     def update(self, record: dict[str, Any], progress: float) -> None:
-        """Shows a log record; progress from 0 to 1."""
+        """Shows a log record. progress: fraction of the budget used, 0 to 1."""
         if self.events is not None:
             for name in ("d_real", "d_fake", "loss", "penalty", "lr", "images_per_second"):
                 self.events.add_scalar(name, record[name], record["images"])
@@ -51,11 +51,11 @@ class Display:
         self.show(progress, words)
 
     def packing(self, what: str, done: int, total: int) -> None:
-        """Shows how far packing or a download is; total is 0 where it is not known."""
+        """Shows the progress of packing or a download. total: 0 if unknown."""
         self.show(done / total if total else 0.0, f"{what} {done:,}" + (f" of {total:,}" if total else ""))
 
     def show(self, progress: float, words: str) -> None:
-        """Moves the live line; where the output is no terminal, prints a line every ten seconds."""
+        """Updates the live line; if the output is not a terminal, prints a line every ten seconds."""
         if not self.console.is_terminal:
             if time.monotonic() - self.last_line > PLAIN_SECONDS:
                 self.last_line = time.monotonic()
@@ -73,15 +73,15 @@ class Display:
         self.live.update(self.live.task_ids[0], completed=progress, description=words)
 
     def finish(self, images_seen: int, seconds: float) -> None:
-        """Says how far training came."""
+        """Prints the images seen and the training time."""
         self.__exit__()
-        self.say(f"{images_seen:,} images in {duration(seconds)}")
+        self.say(f"{images_seen:,} images seen in {duration(seconds)}")
 
 
 def describe(record: dict[str, Any]) -> str:
     rate = record["images_per_second"]
     return (
-        f"{count(record['images'])} images  {rate:,.{0 if rate >= 10 else 1}f}/s  ETA {duration(record['eta'])}  "
+        f"{count(record['images'])} images seen  {rate:,.{0 if rate >= 10 else 1}f}/s  {duration(record['eta'])} left  "
         f"D(real) {record['d_real']:+.2f}  D(fake) {record['d_fake']:+.2f}  penalty {record['penalty']:.2g}  "
         f"lr {record['lr']:.1e}  EMA {count(record['ema_half_life'])}"
     )

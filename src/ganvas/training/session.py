@@ -1,4 +1,4 @@
-"""The beginning of a training session: a new run is planned and recorded, an old one is checked and taken up again."""
+"""Start of a training session: plans and records a new run, or checks and resumes an existing one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ganvas.training.transfer import Origin, open_origin, take_over
 
 @dataclasses.dataclass(frozen=True)
 class Session:
-    """A training about to begin. config: complete; finished: its budget is used up and all of it is written."""
+    """A training ready to start. config: complete. finished: the budget is used up and all output is written."""
 
     state: TrainState
     config: TrainConfig
@@ -46,10 +46,10 @@ def open_session(
     examine: Examine,
     start: Path | None = None,
 ) -> Session:
-    """Plans and records a new run, or checks that an old one fits and restores its newest checkpoint.
+    """Plans and records a new run, or checks an existing one and restores its newest checkpoint.
 
-    examine: for the gamma probe. start: a run or model folder whose weights a new run begins with.
-    Raises RunError when the run belongs to other images or to another configuration, or began elsewhere.
+    examine: scores the runs of the gamma probe. start: run or model folder with the initial weights of a new run.
+    Raises RunError if the run has other images, another configuration or other initial weights.
     """
     origin = None
     if run.has_config():
@@ -88,23 +88,23 @@ def open_session(
             changes = state.load_state_dict(checkpoint)
         except (KeyError, RuntimeError, ValueError) as error:
             raise CheckpointError(
-                f"the checkpoints in {run.folder} do not fit its config.json: restore it, or choose another --out"
+                f"the checkpoints in {run.folder} do not match its config.json: restore it, or choose another --out"
             ) from error
         if rank() == 0 and (damaged := run.cut_log(state.images_seen)):
             lines = f"{damaged} damaged line{'s' if damaged > 1 else ''}"
-            display.say(f"{run.folder / 'log.jsonl'} had {lines}: left out, the rest is used")
-        display.say(f"going on from {state.images_seen:,} images in {run.folder}")
+            display.say(f"{run.folder / 'log.jsonl'} had {lines}, which were removed")
+        display.say(f"resuming from {state.images_seen:,} images seen in {run.folder}")
         if changes:
-            display.say(f"from here on not bit-exact, since the machine is used in another way: {', '.join(changes)}")
+            display.say(f"not bit-exact from here on, because the device settings changed: {', '.join(changes)}")
     used_up = is_used_up(state, config)
     finished = bool(agree([float(used_up and is_complete(run, state.images_seen))])[0])
     if used_up and not finished:
-        display.say("the training is over, but not all of it was written: the last grid and the model are made again")
+        display.say("training is complete, but some output is missing: writing the last grid and the model again")
     return Session(state, config, info, finished)
 
 
 def is_complete(run: Run, images_seen: int) -> bool:
-    """Whether all that a training leaves at its end is there: the model, the best weights, the last grid."""
+    """Whether all final output of a training exists: model, best weights, last grid."""
     ended = any(record.get("finished") and record.get("images") == images_seen for record in read_log(run.folder))
     wanted = (run.model / WEIGHTS, run.best / WEIGHTS, run.samples / f"{images_seen:012d}.png")
     return ended and all(path.is_file() for path in wanted)
@@ -126,7 +126,7 @@ def new_record(
     examine: Examine,
     origin: Origin | None,
 ) -> dict[str, Any]:
-    """Plans a run and says how; the record is what config.json will hold."""
+    """Plans a run and prints the plan. Returns the content of config.json."""
     planned = plan(pack, asked, device, origin.options(pack.height) if origin else None)
     if asked.probe_gamma:
         planned = probe_gamma(planned, pack, device, display, examine)
@@ -159,9 +159,9 @@ def new_record(
 
 
 def taken_up(run: Run, pack: Pack, asked: TrainConfig, device: Device, start: Path | None) -> dict[str, Any]:
-    """An old run's record with this session's machine options and budget; RunError when it is another run.
+    """Record of an existing run with the machine options and budget of this session. Raises RunError on a mismatch.
 
-    On another kind of device, what was chosen for the old one is chosen anew.
+    On another type of device, options chosen for the old device are chosen again.
     """
     record = run.config()
     data, before = record["data"], record["asked"]
@@ -174,7 +174,7 @@ def taken_up(run: Run, pack: Pack, asked: TrainConfig, device: Device, start: Pa
         )
     if start is not None and str(start.resolve()) != record.get("start"):
         raise RunError(
-            f"{run.folder} began from {record.get('start') or 'fresh weights'}, not from {start}: choose another --out"
+            f"{run.folder} started from {record.get('start') or 'new weights'}, not from {start}: choose another --out"
         )
     defaults = dataclasses.asdict(TrainConfig())
     given = {name: value for name, value in dataclasses.asdict(asked).items() if value != defaults[name]}
@@ -187,8 +187,8 @@ def taken_up(run: Run, pack: Pack, asked: TrainConfig, device: Device, start: Pa
         raise RunError(f"{run.folder} was started with other options ({'; '.join(differences)}): choose another --out")
     if (train["batch"] or 1) % world_size():
         raise RunError(
-            f"{run.folder} has batches of {train['batch']}, which {world_size()} processes cannot share evenly: "
-            "go on with a number that divides it"
+            f"{run.folder} has batches of {train['batch']}, which cannot be divided by {world_size()} processes: "
+            f"use a number of processes that divides {train['batch']}"
         )
     budget = {name: value for name, value in given.items() if name in BUDGET_FIELDS}
     for name, value in budget.items():
@@ -198,7 +198,7 @@ def taken_up(run: Run, pack: Pack, asked: TrainConfig, device: Device, start: Pa
                 raise RunError(f"{run.folder / 'config.json'} is damaged: it has no budget")
             raise RunError(f"{run.folder} has a budget in {old} ({train[old]:g}): give a larger --{old}")
         if value < train[name]:
-            raise RunError(f"{run.folder} has a budget of {train[name]:g} {name}: {value:g} is less, nothing to do")
+            raise RunError(f"{run.folder} has a budget of {train[name]:g} {name}: --{name} {value:g} is less")
     changes = {name: value for name, value in given.items() if name in MACHINE_FIELDS} | budget
     record["asked"] = before | changes
     if torch.device(train["device"] or "cpu").type != device.torch_device.type:
@@ -212,5 +212,5 @@ def taken_up(run: Run, pack: Pack, asked: TrainConfig, device: Device, start: Pa
 
 
 def default_folder(data: str | Path) -> Path:
-    """runs/<name of the data>, the same for the same command."""
+    """runs/<name of the data>."""
     return Path("runs") / (Path(data).name.split(".")[0] or Path(data).resolve().name or "run")

@@ -1,4 +1,4 @@
-"""The plan on the terminal: choices with reasons, layers, memory."""
+"""Prints the plan: options with reasons, layers, memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ganvas.training.plan import Plan
 
 
 def show_plan(plan: Plan, pack: Pack, console: Console, layers: bool = True) -> None:
-    """Prints each choice with its reason, one line each; with `layers` both networks' tables."""
+    """Prints each chosen option with its reason, one per line; with `layers` also the layers of both networks."""
     classes = f" in {pack.num_classes} classes" if pack.num_classes else ""
     mirrored = ", mirrored at random" if pack.mirror else ""
     depth = ", 16 bit" if pack.depth == 16 else ""
@@ -22,14 +22,14 @@ def show_plan(plan: Plan, pack: Pack, console: Console, layers: bool = True) -> 
     def say(line: str) -> None:
         console.print(line, markup=False)
 
-    aside = f", {len(pack.heldout):,} of them set aside" if len(pack.heldout) else ""
+    aside = f", {len(pack.heldout):,} of them held out" if len(pack.heldout) else ""
     say(f"{pack.num_images:,} images of {size}{classes}{aside}, kind {pack.kind}{mirrored}")
     for choice in plan.choices:
         say(f"  {choice.name:<17}{text(choice.value):<12} {choice.reason}")
     for name, summary in (("generator", plan.generator), ("discriminator", plan.discriminator)):
         if layers:
             console.print(layer_table(name, summary))
-        say(f"  {name:<17}{summary.parameters:,} parameters, {summary.macs / 1e6:,.1f} M multiply-adds a picture")
+        say(f"  {name:<17}{summary.parameters:,} parameters, {summary.macs / 1e6:,.1f} M multiply-adds per image")
     for warning in plan.warnings:
         console.print(f"  warning: {warning}", markup=False, style="bold yellow")
     say(f"  {'memory':<17}about {plan.memory / 2**20:,.0f} MiB")

@@ -1,4 +1,4 @@
-"""Snapshots of the power-function averages: written while training, combined to an EMA of any width afterwards."""
+"""Snapshots of the power-function averages: saved during training, combined to an EMA of any width afterwards."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from ganvas.generator import Generator
 from ganvas.models.batch_norm import measure_statistics
 from ganvas.run import Run
 
-WIDEST = 0.28  # no power function has a larger relative standard deviation: that of equal weights is 0.289
+WIDEST = 0.28  # upper bound of the relative standard deviation; equal weights have 0.289
 
 
 class Snapshots:
-    """Writes `config.snapshots` pairs of averages at equal parts of the budget into run/averages."""
+    """Writes `config.snapshots` pairs of averages to run/averages at equal intervals of the budget."""
 
     def __init__(self, run: Run, config: TrainConfig) -> None:
         self.run, self.num, self.written = run, config.snapshots, -1
 
     def due(self, progress: float) -> bool:
-        """True when the next pair is due; progress is the part of the budget used."""
+        """Whether the next pair is due. progress: fraction of the budget used."""
         place = int(self.num * progress)
         if self.written < 0:
-            self.written = place  # at the start there is nothing to keep; after a resumption it was kept
+            self.written = place  # at the start there is nothing to save; after resuming it was saved before
         return place > self.written
 
     def write(self, powers: PowerAverages, like: Generator, images_seen: int, progress: float) -> None:
-        """like: the run's generator, for its configuration and classes."""
+        """like: generator of the run, for its configuration and classes."""
         self.written = int(self.num * progress)
         info = dataclasses.replace(like.info, images_seen=images_seen)
         for width, average in zip(WIDTHS, powers.averages, strict=True):
@@ -39,15 +39,15 @@ class Snapshots:
 
 
 def average(run: Path, width: float) -> Generator:
-    """The EMA of this width (0.01 to 0.28: standard deviation as a part of the training) from a run's snapshots.
+    """EMA of this width (0.01 to 0.28: standard deviation as a fraction of the training) from a run's snapshots.
 
-    Raises ConfigError for another width, RunError where the run has kept no snapshots.
+    Raises ConfigError for other widths, RunError if the run has no snapshots.
     """
     if not 0.01 <= width <= WIDEST:
         raise ConfigError(f"--width {width:g}: expected a number from 0.01 to {WIDEST}")
     folders = sorted((run / "averages").glob("*-*"))
     if not folders:
-        raise RunError(f"{run} has no averages to combine: train with --snapshots 20, say")
+        raise RunError(f"{run} has no weight snapshots: train with --snapshots 20")
     stored = [(float(one), float(other)) for one, _, other in (folder.name.partition("-") for folder in folders)]
     factors = combination(stored, width)
     result = Generator.load(folders[-1], device="cpu")

@@ -1,4 +1,4 @@
-"""All that training needs to go on as if it had never stopped: one object, one checkpoint."""
+"""The complete training state; a checkpoint of it resumes training bit for bit."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from ganvas.models import build, channels_last
 from ganvas.models.batch_norm import measure_statistics
 from ganvas.models.pretrained import CALIBRATION, FeatureDiscriminator
 
-NOISE_SEED = 1_000_003  # latents must not repeat the random numbers that the weights were drawn from
+NOISE_SEED = 1_000_003  # offset, so that latents differ from the random numbers used for the weights
 
 
 class TrainState:
     """Networks, averages, optimisers, batches, random states and counters.
 
-    generator, discriminator: the networks in training; `ema.average` is the generator that is shown and saved.
-    powers: the averages that snapshots are taken of, where asked for. augment: the probability of augmentations.
-    noise: the generator of latents and augmentations, the same on every rank (each takes its slice of the draws).
+    generator, discriminator: the networks in training; `ema.average` is the generator for previews and the model.
+    powers: the averages for snapshots, if enabled. augment: probability of augmentations.
+    noise: random generator of latents and augmentations, equal on all ranks (each uses its slice of the numbers).
     images_seen, step: counters. seconds: training time over all sessions.
-    workers: threads that share each batch; 0: not chosen yet, or none but the main one.
-    rollbacks: how often a diverged training went back; each halves the learning rate.
-    restarts: how often a training whose images were all the same started again; so does each of these.
-    gradient_norms: of each network, before its last update; on the device.
-    total_images: where the schedules end; with a budget in minutes an estimate that follows the measured speed.
+    workers: threads that share each batch; 0: not chosen yet, or only the main thread.
+    rollbacks: number of returns to a checkpoint after divergence; each halves the learning rate.
+    restarts: number of automatic restarts because of identical images; each halves the learning rate.
+    gradient_norms: gradient norm of each network before its last update; on the device.
+    total_images: end of the schedules, in images; for a budget in minutes an estimate from the measured speed.
     """
 
     def __init__(self, model: ModelConfig, config: TrainConfig, batches: Batches, device: Device) -> None:
@@ -78,7 +78,7 @@ class TrainState:
     )
 
     def start_again(self) -> None:
-        """Fresh weights from another seed, fresh optimisers and averages, half the learning rate; counters go on."""
+        """Resets weights (from another seed), optimisers and averages; halves the learning rate. Counters continue."""
         self.restarts += 1
         torch.manual_seed(self.config.seed + 1000 * self.restarts)
         generator, discriminator = build(self.model)
@@ -120,12 +120,12 @@ class TrainState:
         return state
 
     def machine(self) -> dict[str, Any]:
-        """What the rounding depends on: a run that goes on with other values is another one in the last bits."""
+        """Settings that affect rounding: a run resumed with other values is not bit-exact."""
         config = self.config
         return {"device": self.device.type, "precision": config.precision, "micro-batch": config.micro_batch}
 
     def load_state_dict(self, state: dict[str, Any]) -> list[str]:
-        """Returns how this machine differs from the one that the state comes from; empty: all goes on bit for bit."""
+        """Returns the differences to the machine of the checkpoint; empty: training continues bit for bit."""
         self.generator.load_state_dict(state["generator"])
         self.discriminator.load_state_dict(state["discriminator"])
         self.ema.average.load_state_dict(state["ema"])
@@ -144,7 +144,7 @@ class TrainState:
         ]
         if len(noise) == len(self.noise.get_state()):
             self.noise.set_state(noise)
-        else:  # of another kind of device, whose random numbers cannot be drawn here: a new sequence begins
+        else:  # state of another type of device: start a new sequence of random numbers
             self.noise.manual_seed(self.config.seed + NOISE_SEED + counters["images_seen"])
             torch.manual_seed(self.config.seed + counters["images_seen"])
             changes = changes or ["another kind of device"]
@@ -157,22 +157,22 @@ class TrainState:
         for name in self.COUNTERS:
             setattr(self, name, counters.get(name, getattr(self, name)))
         if changes:
-            self.micro_batch = planned  # as asked for, or as the memory of the other machine allowed
+            self.micro_batch = planned  # not the size reduced for the memory of the other machine
         return changes
 
 
 class FeaturesPenalty:
-    """The weight of the gradient penalties of heads on features, adapted to how far the heads are ahead.
+    """Weight of the gradient penalties of heads on features, adapted during training.
 
-    Pretrained features win at once where images are few, large or plain, and the weight that this takes differs by a
-    factor of twenty between data sets (RESULTS.md). So the weight grows while the heads rank pairs of a real and a
-    generated image too surely, and falls otherwise, as the probability of adaptive augmentation does (Karras et al.
-    2020a). How surely, not how often: with a large weight the heads are still right nearly always, by a small margin.
-    `value` and `lead` are tensors () on the device, and nothing is read back.
+    With few, large or simple images, heads on pretrained features become too strong early, and the weight needed
+    differs by a factor of twenty between data sets (RESULTS.md). So the weight increases while the heads rank pairs of
+    a real and a generated image too clearly, and decreases otherwise, like adaptive augmentation (Karras et al. 2020a).
+    The margin is used, not the accuracy: with a large weight the heads are still nearly always right.
+    `value` and `lead` are tensors () on the device; updates do not synchronise.
     """
 
-    RATE = 0.05  # change of the weight's logarithm in a step, for each unit of the lead
-    MEMORY = 0.1  # part of a step in the mean lead
+    RATE = 0.05  # change of the weight's logarithm per step and unit of the lead
+    MEMORY = 0.1  # weight of the newest step in the mean lead
     LEAST, MOST = 0.01, 20.0
 
     def __init__(self, start: float, target: float, device: torch.device) -> None:
@@ -180,7 +180,7 @@ class FeaturesPenalty:
         self.target, self.adapts = target, start > 0 and target < 1
 
     def update(self, lead: torch.Tensor) -> None:
-        """lead: `Stats.lead` (training/step.py), the mean over all ranks."""
+        """lead: `Stats.lead` (training/step.py), averaged over all ranks."""
         if self.adapts:
             self.lead = torch.lerp(self.lead, lead.detach().to(self.lead), self.MEMORY)
             change = (self.RATE * (self.lead - self.target)).exp()
@@ -194,7 +194,7 @@ class FeaturesPenalty:
 
 
 def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimiser of `config` for this network; its rate is set before every step (step.learning_rate)."""
+    """Optimiser of `config` for this network. The learning rate is set before every step (step.learning_rate)."""
     parameters, rate = [*network.parameters()], config.lr or 0.0
     match config.optimizer:
         case "adam" | "adamw":

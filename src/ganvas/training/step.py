@@ -1,7 +1,7 @@
-"""One training step: gradients for one batch, in micro-batches that change nothing but memory.
+"""One training step: gradients of one batch, in micro-batches that only affect memory use.
 
-joint: both networks learn from one pass of the discriminator, each at the other's present weights.
-alternating: the discriminator learns first, then the generator from a new pass through it.
+joint: both networks are updated from one pass of the discriminator, with the weights before the step.
+alternating: the discriminator is updated first, then the generator from a new pass through it.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ from ganvas.models import judge, views_of
 from ganvas.models.pretrained import NUM_HEADS
 from ganvas.training.workers import Networks, Workers
 
-WARMUP_STEPS = 100  # at least, where a warm-up is asked for
-START, START_STEPS = 0.1, 200  # part of the budget, and steps at least, that count as the start
-PATH_INTERVAL = 4  # steps from one path-length regularisation to the next (Karras et al. 2020)
-PATH_SHARE = 2  # it looks at one image in so many: it costs a double backward pass through the generator
+WARMUP_STEPS = 100  # minimum steps of a warm-up
+START, START_STEPS = 0.1, 200  # start phase: fraction of the budget, and minimum number of steps
+PATH_INTERVAL = 4  # steps between path-length regularisations (Karras et al. 2020)
+PATH_SHARE = 2  # it uses one of this many images, because it needs a double backward pass of the generator
 
 Side = Literal["both", "discriminator", "generator"]
-"""Whose gradients a pass computes."""
+"""Networks whose gradients a pass computes."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What one pass consumes on this rank: everything random is drawn before, so a pass can be done again."""
+    """Inputs of one pass on this rank. All random numbers are drawn before, so a pass can be repeated."""
 
     real: Tensor
     labels: Tensor | None
     z: Tensor
     draw: Draw
     direction: Tensor | None = None
-    """Where a finite-difference penalty looks; of the shape of `real`."""
+    """Direction of a finite-difference penalty, same shape as `real`."""
     uniform: Tensor | None = None
-    """(N, 3) in [0, 1): the place of a gradient penalty between real and fake, and the noise of the two targets."""
+    """(N, 3) in [0, 1): position of the gradient penalty between real and fake, and noise of the two targets."""
     features_penalty: Tensor | None = None
-    """(): the present weight of the penalties of heads on features."""
+    """(): current weight of the penalties of heads on features."""
 
     def slice(self, start: int, stop: int) -> Inputs:
         labels, direction, uniform = (
@@ -65,18 +65,18 @@ class Inputs:
 
 @dataclass
 class Stats:
-    """Means over the batch, kept on the device until somebody asks."""
+    """Means over the batch, as tensors on the device."""
 
     real: Tensor
     """D(x): the mean logit of real images."""
     fake: Tensor
     """D(G(z))."""
     loss: Tensor
-    """The discriminator's adversarial loss, the mean over its heads."""
+    """Adversarial loss of the discriminator, mean over its heads."""
     sign: Tensor
-    """How far the discriminator knows its training images, -1 to 1 (augment.overfitting_sign)."""
+    """Overfitting measure of the discriminator, -1 to 1 (augment.overfitting_sign)."""
     lead: Tensor
-    """Mean of tanh((D(x) - D(G(z))) / 2) over the heads on features, -1 to 1: how surely they rank a pair rightly."""
+    """Mean of tanh((D(x) - D(G(z))) / 2) over the heads on features, -1 to 1."""
     r1: Tensor | None = None
     """Mean squared gradient norm at real images, at the last step with penalties."""
     r2: Tensor | None = None
@@ -88,7 +88,7 @@ def draw_inputs(
     real: Tensor, labels: Tensor | None, place: slice, config: TrainConfig, policy: tuple[str, ...],
     probability: float | Tensor, noise: torch.Generator, penalise: bool, features_penalty: Tensor | None = None,
 ) -> Inputs:  # fmt: skip
-    """Draws all that is random in a pass for the global batch, and takes this rank's `place` of it."""
+    """Draws all random numbers of a pass for the global batch and returns this rank's part `place`."""
     batch, device = config.batch or 1, real.device
     z = torch.randn(batch, config.z_dim or 1, generator=noise, device=device)[place]
     numbers = draw(batch, policy, probability, noise).slice(place.start, place.stop)
@@ -111,10 +111,10 @@ def accumulate_gradients(
     measure_paths: bool = False,
     workers: Workers | None = None,
 ) -> Stats:
-    """Adds this batch's gradients to the `.grad` of the networks of `side`. The networks themselves are not changed.
+    """Adds the gradients of this batch to the `.grad` of the networks of `side`. Weights are not changed.
 
-    penalise: with the penalties of the discriminator. measure_paths: with the generator's path-length regularisation.
-    workers: threads that share the work, each with at most its part of the batch.
+    penalise: include the discriminator's penalties. measure_paths: include the path-length regularisation.
+    workers: threads that share the batch.
     """
     num = len(inputs.real)
     compute = {"both": joint_gradients, "discriminator": discriminator_gradients, "generator": generator_gradients}
@@ -140,18 +140,18 @@ def accumulate_gradients(
 
 
 Views = list[Tensor]
-"""What the heads of the discriminator look at (models.views_of), of N images."""
+"""Inputs of the discriminator's heads for N images (models.views_of)."""
 
 
 def joint_gradients(
     networks: Networks, inputs: Inputs, config: TrainConfig, policy: tuple[str, ...], share: float
 ) -> tuple[Stats, Views, Views]:
-    """Both networks' adversarial gradients from one forward pass of the discriminator.
+    """Adversarial gradients of both networks from one forward pass of the discriminator.
 
-    The discriminator's gradient at every fake view, rescaled (losses.generator_scale), is the generator's; losses whose
-    gradient may vanish there take a second backward pass, to the fake views only. Each head has a view of its own, so
-    each is rescaled by its own logits.
-    Returns the stats and the views of the augmented real and fake images (detached) for the penalties.
+    The generator's gradient is the discriminator's gradient at each fake view, rescaled (losses.generator_scale).
+    Losses whose gradient may vanish there need a second backward pass, to the fake views only. Each head has its own
+    view and is rescaled by its own logits.
+    Returns the stats and the detached views of the augmented real and fake images, for the penalties.
     """
     loss = LOSSES[config.loss or ""]
     num = len(inputs.real)
@@ -193,7 +193,7 @@ def per_image(values: Tensor) -> Tensor:
 def discriminator_gradients(
     networks: Networks, inputs: Inputs, config: TrainConfig, policy: tuple[str, ...], share: float
 ) -> tuple[Stats, Views, Views]:
-    """The discriminator's adversarial gradient; real and fake images pass apart, each with their batch statistics."""
+    """Adversarial gradient of the discriminator. Real and fake images pass separately (own batch statistics)."""
     loss = LOSSES[config.loss or ""]
     with autocast(inputs.real.device, config.precision):
         with torch.no_grad():
@@ -210,7 +210,7 @@ def discriminator_gradients(
 def generator_gradients(
     networks: Networks, inputs: Inputs, config: TrainConfig, policy: tuple[str, ...], share: float
 ) -> tuple[Stats, Views, Views]:
-    """The generator's adversarial gradient through a discriminator that stays as it is."""
+    """Adversarial gradient of the generator through a fixed discriminator."""
     loss = LOSSES[config.loss or ""]
     with frozen(networks.plain_discriminator), autocast(inputs.real.device, config.precision):
         fake = augment(networks.generator(inputs.z, inputs.labels), inputs.draw, policy)
@@ -228,7 +228,7 @@ def generator_gradients(
 def discriminate(
     networks: Networks, views: Views, labels: Tensor | None, config: TrainConfig, num_real: int
 ) -> tuple[Tensor, Tensor]:
-    """(logits (N, heads) float32, the weighted loss of rebuilding the first `num_real` images, 0 where nothing is)."""
+    """(logits (N, heads) float32, weighted reconstruction loss of the first `num_real` images or 0)."""
     if not (config.reconstruction and num_real):
         logits = judge(networks.discriminator, views, labels).float()
         return logits, logits.new_zeros(())
@@ -237,7 +237,7 @@ def discriminate(
 
 
 def discriminator_loss(loss: Loss, real: Tensor, fake: Tensor, inputs: Inputs, config: TrainConfig) -> Tensor:
-    """The mean over the pairs of logits (N, heads), summed over the heads; smoothed or noisy targets where asked."""
+    """Mean over the pairs of logits (N, heads), summed over heads; with smoothed or noisy targets if configured."""
     if not (config.label_smoothing or config.label_noise):
         return loss.discriminator(real, fake).mean(dim=0).sum()
     real_target, fake_target = torch.full_like(real, 1 - (config.label_smoothing or 0.0)), torch.zeros_like(fake)
@@ -252,7 +252,7 @@ def penalty_gradients(
     stats: Stats, discriminator: nn.Module, real: Views, fake: Views, inputs: Inputs, config: TrainConfig,
     share: float,
 ) -> None:  # fmt: skip
-    """Adds the gradients of all penalties, times the interval for the steps without, and notes their values.
+    """Adds the gradients of all penalties, weighted by the penalty interval, and stores their values in `stats`.
 
     gamma/2 E|grad D|^2 at real (R1) and fake views (R2); lambda E(|grad D| - 1)^2 between real and fake images.
     """
@@ -278,7 +278,7 @@ def penalty_gradients(
 
 
 def penalty_weights(gamma: float, features_penalty: Tensor | None, norms: Tensor) -> Tensor:
-    """The weight of each view's penalty: `gamma` of images, which come first, the adapted one of features."""
+    """Penalty weight of each view: `gamma` for images, which come first, and the adapted weight for features."""
     weights = torch.full_like(norms, gamma)
     if features_penalty is not None and len(norms) > 1:
         weights[-NUM_HEADS:] = features_penalty.to(norms)
@@ -286,7 +286,7 @@ def penalty_weights(gamma: float, features_penalty: Tensor | None, norms: Tensor
 
 
 def path_gradients(generator: Any, inputs: Inputs, weight: float) -> None:
-    """Adds the gradient of the path-length regularisation (models/style.py), times its interval."""
+    """Adds the gradient of the path-length regularisation (models/style.py), weighted by its interval."""
     num = max(1, len(inputs.z) // PATH_SHARE)
     labels = None if inputs.labels is None else inputs.labels[:num]
     (generator.path_length_penalty(inputs.z[:num], labels) * (weight * PATH_INTERVAL)).backward()
@@ -295,14 +295,14 @@ def path_gradients(generator: Any, inputs: Inputs, weight: float) -> None:
 def stats_of(loss: Loss, real: Tensor, fake: Tensor, value: Tensor) -> Stats:
     real, fake = real.detach(), fake.detach()
     sign = overfitting_sign(real, fake, relativistic=not loss.zero)
-    heads = slice(-NUM_HEADS if real.shape[1] > 1 else None, None)  # a pixel discriminator's logit comes first
+    heads = slice(-NUM_HEADS if real.shape[1] > 1 else None, None)  # the logit of a pixel discriminator comes first
     lead = torch.tanh((real[:, heads] - fake[:, heads]) / 2).mean()
     return Stats(real.mean(), fake.mean(), value.detach() / real.shape[1], sign, lead)
 
 
 @contextlib.contextmanager
 def frozen(network: nn.Module) -> Generator[None]:
-    """No gradients for this network's weights inside: they would be computed in vain."""
+    """Disables gradients of this network's weights inside the context, to save time."""
     network.requires_grad_(False)
     try:
         yield
@@ -315,7 +315,7 @@ def autocast(device: torch.device, precision: str | None) -> torch.autocast:
 
 
 def mean_stats(parts: list[Stats], shares: list[float]) -> Stats:
-    """Weighted by the micro-batches' shares; penalties that were not computed stay None."""
+    """Mean weighted by the size of the micro-batches. Penalties that were not computed stay None."""
     means: dict[str, Any] = {}
     for field in dataclasses.fields(Stats):
         values = [getattr(part, field.name) for part in parts]
@@ -325,10 +325,10 @@ def mean_stats(parts: list[Stats], shares: list[float]) -> Stats:
 
 
 def learning_rate(config: TrainConfig, images_seen: int, total_images: int) -> float:
-    """The generator's rate: a linear rise over `warmup`, then lr, then from `decay_from` a linear fall to lr * lr_end.
+    """Learning rate of the generator: linear rise over `warmup`, then lr, from `decay_from` decay to lr * lr_end.
 
-    A short budget still rises over 100 steps where that is no more than a third of it: without a gentle start the
-    discriminator may win at once, and the generator stays black.
+    The warm-up takes at least 100 steps, but at most a third of a short budget: without it the discriminator may become
+    too strong at once and generated images stay black.
     """
     assert config.lr is not None and config.lr_end is not None
     assert config.warmup is not None and config.decay_from is not None
@@ -341,10 +341,10 @@ def learning_rate(config: TrainConfig, images_seen: int, total_images: int) -> f
 
 
 def is_starting(config: TrainConfig, images_seen: int, total_images: int) -> bool:
-    """True in the first tenth of the budget, and for 200 steps at least: a generator may then train more carefully."""
+    """True in the first tenth of the budget and for at least 200 steps. Some generators train more carefully then."""
     return images_seen < max(START * total_images, START_STEPS * (config.batch or 1))
 
 
 def policy_for(kind: str, config: TrainConfig) -> tuple[str, ...]:
-    """The augmentations that training uses: those harmless for this kind of image, or none."""
+    """Augmentations for training: those that are safe for this kind of image, or none."""
     return POLICIES[kind] if config.augment or config.adaptive else ()

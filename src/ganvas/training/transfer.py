@@ -1,4 +1,4 @@
-"""Starting from another run: every tensor that fits is taken over, and what does not is named."""
+"""Starting from another run: copies every tensor that fits and lists those that do not."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from ganvas.run import Run
 from ganvas.training.state import TrainState
 
 KNOWN = ("model", "z_dim", "base", "widest", "blocks", "magnitude", "spectral_norm", "discriminator")
-"""Options of the networks that a run takes over from the one it starts from."""
+"""Network options copied from the run to start from."""
 
-LEAST = 0.2  # part of the generator's tensors that must fit, or it is a start from scratch by another name
+LEAST = 0.2  # minimum fraction of the generator's tensors that must fit
 
 Tensors = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The networks to start from; discriminator is None where only a model folder is left."""
+    """The networks to start from. discriminator: None if `place` is a model folder."""
 
     place: Path
     model: ModelConfig
@@ -36,23 +36,23 @@ class Origin:
     discriminator: Tensors | None
 
     def options(self, height: int) -> dict[str, Any]:
-        """Options of networks for images of this height that fit: half the finest maps for twice the height.
+        """Network options for images of this height that fit: half of `base` for twice the height.
 
-        Widths double from fine to coarse, so that the coarse stages are then the same, and a finer one is added.
+        Widths double from fine to coarse, so the coarse stages then match and a finer one is added.
         """
         known = {name: getattr(self.model, name) for name in KNOWN}
         return known | {"base": max(1, self.model.base >> stages_added(self.model.height, height))}
 
 
 def stages_added(before: int, after: int) -> int:
-    """How many finer stages a network for images of the height `after` has."""
+    """Number of additional fine stages of a network for images of height `after`."""
     return max(0, round(math.log2(after / before)))
 
 
 def open_origin(place: Path) -> Origin:
-    """Reads a run's newest checkpoint (averaged generator, discriminator), or a model folder's generator.
+    """Reads the newest checkpoint of a run (averaged generator, discriminator), or the generator of a model folder.
 
-    Raises CheckpointError when nothing usable is there.
+    Raises CheckpointError if neither can be read.
     """
     place = place.resolve()
     if (place / "config.json").is_file() and (place / "checkpoints").is_dir():
@@ -66,32 +66,32 @@ def open_origin(place: Path) -> Origin:
 
 
 def tensors_of(state: Any, name: str, place: Path) -> Tensors:
-    """The tensors of one network in a checkpoint; raises CheckpointError where it has none."""
+    """The tensors of one network in a checkpoint. Raises CheckpointError if there are none."""
     tensors = state.get(name) if isinstance(state, dict) else None
     if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        raise CheckpointError(f"--from {place}: its newest checkpoint is not one of Ganvas: choose another run")
+        raise CheckpointError(f"--from {place}: its newest checkpoint was not written by Ganvas: choose another run")
     return tensors
 
 
 def take_over(state: TrainState, origin: Origin) -> list[str]:
-    """Copies what fits into both networks and the average; returns the report, a line each.
+    """Copies tensors that fit to both networks and the average. Returns a report, one line per network.
 
-    Raises ConfigError when the architecture is another one, or next to nothing fits.
+    Raises ConfigError for another architecture, or if almost no tensor fits.
     """
     if origin.model.model != state.model.model:
         raise ConfigError(
             f"--from {origin.place} is a {origin.model.model!r} network and this run is {state.model.model!r}: "
-            f"leave --model out or say --model {origin.model.model}"
+            f"omit --model, or use --model {origin.model.model}"
         )
     lines = []
     for name, tensors in (("generator", origin.generator), ("discriminator", origin.discriminator)):
         if tensors is None:
-            lines.append(f"{name}: not in {origin.place}, starts anew")
+            lines.append(f"{name}: not in {origin.place}, starts from new weights")
             continue
         network: nn.Module = getattr(state, name)
         mine = network.state_dict()
         channels = (origin.model.channels, state.model.channels)
-        # Generators count their stages from the coarse end, discriminators from the fine one, where stages are added.
+        # Stages are added at the fine end; generators count them from coarse to fine, discriminators the other way.
         added = stages_added(origin.model.height, state.model.height) if name == "discriminator" else 0
         taken: Tensors = {}
         for key, own in mine.items():
@@ -101,8 +101,8 @@ def take_over(state: TrainState, origin: Origin) -> list[str]:
                     break
         if name == "generator" and len(taken) < LEAST * len(mine):
             raise ConfigError(
-                f"--from {origin.place}: hardly a tensor of its {name} fits this run's, which has other widths: "
-                "leave --base, --widest, --blocks and --z-dim out"
+                f"--from {origin.place}: almost no tensor of its {name} fits, because the layer widths differ: "
+                "omit --base, --widest, --blocks and --z-dim"
             )
         network.load_state_dict(taken, strict=False)
         lines.append(describe(name, mine, tensors, taken))
@@ -114,25 +114,25 @@ def take_over(state: TrainState, origin: Origin) -> list[str]:
 
 
 def shifted(key: str, stages: int) -> str:
-    """A tensor's name with its first index, that of a stage, lower by so many."""
+    """The tensor name with its first index (the stage) reduced by `stages`."""
     return re.sub(r"\.(\d+)", lambda match: f".{int(match[1]) - stages}", key, count=1)
 
 
 def describe(name: str, mine: Tensors, theirs: Tensors, taken: Tensors) -> str:
     changed = sorted(key for key in taken if key in theirs and theirs[key].shape != mine[key].shape)
     fresh = sorted(mine.keys() - taken.keys())
-    line = f"{name}: {len(taken)} of {len(mine)} tensors taken over"
+    line = f"{name}: {len(taken)} of {len(mine)} tensors copied"
     if changed:
         line += f", {len(changed)} of them adapted ({', '.join(changed[:4])})"
     if fresh:
-        line += f"; {len(fresh)} start anew ({', '.join(fresh[:4])}{', ...' if len(fresh) > 4 else ''})"
+        line += f"; {len(fresh)} start from new weights ({', '.join(fresh[:4])}{', ...' if len(fresh) > 4 else ''})"
     return line
 
 
 def fit(theirs: Tensor, mine: Tensor, channels: tuple[int, int]) -> Tensor | None:
-    """Their tensor in my shape: as it is, a first or last layer for other channels, a grid resampled, or None.
+    """`theirs` in the shape of `mine`: unchanged, converted to other image channels, resampled, or None if impossible.
 
-    channels: of their images and of mine.
+    channels: image channels (theirs, mine).
     """
     if theirs.shape == mine.shape:
         return theirs
@@ -148,10 +148,10 @@ def fit(theirs: Tensor, mine: Tensor, channels: tuple[int, int]) -> Tensor | Non
 
 
 def for_channels(theirs: Tensor, mine: Tensor, dim: int, channels: tuple[int, int]) -> Tensor | None:
-    """Gray to colour or back, in a layer whose dimension `dim` counts channels (times the places of a shuffle).
+    """Gray to colour or back, for a layer whose dimension `dim` is channels (times the positions of a pixel shuffle).
 
-    An output (dim 0) is repeated, or averaged; an input (dim 1) is shared out, or summed, so that a gray image gives
-    the same number either way.
+    Outputs (dim 0) are repeated or averaged; inputs (dim 1) are divided or summed, so that a gray image gives
+    the same result in both forms.
     """
     before, after = channels
     places, rest = divmod(theirs.shape[dim], before)
@@ -166,7 +166,7 @@ def for_channels(theirs: Tensor, mine: Tensor, dim: int, channels: tuple[int, in
 
 
 def for_grid(theirs: Tensor, mine: Tensor) -> Tensor:
-    """A learned grid (..., h, w) at another start size; a layer's weight over the grid (4-d) keeps its sum."""
+    """Resamples a learned grid (..., h, w) to another start size; 4-d layer weights over the grid keep their sum."""
     flat = theirs.reshape(1, -1, *theirs.shape[-2:]).float()
     size = (mine.shape[-2], mine.shape[-1])
     resampled = F.interpolate(flat, size=size, mode="bilinear", align_corners=False)

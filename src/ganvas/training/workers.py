@@ -1,7 +1,7 @@
-"""Threads that each compute the gradients of a part of the batch, on one core each.
+"""CPU threads that each compute the gradients of a part of the batch.
 
-Two threads with a part of the batch each are faster than two threads that share every operation, and other programs on
-the machine slow them down far less (RESULTS.md). The sum of the parts is the gradient of the batch, up to rounding.
+This is faster than threads that share each operation, and other programs on the machine slow it down much less
+(RESULTS.md). The sum of the parts is the gradient of the batch, up to rounding.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Networks:
-    """The two networks as they are called (compiled, where that pays), and the plain ones.
+    """The two networks as called in training (perhaps compiled), and the plain ones.
 
-    Penalties need the plain ones: a compiled network cannot be differentiated twice.
+    Penalties need the plain ones, because compiled networks cannot be differentiated twice.
     """
 
     generator: Callable[..., Tensor]
@@ -34,9 +34,9 @@ class Networks:
 
 
 class Workers:
-    """`num` threads with copies of the networks that share the weights but have gradients of their own.
+    """`num` threads with copies of the networks: shared weights, separate gradients.
 
-    Until `close` the calling thread computes with one core: its helpers would wait in busy loops otherwise.
+    Until `close`, the calling thread uses one core, because its idle OpenMP threads would block the others.
     """
 
     def __init__(self, networks: Networks, num: int) -> None:
@@ -45,15 +45,15 @@ class Workers:
         self.cores = torch.get_num_threads()
         torch.set_num_threads(1)
         each = max(1, self.cores // num)
-        # One executor a thread, so that a part of the batch always meets the same copy: the sums then repeat exactly.
+        # One executor per thread: each part of the batch then always uses the same copy, so sums are reproducible.
         self.threads = [ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(each,)) for _ in range(num)]
 
     def part(self, num_images: int) -> int:
-        """Images in each worker's part of a batch."""
+        """Images per worker."""
         return -(-num_images // self.num)
 
     def run(self, compute: Callable[[Networks, int], T], starts: Sequence[int]) -> list[T]:
-        """compute(networks, start) for every start; then adds all gradients to the networks' own."""
+        """Calls compute(networks, start) for every start, then adds all gradients to those of the networks."""
         for mine in self.copies:
             mine.plain_generator.train(self.networks.plain_generator.training)
             setattr(mine.plain_generator, "starting", getattr(self.networks.plain_generator, "starting", False))  # noqa: B010
@@ -82,7 +82,7 @@ def shared_copy(networks: Networks) -> Networks:
 
 
 def shared_module(network: nn.Module) -> nn.Module:
-    """A copy whose parameters and buffers are the same memory, with `.grad` of its own."""
+    """A copy that shares the memory of parameters and buffers, with separate `.grad`."""
     memo: dict[int, Any] = {id(p): nn.Parameter(p.data, p.requires_grad) for p in network.parameters()}
     memo |= {id(buffer): buffer for buffer in network.buffers()}
     memo |= {id(part.network): part.network for part in network.modules() if isinstance(part, Frozen)}
