@@ -63,6 +63,24 @@ def test_the_faster_way_is_taken_and_said(pack: Pack, monkeypatch: pytest.Monkey
     assert state.workers == 1 and "threads that share" not in said[0]
 
 
+def test_the_median_of_several_turns_counts(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One lucky turn of a noisy machine decides nothing; slow steps and short budgets have one turn."""
+    turns = {1: [0.4, 0.1, 0.4], 2: [0.2, 0.2, 0.2]}
+    calls: list[int] = []
+
+    def timed(_: Any, __: Any, ___: Any, ____: Any, num: int) -> tuple[float, torch.Tensor]:
+        calls.append(num)
+        return turns[num][calls.count(num) - 1], torch.ones(2)
+
+    monkeypatch.setattr(autotune, "timed", timed)
+    for minutes, expected in ((10, [1, 2] * 3), (2, [1, 2])):
+        calls.clear()
+        state, networks, config = opened(pack, minutes=minutes)
+        choose_workers(state, networks, config, pack.kind, [].append)
+        state.batches.close()
+        assert calls == expected and state.workers == 2
+
+
 def test_a_way_with_other_gradients_is_not_taken(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
     assert told(pack, monkeypatch, {1: 0.4, 2: 0.2}, differ=0.1)[0].workers == 1
 

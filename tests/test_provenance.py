@@ -62,7 +62,7 @@ def test_other_pictures_have_no_provenance(tmp_path: Path) -> None:
 def test_a_damaged_file_is_named(tmp_path: Path, keep: int) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(png_bytes(pixels(3), provenance("abc123", RECIPE))[:keep])
-    with pytest.raises(PictureError, match=r"a\.png is no readable picture"):
+    with pytest.raises(PictureError, match=r"a\.png is not a readable image"):
         read_provenance(path)
-    with pytest.raises(PictureError, match="no readable picture"):
+    with pytest.raises(PictureError, match="not a readable image"):
         read_provenance(tmp_path / "nowhere.png")

@@ -24,7 +24,7 @@ SENTENCE = "Synthetic image made by a generative adversarial network; it shows n
 
 
 def provenance(model: str, recipe: Mapping[str, Any]) -> dict[str, str]:
-    """Text for a picture's file. model: hash of the weights; recipe: plain values that make the image again."""
+    """Text for the file of an image. model: hash of the weights; recipe: plain values that make the image again."""
     return {
         "Software": "Ganvas",
         "Description": SENTENCE,
@@ -40,7 +40,7 @@ def read_provenance(path: Path) -> dict[str, Any] | None:
             picture.load()  # texts may stand behind the pixels
             text = picture.info.get("ganvas") or picture.getexif().get(DESCRIPTION)
     except (OSError, SyntaxError, ValueError) as error:
-        raise PictureError(f"{path} is no readable picture") from error
+        raise PictureError(f"{path} is not a readable image") from error
     try:
         values = json.loads(text) if isinstance(text, str) else None
     except (ValueError, RecursionError):

@@ -35,7 +35,7 @@ Gate = Callable[[np.ndarray], np.ndarray]
 """Images (N, H, W, C) -> (N,) bool: which of them to leave out."""
 
 COLUMNS = ["file", "seed", "label", "truncation", "model", "note"]
-LEFT_OUT = "left out: a copy of a training picture"
+LEFT_OUT = "left out: a copy of a training image"
 WRITERS = 4  # threads that compress and write
 
 
