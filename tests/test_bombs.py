@@ -189,7 +189,7 @@ BOMBS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "npz": ("a.npz", npz_of_zeros, "decompression bomb"),
     "png of 16 bits with transparency": ("a", in_folder("a.png", png(13_000, 13_000, 16, 6)), "too large"),
     "png of 16 bits": ("a", in_folder("a.png", png(13_000, 13_000, 16, 0)), "too large"),
-    "jpeg of many passes": ("a", in_folder("a.jpg", jpeg_of_scans(30_000)), "passes"),
+    "jpeg of many passes": ("a", in_folder("a.jpg", jpeg_of_scans(30_000)), "scans"),
     "file of a terabyte": ("a", oversized, "too large"),
     "sparse": ("a.tar", lambda path: sparse_tar(path, 1000, b"0\n".ljust(512, b"\0")), "sparse"),
     "sparse without a map": ("a.tar", lambda path: sparse_tar(path, 1, b"9999999\n" + b"1" * 504), "broken"),
