@@ -325,7 +325,7 @@ def test_class_that_does_not_exist(refused: Refused, two_classes: Path) -> None:
         (["--background", "mauvish"], "--background mauvish: expected white"),
         (["--files", "nowhere.txt"], "--files nowhere.txt cannot be read"),
         (["--conditional", "--labels", "none"], "these images have no labels"),
-        (["--micro-batch", "99", "--batch", "8"], "--micro-batch 99: expected at most the 8 images"),
+        (["--micro-batch", "99", "--batch", "8"], "--micro-batch 99: expected at most 8, the images per process"),
     ],
 )
 def test_options_that_cannot_be(
