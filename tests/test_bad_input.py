@@ -549,7 +549,7 @@ def spoil_weights(weights: Path, how: str) -> None:
     ("how", "expected"),
     [
         ("truncated", "is damaged or not a safetensors file"),
-        ("one bit", "is damaged (its checksum differs)"),
+        ("one bit", "is damaged (wrong checksum)"),
         ("empty", "is damaged or not a safetensors file"),
         ("text", "is damaged or not a safetensors file"),
         ("of another program", "has no readable Ganvas configuration"),

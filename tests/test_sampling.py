@@ -164,7 +164,7 @@ def test_a_damaged_line_of_the_manifest_is_left_out(
     capsys.readouterr()
     verbs.sample(model, tmp_path, num=3, device="cpu")
     assert sorted(manifest.read_bytes().splitlines()) == sorted(whole.splitlines())
-    assert "manifest.csv had 1 damaged line: left out" in capsys.readouterr().err
+    assert "manifest.csv had 1 damaged line: removed" in capsys.readouterr().err
 
 
 def test_pictures_of_two_models_are_kept_apart(model: Path, tmp_path: Path) -> None:

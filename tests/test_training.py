@@ -250,7 +250,7 @@ def test_other_options_or_pictures_are_refused_with_the_difference(
 
 def test_folder_with_other_files_is_never_written_into(pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(RunError, match="holds other files"):
+    with pytest.raises(RunError, match="has other files"):
         ganvas.train(pictures, tmp_path, images=64, **SMALL)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
@@ -379,7 +379,9 @@ def start_command(
 ) -> subprocess.Popen:
     command = [sys.executable, "-m", "ganvas", "train", str(pictures), "--out", str(out), "--images", "10000000"]
     command += ["--size", "16", "--batch", "16", "--base", "8", "--previews", "1000"]
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
     process = subprocess.Popen(command, stdout=stdout, stderr=stderr, text=True)
+    signal.signal(signal.SIGHUP, before)
     deadline = time.monotonic() + 120
     while not Run(out).saved() and time.monotonic() < deadline:
         assert process.poll() is None, process.stderr and process.stderr.read()
