@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test check clean
+.PHONY: demo test test-slow check clean
 
 demo: .venv/ready
 	$(BIN)/ganvas train digits --minutes 0.9 --out demo/run
@@ -14,6 +14,9 @@ demo: .venv/ready
 
 test: .venv/ready
 	$(BIN)/python -m pytest
+
+test-slow: .venv/ready
+	$(BIN)/python -m pytest -m slow --timeout 3600
 
 check: .venv/ready
 	$(BIN)/ruff check .

@@ -576,6 +576,7 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_augmentations_do_not_show_in_the_samples():
     probability = 0.7

@@ -230,16 +230,19 @@ def found_in(run: Path, source: str | Path = "digits", **options: Any) -> dict[s
     return {event["health"]: f"{event['words']}: {event['action']}" for event in reversed(events(run))}
 
 
+@pytest.mark.slow
 def test_a_discriminator_that_wins_is_named(often: None, tmp_path: Path) -> None:
     found = found_in(tmp_path / "run", images=4000, lr=1e-7, lr_d=2e-3, r1=0.0)
     assert "too strong" in found["winner"] and "--r1" in found["winner"]
 
 
+@pytest.mark.slow
 def test_a_discriminator_that_cannot_learn_has_lost(often: None, tmp_path: Path) -> None:
     found = found_in(tmp_path / "run", images=4000, lr=1e-3, lr_d=1e-9)
     assert "too weak" in found["winner"]
 
 
+@pytest.mark.slow
 def test_a_rate_without_effect_is_named(often: None, tmp_path: Path) -> None:
     found = found_in(tmp_path / "run", images=4800, lr=1e-9, lr_d=1e-9)
     assert "by only 0.00% of their range" in found["still"] and "raise --lr" in found["still"]
@@ -258,23 +261,27 @@ def test_an_explosion_is_named(often: None, tmp_path: Path) -> None:
     assert "generator's gradient is" in found["exploding"] and "halve --lr" in found["exploding"]
 
 
+@pytest.mark.slow
 def test_augmentation_at_its_cap_is_named(often: None, tmp_path: Path) -> None:
     adaptive: dict[str, Any] = {"adaptive": True, "augment": 0.6, "adaptive_target": 0.2}
     found = found_in(tmp_path / "run", images=4800, limit=60, previews=4, **adaptive)
     assert "at its maximum of 0.8" in found["augmentation"] and "add images" in found["augmentation"]
 
 
+@pytest.mark.slow
 def test_a_lattice_of_transposed_convolutions_is_named(often: None, tmp_path: Path) -> None:
     found = found_in(tmp_path / "run", images=4800, size="32", model="dcgan", lr=2e-3, previews=20)
     assert "checkerboard artefacts are growing" in found["lattice"] and "transposed convolutions" in found["lattice"]
 
 
+@pytest.mark.slow
 def test_a_discriminator_that_knows_its_few_pictures_is_named(often: None, tmp_path: Path) -> None:
     few: dict[str, Any] = {"limit": 100, "holdout": 0.5, "base": 16}
     found = found_in(tmp_path / "run", images=32_000, lr=2e-3, lr_end=1.0, r1=0.0, r2=0.0, **few)
     assert "the discriminator overfits" in found["overfitting"]
 
 
+@pytest.mark.slow
 def test_copying_is_named(often: None, tmp_path: Path) -> None:
     """Labels so fine that each belongs to one image ask for nothing but copies."""
     for number, image in enumerate(open_pack("digits").images[:60]):

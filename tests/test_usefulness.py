@@ -95,6 +95,7 @@ def judged(synthetic: np.ndarray, labels: np.ndarray) -> Usefulness:
     )
 
 
+@pytest.mark.slow
 def test_real_pictures_in_the_place_of_generated_ones_help() -> None:
     found = judged(*bars(400, 2))
     assert found.helps
@@ -107,12 +108,14 @@ def test_real_pictures_in_the_place_of_generated_ones_help() -> None:
     )
 
 
+@pytest.mark.slow
 def test_as_many_other_real_pictures_are_as_good_by_themselves() -> None:
     found = judged(*bars(40, 3))
     assert found.difference["synthetic"].low < 0 < found.difference["synthetic"].high
     assert "as good as real images" in found.sentence
 
 
+@pytest.mark.slow
 def test_noise_does_not_help_and_that_is_said() -> None:
     rng = np.random.default_rng(4)
     found = judged(rng.integers(0, 256, (200, 12, 12, 1), np.uint8), np.arange(200) % 2)
@@ -122,6 +125,7 @@ def test_noise_does_not_help_and_that_is_said() -> None:
     assert found.accuracy["synthetic"].low < 0.6
 
 
+@pytest.mark.slow
 def test_pictures_with_wrong_labels_do_harm() -> None:
     images, labels = bars(400, 5)
     found = judged(images, 1 - labels)
