@@ -237,7 +237,7 @@ def test_other_weights_are_refused_and_no_code_of_the_package_runs(
 
 
 class Counting(torch.nn.Module):
-    """Features and logits in which the images can be told apart; counts the images it sees."""
+    """Features and logits that distinguish the images; counts the images it sees."""
 
     def __init__(self) -> None:
         super().__init__()

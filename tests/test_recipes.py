@@ -158,7 +158,7 @@ def test_recipes_make_pictures_with_every_architecture(name: str) -> None:
     torch.testing.assert_close(pictures[4:], gan.sample(1, seed=9), rtol=0, atol=SAME)
     for changed in pictures[1:4]:
         assert (changed - pictures[0]).abs().max() > 1e-3
-    # A code that was kept in place of its seed is the same image.
+    # A latent that was saved instead of its seed is the same image.
     # (A mixture of two classes is only where the code knows the classes: see the test below.)
     rows = [0, 1, 2, 4] if name in MODERN and not codes.has_styles(gan.network) else list(range(5))
     kept = [as_recipe(resolve(gan, [found[i]], {"push": push}), gan.classes) for i in rows]
