@@ -64,7 +64,7 @@ def scale(images: torch.Tensor | np.ndarray) -> torch.Tensor:
 def train_classifier(
     images_uint8: torch.Tensor | np.ndarray, labels: torch.Tensor | np.ndarray, seed: int
 ) -> nn.Module:
-    """Trains the judge: the same images, labels, seed and number of threads give the same network."""
+    """Trains the classifier: the same images, labels, seed and number of threads give the same network."""
     pixels = F.pad(scale(images_uint8), (SHIFT,) * 4, value=-1.0)
     target = torch.as_tensor(np.asarray(labels)).long()
     generator = torch.Generator().manual_seed(seed)

@@ -84,7 +84,7 @@ PROJECTS = [
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """How long and how large: minutes of training of each recipe, images judged (None: the judge's own), seeds.
+    """How long and how large: minutes of training of each recipe, images judged (None: the evaluation's own), seeds.
 
     deadline: of `time.monotonic`, when a training is interrupted so that the call can end.
     """

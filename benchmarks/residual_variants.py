@@ -40,7 +40,9 @@ def open_pictures(mnist: Path | None, folder: Path | None) -> tuple[dict[str, An
     if folder is not None:
         pack = open_pack(folder, SIZE)
         if pack.labels is None:
-            raise SystemExit(f"{folder} has no labels, and the judge needs them: sort the images into class folders")
+            raise SystemExit(
+                f"{folder} has no labels, and the evaluation needs them: sort the images into class folders"
+            )
         return {"data": folder, "data_config": SIZE}, pack, pack
     train, test = (open_pack("mnist", DataConfig(split=split), path=mnist) for split in ("train", "test"))
     return {"data": "mnist", "data_path": mnist}, train, test
@@ -83,7 +85,7 @@ def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("mnist", type=Path, nargs="?", help="folder of the four MNIST files")
-    parser.add_argument("--data", type=Path, help="any folder with a folder of images per class, in place of MNIST")
+    parser.add_argument("--data", type=Path, help="any folder with a folder of images per class, instead of MNIST")
     parser.add_argument("--seconds", type=float, default=300.0, help="length of each training")
     parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103])
     parser.add_argument("--lr", type=float, nargs=2, default=[1e-3, 2e-2], help="rates of fix-up and of magnitude")

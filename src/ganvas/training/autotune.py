@@ -21,7 +21,7 @@ from ganvas.training.workers import Networks, Workers
 
 LEAST_MINUTES = 1.0  # minimum budget for a measurement
 ROUNDS = 3  # timed passes per turn; the median counts, since the speed of a shared machine varies
-TURNS, TURNS_MINUTES = 3, 5.0  # turns per candidate, one after the other, for budgets of at least so many minutes
+TURNS, TURNS_MINUTES = 3, 5.0  # turns per candidate, alternating; minimum budget for more than one turn
 RECOGNISABLE = 10_000  # images seen for recognisable results with discriminators on features (RESULTS.md)
 SLOW = 3.0  # seconds; slower passes are timed only once
 OVERHEAD = 1.1  # factor for updates, averages, previews and checkpoints
