@@ -5,6 +5,7 @@ To add an architecture, write a file with `build(config)` and add a line here; t
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import torch
@@ -14,7 +15,8 @@ from torch.nn.utils import parametrizations
 from ganvas.config import ModelConfig
 from ganvas.errors import ConfigError
 from ganvas.models import classic, compact, dcgan, light, mlp, residual, skip, style
-from ganvas.models.pretrained import FeatureDiscriminator
+from ganvas.models.crops import build_on_features
+from ganvas.models.pretrained import ViewDiscriminator
 
 Build = Callable[[ModelConfig], tuple[nn.Module, nn.Module]]
 
@@ -61,21 +63,37 @@ def build(config: ModelConfig) -> tuple[nn.Module, nn.Module]:
     generator, discriminator = MODELS[config.model](config)
     if config.spectral_norm:
         normalise(discriminator)
-    if config.discriminator != "own":
-        discriminator = FeatureDiscriminator(config, discriminator if config.discriminator == "both" else None)
-    return generator, discriminator
+    if config.discriminator == "own":
+        return generator, discriminator
+
+    def own(part: ModelConfig) -> nn.Module:
+        return discriminator if part == config else build(dataclasses.replace(part, discriminator="own"))[1]
+
+    return generator, build_on_features(config, own if config.discriminator == "both" else None)
 
 
-def views_of(discriminator: nn.Module, images: Tensor) -> list[Tensor]:
-    """Inputs of the heads of a discriminator: the images (N, C, H, W), or feature views of a frozen network."""
-    return discriminator.views(images) if isinstance(discriminator, FeatureDiscriminator) else [images]
+def views_of(discriminator: nn.Module, images: Tensor, places: Tensor | None = None) -> list[Tensor]:
+    """Inputs of the heads of a discriminator: the images (N, C, H, W), or views of a `ViewDiscriminator`."""
+    return discriminator.views(images, places) if isinstance(discriminator, ViewDiscriminator) else [images]
 
 
 def judge(discriminator: Callable[..., Tensor], views: list[Tensor], labels: Tensor | None) -> Tensor:
     """Logits (N, heads), one per view; each depends only on its own view."""
-    if isinstance(discriminator, FeatureDiscriminator):
+    if isinstance(discriminator, ViewDiscriminator):
         return discriminator.judge(views, labels)
     return discriminator(views[0], labels)[:, None]
+
+
+def heads_on_features(discriminator: nn.Module, num: int) -> list[int]:
+    """Indices of those of the first `num` heads that are on pretrained features."""
+    if not isinstance(discriminator, ViewDiscriminator):
+        return []
+    return [i for i, on in enumerate(discriminator.on_features[:num]) if on]
+
+
+def crops_of(discriminator: nn.Module) -> int:
+    """Number of crops per image whose positions must be drawn."""
+    return discriminator.num_crops if isinstance(discriminator, ViewDiscriminator) else 0
 
 
 def normalise(network: nn.Module) -> None:

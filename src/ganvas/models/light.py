@@ -1,27 +1,33 @@
-"""The light model: for 32 to 256 pixels, with batch norm, SiLU, and gates from the latent on every grid.
+"""The light model: for 32 to 1024 pixels, with batch norm, SiLU, and gates from the latent on every grid.
 
 Like FastGAN (Liu et al. 2021) it has nearest upsampling, batch normalisation, few feature maps on fine grids, and a
 latent input on every grid. SiLU replaces gated linear units, at half the cost. Normalising each image separately loses
 brightness and colours (RESULTS.md). Labels act only through the gates, so that they cannot replace the latent.
+
+Large images are drawn at a half or a quarter of their size and enlarged; a few feature maps, doubled by pixel shuffle
+(Shi et al. 2016), add the details. In the coarse phase of training only the small images are drawn.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganvas.config import ModelConfig
-from ganvas.models import compact
+from ganvas.models import compact, crops
 from ganvas.models.batch_norm import BatchNorm
-from ganvas.models.layers import LEAK, ClassEmbedding, full_precision, stages
+from ganvas.models.layers import LEAK, ClassEmbedding, full_precision, stages, upsample
 
 COARSEST = 4  # maximum shorter side of the first grid
 WIDEST = 128  # maximum feature maps of a grid
 HIDDEN = 64  # hidden features of the gates
+TRUNK = 256  # maximum longer side of the small images that large ones are enlarged from
+LEAST_MAPS = 4  # minimum feature maps after the last doubling
 STD = 0.02  # standard deviation of initial weights (Radford et al. 2015)
 OWN_BASE = 16  # base of its discriminator, which is that of compact
 
@@ -54,35 +60,78 @@ class Stage(nn.Module):
         return x
 
 
+class Shuffle(nn.Module):
+    """Doubles the grid to `size` by a convolution to 4 maps per output map and pixel shuffle, then SiLU.
+
+    The four maps of an output map start with equal weights, so that the first images have no checkerboard artefacts
+    (Aitken et al. 2017).
+    """
+
+    def __init__(self, before: int, after: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.size = size
+        self.conv = nn.Conv2d(before, 4 * after, 3, padding=1)
+
+    def start(self) -> None:
+        """Initial weights that keep the variance."""
+        weight = torch.empty_like(self.conv.weight[::4])
+        nn.init.kaiming_normal_(weight)
+        with torch.no_grad():
+            self.conv.weight.copy_(weight.repeat_interleave(4, dim=0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = self.size
+        return F.silu(F.pixel_shuffle(self.conv(x), 2)[:, :, :height, :width])
+
+
 class Generator(nn.Module):
     """z (N, z_dim) and labels (N,) -> images (N, C, H, W) in [-1, 1]."""
 
     mixes_pictures = True  # batch normalisation
+    coarse = False
+    """Set by training: draw images of `coarse_size` only."""
+    coarse_size: tuple[int, int] | None
+    """Size of the small images of a generator of large ones."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         grids = stages(config.height, config.width, COARSEST)
         limit = config.widest or max(WIDEST, config.base)
-        maps = [min(config.base * 2**level, limit) for level in reversed(range(len(grids)))]
+        side = max(config.height, config.width)
+        shuffled = max(1, math.ceil(math.log2(side / TRUNK))) if side > crops.LARGE else 0
+        maps = [min(config.base * 2**level, limit) for level in reversed(range(len(grids) - shuffled))]
+        few = [max(LEAST_MAPS, config.base // 3) * 2**level for level in reversed(range(shuffled))]
         self.grid, self.maps = grids[0], maps[0]
         self.hidden = nn.Linear(config.z_dim, HIDDEN)
         self.start = nn.Linear(config.z_dim, maps[0] * grids[0][0] * grids[0][1], bias=False)
         self.norm = BatchNorm(maps[0])
         self.stages = nn.ModuleList(
             Stage(before, after, grid, config.blocks, config)
-            for (before, after), grid in zip(itertools.pairwise(maps), grids[1:], strict=True)
+            for (before, after), grid in zip(itertools.pairwise(maps), grids[1 : len(maps)], strict=True)
         )
+        tail = [
+            Shuffle(before, after, grid)
+            for (before, after), grid in zip(itertools.pairwise(maps[-1:] + few), grids[len(maps) :], strict=True)
+        ]
+        self.tail = nn.ModuleList(tail)
+        self.coarse_size = grids[len(maps) - 1] if tail else None
+        self.size = grids[-1]
         self.to_picture = nn.Conv2d(maps[-1], config.channels, 3, padding=1)
+        self.to_detail = nn.Conv2d(few[-1], config.channels, 3, padding=1) if tail else None
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 nn.init.normal_(layer.weight, std=STD)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
+        for stage in tail:
+            stage.start()
+        if self.to_detail is not None:
+            nn.init.zeros_(self.to_detail.weight)
 
     @property
     def depths(self) -> list[nn.Module]:
         """Modules whose outputs are the features, coarse to fine."""
-        return [self.norm, *self.stages]
+        return [self.norm, *self.stages, *self.tail]
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         hidden = F.leaky_relu(self.hidden(z), LEAK)
@@ -91,7 +140,13 @@ class Generator(nn.Module):
         for stage in self.stages:
             x = stage(x, hidden, labels)
         with full_precision(x):
-            return torch.tanh(self.to_picture(x.to(self.to_picture.weight.dtype)))
+            image = self.to_picture(x.to(self.to_picture.weight.dtype))
+        if self.to_detail is not None and not self.coarse:
+            for stage in self.tail:
+                x = stage(x)
+            with full_precision(x):
+                image = upsample(image, self.size) + self.to_detail(x.to(self.to_detail.weight.dtype))
+        return torch.tanh(image)
 
 
 def build(config: ModelConfig) -> tuple[Generator, compact.Discriminator]:

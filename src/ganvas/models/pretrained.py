@@ -21,10 +21,9 @@ TAPS = {2: 24, 4: 40, 10: 112, 15: 320}
 """Blocks of EfficientNet-lite0 whose outputs are used, and their channels: grids of 1/4, 1/8, 1/16 and 1/32 side."""
 CROSS = (32, 64, 128, 256)  # channels of each level after the first mixing layer
 VIEWS = (32, 32, 64, 128)  # channels after the second mixing layer
-NUM_HEADS = len(VIEWS)
 MOST = 128  # maximum feature maps of a head
 COARSEST = 4  # a head halves its view until the shorter side is at most this
-SMALLEST, LARGEST = 32, 256  # input side of the frozen network in pixels; other images are resized
+SMALLEST = 32  # minimum input side of the frozen network in pixels; smaller images are enlarged
 CALIBRATION = 64  # real images used to scale the views
 
 
@@ -103,21 +102,54 @@ class Head(nn.Module):
         return logits
 
 
-class FeatureDiscriminator(nn.Module):
+class ViewDiscriminator(nn.Module):
     """Images (N, C, H, W) in [-1, 1] and labels (N,) -> logits (N,), the sum over its heads.
 
-    Training uses its two parts: `views` computes the views of images with the frozen network, and `judge` a logit
-    (N, heads) per view. own: a discriminator on pixels as an additional head; its view is the image.
+    Training uses its two parts: `views` computes the inputs of the heads, and `judge` a logit (N, heads) per view.
+
+    frozen: the pretrained network. on_features: whether each head has features as its view, and not pixels.
+    num_crops: crops per image whose positions `views` expects.
+    """
+
+    frozen: Frozen
+    on_features: list[bool]
+    num_crops = 0
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        return self.judge(self.views(images), labels).sum(dim=1)
+
+    def views(self, images: Tensor, places: Tensor | None = None) -> list[Tensor]:
+        """Input of each head for images (N, C, H, W): tensors (N, M, h, w).
+
+        places: (N, num_crops, 2) in [0, 1], the position of each crop in the image; default: the centre.
+        """
+        raise NotImplementedError
+
+    def judge(self, views: list[Tensor], labels: Tensor | None) -> Tensor:
+        """Logits (N, heads) float32 of views; each depends only on its own view."""
+        raise NotImplementedError
+
+    def calibrate(self, images: Tensor) -> None:
+        """Scales the views to standard deviation 1 on these real images; without it the heads saturate (RESULTS.md)."""
+        raise NotImplementedError
+
+
+class FeatureDiscriminator(ViewDiscriminator):
+    """Heads on four views of the whole image.
+
+    own: a discriminator on pixels as the first head; its view is the image.
     """
 
     scales: Tensor
 
-    def __init__(self, config: ModelConfig, own: nn.Module | None = None) -> None:
+    def __init__(self, config: ModelConfig, own: nn.Module | None, frozen: Frozen) -> None:
         super().__init__()
         self.own = own
         self.mixes_pictures = getattr(own, "mixes_pictures", False)
         self.stochastic = getattr(own, "stochastic", False)
-        self.frozen = Frozen()
+        self.frozen = frozen
+        self.size = (config.height, config.width)
+        self.on_features = [False] * (own is not None) + [True] * len(VIEWS)
         # Transparent images are used twice, over black and over white.
         self.grounds = 2 if config.channels == 4 else 1
         self.cross = nn.ModuleList(Fixed(before, after, 1) for before, after in zip(TAPS.values(), CROSS, strict=True))
@@ -130,16 +162,11 @@ class FeatureDiscriminator(nn.Module):
             Head(self.grounds * maps, *grid, config.num_classes) for maps, grid in zip(VIEWS, grids, strict=True)
         )
 
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        return self.judge(self.views(images), labels).sum(dim=1)
-
-    def views(self, images: Tensor) -> list[Tensor]:
-        """Input of each head for images (N, C, H, W): tensors (N, M, h, w); for the head on pixels the images."""
+    def views(self, images: Tensor, places: Tensor | None = None) -> list[Tensor]:
         found = self.seen(images)
         return found if self.own is None else [images, *found]
 
     def judge(self, views: list[Tensor], labels: Tensor | None) -> Tensor:
-        """Logits (N, heads) float32 of views; each depends only on its own view."""
         logits = []
         if self.own is not None:
             logits.append(self.own(views[0], labels).float())
@@ -153,8 +180,7 @@ class FeatureDiscriminator(nn.Module):
         rgb = over_grounds(images) if self.grounds == 2 else images.expand(-1, 3, -1, -1)
         size = seen_size(*rgb.shape[2:])
         if size != tuple(rgb.shape[2:]):
-            area = size[0] <= rgb.shape[2] and size[1] <= rgb.shape[3]
-            rgb = F.interpolate(rgb, size=size, mode="area" if area else "bilinear")
+            rgb = F.interpolate(rgb, size=size, mode="bilinear")
         levels = [mix(x) for mix, x in zip(self.cross, self.frozen(rgb), strict=True)]
         views: list[Tensor] = []
         for i in reversed(range(len(levels))):
@@ -168,7 +194,6 @@ class FeatureDiscriminator(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, images: Tensor) -> None:
-        """Scales the views to standard deviation 1 on these real images; without it the heads saturate (RESULTS.md)."""
         self.scales.fill_(1)
         parts = [self.seen(part) for part in images.split(16)]
         for i, scale in enumerate(self.scales):
@@ -181,9 +206,8 @@ def pretrained_network(config: ModelConfig) -> str | None:
 
 
 def seen_size(height: int, width: int) -> tuple[int, int]:
-    """Input size of the frozen network: the image size, limited to 32 to 256 pixels per side."""
-    scale = min(1.0, LARGEST / max(height, width))
-    return max(SMALLEST, round(height * scale)), max(SMALLEST, round(width * scale))
+    """Input size of the frozen network: the image size, at least 32 pixels per side."""
+    return max(SMALLEST, height), max(SMALLEST, width)
 
 
 def over_grounds(images: Tensor) -> Tensor:

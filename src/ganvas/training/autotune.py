@@ -13,10 +13,10 @@ from ganvas.config import TrainConfig
 from ganvas.data.batches import images_at, spaced
 from ganvas.device import world_size
 from ganvas.errors import ConfigError
-from ganvas.models import mixes_pictures
+from ganvas.models import crops_of, mixes_pictures
 from ganvas.models.batch_norm import GROUP
 from ganvas.training.state import TrainState
-from ganvas.training.step import accumulate_gradients, draw_inputs, policy_for
+from ganvas.training.step import COARSE, accumulate_gradients, at_size, draw_inputs, policy_for
 from ganvas.training.workers import Networks, Workers
 
 LEAST_MINUTES = 1.0  # minimum budget for a measurement
@@ -59,7 +59,13 @@ def choose_workers(
         n for n in candidates if (gradients[n] - gradients[first]).norm() <= AGREEMENT * gradients[first].norm()
     ]
     state.workers = min(agreeing, key=lambda n: seconds[n])
-    for sentence in expectation(config, state, (config.batch or 1) / seconds[state.workers]):
+    rate = (config.batch or 1) / seconds[state.workers]
+    if getattr(state.generator, "coarse_size", None) is not None:
+        state.generator.coarse = True  # ty: ignore[invalid-assignment]
+        coarse = (config.batch or 1) / timed(state, networks, config, kind, state.workers)[0]
+        state.generator.coarse = False  # ty: ignore[invalid-assignment]
+        rate = COARSE * coarse + (1 - COARSE) * rate
+    for sentence in expectation(config, state, rate):
         say(f"  {sentence}")
 
 
@@ -69,7 +75,8 @@ def expectation(config: TrainConfig, state: TrainState, rate: float) -> list[str
     images = rate * 60 * minutes
     threads = f"with {state.workers} threads that share the batch, " if state.workers > 1 else ""
     found = [
-        f"{rate:,.0f} images/s measured, {threads}so about {images:,.0f} images in {minutes:g} minutes "
+        f"{rate:,.{0 if rate >= 10 else 1}f} images/s measured, {threads}"
+        f"so about {images:,.0f} images in {minutes:g} minutes "
         f"({images / pack.num_training:,.1f} passes over {pack.num_training:,} images)"
     ]
     least = RECOGNISABLE if config.discriminator != "own" else 0
@@ -107,18 +114,20 @@ def timed(
     policy, batch, pack = policy_for(kind, config), config.batch or 1, state.batches.pack
     place = slice(state.batches.start, state.batches.stop)
     images = images_at(pack, spaced(pack.training, batch)).to(state.device)
-    images = images.repeat(math.ceil(batch / len(images)), 1, 1, 1)[place]
+    images = at_size(images.repeat(math.ceil(batch / len(images)), 1, 1, 1)[place], state.generator)
     labels = torch.arange(batch, device=state.device)[place]
     asked = labels % state.model.num_classes if state.model.num_classes else None
     workers = Workers(networks, num) if num > 1 else None
     times: dict[bool, list[float]] = {False: [], True: []}
     flat = torch.empty(0)
-    weight = state.features_penalty.value
+    weight, crops = state.features_penalty.value, crops_of(state.discriminator)
     try:
         for penalise in [False] * (1 + ROUNDS) + [True] * 2:
             if times[penalise] and times[penalise][-1] > SLOW:
                 continue
-            inputs = draw_inputs(images, asked, place, config, policy, state.augment.value, noise, penalise, weight)
+            inputs = draw_inputs(
+                images, asked, place, config, policy, state.augment.value, noise, penalise, weight, crops
+            )
             began = time.perf_counter()
             accumulate_gradients(networks, inputs, config, policy, state.micro_batch, penalise, workers=workers)
             times[penalise].append(time.perf_counter() - began)

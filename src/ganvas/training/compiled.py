@@ -10,7 +10,8 @@ import torch
 
 from ganvas.config import TrainConfig
 from ganvas.device import is_out_of_memory
-from ganvas.models.pretrained import FeatureDiscriminator
+from ganvas.models import crops_of
+from ganvas.models.pretrained import ViewDiscriminator
 from ganvas.training.state import TrainState
 from ganvas.training.step import Side, accumulate_gradients, draw_inputs, policy_for
 from ganvas.training.workers import Networks
@@ -26,7 +27,7 @@ def call_networks(state: TrainState, config: TrainConfig, say: Callable[[str], N
     functorch = importlib.import_module("torch._functorch.config")
     functorch.donated_buffer = False  # ty: ignore[invalid-assignment]
     compiled = dataclasses.replace(plain, generator=torch.compile(state.generator))
-    frozen = state.discriminator.frozen if isinstance(state.discriminator, FeatureDiscriminator) else None
+    frozen = state.discriminator.frozen if isinstance(state.discriminator, ViewDiscriminator) else None
     if frozen is not None:
         frozen.compile()  # most of the discriminator's time, and never differentiated twice
     else:
@@ -62,7 +63,7 @@ def try_out(networks: Networks, state: TrainState, config: TrainConfig) -> None:
             for penalise in (True, False):
                 inputs = draw_inputs(
                     real, labels, place, config, policy, state.augment.value, noise, penalise,
-                    state.features_penalty.value,
+                    state.features_penalty.value, crops_of(state.discriminator),
                 )  # fmt: skip
                 for side in sides:
                     accumulate_gradients(networks, inputs, config, policy, state.micro_batch, penalise, side, True)

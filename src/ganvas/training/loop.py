@@ -20,6 +20,7 @@ from ganvas.ema import half_life_at
 from ganvas.errors import TrainingError
 from ganvas.generator import Generator, ModelInfo
 from ganvas.losses import clip_weights
+from ganvas.models import crops_of
 from ganvas.run import Run, read_log
 from ganvas.training.autotune import choose_workers
 from ganvas.training.card import write_model
@@ -36,7 +37,9 @@ from ganvas.training.step import (
     Side,
     Stats,
     accumulate_gradients,
+    at_size,
     draw_inputs,
+    is_coarse,
     is_starting,
     learning_rate,
     policy_for,
@@ -136,14 +139,17 @@ def train(
             )
             starting = is_starting(config, state.images_seen, state.total_images)
             state.generator.starting = starting  # ty: ignore[invalid-assignment]
+            coarse = is_coarse(state.generator, state.images_seen, state.total_images)
+            state.generator.coarse = coarse  # ty: ignore[invalid-assignment]
             penalise, paths = state.step % interval == 0, state.step % PATH_INTERVAL == 0
             ranks.seed_step(config.seed, state.step)
             for _ in range(rounds):
                 real, labels = next(state.batches)
+                real = at_size(real, state.generator)
                 labels = labels if average.classes else None
                 inputs = draw_inputs(
                     real, labels, place, config, policy, state.augment.value, state.noise, penalise,
-                    state.features_penalty.value,
+                    state.features_penalty.value, crops_of(state.discriminator),
                 )  # fmt: skip
                 side: Side = "both" if joint else "discriminator"
                 stats = gradients(state, networks, workers, inputs, config, policy, display, side, penalise, paths)

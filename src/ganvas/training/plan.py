@@ -17,6 +17,7 @@ from ganvas.device import Device, world_size
 from ganvas.errors import ConfigError
 from ganvas.losses import LOSSES
 from ganvas.models import MODELS, MODERN
+from ganvas.models.crops import LARGE, part_sizes
 from ganvas.models.summary import Summary, summarise_config
 from ganvas.training.rules import Traits, refuse_what_cannot_work, traits_of, warnings
 
@@ -27,7 +28,6 @@ GAMMA = ((32, 0.05), (64, 2.0), (128, 17.0), (256, 150.0))
 SIZES = {"S": (32, 256, 1), "M": (64, 384, 2), "L": (192, 768, 2), "XL": (384, 1024, 2)}
 """Capacity of residual: feature maps of the finest stage, most of any stage, blocks per stage."""
 TINY = 41  # pixels: smaller images use compact on a CPU and residual on a GPU
-FEW, LARGE = 2_000, 200  # images and pixels: skip is used for at most FEW images of at least LARGE pixels a side
 
 
 @dataclass(frozen=True)
@@ -116,9 +116,7 @@ def choose_budget(chooser: Chooser) -> None:
 
 def choose_model(chooser: Chooser, pack: Pack, on_cpu: bool) -> ModelConfig:
     side = max(pack.height, pack.width)
-    if min(pack.height, pack.width) >= LARGE and pack.num_training <= FEW:
-        name = chooser.choose("model", "skip", f"{pack.num_training:,} large images: made for few images")
-    elif side < TINY and on_cpu:
+    if side < TINY and on_cpu:
         name = chooser.choose("model", "compact", f"best up to {TINY - 1} pixels on a CPU")
     elif side < TINY:
         name = chooser.choose("model", "residual", f"used up to {TINY - 1} pixels on a GPU")
@@ -224,6 +222,8 @@ def choose_objective(chooser: Chooser, model: ModelConfig, on_cpu: bool) -> None
     if name not in LOSSES:
         raise ConfigError(f"--loss {name}: expected one of {', '.join(LOSSES)}")
     side = math.sqrt(model.height * model.width)
+    if model.discriminator == "both":
+        side = math.sqrt(math.prod(part_sizes(model.height, model.width)[1][0]))  # pixels that it sees
     wasserstein = name == "wasserstein"
     clip = chooser.settle("clip", 0.0, "off")
     penalty = 10.0 if wasserstein and not clip and not model.spectral_norm else 0.0
@@ -324,7 +324,7 @@ def choose_optimiser(chooser: Chooser, model: ModelConfig, on_cpu: bool) -> None
     ranks = world_size()
     usual, reason = batch_for(side, on_cpu), f"default at {side} pixels"
     if model.discriminator != "own" and on_cpu:
-        usual, reason = 16, "better than 8 or 32 at equal time"
+        usual, reason = (16, "better than 8 or 32 at equal time") if side <= LARGE else (8, "for large images")
     batch = chooser.choose("batch", max(usual // ranks, 1) * ranks, reason)
     if batch % ranks:
         raise ConfigError(f"--batch {batch}: expected a multiple of the {ranks} processes")

@@ -14,7 +14,7 @@ from ganvas.device import Device
 from ganvas.ema import EMA, PowerAverages
 from ganvas.models import build, channels_last
 from ganvas.models.batch_norm import measure_statistics
-from ganvas.models.pretrained import CALIBRATION, FeatureDiscriminator
+from ganvas.models.pretrained import CALIBRATION, ViewDiscriminator
 
 NOISE_SEED = 1_000_003  # offset, so that latents differ from the random numbers used for the weights
 
@@ -40,7 +40,7 @@ class TrainState:
         self.generator: nn.Module = channels_last(generator.to(self.device))
         self.discriminator: nn.Module = channels_last(discriminator.to(self.device))
         pack = batches.pack
-        if isinstance(self.discriminator, FeatureDiscriminator):
+        if isinstance(self.discriminator, ViewDiscriminator):
             self.discriminator.calibrate(images_at(pack, spaced(pack.training, CALIBRATION)).to(self.device))
         if config.style_mixing:
             self.generator.style_mixing = config.style_mixing  # ty: ignore[invalid-assignment]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganvas.augment import POLICIES, Draw, augment, draw, overfitting_sign
@@ -25,12 +26,12 @@ from ganvas.losses import (
     gradient_penalty,
     view_gradient_norms,
 )
-from ganvas.models import judge, views_of
-from ganvas.models.pretrained import NUM_HEADS
+from ganvas.models import heads_on_features, judge, views_of
 from ganvas.training.workers import Networks, Workers
 
 WARMUP_STEPS = 100  # minimum steps of a warm-up
 START, START_STEPS = 0.1, 200  # start phase: fraction of the budget, and minimum number of steps
+COARSE = 0.5  # fraction of the budget for the coarse phase of generators that have one
 PATH_INTERVAL = 4  # steps between path-length regularisations (Karras et al. 2020)
 PATH_SHARE = 2  # it uses one of this many images, because it needs a double backward pass of the generator
 
@@ -52,14 +53,16 @@ class Inputs:
     """(N, 3) in [0, 1): position of the gradient penalty between real and fake, and noise of the two targets."""
     features_penalty: Tensor | None = None
     """(): current weight of the penalties of heads on features."""
+    places: Tensor | None = None
+    """(N, crops, 2) in [0, 1): positions of the crops that a discriminator of large images sees."""
 
     def slice(self, start: int, stop: int) -> Inputs:
-        labels, direction, uniform = (
-            None if t is None else t[start:stop] for t in (self.labels, self.direction, self.uniform)
+        labels, direction, uniform, places = (
+            None if t is None else t[start:stop] for t in (self.labels, self.direction, self.uniform, self.places)
         )
         draw = self.draw.slice(start, stop)
         return Inputs(
-            self.real[start:stop], labels, self.z[start:stop], draw, direction, uniform, self.features_penalty
+            self.real[start:stop], labels, self.z[start:stop], draw, direction, uniform, self.features_penalty, places
         )
 
 
@@ -87,8 +90,12 @@ class Stats:
 def draw_inputs(
     real: Tensor, labels: Tensor | None, place: slice, config: TrainConfig, policy: tuple[str, ...],
     probability: float | Tensor, noise: torch.Generator, penalise: bool, features_penalty: Tensor | None = None,
+    crops: int = 0,
 ) -> Inputs:  # fmt: skip
-    """Draws all random numbers of a pass for the global batch and returns this rank's part `place`."""
+    """Draws all random numbers of a pass for the global batch and returns this rank's part `place`.
+
+    crops: crops per image (models.crops_of).
+    """
     batch, device = config.batch or 1, real.device
     z = torch.randn(batch, config.z_dim or 1, generator=noise, device=device)[place]
     numbers = draw(batch, policy, probability, noise).slice(place.start, place.stop)
@@ -97,7 +104,8 @@ def draw_inputs(
         direction = torch.randn(batch, *real.shape[1:], generator=noise, device=device)[place]
     if config.gradient_penalty or config.label_noise:
         uniform = torch.rand(batch, 3, generator=noise, device=device)[place]
-    return Inputs(real, labels, z, numbers, direction, uniform, features_penalty)
+    places = torch.rand(batch, crops, 2, generator=noise, device=device)[place] if crops else None
+    return Inputs(real, labels, z, numbers, direction, uniform, features_penalty, places)
 
 
 def accumulate_gradients(
@@ -159,8 +167,8 @@ def joint_gradients(
         pictures = networks.generator(inputs.z, inputs.labels)
         fake = pictures.detach().requires_grad_()
         with torch.no_grad():
-            real_views = views_of(networks.plain_discriminator, augment(inputs.real, inputs.draw, policy))
-        fake_views = views_of(networks.plain_discriminator, augment(fake, inputs.draw, policy))
+            real_views = views(networks, inputs.real, inputs, policy)
+        fake_views = views(networks, fake, inputs, policy)
         leaves = [view.detach().requires_grad_() for view in fake_views]
         shown = [torch.cat(pair) for pair in zip(real_views, leaves, strict=True)]
         labels = None if inputs.labels is None else inputs.labels.repeat(2)
@@ -183,7 +191,12 @@ def joint_gradients(
         ((d_loss + rebuilt) * share).backward(inputs=[*networks.plain_discriminator.parameters()])
     torch.autograd.backward(fake_views, to_views)
     pictures.backward(fake.grad)
-    return stats_of(loss, real_logits, fake_logits, d_loss), real_views, [leaf.detach() for leaf in leaves]
+    return stats_of(networks, loss, real_logits, fake_logits, d_loss), real_views, [leaf.detach() for leaf in leaves]
+
+
+def views(networks: Networks, images: Tensor, inputs: Inputs, policy: tuple[str, ...]) -> Views:
+    """Views of the augmented images."""
+    return views_of(networks.plain_discriminator, augment(images, inputs.draw, policy), inputs.places)
 
 
 def per_image(values: Tensor) -> Tensor:
@@ -197,14 +210,13 @@ def discriminator_gradients(
     loss = LOSSES[config.loss or ""]
     with autocast(inputs.real.device, config.precision):
         with torch.no_grad():
-            fake = augment(networks.generator(inputs.z, inputs.labels), inputs.draw, policy)
-            real = augment(inputs.real, inputs.draw, policy)
-            fake_views, real_views = (views_of(networks.plain_discriminator, images) for images in (fake, real))
-        real_logits, rebuilt = discriminate(networks, real_views, inputs.labels, config, len(real))
+            fake = networks.generator(inputs.z, inputs.labels)
+            fake_views, real_views = (views(networks, images, inputs, policy) for images in (fake, inputs.real))
+        real_logits, rebuilt = discriminate(networks, real_views, inputs.labels, config, len(inputs.real))
         fake_logits, _ = discriminate(networks, fake_views, inputs.labels, config, 0)
     d_loss = discriminator_loss(loss, real_logits, fake_logits, inputs, config)
     ((d_loss + rebuilt) * share).backward()
-    return stats_of(loss, real_logits, fake_logits, d_loss), real_views, fake_views
+    return stats_of(networks, loss, real_logits, fake_logits, d_loss), real_views, fake_views
 
 
 def generator_gradients(
@@ -213,16 +225,16 @@ def generator_gradients(
     """Adversarial gradient of the generator through a fixed discriminator."""
     loss = LOSSES[config.loss or ""]
     with frozen(networks.plain_discriminator), autocast(inputs.real.device, config.precision):
-        fake = augment(networks.generator(inputs.z, inputs.labels), inputs.draw, policy)
-        fake_logits, _ = discriminate(networks, views_of(networks.plain_discriminator, fake), inputs.labels, config, 0)
+        fake_views = views(networks, networks.generator(inputs.z, inputs.labels), inputs, policy)
+        fake_logits, _ = discriminate(networks, fake_views, inputs.labels, config, 0)
         real_logits = fake_logits.detach()
         if loss.relativistic:
             with torch.no_grad():
-                real_views = views_of(networks.plain_discriminator, augment(inputs.real, inputs.draw, policy))
+                real_views = views(networks, inputs.real, inputs, policy)
                 real_logits, _ = discriminate(networks, real_views, inputs.labels, config, 0)
         g_loss = loss.generator(real_logits, fake_logits).mean(dim=0).sum()
         (g_loss * share).backward()
-    return stats_of(loss, real_logits, fake_logits, g_loss), [], []
+    return stats_of(networks, loss, real_logits, fake_logits, g_loss), [], []
 
 
 def discriminate(
@@ -265,7 +277,10 @@ def penalty_gradients(
         elif gamma or config.r1_features:
             norms = view_gradient_norms(lambda v, y: judge(discriminator, v, y), views, labels)
             norm = torch.stack([norm.mean() for norm in norms])
-            (norm @ penalty_weights(gamma, inputs.features_penalty, norm) * (often / 2)).backward()
+            weights = torch.full_like(norm, gamma)
+            if inputs.features_penalty is not None:
+                weights[heads_on_features(discriminator, len(norm))] = inputs.features_penalty.to(norm)
+            (norm @ weights * (often / 2)).backward()
             norm = norm.sum()
         else:
             continue
@@ -277,14 +292,6 @@ def penalty_gradients(
         stats.gp = value.detach()
 
 
-def penalty_weights(gamma: float, features_penalty: Tensor | None, norms: Tensor) -> Tensor:
-    """Penalty weight of each view: `gamma` for images, which come first, and the adapted weight for features."""
-    weights = torch.full_like(norms, gamma)
-    if features_penalty is not None and len(norms) > 1:
-        weights[-NUM_HEADS:] = features_penalty.to(norms)
-    return weights
-
-
 def path_gradients(generator: Any, inputs: Inputs, weight: float) -> None:
     """Adds the gradient of the path-length regularisation (models/style.py), weighted by its interval."""
     num = max(1, len(inputs.z) // PATH_SHARE)
@@ -292,10 +299,10 @@ def path_gradients(generator: Any, inputs: Inputs, weight: float) -> None:
     (generator.path_length_penalty(inputs.z[:num], labels) * (weight * PATH_INTERVAL)).backward()
 
 
-def stats_of(loss: Loss, real: Tensor, fake: Tensor, value: Tensor) -> Stats:
+def stats_of(networks: Networks, loss: Loss, real: Tensor, fake: Tensor, value: Tensor) -> Stats:
     real, fake = real.detach(), fake.detach()
     sign = overfitting_sign(real, fake, relativistic=not loss.zero)
-    heads = slice(-NUM_HEADS if real.shape[1] > 1 else None, None)  # the logit of a pixel discriminator comes first
+    heads = heads_on_features(networks.plain_discriminator, real.shape[1]) or slice(None)
     lead = torch.tanh((real[:, heads] - fake[:, heads]) / 2).mean()
     return Stats(real.mean(), fake.mean(), value.detach() / real.shape[1], sign, lead)
 
@@ -343,6 +350,21 @@ def learning_rate(config: TrainConfig, images_seen: int, total_images: int) -> f
 def is_starting(config: TrainConfig, images_seen: int, total_images: int) -> bool:
     """True in the first tenth of the budget and for at least 200 steps. Some generators train more carefully then."""
     return images_seen < max(START * total_images, START_STEPS * (config.batch or 1))
+
+
+def is_coarse(generator: nn.Module, images_seen: int, total_images: int) -> bool:
+    """True in the first half of the budget, for a generator with a `coarse_size`: it then draws smaller images.
+
+    The structure of the whole image is learned from several times as many images in the same time.
+    """
+    return getattr(generator, "coarse_size", None) is not None and images_seen < COARSE * total_images
+
+
+def at_size(images: Tensor, generator: nn.Module) -> Tensor:
+    """Real images (N, C, H, W) at the size that the generator draws in this phase."""
+    if not getattr(generator, "coarse", False):
+        return images
+    return F.interpolate(images, size=getattr(generator, "coarse_size"), mode="area")  # noqa: B009
 
 
 def policy_for(kind: str, config: TrainConfig) -> tuple[str, ...]:

@@ -56,7 +56,8 @@ class Workers:
         """Calls compute(networks, start) for every start, then adds all gradients to those of the networks."""
         for mine in self.copies:
             mine.plain_generator.train(self.networks.plain_generator.training)
-            setattr(mine.plain_generator, "starting", getattr(self.networks.plain_generator, "starting", False))  # noqa: B010
+            for phase in ("starting", "coarse"):
+                setattr(mine.plain_generator, phase, getattr(self.networks.plain_generator, phase, False))
         futures = [
             self.threads[i % self.num].submit(compute, self.copies[i % self.num], start)
             for i, start in enumerate(starts)

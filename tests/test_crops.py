@@ -1,0 +1,195 @@
+"""models/crops.py: the discriminator of large images, which sees the reduced image and crops."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import ganvas
+from ganvas.config import ModelConfig, TrainConfig
+from ganvas.models import build, build_generator, crops, crops_of, heads_on_features, judge, views_of
+from ganvas.models.crops import CropDiscriminator, crop, part_sizes
+from ganvas.models.layers import upsample
+from ganvas.pictures import save_png
+from ganvas.training import loop
+from ganvas.training.step import Inputs, accumulate_gradients, at_size, draw_inputs, is_coarse
+from ganvas.training.workers import Networks, Workers
+
+CONFIG = TrainConfig(
+    batch=16, loss="relativistic", r1=0.5, r2=0.5, r1_features=0.1, penalty="exact", penalty_interval=4,
+    precision="fp32", update="joint", z_dim=8, augment=0.5,
+)  # fmt: skip
+
+
+def model(
+    kind: str = "both", height: int = 72, width: int = 80, channels: int = 1, num_classes: int = 0
+) -> ModelConfig:
+    return ModelConfig(
+        "light", height, width, channels, num_classes, z_dim=8, base=8, widest=16, discriminator=kind  # ty: ignore
+    )  # fmt: skip
+
+
+@pytest.fixture
+def tiny_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of 32 instead of 128 pixels, so that images of 80 pixels are large."""
+    monkeypatch.setattr(crops, "LARGE", 40)
+    monkeypatch.setattr(crops, "CROP", 32)
+
+
+@pytest.mark.parametrize(
+    ("size", "scales", "sizes"),
+    [
+        ((64, 64), [], [(64, 64)]),
+        ((160, 96), [], [(160, 96)]),
+        ((256, 256), [1], [(128, 128), (128, 128)]),
+        ((800, 800), [1, 2], [(100, 100), (128, 128), (128, 128)]),
+        ((2048, 1024), [1, 4], [(128, 64), (128, 128), (128, 128)]),
+        ((20, 801), [1, 2], [(8, 101), (20, 128), (10, 128)]),
+    ],
+)
+def test_parts_of_a_size(size: tuple[int, int], scales: list[int], sizes: list[tuple[int, int]]) -> None:
+    assert part_sizes(*size) == (scales, sizes)
+
+
+@pytest.mark.parametrize("height", [161, 250, 512, 1024, 2048])
+@pytest.mark.parametrize("width", [8, 100, 700])
+def test_every_window_fits_into_the_image(height: int, width: int) -> None:
+    scales, sizes = part_sizes(height, width)
+    for scale, (rows, columns) in zip(scales, sizes[1:], strict=True):
+        assert 0 < scale * rows <= height and 0 < scale * columns <= width
+
+
+def test_a_crop_is_a_window_of_the_image_reduced_by_its_scale() -> None:
+    images = torch.rand(3, 2, 40, 30)
+    places = torch.tensor([[0.0, 0.0], [0.5, 0.999], [1.0, 1.0]])
+    found = crop(images, 1, (16, 8), places)
+    for i, (top, left) in enumerate([(0, 0), (12, 22), (24, 22)]):
+        assert torch.equal(found[i], images[i, :, top : top + 16, left : left + 8])
+    halved = crop(images, 2, (8, 4), places)
+    torch.testing.assert_close(halved, F.avg_pool2d(found, 2))
+
+
+def test_the_gradient_of_a_crop_reaches_its_window_only() -> None:
+    images = torch.rand(1, 1, 10, 10, requires_grad=True)
+    crop(images, 2, (2, 2), torch.tensor([[1.0, 0.0]])).sum().backward()
+    expected = torch.zeros(1, 1, 10, 10)
+    expected[:, :, 6:, :4] = 0.25
+    assert images.grad is not None
+    torch.testing.assert_close(images.grad, expected)
+
+
+@pytest.mark.usefixtures("tiny_parts")
+@pytest.mark.parametrize("kind", ["features", "both"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_any_channels_and_sides(kind: str, channels: int) -> None:
+    config = model(kind, channels=channels, num_classes=3)
+    torch.manual_seed(0)
+    generator, discriminator = build(config)
+    assert isinstance(discriminator, CropDiscriminator)
+    labels = torch.tensor([0, 2])
+    images = generator(torch.randn(2, config.z_dim), labels)
+    assert images.shape == (2, channels, 72, 80)
+    views = views_of(discriminator, images, torch.rand(2, crops_of(discriminator), 2))
+    logits = judge(discriminator, views, labels)
+    assert logits.shape == (2, len(views)) and torch.isfinite(logits).all()
+    assert len(heads_on_features(discriminator, len(views))) == len(views) - (2 if kind == "both" else 0)
+
+
+@pytest.mark.usefixtures("tiny_parts")
+def test_pairs_are_cropped_at_the_same_drawn_positions() -> None:
+    _, discriminator = build(model())
+    assert isinstance(discriminator, CropDiscriminator)
+    one = torch.rand(1, 1, 72, 80).expand(2, -1, -1, -1)
+    places = torch.tensor([[[0.0, 0.0]], [[0.9, 0.4]]])
+    whole, cut = discriminator.seen(one, places)
+    assert torch.equal(whole[0], whole[1]) and not torch.equal(cut[0], cut[1])
+    again = discriminator.seen(one, places)[1]
+    assert torch.equal(cut, again)
+    inputs = draw(model(), crops_of(discriminator))
+    assert inputs.places is not None and inputs.places.shape == (16, 1, 2) and inputs.places.std() > 0.1
+
+
+def draw(config: ModelConfig, num_crops: int) -> Inputs:
+    noise = torch.Generator().manual_seed(2)
+    real = 2 * torch.rand(16, config.channels, config.height, config.width, generator=noise) - 1
+    policy = ("translation", "brightness")
+    return draw_inputs(
+        real, None, slice(0, 16), CONFIG, policy, 0.5, noise, True, torch.tensor(0.1), num_crops
+    )  # fmt: skip
+
+
+@pytest.mark.usefixtures("tiny_parts")
+def test_micro_batches_and_workers_give_the_gradient_of_the_batch() -> None:
+    torch.manual_seed(0)
+    config = model()
+    generator, discriminator = build(config)
+    assert isinstance(discriminator, CropDiscriminator)
+    given = draw(config, crops_of(discriminator))
+    discriminator.calibrate(given.real)
+    nets = Networks(generator, discriminator, generator, discriminator)
+    found = []
+    for micro_batch, num in ((16, 0), (8, 0), (16, 2)):
+        workers = Workers(nets, num) if num else None
+        accumulate_gradients(nets, given, CONFIG, ("translation", "brightness"), micro_batch, True, workers=workers)
+        if workers is not None:
+            workers.close()
+        parameters = [*generator.parameters(), *discriminator.parameters()]
+        found.append(torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]))
+        for p in parameters:
+            p.grad = None
+    for other in found[1:]:
+        assert (other - found[0]).norm() <= 1e-4 * found[0].norm()
+
+
+@pytest.mark.usefixtures("tiny_parts")
+def test_doublings_by_pixel_shuffle_start_without_checkerboard_artefacts() -> None:
+    torch.manual_seed(0)
+    generator = build_generator(model(height=80))
+    found = []
+    generator.tail[-1].register_forward_hook(lambda *given: found.append(given[-1]))  # ty: ignore[not-subscriptable]
+    generator(torch.randn(8, 8))
+    blocks = found[0].unfold(2, 2, 2).unfold(3, 2, 2)
+    torch.testing.assert_close(blocks, blocks[..., :1, :1].expand_as(blocks))
+
+
+@pytest.mark.usefixtures("tiny_parts")
+def test_the_coarse_phase_draws_small_images_which_the_first_images_are_enlarged_from() -> None:
+    torch.manual_seed(0)
+    generator, discriminator = build(model(height=81))
+    z = torch.randn(8, 8)
+    whole = generator(z)
+    assert is_coarse(generator, 49, 100) and not is_coarse(generator, 50, 100)
+    generator.coarse = True  # ty: ignore[invalid-assignment]
+    small = generator(z)
+    assert whole.shape[2:] == (81, 80) and small.shape[2:] == (41, 40)
+    torch.testing.assert_close(upsample(small.atanh(), (81, 80)).tanh(), whole, atol=1e-4, rtol=1e-3)
+    real = torch.rand(8, 1, 81, 80)
+    views = views_of(discriminator, at_size(real, generator), torch.rand(8, 2, 2))
+    assert isinstance(discriminator, CropDiscriminator) and len(discriminator.parts) == 3
+    assert len(views) == len(views_of(discriminator, real)) // 3
+    assert judge(discriminator, views, None).shape == (8, len(views))
+
+
+@pytest.mark.usefixtures("tiny_parts")
+def test_a_run_draws_small_images_first_and_then_whole_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = []
+    draws = loop.draw_inputs
+    monkeypatch.setattr(loop, "draw_inputs", lambda real, *a: shapes.append(tuple(real.shape[2:])) or draws(real, *a))
+    noise = np.random.default_rng(0)
+    (tmp_path / "data").mkdir()
+    for i in range(12):
+        save_png(tmp_path / "data" / f"{i}.png", noise.integers(0, 256, (72, 72, 1), dtype=np.uint8))
+    options = {"kind": "xray", "images": 32, "batch": 8, "base": 8, "widest": 8}
+    ganvas.train(tmp_path / "data", tmp_path / "run", quiet=True, size=72, **options)
+    assert shapes == [(36, 36)] * 2 + [(72, 72)] * 2
+
+
+def test_small_images_are_seen_whole() -> None:
+    generator, discriminator = build(dataclasses.replace(model(), height=40, width=40))
+    assert not isinstance(discriminator, CropDiscriminator) and crops_of(discriminator) == 0
+    assert len(generator.tail) == 0  # ty: ignore[invalid-argument-type]
