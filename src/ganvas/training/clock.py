@@ -17,8 +17,8 @@ UNKNOWN = 2**62  # images in the budget before the first step, so that schedules
 
 
 class Clock:
-    """Converts the budget to images. With `--minutes`, the speed is measured during training, and the estimate of
-    how many images fit follows it until the end."""
+    """Converts the budget to images. With `--minutes`, the estimate of how many images fit follows the speed, so that
+    the part of the images seen is the part of the time used."""
 
     def __init__(self, state: TrainState, config: TrainConfig) -> None:
         self.state = state
@@ -50,9 +50,8 @@ class Clock:
         if self.budget_seconds is None:
             assert self.budget_images is not None
             return self.budget_images, seconds, float(seen >= self.budget_images)
-        total = seen + self.rate() * max(0.0, self.budget_seconds - seconds)
-        if self.steps in (0, PROBE_STEPS):  # speed not known yet
-            total = self.state.total_images or UNKNOWN
+        # Proportional to time, since the speed changes after a coarse phase, and when a run is resumed.
+        total = seen * self.budget_seconds / max(1e-9, seconds) if seen else UNKNOWN
         return total, seconds, float(seconds >= self.budget_seconds)
 
     def progress(self, images: int | None = None, seconds: float | None = None) -> float:
