@@ -7,7 +7,9 @@ pixels), `features` the new one without the discriminator of pixels, and `classi
 data belong to. Trained runs are kept in --out and are not trained again. Columns: images seen, the Frechet distance of
 attributes and the mean difference of their shares (benchmarks/attributes.py), KID to held-out images in a random
 network and in EfficientNet-lite0 (which took part in the training of `new` and `features`), the variance of the mean
-colour and of pixels as shares of the real ones', and precision and recall in the random network. A grid of the first 36
+colour and of pixels as shares of the real ones', and precision and recall in the random network; for X-ray films also
+the checks of the chest X-ray project: mean correlation of nine films (with the range of real ones), and checkerboard
+artefacts (period 2, 4 and 8) and Laplacian variance as ratios to the real ones. A grid of the first 36
 seeds of every run of the first seed is written beside them.
 """
 
@@ -28,6 +30,7 @@ from ganvas.config import DataConfig
 from ganvas.data import Pack, open_pack
 from ganvas.data.batches import images_at, spaced
 from ganvas.generator import Generator, to_pixels
+from ganvas.judge.artefacts import correlation_range, lattice, pairwise_correlation, sharpness
 from ganvas.judge.distances import kid_interval, precision_recall
 from ganvas.judge.features import Features
 from ganvas.pictures import grid, save_png
@@ -38,6 +41,7 @@ DATA = {
     "comics": ("comic_faces/comic_faces_96_5000.zip", "64", "comic", "dcgan"),
     "simpsons": ("simpsons_faces/simpsons_faces_128.zip", "64", "comic", "mlp64"),
     "chest": ("chest_xray/chest_xray_normal_300.zip", "128", "xray", "dcgan"),
+    "chest800": ("chest_xray/chest_xray_normal_300.zip", "800", "xray", "xray800"),
     "mednist": ("mednist/MedNIST_24000.tar.gz", "64", "scan", "dcgan"),
     "cifar10": ("cifar10/cifar-10-batches-1-2.tar.xz", "32", "photo", "cifar10"),
 }
@@ -48,6 +52,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "features": {"model": "light", "discriminator": "features"},
 }
 SHOWN, SEED = 36, 1_000_000
+FILMS = 100  # films that checkerboard artefacts and sharpness are measured on
 
 
 def packed(data: Path, name: str, size: str | None) -> Pack:
@@ -70,9 +75,19 @@ def measured(generator: Generator, pack: Pack, judge: Any, num: int) -> dict[str
         found[f"kid_{name}"] = kid_interval(real, fake).value
         if name == "random":
             found["precision"], found["recall"] = precision_recall(real, fake)
+    if pack.kind == "xray":
+        found |= of_films(images, images_at(pack, spaced(pack.training, FILMS)))
     found["colour"] = colour(images) / colour(heldout)
     found["pixels"] = spread(images) / spread(heldout)
     return found
+
+
+def of_films(images: torch.Tensor, real: torch.Tensor) -> dict[str, float]:
+    low, high = correlation_range(real)[1:]
+    found = {"correlation": pairwise_correlation(images[:9]), "correlation_low": low, "correlation_high": high}
+    ours, theirs = lattice(images[:FILMS]), lattice(real)
+    found |= {f"checkerboard_{period}": ours[period] / theirs[period] for period in theirs}
+    return found | {"sharpness": sharpness(images[:FILMS]) / sharpness(real)}
 
 
 def colour(images: torch.Tensor) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 import ganvas
 from ganvas.config import ModelConfig, TrainConfig
@@ -17,6 +18,7 @@ from ganvas.models.crops import CropDiscriminator, crop, part_sizes
 from ganvas.models.layers import upsample
 from ganvas.pictures import save_png
 from ganvas.training import loop
+from ganvas.training.state import FeaturesPenalty
 from ganvas.training.step import Inputs, accumulate_gradients, at_size, draw_inputs, is_coarse
 from ganvas.training.workers import Networks, Workers
 
@@ -119,7 +121,7 @@ def draw(config: ModelConfig, num_crops: int) -> Inputs:
     real = 2 * torch.rand(16, config.channels, config.height, config.width, generator=noise) - 1
     policy = ("translation", "brightness")
     return draw_inputs(
-        real, None, slice(0, 16), CONFIG, policy, 0.5, noise, True, torch.tensor(0.1), num_crops
+        real, None, slice(0, 16), CONFIG, policy, 0.5, noise, True, torch.full((1 + num_crops,), 0.1), num_crops
     )  # fmt: skip
 
 
@@ -187,6 +189,38 @@ def test_a_run_draws_small_images_first_and_then_whole_ones(tmp_path: Path, monk
     options = {"kind": "xray", "images": 32, "batch": 8, "base": 8, "widest": 8}
     ganvas.train(tmp_path / "data", tmp_path / "run", quiet=True, size=72, **options)
     assert shapes == [(36, 36)] * 2 + [(72, 72)] * 2
+
+
+@pytest.mark.usefixtures("tiny_parts")
+def test_details_have_noise_that_is_the_same_in_every_process_and_not_in_the_file() -> None:
+    generators = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        generators.append(build_generator(model(height=80)))
+        with torch.no_grad():
+            for stage in generators[-1].tail:  # ty: ignore[not-iterable]
+                stage.strength.fill_(1.0)
+            nn.init.ones_(generators[-1].to_detail.weight)  # ty: ignore[unresolved-attribute]
+    assert not any("noise" in name for name in generators[0].state_dict())
+    z = torch.randn(8, 8)
+    one, other = (generator(z) for generator in generators)
+    assert torch.equal(one, other)
+    with torch.no_grad():
+        generators[0].tail[-1].strength.zero_()  # ty: ignore[not-subscriptable]
+    assert (generators[0](z) - one).abs().mean() > 0.01
+
+
+def test_each_part_has_its_own_penalty_which_rests_while_the_part_is_not_seen() -> None:
+    penalty = FeaturesPenalty(0.1, 0.4, torch.device("cpu"), parts=3)
+    for _ in range(50):
+        penalty.update(torch.tensor([0.9]))
+    assert penalty.value[0] > 0.15 and penalty.value[1:].tolist() == pytest.approx([0.1, 0.1])
+    for _ in range(50):
+        penalty.update(torch.tensor([0.4, 0.9, -0.9]))
+    assert penalty.value[1] > 0.15 and penalty.value[2] < 0.05
+    other = FeaturesPenalty(0.1, 0.4, torch.device("cpu"), parts=3)
+    other.load_state_dict(penalty.state_dict())
+    assert torch.equal(other.value, penalty.value) and torch.equal(other.lead, penalty.lead)
 
 
 def test_small_images_are_seen_whole() -> None:

@@ -56,7 +56,7 @@ def inputs(config: ModelConfig, num: int = 16) -> Inputs:
     labels = torch.arange(num) % config.num_classes if config.num_classes else None
     noise = torch.Generator().manual_seed(2)
     train = dataclasses.replace(CONFIG, batch=num)
-    weight = torch.tensor(0.1)
+    weight = torch.full((1,), 0.1)
     return draw_inputs(pictures(config, num), labels, slice(0, num), train, POLICY, 0.5, noise, True, weight)
 
 
@@ -168,11 +168,13 @@ def test_penalties_have_the_weight_of_their_view() -> None:
     config = model("both")
     nets, given = networks(config), inputs(config)
     without = dataclasses.replace(CONFIG, r1=0.0, r2=0.0, r1_features=0.0)
-    accumulate_gradients(nets, dataclasses.replace(given, features_penalty=torch.tensor(0.0)), without, (), 16, True)
+    accumulate_gradients(
+        nets, dataclasses.replace(given, features_penalty=torch.full((1,), 0.0)), without, (), 16, True
+    )
     plain = gradients(nets)
     for pixels, features in ((1.0, 0.0), (0.0, 1.0)):
         train = dataclasses.replace(CONFIG, r1=pixels, r2=pixels)
-        weighted = dataclasses.replace(given, features_penalty=torch.tensor(features))
+        weighted = dataclasses.replace(given, features_penalty=torch.full((1,), features))
         accumulate_gradients(nets, weighted, train, (), 16, True)
         own = {name for name, p in nets.plain_discriminator.named_parameters() if name.startswith("own")}
         named = [(n, p) for n, p in nets.plain_discriminator.named_parameters() if p.grad is not None]

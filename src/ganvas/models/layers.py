@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+NOISE_SEED = 1  # seed of noise that is part of an architecture
 LEAK = 0.2  # slope of the leaky ReLU for negative inputs
 LINEAR = ((1 + LEAK**2) / 2) ** 0.5  # weight scale of a layer without leaky ReLU that keeps the variance at 1
 
@@ -45,6 +47,14 @@ def scaled_init(layer: nn.Conv2d | nn.Linear, scale: float = 1.0) -> nn.Conv2d |
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer
+
+
+def fixed_noise(size: tuple[int, int], index: int) -> Tensor:
+    """(1, 1, H, W) standard normal numbers that belong to an architecture: the same in every process.
+
+    index: of the layer. `torch.tensor` keeps the numbers where networks are built without memory (generator.outline).
+    """
+    return torch.tensor(np.random.default_rng((NOISE_SEED, index)).standard_normal((1, 1, *size), np.float32))
 
 
 def full_precision(x: Tensor) -> contextlib.AbstractContextManager[object]:

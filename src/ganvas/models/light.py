@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ganvas.config import ModelConfig
 from ganvas.models import compact, crops
 from ganvas.models.batch_norm import BatchNorm
-from ganvas.models.layers import LEAK, ClassEmbedding, full_precision, stages, upsample
+from ganvas.models.layers import LEAK, ClassEmbedding, fixed_noise, full_precision, stages, upsample
 
 COARSEST = 4  # maximum shorter side of the first grid
 WIDEST = 128  # maximum feature maps of a grid
@@ -61,16 +61,21 @@ class Stage(nn.Module):
 
 
 class Shuffle(nn.Module):
-    """Doubles the grid to `size` by a convolution to 4 maps per output map and pixel shuffle, then SiLU.
+    """Doubles the grid to `size` by a convolution to 4 maps per output map and pixel shuffle; adds noise; then SiLU.
 
     The four maps of an output map start with equal weights, so that the first images have no checkerboard artefacts
-    (Aitken et al. 2017).
+    (Aitken et al. 2017). The noise is the same in every image, with learned strength (zero at first): the maps turn it
+    into the grain of films and photographs, which a few smooth maps cannot draw.
     """
 
-    def __init__(self, before: int, after: int, size: tuple[int, int]) -> None:
+    noise: Tensor
+
+    def __init__(self, before: int, after: int, size: tuple[int, int], index: int) -> None:
         super().__init__()
         self.size = size
         self.conv = nn.Conv2d(before, 4 * after, 3, padding=1)
+        self.strength = nn.Parameter(torch.zeros(after, 1, 1))
+        self.register_buffer("noise", fixed_noise(size, index), persistent=False)
 
     def start(self) -> None:
         """Initial weights that keep the variance."""
@@ -81,7 +86,8 @@ class Shuffle(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = self.size
-        return F.silu(F.pixel_shuffle(self.conv(x), 2)[:, :, :height, :width])
+        x = F.pixel_shuffle(self.conv(x), 2)[:, :, :height, :width]
+        return F.silu(x + self.strength.to(x.dtype) * self.noise.to(x.dtype))
 
 
 class Generator(nn.Module):
@@ -110,8 +116,10 @@ class Generator(nn.Module):
             for (before, after), grid in zip(itertools.pairwise(maps), grids[1 : len(maps)], strict=True)
         )
         tail = [
-            Shuffle(before, after, grid)
-            for (before, after), grid in zip(itertools.pairwise(maps[-1:] + few), grids[len(maps) :], strict=True)
+            Shuffle(*pair, grid, index)
+            for index, (pair, grid) in enumerate(
+                zip(itertools.pairwise(maps[-1:] + few), grids[len(maps) :], strict=True)
+            )
         ]
         self.tail = nn.ModuleList(tail)
         self.coarse_size = grids[len(maps) - 1] if tail else None

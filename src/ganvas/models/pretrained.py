@@ -21,6 +21,7 @@ TAPS = {2: 24, 4: 40, 10: 112, 15: 320}
 """Blocks of EfficientNet-lite0 whose outputs are used, and their channels: grids of 1/4, 1/8, 1/16 and 1/32 side."""
 CROSS = (32, 64, 128, 256)  # channels of each level after the first mixing layer
 VIEWS = (32, 32, 64, 128)  # channels after the second mixing layer
+NUM_VIEWS = len(VIEWS)
 MOST = 128  # maximum feature maps of a head
 COARSEST = 4  # a head halves its view until the shorter side is at most this
 SMALLEST = 32  # minimum input side of the frozen network in pixels; smaller images are enlarged

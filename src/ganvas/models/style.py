@@ -22,7 +22,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganvas.config import ModelConfig
-from ganvas.models.layers import LEAK, LINEAR, ClassEmbedding, downsample, full_precision, stages, upsample
+from ganvas.models.layers import (
+    LEAK,
+    LINEAR,
+    ClassEmbedding,
+    downsample,
+    fixed_noise,
+    full_precision,
+    stages,
+    upsample,
+)
 
 COARSEST = 7  # maximum shorter side of the start grid
 WIDEST = 512  # default maximum of feature maps
@@ -33,7 +42,6 @@ START_CONTRAST = 0.25  # approximate contrast of the first images, far from satu
 GROUP = 4  # images per group of the mini-batch deviation
 PATH_DECAY = 0.01  # weight of the newest value in the running mean of path lengths
 MEAN_LATENTS, MEAN_SEED = 4096, 0  # number and seed of the latents for the mean w
-NOISE_SEED = 1  # seed of the noise in evaluation mode
 TINY = 1e-8
 
 GAIN = 1 / LINEAR  # gain before a leaky ReLU that keeps the mean square at 1
@@ -109,8 +117,7 @@ class Noise(nn.Module):
     def __init__(self, size: tuple[int, int], index: int) -> None:
         super().__init__()
         self.strength = nn.Parameter(torch.zeros(()))
-        numbers = np.random.default_rng((NOISE_SEED, index)).standard_normal((1, 1, *size), np.float32)
-        self.register_buffer("fixed", torch.tensor(numbers), persistent=False)
+        self.register_buffer("fixed", fixed_noise(size, index), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         noise = torch.randn_like(x[:, :1]) if self.training else self.fixed.to(x.dtype)

@@ -340,7 +340,8 @@ def report(state: TrainState, stats: Stats, clock: Clock, rate: float, half_life
     if stats.r1 is not None and stats.r2 is not None and stats.gp is not None:
         clock.penalty = stats.r1.item() + stats.r2.item() + stats.gp.item()
     if state.features_penalty.adapts:
-        record |= {"r1_features": state.features_penalty.value.item(), "lead": state.features_penalty.lead.item()}
+        penalty = state.features_penalty
+        record |= {"r1_features": penalty.value.mean().item(), "lead": penalty.lead.mean().item()}
     return record | {"penalty": clock.penalty, "augment": state.augment.value.item(), "sign": stats.sign.item()}
 
 

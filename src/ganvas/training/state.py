@@ -12,7 +12,7 @@ from ganvas.config import ModelConfig, TrainConfig
 from ganvas.data.batches import Batches, images_at, spaced
 from ganvas.device import Device
 from ganvas.ema import EMA, PowerAverages
-from ganvas.models import build, channels_last
+from ganvas.models import build, channels_last, crops_of
 from ganvas.models.batch_norm import measure_statistics
 from ganvas.models.pretrained import CALIBRATION, ViewDiscriminator
 
@@ -51,7 +51,9 @@ class TrainState:
             "discriminator": make_optimizer(self.discriminator, config),
         }
         self.augment = AdaptiveProbability(config.augment or 0.0, config.adaptive_target, self.device)
-        self.features_penalty = FeaturesPenalty(config.r1_features or 0.0, config.features_lead, self.device)
+        self.features_penalty = FeaturesPenalty(
+            config.r1_features or 0.0, config.features_lead, self.device, 1 + crops_of(self.discriminator)
+        )
         self.batches = batches
         self.noise = torch.Generator(self.device).manual_seed(config.seed + NOISE_SEED)
         self.images_seen = 0
@@ -168,29 +170,34 @@ class FeaturesPenalty:
     differs by a factor of twenty between data sets (RESULTS.md). So the weight increases while the heads rank pairs of
     a real and a generated image too clearly, and decreases otherwise, like adaptive augmentation (Karras et al. 2020a).
     The margin is used, not the accuracy: with a large weight the heads are still nearly always right.
-    `value` and `lead` are tensors () on the device; updates do not synchronise.
+    Each part of an image that the discriminator sees (models/crops.py) has a weight of its own: `value` and `lead` are
+    tensors (parts,) on the device; updates do not synchronise.
     """
 
     RATE = 0.05  # change of the weight's logarithm per step and unit of the lead
     MEMORY = 0.1  # weight of the newest step in the mean lead
     LEAST, MOST = 0.01, 20.0
 
-    def __init__(self, start: float, target: float, device: torch.device) -> None:
-        self.value, self.lead = torch.tensor(start, device=device), torch.tensor(target, device=device)
+    def __init__(self, start: float, target: float, device: torch.device, parts: int = 1) -> None:
+        self.value, self.lead = (torch.full((parts,), value, device=device) for value in (start, target))
         self.target, self.adapts = target, start > 0 and target < 1
 
     def update(self, lead: torch.Tensor) -> None:
-        """lead: `Stats.lead` (training/step.py), averaged over all ranks."""
+        """lead: `Stats.lead` (training/step.py) of the parts that were seen, averaged over all ranks."""
         if self.adapts:
-            self.lead = torch.lerp(self.lead, lead.detach().to(self.lead), self.MEMORY)
-            change = (self.RATE * (self.lead - self.target)).exp()
-            self.value = (self.value * change).clamp(self.LEAST, self.MOST)
+            seen, rest = self.lead.split([len(lead), len(self.lead) - len(lead)])
+            seen = torch.lerp(seen, lead.detach().to(seen), self.MEMORY)
+            change = (self.RATE * (seen - self.target)).exp()
+            value = (self.value[: len(lead)] * change).clamp(self.LEAST, self.MOST)
+            self.lead, self.value = torch.cat([seen, rest]), torch.cat([value, self.value[len(lead) :]])
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         return {"value": self.value, "lead": self.lead}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        self.value, self.lead = state["value"].to(self.value), state["lead"].to(self.lead)
+        self.value, self.lead = (
+            state[name].to(own).expand_as(own).clone() for name, own in (("value", self.value), ("lead", self.lead))
+        )
 
 
 def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

@@ -27,6 +27,7 @@ from ganvas.losses import (
     view_gradient_norms,
 )
 from ganvas.models import heads_on_features, judge, views_of
+from ganvas.models.pretrained import NUM_VIEWS
 from ganvas.training.workers import Networks, Workers
 
 WARMUP_STEPS = 100  # minimum steps of a warm-up
@@ -52,7 +53,7 @@ class Inputs:
     uniform: Tensor | None = None
     """(N, 3) in [0, 1): position of the gradient penalty between real and fake, and noise of the two targets."""
     features_penalty: Tensor | None = None
-    """(): current weight of the penalties of heads on features."""
+    """(parts,): current weights of the penalties of heads on features, for each part of the image."""
     places: Tensor | None = None
     """(N, crops, 2) in [0, 1): positions of the crops that a discriminator of large images sees."""
 
@@ -79,7 +80,7 @@ class Stats:
     sign: Tensor
     """Overfitting measure of the discriminator, -1 to 1 (augment.overfitting_sign)."""
     lead: Tensor
-    """Mean of tanh((D(x) - D(G(z))) / 2) over the heads on features, -1 to 1."""
+    """(parts,): mean of tanh((D(x) - D(G(z))) / 2) over the heads on features of each part, -1 to 1."""
     r1: Tensor | None = None
     """Mean squared gradient norm at real images, at the last step with penalties."""
     r2: Tensor | None = None
@@ -278,8 +279,9 @@ def penalty_gradients(
             norms = view_gradient_norms(lambda v, y: judge(discriminator, v, y), views, labels)
             norm = torch.stack([norm.mean() for norm in norms])
             weights = torch.full_like(norm, gamma)
-            if inputs.features_penalty is not None:
-                weights[heads_on_features(discriminator, len(norm))] = inputs.features_penalty.to(norm)
+            heads = heads_on_features(discriminator, len(norm))
+            if heads and inputs.features_penalty is not None:
+                weights[heads] = inputs.features_penalty.to(norm).repeat_interleave(NUM_VIEWS)[: len(heads)]
             (norm @ weights * (often / 2)).backward()
             norm = norm.sum()
         else:
@@ -302,8 +304,9 @@ def path_gradients(generator: Any, inputs: Inputs, weight: float) -> None:
 def stats_of(networks: Networks, loss: Loss, real: Tensor, fake: Tensor, value: Tensor) -> Stats:
     real, fake = real.detach(), fake.detach()
     sign = overfitting_sign(real, fake, relativistic=not loss.zero)
-    heads = heads_on_features(networks.plain_discriminator, real.shape[1]) or slice(None)
-    lead = torch.tanh((real[:, heads] - fake[:, heads]) / 2).mean()
+    lead = torch.tanh((real - fake) / 2).mean(dim=0)
+    heads = heads_on_features(networks.plain_discriminator, len(lead))
+    lead = lead[heads].view(-1, NUM_VIEWS).mean(dim=1) if heads else lead.mean(dim=0, keepdim=True)
     return Stats(real.mean(), fake.mean(), value.detach() / real.shape[1], sign, lead)
 
 
