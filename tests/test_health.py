@@ -12,7 +12,7 @@ import torch
 
 import ganvas
 from ganvas.config import TrainConfig
-from ganvas.data.pack import open_pack
+from ganvas.data import open_pack
 from ganvas.errors import TrainingError
 from ganvas.losses import LOSSES
 from ganvas.pictures import save_png

@@ -12,7 +12,8 @@ import numpy as np
 from ganvas import files, hub
 from ganvas.config import DataConfig, TrainConfig
 from ganvas.data.batches import Batches
-from ganvas.data.pack import Pack, open_pack
+from ganvas.data.opening import open_pack
+from ganvas.data.pack import Pack
 from ganvas.device import choose_device, first_rank_first, prepare, process_group, rank
 from ganvas.errors import ConfigError
 from ganvas.explore import morph, sampling

@@ -19,7 +19,8 @@ from ganvas.data.containers import Rejection, by_reason
 from ganvas.data.looks import Look, look_chunk
 from ganvas.data.marks import EXAMINED, Box, gathered
 from ganvas.data.near import Likeness, Thumbnails, clusters, nearest
-from ganvas.data.pack import Pack, Progress, is_pack, reopened
+from ganvas.data.opening import reopened
+from ganvas.data.pack import Pack, Progress, is_pack
 from ganvas.data.pool import chunks, num_cores, parallel_map
 from ganvas.data.selection import Choice, choose, few_bits, first_pages, levels_of, stream
 from ganvas.data.sources import Payload

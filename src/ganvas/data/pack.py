@@ -7,14 +7,13 @@
     pack.json    classes, source, policy, rejected files with reasons, content hash, notes
     checked.json size, time and inode of the other files when their hash was last verified
 
-`open_pack` opens or makes a pack; packing.py makes it.
+opening.py finds or makes the pack of a source; packing.py writes it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import functools
 import hashlib
 import json
@@ -26,7 +25,7 @@ from typing import Any, get_args
 import numpy as np
 
 from ganvas import files
-from ganvas.config import MAX_SIZE, DataConfig, Fit, Kind, parse_size
+from ganvas.config import MAX_SIZE, DataConfig, Fit, Kind
 from ganvas.data.lists import text_of
 from ganvas.errors import DataError, GanvasError
 
@@ -243,37 +242,6 @@ def note_checked(folder: Path, found: dict[str, list[int]]) -> None:
         files.write_text(folder / CHECKED, json.dumps(found))
 
 
-def open_pack(
-    data: str | Path,
-    config: DataConfig | None = None,
-    *,
-    path: str | Path | None = None,
-    folder: str | Path | None = None,
-    progress: Progress | None = None,
-) -> Pack:
-    """Opens the pack of `data`, and makes it if the same source was not packed with the same options before.
-
-    data: path of images (folder, archive, data-set files), pack folder, or name of a data set.
-    path: location of the files of a named data set; default: downloaded once to the cache.
-    folder: folder of the pack; default: in the cache.
-    Raises `DataError` for a missing or unusable source.
-    """
-    from ganvas.data import catalog, packing  # which import this module
-
-    config = config or DataConfig()
-    if path is None and is_pack(Path(data)):
-        return reopened(Path(data), config)
-    dataset, place = catalog.locate(str(data), path, progress)
-    policy = catalog.policy_for(dataset, place, config)
-    target = Path(folder) if folder else files.cache_dir() / "packs" / cache_name(config, policy)
-    # Checked before the source is opened, because listing a large archive is slow.
-    pack = packing.current(target, request(config, policy), catalog.fingerprint(place, config))
-    if pack is not None:
-        return pack
-    source, policy = catalog.open_at(dataset, place, config)
-    return packing.build_pack(source, config, target, policy=policy, progress=progress)
-
-
 def is_pack(folder: Path) -> bool:
     return (folder / "pack.json").is_file()
 
@@ -292,50 +260,3 @@ def read_list(path: str | Path) -> str:
         return text_of(Path(path).read_bytes(), f"--files {path}")
     except OSError as error:
         raise DataError(f"--files {path} cannot be read as a text file of one image name per line: {error}") from error
-
-
-def cache_name(config: DataConfig, policy: Policy) -> str:
-    """Readable folder name, unique for a source and policy."""
-    key = hashlib.sha256(json.dumps([FORMAT, request(config, policy)], sort_keys=True).encode()).hexdigest()[:12]
-    return f"{policy.name}-{key}"
-
-
-def reopened(folder: Path, config: DataConfig) -> Pack:
-    """Opens an existing pack. Raises `DataError` if `config` has options that differ from the pack."""
-    pack = Pack.open(folder)
-    made_with = pack.info["request"]["config"]
-    differences = []
-    if config.size is not None and parse_size(config.size) != (pack.height, pack.width):
-        differences.append(f"its size is {pack.height}x{pack.width}, not {config.size}")
-    channels = {"auto": pack.channels, "gray": 1, "color": 3, "alpha": 4}[config.channels]
-    if channels != pack.channels:
-        differences.append(f"it has {pack.channels} channels, not {channels}")
-    asked = request(config, Policy(pack.folder.name))["config"]
-    for name in (
-        "fit",
-        "background",
-        "levels",
-        "labels",
-        "frames",
-        "split",
-        "classes",
-        "limit",
-        "files",
-        "holdout",
-        "drop_duplicates",
-        "mask_marks",
-    ):
-        if asked[name] != getattr(DataConfig(), name) and asked[name] not in ([], made_with[name]):
-            differences.append(f"its {name} is {made_with[name]}, not {asked[name]}")
-    if differences:
-        raise DataError(f"{folder} is already a pack and {', '.join(differences)}: pack the original images again")
-    if config.kind is None or config.kind == pack.kind:
-        return pack
-    info = {**pack.info, "kind": config.kind, "mirror": config.kind not in UNMIRRORED}
-    return dataclasses.replace(pack, info=info)
-
-
-def did_you_mean(name: str, known: list[str]) -> str:
-    """ ", did you mean ...?" with the most similar known name, or ""; for error messages."""
-    near = difflib.get_close_matches(name, known, n=1)
-    return f", did you mean {near[0]!r}?" if near else ""

@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ganvas.config import ModelConfig
+from ganvas.errors import ConfigError
+
 LEAK = 0.2  # slope of the leaky ReLU for negative inputs
 LINEAR = ((1 + LEAK**2) / 2) ** 0.5  # weight scale of a layer without leaky ReLU that keeps the variance at 1
 
@@ -132,3 +135,12 @@ class UnitEmbedding(ClassEmbedding):
 
     def forward(self, input: Tensor) -> Tensor:
         return unit(super().forward(input), self.gain)
+
+
+def refuse_labels(config: ModelConfig) -> None:
+    """Raises `ConfigError` if the configuration has labels."""
+    if config.num_classes:
+        raise ConfigError(
+            f"--model {config.model}: this classic network does not support labels ({config.num_classes} classes); "
+            "use --no-conditional, or --model residual"
+        )
