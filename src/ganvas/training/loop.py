@@ -19,7 +19,6 @@ from ganvas.device import agree, average_gradients, average_over_ranks, is_out_o
 from ganvas.ema import half_life_at
 from ganvas.errors import TrainingError
 from ganvas.generator import Generator, ModelInfo
-from ganvas.losses import clip_weights
 from ganvas.run import Run, read_log
 from ganvas.training.autotune import choose_workers
 from ganvas.training.card import write_model
@@ -82,19 +81,19 @@ def train(
     run: Run,
     display: Display,
     examine: Examine | None = None,
-    writes: bool = True,
+    trial: bool = False,
 ) -> Outcome:
     """Trains `state` until the budget ends or a signal arrives; writes log, grids, checkpoints and model to `run`.
 
-    config: complete (all fields filled by training/plan.py). Every rank calls this function; only rank 0 writes.
+    config: complete (all fields filled by training/plan.py). trial: writes nothing, and stops at the end of the budget
+    even if training has diverged. Every rank calls this function; only rank 0 writes.
     """
     batch, interval = config.batch or 0, config.penalty_interval or 1
     policy = policy_for(info.kind, config)
     place = slice(state.batches.start, state.batches.stop)  # this rank's part of each global batch
     joint = config.update == "joint"
     rounds = 1 if joint else config.n_critic or 1  # discriminator updates per step
-    returns = writes  # whether to return to a checkpoint after divergence
-    writes = writes and ranks.rank() == 0
+    writes = not trial and ranks.rank() == 0
     average = Generator(state.ema.average, info, state.device)
     preview = Preview(average, run, config)
     variety = Variety(state.batches.pack, average.classes)
@@ -109,6 +108,7 @@ def train(
     choose_workers(state, networks, config, info.kind, display.say)
     workers = Workers(networks, state.workers) if state.workers > 1 else None
     diverged = flat = False
+    penalised: Stats | None = None  # of the last step with penalties
 
     with caught_signals() as caught:
         while True:
@@ -147,6 +147,7 @@ def train(
                 )  # fmt: skip
                 side: Side = "both" if joint else "discriminator"
                 stats = gradients(state, networks, workers, inputs, config, policy, display, side, penalise, paths)
+                penalised = stats if penalise else penalised
                 update(state, config, side, rate)
 
             # Generator update, with the latents of the last discriminator update.
@@ -161,7 +162,7 @@ def train(
             # Moving averages.
             state.step += 1
             state.images_seen += batch * rounds
-            half_life = half_life_at(state.images_seen, config.ema or 0.0, config.ema_ramp)
+            half_life = half_life_at(state.images_seen, config.ema or 0.0)
             state.ema.update(state.generator, batch * rounds, half_life)
             if state.powers is not None:
                 state.powers.update(state.generator, batch * rounds, state.images_seen)
@@ -173,7 +174,7 @@ def train(
             now = time.monotonic()
             drawing = preview.due(clock.progress())
             if drawing or now - last_display > DISPLAY_SECONDS:
-                record = report(state, stats, clock, rate, half_life)
+                record = report(state, stats, penalised, clock, rate, half_life)
                 diverged = is_lost(state, record)
                 if diverged:
                     continue
@@ -211,7 +212,7 @@ def train(
 
         # Write the final checkpoint, grid and model; signals are delayed until this is done. If the
         # process is killed before the last line of the log, the next call repeats it (session.is_complete).
-        if returns and not are_finite(state):
+        if not trial and not are_finite(state):
             roll_back(state, run, display)
         state.measure_averages()
         if workers is not None:
@@ -286,8 +287,6 @@ def update(state: TrainState, config: TrainConfig, side: Side, rate: float) -> N
     if config.path_length and side != "discriminator":
         mean: Any = state.generator.path_mean
         mean.copy_(average_over_ranks(mean))
-    if config.clip and side != "generator":
-        clip_weights(state.discriminator, config.clip)
 
 
 def keep_best(state: TrainState, average: Generator, run: Run, examine: Examine) -> dict[str, Any]:
@@ -316,8 +315,14 @@ def restore_best(run: Run) -> None:
     write_model(best, run, best.info.images_seen)
 
 
-def report(state: TrainState, stats: Stats, clock: Clock, rate: float, half_life: float) -> dict[str, float]:
-    """The numbers of one log line. Synchronises with the device."""
+def report(
+    state: TrainState, stats: Stats, penalised: Stats | None, clock: Clock, rate: float, half_life: float
+) -> dict[str, float]:
+    """The numbers of one log line. Synchronises with the device.
+
+    stats: of the last step. penalised: of the last step with penalties; None if there was none in this session.
+    """
+    penalties = (penalised.r1, penalised.r2, penalised.gp) if penalised is not None else ()
     record = {
         "images": state.images_seen,
         "seconds": round(clock.seconds(), 2),
@@ -331,11 +336,13 @@ def report(state: TrainState, stats: Stats, clock: Clock, rate: float, half_life
         "g_norm": state.gradient_norms["generator"].item(),
         "d_norm": state.gradient_norms["discriminator"].item(),
     }
-    if stats.r1 is not None and stats.r2 is not None and stats.gp is not None:
-        clock.penalty = stats.r1.item() + stats.r2.item() + stats.gp.item()
     if state.features_penalty.adapts:
         record |= {"r1_features": state.features_penalty.value.item(), "lead": state.features_penalty.lead.item()}
-    return record | {"penalty": clock.penalty, "augment": state.augment.value.item(), "sign": stats.sign.item()}
+    return record | {
+        "penalty": sum(value.item() for value in penalties if value is not None),
+        "augment": state.augment.value.item(),
+        "sign": stats.sign.item(),
+    }
 
 
 def tell(events: list[Event], state: TrainState, run: Run, display: Display) -> None:

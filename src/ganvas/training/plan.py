@@ -27,7 +27,6 @@ GAMMA = ((32, 0.05), (64, 2.0), (128, 17.0), (256, 150.0))
 SIZES = {"S": (32, 256, 1), "M": (64, 384, 2), "L": (192, 768, 2), "XL": (384, 1024, 2)}
 """Capacity of residual: feature maps of the finest stage, most of any stage, blocks per stage."""
 TINY = 41  # pixels: smaller images use compact on a CPU and residual on a GPU
-FEW, LARGE = 2_000, 200  # images and pixels: skip is used for at most FEW images of at least LARGE pixels a side
 
 
 @dataclass(frozen=True)
@@ -116,9 +115,7 @@ def choose_budget(chooser: Chooser) -> None:
 
 def choose_model(chooser: Chooser, pack: Pack, on_cpu: bool) -> ModelConfig:
     side = max(pack.height, pack.width)
-    if min(pack.height, pack.width) >= LARGE and pack.num_training <= FEW:
-        name = chooser.choose("model", "skip", f"{pack.num_training:,} large images: made for few images")
-    elif side < TINY and on_cpu:
+    if side < TINY and on_cpu:
         name = chooser.choose("model", "compact", f"best up to {TINY - 1} pixels on a CPU")
     elif side < TINY:
         name = chooser.choose("model", "residual", f"used up to {TINY - 1} pixels on a GPU")
@@ -138,7 +135,6 @@ def choose_model(chooser: Chooser, pack: Pack, on_cpu: bool) -> ModelConfig:
     chooser.choose("base", base, why)
     chooser.settle("widest", widest, "the architecture's own limit" if widest == 0 else why)
     chooser.choose("blocks", blocks, "per stage")
-    chooser.settle("magnitude", False, "fix-up initialisation")
     chooser.settle("spectral_norm", False, "gradient penalties are used instead")
     labelled = chooser.choose(
         "conditional",
@@ -161,10 +157,10 @@ def choose_model(chooser: Chooser, pack: Pack, on_cpu: bool) -> ModelConfig:
     )
 
 
-NETWORK_FIELDS = ("z_dim", "base", "widest", "blocks", "magnitude", "spectral_norm", "discriminator")
+NETWORK_FIELDS = ("z_dim", "base", "widest", "blocks", "spectral_norm", "discriminator")
 """Options that are passed to the networks unchanged."""
-Z_DIM = {"style": 256, "skip": 128}
-Z_REASON = {"residual": "as R3GAN", "style": "for z and w", "skip": "half of FastGAN's 256"}
+Z_DIM = {"style": 256}
+Z_REASON = {"residual": "as R3GAN", "style": "for z and w"}
 
 
 def capacity(chooser: Chooser, name: str, side: int, on_cpu: bool) -> tuple[int, int, int, str]:
@@ -193,9 +189,6 @@ def capacity(chooser: Chooser, name: str, side: int, on_cpu: bool) -> tuple[int,
         return 16 if on_cpu or side >= 256 else 64, 0, 1 if on_cpu else 2, f"feature maps at {side} pixels"
     if name == "light":
         return (12 if on_cpu else 32), 0 if on_cpu else 512, 1, "feature maps of the finest grid"
-    if name == "skip":
-        base = 8 if on_cpu and side < 400 else 32 if not on_cpu and side <= 256 else 16
-        return base, 0, 1, f"feature maps at {side} pixels"
     return 64, 0, 1, "feature maps"
 
 
@@ -225,8 +218,7 @@ def choose_objective(chooser: Chooser, model: ModelConfig, on_cpu: bool) -> None
         raise ConfigError(f"--loss {name}: expected one of {', '.join(LOSSES)}")
     side = math.sqrt(model.height * model.width)
     wasserstein = name == "wasserstein"
-    clip = chooser.settle("clip", 0.0, "off")
-    penalty = 10.0 if wasserstein and not clip and not model.spectral_norm else 0.0
+    penalty = 10.0 if wasserstein and not model.spectral_norm else 0.0
     if penalty:
         chooser.choose("gradient_penalty", penalty, "keeps the critic Lipschitz (WGAN-GP)")
     else:
@@ -238,8 +230,6 @@ def choose_objective(chooser: Chooser, model: ModelConfig, on_cpu: bool) -> None
         gamma, reason = max(0.02, 0.0002 * side**2 / batch), "0.0002 x pixels / batch, at least 0.02 (StyleGAN2-ADA)"
     elif model.model in ("compact", "light"):
         gamma, reason = 0.05 if side < TINY else side**2 / 4096, "tuned at 28 and 64 pixels"
-    elif model.model == "skip":
-        gamma, reason = side**2 / 4096, "pixels / 4096, from runs at 64 pixels"
     else:
         gamma, reason = gamma_for(side), f"R3GAN's value at {side:.0f} pixels"
     if model.discriminator == "features":
@@ -267,10 +257,7 @@ def choose_objective(chooser: Chooser, model: ModelConfig, on_cpu: bool) -> None
     else:
         chooser.settle("path_length", 0.0, "off")
         chooser.settle("style_mixing", 0.0, "off")
-    if model.model == "skip" and model.discriminator == "own":
-        chooser.choose("reconstruction", 1.0, "reduces overfitting of the discriminator (FastGAN)")
-    else:
-        chooser.settle("reconstruction", 0.0, "off")
+    chooser.settle("reconstruction", 0.0, "off")
     chooser.settle("label_smoothing", 0.0, "off")
     chooser.settle("label_noise", 0.0, "off")
 
@@ -353,9 +340,7 @@ def rate_for(model: ModelConfig) -> float:
     """Adam's learning rate."""
     if model.model == "compact" and max(model.height, model.width) < TINY:
         return 2.5e-3
-    if model.magnitude:
-        return 2e-2  # weights are normalised, so larger rates work
-    return {"compact": 1e-3, "light": 1e-3, "residual": 1e-3, "style": 2e-3, "skip": 1e-3}.get(model.model, 2e-4)
+    return {"compact": 1e-3, "light": 1e-3, "residual": 1e-3, "style": 2e-3}.get(model.model, 2e-4)
 
 
 def choose_machine(chooser: Chooser, device: Device) -> None:
