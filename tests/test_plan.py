@@ -6,6 +6,7 @@ import dataclasses
 import io
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -53,8 +54,7 @@ def pack_of(
         images,
         labels,
         np.empty(0, np.int64),
-        [str(i) for i in range(classes)],
-        {"kind": kind, "mirror": True},
+        SimpleNamespace(kind=kind, mirror=True, classes=[str(i) for i in range(classes)]),
     )
 
 

@@ -177,7 +177,7 @@ def _labels(choice: Choice, classes: list[str]) -> list[str]:
 
 
 def _check_pack(pack: Pack, progress: Progress | None) -> Checkup:
-    checkup = Checkup(str(pack.folder), "pack", rejected=list(pack.info["rejected"]), notes=list(pack.notes))
+    checkup = Checkup(str(pack.folder), "pack", rejected=list(pack.record.rejected), notes=list(pack.notes))
     labels = [] if pack.labels is None else [pack.classes[label] for label in pack.labels]
     _look_at_all(checkup, iter(pack.images), pack.names, labels, progress)
     return checkup

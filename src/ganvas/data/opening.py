@@ -52,7 +52,7 @@ def cache_name(config: DataConfig, policy: Policy) -> str:
 def reopened(folder: Path, config: DataConfig) -> Pack:
     """Opens an existing pack. Raises `DataError` if `config` has options that differ from the pack."""
     pack = Pack.open(folder)
-    made_with = pack.info["request"]["config"]
+    made_with = pack.record.request["config"]
     differences = []
     if config.size is not None and parse_size(config.size) != (pack.height, pack.width):
         differences.append(f"its size is {pack.height}x{pack.width}, not {config.size}")
@@ -80,5 +80,5 @@ def reopened(folder: Path, config: DataConfig) -> Pack:
         raise DataError(f"{folder} is already a pack and {', '.join(differences)}: pack the original images again")
     if config.kind is None or config.kind == pack.kind:
         return pack
-    info = {**pack.info, "kind": config.kind, "mirror": config.kind not in UNMIRRORED}
-    return dataclasses.replace(pack, info=info)
+    record = dataclasses.replace(pack.record, kind=config.kind, mirror=config.kind not in UNMIRRORED)
+    return dataclasses.replace(pack, record=record)
