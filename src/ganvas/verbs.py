@@ -30,6 +30,7 @@ from ganvas.judge.quick import QuickJudge
 from ganvas.pictures import grid as grid_of
 from ganvas.pictures import save_picture
 from ganvas.provenance import provenance
+from ganvas.records import ARROWS
 from ganvas.run import Run
 from ganvas.training import loop
 from ganvas.training.autotune import choose_workers
@@ -226,13 +227,12 @@ def evaluate(run: str | Path, *, data: str | Path | None = None, quiet: bool = F
 
 def lines(evaluation: dict[str, Any]) -> list[str]:
     """An evaluation as lines for the terminal: one line per measure, then the other findings."""
-    arrow = {"lower": "↓", "higher": "↑", "near": "≈"}
     found = []
     for row in evaluation["measures"]:
         real = "" if row["real"] is None else f"   real {row['real']:.4g}"
         flags = "".join(f"  ({flag})" for flag in row["flags"])
         interval = f"({row['low']:.4g} to {row['high']:.4g})"
-        found.append(f"{arrow[row['better']]} {row['name']:<46}{row['value']:<9.4g} {interval:<22}{real}{flags}")
+        found.append(f"{ARROWS[row['better']]} {row['name']:<46}{row['value']:<9.4g} {interval:<22}{real}{flags}")
     found += [part["sentence"] for name in ("copies", "real_or_fake", "usefulness") if (part := evaluation.get(name))]
     found += [f"{one['severity']}: {one['sentence']}" for one in (evaluation.get("artefacts") or {}).get("findings", [])
               if one["severity"] != "ok"]  # fmt: skip
