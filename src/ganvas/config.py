@@ -221,7 +221,7 @@ class TrainConfig:
     """Use the networks, loss and optimiser of a classic project: dcgan, dcgan128, mlp64, xray800, tf-mnist,
     mnist-upsample, celeba or cifar10. Other options override it."""
     model: str | None = None
-    """Architecture: compact, light, residual, style, or a classic one."""
+    """Architecture, such as light, residual or style; an unknown name lists all."""
     discriminator: DiscriminatorKind | None = None
     """own: discriminator of the architecture; features: heads on a frozen network trained on ImageNet; both."""
     model_size: ModelSize | None = None
@@ -241,7 +241,7 @@ class TrainConfig:
 
     # -- objective --
     loss: str | None = None
-    """Adversarial loss: relativistic, bce, least-squares, hinge or wasserstein."""
+    """Adversarial loss, such as relativistic, bce, hinge or wasserstein; an unknown name lists all."""
     r1: float | None = None
     """Weight (gamma) of the gradient penalty on real images, 0 or more. Raise it if training is unstable."""
     r2: float | None = None
