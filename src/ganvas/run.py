@@ -17,6 +17,7 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import pickle
 import re
 import time
@@ -204,16 +205,24 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
         raise CheckpointError(f"the checkpoint {path.name} was not written by Ganvas") from error
 
 
-def read_log(folder: Path) -> Iterator[dict[str, Any]]:
-    """Records of a run's log.jsonl, in order, without damaged lines; each has a number `images`."""
-    for line in log_lines(folder):
+def read_log(folder: Path, most: int | None = None) -> Iterator[dict[str, Any]]:
+    """Records of a run's log.jsonl, in order, without damaged lines; each has a number `images`.
+
+    most: read at most this many bytes, at the end.
+    """
+    for line in log_lines(folder, most):
         if (record := record_in(line)) is not None:
             yield record
 
 
-def log_lines(folder: Path) -> list[bytes]:
-    path = folder / "log.jsonl"
-    return path.read_bytes().splitlines() if path.exists() else []
+def log_lines(folder: Path, most: int | None = None) -> list[bytes]:
+    try:
+        with (folder / "log.jsonl").open("rb") as file:
+            if most is not None:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - most))
+            return file.read().splitlines()
+    except FileNotFoundError:
+        return []
 
 
 def record_in(line: bytes) -> dict[str, Any] | None:
