@@ -343,7 +343,7 @@ def studio(
         token_file=token_file,
         data=data,
         device=device,
-        open_browser=browser,
+        browser=browser,
         no_copies=no_copies,
     )
     return 0
@@ -389,7 +389,7 @@ def publish(run: Positional[Path], out: Positional[Path], data_licence: str | No
     """
     from ganvas.publish import publish as write
 
-    print(write(run, out, data_licence=data_licence, max_file_mb=max_mb))
+    print(write(run, out, data_licence=data_licence, max_mb=max_mb))
     return 0
 
 
@@ -405,7 +405,7 @@ def push(source: Positional[Path], repo: Positional[str], public: bool = False, 
     """
     from ganvas import hub
 
-    print(hub.push(source, repo, private=not public, endpoint=endpoint))
+    print(hub.push(source, repo, public=public, endpoint=endpoint))
     return 0
 
 
