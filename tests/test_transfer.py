@@ -20,7 +20,8 @@ from ganvas.data.batches import Batches
 from ganvas.device import choose_device
 from ganvas.errors import CheckpointError, ConfigError, RunError
 from ganvas.models import build
-from ganvas.run import Run, read_checkpoint, read_log
+from ganvas.records import read_log
+from ganvas.run import Run, read_checkpoint
 from ganvas.training.plan import plan
 from ganvas.training.state import TrainState
 from ganvas.training.transfer import Origin, fit, open_origin, take_over

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ganvas.errors import GanvasError
+from ganvas.records import read_log
 from ganvas.report.reading import number, sorted_out
-from ganvas.run import Run, read_log
+from ganvas.run import Run
 from ganvas.studio.engine import stamp_of
 from ganvas.studio.refusals import AbsentError
 from ganvas.studio.shelf import Place, Shelf

@@ -18,8 +18,8 @@ import ganvas
 from ganvas.errors import RunError
 from ganvas.generator import Generator, find_weights, weights_hash
 from ganvas.models.pretrained import pretrained_network
-from ganvas.records import ARROWS, is_of, read_evaluation
-from ganvas.run import Run, read_log
+from ganvas.records import ARROWS, is_of, read_evaluation, read_reports
+from ganvas.run import Run
 from ganvas.training.progress import duration
 
 Record = dict[str, Any]
@@ -147,14 +147,8 @@ def is_run(folder: Path) -> bool:
 
 def spent(folder: Path) -> tuple[float, int]:
     """(seconds, images seen) of the training, from the last report in the log."""
-    found = [
-        (seconds, int(images))
-        for record in read_log(folder)
-        if isinstance(record, dict)
-        and (seconds := number(record.get("seconds"))) is not None
-        and (images := number(record.get("images"))) is not None
-    ]
-    return found[-1] if found else (0.0, 0)
+    reports = read_reports(folder)
+    return (reports[-1].seconds, int(reports[-1].images)) if reports else (0.0, 0)
 
 
 def evaluation_of(folder: Path, weights: Path) -> tuple[Record | None, bool]:

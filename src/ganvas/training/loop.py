@@ -19,7 +19,8 @@ from ganvas.device import agree, average_gradients, average_over_ranks, is_out_o
 from ganvas.ema import half_life_at
 from ganvas.errors import TrainingError
 from ganvas.generator import Generator, ModelInfo
-from ganvas.run import Run, read_log
+from ganvas.records import Report, read_log, read_reports
+from ganvas.run import Run
 from ganvas.training.autotune import choose_workers
 from ganvas.training.card import write_model
 from ganvas.training.clock import Allowance, Clock, caught_signals
@@ -179,10 +180,10 @@ def train(
                 if diverged:
                     continue
                 display.update(record, clock.progress())
-                tell(watch.see(record), state, run, display)
+                tell(watch.see(record.line()), state, run, display)
                 last_display = now
                 if drawing or now - last_log > LOG_SECONDS:
-                    run.log(record)
+                    run.log(record.line())
                     last_log = now
 
             # Preview grid, evaluation of the moving average, checkpoint.
@@ -306,7 +307,7 @@ def go_on_drawing(preview: Preview, run: Run, state: TrainState, clock: Clock) -
     preview.drawn = -1
     if grids := run.grids():
         images = grids[-1][0]
-        times = [one["seconds"] for one in read_log(run.folder) if "seconds" in one and one["images"] <= images]
+        times = [one.seconds for one in read_reports(run.folder) if one.images <= images]
         preview.due(clock.progress(images, times[-1] if times and images < state.images_seen else state.seconds))
 
 
@@ -317,32 +318,31 @@ def restore_best(run: Run) -> None:
 
 def report(
     state: TrainState, stats: Stats, penalised: Stats | None, clock: Clock, rate: float, half_life: float
-) -> dict[str, float]:
+) -> Report:
     """The numbers of one log line. Synchronises with the device.
 
     stats: of the last step. penalised: of the last step with penalties; None if there was none in this session.
     """
     penalties = (penalised.r1, penalised.r2, penalised.gp) if penalised is not None else ()
-    record = {
-        "images": state.images_seen,
-        "seconds": round(clock.seconds(), 2),
-        "images_per_second": round(clock.rate(), 1),
-        "eta": round(clock.seconds_left(), 1),
-        "d_real": stats.real.item(),
-        "d_fake": stats.fake.item(),
-        "loss": stats.loss.item(),
-        "lr": rate,
-        "ema_half_life": round(half_life),
-        "g_norm": state.gradient_norms["generator"].item(),
-        "d_norm": state.gradient_norms["discriminator"].item(),
-    }
-    if state.features_penalty.adapts:
-        record |= {"r1_features": state.features_penalty.value.item(), "lead": state.features_penalty.lead.item()}
-    return record | {
-        "penalty": sum(value.item() for value in penalties if value is not None),
-        "augment": state.augment.value.item(),
-        "sign": stats.sign.item(),
-    }
+    heads = state.features_penalty
+    return Report(
+        images=state.images_seen,
+        seconds=round(clock.seconds(), 2),
+        images_per_second=round(clock.rate(), 1),
+        eta=round(clock.seconds_left(), 1),
+        d_real=stats.real.item(),
+        d_fake=stats.fake.item(),
+        loss=stats.loss.item(),
+        lr=rate,
+        ema_half_life=round(half_life),
+        g_norm=state.gradient_norms["generator"].item(),
+        d_norm=state.gradient_norms["discriminator"].item(),
+        penalty=sum((value.item() for value in penalties if value is not None), 0.0),
+        augment=state.augment.value.item(),
+        sign=stats.sign.item(),
+        r1_features=heads.value.item() if heads.adapts else None,
+        lead=heads.lead.item() if heads.adapts else None,
+    )
 
 
 def tell(events: list[Event], state: TrainState, run: Run, display: Display) -> None:
@@ -352,10 +352,10 @@ def tell(events: list[Event], state: TrainState, run: Run, display: Display) -> 
         run.log(event.record(state.images_seen))
 
 
-def is_lost(state: TrainState, record: dict[str, float]) -> bool:
+def is_lost(state: TrainState, record: Report) -> bool:
     """True if logits, loss or weights are not finite, or logits are beyond `FAR`."""
-    logits = (record["d_real"], record["d_fake"])
-    return not (all(abs(logit) < FAR for logit in logits) and math.isfinite(record["loss"]) and are_finite(state))
+    logits = (record.d_real, record.d_fake)
+    return not (all(abs(logit) < FAR for logit in logits) and math.isfinite(record.loss) and are_finite(state))
 
 
 def are_finite(state: TrainState) -> bool:

@@ -15,7 +15,8 @@ from ganvas.data.pack import Pack
 from ganvas.device import Device, agree, barrier, rank, world_size
 from ganvas.errors import CheckpointError, RunError
 from ganvas.generator import WEIGHTS, ModelInfo
-from ganvas.run import Run, read_log, timestamp
+from ganvas.records import read_log
+from ganvas.run import Run, timestamp
 from ganvas.training.clock import total_images
 from ganvas.training.loop import Examine
 from ganvas.training.plan import Chooser, choose_machine, plan
