@@ -31,7 +31,6 @@ SIZES = {
     "compact 32": ModelConfig("compact", 32, 32, 3, 10, z_dim=64, base=32),
     "residual S 64": ModelConfig("residual", 64, 64, 3, 0, z_dim=64, base=32, widest=256),
     "style 64": ModelConfig("style", 64, 64, 3, 0, z_dim=256, base=16),
-    "skip 256": ModelConfig("skip", 256, 256, 3, 0, z_dim=256, base=8),
 }
 Draw = Callable[[torch.Tensor, torch.Tensor | None], Any]
 

@@ -6,6 +6,7 @@ python docs/plan_table.py
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -45,7 +46,9 @@ def row(planned: Plan, count: int, size: int) -> str:
 def pack_of(count: int, size: int) -> Pack:
     """Pack of black images that uses no memory."""
     images = np.broadcast_to(np.uint8(0), (count, size, size, 3))
-    return Pack(Path("pack"), images, None, np.empty(0, np.int64), [], {"kind": "photo", "mirror": True})
+    return Pack(
+        Path("pack"), images, None, np.empty(0, np.int64), SimpleNamespace(kind="photo", mirror=True, classes=[])
+    )
 
 
 def content() -> str:

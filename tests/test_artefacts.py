@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from ganvas.config import DataConfig
-from ganvas.data.pack import open_pack
+from ganvas.data import open_pack
 from ganvas.errors import DataError
 from ganvas.judge.artefacts import correlation_range, examine, lattice, pairwise_correlation, sharpness
 

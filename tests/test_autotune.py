@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from ganvas.config import TrainConfig
+from ganvas.data import Pack, open_pack
 from ganvas.data.batches import Batches
-from ganvas.data.pack import Pack, open_pack
 from ganvas.device import Device, choose_device
 from ganvas.errors import ConfigError
 from ganvas.training import autotune

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from ganvas.config import ModelConfig
+from ganvas.data import open_pack
 from ganvas.data.batches import images_at
-from ganvas.data.pack import open_pack
 from ganvas.models import build_generator
 from ganvas.models.batch_norm import GROUP, MEASURED, BatchNorm, measure_statistics
 from ganvas.training.preview import Variety

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ganvas.config import DataConfig
+from ganvas.data import Pack, open_pack
 from ganvas.data import batches as module
 from ganvas.data.batches import Batches
-from ganvas.data.pack import Pack, open_pack
 
 NUM = 23  # images of the small packs; a prime, so that no batch divides it
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from conftest import Command
 from ganvas.config import DataConfig
-from ganvas.data.pack import Pack, open_pack
+from ganvas.data import Pack, open_pack
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from ganvas.data.pack import Pack, open_pack
+from ganvas.data import Pack, open_pack
 from ganvas.errors import DataError
 from ganvas.judge.copies import CopyFinder, Index, calibrate, dominance, grain, moving, registered, versions, window
 from planted import landscapes

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ganvas.data.decode import MAX_PIXELS, Target, decode, probe
+from ganvas.data.decode import Target, decode, probe
+from ganvas.data.headers import MAX_PIXELS
 from ganvas.data.sources import open_source
 from ganvas.errors import ConfigError, PictureError
 

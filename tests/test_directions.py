@@ -11,7 +11,7 @@ import torch
 from sklearn.decomposition import PCA
 
 from ganvas.config import DataConfig
-from ganvas.data.pack import Pack, open_pack
+from ganvas.data import Pack, open_pack
 from ganvas.errors import ConfigError, DataError
 from ganvas.explore import directions
 from ganvas.explore.recipes import Direction, Recipe, resolve

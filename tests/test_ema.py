@@ -48,11 +48,11 @@ def test_average_is_a_frozen_copy_with_the_newest_buffers():
 
 
 def test_half_life_ramps_up_to_its_longest():
-    assert half_life_at(0, 10_000, 0.05) == 1.0
-    assert half_life_at(1000, 10_000, 0.05) == 50
-    assert half_life_at(200_000, 10_000, 0.05) == 10_000
-    assert half_life_at(10**9, 10_000, 0.05) == 10_000
-    lives = [half_life_at(seen, 10_000, 0.05) for seen in range(0, 400_000, 1000)]
+    assert half_life_at(0, 10_000) == 1.0
+    assert half_life_at(1000, 10_000) == 200
+    assert half_life_at(50_000, 10_000) == 10_000
+    assert half_life_at(10**9, 10_000) == 10_000
+    lives = [half_life_at(seen, 10_000) for seen in range(0, 400_000, 1000)]
     assert lives == sorted(lives)
 
 
@@ -110,5 +110,5 @@ def test_no_half_life_is_no_average():
     ema = EMA(network)
     with torch.no_grad():
         network.weight.add_(1)
-    ema.update(network, 16, half_life_at(1000, 0.0, 0.2))
+    ema.update(network, 16, half_life_at(1000, 0.0))
     assert torch.equal(ema.average.weight, network.weight)

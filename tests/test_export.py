@@ -117,10 +117,6 @@ def test_onnx_of_models_without_labels_and_of_odd_sizes(name: str, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_onnx_of_magnitude_preserving_weights(tmp_path: Path) -> None:
-    check_onnx(fresh("residual", CLASSES, height=32, width=32, magnitude=True), tmp_path)
-
-
 @pytest.mark.parametrize("weights, share, psnr", [("float16", 0.62, 60), ("int8", 0.40, 30)])
 def test_small_weights_are_small_and_measured(weights: Weights, share: float, psnr: float, tmp_path: Path) -> None:
     generator = fresh("compact", CLASSES, height=32, width=32, base=32)

@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+from ganvas.data import Pack, open_pack
 from ganvas.data.download import File
-from ganvas.data.pack import Pack, open_pack
 from ganvas.errors import CheckpointError, ConfigError, MissingExtraError
 from ganvas.features import efficientnet
 from ganvas.features.efficientnet import EfficientNetLite0, fold, load_efficientnet_lite0

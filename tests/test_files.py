@@ -16,7 +16,7 @@ import platformdirs
 import pytest
 
 from ganvas import doctor, files
-from ganvas.data.pack import Pack, open_pack
+from ganvas.data import Pack, open_pack
 from ganvas.errors import GanvasError
 from ganvas.run import Run
 

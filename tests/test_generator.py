@@ -266,7 +266,7 @@ def text_with(gan: Generator, **changes: object) -> str:
         *(({name: value}, None) for name in ("height", "z_dim", "base", "widest", "blocks", "num_classes")
           for value in (10**9, -1, 0.5, True, None, "8", [8])),
         *(({name: value}, None) for name, value in (
-            ("model", "unknown"), ("model", 3), ("model", "dcgan"), ("magnitude", 1), ("discriminator", "x" * 10**6),
+            ("model", "unknown"), ("model", 3), ("model", "dcgan"), ("magnitude", True), ("discriminator", "x" * 10**6),
             ("depth", 10**9), ("depth", 0), ("kind", "<b>"), ("kind", {}), ("classes", "abc"), ("classes", [1, 2, 3]),
             ("classes", ["only one"]), ("images_seen", -1), ("images_seen", 1e308), ("data_hash", 7), ("config", []),
             ("config", None), ("surplus", 1), ("format", [[]]), ("format", "x" * 10**6),

@@ -12,11 +12,12 @@ import torch
 
 import ganvas
 from ganvas.config import TrainConfig
-from ganvas.data.pack import open_pack
+from ganvas.data import open_pack
 from ganvas.errors import TrainingError
 from ganvas.losses import LOSSES
 from ganvas.pictures import save_png
-from ganvas.run import Run, read_log
+from ganvas.records import read_log
+from ganvas.run import Run
 from ganvas.training import health, loop
 from ganvas.training.health import COLLAPSE, GAME, PATIENCE, PLATEAU, REST, Event, Watch, ignorant_loss
 

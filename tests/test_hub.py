@@ -297,7 +297,7 @@ def test_a_model_comes_back_as_it_went(server: Hub, model: Path) -> None:
 
 
 def test_a_run_goes_with_a_card_of_now(server: Hub, trained: Path) -> None:
-    hub.push(trained, REPO, endpoint=server.url, token=WRITER, private=False)
+    hub.push(trained, REPO, endpoint=server.url, token=WRITER, public=True)
     sent = server.repositories[REPO]
     assert not sent.private and sent.files.keys() == FOUR - {"directions.json"} | {".gitattributes"}
     assert f"ganvas sample hf://{REPO} " in sent.files["README.md"].decode()
@@ -305,7 +305,7 @@ def test_a_run_goes_with_a_card_of_now(server: Hub, trained: Path) -> None:
 
 
 def test_the_python_of_the_card_works(server: Hub, trained: Path) -> None:
-    hub.push(trained, REPO, endpoint=server.url, token=WRITER, private=False)
+    hub.push(trained, REPO, endpoint=server.url, token=WRITER, public=True)
     code = server.repositories[REPO].files["README.md"].decode().split("```python\n")[1].split("```")[0]
     names: dict[str, Any] = {}
     exec(code.replace(f'"hf://{REPO}"', f'"hf://{REPO}", endpoint="{server.url}"'), names)

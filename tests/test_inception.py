@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ganvas.config import DataConfig
-from ganvas.data.pack import open_pack
+from ganvas.data import open_pack
 from ganvas.errors import CheckpointError
 from ganvas.files import cache_dir
 from ganvas.generator import to_pixels

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from ganvas.losses import (
     LOSSES,
-    clip_weights,
     cross_entropy,
     generator_scale,
     gradient_norm_exact,
@@ -83,10 +82,6 @@ def ones(x: Tensor) -> Tensor:
     return torch.ones_like(x)
 
 
-def mean_of(x: Tensor) -> Tensor:
-    return x.sum() / len(x)
-
-
 def inside(x: Tensor) -> Tensor:
     return (x > 0).double()
 
@@ -98,12 +93,6 @@ FORMULAS = {
         lambda r, f: (sigmoid(r) - 1, sigmoid(f)),
         lambda r, f: -log_sigmoid(f),
         lambda r, f: sigmoid(f) - 1,
-    ),
-    "minimax": (
-        lambda r, f: -log_sigmoid(r) - log_sigmoid(-f),
-        lambda r, f: (sigmoid(r) - 1, sigmoid(f)),
-        lambda r, f: log_sigmoid(-f),
-        lambda r, f: -sigmoid(f),
     ),
     "least-squares": (
         lambda r, f: ((r - 1) ** 2 + f**2) / 2,
@@ -124,19 +113,14 @@ FORMULAS = {
         lambda r, f: -log_sigmoid(f - r),
         lambda r, f: -sigmoid(r - f),
     ),
-    "relativistic-average": (
-        lambda r, f: -log_sigmoid(r - mean_of(f)) - log_sigmoid(mean_of(r) - f),
-        lambda r, f: (
-            -sigmoid(mean_of(f) - r) - mean_of(sigmoid(f - mean_of(r))),
-            sigmoid(f - mean_of(r)) + mean_of(sigmoid(mean_of(f) - r)),
-        ),
-        lambda r, f: -log_sigmoid(f - mean_of(r)) - log_sigmoid(mean_of(f) - r),
-        lambda r, f: -sigmoid(mean_of(r) - f) - mean_of(sigmoid(r - mean_of(f))),
-    ),
 }
 
 
-@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_has_its_formula_here():
+    assert LOSSES.keys() == FORMULAS.keys(), "write the formula of a new loss into FORMULAS"
+
+
+@pytest.mark.parametrize("name", FORMULAS)
 def test_value_and_slope_are_the_formulas(name):
     real, fake = logits()
     value, slopes, other_value, other_slope = FORMULAS[name]
@@ -177,11 +161,10 @@ def test_targets_move_the_discriminators_optimum(name):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_pairs_mix_only_where_the_loss_says_so(name):
+def test_pairs_do_not_mix(name):
     real, fake = logits(5)
     (slope,) = torch.autograd.grad(LOSSES[name].discriminator(real, fake)[1], fake)
-    others = slope[[0, 2, 3, 4]].abs().max() > 0
-    assert bool(others) == LOSSES[name].mixes
+    assert slope[[0, 2, 3, 4]].abs().max() == 0
 
 
 def test_only_the_difference_counts():
@@ -358,12 +341,3 @@ def test_gradient_penalty_of_a_flat_discriminator_has_a_finite_gradient():
     torch.testing.assert_close(value, torch.ones_like(value), rtol=0, atol=1e-5)
     (slope,) = torch.autograd.grad(value.mean(), network.linear)
     assert slope.isfinite().all()
-
-
-def test_clipping_keeps_every_weight_within_the_limit():
-    network = small_discriminator()
-    before = [parameter.clone() for parameter in network.parameters()]
-    clip_weights(network, 0.05)
-    for parameter, old in zip(network.parameters(), before, strict=True):
-        assert torch.equal(parameter, old.clamp(-0.05, 0.05))
-    assert any((old.abs() > 0.05).any() for old in before)

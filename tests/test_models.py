@@ -60,12 +60,6 @@ def inputs(config: ModelConfig, num: int, seed: int = 1) -> tuple[Tensor, Tensor
     return z, pictures, torch.arange(num) % CLASSES if config.num_classes else None
 
 
-def learning(network: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """Parameters that learn from the game; decoders (skip) learn from real images instead."""
-    apart = getattr(network, "self_supervised", ())
-    return [(name, p) for name, p in network.named_parameters() if name.partition(".")[0] not in apart]
-
-
 # Any size, any channels, with and without labels.
 
 
@@ -91,7 +85,7 @@ def test_shapes_ranges_and_second_derivatives(model, size, channels, num_classes
     assert norm.shape == (3,) and (norm > 1e-8).all() and (norm < 1e3).all()
     (norm.mean() + logits.mean() + discriminator(fakes, labels).mean()).backward()
     for network in (generator, discriminator):
-        gradients = [parameter.grad for _, parameter in learning(network)]
+        gradients = [parameter.grad for _, parameter in network.named_parameters()]
         assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
         assert sum(gradient.abs().sum() for gradient in gradients if gradient is not None) > 0
 
@@ -104,7 +98,7 @@ def test_every_weight_learns(model, num_classes):
     z, _, labels = inputs(shape, CLASSES)
     discriminator(generator(z, labels), labels).square().sum().backward()
     for network in (generator, discriminator):
-        for name, parameter in learning(network):
+        for name, parameter in network.named_parameters():
             assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
 
 
@@ -264,10 +258,7 @@ def test_spectral_norm_is_an_option_of_every_discriminator(model, num_classes):
     for _ in range(30):  # power iterations
         discriminator(pictures, labels)
     checked = 0
-    apart = getattr(discriminator, "self_supervised", ())  # decoders do not run here
-    for name, layer in discriminator.named_modules():
-        if name.partition(".")[0] in apart:
-            continue
+    for layer in discriminator.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear | nn.Embedding) and hasattr(layer, "parametrizations"):
             largest = torch.linalg.matrix_norm(layer.weight.detach().flatten(1), 2)
             assert largest == pytest.approx(1, abs=0.05)
@@ -297,7 +288,7 @@ def test_truncation_of_every_model_goes_to_one_picture(model, num_classes):
 
 
 def test_registry_names_every_architecture_once():
-    assert {"compact", "residual", "style", "skip", "mlp", "dcgan", "xray"} <= MODELS.keys()
+    assert {"compact", "residual", "style", "mlp", "dcgan", "xray"} <= MODELS.keys()
     with pytest.raises(ConfigError, match="--model perceptron: expected one of compact"):
         build(config("perceptron"))
 

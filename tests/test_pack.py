@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -319,6 +320,12 @@ def test_no_damage_to_a_pack_goes_unnoticed(tmp_path, harm):
     assert "\n" not in str(refused.value) and len(str(refused.value)) < 600
     again = open_pack(tmp_path / "source")  # the one in the cache is made anew
     assert again.hash == whole.hash and Pack.open(again.folder).hash == whole.hash
+
+
+def test_fields_of_a_later_version_are_ignored(tmp_path):
+    pack = open_pack(write_pictures(tmp_path / "source", random_pictures(3, 16, 16)))
+    with_info(mood="good", licence="CC BY 4.0")(pack.folder)
+    assert Pack.open(pack.folder).record == dataclasses.replace(pack.record, licence="CC BY 4.0")
 
 
 def test_content_is_read_through_where_files_are_others_than_before(tmp_path, monkeypatch):

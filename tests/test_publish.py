@@ -134,7 +134,7 @@ def test_no_file_is_larger_than_hosts_take(run: Path, tmp_path: Path) -> None:
         save_png(run / "samples" / f"{i:012d}.png", sheet)
     judged(run)
     save_png(run / "evaluation" / "real.png", grid(rng.integers(0, 256, (36, 180, 180, 1), np.uint8)))
-    publish.publish(run, tmp_path / "out", data_licence="MIT", max_file_mb=1)
+    publish.publish(run, tmp_path / "out", data_licence="MIT", max_mb=1)
     sizes = {name: len(content) for name, content in contents(tmp_path / "out").items()}
     assert {"training.gif", "real.png"} <= sizes.keys() and max(sizes.values()) <= 1e6
     assert sizes["training.gif"] > 5e5  # the room is used
@@ -150,19 +150,19 @@ def test_larger_weights_stay_out_and_the_readme_says_how_to_get_them(
     size = (run / "model" / WEIGHTS).stat().st_size
     assert 5e5 < size < 1e6
     out = tmp_path / "out"
-    publish.publish(run, out, max_file_mb=0.5)
+    publish.publish(run, out, max_mb=0.5)
     assert names(out) == ALWAYS - {f"model/{WEIGHTS}"}
     text = text_of(out)
     assert "ganvas hub push RUN owner/name" in text and "git lfs track" in text
     allowed = int(re.search(r"--max-mb (\d+)", text)[1])  # ty: ignore
-    publish.publish(run, out, max_file_mb=allowed)
+    publish.publish(run, out, max_mb=allowed)
     assert names(out) == ALWAYS
 
 
 @pytest.mark.parametrize("limit", [0.5, 0, -1, float("nan"), float("inf")])
 def test_a_limit_that_leaves_no_room(run: Path, tmp_path: Path, limit: float) -> None:
     with pytest.raises(ConfigError, match="max-mb"):
-        publish.publish(run, tmp_path / "out", max_file_mb=limit)
+        publish.publish(run, tmp_path / "out", max_mb=limit)
     assert not (tmp_path / "out").exists()
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ganvas.config import ModelConfig
-from ganvas.data.pack import Pack, open_pack
+from ganvas.data import Pack, open_pack
 from ganvas.generator import Generator, ModelInfo
 from ganvas.judge.artefacts import lattice
 from ganvas.judge.quick import LEAST_JUDGED, QuickJudge

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from ganvas.config import DataConfig
-from ganvas.data.pack import Pack, open_pack
+from ganvas.data import Pack, open_pack
 from ganvas.judge.distances import kid, kid_interval
 from ganvas.judge.features import Features
 from ganvas.judge.random_network import RandomNetwork, prepare, textures

@@ -1,4 +1,4 @@
-"""The residual networks' two variants: widths and groups, what unit-norm weights promise, and every convention."""
+"""The residual networks: widths and groups, and every convention."""
 
 from __future__ import annotations
 
@@ -10,19 +10,17 @@ from torch import Tensor, nn
 from ganvas.config import ModelConfig
 from ganvas.losses import gradient_norm_exact
 from ganvas.models import build as build_any
-from ganvas.models.layers import UnitConv, UnitEmbedding, UnitLinear, pixel_norm, unit
 from ganvas.models.residual import Block, build, group, widths
 
 CLASSES = 3
 SIZES = [(28, 28), (45, 37), (64, 64), (200, 120)]
 
-variants = pytest.mark.parametrize("magnitude", [False, True], ids=["fixup", "magnitude"])
 conditions = pytest.mark.parametrize("num_classes", [0, CLASSES], ids=["plain", "labels"])
 sizes = pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 
 
 def config(size: tuple[int, int] = (28, 28), channels: int = 3, num_classes: int = 0, **more) -> ModelConfig:
-    return ModelConfig("residual", *size, channels, num_classes, **{"z_dim": 8, "base": 16, "magnitude": True, **more})
+    return ModelConfig("residual", *size, channels, num_classes, **{"z_dim": 8, "base": 16, **more})
 
 
 def networks(config: ModelConfig, seed: int = 0, trained: bool = False) -> tuple[nn.Module, nn.Module]:
@@ -80,140 +78,21 @@ def test_any_width_has_whole_groups():
     assert all(2 * maps % group(maps) == 0 for maps in range(16, 2049, 16))
 
 
-@variants
-def test_no_stage_is_wider_than_asked(magnitude):
+def test_no_stage_is_wider_than_asked():
     with torch.device("meta"):
-        for network in build(config((64, 64), base=32, widest=96, magnitude=magnitude)):
+        for network in build(config((64, 64), base=32, widest=96)):
             blocks = [module for module in network.modules() if isinstance(module, Block)]
             assert {block.contract.out_channels for block in blocks} == {32, 64, 96}
 
 
-# What unit-norm weights promise.
-
-
-def root_mean_square(x: Tensor) -> float:
-    return x.float().square().mean().sqrt().item()
-
-
-@sizes
-@pytest.mark.parametrize("blocks", [1, 3])
-def test_magnitude_is_kept_through_the_depth(size, blocks):
-    """At the start and with open branches: every stage of the generator at 1, the discriminator's as its input."""
-    shape = config(size, num_classes=CLASSES, base=32, blocks=blocks)
-    generator, discriminator = networks(shape)
-    z, pictures, labels = inputs(shape, 6)
-    pictures = pictures / root_mean_square(pictures)
-    for alpha in (0.0, 1.0):
-        kept: dict[str, list[float]] = {"G": [], "D": []}
-        hooks = []
-        for name, network in (("G", generator), ("D", discriminator)):
-            for module in network.modules():
-                if isinstance(module, Block):
-                    nn.init.constant_(module.alpha, alpha)
-                    record = lambda _, __, y, to=kept[name]: to.append(root_mean_square(y))  # noqa: E731
-                    hooks.append(module.register_forward_hook(record))
-        with torch.no_grad():
-            generator(z, labels), discriminator(pictures, labels)
-        for hook in hooks:
-            hook.remove()
-        assert all(0.75 < value < 1.3 for value in kept["G"]), kept["G"]
-        assert all(0.5 < value < 1.5 for value in kept["D"]), kept["D"]  # its filter smooths the image on the way
+# The conventions of every network.
 
 
 @conditions
-def test_length_of_weights_does_not_matter(num_classes):
-    shape = config((45, 37), num_classes=num_classes)
-    generator, discriminator = networks(shape, trained=True)
-    z, pictures, labels = inputs(shape, CLASSES)
-    with torch.no_grad():
-        before = generator(z, labels), discriminator(pictures, labels)
-        for network in (generator, discriminator):
-            for parameter in network.parameters():
-                if parameter.ndim:
-                    parameter.mul_(3)
-        after = generator(z, labels), discriminator(pictures, labels)
-    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
-
-
-def test_gradient_is_orthogonal_to_its_weight():
-    """So a step of the optimiser turns a filter, and can only lengthen it."""
-    shape = config(num_classes=CLASSES)
-    generator, discriminator = networks(shape, trained=True)
-    z, _, labels = inputs(shape, CLASSES)
-    discriminator(generator(z, labels), labels).square().sum().backward()
-    for network in (generator, discriminator):
-        for name, parameter in network.named_parameters():
-            if parameter.ndim:
-                weight, gradient = parameter.detach().flatten(1), parameter.grad.flatten(1)
-                cosine = F.cosine_similarity(weight, gradient, dim=1, eps=1e-12)
-                assert cosine.abs().max() < 1e-2, name
-
-
-def test_only_gains_are_numbers_of_their_own():
-    """No biases; the residual gains start at zero, where a block is the identity."""
-    for network in networks(config(num_classes=CLASSES, blocks=2)):
-        assert not [name for name, _ in network.named_parameters() if name.endswith("bias")]
-        for block in (module for module in network.modules() if isinstance(module, Block)):
-            assert block.alpha is not None and block.alpha.item() == 0
-            x = torch.randn(2, block.contract.out_channels, 5, 5)
-            assert torch.equal(block(x), x)
-            nn.init.constant_(block.alpha, 100.0)  # the gain is at most 1: half the energy is the branch's
-            branch = block.contract(F.leaky_relu(block.mix(F.leaky_relu(block.expand(x), 0.2)), 0.2))
-            torch.testing.assert_close(block(x), (x + branch) / 2**0.5)
-
-
-@pytest.mark.parametrize("gain", [1.0, 0.3])
-def test_unit_layers_against_a_direct_formula(gain):
-    torch.manual_seed(0)
-    x = torch.randn(2, 4, 5, 5)
-
-    conv = UnitConv(4, 6, 3, gain, padding=1, groups=2)
-    filters = gain * conv.weight / conv.weight.square().sum(dim=(1, 2, 3), keepdim=True).sqrt()
-    torch.testing.assert_close(conv(x), F.conv2d(x, filters, padding=1, groups=2), rtol=1e-3, atol=1e-4)
-
-    with_ones = torch.cat([x, torch.ones(2, 1, 5, 5)], dim=1)
-    constant = UnitConv(4, 6, 1, gain, constant=True, learned=True)
-    filters = gain * constant.weight / constant.weight.square().sum(dim=1, keepdim=True).sqrt()
-    torch.testing.assert_close(constant(x), F.conv2d(with_ones, filters), rtol=1e-3, atol=1e-4)
-
-    linear = UnitLinear(4, 6, gain, constant=True)
-    rows = gain * linear.weight / linear.weight.square().sum(dim=1, keepdim=True).sqrt()
-    vectors = torch.cat([x[:, :, 0, 0], torch.ones(2, 1)], dim=1)
-    torch.testing.assert_close(linear(x[:, :, 0, 0]), vectors @ rows.T, rtol=1e-3, atol=1e-4)
-
-    embedding = UnitEmbedding(3, 50, gain)
-    torch.testing.assert_close(embedding(torch.arange(3)).norm(dim=1), torch.full((3,), gain), rtol=1e-3, atol=1e-4)
-
-
-def test_learned_gain_is_a_parameter():
-    layer = UnitLinear(4, 2, 0.5, learned=True)
-    assert dict(layer.named_parameters())["gain"].item() == 0.5
-    layer(torch.randn(3, 4)).square().sum().backward()
-    assert layer.gain.grad.abs() > 0
-    assert [name for name, _ in UnitLinear(4, 2, 0.5).named_parameters()] == ["weight"]
-
-
-def test_pixel_norm_looks_at_one_place_only():
-    x = 7 * torch.randn(2, 8, 3, 4)
-    y = pixel_norm(x)
-    torch.testing.assert_close(y.square().mean(dim=1), torch.ones(2, 3, 4), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(pixel_norm(x[1:, :, 2:, 3:]), y[1:, :, 2:, 3:])
-    assert pixel_norm(x.bfloat16()).dtype == torch.bfloat16
-
-
-def test_unit_of_nothing_is_nothing():
-    assert torch.equal(unit(torch.zeros(2, 3)), torch.zeros(2, 3))
-
-
-# The conventions of every network, for both variants.
-
-
-@conditions
-@variants
 @pytest.mark.parametrize("channels", [1, 4])
 @sizes
-def test_shapes_ranges_and_second_derivatives(magnitude, size, channels, num_classes):
-    shape = config(size, channels, num_classes, magnitude=magnitude)
+def test_shapes_ranges_and_second_derivatives(size, channels, num_classes):
+    shape = config(size, channels, num_classes)
     generator, discriminator = networks(shape)
     z, pictures, labels = inputs(shape, 3)
     fakes = generator(z, labels)
@@ -230,10 +109,9 @@ def test_shapes_ranges_and_second_derivatives(magnitude, size, channels, num_cla
             assert parameter.grad is not None and parameter.grad.isfinite().all(), name
 
 
-@variants
-def test_penalty_is_exact(magnitude):
+def test_penalty_is_exact():
     """The double backward agrees with a difference quotient, in float64."""
-    shape = config((9, 8), 1, magnitude=magnitude)
+    shape = config((9, 8), 1)
     discriminator = networks(shape, trained=True)[1].double()
     pictures = torch.rand(1, 1, 9, 8, dtype=torch.float64)
     weight = dict(discriminator.named_parameters())["blocks.0.0.mix.weight"]
@@ -254,9 +132,8 @@ def test_penalty_is_exact(magnitude):
 
 
 @conditions
-@variants
-def test_every_weight_learns(magnitude, num_classes):
-    shape = config((45, 37), 3, num_classes, blocks=2, magnitude=magnitude)
+def test_every_weight_learns(num_classes):
+    shape = config((45, 37), 3, num_classes, blocks=2)
     generator, discriminator = networks(shape, trained=True)
     z, _, labels = inputs(shape, CLASSES)
     discriminator(generator(z, labels), labels).square().sum().backward()
@@ -266,10 +143,9 @@ def test_every_weight_learns(magnitude, num_classes):
 
 
 @conditions
-@variants
 @sizes
-def test_neighbours_and_batch_size_change_nothing(magnitude, size, num_classes):
-    shape = config(size, 3, num_classes, magnitude=magnitude)
+def test_neighbours_and_batch_size_change_nothing(size, num_classes):
+    shape = config(size, 3, num_classes)
     generator, discriminator = networks(shape, trained=True)
     z, pictures, labels = inputs(shape, 4)
     with torch.no_grad():
@@ -285,17 +161,15 @@ def test_neighbours_and_batch_size_change_nothing(magnitude, size, num_classes):
             assert not torch.allclose(after[1], whole[1], atol=1e-4)
 
 
-@variants
-def test_evaluation_mode_is_the_same_function(magnitude):
-    shape = config(magnitude=magnitude)
+def test_evaluation_mode_is_the_same_function():
+    shape = config()
     for network, given in zip(networks(shape, trained=True), inputs(shape, 3), strict=False):
         with torch.no_grad():
             assert torch.equal(network.eval()(given), network.train()(given))
 
 
-@variants
-def test_labels_matter_to_both(magnitude):
-    shape = config(num_classes=CLASSES, magnitude=magnitude)
+def test_labels_matter_to_both():
+    shape = config(num_classes=CLASSES)
     generator, discriminator = networks(shape, trained=True)
     z, pictures, _ = inputs(shape, 1)
     every = torch.arange(CLASSES)
@@ -307,10 +181,9 @@ def test_labels_matter_to_both(magnitude):
 
 
 @conditions
-@variants
-def test_bfloat16_is_close(magnitude, num_classes):
+def test_bfloat16_is_close(num_classes):
     """Outputs stay float32, and the trunk is bfloat16 all through: a norm must not turn it back."""
-    shape = config((32, 32), 3, num_classes, magnitude=magnitude)
+    shape = config((32, 32), 3, num_classes)
     generator, discriminator = networks(shape, trained=True)
     z, pictures, labels = inputs(shape, 8)
     types = set()
@@ -332,19 +205,17 @@ def test_bfloat16_is_close(magnitude, num_classes):
         assert (half - full).norm() < 0.1 * full.norm()
 
 
-@variants
 @pytest.mark.parametrize("size", [(8, 8), (800, 800), (512, 1024), (17, 300)])
-def test_extreme_sizes_on_the_meta_device(magnitude, size):
+def test_extreme_sizes_on_the_meta_device(size):
     with torch.device("meta"):
-        generator, discriminator = build(config(size, 1, magnitude=magnitude))
+        generator, discriminator = build(config(size, 1))
         pictures = generator(torch.zeros(2, 8))
         assert pictures.shape == (2, 1, *size) and discriminator(pictures).shape == (2,)
 
 
-@variants
-def test_spectral_norm_has_something_to_divide(magnitude):
+def test_spectral_norm_has_something_to_divide():
     """A branch that starts at zero has no singular value to divide by."""
-    shape = config(magnitude=magnitude, spectral_norm=True)
+    shape = config(spectral_norm=True)
     torch.manual_seed(0)
     _, discriminator = build_any(shape)
     assert discriminator(inputs(shape, 2)[1]).isfinite().all()

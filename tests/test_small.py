@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from ganvas.config import DataConfig
-from ganvas.data.pack import Pack, open_pack
+from ganvas.data import Pack, open_pack
 from ganvas.errors import ConfigError, DataError
 from ganvas.judge import classifier
 from ganvas.judge.classifier import judge_of, spread_over_classes, steps_for

@@ -24,7 +24,7 @@ CONFIG = TrainConfig(
     loss="relativistic", r1=2.0, r2=0.5, penalty="exact", penalty_interval=4, augment=0.8, precision="fp32"
 )
 
-JOINT = ("compact", "residual", "skip")  # networks whose discriminators look at each image alone
+JOINT = ("compact", "residual")  # networks whose discriminators look at each image alone
 
 conditions = pytest.mark.parametrize("num_classes", [0, CLASSES], ids=["plain", "labels"])
 
@@ -70,7 +70,7 @@ def registered_networks(model: str, num_classes: int = 0) -> tuple[ModelConfig, 
     with torch.no_grad():
         for parameter in [*generator.parameters(), *discriminator.parameters()]:
             parameter.add_(0.05 * torch.randn_like(parameter))
-    generator, discriminator = generator.double().eval(), discriminator.double()  # skip's noise is fixed then
+    generator, discriminator = generator.double().eval(), discriminator.double()
     return config, Networks(generator, discriminator, generator, discriminator)
 
 

@@ -734,7 +734,7 @@ def takes_any(operation: Any) -> bool:
 def test_what_cannot_be_served(folder: Path, options: dict[str, Any], words: str) -> None:
     place = folder / str(options.pop("folder", ""))
     with pytest.raises(ConfigError, match=words):
-        studio.serve(place, open_browser=False, **options)
+        studio.serve(place, browser=False, **options)
 
 
 def test_the_token_comes_from_a_file_or_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,8 +20,10 @@ import torch
 
 import ganvas
 from ganvas.errors import ConfigError, RunError, TrainingError
-from ganvas.run import Run, read_checkpoint, read_log
+from ganvas.records import read_log
+from ganvas.run import Run, read_checkpoint
 from ganvas.training import loop
+from ganvas.training.step import Stats
 
 SMALL = {"size": 16, "batch": 16, "base": 8, "z_dim": 8, "previews": 3, "device": "cpu", "quiet": True}
 IMAGES = 16 * 24
@@ -431,3 +435,18 @@ def test_kill_loses_only_what_came_after_the_last_checkpoint(pictures: Path, tmp
     newest = Run(out).saved()[-1].images_seen
     with Run(out) as run:  # the lock of a dead process holds nobody up
         assert read_checkpoint(run.saved()[-1].path)["counters"]["images_seen"] == newest
+
+
+def test_a_log_line_has_the_penalty_of_the_last_step_that_computed_one() -> None:
+    number = torch.tensor(1.0)
+    state = SimpleNamespace(
+        images_seen=64,
+        gradient_norms={"generator": number, "discriminator": number},
+        features_penalty=SimpleNamespace(adapts=False),
+        augment=SimpleNamespace(value=number),
+    )
+    clock = SimpleNamespace(seconds=lambda: 1.0, rate=lambda: 1.0, seconds_left=lambda: 1.0)
+    last = Stats(number, number, number, number, number)
+    penalised = dataclasses.replace(last, r1=torch.tensor(2.0), r2=torch.tensor(3.0), gp=torch.tensor(0.5))
+    assert loop.report(state, last, penalised, clock, 0.1, 10.0).penalty == 5.5
+    assert loop.report(state, last, None, clock, 0.1, 10.0).penalty == 0.0

@@ -11,8 +11,8 @@ from PIL import Image
 
 import ganvas
 from ganvas.config import DataConfig
+from ganvas.data import open_pack
 from ganvas.data.checkup import check
-from ganvas.data.pack import open_pack
 from ganvas.errors import ConfigError
 
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ganvas.config import DataConfig, TrainConfig
-    from ganvas.data.pack import Pack, open_pack
+    from ganvas.data.opening import open_pack
+    from ganvas.data.pack import Pack
     from ganvas.errors import GanvasError
     from ganvas.film import video
     from ganvas.generator import Generator
@@ -56,7 +57,7 @@ _HOME = {
     "favourites": "ganvas.verbs",
     "interpolate": "ganvas.verbs",
     "mix": "ganvas.verbs",
-    "open_pack": "ganvas.data.pack",
+    "open_pack": "ganvas.data.opening",
     "project": "ganvas.verbs",
     "sample": "ganvas.verbs",
     "train": "ganvas.verbs",

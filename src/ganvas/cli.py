@@ -74,7 +74,7 @@ def sample(
     per_class: int | None = None,
     truncation: float = 1.0,
     grid: bool = False,
-    form: Annotated[Literal["png", "tiff"], arg(name="format")] = "png",
+    format: Literal["png", "tiff"] = "png",
     no_copies: Annotated[bool, arg(name="no-copies")] = False,
     data: str | None = None,
     device: str | None = None,
@@ -94,7 +94,7 @@ def sample(
         per_class: number of images of every class, written to one folder per class
         truncation: 0 to 1; 1 = full variety, 0 = average image
         grid: write one grid of all images instead of single files
-        form: png or tiff; 16 bit if the training images had 16 bit
+        format: png or tiff; 16 bit if the training images had 16 bit
         no_copies: leave out generated images that are flagged as copies of a training image
         data: training images for --no-copies, needed only if the source is not a run
         device: cpu, cuda or mps (default: the fastest available)
@@ -111,8 +111,8 @@ def sample(
         label=label,
         per_class=per_class,
         truncation=truncation,
-        as_grid=grid,
-        form=form,
+        grid=grid,
+        format=format,
         no_copies=no_copies,
         data=data,
         device=device,
@@ -284,7 +284,7 @@ def favourites(
     keep: str | None = None,
     label: str | None = None,
     truncation: float = 1.0,
-    form: Annotated[Literal["png", "tiff"], arg(name="format")] = "png",
+    format: Literal["png", "tiff"] = "png",
     device: str | None = None,
 ) -> int:
     """Generate the images of a favourites file again at full quality, or add images to the file.
@@ -296,12 +296,14 @@ def favourites(
         keep: seeds to add to the file, e.g. 3,7; creates the file if needed
         label: class of the added images
         truncation: truncation of the added images, 0 to 1; 1 = full variety, 0 = average image
-        form: png or tiff; 16 bit if the training images had 16 bit
+        format: png or tiff; 16 bit if the training images had 16 bit
         device: cpu, cuda or mps (default: the fastest available)
     """
     from ganvas import verbs
 
-    paths = verbs.favourites(source, file, out, keep=keep, label=label, truncation=truncation, form=form, device=device)
+    paths = verbs.favourites(
+        source, file, out, keep=keep, label=label, truncation=truncation, format=format, device=device
+    )
     print(f"{len(paths)} images in {out}" if out is not None else file)
     return 0
 
@@ -341,7 +343,7 @@ def studio(
         token_file=token_file,
         data=data,
         device=device,
-        open_browser=browser,
+        browser=browser,
         no_copies=no_copies,
     )
     return 0
@@ -368,12 +370,9 @@ def export(
         no_copies: stop with an error if generated images are flagged as copies of training images
         data: training images for --no-copies, needed only if the source is not a run
     """
-    from ganvas import hub, verbs
-    from ganvas.export import export as write
+    from ganvas import verbs
 
-    if no_copies:
-        print(verbs.refuse_copies(source, data))
-    for path in write(hub.local(source), out, to=to, weights=weights, runtime=runtime):
+    for path in verbs.export(source, out, to=to, weights=weights, runtime=runtime, no_copies=no_copies, data=data):
         print(path)
     return 0
 
@@ -390,7 +389,7 @@ def publish(run: Positional[Path], out: Positional[Path], data_licence: str | No
     """
     from ganvas.publish import publish as write
 
-    print(write(run, out, data_licence=data_licence, max_file_mb=max_mb))
+    print(write(run, out, data_licence=data_licence, max_mb=max_mb))
     return 0
 
 
@@ -406,7 +405,7 @@ def push(source: Positional[Path], repo: Positional[str], public: bool = False, 
     """
     from ganvas import hub
 
-    print(hub.push(source, repo, private=not public, endpoint=endpoint))
+    print(hub.push(source, repo, public=public, endpoint=endpoint))
     return 0
 
 
@@ -536,16 +535,10 @@ def check(
         data: folder with the files of a named data set
         save: also write the report to this JSON file
     """
-    from ganvas import files
-    from ganvas.data.checkup import check as examine
-    from ganvas.training.progress import Display
+    from ganvas import verbs
 
-    with Display() as display:
-        report = examine(source, picture, path=data, progress=display.packing)
-    for line in report.lines():
+    for line in verbs.check(source, data_path=data, data_config=picture, save=save).lines():
         print(line)
-    if save is not None:
-        files.write_text(save, report.to_json() + "\n")
     return 0
 
 
@@ -563,11 +556,9 @@ def pack(
         out: folder for the pack
         data: folder with the files of a named data set
     """
-    from ganvas.data import open_pack
-    from ganvas.training.progress import Display
+    from ganvas import verbs
 
-    with Display() as display:
-        packed = open_pack(source, picture, path=data, folder=out, progress=display.packing)
+    packed = verbs.pack(source, out, data_path=data, data_config=picture)
     for note in packed.notes:
         print(note)
     print(f"{packed.num_images:,} images of {packed.height}x{packed.width}x{packed.channels} in {out}")

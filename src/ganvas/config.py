@@ -126,8 +126,6 @@ class ModelConfig:
     """Maximum number of feature maps of a stage; 0: the default of the architecture."""
     blocks: int = 1
     """Convolution blocks per stage."""
-    magnitude: bool = False
-    """residual only: magnitude-preserving weights instead of Fixup initialisation."""
     spectral_norm: bool = False
     """Divide each weight of the discriminator by its largest singular value (Miyato et al. 2018)."""
     discriminator: DiscriminatorKind = "own"
@@ -140,9 +138,8 @@ class ModelConfig:
                 raise ConfigError(f"{name} {value!r:.40}: expected a whole number from {least:,} to {most:,}")
         if self.blocks * self.height * self.width > MOST_BLOCK_PIXELS:
             raise ConfigError(f"blocks {self.blocks}: too many for {self.height}x{self.width} pixels")
-        for name in ("magnitude", "spectral_norm"):
-            if type(getattr(self, name)) is not bool:
-                raise ConfigError(f"{name} {getattr(self, name)!r:.40}: expected true or false")
+        if type(self.spectral_norm) is not bool:
+            raise ConfigError(f"spectral_norm {self.spectral_norm!r:.40}: expected true or false")
         for name, known in (("model", None), ("discriminator", get_args(DiscriminatorKind))):
             value = getattr(self, name)
             if not isinstance(value, str) or (known is not None and value not in known):
@@ -163,6 +160,10 @@ MODEL_LIMITS = {
 MOST_BLOCK_PIXELS = 4 * MAX_SIZE**2  # blocks x height x width: blocks of some networks store a number per pixel
 
 
+DROPPED: dict[str, Any] = {"clip": 0.0, "magnitude": False, "ema_ramp": 0.2}
+"""Options that no longer exist, with the value that training now always uses: files with it can still be read."""
+
+
 def from_dict(cls: Callable[..., T], values: dict[str, Any], where: str) -> T:
     """Build the dataclass `cls` from plain JSON values.
 
@@ -170,6 +171,7 @@ def from_dict(cls: Callable[..., T], values: dict[str, Any], where: str) -> T:
     """
     if not isinstance(values, dict):
         raise ConfigError(f"{where} is damaged: it holds {repr(values)[:40]} instead of named values; restore it")
+    values = {name: one for name, one in values.items() if name not in DROPPED or one not in (None, DROPPED[name])}
     names = {field.name for field in dataclasses.fields(cls)}  # ty: ignore[invalid-argument-type]
     unknown = sorted(set(values) - names)
     if unknown:
@@ -219,7 +221,7 @@ class TrainConfig:
     """Use the networks, loss and optimiser of a classic project: dcgan, dcgan128, mlp64, xray800, tf-mnist,
     mnist-upsample, celeba or cifar10. Other options override it."""
     model: str | None = None
-    """Architecture: compact, light, residual, style, skip, or a classic one."""
+    """Architecture, such as light, residual or style; an unknown name lists all."""
     discriminator: DiscriminatorKind | None = None
     """own: discriminator of the architecture; features: heads on a frozen network trained on ImageNet; both."""
     model_size: ModelSize | None = None
@@ -232,8 +234,6 @@ class TrainConfig:
     """Maximum number of feature maps of a stage; 0: the default of the architecture."""
     blocks: int | None = None
     """Convolution blocks per stage."""
-    magnitude: bool | None = None
-    """residual only: magnitude-preserving weights instead of Fixup initialisation."""
     spectral_norm: bool | None = None
     """Divide each weight of the discriminator by its largest singular value."""
     conditional: bool | None = None
@@ -241,7 +241,7 @@ class TrainConfig:
 
     # -- objective --
     loss: str | None = None
-    """Adversarial loss: relativistic, relativistic-average, bce, minimax, least-squares, hinge or wasserstein."""
+    """Adversarial loss, such as relativistic, bce, hinge or wasserstein; an unknown name lists all."""
     r1: float | None = None
     """Weight (gamma) of the gradient penalty on real images, 0 or more. Raise it if training is unstable."""
     r2: float | None = None
@@ -255,8 +255,6 @@ class TrainConfig:
     """Before training, try 0.1, 1 and 10 times the penalty weight in short runs and use the best."""
     gradient_penalty: float | None = None
     """Weight of the WGAN-GP penalty, which keeps gradient norms between real and generated images near 1. Usual: 10."""
-    clip: float | None = None
-    """Limit each weight of the discriminator to +- this value (original Wasserstein GAN: 0.01); 0: off."""
     penalty: Literal["exact", "finite"] | None = None
     """exact: double backward; finite: finite differences, for devices without double backward."""
     penalty_interval: int | None = None
@@ -311,8 +309,6 @@ class TrainConfig:
     """Weight decay of adamw and sgd."""
     ema: float | None = None
     """Longest half-life of the moving average (EMA) of the generator's weights, in images; 0: no averaging."""
-    ema_ramp: float = 0.2
-    """The half-life is at most this fraction of the images seen so far, 0 to 1."""
     snapshots: int = 0
     """Number of weight snapshots to save for `ganvas average`, which makes an EMA of any length after training."""
 
@@ -354,7 +350,6 @@ class TrainConfig:
             "lr_d",
             "penalty_interval",
             "n_critic",
-            "ema_ramp",
             "previews",
             "checkpoint_minutes",
             "keep",
@@ -367,7 +362,6 @@ class TrainConfig:
             "r2",
             "r1_features",
             "gradient_penalty",
-            "clip",
             "path_length",
             "reconstruction",
             "label_noise",
@@ -390,7 +384,6 @@ class TrainConfig:
             "beta1",
             "beta2",
             "momentum",
-            "ema_ramp",
             "adaptive_target",
             "features_lead",
         ):

@@ -9,13 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+RAMP = 0.2
+"""The half-life is at most this fraction of the images seen so far."""
 
-def half_life_at(images_seen: int, half_life: float, ramp: float) -> float:
-    """Half-life in images: `ramp` times the images seen, at most `half_life`.
+
+def half_life_at(images_seen: int, half_life: float) -> float:
+    """Half-life in images: `RAMP` times the images seen, at most `half_life`.
 
     A short half-life at first removes the poor early weights (ramp-up of StyleGAN2-ADA). 0: no averaging.
     """
-    return min(half_life, max(1.0, ramp * images_seen))
+    return min(half_life, max(1.0, RAMP * images_seen))
 
 
 class EMA:

@@ -14,6 +14,7 @@ Each message is one sentence: what was received, what was expected, and what to 
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 
 
@@ -59,3 +60,9 @@ def some(names: Sequence[str], most: int = 8) -> str:
     """Names as text, shortened to the first `most`: "a, b, c and 2,997 others"."""
     rest = len(names) - most
     return ", ".join(names[:most]) + (f" and {rest:,} others" if rest > 1 else "".join(f", {n}" for n in names[most:]))
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """ ", did you mean ...?" with the most similar known name, or ""; for error messages."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f", did you mean {near[0]!r}?" if near else ""

@@ -85,14 +85,14 @@ def push(
     source: str | Path,
     repo: str,
     *,
-    private: bool = True,
+    public: bool = False,
     endpoint: str | None = None,
     token: str | None = None,
 ) -> str:
     """Upload a model to the Hub, or copy it into a folder; return its URL or path.
 
     source: a run or a model folder; the card of a run is rewritten with the last evaluation.
-    repo: "owner/name", created if missing (`private` applies only then), or the path of a folder.
+    repo: "owner/name", created if missing (`public` applies only then), or the path of a folder.
     endpoint: another server with the same protocol; default: HF_ENDPOINT, otherwise huggingface.co.
     token: access token with write permission; default: HF_TOKEN, or the token saved by `hf auth login`.
     Raises CheckpointError for an incomplete model, ConfigError for an invalid name or a missing token, GanvasError if
@@ -109,7 +109,7 @@ def push(
         raise ConfigError(
             f"pushing to {name.repo} needs an access token with write permission: run `hf auth login`, or set HF_TOKEN"
         )
-    return hub.send(contents, private)
+    return hub.send(contents, public)
 
 
 def pull(
@@ -239,12 +239,12 @@ class Hub:
         self.folder = self.cache / f"models--{repo.replace('/', '--')}"
         """Same layout as huggingface_hub: blobs/, snapshots/<commit>/, refs/<revision>."""
 
-    def send(self, contents: Contents, private: bool) -> str:
+    def send(self, contents: Contents, public: bool) -> str:
         """Create the repository if necessary and upload the files in one commit; return its URL."""
         library = self.library
         with self.explained(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # warnings about cards written by others
-            self.api.create_repo(self.repo, private=private, exist_ok=True)
+            self.api.create_repo(self.repo, private=not public, exist_ok=True)
             there = {one.rfilename for one in self.api.model_info(self.repo, timeout=TIMEOUT).siblings or []}
             if there - {CARD, ".gitattributes"} and WEIGHTS not in there:
                 raise ConfigError(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 Discriminate = Callable[[Tensor, Tensor | None], Tensor]
 """(images, labels) -> logits (N,)."""
@@ -24,7 +24,7 @@ class Loss:
     rescales: the discriminator's gradient at a fake image never vanishes, so it can be rescaled to the
     generator's (`generator_scale`). relativistic: depends only on differences of logits; the generator's loss needs the
     real logits. zero: a logit above 0 means real. targets: the discriminator's loss also takes the two targets
-    (for label smoothing and noise). mixes: a pair's loss depends on the other pairs of the batch.
+    (for label smoothing and noise).
     """
 
     discriminator: Callable[..., Tensor]
@@ -33,7 +33,6 @@ class Loss:
     relativistic: bool = False
     zero: bool = True
     targets: bool = False
-    mixes: bool = False
 
 
 Target = float | Tensor
@@ -55,11 +54,6 @@ def cross_entropy(logits: Tensor, target: Target) -> Tensor:
 def bce_generator(real: Tensor, fake: Tensor) -> Tensor:
     """-log s(D(G(z))): the non-saturating form (Goodfellow et al. 2014, section 3)."""
     return F.softplus(-fake)
-
-
-def minimax_generator(real: Tensor, fake: Tensor) -> Tensor:
-    """log(1 - s(D(G(z)))): the original minimax loss; its gradient vanishes if the discriminator is confident."""
-    return -F.softplus(fake)
 
 
 def least_squares_discriminator(
@@ -103,23 +97,11 @@ def relativistic_generator(real: Tensor, fake: Tensor) -> Tensor:
     return F.softplus(real - fake)
 
 
-def average_discriminator(real: Tensor, fake: Tensor) -> Tensor:
-    """Each real image compared with the mean fake, and the reverse (Jolicoeur-Martineau 2018, RaSGAN)."""
-    return F.softplus(fake.mean() - real) + F.softplus(fake - real.mean())
-
-
-def average_generator(real: Tensor, fake: Tensor) -> Tensor:
-    """The discriminator's term with real and fake exchanged."""
-    return F.softplus(real - fake.mean()) + F.softplus(real.mean() - fake)
-
-
 LOSSES: dict[str, Loss] = {
     "relativistic": Loss(
         relativistic_discriminator, relativistic_generator, rescales=True, relativistic=True, zero=False
     ),
-    "relativistic-average": Loss(average_discriminator, average_generator, relativistic=True, zero=False, mixes=True),
     "bce": Loss(bce_discriminator, bce_generator, rescales=True, targets=True),
-    "minimax": Loss(bce_discriminator, minimax_generator, rescales=True, targets=True),
     "least-squares": Loss(least_squares_discriminator, least_squares_generator, zero=False, targets=True),
     "hinge": Loss(hinge_discriminator, minus_logit),
     "wasserstein": Loss(wasserstein_discriminator, minus_logit, rescales=True, zero=False),
@@ -197,10 +179,3 @@ def gradient_penalty(
     between = share * real.detach() + (1 - share) * fake.detach()
     norm = (gradient_norm_exact(discriminator, between, labels) + 1e-12).sqrt()  # avoids the infinite derivative at 0
     return (norm - 1).square()
-
-
-@torch.no_grad()
-def clip_weights(network: nn.Module, limit: float) -> None:
-    """Clamps every weight to +-limit (Arjovsky et al. 2017), a crude Lipschitz bound."""
-    for parameter in network.parameters():
-        parameter.clamp_(-limit, limit)

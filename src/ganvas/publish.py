@@ -72,18 +72,18 @@ PAIRS = 8  # pairs of a generated image and the nearest training image
 Contents = dict[str, bytes | Path]
 
 
-def publish(run: str | Path, out: str | Path, *, data_licence: str | None = None, max_file_mb: float = MOST_MB) -> Path:
+def publish(run: str | Path, out: str | Path, *, data_licence: str | None = None, max_mb: float = MOST_MB) -> Path:
     """Write the folder `out` about a run; return the path of its README.
 
     data_licence: licence of the training images, such as "CC BY 4.0", if the catalogue does not know it.
-    max_file_mb: size limit of a file in MB (10^6 bytes), at least 1. Larger weights are left out, and the README says
+    max_mb: size limit of a file in MB (10^6 bytes), at least 1. Larger weights are left out, and the README says
     how to get them.
     Raises RunError if `run` is not a run; ConfigError if the licence contradicts the catalogue, the limit is below
     1 MB, or `out` contains other files or published files that were changed.
     """
     run, out = Path(run), Path(out)
-    if not (math.isfinite(max_file_mb) and max_file_mb >= LEAST_MB):
-        raise ConfigError(f"--max-mb {max_file_mb:g}: expected {LEAST_MB:g} or more")
+    if not (math.isfinite(max_mb) and max_mb >= LEAST_MB):
+        raise ConfigError(f"--max-mb {max_mb:g}: expected {LEAST_MB:g} or more")
     published = read_mark(out)
     weights = find_weights(run)
     facts = card.facts_of(run, licence=data_licence)
@@ -95,7 +95,7 @@ def publish(run: str | Path, out: str | Path, *, data_licence: str | None = None
             f"--data-licence {data_licence!r}: the catalogue lists {facts.source} under {known!r}; omit the option"
         )
     folder = card.run_of(weights) or run
-    write(out, Issue(folder, facts, max_file_mb).contents(weights), published)
+    write(out, Issue(folder, facts, max_mb).contents(weights), published)
     return out / README
 
 

@@ -20,7 +20,7 @@ import json
 import pickle
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,10 @@ import torch
 
 from ganvas import files
 from ganvas.errors import CheckpointError, RunError
+from ganvas.records import log_lines, record_in
 
 PARTS = ("data", "model", "asked", "train")  # required parts of config.json
 TEXTS = ("source", "pack", "hash", "size", "kind", "licence", "attribution")  # text fields of its data part
-MOST_IMAGES = 2**53  # larger numbers of images seen are errors
 CHECKPOINT = re.compile(r"(\d{12})-([0-9a-f]{16})\.pt")
 
 
@@ -202,30 +202,6 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
         return torch.load(path, map_location=device, weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise CheckpointError(f"the checkpoint {path.name} was not written by Ganvas") from error
-
-
-def read_log(folder: Path) -> Iterator[dict[str, Any]]:
-    """Records of a run's log.jsonl, in order, without damaged lines; each has a number `images`."""
-    for line in log_lines(folder):
-        if (record := record_in(line)) is not None:
-            yield record
-
-
-def log_lines(folder: Path) -> list[bytes]:
-    path = folder / "log.jsonl"
-    return path.read_bytes().splitlines() if path.exists() else []
-
-
-def record_in(line: bytes) -> dict[str, Any] | None:
-    """Record of a log line; None for a damaged line, such as the last one after a crash."""
-    try:
-        record = files.parse_json(line)
-    except ValueError:
-        return None
-    if not isinstance(record, dict) or any(isinstance(value, list | dict) for value in record.values()):
-        return None
-    images = record.get("images")
-    return record if type(images) in (int, float) and 0 <= images <= MOST_IMAGES else None
 
 
 def timestamp() -> str:

@@ -12,18 +12,25 @@ import numpy as np
 from ganvas import files, hub
 from ganvas.config import DataConfig, TrainConfig
 from ganvas.data.batches import Batches
-from ganvas.data.pack import Pack, open_pack
+from ganvas.data.checkup import Checkup
+from ganvas.data.checkup import check as checkup_of
+from ganvas.data.opening import open_pack
+from ganvas.data.pack import Pack
 from ganvas.device import choose_device, first_rank_first, prepare, process_group, rank
 from ganvas.errors import ConfigError
 from ganvas.explore import morph, sampling
 from ganvas.explore.recipes import Direction, Favourites, Mix, Recipe, parse_depths, parse_seeds, resolve
+from ganvas.export import Form, Weights
+from ganvas.export import export as export_of
 from ganvas.generator import BATCH, Generator, find_weights, to_pixels
 from ganvas.judge.copies import CopyFinder
 from ganvas.judge.evaluate import Options, pack_of, pictures_of
 from ganvas.judge.evaluate import evaluate as judge_run
 from ganvas.judge.quick import QuickJudge
-from ganvas.pictures import grid, save_picture
+from ganvas.pictures import grid as grid_of
+from ganvas.pictures import save_picture
 from ganvas.provenance import provenance
+from ganvas.records import ARROWS
 from ganvas.run import Run
 from ganvas.training import loop
 from ganvas.training.autotune import choose_workers
@@ -37,15 +44,12 @@ from ganvas.training.state import TrainState
 from ganvas.training.transfer import open_origin
 
 
-@dataclasses.dataclass(frozen=True)
-class Trained:
-    """Result of `train`. signal: number of the signal that stopped it early, else 0. rank: rank of this process."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trained(loop.Outcome):
+    """Result of `train`. folder: of the run. rank: rank of this process."""
 
     folder: Path
-    images_seen: int
-    seconds: float
-    signal: int = 0
-    rank: int = 0
+    rank: int
 
 
 def train(
@@ -92,13 +96,13 @@ def train(
                     f"{folder} is finished ({session.state.images_seen:,} images); increase --minutes, --images or "
                     "--epochs to continue"
                 )
-                return Trained(folder, session.state.images_seen, session.state.seconds, rank=rank())
+                return Trained(session.state.images_seen, session.state.seconds, folder=folder, rank=rank())
             if session.config.tensorboard and rank() == 0:
                 display.record_events(folder / "tensorboard")
             networks = call_networks(session.state, session.config, display.say)
             with display:
                 outcome = loop.train(session.state, networks, session.config, session.info, run, display, examine)
-            return Trained(folder, outcome.images_seen, outcome.seconds, outcome.signal, rank())
+            return Trained(**vars(outcome), folder=folder, rank=rank())
 
 
 def dry_run(
@@ -170,6 +174,35 @@ def open_for_all_ranks(data: str | Path, config: DataConfig, path: str | Path | 
     return pack
 
 
+def check(
+    data: str | Path,
+    *,
+    data_path: str | Path | None = None,
+    data_config: DataConfig | None = None,
+    save: str | Path | None = None,
+) -> Checkup:
+    """Check images before training: counts, sizes, classes, broken files, duplicates, blank images.
+
+    data, data_path: as in `train`. save: also write the report to this JSON file.
+    """
+    with Display() as display:
+        report = checkup_of(data, data_config, path=data_path, progress=display.packing)
+    if save is not None:
+        files.write_text(Path(save), report.to_json() + "\n")
+    return report
+
+
+def pack(
+    data: str | Path, out: str | Path, *, data_path: str | Path | None = None, data_config: DataConfig | None = None
+) -> Pack:
+    """Convert images to a pack in the folder `out`: all images at one size, ready for training.
+
+    data, data_path: as in `train`.
+    """
+    with Display() as display:
+        return open_pack(data, data_config, path=data_path, folder=out, progress=display.packing)
+
+
 def average(run: str | Path, out: str | Path, width: float) -> Path:
     """Write a model folder with a weight average of another length. Needs a run trained with --snapshots.
 
@@ -194,13 +227,12 @@ def evaluate(run: str | Path, *, data: str | Path | None = None, quiet: bool = F
 
 def lines(evaluation: dict[str, Any]) -> list[str]:
     """An evaluation as lines for the terminal: one line per measure, then the other findings."""
-    arrow = {"lower": "↓", "higher": "↑", "near": "≈"}
     found = []
     for row in evaluation["measures"]:
         real = "" if row["real"] is None else f"   real {row['real']:.4g}"
         flags = "".join(f"  ({flag})" for flag in row["flags"])
         interval = f"({row['low']:.4g} to {row['high']:.4g})"
-        found.append(f"{arrow[row['better']]} {row['name']:<46}{row['value']:<9.4g} {interval:<22}{real}{flags}")
+        found.append(f"{ARROWS[row['better']]} {row['name']:<46}{row['value']:<9.4g} {interval:<22}{real}{flags}")
     found += [part["sentence"] for name in ("copies", "real_or_fake", "usefulness") if (part := evaluation.get(name))]
     found += [f"{one['severity']}: {one['sentence']}" for one in (evaluation.get("artefacts") or {}).get("findings", [])
               if one["severity"] != "ok"]  # fmt: skip
@@ -228,8 +260,8 @@ def sample(
     label: str | None = None,
     per_class: int | None = None,
     truncation: float = 1.0,
-    as_grid: bool = False,
-    form: Literal["png", "tiff"] = "png",
+    grid: bool = False,
+    format: Literal["png", "tiff"] = "png",
     no_copies: bool = False,
     data: str | Path | None = None,
     device: str | None = None,
@@ -242,7 +274,7 @@ def sample(
     source: run folder, model folder, generator.safetensors file or "hf://owner/name" on the Hugging Face Hub.
     out: folder or .zip file. seeds: seeds to use, overrides num and seed, e.g. "0-9,42".
     per_class: number of images of every class, in one folder per class; seeds count up from `seed`.
-    as_grid: write one grid image to `out` instead. form: file format; 8 or 16 bit as in the training images.
+    grid: write one grid image to `out` instead. format: png or tiff; 8 or 16 bit as in the training images.
     no_copies: leave out images flagged as copies of a training image (data: the training images, if source is not a
     run). fast: half precision on a GPU. Returns the paths of the images.
     """
@@ -253,16 +285,16 @@ def sample(
     if per_class is not None:
         if per_class < 1 or seeds is not None or label is not None:
             raise ConfigError("--per-class: expected 1 or more, without --seeds and --label")
-        planned = sampling.plan_per_class(generator, per_class, seed, truncation, form)
+        planned = sampling.plan_per_class(generator, per_class, seed, truncation, format)
     else:
-        planned = sampling.plan(generator, chosen, label, truncation, form)
+        planned = sampling.plan(generator, chosen, label, truncation, format)
     out = Path(out)
     with Display() as display:
         gate = None
         if no_copies:
             gate = CopyFinder(pack_of(Path(source), generator, data, display.packing), display.packing).is_copy
-        if as_grid:
-            path = out if out.suffix.lower() in (".png", ".tif", ".tiff") else out.with_name(f"{out.name}.{form}")
+        if grid:
+            path = out if out.suffix.lower() in (".png", ".tif", ".tiff") else out.with_name(f"{out.name}.{format}")
             return [one_grid(generator, path, planned, truncation, gate)]
         written = sampling.write(generator, out, planned, truncation, gate=gate, progress=display.packing)
     if written.damaged:
@@ -273,6 +305,26 @@ def sample(
     if gate is not None:
         display.say(f"{written.left_out} of {len(planned)} images were flagged as copies and left out")
     return written.paths
+
+
+def export(
+    source: str | Path,
+    out: str | Path,
+    *,
+    to: Form = "onnx",
+    weights: Weights = "float32",
+    runtime: Path | None = None,
+    no_copies: bool = False,
+    data: str | Path | None = None,
+) -> list[Path]:
+    """Export a generator as an ONNX model, a web page, a torch.export file or a model folder; return the files.
+
+    to, weights, runtime: see `ganvas.export.export`. no_copies: first generate images, and raise ConfigError if any is
+    flagged as a copy of a training image (data: the training images, if `source` is not a run).
+    """
+    if no_copies:
+        Display().say(refuse_copies(source, data))
+    return export_of(hub.local(source), out, to=to, weights=weights, runtime=runtime)
 
 
 def refuse_copies(source: str | Path, data: str | Path | None = None, device: str | None = None) -> str:
@@ -315,7 +367,7 @@ def one_grid(
         if not len(pixels):
             raise ConfigError("all of these images are flagged as copies of training images: use other --seeds")
     seeds = [one.seed for one in planned]
-    save_sheet(generator, path, grid(pixels), {"seeds": seeds, "truncation": truncation})
+    save_sheet(generator, path, grid_of(pixels), {"seeds": seeds, "truncation": truncation})
     return path
 
 
@@ -403,7 +455,7 @@ def mix(
     blank = np.full_like(pixels[:1], np.iinfo(pixels.dtype).max)
     path = Path(out) if Path(out).suffix else Path(f"{out}.png")
     recipe = {"mix": numbers, "depths": list(chosen), "truncation": truncation}
-    save_sheet(generator, path, grid(np.concatenate([blank, pixels]), columns=len(numbers)), recipe)
+    save_sheet(generator, path, grid_of(np.concatenate([blank, pixels]), columns=len(numbers)), recipe)
     Favourites(generator.hash, mixed).save(path.with_suffix(".json"))
     return path
 
@@ -498,7 +550,7 @@ def favourites(
     keep: str | Sequence[int] | None = None,
     label: str | None = None,
     truncation: float = 1.0,
-    form: Literal["png", "tiff"] = "png",
+    format: Literal["png", "tiff"] = "png",
     device: str | None = None,
 ) -> list[Path]:
     """Generate the images of a favourites file again and write them to the folder `out`.
@@ -530,7 +582,7 @@ def favourites(
         recipes = kept.recipes[start : start + BATCH]
         images = generator.show(resolve(generator, recipes, kept.directions))
         for i, (recipe, pixels) in enumerate(zip(recipes, to_pixels(images, generator.info.depth), strict=True), start):
-            path = folder / f"favourite{i:04d}.{form}"
+            path = folder / f"favourite{i:04d}.{format}"
             save_picture(path, pixels, provenance(generator.hash, recipe.to_dict()))
             paths.append(path)
     return paths

@@ -17,9 +17,9 @@ from ganvas import files
 from ganvas.config import DataConfig, Fit, Kind
 from ganvas.data.digits import DIGITS_VERSION, Digits
 from ganvas.data.download import File, download
-from ganvas.data.pack import Policy, Progress, did_you_mean
+from ganvas.data.pack import Policy, Progress
 from ganvas.data.sources import Source, fingerprint_of, open_source
-from ganvas.errors import DataError
+from ganvas.errors import DataError, did_you_mean
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from ganvas.data.containers import Rejection, by_reason
 from ganvas.data.looks import Look, look_chunk
 from ganvas.data.marks import EXAMINED, Box, gathered
 from ganvas.data.near import Likeness, Thumbnails, clusters, nearest
-from ganvas.data.pack import Pack, Progress, is_pack, reopened
+from ganvas.data.opening import reopened
+from ganvas.data.pack import Pack, Progress, is_pack
 from ganvas.data.pool import chunks, num_cores, parallel_map
 from ganvas.data.selection import Choice, choose, few_bits, first_pages, levels_of, stream
 from ganvas.data.sources import Payload
@@ -176,7 +177,7 @@ def _labels(choice: Choice, classes: list[str]) -> list[str]:
 
 
 def _check_pack(pack: Pack, progress: Progress | None) -> Checkup:
-    checkup = Checkup(str(pack.folder), "pack", rejected=list(pack.info["rejected"]), notes=list(pack.notes))
+    checkup = Checkup(str(pack.folder), "pack", rejected=list(pack.record.rejected), notes=list(pack.notes))
     labels = [] if pack.labels is None else [pack.classes[label] for label in pack.labels]
     _look_at_all(checkup, iter(pack.images), pack.names, labels, progress)
     return checkup

@@ -29,7 +29,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", "
 
 MAX_HELD_BYTES = 2**28  # total size of file contents that a tar keeps in memory; CIFAR needs 186 MB
 MAX_FILE_BYTES = 2**30
-"""Larger files are rejected unread: no image within decode.MAX_PIXELS is this large."""
+"""Larger files are rejected unread: no image within headers.MAX_PIXELS is this large."""
 MAX_MEMBERS = 500_000
 """Maximum number of files in an archive; longer lists read faster from a folder."""
 PLAIN_BYTES, MAX_RATIO = 2**26, 200

@@ -31,10 +31,9 @@ from PIL import (  # import the plugins in use, so that Pillow does not load all
 )
 
 from ganvas.config import FULL, Fit
+from ganvas.data import dicom
+from ganvas.data.headers import MAX_PIXELS, PictureInfo, too_large
 from ganvas.errors import ConfigError, PictureError
-
-MAX_PIXELS = 178_956_970
-"""Larger images are rejected by their header: they need half a gigabyte of RGB, or are decompression bombs."""
 
 COMPOSITE_PIXELS = 2**22  # pixels of a transparent image composited at a time
 MAX_SCANS, MAX_SCANNED = 1000, 2**31
@@ -68,21 +67,6 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601-2, the weights t
 
 
 @dataclass(frozen=True, slots=True)
-class PictureInfo:
-    """Properties of an image from its header, after EXIF rotation."""
-
-    height: int
-    width: int
-    channels: int
-    """1 (gray) or 3 (colour), transparency not counted."""
-    alpha: bool
-    depth: int
-    """Bits of one channel that `decode` can give: 8 or 16."""
-    pages: int = 1
-    """Number of images of this size in the file (`decode` reads the first). Not used for DICOM."""
-
-
-@dataclass(frozen=True, slots=True)
 class Target:
     """Format of every image of a pack."""
 
@@ -106,8 +90,6 @@ class Target:
 
 def probe(payload: bytes | np.ndarray) -> PictureInfo:
     """Properties of an image from its header. Raises `PictureError` if `decode` would certainly fail."""
-    from ganvas.data import dicom  # imported here because it imports this module
-
     if isinstance(payload, np.ndarray):
         pixels = _checked(payload)
         height, width, channels = pixels.shape
@@ -130,8 +112,6 @@ def decode(payload: bytes | np.ndarray, target: Target) -> np.ndarray:
     payload: content of a PNG, JPEG, WebP, BMP, GIF (first frame), TIFF (first page) or DICOM (single
     frame) file, or an array (H, W) or (H, W, C) of uint8 or uint16. Raises `PictureError` with the reason.
     """
-    from ganvas.data import dicom  # imported here because it imports this module
-
     if isinstance(payload, bytes) and dicom.is_dicom(payload):
         payload = dicom.pixels(payload)
     if isinstance(payload, np.ndarray):
@@ -176,8 +156,6 @@ def glance(content: bytes | np.ndarray) -> Glance:
 
 def highest(content: bytes | np.ndarray) -> int:
     """Highest value of a 16 bit image, or the highest possible by its TIFF header. Raises `PictureError`."""
-    from ganvas.data import dicom  # imported here because it imports this module
-
     if isinstance(content, bytes) and dicom.is_dicom(content):
         return FULL[1]  # values are already scaled by its header
     info = probe(content)
@@ -218,10 +196,6 @@ def _open(payload: bytes) -> Image.Image:
     if 0 in image.size:
         raise PictureError("has no pixels")
     return image
-
-
-def too_large(num_pixels: int, limit: int = MAX_PIXELS) -> PictureError:
-    return PictureError(f"too large: {num_pixels:,} pixels, more than the limit of {limit:,}")
 
 
 def _describe(image: Image.Image, payload: bytes) -> PictureInfo:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ganvas.data.decode import MAX_PIXELS, PictureInfo, too_large
+from ganvas.data.headers import MAX_PIXELS, PictureInfo, too_large
 from ganvas.errors import PictureError
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ganvas.config import FULL
-from ganvas.data.decode import PictureInfo, Target, decode, glance, highest, probe
+from ganvas.data.decode import Target, decode, glance, highest, probe
+from ganvas.data.headers import PictureInfo
 from ganvas.data.marks import Spot, spots
 from ganvas.data.near import Thumbnails, thumbnails
 from ganvas.data.selection import readable

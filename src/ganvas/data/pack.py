@@ -7,28 +7,27 @@
     pack.json    classes, source, policy, rejected files with reasons, content hash, notes
     checked.json size, time and inode of the other files when their hash was last verified
 
-`open_pack` opens or makes a pack; packing.py makes it.
+opening.py finds or makes the pack of a source; packing.py writes it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import functools
 import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
 from ganvas import files
-from ganvas.config import MAX_SIZE, DataConfig, Fit, Kind, parse_size
+from ganvas.config import MAX_SIZE, DataConfig, Fit, Kind, from_dict
 from ganvas.data.lists import text_of
-from ganvas.errors import DataError, GanvasError
+from ganvas.errors import ConfigError, DataError, GanvasError
 
 FORMAT = 2  # format of the pack folder; raise it when older readers would misread the folder
 UNMIRRORED: frozenset[str] = frozenset({"digits", "text", "xray", "scan"})
@@ -55,6 +54,59 @@ class Policy:
     attribution: str | None = None
 
 
+@dataclass(frozen=True)
+class PackInfo:
+    """The content of pack.json."""
+
+    request: dict
+    """Everything that determines the content besides the images (`request`)."""
+    form: str
+    """Kind of the source: folder, zip ..."""
+    fingerprint: str
+    """Changes if the files of the source change."""
+    shape: list[int]
+    """(N, H, W, C)."""
+    depth: int
+    fit: Fit
+    background: str | None
+    levels: list[int]
+    labelled: bool
+    heldout: int
+    """Number of held-out images."""
+    classes: list[str]
+    kind: Kind
+    mirror: bool
+    licence: str | None
+    attribution: str | None
+    rejected: list[dict]
+    """Files that could not be used: name, reason and kind of each."""
+    notes: list[str]
+    names_hash: str
+    hash: str
+    format: int = FORMAT
+    ganvas: str | None = None
+    """Version of Ganvas that made the pack."""
+
+    @classmethod
+    def read(cls, folder: Path) -> PackInfo:
+        """Reads pack.json; ignores unknown fields. Raises `DataError` for another version, ValueError for damage."""
+        values = files.parse_json((folder / "pack.json").read_bytes())
+        if not isinstance(values, dict):
+            raise ValueError("pack.json does not hold named values")
+        if values.get("format") != FORMAT:
+            raise DataError(
+                f"{folder} has pack format {values.get('format')!r:.20} and this version reads {FORMAT}: "
+                "pack the images again, or use the version of ganvas that wrote it"
+            )
+        names = {field.name for field in dataclasses.fields(cls)}
+        return from_dict(cls, {name: value for name, value in values.items() if name in names}, "pack.json")
+
+    def write(self, folder: Path) -> None:
+        text = json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
+        # A path may not be valid text.
+        (folder / "pack.json").write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
 @dataclass(frozen=True, eq=False)
 class Pack:
     """An open pack. `images` stays on disk; slices are read on access."""
@@ -66,9 +118,7 @@ class Pack:
     """(N,) int64 indices into `classes`, or None."""
     heldout: np.ndarray
     """Sorted int64 indices of the held-out images (holdout.py); may be empty."""
-    classes: list[str]
-    info: dict[str, Any]
-    """The content of pack.json."""
+    record: PackInfo
 
     @classmethod
     def open(cls, folder: str | Path) -> Pack:
@@ -81,46 +131,50 @@ class Pack:
         if not is_pack(folder):
             raise DataError(f"{folder} is not a pack: make one with `ganvas data pack IMAGES {folder}`")
         try:
-            info = json.loads((folder / "pack.json").read_text(encoding="utf-8"))
-            if info["format"] != FORMAT:
-                raise DataError(
-                    f"{folder} has pack format {info['format']!r:.20} and this version reads {FORMAT}: "
-                    "pack the images again, or use the version of ganvas that wrote it"
-                )
+            info = PackInfo.read(folder)
             images, heldout = (files.load_array(folder / name) for name in ("images.npy", "heldout.npy"))
-            labels = files.load_array(folder / "labels.npy") if info["labelled"] else None
+            labels = files.load_array(folder / "labels.npy") if info.labelled else None
             wrong = fault(info, images, labels, heldout)
             if wrong is None and (found := stamps(folder)) != checked(folder):
-                if content_hash(images, labels, info["classes"], heldout) != info["hash"]:
+                if content_hash(images, labels, info.classes, heldout) != info.hash:
                     wrong = "its images, labels or held-out part have changed since packing"
-                elif names_hash(folder) != info["names_hash"]:
+                elif names_hash(folder) != info.names_hash:
                     wrong = "its names have changed since packing"
                 else:
                     note_checked(folder, found)
         except DataError:
             raise
-        except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, RecursionError) as error:
+        except (ConfigError, OSError, ValueError, TypeError, EOFError, MemoryError, RecursionError) as error:
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise DataError(f"the pack {folder} is damaged ({reason}): delete it and pack the images again") from error
         if wrong is not None:
             raise DataError(f"the pack {folder} is damaged ({wrong}): delete it and pack the images again")
         # Copied to memory, so that changes of the files during training have no effect.
         labels, heldout = None if labels is None else np.array(labels), np.array(heldout)
-        return cls(folder, images, labels, heldout, info["classes"], info)
+        return cls(folder, images, labels, heldout, info)
+
+    @functools.cached_property
+    def info(self) -> dict[str, Any]:
+        """The content of pack.json as plain values."""
+        return dataclasses.asdict(self.record)
 
     @property
     def hash(self) -> str:
         """SHA-256 of images, labels, class names and held-out indices."""
-        return self.info["hash"]
+        return self.record.hash
+
+    @property
+    def classes(self) -> list[str]:
+        return self.record.classes
 
     @property
     def kind(self) -> Kind:
-        return self.info["kind"]
+        return self.record.kind
 
     @property
     def mirror(self) -> bool:
         """Whether images may be mirrored."""
-        return self.info["mirror"]
+        return self.record.mirror
 
     @property
     def num_images(self) -> int:
@@ -168,7 +222,7 @@ class Pack:
     @property
     def notes(self) -> list[str]:
         """Notes from packing: what was dropped, drawn or chosen."""
-        return self.info["notes"]
+        return self.record.notes
 
 
 CONTENT = ("images.npy", "labels.npy", "heldout.npy", "names.txt", "pack.json")
@@ -176,30 +230,25 @@ CHECKED = "checked.json"
 PIECE = 8 * 2**20  # bytes of images hashed at a time
 
 
-def fault(info: dict[str, Any], images: np.ndarray, labels: np.ndarray | None, heldout: np.ndarray) -> str | None:
+def fault(info: PackInfo, images: np.ndarray, labels: np.ndarray | None, heldout: np.ndarray) -> str | None:
     """Error in the arrays or the description of a pack, or None."""
-    classes, num = info["classes"], len(images)
-    texts = all(isinstance(info[name], str) for name in ("hash", "names_hash", "fingerprint"))
-    lists = all(isinstance(info[name], list) for name in ("classes", "notes", "rejected", "shape"))
-    request = info["request"]
-    if not (texts and lists and all(isinstance(one, str) for one in (*classes, *info["notes"], request["name"]))):
-        return "pack.json has fields of other types"
-    if not isinstance(request["config"], dict) or {"licence", "attribution"} - info.keys():
-        return "pack.json has fields of other types"
-    if info["kind"] not in get_args(Kind) or info["mirror"] is not (info["kind"] not in UNMIRRORED):
-        return f"pack.json has the kind {info['kind']!r:.40}"
-    if images.dtype not in (np.dtype("u1"), np.dtype("<u2")) or 8 * images.itemsize != info["depth"]:
-        return f"images.npy has the type {images.dtype}, expected unsigned numbers of {info['depth']!r:.20} bits"
-    if list(images.shape) != info["shape"] or images.ndim != 4 or num < 2 or images.shape[3] not in (1, 3, 4):
-        return f"images.npy has the shape {images.shape}, expected {info['shape']!r:.60}"
+    classes, num = info.classes, len(images)
+    if not (isinstance(info.request.get("name"), str) and isinstance(info.request.get("config"), dict)):
+        return "pack.json has a request of another form"
+    if info.mirror is not (info.kind not in UNMIRRORED):
+        return f"pack.json has mirror {info.mirror} for the kind {info.kind}"
+    if images.dtype not in (np.dtype("u1"), np.dtype("<u2")) or 8 * images.itemsize != info.depth:
+        return f"images.npy has the type {images.dtype}, expected unsigned numbers of {info.depth} bits"
+    if list(images.shape) != info.shape or images.ndim != 4 or num < 2 or images.shape[3] not in (1, 3, 4):
+        return f"images.npy has the shape {images.shape}, expected {info.shape!r:.60}"
     if any(not 1 <= side <= MAX_SIZE for side in images.shape[1:3]):
         return f"images.npy has the shape {images.shape}, expected sides of {MAX_SIZE} pixels at most"
     if labels is not None and (labels.dtype != np.int64 or labels.shape != (num,)):
         return f"labels.npy has {labels.dtype} {labels.shape}, expected int64 {(num,)}"
     if labels is not None and not 0 <= int(labels.min()) <= int(labels.max()) < len(classes):
         return f"labels.npy has unknown class numbers, expected numbers below {len(classes)}"
-    if heldout.dtype != np.int64 or heldout.shape != (info["heldout"],) or len(heldout) >= num:
-        return f"heldout.npy has {heldout.dtype} {heldout.shape}, expected int64 {(info['heldout'],)!r:.40}"
+    if heldout.dtype != np.int64 or heldout.shape != (info.heldout,) or len(heldout) >= num:
+        return f"heldout.npy has {heldout.dtype} {heldout.shape}, expected int64 {(info.heldout,)}"
     if len(heldout) and not (heldout[0] >= 0 and heldout[-1] < num and bool((np.diff(heldout) > 0).all())):
         return "heldout.npy is not an increasing list of image indices"
     return None
@@ -243,37 +292,6 @@ def note_checked(folder: Path, found: dict[str, list[int]]) -> None:
         files.write_text(folder / CHECKED, json.dumps(found))
 
 
-def open_pack(
-    data: str | Path,
-    config: DataConfig | None = None,
-    *,
-    path: str | Path | None = None,
-    folder: str | Path | None = None,
-    progress: Progress | None = None,
-) -> Pack:
-    """Opens the pack of `data`, and makes it if the same source was not packed with the same options before.
-
-    data: path of images (folder, archive, data-set files), pack folder, or name of a data set.
-    path: location of the files of a named data set; default: downloaded once to the cache.
-    folder: folder of the pack; default: in the cache.
-    Raises `DataError` for a missing or unusable source.
-    """
-    from ganvas.data import catalog, packing  # which import this module
-
-    config = config or DataConfig()
-    if path is None and is_pack(Path(data)):
-        return reopened(Path(data), config)
-    dataset, place = catalog.locate(str(data), path, progress)
-    policy = catalog.policy_for(dataset, place, config)
-    target = Path(folder) if folder else files.cache_dir() / "packs" / cache_name(config, policy)
-    # Checked before the source is opened, because listing a large archive is slow.
-    pack = packing.current(target, request(config, policy), catalog.fingerprint(place, config))
-    if pack is not None:
-        return pack
-    source, policy = catalog.open_at(dataset, place, config)
-    return packing.build_pack(source, config, target, policy=policy, progress=progress)
-
-
 def is_pack(folder: Path) -> bool:
     return (folder / "pack.json").is_file()
 
@@ -292,50 +310,3 @@ def read_list(path: str | Path) -> str:
         return text_of(Path(path).read_bytes(), f"--files {path}")
     except OSError as error:
         raise DataError(f"--files {path} cannot be read as a text file of one image name per line: {error}") from error
-
-
-def cache_name(config: DataConfig, policy: Policy) -> str:
-    """Readable folder name, unique for a source and policy."""
-    key = hashlib.sha256(json.dumps([FORMAT, request(config, policy)], sort_keys=True).encode()).hexdigest()[:12]
-    return f"{policy.name}-{key}"
-
-
-def reopened(folder: Path, config: DataConfig) -> Pack:
-    """Opens an existing pack. Raises `DataError` if `config` has options that differ from the pack."""
-    pack = Pack.open(folder)
-    made_with = pack.info["request"]["config"]
-    differences = []
-    if config.size is not None and parse_size(config.size) != (pack.height, pack.width):
-        differences.append(f"its size is {pack.height}x{pack.width}, not {config.size}")
-    channels = {"auto": pack.channels, "gray": 1, "color": 3, "alpha": 4}[config.channels]
-    if channels != pack.channels:
-        differences.append(f"it has {pack.channels} channels, not {channels}")
-    asked = request(config, Policy(pack.folder.name))["config"]
-    for name in (
-        "fit",
-        "background",
-        "levels",
-        "labels",
-        "frames",
-        "split",
-        "classes",
-        "limit",
-        "files",
-        "holdout",
-        "drop_duplicates",
-        "mask_marks",
-    ):
-        if asked[name] != getattr(DataConfig(), name) and asked[name] not in ([], made_with[name]):
-            differences.append(f"its {name} is {made_with[name]}, not {asked[name]}")
-    if differences:
-        raise DataError(f"{folder} is already a pack and {', '.join(differences)}: pack the original images again")
-    if config.kind is None or config.kind == pack.kind:
-        return pack
-    info = {**pack.info, "kind": config.kind, "mirror": config.kind not in UNMIRRORED}
-    return dataclasses.replace(pack, info=info)
-
-
-def did_you_mean(name: str, known: list[str]) -> str:
-    """ ", did you mean ...?" with the most similar known name, or ""; for error messages."""
-    near = difflib.get_close_matches(name, known, n=1)
-    return f", did you mean {near[0]!r}?" if near else ""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import json
 import os
 import shutil
 from pathlib import Path
@@ -26,9 +25,9 @@ from ganvas.data.containers import by_reason
 from ganvas.data.decode import Target
 from ganvas.data.holdout import few, held_out
 from ganvas.data.pack import (
-    FORMAT,
     UNMIRRORED,
     Pack,
+    PackInfo,
     Policy,
     Progress,
     content_hash,
@@ -81,9 +80,8 @@ def build_pack(
             if is_pack(folder):
                 notes = ["The source has changed since it was packed, so it was packed again."]
                 report("the source has changed since it was packed: packing it again", 0, 0)
-            info = {"request": wanted, "form": source.form, "fingerprint": fingerprint, "notes": notes}
             partial.mkdir()
-            _write(source, config, policy, partial, info, report, workers)
+            _write(source, config, policy, partial, wanted, fingerprint, notes, report, workers)
             _swap_in(partial, folder)
     except OSError as error:
         if error.errno in FULL:
@@ -115,12 +113,12 @@ def current(folder: Path, wanted: dict[str, Any], fingerprint: str) -> Pack | No
         pack = Pack.open(folder)
     except DataError:  # damaged or of another version: pack again
         return None
-    if pack.info["request"] != wanted:
+    if pack.record.request != wanted:
         raise DataError(
-            f"{folder} has a pack of {pack.info['request']['name']} made from another location or with other "
+            f"{folder} has a pack of {pack.record.request['name']} made from another location or with other "
             "options: nothing was written; choose another folder or delete it"
         )
-    return pack if pack.info["fingerprint"] == fingerprint else None
+    return pack if pack.record.fingerprint == fingerprint else None
 
 
 def _sweep(folder: Path) -> None:
@@ -158,7 +156,9 @@ def _write(
     config: DataConfig,
     policy: Policy,
     folder: Path,
-    info: dict[str, Any],
+    wanted: dict[str, Any],
+    fingerprint: str,
+    notes: list[str],
     report: Progress,
     workers: int | None,
 ) -> None:
@@ -192,28 +192,29 @@ def _write(
     names = [source.items[i].name for i in choice.indices[good]]
     (folder / "names.txt").write_text("".join(name + "\n" for name in names), encoding="utf-8", newline="\n")
     rejected = [*source.rejected, *choice.rejected]
-    info |= {
-        "format": FORMAT,
-        "ganvas": getattr(ganvas, "__version__", None),
-        "shape": [len(names), target.height, target.width, target.channels],
-        "depth": target.depth,
-        "fit": target.fit,
-        "background": target.background,
-        "levels": list(target.levels),
-        "labelled": labels is not None,
-        "heldout": len(heldout),
-        "classes": classes,
-        "kind": (kind := kind_of(survey, target, policy)),
-        "mirror": kind not in UNMIRRORED,
-        "licence": policy.licence,
-        "attribution": policy.attribution,
-        "rejected": [rejection.to_dict() for rejection in rejected],
-        "names_hash": hashlib.sha256("\n".join(names).encode()).hexdigest(),
-        "hash": content_hash(images, labels, classes, heldout),
-        "notes": [*info["notes"], *choice.notes, *_named(rejected)],
-    }
-    text = json.dumps(info, indent=1, ensure_ascii=False) + "\n"
-    (folder / "pack.json").write_text(text, encoding="utf-8", errors="backslashreplace")  # a path may not be valid text
+    kind = kind_of(survey, target, policy)
+    PackInfo(
+        request=wanted,
+        form=source.form,
+        fingerprint=fingerprint,
+        shape=[len(names), target.height, target.width, target.channels],
+        depth=target.depth,
+        fit=target.fit,
+        background=target.background,
+        levels=list(target.levels),
+        labelled=labels is not None,
+        heldout=len(heldout),
+        classes=classes,
+        kind=kind,
+        mirror=kind not in UNMIRRORED,
+        licence=policy.licence,
+        attribution=policy.attribution,
+        rejected=[rejection.to_dict() for rejection in rejected],
+        notes=[*notes, *choice.notes, *_named(rejected)],
+        names_hash=hashlib.sha256("\n".join(names).encode()).hexdigest(),
+        hash=content_hash(images, labels, classes, heldout),
+        ganvas=getattr(ganvas, "__version__", None),
+    ).write(folder)
     note_checked(folder, stamps(folder))
     for path in (*folder.iterdir(), folder):
         _sync(path)

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from ganvas.config import FULL, DataConfig, Kind, parse_levels, parse_size
-from ganvas.data.decode import PictureInfo, Target, glance, highest, probe
+from ganvas.data.decode import Target, glance, highest, probe
+from ganvas.data.headers import PictureInfo
 from ganvas.data.labels import ALL_OF_THEM
 from ganvas.data.lists import Finder, Table
-from ganvas.data.pack import Policy, Progress, did_you_mean, read_list
+from ganvas.data.pack import Policy, Progress, read_list
 from ganvas.data.sources import Item, Payload, Rejection, Source, file_of
-from ganvas.errors import DataError, PictureError, some
+from ganvas.errors import DataError, PictureError, did_you_mean, some
 
 SIZES = (256, 128, 64, 32)
 MOSTLY = 0.9  # fraction of gray images above which a set counts as scans

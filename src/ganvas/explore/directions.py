@@ -140,16 +140,12 @@ def components(x: Tensor, num: int, seed: int) -> tuple[Tensor, Tensor]:
 
     Randomised subspace iteration (Halko et al. 2011), seeded.
     """
-    width = min(num + SPARE, *x.shape)
-    probe = np.random.default_rng(seed).standard_normal((x.shape[1], width), np.float32)
-    basis, _ = torch.linalg.qr(x @ torch.from_numpy(probe))
-    for _ in range(POWERS):
-        basis, _ = torch.linalg.qr(x.T @ basis)
-        basis, _ = torch.linalg.qr(x @ basis)
-    _, values, vectors = torch.linalg.svd(basis.T @ x, full_matrices=False)
-    if num > len(values):
-        raise ConfigError(f"{num} directions: the features have only {len(values)}")
-    return values[:num], torch.stack([signed(vector) for vector in vectors[:num]])
+    if num > min(x.shape):
+        raise ConfigError(f"{num} directions: the features have only {min(x.shape)}")
+    with torch.random.fork_rng([]):
+        torch.default_generator.manual_seed(seed)
+        _, values, vectors = torch.svd_lowrank(x, min(num + SPARE, *x.shape), POWERS)
+    return values[:num], torch.stack([signed(vector) for vector in vectors.T[:num]])
 
 
 def signed(vector: Tensor) -> Tensor:

@@ -21,7 +21,8 @@ from ganvas import files
 from ganvas.config import DataConfig, from_dict
 from ganvas.data import marks
 from ganvas.data.near import nearest
-from ganvas.data.pack import Pack, Progress, is_pack, open_pack
+from ganvas.data.opening import open_pack
+from ganvas.data.pack import Pack, Progress, is_pack
 from ganvas.device import choose_device
 from ganvas.errors import CheckpointError, ConfigError, DataError, RunError
 from ganvas.generator import Generator, find_weights, to_pixels

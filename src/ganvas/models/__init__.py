@@ -14,7 +14,7 @@ from torch.nn.utils import parametrizations
 
 from ganvas.config import ModelConfig
 from ganvas.errors import ConfigError
-from ganvas.models import classic, compact, dcgan, light, mlp, residual, skip, style
+from ganvas.models import classic, compact, dcgan, light, mlp, residual, style
 from ganvas.models.crops import build_on_features
 from ganvas.models.pretrained import ViewDiscriminator
 
@@ -25,7 +25,6 @@ MODERN: dict[str, Build] = {
     "light": light.build,
     "residual": residual.build,
     "style": style.build,
-    "skip": skip.build,
 }
 """For any height and width from 8 pixels and any channels, with or without labels."""
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ganvas.config import ModelConfig
 from ganvas.errors import ConfigError
 from ganvas.models import mlp
-from ganvas.models.layers import LEAK, full_precision
+from ganvas.models.layers import LEAK, full_precision, refuse_labels
 
 NORM = (1e-3, 0.01)  # epsilon and momentum of batch normalisation; Keras calls this momentum 0.99
 
@@ -250,7 +250,7 @@ class UpsamplingGenerator(nn.Module):
 
 def check(config: ModelConfig, multiple: int) -> None:
     """Raises `ConfigError` for labels, and for sides that are not multiples of `multiple` pixels."""
-    mlp.refuse_labels(config)
+    refuse_labels(config)
     if config.height % multiple or config.width % multiple:
         near = (max(multiple, multiple * round(side / multiple)) for side in (config.height, config.width))
         raise ConfigError(

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from ganvas.config import ModelConfig
 from ganvas.errors import ConfigError
-from ganvas.models.layers import LEAK, full_precision, stages
-from ganvas.models.mlp import refuse_labels
+from ganvas.models.layers import LEAK, full_precision, refuse_labels, stages
 
 SMALLEST = 16  # minimum shorter side in pixels; smaller images would have only one stage
 COARSEST = 4  # maximum shorter side of the start grid

@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ganvas.config import ModelConfig
+from ganvas.errors import ConfigError
+
 NOISE_SEED = 1  # seed of noise that is part of an architecture
 LEAK = 0.2  # slope of the leaky ReLU for negative inputs
 LINEAR = ((1 + LEAK**2) / 2) ** 0.5  # weight scale of a layer without leaky ReLU that keeps the variance at 1
@@ -64,68 +67,6 @@ def full_precision(x: Tensor) -> contextlib.AbstractContextManager[object]:
     return torch.autocast(x.device.type, enabled=False)
 
 
-# Magnitude-preserving layers (Karras et al. 2024, EDM2, section 2.3 and appendix B.4): their output does not depend
-# on the length of their weights.
-
-
-def unit(weight: Tensor, gain: Tensor | float = 1.0) -> Tensor:
-    """`weight` with each output unit (first axis) normalised to the norm `gain`."""
-    norm = torch.linalg.vector_norm(weight, dim=tuple(range(1, weight.ndim)), keepdim=True)
-    return weight * (gain / (norm + 1e-4))
-
-
-def pixel_norm(x: Tensor) -> Tensor:
-    """x (N, C, H, W) divided by its root mean square over the feature maps at each pixel (Karras et al. 2018)."""
-    return x * torch.rsqrt(x.square().mean(dim=1, keepdim=True) + 1e-4).to(x.dtype)
-
-
-class UnitConv(nn.Conv2d):
-    """A convolution with filters normalised to the norm `gain`, without bias.
-
-    Inputs with mean square 1 give outputs with mean square gain^2, averaged over random filters.
-    constant: an additional input map of ones replaces the bias (1x1 kernels). learned: the gain is a parameter.
-    """
-
-    def __init__(
-        self,
-        before: int,
-        after: int,
-        kernel: int | tuple[int, int] = 1,
-        gain: float = 1.0,
-        *,
-        padding: int = 0,
-        groups: int = 1,
-        constant: bool = False,
-        learned: bool = False,
-    ) -> None:
-        super().__init__(before + constant, after, kernel, padding=padding, groups=groups, bias=False)
-        nn.init.normal_(self.weight)
-        self.constant = constant
-        self.gain = nn.Parameter(torch.tensor(gain)) if learned else gain
-
-    def forward(self, input: Tensor) -> Tensor:
-        weight = unit(self.weight, self.gain)
-        if self.constant:
-            return F.conv2d(input, weight[:, :-1], weight[:, -1].flatten())
-        return self._conv_forward(input, weight, None)
-
-
-class UnitLinear(nn.Linear):
-    """Like `UnitConv`, for vectors."""
-
-    def __init__(
-        self, before: int, after: int, gain: float = 1.0, *, constant: bool = False, learned: bool = False
-    ) -> None:
-        super().__init__(before + constant, after, bias=False)
-        nn.init.normal_(self.weight)
-        self.constant = constant
-        self.gain = nn.Parameter(torch.tensor(gain)) if learned else gain
-
-    def forward(self, input: Tensor) -> Tensor:
-        weight = unit(self.weight, self.gain)
-        return F.linear(input, weight[:, :-1], weight[:, -1]) if self.constant else F.linear(input, weight)
-
-
 class ClassEmbedding(nn.Embedding):
     """labels: indices (N,), or weights of all classes (N, num_classes) for mixed classes -> (N, dim)."""
 
@@ -133,12 +74,10 @@ class ClassEmbedding(nn.Embedding):
         return input @ self.weight if input.is_floating_point() else super().forward(input)
 
 
-class UnitEmbedding(ClassEmbedding):
-    """An embedding with rows normalised to the norm `gain`."""
-
-    def __init__(self, num: int, dim: int, gain: float = 1.0, *, learned: bool = False) -> None:
-        super().__init__(num, dim)
-        self.gain = nn.Parameter(torch.tensor(gain)) if learned else gain
-
-    def forward(self, input: Tensor) -> Tensor:
-        return unit(super().forward(input), self.gain)
+def refuse_labels(config: ModelConfig) -> None:
+    """Raises `ConfigError` if the configuration has labels."""
+    if config.num_classes:
+        raise ConfigError(
+            f"--model {config.model}: this classic network does not support labels ({config.num_classes} classes); "
+            "use --no-conditional, or --model residual"
+        )

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ganvas.config import ModelConfig
-from ganvas.errors import ConfigError
-from ganvas.models.layers import LEAK, full_precision
+from ganvas.models.layers import LEAK, full_precision, refuse_labels
 
 UPWARDS = (256, 512, 1024)  # hidden features of the generator
 DOWNWARDS = (512, 256, 128)  # hidden features of the discriminator
@@ -64,15 +63,6 @@ class Discriminator(nn.Module):
         x = self.layers(images.flatten(1))
         with full_precision(x):
             return self.head(x.to(self.head.weight.dtype)).squeeze(1)
-
-
-def refuse_labels(config: ModelConfig) -> None:
-    """Raises `ConfigError` if the configuration has labels."""
-    if config.num_classes:
-        raise ConfigError(
-            f"--model {config.model}: this classic network does not support labels ({config.num_classes} classes); "
-            "use --no-conditional, or --model residual"
-        )
 
 
 def build(config: ModelConfig) -> tuple[Generator, Discriminator]:

@@ -1,24 +1,14 @@
-"""The residual model: residual networks after R3GAN (Huang et al. 2024), for any height and width, in two variants.
+"""The residual model: norm-free residual networks after R3GAN (Huang et al. 2024), for any height and width.
 
 Both networks consist of stages. A stage resamples, changes the number of feature maps and applies residual blocks
 with grouped convolutions. No operation mixes images, so a seed gives the same image in any batch, and micro-batches
-and ranks change only rounding.
-
-fix-up (the default): Fixup initialisation (Zhang et al. 2019), for training deep networks without normalisation.
-magnitude: every filter is normalised to unit norm, so activations keep their magnitude during the whole training
-(EDM2: Karras et al. 2024, "Analyzing and improving the training dynamics of diffusion models"). Only gains are
-learned: of each residual branch, the image, the logits.
-
-Unlike in EDM2, stored weights are not normalised again after a step. A gradient through the normalisation is
-orthogonal to its weight, so Adam only increases its length: after t steps at the rate lr up to sqrt(1 + lr^2 t)
-times the initial length. The rotation per step decreases by the same factor: as in the schedule of EDM2, an inverse
-square root from step 1 / lr^2 on, without in-place changes of weights.
+and ranks change only rounding. Fixup initialisation (Zhang et al. 2019) makes deep networks train without
+normalisation.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 
 import torch
 import torch.nn.functional as F
@@ -29,15 +19,10 @@ from ganvas.models.layers import (
     LEAK,
     LINEAR,
     ClassEmbedding,
-    UnitConv,
-    UnitEmbedding,
-    UnitLinear,
     downsample,
     full_precision,
-    pixel_norm,
     scaled_init,
     stages,
-    unit,
     upsample,
 )
 
@@ -69,79 +54,55 @@ def group(maps: int) -> int:
     return size
 
 
-# Layers of both variants. scale: 1 before a leaky ReLU, else LINEAR, times the wanted magnitude of the outputs. This
-# is the initial magnitude (fix-up), or the constant one unless `learned` (magnitude).
-
-
 def convolution(
     before: int,
     after: int,
-    config: ModelConfig,
     scale: float = 1.0,
     kernel: int | tuple[int, int] = 1,
     *,
     padding: int = 0,
     groups: int = 1,
     bias: bool = True,
-    constant: bool = False,
-    learned: bool = False,
 ) -> nn.Conv2d:
-    """bias: fix-up only. constant: magnitude only, a constant input map instead of a bias."""
-    if config.magnitude:
-        gain = scale / LINEAR
-        return UnitConv(before, after, kernel, gain, padding=padding, groups=groups, constant=constant, learned=learned)
+    """scale: 1 before a leaky ReLU, else LINEAR, times the wanted initial magnitude of the outputs."""
     layer = nn.Conv2d(before, after, kernel, padding=padding, groups=groups, bias=bias)
     scaled_init(layer, scale)
     return layer
 
 
-def linear(before: int, after: int, config: ModelConfig, *, constant: bool = False, learned: bool = False) -> nn.Linear:
+def linear(before: int, after: int) -> nn.Linear:
     """A linear layer that is not followed by a leaky ReLU."""
-    if config.magnitude:
-        return UnitLinear(before, after, constant=constant, learned=learned)
     layer = nn.Linear(before, after)
     scaled_init(layer, LINEAR)
     return layer
 
 
-def embedding(dim: int, config: ModelConfig, norm: float, *, learned: bool = False) -> nn.Embedding | None:
+def embedding(dim: int, num_classes: int, norm: float) -> nn.Embedding | None:
     """Class embedding with `dim` numbers and the given norm per class; None without classes."""
-    if not config.num_classes:
+    if not num_classes:
         return None
-    if config.magnitude:
-        return UnitEmbedding(config.num_classes, dim, norm, learned=learned)
-    layer = ClassEmbedding(config.num_classes, dim)
+    layer = ClassEmbedding(num_classes, dim)
     nn.init.normal_(layer.weight, std=norm * dim**-0.5)
     return layer
 
 
 class Block(nn.Module):
-    """x + W3 * leaky(W2 (*) leaky(W1 x)): expansion by two, grouped 3x3, projection; the branch starts at zero.
-
-    fix-up: W3 starts at zero. magnitude: the branch has the gain a = tanh(alpha) and alpha starts at zero; the sum of
-    the two independent terms is divided by sqrt(1 + a^2).
-    """
+    """x + W3 * leaky(W2 (*) leaky(W1 x)): expansion by two, grouped 3x3, projection. W3 starts at zero."""
 
     def __init__(self, maps: int, config: ModelConfig, num_blocks: int) -> None:
         super().__init__()
         inner = 2 * maps
         # L^(-1 / (2m - 2)) with m = 3 layers in the branch; zero for the last, except with spectral norm.
-        fixup = 1.0 if config.magnitude else num_blocks**-0.25
-        last = LINEAR if config.magnitude or config.spectral_norm else 0.0
-        self.expand = convolution(maps, inner, config, fixup)
-        self.mix = convolution(inner, inner, config, fixup, 3, padding=1, groups=inner // group(maps))
-        self.contract = convolution(inner, maps, config, last, bias=False)
-        self.alpha = nn.Parameter(torch.zeros(())) if config.magnitude else None
+        fixup = num_blocks**-0.25
+        last = LINEAR if config.spectral_norm else 0.0
+        self.expand = convolution(maps, inner, fixup)
+        self.mix = convolution(inner, inner, fixup, 3, padding=1, groups=inner // group(maps))
+        self.contract = convolution(inner, maps, last, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.leaky_relu(self.expand(x), LEAK)
         y = F.leaky_relu(self.mix(y), LEAK)
-        y = self.contract(y)
-        if self.alpha is None:
-            return x + y
-        gain = torch.tanh(self.alpha)
-        norm = torch.rsqrt(1 + gain.square())
-        return x * norm + y * (gain * norm)
+        return x + self.contract(y)
 
 
 def blocks(maps: int, config: ModelConfig, num_stages: int) -> nn.Sequential:
@@ -153,17 +114,17 @@ class Generator(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.z_dim, self.num_classes, self.magnitude = config.z_dim, config.num_classes, config.magnitude
+        self.z_dim, self.num_classes = config.z_dim, config.num_classes
         self.sizes = stages(config.height, config.width, COARSEST)
         maps = widths(config, len(self.sizes))
-        self.embed = embedding(config.z_dim, config, config.z_dim**0.5)
-        self.scale = linear(config.z_dim * (2 if config.num_classes else 1), maps[0], config, constant=True)
+        self.embed = embedding(config.z_dim, config.num_classes, config.z_dim**0.5)
+        self.scale = linear(config.z_dim * (2 if config.num_classes else 1), maps[0])
         self.basis = nn.Parameter(torch.randn(maps[0], *self.sizes[0]))
         self.change = nn.ModuleList(
-            convolution(before, after, config, LINEAR, bias=False) for before, after in itertools.pairwise(maps)
+            convolution(before, after, LINEAR, bias=False) for before, after in itertools.pairwise(maps)
         )
         self.blocks = nn.ModuleList(blocks(number, config, len(maps)) for number in maps)
-        self.to_picture = convolution(maps[-1], config.channels, config, 0.5 * LINEAR, learned=True)
+        self.to_picture = convolution(maps[-1], config.channels, 0.5 * LINEAR)
 
     @property
     def depths(self) -> list[nn.Module]:
@@ -173,14 +134,10 @@ class Generator(nn.Module):
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         if self.embed is not None:
             z = torch.cat([z, self.embed(labels)], dim=1)
-        basis = unit(self.basis, math.prod(self.sizes[0]) ** 0.5) if self.magnitude else self.basis
-        x = self.scale(z)[:, :, None, None] * basis  # learned grid, weighted by the latent
+        x = self.scale(z)[:, :, None, None] * self.basis  # learned grid, weighted by the latent
         x = self.blocks[0](x)
         for size, change, stage in zip(self.sizes[1:], self.change, self.blocks[1:], strict=True):
-            x = upsample(change(x), size)
-            if self.magnitude:
-                x = pixel_norm(x)  # interpolation reduces the magnitude by an unknown factor
-            x = stage(x)
+            x = stage(upsample(change(x), size))
         with full_precision(x):
             return torch.tanh(self.to_picture(x.to(self.to_picture.weight.dtype)))
 
@@ -192,15 +149,15 @@ class Discriminator(nn.Module):
         super().__init__()
         sizes = stages(config.height, config.width, COARSEST)
         maps = widths(config, len(sizes))
-        self.from_picture = convolution(config.channels, maps[-1], config, constant=True)
+        self.from_picture = convolution(config.channels, maps[-1])
         self.blocks = nn.ModuleList(blocks(number, config, len(maps)) for number in reversed(maps))
         self.change = nn.ModuleList(
-            convolution(before, after, config, LINEAR, bias=False) for before, after in itertools.pairwise(maps[::-1])
+            convolution(before, after, LINEAR, bias=False) for before, after in itertools.pairwise(maps[::-1])
         )
         # One weight per grid cell and feature map.
-        self.gather = convolution(maps[0], maps[0], config, LINEAR, sizes[0], groups=maps[0])
-        self.head = linear(maps[0], 1, config, learned=True)
-        self.classes = embedding(maps[0], config, 1.0, learned=True)
+        self.gather = convolution(maps[0], maps[0], LINEAR, sizes[0], groups=maps[0])
+        self.head = linear(maps[0], 1)
+        self.classes = embedding(maps[0], config.num_classes, 1.0)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         x = self.blocks[0](F.leaky_relu(self.from_picture(images), LEAK))

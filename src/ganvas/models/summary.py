@@ -33,17 +33,14 @@ class Summary:
 
 
 def multiply_adds(layer: nn.Module, given: Tensor, output: Tensor) -> int:
-    """Multiply-adds for one image; custom layers may have a method with this name."""
+    """Multiply-adds for one image."""
     if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
         # Each number of the larger side (output of a convolution, input of a transposed one) uses a whole kernel.
         kernel = layer.kernel_size[0] * layer.kernel_size[1]
         if isinstance(layer, nn.ConvTranspose2d):
             return given[0].numel() * kernel * layer.out_channels // layer.groups
         return output[0].numel() * kernel * layer.in_channels // layer.groups
-    if isinstance(layer, nn.Linear):
-        return output[0].numel() * layer.in_features
-    own = getattr(layer, "multiply_adds", None)
-    return own(output) if own is not None else 0
+    return output[0].numel() * layer.in_features if isinstance(layer, nn.Linear) else 0
 
 
 def is_layer(module: nn.Module) -> bool:

@@ -10,7 +10,8 @@ from typing import Any
 from ganvas import files
 from ganvas.errors import RunError
 from ganvas.generator import WEIGHTS
-from ganvas.run import Run, read_log
+from ganvas.records import read_log
+from ganvas.run import Run
 
 Record = dict[str, Any]
 

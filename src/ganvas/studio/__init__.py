@@ -24,7 +24,7 @@ def serve(
     token_file: str | Path | None = None,
     data: str | None = None,
     device: str | None = None,
-    open_browser: bool = True,
+    browser: bool = True,
     no_copies: bool = False,
 ) -> None:
     """Serve the studio until Ctrl-C; print its address.
@@ -64,7 +64,7 @@ def serve(
             timeout_graceful_shutdown=3,
         )
         print(f"studio  {address}\nPress Ctrl-C to stop", flush=True)
-        if open_browser:
+        if browser:
             threading.Timer(0.5, webbrowser.open, [address]).start()
         with contextlib.suppress(KeyboardInterrupt):  # may be raised again after the shutdown
             uvicorn.Server(config).run(sockets=[listening])

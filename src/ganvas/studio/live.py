@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import time
 from collections.abc import Iterable
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ganvas.errors import GanvasError
+from ganvas.records import read_log
 from ganvas.report.reading import number, sorted_out
 from ganvas.run import Run
 from ganvas.studio.engine import stamp_of
@@ -79,7 +79,7 @@ def told(place: Place) -> dict[str, Any]:
         config = run.config()
     except GanvasError as error:
         sentence = str(error)
-    reports, vitals, health = sorted_out(records(place))
+    reports, vitals, health = sorted_out(list(read_log(place.folder, LOG_BYTES)))
     grids = [images for images, path in run.grids() if path.resolve().is_relative_to(place.folder.resolve())]
     last = reports[-1] if reports else {}
     images = int(max([number(last.get("images")) or 0, *(int(one["images"]) for one in vitals[-1:])]))
@@ -108,26 +108,6 @@ def told(place: Place) -> dict[str, Any]:
         "has_model": place.weights is not None,
         "film_command": f"ganvas video {shlex.quote(str(place.folder))}",
     }
-
-
-def records(place: Place) -> list[dict[str, Any]]:
-    """Records of the log (only the end of a very long log), without an incomplete last line."""
-    path = place.folder / "log.jsonl"
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - LOG_BYTES))
-            lines = file.read(LOG_BYTES).decode(errors="replace").splitlines()
-    except OSError:
-        return []
-    found = []
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(record, dict) and number(record.get("images")) is not None:
-            found.append(record)
-    return found
 
 
 def progress_of(config: dict[str, Any], last: dict[str, Any], images: int) -> float:

@@ -30,7 +30,7 @@ from ganvas.studio.refusals import AbsentError, BusyError
 MOST_WAITING, MOST_KEPT = 4, 32  # most jobs in the queue; finished jobs that are kept
 MOST_FINDERS = 2
 FEW = 10_000  # training images up to which they are read without a request
-UPLOAD_BYTES, UPLOAD_PIXELS = 2**24, 40_000_000
+UPLOAD_PIXELS = 40_000_000
 
 
 @dataclass(eq=False)

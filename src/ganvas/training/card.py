@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import ganvas
-from ganvas import files
 from ganvas.errors import RunError
 from ganvas.generator import Generator, find_weights, weights_hash
 from ganvas.models.pretrained import pretrained_network
-from ganvas.run import Run, read_log
+from ganvas.records import ARROWS, is_of, read_evaluation, read_reports
+from ganvas.run import Run
 from ganvas.training.progress import duration
 
 Record = dict[str, Any]
@@ -27,7 +27,6 @@ Record = dict[str, Any]
 FOLDER = "path/to/this/folder"  # placeholder in the commands of the card
 FEW = 1_000  # training images below which a generator may repeat them
 SHOWN_CLASSES = 20
-EVALUATION_PARTS = ("model", "data", "protocol")  # parts that every evaluation has
 
 SHARING = frozenset(
     {
@@ -127,9 +126,9 @@ def facts_of(path: Path, generator: Generator | None = None, licence: str | None
     generator = generator or Generator.load(weights, "cpu")
     folder = run_of(weights)
     if folder is None:
-        return Facts(generator, {}, *read_evaluation(weights.parent, weights), stated_licence=licence)
+        return Facts(generator, {}, *evaluation_of(weights.parent, weights), stated_licence=licence)
     config = Run(folder).config()
-    return Facts(generator, config, *read_evaluation(folder, weights), *spent(folder), licence)
+    return Facts(generator, config, *evaluation_of(folder, weights), *spent(folder), licence)
 
 
 def run_of(weights: Path) -> Path | None:
@@ -148,31 +147,14 @@ def is_run(folder: Path) -> bool:
 
 def spent(folder: Path) -> tuple[float, int]:
     """(seconds, images seen) of the training, from the last report in the log."""
-    found = [
-        (seconds, int(images))
-        for record in read_log(folder)
-        if isinstance(record, dict)
-        and (seconds := number(record.get("seconds"))) is not None
-        and (images := number(record.get("images"))) is not None
-    ]
-    return found[-1] if found else (0.0, 0)
+    reports = read_reports(folder)
+    return (reports[-1].seconds, int(reports[-1].images)) if reports else (0.0, 0)
 
 
-def read_evaluation(folder: Path, weights: Path) -> tuple[Record | None, bool]:
+def evaluation_of(folder: Path, weights: Path) -> tuple[Record | None, bool]:
     """(evaluation.json if it is of these weights, otherwise None; whether it is of other weights)."""
-    path = folder / "evaluation.json"
-    if not path.is_file():
-        return None, False
-    damaged = RunError(f"{path} is damaged or of another version: run `ganvas evaluate` again")
-    try:
-        found = files.parse_json(path.read_bytes())
-    except ValueError:
-        raise damaged from None
-    if not (isinstance(found, dict) and found.get("format") == 1 and isinstance(found.get("measures"), list)):
-        raise damaged
-    if not all(isinstance(found.get(part), dict) for part in EVALUATION_PARTS):
-        raise damaged
-    stale = found["model"].get("weights") != files.sha256(weights)[:8]
+    found = read_evaluation(folder)
+    stale = found is not None and not is_of(found, weights)
     return (None, True) if stale else (found, False)
 
 
@@ -465,7 +447,7 @@ def measures(found: Record | None) -> list[Measure]:
             continue
         width = high - low or abs(value) / 10 or 1
         digits = max(0, min(6, 1 - math.floor(math.log10(width))))
-        arrow = {"lower": "↓", "higher": "↑", "near": "≈"}.get(row.get("better"), "")
+        arrow = ARROWS.get(row.get("better"), "")
         words = [figure(one, digits) for one in (value, low, high, number(row.get("real")))]
         key, name = (plain(row.get(part, "")) for part in ("key", "name"))
         rows.append(Measure(key, name, arrow, *words, tuple(map(str, row.get("flags") or ())), round(value, digits)))

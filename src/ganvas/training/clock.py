@@ -27,7 +27,6 @@ class Clock:
         self.began = time.monotonic() - state.seconds
         self.steps = 0
         self.mark = (self.seconds(), state.images_seen)  # start of the speed measurement
-        self.penalty = 0.0  # last computed penalty
 
     def seconds(self) -> float:
         """Training time over all sessions."""

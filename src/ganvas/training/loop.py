@@ -19,9 +19,9 @@ from ganvas.device import agree, average_gradients, average_over_ranks, is_out_o
 from ganvas.ema import half_life_at
 from ganvas.errors import TrainingError
 from ganvas.generator import Generator, ModelInfo
-from ganvas.losses import clip_weights
 from ganvas.models import crops_of
-from ganvas.run import Run, read_log
+from ganvas.records import Report, read_log, read_reports
+from ganvas.run import Run
 from ganvas.training.autotune import choose_workers
 from ganvas.training.card import write_model
 from ganvas.training.clock import Allowance, Clock, caught_signals
@@ -85,19 +85,19 @@ def train(
     run: Run,
     display: Display,
     examine: Examine | None = None,
-    writes: bool = True,
+    trial: bool = False,
 ) -> Outcome:
     """Trains `state` until the budget ends or a signal arrives; writes log, grids, checkpoints and model to `run`.
 
-    config: complete (all fields filled by training/plan.py). Every rank calls this function; only rank 0 writes.
+    config: complete (all fields filled by training/plan.py). trial: writes nothing, and stops at the end of the budget
+    even if training has diverged. Every rank calls this function; only rank 0 writes.
     """
     batch, interval = config.batch or 0, config.penalty_interval or 1
     policy = policy_for(info.kind, config)
     place = slice(state.batches.start, state.batches.stop)  # this rank's part of each global batch
     joint = config.update == "joint"
     rounds = 1 if joint else config.n_critic or 1  # discriminator updates per step
-    returns = writes  # whether to return to a checkpoint after divergence
-    writes = writes and ranks.rank() == 0
+    writes = not trial and ranks.rank() == 0
     average = Generator(state.ema.average, info, state.device)
     preview = Preview(average, run, config)
     variety = Variety(state.batches.pack, average.classes)
@@ -112,6 +112,7 @@ def train(
     choose_workers(state, networks, config, info.kind, display.say)
     workers = Workers(networks, state.workers) if state.workers > 1 else None
     diverged = flat = False
+    penalised: Stats | None = None  # of the last step with penalties
 
     with caught_signals() as caught:
         while True:
@@ -153,6 +154,7 @@ def train(
                 )  # fmt: skip
                 side: Side = "both" if joint else "discriminator"
                 stats = gradients(state, networks, workers, inputs, config, policy, display, side, penalise, paths)
+                penalised = stats if penalise else penalised
                 update(state, config, side, rate)
 
             # Generator update, with the latents of the last discriminator update.
@@ -167,7 +169,7 @@ def train(
             # Moving averages.
             state.step += 1
             state.images_seen += batch * rounds
-            half_life = half_life_at(state.images_seen, config.ema or 0.0, config.ema_ramp)
+            half_life = half_life_at(state.images_seen, config.ema or 0.0)
             state.ema.update(state.generator, batch * rounds, half_life)
             if state.powers is not None:
                 state.powers.update(state.generator, batch * rounds, state.images_seen)
@@ -179,15 +181,15 @@ def train(
             now = time.monotonic()
             drawing = preview.due(clock.progress())
             if drawing or now - last_display > DISPLAY_SECONDS:
-                record = report(state, stats, clock, rate, half_life)
+                record = report(state, stats, penalised, clock, rate, half_life)
                 diverged = is_lost(state, record)
                 if diverged:
                     continue
                 display.update(record, clock.progress())
-                tell(watch.see(record), state, run, display)
+                tell(watch.see(record.line()), state, run, display)
                 last_display = now
                 if drawing or now - last_log > LOG_SECONDS:
-                    run.log(record)
+                    run.log(record.line())
                     last_log = now
 
             # Preview grid, evaluation of the moving average, checkpoint.
@@ -217,7 +219,7 @@ def train(
 
         # Write the final checkpoint, grid and model; signals are delayed until this is done. If the
         # process is killed before the last line of the log, the next call repeats it (session.is_complete).
-        if returns and not are_finite(state):
+        if not trial and not are_finite(state):
             roll_back(state, run, display)
         state.measure_averages()
         if workers is not None:
@@ -292,8 +294,6 @@ def update(state: TrainState, config: TrainConfig, side: Side, rate: float) -> N
     if config.path_length and side != "discriminator":
         mean: Any = state.generator.path_mean
         mean.copy_(average_over_ranks(mean))
-    if config.clip and side != "generator":
-        clip_weights(state.discriminator, config.clip)
 
 
 def keep_best(state: TrainState, average: Generator, run: Run, examine: Examine) -> dict[str, Any]:
@@ -313,7 +313,7 @@ def go_on_drawing(preview: Preview, run: Run, state: TrainState, clock: Clock) -
     preview.drawn = -1
     if grids := run.grids():
         images = grids[-1][0]
-        times = [one["seconds"] for one in read_log(run.folder) if "seconds" in one and one["images"] <= images]
+        times = [one.seconds for one in read_reports(run.folder) if one.images <= images]
         preview.due(clock.progress(images, times[-1] if times and images < state.images_seen else state.seconds))
 
 
@@ -322,27 +322,33 @@ def restore_best(run: Run) -> None:
     write_model(best, run, best.info.images_seen)
 
 
-def report(state: TrainState, stats: Stats, clock: Clock, rate: float, half_life: float) -> dict[str, float]:
-    """The numbers of one log line. Synchronises with the device."""
-    record = {
-        "images": state.images_seen,
-        "seconds": round(clock.seconds(), 2),
-        "images_per_second": round(clock.rate(), 1),
-        "eta": round(clock.seconds_left(), 1),
-        "d_real": stats.real.item(),
-        "d_fake": stats.fake.item(),
-        "loss": stats.loss.item(),
-        "lr": rate,
-        "ema_half_life": round(half_life),
-        "g_norm": state.gradient_norms["generator"].item(),
-        "d_norm": state.gradient_norms["discriminator"].item(),
-    }
-    if stats.r1 is not None and stats.r2 is not None and stats.gp is not None:
-        clock.penalty = stats.r1.item() + stats.r2.item() + stats.gp.item()
-    if state.features_penalty.adapts:
-        penalty = state.features_penalty
-        record |= {"r1_features": penalty.value.mean().item(), "lead": penalty.lead.mean().item()}
-    return record | {"penalty": clock.penalty, "augment": state.augment.value.item(), "sign": stats.sign.item()}
+def report(
+    state: TrainState, stats: Stats, penalised: Stats | None, clock: Clock, rate: float, half_life: float
+) -> Report:
+    """The numbers of one log line. Synchronises with the device.
+
+    stats: of the last step. penalised: of the last step with penalties; None if there was none in this session.
+    """
+    penalties = (penalised.r1, penalised.r2, penalised.gp) if penalised is not None else ()
+    heads = state.features_penalty
+    return Report(
+        images=state.images_seen,
+        seconds=round(clock.seconds(), 2),
+        images_per_second=round(clock.rate(), 1),
+        eta=round(clock.seconds_left(), 1),
+        d_real=stats.real.item(),
+        d_fake=stats.fake.item(),
+        loss=stats.loss.item(),
+        lr=rate,
+        ema_half_life=round(half_life),
+        g_norm=state.gradient_norms["generator"].item(),
+        d_norm=state.gradient_norms["discriminator"].item(),
+        penalty=sum((value.item() for value in penalties if value is not None), 0.0),
+        augment=state.augment.value.item(),
+        sign=stats.sign.item(),
+        r1_features=heads.value.mean().item() if heads.adapts else None,
+        lead=heads.lead.mean().item() if heads.adapts else None,
+    )
 
 
 def tell(events: list[Event], state: TrainState, run: Run, display: Display) -> None:
@@ -352,10 +358,10 @@ def tell(events: list[Event], state: TrainState, run: Run, display: Display) -> 
         run.log(event.record(state.images_seen))
 
 
-def is_lost(state: TrainState, record: dict[str, float]) -> bool:
+def is_lost(state: TrainState, record: Report) -> bool:
     """True if logits, loss or weights are not finite, or logits are beyond `FAR`."""
-    logits = (record["d_real"], record["d_fake"])
-    return not (all(abs(logit) < FAR for logit in logits) and math.isfinite(record["loss"]) and are_finite(state))
+    logits = (record.d_real, record.d_fake)
+    return not (all(abs(logit) < FAR for logit in logits) and math.isfinite(record.loss) and are_finite(state))
 
 
 def are_finite(state: TrainState) -> bool:

@@ -136,7 +136,6 @@ def choose_model(chooser: Chooser, pack: Pack, on_cpu: bool) -> ModelConfig:
     chooser.choose("base", base, why)
     chooser.settle("widest", widest, "the architecture's own limit" if widest == 0 else why)
     chooser.choose("blocks", blocks, "per stage")
-    chooser.settle("magnitude", False, "fix-up initialisation")
     chooser.settle("spectral_norm", False, "gradient penalties are used instead")
     labelled = chooser.choose(
         "conditional",
@@ -159,10 +158,10 @@ def choose_model(chooser: Chooser, pack: Pack, on_cpu: bool) -> ModelConfig:
     )
 
 
-NETWORK_FIELDS = ("z_dim", "base", "widest", "blocks", "magnitude", "spectral_norm", "discriminator")
+NETWORK_FIELDS = ("z_dim", "base", "widest", "blocks", "spectral_norm", "discriminator")
 """Options that are passed to the networks unchanged."""
-Z_DIM = {"style": 256, "skip": 128}
-Z_REASON = {"residual": "as R3GAN", "style": "for z and w", "skip": "half of FastGAN's 256"}
+Z_DIM = {"style": 256}
+Z_REASON = {"residual": "as R3GAN", "style": "for z and w"}
 
 
 def capacity(chooser: Chooser, name: str, side: int, on_cpu: bool) -> tuple[int, int, int, str]:
@@ -191,9 +190,6 @@ def capacity(chooser: Chooser, name: str, side: int, on_cpu: bool) -> tuple[int,
         return 16 if on_cpu or side >= 256 else 64, 0, 1 if on_cpu else 2, f"feature maps at {side} pixels"
     if name == "light":
         return (12 if on_cpu else 32), 0 if on_cpu else 512, 1, "feature maps of the finest grid"
-    if name == "skip":
-        base = 8 if on_cpu and side < 400 else 32 if not on_cpu and side <= 256 else 16
-        return base, 0, 1, f"feature maps at {side} pixels"
     return 64, 0, 1, "feature maps"
 
 
@@ -225,8 +221,7 @@ def choose_objective(chooser: Chooser, model: ModelConfig, on_cpu: bool) -> None
     if model.discriminator == "both":
         side = math.sqrt(math.prod(part_sizes(model.height, model.width)[1][0]))  # pixels that it sees
     wasserstein = name == "wasserstein"
-    clip = chooser.settle("clip", 0.0, "off")
-    penalty = 10.0 if wasserstein and not clip and not model.spectral_norm else 0.0
+    penalty = 10.0 if wasserstein and not model.spectral_norm else 0.0
     if penalty:
         chooser.choose("gradient_penalty", penalty, "keeps the critic Lipschitz (WGAN-GP)")
     else:
@@ -238,8 +233,6 @@ def choose_objective(chooser: Chooser, model: ModelConfig, on_cpu: bool) -> None
         gamma, reason = max(0.02, 0.0002 * side**2 / batch), "0.0002 x pixels / batch, at least 0.02 (StyleGAN2-ADA)"
     elif model.model in ("compact", "light"):
         gamma, reason = 0.05 if side < TINY else side**2 / 4096, "tuned at 28 and 64 pixels"
-    elif model.model == "skip":
-        gamma, reason = side**2 / 4096, "pixels / 4096, from runs at 64 pixels"
     else:
         gamma, reason = gamma_for(side), f"R3GAN's value at {side:.0f} pixels"
     if model.discriminator == "features":
@@ -267,10 +260,7 @@ def choose_objective(chooser: Chooser, model: ModelConfig, on_cpu: bool) -> None
     else:
         chooser.settle("path_length", 0.0, "off")
         chooser.settle("style_mixing", 0.0, "off")
-    if model.model == "skip" and model.discriminator == "own":
-        chooser.choose("reconstruction", 1.0, "reduces overfitting of the discriminator (FastGAN)")
-    else:
-        chooser.settle("reconstruction", 0.0, "off")
+    chooser.settle("reconstruction", 0.0, "off")
     chooser.settle("label_smoothing", 0.0, "off")
     chooser.settle("label_noise", 0.0, "off")
 
@@ -353,9 +343,7 @@ def rate_for(model: ModelConfig) -> float:
     """Adam's learning rate."""
     if model.model == "compact" and max(model.height, model.width) < TINY:
         return 2.5e-3
-    if model.magnitude:
-        return 2e-2  # weights are normalised, so larger rates work
-    return {"compact": 1e-3, "light": 1e-3, "residual": 1e-3, "style": 2e-3, "skip": 1e-3}.get(model.model, 2e-4)
+    return {"compact": 1e-3, "light": 1e-3, "residual": 1e-3, "style": 2e-3}.get(model.model, 2e-4)
 
 
 def choose_machine(chooser: Chooser, device: Device) -> None:

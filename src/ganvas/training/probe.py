@@ -65,7 +65,7 @@ def score(config: TrainConfig, planned: Plan, pack: Pack, device: Device, examin
     state = TrainState(planned.model, config, batches, device)
     info = ModelInfo(planned.model, pack.classes, pack.depth, pack.kind, data_hash=pack.hash)
     networks = call_networks(state, config, quiet.say)
-    outcome = loop.train(state, networks, config, info, Run(Path("probe")), quiet, writes=False)
+    outcome = loop.train(state, networks, config, info, Run(Path("probe")), quiet, trial=True)
     if outcome.signal:
         raise KeyboardInterrupt
     if not loop.are_finite(state):

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from ganvas.errors import MissingExtraError
+from ganvas.records import Report
 
 PLAIN_SECONDS = 10.0  # seconds between two lines if the output is not a terminal
 
@@ -42,13 +43,12 @@ class Display:
         """Prints a message on its own line."""
         self.console.print(text, markup=False)
 
-    def update(self, record: dict[str, Any], progress: float) -> None:
-        """Shows a log record. progress: fraction of the budget used, 0 to 1."""
+    def update(self, record: Report, progress: float) -> None:
+        """Shows a report. progress: fraction of the budget used, 0 to 1."""
         if self.events is not None:
             for name in ("d_real", "d_fake", "loss", "penalty", "lr", "images_per_second"):
-                self.events.add_scalar(name, record[name], record["images"])
-        words = describe(record)
-        self.show(progress, words)
+                self.events.add_scalar(name, getattr(record, name), record.images)
+        self.show(progress, describe(record))
 
     def packing(self, what: str, done: int, total: int) -> None:
         """Shows the progress of packing or a download. total: 0 if unknown."""
@@ -78,12 +78,12 @@ class Display:
         self.say(f"{images_seen:,} images seen in {duration(seconds)}")
 
 
-def describe(record: dict[str, Any]) -> str:
-    rate = record["images_per_second"]
+def describe(record: Report) -> str:
+    rate = record.images_per_second
     return (
-        f"{count(record['images'])} images seen  {rate:,.{0 if rate >= 10 else 1}f}/s  {duration(record['eta'])} left  "
-        f"D(real) {record['d_real']:+.2f}  D(fake) {record['d_fake']:+.2f}  penalty {record['penalty']:.2g}  "
-        f"lr {record['lr']:.1e}  EMA {count(record['ema_half_life'])}"
+        f"{count(record.images)} images seen  {rate:,.{0 if rate >= 10 else 1}f}/s  {duration(record.eta)} left  "
+        f"D(real) {record.d_real:+.2f}  D(fake) {record.d_fake:+.2f}  penalty {record.penalty:.2g}  "
+        f"lr {record.lr:.1e}  EMA {count(record.ema_half_life)}"
     )
 
 

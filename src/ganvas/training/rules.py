@@ -39,7 +39,7 @@ def refuse_what_cannot_work(config: TrainConfig, model: ModelConfig, traits: Tra
     name, loss, optimizer, head = model.model, config.loss or "", config.optimizer, config.discriminator
     ranks = world_size()
     local, micro = (config.batch or 1) // ranks, config.micro_batch or 1
-    constrained = config.gradient_penalty or config.clip or config.spectral_norm or config.r1
+    constrained = config.gradient_penalty or config.spectral_norm or config.r1
     on_features = head not in (None, "own")
     finite = config.penalty == "finite"
     joint = config.update == "joint"
@@ -47,12 +47,7 @@ def refuse_what_cannot_work(config: TrainConfig, model: ModelConfig, traits: Tra
     rules: list[tuple[object, str]] = [
         (
             loss == "wasserstein" and not constrained,
-            "--loss wasserstein needs a Lipschitz constraint: add --gradient-penalty 10, --clip 0.01 or "
-            "--spectral-norm",
-        ),
-        (
-            config.clip and loss != "wasserstein",
-            f"--clip works with --loss wasserstein only; with {loss} it weakens the discriminator",
+            "--loss wasserstein needs a Lipschitz constraint: add --gradient-penalty 10 or --spectral-norm",
         ),
         (
             config.gradient_penalty and traits.mixes,
@@ -96,8 +91,8 @@ def refuse_what_cannot_work(config: TrainConfig, model: ModelConfig, traits: Tra
             f"--discriminator {head} does not work with the classic network {name}: remove it, or use --model light",
         ),
         (
-            on_features and (config.gradient_penalty or config.clip or config.spectral_norm or config.reconstruction),
-            f"--discriminator {head} has its own penalty, --r1-features: remove --gradient-penalty, --clip, "
+            on_features and (config.gradient_penalty or config.spectral_norm or config.reconstruction),
+            f"--discriminator {head} has its own penalty, --r1-features: remove --gradient-penalty, "
             "--spectral-norm and --reconstruction",
         ),
         (
@@ -107,14 +102,6 @@ def refuse_what_cannot_work(config: TrainConfig, model: ModelConfig, traits: Tra
         (
             config.reconstruction and name != "skip",
             f"--reconstruction works with --model skip only, not {name}",
-        ),
-        (
-            config.magnitude and name != "residual",
-            f"--magnitude works with --model residual only, not {name}",
-        ),
-        (
-            config.magnitude and (config.spectral_norm or config.clip),
-            "--magnitude normalises the weights: remove --spectral-norm and --clip",
         ),
         (
             config.momentum and optimizer not in ("sgd", "rmsprop"),
@@ -153,13 +140,9 @@ def warnings(config: TrainConfig, traits: Traits) -> list[str]:
         )
     if config.optimizer == "sgd" and rate < 1e-3:
         found.append(f"a learning rate of {rate:g} is too low for SGD: the usual value is 1e-2")
-    if config.loss == "minimax":
-        found.append("the minimax loss saturates when the discriminator is confident: use --loss bce")
     if config.loss == "hinge" and not (config.spectral_norm or config.r1 or config.gradient_penalty):
         found.append("the hinge loss usually diverges without --spectral-norm or a gradient penalty")
     micro = (config.micro_batch or 0) * world_size() < (config.batch or 0)
-    if micro and LOSSES[config.loss or ""].mixes:
-        found.append("relativistic-average uses the mean of each micro-batch, not of the whole batch")
     if micro and traits.batch_statistics:
         found.append(f"{config.model} computes batch statistics of {config.micro_batch} images, not of the whole batch")
     return found

@@ -15,7 +15,8 @@ from ganvas.data.pack import Pack
 from ganvas.device import Device, agree, barrier, rank, world_size
 from ganvas.errors import CheckpointError, RunError
 from ganvas.generator import WEIGHTS, ModelInfo
-from ganvas.run import Run, read_log, timestamp
+from ganvas.records import read_log
+from ganvas.run import Run, timestamp
 from ganvas.training.clock import total_images
 from ganvas.training.loop import Examine
 from ganvas.training.plan import Chooser, choose_machine, plan
@@ -144,12 +145,12 @@ def new_record(
             "hash": pack.hash,
             "num_images": pack.num_images,
             "num_heldout": len(pack.heldout),
-            "options": pack.info["request"]["config"],
+            "options": pack.record.request["config"],
             "size": f"{pack.height}x{pack.width}",
             "channels": pack.channels,
             "kind": pack.kind,
-            "licence": pack.info.get("licence"),
-            "attribution": pack.info.get("attribution"),
+            "licence": pack.record.licence,
+            "attribution": pack.record.attribution,
         },
         "model": dataclasses.asdict(planned.model),
         "asked": dataclasses.asdict(asked),

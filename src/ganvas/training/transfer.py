@@ -18,7 +18,7 @@ from ganvas.generator import Generator, find_weights
 from ganvas.run import Run
 from ganvas.training.state import TrainState
 
-KNOWN = ("model", "z_dim", "base", "widest", "blocks", "magnitude", "spectral_norm", "discriminator")
+KNOWN = ("model", "z_dim", "base", "widest", "blocks", "spectral_norm", "discriminator")
 """Network options copied from the run to start from."""
 
 LEAST = 0.2  # minimum fraction of the generator's tensors that must fit

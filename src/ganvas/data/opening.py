@@ -1,0 +1,84 @@
+"""`open_pack`, the main entry point for data: finds the pack of a source, or makes it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+from ganvas import files
+from ganvas.config import DataConfig, parse_size
+from ganvas.data import catalog, packing
+from ganvas.data.pack import FORMAT, UNMIRRORED, Pack, Policy, Progress, is_pack, request
+from ganvas.errors import DataError
+
+
+def open_pack(
+    data: str | Path,
+    config: DataConfig | None = None,
+    *,
+    path: str | Path | None = None,
+    folder: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Pack:
+    """Opens the pack of `data`, and makes it if the same source was not packed with the same options before.
+
+    data: path of images (folder, archive, data-set files), pack folder, or name of a data set.
+    path: location of the files of a named data set; default: downloaded once to the cache.
+    folder: folder of the pack; default: in the cache.
+    Raises `DataError` for a missing or unusable source.
+    """
+    config = config or DataConfig()
+    if path is None and is_pack(Path(data)):
+        return reopened(Path(data), config)
+    dataset, place = catalog.locate(str(data), path, progress)
+    policy = catalog.policy_for(dataset, place, config)
+    target = Path(folder) if folder else files.cache_dir() / "packs" / cache_name(config, policy)
+    # Checked before the source is opened, because listing a large archive is slow.
+    pack = packing.current(target, request(config, policy), catalog.fingerprint(place, config))
+    if pack is not None:
+        return pack
+    source, policy = catalog.open_at(dataset, place, config)
+    return packing.build_pack(source, config, target, policy=policy, progress=progress)
+
+
+def cache_name(config: DataConfig, policy: Policy) -> str:
+    """Readable folder name, unique for a source and policy."""
+    key = hashlib.sha256(json.dumps([FORMAT, request(config, policy)], sort_keys=True).encode()).hexdigest()[:12]
+    return f"{policy.name}-{key}"
+
+
+def reopened(folder: Path, config: DataConfig) -> Pack:
+    """Opens an existing pack. Raises `DataError` if `config` has options that differ from the pack."""
+    pack = Pack.open(folder)
+    made_with = pack.record.request["config"]
+    differences = []
+    if config.size is not None and parse_size(config.size) != (pack.height, pack.width):
+        differences.append(f"its size is {pack.height}x{pack.width}, not {config.size}")
+    channels = {"auto": pack.channels, "gray": 1, "color": 3, "alpha": 4}[config.channels]
+    if channels != pack.channels:
+        differences.append(f"it has {pack.channels} channels, not {channels}")
+    asked = request(config, Policy(pack.folder.name))["config"]
+    for name in (
+        "fit",
+        "background",
+        "levels",
+        "labels",
+        "frames",
+        "split",
+        "classes",
+        "limit",
+        "files",
+        "holdout",
+        "drop_duplicates",
+        "mask_marks",
+    ):
+        if asked[name] != getattr(DataConfig(), name) and asked[name] not in ([], made_with[name]):
+            differences.append(f"its {name} is {made_with[name]}, not {asked[name]}")
+    if differences:
+        raise DataError(f"{folder} is already a pack and {', '.join(differences)}: pack the original images again")
+    if config.kind is None or config.kind == pack.kind:
+        return pack
+    record = dataclasses.replace(pack.record, kind=config.kind, mirror=config.kind not in UNMIRRORED)
+    return dataclasses.replace(pack, record=record)

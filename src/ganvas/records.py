@@ -1,0 +1,135 @@
+"""The records that a run writes for others to read: log.jsonl and evaluation.json."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ganvas import files
+from ganvas.errors import RunError
+
+MOST_IMAGES = 2**53  # larger numbers of images seen are errors
+PARTS = ("model", "data", "protocol")  # parts that every evaluation has
+ARROWS = {"lower": "↓", "higher": "↑", "near": "≈"}
+"""Sign for the field `better` of a measure: lower or higher is better, or closer to real images."""
+
+
+# -- log.jsonl --
+
+
+@dataclass(frozen=True)
+class Report:
+    """A line of log.jsonl about the last step of training. Other lines are scores, warnings, and the end."""
+
+    images: int
+    """Real images seen."""
+    seconds: float
+    """Training time over all sessions."""
+    images_per_second: float
+    eta: float
+    """Estimated seconds until the budget ends."""
+    d_real: float
+    """Mean logit of real images."""
+    d_fake: float
+    """Mean logit of generated images."""
+    loss: float
+    """Adversarial loss of the discriminator."""
+    lr: float
+    """Learning rate of the generator."""
+    ema_half_life: int
+    """In images."""
+    g_norm: float
+    """Norm of the gradient of the generator."""
+    d_norm: float
+    penalty: float
+    """Sum of the gradient penalties at the last step that computed them."""
+    augment: float
+    """Probability of the augmentations."""
+    sign: float
+    """Overfitting measure of the discriminator, -1 to 1."""
+    r1_features: float | None = None
+    """Weight of the penalties of the heads on features; None without such heads, as `lead`."""
+    lead: float | None = None
+    """How clearly these heads rank real above generated images, -1 to 1."""
+
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> Report | None:
+        """The report in a record of the log; None if it is another record or lacks a number. Ignores other fields."""
+        values = {field.name: record[field.name] for field in dataclasses.fields(cls) if field.name in record}
+        if not all(type(value) in (int, float) and math.isfinite(value) for value in values.values()):
+            return None
+        try:
+            return cls(**values)
+        except TypeError:  # a field is missing
+            return None
+
+    def line(self) -> dict[str, float]:
+        """The record for the log."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+
+
+def read_reports(folder: Path) -> list[Report]:
+    """The reports in a run's log.jsonl, in order."""
+    return [report for record in read_log(folder) if (report := Report.of(record)) is not None]
+
+
+def read_log(folder: Path, most: int | None = None) -> Iterator[dict[str, Any]]:
+    """Records of a run's log.jsonl, in order, without damaged lines; each has a number `images`.
+
+    most: read at most this many bytes, at the end.
+    """
+    for line in log_lines(folder, most):
+        if (record := record_in(line)) is not None:
+            yield record
+
+
+def log_lines(folder: Path, most: int | None = None) -> list[bytes]:
+    try:
+        with (folder / "log.jsonl").open("rb") as file:
+            if most is not None:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - most))
+            return file.read().splitlines()
+    except FileNotFoundError:
+        return []
+
+
+def record_in(line: bytes) -> dict[str, Any] | None:
+    """Record of a log line; None for a damaged line, such as the last one after a crash."""
+    try:
+        record = files.parse_json(line)
+    except ValueError:
+        return None
+    if not isinstance(record, dict) or any(isinstance(value, list | dict) for value in record.values()):
+        return None
+    images = record.get("images")
+    return record if type(images) in (int, float) and 0 <= images <= MOST_IMAGES else None
+
+
+# -- evaluation.json --
+
+
+def read_evaluation(folder: Path) -> dict[str, Any] | None:
+    """evaluation.json of a folder; None if there is none. Raises RunError if it is damaged or of another version."""
+    path = folder / "evaluation.json"
+    again = f"run `ganvas evaluate {folder}` again"
+    try:
+        found = files.parse_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise RunError(f"{path} is damaged: {again}") from error
+    if not isinstance(found, dict) or found.get("format") != 1:
+        raise RunError(f"{path} is not an evaluation of format 1: {again}")
+    if not (isinstance(found.get("measures"), list) and all(isinstance(found.get(part), dict) for part in PARTS)):
+        raise RunError(f"{path} is damaged: {again}")
+    return found
+
+
+def is_of(evaluation: dict[str, Any], weights: Path) -> bool:
+    """Whether an evaluation used this weights file."""
+    return evaluation["model"].get("weights") == files.sha256(weights)[:8]

@@ -1,0 +1,34 @@
+"""records.py: lines of log.jsonl, whole, damaged and of other versions."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from ganvas.records import Report, read_log, read_reports
+
+REPORT = Report(64, 1.5, 40.0, 9.0, 0.2, -0.2, 1.4, 1e-3, 13, 0.5, 0.6, 0.1, 0.3, 0.0)
+
+
+def test_the_end_of_a_log_is_read_without_damaged_lines(tmp_path: Path) -> None:
+    assert list(read_log(tmp_path)) == []
+    lines = [json.dumps({"images": number}) for number in range(10)]
+    (tmp_path / "log.jsonl").write_text("\n".join([*lines, '{"images": 10', "[]", '{"images": "1"}']))
+    assert [record["images"] for record in read_log(tmp_path)] == list(range(10))
+    assert [record["images"] for record in read_log(tmp_path, most=65)] == [8, 9]
+
+
+def test_a_report_is_read_as_it_was_written(tmp_path: Path) -> None:
+    heads = dataclasses.replace(REPORT, r1_features=0.05, lead=0.4)
+    lines = [REPORT.line(), {"images": 64, "score": 0.1}, heads.line() | {"of_a_later_version": 1}, {"images": 64}]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert read_reports(tmp_path) == [REPORT, heads]
+    assert REPORT.line().keys() == heads.line().keys() - {"r1_features", "lead"}
+
+
+@pytest.mark.parametrize("value", ["1", None, True, float("nan"), [1]])
+def test_a_damaged_report_is_none(value: object) -> None:
+    assert Report.of(REPORT.line() | {"loss": value}) is None
