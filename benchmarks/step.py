@@ -46,7 +46,6 @@ CONFIG = TrainConfig(
     loss="relativistic",
     r1=0.1,
     r2=0.1,
-    penalty="exact",
     penalty_interval=INTERVAL,
     augment=0.0,
     optimizer="adam",

@@ -23,7 +23,7 @@ from ganvas.training.step import Inputs, accumulate_gradients, at_size, draw_inp
 from ganvas.training.workers import Networks, Workers
 
 CONFIG = TrainConfig(
-    batch=16, loss="relativistic", r1=0.5, r2=0.5, r1_features=0.1, penalty="exact", penalty_interval=4,
+    batch=16, loss="relativistic", r1=0.5, r2=0.5, r1_features=0.1, penalty_interval=4,
     precision="fp32", update="joint", z_dim=8, augment=0.5,
 )  # fmt: skip
 
@@ -121,7 +121,7 @@ def draw(config: ModelConfig, num_crops: int) -> Inputs:
     real = 2 * torch.rand(16, config.channels, config.height, config.width, generator=noise) - 1
     policy = ("translation", "brightness")
     return draw_inputs(
-        real, None, slice(0, 16), CONFIG, policy, 0.5, noise, True, torch.full((1 + num_crops,), 0.1), num_crops
+        real, None, slice(0, 16), CONFIG, policy, 0.5, noise, torch.full((1 + num_crops,), 0.1), num_crops
     )  # fmt: skip
 
 

@@ -11,7 +11,6 @@ from ganvas.losses import (
     cross_entropy,
     generator_scale,
     gradient_norm_exact,
-    gradient_norm_finite,
     gradient_penalty,
 )
 
@@ -254,8 +253,7 @@ def test_exact_penalty_picture_by_picture():
     assert (gradient * direction).sum().item() == pytest.approx((sides[0] - sides[1]) / (2 * step), rel=1e-6)
 
 
-@pytest.mark.parametrize("direction", [(), (torch.ones(3, 1, 2, 2),)], ids=["exact", "finite"])
-def test_penalties_pass_labels_on_and_leave_pictures_alone(direction):
+def test_penalties_pass_labels_on_and_leave_pictures_alone():
     seen = []
 
     def discriminator(images: Tensor, labels: Tensor | None) -> Tensor:
@@ -264,57 +262,11 @@ def test_penalties_pass_labels_on_and_leave_pictures_alone(direction):
 
     weight = torch.ones(4, requires_grad=True)
     images, labels = torch.randn(3, 1, 2, 2), torch.arange(3)
-    norm = gradient_norm_finite if direction else gradient_norm_exact
-    norm(discriminator, images, labels, *direction).mean().backward()
+    gradient_norm_exact(discriminator, images, labels).mean().backward()
     assert all(one is labels for one in seen) and images.grad is None and weight.grad is not None
 
 
-@pytest.mark.parametrize("curvature", [0, 1])
-def test_finite_difference_is_unbiased(curvature):
-    """Central differences of a quadratic are exact for any step, so only the probe's chance is left."""
-    network = Quadratic((2, 3, 4), curvature)
-    image = torch.randn(1, 2, 3, 4, dtype=torch.float64)
-    probes = 20_000
-    with torch.no_grad():
-        images = image.expand(probes, -1, -1, -1)
-        values = gradient_norm_finite(network, images, None, torch.randn_like(images), step=0.1)
-        expected = network.gradient(image).square().sum().item()
-    error = values.std().item() / probes**0.5
-    assert error < 0.02 * expected
-    assert abs(values.mean().item() - expected) < 4 * error
-
-
-def test_finite_difference_approaches_the_directional_derivative():
-    network = small_discriminator()
-    images = torch.randn(4, 2, 6, 6, dtype=torch.float64)
-    direction = torch.randn_like(images)
-    (gradient,) = torch.autograd.grad(network(images.requires_grad_()).sum(), images)
-    derivative = (gradient * direction).sum(dim=(1, 2, 3)).square()
-    errors = [
-        (gradient_norm_finite(discriminate(network), images, None, direction, step) - derivative).abs().sum().item()
-        for step in (0.2, 0.1, 0.05)
-    ]
-    # Halving the step divides an error of second order by four.
-    assert errors[0] / errors[1] == pytest.approx(4, rel=0.3)
-    assert errors[1] / errors[2] == pytest.approx(4, rel=0.15)
-    assert errors[2] < 0.02 * derivative.sum()
-
-
-def test_finite_difference_trains_towards_smaller_gradients():
-    """Without a double backward: its weights' gradient agrees with the exact one's for the same direction."""
-    network = Quadratic((1, 2, 2), curvature=1)
-    images, direction = torch.randn(2, 3, 1, 2, 2, dtype=torch.float64)
-    value = gradient_norm_finite(network, images, None, direction, 0.05)
-    expected = (network.gradient(images) * direction.flatten(1)).sum(1).square()
-    parameters = list(network.parameters())
-    torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-9)
-    for ours, theirs in zip(
-        torch.autograd.grad(value.mean(), parameters), torch.autograd.grad(expected.mean(), parameters), strict=True
-    ):
-        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
-
-
-# WGAN-GP, and its clumsy ancestor.
+# WGAN-GP.
 
 
 def test_gradient_penalty_is_the_distance_of_the_norm_from_one():

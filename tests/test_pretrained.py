@@ -26,7 +26,7 @@ from ganvas.training.step import Inputs, accumulate_gradients, draw_inputs
 from ganvas.training.workers import Networks, Workers
 
 CONFIG = TrainConfig(
-    batch=16, loss="relativistic", r1=0.5, r2=0.5, r1_features=0.1, penalty="exact", penalty_interval=4,
+    batch=16, loss="relativistic", r1=0.5, r2=0.5, r1_features=0.1, penalty_interval=4,
     precision="fp32", update="joint", z_dim=8, augment=0.5,
 )  # fmt: skip
 POLICY = ("translation", "brightness")
@@ -57,7 +57,7 @@ def inputs(config: ModelConfig, num: int = 16) -> Inputs:
     noise = torch.Generator().manual_seed(2)
     train = dataclasses.replace(CONFIG, batch=num)
     weight = torch.full((1,), 0.1)
-    return draw_inputs(pictures(config, num), labels, slice(0, num), train, POLICY, 0.5, noise, True, weight)
+    return draw_inputs(pictures(config, num), labels, slice(0, num), train, POLICY, 0.5, noise, weight)
 
 
 def gradients(nets: Networks) -> torch.Tensor:
@@ -203,7 +203,6 @@ def test_damaged_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"preset": "dcgan", "discriminator": "features"}, "does not work with the classic network"),
         ({"discriminator": "both", "spectral_norm": True}, "has its own penalty"),
-        ({"discriminator": "both", "penalty": "finite"}, "--penalty finite does not work with --discriminator both"),
         ({"discriminator": "own", "r1_features": 0.1}, "--r1-features works with"),
     ],
 )

@@ -280,6 +280,7 @@ MOST = 0.8
 
 RAMP_IMAGES = 500_000  # images for a change of the probability from 0 to 1 in the paper; in short budgets:
 RAMP_SHARE, RAMP_STEPS = 1 / 4, 200  # fraction of the budget, and minimum number of steps
+TARGET = 0.6  # mean sign at which the probability stays as it is
 
 
 class AdaptiveProbability:
@@ -291,7 +292,7 @@ class AdaptiveProbability:
     start: initial probability. target: target value of the mean sign (`overfitting_sign`).
     """
 
-    def __init__(self, start: float, target: float = 0.6, device: torch.device | str = "cpu") -> None:
+    def __init__(self, start: float, target: float = TARGET, device: torch.device | str = "cpu") -> None:
         self.value = torch.tensor(min(start, MOST), dtype=torch.float32, device=device)
         self.target = target
 

@@ -160,7 +160,15 @@ MODEL_LIMITS = {
 MOST_BLOCK_PIXELS = 4 * MAX_SIZE**2  # blocks x height x width: blocks of some networks store a number per pixel
 
 
-DROPPED: dict[str, Any] = {"clip": 0.0, "magnitude": False, "ema_ramp": 0.2}
+DROPPED: dict[str, Any] = {
+    "adaptive_target": 0.6,
+    "clip": 0.0,
+    "ema_ramp": 0.2,
+    "label_smoothing": 0.0,
+    "magnitude": False,
+    "penalty": "exact",
+    "reconstruction": 0.0,
+}
 """Options that no longer exist, with the value that training now always uses: files with it can still be read."""
 
 
@@ -255,26 +263,18 @@ class TrainConfig:
     """Before training, try 0.1, 1 and 10 times the penalty weight in short runs and use the best."""
     gradient_penalty: float | None = None
     """Weight of the WGAN-GP penalty, which keeps gradient norms between real and generated images near 1. Usual: 10."""
-    penalty: Literal["exact", "finite"] | None = None
-    """exact: double backward; finite: finite differences, for devices without double backward."""
     penalty_interval: int | None = None
     """Compute penalties every N steps, weighted by N. Larger values are faster."""
     path_length: float | None = None
     """style only: weight of the path-length regularisation, computed every fourth step; 0: off."""
     style_mixing: float | None = None
     """style only: probability, 0 to 1, that a training image is generated from two latents."""
-    reconstruction: float | None = None
-    """skip only: weight of the loss of images reconstructed from the discriminator's features; 0: off."""
-    label_smoothing: float | None = None
-    """The discriminator's target for real images is 1 minus this, 0 to 1 (bce and least-squares)."""
     label_noise: float | None = None
     """Subtract uniform noise of this width from both targets (bce and least-squares); 0: off."""
     augment: float | None = None
     """Probability of each augmentation, 0 to 0.8 (with --adaptive: the initial value). --kind selects them."""
     adaptive: bool | None = None
     """Raise that probability, up to 0.8, while the discriminator overfits. Useful for small data sets."""
-    adaptive_target: float = 0.6
-    """Target of adaptive augmentation for E[sign(D(real))], 0 to 1. Lower values augment more."""
 
     # -- optimisation --
     batch: int | None = None
@@ -363,7 +363,6 @@ class TrainConfig:
             "r1_features",
             "gradient_penalty",
             "path_length",
-            "reconstruction",
             "label_noise",
             "weight_decay",
             "widest",
@@ -377,14 +376,12 @@ class TrainConfig:
         for name in (
             "augment",
             "style_mixing",
-            "label_smoothing",
             "lr_end",
             "warmup",
             "decay_from",
             "beta1",
             "beta2",
             "momentum",
-            "adaptive_target",
             "features_lead",
         ):
             value = getattr(self, name)

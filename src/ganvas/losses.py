@@ -24,7 +24,7 @@ class Loss:
     rescales: the discriminator's gradient at a fake image never vanishes, so it can be rescaled to the
     generator's (`generator_scale`). relativistic: depends only on differences of logits; the generator's loss needs the
     real logits. zero: a logit above 0 means real. targets: the discriminator's loss also takes the two targets
-    (for label smoothing and noise).
+    (for label noise).
     """
 
     discriminator: Callable[..., Tensor]
@@ -41,7 +41,7 @@ Target = float | Tensor
 def bce_discriminator(real: Tensor, fake: Tensor, real_target: Target = 1.0, fake_target: Target = 0.0) -> Tensor:
     """-log s(D(x)) - log(1 - s(D(G(z)))), s the sigmoid (Goodfellow et al. 2014, equation 1), from logits.
 
-    targets: 1 and 0, or numbers (N,) near them (label smoothing, label noise).
+    targets: 1 and 0, or numbers (N,) near them (label noise).
     """
     return cross_entropy(real, real_target) + cross_entropy(fake, fake_target)
 
@@ -145,27 +145,6 @@ def view_gradient_norms(
     views = [view.detach().requires_grad_() for view in views]
     gradients = torch.autograd.grad(judge(views, labels).sum(), views, create_graph=True)
     return [gradient.square().sum(dim=(1, 2, 3)) for gradient in gradients]
-
-
-def gradient_norm_finite(
-    discriminator: Discriminate,
-    images: Tensor,
-    labels: Tensor | None,
-    direction: Tensor,
-    step: float = 0.01,
-) -> Tensor:
-    """An unbiased estimate (as step -> 0) of |grad_x D(x)|^2 per image (N,) without double backward.
-
-    (D(x + s n) - D(x - s n)) / 2s along a standard normal direction n has the mean square |grad|^2. The central
-    difference has an error of O(s^2). For devices and compilers without double backward.
-
-    step: standard deviation s of the probe, in units of the [-1, 1] range.
-    direction: n, same shape as `images`.
-    """
-    images = images.detach()
-    there = discriminator(images + step * direction, labels)
-    back = discriminator(images - step * direction, labels)
-    return ((there - back) / (2 * step)).square()
 
 
 def gradient_penalty(

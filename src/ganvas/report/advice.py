@@ -23,7 +23,6 @@ FLAT = 0.03  # the same in the last half: converged
 NO_OVERFITTING = 0.15  # discriminator gap below which augmentation is not needed
 STRONG = 0.4  # a high probability of augmentation
 FEW = 2_000  # training images below which overfitting is the rule (Karras et al. 2020a, figure 1)
-LARGE = 128  # image side in pixels from which the skip network is recommended for few images
 UNRECOGNISABLE = 0.2  # precision relative to real images below which only more training is recommended
 SHORT_OF = 0.7  # precision relative to real images of a good generator
 COLLAPSED = 0.5  # coverage or recall relative to real images that means: diversity is lost
@@ -285,10 +284,6 @@ def overfitted(case: Case) -> Iterator[Advice]:
         yield Advice("Overfitting: use more augmentation", f"{evidence} {more}", case.again(adaptive=True))
         return
     few = f"{case.num_training:,} training images are too few, even with augmentation ({augment:.2g})."
-    if min(case.config["model"]["height"], case.config["model"]["width"]) >= LARGE and case.train["model"] != "skip":
-        how = "Add images. Without more images, --model skip overfits later than the others."
-        yield Advice("Overfitting: too little data", f"{evidence} {few} {how}", case.again(model="skip", adaptive=True))
-        return
     how = "Add images (MORE_IMAGES is the larger folder) and start from the weights of this run."
     command = (
         f"ganvas train MORE_IMAGES --from {shlex.quote(case.run)} --out {shlex.quote(case.run.rstrip('/') + '-more')}"

@@ -96,7 +96,7 @@ def most_workers(state: TrainState, config: TrainConfig) -> int:
     networks = (state.generator, state.discriminator)
     alone = any(getattr(network, "stochastic", False) for network in networks) or mixes_pictures(state.discriminator)
     local = (config.batch or 1) // world_size()
-    if state.device.type != "cpu" or alone or config.spectral_norm or config.reconstruction or config.compile:
+    if state.device.type != "cpu" or alone or config.spectral_norm or config.compile:
         return 1
     group = GROUP if mixes_pictures(state.generator) else 1
     return max(
@@ -125,9 +125,7 @@ def timed(
         for penalise in [False] * (1 + ROUNDS) + [True] * 2:
             if times[penalise] and times[penalise][-1] > SLOW:
                 continue
-            inputs = draw_inputs(
-                images, asked, place, config, policy, state.augment.value, noise, penalise, weight, crops
-            )
+            inputs = draw_inputs(images, asked, place, config, policy, state.augment.value, noise, weight, crops)
             began = time.perf_counter()
             accumulate_gradients(networks, inputs, config, policy, state.micro_batch, penalise, workers=workers)
             times[penalise].append(time.perf_counter() - began)

@@ -408,7 +408,7 @@ def objective(train: Record) -> str:
     weights = ("r1", "r2", "r1_features", "gradient_penalty", "path_length")
     penalties = [f"{name} {train[name]:g}" for name in weights if train.get(name)]
     if penalties:
-        parts.append(f"{', '.join(penalties)} ({train['penalty']}, every {train['penalty_interval']} steps)")
+        parts.append(f"{', '.join(penalties)} (every {train['penalty_interval']} steps)")
     parts.append(f"{train['optimizer']} {train['lr']:g}, batch {train['batch']}")
     if train["preset"]:
         parts.append(f"preset {train['preset']}")

@@ -62,7 +62,7 @@ def try_out(networks: Networks, state: TrainState, config: TrainConfig) -> None:
         with torch.random.fork_rng([state.device] if state.device.type == "cuda" else []):
             for penalise in (True, False):
                 inputs = draw_inputs(
-                    real, labels, place, config, policy, state.augment.value, noise, penalise,
+                    real, labels, place, config, policy, state.augment.value, noise,
                     state.features_penalty.value, crops_of(state.discriminator),
                 )  # fmt: skip
                 for side in sides:

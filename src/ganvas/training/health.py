@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ganvas.augment import MOST
+from ganvas.augment import MOST, TARGET
 from ganvas.config import TrainConfig
 from ganvas.data.batches import images_at, spaced
 from ganvas.data.pack import Pack
@@ -212,7 +212,7 @@ class Watch:
 
     def _augmentation(self, latest: list[dict[str, Any]]) -> tuple[str, Event | None]:
         at_cap = self.config.adaptive and len(latest) == PATIENCE and all(r["augment"] > MOST - 0.01 for r in latest)
-        if at_cap and statistics.mean(r["sign"] for r in latest) > self.config.adaptive_target:
+        if at_cap and statistics.mean(r["sign"] for r in latest) > TARGET:
             return "augmentation", Event(
                 "augmentation",
                 f"augmentation is at its maximum of {MOST} and the discriminator still overfits",

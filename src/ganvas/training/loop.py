@@ -149,7 +149,7 @@ def train(
                 real = at_size(real, state.generator)
                 labels = labels if average.classes else None
                 inputs = draw_inputs(
-                    real, labels, place, config, policy, state.augment.value, state.noise, penalise,
+                    real, labels, place, config, policy, state.augment.value, state.noise,
                     state.features_penalty.value, crops_of(state.discriminator),
                 )  # fmt: skip
                 side: Side = "both" if joint else "discriminator"

@@ -243,7 +243,6 @@ def choose_objective(chooser: Chooser, model: ModelConfig, on_cpu: bool) -> None
     else:
         chooser.settle("r1_features", 0.0, "no feature discriminator")
     chooser.choose("r2", 0.0 if style else gamma, "off, as in StyleGAN2" if style else "same as r1")
-    chooser.choose("penalty", "exact", "by double backward")
     if chooser.values["gradient_penalty"]:
         chooser.choose("penalty_interval", 1, "every step, as in WGAN-GP")
     else:
@@ -260,8 +259,6 @@ def choose_objective(chooser: Chooser, model: ModelConfig, on_cpu: bool) -> None
     else:
         chooser.settle("path_length", 0.0, "off")
         chooser.settle("style_mixing", 0.0, "off")
-    chooser.settle("reconstruction", 0.0, "off")
-    chooser.settle("label_smoothing", 0.0, "off")
     chooser.settle("label_noise", 0.0, "off")
 
 

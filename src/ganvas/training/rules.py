@@ -19,19 +19,17 @@ class Traits:
     """How a pair of networks treats a batch during training.
 
     mixes: the discriminator uses batch statistics. batch_statistics: at least one of the two networks does.
-    dropout: the discriminator draws random numbers.
     """
 
     mixes: bool
     batch_statistics: bool
-    dropout: bool
 
 
 def traits_of(model: ModelConfig) -> Traits:
     with torch.device("meta"):
         generator, discriminator = build(model)
     mixes = mixes_pictures(discriminator)
-    return Traits(mixes, mixes or mixes_pictures(generator), getattr(discriminator, "stochastic", False))
+    return Traits(mixes, mixes or mixes_pictures(generator))
 
 
 def refuse_what_cannot_work(config: TrainConfig, model: ModelConfig, traits: Traits) -> None:
@@ -41,7 +39,6 @@ def refuse_what_cannot_work(config: TrainConfig, model: ModelConfig, traits: Tra
     local, micro = (config.batch or 1) // ranks, config.micro_batch or 1
     constrained = config.gradient_penalty or config.spectral_norm or config.r1
     on_features = head not in (None, "own")
-    finite = config.penalty == "finite"
     joint = config.update == "joint"
     batch_statistics = f"the batch statistics of the {name} discriminator"
     rules: list[tuple[object, str]] = [
@@ -52,18 +49,6 @@ def refuse_what_cannot_work(config: TrainConfig, model: ModelConfig, traits: Tra
         (
             config.gradient_penalty and traits.mixes,
             f"--gradient-penalty does not work with {batch_statistics}: use --r1 or another --model",
-        ),
-        (
-            finite and config.gradient_penalty,
-            "--penalty finite does not work with --gradient-penalty: use --penalty exact, or --r1 and --r2",
-        ),
-        (
-            finite and (config.r1 or config.r2) and traits.dropout,
-            f"--penalty finite does not work with the dropout of the {name} discriminator: use --penalty exact",
-        ),
-        (
-            finite and on_features,
-            f"--penalty finite does not work with --discriminator {head}: use --penalty exact",
         ),
         (
             joint and traits.mixes,
@@ -79,8 +64,8 @@ def refuse_what_cannot_work(config: TrainConfig, model: ModelConfig, traits: Tra
             "choose another --batch or --micro-batch",
         ),
         (
-            (config.label_smoothing or config.label_noise) and not LOSSES[loss].targets,
-            f"--label-smoothing and --label-noise do not work with --loss {loss}: use --loss bce or least-squares",
+            config.label_noise and not LOSSES[loss].targets,
+            f"--label-noise does not work with --loss {loss}: use --loss bce or least-squares",
         ),
         (
             (config.path_length or config.style_mixing) and name != "style",
@@ -91,17 +76,12 @@ def refuse_what_cannot_work(config: TrainConfig, model: ModelConfig, traits: Tra
             f"--discriminator {head} does not work with the classic network {name}: remove it, or use --model light",
         ),
         (
-            on_features and (config.gradient_penalty or config.spectral_norm or config.reconstruction),
-            f"--discriminator {head} has its own penalty, --r1-features: remove --gradient-penalty, "
-            "--spectral-norm and --reconstruction",
+            on_features and (config.gradient_penalty or config.spectral_norm),
+            f"--discriminator {head} has its own penalty, --r1-features: remove --gradient-penalty and --spectral-norm",
         ),
         (
             config.r1_features and not on_features,
             "--r1-features works with --discriminator features or both only",
-        ),
-        (
-            config.reconstruction and name != "skip",
-            f"--reconstruction works with --model skip only, not {name}",
         ),
         (
             config.momentum and optimizer not in ("sgd", "rmsprop"),

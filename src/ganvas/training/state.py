@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ganvas.augment import AdaptiveProbability
+from ganvas.augment import TARGET, AdaptiveProbability
 from ganvas.config import ModelConfig, TrainConfig
 from ganvas.data.batches import Batches, images_at, spaced
 from ganvas.device import Device
@@ -50,7 +50,7 @@ class TrainState:
             "generator": make_optimizer(self.generator, config),
             "discriminator": make_optimizer(self.discriminator, config),
         }
-        self.augment = AdaptiveProbability(config.augment or 0.0, config.adaptive_target, self.device)
+        self.augment = AdaptiveProbability(config.augment or 0.0, TARGET, self.device)
         self.features_penalty = FeaturesPenalty(
             config.r1_features or 0.0, config.features_lead, self.device, 1 + crops_of(self.discriminator)
         )

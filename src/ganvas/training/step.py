@@ -22,7 +22,6 @@ from ganvas.losses import (
     LOSSES,
     Loss,
     generator_scale,
-    gradient_norm_finite,
     gradient_penalty,
     view_gradient_norms,
 )
@@ -48,8 +47,6 @@ class Inputs:
     labels: Tensor | None
     z: Tensor
     draw: Draw
-    direction: Tensor | None = None
-    """Direction of a finite-difference penalty, same shape as `real`."""
     uniform: Tensor | None = None
     """(N, 3) in [0, 1): position of the gradient penalty between real and fake, and noise of the two targets."""
     features_penalty: Tensor | None = None
@@ -58,13 +55,11 @@ class Inputs:
     """(N, crops, 2) in [0, 1): positions of the crops that a discriminator of large images sees."""
 
     def slice(self, start: int, stop: int) -> Inputs:
-        labels, direction, uniform, places = (
-            None if t is None else t[start:stop] for t in (self.labels, self.direction, self.uniform, self.places)
+        labels, uniform, places = (
+            None if t is None else t[start:stop] for t in (self.labels, self.uniform, self.places)
         )
         draw = self.draw.slice(start, stop)
-        return Inputs(
-            self.real[start:stop], labels, self.z[start:stop], draw, direction, uniform, self.features_penalty, places
-        )
+        return Inputs(self.real[start:stop], labels, self.z[start:stop], draw, uniform, self.features_penalty, places)
 
 
 @dataclass
@@ -90,8 +85,7 @@ class Stats:
 
 def draw_inputs(
     real: Tensor, labels: Tensor | None, place: slice, config: TrainConfig, policy: tuple[str, ...],
-    probability: float | Tensor, noise: torch.Generator, penalise: bool, features_penalty: Tensor | None = None,
-    crops: int = 0,
+    probability: float | Tensor, noise: torch.Generator, features_penalty: Tensor | None = None, crops: int = 0,
 ) -> Inputs:  # fmt: skip
     """Draws all random numbers of a pass for the global batch and returns this rank's part `place`.
 
@@ -100,13 +94,11 @@ def draw_inputs(
     batch, device = config.batch or 1, real.device
     z = torch.randn(batch, config.z_dim or 1, generator=noise, device=device)[place]
     numbers = draw(batch, policy, probability, noise).slice(place.start, place.stop)
-    direction = uniform = None
-    if penalise and config.penalty == "finite":
-        direction = torch.randn(batch, *real.shape[1:], generator=noise, device=device)[place]
+    uniform = None
     if config.gradient_penalty or config.label_noise:
         uniform = torch.rand(batch, 3, generator=noise, device=device)[place]
     places = torch.rand(batch, crops, 2, generator=noise, device=device)[place] if crops else None
-    return Inputs(real, labels, z, numbers, direction, uniform, features_penalty, places)
+    return Inputs(real, labels, z, numbers, uniform, features_penalty, places)
 
 
 def accumulate_gradients(
@@ -163,7 +155,6 @@ def joint_gradients(
     Returns the stats and the detached views of the augmented real and fake images, for the penalties.
     """
     loss = LOSSES[config.loss or ""]
-    num = len(inputs.real)
     with autocast(inputs.real.device, config.precision):
         pictures = networks.generator(inputs.z, inputs.labels)
         fake = pictures.detach().requires_grad_()
@@ -173,11 +164,11 @@ def joint_gradients(
         leaves = [view.detach().requires_grad_() for view in fake_views]
         shown = [torch.cat(pair) for pair in zip(real_views, leaves, strict=True)]
         labels = None if inputs.labels is None else inputs.labels.repeat(2)
-        logits, rebuilt = discriminate(networks, shown, labels, config, num)
+        logits = judge(networks.discriminator, shown, labels).float()
     real_logits, fake_logits = logits.chunk(2)
     d_loss = discriminator_loss(loss, real_logits, fake_logits, inputs, config)
     if loss.rescales and not config.label_noise:
-        ((d_loss + rebuilt) * share).backward()
+        (d_loss * share).backward()
         scales = generator_scale(loss, real_logits, fake_logits).unbind(1)
         to_views = [
             leaf.grad * per_image(scale).to(leaf)
@@ -189,7 +180,7 @@ def joint_gradients(
         g_loss = loss.generator(real_logits.detach(), fake_side).mean(dim=0).sum() * share
         (to_logits,) = torch.autograd.grad(g_loss, fake_side)
         to_views = [*torch.autograd.grad(fake_logits, leaves, to_logits, retain_graph=True)]
-        ((d_loss + rebuilt) * share).backward(inputs=[*networks.plain_discriminator.parameters()])
+        (d_loss * share).backward(inputs=[*networks.plain_discriminator.parameters()])
     torch.autograd.backward(fake_views, to_views)
     pictures.backward(fake.grad)
     return stats_of(networks, loss, real_logits, fake_logits, d_loss), real_views, [leaf.detach() for leaf in leaves]
@@ -213,10 +204,10 @@ def discriminator_gradients(
         with torch.no_grad():
             fake = networks.generator(inputs.z, inputs.labels)
             fake_views, real_views = (views(networks, images, inputs, policy) for images in (fake, inputs.real))
-        real_logits, rebuilt = discriminate(networks, real_views, inputs.labels, config, len(inputs.real))
-        fake_logits, _ = discriminate(networks, fake_views, inputs.labels, config, 0)
+        real_logits = judge(networks.discriminator, real_views, inputs.labels).float()
+        fake_logits = judge(networks.discriminator, fake_views, inputs.labels).float()
     d_loss = discriminator_loss(loss, real_logits, fake_logits, inputs, config)
-    ((d_loss + rebuilt) * share).backward()
+    (d_loss * share).backward()
     return stats_of(networks, loss, real_logits, fake_logits, d_loss), real_views, fake_views
 
 
@@ -227,37 +218,24 @@ def generator_gradients(
     loss = LOSSES[config.loss or ""]
     with frozen(networks.plain_discriminator), autocast(inputs.real.device, config.precision):
         fake_views = views(networks, networks.generator(inputs.z, inputs.labels), inputs, policy)
-        fake_logits, _ = discriminate(networks, fake_views, inputs.labels, config, 0)
+        fake_logits = judge(networks.discriminator, fake_views, inputs.labels).float()
         real_logits = fake_logits.detach()
         if loss.relativistic:
             with torch.no_grad():
                 real_views = views(networks, inputs.real, inputs, policy)
-                real_logits, _ = discriminate(networks, real_views, inputs.labels, config, 0)
+                real_logits = judge(networks.discriminator, real_views, inputs.labels).float()
         g_loss = loss.generator(real_logits, fake_logits).mean(dim=0).sum()
         (g_loss * share).backward()
     return stats_of(networks, loss, real_logits, fake_logits, g_loss), [], []
 
 
-def discriminate(
-    networks: Networks, views: Views, labels: Tensor | None, config: TrainConfig, num_real: int
-) -> tuple[Tensor, Tensor]:
-    """(logits (N, heads) float32, weighted reconstruction loss of the first `num_real` images or 0)."""
-    if not (config.reconstruction and num_real):
-        logits = judge(networks.discriminator, views, labels).float()
-        return logits, logits.new_zeros(())
-    logits, errors = networks.discriminator(views[0], labels, reconstruct=num_real)
-    return logits.float()[:, None], config.reconstruction * errors.float().mean()
-
-
 def discriminator_loss(loss: Loss, real: Tensor, fake: Tensor, inputs: Inputs, config: TrainConfig) -> Tensor:
-    """Mean over the pairs of logits (N, heads), summed over heads; with smoothed or noisy targets if configured."""
-    if not (config.label_smoothing or config.label_noise):
+    """Mean over the pairs of logits (N, heads), summed over heads; with noisy targets if configured."""
+    if not config.label_noise:
         return loss.discriminator(real, fake).mean(dim=0).sum()
-    real_target, fake_target = torch.full_like(real, 1 - (config.label_smoothing or 0.0)), torch.zeros_like(fake)
-    if config.label_noise:
-        assert inputs.uniform is not None
-        real_target = real_target - config.label_noise * inputs.uniform[:, 1:2]
-        fake_target = fake_target - config.label_noise * inputs.uniform[:, 2:3]
+    assert inputs.uniform is not None
+    real_target = 1 - config.label_noise * inputs.uniform[:, 1:2]
+    fake_target = -config.label_noise * inputs.uniform[:, 2:3]
     return loss.discriminator(real, fake, real_target, fake_target).mean(dim=0).sum()
 
 
@@ -272,21 +250,16 @@ def penalty_gradients(
     labels, often = inputs.labels, (config.penalty_interval or 1) * share
     stats.r1, stats.r2, stats.gp = (real[0].new_zeros(()) for _ in range(3))
     for name, gamma, views in (("r1", config.r1 or 0.0, real), ("r2", config.r2 or 0.0, fake)):
-        if inputs.direction is not None and gamma:
-            norm = gradient_norm_finite(discriminator, views[0], labels, inputs.direction).mean()
-            (norm * (gamma / 2 * often)).backward()
-        elif gamma or config.r1_features:
-            norms = view_gradient_norms(lambda v, y: judge(discriminator, v, y), views, labels)
-            norm = torch.stack([norm.mean() for norm in norms])
-            weights = torch.full_like(norm, gamma)
-            heads = heads_on_features(discriminator, len(norm))
-            if heads and inputs.features_penalty is not None:
-                weights[heads] = inputs.features_penalty.to(norm).repeat_interleave(NUM_VIEWS)[: len(heads)]
-            (norm @ weights * (often / 2)).backward()
-            norm = norm.sum()
-        else:
+        if not (gamma or config.r1_features):
             continue
-        setattr(stats, name, norm.detach())
+        norms = view_gradient_norms(lambda v, y: judge(discriminator, v, y), views, labels)
+        norm = torch.stack([norm.mean() for norm in norms])
+        weights = torch.full_like(norm, gamma)
+        heads = heads_on_features(discriminator, len(norm))
+        if heads and inputs.features_penalty is not None:
+            weights[heads] = inputs.features_penalty.to(norm).repeat_interleave(NUM_VIEWS)[: len(heads)]
+        (norm @ weights * (often / 2)).backward()
+        setattr(stats, name, norm.sum().detach())
     if config.gradient_penalty:
         assert inputs.uniform is not None
         value = gradient_penalty(discriminator, real[0], fake[0], labels, inputs.uniform[:, 0]).mean()
