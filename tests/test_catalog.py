@@ -167,6 +167,6 @@ def test_digits():
     pack = open_pack("digits")
     assert pack.images.shape == (1797, 32, 32, 1) and pack.images.dtype == np.uint8
     assert pack.classes == [str(digit) for digit in range(10)] and pack.mirror is False
-    assert pack.info["licence"] == "CC BY 4.0"
+    assert pack.record.licence == "CC BY 4.0"
     assert pack.images.min() == 0 and pack.images.max() >= 250
     assert not pack.images[:, [0, -1]].any(), "the digits have a margin"

@@ -145,7 +145,7 @@ def test_a_pack_is_checked_too(planted):
     pack = open_pack(planted, DataConfig(channels="gray"))
     found = check(pack.folder)
     assert found.form == "pack" and found.num_images == 13 and list(found.classes) == ["cat", "dog"]
-    assert found.rejected == pack.info["rejected"] and "cat/black.png" in found.blank
+    assert found.rejected == pack.record.rejected and "cat/black.png" in found.blank
 
 
 def test_nothing_there_is_an_error(tmp_path):

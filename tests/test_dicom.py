@@ -456,7 +456,7 @@ def test_a_broken_file_of_frames_is_as_many_rejections(put: Callable[..., Path])
     place = put({"a.dcm": broken, "b.dcm": film(noise(8, 8)), "c.dcm": film(noise(8, 8) // 2)})
     pack = open_pack(place)
     assert pack.names == ["b.dcm", "c.dcm"]
-    assert [(r["name"], r["reason"]) for r in pack.info["rejected"]] == [
+    assert [(r["name"], r["reason"]) for r in pack.record.rejected] == [
         (f"a.dcm#{k:04}", "truncated") for k in (1, 2, 3)
     ]
 
@@ -466,7 +466,7 @@ def test_broken_files_among_good_ones_are_named(put: Callable[..., Path]) -> Non
     bad = {f"x{i}.dcm": content for i, content in enumerate(BROKEN.values())} | {"x_text.dcm": b"no pixels here"}
     pack = open_pack(put(good | bad), DataConfig(size="16"))
     assert pack.names == list(good)
-    assert {r["name"] for r in pack.info["rejected"]} == set(bad)
+    assert {r["name"] for r in pack.record.rejected} == set(bad)
     with pytest.raises(DataError, match=r"no image can be used.*x0\.dcm: DICOM file without pixels"):
         open_pack(put(bad, name="bad"))
 
@@ -488,7 +488,7 @@ def test_child_processes_decode_the_same(put: Callable[..., Path], tmp_path: Pat
         for n in (0, 2)
     ]
     assert packs[0].num_images == 72 and packs[0].hash == packs[1].hash
-    assert packs[0].info["rejected"] == packs[1].info["rejected"]
+    assert packs[0].record.rejected == packs[1].record.rejected
 
 
 # Kinds.
@@ -566,7 +566,7 @@ def test_no_patient_field_reaches_a_pack_a_message_or_a_log(
     for workers in (0, 2):
         folder = tmp_path / f"pack{workers}"
         pack = build_pack(source, DataConfig(size="16"), folder, policy=Policy("films"), workers=workers)
-        assert pack.num_images == 5 and len(pack.info["rejected"]) == 3
+        assert pack.num_images == 5 and len(pack.record.rejected) == 3
     found = check(place)
     said = "\n".join([*found.lines(), found.to_json(), caplog.text, *capfd.readouterr()])
     everything = said.encode() + b"".join(path.read_bytes() for path in tmp_path.glob("pack*/*"))
@@ -599,7 +599,7 @@ def films(shared_data: Path) -> Path:
 def test_real_films(films: Path, tmp_path: Path) -> None:
     pack = open_pack(films, DataConfig(size="128", fit="stretch"), folder=tmp_path / "pack")
     assert (pack.num_images, pack.depth, pack.channels, pack.kind, pack.mirror) == (8, 16, 1, "xray", False)
-    assert pack.info["rejected"] == []
+    assert pack.record.rejected == []
     shown = pack.images[:, :, :, 0].astype(float) / 65535
     # Bones and heart are white in all of them, MONOCHROME1 or 2: the middle of a chest outshines its lungs.
     middle, lungs = shown[:, 50:80, 58:70].mean((1, 2)), shown[:, 35:75, 25:45].mean((1, 2))

@@ -151,8 +151,8 @@ def test_broken_pictures_are_named_and_the_rest_is_used(tmp_path):
     (source / "0002.png").write_text("not an image")
     pack = open_pack(source)
     assert pack.names == ["0000.png", "0003.png"] and len(pack.images) == 2
-    assert {file["name"] for file in pack.info["rejected"]} == {"0001.png", "0002.png"}
-    assert all(file["reason"] for file in pack.info["rejected"])
+    assert {file["name"] for file in pack.record.rejected} == {"0001.png", "0002.png"}
+    assert all(file["reason"] for file in pack.record.rejected)
 
 
 def test_one_picture_is_not_enough(tmp_path, cache):
@@ -176,7 +176,7 @@ def test_subsets_are_drawn_by_the_seed(tmp_path):
     (tmp_path / "list.txt").write_text("cat/0003.png\ndog/0001.png\n")
     listed = open_pack(source, DataConfig(files=tmp_path / "list.txt"))
     assert listed.names == ["cat/0003.png", "dog/0001.png"]
-    assert len({pack.info["names_hash"] for pack in (drawn, dogs, listed)}) == 3
+    assert len({pack.record.names_hash for pack in (drawn, dogs, listed)}) == 3
 
 
 def test_unknown_class_and_unknown_file_are_errors(tmp_path):
@@ -418,7 +418,7 @@ def test_size_is_chosen_from_the_pictures():
 def test_real_mnist_and_mednist(shared_data, tmp_path):
     mnist = open_pack("mnist", path=shared_data / "mnist")
     assert mnist.images.shape == (60_000, 28, 28, 1) and mnist.num_classes == 10
-    assert (mnist.kind, mnist.mirror) == ("digits", False) and mnist.info["licence"]
+    assert (mnist.kind, mnist.mirror) == ("digits", False) and mnist.record.licence
     test = open_pack("mnist", DataConfig(split="test"), path=shared_data / "mnist")
     assert test.num_images == 10_000
     scans = open_pack("mednist", DataConfig(limit=600), path=shared_data / "mednist" / "MedNIST_24000.tar.gz")

@@ -153,11 +153,6 @@ class Pack:
         labels, heldout = None if labels is None else np.array(labels), np.array(heldout)
         return cls(folder, images, labels, heldout, info)
 
-    @functools.cached_property
-    def info(self) -> dict[str, Any]:
-        """The content of pack.json as plain values."""
-        return dataclasses.asdict(self.record)
-
     @property
     def hash(self) -> str:
         """SHA-256 of images, labels, class names and held-out indices."""

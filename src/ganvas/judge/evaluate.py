@@ -475,13 +475,13 @@ class Judgement:
     def data(self) -> Row:
         pack = self.pack
         return {
-            "source": pack.info["request"]["name"],
+            "source": pack.record.request["name"],
             "hash": pack.hash,
             "num_training": pack.num_training,
             "num_heldout": len(pack.heldout),
             "classes": pack.classes,
-            "licence": pack.info["licence"],
-            "attribution": pack.info["attribution"],
+            "licence": pack.record.licence,
+            "attribution": pack.record.attribution,
         }
 
     def protocol(self, features: Features) -> Row:

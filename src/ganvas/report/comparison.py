@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ganvas.records import ARROWS
 from ganvas.report.charts import Chart, Series, line_chart
-from ganvas.report.page import ARROW, BETTER, decimals, latest, shown, text
+from ganvas.report.page import BETTER, decimals, latest, shown, text
 from ganvas.report.pictures import Picture, embed
 from ganvas.report.reading import Record, Told, column
 from ganvas.training.progress import duration
@@ -88,7 +89,7 @@ def measures(runs: list[Told]) -> list[Row]:
             )
             for row in found
         ]
-        rows.append(Row(sample["name"], ARROW[sample["better"]], BETTER[sample["better"]], cells))
+        rows.append(Row(sample["name"], ARROWS[sample["better"]], BETTER[sample["better"]], cells))
     return rows
 
 

@@ -11,13 +11,13 @@ from typing import Any
 from PIL import Image
 
 from ganvas.judge.measures import MEANINGS
+from ganvas.records import ARROWS
 from ganvas.report.advice import Advice, advice, sentence, train_command
 from ganvas.report.charts import Chart, Series, line_chart
 from ganvas.report.pictures import Picture, embed, film, stills
 from ganvas.report.reading import Record, Told, column, number
 from ganvas.training.progress import duration
 
-ARROW = {"lower": "↓", "higher": "↑", "near": "≈"}
 BETTER = {"lower": "lower is better", "higher": "higher is better", "near": "closer to real images is better"}
 HEADLINE = ("kid", "fid", "precision", "recall", "accuracy_asked")
 GRID, FILM, STILLS, PAIR, MARK, MAP = 1_000_000, 2_000_000, 400_000, 90_000, 50_000, 100_000  # bytes of images
@@ -213,7 +213,7 @@ def as_measure(row: Record, note: str) -> Measure:
         key=row["key"],
         name=row["name"],
         short=str(row["name"]).partition(" (")[0],
-        arrow=ARROW[better],
+        arrow=ARROWS[better],
         better=BETTER[better],
         value=text(row["value"], digits),
         low=text(row["low"], digits),

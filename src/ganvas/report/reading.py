@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ganvas import files
 from ganvas.errors import RunError
 from ganvas.generator import WEIGHTS
-from ganvas.records import read_log
+from ganvas.records import is_of, read_evaluation, read_log
 from ganvas.run import Run
 
 Record = dict[str, Any]
@@ -60,9 +59,7 @@ def read(folder: Path) -> Told:
         raise RunError(f"{folder} has no log and no images yet: run its `ganvas train` command again, then report")
     evaluation = read_evaluation(folder)
     weights = folder / "model" / WEIGHTS
-    stale = (
-        evaluation is not None and weights.is_file() and evaluation["model"].get("weights") != files.sha256(weights)[:8]
-    )
+    stale = evaluation is not None and weights.is_file() and not is_of(evaluation, weights)
     return Told(folder, config, reports, vitals, health, grids, evaluation, stale)
 
 
@@ -77,26 +74,6 @@ def sorted_out(log: list[Record]) -> tuple[list[Record], list[Record], list[Reco
 def last_of_each(vitals: list[Record]) -> list[Record]:
     """Keep the last evaluation for each number of images: the end of training may be evaluated twice."""
     return list({record["images"]: record for record in vitals}.values())
-
-
-def read_evaluation(folder: Path) -> Record | None:
-    """Read evaluation.json; None if there is none. Raises `RunError` if it is damaged or of another version."""
-    path = folder / "evaluation.json"
-    again = f"run `ganvas evaluate {folder}` again"
-    try:
-        evaluation = files.parse_json(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise RunError(f"{path} is damaged: {again}") from error
-    if not isinstance(evaluation, dict) or evaluation.get("format") != 1:
-        raise RunError(f"{path} is not an evaluation of format 1: {again}")
-    if not (isinstance(evaluation.get("measures"), list) and all(isinstance(evaluation.get(k), dict) for k in PARTS)):
-        raise RunError(f"{path} is damaged: {again}")
-    return evaluation
-
-
-PARTS = ("model", "data", "protocol")  # parts that every evaluation has
 
 
 def number(value: object) -> float | None:
