@@ -199,14 +199,14 @@ def test_details_have_noise_that_is_the_same_in_every_process_and_not_in_the_fil
         generators.append(build_generator(model(height=80)))
         with torch.no_grad():
             for stage in generators[-1].tail:  # ty: ignore[not-iterable]
-                stage.strength.fill_(1.0)
+                stage.noise.strength.fill_(1.0)
             nn.init.ones_(generators[-1].to_detail.weight)  # ty: ignore[unresolved-attribute]
-    assert not any("noise" in name for name in generators[0].state_dict())
+    assert not any("fixed" in name for name in generators[0].state_dict())
     z = torch.randn(8, 8)
     one, other = (generator(z) for generator in generators)
     assert torch.equal(one, other)
     with torch.no_grad():
-        generators[0].tail[-1].strength.zero_()  # ty: ignore[not-subscriptable]
+        generators[0].tail[-1].noise.strength.zero_()  # ty: ignore[not-subscriptable]
     assert (generators[0](z) - one).abs().mean() > 0.01
 
 

@@ -27,17 +27,37 @@ COARSEST = 4  # maximum shorter side of the first grid
 WIDEST = 128  # maximum feature maps of a grid
 HIDDEN = 64  # hidden features of the gates
 TRUNK = 256  # maximum longer side of the small images that large ones are enlarged from
+NOISY = 32  # minimum shorter side of the grids with noise
 LEAST_MAPS = 4  # minimum feature maps after the last doubling
 STD = 0.02  # standard deviation of initial weights (Radford et al. 2015)
 OWN_BASE = 16  # base of its discriminator, which is that of compact
 
 
+class Noise(nn.Module):
+    """x -> strength * noise (1, C, H, W) in x's type, the same in every image; the learned strength starts at zero.
+
+    The following layers turn it into grain and texture. Without it, networks with few maps draw hair and grain as
+    regular dots (RESULTS.md).
+    """
+
+    fixed: Tensor
+
+    def __init__(self, maps: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.strength = nn.Parameter(torch.zeros(1, maps, 1, 1))
+        self.register_buffer("fixed", fixed_noise(size, size[0]), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.strength * self.fixed).to(x.dtype)
+
+
 class Stage(nn.Module):
-    """Upsamples to `size`, then convolution, batch norm, gates and SiLU, `num` times."""
+    """Upsamples to `size`, then convolution, batch norm, gates and SiLU, `num` times; with noise on fine grids."""
 
     def __init__(self, before: int, after: int, size: tuple[int, int], num: int, config: ModelConfig) -> None:
         super().__init__()
         self.size = size
+        self.noise = Noise(after, size) if min(size) >= NOISY else None
         self.convs = nn.ModuleList(
             nn.Conv2d(before if i == 0 else after, after, 3, padding=1, bias=False) for i in range(num)
         )
@@ -50,13 +70,15 @@ class Stage(nn.Module):
     def forward(self, x: Tensor, hidden: Tensor, labels: Tensor | None) -> Tensor:
         x = F.interpolate(x, size=self.size, mode="nearest")
         gain = 1 + self.gate(hidden)
-        shift = torch.zeros_like(gain)
+        added = torch.zeros_like(gain)
         if self.classes is not None:
-            class_gain, shift = self.classes(labels).chunk(2, dim=1)
+            class_gain, added = self.classes(labels).chunk(2, dim=1)
             gain = gain + class_gain
+        gain, added = gain[:, :, None, None].to(x.dtype), added[:, :, None, None]
+        if self.noise is not None:
+            added = added + self.noise(x) if self.classes is not None else self.noise(x)
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = torch.addcmul(shift[:, :, None, None].to(x.dtype), norm(conv(x)), gain[:, :, None, None].to(x.dtype))
-            x = F.silu(x)
+            x = F.silu(torch.addcmul(added.to(x.dtype), norm(conv(x)), gain))
         return x
 
 
@@ -64,18 +86,14 @@ class Shuffle(nn.Module):
     """Doubles the grid to `size` by a convolution to 4 maps per output map and pixel shuffle; adds noise; then SiLU.
 
     The four maps of an output map start with equal weights, so that the first images have no checkerboard artefacts
-    (Aitken et al. 2017). The noise is the same in every image, with learned strength (zero at first): the maps turn it
-    into the grain of films and photographs, which a few smooth maps cannot draw.
+    (Aitken et al. 2017).
     """
 
-    noise: Tensor
-
-    def __init__(self, before: int, after: int, size: tuple[int, int], index: int) -> None:
+    def __init__(self, before: int, after: int, size: tuple[int, int]) -> None:
         super().__init__()
         self.size = size
         self.conv = nn.Conv2d(before, 4 * after, 3, padding=1)
-        self.strength = nn.Parameter(torch.zeros(after, 1, 1))
-        self.register_buffer("noise", fixed_noise(size, index), persistent=False)
+        self.noise = Noise(after, size)
 
     def start(self) -> None:
         """Initial weights that keep the variance."""
@@ -87,7 +105,7 @@ class Shuffle(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         height, width = self.size
         x = F.pixel_shuffle(self.conv(x), 2)[:, :, :height, :width]
-        return F.silu(x + self.strength.to(x.dtype) * self.noise.to(x.dtype))
+        return F.silu(x + self.noise(x))
 
 
 class Generator(nn.Module):
@@ -116,10 +134,8 @@ class Generator(nn.Module):
             for (before, after), grid in zip(itertools.pairwise(maps), grids[1 : len(maps)], strict=True)
         )
         tail = [
-            Shuffle(*pair, grid, index)
-            for index, (pair, grid) in enumerate(
-                zip(itertools.pairwise(maps[-1:] + few), grids[len(maps) :], strict=True)
-            )
+            Shuffle(before, after, grid)
+            for (before, after), grid in zip(itertools.pairwise(maps[-1:] + few), grids[len(maps) :], strict=True)
         ]
         self.tail = nn.ModuleList(tail)
         self.coarse_size = grids[len(maps) - 1] if tail else None
