@@ -684,7 +684,8 @@ def test_every_answer_has_a_strict_policy_and_nothing_comes_from_elsewhere(clien
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
-def test_the_interface_is_as_it_documents_itself(folder: Path, mode: GenerationMode) -> None:
+@pytest.mark.parametrize("requests", [4, pytest.param(40, marks=pytest.mark.slow)])
+def test_the_interface_is_as_it_documents_itself(folder: Path, mode: GenerationMode, requests: int) -> None:
     """Requests made from the OpenAPI description, right or wrong ones: every answer is one that it documents."""
     application = api.app(folder, device="cpu", hosts=frozenset({"testserver"}))
     good = {"model": "bars", "run": "bars", "recipe": '{"seed": 3}', "images": 48}
@@ -696,7 +697,11 @@ def test_the_interface_is_as_it_documents_itself(folder: Path, mode: GenerationM
     for operation in known:
 
         @settings(
-            max_examples=10, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+            max_examples=requests,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(HealthCheck),
         )
         @given(case=operation.as_strategy(generation_mode=mode))
         def ask(case: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +28,7 @@ class Traits:
     dropout: bool
 
 
+@functools.cache
 def traits_of(model: ModelConfig) -> Traits:
     with torch.device("meta"):
         generator, discriminator = build(model)
