@@ -19,6 +19,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -495,6 +496,30 @@ def test_a_projection_runs_beside_the_pictures_and_can_be_stopped(client: TestCl
     ended = wait_for(lambda: client.get(f"/api/task?id={long['id']}").json(), lambda one: one["state"] in "done failed")
     assert ended["state"] == "failed" and "by the user" in ended["sentence"]
     refused(client.get("/api/task?id=nothing"), 404, "does not exist")
+
+
+def test_a_batch_holds_images_of_one_model() -> None:
+    first, other = (engine.Job(SimpleNamespace(batch=4), [Recipe(seed=1)]) for _ in range(2))
+    assert engine.fits(engine.Job(first.loaded, [Recipe(seed=2)] * 3), first, room=3)
+    assert not engine.fits(other, first, room=3)
+    assert not engine.fits(engine.Job(first.loaded, [Recipe(seed=2)] * 4), first, room=3)
+    assert not engine.fits(engine.Job(first.loaded, [], action=print), first, room=3)
+
+
+def test_what_was_used_longest_ago_is_forgotten_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "abcd":
+        fresh().save(tmp_path / "models" / name)
+    drawing = Engine(Shelf(tmp_path / "models"), "cpu")
+    for name in "abcad":
+        drawing.model(name)
+    assert list(drawing.models) == ["c", "a", "d"] and len(drawing.models) == engine.MOST_MODELS
+    monkeypatch.setattr(engine, "CACHE_BYTES", 30)
+    for key in "abc":
+        drawing.keep(key, b"0123456789")
+    assert drawing.cached("a") is not None
+    drawing.keep("d", b"0123456789")
+    assert list(drawing.cache) == ["c", "a", "d"] and drawing.cached_bytes == 30
+    drawing.close()
 
 
 def test_slow_jobs_wait_in_a_short_queue(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
