@@ -13,13 +13,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
 import ganvas
 from ganvas.cli import main
 from ganvas.judge import classifier, usefulness
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # one worker, one core
+if "PYTEST_XDIST_WORKER" in os.environ:  # one worker, one core, with the processes that its tests start
+    os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
+    threadpool_limits(1)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -96,6 +96,19 @@ def test_the_model_has_the_last_weights_unless_they_are_clearly_worse_than_the_b
     assert ganvas.Generator.load(tmp_path / "run").info.images_seen == kept
 
 
+# Ranks.
+
+
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_the_adaptive_augmentation_follows_the_mean_of_all_ranks(
+    sign: float, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "average_over_ranks", lambda own: torch.full_like(own, sign))
+    ganvas.train(pictures, tmp_path / "run", images=32, previews=1, adaptive=True, augment=0.4, **SMALL)
+    found = [record["augment"] for record in read_log(tmp_path / "run") if "augment" in record]
+    assert all((value - 0.4) * sign > 0 for value in found) and found
+
+
 # Time.
 
 
@@ -134,6 +147,7 @@ def test_memory_that_never_suffices_ends_at_the_smallest_micro_batch(
 
     def full(_: object, __: object, ___: object, ____: object, micro_batch: int, *_____: object) -> None:
         found.append(micro_batch)
+        assert len(found) < 9, "it never ends"
         raise MemoryError
 
     monkeypatch.setattr(loop, "accumulate_gradients", full)
