@@ -45,7 +45,7 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     def train() -> None:
         options = {"size": 16, "base": 8, "z_dim": 8, "batch": 16, "previews": 12, "device": "cpu", "minutes": 0.5}
         with contextlib.suppress(TrainingError):
-            ganvas.train("digits", folder / "live", quiet=True, **options)
+            ganvas.train("digits", folder / "live", quiet=True, limit=300, **options)
 
     thread = threading.Thread(target=train)
     with pytest.MonkeyPatch.context() as patch:
@@ -88,6 +88,9 @@ def studio(runs: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
         server.should_exit = True
         thread.join(20)
+    for one in threading.enumerate():  # a process that ends while one of these computes is aborted
+        if one.name.endswith("(prepare)"):
+            one.join(60)
 
 
 @pytest.fixture(scope="module")
