@@ -865,10 +865,10 @@ def test_the_command_prints_its_address_and_ctrl_c_ends_it(folder: Path) -> None
             assert running.stdout is not None and running.stderr is not None
             line = running.stdout.readline()
             place = line.split()[1]
-            assert httpx.get(f"{place}api/places").status_code == 200
-            assert httpx.get(f"{place}api/model?model=bars").status_code == 200
+            assert httpx.get(f"{place}api/places", timeout=60).status_code == 200
+            assert httpx.get(f"{place}api/model?model=bars", timeout=60).status_code == 200
             running.send_signal(2)
-            assert running.wait(20) == 0
+            assert running.wait(60) == 0
             assert running.stderr.read() == ""
             assert "closed" in running.stdout.read()
         finally:
