@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -12,12 +13,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
 import ganvas
 from ganvas.cli import main
+from ganvas.judge import classifier, usefulness
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # one worker, one core
+if "PYTEST_XDIST_WORKER" in os.environ:  # one worker, one core, with the processes that its tests start
+    os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
+    threadpool_limits(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -81,6 +86,16 @@ def trained(two_classes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     config = {"size": 16, "base": 8, "z_dim": 8, "batch": 16, "previews": 2, "device": "cpu"}
     ganvas.train(two_classes, run, images=48, quiet=True, **config)
     return run
+
+
+@pytest.fixture(scope="module")
+def short_classifiers() -> Iterator[None]:
+    """Evaluations train their classifiers for a few steps, for tests of everything but the accuracy of these."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classifier, "LEAST_STEPS", 20)
+        patch.setattr(classifier, "SEED", 1)  # another place in the cache than that of a fully trained one
+        patch.setattr(usefulness, "real_or_fake", functools.partial(usefulness.real_or_fake, steps=10))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -205,7 +205,7 @@ def small(words: list[str]) -> list[str]:
             del words[place : place + 2]
         words += TINY
     if words[0] == "evaluate":
-        words += ["--n", "50"]
+        words += ["--n", "24"]
     return words
 
 
@@ -334,6 +334,7 @@ REAL = {"few-pictures": comic_faces, "medical": medical_pictures}
 
 
 @pytest.mark.timeout(1200)
+@pytest.mark.usefixtures("short_classifiers")
 @pytest.mark.parametrize(
     "page", [pytest.param(one, id=one.stem, marks=[] if one.stem == QUICK else [pytest.mark.slow]) for one in GUIDES]
 )

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import tarfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,12 @@ def check_onnx(generator: Generator, place: Path) -> None:
     assert json.loads(said["classes"]) == generator.classes
 
 
-@pytest.mark.parametrize("name", MODELS)
+def some(quick: tuple[str, ...], names: Iterable[str]) -> list[Any]:
+    """Parameters of which only `quick` run in the quick tests."""
+    return [pytest.param(name, marks=[] if name in quick else [pytest.mark.slow]) for name in names]
+
+
+@pytest.mark.parametrize("name", some(("compact", "light", "style", "dcgan"), MODELS))
 def test_onnx_gives_the_pictures_of_pytorch(name: str, tmp_path: Path) -> None:
     check_onnx(small(name), tmp_path)
 
@@ -183,14 +188,8 @@ def check_torch(generator: Generator, place: Path) -> None:
     assert json.loads(report_path.read_text())["difference"]["max"] < SAME
 
 
-@pytest.mark.parametrize("name", ["compact", "style"])
+@pytest.mark.parametrize("name", some(("compact",), MODELS))
 def test_torch_program_loads_and_agrees(name: str, tmp_path: Path) -> None:
-    check_torch(small(name), tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in MODELS if name not in ("compact", "style")])
-def test_torch_program_of_every_architecture(name: str, tmp_path: Path) -> None:
     check_torch(small(name), tmp_path)
 
 
@@ -413,7 +412,7 @@ def test_page_has_all_its_parts_and_no_outside_address(pretended: Path, folder: 
     assert not re.search(r"(src|href)=[\"'](?!data:,)", page)
 
 
-@pytest.mark.parametrize("name", ["compact", "residual"])
+@pytest.mark.parametrize("name", some(("compact",), ("compact", "residual")))
 def test_page_of_a_small_model_is_below_25_mb(
     name: str, monkeypatch: pytest.MonkeyPatch, pretended: Path, tmp_path: Path
 ) -> None:

@@ -17,7 +17,19 @@ import torch
 
 from ganvas.config import ModelConfig
 from ganvas.errors import CheckpointError, ConfigError
-from ganvas.generator import FORMAT, LARGEST, WEIGHTS, Generator, ModelInfo, checksum, in_order, tensor_hash, to_pixels
+from ganvas.generator import (
+    AHEAD,
+    BATCH,
+    FORMAT,
+    LARGEST,
+    WEIGHTS,
+    Generator,
+    ModelInfo,
+    checksum,
+    in_order,
+    tensor_hash,
+    to_pixels,
+)
 from ganvas.models import CLASSIC, MODERN, build
 from ganvas.models.batch_norm import measure_statistics
 
@@ -60,6 +72,25 @@ def rewritten(file: Path, **changes: object) -> None:
 
 
 # Saving and loading.
+
+
+def test_however_many_images_keep_their_latents_and_labels(
+    labelled: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also beyond those whose latents are drawn together."""
+    asked: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def render(_: Generator, z: torch.Tensor, labels: torch.Tensor, truncation: float) -> torch.Tensor:
+        asked.append((z, labels))
+        return z
+
+    monkeypatch.setattr(Generator, "render", render)
+    seeds = range(5, 5 + 2 * AHEAD * BATCH + 3)
+    for label, expected in ((None, torch.tensor(seeds) % 3), (["7"] * len(seeds), torch.full((len(seeds),), 2))):
+        asked.clear()
+        assert len(torch.cat(list(labelled.batches(seeds, label)))) == len(seeds)
+        z, labels = (torch.cat(parts) for parts in zip(*asked, strict=True))
+        assert torch.equal(labels, expected) and torch.equal(z, labelled.latents(seeds))
 
 
 def test_run_model_folder_and_file_give_the_same_generator(trained: Path) -> None:

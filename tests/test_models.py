@@ -16,7 +16,7 @@ from ganvas.models import MODELS, MODERN, build, channels_last, mixes_pictures, 
 from ganvas.models.batch_norm import measure_statistics
 from ganvas.models.summary import summarise, summarise_config
 
-SIZES = [(28, 28), (32, 32), (64, 64), (96, 128), (45, 37)]
+SIZES = [(28, 28), (32, 32), (64, 96), (45, 37)]
 CLASSES = 3
 
 sizes = pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
@@ -234,12 +234,12 @@ def test_torch_seed_decides_the_weights(model, num_classes):
         assert any(not torch.equal(tensor, one.state_dict()[name]) for name, tensor in three.state_dict().items())
 
 
-@pytest.mark.parametrize("side", [28, 64, 200])
+@pytest.mark.parametrize("side", [28, 64, 130])
 def test_initial_scale_is_sane(model, side):
     """Neither flat nor saturated images, and logits that a first step can handle, however many stages there are."""
     shape = config(model, (side, side), 3, z_dim=32)
     _, pictures, _ = inputs(shape, 2)
-    for seed in range(4 if side < 100 else 1):
+    for seed in range(3 if side < 100 else 1):
         generator, discriminator = networks(shape, seed)
         with torch.no_grad():
             fakes = generator(torch.randn(4, shape.z_dim))
@@ -255,8 +255,9 @@ def test_spectral_norm_is_an_option_of_every_discriminator(model, num_classes):
     _, discriminator = networks(shape)
     _, pictures, labels = inputs(shape, 4)
     discriminator.train()
+    layers = [layer for layer in discriminator.modules() if hasattr(layer, "parametrizations")]
     for _ in range(30):  # power iterations
-        discriminator(pictures, labels)
+        _ = [layer.weight for layer in layers]
     checked = 0
     for layer in discriminator.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear | nn.Embedding) and hasattr(layer, "parametrizations"):

@@ -65,7 +65,7 @@ def chosen(planned: Plan) -> dict[str, object]:
 @pytest.mark.parametrize("device", [CPU, CUDA], ids=["cpu", "cuda"])
 @pytest.mark.parametrize("classes", [0, 10])
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("size", [28, 32, 64, 128, 256, 800])
+@pytest.mark.parametrize("size", [28, 64, 256, 800])
 def test_plan_is_complete_and_sane(size: int, channels: int, classes: int, device: Device) -> None:
     planned = plan(pack_of(size, channels=channels, classes=classes), TrainConfig(), device)
     config, model = planned.config, planned.model

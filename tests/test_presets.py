@@ -64,10 +64,13 @@ def test_every_preset_trains_by_one_command(train, tmp_path: Path, preset: str, 
 
 
 def test_presets_define_their_pictures_and_say_so(train) -> None:
-    err = train("--preset", "cifar10", "--dry-run").err
+    err = train("--preset", "cifar10", "--dry-run", *FAST).err
     assert "preset cifar10 (transposed convolutions without normalisation, 32x32 colour): images of size 32" in err
     assert "channels color" in err
-    assert "pictures of" not in train("--preset", "dcgan", "--size", 16, "--dry-run").err.splitlines()[0].split(":")[-1]
+    assert (
+        "pictures of"
+        not in train("--preset", "dcgan", "--size", 16, "--dry-run", *FAST).err.splitlines()[0].split(":")[-1]
+    )
 
 
 @pytest.mark.parametrize(

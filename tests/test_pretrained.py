@@ -215,19 +215,19 @@ def test_contradictions_are_refused(tmp_path: Path, options: dict, sentence: str
 def test_an_interrupted_run_ends_with_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bit for bit, with the adapted penalty and with two workers; the images of the model are its own."""
     options: dict[str, Any] = {"model": "light", "discriminator": "both", "base": 8, "widest": 16, "batch": 16}
-    options |= {"previews": 2, "images": 192, "quiet": True, "workers": min(2, torch.get_num_threads())}
+    options |= {"size": "16", "previews": 2, "images": 96, "quiet": True, "workers": min(2, torch.get_num_threads())}
     ganvas.train("digits", tmp_path / "whole", **options)
     original, steps = loop.accumulate_gradients, []
 
     def stopping(*arguments: Any) -> Any:
         steps.append(1)
-        if len(steps) == 6:
+        if len(steps) == 3:
             os.kill(os.getpid(), signal.SIGTERM)
         return original(*arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "accumulate_gradients", stopping)
-        assert ganvas.train("digits", tmp_path / "parts", **options).images_seen == 96
+        assert ganvas.train("digits", tmp_path / "parts", **options).images_seen == 48
     ganvas.train("digits", tmp_path / "parts", **options)
     whole, parts = (ganvas.Generator.load(tmp_path / name, device="cpu") for name in ("whole", "parts"))
     assert whole.info.config.discriminator == "both"
@@ -247,18 +247,19 @@ def test_an_image_does_not_depend_on_its_batch(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [*MODERN])
 def test_every_modern_network_trains_with_it(tmp_path: Path, name: str, kind: str) -> None:
     options: dict[str, Any] = {"model": name, "discriminator": kind, "size": "16", "base": 8, "z_dim": 8, "batch": 8}
-    run = ganvas.train("digits", tmp_path / "run", quiet=True, images=32, previews=1, limit=60, **options)
-    assert run.images_seen == 32
+    run = ganvas.train("digits", tmp_path / "run", quiet=True, images=16, previews=1, limit=60, **options)
+    assert run.images_seen == 16
     generator = ganvas.Generator.load(tmp_path / "run", device="cpu")
     assert generator.info.config.discriminator == kind
     assert torch.isfinite(generator.sample(2, seed=0)).all()
     assert "ImageNet features of efficientnet-lite0" in (tmp_path / "run/model/README.md").read_text()
 
 
+@pytest.mark.usefixtures("short_classifiers")
 def test_the_network_that_trained_does_not_evaluate_unless_flagged(tmp_path: Path) -> None:
     options: dict[str, Any] = {"model": "light", "discriminator": "features", "base": 8, "batch": 16, "previews": 1}
-    ganvas.train("digits", tmp_path / "run", quiet=True, images=32, size="16", limit=700, **options)
-    found = ganvas.evaluate(tmp_path / "run", quiet=True, num=60)
+    ganvas.train("digits", tmp_path / "run", quiet=True, images=32, size="16", limit=120, **options)
+    found = ganvas.evaluate(tmp_path / "run", quiet=True, num=24)
     assert found["protocol"]["features"].startswith("random")
     assert found["protocol"]["trained_with"] == "efficientnet-lite0"
     kids = {row["key"]: row for row in found["measures"]}

@@ -83,15 +83,15 @@ def test_the_protocol_says_where_the_scale_comes_from(digits: Pack, features: Fe
 
 def test_two_real_draws_are_at_no_distance_and_worse_pictures_further_away(digits: Pack, features: Features) -> None:
     order = np.random.default_rng(0).permutation(digits.num_images)
-    real, other = features(digits.images[order[:600]]), digits.images[order[600:1200]]
+    real, other = features(digits.images[order[:300]]), digits.images[order[300:600]]
     assert digits.labels is not None
-    labels = digits.labels[order[600:1200]]
+    labels = digits.labels[order[300:600]]
     assert kid_interval(real, features(other)).low <= 0 <= kid_interval(real, features(other)).high
     pictures = as_tensor(other)
     rng = torch.Generator().manual_seed(0)
     noisy = [(pictures + s * torch.randn(pictures.shape, generator=rng)).clamp(-1, 1) for s in (0.1, 0.2, 0.4)]
-    ones, place = np.resize(np.flatnonzero(labels == 1), 600), np.arange(600)
-    shares = [np.where(place < share * 600, ones, place) for share in (0.2, 0.4, 0.8)]
+    ones, place = np.resize(np.flatnonzero(labels == 1), 300), np.arange(300)
+    shares = [np.where(place < share * 300, ones, place) for share in (0.2, 0.4, 0.8)]
     softened = F.avg_pool2d(F.pad(pictures, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     for worse in (
         [features(step) for step in noisy],
@@ -105,10 +105,10 @@ def test_two_real_draws_are_at_no_distance_and_worse_pictures_further_away(digit
 
 @pytest.mark.parametrize("name", ["mnist", "mednist"])
 def test_it_orders_corruptions_of_real_pictures(name: str, shared_data: Path) -> None:
-    pack = open_pack(shared_data / name, DataConfig(size="28", limit=1200))
+    pack = open_pack(shared_data / name, DataConfig(size="28", limit=600))
     features = Features.load("random", device="cpu", pack=pack)
     order = np.random.default_rng(0).permutation(pack.num_images)
-    real, pictures = features(pack.images[order[:600]]), as_tensor(pack.images[order[600:]])
+    real, pictures = features(pack.images[order[:300]]), as_tensor(pack.images[order[300:]])
     rng = torch.Generator().manual_seed(0)
     noise = torch.randn(pictures.shape, generator=rng)
     rows = [features((pictures + s * noise).clamp(-1, 1)) for s in (0, 0.1, 0.2, 0.4)]

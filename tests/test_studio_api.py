@@ -19,6 +19,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -497,6 +498,30 @@ def test_a_projection_runs_beside_the_pictures_and_can_be_stopped(client: TestCl
     refused(client.get("/api/task?id=nothing"), 404, "does not exist")
 
 
+def test_a_batch_holds_images_of_one_model() -> None:
+    first, other = (engine.Job(SimpleNamespace(batch=4), [Recipe(seed=1)]) for _ in range(2))
+    assert engine.fits(engine.Job(first.loaded, [Recipe(seed=2)] * 3), first, room=3)
+    assert not engine.fits(other, first, room=3)
+    assert not engine.fits(engine.Job(first.loaded, [Recipe(seed=2)] * 4), first, room=3)
+    assert not engine.fits(engine.Job(first.loaded, [], action=print), first, room=3)
+
+
+def test_what_was_used_longest_ago_is_forgotten_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "abcd":
+        fresh().save(tmp_path / "models" / name)
+    drawing = Engine(Shelf(tmp_path / "models"), "cpu")
+    for name in "abcad":
+        drawing.model(name)
+    assert list(drawing.models) == ["c", "a", "d"] and len(drawing.models) == engine.MOST_MODELS
+    monkeypatch.setattr(engine, "CACHE_BYTES", 30)
+    for key in "abc":
+        drawing.keep(key, b"0123456789")
+    assert drawing.cached("a") is not None
+    drawing.keep("d", b"0123456789")
+    assert list(drawing.cache) == ["c", "a", "d"] and drawing.cached_bytes == 30
+    drawing.close()
+
+
 def test_slow_jobs_wait_in_a_short_queue(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     going = threading.Event()
     monkeypatch.setattr(workbench, "finding_directions", lambda *_: lambda _: {"waited": going.wait(20)})
@@ -684,7 +709,8 @@ def test_every_answer_has_a_strict_policy_and_nothing_comes_from_elsewhere(clien
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
-def test_the_interface_is_as_it_documents_itself(folder: Path, mode: GenerationMode) -> None:
+@pytest.mark.parametrize("requests", [4, pytest.param(40, marks=pytest.mark.slow)])
+def test_the_interface_is_as_it_documents_itself(folder: Path, mode: GenerationMode, requests: int) -> None:
     """Requests made from the OpenAPI description, right or wrong ones: every answer is one that it documents."""
     application = api.app(folder, device="cpu", hosts=frozenset({"testserver"}))
     good = {"model": "bars", "run": "bars", "recipe": '{"seed": 3}', "images": 48}
@@ -696,7 +722,11 @@ def test_the_interface_is_as_it_documents_itself(folder: Path, mode: GenerationM
     for operation in known:
 
         @settings(
-            max_examples=10, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+            max_examples=requests,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(HealthCheck),
         )
         @given(case=operation.as_strategy(generation_mode=mode))
         def ask(case: Any) -> None:
@@ -831,12 +861,15 @@ def test_the_command_prints_its_address_and_ctrl_c_ends_it(folder: Path) -> None
     with subprocess.Popen(
         [*command, "--device", "cpu"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as running:
-        assert running.stdout is not None and running.stderr is not None
-        line = running.stdout.readline()
-        place = line.split()[1]
-        assert httpx.get(f"{place}api/places").status_code == 200
-        assert httpx.get(f"{place}api/model?model=bars").status_code == 200
-        running.send_signal(2)
-        assert running.wait(20) == 0
-        assert running.stderr.read() == ""
-        assert "closed" in running.stdout.read()
+        try:
+            assert running.stdout is not None and running.stderr is not None
+            line = running.stdout.readline()
+            place = line.split()[1]
+            assert httpx.get(f"{place}api/places", timeout=60).status_code == 200
+            assert httpx.get(f"{place}api/model?model=bars", timeout=60).status_code == 200
+            running.send_signal(2)
+            assert running.wait(60) == 0
+            assert running.stderr.read() == ""
+            assert "closed" in running.stdout.read()
+        finally:
+            running.kill()

@@ -6,8 +6,6 @@ import contextlib
 import json
 import re
 import shutil
-import subprocess
-import sys
 import threading
 import time
 import zipfile
@@ -20,7 +18,9 @@ import pytest
 from PIL import Image
 
 import ganvas
+from ganvas.errors import TrainingError
 from ganvas.provenance import read_provenance
+from ganvas.training import loop
 
 pytest.importorskip("fastapi", reason="the studio needs pip install 'ganvas[studio]'")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
@@ -33,14 +33,27 @@ PATIENCE = 60_000  # milliseconds: the machine may be busy
 
 @pytest.fixture(scope="module")
 def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A training that goes on while the other tests run."""
+    """A training that goes on while the other tests run, and rests after each step, so that they have the processor."""
     folder = tmp_path_factory.mktemp("studio") / "runs"
-    options = {"size": 16, "base": 8, "z-dim": 8, "batch": 16, "previews": 12, "device": "cpu", "minutes": 0.5}
-    asked = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    command = [sys.executable, "-m", "ganvas", "train", "digits", *asked, "--out", str(folder / "live")]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
+    update, over = loop.update, threading.Event()
+
+    def slow(*arguments: Any) -> None:
+        if threading.current_thread() is thread and over.wait(0.1):
+            raise TrainingError("the tests are over")
+        update(*arguments)
+
+    def train() -> None:
+        options = {"size": 16, "base": 8, "z_dim": 8, "batch": 16, "previews": 12, "device": "cpu", "minutes": 0.5}
+        with contextlib.suppress(TrainingError):
+            ganvas.train("digits", folder / "live", quiet=True, limit=300, **options)
+
+    thread = threading.Thread(target=train)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "update", slow)
+        thread.start()
         yield folder
-        running.terminate()
+        over.set()
+        thread.join(60)
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +88,9 @@ def studio(runs: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
         server.should_exit = True
         thread.join(20)
+    for one in threading.enumerate():  # a process that ends while one of these computes is aborted
+        if one.name.endswith("(prepare)"):
+            one.join(60)
 
 
 @pytest.fixture(scope="module")

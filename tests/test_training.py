@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,10 +20,11 @@ import pytest
 import torch
 
 import ganvas
+from conftest import Command
 from ganvas.errors import ConfigError, RunError, TrainingError
 from ganvas.records import read_log
 from ganvas.run import Run, read_checkpoint
-from ganvas.training import loop
+from ganvas.training import clock, loop
 from ganvas.training.step import Stats
 
 SMALL = {"size": 16, "batch": 16, "base": 8, "z_dim": 8, "previews": 3, "device": "cpu", "quiet": True}
@@ -76,14 +78,14 @@ def without_time(state: dict) -> dict:
     return {**state, "counters": counters}
 
 
-def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    """Raises a SIGTERM inside the loop after so many steps."""
+def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int, number: signal.Signals = signal.SIGTERM) -> None:
+    """Raises a signal inside the loop after so many steps."""
     original, done = loop.accumulate_gradients, []
 
     def counted(*arguments: object) -> object:
         done.append(1)
         if len(done) == steps:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         return original(*arguments)
 
     monkeypatch.setattr(loop, "accumulate_gradients", counted)
@@ -260,15 +262,15 @@ def test_folder_with_other_files_is_never_written_into(pictures: Path, tmp_path:
 
 
 def test_second_process_is_refused(pictures: Path, finished: Path) -> None:
-    code = "import sys, ganvas; ganvas.train(sys.argv[1], sys.argv[2], images=9999, quiet=True)"
-    with Run(finished):
-        second = subprocess.run([sys.executable, "-c", code, pictures, finished], capture_output=True, text=True)
-    assert "another process is training" in second.stderr
+    with Run(finished), pytest.raises(RunError, match="another process is training"):  # the lock is of an open file
+        ganvas.train(pictures, finished, images=9999, quiet=True)
 
 
-def test_minutes_end_with_the_budget(pictures: Path, tmp_path: Path) -> None:
-    trained = ganvas.train(pictures, tmp_path / "run", minutes=0.1, **SMALL)
-    assert trained.seconds >= 6.0
+def test_minutes_end_with_the_budget(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that runs twenty times as fast."""
+    monkeypatch.setattr(clock, "time", SimpleNamespace(monotonic=lambda: 20 * time.monotonic()))
+    trained = ganvas.train(pictures, tmp_path / "run", minutes=0.5, **SMALL)
+    assert trained.seconds >= 30
     rates = [record["lr"] for record in read_log(tmp_path / "run") if "lr" in record]
     asked = json.loads((tmp_path / "run" / "config.json").read_text())["train"]
     assert max(rates) > 0.5 * asked["lr"]
@@ -364,15 +366,29 @@ def test_budgets_exclude_each_other() -> None:
         ganvas.TrainConfig(minutes=1, images=5)
 
 
-def test_two_processes_equal_one_with_the_same_global_batch(pictures: Path, tmp_path: Path) -> None:
+def test_two_processes_equal_one_with_the_same_global_batch(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the two, one is this process."""
     options = {"images": 128, "size": 16, "batch": 16, "base": 8, "z_dim": 8, "previews": 2, "device": "cpu"}
     options |= {"augment": 0.5, "penalty_interval": 2}
     ganvas.train(pictures, tmp_path / "one", quiet=True, **options)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    command += ["-m", "ganvas", "train", str(pictures), "--out", str(tmp_path / "two")]
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    for name, value in {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    command = [sys.executable, "-m", "ganvas", "train", str(pictures), "--out", str(tmp_path / "two")]
     for name, value in options.items():
         command += ["--" + name.replace("_", "-"), str(value)]
-    subprocess.run(command, check=True, capture_output=True, timeout=200, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    second = subprocess.Popen(command, env=os.environ | {"RANK": "1"})
+    try:
+        monkeypatch.setenv("RANK", "0")
+        ganvas.train(pictures, tmp_path / "two", quiet=True, **options)
+        assert second.wait(60) == 0
+    finally:
+        second.kill()
+        second.wait()
     assert newest_state(tmp_path / "two")["counters"]["images_seen"] == 128
     one, two = (ganvas.Generator.load(tmp_path / name).sample(8) for name in ("one", "two"))
     torch.testing.assert_close(two, one, rtol=0, atol=2e-3)
@@ -394,13 +410,18 @@ def start_command(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_signal_saves_and_prints_the_resume_command(pictures: Path, tmp_path: Path, number: signal.Signals) -> None:
-    process = start_command(pictures, tmp_path / "run")
-    process.send_signal(number)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 128 + number, err
-    assert f"to continue: ganvas train {pictures} --out" in out
-    assert "Traceback" not in err
+def test_signal_saves_and_prints_the_resume_command(
+    number: signal.Signals, pictures: Path, tmp_path: Path, ganvas_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "isatty", lambda _: False)  # after a SIGHUP nothing is written to a terminal
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
+    stop_after(monkeypatch, steps=3, number=number)
+    options = ("--images", 320, "--size", 16, "--batch", 16, "--base", 8, "--device", "cpu")
+    answer = ganvas_command("train", pictures, "--out", tmp_path / "run", *options)
+    signal.signal(signal.SIGHUP, before)
+    assert answer.code == 128 + number, answer.err
+    assert f"to continue: ganvas train {pictures} --out" in answer.out
+    assert Run(tmp_path / "run").saved()[-1].images_seen == 48
     ganvas.Generator.load(tmp_path / "run").sample(2)
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from ganvas.errors import DataError
-from ganvas.judge.usefulness import ARMS, RealOrFake, Usefulness, interval, real_or_fake, usefulness
+from ganvas.judge import usefulness
+from ganvas.judge.usefulness import ARMS, RealOrFake, Usefulness, interval, real_or_fake
 
 
 def textures(num: int, seed: int, side: int = 16) -> np.ndarray:
@@ -36,8 +37,9 @@ def marked() -> RealOrFake:
     return real_or_fake(textures(150, 0), fake, steps=80)
 
 
-def test_two_real_draws_are_told_apart_by_chance_only() -> None:
+def test_two_real_draws_are_told_apart_by_chance_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten pairs of draws; each 95% interval misses chance once in twenty."""
+    monkeypatch.setattr(usefulness, "MAP_PICTURES", 4)  # no map is looked at
     found = [real_or_fake(textures(60, 2 * i), textures(60, 2 * i + 1), steps=10, seed=i) for i in range(10)]
     assert sum(one.accuracy.low <= 0.5 <= one.accuracy.high for one in found) >= 8
     assert abs(np.mean([one.accuracy.value for one in found]) - 0.5) < 0.05
@@ -64,7 +66,10 @@ def test_the_same_seed_gives_the_same_answer(marked: RealOrFake) -> None:
     np.testing.assert_array_equal(again.map, marked.map)
 
 
-def test_which_way_pictures_face_does_not_count_where_mirrored_ones_were_learnt() -> None:
+def test_which_way_pictures_face_does_not_count_where_mirrored_ones_were_learnt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(usefulness, "MAP_PICTURES", 4)
     real, fake = textures(80, 0), textures(80, 1)
     real[:, :, :5], fake[:, :, -5:] = 230, 230
     assert real_or_fake(real, fake, steps=40).accuracy.low > 0.9
@@ -90,7 +95,7 @@ def test_too_few_pictures_or_other_shapes_are_refused() -> None:
 
 def judged(synthetic: np.ndarray, labels: np.ndarray) -> Usefulness:
     (real, real_labels), (heldout, heldout_labels) = bars(40, 0), bars(300, 1)
-    return usefulness(
+    return usefulness.usefulness(
         real, real_labels, synthetic, labels, heldout, heldout_labels, 2, kind="digits", steps=40, seeds=3
     )
 

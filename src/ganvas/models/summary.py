@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +86,7 @@ def summarise(network: nn.Module, *inputs: Tensor | None) -> Summary:
     return Summary(rows, parameters, sum(row.macs for row in rows), numbers)
 
 
+@functools.cache  # half a second for large networks; a plan, its table and a training ask for the same ones
 def summarise_config(config: ModelConfig) -> tuple[Summary, Summary]:
     """Summaries of (generator, discriminator), without allocating weights."""
     with torch.device("meta"):

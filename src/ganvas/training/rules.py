@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,7 @@ class Traits:
     batch_statistics: bool
 
 
+@functools.cache
 def traits_of(model: ModelConfig) -> Traits:
     with torch.device("meta"):
         generator, discriminator = build(model)
