@@ -1,0 +1,56 @@
+"""What an evaluation concludes: from real images nothing bad, from each planted fault its finding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ganvas.config import ModelConfig
+from ganvas.data.pack import Pack, open_pack
+from ganvas.generator import Generator, ModelInfo
+from ganvas.judge.evaluate import Judgement, Options
+from ganvas.models import build
+from planted import landscapes
+
+SIDE = 32
+
+
+class Given(Judgement):
+    """The evaluation of a generator that gives these images (M, H, W, C)."""
+
+    def __init__(self, pack: Pack, images: np.ndarray, **options: Any) -> None:
+        self.given = images
+        config = ModelConfig("mlp", pack.height, pack.width, pack.channels, z_dim=8, base=8)
+        generator = Generator(build(config)[0], ModelInfo(config))
+        options = {"features": "random", "num": len(images), "device": "cpu"} | options
+        super().__init__(generator, pack, Options(**options), lambda what, done, total: None)
+
+    def sample(self, num: int) -> np.ndarray:
+        return self.given
+
+    def second_kid(self, name: str) -> Any:
+        return super().second_kid("random")  # quicker than the network of the photographs
+
+
+def packed(images: np.ndarray, folder: Path) -> Pack:
+    np.save(folder / "images.npy", images)
+    return open_pack(folder / "images.npy")
+
+
+def measured(judged: Judgement) -> dict[str, dict[str, Any]]:
+    """The rows of the measures by name."""
+    return {row["key"]: row for row in judged.measures()}
+
+
+@pytest.mark.parametrize("num", [90, 300])
+def test_a_perfect_generator_is_as_good_as_real_images(num: int, tmp_path: Path) -> None:
+    """Most measures depend on the numbers of images: values for real images come from as many."""
+    images = landscapes(2 * num, SIDE, 1)
+    rows = measured(Given(packed(images[:num], tmp_path), images[num:]))
+    for key in ("frechet", "recall", "density", "coverage", "mind", "vendi"):
+        if rows[key]["real"] is not None:
+            assert rows[key]["low"] <= rows[key]["real"] <= rows[key]["high"], rows[key]
+    assert (rows["coverage"]["real"] is None) == (num < 100)  # too few for two sets of real images
