@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from ganvas.config import ModelConfig
 from ganvas.data.pack import Pack, open_pack
 from ganvas.generator import Generator, ModelInfo
+from ganvas.judge.copies import CopyFinder
 from ganvas.judge.evaluate import Judgement, Options
 from ganvas.models import build
+from ganvas.report.page import copy_facts
 from planted import landscapes
 
 SIDE = 32
@@ -54,3 +57,39 @@ def test_a_perfect_generator_is_as_good_as_real_images(num: int, tmp_path: Path)
         if rows[key]["real"] is not None:
             assert rows[key]["low"] <= rows[key]["real"] <= rows[key]["high"], rows[key]
     assert (rows["coverage"]["real"] is None) == (num < 100)  # too few for two sets of real images
+
+
+FAULTS = {
+    "real": lambda images: images,
+    "blurred": lambda images: np.rint(gaussian_filter(images.astype(float), (0, 1, 1, 0))).astype(np.uint8),
+    "flat": lambda images: np.broadcast_to(images[:, :1, :1], images.shape),
+    "noise": lambda images: np.random.default_rng(0).integers(0, 256, images.shape, np.uint8),
+}
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Pack, np.ndarray]:
+    """A pack of 300 handwritten digits, and 100 others."""
+    every = open_pack("digits")
+    images = np.asarray(every.images[np.random.default_rng(0).permutation(len(every.images))[:400]])
+    return packed(images[:300], tmp_path_factory.mktemp("digits")), images[300:]
+
+
+@pytest.fixture(scope="module")
+def finder(digits: tuple[Pack, np.ndarray]) -> CopyFinder:
+    return CopyFinder(digits[0])
+
+
+@pytest.mark.parametrize(("name", "like"), [("real", True), ("blurred", True), ("flat", False), ("noise", False)])
+def test_that_images_unlike_the_data_are_no_copies_means_nothing(
+    name: str, like: bool, digits: tuple[Pack, np.ndarray], finder: CopyFinder
+) -> None:
+    images = FAULTS[name](digits[1][:40])
+    judged = Given(digits[0], images)
+    judged.measures()
+    copies = finder.judge(images, judged.unlike)
+    assert copies.meaningful == like and not copies.caught
+    assert ("no sign of copying" in copies.sentence) == like
+    assert ("not meaningful: these images do not resemble the data" in copies.sentence) == (not like)
+    facts = copy_facts({"meaningful": copies.meaningful, "authenticity": copies.authenticity._asdict()})
+    assert bool(facts) == like

@@ -30,7 +30,7 @@ from ganvas.judge.classwise import class_table, mode_coverage
 from ganvas.judge.feature_cache import features_of
 from ganvas.judge.features import Features
 from ganvas.judge.frechet import MINIMUM_FOR_FID, check_fid
-from ganvas.judge.measures import INCEPTION, Measures, Row, as_row
+from ganvas.judge.measures import INCEPTION, Measures, Row, as_row, unlike
 from ganvas.models.pretrained import pretrained_network
 from ganvas.pictures import grid, save_png
 from ganvas.provenance import provenance
@@ -182,6 +182,7 @@ class Judgement:
         self.generator, self.pack, self.options, self.report = generator, pack, options, report
         bytes_each = pack.height * pack.width * pack.channels * pack.depth // 8
         self.left_out: list[str] = []
+        self.unlike = False  # whether the samples resemble no real image in both networks, see `measures`
         self.trained_with = pretrained_network(generator.info.config)
         name = options.features or ("random" if self.trained_with else DEFAULT_FEATURES)
         # Loaded before the samples are made, which takes longer: a wrong name or missing weights are reported at once.
@@ -286,6 +287,7 @@ class Judgement:
         fake, logits = features.both(self.samples[: self.num_measured])
         measures = self.in_features(features)
         rows = measures.rows(real, floor, fake, logits, self.options.force)
+        self.unlike = unlike(real, fake)
         rows.insert(1, self.second_kid("random" if features.name != "random" else DEFAULT_FEATURES))
         if self.split == "training" and len(self.heldout) < LEAST:
             self.left_out.append(f"KID to held-out images: {self.too_few_held_out(LEAST)}.")
@@ -299,8 +301,10 @@ class Judgement:
     def second_kid(self, name: str) -> Row:
         """KID in the features of another kind of network, because one network alone can mislead."""
         features = Features.load(name, self.options.device, pack=self.pack)
+        real, floor = self.real_features(features)
         fake = features(self.samples[: self.num_measured])
-        return self.in_features(features).second(*self.real_features(features), fake)
+        self.unlike = self.unlike and unlike(real, fake)
+        return self.in_features(features).second(real, floor, fake)
 
     def in_features(self, features: Features) -> Measures:
         sampling = f"seed {self.options.seed}, truncation {self.options.truncation:g}, EMA weights"
@@ -370,7 +374,7 @@ class Judgement:
         if len(pack.heldout) < copies.LEAST:
             raise DataError(self.too_few_held_out(copies.LEAST))
         finder = copies.CopyFinder(pack, self.report)
-        judged = finder.judge(self.samples)
+        judged = finder.judge(self.samples, self.unlike)
         shown = np.argsort(judged.found.score)[:CLOSEST]
         rows = []
         for i, sample in enumerate(shown):
@@ -391,6 +395,8 @@ class Judgement:
         return {
             "num": len(self.samples),
             "rate": judged.rate._asdict(),
+            "caught": judged.caught,
+            "meaningful": judged.meaningful,
             "false_alarms": finder.false_alarms.value,
             "threshold": finder.threshold,
             "authenticity": judged.authenticity._asdict(),

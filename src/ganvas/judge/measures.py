@@ -55,6 +55,8 @@ MEANINGS = {
 }
 """Of each measure: which way is better, and a sentence for the reader of a report."""
 
+UNLIKE = 0.1  # precision below which images do not resemble the data
+
 Row = dict[str, Any]
 Found = TypeVar("Found")
 
@@ -77,6 +79,11 @@ def as_row(
 def of(measure: Callable[[np.ndarray, np.ndarray], Found], real: np.ndarray, floor: np.ndarray | None) -> Found | None:
     """The measure between two sets of real images; None if there are too few."""
     return None if floor is None else measure(real, floor)
+
+
+def unlike(real: np.ndarray, fake: np.ndarray) -> bool:
+    """Whether hardly any generated image (M, D) resembles a real one (N, D)."""
+    return distances.precision_recall(real, fake)[0] < UNLIKE
 
 
 class Measures:

@@ -186,9 +186,12 @@ def as_arguments(options: Record) -> list[str]:
 def overfitting(case: Case) -> list[str]:
     """Signs of overfitting, one clause each."""
     signs = []
-    rate, alarms = case.copies.get("rate"), case.copies.get("false_alarms") or 0.0
-    if rate and rate["low"] > alarms:
-        signs.append(f"{interval(rate)} of the samples are copies of training images (false-alarm rate: {alarms:.1%})")
+    if case.copies.get("caught"):
+        alarms = case.copies.get("false_alarms") or 0.0
+        signs.append(
+            f"{interval(case.copies['rate'])} of the samples are copies of training images (false-alarm rate: "
+            f"{alarms:.1%})"
+        )
     seen, unseen = case.measures.get("kid_training"), case.measures.get("kid")
     if case.measures.get("kid_heldout"):
         seen, unseen = case.measures.get("kid"), case.measures["kid_heldout"]

@@ -296,8 +296,9 @@ def copy_facts(copies: Record) -> list[tuple[str, str]]:
         ("Copy rate", "rate"),
         ("Authenticity", "authenticity"),
     )
-    facts = [(name, percent_interval(copies[key])) for name, key in intervals if copies.get(key)]
-    if copies.get("closer_than_heldout"):
+    meaningful = copies.get("meaningful", True)
+    facts = [(name, percent_interval(copies[key])) for name, key in intervals if meaningful and copies.get(key)]
+    if meaningful and copies.get("closer_than_heldout"):
         facts.append(("Nearness", f"{percent_interval(copies['closer_than_heldout'])}; 50% is chance"))
     if number(copies.get("false_alarms")) is not None:
         facts.append(("False alarms", f"{percent(copies['false_alarms'])} of held-out images"))
