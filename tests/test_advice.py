@@ -184,8 +184,8 @@ def test_collapse() -> None:
     assert found.title == "Mode collapse"
     assert "--r1 0.1" in found.command
     assert "--lr 0.00125" in found.command
-    classes = {"modes": {"covered": {"value": 7, "low": 6, "high": 7}, "of": 10}}
-    assert "3 of 10 classes" in only(advice(evaluation(classes=classes), log(SLOWING), config())).evidence
+    classes = {"missing": ["3"], "sentence": "Class 3 is missing."}
+    assert "Class 3 is missing." in only(advice(evaluation(classes=classes), log(SLOWING), config())).evidence
     classic = config(preset="dcgan", model="dcgan", loss="bce", r1=0.0)
     found = only(advice(evaluation(), log(SLOWING, "collapse"), classic))
     assert "--loss relativistic" in found.command

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from ganvas.config import ModelConfig
+from ganvas.config import DataConfig, ModelConfig
 from ganvas.data.pack import Pack, open_pack
 from ganvas.generator import Generator, ModelInfo
 from ganvas.judge.copies import CopyFinder
@@ -93,3 +93,43 @@ def test_that_images_unlike_the_data_are_no_copies_means_nothing(
     assert ("not meaningful: these images do not resemble the data" in copies.sentence) == (not like)
     facts = copy_facts({"meaningful": copies.meaningful, "authenticity": copies.authenticity._asdict()})
     assert bool(facts) == like
+
+
+def shifted(images: np.ndarray, levels: int) -> np.ndarray:
+    return (images.astype(int) + levels).clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def labelled(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Pack:
+    """Handwritten digits with their labels, a third held out. Their classifier is trained once, in few steps."""
+    monkeypatch.setattr("ganvas.judge.classifier.LEAST_STEPS", 60)
+    every = open_pack("digits")
+    assert every.labels is not None
+    folder = tmp_path_factory.mktemp("labelled")
+    np.savez(folder / "images.npz", images=every.images[:900], labels=every.labels[:900])
+    return open_pack(folder / "images.npz", DataConfig(holdout=0.33))
+
+
+@pytest.mark.parametrize(
+    ("name", "missing", "words"),
+    [
+        ("real", [], "No class is clearly missing."),
+        ("brighter", [], "No class is clearly missing."),
+        ("without 3", ["3"], "Class missing or rare among the generated images: 3 ("),
+        ("negative", [], "Classes cannot be judged: the generated images do not resemble the data."),
+    ],
+)
+def test_classes_that_are_missing_are_named_and_no_others(
+    name: str, missing: list[str], words: str, labelled: Pack
+) -> None:
+    assert labelled.labels is not None
+    chosen = labelled.heldout
+    if name == "without 3":
+        others = chosen[labelled.labels[chosen] != 3]
+        chosen = np.append(others[:149], chosen[labelled.labels[chosen] == 3][:1])
+    images = np.asarray(labelled.images[chosen])
+    images = {"brighter": shifted(images, 40), "negative": 255 - images}.get(name, images)
+    content, _ = Given(labelled, images).classes() or ({}, None)
+    assert content["missing"] == missing and content["sentence"].startswith(words)
+    three = content["rows"][3]
+    assert three["generated_low"] <= three["generated_share"] <= three["generated_high"]

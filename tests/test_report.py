@@ -117,6 +117,7 @@ def judge(run: Path, classes: tuple[str, str] = ("lying", "standing"), **changes
                       "confused_with": None, "num": 10} for name, share in zip(classes, (0.4, 0.6), strict=True)],
             "total_variation": 0.1, "chance": 0.2, "agreement": interval(0.9, 0.05), "worst": classes[1],
             "modes": {"covered": interval(2, 0), "of": 2, "kl": 0.0}, "judge": "a classifier",
+            "missing": [], "sentence": "No class is clearly missing.",
         },
         "copies": {
             "num": 20, "rate": rate, "false_alarms": 0.01, "authenticity": rate, "closer_than_heldout": rate,
@@ -160,7 +161,7 @@ def test_everything_that_was_measured_is_said(run: Path) -> None:
     page = Page(path)
     for said in (
         "0.1235", "(0.1195 to 0.1275)", "−0.0012", "Meaning of Precision.", "biased: few".capitalize(), "k = 3",
-        "Class shares differ from the data by 10.0%", "Worst class: standing", "2 of 2", "a classifier",
+        "Class shares differ from the data by 10.0%", "Worst class: standing", "No class is clearly missing.", "a classifier",
         "1 of 20 is a copy.", "5.0% (4.0 to 6.0%)", "flagged, mirrored; seed 7, x", "4 among the training images",
         "60.0% of the real", "There is a lattice.",
         "Checkerboard artefacts, period 4 pixels 5.50 1.10", "0.80 (0.70 to 0.95)", "2.0% 0.4%",

@@ -26,7 +26,7 @@ from ganvas.errors import CheckpointError, ConfigError, DataError, RunError
 from ganvas.generator import Generator, find_weights, to_pixels
 from ganvas.judge import artefacts, copies, usefulness
 from ganvas.judge.classifier import judge_of
-from ganvas.judge.classwise import class_table, mode_coverage
+from ganvas.judge.classwise import ClassRow, class_table, expected_shares, missing, mode_coverage
 from ganvas.judge.feature_cache import features_of
 from ganvas.judge.features import Features
 from ganvas.judge.frechet import MINIMUM_FOR_FID, check_fid
@@ -332,7 +332,10 @@ class Judgement:
         labels = pack.labels[self.reference]
         table = class_table(pack.classes, labels, found, self.labels, real, fake)
         every = pack.labels[pack.training]  # because the reference may lack rare classes
-        modes = mode_coverage(found, np.bincount(every, minlength=pack.num_classes) / len(every))
+        shares = np.bincount(every, minlength=pack.num_classes) / len(every)
+        modes = mode_coverage(found, shares)
+        alien = unlike(real, fake)
+        lacking = [] if alien else missing(found, expected_shares(shares, judge.confusion))
         accuracy = judge.accuracy
         tested = f"{judge.num_tested:,} held-out images"
         name = f"a classifier trained on real images (accuracy {accuracy.value:.1%} on {tested})"
@@ -341,6 +344,8 @@ class Judgement:
                 "name": row.name,
                 "real_share": row.real,
                 "generated_share": row.fake.value,
+                "generated_low": row.fake.low,
+                "generated_high": row.fake.high,
                 "kid": None if row.kid is None else row.kid.value,
                 "agreement": None if row.agreement is None else row.agreement.value,
                 "confused_with": row.taken_for,
@@ -354,6 +359,11 @@ class Judgement:
             "chance": table.chance,
             "agreement": None if table.agreement is None else table.agreement._asdict(),
             "worst": table.worst,
+            "judged": not alien,
+            "missing": [pack.classes[i] for i in lacking],
+            "sentence": "Classes cannot be judged: the generated images do not resemble the data."
+            if alien
+            else in_words([table.rows[i] for i in lacking]),
             "modes": {"covered": modes.covered._asdict(), "of": modes.of, "kl": modes.divergence._asdict()},
             "judge": name,
         }
@@ -527,6 +537,17 @@ class Judgement:
                 "numpy": np.__version__,
             },
         }
+
+
+def in_words(missing: list[ClassRow]) -> str:
+    """A sentence about the classes that the generator lacks."""
+    if not missing:
+        return "No class is clearly missing."
+    each = [
+        f"{row.name} ({row.fake.value:.1%}, {row.fake.low:.1%} to {row.fake.high:.1%}; in the data {row.real:.1%})"
+        for row in missing
+    ]
+    return f"{'Classes' if len(each) > 1 else 'Class'} missing or rare among the generated images: {', '.join(each)}."
 
 
 def first(indices: np.ndarray, num: int) -> np.ndarray:

@@ -263,10 +263,8 @@ def collapsed(case: Case) -> Iterator[Advice]:
         if good and case.compared(key) < COLLAPSED:
             row = case.measures[key]
             signs.append(f"{key} is {row['value']:.2f} (real images: {row['real']:.2f})")
-    modes = (case.evaluation.get("classes") or {}).get("modes") or {}
-    covered = number(modes.get("covered"))
-    if covered is not None and covered < modes["of"]:
-        signs.append(f"{modes['of'] - covered:g} of {modes['of']} classes never appear")
+    found: Record = case.evaluation.get("classes") or {}
+    signs += [found["sentence"]] if found.get("missing") else []
     if not signs or (case.falls() > FALLING and "collapse" not in case.health):
         return  # diversity may still grow
     if case.train["loss"] != "relativistic" and case.train["model"] in CLASSIC:
@@ -359,6 +357,8 @@ def marks(case: Case) -> Iterator[Advice]:
 
 def classes(case: Case) -> Iterator[Advice]:
     found: Record = case.evaluation.get("classes") or {}
+    if not found.get("judged", True):
+        return
     mean, rows = found.get("agreement"), {row["name"]: row for row in found.get("rows", [])}
     worst: Record = rows.get(found.get("worst")) or {}
     agreement = number(worst.get("agreement"))

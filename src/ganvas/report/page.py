@@ -277,8 +277,6 @@ def class_rows(evaluation: Record) -> Record | None:
     found = evaluation.get("classes")
     if not found:
         return None
-    modes = found.get("modes") or {}
-    covered = number(modes.get("covered"))
     return {
         "rows": found["rows"],
         "folded": len(found["rows"]) > MANY_CLASSES,
@@ -287,7 +285,7 @@ def class_rows(evaluation: Record) -> Record | None:
         "distance": percent(found.get("total_variation")),
         "chance": percent(found["chance"]) if number(found.get("chance")) is not None else None,
         "agreement": percent_interval(found["agreement"]) if found.get("agreement") else None,
-        "modes": None if covered is None else f"{covered:.0f} of {modes['of']}",
+        "sentence": found.get("sentence"),
     }
 
 
