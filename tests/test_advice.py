@@ -316,3 +316,8 @@ def test_the_evidence_is_left_as_it_was() -> None:
     before = copy.deepcopy(given)
     assert advice(*given)
     assert given == before
+
+
+def test_good_images_that_share_one_head_are_a_collapse() -> None:
+    found = only(advice(evaluation(measure("vendi", 5.5, 33.8, 0.5)), log(SLOWING), config()))
+    assert found.title == "Mode collapse" and "The Vendi score is 5.5 (real images: 33.8)." in found.evidence

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from ganvas.data.pack import Pack, open_pack
 from ganvas.generator import Generator, ModelInfo
 from ganvas.judge.copies import CopyFinder
 from ganvas.judge.evaluate import Judgement, Options
+from ganvas.judge.measures import Measures
 from ganvas.models import build
 from ganvas.report.page import copy_facts
 from planted import landscapes
@@ -57,6 +59,17 @@ def test_a_perfect_generator_is_as_good_as_real_images(num: int, tmp_path: Path)
         if rows[key]["real"] is not None:
             assert rows[key]["low"] <= rows[key]["real"] <= rows[key]["high"], rows[key]
     assert (rows["coverage"]["real"] is None) == (num < 100)  # too few for two sets of real images
+
+
+def test_what_all_images_share_is_not_diversity() -> None:
+    """Features of faces have most of their length in common; one face with small changes is not as diverse."""
+    rng = np.random.default_rng(0)
+    real, floor = 5 + rng.normal(size=(2, 100, 32)).astype(np.float32)
+    fake = real[:1] + 0.3 * rng.normal(size=(100, 32)).astype(np.float32)
+    network: Any = SimpleNamespace(name="network", protocol="")
+    rows = Measures(network, "", "training", 100, 100).rows(real, floor, fake, np.empty((100, 0)), force=False)
+    vendi = next(row for row in rows if row["key"] == "vendi")
+    assert vendi["high"] < 0.2 * vendi["real"]
 
 
 FAULTS = {

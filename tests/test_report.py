@@ -161,7 +161,8 @@ def test_everything_that_was_measured_is_said(run: Path) -> None:
     page = Page(path)
     for said in (
         "0.1235", "(0.1195 to 0.1275)", "−0.0012", "Meaning of Precision.", "biased: few".capitalize(), "k = 3",
-        "Class shares differ from the data by 10.0%", "Worst class: standing", "No class is clearly missing.", "a classifier",
+        "Class shares differ from the data by 10.0%", "Worst class: standing", "No class is clearly missing.",
+        "a classifier",
         "1 of 20 is a copy.", "5.0% (4.0 to 6.0%)", "flagged, mirrored; seed 7, x", "4 among the training images",
         "60.0% of the real", "There is a lattice.",
         "Checkerboard artefacts, period 4 pixels 5.50 1.10", "0.80 (0.70 to 0.95)", "2.0% 0.4%",

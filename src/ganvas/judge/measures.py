@@ -47,7 +47,7 @@ MEANINGS = {
     "density": ("higher", "How densely real images surround the generated images (quality; robust to outliers)."),
     "coverage": ("higher", "Share of real images with a generated image nearby (diversity; robust to outliers)."),
     "mind": ("lower", "Sliced Wasserstein distance between features: compares whole distributions, unlike Frechet."),
-    "vendi": ("near", "Effective number of different images (diversity)."),
+    "vendi": ("near", "Effective number of different images (diversity), by their differences from the mean image."),
     "inception_score": (
         "higher",
         "Clear and diverse images in terms of ImageNet classes. It says little about other kinds of images.",
@@ -134,15 +134,16 @@ class Measures:
             more = "k = 3" if key in ("precision", "recall") else "k = 5"
             best = None if ideal is None else getattr(ideal, key).value
             rows.append(self.row(key, key.capitalize(), getattr(found, key), best, more))
-        num = min(len(real), len(fake), len(real if floor is None else floor))
         mind = of(distances.mind, real, floor)
-        rows += [
-            self.row("mind", "MIND", distances.mind(real, fake), mind and mind.value, "1,000 projections, seed 0"),
-            self.row(
-                "vendi", "Vendi score", distances.vendi(fake[:num]), distances.vendi(real[:num]).value,
-                f"{num:,} images of each kind",
-            ),
-        ]  # fmt: skip
+        rows.append(
+            self.row("mind", "MIND", distances.mind(real, fake), mind and mind.value, "1,000 projections, seed 0")
+        )
+        # What all images share, such as the position of a head, is not diversity.
+        centre, expected = real.mean(axis=0), real if floor is None else floor
+        num = min(len(fake), len(expected))
+        diverse, ideal = (distances.vendi(images[:num] - centre) for images in (fake, expected))
+        more = f"{num:,} images of each kind, centred on the mean of the real images"
+        rows.append(self.row("vendi", "Vendi score", diverse, ideal.value, more))
         if inception:
             score = distances.inception_score(logits)
             rows.append(self.row("inception_score", "Inception score", score, None, "10 splits in order"))

@@ -259,10 +259,11 @@ def collapsed(case: Case) -> Iterator[Advice]:
     signs = [case.health["collapse"]] if "collapse" in case.health else []
     signs += [case.wrong["variety"]] if "variety" in case.wrong else []
     good = case.compared("precision") > SHORT_OF  # poor images lack diversity as well, and precision comes first
-    for key in ("recall", "coverage"):
+    for key in ("recall", "coverage", "vendi"):
         if good and case.compared(key) < COLLAPSED:
             row = case.measures[key]
-            signs.append(f"{key} is {row['value']:.2f} (real images: {row['real']:.2f})")
+            name = "the Vendi score" if key == "vendi" else key
+            signs.append(f"{name} is {row['value']:.3g} (real images: {row['real']:.3g})")
     found: Record = case.evaluation.get("classes") or {}
     signs += [found["sentence"]] if found.get("missing") else []
     if not signs or (case.falls() > FALLING and "collapse" not in case.health):
