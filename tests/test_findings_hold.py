@@ -61,15 +61,29 @@ def test_a_perfect_generator_is_as_good_as_real_images(num: int, tmp_path: Path)
     assert (rows["coverage"]["real"] is None) == (num < 100)  # too few for two sets of real images
 
 
+def in_network(real: np.ndarray, floor: np.ndarray, fake: np.ndarray) -> dict[str, dict[str, Any]]:
+    """The rows for features (N, D) of some network, by name."""
+    network: Any = SimpleNamespace(name="network", protocol="")
+    measures = Measures(network, "", "training", len(real), len(fake))
+    return {row["key"]: row for row in measures.rows(real, floor, fake, np.empty((len(fake), 0)), force=False)}
+
+
 def test_what_all_images_share_is_not_diversity() -> None:
     """Features of faces have most of their length in common; one face with small changes is not as diverse."""
     rng = np.random.default_rng(0)
     real, floor = 5 + rng.normal(size=(2, 100, 32)).astype(np.float32)
     fake = real[:1] + 0.3 * rng.normal(size=(100, 32)).astype(np.float32)
-    network: Any = SimpleNamespace(name="network", protocol="")
-    rows = Measures(network, "", "training", 100, 100).rows(real, floor, fake, np.empty((100, 0)), force=False)
-    vendi = next(row for row in rows if row["key"] == "vendi")
+    vendi = in_network(real, floor, fake)["vendi"]
     assert vendi["high"] < 0.2 * vendi["real"]
+
+
+@pytest.mark.parametrize(("num", "enough"), [(60, True), (45, False)])
+def test_a_frechet_distance_whose_interval_holds_the_true_one_comes_first(num: int, enough: bool) -> None:
+    sets = np.random.default_rng(0).normal(size=(3, num, 32)).astype(np.float32)
+    rows = in_network(*sets)
+    assert rows["frechet"]["low"] > 0  # of equal distributions
+    assert next(key for key in rows if key.startswith("frechet")) == ("frechet_infinity" if enough else "frechet")
+    assert not enough or rows["frechet_infinity"]["low"] < 0 < rows["frechet_infinity"]["high"]
 
 
 FAULTS = {

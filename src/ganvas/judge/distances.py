@@ -17,11 +17,12 @@ from scipy.special import entr, softmax
 from scipy.stats import t as student
 
 from ganvas.errors import DataError
-from ganvas.judge.frechet import MINIMUM_FOR_FID, Statistics, check_fid, fid_infinity, frechet, frechet_interval
+from ganvas.judge.frechet import LINEAR, MINIMUM_FOR_FID, Statistics, check_fid, fid_infinity, frechet, frechet_interval
 from ganvas.judge.intervals import LEVEL, Interval, check, check_finite, normal, slices
 from ganvas.judge.manifold import Manifold, manifold, precision_recall
 
 __all__ = [
+    "LINEAR",
     "MINIMUM_FOR_FID",
     "Interval",
     "Manifold",

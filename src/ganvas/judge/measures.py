@@ -38,6 +38,10 @@ MEANINGS = {
         "Distance between means and covariances of features. Compare only for equal numbers of images and resizing.",
     ),
     "fid_infinity": ("lower", "FID extrapolated to infinitely many images (linear fit in 1/N)."),
+    "frechet_infinity": (
+        "lower",
+        "Distance between means and covariances of features, extrapolated to infinitely many images. Not an FID.",
+    ),
     "frechet": (
         "lower",
         "Distance between means and covariances of features in this network. Not an FID; higher for fewer images.",
@@ -127,6 +131,10 @@ class Measures:
         if inception:
             rows += self.fid(real, floor, fake, force)
         else:
+            if min(len(real), len(fake)) >= distances.LINEAR * real.shape[1]:
+                value = distances.fid_infinity(real, fake)
+                name = "Frechet distance, infinite samples"
+                rows.append(self.row("frechet_infinity", name, value, None, "halves drawn with seed 0"))
             value, best = distances.frechet_interval(real, fake), of(distances.frechet, real, floor)
             rows.append(self.row("frechet", "Frechet distance", value, best))
         found, ideal = distances.manifold(real, fake), of(distances.manifold, real, floor)
@@ -155,10 +163,10 @@ class Measures:
         flags = (f"biased: fewer than {distances.MINIMUM_FOR_FID:,} images",) if biased else ()
         value, best = distances.frechet_interval(real, fake), of(distances.frechet, real, floor)
         rows = [self.row("fid", "FID", value, best, flags=flags)]
-        if min(len(real), len(fake)) > 2 * real.shape[1]:
+        if min(len(real), len(fake)) >= distances.LINEAR * real.shape[1]:
             value = distances.fid_infinity(real, fake)
-            rows.append(
-                self.row("fid_infinity", "FID, infinite samples", value, None, "halves drawn with seed 0", flags)
+            rows.insert(
+                0, self.row("fid_infinity", "FID, infinite samples", value, None, "halves drawn with seed 0", flags)
             )
         return rows
 
