@@ -12,7 +12,8 @@ from scipy.ndimage import gaussian_filter
 
 from ganvas.config import DataConfig, ModelConfig
 from ganvas.data.pack import Pack, open_pack
-from ganvas.generator import Generator, ModelInfo
+from ganvas.errors import ConfigError, DataError
+from ganvas.generator import Generator, ModelInfo, to_pixels
 from ganvas.judge.copies import CopyFinder
 from ganvas.judge.evaluate import Judgement, Options
 from ganvas.judge.measures import Measures
@@ -160,3 +161,26 @@ def test_classes_that_are_missing_are_named_and_no_others(
     assert content["missing"] == missing and content["sentence"].startswith(words)
     three = content["rows"][3]
     assert three["generated_low"] <= three["generated_share"] <= three["generated_high"]
+
+
+def test_an_impossible_evaluation_is_refused_before_the_samples_are_made(
+    digits: tuple[Pack, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampled = []
+    monkeypatch.setattr(Given, "sample", lambda self, num: sampled.append(num))
+    with pytest.raises(ConfigError, match="no feature network 'vgg'"):
+        Given(*digits, features="vgg")
+    monkeypatch.setattr("ganvas.judge.features.Features.load", lambda name, *args, **options: None)
+    with pytest.raises(DataError, match="needs 2048 of each"):
+        Given(*digits, features="inception-clean")
+    assert not sampled
+
+
+def test_samples_are_truncated_as_the_protocol_says(digits: tuple[Pack, np.ndarray]) -> None:
+    given = [Given(*digits, num=24, truncation=truncation) for truncation in (0.5, 1.0)]
+    images = [Judgement.sample(one, 24) for one in given]
+    for one, found in zip(given, images, strict=True):
+        assert one.protocol()["truncation"] == one.options.truncation
+        expected = one.generator.sample(24, seed=one.options.seed, truncation=one.options.truncation)
+        np.testing.assert_array_equal(found, to_pixels(expected))
+    assert (images[0] != images[1]).any()

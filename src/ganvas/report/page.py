@@ -24,7 +24,7 @@ GRID, FILM, STILLS, PAIR, MARK, MAP = 1_000_000, 2_000_000, 400_000, 90_000, 50_
 MOST_PAIRS, MOST_MARKS = 16, 12
 MANY_CLASSES = 30  # more rows than this are folded
 GAP = 2  # pixels between the cells of a grid (pictures.grid)
-LOGGED = {"kid": "KID", "precision": "Precision", "recall": "Recall"}  # measures that the training log has too
+LOGGED = {"kid": "KID (random)", "precision": "Precision", "recall": "Recall"}  # measures that the training log has too
 TERMS = (  # (parts of the evaluation or of the log that use the term, term, better, meaning)
     ("protocol", "95% interval", "", "Uncertainty caused by the limited number of images."),
     ("protocol", "Real", "", "The same measure between two sets of real images: the best value to expect."),
@@ -335,8 +335,8 @@ def faults(artefacts: Record) -> list[tuple[str, str, str]]:
         rows.append(("Mean correlation of two images (real: samples of nine)", text(alike["generated"], 2), real))
     if blank := artefacts.get("blank"):
         rows.append(("Blank images", percent(blank["generated"]), percent(blank["real"])))
-    if number(artefacts.get("repeated")) is not None:
-        rows.append(("Near duplicates among the images", percent(artefacts["repeated"]), "0.5%"))
+    if alike := artefacts.get("duplicates"):
+        rows.append(("Near duplicates among the images", percent(alike["generated"]), percent(alike["real"])))
     return rows
 
 
@@ -355,11 +355,13 @@ def curves(told: Told) -> list[Chart]:
     band = ([s - m for s, m in zip(score, margin, strict=True)], [s + m for s, m in zip(score, margin, strict=True)])
     has_band = bool(vitals) and not any(map(math.isnan, margin))
     low, high = band if has_band else (None, None)
-    title = "KID of the averaged weights (EMA)" if any(number(r.get("kid")) is not None for r in vitals) else "Score"
+    # Named, because the KID of an evaluation is usually in another network.
+    has_kid = any(number(r.get("kid")) is not None for r in vitals)
+    title = "KID (random network) of the averaged weights (EMA)" if has_kid else "Score"
     found = [
         line_chart(
             f"{title} during training{', with 95% interval' if has_band else ''}; lower is better.",
-            [Series("score", at, score, low, high)], y_label="KID" if "KID" in title else "score", points=True,
+            [Series("score", at, score, low, high)], y_label="KID (random)" if has_kid else "score", points=True,
         ),
         line_chart(
             "Quality (precision) and diversity (recall) during training; higher is better.",
