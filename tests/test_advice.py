@@ -321,3 +321,8 @@ def test_the_evidence_is_left_as_it_was() -> None:
 def test_good_images_that_share_one_head_are_a_collapse() -> None:
     found = only(advice(evaluation(measure("vendi", 5.5, 33.8, 0.5)), log(SLOWING), config()))
     assert found.title == "Mode collapse" and "The Vendi score is 5.5 (real images: 33.8)." in found.evidence
+
+
+def test_noise_in_flat_areas_counts_where_sharpness_is_as_usual() -> None:
+    seen = {"findings": [{"what": "noise", "sentence": "Noise.", "severity": "bad"}]}
+    assert only(advice(evaluation(artefacts=seen), log(SLOWING), config())).title == "Images are noisy"

@@ -14,7 +14,8 @@ from PIL import Image
 
 from ganvas.data.pack import Pack, open_pack
 from ganvas.errors import DataError
-from ganvas.judge.copies import CopyFinder, Index, calibrate, dominance, grain, moving, registered, versions, window
+from ganvas.judge.appearance import grain
+from ganvas.judge.copies import CopyFinder, Index, calibrate, dominance, moving, registered, versions, window
 from planted import landscapes
 
 

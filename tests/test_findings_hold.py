@@ -14,6 +14,7 @@ from ganvas.config import DataConfig, ModelConfig
 from ganvas.data.pack import Pack, open_pack
 from ganvas.errors import ConfigError, DataError
 from ganvas.generator import Generator, ModelInfo, to_pixels
+from ganvas.judge.artefacts import examine
 from ganvas.judge.copies import CopyFinder
 from ganvas.judge.evaluate import Judgement, Options
 from ganvas.judge.measures import Measures
@@ -87,10 +88,16 @@ def test_a_frechet_distance_whose_interval_holds_the_true_one_comes_first(num: i
     assert not enough or rows["frechet_infinity"]["low"] < 0 < rows["frechet_infinity"]["high"]
 
 
+def clipped(values: np.ndarray) -> np.ndarray:
+    return np.rint(values).clip(0, 255).astype(np.uint8)
+
+
 FAULTS = {
     "real": lambda images: images,
-    "blurred": lambda images: np.rint(gaussian_filter(images.astype(float), (0, 1, 1, 0))).astype(np.uint8),
+    "blurred": lambda images: clipped(gaussian_filter(images.astype(float), (0, 1, 1, 0))),
     "flat": lambda images: np.broadcast_to(images[:, :1, :1], images.shape),
+    "speckled": lambda images: clipped(images + np.random.default_rng(0).normal(0, 10, images.shape)),
+    "checkerboard": lambda images: clipped(images + 8.0 * (np.indices(images.shape[1:3]).sum(axis=0) % 2)[..., None]),
     "noise": lambda images: np.random.default_rng(0).integers(0, 256, images.shape, np.uint8),
 }
 
@@ -123,10 +130,6 @@ def test_that_images_unlike_the_data_are_no_copies_means_nothing(
     assert bool(facts) == like
 
 
-def shifted(images: np.ndarray, levels: int) -> np.ndarray:
-    return (images.astype(int) + levels).clip(0, 255).astype(np.uint8)
-
-
 @pytest.fixture
 def labelled(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Pack:
     """Handwritten digits with their labels, a third held out. Their classifier is trained once, in few steps."""
@@ -156,7 +159,7 @@ def test_classes_that_are_missing_are_named_and_no_others(
         others = chosen[labelled.labels[chosen] != 3]
         chosen = np.append(others[:149], chosen[labelled.labels[chosen] == 3][:1])
     images = np.asarray(labelled.images[chosen])
-    images = {"brighter": shifted(images, 40), "negative": 255 - images}.get(name, images)
+    images = {"brighter": clipped(images + 40.0), "negative": 255 - images}.get(name, images)
     content, _ = Given(labelled, images).classes() or ({}, None)
     assert content["missing"] == missing and content["sentence"].startswith(words)
     three = content["rows"][3]
@@ -184,3 +187,17 @@ def test_samples_are_truncated_as_the_protocol_says(digits: tuple[Pack, np.ndarr
         expected = one.generator.sample(24, seed=one.options.seed, truncation=one.options.truncation)
         np.testing.assert_array_equal(found, to_pixels(expected))
     assert (images[0] != images[1]).any()
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [("real", {}), ("speckled", {"noise": "bad"}), ("checkerboard", {"noise": "bad"}), ("blurred", {"noise": "ok"})],
+)
+def test_noise_that_strokes_hide_from_the_mean_is_found(
+    name: str, found: dict[str, str], digits: tuple[Pack, np.ndarray]
+) -> None:
+    """Strokes have more power than faint noise everywhere in the spectrum; flat areas show it."""
+    judged = examine(digits[0].images[digits[0].training[:100]], FAULTS[name](digits[1]))
+    severities = {one["what"]: one["severity"] for one in judged.findings}
+    assert found.items() <= severities.items()
+    assert found or set(severities.values()) == {"ok"}

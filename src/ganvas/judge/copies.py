@@ -27,6 +27,7 @@ from ganvas.data import holdout
 from ganvas.data.near import nearest
 from ganvas.data.pack import Pack
 from ganvas.errors import DataError
+from ganvas.judge.appearance import grain
 from ganvas.judge.intervals import Interval, share
 
 COARSE, FINE = 16, 32  # thumbnail sides in pixels: for retrieval and coarse registration; for fine registration
@@ -280,14 +281,6 @@ def shrunk(pictures: Tensor) -> Tensor:
     for _ in range(4):  # binomial kernel with a standard deviation of 1 pixel
         rows = F.avg_pool2d(rows, 2, 1)
     return F.interpolate(rows, (FINE, FINE), mode="bilinear", antialias=True)
-
-
-def grain(pictures: Tensor) -> Tensor:
-    """(N,) variance of white noise, from the median diagonal difference (Donoho & Johnstone 1994)."""
-    height, width = (side // 2 * 2 for side in pictures.shape[2:])
-    upper, lower = pictures[:, :, :height:2, :width], pictures[:, :, 1:height:2, :width]
-    apart = (upper - lower).unflatten(3, (-1, 2))
-    return ((apart[..., 0] - apart[..., 1]).abs().flatten(1).median(dim=1).values / (2 * 0.6745)) ** 2
 
 
 def energy_of_noise(shape: tuple[int, ...], directions: Tensor) -> tuple[float, float]:

@@ -403,7 +403,8 @@ def artefacts(case: Case) -> Iterator[Advice]:
     if sharpness < BLUNT:
         how = "A smaller penalty allows finer detail."
         yield Advice("Images are blurred", f"{seen} {how}", case.again(r1=HALF * case.train["r1"]))
-    elif sharpness > HARSH:
+    elif sharpness > HARSH or "noise" in wrong:
+        seen = sentence(wrong["noise"]) if "noise" in wrong else seen
         yield Advice("Images are noisy", f"{seen} A lower learning rate reduces noise.", case.again(lr=rate))
 
 
