@@ -326,3 +326,10 @@ def test_good_images_that_share_one_head_are_a_collapse() -> None:
 def test_noise_in_flat_areas_counts_where_sharpness_is_as_usual() -> None:
     seen = {"findings": [{"what": "noise", "sentence": "Noise.", "severity": "bad"}]}
     assert only(advice(evaluation(artefacts=seen), log(SLOWING), config())).title == "Images are noisy"
+
+
+def test_marks_of_colour_images_are_shown_and_not_masked() -> None:
+    colour = config()
+    colour["model"] |= {"channels": 3}
+    marks = [{"file": "a.png", "box": [0, 0, 8, 8], "real_share": 0.6, "generated_share": 0.4}]
+    assert advice(evaluation(marks=marks), log(SLOWING), colour) == []
