@@ -65,6 +65,7 @@ def log(scores: list[float], health: str = "", **vitals: float) -> list[Record]:
     )
 
 
+COPIED = {"rate": {"value": 0.2, "low": 0.18, "high": 0.22}, "caught": True}
 FALLING = [1 / (i + 1) for i in range(16)]
 FLAT = [0.5, 0.2, 0.1, 0.05, 0.03] + [0.02] * 11
 SLOWING = [0.5, 0.2, 0.1, 0.05, 0.04, 0.03, 0.025, 0.024, 0.023, 0.022, 0.021, 0.0207, 0.0205, 0.0203, 0.0201, 0.02]
@@ -113,7 +114,7 @@ def test_a_plateau_is_not_under_trained() -> None:
 @pytest.mark.parametrize(
     ("judged", "vitals", "health", "words"),
     [
-        ({"copies": {"rate": {"value": 0.2, "low": 0.18, "high": 0.22}}}, {}, "", "20.0% (18.0% to 22.0%)"),
+        ({"copies": COPIED}, {}, "", "20.0% (18.0% to 22.0%)"),
         ({"kid": 0.02, "kid_training": 0.005}, {}, "", "0.005 to training images and 0.02 to held-out"),
         ({}, {"d_gap": 0.7}, "", "70% of the way"),
         ({}, {}, "copying", "Copying was seen"),
@@ -130,7 +131,7 @@ def test_overfitting_by_each_sign(judged: Record, vitals: Record, health: str, w
 
 
 def test_copies_within_false_alarms_are_none() -> None:
-    copies = {"rate": {"value": 0.006, "low": 0.004, "high": 0.009}, "false_alarms": 0.005}
+    copies = {"rate": {"value": 0.02, "low": 0.006, "high": 0.05}, "false_alarms": 0.005, "caught": False}
     assert advice(evaluation(copies=copies), log(SLOWING), config()) == []
 
 
@@ -178,8 +179,8 @@ def test_collapse() -> None:
     assert found.title == "Mode collapse"
     assert "--r1 0.1" in found.command
     assert "--lr 0.00125" in found.command
-    classes = {"modes": {"covered": {"value": 7, "low": 6, "high": 7}, "of": 10}}
-    assert "3 of 10 classes" in only(advice(evaluation(classes=classes), log(SLOWING), config())).evidence
+    classes = {"missing": ["3"], "sentence": "Class 3 is missing."}
+    assert "Class 3 is missing." in only(advice(evaluation(classes=classes), log(SLOWING), config())).evidence
     classic = config(preset="dcgan", model="dcgan", loss="bce", r1=0.0)
     found = only(advice(evaluation(), log(SLOWING, "collapse"), classic))
     assert "--loss relativistic" in found.command
@@ -285,16 +286,15 @@ def test_every_command_can_be_run(ganvas_command: Command, monkeypatch: pytest.M
         monkeypatch.setattr(verbs, name, recorded)
     asked = config(adaptive=True, lr=1e-3, preset="dcgan", augment=0.6)
     asked["data"]["options"] |= {"classes": ["a b", "c"], "limit": 500, "kind": "scan"}
-    low = {"value": 0.2, "low": 0.18, "high": 0.22}
     mark = {"real_share": 0.6, "generated_share": 0.4}
     classes = {"rows": [{"name": "1", "agreement": 0.1, "confused_with": None}], "worst": "1"}
     classes["agreement"] = {"value": 0.9, "low": 0.8, "high": 1.0}
     cases = [
         advice(None, log(FALLING, "collapse", lattice=9.0), asked),
-        advice(evaluation(classes=classes, copies={"rate": low}), log(SLOWING, "diverged", sharpness=9.0), config()),
+        advice(evaluation(classes=classes, copies=COPIED), log(SLOWING, "diverged", sharpness=9.0), config()),
         advice(evaluation(measure("precision", 0.4, 0.85)), log(FLAT), config(model="residual", model_size="S")),
         advice(evaluation(), log(SLOWING, d_gap=0.05), config(augment=0.6)),
-        advice(evaluation(copies={"rate": low, "leaks": 2}, marks=[mark]), log(SLOWING), config(augment=0.6)),
+        advice(evaluation(copies=COPIED | {"leaks": 2}, marks=[mark]), log(SLOWING), config(augment=0.6)),
     ]
     commands = [one.command for found in cases for one in found]
     assert len(commands) >= 8
@@ -311,3 +311,20 @@ def test_the_evidence_is_left_as_it_was() -> None:
     before = copy.deepcopy(given)
     assert advice(*given)
     assert given == before
+
+
+def test_good_images_that_share_one_head_are_a_collapse() -> None:
+    found = only(advice(evaluation(measure("vendi", 5.5, 33.8, 0.5)), log(SLOWING), config()))
+    assert found.title == "Mode collapse" and "The Vendi score is 5.5 (real images: 33.8)." in found.evidence
+
+
+def test_noise_in_flat_areas_counts_where_sharpness_is_as_usual() -> None:
+    seen = {"findings": [{"what": "noise", "sentence": "Noise.", "severity": "bad"}]}
+    assert only(advice(evaluation(artefacts=seen), log(SLOWING), config())).title == "Images are noisy"
+
+
+def test_marks_of_colour_images_are_shown_and_not_masked() -> None:
+    colour = config()
+    colour["model"] |= {"channels": 3}
+    marks = [{"file": "a.png", "box": [0, 0, 8, 8], "real_share": 0.6, "generated_share": 0.4}]
+    assert advice(evaluation(marks=marks), log(SLOWING), colour) == []

@@ -160,3 +160,25 @@ def test_what_is_known_of_mednist(shared_data):
     assert 40 <= doubled <= 80  # about 1%
     assert len(found.blank) > 20 and all("HeadCT" in name for name in found.blank)
     assert found.near and not found.leaks  # neighbouring slices, none of them in two classes
+
+
+@pytest.mark.parametrize(("frames", "colour"), [(False, False), (False, True), (True, False)])
+def test_marks_of_one_scene_are_none_and_those_of_colour_images_are_looked_at_first(
+    frames: bool, colour: bool, tmp_path: Path
+) -> None:
+    """frames: the letter is in one image, of which there are ten that are nearly the same."""
+    font = ImageFont.load_default(22)
+    pictures = [gaussian_filter(one[..., 0] // 2, 3) for one in landscapes(100, 128, 1)]
+    for i in range(10):
+        canvas = Image.fromarray(pictures[0 if frames else i])
+        ImageDraw.Draw(canvas).text((12, 12), "R", 250, font)
+        if frames:
+            pictures.append(np.clip(np.asarray(canvas) * (1 - 0.01 * i), 0, 255).astype(np.uint8))
+        else:
+            pictures[i] = np.asarray(canvas)
+    if colour:
+        pictures = [np.stack([one, one // 2, one // 3], axis=2) for one in pictures]
+    found = check(save(tmp_path / "source", {f"{i:03}.png": one for i, one in enumerate(pictures)}))
+    assert bool(found.marks) == (not frames)
+    assert any("pack with --mask-marks" in note for note in found.notes) == (not frames and not colour)
+    assert any("Look at the burned-in marks first" in note for note in found.notes) == colour

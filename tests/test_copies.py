@@ -15,7 +15,8 @@ from PIL import Image
 from ganvas.config import DataConfig
 from ganvas.data import Pack, open_pack
 from ganvas.errors import DataError
-from ganvas.judge.copies import CopyFinder, Index, calibrate, dominance, grain, moving, registered, versions, window
+from ganvas.judge.appearance import grain
+from ganvas.judge.copies import CopyFinder, Index, calibrate, dominance, moving, registered, versions, window
 from planted import landscapes
 
 
@@ -201,3 +202,14 @@ def test_too_few_different_training_pictures_are_an_error(digits: Pack) -> None:
     images = np.repeat(digits.images[:1], len(digits.images), axis=0)
     with pytest.raises(DataError, match="1 different training images are too few to detect copies: at least 12"):
         CopyFinder(dataclasses.replace(digits, images=images))
+
+
+def test_with_few_held_out_images_real_ones_are_not_accused(digits: Pack) -> None:
+    """Thirty held-out images alone say little about the lowest score in two hundred."""
+    order = np.random.default_rng(0).permutation(digits.training)
+    few = dataclasses.replace(digits, images=np.asarray(digits.images[order[:300]]), heldout=np.arange(30), labels=None)
+    finder = CopyFinder(few)
+    judged = finder.judge(digits.images[order[300:700]])
+    assert judged.rate.value <= 0.01 and not judged.caught and "no sign of copying" in judged.sentence
+    assert finder.is_copy(shifted(few.images[30:70])).mean() >= 0.95
+    assert finder.false_alarms.high < 0.03  # from all real images of the calibration

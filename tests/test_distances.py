@@ -374,3 +374,9 @@ def test_one_set_that_cannot_be_judged_is_refused() -> None:
         inception_score(gaussian(19, 3, 0))
     with pytest.raises(DataError, match="features of 1 of 20 given images"):
         vendi(np.vstack([gaussian(19, 3, 0), np.full((1, 3), np.nan)]))
+
+
+def test_kid_of_a_set_and_itself_has_no_exception() -> None:
+    features = np.random.default_rng(0).normal(size=(30, 4))
+    assert kid(features, features) == kid(features, features.copy()) < 0
+    assert kid_interval(features, features) == kid_interval(features, features.copy())

@@ -199,6 +199,17 @@ def test_a_plateau_is_named(vitals: dict[str, Any]) -> None:
     assert Told(CONFIG)(after_a_bad_time) == []
 
 
+@pytest.mark.parametrize("num", [20, 40])
+def test_a_plateau_among_noisy_scores(num: int, vitals: dict[str, Any]) -> None:
+    """A flat score is noticed in nearly all runs, and a score that falls by 40% is no plateau."""
+    rng, noticed = np.random.default_rng(0), {"flat": 0, "falling": 0}
+    for _ in range(50):
+        for name, usual in (("flat", np.ones(num)), ("falling", np.linspace(1, 0.6, num))):
+            scores = usual * (1 + 0.03 * rng.normal(size=num))
+            noticed[name] += "plateau" in Told(CONFIG)([vitals | {"score": float(score)} for score in scores])
+    assert noticed["flat"] >= 45 and noticed["falling"] <= 1
+
+
 def test_examinations_that_come_close_together_say_nothing(vitals: dict[str, Any]) -> None:
     """Where the machine is slow for a while, examinations by the clock are few steps apart: nothing can change."""
     watch = Watch(CONFIG)

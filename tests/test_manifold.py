@@ -113,3 +113,18 @@ def test_the_interval_shrinks_with_the_number_of_pictures() -> None:
     few, many = (manifold(gaussian(num, 6, 0), gaussian(num, 6, 1, 0.4)) for num in (100, 1600))
     for before, after in zip(few, many, strict=True):
         assert 1.5 < (before.high - before.low) / (after.high - after.low) < 9
+
+
+@pytest.mark.parametrize("width", [0.05, 0.3, 0.6])
+def test_the_intervals_of_a_collapsed_generator_hold_the_average(width: float) -> None:
+    rng = np.random.default_rng(0)
+    sizes = np.arange(1, 17) ** -0.5
+    centre = rng.normal(size=16) * sizes
+    found = np.array(
+        [
+            manifold(rng.normal(size=(100, 16)) * sizes, centre + width * sizes * rng.normal(size=(100, 16)))
+            for _ in range(60)
+        ]
+    )
+    average = found[:, :, 0].mean(axis=0)
+    assert (((found[:, :, 1] <= average) & (average <= found[:, :, 2])).mean(axis=0) >= 0.85).all()

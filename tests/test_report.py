@@ -117,6 +117,7 @@ def judge(run: Path, classes: tuple[str, str] = ("lying", "standing"), **changes
                       "confused_with": None, "num": 10} for name, share in zip(classes, (0.4, 0.6), strict=True)],
             "total_variation": 0.1, "chance": 0.2, "agreement": interval(0.9, 0.05), "worst": classes[1],
             "modes": {"covered": interval(2, 0), "of": 2, "kl": 0.0}, "judge": "a classifier",
+            "missing": [], "sentence": "No class is clearly missing.",
         },
         "copies": {
             "num": 20, "rate": rate, "false_alarms": 0.01, "authenticity": rate, "closer_than_heldout": rate,
@@ -128,7 +129,8 @@ def judge(run: Path, classes: tuple[str, str] = ("lying", "standing"), **changes
         },
         "artefacts": {"findings": [{"what": "lattice", "sentence": "There is a lattice.", "severity": "bad"}],
                       "spectrum": {"frequency": [0.1, 0.2, 0.5], "real": [9, 3, 1], "generated": [9, 3, 2]},
-                      "lattice": [{"period": 4, "real": 1.1, "generated": 5.5}], "repeated": 0.07,
+                      "lattice": [{"period": 4, "real": 1.1, "generated": 5.5}],
+                      "duplicates": {"real": 0.012, "generated": 0.07},
                       "sharpness": {"value": 0.8, "low": 0.7, "high": 0.95}, "blank": {"real": 0.0, "generated": 0.03},
                       "histogram": {"value": 0.02, "real": 0.004},
                       "correlation": {"generated": 0.3, "real": 0.2, "low": 0.1, "high": 0.4}},
@@ -160,11 +162,12 @@ def test_everything_that_was_measured_is_said(run: Path) -> None:
     page = Page(path)
     for said in (
         "0.1235", "(0.1195 to 0.1275)", "−0.0012", "Meaning of Precision.", "biased: few".capitalize(), "k = 3",
-        "Class shares differ from the data by 10.0%", "Worst class: standing", "2 of 2", "a classifier",
+        "Class shares differ from the data by 10.0%", "Worst class: standing", "No class is clearly missing.",
+        "a classifier",
         "1 of 20 is a copy.", "5.0% (4.0 to 6.0%)", "flagged, mirrored; seed 7, x", "4 among the training images",
         "60.0% of the real", "There is a lattice.",
         "Checkerboard artefacts, period 4 pixels 5.50 1.10", "0.80 (0.70 to 0.95)", "2.0% 0.4%",
-        "0.30 0.10 to 0.40", "3.0% 0.0%", "7.0% 0.5%",
+        "0.30 0.10 to 0.40", "3.0% 0.0%", "7.0% 1.2%",
         "Easily told apart.", "It does not help.", "−1.0% (−3.0 to 1.0%)",
         "uncurated: seeds 1 to 16", "it has won", "raise it", "not stated", "torch 2.13", "ganvas train",
         "best up to 40 pixels on a CPU", "Duplicates in the held-out set",

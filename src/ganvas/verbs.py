@@ -233,7 +233,11 @@ def lines(evaluation: dict[str, Any]) -> list[str]:
         flags = "".join(f"  ({flag})" for flag in row["flags"])
         interval = f"({row['low']:.4g} to {row['high']:.4g})"
         found.append(f"{ARROWS[row['better']]} {row['name']:<46}{row['value']:<9.4g} {interval:<22}{real}{flags}")
-    found += [part["sentence"] for name in ("copies", "real_or_fake", "usefulness") if (part := evaluation.get(name))]
+    found += [
+        part["sentence"]
+        for name in ("classes", "copies", "real_or_fake", "usefulness")
+        if (part := evaluation.get(name))
+    ]
     found += [f"{one['severity']}: {one['sentence']}" for one in (evaluation.get("artefacts") or {}).get("findings", [])
               if one["severity"] != "ok"]  # fmt: skip
     found += [f"not evaluated: {sentence}" for sentence in evaluation["left_out"]]

@@ -264,7 +264,9 @@ def _compare(checkup: Checkup, looks: list[Look], names: list[str], labels: list
     if thumbs:
         checkup.outliers = [names[once[i]] for i in _outliers(thumbs, [looks[i] for i in once])]
 
-    examined = {i: look.spots for i, look in enumerate(looks) if look.spots is not None}
+    # A pupil in all frames of one scene is no mark: each cluster counts as one image.
+    again = {int(i) for cluster in near for i in cluster[1:]} | {i for group in groups for i in group[1:]}
+    examined = {i: look.spots for i, look in enumerate(looks) if look.spots is not None and i not in again}
     checkup.marks = [
         BurnedIn(mark.share, mark.bright, mark.box, [names[i] for i in mark.places]) for mark in gathered(examined)
     ]
@@ -299,8 +301,13 @@ def _notes(checkup: Checkup, groups: list[list[int]], labels: list[str]) -> list
             f"{checkup.num_near:,} images are nearly identical to another: a random split would leak. Packing keeps "
             "each cluster on one side; --drop-duplicates removes images that differ only in compression or brightness."
         )
-    if checkup.marks:
+    if checkup.marks and set(checkup.channels) == {1}:
         notes.append("The generator would learn the burned-in marks: pack with --mask-marks to fill them in.")
+    elif checkup.marks:
+        notes.append(
+            "Look at the burned-in marks first: in colour images they are often parts of the figures, such as pupils, "
+            "which --mask-marks would remove."
+        )
     counts = checkup.classes
     if counts and (single := [name for name, count in counts.items() if count == 1]):
         notes.append(f"Classes with a single image cannot be learned: {some(single)}.")

@@ -76,6 +76,7 @@ def _looked_at(batch: Tensor) -> dict[str, Tensor]:
         "horizontal": lines(shades, 2),
         "vertical": lines(shades, 1),
         "laplacian": laplacian(shades),
+        "grain": grain(shades[:, None]),
         "radial": radial(shades),
         "histogram": histograms(batch),
         "contrast": batch[:, :3].std(dim=(2, 3), correction=0).amax(dim=1),
@@ -123,6 +124,14 @@ def laplacian(gray: Tensor) -> Tensor:
     around = gray[:, :-2, 1:-1] + gray[:, 2:, 1:-1] + gray[:, 1:-1, :-2] + gray[:, 1:-1, 2:]
     found = (around - 4 * gray[:, 1:-1, 1:-1]).flatten(1)
     return found.square().mean(dim=1) - found.mean(dim=1).square()
+
+
+def grain(pictures: Tensor) -> Tensor:
+    """(N,) variance of white noise, from the median diagonal difference (Donoho & Johnstone 1994)."""
+    height, width = (side // 2 * 2 for side in pictures.shape[2:])
+    upper, lower = pictures[:, :, :height:2, :width], pictures[:, :, 1:height:2, :width]
+    apart = (upper - lower).unflatten(3, (-1, 2))
+    return ((apart[..., 0] - apart[..., 1]).abs().flatten(1).median(dim=1).values / (2 * 0.6745)) ** 2
 
 
 def power(gray: Tensor) -> Tensor:

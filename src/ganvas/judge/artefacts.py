@@ -161,6 +161,9 @@ class Artefacts:
     largest one with its frequency."""
     sharpness: dict[str, float]
     """Laplacian variance: real, generated, and value, low, high of their ratio."""
+    noise: dict[str, float]
+    """Deviation of white noise, or of another pattern of single pixels, beyond that of real images, as a fraction of
+    the range: value, low, high."""
     histogram: dict[str, Any]
     """Wasserstein-1 distance of pixel values as a fraction of the range; for colour, the mean over 13 directions of the
     colour cube: value, low, high. real, real_high: mean and maximum between 500 pairs of samples of real images.
@@ -193,6 +196,7 @@ def examine(real: Pictures, fake: Pictures, seed: int = 0) -> Artefacts:
     rows = _lattice_rows(*sets, again)
     spectrum, power = _spectra(*sets, again)
     sharp = _sharpness_row(*sets, again)
+    noise = _noise_row(*sets, again)
     tones = _tones(*sets, again)
     alike = _alike(sets[0]["whole"], sets[1]["whole"], seed)
     quarter = _alike(sets[0]["quarter"], sets[1]["quarter"], seed)
@@ -203,6 +207,7 @@ def examine(real: Pictures, fake: Pictures, seed: int = 0) -> Artefacts:
         findings.of_lattice(rows),
         findings.of_power(power),
         findings.of_sharpness(sharp),
+        findings.of_noise(noise),
         findings.of_tones(tones),
         findings.of_variety(alike, quarter, duplicates),
         findings.of_shares("blank", "are blank", blank, *findings.BLANKS),
@@ -214,6 +219,7 @@ def examine(real: Pictures, fake: Pictures, seed: int = 0) -> Artefacts:
         spectrum=spectrum,
         power=power,
         sharpness=sharp,
+        noise=noise,
         histogram=tones,
         correlation={**alike, "quarter": quarter},
         blank=blank,
@@ -264,6 +270,13 @@ def _sharpness_row(real: Looks, fake: Looks, again: _Resampling) -> Row:
     drawn = (again.fake @ fake["laplacian"] + least) / (again.real @ real["laplacian"] + least)
     ratio = again.within((means[1] + least) / (means[0] + least), drawn)
     return {"real": means[0], "generated": means[1], **ratio._asdict()}
+
+
+def _noise_row(real: Looks, fake: Looks, again: _Resampling) -> Row:
+    """Variances add up, so the deviation is the root of their difference; half of it, as values are from -1 to 1."""
+    drawn = again.fake @ fake["grain"] - again.real @ real["grain"]
+    found = again.within(fake["grain"].mean() - real["grain"].mean(), drawn)
+    return {name: float(np.sqrt(max(value, 0.0))) / 2 for name, value in found._asdict().items()}
 
 
 def _spectra(real: Looks, fake: Looks, again: _Resampling) -> tuple[dict[str, list[float]], dict[str, Row]]:

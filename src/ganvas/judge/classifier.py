@@ -28,10 +28,11 @@ from ganvas.judge.intervals import Interval, share
 from ganvas.judge.small import BATCH, FEATURES, Classifier, colours, logits, look, prepared, train_classifier, work_size
 from ganvas.models import channels_last
 
-FORMAT = 1  # version of the cached file and of all code that affects the weights
+FORMAT = 2  # version of the cached file and of all code that affects the weights
 SEED = 0
 EPOCHS = 4
 LEAST_STEPS, MOST_STEPS = 200, 2400  # the maximum is for 28 x 28 pixels; lower for larger images
+POLICY = ("translation", "brightness", "contrast")  # so that other tones are not taken for other classes
 MEMORY = 2**29  # most bytes for the images in half precision
 
 
@@ -109,6 +110,7 @@ def train_on(
         pack.num_classes,
         steps=steps_for(len(chosen), height, width),
         seed=SEED,
+        policy=POLICY,
         mirror=pack.mirror,
         device=device,
         progress=progress,

@@ -142,6 +142,26 @@ def mode_coverage(found: np.ndarray, shares: np.ndarray) -> Modes:
     )
 
 
+def expected_shares(shares: np.ndarray, confusion: np.ndarray) -> np.ndarray:
+    """Shares (K,) that the classifier reports for images with the true `shares` (K,).
+
+    confusion: (K, K) counts by true class (rows) and predicted class, of test images. Classes without test images are
+    taken as recognised.
+    """
+    tested = confusion.sum(axis=1, keepdims=True)
+    return shares @ np.where(tested, confusion / np.maximum(tested, 1), np.eye(len(shares)))
+
+
+def missing(found: np.ndarray, expected: np.ndarray) -> list[int]:
+    """Classes whose share of the predicted labels `found` (M,) is certainly below half of the expected share (K,).
+
+    Certainly: the whole interval (Wilson) is below. A class that never appears also counts as found now and then,
+    because the classifier errs.
+    """
+    counts = np.bincount(found, minlength=len(expected))
+    return [i for i, count in enumerate(counts) if share(count / len(found), len(found)).high < expected[i] / 2]
+
+
 def _check_labels(labels: np.ndarray, num: int, kind: str) -> None:
     if not len(labels):
         raise DataError(f"there are no labels of {kind} images: a comparison of classes needs real and generated ones")

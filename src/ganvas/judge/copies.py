@@ -5,7 +5,8 @@
    difference (`registered`, `differences`).
 3. Score: distance to the nearest training image divided by the distance to the next ones (after Carlini et al. 2023,
    "Extracting training data from diffusion models", section 4). A ratio is used because the usual distance depends on
-   the data: digits are alike, faces are not. Held-out real images show how low the ratio gets by chance.
+   the data: digits are alike, faces are not. Real images show how low the ratio gets by chance: held-out ones and, if
+   these are few, training images that are compared with the others.
 
 Noise does not hide a copy: differences are measured in the directions in which images differ, and the part that is
 explained by the noise of the sample is subtracted.
@@ -26,6 +27,7 @@ from ganvas.data import holdout
 from ganvas.data.near import nearest
 from ganvas.data.pack import Pack
 from ganvas.errors import DataError
+from ganvas.judge.appearance import grain
 from ganvas.judge.intervals import Interval, share
 
 COARSE, FINE = 16, 32  # thumbnail sides in pixels: for retrieval and coarse registration; for fine registration
@@ -38,13 +40,14 @@ PROBES = 3  # parts of the index that are searched for each moved version
 CANDIDATES, FINALISTS = 64, 12  # images registered coarsely, and finely
 ROUNDS = (2, 3)  # iterations of coarse and of fine registration
 USUAL = slice(3, 8)  # finalists, nearest first, whose mean distance is the usual one
+BLANK = 1e-3  # standard deviation of a thumbnail without content
 SURE = 0.2  # fraction of a difference that noise never explains
 FALSE_ALARMS = 0.005  # false-alarm rate of held-out images
-FEW = 400  # held-out images below which the tail is fitted
-FITTED = 3.2  # deviations below the median, by the lower quartile; tails are heavier than normal (2.6)
-LEAK, LEAKED = 5.0, 0.2  # deviations below the others, and score, below which a held-out image is a training image
+ENOUGH, CAUTION = 400, 0.9  # real images for calibration; factor of the threshold if fewer are held out
+LEAK, LEAKED = 5.0, 0.2  # deviations below the others, and score, below which a real image is a near duplicate
 HELDOUT = 2000  # most held-out images for calibration
 LEAST = holdout.TO_TELL_COPIES  # fewest held-out images
+STRANGE = 0.02  # share of held-out images with a lower correlation to their nearest training image
 BLOCK, PAIRS = 128, 256  # images and pairs at a time
 PIXELS = 2**22  # pixels at a time
 ROWS = 8192  # training images at a time
@@ -78,6 +81,8 @@ class Copies:
     """Probability that a sample is closer to a training image than a held-out image is; 0.5 is ideal."""
     caught: bool
     """Whether the rate exceeds chance and the false-alarm rate."""
+    meaningful: bool
+    """Whether the samples resemble the data; otherwise the absence of copies means nothing."""
     sentence: str
 
 
@@ -115,9 +120,16 @@ class CopyFinder:
         self.noise = energy_of_noise(pack.images.shape[1:], self.deciding)
         heldout = np.sort(np.random.default_rng(0).permutation(pack.heldout)[:HELDOUT])
         real = self.find(pack.images[heldout])
-        self.heldout, self.likeness = real.score, float(np.median(real.correlation))
+        self.heldout, self.correlations = real.score, real.correlation
         self.threshold, self.leaks = calibrate(self.heldout)
-        self.false_alarms = share(float((self.heldout < self.threshold).mean()), len(self.heldout))
+        others = min(ENOUGH - len(heldout), len(self.training))
+        if others > 0:
+            scores = self.among_others(np.linspace(0, len(self.training) - 1, others).astype(int))
+            scores = np.concatenate([self.heldout, scores])
+            self.threshold = CAUTION * calibrate(scores)[0]
+        else:
+            scores = self.heldout
+        self.false_alarms = share(float((scores < self.threshold).mean()), len(scores))
 
     def described(self, coarse: Tensor, num: int) -> Tensor:
         """(N, num, 64) unit rows: principal components of the images, with each of the first `num` moves undone."""
@@ -133,13 +145,22 @@ class CopyFinder:
         nearest, correlations, scores, moves = (np.concatenate(part) for part in zip(*found, strict=True))
         return Found(nearest, correlations, scores, [in_words(move) for move in moves.tolist()])
 
-    def _find(self, queries: Thumbnails) -> tuple[np.ndarray, ...]:
-        """Index, correlation, score and move (B, 4) of the nearest training image of each of B images."""
+    def among_others(self, places: np.ndarray) -> np.ndarray:
+        """Scores of the training images at these places of `training`, each compared with all others."""
+        blocks = np.split(places, range(BLOCK, len(places), BLOCK))
+        return np.concatenate([self._find(self.thumbs.at(part), torch.from_numpy(part))[2] for part in blocks])
+
+    def _find(self, queries: Thumbnails, own: Tensor | None = None) -> tuple[np.ndarray, ...]:
+        """Index, correlation, score and move (B, 4) of the nearest training image of each of B images.
+
+        own: (B,) the training image that each of them is, which is left out.
+        """
         every = torch.arange(len(queries.fine))
         rows, versions = self.index.search(self.described(queries.coarse, len(self.versions)), CANDIDATES)
         moves = self.versions[versions]
         left, moves = _by_pairs(registered, queries.coarse, self.thumbs.coarse, rows, moves, ROUNDS[0])
-        best = left.topk(min(FINALISTS, left.shape[1]), dim=1, largest=False).indices
+        left = left if own is None else torch.where(rows == own[:, None], torch.inf, left)
+        best = left.topk(min(FINALISTS, left.shape[1] - (own is not None)), dim=1, largest=False).indices
         rows, moves = rows.gather(1, best), moves[every[:, None], best]
         _, moves = _by_pairs(registered, queries.fine, self.thumbs.fine, rows, moves, ROUNDS[1])
         inside, outside, whole = _by_pairs(differences, queries.fine, self.thumbs.fine, rows, moves, self.deciding)
@@ -153,6 +174,7 @@ class CopyFinder:
         usual = distances.gather(1, order[:, USUAL]).mean(dim=1)
         first = order[:, 0]
         correlation = (1 - (inside + outside) / whole)[every, first].clamp(0, 1).sqrt()
+        correlation *= queries.fine.float().flatten(1).std(dim=1) > BLANK  # a blank image is explained by anything
         found = rows[every, first], correlation, distances[every, first] / usual, moves[every, first]
         return self.training[found[0].numpy()], *(part.numpy() for part in found[1:])
 
@@ -160,16 +182,23 @@ class CopyFinder:
         """(M,) bool: which samples are copies."""
         return self.find(samples).score < self.threshold
 
-    def judge(self, samples: np.ndarray) -> Copies:
-        """Evaluate samples (M, H, W, C): copy rate, authenticity, comparison with held-out images."""
+    def judge(self, samples: np.ndarray, unlike: bool = False) -> Copies:
+        """Evaluate samples (M, H, W, C): copy rate, authenticity, comparison with held-out images.
+
+        unlike: whether a feature network has found that the samples do not resemble the data.
+        """
         found = self.find(samples)
         copies = found.score < self.threshold
         rate = share(float(copies.mean()), len(copies))
         closer = dominance(found.score, self.heldout)
         caught = rate.low > max(FALSE_ALARMS, self.false_alarms.high)
+        strange = found.correlation < np.quantile(self.correlations, STRANGE)
+        meaningful = caught or not (unlike or strange.mean() > 0.5)
         if caught:
             verdict = f"{rate.value:.1%} of the images are copies of training images"
-        elif closer.low > 0.55 and np.median(found.correlation) >= self.likeness:  # noise is similar to nothing
+        elif not meaningful:
+            verdict = "not meaningful: these images do not resemble the data"
+        elif closer.low > 0.55:
             verdict = "generated images are closer to training images than held-out images are, but few are copies"
         else:
             verdict = "no sign of copying"
@@ -177,7 +206,7 @@ class CopyFinder:
             f"{verdict}: {int(copies.sum()):,} of {len(copies):,} samples flagged as copies ({rate.low:.2%} to "
             f"{rate.high:.2%}; false-alarm rate {self.false_alarms.value:.2%})"
         )
-        return Copies(found, copies, rate, self.authenticity(samples, found), closer, caught, sentence)
+        return Copies(found, copies, rate, self.authenticity(samples, found), closer, caught, meaningful, sentence)
 
     def authenticity(self, samples: np.ndarray, found: Found) -> Interval:
         """Alaa et al. 2022, "How faithful is your synthetic data?", section 3.3, in the features for retrieval."""
@@ -190,19 +219,16 @@ class CopyFinder:
 
 
 def calibrate(scores: np.ndarray) -> tuple[float, int]:
-    """Return (score below which an image is a copy, number of held-out images that are training images).
+    """Return (score below which an image is a copy, number of images that are near duplicates of training images).
 
-    The threshold is the 0.5% quantile of the scores of held-out images; for fewer than 400, of a log-normal
-    distribution fitted by median and quartiles. Held-out images that leaked into the training images are left out.
+    The threshold is the 0.5% quantile of the scores of real images. Near duplicates of training images are left out:
+    held-out images that leaked, or twins among the training images.
     """
     logs = np.log(np.maximum(scores, 1e-4))
     low, middle, high = np.percentile(logs, [25, 50, 75])
-    deviation = max((high - low) / 1.349, 1e-3)
-    leaked = (logs < middle - LEAK * max(deviation, (middle - low) / 0.6745)) & (scores < LEAKED)
-    kept = logs[~leaked]
-    if len(kept) >= FEW:
-        return float(np.exp(np.quantile(kept, FALSE_ALARMS))), int(leaked.sum())
-    return float(np.exp(middle - FITTED * max(deviation, (middle - low) / 0.6745))), int(leaked.sum())
+    deviation = max((high - low) / 1.349, (middle - low) / 0.6745, 1e-3)
+    leaked = (logs < middle - LEAK * deviation) & (scores < LEAKED)
+    return float(np.exp(np.quantile(logs[~leaked], FALSE_ALARMS))), int(leaked.sum())
 
 
 def dominance(samples: np.ndarray, heldout: np.ndarray) -> Interval:
@@ -255,14 +281,6 @@ def shrunk(pictures: Tensor) -> Tensor:
     for _ in range(4):  # binomial kernel with a standard deviation of 1 pixel
         rows = F.avg_pool2d(rows, 2, 1)
     return F.interpolate(rows, (FINE, FINE), mode="bilinear", antialias=True)
-
-
-def grain(pictures: Tensor) -> Tensor:
-    """(N,) variance of white noise, from the median diagonal difference (Donoho & Johnstone 1994)."""
-    height, width = (side // 2 * 2 for side in pictures.shape[2:])
-    upper, lower = pictures[:, :, :height:2, :width], pictures[:, :, 1:height:2, :width]
-    apart = (upper - lower).unflatten(3, (-1, 2))
-    return ((apart[..., 0] - apart[..., 1]).abs().flatten(1).median(dim=1).values / (2 * 0.6745)) ** 2
 
 
 def energy_of_noise(shape: tuple[int, ...], directions: Tensor) -> tuple[float, float]:

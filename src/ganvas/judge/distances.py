@@ -17,11 +17,12 @@ from scipy.special import entr, softmax
 from scipy.stats import t as student
 
 from ganvas.errors import DataError
-from ganvas.judge.frechet import MINIMUM_FOR_FID, Statistics, check_fid, fid_infinity, frechet, frechet_interval
+from ganvas.judge.frechet import LINEAR, MINIMUM_FOR_FID, Statistics, check_fid, fid_infinity, frechet, frechet_interval
 from ganvas.judge.intervals import LEVEL, Interval, check, check_finite, normal, slices
 from ganvas.judge.manifold import Manifold, manifold, precision_recall
 
 __all__ = [
+    "LINEAR",
     "MINIMUM_FOR_FID",
     "Interval",
     "Manifold",
@@ -58,7 +59,7 @@ def kid(real: np.ndarray, fake: np.ndarray, block: int = BLOCK) -> float:
     set.
     """
     check(real, fake, 2)
-    return _mmd(_sums(real, real, block), _sums(fake, fake, block), _sums(real, fake, block))
+    return _mmd(_sums(real, None, block), _sums(fake, None, block), _sums(real, fake, block))
 
 
 def kid_interval(real: np.ndarray, fake: np.ndarray, level: float = 0.95, block: int = BLOCK) -> Interval:
@@ -73,7 +74,7 @@ def kid_interval(real: np.ndarray, fake: np.ndarray, level: float = 0.95, block:
     Raises `DataError` for fewer than 4 images in a set.
     """
     check(real, fake, 4)
-    rr, ff, rf = _sums(real, real, block), _sums(fake, fake, block), _sums(real, fake, block)
+    rr, ff, rf = _sums(real, None, block), _sums(fake, None, block), _sums(real, fake, block)
     n, m = len(real), len(fake)
     value = _mmd(rr, ff, rf)
     spread_rr, spread_ff = _spread_within(rr), _spread_within(ff)
@@ -96,9 +97,10 @@ class _Sums:
     squares: float
 
 
-def _sums(first: np.ndarray, second: np.ndarray, block: int) -> _Sums:
-    """One pass over all pairs in square blocks; only the upper half if both are the same array."""
-    within = first is second
+def _sums(first: np.ndarray, other: np.ndarray | None, block: int) -> _Sums:
+    """One pass over all pairs in square blocks. other: None for the pairs within one set, without the diagonal."""
+    within = other is None
+    second = first if other is None else other
     rows, columns, squares = np.zeros(len(first)), np.zeros(len(second)), 0.0
     for i in slices(len(first), block):
         for j in slices(len(second), block):

@@ -20,7 +20,6 @@ import ganvas
 from ganvas import files
 from ganvas.config import DataConfig, from_dict
 from ganvas.data import marks
-from ganvas.data.near import nearest
 from ganvas.data.opening import open_pack
 from ganvas.data.pack import Pack, Progress, is_pack
 from ganvas.device import choose_device
@@ -28,10 +27,11 @@ from ganvas.errors import CheckpointError, ConfigError, DataError, RunError
 from ganvas.generator import Generator, find_weights, to_pixels
 from ganvas.judge import artefacts, copies, usefulness
 from ganvas.judge.classifier import judge_of
-from ganvas.judge.classwise import class_table, mode_coverage
+from ganvas.judge.classwise import ClassRow, class_table, expected_shares, missing, mode_coverage
 from ganvas.judge.feature_cache import features_of
 from ganvas.judge.features import Features
-from ganvas.judge.measures import Measures, Row, as_row
+from ganvas.judge.frechet import MINIMUM_FOR_FID, check_fid
+from ganvas.judge.measures import INCEPTION, Measures, Row, as_row, unlike
 from ganvas.models.pretrained import pretrained_network
 from ganvas.pictures import grid, save_png
 from ganvas.provenance import provenance
@@ -63,7 +63,7 @@ class Options:
     weights: Path | None = None
     """Weights file of the feature network. Default: the published weights."""
     num: int | None = None
-    """Images of each kind. Default: 2,000, fewer for large images or small data sets."""
+    """Generated images. Default: 2,000 (2,048 for an FID), fewer for large images."""
     seed: int = SEED
     """Seed of the first sample; the next samples use the following seeds."""
     truncation: float = 1.0
@@ -176,19 +176,46 @@ class Judgement:
     """One generator, its samples, and the real images for comparison.
 
     The reference is the held-out part if it has 500 images, otherwise the training part (stated in the protocol).
+    Measures use a part of the reference and of the samples, see `equal_sets`.
     """
 
     def __init__(self, generator: Generator, pack: Pack, options: Options, report: Progress) -> None:
         self.generator, self.pack, self.options, self.report = generator, pack, options, report
         bytes_each = pack.height * pack.width * pack.channels * pack.depth // 8
         self.left_out: list[str] = []
-        num = options.num or max(NUM_LEAST, min(NUM, BYTES // bytes_each))
+        self.unlike = False  # whether the samples resemble no real image in both networks, see `measures`
+        self.trained_with = pretrained_network(generator.info.config)
+        name = options.features or ("random" if self.trained_with else DEFAULT_FEATURES)
+        # Loaded before the samples are made, which takes longer: a wrong name or missing weights are reported at once.
+        self.features = Features.load(name, options.device, weights=options.weights, pack=pack)
+        self.is_fid = name in INCEPTION and not options.force
+        num = options.num or max(NUM_LEAST, min(MINIMUM_FOR_FID if self.is_fid else NUM, BYTES // bytes_each))
         self.split = "held-out" if len(pack.heldout) >= ENOUGH else "training"
         self.heldout = drawn(pack.heldout, num, 0)
         self.training = drawn(pack.training, num, 1)
         self.reference = self.heldout if self.split == "held-out" else self.training
+        self.measured, self.others = self.equal_sets(num)
+        self.num_measured = num if self.others is None else min(num, len(self.others))
+        if self.is_fid:
+            check_fid(len(self.measured), self.num_measured)
         self.labels = self.labels_to_ask(num)
         self.samples = self.sample(num)
+
+    def equal_sets(self, num: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """The real images of the measures, and other real images for the values to expect (indices).
+
+        Most measures depend on the numbers of images. So the other real images are as many as the generated ones, which
+        are drawn down where there are fewer: for a small data set each set has half of the training images. None if
+        that is fewer than 50, or than an FID needs: then no value to expect is given.
+        """
+        least = MINIMUM_FOR_FID if self.is_fid else NUM_LEAST
+        if self.split == "held-out":
+            return self.heldout, self.training if len(self.training) >= min(num, least) else None
+        each = min(num, self.pack.num_training // 2)
+        if each < min(num, least):
+            return self.training, None
+        both = np.random.default_rng(1).permutation(self.pack.training)[: 2 * each]
+        return np.sort(both[:each]), np.sort(both[each:])
 
     def labels_to_ask(self, num: int) -> np.ndarray | None:
         """Labels in the proportions of the training images; None for an unconditional generator."""
@@ -217,26 +244,7 @@ class Judgement:
 
     def content(self, out: Path, weights: str) -> Row:
         """The content of evaluation.json; images are saved in out/evaluation/."""
-        trained_with = pretrained_network(self.generator.info.config)
-        name = self.options.features or ("random" if trained_with else DEFAULT_FEATURES)
-        features = Features.load(name, self.options.device, weights=self.options.weights, pack=self.pack)
-        real, _ = features_of(features, self.pack, self.reference, self.report)
-        others = self.floor()
-        floor = None if others is None else features_of(features, self.pack, others, self.report)[0]
-        fake, fake_logits = features.both(self.samples)
-        sampling = f"seed {self.options.seed}, truncation {self.options.truncation:g}, EMA weights"
-        measures = Measures(features, sampling, self.split, len(real), len(fake), trained_with)
-        rows = measures.rows(real, floor, fake, fake_logits, self.options.force)
-        rows.insert(1, self.second_kid("random" if name != "random" else DEFAULT_FEATURES, sampling, trained_with))
-        train = real
-        if self.split == "training" and len(self.heldout) < LEAST:
-            self.left_out.append(f"KID to held-out images: {self.too_few_held_out(LEAST)}.")
-        elif self.split == "training":
-            held, _ = features_of(features, self.pack, self.heldout, self.report)
-            rows.insert(1, measures.other("kid_heldout", "held-out", held, real, fake))
-        else:
-            train, _ = features_of(features, self.pack, self.training, self.report)
-            rows.insert(1, measures.other("kid_training", "training", train, real, fake))
+        rows = self.measures()
         classes, recognised = self.part("Classes", self.classes) or (None, None)
         if recognised is not None:
             rows.append(recognised)
@@ -247,10 +255,10 @@ class Judgement:
             "run": out.resolve().name,
             "model": self.model(weights),
             "data": self.data(),
-            "protocol": self.protocol(features) | {"trained_with": trained_with},
+            "protocol": self.protocol(),
             "measures": rows,
             "classes": classes,
-            "copies": self.part("Copies", lambda: self.copies(out, features.name, train, fake)),
+            "copies": self.part("Copies", lambda: self.copies(out)),
             "artefacts": dataclasses.asdict(artefacts.examine(self.pack.images[self.reference], self.samples)),
             "marks": self.marks(out),
             "real_or_fake": self.part("Real-vs-generated classifier", lambda: self.real_or_fake(out)),
@@ -271,22 +279,44 @@ class Judgement:
         num = len(self.pack.heldout)
         return f"{num or 'no'} images were held out, {least} are needed (use more images or a larger --holdout)"
 
-    def second_kid(self, name: str, sampling: str, trained_with: str | None) -> Row:
+    # ---- measures ----
+
+    def measures(self) -> list[Row]:
+        """The rows of all measures of features."""
+        features = self.features
+        real, floor = self.real_features(features)
+        fake, logits = features.both(self.samples[: self.num_measured])
+        measures = self.in_features(features)
+        rows = measures.rows(real, floor, fake, logits, self.options.force)
+        self.unlike = unlike(real, fake)
+        rows.insert(1, self.second_kid("random" if features.name != "random" else DEFAULT_FEATURES))
+        if self.split == "training" and len(self.heldout) < LEAST:
+            self.left_out.append(f"KID to held-out images: {self.too_few_held_out(LEAST)}.")
+        elif self.split == "training":
+            held, _ = features_of(features, self.pack, self.heldout, self.report)
+            rows.insert(1, measures.other("kid_heldout", "held-out", held, real, fake))
+        elif floor is not None:
+            rows.insert(1, measures.other("kid_training", "training", floor, real, fake))
+        return rows
+
+    def second_kid(self, name: str) -> Row:
         """KID in the features of another kind of network, because one network alone can mislead."""
         features = Features.load(name, self.options.device, pack=self.pack)
-        others = self.floor()
-        real, _ = features_of(features, self.pack, self.reference, self.report)
-        floor = None if others is None else features_of(features, self.pack, others, self.report)[0]
-        fake = features(self.samples)
-        return Measures(features, sampling, self.split, len(real), len(fake), trained_with).second(real, floor, fake)
+        real, floor = self.real_features(features)
+        fake = features(self.samples[: self.num_measured])
+        self.unlike = self.unlike and unlike(real, fake)
+        return self.in_features(features).second(real, floor, fake)
 
-    def floor(self) -> np.ndarray | None:
-        """Real images other than the reference, for the best possible values; None if too few."""
-        if self.split == "held-out":
-            return self.training
-        rest = np.setdiff1d(self.pack.training, self.reference)
-        others = rest if len(rest) >= NUM_LEAST else self.pack.heldout
-        return drawn(others, len(self.reference), 2) if len(others) >= LEAST else None
+    def in_features(self, features: Features) -> Measures:
+        sampling = f"seed {self.options.seed}, truncation {self.options.truncation:g}, EMA weights"
+        return Measures(features, sampling, self.split, len(self.measured), self.num_measured, self.trained_with)
+
+    def real_features(self, features: Features) -> tuple[np.ndarray, np.ndarray | None]:
+        """Features of the two sets of real images of `equal_sets`."""
+        real, _ = features_of(features, self.pack, self.measured, self.report)
+        if self.others is None:
+            return real, None
+        return real, features_of(features, self.pack, self.others, self.report)[0]
 
     # ---- classes ----
 
@@ -303,7 +333,10 @@ class Judgement:
         labels = pack.labels[self.reference]
         table = class_table(pack.classes, labels, found, self.labels, real, fake)
         every = pack.labels[pack.training]  # because the reference may lack rare classes
-        modes = mode_coverage(found, np.bincount(every, minlength=pack.num_classes) / len(every))
+        shares = np.bincount(every, minlength=pack.num_classes) / len(every)
+        modes = mode_coverage(found, shares)
+        alien = unlike(real, fake)
+        lacking = [] if alien else missing(found, expected_shares(shares, judge.confusion))
         accuracy = judge.accuracy
         tested = f"{judge.num_tested:,} held-out images"
         name = f"a classifier trained on real images (accuracy {accuracy.value:.1%} on {tested})"
@@ -312,6 +345,8 @@ class Judgement:
                 "name": row.name,
                 "real_share": row.real,
                 "generated_share": row.fake.value,
+                "generated_low": row.fake.low,
+                "generated_high": row.fake.high,
                 "kid": None if row.kid is None else row.kid.value,
                 "agreement": None if row.agreement is None else row.agreement.value,
                 "confused_with": row.taken_for,
@@ -325,6 +360,11 @@ class Judgement:
             "chance": table.chance,
             "agreement": None if table.agreement is None else table.agreement._asdict(),
             "worst": table.worst,
+            "judged": not alien,
+            "missing": [pack.classes[i] for i in lacking],
+            "sentence": "Classes cannot be judged: the generated images do not resemble the data."
+            if alien
+            else in_words([table.rows[i] for i in lacking]),
             "modes": {"covered": modes.covered._asdict(), "of": modes.of, "kl": modes.divergence._asdict()},
             "judge": name,
         }
@@ -339,30 +379,25 @@ class Judgement:
 
     # ---- copies ----
 
-    def copies(self, out: Path, features: str, train: np.ndarray, fake: np.ndarray) -> Row:
-        """The copy rate and the closest pairs. Raises `DataError` if too few images were held out.
-
-        Each pair also shows the nearest training image in the features train (N, D) and fake (M, D).
-        """
+    def copies(self, out: Path) -> Row:
+        """The copy rate and the closest pairs. Raises `DataError` if too few images were held out."""
         pack = self.pack
         if len(pack.heldout) < copies.LEAST:
             raise DataError(self.too_few_held_out(copies.LEAST))
         finder = copies.CopyFinder(pack, self.report)
-        judged = finder.judge(self.samples)
+        judged = finder.judge(self.samples, self.unlike)
         shown = np.argsort(judged.found.score)[:CLOSEST]
-        alike = self.training[nearest(fake[shown], train, 1)[1][:, 0]]
         rows = []
-        for i, (sample, other) in enumerate(zip(shown, alike, strict=True)):
+        for i, sample in enumerate(shown):
             place = judged.found.nearest[sample]
             path = f"evaluation/closest-{i:02}.png"
-            save_png(out / path, grid(np.stack([self.samples[sample], pack.images[place], pack.images[other]]), 3))
+            save_png(out / path, grid(np.stack([self.samples[sample], pack.images[place]]), 2))
             rows.append(
                 {
                     "file": path,
                     "seed": self.options.seed + int(sample),
                     "label": None if self.labels is None else pack.classes[self.labels[sample]],
                     "training": pack.names[place],
-                    "in_features": pack.names[other],
                     "score": float(judged.found.score[sample]),
                     "copy": bool(judged.copies[sample]),
                     "alteration": judged.found.moved[sample],
@@ -371,6 +406,8 @@ class Judgement:
         return {
             "num": len(self.samples),
             "rate": judged.rate._asdict(),
+            "caught": judged.caught,
+            "meaningful": judged.meaningful,
             "false_alarms": finder.false_alarms.value,
             "threshold": finder.threshold,
             "authenticity": judged.authenticity._asdict(),
@@ -378,7 +415,6 @@ class Judgement:
             "training_duplicates": finder.duplicates,
             "leaks": finder.leaks,
             "sentence": judged.sentence,
-            "in_features": {"network": features, "num": len(train)},
             "closest": rows,
         }
 
@@ -484,15 +520,16 @@ class Judgement:
             "attribution": pack.record.attribution,
         }
 
-    def protocol(self, features: Features) -> Row:
+    def protocol(self) -> Row:
         return {
-            "num_real": len(self.reference),
-            "num_generated": len(self.samples),
+            "num_real": len(self.measured),
+            "num_generated": self.num_measured,
             "split": self.split,
             "seed": self.options.seed,
             "truncation": self.options.truncation,
             "ema": "moving average of the weights, as saved",
-            "features": features.protocol,
+            "features": self.features.protocol,
+            "trained_with": self.trained_with,
             "machine": f"{platform.machine()}, {choose_device(self.options.device).name}",
             "versions": {
                 "ganvas": ganvas.__version__,
@@ -501,6 +538,17 @@ class Judgement:
                 "numpy": np.__version__,
             },
         }
+
+
+def in_words(missing: list[ClassRow]) -> str:
+    """A sentence about the classes that the generator lacks."""
+    if not missing:
+        return "No class is clearly missing."
+    each = [
+        f"{row.name} ({row.fake.value:.1%}, {row.fake.low:.1%} to {row.fake.high:.1%}; in the data {row.real:.1%})"
+        for row in missing
+    ]
+    return f"{'Classes' if len(each) > 1 else 'Class'} missing or rare among the generated images: {', '.join(each)}."
 
 
 def first(indices: np.ndarray, num: int) -> np.ndarray:

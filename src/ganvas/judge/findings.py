@@ -14,8 +14,8 @@ Row = dict[str, Any]
 
 # Thresholds for "note" and "bad". Factors, of generated to real or the inverse:
 LATTICE, POWER, SHARPNESS, VARIETY = (1.5, 3.0), (1.3, 2.5), (1.3, 2.5), (1.08, 1.4)
-# Differences: fraction of the value range; share of blank images; share of saturated or repeated images.
-TONE, BLANKS, SHARES = (0.01, 0.08), (0.0, 0.05), (0.02, 0.1)
+# Differences: fraction of the value range, of tones, of noise; share of blank images; of saturated or repeated ones.
+TONE, NOISE, BLANKS, SHARES = (0.01, 0.08), (0.006, 0.02), (0.0, 0.05), (0.02, 0.1)
 SIZES = {"coarse": "above 8 pixels", "middle": "4 to 8 pixels", "fine": "below 4 pixels"}
 
 
@@ -76,6 +76,14 @@ def of_sharpness(ratio: Row) -> Finding:
     words = f"the variance of the Laplacian is {_times(ratio)}"
     how = "As sharp as" if severity == "ok" else "Blurrier than" if ratio["value"] < 1 else "Noisier than"
     return Finding("sharpness", f"{how} real images: {words}.", severity)
+
+
+def of_noise(noise: Row) -> Finding:
+    words = f"{noise['value']:.1%} of the range ({noise['low']:.1%} to {noise['high']:.1%}) more than real images"
+    if noise["low"] <= NOISE[0]:
+        return Finding("noise", f"As little noise of single pixels as in real images: {words}.", "ok")
+    severity = "bad" if noise["value"] >= NOISE[1] else "note"
+    return Finding("noise", f"Noise or a pattern of single pixels: deviation {words}.", severity)
 
 
 def of_tones(tones: Row) -> Finding:

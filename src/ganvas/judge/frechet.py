@@ -18,6 +18,9 @@ from ganvas.judge.intervals import Interval, check, check_finite, check_shapes, 
 MINIMUM_FOR_FID = 2048
 """Images of each kind. With fewer images than the 2048 features, the covariance is singular."""
 
+LINEAR = 1.5
+"""Images of each kind per feature from which the bias is close enough to 1 / N for an extrapolation."""
+
 HALVINGS = 2  # number of splits into halves for the extrapolation
 BLOCK = 2048  # rows in float64 at a time: 32 MB at 2048 features
 
@@ -167,8 +170,9 @@ def fid_infinity(real: np.ndarray, fake: np.ndarray, seed: int = 0) -> Interval:
     sets are reduced, which also removes the bias of the real images. The line is fitted to all images and to disjoint
     halves drawn with `seed`; smaller or more sizes made the fit worse. The extrapolation keeps the first-order variance
     and doubles the second-order variance, as the influences of `frechet_interval` do. In simulations with 32 and 128
-    features and 64 to 800 images, the interval contained the true distance in 90% to 98% of cases. Raises `DataError`
-    for fewer images than features, where the bias is not linear.
+    features and 64 to 800 images, the interval contained the true distance in 90% to 98% of cases; in 91% to 99% with
+    1.5 images per feature (`LINEAR`), down to 20% with 1.1. Raises `DataError` for fewer images than features, where
+    the bias is not linear.
     """
     check(real, fake, max(4, real.shape[1]))
     rng = np.random.default_rng(seed)

@@ -38,6 +38,10 @@ MEANINGS = {
         "Distance between means and covariances of features. Compare only for equal numbers of images and resizing.",
     ),
     "fid_infinity": ("lower", "FID extrapolated to infinitely many images (linear fit in 1/N)."),
+    "frechet_infinity": (
+        "lower",
+        "Distance between means and covariances of features, extrapolated to infinitely many images. Not an FID.",
+    ),
     "frechet": (
         "lower",
         "Distance between means and covariances of features in this network. Not an FID; higher for fewer images.",
@@ -47,13 +51,15 @@ MEANINGS = {
     "density": ("higher", "How densely real images surround the generated images (quality; robust to outliers)."),
     "coverage": ("higher", "Share of real images with a generated image nearby (diversity; robust to outliers)."),
     "mind": ("lower", "Sliced Wasserstein distance between features: compares whole distributions, unlike Frechet."),
-    "vendi": ("near", "Effective number of different images (diversity)."),
+    "vendi": ("near", "Effective number of different images (diversity), by their differences from the mean image."),
     "inception_score": (
         "higher",
         "Clear and diverse images in terms of ImageNet classes. It says little about other kinds of images.",
     ),
 }
 """Of each measure: which way is better, and a sentence for the reader of a report."""
+
+UNLIKE = 0.1  # precision below which images do not resemble the data
 
 Row = dict[str, Any]
 Found = TypeVar("Found")
@@ -77,6 +83,11 @@ def as_row(
 def of(measure: Callable[[np.ndarray, np.ndarray], Found], real: np.ndarray, floor: np.ndarray | None) -> Found | None:
     """The measure between two sets of real images; None if there are too few."""
     return None if floor is None else measure(real, floor)
+
+
+def unlike(real: np.ndarray, fake: np.ndarray) -> bool:
+    """Whether hardly any generated image (M, D) resembles a real one (N, D)."""
+    return distances.precision_recall(real, fake)[0] < UNLIKE
 
 
 class Measures:
@@ -120,6 +131,10 @@ class Measures:
         if inception:
             rows += self.fid(real, floor, fake, force)
         else:
+            if min(len(real), len(fake)) >= distances.LINEAR * real.shape[1]:
+                value = distances.fid_infinity(real, fake)
+                name = "Frechet distance, infinite samples"
+                rows.append(self.row("frechet_infinity", name, value, None, "halves drawn with seed 0"))
             value, best = distances.frechet_interval(real, fake), of(distances.frechet, real, floor)
             rows.append(self.row("frechet", "Frechet distance", value, best))
         found, ideal = distances.manifold(real, fake), of(distances.manifold, real, floor)
@@ -127,15 +142,16 @@ class Measures:
             more = "k = 3" if key in ("precision", "recall") else "k = 5"
             best = None if ideal is None else getattr(ideal, key).value
             rows.append(self.row(key, key.capitalize(), getattr(found, key), best, more))
-        num = min(len(real), len(fake), len(real if floor is None else floor))
         mind = of(distances.mind, real, floor)
-        rows += [
-            self.row("mind", "MIND", distances.mind(real, fake), mind and mind.value, "1,000 projections, seed 0"),
-            self.row(
-                "vendi", "Vendi score", distances.vendi(fake[:num]), distances.vendi(real[:num]).value,
-                f"{num:,} images of each kind",
-            ),
-        ]  # fmt: skip
+        rows.append(
+            self.row("mind", "MIND", distances.mind(real, fake), mind and mind.value, "1,000 projections, seed 0")
+        )
+        # What all images share, such as the position of a head, is not diversity.
+        centre, expected = real.mean(axis=0), real if floor is None else floor
+        num = min(len(fake), len(expected))
+        diverse, ideal = (distances.vendi(images[:num] - centre) for images in (fake, expected))
+        more = f"{num:,} images of each kind, centred on the mean of the real images"
+        rows.append(self.row("vendi", "Vendi score", diverse, ideal.value, more))
         if inception:
             score = distances.inception_score(logits)
             rows.append(self.row("inception_score", "Inception score", score, None, "10 splits in order"))
@@ -147,10 +163,10 @@ class Measures:
         flags = (f"biased: fewer than {distances.MINIMUM_FOR_FID:,} images",) if biased else ()
         value, best = distances.frechet_interval(real, fake), of(distances.frechet, real, floor)
         rows = [self.row("fid", "FID", value, best, flags=flags)]
-        if min(len(real), len(fake)) > 2 * real.shape[1]:
+        if min(len(real), len(fake)) >= distances.LINEAR * real.shape[1]:
             value = distances.fid_infinity(real, fake)
-            rows.append(
-                self.row("fid_infinity", "FID, infinite samples", value, None, "halves drawn with seed 0", flags)
+            rows.insert(
+                0, self.row("fid_infinity", "FID, infinite samples", value, None, "halves drawn with seed 0", flags)
             )
         return rows
 

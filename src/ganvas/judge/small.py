@@ -131,7 +131,8 @@ def train_classifier(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = Classifier(*pictures.shape[1:], num_classes)
-    network.mean, network.deviation = moments(pictures)
+    mean, deviation = moments(pictures)
+    network.mean, network.deviation = mean.clone(), deviation.clone()
     channels_last(network.to(device))
     optimizer = torch.optim.Adam(network.parameters(), PEAK_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, total_steps=steps, pct_start=0.2)
@@ -145,7 +146,9 @@ def train_classifier(
         if mirror:
             images = torch.where(torch.rand(batch, 1, 1, 1, generator=generator) < 0.5, images.flip(3), images)
         if policy:
-            images = augment(images, draw(batch, policy, CHANCE, generator), policy)
+            # At the contrast of usual images, so that changes of brightness do not hide dark 16-bit scans.
+            usual = (images - mean) / (2 * deviation)
+            images = mean + 2 * deviation * augment(usual, draw(batch, policy, CHANCE, generator), policy)
         images = images.to(device, memory_format=torch.channels_last)
         loss = F.cross_entropy(network(images)[1], target.to(device), label_smoothing=SMOOTHING)
         optimizer.zero_grad()

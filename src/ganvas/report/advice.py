@@ -185,9 +185,12 @@ def as_arguments(options: Record) -> list[str]:
 def overfitting(case: Case) -> list[str]:
     """Signs of overfitting, one clause each."""
     signs = []
-    rate, alarms = case.copies.get("rate"), case.copies.get("false_alarms") or 0.0
-    if rate and rate["low"] > alarms:
-        signs.append(f"{interval(rate)} of the samples are copies of training images (false-alarm rate: {alarms:.1%})")
+    if case.copies.get("caught"):
+        alarms = case.copies.get("false_alarms") or 0.0
+        signs.append(
+            f"{interval(case.copies['rate'])} of the samples are copies of training images (false-alarm rate: "
+            f"{alarms:.1%})"
+        )
     seen, unseen = case.measures.get("kid_training"), case.measures.get("kid")
     if case.measures.get("kid_heldout"):
         seen, unseen = case.measures.get("kid"), case.measures["kid_heldout"]
@@ -255,14 +258,13 @@ def collapsed(case: Case) -> Iterator[Advice]:
     signs = [case.health["collapse"]] if "collapse" in case.health else []
     signs += [case.wrong["variety"]] if "variety" in case.wrong else []
     good = case.compared("precision") > SHORT_OF  # poor images lack diversity as well, and precision comes first
-    for key in ("recall", "coverage"):
+    for key in ("recall", "coverage", "vendi"):
         if good and case.compared(key) < COLLAPSED:
             row = case.measures[key]
-            signs.append(f"{key} is {row['value']:.2f} (real images: {row['real']:.2f})")
-    modes = (case.evaluation.get("classes") or {}).get("modes") or {}
-    covered = number(modes.get("covered"))
-    if covered is not None and covered < modes["of"]:
-        signs.append(f"{modes['of'] - covered:g} of {modes['of']} classes never appear")
+            name = "the Vendi score" if key == "vendi" else key
+            signs.append(f"{name} is {row['value']:.3g} (real images: {row['real']:.3g})")
+    found: Record = case.evaluation.get("classes") or {}
+    signs += [found["sentence"]] if found.get("missing") else []
     if not signs or (case.falls() > FALLING and "collapse" not in case.health):
         return  # diversity may still grow
     if case.train["loss"] != "relativistic" and case.train["model"] in CLASSIC:
@@ -337,6 +339,8 @@ def leaks(case: Case) -> Iterator[Advice]:
 
 
 def marks(case: Case) -> Iterator[Advice]:
+    if case.config["model"]["channels"] > 1:  # often parts of the figures, such as pupils
+        return
     found = [one for one in case.evaluation.get("marks") or [] if (one.get("generated_share") or 0) > SHARE]
     if not found:
         return
@@ -351,6 +355,8 @@ def marks(case: Case) -> Iterator[Advice]:
 
 def classes(case: Case) -> Iterator[Advice]:
     found: Record = case.evaluation.get("classes") or {}
+    if not found.get("judged", True):
+        return
     mean, rows = found.get("agreement"), {row["name"]: row for row in found.get("rows", [])}
     worst: Record = rows.get(found.get("worst")) or {}
     agreement = number(worst.get("agreement"))
@@ -394,7 +400,8 @@ def artefacts(case: Case) -> Iterator[Advice]:
     if sharpness < BLUNT:
         how = "A smaller penalty allows finer detail."
         yield Advice("Images are blurred", f"{seen} {how}", case.again(r1=HALF * case.train["r1"]))
-    elif sharpness > HARSH:
+    elif sharpness > HARSH or "noise" in wrong:
+        seen = sentence(wrong["noise"]) if "noise" in wrong else seen
         yield Advice("Images are noisy", f"{seen} A lower learning rate reduces noise.", case.again(lr=rate))
 
 

@@ -71,9 +71,9 @@ def measures(runs: list[Told]) -> list[Row]:
     """One row for each measure that any run has, in order of first appearance."""
     tables = [{row["key"]: row for row in (run.evaluation or {}).get("measures", [])} for run in runs]
     for table, run in zip(tables, runs, strict=True):
-        rate = ((run.evaluation or {}).get("copies") or {}).get("rate")
-        if rate:
-            table["copies"] = {"name": "Copies of training images", "better": "lower", **rate}
+        copies = (run.evaluation or {}).get("copies") or {}
+        if copies.get("meaningful", True) and copies.get("rate"):
+            table["copies"] = {"name": "Copies of training images", "better": "lower", **copies["rate"]}
     keys = dict.fromkeys(key for table in tables for key in table)
     rows = []
     for key in keys:

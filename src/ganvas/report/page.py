@@ -24,7 +24,7 @@ GRID, FILM, STILLS, PAIR, MARK, MAP = 1_000_000, 2_000_000, 400_000, 90_000, 50_
 MOST_PAIRS, MOST_MARKS = 16, 12
 MANY_CLASSES = 30  # more rows than this are folded
 GAP = 2  # pixels between the cells of a grid (pictures.grid)
-LOGGED = {"kid": "KID", "precision": "Precision", "recall": "Recall"}  # measures that the training log has too
+LOGGED = {"kid": "KID (random)", "precision": "Precision", "recall": "Recall"}  # measures that the training log has too
 TERMS = (  # (parts of the evaluation or of the log that use the term, term, better, meaning)
     ("protocol", "95% interval", "", "Uncertainty caused by the limited number of images."),
     ("protocol", "Real", "", "The same measure between two sets of real images: the best value to expect."),
@@ -277,8 +277,6 @@ def class_rows(evaluation: Record) -> Record | None:
     found = evaluation.get("classes")
     if not found:
         return None
-    modes = found.get("modes") or {}
-    covered = number(modes.get("covered"))
     return {
         "rows": found["rows"],
         "folded": len(found["rows"]) > MANY_CLASSES,
@@ -287,7 +285,7 @@ def class_rows(evaluation: Record) -> Record | None:
         "distance": percent(found.get("total_variation")),
         "chance": percent(found["chance"]) if number(found.get("chance")) is not None else None,
         "agreement": percent_interval(found["agreement"]) if found.get("agreement") else None,
-        "modes": None if covered is None else f"{covered:.0f} of {modes['of']}",
+        "sentence": found.get("sentence"),
     }
 
 
@@ -296,8 +294,9 @@ def copy_facts(copies: Record) -> list[tuple[str, str]]:
         ("Copy rate", "rate"),
         ("Authenticity", "authenticity"),
     )
-    facts = [(name, percent_interval(copies[key])) for name, key in intervals if copies.get(key)]
-    if copies.get("closer_than_heldout"):
+    meaningful = copies.get("meaningful", True)
+    facts = [(name, percent_interval(copies[key])) for name, key in intervals if meaningful and copies.get(key)]
+    if meaningful and copies.get("closer_than_heldout"):
         facts.append(("Nearness", f"{percent_interval(copies['closer_than_heldout'])}; 50% is chance"))
     if number(copies.get("false_alarms")) is not None:
         facts.append(("False alarms", f"{percent(copies['false_alarms'])} of held-out images"))
@@ -336,8 +335,8 @@ def faults(artefacts: Record) -> list[tuple[str, str, str]]:
         rows.append(("Mean correlation of two images (real: samples of nine)", text(alike["generated"], 2), real))
     if blank := artefacts.get("blank"):
         rows.append(("Blank images", percent(blank["generated"]), percent(blank["real"])))
-    if number(artefacts.get("repeated")) is not None:
-        rows.append(("Near duplicates among the images", percent(artefacts["repeated"]), "0.5%"))
+    if alike := artefacts.get("duplicates"):
+        rows.append(("Near duplicates among the images", percent(alike["generated"]), percent(alike["real"])))
     return rows
 
 
@@ -356,11 +355,13 @@ def curves(told: Told) -> list[Chart]:
     band = ([s - m for s, m in zip(score, margin, strict=True)], [s + m for s, m in zip(score, margin, strict=True)])
     has_band = bool(vitals) and not any(map(math.isnan, margin))
     low, high = band if has_band else (None, None)
-    title = "KID of the averaged weights (EMA)" if any(number(r.get("kid")) is not None for r in vitals) else "Score"
+    # Named, because the KID of an evaluation is usually in another network.
+    has_kid = any(number(r.get("kid")) is not None for r in vitals)
+    title = "KID (random network) of the averaged weights (EMA)" if has_kid else "Score"
     found = [
         line_chart(
             f"{title} during training{', with 95% interval' if has_band else ''}; lower is better.",
-            [Series("score", at, score, low, high)], y_label="KID" if "KID" in title else "score", points=True,
+            [Series("score", at, score, low, high)], y_label="KID (random)" if has_kid else "score", points=True,
         ),
         line_chart(
             "Quality (precision) and diversity (recall) during training; higher is better.",

@@ -45,7 +45,8 @@ COPYING = 0.1  # fraction of images closer to one training image than 98% of ima
 LATTICE = 3.0  # times the checkerboard level of real images
 GROWTH = 1.3  # factor that counts as growth
 STILL, A_WHILE = 2e-3, 0.2  # mean pixel change relative to the range, within this last fraction of the images seen
-PLATEAU, LONG = 8, 0.25  # evaluations, and last fraction of the images seen, without improvement
+PLATEAU, LONG = 8, 0.5  # half of the fewest evaluations, and last fraction of the images seen, without improvement
+TREND, RALLY = -0.5, -3.0  # slopes of the scores in standard errors: no improvement above; recovery below
 PROGRESS = 0.02  # relative decrease of the best score that counts as improvement
 FEWEST_SCORED, MOST_SCORED, PIXELS = 64, 256, 2**20  # limits on the images of each kind that the discriminator scores
 CHANCE = 3.0  # standard errors within which two mean scores count as equal
@@ -281,24 +282,31 @@ class Watch:
         )
 
     def _plateau(self) -> tuple[str, Event | None]:
-        num = max(PLATEAU, len(self._since(1 - LONG)))
-        scores = [record["score"] for record in self.vitals]
-        if len(scores) < num + PLATEAU:
+        if len(self.vitals) < 2 * PLATEAU:
             return "plateau", None
-        before, since = min(scores[:-num]), scores[-num:]
-        first, second = (statistics.median(part) for part in (since[: num // 2], since[num // 2 :]))
-        rallies = second < first - PROGRESS * abs(first)  # recovering after a worse phase
-        if rallies or min(since) < before - PROGRESS * abs(before):
+        latest = self.vitals[-max(3 * PLATEAU // 2, len(self._since(1 - LONG))) :]
+        images, scores = ([record[name] for record in latest] for name in ("images", "score"))
+        if trend(images, scores) < TREND or trend(images[-PLATEAU:], scores[-PLATEAU:]) < RALLY:
             return "plateau", None
+        best = min(record["score"] for record in self.vitals)
         return "plateau", Event(
             "plateau",
-            f"the score has not improved for {num} evaluations (best {before:.4g})",
+            f"the score does not improve: no trend over the last {len(latest)} evaluations (best {best:.4g})",
             "stop, or continue with a lower --lr; the best model is kept",
         )
 
     def _since(self, part: float) -> list[dict[str, Any]]:
         """Evaluations after this fraction of the images seen. On a slow machine they can be only a few steps apart."""
         return [record for record in self.vitals if record["images"] > part * self.vitals[-1]["images"]]
+
+
+def trend(images: list[int], scores: list[float]) -> float:
+    """Slope of a straight line through the scores, in its standard errors; 0 for equal scores."""
+    x, y = np.array(images, float), np.array(scores)
+    x, y = x - x.mean(), y - y.mean()
+    slope = x @ y / (x @ x)
+    error = math.sqrt(float(np.square(y - slope * x).sum() / (len(y) - 2) / (x @ x)))
+    return float(slope / max(error, 1e-9 * abs(slope))) if slope else 0.0
 
 
 def has_numbers(record: dict[str, Any], needed: Iterable[str], optional: Iterable[str] = ()) -> bool:

@@ -1,0 +1,203 @@
+"""What an evaluation concludes: from real images nothing bad, from each planted fault its finding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from ganvas.config import DataConfig, ModelConfig
+from ganvas.data import Pack, open_pack
+from ganvas.errors import ConfigError, DataError
+from ganvas.generator import Generator, ModelInfo, to_pixels
+from ganvas.judge.artefacts import examine
+from ganvas.judge.copies import CopyFinder
+from ganvas.judge.evaluate import Judgement, Options
+from ganvas.judge.measures import Measures
+from ganvas.models import build
+from ganvas.report.page import copy_facts
+from planted import landscapes
+
+SIDE = 32
+
+
+class Given(Judgement):
+    """The evaluation of a generator that gives these images (M, H, W, C)."""
+
+    def __init__(self, pack: Pack, images: np.ndarray, **options: Any) -> None:
+        self.given = images
+        config = ModelConfig("mlp", pack.height, pack.width, pack.channels, z_dim=8, base=8)
+        generator = Generator(build(config)[0], ModelInfo(config))
+        options = {"features": "random", "num": len(images), "device": "cpu"} | options
+        super().__init__(generator, pack, Options(**options), lambda what, done, total: None)
+
+    def sample(self, num: int) -> np.ndarray:
+        return self.given
+
+    def second_kid(self, name: str) -> Any:
+        return super().second_kid("random")  # quicker than the network of the photographs
+
+
+def packed(images: np.ndarray, folder: Path) -> Pack:
+    np.save(folder / "images.npy", images)
+    return open_pack(folder / "images.npy")
+
+
+def measured(judged: Judgement) -> dict[str, dict[str, Any]]:
+    """The rows of the measures by name."""
+    return {row["key"]: row for row in judged.measures()}
+
+
+@pytest.mark.parametrize("num", [90, 300])
+def test_a_perfect_generator_is_as_good_as_real_images(num: int, tmp_path: Path) -> None:
+    """Most measures depend on the numbers of images: values for real images come from as many."""
+    images = landscapes(2 * num, SIDE, 1)
+    rows = measured(Given(packed(images[:num], tmp_path), images[num:]))
+    for key in ("frechet", "recall", "density", "coverage", "mind", "vendi"):
+        if rows[key]["real"] is not None:
+            assert rows[key]["low"] <= rows[key]["real"] <= rows[key]["high"], rows[key]
+    assert (rows["coverage"]["real"] is None) == (num < 100)  # too few for two sets of real images
+
+
+def in_network(real: np.ndarray, floor: np.ndarray, fake: np.ndarray) -> dict[str, dict[str, Any]]:
+    """The rows for features (N, D) of some network, by name."""
+    network: Any = SimpleNamespace(name="network", protocol="")
+    measures = Measures(network, "", "training", len(real), len(fake))
+    return {row["key"]: row for row in measures.rows(real, floor, fake, np.empty((len(fake), 0)), force=False)}
+
+
+def test_what_all_images_share_is_not_diversity() -> None:
+    """Features of faces have most of their length in common; one face with small changes is not as diverse."""
+    rng = np.random.default_rng(0)
+    real, floor = 5 + rng.normal(size=(2, 100, 32)).astype(np.float32)
+    fake = real[:1] + 0.3 * rng.normal(size=(100, 32)).astype(np.float32)
+    vendi = in_network(real, floor, fake)["vendi"]
+    assert vendi["high"] < 0.2 * vendi["real"]
+
+
+@pytest.mark.parametrize(("num", "enough"), [(60, True), (45, False)])
+def test_a_frechet_distance_whose_interval_holds_the_true_one_comes_first(num: int, enough: bool) -> None:
+    sets = np.random.default_rng(0).normal(size=(3, num, 32)).astype(np.float32)
+    rows = in_network(*sets)
+    assert rows["frechet"]["low"] > 0  # of equal distributions
+    assert next(key for key in rows if key.startswith("frechet")) == ("frechet_infinity" if enough else "frechet")
+    assert not enough or rows["frechet_infinity"]["low"] < 0 < rows["frechet_infinity"]["high"]
+
+
+def clipped(values: np.ndarray) -> np.ndarray:
+    return np.rint(values).clip(0, 255).astype(np.uint8)
+
+
+FAULTS = {
+    "real": lambda images: images,
+    "blurred": lambda images: clipped(gaussian_filter(images.astype(float), (0, 1, 1, 0))),
+    "flat": lambda images: np.broadcast_to(images[:, :1, :1], images.shape),
+    "speckled": lambda images: clipped(images + np.random.default_rng(0).normal(0, 10, images.shape)),
+    "checkerboard": lambda images: clipped(images + 8.0 * (np.indices(images.shape[1:3]).sum(axis=0) % 2)[..., None]),
+    "noise": lambda images: np.random.default_rng(0).integers(0, 256, images.shape, np.uint8),
+}
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Pack, np.ndarray]:
+    """A pack of 300 handwritten digits, and 100 others."""
+    every = open_pack("digits")
+    images = np.asarray(every.images[np.random.default_rng(0).permutation(len(every.images))[:400]])
+    return packed(images[:300], tmp_path_factory.mktemp("digits")), images[300:]
+
+
+@pytest.fixture(scope="module")
+def finder(digits: tuple[Pack, np.ndarray]) -> CopyFinder:
+    return CopyFinder(digits[0])
+
+
+@pytest.mark.parametrize(("name", "like"), [("real", True), ("blurred", True), ("flat", False), ("noise", False)])
+def test_that_images_unlike_the_data_are_no_copies_means_nothing(
+    name: str, like: bool, digits: tuple[Pack, np.ndarray], finder: CopyFinder
+) -> None:
+    images = FAULTS[name](digits[1][:40])
+    judged = Given(digits[0], images)
+    judged.measures()
+    copies = finder.judge(images, judged.unlike)
+    assert copies.meaningful == like and not copies.caught
+    assert ("no sign of copying" in copies.sentence) == like
+    assert ("not meaningful: these images do not resemble the data" in copies.sentence) == (not like)
+    facts = copy_facts({"meaningful": copies.meaningful, "authenticity": copies.authenticity._asdict()})
+    assert bool(facts) == like
+
+
+@pytest.fixture
+def labelled(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Pack:
+    """Handwritten digits with their labels, a third held out. Their classifier is trained once, in few steps."""
+    monkeypatch.setattr("ganvas.judge.classifier.LEAST_STEPS", 60)
+    every = open_pack("digits")
+    assert every.labels is not None
+    folder = tmp_path_factory.mktemp("labelled")
+    np.savez(folder / "images.npz", images=every.images[:900], labels=every.labels[:900])
+    return open_pack(folder / "images.npz", DataConfig(holdout=0.33))
+
+
+@pytest.mark.parametrize(
+    ("name", "missing", "words"),
+    [
+        ("real", [], "No class is clearly missing."),
+        ("brighter", [], "No class is clearly missing."),
+        ("without 3", ["3"], "Class missing or rare among the generated images: 3 ("),
+        ("negative", [], "Classes cannot be judged: the generated images do not resemble the data."),
+    ],
+)
+def test_classes_that_are_missing_are_named_and_no_others(
+    name: str, missing: list[str], words: str, labelled: Pack
+) -> None:
+    assert labelled.labels is not None
+    chosen = labelled.heldout
+    if name == "without 3":
+        others = chosen[labelled.labels[chosen] != 3]
+        chosen = np.append(others[:149], chosen[labelled.labels[chosen] == 3][:1])
+    images = np.asarray(labelled.images[chosen])
+    images = {"brighter": clipped(images + 40.0), "negative": 255 - images}.get(name, images)
+    content, _ = Given(labelled, images).classes() or ({}, None)
+    assert content["missing"] == missing and content["sentence"].startswith(words)
+    three = content["rows"][3]
+    assert three["generated_low"] <= three["generated_share"] <= three["generated_high"]
+
+
+def test_an_impossible_evaluation_is_refused_before_the_samples_are_made(
+    digits: tuple[Pack, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampled = []
+    monkeypatch.setattr(Given, "sample", lambda self, num: sampled.append(num))
+    with pytest.raises(ConfigError, match="no feature network 'vgg'"):
+        Given(*digits, features="vgg")
+    monkeypatch.setattr("ganvas.judge.features.Features.load", lambda name, *args, **options: None)
+    with pytest.raises(DataError, match="needs 2048 of each"):
+        Given(*digits, features="inception-clean")
+    assert not sampled
+
+
+def test_samples_are_truncated_as_the_protocol_says(digits: tuple[Pack, np.ndarray]) -> None:
+    given = [Given(*digits, num=24, truncation=truncation) for truncation in (0.5, 1.0)]
+    images = [Judgement.sample(one, 24) for one in given]
+    for one, found in zip(given, images, strict=True):
+        assert one.protocol()["truncation"] == one.options.truncation
+        expected = one.generator.sample(24, seed=one.options.seed, truncation=one.options.truncation)
+        np.testing.assert_array_equal(found, to_pixels(expected))
+    assert (images[0] != images[1]).any()
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [("real", {}), ("speckled", {"noise": "bad"}), ("checkerboard", {"noise": "bad"}), ("blurred", {"noise": "ok"})],
+)
+def test_noise_that_strokes_hide_from_the_mean_is_found(
+    name: str, found: dict[str, str], digits: tuple[Pack, np.ndarray]
+) -> None:
+    """Strokes have more power than faint noise everywhere in the spectrum; flat areas show it."""
+    judged = examine(digits[0].images[digits[0].training[:100]], FAULTS[name](digits[1]))
+    severities = {one["what"]: one["severity"] for one in judged.findings}
+    assert found.items() <= severities.items()
+    assert found or set(severities.values()) == {"ok"}
