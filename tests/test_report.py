@@ -7,6 +7,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from ganvas.errors import RunError
 from ganvas.pictures import grid, save_png
 from ganvas.report import report
 from ganvas.report.charts import Series, line_chart
-from ganvas.report.comparison import winner
+from ganvas.report.comparison import disagreements, winner
 from ganvas.report.page import decimals, measured, percent_interval, text
 from ganvas.report.pictures import embed
 
@@ -391,3 +392,14 @@ def test_what_is_not_finite_or_too_much() -> None:
     flat = line_chart("c", [Series("a", [1, 2], [0.31, 0.31])])
     assert flat is not None
     assert np.isfinite(points(flat.svg)).all()
+
+
+def test_networks_that_rank_two_runs_in_opposite_orders_are_named() -> None:
+    def told(name: str, first: float, second: float) -> Any:
+        values = (("kid", "KID (one)", first), ("kid_second", "KID (other)", second))
+        rows = [{"key": key, "name": title, "low": x - 0.1, "high": x + 0.1} for key, title, x in values]
+        return SimpleNamespace(name=name, folder=Path(name), evaluation={"measures": rows})
+
+    (said,) = disagreements([told("a", 1.0, 2.0), told("b", 2.0, 1.0)])
+    assert said.startswith("a has the lower KID (one) and b the lower KID (other): the networks disagree")
+    assert disagreements([told("a", 1.0, 1.0), told("b", 2.0, 1.05)]) == []

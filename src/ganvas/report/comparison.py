@@ -62,9 +62,24 @@ def caveats(runs: list[Told]) -> list[str]:
     if differing:
         words = ", ".join(name.replace("num_", "number of images ") for name in differing)
         found.append(f"These runs were evaluated with different protocols ({words}): compare with care.")
+    found += disagreements(runs)
     if any(run.stale for run in runs):
         found.append("An evaluation used other weights than its run has now: run ganvas evaluate again.")
     return found
+
+
+def disagreements(runs: list[Told]) -> list[str]:
+    """Pairs of runs that the two feature networks rank in opposite orders, with intervals that do not overlap."""
+    named = zip(names_of(runs), runs, strict=True)
+    tables = [(name, {row["key"]: row for row in (run.evaluation or {}).get("measures", [])}) for name, run in named]
+    both = [(name, rows["kid"], rows["kid_second"]) for name, rows in tables if {"kid", "kid_second"} <= {*rows}]
+    return [
+        f"{first[0]} has the lower {first[1]['name']} and {second[0]} the lower {first[2]['name']}: the networks "
+        "disagree, so the ranking of these two is not clear."
+        for first in both
+        for second in both
+        if first[1]["high"] < second[1]["low"] and second[2]["high"] < first[2]["low"]
+    ]
 
 
 def measures(runs: list[Told]) -> list[Row]:
