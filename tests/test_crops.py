@@ -223,6 +223,13 @@ def test_each_part_has_its_own_penalty_which_rests_while_the_part_is_not_seen() 
     assert torch.equal(other.value, penalty.value) and torch.equal(other.lead, penalty.lead)
 
 
+@pytest.mark.parametrize("size", [(8, 400), (300, 9)])
+def test_narrow_images(size: tuple[int, int]) -> None:
+    generator, discriminator = build(model("both", *size, channels=3))
+    images = generator(torch.randn(8, 8))
+    assert images.shape == (8, 3, *size) and discriminator(images).shape == (8,)
+
+
 def test_small_images_are_seen_whole() -> None:
     generator, discriminator = build(dataclasses.replace(model(), height=40, width=40))
     assert not isinstance(discriminator, CropDiscriminator) and crops_of(discriminator) == 0

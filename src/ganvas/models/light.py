@@ -75,7 +75,7 @@ class Stage(nn.Module):
             class_gain, added = self.classes(labels).chunk(2, dim=1)
             gain = gain + class_gain
         gain, added = gain[:, :, None, None].to(x.dtype), added[:, :, None, None]
-        if self.noise is not None:
+        if self.noise is not None:  # without classes `added` is zero, and one map for the batch is enough
             added = added + self.noise(x) if self.classes is not None else self.noise(x)
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = F.silu(torch.addcmul(added.to(x.dtype), norm(conv(x)), gain))
@@ -123,6 +123,7 @@ class Generator(nn.Module):
         limit = config.widest or max(WIDEST, config.base)
         side = max(config.height, config.width)
         shuffled = max(1, math.ceil(math.log2(side / TRUNK))) if side > crops.LARGE else 0
+        shuffled = min(shuffled, len(grids) - 1)
         maps = [min(config.base * 2**level, limit) for level in reversed(range(len(grids) - shuffled))]
         few = [max(LEAST_MAPS, config.base // 3) * 2**level for level in reversed(range(shuffled))]
         self.grid, self.maps = grids[0], maps[0]
