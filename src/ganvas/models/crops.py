@@ -90,6 +90,7 @@ def part_sizes(height: int, width: int) -> tuple[list[int], list[tuple[int, int]
     """
     halvings = max(0, math.ceil(math.log2(max(height, width) / LARGE)))
     scales = sorted({1, 2 ** (halvings // 2)}) if halvings else []
+    scales = [scale for scale in scales if min(height, width) // scale >= LEAST]
     whole = (max(LEAST, -(-height // 2**halvings)), max(LEAST, -(-width // 2**halvings)))
     return scales, [whole, *((min(CROP, height // scale), min(CROP, width // scale)) for scale in scales)]
 
