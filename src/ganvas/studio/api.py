@@ -97,9 +97,12 @@ def app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
-        yield
-        bench.close()
-        engine.close()
+        try:
+            yield
+        finally:  # a second Ctrl-C cancels this
+            bench.close()
+            training.close()
+            engine.close()
 
     api = FastAPI(
         title="Ganvas studio",
