@@ -7,6 +7,7 @@ import base64
 import csv
 import io
 import json
+import os
 import re
 import shlex
 import shutil
@@ -686,7 +687,8 @@ def test_links_that_lead_outside_are_not_followed(folder: Path, trained: Path, t
         assert [one["name"] for one in client.get("/api/places").json()["places"]] == ["bars", "other"]
         assert client.get("/api/run/grid?run=bars&images=99").status_code == 404
         assert client.get("/api/run/film?run=bars&form=gif").status_code == 404
-        assert 99 not in client.get("/api/run?run=bars").json()["grids"]
+        told = client.get("/api/run?run=bars").json()
+        assert 99 not in told["grids"] and told["films"] == []
 
 
 @pytest.mark.parametrize(
@@ -862,6 +864,7 @@ def test_the_name_that_a_proxy_was_asked_by_is_no_other_site(folder: Path) -> No
         ("log.jsonl", b'{"images": {"value": 3}, "score": 1}\n{"images": {"value": 3}, "health": 1}\n'),
         ("log.jsonl", b"[" * 100_000),
         ("log.jsonl", b"\xff\n{}\n[]\n3\n"),
+        ("log.jsonl", b'{"images": 1, "health": "\\ud800", "words": "\\ud800"}\n'),
         ("config.json", b'{"model": ' + b"[" * 100_000 + b"}"),
         (
             "config.json",
@@ -877,6 +880,23 @@ def test_an_odd_run_leaves_the_others_be(file: str, content: bytes, client: Test
     told = client.get("/api/runs")
     assert told.status_code == 200 and {one["name"] for one in told.json()["runs"]} >= {"bars", "odd"}
     assert client.get("/api/run", params={"run": "odd"}).status_code == 200
+
+
+def test_a_run_whose_name_is_no_text_can_be_shown(client: TestClient, folder: Path) -> None:
+    try:
+        shutil.copytree(folder / "bars", folder / os.fsdecode(b"o\xffdd"))
+    except OSError:
+        pytest.skip("this file system has only names that are text")
+    name = "o\\udcffdd"
+    assert {"bars", name} <= {one["name"] for one in client.get("/api/places").json()["places"]}
+    assert {"bars", name} <= {one["name"] for one in client.get("/api/runs").json()["runs"]}
+    assert client.get("/api/run", params={"run": name}).json()["name"] == name
+
+
+def test_a_folder_named_like_a_grid_is_none(client: TestClient, folder: Path) -> None:
+    (folder / "bars" / "samples" / "000000000005.png").mkdir()
+    assert 5 not in client.get("/api/run?run=bars").json()["grids"]
+    refused(client.get("/api/run/grid?run=bars&images=5"), 404, "no preview grid at 5")
 
 
 def test_without_the_extra_the_command_says_what_to_install(
