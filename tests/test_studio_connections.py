@@ -135,6 +135,20 @@ def test_slow_clients_lock_nobody_out(start: bytes, listening: int) -> None:
         assert httpx.get(f"http://localhost:{listening}/").text == "0"
 
 
+def test_an_address_with_many_connections_closes_none_of_others(listening: int) -> None:
+    with contextlib.ExitStack() as stack:
+        good = stack.enter_context(socket.create_connection(("127.0.0.1", listening), timeout=20))
+        try:
+            for _ in range(60):
+                place = ("127.0.0.1", listening)
+                stack.enter_context(socket.create_connection(place, source_address=("127.0.0.2", 0)))
+        except OSError:
+            pytest.skip("this machine has only one loopback address")
+        assert httpx.get(f"http://localhost:{listening}/").text == "0"  # after all of them
+        good.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert good.recv(100).startswith(b"HTTP/1.1 200")
+
+
 def test_the_head_of_a_request_is_not_waited_for(listening: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "HEAD_SECONDS", 0.2)
     with httpx.Client(base_url=f"http://localhost:{listening}") as good:
