@@ -21,7 +21,7 @@ from ganvas.studio import connections, guard
 from test_studio_api import wait_for
 
 
-def served(application: guard.Guard, messages: list[Any], path: str = "/api/projections", **headers: str) -> list[Any]:
+def served(application: guard.Asgi, messages: list[Any], path: str = "/api/projections", **headers: str) -> list[Any]:
     """What is sent to a client whose messages come one by one: a message, or the seconds until the next one."""
     sent: list[Any] = []
     pending = list(messages)
@@ -91,6 +91,24 @@ def test_work_ends_with_its_client(length: str) -> None:
 
     messages = [part(b"x" * int(length), more=False), 0.1, {"type": "http.disconnect"}]
     assert served(guard.Guard(works), messages, content_length=length) == [] and ended == ["cancelled"]
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_work_that_is_cut_by_the_end_of_the_server_leaves_no_traceback(started: bool) -> None:
+    async def ends(scope: Any, receive: Any, send: Any) -> None:
+        server = asyncio.current_task()
+        assert server is not None
+
+        async def works(_: Any, receive: Any, send: Any) -> None:
+            if started:
+                await send({"type": "http.response.start", "status": 200, "headers": []})
+            server.cancel()
+            await asyncio.sleep(1000)
+
+        await guard.Guard(works)(scope, receive, send)
+
+    sent = served(ends, [part(b"", more=False)])
+    assert [one.get("status") for one in sent] == ([200] if started else [503, None])
 
 
 def test_what_is_left_to_do_behind_an_answer_is_done() -> None:
