@@ -7,6 +7,7 @@ import base64
 import csv
 import io
 import json
+import os
 import re
 import shlex
 import shutil
@@ -407,6 +408,54 @@ def test_the_nearest_of_real_digits(tmp_path_factory: pytest.TempPathFactory) ->
         refused(client.get("/api/training-picture?model=run&index=99999"), 404, "the last one is 399")
 
 
+@pytest.mark.parametrize(
+    ("part", "step"),
+    [
+        ("pack_of", lambda folder, generator, data, progress: progress("packing", 1, 0)),
+        ("CopyFinder", lambda pack, progress: pack.images[[0]]),
+        ("CopyFinder", lambda pack, progress: progress("searching", 1, 2)),
+    ],
+    ids=["packing", "reading", "searching"],
+)
+def test_the_studio_closes_while_it_reads_training_images(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, part: str, step: Any
+) -> None:
+    working = threading.Event()
+    readers: list[threading.Thread] = []
+
+    def endless(*arguments: Any) -> None:
+        readers.append(threading.current_thread())
+        while True:
+            step(*arguments)
+            working.set()
+
+    monkeypatch.setattr(workbench, part, endless)
+    with TestClient(api.app(folder, device="cpu"), base_url=HOME) as client:
+        client.post("/api/nearest", json={"model": "bars", "recipes": [{"seed": 1}]})
+        assert working.wait(20)
+    assert [thread.is_alive() for thread in readers] == [False]
+
+
+def test_a_server_that_is_forced_to_end_closes_the_studio_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[Any] = []
+    for part in (workbench.Workbench, workbench.Training, Engine):
+        close = part.close
+        monkeypatch.setattr(part, "close", lambda self, close=close: [close(self), closed.append(type(self))])
+
+    async def forced() -> None:
+        messages: asyncio.Queue[Any] = asyncio.Queue()
+        sent: asyncio.Queue[Any] = asyncio.Queue()
+        messages.put_nowait({"type": "lifespan.startup"})
+        application = api.app(folder, device="cpu")
+        running = asyncio.ensure_future(application({"type": "lifespan", "state": {}}, messages.get, sent.put))
+        assert (await sent.get())["type"] == "lifespan.startup.complete"
+        running.cancel()  # uvicorn does this after a second Ctrl-C
+        await asyncio.wait([running])
+
+    asyncio.run(forced())
+    assert closed == [workbench.Workbench, workbench.Training, Engine]
+
+
 def test_no_copy_is_handed_out(tmp_path: Path) -> None:
     model = fresh().save(tmp_path / "model")
     verbs.sample(model, tmp_path / "pictures", num=400, device="cpu")  # what it "was trained on": its own images
@@ -638,7 +687,8 @@ def test_links_that_lead_outside_are_not_followed(folder: Path, trained: Path, t
         assert [one["name"] for one in client.get("/api/places").json()["places"]] == ["bars", "other"]
         assert client.get("/api/run/grid?run=bars&images=99").status_code == 404
         assert client.get("/api/run/film?run=bars&form=gif").status_code == 404
-        assert 99 not in client.get("/api/run?run=bars").json()["grids"]
+        told = client.get("/api/run?run=bars").json()
+        assert 99 not in told["grids"] and told["films"] == []
 
 
 @pytest.mark.parametrize(
@@ -814,6 +864,7 @@ def test_the_name_that_a_proxy_was_asked_by_is_no_other_site(folder: Path) -> No
         ("log.jsonl", b'{"images": {"value": 3}, "score": 1}\n{"images": {"value": 3}, "health": 1}\n'),
         ("log.jsonl", b"[" * 100_000),
         ("log.jsonl", b"\xff\n{}\n[]\n3\n"),
+        ("log.jsonl", b'{"images": 1, "health": "\\ud800", "words": "\\ud800"}\n'),
         ("config.json", b'{"model": ' + b"[" * 100_000 + b"}"),
         (
             "config.json",
@@ -829,6 +880,23 @@ def test_an_odd_run_leaves_the_others_be(file: str, content: bytes, client: Test
     told = client.get("/api/runs")
     assert told.status_code == 200 and {one["name"] for one in told.json()["runs"]} >= {"bars", "odd"}
     assert client.get("/api/run", params={"run": "odd"}).status_code == 200
+
+
+def test_a_run_whose_name_is_no_text_can_be_shown(client: TestClient, folder: Path) -> None:
+    try:
+        shutil.copytree(folder / "bars", folder / os.fsdecode(b"o\xffdd"))
+    except OSError:
+        pytest.skip("this file system has only names that are text")
+    name = "o\\udcffdd"
+    assert {"bars", name} <= {one["name"] for one in client.get("/api/places").json()["places"]}
+    assert {"bars", name} <= {one["name"] for one in client.get("/api/runs").json()["runs"]}
+    assert client.get("/api/run", params={"run": name}).json()["name"] == name
+
+
+def test_a_folder_named_like_a_grid_is_none(client: TestClient, folder: Path) -> None:
+    (folder / "bars" / "samples" / "000000000005.png").mkdir()
+    assert 5 not in client.get("/api/run?run=bars").json()["grids"]
+    refused(client.get("/api/run/grid?run=bars&images=5"), 404, "no preview grid at 5")
 
 
 def test_without_the_extra_the_command_says_what_to_install(
@@ -856,8 +924,25 @@ def test_a_port_in_use_and_an_empty_folder(folder: Path, tmp_path: Path, ganvas_
     assert answer.code == 2 and "has no run and no model" in answer.err
 
 
+ENDLESS = """
+import torch
+from ganvas import cli
+from ganvas.studio import workbench
+
+def endless(pack, progress):
+    while True:
+        progress("searching", 1, 2)
+        for _ in range(100):
+            torch.ones(64, 64) @ torch.ones(64, 64)
+
+workbench.CopyFinder = endless
+raise SystemExit(cli.main())
+"""
+
+
 def test_the_command_prints_its_address_and_ctrl_c_ends_it(folder: Path) -> None:
-    command = [sys.executable, "-m", "ganvas", "studio", str(folder), "--port", "0", "--no-browser"]
+    """Also while it reads training images: a process that ends while a thread computes in torch is aborted."""
+    command = [sys.executable, "-c", ENDLESS, "studio", str(folder), "--port", "0", "--no-browser"]
     with subprocess.Popen(
         [*command, "--device", "cpu"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as running:
@@ -867,6 +952,11 @@ def test_the_command_prints_its_address_and_ctrl_c_ends_it(folder: Path) -> None
             place = line.split()[1]
             assert httpx.get(f"{place}api/places", timeout=60).status_code == 200
             assert httpx.get(f"{place}api/model?model=bars", timeout=60).status_code == 200
+            asked = {"model": "bars", "recipes": [{"seed": 1}]}
+            wait_for(
+                lambda: httpx.post(f"{place}api/nearest", json=asked, timeout=60).json()["sentence"],
+                lambda sentence: "1 of 2" in sentence,
+            )
             running.send_signal(2)
             assert running.wait(60) == 0
             assert running.stderr.read() == ""

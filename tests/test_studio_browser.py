@@ -88,9 +88,6 @@ def studio(runs: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
         server.should_exit = True
         thread.join(20)
-    for one in threading.enumerate():  # a process that ends while one of these computes is aborted
-        if one.name.endswith("(prepare)"):
-            one.join(60)
 
 
 @pytest.fixture(scope="module")

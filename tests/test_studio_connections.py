@@ -21,7 +21,7 @@ from ganvas.studio import connections, guard
 from test_studio_api import wait_for
 
 
-def served(application: guard.Guard, messages: list[Any], path: str = "/api/projections", **headers: str) -> list[Any]:
+def served(application: guard.Asgi, messages: list[Any], path: str = "/api/projections", **headers: str) -> list[Any]:
     """What is sent to a client whose messages come one by one: a message, or the seconds until the next one."""
     sent: list[Any] = []
     pending = list(messages)
@@ -93,6 +93,24 @@ def test_work_ends_with_its_client(length: str) -> None:
     assert served(guard.Guard(works), messages, content_length=length) == [] and ended == ["cancelled"]
 
 
+@pytest.mark.parametrize("started", [False, True])
+def test_work_that_is_cut_by_the_end_of_the_server_leaves_no_traceback(started: bool) -> None:
+    async def ends(scope: Any, receive: Any, send: Any) -> None:
+        server = asyncio.current_task()
+        assert server is not None
+
+        async def works(_: Any, receive: Any, send: Any) -> None:
+            if started:
+                await send({"type": "http.response.start", "status": 200, "headers": []})
+            server.cancel()
+            await asyncio.sleep(1000)
+
+        await guard.Guard(works)(scope, receive, send)
+
+    sent = served(ends, [part(b"", more=False)])
+    assert [one.get("status") for one in sent] == ([200] if started else [503, None])
+
+
 def test_what_is_left_to_do_behind_an_answer_is_done() -> None:
     done: list[str] = []
 
@@ -133,6 +151,20 @@ def test_slow_clients_lock_nobody_out(start: bytes, listening: int) -> None:
             slow = stack.enter_context(socket.create_connection(("127.0.0.1", listening)))
             slow.sendall(start)
         assert httpx.get(f"http://localhost:{listening}/").text == "0"
+
+
+def test_an_address_with_many_connections_closes_none_of_others(listening: int) -> None:
+    with contextlib.ExitStack() as stack:
+        good = stack.enter_context(socket.create_connection(("127.0.0.1", listening), timeout=20))
+        try:
+            for _ in range(60):
+                place = ("127.0.0.1", listening)
+                stack.enter_context(socket.create_connection(place, source_address=("127.0.0.2", 0)))
+        except OSError:
+            pytest.skip("this machine has only one loopback address")
+        assert httpx.get(f"http://localhost:{listening}/").text == "0"  # after all of them
+        good.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert good.recv(100).startswith(b"HTTP/1.1 200")
 
 
 def test_the_head_of_a_request_is_not_waited_for(listening: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,6 +71,14 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 PNG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/png": {}}, "description": "The image"}}
 
+
+class Json(JSONResponse):
+    """JSON in ASCII: names from files may contain characters that UTF-8 cannot encode (lone surrogates)."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
+
+
 ModelName = Annotated[str, Query(max_length=300, description="A name from `GET /api/places`")]
 RunName = ModelName
 ListName = Annotated[str, Query(alias="list", max_length=40)]
@@ -97,9 +105,12 @@ def app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
-        yield
-        bench.close()
-        engine.close()
+        try:
+            yield
+        finally:  # a second Ctrl-C cancels this
+            bench.close()
+            training.close()
+            engine.close()
 
     api = FastAPI(
         title="Ganvas studio",
@@ -109,6 +120,7 @@ def app(
         openapi_url="/api/openapi.json",
         docs_url=None,  # the pages of FastAPI load scripts from other sites
         redoc_url=None,
+        default_response_class=Json,
         responses=REFUSALS,
     )
     refusals(api)
@@ -184,7 +196,7 @@ def app(
             {"address": address(loaded, recipe), "png": base64.b64encode(content).decode()}
             for recipe, content in zip(asked, drawn, strict=True)
         ]
-        return JSONResponse({"pictures": found})
+        return Json({"pictures": found})
 
     @api.post("/api/code")
     async def code(body: bodies.One) -> bodies.RecipeOut:
@@ -332,7 +344,7 @@ def app(
         headers = {"etag": tag, "cache-control": "no-cache"}
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers=headers)
-        return JSONResponse(bodies.RunOut(**live.watched(place)).model_dump(), headers=headers)
+        return Json(bodies.RunOut(**live.watched(place)).model_dump(), headers=headers)
 
     @api.get("/api/run/grid", responses=PNG, response_class=FileResponse)
     def run_grid(run: RunName, images: Annotated[int, Query(ge=0)]) -> FileResponse:
@@ -426,17 +438,17 @@ def refusals(api: FastAPI) -> None:
     """Return all errors as {"error": sentence}."""
 
     @api.exception_handler(GanvasError)
-    def of_ganvas(_: Request, error: GanvasError) -> JSONResponse:
+    def of_ganvas(_: Request, error: GanvasError) -> Json:
         status = next((code for kind, code in STATUSES.items() if isinstance(error, kind)), 400)
         headers = {"retry-after": str(error.seconds)} if isinstance(error, BusyError) else {}
-        return JSONResponse({"error": str(error)}, status, headers)
+        return Json({"error": str(error)}, status, headers)
 
     @api.exception_handler(RequestValidationError)
-    def of_form(_: Request, error: RequestValidationError) -> JSONResponse:
-        return JSONResponse({"error": bodies.in_words(list(error.errors()))}, 422)
+    def of_form(_: Request, error: RequestValidationError) -> Json:
+        return Json({"error": bodies.in_words(list(error.errors()))}, 422)
 
     @api.exception_handler(HTTPException)
-    def of_http(request: Request, error: HTTPException) -> JSONResponse:
+    def of_http(request: Request, error: HTTPException) -> Json:
         sentence = {
             400: "the request cannot be read: expected a JSON body",
             404: f"{request.url.path[:200]} does not exist: see GET /api/openapi.json",
@@ -448,12 +460,12 @@ def refusals(api: FastAPI) -> None:
                 one.methods or set() for one in api.routes if isinstance(one, APIRoute) and one.path == request.url.path
             ]
             headers["allow"] = ", ".join(sorted(set().union(*known)))
-        return JSONResponse({"error": sentence}, error.status_code, headers)
+        return Json({"error": sentence}, error.status_code, headers)
 
     @api.exception_handler(Exception)
-    def of_code(_: Request, error: Exception) -> JSONResponse:
+    def of_code(_: Request, error: Exception) -> Json:
         logging.getLogger("ganvas.studio").error("unexpected", exc_info=error)
-        return JSONResponse({"error": f"internal error ({type(error).__name__}): see the terminal of the studio"}, 500)
+        return Json({"error": f"internal error ({type(error).__name__}): see the terminal of the studio"}, 500)
 
 
 def pages(api: FastAPI) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_SECONDS = 10.0  # timeout for the head of a request
-MOST = 400  # connections; above, the connection that has been idle longest is closed
+MOST = 400  # connections; above, one is closed: of the address with most idle ones, that which is idle longest
 
 
 class Patient(H11Protocol):
@@ -18,10 +19,12 @@ class Patient(H11Protocol):
         super().connection_made(transport)
         self.since: float | None = self.loop.time()
         """Time since when the server waits for the client; None while the client waits."""
+        self.address = self.client[0] if self.client else ""
         self.timer = self.loop.call_later(HEAD_SECONDS, self.look)
         waiting = [one for one in self.connections if isinstance(one, Patient) and one.since is not None]
         if len(self.connections) > MOST and waiting:
-            longest = min(waiting, key=lambda one: one.since or 0.0)
+            num = Counter(one.address for one in waiting)
+            longest = min(waiting, key=lambda one: (-num[one.address], one.since or 0.0))
             longest.transport.abort()
             self.connections.discard(longest)  # the event loop does this later, but more connections may arrive before
 
@@ -42,7 +45,8 @@ class Patient(H11Protocol):
         if self.conn.their_state is h11.IDLE and waited >= HEAD_SECONDS:
             self.transport.abort()
         else:
-            self.timer = self.loop.call_later(HEAD_SECONDS / 4, self.look)
+            self.address = self.client[0] if self.client else ""
+        self.timer = self.loop.call_later(HEAD_SECONDS / 4, self.look)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.timer.cancel()

@@ -102,7 +102,7 @@ class Engine:
         with self.arrived:
             self.closed = True
             self.arrived.notify_all()
-        self.thread.join(timeout=10)
+        self.thread.join()
 
     # ---- models ----
 

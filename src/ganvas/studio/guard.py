@@ -129,7 +129,7 @@ class Guard:
     async def limited(self, scope: Message, receive: Receive, send: Send, headers: dict[str, str], limit: int) -> None:
         """Serve the request with a body of at most `limit` bytes; add the security headers."""
         seen, ends = 0, None
-        complete = late = answered = False
+        complete = late = started = answered = False
         sentence = f"the request has more than {limit:,} bytes: send less"
         length = headers.get("content-length", "0")
         if not length.isascii() or not length.isdigit() or int(length[:20]) > limit:
@@ -166,13 +166,14 @@ class Guard:
                 working.cancel()
 
         async def with_headers(message: Message) -> None:
-            nonlocal answered
+            nonlocal started, answered
             if seen > limit or late:
                 return  # the request is refused
             if message["type"] == "http.response.start":
                 own = {key.lower() for key, _ in message["headers"]}
                 added = [(k.encode(), v.encode()) for k, v in HEADERS.items() if k.encode() not in own]
                 message["headers"] = [*message["headers"], *added]
+                started = True
             answered = message["type"] == "http.response.body" and not message.get("more_body")
             await send(message)
 
@@ -188,8 +189,8 @@ class Guard:
             with contextlib.suppress(TooLargeError):
                 await working
         except asyncio.CancelledError:
-            if not gone.is_set():  # the server shuts down
-                raise
+            if not gone.is_set() and not started:  # the server shuts down
+                await answer(send, 503, "the studio is closing", [(b"retry-after", b"5")])
         finally:
             for task in watching:
                 task.cancel()

@@ -80,7 +80,6 @@ def told(place: Place) -> dict[str, Any]:
     except GanvasError as error:
         sentence = str(error)
     reports, vitals, health = sorted_out(list(read_log(place.folder, LOG_BYTES)))
-    grids = [images for images, path in run.grids() if path.resolve().is_relative_to(place.folder.resolve())]
     last = reports[-1] if reports else {}
     images = int(max([number(last.get("images")) or 0, *(int(one["images"]) for one in vitals[-1:])]))
     progress = progress_of(config, last, images)
@@ -103,8 +102,8 @@ def told(place: Place) -> dict[str, Any]:
             {key: str(one.get(key, "")) for key in ("health", "words", "action")} | {"images": int(one["images"])}
             for one in health[-50:]
         ],
-        "grids": grids,
-        "films": [ending for ending in FILMS if (place.folder / f"training.{ending}").is_file()],
+        "grids": [images for images, path in run.grids() if own(place, path)],
+        "films": [ending for ending in FILMS if own(place, place.folder / f"training.{ending}")],
         "has_model": place.weights is not None,
         "film_command": f"ganvas video {shlex.quote(str(place.folder))}",
     }
@@ -169,18 +168,22 @@ def curves(found: list[dict[str, Any]], names: tuple[str, ...]) -> dict[str, lis
     return {name: column for name, column in columns.items() if any(value is not None for value in column)}
 
 
+def own(place: Place, path: Path) -> bool:
+    """Whether the path is a file of the run; links that lead outside are not."""
+    return path.is_file() and path.resolve().is_relative_to(place.folder.resolve())
+
+
 def grid_file(place: Place, images: int) -> Path:
     """The preview grid at that number of images. Raises AbsentError if there is none."""
-    grids = dict(Run(place.folder, writes=False).grids())
-    path = grids.get(images)
-    if path is None or not path.resolve().is_relative_to(place.folder.resolve()):
+    path = dict(Run(place.folder, writes=False).grids()).get(images)
+    if path is None or not own(place, path):
         raise AbsentError(f"{place.name} has no preview grid at {images:,} images: reload the page")
     return path
 
 
 def film_file(place: Place, ending: str) -> Path:
     path = place.folder / f"training.{ending}"
-    if ending not in FILMS or not path.is_file() or not path.resolve().is_relative_to(place.folder.resolve()):
+    if ending not in FILMS or not own(place, path):
         raise AbsentError(f"{place.name} has no video training.{ending}: create it with `ganvas video`")
     return path
 

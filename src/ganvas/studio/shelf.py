@@ -64,6 +64,7 @@ class Shelf:
         if not is_run and weights is None:
             return None
         name = folder.relative_to(self.root).as_posix() if folder != self.root else folder.name or "model"
+        name = name.encode(errors="backslashreplace").decode()  # file names may not be valid text
         return Place(name, folder, is_run, weights)
 
     def folders(self, folder: Path) -> list[Path]:

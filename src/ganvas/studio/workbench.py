@@ -6,6 +6,7 @@ One job at a time, on a copy of the network, so that image generation is not blo
 from __future__ import annotations
 
 import copy
+import dataclasses
 import secrets
 import threading
 from collections import OrderedDict
@@ -168,13 +169,37 @@ class Neighbours:
     using: threading.Lock = field(default_factory=threading.Lock)
 
 
+class Stoppable(np.ndarray):
+    """Images of a pack. Each read first calls `check`, which may raise."""
+
+    check: Callable[[], None]
+
+    def __getitem__(self, places: Any) -> Any:
+        self.check()
+        return np.asarray(self)[places]
+
+
 class Training:
-    """Find the nearest training images of generated images, if the pack of the model is available."""
+    """Find the nearest training images of generated images, if the pack of the model is available.
+
+    `close` stops the threads that read them: a process that ends while torch computes in a thread is aborted.
+    """
 
     def __init__(self, data: str | None = None) -> None:
         self.data = data
         self.known: OrderedDict[Path, Neighbours] = OrderedDict()
         self.lock = threading.Lock()
+        self.pool = ThreadPoolExecutor(MOST_FINDERS, "studio training images")
+        self.closed = False
+
+    def close(self) -> None:
+        with self.lock:
+            self.closed = True
+        self.pool.shutdown(cancel_futures=True)
+
+    def check(self) -> None:
+        if self.closed:
+            raise BusyError("the studio is closing", 5)
 
     def of(self, loaded: Loaded, begin: bool = True) -> Neighbours:
         """State of the training images of a model; the first call starts to read them.
@@ -182,13 +207,14 @@ class Training:
         begin: also if there are many, which takes minutes.
         """
         with self.lock:
+            self.check()
             found = self.known.get(loaded.place.folder)
             if found is None:
                 num = 0 if begin else number_at_hand(loaded)
                 if num > FEW:
                     return Neighbours("unread", f"{num:,} training images are not loaded yet; loading takes a while")
                 found = self.known[loaded.place.folder] = Neighbours()
-                threading.Thread(target=self.prepare, args=(loaded, found), daemon=True).start()
+                self.pool.submit(self.prepare, loaded, found)
             self.known.move_to_end(loaded.place.folder)
             while len(self.known) > MOST_FINDERS:
                 self.known.popitem(last=False)
@@ -198,8 +224,10 @@ class Training:
         try:
             if self.data is None and not at_hand(loaded):
                 raise ConfigError("the training images are not available: start the studio with --data IMAGES")
-            found.pack = pack_of(loaded.place.folder, loaded.generator, self.data, None)
-            found.finder = CopyFinder(found.pack, self.reading(found))
+            found.pack = pack_of(loaded.place.folder, loaded.generator, self.data, self.reading(found))
+            images = found.pack.images.view(Stoppable)
+            images.check = self.check
+            found.finder = CopyFinder(dataclasses.replace(found.pack, images=images), self.reading(found))
             found.state, found.sentence = "ready", ""
         except GanvasError as error:
             found.state, found.sentence = "absent", str(error)
@@ -208,8 +236,10 @@ class Training:
 
     def reading(self, found: Neighbours) -> Callable[[str, int, int], None]:
         def note(what: str, done: int, total: int) -> None:
+            self.check()
             if found.state == "preparing":
-                found.sentence = f"the training images are being read: {done:,} of {total:,}"
+                share = f": {done:,} of {total:,}" if total else ""
+                found.sentence = f"the training images are being read ({what}{share})"
 
         return note
 
