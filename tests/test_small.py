@@ -225,8 +225,9 @@ def test_its_features_and_logits_are_the_networks_on_any_kind_of_picture(pack: P
 def test_a_pack_without_labels_or_with_one_class_is_refused(pack: Pack) -> None:
     with pytest.raises(DataError, match="no labels"):
         judge_of(dataclasses.replace(pack, labels=None))
+    one = dataclasses.replace(pack.record, classes=["one"])
     with pytest.raises(DataError, match="a single class"):
-        judge_of(dataclasses.replace(pack, labels=np.zeros_like(pack.labels), classes=["one"]))
+        judge_of(dataclasses.replace(pack, labels=np.zeros_like(pack.labels), record=one))
     with pytest.raises(ConfigError, match="give the pack"):
         Features.load("classifier", device="cpu")
 
