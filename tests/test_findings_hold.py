@@ -147,7 +147,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
         ("real", [], "No class is clearly missing."),
         ("brighter", [], "No class is clearly missing."),
         ("without 3", ["3"], "Class missing or rare among the generated images: 3 ("),
-        ("negative", [], "Classes cannot be judged: the generated images do not resemble the data."),
+        ("negative", [], "Classes cannot be evaluated: the generated images do not resemble the data."),
     ],
 )
 def test_classes_that_are_missing_are_named_and_no_others(

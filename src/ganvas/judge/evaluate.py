@@ -362,7 +362,7 @@ class Judgement:
             "worst": table.worst,
             "judged": not alien,
             "missing": [pack.classes[i] for i in lacking],
-            "sentence": "Classes cannot be judged: the generated images do not resemble the data."
+            "sentence": "Classes cannot be evaluated: the generated images do not resemble the data."
             if alien
             else in_words([table.rows[i] for i in lacking]),
             "modes": {"covered": modes.covered._asdict(), "of": modes.of, "kl": modes.divergence._asdict()},
