@@ -86,7 +86,7 @@ def check_files(folder: Path, name: str) -> None:
 
 
 def check_what_is_left(folder: Path, name: str, notebook: Any, results: dict[str, Any]) -> None:
-    """The model, the film, the samples and the strip are there, no cell warned, and the judge itself can judge."""
+    """The model, the film, the samples and the strip are there, no cell warned, and the evaluation works."""
     check_files(folder, name)
     assert results["strip"][0] == 10 * 12
     assert sum("image/png" in output.get("data", {}) for output in outputs(notebook)) == 14

@@ -79,7 +79,7 @@ def without_time(state: dict) -> dict:
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int, number: signal.Signals = signal.SIGTERM) -> None:
-    """Raises a signal inside the loop after so many steps."""
+    """Raises a signal inside the loop after this many steps."""
     original, done = loop.accumulate_gradients, []
 
     def counted(*arguments: object) -> object:

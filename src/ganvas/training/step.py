@@ -156,8 +156,8 @@ def joint_gradients(
     """
     loss = LOSSES[config.loss or ""]
     with autocast(inputs.real.device, config.precision):
-        pictures = networks.generator(inputs.z, inputs.labels)
-        fake = pictures.detach().requires_grad_()
+        images = networks.generator(inputs.z, inputs.labels)
+        fake = images.detach().requires_grad_()
         with torch.no_grad():
             real_views = views(networks, inputs.real, inputs, policy)
         fake_views = views(networks, fake, inputs, policy)
@@ -170,11 +170,10 @@ def joint_gradients(
     if loss.rescales and not config.label_noise:
         (d_loss * share).backward()
         scales = generator_scale(loss, real_logits, fake_logits).unbind(1)
-        to_views = [
-            leaf.grad * per_image(scale).to(leaf)
-            for leaf, scale in zip(leaves, scales, strict=True)
-            if leaf.grad is not None
-        ]
+        to_views = []
+        for leaf, scale in zip(leaves, scales, strict=True):
+            assert leaf.grad is not None
+            to_views.append(leaf.grad * per_image(scale).to(leaf))
     else:
         fake_side = fake_logits.detach().requires_grad_()
         g_loss = loss.generator(real_logits.detach(), fake_side).mean(dim=0).sum() * share
@@ -182,7 +181,7 @@ def joint_gradients(
         to_views = [*torch.autograd.grad(fake_logits, leaves, to_logits, retain_graph=True)]
         (d_loss * share).backward(inputs=[*networks.plain_discriminator.parameters()])
     torch.autograd.backward(fake_views, to_views)
-    pictures.backward(fake.grad)
+    images.backward(fake.grad)
     return stats_of(networks, loss, real_logits, fake_logits, d_loss), real_views, [leaf.detach() for leaf in leaves]
 
 
