@@ -40,7 +40,7 @@ TERMS = (  # (parts of the evaluation or of the log that use the term, term, bet
     ),
     (
         "copies",
-        "Nearness",
+        "Closer than held-out images",
         "",
         "Probability that a generated image is closer to a training image than a held-out image is. "
         "50% is ideal; higher values indicate copying.",
@@ -298,7 +298,9 @@ def copy_facts(copies: Record) -> list[tuple[str, str]]:
     meaningful = copies.get("meaningful", True)
     facts = [(name, percent_interval(copies[key])) for name, key in intervals if meaningful and copies.get(key)]
     if meaningful and copies.get("closer_than_heldout"):
-        facts.append(("Nearness", f"{percent_interval(copies['closer_than_heldout'])}; 50% is chance"))
+        facts.append(
+            ("Closer than held-out images", f"{percent_interval(copies['closer_than_heldout'])}; 50% is chance")
+        )
     if number(copies.get("false_alarms")) is not None:
         facts.append(("False alarms", f"{percent(copies['false_alarms'])} of held-out images"))
     for name, key in (("Duplicates", "training_duplicates"), ("Leaks", "leaks")):
