@@ -119,7 +119,6 @@ def test_a_picture_that_was_trained_on_twenty_times_hides_no_copy(digits: Pack) 
     assert finder.is_copy(shifted(digits.images[chosen : chosen + 1])).all()
 
 
-@pytest.mark.usefixtures("rough")
 def test_noise_hides_no_copy_of_a_faint_picture() -> None:
     """The noise has twice the contrast of the images; held-out images are not flagged as copies because of it."""
     rng = np.random.default_rng(0)
