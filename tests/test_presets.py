@@ -38,7 +38,7 @@ def record(tmp_path: Path) -> dict:
 @pytest.mark.parametrize(
     ("preset", "size", "shape"),
     [
-        ("mlp64", None, (64, 64, 3)),
+        ("mlp64", 16, (16, 16, 3)),
         ("tf-mnist", None, (28, 28, 1)),
         ("mnist-upsample", None, (28, 28, 1)),
         ("cifar10", None, (32, 32, 3)),

@@ -57,7 +57,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def few_steps(monkeypatch: pytest.MonkeyPatch, quick: None) -> None:
     """For tests in which it does not matter what the classifier learns."""
-    monkeypatch.setattr(classifier, "LEAST_STEPS", 5)
+    monkeypatch.setattr(classifier, "LEAST_STEPS", 15)
 
 
 @pytest.fixture(autouse=True)
