@@ -215,7 +215,7 @@ def test_contradictions_are_refused(tmp_path: Path, options: dict, sentence: str
 def test_an_interrupted_run_ends_with_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bit for bit, with the adapted penalty and with two workers; the images of the model are its own."""
     options: dict[str, Any] = {"model": "light", "discriminator": "both", "base": 8, "widest": 16, "batch": 16}
-    options |= {"size": "16", "previews": 1, "images": 64, "quiet": True, "workers": min(2, torch.get_num_threads())}
+    options |= {"size": "16", "previews": 2, "images": 96, "quiet": True, "workers": min(2, torch.get_num_threads())}
     ganvas.train("digits", tmp_path / "whole", **options)
     original, steps = loop.accumulate_gradients, []
 
