@@ -68,6 +68,12 @@ def client(folder: Path) -> Iterator[TestClient]:
         yield opened
 
 
+@pytest.fixture
+def rough_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The threshold of copies comes from few real images, which is quick."""
+    monkeypatch.setattr("ganvas.judge.copies.ENOUGH", 100)
+
+
 def picture(content: bytes) -> np.ndarray:
     with Image.open(io.BytesIO(content)) as opened:
         return np.asarray(opened)
@@ -394,6 +400,7 @@ def test_without_a_pack_it_says_how_to_give_one(folder: Path) -> None:
     assert told["state"] == "absent" and "--data" in told["sentence"]
 
 
+@pytest.mark.usefixtures("rough_copies")
 def test_the_nearest_of_real_digits(tmp_path_factory: pytest.TempPathFactory) -> None:
     run = tmp_path_factory.mktemp("digits") / "run"
     tiny = {"size": 16, "base": 8, "z_dim": 8, "batch": 16, "previews": 2, "device": "cpu", "limit": 400}
@@ -456,6 +463,7 @@ def test_a_server_that_is_forced_to_end_closes_the_studio_too(folder: Path, monk
     assert closed == [workbench.Workbench, workbench.Training, Engine]
 
 
+@pytest.mark.usefixtures("rough_copies")
 def test_no_copy_is_handed_out(tmp_path: Path) -> None:
     model = fresh().save(tmp_path / "model")
     verbs.sample(model, tmp_path / "pictures", num=400, device="cpu")  # what it "was trained on": its own images
