@@ -485,7 +485,7 @@ def test_no_copy_is_handed_out(tmp_path: Path) -> None:
         refused(client.post("/api/archive", json={"model": "model", "recipes": recipes}), 409, "--no-copies")
 
 
-def wait_for(ask: Any, done: Any, seconds: float = 60) -> Any:
+def wait_for(ask: Any, done: Any, seconds: float = 150) -> Any:
     end = time.monotonic() + seconds
     while not done(told := ask()):
         assert time.monotonic() < end, told

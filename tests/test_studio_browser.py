@@ -28,7 +28,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 
 EVIL = "<img src=x onerror=window.hit=1>"
-PATIENCE = 60_000  # milliseconds: the machine may be busy
+PATIENCE = 150_000  # milliseconds: the machine may be busy
 HURRY = threading.Event()
 """Lets the training go on without rests, to its end."""
 
