@@ -16,7 +16,7 @@ from ganvas.errors import ConfigError, DataError
 from ganvas.explore import directions
 from ganvas.explore.recipes import Direction, Recipe, resolve
 from ganvas.generator import Generator, to_pixels
-from ganvas.pictures import save_png
+from ganvas.image_files import save_png
 from test_codes import cases, of
 from test_generator import fresh
 
@@ -150,7 +150,7 @@ def test_a_direction_from_labels_does_what_it_says(
     bright: tuple[Generator, Pack], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gan, pack = bright
-    monkeypatch.setattr("ganvas.judge.classifier.LEAST_STEPS", 60)  # dark and bright are easily told apart
+    monkeypatch.setattr("ganvas.evaluation.classifier.LEAST_STEPS", 60)  # dark and bright are easily told apart
     calls: list[tuple[str, int, int]] = []
     (found,) = directions.supervised(gan, pack, samples=400, progress=lambda *x: calls.append(x))
     assert found.name == "light"  # of two classes the second alone
