@@ -29,6 +29,7 @@ from ganvas.config import Kind, ModelConfig, from_dict
 from ganvas.device import choose_device
 from ganvas.errors import CheckpointError, ConfigError, some
 from ganvas.models import build_generator, channels_last
+from ganvas.models.layers import without_memory
 
 FORMAT = 1
 WEIGHTS = "generator.safetensors"
@@ -288,7 +289,7 @@ def outline(config: ModelConfig, where: Path) -> nn.Module:
     Raises CheckpointError, with `where` in the message, for an invalid configuration.
     """
     try:
-        with torch.device("meta"), NumbersAreReal():
+        with without_memory(), NumbersAreReal():
             return build_generator(config)
     except (ConfigError, RuntimeError) as error:  # RuntimeError: too large
         reason = error if isinstance(error, ConfigError) else "too large"

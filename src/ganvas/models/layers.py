@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ganvas.config import ModelConfig
 from ganvas.errors import ConfigError
@@ -36,7 +39,8 @@ def upsample(x: Tensor, size: tuple[int, int]) -> Tensor:
 def downsample(x: Tensor) -> Tensor:
     """Halves height and width (rounded up) with the binomial filter [1, 3, 3, 1]."""
     channels, height, width = x.shape[1:]
-    taps = torch.tensor([1.0, 3.0, 3.0, 1.0], device=x.device, dtype=x.dtype) / 8
+    # 1, 3, 3, 1, computed on the device: a tensor from a list would wait for a copy in every call.
+    taps = (4 - (2 * torch.arange(4, device=x.device, dtype=x.dtype) - 3).abs()) / 8
     kernel = torch.outer(taps, taps).expand(channels, 1, 4, 4)
     x = F.pad(x, (1, 1 + width % 2, 1, 1 + height % 2), mode="replicate")
     return F.conv2d(x, kernel, stride=2, groups=channels)
@@ -58,6 +62,28 @@ def fixed_noise(size: tuple[int, int], index: int) -> Tensor:
     index: of the layer. `torch.tensor` keeps the numbers where networks are built without memory (generator.outline).
     """
     return torch.tensor(np.random.default_rng((NOISE_SEED, index)).standard_normal((1, 1, *size), np.float32))
+
+
+class _NoInitialisation(TorchFunctionMode):
+    """Leaves out the functions of torch.nn.init."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def without_memory() -> Iterator[None]:
+    """Networks built in this context have shapes and no memory (meta device), and draw no random numbers.
+
+    Random initialisation on the meta device would also import the compiler of torch, which takes over a second.
+    """
+    with torch.device("meta"), _NoInitialisation():
+        yield
 
 
 def full_precision(x: Tensor) -> contextlib.AbstractContextManager[object]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
-import torch
-
 from ganvas.augment import MOST
 from ganvas.config import ModelConfig, TrainConfig
 from ganvas.device import world_size
 from ganvas.errors import ConfigError
 from ganvas.losses import LOSSES
 from ganvas.models import MODERN, build, mixes_pictures
+from ganvas.models.layers import without_memory
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Traits:
 
 @functools.cache
 def traits_of(model: ModelConfig) -> Traits:
-    with torch.device("meta"):
+    with without_memory():
         generator, discriminator = build(model)
     mixes = mixes_pictures(discriminator)
     return Traits(mixes, mixes or mixes_pictures(generator))
