@@ -13,7 +13,6 @@ import sys
 import time
 import traceback
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -19,6 +19,7 @@ import signal
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,10 +68,22 @@ def kill(arguments: tuple[str, ...], folder: Path, after: float) -> tuple[bool, 
     return alive, "processes of a killed command still run after 10 s"
 
 
+def sha256(path: Path) -> str:
+    """Of the content of a file; of a zip, of the names and contents in it, because it contains times."""
+    digest = hashlib.sha256()
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                digest.update(name.encode() + b"\0" + archive.read(name))
+    else:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
 def content(folder: Path) -> Content:
     """SHA-256 of every file below a folder, and of the training state in the newest checkpoint of its run."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    found = {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    found = {str(path.relative_to(folder)): sha256(path) for path in files}
     checkpoints = [path for path in files if path.parent.name == "checkpoints"]
     if checkpoints:
         state = torch.load(checkpoints[-1], weights_only=True)

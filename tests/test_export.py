@@ -24,10 +24,20 @@ import pytest
 import torch
 from PIL import Image
 
-from ganvas import export_web
+from ganvas import export_web, files
 from ganvas.errors import ConfigError, GanvasError, MissingExtraError
 from ganvas.explore.recipes import Recipe, resolve
-from ganvas.export import Form, Weights, check_place, export, licence_of_card, mark_of, quantised, write_all
+from ganvas.export import (
+    UNFINISHED,
+    Form,
+    Weights,
+    check_place,
+    export,
+    licence_of_card,
+    mark_of,
+    quantised,
+    write_all,
+)
 from ganvas.generator import WEIGHTS, Generator, to_pixels
 from ganvas.models import CLASSIC, MODELS, MODERN
 from ganvas.provenance import SENTENCE, read_provenance
@@ -279,6 +289,12 @@ def test_an_export_that_was_killed_can_be_made_again(
     assert {path.name: path.read_bytes() for path in where.iterdir()} == contents
     with pytest.raises(ConfigError, match="already"):
         check_place(place, mark, free_name=bool(ending))
+
+
+def test_an_export_that_was_killed_at_its_marker_can_be_made_again(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / f"..{UNFINISHED}.{files.HOST}-{2**22 + 1}.tmp").write_bytes(b"")  # no process has this number
+    names = {path.name for path in export(folder, tmp_path, to="folder")}
+    assert {path.name for path in tmp_path.iterdir()} == names
 
 
 def test_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path) -> None:

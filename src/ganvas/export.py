@@ -384,6 +384,7 @@ def mark_of(out: Path, ending: str | None) -> Path:
 def check_place(out: Path, mark: Path, free_name: bool) -> None:
     """Raise ConfigError if `out` is a file or a folder that is not empty, or cannot be created."""
     with files.explained(out):
+        files.sweep(out)  # of a call that was killed while it wrote the marker
         taken = out.exists() if free_name or not out.is_dir() else any(out.iterdir())
         taken = taken and not mark.is_file()
         above = out.absolute().parents
