@@ -47,7 +47,7 @@ class Kind:
 
 
 KINDS = {
-    "checkpoint": Kind("run/checkpoints/*.pt", RESUME, ("state of", "run/averages/")),
+    "checkpoint": Kind("run/checkpoints/*.pt", TRAIN, ("state of", "run/averages/")),
     "config": Kind("run/config.json", RESUME, ("state of", "run/averages/")),
     "log": Kind("run/log.jsonl", RESUME, ("state of", "run/averages/")),
     "pack": Kind("packed/*", FROM_PACK, ("state of",)),

@@ -463,8 +463,16 @@ def test_damaged_lines_of_the_log_are_left_out(ganvas_command: Command, run: Pat
     assert before in log.read_bytes() and b"\xff" not in log.read_bytes()
 
 
+def test_an_option_that_is_not_the_one_that_was_written(refused: Refused, run: Path, two_classes: Path) -> None:
+    config = json.loads((run / "config.json").read_text())
+    config["train"]["lr"] *= 2
+    (run / "config.json").write_text(json.dumps(config))
+    assert "do not match its checksum" in refused("train", two_classes, "--out", run, "--images", 99, *TINY)
+
+
 def test_config_with_missing_or_unknown_fields(refused: Refused, run: Path, two_classes: Path) -> None:
     config = json.loads((run / "config.json").read_text())
+    del config["checksum"]  # as in runs of ganvas 0.1.0
     (run / "config.json").write_text(json.dumps(config | {"model": config["model"] | {"base": 12}}))
     assert "do not match its config.json" in refused("train", two_classes, "--out", run, "--images", 99, *TINY)
     del config["model"]["height"]

@@ -111,7 +111,17 @@ class Run:
         return config
 
     def write_config(self, config: dict[str, Any]) -> None:
-        files.write_json(self.folder / "config.json", config)
+        files.write_json(self.folder / "config.json", config | {"checksum": options_hash(config)})
+
+    def unchanged_config(self) -> dict[str, Any]:
+        """`config`, for resuming. Raises RunError also if an option is not the one that was written."""
+        config = self.config()
+        if config.get("checksum", "") not in ("", options_hash(config)):  # none in runs of ganvas 0.1.0
+            raise RunError(
+                f"{self.folder / 'config.json'} is damaged: its options do not match its checksum; "
+                "restore it, or start a new run in another folder"
+            )
+        return config
 
     # -- log --
 
@@ -188,6 +198,12 @@ class Run:
                 path.rename(path.with_suffix(".damaged"))
             return state
         return None
+
+
+def options_hash(config: dict[str, Any]) -> str:
+    """SHA-256 of the parts of a config.json that determine how a run is resumed."""
+    parts = {name: config.get(name) for name in (*PARTS[1:], "start")}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

@@ -164,7 +164,7 @@ def taken_up(run: Run, pack: Pack, asked: TrainConfig, device: Device, start: Pa
 
     On another type of device, options chosen for the old device are chosen again.
     """
-    record = run.config()
+    record = run.unchanged_config()
     data, before = record["data"], record["asked"]
     train = dataclasses.asdict(from_dict(TrainConfig, record["train"], "config.json"))
     if data.get("hash") != pack.hash:
