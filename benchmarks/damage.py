@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import importlib
 import random
 import struct
 import sys
@@ -29,7 +30,7 @@ from ganvas.data.digits import Digits
 from kills import content
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
-from test_dicom import film
+film = importlib.import_module("test_dicom").film  # a DICOM file of these pixels
 
 PACK = ("data", "pack", "damaged", "out", "--size", "32")
 RESUME = ("train", "data.zip", "--out", "run", *TINY, "--images", "496")
@@ -66,6 +67,7 @@ KINDS = {
 def sources(folder: Path) -> None:
     """A folder of images or one archive for every form of source."""
     images, labels = Digits().arrays()
+    assert labels is not None
     images, labels = images[:12], labels[:12]
     for kind in ("png", "jpg", "webp", "gif", "bmp", "tif"):
         (folder / kind).mkdir(parents=True)

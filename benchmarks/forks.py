@@ -125,6 +125,7 @@ def write_digits(folder: Path) -> None:
     """data.zip: 300 labelled digits of 32x32 pixels."""
     folder.mkdir()
     images, labels = Digits().arrays()
+    assert labels is not None
     with zipfile.ZipFile(folder / "data.zip", "w") as archive:
         for i in range(300):
             archive.writestr(f"{labels[i]}/{i:03}.png", png_bytes(images[i][..., None]))

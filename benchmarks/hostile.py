@@ -13,6 +13,7 @@ resuming the run must work, or give one sentence, within the same bounds.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import random
 import sys
@@ -28,7 +29,7 @@ from forks import EVALUATE, TINY, TRAIN, Ended, finish, must, renew, start, writ
 from ganvas.generator import Generator, checksum, tensor_hash
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
-from test_bombs import BOMBS
+BOMBS = importlib.import_module("test_bombs").BOMBS
 
 SECONDS, MEMORY = 10.0, 10**9
 VALUES: tuple[Any, ...] = (

@@ -84,7 +84,7 @@ def content(folder: Path) -> Content:
     """SHA-256 of every file below a folder, and of the training state in the newest checkpoint of its run."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     found = {str(path.relative_to(folder)): sha256(path) for path in files}
-    checkpoints = [path for path in files if path.parent.name == "checkpoints"]
+    checkpoints = [path for path in files if path.parent.name == "checkpoints" and path.suffix == ".pt"]
     if checkpoints:
         state = torch.load(checkpoints[-1], weights_only=True)
         for name in BY_SPEED:

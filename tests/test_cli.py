@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -110,6 +111,12 @@ def test_dry_run_shows_the_plan_and_writes_no_run(
     for part in ("2 classes: labels improve quality", "given", "multiply-adds", "Conv2d", "memory"):
         assert part in answer.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_dry_run_of_a_run_plans_with_its_images_and_options(ganvas_command: Command, trained: Path) -> None:
+    answer = fine(ganvas_command("train", trained, "--dry-run", "--lr", 0.001))
+    for row in (r"24 images of 16x16x1 in 2 classes", r"z_dim +8 +given", r"lr +0\.001 +given", r"batch +16 +given"):
+        assert re.search(row, answer.err), answer.err
 
 
 def test_flags_without_values(ganvas_command: Command, two_classes: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pickle
 import shutil
 import subprocess
@@ -420,6 +421,15 @@ def test_a_pickle_is_named_and_never_executed(tmp_path: Path) -> None:
     assert not mark.exists()
     pickle.loads((tmp_path / "plain" / WEIGHTS).read_bytes())
     assert mark.exists()  # the bomb would have gone off
+
+
+def test_a_name_that_safetensors_cannot_open_is_said(model: Path) -> None:
+    try:
+        odd = model.rename(os.fsdecode(os.fsencode(model) + b"\xe9"))
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    with pytest.raises(CheckpointError, match="not valid UTF-8: rename"):
+        Generator.load(odd, device="cpu")
 
 
 def test_nothing_there_is_said(tmp_path: Path) -> None:

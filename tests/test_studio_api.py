@@ -582,6 +582,16 @@ def test_slow_jobs_wait_in_a_short_queue(client: TestClient, monkeypatch: pytest
     going.set()
 
 
+def test_looking_for_directions_ends_when_it_is_cancelled(trained: Path, tmp_path: Path) -> None:
+    loaded: Any = SimpleNamespace(
+        generator=Generator.load(trained), directions={}, place=SimpleNamespace(folder=tmp_path)
+    )
+    task = workbench.Task("directions", cancelled=True)
+    with pytest.raises(ConfigError, match="stopped"):
+        workbench.finding_directions(loaded, 2)(task)
+    assert task.done > 0 and not list(tmp_path.iterdir())
+
+
 def test_directions_are_found_saved_and_change_the_addresses(client: TestClient, folder: Path) -> None:
     before = client.get("/api/model?model=bars").json()
     task = client.post("/api/directions", json={"model": "bars", "num": 3}).json()

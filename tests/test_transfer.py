@@ -23,6 +23,7 @@ from ganvas.models import build
 from ganvas.records import read_log
 from ganvas.run import Run, read_checkpoint
 from ganvas.training.plan import plan
+from ganvas.training.snapshots import WIDTHS, Snapshots
 from ganvas.training.state import TrainState
 from ganvas.training.transfer import Origin, fit, open_origin, take_over
 
@@ -226,6 +227,15 @@ def test_average_of_another_width_is_a_model(two_classes: Path, tmp_path: Path, 
     stored = ganvas.Generator.load(run / "averages" / "000000000160-0.1")
     ganvas_command("average", run, "--width", 0.1, "--out", tmp_path / "same")
     torch.testing.assert_close(ganvas.Generator.load(tmp_path / "same").sample(2), stored.sample(2), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("pairs", "due"), [(0, True), (1, True), (2, False), (3, False)])
+def test_snapshots_that_were_due_when_a_run_stopped_are_written_after_it(tmp_path: Path, pairs: int, due: bool) -> None:
+    for i in range(pairs):
+        for width in WIDTHS:
+            (tmp_path / "averages" / f"{i:012d}-{width:g}").mkdir(parents=True)
+    snapshots = Snapshots(Run(tmp_path), TrainConfig(snapshots=4))
+    assert snapshots.due(0.6) is due
 
 
 def test_average_without_snapshots_or_of_no_width_is_refused(trained: Path, tmp_path: Path) -> None:

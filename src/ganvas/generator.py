@@ -119,6 +119,8 @@ class Generator:
         Raises CheckpointError if there is no model, or the file is damaged or not a safetensors file.
         """
         file = find_weights(Path(path))
+        if str(file) != str(file).encode(errors="replace").decode():  # safetensors cannot open it
+            raise CheckpointError(f"{file} has a name that is not valid UTF-8: rename it, or copy the file elsewhere")
         if (size := file.stat().st_size) > LARGEST:
             raise CheckpointError(f"{file} has {size:,} bytes, but weights have at most {LARGEST:,}")
         try:

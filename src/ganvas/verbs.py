@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ganvas import files, hub
-from ganvas.config import DataConfig, TrainConfig
+from ganvas.config import DataConfig, TrainConfig, from_dict
 from ganvas.data.batches import Batches
 from ganvas.data.checkup import Checkup
 from ganvas.data.checkup import check as checkup_of
@@ -114,10 +114,18 @@ def dry_run(
     start_from: str | Path | None = None,
 ) -> None:
     """Show what `train` would do, without training: every chosen option with its reason, the layers, the memory, and
-    the number of images that fit in the budget (measured in a few steps)."""
+    the number of images that fit in the budget (measured in a few steps).
+
+    data: as in `train`; of a run folder, the images and the options that were requested for it.
+    """
     display = Display()
-    config = config or TrainConfig()
-    data_config, notes = as_preset(data_config or DataConfig(), config)
+    config, data_config = config or TrainConfig(), data_config or DataConfig()
+    if (run := Run(Path(data), writes=False)).has_config() and run.checkpoints.is_dir():
+        record, given, defaults = run.config(), dataclasses.asdict(config), dataclasses.asdict(TrainConfig())
+        changed = {name: value for name, value in given.items() if value != defaults[name]}
+        config = from_dict(TrainConfig, record["asked"] | changed, "config.json")
+        data, data_config = pictures_of(record["data"], Path(data))
+    data_config, notes = as_preset(data_config, config)
     for note in notes:
         display.say(note)
     pack = open_for_all_ranks(data, data_config, data_path, display)

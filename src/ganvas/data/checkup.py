@@ -21,10 +21,11 @@ from ganvas.data.marks import EXAMINED, Box, gathered
 from ganvas.data.near import Likeness, Thumbnails, clusters, nearest
 from ganvas.data.opening import reopened
 from ganvas.data.pack import Pack, Progress, is_pack
-from ganvas.data.pool import chunks, num_cores, parallel_map
+from ganvas.data.pool import chunks, parallel_map
 from ganvas.data.selection import Choice, choose, few_bits, first_pages, levels_of, stream
 from ganvas.data.sources import Payload
 from ganvas.errors import some
+from ganvas.limits import num_cores
 
 FEW = 500  # smaller sets are checked without worker processes
 CLASSES_SHOWN = 50

@@ -36,10 +36,11 @@ from ganvas.data.pack import (
     request,
     stamps,
 )
-from ganvas.data.pool import decoded, num_cores
+from ganvas.data.pool import decoded
 from ganvas.data.selection import Choice, choose, choose_target, kind_of, remarks, survey_source
 from ganvas.data.sources import Rejection, Source
 from ganvas.errors import DataError, some
+from ganvas.limits import num_cores
 
 FEW = 500  # smaller sets are packed without worker processes
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import numpy as np
@@ -77,7 +77,7 @@ class _NoInitialisation(TorchFunctionMode):
 
 
 @contextlib.contextmanager
-def without_memory() -> Iterator[None]:
+def without_memory() -> Generator[None]:
     """Networks built in this context have shapes and no memory (meta device), and draw no random numbers.
 
     Random initialisation on the meta device would also import the compiler of torch, which takes over a second.

@@ -147,7 +147,7 @@ def finding_directions(loaded: Loaded, num: int) -> Callable[[Task], dict[str, A
         from ganvas.explore import directions
 
         generator = own_copy(loaded)
-        found = directions.principal(generator, num)
+        found = directions.principal(generator, num, progress=task.progress)
         known = {one.name: one for one in loaded.directions.values()} | {one.name: one for one in found}
         directions.save(loaded.place.folder, list(known.values()), generator)
         return {"names": [one.name for one in found]}
