@@ -26,7 +26,7 @@ from PIL import Image
 
 from common import machine, table, write_json
 from forks import EVALUATE, TINY, TRAIN, complete, must, renew, write_digits
-from ganvas.data.digits import Digits
+from ganvas.data.reading.digits import Digits
 from kills import content
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))

@@ -16,14 +16,15 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from ganvas import cli, film, publish  # noqa: F401 (imported here, so that the forks need not do it)
+from ganvas import cli
 from ganvas.config import ModelConfig
-from ganvas.data import dicom, packing  # noqa: F401
-from ganvas.data.digits import Digits
+from ganvas.data.packing import write  # noqa: F401
+from ganvas.data.reading.digits import Digits
+from ganvas.evaluation import evaluate  # noqa: F401
 from ganvas.explore import directions, sampling  # noqa: F401
-from ganvas.judge import evaluate  # noqa: F401
+from ganvas.image_files import png_bytes
 from ganvas.models.summary import summarise_config
-from ganvas.pictures import png_bytes
+from ganvas.share import publish  # noqa: F401 (imported here, so that the forks need not do it)
 from ganvas.training import loop  # noqa: F401
 
 HANGING = 300.0  # seconds

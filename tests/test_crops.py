@@ -13,10 +13,10 @@ from torch import nn
 
 import ganvas
 from ganvas.config import ModelConfig, TrainConfig
+from ganvas.image_files import save_png
 from ganvas.models import build, build_generator, crops, crops_of, heads_on_features, judge, views_of
 from ganvas.models.crops import CropDiscriminator, crop, part_sizes
 from ganvas.models.layers import upsample
-from ganvas.pictures import save_png
 from ganvas.training import loop
 from ganvas.training.state import FeaturesPenalty
 from ganvas.training.step import Inputs, accumulate_gradients, at_size, draw_inputs, is_coarse

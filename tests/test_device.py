@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ganvas import device
-from ganvas.device import choose_device, is_out_of_memory, process_group, seed_step
 from ganvas.errors import ConfigError
 from ganvas.limits import available_memory, cpu_quota
+from ganvas.system import device
+from ganvas.system.device import choose_device, is_out_of_memory, process_group, seed_step
 
 GIB = 2**30
 
@@ -113,7 +113,7 @@ def test_processors_are_limited_by_the_quota_of_cgroups(
 
 def test_threads_are_limited_by_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:
     before = torch.get_num_threads()
-    monkeypatch.setattr("ganvas.device.cpu_quota", lambda: 1)
+    monkeypatch.setattr("ganvas.system.device.cpu_quota", lambda: 1)
     try:
         torch.set_num_threads(3)
         assert choose_device("cpu").name == "CPU, 1 thread"
@@ -215,7 +215,7 @@ def test_each_rank_has_its_own_noise_in_each_step(alone: pytest.MonkeyPatch) -> 
 
 TWO = """
 import os, sys
-from ganvas.device import barrier, first_rank_first, process_group, rank
+from ganvas.system.device import barrier, first_rank_first, process_group, rank
 from ganvas.errors import TrainingError
 try:
     with process_group(lambda _: None):

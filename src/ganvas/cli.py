@@ -387,7 +387,7 @@ def publish(run: Positional[Path], out: Positional[Path], data_licence: str | No
         data_licence: licence of the training images; real images are shown only if it allows that
         max_mb: maximum size of a file in MB
     """
-    from ganvas.publish import publish as write
+    from ganvas.share.publish import publish as write
 
     print(write(run, out, data_licence=data_licence, max_mb=max_mb))
     return 0
@@ -605,7 +605,7 @@ def main() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (RuntimeError, MemoryError) as error:
-        from ganvas.device import is_out_of_memory
+        from ganvas.system.device import is_out_of_memory
 
         if not is_out_of_memory(error):
             raise

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ganvas import files
 from ganvas.errors import CheckpointError, ConfigError, GanvasError, MissingExtraError
 from ganvas.generator import LARGEST, WEIGHTS, Generator, ModelInfo, find_weights
+from ganvas.system import files
 from ganvas.training.card import card, facts_of, run_of
 
 CONFIG, CARD, DIRECTIONS = "config.json", "README.md", "directions.json"
