@@ -25,9 +25,10 @@ from torch.overrides import TorchFunctionMode
 
 from ganvas import codes, files, seeding
 from ganvas.codes import Code
-from ganvas.config import Kind, ModelConfig, from_dict
+from ganvas.config import Kind, ModelConfig
 from ganvas.device import choose_device
 from ganvas.errors import CheckpointError, ConfigError, some
+from ganvas.fields import from_dict
 from ganvas.models import build_generator, channels_last
 
 FORMAT = 1

@@ -25,9 +25,10 @@ from typing import Any
 import numpy as np
 
 from ganvas import files
-from ganvas.config import MAX_SIZE, DataConfig, Fit, Kind, from_dict
+from ganvas.config import MAX_SIZE, DataConfig, Fit, Kind
 from ganvas.data.lists import text_of
 from ganvas.errors import ConfigError, DataError, GanvasError
+from ganvas.fields import from_dict
 
 FORMAT = 2  # format of the pack folder; raise it when older readers would misread the folder
 UNMIRRORED: frozenset[str] = frozenset({"digits", "text", "xray", "scan"})

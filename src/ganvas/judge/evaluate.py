@@ -18,12 +18,13 @@ import torch
 
 import ganvas
 from ganvas import files
-from ganvas.config import DataConfig, from_dict
+from ganvas.config import DataConfig
 from ganvas.data import marks
 from ganvas.data.opening import open_pack
 from ganvas.data.pack import Pack, Progress, is_pack
 from ganvas.device import choose_device
 from ganvas.errors import CheckpointError, ConfigError, DataError, RunError
+from ganvas.fields import from_dict
 from ganvas.generator import Generator, find_weights, to_pixels
 from ganvas.judge import artefacts, copies, usefulness
 from ganvas.judge.classifier import judge_of

@@ -79,8 +79,8 @@ class Watch:
     def __init__(self, config: TrainConfig, history: Iterable[dict[str, Any]] = (), restarts: int = 0) -> None:
         self.config, self.restarts = config, restarts
         self.ignorant = ignorant_loss(config)
-        rounds = config.n_critic or 1 if config.update == "alternating" else 1
-        self.start = START_STEPS * (config.batch or 0) * rounds  # images
+        rounds = config.n_critic if config.update == "alternating" else 1
+        self.start = START_STEPS * config.batch * rounds  # images
         self.reports: deque[dict[str, Any]] = deque(maxlen=MEMORY)
         self.vitals: list[dict[str, Any]] = []
         self.varieties: list[dict[str, Any]] = []
@@ -317,7 +317,7 @@ def has_numbers(record: dict[str, Any], needed: Iterable[str], optional: Iterabl
 
 def ignorant_loss(config: TrainConfig) -> float | None:
     """Lowest loss of a discriminator that gives all images the same logit; None if the loss has no fixed scale."""
-    loss = LOSSES[config.loss or ""]
+    loss = LOSSES[config.loss]
     constants = torch.linspace(-2, 2, 81)
     least = float(torch.stack([loss.discriminator(c[None], c[None]).mean() for c in constants]).min())
     return least if least > 0 else None  # the Wasserstein critic has no fixed scale

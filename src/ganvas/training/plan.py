@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 
 from ganvas.augment import POLICIES
-from ganvas.config import PRESETS, ModelConfig, Preset, TrainConfig
+from ganvas.config import ModelConfig, TrainConfig, TrainOptions
 from ganvas.data.pack import Pack
 from ganvas.device import Device, world_size
 from ganvas.errors import ConfigError
@@ -19,6 +18,7 @@ from ganvas.losses import LOSSES
 from ganvas.models import MODELS, MODERN
 from ganvas.models.crops import LARGE, part_sizes
 from ganvas.models.summary import Summary, summarise_config
+from ganvas.presets import PRESETS
 from ganvas.training.rules import Traits, refuse_what_cannot_work, traits_of, warnings
 
 DEFAULT_MINUTES = 10.0
@@ -52,7 +52,7 @@ class Plan:
     """Choices that work but are unlikely to give good images, one sentence each."""
 
 
-def plan(pack: Pack, asked: TrainConfig, device: Device, known: dict[str, Any] | None = None) -> Plan:
+def plan(pack: Pack, asked: TrainOptions, device: Device, known: dict[str, Any] | None = None) -> Plan:
     """Fills every field of `asked` that is None; keeps the others, with the reason "given".
 
     known: the network options of the run that training starts from; they take precedence over the plan's choices.
@@ -69,7 +69,7 @@ def plan(pack: Pack, asked: TrainConfig, device: Device, known: dict[str, Any] |
     choose_machine(chooser, device)
     generator, discriminator = summarise_config(model)
     memory = choose_micro_batch(chooser, generator, discriminator, device, 2 if traits.batch_statistics else 1)
-    config = dataclasses.replace(asked, **chooser.values)
+    config = TrainConfig(**{**vars(asked), **chooser.values})
     refuse_what_cannot_work(config, model, traits)
     return Plan(config, model, chooser.choices, generator, discriminator, memory, warnings(config, traits))
 
@@ -77,9 +77,9 @@ def plan(pack: Pack, asked: TrainConfig, device: Device, known: dict[str, Any] |
 class Chooser:
     """Collects choices. Order of precedence: given options, the preset, the run to start from, the plan."""
 
-    def __init__(self, asked: TrainConfig, known: dict[str, Any]) -> None:
+    def __init__(self, asked: TrainOptions, known: dict[str, Any]) -> None:
         self.asked, self.values, self.choices = asked, dict[str, Any](), list[Choice]()
-        self.preset = preset_of(asked).options if asked.preset else {}
+        self.preset = PRESETS[asked.preset].options if asked.preset else {}
         self.known = known
 
     def choose(self, name: str, value: Any, reason: str) -> Any:
@@ -100,13 +100,6 @@ class Chooser:
         if chosen == value and self.choices[-1].reason == reason:
             self.choices.pop()
         return chosen
-
-
-def preset_of(config: TrainConfig) -> Preset:
-    """The preset of this configuration; ConfigError for an unknown name."""
-    if config.preset not in PRESETS:
-        raise ConfigError(f"--preset {config.preset}: expected one of {', '.join(PRESETS)}")
-    return PRESETS[config.preset]
 
 
 def choose_budget(chooser: Chooser) -> None:
