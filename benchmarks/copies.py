@@ -149,7 +149,7 @@ def memorised(data: Path, num: int, minutes: float, samples: int = 1000) -> dict
     path = data / "mnist"
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
-        run = train("mnist", out, data_path=path, data_config=config, minutes=minutes, quiet=True, **few)
+        run = train("mnist", out, data=path, minutes=minutes, quiet=True, **vars(config), **few)
         generator = Generator.load(run.folder)
         labels = [i % 10 for i in range(samples)] if generator.classes else None
         pictures = np.concatenate([to_pixels(part) for part in generator.batches(range(samples), labels)])

@@ -37,11 +37,14 @@ import numpy as np
 
 import ganvas
 from common import machine, table, write_json
-from ganvas.config import PRESETS, DataConfig
+from ganvas.config import DataConfig
 from ganvas.data import Pack, open_pack
 from ganvas.generator import Generator, to_pixels
-from ganvas.judge.evaluate import SEED, drawn, weights_hash
+from ganvas.judge.evaluate import drawn
+from ganvas.judge.samples import weights_hash
+from ganvas.options import EVALUATION_SEED as SEED
 from ganvas.pictures import grid, save_png
+from ganvas.presets import PRESETS
 
 PART_BYTES = 16 * 2**20
 RECIPES = ("classic", "modern")
@@ -141,7 +144,7 @@ def judged(run: Path, pack: Pack, num: int | None) -> Row:
         known = json.loads(path.read_text(encoding="utf-8"))
         if known["model"]["weights"] == weights_hash(run) and num in (None, known["protocol"]["num_generated"]):
             return known
-    return ganvas.evaluate(run, data=pack.folder, quiet=True, num=num)
+    return ganvas.evaluate(run, data=pack.folder, quiet=True, n=num)
 
 
 def row_of(found: Row) -> Row:

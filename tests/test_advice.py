@@ -12,7 +12,7 @@ import pytest
 from conftest import Command
 from ganvas import verbs
 from ganvas.config import DataConfig, TrainConfig
-from ganvas.report.advice import Advice, advice
+from ganvas.reporting.advice import Advice, advice
 
 Record = dict[str, Any]
 

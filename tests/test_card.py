@@ -18,7 +18,8 @@ from markdown_it import MarkdownIt
 
 from ganvas import files
 from ganvas.errors import RunError
-from ganvas.generator import Generator, find_weights
+from ganvas.generator import Generator
+from ganvas.model_file import find_weights
 from ganvas.training.card import FOLDER, card, escape, facts_of, licence_id, may_show, plain, yaml
 from test_report import change_config, judge
 

@@ -9,7 +9,8 @@ import torch
 from ganvas import codes, generator
 from ganvas.codes import Code
 from ganvas.config import ModelConfig
-from ganvas.generator import Generator, ModelInfo
+from ganvas.generator import Generator
+from ganvas.model_file import ModelInfo
 from ganvas.models import CLASSIC, MODELS, MODERN, build
 from ganvas.models.style import EqualConv2d, EqualLinear
 from test_generator import CLASSES, SAME

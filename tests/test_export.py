@@ -24,13 +24,14 @@ import pytest
 import torch
 from PIL import Image
 
-from ganvas import export_web
 from ganvas.errors import ConfigError, GanvasError, MissingExtraError
 from ganvas.explore.recipes import Recipe, resolve
-from ganvas.export import Form, Weights, check_place, export, licence_of_card, mark_of, quantised, write_all
-from ganvas.generator import WEIGHTS, Generator, to_pixels
+from ganvas.generator import Generator, to_pixels
+from ganvas.model_file import WEIGHTS
 from ganvas.models import CLASSIC, MODELS, MODERN
 from ganvas.provenance import SENTENCE, read_provenance
+from ganvas.share import export_web
+from ganvas.share.export import Form, Weights, check_place, export, licence_of_card, mark_of, quantised, write_all
 from test_generator import SAME, fresh
 
 onnx = pytest.importorskip("onnx", reason="needs the extra export")
@@ -269,7 +270,7 @@ def test_an_export_that_was_killed_can_be_made_again(
             shutil.copytree(tmp_path, copy)  # what a kill would leave here
 
     copy = tmp_path.with_name(f"{tmp_path.name}-copy")
-    monkeypatch.setattr("ganvas.export.write_bytes", write)
+    monkeypatch.setattr("ganvas.share.export.write_bytes", write)
     write_all({where / name: content for name, content in contents.items()}, mark)
     monkeypatch.undo()
     place, where, mark = (copy / one.relative_to(tmp_path) for one in (place, where, mark))
@@ -294,7 +295,7 @@ def test_full_disk_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
             raise GanvasError("no space left")
         path.write_bytes(content)
 
-    monkeypatch.setattr("ganvas.export.write_bytes", write)
+    monkeypatch.setattr("ganvas.share.export.write_bytes", write)
     with pytest.raises(GanvasError, match="no space left"):
         export(folder, tmp_path / "a" / "b", to="folder")
     assert not list(tmp_path.iterdir())

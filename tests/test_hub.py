@@ -26,7 +26,8 @@ import torch
 
 from ganvas import files, hub
 from ganvas.errors import CheckpointError, ConfigError, GanvasError, MissingExtraError
-from ganvas.generator import WEIGHTS, Generator
+from ganvas.generator import Generator
+from ganvas.model_file import WEIGHTS
 
 pytest.importorskip("huggingface_hub", reason="needs the extra `hub`")
 

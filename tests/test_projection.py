@@ -14,7 +14,8 @@ from ganvas import codes
 from ganvas.errors import ConfigError, PictureError
 from ganvas.explore import projection
 from ganvas.explore.recipes import Recipe, resolve
-from ganvas.generator import Generator, ModelInfo, to_pixels
+from ganvas.generator import Generator, to_pixels
+from ganvas.model_file import ModelInfo
 from ganvas.pictures import save_png
 from ganvas.provenance import read_provenance
 from test_codes import cases, of

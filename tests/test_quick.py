@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from ganvas.config import ModelConfig
 from ganvas.data import Pack, open_pack
-from ganvas.generator import Generator, ModelInfo
+from ganvas.generator import Generator
 from ganvas.judge.artefacts import lattice
 from ganvas.judge.quick import LEAST_JUDGED, QuickJudge
+from ganvas.model_file import ModelInfo
 
 
 class Shows(nn.Module):

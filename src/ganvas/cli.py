@@ -36,6 +36,11 @@ STOPPED = 128  # exit code of a stopped run: this plus the signal number
 ALIASES = {"start_from": ("--from",)}
 GROUPS = {config.DataConfig: "image", config.TrainBasics: "training", config.TrainOptions: "expert"}
 """Options of these classes get a heading of their own in the help."""
+ABOUT = {
+    "image": "How the images are read and brought to one size.",
+    "training": "Budget, networks and output.",
+    "expert": "Chosen from the images, the device and the budget if not given; --dry-run shows the choices.",
+}
 
 
 # -- what commands print --
@@ -112,7 +117,7 @@ def nothing(asked: Any, result: Any) -> list[str]:
 class Command:
     """options: class of its options. function: module and name. lines: text to print, from options and result."""
 
-    options: type
+    options: Any
     function: str
     lines: Callable[[Any, Any], list[str]]
     topic: str
@@ -128,18 +133,18 @@ COMMANDS = {
     "init": Command(options.Init, "config_files.init", one, "Train"),
     "video": Command(options.Video, "film.video", each, "Train"),
     "average": Command(options.Average, "verbs.average", one, "Train"),
-    "sample": Command(options.Sample, "verbs.sample", sampled, "Use a generator"),
+    "sample": Command(options.Sample, "explore.verbs.sample", sampled, "Use a generator"),
     "studio": Command(options.Studio, "studio.serve", nothing, "Use a generator"),
-    "interpolate": Command(options.Interpolate, "verbs.interpolate", one, "Use a generator"),
-    "mix": Command(options.MixImages, "verbs.mix", one, "Use a generator"),
-    "directions": Command(options.Directions, "verbs.directions", found_directions, "Use a generator"),
-    "project": Command(options.Project, "verbs.project", projected, "Use a generator"),
-    "favourites": Command(options.KeepFavourites, "verbs.favourites", kept, "Use a generator"),
+    "interpolate": Command(options.Interpolate, "explore.verbs.interpolate", one, "Use a generator"),
+    "mix": Command(options.MixImages, "explore.verbs.mix", one, "Use a generator"),
+    "directions": Command(options.Directions, "explore.verbs.directions", found_directions, "Use a generator"),
+    "project": Command(options.Project, "explore.verbs.project", projected, "Use a generator"),
+    "favourites": Command(options.KeepFavourites, "explore.verbs.favourites", kept, "Use a generator"),
     "evaluate": Command(options.Evaluate, "verbs.evaluate", evaluated, "Evaluate"),
-    "report": Command(options.Report, "report.report", one, "Evaluate"),
+    "report": Command(options.Report, "reporting.report", one, "Evaluate"),
     "export": Command(options.Export, "verbs.export", each, "Share"),
-    "publish": Command(options.Publish, "publish.publish", one, "Share"),
-    "hub push": Command(options.Push, "hub.push", one, "Share"),
+    "publish": Command(options.Publish, "share.publish.publish", one, "Share"),
+    "hub push": Command(options.Push, "share.upload.push", one, "Share"),
     "hub pull": Command(options.Pull, "hub.pull", one, "Share"),
     "data check": Command(options.Check, "verbs.check", checked, "Data"),
     "data pack": Command(options.MakePack, "verbs.pack", packed, "Data"),
@@ -190,7 +195,7 @@ def parser(command: Command, defaults: Mapping[str, Any]) -> Callable[..., dict[
     parts = [*groups.pop(""), inspect.Parameter("json", KEYWORD, default=False, annotation=wanted)]
     for title, arguments in groups.items():
         if arguments:
-            group = collected(arguments, f"Options for {'experts' if title == 'expert' else title}.")
+            group = collected(arguments, ABOUT[title])
             kind = Annotated[Any, OmitArgPrefixes, tyro.conf.arg(constructor=group)]
             parts.append(inspect.Parameter(title, KEYWORD, annotation=kind))
     return collected(parts, inspect.getdoc(command.options) or "")
@@ -212,7 +217,7 @@ def collected(arguments: list[inspect.Parameter], summary: str) -> Callable[...,
     return collect
 
 
-def argument(cls: type, field: dataclasses.Field, defaults: Mapping[str, Any]) -> inspect.Parameter:
+def argument(cls: Any, field: dataclasses.Field, defaults: Mapping[str, Any]) -> inspect.Parameter:
     """A field of an options class as an argument that tyro understands. defaults: by name, in place of the field's."""
     hint, marks = hints_of(owners(cls)[field.name])[field.name], []
     required = field.default is dataclasses.MISSING and field.name not in defaults
@@ -224,7 +229,7 @@ def argument(cls: type, field: dataclasses.Field, defaults: Mapping[str, Any]) -
         marks.append(FlagCreatePairsOff)
     if default is None:
         kind = kind | None
-    shown = default not in (None, True, False, (), "", inspect.Parameter.empty)
+    shown = type(default) in (str, int, float, tuple) and default not in ((), "")
     about = tyro.conf.arg(
         name=option(field.name)[2:],
         metavar=None if Positional in marks else metavar,
@@ -280,9 +285,9 @@ def with_completion(words: Sequence[str]) -> None:
     for name, command in COMMANDS.items():
         *group, last = name.split()
         into = groups.setdefault(group[0], SubcommandApp()) if group else app
-        into.command(parser(command, {}), name=last)
+        into.command(name=last)(parser(command, {}))
     for name, group in groups.items():
-        app.command(group, name=name)
+        app.command(group, name=name, help=f"Commands of `ganvas {name}`.")
     app.cli(prog="ganvas", args=words, config=STYLE)
 
 

@@ -52,7 +52,9 @@ def values_of(path: str | Path) -> dict[str, Any]:
 
 def asked_of(record: Mapping[str, Any]) -> dict[str, Any]:
     """What was asked of a run, from its config.json: source and the options that differ from their defaults."""
-    data = record.get("data") if isinstance(record.get("data"), dict) else {}
+    data = record.get("data")
+    if not isinstance(data, dict):
+        data = {}
     given = {**(data.get("options") or {}), **record["asked"]}
     defaults = {name: getattr(cls(), name) for cls in (DataConfig, TrainOptions) for name in hints_of(cls)}
     found = {

@@ -65,7 +65,7 @@ class Train(Common, TrainOptions, DataConfig):
     data: PathLike | None = None
     """Folder with the files of a named data set, for example the four files of MNIST."""
     start_from: PathLike | None = None
-    """Run or model folder to start from; copies every weight whose shape fits. Also: --from."""
+    """Run or model folder to start from; copies every weight whose shape fits."""
     config: PathLike | None = None
     """File with options: a TOML file as written by `ganvas init`, or the config.json of a run. Options that are given
     directly take precedence."""
@@ -172,7 +172,7 @@ class MixImages(FromGenerator):
 
 @dataclass(frozen=True)
 class Directions(FromGenerator):
-    """Find latent directions that each change one property; save them with the model and draw an image strip for each."""
+    """Find latent directions that each change one property; save them with the model, and an image strip of each."""
 
     out: PathLike | None = None
     """Folder for the strips. Default: directions/ in the model folder."""
@@ -272,7 +272,7 @@ class Evaluate(Common):
     """Folder or archive of real images to compare the images of the source with. They are read at the size of these
     images, or at --size."""
     out: PathLike | None = None
-    """With --against: folder for evaluation.json. Default: the folder of generated images."""
+    """With --against: folder for the result. Default: <name>-evaluation next to the source."""
     size: str | int | None = None
     """With --against: size of the images in pixels, as in training."""
     data: PathLike | None = None

@@ -21,9 +21,10 @@ from ganvas.codes import Code
 from ganvas.data.pack import Pack
 from ganvas.errors import ConfigError
 from ganvas.explore.recipes import FORMAT, Direction, Recipe, direction_of, plain, resolve
-from ganvas.generator import BATCH, Generator, find_weights, to_pixels
+from ganvas.generator import BATCH, Generator, to_pixels
 from ganvas.judge.classifier import judge_of
 from ganvas.judge.small import logits, prepared
+from ganvas.model_file import find_weights
 from ganvas.pictures import grid
 
 Progress = Callable[[str, int, int], None]

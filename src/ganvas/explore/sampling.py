@@ -26,7 +26,7 @@ import numpy as np
 from ganvas import files
 from ganvas.errors import ConfigError
 from ganvas.explore.recipes import Recipe
-from ganvas.generator import BATCH, Generator, to_pixels
+from ganvas.generator import BATCH, Generator, Labels, to_pixels
 from ganvas.pictures import save_picture
 from ganvas.provenance import provenance
 
@@ -64,7 +64,7 @@ class Written:
 def plan(
     generator: Generator,
     seeds: Sequence[int],
-    label: str | Sequence[str] | None = None,
+    label: Labels = None,
     truncation: float = 1.0,
     form: Literal["png", "tiff"] = "png",
 ) -> list[Planned]:

@@ -22,10 +22,10 @@ from ganvas.data.pack import Pack, Progress
 from ganvas.device import choose_device
 from ganvas.errors import ConfigError, DataError
 from ganvas.files import cache_dir
-from ganvas.generator import tensor_hash
 from ganvas.judge.features import Features
 from ganvas.judge.intervals import Interval, share
 from ganvas.judge.small import BATCH, FEATURES, Classifier, colours, logits, look, prepared, train_classifier, work_size
+from ganvas.model_file import tensor_hash
 from ganvas.models import channels_last
 
 FORMAT = 2  # version of the cached file and of all code that affects the weights

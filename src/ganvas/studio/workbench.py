@@ -23,7 +23,7 @@ from ganvas.data.pack import Pack, is_pack
 from ganvas.errors import ConfigError, GanvasError, PictureError
 from ganvas.generator import Generator
 from ganvas.judge.copies import CopyFinder
-from ganvas.judge.evaluate import pack_of
+from ganvas.judge.samples import pack_of
 from ganvas.run import Run
 from ganvas.studio.engine import Loaded
 from ganvas.studio.refusals import AbsentError, BusyError

@@ -16,7 +16,8 @@ from typing import Any
 
 import ganvas
 from ganvas.errors import RunError
-from ganvas.generator import Generator, find_weights, weights_hash
+from ganvas.generator import Generator, weights_hash
+from ganvas.model_file import find_weights
 from ganvas.models.pretrained import pretrained_network
 from ganvas.records import ARROWS, is_of, read_evaluation, read_reports
 from ganvas.run import Run

@@ -18,7 +18,8 @@ from ganvas.config import TrainConfig
 from ganvas.device import agree, average_gradients, average_over_ranks, is_out_of_memory
 from ganvas.ema import half_life_at
 from ganvas.errors import TrainingError
-from ganvas.generator import Generator, ModelInfo
+from ganvas.generator import Generator
+from ganvas.model_file import ModelInfo
 from ganvas.models import crops_of
 from ganvas.records import Report, read_log, read_reports
 from ganvas.run import Run

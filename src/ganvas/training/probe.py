@@ -13,7 +13,8 @@ from ganvas.config import TrainConfig
 from ganvas.data.batches import Batches
 from ganvas.data.pack import Pack
 from ganvas.device import Device
-from ganvas.generator import Generator, ModelInfo
+from ganvas.generator import Generator
+from ganvas.model_file import ModelInfo
 from ganvas.run import Run
 from ganvas.training import loop
 from ganvas.training.compiled import call_networks

@@ -15,7 +15,7 @@ from ganvas.data.pack import Pack
 from ganvas.device import Device, agree, barrier, rank, world_size
 from ganvas.errors import CheckpointError, RunError
 from ganvas.fields import from_dict
-from ganvas.generator import WEIGHTS, ModelInfo
+from ganvas.model_file import WEIGHTS, ModelInfo
 from ganvas.records import read_log
 from ganvas.run import Run, timestamp
 from ganvas.training.clock import total_images

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from ganvas.config import ModelConfig
 from ganvas.errors import CheckpointError, ConfigError
 from ganvas.fields import from_dict
-from ganvas.generator import Generator, find_weights
+from ganvas.generator import Generator
+from ganvas.model_file import find_weights
 from ganvas.run import Run
 from ganvas.training.state import TrainState
 

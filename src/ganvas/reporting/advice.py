@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ganvas.config import DataConfig, TrainConfig
-from ganvas.report.reading import Record, number, sorted_out
+from ganvas.reporting.reading import Record, number, sorted_out
 from ganvas.training.autotune import RECOGNISABLE
 from ganvas.training.health import COLLAPSE, COPYING, LATTICE, OVERFITTING
 from ganvas.training.progress import duration

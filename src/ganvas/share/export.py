@@ -35,10 +35,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganvas import codes, export_web, files
+from ganvas import codes, files
 from ganvas.errors import ConfigError, GanvasError, MissingExtraError
-from ganvas.generator import Generator, find_weights
+from ganvas.generator import Generator
+from ganvas.model_file import find_weights
 from ganvas.provenance import SENTENCE
+from ganvas.share import export_web
 from ganvas.training import card
 
 Form = Literal["onnx", "web", "torch", "folder"]
