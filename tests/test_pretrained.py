@@ -259,7 +259,7 @@ def test_every_modern_network_trains_with_it(tmp_path: Path, name: str, kind: st
 def test_the_network_that_trained_does_not_evaluate_unless_flagged(tmp_path: Path) -> None:
     options: dict[str, Any] = {"model": "light", "discriminator": "features", "base": 8, "batch": 16, "previews": 1}
     ganvas.train("digits", tmp_path / "run", quiet=True, images=32, size="16", limit=120, **options)
-    found = ganvas.evaluate(tmp_path / "run", quiet=True, num=24)
+    found = ganvas.evaluate(tmp_path / "run", quiet=True, n=24)
     assert found["protocol"]["features"].startswith("random")
     assert found["protocol"]["trained_with"] == "efficientnet-lite0"
     kids = {row["key"]: row for row in found["measures"]}

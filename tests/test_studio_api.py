@@ -44,7 +44,7 @@ from schemathesis import GenerationMode  # noqa: E402
 from schemathesis.checks import not_a_server_error  # noqa: E402
 from schemathesis.specs.openapi.checks import positive_data_acceptance  # noqa: E402
 
-from ganvas import studio, verbs  # noqa: E402
+from ganvas import studio  # noqa: E402
 from ganvas.studio import api, engine, guard, workbench  # noqa: E402
 from ganvas.studio.engine import Engine  # noqa: E402
 from ganvas.studio.refusals import BusyError  # noqa: E402
@@ -458,7 +458,7 @@ def test_a_server_that_is_forced_to_end_closes_the_studio_too(folder: Path, monk
 
 def test_no_copy_is_handed_out(tmp_path: Path) -> None:
     model = fresh().save(tmp_path / "model")
-    verbs.sample(model, tmp_path / "pictures", num=400, device="cpu")  # what it "was trained on": its own images
+    ganvas.sample(model, tmp_path / "pictures", n=400, device="cpu")  # what it "was trained on": its own images
     data = str(tmp_path / "pictures")
     with TestClient(api.app(model, device="cpu", data=data, no_copies=True), base_url=HOME) as client:
         body = {"model": "model", "recipes": [{"seed": 1}]}

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ganvas.callbacks import Callback
     from ganvas.config import DataConfig, TrainConfig, TrainOptions
-    from ganvas.config_files import init
     from ganvas.data.opening import open_pack
     from ganvas.data.pack import Pack
     from ganvas.datasets import SyntheticDataset
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from ganvas.run import Run
     from ganvas.share.publish import publish
     from ganvas.share.upload import push
-    from ganvas.verbs import Trained, average, check, evaluate, export, pack, train
+    from ganvas.verbs import Trained, average, check, evaluate, export, init, pack, train
 
 __version__ = "0.1.0"
 
@@ -56,7 +55,7 @@ _HOME = {
     "evaluate": "verbs",
     "export": "verbs",
     "favourites": "explore.verbs",
-    "init": "config_files",
+    "init": "verbs",
     "interpolate": "explore.verbs",
     "mix": "explore.verbs",
     "open_pack": "data.opening",

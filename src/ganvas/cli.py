@@ -130,7 +130,7 @@ class Command:
 
 COMMANDS = {
     "train": Command(options.Train, "verbs.train", trained, "Train"),
-    "init": Command(options.Init, "config_files.init", one, "Train"),
+    "init": Command(options.Init, "verbs.init", one, "Train"),
     "video": Command(options.Video, "film.video", each, "Train"),
     "average": Command(options.Average, "verbs.average", one, "Train"),
     "sample": Command(options.Sample, "explore.verbs.sample", sampled, "Use a generator"),
@@ -160,9 +160,10 @@ def parse(words: Sequence[str]) -> tuple[Command, Any, bool]:
     """The command, its options, and whether --json was given. Raises ConfigError, or SystemExit after printing help."""
     name = next((" ".join(words[:num]) for num in (2, 1) if " ".join(words[:num]) in COMMANDS), None)
     if name is None:
-        place = next((num for num, word in enumerate(words) if word.startswith("-")), len(words))
-        asked = " ".join(words[: min(2, place)])
-        raise ConfigError(f"unknown command {asked!r}{did_you_mean(asked, [*COMMANDS]) or ': see `ganvas --help`'}")
+        grouped = any(one.startswith(f"{words[0]} ") for one in COMMANDS)
+        asked = " ".join(words[: 2 if grouped else 1])
+        near = did_you_mean(asked, [*COMMANDS]).rstrip("?")
+        raise ConfigError(f"unknown command {asked!r}{near}: see `ganvas --help`")
     command, rest = COMMANDS[name], words[len(name.split()) :]
     values = tyro.cli(
         parser(command, file_values(command, rest)),
@@ -208,7 +209,7 @@ def collected(arguments: list[inspect.Parameter], summary: str) -> Callable[...,
     def collect(**values: Any) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for name, value in values.items():
-            found |= value if name in GROUPS.values() else {name: value}
+            found |= value if isinstance(value, dict) else {name: value}  # a dict: the options of a group
         return found
 
     collect.__doc__ = summary

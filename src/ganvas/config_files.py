@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ganvas import files
 from ganvas.config import DataConfig, TrainBasics, TrainOptions
 from ganvas.errors import ConfigError, did_you_mean
-from ganvas.fields import choices, fits, hints_of, meanings, owners, takes
-from ganvas.options import Init, Train
+from ganvas.fields import choices, fits, hints_of, meanings, owners
+from ganvas.options import Train
 
 EXCLUDED = ("config", "dry_run", "quiet", "callbacks")  # options that a file cannot have
 HEAD = """# Options of a training with Ganvas: ganvas train --config {name}
@@ -30,10 +29,10 @@ def values_of(path: str | Path) -> dict[str, Any]:
     path = path / "config.json" if path.is_dir() else path
     try:
         text = path.read_text(encoding="utf-8-sig")
-        values = files.parse_json(text.encode()) if path.suffix == ".json" else tomllib.loads(text)
+        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"--config {path} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         expected = "JSON" if path.suffix == ".json" else "TOML"
         raise ConfigError(f"--config {path} is not a valid {expected} file: {error}") from error
     if isinstance(values, dict) and isinstance(values.get("asked"), dict):
@@ -67,18 +66,6 @@ def asked_of(record: Mapping[str, Any]) -> dict[str, Any]:
 def from_file(given: Mapping[str, Any]) -> dict[str, Any]:
     """The values of the file of the option `config`, for a call with the options `given`."""
     return values_of(given["config"]) if given.get("config") is not None else {}
-
-
-@takes(Init)
-def init(asked: Init) -> Path:
-    """Write a TOML file with every option of `train` and its meaning, as comments. Raises ConfigError if it exists."""
-    path = Path(asked.out)
-    if path.exists():
-        raise ConfigError(f"{path} exists: choose another --out, or delete the file")
-    with files.explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_text(path, template(path.name, None if asked.source is None else str(asked.source)))
-    return path
 
 
 def template(name: str, source: str | None) -> str:

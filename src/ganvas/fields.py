@@ -66,7 +66,8 @@ def check(options: Any) -> None:
         if bounds is not None:
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not number or value not in bounds:
-                raise ConfigError(f"{flag} {value!s:.40}: expected {bounds}")
+                shown = f"{value:g}" if isinstance(value, float) else str(value)
+                raise ConfigError(f"{flag} {shown:.40}: expected {bounds}")
         allowed = () if REGISTERED in getattr(hint, "__metadata__", ()) else choices(hint)
         for one in (value if isinstance(value, tuple | list) else [value]) if allowed else ():
             if one not in allowed:
@@ -165,7 +166,7 @@ def build(
     for name in kwargs:
         if name not in known:
             raise ConfigError(
-                f"unknown option {name}{did_you_mean(name, known) or f': expected some of {some(known)}'}"
+                f"unknown option {name}{did_you_mean(name, known) or f': expected some of {some(known, 20)}'}"
             )
     if defaults is None:
         return cls(*args, **kwargs)

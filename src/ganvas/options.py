@@ -65,7 +65,7 @@ class Train(Common, TrainOptions, DataConfig):
     data: PathLike | None = None
     """Folder with the files of a named data set, for example the four files of MNIST."""
     start_from: PathLike | None = None
-    """Run or model folder to start from; copies every weight whose shape fits."""
+    """Run or model folder to start from; copies every weight whose shape fits. Short: `--from`."""
     config: PathLike | None = None
     """File with options: a TOML file as written by `ganvas init`, or the config.json of a run. Options that are given
     directly take precedence."""

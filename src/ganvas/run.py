@@ -129,11 +129,12 @@ class Run:
             callback.on_log(int(record["images"]), {name: one for name, one in record.items() if name != "images"})
 
     def add_grid(self, images_seen: int, pixels: np.ndarray, text: Mapping[str, str]) -> Path:
-        """Writes a preview grid (H, W, C) with metadata `text` and informs the callbacks."""
+        """Writes a preview grid (H, W, C) with metadata `text`; informs the callbacks of a new one."""
         path = self.samples / f"{images_seen:012d}.png"
         self.samples.mkdir(exist_ok=True)
+        is_new = not path.exists()  # at the end of a training, the last grid is drawn again
         save_png(path, pixels, text)
-        for callback in self.callbacks:
+        for callback in self.callbacks if is_new else ():
             callback.on_preview(images_seen, path)
         return path
 

@@ -12,7 +12,7 @@ from typing import Any
 from ganvas import files, hub
 from ganvas.callbacks import Callback
 from ganvas.config import DataConfig, TrainOptions
-from ganvas.config_files import from_file
+from ganvas.config_files import from_file, template
 from ganvas.data.batches import Batches
 from ganvas.data.catalog import CATALOG
 from ganvas.data.checkup import Checkup
@@ -28,7 +28,7 @@ from ganvas.judge.evaluate import evaluate as judge_run
 from ganvas.judge.evaluate import evaluate_images
 from ganvas.judge.quick import QuickJudge
 from ganvas.judge.samples import pack_of, pictures_of
-from ganvas.options import Average, Check, Evaluate, Export, ListSets, MakePack, PathLike, Train
+from ganvas.options import Average, Check, Evaluate, Export, Init, ListSets, MakePack, PathLike, Train
 from ganvas.presets import PRESETS
 from ganvas.records import Evaluation
 from ganvas.run import Run
@@ -178,6 +178,18 @@ def pack(asked: MakePack) -> Pack:
     with Display(asked.quiet) as display:
         config = part(asked, DataConfig)
         return open_pack(asked.source, config, path=asked.data, folder=asked.out, progress=display.packing)
+
+
+@takes(Init)
+def init(asked: Init) -> Path:
+    """Write a TOML file with every option of `train` and its meaning, as comments. Raises ConfigError if it exists."""
+    path = Path(asked.out)
+    if path.exists():
+        raise ConfigError(f"{path} exists: choose another --out, or delete the file")
+    with files.explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_text(path, template(path.name, None if asked.source is None else str(asked.source)))
+    return path
 
 
 @takes(ListSets)

@@ -13,7 +13,7 @@ from ganvas.augment import POLICIES
 from ganvas.config import ModelConfig, TrainConfig, TrainOptions
 from ganvas.data.pack import Pack
 from ganvas.device import Device, world_size
-from ganvas.errors import ConfigError
+from ganvas.errors import ConfigError, did_you_mean
 from ganvas.losses import LOSSES
 from ganvas.models import MODELS, MODERN
 from ganvas.models.crops import LARGE, part_sizes
@@ -116,7 +116,7 @@ def choose_model(chooser: Chooser, pack: Pack, on_cpu: bool) -> ModelConfig:
     else:
         name = chooser.choose("model", "light", "best image quality per minute above 40 pixels")
     if name not in MODELS:
-        raise ConfigError(f"--model {name}: expected one of {', '.join(MODELS)}")
+        raise ConfigError(f"--model {name}: expected one of {', '.join(MODELS)}{did_you_mean(name, [*MODELS])}")
     kind, why = (
         ("both", "pixels and pretrained features: better than either alone")
         if name == "light"
@@ -209,7 +209,7 @@ def choose_objective(chooser: Chooser, model: ModelConfig, on_cpu: bool) -> None
     else:
         name = chooser.choose("loss", "bce", "as in the classic projects")
     if name not in LOSSES:
-        raise ConfigError(f"--loss {name}: expected one of {', '.join(LOSSES)}")
+        raise ConfigError(f"--loss {name}: expected one of {', '.join(LOSSES)}{did_you_mean(name, [*LOSSES])}")
     side = math.sqrt(model.height * model.width)
     if model.discriminator == "both":
         side = math.sqrt(math.prod(part_sizes(model.height, model.width)[1][0]))  # pixels that it sees
