@@ -129,8 +129,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103])
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    train = open_pack("mnist", path=options.data)
-    judge = Judge(train, open_pack("mnist", DataConfig(split="test"), path=options.data))
+    train = open_pack("mnist", data=options.data)
+    judge = Judge(train, open_pack("mnist", DataConfig(split="test"), data=options.data))
     print(f"classifier: {judge.accuracy:.2%} of the test images, confident of {judge.confident_of_real:.2%}")
     print(f"Frechet distance of 10,000 training images to the test images: {judge.floor:.3f}")
     rows: list[Row] = []

@@ -107,7 +107,7 @@ def packed(project: Project, data: Path, gpu: bool, recipe: str) -> Pack:
     channels: Any = (PRESETS[project.preset].channels or "auto") if recipe == "classic" else "auto"
     config = DataConfig(size=project.size(gpu), kind=project.kind, channels=channels)  # ty: ignore
     if project.named:
-        return open_pack(project.named, config, path=data / project.source)
+        return open_pack(project.named, config, data=data / project.source)
     return open_pack(data / project.source, config)
 
 

@@ -155,7 +155,7 @@ def as_preset(data: DataConfig, asked: TrainOptions) -> tuple[DataConfig, list[s
 def open_for_all_ranks(source: str, config: DataConfig, data: PathLike | None, display: Display) -> Pack:
     """Rank 0 makes the pack; the other ranks then open it."""
     with first_rank_first(), display:
-        pack = open_pack(source, config, path=data, progress=display.packing)
+        pack = open_pack(source, config, data=data, progress=display.packing)
     if rank() == 0:
         for note in pack.notes:
             display.say(note)
@@ -166,7 +166,7 @@ def open_for_all_ranks(source: str, config: DataConfig, data: PathLike | None, d
 def check(asked: Check) -> Checkup:
     """Check images before training: counts, sizes, classes, broken files, duplicates, blank images."""
     with Display(asked.quiet) as display:
-        report = checkup_of(asked.source, part(asked, DataConfig), path=asked.data, progress=display.packing)
+        report = checkup_of(asked.source, part(asked, DataConfig), data=asked.data, progress=display.packing)
     if asked.save is not None:
         files.write_text(Path(asked.save), report.to_json() + "\n")
     return report
@@ -177,7 +177,7 @@ def pack(asked: MakePack) -> Pack:
     """Convert images to a pack in the folder `out`: all images at one size, ready for training."""
     with Display(asked.quiet) as display:
         config = part(asked, DataConfig)
-        return open_pack(asked.source, config, path=asked.data, folder=asked.out, progress=display.packing)
+        return open_pack(asked.source, config, data=asked.data, folder=asked.out, progress=display.packing)
 
 
 @takes(Init)
