@@ -106,7 +106,8 @@ def options_of(cls: Any) -> Iterator[Option]:
         section = comment or section
         sections[name] = section
     for field in dataclasses.fields(cls):
-        if owners(cls)[field.name] not in (cls, options.FromGenerator) or field.metadata.get("python_only"):
+        owner = owners(cls)[field.name]
+        if owner is not cls and (owner in TITLES or owner is options.Common) or field.metadata.get("python_only"):
             continue
         positional = field.default is dataclasses.MISSING and not field.kw_only
         hint, meaning = hints_of(cls)[field.name], meanings(cls).get(field.name, "")

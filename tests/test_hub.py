@@ -623,3 +623,20 @@ def test_a_copy_that_was_broken_off_is_made_again(num: int, model: Path, tmp_pat
     with pytest.raises(ConfigError, match="contains other files"):
         hub.copy_into(tmp_path / "other", contents)
     assert (tmp_path / "other" / "README.md").read_text() == "mine"
+
+
+def test_a_generator_is_saved_and_loaded_by_its_name(
+    model: Path, server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    gan = Generator.load(model, "cpu")
+    assert gan.save_pretrained(f"hf://{REPO}") == f"{server.url}/{REPO}"
+    again = Generator.from_pretrained(f"hf://{REPO}", "cpu")
+    assert again.hash == gan.hash
+    (path,) = ganvas.sample(f"hf://{REPO}", tmp_path / "s", n=1, device="cpu", quiet=True)
+    assert path.is_file()
+    with pytest.raises(ConfigError, match="expected hf://owner/name"):
+        gan.save_pretrained(f"hf://{REPO}@v1")

@@ -231,7 +231,7 @@ def test_a_folder_of_images_is_evaluated_against_another(
     for wrong, message in (({"n": 99}, "only 60 generated images"), ({"data": "x"}, "--data works with a run")):
         with pytest.raises(ConfigError, match=message):
             ganvas.evaluate(tmp_path / "made", **options, **wrong)
-    with pytest.raises(ConfigError, match="--size work with --against only"):
+    with pytest.raises(ConfigError, match="--size works with --against only"):
         ganvas.evaluate(tmp_path / "made", size=64)
 
 

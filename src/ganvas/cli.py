@@ -190,7 +190,8 @@ def parser(command: Command, defaults: Mapping[str, Any]) -> Callable[..., dict[
     groups: dict[str, list[inspect.Parameter]] = {"": [], **{title: [] for title in GROUPS.values()}}
     owner = owners(command.options)
     fields = [one for one in dataclasses.fields(command.options) if not one.metadata.get("python_only")]
-    for field in sorted(fields, key=lambda one: owner[one.name] is options.Common):
+    inherited = {one.name: one.kw_only and owner[one.name] is not command.options for one in fields}
+    for field in sorted(fields, key=lambda one: inherited[one.name]):  # those of many commands come last
         groups[GROUPS.get(owner[field.name], "")].append(argument(command.options, field, defaults))
     wanted = Annotated[bool, FlagCreatePairsOff, tyro.conf.arg(help="Print the result as JSON.", help_behavior_hint="")]
     parts = [*groups.pop(""), inspect.Parameter("json", KEYWORD, default=False, annotation=wanted)]

@@ -39,22 +39,46 @@ class Common:
         check(self)
 
 
+@dataclass(frozen=True, kw_only=True)
+class OnDevice(Common):
+    """Options of the commands that run a network."""
+
+    device: str | None = None
+    """cpu, cuda or mps. Default: the fastest available."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Truncated:
+    """Options of the commands that sample a generator."""
+
+    truncation: Annotated[float, FRACTION] = 1.0
+    """0 to 1; 1 = full variety, 0 = average image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FromImages(Common, DataConfig):
+    """Options of the commands that read images."""
+
+    data: PathLike | None = None
+    """Folder with the files of a named data set, such as the four files of MNIST."""
+
+    def __post_init__(self) -> None:
+        DataConfig.__post_init__(self)
+
+
 @dataclass(frozen=True)
-class FromGenerator(Common):
+class FromGenerator(OnDevice):
     """Options of the commands that use a trained generator."""
 
     source: PathLike
     """Run folder, model folder, generator.safetensors file, or hf://owner/name on the Hugging Face Hub."""
-    _: KW_ONLY
-    device: str | None = None
-    """cpu, cuda or mps. Default: the fastest available."""
 
 
 # -- train --
 
 
 @dataclass(frozen=True)
-class Train(Common, TrainOptions, DataConfig):
+class Train(FromImages, TrainOptions):
     """Train a generator on images. Run the same command again to resume."""
 
     source: PathLike
@@ -62,8 +86,6 @@ class Train(Common, TrainOptions, DataConfig):
     out: PathLike | None = None
     """Run folder. Default: runs/<name of the source>."""
     _: KW_ONLY
-    data: PathLike | None = None
-    """Folder with the files of a named data set, for example the four files of MNIST."""
     start_from: PathLike | None = None
     """Run or model folder to start from; copies every weight whose shape fits. Short: `--from`."""
     config: PathLike | None = None
@@ -93,7 +115,7 @@ class Init(Common):
 
 
 @dataclass(frozen=True)
-class Sample(FromGenerator):
+class Sample(Truncated, FromGenerator):
     """Generate images with a trained generator: PNG or TIFF files with manifest.csv, a zip file, or one grid.
 
     If interrupted, rerun the same command to continue.
@@ -112,8 +134,6 @@ class Sample(FromGenerator):
     """Class of all images. Default: all classes in turn."""
     per_class: Annotated[int | None, Bounds(1)] = None
     """Number of images of every class, written to one folder per class."""
-    truncation: Annotated[float, FRACTION] = 1.0
-    """0 to 1; 1 = full variety, 0 = average image."""
     grid: bool = False
     """Write one grid of all images instead of single files."""
     format: Format = "png"
@@ -127,7 +147,7 @@ class Sample(FromGenerator):
 
 
 @dataclass(frozen=True)
-class Interpolate(FromGenerator):
+class Interpolate(Truncated, FromGenerator):
     """Make a video that morphs from image to image: GIF, WebP or MP4."""
 
     out: PathLike = "morph.gif"
@@ -139,8 +159,6 @@ class Interpolate(FromGenerator):
     """Favourites file with the images to use; overrides --seeds."""
     labels: str | Sequence[str] | None = None
     """Classes, e.g. Hand,Head: one for all images, one per image, or several with one seed."""
-    truncation: Annotated[float, FRACTION] = 1.0
-    """0 to 1; 1 = full variety, 0 = average image."""
     frames: Annotated[int, Bounds(2)] = 96
     """Number of frames of the whole video, 2 or more."""
     loop: bool = True
@@ -154,7 +172,7 @@ class Interpolate(FromGenerator):
 
 
 @dataclass(frozen=True)
-class MixImages(FromGenerator):
+class MixImages(Truncated, FromGenerator):
     """Mix images: take some generator layers (style) from other images and the rest from the first image."""
 
     out: PathLike = "mix.png"
@@ -166,8 +184,6 @@ class MixImages(FromGenerator):
     """Layers to take from the other images: coarse, middle, fine, all, or numbers such as 0-1 (0 = coarsest)."""
     label: str | int | None = None
     """Class of all images."""
-    truncation: Annotated[float, FRACTION] = 1.0
-    """0 to 1; 1 = full variety, 0 = average image."""
 
 
 @dataclass(frozen=True)
@@ -230,7 +246,7 @@ class KeepFavourites(FromGenerator):
 
 
 @dataclass(frozen=True)
-class Studio(Common):
+class Studio(OnDevice):
     """Open the studio in a browser: explore a generator, save favourites, mix, morph, and follow a training run."""
 
     folder: PathLike
@@ -247,8 +263,6 @@ class Studio(Common):
     GANVAS_TOKEN."""
     token_file: PathLike | None = None
     """File whose first line is the token. Default: the environment variable GANVAS_TOKEN."""
-    device: str | None = None
-    """cpu, cuda or mps. Default: the fastest available."""
     browser: bool = True
     """Open the page in the browser."""
     no_copies: bool = False
@@ -259,7 +273,7 @@ class Studio(Common):
 
 
 @dataclass(frozen=True)
-class Evaluate(Common):
+class Evaluate(Truncated, OnDevice):
     """Evaluate a generator: quality, diversity and copying, with 95% intervals; write evaluation.json.
 
     With --against, evaluate a folder of generated images, whatever made them, against a folder of real images.
@@ -272,7 +286,8 @@ class Evaluate(Common):
     """Folder or archive of real images to compare the images of the source with. They are read at the size of these
     images, or at --size."""
     out: PathLike | None = None
-    """With --against: folder for the result. Default: <name>-evaluation next to the source."""
+    """Folder for evaluation.json and its images. Default: the run or model folder; <name>-evaluation next to the source
+    with --against, or here for a model on the Hub."""
     size: str | int | None = None
     """With --against: size of the images in pixels, as in training."""
     data: PathLike | None = None
@@ -286,21 +301,17 @@ class Evaluate(Common):
     """Number of real and of generated images. Default: 2,000, fewer for large images."""
     seed: Annotated[int, NOT_NEGATIVE] = EVALUATION_SEED
     """Seed of the first generated image; the next images use the following seeds."""
-    truncation: Annotated[float, FRACTION] = 1.0
-    """0 to 1; 1 = full variety, 0 = average image."""
     usefulness: bool = False
     """Also train classifiers with and without generated images (needs labels)."""
     force: bool = False
     """Compute FID even with fewer than 2,048 images; the result is marked as biased."""
-    device: str | None = None
-    """cpu, cuda or mps. Default: the fastest available."""
 
     def __post_init__(self) -> None:
         check(self)
         if self.n is not None and self.n < LEAST_EVALUATED:
             raise ConfigError(f"--n {self.n}: an evaluation needs at least {LEAST_EVALUATED} images")
-        if self.against is None and (self.out is not None or self.size is not None):
-            raise ConfigError("--out and --size work with --against only: a run has its own folder and size")
+        if self.against is None and self.size is not None:
+            raise ConfigError("--size works with --against only: a run has its own size")
         if self.against is not None and self.data is not None:
             raise ConfigError("--data works with a run or model folder: with --against, remove it")
 
@@ -419,35 +430,24 @@ class Pull(Common):
 
 
 @dataclass(frozen=True)
-class Check(Common, DataConfig):
+class Check(FromImages):
     """Check images before training: counts, sizes, classes, broken files, duplicates, blank images."""
 
     source: PathLike
     """Folder, archive, pack, or named data set."""
     _: KW_ONLY
-    data: PathLike | None = None
-    """Folder with the files of a named data set."""
     save: PathLike | None = None
     """Also write the report to this JSON file."""
 
-    def __post_init__(self) -> None:
-        DataConfig.__post_init__(self)
-
 
 @dataclass(frozen=True)
-class MakePack(Common, DataConfig):
+class MakePack(FromImages):
     """Convert images to a pack: all images at one size, in memory-mapped files ready for training."""
 
     source: PathLike
     """Folder, archive, or named data set."""
     out: PathLike
     """Folder for the pack."""
-    _: KW_ONLY
-    data: PathLike | None = None
-    """Folder with the files of a named data set."""
-
-    def __post_init__(self) -> None:
-        DataConfig.__post_init__(self)
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,8 @@ class Checkpoint:
 class Run:
     """A run folder. Use as a context manager, which holds the lock."""
 
-    def __init__(self, folder: Path, writes: bool = True) -> None:
+    def __init__(self, folder: str | Path, writes: bool = True) -> None:
+        folder = Path(folder)
         self.folder, self.writes = folder, writes
         self.samples = folder / "samples"
         self.checkpoints = folder / "checkpoints"
@@ -141,15 +142,15 @@ class Run:
     @contextlib.contextmanager
     def informing(self, callbacks: list[Callback], images_seen: Callable[[], int]) -> Iterator[None]:
         """Informs the callbacks of the training inside. images_seen: their number at the end."""
-        self.callbacks = callbacks
-        try:
+        with contextlib.ExitStack() as ends:  # every callback that started is ended, also after an error of another one
             for callback in callbacks:
                 callback.on_start(self.folder, self.config())
-            yield
-        finally:
-            self.callbacks = []
-            for callback in callbacks:
-                callback.on_end(images_seen())
+                ends.callback(lambda callback=callback: callback.on_end(images_seen()))
+            self.callbacks = callbacks
+            try:
+                yield
+            finally:
+                self.callbacks = []
 
     # -- for notebooks --
 

@@ -61,6 +61,10 @@ def evaluate(asked: Evaluate, progress: Progress | None = None) -> Evaluation:
     generator = Generator.load(folder, asked.device)
     pack = pack_of(folder, generator, asked.data, progress)
     out = folder if folder.is_dir() else folder.parent
+    if asked.out is not None:
+        out = Path(asked.out)
+    elif (name := hub.hub_name(asked.source)) is not None:  # not into the cache
+        out = Path(f"{name.repo.rpartition('/')[2]}-evaluation")
     return written(FromGenerator(generator, asked, folder), pack, asked, out, progress)
 
 
