@@ -107,7 +107,7 @@ def options_of(cls: Any) -> Iterator[Option]:
         sections[name] = section
     for field in dataclasses.fields(cls):
         owner = owners(cls)[field.name]
-        if owner is not cls and (owner in TITLES or owner is options.Common) or field.metadata.get("python_only"):
+        if (owner is not cls and (owner in TITLES or owner is options.Common)) or field.metadata.get("python_only"):
             continue
         positional = field.default is dataclasses.MISSING and not field.kw_only
         hint, meaning = hints_of(cls)[field.name], meanings(cls).get(field.name, "")

@@ -129,6 +129,8 @@ def test_a_file_of_options_is_written_edited_and_used(
     assert answer.code == 0 and "12 images of 16x16x1" in answer.err, answer.err
     assert Run(Path("one")).config()["asked"]["images"] == 32  # the command line wins
 
+    assert cli.parse(["train", "--config=run.toml", "--minutes", "3"])[1].budget == "3 minutes"  # not two budgets
+
     again = ganvas.train(config="one/config.json", out="two", seed=3, quiet=True)
     assert again.images_seen == 32
     first, second = (Run(Path(name)).config() for name in ("one", "two"))

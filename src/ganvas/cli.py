@@ -27,7 +27,7 @@ from tyro.extras import SubcommandApp
 
 import ganvas
 from ganvas import config, options
-from ganvas.config_files import values_of
+from ganvas.config_files import from_file
 from ganvas.errors import ConfigError, GanvasError, did_you_mean
 from ganvas.fields import build, choices, hints_of, meanings, option, owners
 
@@ -180,9 +180,12 @@ def file_values(command: Command, words: Sequence[str]) -> dict[str, Any]:
     """The values of the file of --config, which become the defaults of the other options."""
     if "config" not in hints_of(command.options):
         return {}
-    given = [words[i + 1] for i, word in enumerate(words[:-1]) if word == "--config"]
-    given += [word.partition("=")[2] for word in words if word.startswith("--config=")]
-    return values_of(given[-1]) if given else {}
+    given = {}
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name.startswith("--"):
+            given[name[2:].replace("-", "_")] = value if equals else following
+    return from_file(given)
 
 
 def parser(command: Command, defaults: Mapping[str, Any]) -> Callable[..., dict[str, Any]]:

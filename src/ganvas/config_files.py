@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ganvas.config import DataConfig, TrainBasics, TrainOptions
+from ganvas.config import BUDGET_FIELDS, DataConfig, TrainBasics, TrainOptions
 from ganvas.errors import ConfigError, did_you_mean
 from ganvas.fields import choices, fits, hints_of, meanings, owners
 from ganvas.options import Train
@@ -64,8 +64,12 @@ def asked_of(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_file(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of the file of the option `config`, for a call with the options `given`."""
-    return values_of(given["config"]) if given.get("config") is not None else {}
+    """The values of the file of the option `config`, for a call with the options `given`. A budget that is given
+    replaces that of the file, also in another unit."""
+    if given.get("config") is None:
+        return {}
+    replaced = BUDGET_FIELDS if set(given).intersection(BUDGET_FIELDS) else ()
+    return {name: value for name, value in values_of(given["config"]).items() if name not in replaced}
 
 
 def template(name: str, source: str | None) -> str:
