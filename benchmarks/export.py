@@ -23,9 +23,9 @@ import torch
 
 from common import machine, table, write_json
 from ganvas.config import ModelConfig
-from ganvas.export import Weights, exported_program, inputs, onnx_model, torch_program
 from ganvas.generator import WEIGHTS, Generator, ModelInfo
 from ganvas.models import build
+from ganvas.share.export import Weights, exported_program, inputs, onnx_model, torch_program
 
 SIZES = {
     "compact 32": ModelConfig("compact", 32, 32, 3, 10, z_dim=64, base=32),

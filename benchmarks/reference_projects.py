@@ -39,9 +39,9 @@ import ganvas
 from common import machine, table, write_json
 from ganvas.config import PRESETS, DataConfig
 from ganvas.data import Pack, open_pack
+from ganvas.evaluation.evaluate import SEED, drawn, weights_hash
 from ganvas.generator import Generator, to_pixels
-from ganvas.judge.evaluate import SEED, drawn, weights_hash
-from ganvas.pictures import grid, save_png
+from ganvas.image_files import grid, save_png
 
 PART_BYTES = 16 * 2**20
 RECIPES = ("classic", "modern")

@@ -22,8 +22,8 @@ from common import machine, table, write_json
 from copies import SETS, clipped, compressed, cropped
 from ganvas.config import DataConfig, ModelConfig
 from ganvas.data import Pack, open_pack
+from ganvas.evaluation.evaluate import Judgement, Options
 from ganvas.generator import Generator, ModelInfo
-from ganvas.judge.evaluate import Judgement, Options
 from ganvas.models import build
 
 GENERATED = 200  # images

@@ -12,6 +12,7 @@ from torch import nn
 
 import ganvas
 from ganvas.config import ModelConfig, TrainConfig
+from ganvas.image_files import save_png
 from ganvas.models import (
     build,
     build_generator,
@@ -25,7 +26,6 @@ from ganvas.models import (
 )
 from ganvas.models.crops import CropDiscriminator, cut, part_sizes, window_at
 from ganvas.models.layers import upsample, without_pattern
-from ganvas.pictures import save_png
 from ganvas.training import loop
 from ganvas.training.state import FeaturesPenalty
 from ganvas.training.step import Inputs, accumulate_gradients, at_size, draw_inputs, is_coarse

@@ -15,10 +15,11 @@ import numpy as np
 import platformdirs
 import pytest
 
-from ganvas import doctor, files
+from ganvas import doctor
 from ganvas.data import Pack, open_pack
 from ganvas.errors import GanvasError
 from ganvas.run import Run
+from ganvas.system import files
 
 KILLED = """
 import os, signal, sys

@@ -17,10 +17,10 @@ import ganvas
 from ganvas.config import ModelConfig, TrainConfig
 from ganvas.errors import CheckpointError, ConfigError, MissingExtraError
 from ganvas.features import efficientnet
+from ganvas.image_files import save_png
 from ganvas.losses import LOSSES
 from ganvas.models import MODERN, build, build_generator, judge, views_of
 from ganvas.models.pretrained import VIEWS, FeatureDiscriminator
-from ganvas.pictures import save_png
 from ganvas.training import loop
 from ganvas.training.step import Inputs, accumulate_gradients, draw_inputs
 from ganvas.training.workers import Networks, Workers

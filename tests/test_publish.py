@@ -14,12 +14,14 @@ import pytest
 import torch
 from PIL import Image
 
-from ganvas import files, models, publish
+from ganvas import models
 from ganvas.config import ModelConfig
 from ganvas.errors import ConfigError, GanvasError, RunError
 from ganvas.generator import WEIGHTS, Generator, ModelInfo
-from ganvas.pictures import grid, save_png
+from ganvas.image_files import grid, save_png
 from ganvas.provenance import read_provenance
+from ganvas.share import publish
+from ganvas.system import files
 from test_card import EVIL, Page, judged
 from test_report import change_config, judge
 

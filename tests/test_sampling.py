@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ganvas import files, verbs
+from ganvas import verbs
 from ganvas.errors import ConfigError, GanvasError
 from ganvas.explore import sampling
 from ganvas.generator import BATCH, Generator, to_pixels
 from ganvas.provenance import read_provenance
+from ganvas.system import files
 from test_generator import fresh
 
 CLASSES = ["left", "right: a/b", "7"]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ganvas.config import DataConfig, TrainConfig
     from ganvas.data.opening import open_pack
-    from ganvas.data.pack import Pack
+    from ganvas.data.packing.pack import Pack
     from ganvas.errors import GanvasError
     from ganvas.film import video
     from ganvas.generator import Generator
@@ -50,7 +50,7 @@ _HOME = {
     "DataConfig": "ganvas.config",
     "GanvasError": "ganvas.errors",
     "Generator": "ganvas.generator",
-    "Pack": "ganvas.data.pack",
+    "Pack": "ganvas.data.packing.pack",
     "TrainConfig": "ganvas.config",
     "directions": "ganvas.verbs",
     "evaluate": "ganvas.verbs",

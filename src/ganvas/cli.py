@@ -387,7 +387,7 @@ def publish(run: Positional[Path], out: Positional[Path], data_licence: str | No
         data_licence: licence of the training images; real images are shown only if it allows that
         max_mb: maximum size of a file in MB
     """
-    from ganvas.publish import publish as write
+    from ganvas.share.publish import publish as write
 
     print(write(run, out, data_licence=data_licence, max_mb=max_mb))
     return 0
@@ -403,7 +403,7 @@ def push(source: Positional[Path], repo: Positional[str], public: bool = False, 
         public: make the model visible to everybody (default: private)
         endpoint: URL of another server with the same protocol (default: the Hugging Face Hub)
     """
-    from ganvas import hub
+    from ganvas.share import hub
 
     print(hub.push(source, repo, public=public, endpoint=endpoint))
     return 0
@@ -421,7 +421,7 @@ def pull(
         revision: branch, tag or commit (default: the main branch)
         endpoint: URL of another server with the same protocol (default: the Hugging Face Hub)
     """
-    from ganvas import hub
+    from ganvas.share import hub
 
     print(hub.pull(repo, revision=revision, endpoint=endpoint, out=out))
     return 0
@@ -605,7 +605,7 @@ def main() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (RuntimeError, MemoryError) as error:
-        from ganvas.device import is_out_of_memory
+        from ganvas.system.device import is_out_of_memory
 
         if not is_out_of_memory(error):
             raise

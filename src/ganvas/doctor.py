@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from ganvas.device import choose_device
 from ganvas.errors import GanvasError
-from ganvas.files import cache_dir
+from ganvas.system.device import choose_device
+from ganvas.system.files import cache_dir
 
 CORE = ("torch", "numpy", "pillow", "safetensors", "scikit-learn", "tyro", "rich")
 OPTIONAL = {

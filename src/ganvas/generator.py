@@ -23,12 +23,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ganvas import codes, files, seeding
-from ganvas.codes import Code
+from ganvas import latent_codes
 from ganvas.config import Kind, ModelConfig, from_dict
-from ganvas.device import choose_device
 from ganvas.errors import CheckpointError, ConfigError, some
+from ganvas.latent_codes import Code
 from ganvas.models import build_generator, channels_last
+from ganvas.system import files, seeding
+from ganvas.system.device import choose_device
 
 FORMAT = 1
 WEIGHTS = "generator.safetensors"
@@ -103,7 +104,7 @@ class Generator:
     @property
     def num_depths(self) -> int:
         """Number of layers, coarse to fine, that can be controlled separately (see codes.py)."""
-        return codes.num_depths(self.network)
+        return latent_codes.num_depths(self.network)
 
     @property
     def classes(self) -> list[str]:
@@ -230,7 +231,7 @@ class Generator:
         if labels is not None and not labels.is_floating_point():
             labels = F.one_hot(labels, self.info.config.num_classes).float()
         with torch.no_grad():
-            return codes.encode(
+            return latent_codes.encode(
                 self.network, z.to(self.device), None if labels is None else labels.to(self.device), truncation
             )
 
@@ -239,7 +240,7 @@ class Generator:
         """Latent codes (N) -> images (N, C, H, W) float32 in [-1, 1] on the CPU."""
         with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
             parts = [
-                codes.decode(self.network, code[start : start + BATCH].to(self.device)).float().cpu()
+                latent_codes.decode(self.network, code[start : start + BATCH].to(self.device)).float().cpu()
                 for start in range(0, len(code), BATCH)
             ]
         return torch.cat(parts).contiguous()

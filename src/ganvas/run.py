@@ -28,9 +28,9 @@ from typing import Any
 import filelock
 import torch
 
-from ganvas import files
 from ganvas.errors import CheckpointError, RunError
 from ganvas.records import log_lines, record_in
+from ganvas.system import files
 
 PARTS = ("data", "model", "asked", "train")  # required parts of config.json
 TEXTS = ("source", "pack", "hash", "size", "kind", "licence", "attribution")  # text fields of its data part

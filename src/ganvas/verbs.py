@@ -9,36 +9,37 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ganvas import files, hub
 from ganvas.config import DataConfig, TrainConfig
 from ganvas.data.batches import Batches
 from ganvas.data.checkup import Checkup
 from ganvas.data.checkup import check as checkup_of
 from ganvas.data.opening import open_pack
-from ganvas.data.pack import Pack
-from ganvas.device import choose_device, first_rank_first, prepare, process_group, rank
+from ganvas.data.packing.pack import Pack
 from ganvas.errors import ConfigError
+from ganvas.evaluation.copies import CopyFinder
+from ganvas.evaluation.evaluate import Options, pack_of, pictures_of
+from ganvas.evaluation.evaluate import evaluate as judge_run
+from ganvas.evaluation.training_score import QuickJudge
 from ganvas.explore import morph, sampling
 from ganvas.explore.recipes import Direction, Favourites, Mix, Recipe, parse_depths, parse_seeds, resolve
-from ganvas.export import Form, Weights
-from ganvas.export import export as export_of
 from ganvas.generator import BATCH, Generator, find_weights, to_pixels
-from ganvas.judge.copies import CopyFinder
-from ganvas.judge.evaluate import Options, pack_of, pictures_of
-from ganvas.judge.evaluate import evaluate as judge_run
-from ganvas.judge.quick import QuickJudge
-from ganvas.pictures import grid as grid_of
-from ganvas.pictures import save_picture
+from ganvas.image_files import grid as grid_of
+from ganvas.image_files import save_picture
 from ganvas.provenance import provenance
 from ganvas.records import ARROWS
 from ganvas.run import Run
+from ganvas.share import hub
+from ganvas.share.export import Form, Weights
+from ganvas.share.export import export as export_of
+from ganvas.system import files
+from ganvas.system.device import choose_device, first_rank_first, prepare, process_group, rank
 from ganvas.training import loop
 from ganvas.training.autotune import choose_workers
 from ganvas.training.compiled import call_networks
 from ganvas.training.plan import plan, preset_of
+from ganvas.training.plan_text import show_plan
 from ganvas.training.progress import Display
 from ganvas.training.session import default_folder, open_session
-from ganvas.training.show import show_plan
 from ganvas.training.snapshots import average as average_of
 from ganvas.training.state import TrainState
 from ganvas.training.transfer import open_origin
@@ -216,7 +217,7 @@ def evaluate(run: str | Path, *, data: str | Path | None = None, quiet: bool = F
     content of evaluation.json.
 
     data: the training images, needed only if the run's own pack was deleted.
-    options: fields of `ganvas.judge.evaluate.Options`, such as num=500 or features="inception-clean".
+    options: fields of `ganvas.evaluation.evaluate.Options`, such as num=500 or features="inception-clean".
     """
     known = {field.name for field in dataclasses.fields(Options)}
     if unknown := sorted(set(options) - known):
@@ -323,8 +324,8 @@ def export(
 ) -> list[Path]:
     """Export a generator as an ONNX model, a web page, a torch.export file or a model folder; return the files.
 
-    to, weights, runtime: see `ganvas.export.export`. no_copies: first generate images, and raise ConfigError if any is
-    flagged as a copy of a training image (data: the training images, if `source` is not a run).
+    to, weights, runtime: see `ganvas.share.export.export`. no_copies: first generate images, and raise ConfigError if
+    any is flagged as a copy of a training image (data: the training images, if `source` is not a run).
     """
     if no_copies:
         Display().say(refuse_copies(source, data))

@@ -17,12 +17,12 @@ from typing import Any
 import jinja2
 
 import ganvas
-from ganvas import files
 from ganvas.errors import RunError
 from ganvas.report.advice import Advice, advice, sentence
 from ganvas.report.comparison import comparison
 from ganvas.report.page import page, percent, percent_interval, text
 from ganvas.report.reading import read
+from ganvas.system import files
 from ganvas.training.progress import duration
 
 __all__ = ["Advice", "advice", "report"]

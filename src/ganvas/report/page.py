@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from ganvas.judge.measures import MEANINGS
+from ganvas.evaluation.measures import MEANINGS
 from ganvas.records import ARROWS
 from ganvas.report.advice import Advice, advice, sentence, train_command
 from ganvas.report.charts import Chart, Series, line_chart

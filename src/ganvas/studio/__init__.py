@@ -41,9 +41,9 @@ def serve(
         import uvicorn
     except ImportError as error:
         raise MissingExtraError(error.name or "fastapi", "studio", "the studio") from None
+    from ganvas.studio.access import is_loopback
     from ganvas.studio.api import app
     from ganvas.studio.connections import Patient
-    from ganvas.studio.guard import is_loopback
 
     token = token or token_of(token_file)
     check_token(folder, host, token, is_loopback(host))

@@ -1,0 +1,390 @@
+"""`ganvas publish`: present a run as a folder of Markdown and images, for any host of repositories.
+
+    README.md              video, uncurated samples, measures with intervals, use, data, limits, cost
+    training.gif           video of the training
+    samples.png            the first seeds, uncurated; samples-truncated.png: the same seeds with truncation
+    generated.png real.png images of the evaluation; real images only if the licence of the data permits it
+    closest.png            generated images next to the nearest training image, under the same condition
+    evaluation.json        results of the evaluation, without names of training images
+    model/                 the model folder, without weights above the size limit
+
+Repeat the call to update the folder. Folders with other files are refused.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import io
+import json
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ganvas import film
+from ganvas.errors import ConfigError, RunError
+from ganvas.generator import WEIGHTS, Generator, find_weights, to_pixels
+from ganvas.image_files import grid, png_text, to_image
+from ganvas.provenance import provenance
+from ganvas.run import Run
+from ganvas.system import files
+from ganvas.training import card
+from ganvas.training.card import Facts, escape
+from ganvas.training.preview import layout
+from ganvas.training.progress import duration
+
+MARK = ".ganvas-publish.json"
+README, FILM, SAMPLES, TRUNCATED = "README.md", "training.gif", "samples.png", "samples-truncated.png"
+GENERATED, REAL, CLOSEST, NUMBERS = "generated.png", "real.png", "closest.png", "evaluation.json"
+MODEL = f"model/{WEIGHTS}"
+
+MEANING = {
+    FILM: "video of the training",
+    SAMPLES: "samples of the first seeds",
+    TRUNCATED: "the same seeds with truncation",
+    GENERATED: "generated images of the evaluation",
+    REAL: "real images",
+    CLOSEST: "closest pairs of generated and training images",
+    NUMBERS: "results of the evaluation",
+    "model/config.json": "configuration of the model",
+    "model/README.md": "model card",
+    "model/directions.json": "edit directions",
+    MODEL: "weights",
+    README: "",
+}
+NAMES = tuple(MEANING)
+"""All files that `publish` may write, in the order of writing."""
+
+MOST_MB = 25.0  # default size limit of a file in MB (10^6 bytes), which the usual hosts accept
+LEAST_MB = 1.0  # smallest size limit; the video needs it
+GIF_MB, PICTURE_MB = 10.0, 4.0  # size limits of the video and of a grid
+MOST_FRAMES = 60  # frames of the video, including first and last
+TRUNCATION = 0.7
+SHARP, WIDEST = (
+    480,
+    1600,
+)  # longer side in pixels: small grids are enlarged to the first, large ones reduced to the second
+PAIRS = 8  # pairs of a generated image and the nearest training image
+Contents = dict[str, bytes | Path]
+
+
+def publish(run: str | Path, out: str | Path, *, data_licence: str | None = None, max_mb: float = MOST_MB) -> Path:
+    """Write the folder `out` about a run; return the path of its README.
+
+    data_licence: licence of the training images, such as "CC BY 4.0", if the catalogue does not know it.
+    max_mb: size limit of a file in MB (10^6 bytes), at least 1. Larger weights are left out, and the README says
+    how to get them.
+    Raises RunError if `run` is not a run; ConfigError if the licence contradicts the catalogue, the limit is below
+    1 MB, or `out` contains other files or published files that were changed.
+    """
+    run, out = Path(run), Path(out)
+    if not (math.isfinite(max_mb) and max_mb >= LEAST_MB):
+        raise ConfigError(f"--max-mb {max_mb:g}: expected {LEAST_MB:g} or more")
+    published = read_mark(out)
+    weights = find_weights(run)
+    facts = card.facts_of(run, licence=data_licence)
+    if not facts.run:
+        raise RunError(f"{run} is not a run: expected a run folder with config.json, log.jsonl and samples/")
+    known = facts.data.get("licence")
+    if data_licence is not None and known is not None and data_licence != known:
+        raise ConfigError(
+            f"--data-licence {data_licence!r}: the catalogue lists {facts.source} under {known!r}; omit the option"
+        )
+    folder = card.run_of(weights) or run
+    write(out, Issue(folder, facts, max_mb).contents(weights), published)
+    return out / README
+
+
+# -- the folder --
+
+
+def read_mark(out: Path) -> dict[str, list[str]]:
+    """Files that were published into `out` before, with their hashes. Raises ConfigError for any other content."""
+    if not out.exists():
+        return {}
+    if not out.is_dir():
+        raise ConfigError(f"{out} is a file: expected a folder to publish into")
+    mark = out / MARK
+    if not mark.is_file():
+        if any(one.name != ".git" for one in out.iterdir()):
+            raise ConfigError(f"{out} contains other files: choose a new or an empty folder")
+        return {}
+    try:
+        found = json.loads(mark.read_text(encoding="utf-8"))["files"]
+        published = {str(name): [str(one) for one in hashes] for name, hashes in found.items() if name in NAMES}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        raise ConfigError(f"{mark} is damaged: delete the folder {out}, or choose another") from None
+    for name in NAMES:
+        path = out / name
+        if path.exists() and (name not in published or files.sha256(path) not in published[name]):
+            raise ConfigError(
+                f"{path} was changed after publishing: move your text to another file and delete this one, "
+                "or choose another folder"
+            )
+    return published
+
+
+def write(out: Path, contents: Contents, published: dict[str, list[str]]) -> None:
+    """Write all contents, then delete files that were published before and are no longer part of the folder."""
+    hashes = {name: sha256(content) for name, content in contents.items()}
+    with files.explained(out):
+        for name in contents:
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+    # Written first, so that the next call accepts the folder if this one is interrupted.
+    either = {name: sorted({*published.get(name, []), hashes[name]}) for name in contents} | {
+        name: allowed for name, allowed in published.items() if name not in contents
+    }
+    write_mark(out, either)
+    for name, content in contents.items():
+        if isinstance(content, bytes):
+            files.write_atomically(out / name, lambda file, content=content: file.write(content))
+        else:
+            with content.open("rb") as opened:
+                files.write_atomically(out / name, lambda file, opened=opened: shutil.copyfileobj(opened, file))
+    for name in published:
+        if name not in contents:
+            with files.explained(out / name):
+                (out / name).unlink(missing_ok=True)
+    write_mark(out, {name: [one] for name, one in hashes.items()})
+
+
+def write_mark(out: Path, hashes: dict[str, list[str]]) -> None:
+    files.write_json(out / MARK, {"ganvas": "publish", "format": 1, "files": hashes})
+
+
+def sha256(content: bytes | Path) -> str:
+    return files.sha256(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
+
+
+def size_of(content: bytes | Path) -> int:
+    return content.stat().st_size if isinstance(content, Path) else len(content)
+
+
+# -- the contents --
+
+
+@dataclass(frozen=True)
+class Issue:
+    """The published files of one run."""
+
+    folder: Path
+    facts: Facts
+    most: float
+    """Size limit of a file in MB."""
+
+    @property
+    def generator(self) -> Generator:
+        return self.facts.generator
+
+    @property
+    def shows_real(self) -> bool:
+        return card.may_show(self.facts.licence)
+
+    def contents(self, weights: Path) -> Contents:
+        found: Contents = self.pictures()
+        if self.facts.evaluation is not None:
+            found[NUMBERS] = (json.dumps(nameless(self.facts.evaluation), indent=2, ensure_ascii=False) + "\n").encode()
+        found["model/config.json"] = weights.parent / "config.json"
+        found["model/README.md"] = card.card(self.facts).encode()
+        if (weights.parent / "directions.json").is_file():
+            found["model/directions.json"] = weights.parent / "directions.json"
+        if weights.stat().st_size <= self.most * 1e6:
+            found[MODEL] = weights
+        found[README] = self.readme(found, weights).encode()
+        found = {name: found[name] for name in NAMES if name in found}
+        if large := [name for name, content in found.items() if size_of(content) > self.most * 1e6]:
+            raise ConfigError(
+                f"--max-mb {self.most:g}: {large[0]} has {size_of(found[large[0]]) / 1e6:.1f} MB: use a larger limit"
+            )
+        return found
+
+    def pictures(self) -> Contents:
+        found: Contents = {}
+        if grids := Run(self.folder).grids():
+            places = np.unique(np.linspace(0, len(grids) - 1, MOST_FRAMES).round().astype(int))
+            scenes = [film.scene(grids[i][1], grids[i][0]) for i in places]
+            found[FILM] = film.gif(scenes, film.Timing(film.FRAME_MS, film.LAST_MS), min(GIF_MB, self.most))
+        limit = min(PICTURE_MB, self.most)
+        for name, truncation in ((SAMPLES, 1.0), (TRUNCATED, TRUNCATION)):
+            pixels, seeds = self.samples(truncation)
+            text = provenance(self.generator.hash, {"seeds": seeds, "truncation": truncation})
+            found[name] = png(to_image(pixels), limit, text)
+        for name, key in ((GENERATED, "generated"), (REAL, "real")):
+            picture = self.compared(key)
+            if picture is not None and self.shows_real:
+                text = provenance(self.generator.hash, {"grid": "evaluation"}) if key == "generated" else None
+                found[name] = png(picture, limit, text)
+        if self.shows_real and (pairs := self.closest()):
+            found[CLOSEST] = png(pairs, limit, None)
+        return found
+
+    def samples(self, truncation: float) -> tuple[np.ndarray, str]:
+        """A grid of the first seeds (one row per class if there are classes), and the range of seeds."""
+        config = self.generator.info.config
+        shape = layout(config.height, config.width, config.num_classes)
+        seeds = range(shape.rows * shape.columns)
+        labels = [seed // shape.columns for seed in seeds] if self.generator.classes else None
+        parts = [to_pixels(images) for images in self.generator.batches(seeds, labels, truncation)]
+        return grid(np.concatenate(parts), shape.columns), f"0-{len(seeds) - 1}"
+
+    def compared(self, key: str) -> Image.Image | None:
+        """A grid of the evaluation."""
+        pictures = (self.facts.evaluation or {}).get("pictures")
+        return opened(self.folder, pictures.get(key)) if isinstance(pictures, dict) else None
+
+    def closest(self) -> Image.Image | None:
+        """Pairs of a generated image and its nearest training image, in columns."""
+        rows = ((self.facts.evaluation or {}).get("copies") or {}).get("closest") or []
+        pairs = [one for row in rows[:PAIRS] if (one := opened(self.folder, row.get("file"))) is not None]
+        if not pairs:
+            return None
+        width, height = pairs[0].size
+        columns, gap = 4, 8
+        rows_of = -(-len(pairs) // columns)
+        sheet = Image.new("RGB", (columns * (width + gap) - gap, rows_of * (height + gap) - gap), "white")
+        for i, pair in enumerate(pairs):
+            sheet.paste(pair.convert("RGB"), (i % columns * (width + gap), i // columns * (height + gap)))
+        return sheet
+
+    # -- text --
+
+    def readme(self, found: Contents, weights: Path) -> str:
+        facts = self.facts
+        parts = [f"# {escape(facts.title)}", card.notice(facts), *self.sample_words()]
+        if FILM in found:
+            time = f", {duration(facts.seconds)} on {escape(facts.run.get('device'))}" if facts.seconds else ""
+            parts += [
+                "## Training progress",
+                image("Preview grids from the first to the last step of training", FILM),
+                f"*Each cell keeps its latent during the training ({facts.images_seen:,} images seen{time}).*",
+            ]
+        parts += ["## Use", self.use_words(found, weights)]
+        parts += ["## Evaluation", card.evaluation(facts), *self.real_words(found)]
+        for title, part in (
+            ("Model", card.about), ("Intended use", card.intended), ("Prohibited use", card.forbidden),
+            ("Training data", card.training_data), ("Limits", card.limits), ("Training and its cost", card.cost),
+        ):  # fmt: skip
+            parts += [f"## {title}", part(facts)]
+        parts += ["## Files", self.file_words(found, weights)]
+        return "\n\n".join(parts) + "\n"
+
+    def sample_words(self) -> list[str]:
+        config, classes = self.generator.info.config, self.generator.classes
+        shape = layout(config.height, config.width, config.num_classes)
+        last = shape.rows * shape.columns - 1
+        rows = ""
+        if classes:
+            shown = ", ".join(escape(name) for name in classes[: shape.rows])
+            more = f" (of {len(classes)} classes)." if len(classes) > shape.rows else "."
+            rows = f" One row per class: {shown}{more}"
+        both = (
+            image(f"{last + 1} generated images, uncurated", SAMPLES),
+            image(f"The same {last + 1} seeds with truncation {TRUNCATION:g}", TRUNCATED),
+        )
+        heads = ["truncation 1: full diversity", f"truncation {TRUNCATION:g}: closer to the mean, less diverse"]
+        return [
+            card.table(heads, [list(both)]),
+            f"*Uncurated: all seeds from 0 to {last}, the same on both sides.{rows}*",
+        ]
+
+    def use_words(self, found: Contents, weights: Path) -> str:
+        if MODEL in found:
+            commands = "pip install ganvas\nganvas sample model --n 16 --out samples"
+            return f"```sh\n{commands}\n```\n\nThe weights are a safetensors file; loading it runs no code."
+        size = weights.stat().st_size / 1e6
+        return (
+            f"The weights ({size:,.1f} MB) are not included, because files here are limited to {self.most:g} MB. "
+            "The owner of the run can upload them with `ganvas hub push RUN owner/name`. Then generate images with\n\n"
+            "```sh\npip install 'ganvas[hub]'\nganvas sample hf://owner/name --n 16 --out samples\n```\n\n"
+            "Alternatively, use Git LFS (`git lfs track '*.safetensors'`) and publish again with "
+            f"`--max-mb {math.ceil(size)}`."
+        )
+
+    def real_words(self, found: Contents) -> list[str]:
+        facts = self.facts
+        licence = escape(facts.licence or "not stated")
+        if not self.shows_real:
+            return [
+                f"No real images are shown: the licence of the training data ({licence}) is not known to permit it."
+            ]
+        if REAL not in found:
+            return ["No real images are shown: these weights have no evaluation."]
+        by = f", {escape(facts.attribution)}" if facts.attribution else ""
+        note = escape((facts.evaluation or {}).get("pictures", {}).get("note", ""))
+        both = (
+            image("Generated images of the evaluation", GENERATED),
+            image("Real images of the data set", REAL),
+        )
+        parts = [
+            card.table(["generated", "real"], [list(both)]),
+            f"*Generated: {note}. Real: images of the training data, scaled; {licence}{by}.*",
+        ]
+        if CLOSEST in found:
+            parts += [
+                "Generated images closest to a training image (left), and that training image (right):",
+                image("Pairs of a generated image and the nearest training image", CLOSEST),
+            ]
+        return parts
+
+    def file_words(self, found: Contents, weights: Path) -> str:
+        there = [name for name in NAMES if name in found]
+        rows = [[f"[{name}]({name})", MEANING[name], size_words(size_of(found[name]))] for name in there]
+        if MODEL not in found:
+            rows.append([MODEL, "weights: not included, see *Use*", size_words(weights.stat().st_size)])
+        return card.table(["file", "", "size"], rows)
+
+
+def image(words: str, name: str) -> str:
+    return f"![{words}]({name})"
+
+
+def size_words(size: int) -> str:
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{max(1, round(size / 1e3))} kB"
+
+
+def opened(folder: Path, name: object) -> Image.Image | None:
+    """The image `name` of the run folder; None if it is outside the folder or not an image."""
+    path = files.inside(folder, name)
+    if path is None:
+        return None
+    try:
+        with Image.open(path) as found:
+            return film.eight_bit(found)
+    except (OSError, SyntaxError, ValueError):
+        return None
+
+
+def png(picture: Image.Image, limit: float, text: dict[str, str] | None) -> bytes:
+    """Encode as PNG of at most `limit` MB: enlarge small images by an integer factor, reduce large ones."""
+    longer = max(picture.size)
+    if longer < SHARP:
+        times = -(-SHARP // longer)
+        picture = picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
+    side = min(WIDEST, max(picture.size))
+    while True:
+        smaller = picture.copy()
+        smaller.thumbnail((side, side), Image.Resampling.LANCZOS)
+        buffer = io.BytesIO()
+        smaller.save(buffer, "PNG", optimize=True, pnginfo=png_text(text))
+        if buffer.tell() <= limit * 1e6:
+            return buffer.getvalue()
+        side = int(side * 0.9 * math.sqrt(limit * 1e6 / buffer.tell()))  # bytes are proportional to the area
+
+
+def nameless(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """The evaluation without names of training images, which may identify people, and of files not published."""
+    found = copy.deepcopy(evaluation)
+    found.pop("pictures", None)
+    for part in (found.get("copies") or {}).get("closest") or []:
+        part.pop("training", None)
+        part.pop("file", None)
+    for part in found.get("marks") or []:
+        part.pop("file", None)
+    if isinstance(found.get("real_or_fake"), dict):
+        found["real_or_fake"].pop("map", None)
+    return found

@@ -1,0 +1,248 @@
+"""Web demo: a folder for any static host with a page, the model and a runtime; it loads nothing from other sites.
+
+index.html               the page, from page.html.j2, page.css and page.js
+model.onnx  model.json   the generator and its report
+runtime/                 onnxruntime-web with one thread, so that no special HTTP headers are needed
+offline.js               runtime and model as text, because a page opened from disk cannot fetch files
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import torch
+
+from ganvas import provenance
+from ganvas.errors import ConfigError, GanvasError
+from ganvas.generator import Generator
+from ganvas.system.files import cache_dir
+
+PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
+RUNTIME = {
+    "ort.wasm.min.js": "faece07e84faa9001f5104bbe4e5c70861d06cb2376a0dea1fa0ad33a67adc81",
+    "ort-wasm-simd-threaded.mjs": "e13f7f94fc51b4ca72b12faeb1ee95f4ace6dfbc8939bc718aabdc0a27c4299b",
+    "ort-wasm-simd-threaded.wasm": "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
+}
+"""Required files of the package, with the SHA-256 of `VERSION`."""
+MOST_BYTES = 128 * 2**20  # largest file of the runtime
+MOST_OFFLINE = 19 * 2**19  # largest model in bytes for offline.js, where it is 4/3 times as long
+NUM_SLIDERS = 8
+SLIDER_SAMPLES, SLIDER_PIXELS = 1024, 2**21  # most images, and most pixels of all images, for computing the sliders
+THUMBNAIL = 16  # longest side of the images for computing the sliders
+
+
+# -- the runtime --
+
+
+def runtime_files(package: Path | None) -> dict[str, bytes]:
+    """Files of the runtime by name, from `package` (.tgz or folder), the cache, or npm."""
+    if package is not None:
+        return read_package(package)
+    kept = cache_dir() / f"{PACKAGE}-{VERSION}.tgz"
+    if kept.is_file():
+        with_right_content = right_files(kept)
+        if with_right_content is not None:
+            return with_right_content
+        kept.unlink()  # damaged
+    fetch(kept)
+    found = right_files(kept)
+    if found is None:
+        kept.unlink(missing_ok=True)
+        raise GanvasError(f"npm returned a different {PACKAGE} {VERSION} than expected: {how_by_hand(kept)}")
+    return found
+
+
+def right_files(package: Path) -> dict[str, bytes] | None:
+    """Files of the package; None if it is damaged or has other hashes."""
+    try:
+        found = read_package(package)
+    except ConfigError:
+        return None
+    return found if all(hashlib.sha256(found[name]).hexdigest() == RUNTIME[name] for name in RUNTIME) else None
+
+
+def fetch(target: Path) -> None:
+    """Download the package with npm to `target`."""
+    npm = shutil.which("npm")
+    if npm is None:
+        raise GanvasError(f"the page needs {PACKAGE} {VERSION}, but npm is not installed: {how_by_hand(target)}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            command = [npm, "pack", f"{PACKAGE}@{VERSION}", "--pack-destination", folder, "--ignore-scripts"]
+            subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=True)
+            (Path(folder) / target.name).replace(target)
+    except (OSError, subprocess.SubprocessError) as error:
+        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+        reason = next((line for line in said if "ERR" in line or "error" in line), said[0] if said else "")
+        raise GanvasError(
+            f"npm could not download {PACKAGE} {VERSION} ({reason.strip()}): {how_by_hand(target)}"
+        ) from error
+
+
+def how_by_hand(kept: Path) -> str:
+    return f"save the npm package as {kept}, or give its path with --runtime"
+
+
+def read_package(package: Path) -> dict[str, bytes]:
+    """Read the runtime files from an npm package (.tgz file or unpacked folder)."""
+    try:
+        found = dict(from_folder(package) if package.is_dir() else from_archive(package))
+    except (OSError, tarfile.TarError, EOFError) as error:
+        raise ConfigError(
+            f"--runtime {package} cannot be read ({error}): expected the npm package {PACKAGE} as .tgz file or folder"
+        ) from error
+    missing = [name for name in RUNTIME if name not in found]
+    if missing:
+        raise ConfigError(
+            f"--runtime {package} has no {missing[0]}: expected the npm package {PACKAGE} as .tgz file or folder"
+        )
+    return found
+
+
+def from_folder(folder: Path) -> Iterator[tuple[str, bytes]]:
+    for name in RUNTIME:
+        for place in (folder / "dist" / name, folder / "package" / "dist" / name, folder / name):
+            if place.is_file():
+                yield name, place.read_bytes()
+                break
+
+
+def from_archive(archive: Path) -> Iterator[tuple[str, bytes]]:
+    wanted = {f"package/dist/{name}": name for name in RUNTIME}
+    with tarfile.open(archive, "r|gz") as opened:  # as a stream, without unpacking to disk
+        for member in opened:
+            if member.name in wanted and member.isfile() and member.size <= MOST_BYTES:
+                content = opened.extractfile(member)
+                assert content is not None
+                yield wanted[member.name], content.read()
+
+
+# -- the page --
+
+
+def page_files(
+    generator: Generator, name: str, report: dict[str, Any], model: bytes, runtime: dict[str, bytes]
+) -> dict[str, bytes]:
+    """All files of the demo except model.json, by relative path."""
+    contents = {f"runtime/{file}": content for file, content in runtime.items()}
+    contents["runtime/LICENSE.txt"] = RUNTIME_LICENCE.encode()
+    contents["model.onnx"] = model
+    offline = len(model) <= MOST_OFFLINE
+    if offline:
+        contents["offline.js"] = offline_script(model, runtime)
+    contents["index.html"] = page(generator, name, report, offline).encode()
+    return contents
+
+
+def page(generator: Generator, name: str, report: dict[str, Any], offline: bool) -> str:
+    """Render index.html. offline: whether offline.js exists."""
+    config = generator.info.config
+    said = {
+        "name": name,
+        "hash": generator.hash,
+        "height": config.height,
+        "width": config.width,
+        "channels": config.channels,
+        "depth": generator.info.depth,
+        "zDim": config.z_dim,
+        "classes": generator.classes,
+        "sliders": [[round(float(x), 5) for x in vector] for vector in sliders(generator)],
+        "texts": {key: text for key, text in provenance.provenance("", {}).items() if key != "ganvas"},
+        "offline": offline,
+    }
+    here = Path(__file__).parent
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(here), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    # Escape "<", which could end the script element with the values.
+    values = json.dumps(said, ensure_ascii=True).replace("<", "\\u003c")
+    return environment.get_template("page.html.j2").render(
+        name=name,
+        config=config,
+        hash=generator.hash,
+        licence=report["licence"],
+        weights=report["weights"],
+        gap=report["difference"],
+        classes=generator.classes,
+        num_sliders=len(said["sliders"]),
+        offline=offline,
+        values=values,
+        rendering="pixelated" if max(config.height, config.width) < 128 else "auto",
+        width=f"{35 * min(1, config.width / config.height):.3g}rem",
+        width_small=f"{40 * min(1.25, config.width / config.height):.3g}vh",  # on phones
+        script=(here / "page.js").read_text(encoding="utf-8"),
+    )
+
+
+def sliders(generator: Generator) -> np.ndarray:
+    """(num, z_dim) orthonormal latent directions that change the image most, strongest first.
+
+    Singular vectors of the best linear map from latents to small images. Latents are white, so the map is their
+    covariance with the images. The mean of each class is subtracted.
+    """
+    config = generator.info.config
+    num = min(SLIDER_SAMPLES, max(64, SLIDER_PIXELS // (config.height * config.width)))
+    num_classes = max(1, min(config.num_classes, num // 8))  # enough images per class for a mean
+    z = generator.latents(range(num))
+    owner = torch.arange(num) % num_classes
+    pictures = torch.cat(
+        [
+            small(generator.render(z[i : i + 16], owner[i : i + 16] if config.num_classes else None))
+            for i in range(0, num, 16)
+        ]
+    )
+    for k in range(num_classes):
+        pictures[owner == k] -= pictures[owner == k].mean(dim=0)
+    vectors, _, _ = torch.linalg.svd(z.T @ pictures / num, full_matrices=False)
+    vectors = vectors.T[: min(NUM_SLIDERS, config.z_dim, num - 1)]
+    signs = vectors.gather(1, vectors.abs().argmax(dim=1, keepdim=True)).sign()  # the same on every machine
+    return (vectors * signs).numpy()
+
+
+def small(pictures: torch.Tensor) -> torch.Tensor:
+    """Images (N, C, H, W) -> (N, D), averaged to at most `THUMBNAIL` pixels per side."""
+    height, width = (min(side, THUMBNAIL) for side in pictures.shape[2:])
+    return torch.nn.functional.adaptive_avg_pool2d(pictures, (height, width)).flatten(1)
+
+
+def offline_script(model: bytes, runtime: dict[str, bytes]) -> bytes:
+    """A script that contains model and runtime as compressed text."""
+    parts = {"model": model} | {name: runtime[name] for name in RUNTIME if name.endswith(("mjs", "wasm"))}
+    packed = {
+        name: base64.b64encode(gzip.compress(content, 6, mtime=0)).decode("ascii") for name, content in parts.items()
+    }
+    return f"window.offline = {json.dumps(packed)};\n".encode("ascii")
+
+
+RUNTIME_LICENCE = f"""ONNX Runtime Web, from the npm package {PACKAGE}.
+
+MIT License
+
+Copyright (c) Microsoft Corporation. All rights reserved.
+
+Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated
+documentation files (the "Software"), to deal in the Software without restriction, including without limitation the
+rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to permit
+persons to whom the Software is furnished to do so, subject to the following conditions:
+
+The above copyright notice and this permission notice shall be included in all copies or substantial portions of the
+Software.
+
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE
+WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR
+COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR
+OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
+"""
