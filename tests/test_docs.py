@@ -47,7 +47,7 @@ import ganvas.cli
 from ganvas.config import PRESETS, DataConfig, ModelConfig, TrainConfig
 from ganvas.errors import GanvasError
 from ganvas.models.summary import summarise_config
-from ganvas.share.web import runtime_files
+from ganvas.share.export_web import runtime_files
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

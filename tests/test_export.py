@@ -1,4 +1,4 @@
-"""share/export.py and share/web: other programs and browsers draw the images that PyTorch draws."""
+"""share/export.py and share/export_web: other programs and browsers draw the images that PyTorch draws."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from ganvas.explore.recipes import Recipe, resolve
 from ganvas.generator import WEIGHTS, Generator, to_pixels
 from ganvas.models import CLASSIC, MODELS, MODERN
 from ganvas.provenance import SENTENCE, read_provenance
-from ganvas.share import web
+from ganvas.share import export_web
 from ganvas.share.export import Form, Weights, check_place, export, licence_of_card, mark_of, quantised, write_all
 from test_generator import SAME, fresh
 
@@ -308,7 +308,7 @@ def pretended(tmp_path: Path) -> Path:
     """An unpacked package that has the files' names and nothing that runs."""
     place = tmp_path / "node_modules" / "onnxruntime-web"
     (place / "dist").mkdir(parents=True)
-    for name in web.RUNTIME:
+    for name in export_web.RUNTIME:
         (place / "dist" / name).write_bytes(f"content of {name}".encode())
     return place
 
@@ -320,10 +320,10 @@ def packed(package: Path, target: Path) -> Path:
 
 
 def test_runtime_from_a_folder_or_an_archive(pretended: Path, tmp_path: Path) -> None:
-    expected = {name: f"content of {name}".encode() for name in web.RUNTIME}
-    assert web.runtime_files(pretended) == expected
-    assert web.runtime_files(pretended / "dist") == expected
-    assert web.runtime_files(packed(pretended, tmp_path / "package.tgz")) == expected
+    expected = {name: f"content of {name}".encode() for name in export_web.RUNTIME}
+    assert export_web.runtime_files(pretended) == expected
+    assert export_web.runtime_files(pretended / "dist") == expected
+    assert export_web.runtime_files(packed(pretended, tmp_path / "package.tgz")) == expected
 
 
 def test_runtime_that_is_none(pretended: Path, tmp_path: Path, folder: Path) -> None:
@@ -350,7 +350,7 @@ def test_without_npm_one_sentence_says_where_the_file_goes(
     monkeypatch: pytest.MonkeyPatch, own_cache: Path, tmp_path: Path, folder: Path
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    place = re.escape(str(own_cache / f"onnxruntime-web-{web.VERSION}.tgz"))
+    place = re.escape(str(own_cache / f"onnxruntime-web-{export_web.VERSION}.tgz"))
     with pytest.raises(GanvasError, match=f"but npm is not installed: save the npm package as {place}"):
         export(folder, tmp_path / "out", to="web")
 
@@ -364,19 +364,19 @@ def test_npm_is_asked_once_and_what_it_brings_is_checked(
         asked.append(command)
         packed(pretended, Path(command[command.index("--pack-destination") + 1]) / kept.name)
 
-    kept = own_cache / f"onnxruntime-web-{web.VERSION}.tgz"
+    kept = own_cache / f"onnxruntime-web-{export_web.VERSION}.tgz"
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(subprocess, "run", run)
     with pytest.raises(GanvasError, match="npm returned a different onnxruntime-web"):
-        web.runtime_files(None)
+        export_web.runtime_files(None)
     assert not kept.exists() and not list(own_cache.iterdir())
-    right = {name: hashlib.sha256(f"content of {name}".encode()).hexdigest() for name in web.RUNTIME}
-    monkeypatch.setattr(web, "RUNTIME", right)
+    right = {name: hashlib.sha256(f"content of {name}".encode()).hexdigest() for name in export_web.RUNTIME}
+    monkeypatch.setattr(export_web, "RUNTIME", right)
     for _ in range(2):
-        assert web.runtime_files(None)["ort.wasm.min.js"] == b"content of ort.wasm.min.js"
-    assert len(asked) == 2 and asked[0][:3] == ["/usr/bin/npm", "pack", f"onnxruntime-web@{web.VERSION}"]
+        assert export_web.runtime_files(None)["ort.wasm.min.js"] == b"content of ort.wasm.min.js"
+    assert len(asked) == 2 and asked[0][:3] == ["/usr/bin/npm", "pack", f"onnxruntime-web@{export_web.VERSION}"]
     kept.write_bytes(kept.read_bytes()[:-40])  # damaged: fetched again
-    assert web.runtime_files(None) and len(asked) == 3
+    assert export_web.runtime_files(None) and len(asked) == 3
 
 
 def test_npm_that_fails_is_quoted(monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> None:
@@ -388,7 +388,7 @@ def test_npm_that_fails_is_quoted(monkeypatch: pytest.MonkeyPatch, own_cache: Pa
     with pytest.raises(
         GanvasError, match=r"npm could not download .* \(npm ERR! network is unreachable\): save the npm"
     ):
-        web.runtime_files(None)
+        export_web.runtime_files(None)
 
 
 # The web page.
@@ -398,7 +398,7 @@ def test_page_has_all_its_parts_and_no_outside_address(pretended: Path, folder: 
     written = export(folder, tmp_path / "out", to="web", runtime=pretended)
     names = {str(path.relative_to(tmp_path / "out")) for path in written}
     assert names == {"index.html", "model.onnx", "model.json", "offline.js", "runtime/LICENSE.txt"} | {
-        f"runtime/{name}" for name in web.RUNTIME
+        f"runtime/{name}" for name in export_web.RUNTIME
     }
     page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     body = page.split("<body", 1)[1]
@@ -417,7 +417,7 @@ def test_page_of_a_small_model_is_below_25_mb(
     name: str, monkeypatch: pytest.MonkeyPatch, pretended: Path, tmp_path: Path
 ) -> None:
     """residual: size S at 128 pixels, the largest that also works from a disk."""
-    monkeypatch.setattr(web, "SLIDER_SAMPLES", 16)  # any sliders
+    monkeypatch.setattr(export_web, "SLIDER_SAMPLES", 16)  # any sliders
     shape = {"height": 128, "width": 128, "channels": 3, "z_dim": 64, "base": 32}
     if name == "residual":
         shape |= {"widest": 256}
@@ -432,7 +432,7 @@ def test_the_first_slider_is_what_changes_most() -> None:
     generator = fresh("compact", CLASSES, height=20, width=28)
     with torch.no_grad():
         generator.network.start.weight[:, 3] *= 10
-    found = web.sliders(generator)
+    found = export_web.sliders(generator)
     assert found.shape == (8, 8)
     assert np.abs(found @ found.T - np.eye(8)).max() < 1e-5
     assert found[0, 3] > 0.9
@@ -444,13 +444,13 @@ def test_the_first_slider_is_what_changes_most() -> None:
 @pytest.fixture(scope="session")
 def runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The real runtime: from the user's cache, else by npm; skips where there is neither."""
-    name = f"{web.PACKAGE}-{web.VERSION}.tgz"
+    name = f"{export_web.PACKAGE}-{export_web.VERSION}.tgz"
     kept = Path(platformdirs.user_cache_dir("ganvas")) / name
     if kept.is_file():
         return kept
     target = tmp_path_factory.mktemp("npm") / name
     try:
-        web.fetch(target)
+        export_web.fetch(target)
     except GanvasError as error:
         pytest.skip(str(error))
     return target
@@ -629,7 +629,7 @@ def test_demo_opened_from_a_disk(browser: Any, runtime: Path, folder: Path, tmp_
 def test_large_model_opened_from_a_disk_says_what_to_do(
     monkeypatch: pytest.MonkeyPatch, browser: Any, pretended: Path, folder: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(web, "MOST_OFFLINE", 1000)
+    monkeypatch.setattr(export_web, "MOST_OFFLINE", 1000)
     written = export(folder, tmp_path / "out", to="web", runtime=pretended)
     assert "offline.js" not in {path.name for path in written}
     page = Page(browser, (tmp_path / "out" / "index.html").as_uri())

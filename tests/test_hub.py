@@ -24,9 +24,9 @@ from typing import Any
 import pytest
 import torch
 
+from ganvas import hub
 from ganvas.errors import CheckpointError, ConfigError, GanvasError, MissingExtraError
 from ganvas.generator import WEIGHTS, Generator
-from ganvas.share import hub
 from ganvas.system import files
 
 pytest.importorskip("huggingface_hub", reason="needs the extra `hub`")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ganvas.errors import GanvasError
-from ganvas.share.web import runtime_files
+from ganvas.share.export_web import runtime_files
 
 nbformat = pytest.importorskip("nbformat", reason="nbformat is missing: install the extra dev")
 nbclient = pytest.importorskip("nbclient", reason="nbclient is missing: install the extra dev")

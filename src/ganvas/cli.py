@@ -403,7 +403,7 @@ def push(source: Positional[Path], repo: Positional[str], public: bool = False, 
         public: make the model visible to everybody (default: private)
         endpoint: URL of another server with the same protocol (default: the Hugging Face Hub)
     """
-    from ganvas.share import hub
+    from ganvas import hub
 
     print(hub.push(source, repo, public=public, endpoint=endpoint))
     return 0
@@ -421,7 +421,7 @@ def pull(
         revision: branch, tag or commit (default: the main branch)
         endpoint: URL of another server with the same protocol (default: the Hugging Face Hub)
     """
-    from ganvas.share import hub
+    from ganvas import hub
 
     print(hub.pull(repo, revision=revision, endpoint=endpoint, out=out))
     return 0

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ganvas import hub
 from ganvas.config import DataConfig, TrainConfig
 from ganvas.data.batches import Batches
 from ganvas.data.checkup import Checkup
@@ -28,7 +29,6 @@ from ganvas.image_files import save_picture
 from ganvas.provenance import provenance
 from ganvas.records import ARROWS
 from ganvas.run import Run
-from ganvas.share import hub
 from ganvas.share.export import Form, Weights
 from ganvas.share.export import export as export_of
 from ganvas.system import files

@@ -2,7 +2,7 @@
 
     onnx      generator.onnx and generator.json (inputs, outputs, size, difference from PyTorch)
     torch     generator.pt2, which `torch.export.load` reads without Ganvas, and generator.json
-    web       index.html, model.onnx, model.json, runtime/: a demo for any static host (see share/web)
+    web       index.html, model.onnx, model.json, runtime/: a demo for any static host (see share/export_web)
     folder    generator.safetensors, config.json, README.md: the files that `Generator.load` reads
 
 Inputs of the graph (ONNX and torch.export): z (N, z_dim); label (N, num_classes), class weights (one-hot for a single
@@ -39,7 +39,7 @@ from ganvas import latent_codes
 from ganvas.errors import ConfigError, GanvasError, MissingExtraError
 from ganvas.generator import Generator, find_weights
 from ganvas.provenance import SENTENCE
-from ganvas.share import web
+from ganvas.share import export_web
 from ganvas.system import files
 from ganvas.training import card
 
@@ -94,12 +94,12 @@ def export(
         content, report = torch_program(generator, licence)
         contents = {f"{stem}.pt2": content, f"{stem}.json": json_bytes(report)}
     else:
-        found = web.runtime_files(runtime) if to == "web" else {}  # first, because it may be missing
+        found = export_web.runtime_files(runtime) if to == "web" else {}  # first, because it may be missing
         content, report = onnx_model(generator, weights, licence)
         if to == "onnx":
             contents = {f"{stem}.onnx": content, f"{stem}.json": json_bytes(report)}
         else:
-            contents = web.page_files(generator, name_of(Path(source)), report, content, found)
+            contents = export_web.page_files(generator, name_of(Path(source)), report, content, found)
             contents["model.json"] = json_bytes(report)
     return write_all({folder / name: content for name, content in contents.items()}, mark_of(Path(out), ending))
 

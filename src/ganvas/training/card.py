@@ -267,7 +267,7 @@ def about(facts: Facts) -> str:
 def how_to_use(facts: Facts, repo: str | None) -> str:
     config = facts.generator.info.config
     name = f"hf://{repo}" if repo else FOLDER
-    hub = "from ganvas.share import hub\n" if repo else ""
+    hub = "from ganvas import hub\n" if repo else ""
     load = f'hub.local("{name}")' if repo else f'"{name}"'
     return (
         "```sh\n"
