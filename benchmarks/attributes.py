@@ -26,11 +26,11 @@ from common import table
 from ganvas.augment import augment, draw
 from ganvas.config import DataConfig
 from ganvas.data import Pack, open_pack
-from ganvas.files import cache_dir
+from ganvas.evaluation.frechet import frechet
+from ganvas.evaluation.small_classifier import BATCH, LIGHT, Classifier, moments, prepared
 from ganvas.generator import Generator
-from ganvas.judge.frechet import frechet
-from ganvas.judge.small import BATCH, LIGHT, Classifier, moments, prepared
 from ganvas.models import channels_last
+from ganvas.system.files import cache_dir
 
 STEPS, RATE, SEED = 600, 5e-3, 0
 LEAST_SHARE = 0.02  # attributes that fewer images have are left out

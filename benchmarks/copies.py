@@ -26,8 +26,8 @@ from PIL import Image
 from common import machine, table, write_json
 from ganvas.config import DataConfig
 from ganvas.data import Pack, open_pack
+from ganvas.evaluation.copies import HELDOUT, CopyFinder
 from ganvas.generator import Generator, to_pixels
-from ganvas.judge.copies import HELDOUT, CopyFinder
 from ganvas.verbs import train
 
 SETS = {  # path, size, part that is held out: half of that calibrates, at most 2,000, and the others are the innocent

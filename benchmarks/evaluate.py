@@ -39,9 +39,9 @@ from torch.utils.data import Dataset
 from common import machine, table, write_json
 from ganvas import open_pack
 from ganvas.config import DataConfig
-from ganvas.judge.features import Features
-from ganvas.judge.frechet import frechet
-from ganvas.judge.inception import Inception
+from ganvas.evaluation.features import Features
+from ganvas.evaluation.frechet import frechet
+from ganvas.evaluation.inception import Inception
 
 TARGET = 1.95  # times the fastest peer
 TOLERANCE = 1e-3  # of the FID, relative

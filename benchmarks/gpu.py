@@ -22,8 +22,8 @@ import torch
 import ganvas
 from common import machine, table, write_json
 from ganvas.generator import Generator, to_pixels
+from ganvas.image_files import grid, save_png
 from ganvas.models import MODERN
-from ganvas.pictures import grid, save_png
 from recipes import SEED, SHOWN, measured, packed
 
 STEPS = 150

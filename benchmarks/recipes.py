@@ -29,11 +29,11 @@ from common import machine, table, write_json
 from ganvas.config import DataConfig
 from ganvas.data import Pack, open_pack
 from ganvas.data.batches import images_at, spaced
+from ganvas.evaluation.artefacts import correlation_range, lattice, pairwise_correlation, sharpness
+from ganvas.evaluation.distances import kid_interval, precision_recall
+from ganvas.evaluation.features import Features
 from ganvas.generator import Generator, to_pixels
-from ganvas.judge.artefacts import correlation_range, lattice, pairwise_correlation, sharpness
-from ganvas.judge.distances import kid_interval, precision_recall
-from ganvas.judge.features import Features
-from ganvas.pictures import grid, save_png
+from ganvas.image_files import grid, save_png
 from ganvas.training.preview import spread
 
 DATA = {

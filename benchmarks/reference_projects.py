@@ -39,11 +39,11 @@ import ganvas
 from common import machine, table, write_json
 from ganvas.config import DataConfig
 from ganvas.data import Pack, open_pack
+from ganvas.evaluation.evaluate import drawn
+from ganvas.evaluation.samples import weights_hash
 from ganvas.generator import Generator, to_pixels
-from ganvas.judge.evaluate import drawn
-from ganvas.judge.samples import weights_hash
+from ganvas.image_files import grid, save_png
 from ganvas.options import EVALUATION_SEED as SEED
-from ganvas.pictures import grid, save_png
 from ganvas.presets import PRESETS
 
 PART_BYTES = 16 * 2**20

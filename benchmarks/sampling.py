@@ -30,10 +30,10 @@ import torch
 import ganvas
 from common import machine, table, write_json
 from ganvas.config import ModelConfig
-from ganvas.device import choose_device, prepare
 from ganvas.generator import BATCH, Generator
 from ganvas.model_file import ModelInfo
 from ganvas.models import build
+from ganvas.system.device import choose_device, prepare
 from ganvas.training.plan import SIZES
 
 ASKED = 0.9  # of the forward pass

@@ -22,9 +22,9 @@ from common import machine, table, write_json
 from copies import SETS, clipped, compressed, cropped
 from ganvas.config import DataConfig, ModelConfig
 from ganvas.data import Pack, open_pack
+from ganvas.evaluation.evaluate import Judgement
+from ganvas.evaluation.samples import FromGenerator
 from ganvas.generator import Generator
-from ganvas.judge.evaluate import Judgement
-from ganvas.judge.samples import FromGenerator
 from ganvas.model_file import ModelInfo
 from ganvas.models import build
 from ganvas.options import Evaluate

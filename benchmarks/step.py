@@ -33,10 +33,10 @@ from torch.nn.functional import softplus
 from common import machine, table, write_json
 from ganvas.augment import draw
 from ganvas.config import ModelConfig, TrainConfig
-from ganvas.device import choose_device, prepare
 from ganvas.losses import gradient_norm_exact, relativistic_discriminator, relativistic_generator
 from ganvas.models import build, channels_last
 from ganvas.models.summary import summarise_config
+from ganvas.system.device import choose_device, prepare
 from ganvas.training.plan import SIZES
 from ganvas.training.state import make_optimizer
 from ganvas.training.step import Inputs, Networks, Side, accumulate_gradients

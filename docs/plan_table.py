@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from ganvas.config import TrainOptions
-from ganvas.data.pack import Pack
-from ganvas.device import Device
+from ganvas.data.packing.pack import Pack
+from ganvas.system.device import Device
 from ganvas.training.plan import Plan, plan
 
 DEVICES = {

@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 import ganvas
 from ganvas.cli import main
-from ganvas.judge import classifier, usefulness
+from ganvas.evaluation import classifier, usefulness
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one worker, one core, with the processes that its tests start
     os.environ["OMP_NUM_THREADS"] = "1"

@@ -1,4 +1,4 @@
-"""judge/artefacts.py: planted faults are found, each by its own measure and not by the others."""
+"""evaluation/artefacts.py: planted faults are found, each by its own measure and not by the others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from PIL import Image
 from ganvas.config import DataConfig
 from ganvas.data import open_pack
 from ganvas.errors import DataError
-from ganvas.judge.artefacts import correlation_range, examine, lattice, pairwise_correlation, sharpness
+from ganvas.evaluation.artefacts import correlation_range, examine, lattice, pairwise_correlation, sharpness
 
 
 def clouds(num: int, height: int = 128, width: int = 128, seed: int = 0) -> np.ndarray:

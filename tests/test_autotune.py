@@ -12,8 +12,8 @@ import torch
 from ganvas.config import TrainConfig, TrainOptions
 from ganvas.data import Pack, open_pack
 from ganvas.data.batches import Batches
-from ganvas.device import Device, choose_device
 from ganvas.errors import ConfigError
+from ganvas.system.device import Device, choose_device
 from ganvas.training import autotune
 from ganvas.training.autotune import choose_workers, most_workers
 from ganvas.training.compiled import call_networks

@@ -22,8 +22,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ganvas.data import containers, open_pack
-from ganvas.data.containers import open_compressed
+from ganvas.data import open_pack
+from ganvas.data.reading import containers
+from ganvas.data.reading.containers import open_compressed
 from ganvas.errors import DataError
 
 ZEROS = bytes(2**24)
@@ -32,7 +33,7 @@ MEMORY = 1_500_000_000  # bytes of address space: a process that has imported al
 CHILD = """
 import json, resource, sys
 from pathlib import Path
-import ganvas.data.packing, ganvas.data.dicom
+import ganvas.data.packing, ganvas.data.reading.dicom
 from ganvas.data import open_pack
 from ganvas.errors import DataError
 resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]),) * 2)

@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 from ganvas.config import DataConfig
 from ganvas.data import open_pack
 from ganvas.data.checkup import check
-from ganvas.data.looks import bars
+from ganvas.data.image_statistics import bars
 from ganvas.errors import DataError
 from planted import compressed, landscapes
 

@@ -1,4 +1,4 @@
-"""judge/classwise.py: by hand and by simulation."""
+"""evaluation/classwise.py: by hand and by simulation."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ganvas.errors import DataError
-from ganvas.judge.classwise import class_table, mode_coverage
-from ganvas.judge.distances import kid_interval
+from ganvas.evaluation.classwise import class_table, mode_coverage
+from ganvas.evaluation.distances import kid_interval
 
 NAMES = ("cat", "dog", "owl")
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from ganvas import codes, generator
-from ganvas.codes import Code
+from ganvas import generator, latent_codes
 from ganvas.config import ModelConfig
 from ganvas.generator import Generator
+from ganvas.latent_codes import Code
 from ganvas.model_file import ModelInfo
 from ganvas.models import CLASSIC, MODELS, MODERN, build
 from ganvas.models.style import EqualConv2d, EqualLinear
@@ -81,7 +81,7 @@ def code_of(gan: Generator, *seeds: int, truncation: float = 1.0) -> Code:
 def test_a_code_makes_the_picture_of_its_seed(name: str, labelled: bool, truncation: float) -> None:
     gan = of(name, labelled)
     code = code_of(gan, 3, 4, 8, truncation=truncation)
-    rows = gan.num_depths + (not codes.has_styles(gan.network))
+    rows = gan.num_depths + (not latent_codes.has_styles(gan.network))
     assert code.latents.shape == (3, rows, 8) and len(code) == 3
     expected = torch.cat([gan.sample(1, seed, truncation=truncation) for seed in (3, 4, 8)])
     torch.testing.assert_close(gan.show(code), expected, rtol=0, atol=SAME)
@@ -91,8 +91,10 @@ def test_a_code_makes_the_picture_of_its_seed(name: str, labelled: bool, truncat
 def test_all_depths_of_another_picture_are_its_code(name: str, labelled: bool) -> None:
     gan = of(name, labelled)
     one, other = code_of(gan, 1), code_of(gan, 2)
-    mixed = codes.mix(gan.network, one, other, range(gan.num_depths))
-    start = 0 if codes.has_styles(gan.network) else 1  # what is lent; without styles the layout stays the first one's
+    mixed = latent_codes.mix(gan.network, one, other, range(gan.num_depths))
+    start = (
+        0 if latent_codes.has_styles(gan.network) else 1
+    )  # what is lent; without styles the layout stays the first one's
     assert torch.equal(mixed.latents[:, start:], other.latents[:, start:])
     if start == 0:
         torch.testing.assert_close(gan.show(mixed), gan.show(other), rtol=0, atol=SAME)
@@ -105,13 +107,13 @@ def test_every_depth_can_be_steered_by_itself(name: str, labelled: bool) -> None
     gan = of(name, labelled)
     one, other = code_of(gan, 1), code_of(gan, 5)
     alone = gan.show(one)
-    pictures = [gan.show(codes.mix(gan.network, one, other, [depth])) for depth in range(gan.num_depths)]
+    pictures = [gan.show(latent_codes.mix(gan.network, one, other, [depth])) for depth in range(gan.num_depths)]
     for depth, picture in enumerate(pictures):
         assert (picture - alone).abs().max() > 1e-3, depth
         assert torch.isfinite(picture).all() and picture.abs().max() <= 1
     for depth in range(1, len(pictures)) if name != "xray" else ():  # its first grids have one place: all is lent
         assert (pictures[depth] - pictures[depth - 1]).abs().max() > 1e-3
-    same = gan.show(codes.mix(gan.network, one, one, range(gan.num_depths)))
+    same = gan.show(latent_codes.mix(gan.network, one, one, range(gan.num_depths)))
     assert torch.equal(same, alone)
 
 
@@ -121,14 +123,17 @@ def test_mixed_and_plain_codes_in_one_batch_do_not_disturb_each_other(name: str,
     depths = gan.num_depths
     parts = [
         code_of(gan, 1),
-        codes.mix(gan.network, code_of(gan, 2), code_of(gan, 3), [0]),
+        latent_codes.mix(gan.network, code_of(gan, 2), code_of(gan, 3), [0]),
         code_of(gan, 4),
-        codes.mix(gan.network, code_of(gan, 5), code_of(gan, 6), [depths - 1]),
-        codes.mix(
-            gan.network, codes.mix(gan.network, code_of(gan, 7), code_of(gan, 8), [0]), code_of(gan, 9), [depths - 1]
+        latent_codes.mix(gan.network, code_of(gan, 5), code_of(gan, 6), [depths - 1]),
+        latent_codes.mix(
+            gan.network,
+            latent_codes.mix(gan.network, code_of(gan, 7), code_of(gan, 8), [0]),
+            code_of(gan, 9),
+            [depths - 1],
         ),
     ]
-    together = gan.show(codes.stack(parts))
+    together = gan.show(latent_codes.stack(parts))
     for i, part in enumerate(parts):
         torch.testing.assert_close(together[i : i + 1], gan.show(part), rtol=0, atol=SAME)
 
@@ -137,13 +142,13 @@ def test_mixed_and_plain_codes_in_one_batch_do_not_disturb_each_other(name: str,
 def test_the_way_between_two_codes_begins_and_ends_there(name: str, labelled: bool) -> None:
     gan = of(name, labelled)
     one, other = code_of(gan, 1, 1, 1), code_of(gan, 2, 2, 2)
-    way = codes.between(gan.network, one, other, torch.tensor([0.0, 0.5, 1.0]))
+    way = latent_codes.between(gan.network, one, other, torch.tensor([0.0, 0.5, 1.0]))
     pictures = gan.show(way)
     torch.testing.assert_close(pictures[:1], gan.show(one[:1]), rtol=0, atol=SAME)
     torch.testing.assert_close(pictures[2:], gan.show(other[:1]), rtol=0, atol=SAME)
     assert (pictures[1] - pictures[0]).abs().max() > 1e-3
-    assert not codes.differs(way).any()  # equal rows stay equal, bit for bit: nothing is lent on the way
-    if labelled and not codes.has_styles(gan.network):
+    assert not latent_codes.differs(way).any()  # equal rows stay equal, bit for bit: nothing is lent on the way
+    if labelled and not latent_codes.has_styles(gan.network):
         assert way.labels is not None
         assert way.labels[1, 0].tolist() == [0.0, 0.5, 0.5]  # between the classes of the seeds 1 and 2
 
@@ -153,28 +158,28 @@ def test_pictures_can_be_differentiated_in_their_code(name: str, labelled: bool)
     gan = of(name, labelled)
     code = code_of(gan, 1, 2)
     latents = code.latents.clone().requires_grad_()
-    codes.decode(gan.network, Code(latents, code.labels)).square().sum().backward()
+    latent_codes.decode(gan.network, Code(latents, code.labels)).square().sum().backward()
     assert latents.grad is not None and torch.isfinite(latents.grad).all() and latents.grad.abs().max() > 0
 
 
 def test_lent_appearance_is_the_mean_and_deviation_of_every_map() -> None:
     torch.manual_seed(0)
     x, other = torch.randn(2, 5, 6, 7) * 3 + 1, torch.randn(2, 5, 4, 4) * 0.5 - 2
-    lent = codes.as_other(x, other)
+    lent = latent_codes.as_other(x, other)
     torch.testing.assert_close(lent.mean(dim=(2, 3)), other.mean(dim=(2, 3)), rtol=0, atol=1e-4)
     torch.testing.assert_close(
         lent.var(dim=(2, 3), correction=0), other.var(dim=(2, 3), correction=0), rtol=1e-3, atol=0
     )
     layout = torch.corrcoef(torch.stack([lent[0, 0].flatten(), x[0, 0].flatten()]))[0, 1]
     assert layout == pytest.approx(1, abs=1e-5)
-    flat = codes.as_other(torch.ones(1, 1, 3, 3), other[:1, :1])  # a map without layout: no division by zero
+    flat = latent_codes.as_other(torch.ones(1, 1, 3, 3), other[:1, :1])  # a map without layout: no division by zero
     assert torch.isfinite(flat).all()
 
 
 @pytest.mark.parametrize("t", [0.0, 0.3, 1.0])
 def test_the_great_circle_has_even_speed_and_length(t: float) -> None:
     a, b = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 4.0]])
-    point = codes.slerp(a, b, torch.tensor([[t]]))[0]
+    point = latent_codes.slerp(a, b, torch.tensor([[t]]))[0]
     angle = torch.atan2(point[1], point[0])
     assert angle == pytest.approx(t * torch.pi / 2, abs=1e-5) and point.norm() == pytest.approx(2 + 2 * t, abs=1e-5)
 
@@ -183,9 +188,9 @@ def test_the_great_circle_has_even_speed_and_length(t: float) -> None:
 def test_the_great_circle_survives_equal_and_opposite_vectors(factor: float) -> None:
     a = torch.randn(500, 8, generator=torch.Generator().manual_seed(0))  # rounding gives some a cosine above 1
     for t in (0.0, 0.5, 1.0):
-        point = codes.slerp(a, factor * a, torch.full((500, 1), t))
+        point = latent_codes.slerp(a, factor * a, torch.full((500, 1), t))
         torch.testing.assert_close(point, a * (1 + t * (factor - 1)), rtol=0, atol=1e-4)
-    assert torch.isfinite(codes.slerp(a, torch.zeros_like(a), torch.full((500, 1), 0.5))).all()
+    assert torch.isfinite(latent_codes.slerp(a, torch.zeros_like(a), torch.full((500, 1), 0.5))).all()
 
 
 def test_classes_can_be_weighed_in_every_modern_network() -> None:

@@ -15,8 +15,8 @@ import torch
 import ganvas
 from ganvas import losses, models
 from ganvas.errors import ConfigError
+from ganvas.evaluation import intervals, measures
 from ganvas.generator import Generator
-from ganvas.judge import intervals, measures
 from ganvas.models import layers, mlp
 
 PAGE = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()

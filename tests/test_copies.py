@@ -1,4 +1,4 @@
-"""judge/copies.py: altered training images are found, unseen ones are left alone."""
+"""evaluation/copies.py: altered training images are found, unseen ones are left alone."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from PIL import Image
 from ganvas.config import DataConfig
 from ganvas.data import Pack, open_pack
 from ganvas.errors import DataError
-from ganvas.judge.appearance import grain
-from ganvas.judge.copies import CopyFinder, Index, calibrate, dominance, moving, registered, versions, window
+from ganvas.evaluation.appearance import grain
+from ganvas.evaluation.copies import CopyFinder, Index, calibrate, dominance, moving, registered, versions, window
 from planted import landscapes
 
 

@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ganvas.data.decode import Target, decode, probe
-from ganvas.data.headers import MAX_PIXELS
-from ganvas.data.sources import open_source
+from ganvas.data.reading.decode import Target, decode, probe
+from ganvas.data.reading.headers import MAX_PIXELS
+from ganvas.data.reading.sources import open_source
 from ganvas.errors import ConfigError, PictureError
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ganvas import device
-from ganvas.device import available_memory, choose_device, is_out_of_memory, process_group, seed_step
 from ganvas.errors import ConfigError
+from ganvas.system import device
+from ganvas.system.device import available_memory, choose_device, is_out_of_memory, process_group, seed_step
 
 GIB = 2**30
 
@@ -183,7 +183,7 @@ def test_each_rank_has_its_own_noise_in_each_step(alone: pytest.MonkeyPatch) -> 
 
 TWO = """
 import os, sys
-from ganvas.device import barrier, first_rank_first, process_group, rank
+from ganvas.system.device import barrier, first_rank_first, process_group, rank
 from ganvas.errors import TrainingError
 try:
     with process_group(lambda _: None):

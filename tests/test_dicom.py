@@ -22,12 +22,13 @@ from PIL import Image
 
 import ganvas
 from ganvas.config import DataConfig
-from ganvas.data import catalog, dicom, open_pack
+from ganvas.data import catalog, open_pack
 from ganvas.data.checkup import check
-from ganvas.data.decode import Target, decode, probe
-from ganvas.data.pack import Policy
-from ganvas.data.packing import build_pack
-from ganvas.data.sources import open_source
+from ganvas.data.packing.pack import Policy
+from ganvas.data.packing.write import build_pack
+from ganvas.data.reading import dicom
+from ganvas.data.reading.decode import Target, decode, probe
+from ganvas.data.reading.sources import open_source
 from ganvas.errors import DataError, MissingExtraError, PictureError
 
 pydicom = pytest.importorskip("pydicom", reason="needs the extra `medical`")

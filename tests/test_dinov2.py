@@ -1,4 +1,4 @@
-"""judge/dinov2.py with random weights in the published format: arithmetic, positions, files that do not fit."""
+"""evaluation/dinov2.py with random weights in the published format: arithmetic, positions, files that do not fit."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ganvas.errors import CheckpointError
-from ganvas.judge import dinov2
-from ganvas.judge.dinov2 import DinoV2, positions
-from ganvas.judge.features import Features
+from ganvas.evaluation import dinov2
+from ganvas.evaluation.dinov2 import DinoV2, positions
+from ganvas.evaluation.features import Features
 
 State = dict[str, Tensor]
 

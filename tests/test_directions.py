@@ -16,7 +16,7 @@ from ganvas.errors import ConfigError, DataError
 from ganvas.explore import directions
 from ganvas.explore.recipes import Direction, Recipe, resolve
 from ganvas.generator import Generator, to_pixels
-from ganvas.pictures import save_png
+from ganvas.image_files import save_png
 from test_codes import cases, of
 from test_generator import fresh
 

@@ -1,4 +1,4 @@
-"""judge/distances.py: against closed forms, slow direct formulas, torch-fidelity and simulation."""
+"""evaluation/distances.py: against closed forms, slow direct formulas, torch-fidelity and simulation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ganvas.errors import DataError
-from ganvas.judge.distances import (
+from ganvas.evaluation.distances import (
     Interval,
     Manifold,
     frechet,

@@ -1,4 +1,4 @@
-"""judge/evaluate.py and `ganvas evaluate`, `ganvas report`: a run is judged, and what cannot be is said."""
+"""evaluation/evaluate.py and `ganvas evaluate`, `ganvas report`: a run is judged, and what cannot be is said."""
 
 from __future__ import annotations
 
@@ -121,7 +121,9 @@ def test_what_cannot_be_judged_is_one_sentence(run: Path, ganvas_command: Comman
 def test_copies_are_left_out_of_samples(
     run: Path, ganvas_command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ganvas.judge.copies.CopyFinder.is_copy", lambda self, pictures: np.arange(len(pictures)) == 1)
+    monkeypatch.setattr(
+        "ganvas.evaluation.copies.CopyFinder.is_copy", lambda self, pictures: np.arange(len(pictures)) == 1
+    )
     answer = ganvas_command("sample", run, "--n", 4, "--no-copies", "--out", tmp_path / "out")
     assert answer.code == 0 and "3 images" in answer.out and "1 of 4" in answer.err
     assert {path.stem[:10] for path in (tmp_path / "out").glob("*.png")} == {"seed000000", "seed000002", "seed000003"}

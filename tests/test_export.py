@@ -1,4 +1,4 @@
-"""export.py and export_web: other programs and browsers draw the images that PyTorch draws."""
+"""share/export.py and share/export_web: other programs and browsers draw the images that PyTorch draws."""
 
 from __future__ import annotations
 

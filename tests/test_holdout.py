@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from ganvas.config import DataConfig
 from ganvas.data import Pack, open_pack
 from ganvas.data.batches import Batches
-from ganvas.data.holdout import held_out, number, quotas
-from ganvas.data.near import Likeness, thumbnails
+from ganvas.data.inspection.near_duplicates import Likeness, thumbnails
+from ganvas.data.packing.holdout import held_out, number, quotas
 from ganvas.errors import ConfigError, DataError
 from planted import brighter, landscapes
 

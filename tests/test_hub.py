@@ -25,11 +25,12 @@ import pytest
 import torch
 
 import ganvas
-from ganvas import files, hub
+from ganvas import hub
 from ganvas.errors import CheckpointError, ConfigError, GanvasError, MissingExtraError
 from ganvas.generator import Generator
 from ganvas.model_file import WEIGHTS
 from ganvas.share import upload
+from ganvas.system import files
 
 pytest.importorskip("huggingface_hub", reason="needs the extra `hub`")
 

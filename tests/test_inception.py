@@ -1,4 +1,4 @@
-"""judge/inception.py on random weights in the published format: against torch-fidelity, clean-fid and float64."""
+"""evaluation/inception.py on random weights in the published format: against torch-fidelity, clean-fid and float64."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from torch import nn
 from ganvas.config import DataConfig
 from ganvas.data import open_pack
 from ganvas.errors import CheckpointError
-from ganvas.files import cache_dir
+from ganvas.evaluation import inception, onnx_form
+from ganvas.evaluation.distances import inception_score
+from ganvas.evaluation.feature_cache import features_of
+from ganvas.evaluation.features import Features
+from ganvas.evaluation.frechet import frechet
+from ganvas.evaluation.inception import FastInception, Inception, load_plain
 from ganvas.generator import to_pixels
-from ganvas.judge import inception, onnx_form
-from ganvas.judge.distances import inception_score
-from ganvas.judge.feature_cache import features_of
-from ganvas.judge.features import Features
-from ganvas.judge.frechet import frechet
-from ganvas.judge.inception import FastInception, Inception, load_plain
+from ganvas.system.files import cache_dir
 
 PUBLISHED = Path(os.environ.get("GANVAS_INCEPTION") or cache_dir() / "weights" / inception.FILE.name)
 """The real weights, where this machine has them: read before the tests get a cache of their own."""

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from ganvas.config import DataConfig
-from ganvas.data.containers import by_reason
-from ganvas.data.lists import Finder
-from ganvas.data.selection import choose
-from ganvas.data.sources import open_source
+from ganvas.data.packing.selection import choose
+from ganvas.data.reading.containers import by_reason
+from ganvas.data.reading.lists import Finder
+from ganvas.data.reading.sources import open_source
 from ganvas.errors import DataError
 
 NAMES = [f"{folder}/{i:02}.png" for folder in "AB" for i in range(3)] + ["v1.2.png"]

@@ -15,11 +15,11 @@ import torch
 import ganvas
 from ganvas.config import ModelConfig, TrainConfig
 from ganvas.data.batches import Batches
-from ganvas.data.pack import Pack
-from ganvas.device import choose_device
+from ganvas.data.packing.pack import Pack
 from ganvas.errors import TrainingError
 from ganvas.records import read_log
 from ganvas.run import Run
+from ganvas.system.device import choose_device
 from ganvas.training import loop
 from ganvas.training.clock import Allowance, Clock, caught_signals
 from ganvas.training.plan import plan

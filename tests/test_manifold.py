@@ -1,11 +1,11 @@
-"""judge/manifold.py: by hand, against direct formulas, and what the four shares are for."""
+"""evaluation/manifold.py: by hand, against direct formulas, and what the four shares are for."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from ganvas.judge.manifold import manifold, precision_recall
+from ganvas.evaluation.manifold import manifold, precision_recall
 
 
 def gaussian(num: int, width: int, seed: int, shift: float = 0.0) -> np.ndarray:
@@ -77,7 +77,7 @@ def test_blocks_and_order_change_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     moved = manifold(real[rng.permutation(61)], fake[rng.permutation(53)])
     assert [interval.value for interval in moved] == [interval.value for interval in whole]
     for block in (1, 2, 7, 60):
-        monkeypatch.setattr("ganvas.judge.manifold.BLOCK", block)
+        monkeypatch.setattr("ganvas.evaluation.manifold.BLOCK", block)
         assert manifold(real, fake) == whole
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from ganvas.data.marks import Mark, find, marks, share, spots, without
+from ganvas.data.inspection.marks import Mark, find, marks, share, spots, without
 from planted import landscapes
 
 FONT = ImageFont.load_default(22)

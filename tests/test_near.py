@@ -10,7 +10,7 @@ from PIL import Image
 
 from ganvas.config import DataConfig
 from ganvas.data import open_pack
-from ganvas.data.near import (
+from ganvas.data.inspection.near_duplicates import (
     Likeness,
     averaging,
     clusters,

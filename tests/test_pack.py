@@ -22,8 +22,8 @@ from PIL import Image
 
 from ganvas.config import DataConfig
 from ganvas.data import Pack, open_pack
-from ganvas.data.pool import parallel_map
-from ganvas.data.selection import choose_size
+from ganvas.data.packing.pool import parallel_map
+from ganvas.data.packing.selection import choose_size
 from ganvas.errors import DataError
 
 # Prints what it packed; not guarded by `if __name__ == "__main__"`, as a beginner's script.
@@ -332,7 +332,7 @@ def test_content_is_read_through_where_files_are_others_than_before(tmp_path, mo
     source = write_pictures(tmp_path / "source", random_pictures(3, 16, 16))
     pack = open_pack(source)
     read = []
-    monkeypatch.setattr("ganvas.data.pack.content_hash", lambda *arrays: read.append(1) or pack.hash)
+    monkeypatch.setattr("ganvas.data.packing.pack.content_hash", lambda *arrays: read.append(1) or pack.hash)
     Pack.open(pack.folder)
     assert not read  # as it was packed
     copy = Path(shutil.copytree(pack.folder, tmp_path / "copy"))

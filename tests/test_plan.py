@@ -15,14 +15,14 @@ from rich.console import Console
 
 from ganvas.augment import POLICIES
 from ganvas.config import TrainConfig, TrainOptions, read_training
-from ganvas.data.pack import Pack
-from ganvas.device import Device, choose_device
+from ganvas.data.packing.pack import Pack
 from ganvas.errors import ConfigError
 from ganvas.models.summary import summarise_config
 from ganvas.presets import PRESETS
+from ganvas.system.device import Device, choose_device
 from ganvas.training import plan as planning
 from ganvas.training.plan import Plan, augmentation_probability, free_memory, gamma_for, memory_needed, plan
-from ganvas.training.show import show_plan, text
+from ganvas.training.plan_text import show_plan, text
 
 CPU = Device(torch.device("cpu"), "CPU, 2 threads", "test", False)
 CUDA = Device(torch.device("cuda"), "fake", "test", True)

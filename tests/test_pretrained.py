@@ -17,10 +17,10 @@ import ganvas
 from ganvas.config import ModelConfig, TrainConfig
 from ganvas.errors import CheckpointError, ConfigError, MissingExtraError
 from ganvas.features import efficientnet
+from ganvas.image_files import save_png
 from ganvas.losses import LOSSES
 from ganvas.models import MODERN, build, build_generator, judge, views_of
 from ganvas.models.pretrained import VIEWS, FeatureDiscriminator
-from ganvas.pictures import save_png
 from ganvas.training import loop
 from ganvas.training.step import Inputs, accumulate_gradients, draw_inputs
 from ganvas.training.workers import Networks, Workers
@@ -75,7 +75,7 @@ def test_any_size_and_channels(kind: str, size: tuple[int, int], channels: int) 
     config = model(kind, *size, channels, num_classes=3)
     nets = networks(config)
     real = pictures(config, 2).requires_grad_()
-    views = views_of(nets.plain_discriminator, real)
+    views = views_of(nets.plain_discriminator, [real])
     heads = len(VIEWS) + (kind == "both")
     assert judge(nets.plain_discriminator, views, torch.tensor([0, 2])).shape == (2, heads)
     assert len(views) == heads and all(torch.isfinite(view).all() for view in views)
@@ -86,14 +86,14 @@ def test_any_size_and_channels(kind: str, size: tuple[int, int], channels: int) 
 
 def test_views_have_deviation_one_on_the_images_that_calibrate() -> None:
     config = model("features")
-    views = views_of(networks(config).plain_discriminator, pictures(config, 16))
+    views = views_of(networks(config).plain_discriminator, [pictures(config, 16)])
     assert all(abs(view.std().item() - 1) < 1e-3 for view in views)
 
 
 def test_each_logit_sees_its_own_view_only() -> None:
     config = model("both")
     nets = networks(config)
-    views = [view.detach().requires_grad_() for view in views_of(nets.plain_discriminator, pictures(config, 2))]
+    views = [view.detach().requires_grad_() for view in views_of(nets.plain_discriminator, [pictures(config, 2)])]
     logits = judge(nets.plain_discriminator, views, None)
     for head in range(logits.shape[1]):
         found = torch.autograd.grad(logits[:, head].sum(), views, retain_graph=True)
@@ -132,7 +132,7 @@ def test_one_pass_is_the_gradient_of_both_losses(kind: str) -> None:
     gradients(nets)
     fake = nets.generator(given.z, None)
     real_logits, fake_logits = (
-        judge(nets.plain_discriminator, views_of(nets.plain_discriminator, images), None)
+        judge(nets.plain_discriminator, views_of(nets.plain_discriminator, [images]), None)
         for images in (given.real, fake)
     )
     value = loss.generator(real_logits, fake_logits).mean(dim=0).sum()

@@ -10,13 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from ganvas import codes
+from ganvas import latent_codes
 from ganvas.errors import ConfigError, PictureError
 from ganvas.explore import projection
 from ganvas.explore.recipes import Recipe, resolve
 from ganvas.generator import Generator, to_pixels
+from ganvas.image_files import save_png
 from ganvas.model_file import ModelInfo
-from ganvas.pictures import save_png
 from ganvas.provenance import read_provenance
 from test_codes import cases, of
 from test_generator import CLASSES, fresh
@@ -45,7 +45,7 @@ def test_a_generated_picture_is_found_again_with_every_architecture(
     recipe = Recipe.from_dict(json.loads(json.dumps(found.recipe.to_dict())))
     again = to_pixels(gan.show(resolve(gan, [recipe])))[0]
     assert np.abs(again.astype(int) - found.picture.astype(int)).max() <= 1
-    if not codes.has_styles(gan.network):  # as long as latents are
+    if not latent_codes.has_styles(gan.network):  # as long as latents are
         assert found.recipe.code is not None and 0.2 < np.mean(np.square(found.recipe.code)) < 2
 
 

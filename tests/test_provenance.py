@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from ganvas.errors import PictureError
-from ganvas.pictures import png_bytes, save_picture
+from ganvas.image_files import png_bytes, save_picture
 from ganvas.provenance import KIND, SENTENCE, provenance, read_provenance
 
 RECIPE = {"seed": 5, "label": "左 hand <b>", "truncation": 0.8}

@@ -14,14 +14,15 @@ import pytest
 import torch
 from PIL import Image
 
-from ganvas import files, models
+from ganvas import models
 from ganvas.config import ModelConfig
 from ganvas.errors import ConfigError, GanvasError, RunError
 from ganvas.generator import Generator
+from ganvas.image_files import grid, save_png
 from ganvas.model_file import WEIGHTS, ModelInfo
-from ganvas.pictures import grid, save_png
 from ganvas.provenance import read_provenance
 from ganvas.share import publish
+from ganvas.system import files
 from test_card import EVIL, Page, judged
 from test_report import change_config, judge
 

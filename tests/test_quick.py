@@ -1,4 +1,4 @@
-"""judge/quick.py: the vitals of a generator, each of which answers to its fault."""
+"""evaluation/training_score.py: the vitals of a generator, each of which answers to its fault."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from ganvas.config import ModelConfig
 from ganvas.data import Pack, open_pack
+from ganvas.evaluation.artefacts import lattice
+from ganvas.evaluation.training_score import LEAST_JUDGED, QuickJudge
 from ganvas.generator import Generator
-from ganvas.judge.artefacts import lattice
-from ganvas.judge.quick import LEAST_JUDGED, QuickJudge
 from ganvas.model_file import ModelInfo
 
 

@@ -1,4 +1,4 @@
-"""judge/random_network.py: the same on every machine, any image, and distances in it that order what is worse."""
+"""evaluation/random_network.py: the same on every machine, any image, and distances in it that order what is worse."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch.nn.functional as F
 
 from ganvas.config import DataConfig
 from ganvas.data import Pack, open_pack
-from ganvas.judge.distances import kid, kid_interval
-from ganvas.judge.features import Features
-from ganvas.judge.random_network import RandomNetwork, prepare, textures
+from ganvas.evaluation.distances import kid, kid_interval
+from ganvas.evaluation.features import Features
+from ganvas.evaluation.random_network import RandomNetwork, prepare, textures
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ganvas import codes
+from ganvas import latent_codes
 from ganvas.errors import ConfigError
 from ganvas.explore.recipes import (
     LARGEST_NUMBER,
@@ -160,7 +160,7 @@ def test_recipes_make_pictures_with_every_architecture(name: str) -> None:
         assert (changed - pictures[0]).abs().max() > 1e-3
     # A latent that was saved instead of its seed is the same image.
     # (A mixture of two classes is only where the code knows the classes: see the test below.)
-    rows = [0, 1, 2, 4] if name in MODERN and not codes.has_styles(gan.network) else list(range(5))
+    rows = [0, 1, 2, 4] if name in MODERN and not latent_codes.has_styles(gan.network) else list(range(5))
     kept = [as_recipe(resolve(gan, [found[i]], {"push": push}), gan.classes) for i in rows]
     again = gan.show(resolve(gan, [Recipe.from_dict(json.loads(json.dumps(one.to_dict()))) for one in kept]))
     torch.testing.assert_close(again, pictures[rows], rtol=0, atol=1e-3)

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from ganvas.errors import RunError
-from ganvas.pictures import grid, save_png
+from ganvas.image_files import grid, save_png
 from ganvas.reporting import report
 from ganvas.reporting.charts import Series, line_chart
 from ganvas.reporting.comparison import disagreements, winner

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 import ganvas
-from ganvas import files
 from ganvas.errors import ConfigError, GanvasError
 from ganvas.explore import sampling
 from ganvas.generator import BATCH, Generator, to_pixels
 from ganvas.provenance import read_provenance
+from ganvas.system import files
 from test_generator import fresh
 
 CLASSES = ["left", "right: a/b", "7"]

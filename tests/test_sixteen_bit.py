@@ -13,10 +13,10 @@ from PIL import Image
 import ganvas
 from ganvas.data import open_pack
 from ganvas.data.batches import Batches
-from ganvas.data.decode import Target, decode, probe
+from ganvas.data.reading.decode import Target, decode, probe
 from ganvas.errors import ConfigError
 from ganvas.generator import to_pixels
-from ganvas.pictures import grid, save_picture
+from ganvas.image_files import grid, save_picture
 
 ENDINGS = pytest.mark.parametrize("ending", [".png", ".tif", ".tiff", ".PNG", ".TIFF"])
 

@@ -1,4 +1,4 @@
-"""judge/small.py and judge/classifier.py: the classifier of a pack's own labels, its cache, its use as features."""
+"""small_classifier.py and classifier.py: the classifier of a pack's own labels, its cache, its use as features."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from PIL import Image
 from ganvas.config import DataConfig
 from ganvas.data import Pack, open_pack
 from ganvas.errors import ConfigError, DataError
-from ganvas.judge import classifier
-from ganvas.judge.classifier import judge_of, spread_over_classes, steps_for
-from ganvas.judge.features import Features
-from ganvas.judge.small import FEATURES, Classifier, logits, prepared, train_classifier, work_size
+from ganvas.evaluation import classifier
+from ganvas.evaluation.classifier import judge_of, spread_over_classes, steps_for
+from ganvas.evaluation.features import Features
+from ganvas.evaluation.small_classifier import FEATURES, Classifier, logits, prepared, train_classifier, work_size
 
 
 def bars(

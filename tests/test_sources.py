@@ -23,8 +23,8 @@ from PIL import Image
 import ganvas
 from ganvas.config import DataConfig
 from ganvas.data import open_pack
-from ganvas.data.containers import is_picture
-from ganvas.data.sources import Item, fingerprint_of, open_source
+from ganvas.data.reading.containers import is_picture
+from ganvas.data.reading.sources import Item, fingerprint_of, open_source
 from ganvas.errors import DataError, PictureError
 from ganvas.explore.verbs import sample
 

@@ -34,6 +34,7 @@ from ganvas.errors import ConfigError
 from ganvas.explore.recipes import Recipe, resolve
 from ganvas.generator import Generator, to_pixels
 from ganvas.provenance import read_provenance
+from ganvas.studio import access, slow_jobs
 
 fastapi = pytest.importorskip("fastapi", reason="the studio needs pip install 'ganvas[studio]'")
 schemathesis = pytest.importorskip("schemathesis", reason="needs pip install schemathesis")
@@ -45,10 +46,10 @@ from schemathesis.checks import not_a_server_error  # noqa: E402
 from schemathesis.specs.openapi.checks import positive_data_acceptance  # noqa: E402
 
 from ganvas import studio  # noqa: E402
-from ganvas.studio import api, engine, guard, workbench  # noqa: E402
+from ganvas.studio import api, engine  # noqa: E402
 from ganvas.studio.engine import Engine  # noqa: E402
-from ganvas.studio.refusals import BusyError  # noqa: E402
-from ganvas.studio.shelf import Shelf  # noqa: E402
+from ganvas.studio.errors import BusyError  # noqa: E402
+from ganvas.studio.model_folder import Shelf  # noqa: E402
 from test_generator import fresh  # noqa: E402
 
 HOME = "http://127.0.0.1"
@@ -429,7 +430,7 @@ def test_the_studio_closes_while_it_reads_training_images(
             step(*arguments)
             working.set()
 
-    monkeypatch.setattr(workbench, part, endless)
+    monkeypatch.setattr(slow_jobs, part, endless)
     with TestClient(api.app(folder, device="cpu"), base_url=HOME) as client:
         client.post("/api/nearest", json={"model": "bars", "recipes": [{"seed": 1}]})
         assert working.wait(20)
@@ -438,7 +439,7 @@ def test_the_studio_closes_while_it_reads_training_images(
 
 def test_a_server_that_is_forced_to_end_closes_the_studio_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[Any] = []
-    for part in (workbench.Workbench, workbench.Training, Engine):
+    for part in (slow_jobs.Workbench, slow_jobs.Training, Engine):
         close = part.close
         monkeypatch.setattr(part, "close", lambda self, close=close: [close(self), closed.append(type(self))])
 
@@ -453,7 +454,7 @@ def test_a_server_that_is_forced_to_end_closes_the_studio_too(folder: Path, monk
         await asyncio.wait([running])
 
     asyncio.run(forced())
-    assert closed == [workbench.Workbench, workbench.Training, Engine]
+    assert closed == [slow_jobs.Workbench, slow_jobs.Training, Engine]
 
 
 def test_no_copy_is_handed_out(tmp_path: Path) -> None:
@@ -515,11 +516,11 @@ def test_refused_uploads(client: TestClient, content: bytes, words: str) -> None
 
 
 def test_uploads_are_limited_in_bytes_with_or_without_their_length(client: TestClient) -> None:
-    large = b"\0" * (guard.BODY_BYTES + 1)
+    large = b"\0" * (access.BODY_BYTES + 1)
     refused(client.post("/api/projections?model=bars", content=large), 413, "16,777,216 bytes")
     pieces = (large[start : start + 2**20] for start in range(0, len(large), 2**20))
     refused(client.post("/api/projections?model=bars", content=pieces), 413, "16,777,216 bytes")
-    body = b'{"model": "bars", "recipes": [' + b" " * guard.JSON_BYTES + b"]}"
+    body = b'{"model": "bars", "recipes": [' + b" " * access.JSON_BYTES + b"]}"
     refused(client.post("/api/pictures", content=body, headers={"content-type": "application/json"}), 413, "bytes")
     halves = (body[: len(body) // 2], body[len(body) // 2 :])
     refused(client.post("/api/pictures", content=iter(halves)), 413, "4,194,304 bytes")
@@ -573,8 +574,8 @@ def test_what_was_used_longest_ago_is_forgotten_first(tmp_path: Path, monkeypatc
 
 def test_slow_jobs_wait_in_a_short_queue(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     going = threading.Event()
-    monkeypatch.setattr(workbench, "finding_directions", lambda *_: lambda _: {"waited": going.wait(20)})
-    for _ in range(workbench.MOST_WAITING):
+    monkeypatch.setattr(slow_jobs, "finding_directions", lambda *_: lambda _: {"waited": going.wait(20)})
+    for _ in range(slow_jobs.MOST_WAITING):
         assert client.post("/api/directions", json={"model": "bars"}).status_code == 202
     answer = client.post("/api/directions", json={"model": "bars"})
     refused(answer, 503, "slow jobs are waiting")
@@ -927,7 +928,7 @@ def test_a_port_in_use_and_an_empty_folder(folder: Path, tmp_path: Path, ganvas_
 ENDLESS = """
 import torch
 from ganvas import cli
-from ganvas.studio import workbench
+from ganvas.studio import slow_jobs
 
 def endless(pack, progress):
     while True:

@@ -17,11 +17,11 @@ pytest.importorskip("fastapi", reason="the studio needs pip install 'ganvas[stud
 import uvicorn
 
 from ganvas import studio
-from ganvas.studio import connections, guard
+from ganvas.studio import access, connections
 from test_studio_api import wait_for
 
 
-def served(application: guard.Asgi, messages: list[Any], path: str = "/api/projections", **headers: str) -> list[Any]:
+def served(application: access.Asgi, messages: list[Any], path: str = "/api/projections", **headers: str) -> list[Any]:
     """What is sent to a client whose messages come one by one: a message, or the seconds until the next one."""
     sent: list[Any] = []
     pending = list(messages)
@@ -69,9 +69,9 @@ async def reads(_: Any, receive: Any, send: Any) -> None:
 def test_a_body_that_does_not_come_is_not_waited_for(
     messages: list[Any], status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guard, "BODY_PAUSE", 0.5)
-    monkeypatch.setattr(guard, "BODY_SECONDS", 1.0)
-    sent = served(guard.Guard(reads), messages, content_length="5")
+    monkeypatch.setattr(access, "BODY_PAUSE", 0.5)
+    monkeypatch.setattr(access, "BODY_SECONDS", 1.0)
+    sent = served(access.Guard(reads), messages, content_length="5")
     assert sent[0]["status"] == status
     assert sent[1]["body"] == b"5" if status == 200 else b"error" in sent[1]["body"]
 
@@ -90,7 +90,7 @@ def test_work_ends_with_its_client(length: str) -> None:
             raise
 
     messages = [part(b"x" * int(length), more=False), 0.1, {"type": "http.disconnect"}]
-    assert served(guard.Guard(works), messages, content_length=length) == [] and ended == ["cancelled"]
+    assert served(access.Guard(works), messages, content_length=length) == [] and ended == ["cancelled"]
 
 
 @pytest.mark.parametrize("started", [False, True])
@@ -105,7 +105,7 @@ def test_work_that_is_cut_by_the_end_of_the_server_leaves_no_traceback(started: 
             server.cancel()
             await asyncio.sleep(1000)
 
-        await guard.Guard(works)(scope, receive, send)
+        await access.Guard(works)(scope, receive, send)
 
     sent = served(ends, [part(b"", more=False)])
     assert [one.get("status") for one in sent] == ([200] if started else [503, None])
@@ -121,7 +121,7 @@ def test_what_is_left_to_do_behind_an_answer_is_done() -> None:
         await asyncio.sleep(0.2)
         done.append("file closed")
 
-    served(guard.Guard(works), [part(b"", more=False), 0.05, {"type": "http.disconnect"}])
+    served(access.Guard(works), [part(b"", more=False), 0.05, {"type": "http.disconnect"}])
     assert done == ["file closed"]
 
 
@@ -130,7 +130,7 @@ def listening(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """The port of a server for few connections; its application answers with the length of the body."""
     monkeypatch.setattr(connections, "MOST", 20)
     config = uvicorn.Config(
-        guard.Guard(reads), http=connections.Patient, limit_concurrency=30, log_level="error", lifespan="off"
+        access.Guard(reads), http=connections.Patient, limit_concurrency=30, log_level="error", lifespan="off"
     )
     server = uvicorn.Server(config)
     with studio.listen("127.0.0.1", 0) as bound:

@@ -17,11 +17,11 @@ from conftest import Command
 from ganvas.config import DataConfig, ModelConfig, TrainOptions
 from ganvas.data import open_pack
 from ganvas.data.batches import Batches
-from ganvas.device import choose_device
 from ganvas.errors import CheckpointError, ConfigError, RunError
 from ganvas.models import build
 from ganvas.records import read_log
 from ganvas.run import Run, read_checkpoint
+from ganvas.system.device import choose_device
 from ganvas.training.plan import plan
 from ganvas.training.state import TrainState
 from ganvas.training.transfer import Origin, fit, open_origin, take_over

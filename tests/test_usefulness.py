@@ -1,4 +1,4 @@
-"""judge/usefulness.py: chance where there is nothing to see, the place where there is, plain words on what helps."""
+"""usefulness.py: chance where there is nothing to see, the place where there is, plain words on what helps."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from ganvas.errors import DataError
-from ganvas.judge import usefulness
-from ganvas.judge.usefulness import ARMS, RealOrFake, Usefulness, interval, real_or_fake
+from ganvas.evaluation import usefulness
+from ganvas.evaluation.usefulness import ARMS, RealOrFake, Usefulness, interval, real_or_fake
 
 
 def textures(num: int, seed: int, side: int = 16) -> np.ndarray:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ganvas.callbacks import Callback
     from ganvas.config import DataConfig, TrainConfig, TrainOptions
     from ganvas.data.opening import open_pack
-    from ganvas.data.pack import Pack
+    from ganvas.data.packing.pack import Pack
     from ganvas.datasets import SyntheticDataset
     from ganvas.errors import GanvasError
     from ganvas.explore.verbs import directions, favourites, interpolate, mix, project, sample

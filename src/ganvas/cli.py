@@ -353,7 +353,7 @@ def main() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (RuntimeError, MemoryError) as error:
-        from ganvas.device import is_out_of_memory
+        from ganvas.system.device import is_out_of_memory
 
         if not is_out_of_memory(error):
             raise

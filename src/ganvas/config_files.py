@@ -11,13 +11,14 @@ from typing import Any
 from ganvas.config import BUDGET_FIELDS, DataConfig, TrainBasics, TrainOptions
 from ganvas.errors import ConfigError, did_you_mean
 from ganvas.fields import choices, fits, hints_of, meanings, owners
-from ganvas.options import Train
+from ganvas.options import FromImages, Train
 
 EXCLUDED = ("config", "dry_run", "quiet", "callbacks")  # options that a file cannot have
 HEAD = """# Options of a training with Ganvas: ganvas train --config {name}
 # Remove the # in front of an option to set it. Options on the command line take precedence.
 """
-TITLES = {Train: "Run", DataConfig: "Images", TrainBasics: "Training", TrainOptions: "For experts"}
+TITLES = {"Run": (Train, FromImages), "Images": (DataConfig,), "Training": (TrainBasics,),
+          "For experts": (TrainOptions,)}  # fmt: skip
 
 
 def values_of(path: str | Path) -> dict[str, Any]:
@@ -76,9 +77,9 @@ def template(name: str, source: str | None) -> str:
     """A TOML file with all options of `train`, grouped as in the help; all but `source` and `minutes` as comments."""
     owner, told = owners(Train), meanings(Train)
     lines = [HEAD.format(name=name)]
-    for cls, title in TITLES.items():
+    for title, classes in TITLES.items():
         lines.append(f"# ---- {title} ----\n")
-        for field in (name for name in hints_of(Train) if owner[name] is cls and name not in EXCLUDED):
+        for field in (name for name in hints_of(Train) if owner[name] in classes and name not in EXCLUDED):
             value = {"source": source, "minutes": 10}.get(field)
             lines += [f"# {told[field]}", f"{field} = {toml(value)}" if value else f"# {field} = {example(field)}", ""]
     return "\n".join(lines)

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 
-from ganvas.device import choose_device
 from ganvas.errors import GanvasError
 from ganvas.fields import takes
-from ganvas.files import cache_dir
 from ganvas.options import Doctor
+from ganvas.system.device import choose_device
+from ganvas.system.files import cache_dir
 
 CORE = ("torch", "numpy", "pillow", "safetensors", "scikit-learn", "tyro", "rich")
 OPTIONAL = {

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ganvas import files
 from ganvas.errors import ConfigError, MissingExtraError, RunError
 from ganvas.fields import takes
 from ganvas.options import Video
 from ganvas.provenance import SENTENCE, XMP
 from ganvas.run import Run
+from ganvas.system import files
 
 SMALLEST, LARGEST = 480, 960  # minimum and maximum longer side of a training frame, in pixels
 CAPTION = 28  # height of the caption below the grid, in pixels

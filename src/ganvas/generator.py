@@ -13,13 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganvas import codes, files, hub, seeding
-from ganvas.codes import Code
-from ganvas.device import choose_device
+from ganvas import hub, latent_codes
 from ganvas.errors import ConfigError, some
+from ganvas.image_files import as_html, grid, png_bytes
+from ganvas.latent_codes import Code
 from ganvas.model_file import ModelInfo, read_model, tensor_hash, write_model
 from ganvas.models import channels_last
-from ganvas.pictures import as_html, grid, png_bytes
+from ganvas.system import files, seeding
+from ganvas.system.device import choose_device
 
 Label = str | int | np.integer | np.ndarray | Tensor
 """A class: its name as text, or its index as a number, also of NumPy or PyTorch."""
@@ -48,7 +49,7 @@ class Generator:
     @property
     def num_depths(self) -> int:
         """Number of layers, coarse to fine, that can be controlled separately (see codes.py)."""
-        return codes.num_depths(self.network)
+        return latent_codes.num_depths(self.network)
 
     @property
     def classes(self) -> list[str]:
@@ -207,7 +208,7 @@ class Generator:
         if labels is not None and not labels.is_floating_point():
             labels = F.one_hot(labels, self.info.config.num_classes).float()
         with torch.no_grad():
-            return codes.encode(
+            return latent_codes.encode(
                 self.network, z.to(self.device), None if labels is None else labels.to(self.device), truncation
             )
 
@@ -216,7 +217,7 @@ class Generator:
         """Latent codes (N) -> images (N, C, H, W) float32 in [-1, 1] on the CPU."""
         with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
             parts = [
-                codes.decode(self.network, code[start : start + BATCH].to(self.device)).float().cpu()
+                latent_codes.decode(self.network, code[start : start + BATCH].to(self.device)).float().cpu()
                 for start in range(0, len(code), BATCH)
             ]
         return torch.cat(parts).contiguous()

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ganvas import files
 from ganvas.errors import CheckpointError, ConfigError, GanvasError, MissingExtraError
 from ganvas.fields import takes
 from ganvas.model_file import LARGEST, WEIGHTS, ModelInfo, find_weights, read_model
 from ganvas.options import Pull
+from ganvas.system import files
 
 CONFIG, CARD, DIRECTIONS = "config.json", "README.md", "directions.json"
 NAMES = (CONFIG, CARD, DIRECTIONS, WEIGHTS)

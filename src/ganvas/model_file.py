@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ganvas import files
 from ganvas.config import Kind, ModelConfig
 from ganvas.errors import CheckpointError, ConfigError
 from ganvas.fields import from_dict
 from ganvas.models import build_generator
+from ganvas.system import files
 
 FORMAT = 1
 WEIGHTS = "generator.safetensors"

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ganvas import files
 from ganvas.errors import RunError
+from ganvas.system import files
 
 MOST_IMAGES = 2**53  # larger numbers of images seen are errors
 PARTS = ("model", "data", "protocol")  # parts that every evaluation has

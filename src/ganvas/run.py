@@ -30,11 +30,11 @@ import filelock
 import numpy as np
 import torch
 
-from ganvas import files
 from ganvas.callbacks import Callback
 from ganvas.errors import CheckpointError, RunError
-from ganvas.pictures import as_html, save_png
+from ganvas.image_files import as_html, save_png
 from ganvas.records import log_lines, record_in
+from ganvas.system import files
 
 PARTS = ("data", "model", "asked", "train")  # required parts of config.json
 TEXTS = ("source", "pack", "hash", "size", "kind", "licence", "attribution")  # text fields of its data part

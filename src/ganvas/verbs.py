@@ -9,7 +9,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from ganvas import files, hub
+from ganvas import hub
 from ganvas.callbacks import Callback
 from ganvas.config import DataConfig, TrainOptions
 from ganvas.config_files import from_file, template
@@ -18,28 +18,29 @@ from ganvas.data.catalog import CATALOG
 from ganvas.data.checkup import Checkup
 from ganvas.data.checkup import check as checkup_of
 from ganvas.data.opening import open_pack
-from ganvas.data.pack import Pack
-from ganvas.device import Device, choose_device, first_rank_first, prepare, process_group, rank
+from ganvas.data.packing.pack import Pack
 from ganvas.errors import ConfigError
+from ganvas.evaluation.copies import CopyFinder
+from ganvas.evaluation.evaluate import evaluate as judge_run
+from ganvas.evaluation.evaluate import evaluate_images
+from ganvas.evaluation.samples import pack_of, pictures_of
+from ganvas.evaluation.training_score import QuickJudge
 from ganvas.fields import part, takes
 from ganvas.generator import Generator, to_pixels
-from ganvas.judge.copies import CopyFinder
-from ganvas.judge.evaluate import evaluate as judge_run
-from ganvas.judge.evaluate import evaluate_images
-from ganvas.judge.quick import QuickJudge
-from ganvas.judge.samples import pack_of, pictures_of
 from ganvas.options import Average, Check, Evaluate, Export, Init, ListSets, MakePack, PathLike, Train
 from ganvas.presets import PRESETS
 from ganvas.records import Evaluation
 from ganvas.run import Run
 from ganvas.share.export import export as export_of
+from ganvas.system import files
+from ganvas.system.device import Device, choose_device, first_rank_first, prepare, process_group, rank
 from ganvas.training import loop
 from ganvas.training.autotune import choose_workers
 from ganvas.training.compiled import call_networks
 from ganvas.training.plan import plan
+from ganvas.training.plan_text import show_plan
 from ganvas.training.progress import Display
 from ganvas.training.session import default_folder, open_session
-from ganvas.training.show import show_plan
 from ganvas.training.snapshots import average as average_of
 from ganvas.training.state import TrainState
 from ganvas.training.tracking import trackers

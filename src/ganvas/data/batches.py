@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ganvas.data.pack import Pack
+from ganvas.data.packing.pack import Pack
 
 HELD_IN_MEMORY = 512 * 2**20  # packs up to this size, in bytes, are stored on the device
 READ_AHEAD = 4  # batches that the reader thread of a large pack prepares

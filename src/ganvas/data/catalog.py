@@ -13,13 +13,13 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from ganvas import files
 from ganvas.config import DataConfig, Fit, Kind
-from ganvas.data.digits import DIGITS_VERSION, Digits
 from ganvas.data.download import File, download
-from ganvas.data.pack import Policy, Progress
-from ganvas.data.sources import Source, fingerprint_of, open_source
+from ganvas.data.packing.pack import Policy, Progress
+from ganvas.data.reading.digits import DIGITS_VERSION, Digits
+from ganvas.data.reading.sources import Source, fingerprint_of, open_source
 from ganvas.errors import DataError, did_you_mean
+from ganvas.system import files
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,15 @@ import numpy as np
 
 from ganvas.config import FULL, DataConfig
 from ganvas.data import catalog
-from ganvas.data.containers import Rejection, by_reason
-from ganvas.data.looks import Look, look_chunk
-from ganvas.data.marks import EXAMINED, Box, gathered
-from ganvas.data.near import Likeness, Thumbnails, clusters, nearest
+from ganvas.data.image_statistics import Look, look_chunk
+from ganvas.data.inspection.marks import EXAMINED, Box, gathered
+from ganvas.data.inspection.near_duplicates import Likeness, Thumbnails, clusters, nearest
 from ganvas.data.opening import reopened
-from ganvas.data.pack import Pack, Progress, is_pack
-from ganvas.data.pool import chunks, num_cores, parallel_map
-from ganvas.data.selection import Choice, choose, few_bits, first_pages, levels_of, stream
-from ganvas.data.sources import Payload
+from ganvas.data.packing.pack import Pack, Progress, is_pack
+from ganvas.data.packing.pool import chunks, num_cores, parallel_map
+from ganvas.data.packing.selection import Choice, choose, few_bits, first_pages, levels_of, stream
+from ganvas.data.reading.containers import Rejection, by_reason
+from ganvas.data.reading.sources import Payload
 from ganvas.errors import some
 
 FEW = 500  # smaller sets are checked without worker processes

@@ -8,7 +8,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from ganvas.data.pack import Progress
+from ganvas.data.packing.pack import Progress
 from ganvas.errors import DataError
 
 

@@ -7,11 +7,12 @@ import hashlib
 import json
 from pathlib import Path
 
-from ganvas import files
 from ganvas.config import DataConfig, parse_size
-from ganvas.data import catalog, packing
-from ganvas.data.pack import FORMAT, UNMIRRORED, Pack, Policy, Progress, is_pack, request
+from ganvas.data import catalog
+from ganvas.data.packing import write
+from ganvas.data.packing.pack import FORMAT, UNMIRRORED, Pack, Policy, Progress, is_pack, request
 from ganvas.errors import DataError
+from ganvas.system import files
 
 
 def open_pack(
@@ -36,11 +37,11 @@ def open_pack(
     policy = catalog.policy_for(dataset, place, config)
     target = Path(folder) if folder else files.cache_dir() / "packs" / cache_name(config, policy)
     # Checked before the source is opened, because listing a large archive is slow.
-    pack = packing.current(target, request(config, policy), catalog.fingerprint(place, config))
+    pack = write.current(target, request(config, policy), catalog.fingerprint(place, config))
     if pack is not None:
         return pack
     images, policy = catalog.open_at(dataset, place, config)
-    return packing.build_pack(images, config, target, policy=policy, progress=progress)
+    return write.build_pack(images, config, target, policy=policy, progress=progress)
 
 
 def cache_name(config: DataConfig, policy: Policy) -> str:

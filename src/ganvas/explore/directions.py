@@ -16,16 +16,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganvas import codes, files
-from ganvas.codes import Code
-from ganvas.data.pack import Pack
+from ganvas import latent_codes
+from ganvas.data.packing.pack import Pack
 from ganvas.errors import ConfigError
+from ganvas.evaluation.classifier import judge_of
+from ganvas.evaluation.small_classifier import logits, prepared
 from ganvas.explore.recipes import FORMAT, Direction, Recipe, direction_of, plain, resolve
 from ganvas.generator import BATCH, Generator, to_pixels
-from ganvas.judge.classifier import judge_of
-from ganvas.judge.small import logits, prepared
+from ganvas.image_files import grid
+from ganvas.latent_codes import Code
 from ganvas.model_file import find_weights
-from ganvas.pictures import grid
+from ganvas.system import files
 
 Progress = Callable[[str, int, int], None]
 
@@ -59,7 +60,7 @@ def principal(
         raise ConfigError(f"depth {depth}: this model has layers 0 to {generator.num_depths - 1}")
     samples = max(samples, 2 * num)
     z, labels = draw(generator, samples, seed)
-    if codes.has_styles(generator.network):
+    if latent_codes.has_styles(generator.network):
         w = centred(generator.code(z, labels).latents[:, 0].cpu(), labels)
         values, vectors = components(w, num, seed)
         shares = values.square() / w.square().sum()
@@ -100,7 +101,7 @@ def from_weights(generator: Generator, num: int = 8) -> list[Direction]:
     size = generator.info.config.z_dim
     if not 1 <= num <= size:
         raise ConfigError(f"{num} directions: the latents of this model have {size} numbers, expected 1 to {size}")
-    styled = codes.has_styles(generator.network)
+    styled = latent_codes.has_styles(generator.network)
     matrix = style_maps(generator.network) if styled else first_map(generator)
     _, strengths, vectors = torch.linalg.svd(matrix.double().cpu(), full_matrices=False)
     if num > len(vectors):
@@ -255,7 +256,11 @@ def supervised(
     """
     if label is not None and label not in pack.classes:
         raise ConfigError(f"label {label!r} does not exist: the images have {', '.join(pack.classes) or 'none'}")
-    if generator.classes and set(pack.classes) <= set(generator.classes) and not codes.has_styles(generator.network):
+    if (
+        generator.classes
+        and set(pack.classes) <= set(generator.classes)
+        and not latent_codes.has_styles(generator.network)
+    ):
         raise ConfigError(
             "this model takes the class as its input, so its latents do not contain it: select the class, or morph "
             "between two classes"

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ganvas import codes
 from ganvas import film as films
+from ganvas import latent_codes
 from ganvas.errors import ConfigError
 from ganvas.explore.recipes import Direction, Recipe, resolve
 from ganvas.generator import BATCH, Generator, to_pixels
@@ -51,14 +51,14 @@ def way(num_keys: int, num_frames: int, loop: bool) -> np.ndarray:
     return places if loop else np.append(places, float(legs))
 
 
-def pictures(generator: Generator, keys: codes.Code, places: np.ndarray) -> Iterator[np.ndarray]:
+def pictures(generator: Generator, keys: latent_codes.Code, places: np.ndarray) -> Iterator[np.ndarray]:
     for start in range(0, len(places), BATCH):
         part = places[start : start + BATCH]
         before = np.floor(part).astype(int)
         share = torch.from_numpy((part - before).astype(np.float32)).to(generator.device)
         after = (before + 1) % len(keys)
         yield from to_pixels(
-            generator.show(codes.between(generator.network, keys[before.tolist()], keys[after.tolist()], share)),
+            generator.show(latent_codes.between(generator.network, keys[before.tolist()], keys[after.tolist()], share)),
             generator.info.depth,
         )
 

@@ -20,14 +20,15 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ganvas import codes, files
-from ganvas.codes import Code
-from ganvas.data.decode import Target, decode, probe
+from ganvas import latent_codes
+from ganvas.data.reading.decode import Target, decode, probe
 from ganvas.errors import ConfigError, PictureError
 from ganvas.explore.recipes import Recipe, as_recipe, resolve
 from ganvas.generator import BATCH, Generator, to_pixels
-from ganvas.pictures import grid, save_png
+from ganvas.image_files import grid, save_png
+from ganvas.latent_codes import Code
 from ganvas.provenance import provenance
+from ganvas.system import files
 
 Progress = Callable[[str, int, int], None]
 
@@ -105,7 +106,7 @@ def project(
             optimizer.param_groups[0]["lr"] = rate(step / max(1, num_steps), part)
             moved = space.leave(point)
             with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-                apart = distance(codes.decode(generator.network, moved), goal)
+                apart = distance(latent_codes.decode(generator.network, moved), goal)
             nearest = int(apart.argmin())
             if (loss := float(apart[nearest].detach())) < best_loss:
                 best, best_loss = detached(moved, nearest), loss
@@ -222,7 +223,7 @@ def candidates(generator: Generator, label: str | None, seed: int, progress: Pro
         progress("comparing sampled images", num, num)
     calm = generator.code(z[: num // 2], None if labels is None else labels[: num // 2], CALMED)
     whole = generator.code(z[num // 2 :], None if labels is None else labels[num // 2 :])
-    return codes.stack([calm, whole])
+    return latent_codes.stack([calm, whole])
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,7 +249,7 @@ class Space:
         rows = code.latents.shape[1]
         eye = torch.eye(size, device=generator.device)
         mean = torch.zeros(len(code), 1, size, device=generator.device)
-        if not codes.has_styles(generator.network):
+        if not latent_codes.has_styles(generator.network):
             return cls(False, mean, eye, eye, rows, code.labels)
         num_classes = generator.info.config.num_classes
         rng = np.random.default_rng((seed, 2))

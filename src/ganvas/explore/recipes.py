@@ -22,10 +22,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ganvas import codes, files
-from ganvas.codes import Code
+from ganvas import latent_codes
 from ganvas.errors import ConfigError
 from ganvas.generator import Generator
+from ganvas.latent_codes import Code
+from ganvas.system import files
 
 FORMAT = 1
 MOST_NESTED = 20  # levels of nested recipes
@@ -198,7 +199,7 @@ def resolve(generator: Generator, recipes: Sequence[Recipe], directions: Mapping
         rows = [i for i, _ in with_goal]
         goals = resolve(generator, [towards.to for _, towards in with_goal], directions)
         shares = torch.tensor([towards.share for _, towards in with_goal], device=generator.device)
-        replace(code, rows, codes.between(network, code[rows], goals, shares))
+        replace(code, rows, latent_codes.between(network, code[rows], goals, shares))
     mixed = [(i, recipe.mix) for i, recipe in enumerate(recipes) if recipe.mix is not None]
     if mixed:
         others = resolve(generator, [mix.other for _, mix in mixed], directions)
@@ -206,7 +207,7 @@ def resolve(generator: Generator, recipes: Sequence[Recipe], directions: Mapping
             if not mix.depths or max(mix.depths) >= generator.num_depths:
                 asked = ", ".join(map(str, mix.depths)) or "none"
                 raise ConfigError(f"depths {asked}: this model has layers 0 to {generator.num_depths - 1}")
-            replace(code, [i], codes.mix(network, code[[i]], others[[place]], mix.depths))
+            replace(code, [i], latent_codes.mix(network, code[[i]], others[[place]], mix.depths))
     return code
 
 
@@ -273,12 +274,12 @@ def moved(generator: Generator, direction: Direction) -> Tensor:
             f"direction {direction.name!r} changes layer {max(direction.depths)}: this model has layers 0 to "
             f"{generator.num_depths - 1}"
         )
-    num_rows = codes.row_slice(generator.network, generator.num_depths - 1) + 1
+    num_rows = latent_codes.row_slice(generator.network, generator.num_depths - 1) + 1
     added = torch.zeros(num_rows, dim, device=generator.device)
     rows = (
         range(num_rows)
         if direction.depths is None
-        else [codes.row_slice(generator.network, d) for d in direction.depths]
+        else [latent_codes.row_slice(generator.network, d) for d in direction.depths]
     )
     added[list(rows)] = torch.tensor(direction.vector, device=generator.device)
     return added

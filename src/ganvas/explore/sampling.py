@@ -23,12 +23,12 @@ from typing import BinaryIO, Literal
 import filelock
 import numpy as np
 
-from ganvas import files
 from ganvas.errors import ConfigError
 from ganvas.explore.recipes import Recipe
 from ganvas.generator import BATCH, Generator, Labels, to_pixels
-from ganvas.pictures import save_picture
+from ganvas.image_files import save_picture
 from ganvas.provenance import provenance
+from ganvas.system import files
 
 Progress = Callable[[str, int, int], None]
 Gate = Callable[[np.ndarray], np.ndarray]

@@ -9,22 +9,23 @@ from typing import Any
 
 import numpy as np
 
-from ganvas import files, hub
+from ganvas import hub
 from ganvas.config import DataConfig
 from ganvas.data.opening import open_pack
 from ganvas.errors import ConfigError
+from ganvas.evaluation.copies import CopyFinder
+from ganvas.evaluation.samples import pack_of
 from ganvas.explore import directions as directions_of
 from ganvas.explore import morph, projection, sampling
 from ganvas.explore.recipes import Direction, Favourites, Mix, Recipe, parse_depths, parse_seeds, resolve
 from ganvas.fields import takes
 from ganvas.generator import BATCH, Generator, to_pixels
-from ganvas.judge.copies import CopyFinder
-from ganvas.judge.samples import pack_of
+from ganvas.image_files import grid as grid_of
+from ganvas.image_files import save_picture
 from ganvas.model_file import find_weights
 from ganvas.options import Directions, Interpolate, KeepFavourites, MixImages, Project, Sample
-from ganvas.pictures import grid as grid_of
-from ganvas.pictures import save_picture
 from ganvas.provenance import provenance
+from ganvas.system import files
 from ganvas.training.progress import Display
 
 

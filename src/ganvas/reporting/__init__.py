@@ -17,7 +17,6 @@ from typing import Any
 import jinja2
 
 import ganvas
-from ganvas import files
 from ganvas.errors import RunError
 from ganvas.fields import takes
 from ganvas.options import Report
@@ -25,6 +24,7 @@ from ganvas.reporting.advice import Advice, advice, sentence
 from ganvas.reporting.comparison import comparison
 from ganvas.reporting.page import page, percent, percent_interval, text
 from ganvas.reporting.reading import read
+from ganvas.system import files
 from ganvas.training.progress import duration
 
 __all__ = ["Advice", "advice", "report"]

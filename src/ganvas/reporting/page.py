@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from ganvas.judge.measures import MEANINGS
+from ganvas.evaluation.measures import MEANINGS
 from ganvas.records import ARROWS
 from ganvas.reporting.advice import Advice, advice, sentence, train_command
 from ganvas.reporting.charts import Chart, Series, line_chart

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from ganvas import files
 from ganvas.errors import RunError
 from ganvas.film import CAPTION, FRAME_MS, LAST_MS, Timing, animated, eight_bit, scene
+from ganvas.system import files
 
 AS_IT_IS = 300_000  # bytes up to which a PNG is embedded unchanged
 LARGEST = 1600  # longer side in pixels

@@ -1,0 +1,1 @@
+"""Give a generator to others: export, web page, hub, published folder."""

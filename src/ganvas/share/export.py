@@ -2,7 +2,7 @@
 
     onnx      generator.onnx and generator.json (inputs, outputs, size, difference from PyTorch)
     torch     generator.pt2, which `torch.export.load` reads without Ganvas, and generator.json
-    web       index.html, model.onnx, model.json, runtime/: a demo for any static host (see export_web)
+    web       index.html, model.onnx, model.json, runtime/: a demo for any static host (see share/export_web)
     folder    generator.safetensors, config.json, README.md: the files that `Generator.load` reads
 
 Inputs of the graph (ONNX and torch.export): z (N, z_dim); label (N, num_classes), class weights (one-hot for a single
@@ -35,12 +35,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganvas import codes, files
+from ganvas import latent_codes
 from ganvas.errors import ConfigError, GanvasError, MissingExtraError
 from ganvas.generator import Generator
 from ganvas.model_file import find_weights
 from ganvas.provenance import SENTENCE
 from ganvas.share import export_web
+from ganvas.system import files
 from ganvas.training import card
 
 Form = Literal["onnx", "web", "torch", "folder"]
@@ -118,7 +119,7 @@ class Deployed(nn.Module):
         self.network: Any = copy.deepcopy(generator.network)
         for parameter in self.network.parameters():
             parameter.data = parameter.data.contiguous()
-        self.styles = codes.has_styles(generator.network)
+        self.styles = latent_codes.has_styles(generator.network)
         if self.styles:
             num = generator.info.config.num_classes
             self.register_buffer("means", self.network.mean_w(torch.eye(num, device=generator.device) if num else None))

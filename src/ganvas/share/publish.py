@@ -26,15 +26,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ganvas import files, film
+from ganvas import film
 from ganvas.errors import ConfigError, RunError
 from ganvas.fields import takes
 from ganvas.generator import Generator, to_pixels
+from ganvas.image_files import grid, png_text, to_image
 from ganvas.model_file import WEIGHTS, find_weights
 from ganvas.options import Publish
-from ganvas.pictures import grid, png_text, to_image
 from ganvas.provenance import provenance
 from ganvas.run import Run
+from ganvas.system import files
 from ganvas.training import card
 from ganvas.training.card import Facts, escape
 from ganvas.training.preview import layout

@@ -29,9 +29,9 @@ def serve(asked: Studio) -> None:
         import uvicorn
     except ImportError as error:
         raise MissingExtraError(error.name or "fastapi", "studio", "the studio") from None
+    from ganvas.studio.access import is_loopback
     from ganvas.studio.api import app
     from ganvas.studio.connections import Patient
-    from ganvas.studio.guard import is_loopback
 
     host, token = asked.host, asked.token or token_of(asked.token_file)
     check_token(asked.folder, host, token, is_loopback(host))

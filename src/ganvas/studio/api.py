@@ -27,15 +27,15 @@ import ganvas
 from ganvas.errors import ConfigError, GanvasError
 from ganvas.explore.recipes import Favourites, Recipe, as_recipe, resolve
 from ganvas.generator import Generator
-from ganvas.pictures import grid, png_bytes
+from ganvas.image_files import grid, png_bytes
 from ganvas.provenance import provenance
-from ganvas.studio import archive, bodies, commands, live, workbench
+from ganvas.studio import archive, commands, run_status, schemas, slow_jobs
+from ganvas.studio.access import Guard
 from ganvas.studio.engine import Engine, Loaded, address_hash, is_newer
-from ganvas.studio.guard import Guard
-from ganvas.studio.lists import FIRST, Lists
-from ganvas.studio.refusals import AbsentError, BusyError, ConflictError, TooLargeError
-from ganvas.studio.shelf import Shelf
-from ganvas.studio.workbench import Task, Training, Workbench
+from ganvas.studio.errors import AbsentError, BusyError, ConflictError, TooLargeError
+from ganvas.studio.favourites import FIRST, Lists
+from ganvas.studio.model_folder import Shelf
+from ganvas.studio.slow_jobs import Task, Training, Workbench
 
 STATIC = {
     "index.html": "text/html; charset=utf-8",
@@ -59,15 +59,15 @@ LONGEST_ADDRESS = 6000  # characters; longer recipes are sent by POST
 FOREVER = "private, max-age=31536000, immutable"
 STATUSES: dict[type[GanvasError], int] = {AbsentError: 404, ConflictError: 409, TooLargeError: 413, BusyError: 503}
 REFUSALS: dict[int | str, dict[str, Any]] = {
-    400: {"model": bodies.Error, "description": "The request does not fit this model or this file"},
-    401: {"model": bodies.Error, "description": "The token is missing"},
-    403: {"model": bodies.Error, "description": "Request from another site, or with a wrong host name"},
-    404: {"model": bodies.Error, "description": "No such run, model, image or job"},
-    409: {"model": bodies.Error, "description": "Conflict: another model, or other weights than now"},
-    413: {"model": bodies.Error, "description": "The request is too large"},
-    414: {"model": bodies.Error, "description": "The URL is too long: send the recipe by POST"},
-    422: {"model": bodies.Error, "description": "The request does not match this documentation"},
-    503: {"model": bodies.Error, "description": "Busy: retry after Retry-After seconds"},
+    400: {"model": schemas.Error, "description": "The request does not fit this model or this file"},
+    401: {"model": schemas.Error, "description": "The token is missing"},
+    403: {"model": schemas.Error, "description": "Request from another site, or with a wrong host name"},
+    404: {"model": schemas.Error, "description": "No such run, model, image or job"},
+    409: {"model": schemas.Error, "description": "Conflict: another model, or other weights than now"},
+    413: {"model": schemas.Error, "description": "The request is too large"},
+    414: {"model": schemas.Error, "description": "The URL is too long: send the recipe by POST"},
+    422: {"model": schemas.Error, "description": "The request does not match this documentation"},
+    503: {"model": schemas.Error, "description": "Busy: retry after Retry-After seconds"},
 }
 PNG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/png": {}}, "description": "The image"}}
 
@@ -101,7 +101,7 @@ def app(
     """
     shelf = Shelf(folder)
     engine, lists, training, bench = Engine(shelf, device), Lists(), Training(data), Workbench()
-    summaries, receiving, decoding = live.Summaries(), asyncio.Semaphore(ARRIVING), asyncio.Semaphore(UPLOADS)
+    summaries, receiving, decoding = run_status.Summaries(), asyncio.Semaphore(ARRIVING), asyncio.Semaphore(UPLOADS)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
@@ -129,14 +129,14 @@ def app(
     # ---- runs and models ----
 
     @api.get("/api/places")
-    def places() -> bodies.Places:
+    def places() -> schemas.Places:
         """List the runs and models of the folder."""
         found = shelf.places().values()
-        lines = [bodies.PlaceOut(name=one.name, is_run=one.is_run, has_model=one.weights is not None) for one in found]
-        return bodies.Places(places=lines, version=ganvas.__version__)
+        lines = [schemas.PlaceOut(name=one.name, is_run=one.is_run, has_model=one.weights is not None) for one in found]
+        return schemas.Places(places=lines, version=ganvas.__version__)
 
     @api.get("/api/model")
-    def model(model: ModelName, anew: bool = False) -> bodies.ModelOut:
+    def model(model: ModelName, anew: bool = False) -> schemas.ModelOut:
         """Describe a model; load it if necessary. anew: reload it if its file has changed."""
         return described(engine.model(model, anew=anew), lists)
 
@@ -150,7 +150,7 @@ def app(
         kept: list[Recipe] = []
         for start in range(0, len(recipes), loaded.batch):
             part = recipes[start : start + loaded.batch]
-            found = await asyncio.to_thread(workbench.copies, known, await engine.pixels(loaded, part))
+            found = await asyncio.to_thread(slow_jobs.copies, known, await engine.pixels(loaded, part))
             kept += [recipe for recipe, copied in zip(part, found, strict=True) if not copied]
         if not kept:
             raise ConflictError("this image is a copy of a training image (--no-copies): choose another image")
@@ -167,7 +167,7 @@ def app(
         download: bool = False,
     ) -> Response:
         """Get one image as PNG with provenance metadata. With `version`, the image never changes."""
-        asked = bodies.read_recipe(recipe)
+        asked = schemas.read_recipe(recipe)
         loaded = await engine.ready(model, version)
         tag = f'"{address_hash(loaded, asked)}"'
         headers = {"etag": tag, "cache-control": FOREVER if version is not None else "no-cache"}
@@ -179,9 +179,9 @@ def app(
         (content,) = await engine.pictures(loaded, [asked])
         return Response(content, media_type="image/png", headers=headers)
 
-    @api.post("/api/pictures", responses={200: {"content": {"image/png": {}}, "model": bodies.DrawnList}})
+    @api.post("/api/pictures", responses={200: {"content": {"image/png": {}}, "model": schemas.DrawnList}})
     async def pictures(
-        body: bodies.Pictures,
+        body: schemas.Pictures,
         form: Annotated[Literal["list", "sheet"], Query(description="list: JSON; sheet: one PNG grid")] = "list",
     ) -> Response:
         """Get several images: a list with their URLs, or one grid."""
@@ -199,40 +199,42 @@ def app(
         return Json({"pictures": found})
 
     @api.post("/api/code")
-    async def code(body: bodies.One) -> bodies.RecipeOut:
+    async def code(body: schemas.One) -> schemas.RecipeOut:
         """Convert a recipe to one with a latent code, as a start for further edits."""
         asked = body.recipe.recipe()
         loaded = await engine.ready(body.model)
         found = await asyncio.wrap_future(engine.call(loaded, lambda: coded(loaded, asked)))
-        return bodies.RecipeOut(recipe=found.to_dict())
+        return schemas.RecipeOut(recipe=found.to_dict())
 
     @api.post("/api/archive", responses={200: {"content": {"application/zip": {}}}}, response_class=Response)
-    async def zipped(body: bodies.Archive) -> Response:
+    async def zipped(body: schemas.Archive) -> Response:
         """Get a ZIP file of images with manifest.csv and a favourites file to generate them again."""
         asked = [one.recipe() for one in body.recipes]
         loaded = await engine.ready(body.model)
         return await archive.response(engine, loaded, await without_copies(loaded, asked))
 
     @api.post("/api/command")
-    def command(body: bodies.Command) -> bodies.CommandOut:
+    def command(body: schemas.Command) -> schemas.CommandOut:
         """Get the command line that generates these images."""
         loaded = engine.model(body.model)
         if (body.in_list is None) == (not body.recipes):
             raise ConfigError("expected either recipes or a list")
         if body.in_list is not None:
-            return bodies.CommandOut(command=commands.of_list(loaded, lists.file(loaded, body.in_list), body.film))
-        return bodies.CommandOut(command=commands.of_recipes(loaded, [one.recipe() for one in body.recipes], body.film))
+            return schemas.CommandOut(command=commands.of_list(loaded, lists.file(loaded, body.in_list), body.film))
+        return schemas.CommandOut(
+            command=commands.of_recipes(loaded, [one.recipe() for one in body.recipes], body.film)
+        )
 
     # ---- favourites ----
 
     @api.get("/api/favourites")
-    def kept(model: ModelName, name: ListName = FIRST) -> bodies.ListOut:
+    def kept(model: ModelName, name: ListName = FIRST) -> schemas.ListOut:
         """Get a list of favourites."""
         loaded = engine.model(model)
         return listed(loaded, lists, name, lists.read(loaded, name))
 
     @api.post("/api/favourites")
-    def keep(body: bodies.Kept) -> bodies.ListOut:
+    def keep(body: schemas.Kept) -> schemas.ListOut:
         """Add an image to the favourites, or change its title; saved before the response."""
         loaded = engine.model(body.model)
         recipe = body.recipe.recipe()
@@ -242,29 +244,29 @@ def app(
         return listed(loaded, lists, body.in_list, lists.keep(loaded, body.in_list, recipe, body.title))
 
     @api.post("/api/favourites/remove")
-    def remove(body: bodies.Kept) -> bodies.ListOut:
+    def remove(body: schemas.Kept) -> schemas.ListOut:
         """Remove an image from a list."""
         loaded = engine.model(body.model)
         return listed(loaded, lists, body.in_list, lists.remove(loaded, body.in_list, body.recipe.recipe()))
 
     @api.post("/api/favourites/aside")
-    def aside(model: ModelName, name: ListName = FIRST) -> bodies.Aside:
+    def aside(model: ModelName, name: ListName = FIRST) -> schemas.Aside:
         """Rename a list that belongs to another model, to start a new list."""
-        return bodies.Aside(file=lists.set_aside(engine.model(model), name))
+        return schemas.Aside(file=lists.set_aside(engine.model(model), name))
 
     # ---- the training images ----
 
     @api.post("/api/nearest")
-    async def nearest(body: bodies.Compared) -> bodies.NearOut:
+    async def nearest(body: schemas.Compared) -> schemas.NearOut:
         """Find the nearest training image of each image, if the training images are available."""
         asked = [one.recipe() for one in body.recipes]
         loaded = await engine.ready(body.model)
         known = training.of(loaded, body.begin)
         if known.state != "ready":
-            return bodies.NearOut(state=known.state, sentence=known.sentence, found=[])
+            return schemas.NearOut(state=known.state, sentence=known.sentence, found=[])
         pixels = await engine.pixels(loaded, asked)
-        found = await asyncio.to_thread(workbench.nearest, known, pixels)
-        return bodies.NearOut(state="ready", sentence="", found=[bodies.Near(**one) for one in found])
+        found = await asyncio.to_thread(slow_jobs.nearest, known, pixels)
+        return schemas.NearOut(state="ready", sentence="", found=[schemas.Near(**one) for one in found])
 
     @api.get("/api/training-picture", responses=PNG, response_class=Response)
     def training_picture(model: ModelName, index: Annotated[int, Query(ge=0)]) -> Response:
@@ -289,7 +291,7 @@ def app(
         model: ModelName,
         label: Annotated[str | None, Query(max_length=300)] = None,
         steps: Annotated[int, Query(ge=1, le=2000)] = 300,
-    ) -> bodies.TaskOut:
+    ) -> schemas.TaskOut:
         """Start the projection of an uploaded image (request body: PNG, JPEG, WebP, BMP, GIF or TIFF)."""
         loaded = await engine.ready(model)
         if label is not None:
@@ -298,23 +300,23 @@ def app(
             bench.check_room()
             content = await request.body()
             async with decoding:
-                pixels, note = await asyncio.to_thread(workbench.uploaded, loaded, content)
+                pixels, note = await asyncio.to_thread(slow_jobs.uploaded, loaded, content)
         task = Task("projection", target=pixels, sentence=note)
-        return told(bench.begin(task, workbench.projecting(loaded, pixels, label, steps)))
+        return told(bench.begin(task, slow_jobs.projecting(loaded, pixels, label, steps)))
 
     @api.post("/api/directions", status_code=202)
-    def directions(body: bodies.Wanted) -> bodies.TaskOut:
+    def directions(body: schemas.Wanted) -> schemas.TaskOut:
         """Start a search for edit directions, which are saved next to the model."""
         loaded = engine.model(body.model)
-        return told(bench.begin(Task("directions"), workbench.finding_directions(loaded, body.num)))
+        return told(bench.begin(Task("directions"), slow_jobs.finding_directions(loaded, body.num)))
 
     @api.get("/api/task")
-    def task(id: Annotated[str, Query(max_length=40)]) -> bodies.TaskOut:
+    def task(id: Annotated[str, Query(max_length=40)]) -> schemas.TaskOut:
         """Get progress and result of a job."""
         return told(bench.find(id))
 
     @api.post("/api/task/stop")
-    def stop(id: Annotated[str, Query(max_length=40)]) -> bodies.TaskOut:
+    def stop(id: Annotated[str, Query(max_length=40)]) -> schemas.TaskOut:
         """Stop a job."""
         found = bench.find(id)
         found.cancelled = True
@@ -331,30 +333,32 @@ def app(
     # ---- trainings ----
 
     @api.get("/api/runs")
-    def runs() -> bodies.Runs:
+    def runs() -> schemas.Runs:
         """List the runs of the folder with a short summary."""
         found = summaries.of(place for place in shelf.places().values() if place.is_run)
-        return bodies.Runs(runs=[bodies.RunLine(**one) for one in found])
+        return schemas.Runs(runs=[schemas.RunLine(**one) for one in found])
 
-    @api.get("/api/run", response_model=bodies.RunOut)
+    @api.get("/api/run", response_model=schemas.RunOut)
     def run(request: Request, run: RunName) -> Response:
         """Get all information about a run; 304 if nothing has changed."""
-        place = live.run_place(shelf, run)
-        tag = f'"{live.stamp(place)}"'
+        place = run_status.run_place(shelf, run)
+        tag = f'"{run_status.stamp(place)}"'
         headers = {"etag": tag, "cache-control": "no-cache"}
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers=headers)
-        return Json(bodies.RunOut(**live.watched(place)).model_dump(), headers=headers)
+        return Json(schemas.RunOut(**run_status.watched(place)).model_dump(), headers=headers)
 
     @api.get("/api/run/grid", responses=PNG, response_class=FileResponse)
     def run_grid(run: RunName, images: Annotated[int, Query(ge=0)]) -> FileResponse:
         """Get a preview grid."""
-        return FileResponse(live.grid_file(live.run_place(shelf, run), images), media_type="image/png")
+        return FileResponse(run_status.grid_file(run_status.run_place(shelf, run), images), media_type="image/png")
 
     @api.get("/api/run/film", response_class=FileResponse)
     def run_film(run: RunName, form: Literal["webp", "mp4", "gif"] = "webp") -> FileResponse:
         """Get the video of a training, if `ganvas video` has created one."""
-        return FileResponse(live.film_file(live.run_place(shelf, run), form), media_type=live.FILMS[form])
+        return FileResponse(
+            run_status.film_file(run_status.run_place(shelf, run), form), media_type=run_status.FILMS[form]
+        )
 
     return Guard(api, token, hosts)
 
@@ -362,10 +366,10 @@ def app(
 # ---- parts of answers ----
 
 
-def described(loaded: Loaded, lists: Lists) -> bodies.ModelOut:
+def described(loaded: Loaded, lists: Lists) -> schemas.ModelOut:
     generator = loaded.generator
     info = generator.info
-    return bodies.ModelOut(
+    return schemas.ModelOut(
         name=loaded.place.name,
         hash=generator.hash,
         version=loaded.version,
@@ -380,7 +384,7 @@ def described(loaded: Loaded, lists: Lists) -> bodies.ModelOut:
         num_depths=generator.num_depths,
         images_seen=info.images_seen,
         directions=[
-            bodies.DirectionOut(
+            schemas.DirectionOut(
                 name=one.name, source=one.source, depths=None if one.depths is None else list(one.depths)
             )
             for one in loaded.directions.values()
@@ -401,21 +405,21 @@ def address(loaded: Loaded, recipe: Recipe) -> str:
     return found if len(found) <= LONGEST_ADDRESS else ""
 
 
-def listed(loaded: Loaded, lists: Lists, name: str, found: Favourites) -> bodies.ListOut:
+def listed(loaded: Loaded, lists: Lists, name: str, found: Favourites) -> schemas.ListOut:
     names = found.names or [""] * len(found.recipes)
-    return bodies.ListOut(
+    return schemas.ListOut(
         name=name,
         lists=lists.names(loaded),
         file=lists.file(loaded, name).name,
         pictures=[
-            bodies.KeptOut(recipe=recipe.to_dict(), title=title)
+            schemas.KeptOut(recipe=recipe.to_dict(), title=title)
             for recipe, title in zip(found.recipes, names, strict=True)
         ],
     )
 
 
-def told(task: Task) -> bodies.TaskOut:
-    return bodies.TaskOut(
+def told(task: Task) -> schemas.TaskOut:
+    return schemas.TaskOut(
         id=task.id,
         kind=task.kind,
         state=task.state,
@@ -445,7 +449,7 @@ def refusals(api: FastAPI) -> None:
 
     @api.exception_handler(RequestValidationError)
     def of_form(_: Request, error: RequestValidationError) -> Json:
-        return Json({"error": bodies.in_words(list(error.errors()))}, 422)
+        return Json({"error": schemas.in_words(list(error.errors()))}, 422)
 
     @api.exception_handler(HTTPException)
     def of_http(request: Request, error: HTTPException) -> Json:

@@ -18,7 +18,7 @@ from ganvas.explore.recipes import Recipe
 from ganvas.explore.sampling import file_name as plain
 from ganvas.studio import commands
 from ganvas.studio.engine import Engine, Loaded
-from ganvas.studio.refusals import BusyError
+from ganvas.studio.errors import BusyError
 
 IN_MEMORY = 2**23  # bytes; larger archives are written to disk
 PIECE = 2**16

@@ -27,10 +27,10 @@ import torch
 from ganvas.errors import ConfigError, GanvasError, RunError
 from ganvas.explore.recipes import Direction, Recipe, resolve
 from ganvas.generator import Generator, to_pixels
-from ganvas.pictures import png_bytes
+from ganvas.image_files import png_bytes
 from ganvas.provenance import provenance
-from ganvas.studio.refusals import BusyError, ConflictError
-from ganvas.studio.shelf import Place, Shelf
+from ganvas.studio.errors import BusyError, ConflictError
+from ganvas.studio.model_folder import Place, Shelf
 
 BATCH, BATCH_PIXELS = 64, 2**24  # most images and most pixels per forward pass
 MOST_MODELS = 3  # most models in memory

@@ -11,10 +11,10 @@ import torch
 
 from ganvas.config import TrainConfig
 from ganvas.data.batches import images_at, spaced
-from ganvas.device import world_size
 from ganvas.errors import ConfigError
 from ganvas.models import crops_of, mixes_pictures
 from ganvas.models.batch_norm import GROUP
+from ganvas.system.device import world_size
 from ganvas.training.state import TrainState
 from ganvas.training.step import COARSE, accumulate_gradients, at_size, draw_inputs, policy_for
 from ganvas.training.workers import Networks, Workers

@@ -268,13 +268,14 @@ def about(facts: Facts) -> str:
 def how_to_use(facts: Facts, repo: str | None) -> str:
     config = facts.generator.info.config
     name = f"hf://{repo}" if repo else FOLDER
+    hub = "from ganvas import hub\n" if repo else ""
     load = f'hub.local("{name}")' if repo else f'"{name}"'
     return (
         "```sh\n"
         f"ganvas sample {name} --n 16 --out samples\n"
         "```\n\n"
         "```python\n"
-        f"from ganvas import Generator{', hub' if repo else ''}\n\n"
+        f"from ganvas import Generator\n{hub}\n"
         f"gan = Generator.load({load})\n"
         f"images = gan.sample(16, seed=0)  "
         f"# float32 (16, {config.channels}, {config.height}, {config.width}) in [-1, 1]\n"

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import torch
 
 from ganvas.config import TrainConfig
-from ganvas.device import is_out_of_memory
 from ganvas.models import crops_of
 from ganvas.models.pretrained import ViewDiscriminator
+from ganvas.system.device import is_out_of_memory
 from ganvas.training.state import TrainState
 from ganvas.training.step import Side, accumulate_gradients, draw_inputs, policy_for
 from ganvas.training.workers import Networks

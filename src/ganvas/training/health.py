@@ -25,7 +25,7 @@ from torch import Tensor
 from ganvas.augment import MOST, TARGET
 from ganvas.config import TrainConfig
 from ganvas.data.batches import images_at, spaced
-from ganvas.data.pack import Pack
+from ganvas.data.packing.pack import Pack
 from ganvas.losses import LOSSES
 from ganvas.training.state import TrainState
 from ganvas.training.step import START_STEPS
@@ -104,7 +104,7 @@ class Watch:
         return self._begun([self._exploding(), self._winner(latest), self._augmentation(latest[-PATIENCE:])], GAME)
 
     def examine(self, record: dict[str, Any], progress: float) -> list[Event]:
-        """Checks an evaluation (judge/quick.py, `heldout_scores`). progress: fraction of the budget used, 0 to 1."""
+        """Checks an evaluation (`training_score.heldout_scores`). progress: fraction of the budget used, 0 to 1."""
         if not self._take(record) or progress < SETTLED or record["images"] <= self.start:
             return []
         states = [self._lattice(), self._overfitting(), self._copying(), self._collapse()]

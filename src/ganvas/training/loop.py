@@ -13,9 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
-from ganvas import device as ranks
 from ganvas.config import TrainConfig
-from ganvas.device import agree, average_gradients, average_over_ranks, is_out_of_memory
 from ganvas.ema import half_life_at
 from ganvas.errors import TrainingError
 from ganvas.generator import Generator
@@ -23,6 +21,8 @@ from ganvas.model_file import ModelInfo
 from ganvas.models import crops_of
 from ganvas.records import Report, read_log, read_reports
 from ganvas.run import Run
+from ganvas.system import device as ranks
+from ganvas.system.device import agree, average_gradients, average_over_ranks, is_out_of_memory
 from ganvas.training.autotune import choose_workers
 from ganvas.training.card import write_model
 from ganvas.training.clock import Allowance, Clock, caught_signals
@@ -60,7 +60,7 @@ class Examine(Protocol):
     """Evaluates a generator during training and returns its scores.
 
     Scores: score (lower is better), margin (half of its 95% interval), diversity, lattice, change, near, and further
-    values for the log (judge/quick.py).
+    values for the log (evaluation/training_score.py).
     """
 
     cost: float

@@ -11,14 +11,14 @@ import torch
 
 from ganvas.augment import POLICIES
 from ganvas.config import ModelConfig, TrainConfig, TrainOptions
-from ganvas.data.pack import Pack
-from ganvas.device import Device, world_size
+from ganvas.data.packing.pack import Pack
 from ganvas.errors import ConfigError, did_you_mean
 from ganvas.losses import LOSSES
 from ganvas.models import MODELS, MODERN
 from ganvas.models.crops import LARGE, part_sizes
 from ganvas.models.summary import Summary, summarise_config
 from ganvas.presets import PRESETS
+from ganvas.system.device import Device, world_size
 from ganvas.training.rules import Traits, refuse_what_cannot_work, traits_of, warnings
 
 DEFAULT_MINUTES = 10.0

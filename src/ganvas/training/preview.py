@@ -9,9 +9,9 @@ import torch.nn.functional as F
 
 from ganvas.config import TrainConfig
 from ganvas.data.batches import images_at, spaced
-from ganvas.data.pack import Pack
+from ganvas.data.packing.pack import Pack
 from ganvas.generator import BATCH, Generator, to_pixels, weights_hash
-from ganvas.pictures import grid
+from ganvas.image_files import grid
 from ganvas.provenance import provenance
 from ganvas.run import Run
 

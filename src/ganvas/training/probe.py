@@ -11,11 +11,11 @@ from pathlib import Path
 
 from ganvas.config import TrainConfig
 from ganvas.data.batches import Batches
-from ganvas.data.pack import Pack
-from ganvas.device import Device
+from ganvas.data.packing.pack import Pack
 from ganvas.generator import Generator
 from ganvas.model_file import ModelInfo
 from ganvas.run import Run
+from ganvas.system.device import Device
 from ganvas.training import loop
 from ganvas.training.compiled import call_networks
 from ganvas.training.plan import Plan

@@ -9,10 +9,10 @@ import torch
 
 from ganvas.augment import MOST
 from ganvas.config import ModelConfig, TrainConfig
-from ganvas.device import world_size
 from ganvas.errors import ConfigError
 from ganvas.losses import LOSSES
 from ganvas.models import MODERN, build, mixes_pictures
+from ganvas.system.device import world_size
 
 
 @dataclass(frozen=True)

@@ -11,19 +11,19 @@ import torch
 import ganvas
 from ganvas.config import BUDGET_FIELDS, MACHINE_FIELDS, ModelConfig, TrainConfig, TrainOptions, read_training
 from ganvas.data.batches import Batches
-from ganvas.data.pack import Pack
-from ganvas.device import Device, agree, barrier, rank, world_size
+from ganvas.data.packing.pack import Pack
 from ganvas.errors import CheckpointError, RunError
 from ganvas.fields import from_dict
 from ganvas.model_file import WEIGHTS, ModelInfo
 from ganvas.records import read_log
 from ganvas.run import Run, timestamp
+from ganvas.system.device import Device, agree, barrier, rank, world_size
 from ganvas.training.clock import total_images
 from ganvas.training.loop import Examine
 from ganvas.training.plan import Chooser, choose_machine, plan
+from ganvas.training.plan_text import show_plan
 from ganvas.training.probe import probe_gamma
 from ganvas.training.progress import Display
-from ganvas.training.show import show_plan
 from ganvas.training.state import TrainState
 from ganvas.training.transfer import Origin, open_origin, take_over
 

@@ -10,11 +10,11 @@ from torch import nn
 from ganvas.augment import TARGET, AdaptiveProbability
 from ganvas.config import ModelConfig, TrainConfig
 from ganvas.data.batches import Batches, images_at, spaced
-from ganvas.device import Device
 from ganvas.ema import EMA, PowerAverages
 from ganvas.models import build, channels_last, crops_of
 from ganvas.models.batch_norm import measure_statistics
 from ganvas.models.pretrained import CALIBRATION, ViewDiscriminator
+from ganvas.system.device import Device
 
 NOISE_SEED = 1_000_003  # offset, so that latents differ from the random numbers used for the weights
 

@@ -26,8 +26,8 @@ import torch
 
 from ganvas import provenance
 from ganvas.errors import ConfigError, GanvasError
-from ganvas.files import cache_dir
 from ganvas.generator import Generator
+from ganvas.system.files import cache_dir
 
 PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
 RUNTIME = {

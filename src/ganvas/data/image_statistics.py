@@ -1,0 +1,107 @@
+"""Measures one image for the data report; the result takes a few kilobytes."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from ganvas.config import FULL
+from ganvas.data.inspection.marks import Spot, spots
+from ganvas.data.inspection.near_duplicates import Thumbnails, thumbnails
+from ganvas.data.packing.selection import readable
+from ganvas.data.reading.decode import Target, decode, glance, highest, probe
+from ganvas.data.reading.headers import PictureInfo
+from ganvas.data.reading.sources import Payload
+from ganvas.errors import PictureError
+
+BLANK = 0.02  # standard deviation of the values (0..1) below which an image counts as blank
+EVEN = 0.04  # maximum difference within a bar, relative to the value range; allows for compression
+CHANGED, MOST_OF = 0.08, 0.75  # edge of a bar: minimum change, over this fraction of its length
+BAR = 0.02  # minimum thickness of a bar, as a fraction of the image side
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Measurements of one image."""
+
+    info: PictureInfo
+    digest: bytes
+    """First 16 bytes of the SHA-256 of size and pixels."""
+    brightness: float
+    """Mean value, 0..1."""
+    gray: bool
+    """Whether the image has no colour, even in a colour file."""
+    highest: int
+    """Highest value of a 16 bit image (decode.highest); 0 for 8 bit."""
+    spread: float
+    """Largest standard deviation of a channel, for values in 0..1."""
+    bars: tuple[float, float, float, float]
+    """Thickness of uniform bars at the top, bottom, left and right, as fractions of the side."""
+    thumbnail: Thumbnails
+    spots: list[Spot] | None
+    """Possible burned-in marks; None if not searched for."""
+
+    def blank(self, white: int) -> bool:
+        """Whether the image is blank. white: white level of 16 bit images (selection.levels_of)."""
+        return self.spread < BLANK * (white / FULL[1] if self.info.depth == 16 else 1)
+
+
+def look(payload: Payload, for_marks: bool = True) -> Look:
+    """Decodes and measures one image at its original size. Raises `PictureError`."""
+    content = readable(payload)
+    info = probe(content)
+    channels = 4 if info.alpha else info.channels
+    pixels = decode(content, Target(info.height, info.width, channels, info.depth, "crop", None))
+    top = np.iinfo(pixels.dtype).max
+    return Look(
+        info,
+        hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).digest()[:16],
+        float(pixels[..., :3].mean(dtype=np.float32)) / top,
+        info.channels == 1 or glance(pixels).gray,
+        highest(content) if info.depth == 16 else 0,
+        float(pixels.std(axis=(0, 1), dtype=np.float32).max()) / top,
+        bars(pixels),
+        thumbnails(pixels[None]),
+        spots(pixels) if for_marks else None,
+    )
+
+
+def look_chunk(payloads: list[Payload], first: int, step: int) -> list[Look | str]:
+    """`look` for several images, in a child process or in this one; the error text for unusable images.
+
+    first: number of the first image. step: marks are searched for in every `step`-th image.
+    """
+    looks: list[Look | str] = []
+    for number, payload in enumerate(payloads, start=first):
+        try:
+            looks.append(look(payload, for_marks=number % step == 0))
+        except PictureError as error:
+            looks.append(str(error))
+    return looks
+
+
+def bars(pixels: np.ndarray) -> tuple[float, float, float, float]:
+    """Uniform bars at the top, bottom, left and right of an image (H, W, C), as fractions of its height and width.
+
+    A bar ends in a straight edge along most of its length, like a letterbox or a frame. The black around a digit or
+    a head does not count.
+    """
+    top, bottom = (_bar(rows) for rows in (pixels, pixels[::-1]))
+    inner = pixels[top : len(pixels) - bottom].transpose(1, 0, 2)
+    left, right = (_bar(columns) for columns in (inner, inner[::-1]))
+    height, width = pixels.shape[:2]
+    return top / height, bottom / height, left / width, right / width
+
+
+def _bar(lines: np.ndarray) -> int:
+    """Number of first lines (H, W, C) that are a uniform bar."""
+    depth = np.iinfo(lines.dtype).max
+    color = np.median(lines[0], axis=0)
+    ends = 0
+    while ends < len(lines) and np.abs(lines[ends] - color).max() <= EVEN * depth:
+        ends += 1
+    beyond = np.abs(lines[ends : ends + 3] - color).max(-1) > CHANGED * depth  # compression softens the edge
+    straight = len(beyond) > 0 and beyond.mean(1).max() > MOST_OF
+    return ends if straight and ends >= max(2, BAR * len(lines)) else 0

@@ -1,0 +1,1 @@
+"""Near duplicates and burned-in marks in a data set."""

@@ -1,0 +1,1 @@
+"""Select, hold out and decode images into a pack."""

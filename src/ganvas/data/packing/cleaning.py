@@ -1,0 +1,50 @@
+"""Optional cleaning of packed images: remove duplicates, fill in burned-in marks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ganvas.data.inspection.marks import marks, without
+from ganvas.data.inspection.near_duplicates import Likeness, grouped, same, thumbnails
+from ganvas.system import files
+
+COPIED = 8 * 2**20  # bytes copied at a time
+
+
+def without_duplicates(path: Path, notes: list[str]) -> np.ndarray:
+    """Keeps the first of each group of equal images in an images.npy and adds a note. Returns a mask (N,) bool."""
+    images = files.load_array(path)
+    pairs = Likeness(thumbnails(images)).pairs()
+    group = grouped(len(images), pairs[same(images, pairs)])
+    kept = np.zeros(len(images), bool)
+    kept[np.unique(group, return_index=True)[1]] = True
+    dropped = len(images) - int(kept.sum())
+    notes.append(f"{dropped:,} images were removed, which differ from others only in compression or brightness.")
+    if dropped:
+        places, shorter = np.flatnonzero(kept), path.with_name("shorter.npy")
+        copy = np.lib.format.open_memmap(shorter, "w+", images.dtype, (len(places), *images.shape[1:]), version=(1, 0))
+        step = max(1, COPIED // images[0].nbytes)
+        for start in range(0, len(places), step):
+            copy[start : start + step] = images[places[start : start + step]]
+        copy.flush()
+        del copy, images  # Windows cannot rename a memory-mapped file
+        shorter.replace(path)
+    return kept
+
+
+def mask_marks(path: Path, notes: list[str]) -> None:
+    """Fills in burned-in marks of the images in an images.npy and adds a note with their number."""
+    images = np.load(path, mmap_mode="r+")
+    found = marks(images)
+    counts = [0] * len(found)
+    for number, picture in enumerate(images):
+        for which, mark in enumerate(found):
+            filled = without(mark, picture)
+            if filled is not None:
+                images[number] = picture = filled
+                counts[which] += 1
+    images.flush()
+    each = ", ".join(f"one in {count:,} of {len(images):,} images" for count in counts)
+    notes.append(f"Burned-in marks were filled in: {each}." if found else "No burned-in marks were found.")

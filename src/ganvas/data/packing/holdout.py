@@ -1,0 +1,85 @@
+"""Held-out images: never trained on, used for evaluation and training warnings.
+
+Chosen with a fixed seed, in proportion to the classes. Near duplicates stay together, so that no training image has a
+near duplicate among the held-out images.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ganvas.data.inspection.near_duplicates import Likeness, families, thumbnails
+
+SHARE, MOST, LEAST_PICTURES = 0.1, 2000, 40  # default: a tenth, at most 2,000, none for fewer than 40 images
+FAMILY = 0.1  # larger groups of near duplicates, relative to the held-out images, stay in the training part
+FEW, TO_TELL_COPIES = 20, 20  # minimum images for training, and held-out images for judge.copies
+ROUNDS = 8  # maximum rounds of drawing
+
+
+def number(num_images: int, share: float | None) -> int:
+    """Number of held-out images of `num_images`; at least 2 remain for training."""
+    if share is None:
+        return min(int(SHARE * num_images), MOST) if num_images >= LEAST_PICTURES else 0
+    return max(0, min(int(share * num_images), num_images - 2))
+
+
+def held_out(images: np.ndarray, labels: np.ndarray | None, share: float | None, seed: int = 0) -> np.ndarray:
+    """Sorted int64 indices of the held-out images of a pack (N, H, W, C).
+
+    share: fraction of the images, 0 to 0.5; None: the default. Never more; fewer if near duplicates, which stay
+    together, make that necessary.
+    """
+    wanted = number(len(images), share)
+    if not wanted:
+        return np.empty(0, np.int64)
+    labels = np.zeros(len(images), np.int64) if labels is None else labels
+    lacking = quotas(np.bincount(labels), wanted)
+    most = max(2, int(FAMILY * wanted))
+    likeness = Likeness(thumbnails(images))
+    order = np.random.default_rng(seed).permutation(len(images))
+    held = np.zeros(len(images), bool)
+    passed = np.zeros(len(images), bool)  # members of groups that are too large or were drawn before
+    for _ in range(ROUNDS):
+        free = order[~(held | passed)[order]]
+        drawn = np.concatenate([free[labels[free] == label][:num] for label, num in enumerate(lacking)])
+        if not len(drawn):
+            break
+        for family in families(likeness, drawn, most):
+            members = np.bincount(labels[family], minlength=len(lacking))
+            if len(family) <= most and (members <= lacking).all():
+                held[family] = True
+                lacking -= members
+            else:
+                passed[family] = True
+    return np.flatnonzero(held)
+
+
+def few(num_images: int, num_held: int, share: float | None) -> list[str]:
+    """Warnings about too few images or too few held-out images."""
+    notes = []
+    if num_images < FEW:
+        notes.append(
+            f"{num_images} images are too few to learn from: the generator will repeat them. Add images, if possible "
+            "some hundreds, or start from a run on many similar images (--from RUN)."
+        )
+    wanted = number(num_images, share)
+    if num_held < wanted:
+        notes.append(
+            f"{num_held:,} of {wanted:,} images were held out: the others have near duplicates in the training part, "
+            "and near duplicates stay together."
+        )
+    if num_held < TO_TELL_COPIES and share != 0:
+        notes.append(
+            f"With {num_held or 'no'} held-out images, copies cannot be distinguished from similar images: "
+            f"{TO_TELL_COPIES} are needed (more images, or a larger --holdout)."
+        )
+    return notes
+
+
+def quotas(counts: np.ndarray, wanted: int) -> np.ndarray:
+    """Number of held-out images per class, by largest remainder; at most half of a class."""
+    exact = counts * wanted / counts.sum()
+    taken = exact.astype(np.int64)
+    rest = np.argsort(taken - exact, kind="stable")[: wanted - taken.sum()]
+    taken[rest] += 1
+    return np.minimum(taken, counts // 2)

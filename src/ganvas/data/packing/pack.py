@@ -1,0 +1,328 @@
+"""Pack: images with the same size, depth and number of channels in one memory-mapped file.
+
+    images.npy   uint8 or uint16, N x H x W x C
+    labels.npy   int64, N (only with labels)
+    heldout.npy  int64, indices of the held-out images
+    names.txt    the name of each image in its source, one per line, in the order of the pack
+    pack.json    classes, source, policy, rejected files with reasons, content hash, notes
+    checked.json size, time and inode of the other files when their hash was last verified
+
+opening.py finds or makes the pack of a source; packing.py writes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ganvas.config import MAX_SIZE, DataConfig, Fit, Kind
+from ganvas.data.reading.lists import text_of
+from ganvas.errors import ConfigError, DataError, GanvasError
+from ganvas.fields import from_dict
+from ganvas.system import files
+
+FORMAT = 2  # format of the pack folder; raise it when older readers would misread the folder
+UNMIRRORED: frozenset[str] = frozenset({"digits", "text", "xray", "scan"})
+"""Types of images that must not be mirrored."""
+
+Progress = Callable[[str, int, int], None]
+"""Called as progress(what, done, total); total is 0 if unknown."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Known facts about a set of images, besides the user's options."""
+
+    name: str
+    """Name of the data set, file or folder."""
+    path: str | None = None
+    """Location of the images; None for data included in a package."""
+    kind: Kind | None = None
+    """None: guessed from the images (see `selection.kind_of`)."""
+    size: str | None = None
+    """Default image size; None: chosen from the images."""
+    fit: Fit | None = None
+    licence: str | None = None
+    attribution: str | None = None
+
+
+@dataclass(frozen=True)
+class PackInfo:
+    """The content of pack.json."""
+
+    request: dict
+    """Everything that determines the content besides the images (`request`)."""
+    form: str
+    """Kind of the source: folder, zip ..."""
+    fingerprint: str
+    """Changes if the files of the source change."""
+    shape: list[int]
+    """(N, H, W, C)."""
+    depth: int
+    fit: Fit
+    background: str | None
+    levels: list[int]
+    labelled: bool
+    heldout: int
+    """Number of held-out images."""
+    classes: list[str]
+    kind: Kind
+    mirror: bool
+    licence: str | None
+    attribution: str | None
+    rejected: list[dict]
+    """Files that could not be used: name, reason and kind of each."""
+    notes: list[str]
+    names_hash: str
+    hash: str
+    format: int = FORMAT
+    ganvas: str | None = None
+    """Version of Ganvas that made the pack."""
+
+    @classmethod
+    def read(cls, folder: Path) -> PackInfo:
+        """Reads pack.json; ignores unknown fields. Raises `DataError` for another version, ValueError for damage."""
+        values = files.parse_json((folder / "pack.json").read_bytes())
+        if not isinstance(values, dict):
+            raise ValueError("pack.json does not hold named values")
+        if values.get("format") != FORMAT:
+            raise DataError(
+                f"{folder} has pack format {values.get('format')!r:.20} and this version reads {FORMAT}: "
+                "pack the images again, or use the version of ganvas that wrote it"
+            )
+        names = {field.name for field in dataclasses.fields(cls)}
+        return from_dict(cls, {name: value for name, value in values.items() if name in names}, "pack.json")
+
+    def write(self, folder: Path) -> None:
+        text = json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
+        # A path may not be valid text.
+        (folder / "pack.json").write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Pack:
+    """An open pack. `images` stays on disk; slices are read on access.
+
+    It is a map-style data set of PyTorch: `torch.utils.data.DataLoader(pack, batch_size=64)` works. Items are images
+    (C, H, W) float32 in [-1, 1], or (image, class index) if the pack has labels. Held-out images are included; use
+    `torch.utils.data.Subset(pack, pack.training)` to leave them out.
+    """
+
+    folder: Path
+    images: np.ndarray
+    """(N, H, W, C) uint8 in 0..255 or uint16 in 0..65535, memory mapped, read only."""
+    labels: np.ndarray | None
+    """(N,) int64 indices into `classes`, or None."""
+    heldout: np.ndarray
+    """Sorted int64 indices of the held-out images (holdout.py); may be empty."""
+    record: PackInfo
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Pack:
+        """Opens a pack folder. Raises `DataError` if it is damaged, not a pack, or of another version.
+
+        Types, shapes and ranges are always checked. The content is compared with the stored hash, unless these
+        same files have been verified before.
+        """
+        folder = Path(folder)
+        if not is_pack(folder):
+            raise DataError(f"{folder} is not a pack: make one with `ganvas data pack IMAGES {folder}`")
+        try:
+            info = PackInfo.read(folder)
+            images, heldout = (files.load_array(folder / name) for name in ("images.npy", "heldout.npy"))
+            labels = files.load_array(folder / "labels.npy") if info.labelled else None
+            wrong = fault(info, images, labels, heldout)
+            if wrong is None and (found := stamps(folder)) != checked(folder):
+                if content_hash(images, labels, info.classes, heldout) != info.hash:
+                    wrong = "its images, labels or held-out part have changed since packing"
+                elif names_hash(folder) != info.names_hash:
+                    wrong = "its names have changed since packing"
+                else:
+                    note_checked(folder, found)
+        except DataError:
+            raise
+        except (ConfigError, OSError, ValueError, TypeError, EOFError, MemoryError, RecursionError) as error:
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise DataError(f"the pack {folder} is damaged ({reason}): delete it and pack the images again") from error
+        if wrong is not None:
+            raise DataError(f"the pack {folder} is damaged ({wrong}): delete it and pack the images again")
+        # Copied to memory, so that changes of the files during training have no effect.
+        labels, heldout = None if labels is None else np.array(labels), np.array(heldout)
+        return cls(folder, images, labels, heldout, info)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Any:
+        import torch  # not above: the processes that decode images import this module
+
+        pixels = torch.from_numpy(np.array(self.images[index], np.float32).transpose(2, 0, 1).copy())
+        image = pixels / ((2**self.depth - 1) / 2) - 1
+        return image if self.labels is None else (image, int(self.labels[index]))
+
+    def __repr__(self) -> str:
+        classes = f" in {self.num_classes} classes" if self.num_classes else ""
+        shape = f"{self.height}x{self.width}x{self.channels}"
+        return f"Pack({self.folder}, {self.num_images:,} images of {shape}{classes}, {len(self.heldout):,} held out)"
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of images, labels, class names and held-out indices."""
+        return self.record.hash
+
+    @property
+    def classes(self) -> list[str]:
+        return self.record.classes
+
+    @property
+    def kind(self) -> Kind:
+        return self.record.kind
+
+    @property
+    def mirror(self) -> bool:
+        """Whether images may be mirrored."""
+        return self.record.mirror
+
+    @property
+    def num_images(self) -> int:
+        """Number of images, including held-out ones."""
+        return len(self.images)
+
+    @functools.cached_property
+    def training(self) -> np.ndarray:
+        """Sorted int64 indices of the training images: all except `heldout`."""
+        keep = np.ones(self.num_images, bool)
+        keep[self.heldout] = False
+        return np.flatnonzero(keep)
+
+    @property
+    def num_training(self) -> int:
+        return self.num_images - len(self.heldout)
+
+    @property
+    def height(self) -> int:
+        return self.images.shape[1]
+
+    @property
+    def width(self) -> int:
+        return self.images.shape[2]
+
+    @property
+    def channels(self) -> int:
+        return self.images.shape[3]
+
+    @property
+    def depth(self) -> int:
+        """Bits of each value: 8 or 16."""
+        return 8 * self.images.itemsize
+
+    @property
+    def num_classes(self) -> int:
+        """0 for a pack without labels."""
+        return 0 if self.labels is None else len(self.classes)
+
+    @functools.cached_property
+    def names(self) -> list[str]:
+        """Name of each image in its source."""
+        return (self.folder / "names.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
+
+    @property
+    def notes(self) -> list[str]:
+        """Notes from packing: what was dropped, drawn or chosen."""
+        return self.record.notes
+
+
+CONTENT = ("images.npy", "labels.npy", "heldout.npy", "names.txt", "pack.json")
+CHECKED = "checked.json"
+PIECE = 8 * 2**20  # bytes of images hashed at a time
+
+
+def fault(info: PackInfo, images: np.ndarray, labels: np.ndarray | None, heldout: np.ndarray) -> str | None:
+    """Error in the arrays or the description of a pack, or None."""
+    classes, num = info.classes, len(images)
+    if not (isinstance(info.request.get("name"), str) and isinstance(info.request.get("config"), dict)):
+        return "pack.json has a request of another form"
+    if info.mirror is not (info.kind not in UNMIRRORED):
+        return f"pack.json has mirror {info.mirror} for the kind {info.kind}"
+    if images.dtype not in (np.dtype("u1"), np.dtype("<u2")) or 8 * images.itemsize != info.depth:
+        return f"images.npy has the type {images.dtype}, expected unsigned numbers of {info.depth} bits"
+    if list(images.shape) != info.shape or images.ndim != 4 or num < 2 or images.shape[3] not in (1, 3, 4):
+        return f"images.npy has the shape {images.shape}, expected {info.shape!r:.60}"
+    if any(not 1 <= side <= MAX_SIZE for side in images.shape[1:3]):
+        return f"images.npy has the shape {images.shape}, expected sides of {MAX_SIZE} pixels at most"
+    if labels is not None and (labels.dtype != np.int64 or labels.shape != (num,)):
+        return f"labels.npy has {labels.dtype} {labels.shape}, expected int64 {(num,)}"
+    if labels is not None and not 0 <= int(labels.min()) <= int(labels.max()) < len(classes):
+        return f"labels.npy has unknown class numbers, expected numbers below {len(classes)}"
+    if heldout.dtype != np.int64 or heldout.shape != (info.heldout,) or len(heldout) >= num:
+        return f"heldout.npy has {heldout.dtype} {heldout.shape}, expected int64 {(info.heldout,)}"
+    if len(heldout) and not (heldout[0] >= 0 and heldout[-1] < num and bool((np.diff(heldout) > 0).all())):
+        return "heldout.npy is not an increasing list of image indices"
+    return None
+
+
+def content_hash(images: np.ndarray, labels: np.ndarray | None, classes: list[str], heldout: np.ndarray) -> str:
+    """Hash of a pack; see `Pack.hash`."""
+    digest = hashlib.sha256()
+    step = max(1, PIECE // images[0].nbytes)
+    for start in range(0, len(images), step):
+        digest.update(np.ascontiguousarray(images[start : start + step]).data)
+    if labels is not None:
+        digest.update(labels.astype("<i8").tobytes())
+    digest.update(json.dumps(classes).encode())
+    digest.update(heldout.astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+def names_hash(folder: Path) -> str:
+    """Hash of names.txt, without the final newline."""
+    return hashlib.sha256((folder / "names.txt").read_bytes().removesuffix(b"\n")).hexdigest()
+
+
+def stamps(folder: Path) -> dict[str, list[int]]:
+    """Size, modification time and inode of the files of a pack."""
+    found = {name: (folder / name).stat() for name in CONTENT if name != "labels.npy" or (folder / name).exists()}
+    return {name: [stat.st_size, stat.st_mtime_ns, stat.st_ino] for name, stat in found.items()}
+
+
+def checked(folder: Path) -> dict[str, list[int]] | None:
+    """The stamps stored at the last verification."""
+    try:
+        return json.loads((folder / CHECKED).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def note_checked(folder: Path, found: dict[str, list[int]]) -> None:
+    """Stores that these files are verified; ignored in read-only folders, which are verified each time."""
+    with contextlib.suppress(GanvasError):
+        files.write_text(folder / CHECKED, json.dumps(found))
+
+
+def is_pack(folder: Path) -> bool:
+    return (folder / "pack.json").is_file()
+
+
+def request(config: DataConfig, policy: Policy) -> dict[str, Any]:
+    """Everything that determines the content of a pack, except the images; plain JSON values."""
+    wishes = {**dataclasses.asdict(config), "classes": list(config.classes), "files": None}
+    if config.files is not None:  # use the content of the list, not its location
+        wishes["files"] = hashlib.sha256(read_list(config.files).encode()).hexdigest()
+    return {"name": policy.name, "path": policy.path, "config": wishes}
+
+
+def read_list(path: str | Path) -> str:
+    """Text of a --files list. Raises `DataError` if it cannot be read."""
+    try:
+        return text_of(Path(path).read_bytes(), f"--files {path}")
+    except OSError as error:
+        raise DataError(f"--files {path} cannot be read as a text file of one image name per line: {error}") from error

@@ -1,0 +1,285 @@
+"""Makes a pack: selects images, reads their headers, decodes them and writes them in one pass.
+
+Writes to `<folder>.partial-<pid>` and renames it when complete and on disk, so that a pack is never incomplete.
+Images are processed in chunks, so that memory does not grow with their number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+import ganvas
+from ganvas.config import DataConfig
+from ganvas.data.packing.cleaning import mask_marks, without_duplicates
+from ganvas.data.packing.holdout import few, held_out
+from ganvas.data.packing.pack import (
+    UNMIRRORED,
+    Pack,
+    PackInfo,
+    Policy,
+    Progress,
+    content_hash,
+    is_pack,
+    note_checked,
+    request,
+    stamps,
+)
+from ganvas.data.packing.pool import decoded, num_cores
+from ganvas.data.packing.selection import Choice, choose, choose_target, kind_of, remarks, survey_source
+from ganvas.data.reading.containers import by_reason
+from ganvas.data.reading.decode import Target
+from ganvas.data.reading.sources import Rejection, Source
+from ganvas.errors import DataError, some
+from ganvas.system import files
+
+FEW = 500  # smaller sets are packed without worker processes
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def build_pack(
+    source: Source,
+    config: DataConfig,
+    folder: Path,
+    *,
+    policy: Policy,
+    progress: Progress | None = None,
+    workers: int | None = None,
+) -> Pack:
+    """Packs `source` to `folder`, or opens the existing pack of the same source with the same policy.
+
+    workers: decoding processes; default: one per core, none for small sets.
+    Raises `DataError` for fewer than 2 usable images, a full disk, or other content in `folder`.
+    """
+    report = progress or (lambda what, done, total: None)
+    wanted, fingerprint = request(config, policy), source.fingerprint()
+    if (pack := current(folder, wanted, fingerprint)) is not None:
+        return pack
+    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # A second process waits here and then finds the finished pack.
+        with contextlib.ExitStack() as held:
+            lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+            if files.acquire(lock):
+                held.callback(lock.release)
+            else:
+                report(files.no_locks(folder), 0, 0)
+            if (pack := current(folder, wanted, fingerprint)) is not None:
+                return pack
+            _sweep(folder)
+            notes = []
+            if is_pack(folder):
+                notes = ["The source has changed since it was packed, so it was packed again."]
+                report("the source has changed since it was packed: packing it again", 0, 0)
+            partial.mkdir()
+            _write(source, config, policy, partial, wanted, fingerprint, notes, report, workers)
+            _swap_in(partial, folder)
+    except OSError as error:
+        if error.errno in FULL:
+            raise DataError(
+                f"the disk is full: {folder} could not be written; free some space, choose another folder, "
+                "or pack fewer or smaller images (--limit, --size)"
+            ) from error
+        if error.errno == errno.ENODEV:
+            raise DataError(
+                f"the pack {folder} cannot be written, because its file system cannot memory-map files: choose a "
+                "folder on a local disk, or set the variable GANVAS_CACHE to one"
+            ) from error
+        raise DataError(f"the pack {folder} cannot be written ({error}): {files.another_place(folder)}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Pack.open(folder)
+
+
+def current(folder: Path, wanted: dict[str, Any], fingerprint: str) -> Pack | None:
+    """The pack in `folder` if it matches `wanted`; None if it is missing or outdated.
+
+    Raises `DataError` if the folder has other content, which is never overwritten.
+    """
+    if not is_pack(folder):
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise DataError(f"{folder} exists and is not a pack: nothing was written; choose another folder")
+        return None
+    try:
+        pack = Pack.open(folder)
+    except DataError:  # damaged or of another version: pack again
+        return None
+    if pack.record.request != wanted:
+        raise DataError(
+            f"{folder} has a pack of {pack.record.request['name']} made from another location or with other "
+            "options: nothing was written; choose another folder or delete it"
+        )
+    return pack if pack.record.fingerprint == fingerprint else None
+
+
+def _sweep(folder: Path) -> None:
+    """Removes leftovers of killed processes. The lock ensures that none is running."""
+    for leftover in (
+        *folder.parent.glob(f"{folder.name}.partial-*"),
+        *folder.parent.glob(f"{folder.name}.old-*"),
+    ):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _swap_in(partial: Path, folder: Path) -> None:
+    """Renames the finished pack to its final name; replaces an outdated one."""
+    old = folder.with_name(f"{folder.name}.old-{os.getpid()}")
+    if folder.exists():
+        folder.rename(old)
+    partial.rename(folder)
+    _sync(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Flushes a file's content, or a folder's list of names, to disk."""
+    if os.name == "nt" and path.is_dir():
+        return  # not possible and not needed on Windows
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        files.sync_to_disk(handle)
+    finally:
+        os.close(handle)
+
+
+def _write(
+    source: Source,
+    config: DataConfig,
+    policy: Policy,
+    folder: Path,
+    wanted: dict[str, Any],
+    fingerprint: str,
+    notes: list[str],
+    report: Progress,
+    workers: int | None,
+) -> None:
+    """Writes all files of the pack to `folder`, which is empty."""
+    choice = choose(source, config)
+    _check_enough(len(choice.indices), source, choice)
+    survey = survey_source(source, choice, report)
+    _check_enough(len(choice.indices), source, choice)
+    target = choose_target(survey, config, policy)
+    choice.notes += remarks(survey, config, policy, target)
+    if workers is None:
+        workers = 0 if len(choice.indices) < FEW else min(num_cores(), 16)
+    good = _write_images(source, choice, target, folder / "images.npy", report, workers)
+    _check_enough(int(good.sum()), source, choice)
+    if config.drop_duplicates:
+        report("looking for duplicates", 0, 0)
+        kept = without_duplicates(folder / "images.npy", choice.notes)
+        good[np.flatnonzero(good)[~kept]] = False
+        _check_enough(int(good.sum()), source, choice)
+    if config.mask_marks:
+        report("looking for marks", 0, 0)
+        mask_marks(folder / "images.npy", choice.notes)
+    labels, classes = _settle_classes(choice, good, source.classes)
+    report("selecting held-out images", 0, 0)
+    images = files.load_array(folder / "images.npy")
+    heldout = held_out(images, labels, config.holdout)
+    choice.notes += few(len(images), len(heldout), config.holdout)
+    np.save(folder / "heldout.npy", heldout)
+    if labels is not None:
+        np.save(folder / "labels.npy", labels)
+    names = [source.items[i].name for i in choice.indices[good]]
+    (folder / "names.txt").write_text("".join(name + "\n" for name in names), encoding="utf-8", newline="\n")
+    rejected = [*source.rejected, *choice.rejected]
+    kind = kind_of(survey, target, policy)
+    PackInfo(
+        request=wanted,
+        form=source.form,
+        fingerprint=fingerprint,
+        shape=[len(names), target.height, target.width, target.channels],
+        depth=target.depth,
+        fit=target.fit,
+        background=target.background,
+        levels=list(target.levels),
+        labelled=labels is not None,
+        heldout=len(heldout),
+        classes=classes,
+        kind=kind,
+        mirror=kind not in UNMIRRORED,
+        licence=policy.licence,
+        attribution=policy.attribution,
+        rejected=[rejection.to_dict() for rejection in rejected],
+        notes=[*notes, *choice.notes, *_named(rejected)],
+        names_hash=hashlib.sha256("\n".join(names).encode()).hexdigest(),
+        hash=content_hash(images, labels, classes, heldout),
+        ganvas=getattr(ganvas, "__version__", None),
+    ).write(folder)
+    note_checked(folder, stamps(folder))
+    for path in (*folder.iterdir(), folder):
+        _sync(path)
+
+
+def _named(rejected: list[Rejection]) -> list[str]:
+    """A sentence about unusable files and reasons, or an empty list."""
+    return [f"{len(rejected):,} of the files could not be used: {by_reason(rejected)}."] if rejected else []
+
+
+def _check_enough(num_images: int, source: Source, choice: Choice) -> None:
+    if num_images >= 2:
+        return
+    rejected = [*source.rejected, *choice.rejected]
+    why = f" ({len(rejected)} rejected; the first is {rejected[0].name}: {rejected[0].reason})" if rejected else ""
+    found = ["no image", "only one image"][num_images]
+    raise DataError(f"{found} can be used{why}, but at least 2 are needed: add images in PNG, JPEG or WebP")
+
+
+def _write_images(
+    source: Source, choice: Choice, target: Target, path: Path, report: Progress, workers: int
+) -> np.ndarray:
+    """Writes images.npy. Returns a mask of the chosen images that are in it."""
+    total = len(choice.indices)
+    good = np.zeros(total, bool)
+    done = 0
+    dtype = np.dtype("<u2" if target.depth == 16 else "u1")
+    num_bytes = total * target.height * target.width * target.channels * dtype.itemsize
+    if shutil.disk_usage(path.parent).free < num_bytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def header(num_images: int) -> dict[str, Any]:
+        shape = (num_images, target.height, target.width, target.channels)
+        return {"descr": dtype.str, "fortran_order": False, "shape": shape}
+
+    with path.open("wb") as file:
+        # The header has room for another N and is written again when the number of broken images is known.
+        np.lib.format.write_array_header_1_0(file, header(total))
+        for pictures, reasons in decoded(source, choice.indices, target, workers):
+            file.write(np.ascontiguousarray(pictures, dtype).data.cast("B") if len(pictures) else b"")
+            for reason in reasons:
+                good[done] = reason is None
+                if reason is not None:
+                    name = source.items[choice.indices[done]].name
+                    choice.rejected.append(Rejection(name, reason))
+                done += 1
+            report("packing", done, total)
+        file.seek(0)
+        np.lib.format.write_array_header_1_0(file, header(int(good.sum())))
+    return good
+
+
+def _settle_classes(choice: Choice, good: np.ndarray, classes: list[str]) -> tuple[np.ndarray | None, list[str]]:
+    """Labels of the packed images, numbered over the classes with images; notes which classes were dropped."""
+    if not classes:
+        return None, []
+    labels = choice.labels[good]
+    counts = np.bincount(labels, minlength=len(classes))
+    chosen = np.bincount(choice.labels, minlength=len(classes))
+    empty = [name for name, count, had in zip(classes, counts, chosen, strict=True) if had and not count]
+    if empty:
+        choice.notes.append(f"Classes without usable images were dropped: {some(empty)}.")
+    single = [name for name, count in zip(classes, counts, strict=True) if count == 1]
+    if single:
+        choice.notes.append(f"Classes with a single image, which cannot be learned: {some(single)}.")
+    present = np.flatnonzero(counts)
+    renumbered = np.cumsum(counts > 0) - 1
+    return renumbered[labels].astype(np.int64), [classes[i] for i in present]

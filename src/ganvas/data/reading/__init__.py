@@ -1,0 +1,1 @@
+"""Read image files, archives, lists and labels."""

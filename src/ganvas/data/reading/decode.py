@@ -1,0 +1,506 @@
+"""Reads image files as arrays of a given size: `probe` reads the header, `decode` the pixels.
+
+Pillow reads the files; dicom.py reads DICOM files, which are then fitted like the others.
+Order of steps: EXIF rotation, background behind transparency, fit (crop, pad or stretch), channels, depth.
+16 bit gray images are processed as 32 bit floats, without loss of precision.
+Any exception of Pillow for a damaged or malicious file becomes a `PictureError` with a short reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import os
+import re
+import threading
+import warnings
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import (  # import the plugins in use, so that Pillow does not load all others
+    BmpImagePlugin,  # noqa: F401
+    GifImagePlugin,  # noqa: F401
+    Image,
+    ImageColor,
+    JpegImagePlugin,  # noqa: F401
+    PngImagePlugin,  # noqa: F401
+    TiffImagePlugin,
+    WebPImagePlugin,  # noqa: F401
+)
+
+from ganvas.config import FULL, Fit
+from ganvas.data.reading import dicom
+from ganvas.data.reading.headers import MAX_PIXELS, PictureInfo, too_large
+from ganvas.errors import ConfigError, PictureError
+
+COMPOSITE_PIXELS = 2**22  # pixels of a transparent image composited at a time
+MAX_SCANS, MAX_SCANNED = 1000, 2**31
+"""Limits on the scans of a progressive JPEG (10 are usual) and on scans times pixels: each scan processes all pixels
+and can be very small in the file."""
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+MAGIC = {
+    b"\x89PNG": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"RIFF": "WebP",
+    b"BM": "BMP",
+    b"GIF8": "GIF",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+}
+ORIENTATION, TIFF_WIDTH, TIFF_HEIGHT, TIFF_BITS = 0x0112, 256, 257, 258  # tag numbers of EXIF and TIFF
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+SIDEWAYS = (5, 6, 7, 8)  # orientations that swap height and width
+GLANCE, TRACE = 128, 4  # image side in pixels and threshold (of 255) for distinguishing colour from gray
+SAME, SOFT, OPAQUE = 2, 24, 250  # thresholds (of 255): equal neighbours, small difference, opaque
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601-2, the weights that Pillow uses too
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Format of every image of a pack."""
+
+    height: int
+    width: int
+    channels: int
+    """1 gray, 3 colour, 4 colour with transparency."""
+    depth: int
+    """8 (uint8) or 16 (uint16)."""
+    fit: Fit
+    background: str | None
+    """Colour behind transparent images and in padded borders. None: white for colour, black for gray."""
+    levels: tuple[int, int] = FULL
+    """Values of 16 bit images that are mapped to black and white."""
+
+    def is_met(self, pixels: np.ndarray) -> bool:
+        """Whether an image (H, W, C) already has this format."""
+        same = pixels.shape == (self.height, self.width, self.channels) and pixels.itemsize * 8 == self.depth
+        return same and (self.depth == 8 or self.levels == FULL)
+
+
+def probe(payload: bytes | np.ndarray) -> PictureInfo:
+    """Properties of an image from its header. Raises `PictureError` if `decode` would certainly fail."""
+    if isinstance(payload, np.ndarray):
+        pixels = _checked(payload)
+        height, width, channels = pixels.shape
+        return PictureInfo(height, width, 3 if channels >= 3 else 1, channels in (2, 4), pixels.itemsize * 8)
+    if dicom.is_dicom(payload):
+        return dicom.probe(payload)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return _describe(_open(payload), payload)
+        except PictureError:
+            raise
+        except Exception as error:  # damaged files can make Pillow raise almost anything
+            raise PictureError(_reason(error, payload)) from None
+
+
+def decode(payload: bytes | np.ndarray, target: Target) -> np.ndarray:
+    """Decodes one image: (target.height, target.width, target.channels), uint8 or uint16.
+
+    payload: content of a PNG, JPEG, WebP, BMP, GIF (first frame), TIFF (first page) or DICOM (single
+    frame) file, or an array (H, W) or (H, W, C) of uint8 or uint16. Raises `PictureError` with the reason.
+    """
+    if isinstance(payload, bytes) and dicom.is_dicom(payload):
+        payload = dicom.pixels(payload)
+    if isinstance(payload, np.ndarray):
+        pixels = _checked(payload)
+        if target.is_met(pixels):
+            return np.array(pixels)
+        return _decode_pixels(pixels, target)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return _decode_file(payload, target)
+        except (PictureError, ConfigError):
+            raise
+        except Exception as error:
+            raise PictureError(_reason(error, payload)) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """Properties of an image measured on a small copy."""
+
+    gray: bool
+    """Whether the image has no colour: R = G = B except for JPEG artefacts."""
+    transparent: bool
+    """Whether parts of the image are transparent."""
+    flatness: float
+    """Ratio of equal neighbours to neighbours with a small difference: below 2 for photographs, above 2 for flat
+    areas of colour."""
+
+
+def glance(content: bytes | np.ndarray) -> Glance:
+    """Measures a small copy of an image. Raises `PictureError`."""
+    info = probe(content)
+    small = Target(min(info.height, GLANCE), min(info.width, GLANCE), 4, 8, "stretch", "white")
+    pixels = decode(content, small).astype(np.int16)
+    colours, alpha = pixels[..., :3], pixels[..., 3:]
+    colours = np.where(alpha > 0, colours, 255)
+    steps = np.concatenate([np.abs(np.diff(colours, axis=axis)).max(axis=2).ravel() for axis in (0, 1)])
+    flatness = np.mean(steps <= SAME) / (np.mean((steps > TRACE) & (steps <= SOFT)) + 1e-3) if len(steps) else 0.0
+    return Glance(bool(np.ptp(colours, axis=2).max() <= TRACE), bool(alpha.min() < OPAQUE), float(flatness))
+
+
+def highest(content: bytes | np.ndarray) -> int:
+    """Highest value of a 16 bit image, or the highest possible by its TIFF header. Raises `PictureError`."""
+    if isinstance(content, bytes) and dicom.is_dicom(content):
+        return FULL[1]  # values are already scaled by its header
+    info = probe(content)
+    top = int(decode(content, Target(info.height, info.width, info.channels, 16, "crop", None)).max())
+    bits = 0 if isinstance(content, np.ndarray) else _tiff_bits(_open(content))
+    return max(top, 2**bits - 1 if bits < 16 else 0)
+
+
+def background_color(background: str | None, channels: int) -> tuple[int, int, int]:
+    """RGB 0 to 255 of "white", "#rrggbb" ... None: black for gray images, white for colour images."""
+    name = background or ("black" if channels == 1 else "white")
+    try:
+        red, green, blue = ImageColor.getrgb(name)[:3]
+    except ValueError:
+        raise ConfigError(f"--background {name}: expected white, black, gray or a colour as #rrggbb") from None
+    return red, green, blue
+
+
+# Reading the file.
+
+
+def _open(payload: bytes) -> Image.Image:
+    """Opens an image without decoding it. Raises `PictureError` for non-images and images that are too large."""
+    if not payload:
+        raise PictureError("empty file")
+    try:
+        image = Image.open(io.BytesIO(payload), formats=FORMATS)
+    except Image.DecompressionBombError as error:  # Pillow's own limit; its message contains the number of pixels
+        raise too_large(int(re.sub(r"\D.*", "", str(error).partition("(")[2]))) from None
+    # Transparent and 16 bit images need temporary copies.
+    limit = MAX_PIXELS // (3 if image.mode.startswith("I") else 2 if image.has_transparency_data else 1)
+    if image.width * image.height > limit:
+        raise too_large(image.width * image.height, limit)
+    if image.format in ("JPEG", "MPO"):
+        scans = payload.count(b"\xff\xda")
+        if scans > MAX_SCANS or scans * image.width * image.height > MAX_SCANNED:
+            raise PictureError(f"JPEG with {scans:,} scans, which would take too long: save it again")
+    if 0 in image.size:
+        raise PictureError("has no pixels")
+    return image
+
+
+def _describe(image: Image.Image, payload: bytes) -> PictureInfo:
+    depth = _depth(image)
+    width, height = image.size
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        # Pillow versions differ in whether `size` is already rotated, so the tags are used.
+        width, height = image.tag_v2[TIFF_WIDTH], image.tag_v2[TIFF_HEIGHT]
+    if _orientation(image, payload) in SIDEWAYS:
+        width, height = height, width
+    gray = depth == 16 or image.mode in ("1", "L", "LA", "La") or _gray_palette(image)
+    alpha = depth == 8 and image.has_transparency_data
+    return PictureInfo(height, width, 1 if gray else 3, alpha, depth, len(_pages(image)))
+
+
+def _pages(image: Image.Image) -> list[int]:
+    """Numbers of the pages or frames with the size of the first one; others are previews or masks."""
+    if image.format not in ("TIFF", "GIF", "PNG", "WEBP"):
+        return [0]
+    if image.format != "TIFF":  # all frames of an animation have the same size
+        try:
+            return list(range(int(getattr(image, "n_frames", 1))))
+        except Exception:  # the first frame may still be readable
+            return [0]
+    size, same = image.size, [0]
+    with contextlib.suppress(Exception):  # EOFError at the end; anything in a damaged file
+        for number in itertools.count(1):
+            image.seek(number)
+            same += [number] if image.size == size else []
+    image.seek(0)
+    return same
+
+
+def pages(payload: bytes, indices: Sequence[int]) -> Iterator[np.ndarray | PictureError]:
+    """Images of a file by index (see `PictureInfo.pages`), each as an array for `decode` or an error."""
+    image, numbers = None, []
+    for index in indices:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                if image is None:
+                    image = _open(payload)
+                    numbers = _pages(image)
+                image.seek(numbers[index])
+                page = _page(image, payload)
+            except PictureError as error:
+                page = error
+            except Exception as error:
+                page = PictureError(_reason(error, payload))
+        yield page
+
+
+def _page(image: Image.Image, payload: bytes) -> np.ndarray:
+    """The current page as an array."""
+    if _depth(image) == 16:
+        image.load()
+        return np.asarray(_turned(_gray16(image), _orientation(image, payload))).astype(np.uint16)
+    gray = image.mode in ("1", "L") or _gray_palette(image)
+    page = image.convert("RGBA" if image.has_transparency_data else "L" if gray else "RGB")
+    return np.array(_turned(page, _orientation(image, payload)))
+
+
+def _depth(image: Image.Image) -> int:
+    """8 or 16 bits. Raises `PictureError` for pixel types with an unknown range."""
+    if image.mode.startswith("I;16"):
+        return 16
+    if image.mode == "I":
+        if image.format == "PNG" or _tiff_bits(image) == 16:
+            return 16
+        raise PictureError("32 bit integer pixels are not supported: save it with 8 or 16 bits")
+    if image.mode == "F":
+        raise PictureError("floating point pixels are not supported: save it with 8 or 16 bits")
+    if image.mode == "LAB":
+        raise PictureError("LAB colours are not supported: save it as RGB")
+    return 8
+
+
+def _tiff_bits(image: Image.Image) -> int:
+    bits = image.tag_v2.get(TIFF_BITS, (0,)) if isinstance(image, TiffImagePlugin.TiffImageFile) else (0,)
+    return bits[0]
+
+
+def _orientation(image: Image.Image, payload: bytes) -> int:
+    """EXIF orientation 1 to 8. The search for a marker avoids slow metadata parsing for most files."""
+    if image.format != "TIFF" and not any(mark in payload for mark in (b"xif", b"EXIF", b"XIf", b"Orientation")):
+        return 1
+    try:
+        turn = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # ignore damaged metadata
+        return 1
+    return turn if turn in TURNS else 1
+
+
+def _gray_palette(image: Image.Image) -> bool:
+    if image.mode != "P" or image.palette is None or image.palette.mode != "RGB":
+        return False
+    colors = np.frombuffer(bytes(image.palette.palette), np.uint8)
+    colors = colors[: len(colors) // 3 * 3].reshape(-1, 3)
+    return bool((colors == colors[:, :1]).all())
+
+
+def _decode_file(payload: bytes, target: Target) -> np.ndarray:
+    image = _open(payload)
+    depth = _depth(image)
+    turn = _orientation(image, payload)
+    if image.format in ("JPEG", "MPO"):  # MPO: JPEG followed by more images, written by phones
+        _draft(image, target, sideways=turn in SIDEWAYS)
+    with _quiet() if image.format == "TIFF" else contextlib.nullcontext():
+        image.load()
+    if image.format == "TIFF":
+        turn = _orientation(image, payload)  # Pillow may have rotated it while loading and removed the tag
+    if depth == 16:
+        return _from_floats([_turned(_gray16(image), turn)], target)
+    return _from_image(_turned(image, turn), target)
+
+
+@contextlib.contextmanager
+def _quiet() -> Generator[None]:
+    """Suppresses messages of libtiff on standard error; errors are reported as `PictureError`."""
+    with _SILENCE, contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # standard error may be closed
+            before = os.dup(2)
+            stack.callback(os.close, before)
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            stack.callback(os.close, nowhere)
+            os.dup2(nowhere, 2)
+            stack.callback(os.dup2, before, 2)
+        yield
+
+
+_SILENCE = threading.Lock()  # standard error is shared by all threads
+
+
+def _draft(image: Image.Image, target: Target, sideways: bool) -> None:
+    """Lets the JPEG decoder reduce a much larger image, but not below twice the target size."""
+    height, width = (target.width, target.height) if sideways else (target.height, target.width)
+    ratios = (width / image.width, height / image.height)
+    scale = 2 * (min(ratios) if target.fit == "pad" else max(ratios))
+    if scale < 0.5:
+        image.draft(None, (round(image.width * scale), round(image.height * scale)))
+
+
+def _gray16(image: Image.Image) -> Image.Image:
+    """A loaded 16 bit gray image as floats 0 to 65535; transparency is ignored."""
+    pixels = np.asarray(image)
+    if pixels.min() < 0 or pixels.max() > 65535:
+        raise PictureError("negative pixels or more than 16 bits: save it as unsigned 16 bit gray")
+    return Image.fromarray(pixels.astype(np.float32))
+
+
+def _turned(image: Image.Image, turn: int) -> Image.Image:
+    return image.transpose(TURNS[turn]) if turn in TURNS else image
+
+
+# Conversion to the target format.
+
+
+def _checked(pixels: np.ndarray) -> np.ndarray:
+    """The array as (H, W, C). Raises `PictureError` for shapes and types that are not images."""
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    allowed = {np.dtype(np.uint8): (1, 2, 3, 4), np.dtype(np.uint16): (1, 3)}.get(pixels.dtype, ())
+    if pixels.ndim != 3 or pixels.shape[2] not in allowed or 0 in pixels.shape:
+        raise PictureError(
+            f"an array {pixels.shape} of {pixels.dtype}; expected height x width or height x width x channels "
+            "of uint8 (1 to 4 channels) or uint16 (1 or 3)"
+        )
+    if pixels.shape[0] * pixels.shape[1] > MAX_PIXELS:
+        raise too_large(pixels.shape[0] * pixels.shape[1])
+    return pixels
+
+
+def _decode_pixels(pixels: np.ndarray, target: Target) -> np.ndarray:
+    if pixels.dtype == np.uint16:
+        planes = [Image.fromarray(pixels[:, :, c].astype(np.float32)) for c in range(pixels.shape[2])]
+        return _from_floats(planes, target)
+    squeezed = np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    return _from_image(Image.fromarray(squeezed), target)
+
+
+def _from_image(image: Image.Image, target: Target) -> np.ndarray:
+    """Converts an 8 bit Pillow image to the target format."""
+    color = background_color(target.background, target.channels)
+    if target.channels == 4:
+        image = _fitted(image.convert("RGBA"), target, (*color, 0))
+    else:
+        if image.has_transparency_data:
+            image = _on_background(image, color)
+        gray = target.channels == 1
+        image = _to_gray(image) if gray else image if image.mode == "RGB" else image.convert("RGB")
+        image = _fitted(image, target, round(float(np.dot(color, LUMA))) if gray else color)
+    pixels = np.asarray(image).reshape(target.height, target.width, target.channels)
+    return pixels.astype(np.uint16) * 257 if target.depth == 16 else np.array(pixels)
+
+
+def _on_background(image: Image.Image, color: tuple[int, int, int]) -> Image.Image:
+    """Composites a transparent image on a colour, in bands to save memory."""
+    flat = Image.new("RGB", image.size)
+    step = max(1, COMPOSITE_PIXELS // image.width)
+    for top in range(0, image.height, step):
+        layer = image.crop((0, top, image.width, min(top + step, image.height))).convert("RGBA")
+        band = Image.new("RGBA", layer.size, (*color, 255))
+        band.alpha_composite(layer)
+        flat.paste(band.convert("RGB"), (0, top))
+    return flat
+
+
+def _to_gray(image: Image.Image) -> Image.Image:
+    if image.mode in ("1", "L", "RGB", "LA", "La", "RGBA"):
+        return image.convert("L")
+    return image.convert("RGB").convert("L")  # palette, CMYK and others via RGB
+
+
+def _from_floats(planes: list[Image.Image], target: Target) -> np.ndarray:
+    """Converts one (gray) or three (colour) float planes, 0 to 65535, to the target format."""
+    if target.levels != FULL:
+        low, high = target.levels
+        scaled = [((np.asarray(plane) - low) * (FULL[1] / (high - low))).clip(*FULL) for plane in planes]
+        planes = [Image.fromarray(plane.astype(np.float32)) for plane in scaled]
+    color = background_color(target.background, target.channels)
+    fills = color if len(planes) == 3 else (float(np.dot(color, LUMA)),)
+    fitted = [np.asarray(_fitted(p, target, f * 257)) for p, f in zip(planes, fills, strict=True)]
+    pixels = np.stack(fitted, axis=2)
+    if target.channels == 1 and len(planes) == 3:
+        pixels = pixels @ LUMA[:, None]
+    elif target.channels >= 3 and len(planes) == 1:
+        pixels = np.repeat(pixels, 3, axis=2)
+    if target.channels == 4:
+        inside = _fitted(Image.new("F", planes[0].size, 65535.0), target, 0.0)
+        pixels = np.concatenate([pixels, np.asarray(inside)[:, :, None]], axis=2)
+    # 65535 = 255 * 257, so dividing by 257 maps white to white.
+    pixels = pixels if target.depth == 16 else pixels / 257
+    top = 65535 if target.depth == 16 else 255
+    return np.rint(pixels).clip(0, top).astype(np.uint16 if target.depth == 16 else np.uint8)
+
+
+def _fitted(image: Image.Image, target: Target, fill: float | tuple[int, ...]) -> Image.Image:
+    """Fits `image` to the target size. An image of that size is returned unchanged."""
+    size = (target.width, target.height)
+    width, height = image.size
+    if image.size == size:
+        return image
+    if target.fit == "stretch":
+        return image.resize(size, Image.Resampling.LANCZOS)
+    ratios = (target.width / width, target.height / height)
+    if target.fit == "crop":
+        # The region to keep, before scaling. Its corner is at whole pixels, so that pixels are copied
+        # exactly if no scaling is needed.
+        scale = max(ratios)
+        kept_width, kept_height = min(width, target.width / scale), min(height, target.height / scale)
+        left, top = int((width - kept_width) / 2), int((height - kept_height) / 2)
+        box = (left, top, left + kept_width, top + kept_height)
+        return image.resize(size, Image.Resampling.LANCZOS, box=box)
+    scale = min(ratios)
+    inner = (
+        min(target.width, max(1, round(width * scale))),
+        min(target.height, max(1, round(height * scale))),
+    )
+    canvas = Image.new(image.mode, size, fill)
+    scaled = image if inner == image.size else image.resize(inner, Image.Resampling.LANCZOS)
+    canvas.paste(scaled, ((target.width - inner[0]) // 2, (target.height - inner[1]) // 2))
+    return canvas
+
+
+# Detection by the first bytes.
+
+
+def has_picture_mark(start: bytes) -> bool:
+    """Whether the first bytes (12 or more) are those of an image file."""
+    if start.startswith(b"RIFF"):
+        return start[8:12] == b"WEBP"
+    if start.startswith(b"BM"):
+        return start[6:10] == b"\0\0\0\0"  # a text may also start with these two letters
+    return any(start.startswith(magic) for magic in MAGIC)
+
+
+def is_lfs_pointer(start: bytes) -> bool:
+    """Whether the file is a Git LFS pointer (before `git lfs pull`)."""
+    return start.startswith(b"version https://git-lfs.github.com/spec/")
+
+
+# Reasons for the user.
+
+
+def _reason(error: Exception, payload: bytes) -> str:
+    form = next((name for magic, name in MAGIC.items() if payload.startswith(magic)), None)
+    if is_lfs_pointer(payload):
+        return "Git LFS pointer instead of an image: run git lfs pull"
+    if form is None:
+        text = b"\0" not in payload[:512] and all(byte >= 32 or byte in b"\t\r\n\f" for byte in payload[:512])
+        return "not an image, but text" if text else "not an image of a known format"
+    if _looks_truncated(error, payload, form):
+        return "truncated"
+    if isinstance(error, MemoryError):
+        return "needs more memory than available"
+    return f"damaged {form} file"
+
+
+def _looks_truncated(error: Exception, payload: bytes, form: str) -> bool:
+    if form == "WebP" and len(payload) < 8 + int.from_bytes(payload[4:8], "little"):
+        return True
+    if form == "PNG" and b"IEND" not in payload[-64:]:
+        return True
+    if form == "JPEG" and b"\xff\xd9" not in payload[-64:]:
+        return True
+    if form == "BMP" and len(payload) < int.from_bytes(payload[2:6], "little"):
+        return True
+    return isinstance(error, EOFError) or "truncat" in str(error).lower()

@@ -1,0 +1,452 @@
+"""Sources of images: `open_source` converts a path to a `Source` of named, labelled images.
+
+Files are in a container (containers.py) and get labels from labels.py. Data sets stored as arrays, such as
+MNIST and CIFAR, are read by formats.py and cifar.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+
+from ganvas.data.reading import cifar, dicom, formats
+from ganvas.data.reading.containers import Container, Folder, Item, Rejection, Single, Tar, Zip, is_picture
+from ganvas.data.reading.decode import has_picture_mark, is_lfs_pointer, pages, probe
+from ganvas.data.reading.labels import (
+    CELEBA_ATTRIBUTES,
+    CELEBA_PARTITION,
+    LIST_ENDINGS,
+    by_celeba,
+    by_csv,
+    by_folder,
+    by_own_list,
+    csv_of,
+    is_celeba,
+)
+from ganvas.errors import DataError, MissingExtraError, PictureError
+
+__all__ = ["Item", "Payload", "Rejection", "Source", "file_of", "fingerprint_of", "open_source"]
+
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+OTHER_PICTURES = (".heic", ".heif", ".avif", ".jp2", ".j2k", ".svg", ".psd", ".exr", ".ppm", ".pgm")
+"""Unsupported image formats; such files are reported as rejected."""
+
+LIST_FILES = re.compile(cifar.FILES.pattern + r"|list_.*\.txt|.*\.(csv|tsv|jsonl)|dataset\.json")
+"""Files of an archive that describe the data set, unlike images."""
+
+BARE_NAME = re.compile(
+    r"(?!DICOMDIR$)([^.]*|.*\.\d+|.*\.ima|.*\.(png|jpe?g|webp|gif|bmp|tiff?)[^a-z0-9/.].*)", re.IGNORECASE
+)
+"""File names without a known ending, such as DICOM files of scanners and images saved by browsers ("a.jpg_large",
+"a.jpg?w=640"). DICOMDIR is the index of DICOM files."""
+
+EXPECTED = (
+    "expected a folder of images or DICOM files, a .zip or .tar(.gz) of them, a .csv of file,label, a .npz or .npy, "
+    "or a folder with MNIST idx files or CIFAR batches"
+)
+
+Payload = bytes | np.ndarray | PictureError
+
+
+class Source(Protocol):
+    """Named images in a fixed order, with their labels."""
+
+    @property
+    def form(self) -> str:
+        """ "folder", "zip", "tar", "csv", "celeba", "idx", "cifar" or "arrays"; "dicom" if all files are DICOM, and
+        "radiographs" if these are X-ray projections."""
+        ...
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names in order; empty without labels."""
+        ...
+
+    @property
+    def items(self) -> list[Item]: ...
+
+    @property
+    def rejected(self) -> list[Rejection]:
+        """Files found unusable while listing."""
+        ...
+
+    @property
+    def notes(self) -> list[str]:
+        """Notes on interpretations that may be wrong."""
+        ...
+
+    def stream(self, keep: set[str] | None = None) -> Iterator[tuple[Item, Payload]]:
+        """Every item, or those named in `keep`, once and in order: the encoded file as bytes, pixels as an
+        (H, W) or (H, W, C) array, or a `PictureError` with the reason why it could not be read."""
+        ...
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray | None] | None:
+        """(images (N, H, W[, C]), label indices (N,) or None) if the data set is stored as arrays, else None."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Hash of relative names, sizes and modification times, not of contents."""
+        ...
+
+
+@dataclass
+class PictureSource:
+    """Encoded image files in a container; each is one item, or one per frame."""
+
+    form: str
+    container: Container
+    items: list[Item]
+    classes: list[str]
+    rejected: list[Rejection]
+    print_of: Callable[[], str]
+    frames: dict[str, list[str]]
+    """File name -> item names of its frames, for files with several."""
+    notes: list[str]
+
+    def stream(self, keep: set[str] | None = None) -> Iterator[tuple[Item, Payload]]:
+        wanted = {item.name: item for item in self.items if keep is None or item.name in keep}
+        split = {}
+        for file, names in self.frames.items():
+            if chosen := {k: wanted.pop(name) for k, name in enumerate(names) if name in wanted}:
+                split[file] = chosen
+        for name, content in self.container.read(wanted.keys() | split.keys()):
+            if name in wanted and is_array(name) and isinstance(content, bytes):
+                yield wanted[name], formats.picture_of(content)
+            elif name in wanted:
+                yield wanted[name], content
+            elif isinstance(content, PictureError):
+                yield from ((item, content) for item in split[name].values())
+            else:
+                read = dicom.frames if dicom.is_dicom(content) else pages
+                yield from zip(split[name].values(), read(content, list(split[name])), strict=True)
+
+    def arrays(self) -> None:
+        return None
+
+    def fingerprint(self) -> str:
+        return self.print_of()
+
+
+@dataclass
+class ArraySource:
+    """A data set in memory as one array."""
+
+    form: str
+    held: formats.Arrays
+    print_of: Callable[[], str]
+
+    @property
+    def classes(self) -> list[str]:
+        return self.held.classes
+
+    @property
+    def rejected(self) -> list[Rejection]:
+        return []
+
+    @property
+    def notes(self) -> list[str]:
+        return []
+
+    @cached_property
+    def items(self) -> list[Item]:
+        if self.held.labels is None:
+            return [Item(name, None) for name in self.held.names]
+        classes = self.held.classes
+        return [Item(name, classes[k]) for name, k in zip(self.held.names, self.held.labels.tolist(), strict=True)]
+
+    def stream(self, keep: set[str] | None = None) -> Iterator[tuple[Item, Payload]]:
+        for item, pixels in zip(self.items, self.held.images, strict=True):
+            if keep is None or item.name in keep:
+                yield item, pixels
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray | None]:
+        return self.held.images, self.held.labels
+
+    def fingerprint(self) -> str:
+        return self.print_of()
+
+
+def open_source(
+    path: Path, *, labels: str | None = None, split: str = "train", frames: Literal["first", "all"] = "first"
+) -> Source:
+    """List the images at `path` and their labels.
+
+    labels: None (class sub-folders or those of the data set), "none", a csv of file,label (a path, or a name
+    next to or inside the source; "some.csv:column" selects a column by its header), or attributes of CelebA.
+    If `path` is a csv, `labels` may be one of its columns.
+    split: "train", "test" or "all", for data sets with parts. frames: images to read from non-DICOM files with several:
+    the first or all. Raises `DataError`.
+    """
+    path = Path(path)
+    try:
+        if not path.exists():
+            raise DataError(f"{path} does not exist; {EXPECTED}")
+        if path.is_file():
+            with path.open("rb") as file:
+                if is_lfs_pointer(file.read(64)):
+                    raise DataError(f"{path} is a Git LFS pointer instead of the file: run git lfs pull")
+        source = _open(path, labels, split, lambda: fingerprint_of(path, labels))
+        return _all_pages(source) if frames == "all" and isinstance(source, PictureSource) else source
+    except PermissionError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _open(path: Path, labels: str | None, split: str, print_of: Callable[[], str]) -> Source:
+    held = _find_arrays(path, split)
+    if held:
+        form, arrays = held
+        return _array_source(form, arrays, labels, path, print_of)
+    listing = str(path) if _is_list(path) else None
+    container = _open_container(path.parent if listing else path)
+    inner = _only_inside(container)
+    if listing and labels and labels.lower() != "none" and not csv_of(labels)[0]:
+        labels = f"{listing}:{labels}"  # a column of the csv
+    if inner:
+        return _open(inner, labels or listing, split, print_of)
+    cifar_files = {name: name.rpartition("/")[2] for name in container.names}
+    if cifar.is_cifar(cifar_files.values()) and not isinstance(container, Folder):
+        contents = _read_all(container, [n for n, base in cifar_files.items() if cifar.FILES.fullmatch(base)])
+        arrays = cifar.read_cifar({cifar_files[n]: content for n, content in contents.items()}, split, path)
+        return _array_source("cifar", arrays, labels, path, print_of)
+    return _picture_source(container, listing, labels, split, print_of)
+
+
+def _all_pages(source: PictureSource) -> PictureSource:
+    """The source with one item per page or frame. Reads the files."""
+    several = {item.name for item in source.items if item.name.lower().endswith(PAGED)}
+    counts = {}
+    for name, content in source.container.read(several):
+        with suppress(PictureError):
+            counts[name] = probe(content).pages if isinstance(content, bytes) else 1
+    items, frames = _split(source.items, counts)
+    return dataclasses.replace(source, items=items, frames=source.frames | frames)
+
+
+PAGED = (".tif", ".tiff", ".gif", ".png", ".webp")
+"""Endings of files that may contain several images, except DICOM."""
+
+
+def _is_list(path: Path) -> bool:
+    """Whether the path is a list of images instead of their folder."""
+    return path.suffix.lower() in LIST_ENDINGS and path.is_file()
+
+
+# Sets that are arrays.
+
+
+def _find_arrays(path: Path, split: str) -> tuple[str, formats.Arrays] | None:
+    """The data set at `path` if it is stored as arrays: idx, CIFAR, npz or npy."""
+    if path.is_file():
+        if path.suffix.lower() in (".npz", ".npy"):
+            return "arrays", formats.read_arrays(path, split)
+        if match := formats.IDX_NAME.fullmatch(path.name):
+            files = formats.find_idx(file.name for file in path.parent.iterdir()).get(match["set"], {})
+            return "idx", formats.read_idx(path.parent, match["set"], files, split)
+        return None
+    names = [entry.name for entry in path.iterdir() if entry.is_file()]
+    if sets := formats.find_idx(names):
+        if len(sets) > 1:
+            raise DataError(f"{path} has idx files of several data sets ({', '.join(sets)}): choose one file of images")
+        ((prefix, files),) = sets.items()
+        return "idx", formats.read_idx(path, prefix, files, split)
+    if cifar.is_cifar(names):
+        contents = {name: (path / name).read_bytes() for name in names if cifar.FILES.fullmatch(name)}
+        return "cifar", cifar.read_cifar(contents, split, path)
+    return None
+
+
+def _array_source(
+    form: str, held: formats.Arrays, labels: str | None, path: Path, print_of: Callable[[], str]
+) -> ArraySource:
+    if labels is not None and labels.lower() != "none":
+        raise DataError(f"--labels {labels}: {path} has its own labels; omit --labels, or use --labels none")
+    if labels is not None:
+        held = formats.Arrays(held.images, None, [], held.names)
+    return ArraySource(form, held, print_of)
+
+
+# Sets of image files.
+
+
+def _open_container(path: Path) -> Container:
+    """Opens the folder, zip or tar at `path`, detected by its first bytes. Raises `DataError` for other files."""
+    if path.is_dir():
+        return Folder(path)
+    name = path.name.lower()
+    with path.open("rb") as file:
+        start = file.read(512)
+    if start.startswith((b"PK\3\4", b"PK\5\6")) or name.endswith(".zip"):
+        return Zip(path)
+    if start[257:262] == b"ustar" or name.endswith(ARCHIVES):
+        return Tar(path, hold=lambda name: bool(LIST_FILES.fullmatch(name.rpartition("/")[2])))
+    if dicom.is_dicom(start):
+        return Single(path)
+    kind = "is a single image" if is_picture(name) else "is not a supported file of images"
+    raise DataError(f"{path} {kind}; {EXPECTED}")
+
+
+def _only_inside(container: Container) -> Path | None:
+    """The only folder or archive inside a folder without images, or None."""
+    if not isinstance(container, Folder) or any(is_picture(name) for name in container.names):
+        return None
+    top = [name for name in container.names if "/" not in name]
+    if any(map(is_array, top)) or _by_mark(
+        container, top, lambda start: has_picture_mark(start) or dicom.is_dicom(start)
+    ):
+        return None
+    folders = {name.partition("/")[0] for name in container.names if "/" in name}
+    if len(folders) == 1:
+        return container.path / folders.pop()
+    archives = [name for name in container.names if name.lower().endswith((*ARCHIVES, ".npz"))]
+    if len(archives) > 1:
+        raise DataError(f"{container.path} has several archives ({', '.join(archives)}): choose one of them")
+    return container.path / archives[0] if archives else None
+
+
+def _read_all(container: Container, names: list[str]) -> dict[str, bytes]:
+    contents = {}
+    for name, content in container.read(names):
+        if isinstance(content, PictureError):
+            raise DataError(f"{container.path}: {name} {content}; copy or download it again")
+        contents[name] = content
+    return contents
+
+
+def _picture_source(
+    container: Container, listing: str | None, labels: str | None, split: str, print_of: Callable[[], str]
+) -> PictureSource:
+    """Labels the image files of a container. listing: the csv given instead of a folder."""
+    named = [name for name in container.names if is_picture(name)]
+    pictures = sorted(named + _by_mark(container, container.names, has_picture_mark))
+    marked = [] if pictures else _by_mark(container, container.names, dicom.is_dicom)
+    pictures = pictures or marked or [name for name in container.names if is_array(name)]
+    rejected = container.rejected + [
+        Rejection(name, f"{Path(name).suffix} images are not supported: convert it to PNG or JPEG")
+        for name in container.names
+        if name.lower().endswith(OTHER_PICTURES)
+    ]
+    if not pictures:
+        raise DataError(_nothing_found(container, rejected))
+    form = "csv" if listing else container.form
+    plain = labels is not None and labels.lower() == "none"
+    csv_file = labels if csv_of(labels)[0] else listing
+    if csv_file:
+        found = by_csv(container, pictures, csv_file, only_listed=listing is not None, plain=plain)
+        rejected = [] if listing else rejected  # other files in the folder of a csv are irrelevant
+    elif is_celeba(container):
+        form = "celeba"
+        found = by_celeba(container, pictures, None if plain else labels, split)
+    elif labels is None or plain:
+        found = None if plain else by_own_list(container, pictures, split)
+        found = found or by_folder(container, pictures, split, plain)
+    else:
+        raise DataError(
+            f"--labels {labels}: {container.path} is not CelebA, which has attributes; "
+            "expected none or a csv of file,label"
+        )
+    rejected = rejected + found.rejected
+    dicoms = {item.name for item in found.items if dicom.is_named(item.name)}.union(marked)
+    dicoms &= {item.name for item in found.items}
+    others = [item for item in found.items if item.name not in dicoms]
+    if dicoms and not dicom.available():
+        if not others:
+            raise MissingExtraError("pydicom", "medical", f"{container.path} has DICOM files: reading them")
+        rejected += [Rejection(item.name, dicom.NO_PYDICOM) for item in found.items if item.name in dicoms]
+        return PictureSource(form, container, others, found.classes, rejected, print_of, {}, found.notes)
+    facts = {name: dicom.facts(start) for name, start in container.starts(dicoms, dicom.START)} if dicoms else {}
+    if facts and not others:
+        form = "radiographs" if next(iter(facts.values())).radiograph else "dicom"
+    items, frames = _split(found.items, {name: about.num_frames for name, about in facts.items()})
+    return PictureSource(form, container, items, found.classes, rejected, print_of, frames, found.notes)
+
+
+def _by_mark(container: Container, names: list[str], has_mark: Callable[[bytes], bool]) -> list[str]:
+    """Files without a known ending whose first bytes fit."""
+    bare = [name for name in names if not is_picture(name) and BARE_NAME.fullmatch(name.rpartition("/")[2])]
+    return [name for name, start in container.starts(bare, dicom.MARK.stop) if has_mark(start)] if bare else []
+
+
+def is_array(name: str) -> bool:
+    return name.lower().endswith(".npy")
+
+
+def _split(items: list[Item], num_frames: dict[str, int]) -> tuple[list[Item], dict[str, list[str]]]:
+    """One item per frame, "heart.dcm#0001" and so on, for files with several."""
+    frames: dict[str, list[str]] = {}
+    split = []
+    for item in items:
+        if (count := num_frames.get(item.name, 1)) == 1:
+            split.append(item)
+        else:
+            frames[item.name] = [f"{item.name}#{k:04}" for k in range(1, count + 1)]
+            split += [Item(name, item.label) for name in frames[item.name]]
+    return split, frames
+
+
+def file_of(name: str) -> str:
+    """The file of an item: "heart.dcm" from "heart.dcm#0001"."""
+    return FRAME.sub("", name)
+
+
+FRAME = re.compile(r"#\d{4,}$")
+
+
+def _nothing_found(container: Container, rejected: list[Rejection]) -> str:
+    if rejected:
+        first = f"{rejected[0].name}: {rejected[0].reason}"
+        return f"{container.path} has no usable image, {len(rejected)} rejected ({first})"
+    if not container.names:
+        return f"{container.path} is empty; {EXPECTED}"
+    kinds = Counter(Path(name).suffix.lower() or "no ending" for name in container.names).most_common(3)
+    holds = ", ".join(f"{count} x {kind}" for kind, count in kinds)
+    return f"{container.path} has no images (it contains {holds}); {EXPECTED}"
+
+
+# Fingerprints.
+
+
+def fingerprint_of(path: Path, labels: str | None = None) -> str:
+    """Same as `open_source(path, labels=labels).fingerprint()`, without listing an archive.
+
+    SHA-256 in hex of the relative name, size and modification time of every file used.
+    """
+    path = Path(path)
+    if path.is_dir():
+        files = dict(Folder(path).locations())
+    else:
+        files = {path.name: str(path)}
+        if _is_list(path):
+            files |= Folder(path.parent).locations()
+        neighbours = [f for f in path.parent.iterdir() if _is_sidecar(f.name, path.name)]
+        files |= {file.name: str(file) for file in neighbours}
+    csv_name, _ = csv_of(labels)
+    for file in (Path(csv_name), path.parent / csv_name) if csv_name else ():
+        if file.is_file():
+            files[f"labels:{csv_name}"] = str(file)
+    for name in (CELEBA_ATTRIBUTES, CELEBA_PARTITION):
+        for file in path.parent.glob(f"{name}.*"):
+            files[file.name] = str(file)
+    digest = hashlib.sha256()
+    for name, location in sorted(files.items()):
+        try:
+            status = Path(location).stat()
+        except OSError:
+            continue
+        digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _is_sidecar(name: str, main: str) -> bool:
+    mine = formats.IDX_NAME.fullmatch(main)
+    other = formats.IDX_NAME.fullmatch(name)
+    return bool(mine and other and mine["set"] == other["set"])

@@ -1,0 +1,376 @@
+"""Measure visible artefacts of generated images relative to real images.
+
+`examine` compares a set of generated images with a set of real images, in one pass over each. Images are float arrays
+or tensors (N, H, W) or (N, C, H, W) in [-1, 1], or (N, H, W, C) uint8 or uint16 as in a pack. Structure is measured on
+the mean of the colours; opacity is used only in the histogram.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+from torch import Tensor
+
+from ganvas.data.inspection.near_duplicates import nearest
+from ganvas.errors import DataError
+from ganvas.evaluation import appearance, findings
+from ganvas.evaluation.appearance import BINS, Looks, Pictures
+from ganvas.evaluation.findings import Row
+from ganvas.evaluation.intervals import Interval, normal, share
+
+PERIODS = (2, 4, 8)
+"""Periods in pixels of checkerboard artefacts after upsampling by 2 once, twice or three times."""
+REACH = 8  # bins of the spectrum on each side that a peak is compared with
+BANDS = {"coarse": (0.0, 1 / 8), "middle": (1 / 8, 1 / 4), "fine": (1 / 4, 1.0)}
+"""Cycles per pixel."""
+DRAWN = 9  # images per sample for the mean correlation, as in the chest X-ray project
+DRAWS, RESAMPLED = 200, 500  # samples of nine real images; bootstrap samples of each set
+BLANK, SATURATED = 0.02, 0.1  # standard deviation relative to the range; excess share of pure black or white pixels
+NEAR, VERY_NEAR, REPEATED = 0.3, 0.05, 4000  # fractions of the usual distance to the next image; most images compared
+
+# Measures of one set.
+
+
+def lattice(images: Tensor | np.ndarray) -> dict[int, float]:
+    """Strength of checkerboard artefacts for each period in pixels; compare with real images (about 1.0).
+
+    Mean power spectrum of all rows, and of all columns, at the frequency 1 / period, divided by the median of its
+    neighbours (8 bins on each side without the nearest one; fewer for sides below 128 pixels); the larger of the two.
+    A checkerboard pattern shows in both. Spectra of lines are used because a point of the two-dimensional spectrum
+    would detect patterns a thousand times below the resolution of 8 bits. Patterns that are not sines have overtones,
+    so period 4 can also show at 2. Period 2 is the end of the spectrum, with neighbours on one side only; it is below 1
+    in smooth real images.
+
+    Sides are cropped to multiples of 8. A period that does not fit three times into a side is left out.
+    """
+    spectra = [_mean(images, functools.partial(appearance.lines, axis=axis)) for axis in (1, 2)]
+    ratios = {}
+    for period in PERIODS:
+        found = [float(_peak(power, period)) for power in spectra if _fits(period, power)]
+        if found:
+            ratios[period] = max(found)
+    return ratios
+
+
+def sharpness(images: Tensor | np.ndarray) -> float:
+    """Variance of the Laplacian (sum of the four neighbours minus four times the pixel), mean over the images.
+
+    Compare with real images: lower is blurred, higher is noisy.
+    """
+    return float(_mean(images, appearance.laplacian))
+
+
+def _mean(images: Tensor | np.ndarray, measure: Callable[[Tensor], Tensor]) -> np.ndarray:
+    return np.concatenate([measure(appearance.gray(batch)).numpy() for batch in appearance.batches(images)]).mean(
+        axis=0
+    )
+
+
+def _fits(period: int, power: np.ndarray) -> bool:
+    return 2 * (power.shape[-1] - 1) >= 3 * period
+
+
+def _peak(power: np.ndarray, period: int) -> np.ndarray:
+    """Power (..., F) at 1 / period divided by its neighbourhood (median of logarithms, because spectra are steep)."""
+    num = power.shape[-1]
+    side = 2 * (num - 1)
+    centre = side // period
+    reach = max(2, min(REACH, side // 16))
+    around = [i for i in range(centre - reach, centre + reach + 1) if abs(i - centre) > 1 and 0 < i < num]
+    power = power.astype(np.float64) + np.finfo(np.float64).tiny  # for blank images
+    return power[..., centre] / np.exp(np.median(np.log(power[..., around]), axis=-1))
+
+
+# Diversity.
+
+
+class Range(NamedTuple):
+    """A measure over many samples of real images."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def pairwise_correlation(images: Tensor | np.ndarray, size: int = 128, quarter: bool = False) -> float:
+    """Mean Pearson correlation of the pixels over all pairs of images; higher than real indicates mode collapse.
+
+    Images are first reduced by area averaging to at most `size` pixels per side. quarter: use only the upper left
+    quarter, to detect content repeated at one place. Raises `DataError` for a single image.
+    """
+    return _mean_of_pairs(_unit_rows(images, size, quarter))
+
+
+def correlation_range(
+    real: Tensor | np.ndarray, num: int = 9, draws: int = 200, seed: int = 0, size: int = 128, quarter: bool = False
+) -> Range:
+    """`pairwise_correlation` of `num` real images: mean, minimum and maximum over random samples.
+
+    Raises `DataError` for fewer than `num` real images.
+    """
+    if len(real) < num:
+        raise DataError(f"{len(real)} real images are too few to draw samples of {num}: use more images, or draw fewer")
+    return _range(_unit_rows(real, size, quarter), num, draws, seed)
+
+
+def _range(rows: np.ndarray, num: int, draws: int, seed: int) -> Range:
+    rng = np.random.default_rng(seed)
+    values = [_mean_of_pairs(rows[rng.permutation(len(rows))[:num]]) for _ in range(draws)]
+    return Range(float(np.mean(values)), float(np.min(values)), float(np.max(values)))
+
+
+def _unit_rows(images: Tensor | np.ndarray, size: int, quarter: bool) -> np.ndarray:
+    if len(images) < 2:
+        raise DataError(f"a correlation of pairs needs at least 2 images, got {len(images)}: use more images")
+    return np.concatenate(
+        [appearance.standardised(appearance.gray(batch), size, quarter).numpy() for batch in appearance.batches(images)]
+    )
+
+
+def _mean_of_pairs(rows: np.ndarray) -> float:
+    """Mean product of two different unit rows, from the square of their sum."""
+    num = len(rows)
+    return float((np.square(rows.sum(axis=0, dtype=np.float64)).sum() - num) / (num * (num - 1)))
+
+
+# Generated against real.
+
+
+@dataclass(frozen=True)
+class Artefacts:
+    """Artefacts of generated images relative to real images, as plain values.
+
+    Ratios are generated / real. `low` and `high` are the 95% interval unless stated otherwise.
+    """
+
+    findings: list[dict[str, str]]
+    """what, sentence, and severity: ok, note or bad."""
+    lattice: list[dict[str, Any]]
+    """For each period: real, generated, and their ratio (value, low, high), of the worse direction; and the same for
+    each direction, "horizontal" (along the rows) and "vertical"."""
+    spectrum: dict[str, list[float]]
+    """Curves: frequency in cycles per pixel; real and generated power (geometric mean over images; white noise gives
+    its variance); real_low, real_high, generated_low, generated_high: range of 90% of the images."""
+    power: dict[str, dict[str, float]]
+    """Ratios of the power (value, low, high): coarse (below 1/8 cycles per pixel), middle, fine (above 1/4), and the
+    largest one with its frequency."""
+    sharpness: dict[str, float]
+    """Laplacian variance: real, generated, and value, low, high of their ratio."""
+    noise: dict[str, float]
+    """Deviation of white noise, or of another pattern of single pixels, beyond that of real images, as a fraction of
+    the range: value, low, high."""
+    histogram: dict[str, Any]
+    """Wasserstein-1 distance of pixel values as a fraction of the range; for colour, the mean over 13 directions of the
+    colour cube: value, low, high. real, real_high: mean and maximum between 500 pairs of samples of real images.
+    channels: by channel. brighter: difference of the means."""
+    correlation: dict[str, Any]
+    """Mean correlation of two images: generated, real; low, high: range over 200 samples of nine real images.
+    variety: ratio of the mean distances 1 - correlation (value, low, high). quarter: the same for the upper left
+    quarter."""
+    blank: dict[str, float]
+    """Share of (nearly) uniform images: real, generated, and value, low, high of the difference."""
+    saturated: dict[str, float]
+    """The same for images whose pure black or white area exceeds that of 99% of the real images by a tenth."""
+    duplicates: dict[str, float]
+    """The same for images that are nearly identical to another image of their set (sets of equal size)."""
+    repeated: float
+    """`duplicates["generated"]`."""
+
+
+def examine(real: Pictures, fake: Pictures, seed: int = 0) -> Artefacts:
+    """Compare generated images with real images of the same shape.
+
+    Intervals by bootstrap, for the correlation by its variance. Memory: about 50 kB per image in addition to the
+    images. Raises `DataError` for different shapes, and the errors of `appearance.look`.
+    """
+    sets = [appearance.look(real, "real"), appearance.look(fake, "generated")]
+    if sets[0].shape != sets[1].shape:
+        shapes = ["x".join(map(str, (*one.shape[1:], one.shape[0]))) for one in sets]
+        raise DataError(f"the real images are {shapes[0]} and the generated ones {shapes[1]}: both must be the same")
+    again = _Resampling(len(sets[0]), len(sets[1]), seed)
+    rows = _lattice_rows(*sets, again)
+    spectrum, power = _spectra(*sets, again)
+    sharp = _sharpness_row(*sets, again)
+    noise = _noise_row(*sets, again)
+    tones = _tones(*sets, again)
+    alike = _alike(sets[0]["whole"], sets[1]["whole"], seed)
+    quarter = _alike(sets[0]["quarter"], sets[1]["quarter"], seed)
+    blank = _shares(*(one["contrast"] < 2 * BLANK for one in sets))
+    saturated = _shares(*_saturated(*sets))
+    duplicates = _shares(*_repeated(*sets))
+    found = [
+        findings.of_lattice(rows),
+        findings.of_power(power),
+        findings.of_sharpness(sharp),
+        findings.of_noise(noise),
+        findings.of_tones(tones),
+        findings.of_variety(alike, quarter, duplicates),
+        findings.of_shares("blank", "are blank", blank, *findings.BLANKS),
+        findings.of_shares("saturated", "are black or white in large parts", saturated, *findings.SHARES),
+    ]
+    return Artefacts(
+        findings=[finding._asdict() for finding in found],
+        lattice=rows,
+        spectrum=spectrum,
+        power=power,
+        sharpness=sharp,
+        noise=noise,
+        histogram=tones,
+        correlation={**alike, "quarter": quarter},
+        blank=blank,
+        saturated=saturated,
+        duplicates=duplicates,
+        repeated=duplicates["generated"],
+    )
+
+
+class _Resampling:
+    """Bootstrap of both sets: means of per-image values over samples with replacement."""
+
+    def __init__(self, num_real: int, num_fake: int, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        self.real, self.fake, self.other = (
+            rng.multinomial(size, np.full(num, 1 / num), RESAMPLED).astype(np.float32) / size
+            for num, size in ((num_real, num_real), (num_fake, num_fake), (num_real, num_fake))
+        )
+        """(R, N) weights of the images; `other`: samples of real images with the number of generated images."""
+
+    @staticmethod
+    def within(value: float, values: np.ndarray) -> Interval:
+        """Interval that contains the middle 95% of the values."""
+        low, high = np.quantile(values, (0.025, 0.975))
+        return Interval(float(value), float(low), float(high))
+
+
+def _lattice_rows(real: Looks, fake: Looks, again: _Resampling) -> list[Row]:
+    rows = []
+    for period in PERIODS:
+        found = {}
+        for direction in ("horizontal", "vertical"):
+            first, second = real[direction], fake[direction]
+            if _fits(period, first):
+                peaks = [float(_peak(lines.mean(axis=0), period)) for lines in (first, second)]
+                drawn = _peak(again.fake @ second, period) / _peak(again.real @ first, period)
+                ratio = again.within(peaks[1] / peaks[0], drawn)
+                found[direction] = {"real": peaks[0], "generated": peaks[1], **ratio._asdict()}
+        if found:
+            worse = max(found, key=lambda direction: found[direction]["value"])
+            rows.append({"period": period, "direction": worse, **found[worse], **found})
+    return rows
+
+
+def _sharpness_row(real: Looks, fake: Looks, again: _Resampling) -> Row:
+    least = 1e-9  # for blank images
+    means = [float(one["laplacian"].mean()) for one in (real, fake)]
+    drawn = (again.fake @ fake["laplacian"] + least) / (again.real @ real["laplacian"] + least)
+    ratio = again.within((means[1] + least) / (means[0] + least), drawn)
+    return {"real": means[0], "generated": means[1], **ratio._asdict()}
+
+
+def _noise_row(real: Looks, fake: Looks, again: _Resampling) -> Row:
+    """Variances add up, so the deviation is the root of their difference; half of it, as values are from -1 to 1."""
+    drawn = again.fake @ fake["grain"] - again.real @ real["grain"]
+    found = again.within(fake["grain"].mean() - real["grain"].mean(), drawn)
+    return {name: float(np.sqrt(max(value, 0.0))) / 2 for name, value in found._asdict().items()}
+
+
+def _spectra(real: Looks, fake: Looks, again: _Resampling) -> tuple[dict[str, list[float]], dict[str, Row]]:
+    frequency = appearance.frequencies(*real.shape[1:])
+    curves = {"frequency": frequency.tolist()}
+    for name, one in (("real", real), ("generated", fake)):
+        low, high = np.quantile(one["radial"], (0.05, 0.95), axis=0)
+        for ending, curve in (("", one["radial"].mean(axis=0)), ("_low", low), ("_high", high)):
+            curves[name + ending] = (10.0**curve).tolist()
+    more = fake["radial"].mean(axis=0) - real["radial"].mean(axis=0)
+    drawn = again.fake @ fake["radial"] - again.real @ real["radial"]
+    power = {}
+    for name, (low, high) in BANDS.items():
+        band = (frequency >= low) & (frequency < high)
+        if band.any():
+            power[name] = again.within(10 ** more[band].mean(), 10 ** drawn[:, band].mean(axis=1))._asdict()
+    most = int(np.abs(more).argmax())
+    largest = again.within(10 ** more[most], 10 ** drawn[:, most])
+    power["largest"] = {"frequency": float(frequency[most]), **largest._asdict()}
+    return curves, power
+
+
+def _tones(real: Looks, fake: Looks, again: _Resampling) -> Row:
+    ways = appearance.directions(real.shape[0])
+    # Scale of each direction: its values are divided by the sum of the absolute components, not by the length.
+    scale = np.abs(ways).sum(axis=1) / np.linalg.norm(ways, axis=1) / (BINS - 1)
+
+    def distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        difference = (first - second).reshape(-1, len(ways), BINS)
+        return np.abs(difference.cumsum(axis=2)).sum(axis=2) * scale
+
+    means = [one["histogram"].mean(axis=0) for one in (real, fake)]
+    each = distances(means[0], means[1])[0]
+    drawn = again.real @ real["histogram"]
+    spread = distances(drawn, again.fake @ fake["histogram"]).mean(axis=1).var()
+    floor = distances(drawn, again.other @ real["histogram"]).mean(axis=1)
+    found = normal(each.mean(), spread, within=(0.0, 1.0))
+    shown = min(real.shape[0], 3)
+    levels = [float((mean.reshape(-1, BINS)[:shown] @ np.linspace(0, 1, BINS)).mean()) for mean in means]
+    names = {1: ["gray"], 3: ["red", "green", "blue"], 4: ["red", "green", "blue", "opacity"]}[real.shape[0]]
+    places = [*range(shown), len(ways) - 1]
+    return {
+        **found._asdict(),
+        "real": float(floor.mean()),
+        "real_high": float(floor.max()),
+        "channels": {name: float(each[place]) for name, place in zip(names, places, strict=False)},
+        "brighter": levels[1] - levels[0],
+    }
+
+
+def _alike(real: np.ndarray, fake: np.ndarray, seed: int) -> Row:
+    """Means over all pairs, with variances by the jackknife of a U-statistic."""
+    means, variances = [], []
+    for rows in (real, fake):
+        each = (rows @ rows.sum(axis=0, dtype=np.float64) - 1) / (len(rows) - 1)
+        means.append(float(each.mean()))
+        variances.append(4 * float(each.var(ddof=1)) / len(rows) * ((len(rows) - 1) / (len(rows) - 2)) ** 2)
+    distance = max(1 - means[0], 1e-6)
+    ratio = (1 - means[1]) / distance
+    variance = (variances[1] + ratio**2 * variances[0]) / distance**2
+    few = (
+        stats.t.ppf(0.975, min(len(real), len(fake)) - 1) / stats.norm.ppf(0.975)
+    ) ** 2  # the variance is estimated from few images
+    variety = normal(ratio, variance * few, within=(0.0, np.inf))
+    nine = _range(real, DRAWN, DRAWS, seed)
+    return {"real": means[0], "generated": means[1], "low": nine.low, "high": nine.high, "variety": variety._asdict()}
+
+
+def _saturated(real: Looks, fake: Looks) -> tuple[np.ndarray, np.ndarray]:
+    """Whether pure black or white pixels of each image exceed those of 99% of the real images by a tenth."""
+    shown = min(real.shape[0], 3)
+    ends = [one["histogram"].reshape(len(one), -1, BINS)[:, :shown, [0, -1]].mean(axis=1) for one in (real, fake)]
+    usual = np.quantile(ends[0], 0.99, axis=0) + SATURATED
+    return (ends[0] > usual).any(axis=1), (ends[1] > usual).any(axis=1)
+
+
+def _repeated(real: Looks, fake: Looks) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each image is much closer to another image of its set than usual for real images; sets of equal size."""
+    num = min(len(real), len(fake), REPEATED)
+    found = []
+    for one in (real, fake):
+        some = one["thumbnail"][np.linspace(0, len(one) - 1, num).astype(int)]
+        rows = some - some.mean(axis=0)
+        found.append(np.sqrt(np.maximum(nearest(rows, rows, 2)[0][:, 1], 0)))
+    # If many real images are near duplicates, the limit is stricter; identical images always count.
+    usual = np.median(found[0])
+    limit = np.clip(np.quantile(found[0], 0.01), VERY_NEAR * usual, NEAR * usual)
+    return found[0] <= limit, found[1] <= limit
+
+
+def _shares(real: np.ndarray, fake: np.ndarray) -> Row:
+    """Shares of both sets and the 95% interval of their difference (Newcombe 1998, method 10)."""
+    first, second = share(float(real.mean()), len(real)), share(float(fake.mean()), len(fake))
+    value = second.value - first.value
+    low = value - np.hypot(second.value - second.low, first.high - first.value)
+    high = value + np.hypot(second.high - second.value, first.value - first.low)
+    return {"real": first.value, "generated": second.value, **Interval(value, float(low), float(high))._asdict()}

@@ -1,0 +1,460 @@
+"""Evaluate generated images: measures with intervals, classes, copies, artefacts.
+
+`evaluate` and `evaluate_images` write evaluation.json and the folder evaluation/; reports read these files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+import ganvas
+from ganvas import hub
+from ganvas.config import DataConfig
+from ganvas.data.inspection import marks
+from ganvas.data.opening import open_pack
+from ganvas.data.packing.pack import Pack, Progress
+from ganvas.errors import ConfigError, DataError
+from ganvas.evaluation import artefacts, copies, usefulness
+from ganvas.evaluation.classifier import judge_of
+from ganvas.evaluation.classwise import ClassRow, class_table, expected_shares, missing, mode_coverage
+from ganvas.evaluation.feature_cache import features_of
+from ganvas.evaluation.features import Features
+from ganvas.evaluation.frechet import MINIMUM_FOR_FID, check_fid
+from ganvas.evaluation.measures import INCEPTION, Measures, Row, as_row, unlike
+from ganvas.evaluation.samples import FromGenerator, FromImages, Samples, pack_of
+from ganvas.generator import Generator
+from ganvas.image_files import grid, save_png
+from ganvas.options import LEAST_EVALUATED, Evaluate
+from ganvas.records import EVALUATION_FORMAT, Evaluation
+from ganvas.run import timestamp
+from ganvas.system import files
+from ganvas.system.device import choose_device
+
+NUM = 2_000  # images of each kind; fewer for large images
+NUM_LEAST = 50  # fewest generated images by default
+DEFAULT_FEATURES = "efficientnet-lite0"
+BYTES = 2**29  # most memory for generated images
+ENOUGH = 500  # held-out images; with fewer, training images are the reference
+SHOWN, CLASSES_SHOWN = 36, 12  # images, or rows of eight, in the grids
+CLOSEST = 12  # pairs in the gallery
+MARKED, MARKS_SHOWN = 300, 6  # images of each kind searched for marks; marks in the report
+CLASSIFIED = 1_000  # images of each kind for the real-vs-generated classifier
+
+
+Part = TypeVar("Part")
+
+
+def evaluate(asked: Evaluate, progress: Progress | None = None) -> Evaluation:
+    """Evaluate a run (or, with `data`, any model); write evaluation.json and evaluation/ into its folder.
+
+    Raises `RunError` for a run without a model, `DataError` if the images do not fit or are too few, and the errors of
+    `Features.load`.
+    """
+    folder = hub.local(asked.source)
+    generator = Generator.load(folder, asked.device)
+    pack = pack_of(folder, generator, asked.data, progress)
+    out = folder if folder.is_dir() else folder.parent
+    if asked.out is not None:
+        out = Path(asked.out)
+    elif (name := hub.hub_name(asked.source)) is not None:  # not into the cache
+        out = Path(f"{name.repo.rpartition('/')[2]}-evaluation")
+    return written(FromGenerator(generator, asked, folder), pack, asked, out, progress)
+
+
+def evaluate_images(asked: Evaluate, progress: Progress | None = None) -> Evaluation:
+    """Evaluate the images of a folder or archive against those of another one; write evaluation.json and evaluation/.
+
+    Raises `DataError` if there are too few images, ConfigError for more images than there are (--n).
+    """
+    assert asked.against is not None
+    kinds = {1: "gray", 3: "color", 4: "alpha"}
+    made = open_pack(asked.source, DataConfig(size=asked.size, holdout=0), progress=progress)
+    size, channels = f"{made.height}x{made.width}", kinds[made.channels]
+    pack = open_pack(asked.against, DataConfig(size=size, channels=channels), progress=progress)  # ty: ignore[invalid-argument-type]
+    for images, place in ((made, asked.source), (pack, asked.against)):
+        if images.num_training < LEAST_EVALUATED:
+            raise DataError(f"{place} has {images.num_training} images: an evaluation needs at least {LEAST_EVALUATED}")
+    source = Path(asked.source)
+    out = Path(asked.out) if asked.out is not None else source.with_name(f"{source.name.split('.')[0]}-evaluation")
+    return written(FromImages(made, asked), pack, asked, out, progress)
+
+
+def written(source: Samples, pack: Pack, asked: Evaluate, out: Path, progress: Progress | None) -> Evaluation:
+    """Evaluate, and write the result into the folder `out`."""
+    began = time.monotonic()
+    judgement = Judgement(source, pack, asked, progress or (lambda what, done, total: None))
+    with files.explained(out):
+        (out / "evaluation").mkdir(exist_ok=True, parents=True)
+    content = judgement.content(out)
+    content["seconds"] = round(time.monotonic() - began, 1)
+    files.write_json(out / "evaluation.json", content)
+    return Evaluation(content)
+
+
+def drawn(indices: np.ndarray, num: int, seed: int) -> np.ndarray:
+    """A random choice of at most `num` indices, sorted; the same for the same seed."""
+    return np.sort(np.random.default_rng(seed).permutation(indices)[:num])
+
+
+class Judgement:
+    """Generated images, and the real images for comparison.
+
+    The reference is the held-out part if it has 500 images, otherwise the training part (stated in the protocol).
+    Measures use a part of the reference and of the samples, see `equal_sets`.
+    """
+
+    def __init__(self, source: Samples, pack: Pack, options: Evaluate, report: Progress) -> None:
+        self.source, self.pack, self.options, self.report = source, pack, options, report
+        bytes_each = pack.height * pack.width * pack.channels * pack.depth // 8
+        self.left_out: list[str] = []
+        self.unlike = False  # whether the samples resemble no real image in both networks, see `measures`
+        self.trained_with = source.trained_with
+        name = options.features or ("random" if self.trained_with else DEFAULT_FEATURES)
+        weights = None if options.weights is None else Path(options.weights)
+        # Loaded before the samples are made, which takes longer: a wrong name or missing weights are reported at once.
+        self.features = Features.load(name, options.device, weights=weights, pack=pack)
+        self.is_fid = name in INCEPTION and not options.force
+        usual = max(NUM_LEAST, min(MINIMUM_FOR_FID if self.is_fid else NUM, BYTES // bytes_each))
+        num = options.n or min(usual, source.most or usual)
+        self.split = "held-out" if len(pack.heldout) >= ENOUGH else "training"
+        self.heldout = drawn(pack.heldout, num, 0)
+        self.training = drawn(pack.training, num, 1)
+        self.reference = self.heldout if self.split == "held-out" else self.training
+        self.measured, self.others = self.equal_sets(num)
+        self.num_measured = num if self.others is None else min(num, len(self.others))
+        if self.is_fid:
+            check_fid(len(self.measured), self.num_measured)
+        self.labels = source.labels(pack, num)
+        self.samples = source.pixels(pack, num, self.labels, report)
+
+    def equal_sets(self, num: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """The real images of the measures, and other real images for the values to expect (indices).
+
+        Most measures depend on the numbers of images. So the other real images are as many as the generated ones, which
+        are drawn down where there are fewer: for a small data set each set has half of the training images. None if
+        that is fewer than 50, or than an FID needs: then no value to expect is given.
+        """
+        least = MINIMUM_FOR_FID if self.is_fid else NUM_LEAST
+        if self.split == "held-out":
+            return self.heldout, self.training if len(self.training) >= min(num, least) else None
+        each = min(num, self.pack.num_training // 2)
+        if each < min(num, least):
+            return self.training, None
+        both = np.random.default_rng(1).permutation(self.pack.training)[: 2 * each]
+        return np.sort(both[:each]), np.sort(both[each:])
+
+    # ---- the parts ----
+
+    def content(self, out: Path) -> Row:
+        """The content of evaluation.json; images are saved in out/evaluation/."""
+        rows = self.measures()
+        classes, recognised = self.part("Classes", self.classes) or (None, None)
+        if recognised is not None:
+            rows.append(recognised)
+        return {
+            "format": EVALUATION_FORMAT,
+            "ganvas": ganvas.__version__,
+            "made": timestamp(),
+            "run": out.resolve().name,
+            "model": self.source.model(),
+            "data": self.data(),
+            "protocol": self.protocol(),
+            "measures": rows,
+            "classes": classes,
+            "copies": self.part("Copies", lambda: self.copies(out)),
+            "artefacts": dataclasses.asdict(artefacts.examine(self.pack.images[self.reference], self.samples)),
+            "marks": self.marks(out),
+            "real_or_fake": self.part("Real-vs-generated classifier", lambda: self.real_or_fake(out)),
+            "usefulness": self.usefulness() if self.options.usefulness else None,
+            "pictures": self.pictures(out),
+            "left_out": self.left_out,
+        }
+
+    def part(self, name: str, judged: Callable[[], Part | None]) -> Part | None:
+        """One part of the evaluation; if the data are insufficient, record why and continue."""
+        try:
+            return judged()
+        except DataError as error:
+            self.left_out.append(f"{name}: {error}.")
+            return None
+
+    def too_few_held_out(self, least: int) -> str:
+        num = len(self.pack.heldout)
+        return f"{num or 'no'} images were held out, {least} are needed (use more images or a larger --holdout)"
+
+    # ---- measures ----
+
+    def measures(self) -> list[Row]:
+        """The rows of all measures of features."""
+        features = self.features
+        real, floor = self.real_features(features)
+        fake, logits = features.both(self.samples[: self.num_measured])
+        measures = self.in_features(features)
+        rows = measures.rows(real, floor, fake, logits, self.options.force)
+        self.unlike = unlike(real, fake)
+        rows.insert(1, self.second_kid("random" if features.name != "random" else DEFAULT_FEATURES))
+        if self.split == "training" and len(self.heldout) < LEAST_EVALUATED:
+            self.left_out.append(f"KID to held-out images: {self.too_few_held_out(LEAST_EVALUATED)}.")
+        elif self.split == "training":
+            held, _ = features_of(features, self.pack, self.heldout, self.report)
+            rows.insert(1, measures.other("kid_heldout", "held-out", held, real, fake))
+        elif floor is not None:
+            rows.insert(1, measures.other("kid_training", "training", floor, real, fake))
+        return rows
+
+    def second_kid(self, name: str) -> Row:
+        """KID in the features of another kind of network, because one network alone can mislead."""
+        features = Features.load(name, self.options.device, pack=self.pack)
+        real, floor = self.real_features(features)
+        fake = features(self.samples[: self.num_measured])
+        self.unlike = self.unlike and unlike(real, fake)
+        return self.in_features(features).second(real, floor, fake)
+
+    def in_features(self, features: Features) -> Measures:
+        return Measures(
+            features, self.source.sampling, self.split, len(self.measured), self.num_measured, self.trained_with
+        )
+
+    def real_features(self, features: Features) -> tuple[np.ndarray, np.ndarray | None]:
+        """Features of the two sets of real images of `equal_sets`."""
+        real, _ = features_of(features, self.pack, self.measured, self.report)
+        if self.others is None:
+            return real, None
+        return real, features_of(features, self.pack, self.others, self.report)[0]
+
+    # ---- classes ----
+
+    def classes(self) -> tuple[Row, Row | None] | None:
+        """The results by class and, for a conditional generator, the class accuracy."""
+        pack = self.pack
+        if pack.labels is None or pack.num_classes < 2:
+            return None
+        judge = judge_of(pack, self.options.device, self.report)
+        features = Features.load("classifier", self.options.device, pack=pack)
+        real, _ = features_of(features, pack, self.reference, self.report)
+        fake, logits = features.both(self.samples)
+        found = logits.argmax(axis=1)
+        labels = pack.labels[self.reference]
+        table = class_table(pack.classes, labels, found, self.labels, real, fake)
+        every = pack.labels[pack.training]  # because the reference may lack rare classes
+        shares = np.bincount(every, minlength=pack.num_classes) / len(every)
+        modes = mode_coverage(found, shares)
+        alien = unlike(real, fake)
+        lacking = [] if alien else missing(found, expected_shares(shares, judge.confusion))
+        accuracy = judge.accuracy
+        tested = f"{judge.num_tested:,} held-out images"
+        name = f"a classifier trained on real images (accuracy {accuracy.value:.1%} on {tested})"
+        rows = [
+            {
+                "name": row.name,
+                "real_share": row.real,
+                "generated_share": row.fake.value,
+                "generated_low": row.fake.low,
+                "generated_high": row.fake.high,
+                "kid": None if row.kid is None else row.kid.value,
+                "agreement": None if row.agreement is None else row.agreement.value,
+                "confused_with": row.taken_for,
+                "num": int((found == i).sum() if self.labels is None else (self.labels == i).sum()),
+            }
+            for i, row in enumerate(table.rows)
+        ]
+        content = {
+            "rows": rows,
+            "total_variation": table.distance.value,
+            "chance": table.chance,
+            "agreement": None if table.agreement is None else table.agreement._asdict(),
+            "worst": table.worst,
+            "judged": not alien,
+            "missing": [pack.classes[i] for i in lacking],
+            "sentence": "Classes cannot be evaluated: the generated images do not resemble the data."
+            if alien
+            else in_words([table.rows[i] for i in lacking]),
+            "modes": {"covered": modes.covered._asdict(), "of": modes.of, "kl": modes.divergence._asdict()},
+            "judge": name,
+        }
+        if table.agreement is None:
+            return content, None
+        meaning = f"Share of generated images that {name} assigns to the requested class."
+        protocol = f"n = {len(found):,}, classifier {judge.hash[:8]} trained on {judge.num_trained:,} training images"
+        measure = as_row(
+            "accuracy_asked", "Class accuracy", table.agreement, "higher", accuracy.value, meaning, protocol
+        )
+        return content, measure
+
+    # ---- copies ----
+
+    def copies(self, out: Path) -> Row:
+        """The copy rate and the closest pairs. Raises `DataError` if too few images were held out."""
+        pack = self.pack
+        if len(pack.heldout) < copies.LEAST:
+            raise DataError(self.too_few_held_out(copies.LEAST))
+        finder = copies.CopyFinder(pack, self.report)
+        judged = finder.judge(self.samples, self.unlike)
+        shown = np.argsort(judged.found.score)[:CLOSEST]
+        rows = []
+        for i, sample in enumerate(shown):
+            place = judged.found.nearest[sample]
+            path = f"evaluation/closest-{i:02}.png"
+            save_png(out / path, grid(np.stack([self.samples[sample], pack.images[place]]), 2))
+            rows.append(
+                {
+                    "file": path,
+                    **self.source.origin(int(sample)),
+                    "label": None if self.labels is None else pack.classes[self.labels[sample]],
+                    "training": pack.names[place],
+                    "score": float(judged.found.score[sample]),
+                    "copy": bool(judged.copies[sample]),
+                    "alteration": judged.found.moved[sample],
+                }
+            )
+        return {
+            "num": len(self.samples),
+            "rate": judged.rate._asdict(),
+            "caught": judged.caught,
+            "meaningful": judged.meaningful,
+            "false_alarms": finder.false_alarms.value,
+            "threshold": finder.threshold,
+            "authenticity": judged.authenticity._asdict(),
+            "closer_than_heldout": judged.closer._asdict(),
+            "training_duplicates": finder.duplicates,
+            "leaks": finder.leaks,
+            "sentence": judged.sentence,
+            "closest": rows,
+        }
+
+    # ---- artefacts ----
+
+    def marks(self, out: Path) -> list[Row]:
+        """Marks burned into the real images: their shares in real and generated images, and an example."""
+        real = self.pack.images[drawn(self.reference, MARKED, 5)]
+        rows = []
+        for i, mark in enumerate(marks.marks(real)[:MARKS_SHOWN]):
+            number, (top, left, height, width) = next(iter(mark.places.items()))
+            tall, wide = self.pack.height, self.pack.width
+            box = [int(top * tall), int(left * wide), max(1, round(height * tall)), max(1, round(width * wide))]
+            margin = max(box[2:]) // 2
+            y, x = max(0, box[0] - margin), max(0, box[1] - margin)
+            crop = real[number, y : box[0] + box[2] + margin, x : box[1] + box[3] + margin]
+            path = f"evaluation/mark-{i:02}.png"
+            save_png(out / path, crop)
+            found = marks.share(mark, self.samples[:MARKED])
+            rows.append({"file": path, "box": box, "real_share": mark.share, "generated_share": found})
+        return rows
+
+    def real_or_fake(self, out: Path) -> Row:
+        found = usefulness.real_or_fake(
+            self.pack.images[drawn(self.reference, CLASSIFIED, 3)],
+            self.samples[:CLASSIFIED],
+            mirror=self.pack.mirror,
+            device=self.source.device,
+            progress=self.report,
+        )
+        pixels = (255 * found.map[:, :, None]).round().astype(np.uint8)
+        save_png(out / "evaluation" / "real-or-fake.png", pixels)
+        return {
+            "accuracy": found.accuracy._asdict(),
+            "map": "evaluation/real-or-fake.png",
+            "sentence": found.sentence,
+        }
+
+    def usefulness(self) -> Row:
+        """Whether generated images in addition to real images improve a classifier."""
+        pack, labels = self.pack, self.labels
+        if pack.labels is None or labels is None:
+            raise ConfigError("--usefulness needs a conditional generator: train on a folder with class subfolders")
+        found = usefulness.usefulness(
+            pack.images[self.training],
+            pack.labels[self.training],
+            self.samples,
+            labels,
+            pack.images[self.heldout],
+            pack.labels[self.heldout],
+            pack.num_classes,
+            kind=pack.kind,
+            mirror=pack.mirror,
+            device=self.source.device,
+            progress=self.report,
+        )
+        return {
+            "rows": [{"name": name, "accuracy": value._asdict()} for name, value in found.accuracy.items()],
+            "differences": {name: value._asdict() for name, value in found.difference.items()},
+            "sentence": found.sentence,
+            "seeds": found.seeds,
+        }
+
+    # ---- image grids ----
+
+    def pictures(self, out: Path) -> Row:
+        """Save grids of real and generated images: the first seeds, uncurated; one row per class if labelled."""
+        real, fake, columns = drawn(self.reference, SHOWN, 4), np.arange(min(SHOWN, len(self.samples))), 6
+        per_class = self.labels is not None and self.pack.labels is not None
+        if self.labels is not None and self.pack.labels is not None:
+            columns, rows = 8, min(self.pack.num_classes, CLASSES_SHOWN)
+            every = self.pack.training
+            real = np.concatenate([first(every[self.pack.labels[every] == i], columns) for i in range(rows)])
+            fake = np.concatenate([first(np.flatnonzero(self.labels == i), columns) for i in range(rows)])
+        save_png(out / "evaluation" / "real.png", grid(self.pack.images[real], columns))
+        told = self.source.provenance([int(i) for i in fake])
+        save_png(out / "evaluation" / "generated.png", grid(self.samples[fake], columns), told)
+        note = self.source.note + (", one row per class" if per_class else "")
+        return {
+            "real": "evaluation/real.png",
+            "generated": "evaluation/generated.png",
+            "per_class": per_class,
+            "note": note,
+        }
+
+    # ---- provenance ----
+
+    def data(self) -> Row:
+        pack = self.pack
+        return {
+            "source": pack.record.request["name"],
+            "hash": pack.hash,
+            "num_training": pack.num_training,
+            "num_heldout": len(pack.heldout),
+            "classes": pack.classes,
+            "licence": pack.record.licence,
+            "attribution": pack.record.attribution,
+        }
+
+    def protocol(self) -> Row:
+        return {
+            "num_real": len(self.measured),
+            "num_generated": self.num_measured,
+            "split": self.split,
+            **self.source.protocol(),
+            "features": self.features.protocol,
+            "trained_with": self.trained_with,
+            "machine": f"{platform.machine()}, {choose_device(self.options.device).name}",
+            "versions": {
+                "ganvas": ganvas.__version__,
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+            },
+        }
+
+
+def in_words(missing: list[ClassRow]) -> str:
+    """A sentence about the classes that the generator lacks."""
+    if not missing:
+        return "No class is clearly missing."
+    each = [
+        f"{row.name} ({row.fake.value:.1%}, {row.fake.low:.1%} to {row.fake.high:.1%}; in the data {row.real:.1%})"
+        for row in missing
+    ]
+    return f"{'Classes' if len(each) > 1 else 'Class'} missing or rare among the generated images: {', '.join(each)}."
+
+
+def first(indices: np.ndarray, num: int) -> np.ndarray:
+    """The first `num` indices, repeated if there are fewer."""
+    return np.resize(indices, num)

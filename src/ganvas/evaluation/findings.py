@@ -1,0 +1,127 @@
+"""Sentences for the results of artefacts.py: the artefact, its strength relative to real images, its severity.
+
+An artefact is reported if its whole 95% interval is beyond a threshold, so that chance findings are rare: between two
+samples of real images of six data sets, 4 of 120 comparisons reported one at 50 images each, and 0 of 55 at 150 or 300.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Row = dict[str, Any]
+
+# Thresholds for "note" and "bad". Factors, of generated to real or the inverse:
+LATTICE, POWER, SHARPNESS, VARIETY = (1.5, 3.0), (1.3, 2.5), (1.3, 2.5), (1.08, 1.4)
+# Differences: fraction of the value range, of tones, of noise; share of blank images; of saturated or repeated ones.
+TONE, NOISE, BLANKS, SHARES = (0.01, 0.08), (0.006, 0.02), (0.0, 0.05), (0.02, 0.1)
+SIZES = {"coarse": "above 8 pixels", "middle": "4 to 8 pixels", "fine": "below 4 pixels"}
+
+
+class Finding(NamedTuple):
+    what: str
+    sentence: str
+    severity: str
+    """ok, note or bad."""
+
+
+def _severity(ratio: Row, noted: float, bad: float) -> str:
+    """note: the whole interval is beyond the factor `noted`, up or down; bad: the value is also beyond `bad`."""
+    value, surely = ratio["value"], ratio["low"]
+    if value < 1:
+        value, surely = 1 / max(value, 1e-9), 1 / max(ratio["high"], 1e-9)
+    return "ok" if surely <= noted else "bad" if value >= bad else "note"
+
+
+def _times(ratio: Row) -> str:
+    value, low, high = (f"{ratio[name]:.{2 if ratio[name] < 10 else 0}f}" for name in ("value", "low", "high"))
+    return f"{value} times the value for real images ({low} to {high})"
+
+
+def of_lattice(rows: list[Row]) -> Finding:
+    found = [
+        row[direction] | {"period": row["period"], "direction": direction}
+        for row in rows
+        for direction in ("horizontal", "vertical")
+        if direction in row
+    ]
+    worst = max(found, key=lambda row: row["low"], default={"value": 1.0, "low": 1.0, "high": 1.0})
+    severity = _severity(worst, *LATTICE)
+    if severity == "ok" or worst["value"] < 1:  # below 1: real images have such peaks themselves, from JPEG for example
+        sentence = "No checkerboard artefacts: no more spectral peaks at periods of 2, 4 or 8 pixels than real images."
+        return Finding("lattice", sentence, "ok")
+    sentence = (
+        f"Checkerboard artefacts with a {worst['direction']} period of {worst['period']} pixels: "
+        f"the spectral peak is {_times(worst)}."
+    )
+    return Finding("lattice", sentence, severity)
+
+
+def of_power(power: dict[str, Row]) -> Finding:
+    name = max((name for name in SIZES if name in power), key=lambda name: abs(np.log(power[name]["value"])))
+    band, largest = power[name], power["largest"]
+    severity = _severity(band, *POWER)
+    words = f"its power is {_times(band)}"
+    if severity == "ok":
+        sentence = f"Coarse and fine structure match real images. Largest difference: {name} structure; {words}."
+        return Finding("spectrum", sentence, "ok")
+    amount = "little" if band["value"] < 1 else "much"
+    most = f"with the largest difference at {largest['frequency']:.2g} cycles per pixel ({largest['value']:.2g} times)"
+    return Finding("spectrum", f"Too {amount} {name} structure ({SIZES[name]}): {words}, {most}.", severity)
+
+
+def of_sharpness(ratio: Row) -> Finding:
+    severity = _severity(ratio, *SHARPNESS)
+    words = f"the variance of the Laplacian is {_times(ratio)}"
+    how = "As sharp as" if severity == "ok" else "Blurrier than" if ratio["value"] < 1 else "Noisier than"
+    return Finding("sharpness", f"{how} real images: {words}.", severity)
+
+
+def of_noise(noise: Row) -> Finding:
+    words = f"{noise['value']:.1%} of the range ({noise['low']:.1%} to {noise['high']:.1%}) more than real images"
+    if noise["low"] <= NOISE[0]:
+        return Finding("noise", f"As little noise of single pixels as in real images: {words}.", "ok")
+    severity = "bad" if noise["value"] >= NOISE[1] else "note"
+    return Finding("noise", f"Noise or a pattern of single pixels: deviation {words}.", severity)
+
+
+def of_tones(tones: Row) -> Finding:
+    what = "colours" if len(tones["channels"]) > 1 else "gray values"
+    words = f"the {what} differ by {tones['value']:.1%} of the range (two sets of real images: {tones['real']:.1%})"
+    if tones["value"] <= tones["real_high"] or tones["low"] <= TONE[0]:
+        return Finding("tone", f"Brightness and colours match real images: {words}.", "ok")
+    brighter = tones["brighter"]
+    if abs(brighter) < tones["value"] / 2:
+        how = "Brightness or colours differ from real images"
+    else:
+        how = f"Images are too {'bright' if brighter > 0 else 'dark'}"
+    return Finding("tone", f"{how}: {words}.", "bad" if tones["value"] >= TONE[1] else "note")
+
+
+def of_variety(alike: Row, quarter: Row, duplicates: Row) -> Finding:
+    if duplicates["low"] > SHARES[0]:
+        words = f"{duplicates['generated']:.1%} of the images (real images: {duplicates['real']:.1%})"
+        severity = "bad" if duplicates["value"] >= SHARES[1] else "note"
+        return Finding("variety", f"Generated images repeat: {words} are nearly identical to another one.", severity)
+    for one, part in ((alike, ""), (quarter, " in the upper left quarter")):
+        severity = _severity(one["variety"], *VARIETY)
+        if severity == "ok":
+            continue
+        words = (
+            f"mean correlation of two images {one['generated']:.2f}, of two real images {one['real']:.2f} (samples of "
+            f"nine: {one['low']:.2f} to {one['high']:.2f})"
+        )
+        if one["variety"]["value"] > 1:
+            return Finding("variety", f"Images are more diverse than real images{part}: {words}.", "note")
+        if one["generated"] > one["high"]:
+            severity = "bad"  # more than every sample of nine real images, as in the chest X-ray project
+        return Finding("variety", f"Images are too similar{part}: {words}.", severity)
+    words = f"mean correlation of two images {alike['generated']:.2f}, of two real images {alike['real']:.2f}"
+    return Finding("variety", f"Pixel diversity matches real images: {words}.", "ok")
+
+
+def of_shares(what: str, are: str, shares: Row, noted: float, bad: float) -> Finding:
+    words = f"{shares['generated']:.1%} of the images {are} (real images: {shares['real']:.1%})"
+    severity = "ok" if shares["low"] <= noted else "bad" if shares["value"] >= bad else "note"
+    return Finding(what, f"{words}.", severity)

@@ -1,0 +1,152 @@
+"""Improved precision and recall, density and coverage, by nearest-neighbour balls in feature space."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import t as student
+
+from ganvas.evaluation.intervals import LEVEL, Interval, check, share, slices
+
+BLOCK = 2048  # rows and columns of distances at a time: 16 MB in float32
+PARTS, ROUNDS = 4, 4  # random splits into parts, and number of splits, for the intervals
+TINY = 1e-12
+WIDEST = 3.5  # most that the intervals of a collapsed generator are widened
+
+
+class Manifold(NamedTuple):
+    """Four shares; higher is better; density can exceed 1. See `manifold`."""
+
+    precision: Interval
+    recall: Interval
+    density: Interval
+    coverage: Interval
+
+
+def manifold(real: np.ndarray, fake: np.ndarray, k: int = 3, k_density: int = 5, seed: int = 0) -> Manifold:
+    """Precision, recall, density and coverage of features (N, D) and (M, D), from one pass over all pairs.
+
+    Precision and recall: Kynkaanniemi et al. 2019, "Improved precision and recall", with balls to the k-th neighbour.
+    Density and coverage: Naeem et al. 2020, "Reliable fidelity and diversity metrics", with k_density: number of real
+    balls that contain a generated image, divided by k_density; share of real balls that contain a generated image. All
+    depend on the numbers of images; the interval is of their average at these numbers.
+
+    Intervals by subsampling (Politis & Romano 1994), because the radii vary too, and duplicates in a bootstrap would be
+    neighbours of each other. Both sets are split into 4 parts (with `seed`), and the variance over the parts is divided
+    by 4; Student's t with 12 degrees of freedom from 4 splits. The variances of density and coverage, which depend on
+    the size of the parts, are rescaled: density as its square, coverage as p (1 - p). Near 0 and 1, intervals are at
+    least as wide as those of a plain share. The images of a collapsed generator lie inside or outside the real balls
+    together, which the parts do not show: the intervals of precision and density are widened by the ratio of the
+    deviations of real and generated features, at most 3.5 times. In simulations (16 and 128 features of decreasing
+    size, 100 and 300 images; equal, shifted and collapsed sets) the intervals contained the average in at least 85% of
+    cases, and in 89% to 99% for equal sets. A binomial interval, which ignores the variation of the balls, has a tenth
+    to three quarters of the variance.
+
+    Distances are computed in the type of the features, centred, in blocks. Raises `DataError` for fewer than 4 parts of
+    max(k, k_density) + 1 images.
+    """
+    most = max(k, k_density)
+    check(real, fake, PARTS * (most + 1))
+    real, fake = _centred(real, fake)
+    values = _measured(real, fake, k, k_density, BLOCK)
+    rng = np.random.default_rng(seed)
+    deals = []
+    for _ in range(ROUNDS):
+        hands = (np.array_split(rng.permutation(len(features)), PARTS) for features in (real, fake))
+        deals.append([_measured(real[i], fake[j], k, k_density, BLOCK) for i, j in zip(*hands, strict=True)])
+    variances = np.var(deals, axis=1, ddof=1).mean(axis=0) / PARTS
+    means = np.mean(deals, axis=(0, 1))
+    variances[2] *= (values[2] / max(means[2], TINY)) ** 2
+    variances[3] *= values[3] * (1 - values[3]) / max(means[3] * (1 - means[3]), TINY)
+    half = student.ppf((1 + LEVEL) / 2, ROUNDS * (PARTS - 1)) * np.sqrt(variances)
+    deviations = (np.sqrt(features.var(axis=0, dtype=np.float64).sum()) for features in (real, fake))
+    narrow = next(deviations) / max(next(deviations), TINY)
+    wider = float(np.clip(narrow, 1, WIDEST))
+    half[[0, 2]] *= wider, min(wider**1.5, WIDEST)
+    if narrow >= WIDEST:  # nearly a single image: its number of real balls is one draw (Poisson)
+        half[2] = max(half[2], (2 + 2 * np.sqrt(k_density * values[2] + 1)) / k_density)
+    low, high = np.maximum(values - half, 0), values + half
+    intervals = [Interval(*map(float, row)) for row in zip(values, low, high, strict=True)]
+    different = max(1, round(len(fake) / wider**2))
+    for i, num in ((0, different), (1, len(real)), (2, different), (3, len(real))):
+        value, most = intervals[i].value, 1.0 if i != 2 else np.inf  # density can exceed 1
+        plain = share(min(value, 1.0), num)
+        intervals[i] = Interval(value, min(plain.low, float(low[i])), min(most, max(plain.high, float(high[i]))))
+    return Manifold(*intervals)
+
+
+def precision_recall(real: np.ndarray, fake: np.ndarray, k: int = 3, block: int = BLOCK) -> tuple[float, float]:
+    """Share of generated images in the manifold of real images (precision), and vice versa (recall).
+
+    Kynkaanniemi et al. 2019, "Improved precision and recall": the manifold is the union of balls around each image, up
+    to its k-th nearest neighbour in the same set. Both in 0..1, higher is better. Raises `DataError` for at most k
+    images in a set.
+    """
+    check(real, fake, k + 1)
+    real, fake = _centred(real, fake)
+    precision, recall, _, _ = _measured(real, fake, k, k, block)
+    return float(precision), float(recall)
+
+
+def _centred(real: np.ndarray, fake: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Subtract the mean of the real features, which improves the numerical precision of distances."""
+    mean = real.mean(axis=0, dtype=np.float64)
+    return real - mean.astype(real.dtype), fake - mean.astype(fake.dtype)
+
+
+def _measured(real: np.ndarray, fake: np.ndarray, k: int, k_density: int, block: int) -> np.ndarray:
+    """Precision, recall, density, coverage (4,)."""
+    reach = _reach(real, max(k, k_density), block)
+    reach_real, reach_density = reach[:, k - 1, None], reach[:, k_density - 1, None]
+    reach_fake = _reach(fake, k, block)[:, k - 1]
+    precise, recalled, covered, held = np.zeros(len(fake), bool), *np.zeros((2, len(real)), bool), 0
+    squares_real, squares_fake = _squares(real), _squares(fake)
+    for i in slices(len(real), block):
+        for j in slices(len(fake), block):
+            distance = _distances(real[i], fake[j], squares_real[i], squares_fake[j])
+            precise[j] |= (distance <= reach_real[i]).any(axis=0)
+            recalled[i] |= (distance <= reach_fake[j]).any(axis=1)
+            counts = np.count_nonzero(distance <= reach_density[i], axis=1)
+            covered[i] |= counts > 0
+            held += int(counts.sum())
+    return np.array([precise.mean(), recalled.mean(), held / (k_density * len(fake)), covered.mean()])
+
+
+def _reach(features: np.ndarray, k: int, block: int) -> np.ndarray:
+    """(N, k): sorted squared distances of each image to its k nearest neighbours in its own set.
+
+    Only blocks on and above the diagonal are computed, because the matrix is symmetric.
+    """
+    nearest = np.full((len(features), k), np.inf, features.dtype)
+    squares = _squares(features)
+
+    def offer(rows: slice, distance: np.ndarray) -> None:
+        if distance.shape[1] > k:
+            distance = np.partition(distance, k - 1, axis=1)[:, :k]
+        both = np.concatenate([nearest[rows], distance], axis=1)
+        nearest[rows] = np.partition(both, k - 1, axis=1)[:, :k]
+
+    for i in slices(len(features), block):
+        for j in slices(len(features), block):
+            if j.start < i.start:
+                continue
+            distance = _distances(features[i], features[j], squares[i], squares[j])
+            if i == j:
+                np.fill_diagonal(distance, np.inf)
+            else:
+                offer(j, np.ascontiguousarray(distance.T))
+            offer(i, distance)
+    return np.sort(nearest, axis=1)
+
+
+def _squares(features: np.ndarray) -> np.ndarray:
+    return np.einsum("nd,nd->n", features, features)
+
+
+def _distances(first: np.ndarray, second: np.ndarray, squares: np.ndarray, others: np.ndarray) -> np.ndarray:
+    distance = first @ second.T
+    distance *= -2
+    distance += squares[:, None]
+    distance += others
+    return np.maximum(distance, 0, out=distance)

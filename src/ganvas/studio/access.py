@@ -1,0 +1,260 @@
+"""Access control and limits: hosts, tokens, requests from other sites, sizes, timeouts; security headers.
+
+On the loopback address, the studio is open to all users of the machine. Pages of other sites could still send requests,
+by a name that resolves to 127.0.0.1 (DNS rebinding) or by a form; the Host and Origin headers are checked against this.
+On any other address a token is required.
+
+Requests with slow bodies time out, and work for disconnected clients is cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import ipaddress
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+
+from ganvas.studio.errors import TooLargeError
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Asgi = Callable[[Message, Receive, Send], Awaitable[None]]
+
+BODY_BYTES = 2**24  # most bytes of an upload
+JSON_BYTES = 2**22  # most bytes of any other request
+URL_BYTES = 2**15
+DRAINED_BYTES = 2**28  # most bytes read from a refused body before the connection is closed
+BODY_PAUSE, BODY_SECONDS = 10.0, 60.0  # timeouts for the next part of a body, and for the whole body
+
+LATE = "the request was not received in time: send it again"
+
+HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; media-src 'self'; "
+        "connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+}
+
+
+class Guard:
+    """ASGI middleware. token: required if given; otherwise only requests to names of this machine are served."""
+
+    def __init__(self, inner: Asgi, token: str | None = None, hosts: frozenset[str] = frozenset()) -> None:
+        self.inner = inner
+        self.token = token
+        self.hosts = hosts | {"localhost", "127.0.0.1", "::1"}
+        digest = hashlib.sha256((token or "").encode(errors="surrogateescape")).hexdigest()
+        self.cookie = f"ganvas-{digest[:8]}"  # studios on one machine share their cookies
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            return await self.inner(scope, receive, send)
+        if scope["type"] != "http":
+            return None
+        headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
+        refused = self.refused(scope, headers)
+        if refused is not None:
+            return await answer(send, *refused)
+        given = self.given_once(scope)
+        if given is not None:
+            return await answer(send, 303, "", given)
+        limit = BODY_BYTES if scope["path"] == "/api/projections" else JSON_BYTES
+        return await self.limited(scope, receive, send, headers, limit)
+
+    def refused(self, scope: Message, headers: dict[str, str]) -> tuple[int, str] | None:
+        """(status, sentence) if the request is refused, otherwise None."""
+        host = host_of(headers.get("host", ""))
+        if self.token is None and host not in self.hosts:
+            return 403, (
+                f"{host[:80]!r} is not a name of this studio: open the address that it printed (localhost or 127.0.0.1)"
+            )
+        origin = headers.get("origin")
+        # A proxy may use another name than its user. Pages cannot set this header without a preflight request.
+        asked = {headers.get("host", "").lower(), headers.get("x-forwarded-host", "").partition(",")[0].strip().lower()}
+        if origin is not None and origin_host(origin) not in asked - {""}:
+            return 403, "this request comes from a page of another site: open the studio itself"
+        if headers.get("sec-fetch-site") in ("cross-site", "same-site") and scope["path"].startswith("/api"):
+            return 403, "this request comes from a page of another site: open the studio itself"
+        if len(scope.get("query_string", b"")) > URL_BYTES:
+            return 414, f"the URL has more than {URL_BYTES:,} bytes: send the recipe with POST /api/pictures"
+        if self.token is not None and not self.is_known(scope, headers):
+            return 401, "the token is missing: open the address that the studio printed, or send a bearer token"
+        return None
+
+    def is_known(self, scope: Message, headers: dict[str, str]) -> bool:
+        kind, _, bearer = headers.get("authorization", "").partition(" ")
+        jar = SimpleCookie()
+        try:
+            jar.load(headers.get("cookie", ""))
+        except CookieError:
+            jar.clear()
+        cookie = jar.get(self.cookie)
+        offered = [bearer.strip()] if kind.lower() == "bearer" else []
+        offered += [cookie.value] if cookie is not None else []
+        offered += [value for key, value in query_of(scope) if key == "token"]
+        return any(self.is_token(one) for one in offered)
+
+    def is_token(self, offered: str) -> bool:
+        """Compare in constant time; cookies contain a hash of the token."""
+        own = (self.token or "").encode(errors="surrogateescape")
+        given = offered.encode(errors="surrogateescape")
+        hashed = hashlib.sha256(own).hexdigest().encode()
+        return hmac.compare_digest(given, own) | hmac.compare_digest(given, hashed)
+
+    def given_once(self, scope: Message) -> list[tuple[bytes, bytes]] | None:
+        """Headers that store a token from the URL in a cookie and redirect to the URL without it.
+
+        The redirect is relative, so that it cannot lead to another site and works behind a proxy.
+        """
+        query = query_of(scope)
+        if self.token is None or scope["method"] != "GET" or "token" not in dict(query):
+            return None
+        rest = urlencode([(key, value) for key, value in query if key != "token"])
+        value = hashlib.sha256(self.token.encode(errors="surrogateescape")).hexdigest()
+        place = f"./{quote(scope['path'].rpartition('/')[2], safe='')}{f'?{rest}' if rest else ''}".encode()
+        cookie = f"{self.cookie}={value}; Path=/; HttpOnly; SameSite=Strict".encode()
+        return [(b"location", place), (b"set-cookie", cookie)]
+
+    async def limited(self, scope: Message, receive: Receive, send: Send, headers: dict[str, str], limit: int) -> None:
+        """Serve the request with a body of at most `limit` bytes; add the security headers."""
+        seen, ends = 0, None
+        complete = late = started = answered = False
+        sentence = f"the request has more than {limit:,} bytes: send less"
+        length = headers.get("content-length", "0")
+        if not length.isascii() or not length.isdigit() or int(length[:20]) > limit:
+            await drained(receive)
+            return await answer(send, 413, sentence)
+        clock, gone, watching = asyncio.get_running_loop().time, asyncio.Event(), []
+
+        async def counted() -> Message:
+            nonlocal seen, complete, late, ends
+            if complete:
+                await gone.wait()
+                return {"type": "http.disconnect"}
+            ends = ends or clock() + BODY_SECONDS
+            try:
+                async with asyncio.timeout(min(BODY_PAUSE, ends - clock())):
+                    message = await receive()
+            except TimeoutError:
+                late = True
+                raise TooLargeError(LATE) from None
+            complete = not message.get("more_body")
+            seen += len(message.get("body", b""))
+            if seen > limit:
+                raise TooLargeError(sentence)
+            if complete:
+                watching.append(asyncio.create_task(watch()))
+            return message
+
+        async def watch() -> None:
+            """Cancel the work if the client disconnects."""
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            gone.set()
+            if not answered:
+                working.cancel()
+
+        async def with_headers(message: Message) -> None:
+            nonlocal started, answered
+            if seen > limit or late:
+                return  # the request is refused
+            if message["type"] == "http.response.start":
+                own = {key.lower() for key, _ in message["headers"]}
+                added = [(k.encode(), v.encode()) for k, v in HEADERS.items() if k.encode() not in own]
+                message["headers"] = [*message["headers"], *added]
+                started = True
+            answered = message["type"] == "http.response.body" and not message.get("more_body")
+            await send(message)
+
+        given = counted
+        if length == "0" and "transfer-encoding" not in headers:  # there is no body
+            nothing = [await counted()]
+
+            async def given() -> Message:
+                return nothing.pop() if nothing else await counted()
+
+        working = asyncio.ensure_future(self.inner(scope, given, with_headers))
+        try:
+            with contextlib.suppress(TooLargeError):
+                await working
+        except asyncio.CancelledError:
+            if not gone.is_set() and not started:  # the server shuts down
+                await answer(send, 503, "the studio is closing", [(b"retry-after", b"5")])
+        finally:
+            for task in watching:
+                task.cancel()
+        if late:
+            await answer(send, 408, LATE)
+        elif seen > limit:
+            if not complete:
+                await drained(receive)
+            await answer(send, 413, sentence)
+
+
+async def drained(receive: Receive) -> None:
+    """Read and discard the rest of a body, because clients read the answer only after sending."""
+    seen = 0
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(BODY_SECONDS):
+            while seen < DRAINED_BYTES:
+                async with asyncio.timeout(BODY_PAUSE):
+                    message = await receive()
+                seen += len(message.get("body", b""))
+                if message["type"] == "http.disconnect" or not message.get("more_body"):
+                    return
+
+
+async def answer(send: Send, status: int, sentence: str, headers: list[tuple[bytes, bytes]] | None = None) -> None:
+    body = json.dumps({"error": sentence}).encode() if sentence else b""
+    common = [(key.encode(), value.encode()) for key, value in HEADERS.items()]
+    common += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    common += [(b"cache-control", b"no-store"), *(headers or [])]
+    if status == 401:
+        common.append((b"www-authenticate", b"Bearer"))
+    if status in (408, 413):
+        common.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": status, "headers": common})
+    await send({"type": "http.response.body", "body": body})
+
+
+def query_of(scope: Message) -> list[tuple[str, str]]:
+    text = scope.get("query_string", b"").decode("latin-1")
+    try:
+        return parse_qsl(text, keep_blank_values=True, max_num_fields=100)
+    except ValueError:
+        return []
+
+
+def host_of(header: str) -> str:
+    """The host name in a Host header, without port."""
+    try:
+        return (urlsplit(f"//{header}").hostname or "").lower()
+    except ValueError:
+        return ""
+
+
+def origin_host(origin: str) -> str:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
+
+
+def is_loopback(host: str) -> bool:
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

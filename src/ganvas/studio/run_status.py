@@ -1,0 +1,195 @@
+"""State of a training run for the page: progress, speed, scores and training warnings. Reads files only."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ganvas.errors import GanvasError
+from ganvas.records import read_log
+from ganvas.reporting.reading import number, sorted_out
+from ganvas.run import Run
+from ganvas.studio.engine import stamp_of
+from ganvas.studio.errors import AbsentError
+from ganvas.studio.model_folder import Place, Shelf
+
+POINTS = 400  # most points per curve
+LOG_BYTES = 2**25  # most bytes read from the end of a log
+QUIET = 60.0  # seconds without file changes after which a training is not running; it logs every 2 seconds
+USED_UP = 0.97  # fraction of the budget after which a quiet run counts as finished
+REPORTS = ("d_real", "d_fake", "loss", "penalty", "lr", "g_norm", "d_norm", "augment", "images_per_second")
+VITALS = ("score", "kid", "precision", "recall", "diversity", "lattice", "sharpness", "near", "d_gap")
+FILMS = {"webp": "image/webp", "mp4": "video/mp4", "gif": "image/gif"}
+
+
+def stamp(place: Place) -> str:
+    """A text that changes when the run changes."""
+    parts = [stamp_of(place.folder / name) for name in ("log.jsonl", "config.json", "samples", "checkpoints", "model")]
+    films = [stamp_of(place.folder / f"training.{ending}") for ending in FILMS]
+    return "-".join(f"{when:x}.{size:x}" for when, size in [*parts, *films]) + f"-{state_is_quiet(place)}"
+
+
+def state_is_quiet(place: Place) -> bool:
+    newest = max(stamp_of(place.folder / name)[0] for name in ("log.jsonl", "samples", "checkpoints"))
+    return time.time() - newest / 1e9 > QUIET
+
+
+class Summaries:
+    """Summaries of runs; the log is read again only for changed runs."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, tuple[str, dict[str, Any]]] = {}
+
+    def of(self, places: Iterable[Place]) -> list[dict[str, Any]]:
+        found: dict[str, tuple[str, dict[str, Any]]] = {}
+        for place in places:
+            now = stamp(place)
+            before = self.known.get(place.name)
+            found[place.name] = before if before is not None and before[0] == now else (now, summary(place))
+        self.known = found
+        return [line for _, line in found.values()]
+
+
+def summary(place: Place) -> dict[str, Any]:
+    """Summary of one run for the list of runs."""
+    told = watched(place)
+    keys = ("name", "state", "progress", "images", "sentence", "score")
+    return {key: told[key] for key in keys} | {"grid": told["grids"][-1] if told["grids"] else None}
+
+
+def watched(place: Place) -> dict[str, Any]:
+    """All information about a run for the page; `sentence` describes errors."""
+    try:
+        return told(place)
+    except Exception as error:  # a damaged run must not affect the other runs
+        reason = f"the files of this run cannot be read ({type(error).__name__}): check its folder"
+    nothing: dict[str, Any] = dict.fromkeys(("seconds", "eta", "rate", "score", "best"))
+    nothing |= {"name": place.name, "sentence": reason, "state": "stopped", "progress": 0.0, "images": 0}
+    nothing |= {"about": {}, "options": {}, "reports": {}, "vitals": {}, "health": [], "grids": [], "films": []}
+    return nothing | {"has_model": place.weights is not None, "film_command": ""}
+
+
+def told(place: Place) -> dict[str, Any]:
+    run = Run(place.folder, writes=False)
+    sentence, config = "", {}
+    try:
+        config = run.config()
+    except GanvasError as error:
+        sentence = str(error)
+    reports, vitals, health = sorted_out(list(read_log(place.folder, LOG_BYTES)))
+    last = reports[-1] if reports else {}
+    images = int(max([number(last.get("images")) or 0, *(int(one["images"]) for one in vitals[-1:])]))
+    progress = progress_of(config, last, images)
+    return {
+        "name": place.name,
+        "sentence": sentence,
+        "state": state_of(place, progress, vitals),
+        "progress": progress,
+        "images": images,
+        "seconds": number(last.get("seconds")),
+        "eta": number(last.get("eta")),
+        "rate": number(last.get("images_per_second")),
+        "score": number(vitals[-1].get("score")) if vitals else None,
+        "best": min((value for one in vitals if (value := number(one.get("score"))) is not None), default=None),
+        "about": about(config),
+        "options": options(config),
+        "reports": curves(reports, REPORTS),
+        "vitals": curves(vitals, VITALS),
+        "health": [
+            {key: str(one.get(key, "")) for key in ("health", "words", "action")} | {"images": int(one["images"])}
+            for one in health[-50:]
+        ],
+        "grids": [images for images, path in run.grids() if own(place, path)],
+        "films": [ending for ending in FILMS if own(place, place.folder / f"training.{ending}")],
+        "has_model": place.weights is not None,
+        "film_command": f"ganvas video {shlex.quote(str(place.folder))}",
+    }
+
+
+def progress_of(config: dict[str, Any], last: dict[str, Any], images: int) -> float:
+    """Used fraction of the budget, 0 to 1."""
+    train = config.get("train", {})
+    seconds, minutes, budget = number(last.get("seconds")), number(train.get("minutes")), number(train.get("images"))
+    if minutes and seconds is not None:
+        return min(1.0, seconds / (60 * minutes))
+    if epochs := number(train.get("epochs")):
+        data = config.get("data", {})
+        budget = epochs * ((number(data.get("num_images")) or 0) - (number(data.get("num_heldout")) or 0))
+    return min(1.0, images / budget) if budget else 0.0
+
+
+def state_of(place: Place, progress: float, vitals: list[dict[str, Any]]) -> str:
+    """training, finished, stopped, or waiting (before the first log line)."""
+    if not state_is_quiet(place):
+        ended = progress >= 1.0 or (progress >= USED_UP and bool(vitals) and vitals[-1].get("change") == 0.0)
+        return "finished" if ended else "training"
+    if progress >= USED_UP:
+        return "finished"
+    return "stopped" if progress > 0 else "waiting"
+
+
+def about(config: dict[str, Any]) -> dict[str, str]:
+    """Facts about the run."""
+    data, model = config.get("data", {}), config.get("model", {})
+    found = {
+        "data": data.get("source"),
+        "pictures": data.get("num_images"),
+        "size": data.get("size"),
+        "model": model.get("model"),
+        "budget": config.get("budget"),
+        "device": config.get("device"),
+        "started": config.get("started"),
+    }
+    return {key: str(value) for key, value in found.items() if value not in (None, "")}
+
+
+def options(config: dict[str, Any]) -> dict[str, str]:
+    """All options of the run as a flat dictionary, for comparisons."""
+    parts = {part: config.get(part) for part in ("model", "train")} | {"data": config.get("data", {})}
+    flat = {
+        f"{part} {name}": value
+        for part, values in parts.items()
+        if isinstance(values, dict)
+        for name, value in values.items()
+        if not isinstance(value, dict)
+    }
+    hidden = {"data pack", "data hash", "data attribution"}
+    return {name: "" if value is None else str(value)[:200] for name, value in flat.items() if name not in hidden}
+
+
+def curves(found: list[dict[str, Any]], names: tuple[str, ...]) -> dict[str, list[float | None]]:
+    """Columns of the records, including `images`, reduced to POINTS; the last record is always included."""
+    step = max(1, -(-len(found) // POINTS))
+    kept = found[::-1][::step][::-1]
+    columns = {name: [number(one.get(name)) for one in kept] for name in ("images", *names)}
+    return {name: column for name, column in columns.items() if any(value is not None for value in column)}
+
+
+def own(place: Place, path: Path) -> bool:
+    """Whether the path is a file of the run; links that lead outside are not."""
+    return path.is_file() and path.resolve().is_relative_to(place.folder.resolve())
+
+
+def grid_file(place: Place, images: int) -> Path:
+    """The preview grid at that number of images. Raises AbsentError if there is none."""
+    path = dict(Run(place.folder, writes=False).grids()).get(images)
+    if path is None or not own(place, path):
+        raise AbsentError(f"{place.name} has no preview grid at {images:,} images: reload the page")
+    return path
+
+
+def film_file(place: Place, ending: str) -> Path:
+    path = place.folder / f"training.{ending}"
+    if ending not in FILMS or not own(place, path):
+        raise AbsentError(f"{place.name} has no video training.{ending}: create it with `ganvas video`")
+    return path
+
+
+def run_place(shelf: Shelf, name: str) -> Place:
+    place = shelf.find(name)
+    if not place.is_run:
+        raise AbsentError(f"{name} is a model without a training run")
+    return place

@@ -1,0 +1,284 @@
+"""Slow jobs: projection of uploads, search for directions, comparison with training images.
+
+One job at a time, on a copy of the network, so that image generation is not blocked.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ganvas.data.packing.pack import Pack, is_pack
+from ganvas.data.reading.decode import Target, decode, probe
+from ganvas.errors import ConfigError, GanvasError, PictureError
+from ganvas.evaluation.copies import CopyFinder
+from ganvas.evaluation.samples import pack_of
+from ganvas.generator import Generator
+from ganvas.run import Run
+from ganvas.studio.engine import Loaded
+from ganvas.studio.errors import AbsentError, BusyError
+
+MOST_WAITING, MOST_KEPT = 4, 32  # most jobs in the queue; finished jobs that are kept
+MOST_FINDERS = 2
+FEW = 10_000  # training images up to which they are read without a request
+UPLOAD_PIXELS = 40_000_000
+
+
+@dataclass(eq=False)
+class Task:
+    """A slow job. state: waiting, working, done or failed."""
+
+    kind: str
+    id: str = field(default_factory=lambda: secrets.token_hex(8))
+    state: str = "waiting"
+    sentence: str = ""
+    """Error, or a note."""
+    done: int = 0
+    total: int = 0
+    result: dict[str, Any] = field(default_factory=dict)
+    target: np.ndarray | None = None
+    """(H, W, C) the image to project."""
+    cancelled: bool = False
+
+    def progress(self, _: str, done: int, total: int) -> None:
+        """Store the progress; stop a cancelled job."""
+        self.done, self.total = done, total
+        if self.cancelled:
+            raise ConfigError("stopped by the user")
+
+
+class Workbench:
+    """Queue of jobs, by id."""
+
+    def __init__(self) -> None:
+        self.pool = ThreadPoolExecutor(1, "studio workbench")
+        self.tasks: OrderedDict[str, Task] = OrderedDict()
+        self.lock = threading.Lock()
+
+    def close(self) -> None:
+        for task in list(self.tasks.values()):
+            task.cancelled = True
+        self.pool.shutdown(wait=False, cancel_futures=True)
+
+    def begin(self, task: Task, work: Callable[[Task], dict[str, Any]]) -> Task:
+        """Add a job to the queue. Raises BusyError if the queue is full."""
+        with self.lock:
+            self.check_room()
+            self.tasks[task.id] = task
+            while len(self.tasks) > MOST_KEPT:
+                oldest = next(one for one in self.tasks.values() if one.state in ("done", "failed"))
+                del self.tasks[oldest.id]
+        self.pool.submit(run, task, work)
+        return task
+
+    def check_room(self) -> None:
+        if sum(one.state in ("waiting", "working") for one in list(self.tasks.values())) >= MOST_WAITING:
+            raise BusyError(f"{MOST_WAITING} slow jobs are waiting: retry when one of them has finished", 10)
+
+    def find(self, identity: str) -> Task:
+        task = self.tasks.get(identity)
+        if task is None:
+            raise AbsentError(f"job {identity!r} does not exist (only the last {MOST_KEPT} are kept): start it again")
+        return task
+
+
+def run(task: Task, work: Callable[[Task], dict[str, Any]]) -> None:
+    task.state = "working"
+    try:
+        if task.cancelled:
+            raise ConfigError("stopped by the user")
+        task.result = work(task)
+        task.state = "done"
+    except GanvasError as error:
+        task.sentence, task.state = str(error), "failed"
+    except Exception as error:  # reported to the client; the studio continues
+        task.sentence, task.state = f"unexpected error ({type(error).__name__}: {error})", "failed"
+
+
+def own_copy(loaded: Loaded) -> Generator:
+    """A copy of the generator with its own network."""
+    generator = loaded.generator
+    return Generator(copy.deepcopy(generator.network), generator.info, generator.device)
+
+
+# ---- an uploaded image ----
+
+
+def uploaded(loaded: Loaded, content: bytes) -> tuple[np.ndarray, str]:
+    """(pixels in the format of the model, a note of the changes). Raises PictureError for an invalid file."""
+    found = probe(content)
+    if found.height * found.width > UPLOAD_PIXELS:
+        raise PictureError(
+            f"too large: {found.width}x{found.height} pixels, limit {UPLOAD_PIXELS:,}; reduce the size of the image"
+        )
+    info = loaded.generator.info
+    config = info.config
+    pixels = decode(content, Target(config.height, config.width, config.channels, info.depth, "crop", None))
+    notes = []
+    if (found.height, found.width) != (config.height, config.width):
+        notes.append(f"cropped and resized from {found.width}x{found.height} to {config.width}x{config.height}")
+    if config.channels == 1 and found.channels == 3:
+        notes.append("converted to gray")
+    return pixels, " and ".join(notes)
+
+
+def projecting(loaded: Loaded, pixels: np.ndarray, label: str | None, steps: int) -> Callable[[Task], dict[str, Any]]:
+    def work(task: Task) -> dict[str, Any]:
+        from ganvas.explore import projection
+
+        found = projection.project(own_copy(loaded), pixels, label=label, steps=steps, progress=task.progress)
+        return {"recipe": found.recipe.to_dict(), "losses": [float(loss) for loss in found.losses]}
+
+    return work
+
+
+def finding_directions(loaded: Loaded, num: int) -> Callable[[Task], dict[str, Any]]:
+    def work(task: Task) -> dict[str, Any]:
+        from ganvas.explore import directions
+
+        generator = own_copy(loaded)
+        found = directions.principal(generator, num)
+        known = {one.name: one for one in loaded.directions.values()} | {one.name: one for one in found}
+        directions.save(loaded.place.folder, list(known.values()), generator)
+        return {"names": [one.name for one in found]}
+
+    return work
+
+
+# ---- the training images ----
+
+
+@dataclass(eq=False)
+class Neighbours:
+    """The training images of one model. state: unread, preparing, ready or absent, with the reason."""
+
+    state: str = "preparing"
+    sentence: str = "the training images are being read"
+    pack: Pack | None = None
+    finder: CopyFinder | None = None
+    using: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Stoppable(np.ndarray):
+    """Images of a pack. Each read first calls `check`, which may raise."""
+
+    check: Callable[[], None]
+
+    def __getitem__(self, places: Any) -> Any:
+        self.check()
+        return np.asarray(self)[places]
+
+
+class Training:
+    """Find the nearest training images of generated images, if the pack of the model is available.
+
+    `close` stops the threads that read them: a process that ends while torch computes in a thread is aborted.
+    """
+
+    def __init__(self, data: str | None = None) -> None:
+        self.data = data
+        self.known: OrderedDict[Path, Neighbours] = OrderedDict()
+        self.lock = threading.Lock()
+        self.pool = ThreadPoolExecutor(MOST_FINDERS, "studio training images")
+        self.closed = False
+
+    def close(self) -> None:
+        with self.lock:
+            self.closed = True
+        self.pool.shutdown(cancel_futures=True)
+
+    def check(self) -> None:
+        if self.closed:
+            raise BusyError("the studio is closing", 5)
+
+    def of(self, loaded: Loaded, begin: bool = True) -> Neighbours:
+        """State of the training images of a model; the first call starts to read them.
+
+        begin: also if there are many, which takes minutes.
+        """
+        with self.lock:
+            self.check()
+            found = self.known.get(loaded.place.folder)
+            if found is None:
+                num = 0 if begin else number_at_hand(loaded)
+                if num > FEW:
+                    return Neighbours("unread", f"{num:,} training images are not loaded yet; loading takes a while")
+                found = self.known[loaded.place.folder] = Neighbours()
+                self.pool.submit(self.prepare, loaded, found)
+            self.known.move_to_end(loaded.place.folder)
+            while len(self.known) > MOST_FINDERS:
+                self.known.popitem(last=False)
+            return found
+
+    def prepare(self, loaded: Loaded, found: Neighbours) -> None:
+        try:
+            if self.data is None and not at_hand(loaded):
+                raise ConfigError("the training images are not available: start the studio with --data IMAGES")
+            found.pack = pack_of(loaded.place.folder, loaded.generator, self.data, self.reading(found))
+            images = found.pack.images.view(Stoppable)
+            images.check = self.check
+            found.finder = CopyFinder(dataclasses.replace(found.pack, images=images), self.reading(found))
+            found.state, found.sentence = "ready", ""
+        except GanvasError as error:
+            found.state, found.sentence = "absent", str(error)
+        except Exception as error:
+            found.state, found.sentence = "absent", f"the training images cannot be read ({error})"
+
+    def reading(self, found: Neighbours) -> Callable[[str, int, int], None]:
+        def note(what: str, done: int, total: int) -> None:
+            self.check()
+            if found.state == "preparing":
+                share = f": {done:,} of {total:,}" if total else ""
+                found.sentence = f"the training images are being read ({what}{share})"
+
+        return note
+
+
+def at_hand(loaded: Loaded) -> bool:
+    """Whether the pack of a run is still in the cache; nothing is downloaded or packed here."""
+    return number_at_hand(loaded) > 0
+
+
+def number_at_hand(loaded: Loaded) -> int:
+    """Number of images of that pack; 0 if there is none."""
+    try:
+        data = Run(loaded.place.folder).config()["data"]
+        return int(data["num_images"]) if is_pack(Path(data["pack"])) else 0
+    except (GanvasError, KeyError, TypeError, ValueError):
+        return 0
+
+
+def copies(found: Neighbours, pixels: np.ndarray) -> np.ndarray:
+    """(N,) bool: which of the images (N, H, W, C) are copies of training images."""
+    assert found.finder is not None
+    with found.using:
+        return found.finder.is_copy(pixels)
+
+
+def nearest(found: Neighbours, pixels: np.ndarray) -> list[dict[str, Any]]:
+    """The nearest training image of each of the images (N, H, W, C), and its similarity."""
+    assert found.finder is not None and found.pack is not None
+    with found.using:
+        near = found.finder.find(pixels)
+    names = found.pack.names
+    return [
+        {
+            "index": int(index),
+            "name": names[index] if index < len(names) else "",
+            "correlation": round(float(correlation), 3),
+            "score": round(float(score), 3),
+            "copy_of_it": bool(score < found.finder.threshold),
+            "moved": moved,
+        }
+        for index, correlation, score, moved in zip(*near, strict=True)
+    ]
