@@ -43,7 +43,7 @@ _HOME = {
     "Evaluation": "records",
     "GanvasError": "errors",
     "Generator": "generator",
-    "Pack": "data.pack",
+    "Pack": "data.packing.pack",
     "Run": "run",
     "SyntheticDataset": "datasets",
     "TrainConfig": "config",
