@@ -24,8 +24,8 @@ from ganvas.models import (
     parts_of,
     views_of,
 )
-from ganvas.models.crops import CropDiscriminator, cut, part_sizes, window_at
-from ganvas.models.layers import upsample, without_pattern
+from ganvas.models.crops import CropDiscriminator, part_sizes, window_at
+from ganvas.models.layers import cut, jitter, upsample, without_pattern
 from ganvas.training import loop
 from ganvas.training.state import FeaturesPenalty
 from ganvas.training.step import Inputs, accumulate_gradients, at_size, draw_inputs, is_coarse
@@ -116,6 +116,17 @@ def test_a_generator_draws_the_same_windows_as_of_its_whole_images(height: int, 
     torch.testing.assert_close(whole, small)
     for mine, theirs in zip(windows, expected, strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_jitter_moves_each_image_by_whole_pixels_to_its_position() -> None:
+    images = torch.rand(16, 2, 9, 8)
+    positions = torch.cartesian_prod(torch.arange(4), torch.arange(4)) / 4 + 0.1
+    moved = jitter(images, positions)
+    inside = (slice(None), slice(3, 6), slice(3, 5))
+    for i in range(16):
+        y, x = i // 4 - 2, i % 4 - 2
+        assert torch.equal(moved[i][inside], images[i, :, 3 + y : 6 + y, 3 + x : 5 + x])
+    assert moved.shape == images.shape and torch.equal(jitter(images, torch.full((16, 2), 0.5)), images)
 
 
 def test_repeating_patterns_are_removed_and_edges_and_grain_remain() -> None:

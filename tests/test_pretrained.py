@@ -20,6 +20,7 @@ from ganvas.features import efficientnet
 from ganvas.image_files import save_png
 from ganvas.losses import LOSSES
 from ganvas.models import MODERN, build, build_generator, judge, views_of
+from ganvas.models.layers import jitter
 from ganvas.models.pretrained import VIEWS, FeatureDiscriminator
 from ganvas.training import loop
 from ganvas.training.step import Inputs, accumulate_gradients, draw_inputs
@@ -132,7 +133,7 @@ def test_one_pass_is_the_gradient_of_both_losses(kind: str) -> None:
     gradients(nets)
     fake = nets.generator(given.z, None)
     real_logits, fake_logits = (
-        judge(nets.plain_discriminator, views_of(nets.plain_discriminator, [images]), None)
+        judge(nets.plain_discriminator, views_of(nets.plain_discriminator, [jitter(images, given.draw.jitter)]), None)
         for images in (given.real, fake)
     )
     value = loss.generator(real_logits, fake_logits).mean(dim=0).sum()

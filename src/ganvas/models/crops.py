@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganvas.config import ModelConfig
+from ganvas.models.layers import cut
 from ganvas.models.pretrained import FeatureDiscriminator, Frozen, ViewDiscriminator
 
 LARGE = 160  # maximum longer side of an image that is seen whole, in pixels
@@ -89,17 +90,6 @@ def window_at(image: tuple[int, int], scale: int, size: tuple[int, int], places:
     sides = (scale * size[0], scale * size[1])
     free = torch.tensor([image[0] - sides[0], image[1] - sides[1]], device=places.device)
     return Window(torch.minimum((places * (free + 1)).long(), free), sides)
-
-
-def cut(images: Tensor, starts: Tensor, size: tuple[int, int]) -> Tensor:
-    """Windows of (height, width) pixels with the upper left pixels `starts` (N, 2): (N, C, *size)."""
-    for axis in (0, 1):
-        index = starts[:, axis, None] + torch.arange(size[axis], device=images.device)
-        index = index[:, None, :, None] if axis == 0 else index[:, None, None, :]
-        shape = list(images.shape)
-        shape[2 + axis] = size[axis]
-        images = images.gather(2 + axis, index.expand(shape))
-    return images
 
 
 def part_sizes(height: int, width: int) -> tuple[list[int], list[tuple[int, int]]]:

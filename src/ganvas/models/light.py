@@ -22,11 +22,12 @@ from torch import Tensor, nn
 from ganvas.config import ModelConfig
 from ganvas.models import compact, crops
 from ganvas.models.batch_norm import BatchNorm
-from ganvas.models.crops import Window, cut
+from ganvas.models.crops import Window
 from ganvas.models.layers import (
     LEAK,
     PATTERN_REACH,
     ClassEmbedding,
+    cut,
     fixed_noise,
     full_precision,
     stages,

@@ -26,7 +26,8 @@ from ganvas.losses import (
     view_gradient_norms,
 )
 from ganvas.models import generated_parts, heads_on_features, judge, parts_of, views_of
-from ganvas.models.pretrained import NUM_VIEWS
+from ganvas.models.layers import jitter
+from ganvas.models.pretrained import NUM_VIEWS, ViewDiscriminator
 from ganvas.training.workers import Networks, Workers
 
 WARMUP_STEPS = 100  # minimum steps of a warm-up
@@ -197,7 +198,10 @@ def fake_parts(networks: Networks, inputs: Inputs) -> list[Tensor]:
 
 def views(networks: Networks, parts: list[Tensor], inputs: Inputs, policy: tuple[str, ...]) -> Views:
     """Views of the augmented parts."""
-    return views_of(networks.plain_discriminator, [augment(part, inputs.draw, policy) for part in parts])
+    parts = [augment(part, inputs.draw, policy) for part in parts]
+    if isinstance(networks.plain_discriminator, ViewDiscriminator):
+        parts = [jitter(part, inputs.draw.jitter) for part in parts]
+    return views_of(networks.plain_discriminator, parts)
 
 
 def per_image(values: Tensor) -> Tensor:
