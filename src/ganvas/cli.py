@@ -92,7 +92,7 @@ def projected(asked: options.Project, found: Any) -> list[str]:
 
 
 def evaluated(asked: options.Evaluate, evaluation: Any) -> list[str]:
-    report = [] if asked.against else [f"next   ganvas report {shlex.quote(str(asked.source))}"]
+    report = [] if asked.against or asked.out else [f"next   ganvas report {shlex.quote(str(asked.source))}"]
     return [*evaluation.lines(), *report]
 
 

@@ -225,18 +225,18 @@ def export(asked: Export) -> list[Path]:
     """
     place = hub.local(asked.source)
     if asked.no_copies:
-        Display(asked.quiet).say(refuse_copies(place, asked.data))
+        Display(asked.quiet).say(refuse_copies(place, asked.data, asked.quiet))
     runtime = None if asked.runtime is None else Path(asked.runtime)
     return export_of(place, asked.out, to=asked.to, weights=asked.weights, runtime=runtime)
 
 
-def refuse_copies(source: Path, data: PathLike | None = None, device: str | None = None) -> str:
+def refuse_copies(source: Path, data: PathLike | None = None, quiet: bool = False) -> str:
     """Check before an export. Raises ConfigError if generated images are flagged as copies of training images.
 
     data: the training images, if `source` is not a run. Returns the result as a sentence.
     """
-    generator = Generator.load(source, device)
-    with Display() as display:
+    generator = Generator.load(source)
+    with Display(quiet) as display:
         finder = CopyFinder(pack_of(source, generator, data, display.packing), display.packing)
         pixels = to_pixels(generator.sample(GATE_SAMPLES, seed=GATE_SEED), generator.info.depth)
         found = finder.judge(pixels)
