@@ -21,7 +21,7 @@ import json
 import pickle
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,7 +140,7 @@ class Run:
         return path
 
     @contextlib.contextmanager
-    def informing(self, callbacks: list[Callback], images_seen: Callable[[], int]) -> Iterator[None]:
+    def informing(self, callbacks: list[Callback], images_seen: Callable[[], int]) -> Generator[None]:
         """Informs the callbacks of the training inside. images_seen: their number at the end."""
         with contextlib.ExitStack() as ends:  # every callback that started is ended, also after an error of another one
             for callback in callbacks:
