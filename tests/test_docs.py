@@ -500,7 +500,7 @@ def test_the_site_has_every_public_name(site: Path) -> None:
     inventory = zlib.decompress((site / "objects.inv").read_bytes().split(b"\n", 4)[4]).decode()
     listed = {line.split(" ")[0] for line in inventory.splitlines()}
     for name in ganvas.__all__:
-        assert f"{ganvas._HOME[name]}.{name}" in listed, name
+        assert f"ganvas.{ganvas._HOME[name]}.{name}" in listed, name
 
 
 def test_the_site_says_nothing_of_the_machine_that_built_it(site: Path) -> None:
