@@ -26,7 +26,8 @@ import safetensors.torch
 
 from common import machine, table, write_json
 from forks import EVALUATE, TINY, TRAIN, Ended, finish, must, renew, start, write_digits
-from ganvas.generator import Generator, checksum, tensor_hash
+from ganvas.generator import Generator
+from ganvas.model_file import checksum, tensor_hash
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 BOMBS = importlib.import_module("test_bombs").BOMBS

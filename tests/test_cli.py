@@ -188,7 +188,7 @@ def test_films_keep_their_size_limit_and_hold_the_last_frame(
 
 
 def test_data_check_prints_and_saves(ganvas_command: Command, two_classes: Path, tmp_path: Path) -> None:
-    answer = fine(ganvas_command("data", "check", two_classes, "--json", tmp_path / "report.json"))
+    answer = fine(ganvas_command("data", "check", two_classes, "--save", tmp_path / "report.json"))
     assert "24 images" in answer.out and "lying 12, standing 12" in answer.out
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["num_images"] == 24 and report["classes"] == {"lying": 12, "standing": 12}

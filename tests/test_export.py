@@ -1,4 +1,4 @@
-"""export.py and export_web: other programs and browsers draw the images that PyTorch draws."""
+"""share/export.py and share/export_web: other programs and browsers draw the images that PyTorch draws."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from PIL import Image
 
 from ganvas.errors import ConfigError, GanvasError, MissingExtraError
 from ganvas.explore.recipes import Recipe, resolve
-from ganvas.generator import WEIGHTS, Generator, to_pixels
+from ganvas.generator import Generator, to_pixels
+from ganvas.model_file import WEIGHTS
 from ganvas.models import CLASSIC, MODELS, MODERN
 from ganvas.provenance import SENTENCE, read_provenance
 from ganvas.share import export_web

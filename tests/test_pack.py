@@ -416,12 +416,12 @@ def test_size_is_chosen_from_the_pictures():
 
 
 def test_real_mnist_and_mednist(shared_data, tmp_path):
-    mnist = open_pack("mnist", path=shared_data / "mnist")
+    mnist = open_pack("mnist", data=shared_data / "mnist")
     assert mnist.images.shape == (60_000, 28, 28, 1) and mnist.num_classes == 10
     assert (mnist.kind, mnist.mirror) == ("digits", False) and mnist.record.licence
-    test = open_pack("mnist", DataConfig(split="test"), path=shared_data / "mnist")
+    test = open_pack("mnist", DataConfig(split="test"), data=shared_data / "mnist")
     assert test.num_images == 10_000
-    scans = open_pack("mednist", DataConfig(limit=600), path=shared_data / "mednist" / "MedNIST_24000.tar.gz")
+    scans = open_pack("mednist", DataConfig(limit=600), data=shared_data / "mednist" / "MedNIST_24000.tar.gz")
     assert scans.images.shape == (600, 64, 64, 1) and scans.num_classes == 6 and scans.mirror is False
 
 

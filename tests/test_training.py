@@ -363,7 +363,7 @@ def test_compile_that_fails_in_a_backward_pass_falls_back_and_leaves_nothing_beh
 
 def test_budgets_exclude_each_other() -> None:
     with pytest.raises(ConfigError, match="--minutes and --images"):
-        ganvas.TrainConfig(minutes=1, images=5)
+        ganvas.TrainOptions(minutes=1, images=5)
 
 
 def test_two_processes_equal_one_with_the_same_global_batch(

@@ -22,9 +22,10 @@ from ganvas.errors import ConfigError
 from ganvas.evaluation.classifier import judge_of
 from ganvas.evaluation.small_classifier import logits, prepared
 from ganvas.explore.recipes import FORMAT, Direction, Recipe, direction_of, plain, resolve
-from ganvas.generator import BATCH, Generator, find_weights, to_pixels
+from ganvas.generator import BATCH, Generator, to_pixels
 from ganvas.image_files import grid
 from ganvas.latent_codes import Code
+from ganvas.model_file import find_weights
 from ganvas.system import files
 
 Progress = Callable[[str, int, int], None]

@@ -16,6 +16,8 @@ from ganvas.config import ModelConfig
 from ganvas.errors import ConfigError
 
 NOISE_SEED = 1  # seed of noise that is part of an architecture
+JITTER = 4  # number of positions of an image in each direction, for `jitter`
+PATTERN_REACH = 5  # repetitions of a pattern that `without_pattern` averages over, per direction
 LEAK = 0.2  # slope of the leaky ReLU for negative inputs
 LINEAR = ((1 + LEAK**2) / 2) ** 0.5  # weight scale of a layer without leaky ReLU that keeps the variance at 1
 
@@ -44,6 +46,44 @@ def downsample(x: Tensor) -> Tensor:
     kernel = torch.outer(taps, taps).expand(channels, 1, 4, 4)
     x = F.pad(x, (1, 1 + width % 2, 1, 1 + height % 2), mode="replicate")
     return F.conv2d(x, kernel, stride=2, groups=channels)
+
+
+def cut(images: Tensor, starts: Tensor, size: tuple[int, int]) -> Tensor:
+    """Windows of (height, width) pixels with the upper left pixels `starts` (N, 2): (N, C, *size)."""
+    for axis in (0, 1):
+        index = starts[:, axis, None] + torch.arange(size[axis], device=images.device)
+        index = index[:, None, :, None] if axis == 0 else index[:, None, None, :]
+        shape = list(images.shape)
+        shape[2 + axis] = size[axis]
+        images = images.gather(2 + axis, index.expand(shape))
+    return images
+
+
+def jitter(images: Tensor, positions: Tensor) -> Tensor:
+    """Moves images (N, C, H, W) by whole pixels, -2 to 1 in each direction, reflected at the border.
+
+    positions: (N, 2) in [0, 1). Convolutions with a stride do not use all pixels equally, so their gradients have
+    checkerboard artefacts (Odena et al. 2016) at the same place in every image. Generators learn them, as rows of dots
+    at edges (RESULTS.md). At random positions they cancel out.
+    """
+    starts = (positions * JITTER).long().clamp(max=JITTER - 1)
+    before, after = JITTER // 2, JITTER - 1 - JITTER // 2
+    padded = F.pad(images, (before, after, before, after), mode="reflect")
+    return cut(padded, starts, (images.shape[2], images.shape[3]))
+
+
+def without_pattern(x: Tensor, period: int, reach: int = PATTERN_REACH) -> Tensor:
+    """Images (N, C, H, W) without patterns that repeat every `period` pixels, such as checkerboard artefacts.
+
+    The pixels at each of the period x period positions of a repeating pattern get the same local mean, over
+    reach x reach repetitions. So a notch filter removes only the frequencies k / period; edges and grain remain.
+    """
+    height, width = x.shape[2:]
+    padded = F.pad(x, (0, -width % period, 0, -height % period), mode="replicate")
+    cells = F.pixel_unshuffle(padded, period)  # (N, C * period^2, H / period, W / period)
+    means = F.avg_pool2d(cells, reach, 1, reach // 2, count_include_pad=False).unflatten(1, (x.shape[1], period**2))
+    pattern = F.pixel_shuffle((means - means.mean(dim=2, keepdim=True)).flatten(1, 2), period)
+    return x - pattern[:, :, :height, :width]
 
 
 def scaled_init(layer: nn.Conv2d | nn.Linear, scale: float = 1.0) -> nn.Conv2d | nn.Linear:

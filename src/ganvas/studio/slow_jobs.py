@@ -22,7 +22,7 @@ from ganvas.data.packing.pack import Pack, is_pack
 from ganvas.data.reading.decode import Target, decode, probe
 from ganvas.errors import ConfigError, GanvasError, PictureError
 from ganvas.evaluation.copies import CopyFinder
-from ganvas.evaluation.evaluate import pack_of
+from ganvas.evaluation.samples import pack_of
 from ganvas.generator import Generator
 from ganvas.run import Run
 from ganvas.studio.engine import Loaded

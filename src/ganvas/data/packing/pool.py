@@ -134,7 +134,7 @@ def has_interpreter() -> bool:
 
 def _start(function: FunctionType | BuiltinFunctionType) -> subprocess.Popen[bytes]:
     code = (
-        f"import sys; sys.path[:] = {sys.path!r}; from ganvas.data import pool; "
+        f"import sys; sys.path[:] = {sys.path!r}; from ganvas.data.packing import pool; "
         f"from {function.__module__} import {function.__name__} as function; pool.serve(function)"
     )
     try:
