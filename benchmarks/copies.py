@@ -149,11 +149,11 @@ def memorised(data: Path, num: int, minutes: float, samples: int = 1000) -> dict
     path = data / "mnist"
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
-        run = train("mnist", out, data_path=path, data_config=config, minutes=minutes, quiet=True, **few)
+        run = train("mnist", out, data=path, minutes=minutes, quiet=True, **vars(config), **few)
         generator = Generator.load(run.folder)
         labels = [i % 10 for i in range(samples)] if generator.classes else None
         pictures = np.concatenate([to_pixels(part) for part in generator.batches(range(samples), labels)])
-    pack = open_pack("mnist", config, path=path)
+    pack = open_pack("mnist", config, data=path)
     judged = CopyFinder(pack).judge(pictures)
     row: dict[str, Any] = {"trained on": pack.num_training, "held out": len(pack.heldout), "seen": run.images_seen}
     rate = judged.rate
@@ -175,7 +175,7 @@ def main() -> None:
         config = DataConfig(size=size, holdout=holdout)
         known = name == "mnist"
         pack = (
-            open_pack(name, config, path=options.data / source) if known else open_pack(options.data / source, config)
+            open_pack(name, config, data=options.data / source) if known else open_pack(options.data / source, config)
         )
         content["rows"].append(measure(name, pack, options.num))
         print(content["rows"][-1], flush=True)

@@ -23,7 +23,8 @@ import torch
 
 from common import machine, table, write_json
 from ganvas.config import ModelConfig
-from ganvas.generator import WEIGHTS, Generator, ModelInfo
+from ganvas.generator import Generator
+from ganvas.model_file import WEIGHTS, ModelInfo
 from ganvas.models import build
 from ganvas.share.export import Weights, exported_program, inputs, onnx_model, torch_program
 

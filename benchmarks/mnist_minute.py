@@ -27,7 +27,8 @@ import ganvas
 from common import machine, table, write_json
 from ganvas.config import DataConfig, ModelConfig
 from ganvas.data import Pack, open_pack
-from ganvas.generator import Generator, ModelInfo, to_pixels
+from ganvas.generator import Generator, to_pixels
+from ganvas.model_file import ModelInfo
 from ganvas.models import build
 from ganvas.run import Run, read_checkpoint
 from mnist_classifier import asked_share, features, frechet, train_classifier
@@ -65,7 +66,7 @@ def run_ganvas(data: Path, seed: int, judge: Judge) -> list[Row]:
     """Trains exactly as the command does, keeping every checkpoint; judges the newest EMA at each mark."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
-        trained = ganvas.train("mnist", out, data_path=data, minutes=1, seed=seed, keep=1000, quiet=True)
+        trained = ganvas.train("mnist", out, data=data, minutes=1, seed=seed, keep=1000, quiet=True)
         states = [read_checkpoint(checkpoint.path) for checkpoint in Run(out).saved()]
         config = ModelConfig(**Run(out).config()["model"])
         rows = []
@@ -128,8 +129,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103])
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    train = open_pack("mnist", path=options.data)
-    judge = Judge(train, open_pack("mnist", DataConfig(split="test"), path=options.data))
+    train = open_pack("mnist", data=options.data)
+    judge = Judge(train, open_pack("mnist", DataConfig(split="test"), data=options.data))
     print(f"classifier: {judge.accuracy:.2%} of the test images, confident of {judge.confident_of_real:.2%}")
     print(f"Frechet distance of 10,000 training images to the test images: {judge.floor:.3f}")
     rows: list[Row] = []

@@ -35,7 +35,7 @@ TARGET_MEMORY = 1.2  # GB
 def pack(name: str, path: Path, _: Path) -> int:
     from ganvas.data import open_pack
 
-    return open_pack(name, path=path).num_images
+    return open_pack(name, data=path).num_images
 
 
 def plain_mnist(_: str, path: Path, out: Path) -> int:

@@ -77,9 +77,18 @@ def measured(generator: Generator, pack: Pack, judge: Any, num: int) -> dict[str
             found["precision"], found["recall"] = precision_recall(real, fake)
     if pack.kind == "xray":
         found |= of_films(images, images_at(pack, spaced(pack.training, FILMS)))
+    if labels is not None:
+        found |= of_classes(images, np.asarray(labels), pack, real=heldout)
     found["colour"] = colour(images) / colour(heldout)
     found["pixels"] = spread(images) / spread(heldout)
     return found
+
+
+def of_classes(images: torch.Tensor, labels: np.ndarray, pack: Pack, real: torch.Tensor) -> dict[str, float]:
+    """How often a classifier of real images sees the class that was asked for, and the least variety within a class."""
+    _, logits = Features.load("classifier", pack=pack).both(images)
+    varied = [spread(images[torch.from_numpy(labels == label)]) for label in np.unique(labels)]
+    return {"agreement": float((logits.argmax(axis=1) == labels).mean()), "class_spread": min(varied) / spread(real)}
 
 
 def of_films(images: torch.Tensor, real: torch.Tensor) -> dict[str, float]:

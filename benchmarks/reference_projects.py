@@ -37,11 +37,14 @@ import numpy as np
 
 import ganvas
 from common import machine, table, write_json
-from ganvas.config import PRESETS, DataConfig
+from ganvas.config import DataConfig
 from ganvas.data import Pack, open_pack
-from ganvas.evaluation.evaluate import SEED, drawn, weights_hash
+from ganvas.evaluation.evaluate import drawn
+from ganvas.evaluation.samples import weights_hash
 from ganvas.generator import Generator, to_pixels
 from ganvas.image_files import grid, save_png
+from ganvas.options import EVALUATION_SEED as SEED
+from ganvas.presets import PRESETS
 
 PART_BYTES = 16 * 2**20
 RECIPES = ("classic", "modern")
@@ -104,7 +107,7 @@ def packed(project: Project, data: Path, gpu: bool, recipe: str) -> Pack:
     channels: Any = (PRESETS[project.preset].channels or "auto") if recipe == "classic" else "auto"
     config = DataConfig(size=project.size(gpu), kind=project.kind, channels=channels)  # ty: ignore
     if project.named:
-        return open_pack(project.named, config, path=data / project.source)
+        return open_pack(project.named, config, data=data / project.source)
     return open_pack(data / project.source, config)
 
 
@@ -141,7 +144,7 @@ def judged(run: Path, pack: Pack, num: int | None) -> Row:
         known = json.loads(path.read_text(encoding="utf-8"))
         if known["model"]["weights"] == weights_hash(run) and num in (None, known["protocol"]["num_generated"]):
             return known
-    return ganvas.evaluate(run, data=pack.folder, quiet=True, num=num)
+    return ganvas.evaluate(run, data=pack.folder, quiet=True, n=num)
 
 
 def row_of(found: Row) -> Row:

@@ -30,7 +30,8 @@ import torch
 import ganvas
 from common import machine, table, write_json
 from ganvas.config import ModelConfig
-from ganvas.generator import BATCH, Generator, ModelInfo
+from ganvas.generator import BATCH, Generator
+from ganvas.model_file import ModelInfo
 from ganvas.models import build
 from ganvas.system.device import choose_device, prepare
 from ganvas.training.plan import SIZES
@@ -88,7 +89,7 @@ def measure(name: str, turns: int) -> dict[str, Any]:
             times["forward"].append(seconds(lambda: forward(generator, z, labels)))
             times["batches"].append(seconds(lambda: batches(generator, num)))
             out = Path(place) / f"out{turn}"
-            times["png"].append(seconds(lambda out=out: ganvas.sample(folder, out, num=num, device="cpu")))
+            times["png"].append(seconds(lambda out=out: ganvas.sample(folder, out, n=num, device="cpu")))
             assert len(list(out.glob("*.png"))) == num
             shutil.rmtree(out)
     ratios = {

@@ -22,25 +22,27 @@ from common import machine, table, write_json
 from copies import SETS, clipped, compressed, cropped
 from ganvas.config import DataConfig, ModelConfig
 from ganvas.data import Pack, open_pack
-from ganvas.evaluation.evaluate import Judgement, Options
-from ganvas.generator import Generator, ModelInfo
+from ganvas.evaluation.evaluate import Judgement
+from ganvas.evaluation.samples import FromGenerator
+from ganvas.generator import Generator
+from ganvas.model_file import ModelInfo
 from ganvas.models import build
+from ganvas.options import Evaluate
 
 GENERATED = 200  # images
 ANY = {"copies", "missing", "collapsed", "lattice", "spectrum", "sharpness", "noise", "tone", "variety", "blank"}
 Rng = np.random.Generator
 
 
-class Given(Judgement):
-    """The evaluation of a generator that gives these images (M, H, W, C)."""
+class Drawn(FromGenerator):
+    """A generator that gives these images (M, H, W, C)."""
 
-    def __init__(self, pack: Pack, images: np.ndarray) -> None:
+    def __init__(self, pack: Pack, images: np.ndarray, asked: Evaluate) -> None:
         self.given = images
         config = ModelConfig("mlp", pack.height, pack.width, pack.channels, z_dim=8, base=8)
-        generator = Generator(build(config)[0], ModelInfo(config))
-        super().__init__(generator, pack, Options(num=len(images)), lambda what, done, total: None)
+        super().__init__(Generator(build(config)[0], ModelInfo(config)), asked)
 
-    def sample(self, num: int) -> np.ndarray:
+    def pixels(self, pack: Pack, num: int, labels: np.ndarray | None, report: Any) -> np.ndarray:
         return self.given
 
 
@@ -104,7 +106,8 @@ HARMLESS = {"copies", "missing", "unlike the data", "collapsed"}
 def judged(pack: Pack, images: np.ndarray) -> set[str]:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "evaluation").mkdir()
-        return findings(Given(pack, np.ascontiguousarray(images)).content(Path(folder), ""))
+        source = Drawn(pack, np.ascontiguousarray(images), Evaluate("", n=len(images)))
+        return findings(Judgement(source, pack, source.asked, lambda what, done, total: None).content(Path(folder)))
 
 
 def scenarios(name: str, data: Path, num: int, chosen: list[str] | None, seed: int = 0) -> list[dict[str, Any]]:

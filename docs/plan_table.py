@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from ganvas.config import TrainConfig
+from ganvas.config import TrainOptions
 from ganvas.data.packing.pack import Pack
 from ganvas.system.device import Device
 from ganvas.training.plan import Plan, plan
@@ -59,7 +59,7 @@ def content() -> str:
         lines.append("|---|---|---|---|---|---|---|---|---|")
         for size in SIZES:
             for count in COUNTS:
-                lines.append(row(plan(pack_of(count, size), TrainConfig(minutes=MINUTES), device), count, size))
+                lines.append(row(plan(pack_of(count, size), TrainOptions(minutes=MINUTES), device), count, size))
         lines.append("")
     return "\n".join(lines)
 

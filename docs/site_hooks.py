@@ -1,16 +1,20 @@
 """Pages of the documentation site that are generated from the code.
 
-`on_files` (called by MkDocs) adds reference/options.md, from the fields and docstrings of config.py;
-reference/commands.md, from the functions of cli.py; and reference/results.md, a copy of RESULTS.md.
+`on_files` (called by MkDocs) adds reference/options.md, from the fields and docstrings of the options of training;
+reference/commands.md, from the commands of cli.py; and reference/results.md, a copy of RESULTS.md.
 `on_page_markdown` marks the blocks that the tests do not run (see tests/test_docs.py).
-`Parameters` (called by mkdocstrings) formats docstring lines "name: meaning" as a list.
+`Parameters` (called by mkdocstrings) shows the options of a function as its parameters, and formats docstring lines
+"name: meaning" as a list.
 """
 
 from __future__ import annotations
 
-import ast
+import dataclasses
+import inspect
 import itertools
 import re
+import types
+import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,21 +23,26 @@ from typing import TYPE_CHECKING, Any
 import griffe
 from mkdocs.structure.files import File
 
+import ganvas
+from ganvas import config, options
+from ganvas.cli import COMMANDS, GROUPS
+from ganvas.fields import choices, hints_of, meanings, owners
+
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
     from mkdocs.structure.files import Files
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIG, CLI = ROOT / "src/ganvas/config.py", ROOT / "src/ganvas/cli.py"
-SECTION = re.compile(r"    # -- (.*?) --")  # comment that starts a group of options in config.py
-OPTION_CLASSES = {"DataConfig": "Images", "TrainConfig": "Training"}
-WORDS = {"float": "number", "int": "whole number", "str": "text", "Path": "path", "bool": "yes or no",
-         "tuple[str, ...]": "names", "list[Path]": "paths", "list[str]": "names", "Any": "text"}  # fmt: skip
+SECTION = re.compile(r"    # -- (.*?) --|    (\w+): ")  # comment that starts a group of options, or a field
+TITLES = {config.DataConfig: "Images", config.TrainBasics: "Training", config.TrainOptions: "For experts"}
+WORDS = {float: "number", int: "whole number", str: "text", Path: "path", bool: "yes or no"}
 
 OPTIONS_HEAD = """# Every option
 
 Options of `ganvas train`. The options for images also work with `ganvas data check` and `ganvas data pack`. In Python,
-write `_` instead of `-`: `ganvas.train(..., lr_d=4e-4)`. This page is generated from `ganvas.config`.
+write `_` instead of `-`: `ganvas.train(..., lr_d=4e-4)`; also in a
+[file of options](../guide/python.md#files-of-options).
+This page is generated from `ganvas.config`.
 
 If the default is *chosen*, the [plan](../plan.md) chooses it from the images, the device and the budget.
 `ganvas train ... --dry-run` shows the choice and its reason.
@@ -41,8 +50,25 @@ If the default is *chosen*, the [plan](../plan.md) chooses it from the images, t
 
 COMMANDS_HEAD = """# Every command
 
-`ganvas COMMAND --help` shows the same text. This page is generated from the code of the command line.
-On a user error a command prints one sentence and exits with code 2.
+`ganvas COMMAND --help` shows the same text, and `ganvas --version` the version. The functions in Python take the same
+options. This page is generated from `ganvas.options`.
+
+Every command has `--quiet` (print no progress and no notes) and `--json` (print the result as JSON).
+
+| exit code | meaning |
+|---|---|
+| 0 | done |
+| 1 | the program that reads the output has ended |
+| 2 | wrong usage, or an error that the printed sentence explains |
+| 130, 143 | stopped by Ctrl-C or by the system; `ganvas train` has saved its state, and the same command continues |
+
+Tab completion: write a script with the first line and load it in your shell (zsh and tcsh: replace `bash`).
+
+<!-- not run: writes into the home folder -->
+```bash
+ganvas --tyro-print-completion bash > ~/.ganvas-completion
+echo 'source ~/.ganvas-completion' >> ~/.bashrc
+```
 """
 
 
@@ -63,14 +89,29 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 @dataclass(frozen=True)
 class Option:
-    """Field of a configuration, or argument of a command. default: its source code; None if it is required."""
+    """A field of an options class. default: MISSING if it is required."""
 
     name: str
-    kind: str
-    default: str | None
+    hint: Any
+    default: Any
     meaning: str
     section: str = ""
     positional: bool = False
+
+
+def options_of(cls: Any) -> Iterator[Option]:
+    """The fields that a class of options defines itself, in order."""
+    sections, section = dict[str, str](), ""
+    for comment, name in SECTION.findall(inspect.getsource(cls)):
+        section = comment or section
+        sections[name] = section
+    for field in dataclasses.fields(cls):
+        owner = owners(cls)[field.name]
+        if (owner is not cls and (owner in TITLES or owner is options.Common)) or field.metadata.get("python_only"):
+            continue
+        positional = field.default is dataclasses.MISSING and not field.kw_only
+        hint, meaning = hints_of(cls)[field.name], meanings(cls).get(field.name, "")
+        yield Option(field.name, hint, field.default, meaning, sections.get(field.name, ""), positional)
 
 
 # -- every option --
@@ -78,30 +119,13 @@ class Option:
 
 def options_page() -> str:
     parts = [OPTIONS_HEAD]
-    for name, title in OPTION_CLASSES.items():
-        parts.append(f"## {title}\n")
-        for section, options in itertools.groupby(options_of(name), key=lambda option: option.section):
+    for cls, title in TITLES.items():
+        parts += [f"## {title}\n", inspect.getdoc(cls) or "", ""]
+        for section, found in itertools.groupby(options_of(cls), key=lambda option: option.section):
             if section:
                 parts.append(f"### {section[:1].upper()}{section[1:]}\n")
-            parts += [table(options), ""]
+            parts += [table(found, chosen=cls is config.TrainOptions), ""]
     return "\n".join(parts)
-
-
-def options_of(name: str) -> Iterator[Option]:
-    """Fields of the class `name` of config.py, in order, with their docstrings."""
-    source = CONFIG.read_text(encoding="utf-8")
-    lines, section = source.splitlines(), ""
-    found = next(one for one in ast.parse(source).body if isinstance(one, ast.ClassDef) and one.name == name)
-    above = found.lineno
-    for field, below in zip(found.body, [*found.body[1:], None], strict=True):
-        if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
-            continue
-        for line in lines[above : field.lineno]:
-            section = match[1] if (match := SECTION.match(line)) else section
-        above = field.lineno
-        meaning = below.value.value if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) else ""
-        default = None if field.value is None else ast.unparse(field.value)
-        yield Option(field.target.id, ast.unparse(field.annotation), default, str(meaning), section)
 
 
 # -- every command --
@@ -109,91 +133,67 @@ def options_of(name: str) -> Iterator[Option]:
 
 def commands_page() -> str:
     parts = [COMMANDS_HEAD]
-    for words, function in commands():
-        summary, _, told = (ast.get_docstring(function) or "").partition("Args:")
-        meanings = dict(re.findall(r"^\s*(\w+): (.*(?:\n\s{8,}.*)*)", told, re.M))
-        options = list(arguments(function, meanings))
-        given = "".join(f" {option.name.upper()}" for option in options if option.positional)
-        parts += [f"## ganvas {' '.join(words)}\n", one_line(summary), "", f"`ganvas {' '.join(words)}{given}`", ""]
-        if options:
-            parts += [table(options), ""]
-        for name, title in OPTION_CLASSES.items():
-            if any(name in ast.unparse(one.annotation) for one in function.args.args if one.annotation):
-                parts += [f"Also accepts the [options for {title.lower()}](options.md#{title.lower()}).", ""]
+    names = {f"{home}.{name}": name for name, home in ganvas._HOME.items()} | {"reporting.report": "report"}
+    for name, command in COMMANDS.items():
+        found = list(options_of(command.options))
+        given = "".join(f" {option.name.upper()}" for option in found if option.positional)
+        parts += [f"## ganvas {name}\n", inspect.getdoc(command.options) or "", "", f"`ganvas {name}{given}`", ""]
+        if command.function in names:
+            parts += [f"In Python: [`ganvas.{names[command.function]}`](../api/verbs.md)", ""]
+        if found:
+            parts += [table(found), ""]
+        for cls in GROUPS:
+            if issubclass(command.options, cls):
+                title = TITLES[cls]
+                anchor = title.lower().replace(" ", "-")
+                parts += [f"Also accepts the options of [{title}](options.md#{anchor}).", ""]
     return "\n".join(parts)
-
-
-def commands() -> Iterator[tuple[list[str], ast.FunctionDef]]:
-    """Words and function of every command in cli.py: decorated with `@app.command`, or with that of a nested app."""
-    tree = ast.parse(CLI.read_text(encoding="utf-8"))
-    groups = {"app": []}
-    for call in (one.value for one in tree.body if isinstance(one, ast.Expr) and isinstance(one.value, ast.Call)):
-        if ast.unparse(call.func) == "app.command" and isinstance(call.args[0], ast.Name):
-            groups[call.args[0].id] = [name_given(call)]
-    for function in (one for one in tree.body if isinstance(one, ast.FunctionDef)):
-        for decorator in function.decorator_list:
-            called = decorator.func if isinstance(decorator, ast.Call) else decorator
-            app, _, method = ast.unparse(called).partition(".")
-            if method == "command":
-                name = name_given(decorator) if isinstance(decorator, ast.Call) else ""
-                yield [*groups[app], name or function.name.replace("_", "-")], function
-
-
-def arguments(function: ast.FunctionDef, meanings: dict[str, str]) -> Iterator[Option]:
-    """Arguments of a command, except whole configurations."""
-    arguments = function.args.args + function.args.kwonlyargs
-    defaults = [None] * (len(function.args.args) - len(function.args.defaults)) + function.args.defaults
-    for argument, default in zip(arguments, [*defaults, *function.args.kw_defaults], strict=True):
-        annotation = argument.annotation
-        assert annotation is not None
-        kind, name = ast.unparse(annotation), argument.arg
-        if "OmitArgPrefixes" in kind:
-            continue
-        positional = "Positional[" in kind
-        for node in ast.walk(annotation):
-            if isinstance(node, ast.Call):
-                name = name_given(node) or name
-        kind = re.sub(r"^(?:Positional|Annotated)\[(.*?)(?:, arg\(.*\))?\]$", r"\1", kind)
-        shown = None if default is None else ast.unparse(default)
-        yield Option(name, kind, shown, meanings.get(argument.arg, ""), positional=positional)
-
-
-def name_given(call: ast.Call) -> str:
-    """Text of the argument `name=` of a call."""
-    return next((str(ast.literal_eval(one.value)) for one in call.keywords if one.arg == "name"), "")
 
 
 # -- text --
 
 
-def table(options: Iterator[Option] | list[Option]) -> str:
+def table(found: Iterator[Option] | list[Option], chosen: bool = False) -> str:
     rows = ["| option | values | default | description |", "|---|---|---|---|"]
-    for option in options:
+    for option in found:
         flag = option.name.upper() if option.positional else f"--{option.name.replace('_', '-')}"
-        kind = option.kind.replace(" | None", "")
-        if kind == "bool" and option.default != "False":
-            flag = f"--no-{flag[2:]}" if option.default == "True" else f"{flag}`, `--no-{flag[2:]}"
-        rows.append(f"| `{flag}` | {values(kind)} | {default_of(option)} | {one_line(option.meaning)} |")
+        if bool in kinds_of(option.hint) and option.default is not False:
+            flag = f"--no-{flag[2:]}" if option.default is True else f"{flag}`, `--no-{flag[2:]}"
+        default = default_of(option, chosen)
+        rows.append(f"| `{flag}` | {values(option.hint)} | {default} | {one_line(option.meaning)} |")
     return "\n".join(rows)
 
 
-def values(kind: str) -> str:
-    """Allowed values of an annotation, in words."""
-    if choices := re.search(rf"^{kind} = (Literal\[.*\])$", CONFIG.read_text(encoding="utf-8"), re.M):
-        kind = choices[1]
-    if kind.startswith("Literal["):
-        return ", ".join(f"`{one}`" for one in ast.literal_eval(f"({kind[8:-1]},)"))
-    return WORDS.get(kind, f"`{kind}`")
+def kinds_of(hint: Any) -> list[Any]:
+    """The types that a field may have, except None."""
+    if typing.get_origin(hint) is typing.Annotated:
+        hint = typing.get_args(hint)[0]
+    kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    return [kind for kind in kinds if kind is not type(None)]
 
 
-def default_of(option: Option) -> str:
-    if option.default is None:
+def values(hint: Any) -> str:
+    """Allowed values of a field, in words."""
+    if found := choices(hint):
+        return ", ".join(f"`{one}`" for one in found)
+    kinds = kinds_of(hint)
+    if Path in kinds:
+        return "path"
+    if str in kinds:
+        return "text"
+    return WORDS.get(kinds[0], "names")
+
+
+def default_of(option: Option, chosen: bool) -> str:
+    if option.default is dataclasses.MISSING:
         return "required"
-    if option.default == "None":
-        chosen = option.section and not option.section.startswith("budget") and option.name != "preset"
+    if option.default is None:
         return "see description" if "efault" in option.meaning else "*chosen*" if chosen else "none"
-    plain = re.sub(r"^Path\((.*)\)$", r"\1", option.default).strip("'\"")
-    return {"False": "no", "True": "yes", "()": "all"}.get(plain, f"`{plain}`")
+    return (
+        {False: "no", True: "yes"}.get(option.default, "")
+        if isinstance(option.default, bool)
+        else ("none" if option.default == () else f"`{option.default}`")
+    )
 
 
 def one_line(text: str) -> str:
@@ -205,17 +205,46 @@ def one_line(text: str) -> str:
 
 
 class Parameters(griffe.Extension):
-    """Format docstring lines that start with the name of a parameter or field and a colon as a list."""
+    """Show options as parameters; format docstring lines that start with a name and a colon as a list."""
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
         self.set_lists(pkg)
 
     def set_lists(self, found: griffe.Object) -> None:
         for member in found.members.values():
+            if isinstance(member, griffe.Function):
+                show_options(member)
             if isinstance(member, griffe.Object):
                 self.set_lists(member)
         if found.docstring is not None:
             found.docstring.value = listed(escaped(found.docstring.value), names_of(found))
+
+
+TAKES = re.compile(r"takes\((\w+)")  # decorator of a function whose parameters are the fields of that class
+
+
+def show_options(function: griffe.Function) -> None:
+    """Replace the one parameter of a function that takes options by their fields."""
+    for decorator in function.decorators:
+        if (match := TAKES.match(str(decorator.value))) is None:
+            continue
+        cls = getattr(options, match[1])
+        known = inspect.signature(cls).parameters.values()
+        function.parameters = griffe.Parameters(
+            *(
+                griffe.Parameter(
+                    one.name,
+                    kind=griffe.ParameterKind[one.kind.name.lower()],
+                    default=None if one.default is one.empty else repr(one.default),
+                )
+                for one in known
+            )
+        )
+        lines = [f"{name}: {meaning}" for name, meaning in meanings(cls).items()]
+        if len(lines) > 40:
+            lines = ["All [options](../reference/options.md) are keywords."]
+        text = function.docstring.value if function.docstring else ""
+        function.docstring = griffe.Docstring("\n".join([text, "", *lines]), parent=function)
 
 
 def escaped(text: str) -> str:

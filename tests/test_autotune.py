@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from ganvas.config import TrainConfig
+from ganvas.config import TrainConfig, TrainOptions
 from ganvas.data import Pack, open_pack
 from ganvas.data.batches import Batches
 from ganvas.errors import ConfigError
@@ -34,7 +34,7 @@ def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def opened(pack: Pack, **options: Any) -> tuple[TrainState, Networks, TrainConfig]:
     device: Device = choose_device("cpu")
-    asked = TrainConfig(**({"minutes": 10, "model": "light", "base": 8, "widest": 16, "batch": 16} | options))
+    asked = TrainOptions(**({"minutes": 10, "model": "light", "base": 8, "widest": 16, "batch": 16} | options))
     planned = plan(pack, asked, device)
     batches = Batches(pack, planned.config.batch or 1, seed=0, device=device.torch_device)
     state = TrainState(planned.model, planned.config, batches, device)

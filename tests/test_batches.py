@@ -239,3 +239,21 @@ def test_an_error_of_the_disk_arrives(pack, monkeypatch):
     with pytest.raises(OSError, match="the disk is gone"):
         next(batches)
     batches.close()
+
+
+def test_a_gpu_waits_for_no_copy(pack: Pack, held: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GPU: copies to "cuda" stay where they are and are recorded."""
+    pinned: list[torch.Tensor] = []
+    copies: list[tuple[bool, bool]] = []
+
+    def to(tensor: torch.Tensor, device: torch.device, non_blocking: bool = False) -> torch.Tensor:
+        assert device.type == "cuda"
+        copies.append((any(tensor is one for one in pinned), non_blocking))
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: (pinned.append(tensor), tensor)[1])
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    batches = Batches(pack, 4, device="cuda", mirror=True)
+    copies.clear()  # of the whole pack
+    take(batches, 2)
+    assert copies == [(True, True)] * (2 if held == "in memory" else 4)

@@ -83,6 +83,31 @@ def zip_of_giants(path: Path) -> None:
             archive.filelist[i].file_size = 2**30
 
 
+def lying_zip(path: Path, num: int, zip64: bool) -> None:
+    """A zip of one file, listed `num` times, whose end states two; zip64: in a second end record, read by zipfile."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("a.png", b"")
+    start = archive.start_dir
+    content, entry = buffer.getvalue()[:start], buffer.getvalue()[start:-22]
+    size = num * len(entry)
+    end = struct.pack("<I4H2IH", 0x06054B50, 0, 0, 2, 2, *((0, 0) if zip64 else (size, start)), 0)
+    if zip64:
+        record = struct.pack("<IQ2H2I4Q", 0x06064B50, 44, 45, 45, 0, 0, 2, 2, size, start)
+        end = record + struct.pack("<2IQI", 0x07064B50, 0, start + size, 1) + end
+    path.write_bytes(content + entry * num + end)
+
+
+def zip_in_zip(depth: int) -> bytes:
+    content = ZEROS
+    for _ in range(depth):
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("a.zip", content)
+        content = buffer.getvalue()
+    return content
+
+
 def npz_of_zeros(path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("images.npy", "w") as file:
         np.lib.format.write_array_header_1_0(
@@ -147,6 +172,47 @@ def oversized(path: Path) -> None:
             file.truncate(2**40)  # takes no space on the disk
 
 
+def png_with(kind: bytes, data: bytes) -> bytes:
+    """A PNG of 8x8 pixels with a further chunk behind its header."""
+    buffer = io.BytesIO()
+    Image.new("L", (8, 8)).save(buffer, "PNG")
+    content, chunk = buffer.getvalue(), kind + data
+    added = struct.pack(">I", len(data)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return content[:33] + added + content[33:]
+
+
+def header_only(name: str, size: int) -> bytes:
+    """An image of a format of Pillow, whose header says that it is `size` pixels wide and high."""
+    buffer = io.BytesIO()
+    Image.new("L", (999, 999)).save(buffer, name)
+    form = {"BMP": "<I", "GIF": "<H", "JPEG": ">H", "JPEG2000": ">I"}[name]
+    real, false = (struct.pack(form, number) for number in (999, size))
+    return buffer.getvalue().replace(real, false, 2)
+
+
+def dicom(side: int) -> bytes:
+    """A DICOM file of a few bytes, which says that it is `side` pixels wide and high."""
+
+    def element(group: int, number: int, kind: bytes, value: bytes, length: int | None = None) -> bytes:
+        size = len(value) if length is None else length
+        return struct.pack("<2H", group, number) + kind + (
+            struct.pack("<2xI", size) if kind == b"OW" else struct.pack("<H", size)
+        ) + value  # fmt: skip
+
+    syntax = element(2, 16, b"UI", b"1.2.840.10008.1.2.1\0")
+    shape = [(2, 1), (16, side), (17, side), (256, 16), (257, 16), (258, 15), (259, 0)]
+    numbers = [element(40, number, b"US", struct.pack("<H", value)) for number, value in shape]
+    numbers.insert(1, element(40, 4, b"CS", b"MONOCHROME2 "))
+    pixels = element(0x7FE0, 16, b"OW", bytes(99), 2**32 - 16)
+    length = element(2, 0, b"UL", struct.pack("<I", len(syntax)))
+    return bytes(128) + b"DICM" + length + syntax + b"".join(numbers) + pixels
+
+
+def npy(shape: str) -> bytes:
+    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}".encode() + b"\n"
+    return b"\x93NUMPY\2\0" + struct.pack("<I", len(header)) + header + bytes(999)
+
+
 def in_folder(name: str, content: bytes) -> Callable[[Path], object]:
     """The file and, of an image, a second one: of a single one nothing is looked at."""
 
@@ -188,6 +254,26 @@ BOMBS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "xz with a huge dictionary": ("a.tar.xz", content(lambda: with_dictionary(bytes(10240))), "Memory usage limit"),
     "zip of giants": ("a.zip", zip_of_giants, "decompression bomb"),
     "npz": ("a.npz", npz_of_zeros, "decompression bomb"),
+    "npy of impossible size": ("a.npy", content(lambda: npy("(9999999, 999, 999, 3)")), "a.npy"),
+    "npy of a long header": ("a.npy", content(lambda: npy("(" * 10**5 + ")" * 10**5)), "a.npy"),
+    "zip of too many": ("a.zip", lambda path: lying_zip(path, containers.MAX_MEMBERS + 1, zip64=True), "unpack it"),
+    "zip in a zip": ("a.zip", content(lambda: zip_in_zip(30)), "no images"),
+    "csv of one line": ("a", in_folder("labels.csv", b"file,label\n" + b"a" * 2**27), "no images"),
+    "png with a long text": (
+        "a",
+        in_folder("a.png", png_with(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**28)))),
+        "damaged PNG",
+    ),
+    "png with a long profile": (
+        "a",
+        in_folder("a.png", png_with(b"iCCP", b"a\0\0" + zlib.compress(bytes(2**28)))),
+        "damaged PNG",
+    ),
+    "bmp of impossible size": ("a", in_folder("a.bmp", header_only("BMP", 10**6)), "too large"),
+    "jpeg2000 of impossible size": ("a", in_folder("a.jp2", header_only("JPEG2000", 10**6)), "not supported"),
+    "gif of impossible size": ("a", in_folder("a.gif", header_only("GIF", 65535)), "too large"),
+    "jpeg of impossible size": ("a", in_folder("a.jpg", header_only("JPEG", 65000)), "too large"),
+    "dicom of impossible size": ("a", in_folder("a.dcm", dicom(60_000)), "too large"),
     "png of 16 bits with transparency": ("a", in_folder("a.png", png(13_000, 13_000, 16, 6)), "too large"),
     "png of 16 bits": ("a", in_folder("a.png", png(13_000, 13_000, 16, 0)), "too large"),
     "jpeg of many passes": ("a", in_folder("a.jpg", jpeg_of_scans(30_000)), "scans"),
@@ -259,6 +345,12 @@ def test_compressed_streams_of_several_parts_come_whole(tmp_path: Path, ending: 
     (tmp_path / "a").write_bytes(pack(parts[0])[:-20])
     with pytest.raises(EOFError), open_compressed(tmp_path / "a") as file:
         file.read()
+
+
+@pytest.mark.parametrize("zip64", [False, True])
+def test_the_files_of_a_zip_are_counted_not_believed(tmp_path: Path, zip64: bool) -> None:
+    lying_zip(tmp_path / "a.zip", 20, zip64)
+    assert len(zipfile.ZipFile(tmp_path / "a.zip").namelist()) == containers.num_listed(tmp_path / "a.zip") == 20
 
 
 @pytest.mark.parametrize("form", ["zip", "zip64", "tar"])

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from ganvas.errors import RunError
-from ganvas.generator import Generator, find_weights
+from ganvas.generator import Generator
+from ganvas.model_file import find_weights
 from ganvas.system import files
 from ganvas.training.card import FOLDER, card, escape, facts_of, licence_id, may_show, plain, yaml
 from test_report import change_config, judge

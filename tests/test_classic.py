@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ganvas.config import PRESETS, ModelConfig, parse_size
+from ganvas.config import ModelConfig, parse_size
 from ganvas.errors import ConfigError
 from ganvas.losses import gradient_norm_exact
 from ganvas.models import CLASSIC, build, channels_last, classic
+from ganvas.presets import PRESETS
 
 SMALL = {
     "mlp": (9, 14),

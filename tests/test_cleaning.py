@@ -1,4 +1,4 @@
-"""data/packing/cleaning.py and data/packing/holdout.py by the command line: twins are dropped, marks filled, nothing leaks."""
+"""cleaning.py and holdout.py by the command line: twins are dropped, marks filled, nothing leaks."""
 
 from __future__ import annotations
 

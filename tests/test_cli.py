@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -112,6 +113,12 @@ def test_dry_run_shows_the_plan_and_writes_no_run(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_dry_run_of_a_run_plans_with_its_images_and_options(ganvas_command: Command, trained: Path) -> None:
+    answer = fine(ganvas_command("train", trained, "--dry-run", "--lr", 0.001))
+    for row in (r"24 images of 16x16x1 in 2 classes", r"z_dim +8 +given", r"lr +0\.001 +given", r"batch +16 +given"):
+        assert re.search(row, answer.err), answer.err
+
+
 def test_flags_without_values(ganvas_command: Command, two_classes: Path, tmp_path: Path) -> None:
     answer = fine(ganvas_command("train", two_classes, "--dry-run", "--no-conditional", "--no-compile"))
     assert "2 classes: faster" not in answer.err
@@ -181,7 +188,7 @@ def test_films_keep_their_size_limit_and_hold_the_last_frame(
 
 
 def test_data_check_prints_and_saves(ganvas_command: Command, two_classes: Path, tmp_path: Path) -> None:
-    answer = fine(ganvas_command("data", "check", two_classes, "--json", tmp_path / "report.json"))
+    answer = fine(ganvas_command("data", "check", two_classes, "--save", tmp_path / "report.json"))
     assert "24 images" in answer.out and "lying 12, standing 12" in answer.out
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["num_images"] == 24 and report["classes"] == {"lying": 12, "standing": 12}

@@ -8,8 +8,9 @@ import torch
 
 from ganvas import generator, latent_codes
 from ganvas.config import ModelConfig
-from ganvas.generator import Generator, ModelInfo
+from ganvas.generator import Generator
 from ganvas.latent_codes import Code
+from ganvas.model_file import ModelInfo
 from ganvas.models import CLASSIC, MODELS, MODERN, build
 from ganvas.models.style import EqualConv2d, EqualLinear
 from test_generator import CLASSES, SAME
@@ -190,6 +191,16 @@ def test_the_great_circle_survives_equal_and_opposite_vectors(factor: float) -> 
         point = latent_codes.slerp(a, factor * a, torch.full((500, 1), t))
         torch.testing.assert_close(point, a * (1 + t * (factor - 1)), rtol=0, atol=1e-4)
     assert torch.isfinite(latent_codes.slerp(a, torch.zeros_like(a), torch.full((500, 1), 0.5))).all()
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.0, -1.0])
+def test_interpolation_between_equal_and_opposite_latents_has_a_gradient(factor: float) -> None:
+    a = torch.randn(50, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    b = (factor * a).detach().requires_grad_()
+    latent_codes.slerp(a, b, torch.full((50, 1), 0.25)).sum().backward()
+    assert a.grad is not None and b.grad is not None
+    torch.testing.assert_close(a.grad, torch.full_like(a, 0.75))
+    torch.testing.assert_close(b.grad, torch.full_like(b, 0.25))
 
 
 def test_classes_can_be_weighed_in_every_modern_network() -> None:

@@ -8,15 +8,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 import ganvas
 from ganvas.config import ModelConfig, TrainConfig
 from ganvas.image_files import save_png
-from ganvas.models import build, build_generator, crops, crops_of, heads_on_features, judge, views_of
-from ganvas.models.crops import CropDiscriminator, crop, part_sizes
-from ganvas.models.layers import upsample
+from ganvas.models import (
+    build,
+    build_generator,
+    crops,
+    crops_of,
+    generated_parts,
+    heads_on_features,
+    judge,
+    parts_of,
+    views_of,
+)
+from ganvas.models.crops import CropDiscriminator, part_sizes, window_at
+from ganvas.models.layers import cut, jitter, upsample, without_pattern
 from ganvas.training import loop
 from ganvas.training.state import FeaturesPenalty
 from ganvas.training.step import Inputs, accumulate_gradients, at_size, draw_inputs, is_coarse
@@ -66,23 +75,70 @@ def test_every_window_fits_into_the_image(height: int, width: int) -> None:
         assert 0 < scale * rows <= height and 0 < scale * columns <= width
 
 
-def test_a_crop_is_a_window_of_the_image_reduced_by_its_scale() -> None:
+def test_a_crop_is_a_window_of_the_image() -> None:
     images = torch.rand(3, 2, 40, 30)
-    places = torch.tensor([[0.0, 0.0], [0.5, 0.999], [1.0, 1.0]])
-    found = crop(images, 1, (16, 8), places)
+    window = window_at((40, 30), 2, (8, 4), torch.tensor([[0.0, 0.0], [0.5, 0.999], [1.0, 1.0]]))
+    found = cut(images, *window)
     for i, (top, left) in enumerate([(0, 0), (12, 22), (24, 22)]):
         assert torch.equal(found[i], images[i, :, top : top + 16, left : left + 8])
-    halved = crop(images, 2, (8, 4), places)
-    torch.testing.assert_close(halved, F.avg_pool2d(found, 2))
 
 
+@pytest.mark.usefixtures("tiny_parts")
 def test_the_gradient_of_a_crop_reaches_its_window_only() -> None:
-    images = torch.rand(1, 1, 10, 10, requires_grad=True)
-    crop(images, 2, (2, 2), torch.tensor([[1.0, 0.0]])).sum().backward()
-    expected = torch.zeros(1, 1, 10, 10)
-    expected[:, :, 6:, :4] = 0.25
-    assert images.grad is not None
-    torch.testing.assert_close(images.grad, expected)
+    _, discriminator = build(model(height=160, width=160))
+    images = torch.rand(1, 1, 160, 160, requires_grad=True)
+    _, fine, halved = parts_of(discriminator, images, torch.tensor([[[0.0, 1.0], [1.0, 0.0]]]))
+    assert fine.shape == halved.shape == (1, 1, 32, 32)
+    (gradient,) = torch.autograd.grad(halved.sum(), images)
+    expected = torch.zeros(1, 1, 160, 160)
+    expected[:, :, 96:, :64] = 0.25
+    torch.testing.assert_close(gradient, expected)
+
+
+@pytest.mark.usefixtures("tiny_parts")
+@pytest.mark.parametrize(("height", "width"), [(80, 80), (81, 79), (163, 100), (161, 200)])
+def test_a_generator_draws_the_same_windows_as_of_its_whole_images(height: int, width: int) -> None:
+    torch.manual_seed(0)
+    generator, discriminator = build(model(height=height, width=width, channels=3))
+    with torch.no_grad():
+        nn.init.normal_(generator.to_detail.weight)  # ty: ignore[unresolved-attribute]
+        for stage in generator.tail:  # ty: ignore[not-iterable]
+            nn.init.normal_(stage.noise.strength)
+            nn.init.normal_(stage.to_quarters.weight, std=0.2)
+    z = torch.randn(8, 8)
+    places = torch.rand(8, crops_of(discriminator), 2)
+    places[0], places[1] = 0.0, 1.0
+    with torch.no_grad():
+        whole, *windows = generated_parts(generator, discriminator, z, None, places)
+        _, *expected = parts_of(discriminator, generator(z), places)
+        generator.coarse = True  # ty: ignore[invalid-assignment]
+        (small,) = generated_parts(generator, discriminator, z, None, places)
+    torch.testing.assert_close(whole, small)
+    for mine, theirs in zip(windows, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_jitter_moves_each_image_by_whole_pixels_to_its_position() -> None:
+    images = torch.rand(16, 2, 9, 8)
+    positions = torch.cartesian_prod(torch.arange(4), torch.arange(4)) / 4 + 0.1
+    moved = jitter(images, positions)
+    inside = (slice(None), slice(3, 6), slice(3, 5))
+    for i in range(16):
+        y, x = i // 4 - 2, i % 4 - 2
+        assert torch.equal(moved[i][inside], images[i, :, 3 + y : 6 + y, 3 + x : 5 + x])
+    assert moved.shape == images.shape and torch.equal(jitter(images, torch.full((16, 2), 0.5)), images)
+
+
+def test_repeating_patterns_are_removed_and_edges_and_grain_remain() -> None:
+    rng = torch.Generator().manual_seed(0)
+    rows = torch.arange(48)
+    pattern = ((rows[:, None] + 2 * rows) % 4).float().expand(1, 2, 48, 48)
+    plain = without_pattern(pattern, 4)
+    assert pattern.std() > 1 and plain.std() < 1e-5 and abs(plain.mean() - pattern.mean()) < 1e-5
+    grain = torch.randn(1, 2, 50, 47, generator=rng)
+    assert (without_pattern(grain, 4) - grain).std() < 0.25
+    edge = (rows >= 23).float().expand(1, 1, 48, 48)
+    assert (without_pattern(edge, 4) - edge).abs().max() < 0.2
 
 
 @pytest.mark.usefixtures("tiny_parts")
@@ -96,7 +152,7 @@ def test_any_channels_and_sides(kind: str, channels: int) -> None:
     labels = torch.tensor([0, 2])
     images = generator(torch.randn(2, config.z_dim), labels)
     assert images.shape == (2, channels, 72, 80)
-    views = views_of(discriminator, images, torch.rand(2, crops_of(discriminator), 2))
+    views = views_of(discriminator, parts_of(discriminator, images, torch.rand(2, crops_of(discriminator), 2)))
     logits = judge(discriminator, views, labels)
     assert logits.shape == (2, len(views)) and torch.isfinite(logits).all()
     assert len(heads_on_features(discriminator, len(views))) == len(views) - (2 if kind == "both" else 0)
@@ -108,10 +164,9 @@ def test_pairs_are_cropped_at_the_same_drawn_positions() -> None:
     assert isinstance(discriminator, CropDiscriminator)
     one = torch.rand(1, 1, 72, 80).expand(2, -1, -1, -1)
     places = torch.tensor([[[0.0, 0.0]], [[0.9, 0.4]]])
-    whole, cut = discriminator.seen(one, places)
-    assert torch.equal(whole[0], whole[1]) and not torch.equal(cut[0], cut[1])
-    again = discriminator.seen(one, places)[1]
-    assert torch.equal(cut, again)
+    whole, crops = parts_of(discriminator, one, places)
+    assert torch.equal(whole[0], whole[1]) and not torch.equal(crops[0], crops[1])
+    assert torch.equal(crops, parts_of(discriminator, one, places)[1])
     inputs = draw(model(), crops_of(discriminator))
     assert inputs.places is not None and inputs.places.shape == (16, 1, 2) and inputs.places.std() > 0.1
 
@@ -169,11 +224,11 @@ def test_the_coarse_phase_draws_small_images_which_the_first_images_are_enlarged
     generator.coarse = True  # ty: ignore[invalid-assignment]
     small = generator(z)
     assert whole.shape[2:] == (81, 80) and small.shape[2:] == (41, 40)
-    torch.testing.assert_close(upsample(small.atanh(), (81, 80)).tanh(), whole, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(upsample(small.atanh(), (82, 80)).tanh()[:, :, :81], whole, atol=1e-4, rtol=1e-3)
     real = torch.rand(8, 1, 81, 80)
-    views = views_of(discriminator, at_size(real, generator), torch.rand(8, 2, 2))
+    views = views_of(discriminator, parts_of(discriminator, at_size(real, generator), torch.rand(8, 2, 2)))
     assert isinstance(discriminator, CropDiscriminator) and len(discriminator.parts) == 3
-    assert len(views) == len(views_of(discriminator, real)) // 3
+    assert len(views) == len(views_of(discriminator, parts_of(discriminator, real))) // 3
     assert judge(discriminator, views, None).shape == (8, len(views))
 
 

@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from ganvas.errors import ConfigError
+from ganvas.limits import available_memory, cpu_quota
 from ganvas.system import device
-from ganvas.system.device import available_memory, choose_device, is_out_of_memory, process_group, seed_step
+from ganvas.system.device import choose_device, is_out_of_memory, process_group, seed_step
 
 GIB = 2**30
 
@@ -87,6 +88,37 @@ def test_available_memory_is_the_least_of_machine_and_cgroups(
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert available_memory(system(tmp_path, cgroup, files)) == expected
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "files", "expected"),
+    [
+        ("0::/\n", {}, None),
+        ("0::/a\n", {f"{V2}/a/cpu.max": "max 100000"}, None),
+        ("0::/a\n", {f"{V2}/a/cpu.max": "350000 100000", f"{V2}/cpu.max": "200000 100000"}, 2),
+        ("0::/a\n", {f"{V2}/a/cpu.max": "50000 100000"}, 1),
+        (
+            "3:cpuset:/\n4:cpu,cpuacct:/b\n",
+            {f"{V2}/cpu/cpu.cfs_quota_us": "250000", f"{V2}/cpu/cpu.cfs_period_us": "100000"},
+            3,
+        ),
+        ("4:cpu,cpuacct:/\n", {f"{V2}/cpu/cpu.cfs_quota_us": "-1", f"{V2}/cpu/cpu.cfs_period_us": "100000"}, None),
+    ],
+)
+def test_processors_are_limited_by_the_quota_of_cgroups(
+    tmp_path: Path, cgroup: str, files: dict[str, str], expected: int | None
+) -> None:
+    assert cpu_quota(system(tmp_path, cgroup, files)) == expected
+
+
+def test_threads_are_limited_by_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.setattr("ganvas.system.device.cpu_quota", lambda: 1)
+    try:
+        torch.set_num_threads(3)
+        assert choose_device("cpu").name == "CPU, 1 thread"
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_available_memory_heeds_the_limits_of_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

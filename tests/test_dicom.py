@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import ganvas
-from ganvas import verbs
 from ganvas.config import DataConfig
 from ganvas.data import catalog, open_pack
 from ganvas.data.checkup import check
@@ -625,7 +624,7 @@ def test_no_field_reaches_a_run_its_card_or_its_samples(films: Path, tmp_path: P
     options = {"size": "32", "base": 8, "batch": 4, "images": 8, "previews": 1, "device": "cpu", "quiet": True}
     ganvas.train(films, tmp_path / "run", **options)
     for form in ("png", "tiff"):
-        verbs.sample(tmp_path / "run", tmp_path / form, num=2, format=form)
+        ganvas.sample(tmp_path / "run", tmp_path / form, n=2, format=form)
     held = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert len(held) > 10_000 and b"DICM" not in held
     checked = 0

@@ -38,7 +38,7 @@ def run(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def judged(run: Path, short_classifiers: None) -> dict[str, Any]:
     """The evaluation of `run`."""
-    return ganvas.evaluate(run, num=60, features="random", device="cpu", quiet=True)
+    return ganvas.evaluate(run, n=60, features="random", device="cpu", quiet=True)
 
 
 def test_a_run_is_judged_with_intervals_and_protocol(
@@ -100,7 +100,7 @@ def test_a_run_whose_pack_is_gone_packs_again(run: Path, tmp_path: Path) -> None
     record = json.loads((copy / "config.json").read_text())
     record["data"]["pack"] = str(tmp_path / "gone")
     (copy / "config.json").write_text(json.dumps(record))
-    assert ganvas.evaluate(copy, num=24, features="random", device="cpu", quiet=True)["measures"]
+    assert ganvas.evaluate(copy, n=24, features="random", device="cpu", quiet=True)["measures"]
 
 
 def test_what_cannot_be_judged_is_one_sentence(run: Path, ganvas_command: Command, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_rare_classes_do_not_take_the_evaluation_along(counts: list[int], tmp_pa
     labels = np.repeat(np.arange(len(counts)), counts)
     np.savez(tmp_path / "tail.npz", images=noise(len(labels)), labels=labels)
     ganvas.train(tmp_path / "tail.npz", tmp_path / "run", images=32, **TINY)
-    content = ganvas.evaluate(tmp_path / "run", num=40, features="random", device="cpu", quiet=True)
+    content = ganvas.evaluate(tmp_path / "run", n=40, features="random", device="cpu", quiet=True)
     assert content["classes"]["modes"]["of"] == len(counts) and np.isfinite(content["classes"]["modes"]["kl"]["value"])
 
 

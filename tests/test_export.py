@@ -1,4 +1,4 @@
-"""export.py and export_web: other programs and browsers draw the images that PyTorch draws."""
+"""share/export.py and share/export_web: other programs and browsers draw the images that PyTorch draws."""
 
 from __future__ import annotations
 
@@ -26,11 +26,13 @@ from PIL import Image
 
 from ganvas.errors import ConfigError, GanvasError, MissingExtraError
 from ganvas.explore.recipes import Recipe, resolve
-from ganvas.generator import WEIGHTS, Generator, to_pixels
+from ganvas.generator import Generator, to_pixels
+from ganvas.model_file import WEIGHTS
 from ganvas.models import CLASSIC, MODELS, MODERN
 from ganvas.provenance import SENTENCE, read_provenance
 from ganvas.share import export_web
 from ganvas.share.export import (
+    UNFINISHED,
     Form,
     Weights,
     check_place,
@@ -41,6 +43,7 @@ from ganvas.share.export import (
     quantised,
     write_all,
 )
+from ganvas.system import files
 from test_generator import SAME, fresh
 
 onnx = pytest.importorskip("onnx", reason="needs the extra export")
@@ -307,6 +310,12 @@ def test_an_export_that_was_killed_can_be_made_again(
     assert {path.name: path.read_bytes() for path in where.iterdir()} == contents
     with pytest.raises(ConfigError, match="already"):
         check_place(place, mark, free_name=bool(ending))
+
+
+def test_an_export_that_was_killed_at_its_marker_can_be_made_again(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / f"..{UNFINISHED}.{files.HOST}-{2**22 + 1}.tmp").write_bytes(b"")  # no process has this number
+    names = {path.name for path in export(folder, tmp_path, to="folder")}
+    assert {path.name for path in tmp_path.iterdir()} == names
 
 
 def test_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path) -> None:

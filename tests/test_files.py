@@ -24,7 +24,7 @@ from ganvas.system import files
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from ganvas import files
+from ganvas.system import files
 files.write_atomically(Path(sys.argv[1]), lambda file: os.kill(os.getpid(), signal.SIGKILL))
 """
 

@@ -15,28 +15,37 @@ from ganvas.data import Pack, open_pack
 from ganvas.errors import ConfigError, DataError
 from ganvas.evaluation.artefacts import examine
 from ganvas.evaluation.copies import CopyFinder
-from ganvas.evaluation.evaluate import Judgement, Options
+from ganvas.evaluation.evaluate import Judgement
 from ganvas.evaluation.measures import Measures
-from ganvas.generator import Generator, ModelInfo, to_pixels
+from ganvas.evaluation.samples import FromGenerator
+from ganvas.generator import Generator, to_pixels
+from ganvas.model_file import ModelInfo
 from ganvas.models import build
-from ganvas.report.page import copy_facts
+from ganvas.options import Evaluate
+from ganvas.reporting.page import copy_facts
 from planted import landscapes
 
 SIDE = 32
+
+
+class Drawn(FromGenerator):
+    """A generator that gives these images (M, H, W, C)."""
+
+    def __init__(self, pack: Pack, images: np.ndarray, asked: Evaluate) -> None:
+        self.given = images
+        config = ModelConfig("mlp", pack.height, pack.width, pack.channels, z_dim=8, base=8)
+        super().__init__(Generator(build(config)[0], ModelInfo(config)), asked)
+
+    def pixels(self, pack: Pack, num: int, labels: np.ndarray | None, report: Any) -> np.ndarray:
+        return self.given
 
 
 class Given(Judgement):
     """The evaluation of a generator that gives these images (M, H, W, C)."""
 
     def __init__(self, pack: Pack, images: np.ndarray, **options: Any) -> None:
-        self.given = images
-        config = ModelConfig("mlp", pack.height, pack.width, pack.channels, z_dim=8, base=8)
-        generator = Generator(build(config)[0], ModelInfo(config))
-        options = {"features": "random", "num": len(images), "device": "cpu"} | options
-        super().__init__(generator, pack, Options(**options), lambda what, done, total: None)
-
-    def sample(self, num: int) -> np.ndarray:
-        return self.given
+        asked = Evaluate("", **({"features": "random", "n": len(images), "device": "cpu"} | options))
+        super().__init__(Drawn(pack, images, asked), pack, asked, lambda what, done, total: None)
 
     def second_kid(self, name: str) -> Any:
         return super().second_kid("random")  # quicker than the network of the photographs
@@ -185,7 +194,7 @@ def test_an_impossible_evaluation_is_refused_before_the_samples_are_made(
     digits: tuple[Pack, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sampled = []
-    monkeypatch.setattr(Given, "sample", lambda self, num: sampled.append(num))
+    monkeypatch.setattr(Drawn, "pixels", lambda self, *given: sampled.append(given))
     with pytest.raises(ConfigError, match="no feature network 'vgg'"):
         Given(*digits, features="vgg")
     monkeypatch.setattr("ganvas.evaluation.features.Features.load", lambda name, *args, **options: None)
@@ -195,11 +204,11 @@ def test_an_impossible_evaluation_is_refused_before_the_samples_are_made(
 
 
 def test_samples_are_truncated_as_the_protocol_says(digits: tuple[Pack, np.ndarray]) -> None:
-    given = [Given(*digits, num=24, truncation=truncation) for truncation in (0.5, 1.0)]
-    images = [Judgement.sample(one, 24) for one in given]
+    given = [Given(*digits, n=24, truncation=truncation) for truncation in (0.5, 1.0)]
+    images = [FromGenerator.pixels(one.source, one.pack, 24, None, one.report) for one in given]
     for one, found in zip(given, images, strict=True):
         assert one.protocol()["truncation"] == one.options.truncation
-        expected = one.generator.sample(24, seed=one.options.seed, truncation=one.options.truncation)
+        expected = one.source.generator.sample(24, seed=one.options.seed, truncation=one.options.truncation)
         np.testing.assert_array_equal(found, to_pixels(expected))
     assert (images[0] != images[1]).any()
 

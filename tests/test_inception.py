@@ -283,7 +283,7 @@ def test_the_published_weights_give_the_published_scores_of_cifar10(tmp_path: Pa
     assert features.official
     found = {}
     for split in ("train", "test"):
-        pack = open_pack("cifar10", DataConfig(split=split), path=CIFAR10, folder=tmp_path / split)
+        pack = open_pack("cifar10", DataConfig(split=split), data=CIFAR10, folder=tmp_path / split)
         found[split] = features_of(features, pack, np.arange(pack.num_images))
     assert [len(rows) for rows, _ in found.values()] == [50_000, 10_000]
     score = inception_score(found["train"][1], splits=10, shuffle_seed=2020)

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from ganvas.config import ModelConfig
 from ganvas.errors import ConfigError
-from ganvas.generator import Generator, ModelInfo
+from ganvas.generator import Generator
 from ganvas.losses import gradient_norm_exact
+from ganvas.model_file import ModelInfo
 from ganvas.models import MODELS, MODERN, build, channels_last, mixes_pictures, normalise
 from ganvas.models.batch_norm import measure_statistics
 from ganvas.models.summary import summarise, summarise_config

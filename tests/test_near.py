@@ -144,7 +144,7 @@ def test_black_and_white_are_not_the_same_but_black_and_black_are():
 
 def test_digits_are_not_near_duplicates_of_each_other(shared_data):
     """Ones are all alike; copies of digits, compressed or brighter, are found among them all the same."""
-    pack = open_pack("mnist", DataConfig(split="test", limit=4000), path=shared_data / "mnist")
+    pack = open_pack("mnist", DataConfig(split="test", limit=4000), data=shared_data / "mnist")
     images = np.array(pack.images)
     copies = np.stack([change(images[i, ..., 0])[..., None] for i in range(100) for change in (compressed, brighter)])
     found = as_set(Likeness(thumbnails(np.concatenate([images, copies]))).pairs())

@@ -14,10 +14,11 @@ import torch
 from rich.console import Console
 
 from ganvas.augment import POLICIES
-from ganvas.config import PRESETS, TrainConfig, from_dict
+from ganvas.config import TrainConfig, TrainOptions, read_training
 from ganvas.data.packing.pack import Pack
 from ganvas.errors import ConfigError
 from ganvas.models.summary import summarise_config
+from ganvas.presets import PRESETS
 from ganvas.system.device import Device, choose_device
 from ganvas.training import plan as planning
 from ganvas.training.plan import Plan, augmentation_probability, free_memory, gamma_for, memory_needed, plan
@@ -67,7 +68,7 @@ def chosen(planned: Plan) -> dict[str, object]:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [28, 64, 256, 800])
 def test_plan_is_complete_and_sane(size: int, channels: int, classes: int, device: Device) -> None:
-    planned = plan(pack_of(size, channels=channels, classes=classes), TrainConfig(), device)
+    planned = plan(pack_of(size, channels=channels, classes=classes), TrainOptions(), device)
     config, model = planned.config, planned.model
     unset = {field.name for field in dataclasses.fields(config) if getattr(config, field.name) is None}
     assert unset - {"model_size"} == (BUDGETS - {"minutes"}) | {"preset", "workers"}
@@ -95,16 +96,16 @@ def test_plan_is_complete_and_sane(size: int, channels: int, classes: int, devic
 
 
 def test_other_shapes_and_kinds_are_planned() -> None:
-    assert plan(pack_of(96, 128, 3), TrainConfig(), CPU).model.width == 128
-    assert plan(pack_of(9, 13, 4), TrainConfig(), CPU).model.channels == 4
+    assert plan(pack_of(96, 128, 3), TrainOptions(), CPU).model.width == 128
+    assert plan(pack_of(9, 13, 4), TrainOptions(), CPU).model.channels == 4
     for kind in POLICIES:
-        planned = plan(pack_of(kind=kind), TrainConfig(), CPU)
+        planned = plan(pack_of(kind=kind), TrainOptions(), CPU)
         reason = next(choice.reason for choice in planned.choices if choice.name == "augment")
         assert f"kind {kind}: {', '.join(POLICIES[kind])}" in reason
 
 
 def test_asked_values_win_and_say_so() -> None:
-    asked = TrainConfig(
+    asked = TrainOptions(
         images=500, model="residual", model_size="L", z_dim=7, base=32, widest=32, blocks=2, conditional=False,
         loss="hinge", r1=1.5, r2=0.0, penalty_interval=2, augment=0.0, batch=12, micro_batch=5,
         update="alternating", n_critic=2, optimizer="adamw", weight_decay=0.1, lr=1e-4, lr_d=3e-4, lr_end=1.0,
@@ -124,19 +125,19 @@ def test_asked_values_win_and_say_so() -> None:
 
 def test_a_plan_planned_again_stays_as_it_is() -> None:
     pack = pack_of(classes=10)
-    first = plan(pack, TrainConfig(), CPU)
+    first = plan(pack, TrainOptions(), CPU)
     again = plan(pack, first.config, CPU)
     assert again.config == first.config and again.model == first.model
 
 
 @pytest.mark.parametrize("budget", [{"minutes": 3.0}, {"images": 500}, {"epochs": 2.0}])
 def test_the_asked_budget_is_the_only_one(budget: dict) -> None:
-    config = plan(pack_of(), TrainConfig(**budget), CPU).config
+    config = plan(pack_of(), TrainOptions(**budget), CPU).config
     assert {name: getattr(config, name) for name in BUDGETS if getattr(config, name) is not None} == budget
 
 
 def test_r2_follows_r1() -> None:
-    assert plan(pack_of(), TrainConfig(r1=3.0), CPU).config.r2 == 3.0
+    assert plan(pack_of(), TrainOptions(r1=3.0), CPU).config.r2 == 3.0
 
 
 def test_penalty_weight_grows_with_the_size_through_the_published_points() -> None:
@@ -156,7 +157,7 @@ def test_augmentation_grows_as_pictures_get_fewer() -> None:
 
 
 def test_micro_batch_is_halved_until_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    pack, asked = pack_of(128, channels=3), TrainConfig(model="residual", batch=32)
+    pack, asked = pack_of(128, channels=3), TrainOptions(model="residual", batch=32)
     whole = plan(pack, asked, CPU)
     assert whole.config.micro_batch == whole.config.batch == 32 and asked.batch == 32
     sizes = []
@@ -170,12 +171,12 @@ def test_micro_batch_is_halved_until_it_fits(monkeypatch: pytest.MonkeyPatch) ->
     assert "GiB of free memory" in reason
     memory(monkeypatch, 1)
     assert plan(pack, asked, CPU).config.micro_batch == 1
-    assert plan(pack, TrainConfig(micro_batch=10), CPU).config.micro_batch == 10  # asked for
+    assert plan(pack, TrainOptions(micro_batch=10), CPU).config.micro_batch == 10  # asked for
 
 
 def test_memory_grows_with_size_batch_and_width() -> None:
     def need(size: int, batch: int = 16, **options: int) -> int:
-        asked = TrainConfig(model="residual", base=options.get("base", 16), blocks=1, batch=batch)
+        asked = TrainOptions(model="residual", base=options.get("base", 16), blocks=1, batch=batch)
         return plan(pack_of(size, channels=3), asked, CPU).memory
 
     by_size = [need(size) for size in (32, 64, 128, 256)]
@@ -187,11 +188,11 @@ def test_memory_grows_with_size_batch_and_width() -> None:
 @pytest.mark.parametrize(
     ("size", "channels", "classes", "asked", "measured"),
     [
-        (28, 1, 10, TrainConfig(model="compact", base=24, blocks=1, batch=64), 36),
-        (64, 1, 6, TrainConfig(model="compact", base=24, blocks=1, batch=64), 134),
-        (64, 3, 0, TrainConfig(model="compact", base=24, blocks=1, batch=64), 189),
-        (64, 3, 0, TrainConfig(model="residual", base=16, blocks=1, batch=64), 1368),
-        (128, 3, 0, TrainConfig(model="residual", base=16, blocks=1, batch=32), 2521),
+        (28, 1, 10, TrainOptions(model="compact", base=24, blocks=1, batch=64), 36),
+        (64, 1, 6, TrainOptions(model="compact", base=24, blocks=1, batch=64), 134),
+        (64, 3, 0, TrainOptions(model="compact", base=24, blocks=1, batch=64), 189),
+        (64, 3, 0, TrainOptions(model="residual", base=16, blocks=1, batch=64), 1368),
+        (128, 3, 0, TrainOptions(model="residual", base=16, blocks=1, batch=32), 2521),
     ],
 )
 def test_memory_estimate_is_within_a_factor_of_two_of_the_measured(
@@ -212,32 +213,31 @@ def test_free_memory_of_this_machine_is_plausible() -> None:
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        (TrainConfig(model="transformer"), "--model transformer: expected one of compact, light"),
-        (TrainConfig(preset="poet"), "--preset poet: expected one of mlp64, xray800"),
-        (TrainConfig(model_size="L"), "--model-size works with --model residual only; set the capacity of compact"),
-        (TrainConfig(loss="poetry"), "--loss poetry: expected one of relativistic"),
-        (TrainConfig(loss="wasserstein", gradient_penalty=0.0), "needs a Lipschitz constraint"),
+        (TrainOptions(model="transformer"), "--model transformer: expected one of compact, light"),
+        (TrainOptions(model_size="L"), "--model-size works with --model residual only; set the capacity of compact"),
+        (TrainOptions(loss="poetry"), "--loss poetry: expected one of relativistic"),
+        (TrainOptions(loss="wasserstein", gradient_penalty=0.0), "needs a Lipschitz constraint"),
         (
-            TrainConfig(model="dcgan", gradient_penalty=10.0),
+            TrainOptions(model="dcgan", gradient_penalty=10.0),
             "does not work with the batch statistics of the dcgan discriminator",
         ),
         (
-            TrainConfig(model="dcgan", update="joint"),
+            TrainOptions(model="dcgan", update="joint"),
             "--update joint does not work with the batch statistics of the dcgan",
         ),
-        (TrainConfig(update="joint", n_critic=3), "--n-critic 3 needs --update alternating"),
-        (TrainConfig(label_noise=0.1), "does not work with --loss relativistic"),
-        (TrainConfig(loss="hinge", label_noise=0.1), "does not work with --loss hinge"),
-        (TrainConfig(path_length=2.0), "--path-length and --style-mixing work with --model style only, not compact"),
-        (TrainConfig(momentum=0.9), "--momentum works with --optimizer sgd or rmsprop only"),
-        (TrainConfig(weight_decay=0.1), "--weight-decay works with --optimizer adamw or sgd only, not adam"),
-        (TrainConfig(probe_gamma=True, r1=0.0), "--r1 is off"),
-        (TrainConfig(augment=0.9), "--augment 0.9: above 0.8 the augmentations show in the samples"),
-        (TrainConfig(model="cifar10"), "28"),
-        (TrainConfig(preset="dcgan", batch=1), "--batch 1 leaves one image in a pass"),
-        (TrainConfig(preset="dcgan", batch=9, micro_batch=4), "--batch 9 leaves one image in a pass"),
-        (TrainConfig(conditional=True), "no labels; put them into one folder per class"),
-        (TrainConfig(batch=8, micro_batch=9), "--micro-batch 9: expected at most 8, the images per process"),
+        (TrainOptions(update="joint", n_critic=3), "--n-critic 3 needs --update alternating"),
+        (TrainOptions(label_noise=0.1), "does not work with --loss relativistic"),
+        (TrainOptions(loss="hinge", label_noise=0.1), "does not work with --loss hinge"),
+        (TrainOptions(path_length=2.0), "--path-length and --style-mixing work with --model style only, not compact"),
+        (TrainOptions(momentum=0.9), "--momentum works with --optimizer sgd or rmsprop only"),
+        (TrainOptions(weight_decay=0.1), "--weight-decay works with --optimizer adamw or sgd only, not adam"),
+        (TrainOptions(probe_gamma=True, r1=0.0), "--r1 is off"),
+        (TrainOptions(augment=0.9), "--augment 0.9: above 0.8 the augmentations show in the samples"),
+        (TrainOptions(model="cifar10"), "28"),
+        (TrainOptions(preset="dcgan", batch=1), "--batch 1 leaves one image in a pass"),
+        (TrainOptions(preset="dcgan", batch=9, micro_batch=4), "--batch 9 leaves one image in a pass"),
+        (TrainOptions(conditional=True), "no labels; put them into one folder per class"),
+        (TrainOptions(batch=8, micro_batch=9), "--micro-batch 9: expected at most 8, the images per process"),
     ],
 )
 def test_combinations_that_cannot_work_are_refused(asked: TrainConfig, message: str) -> None:
@@ -248,11 +248,11 @@ def test_combinations_that_cannot_work_are_refused(asked: TrainConfig, message: 
 @pytest.mark.parametrize(
     ("asked", "word"),
     [
-        (TrainConfig(lr=1e-5), "too low for Adam"),
-        (TrainConfig(preset="tf-mnist", lr=1e-5), "too low for Adam"),
-        (TrainConfig(optimizer="sgd", lr=1e-4), "too low for SGD"),
-        (TrainConfig(loss="hinge", r1=0.0), "diverges"),
-        (TrainConfig(preset="dcgan", micro_batch=8), "batch statistics of 8 images"),
+        (TrainOptions(lr=1e-5), "too low for Adam"),
+        (TrainOptions(preset="tf-mnist", lr=1e-5), "too low for Adam"),
+        (TrainOptions(optimizer="sgd", lr=1e-4), "too low for SGD"),
+        (TrainOptions(loss="hinge", r1=0.0), "diverges"),
+        (TrainOptions(preset="dcgan", micro_batch=8), "batch statistics of 8 images"),
     ],
 )
 def test_unlikely_settings_are_warned_about(asked: TrainConfig, word: str) -> None:
@@ -265,11 +265,11 @@ def test_presets_are_taken_over_and_may_be_changed(name: str) -> None:
     preset = PRESETS[name]
     side = int(preset.size or 64)
     pack = pack_of(side, channels=1 if preset.channels == "gray" else 3, classes=3)
-    config = plan(pack, TrainConfig(preset=name), CPU).config
+    config = plan(pack, TrainOptions(preset=name), CPU).config
     assert preset.options.items() <= dataclasses.asdict(config).items()
     assert config.ema == 0 and config.lr_end == 1 and config.lr_d == config.lr and config.n_critic == 1
-    assert plan(pack, TrainConfig(preset=name, lr=1e-3, ema=1000.0), CPU).config.ema == 1000
-    reasons = {choice.name: choice.reason for choice in plan(pack, TrainConfig(preset=name), CPU).choices}
+    assert plan(pack, TrainOptions(preset=name, lr=1e-3, ema=1000.0), CPU).config.ema == 1000
+    reasons = {choice.name: choice.reason for choice in plan(pack, TrainOptions(preset=name), CPU).choices}
     assert reasons["lr"] == f"preset {name}"
 
 
@@ -283,38 +283,38 @@ def test_presets_are_taken_over_and_may_be_changed(name: str) -> None:
     ],
 )
 def test_scheme_follows_the_loss(loss: str, update: str, n_critic: int, gradient_penalty: float, interval: int) -> None:
-    config = plan(pack_of(), TrainConfig(loss=loss), CPU).config
+    config = plan(pack_of(), TrainOptions(loss=loss), CPU).config
     assert (config.update, config.n_critic) == (update, n_critic)
     assert (config.gradient_penalty, config.penalty_interval) == (gradient_penalty, interval)
 
 
 def test_few_large_pictures_get_both_discriminators_and_sizes_grow_with_the_budget() -> None:
-    few = plan(pack_of(800, num=300, kind="xray"), TrainConfig(minutes=30), CUDA)
+    few = plan(pack_of(800, num=300, kind="xray"), TrainOptions(minutes=30), CUDA)
     assert (few.model.model, few.model.discriminator) == ("light", "both")
-    sizes = [plan(pack_of(64, channels=3), TrainConfig(minutes=m, model="residual"), CUDA) for m in (10, 60, 300)]
+    sizes = [plan(pack_of(64, channels=3), TrainOptions(minutes=m, model="residual"), CUDA) for m in (10, 60, 300)]
     assert [planned.config.model_size for planned in sizes] == ["M", "M", "L"]
     assert sizes[0].generator.parameters < sizes[-1].generator.parameters
 
 
 def test_files_with_an_option_that_no_longer_exists_are_read_where_it_changes_nothing() -> None:
-    assert from_dict(TrainConfig, {"batch": 8, "ema_ramp": 0.2, "magnitude": None}, "x") == TrainConfig(batch=8)
+    assert read_training(TrainConfig, {"batch": 8, "ema_ramp": 0.2, "magnitude": None}, "x") == TrainConfig(batch=8)
     with pytest.raises(ConfigError, match="x has fields that this version of Ganvas does not know: ema_ramp"):
-        from_dict(TrainConfig, {"ema_ramp": 0.5}, "x")
+        read_training(TrainConfig, {"ema_ramp": 0.5}, "x")
 
 
 def test_what_a_run_starts_from_decides_its_networks() -> None:
     known = {"model": "residual", "base": 48, "blocks": 3, "z_dim": 5}
-    model = plan(pack_of(), TrainConfig(), CPU, known).model
+    model = plan(pack_of(), TrainOptions(), CPU, known).model
     assert (model.model, model.base, model.blocks, model.z_dim) == ("residual", 48, 3, 5)
-    assert plan(pack_of(), TrainConfig(base=16), CPU, known).model.base == 16
+    assert plan(pack_of(), TrainOptions(base=16), CPU, known).model.base == 16
 
 
 def test_batch_that_does_not_divide_among_the_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "world_size", lambda: 3)
-    planned = plan(pack_of(), TrainConfig(), CPU)
+    planned = plan(pack_of(), TrainOptions(), CPU)
     assert planned.config.batch == 63 and planned.config.micro_batch == 21
     with pytest.raises(ConfigError, match="--batch 64: expected a multiple of the 3 processes"):
-        plan(pack_of(), TrainConfig(batch=64), CPU)
+        plan(pack_of(), TrainOptions(batch=64), CPU)
 
 
 # On the terminal.
@@ -322,7 +322,7 @@ def test_batch_that_does_not_divide_among_the_processes_is_refused(monkeypatch: 
 
 def test_shown_plan_names_every_choice_with_its_reason() -> None:
     pack = pack_of(32, channels=3, classes=4)
-    planned = plan(pack, TrainConfig(minutes=2.0), CPU)
+    planned = plan(pack, TrainOptions(minutes=2.0), CPU)
     console = Console(file=io.StringIO(), width=200)
     show_plan(planned, pack, console)
     shown = console.file.getvalue()
@@ -354,6 +354,6 @@ def test_values_as_a_person_reads_them(value: object, shown: str) -> None:
 
 
 def test_summary_is_free_of_weights() -> None:
-    model = plan(pack_of(800, channels=3), TrainConfig(), CUDA).model
+    model = plan(pack_of(800, channels=3), TrainOptions(), CUDA).model
     generator, discriminator = summarise_config(model)
     assert memory_needed(generator, discriminator, 2) > memory_needed(generator, discriminator, 1)

@@ -12,7 +12,7 @@ from PIL import Image
 
 import ganvas
 from conftest import Answer, Command
-from ganvas.config import PRESETS
+from ganvas.presets import PRESETS
 from ganvas.run import Run, read_checkpoint
 
 FAST = ("--images", 8, "--batch", 8, "--previews", 1, "--device", "cpu")
@@ -86,7 +86,7 @@ def test_presets_define_their_pictures_and_say_so(train) -> None:
         (("--loss", "hinge", "--label-noise", 0.1), "does not work with --loss hinge"),
         (("--model", "residual", "--update", "joint", "--n-critic", 2), "needs --update alternating"),
         (("--augment", 0.95), "above 0.8"),
-        (("--lr-d", -1), "--lr-d -1.0: expected a number above 0"),
+        (("--lr-d", -1), "--lr-d -1: expected a number above 0"),
         (("--size", 4), "each side must be between 8"),
     ],
 )

@@ -20,6 +20,7 @@ from ganvas.features import efficientnet
 from ganvas.image_files import save_png
 from ganvas.losses import LOSSES
 from ganvas.models import MODERN, build, build_generator, judge, views_of
+from ganvas.models.layers import jitter
 from ganvas.models.pretrained import VIEWS, FeatureDiscriminator
 from ganvas.training import loop
 from ganvas.training.step import Inputs, accumulate_gradients, draw_inputs
@@ -75,7 +76,7 @@ def test_any_size_and_channels(kind: str, size: tuple[int, int], channels: int) 
     config = model(kind, *size, channels, num_classes=3)
     nets = networks(config)
     real = pictures(config, 2).requires_grad_()
-    views = views_of(nets.plain_discriminator, real)
+    views = views_of(nets.plain_discriminator, [real])
     heads = len(VIEWS) + (kind == "both")
     assert judge(nets.plain_discriminator, views, torch.tensor([0, 2])).shape == (2, heads)
     assert len(views) == heads and all(torch.isfinite(view).all() for view in views)
@@ -86,14 +87,14 @@ def test_any_size_and_channels(kind: str, size: tuple[int, int], channels: int) 
 
 def test_views_have_deviation_one_on_the_images_that_calibrate() -> None:
     config = model("features")
-    views = views_of(networks(config).plain_discriminator, pictures(config, 16))
+    views = views_of(networks(config).plain_discriminator, [pictures(config, 16)])
     assert all(abs(view.std().item() - 1) < 1e-3 for view in views)
 
 
 def test_each_logit_sees_its_own_view_only() -> None:
     config = model("both")
     nets = networks(config)
-    views = [view.detach().requires_grad_() for view in views_of(nets.plain_discriminator, pictures(config, 2))]
+    views = [view.detach().requires_grad_() for view in views_of(nets.plain_discriminator, [pictures(config, 2)])]
     logits = judge(nets.plain_discriminator, views, None)
     for head in range(logits.shape[1]):
         found = torch.autograd.grad(logits[:, head].sum(), views, retain_graph=True)
@@ -132,7 +133,7 @@ def test_one_pass_is_the_gradient_of_both_losses(kind: str) -> None:
     gradients(nets)
     fake = nets.generator(given.z, None)
     real_logits, fake_logits = (
-        judge(nets.plain_discriminator, views_of(nets.plain_discriminator, images), None)
+        judge(nets.plain_discriminator, views_of(nets.plain_discriminator, [jitter(images, given.draw.jitter)]), None)
         for images in (given.real, fake)
     )
     value = loss.generator(real_logits, fake_logits).mean(dim=0).sum()
@@ -259,7 +260,7 @@ def test_every_modern_network_trains_with_it(tmp_path: Path, name: str, kind: st
 def test_the_network_that_trained_does_not_evaluate_unless_flagged(tmp_path: Path) -> None:
     options: dict[str, Any] = {"model": "light", "discriminator": "features", "base": 8, "batch": 16, "previews": 1}
     ganvas.train("digits", tmp_path / "run", quiet=True, images=32, size="16", limit=120, **options)
-    found = ganvas.evaluate(tmp_path / "run", quiet=True, num=24)
+    found = ganvas.evaluate(tmp_path / "run", quiet=True, n=24)
     assert found["protocol"]["features"].startswith("random")
     assert found["protocol"]["trained_with"] == "efficientnet-lite0"
     kids = {row["key"]: row for row in found["measures"]}

@@ -14,8 +14,9 @@ from ganvas import latent_codes
 from ganvas.errors import ConfigError, PictureError
 from ganvas.explore import projection
 from ganvas.explore.recipes import Recipe, resolve
-from ganvas.generator import Generator, ModelInfo, to_pixels
+from ganvas.generator import Generator, to_pixels
 from ganvas.image_files import save_png
+from ganvas.model_file import ModelInfo
 from ganvas.provenance import read_provenance
 from test_codes import cases, of
 from test_generator import CLASSES, fresh

@@ -17,8 +17,9 @@ from PIL import Image
 from ganvas import models
 from ganvas.config import ModelConfig
 from ganvas.errors import ConfigError, GanvasError, RunError
-from ganvas.generator import WEIGHTS, Generator, ModelInfo
+from ganvas.generator import Generator
 from ganvas.image_files import grid, save_png
+from ganvas.model_file import WEIGHTS, ModelInfo
 from ganvas.provenance import read_provenance
 from ganvas.share import publish
 from ganvas.system import files

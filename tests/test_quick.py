@@ -13,7 +13,8 @@ from ganvas.config import ModelConfig
 from ganvas.data import Pack, open_pack
 from ganvas.evaluation.artefacts import lattice
 from ganvas.evaluation.training_score import LEAST_JUDGED, QuickJudge
-from ganvas.generator import Generator, ModelInfo
+from ganvas.generator import Generator
+from ganvas.model_file import ModelInfo
 
 
 class Shows(nn.Module):

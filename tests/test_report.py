@@ -16,11 +16,11 @@ from PIL import Image
 
 from ganvas.errors import RunError
 from ganvas.image_files import grid, save_png
-from ganvas.report import report
-from ganvas.report.charts import Series, line_chart
-from ganvas.report.comparison import disagreements, winner
-from ganvas.report.page import decimals, measured, percent_interval, text
-from ganvas.report.pictures import embed
+from ganvas.reporting import report
+from ganvas.reporting.charts import Series, line_chart
+from ganvas.reporting.comparison import disagreements, winner
+from ganvas.reporting.page import decimals, measured, percent_interval, text
+from ganvas.reporting.pictures import embed
 
 Record = dict[str, Any]
 EVIL = "<script>alert('1')</script>\"&"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ganvas import verbs
+import ganvas
 from ganvas.errors import ConfigError, GanvasError
 from ganvas.explore import sampling
 from ganvas.generator import BATCH, Generator, to_pixels
@@ -38,7 +38,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 
 def test_pictures_hold_what_the_manifest_says(generator: Generator, model: Path, tmp_path: Path) -> None:
-    paths = verbs.sample(model, tmp_path, seeds="7-9,2", truncation=0.5, device="cpu")
+    paths = ganvas.sample(model, tmp_path, seeds="7-9,2", truncation=0.5, device="cpu")
     found = rows(tmp_path)
     assert [int(row["seed"]) for row in found] == [7, 8, 9, 2]
     assert [row["label"] for row in found] == [CLASSES[seed % 3] for seed in (7, 8, 9, 2)]
@@ -66,17 +66,17 @@ def test_labels_that_would_share_a_file_are_told_apart(classes: list[str], tmp_p
     model = fresh(classes=classes).save(tmp_path / "model")
     out = tmp_path / "out"
     for label in classes:
-        (path,) = verbs.sample(model, out, num=1, label=label, device="cpu")
+        (path,) = ganvas.sample(model, out, n=1, label=label, device="cpu")
         assert read_provenance(path)["recipe"]["label"] == label
     assert [row["label"] for row in rows(out)] == classes
     assert len({path.name.casefold() for path in out.glob("*.png")}) == len(classes)
 
 
 def test_a_row_of_another_label_is_not_taken_for_the_one_asked_for(model: Path, tmp_path: Path) -> None:
-    verbs.sample(model, tmp_path, seeds="0", label="left", device="cpu")
+    ganvas.sample(model, tmp_path, seeds="0", label="left", device="cpu")
     manifest = tmp_path / "manifest.csv"
     manifest.write_text(manifest.read_text().replace(",left,", ",7,"))  # as a version with fewer names wrote it
-    verbs.sample(model, tmp_path, seeds="0", label="left", device="cpu")
+    ganvas.sample(model, tmp_path, seeds="0", label="left", device="cpu")
     assert [row["label"] for row in rows(tmp_path)] == ["left"]
 
 
@@ -86,7 +86,7 @@ def test_folders_of_classes_are_no_devices_of_windows() -> None:
 
 
 def test_classes_get_equally_many_pictures_in_folders_that_train_again(model: Path, tmp_path: Path) -> None:
-    verbs.sample(model, tmp_path / "set", per_class=5, seed=100, device="cpu")
+    ganvas.sample(model, tmp_path / "set", per_class=5, seed=100, device="cpu")
     assert sorted(path.name for path in (tmp_path / "set").iterdir() if path.is_dir()) == ["7", "left", "right- a-b"]
     assert all(len(list((tmp_path / "set" / name).iterdir())) == 5 for name in ("7", "left", "right- a-b"))
     found = rows(tmp_path / "set")
@@ -101,8 +101,8 @@ def test_class_folders_never_meet() -> None:
 
 
 def test_an_archive_holds_the_same_and_leaves_no_folder(model: Path, tmp_path: Path) -> None:
-    (path,) = verbs.sample(model, tmp_path / "set.zip", per_class=2, device="cpu")
-    verbs.sample(model, tmp_path / "set", per_class=2, device="cpu")
+    (path,) = ganvas.sample(model, tmp_path / "set.zip", per_class=2, device="cpu")
+    ganvas.sample(model, tmp_path / "set", per_class=2, device="cpu")
     with zipfile.ZipFile(path) as archive:
         assert archive.testzip() is None
         for name in archive.namelist():
@@ -116,7 +116,7 @@ def test_a_full_disk_loses_nothing_and_the_same_call_goes_on(
 ) -> None:
     num = 2 * BATCH + 10
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    verbs.sample(model, whole, num=num, device="cpu")
+    ganvas.sample(model, whole, n=num, device="cpu")
     write, written = files.write_atomically, []
 
     def until_full(path: Path, content: object, sync: bool = True) -> None:
@@ -128,13 +128,13 @@ def test_a_full_disk_loses_nothing_and_the_same_call_goes_on(
 
     monkeypatch.setattr(files, "write_atomically", until_full)
     with pytest.raises(GanvasError, match="no space left"):
-        verbs.sample(model, broken, num=num, device="cpu")
+        ganvas.sample(model, broken, n=num, device="cpu")
     monkeypatch.undo()
     assert len(rows(broken)) == BATCH  # a batch at a time
     with (broken / "manifest.csv").open("a") as file:
         file.write("seed000064_left.png,64")  # a line cut short
     before = {path.name: path.stat().st_mtime_ns for path in broken.glob("*.png")}
-    verbs.sample(model, broken, num=num, device="cpu")
+    ganvas.sample(model, broken, n=num, device="cpu")
     assert all((broken / row["file"]).stat().st_mtime_ns == before[row["file"]] for row in rows(broken)[:BATCH])
     for path in whole.iterdir():
         assert path.read_bytes() == (broken / path.name).read_bytes()
@@ -142,10 +142,10 @@ def test_a_full_disk_loses_nothing_and_the_same_call_goes_on(
 
 
 def test_a_second_call_adds_to_the_folder(model: Path, tmp_path: Path) -> None:
-    verbs.sample(model, tmp_path, num=3, device="cpu")
+    ganvas.sample(model, tmp_path, n=3, device="cpu")
     (tmp_path / "seed000001_right--a-b.png").unlink()
     (tmp_path / "seed000002_7.png").write_bytes(b"")  # as a power cut leaves it
-    verbs.sample(model, tmp_path, num=5, device="cpu")
+    ganvas.sample(model, tmp_path, n=5, device="cpu")
     assert sorted(int(row["seed"]) for row in rows(tmp_path)) == [0, 1, 2, 3, 4]
     assert all((tmp_path / row["file"]).stat().st_size for row in rows(tmp_path))
 
@@ -157,22 +157,22 @@ def test_a_second_call_adds_to_the_folder(model: Path, tmp_path: Path) -> None:
 def test_a_damaged_line_of_the_manifest_is_left_out(
     model: Path, tmp_path: Path, spoilt: bytes, capsys: pytest.CaptureFixture
 ) -> None:
-    verbs.sample(model, tmp_path, num=3, device="cpu")
+    ganvas.sample(model, tmp_path, n=3, device="cpu")
     manifest = tmp_path / "manifest.csv"
     whole = manifest.read_bytes()
     head, first, *rest = whole.splitlines(keepends=True)
     manifest.write_bytes(head + spoilt + first[len(spoilt) :].rstrip() + b"\r\n" + b"".join(rest))
     capsys.readouterr()
-    verbs.sample(model, tmp_path, num=3, device="cpu")
+    ganvas.sample(model, tmp_path, n=3, device="cpu")
     assert sorted(manifest.read_bytes().splitlines()) == sorted(whole.splitlines())
     assert "manifest.csv had 1 damaged line: removed" in capsys.readouterr().err
 
 
 def test_pictures_of_two_models_are_kept_apart(model: Path, tmp_path: Path) -> None:
     other = fresh("residual", CLASSES).save(tmp_path / "other")
-    verbs.sample(model, tmp_path / "out", num=2, device="cpu")
+    ganvas.sample(model, tmp_path / "out", n=2, device="cpu")
     with pytest.raises(ConfigError, match="choose another --out"):
-        verbs.sample(other, tmp_path / "out", num=2, device="cpu")
+        ganvas.sample(other, tmp_path / "out", n=2, device="cpu")
 
 
 def test_what_a_gate_leaves_out_is_in_the_manifest_and_not_made_again(generator: Generator, tmp_path: Path) -> None:
@@ -198,10 +198,10 @@ def test_what_a_gate_leaves_out_is_in_the_manifest_and_not_made_again(generator:
     [
         ({"seeds": "1-"}, "numbers and ranges"),
         ({"seeds": "9-3"}, "numbers and ranges"),
-        ({"num": 0}, "at least 1"),
+        ({"n": 0}, "--n 0: expected 1 or more"),
         ({"label": "up"}, "left, right"),
         ({"per_class": 0}, "1 or more"),
-        ({"per_class": 2, "label": "left"}, "without"),
+        ({"per_class": 2, "label": "left"}, "remove --seeds and --label"),
         ({"truncation": 1.5}, "from 0"),
     ],
 )
@@ -209,7 +209,7 @@ def test_what_cannot_be_drawn_is_said_and_writes_nothing(
     options: dict, words: str, model: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=words):
-        verbs.sample(model, tmp_path / "out", device="cpu", **options)
+        ganvas.sample(model, tmp_path / "out", device="cpu", **options)
     assert not (tmp_path / "out").exists()
 
 
@@ -223,13 +223,13 @@ def test_two_samplers_do_not_write_into_one_folder(
         with monkeypatch.context() as patch:
             patch.setattr(sampling, "write_into", inside)
             with pytest.raises(ConfigError, match="another process writes"):
-                verbs.sample(model, tmp_path / out, num=2, device="cpu")
+                ganvas.sample(model, tmp_path / out, n=2, device="cpu")
         return inside(*arguments)
 
     monkeypatch.setattr(sampling, "write_into", meanwhile)
-    verbs.sample(model, tmp_path / out, num=3, device="cpu")
+    ganvas.sample(model, tmp_path / out, n=3, device="cpu")
     monkeypatch.undo()
-    verbs.sample(model, tmp_path / out, num=3, device="cpu")
+    ganvas.sample(model, tmp_path / out, n=3, device="cpu")
     assert not list(tmp_path.rglob("*.lock")) and not list(tmp_path.rglob(".lock"))
     if out == "set":
         assert len(rows(tmp_path / out)) == 3

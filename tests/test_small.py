@@ -1,4 +1,4 @@
-"""evaluation/small_classifier.py and evaluation/classifier.py: the classifier of a pack's own labels, its cache, its use as features."""
+"""small_classifier.py and classifier.py: the classifier of a pack's own labels, its cache, its use as features."""
 
 from __future__ import annotations
 

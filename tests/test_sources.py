@@ -26,7 +26,7 @@ from ganvas.data import open_pack
 from ganvas.data.reading.containers import is_picture
 from ganvas.data.reading.sources import Item, fingerprint_of, open_source
 from ganvas.errors import DataError, PictureError
-from ganvas.verbs import sample
+from ganvas.explore.verbs import sample
 
 
 def picture(shade: int = 0) -> bytes:
@@ -725,7 +725,7 @@ def test_other_outputs_inside_the_data_are_no_data(made, two_classes, trained, t
     shutil.copytree(two_classes, data)
     out = data / "standing" / "out"
     if made == "samples":
-        sample(trained, out, num=2)
+        sample(trained, out, n=2)
     elif made == "class samples":
         sample(trained, out, per_class=1)
     elif made == "model":

@@ -34,6 +34,7 @@ from ganvas.errors import ConfigError
 from ganvas.explore.recipes import Recipe, resolve
 from ganvas.generator import Generator, to_pixels
 from ganvas.provenance import read_provenance
+from ganvas.studio import access, slow_jobs
 
 fastapi = pytest.importorskip("fastapi", reason="the studio needs pip install 'ganvas[studio]'")
 schemathesis = pytest.importorskip("schemathesis", reason="needs pip install schemathesis")
@@ -44,8 +45,8 @@ from schemathesis import GenerationMode  # noqa: E402
 from schemathesis.checks import not_a_server_error  # noqa: E402
 from schemathesis.specs.openapi.checks import positive_data_acceptance  # noqa: E402
 
-from ganvas import studio, verbs  # noqa: E402
-from ganvas.studio import access, api, engine, slow_jobs  # noqa: E402
+from ganvas import studio  # noqa: E402
+from ganvas.studio import api, engine  # noqa: E402
 from ganvas.studio.engine import Engine  # noqa: E402
 from ganvas.studio.errors import BusyError  # noqa: E402
 from ganvas.studio.model_folder import Shelf  # noqa: E402
@@ -466,7 +467,7 @@ def test_a_server_that_is_forced_to_end_closes_the_studio_too(folder: Path, monk
 @pytest.mark.usefixtures("rough_copies")
 def test_no_copy_is_handed_out(tmp_path: Path) -> None:
     model = fresh().save(tmp_path / "model")
-    verbs.sample(model, tmp_path / "pictures", num=400, device="cpu")  # what it "was trained on": its own images
+    ganvas.sample(model, tmp_path / "pictures", n=400, device="cpu")  # what it "was trained on": its own images
     data = str(tmp_path / "pictures")
     with TestClient(api.app(model, device="cpu", data=data, no_copies=True), base_url=HOME) as client:
         body = {"model": "model", "recipes": [{"seed": 1}]}
@@ -588,6 +589,16 @@ def test_slow_jobs_wait_in_a_short_queue(client: TestClient, monkeypatch: pytest
     refused(answer, 503, "slow jobs are waiting")
     assert int(answer.headers["retry-after"]) > 0
     going.set()
+
+
+def test_looking_for_directions_ends_when_it_is_cancelled(trained: Path, tmp_path: Path) -> None:
+    loaded: Any = SimpleNamespace(
+        generator=Generator.load(trained), directions={}, place=SimpleNamespace(folder=tmp_path)
+    )
+    task = slow_jobs.Task("directions", cancelled=True)
+    with pytest.raises(ConfigError, match="stopped"):
+        slow_jobs.finding_directions(loaded, 2)(task)
+    assert task.done > 0 and not list(tmp_path.iterdir())
 
 
 def test_directions_are_found_saved_and_change_the_addresses(client: TestClient, folder: Path) -> None:
@@ -935,7 +946,7 @@ def test_a_port_in_use_and_an_empty_folder(folder: Path, tmp_path: Path, ganvas_
 ENDLESS = """
 import torch
 from ganvas import cli
-from ganvas.studio import workbench
+from ganvas.studio import slow_jobs
 
 def endless(pack, progress):
     while True:

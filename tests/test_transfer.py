@@ -14,7 +14,7 @@ from PIL import Image
 
 import ganvas
 from conftest import Command
-from ganvas.config import DataConfig, ModelConfig, TrainConfig
+from ganvas.config import DataConfig, ModelConfig, TrainConfig, TrainOptions
 from ganvas.data import open_pack
 from ganvas.data.batches import Batches
 from ganvas.errors import CheckpointError, ConfigError, RunError
@@ -23,6 +23,7 @@ from ganvas.records import read_log
 from ganvas.run import Run, read_checkpoint
 from ganvas.system.device import choose_device
 from ganvas.training.plan import plan
+from ganvas.training.snapshots import WIDTHS, Snapshots
 from ganvas.training.state import TrainState
 from ganvas.training.transfer import Origin, fit, open_origin, take_over
 
@@ -50,7 +51,7 @@ def state_for(source: Path, **options: object) -> TrainState:
     size = str(options.pop("size", 16))
     pack = open_pack(source, DataConfig(size=size))
     device = choose_device("cpu")
-    planned = plan(pack, TrainConfig(images=8, batch=8, device="cpu", **options), device)  # ty: ignore
+    planned = plan(pack, TrainOptions(images=8, batch=8, device="cpu", **options), device)  # ty: ignore
     return TrainState(planned.model, planned.config, Batches(pack, 8), device)
 
 
@@ -228,11 +229,20 @@ def test_average_of_another_width_is_a_model(two_classes: Path, tmp_path: Path, 
     torch.testing.assert_close(ganvas.Generator.load(tmp_path / "same").sample(2), stored.sample(2), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize(("pairs", "due"), [(0, True), (1, True), (2, False), (3, False)])
+def test_snapshots_that_were_due_when_a_run_stopped_are_written_after_it(tmp_path: Path, pairs: int, due: bool) -> None:
+    for i in range(pairs):
+        for width in WIDTHS:
+            (tmp_path / "averages" / f"{i:012d}-{width:g}").mkdir(parents=True)
+    snapshots = Snapshots(Run(tmp_path), TrainConfig(snapshots=4))
+    assert snapshots.due(0.6) is due
+
+
 def test_average_without_snapshots_or_of_no_width_is_refused(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="--snapshots"):
-        ganvas.verbs.average(trained, tmp_path / "out", 0.1)
+        ganvas.average(trained, out=tmp_path / "out", width=0.1)
     with pytest.raises(ConfigError, match=r"--width 0\.5: expected a number from 0\.01"):
-        ganvas.verbs.average(trained, tmp_path / "out", 0.5)
+        ganvas.average(trained, out=tmp_path / "out", width=0.5)
     assert not (tmp_path / "out").exists()
 
 

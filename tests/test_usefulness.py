@@ -1,4 +1,4 @@
-"""evaluation/usefulness.py: chance where there is nothing to see, the place where there is, plain words on what helps."""
+"""usefulness.py: chance where there is nothing to see, the place where there is, plain words on what helps."""
 
 from __future__ import annotations
 

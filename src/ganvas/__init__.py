@@ -1,8 +1,8 @@
 """Ganvas trains generative adversarial networks on your own images.
 
-    run = ganvas.train("pictures/", out="runs/mine", minutes=30)   # the same call again resumes
-    gan = ganvas.Generator.load("runs/mine")
-    gan.sample(16, seed=0)                                          # float32 (16, C, H, W) in [-1, 1]
+    run = ganvas.train("images/", out="runs/mine", minutes=30)   # the same call again resumes
+    gan = ganvas.Generator.from_pretrained("runs/mine")
+    gan.sample(16, seed=0)                                        # float32 (16, C, H, W) in [-1, 1]
 
 Names are loaded when first used, so that importing this package does not import torch.
 """
@@ -14,13 +14,22 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ganvas.config import DataConfig, TrainConfig
+    from ganvas.callbacks import Callback
+    from ganvas.config import DataConfig, TrainConfig, TrainOptions
     from ganvas.data.opening import open_pack
     from ganvas.data.packing.pack import Pack
+    from ganvas.datasets import SyntheticDataset
     from ganvas.errors import GanvasError
+    from ganvas.explore.verbs import directions, favourites, interpolate, mix, project, sample
     from ganvas.film import video
     from ganvas.generator import Generator
-    from ganvas.verbs import directions, evaluate, favourites, interpolate, mix, project, sample, train
+    from ganvas.hub import pull
+    from ganvas.records import Evaluation
+    from ganvas.reporting import report
+    from ganvas.run import Run
+    from ganvas.share.publish import publish
+    from ganvas.share.upload import push
+    from ganvas.verbs import Trained, average, check, evaluate, export, init, pack, train
 
 __version__ = "0.1.0"
 
@@ -28,44 +37,78 @@ __version__ = "0.1.0"
 # this file runs before all others of the package. Whoever wants the telemetry sets the variable to 0.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
+_HOME = {
+    "Callback": "callbacks",
+    "DataConfig": "config",
+    "Evaluation": "records",
+    "GanvasError": "errors",
+    "Generator": "generator",
+    "Pack": "data.packing.pack",
+    "Run": "run",
+    "SyntheticDataset": "datasets",
+    "TrainConfig": "config",
+    "TrainOptions": "config",
+    "Trained": "verbs",
+    "average": "verbs",
+    "check": "verbs",
+    "directions": "explore.verbs",
+    "evaluate": "verbs",
+    "export": "verbs",
+    "favourites": "explore.verbs",
+    "init": "verbs",
+    "interpolate": "explore.verbs",
+    "mix": "explore.verbs",
+    "open_pack": "data.opening",
+    "pack": "verbs",
+    "project": "explore.verbs",
+    "publish": "share.publish",
+    "pull": "hub",
+    "push": "share.upload",
+    "report": "reporting",
+    "sample": "explore.verbs",
+    "train": "verbs",
+    "video": "film",
+}
+
 __all__ = [
+    "Callback",
     "DataConfig",
+    "Evaluation",
     "GanvasError",
     "Generator",
     "Pack",
+    "Run",
+    "SyntheticDataset",
     "TrainConfig",
+    "TrainOptions",
+    "Trained",
+    "average",
+    "check",
     "directions",
     "evaluate",
+    "export",
     "favourites",
+    "init",
     "interpolate",
     "mix",
     "open_pack",
+    "pack",
     "project",
+    "publish",
+    "pull",
+    "push",
+    "report",
     "sample",
     "train",
     "video",
 ]
 
-_HOME = {
-    "DataConfig": "ganvas.config",
-    "GanvasError": "ganvas.errors",
-    "Generator": "ganvas.generator",
-    "Pack": "ganvas.data.packing.pack",
-    "TrainConfig": "ganvas.config",
-    "directions": "ganvas.verbs",
-    "evaluate": "ganvas.verbs",
-    "favourites": "ganvas.verbs",
-    "interpolate": "ganvas.verbs",
-    "mix": "ganvas.verbs",
-    "open_pack": "ganvas.data.opening",
-    "project": "ganvas.verbs",
-    "sample": "ganvas.verbs",
-    "train": "ganvas.verbs",
-    "video": "ganvas.film",
-}
-
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'ganvas' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name]), name)
+    return getattr(importlib.import_module(f"ganvas.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

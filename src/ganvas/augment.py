@@ -59,7 +59,7 @@ HUE = math.pi / 3  # maximum hue rotation: from red to yellow or to magenta
 PLACE = ("translation", "scale", "stretch", *DEGREES)
 NUMBERS = (
     "brightness", "saturation", "contrast", "hue", "shift_y", "shift_x", "scale", "stretch", "rotation",
-    "hole_y", "hole_x",
+    "hole_y", "hole_x", "jitter_y", "jitter_x",
 )  # fmt: skip
 
 Columns = dict[str, Tensor]
@@ -72,6 +72,11 @@ class Draw:
 
     uniform: Tensor  # (N, len(NUMBERS)), uniform in [0, 1)
     on: Tensor  # (N, len(OPERATIONS)) of 0 and 1: which operations apply, in the order of OPERATIONS
+
+    @property
+    def jitter(self) -> Tensor:
+        """(N, 2) in [0, 1): position of the image for `models.layers.jitter`."""
+        return self.uniform[:, -2:]
 
     def slice(self, start: int, stop: int) -> Draw:
         return Draw(self.uniform[start:stop], self.on[start:stop])

@@ -1,588 +1,336 @@
-"""Command line: each command parses its options, calls one function and prints. Only this module imports tyro."""
+"""Command line: each command parses its options, calls one function and prints. Only this module imports tyro.
+
+`COMMANDS` lists them: the options (options.py), the function, and the lines to print. Exit codes: 0 done, 1 the reader
+of the output has gone, 2 wrong usage or an error that the message explains, 128 + signal stopped (130: Ctrl-C).
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
+import inspect
 import io
+import json
 import os
 import shlex
 import sys
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
-from tyro.conf import DisallowNone, OmitArgPrefixes, Positional, PositionalMetavarFromFieldName, arg
+import tyro
+from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, Positional, PositionalMetavarFromFieldName
 from tyro.extras import SubcommandApp
 
-from ganvas.config import DataConfig, TrainConfig
-from ganvas.errors import GanvasError
-
-app = SubcommandApp()
-data_app = SubcommandApp()
-hub_app = SubcommandApp()
-app.command(data_app, name="data", help="Check, pack and list data sets")
-app.command(hub_app, name="hub", help="Upload and download models")
+import ganvas
+from ganvas import config, options
+from ganvas.config_files import from_file
+from ganvas.errors import ConfigError, GanvasError, did_you_mean
+from ganvas.fields import build, choices, hints_of, meanings, option, owners
 
 STYLE = (DisallowNone, PositionalMetavarFromFieldName)  # help style: no option accepts the word None
-INTERRUPTED = 128  # exit code of a stopped run: this plus the signal number
+STOPPED = 128  # exit code of a stopped run: this plus the signal number
+ALIASES = {"start_from": ("--from",)}
+GROUPS = {config.DataConfig: "image", config.TrainBasics: "training", config.TrainOptions: "expert"}
+"""Options of these classes get a heading of their own in the help."""
+ABOUT = {
+    "image": "How the images are read and brought to one size.",
+    "training": "Budget, networks and output.",
+    "expert": "Chosen from the images, the device and the budget if not given; --dry-run shows the choices.",
+}
 
 
-@app.command
-def train(
-    source: Positional[str],
-    picture: OmitArgPrefixes[DataConfig],
-    training: OmitArgPrefixes[TrainConfig],
-    out: Path | None = None,
-    data: Path | None = None,
-    start: Annotated[Path | None, arg(name="from")] = None,
-    dry_run: bool = False,
-) -> int:
-    """Train a generator on images. Run the same command again to resume.
+# -- what commands print --
 
-    Args:
-        source: folder or archive of images, named data set (see `ganvas data list`), or run folder to resume
-        out: run folder (default: runs/<name of the source>)
-        data: folder with the files of a named data set, for example the four files of MNIST
-        start: run or model folder to start from; copies every weight whose shape fits
-        dry_run: show the chosen options, the networks and the memory needed, then exit without training
+
+def one(asked: Any, result: Any) -> list[str]:
+    return [str(result)]
+
+
+def each(asked: Any, result: Iterable[Any]) -> list[str]:
+    return [str(line) for line in result]
+
+
+def trained(asked: options.Train, result: Any) -> list[str]:
+    if asked.dry_run or result.rank:
+        return []
+    if result.signal:
+        return [f"stopped and saved; to continue: ganvas {shlex.join(sys.argv[1:])}"]
+    grids = sorted((result.folder / "samples").glob("*.png"))
+    name = shlex.quote(str(result.folder))
+    return [
+        f"grid   {grids[-1] if grids else 'none'}",
+        f"model  {result.folder / 'model'}",
+        f"next   ganvas sample {name} --n 64 --out samples/; ganvas video {name}",
+    ]
+
+
+def sampled(asked: options.Sample, paths: Sequence[Path]) -> list[str]:
+    if asked.grid or Path(asked.out).suffix.lower() == ".zip":
+        return [str(paths[0])]
+    return [f"{len(paths)} images and manifest.csv in {asked.out}"]
+
+
+def kept(asked: options.KeepFavourites, paths: Sequence[Path]) -> list[str]:
+    return [f"{len(paths)} images in {asked.out}" if asked.out is not None else str(asked.file)]
+
+
+def found_directions(asked: Any, found: Iterable[tuple[Any, Path]]) -> list[str]:
+    return [f"{direction.name:<24}{path}  {direction.source}" for direction, path in found]
+
+
+def projected(asked: options.Project, found: Any) -> list[str]:
+    out = Path(asked.out)
+    start, end = found.losses[0], found.losses[-1]
+    return [
+        f"distance {start:.4f} at the start, {end:.4f} at the end: {out / 'projection.png'}",
+        f"recipe   {out / 'favourites.json'}",
+    ]
+
+
+def evaluated(asked: options.Evaluate, evaluation: Any) -> list[str]:
+    report = [] if asked.against or asked.out else [f"next   ganvas report {shlex.quote(str(asked.source))}"]
+    return [*evaluation.lines(), *report]
+
+
+def checked(asked: Any, report: Any) -> list[str]:
+    return report.lines()
+
+
+def packed(asked: options.MakePack, pack: Any) -> list[str]:
+    shape = f"{pack.height}x{pack.width}x{pack.channels}"
+    return [*pack.notes, f"{pack.num_images:,} images of {shape} in {asked.out}"]
+
+
+def listed(asked: Any, sets: Mapping[str, str]) -> list[str]:
+    return [f"{name:<15}{title}" for name, title in sets.items()]
+
+
+def nothing(asked: Any, result: Any) -> list[str]:
+    return []
+
+
+@dataclass(frozen=True)
+class Command:
+    """options: class of its options. function: module and name. lines: text to print, from options and result."""
+
+    options: Any
+    function: str
+    lines: Callable[[Any, Any], list[str]]
+    topic: str
+
+    def call(self, asked: Any) -> Any:
+        module, _, name = self.function.rpartition(".")
+        function = getattr(importlib.import_module(f"ganvas.{module}"), name)
+        return function(**{field.name: getattr(asked, field.name) for field in dataclasses.fields(asked)})
+
+
+COMMANDS = {
+    "train": Command(options.Train, "verbs.train", trained, "Train"),
+    "init": Command(options.Init, "verbs.init", one, "Train"),
+    "video": Command(options.Video, "film.video", each, "Train"),
+    "average": Command(options.Average, "verbs.average", one, "Train"),
+    "sample": Command(options.Sample, "explore.verbs.sample", sampled, "Use a generator"),
+    "studio": Command(options.Studio, "studio.serve", nothing, "Use a generator"),
+    "interpolate": Command(options.Interpolate, "explore.verbs.interpolate", one, "Use a generator"),
+    "mix": Command(options.MixImages, "explore.verbs.mix", one, "Use a generator"),
+    "directions": Command(options.Directions, "explore.verbs.directions", found_directions, "Use a generator"),
+    "project": Command(options.Project, "explore.verbs.project", projected, "Use a generator"),
+    "favourites": Command(options.KeepFavourites, "explore.verbs.favourites", kept, "Use a generator"),
+    "evaluate": Command(options.Evaluate, "verbs.evaluate", evaluated, "Evaluate"),
+    "report": Command(options.Report, "reporting.report", one, "Evaluate"),
+    "export": Command(options.Export, "verbs.export", each, "Share"),
+    "publish": Command(options.Publish, "share.publish.publish", one, "Share"),
+    "hub push": Command(options.Push, "share.upload.push", one, "Share"),
+    "hub pull": Command(options.Pull, "hub.pull", one, "Share"),
+    "data check": Command(options.Check, "verbs.check", checked, "Data"),
+    "data pack": Command(options.MakePack, "verbs.pack", packed, "Data"),
+    "data list": Command(options.ListSets, "verbs.list_sets", listed, "Data"),
+    "doctor": Command(options.Doctor, "doctor.lines", each, "This machine"),
+}
+
+
+# -- parsing --
+
+
+def parse(words: Sequence[str]) -> tuple[Command, Any, bool]:
+    """The command, its options, and whether --json was given. Raises ConfigError, or SystemExit after printing help."""
+    name = next((" ".join(words[:num]) for num in (2, 1) if " ".join(words[:num]) in COMMANDS), None)
+    if name is None:
+        grouped = any(one.startswith(f"{words[0]} ") for one in COMMANDS)
+        asked = " ".join(words[: 2 if grouped else 1])
+        near = did_you_mean(asked, [*COMMANDS]).rstrip("?")
+        raise ConfigError(f"unknown command {asked!r}{near}: see `ganvas --help`")
+    command, rest = COMMANDS[name], words[len(name.split()) :]
+    values = tyro.cli(
+        parser(command, file_values(command, rest)),
+        prog=f"ganvas {name}",
+        args=rest,
+        description=inspect.getdoc(command.options),
+        config=STYLE,
+    )
+    as_json = values.pop("json")
+    return command, build(command.options, (), values), as_json
+
+
+def file_values(command: Command, words: Sequence[str]) -> dict[str, Any]:
+    """The values of the file of --config, which become the defaults of the other options."""
+    if "config" not in hints_of(command.options):
+        return {}
+    given = {}
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name.startswith("--"):
+            given[name[2:].replace("-", "_")] = value if equals else following
+    return from_file(given)
+
+
+def parser(command: Command, defaults: Mapping[str, Any]) -> Callable[..., dict[str, Any]]:
+    """A function that returns its arguments by name. tyro reads them from its signature, in groups."""
+    groups: dict[str, list[inspect.Parameter]] = {"": [], **{title: [] for title in GROUPS.values()}}
+    owner = owners(command.options)
+    fields = [one for one in dataclasses.fields(command.options) if not one.metadata.get("python_only")]
+    inherited = {one.name: one.kw_only and owner[one.name] is not command.options for one in fields}
+    for field in sorted(fields, key=lambda one: inherited[one.name]):  # those of many commands come last
+        groups[GROUPS.get(owner[field.name], "")].append(argument(command.options, field, defaults))
+    wanted = Annotated[bool, FlagCreatePairsOff, tyro.conf.arg(help="Print the result as JSON.", help_behavior_hint="")]
+    parts = [*groups.pop(""), inspect.Parameter("json", KEYWORD, default=False, annotation=wanted)]
+    for title, arguments in groups.items():
+        if arguments:
+            group = collected(arguments, ABOUT[title])
+            kind = Annotated[Any, OmitArgPrefixes, tyro.conf.arg(constructor=group)]
+            parts.append(inspect.Parameter(title, KEYWORD, annotation=kind))
+    return collected(parts, inspect.getdoc(command.options) or "")
+
+
+KEYWORD = inspect.Parameter.KEYWORD_ONLY
+
+
+def collected(arguments: list[inspect.Parameter], summary: str) -> Callable[..., dict[str, Any]]:
+    def collect(**values: Any) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, value in values.items():
+            found |= value if isinstance(value, dict) else {name: value}  # a dict: the options of a group
+        return found
+
+    collect.__doc__ = summary
+    collect.__signature__ = inspect.Signature(arguments)  # ty: ignore[missing-attribute]
+    collect.__annotations__ = {one.name: one.annotation for one in arguments}
+    return collect
+
+
+def argument(cls: Any, field: dataclasses.Field, defaults: Mapping[str, Any]) -> inspect.Parameter:
+    """A field of an options class as an argument that tyro understands. defaults: by name, in place of the field's."""
+    hint, marks = hints_of(owners(cls)[field.name])[field.name], []
+    required = field.default is dataclasses.MISSING and field.name not in defaults
+    default = defaults.get(field.name, inspect.Parameter.empty if required else field.default)
+    if required and not field.kw_only:
+        marks.append(Positional)
+    kind, metavar = parsed_as(hint, bool(field.metadata.get("many")))
+    if kind is bool and default is False:
+        marks.append(FlagCreatePairsOff)
+    if default is None:
+        kind = kind | None
+    shown = type(default) in (str, int, float, tuple) and default not in ((), "")
+    about = tyro.conf.arg(
+        name=option(field.name)[2:],
+        metavar=None if Positional in marks else metavar,
+        help=meanings(cls).get(field.name, ""),
+        help_behavior_hint=f"(default: {default})" if shown else "(required)" if required else "",
+        aliases=ALIASES.get(field.name),
+    )
+    return inspect.Parameter(field.name, KEYWORD, default=default, annotation=Annotated[(kind, about, *marks)])
+
+
+def parsed_as(hint: Any, many: bool) -> tuple[Any, str | None]:
+    """The type in which tyro reads a field, and its name in the help. Choices are text: `fields.check` refuses others.
+
+    many: one or more, where Python also takes a single one.
     """
-    from ganvas import verbs
+    if typing.get_origin(hint) is Annotated:
+        hint = typing.get_args(hint)[0]
+    allowed = "{" + ",".join(choices(hint)) + "}" if choices(hint) else None
+    kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    if many:
+        return list[str], "PATH"
+    if any(typing.get_origin(kind) is tuple for kind in kinds):
+        return tuple[str, ...], allowed
+    if allowed or str in kinds:
+        return str, allowed or ("PATH" if Path in kinds else None)
+    return next(kind for kind in kinds if kind is not type(None)), None
 
-    if dry_run:
-        verbs.dry_run(source, data_path=data, data_config=picture, config=training, start_from=start)
+
+# -- running --
+
+
+def overview(topic: str = "") -> str:
+    """The commands, with the first sentence of each. topic: first word of the commands to show."""
+    lines = [f"usage: ganvas {topic + ' ' if topic else ''}COMMAND [OPTIONS]", ""]
+    lines += [] if topic else ["Train GANs on your own images.", ""]
+    heading = ""
+    for name, command in COMMANDS.items():
+        if topic and name.split()[0] != topic:
+            continue
+        if command.topic != heading:
+            heading = command.topic
+            lines += [f"{heading}:"]
+        summary = (inspect.getdoc(command.options) or "").split("\n")[0]
+        lines.append(f"  {name:<13}{summary.partition(':')[0].removesuffix('.')}")
+    return "\n".join(
+        [*lines, "", "ganvas COMMAND --help lists the options of a command; ganvas --version its version."]
+    )
+
+
+def with_completion(words: Sequence[str]) -> None:
+    """Let tyro print or write a shell completion script for all commands."""
+    app, groups = SubcommandApp(), dict[str, SubcommandApp]()
+    for name, command in COMMANDS.items():
+        *group, last = name.split()
+        into = groups.setdefault(group[0], SubcommandApp()) if group else app
+        into.command(name=last)(parser(command, {}))
+    for name, group in groups.items():
+        app.command(group, name=name, help=f"Commands of `ganvas {name}`.")
+    app.cli(prog="ganvas", args=words, config=STYLE)
+
+
+def run(words: Sequence[str]) -> int:
+    """Run one command line. Returns the exit code."""
+    if words[:1] == ["--version"]:
+        print(f"ganvas {ganvas.__version__}")
         return 0
-    trained = verbs.train(source, out, data_path=data, data_config=picture, config=training, start_from=start)
-    if trained.rank:
+    if words and words[0].startswith("--tyro-"):
+        with_completion(words)
         return 0
-    if trained.signal:
-        print(f"stopped and saved; to continue: ganvas {shlex.join(sys.argv[1:])}")
-        return INTERRUPTED + trained.signal
-    grids = sorted((trained.folder / "samples").glob("*.png"))
-    print(f"grid   {grids[-1] if grids else 'none'}")
-    print(f"model  {trained.folder / 'model'}")
-    name = shlex.quote(str(trained.folder))
-    print(f"next   ganvas sample {name} --n 64 --out samples/; ganvas video {name}")
-    return 0
-
-
-@app.command
-def sample(
-    source: Positional[str],
-    out: Path = Path("samples"),
-    n: int = 16,
-    seed: int = 0,
-    seeds: str | None = None,
-    label: str | None = None,
-    per_class: int | None = None,
-    truncation: float = 1.0,
-    grid: bool = False,
-    format: Literal["png", "tiff"] = "png",
-    no_copies: Annotated[bool, arg(name="no-copies")] = False,
-    data: str | None = None,
-    device: str | None = None,
-    fast: bool = False,
-) -> int:
-    """Generate images with a trained generator: PNG or TIFF files with manifest.csv, a zip file, or one grid.
-
-    If interrupted, rerun the same command to continue.
-
-    Args:
-        source: run folder, model folder, generator.safetensors file, or hf://owner/name on the Hugging Face Hub
-        out: output folder or .zip file; with --grid, the image file
-        n: number of images
-        seed: seed of the first image; each further image uses the next seed
-        seeds: seeds to use, overrides --seed and --n, e.g. 0-9,42
-        label: class of all images (default: all classes in turn)
-        per_class: number of images of every class, written to one folder per class
-        truncation: 0 to 1; 1 = full variety, 0 = average image
-        grid: write one grid of all images instead of single files
-        format: png or tiff; 16 bit if the training images had 16 bit
-        no_copies: leave out generated images that are flagged as copies of a training image
-        data: training images for --no-copies, needed only if the source is not a run
-        device: cpu, cuda or mps (default: the fastest available)
-        fast: use half precision and torch.compile on a GPU
-    """
-    from ganvas import verbs
-
-    paths = verbs.sample(
-        source,
-        out,
-        num=n,
-        seed=seed,
-        seeds=seeds,
-        label=label,
-        per_class=per_class,
-        truncation=truncation,
-        grid=grid,
-        format=format,
-        no_copies=no_copies,
-        data=data,
-        device=device,
-        fast=fast,
-    )
-    one_file = grid or out.suffix.lower() == ".zip"
-    print(paths[0] if one_file else f"{len(paths)} images and manifest.csv in {out}")
-    return 0
-
-
-@app.command
-def interpolate(
-    source: Positional[str],
-    out: Path = Path("morph.gif"),
-    seeds: str | None = None,
-    favourites: Path | None = None,
-    labels: str | None = None,
-    truncation: float = 1.0,
-    frames: int = 96,
-    loop: bool = True,
-    fps: int = 24,
-    scale: int | None = None,
-    max_mb: float = 8.0,
-    device: str | None = None,
-) -> int:
-    """Make a video that morphs from image to image: GIF, WebP or MP4.
-
-    Args:
-        source: run folder, model folder, or hf://owner/name on the Hugging Face Hub
-        out: video file; .gif, .webp or .mp4 selects the format
-        seeds: seeds of the images, e.g. 1,5,9 (default: 0-3; with several labels: 0)
-        favourites: favourites file with the images to use; overrides --seeds
-        labels: classes, e.g. Hand,Head: one for all images, one per image, or several with one seed
-        truncation: 0 to 1; 1 = full variety, 0 = average image
-        frames: number of frames of the whole video, 2 or more
-        loop: return to the first image at the end
-        fps: frames per second
-        scale: enlarge each pixel by this factor (default: chosen from the image size)
-        max_mb: maximum size of a GIF in MB
-        device: cpu, cuda or mps (default: the fastest available)
-    """
-    from ganvas import verbs
-
-    print(
-        verbs.interpolate(
-            source,
-            out,
-            seeds=seeds,
-            favourites=favourites,
-            labels=labels.split(",") if labels else (),
-            truncation=truncation,
-            frames=frames,
-            loop=loop,
-            fps=fps,
-            scale=scale,
-            max_mb=max_mb,
-            device=device,
-        )
-    )
-    return 0
-
-
-@app.command
-def mix(
-    source: Positional[str],
-    seeds: str,
-    out: Path = Path("mix.png"),
-    depths: str = "fine",
-    label: str | None = None,
-    truncation: float = 1.0,
-    device: str | None = None,
-) -> int:
-    """Mix images: take some generator layers (style) from other images and the rest from the first image.
-
-    Args:
-        source: run folder, model folder, or hf://owner/name on the Hugging Face Hub
-        seeds: the first image, then the images to take layers from, e.g. 3,8,9
-        out: grid of the results: first image on the left, the others on top; recipes are saved as .json next to it
-        depths: layers to take from the other images: coarse, middle, fine, all, or numbers such as 0-1 (0 = coarsest)
-        label: class of all images
-        truncation: 0 to 1; 1 = full variety, 0 = average image
-        device: cpu, cuda or mps (default: the fastest available)
-    """
-    from ganvas import verbs
-
-    print(verbs.mix(source, out, seeds=seeds, depths=depths, label=label, truncation=truncation, device=device))
-    return 0
-
-
-@app.command
-def directions(
-    source: Positional[str],
-    out: Path | None = None,
-    data: str | None = None,
-    label: str | None = None,
-    labels: str | None = None,
-    n: int = 8,
-    method: Literal["features", "weights", "labels"] | None = None,
-    depth: int | None = None,
-    seed: int = 0,
-    device: str | None = None,
-) -> int:
-    """Find latent directions that each change one property; save them with the model and draw an image strip for each.
-
-    Args:
-        source: run folder or model folder
-        out: folder for the strips (default: directions/ in the model folder)
-        data: labelled images, for directions learned from labels
-        label: class that the direction leads to (default: one direction per class)
-        labels: labels of --data, as in training: a csv file, or CelebA attributes such as Smiling
-        n: number of directions
-        method: features (principal components, default), weights (closed form) or labels (default with --data)
-        depth: layer whose features are analysed (0 = coarsest)
-        seed: seed of the first image in each strip
-        device: cpu, cuda or mps (default: the fastest available)
-    """
-    from ganvas import verbs
-
-    for direction, path in verbs.directions(
-        source,
-        out,
-        data=data,
-        label=label,
-        labels=labels,
-        num=n,
-        method=method,
-        depth=depth,
-        seed=seed,
-        device=device,
-    ):
-        print(f"{direction.name:<24}{path}  {direction.source}")
-    return 0
-
-
-@app.command
-def project(
-    source: Positional[str],
-    picture: Positional[Path],
-    out: Path = Path("projection"),
-    label: str | None = None,
-    steps: int = 300,
-    seed: int = 0,
-    device: str | None = None,
-) -> int:
-    """Find the latent whose image is closest to a given image, for use in videos, mixes and the studio.
-
-    Args:
-        source: run folder, model folder, or hf://owner/name on the Hugging Face Hub
-        picture: image file
-        out: folder for the comparison image, the loss curve and the recipe
-        label: class of the image (default: the class that fits best)
-        steps: number of optimisation steps, 1 or more
-        seed: seed of the starting point
-        device: cpu, cuda or mps (default: the fastest available)
-    """
-    from ganvas import verbs
-
-    found = verbs.project(source, picture, out, label=label, steps=steps, seed=seed, device=device)
-    print(f"distance {found.losses[0]:.4f} at the start, {found.losses[-1]:.4f} at the end: {out / 'projection.png'}")
-    print(f"recipe   {out / 'favourites.json'}")
-    return 0
-
-
-@app.command
-def favourites(
-    source: Positional[str],
-    file: Positional[Path],
-    out: Path | None = None,
-    keep: str | None = None,
-    label: str | None = None,
-    truncation: float = 1.0,
-    format: Literal["png", "tiff"] = "png",
-    device: str | None = None,
-) -> int:
-    """Generate the images of a favourites file again at full quality, or add images to the file.
-
-    Args:
-        source: run folder, model folder, or hf://owner/name on the Hugging Face Hub
-        file: favourites file, written by this command or by the studio
-        out: folder for the images
-        keep: seeds to add to the file, e.g. 3,7; creates the file if needed
-        label: class of the added images
-        truncation: truncation of the added images, 0 to 1; 1 = full variety, 0 = average image
-        format: png or tiff; 16 bit if the training images had 16 bit
-        device: cpu, cuda or mps (default: the fastest available)
-    """
-    from ganvas import verbs
-
-    paths = verbs.favourites(
-        source, file, out, keep=keep, label=label, truncation=truncation, format=format, device=device
-    )
-    print(f"{len(paths)} images in {out}" if out is not None else file)
-    return 0
-
-
-@app.command
-def studio(
-    folder: Positional[Path],
-    data: str | None = None,
-    port: int = 7860,
-    host: str = "127.0.0.1",
-    token: str | None = None,
-    token_file: Path | None = None,
-    device: str | None = None,
-    browser: bool = True,
-    no_copies: Annotated[bool, arg(name="no-copies")] = False,
-) -> int:
-    """Open the studio in a browser: explore a generator, save favourites, mix, morph, and follow a training run.
-
-    Args:
-        folder: run folder, model folder, or a folder of runs
-        data: training images for the nearest-image search, needed only if the run's own pack was deleted
-        port: port of the server
-        host: address to listen on; any address other than this machine's own needs a token
-        token: password for the page; visible in the process list, so prefer --token-file or GANVAS_TOKEN
-        token_file: file whose first line is the token (default: the environment variable GANVAS_TOKEN)
-        device: cpu, cuda or mps (default: the fastest available)
-        browser: open the page in the browser
-        no_copies: do not serve generated images that are flagged as copies of a training image
-    """
-    from ganvas import studio as page
-
-    page.serve(
-        folder,
-        host=host,
-        port=port,
-        token=token,
-        token_file=token_file,
-        data=data,
-        device=device,
-        browser=browser,
-        no_copies=no_copies,
-    )
-    return 0
-
-
-@app.command
-def export(
-    source: Positional[str],
-    out: Path,
-    to: Literal["onnx", "web", "torch", "folder"] = "onnx",
-    weights: Literal["float32", "float16", "int8"] = "float32",
-    runtime: Path | None = None,
-    no_copies: Annotated[bool, arg(name="no-copies")] = False,
-    data: str | None = None,
-) -> int:
-    """Export a generator as an ONNX model, a self-contained web page, a torch.export file, or a model folder.
-
-    Args:
-        source: run folder, model folder, or hf://owner/name on the Hugging Face Hub
-        out: output folder; for onnx and torch also a file name ending in .onnx or .pt2
-        to: export format: onnx, web, torch or folder
-        weights: number format of the weights in ONNX: float32, float16 or int8
-        runtime: folder or .tgz of onnxruntime-web, for --to web (default: downloaded once with npm and cached)
-        no_copies: stop with an error if generated images are flagged as copies of training images
-        data: training images for --no-copies, needed only if the source is not a run
-    """
-    from ganvas import verbs
-
-    for path in verbs.export(source, out, to=to, weights=weights, runtime=runtime, no_copies=no_copies, data=data):
-        print(path)
-    return 0
-
-
-@app.command
-def publish(run: Positional[Path], out: Positional[Path], data_licence: str | None = None, max_mb: float = 25.0) -> int:
-    """Write a folder to publish: the model and a README with video, grids, scores and model card.
-
-    Args:
-        run: run folder
-        out: new folder, or the folder of an earlier publication
-        data_licence: licence of the training images; real images are shown only if it allows that
-        max_mb: maximum size of a file in MB
-    """
-    from ganvas.share.publish import publish as write
-
-    print(write(run, out, data_licence=data_licence, max_mb=max_mb))
-    return 0
-
-
-@hub_app.command
-def push(source: Positional[Path], repo: Positional[str], public: bool = False, endpoint: str | None = None) -> int:
-    """Upload a model (weights, configuration, card). Log in with `hf auth login` or set HF_TOKEN first.
-
-    Args:
-        source: run folder or model folder
-        repo: owner/name on the Hugging Face Hub, or a local folder
-        public: make the model visible to everybody (default: private)
-        endpoint: URL of another server with the same protocol (default: the Hugging Face Hub)
-    """
-    from ganvas import hub
-
-    print(hub.push(source, repo, public=public, endpoint=endpoint))
-    return 0
-
-
-@hub_app.command
-def pull(
-    repo: Positional[str], out: Path | None = None, revision: str | None = None, endpoint: str | None = None
-) -> int:
-    """Download a model. No code from the download is executed.
-
-    Args:
-        repo: owner/name on the Hugging Face Hub, or a local folder
-        out: folder for the model (default: the cache)
-        revision: branch, tag or commit (default: the main branch)
-        endpoint: URL of another server with the same protocol (default: the Hugging Face Hub)
-    """
-    from ganvas import hub
-
-    print(hub.pull(repo, revision=revision, endpoint=endpoint, out=out))
-    return 0
-
-
-@app.command
-def evaluate(
-    run: Positional[Path],
-    data: str | None = None,
-    features: str | None = None,
-    weights: Path | None = None,
-    n: int | None = None,
-    seed: int = 1_000_000,
-    truncation: float = 1.0,
-    usefulness: bool = False,
-    force: bool = False,
-    device: str | None = None,
-) -> int:
-    """Evaluate a generator: quality, diversity and copying, with 95% intervals; write evaluation.json.
-
-    Args:
-        run: run folder, or a model folder with --data
-        data: training images, needed only if the run's own pack was deleted
-        features: feature network: efficientnet-lite0, inception-clean, inception-original, dinov2-vits14, dinov2-vitb14
-            or random (default: efficientnet-lite0, or random if that network was used in training)
-        weights: weights file of that network, if it is not downloaded
-        n: number of real and of generated images (default: 2,000, fewer for large images)
-        seed: seed of the first generated image
-        truncation: 0 to 1; 1 = full variety, 0 = average image
-        usefulness: also train classifiers with and without generated images (needs labels)
-        force: compute FID even with fewer than 2,048 images; the result is marked as biased
-        device: cpu, cuda or mps (default: the fastest available)
-    """
-    from ganvas import verbs
-
-    found = verbs.evaluate(
-        run,
-        data=data,
-        features=features,
-        weights=weights,
-        num=n,
-        seed=seed,
-        truncation=truncation,
-        usefulness=usefulness,
-        force=force,
-        device=device,
-    )
-    for line in verbs.lines(found):
-        print(line)
-    print(f"next   ganvas report {shlex.quote(str(run))}")
-    return 0
-
-
-@app.command
-def report(runs: Positional[list[Path]], out: Path | None = None) -> int:
-    """Write one self-contained HTML report on a run, with advice, or a comparison of several runs.
-
-    Args:
-        runs: one or more run folders
-        out: HTML file (default: report.html in the run folder; for several runs comparison.html next to them)
-    """
-    from ganvas.report import report as write
-
-    print(write(runs, out))
-    return 0
-
-
-@app.command
-def average(run: Positional[Path], out: Path, width: float = 0.1) -> int:
-    """Make a model with another length of weight average (EMA). Needs a run trained with --snapshots.
-
-    Args:
-        run: run folder
-        out: new model folder
-        width: length of the average: standard deviation as a fraction of the training, 0.01 to 0.28
-    """
-    from ganvas import verbs
-
-    print(verbs.average(run, out, width))
-    return 0
-
-
-@app.command
-def video(run: Positional[Path], out: Path | None = None, max_mb: float = 8.0, formats: str | None = None) -> int:
-    """Make a video of the training from its preview grids.
-
-    Args:
-        run: run folder
-        out: folder for the videos (default: the run folder)
-        max_mb: maximum size of a GIF in MB
-        formats: one or more of gif,webp,mp4 (default: all that are available here)
-    """
-    from ganvas.film import video as make
-
-    for path in make(run, out, max_mb, formats):
-        print(path)
-    return 0
-
-
-@data_app.command
-def check(
-    source: Positional[str],
-    picture: OmitArgPrefixes[DataConfig],
-    data: Path | None = None,
-    save: Annotated[Path | None, arg(name="json")] = None,
-) -> int:
-    """Check images before training: counts, sizes, classes, broken files, duplicates, blank images.
-
-    Args:
-        source: folder, archive, pack, or named data set
-        data: folder with the files of a named data set
-        save: also write the report to this JSON file
-    """
-    from ganvas import verbs
-
-    for line in verbs.check(source, data_path=data, data_config=picture, save=save).lines():
-        print(line)
-    return 0
-
-
-@data_app.command
-def pack(
-    source: Positional[str],
-    out: Positional[Path],
-    picture: OmitArgPrefixes[DataConfig],
-    data: Path | None = None,
-) -> int:
-    """Convert images to a pack: all images at one size, in memory-mapped files ready for training.
-
-    Args:
-        source: folder, archive, or named data set
-        out: folder for the pack
-        data: folder with the files of a named data set
-    """
-    from ganvas import verbs
-
-    packed = verbs.pack(source, out, data_path=data, data_config=picture)
-    for note in packed.notes:
-        print(note)
-    print(f"{packed.num_images:,} images of {packed.height}x{packed.width}x{packed.channels} in {out}")
-    return 0
-
-
-@data_app.command(name="list")
-def list_sets() -> int:
-    """List the data sets that Ganvas knows by name."""
-    from ganvas.data.catalog import CATALOG
-
-    for entry in CATALOG.values():
-        print(f"{entry.name:<15}{entry.title}")
-    return 0
-
-
-@app.command
-def doctor() -> int:
-    """Show versions, the chosen device and why, and missing optional packages with the command that installs them."""
-    from ganvas.doctor import lines
-
-    for line in lines():
-        print(line)
-    return 0
+    topic = words[0] if words and any(name.startswith(f"{words[0]} ") for name in COMMANDS) else ""
+    rest = words[1:] if topic else words
+    if not rest or rest[0] in ("-h", "--help"):
+        print(overview(topic), file=sys.stdout if rest else sys.stderr)
+        return 0 if rest else 2
+    command, asked, as_json = parse(words)
+    result = command.call(asked)
+    if as_json:
+        print(json.dumps(plain(result), indent=1, ensure_ascii=False, default=str))
+    else:
+        for line in command.lines(asked, result):
+            print(line)
+    signal = getattr(result, "signal", 0)
+    return STOPPED + signal if signal else 0
+
+
+def plain(result: Any) -> Any:
+    """A result as JSON values."""
+    if hasattr(result, "to_dict"):
+        return plain(result.to_dict())
+    if isinstance(result, Mapping):
+        return {str(name): plain(value) for name, value in result.items()}
+    if isinstance(result, list | tuple):
+        return [plain(value) for value in result]
+    if dataclasses.is_dataclass(result) and not isinstance(result, type):
+        return {field.name: plain(getattr(result, field.name)) for field in dataclasses.fields(result)}
+    return result
 
 
 def main() -> int:
@@ -592,7 +340,7 @@ def main() -> int:
             stream.reconfigure(errors="backslashreplace")  # file names may not be valid text
     try:
         try:
-            return app.cli(prog="ganvas", description="Train GANs on your own images.", config=STYLE)
+            return run(sys.argv[1:])
         finally:
             sys.stdout.flush()  # raises BrokenPipeError here if the reader has gone
     except GanvasError as error:

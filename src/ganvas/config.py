@@ -1,21 +1,20 @@
 """All options with units and defaults. Does not import torch, so that `ganvas --help` starts fast.
 
-`DataConfig`: how images become a pack. `ModelConfig`: the networks. `TrainConfig`: the training.
-`None`: training/plan.py chooses the value from the data, the device and the budget, and prints the reason.
+`DataConfig`: how images become a pack. `ModelConfig`: the networks. `TrainOptions`: what was asked of a training; None
+means that training/plan.py chooses the value from the data, the device and the budget, and prints the reason.
+`TrainConfig`: the complete result.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-import types
-import typing
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from ganvas.errors import ConfigError
+from ganvas.fields import FRACTION, NOT_NEGATIVE, POSITIVE, REGISTERED, Bounds, check, from_dict, option
 
 Fit = Literal["crop", "pad", "stretch"]
 Kind = Literal["photo", "face", "digits", "text", "xray", "scan", "comic", "drawing"]
@@ -27,17 +26,28 @@ ModelSize = Literal["S", "M", "L", "XL"]
 DiscriminatorKind = Literal["own", "features", "both"]
 """Input of the discriminator: pixels, features of a frozen network trained on ImageNet, or both."""
 
-T = TypeVar("T")
+ModelName = Literal[
+    "light", "compact", "residual", "style", "dcgan", "mlp", "xray", "tf-mnist", "mnist-upsample", "celeba", "cifar10"
+]
+LossName = Literal["relativistic", "bce", "least-squares", "hinge", "wasserstein"]
+PresetName = Literal["mlp64", "xray800", "tf-mnist", "mnist-upsample", "celeba", "cifar10", "dcgan", "dcgan128"]
+"""Names in the registries models.MODELS, losses.LOSSES and presets.PRESETS, for editors and help; a test compares them.
+Models and losses that are registered later are also accepted."""
+TrackerName = Literal["tensorboard", "wandb", "mlflow"]
+BUDGET_FIELDS = ("minutes", "images", "epochs")
+"""A run may get a larger budget of the same unit later."""
+
+Training = TypeVar("Training", bound="TrainOptions")
 
 MIN_SIZE, MAX_SIZE = 8, 4096  # pixels per side
 FULL = (0, 65535)  # black and white of 16 bit images
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """How images become a pack. The same values and the same images give the same pack."""
 
-    size: str | None = None
+    size: str | int | None = None
     """Image size in pixels, 8 to 4096 per side: 64, 800 or 96x128 (height x width). Default: chosen from the images."""
     fit: Fit | None = None
     """How images are brought to that size: crop the centre, pad the border, or stretch.
@@ -63,12 +73,12 @@ class DataConfig:
     """Keep at most this many images, chosen at random (see --subset-seed); at least 2."""
     files: Path | None = None
     """Text file with one image name per line: keep only these images."""
-    subset_seed: int = 0
+    subset_seed: Annotated[int, NOT_NEGATIVE] = 0
     """Random seed of the choice made by --limit."""
     kind: Kind | None = None
     """Type of the images; selects mirroring and augmentation. Default: the type of the named data set, else scan for
     gray images, drawing for images with flat areas of colour, and photo for all others."""
-    holdout: float | None = None
+    holdout: Annotated[float | None, Bounds(0, 0.5)] = None
     """Fraction of the images held out from training, 0 to 0.5; they are used for evaluation. Default: 0.1, at most
     2,000 images; none for fewer than 40 images."""
     drop_duplicates: bool = False
@@ -78,19 +88,18 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         if self.size is not None:
+            object.__setattr__(self, "size", str(self.size))
             parse_size(self.size)
         if self.levels is not None:
             parse_levels(self.levels)
         if self.limit is not None and self.limit < 2:
             raise ConfigError(f"--limit {self.limit}: at least 2 images are needed")
-        if self.subset_seed < 0:
-            raise ConfigError(f"--subset-seed {self.subset_seed}: expected 0 or more")
-        if self.holdout is not None and not 0 <= self.holdout <= 0.5:
-            raise ConfigError(f"--holdout {self.holdout}: expected a fraction of the images from 0 to 0.5")
+        check(self)
 
 
-def parse_size(text: str) -> tuple[int, int]:
+def parse_size(size: str | int) -> tuple[int, int]:
     """(height, width) from "64" or "96x128". Raises `ConfigError` outside 8 to 4096 pixels."""
+    text = str(size)
     match = re.fullmatch(r"(\d+)(?:x(\d+))?", text.strip().lower())
     if not match:
         raise ConfigError(f"--size {text}: expected a number of pixels such as 64, or height x width such as 96x128")
@@ -168,233 +177,193 @@ DROPPED: dict[str, Any] = {
     "magnitude": False,
     "penalty": "exact",
     "reconstruction": 0.0,
+    "tensorboard": False,
 }
-"""Options that no longer exist, with the value that training now always uses: files with it can still be read."""
+"""Options that no longer exist, with the value that training now always uses: `read_training` ignores them."""
 
 
-def from_dict(cls: Callable[..., T], values: dict[str, Any], where: str) -> T:
-    """Build the dataclass `cls` from plain JSON values.
+@dataclass(frozen=True, kw_only=True)
+class TrainBasics:
+    """The options of a training that most users need. Progress is counted in images seen: the real images shown to the
+    discriminator."""
 
-    Raises `ConfigError`, with `where` in the message, for unknown keys and values of the wrong type.
-    """
-    if not isinstance(values, dict):
-        raise ConfigError(f"{where} is damaged: it holds {repr(values)[:40]} instead of named values; restore it")
-    values = {name: one for name, one in values.items() if name not in DROPPED or one not in (None, DROPPED[name])}
-    names = {field.name for field in dataclasses.fields(cls)}  # ty: ignore[invalid-argument-type]
-    unknown = sorted(set(values) - names)
-    if unknown:
-        raise ConfigError(f"{where} has fields that this version of Ganvas does not know: {', '.join(unknown)}")
-    hints = typing.get_type_hints(cls)
-    for name, value in values.items():
-        if not fits(value, hints[name]):
-            raise ConfigError(f"{where} is damaged: {name} is {repr(value)[:40]}; restore the file")
-    try:
-        return cls(**values)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
-    except TypeError as error:
-        raise ConfigError(f"{where} lacks required fields ({error}): restore the file") from error
-
-
-def fits(value: Any, hint: Any) -> bool:
-    """Whether a value read from JSON has the type `hint`."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(fits(value, one) for one in arguments)
-    if origin is typing.Literal:
-        return value in arguments
-    if origin in (list, tuple):
-        return isinstance(value, list | tuple) and all(fits(one, arguments[0]) for one in value)
-    if hint is float:
-        return type(value) in (int, float)
-    if hint is Path:
-        return isinstance(value, str | Path)
-    return type(value) is hint if hint in (int, bool, str) else isinstance(value, hint)
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How the networks are trained. Progress is counted in images seen: the real images shown to the discriminator."""
-
-    # -- budget: choose one of the three --
-    minutes: float | None = None
+    minutes: Annotated[float | None, POSITIVE] = None
     """Train for this many minutes. Learning-rate schedules end with the budget. Default without any budget: 10."""
-    images: int | None = None
+    images: Annotated[int | None, POSITIVE] = None
     """Train until this many images have been seen."""
-    epochs: float | None = None
+    epochs: Annotated[float | None, POSITIVE] = None
     """Train for this many passes over the images."""
+    preset: PresetName | None = None
+    """Use the networks, loss and optimiser of a classic project. Other options override it."""
+    model: Annotated[ModelName | None, REGISTERED] = None
+    """Architecture of the networks. Default: light; for images up to 40 pixels compact, or residual on a GPU."""
+    conditional: bool | None = None
+    """Train on labels, to generate images of a chosen class. Default: yes if the pack has labels."""
+    batch: Annotated[int | None, POSITIVE] = None
+    """Images per step, summed over all ranks (processes)."""
+    device: str | None = None
+    """cpu, cuda, cuda:1 or mps. Default: the fastest available."""
+    seed: Annotated[int, NOT_NEGATIVE] = 0
+    """Random seed of weights, batches and latents."""
+    previews: Annotated[int, POSITIVE] = 40
+    """Number of preview grids over the whole budget, more of them at the beginning."""
+    track: tuple[TrackerName, ...] = ()
+    """Record the run with experiment trackers: tensorboard (extra track), wandb, mlflow."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(TrainBasics):
+    """Options for experts. None: the plan (training/plan.py) chooses the value and prints its reason."""
 
     # -- networks --
-    preset: str | None = None
-    """Use the networks, loss and optimiser of a classic project: dcgan, dcgan128, mlp64, xray800, tf-mnist,
-    mnist-upsample, celeba or cifar10. Other options override it."""
-    model: str | None = None
-    """Architecture, such as light, residual or style; an unknown name lists all."""
     discriminator: DiscriminatorKind | None = None
     """own: discriminator of the architecture; features: heads on a frozen network trained on ImageNet; both."""
     model_size: ModelSize | None = None
     """Size of the residual model: S, M, L or XL; sets base, widest and blocks."""
-    z_dim: int | None = None
+    z_dim: Annotated[int | None, POSITIVE] = None
     """Length of the latent vector."""
-    base: int | None = None
+    base: Annotated[int | None, POSITIVE] = None
     """Feature maps of the finest stage; coarser stages have more. Larger values need more time and memory."""
-    widest: int | None = None
+    widest: Annotated[int | None, NOT_NEGATIVE] = None
     """Maximum number of feature maps of a stage; 0: the default of the architecture."""
-    blocks: int | None = None
+    blocks: Annotated[int | None, POSITIVE] = None
     """Convolution blocks per stage."""
     spectral_norm: bool | None = None
     """Divide each weight of the discriminator by its largest singular value."""
-    conditional: bool | None = None
-    """Train on labels, to generate images of a chosen class. Default: yes if the pack has labels."""
 
     # -- objective --
-    loss: str | None = None
-    """Adversarial loss, such as relativistic, bce, hinge or wasserstein; an unknown name lists all."""
-    r1: float | None = None
+    loss: Annotated[LossName | None, REGISTERED] = None
+    """Adversarial loss. Default: relativistic; bce for style and the classic networks."""
+    r1: Annotated[float | None, NOT_NEGATIVE] = None
     """Weight (gamma) of the gradient penalty on real images, 0 or more. Raise it if training is unstable."""
-    r2: float | None = None
+    r2: Annotated[float | None, NOT_NEGATIVE] = None
     """Weight (gamma) of the gradient penalty on generated images, 0 or more. Default: equal to r1."""
-    r1_features: float | None = None
+    r1_features: Annotated[float | None, NOT_NEGATIVE] = None
     """features and both only: initial weight of the gradient penalties of the heads on features."""
-    features_lead: float = 0.4
+    features_lead: Annotated[float, FRACTION] = 0.4
     """features and both only: how clearly the heads may rank real above generated images, 0 to 1. The weight of their
     penalties is adapted to reach this value; 1: constant weight."""
     probe_gamma: bool = False
     """Before training, try 0.1, 1 and 10 times the penalty weight in short runs and use the best."""
-    gradient_penalty: float | None = None
+    gradient_penalty: Annotated[float | None, NOT_NEGATIVE] = None
     """Weight of the WGAN-GP penalty, which keeps gradient norms between real and generated images near 1. Usual: 10."""
-    penalty_interval: int | None = None
+    penalty_interval: Annotated[int | None, POSITIVE] = None
     """Compute penalties every N steps, weighted by N. Larger values are faster."""
-    path_length: float | None = None
+    path_length: Annotated[float | None, NOT_NEGATIVE] = None
     """style only: weight of the path-length regularisation, computed every fourth step; 0: off."""
-    style_mixing: float | None = None
+    style_mixing: Annotated[float | None, FRACTION] = None
     """style only: probability, 0 to 1, that a training image is generated from two latents."""
-    label_noise: float | None = None
+    label_noise: Annotated[float | None, NOT_NEGATIVE] = None
     """Subtract uniform noise of this width from both targets (bce and least-squares); 0: off."""
-    augment: float | None = None
+    augment: Annotated[float | None, FRACTION] = None
     """Probability of each augmentation, 0 to 0.8 (with --adaptive: the initial value). --kind selects them."""
     adaptive: bool | None = None
     """Raise that probability, up to 0.8, while the discriminator overfits. Useful for small data sets."""
 
     # -- optimisation --
-    batch: int | None = None
-    """Images per step, summed over all ranks (processes)."""
-    micro_batch: int | None = None
+    micro_batch: Annotated[int | None, POSITIVE] = None
     """Images per forward pass and rank. Lower it to save memory; results stay the same except for rounding."""
-    workers: int | None = None
+    workers: Annotated[int | None, POSITIVE] = None
     """CPU threads that each compute a part of the batch. Default: measured at the start if it may be faster."""
     update: Literal["joint", "alternating"] | None = None
     """joint: update both networks from one discriminator pass; alternating: discriminator first, then generator."""
-    n_critic: int | None = None
+    n_critic: Annotated[int | None, POSITIVE] = None
     """alternating only: discriminator steps per generator step."""
     optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] | None = None
     """Optimiser of both networks."""
-    lr: float | None = None
+    lr: Annotated[float | None, POSITIVE] = None
     """Learning rate of the generator, and of the discriminator unless --lr-d is given."""
-    lr_d: float | None = None
+    lr_d: Annotated[float | None, POSITIVE] = None
     """Learning rate of the discriminator. Default: equal to lr."""
-    lr_end: float | None = None
+    lr_end: Annotated[float | None, FRACTION] = None
     """Learning rate at the end of the budget, as a fraction of lr, 0 to 1."""
-    decay_from: float | None = None
+    decay_from: Annotated[float | None, FRACTION] = None
     """Fraction of the budget, 0 to 1, after which the learning rate decays linearly to lr_end."""
-    warmup: float | None = None
+    warmup: Annotated[float | None, FRACTION] = None
     """Fraction of the budget, 0 to 1, during which the learning rate rises from 0."""
-    beta1: float | None = None
+    beta1: Annotated[float | None, FRACTION] = None
     """Decay of Adam's first moment, 0 to 1."""
-    beta2: float | None = None
+    beta2: Annotated[float | None, FRACTION] = None
     """Decay of Adam's second moment, 0 to 1; for rmsprop the smoothing constant."""
-    momentum: float | None = None
+    momentum: Annotated[float | None, FRACTION] = None
     """Momentum of sgd and rmsprop, 0 to 1."""
-    weight_decay: float | None = None
+    weight_decay: Annotated[float | None, NOT_NEGATIVE] = None
     """Weight decay of adamw and sgd."""
-    ema: float | None = None
+    ema: Annotated[float | None, NOT_NEGATIVE] = None
     """Longest half-life of the moving average (EMA) of the generator's weights, in images; 0: no averaging."""
-    snapshots: int = 0
+    snapshots: Annotated[int, NOT_NEGATIVE] = 0
     """Number of weight snapshots to save for `ganvas average`, which makes an EMA of any length after training."""
 
     # -- machine --
-    device: str | None = None
-    """cpu, cuda, cuda:1 or mps. Default: the fastest available."""
     precision: Literal["fp32", "bf16"] | None = None
     """bf16: run both networks in bfloat16, except for the output heads (float32); fp32: run everything in float32."""
     compile: bool | None = None
     """Compile both networks with torch.compile."""
-    seed: int = 0
-    """Random seed of weights, batches and latents."""
 
     # -- output --
-    previews: int = 40
-    """Number of preview grids over the whole budget, more of them at the beginning."""
-    checkpoint_minutes: float = 2.0
+    checkpoint_minutes: Annotated[float, POSITIVE] = 2.0
     """Maximum time between two checkpoints, in minutes."""
-    keep: int = 3
+    keep: Annotated[int, POSITIVE] = 3
     """Number of newest checkpoints to keep; the best model is kept in addition."""
-    tensorboard: bool = False
-    """Write TensorBoard events to the run folder (extra `track`)."""
 
     def __post_init__(self) -> None:
-        budgets = [name for name in ("minutes", "images", "epochs") if getattr(self, name) is not None]
+        budgets = [option(name) for name in BUDGET_FIELDS if getattr(self, name) is not None]
         if len(budgets) > 1:
-            raise ConfigError(f"give one budget, not {len(budgets)}: {' and '.join('--' + name for name in budgets)}")
-        for name in (
-            "minutes",
-            "images",
-            "epochs",
-            "z_dim",
-            "base",
-            "blocks",
-            "batch",
-            "micro_batch",
-            "workers",
-            "lr",
-            "lr_d",
-            "penalty_interval",
-            "n_critic",
-            "previews",
-            "checkpoint_minutes",
-            "keep",
-        ):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigError(f"--{name.replace('_', '-')} {value}: expected a number above 0")
-        for name in (
-            "r1",
-            "r2",
-            "r1_features",
-            "gradient_penalty",
-            "path_length",
-            "label_noise",
-            "weight_decay",
-            "widest",
-            "ema",
-            "snapshots",
-            "seed",
-        ):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise ConfigError(f"--{name.replace('_', '-')} {value}: expected 0 or more")
-        for name in (
-            "augment",
-            "style_mixing",
-            "lr_end",
-            "warmup",
-            "decay_from",
-            "beta1",
-            "beta2",
-            "momentum",
-            "features_lead",
-        ):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise ConfigError(f"--{name.replace('_', '-')} {value}: expected a number from 0 to 1")
+            raise ConfigError(f"give one budget, not {len(budgets)}: {' and '.join(budgets)}")
+        check(self)
 
     @property
     def budget(self) -> str:
         """The budget as text, e.g. "5 minutes"."""
-        for name in ("minutes", "images", "epochs"):
+        for name in BUDGET_FIELDS:
             if (value := getattr(self, name)) is not None:
                 return f"{value:g} {name}" if name != "images" else f"{value:,} images"
         return "no budget"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(TrainOptions):
+    """A complete configuration, as the plan makes it from TrainOptions: training needs no further decision.
+
+    The defaults leave out everything that can be left out. micro_batch: None for the whole batch.
+    """
+
+    model: Annotated[ModelName, REGISTERED] = "light"
+    conditional: bool = False
+    batch: int = 1
+    discriminator: DiscriminatorKind = "own"
+    z_dim: int = 64
+    base: int = 32
+    widest: int = 0
+    blocks: int = 1
+    spectral_norm: bool = False
+    loss: Annotated[LossName, REGISTERED] = "relativistic"
+    r1: float = 0.0
+    r2: float = 0.0
+    r1_features: float = 0.0
+    gradient_penalty: float = 0.0
+    penalty_interval: int = 1
+    path_length: float = 0.0
+    style_mixing: float = 0.0
+    label_noise: float = 0.0
+    augment: float = 0.0
+    adaptive: bool = False
+    micro_batch: int | None = None
+    update: Literal["joint", "alternating"] = "joint"
+    n_critic: int = 1
+    optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] = "adam"
+    lr: float = 1e-3
+    lr_d: float = 1e-3
+    lr_end: float = 1.0
+    decay_from: float = 0.0
+    warmup: float = 0.0
+    beta1: float = 0.0
+    beta2: float = 0.99
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    ema: float = 0.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
 
 
 MACHINE_FIELDS = frozenset(
@@ -407,87 +376,23 @@ MACHINE_FIELDS = frozenset(
         "previews",
         "checkpoint_minutes",
         "keep",
-        "tensorboard",
+        "track",
     }
 )
 """Options that may change when a run resumes: apart from rounding they do not change the result."""
-BUDGET_FIELDS = frozenset({"minutes", "images", "epochs"})
-"""A run may get a larger budget of the same unit later."""
 
 
-@dataclass(frozen=True)
-class Preset:
-    """A classic project: its options and the images that it needs (None: any)."""
+def read_training(cls: type[Training], values: dict[str, Any], where: str) -> Training:
+    """TrainOptions or TrainConfig from plain JSON values, also of earlier versions.
 
-    title: str
-    options: dict[str, Any]
-    size: str | None = None
-    channels: Literal["gray", "color"] | None = None
-
-
-_CLASSIC: dict[str, Any] = {
-    "loss": "bce",
-    "r1": 0.0,
-    "r2": 0.0,
-    "gradient_penalty": 0.0,
-    "augment": 0.0,
-    "adaptive": False,
-    "conditional": False,
-    "optimizer": "adam",
-    "beta1": 0.9,
-    "beta2": 0.999,
-    "lr_end": 1.0,
-    "warmup": 0.0,
-    "ema": 0.0,
-    "update": "alternating",
-}
-"""Common to the reference projects: BCE on logits, constant learning rates, no average of the weights."""
-
-PRESETS: dict[str, Preset] = {
-    "mlp64": Preset(
-        "the multilayer perceptron of the Simpsons and MedNIST projects, 64x64 colour",
-        _CLASSIC | {"model": "mlp", "z_dim": 120, "lr": 1.5e-4, "batch": 32},
-        "64",
-        "color",
-    ),
-    "xray800": Preset(
-        "the transposed convolutions of the chest X-ray project, 800x800 gray",
-        _CLASSIC | {"model": "xray", "z_dim": 100, "lr": 1e-4, "batch": 8, "update": "joint"},
-        "800",
-        "gray",
-    ),
-    "tf-mnist": Preset(
-        "the DCGAN of the TensorFlow tutorial, 28x28 gray; the MNIST project ran it with --lr 1e-5",
-        _CLASSIC | {"model": "tf-mnist", "z_dim": 100, "lr": 1e-4, "batch": 256, "update": "joint"},
-        "28",
-        "gray",
-    ),
-    "mnist-upsample": Preset(
-        "upsampling generator and dense discriminator, 28x28 gray",
-        _CLASSIC | {"model": "mnist-upsample", "z_dim": 100, "lr": 2e-4, "beta1": 0.5, "batch": 128},
-        "28",
-        "gray",
-    ),
-    "celeba": Preset(
-        "transposed convolutions without normalisation, noisy labels, 64x64 colour",
-        _CLASSIC | {"model": "celeba", "z_dim": 128, "lr": 1e-4, "batch": 32, "label_noise": 0.05},
-        "64",
-        "color",
-    ),
-    "cifar10": Preset(
-        "transposed convolutions without normalisation, 32x32 colour",
-        _CLASSIC | {"model": "cifar10", "z_dim": 100, "lr": 2e-4, "beta1": 0.5, "batch": 128},
-        "32",
-        "color",
-    ),
-    "dcgan": Preset(
-        "DCGAN (Radford et al. 2015) as in the comic-faces project, any size",
-        _CLASSIC | {"model": "dcgan", "z_dim": 100, "base": 64, "lr": 2e-4, "beta1": 0.5, "batch": 128},
-    ),
-    "dcgan128": Preset(
-        "DCGAN with one more stage, 128x128",
-        _CLASSIC | {"model": "dcgan", "z_dim": 100, "base": 64, "lr": 2e-4, "beta1": 0.5, "batch": 128},
-        "128",
-    ),
-}
-"""Settings of the projects that Ganvas replaces (docs/presets.md)."""
+    Raises ConfigError, with `where` in the message, for unknown names and wrong values.
+    """
+    if isinstance(values, dict):
+        values = {name: one for name, one in values.items() if name not in DROPPED or one not in (None, DROPPED[name])}
+        if values.pop("tensorboard", False):
+            values["track"] = ("tensorboard",)
+        required = {field.name for field in dataclasses.fields(cls) if field.default is not None}
+        values = {name: one for name, one in values.items() if one is not None or name not in required}
+        if isinstance(values.get("track"), list):
+            values["track"] = tuple(values["track"])
+    return from_dict(cls, values, where)

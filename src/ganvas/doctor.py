@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 
 from ganvas.errors import GanvasError
+from ganvas.fields import takes
+from ganvas.options import Doctor
 from ganvas.system.device import choose_device
 from ganvas.system.files import cache_dir
 
@@ -18,6 +20,8 @@ CORE = ("torch", "numpy", "pillow", "safetensors", "scikit-learn", "tyro", "rich
 OPTIONAL = {
     "av": ("video", "MP4 videos"),
     "tensorboard": ("track", "TensorBoard events"),
+    "wandb": ("wandb", "tracking with Weights & Biases"),
+    "mlflow": ("mlflow", "tracking with MLflow"),
     "pydicom": ("medical", "DICOM files"),
     "onnxruntime": ("judge", "faster Inception features"),
     "onnxscript": ("export", "ONNX models and web pages"),
@@ -26,7 +30,8 @@ OPTIONAL = {
 }
 
 
-def lines() -> list[str]:
+@takes(Doctor)
+def lines(asked: Doctor) -> list[str]:
     """The report as lines."""
     device = choose_device()
     found = [

@@ -18,6 +18,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ganvas.errors import ConfigError, MissingExtraError, RunError
+from ganvas.fields import takes
+from ganvas.options import Video
 from ganvas.provenance import SENTENCE, XMP
 from ganvas.run import Run
 from ganvas.system import files
@@ -33,15 +35,10 @@ NO_FRAMES = "no frames: a video needs at least one"
 MOST_GIF_FPS = 50  # frames per second; most programs play faster GIFs slowly
 
 
-def video(
-    run: str | Path, out: str | Path | None = None, max_mb: float = 8.0, formats: str | None = None
-) -> list[Path]:
-    """Writes training.gif, training.webp and training.mp4 from the preview grids of a run. Returns their paths.
-
-    run: run folder. out: output folder; default: the run folder.
-    max_mb: maximum size of the GIF in MB (10^6 bytes); frames are reduced until it fits.
-    formats: comma-separated list of gif, webp, mp4; default: all available (MP4 needs the extra `video`).
-    """
+@takes(Video)
+def video(asked: Video) -> list[Path]:
+    """Writes training.gif, training.webp and training.mp4 from the preview grids of a run. Returns their paths."""
+    run, out, max_mb, formats = asked.run, asked.out, asked.max_mb, asked.formats
     grids = Run(Path(run)).grids()
     if not grids:
         raise RunError(f"{run} has no preview grids in samples/: expected a run that has started training")

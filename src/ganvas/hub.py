@@ -1,4 +1,4 @@
-"""Push models to the Hugging Face Hub (or a folder) and pull them: `push`, `pull`, `local`.
+"""Models on the Hugging Face Hub: `pull` and `local` download them, `Hub.send` uploads files (see upload.py).
 
 Only the files of a model are transferred: weights (safetensors), configuration, model card, edit directions. Downloaded
 files are never executed or unpickled. A model on the Hub is named "hf://owner/name" or "hf://owner/name@revision";
@@ -8,9 +8,7 @@ other names are paths. `push` and `pull` also accept "owner/name".
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -22,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from ganvas.errors import CheckpointError, ConfigError, GanvasError, MissingExtraError
-from ganvas.generator import LARGEST, WEIGHTS, Generator, ModelInfo, find_weights
+from ganvas.fields import takes
+from ganvas.model_file import LARGEST, WEIGHTS, ModelInfo, find_weights, read_model
+from ganvas.options import Pull
 from ganvas.system import files
-from ganvas.training.card import card, facts_of, run_of
 
 CONFIG, CARD, DIRECTIONS = "config.json", "README.md", "directions.json"
 NAMES = (CONFIG, CARD, DIRECTIONS, WEIGHTS)
@@ -78,56 +77,19 @@ def local(path_or_repo: str | Path, *, endpoint: str | None = None, token: str |
     return pull(text, endpoint=endpoint, token=token)
 
 
-# -- push and pull --
+# -- pull and send --
 
 
-def push(
-    source: str | Path,
-    repo: str,
-    *,
-    public: bool = False,
-    endpoint: str | None = None,
-    token: str | None = None,
-) -> str:
-    """Upload a model to the Hub, or copy it into a folder; return its URL or path.
-
-    source: a run or a model folder; the card of a run is rewritten with the last evaluation.
-    repo: "owner/name", created if missing (`public` applies only then), or the path of a folder.
-    endpoint: another server with the same protocol; default: HF_ENDPOINT, otherwise huggingface.co.
-    token: access token with write permission; default: HF_TOKEN, or the token saved by `hf auth login`.
-    Raises CheckpointError for an incomplete model, ConfigError for an invalid name or a missing token, GanvasError if
-    the Hub refuses or cannot be reached. All files are uploaded in one commit, or none.
-    """
-    name = hub_name(repo)
-    contents = model_files(find_weights(Path(source)), name)
-    if name is None:
-        return str(copy_into(Path(repo), contents))
-    if name.revision is not None:
-        raise ConfigError(f"{repo}: push only supports the main branch: remove @{name.revision}")
-    hub = Hub(name.repo, endpoint, token)
-    if hub.token is None:
-        raise ConfigError(
-            f"pushing to {name.repo} needs an access token with write permission: run `hf auth login`, or set HF_TOKEN"
-        )
-    return hub.send(contents, public)
-
-
-def pull(
-    repo: str,
-    *,
-    revision: str | None = None,
-    endpoint: str | None = None,
-    token: str | None = None,
-    out: str | Path | None = None,
-) -> Path:
+@takes(Pull)
+def pull(asked: Pull) -> Path:
     """Download a model from the Hub into the cache and return its folder; cached files are not downloaded again.
 
-    repo: "owner/name", or the path of a folder. revision: a branch, tag or commit.
     out: also copy the files into this folder, and return it.
     Without a network, the last downloaded model is used. Raises ConfigError for an invalid name, CheckpointError for
     files that are not a Ganvas model or have a wrong hash, GanvasError if the Hub cannot be reached or has no such
     model. After an error no files are kept.
     """
+    repo = asked.repo
     name = hub_name(repo)
     if name is None:
         path = Path(repo)
@@ -136,8 +98,16 @@ def pull(
         folder = find_weights(path).parent
         checked(folder, repo)
     else:
-        folder = Hub(name.repo, endpoint, token).fetch(revision or name.revision)
-    return folder if out is None else copy_into(Path(out), contents_of(folder))
+        folder = Hub(name.repo, asked.endpoint, asked.token).fetch(asked.revision or name.revision)
+    return folder if asked.out is None else copy_into(Path(asked.out), contents_of(folder))
+
+
+def send(name: str, folder: Path) -> str:
+    """Upload a model folder to "hf://owner/name", which is created private if it does not exist; return its URL."""
+    found = hub_name(name)
+    if found is None or found.revision is not None:
+        raise ConfigError(f"{name} is not a name for an upload: expected {SCHEME}owner/name")
+    return Hub(found.repo, None, None).send(contents_of(folder), public=False)
 
 
 def cache(endpoint: str | None = None) -> Path:
@@ -147,26 +117,6 @@ def cache(endpoint: str | None = None) -> Path:
 
 
 # -- files of a model --
-
-
-def model_files(weights: Path, name: Name | None) -> Contents:
-    """The files to upload; the card is written if it is missing or the model belongs to a run."""
-    generator = Generator.load(weights, "cpu")  # checks the model
-    folder = weights.parent
-    contents: Contents = {WEIGHTS: weights}
-    contents[CONFIG] = json_of(generator.info)
-    if run_of(weights) is not None or not (folder / CARD).is_file():
-        contents[CARD] = card(facts_of(weights, generator), name.repo if name else None).encode()
-    else:
-        contents[CARD] = folder / CARD
-    if (folder / DIRECTIONS).is_file():
-        contents[DIRECTIONS] = folder / DIRECTIONS
-    return contents
-
-
-def json_of(info: ModelInfo) -> bytes:
-    """config.json as `Generator.save` writes it."""
-    return (json.dumps(dataclasses.asdict(info), indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def contents_of(folder: Path) -> Contents:
@@ -212,7 +162,7 @@ def is_broken_off(folder: Path, contents: Contents) -> bool:
 def checked(folder: Path, repo: str) -> None:
     """Raise CheckpointError unless the folder contains a complete Ganvas model."""
     try:
-        Generator.load(folder / WEIGHTS, "cpu")
+        read_model(folder / WEIGHTS)
     except CheckpointError as error:
         raise CheckpointError(f"{repo} contains no usable model: {error}") from error
 
@@ -241,6 +191,11 @@ class Hub:
 
     def send(self, contents: Contents, public: bool) -> str:
         """Create the repository if necessary and upload the files in one commit; return its URL."""
+        if self.token is None:
+            raise ConfigError(
+                f"pushing to {self.repo} needs an access token with write permission: run `hf auth login`, or set "
+                "HF_TOKEN"
+            )
         library = self.library
         with self.explained(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # warnings about cards written by others

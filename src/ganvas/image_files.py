@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import io
 import math
 from collections.abc import Mapping
@@ -63,6 +65,12 @@ def save_picture(path: Path, pixels: np.ndarray, text: Mapping[str, str] | None 
         files.write_atomically(path, write, sync)
     else:
         raise ConfigError(f"{path} ends in {ending or 'nothing'}: images are written as .png, .tif or .tiff")
+
+
+def as_html(png: bytes, caption: str) -> str:
+    """An image with a caption, for notebooks."""
+    data = base64.b64encode(png).decode()
+    return f'<figure><img src="data:image/png;base64,{data}"><figcaption>{html.escape(caption)}</figcaption></figure>'
 
 
 def grid(pixels: np.ndarray, columns: int | None = None, gap: int = 2) -> np.ndarray:

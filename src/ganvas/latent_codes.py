@@ -98,10 +98,9 @@ def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
     """Spherical interpolation from a (..., D) to b, t (..., 1); lengths linearly (Shoemake 1985)."""
     long_a, long_b = (x.norm(dim=-1, keepdim=True).clamp_min(TINY) for x in (a, b))
     cosine = ((a / long_a) * (b / long_b)).sum(dim=-1, keepdim=True).clamp(-1, 1)
-    angle = torch.acos(cosine)
+    straight = torch.acos(cosine.detach()).sin() < 1e-3  # (nearly) equal or opposite directions: interpolate linearly
+    angle = torch.acos(torch.where(straight, 0.0, cosine))  # the derivative at 1 and -1 is infinite
     sine = torch.sin(angle)
-    straight = sine < 1e-3  # (nearly) equal or opposite directions: interpolate linearly
-    sine = torch.where(straight, torch.ones_like(sine), sine)
     on_circle = torch.sin((1 - t) * angle) / sine * (a / long_a) + torch.sin(t * angle) / sine * (b / long_b)
     return torch.where(straight, torch.lerp(a, b, t), on_circle * torch.lerp(long_a, long_b, t))
 

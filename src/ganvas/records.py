@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import math
 import os
 from collections.abc import Iterator
@@ -112,8 +113,53 @@ def record_in(line: bytes) -> dict[str, Any] | None:
 
 # -- evaluation.json --
 
+EVALUATION_FORMAT = 1
 
-def read_evaluation(folder: Path) -> dict[str, Any] | None:
+
+class Evaluation(dict[str, Any]):
+    """The content of evaluation.json. `lines()` is its text, and notebooks show a table."""
+
+    def measure(self, key: str) -> dict[str, Any]:
+        """The row of a measure, such as "kid": value, low, high (95% interval), real, better ... Raises KeyError."""
+        return {row["key"]: row for row in self["measures"]}[key]
+
+    def lines(self) -> list[str]:
+        """One line per measure, then the other findings."""
+        found = []
+        for row in self["measures"]:
+            real = "" if row["real"] is None else f"   real {row['real']:.4g}"
+            flags = "".join(f"  ({flag})" for flag in row["flags"])
+            interval = f"({row['low']:.4g} to {row['high']:.4g})"
+            found.append(f"{ARROWS[row['better']]} {row['name']:<46}{row['value']:<9.4g} {interval:<22}{real}{flags}")
+        return found + self.sentences()
+
+    def sentences(self) -> list[str]:
+        """The findings that are not measures, and what was not evaluated."""
+        parts = ("classes", "copies", "real_or_fake", "usefulness")
+        found = [part["sentence"] for name in parts if (part := self.get(name))]
+        artefacts = (self.get("artefacts") or {}).get("findings", [])
+        found += [f"{one['severity']}: {one['sentence']}" for one in artefacts if one["severity"] != "ok"]
+        found += [f"not evaluated: {sentence}" for sentence in self["left_out"]]
+        protocol = self["protocol"]
+        counts = f"{protocol['num_real']:,} {protocol['split']} and {protocol['num_generated']:,} generated images"
+        return [*found, f"{counts}, 95% intervals, {self['seconds']:g} s"]
+
+    def __repr__(self) -> str:
+        return "\n".join(self.lines())
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{ARROWS[row['better']]} {html.escape(row['name'])}</td><td>{row['value']:.4g}</td>"
+            f"<td>{row['low']:.4g} to {row['high']:.4g}</td>"
+            f"<td>{'' if row['real'] is None else format(row['real'], '.4g')}</td></tr>"
+            for row in self["measures"]
+        )
+        head = "<tr><th>measure</th><th>value</th><th>95% interval</th><th>real images</th></tr>"
+        notes = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in self.sentences())
+        return f"<table>{head}{rows}</table><ul>{notes}</ul>"
+
+
+def read_evaluation(folder: Path) -> Evaluation | None:
     """evaluation.json of a folder; None if there is none. Raises RunError if it is damaged or of another version."""
     path = folder / "evaluation.json"
     again = f"run `ganvas evaluate {folder}` again"
@@ -123,11 +169,11 @@ def read_evaluation(folder: Path) -> dict[str, Any] | None:
         return None
     except ValueError as error:
         raise RunError(f"{path} is damaged: {again}") from error
-    if not isinstance(found, dict) or found.get("format") != 1:
-        raise RunError(f"{path} is not an evaluation of format 1: {again}")
+    if not isinstance(found, dict) or found.get("format") != EVALUATION_FORMAT:
+        raise RunError(f"{path} is not an evaluation of format {EVALUATION_FORMAT}: {again}")
     if not (isinstance(found.get("measures"), list) and all(isinstance(found.get(part), dict) for part in PARTS)):
         raise RunError(f"{path} is damaged: {again}")
-    return found
+    return Evaluation(found)
 
 
 def is_of(evaluation: dict[str, Any], weights: Path) -> bool:

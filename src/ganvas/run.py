@@ -15,20 +15,24 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import html
 import io
 import json
 import pickle
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import filelock
+import numpy as np
 import torch
 
+from ganvas.callbacks import Callback
 from ganvas.errors import CheckpointError, RunError
+from ganvas.image_files import as_html, save_png
 from ganvas.records import log_lines, record_in
 from ganvas.system import files
 
@@ -46,7 +50,8 @@ class Checkpoint:
 class Run:
     """A run folder. Use as a context manager, which holds the lock."""
 
-    def __init__(self, folder: Path, writes: bool = True) -> None:
+    def __init__(self, folder: str | Path, writes: bool = True) -> None:
+        folder = Path(folder)
         self.folder, self.writes = folder, writes
         self.samples = folder / "samples"
         self.checkpoints = folder / "checkpoints"
@@ -55,6 +60,7 @@ class Run:
         self.averages = folder / "averages"
         self.lock = filelock.FileLock(folder / ".lock")
         self.is_locked = False
+        self.callbacks: list[Callback] = []
         self.is_new = not folder.exists()
 
     def __enter__(self) -> Run:
@@ -111,15 +117,66 @@ class Run:
         return config
 
     def write_config(self, config: dict[str, Any]) -> None:
-        files.write_json(self.folder / "config.json", config)
+        files.write_json(self.folder / "config.json", config | {"checksum": options_hash(config)})
+
+    def unchanged_config(self) -> dict[str, Any]:
+        """`config`, for resuming. Raises RunError also if an option is not the one that was written."""
+        config = self.config()
+        if config.get("checksum", "") not in ("", options_hash(config)):  # none in runs of ganvas 0.1.0
+            raise RunError(
+                f"{self.folder / 'config.json'} is damaged: its options do not match its checksum; "
+                "restore it, or start a new run in another folder"
+            )
+        return config
 
     # -- log --
 
     def log(self, record: dict[str, Any]) -> None:
-        """Appends one line to log.jsonl."""
+        """Appends one line to log.jsonl and informs the callbacks."""
         path = self.folder / "log.jsonl"
         with files.explained(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+        for callback in self.callbacks:
+            callback.on_log(int(record["images"]), {name: one for name, one in record.items() if name != "images"})
+
+    def add_grid(self, images_seen: int, pixels: np.ndarray, text: Mapping[str, str]) -> Path:
+        """Writes a preview grid (H, W, C) with metadata `text`; informs the callbacks of a new one."""
+        path = self.samples / f"{images_seen:012d}.png"
+        self.samples.mkdir(exist_ok=True)
+        is_new = not path.exists()  # at the end of a training, the last grid is drawn again
+        save_png(path, pixels, text)
+        for callback in self.callbacks if is_new else ():
+            callback.on_preview(images_seen, path)
+        return path
+
+    @contextlib.contextmanager
+    def informing(self, callbacks: list[Callback], images_seen: Callable[[], int]) -> Generator[None]:
+        """Informs the callbacks of the training inside. images_seen: their number at the end."""
+        with contextlib.ExitStack() as ends:  # every callback that started is ended, also after an error of another one
+            for callback in callbacks:
+                callback.on_start(self.folder, self.config())
+                ends.callback(lambda callback=callback: callback.on_end(images_seen()))
+            self.callbacks = callbacks
+            try:
+                yield
+            finally:
+                self.callbacks = []
+
+    # -- for notebooks --
+
+    def __repr__(self) -> str:
+        if not self.has_config():
+            return f"Run({self.folder}, no training yet)"
+        config = self.config()
+        model, grids = config["model"], self.grids()
+        shape = f"{model.get('height')}x{model.get('width')}x{model.get('channels')}"
+        seen = f"{grids[-1][0]:,} images seen" if grids else "no preview yet"
+        return f"Run({self.folder}, {model.get('model')}, {shape}, {seen}, budget {config.get('budget')})"
+
+    def _repr_html_(self) -> str:
+        """The newest preview grid."""
+        grids = self.grids()
+        return as_html(grids[-1][1].read_bytes(), repr(self)) if grids else html.escape(repr(self))
 
     def cut_log(self, images_seen: int) -> int:
         """Removes log lines and grids after `images_seen`, which a resumed run writes again, and damaged lines.
@@ -188,6 +245,12 @@ class Run:
                 path.rename(path.with_suffix(".damaged"))
             return state
         return None
+
+
+def options_hash(config: dict[str, Any]) -> str:
+    """SHA-256 of the parts of a config.json that determine how a run is resumed."""
+    parts = {name: config.get(name) for name in (*PARTS[1:], "start")}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

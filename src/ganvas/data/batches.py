@@ -53,20 +53,26 @@ class Batches:
 
     def __next__(self) -> tuple[Tensor, Tensor | None]:
         if self._pictures is not None:
-            picked, flips = self.picked(self.position)
-            raw = self._pictures[torch.from_numpy(picked).to(self.device)]
+            indices, flips = self.sent(torch.from_numpy(np.stack(self.picked(self.position))))
+            raw = self._pictures[indices]
         else:
             if self._reader is None:
                 self._reader = Reader(self)
-            picked, flips, raw = self._reader.next()
-            raw = raw.to(self.device, non_blocking=True)
+            numbers, raw = self._reader.next()
+            (indices, flips), raw = self.sent(numbers), self.sent(raw)
         self.position += self.batch
         images = raw.permute(0, 3, 1, 2).float().div_(self.half_range).sub_(1)
         if self.mirror:
-            flip = torch.from_numpy(flips).to(self.device)
-            images = torch.where(flip[:, None, None, None], images.flip(3), images)
-        labels = None if self._labels is None else self._labels[torch.from_numpy(picked).to(self.device)]
+            images = torch.where(flips.bool()[:, None, None, None], images.flip(3), images)
+        labels = None if self._labels is None else self._labels[indices]
         return images.contiguous(memory_format=torch.channels_last), labels
+
+    def sent(self, tensor: Tensor) -> Tensor:
+        """The tensor on the device. A GPU does not wait for the copy: it is from pinned memory and not blocking."""
+        return self.pinned(tensor).to(self.device, non_blocking=True)
+
+    def pinned(self, tensor: Tensor) -> Tensor:
+        return tensor.pin_memory() if self.device.type == "cuda" else tensor  # no effect on a pinned tensor
 
     def __iter__(self) -> Batches:
         return self
@@ -123,7 +129,8 @@ class Reader:
                 raw = np.empty((len(picked), *self.batches.pack.images.shape[1:]), self.batches.pack.images.dtype)
                 raw[order] = self.batches.pack.images[picked[order]]
                 self.position += self.batches.batch
-                self.put((picked, flips, to_tensor(raw)))
+                numbers = torch.from_numpy(np.stack([picked, flips]))
+                self.put((self.batches.pinned(numbers), self.batches.pinned(to_tensor(raw))))
         except BaseException as error:
             self.put(error)
 
@@ -134,7 +141,8 @@ class Reader:
             except queue.Full:
                 continue
 
-    def next(self) -> tuple[np.ndarray, np.ndarray, Tensor]:
+    def next(self) -> tuple[Tensor, Tensor]:
+        """(indices into the pack and flips (2, B) int64, images (B, H, W, C))."""
         item = self.ready.get()
         if isinstance(item, BaseException):
             raise item

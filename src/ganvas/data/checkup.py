@@ -20,11 +20,12 @@ from ganvas.data.inspection.marks import EXAMINED, Box, gathered
 from ganvas.data.inspection.near_duplicates import Likeness, Thumbnails, clusters, nearest
 from ganvas.data.opening import reopened
 from ganvas.data.packing.pack import Pack, Progress, is_pack
-from ganvas.data.packing.pool import chunks, num_cores, parallel_map
+from ganvas.data.packing.pool import chunks, parallel_map
 from ganvas.data.packing.selection import Choice, choose, few_bits, first_pages, levels_of, stream
 from ganvas.data.reading.containers import Rejection, by_reason
 from ganvas.data.reading.sources import Payload
 from ganvas.errors import some
+from ganvas.limits import num_cores
 
 FEW = 500  # smaller sets are checked without worker processes
 CLASSES_SHOWN = 50
@@ -147,28 +148,28 @@ def _examples(names: list[str], count: int | None = None) -> str:
 
 
 def check(
-    data: str | Path,
+    source: str | Path,
     config: DataConfig | None = None,
     *,
-    path: str | Path | None = None,
+    data: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Checkup:
-    """Checks every image of a path, a pack folder or a named data set (`data` and `path` as in `open_pack`).
+    """Checks every image of a path, a pack folder or a named data set (`source` and `data` as in `open_pack`).
 
     Images are checked at their original size. Raises `DataError` if there are none.
     """
     config = config or DataConfig()
-    if path is None and is_pack(Path(data)):
-        return _check_pack(reopened(Path(data), config), progress)
-    dataset, place = catalog.locate(str(data), path, progress)
-    source, _ = catalog.open_at(dataset, place, config)
-    choice = choose(source, config)
-    checkup = Checkup(str(data), source.form, notes=list(choice.notes))
-    rejected = [*source.rejected, *choice.rejected]
+    if data is None and is_pack(Path(source)):
+        return _check_pack(reopened(Path(source), config), progress)
+    dataset, place = catalog.locate(str(source), data, progress)
+    images, _ = catalog.open_at(dataset, place, config)
+    choice = choose(images, config)
+    checkup = Checkup(str(source), images.form, notes=list(choice.notes))
+    rejected = [*images.rejected, *choice.rejected]
     checkup.rejected = [rejection.to_dict() for rejection in rejected]
-    names = [source.items[i].name for i in choice.indices]
-    payloads = (payload for _, payload in stream(source, choice.indices))
-    _look_at_all(checkup, payloads, names, _labels(choice, source.classes), progress)
+    names = [images.items[i].name for i in choice.indices]
+    payloads = (payload for _, payload in stream(images, choice.indices))
+    _look_at_all(checkup, payloads, names, _labels(choice, images.classes), progress)
     return checkup
 
 

@@ -16,32 +16,32 @@ from ganvas.system import files
 
 
 def open_pack(
-    data: str | Path,
+    source: str | Path,
     config: DataConfig | None = None,
     *,
-    path: str | Path | None = None,
+    data: str | Path | None = None,
     folder: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Pack:
-    """Opens the pack of `data`, and makes it if the same source was not packed with the same options before.
+    """Opens the pack of `source`, and makes it if the same source was not packed with the same options before.
 
-    data: path of images (folder, archive, data-set files), pack folder, or name of a data set.
-    path: location of the files of a named data set; default: downloaded once to the cache.
+    source: path of images (folder, archive, data-set files), pack folder, or name of a data set.
+    data: location of the files of a named data set; default: downloaded once to the cache.
     folder: folder of the pack; default: in the cache.
     Raises `DataError` for a missing or unusable source.
     """
     config = config or DataConfig()
-    if path is None and is_pack(Path(data)):
-        return reopened(Path(data), config)
-    dataset, place = catalog.locate(str(data), path, progress)
+    if data is None and is_pack(Path(source)):
+        return reopened(Path(source), config)
+    dataset, place = catalog.locate(str(source), data, progress)
     policy = catalog.policy_for(dataset, place, config)
     target = Path(folder) if folder else files.cache_dir() / "packs" / cache_name(config, policy)
     # Checked before the source is opened, because listing a large archive is slow.
     pack = write.current(target, request(config, policy), catalog.fingerprint(place, config))
     if pack is not None:
         return pack
-    source, policy = catalog.open_at(dataset, place, config)
-    return write.build_pack(source, config, target, policy=policy, progress=progress)
+    images, policy = catalog.open_at(dataset, place, config)
+    return write.build_pack(images, config, target, policy=policy, progress=progress)
 
 
 def cache_name(config: DataConfig, policy: Policy) -> str:

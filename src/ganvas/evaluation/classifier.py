@@ -32,7 +32,7 @@ from ganvas.evaluation.small_classifier import (
     train_classifier,
     work_size,
 )
-from ganvas.generator import tensor_hash
+from ganvas.model_file import tensor_hash
 from ganvas.models import channels_last
 from ganvas.system import files
 from ganvas.system.device import choose_device

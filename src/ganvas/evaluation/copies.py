@@ -101,7 +101,7 @@ class CopyFinder:
                 f"at least {LEAST} and 50 are needed (use a larger --holdout or more images)"
             )
         self.progress = progress or (lambda what, done, total: None)
-        thumbs = thumbnails(pack.images, pack.training)
+        thumbs = thumbnails(pack.images, pack.training, self.progress)
         keys = thumbs.coarse.numpy().reshape(len(pack.training), -1)
         kept = np.sort(np.unique(keys.view(np.dtype((np.void, keys.strides[0])))[:, 0], return_index=True)[1])
         if len(kept) < FINALISTS:
@@ -262,7 +262,9 @@ class Thumbnails(NamedTuple):
         return Thumbnails(*(part[torch.from_numpy(places)] for part in self))
 
 
-def thumbnails(images: np.ndarray, places: np.ndarray | None = None) -> Thumbnails:
+def thumbnails(
+    images: np.ndarray, places: np.ndarray | None = None, progress: Callable[[str, int, int], None] | None = None
+) -> Thumbnails:
     """Thumbnails of images (N, H, W, C) uint8 or uint16, or of those at `places`; reads in blocks."""
     places = np.arange(len(images)) if places is None else places
     block = max(1, PIXELS // (images.shape[1] * images.shape[2]))
@@ -272,6 +274,8 @@ def thumbnails(images: np.ndarray, places: np.ndarray | None = None) -> Thumbnai
         pictures = torch.from_numpy(pixels).permute(0, 3, 1, 2)
         fine = shrunk(pictures)
         parts.append((fine.half(), F.avg_pool2d(fine, FINE // COARSE).half(), grain(pictures)))
+        if progress is not None:
+            progress("training images", start + len(pixels), len(places))
     return Thumbnails(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 

@@ -1,6 +1,6 @@
-"""Evaluate a generator: samples, measures with intervals, classes, copies, artefacts.
+"""Evaluate generated images: measures with intervals, classes, copies, artefacts.
 
-`evaluate` writes evaluation.json and the folder evaluation/ into the run folder; reports read these files.
+`evaluate` and `evaluate_images` write evaluation.json and the folder evaluation/; reports read these files.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ import dataclasses
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 import ganvas
-from ganvas.config import DataConfig, from_dict
+from ganvas import hub
+from ganvas.config import DataConfig
 from ganvas.data.inspection import marks
 from ganvas.data.opening import open_pack
-from ganvas.data.packing.pack import Pack, Progress, is_pack
-from ganvas.errors import CheckpointError, ConfigError, DataError, RunError
+from ganvas.data.packing.pack import Pack, Progress
+from ganvas.errors import ConfigError, DataError
 from ganvas.evaluation import artefacts, copies, usefulness
 from ganvas.evaluation.classifier import judge_of
 from ganvas.evaluation.classwise import ClassRow, class_table, expected_shares, missing, mode_coverage
@@ -29,21 +29,20 @@ from ganvas.evaluation.feature_cache import features_of
 from ganvas.evaluation.features import Features
 from ganvas.evaluation.frechet import MINIMUM_FOR_FID, check_fid
 from ganvas.evaluation.measures import INCEPTION, Measures, Row, as_row, unlike
-from ganvas.generator import Generator, find_weights, to_pixels
+from ganvas.evaluation.samples import FromGenerator, FromImages, Samples, pack_of
+from ganvas.generator import Generator
 from ganvas.image_files import grid, save_png
-from ganvas.models.pretrained import pretrained_network
-from ganvas.provenance import provenance
-from ganvas.run import Run, timestamp
+from ganvas.options import LEAST_EVALUATED, Evaluate
+from ganvas.records import EVALUATION_FORMAT, Evaluation
+from ganvas.run import timestamp
 from ganvas.system import files
 from ganvas.system.device import choose_device
 
-FORMAT = 1  # version of evaluation.json
 NUM = 2_000  # images of each kind; fewer for large images
-NUM_LEAST, LEAST = 50, 24  # fewest generated images by default; fewest images of each kind for the measures
+NUM_LEAST = 50  # fewest generated images by default
 DEFAULT_FEATURES = "efficientnet-lite0"
 BYTES = 2**29  # most memory for generated images
 ENOUGH = 500  # held-out images; with fewer, training images are the reference
-SEED = 1_000_000  # of the first sample; previews and evaluations during training use other seeds
 SHOWN, CLASSES_SHOWN = 36, 12  # images, or rows of eight, in the grids
 CLOSEST = 12  # pairs in the gallery
 MARKED, MARKS_SHOWN = 300, 6  # images of each kind searched for marks; marks in the report
@@ -53,118 +52,51 @@ CLASSIFIED = 1_000  # images of each kind for the real-vs-generated classifier
 Part = TypeVar("Part")
 
 
-@dataclass(frozen=True)
-class Options:
-    """Options of an evaluation."""
-
-    features: str | None = None
-    """Feature network (judge.features.NETWORKS). Default: efficientnet-lite0, or random if the generator was trained
-    with the features of efficientnet-lite0."""
-    weights: Path | None = None
-    """Weights file of the feature network. Default: the published weights."""
-    num: int | None = None
-    """Generated images. Default: 2,000 (2,048 for an FID), fewer for large images."""
-    seed: int = SEED
-    """Seed of the first sample; the next samples use the following seeds."""
-    truncation: float = 1.0
-    """1: full diversity."""
-    usefulness: bool = False
-    """Also test whether generated images help to train a classifier. Needs labels."""
-    force: bool = False
-    """Compute FID even with fewer than 2,048 images; it is flagged as biased."""
-    device: str | None = None
-    """cpu, cuda or mps. Default: the fastest available."""
-
-    def __post_init__(self) -> None:
-        if self.num is not None and self.num < LEAST:
-            raise ConfigError(f"--n {self.num}: an evaluation needs at least {LEAST} images")
-        if self.seed < 0:
-            raise ConfigError(f"--seed {self.seed}: expected 0 or more")
-
-
-def evaluate(
-    source: str | Path,
-    options: Options | None = None,
-    *,
-    data: str | Path | None = None,
-    progress: Progress | None = None,
-) -> dict[str, Any]:
+def evaluate(asked: Evaluate, progress: Progress | None = None) -> Evaluation:
     """Evaluate a run (or, with `data`, any model); write evaluation.json and evaluation/ into its folder.
 
-    data: the training images, if the pack of the run is gone or there is no run.
     Raises `RunError` for a run without a model, `DataError` if the images do not fit or are too few, and the errors of
     `Features.load`.
     """
-    options = options or Options()
-    report = progress or (lambda what, done, total: None)
-    began = time.monotonic()
-    folder = Path(source)
-    generator = Generator.load(folder, options.device)
-    pack = pack_of(folder, generator, data, progress)
-    judgement = Judgement(generator, pack, options, report)
+    folder = hub.local(asked.source)
+    generator = Generator.load(folder, asked.device)
+    pack = pack_of(folder, generator, asked.data, progress)
     out = folder if folder.is_dir() else folder.parent
+    if asked.out is not None:
+        out = Path(asked.out)
+    elif (name := hub.hub_name(asked.source)) is not None:  # not into the cache
+        out = Path(f"{name.repo.rpartition('/')[2]}-evaluation")
+    return written(FromGenerator(generator, asked, folder), pack, asked, out, progress)
+
+
+def evaluate_images(asked: Evaluate, progress: Progress | None = None) -> Evaluation:
+    """Evaluate the images of a folder or archive against those of another one; write evaluation.json and evaluation/.
+
+    Raises `DataError` if there are too few images, ConfigError for more images than there are (--n).
+    """
+    assert asked.against is not None
+    kinds = {1: "gray", 3: "color", 4: "alpha"}
+    made = open_pack(asked.source, DataConfig(size=asked.size, holdout=0), progress=progress)
+    size, channels = f"{made.height}x{made.width}", kinds[made.channels]
+    pack = open_pack(asked.against, DataConfig(size=size, channels=channels), progress=progress)  # ty: ignore[invalid-argument-type]
+    for images, place in ((made, asked.source), (pack, asked.against)):
+        if images.num_training < LEAST_EVALUATED:
+            raise DataError(f"{place} has {images.num_training} images: an evaluation needs at least {LEAST_EVALUATED}")
+    source = Path(asked.source)
+    out = Path(asked.out) if asked.out is not None else source.with_name(f"{source.name.split('.')[0]}-evaluation")
+    return written(FromImages(made, asked), pack, asked, out, progress)
+
+
+def written(source: Samples, pack: Pack, asked: Evaluate, out: Path, progress: Progress | None) -> Evaluation:
+    """Evaluate, and write the result into the folder `out`."""
+    began = time.monotonic()
+    judgement = Judgement(source, pack, asked, progress or (lambda what, done, total: None))
     with files.explained(out):
-        (out / "evaluation").mkdir(exist_ok=True)
-    content = judgement.content(out, weights_hash(folder))
+        (out / "evaluation").mkdir(exist_ok=True, parents=True)
+    content = judgement.content(out)
     content["seconds"] = round(time.monotonic() - began, 1)
     files.write_json(out / "evaluation.json", content)
-    return content
-
-
-# ---- data and samples ----
-
-
-def pack_of(folder: Path, generator: Generator, data: str | Path | None, progress: Progress | None) -> Pack:
-    """The training images of the generator, with their held-out part."""
-    if (folder / "config.json").is_file() and (folder / "model").is_dir():
-        record = Run(folder).config()["data"]
-        place, config = pictures_of(record, folder)
-        if data is None and is_pack(known := Path(place)) and (pack := Pack.open(known)).hash == record["hash"]:
-            return fitting(pack, generator, folder)
-        pack = open_pack(data or record["source"], config, progress=progress)
-        if pack.hash != record["hash"]:
-            raise RunError(
-                f"{folder} was trained on other images than {data or record['source']} now contains: "
-                "give the original images with --data"
-            )
-        return fitting(pack, generator, folder)
-    if data is None:
-        raise RunError(f"{folder} is a model without its run: give its training images with --data")
-    shape = generator.info.config
-    channels: Any = {1: "gray", 3: "color", 4: "alpha"}[shape.channels]
-    wanted = DataConfig(size=f"{shape.height}x{shape.width}", channels=channels)
-    pack = Pack.open(Path(data)) if is_pack(Path(data)) else open_pack(data, wanted, progress=progress)
-    return fitting(pack, generator, folder)
-
-
-def pictures_of(record: dict[str, Any], folder: Path) -> tuple[str, DataConfig]:
-    """Location of the images of the run `folder` (its pack, if that still exists) and the options of the pack."""
-    try:
-        options = {**record["options"], "classes": tuple(record["options"]["classes"])}
-        place = record["pack"] if is_pack(Path(record["pack"])) else record["source"]
-        record["hash"]
-    except (KeyError, TypeError) as error:
-        raise RunError(f"{folder / 'config.json'} is damaged: the record of the training images is missing") from error
-    return place, from_dict(DataConfig, options, "config.json")
-
-
-def fitting(pack: Pack, generator: Generator, folder: Path) -> Pack:
-    """Return the pack if it fits the generator; otherwise raise `DataError`."""
-    model = generator.info.config
-    if (pack.height, pack.width, pack.channels) != (model.height, model.width, model.channels):
-        raise DataError(
-            f"the images are {pack.height}x{pack.width}x{pack.channels} and {folder} generates "
-            f"{model.height}x{model.width}x{model.channels}: give its training images with --data"
-        )
-    if generator.classes and pack.classes != generator.classes:
-        raise DataError(f"the images have other classes than {folder}: give its training images with --data")
-    if pack.num_training < LEAST:
-        raise DataError(f"{pack.num_training} training images are too few: an evaluation needs at least {LEAST}")
-    return pack
-
-
-def weights_hash(folder: Path) -> str:
-    return files.sha256(find_weights(folder))[:8]
+    return Evaluation(content)
 
 
 def drawn(indices: np.ndarray, num: int, seed: int) -> np.ndarray:
@@ -173,23 +105,25 @@ def drawn(indices: np.ndarray, num: int, seed: int) -> np.ndarray:
 
 
 class Judgement:
-    """One generator, its samples, and the real images for comparison.
+    """Generated images, and the real images for comparison.
 
     The reference is the held-out part if it has 500 images, otherwise the training part (stated in the protocol).
     Measures use a part of the reference and of the samples, see `equal_sets`.
     """
 
-    def __init__(self, generator: Generator, pack: Pack, options: Options, report: Progress) -> None:
-        self.generator, self.pack, self.options, self.report = generator, pack, options, report
+    def __init__(self, source: Samples, pack: Pack, options: Evaluate, report: Progress) -> None:
+        self.source, self.pack, self.options, self.report = source, pack, options, report
         bytes_each = pack.height * pack.width * pack.channels * pack.depth // 8
         self.left_out: list[str] = []
         self.unlike = False  # whether the samples resemble no real image in both networks, see `measures`
-        self.trained_with = pretrained_network(generator.info.config)
+        self.trained_with = source.trained_with
         name = options.features or ("random" if self.trained_with else DEFAULT_FEATURES)
+        weights = None if options.weights is None else Path(options.weights)
         # Loaded before the samples are made, which takes longer: a wrong name or missing weights are reported at once.
-        self.features = Features.load(name, options.device, weights=options.weights, pack=pack)
+        self.features = Features.load(name, options.device, weights=weights, pack=pack)
         self.is_fid = name in INCEPTION and not options.force
-        num = options.num or max(NUM_LEAST, min(MINIMUM_FOR_FID if self.is_fid else NUM, BYTES // bytes_each))
+        usual = max(NUM_LEAST, min(MINIMUM_FOR_FID if self.is_fid else NUM, BYTES // bytes_each))
+        num = options.n or min(usual, source.most or usual)
         self.split = "held-out" if len(pack.heldout) >= ENOUGH else "training"
         self.heldout = drawn(pack.heldout, num, 0)
         self.training = drawn(pack.training, num, 1)
@@ -198,8 +132,8 @@ class Judgement:
         self.num_measured = num if self.others is None else min(num, len(self.others))
         if self.is_fid:
             check_fid(len(self.measured), self.num_measured)
-        self.labels = self.labels_to_ask(num)
-        self.samples = self.sample(num)
+        self.labels = source.labels(pack, num)
+        self.samples = source.pixels(pack, num, self.labels, report)
 
     def equal_sets(self, num: int) -> tuple[np.ndarray, np.ndarray | None]:
         """The real images of the measures, and other real images for the values to expect (indices).
@@ -217,43 +151,20 @@ class Judgement:
         both = np.random.default_rng(1).permutation(self.pack.training)[: 2 * each]
         return np.sort(both[:each]), np.sort(both[each:])
 
-    def labels_to_ask(self, num: int) -> np.ndarray | None:
-        """Labels in the proportions of the training images; None for an unconditional generator."""
-        if not self.generator.classes or self.pack.labels is None:
-            return None
-        shares = np.bincount(self.pack.labels[self.pack.training], minlength=self.pack.num_classes)
-        places = np.linspace(0, shares.sum(), num, endpoint=False)
-        labels = np.searchsorted(np.cumsum(shares), places, side="right")
-        return np.random.default_rng(self.options.seed).permutation(labels)
-
-    def sample(self, num: int) -> np.ndarray:
-        """Generated images (num, H, W, C) as uint8 or uint16."""
-        pack, options = self.pack, self.options
-        samples = np.empty((num, pack.height, pack.width, pack.channels), pack.images.dtype)
-        labels = None if self.labels is None else self.labels.tolist()
-        done = 0
-        for images in self.generator.batches(range(options.seed, options.seed + num), labels, options.truncation):
-            if not images.isfinite().all():
-                raise CheckpointError("the generator produces values that are not finite: use an earlier model")
-            samples[done : done + len(images)] = to_pixels(images, pack.depth)
-            done += len(images)
-            self.report("sampling", done, num)
-        return samples
-
     # ---- the parts ----
 
-    def content(self, out: Path, weights: str) -> Row:
+    def content(self, out: Path) -> Row:
         """The content of evaluation.json; images are saved in out/evaluation/."""
         rows = self.measures()
         classes, recognised = self.part("Classes", self.classes) or (None, None)
         if recognised is not None:
             rows.append(recognised)
         return {
-            "format": FORMAT,
+            "format": EVALUATION_FORMAT,
             "ganvas": ganvas.__version__,
             "made": timestamp(),
             "run": out.resolve().name,
-            "model": self.model(weights),
+            "model": self.source.model(),
             "data": self.data(),
             "protocol": self.protocol(),
             "measures": rows,
@@ -290,8 +201,8 @@ class Judgement:
         rows = measures.rows(real, floor, fake, logits, self.options.force)
         self.unlike = unlike(real, fake)
         rows.insert(1, self.second_kid("random" if features.name != "random" else DEFAULT_FEATURES))
-        if self.split == "training" and len(self.heldout) < LEAST:
-            self.left_out.append(f"KID to held-out images: {self.too_few_held_out(LEAST)}.")
+        if self.split == "training" and len(self.heldout) < LEAST_EVALUATED:
+            self.left_out.append(f"KID to held-out images: {self.too_few_held_out(LEAST_EVALUATED)}.")
         elif self.split == "training":
             held, _ = features_of(features, self.pack, self.heldout, self.report)
             rows.insert(1, measures.other("kid_heldout", "held-out", held, real, fake))
@@ -308,8 +219,9 @@ class Judgement:
         return self.in_features(features).second(real, floor, fake)
 
     def in_features(self, features: Features) -> Measures:
-        sampling = f"seed {self.options.seed}, truncation {self.options.truncation:g}, EMA weights"
-        return Measures(features, sampling, self.split, len(self.measured), self.num_measured, self.trained_with)
+        return Measures(
+            features, self.source.sampling, self.split, len(self.measured), self.num_measured, self.trained_with
+        )
 
     def real_features(self, features: Features) -> tuple[np.ndarray, np.ndarray | None]:
         """Features of the two sets of real images of `equal_sets`."""
@@ -395,7 +307,7 @@ class Judgement:
             rows.append(
                 {
                     "file": path,
-                    "seed": self.options.seed + int(sample),
+                    **self.source.origin(int(sample)),
                     "label": None if self.labels is None else pack.classes[self.labels[sample]],
                     "training": pack.names[place],
                     "score": float(judged.found.score[sample]),
@@ -442,7 +354,7 @@ class Judgement:
             self.pack.images[drawn(self.reference, CLASSIFIED, 3)],
             self.samples[:CLASSIFIED],
             mirror=self.pack.mirror,
-            device=self.generator.device,
+            device=self.source.device,
             progress=self.report,
         )
         pixels = (255 * found.map[:, :, None]).round().astype(np.uint8)
@@ -468,7 +380,7 @@ class Judgement:
             pack.num_classes,
             kind=pack.kind,
             mirror=pack.mirror,
-            device=self.generator.device,
+            device=self.source.device,
             progress=self.report,
         )
         return {
@@ -490,10 +402,9 @@ class Judgement:
             real = np.concatenate([first(every[self.pack.labels[every] == i], columns) for i in range(rows)])
             fake = np.concatenate([first(np.flatnonzero(self.labels == i), columns) for i in range(rows)])
         save_png(out / "evaluation" / "real.png", grid(self.pack.images[real], columns))
-        seeds = [self.options.seed + int(i) for i in fake]
-        told = provenance(self.generator.hash, {"seeds": seeds, "truncation": self.options.truncation})
+        told = self.source.provenance([int(i) for i in fake])
         save_png(out / "evaluation" / "generated.png", grid(self.samples[fake], columns), told)
-        note = f"uncurated, first seeds from {self.options.seed:,}" + (", one row per class" if per_class else "")
+        note = self.source.note + (", one row per class" if per_class else "")
         return {
             "real": "evaluation/real.png",
             "generated": "evaluation/generated.png",
@@ -502,11 +413,6 @@ class Judgement:
         }
 
     # ---- provenance ----
-
-    def model(self, weights: str) -> Row:
-        info = self.generator.info
-        shape = {name: getattr(info.config, name) for name in ("model", "height", "width", "channels")}
-        return shape | {"images_seen": info.images_seen, "weights": weights}
 
     def data(self) -> Row:
         pack = self.pack
@@ -525,9 +431,7 @@ class Judgement:
             "num_real": len(self.measured),
             "num_generated": self.num_measured,
             "split": self.split,
-            "seed": self.options.seed,
-            "truncation": self.options.truncation,
-            "ema": "moving average of the weights, as saved",
+            **self.source.protocol(),
             "features": self.features.protocol,
             "trained_with": self.trained_with,
             "machine": f"{platform.machine()}, {choose_device(self.options.device).name}",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import http.client
 import importlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
@@ -172,10 +173,13 @@ def fetch(file: File) -> Path:
         with files.explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(path.parent / ".lock"):  # other processes wait until it is downloaded
+            with contextlib.ExitStack() as held:
+                lock = FileLock(path.parent / ".lock")  # other processes wait until it is downloaded
+                if files.acquire(lock):
+                    held.callback(lock.release)
                 if not path.exists():
                     download(file, path)
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             raise CheckpointError(
                 f"{file.name} is not in the cache and could not be downloaded ({error}): "
                 f"download {file.url} on a machine with network access and save it as {path}"

@@ -1,4 +1,4 @@
-"""Sentences for the results of `evaluation.artefacts`: the artefact, its strength relative to real images, its severity.
+"""Sentences for the results of artefacts.py: the artefact, its strength relative to real images, its severity.
 
 An artefact is reported if its whole 95% interval is beyond a threshold, so that chance findings are rare: between two
 samples of real images of six data sets, 4 of 120 comparisons reported one at 50 images each, and 0 of 55 at 150 or 300.

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ganvas.data.packing.pack import Pack
 from ganvas.evaluation.features import Features, as_rgb
-from ganvas.generator import tensor_hash
+from ganvas.model_file import tensor_hash
 
 SEED = 0
 MAPS = (16, 32, 64, 64)  # feature maps per scale; kernels of 5 x 5, then 3 x 3

@@ -22,9 +22,10 @@ from ganvas.errors import ConfigError
 from ganvas.evaluation.classifier import judge_of
 from ganvas.evaluation.small_classifier import logits, prepared
 from ganvas.explore.recipes import FORMAT, Direction, Recipe, direction_of, plain, resolve
-from ganvas.generator import BATCH, Generator, find_weights, to_pixels
+from ganvas.generator import BATCH, Generator, to_pixels
 from ganvas.image_files import grid
 from ganvas.latent_codes import Code
+from ganvas.model_file import find_weights
 from ganvas.system import files
 
 Progress = Callable[[str, int, int], None]
@@ -42,15 +43,21 @@ LONGEST_FILE = 50_000_000  # most bytes of directions.json
 
 
 def principal(
-    generator: Generator, num: int = 8, *, depth: int | None = None, samples: int = 4096, seed: int = 0
+    generator: Generator,
+    num: int = 8,
+    *,
+    depth: int | None = None,
+    samples: int = 4096,
+    seed: int = 0,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> list[Direction]:
     """The first `num` principal components, strongest first (GANSpace: Härkönen et al. 2020).
 
     With a style space: principal components of w; `depth`: the layer that they edit, default all. Otherwise: principal
     components of the features at the layer `depth` (default: the middle), each with the latent direction that predicts
     it best; `source` says how well. Samples are drawn from all classes equally; differences between class means are
-    removed. samples: number of latents, drawn with `seed`. Raises ConfigError for an unknown layer or too many
-    components.
+    removed. samples: number of latents, drawn with `seed`. progress: called after each batch. Raises ConfigError for an
+    unknown layer or too many components.
     """
     size = generator.info.config.z_dim
     if not 1 <= num <= size:
@@ -71,7 +78,7 @@ def principal(
             for i in range(num)
         ]
     depth = generator.num_depths // 2 if depth is None else depth
-    features = centred(features_at(generator, z, labels, depth), labels)
+    features = centred(features_at(generator, z, labels, depth, progress), labels)
     values, vectors = components(features, num, seed)
     scores = features @ vectors.T
     scores /= scores.std(dim=0, correction=0).clamp_min(1e-12)
@@ -155,7 +162,13 @@ def signed(vector: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def features_at(generator: Generator, z: Tensor, labels: Tensor | None, depth: int) -> Tensor:
+def features_at(
+    generator: Generator,
+    z: Tensor,
+    labels: Tensor | None,
+    depth: int,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Tensor:
     """(N, F) float32 on the CPU: the features at a layer, averaged to a grid of at most 4 x 4."""
     found: list[Tensor] = []
 
@@ -171,6 +184,8 @@ def features_at(generator: Generator, z: Tensor, labels: Tensor | None, depth: i
         for start in range(0, len(z), BATCH):
             part = slice(start, start + BATCH)
             generator.show(generator.code(z[part], None if labels is None else labels[part]))
+            if progress is not None:
+                progress("images", min(start + BATCH, len(z)), len(z))
     finally:
         handle.remove()
     return torch.cat(found)

@@ -25,7 +25,7 @@ import numpy as np
 
 from ganvas.errors import ConfigError
 from ganvas.explore.recipes import Recipe
-from ganvas.generator import BATCH, Generator, to_pixels
+from ganvas.generator import BATCH, Generator, Labels, to_pixels
 from ganvas.image_files import save_picture
 from ganvas.provenance import provenance
 from ganvas.system import files
@@ -64,7 +64,7 @@ class Written:
 def plan(
     generator: Generator,
     seeds: Sequence[int],
-    label: str | Sequence[str] | None = None,
+    label: Labels = None,
     truncation: float = 1.0,
     form: Literal["png", "tiff"] = "png",
 ) -> list[Planned]:

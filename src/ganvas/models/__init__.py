@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from torch.nn.utils import parametrizations
 from ganvas.config import ModelConfig
 from ganvas.errors import ConfigError
 from ganvas.models import classic, compact, dcgan, light, mlp, residual, style
-from ganvas.models.crops import build_on_features
+from ganvas.models.crops import CropDiscriminator, build_on_features
 from ganvas.models.pretrained import ViewDiscriminator
 
 Build = Callable[[ModelConfig], tuple[nn.Module, nn.Module]]
@@ -71,9 +72,29 @@ def build(config: ModelConfig) -> tuple[nn.Module, nn.Module]:
     return generator, build_on_features(config, own if config.discriminator == "both" else None)
 
 
-def views_of(discriminator: nn.Module, images: Tensor, places: Tensor | None = None) -> list[Tensor]:
-    """Inputs of the heads of a discriminator: the images (N, C, H, W), or views of a `ViewDiscriminator`."""
-    return discriminator.views(images, places) if isinstance(discriminator, ViewDiscriminator) else [images]
+def parts_of(discriminator: nn.Module, images: Tensor, places: Tensor | None = None) -> list[Tensor]:
+    """Images that a discriminator sees: the images (N, C, H, W), or parts of them (`ViewDiscriminator.parts_of`)."""
+    return discriminator.parts_of(images, places) if isinstance(discriminator, ViewDiscriminator) else [images]
+
+
+def generated_parts(
+    generator: Callable[..., Any], discriminator: nn.Module, z: Tensor, labels: Tensor | None, places: Tensor | None
+) -> list[Tensor]:
+    """`parts_of` generated images. A generator of large images (`coarse_size`) only draws what is seen."""
+    if isinstance(discriminator, CropDiscriminator) and places is not None and draws_windows(generator):
+        small, *crops = generator(z, labels, discriminator.windows(places))
+        return discriminator.reduced(small, crops)
+    return parts_of(discriminator, generator(z, labels), places)
+
+
+def draws_windows(generator: Any) -> bool:
+    """Whether a generator draws windows of its images at this time: not in its coarse phase."""
+    return getattr(generator, "coarse_size", None) is not None and not generator.coarse
+
+
+def views_of(discriminator: nn.Module, parts: list[Tensor]) -> list[Tensor]:
+    """Inputs of the heads of a discriminator for the result of `parts_of`."""
+    return discriminator.views(parts) if isinstance(discriminator, ViewDiscriminator) else parts
 
 
 def judge(discriminator: Callable[..., Tensor], views: list[Tensor], labels: Tensor | None) -> Tensor:

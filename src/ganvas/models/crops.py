@@ -10,12 +10,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganvas.config import ModelConfig
+from ganvas.models.layers import cut
 from ganvas.models.pretrained import FeatureDiscriminator, Frozen, ViewDiscriminator
 
 LARGE = 160  # maximum longer side of an image that is seen whole, in pixels
@@ -40,9 +42,25 @@ class CropDiscriminator(ViewDiscriminator):
         self.mixes_pictures = parts[0].mixes_pictures
         self.stochastic = parts[0].stochastic
 
-    def views(self, images: Tensor, places: Tensor | None = None) -> list[Tensor]:
-        seen = self.seen(images, places)
-        return [view for part, x in zip(self.each(), seen, strict=False) for view in part.views(x)]
+    def windows(self, places: Tensor) -> list[Window]:
+        scales = zip(self.crop_scales, self.sizes[1:], places.unbind(1), strict=True)
+        return [window_at(self.size, scale, size, place) for scale, size, place in scales]
+
+    def parts_of(self, images: Tensor, places: Tensor | None = None) -> list[Tensor]:
+        if tuple(images.shape[2:]) != self.size:
+            return self.reduced(images, [])
+        if places is None:
+            places = images.new_full((len(images), self.num_crops, 2), 0.5)
+        return self.reduced(images, [cut(images, window.starts, window.sides) for window in self.windows(places)])
+
+    def reduced(self, images: Tensor, crops: list[Tensor]) -> list[Tensor]:
+        enlarge = images.shape[2] < self.sizes[0][0] or images.shape[3] < self.sizes[0][1]
+        whole = F.interpolate(images, size=self.sizes[0], mode="bilinear" if enlarge else "area")
+        scaled = zip(crops, self.crop_scales, strict=False)
+        return [whole, *(x if scale == 1 else F.avg_pool2d(x, scale) for x, scale in scaled)]
+
+    def views(self, parts: list[Tensor]) -> list[Tensor]:
+        return [view for part, x in zip(self.each(), parts, strict=False) for view in part.views([x])]
 
     def judge(self, views: list[Tensor], labels: Tensor | None) -> Tensor:
         num = len(self.on_features) // len(self.parts)
@@ -51,35 +69,27 @@ class CropDiscriminator(ViewDiscriminator):
 
     def calibrate(self, images: Tensor) -> None:
         places = torch.rand(len(images), self.num_crops, 2, generator=torch.Generator().manual_seed(0))
-        for part, x in zip(self.each(), self.seen(images, places.to(images.device)), strict=True):
+        for part, x in zip(self.each(), self.parts_of(images, places.to(images.device)), strict=True):
             part.calibrate(x)
 
     def each(self) -> list[FeatureDiscriminator]:
         return [part for part in self.parts if isinstance(part, FeatureDiscriminator)]
 
-    def seen(self, images: Tensor, places: Tensor | None) -> list[Tensor]:
-        """Images of each part: the reduced images, and a crop of every scale."""
-        enlarge = images.shape[2] < self.sizes[0][0] or images.shape[3] < self.sizes[0][1]
-        whole = F.interpolate(images, size=self.sizes[0], mode="bilinear" if enlarge else "area")
-        if tuple(images.shape[2:]) != self.size:
-            return [whole]
-        if places is None:
-            places = images.new_full((len(images), self.num_crops, 2), 0.5)
-        scales = zip(self.crop_scales, self.sizes[1:], places.unbind(1), strict=True)
-        return [whole, *(crop(images, scale, size, place) for scale, size, place in scales)]
+
+class Window(NamedTuple):
+    """A rectangle in each of N images."""
+
+    starts: Tensor
+    """(N, 2): upper left pixel (row, column)."""
+    sides: tuple[int, int]
+    """Height and width in pixels."""
 
 
-def crop(images: Tensor, scale: int, size: tuple[int, int], places: Tensor) -> Tensor:
-    """Windows of `scale` times `size` pixels at `places` (N, 2) in [0, 1], reduced to `size`: (N, C, *size)."""
-    for axis in (0, 1):
-        side, window = images.shape[2 + axis], scale * size[axis]
-        start = (places[:, axis] * (side - window + 1)).long().clamp(max=side - window)
-        index = start[:, None] + torch.arange(window, device=images.device)
-        index = index[:, None, :, None] if axis == 0 else index[:, None, None, :]
-        shape = list(images.shape)
-        shape[2 + axis] = window
-        images = images.gather(2 + axis, index.expand(shape))
-    return images if scale == 1 else F.avg_pool2d(images, scale)
+def window_at(image: tuple[int, int], scale: int, size: tuple[int, int], places: Tensor) -> Window:
+    """Windows of `scale` times `size` pixels of images of (height, width), at `places` (N, 2) in [0, 1]."""
+    sides = (scale * size[0], scale * size[1])
+    free = torch.tensor([image[0] - sides[0], image[1] - sides[1]], device=places.device)
+    return Window(torch.minimum((places * (free + 1)).long(), free), sides)
 
 
 def part_sizes(height: int, width: int) -> tuple[list[int], list[tuple[int, int]]]:

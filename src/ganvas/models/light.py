@@ -5,7 +5,8 @@ latent input on every grid. SiLU replaces gated linear units, at half the cost. 
 brightness and colours (RESULTS.md). Labels act only through the gates, so that they cannot replace the latent.
 
 Large images are drawn at a half or a quarter of their size and enlarged; a few feature maps, doubled by pixel shuffle
-(Shi et al. 2016), add the details. In the coarse phase of training only the small images are drawn.
+(Shi et al. 2016), add the details. In the coarse phase of training only the small images are drawn; after it, details
+are added only in the windows that the discriminator sees.
 """
 
 from __future__ import annotations
@@ -21,7 +22,17 @@ from torch import Tensor, nn
 from ganvas.config import ModelConfig
 from ganvas.models import compact, crops
 from ganvas.models.batch_norm import BatchNorm
-from ganvas.models.layers import LEAK, ClassEmbedding, fixed_noise, full_precision, stages, upsample
+from ganvas.models.crops import Window
+from ganvas.models.layers import (
+    LEAK,
+    PATTERN_REACH,
+    ClassEmbedding,
+    cut,
+    fixed_noise,
+    full_precision,
+    stages,
+    without_pattern,
+)
 
 COARSEST = 4  # maximum shorter side of the first grid
 WIDEST = 128  # maximum feature maps of a grid
@@ -29,6 +40,7 @@ HIDDEN = 64  # hidden features of the gates
 TRUNK = 256  # maximum longer side of the small images that large ones are enlarged from
 NOISY = 32  # minimum shorter side of the grids with noise
 LEAST_MAPS = 4  # minimum feature maps after the last doubling
+MARGIN = 2 + PATTERN_REACH // 2  # pixels of the small image beside a window that its details depend on
 STD = 0.02  # standard deviation of initial weights (Radford et al. 2015)
 OWN_BASE = 16  # base of its discriminator, which is that of compact
 
@@ -47,8 +59,12 @@ class Noise(nn.Module):
         self.strength = nn.Parameter(torch.zeros(1, maps, 1, 1))
         self.register_buffer("fixed", fixed_noise(size, size[0]), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return (self.strength * self.fixed).to(x.dtype)
+    def forward(self, x: Tensor, starts: Tensor | None = None) -> Tensor:
+        """starts: (N, 2), the position of x (N, C, h, w) in the whole grid; default: x is the whole grid."""
+        fixed = self.fixed
+        if starts is not None:
+            fixed = cut(fixed.expand(len(x), -1, -1, -1), starts, (x.shape[2], x.shape[3]))
+        return (self.strength * fixed).to(x.dtype)
 
 
 class Stage(nn.Module):
@@ -83,7 +99,9 @@ class Stage(nn.Module):
 
 
 class Shuffle(nn.Module):
-    """Doubles the grid to `size` by a convolution to 4 maps per output map and pixel shuffle; adds noise; then SiLU.
+    """Doubles the grid by a convolution to 4 maps per output map and pixel shuffle; adds noise; then SiLU.
+
+    size: of the doubled grid.
 
     The four maps of an output map start with equal weights, so that the first images have no checkerboard artefacts
     (Aitken et al. 2017).
@@ -91,21 +109,30 @@ class Shuffle(nn.Module):
 
     def __init__(self, before: int, after: int, size: tuple[int, int]) -> None:
         super().__init__()
-        self.size = size
-        self.conv = nn.Conv2d(before, 4 * after, 3, padding=1)
+        self.to_quarters = nn.Conv2d(before, 4 * after, 3, padding=1)
         self.noise = Noise(after, size)
 
     def start(self) -> None:
         """Initial weights that keep the variance."""
-        weight = torch.empty_like(self.conv.weight[::4])
+        weight = torch.empty_like(self.to_quarters.weight.chunk(4)[0])
         nn.init.kaiming_normal_(weight)
         with torch.no_grad():
-            self.conv.weight.copy_(weight.repeat_interleave(4, dim=0))
+            self.to_quarters.weight.copy_(weight.repeat(4, 1, 1, 1))
 
-    def forward(self, x: Tensor) -> Tensor:
-        height, width = self.size
-        x = F.pixel_shuffle(self.conv(x), 2)[:, :, :height, :width]
-        return F.silu(x + self.noise(x))
+    def forward(self, x: Tensor, starts: Tensor | None) -> Tensor:
+        """starts: (N, 2), the position of the doubled x in its whole grid; None: x is the whole grid."""
+        x = shuffle_quarters(self.to_quarters(x))
+        return F.silu(x + self.noise(x, starts))
+
+
+def shuffle_quarters(x: Tensor) -> Tensor:
+    """(N, 4C, H, W) -> (N, C, 2H, 2W): the first C maps are the upper left pixels, the last C the lower right ones.
+
+    Half the time of `F.pixel_shuffle` in channels-last format, because all maps of a pixel stay together.
+    """
+    num, maps, height, width = x.shape
+    x = x.permute(0, 2, 3, 1).reshape(num, height, width, 2, 2, maps // 4).transpose(2, 3)
+    return x.reshape(num, 2 * height, 2 * width, maps // 4).permute(0, 3, 1, 2)
 
 
 class Generator(nn.Module):
@@ -134,12 +161,13 @@ class Generator(nn.Module):
             Stage(before, after, grid, config.blocks, config)
             for (before, after), grid in zip(itertools.pairwise(maps), grids[1 : len(maps)], strict=True)
         )
+        height, width = grids[len(maps) - 1]
         tail = [
-            Shuffle(before, after, grid)
-            for (before, after), grid in zip(itertools.pairwise(maps[-1:] + few), grids[len(maps) :], strict=True)
+            Shuffle(before, after, (2**i * height, 2**i * width))
+            for i, (before, after) in enumerate(itertools.pairwise(maps[-1:] + few), 1)
         ]
         self.tail = nn.ModuleList(tail)
-        self.coarse_size = grids[len(maps) - 1] if tail else None
+        self.coarse_size = (height, width) if tail else None
         self.size = grids[-1]
         self.to_picture = nn.Conv2d(maps[-1], config.channels, 3, padding=1)
         self.to_detail = nn.Conv2d(few[-1], config.channels, 3, padding=1) if tail else None
@@ -158,20 +186,44 @@ class Generator(nn.Module):
         """Modules whose outputs are the features, coarse to fine."""
         return [self.norm, *self.stages, *self.tail]
 
-    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(
+        self, z: Tensor, labels: Tensor | None = None, windows: list[Window] | None = None
+    ) -> Tensor | list[Tensor]:
+        """windows: draw only the small images and these windows of the large ones, and return them in a list."""
         hidden = F.leaky_relu(self.hidden(z), LEAK)
         x = self.start(z).view(-1, *self.grid, self.maps).permute(0, 3, 1, 2)
         x = F.silu(self.norm(x))
         for stage in self.stages:
             x = stage(x, hidden, labels)
         with full_precision(x):
-            image = self.to_picture(x.to(self.to_picture.weight.dtype))
-        if self.to_detail is not None and not self.coarse:
-            for stage in self.tail:
-                x = stage(x)
-            with full_precision(x):
-                image = upsample(image, self.size) + self.to_detail(x.to(self.to_detail.weight.dtype))
-        return torch.tanh(image)
+            small = self.to_picture(x.to(self.to_picture.weight.dtype))
+        if self.to_detail is None or self.coarse:
+            return torch.tanh(small)
+        if windows is None:
+            return torch.tanh(self.enlarged(x, small)[:, :, : self.size[0], : self.size[1]])
+        return [torch.tanh(small), *(torch.tanh(self.window(x, small, window)) for window in windows)]
+
+    def enlarged(self, x: Tensor, small: Tensor, starts: Tensor | None = None) -> Tensor:
+        """`small` (N, C, h, w) enlarged, with details from its features x; both at `starts` (N, 2) of the grid."""
+        for stage in self.tail:
+            starts = None if starts is None else 2 * starts
+            x = stage(x, starts)
+        assert self.to_detail is not None
+        factor = 2 ** len(self.tail)
+        with full_precision(x):
+            detail = self.to_detail(x.to(self.to_detail.weight.dtype))
+            smooth = F.interpolate(small, scale_factor=factor, mode="bilinear", align_corners=False)
+            return smooth + without_pattern(detail, factor)
+
+    def window(self, x: Tensor, small: Tensor, window: Window) -> Tensor:
+        """Pixels of the large image in a window, computed from the part of the grid that they depend on."""
+        factor, grid = 2 ** len(self.tail), torch.tensor(x.shape[2:], device=x.device)
+        least = [-(-(side + factor - 1) // factor) + 2 * MARGIN for side in window.sides]
+        size = (min(least[0], x.shape[2]), min(least[1], x.shape[3]))
+        starts = torch.div(window.starts, factor, rounding_mode="floor") - MARGIN
+        starts = torch.minimum(starts.clamp(min=0), grid - torch.tensor(size, device=x.device))
+        part = self.enlarged(cut(x, starts, size), cut(small, starts, size), starts)
+        return cut(part, window.starts - factor * starts, window.sides)
 
 
 def build(config: ModelConfig) -> tuple[Generator, compact.Discriminator]:

@@ -106,10 +106,11 @@ class Head(nn.Module):
 class ViewDiscriminator(nn.Module):
     """Images (N, C, H, W) in [-1, 1] and labels (N,) -> logits (N,), the sum over its heads.
 
-    Training uses its two parts: `views` computes the inputs of the heads, and `judge` a logit (N, heads) per view.
+    Training uses its three steps: `parts_of` computes the images that it sees, which are then augmented; `views` the
+    inputs of the heads; and `judge` a logit (N, heads) per view.
 
     frozen: the pretrained network. on_features: whether each head has features as its view, and not pixels.
-    num_crops: crops per image whose positions `views` expects.
+    num_crops: crops per image whose positions `parts_of` expects.
     """
 
     frozen: Frozen
@@ -117,13 +118,17 @@ class ViewDiscriminator(nn.Module):
     num_crops = 0
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        return self.judge(self.views(images), labels).sum(dim=1)
+        return self.judge(self.views(self.parts_of(images)), labels).sum(dim=1)
 
-    def views(self, images: Tensor, places: Tensor | None = None) -> list[Tensor]:
-        """Input of each head for images (N, C, H, W): tensors (N, M, h, w).
+    def parts_of(self, images: Tensor, places: Tensor | None = None) -> list[Tensor]:
+        """Images that the discriminator sees: the images (N, C, H, W), perhaps reduced, and crops of them.
 
         places: (N, num_crops, 2) in [0, 1], the position of each crop in the image; default: the centre.
         """
+        return [images]
+
+    def views(self, parts: list[Tensor]) -> list[Tensor]:
+        """Input of each head for these images: tensors (N, M, h, w)."""
         raise NotImplementedError
 
     def judge(self, views: list[Tensor], labels: Tensor | None) -> Tensor:
@@ -163,7 +168,8 @@ class FeatureDiscriminator(ViewDiscriminator):
             Head(self.grounds * maps, *grid, config.num_classes) for maps, grid in zip(VIEWS, grids, strict=True)
         )
 
-    def views(self, images: Tensor, places: Tensor | None = None) -> list[Tensor]:
+    def views(self, parts: list[Tensor]) -> list[Tensor]:
+        (images,) = parts
         found = self.seen(images)
         return found if self.own is None else [images, *found]
 

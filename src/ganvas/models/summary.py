@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ganvas.config import ModelConfig
 from ganvas.models import build
+from ganvas.models.layers import without_memory
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def summarise(network: nn.Module, *inputs: Tensor | None) -> Summary:
 @functools.cache  # half a second for large networks; a plan, its table and a training ask for the same ones
 def summarise_config(config: ModelConfig) -> tuple[Summary, Summary]:
     """Summaries of (generator, discriminator), without allocating weights."""
-    with torch.device("meta"):
+    with without_memory():
         generator, discriminator = build(config)
         labels = torch.zeros(1, dtype=torch.int64) if config.num_classes else None
         return (

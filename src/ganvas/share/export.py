@@ -2,7 +2,7 @@
 
     onnx      generator.onnx and generator.json (inputs, outputs, size, difference from PyTorch)
     torch     generator.pt2, which `torch.export.load` reads without Ganvas, and generator.json
-    web       index.html, model.onnx, model.json, runtime/: a demo for any static host (see export_web)
+    web       index.html, model.onnx, model.json, runtime/: a demo for any static host (see share/export_web)
     folder    generator.safetensors, config.json, README.md: the files that `Generator.load` reads
 
 Inputs of the graph (ONNX and torch.export): z (N, z_dim); label (N, num_classes), class weights (one-hot for a single
@@ -37,7 +37,8 @@ from torch import Tensor, nn
 
 from ganvas import latent_codes
 from ganvas.errors import ConfigError, GanvasError, MissingExtraError
-from ganvas.generator import Generator, find_weights
+from ganvas.generator import Generator
+from ganvas.model_file import find_weights
 from ganvas.provenance import SENTENCE
 from ganvas.share import export_web
 from ganvas.system import files
@@ -386,6 +387,7 @@ def mark_of(out: Path, ending: str | None) -> Path:
 def check_place(out: Path, mark: Path, free_name: bool) -> None:
     """Raise ConfigError if `out` is a file or a folder that is not empty, or cannot be created."""
     with files.explained(out):
+        files.sweep(out)  # of a call that was killed while it wrote the marker
         taken = out.exists() if free_name or not out.is_dir() else any(out.iterdir())
         taken = taken and not mark.is_file()
         above = out.absolute().parents

@@ -28,8 +28,11 @@ from PIL import Image
 
 from ganvas import film
 from ganvas.errors import ConfigError, RunError
-from ganvas.generator import WEIGHTS, Generator, find_weights, to_pixels
+from ganvas.fields import takes
+from ganvas.generator import Generator, to_pixels
 from ganvas.image_files import grid, png_text, to_image
+from ganvas.model_file import WEIGHTS, find_weights
+from ganvas.options import Publish
 from ganvas.provenance import provenance
 from ganvas.run import Run
 from ganvas.system import files
@@ -60,7 +63,6 @@ MEANING = {
 NAMES = tuple(MEANING)
 """All files that `publish` may write, in the order of writing."""
 
-MOST_MB = 25.0  # default size limit of a file in MB (10^6 bytes), which the usual hosts accept
 LEAST_MB = 1.0  # smallest size limit; the video needs it
 GIF_MB, PICTURE_MB = 10.0, 4.0  # size limits of the video and of a grid
 MOST_FRAMES = 60  # frames of the video, including first and last
@@ -73,16 +75,15 @@ PAIRS = 8  # pairs of a generated image and the nearest training image
 Contents = dict[str, bytes | Path]
 
 
-def publish(run: str | Path, out: str | Path, *, data_licence: str | None = None, max_mb: float = MOST_MB) -> Path:
+@takes(Publish)
+def publish(asked: Publish) -> Path:
     """Write the folder `out` about a run; return the path of its README.
 
-    data_licence: licence of the training images, such as "CC BY 4.0", if the catalogue does not know it.
-    max_mb: size limit of a file in MB (10^6 bytes), at least 1. Larger weights are left out, and the README says
-    how to get them.
+    Weights above the size limit are left out, and the README says how to get them.
     Raises RunError if `run` is not a run; ConfigError if the licence contradicts the catalogue, the limit is below
     1 MB, or `out` contains other files or published files that were changed.
     """
-    run, out = Path(run), Path(out)
+    run, out, max_mb, data_licence = Path(asked.run), Path(asked.out), asked.max_mb, asked.data_licence
     if not (math.isfinite(max_mb) and max_mb >= LEAST_MB):
         raise ConfigError(f"--max-mb {max_mb:g}: expected {LEAST_MB:g} or more")
     published = read_mark(out)

@@ -13,27 +13,15 @@ import webbrowser
 from pathlib import Path
 
 from ganvas.errors import ConfigError, MissingExtraError
+from ganvas.fields import takes
+from ganvas.options import Studio
 
 
-def serve(
-    folder: str | Path,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 7860,
-    token: str | None = None,
-    token_file: str | Path | None = None,
-    data: str | None = None,
-    device: str | None = None,
-    browser: bool = True,
-    no_copies: bool = False,
-) -> None:
+@takes(Studio)
+def serve(asked: Studio) -> None:
     """Serve the studio until Ctrl-C; print its address.
 
-    folder: a run, a model folder or a folder of runs. host: an address of this machine; addresses other than loopback
-    need a token. token: 16 or more characters. token_file: a file with the token in its first line, so that process
-    lists do not show it; without both, the environment variable GANVAS_TOKEN. port: 0 for any free port. data: the
-    training images, if those of a run are missing. no_copies: refuse downloads of copies of training images, also in
-    ZIP files.
+    no_copies: also in ZIP files.
     Raises ConfigError if the port is in use, the host is not an address of this machine, or the token is missing.
     """
     try:
@@ -45,12 +33,17 @@ def serve(
     from ganvas.studio.api import app
     from ganvas.studio.connections import Patient
 
-    token = token or token_of(token_file)
-    check_token(folder, host, token, is_loopback(host))
-    listening = listen(host, port)
+    host, token = asked.host, asked.token or token_of(asked.token_file)
+    check_token(asked.folder, host, token, is_loopback(host))
+    listening = listen(host, asked.port)
     with listening:
         application = app(
-            Path(folder), data=data, device=device, token=token, hosts=frozenset({host.lower()}), no_copies=no_copies
+            Path(asked.folder),
+            data=asked.data,
+            device=asked.device,
+            token=token,
+            hosts=frozenset({host.lower()}),
+            no_copies=asked.no_copies,
         )
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{listening.getsockname()[1]}/" + (f"?token={token}" if token else "")
@@ -63,12 +56,14 @@ def serve(
             limit_concurrency=512,
             timeout_graceful_shutdown=3,
         )
-        print(f"studio  {address}\nPress Ctrl-C to stop", flush=True)
-        if browser:
+        if not asked.quiet:
+            print(f"studio  {address}\nPress Ctrl-C to stop", flush=True)
+        if asked.browser:
             threading.Timer(0.5, webbrowser.open, [address]).start()
         with contextlib.suppress(KeyboardInterrupt):  # may be raised again after the shutdown
             uvicorn.Server(config).run(sockets=[listening])
-        print("the studio is closed", flush=True)
+        if not asked.quiet:
+            print("the studio is closed", flush=True)
 
 
 def token_of(file: str | Path | None) -> str | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ganvas.errors import ConfigError
-from ganvas.generator import WEIGHTS
+from ganvas.model_file import WEIGHTS
 from ganvas.studio.errors import AbsentError
 
 DEEP = 2  # levels of subfolders that are searched

@@ -10,7 +10,7 @@ from typing import Any
 
 from ganvas.errors import GanvasError
 from ganvas.records import read_log
-from ganvas.report.reading import number, sorted_out
+from ganvas.reporting.reading import number, sorted_out
 from ganvas.run import Run
 from ganvas.studio.engine import stamp_of
 from ganvas.studio.errors import AbsentError

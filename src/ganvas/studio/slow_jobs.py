@@ -22,7 +22,7 @@ from ganvas.data.packing.pack import Pack, is_pack
 from ganvas.data.reading.decode import Target, decode, probe
 from ganvas.errors import ConfigError, GanvasError, PictureError
 from ganvas.evaluation.copies import CopyFinder
-from ganvas.evaluation.evaluate import pack_of
+from ganvas.evaluation.samples import pack_of
 from ganvas.generator import Generator
 from ganvas.run import Run
 from ganvas.studio.engine import Loaded
@@ -147,7 +147,7 @@ def finding_directions(loaded: Loaded, num: int) -> Callable[[Task], dict[str, A
         from ganvas.explore import directions
 
         generator = own_copy(loaded)
-        found = directions.principal(generator, num)
+        found = directions.principal(generator, num, progress=task.progress)
         known = {one.name: one for one in loaded.directions.values()} | {one.name: one for one in found}
         directions.save(loaded.place.folder, list(known.values()), generator)
         return {"names": [one.name for one in found]}

@@ -7,13 +7,13 @@ import os
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
 from ganvas.errors import ConfigError, TrainingError
+from ganvas.limits import available_memory, cpu_quota
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,9 @@ def choose_device(wanted: str | None = None) -> Device:
         return Device(device, "Apple GPU", reason, False)
     if device.type != "cpu":
         raise ConfigError(f"--device {wanted}: expected cpu, cuda, cuda:1 or mps")
+    quota = cpu_quota()
+    if quota is not None and quota < torch.get_num_threads():  # torch counts processors, not the quota of a container
+        torch.set_num_threads(quota)
     threads = torch.get_num_threads()
     return Device(device, f"CPU, {threads} thread{'s' if threads > 1 else ''}", reason, False, available_memory())
 
@@ -82,49 +85,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
-
-
-def available_memory(root: Path = Path("/")) -> int | None:
-    """Bytes that this process can still allocate: minimum of free memory, limits of its cgroups (version 1 and 2:
-    containers, SLURM) and limits of `ulimit`. None if unknown."""
-    try:
-        fields = dict(line.split(":") for line in (root / "proc/meminfo").read_text().splitlines())
-        found = [int(fields["MemAvailable"].split()[0]) * 1024]  # includes memory of the disk cache
-        size, *_, data, _ = (int(pages) * os.sysconf("SC_PAGE_SIZE") for pages in
-                             (root / "proc/self/statm").read_text().split())  # fmt: skip
-    except (OSError, KeyError, ValueError, IndexError):
-        return None
-    import resource  # not on Windows
-
-    for limit, used in ((resource.RLIMIT_AS, size), (resource.RLIMIT_DATA, data)):
-        most = resource.getrlimit(limit)[0]
-        if most != resource.RLIM_INFINITY:
-            found.append(most - used)
-    return max(0, min([*found, *left_in_cgroups(root)]))
-
-
-def left_in_cgroups(root: Path) -> Generator[int]:
-    """Bytes left in the memory cgroup of this process and in its parents."""
-    try:
-        groups = [line.split(":", 2) for line in (root / "proc/self/cgroup").read_text().splitlines()]
-    except OSError:
-        return
-    for _, controllers, path in groups:
-        if not controllers:
-            top, names = root / "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
-        elif "memory" in controllers.split(","):
-            top = root / "sys/fs/cgroup/memory"
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-        else:
-            continue
-        place = top / path.lstrip("/")
-        for folder in (place, *place.parents):
-            with contextlib.suppress(OSError, ValueError, KeyError):  # "max": no limit here
-                most, used = (int((folder / name).read_text()) for name in names[:2])
-                kept = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-                yield most - used + int(kept[names[2]])  # memory of the disk cache can be freed
-            if folder == top:
-                break
 
 
 # ---- ranks (torchrun sets the environment) ----

@@ -59,10 +59,10 @@ def choose_workers(
         n for n in candidates if (gradients[n] - gradients[first]).norm() <= AGREEMENT * gradients[first].norm()
     ]
     state.workers = min(agreeing, key=lambda n: seconds[n])
-    rate = (config.batch or 1) / seconds[state.workers]
+    rate = config.batch / seconds[state.workers]
     if getattr(state.generator, "coarse_size", None) is not None:
         state.generator.coarse = True  # ty: ignore[invalid-assignment]
-        coarse = (config.batch or 1) / timed(state, networks, config, kind, state.workers)[0]
+        coarse = config.batch / timed(state, networks, config, kind, state.workers)[0]
         state.generator.coarse = False  # ty: ignore[invalid-assignment]
         rate = COARSE * coarse + (1 - COARSE) * rate
     for sentence in expectation(config, state, rate):
@@ -95,7 +95,7 @@ def most_workers(state: TrainState, config: TrainConfig) -> int:
     """
     networks = (state.generator, state.discriminator)
     alone = any(getattr(network, "stochastic", False) for network in networks) or mixes_pictures(state.discriminator)
-    local = (config.batch or 1) // world_size()
+    local = config.batch // world_size()
     if state.device.type != "cpu" or alone or config.spectral_norm or config.compile:
         return 1
     group = GROUP if mixes_pictures(state.generator) else 1
@@ -111,7 +111,7 @@ def timed(
 ) -> tuple[float, torch.Tensor]:
     """(seconds per training step including penalties, gradients of both networks as one vector)."""
     noise = torch.Generator(state.device).manual_seed(0)
-    policy, batch, pack = policy_for(kind, config), config.batch or 1, state.batches.pack
+    policy, batch, pack = policy_for(kind, config), config.batch, state.batches.pack
     place = slice(state.batches.start, state.batches.stop)
     images = images_at(pack, spaced(pack.training, batch)).to(state.device)
     images = at_size(images.repeat(math.ceil(batch / len(images)), 1, 1, 1)[place], state.generator)
@@ -138,4 +138,4 @@ def timed(
             workers.close()
     # The first pass of each kind allocates memory; it counts only where there is no other.
     plain, penalised = (statistics.median(found[1:] or found) for found in times.values())
-    return OVERHEAD * (plain + max(0.0, penalised - plain) / (config.penalty_interval or 1)), flat
+    return OVERHEAD * (plain + max(0.0, penalised - plain) / config.penalty_interval), flat

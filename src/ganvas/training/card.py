@@ -16,7 +16,8 @@ from typing import Any
 
 import ganvas
 from ganvas.errors import RunError
-from ganvas.generator import Generator, find_weights, weights_hash
+from ganvas.generator import Generator, weights_hash
+from ganvas.model_file import find_weights
 from ganvas.models.pretrained import pretrained_network
 from ganvas.records import ARROWS, is_of, read_evaluation, read_reports
 from ganvas.run import Run
@@ -267,13 +268,14 @@ def about(facts: Facts) -> str:
 def how_to_use(facts: Facts, repo: str | None) -> str:
     config = facts.generator.info.config
     name = f"hf://{repo}" if repo else FOLDER
+    hub = "from ganvas import hub\n" if repo else ""
     load = f'hub.local("{name}")' if repo else f'"{name}"'
     return (
         "```sh\n"
         f"ganvas sample {name} --n 16 --out samples\n"
         "```\n\n"
         "```python\n"
-        f"from ganvas import Generator{', hub' if repo else ''}\n\n"
+        f"from ganvas import Generator\n{hub}\n"
         f"gan = Generator.load({load})\n"
         f"images = gan.sample(16, seed=0)  "
         f"# float32 (16, {config.channels}, {config.height}, {config.width}) in [-1, 1]\n"

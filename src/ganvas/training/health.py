@@ -79,8 +79,8 @@ class Watch:
     def __init__(self, config: TrainConfig, history: Iterable[dict[str, Any]] = (), restarts: int = 0) -> None:
         self.config, self.restarts = config, restarts
         self.ignorant = ignorant_loss(config)
-        rounds = config.n_critic or 1 if config.update == "alternating" else 1
-        self.start = START_STEPS * (config.batch or 0) * rounds  # images
+        rounds = config.n_critic if config.update == "alternating" else 1
+        self.start = START_STEPS * config.batch * rounds  # images
         self.reports: deque[dict[str, Any]] = deque(maxlen=MEMORY)
         self.vitals: list[dict[str, Any]] = []
         self.varieties: list[dict[str, Any]] = []
@@ -104,7 +104,7 @@ class Watch:
         return self._begun([self._exploding(), self._winner(latest), self._augmentation(latest[-PATIENCE:])], GAME)
 
     def examine(self, record: dict[str, Any], progress: float) -> list[Event]:
-        """Checks an evaluation (evaluation/training_score.py, `heldout_scores`). progress: fraction of the budget used, 0 to 1."""
+        """Checks an evaluation (`training_score.heldout_scores`). progress: fraction of the budget used, 0 to 1."""
         if not self._take(record) or progress < SETTLED or record["images"] <= self.start:
             return []
         states = [self._lattice(), self._overfitting(), self._copying(), self._collapse()]
@@ -317,7 +317,7 @@ def has_numbers(record: dict[str, Any], needed: Iterable[str], optional: Iterabl
 
 def ignorant_loss(config: TrainConfig) -> float | None:
     """Lowest loss of a discriminator that gives all images the same logit; None if the loss has no fixed scale."""
-    loss = LOSSES[config.loss or ""]
+    loss = LOSSES[config.loss]
     constants = torch.linspace(-2, 2, 81)
     least = float(torch.stack([loss.discriminator(c[None], c[None]).mean() for c in constants]).min())
     return least if least > 0 else None  # the Wasserstein critic has no fixed scale

@@ -16,7 +16,8 @@ import torch
 from ganvas.config import TrainConfig
 from ganvas.ema import half_life_at
 from ganvas.errors import TrainingError
-from ganvas.generator import Generator, ModelInfo
+from ganvas.generator import Generator
+from ganvas.model_file import ModelInfo
 from ganvas.models import crops_of
 from ganvas.records import Report, read_log, read_reports
 from ganvas.run import Run
@@ -92,11 +93,11 @@ def train(
     config: complete (all fields filled by training/plan.py). trial: writes nothing, and stops at the end of the budget
     even if training has diverged. Every rank calls this function; only rank 0 writes.
     """
-    batch, interval = config.batch or 0, config.penalty_interval or 1
+    batch, interval = config.batch, config.penalty_interval
     policy = policy_for(info.kind, config)
     place = slice(state.batches.start, state.batches.stop)  # this rank's part of each global batch
     joint = config.update == "joint"
-    rounds = 1 if joint else config.n_critic or 1  # discriminator updates per step
+    rounds = 1 if joint else config.n_critic  # discriminator updates per step
     writes = not trial and ranks.rank() == 0
     average = Generator(state.ema.average, info, state.device)
     preview = Preview(average, run, config)
@@ -169,7 +170,7 @@ def train(
             # Moving averages.
             state.step += 1
             state.images_seen += batch * rounds
-            half_life = half_life_at(state.images_seen, config.ema or 0.0)
+            half_life = half_life_at(state.images_seen, config.ema)
             state.ema.update(state.generator, batch * rounds, half_life)
             if state.powers is not None:
                 state.powers.update(state.generator, batch * rounds, state.images_seen)
@@ -284,7 +285,7 @@ def update(state: TrainState, config: TrainConfig, side: Side, rate: float) -> N
         average_gradients(getattr(state, name).parameters())
     for name in names:
         optimizer = state.optimizers[name]
-        factor = (config.lr_d or 0.0) / (config.lr or 1.0) if name == "discriminator" else 1.0
+        factor = config.lr_d / config.lr if name == "discriminator" else 1.0
         optimizer.param_groups[0]["lr"] = rate * factor
         state.gradient_norms[name] = torch.nn.utils.get_total_norm(
             [p.grad for p in optimizer.param_groups[0]["params"] if p.grad is not None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -11,13 +10,14 @@ import numpy as np
 import torch
 
 from ganvas.augment import POLICIES
-from ganvas.config import PRESETS, ModelConfig, Preset, TrainConfig
+from ganvas.config import ModelConfig, TrainConfig, TrainOptions
 from ganvas.data.packing.pack import Pack
-from ganvas.errors import ConfigError
+from ganvas.errors import ConfigError, did_you_mean
 from ganvas.losses import LOSSES
 from ganvas.models import MODELS, MODERN
 from ganvas.models.crops import LARGE, part_sizes
 from ganvas.models.summary import Summary, summarise_config
+from ganvas.presets import PRESETS
 from ganvas.system.device import Device, world_size
 from ganvas.training.rules import Traits, refuse_what_cannot_work, traits_of, warnings
 
@@ -52,7 +52,7 @@ class Plan:
     """Choices that work but are unlikely to give good images, one sentence each."""
 
 
-def plan(pack: Pack, asked: TrainConfig, device: Device, known: dict[str, Any] | None = None) -> Plan:
+def plan(pack: Pack, asked: TrainOptions, device: Device, known: dict[str, Any] | None = None) -> Plan:
     """Fills every field of `asked` that is None; keeps the others, with the reason "given".
 
     known: the network options of the run that training starts from; they take precedence over the plan's choices.
@@ -69,7 +69,7 @@ def plan(pack: Pack, asked: TrainConfig, device: Device, known: dict[str, Any] |
     choose_machine(chooser, device)
     generator, discriminator = summarise_config(model)
     memory = choose_micro_batch(chooser, generator, discriminator, device, 2 if traits.batch_statistics else 1)
-    config = dataclasses.replace(asked, **chooser.values)
+    config = TrainConfig(**{**vars(asked), **chooser.values})
     refuse_what_cannot_work(config, model, traits)
     return Plan(config, model, chooser.choices, generator, discriminator, memory, warnings(config, traits))
 
@@ -77,9 +77,9 @@ def plan(pack: Pack, asked: TrainConfig, device: Device, known: dict[str, Any] |
 class Chooser:
     """Collects choices. Order of precedence: given options, the preset, the run to start from, the plan."""
 
-    def __init__(self, asked: TrainConfig, known: dict[str, Any]) -> None:
+    def __init__(self, asked: TrainOptions, known: dict[str, Any]) -> None:
         self.asked, self.values, self.choices = asked, dict[str, Any](), list[Choice]()
-        self.preset = preset_of(asked).options if asked.preset else {}
+        self.preset = PRESETS[asked.preset].options if asked.preset else {}
         self.known = known
 
     def choose(self, name: str, value: Any, reason: str) -> Any:
@@ -102,13 +102,6 @@ class Chooser:
         return chosen
 
 
-def preset_of(config: TrainConfig) -> Preset:
-    """The preset of this configuration; ConfigError for an unknown name."""
-    if config.preset not in PRESETS:
-        raise ConfigError(f"--preset {config.preset}: expected one of {', '.join(PRESETS)}")
-    return PRESETS[config.preset]
-
-
 def choose_budget(chooser: Chooser) -> None:
     if chooser.asked.images is None and chooser.asked.epochs is None:
         chooser.choose("minutes", DEFAULT_MINUTES, "default: no --minutes, --images or --epochs given")
@@ -123,7 +116,7 @@ def choose_model(chooser: Chooser, pack: Pack, on_cpu: bool) -> ModelConfig:
     else:
         name = chooser.choose("model", "light", "best image quality per minute above 40 pixels")
     if name not in MODELS:
-        raise ConfigError(f"--model {name}: expected one of {', '.join(MODELS)}")
+        raise ConfigError(f"--model {name}: expected one of {', '.join(MODELS)}{did_you_mean(name, [*MODELS])}")
     kind, why = (
         ("both", "pixels and pretrained features: better than either alone")
         if name == "light"
@@ -216,7 +209,7 @@ def choose_objective(chooser: Chooser, model: ModelConfig, on_cpu: bool) -> None
     else:
         name = chooser.choose("loss", "bce", "as in the classic projects")
     if name not in LOSSES:
-        raise ConfigError(f"--loss {name}: expected one of {', '.join(LOSSES)}")
+        raise ConfigError(f"--loss {name}: expected one of {', '.join(LOSSES)}{did_you_mean(name, [*LOSSES])}")
     side = math.sqrt(model.height * model.width)
     if model.discriminator == "both":
         side = math.sqrt(math.prod(part_sizes(model.height, model.width)[1][0]))  # pixels that it sees

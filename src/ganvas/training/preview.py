@@ -11,7 +11,7 @@ from ganvas.config import TrainConfig
 from ganvas.data.batches import images_at, spaced
 from ganvas.data.packing.pack import Pack
 from ganvas.generator import BATCH, Generator, to_pixels, weights_hash
-from ganvas.image_files import grid, save_png
+from ganvas.image_files import grid
 from ganvas.provenance import provenance
 from ganvas.run import Run
 
@@ -103,8 +103,7 @@ class Preview:
         parts = [self.generator.render(*part) for part in zip(self.z.split(BATCH), labels, strict=False)]
         images = torch.cat(parts).cpu()
         pixels = to_pixels(images, self.generator.info.depth)
-        self.run.samples.mkdir(exist_ok=True)
         recipe = {"seeds": list(range(len(self.z))), "images_seen": images_seen}
         told = provenance(weights_hash(self.generator.network), recipe)  # hash of the current average
-        save_png(self.run.samples / f"{images_seen:012d}.png", grid(pixels, self.layout.columns), told)
+        self.run.add_grid(images_seen, grid(pixels, self.layout.columns), told)
         return images

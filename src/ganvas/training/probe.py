@@ -12,7 +12,8 @@ from pathlib import Path
 from ganvas.config import TrainConfig
 from ganvas.data.batches import Batches
 from ganvas.data.packing.pack import Pack
-from ganvas.generator import Generator, ModelInfo
+from ganvas.generator import Generator
+from ganvas.model_file import ModelInfo
 from ganvas.run import Run
 from ganvas.system.device import Device
 from ganvas.training import loop
@@ -30,7 +31,7 @@ def probe_gamma(planned: Plan, pack: Pack, device: Device, display: Display, exa
 
     Each weight is trained for an additional twentieth of the budget, with complete schedules.
     """
-    weights = [float(f"{(planned.config.r1 or 0.0) * factor:.2g}") for factor in FACTORS]
+    weights = [float(f"{planned.config.r1 * factor:.2g}") for factor in FACTORS]
     scores = []
     for weight in weights:
         config = short(planned.config, weight)
@@ -42,26 +43,26 @@ def probe_gamma(planned: Plan, pack: Pack, device: Device, display: Display, exa
         dataclasses.replace(choice, value=best, reason=reason) if choice.name in ("r1", "r2") else choice
         for choice in planned.choices
     ]
-    factor = best / (planned.config.r1 or 1.0)
-    config = dataclasses.replace(planned.config, r1=best, r2=(planned.config.r2 or 0.0) * factor)
+    factor = best / planned.config.r1
+    config = dataclasses.replace(planned.config, r1=best, r2=planned.config.r2 * factor)
     return dataclasses.replace(planned, config=config, choices=choices)
 
 
 def short(config: TrainConfig, weight: float) -> TrainConfig:
     """The same configuration with a twentieth of the budget and this penalty weight."""
-    factor = weight / (config.r1 or 1.0)
+    factor = weight / config.r1
     budget = {name: value * SHARE for name in ("minutes", "epochs") if (value := getattr(config, name)) is not None}
     if config.images is not None:
-        budget["images"] = max(config.batch or 1, round(config.images * SHARE))
+        budget["images"] = max(config.batch, round(config.images * SHARE))
     return dataclasses.replace(
-        config, **budget, r1=weight, r2=(config.r2 or 0.0) * factor, previews=1, snapshots=0, compile=False
+        config, **budget, r1=weight, r2=config.r2 * factor, previews=1, snapshots=0, compile=False
     )
 
 
 def score(config: TrainConfig, planned: Plan, pack: Pack, device: Device, examine: loop.Examine) -> float:
     """Trains from scratch without writing files. Returns the score of the averaged generator."""
     quiet = Display(quiet=True)
-    batches = Batches(pack, config.batch or 1, seed=config.seed, device=device.torch_device, mirror=pack.mirror)
+    batches = Batches(pack, config.batch, seed=config.seed, device=device.torch_device, mirror=pack.mirror)
     state = TrainState(planned.model, config, batches, device)
     info = ModelInfo(planned.model, pack.classes, pack.depth, pack.kind, data_hash=pack.hash)
     networks = call_networks(state, config, quiet.say)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-from ganvas.errors import MissingExtraError
 from ganvas.records import Report
 
 PLAIN_SECONDS = 10.0  # seconds between two lines if the output is not a terminal
@@ -22,7 +19,6 @@ class Display:
         self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
         self.live: Progress | None = None
         self.last_line = 0.0
-        self.events: Any = None
 
     def __enter__(self) -> Display:
         return self
@@ -32,12 +28,6 @@ class Display:
         if self.live is not None:
             self.live.stop()
             self.live = None
-        if self.events is not None:
-            self.events.flush()
-
-    def record_events(self, folder: Path) -> None:
-        """Starts writing TensorBoard events to `folder`."""
-        self.events = event_writer(folder)
 
     def say(self, text: str) -> None:
         """Prints a message on its own line."""
@@ -45,9 +35,6 @@ class Display:
 
     def update(self, record: Report, progress: float) -> None:
         """Shows a report. progress: fraction of the budget used, 0 to 1."""
-        if self.events is not None:
-            for name in ("d_real", "d_fake", "loss", "penalty", "lr", "images_per_second"):
-                self.events.add_scalar(name, getattr(record, name), record.images)
         self.show(progress, describe(record))
 
     def packing(self, what: str, done: int, total: int) -> None:
@@ -102,11 +89,3 @@ def duration(seconds: float) -> str:
     if seconds < 3600:
         return f"{seconds // 60} min {seconds % 60:02} s"
     return f"{seconds // 3600} h {seconds % 3600 // 60:02} min"
-
-
-def event_writer(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise MissingExtraError("tensorboard", "track", "--tensorboard") from None
-    return SummaryWriter(str(folder))

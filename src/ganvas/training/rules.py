@@ -5,13 +5,12 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
-import torch
-
 from ganvas.augment import MOST
 from ganvas.config import ModelConfig, TrainConfig
 from ganvas.errors import ConfigError
 from ganvas.losses import LOSSES
 from ganvas.models import MODERN, build, mixes_pictures
+from ganvas.models.layers import without_memory
 from ganvas.system.device import world_size
 
 
@@ -28,7 +27,7 @@ class Traits:
 
 @functools.cache
 def traits_of(model: ModelConfig) -> Traits:
-    with torch.device("meta"):
+    with without_memory():
         generator, discriminator = build(model)
     mixes = mixes_pictures(discriminator)
     return Traits(mixes, mixes or mixes_pictures(generator))
@@ -36,9 +35,9 @@ def traits_of(model: ModelConfig) -> Traits:
 
 def refuse_what_cannot_work(config: TrainConfig, model: ModelConfig, traits: Traits) -> None:
     """Raises ConfigError with the reason for options that contradict each other."""
-    name, loss, optimizer, head = model.model, config.loss or "", config.optimizer, config.discriminator
+    name, loss, optimizer, head = model.model, config.loss, config.optimizer, config.discriminator
     ranks = world_size()
-    local, micro = (config.batch or 1) // ranks, config.micro_batch or 1
+    local, micro = config.batch // ranks, config.micro_batch or 1
     constrained = config.gradient_penalty or config.spectral_norm or config.r1
     on_features = head not in (None, "own")
     joint = config.update == "joint"
@@ -57,7 +56,7 @@ def refuse_what_cannot_work(config: TrainConfig, model: ModelConfig, traits: Tra
             f"--update joint does not work with {batch_statistics}: use --update alternating",
         ),
         (
-            joint and (config.n_critic or 1) > 1,
+            joint and config.n_critic > 1,
             f"--n-critic {config.n_critic} needs --update alternating",
         ),
         (
@@ -102,7 +101,7 @@ def refuse_what_cannot_work(config: TrainConfig, model: ModelConfig, traits: Tra
             "--probe-gamma tests values of --r1, and --r1 is off",
         ),
         (
-            (config.augment or 0) > MOST,
+            config.augment > MOST,
             f"--augment {config.augment}: above {MOST} the augmentations show in the samples",
         ),
     ]
@@ -114,7 +113,7 @@ def refuse_what_cannot_work(config: TrainConfig, model: ModelConfig, traits: Tra
 def warnings(config: TrainConfig, traits: Traits) -> list[str]:
     """Options that are allowed but unlikely to work, each with a better choice."""
     found = []
-    rate = min(config.lr or 0.0, config.lr_d or 0.0)
+    rate = min(config.lr, config.lr_d)
     if config.optimizer in ("adam", "adamw") and rate <= 2e-5:
         found.append(
             f"a learning rate of {rate:g} is too low for Adam: the usual value is 2e-4 (with 1e-5 the MNIST project "
@@ -124,7 +123,7 @@ def warnings(config: TrainConfig, traits: Traits) -> list[str]:
         found.append(f"a learning rate of {rate:g} is too low for SGD: the usual value is 1e-2")
     if config.loss == "hinge" and not (config.spectral_norm or config.r1 or config.gradient_penalty):
         found.append("the hinge loss usually diverges without --spectral-norm or a gradient penalty")
-    micro = (config.micro_batch or 0) * world_size() < (config.batch or 0)
+    micro = (config.micro_batch or 0) * world_size() < config.batch
     if micro and traits.batch_statistics:
         found.append(f"{config.model} computes batch statistics of {config.micro_batch} images, not of the whole batch")
     return found

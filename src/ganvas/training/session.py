@@ -9,11 +9,12 @@ from typing import Any
 import torch
 
 import ganvas
-from ganvas.config import BUDGET_FIELDS, MACHINE_FIELDS, ModelConfig, TrainConfig, from_dict
+from ganvas.config import BUDGET_FIELDS, MACHINE_FIELDS, ModelConfig, TrainConfig, TrainOptions, read_training
 from ganvas.data.batches import Batches
 from ganvas.data.packing.pack import Pack
 from ganvas.errors import CheckpointError, RunError
-from ganvas.generator import WEIGHTS, ModelInfo
+from ganvas.fields import from_dict
+from ganvas.model_file import WEIGHTS, ModelInfo
 from ganvas.records import read_log
 from ganvas.run import Run, timestamp
 from ganvas.system.device import Device, agree, barrier, rank, world_size
@@ -41,7 +42,7 @@ def open_session(
     run: Run,
     pack: Pack,
     source: str,
-    asked: TrainConfig,
+    asked: TrainOptions,
     device: Device,
     display: Display,
     examine: Examine,
@@ -62,7 +63,7 @@ def open_session(
             run.write_config(new_record(run, pack, source, asked, device, display, examine, origin))
     barrier()
     record = run.config()
-    config = from_dict(TrainConfig, record["train"], "config.json")
+    config = read_training(TrainConfig, record["train"], "config.json")
     info = ModelInfo(
         config=from_dict(ModelConfig, record["model"], "config.json"),
         classes=pack.classes,
@@ -72,7 +73,7 @@ def open_session(
     )
     batches = Batches(
         pack,
-        config.batch or 1,
+        config.batch,
         seed=config.seed,
         device=device.torch_device,
         rank=rank(),
@@ -121,7 +122,7 @@ def new_record(
     run: Run,
     pack: Pack,
     source: str,
-    asked: TrainConfig,
+    asked: TrainOptions,
     device: Device,
     display: Display,
     examine: Examine,
@@ -159,14 +160,14 @@ def new_record(
     }
 
 
-def taken_up(run: Run, pack: Pack, asked: TrainConfig, device: Device, start: Path | None) -> dict[str, Any]:
+def taken_up(run: Run, pack: Pack, asked: TrainOptions, device: Device, start: Path | None) -> dict[str, Any]:
     """Record of an existing run with the machine options and budget of this session. Raises RunError on a mismatch.
 
     On another type of device, options chosen for the old device are chosen again.
     """
-    record = run.config()
+    record = run.unchanged_config()
     data, before = record["data"], record["asked"]
-    train = dataclasses.asdict(from_dict(TrainConfig, record["train"], "config.json"))
+    train = dataclasses.asdict(read_training(TrainConfig, record["train"], "config.json"))
     if data.get("hash") != pack.hash:
         raise RunError(
             f"{run.folder} was trained on other images ({data.get('num_images')} of {data.get('size')}, "
@@ -177,16 +178,16 @@ def taken_up(run: Run, pack: Pack, asked: TrainConfig, device: Device, start: Pa
         raise RunError(
             f"{run.folder} started from {record.get('start') or 'new weights'}, not from {start}: choose another --out"
         )
-    defaults = dataclasses.asdict(TrainConfig())
+    defaults = dataclasses.asdict(TrainOptions())
     given = {name: value for name, value in dataclasses.asdict(asked).items() if value != defaults[name]}
     differences = [
         f"{name} {before.get(name)} -> {value}"
         for name, value in given.items()
-        if name not in MACHINE_FIELDS | BUDGET_FIELDS and value not in (before.get(name), train.get(name))
+        if name not in MACHINE_FIELDS.union(BUDGET_FIELDS) and value not in (before.get(name), train.get(name))
     ]
     if differences:
         raise RunError(f"{run.folder} was started with other options ({'; '.join(differences)}): choose another --out")
-    if (train["batch"] or 1) % world_size():
+    if train["batch"] % world_size():
         raise RunError(
             f"{run.folder} has batches of {train['batch']}, which cannot be divided by {world_size()} processes: "
             f"use a number of processes that divides {train['batch']}"
@@ -203,12 +204,12 @@ def taken_up(run: Run, pack: Pack, asked: TrainConfig, device: Device, start: Pa
     changes = {name: value for name, value in given.items() if name in MACHINE_FIELDS} | budget
     record["asked"] = before | changes
     if torch.device(train["device"] or "cpu").type != device.torch_device.type:
-        wanted = dataclasses.replace(from_dict(TrainConfig, record["asked"], "config.json"), device=None)
+        wanted = dataclasses.replace(read_training(TrainOptions, record["asked"], "config.json"), device=None)
         chooser = Chooser(wanted, {})
         choose_machine(chooser, device)
         changes = chooser.values | changes
     record["train"] = train | changes
-    record["budget"] = from_dict(TrainConfig, record["train"], "config.json").budget
+    record["budget"] = read_training(TrainConfig, record["train"], "config.json").budget
     return record
 
 

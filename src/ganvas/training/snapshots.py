@@ -27,7 +27,9 @@ class Snapshots:
         """Whether the next pair is due. progress: fraction of the budget used."""
         place = int(self.num * progress)
         if self.written < 0:
-            self.written = place  # at the start there is nothing to save; after resuming it was saved before
+            # At the start there is nothing to save. After resuming, pairs were saved, unless the run stopped before.
+            pairs = len(list(self.run.averages.glob(f"*-{WIDTHS[0]:g}")))
+            self.written = min(place, pairs)
         return place > self.written
 
     def write(self, powers: PowerAverages, like: Generator, images_seen: int, progress: float) -> None:

@@ -50,9 +50,9 @@ class TrainState:
             "generator": make_optimizer(self.generator, config),
             "discriminator": make_optimizer(self.discriminator, config),
         }
-        self.augment = AdaptiveProbability(config.augment or 0.0, TARGET, self.device)
+        self.augment = AdaptiveProbability(config.augment, TARGET, self.device)
         self.features_penalty = FeaturesPenalty(
-            config.r1_features or 0.0, config.features_lead, self.device, 1 + crops_of(self.discriminator)
+            config.r1_features, config.features_lead, self.device, 1 + crops_of(self.discriminator)
         )
         self.batches = batches
         self.noise = torch.Generator(self.device).manual_seed(config.seed + NOISE_SEED)
@@ -60,7 +60,7 @@ class TrainState:
         self.step = 0
         self.seconds = 0.0
         self.total_images = 0
-        self.micro_batch = config.micro_batch or config.batch or 1
+        self.micro_batch = config.micro_batch or config.batch
         self.workers = config.workers or 0
         self.best_score = float("inf")
         self.rollbacks = 0
@@ -202,21 +202,19 @@ class FeaturesPenalty:
 
 def make_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """Optimiser of `config` for this network. The learning rate is set before every step (step.learning_rate)."""
-    parameters, rate = [*network.parameters()], config.lr or 0.0
+    parameters, rate = [*network.parameters()], config.lr
     match config.optimizer:
         case "adam" | "adamw":
             kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-            betas, decay = (config.beta1 or 0.0, config.beta2 or 0.0), config.weight_decay or 0.0
+            betas, decay = (config.beta1, config.beta2), config.weight_decay
             return kind(parameters, lr=rate, betas=betas, eps=1e-8, weight_decay=decay, fused=True)
         case "rmsprop":
-            return torch.optim.RMSprop(
-                parameters, lr=rate, alpha=config.beta2 or 0.0, momentum=config.momentum or 0.0, foreach=True
-            )
+            return torch.optim.RMSprop(parameters, lr=rate, alpha=config.beta2, momentum=config.momentum, foreach=True)
         case _:
             return torch.optim.SGD(
                 parameters,
                 lr=rate,
-                momentum=config.momentum or 0.0,
-                weight_decay=config.weight_decay or 0.0,
+                momentum=config.momentum,
+                weight_decay=config.weight_decay,
                 foreach=True,
             )

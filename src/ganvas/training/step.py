@@ -25,8 +25,9 @@ from ganvas.losses import (
     gradient_penalty,
     view_gradient_norms,
 )
-from ganvas.models import heads_on_features, judge, views_of
-from ganvas.models.pretrained import NUM_VIEWS
+from ganvas.models import generated_parts, heads_on_features, judge, parts_of, views_of
+from ganvas.models.layers import jitter
+from ganvas.models.pretrained import NUM_VIEWS, ViewDiscriminator
 from ganvas.training.workers import Networks, Workers
 
 WARMUP_STEPS = 100  # minimum steps of a warm-up
@@ -156,10 +157,10 @@ def joint_gradients(
     """
     loss = LOSSES[config.loss or ""]
     with autocast(inputs.real.device, config.precision):
-        images = networks.generator(inputs.z, inputs.labels)
-        fake = images.detach().requires_grad_()
+        generated = fake_parts(networks, inputs)
+        fake = [part.detach().requires_grad_() for part in generated]
         with torch.no_grad():
-            real_views = views(networks, inputs.real, inputs, policy)
+            real_views = views(networks, real_parts(networks, inputs), inputs, policy)
         fake_views = views(networks, fake, inputs, policy)
         leaves = [view.detach().requires_grad_() for view in fake_views]
         shown = [torch.cat(pair) for pair in zip(real_views, leaves, strict=True)]
@@ -181,13 +182,26 @@ def joint_gradients(
         to_views = [*torch.autograd.grad(fake_logits, leaves, to_logits, retain_graph=True)]
         (d_loss * share).backward(inputs=[*networks.plain_discriminator.parameters()])
     torch.autograd.backward(fake_views, to_views)
-    images.backward(fake.grad)
+    torch.autograd.backward(generated, [part.grad for part in fake])
     return stats_of(networks, loss, real_logits, fake_logits, d_loss), real_views, [leaf.detach() for leaf in leaves]
 
 
-def views(networks: Networks, images: Tensor, inputs: Inputs, policy: tuple[str, ...]) -> Views:
-    """Views of the augmented images."""
-    return views_of(networks.plain_discriminator, augment(images, inputs.draw, policy), inputs.places)
+def real_parts(networks: Networks, inputs: Inputs) -> list[Tensor]:
+    """What the discriminator sees of the real images."""
+    return parts_of(networks.plain_discriminator, inputs.real, inputs.places)
+
+
+def fake_parts(networks: Networks, inputs: Inputs) -> list[Tensor]:
+    """What the discriminator sees of the generated images."""
+    return generated_parts(networks.generator, networks.plain_discriminator, inputs.z, inputs.labels, inputs.places)
+
+
+def views(networks: Networks, parts: list[Tensor], inputs: Inputs, policy: tuple[str, ...]) -> Views:
+    """Views of the augmented parts."""
+    parts = [augment(part, inputs.draw, policy) for part in parts]
+    if isinstance(networks.plain_discriminator, ViewDiscriminator):
+        parts = [jitter(part, inputs.draw.jitter) for part in parts]
+    return views_of(networks.plain_discriminator, parts)
 
 
 def per_image(values: Tensor) -> Tensor:
@@ -201,8 +215,8 @@ def discriminator_gradients(
     loss = LOSSES[config.loss or ""]
     with autocast(inputs.real.device, config.precision):
         with torch.no_grad():
-            fake = networks.generator(inputs.z, inputs.labels)
-            fake_views, real_views = (views(networks, images, inputs, policy) for images in (fake, inputs.real))
+            parts = fake_parts(networks, inputs), real_parts(networks, inputs)
+            fake_views, real_views = (views(networks, part, inputs, policy) for part in parts)
         real_logits = judge(networks.discriminator, real_views, inputs.labels).float()
         fake_logits = judge(networks.discriminator, fake_views, inputs.labels).float()
     d_loss = discriminator_loss(loss, real_logits, fake_logits, inputs, config)
@@ -216,12 +230,12 @@ def generator_gradients(
     """Adversarial gradient of the generator through a fixed discriminator."""
     loss = LOSSES[config.loss or ""]
     with frozen(networks.plain_discriminator), autocast(inputs.real.device, config.precision):
-        fake_views = views(networks, networks.generator(inputs.z, inputs.labels), inputs, policy)
+        fake_views = views(networks, fake_parts(networks, inputs), inputs, policy)
         fake_logits = judge(networks.discriminator, fake_views, inputs.labels).float()
         real_logits = fake_logits.detach()
         if loss.relativistic:
             with torch.no_grad():
-                real_views = views(networks, inputs.real, inputs, policy)
+                real_views = views(networks, real_parts(networks, inputs), inputs, policy)
                 real_logits = judge(networks.discriminator, real_views, inputs.labels).float()
         g_loss = loss.generator(real_logits, fake_logits).mean(dim=0).sum()
         (g_loss * share).backward()

@@ -12,9 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganvas.config import ModelConfig, from_dict
+from ganvas.config import ModelConfig
 from ganvas.errors import CheckpointError, ConfigError
-from ganvas.generator import Generator, find_weights
+from ganvas.fields import from_dict
+from ganvas.generator import Generator
+from ganvas.model_file import find_weights
 from ganvas.run import Run
 from ganvas.training.state import TrainState
 

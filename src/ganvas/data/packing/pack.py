@@ -24,9 +24,10 @@ from typing import Any
 
 import numpy as np
 
-from ganvas.config import MAX_SIZE, DataConfig, Fit, Kind, from_dict
+from ganvas.config import MAX_SIZE, DataConfig, Fit, Kind
 from ganvas.data.reading.lists import text_of
 from ganvas.errors import ConfigError, DataError, GanvasError
+from ganvas.fields import from_dict
 from ganvas.system import files
 
 FORMAT = 2  # format of the pack folder; raise it when older readers would misread the folder
@@ -107,9 +108,14 @@ class PackInfo:
         (folder / "pack.json").write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Pack:
-    """An open pack. `images` stays on disk; slices are read on access."""
+    """An open pack. `images` stays on disk; slices are read on access.
+
+    It is a map-style data set of PyTorch: `torch.utils.data.DataLoader(pack, batch_size=64)` works. Items are images
+    (C, H, W) float32 in [-1, 1], or (image, class index) if the pack has labels. Held-out images are included; use
+    `torch.utils.data.Subset(pack, pack.training)` to leave them out.
+    """
 
     folder: Path
     images: np.ndarray
@@ -152,6 +158,21 @@ class Pack:
         # Copied to memory, so that changes of the files during training have no effect.
         labels, heldout = None if labels is None else np.array(labels), np.array(heldout)
         return cls(folder, images, labels, heldout, info)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Any:
+        import torch  # not above: the processes that decode images import this module
+
+        pixels = torch.from_numpy(np.array(self.images[index], np.float32).transpose(2, 0, 1).copy())
+        image = pixels / ((2**self.depth - 1) / 2) - 1
+        return image if self.labels is None else (image, int(self.labels[index]))
+
+    def __repr__(self) -> str:
+        classes = f" in {self.num_classes} classes" if self.num_classes else ""
+        shape = f"{self.height}x{self.width}x{self.channels}"
+        return f"Pack({self.folder}, {self.num_images:,} images of {shape}{classes}, {len(self.heldout):,} held out)"
 
     @property
     def hash(self) -> str:

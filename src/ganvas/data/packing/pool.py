@@ -89,11 +89,6 @@ def decode_chunk(payloads: list[Payload], target: Target) -> tuple[np.ndarray, l
     return pictures[:num_good], reasons
 
 
-def num_cores() -> int:
-    """Number of cores available to this process."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def parallel_map(
     function: FunctionType | BuiltinFunctionType, jobs: Iterable[tuple[Any, ...]], workers: int
 ) -> Iterator[Any]:
@@ -139,7 +134,7 @@ def has_interpreter() -> bool:
 
 def _start(function: FunctionType | BuiltinFunctionType) -> subprocess.Popen[bytes]:
     code = (
-        f"import sys; sys.path[:] = {sys.path!r}; from ganvas.data import pool; "
+        f"import sys; sys.path[:] = {sys.path!r}; from ganvas.data.packing import pool; "
         f"from {function.__module__} import {function.__name__} as function; pool.serve(function)"
     )
     try:

@@ -33,12 +33,13 @@ from ganvas.data.packing.pack import (
     request,
     stamps,
 )
-from ganvas.data.packing.pool import decoded, num_cores
+from ganvas.data.packing.pool import decoded
 from ganvas.data.packing.selection import Choice, choose, choose_target, kind_of, remarks, survey_source
 from ganvas.data.reading.containers import by_reason
 from ganvas.data.reading.decode import Target
 from ganvas.data.reading.sources import Rejection, Source
 from ganvas.errors import DataError, some
+from ganvas.limits import num_cores
 from ganvas.system import files
 
 FEW = 500  # smaller sets are packed without worker processes

@@ -444,18 +444,34 @@ def read_whole(path: Path) -> bytes:
 
 
 def num_listed(path: Path) -> int:
-    """Number of files stated at the end of a zip."""
+    """Number of files listed in the directory of a zip; counting stops above MAX_MEMBERS.
+
+    The entries are counted, because the number that the archive states may be false, and zipfile lists all of them.
+    """
+    size = path.stat().st_size
     with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 2**16 - 100))
+        file.seek(max(0, size - 2**16 - 100))
         tail = file.read()
-    at = tail.rfind(b"PK\5\6")
-    if at < 0:
-        return 0  # zipfile reports the error
-    count, num_bytes = struct.unpack_from("<HI", tail, at + 10)
-    at_64 = tail.rfind(b"PK\6\6", 0, at)
-    if at_64 >= 0 and (count == 0xFFFF or num_bytes == 0xFFFFFFFF):
-        count, num_bytes = struct.unpack_from("<QQ", tail, at_64 + 32)
-    return max(count, num_bytes // 128)  # the number may be false, the size is what would be read
+        plain = len(tail) - 22  # as in zipfile: the end record is without a comment, or else the last that is found
+        is_plain = tail[plain : plain + 4] == b"PK\5\6" and tail[-2:] == b"\0\0"
+        at = plain if is_plain else tail.rfind(b"PK\5\6")
+        if not 0 <= at <= plain:
+            return 0  # zipfile reports the error
+        num_bytes, end = struct.unpack_from("<I", tail, at + 12)[0], at
+        if at >= 76 and tail[at - 20 : at - 16] == b"PK\6\7" and tail[at - 76 : at - 72] == b"PK\6\6":
+            num_bytes, end = struct.unpack_from("<Q", tail, at - 76 + 40)[0], at - 76
+        start = size - len(tail) + end - num_bytes
+        if start < 0:
+            return 0  # likewise
+        if num_bytes > MAX_HELD_BYTES:
+            return num_bytes // 46  # at most
+        file.seek(start)
+        num = place = 0
+        directory = file.read(num_bytes)
+    while directory[place : place + 4] == b"PK\1\2" and num <= MAX_MEMBERS and place + 46 <= num_bytes:
+        num += 1
+        place += 46 + sum(struct.unpack_from("<3H", directory, place + 28))
+    return num
 
 
 def refuse_many(path: Path, num: int) -> None:

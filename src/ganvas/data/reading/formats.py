@@ -155,7 +155,8 @@ def read_arrays(path: Path, split: str) -> Arrays:
     except DataError:
         raise
     except Exception as error:  # damaged files can make numpy and zipfile raise almost anything
-        raise DataError(f"{path} cannot be read as numpy arrays of numbers ({error}): save it again") from None
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"{path} cannot be read as numpy arrays of numbers ({reason}): save it again") from None
 
 
 def picture_of(content: bytes) -> np.ndarray | PictureError:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ganvas.records import ARROWS
-from ganvas.report.charts import Chart, Series, line_chart
-from ganvas.report.page import BETTER, decimals, latest, shown, text
-from ganvas.report.pictures import Picture, embed
-from ganvas.report.reading import Record, Told, column
+from ganvas.reporting.charts import Chart, Series, line_chart
+from ganvas.reporting.page import BETTER, decimals, latest, shown, text
+from ganvas.reporting.pictures import Picture, embed
+from ganvas.reporting.reading import Record, Told, column
 from ganvas.training.progress import duration
 
 PICTURES = 5_000_000  # bytes, of all runs together

@@ -18,22 +18,26 @@ import jinja2
 
 import ganvas
 from ganvas.errors import RunError
-from ganvas.report.advice import Advice, advice, sentence
-from ganvas.report.comparison import comparison
-from ganvas.report.page import page, percent, percent_interval, text
-from ganvas.report.reading import read
+from ganvas.fields import takes
+from ganvas.options import Report
+from ganvas.reporting.advice import Advice, advice, sentence
+from ganvas.reporting.comparison import comparison
+from ganvas.reporting.page import page, percent, percent_interval, text
+from ganvas.reporting.reading import read
 from ganvas.system import files
 from ganvas.training.progress import duration
 
 __all__ = ["Advice", "advice", "report"]
 
 
-def report(runs: list[Path], out: Path | None = None) -> Path:
+@takes(Report)
+def report(asked: Report) -> Path:
     """Write the report of one run, or a comparison of several, to one HTML file below 10 MB; return its path.
 
-    out: the file. Default: report.html in the run folder, or comparison.html next to the first of several runs.
     Raises `RunError` if a folder is not a run, is empty, or has a damaged evaluation.json or preview grid.
     """
+    runs = [asked.runs] if isinstance(asked.runs, str | Path) else list(asked.runs)
+    out = None if asked.out is None else Path(asked.out)
     if not runs:
         raise RunError("no run was given: name at least one run folder")
     told = [read(Path(run)) for run in runs]
@@ -59,7 +63,7 @@ def report(runs: list[Path], out: Path | None = None) -> Path:
 
 def render(template: str, content: dict[str, Any]) -> str:
     """Render the page; all text is escaped, also file and class names."""
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("ganvas.report"), autoescape=True)
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("ganvas.reporting"), autoescape=True)
     environment.filters |= {
         "text": text, "percent": percent, "percent_interval": percent_interval, "duration": duration,
         "sentence": sentence,

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ganvas.config import DataConfig, TrainConfig
-from ganvas.report.reading import Record, number, sorted_out
+from ganvas.config import DataConfig, TrainOptions
+from ganvas.reporting.reading import Record, number, sorted_out
 from ganvas.training.autotune import RECOGNISABLE
 from ganvas.training.health import COLLAPSE, COPYING, LATTICE, OVERFITTING
 from ganvas.training.progress import duration
@@ -154,12 +154,12 @@ class Case:
 
 def train_command(config: Record, out: str, changes: Record) -> str:
     """The command of the run with this config.json, with changes; None removes an option."""
-    wanted = asked(DataConfig, config["data"].get("options") or {}) | asked(TrainConfig, config["asked"]) | changes
+    wanted = asked(DataConfig, config["data"].get("options") or {}) | asked(TrainOptions, config["asked"]) | changes
     given = as_arguments({name: value for name, value in wanted.items() if value is not None})
     return " ".join(["ganvas train", shlex.quote(str(config["data"]["source"])), *given, f"--out {shlex.quote(out)}"])
 
 
-def asked(cls: type[DataConfig] | type[TrainConfig], values: Record) -> Record:
+def asked(cls: type[DataConfig] | type[TrainOptions], values: Record) -> Record:
     """The options that differ from their defaults."""
     defaults = {field.name: field.default for field in fields(cls)}
     found = {name: values[name] for name in defaults if name in values}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ganvas.errors import RunError
-from ganvas.generator import WEIGHTS
+from ganvas.model_file import WEIGHTS
 from ganvas.records import is_of, read_evaluation, read_log
 from ganvas.run import Run
 

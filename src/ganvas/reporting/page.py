@@ -12,10 +12,10 @@ from PIL import Image
 
 from ganvas.evaluation.measures import MEANINGS
 from ganvas.records import ARROWS
-from ganvas.report.advice import Advice, advice, sentence, train_command
-from ganvas.report.charts import Chart, Series, line_chart
-from ganvas.report.pictures import Picture, embed, film, stills
-from ganvas.report.reading import Record, Told, column, number
+from ganvas.reporting.advice import Advice, advice, sentence, train_command
+from ganvas.reporting.charts import Chart, Series, line_chart
+from ganvas.reporting.pictures import Picture, embed, film, stills
+from ganvas.reporting.reading import Record, Told, column, number
 from ganvas.training.progress import duration
 
 BETTER = {"lower": "lower is better", "higher": "higher is better", "near": "closer to real images is better"}

@@ -1,0 +1,210 @@
+"""The generated images of an evaluation, from a generator or from files; and the real images of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from ganvas.config import DataConfig
+from ganvas.data.opening import open_pack
+from ganvas.data.packing.pack import Pack, Progress, is_pack
+from ganvas.errors import CheckpointError, ConfigError, DataError, RunError
+from ganvas.fields import from_dict
+from ganvas.generator import Generator, to_pixels
+from ganvas.model_file import find_weights
+from ganvas.models.pretrained import pretrained_network
+from ganvas.options import LEAST_EVALUATED, Evaluate
+from ganvas.provenance import provenance
+from ganvas.run import Run
+from ganvas.system import files
+from ganvas.system.device import choose_device
+
+Row = dict[str, Any]
+
+
+class Samples(Protocol):
+    """Where the generated images come from.
+
+    sampling, note: how they were made, for the protocol and the grid. trained_with: pretrained network used in
+    training. most: number of images that exist; None for a generator.
+    """
+
+    sampling: str
+    note: str
+    trained_with: str | None
+    most: int | None
+    device: torch.device
+
+    def labels(self, pack: Pack, num: int) -> np.ndarray | None:
+        """Class (num,) of each image, an index into the classes of the real images; None without labels."""
+        ...
+
+    def pixels(self, pack: Pack, num: int, labels: np.ndarray | None, report: Progress) -> np.ndarray:
+        """Images (num, H, W, C) in the type of the real images."""
+        ...
+
+    def origin(self, number: int) -> Row:
+        """What identifies an image: its seed, or its file."""
+        ...
+
+    def model(self) -> Row: ...
+
+    def protocol(self) -> Row: ...
+
+    def provenance(self, numbers: Sequence[int]) -> Mapping[str, str] | None:
+        """Metadata of a grid of these images."""
+        ...
+
+
+class FromGenerator:
+    """Samples of a generator with consecutive seeds; labels in the proportions of the training images."""
+
+    most: int | None = None
+
+    def __init__(self, generator: Generator, asked: Evaluate, place: Path | None = None) -> None:
+        self.generator, self.asked, self.place = generator, asked, place
+        self.sampling = f"seed {asked.seed}, truncation {asked.truncation:g}, EMA weights"
+        self.note = f"uncurated, first seeds from {asked.seed:,}"
+        self.trained_with = pretrained_network(generator.info.config)
+        self.device = generator.device
+
+    def labels(self, pack: Pack, num: int) -> np.ndarray | None:
+        if not self.generator.classes or pack.labels is None:
+            return None
+        shares = np.bincount(pack.labels[pack.training], minlength=pack.num_classes)
+        places = np.linspace(0, shares.sum(), num, endpoint=False)
+        labels = np.searchsorted(np.cumsum(shares), places, side="right")
+        return np.random.default_rng(self.asked.seed).permutation(labels)
+
+    def pixels(self, pack: Pack, num: int, labels: np.ndarray | None, report: Progress) -> np.ndarray:
+        samples = np.empty((num, pack.height, pack.width, pack.channels), pack.images.dtype)
+        seeds = range(self.asked.seed, self.asked.seed + num)
+        done = 0
+        for images in self.generator.batches(seeds, labels, self.asked.truncation):
+            if not images.isfinite().all():
+                raise CheckpointError("the generator produces values that are not finite: use an earlier model")
+            samples[done : done + len(images)] = to_pixels(images, pack.depth)
+            done += len(images)
+            report("sampling", done, num)
+        return samples
+
+    def origin(self, number: int) -> Row:
+        return {"seed": self.asked.seed + number}
+
+    def model(self) -> Row:
+        info = self.generator.info
+        shape = {name: getattr(info.config, name) for name in ("model", "height", "width", "channels")}
+        return shape | {"images_seen": info.images_seen, "weights": weights_hash(self.place) if self.place else ""}
+
+    def protocol(self) -> Row:
+        return {
+            "seed": self.asked.seed,
+            "truncation": self.asked.truncation,
+            "ema": "moving average of the weights, as saved",
+        }
+
+    def provenance(self, numbers: Sequence[int]) -> Mapping[str, str] | None:
+        seeds = [self.asked.seed + number for number in numbers]
+        return provenance(self.generator.hash, {"seeds": seeds, "truncation": self.asked.truncation})
+
+
+class FromImages:
+    """Images in files, whatever made them: a random choice, the same every time."""
+
+    trained_with: str | None = None
+    note = "uncurated, chosen at random"
+
+    def __init__(self, made: Pack, asked: Evaluate) -> None:
+        self.made = made
+        self.most: int | None = made.num_images
+        self.sampling = f"files of {made.record.request['name']}"
+        self.device = choose_device(asked.device).torch_device
+        if asked.n is not None and asked.n > made.num_images:
+            raise ConfigError(f"--n {asked.n}: there are only {made.num_images:,} generated images")
+        self.chosen = np.random.default_rng(0).permutation(made.num_images)
+
+    def labels(self, pack: Pack, num: int) -> np.ndarray | None:
+        """The classes of the files, if they have the same names as those of the real images."""
+        if self.made.labels is None or pack.labels is None or self.made.classes != pack.classes:
+            return None
+        return self.made.labels[self.chosen[:num]]
+
+    def pixels(self, pack: Pack, num: int, labels: np.ndarray | None, report: Progress) -> np.ndarray:
+        pixels = self.made.images[np.sort(self.chosen[:num])][np.argsort(np.argsort(self.chosen[:num]))]
+        if pixels.dtype == pack.images.dtype:
+            return pixels
+        if pack.depth == 16:
+            return pixels.astype(np.uint16) * 257
+        return (pixels / 257).round().astype(np.uint8)
+
+    def origin(self, number: int) -> Row:
+        return {"seed": None, "image": self.made.names[self.chosen[number]]}
+
+    def model(self) -> Row:
+        shape = {name: getattr(self.made, name) for name in ("height", "width", "channels")}
+        return {"model": "images", **shape, "images_seen": 0, "weights": self.made.hash[:8]}
+
+    def protocol(self) -> Row:
+        return {"seed": None, "truncation": None, "ema": None}
+
+    def provenance(self, numbers: Sequence[int]) -> Mapping[str, str] | None:
+        return None
+
+
+def pack_of(folder: Path, generator: Generator, data: str | Path | None, progress: Progress | None) -> Pack:
+    """The training images of the generator, with their held-out part."""
+    if (folder / "config.json").is_file() and (folder / "model").is_dir():
+        record = Run(folder).config()["data"]
+        place, config = pictures_of(record, folder)
+        if data is None and is_pack(known := Path(place)) and (pack := Pack.open(known)).hash == record["hash"]:
+            return fitting(pack, generator, folder)
+        pack = open_pack(data or record["source"], config, progress=progress)
+        if pack.hash != record["hash"]:
+            raise RunError(
+                f"{folder} was trained on other images than {data or record['source']} now contains: "
+                "give the original images with --data"
+            )
+        return fitting(pack, generator, folder)
+    if data is None:
+        raise RunError(f"{folder} is a model without its run: give its training images with --data")
+    shape = generator.info.config
+    channels: Any = {1: "gray", 3: "color", 4: "alpha"}[shape.channels]
+    wanted = DataConfig(size=f"{shape.height}x{shape.width}", channels=channels)
+    pack = Pack.open(Path(data)) if is_pack(Path(data)) else open_pack(data, wanted, progress=progress)
+    return fitting(pack, generator, folder)
+
+
+def pictures_of(record: dict[str, Any], folder: Path) -> tuple[str, DataConfig]:
+    """Location of the images of the run `folder` (its pack, if that still exists) and the options of the pack."""
+    try:
+        options = {**record["options"], "classes": tuple(record["options"]["classes"])}
+        place = record["pack"] if is_pack(Path(record["pack"])) else record["source"]
+        record["hash"]
+    except (KeyError, TypeError) as error:
+        raise RunError(f"{folder / 'config.json'} is damaged: the record of the training images is missing") from error
+    return place, from_dict(DataConfig, options, "config.json")
+
+
+def fitting(pack: Pack, generator: Generator, folder: Path) -> Pack:
+    """Return the pack if it fits the generator; otherwise raise `DataError`."""
+    model = generator.info.config
+    if (pack.height, pack.width, pack.channels) != (model.height, model.width, model.channels):
+        raise DataError(
+            f"the images are {pack.height}x{pack.width}x{pack.channels} and {folder} generates "
+            f"{model.height}x{model.width}x{model.channels}: give its training images with --data"
+        )
+    if generator.classes and pack.classes != generator.classes:
+        raise DataError(f"the images have other classes than {folder}: give its training images with --data")
+    if pack.num_training < LEAST_EVALUATED:
+        raise DataError(
+            f"{pack.num_training} training images are too few: an evaluation needs at least {LEAST_EVALUATED}"
+        )
+    return pack
+
+
+def weights_hash(folder: Path) -> str:
+    return files.sha256(find_weights(folder))[:8]

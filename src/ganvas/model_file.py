@@ -1,0 +1,195 @@
+"""The files of a model folder: generator.safetensors (weights, with the configuration as metadata; this file is
+sufficient) and config.json (the configuration as text). Files are never unpickled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ganvas.config import Kind, ModelConfig
+from ganvas.errors import CheckpointError, ConfigError
+from ganvas.fields import from_dict
+from ganvas.models import build_generator
+from ganvas.models.layers import without_memory
+from ganvas.system import files
+
+FORMAT = 1
+WEIGHTS = "generator.safetensors"
+LARGEST = 2**34  # most bytes of a weights file; hundreds of times those of the largest network
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Metadata of a model."""
+
+    config: ModelConfig
+    classes: list[str] = field(default_factory=list)
+    depth: int = 8
+    """Bits per channel of the data: 8 or 16."""
+    kind: str = "photo"
+    images_seen: int = 0
+    data_hash: str = ""
+    format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        named = isinstance(self.classes, list) and all(isinstance(name, str) for name in self.classes)
+        if not named or self.config.num_classes not in (0, len(self.classes)):
+            raise ConfigError(f"classes: expected the names of {self.config.num_classes:,} classes")
+        if self.depth not in (8, 16):
+            raise ConfigError(f"depth {self.depth!r:.40}: expected 8 or 16 bits")
+        if self.kind not in get_args(Kind):
+            raise ConfigError(f"kind {self.kind!r:.40}: expected one of {', '.join(get_args(Kind))}")
+        if type(self.images_seen) is not int or self.images_seen < 0:
+            raise ConfigError(f"images_seen {self.images_seen!r:.40}: expected an integer of at least 0")
+        if not isinstance(self.data_hash, str):
+            raise ConfigError("data_hash: expected text")
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str, where: Path) -> ModelInfo:
+        """Read the output of `to_json`. Raises CheckpointError for anything else."""
+        try:
+            values: dict[str, Any] = json.loads(text)
+            if values["format"] != FORMAT:
+                raise CheckpointError(
+                    f"{where} has format {values['format']!r:.20}; this version of Ganvas reads {FORMAT}"
+                )
+            values["config"] = from_dict(ModelConfig, values["config"], str(where))
+            return from_dict(cls, values, str(where))
+        except ConfigError as error:
+            raise CheckpointError(f"{where} describes a model unknown to this version of Ganvas ({error})") from error
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise CheckpointError(
+                f"{where} has no readable Ganvas configuration: train or download the model again"
+            ) from error
+
+
+def read_model(path: Path) -> tuple[nn.Module, ModelInfo]:
+    """The generator network, on the CPU, and the metadata of a run folder, a model folder or a weights file.
+
+    Raises CheckpointError if there is no model, or the file is damaged or not a safetensors file.
+    """
+    file = find_weights(path)
+    if str(file) != str(file).encode(errors="replace").decode():  # safetensors cannot open it
+        raise CheckpointError(f"{file} has a name that is not valid UTF-8: rename it, or copy the file elsewhere")
+    if (size := file.stat().st_size) > LARGEST:
+        raise CheckpointError(f"{file} has {size:,} bytes, but weights have at most {LARGEST:,}")
+    try:
+        with safetensors.safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            text = metadata.get("ganvas", "{}")
+            info = ModelInfo.from_json(text, file)
+            network = outline(info.config, file)
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(not_safetensors(file)) from error
+    if how := difference(network, tensors):
+        raise CheckpointError(f"{file} does not contain the weights of a {info.config.model!r} generator ({how})")
+    digest = tensor_hash(tensors)
+    if metadata.get("sha256") not in (checksum(digest, text), digest):  # older files omit the configuration
+        raise CheckpointError(f"{file} is damaged (wrong checksum): copy it again, or create it again from the run")
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        raise CheckpointError(f"{file} contains weights that are not finite: train or download the model again")
+    # Copy the tensors, because safetensors maps the file into memory and other processes may change the file.
+    network.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
+    return network, info
+
+
+def write_model(folder: Path, network: nn.Module, info: ModelInfo) -> None:
+    """Write the two files into an existing folder, atomically."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    text = info.to_json()
+    metadata = {"ganvas": text, "sha256": checksum(tensor_hash(tensors), text)}
+    content = in_order(safetensors.torch.save(tensors, metadata))
+    files.write_atomically(folder / WEIGHTS, lambda file: file.write(content))
+    files.write_json(folder / "config.json", dataclasses.asdict(info))
+
+
+def find_weights(path: Path) -> Path:
+    """Path of generator.safetensors, from a run folder, a model folder or the file itself."""
+    for candidate in (path / "model" / WEIGHTS, path / WEIGHTS, path):
+        if candidate.is_file():
+            return candidate
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist: expected a run folder, a model folder or a {WEIGHTS} file")
+    raise CheckpointError(f"{path} contains no {WEIGHTS}: expected a run folder with a model, or a model folder")
+
+
+class NumbersAreReal(TorchFunctionMode):
+    """Allocate tensors with given values (the fixed noise of some networks) on the CPU instead of the meta device."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        on = {"device": "cpu"} if func is torch.tensor else {}
+        return func(*args, **on | (kwargs or {}))
+
+
+def outline(config: ModelConfig, where: Path) -> nn.Module:
+    """Build the generator of a configuration on the meta device, without memory for its weights.
+
+    Raises CheckpointError, with `where` in the message, for an invalid configuration.
+    """
+    try:
+        with without_memory(), NumbersAreReal():
+            return build_generator(config)
+    except (ConfigError, RuntimeError) as error:  # RuntimeError: too large
+        reason = error if isinstance(error, ConfigError) else "too large"
+        raise CheckpointError(f"{where} describes a model unknown to this version of Ganvas ({reason})") from error
+
+
+def difference(network: nn.Module, tensors: dict[str, Tensor]) -> str:
+    """Describe how the tensors of a file differ from those of the network; empty if they match."""
+    wanted = network.state_dict()
+    missing, extra = sorted(set(wanted) - set(tensors)), sorted(set(tensors) - set(wanted))
+    both = sorted(set(wanted) & set(tensors))
+    odd = [name for name in both if wanted[name].shape != tensors[name].shape]
+    kind = [name for name in both if wanted[name].dtype != tensors[name].dtype]
+    found = (("missing", missing), ("unexpected", extra), ("wrong shape", odd), ("wrong type", kind))
+    return "; ".join(f"{fault}: {names[0]:.80}{f' and {len(names) - 1} more' * (len(names) > 1)}"
+                     for fault, names in found if names)  # fmt: skip
+
+
+def not_safetensors(file: Path) -> str:
+    with files.explained(file), file.open("rb") as opened:
+        start = opened.read(4)
+    if start[:1] == b"\x80" or start == b"PK\x03\x04":
+        return f"{file} is a Python pickle, which could run code: Ganvas only loads {WEIGHTS} files"
+    return f"{file} is damaged or not a safetensors file: copy it again, or create it again from the run"
+
+
+def tensor_hash(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and bytes of the tensors."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy() if tensor.numel() else b"")
+    return digest.hexdigest()
+
+
+def checksum(digest: str, text: str) -> str:
+    """SHA-256 of the `tensor_hash` and the configuration, i.e. the whole content of a model file."""
+    return hashlib.sha256(f"{digest}\n{text}".encode()).hexdigest()
+
+
+def in_order(content: bytes) -> bytes:
+    """Sort the header of a safetensors file, because the order of the metadata varies between processes."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + size]), ensure_ascii=False, sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)  # tensors begin at a multiple of 8 bytes
+    return len(header).to_bytes(8, "little") + header + content[8 + size :]

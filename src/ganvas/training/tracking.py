@@ -1,0 +1,113 @@
+"""Experiment trackers: TensorBoard, Weights & Biases and MLflow, each a thin `Callback`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ganvas.callbacks import Callback
+from ganvas.errors import MissingExtraError
+
+PACKAGES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
+
+
+def trackers(names: Sequence[str], folder: Path) -> list[Callback]:
+    """The trackers of these names for the run `folder`. Raises MissingExtraError if a package is not installed."""
+    return [TRACKERS[name](library(name), folder) for name in dict.fromkeys(names)]
+
+
+def library(name: str) -> Any:
+    try:
+        return importlib.import_module(PACKAGES[name])
+    except ImportError:
+        raise MissingExtraError(name, "track" if name == "tensorboard" else name, f"--track {name}") from None
+
+
+def numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a log line, except truth values."""
+    return {name: float(one) for name, one in values.items() if type(one) in (int, float)}
+
+
+def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
+    """All options of a run (config.json) in one level: data/size, model/base, train/lr ..."""
+    parts = {"data": config["data"].get("options") or {}, "model": config["model"], "train": config["train"]}
+    given = {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
+    return {name: one if isinstance(one, str | int | float) else str(one) for name, one in given.items()
+            if one not in (None, [], ())}  # fmt: skip
+
+
+class TensorBoard(Callback):
+    """Event files in the folder tensorboard/ of the run: all numbers of the log, previews, options, last scores."""
+
+    def __init__(self, package: Any, folder: Path) -> None:
+        self.package, self.folder = package, folder / "tensorboard"
+        self.options: dict[str, Any] = {}
+        self.last: dict[str, float] = {}
+
+    def on_start(self, folder: Path, config: Mapping[str, Any]) -> None:
+        self.writer = self.package.SummaryWriter(str(self.folder))
+        self.options = hyperparameters(config)
+
+    def on_log(self, images_seen: int, values: Mapping[str, Any]) -> None:
+        for name, value in numbers(values).items():
+            self.writer.add_scalar(name, value, images_seen)
+            self.last[f"last/{name}"] = value
+
+    def on_preview(self, images_seen: int, path: Path) -> None:
+        with Image.open(path) as image:
+            self.writer.add_image("preview", np.asarray(image.convert("RGB")), images_seen, dataformats="HWC")
+
+    def on_end(self, images_seen: int) -> None:
+        self.writer.add_hparams(self.options, self.last, run_name="options", global_step=images_seen)
+        self.writer.close()
+
+
+class WandB(Callback):
+    """A run of Weights & Biases, named as the run folder; project and account from WANDB_PROJECT and `wandb login`."""
+
+    def __init__(self, package: Any, folder: Path) -> None:
+        self.package, self.folder = package, folder
+
+    def on_start(self, folder: Path, config: Mapping[str, Any]) -> None:
+        name = folder.resolve().name
+        self.run = self.package.init(
+            name=name, id=name, resume="allow", dir=str(folder), config=hyperparameters(config)
+        )
+
+    def on_log(self, images_seen: int, values: Mapping[str, Any]) -> None:
+        self.run.log({**numbers(values), "images": images_seen})
+
+    def on_preview(self, images_seen: int, path: Path) -> None:
+        self.run.log({"preview": self.package.Image(str(path)), "images": images_seen})
+
+    def on_end(self, images_seen: int) -> None:
+        self.run.finish()
+
+
+class MLflow(Callback):
+    """A run of MLflow, named as the run folder; server and experiment from MLFLOW_TRACKING_URI and
+    MLFLOW_EXPERIMENT_NAME."""
+
+    def __init__(self, package: Any, folder: Path) -> None:
+        self.package = package
+
+    def on_start(self, folder: Path, config: Mapping[str, Any]) -> None:
+        self.package.start_run(run_name=folder.resolve().name)
+        self.package.log_params(hyperparameters(config))
+
+    def on_log(self, images_seen: int, values: Mapping[str, Any]) -> None:
+        self.package.log_metrics(numbers(values), step=images_seen)
+
+    def on_preview(self, images_seen: int, path: Path) -> None:
+        self.package.log_artifact(str(path), "previews")
+
+    def on_end(self, images_seen: int) -> None:
+        self.package.end_run()
+
+
+TRACKERS: dict[str, Any] = {"tensorboard": TensorBoard, "wandb": WandB, "mlflow": MLflow}
