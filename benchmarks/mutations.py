@@ -1,6 +1,6 @@
 """What share of single-line mutations of the source do the quick tests notice?
 
-    python benchmarks/mutations.py --num 100 --seed 0 --area training judge --json mutations.json
+    python benchmarks/mutations.py --num 100 --seed 0 --area training evaluation --json mutations.json
 
 Draws expressions of src/ganvas at random, changes each one in a copy of the source (`<` becomes `<=`, `+` becomes `-`,
 `and` becomes `or`, a number or a condition is replaced), and runs the test files that belong to the changed module. A
