@@ -88,8 +88,8 @@ class Frames(Enlarged, Common):
     """Width x height of the video in pixels, e.g. 1080x1080, 1920x1080 or 1080x1920. Images keep their shape; the rest
     is filled with --background."""
     background: str | None = None
-    """Colour beside the images and behind transparent ones, such as black or #ffcc00. Default: black; for transparent
-    images none, or white in mp4."""
+    """Colour beside the images and behind transparent ones, such as black or #ffcc00. Default: black, but white for a
+    training; for transparent images none, or white in mp4."""
     max_mb: Annotated[float | None, POSITIVE] = None
     """Maximum size of a GIF in MB (10^6 bytes); frames are reduced until it fits. Default: 8, or none with --size."""
 
