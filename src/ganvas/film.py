@@ -55,6 +55,8 @@ def of_training(asked: Video, progress: Progress) -> list[Path]:
         raise RunError(f"{asked.run} has no preview grids in samples/: expected a run that has started training")
     places = places_of(asked)
     sizes = {name: checked(name, asked) for name in places}  # report errors before the first file
+    for name in places:
+        check_fps(name, asked.fps or 0)
     timing, films = timing_of(asked, len(grids)), {}
     for name, path in places.items():
         scenes = (scene(grid, images, sizes[name], asked) for images, grid in grids)
@@ -127,9 +129,7 @@ def write(
         raise ConfigError(
             f"{out} ends in {out.suffix or 'nothing'}: videos are written as .gif, .webp, .mp4, .webm or .mov"
         )
-    most = MOST_GIF_FPS if form == "gif" else 120
-    if fps > most:
-        raise ConfigError(f"--fps {fps:g}: expected up to {most} for {form.upper()}")
+    check_fps(form, fps)
     size = checked(form, look)
 
     def shown(pixels: np.ndarray) -> Scene:
@@ -146,6 +146,11 @@ def write(
         out.parent.mkdir(parents=True, exist_ok=True)
     files.write_atomically(out, lambda file: file.write(content))
     return out
+
+
+def check_fps(form: str, fps: float) -> None:
+    if form == "gif" and fps > MOST_GIF_FPS:
+        raise ConfigError(f"--fps {fps:g}: expected up to {MOST_GIF_FPS} for GIF")
 
 
 def checked(form: str, look: Frames) -> tuple[int, int] | None:
