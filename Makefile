@@ -4,7 +4,7 @@ BIN = .venv/bin
 
 .PHONY: demo test test-slow coverage check clean
 
-demo: .venv/ready
+demo: .venv/core
 	$(BIN)/ganvas train digits --minutes 0.9 --out demo/run
 	$(BIN)/ganvas sample demo/run --n 100 --grid --out demo/samples.png
 	$(BIN)/ganvas video demo/run --out demo
@@ -24,11 +24,16 @@ coverage: .venv/ready
 check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/ty check
 	$(BIN)/lint-imports
 
-.venv/ready: pyproject.toml constraints.txt
+.venv/core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -c constraints.txt -e .
+	touch $@
+
+.venv/ready: .venv/core
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,video,track,medical,judge,export,studio,hub,docs,notebook]'
 	touch $@
 

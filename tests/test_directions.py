@@ -19,6 +19,7 @@ from ganvas.generator import Generator, to_pixels
 from ganvas.image_files import save_png
 from test_codes import cases, of
 from test_generator import fresh
+from test_use import cells_of
 
 
 def vectors(found: list[Direction]) -> np.ndarray:
@@ -35,11 +36,8 @@ def test_every_architecture_has_directions_that_change_its_pictures(name: str, l
         assert vectors(found).shape == (3, 8) and len({one.name for one in found}) == 3
         assert all("%" in one.source for one in found)
         strip = directions.strip(gan, found[0], [1, 2], (-2, 0, 2), truncation=0.8)
-        assert strip.shape == (2 * 34 + 2, 3 * 34 + 2, 1)
-        for row in range(2):
-            left, middle, right = (
-                strip[2 + 34 * row : 34 + 34 * row, 2 + 34 * i : 34 + 34 * i].astype(int) for i in range(3)
-            )
+        for row, cells in enumerate(cells_of(strip, 2, 3, 32)):
+            left, middle, right = (cell.astype(int) for cell in cells)
             plain = to_pixels(gan.sample(1, 1 + row, truncation=0.8))[0]
             assert np.abs(middle - plain).max() <= 1
             assert min(np.abs(left - middle).max(), np.abs(right - middle).max()) > 1

@@ -46,7 +46,7 @@ def test_a_film_through_seeds_begins_with_the_first(
     ganvas_command: Command, run: Path, tmp_path: Path, ending: str
 ) -> None:
     out = tmp_path / "deep" / f"morph.{ending}"
-    options = ("--seeds", "4,9,2", "--labels", "lying", "--frames", 12, "--scale", 1)
+    options = ("--seeds", "4,9,2", "--labels", "lying", "--frames", 12, "--enlarge", 1)
     fine(ganvas_command, "interpolate", run, *options, "--out", out)
     with Image.open(out) as film:
         assert film.size == (16, 16) and getattr(film, "n_frames", 1) == 12
@@ -55,13 +55,20 @@ def test_a_film_through_seeds_begins_with_the_first(
     assert np.abs(first - expected).mean() < (2 if ending == "gif" else 12)  # WebP's images are lossy
 
 
+def cells_of(sheet: np.ndarray, rows: int, columns: int, side: int) -> list[list[np.ndarray]]:
+    """The images of `side` pixels on a sheet with captions: enlarged to 128 pixels, at the lower right."""
+    top, left = sheet.shape[0] - rows * 132, sheet.shape[1] - columns * 132
+    assert top > 30 and left > 30  # captions
+    step = 128 // side
+    body = sheet[top:, left:]
+    return [[body[132 * y :, 132 * x :][:128:step, :128:step] for x in range(columns)] for y in range(rows)]
+
+
 def test_a_mixture_stands_below_its_lender_and_can_be_made_again(
     ganvas_command: Command, run: Path, tmp_path: Path
 ) -> None:
     fine(ganvas_command, "mix", run, "--seeds", "3,8,9", "--depths", "all", "--out", tmp_path / "mix.png")
-    sheet = pixels(tmp_path / "mix.png")
-    assert sheet.shape == (2 * 18 + 2, 3 * 18 + 2)
-    cells = [[sheet[2 + 18 * y : 18 + 18 * y, 2 + 18 * x : 18 + 18 * x] for x in range(3)] for y in range(2)]
+    cells = cells_of(pixels(tmp_path / "mix.png"), 2, 3, 16)
     generator = Generator.load(run, "cpu")
     for cell, seed in ((cells[0][1], 8), (cells[0][2], 9), (cells[1][0], 3)):
         assert np.abs(cell - to_pixels(generator.sample(1, seed))[0, :, :, 0]).max() <= 1
@@ -129,7 +136,7 @@ def test_what_cannot_be_is_one_sentence(ganvas_command: Command, run: Path, tmp_
         (("interpolate", run, "--seeds", "3;4", "--out", out), "numbers and ranges"),
         (("interpolate", run, "--labels", "lying,up", "--out", out), "label 'up' does not exist"),
         (("interpolate", run, "--seeds", "1-3", "--labels", "lying,standing", "--out", out), "one of either"),
-        (("interpolate", run, "--out", tmp_path / "film.avi"), "written as .gif, .webp or .mp4"),
+        (("interpolate", run, "--out", tmp_path / "film.avi"), "written as .gif, .webp, .mp4, .webm or .mov"),
         (("mix", run, "--seeds", "1,2", "--depths", "9", "--out", out), "coarse, middle, fine"),
         (("mix", run, "--seeds", "1", "--out", out), "at least two --seeds"),
         (("directions", run, "--depth", "77"), "depth 77"),

@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from ganvas.datasets import SyntheticDataset
     from ganvas.errors import GanvasError
     from ganvas.explore.verbs import directions, favourites, interpolate, mix, project, sample
-    from ganvas.film import video
     from ganvas.generator import Generator
     from ganvas.hub import pull
+    from ganvas.provenance import read_provenance
     from ganvas.records import Evaluation
     from ganvas.reporting import report
     from ganvas.run import Run
     from ganvas.share.publish import publish
     from ganvas.share.upload import push
-    from ganvas.verbs import Trained, average, check, evaluate, export, init, pack, train
+    from ganvas.verbs import Trained, average, check, evaluate, export, init, pack, train, video
 
 __version__ = "0.1.0"
 
@@ -64,10 +64,11 @@ _HOME = {
     "publish": "share.publish",
     "pull": "hub",
     "push": "share.upload",
+    "read_provenance": "provenance",
     "report": "reporting",
     "sample": "explore.verbs",
     "train": "verbs",
-    "video": "film",
+    "video": "verbs",
 }
 
 __all__ = [
@@ -97,6 +98,7 @@ __all__ = [
     "publish",
     "pull",
     "push",
+    "read_provenance",
     "report",
     "sample",
     "train",

@@ -69,7 +69,7 @@ def trained(asked: options.Train, result: Any) -> list[str]:
 
 
 def sampled(asked: options.Sample, paths: Sequence[Path]) -> list[str]:
-    if asked.grid or Path(asked.out).suffix.lower() == ".zip":
+    if asked.grid or Path(asked.out).suffix.lower() == ".zip" or list(paths) == [Path(asked.out)]:
         return [str(paths[0])]
     return [f"{len(paths)} images and manifest.csv in {asked.out}"]
 
@@ -131,7 +131,7 @@ class Command:
 COMMANDS = {
     "train": Command(options.Train, "verbs.train", trained, "Train"),
     "init": Command(options.Init, "verbs.init", one, "Train"),
-    "video": Command(options.Video, "film.video", each, "Train"),
+    "video": Command(options.Video, "verbs.video", each, "Train"),
     "average": Command(options.Average, "verbs.average", one, "Train"),
     "sample": Command(options.Sample, "explore.verbs.sample", sampled, "Use a generator"),
     "studio": Command(options.Studio, "studio.serve", nothing, "Use a generator"),

@@ -1,4 +1,4 @@
-"""Pictures as files: PNG and TIFF of 8 or 16 bit, and grids."""
+"""Images as files: PNG, JPEG, WebP and TIFF with metadata, enlargement, grids, and sheets with captions."""
 
 from __future__ import annotations
 
@@ -6,23 +6,68 @@ import base64
 import html
 import io
 import math
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from ganvas.errors import ConfigError
+from ganvas.provenance import DESCRIPTION, SOFTWARE, XMP_PACKET, note
 from ganvas.system import files
+
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
+"""Endings of the image files that Ganvas writes."""
+MOST_SIDE = {"PNG": 100_000, "JPEG": 65_500, "WEBP": 16_383, "TIFF": 100_000}  # longest side in pixels
+QUALITY = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"quality": 90, "method": 4}}
+X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, INCH = 282, 283, 296, 2  # tag numbers of EXIF, and a value of the last
+XMP_TAG = 700  # tag number of TIFF
+LEAST_CELL = 128  # minimum longer side of an image on a sheet, in pixels
+TEXT, MARGIN = 15, 8  # font size of captions and space around them, in pixels
 
 
 def to_image(pixels: np.ndarray) -> Image.Image:
     """(H, W, C) uint8 or uint16 -> a Pillow image; 16 bit stays 16 bit where Pillow can (gray), else 8."""
     if pixels.dtype == np.uint16 and pixels.shape[2] != 1:
-        pixels = (pixels / 257).round().astype(np.uint8)
+        pixels = eight_bits(pixels)
     return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+
+
+def eight_bits(pixels: np.ndarray) -> np.ndarray:
+    """uint8 or uint16 -> uint8."""
+    return pixels if pixels.dtype == np.uint8 else (pixels / 257).round().astype(np.uint8)
+
+
+def on_colour(image: Image.Image, colour: str | tuple[int, ...]) -> Image.Image:
+    """An RGBA image without its transparency, on a colour; other images unchanged."""
+    if image.mode != "RGBA":
+        return image
+    return Image.alpha_composite(Image.new("RGBA", image.size, colour), image).convert("RGB")
+
+
+def resized(image: Image.Image, width: int, height: int, filter: str) -> Image.Image:
+    """An image at another size. filter: lanczos, bicubic or nearest. 16 bit gray stays 16 bit."""
+    method = Image.Resampling[filter.upper()]
+    if image.size == (width, height):
+        return image
+    if image.mode != "I;16" or filter == "nearest":
+        return image.resize((width, height), method)
+    real = Image.fromarray(np.asarray(image).astype(np.float32)).resize((width, height), method)
+    return Image.fromarray(np.asarray(real).round().clip(0, 65_535).astype(np.uint16))
+
+
+def enlarged(pixels: np.ndarray, times: int, filter: str = "lanczos") -> np.ndarray:
+    """(N, H, W, C) -> (N, H * times, W * times, C). Colour of 16 bit becomes 8 bit."""
+    if times == 1:
+        return pixels
+    height, width = (side * times for side in pixels.shape[1:3])
+    images = [np.asarray(resized(to_image(one), width, height, filter)) for one in pixels]
+    return np.stack(images).reshape(len(images), height, width, pixels.shape[3])
+
+
+# -- files --
 
 
 def png_text(text: Mapping[str, str] | None) -> PngInfo:
@@ -35,9 +80,51 @@ def png_text(text: Mapping[str, str] | None) -> PngInfo:
 
 def png_bytes(pixels: np.ndarray, text: Mapping[str, str] | None = None) -> bytes:
     """(H, W, C) pixels as a PNG file with these texts in its metadata."""
+    return encoded(pixels, "PNG", text)
+
+
+def encoded(pixels: np.ndarray, form: str, text: Mapping[str, str] | None = None, dpi: int | None = None) -> bytes:
+    """(H, W, C) pixels as the content of a PNG, JPEG, WEBP or TIFF file. See `save_picture`."""
+    image = to_image(pixels)
+    check_size(form, image.width, image.height)
+    if form in ("JPEG", "WEBP") and pixels.dtype == np.uint16:
+        image = to_image(eight_bits(pixels))
+    if form == "JPEG":
+        image = on_colour(image, "white")
+    options: dict[str, Any] = {**QUALITY.get(form, {}), **({"dpi": (dpi, dpi)} if dpi else {})}
+    if form == "PNG":
+        options["pnginfo"] = png_text(text)
+    else:
+        exif = exif_of(text, dpi if form == "WEBP" else None)
+        packet = text[XMP_PACKET].encode() if text else b""
+        if form == "TIFF":
+            if packet:
+                exif[XMP_TAG] = packet
+            options |= {"tiffinfo": exif, "compression": "tiff_adobe_deflate"}  # known to every reader of today
+        else:
+            options |= {"exif": exif.tobytes()} if len(exif) else {}
+            options |= {"xmp": packet} if packet else {}
     buffer = io.BytesIO()
-    to_image(pixels).save(buffer, format="PNG", pnginfo=png_text(text))
+    image.save(buffer, form, **options)
     return buffer.getvalue()
+
+
+def check_size(form: str, width: int, height: int) -> None:
+    """Raises ConfigError if images of this size cannot be stored."""
+    if max(width, height) > (most := MOST_SIDE[form]):
+        raise ConfigError(
+            f"{width}x{height} pixels: {form} files have up to {most:,} per side; reduce --enlarge or --n"
+        )
+
+
+def exif_of(text: Mapping[str, str] | None, dpi: int | None = None) -> Image.Exif:
+    """The texts as EXIF data, which TIFF files have as tags. dpi: for WebP, which has no other place for it."""
+    exif = Image.Exif()
+    if text:
+        exif[DESCRIPTION], exif[SOFTWARE] = note(text), text["Software"]
+    if dpi:
+        exif[X_RESOLUTION], exif[Y_RESOLUTION], exif[RESOLUTION_UNIT] = float(dpi), float(dpi), INCH
+    return exif
 
 
 def save_png(path: Path, pixels: np.ndarray, text: Mapping[str, str] | None = None, sync: bool = True) -> None:
@@ -46,31 +133,36 @@ def save_png(path: Path, pixels: np.ndarray, text: Mapping[str, str] | None = No
     files.write_atomically(path, lambda file: file.write(content), sync)
 
 
-def save_picture(path: Path, pixels: np.ndarray, text: Mapping[str, str] | None = None, sync: bool = True) -> None:
-    """Writes (H, W, C) pixels as PNG or TIFF, by the ending of `path`, whole or not at all.
+def save_picture(
+    path: Path,
+    pixels: np.ndarray,
+    text: Mapping[str, str] | None = None,
+    sync: bool = True,
+    dpi: int | None = None,
+) -> None:
+    """Writes (H, W, C) pixels as PNG, JPEG, WebP or TIFF, by the ending of `path`, whole or not at all.
 
-    text: for the metadata; TIFF takes the entry "ganvas" alone, as its description. sync: see `write_atomically`.
+    text: for the metadata (see provenance.py), as texts of a PNG, else as EXIF and XMP. dpi: resolution for printing.
+    sync: see `write_atomically`.
 
-    Both are lossless: 8 bit gray, colour and colour with transparency, and 16 bit gray; colour of 16 bit becomes 8
-    (Pillow writes no deeper). Raises `ConfigError` for any other ending.
+    PNG and TIFF are lossless: 8 bit gray, colour and colour with transparency, and 16 bit gray; colour of 16 bit
+    becomes 8 (Pillow writes no deeper). JPEG and WebP have 8 bit; JPEG has no transparency and shows white instead.
+    Raises `ConfigError` for any other ending, and for images that are too large for JPEG or WebP.
     """
-    ending = path.suffix.lower()
-    if ending == ".png":
-        save_png(path, pixels, text, sync)
-    elif ending in (".tif", ".tiff"):
-        image = to_image(pixels)
-        # Deflate as Adobe numbered it (8), which every reader of today knows.
-        known = {"description": text["ganvas"]} if text else {}
-        write = partial(image.save, format="TIFF", compression="tiff_adobe_deflate", **known)
-        files.write_atomically(path, write, sync)
-    else:
-        raise ConfigError(f"{path} ends in {ending or 'nothing'}: images are written as .png, .tif or .tiff")
+    form = FORMATS.get(path.suffix.lower())
+    if form is None:
+        raise ConfigError(f"{path} ends in {path.suffix or 'nothing'}: images are written as {', '.join(FORMATS)}")
+    content = encoded(pixels, form, text, dpi)
+    files.write_atomically(path, lambda file: file.write(content), sync)
 
 
 def as_html(png: bytes, caption: str) -> str:
     """An image with a caption, for notebooks."""
     data = base64.b64encode(png).decode()
     return f'<figure><img src="data:image/png;base64,{data}"><figcaption>{html.escape(caption)}</figcaption></figure>'
+
+
+# -- grids and sheets --
 
 
 def grid(pixels: np.ndarray, columns: int | None = None, gap: int = 2) -> np.ndarray:
@@ -88,3 +180,39 @@ def grid(pixels: np.ndarray, columns: int | None = None, gap: int = 2) -> np.nda
         x = gap + i % columns * (width + gap)
         sheet[y : y + height, x : x + width] = picture
     return sheet
+
+
+def sheet(pixels: np.ndarray, title: str, above: Sequence[str], left: Sequence[str]) -> np.ndarray:
+    """(N, H, W, C) -> a grid (8 bit) with a title, a caption above each column and one to the left of each row.
+
+    Small images are enlarged by a whole number to at least 128 pixels, so that they can be seen. Gray stays gray, and
+    transparent images stay transparent.
+    """
+    font = ImageFont.load_default(size=TEXT)
+    times = -(-LEAST_CELL // max(pixels.shape[1:3]))
+    cells = enlarged(np.stack([eight_bits(one) for one in pixels]), times, "nearest")
+    gap, (height, width) = 4, cells.shape[1:3]
+    body = to_image(grid(cells, len(above), gap))
+    column = max((round(font.getlength(text)) for text in left), default=0) + 2 * MARGIN
+    head, band = TEXT + 2 * MARGIN, TEXT + MARGIN
+    title = shortened(title, font, column + body.width - 2 * MARGIN)
+    found = Image.new(body.mode, (column + body.width, head + band + body.height), "white")
+    found.paste(body, (column, head + band))
+    pen = ImageDraw.Draw(found)
+    pen.text((MARGIN, MARGIN), title, fill="black", font=font)
+    for i, text in enumerate(above):
+        middle = column + gap + i * (width + gap) + width // 2
+        pen.text((middle, head), shortened(text, font, width), fill="black", font=font, anchor="ma")
+    for i, text in enumerate(left):
+        middle = head + band + gap + i * (height + gap) + height // 2
+        pen.text((column - MARGIN, middle), text, fill="black", font=font, anchor="rm")
+    return np.asarray(found).reshape(found.height, found.width, -1)
+
+
+def shortened(text: str, font: Any, width: int) -> str:
+    """A text that is at most `width` pixels wide."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(f"{text}…") > width:
+        text = text[:-1]
+    return f"{text}…"

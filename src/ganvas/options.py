@@ -18,13 +18,17 @@ from ganvas.errors import ConfigError
 from ganvas.fields import FRACTION, NOT_NEGATIVE, POSITIVE, Bounds, check
 
 PathLike = str | Path
-Format = Literal["png", "tiff"]
+Format = Literal["png", "jpg", "webp", "tiff"]
+Filter = Literal["lanczos", "bicubic", "nearest"]
+Easing = Literal["cosine", "cubic", "linear"]
 ExportForm = Literal["onnx", "web", "torch", "folder"]
 Weights = Literal["float32", "float16", "int8"]
 Method = Literal["features", "weights", "labels"]
 
 LEAST_EVALUATED = 24  # fewest images of each kind for the measures
 EVALUATION_SEED = 1_000_000  # of the first sample; previews and evaluations during training use other seeds
+MOST_ENLARGED = Bounds(1, 64)
+FPS = Bounds(0.1, 120)
 PYTHON_ONLY = {"python_only": True}  # metadata of fields that the command line does not have
 
 
@@ -53,6 +57,46 @@ class Truncated:
 
     truncation: Annotated[float, FRACTION] = 1.0
     """0 to 1; 1 = full variety, 0 = average image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Enlarged:
+    """Options of the commands that enlarge images."""
+
+    filter: Filter = "lanczos"
+    """Filter that enlarges: lanczos (sharp), bicubic (softer), or nearest (keeps pixels square, for pixel art)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files(Enlarged):
+    """Options of the commands that write generated images."""
+
+    format: Format | None = None
+    """Image format: png or tiff without loss, 16 bit if the training images had 16 bit; jpg (transparent parts become
+    white) or webp. Default: by the ending of --out, else png."""
+    enlarge: Annotated[int, MOST_ENLARGED] = 1
+    """Enlarge the images by this factor."""
+    dpi: Annotated[int | None, Bounds(1, 10_000)] = None
+    """Resolution for printing, in dots per inch, stored in the file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frames(Enlarged, Common):
+    """Options of the commands that write videos."""
+
+    size: str | None = None
+    """Width x height of the video in pixels, e.g. 1080x1080, 1920x1080 or 1080x1920. Images keep their shape; the rest
+    is filled with --background."""
+    background: str | None = None
+    """Colour beside the images and behind transparent ones, such as black or #ffcc00. Default: black, but white for a
+    training; for transparent images none, or white in mp4."""
+    max_mb: Annotated[float | None, POSITIVE] = None
+    """Maximum size of a GIF in MB (10^6 bytes); frames are reduced until it fits. Default: 8, or none with --size."""
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.size is not None and self.max_mb is not None:
+            raise ConfigError("--size and --max-mb: give one of them")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,14 +159,14 @@ class Init(Common):
 
 
 @dataclass(frozen=True)
-class Sample(Truncated, FromGenerator):
-    """Generate images with a trained generator: PNG or TIFF files with manifest.csv, a zip file, or one grid.
+class Sample(Truncated, Files, FromGenerator):
+    """Generate images with a trained generator: image files with manifest.csv, a zip file, one image, or one grid.
 
     If interrupted, rerun the same command to continue.
     """
 
     out: PathLike = "samples"
-    """Output folder or .zip file; with --grid, the image file."""
+    """Output folder or .zip file; with --grid or --n 1, the image file."""
     _: KW_ONLY
     n: Annotated[int, Bounds(1)] = 16
     """Number of images."""
@@ -133,11 +177,10 @@ class Sample(Truncated, FromGenerator):
     label: str | int | None = None
     """Class of all images. Default: all classes in turn."""
     per_class: Annotated[int | None, Bounds(1)] = None
-    """Number of images of every class, written to one folder per class."""
+    """Number of images of every class, written to one folder per class; with --no-copies, images that are left out
+    are replaced."""
     grid: bool = False
     """Write one grid of all images instead of single files."""
-    format: Format = "png"
-    """png or tiff; 16 bit if the training images had 16 bit."""
     no_copies: bool = False
     """Leave out generated images that are flagged as copies of a training image."""
     data: PathLike | None = None
@@ -147,11 +190,11 @@ class Sample(Truncated, FromGenerator):
 
 
 @dataclass(frozen=True)
-class Interpolate(Truncated, FromGenerator):
-    """Make a video that morphs from image to image: GIF, WebP or MP4."""
+class Interpolate(Truncated, Frames, FromGenerator):
+    """Make a video that morphs from image to image: GIF, WebP, MP4, WebM or MOV."""
 
     out: PathLike = "morph.gif"
-    """Video file; .gif, .webp or .mp4 selects the format."""
+    """Video file; .gif, .webp, .mp4, .webm or .mov (ProRes, for video editors) selects the format."""
     _: KW_ONLY
     seeds: str | Sequence[int] | None = None
     """Seeds of the images, e.g. 1,5,9. Default: 0-3; with several labels: 0."""
@@ -159,16 +202,32 @@ class Interpolate(Truncated, FromGenerator):
     """Favourites file with the images to use; overrides --seeds."""
     labels: str | Sequence[str] | None = None
     """Classes, e.g. Hand,Head: one for all images, one per image, or several with one seed."""
-    frames: Annotated[int, Bounds(2)] = 96
-    """Number of frames of the whole video, 2 or more."""
+    seconds: Annotated[float | None, POSITIVE] = None
+    """Length of the whole video. Default: by --frames."""
+    frames: Annotated[int | None, Bounds(2)] = None
+    """Number of frames of the whole video, 2 or more. Default: 96, or by --seconds."""
+    fps: Annotated[float, FPS] = 24
+    """Frames per second."""
     loop: bool = True
     """Return to the first image at the end."""
-    fps: int = 24
-    """Frames per second."""
-    scale: int | None = None
-    """Enlarge each pixel by this factor. Default: chosen from the image size."""
-    max_mb: Annotated[float, POSITIVE] = 8.0
-    """Maximum size of a GIF in MB."""
+    easing: Easing = "cosine"
+    """Speed between two images: cosine (slow at the images), cubic (slower still), or linear (constant)."""
+    enlarge: Annotated[int | None, MOST_ENLARGED] = None
+    """Enlarge the images by this factor. Default: to --size, else to at least 256 pixels."""
+
+    def __post_init__(self) -> None:
+        Frames.__post_init__(self)
+        if self.seconds is not None and self.frames is not None:
+            raise ConfigError("--seconds and --frames: give one of them; --fps is the number of frames per second")
+        if self.enlarge is not None and self.size is not None:
+            raise ConfigError("--enlarge and --size: give one of them")
+        if self.num_frames < 2:
+            raise ConfigError(f"--seconds {self.seconds:g}: a video needs at least 2 frames; increase it, or --fps")
+
+    @property
+    def num_frames(self) -> int:
+        """Number of frames of the whole video."""
+        return round(self.seconds * self.fps) if self.seconds is not None else self.frames or 96
 
 
 @dataclass(frozen=True)
@@ -227,7 +286,7 @@ class Project(FromGenerator):
 
 
 @dataclass(frozen=True)
-class KeepFavourites(FromGenerator):
+class KeepFavourites(Files, FromGenerator):
     """Generate the images of a favourites file again at full quality, or add images to the file."""
 
     file: PathLike
@@ -241,8 +300,6 @@ class KeepFavourites(FromGenerator):
     """Class of the added images."""
     truncation: Annotated[float, FRACTION] = 1.0
     """Truncation of the added images, 0 to 1; 1 = full variety, 0 = average image."""
-    format: Format = "png"
-    """png or tiff; 16 bit if the training images had 16 bit."""
 
 
 @dataclass(frozen=True)
@@ -340,17 +397,26 @@ class Average(Common):
 
 
 @dataclass(frozen=True)
-class Video(Common):
+class Video(Frames):
     """Make a video of the training from its preview grids."""
 
     run: PathLike
     """Run folder."""
     out: PathLike | None = None
-    """Folder for the videos. Default: the run folder."""
-    max_mb: Annotated[float, POSITIVE] = 8.0
-    """Maximum size of a GIF in MB (10^6 bytes); frames are reduced until it fits."""
+    """Folder for the videos, or a file ending in .gif, .webp, .mp4, .webm or .mov. Default: the run folder."""
+    _: KW_ONLY
     formats: str | None = None
-    """One or more of gif,webp,mp4. Default: all that are available here (MP4 needs the extra video)."""
+    """One or more of gif,webp,mp4,webm,mov. Default: gif,webp and, with the extra video, mp4."""
+    seconds: Annotated[float | None, POSITIVE] = None
+    """Length of the whole video, including 2.5 seconds for the last grid. Default: by --fps."""
+    fps: Annotated[float | None, FPS] = None
+    """Grids per second. Default: 8.3, or by --seconds."""
+    filter: Filter = "nearest"
+
+    def __post_init__(self) -> None:
+        Frames.__post_init__(self)
+        if self.seconds is not None and self.fps is not None:
+            raise ConfigError("--seconds and --fps: give one of them")
 
 
 # -- share --

@@ -1,4 +1,4 @@
-"""What every generated image says about itself in its file: that it is synthetic, by which model, and its recipe."""
+"""What the file of every generated image or video states: that it is synthetic, its model, and its recipe."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from ganvas.errors import PictureError
+from ganvas.errors import MissingExtraError, PictureError
 
 KIND = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 """IPTC's word for an image made by a trained model, which image libraries and search engines read."""
@@ -23,29 +23,65 @@ XMP = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 SENTENCE = "Synthetic image made by a generative adversarial network; it shows nothing and nobody real."
 
 
+XMP_PACKET = "XML:com.adobe.xmp"  # name of this text in a PNG file
+MOST_NOTE = 60_000  # characters; the EXIF data of a JPEG file has at most 65,533 bytes
+VIDEOS = (".mp4", ".webm", ".mov")
+DESCRIPTION, SOFTWARE = 270, 305  # tag numbers of EXIF and TIFF
+
+
 def provenance(model: str, recipe: Mapping[str, Any]) -> dict[str, str]:
     """Text for the file of an image. model: hash of the weights; recipe: plain values that make the image again."""
     return {
         "Software": "Ganvas",
         "Description": SENTENCE,
         "ganvas": json.dumps({"synthetic": True, "model": model, "recipe": dict(recipe)}, ensure_ascii=True),
-        "XML:com.adobe.xmp": XMP,
+        XMP_PACKET: XMP,
     }
 
 
-def read_provenance(path: Path) -> dict[str, Any] | None:
-    """{"synthetic", "model", "recipe"} of an image that Ganvas made, None for any other image."""
+def note(text: Mapping[str, str] | None) -> str:
+    """The sentence and the entry "ganvas" as one text, for formats that take only one.
+
+    A recipe that is too long (the latents of many images) is left out; without `text` the note is the sentence alone.
+    """
+    if text is None:
+        return SENTENCE
+    entry = text["ganvas"]
+    if len(entry) > MOST_NOTE:
+        entry = json.dumps(json.loads(entry) | {"recipe": {}})
+    return f"{SENTENCE}\n{entry}"
+
+
+def read_provenance(path: str | Path) -> dict[str, Any] | None:
+    """{"synthetic", "model", "recipe"} of an image or video that Ganvas made, None for any other.
+
+    Reads PNG, JPEG, WebP, TIFF and GIF; MP4, WebM and MOV need the extra video. Raises PictureError if the file is
+    missing or damaged.
+    """
+    path = Path(path)
     try:
-        with Image.open(path) as picture:
-            picture.load()  # texts may stand behind the pixels
-            text = picture.info.get("ganvas") or picture.getexif().get(DESCRIPTION)
+        text = video_comment(path) if path.suffix.lower() in VIDEOS else image_note(path)
     except (OSError, SyntaxError, ValueError) as error:
-        raise PictureError(f"{path} is not a readable image") from error
+        raise PictureError(f"{path} is not a readable image or video") from error
     try:
-        values = json.loads(text) if isinstance(text, str) else None
+        values = json.loads(text.rpartition("\n")[2]) if isinstance(text, str) else None
     except (ValueError, RecursionError):
         return None
     return values if isinstance(values, dict) and values.get("synthetic") is True else None
 
 
-DESCRIPTION = 270  # the TIFF tag ImageDescription
+def image_note(path: Path) -> object:
+    with Image.open(path) as picture:
+        picture.load()  # texts may stand behind the pixels
+        comment = picture.info.get("comment", "")
+        text = picture.info.get("ganvas") or picture.getexif().get(DESCRIPTION)
+        return text or (comment.decode(errors="replace") if isinstance(comment, bytes) else comment)
+
+
+def video_comment(path: Path) -> object:
+    try:
+        import av
+    except ImportError:
+        raise MissingExtraError("av", "video", "reading videos") from None
+    with av.open(str(path)) as container:
+        return next((value for name, value in container.metadata.items() if name.lower() == "comment"), None)

@@ -9,7 +9,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from ganvas import hub
+from ganvas import film, hub
 from ganvas.callbacks import Callback
 from ganvas.config import DataConfig, TrainOptions, read_training
 from ganvas.config_files import from_file, template
@@ -27,7 +27,7 @@ from ganvas.evaluation.samples import pack_of, pictures_of
 from ganvas.evaluation.training_score import QuickJudge
 from ganvas.fields import part, takes
 from ganvas.generator import Generator, to_pixels
-from ganvas.options import Average, Check, Evaluate, Export, Init, ListSets, MakePack, PathLike, Train
+from ganvas.options import Average, Check, Evaluate, Export, Init, ListSets, MakePack, PathLike, Train, Video
 from ganvas.presets import PRESETS
 from ganvas.records import Evaluation
 from ganvas.run import Run
@@ -208,6 +208,15 @@ def list_sets(asked: ListSets) -> dict[str, str]:
 def average(asked: Average) -> Path:
     """Write a model folder with a weight average of another length. Needs a run trained with --snapshots."""
     return average_of(Path(asked.run), asked.width).save(asked.out)
+
+
+@takes(Video)
+def video(asked: Video) -> list[Path]:
+    """Make a video of the training from its preview grids: training.gif, training.webp and training.mp4, or the file
+    `out`. Returns the paths.
+    """
+    with Display(asked.quiet) as display:
+        return film.of_training(asked, display.packing)
 
 
 @takes(Evaluate)

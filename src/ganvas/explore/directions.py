@@ -23,7 +23,7 @@ from ganvas.evaluation.classifier import judge_of
 from ganvas.evaluation.small_classifier import logits, prepared
 from ganvas.explore.recipes import FORMAT, Direction, Recipe, direction_of, plain, resolve
 from ganvas.generator import BATCH, Generator, to_pixels
-from ganvas.image_files import grid
+from ganvas.image_files import sheet
 from ganvas.latent_codes import Code
 from ganvas.model_file import find_weights
 from ganvas.system import files
@@ -390,7 +390,7 @@ def strip(
     label: str | None = None,
     truncation: float = 1.0,
 ) -> np.ndarray:
-    """Grid (H, W, C): one row per seed, one column per amount of the direction, in standard deviations."""
+    """A sheet (H, W, C): one row per seed, one column per amount of the direction, in standard deviations."""
     if not len(seeds) or not len(amounts):
         raise ConfigError("a strip needs at least one seed and one amount")
     recipes = [
@@ -399,7 +399,9 @@ def strip(
         for amount in amounts
     ]
     code = resolve(generator, recipes, {direction.name: direction})
-    return grid(to_pixels(generator.show(code), generator.info.depth), columns=len(amounts))
+    title = f"{direction.name}: {direction.source}" if direction.source else direction.name
+    above, left = [f"{amount:+g}" for amount in amounts], [f"seed {seed}" for seed in seeds]
+    return sheet(to_pixels(generator.show(code), generator.info.depth), title, above, left)
 
 
 def direction(name: str, vector: Tensor, source: str, depths: tuple[int, ...] | None = None) -> Direction:

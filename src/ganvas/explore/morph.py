@@ -1,18 +1,24 @@
-"""Morphing: interpolate between recipes, and write the frames as a video."""
+"""Morphing: the frames of a video that interpolates between recipes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 
-from ganvas import film as films
 from ganvas import latent_codes
 from ganvas.errors import ConfigError
 from ganvas.explore.recipes import Direction, Recipe, resolve
 from ganvas.generator import BATCH, Generator, to_pixels
+from ganvas.options import Easing
+
+EASINGS: dict[Easing, Callable[[np.ndarray], np.ndarray]] = {
+    "cosine": lambda even: (1 - np.cos(np.pi * even)) / 2,
+    "cubic": lambda even: np.where(even < 0.5, 4 * even**3, 1 - 4 * (1 - even) ** 3),
+    "linear": lambda even: even,
+}
+"""Fraction of the way, 0 to 1, at a fraction of the time between two images."""
 
 
 def frames(
@@ -21,11 +27,12 @@ def frames(
     num_frames: int,
     *,
     loop: bool = True,
+    easing: Easing = "cosine",
     directions: Mapping[str, Direction] | None = None,
 ) -> Iterator[np.ndarray]:
     """`num_frames` interpolated images (H, W, C), uint8 or uint16, through the recipes in order.
 
-    Each recipe is one frame. Between two recipes the speed follows a cosine, 0 at both ends.
+    Each recipe is one frame. easing: see EASINGS.
     loop: return from the last recipe to the first, which is not repeated; otherwise the last recipe is the last frame.
     directions: the directions used by the recipes. Images are generated lazily in batches. Raises ConfigError
     immediately for fewer than two recipes, fewer frames than recipes, or a recipe of another model.
@@ -35,11 +42,11 @@ def frames(
     if num_frames < len(recipes):
         raise ConfigError(f"{num_frames} frames for {len(recipes)} images: expected at least one frame per image")
     keys = resolve(generator, recipes, directions)
-    places = way(len(recipes), num_frames, loop)
+    places = way(len(recipes), num_frames, loop, easing)
     return pictures(generator, keys, places)
 
 
-def way(num_keys: int, num_frames: int, loop: bool) -> np.ndarray:
+def way(num_keys: int, num_frames: int, loop: bool, easing: Easing = "cosine") -> np.ndarray:
     """(num_frames,) position of each frame: k + s is the fraction s, 0 <= s < 1, from key k to the next key."""
     legs = num_keys if loop else num_keys - 1
     moving = num_frames if loop else num_frames - 1
@@ -47,7 +54,7 @@ def way(num_keys: int, num_frames: int, loop: bool) -> np.ndarray:
     steps = np.arange(moving)
     leg = np.searchsorted(ends, steps, side="right") - 1
     even = (steps - ends[leg]) / (ends[leg + 1] - ends[leg])
-    places = leg + (1 - np.cos(np.pi * even)) / 2
+    places = leg + EASINGS[easing](even)
     return places if loop else np.append(places, float(legs))
 
 
@@ -61,10 +68,3 @@ def pictures(generator: Generator, keys: latent_codes.Code, places: np.ndarray) 
             generator.show(latent_codes.between(generator.network, keys[before.tolist()], keys[after.tolist()], share)),
             generator.info.depth,
         )
-
-
-def film(
-    frames: Iterable[np.ndarray], out: Path, *, fps: int = 24, scale: int | None = None, max_mb: float = 8.0
-) -> Path:
-    """Write frames as a video (.gif, .webp or .mp4, by the suffix of `out`); return `out`. See `ganvas.film.write`."""
-    return films.write(frames, out, fps=fps, scale=scale, max_mb=max_mb)

@@ -14,11 +14,11 @@ import re
 import shutil
 import unicodedata
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 import filelock
 import numpy as np
@@ -26,13 +26,18 @@ import numpy as np
 from ganvas.errors import ConfigError
 from ganvas.explore.recipes import Recipe
 from ganvas.generator import BATCH, Generator, Labels, to_pixels
-from ganvas.image_files import save_picture
+from ganvas.image_files import enlarged, save_picture
+from ganvas.options import Enlarged, Files
 from ganvas.provenance import provenance
 from ganvas.system import files
 
 Progress = Callable[[str, int, int], None]
 Gate = Callable[[np.ndarray], np.ndarray]
 """Images (N, H, W, C) -> (N,) bool: which of them to leave out."""
+More = Callable[[Sequence["Planned"]], list["Planned"]]
+"""Images that were left out -> images to generate instead."""
+PLAIN = Files()
+TRIES = 10  # images generated per image wanted, at most, to replace those that the gate leaves out
 
 COLUMNS = ["file", "seed", "label", "truncation", "model", "note"]
 LEFT_OUT = "left out: a copy of a training image"
@@ -50,7 +55,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Written:
-    """Result of a call: paths of the images, number of existing images, number left out by the gate.
+    """Result of a call: paths of the images, number that existed already, number left out by the gate, number of all.
 
     damaged: unreadable lines of the manifest; their images were generated again.
     """
@@ -58,6 +63,7 @@ class Written:
     paths: list[Path]
     known: int
     left_out: int
+    planned: int
     damaged: int = 0
 
 
@@ -66,24 +72,34 @@ def plan(
     seeds: Sequence[int],
     label: Labels = None,
     truncation: float = 1.0,
-    form: Literal["png", "tiff"] = "png",
+    form: Files = PLAIN,
 ) -> list[Planned]:
-    """One image per seed. label: one for all, or one each; default: the class with index seed modulo their number."""
+    """One image per seed. label: one for all, or one each; default: the class with index seed modulo their number.
+
+    form: format, enlargement and resolution; they are part of the file name, so that a repeated call with others
+    writes other files.
+    """
     generator.batches(seeds, label, truncation)  # checks the arguments; generates nothing yet
     indices = generator.label_indices(label, seeds)
     names = [None] * len(seeds) if indices is None else [generator.classes[i] for i in indices.tolist()]
-    mark = "" if truncation == 1 else f"_t{truncation:g}"
+    mark = ("" if truncation == 1 else f"_t{truncation:g}") + mark_of(form)
     words = {None: ""} | {
         name: f"_{word}" for name, word in zip(generator.classes, file_names(generator.classes), strict=True)
     }
     return [
-        Planned(f"seed{seed:06d}{words[name]}{mark}.{form}", seed, name)
+        Planned(f"seed{seed:06d}{words[name]}{mark}.{form.format or 'png'}", seed, name)
         for seed, name in zip(seeds, names, strict=True)
     ]
 
 
+def mark_of(form: Files) -> str:
+    """Enlargement and resolution as part of a file name."""
+    filter = "" if form.enlarge == 1 or form.filter == Enlarged.filter else f"-{form.filter}"
+    return (f"_x{form.enlarge}{filter}" if form.enlarge > 1 else "") + (f"_{form.dpi}dpi" if form.dpi else "")
+
+
 def plan_per_class(
-    generator: Generator, num: int, seed: int = 0, truncation: float = 1.0, form: Literal["png", "tiff"] = "png"
+    generator: Generator, num: int, seed: int = 0, truncation: float = 1.0, form: Files = PLAIN
 ) -> list[Planned]:
     """`num` images of each class in folders named after the classes; seeds are consecutive over all classes."""
     if not generator.classes:
@@ -94,6 +110,28 @@ def plan_per_class(
         part = plan(generator, range(seed + i * num, seed + (i + 1) * num), name, truncation, form)
         planned += [Planned(f"{folder}/{one.file}", one.seed, one.label) for one in part]
     return planned
+
+
+def replacements(generator: Generator, num: int, seed: int = 0, truncation: float = 1.0, form: Files = PLAIN) -> More:
+    """For `plan_per_class` with the same arguments: new images of the classes of those that were left out.
+
+    Their seeds follow those of the plan, so a repeated call generates the same images. A class gets at most 10 times
+    as many images as wanted.
+    """
+    seeds = itertools.count(seed + num * len(generator.classes))
+    generated = dict.fromkeys(generator.classes, num)
+
+    def more(left_out: Sequence[Planned]) -> list[Planned]:
+        found = []
+        for one in left_out:
+            name = one.label or ""
+            if generated[name] < TRIES * num:
+                generated[name] += 1
+                (new,) = plan(generator, [next(seeds)], name, truncation, form)
+                found.append(Planned(f"{one.file.rpartition('/')[0]}/{new.file}", new.seed, name))
+        return found
+
+    return more
 
 
 def class_folders(classes: Sequence[str]) -> list[str]:
@@ -137,12 +175,15 @@ def write(
     planned: Sequence[Planned],
     truncation: float = 1.0,
     *,
+    form: Files = PLAIN,
     gate: Gate | None = None,
+    more: More | None = None,
     progress: Progress | None = None,
 ) -> Written:
     """Write the planned images and manifest.csv to the folder `out`, or to one file if `out` ends in .zip.
 
-    Repeat an interrupted call to continue. gate: selects images to leave out; the manifest lists them.
+    Repeat an interrupted call to continue. form: as in the plan. gate: selects images to leave out; the manifest lists
+    them. more: plans their replacements.
     Raises ConfigError if the folder contains images of another model, another process writes to it, or the gate leaves
     out all images.
     """
@@ -158,58 +199,75 @@ def write(
                 f"another process writes images to {out}: wait until it finishes, or choose another --out"
             ) from None
     try:
-        return write_into(folder, out, generator, planned, truncation, gate, progress)
+        return write_into(Job(folder, generator, truncation, form, gate, progress), out, list(planned), more)
     finally:
         lock.release()
         with contextlib.suppress(OSError):
             Path(lock.lock_file).unlink()
 
 
-def write_into(
-    folder: Path,
-    out: Path,
-    generator: Generator,
-    planned: Sequence[Planned],
-    truncation: float,
-    gate: Gate | None,
-    progress: Progress | None,
-) -> Written:
-    """See `write`; the folder is locked. out: the .zip file, or the folder itself."""
+@dataclass(frozen=True)
+class Job:
+    """What is the same for all images of a call. folder: locked by this process."""
+
+    folder: Path
+    generator: Generator
+    truncation: float
+    form: Files
+    gate: Gate | None
+    progress: Progress | None
+
+
+def write_into(job: Job, out: Path, planned: list[Planned], more: More | None) -> Written:
+    """See `write`. out: the .zip file, or the folder itself."""
+    folder, path = job.folder, job.folder / "manifest.csv"
     with files.explained(folder):
         for name in {file.rpartition("/")[0] for file in (one.file for one in planned)} - {""}:
             (folder / name).mkdir(exist_ok=True)
-    rows, damaged = open_manifest(folder, generator.hash[:12])
-    asked = {one.file: one for one in planned}
-    gated = gate is not None
-    known = {
-        file for file, row in rows.items() if file in asked and matches(row, asked[file], folder, truncation, gated)
-    }
-    todo = [one for one in planned if one.file not in known]
-    rows = {file: row for file, row in rows.items() if file not in asked or file in known}
-    path = folder / "manifest.csv"
-    if path.exists():  # remove rows of images that are generated again, and an incomplete last line
-        files.write_text(path, table([COLUMNS, *rows.values()]))
-    done = len(known)
+    rows, damaged = open_manifest(folder, job.generator.hash[:12])
+    known = 0
+    batch = planned
+    while batch:
+        usable = {one.file for one in batch if one.file in rows and matches(rows[one.file], one, job)}
+        todo = [one for one in batch if one.file not in usable]
+        known += len(usable)
+        for one in todo:
+            rows.pop(one.file, None)
+        if path.exists():  # remove rows of images that are generated again, and an incomplete last line
+            files.write_text(path, table([COLUMNS, *rows.values()]))
+        rows |= make(job, todo, len(planned))
+        batch = more([one for one in batch if rows[one.file][-1]]) if more is not None and job.gate is not None else []
+        planned += batch
+    paths = [folder / one.file for one in planned if not rows[one.file][-1]]
+    if not paths:
+        raise ConfigError("all images are copies of training images: take other seeds, or train on more images")
+    left_out = len(planned) - len(paths)
+    if out != folder:
+        zipped(out, folder, [path.relative_to(folder).as_posix() for path in paths])
+        paths = [out]
+    return Written(paths, known, left_out, len(planned), damaged)
+
+
+def make(job: Job, todo: Sequence[Planned], total: int) -> dict[str, list[str]]:
+    """Generate and write images and their rows of the manifest. Returns the rows by file. total: for the progress."""
+    path, rows = job.folder / "manifest.csv", dict[str, list[str]]()
+    done = total - len(todo)
     with ThreadPoolExecutor(WRITERS) as pool:
-        for batch, pixels in drawn(generator, todo, truncation):
-            left_out = gate(pixels) if gate is not None else np.zeros(len(batch), bool)
+        for batch, pixels in drawn(job.generator, todo, job.truncation):
+            left_out = job.gate(pixels) if job.gate is not None else np.zeros(len(batch), bool)
             kept = [(one, picture) for one, picture, out_ in zip(batch, pixels, left_out, strict=True) if not out_]
-            list(pool.map(lambda pair: save(generator, folder, *pair, truncation), kept))
-            fresh = [row_of(generator, one, truncation, bool(out_)) for one, out_ in zip(batch, left_out, strict=True)]
+            list(pool.map(lambda pair: save(job, *pair), kept))
+            fresh = [
+                row_of(job.generator, one, job.truncation, bool(out_))
+                for one, out_ in zip(batch, left_out, strict=True)
+            ]
             with files.explained(path), path.open("a", encoding="utf-8", newline="") as file:
                 file.write(table(fresh if file.tell() else [COLUMNS, *fresh]))
             rows |= {one.file: row for one, row in zip(batch, fresh, strict=True)}
             done += len(batch)
-            if progress is not None:
-                progress("images", done, len(planned))
-    paths = [folder / one.file for one in planned if not rows[one.file][-1]]
-    num_left_out = len(planned) - len(paths)
-    if not paths:
-        raise ConfigError("all images are copies of training images: take other seeds, or train on more images")
-    if out != folder:
-        zipped(out, folder, [path.relative_to(folder).as_posix() for path in paths])
-        paths = [out]
-    return Written(paths, len(known), num_left_out, damaged)
+            if job.progress is not None:
+                job.progress("images", done, total)
+    return rows
 
 
 def drawn(
@@ -224,9 +282,15 @@ def drawn(
         yield planned[start : start + len(images)], to_pixels(images, generator.info.depth)
 
 
-def save(generator: Generator, folder: Path, one: Planned, pixels: np.ndarray, truncation: float) -> None:
-    recipe = Recipe(one.seed, label=one.label, truncation=truncation)
-    save_picture(folder / one.file, pixels, provenance(generator.hash, recipe.to_dict()), sync=False)
+def save(job: Job, one: Planned, pixels: np.ndarray) -> None:
+    recipe = Recipe(one.seed, label=one.label, truncation=job.truncation)
+    text = provenance(job.generator.hash, recipe.to_dict())
+    write_one(job.folder / one.file, pixels, text, job.form, sync=False)
+
+
+def write_one(path: Path, pixels: np.ndarray, text: Mapping[str, str], form: Files, sync: bool = True) -> None:
+    """Write one generated image (H, W, C), enlarged as asked."""
+    save_picture(path, enlarged(pixels[None], form.enlarge, form.filter)[0], text, sync, form.dpi)
 
 
 def row_of(generator: Generator, one: Planned, truncation: float, left_out: bool) -> list[str]:
@@ -278,12 +342,12 @@ def is_row(line: list[str], folder: Path) -> bool:
     return numbers and known and "\ufffd" not in "".join(line) and files.inside(folder, file) is not None
 
 
-def matches(row: Sequence[str], one: Planned, folder: Path, truncation: float, gated: bool) -> bool:
+def matches(row: Sequence[str], one: Planned, job: Job) -> bool:
     """Whether the image of a row is the planned one and its file is not empty (as after a power failure)."""
-    if row[1:3] != [str(one.seed), one.label or ""] or float(row[3]) != float(f"{truncation:g}"):
+    if row[1:3] != [str(one.seed), one.label or ""] or float(row[3]) != float(f"{job.truncation:g}"):
         return False
-    path = folder / row[0]
-    return gated if row[-1] else path.is_file() and path.stat().st_size > 0
+    path = job.folder / row[0]
+    return job.gate is not None if row[-1] else path.is_file() and path.stat().st_size > 0
 
 
 def zipped(out: Path, folder: Path, names: Sequence[str]) -> None:

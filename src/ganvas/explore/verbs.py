@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ganvas import hub
+from ganvas import film, hub
 from ganvas.config import DataConfig
 from ganvas.data.opening import open_pack
 from ganvas.errors import ConfigError
@@ -18,12 +19,12 @@ from ganvas.evaluation.samples import pack_of
 from ganvas.explore import directions as directions_of
 from ganvas.explore import morph, projection, sampling
 from ganvas.explore.recipes import Direction, Favourites, Mix, Recipe, parse_depths, parse_seeds, resolve
-from ganvas.fields import takes
+from ganvas.fields import part, takes
 from ganvas.generator import BATCH, Generator, to_pixels
+from ganvas.image_files import FORMATS, check_size, enlarged, save_picture, sheet
 from ganvas.image_files import grid as grid_of
-from ganvas.image_files import save_picture
 from ganvas.model_file import find_weights
-from ganvas.options import Directions, Interpolate, KeepFavourites, MixImages, Project, Sample
+from ganvas.options import Directions, Files, Interpolate, KeepFavourites, MixImages, Project, Sample
 from ganvas.provenance import provenance
 from ganvas.system import files
 from ganvas.training.progress import Display
@@ -35,35 +36,72 @@ def sample(asked: Sample) -> list[Path]:
 
     If interrupted, call again with the same arguments to continue. Returns the paths of the images.
     """
+    out, form = place_of(asked)
     generator = Generator.load(asked.source, asked.device)
     if asked.fast:
         generator.fast()
+    more = None
     if asked.per_class is not None:
         if asked.seeds is not None or asked.label is not None:
             raise ConfigError("--per-class: remove --seeds and --label")
-        planned = sampling.plan_per_class(generator, asked.per_class, asked.seed, asked.truncation, asked.format)
+        plan = (generator, asked.per_class, asked.seed, asked.truncation, form)
+        planned, more = sampling.plan_per_class(*plan), sampling.replacements(*plan)
     else:
         seeds = range(asked.seed, asked.seed + asked.n) if asked.seeds is None else numbers(asked.seeds)
-        planned = sampling.plan(generator, seeds, asked.label, asked.truncation, asked.format)
-    out = Path(asked.out)
+        planned = sampling.plan(generator, seeds, asked.label, asked.truncation, form)
+    one_file = out.suffix.lower() in FORMATS
+    if one_file and not asked.grid and len(planned) > 1:
+        raise ConfigError(f"--out {out} is one file, but {len(planned):,} images were asked for: add --grid or --n 1")
+    check_sides(generator, asked, out if one_file else Path(planned[0].file), len(planned))
     with Display(asked.quiet) as display:
         gate = None
         if asked.no_copies:
             pack = pack_of(hub.local(asked.source), generator, asked.data, display.packing)
             gate = CopyFinder(pack, display.packing).is_copy
-        if asked.grid:
-            is_image = out.suffix.lower() in (".png", ".tif", ".tiff")
-            path = out if is_image else out.with_name(f"{out.name}.{asked.format}")
-            return [one_grid(generator, path, planned, asked.truncation, gate)]
-        written = sampling.write(generator, out, planned, asked.truncation, gate=gate, progress=display.packing)
+        if one_file:
+            return [one_grid(generator, out, planned, form, asked, gate, more)]
+        written = sampling.write(
+            generator, out, planned, asked.truncation, form=form, gate=gate, more=more, progress=display.packing
+        )
+    wanted = None if asked.per_class is None else asked.per_class * len(generator.classes)
+    for note in notes(written, out, gate is not None, wanted):
+        display.say(note)
+    return written.paths
+
+
+def notes(written: sampling.Written, out: Path, gated: bool, wanted: int | None) -> Iterator[str]:
+    """What to tell the user about written images. wanted: their number, if those left out were to be replaced."""
     if written.damaged:
         lines = f"{written.damaged:,} damaged line{'s' if written.damaged > 1 else ''}"
-        display.say(f"{out / 'manifest.csv'} had {lines}: removed; missing images are generated again")
+        yield f"{out / 'manifest.csv'} had {lines}: removed; missing images are generated again"
     if written.known:
-        display.say(f"{written.known:,} of {len(planned):,} images existed already")
-    if gate is not None:
-        display.say(f"{written.left_out} of {len(planned)} images were flagged as copies and left out")
-    return written.paths
+        yield f"{written.known:,} of {written.planned:,} images existed already"
+    if gated:
+        yield f"{written.left_out:,} of {written.planned:,} images were flagged as copies and left out"
+    if wanted is not None and (missing := wanted + written.left_out - written.planned):
+        yield f"{missing:,} images are missing: {sampling.TRIES} times as many were tried in their classes"
+
+
+def check_sides(generator: Generator, asked: Sample, file: Path, num: int) -> None:
+    """Raises ConfigError before the first image if the enlarged images or their grid are too large for the format."""
+    columns = asked.per_class or math.ceil(math.sqrt(num)) if asked.grid else 1
+    rows = math.ceil(num / columns) if asked.grid else 1
+    config = generator.info.config
+    width, height = (side * asked.enlarge for side in (columns * config.width, rows * config.height))
+    check_size(FORMATS[file.suffix.lower()], width, height)
+
+
+def place_of(asked: Sample) -> tuple[Path, Files]:
+    """Output path and the options of the files, with the format from the ending of the path."""
+    out, form = Path(asked.out), part(asked, Files)
+    known = FORMATS.get(out.suffix.lower())
+    if known is not None and form.format is not None and FORMATS[f".{form.format}"] != known:
+        raise ConfigError(f"--format {form.format}: --out ends in {out.suffix}; remove one of them")
+    if asked.grid and known is None:
+        if out.suffix.lower() == ".zip":
+            raise ConfigError(f"--grid: {out} cannot be a zip file; give an image file such as grid.png")
+        out = out.with_name(f"{out.name}.{form.format or 'png'}")
+    return out, form
 
 
 def numbers(seeds: str | Sequence[int]) -> list[int]:
@@ -72,29 +110,48 @@ def numbers(seeds: str | Sequence[int]) -> list[int]:
 
 
 def one_grid(
-    generator: Generator, path: Path, planned: Sequence[sampling.Planned], truncation: float, gate: sampling.Gate | None
+    generator: Generator,
+    path: Path,
+    planned: Sequence[sampling.Planned],
+    form: Files,
+    asked: Sample,
+    gate: sampling.Gate | None,
+    more: sampling.More | None,
 ) -> Path:
-    """Write one grid of all planned images that pass the copy check."""
-    parts = [pixels for _, pixels in sampling.drawn(generator, planned, truncation)]
-    pixels = np.concatenate(parts)
-    if gate is not None:
-        pixels = pixels[~gate(pixels)]
-        if not len(pixels):
-            raise ConfigError("all of these images are flagged as copies of training images: use other --seeds")
-    seeds = [one.seed for one in planned]
-    save_sheet(generator, path, grid_of(pixels), {"seeds": seeds, "truncation": truncation})
+    """Write one image, or one grid of all planned images that pass the copy check, one row per class if asked so."""
+    found: list[tuple[sampling.Planned, np.ndarray]] = []
+    while planned:
+        left_out = []
+        for batch, pixels in sampling.drawn(generator, planned, asked.truncation):
+            flags = gate(pixels) if gate is not None else np.zeros(len(batch), bool)
+            found += [(one, picture) for one, picture, flag in zip(batch, pixels, flags, strict=True) if not flag]
+            left_out += [one for one, flag in zip(batch, flags, strict=True) if flag]
+        planned = more(left_out) if more is not None else []
+    if not found:
+        raise ConfigError("all of these images are flagged as copies of training images: use other --seeds")
+    if asked.per_class is not None:
+        found.sort(key=lambda pair: generator.label_index(pair[0].label or ""))  # replacements come last
+    pixels = enlarged(np.stack([picture for _, picture in found]), form.enlarge, form.filter)
+    seeds = [one.seed for one, _ in found]
+    recipe: dict[str, Any] = {"seeds": seeds, "truncation": asked.truncation}
+    if not asked.grid:
+        recipe = Recipe(seeds[0], label=found[0][0].label, truncation=asked.truncation).to_dict()
+    image = grid_of(pixels, asked.per_class) if asked.grid else pixels[0]
+    save_sheet(generator, path, image, recipe, form.dpi)
     return path
 
 
-def save_sheet(generator: Generator, path: Path, pixels: np.ndarray, recipe: dict[str, Any]) -> None:
+def save_sheet(
+    generator: Generator, path: Path, pixels: np.ndarray, recipe: dict[str, Any], dpi: int | None = None
+) -> None:
     with files.explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    save_picture(path, pixels, provenance(generator.hash, recipe))
+    save_picture(path, pixels, provenance(generator.hash, recipe), dpi=dpi)
 
 
 @takes(Interpolate)
 def interpolate(asked: Interpolate) -> Path:
-    """Write a video that morphs from image to image. The ending of `out` selects GIF, WebP or MP4."""
+    """Write a video that morphs from image to image. The ending of `out` selects GIF, WebP, MP4, WebM or MOV."""
     generator = Generator.load(asked.source, asked.device)
     directions: dict[str, Direction] = {}
     if asked.favourites is not None:
@@ -108,11 +165,12 @@ def interpolate(asked: Interpolate) -> Path:
     if len(recipes) < 2:
         raise ConfigError("a video needs at least two images: give several --seeds or several --labels")
     resolve(generator, recipes, directions)  # report errors before the first frame
-    shown = morph.frames(generator, recipes, asked.frames, loop=asked.loop, directions=directions)
-    out = Path(asked.out)
-    with files.explained(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-    return morph.film(shown, out, fps=asked.fps, scale=asked.scale, max_mb=asked.max_mb)
+    num, out = asked.num_frames, Path(asked.out)
+    shown = morph.frames(generator, recipes, num, loop=asked.loop, easing=asked.easing, directions=directions)
+    text = provenance(generator.hash, {"interpolation": [one.to_dict() for one in recipes]})
+    with Display(asked.quiet) as display:
+        counted = film.counted(shown, out.name, num, display.packing)
+        return film.write(counted, out, asked, fps=asked.fps, enlarge=asked.enlarge, text=text)
 
 
 def recipes_of(seeds: Sequence[int], labels: Sequence[str] = ()) -> list[Recipe]:
@@ -141,9 +199,12 @@ def mix(asked: MixImages) -> Path:
     mixed = [dataclasses.replace(first, mix=Mix(other, chosen)) for other in others]
     pixels = to_pixels(generator.show(resolve(generator, [*others, first, *mixed])), generator.info.depth)
     blank = np.full_like(pixels[:1], np.iinfo(pixels.dtype).max)
-    path = Path(asked.out) if Path(asked.out).suffix else Path(f"{asked.out}.png")
+    path = Path(asked.out) if Path(asked.out).suffix.lower() in FORMATS else Path(f"{asked.out}.png")
     recipe = {"mix": seeds, "depths": list(chosen), "truncation": asked.truncation}
-    save_sheet(generator, path, grid_of(np.concatenate([blank, pixels]), columns=len(seeds)), recipe)
+    layers = ", ".join(map(str, chosen))
+    title = f"Left image with layers {layers} (0 is coarsest) of the images above"
+    above, left = ["", *(f"seed {seed}" for seed in seeds[1:])], ["", f"seed {seeds[0]}"]
+    save_sheet(generator, path, sheet(np.concatenate([blank, pixels]), title, above, left), recipe)
     Favourites(generator.hash, mixed).save(path.with_suffix(".json"))
     return path
 
@@ -235,7 +296,7 @@ def favourites(asked: KeepFavourites) -> list[Path]:
         recipes = kept.recipes[start : start + BATCH]
         images = generator.show(resolve(generator, recipes, kept.directions))
         for i, (recipe, pixels) in enumerate(zip(recipes, to_pixels(images, generator.info.depth), strict=True), start):
-            path = folder / f"favourite{i:04d}.{asked.format}"
-            save_picture(path, pixels, provenance(generator.hash, recipe.to_dict()))
+            path = folder / f"favourite{i:04d}.{asked.format or 'png'}"
+            sampling.write_one(path, pixels, provenance(generator.hash, recipe.to_dict()), part(asked, Files))
             paths.append(path)
     return paths

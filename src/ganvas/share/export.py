@@ -21,6 +21,7 @@ import html
 import importlib.util
 import io
 import json
+import logging
 import math
 import os
 import re
@@ -178,6 +179,9 @@ def onnx_model(generator: Generator, weights: Weights, licence: str) -> tuple[by
 
     config = generator.info.config
     names = ["z", *(["label"] if config.num_classes else []), "truncation"]
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(
+        logging.ERROR
+    )  # torchvision is not needed
     with warnings.catch_warnings():  # PyTorch itself uses a deprecated name
         warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
         program = torch.onnx.export(
