@@ -14,12 +14,13 @@ import torch
 import torch.nn.functional as F
 
 import ganvas
+from conftest import MODERN
 from ganvas.config import ModelConfig, TrainConfig
 from ganvas.errors import CheckpointError, ConfigError, MissingExtraError
 from ganvas.features import efficientnet
 from ganvas.image_files import save_png
 from ganvas.losses import LOSSES
-from ganvas.models import MODERN, build, build_generator, judge, views_of
+from ganvas.models import build, build_generator, judge, views_of
 from ganvas.models.layers import jitter
 from ganvas.models.pretrained import VIEWS, FeatureDiscriminator
 from ganvas.training import loop

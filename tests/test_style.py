@@ -356,7 +356,7 @@ def test_deviation_tells_a_collapsed_batch_from_a_varied_one():
     picture = torch.rand(1, 1, 28, 28)
     alike = picture.expand(4, -1, -1, -1)
     varied = torch.cat([picture, 2 * torch.rand(3, 1, 28, 28) - 1])
-    assert discriminator.mixes_pictures
+    assert discriminator.mixes_images
     with torch.no_grad():
         assert (discriminator(alike)[0] - discriminator(varied)[0]).abs() > 1e-3
         discriminator.eval()

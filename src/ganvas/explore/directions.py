@@ -26,6 +26,7 @@ from ganvas.generator import BATCH, Generator, to_pixels
 from ganvas.image_files import grid
 from ganvas.latent_codes import Code
 from ganvas.model_file import find_weights
+from ganvas.models.contract import StyledGenerator
 from ganvas.system import files
 
 Progress = Callable[[str, int, int], None]
@@ -107,8 +108,9 @@ def from_weights(generator: Generator, num: int = 8) -> list[Direction]:
     size = generator.info.config.z_dim
     if not 1 <= num <= size:
         raise ConfigError(f"{num} directions: the latents of this model have {size} numbers, expected 1 to {size}")
-    styled = latent_codes.has_styles(generator.network)
-    matrix = style_maps(generator.network) if styled else first_map(generator)
+    network = generator.network
+    styled = latent_codes.has_styles(network)
+    matrix = style_maps(network) if latent_codes.has_styles(network) else first_map(generator)
     _, strengths, vectors = torch.linalg.svd(matrix.double().cpu(), full_matrices=False)
     if num > len(vectors):
         raise ConfigError(f"{num} directions: the first weights have only {len(vectors)}")
@@ -178,7 +180,7 @@ def features_at(
             output = F.adaptive_avg_pool2d(output.float(), (min(POOLED, height), min(POOLED, width)))
         found.append(output.float().flatten(1).cpu())
 
-    modules: Any = generator.network.depths
+    modules = generator.network.depths
     handle = modules[depth].register_forward_hook(keep)
     try:
         for start in range(0, len(z), BATCH):
@@ -201,10 +203,9 @@ def answers(layer: nn.Module, size: int, rest: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def style_maps(network: nn.Module) -> Tensor:
+def style_maps(network: StyledGenerator) -> Tensor:
     """(sum of all styles, D): the maps from w to the styles of all layers, stacked."""
-    part: Any = network
-    affine = [layer.conv.affine for layer in part.synthesis.layers] + [one.affine for one in part.synthesis.to_picture]
+    affine = network.affine
     size = affine[0].in_features
     return torch.cat([answers(layer, size, affine[0].weight.new_zeros(1, 0)) for layer in affine])
 

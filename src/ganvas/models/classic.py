@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from ganvas.config import ModelConfig
 from ganvas.errors import ConfigError
-from ganvas.models import mlp
+from ganvas.models import contract, mlp
+from ganvas.models.architecture import Architecture, classic
 from ganvas.models.layers import LEAK, full_precision, refuse_labels
 
 NORM = (1e-3, 0.01)  # epsilon and momentum of batch normalisation; Keras calls this momentum 0.99
@@ -156,12 +157,12 @@ def glorot_init(layer: nn.Module) -> None:
             nn.init.zeros_(layer.bias)
 
 
-class Generator(nn.Module):
+class Generator(contract.Generator):
     """z (N, z_dim) -> images (N, C, H, W) in [-1, 1]."""
 
     def __init__(self, config: ModelConfig, recipe: Recipe) -> None:
         super().__init__()
-        self.mixes_pictures = recipe.norm
+        self.mixes_images = recipe.norm
         # 2 sigmoid(x) - 1 = tanh(x / 2)
         self.steepness = 0.5 if recipe.unit_range else 1.0
         bias = not recipe.norm
@@ -194,7 +195,7 @@ class Generator(nn.Module):
             return torch.tanh(self.to_picture(x.to(self.to_picture.weight.dtype)) * self.steepness)
 
 
-class Discriminator(nn.Module):
+class Discriminator(contract.Discriminator):
     """Images (N, C, H, W) in [-1, 1] -> logits (N,)."""
 
     stochastic = True  # dropout
@@ -219,13 +220,13 @@ class Discriminator(nn.Module):
             return self.head(x.to(self.head.weight.dtype)).squeeze(1)
 
 
-class UpsamplingGenerator(nn.Module):
+class UpsamplingGenerator(contract.Generator):
     """mnist-upsample: z (N, z_dim) -> images (N, C, H, W) in [-1, 1], with nearest-neighbour upsampling.
 
     Batch normalisation per feature map; initialisation: PyTorch's default.
     """
 
-    mixes_pictures = True
+    mixes_images = True
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -267,22 +268,19 @@ def build_keras(config: ModelConfig, recipe: Recipe) -> tuple[Generator, Discrim
     return generator, discriminator
 
 
-def build_xray(config: ModelConfig) -> tuple[Generator, Discriminator]:
-    return build_keras(config, XRAY)
-
-
-def build_tf_mnist(config: ModelConfig) -> tuple[Generator, Discriminator]:
-    return build_keras(config, TF_MNIST)
-
-
-def build_celeba(config: ModelConfig) -> tuple[Generator, Discriminator]:
-    return build_keras(config, CELEBA)
-
-
-def build_cifar10(config: ModelConfig) -> tuple[Generator, Discriminator]:
-    return build_keras(config, CIFAR10)
-
-
 def build_mnist_upsample(config: ModelConfig) -> tuple[UpsamplingGenerator, mlp.Discriminator]:
     check(config, 4)
     return UpsamplingGenerator(config), mlp.Discriminator(config, hidden=(512, 256))
+
+
+def keras(recipe: Recipe, about: str) -> Architecture:
+    return classic(lambda config: build_keras(config, recipe), about)
+
+
+ARCHITECTURES = {
+    "xray": keras(XRAY, "the chest X-ray project"),
+    "tf-mnist": keras(TF_MNIST, "the Keras MNIST project"),
+    "mnist-upsample": classic(build_mnist_upsample, "the PyTorch MNIST project"),
+    "celeba": keras(CELEBA, "the CelebA project"),
+    "cifar10": keras(CIFAR10, "the CIFAR-10 project"),
+}

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ganvas.config import ModelConfig
 from ganvas.features.efficientnet import NAME, EfficientNetLite0, fold, load_efficientnet_lite0
+from ganvas.models import contract
 from ganvas.models.layers import LEAK, LINEAR, full_precision, scaled_init
 
 TAPS = {2: 24, 4: 40, 10: 112, 15: 320}
@@ -103,7 +104,7 @@ class Head(nn.Module):
         return logits
 
 
-class ViewDiscriminator(nn.Module):
+class ViewDiscriminator(contract.Discriminator):
     """Images (N, C, H, W) in [-1, 1] and labels (N,) -> logits (N,), the sum over its heads.
 
     Training uses its three steps: `parts_of` computes the images that it sees, which are then augmented; `views` the
@@ -148,11 +149,11 @@ class FeatureDiscriminator(ViewDiscriminator):
 
     scales: Tensor
 
-    def __init__(self, config: ModelConfig, own: nn.Module | None, frozen: Frozen) -> None:
+    def __init__(self, config: ModelConfig, own: contract.Discriminator | None, frozen: Frozen) -> None:
         super().__init__()
         self.own = own
-        self.mixes_pictures = getattr(own, "mixes_pictures", False)
-        self.stochastic = getattr(own, "stochastic", False)
+        if own is not None:
+            self.mixes_images, self.stochastic = own.mixes_images, own.stochastic
         self.frozen = frozen
         self.size = (config.height, config.width)
         self.on_features = [False] * (own is not None) + [True] * len(VIEWS)

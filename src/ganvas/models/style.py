@@ -22,6 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganvas.config import ModelConfig
+from ganvas.models import contract
+from ganvas.models.architecture import Architecture, Defaults, Setting, batch_for, modern_defaults
 from ganvas.models.layers import (
     LEAK,
     LINEAR,
@@ -216,7 +218,7 @@ class Synthesis(nn.Module):
         return torch.tanh(picture)
 
 
-class Generator(nn.Module):
+class Generator(contract.StyledGenerator):
     """z (N, z_dim) and labels (N,) -> images (N, C, H, W) in [-1, 1].
 
     style_mixing: probability, in training mode, that the later stages of an image use a second random latent (Karras et
@@ -232,7 +234,6 @@ class Generator(nn.Module):
         self.mapping = Mapping(config)
         self.synthesis = Synthesis(config)
         self.num_layers = len(self.synthesis.layers)
-        self.style_mixing = 0.0
         self.register_buffer("path_mean", torch.zeros(()))
         self._means: dict[int, Tensor] = {}  # mean w by class, for the mapping weights identified by `_means_of`
         self._means_of: list[tuple[int, int]] = []
@@ -249,6 +250,15 @@ class Generator(nn.Module):
             other = self.mapping(torch.randn_like(z), labels)
             w = mix(w, other, self.crossovers(len(z), z.device), self.synthesis.blocks, self.num_layers)
         return self.synthesis(w)
+
+    def synthesise(self, styles: Tensor) -> Tensor:
+        return self.synthesis(styles.repeat_interleave(self.synthesis.blocks, dim=1) if styles.ndim == 3 else styles)
+
+    @property
+    def affine(self) -> list[nn.Linear]:
+        layers = [layer.conv for layer in self.synthesis.layers if isinstance(layer, Layer)]
+        images = [layer for layer in self.synthesis.to_picture if isinstance(layer, ToPicture)]
+        return [layer.affine for layer in [*layers, *images]]
 
     def crossovers(self, num: int, device: torch.device) -> Tensor:
         """(num,) first stage of each image that uses its second latent; the number of stages means never."""
@@ -343,14 +353,14 @@ class Down(nn.Module):
         return self.shortcut(downsample(x)) + F.leaky_relu(self.change(downsample(y)), LEAK)
 
 
-class Discriminator(nn.Module):
+class Discriminator(contract.Discriminator):
     """Images (N, C, H, W) in [-1, 1] and labels (N,) -> logits (N,); conditional by projection (Miyato 2018).
 
     In training mode it gets the standard deviation within groups of images, so it can detect a generator without
     diversity. In evaluation mode each image is its own group.
     """
 
-    mixes_pictures = True
+    mixes_images = True
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -397,3 +407,27 @@ def deviation(x: Tensor, group: int) -> Tensor:
 
 def build(config: ModelConfig) -> tuple[Generator, Discriminator]:
     return Generator(config), Discriminator(config)
+
+
+def defaults(setting: Setting) -> Defaults:
+    big = setting.side > 32  # smaller images need no regularisation of the style space
+    batch = setting.batch or batch_for(setting.side, setting.on_cpu)
+    base = 16 if setting.on_cpu or setting.longer >= 256 else 64
+    return modern_defaults(setting) | {
+        "z_dim": (256, "for z and w"),
+        "base": (base, f"feature maps at {setting.longer} pixels"),
+        "blocks": (1 if setting.on_cpu else 2, "per stage"),
+        "loss": ("bce", "non-saturating, as in StyleGAN2"),
+        "r1": (
+            max(0.02, 0.0002 * setting.side**2 / batch),
+            "0.0002 x pixels / batch, at least 0.02 (StyleGAN2-ADA)",
+        ),
+        "r2": (0.0, "off, as in StyleGAN2"),
+        "penalty_interval": (16, "every 16th step, as in StyleGAN2"),
+        "path_length": (2.0, "smoother latent space (StyleGAN2)") if big else (0.0, "off"),
+        "style_mixing": (0.9, "separates coarse and fine styles (StyleGAN2)") if big else (0.0, "off"),
+        "lr": (2e-3, "untuned default"),
+    }
+
+
+ARCHITECTURE = Architecture(build, "has a style space for editing", defaults)

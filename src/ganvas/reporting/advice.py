@@ -6,12 +6,15 @@ limited by the network. Artefacts and augmentation are checked only if none appl
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
 from ganvas.config import DataConfig, TrainOptions
+from ganvas.models import MODELS
+from ganvas.models.residual import SIZES
 from ganvas.reporting.reading import Record, number, sorted_out
 from ganvas.training.autotune import RECOGNISABLE
 from ganvas.training.health import COLLAPSE, COPYING, LATTICE, OVERFITTING
@@ -30,16 +33,7 @@ BLUNT, HARSH = 0.6, 1.6  # sharpness relative to real images
 RECOGNISED = 0.8  # class accuracy relative to the mean that means: a weak class
 SHARE = 0.05  # difference of shares that is more than chance
 MORE, TWICE, HALF = 3, 2.0, 0.5
-CLASSIC = (
-    "dcgan",
-    "mlp",
-    "xray",
-    "tf-mnist",
-    "mnist-upsample",
-    "celeba",
-    "cifar10",
-)  # upsample by transposed convolutions
-NEXT_SIZE = {"S": "M", "M": "L", "L": "XL"}
+NEXT_SIZE = dict(itertools.pairwise(SIZES))
 
 
 @dataclass(frozen=True)
@@ -267,7 +261,7 @@ def collapsed(case: Case) -> Iterator[Advice]:
     signs += [found["sentence"]] if found.get("missing") else []
     if not signs or (case.falls() > FALLING and "collapse" not in case.health):
         return  # diversity may still grow
-    if case.train["loss"] != "relativistic" and case.train["model"] in CLASSIC:
+    if case.train["loss"] != "relativistic" and is_classic(case.train["model"]):
         changes: Record = {"preset": None, "model": None, "loss": "relativistic"}
         how = "The relativistic loss compares real and generated images in pairs, which reduces mode collapse."
     else:
@@ -381,6 +375,11 @@ def classes(case: Case) -> Iterator[Advice]:
         yield Advice("Class shares differ from the data", evidence, case.again(conditional=True))
 
 
+def is_classic(model: str) -> bool:
+    """Whether a model is a network of the reference projects; these upsample by transposed convolutions."""
+    return model in MODELS and MODELS[model].classic
+
+
 # ---- appearance and augmentation: only where no diagnosis applies ----
 
 
@@ -390,7 +389,7 @@ def artefacts(case: Case) -> Iterator[Advice]:
     if "lattice" in wrong or "lattice" in case.health or lattice > LATTICE:
         measured = f"the spectral peak is {lattice:.1f} times that of real images in the last evaluation"
         seen = sentence(wrong.get("lattice") or case.health.get("lattice") or measured)
-        if case.train["model"] in CLASSIC:
+        if is_classic(case.train["model"]):
             how = "Transposed convolutions cause them; the modern networks do not use transposed convolutions."
             command = case.again(preset=None, model="compact")
         else:

@@ -116,21 +116,20 @@ class Deployed(nn.Module):
     def __init__(self, generator: Generator) -> None:
         super().__init__()
         # Contiguous copy, because PyTorch warns about other memory formats in a .pt2 file.
-        self.network: Any = copy.deepcopy(generator.network)
+        self.network = copy.deepcopy(generator.network)
         for parameter in self.network.parameters():
             parameter.data = parameter.data.contiguous()
-        self.styles = latent_codes.has_styles(generator.network)
-        if self.styles:
+        if latent_codes.has_styles(self.network):
             num = generator.info.config.num_classes
             self.register_buffer("means", self.network.mean_w(torch.eye(num, device=generator.device) if num else None))
 
     def forward(self, z: Tensor, label: Tensor | None, truncation: Tensor) -> tuple[Tensor, Tensor]:
-        if not self.styles:
+        if not latent_codes.has_styles(self.network):
             code = z * truncation
             return self.network(code, label), code
         mean = self.means if label is None else label @ self.means
         code = mean + truncation * (self.network.mapping(z, label) - mean)
-        return self.network.synthesis(code), code
+        return self.network.synthesise(code), code
 
 
 def exported_program(generator: Generator) -> torch.export.ExportedProgram:

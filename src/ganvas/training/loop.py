@@ -139,10 +139,8 @@ def train(
             rate = learning_rate(config, state.images_seen, state.total_images) * 0.5 ** (
                 state.rollbacks + state.restarts
             )
-            starting = is_starting(config, state.images_seen, state.total_images)
-            state.generator.starting = starting  # ty: ignore[invalid-assignment]
-            coarse = is_coarse(state.generator, state.images_seen, state.total_images)
-            state.generator.coarse = coarse  # ty: ignore[invalid-assignment]
+            state.generator.starting = is_starting(config, state.images_seen, state.total_images)
+            state.generator.coarse = is_coarse(state.generator, state.images_seen, state.total_images)
             penalise, paths = state.step % interval == 0, state.step % PATH_INTERVAL == 0
             ranks.seed_step(config.seed, state.step)
             for _ in range(rounds):

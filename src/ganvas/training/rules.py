@@ -9,7 +9,8 @@ from ganvas.augment import MOST
 from ganvas.config import ModelConfig, TrainConfig
 from ganvas.errors import ConfigError
 from ganvas.losses import LOSSES
-from ganvas.models import MODERN, build, mixes_pictures
+from ganvas.models import architecture_of, build
+from ganvas.models.contract import StyledGenerator
 from ganvas.models.layers import without_memory
 from ganvas.system.device import world_size
 
@@ -19,18 +20,20 @@ class Traits:
     """How a pair of networks treats a batch during training.
 
     mixes: the discriminator uses batch statistics. batch_statistics: at least one of the two networks does.
+    styled: the generator has a style space.
     """
 
     mixes: bool
     batch_statistics: bool
+    styled: bool
 
 
 @functools.cache
 def traits_of(model: ModelConfig) -> Traits:
     with without_memory():
         generator, discriminator = build(model)
-    mixes = mixes_pictures(discriminator)
-    return Traits(mixes, mixes or mixes_pictures(generator))
+    mixes = discriminator.mixes_images
+    return Traits(mixes, mixes or generator.mixes_images, isinstance(generator, StyledGenerator))
 
 
 def refuse_what_cannot_work(config: TrainConfig, model: ModelConfig, traits: Traits) -> None:
@@ -69,11 +72,11 @@ def refuse_what_cannot_work(config: TrainConfig, model: ModelConfig, traits: Tra
             f"--label-noise does not work with --loss {loss}: use --loss bce or least-squares",
         ),
         (
-            (config.path_length or config.style_mixing) and name != "style",
-            f"--path-length and --style-mixing work with --model style only, not {name}",
+            (config.path_length or config.style_mixing) and not traits.styled,
+            f"--path-length and --style-mixing need a style space, which {name} does not have: use --model style",
         ),
         (
-            on_features and name not in MODERN,
+            on_features and architecture_of(name).classic,
             f"--discriminator {head} does not work with the classic network {name}: remove it, or use --model light",
         ),
         (

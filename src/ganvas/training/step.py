@@ -25,7 +25,7 @@ from ganvas.losses import (
     gradient_penalty,
     view_gradient_norms,
 )
-from ganvas.models import generated_parts, heads_on_features, judge, parts_of, views_of
+from ganvas.models import contract, generated_parts, heads_on_features, judge, parts_of, views_of
 from ganvas.models.layers import jitter
 from ganvas.models.pretrained import NUM_VIEWS, ViewDiscriminator
 from ganvas.training.workers import Networks, Workers
@@ -280,10 +280,11 @@ def penalty_gradients(
         stats.gp = value.detach()
 
 
-def path_gradients(generator: Any, inputs: Inputs, weight: float) -> None:
+def path_gradients(generator: contract.Generator, inputs: Inputs, weight: float) -> None:
     """Adds the gradient of the path-length regularisation (models/style.py), weighted by its interval."""
     num = max(1, len(inputs.z) // PATH_SHARE)
     labels = None if inputs.labels is None else inputs.labels[:num]
+    assert isinstance(generator, contract.StyledGenerator)
     (generator.path_length_penalty(inputs.z[:num], labels) * (weight * PATH_INTERVAL)).backward()
 
 
@@ -341,19 +342,17 @@ def is_starting(config: TrainConfig, images_seen: int, total_images: int) -> boo
     return images_seen < max(START * total_images, START_STEPS * (config.batch or 1))
 
 
-def is_coarse(generator: nn.Module, images_seen: int, total_images: int) -> bool:
+def is_coarse(generator: contract.Generator, images_seen: int, total_images: int) -> bool:
     """True in the first half of the budget, for a generator with a `coarse_size`: it then draws smaller images.
 
     The structure of the whole image is learned from several times as many images in the same time.
     """
-    return getattr(generator, "coarse_size", None) is not None and images_seen < COARSE * total_images
+    return generator.coarse_size is not None and images_seen < COARSE * total_images
 
 
-def at_size(images: Tensor, generator: nn.Module) -> Tensor:
+def at_size(images: Tensor, generator: contract.Generator) -> Tensor:
     """Real images (N, C, H, W) at the size that the generator draws in this phase."""
-    if not getattr(generator, "coarse", False):
-        return images
-    return F.interpolate(images, size=getattr(generator, "coarse_size"), mode="area")  # noqa: B009
+    return F.interpolate(images, size=generator.coarse_size, mode="area") if generator.coarse else images
 
 
 def policy_for(kind: str, config: TrainConfig) -> tuple[str, ...]:
