@@ -225,7 +225,7 @@ def test_free_memory_of_this_machine_is_plausible() -> None:
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        (TrainOptions(model="transformer"), "--model transformer: expected one of compact, light"),
+        (TrainOptions(model="transformer"), "--model transformer: expected one of light, compact"),
         (TrainOptions(model_size="L"), "--model-size works with --model residual only; set the capacity of compact"),
         (TrainOptions(loss="poetry"), "--loss poetry: expected one of relativistic"),
         (TrainOptions(loss="wasserstein", gradient_penalty=0.0), "needs a Lipschitz constraint"),

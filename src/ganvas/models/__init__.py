@@ -22,16 +22,20 @@ from ganvas.models.crops import CropDiscriminator, build_on_features
 from ganvas.models.pretrained import ViewDiscriminator
 
 MODELS: dict[str, Architecture] = {
-    "compact": compact.ARCHITECTURE,
     "light": light.ARCHITECTURE,
+    "compact": compact.ARCHITECTURE,
     "residual": residual.ARCHITECTURE,
     "style": style.ARCHITECTURE,
-    "mlp": mlp.ARCHITECTURE,
     "dcgan": dcgan.ARCHITECTURE,
-    **classic.ARCHITECTURES,
+    "mlp": mlp.ARCHITECTURE,
+    "xray": classic.XRAY_ARCHITECTURE,
+    "tf-mnist": classic.TF_MNIST_ARCHITECTURE,
+    "mnist-upsample": classic.MNIST_UPSAMPLE_ARCHITECTURE,
+    "celeba": classic.CELEBA_ARCHITECTURE,
+    "cifar10": classic.CIFAR10_ARCHITECTURE,
 }
 """Architectures by name. Those that are not `classic` work for any height and width from 8 pixels and any channels,
-with or without labels."""
+with or without labels. The names appear in the help from here (fields.Registry)."""
 
 Module = TypeVar("Module", bound=nn.Module)
 

@@ -1,7 +1,7 @@
 """The convolutional networks of the reference projects, layer by layer: xray, tf-mnist, celeba, cifar10 (Keras) and
 mnist-upsample (PyTorch).
 
-The Keras networks differ only in a table (`Recipe`). They share details of Keras: 'same' padding with the additional
+The Keras networks differ only in a table (`Design`). They share details of Keras: 'same' padding with the additional
 pixel at the end, Glorot-uniform weights (Glorot & Bengio 2010) with zero biases, batch normalisation with the epsilon
 and momentum of Keras. Parameter counts match the projects (tests/test_classic.py); for generators with batch norm the
 count includes trainable parameters only, not running means and variances.
@@ -29,7 +29,7 @@ Stage = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Design:
     """Layers of the networks of a Keras project."""
 
     shrink: int
@@ -56,7 +56,7 @@ class Recipe:
     """Whether the project uses images in [0, 1] from a sigmoid; inputs and outputs are converted."""
 
 
-XRAY = Recipe(
+XRAY = Design(
     shrink=32,
     start=512,
     up=((512, 3, 1), (256, 3, 1), (128, 5, 2), (64, 5, 2), (32, 7, 2), (16, 9, 2)),
@@ -66,7 +66,7 @@ XRAY = Recipe(
     dropout=0.3,
     norm=True,
 )
-TF_MNIST = Recipe(
+TF_MNIST = Design(
     shrink=4,
     start=256,
     up=((128, 5, 1), (64, 5, 2)),
@@ -76,7 +76,7 @@ TF_MNIST = Recipe(
     dropout=0.3,
     norm=True,
 )
-CELEBA = Recipe(
+CELEBA = Design(
     shrink=8,
     start=128,
     up=((128, 4, 2), (256, 4, 2), (512, 4, 2)),
@@ -87,7 +87,7 @@ CELEBA = Recipe(
     start_active=False,
     unit_range=True,
 )
-CIFAR10 = Recipe(
+CIFAR10 = Design(
     shrink=8,
     start=256,
     up=((128, 4, 2), (128, 4, 2), (128, 4, 2)),
@@ -160,29 +160,29 @@ def glorot_init(layer: nn.Module) -> None:
 class Generator(contract.Generator):
     """z (N, z_dim) -> images (N, C, H, W) in [-1, 1]."""
 
-    def __init__(self, config: ModelConfig, recipe: Recipe) -> None:
+    def __init__(self, config: ModelConfig, design: Design) -> None:
         super().__init__()
-        self.mixes_images = recipe.norm
+        self.mixes_images = design.norm
         # 2 sigmoid(x) - 1 = tanh(x / 2)
-        self.steepness = 0.5 if recipe.unit_range else 1.0
-        bias = not recipe.norm
-        grid = (recipe.start, config.height // recipe.shrink, config.width // recipe.shrink)
+        self.steepness = 0.5 if design.unit_range else 1.0
+        bias = not design.norm
+        grid = (design.start, config.height // design.shrink, config.width // design.shrink)
         layers: list[nn.Module] = [nn.Linear(config.z_dim, math.prod(grid), bias=bias)]
-        if recipe.norm:
+        if design.norm:
             layers.append(DenseNorm(math.prod(grid)))
-        if recipe.start_active:
-            layers.append(nn.LeakyReLU(recipe.slope))
+        if design.start_active:
+            layers.append(nn.LeakyReLU(design.slope))
         layers.append(nn.Unflatten(1, grid))
-        before = recipe.start
-        for maps, kernel, stride in recipe.up:
+        before = design.start
+        for maps, kernel, stride in design.up:
             layers.append(SameConvTranspose(before, maps, kernel, stride, bias=bias))
-            if recipe.norm:
+            if design.norm:
                 layers.append(nn.BatchNorm2d(maps, *NORM))
-            layers.append(nn.LeakyReLU(recipe.slope))
+            layers.append(nn.LeakyReLU(design.slope))
             before = maps
         self.layers = nn.Sequential(*layers)
-        last = SameConv if recipe.last[1] == 1 else SameConvTranspose
-        self.to_picture = last(before, config.channels, *recipe.last, bias=bias)
+        last = SameConv if design.last[1] == 1 else SameConvTranspose
+        self.to_picture = last(before, config.channels, *design.last, bias=bias)
 
     @property
     def depths(self) -> list[nn.Module]:
@@ -200,18 +200,18 @@ class Discriminator(contract.Discriminator):
 
     stochastic = True  # dropout
 
-    def __init__(self, config: ModelConfig, recipe: Recipe) -> None:
+    def __init__(self, config: ModelConfig, design: Design) -> None:
         super().__init__()
-        self.unit_range = recipe.unit_range
+        self.unit_range = design.unit_range
         layers: list[nn.Module] = []
         before, height, width = config.channels, config.height, config.width
-        for maps, kernel, stride in recipe.down:
-            layers += [SameConv(before, maps, kernel, stride), nn.LeakyReLU(recipe.slope)]
-            if recipe.dropout:
-                layers.append(nn.Dropout(recipe.dropout))
+        for maps, kernel, stride in design.down:
+            layers += [SameConv(before, maps, kernel, stride), nn.LeakyReLU(design.slope)]
+            if design.dropout:
+                layers.append(nn.Dropout(design.dropout))
             before, height, width = maps, height // stride, width // stride
         self.layers = nn.Sequential(*layers)
-        self.dropout = nn.Dropout(recipe.last_dropout)
+        self.dropout = nn.Dropout(design.last_dropout)
         self.head = nn.Linear(before * height * width, 1)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -260,9 +260,9 @@ def check(config: ModelConfig, multiple: int) -> None:
         )
 
 
-def build_keras(config: ModelConfig, recipe: Recipe) -> tuple[Generator, Discriminator]:
-    check(config, recipe.shrink)
-    generator, discriminator = Generator(config, recipe), Discriminator(config, recipe)
+def build_keras(config: ModelConfig, design: Design) -> tuple[Generator, Discriminator]:
+    check(config, design.shrink)
+    generator, discriminator = Generator(config, design), Discriminator(config, design)
     generator.apply(glorot_init)
     discriminator.apply(glorot_init)
     return generator, discriminator
@@ -273,14 +273,12 @@ def build_mnist_upsample(config: ModelConfig) -> tuple[UpsamplingGenerator, mlp.
     return UpsamplingGenerator(config), mlp.Discriminator(config, hidden=(512, 256))
 
 
-def keras(recipe: Recipe, about: str) -> Architecture:
-    return classic(lambda config: build_keras(config, recipe), about)
+def keras(design: Design, about: str) -> Architecture:
+    return classic(lambda config: build_keras(config, design), about)
 
 
-ARCHITECTURES = {
-    "xray": keras(XRAY, "the chest X-ray project"),
-    "tf-mnist": keras(TF_MNIST, "the Keras MNIST project"),
-    "mnist-upsample": classic(build_mnist_upsample, "the PyTorch MNIST project"),
-    "celeba": keras(CELEBA, "the CelebA project"),
-    "cifar10": keras(CIFAR10, "the CIFAR-10 project"),
-}
+XRAY_ARCHITECTURE = keras(XRAY, "networks of the chest X-ray project")
+TF_MNIST_ARCHITECTURE = keras(TF_MNIST, "networks of the Keras MNIST project")
+MNIST_UPSAMPLE_ARCHITECTURE = classic(build_mnist_upsample, "networks of the PyTorch MNIST project")
+CELEBA_ARCHITECTURE = keras(CELEBA, "networks of the CelebA project")
+CIFAR10_ARCHITECTURE = keras(CIFAR10, "networks of the CIFAR-10 project")
