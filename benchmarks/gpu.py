@@ -39,7 +39,7 @@ def first_steps(pack: Any, out: Path) -> list[dict[str, Any]]:
         try:
             ganvas.train(
                 pack.folder, out / f"start-{name}-{kind}", quiet=True, images=256, batch=32, previews=1, device="cuda",
-                model=name, discriminator=kind, compile=False,  # ty: ignore[invalid-argument-type]
+                model=name, discriminator=kind, compile=False,
             )  # fmt: skip
         except Exception:  # whatever it is, it is what this benchmark looks for
             row["works"] = False
