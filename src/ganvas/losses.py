@@ -30,7 +30,7 @@ class Loss:
     discriminator: Callable[..., Tensor]
     generator: Callable[[Tensor, Tensor], Tensor]
     formulas: tuple[str, str]
-    """Both losses as text: r = D(x), f = D(G(z)), s the sigmoid, and log, exp, max. Tests compare value and gradient with them."""
+    """Both losses as text, for the tests: r = D(x), f = D(G(z)), s the sigmoid, and log, exp, max."""
     rescales: bool = False
     relativistic: bool = False
     zero: bool = True
