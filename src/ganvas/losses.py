@@ -154,7 +154,7 @@ def gradient_norm_exact(discriminator: Discriminate, images: Tensor, labels: Ten
 
 
 def view_gradient_norms(
-    judge: Callable[[list[Tensor], Tensor | None], Tensor], views: list[Tensor], labels: Tensor | None
+    logits_of: Callable[[list[Tensor], Tensor | None], Tensor], views: list[Tensor], labels: Tensor | None
 ) -> list[Tensor]:
     """|grad of each head's logit at its own view|^2 per image, [(N,)] by double backward.
 
@@ -162,7 +162,7 @@ def view_gradient_norms(
     computed at its views, not at pixels, because the frozen network is not trained.
     """
     views = [view.detach().requires_grad_() for view in views]
-    gradients = torch.autograd.grad(judge(views, labels).sum(), views, create_graph=True)
+    gradients = torch.autograd.grad(logits_of(views, labels).sum(), views, create_graph=True)
     return [gradient.square().sum(dim=(1, 2, 3)) for gradient in gradients]
 
 

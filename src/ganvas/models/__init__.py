@@ -97,10 +97,10 @@ def views_of(discriminator: nn.Module, parts: list[Tensor]) -> list[Tensor]:
     return discriminator.views(parts) if isinstance(discriminator, ViewDiscriminator) else parts
 
 
-def judge(discriminator: Callable[..., Tensor], views: list[Tensor], labels: Tensor | None) -> Tensor:
+def logits_of(discriminator: Callable[..., Tensor], views: list[Tensor], labels: Tensor | None) -> Tensor:
     """Logits (N, heads), one per view; each depends only on its own view."""
     if isinstance(discriminator, ViewDiscriminator):
-        return discriminator.judge(views, labels)
+        return discriminator.logits_of(views, labels)
     return discriminator(views[0], labels)[:, None]
 
 

@@ -63,10 +63,10 @@ class CropDiscriminator(ViewDiscriminator):
     def views(self, parts: list[Tensor]) -> list[Tensor]:
         return [view for part, x in zip(self.each(), parts, strict=False) for view in part.views([x])]
 
-    def judge(self, views: list[Tensor], labels: Tensor | None) -> Tensor:
+    def logits_of(self, views: list[Tensor], labels: Tensor | None) -> Tensor:
         num = len(self.on_features) // len(self.parts)
         parts = zip(self.each(), range(0, len(views), num), strict=False)
-        return torch.cat([part.judge(views[i : i + num], labels) for part, i in parts], dim=1)
+        return torch.cat([part.logits_of(views[i : i + num], labels) for part, i in parts], dim=1)
 
     def calibrate(self, images: Tensor) -> None:
         places = torch.rand(len(images), self.num_crops, 2, generator=torch.Generator().manual_seed(0))

@@ -108,7 +108,7 @@ class ViewDiscriminator(contract.Discriminator):
     """Images (N, C, H, W) in [-1, 1] and labels (N,) -> logits (N,), the sum over its heads.
 
     Training uses its three steps: `parts_of` computes the images that it sees, which are then augmented; `views` the
-    inputs of the heads; and `judge` a logit (N, heads) per view.
+    inputs of the heads; and `logits_of` a logit (N, heads) per view.
 
     frozen: the pretrained network. on_features: whether each head has features as its view, and not pixels.
     num_crops: crops per image whose positions `parts_of` expects.
@@ -119,7 +119,7 @@ class ViewDiscriminator(contract.Discriminator):
     num_crops = 0
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        return self.judge(self.views(self.parts_of(images)), labels).sum(dim=1)
+        return self.logits_of(self.views(self.parts_of(images)), labels).sum(dim=1)
 
     def parts_of(self, images: Tensor, places: Tensor | None = None) -> list[Tensor]:
         """Images that the discriminator sees: the images (N, C, H, W), perhaps reduced, and crops of them.
@@ -132,7 +132,7 @@ class ViewDiscriminator(contract.Discriminator):
         """Input of each head for these images: tensors (N, M, h, w)."""
         raise NotImplementedError
 
-    def judge(self, views: list[Tensor], labels: Tensor | None) -> Tensor:
+    def logits_of(self, views: list[Tensor], labels: Tensor | None) -> Tensor:
         """Logits (N, heads) float32 of views; each depends only on its own view."""
         raise NotImplementedError
 
@@ -174,7 +174,7 @@ class FeatureDiscriminator(ViewDiscriminator):
         found = self.seen(images)
         return found if self.own is None else [images, *found]
 
-    def judge(self, views: list[Tensor], labels: Tensor | None) -> Tensor:
+    def logits_of(self, views: list[Tensor], labels: Tensor | None) -> Tensor:
         logits = []
         if self.own is not None:
             logits.append(self.own(views[0], labels).float())
