@@ -249,7 +249,7 @@ class UpsamplingGenerator(contract.Generator):
             return torch.tanh(self.to_picture(x.to(self.to_picture.weight.dtype)))
 
 
-def check(config: ModelConfig, multiple: int) -> None:
+def require_multiple(config: ModelConfig, multiple: int) -> None:
     """Raises `ConfigError` for labels, and for sides that are not multiples of `multiple` pixels."""
     refuse_labels(config)
     if config.height % multiple or config.width % multiple:
@@ -261,7 +261,7 @@ def check(config: ModelConfig, multiple: int) -> None:
 
 
 def build_keras(config: ModelConfig, design: Design) -> tuple[Generator, Discriminator]:
-    check(config, design.shrink)
+    require_multiple(config, design.shrink)
     generator, discriminator = Generator(config, design), Discriminator(config, design)
     generator.apply(glorot_init)
     discriminator.apply(glorot_init)
@@ -269,7 +269,7 @@ def build_keras(config: ModelConfig, design: Design) -> tuple[Generator, Discrim
 
 
 def build_mnist_upsample(config: ModelConfig) -> tuple[UpsamplingGenerator, mlp.Discriminator]:
-    check(config, 4)
+    require_multiple(config, 4)
     return UpsamplingGenerator(config), mlp.Discriminator(config, hidden=(512, 256))
 
 

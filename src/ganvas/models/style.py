@@ -248,7 +248,7 @@ class Generator(contract.StyledGenerator):
         w = self.mapping(z, labels)
         if self.training and self.style_mixing:
             other = self.mapping(torch.randn_like(z), labels)
-            w = mix(w, other, self.crossovers(len(z), z.device), self.synthesis.blocks, self.num_layers)
+            w = cross_over(w, other, self.crossovers(len(z), z.device), self.synthesis.blocks, self.num_layers)
         return self.synthesis(w)
 
     def synthesise(self, styles: Tensor) -> Tensor:
@@ -316,7 +316,7 @@ class Generator(contract.StyledGenerator):
         return (length - self.path_mean.clone()).square().mean()
 
 
-def mix(w: Tensor, other: Tensor, crossovers: Tensor, blocks: int, num_layers: int) -> Tensor:
+def cross_over(w: Tensor, other: Tensor, crossovers: Tensor, blocks: int, num_layers: int) -> Tensor:
     """(N, num_layers, D): w (N, D) in the stages before `crossovers` (N,), `other` (N, D) from there on."""
     stage = torch.arange(num_layers, device=w.device) // blocks
     return torch.where((stage >= crossovers[:, None])[:, :, None], other[:, None], w[:, None])
