@@ -14,7 +14,15 @@ from ganvas.augment import POLICIES, augment, draw
 from ganvas.config import ModelConfig, TrainConfig
 from ganvas.losses import LOSSES
 from ganvas.models import build
-from ganvas.training.step import Inputs, Networks, Side, accumulate_gradients, learning_rate, path_gradients, policy_for
+from ganvas.training.step import (
+    Inputs,
+    Networks,
+    Side,
+    accumulate_gradients,
+    augmentations_for,
+    learning_rate,
+    path_gradients,
+)
 
 CLASSES = 3
 NUM = 7  # images in a batch: a prime, so that micro-batches are of different sizes
@@ -89,13 +97,15 @@ def gradients(networks: Networks, given: Inputs, config: TrainConfig = CONFIG, m
     for network in (networks.generator, networks.plain_discriminator):
         network.zero_grad()
     if config.update == "alternating":
-        accumulate_gradients(networks, given, config, policy_for("photo", config), micro_batch, penalise, "generator")
+        accumulate_gradients(
+            networks, given, config, augmentations_for("photo", config), micro_batch, penalise, "generator"
+        )
         side: Side = "discriminator"
         kept = flat(networks.generator)
-        accumulate_gradients(networks, given, config, policy_for("photo", config), micro_batch, penalise, side)
+        accumulate_gradients(networks, given, config, augmentations_for("photo", config), micro_batch, penalise, side)
         assert torch.equal(flat(networks.generator), kept)  # the discriminator's turn leaves the generator alone
     else:
-        accumulate_gradients(networks, given, config, policy_for("photo", config), micro_batch, penalise)
+        accumulate_gradients(networks, given, config, augmentations_for("photo", config), micro_batch, penalise)
     return flat(networks.generator), flat(networks.plain_discriminator)
 
 
@@ -342,5 +352,5 @@ def test_learning_rate_at_the_ends_of_its_options(decay_from):
 
 
 def test_no_augmentation_without_probability():
-    assert policy_for("photo", TrainConfig(augment=0.3)) == POLICIES["photo"]
-    assert policy_for("photo", TrainConfig(augment=0.0)) == policy_for("photo", TrainConfig()) == ()
+    assert augmentations_for("photo", TrainConfig(augment=0.3)) == POLICIES["photo"]
+    assert augmentations_for("photo", TrainConfig(augment=0.0)) == augmentations_for("photo", TrainConfig()) == ()

@@ -16,7 +16,7 @@ from ganvas.models import crops_of
 from ganvas.models.batch_norm import GROUP
 from ganvas.system.device import world_size
 from ganvas.training.state import TrainState
-from ganvas.training.step import COARSE, accumulate_gradients, at_size, draw_inputs, policy_for
+from ganvas.training.step import COARSE, accumulate_gradients, at_size, augmentations_for, draw_inputs
 from ganvas.training.workers import Networks, Workers
 
 LEAST_MINUTES = 1.0  # minimum budget for a measurement
@@ -111,7 +111,7 @@ def timed(
 ) -> tuple[float, torch.Tensor]:
     """(seconds per training step including penalties, gradients of both networks as one vector)."""
     noise = torch.Generator(state.device).manual_seed(0)
-    policy, batch, pack = policy_for(kind, config), config.batch, state.batches.pack
+    policy, batch, pack = augmentations_for(kind, config), config.batch, state.batches.pack
     place = slice(state.batches.start, state.batches.stop)
     images = images_at(pack, spaced(pack.training, batch)).to(state.device)
     images = at_size(images.repeat(math.ceil(batch / len(images)), 1, 1, 1)[place], state.generator)

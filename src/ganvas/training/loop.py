@@ -39,11 +39,11 @@ from ganvas.training.step import (
     Stats,
     accumulate_gradients,
     at_size,
+    augmentations_for,
     draw_inputs,
     is_coarse,
     is_starting,
     learning_rate,
-    policy_for,
 )
 from ganvas.training.workers import Networks, Workers
 
@@ -94,7 +94,7 @@ def train(
     even if training has diverged. Every rank calls this function; only rank 0 writes.
     """
     batch, interval = config.batch, config.penalty_interval
-    policy = policy_for(info.kind, config)
+    policy = augmentations_for(info.kind, config)
     place = slice(state.batches.start, state.batches.stop)  # this rank's part of each global batch
     joint = config.update == "joint"
     rounds = 1 if joint else config.n_critic  # discriminator updates per step

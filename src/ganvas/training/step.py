@@ -355,6 +355,6 @@ def at_size(images: Tensor, generator: contract.Generator) -> Tensor:
     return F.interpolate(images, size=generator.coarse_size, mode="area") if generator.coarse else images
 
 
-def policy_for(kind: str, config: TrainConfig) -> tuple[str, ...]:
+def augmentations_for(kind: str, config: TrainConfig) -> tuple[str, ...]:
     """Augmentations for training: those that are safe for this kind of image, or none."""
     return POLICIES[kind] if config.augment or config.adaptive else ()
