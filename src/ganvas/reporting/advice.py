@@ -25,7 +25,7 @@ FALLING = 0.1  # relative fall of the best score in the last quarter that means:
 FLAT = 0.03  # the same in the last half: converged
 NO_OVERFITTING = 0.15  # discriminator gap below which augmentation is not needed
 STRONG = 0.4  # a high probability of augmentation
-FEW = 2_000  # training images below which overfitting is the rule (Karras et al. 2020a, figure 1)
+OVERFITTED_BELOW = 2_000  # training images below which overfitting is the rule (Karras et al. 2020a, figure 1)
 UNRECOGNISABLE = 0.2  # precision relative to real images below which only more training is recommended
 SHORT_OF = 0.7  # precision relative to real images of a good generator
 COLLAPSED = 0.5  # coverage or recall relative to real images that means: diversity is lost
@@ -274,7 +274,7 @@ def overfitted(case: Case) -> Iterator[Advice]:
     if not case.overfitted:
         return
     evidence, augment = joined(case.overfitted), case.train.get("augment") or 0.0
-    exhausted = augment >= STRONG or case.train.get("adaptive") or case.num_training < FEW // 4
+    exhausted = augment >= STRONG or case.train.get("adaptive") or case.num_training < OVERFITTED_BELOW // 4
     if not exhausted:
         more = f"The probability of augmentation is {augment:.2g} and can be raised."
         yield Advice("Overfitting: use more augmentation", f"{evidence} {more}", case.again(adaptive=True))
