@@ -29,7 +29,7 @@ MOST_TRAINING = 20_000  # most training images for the search for neighbours
 STRANGE, LEAST_JUDGED = 2, 50  # false-alarm rate of `near` in percent; fewest images to calibrate it
 
 
-class QuickJudge:
+class TrainingScorer:
     """Call it with a generator to get its scores, always for the same seeds:
 
     score, kid: KID to real images. margin: half of its 95% interval. precision, recall: improved precision and recall.
