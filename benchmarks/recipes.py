@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 import ganvas
-from attributes import SETS, attribute_judge
+from attributes import SETS, attribute_classifier
 from common import machine, table, write_json
 from ganvas.config import DataConfig
 from ganvas.data import Pack, open_pack
@@ -119,7 +119,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for name in args.only:
         pack = packed(args.data, name, args.size)
-        judge = attribute_judge(args.data, name, pack) if name in SETS else None
+        judge = attribute_classifier(args.data, name, pack) if name in SETS else None
         for recipe in args.recipes:
             options = {"preset": DATA[name][3]} if recipe == "classic" else RECIPES[recipe]
             for seed in args.seeds:
