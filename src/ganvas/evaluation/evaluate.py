@@ -90,7 +90,7 @@ def evaluate_images(asked: Evaluate, progress: Progress | None = None) -> Evalua
 def written(source: Samples, pack: Pack, asked: Evaluate, out: Path, progress: Progress | None) -> Evaluation:
     """Evaluate, and write the result into the folder `out`."""
     began = time.monotonic()
-    judgement = Judgement(source, pack, asked, progress or (lambda what, done, total: None))
+    judgement = Evaluator(source, pack, asked, progress or (lambda what, done, total: None))
     with files.explained(out):
         (out / "evaluation").mkdir(exist_ok=True, parents=True)
     content = judgement.content(out)
@@ -104,7 +104,7 @@ def drawn(indices: np.ndarray, num: int, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).permutation(indices)[:num])
 
 
-class Judgement:
+class Evaluator:
     """Generated images, and the real images for comparison.
 
     The reference is the held-out part if it has 500 images, otherwise the training part (stated in the protocol).
