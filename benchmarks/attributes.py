@@ -1,4 +1,4 @@
-"""A judge of another kind: a small classifier of the attributes that come with CelebA and the comic faces.
+"""Evaluation by another kind of network: a small classifier of the attributes of CelebA and of the comic faces.
 
 It is trained on real images and their labels only, shares no weights with any pretrained network, and was fixed before
 the recipes were tuned. Two numbers come from it: the Frechet distance (FD) in its 128 hidden features, and how far the

@@ -90,7 +90,7 @@ def test_the_model_has_the_last_weights_unless_they_are_clearly_worse_than_the_b
             alike = {"precision": 0.5, "diversity": 1.0, "lattice": 1.0}
             return {"score": next(self.scores), "margin": margin, **alike}
 
-    monkeypatch.setattr("ganvas.verbs.QuickJudge", Scripted)
+    monkeypatch.setattr("ganvas.verbs.TrainingScorer", Scripted)
     monkeypatch.setattr(loop, "EXAMINATION_SHARE", 1e9)
     ganvas.train(pictures, tmp_path / "run", images=64, previews=2, **SMALL)
     assert [record["images"] for record in read_log(tmp_path / "run") if "score" in record] == [16, 32, 64, 64]

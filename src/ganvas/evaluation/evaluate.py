@@ -23,7 +23,7 @@ from ganvas.data.opening import open_pack
 from ganvas.data.packing.pack import Pack, Progress
 from ganvas.errors import ConfigError, DataError
 from ganvas.evaluation import artefacts, copies, usefulness
-from ganvas.evaluation.classifier import judge_of
+from ganvas.evaluation.classifier import classifier_for
 from ganvas.evaluation.classwise import ClassRow, class_table, expected_shares, missing, mode_coverage
 from ganvas.evaluation.feature_cache import features_of
 from ganvas.evaluation.features import Features
@@ -237,7 +237,7 @@ class Evaluator:
         pack = self.pack
         if pack.labels is None or pack.num_classes < 2:
             return None
-        judge = judge_of(pack, self.options.device, self.report)
+        classifier = classifier_for(pack, self.options.device, self.report)
         features = Features.load("classifier", self.options.device, pack=pack)
         real, _ = features_of(features, pack, self.reference, self.report)
         fake, logits = features.both(self.samples)
@@ -248,9 +248,9 @@ class Evaluator:
         shares = np.bincount(every, minlength=pack.num_classes) / len(every)
         modes = mode_coverage(found, shares)
         alien = unlike(real, fake)
-        lacking = [] if alien else missing(found, expected_shares(shares, judge.confusion))
-        accuracy = judge.accuracy
-        tested = f"{judge.num_tested:,} held-out images"
+        lacking = [] if alien else missing(found, expected_shares(shares, classifier.confusion))
+        accuracy = classifier.accuracy
+        tested = f"{classifier.num_tested:,} held-out images"
         name = f"a classifier trained on real images (accuracy {accuracy.value:.1%} on {tested})"
         rows = [
             {
@@ -283,7 +283,8 @@ class Evaluator:
         if table.agreement is None:
             return content, None
         meaning = f"Share of generated images that {name} assigns to the requested class."
-        protocol = f"n = {len(found):,}, classifier {judge.hash[:8]} trained on {judge.num_trained:,} training images"
+        trained = f"trained on {classifier.num_trained:,} training images"
+        protocol = f"n = {len(found):,}, classifier {classifier.hash[:8]} {trained}"
         measure = as_row(
             "accuracy_asked", "Class accuracy", table.agreement, "higher", accuracy.value, meaning, protocol
         )

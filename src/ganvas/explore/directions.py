@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ganvas import latent_codes
 from ganvas.data.packing.pack import Pack
 from ganvas.errors import ConfigError
-from ganvas.evaluation.classifier import judge_of
+from ganvas.evaluation.classifier import classifier_for
 from ganvas.evaluation.small_classifier import logits, prepared
 from ganvas.explore.recipes import FORMAT, Direction, Recipe, direction_of, plain, resolve
 from ganvas.generator import BATCH, Generator, to_pixels
@@ -280,14 +280,14 @@ def supervised(
             "this model takes the class as its input, so its latents do not contain it: select the class, or morph "
             "between two classes"
         )
-    judge = judge_of(pack, str(generator.device), progress)
+    classifier = classifier_for(pack, str(generator.device), progress)
     z, labels = draw(generator, samples, seed)
     x, scores = [], []
     for start in range(0, samples, BATCH):
         part = slice(start, start + BATCH)
         code = generator.code(z[part], None if labels is None else labels[part])
         x.append(code.latents[:, 0].cpu())
-        scores.append(looked_at(judge.network, generator, code))
+        scores.append(looked_at(classifier.network, generator, code))
         if progress:
             progress("classifying generated images", min(start + BATCH, samples), samples)
     codes_of, scores_of = torch.cat(x).double(), torch.cat(scores).double()
@@ -310,9 +310,11 @@ def supervised(
             block = slice(0, min(256, samples))
             moved = generator.code(z[block], None if labels is None else labels[block])
             moved.latents.add_((amount * vector.float()).to(moved.latents))
-            shares.append(float((log_odds(looked_at(judge.network, generator, moved).double(), k) > 0).double().mean()))
+            shares.append(
+                float((log_odds(looked_at(classifier.network, generator, moved).double(), k) > 0).double().mean())
+            )
         source = (
-            f"{name} by a classifier (accuracy {judge.accuracy[0]:.0%} on real images); balanced accuracy "
+            f"{name} by a classifier (accuracy {classifier.accuracy[0]:.0%} on real images); balanced accuracy "
             f"{accuracy:.0%} on held-out generated images; from -2 to 2 the share of {name} goes from {shares[0]:.0%} "
             f"to {shares[1]:.0%}"
         )
