@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ganvas.config import ModelConfig
 from ganvas.data import Pack, open_pack
-from ganvas.evaluation.artefacts import lattice
+from ganvas.evaluation.artefacts import checkerboard
 from ganvas.evaluation.training_score import LEAST_JUDGED, TrainingScorer
 from ganvas.generator import Generator
 from ganvas.model_file import ModelInfo
@@ -82,7 +82,7 @@ def test_a_lattice_too_faint_to_be_seen_does_not_count(judge: TrainingScorer, di
     """Blank images have no other power, so the least regularity would stand out of them without end."""
     faint = torch.zeros(64, *tensor(digits, digits.heldout[:1]).shape[1:])
     faint[..., ::2] += 1e-4
-    assert lattice(faint)[2] > 1e3
+    assert checkerboard(faint)[2] > 1e3
     assert judge(shows(faint))["lattice"] < 1.1
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ganvas.augment import POLICIES, augment, draw
 from ganvas.config import ModelConfig, TrainConfig
 from ganvas.losses import LOSSES
-from ganvas.models import build
+from ganvas.models import build, contract
 from ganvas.training.step import (
     Inputs,
     Networks,
@@ -34,7 +34,7 @@ JOINT = ("compact", "residual")  # networks whose discriminators look at each im
 conditions = pytest.mark.parametrize("num_classes", [0, CLASSES], ids=["plain", "labels"])
 
 
-class SmallGenerator(nn.Module):
+class SmallGenerator(contract.Generator):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.start = nn.Linear(4, 2 * 3 * 3)
@@ -194,7 +194,7 @@ def test_gradient_penalty_is_added_with_its_weight_and_interval():
 
 
 def test_path_lengths_weigh_their_interval_and_look_at_half_of_the_batch():
-    class Measured(SmallGenerator):
+    class Measured(SmallGenerator, contract.StyledGenerator):
         def path_length_penalty(self, z: Tensor, labels: Tensor | None) -> Tensor:
             seen.append(len(z))
             return self(z, labels).mean()

@@ -17,7 +17,7 @@ from ganvas.models import MODELS
 from ganvas.models.residual import SIZES
 from ganvas.reporting.reading import Record, number, sorted_out
 from ganvas.training.autotune import RECOGNISABLE
-from ganvas.training.health import COLLAPSE, COPYING, LATTICE, OVERFITTING
+from ganvas.training.health import CHECKERBOARD, COLLAPSE, COPYING, OVERFITTING
 from ganvas.training.progress import duration
 
 MOST_ACTIONS = 2
@@ -95,7 +95,7 @@ class Case:
             case "overfitting":
                 return values["d_gap"] is None or values["d_gap"] >= OVERFITTING
             case "lattice":
-                return values["lattice"] is None or values["lattice"] >= LATTICE
+                return values["lattice"] is None or values["lattice"] >= CHECKERBOARD
         best = min(record["score"] for record in since)
         return not before or best > (1 - FALLING) * min(before)
 
@@ -386,7 +386,7 @@ def is_classic(model: str) -> bool:
 def artefacts(case: Case) -> Iterator[Advice]:
     wrong, lattice, rate = case.wrong, case.vital("lattice") or 1.0, HALF * case.train["lr"]
     sharpness = number(case.artefacts.get("sharpness")) or case.vital("sharpness") or 1.0
-    if "lattice" in wrong or "lattice" in case.health or lattice > LATTICE:
+    if "lattice" in wrong or "lattice" in case.health or lattice > CHECKERBOARD:
         measured = f"the spectral peak is {lattice:.1f} times that of real images in the last evaluation"
         seen = sentence(wrong.get("lattice") or case.health.get("lattice") or measured)
         if is_classic(case.train["model"]):

@@ -42,7 +42,7 @@ RESTARTS, RESTART_UNTIL = 2, 0.25  # maximum number of automatic restarts, and l
 SETTLED = 0.15  # fraction of the budget before which similar images are normal
 OVERFITTING = 0.5  # score of held-out images, between training (0) and generated images (1)
 COPYING = 0.1  # fraction of images closer to one training image than 98% of images that are not copies
-LATTICE = 3.0  # times the checkerboard level of real images
+CHECKERBOARD = 3.0  # times the checkerboard level of real images
 GROWTH = 1.3  # factor that counts as growth
 STILL, A_WHILE = 2e-3, 0.2  # mean pixel change relative to the range, within this last fraction of the images seen
 PLATEAU, LONG = 8, 0.5  # half of the fewest evaluations, and last fraction of the images seen, without improvement
@@ -105,7 +105,7 @@ class Watch:
         """Checks an evaluation. progress: fraction of the budget used, 0 to 1."""
         if not self._take(record) or progress < SETTLED or record.images <= self.start:
             return []
-        states = [self._lattice(), self._overfitting(), self._copying(), self._collapse()]
+        states = [self._checkerboard(), self._overfitting(), self._copying(), self._collapse()]
         if progress < 1:
             states += [self._still(), self._plateau()]
         return self._begun(states, REST)
@@ -251,10 +251,10 @@ class Watch:
             "stop early or add images, and check for copies with `ganvas evaluate`",
         )
 
-    def _lattice(self) -> tuple[str, Event | None]:
+    def _checkerboard(self) -> tuple[str, Event | None]:
         values = [measured(record.lattice, 1.0) for record in self.vitals]
         latest = values[-2:]
-        if len(values) < 4 or min(latest) < LATTICE:
+        if len(values) < 4 or min(latest) < CHECKERBOARD:
             return "lattice", None
         grown = min(latest) >= GROWTH * min(values[:-2])
         falling = GROWTH * sum(latest) < sum(values[-4:-2])  # common early in training
