@@ -107,8 +107,8 @@ def plain_step(case: Case, device: torch.device) -> Step:
     generator_adam = torch.optim.Adam(generator.parameters(), **options)
     discriminator_adam = torch.optim.Adam(discriminator.parameters(), **options)
 
-    def penalty(pictures: Tensor, labels: Tensor | None) -> Tensor:
-        return gradient_norm_exact(discriminator, pictures, labels).mean() * (0.1 / 2 * INTERVAL)
+    def penalty(images: Tensor, labels: Tensor | None) -> Tensor:
+        return gradient_norm_exact(discriminator, images, labels).mean() * (0.1 / 2 * INTERVAL)
 
     def step(inputs: Inputs, penalise: bool) -> None:
         # The discriminator.

@@ -116,8 +116,8 @@ def decode(network: Generator, code: Code) -> Tensor:
     if bool(lends.all()):
         return with_lent(network, code)
     alone, lent = (~lends).nonzero().flatten(), lends.nonzero().flatten()
-    pictures = torch.cat([plain(network, code[alone], 0), with_lent(network, code[lent])])
-    return pictures[torch.cat([alone, lent]).argsort()]
+    images = torch.cat([plain(network, code[alone], 0), with_lent(network, code[lent])])
+    return images[torch.cat([alone, lent]).argsort()]
 
 
 def differs(code: Code) -> Tensor:

@@ -301,8 +301,8 @@ class Generator(contract.StyledGenerator):
     def path_lengths(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """|J_w^T y| (N,): change of the images with w, for random images y; differentiable in all weights."""
         w = self.mapping(z, labels)
-        pictures = self.synthesis(w)
-        return lengths(pictures, w, torch.randn_like(pictures))
+        images = self.synthesis(w)
+        return lengths(images, w, torch.randn_like(images))
 
     def path_length_penalty(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """E (|J_w^T y| - a)^2 (Karras et al. 2020, equation 4); updates a, the running mean of the lengths.
@@ -322,10 +322,10 @@ def cross_over(w: Tensor, other: Tensor, crossovers: Tensor, blocks: int, num_la
     return torch.where((stage >= crossovers[:, None])[:, :, None], other[:, None], w[:, None])
 
 
-def lengths(pictures: Tensor, w: Tensor, direction: Tensor) -> Tensor:
+def lengths(images: Tensor, w: Tensor, direction: Tensor) -> Tensor:
     """|J_w^T y| (N,) with y = direction / sqrt(H W), which makes the length independent of the image size."""
-    height, width = pictures.shape[2:]
-    moved = (pictures * direction).sum() / math.sqrt(height * width)
+    height, width = images.shape[2:]
+    moved = (images * direction).sum() / math.sqrt(height * width)
     (gradient,) = torch.autograd.grad(moved, w, create_graph=True)
     return gradient.square().sum(dim=1).sqrt()
 

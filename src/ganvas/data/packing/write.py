@@ -253,8 +253,8 @@ def _write_images(
     with path.open("wb") as file:
         # The header has room for another N and is written again when the number of broken images is known.
         np.lib.format.write_array_header_1_0(file, header(total))
-        for pictures, reasons in decoded(source, choice.indices, target, workers):
-            file.write(np.ascontiguousarray(pictures, dtype).data.cast("B") if len(pictures) else b"")
+        for images, reasons in decoded(source, choice.indices, target, workers):
+            file.write(np.ascontiguousarray(images, dtype).data.cast("B") if len(images) else b"")
             for reason in reasons:
                 good[done] = reason is None
                 if reason is not None:
