@@ -17,7 +17,7 @@ from ganvas.config import ModelConfig, TrainConfig
 from ganvas.data.batches import Batches
 from ganvas.data.packing.pack import Pack
 from ganvas.errors import TrainingError
-from ganvas.records import read_log
+from ganvas.records import Score, read_log
 from ganvas.run import Run
 from ganvas.system.device import choose_device
 from ganvas.training import loop
@@ -64,7 +64,7 @@ def test_the_best_weights_are_those_of_the_lowest_score_so_far(tmp_path: Path, m
         for score, best in ((0.5, 1), (0.3, 2), (0.4, 2), (0.3, 2), (0.2, 5)):
             state.images_seen += 1
             told = loop.keep_best(state, average, run, lambda _, score=score: {"score": score})
-            assert told == {"images": state.images_seen, "score": score}
+            assert told == Score(state.images_seen, score)
             assert ganvas.Generator.load(run.best).info.images_seen == best
             assert state.best_score == {1: 0.5, 2: 0.3, 5: 0.2}[best]
         assert [record["score"] for record in read_log(run.folder)] == [0.5, 0.3, 0.4, 0.3, 0.2]
