@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test test-slow check clean
+.PHONY: demo test test-slow coverage check clean
 
 demo: .venv/ready
 	$(BIN)/ganvas train digits --minutes 0.9 --out demo/run
@@ -17,6 +17,9 @@ test: .venv/ready
 
 test-slow: .venv/ready
 	$(BIN)/python -m pytest -m slow --timeout 3600
+
+coverage: .venv/ready
+	$(BIN)/python -m pytest --cov=ganvas --cov-report=term-missing:skip-covered
 
 check: .venv/ready
 	$(BIN)/ruff check .

@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 import ganvas
 from ganvas.cli import main
-from ganvas.evaluation import classifier, usefulness
+from ganvas.evaluation import classifier, copies, efficientnet, usefulness
 from ganvas.models import MODELS
 
 CLASSIC = [name for name, one in MODELS.items() if one.classic]
@@ -95,10 +95,16 @@ def trained(two_classes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="module")
 def short_classifiers() -> Iterator[None]:
-    """Evaluations train their classifiers for a few steps, for tests of everything but the accuracy of these."""
+    """Evaluations that cost a second, for tests of everything but the accuracy of their networks.
+
+    The classifiers are trained for a few steps, the network of the second KID sees small images, and the threshold of
+    copies is chosen by few images.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(classifier, "LEAST_STEPS", 20)
         patch.setattr(classifier, "SEED", 1)  # another place in the cache than that of a fully trained one
+        patch.setattr(efficientnet, "SIZE", 64)
+        patch.setattr(copies, "ENOUGH", 60)
         patch.setattr(usefulness, "real_or_fake", functools.partial(usefulness.real_or_fake, steps=10))
         yield
 

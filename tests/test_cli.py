@@ -89,9 +89,9 @@ def test_train_on_class_folders_then_sample_and_film(
 
 
 def test_train_on_mnist_by_name(ganvas_command: Command, shared_data: Path, tmp_path: Path) -> None:
-    options = ("--data", shared_data / "mnist", "--images", 64, "--base", 8, "--previews", 2)
+    options = ("--data", shared_data / "mnist", "--images", 32, "--base", 8, "--previews", 2, "--limit", 1000)
     answer = fine(ganvas_command("train", "mnist", "--out", tmp_path / "run", *options))
-    assert "60,000 images of 28x28x1 in 10 classes, 2,000 of them held out, kind digits" in answer.err
+    assert "1,000 images of 28x28x1 in 10 classes, 100 of them held out, kind digits" in answer.err
     card = (tmp_path / "run/model/README.md").read_text()
     assert "CC BY-SA 3.0" in card and "LeCun" in card and "synthetic" in card
     assert ganvas.Generator.load(tmp_path / "run").classes == [str(i) for i in range(10)]

@@ -121,7 +121,9 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Pack, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def finder(digits: tuple[Pack, np.ndarray]) -> CopyFinder:
-    return CopyFinder(digits[0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ganvas.evaluation.copies.ENOUGH", 100)  # a rough threshold
+        return CopyFinder(digits[0])
 
 
 @pytest.mark.parametrize(("name", "like"), [("real", True), ("blurred", True), ("flat", False), ("noise", False)])
@@ -173,6 +175,19 @@ def test_classes_that_are_missing_are_named_and_no_others(
     assert content["missing"] == missing and content["sentence"].startswith(words)
     three = content["rows"][3]
     assert three["generated_low"] <= three["generated_share"] <= three["generated_high"]
+
+
+def test_enough_held_out_images_are_the_reference(
+    digits: tuple[Pack, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ganvas.evaluation.evaluate.ENOUGH", 30)
+    judged = Given(digits[0], digits[1][:60])
+    rows = measured(judged)
+    assert judged.protocol()["split"] == "held-out"
+    assert judged.measured.tolist() == np.sort(digits[0].heldout).tolist()
+    assert judged.others is not None and not set(judged.others) & set(digits[0].heldout)
+    assert "kid_training" in rows and "kid_heldout" not in rows
+    assert "30 real (held-out), 60 generated" in rows["kid"]["protocol"]
 
 
 def test_an_impossible_evaluation_is_refused_before_the_samples_are_made(

@@ -138,11 +138,11 @@ def test_holdout_out_of_range_is_refused():
 
 def test_real_scans_do_not_leak(shared_data):
     """MedNIST's exact duplicates and its neighbouring slices are on one side."""
-    pack = open_pack("mednist", DataConfig(limit=3000), data=shared_data / "mednist" / "MedNIST_24000.tar.gz")
-    assert 250 <= len(pack.heldout) <= 300
+    pack = open_pack("mednist", DataConfig(limit=1200), data=shared_data / "mednist" / "MedNIST_24000.tar.gz")
+    assert 100 <= len(pack.heldout) <= 120
     assert pack.labels is not None and np.ptp(np.bincount(pack.labels[pack.heldout])) <= 30
     aside = np.zeros(pack.num_images, bool)
     aside[pack.heldout] = True
     pairs = Likeness(thumbnails(pack.images)).pairs()
-    assert len(pairs) > 200
+    assert len(pairs) > 40
     assert np.mean(aside[pairs[:, 0]] != aside[pairs[:, 1]]) < 0.01

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import ganvas
-from ganvas.config import ModelConfig, TrainConfig
+from ganvas.config import ModelConfig, TrainConfig, TrainOptions
 from ganvas.data.batches import Batches
 from ganvas.data.packing.pack import Pack
 from ganvas.errors import TrainingError
@@ -189,7 +189,7 @@ def opened() -> Iterator[Any]:
             Path("pack"), images, None, np.empty(0, np.int64), SimpleNamespace(kind="photo", mirror=False, classes=[])
         )
         device = choose_device("cpu")
-        planned = plan(pack, TrainConfig(images=64, batch=8, base=8, z_dim=8, **options), device)
+        planned = plan(pack, TrainOptions(images=64, batch=8, base=8, z_dim=8, **options), device)
         batches.append(Batches(pack, 8, seed=0, device=device.torch_device))
         return TrainState(planned.model, planned.config, batches[-1], device)
 

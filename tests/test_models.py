@@ -18,7 +18,7 @@ from ganvas.models import MODELS, build, channels_last, normalise
 from ganvas.models.batch_norm import measure_statistics
 from ganvas.models.summary import summarise, summarise_config
 
-SIZES = [(28, 28), (32, 32), (64, 96), (45, 37)]
+SIZES = [(28, 28), (32, 32), (40, 64), (45, 37)]
 CLASSES = 3
 
 sizes = pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
@@ -66,8 +66,9 @@ def inputs(config: ModelConfig, num: int, seed: int = 1) -> tuple[Tensor, Tensor
 
 
 @conditions
-@pytest.mark.parametrize("channels", [1, 3, 4])
-@sizes
+@pytest.mark.parametrize(
+    ("size", "channels"), list(zip(SIZES, (1, 4, 3, 3), strict=True)), ids=lambda value: str(value).replace(" ", "")
+)
 def test_shapes_ranges_and_second_derivatives(model, size, channels, num_classes):
     """The beginning of a training: right shapes, nothing saturated, gradients to every weight of the discriminator."""
     shape = config(model, size, channels, num_classes)
@@ -241,7 +242,7 @@ def test_initial_scale_is_sane(model, side):
     """Neither flat nor saturated images, and logits that a first step can handle, however many stages there are."""
     shape = config(model, (side, side), 3, z_dim=32)
     _, pictures, _ = inputs(shape, 2)
-    for seed in range(3 if side < 100 else 1):
+    for seed in range(3 if side < 60 else 1):
         generator, discriminator = networks(shape, seed)
         with torch.no_grad():
             fakes = generator(torch.randn(4, shape.z_dim))
@@ -251,9 +252,8 @@ def test_initial_scale_is_sane(model, side):
         assert 1e-6 < gradient_norm_exact(discriminator, pictures, None).mean() < 10
 
 
-@conditions
-def test_spectral_norm_is_an_option_of_every_discriminator(model, num_classes):
-    shape = config(model, (20, 20), 3, num_classes, spectral_norm=True)
+def test_spectral_norm_is_an_option_of_every_discriminator(model):
+    shape = config(model, (20, 20), 3, CLASSES, spectral_norm=True, base=8)
     _, discriminator = networks(shape)
     _, pictures, labels = inputs(shape, 4)
     discriminator.train()
@@ -314,9 +314,8 @@ def test_save_and_load(model, num_classes, tmp_path):
 
 
 @conditions
-@sizes
-def test_summary_counts_every_parameter(model, size, num_classes):
-    shape = config(model, size, 3, num_classes)
+def test_summary_counts_every_parameter(model, num_classes):
+    shape = config(model, (45, 37), 3, num_classes)
     for network, summary in zip(networks(shape), summarise_config(shape), strict=True):
         assert summary.parameters == sum(parameter.numel() for parameter in network.parameters())
         assert summary.macs == sum(row.macs for row in summary.rows) > 0

@@ -15,7 +15,7 @@ from conftest import Answer, Command
 from ganvas.presets import PRESETS
 from ganvas.run import Run, read_checkpoint
 
-FAST = ("--images", 16, "--batch", 8, "--previews", 1, "--device", "cpu")
+FAST = ("--images", 8, "--batch", 8, "--previews", 1, "--device", "cpu")
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def record(tmp_path: Path) -> dict:
 @pytest.mark.parametrize(
     ("preset", "size", "shape"),
     [
-        ("mlp64", None, (64, 64, 3)),
+        ("mlp64", 16, (16, 16, 3)),
         ("tf-mnist", None, (28, 28, 1)),
         ("mnist-upsample", None, (28, 28, 1)),
         ("cifar10", None, (32, 32, 3)),
@@ -124,10 +124,10 @@ def test_architectures_and_objectives_train_and_resume_exactly(
     """Stopped after half of the images and taken up again: the same as at one go, to the last bit."""
     budget = ("--batch", 8, "--previews", 1, "--device", "cpu", "--warmup", 0, "--decay-from", 1)
     whole = tmp_path / "whole"
-    train(*options, *budget, "--images", 48)
+    train(*options, *budget, "--images", 32)
     (tmp_path / "run").rename(whole)
-    train(*options, *budget, "--images", 24 if "--n-critic" not in options else 16)
-    train(*options, *budget, "--images", 48)
+    train(*options, *budget, "--images", 16)
+    train(*options, *budget, "--images", 32)
     states = [read_checkpoint(Run(folder).saved()[-1].path) for folder in (whole, tmp_path / "run")]
     for part in ("generator", "discriminator", "ema"):
         for name, tensor in states[0][part].items():

@@ -27,6 +27,12 @@ def features(digits: Pack) -> Features:
     return Features.load("random", device="cpu", pack=digits)
 
 
+@pytest.fixture(scope="module")
+def unscaled() -> Features:
+    """Without a pack: scaled by textures."""
+    return Features.load("random", device="cpu")
+
+
 def as_tensor(pixels: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(pixels.astype(np.float32) / 127.5 - 1).permute(0, 3, 1, 2)
 
@@ -53,8 +59,8 @@ def test_each_feature_has_zero_mean_and_unit_deviation_on_the_calibration_pictur
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 1), (33, 20, 3), (200, 100, 4), (800, 16, 1)])
-def test_any_size_and_channels(shape: tuple[int, int, int]) -> None:
-    features = Features.load("random", device="cpu")
+def test_any_size_and_channels(shape: tuple[int, int, int], unscaled: Features) -> None:
+    features = unscaled
     pixels = np.random.default_rng(0).integers(0, 256, (3, *shape), np.uint8)
     rows = features(pixels)
     assert rows.shape == (3, features.num_features)
@@ -76,9 +82,9 @@ def test_textures_have_amplitudes_that_fall_with_the_frequency() -> None:
     assert 2.5 < power[8] / power[16] < 6
 
 
-def test_the_protocol_says_where_the_scale_comes_from(digits: Pack, features: Features) -> None:
+def test_the_protocol_says_where_the_scale_comes_from(digits: Pack, features: Features, unscaled: Features) -> None:
     assert f"500 training images of the pack {digits.hash[:8]}" in features.protocol
-    assert "1/f textures" in Features.load("random", device="cpu").protocol
+    assert "1/f textures" in unscaled.protocol
 
 
 def test_two_real_draws_are_at_no_distance_and_worse_pictures_further_away(digits: Pack, features: Features) -> None:

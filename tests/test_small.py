@@ -54,6 +54,12 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(classifier, "LEAST_STEPS", 60)
 
 
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch, quick: None) -> None:
+    """For tests in which it does not matter what the classifier learns."""
+    monkeypatch.setattr(classifier, "LEAST_STEPS", 15)
+
+
 @pytest.fixture(autouse=True)
 def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("GANVAS_CACHE", str(tmp_path / "cache"))
@@ -84,6 +90,7 @@ def test_the_confusions_are_of_held_out_pictures_only(pack: Pack) -> None:
     assert np.trace(np.roll(classifier.confusion, 1, axis=1)) > 0.9 * classifier.num_tested
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_a_pack_without_held_out_pictures_is_tested_on_a_tenth_that_is_not_trained_on(tmp_path: Path) -> None:
     pack = packed(tmp_path, *bars(90), holdout=0.0)
     classifier = classifier_for(pack, "cpu")
@@ -171,6 +178,7 @@ def test_the_budget_is_four_epochs_within_bounds(monkeypatch: pytest.MonkeyPatch
 # ---- the cache ----
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_the_second_time_it_comes_from_the_cache(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
     first = classifier_for(pack, "cpu")
     monkeypatch.setattr(classifier, "train_classifier", None)
@@ -182,6 +190,7 @@ def test_the_second_time_it_comes_from_the_cache(pack: Pack, monkeypatch: pytest
     assert torch.equal(logits(again.network, pictures), logits(first.network, pictures))
 
 
+@pytest.mark.usefixtures("few_steps")
 @pytest.mark.parametrize("damage", ["cut", "one byte"])
 def test_a_damaged_file_in_the_cache_is_made_anew(damage: str, pack: Pack) -> None:
     first = classifier_for(pack, "cpu")
@@ -205,6 +214,7 @@ def test_other_pictures_have_another_place(pack: Pack, tmp_path: Path) -> None:
 # ---- as features ----
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_its_features_and_logits_are_the_networks_on_any_kind_of_picture(pack: Pack) -> None:
     features = Features.load("classifier", device="cpu", pack=pack)
     rows, answers = features.both(pack.images[pack.heldout])

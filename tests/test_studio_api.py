@@ -69,6 +69,12 @@ def client(folder: Path) -> Iterator[TestClient]:
         yield opened
 
 
+@pytest.fixture
+def rough_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The threshold of copies comes from few real images, which is quick."""
+    monkeypatch.setattr("ganvas.evaluation.copies.ENOUGH", 100)
+
+
 def picture(content: bytes) -> np.ndarray:
     with Image.open(io.BytesIO(content)) as opened:
         return np.asarray(opened)
@@ -395,6 +401,7 @@ def test_without_a_pack_it_says_how_to_give_one(folder: Path) -> None:
     assert told["state"] == "absent" and "--data" in told["sentence"]
 
 
+@pytest.mark.usefixtures("rough_copies")
 def test_the_nearest_of_real_digits(tmp_path_factory: pytest.TempPathFactory) -> None:
     run = tmp_path_factory.mktemp("digits") / "run"
     tiny = {"size": 16, "base": 8, "z_dim": 8, "batch": 16, "previews": 2, "device": "cpu", "limit": 400}
@@ -457,6 +464,7 @@ def test_a_server_that_is_forced_to_end_closes_the_studio_too(folder: Path, monk
     assert closed == [slow_jobs.Workbench, slow_jobs.Training, Engine]
 
 
+@pytest.mark.usefixtures("rough_copies")
 def test_no_copy_is_handed_out(tmp_path: Path) -> None:
     model = fresh().save(tmp_path / "model")
     ganvas.sample(model, tmp_path / "pictures", n=400, device="cpu")  # what it "was trained on": its own images
@@ -478,7 +486,7 @@ def test_no_copy_is_handed_out(tmp_path: Path) -> None:
         refused(client.post("/api/archive", json={"model": "model", "recipes": recipes}), 409, "--no-copies")
 
 
-def wait_for(ask: Any, done: Any, seconds: float = 60) -> Any:
+def wait_for(ask: Any, done: Any, seconds: float = 150) -> Any:
     end = time.monotonic() + seconds
     while not done(told := ask()):
         assert time.monotonic() < end, told

@@ -181,7 +181,7 @@ def file_values(command: Command, words: Sequence[str]) -> dict[str, Any]:
     if "config" not in hints_of(command.options):
         return {}
     given = {}
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words, ""][1:], strict=True):
         name, equals, value = word.partition("=")
         if name.startswith("--"):
             given[name[2:].replace("-", "_")] = value if equals else following

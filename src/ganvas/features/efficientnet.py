@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 from pathlib import Path
@@ -113,6 +114,17 @@ def fold(network: EfficientNetLite0) -> EfficientNetLite0:
     for module in network.modules():
         if isinstance(module, ConvNorm):
             module.fold()
+    return network
+
+
+@functools.cache  # a plan asks for several networks, and to build one takes a quarter of a second
+def only_shapes() -> EfficientNetLite0:
+    """The network on the meta device, without the layers that keep the shape."""
+    with torch.device("meta"):
+        network = EfficientNetLite0().eval()
+    for layer in network.modules():
+        if isinstance(layer, ConvNorm):
+            layer.norm, layer.activate = nn.Identity(), False
     return network
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganvas.config import ModelConfig
-from ganvas.features.efficientnet import NAME, EfficientNetLite0, fold, load_efficientnet_lite0
+from ganvas.features.efficientnet import NAME, fold, load_efficientnet_lite0, only_shapes
 from ganvas.models import contract
 from ganvas.models.layers import LEAK, LINEAR, full_precision, scaled_init
 
@@ -35,7 +35,7 @@ class Frozen(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         meta = torch.empty(0).device.type == "meta"  # only shapes are needed
-        network = EfficientNetLite0().eval() if meta else fold(load_efficientnet_lite0())
+        network = only_shapes() if meta else fold(load_efficientnet_lite0())
         network.requires_grad_(False).to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
         network.blocks = nn.Sequential(*list(network.blocks)[: max(TAPS) + 1])
         self.network = (network,)  # in a tuple, so that it is not a submodule

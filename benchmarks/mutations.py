@@ -1,0 +1,158 @@
+"""What share of single-line mutations of the source do the quick tests notice?
+
+    python benchmarks/mutations.py --num 100 --seed 0 --area training evaluation --json mutations.json
+
+Draws expressions of src/ganvas at random, changes each one in a copy of the source (`<` becomes `<=`, `+` becomes `-`,
+`and` becomes `or`, a number or a condition is replaced), and runs the test files that belong to the changed module. A
+mutation is noticed if a test fails or runs out of time. Those that are not noticed are listed with their line: some
+change nothing (an equivalent form, a bound that is never reached), the others show a missing test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from common import write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+OPERATORS: dict[type[ast.AST], tuple[str, str]] = {
+    ast.Lt: ("<", "<="), ast.LtE: ("<=", "<"), ast.Gt: (">", ">="), ast.GtE: (">=", ">"), ast.Eq: ("==", "!="),
+    ast.NotEq: ("!=", "=="), ast.Is: ("is", "is not"), ast.IsNot: ("is not", "is"), ast.In: ("in", "not in"),
+    ast.NotIn: ("not in", "in"), ast.Add: ("+", "-"), ast.Sub: ("-", "+"), ast.Mult: ("*", "/"), ast.Div: ("/", "*"),
+    ast.FloorDiv: ("//", "*"), ast.And: ("and", "or"), ast.Or: ("or", "and"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A replaced part of one line. start, end: columns in UTF-8 bytes."""
+
+    module: str
+    """Path below src/ganvas."""
+    line: int
+    start: int
+    end: int
+    new: str
+
+    def applied(self, source: bytes) -> bytes:
+        lines = source.splitlines(keepends=True)
+        line = lines[self.line - 1]
+        lines[self.line - 1] = line[: self.start] + self.new.encode() + line[self.end :]
+        return b"".join(lines)
+
+
+def mutations(module: str, source: bytes) -> Iterator[Mutation]:
+    """All mutations of a module."""
+    lines = source.splitlines()
+
+    def between(left: ast.expr, operator: ast.AST, right: ast.expr) -> Iterator[Mutation]:
+        old, new = OPERATORS.get(type(operator), ("", ""))
+        assert left.end_lineno is not None and left.end_col_offset is not None
+        if old and left.end_lineno == right.lineno:
+            gap = lines[left.end_lineno - 1][left.end_col_offset : right.col_offset]
+            if (place := gap.find(old.encode())) >= 0:
+                start = left.end_col_offset + place
+                yield Mutation(module, right.lineno, start, start + len(old), new)
+
+    def instead(node: ast.expr, new: str) -> Iterator[Mutation]:
+        if node.end_lineno == node.lineno:
+            assert node.end_col_offset is not None
+            yield Mutation(module, node.lineno, node.col_offset, node.end_col_offset, new)
+
+    tree = ast.parse(source)
+    of_types = {id(part) for annotation in annotations(tree) for part in ast.walk(annotation)}
+    for node in ast.walk(tree):
+        if id(node) in of_types:
+            continue
+        if isinstance(node, ast.Compare):
+            for left, operator, right in zip([node.left, *node.comparators], node.ops, node.comparators, strict=False):
+                yield from between(left, operator, right)
+        elif isinstance(node, ast.BinOp):
+            yield from between(node.left, node.op, node.right)
+        elif isinstance(node, ast.BoolOp):
+            yield from between(node.values[0], node.op, node.values[1])
+        elif isinstance(node, ast.Constant) and isinstance(node.value, bool | int | float):
+            value = node.value
+            yield from instead(node, str(not value if isinstance(value, bool) else 2 * value if value else 1))
+        elif isinstance(node, ast.If | ast.IfExp):
+            yield from instead(node.test, f"not ({ast.unparse(node.test)})")
+
+
+def annotations(tree: ast.AST) -> Iterator[ast.expr]:
+    """Types, which no test can notice."""
+    for node in ast.walk(tree):
+        found = [getattr(node, name, None) for name in ("annotation", "returns")]
+        yield from (one for one in found if isinstance(one, ast.expr))
+
+
+def tests_of(module: str) -> list[Path]:
+    """Test files of a module: test_<name>.py, and those that import it or use it by its dotted name."""
+    parts = Path(module).with_suffix("").parts
+    parts = parts[:-1] if parts[-1] == "__init__" else parts
+    dotted, package = ".".join(("ganvas", *parts)), ".".join(("ganvas", *parts[:-1]))
+    wanted = rf"{re.escape(dotted)}\b|from {re.escape(package)} import [^\n]*\b{parts[-1]}\b"
+    files = sorted((ROOT / "tests").glob("test_*.py"))
+    return [file for file in files if file.stem == f"test_{parts[-1]}" or re.search(wanted, file.read_text())]
+
+
+def noticed(mutation: Mutation, folder: Path, tests: list[Path], seconds: float) -> bool:
+    """Whether a test fails with the mutated copy of the source in `folder`."""
+    path = folder / "ganvas" / mutation.module
+    before = path.read_bytes()
+    path.write_bytes(mutation.applied(before))
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", *map(str, tests)]
+    try:
+        ended = subprocess.run(
+            command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(folder)}, capture_output=True, timeout=seconds
+        )
+        return ended.returncode != 0
+    except subprocess.TimeoutExpired:
+        return True
+    finally:
+        path.write_bytes(before)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--num", type=int, default=100, help="number of mutations")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--area", nargs="*", default=[""], help="folders or modules below src/ganvas; default: all")
+    parser.add_argument("--seconds", type=float, default=900, help="time limit of the tests of a mutation")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+
+    source = ROOT / "src" / "ganvas"
+    every = [
+        one
+        for path in sorted(source.rglob("*.py"))
+        if str(module := path.relative_to(source)).startswith(tuple(arguments.area)) and tests_of(str(module))
+        for one in mutations(str(module), path.read_bytes())
+    ]
+    rows = []
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        shutil.copytree(source, folder / "ganvas")
+        for one in random.Random(arguments.seed).sample(every, min(arguments.num, len(every))):
+            found = noticed(one, folder, tests_of(one.module), arguments.seconds)
+            changed = one.applied((source / one.module).read_bytes()).splitlines()[one.line - 1].decode().strip()
+            rows.append({"module": one.module, "line": one.line, "noticed": found, "changed": changed})
+            print(f"{'noticed' if found else 'NOT NOTICED'}: {one.module}:{one.line}: {changed}", flush=True)
+    missed = [row for row in rows if not row["noticed"]]
+    print(f"\n{len(rows) - len(missed)} of {len(rows)} mutations were noticed ({1 - len(missed) / len(rows):.0%})")
+    if arguments.json:
+        write_json(arguments.json, {"seed": arguments.seed, "of": len(every), "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
