@@ -28,7 +28,7 @@ from ganvas.errors import DataError, PictureError
 
 CHUNK = 64  # maximum images per job
 CHUNK_BYTES = 8 * 2**20  # approximate maximum size of a job, encoded or decoded
-FEWEST = 500  # images for which worker processes are started
+LEAST_FOR_WORKERS = 500  # images for which worker processes are started
 
 
 def decoded(

@@ -33,7 +33,7 @@ from ganvas.data.packing.pack import (
     request,
     stamps,
 )
-from ganvas.data.packing.pool import FEWEST, decoded
+from ganvas.data.packing.pool import LEAST_FOR_WORKERS, decoded
 from ganvas.data.packing.selection import Choice, choose, choose_target, kind_of, remarks, survey_source
 from ganvas.data.reading.containers import by_reason
 from ganvas.data.reading.decode import Target
@@ -170,7 +170,7 @@ def _write(
     target = choose_target(survey, config, policy)
     choice.notes += remarks(survey, config, policy, target)
     if workers is None:
-        workers = 0 if len(choice.indices) < FEWEST else min(num_cores(), 16)
+        workers = 0 if len(choice.indices) < LEAST_FOR_WORKERS else min(num_cores(), 16)
     good = _write_images(source, choice, target, folder / "images.npy", report, workers)
     _check_enough(int(good.sum()), source, choice)
     if config.drop_duplicates:
