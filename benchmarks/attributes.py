@@ -1,4 +1,4 @@
-"""A judge of another kind: a small classifier of the attributes that come with CelebA and the comic faces.
+"""Evaluation by another kind of network: a small classifier of the attributes of CelebA and of the comic faces.
 
 It is trained on real images and their labels only, shares no weights with any pretrained network, and was fixed before
 the recipes were tuned. Two numbers come from it: the Frechet distance (FD) in its 128 hidden features, and how far the
@@ -43,7 +43,7 @@ SETS = {
 
 
 @dataclass(frozen=True, eq=False)
-class AttributeJudge:
+class AttributeClassifier:
     """network: the classifier. real: features of the held-out images (N, 128). shares: of each attribute in them."""
 
     network: Classifier
@@ -77,7 +77,7 @@ def attributes_of(data: Path, name: str, pack: Pack) -> Tensor:
     return found[:, (share >= LEAST_SHARE) & (share <= 1 - LEAST_SHARE)]
 
 
-def attribute_judge(data: Path, name: str, pack: Pack) -> AttributeJudge:
+def attribute_classifier(data: Path, name: str, pack: Pack) -> AttributeClassifier:
     """The judge of this pack, from the cache or trained now (one to two minutes)."""
     labels = attributes_of(data, name, pack)
     training, heldout = pack.training, pack.heldout
@@ -94,7 +94,7 @@ def attribute_judge(data: Path, name: str, pack: Pack) -> AttributeJudge:
     features, found = read(network, prepared(pack.images, heldout))
     truth = labels[heldout].numpy() > 0
     right = [((found[:, i] > 0)[truth[:, i] == side] == side).mean() for i in range(truth.shape[1]) for side in (0, 1)]
-    return AttributeJudge(network, features, (found > 0).mean(axis=0), float(np.nanmean(right)))
+    return AttributeClassifier(network, features, (found > 0).mean(axis=0), float(np.nanmean(right)))
 
 
 def train(images: Tensor, labels: Tensor) -> Classifier:
@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=1000)
     args = parser.parse_args()
     pack = open_set(args.data, args.name, args.size)
-    judge = attribute_judge(args.data, args.name, pack)
+    judge = attribute_classifier(args.data, args.name, pack)
     print(f"mean balanced accuracy on held-out images: {judge.accuracy:.3f}")
     rows = [{"run": "real training images", **judge(pack.images[pack.training[: args.num]])}]
     rows += [{"run": str(run), **judge(Generator.load(run).sample(args.num, seed=0))} for run in args.runs]

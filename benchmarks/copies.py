@@ -152,9 +152,9 @@ def memorised(data: Path, num: int, minutes: float, samples: int = 1000) -> dict
         run = train("mnist", out, data=path, minutes=minutes, quiet=True, **vars(config), **few)
         generator = Generator.load(run.folder)
         labels = [i % 10 for i in range(samples)] if generator.classes else None
-        pictures = np.concatenate([to_pixels(part) for part in generator.batches(range(samples), labels)])
+        images = np.concatenate([to_pixels(part) for part in generator.batches(range(samples), labels)])
     pack = open_pack("mnist", config, data=path)
-    judged = CopyFinder(pack).judge(pictures)
+    judged = CopyFinder(pack).judge(images)
     row: dict[str, Any] = {"trained on": pack.num_training, "held out": len(pack.heldout), "seen": run.images_seen}
     rate = judged.rate
     return row | {"copies": rate.value, "low": rate.low, "high": rate.high, "said": judged.sentence}

@@ -31,7 +31,7 @@ from ganvas.data.batches import Batches, images_at
 from ganvas.system.device import choose_device
 from ganvas.training.plan import plan
 from ganvas.training.state import TrainState
-from ganvas.training.step import accumulate_gradients, at_size, draw_inputs, policy_for
+from ganvas.training.step import accumulate_gradients, at_size, augmentations_for, draw_inputs
 from ganvas.training.workers import Networks
 
 NUM_IMAGES, REPEATS = 32, 3
@@ -50,7 +50,7 @@ def measured(size: int) -> dict[str, float]:
     state = TrainState(planned.model, config, batches, device)
     generator, discriminator = state.generator, state.discriminator
     nets = Networks(generator, discriminator, generator, discriminator)
-    noise, policy = torch.Generator().manual_seed(0), policy_for("xray", config)
+    noise, policy = torch.Generator().manual_seed(0), augmentations_for("xray", config)
     real = images_at(pack, np.arange(batch))
 
     def seconds(penalise: bool) -> float:

@@ -39,7 +39,7 @@ CONFIDENT = 0.9
 Row = dict[str, float | str | int]
 
 
-class Judge:
+class DigitClassifier:
     """The independent classifier and the features of the test images."""
 
     def __init__(self, train: Pack, test: Pack) -> None:
@@ -62,7 +62,7 @@ def confident(logits: np.ndarray) -> float:
     return (torch.from_numpy(logits).softmax(1).max(1).values >= CONFIDENT).float().mean().item()
 
 
-def run_ganvas(data: Path, seed: int, judge: Judge) -> list[Row]:
+def run_ganvas(data: Path, seed: int, judge: DigitClassifier) -> list[Row]:
     """Trains exactly as the command does, keeping every checkpoint; judges the newest EMA at each mark."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
@@ -88,7 +88,7 @@ def row(what: str, seed: int, mark: float, images: int, share: float, distance: 
 # ---- the TensorFlow tutorial's step, as the MNIST project used it, on the networks of --preset tf-mnist ----
 
 
-def run_tutorial(train: Pack, seed: int, judge: Judge) -> list[Row]:
+def run_tutorial(train: Pack, seed: int, judge: DigitClassifier) -> list[Row]:
     """BCE from logits, Adam 1e-4, batch 256, both networks updated from the same fake batch."""
     torch.manual_seed(seed)
     generator, discriminator = build(ModelConfig("tf-mnist", 28, 28, 1, z_dim=100))
@@ -130,7 +130,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     train = open_pack("mnist", data=options.data)
-    judge = Judge(train, open_pack("mnist", DataConfig(split="test"), data=options.data))
+    judge = DigitClassifier(train, open_pack("mnist", DataConfig(split="test"), data=options.data))
     print(f"classifier: {judge.accuracy:.2%} of the test images, confident of {judge.confident_of_real:.2%}")
     print(f"Frechet distance of 10,000 training images to the test images: {judge.floor:.3f}")
     rows: list[Row] = []

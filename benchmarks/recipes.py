@@ -24,12 +24,12 @@ import numpy as np
 import torch
 
 import ganvas
-from attributes import SETS, attribute_judge
+from attributes import SETS, attribute_classifier
 from common import machine, table, write_json
 from ganvas.config import DataConfig
 from ganvas.data import Pack, open_pack
 from ganvas.data.batches import images_at, spaced
-from ganvas.evaluation.artefacts import correlation_range, lattice, pairwise_correlation, sharpness
+from ganvas.evaluation.artefacts import checkerboard, correlation_range, pairwise_correlation, sharpness
 from ganvas.evaluation.distances import kid_interval, precision_recall
 from ganvas.evaluation.features import Features
 from ganvas.generator import Generator, to_pixels
@@ -94,7 +94,7 @@ def of_classes(images: torch.Tensor, labels: np.ndarray, pack: Pack, real: torch
 def of_films(images: torch.Tensor, real: torch.Tensor) -> dict[str, float]:
     low, high = correlation_range(real)[1:]
     found = {"correlation": pairwise_correlation(images[:9]), "correlation_low": low, "correlation_high": high}
-    ours, theirs = lattice(images[:FILMS]), lattice(real)
+    ours, theirs = checkerboard(images[:FILMS]), checkerboard(real)
     found |= {f"checkerboard_{period}": ours[period] / theirs[period] for period in theirs}
     return found | {"sharpness": sharpness(images[:FILMS]) / sharpness(real)}
 
@@ -119,7 +119,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for name in args.only:
         pack = packed(args.data, name, args.size)
-        judge = attribute_judge(args.data, name, pack) if name in SETS else None
+        judge = attribute_classifier(args.data, name, pack) if name in SETS else None
         for recipe in args.recipes:
             options = {"preset": DATA[name][3]} if recipe == "classic" else RECIPES[recipe]
             for seed in args.seeds:

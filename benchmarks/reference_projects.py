@@ -40,7 +40,7 @@ from common import machine, table, write_json
 from ganvas.config import DataConfig
 from ganvas.data import Pack, open_pack
 from ganvas.evaluation.evaluate import drawn
-from ganvas.evaluation.samples import weights_hash
+from ganvas.evaluation.samples import file_hash
 from ganvas.generator import Generator, to_pixels
 from ganvas.image_files import grid, save_png
 from ganvas.options import EVALUATION_SEED as SEED
@@ -142,7 +142,7 @@ def judged(run: Path, pack: Pack, num: int | None) -> Row:
     path = run / "evaluation.json"
     if path.exists():
         known = json.loads(path.read_text(encoding="utf-8"))
-        if known["model"]["weights"] == weights_hash(run) and num in (None, known["protocol"]["num_generated"]):
+        if known["model"]["weights"] == file_hash(run) and num in (None, known["protocol"]["num_generated"]):
             return known
     return ganvas.evaluate(run, data=pack.folder, quiet=True, n=num)
 

@@ -33,8 +33,8 @@ from ganvas.config import ModelConfig
 from ganvas.generator import BATCH, Generator
 from ganvas.model_file import ModelInfo
 from ganvas.models import build
+from ganvas.models.residual import SIZES
 from ganvas.system.device import choose_device, prepare
-from ganvas.training.plan import SIZES
 
 ASKED = 0.9  # of the forward pass
 

@@ -22,7 +22,7 @@ from common import machine, table, write_json
 from copies import SETS, clipped, compressed, cropped
 from ganvas.config import DataConfig, ModelConfig
 from ganvas.data import Pack, open_pack
-from ganvas.evaluation.evaluate import Judgement
+from ganvas.evaluation.evaluate import Evaluator
 from ganvas.evaluation.samples import FromGenerator
 from ganvas.generator import Generator
 from ganvas.model_file import ModelInfo
@@ -107,7 +107,7 @@ def judged(pack: Pack, images: np.ndarray) -> set[str]:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "evaluation").mkdir()
         source = Drawn(pack, np.ascontiguousarray(images), Evaluate("", n=len(images)))
-        return findings(Judgement(source, pack, source.asked, lambda what, done, total: None).content(Path(folder)))
+        return findings(Evaluator(source, pack, source.asked, lambda what, done, total: None).content(Path(folder)))
 
 
 def scenarios(name: str, data: Path, num: int, chosen: list[str] | None, seed: int = 0) -> list[dict[str, Any]]:

@@ -35,9 +35,9 @@ from ganvas.augment import draw
 from ganvas.config import ModelConfig, TrainConfig
 from ganvas.losses import gradient_norm_exact, relativistic_discriminator, relativistic_generator
 from ganvas.models import build, channels_last
+from ganvas.models.residual import SIZES
 from ganvas.models.summary import summarise_config
 from ganvas.system.device import choose_device, prepare
-from ganvas.training.plan import SIZES
 from ganvas.training.state import make_optimizer
 from ganvas.training.step import Inputs, Networks, Side, accumulate_gradients
 
@@ -107,8 +107,8 @@ def plain_step(case: Case, device: torch.device) -> Step:
     generator_adam = torch.optim.Adam(generator.parameters(), **options)
     discriminator_adam = torch.optim.Adam(discriminator.parameters(), **options)
 
-    def penalty(pictures: Tensor, labels: Tensor | None) -> Tensor:
-        return gradient_norm_exact(discriminator, pictures, labels).mean() * (0.1 / 2 * INTERVAL)
+    def penalty(images: Tensor, labels: Tensor | None) -> Tensor:
+        return gradient_norm_exact(discriminator, images, labels).mean() * (0.1 / 2 * INTERVAL)
 
     def step(inputs: Inputs, penalise: bool) -> None:
         # The discriminator.
@@ -157,13 +157,16 @@ def tutorial_step(generator: nn.Module, discriminator: nn.Module) -> Step:
 def chosen_step(case: Case, device: torch.device) -> Step:
     """The step of training/loop.py."""
     config = case.training(device)
-    generator, discriminator = (channels_last(network.to(device)) for network in build(case.config()))
+    generator, discriminator = build(case.config())
+    generator, discriminator = channels_last(generator.to(device)), channels_last(discriminator.to(device))
     networks = Networks(generator, discriminator, generator, discriminator)
     if device.type == "cuda":
         networks = dataclasses.replace(
             networks, generator=torch.compile(generator), discriminator=torch.compile(discriminator)
         )
-    optimizers = {network: make_optimizer(network, config) for network in (generator, discriminator)}
+    optimizers: dict[nn.Module, torch.optim.Optimizer] = {
+        network: make_optimizer(network, config) for network in (generator, discriminator)
+    }
     turns: list[tuple[Side, list[nn.Module]]] = [("both", [generator, discriminator])]
     if config.update == "alternating":
         turns = [("discriminator", [discriminator]), ("generator", [generator])]

@@ -18,6 +18,11 @@ from threadpoolctl import threadpool_limits
 import ganvas
 from ganvas.cli import main
 from ganvas.evaluation import classifier, copies, efficientnet, usefulness
+from ganvas.models import MODELS
+
+CLASSIC = [name for name, one in MODELS.items() if one.classic]
+MODERN = [name for name in MODELS if name not in CLASSIC]
+"""Names of the architectures that support labels and all sizes."""
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one worker, one core, with the processes that its tests start
     os.environ["OMP_NUM_THREADS"] = "1"

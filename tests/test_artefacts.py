@@ -18,7 +18,7 @@ from PIL import Image
 from ganvas.config import DataConfig
 from ganvas.data import open_pack
 from ganvas.errors import DataError
-from ganvas.evaluation.artefacts import correlation_range, examine, lattice, pairwise_correlation, sharpness
+from ganvas.evaluation.artefacts import checkerboard, correlation_range, examine, pairwise_correlation, sharpness
 
 
 def clouds(num: int, height: int = 128, width: int = 128, seed: int = 0) -> np.ndarray:
@@ -41,7 +41,7 @@ def test_a_lattice_is_found_at_its_period_only(period: int, direction: str) -> N
     clean = clouds(6)
     x, y = wave(period), wave(period)[:, None]
     planted = clean + 0.04 * period * {"lying": y + 0 * x, "standing": x + 0 * y, "both": y * x}[direction]
-    before, after = lattice(clean), lattice(planted)
+    before, after = checkerboard(clean), checkerboard(planted)
     assert all(0.7 < ratio < 1.3 for ratio in before.values())
     assert after[period] > 4
     assert {other: after[other] for other in (2, 4, 8) if other != period} == pytest.approx(
@@ -52,7 +52,7 @@ def test_a_lattice_is_found_at_its_period_only(period: int, direction: str) -> N
 def test_a_lattice_whose_phase_wanders_is_found() -> None:
     shifts = np.random.default_rng(0).integers(0, 4, (6, 128))
     rows = np.stack([np.stack([np.roll(wave(4), shift) for shift in picture]) for picture in shifts])
-    assert lattice(clouds(6) + 0.08 * rows)[4] > 4
+    assert checkerboard(clouds(6) + 0.08 * rows)[4] > 4
 
 
 @pytest.mark.parametrize("size", [(64, 64), (100, 132), (33, 47)])
@@ -60,13 +60,13 @@ def test_a_lattice_is_found_at_any_size(size: tuple[int, int]) -> None:
     clean = clouds(40, *size)
     for period in (2, 4, 8):
         planted = clean + 0.3 * wave(period, size[1])
-        assert lattice(planted)[period] > 3 * lattice(clean)[period]
+        assert checkerboard(planted)[period] > 3 * checkerboard(clean)[period]
 
 
 def test_periods_that_do_not_fit_are_left_out() -> None:
-    assert set(lattice(clouds(2, 16, 16))) == {2, 4}
-    assert set(lattice(clouds(2, 16, 24))) == {2, 4, 8}
-    assert set(lattice(clouds(2, 8, 8))) == {2}
+    assert set(checkerboard(clouds(2, 16, 16))) == {2, 4}
+    assert set(checkerboard(clouds(2, 16, 24))) == {2, 4, 8}
+    assert set(checkerboard(clouds(2, 8, 8))) == {2}
 
 
 def test_the_lattice_of_a_nearest_neighbour_upsampling_is_found() -> None:
@@ -74,12 +74,12 @@ def test_the_lattice_of_a_nearest_neighbour_upsampling_is_found() -> None:
     blocks = coarse.repeat(4, axis=1).repeat(4, axis=2)
     # Blocks of 4 have no power at 1/4 itself: the lattice is what is added when each is shaded alike.
     shaded = blocks + 0.1 * np.tile([[0.0, 0, 0, 1]], (128, 32))
-    assert lattice(shaded)[4] > 100 * lattice(blocks)[4]
+    assert checkerboard(shaded)[4] > 100 * checkerboard(blocks)[4]
 
 
 def test_blank_pictures_have_no_lattice_and_no_sharpness() -> None:
     blank = np.full((3, 64, 64), -1.0)
-    assert lattice(blank) == pytest.approx({2: 1, 4: 1, 8: 1})
+    assert checkerboard(blank) == pytest.approx({2: 1, 4: 1, 8: 1})
     assert sharpness(blank) == 0
 
 
@@ -96,7 +96,7 @@ def test_colours_count_by_their_mean_and_opacity_does_not() -> None:
     gray = torch.from_numpy(clouds(3, 64, 64)).float()
     tint = torch.tensor([0.1, 0.0, -0.1])[:, None, None]
     rgba = torch.cat([gray[:, None] + tint, torch.rand(3, 1, 64, 64, generator=torch.Generator().manual_seed(0))], 1)
-    assert lattice(rgba) == pytest.approx(lattice(gray), rel=1e-3)
+    assert checkerboard(rgba) == pytest.approx(checkerboard(gray), rel=1e-3)
     assert sharpness(rgba) == pytest.approx(sharpness(gray.numpy()), rel=1e-3)
     assert pairwise_correlation(rgba) == pytest.approx(pairwise_correlation(gray[:, None]), rel=1e-3)
 
@@ -150,11 +150,11 @@ def test_real_chest_films(shared_data: Path) -> None:
         names = [name for name in sorted(archive.namelist()) if name.endswith((".jpeg", ".jpg"))][::5]
         films = [Image.open(io.BytesIO(archive.read(name))).convert("L").resize((800, 800)) for name in names]
     real = np.stack([np.asarray(film, np.float32) for film in films]) / 127.5 - 1
-    assert lattice(real) == pytest.approx({2: 1, 4: 1, 8: 1}, abs=0.1)
+    assert checkerboard(real) == pytest.approx({2: 1, 4: 1, 8: 1}, abs=0.1)
     assert correlation_range(real).mean == pytest.approx(0.70, abs=0.05)
     assert correlation_range(real, quarter=True).mean == pytest.approx(0.54, abs=0.06)
     planted = real[:9] + 0.02 * np.tile([1, -1], 400).astype(np.float32)
-    assert lattice(planted)[2] > 10
+    assert checkerboard(planted)[2] > 10
 
 
 # ---- generated against real ----
@@ -190,8 +190,8 @@ def test_a_planted_lattice_is_named_with_period_and_direction(
     real, fake = (clipped(60 + 0.5 * half) for half in digits)  # room below: a cut wave has overtones at other periods
     crests = 30 * np.cos(2 * np.pi * np.arange(fake.shape[2]) / period)[None, None, :, None]
     found = examine(real, clipped(fake + crests))
-    (lattice,) = (finding for finding in found.findings if finding["what"] == "lattice")
-    assert lattice["severity"] == "bad" and f"horizontal period of {period} pixels" in lattice["sentence"]
+    (checkerboard,) = (finding for finding in found.findings if finding["what"] == "lattice")
+    assert checkerboard["severity"] == "bad" and f"horizontal period of {period} pixels" in checkerboard["sentence"]
     (row,) = (row for row in found.lattice if row["period"] == period)
     assert row["low"] <= row["value"] <= row["high"] and row["value"] > 3 and row["vertical"]["value"] < 2
 

@@ -320,7 +320,7 @@ def test_class_that_does_not_exist(refused: Refused, two_classes: Path) -> None:
         (["--subset-seed", "-1"], "--subset-seed -1: expected 0 or more"),
         (["--augment", "2"], "--augment 2: expected a number from 0 to 1"),
         (["--limit", "1"], "--limit 1: at least 2 images are needed"),
-        (["--model", "resnet"], "--model resnet: expected one of compact, light"),
+        (["--model", "resnet"], "--model resnet: expected one of light, compact"),
         (["--loss", "hing"], "--loss hing: expected one of relativistic"),
         (["--device", "abacus"], "--device abacus: expected cpu, cuda"),
         (["--background", "mauvish"], "--background mauvish: expected white"),

@@ -12,7 +12,7 @@ from ganvas.data import open_pack
 from ganvas.data.batches import images_at
 from ganvas.models import build_generator
 from ganvas.models.batch_norm import GROUP, MEASURED, BatchNorm, measure_statistics
-from ganvas.training.preview import Variety
+from ganvas.training.preview import PixelVariety
 
 
 def test_groups_of_a_batch_are_normalised_apart() -> None:
@@ -46,16 +46,16 @@ def test_measured_statistics_are_those_of_the_weights() -> None:
 
 def test_variety_is_a_share_of_the_real_images() -> None:
     pack = open_pack("digits")
-    variety = Variety(pack, pack.classes)
+    variety = PixelVariety(pack, pack.classes)
     assert pack.labels is not None
     chosen = np.concatenate([np.flatnonzero(pack.labels == i)[:8] for i in range(10)])
     images, labels = images_at(pack, chosen), torch.from_numpy(pack.labels[chosen])
     found = variety(images, labels)
-    assert 0.7 < float(found["variety"]) < 1.3
+    assert 0.7 < found.variety < 1.3
     same = images.clone()
     same[labels == 4] = same[labels == 4][:1]
-    assert variety(same, labels)["worst"] == pack.classes[4]
-    assert float(variety(same, labels)["worst_variety"]) < 1e-6
-    plain = Variety(pack, [])
-    assert float(plain(images, None)["variety"]) > 0.7
-    assert float(plain(images[:1].expand(8, -1, -1, -1), None)["variety"]) < 1e-6
+    assert variety(same, labels).worst == pack.classes[4]
+    assert variety(same, labels).worst_variety < 1e-6
+    plain = PixelVariety(pack, [])
+    assert plain(images, None).variety > 0.7
+    assert plain(images[:1].expand(8, -1, -1, -1), None).variety < 1e-6

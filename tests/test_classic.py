@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from conftest import CLASSIC
 from ganvas.config import ModelConfig, parse_size
 from ganvas.errors import ConfigError
 from ganvas.losses import gradient_norm_exact
-from ganvas.models import CLASSIC, build, channels_last, classic
+from ganvas.models import build, channels_last, classic
 from ganvas.presets import PRESETS
 
 SMALL = {
@@ -331,7 +332,7 @@ def test_evaluation_mode_knows_neither_chance_nor_neighbours(model):
 
 @models
 def test_training_mode_does_what_the_network_says(model):
-    """mixes_pictures: a neighbour changes an image; stochastic: the same call twice differs."""
+    """mixes_images: a neighbour changes an image; stochastic: the same call twice differs."""
     shape = config(model)
     with torch.no_grad():
         for network, given in zip(networks(shape), inputs(shape, 4), strict=True):
@@ -339,13 +340,11 @@ def test_training_mode_does_what_the_network_says(model):
             changed[1] = -given[1]
             torch.manual_seed(2)
             first, again = network(given), network(given)
-            assert torch.equal(first, again) != getattr(network, "stochastic", False)
+            assert torch.equal(first, again) != network.stochastic
             torch.manual_seed(2)
             with_other = network(changed)
             others = [0, 2, 3]
-            assert torch.allclose(first[others], with_other[others], atol=1e-7) != getattr(
-                network, "mixes_pictures", False
-            )
+            assert torch.allclose(first[others], with_other[others], atol=1e-7) != network.mixes_images
 
 
 @models

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import CLASSIC, MODERN
 from ganvas import generator, latent_codes
 from ganvas.config import ModelConfig
 from ganvas.generator import Generator
 from ganvas.latent_codes import Code
 from ganvas.model_file import ModelInfo
-from ganvas.models import CLASSIC, MODELS, MODERN, build
+from ganvas.models import MODELS, build
 from ganvas.models.style import EqualConv2d, EqualLinear
 from test_generator import CLASSES, SAME
 

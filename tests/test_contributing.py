@@ -17,7 +17,8 @@ from ganvas import losses, models
 from ganvas.errors import ConfigError
 from ganvas.evaluation import intervals, measures
 from ganvas.generator import Generator
-from ganvas.models import layers, mlp
+from ganvas.models import architecture, contract, layers, mlp
+from ganvas.run import Run
 
 PAGE = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()
 FAST: dict[str, Any] = {"size": 8, "images": 32, "batch": 16, "previews": 1, "device": "cpu", "quiet": True}
@@ -26,7 +27,8 @@ FAST: dict[str, Any] = {"size": 8, "images": 32, "batch": 16, "previews": 1, "de
 def added(heading: str, *places: Any) -> dict[str, Any]:
     """Runs the code below a heading with the names of these modules; returns all names."""
     code = re.split(r"```python\n|```\n", PAGE.split(f"### {heading}\n")[1])[1]
-    names = {"math": math} | {name: value for place in places for name, value in vars(place).items()}
+    names = {"math": math, "contract": contract}
+    names |= {name: value for place in places for name, value in vars(place).items()}
     exec(compile(code, "CONTRIBUTING.md", "exec"), names)
     return names
 
@@ -43,11 +45,11 @@ def test_a_loss(two_classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_model(two_classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(models.CLASSIC, "tiny", None)
-    monkeypatch.setitem(models.MODELS, "tiny", None)
-    models.MODELS["tiny"] = added("Add a model", mlp, layers, models)["build"]
+    tiny = added("Add a model", mlp, layers, architecture)["ARCHITECTURE"]
+    monkeypatch.setitem(models.MODELS, "tiny", tiny)
     trained = ganvas.train(two_classes, tmp_path / "run", model="tiny", **FAST)
     generator = Generator.load(trained.folder, "cpu")
+    assert Run(trained.folder).config()["train"]["base"] == 16
     assert generator.num_depths == 1 and generator.sample(2, seed=0).shape[2:] == (8, 8)
 
 

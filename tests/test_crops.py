@@ -20,7 +20,7 @@ from ganvas.models import (
     crops_of,
     generated_parts,
     heads_on_features,
-    judge,
+    logits_of,
     parts_of,
     views_of,
 )
@@ -153,7 +153,7 @@ def test_any_channels_and_sides(kind: str, channels: int) -> None:
     images = generator(torch.randn(2, config.z_dim), labels)
     assert images.shape == (2, channels, 72, 80)
     views = views_of(discriminator, parts_of(discriminator, images, torch.rand(2, crops_of(discriminator), 2)))
-    logits = judge(discriminator, views, labels)
+    logits = logits_of(discriminator, views, labels)
     assert logits.shape == (2, len(views)) and torch.isfinite(logits).all()
     assert len(heads_on_features(discriminator, len(views))) == len(views) - (2 if kind == "both" else 0)
 
@@ -229,7 +229,7 @@ def test_the_coarse_phase_draws_small_images_which_the_first_images_are_enlarged
     views = views_of(discriminator, parts_of(discriminator, at_size(real, generator), torch.rand(8, 2, 2)))
     assert isinstance(discriminator, CropDiscriminator) and len(discriminator.parts) == 3
     assert len(views) == len(views_of(discriminator, parts_of(discriminator, real))) // 3
-    assert judge(discriminator, views, None).shape == (8, len(views))
+    assert logits_of(discriminator, views, None).shape == (8, len(views))
 
 
 @pytest.mark.usefixtures("tiny_parts")

@@ -46,6 +46,7 @@ import ganvas.cli
 from ganvas.config import DataConfig, ModelConfig, TrainOptions
 from ganvas.errors import GanvasError
 from ganvas.fields import owners
+from ganvas.models import MODELS
 from ganvas.models.summary import summarise_config
 from ganvas.presets import PRESETS
 from ganvas.share.export_web import runtime_files
@@ -549,3 +550,9 @@ def test_the_site_in_a_browser(site: Path) -> None:
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         pass
+
+
+def test_the_table_of_networks_is_that_of_the_registry() -> None:
+    page = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", (DOCS / "guide" / "your-pictures.md").read_text())
+    for name, one in MODELS.items():
+        assert one.classic or f"| `{name}` | {one.about} |" in page, name

@@ -24,11 +24,12 @@ import pytest
 import torch
 from PIL import Image
 
+from conftest import CLASSIC, MODERN
 from ganvas.errors import ConfigError, GanvasError, MissingExtraError
 from ganvas.explore.recipes import Recipe, resolve
 from ganvas.generator import Generator, to_pixels
 from ganvas.model_file import WEIGHTS
-from ganvas.models import CLASSIC, MODELS, MODERN
+from ganvas.models import MODELS
 from ganvas.provenance import SENTENCE, read_provenance
 from ganvas.share import export_web
 from ganvas.share.export import (

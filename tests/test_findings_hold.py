@@ -15,7 +15,7 @@ from ganvas.data import Pack, open_pack
 from ganvas.errors import ConfigError, DataError
 from ganvas.evaluation.artefacts import examine
 from ganvas.evaluation.copies import CopyFinder
-from ganvas.evaluation.evaluate import Judgement
+from ganvas.evaluation.evaluate import Evaluator
 from ganvas.evaluation.measures import Measures
 from ganvas.evaluation.samples import FromGenerator
 from ganvas.generator import Generator, to_pixels
@@ -40,7 +40,7 @@ class Drawn(FromGenerator):
         return self.given
 
 
-class Given(Judgement):
+class Given(Evaluator):
     """The evaluation of a generator that gives these images (M, H, W, C)."""
 
     def __init__(self, pack: Pack, images: np.ndarray, **options: Any) -> None:
@@ -56,7 +56,7 @@ def packed(images: np.ndarray, folder: Path) -> Pack:
     return open_pack(folder / "images.npy")
 
 
-def measured(judged: Judgement) -> dict[str, dict[str, Any]]:
+def measured(judged: Evaluator) -> dict[str, dict[str, Any]]:
     """The rows of the measures by name."""
     return {row["key"]: row for row in judged.measures()}
 

@@ -16,11 +16,12 @@ import pytest
 import safetensors.torch
 import torch
 
+from conftest import CLASSIC, MODERN
 from ganvas.config import ModelConfig
 from ganvas.errors import CheckpointError, ConfigError
 from ganvas.generator import AHEAD, BATCH, Generator, to_pixels
 from ganvas.model_file import FORMAT, LARGEST, WEIGHTS, ModelInfo, checksum, in_order, tensor_hash
-from ganvas.models import CLASSIC, MODERN, build
+from ganvas.models import build
 from ganvas.models.batch_norm import measure_statistics
 
 CLASSES = ["left", "right", "7"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from ganvas.data import open_pack
 from ganvas.errors import TrainingError
 from ganvas.image_files import save_png
 from ganvas.losses import LOSSES
-from ganvas.records import read_log
+from ganvas.records import Report, Score, Variety, read_log
 from ganvas.run import Run
 from ganvas.training import health, loop
 from ganvas.training.health import COLLAPSE, GAME, PATIENCE, PLATEAU, REST, Event, Watch, ignorant_loss
@@ -43,7 +44,8 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def report() -> dict[str, Any]:
     return {"images": 64, "d_real": 0.5, "d_fake": -0.5, "loss": 0.4, "sign": 0.3, "augment": 0.3,
-            "g_norm": 1.0, "d_norm": 2.0}  # fmt: skip
+            "g_norm": 1.0, "d_norm": 2.0, "seconds": 1.0, "images_per_second": 64.0, "eta": 9.0, "lr": 1e-3,
+            "ema_half_life": 5000, "penalty": 0.0}  # fmt: skip
 
 
 @pytest.fixture
@@ -63,7 +65,7 @@ class Told:
         for record in records:
             self.images += 64
             told = record | {"images": self.images}
-            found += self.watch.examine(told, progress) if "score" in told else self.watch.see(told)
+            found += self.watch.examine(Score(**told), progress) if "score" in told else self.watch.see(Report(**told))
         return [event.name for event in found]
 
 
@@ -139,19 +141,19 @@ def test_copies_and_overfitting_mean_nothing_while_all_images_are_alike(vitals: 
 
 
 def test_images_that_are_all_the_same_are_named_early(vitals: dict[str, Any]) -> None:
-    flat = [{"images": 500 * i, "variety": 0.01} for i in range(1, 7)]
+    flat = [Variety(500 * i, 0.01) for i in range(1, 7)]
     watch = Watch(CONFIG)
     assert [watch.preview(record, 0.05) for record in flat[:4]] == [[]] * 4
     (event,) = watch.preview(flat[4], 0.1)
     assert event.name == "flat" and "1.0% of real images" in event.words and "restarting" in event.action
     assert watch.preview(flat[5], 0.1) == []  # said once
     varied = Watch(CONFIG)
-    assert not any(varied.preview(record | {"variety": 0.3}, 0.1) for record in flat)
+    assert not any(varied.preview(dataclasses.replace(record, variety=0.3), 0.1) for record in flat)
 
 
 def test_a_class_whose_images_are_all_the_same_is_named() -> None:
     watch = Watch(CONFIG)
-    records = [{"images": 4000 * i, "variety": 0.5, "worst_variety": 0.01, "worst": "cat"} for i in range(1, 5)]
+    records = [Variety(4000 * i, 0.5, 0.01, "cat") for i in range(1, 5)]
     events = [event for record in records for event in watch.preview(record, 0.5)]
     assert [event.name for event in events] == ["uniform class"] and "class cat" in events[0].words
 
@@ -215,17 +217,17 @@ def test_examinations_that_come_close_together_say_nothing(vitals: dict[str, Any
     watch = Watch(CONFIG)
     falling = [vitals | {"score": 1 / (i + 1), "images": 10_000 * i} for i in range(1, 11)]
     close = [vitals | {"score": 0.09, "change": 1e-4, "images": 100_000 + 10 * i} for i in range(PLATEAU + 2)]
-    assert [watch.examine(record, 0.5) for record in falling + close] == [[]] * (len(falling) + len(close))
+    assert [watch.examine(Score(**record), 0.5) for record in falling + close] == [[]] * (len(falling) + len(close))
 
 
 def test_a_resumed_watch_says_nothing_twice(vitals: dict[str, Any]) -> None:
     watch = Watch(CONFIG)
-    *first, second, third = (vitals | {"diversity": 0.1, "images": 64 * i} for i in range(1, 6))
+    *first, second, third = (Score(**vitals | {"diversity": 0.1, "images": 64 * i}) for i in range(1, 6))
     assert [watch.examine(record, 0.5) for record in first] == [[]] * 3
     assert watch.examine(first[-1], 0.5) == []  # another look at the same weights is no evidence
     (event,) = watch.examine(second, 0.5)
     assert event.words in str(event) and event.action in str(event)
-    again = Watch(CONFIG, history=[*first, second, event.record(256)])
+    again = Watch(CONFIG, history=[*first, second, event.at(256)])
     assert again.examine(third, 0.6) == []
 
 

@@ -17,7 +17,7 @@ from ganvas.config import ModelConfig, TrainConfig, TrainOptions
 from ganvas.data.batches import Batches
 from ganvas.data.packing.pack import Pack
 from ganvas.errors import TrainingError
-from ganvas.records import read_log
+from ganvas.records import Score, read_log
 from ganvas.run import Run
 from ganvas.system.device import choose_device
 from ganvas.training import loop
@@ -64,7 +64,7 @@ def test_the_best_weights_are_those_of_the_lowest_score_so_far(tmp_path: Path, m
         for score, best in ((0.5, 1), (0.3, 2), (0.4, 2), (0.3, 2), (0.2, 5)):
             state.images_seen += 1
             told = loop.keep_best(state, average, run, lambda _, score=score: {"score": score})
-            assert told == {"images": state.images_seen, "score": score}
+            assert told == Score(state.images_seen, score)
             assert ganvas.Generator.load(run.best).info.images_seen == best
             assert state.best_score == {1: 0.5, 2: 0.3, 5: 0.2}[best]
         assert [record["score"] for record in read_log(run.folder)] == [0.5, 0.3, 0.4, 0.3, 0.2]
@@ -90,7 +90,7 @@ def test_the_model_has_the_last_weights_unless_they_are_clearly_worse_than_the_b
             alike = {"precision": 0.5, "diversity": 1.0, "lattice": 1.0}
             return {"score": next(self.scores), "margin": margin, **alike}
 
-    monkeypatch.setattr("ganvas.verbs.QuickJudge", Scripted)
+    monkeypatch.setattr("ganvas.verbs.TrainingScorer", Scripted)
     monkeypatch.setattr(loop, "EXAMINATION_SHARE", 1e9)
     ganvas.train(pictures, tmp_path / "run", images=64, previews=2, **SMALL)
     assert [record["images"] for record in read_log(tmp_path / "run") if "score" in record] == [16, 32, 64, 64]

@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from conftest import MODERN
 from ganvas.config import ModelConfig
 from ganvas.errors import ConfigError
 from ganvas.generator import Generator
 from ganvas.losses import gradient_norm_exact
 from ganvas.model_file import ModelInfo
-from ganvas.models import MODELS, MODERN, build, channels_last, mixes_pictures, normalise
+from ganvas.models import MODELS, build, channels_last, normalise
 from ganvas.models.batch_norm import measure_statistics
 from ganvas.models.summary import summarise, summarise_config
 
@@ -43,7 +44,7 @@ def networks(config: ModelConfig, seed: int = 0, trained: bool = False) -> tuple
     torch.manual_seed(seed)
     pair = build(config)
     for network in pair:
-        if mixes_pictures(network) or getattr(network, "stochastic", False):
+        if network.mixes_images or network.stochastic:
             network.eval()
     if trained:
         with torch.no_grad():

@@ -15,12 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from conftest import MODERN
 from ganvas import film
 from ganvas.errors import ConfigError, MissingExtraError
 from ganvas.explore import morph
 from ganvas.explore.recipes import Direction, Mix, Recipe, resolve
 from ganvas.generator import Generator, to_pixels
-from ganvas.models import MODELS, MODERN
+from ganvas.models import MODELS
 from ganvas.options import Frames
 from ganvas.provenance import KIND, SENTENCE
 from test_film import frames_of, needs_av

@@ -13,15 +13,18 @@ import pytest
 import torch
 from rich.console import Console
 
+from conftest import MODERN
 from ganvas.augment import POLICIES
 from ganvas.config import TrainConfig, TrainOptions, read_training
 from ganvas.data.packing.pack import Pack
 from ganvas.errors import ConfigError
+from ganvas.models import MODELS
+from ganvas.models.architecture import GAMMA, Setting, gamma_for
 from ganvas.models.summary import summarise_config
 from ganvas.presets import PRESETS
 from ganvas.system.device import Device, choose_device
 from ganvas.training import plan as planning
-from ganvas.training.plan import Plan, augmentation_probability, free_memory, gamma_for, memory_needed, plan
+from ganvas.training.plan import Plan, augmentation_probability, free_memory, memory_needed, plan
 from ganvas.training.plan_text import show_plan, text
 
 CPU = Device(torch.device("cpu"), "CPU, 2 threads", "test", False)
@@ -143,7 +146,7 @@ def test_r2_follows_r1() -> None:
 def test_penalty_weight_grows_with_the_size_through_the_published_points() -> None:
     weights = [gamma_for(size) for size in (28, 32, 48, 64, 100, 128, 200, 256, 800)]
     assert weights == sorted(weights)
-    for size, gamma in planning.GAMMA:
+    for size, gamma in GAMMA:
         assert gamma_for(size) == pytest.approx(gamma)
 
 
@@ -151,6 +154,15 @@ def test_augmentation_grows_as_pictures_get_fewer() -> None:
     probabilities = [augmentation_probability(num) for num in (2, 20, 200, 2_000, 19_999, 20_000, 10**6)]
     assert probabilities == sorted(probabilities, reverse=True)
     assert probabilities[0] == 0.6 and probabilities[-2:] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("name", [*MODERN, "mlp"])
+def test_defaults_belong_to_the_architecture_and_not_to_its_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODELS, "copy", MODELS[name])
+    first, second = (plan(pack_of(64), TrainOptions(model=model), CPU) for model in (name, "copy"))
+    assert dataclasses.replace(second.config, model=name) == first.config
+    assert [one.reason.replace("copy", name) for one in second.choices[2:]] == [one.reason for one in first.choices[2:]]
+    assert all(field in vars(TrainOptions()) for field in MODELS[name].defaults(Setting(64, 64, True)))
 
 
 # Memory.
@@ -213,7 +225,7 @@ def test_free_memory_of_this_machine_is_plausible() -> None:
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        (TrainOptions(model="transformer"), "--model transformer: expected one of compact, light"),
+        (TrainOptions(model="transformer"), "--model transformer: expected one of light, compact"),
         (TrainOptions(model_size="L"), "--model-size works with --model residual only; set the capacity of compact"),
         (TrainOptions(loss="poetry"), "--loss poetry: expected one of relativistic"),
         (TrainOptions(loss="wasserstein", gradient_penalty=0.0), "needs a Lipschitz constraint"),
@@ -228,7 +240,7 @@ def test_free_memory_of_this_machine_is_plausible() -> None:
         (TrainOptions(update="joint", n_critic=3), "--n-critic 3 needs --update alternating"),
         (TrainOptions(label_noise=0.1), "does not work with --loss relativistic"),
         (TrainOptions(loss="hinge", label_noise=0.1), "does not work with --loss hinge"),
-        (TrainOptions(path_length=2.0), "--path-length and --style-mixing work with --model style only, not compact"),
+        (TrainOptions(path_length=2.0), "need a style space, which compact does not have: use --model style"),
         (TrainOptions(momentum=0.9), "--momentum works with --optimizer sgd or rmsprop only"),
         (TrainOptions(weight_decay=0.1), "--weight-decay works with --optimizer adamw or sgd only, not adam"),
         (TrainOptions(probe_gamma=True, r1=0.0), "--r1 is off"),

@@ -14,12 +14,13 @@ import torch
 import torch.nn.functional as F
 
 import ganvas
+from conftest import MODERN
 from ganvas.config import ModelConfig, TrainConfig
 from ganvas.errors import CheckpointError, ConfigError, MissingExtraError
 from ganvas.features import efficientnet
 from ganvas.image_files import save_png
 from ganvas.losses import LOSSES
-from ganvas.models import MODERN, build, build_generator, judge, views_of
+from ganvas.models import build, build_generator, logits_of, views_of
 from ganvas.models.layers import jitter
 from ganvas.models.pretrained import VIEWS, FeatureDiscriminator
 from ganvas.training import loop
@@ -78,7 +79,7 @@ def test_any_size_and_channels(kind: str, size: tuple[int, int], channels: int) 
     real = pictures(config, 2).requires_grad_()
     views = views_of(nets.plain_discriminator, [real])
     heads = len(VIEWS) + (kind == "both")
-    assert judge(nets.plain_discriminator, views, torch.tensor([0, 2])).shape == (2, heads)
+    assert logits_of(nets.plain_discriminator, views, torch.tensor([0, 2])).shape == (2, heads)
     assert len(views) == heads and all(torch.isfinite(view).all() for view in views)
     logits = nets.discriminator(real, torch.tensor([0, 2]))
     (gradient,) = torch.autograd.grad(logits.sum(), real)
@@ -95,7 +96,7 @@ def test_each_logit_sees_its_own_view_only() -> None:
     config = model("both")
     nets = networks(config)
     views = [view.detach().requires_grad_() for view in views_of(nets.plain_discriminator, [pictures(config, 2)])]
-    logits = judge(nets.plain_discriminator, views, None)
+    logits = logits_of(nets.plain_discriminator, views, None)
     for head in range(logits.shape[1]):
         found = torch.autograd.grad(logits[:, head].sum(), views, retain_graph=True)
         assert [bool(gradient.any()) for gradient in found] == [i == head for i in range(len(views))]
@@ -133,7 +134,9 @@ def test_one_pass_is_the_gradient_of_both_losses(kind: str) -> None:
     gradients(nets)
     fake = nets.generator(given.z, None)
     real_logits, fake_logits = (
-        judge(nets.plain_discriminator, views_of(nets.plain_discriminator, [jitter(images, given.draw.jitter)]), None)
+        logits_of(
+            nets.plain_discriminator, views_of(nets.plain_discriminator, [jitter(images, given.draw.jitter)]), None
+        )
         for images in (given.real, fake)
     )
     value = loss.generator(real_logits, fake_logits).mean(dim=0).sum()

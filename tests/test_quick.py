@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ganvas.config import ModelConfig
 from ganvas.data import Pack, open_pack
-from ganvas.evaluation.artefacts import lattice
-from ganvas.evaluation.training_score import LEAST_JUDGED, QuickJudge
+from ganvas.evaluation.artefacts import checkerboard
+from ganvas.evaluation.training_score import LEAST_JUDGED, TrainingScorer
 from ganvas.generator import Generator
 from ganvas.model_file import ModelInfo
 
@@ -36,8 +36,8 @@ def digits() -> Pack:
 
 
 @pytest.fixture
-def judge(digits: Pack) -> QuickJudge:
-    return QuickJudge(digits)
+def judge(digits: Pack) -> TrainingScorer:
+    return TrainingScorer(digits)
 
 
 def tensor(pack: Pack, indices: np.ndarray) -> Tensor:
@@ -49,7 +49,7 @@ def shows(pictures: Tensor) -> Generator:
     return Generator(Shows(pictures), ModelInfo(config))
 
 
-def test_other_real_pictures_are_found_good(judge: QuickJudge, digits: Pack) -> None:
+def test_other_real_pictures_are_found_good(judge: TrainingScorer, digits: Pack) -> None:
     vitals = judge(shows(tensor(digits, digits.heldout)))
     assert abs(vitals["score"]) < 2 * vitals["margin"]
     assert vitals["precision"] > 0.7 and vitals["recall"] > 0.7
@@ -57,7 +57,7 @@ def test_other_real_pictures_are_found_good(judge: QuickJudge, digits: Pack) -> 
     assert vitals["near"] < 0.06 and "change" not in vitals
 
 
-def test_each_fault_shows_in_its_vital(judge: QuickJudge, digits: Pack) -> None:
+def test_each_fault_shows_in_its_vital(judge: TrainingScorer, digits: Pack) -> None:
     good = tensor(digits, digits.heldout)
     base = judge(shows(good))["score"]
     collapsed = judge(shows(good[:1]))
@@ -71,24 +71,24 @@ def test_each_fault_shows_in_its_vital(judge: QuickJudge, digits: Pack) -> None:
     assert judge(shows(copies))["near"] > 0.9
 
 
-def test_the_change_since_the_last_look(judge: QuickJudge, digits: Pack) -> None:
+def test_the_change_since_the_last_look(judge: TrainingScorer, digits: Pack) -> None:
     good = tensor(digits, digits.heldout)
     judge(shows(good))
     assert judge(shows(good))["change"] == 0
     assert judge(shows(good + 0.2))["change"] == pytest.approx(0.1, rel=1e-4)
 
 
-def test_a_lattice_too_faint_to_be_seen_does_not_count(judge: QuickJudge, digits: Pack) -> None:
+def test_a_lattice_too_faint_to_be_seen_does_not_count(judge: TrainingScorer, digits: Pack) -> None:
     """Blank images have no other power, so the least regularity would stand out of them without end."""
     faint = torch.zeros(64, *tensor(digits, digits.heldout[:1]).shape[1:])
     faint[..., ::2] += 1e-4
-    assert lattice(faint)[2] > 1e3
+    assert checkerboard(faint)[2] > 1e3
     assert judge(shows(faint))["lattice"] < 1.1
 
 
 def test_where_too_few_are_set_aside_training_pictures_say_what_is_near_by_chance(digits: Pack) -> None:
     few = dataclasses.replace(digits, heldout=digits.heldout[::5])
-    judge = QuickJudge(few)
+    judge = TrainingScorer(few)
     assert len(few.heldout) < LEAST_JUDGED
     assert judge(shows(tensor(few, few.training[:256])))["near"] > 0.9
     assert judge(shows(tensor(few, few.heldout)))["near"] < 0.1
@@ -96,4 +96,4 @@ def test_where_too_few_are_set_aside_training_pictures_say_what_is_near_by_chanc
 
 def test_with_hardly_any_pictures_nothing_is_said_of_nearness(digits: Pack) -> None:
     tiny = dataclasses.replace(digits, images=digits.images[:45], labels=None, heldout=np.arange(5))
-    assert "near" not in QuickJudge(tiny)(shows(tensor(digits, digits.heldout)))
+    assert "near" not in TrainingScorer(tiny)(shows(tensor(digits, digits.heldout)))

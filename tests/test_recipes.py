@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import MODERN
 from ganvas import latent_codes
 from ganvas.errors import ConfigError
 from ganvas.explore.recipes import (
@@ -28,7 +29,7 @@ from ganvas.explore.recipes import (
     resolve,
 )
 from ganvas.generator import Generator
-from ganvas.models import MODELS, MODERN
+from ganvas.models import MODELS
 from test_generator import CLASSES, SAME, fresh
 
 finite = st.floats(-LARGEST_NUMBER, LARGEST_NUMBER)

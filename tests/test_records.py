@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ganvas.records import Report, read_log, read_reports
+from ganvas.records import Report, Score, Variety, Warned, line_of, read_log, read_reports, record_of, typed
 
 REPORT = Report(64, 1.5, 40.0, 9.0, 0.2, -0.2, 1.4, 1e-3, 13, 0.5, 0.6, 0.1, 0.3, 0.0)
 
@@ -23,12 +23,18 @@ def test_the_end_of_a_log_is_read_without_damaged_lines(tmp_path: Path) -> None:
 
 def test_a_report_is_read_as_it_was_written(tmp_path: Path) -> None:
     heads = dataclasses.replace(REPORT, r1_features=0.05, lead=0.4)
-    lines = [REPORT.line(), {"images": 64, "score": 0.1}, heads.line() | {"of_a_later_version": 1}, {"images": 64}]
+    lines = [line_of(REPORT), {"images": 64, "score": 0.1}, line_of(heads) | {"of_a_later_version": 1}, {"images": 64}]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert read_reports(tmp_path) == [REPORT, heads]
-    assert REPORT.line().keys() == heads.line().keys() - {"r1_features", "lead"}
+    assert line_of(REPORT).keys() == line_of(heads).keys() - {"r1_features", "lead"}
+
+
+def test_each_line_of_a_log_is_read_as_what_it_is() -> None:
+    lines = [REPORT, Score(64, 0.1), Score(128, 0.1, near=0.5), Variety(64, 0.9, 0.2, "cat"), Warned(9, "flat", "a")]
+    others = [{"images": 64, "finished": True}, {"images": 16, "score": "1"}, {"images": 16, "health": 5}]
+    assert [*typed([*map(line_of, lines), *others])] == lines
 
 
 @pytest.mark.parametrize("value", ["1", None, True, float("nan"), [1]])
 def test_a_damaged_report_is_none(value: object) -> None:
-    assert Report.of(REPORT.line() | {"loss": value}) is None
+    assert record_of(Report, line_of(REPORT) | {"loss": value}) is None

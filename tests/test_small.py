@@ -14,7 +14,7 @@ from ganvas.config import DataConfig
 from ganvas.data import Pack, open_pack
 from ganvas.errors import ConfigError, DataError
 from ganvas.evaluation import classifier
-from ganvas.evaluation.classifier import judge_of, spread_over_classes, steps_for
+from ganvas.evaluation.classifier import classifier_for, spread_over_classes, steps_for
 from ganvas.evaluation.features import Features
 from ganvas.evaluation.small_classifier import FEATURES, Classifier, logits, prepared, train_classifier, work_size
 
@@ -70,13 +70,13 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_it_learns_the_classes_of_a_pack_and_says_how_well(pack: Pack) -> None:
     seen = []
-    judge = judge_of(pack, "cpu", lambda what, done, total: seen.append((what, done, total)))
-    assert judge.classes == pack.classes
-    assert judge.num_trained == pack.num_training
-    assert judge.num_tested == len(pack.heldout) > 20
-    assert judge.confusion.sum(axis=1).tolist() == np.bincount(labels_of(pack)[pack.heldout]).tolist()
-    assert judge.accuracy.value > 0.9
-    assert 0.7 < judge.accuracy.low <= judge.accuracy.value <= judge.accuracy.high <= 1
+    classifier = classifier_for(pack, "cpu", lambda what, done, total: seen.append((what, done, total)))
+    assert classifier.classes == pack.classes
+    assert classifier.num_trained == pack.num_training
+    assert classifier.num_tested == len(pack.heldout) > 20
+    assert classifier.confusion.sum(axis=1).tolist() == np.bincount(labels_of(pack)[pack.heldout]).tolist()
+    assert classifier.accuracy.value > 0.9
+    assert 0.7 < classifier.accuracy.low <= classifier.accuracy.value <= classifier.accuracy.high <= 1
     assert seen[-1][0] == "training the classifier"
     assert seen[-1][1] == seen[-1][2]
 
@@ -85,16 +85,16 @@ def test_the_confusions_are_of_held_out_pictures_only(pack: Pack) -> None:
     """Labels of the held-out part turned on: all its images are then taken for other classes."""
     turned = labels_of(pack).copy()
     turned[pack.heldout] = (turned[pack.heldout] + 1) % 3
-    judge = judge_of(dataclasses.replace(pack, labels=turned), "cpu")
-    assert judge.accuracy.value < 0.1
-    assert np.trace(np.roll(judge.confusion, 1, axis=1)) > 0.9 * judge.num_tested
+    classifier = classifier_for(dataclasses.replace(pack, labels=turned), "cpu")
+    assert classifier.accuracy.value < 0.1
+    assert np.trace(np.roll(classifier.confusion, 1, axis=1)) > 0.9 * classifier.num_tested
 
 
 @pytest.mark.usefixtures("few_steps")
 def test_a_pack_without_held_out_pictures_is_tested_on_a_tenth_that_is_not_trained_on(tmp_path: Path) -> None:
     pack = packed(tmp_path, *bars(90), holdout=0.0)
-    judge = judge_of(pack, "cpu")
-    assert (judge.num_trained, judge.num_tested) == (81, 9)
+    classifier = classifier_for(pack, "cpu")
+    assert (classifier.num_trained, classifier.num_tested) == (81, 9)
 
 
 def test_dark_pictures_of_16_bit_are_learnt_as_well(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_dark_pictures_of_16_bit_are_learnt_as_well(tmp_path: Path) -> None:
     pack = packed(tmp_path, images.astype(np.uint16) * 4, labels, holdout=0.25, levels="0-65535")
     assert pack.depth == 16
     assert pack.images.max() < 65536 / 50
-    assert judge_of(pack, "cpu").accuracy.value > 0.9
+    assert classifier_for(pack, "cpu").accuracy.value > 0.9
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 64, 40), (1, 8, 64), (3, 8, 8)])
@@ -180,9 +180,9 @@ def test_the_budget_is_four_epochs_within_bounds(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.usefixtures("few_steps")
 def test_the_second_time_it_comes_from_the_cache(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = judge_of(pack, "cpu")
+    first = classifier_for(pack, "cpu")
     monkeypatch.setattr(classifier, "train_classifier", None)
-    again = judge_of(pack, "cpu")
+    again = classifier_for(pack, "cpu")
     assert again.hash == first.hash
     assert (again.confusion == first.confusion).all()
     assert again.num_trained == first.num_trained
@@ -193,7 +193,7 @@ def test_the_second_time_it_comes_from_the_cache(pack: Pack, monkeypatch: pytest
 @pytest.mark.usefixtures("few_steps")
 @pytest.mark.parametrize("damage", ["cut", "one byte"])
 def test_a_damaged_file_in_the_cache_is_made_anew(damage: str, pack: Pack) -> None:
-    first = judge_of(pack, "cpu")
+    first = classifier_for(pack, "cpu")
     path = classifier.place_of(pack)
     content = bytearray(path.read_bytes())
     if damage == "cut":
@@ -201,7 +201,7 @@ def test_a_damaged_file_in_the_cache_is_made_anew(damage: str, pack: Pack) -> No
     else:
         content[-100] ^= 64
     path.write_bytes(content)
-    again = judge_of(pack, "cpu")
+    again = classifier_for(pack, "cpu")
     assert again.hash == first.hash
     assert path.read_bytes() != content
 
@@ -220,12 +220,12 @@ def test_its_features_and_logits_are_the_networks_on_any_kind_of_picture(pack: P
     rows, answers = features.both(pack.images[pack.heldout])
     assert rows.shape == (len(pack.heldout), features.num_features) == (len(pack.heldout), FEATURES)
     assert answers.shape == (len(pack.heldout), features.num_logits) == (len(pack.heldout), 3)
-    judge = judge_of(pack, "cpu")
+    classifier = classifier_for(pack, "cpu")
     hits = answers.argmax(axis=1) == labels_of(pack)[pack.heldout]
-    assert hits.mean() == judge.accuracy.value
+    assert hits.mean() == classifier.accuracy.value
     generated = torch.from_numpy(pack.images[pack.heldout]).permute(0, 3, 1, 2).float() / 127.5 - 1
     np.testing.assert_allclose(features(generated), rows, atol=1e-4)
-    for word in (judge.hash[:8], "16x20", "3 classes", f"{judge.num_trained} images"):
+    for word in (classifier.hash[:8], "16x20", "3 classes", f"{classifier.num_trained} images"):
         assert word in features.protocol
 
 
@@ -234,10 +234,10 @@ def test_its_features_and_logits_are_the_networks_on_any_kind_of_picture(pack: P
 
 def test_a_pack_without_labels_or_with_one_class_is_refused(pack: Pack) -> None:
     with pytest.raises(DataError, match="no labels"):
-        judge_of(dataclasses.replace(pack, labels=None))
+        classifier_for(dataclasses.replace(pack, labels=None))
     one = dataclasses.replace(pack.record, classes=["one"])
     with pytest.raises(DataError, match="a single class"):
-        judge_of(dataclasses.replace(pack, labels=np.zeros_like(pack.labels), record=one))
+        classifier_for(dataclasses.replace(pack, labels=np.zeros_like(pack.labels), record=one))
     with pytest.raises(ConfigError, match="give the pack"):
         Features.load("classifier", device="cpu")
 
@@ -245,4 +245,4 @@ def test_a_pack_without_labels_or_with_one_class_is_refused(pack: Pack) -> None:
 def test_a_class_without_training_pictures_is_named(pack: Pack) -> None:
     without = dataclasses.replace(pack, heldout=np.flatnonzero(pack.labels == 1))
     with pytest.raises(DataError, match=f"class {pack.classes[1]!r} .* has no images"):
-        judge_of(without)
+        classifier_for(without)

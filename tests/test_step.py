@@ -13,8 +13,16 @@ from torch import Tensor, nn
 from ganvas.augment import POLICIES, augment, draw
 from ganvas.config import ModelConfig, TrainConfig
 from ganvas.losses import LOSSES
-from ganvas.models import build
-from ganvas.training.step import Inputs, Networks, Side, accumulate_gradients, learning_rate, path_gradients, policy_for
+from ganvas.models import build, contract
+from ganvas.training.step import (
+    Inputs,
+    Networks,
+    Side,
+    accumulate_gradients,
+    augmentations_for,
+    learning_rate,
+    path_gradients,
+)
 
 CLASSES = 3
 NUM = 7  # images in a batch: a prime, so that micro-batches are of different sizes
@@ -26,7 +34,7 @@ JOINT = ("compact", "residual")  # networks whose discriminators look at each im
 conditions = pytest.mark.parametrize("num_classes", [0, CLASSES], ids=["plain", "labels"])
 
 
-class SmallGenerator(nn.Module):
+class SmallGenerator(contract.Generator):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.start = nn.Linear(4, 2 * 3 * 3)
@@ -89,13 +97,15 @@ def gradients(networks: Networks, given: Inputs, config: TrainConfig = CONFIG, m
     for network in (networks.generator, networks.plain_discriminator):
         network.zero_grad()
     if config.update == "alternating":
-        accumulate_gradients(networks, given, config, policy_for("photo", config), micro_batch, penalise, "generator")
+        accumulate_gradients(
+            networks, given, config, augmentations_for("photo", config), micro_batch, penalise, "generator"
+        )
         side: Side = "discriminator"
         kept = flat(networks.generator)
-        accumulate_gradients(networks, given, config, policy_for("photo", config), micro_batch, penalise, side)
+        accumulate_gradients(networks, given, config, augmentations_for("photo", config), micro_batch, penalise, side)
         assert torch.equal(flat(networks.generator), kept)  # the discriminator's turn leaves the generator alone
     else:
-        accumulate_gradients(networks, given, config, policy_for("photo", config), micro_batch, penalise)
+        accumulate_gradients(networks, given, config, augmentations_for("photo", config), micro_batch, penalise)
     return flat(networks.generator), flat(networks.plain_discriminator)
 
 
@@ -184,7 +194,7 @@ def test_gradient_penalty_is_added_with_its_weight_and_interval():
 
 
 def test_path_lengths_weigh_their_interval_and_look_at_half_of_the_batch():
-    class Measured(SmallGenerator):
+    class Measured(SmallGenerator, contract.StyledGenerator):
         def path_length_penalty(self, z: Tensor, labels: Tensor | None) -> Tensor:
             seen.append(len(z))
             return self(z, labels).mean()
@@ -342,5 +352,5 @@ def test_learning_rate_at_the_ends_of_its_options(decay_from):
 
 
 def test_no_augmentation_without_probability():
-    assert policy_for("photo", TrainConfig(augment=0.3)) == POLICIES["photo"]
-    assert policy_for("photo", TrainConfig(augment=0.0)) == policy_for("photo", TrainConfig()) == ()
+    assert augmentations_for("photo", TrainConfig(augment=0.3)) == POLICIES["photo"]
+    assert augmentations_for("photo", TrainConfig(augment=0.0)) == augmentations_for("photo", TrainConfig()) == ()

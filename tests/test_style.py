@@ -15,7 +15,7 @@ from ganvas.config import ModelConfig
 from ganvas.ema import EMA
 from ganvas.losses import gradient_norm_exact
 from ganvas.models import build, style
-from ganvas.models.style import Discriminator, Generator, ModulatedConv2d, deviation, lengths, mix
+from ganvas.models.style import Discriminator, Generator, ModulatedConv2d, cross_over, deviation, lengths
 
 CLASSES = 3
 
@@ -181,7 +181,7 @@ def test_a_mean_that_was_taken_in_inference_serves_in_training():
 
 def test_mixing_changes_only_the_layers_after_the_crossover():
     w, other = torch.zeros(3, 2), torch.ones(3, 2)
-    mixed = mix(w, other, torch.tensor([1, 2, 3]), blocks=2, num_layers=6)
+    mixed = cross_over(w, other, torch.tensor([1, 2, 3]), blocks=2, num_layers=6)
     assert mixed[:, :, 0].tolist() == [[0, 0, 1, 1, 1, 1], [0, 0, 0, 0, 1, 1], [0] * 6]
     assert torch.equal(mixed[:, :, 0], mixed[:, :, 1])
 
@@ -193,7 +193,7 @@ def test_mixed_pictures_keep_what_the_first_latent_drew():
     for layer in generator.synthesis.layers:
         layer.register_forward_hook(lambda module, given, output: seen.append(output))
     generator.synthesis(w)
-    generator.synthesis(mix(w, other, torch.tensor([1]), 2, 6))
+    generator.synthesis(cross_over(w, other, torch.tensor([1]), 2, 6))
     alike = [torch.equal(*pair) for pair in zip(seen[:6], seen[6:], strict=True)]
     assert alike == [True, True, False, False, False, False]
 
@@ -356,7 +356,7 @@ def test_deviation_tells_a_collapsed_batch_from_a_varied_one():
     picture = torch.rand(1, 1, 28, 28)
     alike = picture.expand(4, -1, -1, -1)
     varied = torch.cat([picture, 2 * torch.rand(3, 1, 28, 28) - 1])
-    assert discriminator.mixes_pictures
+    assert discriminator.mixes_images
     with torch.no_grad():
         assert (discriminator(alike)[0] - discriminator(varied)[0]).abs() > 1e-3
         discriminator.eval()

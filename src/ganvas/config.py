@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from ganvas.errors import ConfigError
-from ganvas.fields import FRACTION, NOT_NEGATIVE, POSITIVE, REGISTERED, Bounds, check, from_dict, option
+from ganvas.fields import FRACTION, NOT_NEGATIVE, POSITIVE, Bounds, Registry, check, from_dict, option
 
 Fit = Literal["crop", "pad", "stretch"]
 Kind = Literal["photo", "face", "digits", "text", "xray", "scan", "comic", "drawing"]
@@ -26,13 +26,9 @@ ModelSize = Literal["S", "M", "L", "XL"]
 DiscriminatorKind = Literal["own", "features", "both"]
 """Input of the discriminator: pixels, features of a frozen network trained on ImageNet, or both."""
 
-ModelName = Literal[
-    "light", "compact", "residual", "style", "dcgan", "mlp", "xray", "tf-mnist", "mnist-upsample", "celeba", "cifar10"
-]
-LossName = Literal["relativistic", "bce", "least-squares", "hinge", "wasserstein"]
-PresetName = Literal["mlp64", "xray800", "tf-mnist", "mnist-upsample", "celeba", "cifar10", "dcgan", "dcgan128"]
-"""Names in the registries models.MODELS, losses.LOSSES and presets.PRESETS, for editors and help; a test compares them.
-Models and losses that are registered later are also accepted."""
+ModelName = Annotated[str, Registry("ganvas.models", "MODELS", grows=True)]
+LossName = Annotated[str, Registry("ganvas.losses", "LOSSES", grows=True)]
+PresetName = Annotated[str, Registry("ganvas.presets", "PRESETS")]
 TrackerName = Literal["tensorboard", "wandb", "mlflow"]
 BUDGET_FIELDS = ("minutes", "images", "epochs")
 """A run may get a larger budget of the same unit later."""
@@ -195,7 +191,7 @@ class TrainBasics:
     """Train for this many passes over the images."""
     preset: PresetName | None = None
     """Use the networks, loss and optimiser of a classic project. Other options override it."""
-    model: Annotated[ModelName | None, REGISTERED] = None
+    model: ModelName | None = None
     """Architecture of the networks. Default: light; for images up to 40 pixels compact, or residual on a GPU."""
     conditional: bool | None = None
     """Train on labels, to generate images of a chosen class. Default: yes if the pack has labels."""
@@ -232,7 +228,7 @@ class TrainOptions(TrainBasics):
     """Divide each weight of the discriminator by its largest singular value."""
 
     # -- objective --
-    loss: Annotated[LossName | None, REGISTERED] = None
+    loss: LossName | None = None
     """Adversarial loss. Default: relativistic; bce for style and the classic networks."""
     r1: Annotated[float | None, NOT_NEGATIVE] = None
     """Weight (gamma) of the gradient penalty on real images, 0 or more. Raise it if training is unstable."""
@@ -328,7 +324,7 @@ class TrainConfig(TrainOptions):
     The defaults leave out everything that can be left out. micro_batch: None for the whole batch.
     """
 
-    model: Annotated[ModelName, REGISTERED] = "light"
+    model: ModelName = "light"
     conditional: bool = False
     batch: int = 1
     discriminator: DiscriminatorKind = "own"
@@ -337,7 +333,7 @@ class TrainConfig(TrainOptions):
     widest: int = 0
     blocks: int = 1
     spectral_norm: bool = False
-    loss: Annotated[LossName, REGISTERED] = "relativistic"
+    loss: LossName = "relativistic"
     r1: float = 0.0
     r2: float = 0.0
     r1_features: float = 0.0

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+Module = TypeVar("Module", bound=nn.Module)
 
 RAMP = 0.2
 """The half-life is at most this fraction of the images seen so far."""
@@ -21,10 +24,10 @@ def half_life_at(images_seen: int, half_life: float) -> float:
     return min(half_life, max(1.0, RAMP * images_seen))
 
 
-class EMA:
+class EMA(Generic[Module]):
     """Maintains `average`, a copy of `generator` with exponentially averaged weights."""
 
-    def __init__(self, generator: nn.Module) -> None:
+    def __init__(self, generator: Module) -> None:
         self.average = copy.deepcopy(generator).eval().requires_grad_(False)
 
     @torch.no_grad()
@@ -41,14 +44,14 @@ WIDTHS = (0.05, 0.10)
 """Relative standard deviations of the two stored averages (Karras et al. 2024, EDM2, section 3.1)."""
 
 
-class PowerAverages:
+class PowerAverages(Generic[Module]):
     """Two power-function averages of the weights, from which an average of any width can be computed afterwards.
 
     After t images, the weights at time s count in proportion to s^gamma (EDM2, equation 4), so the width of an average
     is a fixed fraction of the training so far.
     """
 
-    def __init__(self, generator: nn.Module) -> None:
+    def __init__(self, generator: Module) -> None:
         self.averages = [copy.deepcopy(generator).eval().requires_grad_(False) for _ in WIDTHS]
 
     @torch.no_grad()

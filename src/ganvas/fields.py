@@ -12,8 +12,10 @@ from __future__ import annotations
 import ast
 import dataclasses
 import functools
+import importlib.util
 import inspect
 import math
+import sys
 import textwrap
 import types
 import typing
@@ -51,8 +53,32 @@ class Bounds:
 POSITIVE = Bounds(0, above=True)
 NOT_NEGATIVE = Bounds(0)
 FRACTION = Bounds(0, 1)
-REGISTERED = "registered"
-"""Mark of a field whose choices can grow while the program runs: whoever uses the name checks it."""
+
+
+@dataclass(frozen=True)
+class Registry:
+    """Mark of a text field (`Annotated`) whose values are the keys of the dictionary `name` of a module.
+
+    grows: the program may add entries while it runs; whoever uses the name checks it, and not `check`.
+    """
+
+    module: str
+    name: str
+    grows: bool = False
+
+    def names(self) -> tuple[str, ...]:
+        """The keys; from the source if the module is not imported, because it may import torch."""
+        if self.module in sys.modules:
+            return tuple(vars(sys.modules[self.module])[self.name])
+        spec = importlib.util.find_spec(self.module)
+        try:
+            tree = ast.parse(Path(str(spec and spec.origin)).read_text(encoding="utf-8"))
+        except OSError:  # no source files in this installation
+            return tuple(vars(importlib.import_module(self.module))[self.name])
+        for node in tree.body:
+            if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == self.name:
+                return tuple(ast.literal_eval(key) for key in getattr(node.value, "keys", []))
+        raise KeyError(f"{self.module} has no dictionary {self.name}")
 
 
 def check(options: Any) -> None:
@@ -68,7 +94,7 @@ def check(options: Any) -> None:
             if not number or value not in bounds:
                 shown = f"{value:g}" if isinstance(value, float) else str(value)
                 raise ConfigError(f"{flag} {shown:.40}: expected {bounds}")
-        allowed = () if REGISTERED in getattr(hint, "__metadata__", ()) else choices(hint)
+        allowed = () if grows(hint) else choices(hint)
         for one in (value if isinstance(value, tuple | list) else [value]) if allowed else ():
             if one not in allowed:
                 near = did_you_mean(str(one), [*allowed])
@@ -88,11 +114,18 @@ def hints_of(cls: Any) -> dict[str, Any]:
 
 
 def choices(hint: Any) -> tuple[str, ...]:
-    """The allowed names of a type that is a Literal, perhaps with None or in a tuple; otherwise ()."""
+    """The allowed names of a Literal or a type with a `Registry`, perhaps with None or in a tuple; otherwise ()."""
+    if isinstance(hint, Registry):
+        return hint.names()
     if typing.get_origin(hint) is typing.Literal:
         return typing.get_args(hint)
     parts = [choices(one) for one in typing.get_args(hint)]
     return next((part for part in parts if part), ())
+
+
+def grows(hint: Any) -> bool:
+    """Whether the choices of a type are those of a registry that may grow."""
+    return (isinstance(hint, Registry) and hint.grows) or any(grows(one) for one in typing.get_args(hint))
 
 
 @functools.cache
@@ -202,7 +235,7 @@ def fits(value: Any, hint: Any) -> bool:
     """Whether a value read from JSON has the type `hint`."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
-        return (REGISTERED in arguments and isinstance(value, str)) or fits(value, arguments[0])
+        return fits(value, arguments[0])
     if origin in (typing.Union, types.UnionType):
         return any(fits(value, one) for one in arguments)
     if origin is typing.Literal:

@@ -6,7 +6,6 @@ import functools
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from ganvas.errors import ConfigError, some
 from ganvas.image_files import as_html, grid, png_bytes
 from ganvas.latent_codes import Code
 from ganvas.model_file import ModelInfo, read_model, tensor_hash, write_model
-from ganvas.models import channels_last
+from ganvas.models import channels_last, contract
 from ganvas.system import files, seeding
 from ganvas.system.device import choose_device
 
@@ -34,7 +33,7 @@ AHEAD = 16  # batches whose latents are drawn together, which keeps the network 
 class Generator:
     """A trained generator: `network` in evaluation mode on `device`, and its metadata `info`."""
 
-    def __init__(self, network: nn.Module, info: ModelInfo, device: torch.device | str = "cpu") -> None:
+    def __init__(self, network: contract.Generator, info: ModelInfo, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
         self.network = channels_last(network.eval().requires_grad_(False).to(self.device))
         self.info = info
@@ -191,10 +190,9 @@ class Generator:
     def images(self, z: Tensor, labels: Tensor | None, truncation: float) -> Tensor:
         """As `render`, on the device of the generator."""
         z, labels = z.to(self.device), None if labels is None else labels.to(self.device)
-        truncated: Any = getattr(self.network, "truncated", None)
         with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-            if truncated is not None and truncation != 1:
-                images = truncated(z, labels, truncation)
+            if latent_codes.has_styles(self.network) and truncation != 1:
+                images = self.network.truncated(z, labels, truncation)
             else:
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.is_fast):
                     images = self.forward(z * truncation, labels)

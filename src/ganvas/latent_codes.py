@@ -12,10 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
+
+from ganvas.models.contract import Generator, StyledGenerator
 
 TINY = 1e-5  # avoids division by zero
 
@@ -43,37 +45,36 @@ def stack(codes: Sequence[Code]) -> Code:
     return Code(torch.cat([code.latents for code in codes]), torch.cat(labels) if labels else None)
 
 
-def has_styles(network: nn.Module) -> bool:
+def has_styles(network: Generator) -> TypeGuard[StyledGenerator]:
     """Whether the network has a style space w with one style per layer."""
-    return hasattr(network, "mapping")
+    return isinstance(network, StyledGenerator)
 
 
-def num_depths(network: nn.Module) -> int:
-    return len(network.depths)  # ty: ignore[invalid-argument-type]
+def num_depths(network: Generator) -> int:
+    return len(network.depths)
 
 
-def encode(network: nn.Module, z: Tensor, labels: Tensor | None = None, truncation: float = 1.0) -> Code:
+def encode(network: Generator, z: Tensor, labels: Tensor | None = None, truncation: float = 1.0) -> Code:
     """Latents z (N, D) and labels, indices (N,) or weights (N, num_classes) -> codes with equal rows.
 
     truncation: 1 = full diversity, 0 = mean style of the class, or latent 0.
     """
-    part: Any = network
     if has_styles(network):
-        w = part.mapping(z, labels)
+        w = network.mapping(z, labels)
         if truncation != 1:
-            w = torch.lerp(part.mean_w(labels), w, truncation)
+            w = torch.lerp(network.mean_w(labels), w, truncation)
         return Code(w[:, None].expand(-1, num_depths(network), -1).clone())
     rows = 1 + num_depths(network)
     latents = (z * truncation)[:, None].expand(-1, rows, -1).clone()
     return Code(latents, None if labels is None else labels[:, None].expand(-1, rows, -1).clone())
 
 
-def row_slice(network: nn.Module, depth: int) -> int:
+def row_slice(network: Generator, depth: int) -> int:
     """The row that controls the layer `depth`."""
     return depth if has_styles(network) else 1 + depth
 
 
-def mix(network: nn.Module, code: Code, other: Code, depths: Sequence[int]) -> Code:
+def mix(network: Generator, code: Code, other: Code, depths: Sequence[int]) -> Code:
     """`code` (N) with the layers `depths` of `other` (N)."""
     rows = [row_slice(network, depth) for depth in depths]
     latents, labels = code.latents.clone(), None if code.labels is None else code.labels.clone()
@@ -83,7 +84,7 @@ def mix(network: nn.Module, code: Code, other: Code, depths: Sequence[int]) -> C
     return Code(latents, labels)
 
 
-def between(network: nn.Module, code: Code, other: Code, share: Tensor) -> Code:
+def between(network: Generator, code: Code, other: Code, share: Tensor) -> Code:
     """Interpolate from `code` (share 0) to `other` (share 1), share (N,): styles linearly, latents spherically.
 
     Linear interpolation of latents gives short latents, which are rare in training (White 2016).
@@ -105,19 +106,18 @@ def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
     return torch.where(straight, torch.lerp(a, b, t), on_circle * torch.lerp(long_a, long_b, t))
 
 
-def decode(network: nn.Module, code: Code) -> Tensor:
+def decode(network: Generator, code: Code) -> Tensor:
     """Codes (N) -> images (N, C, H, W) in [-1, 1], differentiable in the code."""
-    part: Any = network
     if has_styles(network):
-        return part.synthesis(code.latents.repeat_interleave(part.synthesis.blocks, dim=1))
+        return network.synthesise(code.latents)
     lends = differs(code).any(dim=1)
     if not bool(lends.any()):
         return plain(network, code, 0)
     if bool(lends.all()):
         return with_lent(network, code)
     alone, lent = (~lends).nonzero().flatten(), lends.nonzero().flatten()
-    pictures = torch.cat([plain(network, code[alone], 0), with_lent(network, code[lent])])
-    return pictures[torch.cat([alone, lent]).argsort()]
+    images = torch.cat([plain(network, code[alone], 0), with_lent(network, code[lent])])
+    return images[torch.cat([alone, lent]).argsort()]
 
 
 def differs(code: Code) -> Tensor:
@@ -128,11 +128,11 @@ def differs(code: Code) -> Tensor:
     return found
 
 
-def plain(network: nn.Module, code: Code, row: int) -> Tensor:
+def plain(network: Generator, code: Code, row: int) -> Tensor:
     return network(code.latents[:, row], None if code.labels is None else code.labels[:, row])
 
 
-def with_lent(network: nn.Module, code: Code) -> Tensor:
+def with_lent(network: Generator, code: Code) -> Tensor:
     """One pass over the images followed by the images that provide styles, which are transferred at each layer."""
     rows = [0]  # distinct rows, first the images themselves
     lender: dict[int, int] = {}  # layer -> index in `rows`
@@ -153,7 +153,7 @@ def with_lent(network: nn.Module, code: Code) -> Tensor:
 
         return hook
 
-    modules: Any = network.depths
+    modules = network.depths
     handles = [modules[depth].register_forward_hook(lend(depth)) for depth in lender]
     try:
         labels = None if code.labels is None else torch.cat([code.labels[:, row] for row in rows])

@@ -29,6 +29,8 @@ class Loss:
 
     discriminator: Callable[..., Tensor]
     generator: Callable[[Tensor, Tensor], Tensor]
+    formulas: tuple[str, str]
+    """Both losses as text, for the tests: r = D(x), f = D(G(z)), s the sigmoid, and log, exp, max."""
     rescales: bool = False
     relativistic: bool = False
     zero: bool = True
@@ -99,12 +101,29 @@ def relativistic_generator(real: Tensor, fake: Tensor) -> Tensor:
 
 LOSSES: dict[str, Loss] = {
     "relativistic": Loss(
-        relativistic_discriminator, relativistic_generator, rescales=True, relativistic=True, zero=False
+        relativistic_discriminator,
+        relativistic_generator,
+        ("-log(s(r - f))", "-log(s(f - r))"),
+        rescales=True,
+        relativistic=True,
+        zero=False,
     ),
-    "bce": Loss(bce_discriminator, bce_generator, rescales=True, targets=True),
-    "least-squares": Loss(least_squares_discriminator, least_squares_generator, zero=False, targets=True),
-    "hinge": Loss(hinge_discriminator, minus_logit),
-    "wasserstein": Loss(wasserstein_discriminator, minus_logit, rescales=True, zero=False),
+    "bce": Loss(
+        bce_discriminator,
+        bce_generator,
+        ("-log(s(r)) - log(1 - s(f))", "-log(s(f))"),
+        rescales=True,
+        targets=True,
+    ),
+    "least-squares": Loss(
+        least_squares_discriminator,
+        least_squares_generator,
+        ("((r - 1)**2 + f**2) / 2", "(f - 1)**2 / 2"),
+        zero=False,
+        targets=True,
+    ),
+    "hinge": Loss(hinge_discriminator, minus_logit, ("max(1 - r, 0) + max(1 + f, 0)", "-f")),
+    "wasserstein": Loss(wasserstein_discriminator, minus_logit, ("f - r", "-f"), rescales=True, zero=False),
 }
 
 
@@ -135,7 +154,7 @@ def gradient_norm_exact(discriminator: Discriminate, images: Tensor, labels: Ten
 
 
 def view_gradient_norms(
-    judge: Callable[[list[Tensor], Tensor | None], Tensor], views: list[Tensor], labels: Tensor | None
+    logits_of: Callable[[list[Tensor], Tensor | None], Tensor], views: list[Tensor], labels: Tensor | None
 ) -> list[Tensor]:
     """|grad of each head's logit at its own view|^2 per image, [(N,)] by double backward.
 
@@ -143,7 +162,7 @@ def view_gradient_norms(
     computed at its views, not at pixels, because the frozen network is not trained.
     """
     views = [view.detach().requires_grad_() for view in views]
-    gradients = torch.autograd.grad(judge(views, labels).sum(), views, create_graph=True)
+    gradients = torch.autograd.grad(logits_of(views, labels).sum(), views, create_graph=True)
     return [gradient.square().sum(dim=(1, 2, 3)) for gradient in gradients]
 
 

@@ -22,6 +22,7 @@ from ganvas.config import Kind, ModelConfig
 from ganvas.errors import CheckpointError, ConfigError
 from ganvas.fields import from_dict
 from ganvas.models import build_generator
+from ganvas.models.contract import Generator
 from ganvas.models.layers import without_memory
 from ganvas.system import files
 
@@ -78,7 +79,7 @@ class ModelInfo:
             ) from error
 
 
-def read_model(path: Path) -> tuple[nn.Module, ModelInfo]:
+def read_model(path: Path) -> tuple[Generator, ModelInfo]:
     """The generator network, on the CPU, and the metadata of a run folder, a model folder or a weights file.
 
     Raises CheckpointError if there is no model, or the file is damaged or not a safetensors file.
@@ -139,7 +140,7 @@ class NumbersAreReal(TorchFunctionMode):
         return func(*args, **on | (kwargs or {}))
 
 
-def outline(config: ModelConfig, where: Path) -> nn.Module:
+def outline(config: ModelConfig, where: Path) -> Generator:
     """Build the generator of a configuration on the meta device, without memory for its weights.
 
     Raises CheckpointError, with `where` in the message, for an invalid configuration.

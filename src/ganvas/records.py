@@ -6,12 +6,13 @@ import dataclasses
 import html
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ganvas.errors import RunError
+from ganvas.fields import fits, hints_of
 from ganvas.system import files
 
 MOST_IMAGES = 2**53  # larger numbers of images seen are errors
@@ -25,7 +26,7 @@ ARROWS = {"lower": "↓", "higher": "↑", "near": "≈"}
 
 @dataclass(frozen=True)
 class Report:
-    """A line of log.jsonl about the last step of training. Other lines are scores, warnings, and the end."""
+    """A line of log.jsonl about the last step of training."""
 
     images: int
     """Real images seen."""
@@ -58,25 +59,99 @@ class Report:
     lead: float | None = None
     """How clearly these heads rank real above generated images, -1 to 1."""
 
-    @classmethod
-    def of(cls, record: dict[str, Any]) -> Report | None:
-        """The report in a record of the log; None if it is another record or lacks a number. Ignores other fields."""
-        values = {field.name: record[field.name] for field in dataclasses.fields(cls) if field.name in record}
-        if not all(type(value) in (int, float) and math.isfinite(value) for value in values.values()):
-            return None
-        try:
-            return cls(**values)
-        except TypeError:  # a field is missing
-            return None
 
-    def line(self) -> dict[str, float]:
-        """The record for the log."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+@dataclass(frozen=True)
+class Score:
+    """A line of log.jsonl about an evaluation of the moving average during training. None: not measured.
+
+    The values are those of evaluation/training_score.py and training/health.heldout_scores.
+    """
+
+    images: int
+    score: float
+    """Lower is better."""
+    margin: float | None = None
+    """Half of the 95% interval of the score."""
+    kid: float | None = None
+    precision: float | None = None
+    recall: float | None = None
+    diversity: float | None = None
+    """Relative to real images, as the next two."""
+    lattice: float | None = None
+    """Checkerboard artefacts."""
+    sharpness: float | None = None
+    near: float | None = None
+    """Share of images much closer to one training image than to the next ones."""
+    change: float | None = None
+    """Mean absolute change of a pixel since the evaluation before, relative to the range."""
+    d_training: float | None = None
+    """Mean logit of training images."""
+    d_heldout: float | None = None
+    d_gap: float | None = None
+    """Score of held-out images: 0 like training images, 1 like generated ones."""
+
+
+@dataclass(frozen=True)
+class Variety:
+    """A line of log.jsonl about the images of a preview: pixel variation relative to real images."""
+
+    images: int
+    variety: float
+    worst_variety: float | None = None
+    """Of the class whose images vary least."""
+    worst: str | None = None
+    """The name of that class."""
+
+
+@dataclass(frozen=True)
+class Warned:
+    """A line of log.jsonl about a training warning that started."""
+
+    images: int
+    health: str
+    """Name of the warning."""
+    words: str = ""
+    """The problem."""
+    action: str = ""
+    """What to do."""
+
+
+LogRecord = Report | Score | Variety | Warned
+Line = TypeVar("Line", bound=LogRecord)
+
+
+def record_of(cls: type[Line], record: dict[str, Any]) -> Line | None:
+    """The line of this type in a record of the log; None if it is another one or has a wrong value.
+
+    Ignores fields that the type does not have.
+    """
+    values = {name: record[name] for name in hints_of(cls) if name in record}
+    for name, value in values.items():
+        if not fits(value, hints_of(cls)[name]) or (isinstance(value, float) and not math.isfinite(value)):
+            return None
+    try:
+        return cls(**values)
+    except TypeError:  # a field is missing
+        return None
+
+
+def line_of(record: LogRecord) -> dict[str, Any]:
+    """The record for the log, without the values that were not measured."""
+    return {name: value for name, value in dataclasses.asdict(record).items() if value is not None}
+
+
+def typed(records: Iterable[dict[str, Any]]) -> Iterator[LogRecord]:
+    """The lines that have one of the types above."""
+    for record in records:
+        for cls in (Warned, Score, Variety, Report):
+            if (line := record_of(cls, record)) is not None:
+                yield line
+                break
 
 
 def read_reports(folder: Path) -> list[Report]:
     """The reports in a run's log.jsonl, in order."""
-    return [report for record in read_log(folder) if (report := Report.of(record)) is not None]
+    return [report for record in read_log(folder) if (report := record_of(Report, record)) is not None]
 
 
 def read_log(folder: Path, most: int | None = None) -> Iterator[dict[str, Any]]:

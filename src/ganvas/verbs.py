@@ -24,7 +24,7 @@ from ganvas.evaluation.copies import CopyFinder
 from ganvas.evaluation.evaluate import evaluate as judge_run
 from ganvas.evaluation.evaluate import evaluate_images
 from ganvas.evaluation.samples import pack_of, pictures_of
-from ganvas.evaluation.training_score import QuickJudge
+from ganvas.evaluation.training_score import TrainingScorer
 from ganvas.fields import part, takes
 from ganvas.generator import Generator, to_pixels
 from ganvas.options import Average, Check, Evaluate, Export, Init, ListSets, MakePack, PathLike, Train, Video
@@ -111,7 +111,7 @@ def train_on(
     callbacks: list[Callback],
 ) -> Trained:
     """Start or resume the run `folder` on an open pack."""
-    examine = QuickJudge(pack, str(device.torch_device))
+    examine = TrainingScorer(pack, str(device.torch_device))
     with Run(folder, writes=rank() == 0) as run:
         if run.writes and not run.is_locked:
             display.say(files.no_locks(folder))

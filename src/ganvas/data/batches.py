@@ -106,9 +106,9 @@ class Batches:
             self._reader = None
 
 
-def to_tensor(pictures: np.ndarray) -> Tensor:
+def to_tensor(images: np.ndarray) -> Tensor:
     """Converts uint16 to int32, because few torch operators support uint16; uint8 is unchanged."""
-    return torch.from_numpy(pictures.astype(np.int32 if pictures.dtype == np.uint16 else pictures.dtype))
+    return torch.from_numpy(images.astype(np.int32 if images.dtype == np.uint16 else images.dtype))
 
 
 class Reader:

@@ -20,14 +20,13 @@ from ganvas.data.inspection.marks import EXAMINED, Box, gathered
 from ganvas.data.inspection.near_duplicates import Likeness, Thumbnails, clusters, nearest
 from ganvas.data.opening import reopened
 from ganvas.data.packing.pack import Pack, Progress, is_pack
-from ganvas.data.packing.pool import chunks, parallel_map
+from ganvas.data.packing.pool import LEAST_FOR_WORKERS, chunks, parallel_map
 from ganvas.data.packing.selection import Choice, choose, few_bits, first_pages, levels_of, stream
 from ganvas.data.reading.containers import Rejection, by_reason
 from ganvas.data.reading.sources import Payload
 from ganvas.errors import some
 from ganvas.limits import num_cores
 
-FEW = 500  # smaller sets are checked without worker processes
 CLASSES_SHOWN = 50
 SHOWN = 5  # examples per line
 NEIGHBOUR, SAMPLE = 5, 2000  # an outlier is far from its 5th nearest neighbour in a sample of this size
@@ -192,7 +191,7 @@ def _look_at_all(
 ) -> None:
     """Fills in the results of all images."""
     report = progress or (lambda what, done, total: None)
-    workers = num_cores() if len(names) >= FEW else 0
+    workers = num_cores() if len(names) >= LEAST_FOR_WORKERS else 0
     looks: list[Look] = []
     kept: list[int] = []  # indices of readable images
     done = 0

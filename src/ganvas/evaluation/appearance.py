@@ -44,7 +44,7 @@ class Looks:
         return len(self.parts["laplacian"])
 
 
-def look(pictures: Pictures, kind: str) -> Looks:
+def look(images: Pictures, kind: str) -> Looks:
     """Compute the statistics in one pass, about 50 kB per image. kind: "real" or "generated".
 
     Raises `DataError` for fewer than 18 real or 9 generated images, different shapes, or values that are not finite.
@@ -52,7 +52,7 @@ def look(pictures: Pictures, kind: str) -> Looks:
     found: list[dict[str, Tensor]] = []
     shapes: set[tuple[int, int, int]] = set()
     num = 0
-    for batch in batches(pictures):
+    for batch in batches(images):
         finite = batch.flatten(1).isfinite().all(dim=1)
         if not finite.all():
             raise DataError(
@@ -91,9 +91,9 @@ def gray(batch: Tensor) -> Tensor:
     return batch[:, 0] if batch.shape[1] == 1 else batch[:, :3].mean(dim=1)
 
 
-def batches(pictures: Pictures) -> Iterator[Tensor]:
+def batches(images: Pictures) -> Iterator[Tensor]:
     """The images as floats (n, C, H, W) in [-1, 1] on the CPU, about half a million pixels at a time."""
-    for part in [pictures] if isinstance(pictures, (Tensor, np.ndarray)) else pictures:
+    for part in [images] if isinstance(images, (Tensor, np.ndarray)) else images:
         stored = isinstance(part, np.ndarray) and part.dtype.kind == "u"
         height, width = part.shape[1:3] if stored else part.shape[-2:]
         step = max(1, PIXELS // (height * width))
@@ -126,10 +126,10 @@ def laplacian(gray: Tensor) -> Tensor:
     return found.square().mean(dim=1) - found.mean(dim=1).square()
 
 
-def grain(pictures: Tensor) -> Tensor:
+def grain(images: Tensor) -> Tensor:
     """(N,) variance of white noise, from the median diagonal difference (Donoho & Johnstone 1994)."""
-    height, width = (side // 2 * 2 for side in pictures.shape[2:])
-    upper, lower = pictures[:, :, :height:2, :width], pictures[:, :, 1:height:2, :width]
+    height, width = (side // 2 * 2 for side in images.shape[2:])
+    upper, lower = images[:, :, :height:2, :width], images[:, :, 1:height:2, :width]
     apart = (upper - lower).unflatten(3, (-1, 2))
     return ((apart[..., 0] - apart[..., 1]).abs().flatten(1).median(dim=1).values / (2 * 0.6745)) ** 2
 

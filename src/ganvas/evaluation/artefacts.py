@@ -36,7 +36,7 @@ NEAR, VERY_NEAR, REPEATED = 0.3, 0.05, 4000  # fractions of the usual distance t
 # Measures of one set.
 
 
-def lattice(images: Tensor | np.ndarray) -> dict[int, float]:
+def checkerboard(images: Tensor | np.ndarray) -> dict[int, float]:
     """Strength of checkerboard artefacts for each period in pixels; compare with real images (about 1.0).
 
     Mean power spectrum of all rows, and of all columns, at the frequency 1 / period, divided by the median of its
@@ -204,7 +204,7 @@ def examine(real: Pictures, fake: Pictures, seed: int = 0) -> Artefacts:
     saturated = _shares(*_saturated(*sets))
     duplicates = _shares(*_repeated(*sets))
     found = [
-        findings.of_lattice(rows),
+        findings.of_checkerboard(rows),
         findings.of_power(power),
         findings.of_sharpness(sharp),
         findings.of_noise(noise),

@@ -47,7 +47,7 @@ MEMORY = 2**29  # most bytes for the images in half precision
 
 
 @dataclass(frozen=True, eq=False)
-class Judge:
+class LabelClassifier:
     """A trained classifier and its test results."""
 
     network: Classifier
@@ -68,7 +68,7 @@ class Judge:
         return share(np.trace(self.confusion) / self.num_tested, self.num_tested)
 
 
-def judge_of(pack: Pack, device: str | None = None, progress: Progress | None = None) -> Judge:
+def classifier_for(pack: Pack, device: str | None = None, progress: Progress | None = None) -> LabelClassifier:
     """The classifier of a labelled pack, from the cache, or trained on its training part and cached.
 
     Tested on the held-out part, or on a tenth of the training images if there is none. Images are reduced to 64 pixels
@@ -77,11 +77,11 @@ def judge_of(pack: Pack, device: str | None = None, progress: Progress | None = 
     """
     training, testing = parts_of(pack)
     path = place_of(pack)
-    judge = read(path, pack)
-    if judge is None:
-        judge = train_on(pack, training, testing, choose_device(device).torch_device, progress)
-        write(path, judge)
-    return judge
+    classifier = read(path, pack)
+    if classifier is None:
+        classifier = train_on(pack, training, testing, choose_device(device).torch_device, progress)
+        write(path, classifier)
+    return classifier
 
 
 def parts_of(pack: Pack) -> tuple[np.ndarray, np.ndarray]:
@@ -108,7 +108,7 @@ def parts_of(pack: Pack) -> tuple[np.ndarray, np.ndarray]:
 
 def train_on(
     pack: Pack, training: np.ndarray, testing: np.ndarray, device: torch.device, progress: Progress | None
-) -> Judge:
+) -> LabelClassifier:
     assert pack.labels is not None
     height, width = work_size(pack.height, pack.width)
     most = MEMORY // (2 * height * width * colours(pack.channels))
@@ -130,7 +130,7 @@ def train_on(
         taken_for = logits(network, prepared(pack.images, block)).argmax(dim=1).numpy()
         np.add.at(confusion, (pack.labels[block], taken_for), 1)
     network.cpu()
-    return Judge(network, pack.classes, confusion, len(chosen), tensor_hash(network.state_dict()))
+    return LabelClassifier(network, pack.classes, confusion, len(chosen), tensor_hash(network.state_dict()))
 
 
 def steps_for(num: int, height: int, width: int) -> int:
@@ -158,17 +158,17 @@ def place_of(pack: Pack) -> Path:
     return cache_dir() / "judges" / f"classifier-{key[:16]}.safetensors"
 
 
-def write(path: Path, judge: Judge) -> None:
-    tensors = {name: tensor.contiguous() for name, tensor in judge.network.state_dict().items()}
-    tensors["confusion"] = torch.from_numpy(judge.confusion)
-    metadata = {"sha256": tensor_hash(tensors), "num_trained": str(judge.num_trained)}
+def write(path: Path, classifier: LabelClassifier) -> None:
+    tensors = {name: tensor.contiguous() for name, tensor in classifier.network.state_dict().items()}
+    tensors["confusion"] = torch.from_numpy(classifier.confusion)
+    metadata = {"sha256": tensor_hash(tensors), "num_trained": str(classifier.num_trained)}
     content = safetensors.torch.save(tensors, metadata)
     with files.explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     files.write_atomically(path, lambda file: file.write(content))
 
 
-def read(path: Path, pack: Pack) -> Judge | None:
+def read(path: Path, pack: Pack) -> LabelClassifier | None:
     """The classifier in the cache; None if there is none or it is damaged."""
     try:
         with safetensors.safe_open(path, framework="pt") as opened:
@@ -182,7 +182,7 @@ def read(path: Path, pack: Pack) -> Judge | None:
     network = Classifier(colours(pack.channels), *work_size(pack.height, pack.width), pack.num_classes)
     network.load_state_dict(tensors)
     channels_last(network.eval().requires_grad_(False))
-    return Judge(network, pack.classes, confusion, int(metadata["num_trained"]), tensor_hash(tensors))
+    return LabelClassifier(network, pack.classes, confusion, int(metadata["num_trained"]), tensor_hash(tensors))
 
 
 # ---- as features ----
@@ -192,13 +192,14 @@ def load(name: str, device: torch.device, weights: Path | None, pack: Pack | Non
     """The classifier of `pack` as `Features`; its logits are those of the classes of the pack, in order."""
     if pack is None:
         raise ConfigError(f"the features {name!r} are trained on labelled images: give the pack of the images")
-    judge = judge_of(pack, str(device))
+    classifier = classifier_for(pack, str(device))
     height, width = work_size(pack.height, pack.width)
     colour = "gray" if colours(pack.channels) == 1 else "RGB"
-    accuracy, low, high = judge.accuracy
+    accuracy, low, high = classifier.accuracy
     words = (
-        f"input {height}x{width} by antialiased bicubic, [-1, 1], {colour}, trained on {judge.num_trained} images of "
-        f"{pack.num_classes} classes, recognises {accuracy:.1%} ({low:.1%} to {high:.1%}) of {judge.num_tested} others"
+        f"input {height}x{width} by antialiased bicubic, [-1, 1], {colour}, trained on {classifier.num_trained} images "
+        f"of {pack.num_classes} classes, recognises {accuracy:.1%} ({low:.1%} to {high:.1%}) of "
+        f"{classifier.num_tested} others"
     )
     prepare = functools.partial(look, channels=colours(pack.channels), height=height, width=width)
-    return Features(name, judge.hash[:8], FEATURES, judge.network, prepare, words, device, pack.num_classes)
+    return Features(name, classifier.hash[:8], FEATURES, classifier.network, prepare, words, device, pack.num_classes)

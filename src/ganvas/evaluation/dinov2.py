@@ -147,10 +147,10 @@ class LayerScale(nn.Module):
         return x * self.gamma
 
 
-def prepare(pictures: Tensor) -> Tensor:
+def prepare(images: Tensor) -> Tensor:
     """RGB (N, 3, H, W) in [-1, 1] -> (N, 3, 224, 224), normalised with the mean and deviation of ImageNet."""
-    mean, std = (torch.tensor(values, device=pictures.device).view(1, 3, 1, 1) for values in (MEAN, STD))
-    return (bicubic(SIZE)(pictures) / 2 + 0.5 - mean) / std
+    mean, std = (torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in (MEAN, STD))
+    return (bicubic(SIZE)(images) / 2 + 0.5 - mean) / std
 
 
 def load(name: str, device: torch.device, weights: Path | None, pack: Pack | None) -> Features:

@@ -23,7 +23,7 @@ from ganvas.data.opening import open_pack
 from ganvas.data.packing.pack import Pack, Progress
 from ganvas.errors import ConfigError, DataError
 from ganvas.evaluation import artefacts, copies, usefulness
-from ganvas.evaluation.classifier import judge_of
+from ganvas.evaluation.classifier import classifier_for
 from ganvas.evaluation.classwise import ClassRow, class_table, expected_shares, missing, mode_coverage
 from ganvas.evaluation.feature_cache import features_of
 from ganvas.evaluation.features import Features
@@ -90,7 +90,7 @@ def evaluate_images(asked: Evaluate, progress: Progress | None = None) -> Evalua
 def written(source: Samples, pack: Pack, asked: Evaluate, out: Path, progress: Progress | None) -> Evaluation:
     """Evaluate, and write the result into the folder `out`."""
     began = time.monotonic()
-    judgement = Judgement(source, pack, asked, progress or (lambda what, done, total: None))
+    judgement = Evaluator(source, pack, asked, progress or (lambda what, done, total: None))
     with files.explained(out):
         (out / "evaluation").mkdir(exist_ok=True, parents=True)
     content = judgement.content(out)
@@ -104,7 +104,7 @@ def drawn(indices: np.ndarray, num: int, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).permutation(indices)[:num])
 
 
-class Judgement:
+class Evaluator:
     """Generated images, and the real images for comparison.
 
     The reference is the held-out part if it has 500 images, otherwise the training part (stated in the protocol).
@@ -237,7 +237,7 @@ class Judgement:
         pack = self.pack
         if pack.labels is None or pack.num_classes < 2:
             return None
-        judge = judge_of(pack, self.options.device, self.report)
+        classifier = classifier_for(pack, self.options.device, self.report)
         features = Features.load("classifier", self.options.device, pack=pack)
         real, _ = features_of(features, pack, self.reference, self.report)
         fake, logits = features.both(self.samples)
@@ -248,9 +248,9 @@ class Judgement:
         shares = np.bincount(every, minlength=pack.num_classes) / len(every)
         modes = mode_coverage(found, shares)
         alien = unlike(real, fake)
-        lacking = [] if alien else missing(found, expected_shares(shares, judge.confusion))
-        accuracy = judge.accuracy
-        tested = f"{judge.num_tested:,} held-out images"
+        lacking = [] if alien else missing(found, expected_shares(shares, classifier.confusion))
+        accuracy = classifier.accuracy
+        tested = f"{classifier.num_tested:,} held-out images"
         name = f"a classifier trained on real images (accuracy {accuracy.value:.1%} on {tested})"
         rows = [
             {
@@ -283,7 +283,8 @@ class Judgement:
         if table.agreement is None:
             return content, None
         meaning = f"Share of generated images that {name} assigns to the requested class."
-        protocol = f"n = {len(found):,}, classifier {judge.hash[:8]} trained on {judge.num_trained:,} training images"
+        trained = f"trained on {classifier.num_trained:,} training images"
+        protocol = f"n = {len(found):,}, classifier {classifier.hash[:8]} {trained}"
         measure = as_row(
             "accuracy_asked", "Class accuracy", table.agreement, "higher", accuracy.value, meaning, protocol
         )

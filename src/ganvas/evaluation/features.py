@@ -140,19 +140,18 @@ def _batches(images: Pictures, size: int) -> Iterator[Tensor]:
             yield piece if isinstance(piece, Tensor) else torch.from_numpy(np.array(piece)).permute(0, 3, 1, 2)
 
 
-def as_rgb(pictures: Tensor) -> Tensor:
+def as_rgb(images: Tensor) -> Tensor:
     """Images (N, 1, 3 or 4, H, W), float in [-1, 1] or uint8 or uint16 -> RGB (N, 3, H, W) float32 in [-1, 1].
 
     Gray is replicated. The fourth channel is opacity (-1 transparent, 1 opaque); images are put over white.
     """
-    if pictures.is_floating_point():
-        pictures = pictures.float()
-    else:
-        pictures = pictures.float() / (torch.iinfo(pictures.dtype).max / 2) - 1
-    if pictures.shape[1] == 4:
-        opacity = (pictures[:, 3:] + 1) / 2
-        pictures = pictures[:, :3] * opacity + (1 - opacity)
-    return pictures.expand(-1, 3, -1, -1)
+    if not images.is_floating_point():
+        images = images.float() / (torch.iinfo(images.dtype).max / 2) - 1
+    images = images.float()
+    if images.shape[1] == 4:
+        opacity = (images[:, 3:] + 1) / 2
+        images = images[:, :3] * opacity + (1 - opacity)
+    return images.expand(-1, 3, -1, -1)
 
 
 def bicubic(size: int) -> Callable[[Tensor], Tensor]:
@@ -160,10 +159,10 @@ def bicubic(size: int) -> Callable[[Tensor], Tensor]:
     return functools.partial(_bicubic, size=size)
 
 
-def _bicubic(pictures: Tensor, size: int) -> Tensor:
+def _bicubic(images: Tensor, size: int) -> Tensor:
     # `antialias` also selects the cubic coefficient of Pillow (a = -0.5) for enlarging.
-    pictures = F.interpolate(pictures, (size, size), mode="bicubic", antialias=True).clamp_(-1, 1)
-    return pictures.contiguous(memory_format=torch.channels_last)
+    images = F.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp_(-1, 1)
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 def fetch(file: File) -> Path:

@@ -13,7 +13,7 @@ import numpy as np
 Row = dict[str, Any]
 
 # Thresholds for "note" and "bad". Factors, of generated to real or the inverse:
-LATTICE, POWER, SHARPNESS, VARIETY = (1.5, 3.0), (1.3, 2.5), (1.3, 2.5), (1.08, 1.4)
+CHECKERBOARD, POWER, SHARPNESS, VARIETY = (1.5, 3.0), (1.3, 2.5), (1.3, 2.5), (1.08, 1.4)
 # Differences: fraction of the value range, of tones, of noise; share of blank images; of saturated or repeated ones.
 TONE, NOISE, BLANKS, SHARES = (0.01, 0.08), (0.006, 0.02), (0.0, 0.05), (0.02, 0.1)
 SIZES = {"coarse": "above 8 pixels", "middle": "4 to 8 pixels", "fine": "below 4 pixels"}
@@ -39,7 +39,7 @@ def _times(ratio: Row) -> str:
     return f"{value} times the value for real images ({low} to {high})"
 
 
-def of_lattice(rows: list[Row]) -> Finding:
+def of_checkerboard(rows: list[Row]) -> Finding:
     found = [
         row[direction] | {"period": row["period"], "direction": direction}
         for row in rows
@@ -47,7 +47,7 @@ def of_lattice(rows: list[Row]) -> Finding:
         if direction in row
     ]
     worst = max(found, key=lambda row: row["low"], default={"value": 1.0, "low": 1.0, "high": 1.0})
-    severity = _severity(worst, *LATTICE)
+    severity = _severity(worst, *CHECKERBOARD)
     if severity == "ok" or worst["value"] < 1:  # below 1: real images have such peaks themselves, from JPEG for example
         sentence = "No checkerboard artefacts: no more spectral peaks at periods of 2, 4 or 8 pixels than real images."
         return Finding("lattice", sentence, "ok")

@@ -273,13 +273,13 @@ def folded(layers: list[ConvNorm]) -> nn.Conv2d:
 # ---- images ----
 
 
-def original(pictures: Tensor) -> Tensor:
+def original(images: Tensor) -> Tensor:
     """RGB (N, 3, H, W) in [-1, 1] -> (N, 3, 299, 299), as in the original graph of 2015.
 
     8-bit values, resized as in TensorFlow 1: bilinear, aligned at the corner of the first pixel, without antialiasing.
     Then (pixel - 128) / 128.
     """
-    x = eight_bit(pictures).contiguous()
+    x = eight_bit(images).contiguous()
     for dim in (3, 2):  # along the rows first, because the order affects rounding
         place = torch.arange(SIZE, device=x.device) * torch.tensor(x.shape[dim] / SIZE, device=x.device)
         low = place.long()
@@ -290,17 +290,17 @@ def original(pictures: Tensor) -> Tensor:
     return x.sub_(128).div_(128)
 
 
-def clean(pictures: Tensor) -> Tensor:
+def clean(images: Tensor) -> Tensor:
     """RGB (N, 3, H, W) in [-1, 1] -> (N, 3, 299, 299): 8-bit values, antialiased bicubic, then (pixel - 128) / 128.
 
     Parmar et al. 2022, "On aliased resizing and surprising subtleties in GAN evaluation".
     """
-    return bicubic(SIZE)(eight_bit(pictures) / 127.5 - 1).mul_(127.5 / 128).sub_(0.5 / 128)
+    return bicubic(SIZE)(eight_bit(images) / 127.5 - 1).mul_(127.5 / 128).sub_(0.5 / 128)
 
 
-def eight_bit(pictures: Tensor) -> Tensor:
+def eight_bit(images: Tensor) -> Tensor:
     """[-1, 1] -> integers in 0..255, as in an 8-bit file."""
-    return (pictures.clamp(-1, 1) + 1).mul_(127.5).round_()
+    return (images.clamp(-1, 1) + 1).mul_(127.5).round_()
 
 
 # ---- weights ----

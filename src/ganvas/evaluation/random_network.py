@@ -84,14 +84,14 @@ class RandomNetwork(nn.Module):
         self.scale.copy_(1 / deviation.clamp_min(1e-4))
 
 
-def prepare(pictures: Tensor) -> Tensor:
+def prepare(images: Tensor) -> Tensor:
     """Resize images that are too large to be fast or too small for four scales."""
-    height, width = pictures.shape[2:]
+    height, width = images.shape[2:]
     factor = min(1.0, LARGEST / max(height, width))
     size = max(round(height * factor), SMALLEST), max(round(width * factor), SMALLEST)
     if size != (height, width):
-        pictures = F.interpolate(pictures, size, mode="bicubic", antialias=True).clamp_(-1, 1)
-    return pictures
+        images = F.interpolate(images, size, mode="bicubic", antialias=True).clamp_(-1, 1)
+    return images
 
 
 def textures(num: int = CALIBRATION, side: int = 64) -> Tensor:

@@ -98,7 +98,7 @@ class FromGenerator:
     def model(self) -> Row:
         info = self.generator.info
         shape = {name: getattr(info.config, name) for name in ("model", "height", "width", "channels")}
-        return shape | {"images_seen": info.images_seen, "weights": weights_hash(self.place) if self.place else ""}
+        return shape | {"images_seen": info.images_seen, "weights": file_hash(self.place) if self.place else ""}
 
     def protocol(self) -> Row:
         return {
@@ -206,5 +206,5 @@ def fitting(pack: Pack, generator: Generator, folder: Path) -> Pack:
     return pack
 
 
-def weights_hash(folder: Path) -> str:
+def file_hash(folder: Path) -> str:
     return files.sha256(find_weights(folder))[:8]

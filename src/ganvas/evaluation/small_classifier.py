@@ -67,13 +67,13 @@ def conv(num_in: int, num_out: int, kernel: int, stride: int) -> list[nn.Module]
     return [layer, nn.BatchNorm2d(num_out), nn.ReLU()]
 
 
-def prepared(pictures: Pictures, indices: np.ndarray, progress: Progress | None = None) -> Tensor:
+def prepared(images: Pictures, indices: np.ndarray, progress: Progress | None = None) -> Tensor:
     """Input of the classifier for the images at `indices`: (N, 1 or 3, h, w) float16 in [-1, 1], read in blocks."""
-    channels, height, width = shape_of(pictures)
+    channels, height, width = shape_of(images)
     height, width = work_size(height, width)
     ready = torch.empty(len(indices), colours(channels), height, width, dtype=torch.float16)
     for start in range(0, len(indices), READ):
-        block = pictures[indices[start : start + READ]]
+        block = images[indices[start : start + READ]]
         if isinstance(block, np.ndarray):
             block = torch.from_numpy(block).permute(0, 3, 1, 2)
         ready[start : start + READ] = look(as_rgb(block), colours(channels), height, width)
@@ -82,19 +82,19 @@ def prepared(pictures: Pictures, indices: np.ndarray, progress: Progress | None 
     return ready
 
 
-def look(pictures: Tensor, channels: int, height: int, width: int) -> Tensor:
+def look(images: Tensor, channels: int, height: int, width: int) -> Tensor:
     """RGB (N, 3, H, W) in [-1, 1] -> (N, channels, height, width): gray is the mean, resized by antialiased bicubic."""
     if channels == 1:
-        pictures = pictures.mean(dim=1, keepdim=True)
-    if pictures.shape[2:] != (height, width):
-        pictures = F.interpolate(pictures, (height, width), mode="bicubic", antialias=True).clamp_(-1, 1)
-    return pictures
+        images = images.mean(dim=1, keepdim=True)
+    if images.shape[2:] != (height, width):
+        images = F.interpolate(images, (height, width), mode="bicubic", antialias=True).clamp_(-1, 1)
+    return images
 
 
-def shape_of(pictures: Pictures) -> tuple[int, int, int]:
+def shape_of(images: Pictures) -> tuple[int, int, int]:
     """Channels, height and width."""
-    _, *sides = pictures.shape
-    return (sides[0], sides[1], sides[2]) if isinstance(pictures, Tensor) else (sides[2], sides[0], sides[1])
+    _, *sides = images.shape
+    return (sides[0], sides[1], sides[2]) if isinstance(images, Tensor) else (sides[2], sides[0], sides[1])
 
 
 def colours(channels: int) -> int:
@@ -161,13 +161,13 @@ def train_classifier(
     return network
 
 
-def moments(pictures: Tensor) -> tuple[Tensor, Tensor]:
+def moments(images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (1, C, 1, 1) over all images and pixels; constant channels get deviation 1."""
-    sums = torch.zeros(2, pictures.shape[1], dtype=torch.float64)
-    for block in pictures.split(1000):
+    sums = torch.zeros(2, images.shape[1], dtype=torch.float64)
+    for block in images.split(1000):
         wide = block.double()
         sums += torch.stack([wide.sum(dim=(0, 2, 3)), wide.square().sum(dim=(0, 2, 3))])
-    mean, square = sums / (pictures.numel() / pictures.shape[1])
+    mean, square = sums / (images.numel() / images.shape[1])
     deviation = (square - mean.square()).clamp_min(0).sqrt()
     deviation[deviation < 1e-4] = 1
     return mean.float().view(1, -1, 1, 1), deviation.float().view(1, -1, 1, 1)

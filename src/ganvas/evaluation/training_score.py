@@ -15,21 +15,21 @@ from torch import Tensor
 
 from ganvas.data.inspection.near_duplicates import nearest
 from ganvas.data.packing.pack import Pack
-from ganvas.evaluation.artefacts import lattice, sharpness
+from ganvas.evaluation.artefacts import checkerboard, sharpness
 from ganvas.evaluation.distances import kid_interval, precision_recall
 from ganvas.evaluation.features import Features
 from ganvas.generator import Generator
 
 NUM_PICTURES = 256  # fewer for large images
 PIXELS = 2**23  # most pixels of all images together
-LATTICE_PICTURES = 64
+CHECKERBOARD_IMAGES = 64
 THUMBNAIL = 12  # side in pixels for the search for neighbours
 NEIGHBOURS = 20
 MOST_TRAINING = 20_000  # most training images for the search for neighbours
 STRANGE, LEAST_JUDGED = 2, 50  # false-alarm rate of `near` in percent; fewest images to calibrate it
 
 
-class QuickJudge:
+class TrainingScorer:
     """Call it with a generator to get its scores, always for the same seeds:
 
     score, kid: KID to real images. margin: half of its 95% interval. precision, recall: improved precision and recall.
@@ -49,8 +49,8 @@ class QuickJudge:
         self.features = Features.load("random", device, pack=pack)
         self.real = self.features(pack.images[chosen])
         self.spread = _spread(self.real)
-        self.pictures = _tensor(pack, chosen[:LATTICE_PICTURES])
-        self.lattice, self.sharpness = lattice(self.pictures), sharpness(self.pictures)
+        self.pictures = _tensor(pack, chosen[:CHECKERBOARD_IMAGES])
+        self.checkerboard, self.sharpness = checkerboard(self.pictures), sharpness(self.pictures)
         self.labels = None if pack.labels is None else pack.labels[chosen].tolist()
         self.training = _thumbnails(pack, _drawn(pack.training, MOST_TRAINING))
         self.threshold = self._chance(pack)
@@ -69,8 +69,8 @@ class QuickJudge:
             "precision": precision,
             "recall": recall,
             "diversity": _spread(found) / max(1e-12, self.spread),
-            "lattice": self._lattice(images[:LATTICE_PICTURES]),
-            "sharpness": sharpness(images[:LATTICE_PICTURES]) / max(1e-12, self.sharpness),
+            "lattice": self._checkerboard(images[:CHECKERBOARD_IMAGES]),
+            "sharpness": sharpness(images[:CHECKERBOARD_IMAGES]) / max(1e-12, self.sharpness),
         }
         if self.threshold is not None:
             small = _normalised(F.interpolate(images, (THUMBNAIL, THUMBNAIL), mode="area"))
@@ -80,14 +80,14 @@ class QuickJudge:
         self.before = images
         return vitals
 
-    def _lattice(self, images: Tensor) -> float:
+    def _checkerboard(self, images: Tensor) -> float:
         """Worst peak relative to real images.
 
         In blurred images even invisible peaks are large relative to their neighbourhood. So the peak is also measured
         on the generated images mixed with as many real images, and the smaller value counts.
         """
-        alone, among = lattice(images), lattice(torch.cat([images, self.pictures[: len(images)]]))
-        return max((min(alone[p], 2 * among[p] - real) / real for p, real in self.lattice.items()), default=1.0)
+        alone, among = checkerboard(images), checkerboard(torch.cat([images, self.pictures[: len(images)]]))
+        return max((min(alone[p], 2 * among[p] - real) / real for p, real in self.checkerboard.items()), default=1.0)
 
     def _chance(self, pack: Pack) -> float | None:
         """Threshold of the distance ratio, below which `STRANGE` percent of images that are not copies lie."""

@@ -65,15 +65,15 @@ def real_or_fake(
             "each are needed (use more samples or more images)"
         )
     rng = np.random.default_rng(seed)
-    kinds = [prepared(pictures, np.sort(rng.permutation(len(pictures))[:num])) for pictures in (real, fake)]
-    pictures, labels = torch.cat(kinds), torch.arange(2).repeat_interleave(num)
+    kinds = [prepared(images, np.sort(rng.permutation(len(images))[:num])) for images in (real, fake)]
+    images, labels = torch.cat(kinds), torch.arange(2).repeat_interleave(num)
     # Both kinds are equally frequent in each half, so that their shares carry no information.
     fold = torch.from_numpy(np.concatenate([rng.permutation(np.arange(num) % FOLDS) for _ in kinds]))
-    hits, worth = 0, torch.zeros(map_grid(*pictures.shape[2:]))
+    hits, worth = 0, torch.zeros(map_grid(*images.shape[2:]))
     for i in range(FOLDS):
         seen, unseen = fold != i, fold == i
         network = train_classifier(
-            pictures[seen],
+            images[seen],
             labels[seen],
             2,
             steps=steps,
@@ -82,7 +82,7 @@ def real_or_fake(
             device=device,
             progress=progress,
         )
-        tested, truth = pictures[unseen], labels[unseen]
+        tested, truth = images[unseen], labels[unseen]
         hits += int((logits(network, tested).argmax(dim=1) == truth).sum())
         some = torch.from_numpy(rng.permutation(len(truth))[: MAP_PICTURES // FOLDS])
         worth += occlusion(network, tested[some], truth[some])
@@ -193,7 +193,7 @@ def usefulness(
                 f"class number {int(counts.argmin())} has no {what} images, but usefulness needs all {num_classes} "
                 "classes: add images of each, or leave the class out"
             )
-    sets = [prepared(pictures, np.arange(len(pictures))) for pictures in (real, synthetic, heldout)]
+    sets = [prepared(images, np.arange(len(images))) for images in (real, synthetic, heldout)]
     answers = [
         torch.from_numpy(np.asarray(labels)).long() for labels in (real_labels, synthetic_labels, heldout_labels)
     ]
@@ -201,12 +201,12 @@ def usefulness(
     mixtures = dict(zip(ARMS, ((sets[0], answers[0]), (sets[0], answers[0]), (sets[1], answers[1]), both), strict=True))
     classical = tuple(operation for operation in POLICIES[kind] if operation != "cutout")
     right = {}
-    for n, (arm, (pictures, labels)) in enumerate(mixtures.items()):
+    for n, (arm, (images, labels)) in enumerate(mixtures.items()):
         augmented = arm == "real + augmentation"
         rows = []
         for seed in range(seeds):
             network = train_classifier(
-                pictures,
+                images,
                 labels,
                 num_classes,
                 steps=steps,

@@ -19,13 +19,14 @@ from torch import Tensor, nn
 from ganvas import latent_codes
 from ganvas.data.packing.pack import Pack
 from ganvas.errors import ConfigError
-from ganvas.evaluation.classifier import judge_of
+from ganvas.evaluation.classifier import classifier_for
 from ganvas.evaluation.small_classifier import logits, prepared
 from ganvas.explore.recipes import FORMAT, Direction, Recipe, direction_of, plain, resolve
 from ganvas.generator import BATCH, Generator, to_pixels
 from ganvas.image_files import sheet
 from ganvas.latent_codes import Code
 from ganvas.model_file import find_weights
+from ganvas.models.contract import StyledGenerator
 from ganvas.system import files
 
 Progress = Callable[[str, int, int], None]
@@ -35,6 +36,7 @@ POOLED = 4  # longest side of the grid to which features are averaged before the
 SPARE, POWERS = 16, 2  # randomised decomposition: additional vectors, and power iterations
 HELD_OUT = 0.2  # fraction of the samples for testing a supervised direction
 RIDGES = tuple(10.0**power for power in range(-3, 4))  # candidate strengths of the regression
+TRIED = 256  # images that show the effect of a direction
 FEWEST = 20  # fewest samples classified as a class, and as the other classes, for a direction
 LONGEST_FILE = 50_000_000  # most bytes of directions.json
 
@@ -107,8 +109,9 @@ def from_weights(generator: Generator, num: int = 8) -> list[Direction]:
     size = generator.info.config.z_dim
     if not 1 <= num <= size:
         raise ConfigError(f"{num} directions: the latents of this model have {size} numbers, expected 1 to {size}")
-    styled = latent_codes.has_styles(generator.network)
-    matrix = style_maps(generator.network) if styled else first_map(generator)
+    network = generator.network
+    styled = latent_codes.has_styles(network)
+    matrix = style_maps(network) if latent_codes.has_styles(network) else first_map(generator)
     _, strengths, vectors = torch.linalg.svd(matrix.double().cpu(), full_matrices=False)
     if num > len(vectors):
         raise ConfigError(f"{num} directions: the first weights have only {len(vectors)}")
@@ -178,7 +181,7 @@ def features_at(
             output = F.adaptive_avg_pool2d(output.float(), (min(POOLED, height), min(POOLED, width)))
         found.append(output.float().flatten(1).cpu())
 
-    modules: Any = generator.network.depths
+    modules = generator.network.depths
     handle = modules[depth].register_forward_hook(keep)
     try:
         for start in range(0, len(z), BATCH):
@@ -201,10 +204,9 @@ def answers(layer: nn.Module, size: int, rest: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def style_maps(network: nn.Module) -> Tensor:
+def style_maps(network: StyledGenerator) -> Tensor:
     """(sum of all styles, D): the maps from w to the styles of all layers, stacked."""
-    part: Any = network
-    affine = [layer.conv.affine for layer in part.synthesis.layers] + [one.affine for one in part.synthesis.to_picture]
+    affine = network.affine
     size = affine[0].in_features
     return torch.cat([answers(layer, size, affine[0].weight.new_zeros(1, 0)) for layer in affine])
 
@@ -270,31 +272,20 @@ def supervised(
     """
     if label is not None and label not in pack.classes:
         raise ConfigError(f"label {label!r} does not exist: the images have {', '.join(pack.classes) or 'none'}")
-    if (
-        generator.classes
-        and set(pack.classes) <= set(generator.classes)
-        and not latent_codes.has_styles(generator.network)
-    ):
+    same = bool(generator.classes) and set(pack.classes) <= set(generator.classes)
+    if same and not latent_codes.has_styles(generator.network):
         raise ConfigError(
             "this model takes the class as its input, so its latents do not contain it: select the class, or morph "
             "between two classes"
         )
-    judge = judge_of(pack, str(generator.device), progress)
+    classifier = classifier_for(pack, str(generator.device), progress)
     z, labels = draw(generator, samples, seed)
-    x, scores = [], []
-    for start in range(0, samples, BATCH):
-        part = slice(start, start + BATCH)
-        code = generator.code(z[part], None if labels is None else labels[part])
-        x.append(code.latents[:, 0].cpu())
-        scores.append(looked_at(judge.network, generator, code))
-        if progress:
-            progress("classifying generated images", min(start + BATCH, samples), samples)
-    codes_of, scores_of = torch.cat(x).double(), torch.cat(scores).double()
+    latents, logits = classified(generator, classifier.network, z, labels, progress)
     wanted = [label] if label is not None else pack.classes[1:] if len(pack.classes) == 2 else pack.classes
-    found = []
+    result = []
     for name in wanted:
         k = pack.classes.index(name)
-        odds = log_odds(scores_of, k)
+        odds = log_odds(logits, k)
         positive = int((odds > 0).sum())
         if min(positive, samples - positive) < FEWEST:
             if label is None and len(wanted) > 1:
@@ -303,22 +294,37 @@ def supervised(
                 f"{positive} of {samples} generated images are classified as {name!r}: too one-sided for a direction; "
                 f"use more than {samples} samples"
             )
-        vector, accuracy = axis(codes_of, odds)
+        vector, accuracy = axis(latents, odds)
         shares = []
         for amount in (-2.0, 2.0):
-            block = slice(0, min(256, samples))
-            moved = generator.code(z[block], None if labels is None else labels[block])
+            moved = generator.code(z[:TRIED], None if labels is None else labels[:TRIED])
             moved.latents.add_((amount * vector.float()).to(moved.latents))
-            shares.append(float((log_odds(looked_at(judge.network, generator, moved).double(), k) > 0).double().mean()))
+            odds = log_odds(looked_at(classifier.network, generator, moved).double(), k)
+            shares.append(float((odds > 0).double().mean()))
         source = (
-            f"{name} by a classifier (accuracy {judge.accuracy[0]:.0%} on real images); balanced accuracy "
+            f"{name} by a classifier (accuracy {classifier.accuracy[0]:.0%} on real images); balanced accuracy "
             f"{accuracy:.0%} on held-out generated images; from -2 to 2 the share of {name} goes from {shares[0]:.0%} "
             f"to {shares[1]:.0%}"
         )
-        found.append(direction(name, vector.float(), source))
-    if not found:
+        result.append(direction(name, vector.float(), source))
+    if not result:
         raise ConfigError("too few generated images of any class: train longer, or use more samples")
-    return found
+    return result
+
+
+def classified(
+    generator: Generator, network: nn.Module, z: Tensor, labels: Tensor | None, progress: Progress | None
+) -> tuple[Tensor, Tensor]:
+    """First row of the latent codes (N, D) and logits of the generated images (N, num_classes), float64 on the CPU."""
+    latents, logits = [], []
+    for start in range(0, len(z), BATCH):
+        part = slice(start, start + BATCH)
+        code = generator.code(z[part], None if labels is None else labels[part])
+        latents.append(code.latents[:, 0].cpu())
+        logits.append(looked_at(network, generator, code))
+        if progress:
+            progress("classifying generated images", min(start + BATCH, len(z)), len(z))
+    return torch.cat(latents).double(), torch.cat(logits).double()
 
 
 def looked_at(network: nn.Module, generator: Generator, code: Code) -> Tensor:

@@ -184,13 +184,13 @@ def scaled(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(pixels.astype(np.float32) / (top / 2) - 1).permute(2, 0, 1)[None].contiguous()
 
 
-def distance(pictures: Tensor, goal: Tensor) -> Tensor:
+def distance(images: Tensor, goal: Tensor) -> Tensor:
     """(N,) mean absolute difference between images (N, C, H, W) in [-1, 1] and the goal (1, C, H, W).
 
     Mean over a pyramid with scales 1, 1/2, 1/4 ...; coarse scales guide the optimisation before details match.
     """
-    apart, scales = torch.zeros(len(pictures), device=pictures.device), 0
-    difference = pictures - goal
+    apart, scales = torch.zeros(len(images), device=images.device), 0
+    difference = images - goal
     while True:
         apart = apart + difference.abs().mean(dim=(1, 2, 3))
         scales += 1

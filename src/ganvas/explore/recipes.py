@@ -357,7 +357,7 @@ class Favourites:
 
     def save(self, path: Path) -> None:
         names = self.names or [""] * len(self.recipes)
-        pictures = [
+        images = [
             {"recipe": recipe.to_dict()} | ({"name": name} if name else {})
             for recipe, name in zip(self.recipes, names, strict=True)
         ]
@@ -369,7 +369,7 @@ class Favourites:
                 "format": FORMAT,
                 "model": self.model,
                 "directions": {name: plain(one) for name, one in self.directions.items() if name in needed},
-                "pictures": pictures,
+                "pictures": images,
             },
         )
 

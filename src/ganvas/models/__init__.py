@@ -1,56 +1,58 @@
-"""Registry of architectures: name -> function that builds a generator and a discriminator.
+"""Registry of architectures and the functions that use any of them.
 
-To add an architecture, write a file with `build(config)` and add a line here; tests/test_models.py then checks it.
+To add an architecture, write a file with an `Architecture` and add a line here; tests/test_models.py then checks it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from ganvas.config import ModelConfig
-from ganvas.errors import ConfigError
+from ganvas.errors import ConfigError, did_you_mean
 from ganvas.models import classic, compact, dcgan, light, mlp, residual, style
+from ganvas.models.architecture import Architecture
+from ganvas.models.contract import Discriminator, Generator
 from ganvas.models.crops import CropDiscriminator, build_on_features
 from ganvas.models.pretrained import ViewDiscriminator
 
-Build = Callable[[ModelConfig], tuple[nn.Module, nn.Module]]
-
-MODERN: dict[str, Build] = {
-    "compact": compact.build,
-    "light": light.build,
-    "residual": residual.build,
-    "style": style.build,
+MODELS: dict[str, Architecture] = {
+    "light": light.ARCHITECTURE,
+    "compact": compact.ARCHITECTURE,
+    "residual": residual.ARCHITECTURE,
+    "style": style.ARCHITECTURE,
+    "dcgan": dcgan.ARCHITECTURE,
+    "mlp": mlp.ARCHITECTURE,
+    "xray": classic.XRAY_ARCHITECTURE,
+    "tf-mnist": classic.TF_MNIST_ARCHITECTURE,
+    "mnist-upsample": classic.MNIST_UPSAMPLE_ARCHITECTURE,
+    "celeba": classic.CELEBA_ARCHITECTURE,
+    "cifar10": classic.CIFAR10_ARCHITECTURE,
 }
-"""For any height and width from 8 pixels and any channels, with or without labels."""
+"""Architectures by name. Those that are not `classic` work for any height and width from 8 pixels and any channels,
+with or without labels. The names appear in the help from here (fields.Registry)."""
 
-CLASSIC: dict[str, Build] = {
-    "mlp": mlp.build,
-    "dcgan": dcgan.build,
-    "xray": classic.build_xray,
-    "tf-mnist": classic.build_tf_mnist,
-    "mnist-upsample": classic.build_mnist_upsample,
-    "celeba": classic.build_celeba,
-    "cifar10": classic.build_cifar10,
-}
-"""The exact networks of the reference projects; without labels, most only for certain sizes."""
-
-MODELS: dict[str, Build] = MODERN | CLASSIC
+Module = TypeVar("Module", bound=nn.Module)
 
 
-def build_generator(config: ModelConfig) -> nn.Module:
+def architecture_of(name: str) -> Architecture:
+    """Raises ConfigError, with a suggestion, for an unknown name."""
+    if name not in MODELS:
+        raise ConfigError(f"--model {name}: expected one of {', '.join(MODELS)}{did_you_mean(name, [*MODELS])}")
+    return MODELS[name]
+
+
+def build_generator(config: ModelConfig) -> Generator:
     """Only the generator of `build`; does not load weights of a pretrained network."""
-    if config.model not in MODELS:
-        raise ConfigError(f"--model {config.model}: expected one of {', '.join(MODELS)}")
-    return MODELS[config.model](config)[0]
+    return architecture_of(config.model).build(config)[0]
 
 
-def build(config: ModelConfig) -> tuple[nn.Module, nn.Module]:
+def build(config: ModelConfig) -> tuple[Generator, Discriminator]:
     """(generator, discriminator) with new weights from torch's global random state.
 
     generator(z (N, z_dim), labels (N,) or None) -> (N, C, H, W) in [-1, 1];
@@ -58,15 +60,13 @@ def build(config: ModelConfig) -> tuple[nn.Module, nn.Module]:
     Raises ConfigError for an unknown name, or if a classic network does not support the size or labels;
     MissingExtraError and CheckpointError if the weights of a pretrained network are missing or damaged.
     """
-    if config.model not in MODELS:
-        raise ConfigError(f"--model {config.model}: expected one of {', '.join(MODELS)}")
-    generator, discriminator = MODELS[config.model](config)
+    generator, discriminator = architecture_of(config.model).build(config)
     if config.spectral_norm:
         normalise(discriminator)
     if config.discriminator == "own":
         return generator, discriminator
 
-    def own(part: ModelConfig) -> nn.Module:
+    def own(part: ModelConfig) -> Discriminator:
         return discriminator if part == config else build(dataclasses.replace(part, discriminator="own"))[1]
 
     return generator, build_on_features(config, own if config.discriminator == "both" else None)
@@ -78,7 +78,7 @@ def parts_of(discriminator: nn.Module, images: Tensor, places: Tensor | None = N
 
 
 def generated_parts(
-    generator: Callable[..., Any], discriminator: nn.Module, z: Tensor, labels: Tensor | None, places: Tensor | None
+    generator: Generator, discriminator: nn.Module, z: Tensor, labels: Tensor | None, places: Tensor | None
 ) -> list[Tensor]:
     """`parts_of` generated images. A generator of large images (`coarse_size`) only draws what is seen."""
     if isinstance(discriminator, CropDiscriminator) and places is not None and draws_windows(generator):
@@ -87,9 +87,9 @@ def generated_parts(
     return parts_of(discriminator, generator(z, labels), places)
 
 
-def draws_windows(generator: Any) -> bool:
+def draws_windows(generator: Generator) -> bool:
     """Whether a generator draws windows of its images at this time: not in its coarse phase."""
-    return getattr(generator, "coarse_size", None) is not None and not generator.coarse
+    return generator.coarse_size is not None and not generator.coarse
 
 
 def views_of(discriminator: nn.Module, parts: list[Tensor]) -> list[Tensor]:
@@ -97,10 +97,10 @@ def views_of(discriminator: nn.Module, parts: list[Tensor]) -> list[Tensor]:
     return discriminator.views(parts) if isinstance(discriminator, ViewDiscriminator) else parts
 
 
-def judge(discriminator: Callable[..., Tensor], views: list[Tensor], labels: Tensor | None) -> Tensor:
+def logits_of(discriminator: Callable[..., Tensor], views: list[Tensor], labels: Tensor | None) -> Tensor:
     """Logits (N, heads), one per view; each depends only on its own view."""
     if isinstance(discriminator, ViewDiscriminator):
-        return discriminator.judge(views, labels)
+        return discriminator.logits_of(views, labels)
     return discriminator(views[0], labels)[:, None]
 
 
@@ -123,12 +123,7 @@ def normalise(network: nn.Module) -> None:
             parametrizations.spectral_norm(layer)
 
 
-def mixes_pictures(network: nn.Module) -> bool:
-    """Whether an operation mixes the images of a batch during training: batch norm, mini-batch deviation."""
-    return bool(getattr(network, "mixes_pictures", False))
-
-
-def channels_last(network: nn.Module) -> nn.Module:
+def channels_last(network: Module) -> Module:
     """Converts convolution weights to the channels-last layout, which is faster on CPUs and tensor cores."""
     for parameter in network.parameters():
         if parameter.dim() == 4:

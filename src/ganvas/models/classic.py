@@ -1,7 +1,7 @@
 """The convolutional networks of the reference projects, layer by layer: xray, tf-mnist, celeba, cifar10 (Keras) and
 mnist-upsample (PyTorch).
 
-The Keras networks differ only in a table (`Recipe`). They share details of Keras: 'same' padding with the additional
+The Keras networks differ only in a table (`Design`). They share details of Keras: 'same' padding with the additional
 pixel at the end, Glorot-uniform weights (Glorot & Bengio 2010) with zero biases, batch normalisation with the epsilon
 and momentum of Keras. Parameter counts match the projects (tests/test_classic.py); for generators with batch norm the
 count includes trainable parameters only, not running means and variances.
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from ganvas.config import ModelConfig
 from ganvas.errors import ConfigError
-from ganvas.models import mlp
+from ganvas.models import contract, mlp
+from ganvas.models.architecture import Architecture, classic
 from ganvas.models.layers import LEAK, full_precision, refuse_labels
 
 NORM = (1e-3, 0.01)  # epsilon and momentum of batch normalisation; Keras calls this momentum 0.99
@@ -28,7 +29,7 @@ Stage = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Design:
     """Layers of the networks of a Keras project."""
 
     shrink: int
@@ -55,7 +56,7 @@ class Recipe:
     """Whether the project uses images in [0, 1] from a sigmoid; inputs and outputs are converted."""
 
 
-XRAY = Recipe(
+XRAY = Design(
     shrink=32,
     start=512,
     up=((512, 3, 1), (256, 3, 1), (128, 5, 2), (64, 5, 2), (32, 7, 2), (16, 9, 2)),
@@ -65,7 +66,7 @@ XRAY = Recipe(
     dropout=0.3,
     norm=True,
 )
-TF_MNIST = Recipe(
+TF_MNIST = Design(
     shrink=4,
     start=256,
     up=((128, 5, 1), (64, 5, 2)),
@@ -75,7 +76,7 @@ TF_MNIST = Recipe(
     dropout=0.3,
     norm=True,
 )
-CELEBA = Recipe(
+CELEBA = Design(
     shrink=8,
     start=128,
     up=((128, 4, 2), (256, 4, 2), (512, 4, 2)),
@@ -86,7 +87,7 @@ CELEBA = Recipe(
     start_active=False,
     unit_range=True,
 )
-CIFAR10 = Recipe(
+CIFAR10 = Design(
     shrink=8,
     start=256,
     up=((128, 4, 2), (128, 4, 2), (128, 4, 2)),
@@ -156,32 +157,32 @@ def glorot_init(layer: nn.Module) -> None:
             nn.init.zeros_(layer.bias)
 
 
-class Generator(nn.Module):
+class Generator(contract.Generator):
     """z (N, z_dim) -> images (N, C, H, W) in [-1, 1]."""
 
-    def __init__(self, config: ModelConfig, recipe: Recipe) -> None:
+    def __init__(self, config: ModelConfig, design: Design) -> None:
         super().__init__()
-        self.mixes_pictures = recipe.norm
+        self.mixes_images = design.norm
         # 2 sigmoid(x) - 1 = tanh(x / 2)
-        self.steepness = 0.5 if recipe.unit_range else 1.0
-        bias = not recipe.norm
-        grid = (recipe.start, config.height // recipe.shrink, config.width // recipe.shrink)
+        self.steepness = 0.5 if design.unit_range else 1.0
+        bias = not design.norm
+        grid = (design.start, config.height // design.shrink, config.width // design.shrink)
         layers: list[nn.Module] = [nn.Linear(config.z_dim, math.prod(grid), bias=bias)]
-        if recipe.norm:
+        if design.norm:
             layers.append(DenseNorm(math.prod(grid)))
-        if recipe.start_active:
-            layers.append(nn.LeakyReLU(recipe.slope))
+        if design.start_active:
+            layers.append(nn.LeakyReLU(design.slope))
         layers.append(nn.Unflatten(1, grid))
-        before = recipe.start
-        for maps, kernel, stride in recipe.up:
+        before = design.start
+        for maps, kernel, stride in design.up:
             layers.append(SameConvTranspose(before, maps, kernel, stride, bias=bias))
-            if recipe.norm:
+            if design.norm:
                 layers.append(nn.BatchNorm2d(maps, *NORM))
-            layers.append(nn.LeakyReLU(recipe.slope))
+            layers.append(nn.LeakyReLU(design.slope))
             before = maps
         self.layers = nn.Sequential(*layers)
-        last = SameConv if recipe.last[1] == 1 else SameConvTranspose
-        self.to_picture = last(before, config.channels, *recipe.last, bias=bias)
+        last = SameConv if design.last[1] == 1 else SameConvTranspose
+        self.to_picture = last(before, config.channels, *design.last, bias=bias)
 
     @property
     def depths(self) -> list[nn.Module]:
@@ -194,23 +195,23 @@ class Generator(nn.Module):
             return torch.tanh(self.to_picture(x.to(self.to_picture.weight.dtype)) * self.steepness)
 
 
-class Discriminator(nn.Module):
+class Discriminator(contract.Discriminator):
     """Images (N, C, H, W) in [-1, 1] -> logits (N,)."""
 
     stochastic = True  # dropout
 
-    def __init__(self, config: ModelConfig, recipe: Recipe) -> None:
+    def __init__(self, config: ModelConfig, design: Design) -> None:
         super().__init__()
-        self.unit_range = recipe.unit_range
+        self.unit_range = design.unit_range
         layers: list[nn.Module] = []
         before, height, width = config.channels, config.height, config.width
-        for maps, kernel, stride in recipe.down:
-            layers += [SameConv(before, maps, kernel, stride), nn.LeakyReLU(recipe.slope)]
-            if recipe.dropout:
-                layers.append(nn.Dropout(recipe.dropout))
+        for maps, kernel, stride in design.down:
+            layers += [SameConv(before, maps, kernel, stride), nn.LeakyReLU(design.slope)]
+            if design.dropout:
+                layers.append(nn.Dropout(design.dropout))
             before, height, width = maps, height // stride, width // stride
         self.layers = nn.Sequential(*layers)
-        self.dropout = nn.Dropout(recipe.last_dropout)
+        self.dropout = nn.Dropout(design.last_dropout)
         self.head = nn.Linear(before * height * width, 1)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -219,13 +220,13 @@ class Discriminator(nn.Module):
             return self.head(x.to(self.head.weight.dtype)).squeeze(1)
 
 
-class UpsamplingGenerator(nn.Module):
+class UpsamplingGenerator(contract.Generator):
     """mnist-upsample: z (N, z_dim) -> images (N, C, H, W) in [-1, 1], with nearest-neighbour upsampling.
 
     Batch normalisation per feature map; initialisation: PyTorch's default.
     """
 
-    mixes_pictures = True
+    mixes_images = True
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -248,7 +249,7 @@ class UpsamplingGenerator(nn.Module):
             return torch.tanh(self.to_picture(x.to(self.to_picture.weight.dtype)))
 
 
-def check(config: ModelConfig, multiple: int) -> None:
+def require_multiple(config: ModelConfig, multiple: int) -> None:
     """Raises `ConfigError` for labels, and for sides that are not multiples of `multiple` pixels."""
     refuse_labels(config)
     if config.height % multiple or config.width % multiple:
@@ -259,30 +260,25 @@ def check(config: ModelConfig, multiple: int) -> None:
         )
 
 
-def build_keras(config: ModelConfig, recipe: Recipe) -> tuple[Generator, Discriminator]:
-    check(config, recipe.shrink)
-    generator, discriminator = Generator(config, recipe), Discriminator(config, recipe)
+def build_keras(config: ModelConfig, design: Design) -> tuple[Generator, Discriminator]:
+    require_multiple(config, design.shrink)
+    generator, discriminator = Generator(config, design), Discriminator(config, design)
     generator.apply(glorot_init)
     discriminator.apply(glorot_init)
     return generator, discriminator
 
 
-def build_xray(config: ModelConfig) -> tuple[Generator, Discriminator]:
-    return build_keras(config, XRAY)
-
-
-def build_tf_mnist(config: ModelConfig) -> tuple[Generator, Discriminator]:
-    return build_keras(config, TF_MNIST)
-
-
-def build_celeba(config: ModelConfig) -> tuple[Generator, Discriminator]:
-    return build_keras(config, CELEBA)
-
-
-def build_cifar10(config: ModelConfig) -> tuple[Generator, Discriminator]:
-    return build_keras(config, CIFAR10)
-
-
 def build_mnist_upsample(config: ModelConfig) -> tuple[UpsamplingGenerator, mlp.Discriminator]:
-    check(config, 4)
+    require_multiple(config, 4)
     return UpsamplingGenerator(config), mlp.Discriminator(config, hidden=(512, 256))
+
+
+def keras(design: Design, about: str) -> Architecture:
+    return classic(lambda config: build_keras(config, design), about)
+
+
+XRAY_ARCHITECTURE = keras(XRAY, "networks of the chest X-ray project")
+TF_MNIST_ARCHITECTURE = keras(TF_MNIST, "networks of the Keras MNIST project")
+MNIST_UPSAMPLE_ARCHITECTURE = classic(build_mnist_upsample, "networks of the PyTorch MNIST project")
+CELEBA_ARCHITECTURE = keras(CELEBA, "networks of the CelebA project")
+CIFAR10_ARCHITECTURE = keras(CIFAR10, "networks of the CIFAR-10 project")

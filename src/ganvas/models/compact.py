@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganvas.config import ModelConfig
+from ganvas.models import contract
+from ganvas.models.architecture import SMALL, Architecture, Defaults, Setting, modern_defaults
 from ganvas.models.layers import LEAK, ClassEmbedding, full_precision, stages
 
 COARSEST = 8  # maximum shorter side of the start grid
@@ -77,12 +79,11 @@ class Up(nn.Module):
         return self.norm(x if self.direction is None else smooth(x, self.direction))
 
 
-class Generator(nn.Module):
+class Generator(contract.Generator):
     """z (N, z_dim) and labels (N,) -> images (N, C, H, W) in [-1, 1]."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.starting = False  # set by the training loop during its first steps
         *grids, self.size = stages(config.height, config.width, COARSEST)
         self.grid = grids[0] if grids else self.size
         maps = [config.base * min(WIDEST, 2**level) for level in reversed(range(max(1, len(grids))))]
@@ -133,7 +134,7 @@ def smooth(x: Tensor, towards_end: bool) -> Tensor:
     return F.avg_pool2d(F.pad(x, pad, mode="replicate"), 2, stride=1)
 
 
-class Discriminator(nn.Module):
+class Discriminator(contract.Discriminator):
     """Images (N, C, H, W) in [-1, 1] and labels (N,) -> logits (N,): a shared logit plus one per class."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -167,3 +168,25 @@ class Discriminator(nn.Module):
 
 def build(config: ModelConfig) -> tuple[Generator, Discriminator]:
     return Generator(config), Discriminator(config)
+
+
+def penalty(setting: Setting) -> tuple[float, str]:
+    """Weight of R1 for its discriminator, which `light` has too."""
+    return 0.05 if setting.side < SMALL else setting.side**2 / 4096, "tuned at 28 and 64 pixels"
+
+
+def defaults(setting: Setting) -> Defaults:
+    base, blocks, why = (16, 2, "feature maps, tuned on MNIST") if setting.small else (24, 1, "feature maps")
+    return modern_defaults(setting) | {
+        "base": (base, why),
+        "blocks": (blocks, "per stage"),
+        "r1": penalty(setting),
+        "lr": (2.5e-3 if setting.small else 1e-3, "tuned for this network"),
+    }
+
+
+def preferred(setting: Setting) -> str | None:
+    return f"best up to {SMALL - 1} pixels on a CPU" if setting.small and setting.on_cpu else None
+
+
+ARCHITECTURE = Architecture(build, "default up to 40 pixels on a CPU", defaults, preferred)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganvas.config import ModelConfig
+from ganvas.models.contract import Discriminator
 from ganvas.models.layers import cut
 from ganvas.models.pretrained import FeatureDiscriminator, Frozen, ViewDiscriminator
 
@@ -39,7 +40,7 @@ class CropDiscriminator(ViewDiscriminator):
         self.sizes = [part.size for part in parts]
         self.frozen = parts[0].frozen
         self.on_features = [on for part in parts for on in part.on_features]
-        self.mixes_pictures = parts[0].mixes_pictures
+        self.mixes_images = parts[0].mixes_images
         self.stochastic = parts[0].stochastic
 
     def windows(self, places: Tensor) -> list[Window]:
@@ -62,10 +63,10 @@ class CropDiscriminator(ViewDiscriminator):
     def views(self, parts: list[Tensor]) -> list[Tensor]:
         return [view for part, x in zip(self.each(), parts, strict=False) for view in part.views([x])]
 
-    def judge(self, views: list[Tensor], labels: Tensor | None) -> Tensor:
+    def logits_of(self, views: list[Tensor], labels: Tensor | None) -> Tensor:
         num = len(self.on_features) // len(self.parts)
         parts = zip(self.each(), range(0, len(views), num), strict=False)
-        return torch.cat([part.judge(views[i : i + num], labels) for part, i in parts], dim=1)
+        return torch.cat([part.logits_of(views[i : i + num], labels) for part, i in parts], dim=1)
 
     def calibrate(self, images: Tensor) -> None:
         places = torch.rand(len(images), self.num_crops, 2, generator=torch.Generator().manual_seed(0))
@@ -105,7 +106,7 @@ def part_sizes(height: int, width: int) -> tuple[list[int], list[tuple[int, int]
     return scales, [whole, *((min(CROP, height // scale), min(CROP, width // scale)) for scale in scales)]
 
 
-def build_on_features(config: ModelConfig, own: Callable[[ModelConfig], nn.Module] | None) -> ViewDiscriminator:
+def build_on_features(config: ModelConfig, own: Callable[[ModelConfig], Discriminator] | None) -> ViewDiscriminator:
     """own: builds a discriminator on pixels for a configuration; None: heads on features only."""
     scales, sizes = part_sizes(config.height, config.width)
     frozen = Frozen()

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from ganvas.config import ModelConfig
 from ganvas.errors import ConfigError
+from ganvas.models import contract
+from ganvas.models.architecture import classic
 from ganvas.models.layers import LEAK, full_precision, refuse_labels, stages
 
 SMALLEST = 16  # minimum shorter side in pixels; smaller images would have only one stage
@@ -41,10 +43,10 @@ class Up(nn.Module):
         return F.relu(self.norm(crop(self.conv(x), self.size)))
 
 
-class Generator(nn.Module):
+class Generator(contract.Generator):
     """z (N, z_dim) -> images (N, C, H, W) in [-1, 1]."""
 
-    mixes_pictures = True  # batch normalisation
+    mixes_images = True  # batch normalisation
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -82,10 +84,10 @@ class Down(nn.Module):
         return F.leaky_relu(self.norm(self.conv(x)), LEAK)
 
 
-class Discriminator(nn.Module):
+class Discriminator(contract.Discriminator):
     """Images (N, C, H, W) in [-1, 1] -> logits (N,)."""
 
-    mixes_pictures = True  # batch normalisation
+    mixes_images = True  # batch normalisation
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -127,3 +129,6 @@ def build(config: ModelConfig) -> tuple[Generator, Discriminator]:
     generator.apply(initialise)
     discriminator.apply(initialise)
     return generator, discriminator
+
+
+ARCHITECTURE = classic(build, "DCGAN with the widths of the comic-faces project")

@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganvas.config import ModelConfig
-from ganvas.models import compact, crops
+from ganvas.models import compact, contract, crops
+from ganvas.models.architecture import Architecture, Defaults, Setting, modern_defaults
 from ganvas.models.batch_norm import BatchNorm
 from ganvas.models.crops import Window
 from ganvas.models.layers import (
@@ -135,14 +136,10 @@ def shuffle_quarters(x: Tensor) -> Tensor:
     return x.reshape(num, 2 * height, 2 * width, maps // 4).permute(0, 3, 1, 2)
 
 
-class Generator(nn.Module):
+class Generator(contract.Generator):
     """z (N, z_dim) and labels (N,) -> images (N, C, H, W) in [-1, 1]."""
 
-    mixes_pictures = True  # batch normalisation
-    coarse = False
-    """Set by training: draw images of `coarse_size` only."""
-    coarse_size: tuple[int, int] | None
-    """Size of the small images of a generator of large ones."""
+    mixes_images = True  # batch normalisation
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -228,3 +225,22 @@ class Generator(nn.Module):
 
 def build(config: ModelConfig) -> tuple[Generator, compact.Discriminator]:
     return Generator(config), compact.Discriminator(dataclasses.replace(config, base=OWN_BASE))
+
+
+def defaults(setting: Setting) -> Defaults:
+    return modern_defaults(setting) | {
+        "discriminator": ("both", "pixels and pretrained features: better than either alone"),
+        "base": (12 if setting.on_cpu else 32, "feature maps of the finest grid"),
+        "widest": (0, "the architecture's own limit") if setting.on_cpu else (512, "feature maps of the finest grid"),
+        "r1": compact.penalty(setting),
+        "lr": (1e-3, "tuned for this network"),
+    }
+
+
+ARCHITECTURE = Architecture(
+    build,
+    "default above 40 pixels; its discriminator uses pixels and features of a network trained on ImageNet "
+    "(`--discriminator own`: pixels only)",
+    defaults,
+    preferred=lambda setting: None if setting.small else "best image quality per minute above 40 pixels",
+)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ganvas.config import ModelConfig
+from ganvas.models import contract
+from ganvas.models.architecture import classic
 from ganvas.models.layers import LEAK, full_precision, refuse_labels
 
 UPWARDS = (256, 512, 1024)  # hidden features of the generator
@@ -20,7 +22,7 @@ DOWNWARDS = (512, 256, 128)  # hidden features of the discriminator
 DROPOUT = 0.3  # after each hidden layer of the discriminator
 
 
-class Generator(nn.Module):
+class Generator(contract.Generator):
     """z (N, z_dim) -> images (N, C, H, W) in [-1, 1]."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -43,7 +45,7 @@ class Generator(nn.Module):
             return torch.tanh(self.to_picture(x.to(self.to_picture.weight.dtype))).view(-1, *self.shape)
 
 
-class Discriminator(nn.Module):
+class Discriminator(contract.Discriminator):
     """Images (N, C, H, W) in [-1, 1] -> logits (N,).
 
     hidden: features of the hidden layers, starting at the image.
@@ -68,3 +70,6 @@ class Discriminator(nn.Module):
 def build(config: ModelConfig) -> tuple[Generator, Discriminator]:
     refuse_labels(config)
     return Generator(config), Discriminator(config)
+
+
+ARCHITECTURE = classic(build, "multilayer perceptrons of the Simpsons and MedNIST projects")

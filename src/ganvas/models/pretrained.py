@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ganvas.config import ModelConfig
 from ganvas.features.efficientnet import NAME, fold, load_efficientnet_lite0, only_shapes
+from ganvas.models import contract
 from ganvas.models.layers import LEAK, LINEAR, full_precision, scaled_init
 
 TAPS = {2: 24, 4: 40, 10: 112, 15: 320}
@@ -103,11 +104,11 @@ class Head(nn.Module):
         return logits
 
 
-class ViewDiscriminator(nn.Module):
+class ViewDiscriminator(contract.Discriminator):
     """Images (N, C, H, W) in [-1, 1] and labels (N,) -> logits (N,), the sum over its heads.
 
     Training uses its three steps: `parts_of` computes the images that it sees, which are then augmented; `views` the
-    inputs of the heads; and `judge` a logit (N, heads) per view.
+    inputs of the heads; and `logits_of` a logit (N, heads) per view.
 
     frozen: the pretrained network. on_features: whether each head has features as its view, and not pixels.
     num_crops: crops per image whose positions `parts_of` expects.
@@ -118,7 +119,7 @@ class ViewDiscriminator(nn.Module):
     num_crops = 0
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        return self.judge(self.views(self.parts_of(images)), labels).sum(dim=1)
+        return self.logits_of(self.views(self.parts_of(images)), labels).sum(dim=1)
 
     def parts_of(self, images: Tensor, places: Tensor | None = None) -> list[Tensor]:
         """Images that the discriminator sees: the images (N, C, H, W), perhaps reduced, and crops of them.
@@ -131,7 +132,7 @@ class ViewDiscriminator(nn.Module):
         """Input of each head for these images: tensors (N, M, h, w)."""
         raise NotImplementedError
 
-    def judge(self, views: list[Tensor], labels: Tensor | None) -> Tensor:
+    def logits_of(self, views: list[Tensor], labels: Tensor | None) -> Tensor:
         """Logits (N, heads) float32 of views; each depends only on its own view."""
         raise NotImplementedError
 
@@ -148,11 +149,11 @@ class FeatureDiscriminator(ViewDiscriminator):
 
     scales: Tensor
 
-    def __init__(self, config: ModelConfig, own: nn.Module | None, frozen: Frozen) -> None:
+    def __init__(self, config: ModelConfig, own: contract.Discriminator | None, frozen: Frozen) -> None:
         super().__init__()
         self.own = own
-        self.mixes_pictures = getattr(own, "mixes_pictures", False)
-        self.stochastic = getattr(own, "stochastic", False)
+        if own is not None:
+            self.mixes_images, self.stochastic = own.mixes_images, own.stochastic
         self.frozen = frozen
         self.size = (config.height, config.width)
         self.on_features = [False] * (own is not None) + [True] * len(VIEWS)
@@ -173,7 +174,7 @@ class FeatureDiscriminator(ViewDiscriminator):
         found = self.seen(images)
         return found if self.own is None else [images, *found]
 
-    def judge(self, views: list[Tensor], labels: Tensor | None) -> Tensor:
+    def logits_of(self, views: list[Tensor], labels: Tensor | None) -> Tensor:
         logits = []
         if self.own is not None:
             logits.append(self.own(views[0], labels).float())

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganvas.config import ModelConfig
+from ganvas.models import contract
+from ganvas.models.architecture import SMALL, Architecture, Defaults, Setting, modern_defaults
 from ganvas.models.layers import (
     LEAK,
     LINEAR,
@@ -29,6 +31,9 @@ from ganvas.models.layers import (
 COARSEST = 7  # maximum shorter side of the start grid
 WIDEST = 8  # maximum feature maps of coarse stages, relative to the finest stage
 GROUP, LARGEST_GROUP = 16, 64  # feature maps per group of the 3x3 convolutions
+SIZES = {"S": (32, 256, 1), "M": (64, 384, 2), "L": (192, 768, 2), "XL": (384, 1024, 2)}
+"""Feature maps of the finest stage, most of any stage, blocks per stage."""
+LONG = 120  # minutes of training on a GPU from which size L pays off
 
 
 def widths(config: ModelConfig, num_stages: int) -> list[int]:
@@ -109,7 +114,7 @@ def blocks(maps: int, config: ModelConfig, num_stages: int) -> nn.Sequential:
     return nn.Sequential(*(Block(maps, config, config.blocks * num_stages) for _ in range(config.blocks)))
 
 
-class Generator(nn.Module):
+class Generator(contract.Generator):
     """z (N, z_dim) and labels (N,) -> images (N, C, H, W) in [-1, 1]."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -142,7 +147,7 @@ class Generator(nn.Module):
             return torch.tanh(self.to_picture(x.to(self.to_picture.weight.dtype)))
 
 
-class Discriminator(nn.Module):
+class Discriminator(contract.Discriminator):
     """Images (N, C, H, W) in [-1, 1] and labels (N,) -> logits (N,); conditional by projection (Miyato 2018)."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -173,3 +178,35 @@ class Discriminator(nn.Module):
 
 def build(config: ModelConfig) -> tuple[Generator, Discriminator]:
     return Generator(config), Discriminator(config)
+
+
+def defaults(setting: Setting) -> Defaults:
+    side = setting.longer
+    size, why = usual_size(setting)
+    base, widest, blocks = SIZES[setting.model_size or size]
+    maps = f"feature maps of size {setting.model_size or size} at {side} pixels"
+    return modern_defaults(setting) | {
+        "model_size": (size, why),
+        "z_dim": (64, "as R3GAN"),
+        # Above 64 pixels the base is halved with every doubling; otherwise L needs 121 G multiply-adds at 256.
+        "base": (max(32, base * 64 // max(64, side)), maps),
+        "widest": (widest, maps),
+        "blocks": (blocks, "per stage"),
+        "lr": (1e-3, "untuned default"),
+    }
+
+
+def usual_size(setting: Setting) -> tuple[str, str]:
+    """A key of `SIZES` and the reason."""
+    if setting.on_cpu or setting.longer >= 512:
+        return "S", f"{setting.longer} pixels on a {'CPU' if setting.on_cpu else 'GPU'}"
+    if (setting.minutes or 0.0) > LONG:
+        return "L", f"enough time: {setting.minutes:g} minutes on a GPU"
+    return "M", "learns faster than L in budgets up to two hours"
+
+
+def preferred(setting: Setting) -> str | None:
+    return f"used up to {SMALL - 1} pixels on a GPU" if setting.small and not setting.on_cpu else None
+
+
+ARCHITECTURE = Architecture(build, "default up to 40 pixels on a GPU", defaults, preferred, sizes=tuple(SIZES))

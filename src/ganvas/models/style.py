@@ -22,6 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganvas.config import ModelConfig
+from ganvas.models import contract
+from ganvas.models.architecture import Architecture, Defaults, Setting, batch_for, modern_defaults
 from ganvas.models.layers import (
     LEAK,
     LINEAR,
@@ -216,7 +218,7 @@ class Synthesis(nn.Module):
         return torch.tanh(picture)
 
 
-class Generator(nn.Module):
+class Generator(contract.StyledGenerator):
     """z (N, z_dim) and labels (N,) -> images (N, C, H, W) in [-1, 1].
 
     style_mixing: probability, in training mode, that the later stages of an image use a second random latent (Karras et
@@ -232,7 +234,6 @@ class Generator(nn.Module):
         self.mapping = Mapping(config)
         self.synthesis = Synthesis(config)
         self.num_layers = len(self.synthesis.layers)
-        self.style_mixing = 0.0
         self.register_buffer("path_mean", torch.zeros(()))
         self._means: dict[int, Tensor] = {}  # mean w by class, for the mapping weights identified by `_means_of`
         self._means_of: list[tuple[int, int]] = []
@@ -247,8 +248,17 @@ class Generator(nn.Module):
         w = self.mapping(z, labels)
         if self.training and self.style_mixing:
             other = self.mapping(torch.randn_like(z), labels)
-            w = mix(w, other, self.crossovers(len(z), z.device), self.synthesis.blocks, self.num_layers)
+            w = cross_over(w, other, self.crossovers(len(z), z.device), self.synthesis.blocks, self.num_layers)
         return self.synthesis(w)
+
+    def synthesise(self, styles: Tensor) -> Tensor:
+        return self.synthesis(styles.repeat_interleave(self.synthesis.blocks, dim=1) if styles.ndim == 3 else styles)
+
+    @property
+    def affine(self) -> list[nn.Linear]:
+        layers = [layer.conv for layer in self.synthesis.layers if isinstance(layer, Layer)]
+        images = [layer for layer in self.synthesis.to_picture if isinstance(layer, ToPicture)]
+        return [layer.affine for layer in [*layers, *images]]
 
     def crossovers(self, num: int, device: torch.device) -> Tensor:
         """(num,) first stage of each image that uses its second latent; the number of stages means never."""
@@ -291,8 +301,8 @@ class Generator(nn.Module):
     def path_lengths(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """|J_w^T y| (N,): change of the images with w, for random images y; differentiable in all weights."""
         w = self.mapping(z, labels)
-        pictures = self.synthesis(w)
-        return lengths(pictures, w, torch.randn_like(pictures))
+        images = self.synthesis(w)
+        return lengths(images, w, torch.randn_like(images))
 
     def path_length_penalty(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """E (|J_w^T y| - a)^2 (Karras et al. 2020, equation 4); updates a, the running mean of the lengths.
@@ -306,16 +316,16 @@ class Generator(nn.Module):
         return (length - self.path_mean.clone()).square().mean()
 
 
-def mix(w: Tensor, other: Tensor, crossovers: Tensor, blocks: int, num_layers: int) -> Tensor:
+def cross_over(w: Tensor, other: Tensor, crossovers: Tensor, blocks: int, num_layers: int) -> Tensor:
     """(N, num_layers, D): w (N, D) in the stages before `crossovers` (N,), `other` (N, D) from there on."""
     stage = torch.arange(num_layers, device=w.device) // blocks
     return torch.where((stage >= crossovers[:, None])[:, :, None], other[:, None], w[:, None])
 
 
-def lengths(pictures: Tensor, w: Tensor, direction: Tensor) -> Tensor:
+def lengths(images: Tensor, w: Tensor, direction: Tensor) -> Tensor:
     """|J_w^T y| (N,) with y = direction / sqrt(H W), which makes the length independent of the image size."""
-    height, width = pictures.shape[2:]
-    moved = (pictures * direction).sum() / math.sqrt(height * width)
+    height, width = images.shape[2:]
+    moved = (images * direction).sum() / math.sqrt(height * width)
     (gradient,) = torch.autograd.grad(moved, w, create_graph=True)
     return gradient.square().sum(dim=1).sqrt()
 
@@ -343,14 +353,14 @@ class Down(nn.Module):
         return self.shortcut(downsample(x)) + F.leaky_relu(self.change(downsample(y)), LEAK)
 
 
-class Discriminator(nn.Module):
+class Discriminator(contract.Discriminator):
     """Images (N, C, H, W) in [-1, 1] and labels (N,) -> logits (N,); conditional by projection (Miyato 2018).
 
     In training mode it gets the standard deviation within groups of images, so it can detect a generator without
     diversity. In evaluation mode each image is its own group.
     """
 
-    mixes_pictures = True
+    mixes_images = True
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -397,3 +407,27 @@ def deviation(x: Tensor, group: int) -> Tensor:
 
 def build(config: ModelConfig) -> tuple[Generator, Discriminator]:
     return Generator(config), Discriminator(config)
+
+
+def defaults(setting: Setting) -> Defaults:
+    big = setting.side > 32  # smaller images need no regularisation of the style space
+    batch = setting.batch or batch_for(setting.side, setting.on_cpu)
+    base = 16 if setting.on_cpu or setting.longer >= 256 else 64
+    return modern_defaults(setting) | {
+        "z_dim": (256, "for z and w"),
+        "base": (base, f"feature maps at {setting.longer} pixels"),
+        "blocks": (1 if setting.on_cpu else 2, "per stage"),
+        "loss": ("bce", "non-saturating, as in StyleGAN2"),
+        "r1": (
+            max(0.02, 0.0002 * setting.side**2 / batch),
+            "0.0002 x pixels / batch, at least 0.02 (StyleGAN2-ADA)",
+        ),
+        "r2": (0.0, "off, as in StyleGAN2"),
+        "penalty_interval": (16, "every 16th step, as in StyleGAN2"),
+        "path_length": (2.0, "smoother latent space (StyleGAN2)") if big else (0.0, "off"),
+        "style_mixing": (0.9, "separates coarse and fine styles (StyleGAN2)") if big else (0.0, "off"),
+        "lr": (2e-3, "untuned default"),
+    }
+
+
+ARCHITECTURE = Architecture(build, "has a style space for editing", defaults)

@@ -6,15 +6,18 @@ limited by the network. Artefacts and augmentation are checked only if none appl
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
 from ganvas.config import DataConfig, TrainOptions
+from ganvas.models import MODELS
+from ganvas.models.residual import SIZES
 from ganvas.reporting.reading import Record, number, sorted_out
 from ganvas.training.autotune import RECOGNISABLE
-from ganvas.training.health import COLLAPSE, COPYING, LATTICE, OVERFITTING
+from ganvas.training.health import CHECKERBOARD, COLLAPSE, COPYING, OVERFITTING
 from ganvas.training.progress import duration
 
 MOST_ACTIONS = 2
@@ -22,7 +25,7 @@ FALLING = 0.1  # relative fall of the best score in the last quarter that means:
 FLAT = 0.03  # the same in the last half: converged
 NO_OVERFITTING = 0.15  # discriminator gap below which augmentation is not needed
 STRONG = 0.4  # a high probability of augmentation
-FEW = 2_000  # training images below which overfitting is the rule (Karras et al. 2020a, figure 1)
+OVERFITTED_BELOW = 2_000  # training images below which overfitting is the rule (Karras et al. 2020a, figure 1)
 UNRECOGNISABLE = 0.2  # precision relative to real images below which only more training is recommended
 SHORT_OF = 0.7  # precision relative to real images of a good generator
 COLLAPSED = 0.5  # coverage or recall relative to real images that means: diversity is lost
@@ -30,16 +33,7 @@ BLUNT, HARSH = 0.6, 1.6  # sharpness relative to real images
 RECOGNISED = 0.8  # class accuracy relative to the mean that means: a weak class
 SHARE = 0.05  # difference of shares that is more than chance
 MORE, TWICE, HALF = 3, 2.0, 0.5
-CLASSIC = (
-    "dcgan",
-    "mlp",
-    "xray",
-    "tf-mnist",
-    "mnist-upsample",
-    "celeba",
-    "cifar10",
-)  # upsample by transposed convolutions
-NEXT_SIZE = {"S": "M", "M": "L", "L": "XL"}
+NEXT_SIZE = dict(itertools.pairwise(SIZES))
 
 
 @dataclass(frozen=True)
@@ -101,7 +95,7 @@ class Case:
             case "overfitting":
                 return values["d_gap"] is None or values["d_gap"] >= OVERFITTING
             case "lattice":
-                return values["lattice"] is None or values["lattice"] >= LATTICE
+                return values["lattice"] is None or values["lattice"] >= CHECKERBOARD
         best = min(record["score"] for record in since)
         return not before or best > (1 - FALLING) * min(before)
 
@@ -267,7 +261,7 @@ def collapsed(case: Case) -> Iterator[Advice]:
     signs += [found["sentence"]] if found.get("missing") else []
     if not signs or (case.falls() > FALLING and "collapse" not in case.health):
         return  # diversity may still grow
-    if case.train["loss"] != "relativistic" and case.train["model"] in CLASSIC:
+    if case.train["loss"] != "relativistic" and is_classic(case.train["model"]):
         changes: Record = {"preset": None, "model": None, "loss": "relativistic"}
         how = "The relativistic loss compares real and generated images in pairs, which reduces mode collapse."
     else:
@@ -280,7 +274,7 @@ def overfitted(case: Case) -> Iterator[Advice]:
     if not case.overfitted:
         return
     evidence, augment = joined(case.overfitted), case.train.get("augment") or 0.0
-    exhausted = augment >= STRONG or case.train.get("adaptive") or case.num_training < FEW // 4
+    exhausted = augment >= STRONG or case.train.get("adaptive") or case.num_training < OVERFITTED_BELOW // 4
     if not exhausted:
         more = f"The probability of augmentation is {augment:.2g} and can be raised."
         yield Advice("Overfitting: use more augmentation", f"{evidence} {more}", case.again(adaptive=True))
@@ -381,16 +375,21 @@ def classes(case: Case) -> Iterator[Advice]:
         yield Advice("Class shares differ from the data", evidence, case.again(conditional=True))
 
 
+def is_classic(model: str) -> bool:
+    """Whether a model is a network of the reference projects; these upsample by transposed convolutions."""
+    return model in MODELS and MODELS[model].classic
+
+
 # ---- appearance and augmentation: only where no diagnosis applies ----
 
 
 def artefacts(case: Case) -> Iterator[Advice]:
     wrong, lattice, rate = case.wrong, case.vital("lattice") or 1.0, HALF * case.train["lr"]
     sharpness = number(case.artefacts.get("sharpness")) or case.vital("sharpness") or 1.0
-    if "lattice" in wrong or "lattice" in case.health or lattice > LATTICE:
+    if "lattice" in wrong or "lattice" in case.health or lattice > CHECKERBOARD:
         measured = f"the spectral peak is {lattice:.1f} times that of real images in the last evaluation"
         seen = sentence(wrong.get("lattice") or case.health.get("lattice") or measured)
-        if case.train["model"] in CLASSIC:
+        if is_classic(case.train["model"]):
             how = "Transposed convolutions cause them; the modern networks do not use transposed convolutions."
             command = case.again(preset=None, model="compact")
         else:

@@ -117,21 +117,20 @@ class Deployed(nn.Module):
     def __init__(self, generator: Generator) -> None:
         super().__init__()
         # Contiguous copy, because PyTorch warns about other memory formats in a .pt2 file.
-        self.network: Any = copy.deepcopy(generator.network)
+        self.network = copy.deepcopy(generator.network)
         for parameter in self.network.parameters():
             parameter.data = parameter.data.contiguous()
-        self.styles = latent_codes.has_styles(generator.network)
-        if self.styles:
+        if latent_codes.has_styles(self.network):
             num = generator.info.config.num_classes
             self.register_buffer("means", self.network.mean_w(torch.eye(num, device=generator.device) if num else None))
 
     def forward(self, z: Tensor, label: Tensor | None, truncation: Tensor) -> tuple[Tensor, Tensor]:
-        if not self.styles:
+        if not latent_codes.has_styles(self.network):
             code = z * truncation
             return self.network(code, label), code
         mean = self.means if label is None else label @ self.means
         code = mean + truncation * (self.network.mapping(z, label) - mean)
-        return self.network.synthesis(code), code
+        return self.network.synthesise(code), code
 
 
 def exported_program(generator: Generator) -> torch.export.ExportedProgram:
@@ -165,8 +164,8 @@ def torch_program(generator: Generator, licence: str) -> tuple[bytes, dict[str, 
 
     def run(z: Tensor, label: Tensor | None, truncation: float) -> tuple[np.ndarray, np.ndarray]:
         with torch.inference_mode():
-            pictures, code = loaded(z, label, torch.tensor(truncation, device=generator.device))
-        return pictures.cpu().numpy(), code.cpu().numpy()
+            images, code = loaded(z, label, torch.tensor(truncation, device=generator.device))
+        return images.cpu().numpy(), code.cpu().numpy()
 
     content = buffer.getvalue()
     return content, report | {"bytes": len(content), "difference": difference(generator, run, exact=True)}
@@ -211,8 +210,8 @@ def onnx_model(generator: Generator, weights: Weights, licence: str) -> tuple[by
         given = {"z": z.cpu().numpy(), "truncation": np.array(truncation, np.float32)}
         if label is not None:
             given["label"] = label.cpu().numpy()
-        pictures, code = (np.asarray(values) for values in session.run(["pictures", "code"], given))
-        return pictures, code
+        images, code = (np.asarray(values) for values in session.run(["pictures", "code"], given))
+        return images, code
 
     report |= {"bytes": len(content), "difference": difference(generator, run, exact=weights == "float32")}
     return content, report
@@ -239,10 +238,10 @@ def difference(generator: Generator, run: Any, exact: bool) -> dict[str, float |
         z, labels = inputs(generator, range(first, first + num))
         code = generator.code(z, labels, truncation)
         expected = generator.show(code).numpy()
-        pictures, found = run(z, labels, truncation)
-        if pictures.shape != expected.shape or not np.isfinite(pictures).all():
+        images, found = run(z, labels, truncation)
+        if images.shape != expected.shape or not np.isfinite(images).all():
             raise GanvasError("the exported model returns images of a wrong shape: please report this model")
-        gap = np.abs(pictures.astype(np.float64) - expected)
+        gap = np.abs(images.astype(np.float64) - expected)
         largest = max(largest, float(gap.max()))
         if exact:
             largest = max(largest, float(np.abs(found - code.latents[:, 0].cpu().numpy()).max()))

@@ -235,8 +235,8 @@ class Issue:
 
     def compared(self, key: str) -> Image.Image | None:
         """A grid of the evaluation."""
-        pictures = (self.facts.evaluation or {}).get("pictures")
-        return opened(self.folder, pictures.get(key)) if isinstance(pictures, dict) else None
+        images = (self.facts.evaluation or {}).get("pictures")
+        return opened(self.folder, images.get(key)) if isinstance(images, dict) else None
 
     def closest(self) -> Image.Image | None:
         """Pairs of a generated image and its nearest training image, in columns."""

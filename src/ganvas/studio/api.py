@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -84,6 +85,37 @@ RunName = ModelName
 ListName = Annotated[str, Query(alias="list", max_length=40)]
 
 
+@dataclass
+class Studio:
+    """What the routes share. no_copies: leave copies of training images out of downloads."""
+
+    shelf: Shelf
+    engine: Engine
+    training: Training
+    no_copies: bool
+    lists: Lists = field(default_factory=Lists)
+    bench: Workbench = field(default_factory=Workbench)
+    summaries: run_status.Summaries = field(default_factory=run_status.Summaries)
+    receiving: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(ARRIVING))
+    decoding: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(UPLOADS))
+
+    async def without_copies(self, loaded: Loaded, recipes: list[Recipe]) -> list[Recipe]:
+        """Recipes that may be downloaded; with no_copies, those that are not copies of training images."""
+        if not self.no_copies:
+            return recipes
+        known = self.training.of(loaded)
+        if known.state != "ready":
+            raise ConflictError(f"downloads need a check for copies of training images (--no-copies): {known.sentence}")
+        kept: list[Recipe] = []
+        for start in range(0, len(recipes), loaded.batch):
+            part = recipes[start : start + loaded.batch]
+            found = await asyncio.to_thread(slow_jobs.copies, known, await self.engine.pixels(loaded, part))
+            kept += [recipe for recipe, copied in zip(part, found, strict=True) if not copied]
+        if not kept:
+            raise ConflictError("this image is a copy of a training image (--no-copies): choose another image")
+        return kept
+
+
 def app(
     folder: Path,
     *,
@@ -100,17 +132,16 @@ def app(
     out of downloads and ZIP files. Raises ConfigError if the folder contains no run and no model.
     """
     shelf = Shelf(folder)
-    engine, lists, training, bench = Engine(shelf, device), Lists(), Training(data), Workbench()
-    summaries, receiving, decoding = run_status.Summaries(), asyncio.Semaphore(ARRIVING), asyncio.Semaphore(UPLOADS)
+    studio = Studio(shelf, Engine(shelf, device), Training(data), no_copies)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
         try:
             yield
         finally:  # a second Ctrl-C cancels this
-            bench.close()
-            training.close()
-            engine.close()
+            studio.bench.close()
+            studio.training.close()
+            studio.engine.close()
 
     api = FastAPI(
         title="Ganvas studio",
@@ -126,7 +157,25 @@ def app(
     refusals(api)
     pages(api)
 
-    # ---- runs and models ----
+    for add in (
+        add_models,
+        add_images,
+        add_downloads,
+        add_favourites,
+        add_training_images,
+        add_slow_jobs,
+        add_trainings,
+    ):
+        add(api, studio)
+    return Guard(api, token, hosts)
+
+
+# ---- routes ----
+
+
+def add_models(api: FastAPI, studio: Studio) -> None:
+    """Routes of runs and models."""
+    shelf, engine, lists = studio.shelf, studio.engine, studio.lists
 
     @api.get("/api/places")
     def places() -> schemas.Places:
@@ -140,23 +189,10 @@ def app(
         """Describe a model; load it if necessary. anew: reload it if its file has changed."""
         return described(engine.model(model, anew=anew), lists)
 
-    async def without_copies(loaded: Loaded, recipes: list[Recipe]) -> list[Recipe]:
-        """Recipes that may be downloaded; with no_copies, those that are not copies of training images."""
-        if not no_copies:
-            return recipes
-        known = training.of(loaded)
-        if known.state != "ready":
-            raise ConflictError(f"downloads need a check for copies of training images (--no-copies): {known.sentence}")
-        kept: list[Recipe] = []
-        for start in range(0, len(recipes), loaded.batch):
-            part = recipes[start : start + loaded.batch]
-            found = await asyncio.to_thread(slow_jobs.copies, known, await engine.pixels(loaded, part))
-            kept += [recipe for recipe, copied in zip(part, found, strict=True) if not copied]
-        if not kept:
-            raise ConflictError("this image is a copy of a training image (--no-copies): choose another image")
-        return kept
 
-    # ---- images ----
+def add_images(api: FastAPI, studio: Studio) -> None:
+    """Routes that generate images."""
+    engine = studio.engine
 
     @api.get("/api/picture", responses=PNG, response_class=Response)
     async def picture(
@@ -172,7 +208,7 @@ def app(
         tag = f'"{address_hash(loaded, asked)}"'
         headers = {"etag": tag, "cache-control": FOREVER if version is not None else "no-cache"}
         if download:
-            await without_copies(loaded, [asked])
+            await studio.without_copies(loaded, [asked])
             headers["content-disposition"] = f'attachment; filename="{archive.file_name(loaded, asked)}.png"'
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers=headers)
@@ -206,12 +242,17 @@ def app(
         found = await asyncio.wrap_future(engine.call(loaded, lambda: coded(loaded, asked)))
         return schemas.RecipeOut(recipe=found.to_dict())
 
+
+def add_downloads(api: FastAPI, studio: Studio) -> None:
+    """Routes of downloads and commands."""
+    engine, lists = studio.engine, studio.lists
+
     @api.post("/api/archive", responses={200: {"content": {"application/zip": {}}}}, response_class=Response)
     async def zipped(body: schemas.Archive) -> Response:
         """Get a ZIP file of images with manifest.csv and a favourites file to generate them again."""
         asked = [one.recipe() for one in body.recipes]
         loaded = await engine.ready(body.model)
-        return await archive.response(engine, loaded, await without_copies(loaded, asked))
+        return await archive.response(engine, loaded, await studio.without_copies(loaded, asked))
 
     @api.post("/api/command")
     def command(body: schemas.Command) -> schemas.CommandOut:
@@ -225,7 +266,10 @@ def app(
             command=commands.of_recipes(loaded, [one.recipe() for one in body.recipes], body.film)
         )
 
-    # ---- favourites ----
+
+def add_favourites(api: FastAPI, studio: Studio) -> None:
+    """Routes of favourites."""
+    engine, lists = studio.engine, studio.lists
 
     @api.get("/api/favourites")
     def kept(model: ModelName, name: ListName = FIRST) -> schemas.ListOut:
@@ -254,7 +298,10 @@ def app(
         """Rename a list that belongs to another model, to start a new list."""
         return schemas.Aside(file=lists.set_aside(engine.model(model), name))
 
-    # ---- the training images ----
+
+def add_training_images(api: FastAPI, studio: Studio) -> None:
+    """Routes of the training images."""
+    engine, training = studio.engine, studio.training
 
     @api.post("/api/nearest")
     async def nearest(body: schemas.Compared) -> schemas.NearOut:
@@ -279,7 +326,10 @@ def app(
         content = png_bytes(np.asarray(known.pack.images[index]))
         return Response(content, media_type="image/png", headers={"cache-control": "private, max-age=3600"})
 
-    # ---- slow jobs ----
+
+def add_slow_jobs(api: FastAPI, studio: Studio) -> None:
+    """Routes of projections and searches."""
+    engine, bench, receiving, decoding = studio.engine, studio.bench, studio.receiving, studio.decoding
 
     @api.post(
         "/api/projections",
@@ -330,7 +380,10 @@ def app(
             raise AbsentError(f"job {id} has no image: only projections have one")
         return Response(png_bytes(found.target), media_type="image/png", headers={"cache-control": "no-store"})
 
-    # ---- trainings ----
+
+def add_trainings(api: FastAPI, studio: Studio) -> None:
+    """Routes of running trainings."""
+    shelf, summaries = studio.shelf, studio.summaries
 
     @api.get("/api/runs")
     def runs() -> schemas.Runs:
@@ -360,7 +413,8 @@ def app(
             run_status.film_file(run_status.run_place(shelf, run), form), media_type=run_status.FILMS[form]
         )
 
-    return Guard(api, token, hosts)
+
+ROUTES = (add_models, add_images, add_downloads, add_favourites, add_training_images, add_slow_jobs, add_trainings)
 
 
 # ---- parts of answers ----

@@ -52,9 +52,9 @@ def of_list(loaded: Loaded, file: Path, film: bool = False) -> str:
 
 
 def is_seed(recipe: Recipe) -> bool:
-    """Whether the recipe has only seed, class and truncation."""
-    more = recipe.edits or recipe.towards or recipe.mix or isinstance(recipe.label, Mapping)
-    return recipe.seed is not None and not more
+    """Whether the recipe has only seed, class and truncation, so that `ganvas sample` can generate its image."""
+    only = Recipe(seed=recipe.seed, label=recipe.label, truncation=recipe.truncation)
+    return recipe == only and recipe.seed is not None and not isinstance(recipe.label, Mapping)
 
 
 def ranges(seeds: Sequence[int]) -> str:

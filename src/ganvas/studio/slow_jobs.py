@@ -30,7 +30,7 @@ from ganvas.studio.errors import AbsentError, BusyError
 
 MOST_WAITING, MOST_KEPT = 4, 32  # most jobs in the queue; finished jobs that are kept
 MOST_FINDERS = 2
-FEW = 10_000  # training images up to which they are read without a request
+READ_UNASKED = 10_000  # training images up to which they are read without a request
 UPLOAD_PIXELS = 40_000_000
 
 
@@ -211,7 +211,7 @@ class Training:
             found = self.known.get(loaded.place.folder)
             if found is None:
                 num = 0 if begin else number_at_hand(loaded)
-                if num > FEW:
+                if num > READ_UNASKED:
                     return Neighbours("unread", f"{num:,} training images are not loaded yet; loading takes a while")
                 found = self.known[loaded.place.folder] = Neighbours()
                 self.pool.submit(self.prepare, loaded, found)

@@ -12,11 +12,11 @@ import torch
 from ganvas.config import TrainConfig
 from ganvas.data.batches import images_at, spaced
 from ganvas.errors import ConfigError
-from ganvas.models import crops_of, mixes_pictures
+from ganvas.models import crops_of
 from ganvas.models.batch_norm import GROUP
 from ganvas.system.device import world_size
 from ganvas.training.state import TrainState
-from ganvas.training.step import COARSE, accumulate_gradients, at_size, draw_inputs, policy_for
+from ganvas.training.step import COARSE, accumulate_gradients, at_size, augmentations_for, draw_inputs
 from ganvas.training.workers import Networks, Workers
 
 LEAST_MINUTES = 1.0  # minimum budget for a measurement
@@ -60,10 +60,10 @@ def choose_workers(
     ]
     state.workers = min(agreeing, key=lambda n: seconds[n])
     rate = config.batch / seconds[state.workers]
-    if getattr(state.generator, "coarse_size", None) is not None:
-        state.generator.coarse = True  # ty: ignore[invalid-assignment]
+    if state.generator.coarse_size is not None:
+        state.generator.coarse = True
         coarse = config.batch / timed(state, networks, config, kind, state.workers)[0]
-        state.generator.coarse = False  # ty: ignore[invalid-assignment]
+        state.generator.coarse = False
         rate = COARSE * coarse + (1 - COARSE) * rate
     for sentence in expectation(config, state, rate):
         say(f"  {sentence}")
@@ -94,11 +94,11 @@ def most_workers(state: TrainState, config: TrainConfig) -> int:
     1 for networks that draw random numbers or mix images. Each thread needs whole groups of batch normalisation.
     """
     networks = (state.generator, state.discriminator)
-    alone = any(getattr(network, "stochastic", False) for network in networks) or mixes_pictures(state.discriminator)
+    alone = any(network.stochastic for network in networks) or state.discriminator.mixes_images
     local = config.batch // world_size()
     if state.device.type != "cpu" or alone or config.spectral_norm or config.compile:
         return 1
-    group = GROUP if mixes_pictures(state.generator) else 1
+    group = GROUP if state.generator.mixes_images else 1
     return max(
         num
         for num in range(1, torch.get_num_threads() + 1)
@@ -111,7 +111,7 @@ def timed(
 ) -> tuple[float, torch.Tensor]:
     """(seconds per training step including penalties, gradients of both networks as one vector)."""
     noise = torch.Generator(state.device).manual_seed(0)
-    policy, batch, pack = policy_for(kind, config), config.batch, state.batches.pack
+    policy, batch, pack = augmentations_for(kind, config), config.batch, state.batches.pack
     place = slice(state.batches.start, state.batches.stop)
     images = images_at(pack, spaced(pack.training, batch)).to(state.device)
     images = at_size(images.repeat(math.ceil(batch / len(images)), 1, 1, 1)[place], state.generator)

@@ -26,7 +26,7 @@ from ganvas.training.progress import duration
 Record = dict[str, Any]
 
 FOLDER = "path/to/this/folder"  # placeholder in the commands of the card
-FEW = 1_000  # training images below which a generator may repeat them
+REPEATED_BELOW = 1_000  # training images below which a generator may repeat them
 SHOWN_CLASSES = 20
 
 SHARING = frozenset(
@@ -371,7 +371,7 @@ def limits(facts: Facts) -> str:
         "The model has the biases of its training images. What is rare in the data is even rarer in its images.",
     ]
     num = number(data.get("num_images"))
-    if num and num < FEW:
+    if num and num < REPEATED_BELOW:
         said.append(f"{num:,.0f} training images are few: the model may repeat them.")
     copies = (found or {}).get("copies")
     if not copies:

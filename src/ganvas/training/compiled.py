@@ -13,7 +13,7 @@ from ganvas.models import crops_of
 from ganvas.models.pretrained import ViewDiscriminator
 from ganvas.system.device import is_out_of_memory
 from ganvas.training.state import TrainState
-from ganvas.training.step import Side, accumulate_gradients, draw_inputs, policy_for
+from ganvas.training.step import Side, accumulate_gradients, augmentations_for, draw_inputs
 from ganvas.training.workers import Networks
 
 
@@ -48,7 +48,7 @@ def call_networks(state: TrainState, config: TrainConfig, say: Callable[[str], N
 
 def try_out(networks: Networks, state: TrainState, config: TrainConfig) -> None:
     """Computes the gradients of the first step with and without penalties, then restores the state."""
-    policy = policy_for(state.batches.pack.kind, config)
+    policy = augmentations_for(state.batches.pack.kind, config)
     place = slice(state.batches.start, state.batches.stop)
     position = state.batches.state_dict()
     real, labels = next(state.batches)

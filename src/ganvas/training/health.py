@@ -16,7 +16,6 @@ import statistics
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +26,7 @@ from ganvas.config import TrainConfig
 from ganvas.data.batches import images_at, spaced
 from ganvas.data.packing.pack import Pack
 from ganvas.losses import LOSSES
+from ganvas.records import LogRecord, Report, Score, Variety, Warned
 from ganvas.training.state import TrainState
 from ganvas.training.step import START_STEPS
 
@@ -42,7 +42,7 @@ RESTARTS, RESTART_UNTIL = 2, 0.25  # maximum number of automatic restarts, and l
 SETTLED = 0.15  # fraction of the budget before which similar images are normal
 OVERFITTING = 0.5  # score of held-out images, between training (0) and generated images (1)
 COPYING = 0.1  # fraction of images closer to one training image than 98% of images that are not copies
-LATTICE = 3.0  # times the checkerboard level of real images
+CHECKERBOARD = 3.0  # times the checkerboard level of real images
 GROWTH = 1.3  # factor that counts as growth
 STILL, A_WHILE = 2e-3, 0.2  # mean pixel change relative to the range, within this last fraction of the images seen
 PLATEAU, LONG = 8, 0.5  # half of the fewest evaluations, and last fraction of the images seen, without improvement
@@ -62,9 +62,9 @@ class Event:
     action: str
     """What to do."""
 
-    def record(self, images: int) -> dict[str, Any]:
-        """The log record."""
-        return {"images": images, "health": self.name, "words": self.words, "action": self.action}
+    def at(self, images: int) -> Warned:
+        """The record for the log."""
+        return Warned(images, self.name, self.words, self.action)
 
     def __str__(self) -> str:
         return f"{self.words}: {self.action}"
@@ -76,48 +76,44 @@ class Watch:
     history: log of an interrupted run, so that no warning is repeated. restarts: automatic restarts so far.
     """
 
-    def __init__(self, config: TrainConfig, history: Iterable[dict[str, Any]] = (), restarts: int = 0) -> None:
+    def __init__(self, config: TrainConfig, history: Iterable[LogRecord] = (), restarts: int = 0) -> None:
         self.config, self.restarts = config, restarts
         self.ignorant = ignorant_loss(config)
         rounds = config.n_critic if config.update == "alternating" else 1
         self.start = START_STEPS * config.batch * rounds  # images
-        self.reports: deque[dict[str, Any]] = deque(maxlen=MEMORY)
-        self.vitals: list[dict[str, Any]] = []
-        self.varieties: list[dict[str, Any]] = []
+        self.reports: deque[Report] = deque(maxlen=MEMORY)
+        self.vitals: list[Score] = []
+        self.varieties: list[Variety] = []
         self.active: dict[str, int] = {}  # active warnings, and for how many checks in a row each was absent
-        for record in history:  # incomplete and damaged lines are ignored
-            if "health" in record:
-                self.active[str(record["health"])] = 0
-            elif has_numbers(record, ("score", "diversity", "lattice"), ("d_gap", "near", "change", "precision")):
+        for record in history:
+            if isinstance(record, Warned):
+                self.active[record.health] = 0
+            elif isinstance(record, Score):
                 self._take(record)
-            elif has_numbers(record, ("variety",), ("worst_variety",)) and ("worst" in record) == (
-                "worst_variety" in record
-            ):
+            elif isinstance(record, Variety):
                 self.varieties.append(record)
-            elif has_numbers(record, ("loss", "g_norm", "d_norm", "augment", "sign")):
+            else:
                 self.reports.append(record)
 
-    def see(self, record: dict[str, Any]) -> list[Event]:
-        """Checks a report of the loop: images, d_real, d_fake, loss, sign, augment, g_norm, d_norm."""
+    def see(self, record: Report) -> list[Event]:
+        """Checks a report of the loop."""
         self.reports.append(record)
-        latest = [told for told in self.reports if told["images"] > self.start][-GAME:]
+        latest = [report for report in self.reports if report.images > self.start][-GAME:]
         return self._begun([self._exploding(), self._winner(latest), self._augmentation(latest[-PATIENCE:])], GAME)
 
-    def examine(self, record: dict[str, Any], progress: float) -> list[Event]:
-        """Checks an evaluation (`training_score.heldout_scores`). progress: fraction of the budget used, 0 to 1."""
-        if not self._take(record) or progress < SETTLED or record["images"] <= self.start:
+    def examine(self, record: Score, progress: float) -> list[Event]:
+        """Checks an evaluation. progress: fraction of the budget used, 0 to 1."""
+        if not self._take(record) or progress < SETTLED or record.images <= self.start:
             return []
-        states = [self._lattice(), self._overfitting(), self._copying(), self._collapse()]
+        states = [self._checkerboard(), self._overfitting(), self._copying(), self._collapse()]
         if progress < 1:
             states += [self._still(), self._plateau()]
         return self._begun(states, REST)
 
-    def preview(self, record: dict[str, Any], progress: float) -> list[Event]:
+    def preview(self, record: Variety, progress: float) -> list[Event]:
         """Checks the variation of preview images (training/preview.py). progress: fraction of the budget used."""
-        if "variety" not in record:
-            return []
         self.varieties.append(record)
-        if record["images"] < max(FLAT_IMAGES, self.start // 2):
+        if record.images < max(FLAT_IMAGES, self.start // 2):
             return []
         return self._begun([self._flat(progress), self._uniform_class()], REST)
 
@@ -132,7 +128,7 @@ class Watch:
         self.active.pop("flat", None)
 
     def _flat(self, progress: float) -> tuple[str, Event | None]:
-        shown = [record["variety"] for record in self.varieties if record["images"] >= FLAT_IMAGES][-2:]
+        shown = [record.variety for record in self.varieties if record.images >= FLAT_IMAGES][-2:]
         if len(shown) < 2 or max(shown) >= FLAT:
             return "flat", None
         return "flat", Event(
@@ -144,23 +140,23 @@ class Watch:
         )
 
     def _uniform_class(self) -> tuple[str, Event | None]:
-        shown = [record for record in self.varieties if "worst" in record][-3:]
-        if len(shown) < 3 or max(record["worst_variety"] for record in shown) >= FLAT:
+        shown = [(one.worst_variety, one.worst) for one in self.varieties if one.worst_variety is not None][-3:]
+        if len(shown) < 3 or max(variety for variety, _ in shown) >= FLAT:
             return "uniform class", None
+        variety, name = shown[-1]
         return "uniform class", Event(
             "uniform class",
-            f"the images of class {shown[-1]['worst']} are nearly identical (variation "
-            f"{shown[-1]['worst_variety']:.1%} of real images)",
+            f"the images of class {name} are nearly identical (variation {variety:.1%} of real images)",
             "train longer, raise --r1-features, or train without labels (--no-conditional)",
         )
 
     def _varied(self) -> bool:
         """Whether the latest images are diverse enough to check for copies and overfitting."""
-        return self.vitals[-1].get("diversity", 1.0) >= COLLAPSE
+        return measured(self.vitals[-1].diversity, 1.0) >= COLLAPSE
 
-    def _take(self, record: dict[str, Any]) -> bool:
+    def _take(self, record: Score) -> bool:
         """Stores an evaluation. False for a second one at the same step, which gives no new evidence."""
-        new = not self.vitals or record["images"] > self.vitals[-1]["images"]
+        new = not self.vitals or record.images > self.vitals[-1].images
         if new:
             self.vitals.append(record)
         return new
@@ -179,8 +175,9 @@ class Watch:
     # ---- from reports ----
 
     def _exploding(self) -> tuple[str, Event | None]:
-        for name, network in (("g_norm", "generator"), ("d_norm", "discriminator")):
-            norms = [record[name] for record in self.reports]
+        every = [("generator", [one.g_norm for one in self.reports])]
+        every += [("discriminator", [one.d_norm for one in self.reports])]
+        for network, norms in every:
             # The lower bound is for new networks and for a discriminator whose gradients are temporarily near zero.
             usual = max(FAINT, statistics.median(norms))
             if len(norms) >= PATIENCE and min(norms[-2:]) > EXPLOSION * usual:
@@ -191,10 +188,10 @@ class Watch:
                 )
         return "exploding", None
 
-    def _winner(self, latest: list[dict[str, Any]]) -> tuple[str, Event | None]:
+    def _winner(self, latest: list[Report]) -> tuple[str, Event | None]:
         if len(latest) < GAME or self.ignorant is None:
             return "winner", None
-        loss = statistics.median(record["loss"] for record in latest) / self.ignorant
+        loss = statistics.median(record.loss for record in latest) / self.ignorant
         if loss < WON:
             return "winner", Event(
                 "winner",
@@ -202,7 +199,7 @@ class Watch:
                 "little",
                 "raise --r1, lower --lr-d, or raise --augment",
             )
-        poor = not self.vitals or self.vitals[-1].get("precision", 0.0) < 0.5
+        poor = not self.vitals or (self.vitals[-1].precision or 0.0) < 0.5
         if loss > LOST and poor:
             return "winner", Event(
                 "winner",
@@ -211,9 +208,9 @@ class Watch:
             )
         return "winner", None
 
-    def _augmentation(self, latest: list[dict[str, Any]]) -> tuple[str, Event | None]:
-        at_cap = self.config.adaptive and len(latest) == PATIENCE and all(r["augment"] > MOST - 0.01 for r in latest)
-        if at_cap and statistics.mean(r["sign"] for r in latest) > TARGET:
+    def _augmentation(self, latest: list[Report]) -> tuple[str, Event | None]:
+        at_cap = self.config.adaptive and len(latest) == PATIENCE and all(r.augment > MOST - 0.01 for r in latest)
+        if at_cap and statistics.mean(r.sign for r in latest) > TARGET:
             return "augmentation", Event(
                 "augmentation",
                 f"augmentation is at its maximum of {MOST} and the discriminator still overfits",
@@ -224,17 +221,17 @@ class Watch:
     # ---- from evaluations ----
 
     def _collapse(self) -> tuple[str, Event | None]:
-        values = [record["diversity"] for record in self.vitals[-3:]]
+        values = [measured(record.diversity, 1.0) for record in self.vitals[-3:]]
         if len(values) < 2 or max(values[-2:]) >= COLLAPSE or values[-1] > GROWTH * values[0]:  # still growing
             return "collapse", None
-        scores = [record["score"] for record in self.vitals]
+        scores = [record.score for record in self.vitals]
         if len(scores) < 4 or min(scores[-3:]) < (1 - PROGRESS) * min(scores[:-3]):  # still improving
             return "collapse", None
         words = f"mode collapse: the diversity of the generated images is {values[-1]:.0%} of that of real images"
         return "collapse", Event("collapse", words, "start a new run with twice the --r1 or half the --lr")
 
     def _overfitting(self) -> tuple[str, Event | None]:
-        gaps = [record.get("d_gap", 0.0) for record in self.vitals[-2:]]
+        gaps = [record.d_gap or 0.0 for record in self.vitals[-2:]]
         if len(gaps) < 2 or min(gaps) < OVERFITTING or not self._varied():
             return "overfitting", None
         return "overfitting", Event(
@@ -245,7 +242,7 @@ class Watch:
         )
 
     def _copying(self) -> tuple[str, Event | None]:
-        near = [record.get("near", 0.0) for record in self.vitals[-2:]]
+        near = [record.near or 0.0 for record in self.vitals[-2:]]
         if len(near) < 2 or min(near) < COPYING or not self._varied():
             return "copying", None
         return "copying", Event(
@@ -254,10 +251,10 @@ class Watch:
             "stop early or add images, and check for copies with `ganvas evaluate`",
         )
 
-    def _lattice(self) -> tuple[str, Event | None]:
-        values = [record["lattice"] for record in self.vitals]
+    def _checkerboard(self) -> tuple[str, Event | None]:
+        values = [measured(record.lattice, 1.0) for record in self.vitals]
         latest = values[-2:]
-        if len(values) < 4 or min(latest) < LATTICE:
+        if len(values) < 4 or min(latest) < CHECKERBOARD:
             return "lattice", None
         grown = min(latest) >= GROWTH * min(values[:-2])
         falling = GROWTH * sum(latest) < sum(values[-4:-2])  # common early in training
@@ -271,7 +268,7 @@ class Watch:
         )
 
     def _still(self) -> tuple[str, Event | None]:
-        changes = [record.get("change", 1.0) for record in self._since(1 - A_WHILE)]
+        changes = [measured(record.change, 1.0) for record in self._since(1 - A_WHILE)]
         if len(changes) < 2 or sum(changes) > STILL:
             return "still", None
         return "still", Event(
@@ -285,19 +282,24 @@ class Watch:
         if len(self.vitals) < 2 * PLATEAU:
             return "plateau", None
         latest = self.vitals[-max(3 * PLATEAU // 2, len(self._since(1 - LONG))) :]
-        images, scores = ([record[name] for record in latest] for name in ("images", "score"))
+        images, scores = [record.images for record in latest], [record.score for record in latest]
         if trend(images, scores) < TREND or trend(images[-PLATEAU:], scores[-PLATEAU:]) < RALLY:
             return "plateau", None
-        best = min(record["score"] for record in self.vitals)
+        best = min(record.score for record in self.vitals)
         return "plateau", Event(
             "plateau",
             f"the score does not improve: no trend over the last {len(latest)} evaluations (best {best:.4g})",
             "stop, or continue with a lower --lr; the best model is kept",
         )
 
-    def _since(self, part: float) -> list[dict[str, Any]]:
+    def _since(self, part: float) -> list[Score]:
         """Evaluations after this fraction of the images seen. On a slow machine they can be only a few steps apart."""
-        return [record for record in self.vitals if record["images"] > part * self.vitals[-1]["images"]]
+        return [record for record in self.vitals if record.images > part * self.vitals[-1].images]
+
+
+def measured(value: float | None, usual: float) -> float:
+    """The value, or the usual one if it was not measured."""
+    return usual if value is None else value
 
 
 def trend(images: list[int], scores: list[float]) -> float:
@@ -307,12 +309,6 @@ def trend(images: list[int], scores: list[float]) -> float:
     slope = x @ y / (x @ x)
     error = math.sqrt(float(np.square(y - slope * x).sum() / (len(y) - 2) / (x @ x)))
     return float(slope / max(error, 1e-9 * abs(slope))) if slope else 0.0
-
-
-def has_numbers(record: dict[str, Any], needed: Iterable[str], optional: Iterable[str] = ()) -> bool:
-    """Whether a record has all fields of `needed`, and numbers in these and in those of `optional`."""
-    values = [*(record.get(name) for name in needed), *(record.get(name, 0.0) for name in optional)]
-    return all(type(value) in (int, float) for value in values)
 
 
 def ignorant_loss(config: TrainConfig) -> float | None:

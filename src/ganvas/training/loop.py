@@ -19,7 +19,7 @@ from ganvas.errors import TrainingError
 from ganvas.generator import Generator
 from ganvas.model_file import ModelInfo
 from ganvas.models import crops_of
-from ganvas.records import Report, read_log, read_reports
+from ganvas.records import Report, Score, line_of, read_log, read_reports, typed
 from ganvas.run import Run
 from ganvas.system import device as ranks
 from ganvas.system.device import agree, average_gradients, average_over_ranks, is_out_of_memory
@@ -27,7 +27,7 @@ from ganvas.training.autotune import choose_workers
 from ganvas.training.card import write_model
 from ganvas.training.clock import Allowance, Clock, caught_signals
 from ganvas.training.health import Event, Watch, heldout_scores
-from ganvas.training.preview import Preview, Variety
+from ganvas.training.preview import PixelVariety, Preview
 from ganvas.training.progress import Display
 from ganvas.training.rules import traits_of
 from ganvas.training.snapshots import Snapshots
@@ -39,11 +39,11 @@ from ganvas.training.step import (
     Stats,
     accumulate_gradients,
     at_size,
+    augmentations_for,
     draw_inputs,
     is_coarse,
     is_starting,
     learning_rate,
-    policy_for,
 )
 from ganvas.training.workers import Networks, Workers
 
@@ -94,17 +94,17 @@ def train(
     even if training has diverged. Every rank calls this function; only rank 0 writes.
     """
     batch, interval = config.batch, config.penalty_interval
-    policy = policy_for(info.kind, config)
+    policy = augmentations_for(info.kind, config)
     place = slice(state.batches.start, state.batches.stop)  # this rank's part of each global batch
     joint = config.update == "joint"
     rounds = 1 if joint else config.n_critic  # discriminator updates per step
     writes = not trial and ranks.rank() == 0
     average = Generator(state.ema.average, info, state.device)
     preview = Preview(average, run, config)
-    variety = Variety(state.batches.pack, average.classes)
+    measure = PixelVariety(state.batches.pack, average.classes)
     snapshots = Snapshots(run, config)
     clock = Clock(state, config)
-    watch = Watch(config, read_log(run.folder), state.restarts)
+    watch = Watch(config, typed(read_log(run.folder)), state.restarts)
     began = state.images_seen
     go_on_drawing(preview, run, state, clock)
     last_log = last_display = time.monotonic()
@@ -129,7 +129,7 @@ def train(
             if lost:
                 roll_back(state, run, display)
                 clock, diverged = Clock(state, config), False
-                watch = Watch(config, read_log(run.folder), state.restarts)  # the log was cut at the checkpoint
+                watch = Watch(config, typed(read_log(run.folder)), state.restarts)  # the log was cut at the checkpoint
                 go_on_drawing(preview, run, state, clock)
                 continue
             if finished or interrupted:
@@ -139,10 +139,8 @@ def train(
             rate = learning_rate(config, state.images_seen, state.total_images) * 0.5 ** (
                 state.rollbacks + state.restarts
             )
-            starting = is_starting(config, state.images_seen, state.total_images)
-            state.generator.starting = starting  # ty: ignore[invalid-assignment]
-            coarse = is_coarse(state.generator, state.images_seen, state.total_images)
-            state.generator.coarse = coarse  # ty: ignore[invalid-assignment]
+            state.generator.starting = is_starting(config, state.images_seen, state.total_images)
+            state.generator.coarse = is_coarse(state.generator, state.images_seen, state.total_images)
             penalise, paths = state.step % interval == 0, state.step % PATH_INTERVAL == 0
             ranks.seed_step(config.seed, state.step)
             for _ in range(rounds):
@@ -187,10 +185,10 @@ def train(
                 if diverged:
                     continue
                 display.update(record, clock.progress())
-                tell(watch.see(record.line()), state, run, display)
+                tell(watch.see(record), state, run, display)
                 last_display = now
                 if drawing or now - last_log > LOG_SECONDS:
-                    run.log(record.line())
+                    run.log(line_of(record))
                     last_log = now
 
             # Preview grid, evaluation of the moving average, checkpoint.
@@ -200,9 +198,11 @@ def train(
             if state.powers is not None and snapshots.due(clock.progress()):
                 snapshots.write(state.powers, average, state.images_seen, clock.progress())
             if drawing:
-                shown = variety(preview.draw(state.images_seen, clock.progress()), preview.labels)
-                run.log({"images": state.images_seen, **shown})
-                events = watch.preview({"images": state.images_seen, **shown}, clock.progress())
+                shown = measure(preview.draw(state.images_seen, clock.progress()), preview.labels, state.images_seen)
+                events = list[Event]()
+                if shown is not None:
+                    run.log(line_of(shown))
+                    events = watch.preview(shown, clock.progress())
                 tell(events, state, run, display)
                 flat = any(event.name == "flat" for event in events) and watch.may_start_again(clock.progress())
                 if examine is not None and examining.left():
@@ -234,7 +234,7 @@ def train(
                 if examine is not None:
                     vitals = keep_best(state, average, run, examine)
                     tell(watch.examine(vitals, 1.0), state, run, display)
-                    if vitals["score"] > max(WORSE * state.best_score, state.best_score + vitals["margin"]):
+                    if vitals.score > max(WORSE * state.best_score, state.best_score + (vitals.margin or 0.0)):
                         display.say("earlier weights scored better: model/ contains the best weights, not the last")
                         restore_best(run)
                 run.log({"images": state.images_seen, "finished": True})
@@ -297,13 +297,13 @@ def update(state: TrainState, config: TrainConfig, side: Side, rate: float) -> N
         mean.copy_(average_over_ranks(mean))
 
 
-def keep_best(state: TrainState, average: Generator, run: Run, examine: Examine) -> dict[str, Any]:
+def keep_best(state: TrainState, average: Generator, run: Run, examine: Examine) -> Score:
     """Evaluates the moving average, logs the scores, and saves the weights to best/ if the score is the lowest so far
     or best/ is missing."""
-    vitals = {"images": state.images_seen, **examine(average), **heldout_scores(state)}
-    run.log(vitals)
-    if vitals["score"] < state.best_score or not run.best.exists():
-        state.best_score = vitals["score"]
+    vitals = Score(images=state.images_seen, **examine(average), **heldout_scores(state))
+    run.log(line_of(vitals))
+    if vitals.score < state.best_score or not run.best.exists():
+        state.best_score = vitals.score
         average.info = dataclasses.replace(average.info, images_seen=state.images_seen)
         average.save(run.best)
     return vitals
@@ -356,7 +356,7 @@ def tell(events: list[Event], state: TrainState, run: Run, display: Display) -> 
     """Prints and logs warnings."""
     for event in events:
         display.say(f"warning: {event}")
-        run.log(event.record(state.images_seen))
+        run.log(line_of(event.at(state.images_seen)))
 
 
 def is_lost(state: TrainState, record: Report) -> bool:

@@ -13,6 +13,7 @@ from ganvas.data.packing.pack import Pack
 from ganvas.generator import BATCH, Generator, to_pixels, weights_hash
 from ganvas.image_files import grid
 from ganvas.provenance import provenance
+from ganvas.records import Variety
 from ganvas.run import Run
 
 SHEET = 900  # target for the width and height of a grid, in pixels
@@ -43,7 +44,7 @@ def spread(images: torch.Tensor) -> float:
     return float(F.interpolate(images.float(), (SMALL, SMALL), mode="area").var(dim=0).mean())
 
 
-class Variety:
+class PixelVariety:
     """Variation between generated images relative to real images, computed from pixels.
 
     For a conditional model, the mean over its classes, each relative to the real images of that class; `worst` is the
@@ -60,20 +61,20 @@ class Variety:
         each = max(8, COMPARED // len(members))
         self.real = [spread(images_at(pack, spaced(part, each))) if len(part) > 1 else 0.0 for part in members]
 
-    def __call__(self, images: torch.Tensor, labels: torch.Tensor | None) -> dict[str, float | str]:
-        """{variety: 0 for identical images, about 1 for real ones; with classes also worst_variety and worst}"""
+    def __call__(self, images: torch.Tensor, labels: torch.Tensor | None, images_seen: int = 0) -> Variety | None:
+        """variety: 0 for identical images, about 1 for real ones. None if no class has two images."""
         if labels is None:
-            return {"variety": spread(images) / max(1e-9, self.real[0])}
+            return Variety(images_seen, spread(images) / max(1e-9, self.real[0]))
         shares = {}
         for label in labels.unique().tolist():
             mine = images[labels == label]
             if len(mine) > 1 and self.real[label] > 0:
                 shares[self.classes[label]] = spread(mine) / self.real[label]
         if not shares:
-            return {}
+            return None
         worst = min(shares, key=lambda name: shares[name])
         mean = sum(shares.values()) / len(shares)
-        return {"variety": mean, "worst_variety": shares[worst], "worst": worst}
+        return Variety(images_seen, mean, shares[worst], worst)
 
 
 class Preview:

@@ -9,7 +9,8 @@ from ganvas.augment import MOST
 from ganvas.config import ModelConfig, TrainConfig
 from ganvas.errors import ConfigError
 from ganvas.losses import LOSSES
-from ganvas.models import MODERN, build, mixes_pictures
+from ganvas.models import architecture_of, build
+from ganvas.models.contract import StyledGenerator
 from ganvas.models.layers import without_memory
 from ganvas.system.device import world_size
 
@@ -19,34 +20,40 @@ class Traits:
     """How a pair of networks treats a batch during training.
 
     mixes: the discriminator uses batch statistics. batch_statistics: at least one of the two networks does.
+    styled: the generator has a style space.
     """
 
     mixes: bool
     batch_statistics: bool
+    styled: bool
 
 
 @functools.cache
 def traits_of(model: ModelConfig) -> Traits:
     with without_memory():
         generator, discriminator = build(model)
-    mixes = mixes_pictures(discriminator)
-    return Traits(mixes, mixes or mixes_pictures(generator))
+    mixes = discriminator.mixes_images
+    return Traits(mixes, mixes or generator.mixes_images, isinstance(generator, StyledGenerator))
+
+
+Rule = tuple[object, str]
+"""Whether options contradict each other, and what to do."""
 
 
 def refuse_what_cannot_work(config: TrainConfig, model: ModelConfig, traits: Traits) -> None:
     """Raises ConfigError with the reason for options that contradict each other."""
-    name, loss, optimizer, head = model.model, config.loss, config.optimizer, config.discriminator
-    ranks = world_size()
-    local, micro = config.batch // ranks, config.micro_batch or 1
-    constrained = config.gradient_penalty or config.spectral_norm or config.r1
-    on_features = head not in (None, "own")
+    for wrong, sentence in rules_of_networks(config, model, traits) + rules_of_options(config):
+        if wrong:
+            raise ConfigError(sentence)
+
+
+def rules_of_networks(config: TrainConfig, model: ModelConfig, traits: Traits) -> list[Rule]:
+    name, head = model.model, config.discriminator
+    local, micro = config.batch // world_size(), config.micro_batch or 1
+    on_features = head != "own"
     joint = config.update == "joint"
     batch_statistics = f"the batch statistics of the {name} discriminator"
-    rules: list[tuple[object, str]] = [
-        (
-            loss == "wasserstein" and not constrained,
-            "--loss wasserstein needs a Lipschitz constraint: add --gradient-penalty 10 or --spectral-norm",
-        ),
+    return [
         (
             config.gradient_penalty and traits.mixes,
             f"--gradient-penalty does not work with {batch_statistics}: use --r1 or another --model",
@@ -65,15 +72,11 @@ def refuse_what_cannot_work(config: TrainConfig, model: ModelConfig, traits: Tra
             "choose another --batch or --micro-batch",
         ),
         (
-            config.label_noise and not LOSSES[loss].targets,
-            f"--label-noise does not work with --loss {loss}: use --loss bce or least-squares",
+            (config.path_length or config.style_mixing) and not traits.styled,
+            f"--path-length and --style-mixing need a style space, which {name} does not have: use --model style",
         ),
         (
-            (config.path_length or config.style_mixing) and name != "style",
-            f"--path-length and --style-mixing work with --model style only, not {name}",
-        ),
-        (
-            on_features and name not in MODERN,
+            on_features and architecture_of(name).classic,
             f"--discriminator {head} does not work with the classic network {name}: remove it, or use --model light",
         ),
         (
@@ -83,6 +86,21 @@ def refuse_what_cannot_work(config: TrainConfig, model: ModelConfig, traits: Tra
         (
             config.r1_features and not on_features,
             "--r1-features works with --discriminator features or both only",
+        ),
+    ]
+
+
+def rules_of_options(config: TrainConfig) -> list[Rule]:
+    loss, optimizer, ranks = config.loss, config.optimizer, world_size()
+    constrained = config.gradient_penalty or config.spectral_norm or config.r1
+    return [
+        (
+            loss == "wasserstein" and not constrained,
+            "--loss wasserstein needs a Lipschitz constraint: add --gradient-penalty 10 or --spectral-norm",
+        ),
+        (
+            config.label_noise and not LOSSES[loss].targets,
+            f"--label-noise does not work with --loss {loss}: use --loss bce or least-squares",
         ),
         (
             config.momentum and optimizer not in ("sgd", "rmsprop"),
@@ -105,9 +123,6 @@ def refuse_what_cannot_work(config: TrainConfig, model: ModelConfig, traits: Tra
             f"--augment {config.augment}: above {MOST} the augmentations show in the samples",
         ),
     ]
-    for wrong, sentence in rules:
-        if wrong:
-            raise ConfigError(sentence)
 
 
 def warnings(config: TrainConfig, traits: Traits) -> list[str]:

@@ -86,23 +86,28 @@ def open_session(
         for line in take_over(state, origin or open_origin(Path(record["start"]))):
             display.say(f"  {line}")
     if checkpoint is not None:
-        try:
-            changes = state.load_state_dict(checkpoint)
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise CheckpointError(
-                f"the checkpoints in {run.folder} do not match its config.json: restore it, or choose another --out"
-            ) from error
-        if rank() == 0 and (damaged := run.cut_log(state.images_seen)):
-            lines = f"{damaged} damaged line{'s' if damaged > 1 else ''}"
-            display.say(f"{run.folder / 'log.jsonl'} had {lines}, which were removed")
-        display.say(f"resuming from {state.images_seen:,} images seen in {run.folder}")
-        if changes:
-            display.say(f"not bit-exact from here on, because the device settings changed: {', '.join(changes)}")
+        resume(state, checkpoint, run, display)
     used_up = is_used_up(state, config)
     finished = bool(agree([float(used_up and is_complete(run, state.images_seen))])[0])
     if used_up and not finished:
         display.say("training is complete, but some output is missing: writing the last grid and the model again")
     return Session(state, config, info, finished)
+
+
+def resume(state: TrainState, checkpoint: dict[str, Any], run: Run, display: Display) -> None:
+    """Restores the state and removes what was logged after it. Raises CheckpointError if it is of other networks."""
+    try:
+        changes = state.load_state_dict(checkpoint)
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise CheckpointError(
+            f"the checkpoints in {run.folder} do not match its config.json: restore it, or choose another --out"
+        ) from error
+    if rank() == 0 and (damaged := run.cut_log(state.images_seen)):
+        lines = f"{damaged} damaged line{'s' if damaged > 1 else ''}"
+        display.say(f"{run.folder / 'log.jsonl'} had {lines}, which were removed")
+    display.say(f"resuming from {state.images_seen:,} images seen in {run.folder}")
+    if changes:
+        display.say(f"not bit-exact from here on, because the device settings changed: {', '.join(changes)}")
 
 
 def is_complete(run: Run, images_seen: int) -> bool:

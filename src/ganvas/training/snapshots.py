@@ -11,6 +11,7 @@ from ganvas.config import TrainConfig
 from ganvas.ema import WIDTHS, PowerAverages, combination
 from ganvas.errors import ConfigError, RunError
 from ganvas.generator import Generator
+from ganvas.models import contract
 from ganvas.models.batch_norm import measure_statistics
 from ganvas.run import Run
 
@@ -32,7 +33,9 @@ class Snapshots:
             self.written = min(place, pairs)
         return place > self.written
 
-    def write(self, powers: PowerAverages, like: Generator, images_seen: int, progress: float) -> None:
+    def write(
+        self, powers: PowerAverages[contract.Generator], like: Generator, images_seen: int, progress: float
+    ) -> None:
         """like: generator of the run, for its configuration and classes."""
         self.written = int(self.num * progress)
         info = dataclasses.replace(like.info, images_seen=images_seen)

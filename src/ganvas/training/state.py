@@ -13,6 +13,7 @@ from ganvas.data.batches import Batches, images_at, spaced
 from ganvas.ema import EMA, PowerAverages
 from ganvas.models import build, channels_last, crops_of
 from ganvas.models.batch_norm import measure_statistics
+from ganvas.models.contract import Discriminator, Generator, StyledGenerator
 from ganvas.models.pretrained import CALIBRATION, ViewDiscriminator
 from ganvas.system.device import Device
 
@@ -37,13 +38,13 @@ class TrainState:
         torch.manual_seed(config.seed)
         self.model, self.config, self.device = model, config, device.torch_device
         generator, discriminator = build(model)
-        self.generator: nn.Module = channels_last(generator.to(self.device))
-        self.discriminator: nn.Module = channels_last(discriminator.to(self.device))
+        self.generator: Generator = channels_last(generator.to(self.device))
+        self.discriminator: Discriminator = channels_last(discriminator.to(self.device))
         pack = batches.pack
         if isinstance(self.discriminator, ViewDiscriminator):
             self.discriminator.calibrate(images_at(pack, spaced(pack.training, CALIBRATION)).to(self.device))
-        if config.style_mixing:
-            self.generator.style_mixing = config.style_mixing  # ty: ignore[invalid-assignment]
+        if isinstance(self.generator, StyledGenerator):
+            self.generator.style_mixing = config.style_mixing
         self.ema = EMA(self.generator)
         self.powers = PowerAverages(self.generator) if config.snapshots else None
         self.optimizers = {

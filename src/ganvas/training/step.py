@@ -25,7 +25,7 @@ from ganvas.losses import (
     gradient_penalty,
     view_gradient_norms,
 )
-from ganvas.models import generated_parts, heads_on_features, judge, parts_of, views_of
+from ganvas.models import contract, generated_parts, heads_on_features, logits_of, parts_of, views_of
 from ganvas.models.layers import jitter
 from ganvas.models.pretrained import NUM_VIEWS, ViewDiscriminator
 from ganvas.training.workers import Networks, Workers
@@ -165,7 +165,7 @@ def joint_gradients(
         leaves = [view.detach().requires_grad_() for view in fake_views]
         shown = [torch.cat(pair) for pair in zip(real_views, leaves, strict=True)]
         labels = None if inputs.labels is None else inputs.labels.repeat(2)
-        logits = judge(networks.discriminator, shown, labels).float()
+        logits = logits_of(networks.discriminator, shown, labels).float()
     real_logits, fake_logits = logits.chunk(2)
     d_loss = discriminator_loss(loss, real_logits, fake_logits, inputs, config)
     if loss.rescales and not config.label_noise:
@@ -217,8 +217,8 @@ def discriminator_gradients(
         with torch.no_grad():
             parts = fake_parts(networks, inputs), real_parts(networks, inputs)
             fake_views, real_views = (views(networks, part, inputs, policy) for part in parts)
-        real_logits = judge(networks.discriminator, real_views, inputs.labels).float()
-        fake_logits = judge(networks.discriminator, fake_views, inputs.labels).float()
+        real_logits = logits_of(networks.discriminator, real_views, inputs.labels).float()
+        fake_logits = logits_of(networks.discriminator, fake_views, inputs.labels).float()
     d_loss = discriminator_loss(loss, real_logits, fake_logits, inputs, config)
     (d_loss * share).backward()
     return stats_of(networks, loss, real_logits, fake_logits, d_loss), real_views, fake_views
@@ -231,12 +231,12 @@ def generator_gradients(
     loss = LOSSES[config.loss or ""]
     with frozen(networks.plain_discriminator), autocast(inputs.real.device, config.precision):
         fake_views = views(networks, fake_parts(networks, inputs), inputs, policy)
-        fake_logits = judge(networks.discriminator, fake_views, inputs.labels).float()
+        fake_logits = logits_of(networks.discriminator, fake_views, inputs.labels).float()
         real_logits = fake_logits.detach()
         if loss.relativistic:
             with torch.no_grad():
                 real_views = views(networks, real_parts(networks, inputs), inputs, policy)
-                real_logits = judge(networks.discriminator, real_views, inputs.labels).float()
+                real_logits = logits_of(networks.discriminator, real_views, inputs.labels).float()
         g_loss = loss.generator(real_logits, fake_logits).mean(dim=0).sum()
         (g_loss * share).backward()
     return stats_of(networks, loss, real_logits, fake_logits, g_loss), [], []
@@ -265,7 +265,7 @@ def penalty_gradients(
     for name, gamma, views in (("r1", config.r1 or 0.0, real), ("r2", config.r2 or 0.0, fake)):
         if not (gamma or config.r1_features):
             continue
-        norms = view_gradient_norms(lambda v, y: judge(discriminator, v, y), views, labels)
+        norms = view_gradient_norms(lambda v, y: logits_of(discriminator, v, y), views, labels)
         norm = torch.stack([norm.mean() for norm in norms])
         weights = torch.full_like(norm, gamma)
         heads = heads_on_features(discriminator, len(norm))
@@ -280,10 +280,11 @@ def penalty_gradients(
         stats.gp = value.detach()
 
 
-def path_gradients(generator: Any, inputs: Inputs, weight: float) -> None:
+def path_gradients(generator: contract.Generator, inputs: Inputs, weight: float) -> None:
     """Adds the gradient of the path-length regularisation (models/style.py), weighted by its interval."""
     num = max(1, len(inputs.z) // PATH_SHARE)
     labels = None if inputs.labels is None else inputs.labels[:num]
+    assert isinstance(generator, contract.StyledGenerator)
     (generator.path_length_penalty(inputs.z[:num], labels) * (weight * PATH_INTERVAL)).backward()
 
 
@@ -341,21 +342,19 @@ def is_starting(config: TrainConfig, images_seen: int, total_images: int) -> boo
     return images_seen < max(START * total_images, START_STEPS * (config.batch or 1))
 
 
-def is_coarse(generator: nn.Module, images_seen: int, total_images: int) -> bool:
+def is_coarse(generator: contract.Generator, images_seen: int, total_images: int) -> bool:
     """True in the first half of the budget, for a generator with a `coarse_size`: it then draws smaller images.
 
     The structure of the whole image is learned from several times as many images in the same time.
     """
-    return getattr(generator, "coarse_size", None) is not None and images_seen < COARSE * total_images
+    return generator.coarse_size is not None and images_seen < COARSE * total_images
 
 
-def at_size(images: Tensor, generator: nn.Module) -> Tensor:
+def at_size(images: Tensor, generator: contract.Generator) -> Tensor:
     """Real images (N, C, H, W) at the size that the generator draws in this phase."""
-    if not getattr(generator, "coarse", False):
-        return images
-    return F.interpolate(images, size=getattr(generator, "coarse_size"), mode="area")  # noqa: B009
+    return F.interpolate(images, size=generator.coarse_size, mode="area") if generator.coarse else images
 
 
-def policy_for(kind: str, config: TrainConfig) -> tuple[str, ...]:
+def augmentations_for(kind: str, config: TrainConfig) -> tuple[str, ...]:
     """Augmentations for training: those that are safe for this kind of image, or none."""
     return POLICIES[kind] if config.augment or config.adaptive else ()

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from ganvas.models.contract import Discriminator, Generator
 from ganvas.models.pretrained import Frozen
 
 T = TypeVar("T")
+Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,10 @@ class Networks:
     Penalties need the plain ones, because compiled networks cannot be differentiated twice.
     """
 
-    generator: Callable[..., Tensor]
-    discriminator: Callable[..., Any]
-    plain_generator: nn.Module
-    plain_discriminator: nn.Module
+    generator: Generator
+    discriminator: Discriminator
+    plain_generator: Generator
+    plain_discriminator: Discriminator
 
 
 class Workers:
@@ -56,8 +58,8 @@ class Workers:
         """Calls compute(networks, start) for every start, then adds all gradients to those of the networks."""
         for mine in self.copies:
             mine.plain_generator.train(self.networks.plain_generator.training)
-            for phase in ("starting", "coarse"):
-                setattr(mine.plain_generator, phase, getattr(self.networks.plain_generator, phase, False))
+            copied, original = mine.plain_generator, self.networks.plain_generator
+            copied.starting, copied.coarse = original.starting, original.coarse
         futures = [
             self.threads[i % self.num].submit(compute, self.copies[i % self.num], start)
             for i, start in enumerate(starts)
@@ -78,11 +80,11 @@ class Workers:
 
 
 def shared_copy(networks: Networks) -> Networks:
-    generator, discriminator = (shared_module(net) for net in (networks.plain_generator, networks.plain_discriminator))
+    generator, discriminator = shared_module(networks.plain_generator), shared_module(networks.plain_discriminator)
     return Networks(generator, discriminator, generator, discriminator)
 
 
-def shared_module(network: nn.Module) -> nn.Module:
+def shared_module(network: Module) -> Module:
     """A copy that shares the memory of parameters and buffers, with separate `.grad`."""
     memo: dict[int, Any] = {id(p): nn.Parameter(p.data, p.requires_grad) for p in network.parameters()}
     memo |= {id(buffer): buffer for buffer in network.buffers()}

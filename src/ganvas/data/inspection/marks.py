@@ -70,20 +70,20 @@ class Mark:
         return top, left, height, width
 
 
-def marks(pictures: np.ndarray, seed: int = 0) -> list[Mark]:
+def marks(images: np.ndarray, seed: int = 0) -> list[Mark]:
     """Marks in images (N, H, W, C) uint8 or uint16, most frequent first; `places` has indices 0 to N - 1.
 
     If there are more than 1,000 images, a random sample of 1,000 is examined.
     """
-    numbers = np.arange(len(pictures))
-    if len(pictures) > EXAMINED:
-        numbers = np.sort(np.random.default_rng(seed).choice(len(pictures), EXAMINED, replace=False))
-    return gathered({int(number): spots(pictures[number]) for number in numbers})
+    numbers = np.arange(len(images))
+    if len(images) > EXAMINED:
+        numbers = np.sort(np.random.default_rng(seed).choice(len(images), EXAMINED, replace=False))
+    return gathered({int(number): spots(images[number]) for number in numbers})
 
 
-def share(mark: Mark, pictures: np.ndarray) -> float:
+def share(mark: Mark, images: np.ndarray) -> float:
     """Fraction of images (N, H, W, C), real or generated, uint8 or uint16, with `mark`."""
-    return sum(find(mark, picture) is not None for picture in pictures) / len(pictures)
+    return sum(find(mark, picture) is not None for picture in images) / len(images)
 
 
 def find(mark: Mark, picture: np.ndarray) -> Box | None:

@@ -74,11 +74,11 @@ def averaging(size: int, parts: int) -> np.ndarray:
     return np.clip(covered, 0, None).astype(np.float32) * np.float32(parts / size)
 
 
-def _stretched(pictures: np.ndarray, least: float) -> np.ndarray:
+def _stretched(images: np.ndarray, least: float) -> np.ndarray:
     """Each image stretched to 0..255 by its own minimum and maximum."""
-    axes = tuple(range(1, pictures.ndim))
-    low, high = pictures.min(axes, keepdims=True), pictures.max(axes, keepdims=True)
-    return ((pictures - low) * (255 / np.maximum(high - low, least)) + 0.5).astype(np.uint8)
+    axes = tuple(range(1, images.ndim))
+    low, high = images.min(axes, keepdims=True), images.max(axes, keepdims=True)
+    return ((images - low) * (255 / np.maximum(high - low, least)) + 0.5).astype(np.uint8)
 
 
 def descriptors(gray: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from ganvas.data.inspection.near_duplicates import Likeness, families, thumbnail
 
 SHARE, MOST, LEAST_PICTURES = 0.1, 2000, 40  # default: a tenth, at most 2,000, none for fewer than 40 images
 FAMILY = 0.1  # larger groups of near duplicates, relative to the held-out images, stay in the training part
-FEW, TO_TELL_COPIES = 20, 20  # minimum images for training, and held-out images for judge.copies
+LEAST_TRAINING, TO_TELL_COPIES = 20, 20  # minimum images for training, and held-out images for evaluation.copies
 ROUNDS = 8  # maximum rounds of drawing
 
 
@@ -57,7 +57,7 @@ def held_out(images: np.ndarray, labels: np.ndarray | None, share: float | None,
 def few(num_images: int, num_held: int, share: float | None) -> list[str]:
     """Warnings about too few images or too few held-out images."""
     notes = []
-    if num_images < FEW:
+    if num_images < LEAST_TRAINING:
         notes.append(
             f"{num_images} images are too few to learn from: the generator will repeat them. Add images, if possible "
             "some hundreds, or start from a run on many similar images (--from RUN)."

@@ -28,6 +28,7 @@ from ganvas.errors import DataError, PictureError
 
 CHUNK = 64  # maximum images per job
 CHUNK_BYTES = 8 * 2**20  # approximate maximum size of a job, encoded or decoded
+LEAST_FOR_WORKERS = 500  # images for which worker processes are started
 
 
 def decoded(
@@ -73,7 +74,7 @@ def chunks(payloads: Iterable[Payload], picture_bytes: int = 1) -> Iterator[list
 
 def decode_chunk(payloads: list[Payload], target: Target) -> tuple[np.ndarray, list[str | None]]:
     """Decodes images, in a child process or in this one; see `decoded`."""
-    pictures = np.empty(
+    images = np.empty(
         (len(payloads), target.height, target.width, target.channels),
         np.uint16 if target.depth == 16 else np.uint8,
     )
@@ -81,12 +82,12 @@ def decode_chunk(payloads: list[Payload], target: Target) -> tuple[np.ndarray, l
     num_good = 0
     for payload in payloads:
         try:
-            pictures[num_good] = decode(readable(payload), target)
+            images[num_good] = decode(readable(payload), target)
             num_good += 1
             reasons.append(None)
         except PictureError as error:
             reasons.append(str(error))
-    return pictures[:num_good], reasons
+    return images[:num_good], reasons
 
 
 def parallel_map(

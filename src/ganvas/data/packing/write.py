@@ -33,7 +33,7 @@ from ganvas.data.packing.pack import (
     request,
     stamps,
 )
-from ganvas.data.packing.pool import decoded
+from ganvas.data.packing.pool import LEAST_FOR_WORKERS, decoded
 from ganvas.data.packing.selection import Choice, choose, choose_target, kind_of, remarks, survey_source
 from ganvas.data.reading.containers import by_reason
 from ganvas.data.reading.decode import Target
@@ -42,7 +42,6 @@ from ganvas.errors import DataError, some
 from ganvas.limits import num_cores
 from ganvas.system import files
 
-FEW = 500  # smaller sets are packed without worker processes
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -171,7 +170,7 @@ def _write(
     target = choose_target(survey, config, policy)
     choice.notes += remarks(survey, config, policy, target)
     if workers is None:
-        workers = 0 if len(choice.indices) < FEW else min(num_cores(), 16)
+        workers = 0 if len(choice.indices) < LEAST_FOR_WORKERS else min(num_cores(), 16)
     good = _write_images(source, choice, target, folder / "images.npy", report, workers)
     _check_enough(int(good.sum()), source, choice)
     if config.drop_duplicates:
@@ -254,8 +253,8 @@ def _write_images(
     with path.open("wb") as file:
         # The header has room for another N and is written again when the number of broken images is known.
         np.lib.format.write_array_header_1_0(file, header(total))
-        for pictures, reasons in decoded(source, choice.indices, target, workers):
-            file.write(np.ascontiguousarray(pictures, dtype).data.cast("B") if len(pictures) else b"")
+        for images, reasons in decoded(source, choice.indices, target, workers):
+            file.write(np.ascontiguousarray(images, dtype).data.cast("B") if len(images) else b"")
             for reason in reasons:
                 good[done] = reason is None
                 if reason is not None:

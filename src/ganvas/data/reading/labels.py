@@ -37,17 +37,17 @@ ALL_OF_THEM = "--labels none uses all, without classes"
 # Folders.
 
 
-def by_folder(container: Container, pictures: list[str], split: str, plain: bool = False) -> Labelled:
+def by_folder(container: Container, images: list[str], split: str, plain: bool = False) -> Labelled:
     """Classes from the first level with two or more folders of images; train/ and test/ are parts.
 
     plain: all images of the part, without classes.
     """
-    pictures, depth, rejected = _in_part(container, pictures, split)
-    tops = _folders_at(pictures, depth)
+    images, depth, rejected = _in_part(container, images, split)
+    tops = _folders_at(images, depth)
     if plain or len(tops) < 2:
-        return Labelled([Item(name, None) for name in pictures], rejected=rejected)
+        return Labelled([Item(name, None) for name in images], rejected=rejected)
     found = Labelled(classes=sorted(tops, key=natural), rejected=rejected)
-    for name in pictures:
+    for name in images:
         if name.count("/") > depth:
             found.items.append(Item(name, name.split("/")[depth]))
         else:
@@ -63,33 +63,33 @@ SHARD = re.compile(r"\d{4,}")
 """Folder names such as 00000 and 01000, used to split large data sets."""
 
 
-def _in_part(container: Container, pictures: list[str], split: str) -> tuple[list[str], int, list[Rejection]]:
+def _in_part(container: Container, images: list[str], split: str) -> tuple[list[str], int, list[Rejection]]:
     """(images of the folder `split`, number of shared leading folders, rejected images outside)."""
-    depth = _shared_depth(pictures)
-    tops = _folders_at(pictures, depth)
+    depth = _shared_depth(images)
+    tops = _folders_at(images, depth)
     if len(tops) < 2 or not all(top.lower() in FOLDER_PARTS for top in tops):
         if split == "test":
             raise DataError(f"{container.path} has no test part: omit --split, or add a folder named test")
-        return pictures, depth, []
+        return images, depth, []
     if split == "all":
-        return pictures, depth + 1, []
+        return images, depth + 1, []
     part_of = {top: FOLDER_PARTS[top.lower()] for top in tops}
-    chosen = [name for name in pictures if part_of.get(name.split("/")[depth]) == split]
+    chosen = [name for name in images if part_of.get(name.split("/")[depth]) == split]
     if not chosen:
         raise DataError(f"{container.path} has no {split} folder, only {', '.join(sorted(tops))}")
     reason = f"outside the folders {', '.join(sorted(tops))}"
-    outside = [name for name in pictures if name.count("/") == depth]
+    outside = [name for name in images if name.count("/") == depth]
     return chosen, depth + 1, [Rejection(name, reason, "--split all uses all parts") for name in outside]
 
 
-def _folders_at(pictures: list[str], depth: int) -> set[str]:
-    return {name.split("/")[depth] for name in pictures if name.count("/") > depth}
+def _folders_at(images: list[str], depth: int) -> set[str]:
+    return {name.split("/")[depth] for name in images if name.count("/") > depth}
 
 
-def _shared_depth(pictures: list[str]) -> int:
+def _shared_depth(images: list[str]) -> int:
     """Number of leading folders shared by all images."""
     depth = 0
-    while all(name.count("/") > depth for name in pictures) and len(_folders_at(pictures, depth)) == 1:
+    while all(name.count("/") > depth for name in images) and len(_folders_at(images, depth)) == 1:
         depth += 1
     return depth
 
@@ -107,7 +107,7 @@ def csv_of(labels: str | None) -> tuple[str | None, str | None]:
     return (labels, None) if (labels or "").lower().endswith(LIST_ENDINGS) else (None, None)
 
 
-def by_csv(container: Container, pictures: list[str], labels: str, only_listed: bool, plain: bool = False) -> Labelled:
+def by_csv(container: Container, images: list[str], labels: str, only_listed: bool, plain: bool = False) -> Labelled:
     """Label `images` by the list that `labels` names ("some.csv" or "some.csv:column").
 
     Lines name images as in `Finder`. Images that are not listed are rejected, or ignored silently if `only_listed`.
@@ -119,14 +119,14 @@ def by_csv(container: Container, pictures: list[str], labels: str, only_listed: 
     if content is None:
         raise DataError(f"--labels {labels}: no such file, also not next to or in {container.path}")
     where = Path(csv_name or labels).name
-    finder = Finder(pictures)
+    finder = Finder(images)
     if where.lower().endswith(".json"):
         listed = stylegan_labels(content)
         if not listed:
             raise DataError(f'{where} has no list of [file, class number] under "labels", the format of StyleGAN')
     else:
         listed = _rows(Table.read(content, where, finder), finder, column, plain)
-    return _by_list(container, pictures, listed, finder, where, only_listed)
+    return _by_list(container, images, listed, finder, where, only_listed)
 
 
 def _rows(table: Table, finder: Finder, column: str | None, plain: bool = False) -> list[tuple[str, str]]:
@@ -139,7 +139,7 @@ def _rows(table: Table, finder: Finder, column: str | None, plain: bool = False)
 
 def _by_list(
     container: Container,
-    pictures: list[str],
+    images: list[str],
     listed: list[tuple[str, str]],
     finder: Finder,
     where: str,
@@ -149,13 +149,13 @@ def _by_list(
     if not label_of:
         raise DataError(
             f"{where} names {len(listed)} files and none is an image in {container.path}: "
-            f"it has {listed[0][0] if listed else ''!r} instead of, for example, {pictures[0]!r}"
+            f"it has {listed[0][0] if listed else ''!r} instead of, for example, {images[0]!r}"
         )
     refused = {rejection.name for rejection in container.rejected}
     absent = [file for file in strangers if file not in refused]
     found = Labelled(rejected=[Rejection(file, f"listed in {where} but missing") for file in absent])
     has_labels = any(label_of.values())  # a csv of one column is a list of images without labels
-    for name in pictures:
+    for name in images:
         if label_of.get(name) or (name in label_of and not has_labels):
             found.items.append(Item(name, label_of[name] or None))
         elif name in label_of or not only_listed:
@@ -168,7 +168,7 @@ METADATA = ("metadata.csv", "metadata.jsonl")
 """Metadata lists of Hugging Face image folders, one for all or one per part."""
 
 
-def by_own_list(container: Container, pictures: list[str], split: str) -> Labelled | None:
+def by_own_list(container: Container, images: list[str], split: str) -> Labelled | None:
     """Labels from a list next to the images: StyleGAN's dataset.json or Hugging Face's metadata files.
 
     None if there is no list, or it has no classes; folders then give the classes.
@@ -176,7 +176,7 @@ def by_own_list(container: Container, pictures: list[str], split: str) -> Labell
     lists = [name for name in container.names if name.rpartition("/")[2] in ("dataset.json", *METADATA)]
     if not lists:
         return None
-    finder = Finder(pictures)
+    finder = Finder(images)
     listed: list[tuple[str, str]] = []
     other_columns: dict[str, None] = {}
     for name, content in container.read(lists):
@@ -187,7 +187,7 @@ def by_own_list(container: Container, pictures: list[str], split: str) -> Labell
             found = stylegan_labels(text)
             if found == []:
                 return Labelled(
-                    [Item(picture, None) for picture in pictures], notes=[OWN_LIST.format(base, "no classes")]
+                    [Item(picture, None) for picture in images], notes=[OWN_LIST.format(base, "no classes")]
                 )
             listed += [(prefix + file, label) for file, label in found or ()]
         elif text.strip():
@@ -198,14 +198,14 @@ def by_own_list(container: Container, pictures: list[str], split: str) -> Labell
             elif "file_name" in header:
                 other_columns |= dict.fromkeys(f"{base}:{column}" for column in header if column != "file_name")
     if not any(finder.find(name) for name, _ in listed):
-        found = by_folder(container, pictures, split)
+        found = by_folder(container, images, split)
         if other_columns:
             found.notes.append(
                 f"There is a list with the images; to use a column as classes: --labels {min(other_columns)}."
             )
         return found
     base = lists[0].rpartition("/")[2]
-    chosen, _, rejected = _in_part(container, pictures, split)
+    chosen, _, rejected = _in_part(container, images, split)
     present = set(chosen)
     own = [row for row in listed if (match := finder.find(row[0])) is None or match[0] in present]
     found = _by_list(container, chosen, own, finder, base)
@@ -280,25 +280,25 @@ def is_celeba(container: Container) -> bool:
     return any("img_align_celeba" in name or CELEBA_ATTRIBUTES in name for name in names)
 
 
-def by_celeba(container: Container, pictures: list[str], labels: str | None, split: str) -> Labelled:
+def by_celeba(container: Container, images: list[str], labels: str | None, split: str) -> Labelled:
     """Labels of CelebA. labels: attributes such as "Smiling" or "Smiling,Male", or None for no labels."""
     partition = _celeba_list(container, CELEBA_PARTITION)
     if partition:
         part_of = read_partition(partition[1])
         number = CELEBA_PARTS.get(split)
-        pictures = [name for name in pictures if number is None or part_of.get(stem(name)) == number]
-        if not pictures:
+        images = [name for name in images if number is None or part_of.get(stem(name)) == number]
+        if not images:
             raise DataError(f"{container.path} has none of the images of the {split} part of {partition[0]}")
     elif split == "test":
         raise DataError(f"{container.path}: the test part needs list_eval_partition.txt next to the images")
     if labels is None:
-        return Labelled([Item(name, None) for name in pictures])
+        return Labelled([Item(name, None) for name in images])
     attributes = _celeba_list(container, CELEBA_ATTRIBUTES)
     if not attributes:
         raise DataError(f"--labels {labels} needs list_attr_celeba.txt: put it next to {container.path.name}")
     label_of = read_attributes(attributes[1], labels, attributes[0])
     found = Labelled()
-    for name in pictures:
+    for name in images:
         if label := label_of.get(stem(name)):
             found.items.append(Item(name, label))
         else:

@@ -327,28 +327,28 @@ def _picture_source(
 ) -> PictureSource:
     """Labels the image files of a container. listing: the csv given instead of a folder."""
     named = [name for name in container.names if is_picture(name)]
-    pictures = sorted(named + _by_mark(container, container.names, has_picture_mark))
-    marked = [] if pictures else _by_mark(container, container.names, dicom.is_dicom)
-    pictures = pictures or marked or [name for name in container.names if is_array(name)]
+    images = sorted(named + _by_mark(container, container.names, has_picture_mark))
+    marked = [] if images else _by_mark(container, container.names, dicom.is_dicom)
+    images = images or marked or [name for name in container.names if is_array(name)]
     rejected = container.rejected + [
         Rejection(name, f"{Path(name).suffix} images are not supported: convert it to PNG or JPEG")
         for name in container.names
         if name.lower().endswith(OTHER_PICTURES)
     ]
-    if not pictures:
+    if not images:
         raise DataError(_nothing_found(container, rejected))
     form = "csv" if listing else container.form
     plain = labels is not None and labels.lower() == "none"
     csv_file = labels if csv_of(labels)[0] else listing
     if csv_file:
-        found = by_csv(container, pictures, csv_file, only_listed=listing is not None, plain=plain)
+        found = by_csv(container, images, csv_file, only_listed=listing is not None, plain=plain)
         rejected = [] if listing else rejected  # other files in the folder of a csv are irrelevant
     elif is_celeba(container):
         form = "celeba"
-        found = by_celeba(container, pictures, None if plain else labels, split)
+        found = by_celeba(container, images, None if plain else labels, split)
     elif labels is None or plain:
-        found = None if plain else by_own_list(container, pictures, split)
-        found = found or by_folder(container, pictures, split, plain)
+        found = None if plain else by_own_list(container, images, split)
+        found = found or by_folder(container, images, split, plain)
     else:
         raise DataError(
             f"--labels {labels}: {container.path} is not CelebA, which has attributes; "

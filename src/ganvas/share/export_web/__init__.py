@@ -198,24 +198,24 @@ def sliders(generator: Generator) -> np.ndarray:
     num_classes = max(1, min(config.num_classes, num // 8))  # enough images per class for a mean
     z = generator.latents(range(num))
     owner = torch.arange(num) % num_classes
-    pictures = torch.cat(
+    images = torch.cat(
         [
             small(generator.render(z[i : i + 16], owner[i : i + 16] if config.num_classes else None))
             for i in range(0, num, 16)
         ]
     )
     for k in range(num_classes):
-        pictures[owner == k] -= pictures[owner == k].mean(dim=0)
-    vectors, _, _ = torch.linalg.svd(z.T @ pictures / num, full_matrices=False)
+        images[owner == k] -= images[owner == k].mean(dim=0)
+    vectors, _, _ = torch.linalg.svd(z.T @ images / num, full_matrices=False)
     vectors = vectors.T[: min(NUM_SLIDERS, config.z_dim, num - 1)]
     signs = vectors.gather(1, vectors.abs().argmax(dim=1, keepdim=True)).sign()  # the same on every machine
     return (vectors * signs).numpy()
 
 
-def small(pictures: torch.Tensor) -> torch.Tensor:
+def small(images: torch.Tensor) -> torch.Tensor:
     """Images (N, C, H, W) -> (N, D), averaged to at most `THUMBNAIL` pixels per side."""
-    height, width = (min(side, THUMBNAIL) for side in pictures.shape[2:])
-    return torch.nn.functional.adaptive_avg_pool2d(pictures, (height, width)).flatten(1)
+    height, width = (min(side, THUMBNAIL) for side in images.shape[2:])
+    return torch.nn.functional.adaptive_avg_pool2d(images, (height, width)).flatten(1)
 
 
 def offline_script(model: bytes, runtime: dict[str, bytes]) -> bytes:

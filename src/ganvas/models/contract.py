@@ -1,0 +1,67 @@
+"""What training, sampling and export expect from a generator and a discriminator: base classes with usual values."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class Network(nn.Module):
+    """Both networks. In evaluation mode an image depends neither on others of its batch nor on random numbers."""
+
+    mixes_images = False
+    """Whether an operation mixes the images of a batch in training mode: batch norm, mini-batch deviation."""
+    stochastic = False
+    """Whether it draws random numbers in training mode: dropout, noise."""
+
+
+class Generator(Network):
+    """z (N, z_dim) and labels, indices (N,) or weights (N, num_classes), or None -> images (N, C, H, W) in [-1, 1]."""
+
+    starting = False
+    """Set by training: the first steps, in which images that became all black must recover."""
+    coarse = False
+    """Set by training: draw images of `coarse_size` only."""
+    coarse_size: tuple[int, int] | None = None
+    """Height and width of the small images of a generator of large ones; None: it has none.
+
+    With it, `forward` takes `windows` of the large image (crops.Window) and returns the small images and these parts.
+    """
+
+    @property
+    def depths(self) -> list[nn.Module]:
+        """Modules whose outputs are the features (N, maps, h, w), coarse to fine; mixing exchanges their statistics."""
+        raise NotImplementedError
+
+
+class StyledGenerator(Generator):
+    """A generator with a style space: labels and z -> w -> images, with one style per depth."""
+
+    mapping: nn.Module
+    """z (N, z_dim) and labels -> w (N, D)."""
+    style_mixing = 0.0
+    """Set by training: probability that the later stages of an image in training mode use a second latent."""
+
+    def synthesise(self, styles: Tensor) -> Tensor:
+        """Styles w, one per depth (N, depths, D) or one per image (N, D) -> images (N, C, H, W) in [-1, 1]."""
+        raise NotImplementedError
+
+    def mean_w(self, labels: Tensor | None = None) -> Tensor:
+        """(N, D) mean w of each label's class, or of class weights (N, num_classes); (1, D) without labels."""
+        raise NotImplementedError
+
+    def truncated(self, z: Tensor, labels: Tensor | None, truncation: float) -> Tensor:
+        """Images of mean + truncation (w - mean)."""
+        raise NotImplementedError
+
+    @property
+    def affine(self) -> list[nn.Linear]:
+        """The layers that map w to the factors of the feature maps, of all depths."""
+        raise NotImplementedError
+
+    def path_length_penalty(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The path-length regularisation, a scalar."""
+        raise NotImplementedError
+
+
+class Discriminator(Network):
+    """Images (N, C, H, W) in [-1, 1] and labels (N,) or None -> logits (N,)."""
