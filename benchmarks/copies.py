@@ -4,7 +4,8 @@
 
 DATA is a folder with mnist/, mednist/, celeba/, comic_faces/ and chest_xray/. Of each set training images, altered in
 one of the ways below, are given to the copy finder beside held-out images that had no part in its calibration: recall
-by alteration, and false alarms among the innocent. Of MNIST also the time of a search, and what is said of generators of 100 and of 20,000 images.
+by alteration, and false alarms among the innocent. Of MNIST also the time of a search, and what is said of generators
+of 100 and of 20,000 images.
 """
 
 from __future__ import annotations

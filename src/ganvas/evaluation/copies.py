@@ -35,6 +35,7 @@ from ganvas.data.packing.pack import Pack
 from ganvas.errors import DataError
 from ganvas.evaluation.intervals import Interval, share
 from ganvas.evaluation.registration import (
+    IDENTITY,
     differences,
     explained_by_two,
     in_words,
@@ -59,7 +60,7 @@ from ganvas.system import files
 
 FORMAT = 1  # version of the calibration in the cache
 DESCRIBED, DECIDING = 64, 128  # principal components for retrieval and for the score
-CANDIDATES, FINALISTS, PARTNERS = 32, 9, 8  # images registered coarsely, and finely; second images of a blend
+CANDIDATES, FINALISTS, PARTNERS = 40, 9, 16  # images registered coarsely, and finely; second images of a blend
 ROUNDS = (1, 2)  # iterations of coarse and of fine registration
 USUAL = slice(3, 8)  # finalists, nearest first, whose mean distance is the usual one
 BLANK = 1e-3  # standard deviation of a thumbnail without content
@@ -70,7 +71,7 @@ KINDS = ("", "without the left quarter", "without the right quarter", "mixed wit
 ENOUGH, CAUTION = 400, 0.9  # real images for calibration; factor of the threshold if fewer are held out
 LEAK, LEAKED = 5.0, 0.2  # deviations below the others, and score, below which a real image is a near duplicate
 HELDOUT = 2000  # most held-out images for calibration
-LEAST = holdout.TO_TELL_COPIES  # fewest held-out images
+LEAST, DIFFERENT = holdout.TO_TELL_COPIES, 12  # fewest held-out images, and fewest different training images
 STRANGE = 0.02  # share of held-out images with a lower correlation to their nearest training image
 BLOCK, PAIRS = 128, 256  # images and pairs at a time
 
@@ -127,9 +128,9 @@ class CopyFinder:
         thumbs = thumbnails(pack.images, pack.training, self.progress)
         keys = thumbs.coarse.numpy().reshape(len(pack.training), -1)
         kept = np.sort(np.unique(keys.view(np.dtype((np.void, keys.strides[0])))[:, 0], return_index=True)[1])
-        if len(kept) < FINALISTS:
+        if len(kept) < DIFFERENT:
             raise DataError(
-                f"{len(kept)} different training images are too few to detect copies: at least {FINALISTS} are needed"
+                f"{len(kept)} different training images are too few to detect copies: at least {DIFFERENT} are needed"
             )
         self.training = pack.training[kept]
         self.duplicates = len(pack.training) - len(kept)
@@ -220,35 +221,41 @@ class CopyFinder:
         grain = (queries.grain - self.thumbs.grain[rows].median(dim=1).values).clamp_min(0)
         spread = _spread(queries.fine.float()).flatten() ** 2
         nearest = ((inside + outside) / whole)[:, :, 0].argmin(dim=1)
-        noise = torch.minimum(
-            grain / spread * self.noise[0], outside[every, nearest, 0] * self.noise[0] / self.noise[1]
-        )
-        distances = (torch.maximum(inside - noise[:, None, None], SURE * inside) / whole).sqrt().clamp_min(1e-3)
+        noise = outside[every, nearest, 0] * self.noise[0] / self.noise[1]
+        noise = torch.minimum(grain / spread * self.noise[0], noise)
+        left = ((inside + outside) / whole)[:, :, 0]
+        inside[:, :, 0] = torch.maximum(inside[:, :, 0] - noise[:, None], SURE * inside[:, :, 0])
+        distances = (inside / whole).sqrt().clamp_min(1e-3)
         ordered, order = distances.sort(dim=1)
         scores = ordered[:, 0] / ordered[:, USUAL].mean(dim=1)  # (B, 3)
-        first = order[:, 0, 0]
-        mixed = self._by_two(queries, rows[every, first], moves[every, first], own)
+        left = left[every, order[:, 0, 0]]
+        mixed = self._by_two(queries, rows, moves[:, :, 0], left, own)
         scores = torch.cat([scores, scores[:, :1] * mixed[:, None]], dim=1)
-        correlation = (1 - (inside + outside) / whole)[every, first, 0].clamp(0, 1).sqrt()
+        correlation = (1 - left).clamp(0, 1).sqrt()
         correlation *= _spread(queries.fine.float()).flatten() > BLANK  # a blank image is explained by anything
         first = order[every, 0, (scores[:, :3] * torch.from_numpy(self.factors[:3])).argmin(dim=1)]
         found = rows[every, first], correlation, scores, moves[every, first]
         return self.training[found[0].numpy()], *(part.numpy() for part in found[1:])
 
-    def _by_two(self, queries: Thumbnails, rows: Tensor, moves: Tensor, own: Tensor | None) -> Tensor:
-        """Factor (B,), 0 to 1, by which another training image reduces the distance of each of B images from a row."""
+    def _by_two(self, queries: Thumbnails, rows: Tensor, mirrored: Tensor, left: Tensor, own: Tensor | None) -> Tensor:
+        """Factor (B,), 0 to 1, by which two training images reduce the distance of each of B images.
+
+        The first is one of `rows` (B, K), at most mirrored. left: (B,) what the nearest row leaves after all moves.
+        """
+        moves = IDENTITY.repeat(*rows.shape, 1)
+        moves[:, :, 0] = mirrored
+        best = _by_pairs(registered, queries.coarse, self.thumbs.coarse, rows, moves, 0)[0].argmin(dim=1, keepdim=True)
+        rows, moves = rows.gather(1, best)[:, 0], moves[torch.arange(len(rows)), best[:, 0]]
         pictures, targets = _standard(queries.fine.float()), _standard(self.thumbs.fine[rows].float())
-        rest, left = unexplained(pictures, targets, moves, self.deciding)
-        coarse = F.avg_pool2d(rest.view_as(pictures)[:, :1], FINE // COARSE)
-        similar = self.described(coarse, 1)[:, 0] @ self.rows.T
+        rest = unexplained(pictures, targets, moves)
+        similar = self.described(F.avg_pool2d(rest[:, :1], FINE // COARSE), 1)[:, 0] @ self.rows.T
         for taken in (rows, own):
             if taken is not None:
                 similar[torch.arange(len(rows)), taken] = -torch.inf
         partners = similar.topk(min(PARTNERS, similar.shape[1] - 2), dim=1).indices
         others = _standard(self.thumbs.fine[partners.flatten()].float()).unflatten(0, partners.shape)
-        return (
-            (explained_by_two(pictures, targets, moves, others).amin(dim=1) / left.clamp_min(1e-6)).clamp(0, 1).sqrt()
-        )
+        mixed = explained_by_two(pictures, targets, moves, others).amin(dim=1)
+        return (mixed / left.clamp_min(1e-6)).clamp(0, 1).sqrt()
 
     def is_copy(self, samples: np.ndarray) -> np.ndarray:
         """(M,) bool: which samples are copies."""

@@ -1,8 +1,8 @@
 """Register images with possible originals: mirroring, shift, crop, rotation, tone, colour and sharpness.
 
 An image is explained by its target with least squares: the target, its Laplacian and its square (contrast, sharpness,
-tone), in colour also its chroma and its chroma turned by 90 degrees (saturation, hue). All weights may be negative, so
-the negative of an image is explained as well.
+tone), in colour also its chroma, the same turned by 90 degrees and times the luminance (saturation, hue). All weights
+may be negative, so the negative of an image is explained as well.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from torch import Tensor
 
 SHIFTS = np.linspace(-0.1, 0.1, 7)  # fractions of the side
 CROPS = ((0.95, 0.02, 3), (0.9, 0.04, 3), (0.86, 0.06, 5))  # cropped fraction, largest offset, positions per side
-CLOSE_CROPS = ((0.79, 0.1, 5), (0.72, 0.14, 6))  # not also mirrored
+CLOSE_CROPS = ((0.82, 0.08, 5), (0.76, 0.12, 6), (0.71, 0.145, 7))  # not also mirrored
 ANGLES = np.radians([-10, -7, -3.5, 3.5, 7, 10])  # not also mirrored
 FURTHEST, CLOSEST, STEEPEST = 0.16, 0.66, 0.21  # largest offset, smallest crop, largest angle of a registration
 STEP = 0.12  # largest change in one round
-STRIP = 4  # a quarter of the width may come from another image
+STRIP = 0.31  # fraction of the width that may come from another image: a quarter, and a margin for the blur
+IDENTITY = torch.tensor([0.0, 0.0, 0.0, 1.0, 0.0])
 
 
 class Differences(NamedTuple):
@@ -52,21 +53,21 @@ def registered(pictures: Tensor, targets: Tensor, moves: Tensor, rounds: int) ->
     """Register images (N, C, S, S) with their targets; return (unexplained variance (N,), 0 to 1, and moves (N, 5)).
 
     The moves are undone and the images explained by their targets in the area that both show. Each round solves for
-    tone and move together in first order (Lucas & Kanade; Baker & Matthews 2004). Before the first round a quarter at
-    the left or right may also be left out of the unexplained variance.
+    tone and move together in first order (Lucas & Kanade; Baker & Matthews 2004). The registration starts without a
+    move where this explains the image better, also if a quarter at the left or right is left out.
     """
     tones, side = _tones(targets), targets.shape[-1]
     num = tones.shape[1]
     columns = torch.cat([tones, _slopes(targets)], dim=1)
-    best, best_moves = torch.full((len(pictures),), 2.0), moves
+    still = torch.cat([tones, pictures.flatten(1)[:, None]], dim=1)
+    parts = _parts(still, torch.ones_like(still[:, 0]), side)
+    best = torch.stack([_solved(_products(*part, side))[0] for part in parts]).amin(dim=0)
+    best_moves = IDENTITY.expand(len(moves), -1)
     for done in range(rounds + 1):
         values, mask = _shown(pictures, moves, columns)
         products = _products(values, mask, side)
         ends = [*range(num), -1]
         left, _ = _solved(products[:, ends][:, :, ends])
-        if done == 0:
-            for part in _parts(values[:, ends], mask, side)[1:]:
-                left = torch.minimum(left, _solved(_products(*part, side))[0])
         better = left < best
         best, best_moves = torch.where(better, left, best), torch.where(better[:, None], moves, best_moves)
         if done < rounds:
@@ -96,10 +97,9 @@ def differences(pictures: Tensor, targets: Tensor, moves: Tensor, directions: Te
     return Differences(*(torch.stack(part, dim=1) for part in zip(*found, strict=True)))
 
 
-def unexplained(pictures: Tensor, targets: Tensor, moves: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """What the targets do not explain (N, C * S * S), and its squared length (N,) as a part of the image's."""
-    rest, whole = _rest(*_shown(pictures, moves, _tones(targets)), targets.shape[-1])
-    return rest, (rest**2).sum(dim=1) / whole
+def unexplained(pictures: Tensor, targets: Tensor, moves: Tensor) -> Tensor:
+    """What the targets do not explain of images: (N, C, S, S)."""
+    return _rest(*_shown(pictures, moves, _tones(targets)), targets.shape[-1])[0].view_as(pictures)
 
 
 def explained_by_two(pictures: Tensor, targets: Tensor, moves: Tensor, others: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ def _rest(values: Tensor, mask: Tensor, side: int) -> tuple[Tensor, Tensor]:
 def _parts(values: Tensor, mask: Tensor, side: int) -> list[tuple[Tensor, Tensor]]:
     """Masked columns (N, K, D) with their mask (N, D): all, without the left quarter, without the right quarter."""
     found = [(values, mask)]
-    for cut in (slice(None, side // STRIP), slice(-(side // STRIP), None)):
+    for cut in (slice(None, round(STRIP * side)), slice(-round(STRIP * side), None)):
         keep = torch.ones((side, side))
         keep[:, cut] = 0
         keep = keep.flatten().repeat(mask.shape[1] // keep.numel())
@@ -135,7 +135,7 @@ def _parts(values: Tensor, mask: Tensor, side: int) -> list[tuple[Tensor, Tensor
 
 
 def _tones(targets: Tensor) -> Tensor:
-    """(N, 3 or 5, D): columns that model changes of tone, sharpness and colour, see the module.
+    """(N, 3 or 6, D): columns that model changes of tone, sharpness and colour, see the module.
 
     The first channel is the luminance; others are chroma.
     """
@@ -147,7 +147,8 @@ def _tones(targets: Tensor) -> Tensor:
     columns = [luminance, blurred - targets, luminance**2]
     if targets.shape[1] == 3:
         none, first, second = torch.zeros_like(targets[:, 0]), targets[:, 1], targets[:, 2]
-        columns += [targets - luminance, torch.stack([none, -second, first], dim=1)]
+        chroma = targets - luminance
+        columns += [chroma, torch.stack([none, -second, first], dim=1), chroma * targets[:, :1]]
     return torch.stack(columns, dim=1).flatten(2)
 
 
@@ -199,12 +200,19 @@ def _solved(products: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def moving(moves: Tensor, directions: Tensor) -> Tensor:
-    """(S * S, V * num): apply each move to a thumbnail of one channel, then project it on directions (S * S, num)."""
+    """(S * S, V * num): apply each move to a thumbnail of one channel, then project it on directions (S * S, num).
+
+    What a moved image does not show has the mean of what it shows.
+    """
     size = len(directions)
     side = round(size**0.5)
     pixels = torch.eye(size).view(size, 1, side, side)
-    moved = torch.stack([_moved(pixels, move.expand(size, 5))[0].view(size, size) for move in moves])
-    return torch.einsum("vio,od->ivd", moved, directions).reshape(size, -1)
+    maps = []
+    for move in moves:
+        moved, mask = (part.view(size, size) for part in _moved(pixels, move.expand(size, 5)))
+        moved = moved * mask
+        maps.append((moved - moved.sum(dim=1, keepdim=True) / mask[:1].sum() * mask) @ directions)
+    return torch.stack(maps, dim=1).flatten(1)
 
 
 def _moved(pictures: Tensor, moves: Tensor) -> tuple[Tensor, Tensor]:
