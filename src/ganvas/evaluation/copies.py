@@ -59,7 +59,7 @@ from ganvas.evaluation.retrieval import (
 )
 from ganvas.system import files
 
-FORMAT = 1  # version of the calibration in the cache
+FORMAT = 2  # version of the calibration in the cache
 DESCRIBED, DECIDING = 64, 128  # principal components for retrieval and for the score
 CANDIDATES, FINALISTS, PARTNERS = 40, 9, 16  # images registered coarsely, and finely; second images of a blend
 ROUNDS = (1, 2)  # iterations of coarse and of fine registration
