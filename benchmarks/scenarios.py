@@ -19,7 +19,7 @@ import numpy as np
 from scipy import ndimage
 
 from common import machine, table, write_json
-from copies import SETS, clipped, compressed, cropped
+from copies import ALTERATIONS, PAIRINGS, SETS, clipped, compressed, cropped, rotated
 from ganvas.config import DataConfig, ModelConfig
 from ganvas.data import Pack, open_pack
 from ganvas.evaluation.evaluate import Evaluator
@@ -60,10 +60,6 @@ def findings(content: dict[str, Any]) -> set[str]:
 # ---- scenarios: unseen images, training images, labels of the unseen ones -> the generated images ----
 
 
-def rotated(images: np.ndarray, rng: Rng) -> np.ndarray:
-    return np.stack([ndimage.rotate(one, rng.uniform(5, 10), reshape=False, mode="nearest", order=1) for one in images])
-
-
 def blurred(images: np.ndarray) -> np.ndarray:
     return clipped(ndimage.gaussian_filter(images.astype(float), (0, 1.2, 1.2, 0)))
 
@@ -76,8 +72,12 @@ def each(change: Callable[[np.ndarray, Rng], np.ndarray]) -> Callable[[np.ndarra
     return lambda images, rng: np.stack([change(one, rng) for one in images])
 
 
-def blended(images: np.ndarray, rng: Rng) -> np.ndarray:
-    return clipped(0.8 * images + 0.2 * images[rng.permutation(len(images))])
+def paired(pairing: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Callable[[np.ndarray, Rng], np.ndarray]:
+    def change(images: np.ndarray, rng: Rng) -> np.ndarray:
+        others = images[rng.permutation(len(images))]
+        return np.stack([pairing(one, other) for one, other in zip(images, others, strict=True)])
+
+    return change
 
 
 Change = Callable[[np.ndarray, Rng], np.ndarray]
@@ -96,8 +96,10 @@ OF_TRAINING: dict[str, tuple[Change, set[str]]] = {
     "copies": (lambda images, rng: images, {"copies"}),
     "mirrored copies": (lambda images, rng: images[:, :, ::-1], {"copies"}),
     "cropped copies": (each(cropped), {"copies"}),
-    "rotated copies": (rotated, {"copies"}),
-    "blended copies": (blended, {"copies"}),
+    "rotated copies": (each(rotated), {"copies"}),
+    "blended copies": (paired(PAIRINGS["blend"]), {"copies"}),
+    "collaged copies": (paired(PAIRINGS["collage"]), {"copies"}),
+    "negative copies": (each(ALTERATIONS["negative"]), {"copies"}),
 }
 HARMLESS = {"copies", "missing", "unlike the data", "collapsed"}
 """Findings that a fault of appearance must not cause."""

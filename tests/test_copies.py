@@ -11,12 +11,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from scipy.ndimage import rotate
 
 from ganvas.config import DataConfig
 from ganvas.data import Pack, open_pack
 from ganvas.errors import DataError
 from ganvas.evaluation.appearance import grain
-from ganvas.evaluation.copies import CopyFinder, Index, calibrate, dominance, moving, registered, versions, window
+from ganvas.evaluation.copies import CopyFinder, calibrate, dominance
+from ganvas.evaluation.registration import IDENTITY, moving, registered, versions
+from ganvas.evaluation.retrieval import Index, luminance_first, window
+from ganvas.system.files import cache_dir
 from planted import landscapes
 
 
@@ -50,8 +54,8 @@ def resized(pictures: np.ndarray, side: int) -> np.ndarray:
     return np.stack([np.asarray(image.resize(size, Image.Resampling.BICUBIC)) for image in images])[..., None]
 
 
-def cropped(pictures: np.ndarray) -> np.ndarray:
-    images = [Image.fromarray(picture[..., 0]).crop((1, 2, 30, 31)).resize((32, 32)) for picture in pictures]
+def cropped(pictures: np.ndarray, box: tuple[int, int, int, int] = (1, 2, 30, 31)) -> np.ndarray:
+    images = [Image.fromarray(picture[..., 0]).crop(box).resize((32, 32)) for picture in pictures]
     return np.stack([np.asarray(image) for image in images])[..., None]
 
 
@@ -74,6 +78,11 @@ ALTERATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "noise": lambda x: clipped(x + 15 * np.random.default_rng(0).standard_normal(x.shape)),
     "compression": compressed,
     "down-scaling": lambda x: resized(x, 16),
+    "rotation": lambda x: clipped(rotate(x.astype(float), 8, (1, 2), reshape=False, mode="nearest", order=1)),
+    "close crop": lambda x: cropped(x, (1, 8, 24, 31)),
+    "blend": lambda x: clipped(0.8 * x + 0.2 * x[::-1]),
+    "collage": lambda x: np.concatenate([x[:, :, :24], x[::-1, :, 24:]], axis=2),
+    "negative": lambda x: 255 - x,
 }
 
 
@@ -102,6 +111,31 @@ def test_a_set_of_copies_is_called_out(finder: CopyFinder, digits: Pack) -> None
     assert judged.authenticity.value < 0.75 and judged.closer.low > 0.5
 
 
+def test_mirrored_copies_are_not_authentic(finder: CopyFinder, digits: Pack) -> None:
+    judged = finder.judge(digits.images[digits.training[:40], :, ::-1])
+    assert judged.caught and judged.authenticity.value <= 1 - judged.rate.value
+
+
+def test_few_samples_rule_out_little(finder: CopyFinder, digits: Pack) -> None:
+    judged = finder.judge(digits.images[digits.heldout[:24]])
+    high = f"24 samples cannot rule out a copy rate below {judged.rate.high:.1%}"
+    assert judged.rate.high > 0.1 and high in judged.sentence
+    assert f"false-alarm rate at most {finder.false_alarms.high:.1%}" in judged.sentence
+
+
+def test_the_calibration_is_read_from_the_cache(
+    finder: CopyFinder, digits: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CopyFinder, "_find", None)  # no search
+    again = CopyFinder(digits)
+    assert again.threshold == finder.threshold
+    np.testing.assert_array_equal(again.heldout, finder.heldout)
+    for path in (cache_dir() / "copies").iterdir():
+        path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(TypeError, match="not callable"):
+        CopyFinder(digits)
+
+
 @pytest.mark.usefixtures("rough")
 def test_twins_among_the_training_pictures_hide_no_copy(digits: Pack) -> None:
     chosen = digits.training[:20]
@@ -126,7 +160,9 @@ def test_noise_hides_no_copy_of_a_faint_picture() -> None:
     pack = dataclasses.replace(open_pack("digits"), images=images, heldout=np.arange(50), labels=None)
     finder = CopyFinder(pack)
     noisy = clipped(images + 2 * images.std((1, 2, 3)).mean() * rng.standard_normal(images.shape))
-    assert finder.is_copy(noisy[50:90]).mean() > 0.9
+    found = finder.find(noisy[50:90]).score
+    assert (found < finder.threshold).mean() > 0.9
+    assert np.median(found) < 0.2  # 0.28 without the subtraction of noise
     assert finder.is_copy(noisy[:40]).mean() < 0.1
 
 
@@ -136,21 +172,33 @@ def test_registration_undoes_a_move(side: int) -> None:
     wide = F.interpolate(targets, (side, side), mode="bilinear", antialias=True)
     standard = (wide - wide.mean((1, 2, 3), keepdim=True)) / wide.std((1, 2, 3), keepdim=True)
     moved = torch.roll(standard, (1, -1), (2, 3))  # one pixel down and to the left
-    left, moves = registered(moved, standard, torch.tensor([[0.0, 0.0, 0.0, 1.0]]).expand(20, 4), 4)
+    left, moves = registered(moved, standard, IDENTITY.expand(20, 5), 4)
     assert (left < 0.05).float().mean() > 0.9
     assert moves[:, 1].median() == pytest.approx(-1 / side, abs=0.2 / side)
     assert moves[:, 2].median() == pytest.approx(1 / side, abs=0.2 / side)
 
 
-def test_tone_and_sharpness_are_explained_but_not_the_negative() -> None:
+def test_tone_and_sharpness_are_explained_as_is_the_negative() -> None:
     pictures = torch.randn((4, 1, 32, 32), generator=torch.Generator().manual_seed(0))
     pictures = F.avg_pool2d(F.pad(pictures, (2, 2, 2, 2), mode="replicate"), 5, 1)
     pictures = pictures / pictures.std((1, 2, 3), keepdim=True)
-    still = torch.tensor([[0.0, 0.0, 0.0, 1.0]]).expand(4, 4)
-    toned = 0.5 * pictures + 0.1 * pictures**2 + 3
-    toned = (toned - toned.mean((1, 2, 3), keepdim=True)) / toned.std((1, 2, 3), keepdim=True)
-    assert (registered(toned, pictures, still, 0)[0] < 1e-3).all()
-    assert (registered(-pictures, pictures, still, 0)[0] == 1).all()
+    for toned in (0.5 * pictures + 0.1 * pictures**2 + 3, -pictures):
+        toned = (toned - toned.mean((1, 2, 3), keepdim=True)) / toned.std((1, 2, 3), keepdim=True)
+        assert (registered(toned, pictures, IDENTITY.expand(4, 5), 0)[0] < 1e-3).all()
+    assert (registered(pictures.flip(0), pictures, IDENTITY.expand(4, 5), 0)[0] > 0.5).all()
+
+
+def test_a_turned_hue_is_explained() -> None:
+    pixels = luminance_first(torch.from_numpy(landscapes(12).astype(np.float32)).permute(0, 3, 1, 2))
+    wide = F.interpolate(pixels - pixels.mean((2, 3), keepdim=True), (32, 32), mode="bilinear", antialias=True)
+    wide = wide / wide.std((1, 2, 3), keepdim=True)
+    angle = torch.tensor(2.0)
+    turned = torch.stack(
+        [wide[:, 0], *(wide[:, 1:] * angle.cos() + angle.sin() * wide[:, [2, 1]] * torch.tensor([1, -1])[:, None, None])
+        .unbind(1)], dim=1
+    )  # fmt: skip
+    assert (registered(turned, wide, IDENTITY.expand(12, 5), 0)[0] < 0.01).all()
+    assert (registered(turned.roll(1, 0), wide, IDENTITY.expand(12, 5), 0)[0] > 0.2).all()
 
 
 def test_the_index_finds_what_a_whole_search_finds() -> None:
@@ -169,9 +217,9 @@ def test_the_index_finds_what_a_whole_search_finds() -> None:
 
 
 def test_moves_begin_with_none_and_ignore_brightness() -> None:
-    assert versions()[0].tolist() == [0.0, 0.0, 0.0, 1.0]
+    assert versions()[0].tolist() == IDENTITY.tolist()
     directions = torch.eye(256)
-    weights = window(1)
+    weights = window()
     directions = directions * weights[:, None] - weights[:, None] / weights.sum() * weights
     maps = moving(versions()[:3], directions)
     assert maps.shape == (256, 3 * 256)

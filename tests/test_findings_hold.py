@@ -225,3 +225,5 @@ def test_noise_that_strokes_hide_from_the_mean_is_found(
     severities = {one["what"]: one["severity"] for one in judged.findings}
     assert found.items() <= severities.items()
     assert found or set(severities.values()) == {"ok"}
+    sharp = any(one["sentence"].startswith("As sharp as real images") for one in judged.findings)
+    assert sharp == (name == "real")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
@@ -9,6 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from ganvas.image_files import grid, save_png
 from ganvas.reporting import report
 from ganvas.reporting.charts import Series, line_chart
 from ganvas.reporting.comparison import disagreements, winner
+from ganvas.reporting.methods import methods
 from ganvas.reporting.page import decimals, measured, percent_interval, text
 from ganvas.reporting.pictures import embed
 
@@ -188,7 +191,7 @@ def test_the_page_stands_alone(run: Path) -> None:
     links = [value for _, attributes in page.elements for name, value in attributes.items()
              if name in ("src", "href", "srcset", "action", "data", "xlink:href")]  # fmt: skip
     assert links
-    assert all(link is not None and link.startswith("data:image/") for link in links)
+    assert all(link is not None and link.startswith(("data:image/", "data:text/csv", "#")) for link in links)
     raw = (run / "report.html").read_text()
     assert not re.search(r"https?:|@import|url\(|//cdn", re.sub(r"base64,[A-Za-z0-9+/=]+", "", raw))
     policy = next(meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy")
@@ -295,6 +298,30 @@ def test_large_pictures_stay_within_the_budget(run: Path) -> None:
     (run / "evaluation.json").write_text(json.dumps(evaluation))
     assert report([run]).stat().st_size < 10e6
     assert report([run] * 4).stat().st_size < 10e6
+
+
+def test_the_numbers_and_the_method_can_be_taken_along(run: Path) -> None:
+    judged = judge(run)
+    page = Page(report([run]))
+    (link,) = [found["href"] for name, found in page.elements if name == "a" and "download" in found]
+    assert link is not None
+    rows = list(csv.DictReader(unquote(link.partition(",")[2]).splitlines()))
+    for measure in judged["measures"]:
+        (row,) = [row for row in rows if (row["part"], row["name"]) == ("measures", measure["name"])]
+        assert [float(row[key]) for key in ("value", "low", "high")] == [
+            measure[key] for key in ("value", "low", "high")
+        ]
+    assert float(next(row for row in rows if row["name"] == "rate")["value"]) == judged["copies"]["rate"]["value"]
+    assert methods(judged) in page.text and "generated images were compared with" in methods(judged)
+
+
+def test_the_contents_name_every_section(run: Path) -> None:
+    judge(run)
+    page = Page(report([run]))
+    targets = [
+        (found.get("href") or "")[1:] for name, found in page.elements if name == "a" and "download" not in found
+    ]
+    assert targets == [found["id"] for name, found in page.elements if name == "h2"]
 
 
 # ---- several runs ----

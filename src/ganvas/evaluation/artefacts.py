@@ -206,7 +206,7 @@ def examine(real: Pictures, fake: Pictures, seed: int = 0) -> Artefacts:
     found = [
         findings.of_checkerboard(rows),
         findings.of_power(power),
-        findings.of_sharpness(sharp),
+        findings.of_sharpness(sharp, noise),
         findings.of_noise(noise),
         findings.of_tones(tones),
         findings.of_variety(alike, quarter, duplicates),

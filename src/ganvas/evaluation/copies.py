@@ -1,12 +1,14 @@
-"""Detect copies of training images, also mirrored, shifted, cropped, or with changed tones.
+"""Detect copies of training images, also altered ones, parts of them, and mixtures with another image.
 
-1. Retrieval: about 200 moved versions of the thumbnail find the most similar training images (`Index`).
-2. Registration: for each of them, find the mirroring, shift, crop, tone and sharpness with the smallest remaining
-   difference (`registered`, `differences`).
-3. Score: distance to the nearest training image divided by the distance to the next ones (after Carlini et al. 2023,
+1. Retrieval: about 250 moved versions of the thumbnail find the most similar training images (`Index`).
+2. Registration: for each of them, find the mirroring, shift, crop, rotation, tone, colour and sharpness with the
+   smallest remaining difference (`registered`, `differences`).
+3. Scores: distance to the nearest training image divided by the distance to the next ones (after Carlini et al. 2023,
    "Extracting training data from diffusion models", section 4). A ratio is used because the usual distance depends on
-   the data: digits are alike, faces are not. Real images show how low the ratio gets by chance: held-out ones and, if
-   these are few, training images that are compared with the others.
+   the data: digits are alike, faces are not. There is a score for the whole image, one without its left and one
+   without its right quarter (collages), and one for the image explained by two training images (blends); the smallest
+   counts. Real images show how low each gets by chance: held-out ones and, if these are few, training images that are
+   compared with the others.
 
 Noise does not hide a copy: differences are measured in the directions in which images differ, and the part that is
 explained by the noise of the sample is subtracted.
@@ -14,8 +16,13 @@ explained by the noise of the sample is subtracted.
 
 from __future__ import annotations
 
+import hashlib
+import io
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,30 +34,47 @@ from ganvas.data.inspection.near_duplicates import nearest
 from ganvas.data.packing import holdout
 from ganvas.data.packing.pack import Pack
 from ganvas.errors import DataError
-from ganvas.evaluation.appearance import grain
 from ganvas.evaluation.intervals import Interval, share
+from ganvas.evaluation.registration import (
+    IDENTITY,
+    differences,
+    explained_by_two,
+    in_words,
+    moving,
+    registered,
+    unexplained,
+    versions,
+)
+from ganvas.evaluation.retrieval import (
+    COARSE,
+    FINE,
+    ROWS,
+    Index,
+    Thumbnails,
+    energy_of_noise,
+    principal,
+    thumbnails,
+    window,
+    without_brightness,
+)
+from ganvas.system import files
 
-COARSE, FINE = 16, 32  # thumbnail sides in pixels: for retrieval and coarse registration; for fine registration
+FORMAT = 2  # version of the calibration in the cache
 DESCRIBED, DECIDING = 64, 128  # principal components for retrieval and for the score
-SHIFTS = np.linspace(-0.1, 0.1, 7)  # fractions of the side
-CROPS = ((0.95, 0.02, 3), (0.9, 0.04, 3), (0.86, 0.06, 5))  # cropped fraction, largest offset, positions per side
-BORDER = 0.1  # fraction of the side that has less weight in retrieval
-EXHAUSTIVE = 2000  # training images up to which the index has one part
-PROBES = 3  # parts of the index that are searched for each moved version
-CANDIDATES, FINALISTS = 64, 12  # images registered coarsely, and finely
-ROUNDS = (2, 3)  # iterations of coarse and of fine registration
+CANDIDATES, FINALISTS, PARTNERS = 40, 9, 16  # images registered coarsely, and finely; second images of a blend
+ROUNDS = (1, 2)  # iterations of coarse and of fine registration
 USUAL = slice(3, 8)  # finalists, nearest first, whose mean distance is the usual one
 BLANK = 1e-3  # standard deviation of a thumbnail without content
 SURE = 0.2  # fraction of a difference that noise never explains
 FALSE_ALARMS = 0.005  # false-alarm rate of held-out images
+COMPARED = 0.05  # quantile of the scores of real images at which the kinds of scores are made equal
+KINDS = ("", "without the left quarter", "without the right quarter", "mixed with another image")
 ENOUGH, CAUTION = 400, 0.9  # real images for calibration; factor of the threshold if fewer are held out
 LEAK, LEAKED = 5.0, 0.2  # deviations below the others, and score, below which a real image is a near duplicate
 HELDOUT = 2000  # most held-out images for calibration
-LEAST = holdout.TO_TELL_COPIES  # fewest held-out images
+LEAST, DIFFERENT = holdout.TO_TELL_COPIES, 12  # fewest held-out images, and fewest different training images
 STRANGE = 0.02  # share of held-out images with a lower correlation to their nearest training image
 BLOCK, PAIRS = 128, 256  # images and pairs at a time
-PIXELS = 2**22  # pixels at a time
-ROWS = 8192  # training images at a time
 
 
 class Found(NamedTuple):
@@ -63,7 +87,7 @@ class Found(NamedTuple):
     score: np.ndarray
     """(M,) distance to the nearest training image divided by the usual distance; 0: a copy, about 1: not a copy."""
     moved: list[str]
-    """Changes from the training image to the sample: "mirrored, shifted"; "" for none."""
+    """Changes from the training image to the sample: "mirrored, shifted", "mixed with another image"; "" for none."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +100,8 @@ class Copies:
     rate: Interval
     """Share of samples flagged as copies; compare with `CopyFinder.false_alarms`."""
     authenticity: Interval
-    """Share of samples farther from their nearest training image than that image is from its nearest neighbour."""
+    """Share of samples farther from their nearest training image than that image is from its nearest neighbour, and
+    not flagged as copies."""
     closer: Interval
     """Probability that a sample is closer to a training image than a held-out image is; 0.5 is ideal."""
     caught: bool
@@ -104,60 +129,89 @@ class CopyFinder:
         thumbs = thumbnails(pack.images, pack.training, self.progress)
         keys = thumbs.coarse.numpy().reshape(len(pack.training), -1)
         kept = np.sort(np.unique(keys.view(np.dtype((np.void, keys.strides[0])))[:, 0], return_index=True)[1])
-        if len(kept) < FINALISTS:
+        if len(kept) < DIFFERENT:
             raise DataError(
-                f"{len(kept)} different training images are too few to detect copies: at least {FINALISTS} are needed"
+                f"{len(kept)} different training images are too few to detect copies: at least {DIFFERENT} are needed"
             )
         self.training = pack.training[kept]
         self.duplicates = len(pack.training) - len(kept)
         self.thumbs = thumbs.at(kept)
         self.versions = versions()
-        self.describing = principal(self.thumbs.coarse, DESCRIBED, window(pack.channels))
+        self.describing = principal(self.thumbs.coarse[:, :1], DESCRIBED, window())
         self.deciding = principal(self.thumbs.fine, DECIDING)
         self.moving = moving(self.versions, self.describing)
         self.rows = torch.cat([self.described(part, 1)[:, 0] for part in self.thumbs.coarse.split(ROWS)])
         self.index = Index(self.rows)
         self.noise = energy_of_noise(pack.images.shape[1:], self.deciding)
+        self.factors = np.ones(len(KINDS))
+        real, scores, self.correlations = self.calibration(pack)
+        self.factors = equalising(np.concatenate([real, scores]))
+        real, scores = (self.smallest(part)[0] for part in (real, scores))
+        self.heldout = real
+        self.threshold, self.leaks = calibrate(real)
+        every = np.concatenate([real, scores])
+        if len(scores):
+            self.threshold = CAUTION * calibrate(every)[0]
+        self.false_alarms = share(float((every < self.threshold).mean()), len(every))
+
+    def calibration(self, pack: Pack) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Scores (M, 4) of held-out images, (N, 4) of training images compared with the others if the former are few,
+        and correlations (M,) of the former. Kept in the cache."""
         heldout = np.sort(np.random.default_rng(0).permutation(pack.heldout)[:HELDOUT])
-        real = self.find(pack.images[heldout])
-        self.heldout, self.correlations = real.score, real.correlation
-        self.threshold, self.leaks = calibrate(self.heldout)
-        others = min(ENOUGH - len(heldout), len(self.training))
-        if others > 0:
-            scores = self.among_others(np.linspace(0, len(self.training) - 1, others).astype(int))
-            scores = np.concatenate([self.heldout, scores])
-            self.threshold = CAUTION * calibrate(scores)[0]
-        else:
-            scores = self.heldout
-        self.false_alarms = share(float((scores < self.threshold).mean()), len(scores))
+        digest = hashlib.sha256(f"{FORMAT} {pack.hash}".encode())
+        for part in (heldout, self.training, self.thumbs.fine.numpy(), self.thumbs.grain.numpy()):
+            digest.update(np.ascontiguousarray(part).data)
+        path = files.cache_dir() / "copies" / f"calibration-{digest.hexdigest()[:16]}.npz"
+        if (known := read(path, len(heldout))) is not None:
+            return known
+        _, correlations, real, _ = self._search(pack.images[heldout])
+        others = max(0, min(ENOUGH - len(heldout), len(self.training)))
+        scores = self.among_others(np.linspace(0, len(self.training) - 1, others).astype(int))
+        write(path, real=real, others=scores, correlations=correlations)
+        return real, scores, correlations
+
+    def smallest(self, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The smallest of the scores (M, 4) of each image, made comparable, and its kind."""
+        scores = scores * self.factors
+        return scores.min(axis=1), scores.argmin(axis=1)
 
     def described(self, coarse: Tensor, num: int) -> Tensor:
         """(N, num, 64) unit rows: principal components of the images, with each of the first `num` moves undone."""
-        rows = coarse.float().flatten(1) @ self.moving[:, : num * self.describing.shape[1]]
+        rows = coarse[:, 0].float().flatten(1) @ self.moving[:, : num * self.describing.shape[1]]
         return F.normalize(rows.view(len(coarse), num, -1), dim=2)
 
     def find(self, samples: np.ndarray) -> Found:
         """The nearest training image of each sample (M, H, W, C) uint8 or uint16."""
+        nearest, correlations, scores, moves = self._search(samples)
+        smallest, kinds = self.smallest(scores)
+        words = zip((in_words(move) for move in moves.tolist()), (KINDS[kind] for kind in kinds), strict=True)
+        return Found(nearest, correlations, smallest, [", ".join(filter(None, pair)) for pair in words])
+
+    def _search(self, samples: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Index (M,), correlation (M,), scores (M, 4) and move (M, 5) of the nearest training image of each sample."""
         found = []
         for start in range(0, len(samples), BLOCK):
             found.append(self._find(thumbnails(samples[start : start + BLOCK])))
             self.progress("searching for copies", min(start + BLOCK, len(samples)), len(samples))
         nearest, correlations, scores, moves = (np.concatenate(part) for part in zip(*found, strict=True))
-        return Found(nearest, correlations, scores, [in_words(move) for move in moves.tolist()])
+        return nearest, correlations, scores, moves
 
     def among_others(self, places: np.ndarray) -> np.ndarray:
-        """Scores of the training images at these places of `training`, each compared with all others."""
-        blocks = np.split(places, range(BLOCK, len(places), BLOCK))
-        return np.concatenate([self._find(self.thumbs.at(part), torch.from_numpy(part))[2] for part in blocks])
+        """Scores (N, 4) of the training images at these places of `training`, each compared with all others."""
+        found = [np.empty((0, len(KINDS)), np.float32)]
+        for start in range(0, len(places), BLOCK):
+            part = places[start : start + BLOCK]
+            found.append(self._find(self.thumbs.at(part), torch.from_numpy(part))[2])
+        return np.concatenate(found)
 
     def _find(self, queries: Thumbnails, own: Tensor | None = None) -> tuple[np.ndarray, ...]:
-        """Index, correlation, score and move (B, 4) of the nearest training image of each of B images.
+        """What `_search` returns, of one block.
 
         own: (B,) the training image that each of them is, which is left out.
         """
         every = torch.arange(len(queries.fine))
-        rows, versions = self.index.search(self.described(queries.coarse, len(self.versions)), CANDIDATES)
-        moves = self.versions[versions]
+        rows, start = self.index.search(self.described(queries.coarse, len(self.versions)), CANDIDATES)
+        moves = self.versions[start]
         left, moves = _by_pairs(registered, queries.coarse, self.thumbs.coarse, rows, moves, ROUNDS[0])
         left = left if own is None else torch.where(rows == own[:, None], torch.inf, left)
         best = left.topk(min(FINALISTS, left.shape[1] - (own is not None)), dim=1, largest=False).indices
@@ -167,16 +221,42 @@ class CopyFinder:
         # Noise of the sample beyond that of similar images, but not more than the other directions show.
         grain = (queries.grain - self.thumbs.grain[rows].median(dim=1).values).clamp_min(0)
         spread = _spread(queries.fine.float()).flatten() ** 2
-        nearest = ((inside + outside) / whole).argmin(dim=1)
-        noise = torch.minimum(grain / spread * self.noise[0], outside[every, nearest] * self.noise[0] / self.noise[1])
-        distances = (torch.maximum(inside - noise[:, None], SURE * inside) / whole).sqrt().clamp_min(1e-3)
-        order = distances.argsort(dim=1)
-        usual = distances.gather(1, order[:, USUAL]).mean(dim=1)
-        first = order[:, 0]
-        correlation = (1 - (inside + outside) / whole)[every, first].clamp(0, 1).sqrt()
-        correlation *= queries.fine.float().flatten(1).std(dim=1) > BLANK  # a blank image is explained by anything
-        found = rows[every, first], correlation, distances[every, first] / usual, moves[every, first]
+        nearest = ((inside + outside) / whole)[:, :, 0].argmin(dim=1)
+        noise = outside[every, nearest, 0] * self.noise[0] / self.noise[1]
+        noise = torch.minimum(grain / spread * self.noise[0], noise)
+        left = ((inside + outside) / whole)[:, :, 0]
+        inside[:, :, 0] = torch.maximum(inside[:, :, 0] - noise[:, None], SURE * inside[:, :, 0])
+        distances = (inside / whole).sqrt().clamp_min(1e-3)
+        ordered, order = distances.sort(dim=1)
+        scores = ordered[:, 0] / ordered[:, USUAL].mean(dim=1)  # (B, 3)
+        left = left[every, order[:, 0, 0]]
+        mixed = self._by_two(queries, rows, moves[:, :, 0], left, own)
+        scores = torch.cat([scores, scores[:, :1] * mixed[:, None]], dim=1)
+        correlation = (1 - left).clamp(0, 1).sqrt()
+        correlation *= _spread(queries.fine.float()).flatten() > BLANK  # a blank image is explained by anything
+        first = order[every, 0, (scores[:, :3] * torch.from_numpy(self.factors[:3])).argmin(dim=1)]
+        found = rows[every, first], correlation, scores, moves[every, first]
         return self.training[found[0].numpy()], *(part.numpy() for part in found[1:])
+
+    def _by_two(self, queries: Thumbnails, rows: Tensor, mirrored: Tensor, left: Tensor, own: Tensor | None) -> Tensor:
+        """Factor (B,), 0 to 1, by which two training images reduce the distance of each of B images.
+
+        The first is one of `rows` (B, K), at most mirrored. left: (B,) what the nearest row leaves after all moves.
+        """
+        moves = IDENTITY.repeat(*rows.shape, 1)
+        moves[:, :, 0] = mirrored
+        best = _by_pairs(registered, queries.coarse, self.thumbs.coarse, rows, moves, 0)[0].argmin(dim=1, keepdim=True)
+        rows, moves = rows.gather(1, best)[:, 0], moves[torch.arange(len(rows)), best[:, 0]]
+        pictures, targets = _standard(queries.fine.float()), _standard(self.thumbs.fine[rows].float())
+        rest = unexplained(pictures, targets, moves)
+        similar = self.described(F.avg_pool2d(rest[:, :1], FINE // COARSE), 1)[:, 0] @ self.rows.T
+        for taken in (rows, own):
+            if taken is not None:
+                similar[torch.arange(len(rows)), taken] = -torch.inf
+        partners = similar.topk(min(PARTNERS, similar.shape[1] - 2), dim=1).indices
+        others = _standard(self.thumbs.fine[partners.flatten()].float()).unflatten(0, partners.shape)
+        mixed = explained_by_two(pictures, targets, moves, others).amin(dim=1)
+        return (mixed / left.clamp_min(1e-6)).clamp(0, 1).sqrt()
 
     def is_copy(self, samples: np.ndarray) -> np.ndarray:
         """(M,) bool: which samples are copies."""
@@ -194,18 +274,18 @@ class CopyFinder:
         caught = rate.low > max(FALSE_ALARMS, self.false_alarms.high)
         strange = found.correlation < np.quantile(self.correlations, STRANGE)
         meaningful = caught or not (unlike or strange.mean() > 0.5)
+        flagged = f"{int(copies.sum()):,} of {len(copies):,} samples flagged as copies"
         if caught:
-            verdict = f"{rate.value:.1%} of the images are copies of training images"
+            sentence = f"{rate.value:.1%} of the images are copies of training images: {flagged}"
         elif not meaningful:
-            verdict = "not meaningful: these images do not resemble the data"
+            sentence = f"not meaningful: these images do not resemble the data: {flagged}"
         elif closer.low > 0.55:
-            verdict = "generated images are closer to training images than held-out images are, but few are copies"
+            sentence = f"generated images are closer to training images than held-out images are: {flagged}"
         else:
-            verdict = "no sign of copying"
-        sentence = (
-            f"{verdict}: {int(copies.sum()):,} of {len(copies):,} samples flagged as copies ({rate.low:.2%} to "
-            f"{rate.high:.2%}; false-alarm rate {self.false_alarms.value:.2%})"
-        )
+            sentence = f"no sign of copying: {flagged}, no more than of real images"
+        if meaningful and not caught:
+            sentence += f"; {len(copies):,} samples cannot rule out a copy rate below {rate.high:.1%}"
+        sentence += f" (false-alarm rate at most {self.false_alarms.high:.1%})"
         return Copies(found, copies, rate, self.authenticity(samples, found), closer, caught, meaningful, sentence)
 
     def authenticity(self, samples: np.ndarray, found: Found) -> Interval:
@@ -215,7 +295,8 @@ class CopyFinder:
         blocks = (thumbnails(samples[start : start + BLOCK]) for start in range(0, len(samples), BLOCK))
         rows = [self.described(thumbs.coarse, 1) for thumbs in blocks]
         distance = np.linalg.norm(torch.cat(rows)[:, 0].numpy() - own, axis=1)
-        return share(float((distance >= others).mean()), len(samples))
+        authentic = (distance >= others) & (found.score >= self.threshold)  # the distance is of unmoved images
+        return share(float(authentic.mean()), len(samples))
 
 
 def calibrate(scores: np.ndarray) -> tuple[float, int]:
@@ -245,180 +326,37 @@ def dominance(samples: np.ndarray, heldout: np.ndarray) -> Interval:
     return Interval(value, max(0.0, value - half), min(1.0, value + half))
 
 
-# ---- thumbnails ----
+def equalising(scores: np.ndarray) -> np.ndarray:
+    """Factors (4,) by which the kinds of scores of real images (N, 4) become equally low by chance; the first is 1.
 
-
-class Thumbnails(NamedTuple):
-    """Thumbnails of N images in 0 to 1, without opacity."""
-
-    fine: Tensor
-    """(N, C, 32, 32) float16."""
-    coarse: Tensor
-    """(N, C, 16, 16) float16."""
-    grain: Tensor
-    """(N,) float32: noise variance at full size."""
-
-    def at(self, places: np.ndarray) -> Thumbnails:
-        return Thumbnails(*(part[torch.from_numpy(places)] for part in self))
-
-
-def thumbnails(
-    images: np.ndarray, places: np.ndarray | None = None, progress: Callable[[str, int, int], None] | None = None
-) -> Thumbnails:
-    """Thumbnails of images (N, H, W, C) uint8 or uint16, or of those at `places`; reads in blocks."""
-    places = np.arange(len(images)) if places is None else places
-    block = max(1, PIXELS // (images.shape[1] * images.shape[2]))
-    parts = []
-    for start in range(0, len(places), block):
-        pixels = images[places[start : start + block], ..., :3].astype(np.float32) / np.iinfo(images.dtype).max
-        pictures = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-        fine = shrunk(pictures)
-        parts.append((fine.half(), F.avg_pool2d(fine, FINE // COARSE).half(), grain(pictures)))
-        if progress is not None:
-            progress("training images", start + len(pixels), len(places))
-    return Thumbnails(*(torch.cat(part) for part in zip(*parts, strict=True)))
-
-
-def shrunk(pictures: Tensor) -> Tensor:
-    """(N, C, H, W) -> (N, C, 32, 32), slightly blurred, so that losses by compression or resizing do not count."""
-    rows = F.pad(pictures, (2, 2, 2, 2), mode="replicate")
-    for _ in range(4):  # binomial kernel with a standard deviation of 1 pixel
-        rows = F.avg_pool2d(rows, 2, 1)
-    return F.interpolate(rows, (FINE, FINE), mode="bilinear", antialias=True)
-
-
-def energy_of_noise(shape: tuple[int, ...], directions: Tensor) -> tuple[float, float]:
-    """Energy of unit white noise in images (H, W, C): in these directions of their thumbnails, and outside them."""
-    generator = _seeded()
-    noise = torch.cat([shrunk(torch.randn((1, min(shape[2], 3), *shape[:2]), generator=generator)) for _ in range(32)])
-    rows = noise.flatten(1) - noise.flatten(1).mean(dim=1, keepdim=True)
-    inside = float(((rows @ directions) ** 2).sum(dim=1).mean())
-    return inside, float((rows**2).sum(dim=1).mean()) - inside
-
-
-def window(channels: int) -> Tensor:
-    """(C * 16 * 16,) pixel weights of a coarse thumbnail: lower at the border, which a moved image may lack."""
-    places = (torch.arange(COARSE) + 0.5) / COARSE
-    counts = (torch.minimum(places, 1 - places) / BORDER).clamp(max=1)
-    return (counts[:, None] * counts).flatten().repeat(min(channels, 3))
-
-
-def principal(thumbs: Tensor, num: int, weights: Tensor | None = None) -> Tensor:
-    """(D, num): projection to the first principal components of at most 8,192 thumbnails, without brightness.
-
-    weights: (D,) of the values. Method: subspace iteration (Halko, Martinsson & Tropp 2011, algorithm 4.4). Without
-    weights the projection is orthonormal, except for the brightness.
+    Near duplicates are left out.
     """
-    some = thumbs[:: max(1, len(thumbs) // ROWS)].float().flatten(1)
-    weights = torch.ones(some.shape[1]) if weights is None else weights
-    some = F.normalize((some - some @ weights[:, None] / weights.sum()) * weights, dim=1)
-    space = torch.randn((some.shape[1], min(num, *some.shape)), generator=_seeded())
-    for _ in range(5):
-        space = torch.linalg.qr(some.T @ (some @ space)).Q
-    space = space * weights[:, None]
-    return space - weights[:, None] / weights.sum() * space.sum(dim=0)
+    usual = scores[scores[:, 0] >= LEAKED]
+    low = np.quantile(usual if len(usual) else scores, COMPARED, axis=0)
+    return low[0] / np.maximum(low, 1e-3)
 
 
-def _seeded() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
+# ---- the calibration in the cache ----
 
 
-# ---- retrieval ----
+def read(path: Path, num: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Calibration with `num` held-out images; None if missing or damaged."""
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as content:
+            real, others, correlations = (content[name] for name in ("real", "others", "correlations"))
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
+        return None
+    fits = real.shape == (num, len(KINDS)) and others.shape[1:] == (len(KINDS),) and correlations.shape == (num,)
+    return (real, others, correlations) if fits else None
 
 
-class Index:
-    """Approximate search in unit rows (N, D), split into about sqrt(N) parts by spherical k-means."""
-
-    def __init__(self, rows: Tensor) -> None:
-        num = 1 if len(rows) <= EXHAUSTIVE else round(len(rows) ** 0.5)
-        self.centres = rows[torch.randperm(len(rows), generator=_seeded())[:num]]
-        for _ in range(10):
-            part = torch.cat([(some @ self.centres.T).argmax(dim=1) for some in rows.split(ROWS)])
-            self.centres = F.normalize(torch.zeros_like(self.centres).index_add(0, part, rows), dim=1)
-        self.order = part.argsort(stable=True)
-        self.rows = rows[self.order]
-        self.ends = torch.bincount(part, minlength=num).cumsum(0).tolist()
-
-    def search(self, queries: Tensor, num: int) -> tuple[Tensor, Tensor]:
-        """(rows, versions), (B, num) each: the most similar rows to any version of each of B queries (B, V, D).
-
-        The first version is compared with all rows, the others with the rows of the nearest parts.
-        """
-        similar = (queries[:, 0] @ self.rows.T).numpy()
-        versions = queries.flatten(0, 1)
-        near = (versions @ self.centres.T).topk(min(PROBES, len(self.centres)), dim=1).indices
-        looking = near.flatten().argsort(stable=True) // near.shape[1]
-        counts = torch.bincount(near.flatten(), minlength=len(self.centres)).tolist()
-        start = 0
-        for who, end in zip(looking.split(counts), self.ends, strict=True):
-            if len(who) and end > start:
-                found = (versions[who] @ self.rows[start:end].T).numpy()
-                query, first = np.unique(who.numpy() // queries.shape[1], return_index=True)
-                best = np.maximum.reduceat(found, first)
-                similar[query, start:end] = np.maximum(similar[query, start:end], best)
-            start = end
-        found = torch.from_numpy(similar).topk(min(num, len(self.rows)), dim=1).indices
-        version = torch.bmm(self.rows[found], queries.transpose(1, 2)).argmax(dim=2)
-        return self.order[found], version
+def write(path: Path, **content: np.ndarray) -> None:
+    with files.explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **content))
 
 
-# ---- registration ----
-
-
-def versions() -> Tensor:
-    """(V, 4) moves as `_moved` takes them, the first one the identity: mirroring, shifts up to a tenth, crops."""
-    moves = [(y, x, 1.0) for y in SHIFTS for x in SHIFTS]
-    for kept, off, num in CROPS:
-        moves += [(y, x, kept) for y in np.linspace(-off, off, num) for x in np.linspace(-off, off, num)]
-    moves.sort(key=lambda move: abs(move[0]) + abs(move[1]) + 1 - move[2])
-    return torch.tensor([(mirrored, *move) for mirrored in (0.0, 1.0) for move in moves], dtype=torch.float32)
-
-
-def moving(moves: Tensor, directions: Tensor) -> Tensor:
-    """(C * 16 * 16, V * num): apply each move to a coarse thumbnail, then project it on the directions (D, num)."""
-    size = COARSE * COARSE
-    pixels = torch.eye(size).view(size, 1, COARSE, COARSE)
-    moved = torch.stack([_moved(pixels, move.expand(size, 4))[0].view(size, size) for move in moves])
-    channels = directions.view(-1, size, directions.shape[1])
-    return torch.einsum("vio,cod->civd", moved, channels).reshape(len(directions), -1)
-
-
-def registered(pictures: Tensor, targets: Tensor, moves: Tensor, rounds: int) -> tuple[Tensor, Tensor]:
-    """Register images (N, C, S, S) with their targets; return (unexplained variance (N,), 0 to 1, and moves (N, 4)).
-
-    The moves are undone and the images explained by their targets in the area that both show. Each round solves for
-    tone and move together in first order (Lucas & Kanade; Baker & Matthews 2004).
-    """
-    columns = torch.cat([_tones(targets), _slopes(targets)], dim=1)
-    best, best_moves = torch.full((len(pictures),), 2.0), moves
-    for done in range(rounds + 1):
-        values, mask = _shown(pictures, moves, columns)
-        means = values.sum(dim=2) / mask.sum(dim=1, keepdim=True)
-        size = mask.sum(dim=1)[:, None, None]
-        products = values @ values.transpose(1, 2) - size * means[:, :, None] * means[:, None]
-        left, _ = _solved(products[:, [0, 1, 2, -1]][:, :, [0, 1, 2, -1]])
-        better = left < best
-        best, best_moves = torch.where(better, left, best), torch.where(better[:, None], moves, best_moves)
-        if done < rounds:
-            _, found = _solved(products)
-            y, x, grown = (found[:, 3:] / found[:, :1].clamp_min(0.01)).clamp(-0.12, 0.12).unbind(dim=1)
-            scale = (moves[:, 3] * (1 + grown)).clamp(0.8, 1.0)
-            places = (moves[:, 1:3] + torch.stack([y, x], dim=1) / 2) * (scale / moves[:, 3])[:, None]
-            moves = torch.cat([moves[:, :1], places.clamp(-0.15, 0.15), scale[:, None]], dim=1)
-    return best, best_moves
-
-
-def differences(pictures: Tensor, targets: Tensor, moves: Tensor, directions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Squared differences (N,) of moved images from their targets: in these directions, outside them; total energy."""
-    values, mask = _shown(pictures, moves, _tones(targets))
-    values = (values - values.sum(dim=2, keepdim=True) / mask.sum(dim=1)[:, None, None]) * mask[:, None]
-    products = values @ values.transpose(1, 2)
-    left, weights = _solved(products)
-    weights = torch.where(left[:, None] < 1, weights, torch.zeros_like(weights))
-    rest = values[:, -1] - (weights[:, :, None] * values[:, :-1]).sum(dim=1)
-    inside = ((rest @ directions) ** 2).sum(dim=1)
-    whole = products[:, -1, -1].clamp_min(1e-3)
-    return inside, ((rest**2).sum(dim=1) - inside).clamp_min(0), whole
+# ---- pairs ----
 
 
 def _by_pairs(
@@ -434,66 +372,9 @@ def _by_pairs(
 
 
 def _standard(thumbs: Tensor) -> Tensor:
-    """Scale to mean 0 and standard deviation 1."""
-    return (thumbs - thumbs.mean(dim=(1, 2, 3), keepdim=True)) / _spread(thumbs)
+    """Scale to mean 0 of the luminance and mean square 1."""
+    return without_brightness(thumbs).view_as(thumbs) / _spread(thumbs)
 
 
 def _spread(thumbs: Tensor) -> Tensor:
-    return thumbs.std(dim=(1, 2, 3), keepdim=True).clamp_min(1e-3)
-
-
-def _tones(targets: Tensor) -> Tensor:
-    """(N, 3, D): columns that model changes of tone and sharpness: the target, its Laplacian, its square."""
-    wide = F.pad(targets, (1, 1, 1, 1), mode="replicate")
-    rows = wide[:, :, :-2] + 2 * wide[:, :, 1:-1] + wide[:, :, 2:]
-    blurred = (rows[..., :-2] + 2 * rows[..., 1:-1] + rows[..., 2:]) / 16
-    return torch.stack([targets, blurred - targets, targets**2], dim=1).flatten(2)
-
-
-def _slopes(targets: Tensor) -> Tensor:
-    """(N, 3, D): derivatives of targets for moves down, right and towards the centre, in units of half a side."""
-    wide, side = F.pad(targets, (1, 1, 1, 1), mode="replicate"), targets.shape[-1]
-    y = (wide[:, :, 2:, 1:-1] - wide[:, :, :-2, 1:-1]) * (side / 4)
-    x = (wide[:, :, 1:-1, 2:] - wide[:, :, 1:-1, :-2]) * (side / 4)
-    places = (torch.arange(side) + 0.5) / side * 2 - 1
-    return torch.stack([y, x, places[:, None] * y + places * x], dim=1).flatten(2)
-
-
-def _shown(pictures: Tensor, moves: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """(columns followed by the moved images (N, K + 1, D), 0 outside the visible area; its mask (N, D))."""
-    moved, inside = _moved(pictures, moves)
-    mask = inside.flatten(1).repeat(1, pictures.shape[1])
-    return torch.cat([columns, moved.flatten(1)[:, None]], dim=1) * mask[:, None], mask
-
-
-def _solved(products: Tensor) -> tuple[Tensor, Tensor]:
-    """Least squares of the last column by the others, from their products (N, K + 1, K + 1).
-
-    Returns (unexplained fraction (N,), 1 if the weight of the first column is negative; weights (N, K)).
-    """
-    normal, right = products[:, :-1, :-1], products[:, :-1, -1]
-    ridge = 1e-4 * normal.diagonal(dim1=1, dim2=2) + 1e-3
-    weights = torch.linalg.solve(normal + torch.diag_embed(ridge), right)
-    left = 1 - (weights * right).sum(dim=1) / products[:, -1, -1].clamp_min(1e-3)
-    return torch.where(weights[:, 0] > 0, left.clamp(0, 1), torch.ones_like(left)), weights
-
-
-def _moved(pictures: Tensor, moves: Tensor) -> tuple[Tensor, Tensor]:
-    """Undo moves of images: (N, C, S, S), and the mask of their visible area (N, S, S).
-
-    moves (N, 4): 1 if mirrored (applied first); y and x of the centre as fractions of the side; fraction of the side
-    that is visible.
-    """
-    mirrored, y, x, scale = moves[:, :, None].unbind(dim=1)
-    height, width = ((torch.arange(side) + 0.5) / side * 2 - 1 for side in pictures.shape[2:])
-    rows, columns = (height - 2 * y) / scale, (1 - 2 * mirrored) * (width - 2 * x) / scale
-    shape = len(pictures), len(height), len(width)
-    places = torch.stack([columns[:, None].expand(shape), rows[:, :, None].expand(shape)], dim=3)
-    inside = (rows.abs() <= 1).float()[:, :, None] * (columns.abs() <= 1).float()[:, None]
-    return F.grid_sample(pictures, places, padding_mode="border", align_corners=False), inside
-
-
-def in_words(move: list[float]) -> str:
-    mirrored, y, x, scale = move
-    cropped, shifted = scale < 0.97, max(abs(y), abs(x)) > 0.02
-    return ", ".join(["mirrored"] * (mirrored > 0) + ["cropped"] * cropped + ["shifted"] * (shifted and not cropped))
+    return without_brightness(thumbs).square().mean(dim=1).sqrt().clamp_min(1e-3)[:, None, None, None]

@@ -71,9 +71,12 @@ def of_power(power: dict[str, Row]) -> Finding:
     return Finding("spectrum", f"Too {amount} {name} structure ({SIZES[name]}): {words}, {most}.", severity)
 
 
-def of_sharpness(ratio: Row) -> Finding:
+def of_sharpness(ratio: Row, noise: Row) -> Finding:
+    """noise: that of `of_noise`, which raises the variance of the Laplacian and so may hide blur."""
     severity = _severity(ratio, *SHARPNESS)
     words = f"the variance of the Laplacian is {_times(ratio)}"
+    if severity == "ok" and noise["low"] > NOISE[0]:
+        return Finding("sharpness", f"Sharpness cannot be judged because of noise: {words}.", "ok")
     how = "As sharp as" if severity == "ok" else "Blurrier than" if ratio["value"] < 1 else "Noisier than"
     return Finding("sharpness", f"{how} real images: {words}.", severity)
 

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from PIL import Image
 
@@ -14,6 +15,7 @@ from ganvas.evaluation.measures import MEANINGS
 from ganvas.records import ARROWS
 from ganvas.reporting.advice import Advice, advice, sentence, train_command
 from ganvas.reporting.charts import Chart, Series, line_chart
+from ganvas.reporting.methods import as_csv, methods
 from ganvas.reporting.pictures import Picture, embed, film, stills
 from ganvas.reporting.reading import Record, Told, column, number
 from ganvas.training.progress import duration
@@ -113,6 +115,8 @@ def page(told: Told) -> dict[str, Any]:
         "latest": None if evaluation.get("pictures") else latest(told, GRID),
         "advice": found_advice(told),
         "measures": measures,
+        "methods": methods(evaluation),
+        "csv": quote(as_csv(evaluation)) if evaluation else "",
         "shared_protocol": shared,
         "notes": notes,
         "classes": class_rows(evaluation),

@@ -1,0 +1,159 @@
+"""Thumbnails of images, and the training images that are most similar to any moved version of an image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ganvas.evaluation.appearance import grain
+
+COARSE, FINE = 16, 32  # thumbnail sides in pixels: for retrieval and coarse registration; for fine registration
+BORDER = 0.1  # fraction of the side that has less weight in retrieval
+EXHAUSTIVE = 2000  # training images up to which the index has one part
+PROBES = 3  # parts of the index that are searched for each moved version
+PIXELS = 2**22  # pixels at a time
+ROWS = 8192  # training images at a time
+
+
+# ---- thumbnails ----
+
+
+class Thumbnails(NamedTuple):
+    """Thumbnails of N images, without opacity. One channel, or luminance and two of chroma (`luminance_first`)."""
+
+    fine: Tensor
+    """(N, C, 32, 32) float16."""
+    coarse: Tensor
+    """(N, C, 16, 16) float16."""
+    grain: Tensor
+    """(N,) float32: noise variance at full size."""
+
+    def at(self, places: np.ndarray) -> Thumbnails:
+        return Thumbnails(*(part[torch.from_numpy(places)] for part in self))
+
+
+def thumbnails(
+    images: np.ndarray, places: np.ndarray | None = None, progress: Callable[[str, int, int], None] | None = None
+) -> Thumbnails:
+    """Thumbnails of images (N, H, W, C) uint8 or uint16, or of those at `places`; reads in blocks."""
+    places = np.arange(len(images)) if places is None else places
+    block = max(1, PIXELS // (images.shape[1] * images.shape[2]))
+    parts = []
+    for start in range(0, len(places), block):
+        pixels = images[places[start : start + block], ..., :3].astype(np.float32) / np.iinfo(images.dtype).max
+        pictures = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+        fine = luminance_first(shrunk(pictures))
+        parts.append((fine.half(), F.avg_pool2d(fine, FINE // COARSE).half(), grain(pictures)))
+        if progress is not None:
+            progress("training images", start + len(pixels), len(places))
+    return Thumbnails(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+
+def shrunk(pictures: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N, C, 32, 32), slightly blurred, so that losses by compression or resizing do not count."""
+    rows = F.pad(pictures, (2, 2, 2, 2), mode="replicate")
+    for _ in range(4):  # binomial kernel with a standard deviation of 1 pixel
+        rows = F.avg_pool2d(rows, 2, 1)
+    return F.interpolate(rows, (FINE, FINE), mode="bilinear", antialias=True)
+
+
+def luminance_first(pictures: Tensor) -> Tensor:
+    """RGB (N, 3, H, W) as luminance and two channels of chroma, an orthonormal change; gray images as they are.
+
+    All colours have equal weight in the luminance: so it changes little if the hue turns.
+    """
+    if pictures.shape[1] != 3:
+        return pictures
+    red, green, blue = pictures.unbind(dim=1)
+    channels = [(red + green + blue) / 3**0.5, (red - blue) / 2**0.5, (red - 2 * green + blue) / 6**0.5]
+    return torch.stack(channels, dim=1)
+
+
+def energy_of_noise(shape: tuple[int, ...], directions: Tensor) -> tuple[float, float]:
+    """Energy of unit white noise in images (H, W, C): in these directions of their thumbnails, and outside them."""
+    generator = seeded()
+    noise = torch.cat([shrunk(torch.randn((1, min(shape[2], 3), *shape[:2]), generator=generator)) for _ in range(32)])
+    rows = without_brightness(noise)
+    inside = float(((rows @ directions) ** 2).sum(dim=1).mean())
+    return inside, float((rows**2).sum(dim=1).mean()) - inside
+
+
+def without_brightness(thumbs: Tensor) -> Tensor:
+    """(N, C * S * S): thumbnails without the mean of their luminance."""
+    return torch.cat([thumbs[:, :1] - thumbs[:, :1].mean(dim=(2, 3), keepdim=True), thumbs[:, 1:]], dim=1).flatten(1)
+
+
+def window() -> Tensor:
+    """(16 * 16,) pixel weights of a coarse thumbnail: lower at the border, which a moved image may lack."""
+    places = (torch.arange(COARSE) + 0.5) / COARSE
+    counts = (torch.minimum(places, 1 - places) / BORDER).clamp(max=1)
+    return (counts[:, None] * counts).flatten()
+
+
+def principal(thumbs: Tensor, num: int, weights: Tensor | None = None) -> Tensor:
+    """(D, num): projection to the first principal components of at most 8,192 thumbnails, without brightness.
+
+    weights: (D,) of the values of one channel. Method: subspace iteration (Halko, Martinsson & Tropp 2011, algorithm
+    4.4). Without weights the projection is orthonormal, except for the brightness.
+    """
+    some = thumbs[:: max(1, len(thumbs) // ROWS)].float()
+    bright = torch.zeros_like(some[0])
+    bright[0] = 1
+    some, bright = some.flatten(1), bright.flatten()
+    weights = torch.ones(some.shape[1]) if weights is None else weights
+    weighted = weights * bright / (weights * bright).sum()
+    some = F.normalize((some - (some @ weighted)[:, None] * bright) * weights, dim=1)
+    space = torch.randn((some.shape[1], min(num, *some.shape)), generator=seeded())
+    for _ in range(5):
+        space = torch.linalg.qr(some.T @ (some @ space)).Q
+    space = space * weights[:, None]
+    return space - weighted[:, None] * (bright @ space)
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+# ---- retrieval ----
+
+
+class Index:
+    """Approximate search in unit rows (N, D), split into about sqrt(N) parts by spherical k-means."""
+
+    def __init__(self, rows: Tensor) -> None:
+        num = 1 if len(rows) <= EXHAUSTIVE else round(len(rows) ** 0.5)
+        self.centres = rows[torch.randperm(len(rows), generator=seeded())[:num]]
+        for _ in range(10):
+            part = torch.cat([(some @ self.centres.T).argmax(dim=1) for some in rows.split(ROWS)])
+            self.centres = F.normalize(torch.zeros_like(self.centres).index_add(0, part, rows), dim=1)
+        self.order = part.argsort(stable=True)
+        self.rows = rows[self.order]
+        self.ends = torch.bincount(part, minlength=num).cumsum(0).tolist()
+
+    def search(self, queries: Tensor, num: int) -> tuple[Tensor, Tensor]:
+        """(rows, versions), (B, num) each: the most similar rows to any version of each of B queries (B, V, D).
+
+        The first version and its negative are compared with all rows, the others with the rows of the nearest parts.
+        """
+        similar = (queries[:, 0] @ self.rows.T).abs().numpy()
+        versions = queries.flatten(0, 1)
+        near = (versions @ self.centres.T).topk(min(PROBES, len(self.centres)), dim=1).indices
+        looking = near.flatten().argsort(stable=True) // near.shape[1]
+        counts = torch.bincount(near.flatten(), minlength=len(self.centres)).tolist()
+        start = 0
+        for who, end in zip(looking.split(counts), self.ends, strict=True):
+            if len(who) and end > start:
+                found = (versions[who] @ self.rows[start:end].T).numpy()
+                query, first = np.unique(who.numpy() // queries.shape[1], return_index=True)
+                best = np.maximum.reduceat(found, first)
+                similar[query, start:end] = np.maximum(similar[query, start:end], best)
+            start = end
+        found = torch.from_numpy(similar).topk(min(num, len(self.rows)), dim=1).indices
+        similarity = torch.bmm(self.rows[found], queries.transpose(1, 2))
+        similarity[:, :, 0].abs_()
+        return self.order[found], similarity.argmax(dim=2)
