@@ -292,7 +292,7 @@ def test_truncation_of_every_model_goes_to_one_picture(model, num_classes):
 
 def test_registry_names_every_architecture_once():
     assert {"compact", "residual", "style", "mlp", "dcgan", "xray"} <= MODELS.keys()
-    with pytest.raises(ConfigError, match="--model perceptron: expected one of compact"):
+    with pytest.raises(ConfigError, match="--model perceptron: expected one of light, compact"):
         build(config("perceptron"))
 
 
