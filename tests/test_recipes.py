@@ -107,6 +107,7 @@ def test_defaults_are_left_out() -> None:
         ({"seed": 1, "code": [[1.0]]}, "either a seed or a code"),
         ({"seed": -1}, "-1 is not an integer"),
         ({"seed": True}, "True is not an integer"),
+        ({"seed": [1] * 100_000}, r"\(\[1, 1[1, ]{32,36} is not an integer"),
         ({"seed": 1.0}, "1.0 is not an integer"),
         ({"seed": LARGEST_SEED + 1}, "not an integer"),
         ({"code": [[float("nan")]]}, "nan is not a number up to"),

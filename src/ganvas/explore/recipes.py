@@ -126,7 +126,7 @@ class Recipe:
                 other, depths = values["mix"]["with"], values["mix"]["depths"]
                 found["mix"] = Mix(cls.from_dict(other, where, nested + 1), tuple(whole(one, 99) for one in depths))
         except (TypeError, ValueError, KeyError, AttributeError) as error:
-            raise ConfigError(f"{where} is not a recipe ({error}): see `ganvas favourites --help`") from None
+            raise ConfigError(f"{where} is not a recipe ({error!s:.200}): see `ganvas favourites --help`") from None
         return cls(**found)
 
     def names(self) -> set[str]:
@@ -141,13 +141,13 @@ class Recipe:
 
 def whole(value: Any, most: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-        raise ValueError(f"{value!r} is not an integer from 0 to {most}")
+        raise ValueError(f"{value!r:.40} is not an integer from 0 to {most}")
     return value
 
 
 def number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST_NUMBER:
-        raise ValueError(f"{value!r} is not a number up to {LARGEST_NUMBER:,.0f}")
+        raise ValueError(f"{value!r:.40} is not a number up to {LARGEST_NUMBER:,.0f}")
     return float(value)
 
 
