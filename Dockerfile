@@ -3,7 +3,7 @@ FROM python:3.12-slim
 
 ARG DEVICE=cpu
 ARG CPU_INDEX=https://download.pytorch.org/whl/cpu
-ENV PIP_NO_CACHE_DIR=1 GANVAS_CACHE=/work/.cache/ganvas
+ENV PIP_NO_CACHE_DIR=1 GANVAS_CACHE=/images/.cache/ganvas
 
 WORKDIR /opt/ganvas
 COPY pyproject.toml constraints.txt README.md LICENSE ./
@@ -13,7 +13,7 @@ RUN if [ "$DEVICE" = cpu ]; then export PIP_EXTRA_INDEX_URL="$CPU_INDEX"; fi \
     && pip install -c constraints.txt '.[video,track,medical,judge,export,studio,hub]'
 
 # The user mounts a folder here for images, runs and packs.
-WORKDIR /work
+WORKDIR /images
 EXPOSE 7860
 ENTRYPOINT ["ganvas"]
 CMD ["--help"]

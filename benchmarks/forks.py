@@ -5,6 +5,7 @@ So a command takes a tenth of a second instead of some seconds, and may be kille
 
 from __future__ import annotations
 
+import importlib
 import os
 import resource
 import shutil
@@ -18,20 +19,25 @@ from pathlib import Path
 
 from ganvas import cli
 from ganvas.config import ModelConfig
-from ganvas.data.packing import write  # noqa: F401
 from ganvas.data.reading.digits import Digits
-from ganvas.evaluation import evaluate  # noqa: F401
-from ganvas.explore import directions, sampling  # noqa: F401
 from ganvas.image_files import png_bytes
 from ganvas.models.summary import summarise_config
-from ganvas.share import publish  # noqa: F401 (imported here, so that the forks need not do it)
-from ganvas.training import loop  # noqa: F401
 
 HANGING = 300.0  # seconds
 TINY = ("--size", "8", "--base", "8", "--z-dim", "8", "--batch", "16", "--device", "cpu")
 TRAIN = ("train", "data.zip", "--out", "run", *TINY, "--images", "480", "--previews", "6", "--snapshots", "4")
 EVALUATE = ("evaluate", "run", "--features", "random", "--n", "100", "--device", "cpu")
 MEMORY_UNIT = 1024 if sys.platform != "darwin" else 1  # of ru_maxrss, in bytes
+USED = [
+    "data.packing.write",
+    "evaluation.evaluate",
+    "explore.directions",
+    "explore.sampling",
+    "share.publish",
+    "training.loop",
+]
+for name in USED:  # imported here, so that the forks need not do it
+    importlib.import_module(f"ganvas.{name}")
 summarise_config(ModelConfig("compact", 8, 8, 1))  # the first network on the meta device imports parts of torch
 
 

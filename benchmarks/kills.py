@@ -51,7 +51,7 @@ Content = dict[str, str]
 
 
 def kill(arguments: tuple[str, ...], folder: Path, after: float) -> tuple[bool, str]:
-    """Kills a command after so many seconds. Returns whether it was still running, and what is wrong already."""
+    """Kills a command after this many seconds. Returns whether it was still running, and what is wrong already."""
     process = start(arguments, folder)
     time.sleep(after)
     alive = not os.waitpid(process, os.WNOHANG)[0]

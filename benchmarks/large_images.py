@@ -28,6 +28,7 @@ from common import machine, table, write_json
 from ganvas.config import DataConfig, TrainOptions
 from ganvas.data import Pack, open_pack
 from ganvas.data.batches import Batches, images_at
+from ganvas.models import crops_of
 from ganvas.system.device import choose_device
 from ganvas.training.plan import plan
 from ganvas.training.state import TrainState
@@ -58,7 +59,7 @@ def measured(size: int) -> dict[str, float]:
         for _ in range(REPEATS):
             inputs = draw_inputs(
                 at_size(real, generator), None, slice(0, batch), config, policy, config.augment, noise,
-                state.features_penalty.value, getattr(discriminator, "num_crops", 0),
+                state.features_penalty.value, crops_of(discriminator),
             )  # fmt: skip
             began = time.process_time()
             accumulate_gradients(nets, inputs, config, policy, batch, penalise)
@@ -67,9 +68,9 @@ def measured(size: int) -> dict[str, float]:
 
     row: dict[str, float] = {"size": size, "batch": batch}
     for phase in ("coarse", "fine"):
-        if phase == "coarse" and getattr(generator, "coarse_size", None) is None:
+        if phase == "coarse" and generator.coarse_size is None:
             continue
-        setattr(generator, "coarse", phase == "coarse")  # noqa: B010
+        generator.coarse = phase == "coarse"
         plain = seconds(False)
         row[f"{phase}_seconds"] = (plain + (seconds(True) - plain) / config.penalty_interval) / batch
     batches.close()

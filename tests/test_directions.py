@@ -148,7 +148,7 @@ def test_a_direction_from_labels_does_what_it_says(
     bright: tuple[Generator, Pack], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gan, pack = bright
-    monkeypatch.setattr("ganvas.evaluation.classifier.LEAST_STEPS", 60)  # dark and bright are easily told apart
+    monkeypatch.setattr("ganvas.evaluation.classifier.LEAST_STEPS", 60)  # dark and bright are easily distinguished
     calls: list[tuple[str, int, int]] = []
     (found,) = directions.supervised(gan, pack, samples=400, progress=lambda *x: calls.append(x))
     assert found.name == "light"  # of two classes the second alone

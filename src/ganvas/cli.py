@@ -223,7 +223,7 @@ def collected(arguments: list[inspect.Parameter], summary: str) -> Callable[...,
 
 
 def argument(cls: Any, field: dataclasses.Field, defaults: Mapping[str, Any]) -> inspect.Parameter:
-    """A field of an options class as an argument that tyro understands. defaults: by name, in place of the field's."""
+    """A field of an options class as an argument that tyro understands. defaults: by name; they replace the field's."""
     hint, marks = hints_of(owners(cls)[field.name])[field.name], []
     required = field.default is dataclasses.MISSING and field.name not in defaults
     default = defaults.get(field.name, inspect.Parameter.empty if required else field.default)

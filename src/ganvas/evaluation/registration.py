@@ -49,7 +49,7 @@ def _crops(crops: tuple[tuple[float, float, int], ...]) -> list[tuple[float, ...
     return [(y, x, kept, 0.0) for kept, offsets in places for y in offsets for x in offsets]
 
 
-def registered(pictures: Tensor, targets: Tensor, moves: Tensor, rounds: int) -> tuple[Tensor, Tensor]:
+def registered(images: Tensor, targets: Tensor, moves: Tensor, rounds: int) -> tuple[Tensor, Tensor]:
     """Register images (N, C, S, S) with their targets; return (unexplained variance (N,), 0 to 1, and moves (N, 5)).
 
     The moves are undone and the images explained by their targets in the area that both show. Each round solves for
@@ -59,12 +59,12 @@ def registered(pictures: Tensor, targets: Tensor, moves: Tensor, rounds: int) ->
     tones, side = _tones(targets), targets.shape[-1]
     num = tones.shape[1]
     columns = torch.cat([tones, _slopes(targets)], dim=1)
-    still = torch.cat([tones, pictures.flatten(1)[:, None]], dim=1)
+    still = torch.cat([tones, images.flatten(1)[:, None]], dim=1)
     parts = _parts(still, torch.ones_like(still[:, 0]), side)
     best = torch.stack([_solved(_products(*part, side))[0] for part in parts]).amin(dim=0)
     best_moves = IDENTITY.expand(len(moves), -1)
     for done in range(rounds + 1):
-        values, mask = _shown(pictures, moves, columns)
+        values, mask = _shown(images, moves, columns)
         products = _products(values, mask, side)
         ends = [*range(num), -1]
         left, _ = _solved(products[:, ends][:, :, ends])
@@ -86,25 +86,25 @@ def _changed(moves: Tensor, steps: Tensor) -> Tensor:
     return torch.cat([mirrored, places.clamp(-FURTHEST, FURTHEST), grown, angle], dim=1)
 
 
-def differences(pictures: Tensor, targets: Tensor, moves: Tensor, directions: Tensor) -> Differences:
+def differences(images: Tensor, targets: Tensor, moves: Tensor, directions: Tensor) -> Differences:
     """Squared differences of moved images (N, C, S, S) from their targets, in these directions and outside them."""
     side = targets.shape[-1]
     found = []
-    for values, mask in _parts(*_shown(pictures, moves, _tones(targets)), side):
+    for values, mask in _parts(*_shown(images, moves, _tones(targets)), side):
         rest, whole = _rest(values, mask, side)
         inside = ((rest @ directions) ** 2).sum(dim=1)
         found.append((inside, ((rest**2).sum(dim=1) - inside).clamp_min(0), whole))
     return Differences(*(torch.stack(part, dim=1) for part in zip(*found, strict=True)))
 
 
-def unexplained(pictures: Tensor, targets: Tensor, moves: Tensor) -> Tensor:
+def unexplained(images: Tensor, targets: Tensor, moves: Tensor) -> Tensor:
     """What the targets do not explain of images: (N, C, S, S)."""
-    return _rest(*_shown(pictures, moves, _tones(targets)), targets.shape[-1])[0].view_as(pictures)
+    return _rest(*_shown(images, moves, _tones(targets)), targets.shape[-1])[0].view_as(images)
 
 
-def explained_by_two(pictures: Tensor, targets: Tensor, moves: Tensor, others: Tensor) -> Tensor:
+def explained_by_two(images: Tensor, targets: Tensor, moves: Tensor, others: Tensor) -> Tensor:
     """(N, K): unexplained part of images (N, C, S, S) by a target and another of K images (N, K, C, S, S)."""
-    values, mask = _shown(pictures, moves, torch.cat([_tones(targets), others.flatten(2)], dim=1))
+    values, mask = _shown(images, moves, torch.cat([_tones(targets), others.flatten(2)], dim=1))
     num, side = others.shape[1], targets.shape[-1]
     products = _products(values, mask, side)
     tones = [*range(products.shape[1] - 1 - num)]
@@ -162,10 +162,10 @@ def _slopes(targets: Tensor) -> Tensor:
     return F.pad(columns.flatten(2), (0, (targets.shape[1] - 1) * side * side))
 
 
-def _shown(pictures: Tensor, moves: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+def _shown(images: Tensor, moves: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
     """(columns followed by the moved images (N, K + 1, D), 0 outside the visible area; its mask (N, D))."""
-    moved, inside = _moved(pictures, moves)
-    mask = inside.flatten(1).repeat(1, pictures.shape[1])
+    moved, inside = _moved(images, moves)
+    mask = inside.flatten(1).repeat(1, images.shape[1])
     return torch.cat([columns, moved.flatten(1)[:, None]], dim=1) * mask[:, None], mask
 
 
@@ -215,21 +215,21 @@ def moving(moves: Tensor, directions: Tensor) -> Tensor:
     return torch.stack(maps, dim=1).flatten(1)
 
 
-def _moved(pictures: Tensor, moves: Tensor) -> tuple[Tensor, Tensor]:
+def _moved(images: Tensor, moves: Tensor) -> tuple[Tensor, Tensor]:
     """Undo moves of images: (N, C, S, S), and the mask of their visible area (N, S, S).
 
     moves (N, 5): 1 if mirrored (applied first); y and x of the centre as fractions of the side; fraction of the side
     that is visible; angle in radians.
     """
     mirrored, y, x, scale, angle = moves[:, :, None, None].unbind(dim=1)
-    height, width = ((torch.arange(side) + 0.5) / side * 2 - 1 for side in pictures.shape[2:])
+    height, width = ((torch.arange(side) + 0.5) / side * 2 - 1 for side in images.shape[2:])
     down, right = (height[:, None] - 2 * y) / scale, (width - 2 * x) / scale
     cosine, sine = angle.cos(), angle.sin()
     rows = cosine * down - sine * right
     columns = (1 - 2 * mirrored) * (cosine * right + sine * down)
     inside = ((rows.abs() <= 1) & (columns.abs() <= 1)).float()
     return F.grid_sample(
-        pictures, torch.stack([columns, rows], dim=3), padding_mode="border", align_corners=False
+        images, torch.stack([columns, rows], dim=3), padding_mode="border", align_corners=False
     ), inside
 
 
