@@ -1,22 +1,30 @@
 """Recipes beside each other: same images, same machine, same time, and judges that had no part in the training.
 
-    python benchmarks/recipes.py DATA --out runs --only celeba comics --minutes 10 --seeds 0 1 2
+    python benchmarks/recipes.py DATA --out runs --only celeba comics --minutes 10 --seeds 0 1 2 --json recipes.json
+
+Many runs need several hours. Trained runs are kept in --out and are not trained again, and rows of earlier calls are
+kept in --json and count in the medians, if the commit is the same.
 
 Recipes: `new` is what `ganvas train` chooses, `own` the recipe of 0.1.0 before features (compact, a discriminator of
 pixels), `features` the new one without the discriminator of pixels, and `classic` the preset of the project that the
-data belong to. Trained runs are kept in --out and are not trained again. Columns: images seen, the Frechet distance of
-attributes and the mean difference of their shares (benchmarks/attributes.py), KID to held-out images in a random
-network and in EfficientNet-lite0 (which took part in the training of `new` and `features`), the variance of the mean
-colour and of pixels as shares of the real ones', and precision and recall in the random network; for X-ray films also
-the checks of the chest X-ray project: mean correlation of nine films (with the range of real ones), and checkerboard
-artefacts (period 2, 4 and 8) and Laplacian variance as ratios to the real ones. A grid of the first 36
-seeds of every run of the first seed is written beside them.
+data belong to.
+
+Columns: images seen; the least diversity of previews after 2,000 images (`early`); the Frechet distance of attributes
+and the mean difference of their shares (benchmarks/attributes.py); KID to held-out images in a random network and in
+EfficientNet-lite0 (which took part in the training of `new` and `features`); precision and recall in the random
+network; the variance of the mean colour and of pixels as shares of the real ones'. For X-ray films also the checks of
+the chest X-ray project: mean correlation of nine films (with the range of real ones), and checkerboard artefacts
+(period 2, 4 and 8) and Laplacian variance as ratios to the real ones'.
+A grid of the first 36 seeds is written beside every run.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import json
 import statistics
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +33,7 @@ import torch
 
 import ganvas
 from attributes import SETS, attribute_classifier
-from common import machine, table, write_json
+from common import machine, table
 from ganvas.config import DataConfig
 from ganvas.data import Pack, open_pack
 from ganvas.data.batches import images_at, spaced
@@ -34,6 +42,8 @@ from ganvas.evaluation.distances import kid_interval, precision_recall
 from ganvas.evaluation.features import Features
 from ganvas.generator import Generator, to_pixels
 from ganvas.image_files import grid, save_png
+from ganvas.records import read_log
+from ganvas.training.health import FLAT_IMAGES
 from ganvas.training.preview import spread
 
 DATA = {
@@ -55,10 +65,10 @@ SHOWN, SEED = 36, 1_000_000
 FILMS = 100  # films that checkerboard artefacts and sharpness are measured on
 
 
-def packed(data: Path, name: str, size: str | None) -> Pack:
+def packed(data: Path, name: str, size: str | None, limit: int | None = None) -> Pack:
     source, usual, kind, _ = DATA[name]
     labels = None if name in ("mednist", "cifar10") else "none"
-    return open_pack(data / source, DataConfig(size=size or usual, kind=kind, labels=labels))  # ty: ignore
+    return open_pack(data / source, DataConfig(size=size or usual, kind=kind, labels=labels, limit=limit))  # ty: ignore
 
 
 def measured(generator: Generator, pack: Pack, judge: Any, num: int) -> dict[str, float]:
@@ -104,6 +114,12 @@ def colour(images: torch.Tensor) -> float:
     return float(images.mean(dim=(2, 3)).var(dim=0).mean())
 
 
+def early(run: Path) -> float | None:
+    """The least diversity that a preview after 2,000 images or later showed, as a share of the real one."""
+    found = [r["variety"] for r in read_log(run) if "variety" in r and r["images"] >= FLAT_IMAGES]
+    return min(found, default=None)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
@@ -113,38 +129,53 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--size")
+    parser.add_argument("--limit", type=int, help="use this many images of the set")
     parser.add_argument("--num", type=int, default=1000)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = json.loads(args.json.read_text()) if args.json and args.json.exists() else []
+    used = machine("torch", "numpy")
     for name in args.only:
-        pack = packed(args.data, name, args.size)
-        judge = attribute_classifier(args.data, name, pack) if name in SETS else None
-        for recipe in args.recipes:
+        pack = packed(args.data, name, args.size, args.limit)
+        judge = attribute_classifier(args.data, name, pack) if name in SETS and not args.limit else None
+        setting = {"data": name, "size": f"{pack.height}x{pack.width}", "of": len(pack), "minutes": args.minutes}
+        setting |= {"cores": used["cores"], "commit": commit()}
+        for recipe, seed in itertools.product(args.recipes, args.seeds):
+            key = setting | {"recipe": recipe, "seed": seed}
+            if any(key.items() <= row.items() for row in rows):
+                continue
             options = {"preset": DATA[name][3]} if recipe == "classic" else RECIPES[recipe]
-            for seed in args.seeds:
-                run = args.out / f"{name}-{recipe}-{seed}"
-                trained = ganvas.train(pack.folder, run, quiet=True, minutes=args.minutes, seed=seed, **options)
-                generator = Generator.load(run)
-                row = {"data": name, "recipe": recipe, "seed": seed, "images": trained.images_seen}
-                rows.append(row | measured(generator, pack, judge, args.num))
-                if seed == args.seeds[0]:
-                    shown = generator.sample(SHOWN, seed=SEED)
-                    save_png(args.out / f"{name}-{recipe}.png", grid(to_pixels(shown, pack.depth), 6))
-        mine = [row for row in rows if row["data"] == name]
-        table(
-            f"{name} {pack.height}x{pack.width}, {args.minutes:g} minutes, medians of {len(args.seeds)}", medians(mine)
-        )
-    if args.json:
-        write_json(args.json, {"machine": machine("torch", "numpy"), "minutes": args.minutes, "rows": rows})
+            run = args.out / "-".join(str(part) for part in (name, setting["size"], len(pack), recipe, seed))
+            trained = ganvas.train(pack.folder, run, quiet=True, minutes=args.minutes, seed=seed, **options)
+            generator = Generator.load(run)
+            numbers = {"images": trained.images_seen, "early": early(run), **measured(generator, pack, judge, args.num)}
+            rows.append(key | numbers | {"machine": used})
+            shown = generator.sample(SHOWN, seed=SEED)
+            save_png(run.with_suffix(".png"), grid(to_pixels(shown, pack.depth), 6))
+            if args.json:
+                args.json.write_text(json.dumps(rows, indent=1) + "\n")
+        mine = [row for row in rows if setting.items() <= row.items()]
+        table(f"{name} {setting['size']}, {len(pack):,} images, {args.minutes:g} minutes, medians", medians(mine))
+
+
+def commit() -> str:
+    """The short hash of the commit, with + if files of the package were changed since."""
+    return git("rev-parse", "--short", "HEAD") + "+" * bool(git("status", "--porcelain", "--", "src"))
+
+
+def git(*words: str) -> str:
+    root = Path(__file__).parents[1]
+    return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def medians(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row per recipe: the number of seeds, and the median over them of every measure."""
     found = []
     for recipe in dict.fromkeys(row["recipe"] for row in rows):
         mine = [row for row in rows if row["recipe"] == recipe]
-        numbers = {key: statistics.median(row[key] for row in mine) for key in mine[0] if key not in ("data", "recipe")}
-        found.append({"recipe": recipe} | {key: value for key, value in numbers.items() if key != "seed"})
+        measures = [key for key in mine[0] if key == "images" or isinstance(mine[0][key], float)]
+        numbers = {key: statistics.median(row[key] for row in mine) for key in measures if key != "minutes"}
+        found.append({"recipe": recipe, "seeds": len(mine)} | numbers)
     return found
 
 
