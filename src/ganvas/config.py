@@ -61,6 +61,9 @@ class DataConfig:
     Smiling,Male). Default: class sub-folders or the labels of the data set."""
     frames: Literal["first", "all"] = "first"
     """Images to read from a TIFF, GIF, PNG or WebP file with several: the first or all. DICOM files always give all."""
+    masks: Literal["skip", "use"] = "skip"
+    """Masks and annotations (a folder masks/ beside images/, files x_mask.png beside x.png): skip them, or use them as
+    images."""
     split: Literal["train", "test", "all"] = "train"
     """Part to use of a data set that has parts (MNIST, CIFAR, CelebA)."""
     classes: tuple[str, ...] = ()

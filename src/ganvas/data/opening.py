@@ -67,6 +67,7 @@ def reopened(folder: Path, config: DataConfig) -> Pack:
         "levels",
         "labels",
         "frames",
+        "masks",
         "split",
         "classes",
         "limit",
@@ -75,8 +76,10 @@ def reopened(folder: Path, config: DataConfig) -> Pack:
         "drop_duplicates",
         "mask_marks",
     ):
-        if asked[name] != getattr(DataConfig(), name) and asked[name] not in ([], made_with[name]):
-            differences.append(f"its {name} is {made_with[name]}, not {asked[name]}")
+        default = getattr(DataConfig(), name)
+        before = made_with.get(name, default)
+        if name in asked and asked[name] != default and asked[name] not in ([], before):
+            differences.append(f"its {name} is {before}, not {asked[name]}")
     if differences:
         raise DataError(f"{folder} is already a pack and {', '.join(differences)}: pack the original images again")
     if config.kind is None or config.kind == pack.kind:

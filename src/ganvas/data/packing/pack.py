@@ -308,13 +308,21 @@ def note_checked(folder: Path, found: dict[str, list[int]]) -> None:
         files.write_text(folder / CHECKED, json.dumps(found))
 
 
+LATER = {"masks": "skip"}
+"""Options added since format 2, with their defaults."""
+
+
 def is_pack(folder: Path) -> bool:
     return (folder / "pack.json").is_file()
 
 
 def request(config: DataConfig, policy: Policy) -> dict[str, Any]:
-    """Everything that determines the content of a pack, except the images; plain JSON values."""
+    """Everything that determines the content of a pack, except the images; plain JSON values.
+
+    Options that older packs do not have are stored only if they have another value than the default.
+    """
     wishes = {**dataclasses.asdict(config), "classes": list(config.classes), "files": None}
+    wishes = {name: value for name, value in wishes.items() if name not in LATER or value != LATER[name]}
     if config.files is not None:  # use the content of the list, not its location
         wishes["files"] = hashlib.sha256(read_list(config.files).encode()).hexdigest()
     return {"name": policy.name, "path": policy.path, "config": wishes}

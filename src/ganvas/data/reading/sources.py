@@ -33,6 +33,7 @@ from ganvas.data.reading.labels import (
     csv_of,
     is_celeba,
 )
+from ganvas.data.reading.masks import without_masks
 from ganvas.errors import DataError, MissingExtraError, PictureError
 
 __all__ = ["Item", "Payload", "Rejection", "Source", "file_of", "fingerprint_of", "open_source"]
@@ -177,7 +178,12 @@ class ArraySource:
 
 
 def open_source(
-    path: Path, *, labels: str | None = None, split: str = "train", frames: Literal["first", "all"] = "first"
+    path: Path,
+    *,
+    labels: str | None = None,
+    split: str = "train",
+    frames: Literal["first", "all"] = "first",
+    masks: Literal["skip", "use"] = "skip",
 ) -> Source:
     """List the images at `path` and their labels.
 
@@ -185,7 +191,7 @@ def open_source(
     next to or inside the source; "some.csv:column" selects a column by its header), or attributes of CelebA.
     If `path` is a csv, `labels` may be one of its columns.
     split: "train", "test" or "all", for data sets with parts. frames: images to read from non-DICOM files with several:
-    the first or all. Raises `DataError`.
+    the first or all. masks: whether annotations of images (masks.py) are images, too. Raises `DataError`.
     """
     path = Path(path)
     try:
@@ -195,30 +201,44 @@ def open_source(
             with path.open("rb") as file:
                 if is_lfs_pointer(file.read(64)):
                     raise DataError(f"{path} is a Git LFS pointer instead of the file: run git lfs pull")
-        source = _open(path, labels, split, lambda: fingerprint_of(path, labels))
+        source = _open(path, Wish(labels, split, masks == "use"), lambda: fingerprint_of(path, labels))
         return _all_pages(source) if frames == "all" and isinstance(source, PictureSource) else source
     except PermissionError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _open(path: Path, labels: str | None, split: str, print_of: Callable[[], str]) -> Source:
-    held = _find_arrays(path, split)
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """Options of `open_source`. masks: whether annotations are images."""
+
+    labels: str | None
+    split: str
+    masks: bool
+
+    @property
+    def plain(self) -> bool:
+        """Whether labels are not wanted."""
+        return self.labels is not None and self.labels.lower() == "none"
+
+
+def _open(path: Path, wish: Wish, print_of: Callable[[], str]) -> Source:
+    held = _find_arrays(path, wish.split)
     if held:
         form, arrays = held
-        return _array_source(form, arrays, labels, path, print_of)
+        return _array_source(form, arrays, wish, path, print_of)
     listing = str(path) if _is_list(path) else None
     container = _open_container(path.parent if listing else path)
     inner = _only_inside(container)
-    if listing and labels and labels.lower() != "none" and not csv_of(labels)[0]:
-        labels = f"{listing}:{labels}"  # a column of the csv
+    if listing and wish.labels and not wish.plain and not csv_of(wish.labels)[0]:
+        wish = dataclasses.replace(wish, labels=f"{listing}:{wish.labels}")  # a column of the csv
     if inner:
-        return _open(inner, labels or listing, split, print_of)
+        return _open(inner, dataclasses.replace(wish, labels=wish.labels or listing), print_of)
     cifar_files = {name: name.rpartition("/")[2] for name in container.names}
     if cifar.is_cifar(cifar_files.values()) and not isinstance(container, Folder):
         contents = _read_all(container, [n for n, base in cifar_files.items() if cifar.FILES.fullmatch(base)])
-        arrays = cifar.read_cifar({cifar_files[n]: content for n, content in contents.items()}, split, path)
-        return _array_source("cifar", arrays, labels, path, print_of)
-    return _picture_source(container, listing, labels, split, print_of)
+        arrays = cifar.read_cifar({cifar_files[n]: content for n, content in contents.items()}, wish.split, path)
+        return _array_source("cifar", arrays, wish, path, print_of)
+    return _picture_source(container, listing, wish, print_of)
 
 
 def _all_pages(source: PictureSource) -> PictureSource:
@@ -265,12 +285,10 @@ def _find_arrays(path: Path, split: str) -> tuple[str, formats.Arrays] | None:
     return None
 
 
-def _array_source(
-    form: str, held: formats.Arrays, labels: str | None, path: Path, print_of: Callable[[], str]
-) -> ArraySource:
-    if labels is not None and labels.lower() != "none":
-        raise DataError(f"--labels {labels}: {path} has its own labels; omit --labels, or use --labels none")
-    if labels is not None:
+def _array_source(form: str, held: formats.Arrays, wish: Wish, path: Path, print_of: Callable[[], str]) -> ArraySource:
+    if wish.labels is not None and not wish.plain:
+        raise DataError(f"--labels {wish.labels}: {path} has its own labels; omit --labels, or use --labels none")
+    if wish.plain:
         held = formats.Arrays(held.images, None, [], held.names)
     return ArraySource(form, held, print_of)
 
@@ -323,7 +341,7 @@ def _read_all(container: Container, names: list[str]) -> dict[str, bytes]:
 
 
 def _picture_source(
-    container: Container, listing: str | None, labels: str | None, split: str, print_of: Callable[[], str]
+    container: Container, listing: str | None, wish: Wish, print_of: Callable[[], str]
 ) -> PictureSource:
     """Labels the image files of a container. listing: the csv given instead of a folder."""
     named = [name for name in container.names if is_picture(name)]
@@ -338,10 +356,11 @@ def _picture_source(
     if not images:
         raise DataError(_nothing_found(container, rejected))
     form = "csv" if listing else container.form
-    plain = labels is not None and labels.lower() == "none"
+    images, masks = (images, []) if wish.masks else without_masks(images)
+    labels, split, plain = wish.labels, wish.split, wish.plain
     csv_file = labels if csv_of(labels)[0] else listing
     if csv_file:
-        found = by_csv(container, images, csv_file, only_listed=listing is not None, plain=plain)
+        found = by_csv(container, images, csv_file, masks=masks, only_listed=listing is not None, plain=plain)
         rejected = [] if listing else rejected  # other files in the folder of a csv are irrelevant
     elif is_celeba(container):
         form = "celeba"
@@ -354,7 +373,7 @@ def _picture_source(
             f"--labels {labels}: {container.path} is not CelebA, which has attributes; "
             "expected none or a csv of file,label"
         )
-    rejected = rejected + found.rejected
+    rejected = rejected + found.rejected + ([] if csv_file else masks)
     dicoms = {item.name for item in found.items if dicom.is_named(item.name)}.union(marked)
     dicoms &= {item.name for item in found.items}
     others = [item for item in found.items if item.name not in dicoms]
