@@ -113,9 +113,9 @@ def test_the_scale_is_that_of_the_set(tmp_path):
     assert open_pack(tmp_path / "many.npy").images[1, 1, 0, 0] == 200
 
 
-@pytest.mark.parametrize("levels", ["4095", "9-3", "0-70000", "a-b", ""])
+@pytest.mark.parametrize("levels", ["4095", "9-3", "0-inf", "0-1e999", "a-b", ""])
 def test_levels_that_cannot_be(levels):
-    with pytest.raises(ConfigError, match=f"--levels {levels}: expected two 16 bit values"):
+    with pytest.raises(ConfigError, match=f"--levels {levels}: expected two values"):
         DataConfig(levels=levels)
 
 

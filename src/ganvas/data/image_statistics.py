@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass
 
@@ -11,9 +12,10 @@ from ganvas.config import FULL
 from ganvas.data.inspection.marks import Spot, spots
 from ganvas.data.inspection.near_duplicates import Thumbnails, thumbnails
 from ganvas.data.packing.selection import readable
-from ganvas.data.reading.decode import Target, decode, glance, highest, probe
+from ganvas.data.reading.decode import Target, decode, glance, highest, probe, span
 from ganvas.data.reading.headers import PictureInfo
 from ganvas.data.reading.sources import Payload
+from ganvas.data.reading.wide import Span
 from ganvas.errors import PictureError
 
 BLANK = 0.02  # standard deviation of the values (0..1) below which an image counts as blank
@@ -34,7 +36,9 @@ class Look:
     gray: bool
     """Whether the image has no colour, even in a colour file."""
     highest: int
-    """Highest value of a 16 bit image (decode.highest); 0 for 8 bit."""
+    """Highest value of a 16 bit image (decode.highest); 0 for others."""
+    span: Span | None
+    """Range of an image with `PictureInfo.wide`, which is measured relative to it; None for others."""
     spread: float
     """Largest standard deviation of a channel, for values in 0..1."""
     bars: tuple[float, float, float, float]
@@ -43,9 +47,18 @@ class Look:
     spots: list[Spot] | None
     """Possible burned-in marks; None if not searched for."""
 
+    def within(self, levels: tuple[float, float]) -> Look:
+        """The measurements relative to the range of the set instead of the image's own."""
+        if self.span is None:
+            return self
+        factor = (self.span.high - self.span.low) / (levels[1] - levels[0])
+        offset = (self.span.low - levels[0]) / (levels[1] - levels[0])
+        brightness = min(1.0, max(0.0, self.brightness * factor + offset))
+        return dataclasses.replace(self, brightness=brightness, spread=self.spread * factor)
+
     def blank(self, white: int) -> bool:
         """Whether the image is blank. white: white level of 16 bit images (selection.levels_of)."""
-        return self.spread < BLANK * (white / FULL[1] if self.info.depth == 16 else 1)
+        return self.spread < BLANK * (white / FULL[1] if self.info.depth == 16 and not self.info.wide else 1)
 
 
 def look(payload: Payload, for_marks: bool = True) -> Look:
@@ -55,12 +68,14 @@ def look(payload: Payload, for_marks: bool = True) -> Look:
     channels = 4 if info.alpha else info.channels
     pixels = decode(content, Target(info.height, info.width, channels, info.depth, "crop", None))
     top = np.iinfo(pixels.dtype).max
+    values = span(content) if info.wide else None
     return Look(
         info,
-        hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).digest()[:16],
+        hashlib.sha256(f"{pixels.shape}{values or ''}".encode() + pixels.tobytes()).digest()[:16],
         float(pixels[..., :3].mean(dtype=np.float32)) / top,
         info.channels == 1 or glance(pixels).gray,
-        highest(content) if info.depth == 16 else 0,
+        highest(content) if info.depth == 16 and not info.wide else 0,
+        values,
         float(pixels.std(axis=(0, 1), dtype=np.float32).max()) / top,
         bars(pixels),
         thumbnails(pixels[None]),

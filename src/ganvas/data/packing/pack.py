@@ -70,7 +70,8 @@ class PackInfo:
     depth: int
     fit: Fit
     background: str | None
-    levels: list[int]
+    levels: list[int | float]
+    """Values of 16 bit, or of floating point and larger, pixels that are black and white."""
     labelled: bool
     heldout: int
     """Number of held-out images."""

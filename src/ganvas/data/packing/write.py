@@ -201,7 +201,7 @@ def _write(
         depth=target.depth,
         fit=target.fit,
         background=target.background,
-        levels=list(target.levels),
+        levels=list(target.wide or target.levels),
         labelled=labels is not None,
         heldout=len(heldout),
         classes=classes,
