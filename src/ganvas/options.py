@@ -89,7 +89,7 @@ class Frames(Enlarged, Common):
     is filled with --background."""
     background: str | None = None
     """Colour beside the images and behind transparent ones, such as black or #ffcc00. Default: black, but white for a
-    training; for transparent images none, or white in mp4."""
+    training, whose grids show transparency as a checkerboard; for transparent images none, or white in mp4."""
     max_mb: Annotated[float | None, POSITIVE] = None
     """Maximum size of a GIF in MB (10^6 bytes); frames are reduced until it fits. Default: 8, or none with --size."""
 
