@@ -135,6 +135,9 @@ class Train(FromImages, TrainOptions):
     config: PathLike | None = None
     """File with options: a TOML file as written by `ganvas init`, or the config.json of a run. Options that are given
     directly take precedence."""
+    add: bool = False
+    """Continue a run to whose images others were added. The held-out images stay held out; all others are trained on.
+    Continuing is not bit-exact."""
     dry_run: bool = False
     """Show the chosen options, the networks and the memory needed, without training."""
     callbacks: Sequence[Callback] = field(default=(), metadata=PYTHON_ONLY)

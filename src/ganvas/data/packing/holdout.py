@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ganvas.data.inspection.near_duplicates import Likeness, families, thumbnails
+from ganvas.data.packing.kept import Kept
 
 SHARE, MOST, LEAST_PICTURES = 0.1, 2000, 40  # default: a tenth, at most 2,000, none for fewer than 40 images
 FAMILY = 0.1  # larger groups of near duplicates, relative to the held-out images, stay in the training part
@@ -52,6 +53,19 @@ def held_out(images: np.ndarray, labels: np.ndarray | None, share: float | None,
             else:
                 passed[family] = True
     return np.flatnonzero(held)
+
+
+def still_held_out(images: np.ndarray, names: list[str], kept: Kept) -> tuple[np.ndarray, list[str]]:
+    """Sorted indices of the images of a pack that a run holds out and of their near duplicates, and a note.
+
+    No other image is held out, because the run may have been trained on it.
+    """
+    found = np.flatnonzero(kept.among(images, names))
+    held = np.union1d(found, Likeness(thumbnails(images)).pairs(found)) if len(found) else found
+    held = held[: max(0, len(images) - 2)].astype(np.int64)
+    note = f"The held-out images of the run stay held out ({len(found):,} of {len(kept.names):,} were found)"
+    more = len(held) - len(found)
+    return held, [f"{note}, and {more:,} near duplicate{'s' * (more > 1)} of them, too." if more > 0 else f"{note}."]
 
 
 def few(num_images: int, num_held: int, share: float | None) -> list[str]:

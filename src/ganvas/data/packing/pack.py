@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from ganvas.config import MAX_SIZE, DataConfig, Fit, Kind
+from ganvas.data.packing.kept import Kept
 from ganvas.data.reading.lists import text_of
 from ganvas.errors import ConfigError, DataError, GanvasError
 from ganvas.fields import from_dict
@@ -53,6 +54,8 @@ class Policy:
     fit: Fit | None = None
     licence: str | None = None
     attribution: str | None = None
+    kept: Kept | None = None
+    """Images that a run holds out and that stay held out; None: a new choice."""
 
 
 @dataclass(frozen=True)
@@ -326,7 +329,8 @@ def request(config: DataConfig, policy: Policy) -> dict[str, Any]:
     wishes = {name: value for name, value in wishes.items() if name not in LATER or value != LATER[name]}
     if config.files is not None:  # use the content of the list, not its location
         wishes["files"] = hashlib.sha256(read_list(config.files).encode()).hexdigest()
-    return {"name": policy.name, "path": policy.path, "config": wishes}
+    kept = {} if policy.kept is None else {"kept": policy.kept.key}
+    return {"name": policy.name, "path": policy.path, "config": wishes} | kept
 
 
 def read_list(path: str | Path) -> str:

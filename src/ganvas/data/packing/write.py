@@ -20,7 +20,7 @@ from filelock import FileLock
 import ganvas
 from ganvas.config import DataConfig
 from ganvas.data.packing.cleaning import mask_marks, without_duplicates
-from ganvas.data.packing.holdout import few, held_out
+from ganvas.data.packing.holdout import few, held_out, still_held_out
 from ganvas.data.packing.pack import (
     UNMIRRORED,
     Pack,
@@ -184,12 +184,16 @@ def _write(
     labels, classes = _settle_classes(choice, good, source.classes)
     report("selecting held-out images", 0, 0)
     images = files.load_array(folder / "images.npy")
-    heldout = held_out(images, labels, config.holdout)
-    choice.notes += few(len(images), len(heldout), config.holdout)
+    names = [source.items[i].name for i in choice.indices[good]]
+    if policy.kept is None:
+        heldout = held_out(images, labels, config.holdout)
+        choice.notes += few(len(images), len(heldout), config.holdout)
+    else:
+        heldout, told = still_held_out(images, names, policy.kept)
+        choice.notes += told
     np.save(folder / "heldout.npy", heldout)
     if labels is not None:
         np.save(folder / "labels.npy", labels)
-    names = [source.items[i].name for i in choice.indices[good]]
     (folder / "names.txt").write_text("".join(name + "\n" for name in names), encoding="utf-8", newline="\n")
     rejected = [*source.rejected, *choice.rejected]
     kind = kind_of(survey, target, policy)
