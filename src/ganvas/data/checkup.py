@@ -277,7 +277,7 @@ def _compare(checkup: Checkup, looks: list[Look], names: list[str], labels: list
     blank = set(checkup.blank)
     once = np.array([group[0] for group in equal.values() if names[group[0]] not in blank], np.int64)
     thumbs = Thumbnails.joined([looks[i].thumbnail for i in once]) if len(once) else None
-    near = [once[cluster] for cluster in clusters(Likeness(thumbs).pairs(), len(once))] if thumbs else []
+    near = [once[cluster] for cluster in clusters(Likeness(thumbs, quick=True).pairs(), len(once))] if thumbs else []
     checkup.near = [[names[i] for i in cluster] for cluster in near]
     if labels:
         mixed = [group for group in (*groups, *near) if len({labels[i] for i in group}) > 1]

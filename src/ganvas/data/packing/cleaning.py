@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from ganvas.data.inspection.marks import marks, without
-from ganvas.data.inspection.near_duplicates import Likeness, grouped, same, thumbnails
+from ganvas.data.inspection.near_duplicates import LARGE_SET, Likeness, grouped, same, thumbnails
 from ganvas.system import files
 
 COPIED = 8 * 2**20  # bytes copied at a time
@@ -16,7 +17,10 @@ COPIED = 8 * 2**20  # bytes copied at a time
 def without_duplicates(path: Path, notes: list[str]) -> np.ndarray:
     """Keeps the first of each group of equal images in an images.npy and adds a note. Returns a mask (N,) bool."""
     images = files.load_array(path)
-    pairs = Likeness(thumbnails(images)).pairs()
+    with TemporaryDirectory(dir=path.parent, ignore_cleanup_errors=True) as scratch:
+        pairs = Likeness(
+            thumbnails(images, Path(scratch)), scratch=Path(scratch), quick=len(images) > LARGE_SET
+        ).pairs()
     group = grouped(len(images), pairs[same(images, pairs)])
     kept = np.zeros(len(images), bool)
     kept[np.unique(group, return_index=True)[1]] = True

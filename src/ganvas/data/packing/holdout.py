@@ -6,6 +6,8 @@ near duplicate among the held-out images.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from ganvas.data.inspection.near_duplicates import Likeness, families, thumbnails
@@ -24,11 +26,18 @@ def number(num_images: int, share: float | None) -> int:
     return max(0, min(int(share * num_images), num_images - 2))
 
 
-def held_out(images: np.ndarray, labels: np.ndarray | None, share: float | None, seed: int = 0) -> np.ndarray:
+def held_out(
+    images: np.ndarray,
+    labels: np.ndarray | None,
+    share: float | None,
+    seed: int = 0,
+    scratch: Path | None = None,
+) -> np.ndarray:
     """Sorted int64 indices of the held-out images of a pack (N, H, W, C).
 
     share: fraction of the images, 0 to 0.5; None: the default. Never more; fewer if near duplicates, which stay
-    together, make that necessary.
+    together, make that necessary. scratch: folder for temporary files, so that memory does not grow with the thumbnails
+    of a large set.
     """
     wanted = number(len(images), share)
     if not wanted:
@@ -36,7 +45,7 @@ def held_out(images: np.ndarray, labels: np.ndarray | None, share: float | None,
     labels = np.zeros(len(images), np.int64) if labels is None else labels
     lacking = quotas(np.bincount(labels), wanted)
     most = max(2, int(FAMILY * wanted))
-    likeness = Likeness(thumbnails(images))
+    likeness = Likeness(thumbnails(images, scratch), scratch=scratch)
     order = np.random.default_rng(seed).permutation(len(images))
     held = np.zeros(len(images), bool)
     passed = np.zeros(len(images), bool)  # members of groups that are too large or were drawn before
@@ -55,13 +64,17 @@ def held_out(images: np.ndarray, labels: np.ndarray | None, share: float | None,
     return np.flatnonzero(held)
 
 
-def still_held_out(images: np.ndarray, names: list[str], kept: Kept) -> tuple[np.ndarray, list[str]]:
+def still_held_out(
+    images: np.ndarray, names: list[str], kept: Kept, scratch: Path | None = None
+) -> tuple[np.ndarray, list[str]]:
     """Sorted indices of the images of a pack that a run holds out and of their near duplicates, and a note.
 
     No other image is held out, because the run may have been trained on it.
     """
     found = np.flatnonzero(kept.among(images, names))
-    held = np.union1d(found, Likeness(thumbnails(images)).pairs(found)) if len(found) else found
+    held = (
+        np.union1d(found, Likeness(thumbnails(images, scratch), scratch=scratch).pairs(found)) if len(found) else found
+    )
     held = held[: max(0, len(images) - 2)].astype(np.int64)
     note = f"The held-out images of the run stay held out ({len(found):,} of {len(kept.names):,} were found)"
     more = len(held) - len(found)

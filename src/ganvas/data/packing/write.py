@@ -12,6 +12,7 @@ import hashlib
 import os
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -185,12 +186,13 @@ def _write(
     report("selecting held-out images", 0, 0)
     images = files.load_array(folder / "images.npy")
     names = [source.items[i].name for i in choice.indices[good]]
-    if policy.kept is None:
-        heldout = held_out(images, labels, config.holdout)
-        choice.notes += few(len(images), len(heldout), config.holdout)
-    else:
-        heldout, told = still_held_out(images, names, policy.kept)
-        choice.notes += told
+    with TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as scratch:
+        if policy.kept is None:
+            heldout = held_out(images, labels, config.holdout, scratch=Path(scratch))
+            choice.notes += few(len(images), len(heldout), config.holdout)
+        else:
+            heldout, told = still_held_out(images, names, policy.kept, Path(scratch))
+            choice.notes += told
     np.save(folder / "heldout.npy", heldout)
     if labels is not None:
         np.save(folder / "labels.npy", labels)

@@ -139,6 +139,34 @@ def decode(payload: bytes | np.ndarray, target: Target) -> np.ndarray:
             raise PictureError(_reason(error, payload)) from None
 
 
+def decode_whole(payload: bytes | np.ndarray) -> tuple[PictureInfo, np.ndarray]:
+    """The properties of an image and its pixels (H, W, C) at its own size, depth and channels. Raises `PictureError`.
+
+    The same as `probe` and `decode`, but most files are opened once.
+    """
+    plain = isinstance(payload, bytes) and not dicom.is_dicom(payload) and not payload.startswith(TIFF_MARKS)
+    if not plain:
+        info = probe(payload)
+        return info, decode(payload, _own_target(info))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            image = _open(payload)
+            info = _describe(image, payload)
+            return info, _decode_image(image, payload, _own_target(info))
+        except PictureError:
+            raise
+        except Exception as error:
+            raise PictureError(_reason(error, payload)) from None
+
+
+TIFF_MARKS = (b"II*\0", b"MM\0*")
+
+
+def _own_target(info: PictureInfo) -> Target:
+    return Target(info.height, info.width, 4 if info.alpha else info.channels, info.depth, "crop", None)
+
+
 @dataclass(frozen=True, slots=True)
 class Glance:
     """Properties of an image measured on a small copy."""
@@ -324,7 +352,11 @@ def _gray_palette(image: Image.Image) -> bool:
 
 
 def _decode_file(payload: bytes, target: Target) -> np.ndarray:
-    image = _open(payload)
+    return _decode_image(_open(payload), payload, target)
+
+
+def _decode_image(image: Image.Image, payload: bytes, target: Target) -> np.ndarray:
+    """Decodes an image that `_open` has opened."""
     depth = _depth(image)
     turn = _orientation(image, payload)
     if image.format in ("JPEG", "MPO"):  # MPO: JPEG followed by more images, written by phones
