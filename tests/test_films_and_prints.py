@@ -327,6 +327,8 @@ def test_transparency_is_a_checkerboard_in_grids_only(
 class Finder:
     """Flags every third image that it is shown as a copy."""
 
+    share_compared = 1.0
+
     def __init__(self, *_: object) -> None:
         self.shown = itertools.count()
 

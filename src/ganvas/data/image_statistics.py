@@ -95,7 +95,8 @@ def moments(planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def is_gray(pixels: np.ndarray, planes: np.ndarray, means: np.ndarray) -> bool:
     """Whether an image has no colour, as in `decode.glance`, which is slow and only decides unclear cases.
 
-    pixels, planes: the image as (H, W, C) and as (C, H, W). means: of its channels. The mean of an area cannot be coloured more than one of its pixels.
+    pixels, planes: the image as (H, W, C) and as (C, H, W). means: of its channels. The mean of an area cannot be
+    coloured more than one of its pixels.
     """
     if len(means) == 2:
         return True

@@ -27,6 +27,7 @@ MOSTLY = 0.9  # fraction of gray images above which a set counts as scans
 COLOURED = 32  # colour images after which the search for colour ends in a set that is not mostly gray
 SHEER, MOST = 200, 0.5  # files checked for transparency; fraction above which transparency is kept
 FLAT = 2.5  # threshold of decode.Glance.flatness; the median of CelebA is 0.9, of comic faces 6.3
+SURVEYED_WHOLE, SURVEYED = 200_000, 20_000  # images up to which all headers are read; size of a random part
 FEW_BITS = 2**14 - 1  # 16 bit images whose highest value is at most this use fewer bits
 
 
@@ -270,8 +271,22 @@ def choose_size(sizes: Counter[tuple[int, int]]) -> tuple[int, int]:
 # The passes over the images.
 
 
-def survey_source(source: Source, choice: Choice, report: Progress) -> Survey:
-    """Reads the headers of the chosen images; moves unreadable ones to `choice.rejected`."""
+def survey_source(source: Source, choice: Choice, report: Progress, sized: bool = False) -> Survey:
+    """Reads the headers of the chosen images; moves unreadable ones to `choice.rejected`.
+
+    sized: the size of the pack is known. Then, of a very large set, a random part is sufficient if it has only 8 bit
+    images.
+    """
+    if sized and source.arrays() is None and len(choice.indices) > SURVEYED_WHOLE:
+        some = np.sort(np.random.default_rng(0).choice(choice.indices, SURVEYED, replace=False))
+        part = Choice(some, np.zeros(len(some), np.int64))
+        survey = survey_source(source, part, report)
+        if set(survey.depths) == {8}:
+            choice.notes.append(
+                f"Colour and kind were chosen from {SURVEYED:,} of {len(choice.indices):,} images, drawn at random; "
+                "--channels and --kind set others."
+            )
+            return survey
     survey = Survey()
     whole = source.arrays()
     good = np.ones(len(choice.indices), bool)

@@ -166,7 +166,7 @@ def _write(
     """Writes all files of the pack to `folder`, which is empty."""
     choice = choose(source, config)
     _check_enough(len(choice.indices), source, choice)
-    survey = survey_source(source, choice, report)
+    survey = survey_source(source, choice, report, sized=bool(config.size or policy.size))
     _check_enough(len(choice.indices), source, choice)
     target = choose_target(survey, config, policy)
     choice.notes += remarks(survey, config, policy, target)

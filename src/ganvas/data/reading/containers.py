@@ -537,6 +537,8 @@ def hidden(name: str) -> bool:
     parts = name.split("/")
     if parts[-1].lower() in ("thumbs.db", "desktop.ini"):
         return True
+    if not name.startswith(".") and "/." not in name and "__MACOSX" not in name:
+        return False  # nearly all names
     return any(part == "__MACOSX" or (part.startswith(".") and part not in (".", "..")) for part in parts)
 
 
