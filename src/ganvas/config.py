@@ -63,6 +63,8 @@ class DataConfig:
     Smiling,Male). Default: class sub-folders or the labels of the data set."""
     frames: Literal["first", "all"] = "first"
     """Images to read from a TIFF, GIF, PNG or WebP file with several: the first or all. DICOM files always give all."""
+    fps: Annotated[float | None, POSITIVE] = None
+    """Frames per second to read from videos (mp4, mov, webm, mkv, avi). Default: 1. Near duplicates are dropped."""
     masks: Literal["skip", "use"] = "skip"
     """Masks and annotations (a folder masks/ beside images/, files x_mask.png beside x.png): skip them, or use them as
     images."""

@@ -70,6 +70,7 @@ def reopened(folder: Path, config: DataConfig) -> Pack:
         "levels",
         "labels",
         "frames",
+        "fps",
         "masks",
         "split",
         "classes",

@@ -6,6 +6,7 @@ near duplicate among the held-out images.
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from ganvas.data.packing.kept import Kept
 SHARE, MOST, LEAST_PICTURES = 0.1, 2000, 40  # default: a tenth, at most 2,000, none for fewer than 40 images
 FAMILY = 0.1  # larger groups of near duplicates, relative to the held-out images, stay in the training part
 LEAST_TRAINING, TO_TELL_COPIES = 20, 20  # minimum images for training, and held-out images for evaluation.copies
+STRETCH, STRETCHES = 4, 20  # least frames of a stretch of a video, and number of stretches of a long one
 ROUNDS = 8  # maximum rounds of drawing
 
 
@@ -64,6 +66,29 @@ def held_out(
     return np.flatnonzero(held)
 
 
+def held_out_in_time(scenes: list[tuple[str, bool]], share: float | None, seed: int = 0) -> np.ndarray:
+    """Sorted indices of the held-out images of a set with videos: whole stretches of time, so that most held-out frames
+    have no neighbours in the training part.
+
+    scenes: file of each image, in order, and whether it is a frame of a video. Other images are drawn singly.
+    """
+    wanted = number(len(scenes), share)
+    counts = Counter(scenes)
+    stretches: list[list[int]] = []
+    before: tuple[str, bool] | None = None
+    for i, scene in enumerate(scenes):
+        length = max(STRETCH, -(-counts[scene] // STRETCHES)) if scene[1] else 1
+        if scene != before or len(stretches[-1]) >= length:
+            stretches.append([])
+        stretches[-1].append(i)
+        before = scene
+    held: list[int] = []
+    for place in np.random.default_rng(seed).permutation(len(stretches)):
+        if len(held) + len(stretches[place]) <= wanted:
+            held += stretches[place]
+    return np.array(sorted(held), np.int64)
+
+
 def still_held_out(
     images: np.ndarray, names: list[str], kept: Kept, scratch: Path | None = None
 ) -> tuple[np.ndarray, list[str]]:
@@ -81,8 +106,8 @@ def still_held_out(
     return held, [f"{note}, and {more:,} near duplicate{'s' * (more > 1)} of them, too." if more > 0 else f"{note}."]
 
 
-def few(num_images: int, num_held: int, share: float | None) -> list[str]:
-    """Warnings about too few images or too few held-out images."""
+def few(num_images: int, num_held: int, share: float | None, in_time: bool = False) -> list[str]:
+    """Warnings about too few images or too few held-out images. in_time: chosen by `held_out_in_time`."""
     notes = []
     if num_images < LEAST_TRAINING:
         notes.append(
@@ -90,7 +115,7 @@ def few(num_images: int, num_held: int, share: float | None) -> list[str]:
             "some hundreds, or start from a run on many similar images (--from RUN)."
         )
     wanted = number(num_images, share)
-    if num_held < wanted:
+    if num_held < wanted and not in_time:
         notes.append(
             f"{num_held:,} of {wanted:,} images were held out: the others have near duplicates in the training part, "
             "and near duplicates stay together."

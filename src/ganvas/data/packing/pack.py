@@ -312,7 +312,7 @@ def note_checked(folder: Path, found: dict[str, list[int]]) -> None:
         files.write_text(folder / CHECKED, json.dumps(found))
 
 
-LATER = {"masks": "skip"}
+LATER = {"fps": None, "masks": "skip"}
 """Options added since format 2, with their defaults."""
 
 

@@ -20,8 +20,8 @@ from filelock import FileLock
 
 import ganvas
 from ganvas.config import DataConfig
-from ganvas.data.packing.cleaning import mask_marks, without_duplicates
-from ganvas.data.packing.holdout import few, held_out, still_held_out
+from ganvas.data.packing.cleaning import mask_marks, without_duplicates, without_similar_frames
+from ganvas.data.packing.holdout import few, held_out, held_out_in_time, still_held_out
 from ganvas.data.packing.pack import (
     UNMIRRORED,
     Pack,
@@ -38,7 +38,8 @@ from ganvas.data.packing.pool import LEAST_FOR_WORKERS, decoded
 from ganvas.data.packing.selection import Choice, choose, choose_target, kind_of, remarks, survey_source
 from ganvas.data.reading.containers import by_reason
 from ganvas.data.reading.decode import Target
-from ganvas.data.reading.sources import Rejection, Source
+from ganvas.data.reading.sources import Rejection, Source, file_of
+from ganvas.data.reading.video import is_video
 from ganvas.errors import DataError, some
 from ganvas.limits import num_cores
 from ganvas.system import files
@@ -174,6 +175,12 @@ def _write(
         workers = 0 if len(choice.indices) < LEAST_FOR_WORKERS else min(num_cores(), 16)
     good = _write_images(source, choice, target, folder / "images.npy", report, workers)
     _check_enough(int(good.sum()), source, choice)
+    scenes = [scene_of(source.items[i].name) for i in choice.indices[good]]
+    if any(is_frame for _, is_frame in scenes):
+        report("looking for similar frames", 0, 0)
+        kept = without_similar_frames(folder / "images.npy", np.array([one for _, one in scenes]), choice.notes)
+        good[np.flatnonzero(good)[~kept]] = False
+        _check_enough(int(good.sum()), source, choice)
     if config.drop_duplicates:
         report("looking for duplicates", 0, 0)
         kept = without_duplicates(folder / "images.npy", choice.notes)
@@ -187,7 +194,11 @@ def _write(
     images = files.load_array(folder / "images.npy")
     names = [source.items[i].name for i in choice.indices[good]]
     with TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as scratch:
-        if policy.kept is None:
+        scenes = [scene_of(name) for name in names]
+        if policy.kept is None and any(is_frame for _, is_frame in scenes):
+            heldout = held_out_in_time(scenes, config.holdout)
+            choice.notes += few(len(images), len(heldout), config.holdout, in_time=True)
+        elif policy.kept is None:
             heldout = held_out(images, labels, config.holdout, scratch=Path(scratch))
             choice.notes += few(len(images), len(heldout), config.holdout)
         else:
@@ -224,6 +235,12 @@ def _write(
     note_checked(folder, stamps(folder))
     for path in (*folder.iterdir(), folder):
         _sync(path)
+
+
+def scene_of(name: str) -> tuple[str, bool]:
+    """The file of an image, and whether the image is a frame of a video."""
+    file = file_of(name)
+    return file, file != name and is_video(file)
 
 
 def _named(rejected: list[Rejection]) -> list[str]:

@@ -11,7 +11,7 @@ from ganvas.data.reading.containers import Container, Item, Rejection
 from ganvas.data.reading.formats import natural
 from ganvas.data.reading.lists import Finder, Table, as_name, read_text, text_of
 from ganvas.data.reading.masks import ANNOTATIONS, SUFFIX
-from ganvas.errors import DataError, PictureError, some
+from ganvas.errors import DataError, some
 
 FOLDER_PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
     ("val", "valid", "validation"), "validation"
@@ -211,7 +211,7 @@ def by_own_list(container: Container, images: list[str], split: str) -> Labelled
     for name, content in container.read(lists):
         folder, _, base = name.rpartition("/")
         prefix = f"{folder}/" if folder else ""
-        text = "" if isinstance(content, PictureError) else text_of(content, name)
+        text = text_of(content, name) if isinstance(content, bytes) else ""
         if base == "dataset.json":
             found = stylegan_labels(text)
             if found == []:
