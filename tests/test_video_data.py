@@ -12,7 +12,7 @@ from PIL import Image
 from ganvas.config import DataConfig
 from ganvas.data import open_pack
 from ganvas.data.checkup import check
-from ganvas.data.packing.holdout import held_out_in_time
+from ganvas.data.packing.holdout import held_out_in_time, without_leaks
 from ganvas.data.reading import video
 from ganvas.errors import DataError, MissingExtraError
 
@@ -82,6 +82,17 @@ def test_held_out_frames_are_stretches_of_time():
     runs = np.flatnonzero(np.diff(np.concatenate([[False], inside[:400], [False]]).astype(int))).reshape(-1, 2)
     assert len(runs) and (np.diff(runs) % 20 == 0).all()  # whole stretches of a twentieth of the video
     assert held_out_in_time(scenes[:30], None).size == 0
+
+
+def test_images_beside_videos_do_not_leak():
+    twins = [np.clip(scene(i).astype(int) + shift, 0, 255) for i in range(40) for shift in (0, 3)]
+    images = np.stack([scene(100 + i) for i in range(40)] + twins).astype(np.uint8)
+    scenes = [("a.mp4", True)] * 40 + [(f"{i}.png", False) for i in range(80)]
+    held = held_out_in_time(scenes, 0.3)
+    split = lambda chosen: np.isin(np.arange(40, 120), chosen).reshape(-1, 2)  # noqa: E731
+    assert (split(held)[:, 0] != split(held)[:, 1]).any()
+    kept = without_leaks(images, scenes, held)
+    assert (split(kept)[:, 0] == split(kept)[:, 1]).all() and set(kept[kept < 40]) == set(held[held < 40])
 
 
 def test_a_pack_of_a_video_holds_out_neighbours_together(tmp_path):

@@ -89,6 +89,21 @@ def held_out_in_time(scenes: list[tuple[str, bool]], share: float | None, seed: 
     return np.array(sorted(held), np.int64)
 
 
+def without_leaks(
+    images: np.ndarray, scenes: list[tuple[str, bool]], held: np.ndarray, scratch: Path | None = None
+) -> np.ndarray:
+    """The choice of `held_out_in_time`, changed so that no near duplicate of an image beside the videos is on the other
+    side. Frames have none, because they were dropped."""
+    if not len(held) or all(is_frame for _, is_frame in scenes):
+        return held
+    inside = np.isin(np.arange(len(scenes)), held)
+    for pair in Likeness(thumbnails(images, scratch), scratch=scratch).pairs(held).tolist():
+        singles = [i for i in pair if not scenes[i][1]]
+        if inside[pair[0]] != inside[pair[1]] and singles:
+            inside[singles] = len(singles) == 1 and not inside[singles[0]]
+    return np.flatnonzero(inside)
+
+
 def still_held_out(
     images: np.ndarray, names: list[str], kept: Kept, scratch: Path | None = None
 ) -> tuple[np.ndarray, list[str]]:

@@ -21,7 +21,7 @@ from filelock import FileLock
 import ganvas
 from ganvas.config import DataConfig
 from ganvas.data.packing.cleaning import mask_marks, without_duplicates, without_similar_frames
-from ganvas.data.packing.holdout import few, held_out, held_out_in_time, still_held_out
+from ganvas.data.packing.holdout import few, held_out, held_out_in_time, still_held_out, without_leaks
 from ganvas.data.packing.pack import (
     UNMIRRORED,
     Pack,
@@ -197,6 +197,7 @@ def _write(
         scenes = [scene_of(name) for name in names]
         if policy.kept is None and any(is_frame for _, is_frame in scenes):
             heldout = held_out_in_time(scenes, config.holdout)
+            heldout = without_leaks(images, scenes, heldout, Path(scratch))
             choice.notes += few(len(images), len(heldout), config.holdout, in_time=True)
         elif policy.kept is None:
             heldout = held_out(images, labels, config.holdout, scratch=Path(scratch))

@@ -292,13 +292,13 @@ def pages(payload: bytes, indices: Sequence[int]) -> Iterator[np.ndarray | Pictu
                     numbers = numbers or wide.pages_of(payload)
                     tags = wide.tags_of(payload, numbers[index])
                     assert tags is not None
-                    yield wide.pixels(payload, tags, numbers[index])
-                    continue
-                if image is None:
-                    image = _open(payload)
-                    numbers = _pages(image)
-                image.seek(numbers[index])
-                page = _page(image, payload)
+                    page = wide.pixels(payload, tags, numbers[index])
+                else:
+                    if image is None:
+                        image = _open(payload)
+                        numbers = _pages(image)
+                    image.seek(numbers[index])
+                    page = _page(image, payload)
             except PictureError as error:
                 page = error
             except Exception as error:
