@@ -269,3 +269,15 @@ def test_with_few_held_out_images_real_ones_are_not_accused(digits: Pack) -> Non
     assert judged.rate.value <= 0.01 and not judged.caught and "no sign of copying" in judged.sentence
     assert finder.is_copy(shifted(few.images[30:70])).mean() >= 0.95
     assert finder.false_alarms.high < 0.03  # from all real images of the calibration
+
+
+def test_of_very_many_images_a_random_part_is_compared(
+    digits: Pack, rough: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ganvas.evaluation.copies.MOST_COMPARED", 200)
+    finder = CopyFinder(digits)
+    assert len(finder.training) + finder.duplicates == 200 and np.isin(finder.training, digits.training).all()
+    judged = finder.judge(digits.images[finder.training[:20]])
+    assert judged.copies.mean() > 0.9
+    share = 200 / digits.num_training
+    assert judged.sentence.endswith(f"; only {share:.1%} of the training images, drawn at random, were compared")

@@ -6,6 +6,7 @@ import importlib.util
 import io
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -214,6 +215,18 @@ def test_grid_fills_row_by_row_on_white() -> None:
     assert sheet.shape == (2 * 6 + 2, 4 * 8 + 2, 1)
     assert [int(sheet[3 + 6 * (i // 4), 3 + 8 * (i % 4), 0]) for i in range(6)] == [20, 50, 80, 110, 140, 170]
     assert (sheet[:2] == 255).all() and (sheet[8:12, 18:] == 255).all()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_grid_shows_transparency_as_a_checkerboard(dtype: Any) -> None:
+    top = np.iinfo(dtype).max
+    images = np.zeros((2, 32, 32, 4), dtype)
+    images[1, ..., 3] = top  # the first is transparent, the second black and opaque
+    sheet = grid(images)
+    assert sheet.shape == (36, 70, 3) and sheet.dtype == dtype and (sheet[2:34, 36:68] == 0).all()
+    squares = sheet[2:34, 2:34].reshape(8, 4, 8, 4, 3)
+    assert (squares == squares[:, :1, :, :1]).all()
+    assert squares[0, 0, :2, 0, 0].tolist() == [top, 4 * top // 5] and squares[1, 0, 0, 0, 0] == 4 * top // 5
 
 
 def test_grid_is_as_square_as_possible_and_keeps_the_depth() -> None:

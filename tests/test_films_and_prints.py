@@ -296,7 +296,29 @@ def test_a_grid_has_one_row_per_class(ganvas_command: Command, model: Path, spri
     fine(ganvas_command, "sample", model, "--per-class", 3, "--grid", "--out", tmp_path / "a.png")
     pixels = rgba(tmp_path / "a.png")
     assert pixels.shape == (2 * 18 + 2, 3 * 18 + 2, 4)
-    assert np.abs(pixels[20:36, 2:18] - to_pixels(sprites.sample(1, 3, "dog"))[0]).max() <= 1
+    cell = pixels[20:36, 2:18]
+    image = to_pixels(sprites.sample(1, 3, "dog"))[0].astype(float)
+    assert np.abs(cell - over(image, 255)).max(axis=2)[0, :2].max() <= 1  # a square of 2 pixels is white, the next gray
+    assert np.abs(cell - over(image, 204)).max(axis=2)[0, 2:4].max() <= 1
+
+
+def over(image: np.ndarray, tone: float) -> np.ndarray:
+    """The opaque image on an even ground."""
+    opacity = image[..., 3:] / 255
+    colour = image[..., :3] * opacity + tone * (1 - opacity)
+    return np.concatenate([colour, np.full_like(opacity, 255)], axis=2)
+
+
+def test_transparency_is_a_checkerboard_in_grids_only(
+    ganvas_command: Command, model: Path, sprites: Generator, tmp_path: Path
+) -> None:
+    for out in ("grid.png", "grid.webp"):
+        fine(ganvas_command, "sample", model, "--n", 4, "--grid", "--out", tmp_path / out)
+        with Image.open(tmp_path / out) as opened:
+            assert opened.mode == "RGB"
+    fine(ganvas_command, "sample", model, "--n", 1, "--label", "cat", "--out", tmp_path / "one")
+    (single,) = (tmp_path / "one").glob("*.png")
+    assert np.abs(rgba(single) - to_pixels(sprites.sample(1, 0, "cat"))[0]).max() <= 1
 
 
 # -- per class, without copies --
@@ -304,6 +326,8 @@ def test_a_grid_has_one_row_per_class(ganvas_command: Command, model: Path, spri
 
 class Finder:
     """Flags every third image that it is shown as a copy."""
+
+    share_compared = 1.0
 
     def __init__(self, *_: object) -> None:
         self.shown = itertools.count()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ganvas.config import DataConfig
 from ganvas.data import Pack, open_pack
 from ganvas.data.batches import Batches
+from ganvas.data.inspection import near_duplicates
 from ganvas.data.inspection.near_duplicates import Likeness, thumbnails
 from ganvas.data.packing.holdout import held_out, number, quotas
 from ganvas.errors import ConfigError, DataError
@@ -146,3 +147,31 @@ def test_real_scans_do_not_leak(shared_data):
     pairs = Likeness(thumbnails(pack.images)).pairs()
     assert len(pairs) > 40
     assert np.mean(aside[pairs[:, 0]] != aside[pairs[:, 1]]) < 0.01
+
+
+# Large sets: the same steps with thumbnails on disk, and searches of parts.
+
+
+def test_large_sets_are_held_out_alike(monkeypatch, tmp_path):
+    """With every limit lowered, thumbnails lie in files; no near duplicate is on the other side either way."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (150, 6, 6, 1)).repeat(4, 1).repeat(4, 2)
+    twins = np.clip(coarse[:50] + rng.integers(-2, 3, coarse[:50].shape), 0, 255)
+    images = np.concatenate([coarse, twins]).astype(np.uint8)
+    usual = held_out(images, None, 0.2)
+    monkeypatch.setattr(near_duplicates, "LARGE_SET", 100)
+    large = held_out(images, None, 0.2, scratch=tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"gray.npy", "tones.npy", "rows.npy"}
+    for held in (usual, large):
+        assert len(held) == 40
+        pairs = (np.isin(np.arange(50), held), np.isin(np.arange(150, 200), held))
+        assert np.array_equal(*pairs) and pairs[0].any()
+
+
+def test_a_pack_of_a_large_set_leaves_no_temporary_files(monkeypatch, tmp_path):
+    monkeypatch.setattr(near_duplicates, "LARGE_SET", 100)
+    np.savez(tmp_path / "set.npz", images=np.random.default_rng(0).integers(0, 256, (120, 12, 12), np.uint8))
+    pack = open_pack(tmp_path / "set.npz", folder=tmp_path / "pack")
+    assert len(pack.heldout) == 12
+    names = {"images.npy", "heldout.npy", "names.txt", "pack.json", "checked.json"}
+    assert {path.name for path in (tmp_path / "pack").iterdir()} == names

@@ -10,8 +10,10 @@ from PIL import Image
 
 from ganvas.config import DataConfig
 from ganvas.data import open_pack
+from ganvas.data.inspection import near_duplicates
 from ganvas.data.inspection.near_duplicates import (
     Likeness,
+    Parts,
     averaging,
     clusters,
     descriptors,
@@ -40,6 +42,30 @@ def test_nearest_is_the_search_over_all(num, k, block):
     every = ((queries[:, None] - base) ** 2).sum(2)
     assert np.array_equal(found, np.argsort(every, axis=1)[:, :k])
     np.testing.assert_allclose(distances, np.sort(every, axis=1)[:, :k], rtol=1e-4, atol=1e-5)
+
+
+def test_the_search_in_parts_finds_what_is_very_near():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(900, 40)).astype(np.float32)
+    rows[450:] = rows[:450] + 0.1 * rng.normal(size=(450, 40))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    rows[7] = 0  # a blank image
+    places = np.arange(0, 900, 3)
+    distances, found = Parts(rows).nearest(places, 3)
+    exact, wanted = nearest(rows[places], rows, 3)
+    same = found[:, :2] == wanted[:, :2]  # itself and its copy
+    assert same[places != 7].mean() > 0.99
+    np.testing.assert_allclose(distances[:, :2][same], exact[:, :2][same], atol=1e-4)
+
+
+def test_the_quick_search_finds_the_same_pairs(monkeypatch):
+    pictures = landscapes(120)
+    everything = thumbnails(np.concatenate([pictures, np.stack([brighter(p) for p in pictures[:40]])]))
+    slow = as_set(Likeness(everything).pairs())
+    monkeypatch.setattr(near_duplicates, "QUICK_SET", 50)
+    monkeypatch.setattr(near_duplicates, "QUICK_SAMPLE", 100)
+    quick = Likeness(everything, quick=True)
+    assert quick.quick and {(i, 120 + i) for i in range(40)} <= as_set(quick.pairs()) and len(slow) >= 40
 
 
 def test_averaging_keeps_means_and_shares():

@@ -13,6 +13,8 @@ import ganvas
 from ganvas.config import DataConfig
 from ganvas.data import open_pack
 from ganvas.data.checkup import check
+from ganvas.data.packing import selection
+from ganvas.data.reading.decode import probe
 from ganvas.errors import ConfigError
 
 
@@ -113,9 +115,9 @@ def test_the_scale_is_that_of_the_set(tmp_path):
     assert open_pack(tmp_path / "many.npy").images[1, 1, 0, 0] == 200
 
 
-@pytest.mark.parametrize("levels", ["4095", "9-3", "0-70000", "a-b", ""])
+@pytest.mark.parametrize("levels", ["4095", "9-3", "0-inf", "0-1e999", "a-b", ""])
 def test_levels_that_cannot_be(levels):
-    with pytest.raises(ConfigError, match=f"--levels {levels}: expected two 16 bit values"):
+    with pytest.raises(ConfigError, match=f"--levels {levels}: expected two values"):
         DataConfig(levels=levels)
 
 
@@ -236,3 +238,26 @@ def test_flat_areas_of_colour_pass_for_drawings(ending, tmp_path):
 def test_real_sets_have_the_kind_that_they_are(shared_data):
     assert open_pack(shared_data / "comic_faces", DataConfig(limit=40, size="64", labels="none")).kind == "drawing"
     assert open_pack(shared_data / "cifar10", DataConfig(limit=40)).kind == "photo"
+
+
+# Large sets.
+
+
+def test_a_random_part_of_a_very_large_set_is_surveyed_if_the_size_is_given(monkeypatch, tmp_path):
+    folder = write(tmp_path / "photos", 60, lambda i, path: Image.fromarray(blobs(i, 3)).save(path + ".png"))
+    (folder / "broken.png").write_bytes((folder / "000.png").read_bytes()[:60])
+    monkeypatch.setattr(selection, "SURVEYED_WHOLE", 50)
+    monkeypatch.setattr(selection, "SURVEYED", 40)
+    seen: list[int] = []
+    monkeypatch.setattr(selection, "probe", lambda content: seen.append(1) or probe(content))
+    pack = open_pack(folder, DataConfig(size=16))
+    assert len(seen) == 40 and (pack.num_images, pack.channels, pack.kind) == (60, 3, "photo")
+    assert [one["name"] for one in pack.record.rejected] == ["broken.png"]
+    assert any("from 40 of 61 images, drawn at random" in note for note in pack.notes)
+    seen.clear()
+    assert open_pack(folder).num_images == 60 and len(seen) == 61  # the size is chosen from all
+    Image.fromarray(blobs(3).astype(np.uint16) * 9).save(folder / "deep.png")
+    monkeypatch.setattr(selection, "SURVEYED", 62)
+    seen.clear()
+    open_pack(folder, DataConfig(size=24))
+    assert len(seen) > 62  # 16 bit images: all are read

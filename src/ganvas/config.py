@@ -8,6 +8,7 @@ means that training/plan.py chooses the value from the data, the device and the 
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,13 +55,19 @@ class DataConfig:
     background: str | None = None
     """Colour behind transparent images: white, black, gray or #rrggbb. Default: white for colour, black for gray."""
     levels: str | None = None
-    """Pixel values of 16 bit images to map to black and white, e.g. 0-4095. Default: 0-65535, or the range of the bits
-    in use if no image uses more than 14 bits."""
+    """Pixel values to map to black and white, for images of 16 bits, floating point numbers or 32 bits, e.g. 0-4095,
+    0-1.5 or --levels=-160-240. Default: 0-65535, or the range of the bits in use if no image uses more than 14 bits;
+    for floating point and negative numbers the range of all images."""
     labels: str | None = None
     """Source of the labels: none, a csv file with the columns file,label, or CelebA attributes (Smiling or
     Smiling,Male). Default: class sub-folders or the labels of the data set."""
     frames: Literal["first", "all"] = "first"
     """Images to read from a TIFF, GIF, PNG or WebP file with several: the first or all. DICOM files always give all."""
+    fps: Annotated[float | None, POSITIVE] = None
+    """Frames per second to read from videos (mp4, mov, webm, mkv, avi). Default: 1. Near duplicates are dropped."""
+    masks: Literal["skip", "use"] = "skip"
+    """Masks and annotations (a folder masks/ beside images/, files x_mask.png beside x.png): skip them, or use them as
+    images."""
     split: Literal["train", "test", "all"] = "train"
     """Part to use of a data set that has parts (MNIST, CIFAR, CelebA)."""
     classes: tuple[str, ...] = ()
@@ -106,12 +113,16 @@ def parse_size(size: str | int) -> tuple[int, int]:
     return height, width
 
 
-def parse_levels(text: str) -> tuple[int, int]:
-    """(black, white) from "0-4095". Raises `ConfigError` unless 0 <= black < white <= 65535."""
-    match = re.fullmatch(r"(\d+)-(\d+)", text.strip())
-    if not match or not int(match[1]) < int(match[2]) <= FULL[1]:
-        raise ConfigError(f"--levels {text}: expected two 16 bit values, black and white, such as 0-4095")
-    return int(match[1]), int(match[2])
+NUMBER = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
+
+
+def parse_levels(text: str) -> tuple[float, float]:
+    """(black, white) from "0-4095", "0-1.5" or "-160-240". Raises `ConfigError` unless black < white."""
+    match = re.fullmatch(f"{NUMBER}-{NUMBER}", text.strip())
+    low, high = (float(match[1]), float(match[2])) if match else (0.0, 0.0)
+    if not -math.inf < low < high < math.inf:
+        raise ConfigError(f"--levels {text}: expected two values, black and white, such as 0-4095 or 0-1.5")
+    return (int(low) if low.is_integer() else low), (int(high) if high.is_integer() else high)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ QUALITY = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"quality": 90, "m
 X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, INCH = 282, 283, 296, 2  # tag numbers of EXIF, and a value of the last
 XMP_TAG = 700  # tag number of TIFF
 LEAST_CELL = 128  # minimum longer side of an image on a sheet, in pixels
+SQUARES, LIGHT_GRAY = (2, 16), 0.8  # smallest and largest side of a square of a checkerboard in pixels; darker tone
 TEXT, MARGIN = 15, 8  # font size of captions and space around them, in pixels
 
 
@@ -45,6 +46,17 @@ def on_colour(image: Image.Image, colour: str | tuple[int, ...]) -> Image.Image:
     if image.mode != "RGBA":
         return image
     return Image.alpha_composite(Image.new("RGBA", image.size, colour), image).convert("RGB")
+
+
+def on_checkerboard(pixels: np.ndarray) -> np.ndarray:
+    """(H, W, 4) uint8 or uint16 -> (H, W, 3) of the same type, on squares of white and light gray."""
+    height, width = pixels.shape[:2]
+    side = min(SQUARES[1], max(SQUARES[0], max(height, width) // 8))
+    rows, columns = np.arange(height) // side, np.arange(width) // side
+    top = np.iinfo(pixels.dtype).max
+    ground = np.where((rows[:, None] + columns) % 2, LIGHT_GRAY * top, top)[:, :, None]
+    opacity = pixels[:, :, 3:].astype(np.float64) / top
+    return np.rint(pixels[:, :, :3] * opacity + ground * (1 - opacity)).astype(pixels.dtype)
 
 
 def resized(image: Image.Image, width: int, height: int, filter: str) -> Image.Image:
@@ -168,8 +180,11 @@ def as_html(png: bytes, caption: str) -> str:
 def grid(pixels: np.ndarray, columns: int | None = None, gap: int = 2) -> np.ndarray:
     """(N, H, W, C) -> one (rows * (H + gap) + gap, columns * (W + gap) + gap, C) image on a white ground.
 
-    Filled row by row; as square as possible when `columns` is None.
+    Filled row by row; as square as possible when `columns` is None. Images with transparency are shown on a
+    checkerboard, so that their outlines are visible on any ground; the grid then has 3 channels.
     """
+    if pixels.shape[3] == 4:
+        pixels = np.stack([on_checkerboard(one) for one in pixels])
     num, height, width, channels = pixels.shape
     columns = columns or math.ceil(math.sqrt(num))
     rows = math.ceil(num / columns)
@@ -185,8 +200,7 @@ def grid(pixels: np.ndarray, columns: int | None = None, gap: int = 2) -> np.nda
 def sheet(pixels: np.ndarray, title: str, above: Sequence[str], left: Sequence[str]) -> np.ndarray:
     """(N, H, W, C) -> a grid (8 bit) with a title, a caption above each column and one to the left of each row.
 
-    Small images are enlarged by a whole number to at least 128 pixels, so that they can be seen. Gray stays gray, and
-    transparent images stay transparent.
+    Small images are enlarged by a whole number to at least 128 pixels, so that they can be seen. Gray stays gray.
     """
     font = ImageFont.load_default(size=TEXT)
     times = -(-LEAST_CELL // max(pixels.shape[1:3]))

@@ -89,7 +89,7 @@ class Frames(Enlarged, Common):
     is filled with --background."""
     background: str | None = None
     """Colour beside the images and behind transparent ones, such as black or #ffcc00. Default: black, but white for a
-    training; for transparent images none, or white in mp4."""
+    training, whose grids show transparency as a checkerboard; for transparent images none, or white in mp4."""
     max_mb: Annotated[float | None, POSITIVE] = None
     """Maximum size of a GIF in MB (10^6 bytes); frames are reduced until it fits. Default: 8, or none with --size."""
 
@@ -135,6 +135,9 @@ class Train(FromImages, TrainOptions):
     config: PathLike | None = None
     """File with options: a TOML file as written by `ganvas init`, or the config.json of a run. Options that are given
     directly take precedence."""
+    add: bool = False
+    """Continue a run to whose images others were added. The held-out images stay held out; all others are trained on.
+    Continuing is not bit-exact."""
     dry_run: bool = False
     """Show the chosen options, the networks and the memory needed, without training."""
     callbacks: Sequence[Callback] = field(default=(), metadata=PYTHON_ONLY)

@@ -7,6 +7,7 @@
     model/           the generator (see generator.py)
     best/            the generator with the best score so far
     averages/        snapshots for `ganvas average`, with --snapshots
+    heldout.json     hashes of the held-out images, for `ganvas train --add`
 
 Only one process may write at a time, controlled by a lock file.
 """
@@ -31,13 +32,15 @@ import numpy as np
 import torch
 
 from ganvas.callbacks import Callback
+from ganvas.data.packing.kept import Kept
 from ganvas.errors import CheckpointError, RunError
 from ganvas.image_files import as_html, save_png
 from ganvas.records import log_lines, record_in
 from ganvas.system import files
 
 PARTS = ("data", "model", "asked", "train")  # required parts of config.json
-TEXTS = ("source", "pack", "hash", "size", "kind", "licence", "attribution")  # text fields of its data part
+TEXTS = ("source", "pack", "hash", "fingerprint", "size", "kind", "licence", "attribution")
+"""Text fields of the data part."""
 CHECKPOINT = re.compile(r"(\d{12})-([0-9a-f]{16})\.pt")
 
 
@@ -128,6 +131,21 @@ class Run:
                 "restore it, or start a new run in another folder"
             )
         return config
+
+    # -- held-out images --
+
+    def write_heldout(self, kept: Kept) -> None:
+        files.write_json(self.folder / "heldout.json", kept.to_dict())
+
+    def heldout(self) -> Kept | None:
+        """The held-out images at the start of the run; None in runs of ganvas 0.1.0. Raises RunError if damaged."""
+        path = self.folder / "heldout.json"
+        try:
+            return Kept.from_dict(files.parse_json(path.read_bytes()))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise RunError(f"{path} is damaged: restore it, or start a new run in another folder") from error
 
     # -- log --
 

@@ -18,7 +18,8 @@ from ganvas.data.catalog import CATALOG
 from ganvas.data.checkup import Checkup
 from ganvas.data.checkup import check as checkup_of
 from ganvas.data.opening import open_pack
-from ganvas.data.packing.pack import Pack
+from ganvas.data.packing.kept import Kept
+from ganvas.data.packing.pack import Pack, is_pack
 from ganvas.errors import ConfigError
 from ganvas.evaluation.copies import CopyFinder
 from ganvas.evaluation.evaluate import evaluate as judge_run
@@ -40,7 +41,7 @@ from ganvas.training.compiled import call_networks
 from ganvas.training.plan import plan
 from ganvas.training.plan_text import show_plan
 from ganvas.training.progress import Display
-from ganvas.training.session import default_folder, open_session
+from ganvas.training.session import default_folder, first_images, open_session
 from ganvas.training.snapshots import average as average_of
 from ganvas.training.state import TrainState
 from ganvas.training.tracking import trackers
@@ -79,6 +80,8 @@ def train(asked: Train) -> Trained:
     if out is None and (run := Run(Path(source), writes=False)).has_config() and run.checkpoints.is_dir():
         record = run.config()
         out, (source, data) = source, pictures_of(record["data"], Path(source))
+        if asked.add:
+            source = record["data"]["source"]
         if asked.dry_run:
             usual = TrainOptions()
             changed = {name: value for name, value in vars(wanted).items() if value != getattr(usual, name)}
@@ -91,13 +94,30 @@ def train(asked: Train) -> Trained:
         prepare(device)
         for note in notes:
             display.say(note)
-        pack = open_for_all_ranks(source, data, asked.data, display)
+        kept = None
+        run = Run(folder, writes=False)
+        if run.has_config() and not is_pack(Path(source)) and (asked.add or run.config()["data"].get("grown")):
+            data, kept = as_before(run, data)
+        pack = open_for_all_ranks(source, data, asked.data, display, kept)
         start = Path(asked.start_from) if asked.start_from is not None else None
         if asked.dry_run:
             show_dry_run(pack, wanted, device, start, display)
             return Trained(0, 0.0, folder=folder, rank=rank())
         callbacks = [*asked.callbacks, *trackers(wanted.track, folder)] if rank() == 0 else []
-        return train_on(pack, source, folder, wanted, device, start, display, callbacks)
+        return train_on(pack, source, folder, wanted, device, start, display, callbacks, asked.add)
+
+
+def as_before(run: Run, data: DataConfig) -> tuple[DataConfig, Kept]:
+    """Options and held-out images for a run whose images have grown: what was chosen for its first images stays."""
+    first = first_images(run)
+    channels: Any = {1: "gray", 3: "color", 4: "alpha"}[first.channels]
+    changes: dict[str, Any] = {
+        "size": data.size or first.size,
+        "channels": channels if data.channels == "auto" else data.channels,
+        "kind": data.kind or first.kind,
+        "levels": data.levels or f"{first.levels[0]!r}-{first.levels[1]!r}",
+    }
+    return dataclasses.replace(data, **changes), first.kept
 
 
 def train_on(
@@ -109,13 +129,14 @@ def train_on(
     start: Path | None,
     display: Display,
     callbacks: list[Callback],
+    add: bool = False,
 ) -> Trained:
     """Start or resume the run `folder` on an open pack."""
     examine = TrainingScorer(pack, str(device.torch_device))
     with Run(folder, writes=rank() == 0) as run:
         if run.writes and not run.is_locked:
             display.say(files.no_locks(folder))
-        session = open_session(run, pack, source, asked, device, display, examine, start)
+        session = open_session(run, pack, source, asked, device, display, examine, start, add)
         if session.finished:
             display.say(
                 f"{folder} is finished ({session.state.images_seen:,} images); increase --minutes, --images or "
@@ -158,10 +179,12 @@ def as_preset(data: DataConfig, asked: TrainOptions) -> tuple[DataConfig, list[s
     return dataclasses.replace(data, **changes), [f"preset {asked.preset} ({preset.title}): images of {words}"]
 
 
-def open_for_all_ranks(source: str, config: DataConfig, data: PathLike | None, display: Display) -> Pack:
+def open_for_all_ranks(
+    source: str, config: DataConfig, data: PathLike | None, display: Display, kept: Kept | None = None
+) -> Pack:
     """Rank 0 makes the pack; the other ranks then open it."""
     with first_rank_first(), display:
-        pack = open_pack(source, config, data=data, progress=display.packing)
+        pack = open_pack(source, config, data=data, kept=kept, progress=display.packing)
     if rank() == 0:
         for note in pack.notes:
             display.say(note)

@@ -241,7 +241,9 @@ def open_at(dataset: Dataset | None, place: Path | None, config: DataConfig) -> 
     source = (
         Digits()
         if place is None
-        else open_source(place, labels=config.labels, split=config.split, frames=config.frames)
+        else open_source(
+            place, labels=config.labels, split=config.split, frames=config.frames, masks=config.masks, fps=config.fps
+        )
     )
     return source, policy_for(dataset, place, config, source.form)
 

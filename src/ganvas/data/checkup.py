@@ -5,7 +5,9 @@ One pass over the source. Only a hash and a thumbnail per image stay in memory, 
 
 from __future__ import annotations
 
+import functools
 import json
+import operator
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ganvas.config import FULL, DataConfig
+from ganvas.config import FULL, DataConfig, parse_levels
 from ganvas.data import catalog
 from ganvas.data.image_statistics import Look, look_chunk
 from ganvas.data.inspection.marks import EXAMINED, Box, gathered
@@ -24,6 +26,8 @@ from ganvas.data.packing.pool import LEAST_FOR_WORKERS, chunks, parallel_map
 from ganvas.data.packing.selection import Choice, choose, few_bits, first_pages, levels_of, stream
 from ganvas.data.reading.containers import Rejection, by_reason
 from ganvas.data.reading.sources import Payload
+from ganvas.data.reading.wide import levels_of as wide_levels_of
+from ganvas.data.reading.wide import remark
 from ganvas.errors import some
 from ganvas.limits import num_cores
 
@@ -168,7 +172,7 @@ def check(
     checkup.rejected = [rejection.to_dict() for rejection in rejected]
     names = [images.items[i].name for i in choice.indices]
     payloads = (payload for _, payload in stream(images, choice.indices))
-    _look_at_all(checkup, payloads, names, _labels(choice, images.classes), progress)
+    _look_at_all(checkup, payloads, names, _labels(choice, images.classes), progress, config.levels)
     return checkup
 
 
@@ -187,9 +191,14 @@ def _check_pack(pack: Pack, progress: Progress | None) -> Checkup:
 
 
 def _look_at_all(
-    checkup: Checkup, payloads: Iterator[Payload], names: list[str], labels: list[str], progress: Progress | None
+    checkup: Checkup,
+    payloads: Iterator[Payload],
+    names: list[str],
+    labels: list[str],
+    progress: Progress | None,
+    levels: str | None = None,
 ) -> None:
-    """Fills in the results of all images."""
+    """Fills in the results of all images. levels: the option --levels."""
     report = progress or (lambda what, done, total: None)
     workers = num_cores() if len(names) >= LEAST_FOR_WORKERS else 0
     looks: list[Look] = []
@@ -204,12 +213,24 @@ def _look_at_all(
                 kept.append(i)
         done += len(found)
         report("checking images", done, len(names))
+    looks = _of_one_range(checkup, looks, levels)
     names, classes = [names[i] for i in kept], list(dict.fromkeys(labels))  # classes in the order of the source
     labels = [labels[i] for i in kept] if labels else []
     _count(checkup, looks, names, labels, classes)
     report("comparing images", 0, 0)
     groups = _compare(checkup, looks, names, labels)
     checkup.notes += _notes(checkup, groups, labels)
+
+
+def _of_one_range(checkup: Checkup, looks: list[Look], levels: str | None) -> list[Look]:
+    """The measurements of floating point and larger pixels relative to one range, which is noted."""
+    spans = [look.span for look in looks if look.span is not None]
+    if not spans:
+        return looks
+    joined = functools.reduce(operator.or_, spans)
+    chosen = parse_levels(levels) if levels else wide_levels_of(joined)
+    checkup.notes += [] if levels else [remark(joined, chosen)]
+    return [look.within(chosen) for look in looks]
 
 
 def _jobs(payloads: Iterator[Payload], step: int) -> Iterator[tuple[list[Payload], int, int]]:
@@ -256,7 +277,7 @@ def _compare(checkup: Checkup, looks: list[Look], names: list[str], labels: list
     blank = set(checkup.blank)
     once = np.array([group[0] for group in equal.values() if names[group[0]] not in blank], np.int64)
     thumbs = Thumbnails.joined([looks[i].thumbnail for i in once]) if len(once) else None
-    near = [once[cluster] for cluster in clusters(Likeness(thumbs).pairs(), len(once))] if thumbs else []
+    near = [once[cluster] for cluster in clusters(Likeness(thumbs, quick=True).pairs(), len(once))] if thumbs else []
     checkup.near = [[names[i] for i in cluster] for cluster in near]
     if labels:
         mixed = [group for group in (*groups, *near) if len({labels[i] for i in group}) > 1]

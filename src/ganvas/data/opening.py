@@ -10,6 +10,7 @@ from pathlib import Path
 from ganvas.config import DataConfig, parse_size
 from ganvas.data import catalog
 from ganvas.data.packing import write
+from ganvas.data.packing.kept import Kept
 from ganvas.data.packing.pack import FORMAT, UNMIRRORED, Pack, Policy, Progress, is_pack, request
 from ganvas.errors import DataError
 from ganvas.system import files
@@ -21,6 +22,7 @@ def open_pack(
     *,
     data: str | Path | None = None,
     folder: str | Path | None = None,
+    kept: Kept | None = None,
     progress: Progress | None = None,
 ) -> Pack:
     """Opens the pack of `source`, and makes it if the same source was not packed with the same options before.
@@ -28,20 +30,21 @@ def open_pack(
     source: path of images (folder, archive, data-set files), pack folder, or name of a data set.
     data: location of the files of a named data set; default: downloaded once to the cache.
     folder: folder of the pack; default: in the cache.
+    kept: images that a run holds out, if the pack is made for this run; None: a new choice.
     Raises `DataError` for a missing or unusable source.
     """
     config = config or DataConfig()
     if data is None and is_pack(Path(source)):
         return reopened(Path(source), config)
     dataset, place = catalog.locate(str(source), data, progress)
-    policy = catalog.policy_for(dataset, place, config)
+    policy = dataclasses.replace(catalog.policy_for(dataset, place, config), kept=kept)
     target = Path(folder) if folder else files.cache_dir() / "packs" / cache_name(config, policy)
     # Checked before the source is opened, because listing a large archive is slow.
     pack = write.current(target, request(config, policy), catalog.fingerprint(place, config))
     if pack is not None:
         return pack
     images, policy = catalog.open_at(dataset, place, config)
-    return write.build_pack(images, config, target, policy=policy, progress=progress)
+    return write.build_pack(images, config, target, policy=dataclasses.replace(policy, kept=kept), progress=progress)
 
 
 def cache_name(config: DataConfig, policy: Policy) -> str:
@@ -67,6 +70,8 @@ def reopened(folder: Path, config: DataConfig) -> Pack:
         "levels",
         "labels",
         "frames",
+        "fps",
+        "masks",
         "split",
         "classes",
         "limit",
@@ -75,8 +80,10 @@ def reopened(folder: Path, config: DataConfig) -> Pack:
         "drop_duplicates",
         "mask_marks",
     ):
-        if asked[name] != getattr(DataConfig(), name) and asked[name] not in ([], made_with[name]):
-            differences.append(f"its {name} is {made_with[name]}, not {asked[name]}")
+        default = getattr(DataConfig(), name)
+        before = made_with.get(name, default)
+        if name in asked and asked[name] != default and asked[name] not in ([], before):
+            differences.append(f"its {name} is {before}, not {asked[name]}")
     if differences:
         raise DataError(f"{folder} is already a pack and {', '.join(differences)}: pack the original images again")
     if config.kind is None or config.kind == pack.kind:

@@ -73,6 +73,7 @@ ENOUGH, CAUTION = 400, 0.9  # real images for calibration; factor of the thresho
 LEAK, LEAKED = 5.0, 0.2  # deviations below the others, and score, below which a real image is a near duplicate
 HELDOUT = 2000  # most held-out images for calibration
 LEAST, DIFFERENT = holdout.TO_TELL_COPIES, 12  # fewest held-out images, and fewest different training images
+MOST_COMPARED = 500_000  # most training images to compare with, which limits memory to 1.5 GB (4 GB in colour)
 STRANGE = 0.02  # share of held-out images with a lower correlation to their nearest training image
 BLOCK, PAIRS = 128, 256  # images and pairs at a time
 
@@ -115,6 +116,7 @@ class CopyFinder:
     """Find copies of the training images of a pack: `find` and `judge` for evaluation, `is_copy` while sampling.
 
     Runs on the CPU. Memory: 3 MB per thousand gray training images (8 MB in colour) plus 200 MB while searching.
+    Of more than 500,000 training images, 500,000 are drawn at random; copies of others are not found.
     Training images with equal thumbnails count as one. Raises `DataError` for fewer than 20 held-out images, or
     fewer than 50 training images (or 12 different ones).
     """
@@ -126,15 +128,19 @@ class CopyFinder:
                 f"at least {LEAST} and 50 are needed (use a larger --holdout or more images)"
             )
         self.progress = progress or (lambda what, done, total: None)
-        thumbs = thumbnails(pack.images, pack.training, self.progress)
-        keys = thumbs.coarse.numpy().reshape(len(pack.training), -1)
+        compared = pack.training
+        if len(compared) > MOST_COMPARED:
+            compared = np.sort(np.random.default_rng(0).choice(compared, MOST_COMPARED, replace=False))
+        self.share_compared = len(compared) / pack.num_training
+        thumbs = thumbnails(pack.images, compared, self.progress)
+        keys = thumbs.coarse.numpy().reshape(len(compared), -1)
         kept = np.sort(np.unique(keys.view(np.dtype((np.void, keys.strides[0])))[:, 0], return_index=True)[1])
         if len(kept) < DIFFERENT:
             raise DataError(
                 f"{len(kept)} different training images are too few to detect copies: at least {DIFFERENT} are needed"
             )
-        self.training = pack.training[kept]
-        self.duplicates = len(pack.training) - len(kept)
+        self.training = compared[kept]
+        self.duplicates = len(compared) - len(kept)
         self.thumbs = thumbs.at(kept)
         self.versions = versions()
         self.describing = principal(self.thumbs.coarse[:, :1], DESCRIBED, window())
@@ -286,6 +292,8 @@ class CopyFinder:
         if meaningful and not caught:
             sentence += f"; {len(copies):,} samples cannot rule out a copy rate below {rate.high:.1%}"
         sentence += f" (false-alarm rate at most {self.false_alarms.high:.1%})"
+        if self.share_compared < 1:
+            sentence += f"; only {self.share_compared:.1%} of the training images, drawn at random, were compared"
         return Copies(found, copies, rate, self.authenticity(samples, found), closer, caught, meaningful, sentence)
 
     def authenticity(self, samples: np.ndarray, found: Found) -> Interval:

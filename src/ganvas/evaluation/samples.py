@@ -162,7 +162,8 @@ def pack_of(folder: Path, generator: Generator, data: str | Path | None, progres
         place, config = pictures_of(record, folder)
         if data is None and is_pack(known := Path(place)) and (pack := Pack.open(known)).hash == record["hash"]:
             return fitting(pack, generator, folder)
-        pack = open_pack(data or record["source"], config, progress=progress)
+        kept = Run(folder).heldout() if record.get("grown") else None
+        pack = open_pack(data or record["source"], config, kept=kept, progress=progress)
         if pack.hash != record["hash"]:
             raise RunError(
                 f"{folder} was trained on other images than {data or record['source']} now contains: "

@@ -57,7 +57,13 @@ def sample(asked: Sample) -> list[Path]:
         gate = None
         if asked.no_copies:
             pack = pack_of(hub.local(asked.source), generator, asked.data, display.packing)
-            gate = CopyFinder(pack, display.packing).is_copy
+            finder = CopyFinder(pack, display.packing)
+            gate = finder.is_copy
+            if finder.share_compared < 1:
+                display.say(
+                    f"copies of {finder.share_compared:.1%} of the training images, drawn at random, are left out: "
+                    "the others were not compared"
+                )
         if one_file:
             return [one_grid(generator, out, planned, form, asked, gate, more)]
         written = sampling.write(

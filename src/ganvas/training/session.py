@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 import ganvas
-from ganvas.config import BUDGET_FIELDS, MACHINE_FIELDS, ModelConfig, TrainConfig, TrainOptions, read_training
+from ganvas.config import BUDGET_FIELDS, MACHINE_FIELDS, Kind, ModelConfig, TrainConfig, TrainOptions, read_training
 from ganvas.data.batches import Batches
+from ganvas.data.packing.kept import Kept
 from ganvas.data.packing.pack import Pack
-from ganvas.errors import CheckpointError, RunError
+from ganvas.errors import CheckpointError, DataError, RunError
 from ganvas.fields import from_dict
 from ganvas.model_file import WEIGHTS, ModelInfo
 from ganvas.records import read_log
@@ -47,20 +48,27 @@ def open_session(
     display: Display,
     examine: Examine,
     start: Path | None = None,
+    add: bool = False,
 ) -> Session:
     """Plans and records a new run, or checks an existing one and restores its newest checkpoint.
 
     examine: scores the runs of the gamma probe. start: run or model folder with the initial weights of a new run.
-    Raises RunError if the run has other images, another configuration or other initial weights.
+    add: continue an existing run although its images have grown. Raises RunError if the run has other images, another
+    configuration or other initial weights.
     """
     origin = None
     if run.has_config():
         if rank() == 0:
-            run.write_config(taken_up(run, pack, asked, device, start))
+            if add and run.heldout() is None:
+                run.write_heldout(first_images(run).kept)
+            run.write_config(taken_up(run, pack, asked, device, start, add))
+    elif add:
+        raise RunError(f"--add continues a run, and {run.folder} has none: omit --add")
     else:
         origin = open_origin(start) if start is not None else None
         if rank() == 0:
             run.write_config(new_record(run, pack, source, asked, device, display, examine, origin))
+            run.write_heldout(Kept.of(pack.images, pack.names, pack.heldout))
     barrier()
     record = run.config()
     config = read_training(TrainConfig, record["train"], "config.json")
@@ -87,6 +95,11 @@ def open_session(
             display.say(f"  {line}")
     if checkpoint is not None:
         resume(state, checkpoint, run, display)
+        if add and (grown := record["data"].get("grown")) and grown[-1]["to"]["hash"] == pack.hash:
+            display.say(
+                f"continuing on {pack.num_images:,} images instead of {grown[-1]['from']['num_images']:,}: not "
+                "bit-exact from here on"
+            )
     used_up = is_used_up(state, config)
     finished = bool(agree([float(used_up and is_complete(run, state.images_seen))])[0])
     if used_up and not finished:
@@ -147,11 +160,7 @@ def new_record(
         "device": device.name,
         "data": {
             "source": source,
-            "pack": str(pack.folder),
-            "hash": pack.hash,
-            "num_images": pack.num_images,
-            "num_heldout": len(pack.heldout),
-            "options": pack.record.request["config"],
+            **identity_of(pack),
             "size": f"{pack.height}x{pack.width}",
             "channels": pack.channels,
             "kind": pack.kind,
@@ -165,19 +174,99 @@ def new_record(
     }
 
 
-def taken_up(run: Run, pack: Pack, asked: TrainOptions, device: Device, start: Path | None) -> dict[str, Any]:
+def identity_of(pack: Pack) -> dict[str, Any]:
+    """What the record of a run says about the images themselves."""
+    return {
+        "pack": str(pack.folder),
+        "hash": pack.hash,
+        "fingerprint": pack.record.fingerprint,
+        "num_images": pack.num_images,
+        "num_heldout": len(pack.heldout),
+        "levels": pack.record.levels,
+        "options": pack.record.request["config"],
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class FirstImages:
+    """What was chosen for the images at the start of a run. kept: the held-out ones."""
+
+    size: str
+    channels: int
+    kind: Kind
+    levels: list[int | float]
+    kept: Kept
+
+
+def first_images(run: Run) -> FirstImages:
+    """Raises RunError if they are not known: the run is of an older version and its pack is gone."""
+    data, kept = run.config()["data"], run.heldout()
+    try:
+        if kept is None:  # a run of ganvas 0.1.0
+            pack = Pack.open(Path(data["pack"]))
+            kept = Kept.of(pack.images, pack.names, pack.heldout) if pack.hash == data["hash"] else None
+            data = {"levels": pack.record.levels} | data
+        if kept is not None:
+            return FirstImages(data["size"], data["channels"], data["kind"], data["levels"], kept)
+    except (DataError, KeyError, TypeError):
+        pass
+    raise RunError(
+        f"the held-out images of {run.folder} are not known, because an older version of Ganvas made it and its pack "
+        f"is gone: start a new run from it with --from {run.folder} and another --out"
+    )
+
+
+NAMED = ("hash", "fingerprint", "num_images", "num_heldout")
+"""What the history of a run whose images have grown says about each set of images."""
+
+
+def grown(run: Run, record: dict[str, Any], pack: Pack) -> dict[str, Any]:
+    """The data part of the record of a run that continues on more images. Raises RunError if they do not fit."""
+    data, model = record["data"], record["model"]
+    shape = [model.get(name) for name in ("height", "width", "channels")]
+    if shape != [pack.height, pack.width, pack.channels]:
+        raise RunError(
+            f"{run.folder} has images of {'x'.join(map(str, shape))} and the images are now "
+            f"{pack.height}x{pack.width}x{pack.channels}: give the same --size and --channels, or choose another --out"
+        )
+    if model.get("num_classes") and model["num_classes"] != pack.num_classes:
+        raise RunError(
+            f"{run.folder} has {model['num_classes']:,} classes and the images now have {pack.num_classes:,}: start "
+            f"a new run from it with --from {run.folder} and another --out"
+        )
+    kept = run.heldout()
+    if kept is not None and (lost := int(kept.among(pack.images, pack.names)[pack.training].sum())):
+        raise RunError(
+            f"{lost:,} images that {run.folder} holds out are training images of this pack: give the folder or archive "
+            "of the images instead of a pack"
+        )
+    step = {
+        "time": timestamp(),
+        "images_seen": run.saved()[-1].images_seen if run.saved() else 0,
+        "from": {name: data.get(name) for name in NAMED},
+        "to": {name: value for name, value in identity_of(pack).items() if name in NAMED},
+    }
+    return data | identity_of(pack) | {"grown": [*data.get("grown", []), step]}
+
+
+def taken_up(
+    run: Run, pack: Pack, asked: TrainOptions, device: Device, start: Path | None, add: bool = False
+) -> dict[str, Any]:
     """Record of an existing run with the machine options and budget of this session. Raises RunError on a mismatch.
 
+    add: the images may have grown.
     On another type of device, options chosen for the old device are chosen again.
     """
     record = run.unchanged_config()
     data, before = record["data"], record["asked"]
     train = dataclasses.asdict(read_training(TrainConfig, record["train"], "config.json"))
-    if data.get("hash") != pack.hash:
+    if data.get("hash") != pack.hash and add:
+        record["data"] = grown(run, record, pack)
+    elif data.get("hash") != pack.hash:
         raise RunError(
             f"{run.folder} was trained on other images ({data.get('num_images')} of {data.get('size')}, "
             f"{data.get('channels')} channels; now {pack.num_images:,} of {pack.height}x{pack.width}, "
-            f"{pack.channels} channels): choose another --out"
+            f"{pack.channels} channels): choose another --out, or continue with --add if images were added to them"
         )
     if start is not None and str(start.resolve()) != record.get("start"):
         raise RunError(

@@ -8,7 +8,10 @@ set itself: two ones of MNIST differ less than two frames of a video.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from scipy import fft
@@ -29,6 +32,10 @@ FINELY, TONALLY = 0.35, 0.1  # maximum difference of near duplicates relative to
 MOST = 0.35  # absolute maximum difference in fine structure (1 - correlation)
 LARGE, BLOCKS = 64, 8  # image side and blocks per side for deciding whether two images are the same
 SAME = 0.3  # maximum difference of a block, relative to the standard deviation of the image
+LARGE_SET = 200_000  # images above which thumbnails are on disk, if there is a folder for them
+QUICK_SET, QUICK_SAMPLE = 50_000, 5000  # images above which `Likeness.pairs` may search in parts; sample size there
+MOST_SAMPLE = 50_000  # maximum sample size
+PROBES, ROUNDS, PER_PART = 8, 5, 40  # parts searched per image; rounds of k-means; images per part that it uses
 GAIN, OFFSET = 1.6, 0.25  # maximum brightness factor and offset (relative to the value range) of the same image
 
 
@@ -52,10 +59,14 @@ class Thumbnails:
         return cls(np.concatenate([part.gray for part in parts]), np.concatenate([part.tones for part in parts]))
 
 
-def thumbnails(images: np.ndarray) -> Thumbnails:
-    """Thumbnails of images (N, H, W, C) uint8 or uint16; works in blocks, so `images` may be memory-mapped."""
+def thumbnails(images: np.ndarray, scratch: Path | None = None) -> Thumbnails:
+    """Thumbnails of images (N, H, W, C) uint8 or uint16; works in blocks, so `images` may be memory-mapped.
+
+    scratch: folder for files with the thumbnails of large sets, which may be removed after use. None: in memory.
+    """
     num, height, width, _ = images.shape
-    gray, tones = np.empty((num, SIDE, SIDE), np.uint8), np.empty((num, TONES, TONES, 3), np.uint8)
+    gray = _array((num, SIDE, SIDE), np.uint8, "gray", scratch)
+    tones = _array((num, TONES, TONES, 3), np.uint8, "tones", scratch)
     least = FAINT * np.iinfo(images.dtype).max
     block = max(1, 2**21 // (height * width))
     for start in range(0, num, block):
@@ -67,6 +78,14 @@ def thumbnails(images: np.ndarray) -> Thumbnails:
     return Thumbnails(gray, tones)
 
 
+def _array(shape: tuple[int, ...], dtype: type, name: str, scratch: Path | None) -> np.ndarray:
+    """An empty array; of a large set in a file `name` of the folder `scratch`, if there is one."""
+    if scratch is None or shape[0] <= LARGE_SET:
+        return np.empty(shape, dtype)
+    return np.lib.format.open_memmap(scratch / f"{name}.npy", "w+", dtype, shape)
+
+
+@functools.lru_cache(64)
 def averaging(size: int, parts: int) -> np.ndarray:
     """(parts, size) float32 matrix that averages `size` values over `parts` equal, possibly fractional intervals."""
     edges, places = np.arange(parts + 1) * size / parts, np.arange(size)
@@ -81,16 +100,18 @@ def _stretched(images: np.ndarray, least: float) -> np.ndarray:
     return ((images - low) * (255 / np.maximum(high - low, least)) + 0.5).astype(np.uint8)
 
 
-def descriptors(gray: np.ndarray) -> np.ndarray:
+def descriptors(gray: np.ndarray, places: np.ndarray | None = None, scratch: Path | None = None) -> np.ndarray:
     """(N, 144) float32 rows of length 1 (0 for blank images): coarse structure without brightness and slow shading.
 
-    The dot product of two rows is the correlation of the images, 1 - half of their squared distance.
+    places: thumbnails to describe; default: all. scratch: see `thumbnails`. The dot product of two rows is the
+    correlation of the images, 1 - half of their squared distance.
     """
+    places = np.arange(len(gray)) if places is None else places
     coarse = averaging(SIDE, COARSE)
     wide = _smoothing(COARSE) @ coarse
-    rows = np.empty((len(gray), COARSE * COARSE), np.float32)
-    for start in range(0, len(gray), BLOCK):
-        part = gray[start : start + BLOCK].astype(np.float32)
+    rows = _array((len(places), COARSE * COARSE), np.float32, "rows", scratch)
+    for start in range(0, len(places), BLOCK):
+        part = gray[places[start : start + BLOCK]].astype(np.float32)
         structure = coarse @ part @ coarse.T - wide @ part @ wide.T
         rows[start : start + BLOCK] = _of_length_1(structure.reshape(len(part), -1))
     return rows
@@ -180,24 +201,94 @@ def tone_differences(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return 1 - np.einsum("nd,nd->n", *pair)
 
 
+class Parts:
+    """Approximate search in rows (N, D) of length 1 or 0: about sqrt(N) parts by spherical k-means, of which the
+    nearest few are searched. Very similar rows are nearly always in the same part or in neighbouring ones."""
+
+    def __init__(self, rows: np.ndarray, seed: int = 0) -> None:
+        num = max(1, round(len(rows) ** 0.5))
+        chosen = rows[np.sort(np.random.default_rng(seed).permutation(len(rows))[: PER_PART * num])]
+        self.rows, self.centres = rows, chosen[:: max(1, len(chosen) // num)][:num].copy()
+        for _ in range(ROUNDS):
+            part = (chosen @ self.centres.T).argmax(1)
+            sums = np.zeros_like(self.centres)
+            np.add.at(sums, part, chosen)
+            lengths = np.linalg.norm(sums, axis=1, keepdims=True)
+            self.centres = np.where(lengths > 0, sums / np.maximum(lengths, 1e-9), self.centres)
+        part = np.concatenate([self._near(np.arange(len(rows))[at : at + BLOCK], 1)[:, 0] for at in _steps(len(rows))])
+        self.order = np.argsort(part, kind="stable")
+        self.ends = np.searchsorted(part[self.order], np.arange(num + 1))
+
+    def _near(self, places: np.ndarray, num: int) -> np.ndarray:
+        """(M, num) the nearest parts of rows, in no order."""
+        similar = self.rows[places] @ self.centres.T
+        return np.argpartition(-similar, num - 1, axis=1)[:, :num] if num > 1 else similar.argmax(1)[:, None]
+
+    def nearest(self, places: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """As `nearest` for the rows at `places`, with infinite distances if fewer than k were found."""
+        near = self._near(places, min(PROBES, len(self.centres)))
+        who = np.repeat(np.arange(len(places)), near.shape[1])[np.argsort(near.ravel(), kind="stable")]
+        counts = np.cumsum(np.bincount(near.ravel(), minlength=len(self.centres)))
+        similar = np.full((len(places), k), -np.inf, np.float32)
+        found = np.zeros((len(places), k), np.int64)
+        for number, (start, stop) in enumerate(zip([0, *counts[:-1]], counts, strict=True)):
+            members = self.order[self.ends[number] : self.ends[number + 1]]
+            if start == stop or not len(members):
+                continue
+            asked = who[start:stop]
+            part = self.rows[places[asked]] @ self.rows[members].T
+            best = np.argpartition(-part, k - 1, axis=1)[:, :k] if part.shape[1] > k else np.arange(part.shape[1])[None]
+            best = np.broadcast_to(best, (len(asked), best.shape[1]))
+            values = np.concatenate([similar[asked], np.take_along_axis(part, best, axis=1)], axis=1)
+            indices = np.concatenate([found[asked], members[best]], axis=1)
+            order = np.argsort(-values, axis=1)[:, :k]
+            similar[asked] = np.take_along_axis(values, order, axis=1)
+            found[asked] = np.take_along_axis(indices, order, axis=1)
+        squares = np.square(self.rows[places]).sum(1)[:, None]
+        return np.maximum(squares + np.square(self.rows[found]).sum(2) - 2 * similar, 0), found
+
+
+def _steps(num: int) -> range:
+    return range(0, num, BLOCK)
+
+
 # Near duplicates.
+
+
+def _keys(thumbs: Thumbnails) -> np.ndarray:
+    """(N,) keys that are equal for equal thumbnails: their bytes, or in large sets a hash."""
+    num = len(thumbs.gray)
+    if num <= LARGE_SET:
+        keys = np.concatenate([thumbs.gray.reshape(num, -1), thumbs.tones.reshape(num, -1)], axis=1)
+        return keys.view(np.dtype((np.void, keys.shape[1])))[:, 0]
+    keys = np.empty(num, np.dtype((np.void, KEY)))
+    for i, (gray, tones) in enumerate(zip(thumbs.gray, thumbs.tones, strict=True)):
+        keys[i] = np.void(hashlib.blake2b(gray.tobytes() + tones.tobytes(), digest_size=KEY).digest())
+    return keys
+
+
+KEY = 16  # bytes of a hash
 
 
 class Likeness:
     """Finds near duplicates among N images."""
 
-    def __init__(self, thumbs: Thumbnails, seed: int = 0) -> None:
-        keys = np.concatenate([thumbs.gray.reshape(-1, SIDE * SIDE), thumbs.tones.reshape(-1, 3 * TONES**2)], axis=1)
+    def __init__(self, thumbs: Thumbnails, seed: int = 0, *, scratch: Path | None = None, quick: bool = False) -> None:
+        """scratch: see `thumbnails`. quick: in large sets, search a part of the images and a smaller sample."""
         # Identical thumbnails count as one from here on.
-        _, self.unique, self.twin = np.unique(
-            keys.view(np.dtype((np.void, keys.shape[1])))[:, 0], return_index=True, return_inverse=True
-        )
-        self.thumbs = thumbs[self.unique]
-        self.rows = descriptors(self.thumbs.gray)
+        _, self.unique, self.twin = np.unique(_keys(thumbs), return_index=True, return_inverse=True)
+        self.thumbs = thumbs
+        self.rows = descriptors(thumbs.gray, self.unique, scratch)
         num = len(self.unique)
-        self.sample = np.random.default_rng(seed).permutation(num)[: max(SAMPLE, num // 10)]
+        self.quick = quick and num > QUICK_SET
+        size = min(max(SAMPLE, num // 10), QUICK_SAMPLE if self.quick else MOST_SAMPLE)
+        self.sample = np.random.default_rng(seed).permutation(num)[:size]
         rank = max(REFERENCES, int(min(PART * num, RANK) * len(self.sample) / num))
         self.rank = max(0, min(rank, len(self.sample) - REFERENCES))
+
+    @functools.cached_property
+    def parts(self) -> Parts:
+        return Parts(self.rows)
 
     def pairs(self, of: np.ndarray | None = None) -> np.ndarray:
         """(P, 2) int64 pairs of near duplicates. of: only pairs with one of these images.
@@ -216,7 +307,8 @@ class Likeness:
 
     def _near(self, asked: np.ndarray) -> np.ndarray:
         """(P, 2) pairs of unique images; the first of each is from `asked`."""
-        distances, found = nearest(self.rows[asked], self.rows, min(NEIGHBOURS + 1, len(self.rows)))
+        k = min(NEIGHBOURS + 1, len(self.rows))
+        distances, found = self.parts.nearest(asked, k) if self.quick else nearest(self.rows[asked], self.rows, k)
         alike, references = self._alike(asked)
         who, which = np.nonzero((distances / 2 < COARSELY * alike[:, None]) & (found != asked[:, None]))
         pairs = np.stack([asked[who], found[who, which]], 1)
@@ -247,7 +339,7 @@ class Likeness:
         return [apart.reshape(-1, num).mean(1) for apart in self._differences(pairs)]
 
     def _differences(self, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        first, second = self.thumbs[pairs[:, 0]], self.thumbs[pairs[:, 1]]
+        first, second = (self.thumbs[self.unique[side]] for side in pairs.T)
         return differences(first.gray, second.gray), tone_differences(first.tones, second.tones)
 
 

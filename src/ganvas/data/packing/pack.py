@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from ganvas.config import MAX_SIZE, DataConfig, Fit, Kind
+from ganvas.data.packing.kept import Kept
 from ganvas.data.reading.lists import text_of
 from ganvas.errors import ConfigError, DataError, GanvasError
 from ganvas.fields import from_dict
@@ -53,6 +54,8 @@ class Policy:
     fit: Fit | None = None
     licence: str | None = None
     attribution: str | None = None
+    kept: Kept | None = None
+    """Images that a run holds out and that stay held out; None: a new choice."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,8 @@ class PackInfo:
     depth: int
     fit: Fit
     background: str | None
-    levels: list[int]
+    levels: list[int | float]
+    """Values of 16 bit, or of floating point and larger, pixels that are black and white."""
     labelled: bool
     heldout: int
     """Number of held-out images."""
@@ -308,16 +312,25 @@ def note_checked(folder: Path, found: dict[str, list[int]]) -> None:
         files.write_text(folder / CHECKED, json.dumps(found))
 
 
+LATER = {"fps": None, "masks": "skip"}
+"""Options added since format 2, with their defaults."""
+
+
 def is_pack(folder: Path) -> bool:
     return (folder / "pack.json").is_file()
 
 
 def request(config: DataConfig, policy: Policy) -> dict[str, Any]:
-    """Everything that determines the content of a pack, except the images; plain JSON values."""
+    """Everything that determines the content of a pack, except the images; plain JSON values.
+
+    Options that older packs do not have are stored only if they have another value than the default.
+    """
     wishes = {**dataclasses.asdict(config), "classes": list(config.classes), "files": None}
+    wishes = {name: value for name, value in wishes.items() if name not in LATER or value != LATER[name]}
     if config.files is not None:  # use the content of the list, not its location
         wishes["files"] = hashlib.sha256(read_list(config.files).encode()).hexdigest()
-    return {"name": policy.name, "path": policy.path, "config": wishes}
+    kept = {} if policy.kept is None else {"kept": policy.kept.key}
+    return {"name": policy.name, "path": policy.path, "config": wishes} | kept
 
 
 def read_list(path: str | Path) -> str:

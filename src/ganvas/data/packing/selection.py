@@ -13,11 +13,13 @@ import numpy as np
 
 from ganvas.config import FULL, DataConfig, Kind, parse_levels, parse_size
 from ganvas.data.packing.pack import Policy, Progress, read_list
-from ganvas.data.reading.decode import Target, glance, highest, probe
+from ganvas.data.reading.decode import Target, glance, highest, probe, span
 from ganvas.data.reading.headers import PictureInfo
 from ganvas.data.reading.labels import ALL_OF_THEM
 from ganvas.data.reading.lists import Finder, Table
 from ganvas.data.reading.sources import Item, Payload, Rejection, Source, file_of
+from ganvas.data.reading.wide import Span, remark
+from ganvas.data.reading.wide import levels_of as wide_levels_of
 from ganvas.errors import DataError, PictureError, did_you_mean, some
 
 SIZES = (256, 128, 64, 32)
@@ -25,6 +27,7 @@ MOSTLY = 0.9  # fraction of gray images above which a set counts as scans
 COLOURED = 32  # colour images after which the search for colour ends in a set that is not mostly gray
 SHEER, MOST = 200, 0.5  # files checked for transparency; fraction above which transparency is kept
 FLAT = 2.5  # threshold of decode.Glance.flatness; the median of CelebA is 0.9, of comic faces 6.3
+SURVEYED_WHOLE, SURVEYED = 200_000, 20_000  # images up to which all headers are read; size of a random part
 FEW_BITS = 2**14 - 1  # 16 bit images whose highest value is at most this use fewer bits
 
 
@@ -111,6 +114,8 @@ class Survey:
     """Gray images in colour files; counted as gray in `channels`."""
     highest: int = 0
     """Highest value of the 16 bit images; exact only up to FEW_BITS."""
+    span: Span | None = None
+    """Range of the images with floating point, negative or more than 16 bit pixels; None if there are none."""
 
     paged: int = 0
     """Files with several images, of which the first is used."""
@@ -143,7 +148,7 @@ class Survey:
         gray = set(self.channels) == {1} and not self.disguised
         told = gray or (self.channels[3] >= COLOURED and not self.mostly_gray)
         told &= not self.alpha or len(self.sheer) == SHEER
-        return told and (16 not in self.depths or self.highest > FEW_BITS)
+        return told and self.span is None and (16 not in self.depths or self.highest > FEW_BITS)
 
     def look(self, content: bytes | np.ndarray, info: PictureInfo) -> None:
         """Counts one image, and checks its pixels if the header is not sufficient."""
@@ -158,7 +163,9 @@ class Survey:
                 self.disguised += 1
             elif info.channels == 3 and colour_open:
                 self.flatness.append(seen.flatness)
-        if info.depth == 16 and self.highest <= FEW_BITS:
+        if info.wide:
+            self.span = span(content) | self.span
+        elif info.depth == 16 and self.highest <= FEW_BITS:
             self.highest = max(self.highest, highest(content))
         self.add(info)
 
@@ -184,8 +191,11 @@ def choose_target(survey: Survey, config: DataConfig, policy: Policy) -> Target:
     channels = {"auto": auto, "gray": 1, "color": 3, "alpha": 4}[config.channels]
     deep = 16 in survey.depths and (all_gray or 8 not in survey.depths)
     background = config.background or ("black" if channels == 1 else "white")
-    levels = parse_levels(config.levels) if config.levels else levels_of(survey.highest)
-    return Target(height, width, channels, 16 if deep else 8, config.fit or policy.fit or "crop", background, levels)
+    asked = parse_levels(config.levels) if config.levels else None
+    wide = None if survey.span is None else asked or wide_levels_of(survey.span)
+    levels = asked or levels_of(survey.highest)
+    fit = config.fit or policy.fit or "crop"
+    return Target(height, width, channels, 16 if deep else 8, fit, background, levels, wide)
 
 
 def kind_of(survey: Survey, target: Target, policy: Policy) -> Kind:
@@ -218,6 +228,8 @@ def remarks(survey: Survey, config: DataConfig, policy: Policy, target: Target) 
             f"All except {survey.channels[3]:,} of {survey.channels.total():,} images are gray, so none is mirrored: "
             "--kind photo mirrors them, --channels gray packs them without colour."
         )
+    if not config.levels and survey.span is not None and target.wide is not None:
+        notes.append(remark(survey.span, target.wide))
     if not config.levels and (levels := levels_of(survey.highest)) != FULL:
         notes.append(few_bits(survey.highest, levels[1]))
     if survey.paged:
@@ -259,8 +271,22 @@ def choose_size(sizes: Counter[tuple[int, int]]) -> tuple[int, int]:
 # The passes over the images.
 
 
-def survey_source(source: Source, choice: Choice, report: Progress) -> Survey:
-    """Reads the headers of the chosen images; moves unreadable ones to `choice.rejected`."""
+def survey_source(source: Source, choice: Choice, report: Progress, sized: bool = False) -> Survey:
+    """Reads the headers of the chosen images; moves unreadable ones to `choice.rejected`.
+
+    sized: the size of the pack is known. Then, of a very large set, a random part is sufficient if it has only 8 bit
+    images.
+    """
+    if sized and source.arrays() is None and len(choice.indices) > SURVEYED_WHOLE:
+        some = np.sort(np.random.default_rng(0).choice(choice.indices, SURVEYED, replace=False))
+        part = Choice(some, np.zeros(len(some), np.int64))
+        survey = survey_source(source, part, report)
+        if set(survey.depths) == {8}:
+            choice.notes.append(
+                f"Colour and kind were chosen from {SURVEYED:,} of {len(choice.indices):,} images, drawn at random; "
+                "--channels and --kind set others."
+            )
+            return survey
     survey = Survey()
     whole = source.arrays()
     good = np.ones(len(choice.indices), bool)

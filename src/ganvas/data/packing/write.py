@@ -12,6 +12,7 @@ import hashlib
 import os
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,8 @@ from filelock import FileLock
 
 import ganvas
 from ganvas.config import DataConfig
-from ganvas.data.packing.cleaning import mask_marks, without_duplicates
-from ganvas.data.packing.holdout import few, held_out
+from ganvas.data.packing.cleaning import mask_marks, without_duplicates, without_similar_frames
+from ganvas.data.packing.holdout import few, held_out, held_out_in_time, still_held_out, without_leaks
 from ganvas.data.packing.pack import (
     UNMIRRORED,
     Pack,
@@ -37,7 +38,8 @@ from ganvas.data.packing.pool import LEAST_FOR_WORKERS, decoded
 from ganvas.data.packing.selection import Choice, choose, choose_target, kind_of, remarks, survey_source
 from ganvas.data.reading.containers import by_reason
 from ganvas.data.reading.decode import Target
-from ganvas.data.reading.sources import Rejection, Source
+from ganvas.data.reading.sources import Rejection, Source, file_of
+from ganvas.data.reading.video import is_video
 from ganvas.errors import DataError, some
 from ganvas.limits import num_cores
 from ganvas.system import files
@@ -165,7 +167,7 @@ def _write(
     """Writes all files of the pack to `folder`, which is empty."""
     choice = choose(source, config)
     _check_enough(len(choice.indices), source, choice)
-    survey = survey_source(source, choice, report)
+    survey = survey_source(source, choice, report, sized=bool(config.size or policy.size))
     _check_enough(len(choice.indices), source, choice)
     target = choose_target(survey, config, policy)
     choice.notes += remarks(survey, config, policy, target)
@@ -173,6 +175,12 @@ def _write(
         workers = 0 if len(choice.indices) < LEAST_FOR_WORKERS else min(num_cores(), 16)
     good = _write_images(source, choice, target, folder / "images.npy", report, workers)
     _check_enough(int(good.sum()), source, choice)
+    scenes = [scene_of(source.items[i].name) for i in choice.indices[good]]
+    if any(is_frame for _, is_frame in scenes):
+        report("looking for similar frames", 0, 0)
+        kept = without_similar_frames(folder / "images.npy", np.array([one for _, one in scenes]), choice.notes)
+        good[np.flatnonzero(good)[~kept]] = False
+        _check_enough(int(good.sum()), source, choice)
     if config.drop_duplicates:
         report("looking for duplicates", 0, 0)
         kept = without_duplicates(folder / "images.npy", choice.notes)
@@ -184,12 +192,22 @@ def _write(
     labels, classes = _settle_classes(choice, good, source.classes)
     report("selecting held-out images", 0, 0)
     images = files.load_array(folder / "images.npy")
-    heldout = held_out(images, labels, config.holdout)
-    choice.notes += few(len(images), len(heldout), config.holdout)
+    names = [source.items[i].name for i in choice.indices[good]]
+    with TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as scratch:
+        scenes = [scene_of(name) for name in names]
+        if policy.kept is None and any(is_frame for _, is_frame in scenes):
+            heldout = held_out_in_time(scenes, config.holdout)
+            heldout = without_leaks(images, scenes, heldout, Path(scratch))
+            choice.notes += few(len(images), len(heldout), config.holdout, in_time=True)
+        elif policy.kept is None:
+            heldout = held_out(images, labels, config.holdout, scratch=Path(scratch))
+            choice.notes += few(len(images), len(heldout), config.holdout)
+        else:
+            heldout, told = still_held_out(images, names, policy.kept, Path(scratch))
+            choice.notes += told
     np.save(folder / "heldout.npy", heldout)
     if labels is not None:
         np.save(folder / "labels.npy", labels)
-    names = [source.items[i].name for i in choice.indices[good]]
     (folder / "names.txt").write_text("".join(name + "\n" for name in names), encoding="utf-8", newline="\n")
     rejected = [*source.rejected, *choice.rejected]
     kind = kind_of(survey, target, policy)
@@ -201,7 +219,7 @@ def _write(
         depth=target.depth,
         fit=target.fit,
         background=target.background,
-        levels=list(target.levels),
+        levels=list(target.wide or target.levels),
         labelled=labels is not None,
         heldout=len(heldout),
         classes=classes,
@@ -218,6 +236,12 @@ def _write(
     note_checked(folder, stamps(folder))
     for path in (*folder.iterdir(), folder):
         _sync(path)
+
+
+def scene_of(name: str) -> tuple[str, bool]:
+    """The file of an image, and whether the image is a frame of a video."""
+    file = file_of(name)
+    return file, file != name and is_video(file)
 
 
 def _named(rejected: list[Rejection]) -> list[str]:

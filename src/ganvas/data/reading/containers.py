@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+from ganvas.data.reading.video import is_video
 from ganvas.errors import DataError, PictureError, some
 
 PICTURES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".dcm", ".dicom")
@@ -82,8 +83,9 @@ class Container(Protocol):
     names: list[str]
     rejected: list[Rejection]
 
-    def read(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | PictureError]]:
-        """The contents of the named files, in the order of `self.names`, in one pass."""
+    def read(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | Path | PictureError]]:
+        """The contents of the named files, in the order of `self.names`, in one pass; of a video in a folder its path,
+        because it may be larger than the memory."""
         ...
 
     def starts(self, names: Iterable[str], num_bytes: int) -> Iterator[tuple[str, bytes]]:
@@ -150,12 +152,13 @@ class Folder:
             reason = "broken symbolic link" if entry.is_symlink() else "not a regular file"
             self.rejected.append(Rejection(name, reason))
 
-    def read(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | PictureError]]:
+    def read(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | Path | PictureError]]:
         wanted = set(names)
         for name in self.names:
             if name in wanted:
                 try:
-                    yield name, read_whole(Path(self._files[name]))
+                    path = Path(self._files[name])
+                    yield name, path if is_video(name) else read_whole(path)
                 except PictureError as error:
                     yield name, error
                 except OSError as error:
@@ -537,6 +540,8 @@ def hidden(name: str) -> bool:
     parts = name.split("/")
     if parts[-1].lower() in ("thumbs.db", "desktop.ini"):
         return True
+    if not name.startswith(".") and "/." not in name and "__MACOSX" not in name:
+        return False  # nearly all names
     return any(part == "__MACOSX" or (part.startswith(".") and part not in (".", "..")) for part in parts)
 
 

@@ -1,6 +1,6 @@
 """Reads image files as arrays of a given size: `probe` reads the header, `decode` the pixels.
 
-Pillow reads the files; dicom.py reads DICOM files, which are then fitted like the others.
+Pillow reads the files; dicom.py reads DICOM files, wide.py floating point pixels; they are then fitted like the others.
 Order of steps: EXIF rotation, background behind transparency, fit (crop, pad or stretch), channels, depth.
 16 bit gray images are processed as 32 bit floats, without loss of precision.
 Any exception of Pillow for a damaged or malicious file becomes a `PictureError` with a short reason.
@@ -9,6 +9,7 @@ Any exception of Pillow for a damaged or malicious file becomes a `PictureError`
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import itertools
 import os
@@ -31,7 +32,7 @@ from PIL import (  # import the plugins in use, so that Pillow does not load all
 )
 
 from ganvas.config import FULL, Fit
-from ganvas.data.reading import dicom
+from ganvas.data.reading import dicom, wide
 from ganvas.data.reading.headers import MAX_PIXELS, PictureInfo, too_large
 from ganvas.errors import ConfigError, PictureError
 
@@ -79,12 +80,15 @@ class Target:
     fit: Fit
     background: str | None
     """Colour behind transparent images and in padded borders. None: white for colour, black for gray."""
-    levels: tuple[int, int] = FULL
+    levels: tuple[float, float] = FULL
     """Values of 16 bit images that are mapped to black and white."""
+    wide: tuple[float, float] | None = None
+    """The same for images with other values (wide.py). None: lowest and highest value of each image, only to measure
+    a single image."""
 
     def is_met(self, pixels: np.ndarray) -> bool:
         """Whether an image (H, W, C) already has this format."""
-        same = pixels.shape == (self.height, self.width, self.channels) and pixels.itemsize * 8 == self.depth
+        same = pixels.shape == (self.height, self.width, self.channels) and pixels.dtype == f"u{self.depth // 8}"
         return same and (self.depth == 8 or self.levels == FULL)
 
 
@@ -93,12 +97,16 @@ def probe(payload: bytes | np.ndarray) -> PictureInfo:
     if isinstance(payload, np.ndarray):
         pixels = _checked(payload)
         height, width, channels = pixels.shape
+        if wide.is_wide_array(pixels):
+            return PictureInfo(height, width, channels, False, 16, wide=True)
         return PictureInfo(height, width, 3 if channels >= 3 else 1, channels in (2, 4), pixels.itemsize * 8)
     if dicom.is_dicom(payload):
         return dicom.probe(payload)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
+            if (tags := wide.tags_of(payload)) is not None:
+                return wide.probe(payload, tags)
             return _describe(_open(payload), payload)
         except PictureError:
             raise
@@ -110,7 +118,7 @@ def decode(payload: bytes | np.ndarray, target: Target) -> np.ndarray:
     """Decodes one image: (target.height, target.width, target.channels), uint8 or uint16.
 
     payload: content of a PNG, JPEG, WebP, BMP, GIF (first frame), TIFF (first page) or DICOM (single
-    frame) file, or an array (H, W) or (H, W, C) of uint8 or uint16. Raises `PictureError` with the reason.
+    frame) file, or an array (H, W) or (H, W, C) of numbers. Raises `PictureError` with the reason.
     """
     if isinstance(payload, bytes) and dicom.is_dicom(payload):
         payload = dicom.pixels(payload)
@@ -122,11 +130,41 @@ def decode(payload: bytes | np.ndarray, target: Target) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
+            if (tags := wide.tags_of(payload)) is not None:
+                return _decode_pixels(wide.pixels(payload, tags), target)
             return _decode_file(payload, target)
         except (PictureError, ConfigError):
             raise
         except Exception as error:
             raise PictureError(_reason(error, payload)) from None
+
+
+def decode_whole(payload: bytes | np.ndarray) -> tuple[PictureInfo, np.ndarray]:
+    """The properties of an image and its pixels (H, W, C) at its own size, depth and channels. Raises `PictureError`.
+
+    The same as `probe` and `decode`, but most files are opened once.
+    """
+    plain = isinstance(payload, bytes) and not dicom.is_dicom(payload) and not payload.startswith(TIFF_MARKS)
+    if not plain:
+        info = probe(payload)
+        return info, decode(payload, _own_target(info))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            image = _open(payload)
+            info = _describe(image, payload)
+            return info, _decode_image(image, payload, _own_target(info))
+        except PictureError:
+            raise
+        except Exception as error:
+            raise PictureError(_reason(error, payload)) from None
+
+
+TIFF_MARKS = (b"II*\0", b"MM\0*")
+
+
+def _own_target(info: PictureInfo) -> Target:
+    return Target(info.height, info.width, 4 if info.alpha else info.channels, info.depth, "crop", None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +200,20 @@ def highest(content: bytes | np.ndarray) -> int:
     top = int(decode(content, Target(info.height, info.width, info.channels, 16, "crop", None)).max())
     bits = 0 if isinstance(content, np.ndarray) else _tiff_bits(_open(content))
     return max(top, 2**bits - 1 if bits < 16 else 0)
+
+
+def span(content: bytes | np.ndarray) -> wide.Span:
+    """Range of the values of an image with `PictureInfo.wide`. Raises `PictureError`."""
+    if isinstance(content, np.ndarray):
+        return wide.span_of(wide.checked(_checked(content)))
+    try:
+        tags = wide.tags_of(content)
+        assert tags is not None
+        return wide.span_of(wide.pixels(content, tags))
+    except PictureError:
+        raise
+    except Exception as error:
+        raise PictureError(_reason(error, content)) from None
 
 
 def background_color(background: str | None, channels: int) -> tuple[int, int, int]:
@@ -236,11 +288,17 @@ def pages(payload: bytes, indices: Sequence[int]) -> Iterator[np.ndarray | Pictu
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                if image is None:
-                    image = _open(payload)
-                    numbers = _pages(image)
-                image.seek(numbers[index])
-                page = _page(image, payload)
+                if wide.tags_of(payload) is not None:
+                    numbers = numbers or wide.pages_of(payload)
+                    tags = wide.tags_of(payload, numbers[index])
+                    assert tags is not None
+                    page = wide.pixels(payload, tags, numbers[index])
+                else:
+                    if image is None:
+                        image = _open(payload)
+                        numbers = _pages(image)
+                    image.seek(numbers[index])
+                    page = _page(image, payload)
             except PictureError as error:
                 page = error
             except Exception as error:
@@ -262,12 +320,8 @@ def _depth(image: Image.Image) -> int:
     """8 or 16 bits. Raises `PictureError` for pixel types with an unknown range."""
     if image.mode.startswith("I;16"):
         return 16
-    if image.mode == "I":
-        if image.format == "PNG" or _tiff_bits(image) == 16:
-            return 16
-        raise PictureError("32 bit integer pixels are not supported: save it with 8 or 16 bits")
-    if image.mode == "F":
-        raise PictureError("floating point pixels are not supported: save it with 8 or 16 bits")
+    if image.mode == "I":  # a PNG; TIFF files are read by wide.py
+        return 16
     if image.mode == "LAB":
         raise PictureError("LAB colours are not supported: save it as RGB")
     return 8
@@ -298,7 +352,11 @@ def _gray_palette(image: Image.Image) -> bool:
 
 
 def _decode_file(payload: bytes, target: Target) -> np.ndarray:
-    image = _open(payload)
+    return _decode_image(_open(payload), payload, target)
+
+
+def _decode_image(image: Image.Image, payload: bytes, target: Target) -> np.ndarray:
+    """Decodes an image that `_open` has opened."""
     depth = _depth(image)
     turn = _orientation(image, payload)
     if image.format in ("JPEG", "MPO"):  # MPO: JPEG followed by more images, written by phones
@@ -357,11 +415,11 @@ def _checked(pixels: np.ndarray) -> np.ndarray:
     """The array as (H, W, C). Raises `PictureError` for shapes and types that are not images."""
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
-    allowed = {np.dtype(np.uint8): (1, 2, 3, 4), np.dtype(np.uint16): (1, 3)}.get(pixels.dtype, ())
-    if pixels.ndim != 3 or pixels.shape[2] not in allowed or 0 in pixels.shape:
+    allowed = (1, 2, 3, 4) if pixels.dtype == np.uint8 else (1, 3)
+    if pixels.ndim != 3 or pixels.shape[2] not in allowed or 0 in pixels.shape or pixels.dtype.kind not in "uif":
         raise PictureError(
             f"an array {pixels.shape} of {pixels.dtype}; expected height x width or height x width x channels "
-            "of uint8 (1 to 4 channels) or uint16 (1 or 3)"
+            "of numbers: 1 or 3 channels, for uint8 1 to 4"
         )
     if pixels.shape[0] * pixels.shape[1] > MAX_PIXELS:
         raise too_large(pixels.shape[0] * pixels.shape[1])
@@ -369,6 +427,12 @@ def _checked(pixels: np.ndarray) -> np.ndarray:
 
 
 def _decode_pixels(pixels: np.ndarray, target: Target) -> np.ndarray:
+    if wide.is_wide_array(pixels):
+        pixels = wide.checked(pixels)
+        low, high = target.wide or (float(pixels.min()), float(pixels.max()))
+        scaled = ((pixels.astype(np.float64) - low) * (FULL[1] / ((high - low) or 1.0))).clip(*FULL)
+        planes = [Image.fromarray(scaled[:, :, c].astype(np.float32)) for c in range(pixels.shape[2])]
+        return _from_floats(planes, dataclasses.replace(target, levels=FULL))
     if pixels.dtype == np.uint16:
         planes = [Image.fromarray(pixels[:, :, c].astype(np.float32)) for c in range(pixels.shape[2])]
         return _from_floats(planes, target)

@@ -30,7 +30,7 @@ class Arrays:
     """A data set in memory."""
 
     images: np.ndarray
-    """(N, H, W) or (N, H, W, C), uint8 or uint16."""
+    """(N, H, W) or (N, H, W, C), numbers."""
     labels: np.ndarray | None
     """(N,) int64, indices into classes."""
     classes: list[str]
@@ -215,10 +215,10 @@ def _array_part(images: np.ndarray, values: np.ndarray | None, prefix: str, path
             f"{path} has one array {images.shape}, which is a single image: expected images x height x width"
             "[ x channels]; use a folder with one .npy per image, or one array of all images"
         )
-    if images.dtype not in (np.uint8, np.uint16) or images.ndim not in (3, 4) or 0 in images.shape:
+    if images.dtype.kind not in "uif" or images.ndim not in (3, 4) or 0 in images.shape:
         raise DataError(
             f"{path} has an array {images.shape} of {images.dtype}; expected images x height x width"
-            "[ x channels] of uint8 (0 to 255) or uint16 (0 to 65535)"
+            "[ x channels] of numbers: uint8, uint16, or others with --levels"
         )
     if images.ndim == 4 and images.shape[3] not in (1, 3, 4):
         raise DataError(f"{path} has images with {images.shape[3]} channels; expected 1, 3 or 4")

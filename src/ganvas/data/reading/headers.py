@@ -23,6 +23,8 @@ class PictureInfo:
     """Bits of one channel that `decode` can give: 8 or 16."""
     pages: int = 1
     """Number of images of this size in the file (`decode` reads the first). Not used for DICOM."""
+    wide: bool = False
+    """Whether the pixels are floating point numbers, negative or of more than 16 bits (wide.py)."""
 
 
 def too_large(num_pixels: int, limit: int = MAX_PIXELS) -> PictureError:

@@ -10,7 +10,8 @@ from pathlib import Path
 from ganvas.data.reading.containers import Container, Item, Rejection
 from ganvas.data.reading.formats import natural
 from ganvas.data.reading.lists import Finder, Table, as_name, read_text, text_of
-from ganvas.errors import DataError, PictureError, some
+from ganvas.data.reading.masks import ANNOTATIONS, SUFFIX
+from ganvas.errors import DataError, some
 
 FOLDER_PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
     ("val", "valid", "validation"), "validation"
@@ -56,7 +57,23 @@ def by_folder(container: Container, images: list[str], split: str, plain: bool =
         found.notes.append(
             f"The folders {some(found.classes, 3)} are used as classes. If they are only shards, {ALL_OF_THEM}."
         )
+    found.notes += [
+        f"The folder {top} is used as a class, although its files have the names of other images. If they are masks or "
+        f"annotations, leave them out: --classes {' '.join(one for one in found.classes if one != top)}"
+        for top in found.classes
+        if top.lower() in ANNOTATIONS and len(found.classes) <= FEW and _repeats(found.items, top)
+    ]
     return found
+
+
+FEW = 4  # largest number of classes for a note about a class named like annotations
+
+
+def _repeats(items: list[Item], top: str) -> bool:
+    """Whether most files of the class `top` have the file names of images of other classes."""
+    others = {stem(item.name) for item in items if item.label != top}
+    own = [stem(item.name) for item in items if item.label == top]
+    return 2 * sum(SUFFIX.sub("", name) in others for name in own) > len(own)
 
 
 SHARD = re.compile(r"\d{4,}")
@@ -107,26 +124,38 @@ def csv_of(labels: str | None) -> tuple[str | None, str | None]:
     return (labels, None) if (labels or "").lower().endswith(LIST_ENDINGS) else (None, None)
 
 
-def by_csv(container: Container, images: list[str], labels: str, only_listed: bool, plain: bool = False) -> Labelled:
+def by_csv(
+    container: Container,
+    images: list[str],
+    labels: str,
+    *,
+    masks: list[Rejection],
+    only_listed: bool,
+    plain: bool = False,
+) -> Labelled:
     """Label `images` by the list that `labels` names ("some.csv" or "some.csv:column").
 
     Lines name images as in `Finder`. Images that are not listed are rejected, or ignored silently if `only_listed`.
-    plain: use the list to select images, without labels. Raises `DataError` for ambiguous lists,
-    such as two labels for one image.
+    masks: rejected annotations, used only if the list has their complete names. plain: use the list to select images,
+    without labels. Raises `DataError` for ambiguous lists, such as two labels for one image.
     """
     csv_name, column = csv_of(labels)
     content = find_text(container, csv_name or labels)
     if content is None:
         raise DataError(f"--labels {labels}: no such file, also not next to or in {container.path}")
     where = Path(csv_name or labels).name
-    finder = Finder(images)
+    refused = {mask.name: mask for mask in masks}
+    finder = Finder(images, complete=refused)
     if where.lower().endswith(".json"):
         listed = stylegan_labels(content)
         if not listed:
             raise DataError(f'{where} has no list of [file, class number] under "labels", the format of StyleGAN')
     else:
         listed = _rows(Table.read(content, where, finder), finder, column, plain)
-    return _by_list(container, images, listed, finder, where, only_listed)
+    listed_masks = refused.keys() & {name for name, _ in listed}
+    found = _by_list(container, sorted({*images, *listed_masks}), listed, finder, where, only_listed)
+    found.rejected += [] if only_listed else [mask for mask in masks if mask.name not in listed_masks]
+    return found
 
 
 def _rows(table: Table, finder: Finder, column: str | None, plain: bool = False) -> list[tuple[str, str]]:
@@ -182,7 +211,7 @@ def by_own_list(container: Container, images: list[str], split: str) -> Labelled
     for name, content in container.read(lists):
         folder, _, base = name.rpartition("/")
         prefix = f"{folder}/" if folder else ""
-        text = "" if isinstance(content, PictureError) else text_of(content, name)
+        text = text_of(content, name) if isinstance(content, bytes) else ""
         if base == "dataset.json":
             found = stylegan_labels(text)
             if found == []:

@@ -59,16 +59,18 @@ class Finder:
     """Finds the image named by a list, which may have been written in another folder.
 
     A name may lack leading folders or the ending, or have additional folders, if it fits exactly one image.
+    complete: files that are only found by their complete names.
     """
 
-    def __init__(self, pictures: Iterable[str]) -> None:
+    def __init__(self, pictures: Iterable[str], complete: Iterable[str] = ()) -> None:
         self._pictures = {name: name for name in pictures}
+        self._complete = frozenset(complete)
         self._tails: dict[tuple[int, bool], dict[str, str | None]] = {}
 
     def find(self, cell: str) -> tuple[str, int] | None:
         """(image, number of matching trailing parts of its name); None if no image or more than one fits."""
         name = as_name(cell)
-        if name in self._pictures:
+        if name in self._pictures or name in self._complete:
             return name, name.count("/") + 2
         parts = [part for part in name.split("/") if part]
         for length in range(len(parts), 0, -1):

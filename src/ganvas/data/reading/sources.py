@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +20,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from ganvas.data.reading import cifar, dicom, formats
+from ganvas.data.reading import cifar, dicom, formats, video
 from ganvas.data.reading.containers import Container, Folder, Item, Rejection, Single, Tar, Zip, is_picture
 from ganvas.data.reading.decode import has_picture_mark, is_lfs_pointer, pages, probe
 from ganvas.data.reading.labels import (
@@ -33,6 +34,7 @@ from ganvas.data.reading.labels import (
     csv_of,
     is_celeba,
 )
+from ganvas.data.reading.masks import without_masks
 from ganvas.errors import DataError, MissingExtraError, PictureError
 
 __all__ = ["Item", "Payload", "Rejection", "Source", "file_of", "fingerprint_of", "open_source"]
@@ -51,8 +53,8 @@ BARE_NAME = re.compile(
 "a.jpg?w=640"). DICOMDIR is the index of DICOM files."""
 
 EXPECTED = (
-    "expected a folder of images or DICOM files, a .zip or .tar(.gz) of them, a .csv of file,label, a .npz or .npy, "
-    "or a folder with MNIST idx files or CIFAR batches"
+    "expected a folder of images, DICOM files or videos, a .zip or .tar(.gz) of them, a video, a .csv of file,label, a "
+    ".npz or .npy, or a folder with MNIST idx files or CIFAR batches"
 )
 
 Payload = bytes | np.ndarray | PictureError
@@ -64,7 +66,7 @@ class Source(Protocol):
     @property
     def form(self) -> str:
         """ "folder", "zip", "tar", "csv", "celeba", "idx", "cifar" or "arrays"; "dicom" if all files are DICOM, and
-        "radiographs" if these are X-ray projections."""
+        "radiographs" if these are X-ray projections; "video" if all are videos."""
         ...
 
     @property
@@ -112,6 +114,8 @@ class PictureSource:
     frames: dict[str, list[str]]
     """File name -> item names of its frames, for files with several."""
     notes: list[str]
+    fps: float = video.FPS
+    """Frames per second of the videos among them."""
 
     def stream(self, keep: set[str] | None = None) -> Iterator[tuple[Item, Payload]]:
         wanted = {item.name: item for item in self.items if keep is None or item.name in keep}
@@ -122,11 +126,14 @@ class PictureSource:
         for name, content in self.container.read(wanted.keys() | split.keys()):
             if name in wanted and is_array(name) and isinstance(content, bytes):
                 yield wanted[name], formats.picture_of(content)
-            elif name in wanted:
+            elif name in wanted and not isinstance(content, Path):
                 yield wanted[name], content
             elif isinstance(content, PictureError):
                 yield from ((item, content) for item in split[name].values())
-            else:
+            elif video.is_video(name):
+                chosen = split[name] if name in split else {0: wanted[name]}
+                yield from zip(chosen.values(), video.frames(content, self.fps, list(chosen)), strict=True)
+            elif isinstance(content, bytes):
                 read = dicom.frames if dicom.is_dicom(content) else pages
                 yield from zip(split[name].values(), read(content, list(split[name])), strict=True)
 
@@ -177,7 +184,13 @@ class ArraySource:
 
 
 def open_source(
-    path: Path, *, labels: str | None = None, split: str = "train", frames: Literal["first", "all"] = "first"
+    path: Path,
+    *,
+    labels: str | None = None,
+    split: str = "train",
+    frames: Literal["first", "all"] = "first",
+    masks: Literal["skip", "use"] = "skip",
+    fps: float | None = None,
 ) -> Source:
     """List the images at `path` and their labels.
 
@@ -185,7 +198,8 @@ def open_source(
     next to or inside the source; "some.csv:column" selects a column by its header), or attributes of CelebA.
     If `path` is a csv, `labels` may be one of its columns.
     split: "train", "test" or "all", for data sets with parts. frames: images to read from non-DICOM files with several:
-    the first or all. Raises `DataError`.
+    the first or all. fps: frames per second to read from videos. masks: whether annotations of images (masks.py) are
+    images, too. Raises `DataError`.
     """
     path = Path(path)
     try:
@@ -195,30 +209,47 @@ def open_source(
             with path.open("rb") as file:
                 if is_lfs_pointer(file.read(64)):
                     raise DataError(f"{path} is a Git LFS pointer instead of the file: run git lfs pull")
-        source = _open(path, labels, split, lambda: fingerprint_of(path, labels))
+        source = _open(
+            path, Wish(labels, split, masks == "use", fps or video.FPS), lambda: fingerprint_of(path, labels)
+        )
         return _all_pages(source) if frames == "all" and isinstance(source, PictureSource) else source
     except PermissionError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _open(path: Path, labels: str | None, split: str, print_of: Callable[[], str]) -> Source:
-    held = _find_arrays(path, split)
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """Options of `open_source`. masks: whether annotations are images."""
+
+    labels: str | None
+    split: str
+    masks: bool
+    fps: float
+
+    @property
+    def plain(self) -> bool:
+        """Whether labels are not wanted."""
+        return self.labels is not None and self.labels.lower() == "none"
+
+
+def _open(path: Path, wish: Wish, print_of: Callable[[], str]) -> Source:
+    held = _find_arrays(path, wish.split)
     if held:
         form, arrays = held
-        return _array_source(form, arrays, labels, path, print_of)
+        return _array_source(form, arrays, wish, path, print_of)
     listing = str(path) if _is_list(path) else None
     container = _open_container(path.parent if listing else path)
     inner = _only_inside(container)
-    if listing and labels and labels.lower() != "none" and not csv_of(labels)[0]:
-        labels = f"{listing}:{labels}"  # a column of the csv
+    if listing and wish.labels and not wish.plain and not csv_of(wish.labels)[0]:
+        wish = dataclasses.replace(wish, labels=f"{listing}:{wish.labels}")  # a column of the csv
     if inner:
-        return _open(inner, labels or listing, split, print_of)
+        return _open(inner, dataclasses.replace(wish, labels=wish.labels or listing), print_of)
     cifar_files = {name: name.rpartition("/")[2] for name in container.names}
     if cifar.is_cifar(cifar_files.values()) and not isinstance(container, Folder):
         contents = _read_all(container, [n for n, base in cifar_files.items() if cifar.FILES.fullmatch(base)])
-        arrays = cifar.read_cifar({cifar_files[n]: content for n, content in contents.items()}, split, path)
-        return _array_source("cifar", arrays, labels, path, print_of)
-    return _picture_source(container, listing, labels, split, print_of)
+        arrays = cifar.read_cifar({cifar_files[n]: content for n, content in contents.items()}, wish.split, path)
+        return _array_source("cifar", arrays, wish, path, print_of)
+    return _picture_source(container, listing, wish, print_of)
 
 
 def _all_pages(source: PictureSource) -> PictureSource:
@@ -265,12 +296,10 @@ def _find_arrays(path: Path, split: str) -> tuple[str, formats.Arrays] | None:
     return None
 
 
-def _array_source(
-    form: str, held: formats.Arrays, labels: str | None, path: Path, print_of: Callable[[], str]
-) -> ArraySource:
-    if labels is not None and labels.lower() != "none":
-        raise DataError(f"--labels {labels}: {path} has its own labels; omit --labels, or use --labels none")
-    if labels is not None:
+def _array_source(form: str, held: formats.Arrays, wish: Wish, path: Path, print_of: Callable[[], str]) -> ArraySource:
+    if wish.labels is not None and not wish.plain:
+        raise DataError(f"--labels {wish.labels}: {path} has its own labels; omit --labels, or use --labels none")
+    if wish.plain:
         held = formats.Arrays(held.images, None, [], held.names)
     return ArraySource(form, held, print_of)
 
@@ -289,7 +318,7 @@ def _open_container(path: Path) -> Container:
         return Zip(path)
     if start[257:262] == b"ustar" or name.endswith(ARCHIVES):
         return Tar(path, hold=lambda name: bool(LIST_FILES.fullmatch(name.rpartition("/")[2])))
-    if dicom.is_dicom(start):
+    if dicom.is_dicom(start) or video.is_video(name):
         return Single(path)
     kind = "is a single image" if is_picture(name) else "is not a supported file of images"
     raise DataError(f"{path} {kind}; {EXPECTED}")
@@ -297,7 +326,7 @@ def _open_container(path: Path) -> Container:
 
 def _only_inside(container: Container) -> Path | None:
     """The only folder or archive inside a folder without images, or None."""
-    if not isinstance(container, Folder) or any(is_picture(name) for name in container.names):
+    if not isinstance(container, Folder) or any(is_picture(name) or video.is_video(name) for name in container.names):
         return None
     top = [name for name in container.names if "/" not in name]
     if any(map(is_array, top)) or _by_mark(
@@ -318,15 +347,16 @@ def _read_all(container: Container, names: list[str]) -> dict[str, bytes]:
     for name, content in container.read(names):
         if isinstance(content, PictureError):
             raise DataError(f"{container.path}: {name} {content}; copy or download it again")
+        assert isinstance(content, bytes)  # not a video
         contents[name] = content
     return contents
 
 
 def _picture_source(
-    container: Container, listing: str | None, labels: str | None, split: str, print_of: Callable[[], str]
+    container: Container, listing: str | None, wish: Wish, print_of: Callable[[], str]
 ) -> PictureSource:
     """Labels the image files of a container. listing: the csv given instead of a folder."""
-    named = [name for name in container.names if is_picture(name)]
+    named = [name for name in container.names if is_picture(name) or video.is_video(name)]
     images = sorted(named + _by_mark(container, container.names, has_picture_mark))
     marked = [] if images else _by_mark(container, container.names, dicom.is_dicom)
     images = images or marked or [name for name in container.names if is_array(name)]
@@ -338,10 +368,11 @@ def _picture_source(
     if not images:
         raise DataError(_nothing_found(container, rejected))
     form = "csv" if listing else container.form
-    plain = labels is not None and labels.lower() == "none"
+    images, masks = (images, []) if wish.masks else without_masks(images)
+    labels, split, plain = wish.labels, wish.split, wish.plain
     csv_file = labels if csv_of(labels)[0] else listing
     if csv_file:
-        found = by_csv(container, images, csv_file, only_listed=listing is not None, plain=plain)
+        found = by_csv(container, images, csv_file, masks=masks, only_listed=listing is not None, plain=plain)
         rejected = [] if listing else rejected  # other files in the folder of a csv are irrelevant
     elif is_celeba(container):
         form = "celeba"
@@ -354,7 +385,14 @@ def _picture_source(
             f"--labels {labels}: {container.path} is not CelebA, which has attributes; "
             "expected none or a csv of file,label"
         )
-    rejected = rejected + found.rejected
+    rejected = rejected + found.rejected + ([] if csv_file else masks)
+    videos = {item.name for item in found.items if video.is_video(item.name)}
+    if videos and not video.available():
+        if len(videos) == len(found.items):
+            raise MissingExtraError("av", "video", f"{container.path} has videos: reading them")
+        rejected += [Rejection(name, video.NO_AV) for name in sorted(videos)]
+        found.items = [item for item in found.items if item.name not in videos]
+        videos = set()
     dicoms = {item.name for item in found.items if dicom.is_named(item.name)}.union(marked)
     dicoms &= {item.name for item in found.items}
     others = [item for item in found.items if item.name not in dicoms]
@@ -366,8 +404,22 @@ def _picture_source(
     facts = {name: dicom.facts(start) for name, start in container.starts(dicoms, dicom.START)} if dicoms else {}
     if facts and not others:
         form = "radiographs" if next(iter(facts.values())).radiograph else "dicom"
-    items, frames = _split(found.items, {name: about.num_frames for name, about in facts.items()})
-    return PictureSource(form, container, items, found.classes, rejected, print_of, frames, found.notes)
+    counts = {name: about.num_frames for name, about in facts.items()}
+    for name, content in container.read(videos) if videos else ():
+        counts[name] = 0 if isinstance(content, PictureError) else video.num_frames(content, wish.fps)
+    broken = [name for name in sorted(videos) if not counts[name]]
+    rejected += [Rejection(name, "damaged video file, or of an unknown format") for name in broken]
+    kept = [item for item in found.items if counts.get(item.name, 1)]
+    items, frames = _split(kept, counts, videos)
+    if videos and len(videos) == len(found.items):
+        form = "video"
+    if len(videos) > len(broken):
+        num = sum(counts[name] for name in videos)
+        found.notes.append(
+            f"{len(videos) - len(broken):,} videos give {num:,} frames, {wish.fps:g} per second; "
+            "--fps sets another rate."
+        )
+    return PictureSource(form, container, items, found.classes, rejected, print_of, frames, found.notes, wish.fps)
 
 
 def _by_mark(container: Container, names: list[str], has_mark: Callable[[bytes], bool]) -> list[str]:
@@ -380,12 +432,14 @@ def is_array(name: str) -> bool:
     return name.lower().endswith(".npy")
 
 
-def _split(items: list[Item], num_frames: dict[str, int]) -> tuple[list[Item], dict[str, list[str]]]:
-    """One item per frame, "heart.dcm#0001" and so on, for files with several."""
+def _split(
+    items: list[Item], num_frames: dict[str, int], videos: Collection[str] = ()
+) -> tuple[list[Item], dict[str, list[str]]]:
+    """One item per frame, "heart.dcm#0001" and so on, for files with several and for videos."""
     frames: dict[str, list[str]] = {}
     split = []
     for item in items:
-        if (count := num_frames.get(item.name, 1)) == 1:
+        if (count := num_frames.get(item.name, 1)) == 1 and item.name not in videos:
             split.append(item)
         else:
             frames[item.name] = [f"{item.name}#{k:04}" for k in range(1, count + 1)]
@@ -439,7 +493,7 @@ def fingerprint_of(path: Path, labels: str | None = None) -> str:
     digest = hashlib.sha256()
     for name, location in sorted(files.items()):
         try:
-            status = Path(location).stat()
+            status = os.stat(location)  # noqa: PTH116 (a Path takes longer to make than the call)
         except OSError:
             continue
         digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())

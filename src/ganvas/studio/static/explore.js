@@ -60,7 +60,10 @@ export class Explore {
       this.around = null;
     }
     if (this.view.label && !this.model.classes.includes(this.view.label)) this.view.label = "";
-    document.documentElement.classList.toggle("pixels", Math.max(this.model.height, this.model.width) <= 64);
+    const page = document.documentElement;
+    page.classList.toggle("pixels", Math.max(this.model.height, this.model.width) <= 64);
+    page.classList.toggle("transparent", this.model.channels === 4);
+    page.style.setProperty("--shape", this.model.width / this.model.height);
     this.drawControls();
     await this.tray.open(this.model);
     this.gallery.reset(this.model);
