@@ -106,3 +106,10 @@ export function count(images) {
   if (images < 1000) return String(Math.round(images));
   return images < 1e6 ? `${Number((images / 1e3).toPrecision(3))}k` : `${Number((images / 1e6).toPrecision(3))}M`;
 }
+
+export function duration(seconds) {
+  const whole = Math.round(seconds);
+  if (whole < 60) return `${whole} s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
+  return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
+}

@@ -1,15 +1,17 @@
-// The page with two views and the selected model. The state is stored in the URL, so that it survives a reload.
+// The page with its views and the selected model. The state is stored in the URL, so that it survives a reload.
 
 import { ask } from "./client.js";
 import { $, h, say, sayError } from "./dom.js";
 import { Explore } from "./explore.js";
+import { NewTraining } from "./train.js";
 import { Watch } from "./watch.js";
 
+const VIEWS = { explore: "explore", watch: "training", train: "new training" };
 const told = { view: "explore", values: {} };
 
 function read() {
   const [view, query = ""] = location.hash.slice(1).split("?");
-  told.view = view === "watch" ? "watch" : "explore";
+  told.view = view in VIEWS ? view : "explore";
   told.values = Object.fromEntries(new URLSearchParams(query));
 }
 
@@ -27,33 +29,48 @@ const watch = new Watch({
   remember: (values) => write("watch", values),
   explore: (name) => { location.hash = `explore?${new URLSearchParams({ model: name })}`; },
 });
+const train = new NewTraining({
+  remember: (values) => write("train", values),
+  started: (name) => { location.hash = `watch?${new URLSearchParams({ run: name })}`; },
+});
 
 async function places() {
-  const { places } = await ask("api/places");
+  const [{ places }, { allowed }] = await Promise.all([ask("api/places"), ask("api/new")]);
   const models = places.filter((one) => one.has_model);
   $("model").replaceChildren(...models.map((one) => h("option", { value: one.name }, one.name)));
-  $("to-watch").hidden = !places.some((one) => one.is_run);
-  return models;
+  $("to-watch").hidden = !allowed && !places.some((one) => one.is_run);
+  $("to-train").hidden = !allowed;
+  watch.allowed = allowed;
+  return { models, runs: places.filter((one) => one.is_run), allowed };
 }
 
 async function turn() {
   read();
-  for (const view of ["explore", "watch"]) {
+  for (const view of Object.keys(VIEWS)) {
     $(view).hidden = view !== told.view;
     if (view === told.view) $(`to-${view}`).setAttribute("aria-current", "page");
     else $(`to-${view}`).removeAttribute("aria-current");
   }
   document.body.dataset.view = told.view;
-  document.title = `Ganvas studio: ${told.view === "watch" ? "training" : told.view}`;
+  document.title = `Ganvas studio: ${VIEWS[told.view]}`;
+  if (told.view !== "explore") $("tray").hidden = true;
+  if (told.view !== "watch") watch.stop();
+  if (told.view !== "train") train.stop();
+  const { models, runs, allowed } = await places();
   if (told.view === "watch") {
-    $("tray").hidden = true;
     await watch.start({ run: told.values.run, other: told.values.with });
     return;
   }
-  watch.stop();
-  const models = await places();
+  if (told.view === "train") {
+    await train.start(told.values);
+    return;
+  }
   if (!models.length) {
     $("tray").hidden = true;
+    if (allowed && !runs.length) {
+      location.hash = "train";
+      return;
+    }
     say("No run in this folder has a model yet. See Training for the progress.");
     location.hash = "watch";
     return;

@@ -1,12 +1,17 @@
 // Follow a training run: progress, scores, warnings, preview images; optionally compared with another run.
 
+import { RunActions } from "./actions.js";
 import { ask } from "./client.js";
-import { count, curve, short } from "./charts.js";
-import { $, copy, h, say, sayError, slider } from "./dom.js";
+import { count, curve, duration, short } from "./charts.js";
+import { $, h, say, sayError, slider } from "./dom.js";
+import { capital } from "./jobs.js";
 import { percent } from "./recipes.js";
 
 const EVERY = 2000; // milliseconds between updates
-const STATES = { training: "training", finished: "finished", stopped: "stopped", waiting: "not started" };
+const STATES = {
+  starting: "starting", training: "training", stopping: "stopping", finished: "finished", stopped: "stopped",
+  waiting: "not started", failed: "failed",
+};
 const CHARTS = [
   ["Distance to real images (KID)", [["score", "score"]], { log: true, from: "vitals", lower: true }],
   ["Quality and diversity", [["precision", "precision"], ["recall", "recall"], ["diversity", "diversity"]], { from: "vitals" }],
@@ -22,6 +27,8 @@ const CHARTS = [
 export class Watch {
   constructor(hooks) {
     this.hooks = hooks; // { remember(values), explore(name) }
+    this.allowed = false; // whether trainings and evaluations may be started here
+    this.actions = new RunActions({ explore: (name) => hooks.explore(name), changed: () => this.look() });
     this.tags = new Map();
     this.told = new Map();
     this.runs = h("ul", { class: "runs", "aria-label": "Runs" });
@@ -47,12 +54,18 @@ export class Watch {
     clearTimeout(this.timer);
     if (!this.open || document.hidden) return;
     try {
-      const { runs } = await ask("api/runs");
+      const [{ runs: known }, { trainings }] = await Promise.all([ask("api/runs"), ask("api/trainings")]);
+      const runs = [...known, ...trainings.filter((one) => !known.some((run) => run.name === one.run)).map(begun)];
+      await this.actions.update(this.allowed, trainings);
       this.drawRuns(runs);
       if (!runs.some((one) => one.name === this.name)) this.name = (runs.find((one) => one.state === "training") ?? runs[0])?.name;
       if (this.other && !runs.some((one) => one.name === this.other)) this.other = "";
       if (!this.name) {
-        this.main.replaceChildren(h("p", { class: "hint" }, "No training run in this folder. Start one with ", h("code", {}, "ganvas train"), "."));
+        this.main.replaceChildren(h("p", { class: "hint" }, "No training run in this folder. ", this.allowed ? h("a", { href: "#train" }, "Start a new training")
+          : ["Start one with ", h("code", {}, "ganvas train")], "."));
+      } else if (runs.find((one) => one.name === this.name).begun) {
+        this.drawn = "";
+        this.drawBegun(runs.find((one) => one.name === this.name));
       } else {
         const changed = await Promise.all([this.name, this.other].filter(Boolean).map((name) => this.ask(name)));
         if (changed.some(Boolean) || this.drawn !== `${this.name} ${this.other}`) this.draw(runs);
@@ -91,6 +104,19 @@ export class Watch {
     h("span", { class: "hint" }, `${percent(one.progress)} · ${count(one.images)} images`)))));
   }
 
+  /** A training that has no run folder yet. */
+  drawBegun(run) {
+    const key = JSON.stringify(run);
+    if (this.begunDrawn === key && this.main.firstChild?.dataset?.begun) return;
+    this.begunDrawn = key;
+    this.actions.take(run);
+    this.main.replaceChildren(h("div", { class: "head", "data-begun": run.name },
+      title(run),
+      run.state === "starting" ? h("progress", { "aria-label": "Starting" }) : "",
+      h("p", { class: "facts", role: "status" }, capital(run.sentence || "The training is starting.")),
+      this.actions.element));
+  }
+
   choose(name) {
     this.name = name;
     if (this.other === name) this.other = "";
@@ -111,6 +137,7 @@ export class Watch {
     this.drawn = `${this.name} ${this.other}`;
     if (fresh) this.build(runs, run, other);
     this.head.replaceChildren(...this.header(run));
+    this.actions.take(run);
     if (this.state && this.state !== run.state) say(`${run.name} is ${STATES[run.state]}`);
     this.state = run.state;
     this.health.replaceChildren(...healthWords(run));
@@ -139,7 +166,7 @@ export class Watch {
       h("option", { value: "" }, "no other run"),
       runs.filter((one) => one.name !== run.name).map((one) => h("option", { value: one.name, selected: one.name === this.other }, one.name)));
     this.main.replaceChildren(
-      this.head,
+      this.head, this.actions.element,
       h("div", { class: "two" }, h("section", { "aria-label": "Training warnings" }, h("h3", {}, "Training warnings"), this.health),
         h("section", { "aria-label": "About" }, h("h3", {}, "About"), about(run),
           h("label", { class: "compare" }, "Compare with ", pick))),
@@ -155,14 +182,22 @@ export class Watch {
       run.rate && run.state === "training" ? `${short(run.rate)} images/s` : "",
     ].filter(Boolean);
     return [
-      h("h2", {}, run.name, " ", h("span", { class: `pill ${run.state}` }, STATES[run.state])),
+      title(run),
       h("progress", { value: run.progress, max: 1, "aria-label": "Progress", "aria-valuetext": percent(run.progress) }),
       h("p", { class: "facts" }, h("strong", {}, percent(run.progress)), ...facts.map((one) => h("span", {}, one)),
-        run.has_model ? h("button", { onclick: () => this.hooks.explore(run.name) }, "Explore model") : "",
-        h("button", { onclick: () => copy(run.film_command, "The command") }, "Copy command for the video")),
+      ),
       run.sentence ? h("p", { class: "note error" }, run.sentence) : "",
     ];
   }
+}
+
+/** A training of this studio without a run folder, in the form of a run. */
+function begun(one) {
+  return { name: one.run, state: one.state, sentence: one.sentence, progress: 0, images: 0, begun: true };
+}
+
+function title(run) {
+  return h("h1", {}, run.name, " ", h("span", { class: `pill ${run.state}` }, STATES[run.state]));
 }
 
 function healthWords(run) {
@@ -244,11 +279,4 @@ class Film {
     this.follows = this.at === this.grids.length - 1;
     this.button.textContent = "Play";
   }
-}
-
-export function duration(seconds) {
-  const whole = Math.round(seconds);
-  if (whole < 60) return `${whole} s`;
-  if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
-  return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
 }

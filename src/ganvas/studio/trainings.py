@@ -1,0 +1,190 @@
+"""Trainings that were started from the page: each is a `ganvas train` process of its own, one at a time.
+
+A training does not depend on the page: it goes on when the page is closed or reloaded. When the studio ends, it stops
+the training as Ctrl-C does (checkpoint and model are saved); it can be resumed later.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from ganvas.errors import ConfigError
+from ganvas.run import Run
+from ganvas.studio.errors import AbsentError, ConflictError
+from ganvas.studio.uploads import check_part
+from ganvas.system import files
+
+MOST_KEPT = 20  # ended trainings that are remembered
+LAST = 4000  # bytes of the output that are searched for its last line
+CLOSING = 120.0  # longest time, in seconds, that the studio waits for a training to save its state
+TAKEN = frozenset({"uploads"})  # names that the studio uses itself
+WINDOWS = os.name == "nt"
+OWN_GROUP: dict[str, Any] = (
+    {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)} if WINDOWS else {"start_new_session": True}
+)
+STOP = getattr(signal, "CTRL_BREAK_EVENT", None) if WINDOWS else signal.SIGINT
+
+
+@dataclass(eq=False)
+class Started:
+    """A training process. output: what it prints. ended: time of its end, in seconds since 1970; None while it runs."""
+
+    name: str
+    folder: Path
+    process: subprocess.Popen[Any]
+    output: IO[bytes]
+    is_new: bool
+    began: float = field(default_factory=time.time)
+    stopping: bool = False
+    ended: float | None = None
+
+    def is_running(self) -> bool:
+        if self.ended is None and self.process.poll() is not None:
+            self.ended = time.time()
+        return self.ended is None
+
+    @property
+    def state(self) -> str:
+        """starting (no run folder yet), training, stopping, finished, stopped, or failed."""
+        if self.is_running():
+            return "stopping" if self.stopping else "training" if self.has_begun() else "starting"
+        if self.process.returncode == 0:
+            return "finished"
+        return "stopped" if self.stopping or self.process.returncode > 128 else "failed"
+
+    def has_begun(self) -> bool:
+        return Run(self.folder, writes=False).has_config() and (self.folder / "samples").is_dir()
+
+    @property
+    def sentence(self) -> str:
+        """What the user should know: what it is doing, or why it failed."""
+        match self.state:
+            case "starting":
+                return self.last_line() or "the training is starting: this takes up to a minute"
+            case "stopping":
+                return "the state and the model are being saved"
+            case "stopped" if not self.has_begun():
+                return "stopped before the first step, so nothing was saved"
+            case "failed":
+                code = self.process.returncode
+                if code < 0:
+                    return (
+                        f"the training was ended by the system (signal {-code}), often because memory ran out: resume "
+                        "it, or train with smaller images"
+                    )
+                return self.last_line().removeprefix("ganvas: ") or f"the training failed (exit code {code})"
+        return ""
+
+    def last_line(self) -> str:
+        self.output.seek(0, os.SEEK_END)
+        self.output.seek(max(0, self.output.tell() - LAST))
+        lines = self.output.read(LAST).decode(errors="replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")[:600]
+
+
+class Trainings:
+    """The trainings of one studio, in subfolders of `root`; one runs at a time."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.known: list[Started] = []
+        self.lock = threading.Lock()
+
+    def check_new(self, name: str) -> Path:
+        """The folder of a new run. Raises ConfigError for an unusable name, ConflictError for one in use."""
+        if not name.strip():
+            raise ConfigError("the training has no name: enter one, such as my-images")
+        check_part(name)
+        if name.lower() in TAKEN:
+            raise ConflictError(f"the name {name!r} is used by the studio itself: choose another name")
+        if Run(self.root, writes=False).has_config() or (self.root / "generator.safetensors").is_file():
+            raise ConflictError(
+                f"{self.root.name} is one run, so new ones have no place in it: start the studio with the folder above"
+            )
+        folder = self.root / name
+        if folder.exists():
+            raise ConflictError(f"{name!r} already exists: choose another name, or open that run and resume it")
+        return folder
+
+    def start(self, name: str, words: Sequence[str]) -> Started:
+        """Start the command `ganvas train` with these words. Raises ConflictError while another training runs."""
+        return self.launch(name, self.check_new(name), words, True)
+
+    def resume(self, name: str, folder: Path, words: Sequence[str]) -> Started:
+        """Resume the run in `folder`. name: that the page shows."""
+        return self.launch(name, folder, words, False)
+
+    def launch(self, name: str, folder: Path, words: Sequence[str], is_new: bool) -> Started:
+        with self.lock:
+            running = self.running()
+            if running is not None:
+                raise ConflictError(
+                    f"{running.name} is being trained, and this machine trains one run at a time: stop it first, or "
+                    "wait until it is finished"
+                )
+            with files.explained(self.root):
+                self.root.mkdir(parents=True, exist_ok=True)
+            output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the training is known)
+            environment = {key: value for key, value in os.environ.items() if key != "GANVAS_TOKEN"}
+            process = subprocess.Popen(
+                [sys.executable, "-m", "ganvas", *words],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=environment | {"PYTHONUNBUFFERED": "1"},
+                **OWN_GROUP,
+            )
+            started = Started(name, folder, process, output, is_new)
+            self.known = [*(one for one in self.known if one.folder != folder), started][-MOST_KEPT:]
+            return started
+
+    def running(self) -> Started | None:
+        return next((one for one in self.known if one.is_running()), None)
+
+    def find(self, name: str) -> Started:
+        started = next((one for one in self.known if one.name == name), None)
+        if started is None:
+            raise AbsentError(f"{name!r} was not started from this studio: stop it where it was started, with Ctrl-C")
+        return started
+
+    def stop(self, name: str) -> Started:
+        """Stop a training as Ctrl-C does: it saves its checkpoint and model, and ends. No effect if it has ended."""
+        started = self.find(name)
+        with self.lock:
+            if started.is_running() and not started.stopping:  # a second signal would interrupt the saving
+                started.stopping = True
+                started.process.send_signal(STOP)
+        return started
+
+    def process_of(self, folder: Path) -> str:
+        """training or stopping for a run that is trained from here; ended if nothing was written since; else ""."""
+        started = next((one for one in self.known if one.folder == folder), None)
+        if started is None:
+            return ""
+        if started.is_running():
+            return "stopping" if started.stopping else "training"
+        log = folder / "log.jsonl"
+        changed = log.stat().st_mtime if log.is_file() else 0.0
+        return "ended" if changed <= (started.ended or 0.0) else ""
+
+    def close(self) -> str | None:
+        """Stop the running training and wait until it has saved its state; returns its name, if there was one."""
+        running = self.running()
+        if running is None:
+            return None
+        self.stop(running.name)
+        try:
+            running.process.wait(CLOSING)
+        except subprocess.TimeoutExpired:
+            return running.name
+        return running.name
