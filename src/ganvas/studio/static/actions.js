@@ -40,7 +40,8 @@ export class RunActions {
     const parts = [];
     if (own) {
       const stopping = training.state === "stopping";
-      parts.push(h("button", { id: "stop", disabled: stopping, onclick: () => this.stop() }, stopping ? "Saving …" : "Stop and save"));
+      const words = stopping ? "Stopping …" : training.state === "starting" ? "Cancel" : "Stop and save";
+      parts.push(h("button", { id: "stop", disabled: stopping, onclick: () => this.stop() }, words));
     } else if (this.allowed && !run.begun && ["stopped", "waiting"].includes(run.state)) {
       parts.push(h("button", { id: "resume", class: "keep", disabled: Boolean(busy), onclick: () => this.resume() }, "Resume"));
     } else if (this.allowed && run.state === "finished" && run.budget) {

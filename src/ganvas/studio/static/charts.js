@@ -110,6 +110,7 @@ export function count(images) {
 export function duration(seconds) {
   const whole = Math.round(seconds);
   if (whole < 60) return `${whole} s`;
-  if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
-  return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
+  const [large, small] = whole < 3600 ? [[60, "min"], [1, "s"]] : [[3600, "h"], [60, "min"]];
+  const rest = Math.floor((whole % large[0]) / small[0]);
+  return `${Math.floor(whole / large[0])} ${large[1]}${rest ? ` ${rest} ${small[1]}` : ""}`;
 }

@@ -29,15 +29,23 @@ export class NewTraining {
   /** values: of the URL: data, name, minutes, size, kind, labels, seed, near, marks */
   async start(values) {
     this.open = true;
-    if (!this.info) {
-      this.info = await ask("api/new");
-      if (this.info.allowed) this.build();
-      else $("train").replaceChildren(h("h1", {}, "New training"), h("p", { class: "note" }, this.info.sentence));
-    }
+    this.ready ??= this.prepare();
+    await this.ready;
     if (!this.info.allowed) return;
     const changed = values.data !== this.values.data;
     this.values = { minutes: String(this.info.minutes), ...values };
     if (changed || !this.shown) this.show();
+  }
+
+  async prepare() {
+    try {
+      this.info = await ask("api/new");
+    } catch (error) {
+      this.ready = null;
+      throw error;
+    }
+    if (this.info.allowed) this.build();
+    else $("train").replaceChildren(h("h1", {}, "New training"), h("p", { class: "note" }, this.info.sentence));
   }
 
   stop() {
@@ -247,14 +255,16 @@ function findings(check) {
   const names = check.searched.filter((one) => !check.problems[one]);
   return [
     h("p", { class: "count", role: "status" }, h("strong", {}, `${check.num_images.toLocaleString()} images`), ` (${check.form})`),
-    dl(Object.entries(check.facts).filter(([, value]) => value !== "none").map(([name, value]) => [capital(name), value])),
+    dl(Object.entries(check.facts).filter(([, value]) => value !== "none").map(([name, value]) => [capital(name), onlyOne(value, check.num_images)])),
     problems.length ? h("ul", { class: "health", "aria-label": "Problems" }, problems.map(([name, value]) => h("li", { class: "bad" }, h("strong", {}, capital(name)), h("span", {}, plainWords(value))))) : "",
     check.notes.map((one) => h("p", { class: "hint" }, plainWords(one))),
-    h("p", { class: "hint" }, problems.length ? `Not found: ${names.join(", ")}.` : "No problems detected."),
+    h("p", { class: "hint" }, problems.length ? `Also checked, nothing found: ${names.join(", ")}.` : "No problems detected."),
   ].flat();
 }
 
 const dl = (facts) => h("dl", { class: "about" }, facts.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
+/** "64x64 120" with 120 images is "64x64". */
+const onlyOne = (text, num) => (text.endsWith(` ${num.toLocaleString("en")}`) ? text.slice(0, text.lastIndexOf(" ")) : text);
 const field = (label, input) => h("label", { class: "field" }, h("span", {}, label), input);
 
 function select(id, values, chosen, pick) {

@@ -167,11 +167,11 @@ export class Watch {
       runs.filter((one) => one.name !== run.name).map((one) => h("option", { value: one.name, selected: one.name === this.other }, one.name)));
     this.main.replaceChildren(
       this.head, this.actions.element,
-      h("div", { class: "two" }, h("section", { "aria-label": "Training warnings" }, h("h3", {}, "Training warnings"), this.health),
-        h("section", { "aria-label": "About" }, h("h3", {}, "About"), about(run),
+      h("section", { "aria-label": "Images" }, h("h2", {}, "Images"), h("div", { class: "films" }, this.films.map((one) => one.element))),
+      h("div", { class: "two" }, h("section", { "aria-label": "Training warnings" }, h("h2", {}, "Training warnings"), this.health),
+        h("section", { "aria-label": "About" }, h("h2", {}, "About"), about(run),
           h("label", { class: "compare" }, "Compare with ", pick))),
-      h("section", { "aria-label": "Images" }, h("h3", {}, "Images"), h("div", { class: "films" }, this.films.map((one) => one.element))),
-      h("section", { "aria-label": "Charts" }, h("h3", {}, "Charts"), this.charts));
+      h("section", { "aria-label": "Charts" }, h("h2", {}, "Charts"), this.charts));
     if (other) this.main.append(differences(run, other));
   }
 
@@ -219,7 +219,7 @@ function differences(run, other) {
   const names = [...new Set([...Object.keys(run.options), ...Object.keys(other.options)])].sort();
   const odd = names.filter((name) => (run.options[name] ?? "") !== (other.options[name] ?? ""));
   const rows = odd.map((name) => h("tr", {}, h("th", { scope: "row" }, name), h("td", {}, run.options[name] ?? ""), h("td", {}, other.options[name] ?? "")));
-  return h("section", { "aria-label": "Differences" }, h("h3", {}, "Differences"),
+  return h("section", { "aria-label": "Differences" }, h("h2", {}, "Differences"),
     odd.length ? h("div", { class: "table" }, h("table", {},
       h("thead", {}, h("tr", {}, h("th", {}, "option"), h("th", {}, run.name), h("th", {}, other.name))), h("tbody", {}, rows)))
       : h("p", { class: "hint" }, "Both runs have the same options."));
