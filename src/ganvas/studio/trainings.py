@@ -6,7 +6,9 @@ the training as Ctrl-C does (checkpoint and model are saved); it can be resumed 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -16,7 +18,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ganvas.errors import ConfigError
 from ganvas.run import Run
@@ -37,19 +39,23 @@ STOP = getattr(signal, "CTRL_BREAK_EVENT", None) if WINDOWS else signal.SIGINT
 
 @dataclass(eq=False)
 class Started:
-    """A training process. output: what it prints. ended: time of its end, in seconds since 1970; None while it runs."""
+    """A training process. output: file of what it prints. began, ended: times in seconds since 1970; ended is None while
+    it runs.
+    """
 
     name: str
     folder: Path
     process: subprocess.Popen[Any]
-    output: IO[bytes]
-    is_new: bool
+    output: Path
     began: float = field(default_factory=time.time)
     stopping: bool = False
     ended: float | None = None
+    said: str = ""
+    """The last line of the output, at the end."""
 
     def is_running(self) -> bool:
         if self.ended is None and self.process.poll() is not None:
+            self.said = self.last_line()
             self.ended = time.time()
         return self.ended is None
 
@@ -82,14 +88,14 @@ class Started:
                         f"the training was ended by the system (signal {-code}), often because memory ran out: resume "
                         "it, or train with smaller images"
                     )
-                return self.last_line().removeprefix("ganvas: ") or f"the training failed (exit code {code})"
+                return self.said.removeprefix("ganvas: ") or f"the training failed (exit code {code})"
         return ""
 
     def last_line(self) -> str:
-        self.output.seek(0, os.SEEK_END)
-        self.output.seek(max(0, self.output.tell() - LAST))
-        lines = self.output.read(LAST).decode(errors="replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")[:600]
+        with contextlib.suppress(OSError):  # deleted at the end of the studio
+            lines = self.output.read_bytes()[-LAST:].decode(errors="replace").split("\n")
+            return next((line.strip() for line in reversed(lines) if line.strip()), "")[:600]
+        return ""
 
 
 class Trainings:
@@ -98,6 +104,7 @@ class Trainings:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.known: list[Started] = []
+        self.outputs: tempfile.TemporaryDirectory | None = None
         self.lock = threading.Lock()
 
     def check_new(self, name: str) -> Path:
@@ -118,13 +125,13 @@ class Trainings:
 
     def start(self, name: str, words: Sequence[str]) -> Started:
         """Start the command `ganvas train` with these words. Raises ConflictError while another training runs."""
-        return self.launch(name, self.check_new(name), words, True)
+        return self.launch(name, self.check_new(name), words)
 
     def resume(self, name: str, folder: Path, words: Sequence[str]) -> Started:
         """Resume the run in `folder`. name: that the page shows."""
-        return self.launch(name, folder, words, False)
+        return self.launch(name, folder, words)
 
-    def launch(self, name: str, folder: Path, words: Sequence[str], is_new: bool) -> Started:
+    def launch(self, name: str, folder: Path, words: Sequence[str]) -> Started:
         with self.lock:
             running = self.running()
             if running is not None:
@@ -134,17 +141,19 @@ class Trainings:
                 )
             with files.explained(self.root):
                 self.root.mkdir(parents=True, exist_ok=True)
-            output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the training is known)
+            self.outputs = self.outputs or tempfile.TemporaryDirectory(prefix="ganvas-studio-")
+            output = Path(self.outputs.name) / f"{secrets.token_hex(8)}.txt"
             environment = {key: value for key, value in os.environ.items() if key != "GANVAS_TOKEN"}
-            process = subprocess.Popen(
-                [sys.executable, "-m", "ganvas", *words],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=environment | {"PYTHONUNBUFFERED": "1"},
-                **OWN_GROUP,
-            )
-            started = Started(name, folder, process, output, is_new)
+            with output.open("wb") as file:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "ganvas", *words],
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=file,
+                    env=environment,
+                    **OWN_GROUP,
+                )
+            started = Started(name, folder, process, output)
             self.known = [*(one for one in self.known if one.folder != folder), started][-MOST_KEPT:]
             return started
 
@@ -178,13 +187,13 @@ class Trainings:
         return "ended" if changed <= (started.ended or 0.0) else ""
 
     def close(self) -> str | None:
-        """Stop the running training and wait until it has saved its state; returns its name, if there was one."""
+        """Stop the running training and wait until it has saved its state; return its name, if there was one."""
         running = self.running()
-        if running is None:
-            return None
-        self.stop(running.name)
-        try:
-            running.process.wait(CLOSING)
-        except subprocess.TimeoutExpired:
-            return running.name
-        return running.name
+        if running is not None:
+            self.stop(running.name)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                running.process.wait(CLOSING)
+            running.is_running()  # takes over the end
+        if self.outputs is not None:
+            self.outputs.cleanup()
+        return None if running is None else running.name

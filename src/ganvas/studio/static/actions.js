@@ -3,7 +3,7 @@
 import { duration } from "./charts.js";
 import { ask } from "./client.js";
 import { copy, h, say, sayError } from "./dom.js";
-import { working } from "./jobs.js";
+import { capital, refusal, working } from "./jobs.js";
 
 const LONGER = [1.5, 2, 3, 5, 10]; // multiples of the budget
 
@@ -48,10 +48,10 @@ export class RunActions {
       parts.push(this.longer(run, busy));
     }
     if (run.has_model) parts.push(h("button", { id: "explore-model", onclick: () => this.hooks.explore(run.name) }, "Explore model"));
-    if (this.allowed && run.has_model) parts.push(h("button", { id: "evaluate", disabled: evaluating, onclick: () => this.evaluate() }, run.has_report ? "Evaluate again" : "Evaluate"));
+    if (this.allowed && run.has_model && !run.isModel) parts.push(h("button", { id: "evaluate", disabled: evaluating, onclick: () => this.evaluate() }, run.has_report ? "Evaluate again" : "Evaluate"));
     if (run.has_report) parts.push(h("a", { id: "open-report", class: "button", href: `api/run/report?${new URLSearchParams({ run: run.name })}`, target: "_blank", rel: "noopener" }, "Open report"));
     if (run.film_command) parts.push(h("button", { onclick: () => copy(run.film_command, "The command") }, "Copy command for the video"));
-    if (training?.state === "failed" && !run.begun) parts.push(h("p", { class: "refused" }, training.sentence));
+    if (training?.state === "failed" && !run.begun) parts.push(h("p", { class: "refused" }, capital(training.sentence)));
     if (busy && busy.run !== run.name && this.allowed && run.state !== "training") {
       parts.push(h("span", { class: "hint" }, `${busy.run} is being trained; one run is trained at a time.`));
     }
@@ -72,7 +72,7 @@ export class RunActions {
       this.says.replaceChildren();
       say(done);
     } catch (error) {
-      this.says.replaceChildren(h("p", { class: "refused", role: "alert" }, error.message));
+      this.says.replaceChildren(refusal(error.message));
     }
     this.hooks.changed();
   }
@@ -85,14 +85,15 @@ export class RunActions {
     return this.act("api/trainings/resume", { run: this.run.name, ...(budget ? { budget } : {}) }, `Training ${this.run.name} goes on`);
   }
 
-  evaluate() {
-    return this.act("api/evaluations", { model: this.run.name }, "The evaluation has started");
+  /** source: the training images, for a model without its run. */
+  evaluate(source) {
+    return this.act("api/evaluations", { model: this.run.name, ...(source ? { source } : {}) }, "The evaluation has started");
   }
 
   // ---- evaluation ----
 
   drawEvaluation(task, run) {
-    const key = JSON.stringify([task ?? null, run.name, run.has_report]);
+    const key = JSON.stringify([task ?? null, run.name]);
     if (key === this.evaluationKey) return;
     this.evaluationKey = key;
     this.evaluated.hidden = !task;
@@ -108,7 +109,8 @@ export class RunActions {
     }
     this.waiting = null;
     this.evaluated.replaceChildren(h("h2", {}, "Evaluation"),
-      task.state === "failed" ? h("p", { class: "refused", role: "alert" }, task.sentence)
-        : h("div", { role: "status" }, h("p", {}, "Done."), h("details", { open: true }, h("summary", {}, "Measures"), h("pre", {}, task.result.lines.join("\n")))));
+      task.state === "failed" ? refusal(task.sentence)
+        : h("div", { role: "status" }, h("p", {}, task.result.has_report ? "Done: open the report." : "Done."),
+          h("details", { open: !task.result.has_report }, h("summary", {}, "Measures"), h("pre", {}, task.result.lines.join("\n")))));
   }
 }

@@ -2,6 +2,7 @@
 
 import { ask } from "./client.js";
 import { choice, h, sayError } from "./dom.js";
+import { refusal } from "./jobs.js";
 
 const PIECE = 8 * 2 ** 20; // bytes per request
 const AT_ONCE = 4; // files sent at a time
@@ -105,7 +106,7 @@ export class ImagePicker {
   }
 
   fail(sentence) {
-    this.status.replaceChildren(h("p", { class: "refused", role: "alert" }, sentence));
+    this.status.replaceChildren(refusal(sentence));
   }
 
   // ---- a folder on the server ----
@@ -126,7 +127,7 @@ export class ImagePicker {
     try {
       found = await ask("api/folders", { query: { path: to } });
     } catch (error) {
-      list.replaceChildren(h("p", { class: "refused", role: "alert" }, error.message));
+      list.replaceChildren(refusal(error.message));
       return;
     }
     if (isArchive) return this.hooks.chosen(to, "");

@@ -31,4 +31,7 @@ export function working(title, cancel) {
   return { element: h("div", { class: "working" }, bar, h("div", { class: "actions" }, says, button)), tell };
 }
 
+/** An error as an element. */
+export const refusal = (message) => h("p", { class: "refused", role: "alert" }, capital(message));
+
 export const capital = (words) => `${words[0].toUpperCase()}${words.slice(1)}`;

@@ -35,12 +35,13 @@ const train = new NewTraining({
 });
 
 async function places() {
-  const [{ places }, { allowed }] = await Promise.all([ask("api/places"), ask("api/new")]);
+  const [{ places }, info] = await Promise.all([ask("api/places"), ask("api/new")]);
+  const { allowed } = info;
   const models = places.filter((one) => one.has_model);
   $("model").replaceChildren(...models.map((one) => h("option", { value: one.name }, one.name)));
   $("to-watch").hidden = !allowed && !places.some((one) => one.is_run);
   $("to-train").hidden = !allowed;
-  watch.allowed = allowed;
+  watch.know(info, models.filter((one) => !one.is_run).map((one) => one.name));
   return { models, runs: places.filter((one) => one.is_run), allowed };
 }
 

@@ -4,7 +4,7 @@ import { duration } from "./charts.js";
 import { ask } from "./client.js";
 import { $, copy, h, later, say, sayError, slider } from "./dom.js";
 import { ImagePicker } from "./images.js";
-import { capital, followed, working } from "./jobs.js";
+import { capital, followed, refusal, working } from "./jobs.js";
 
 const MINUTES = [1, 2, 3, 5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 360, 480, 720, 1440];
 const SIZES = [16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024];
@@ -89,7 +89,7 @@ export class NewTraining {
     }
     this.report = h("div", { class: "report" });
     this.images.replaceChildren(
-      h("div", { class: "chosen" }, h("strong", {}, shortName(this.values.data)), h("span", { class: "hint" }, this.values.data),
+      h("div", { class: "chosen" }, h("strong", {}, shortName(this.values.data)), h("span", { class: "hint" }, shortName(this.values.data) === this.values.data ? "" : this.values.data),
         h("button", { id: "other-images", onclick: () => this.choose("", "") }, "Choose other images")),
       this.note ? h("p", { class: "hint" }, this.note) : "", this.report);
     if (!this.values.name) this.put({ name: shortName(this.values.data) });
@@ -118,7 +118,7 @@ export class NewTraining {
       this.report.replaceChildren(...findings(task.result));
       this.drawOptions();
     } catch (error) {
-      if (current()) this.report.replaceChildren(h("p", { class: "refused", role: "alert" }, plainWords(error.message)));
+      if (current()) this.report.replaceChildren(refusal(plainWords(error.message)));
     }
   }
 
@@ -202,7 +202,7 @@ export class NewTraining {
       this.drawBudget();
     } catch (error) {
       if (!current()) return;
-      this.planned.replaceChildren(h("p", { class: "refused", role: "alert" }, plainWords(error.message)),
+      this.planned.replaceChildren(refusal(plainWords(error.message)),
         h("div", { class: "actions" }, h("button", { onclick: () => this.makePlan() }, "Try again")));
     }
   }
@@ -244,7 +244,7 @@ export class NewTraining {
       this.hooks.started(started.run);
     } catch (error) {
       this.refusal.hidden = false;
-      this.refusal.textContent = plainWords(error.message);
+      this.refusal.textContent = capital(plainWords(error.message));
       this.startButton.disabled = false;
     }
   }

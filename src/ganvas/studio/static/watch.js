@@ -4,13 +4,14 @@ import { RunActions } from "./actions.js";
 import { ask } from "./client.js";
 import { count, curve, duration, short } from "./charts.js";
 import { $, h, say, sayError, slider } from "./dom.js";
+import { ImagePicker } from "./images.js";
 import { capital } from "./jobs.js";
 import { percent } from "./recipes.js";
 
 const EVERY = 2000; // milliseconds between updates
 const STATES = {
   starting: "starting", training: "training", stopping: "stopping", finished: "finished", stopped: "stopped",
-  waiting: "not started", failed: "failed",
+  waiting: "not started", failed: "failed", model: "model",
 };
 const CHARTS = [
   ["Distance to real images (KID)", [["score", "score"]], { log: true, from: "vitals", lower: true }],
@@ -28,6 +29,7 @@ export class Watch {
   constructor(hooks) {
     this.hooks = hooks; // { remember(values), explore(name) }
     this.allowed = false; // whether trainings and evaluations may be started here
+    this.models = [];
     this.actions = new RunActions({ explore: (name) => hooks.explore(name), changed: () => this.look() });
     this.tags = new Map();
     this.told = new Map();
@@ -44,6 +46,11 @@ export class Watch {
     await this.look();
   }
 
+  /** info: answer of GET api/new. models: names of the models without a run. */
+  know(info, models) {
+    Object.assign(this, { info, models, allowed: info.allowed });
+  }
+
   stop() {
     this.open = false;
     clearTimeout(this.timer);
@@ -55,7 +62,8 @@ export class Watch {
     if (!this.open || document.hidden) return;
     try {
       const [{ runs: known }, { trainings }] = await Promise.all([ask("api/runs"), ask("api/trainings")]);
-      const runs = [...known, ...trainings.filter((one) => !known.some((run) => run.name === one.run)).map(begun)];
+      const runs = [...known, ...trainings.filter((one) => !known.some((run) => run.name === one.run)).map(begun),
+        ...(this.allowed ? this.models : []).map(model)];
       await this.actions.update(this.allowed, trainings);
       this.drawRuns(runs);
       if (!runs.some((one) => one.name === this.name)) this.name = (runs.find((one) => one.state === "training") ?? runs[0])?.name;
@@ -101,7 +109,7 @@ export class Watch {
       "aria-current": one.name === this.name ? "true" : false,
       onclick: () => this.choose(one.name),
     }, h("span", { class: "name" }, one.name), h("span", { class: `pill ${one.state}` }, STATES[one.state]),
-    h("span", { class: "hint" }, `${percent(one.progress)} · ${count(one.images)} images`)))));
+    one.begun ? "" : h("span", { class: "hint" }, `${percent(one.progress)} · ${count(one.images)} images`)))));
   }
 
   /** A training that has no run folder yet. */
@@ -114,7 +122,9 @@ export class Watch {
       title(run),
       run.state === "starting" ? h("progress", { "aria-label": "Starting" }) : "",
       h("p", { class: "facts", role: "status" }, capital(run.sentence || "The training is starting.")),
-      this.actions.element));
+      this.actions.element,
+      run.isModel ? h("section", { "aria-label": "Evaluate" }, h("h2", {}, "Evaluate with its training images"),
+        new ImagePicker(this.info, { chosen: (source) => this.actions.evaluate(source) }, { tab: "folder" }).element) : ""));
   }
 
   choose(name) {
@@ -194,6 +204,12 @@ export class Watch {
 /** A training of this studio without a run folder, in the form of a run. */
 function begun(one) {
   return { name: one.run, state: one.state, sentence: one.sentence, progress: 0, images: 0, begun: true };
+}
+
+/** A model without its run, in the form of a run. */
+function model(name) {
+  const sentence = "A model without its training run: it can be explored, and evaluated with its training images.";
+  return { name, state: "model", sentence, progress: 0, images: 0, begun: true, isModel: true, has_model: true };
 }
 
 function title(run) {
