@@ -307,6 +307,9 @@ def test_a_run_that_fails_tells_why(client: TestClient, trained: Path, tmp_path:
 def test_new_runs_have_no_place_inside_a_run(trained: Path) -> None:
     with pytest.raises(ConflictError, match="is one run"):
         Trainings(trained).check_new("another")
+    with TestClient(api.app(trained, device="cpu", train=True), base_url=HOME) as client:
+        told = client.get("/api/new").json()
+    assert told["allowed"] and not told["new"] and "is one run" in told["sentence"]
 
 
 def test_a_process_that_failed_tells_why(tmp_path: Path) -> None:

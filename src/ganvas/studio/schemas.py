@@ -255,8 +255,9 @@ class SetOut(BaseModel):
 
 
 class NewOut(BaseModel):
-    allowed: bool
-    sentence: str = Field(description="Why trainings are not allowed")
+    allowed: bool = Field(description="Trainings may be resumed, and models be evaluated")
+    new: bool = Field(description="New runs can be trained")
+    sentence: str = Field(description="Why trainings are not allowed, or why no new run can be written here")
     folder: str = Field(description="Folder of the runs")
     roots: list[str] = Field(description="Folders from which images may be read")
     sets: list[SetOut]

@@ -63,9 +63,11 @@ def add_overview(api: FastAPI, studio: Studio) -> None:
     def new() -> schemas.NewOut:
         """Say whether trainings may be started here, from which folders and data sets."""
         may = studio.trainings is not None
+        obstacle = FORBIDDEN if studio.trainings is None else studio.trainings.obstacle()
         return schemas.NewOut(
             allowed=may,
-            sentence="" if may else FORBIDDEN,
+            new=not obstacle,
+            sentence=obstacle,
             folder=str(studio.shelf.root) if may else "",
             roots=[str(root) for root in studio.places.roots] if may else [],
             sets=[schemas.SetOut(name=one.name, title=one.title, licence=one.licence) for one in named_sets()],

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ganvas.errors import ConfigError
+from ganvas.model_file import WEIGHTS
 from ganvas.run import Run
 from ganvas.studio.errors import AbsentError, ConflictError
 from ganvas.studio.uploads import check_part
@@ -39,9 +40,7 @@ STOP = getattr(signal, "CTRL_BREAK_EVENT", None) if WINDOWS else signal.SIGINT
 
 @dataclass(eq=False)
 class Started:
-    """A training process. output: file of what it prints. began, ended: times in seconds since 1970; ended is None while
-    it runs.
-    """
+    """A training process. output: file of what it prints. began, ended: in seconds since 1970; None while it runs."""
 
     name: str
     folder: Path
@@ -107,6 +106,12 @@ class Trainings:
         self.outputs: tempfile.TemporaryDirectory | None = None
         self.lock = threading.Lock()
 
+    def obstacle(self) -> str:
+        """Why no new run can be written here, as a sentence; "" if it can."""
+        if Run(self.root, writes=False).has_config() or (self.root / WEIGHTS).is_file():
+            return f"{self.root.name} is one run or model: for new trainings, start the studio with the folder above it"
+        return ""
+
     def check_new(self, name: str) -> Path:
         """The folder of a new run. Raises ConfigError for an unusable name, ConflictError for one in use."""
         if not name.strip():
@@ -114,10 +119,8 @@ class Trainings:
         check_part(name)
         if name.lower() in TAKEN:
             raise ConflictError(f"the name {name!r} is used by the studio itself: choose another name")
-        if Run(self.root, writes=False).has_config() or (self.root / "generator.safetensors").is_file():
-            raise ConflictError(
-                f"{self.root.name} is one run, so new ones have no place in it: start the studio with the folder above"
-            )
+        if obstacle := self.obstacle():
+            raise ConflictError(obstacle)
         folder = self.root / name
         if folder.exists():
             raise ConflictError(f"{name!r} already exists: choose another name, or open that run and resume it")

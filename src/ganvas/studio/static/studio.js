@@ -40,9 +40,9 @@ async function places() {
   const models = places.filter((one) => one.has_model);
   $("model").replaceChildren(...models.map((one) => h("option", { value: one.name }, one.name)));
   $("to-watch").hidden = !allowed && !places.some((one) => one.is_run);
-  $("to-train").hidden = !allowed;
+  $("to-train").hidden = !info.new;
   watch.know(info, models.filter((one) => !one.is_run).map((one) => one.name));
-  return { models, runs: places.filter((one) => one.is_run), allowed };
+  return { models, empty: info.new && !places.length };
 }
 
 async function turn() {
@@ -57,7 +57,7 @@ async function turn() {
   if (told.view !== "explore") $("tray").hidden = true;
   if (told.view !== "watch") watch.stop();
   if (told.view !== "train") train.stop();
-  const { models, runs, allowed } = await places();
+  const { models, empty } = await places();
   if (told.view === "watch") {
     await watch.start({ run: told.values.run, other: told.values.with });
     return;
@@ -68,7 +68,7 @@ async function turn() {
   }
   if (!models.length) {
     $("tray").hidden = true;
-    if (allowed && !runs.length) {
+    if (empty) {
       location.hash = "train";
       return;
     }

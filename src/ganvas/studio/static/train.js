@@ -31,7 +31,7 @@ export class NewTraining {
     this.open = true;
     this.ready ??= this.prepare();
     await this.ready;
-    if (!this.info.allowed) return;
+    if (!this.info.new) return;
     const changed = values.data !== this.values.data;
     this.values = { minutes: String(this.info.minutes), ...values };
     if (changed || !this.shown) this.show();
@@ -44,7 +44,7 @@ export class NewTraining {
       this.ready = null;
       throw error;
     }
-    if (this.info.allowed) this.build();
+    if (this.info.new) this.build();
     else $("train").replaceChildren(h("h1", {}, "New training"), h("p", { class: "note" }, this.info.sentence));
   }
 
