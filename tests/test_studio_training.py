@@ -315,7 +315,6 @@ def test_new_runs_have_no_place_inside_a_run(trained: Path) -> None:
 def test_a_process_that_failed_tells_why(tmp_path: Path) -> None:
     """The last line of what a process printed is its sentence; a killed one is explained."""
     known = Trainings(tmp_path)
-    assert known.close() is None
     started = known.resume("gone", tmp_path / "gone", ["no-such-command"])
     started.process.wait(PATIENCE)
     assert started.state == "failed" and started.sentence.startswith("unknown command")
@@ -330,7 +329,7 @@ def test_a_process_that_failed_tells_why(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("short_classifiers")
-def test_an_evaluation_has_progress_and_a_report(client: TestClient, trained: Path, tmp_path: Path) -> None:
+def test_an_evaluation_can_be_cancelled(client: TestClient, trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained, tmp_path / "runs" / "bars")
     refused(client.get("/api/run/report", params={"run": "bars"}), 404, "no report")
     refused(client.post("/api/evaluations", json={"model": "none"}), 404, "none")
@@ -339,6 +338,12 @@ def test_an_evaluation_has_progress_and_a_report(client: TestClient, trained: Pa
     client.post("/api/task/stop", params={"id": first.json()["id"]})
     assert done(client, first)["sentence"] == "stopped by the user"
     assert not (tmp_path / "runs" / "bars" / "evaluation.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("short_classifiers")
+def test_an_evaluation_writes_the_report(client: TestClient, trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "runs" / "bars")
     task = done(client, client.post("/api/evaluations", json={"model": "bars"}))
     assert task["state"] == "done", task
     assert task["model"] == "bars" and any("KID" in line for line in task["result"]["lines"])
@@ -372,7 +377,8 @@ def test_ctrl_c_saves_the_training(tmp_path: Path, two_classes: Path) -> None:
                 )
             running.send_signal(2)
             assert running.wait(PATIENCE) == 0
-            assert running.stderr.read() == "" and "closed" in running.stdout.read()
+            printed = running.stdout.read()
+            assert running.stderr.read() == "" and "stopping mine: its state" in printed and "closed" in printed
         finally:
             running.kill()
     run = Run(tmp_path / "runs" / "mine")

@@ -53,6 +53,7 @@ def serve(asked: Studio) -> None:
             no_copies=asked.no_copies,
             train=train,
             images=image_folders(asked.images, own) if train else (),
+            say=(lambda _: None) if asked.quiet else print,
         )
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{listening.getsockname()[1]}/" + (f"?token={token}" if token else "")

@@ -9,7 +9,7 @@ import asyncio
 import base64
 import json
 import logging
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
 from importlib import resources
 from pathlib import Path
@@ -100,13 +100,15 @@ def app(
     no_copies: bool = False,
     train: bool = False,
     images: Iterable[Path] = (),
+    say: Callable[[str], None] = lambda _: None,
 ) -> Guard:
     """The studio of a run, a model folder or a folder of runs, as an ASGI application.
 
     data: the training images, if those of a run are missing. token: required from all clients if given; without a
     token, only requests to names of this machine or to `hosts` are served. no_copies: leave copies of training images
     out of downloads and ZIP files. train: allow trainings, evaluations, uploads, and the use of the images in the
-    folders `images`. Raises ConfigError if the folder contains no run and no model, unless `train` is given.
+    folders `images`. say: called with a sentence at the end, if a training must be stopped. Raises ConfigError if the
+    folder contains no run and no model, unless `train` is given.
     """
     shelf = Shelf(folder, may_be_empty=train)
     uploads = Uploads(shelf.root / "uploads")
@@ -129,7 +131,7 @@ def app(
             studio.bench.close()
             studio.uploads.close()
             if studio.trainings is not None:
-                await asyncio.to_thread(studio.trainings.close)
+                await asyncio.to_thread(studio.trainings.close, say)
             studio.training.close()
             studio.engine.close()
 

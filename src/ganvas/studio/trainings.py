@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -189,14 +189,14 @@ class Trainings:
         changed = log.stat().st_mtime if log.is_file() else 0.0
         return "ended" if changed <= (started.ended or 0.0) else ""
 
-    def close(self) -> str | None:
-        """Stop the running training and wait until it has saved its state; return its name, if there was one."""
+    def close(self, say: Callable[[str], None] = lambda _: None) -> None:
+        """Stop the running training, and wait until it has saved its state."""
         running = self.running()
         if running is not None:
+            say(f"stopping {running.name}: its state and model are being saved; resume it on the page later")
             self.stop(running.name)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 running.process.wait(CLOSING)
             running.is_running()  # takes over the end
         if self.outputs is not None:
             self.outputs.cleanup()
-        return None if running is None else running.name

@@ -96,5 +96,8 @@ $("help").addEventListener("click", () => $("keys").showModal());
 document.addEventListener("keydown", (event) => {
   if (event.key === "?" && !event.target.closest("input, textarea, select, dialog")) $("keys").showModal();
 });
+for (const name of ["dragover", "drop"]) { // a file that misses its place must not replace the page
+  addEventListener(name, (event) => { if (event.dataTransfer?.types.includes("Files")) event.preventDefault(); });
+}
 addEventListener("hashchange", () => turn().catch(sayError));
 turn().catch(sayError);
