@@ -164,6 +164,7 @@ def test_a_zip_arrives_in_pieces_and_is_checked(client: TestClient, two_classes:
     found = done(client, client.post("/api/checkups", json={"source": source}))["result"]
     assert found["num_images"] == 24 and found["labelled"] and found["facts"]["classes"] == "lying 12, standing 12"
     assert client.get("/api/places").json()["places"] == []  # an upload is no run
+    assert str(tmp_path / "runs" / "uploads") in [one["path"] for one in client.get("/api/folders").json()["folders"]]
 
 
 @pytest.mark.parametrize(

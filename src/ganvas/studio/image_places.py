@@ -37,9 +37,7 @@ class ImagePlaces:
     """Folders whose content may be listed and used for trainings, and the named data sets."""
 
     def __init__(self, roots: Iterable[Path], uploads: Path) -> None:
-        """roots: allowed folders. uploads: folder of uploads, allowed but not listed. Raises ConfigError for a missing
-        one.
-        """
+        """roots: allowed folders, uploads: folder of uploads, allowed too. Raises ConfigError for a missing root."""
         found: list[Path] = []
         for root in roots:
             if not root.is_dir():
@@ -47,6 +45,10 @@ class ImagePlaces:
             if (place := root.resolve()) not in found:
                 found.append(place)
         self.roots, self.uploads = found, uploads
+
+    def listed(self) -> list[Path]:
+        """The allowed folders, and the one of uploads if it exists."""
+        return self.roots + [self.uploads] * (self.uploads.is_dir() and self.uploads not in self.roots)
 
     def source(self, text: str) -> str:
         """What a client asked for as the source of a training: the name of a data set, or a path that is allowed."""

@@ -103,7 +103,7 @@ def add_images(router: APIRouter, studio: Studio) -> None:
     def folders(path: PathText = "") -> schemas.FolderOut:
         """List the subfolders and archives of a folder, and count its images."""
         if not path:
-            roots = [schemas.EntryOut(name=str(root), path=str(root)) for root in studio.places.roots]
+            roots = [schemas.EntryOut(name=str(root), path=str(root)) for root in studio.places.listed()]
             return schemas.FolderOut(path="", parent="", num_images=0, folders=roots, archives=[], complete=True)
         found = studio.places.inside(path)
         return schemas.FolderOut(

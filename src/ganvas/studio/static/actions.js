@@ -55,7 +55,9 @@ export class RunActions {
     if (busy && busy.run !== run.name && this.allowed && run.state !== "training") {
       parts.push(h("span", { class: "hint" }, `${busy.run} is being trained; one run is trained at a time.`));
     }
+    const focused = this.buttons.contains(document.activeElement);
     this.buttons.replaceChildren(...parts);
+    if (focused) this.buttons.querySelector("button:not([disabled])")?.focus();
   }
 
   longer(run, busy) {

@@ -131,12 +131,13 @@ export class ImagePicker {
       return;
     }
     if (isArchive) return this.hooks.chosen(to, "");
+    const focused = list.contains(document.activeElement);
     this.path = found.path;
     path.value = found.path;
     const entry = (label, target, use, kind) => h("li", {}, h("button", {
       class: "plain", onclick: () => (use ? this.hooks.chosen(target, "") : this.list(target, path, list)),
     }, h("span", { class: "sign", "aria-hidden": "true" }, kind), label));
-    const up = found.path && (found.parent || this.info.roots.length > 1) ? [entry("Up", found.parent, false, "↑")] : [];
+    const up = found.path ? [entry("Up", found.parent, false, "↑")] : [];
     list.replaceChildren(
       found.path ? h("div", { class: "actions" },
         h("button", { class: "keep", id: "use-folder", onclick: () => this.hooks.chosen(found.path, "") }, "Use this folder"),
@@ -145,6 +146,7 @@ export class ImagePicker {
         found.folders.map((one) => entry(one.name, one.path, false, "▸")),
         found.archives.map((one) => entry(`${one.name} (use this archive)`, one.path, true, "▤"))),
       found.complete ? "" : h("p", { class: "hint" }, "Not all entries are shown: enter the path."));
+    if (focused) list.querySelector("button")?.focus();
   }
 
   // ---- named data sets ----

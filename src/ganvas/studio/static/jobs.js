@@ -20,15 +20,18 @@ export async function followed(task, tell, wanted = () => true) {
 /** A progress bar with the current step and a button to cancel. */
 export function working(title, cancel) {
   const bar = h("progress", { max: 1, "aria-label": title });
-  const says = h("span", { role: "status" }, `${title} …`);
+  const says = h("span", { role: "status" }, `${title} …`); // read aloud; the numbers change too often for that
+  const counts = h("span", { class: "counts" });
   const button = h("button", { onclick: () => { button.disabled = true; cancel(); } }, "Cancel");
   const tell = (task) => {
     const waits = task.state === "waiting" ? "waiting for another job" : task.doing;
-    says.textContent = `${waits ? capital(waits) : title}${task.total ? `: ${task.done.toLocaleString()} of ${task.total.toLocaleString()}` : " …"}`;
+    const step = `${waits ? capital(waits) : title} …`;
+    if (says.textContent !== step) says.textContent = step;
+    counts.textContent = task.total ? `${task.done.toLocaleString()} of ${task.total.toLocaleString()}` : "";
     if (task.total) bar.value = task.done / task.total;
     else bar.removeAttribute("value");
   };
-  return { element: h("div", { class: "working" }, bar, h("div", { class: "actions" }, says, button)), tell };
+  return { element: h("div", { class: "working" }, bar, h("div", { class: "actions" }, says, counts, button)), tell };
 }
 
 /** An error as an element. */

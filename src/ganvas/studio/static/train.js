@@ -32,6 +32,10 @@ export class NewTraining {
     this.ready ??= this.prepare();
     await this.ready;
     if (!this.info.new) return;
+    if (!values.data && this.values.data) { // back from another view
+      this.hooks.remember(this.values);
+      return;
+    }
     const changed = values.data !== this.values.data;
     this.values = { minutes: String(this.info.minutes), ...values };
     if (changed || !this.shown) this.show();
@@ -69,6 +73,7 @@ export class NewTraining {
     this.note = note;
     this.put({ data: source, name: "" });
     this.show();
+    (source ? $("other-images") : this.picker.element.querySelector("input"))?.focus();
   }
 
   put(values) {
