@@ -176,7 +176,7 @@ export class NewTraining {
     const needed = MINUTES.find((one) => plan.speed * 60 * one >= plan.least);
     const expect = plan.least ? EXPECT.find(([most]) => images < most)[1] : "";
     this.bought.replaceChildren(told, expect ? h("span", { class: few ? "warned" : "" },
-      few ? ` Expect ${expect}; choose ${needed ? `${duration(60 * needed)} or more` : "a graphics card"}, or a smaller size.` : ` Expect ${expect} (experience at 64 pixels).`) : "");
+      few ? ` Expect ${expect}; choose ${needed ? `${duration(60 * needed)} or more` : "a graphics card"}, or a smaller size.` : ` Expect ${expect} (experience with 4,500 images of 64 pixels).`) : "");
   }
 
   request() {

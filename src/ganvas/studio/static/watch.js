@@ -35,7 +35,7 @@ export class Watch {
     this.told = new Map();
     this.runs = h("ul", { class: "runs", "aria-label": "Runs" });
     this.main = h("div", { class: "run" });
-    $("watch").append(h("nav", { class: "side", "aria-label": "Runs" }, h("h2", {}, "Runs"), this.runs), this.main);
+    $("watch").append(h("nav", { class: "side", "aria-label": "Runs" }, this.title = h("h2", {}, "Runs"), this.runs), this.main);
     document.addEventListener("visibilitychange", () => this.look());
   }
 
@@ -105,6 +105,7 @@ export class Watch {
     const told = JSON.stringify([runs, this.name]);
     if (told === this.runsDrawn) return;
     this.runsDrawn = told;
+    this.title.textContent = runs.some((one) => one.isModel) ? "Runs and models" : "Runs";
     this.runs.replaceChildren(...runs.map((one) => h("li", {}, h("button", {
       "aria-current": one.name === this.name ? "true" : false,
       onclick: () => this.choose(one.name),
