@@ -257,7 +257,7 @@ def test_a_training_that_cannot_be_is_refused_in_a_sentence(
 # ---- trainings ----
 
 
-def test_a_training_is_started_stopped_and_resumed(client: TestClient, two_classes: Path, tmp_path: Path) -> None:
+def test_a_training_is_started_and_stopped(client: TestClient, two_classes: Path, tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "my bars"
     body = {"source": str(two_classes), "name": "my bars", "size": "16", "images": 10**7, "seed": 3}
     assert client.post("/api/trainings", json=body).json()["state"] == "starting"
@@ -277,6 +277,18 @@ def test_a_training_is_started_stopped_and_resumed(client: TestClient, two_class
     assert told["state"] == "stopped" and told["has_model"] and told["budget"] == 10**7
     saved = Run(folder).saved()[-1].images_seen
     assert saved > 0
+
+
+def test_a_training_that_is_cancelled_at_once_leaves_nothing(
+    client: TestClient, two_classes: Path, tmp_path: Path
+) -> None:
+    body = {"source": str(two_classes), "name": "mine", "size": "16", "images": 10**7}
+    assert client.post("/api/trainings", json=body).status_code == 201
+    client.post("/api/trainings/stop", json={"run": "mine"})
+    told = wait_for(lambda: training(client, "mine"), lambda one: one["state"] != "stopping")
+    assert told["state"] == "stopped" and "nothing was saved" in told["sentence"]
+    assert Trainings(tmp_path / "runs").check_new("mine") == tmp_path / "runs" / "mine"  # the name is free again
+    assert client.get("/api/runs").json()["runs"] == []
 
 
 @pytest.mark.slow

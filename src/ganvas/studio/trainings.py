@@ -97,6 +97,11 @@ class Started:
         return ""
 
 
+def is_unused(folder: Path) -> bool:
+    """Whether a folder has nothing but the lock of a run that was cancelled before its first step."""
+    return folder.is_dir() and all(path.name == ".lock" for path in folder.iterdir())
+
+
 class Trainings:
     """The trainings of one studio, in subfolders of `root`; one runs at a time."""
 
@@ -122,7 +127,7 @@ class Trainings:
         if obstacle := self.obstacle():
             raise ConflictError(obstacle)
         folder = self.root / name
-        if folder.exists():
+        if folder.exists() and not is_unused(folder):
             raise ConflictError(f"{name!r} already exists: choose another name, or open that run and resume it")
         return folder
 

@@ -69,7 +69,7 @@ export class Watch {
       if (!runs.some((one) => one.name === this.name)) this.name = (runs.find((one) => one.state === "training") ?? runs[0])?.name;
       if (this.other && !runs.some((one) => one.name === this.other)) this.other = "";
       if (!this.name) {
-        this.main.replaceChildren(h("p", { class: "hint" }, "No training run in this folder. ", this.info.new ? h("a", { href: "#train" }, "Start a new training")
+        this.main.replaceChildren(h("h1", {}, "Training"), h("p", { class: "hint" }, "No training run in this folder. ", this.info.new ? h("a", { href: "#train" }, "Start a new training")
           : ["Start one with ", h("code", {}, "ganvas train")], "."));
       } else if (runs.find((one) => one.name === this.name).begun) {
         this.drawn = "";
