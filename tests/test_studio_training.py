@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -132,6 +133,11 @@ def test_folders_are_listed_inside_the_allowed_ones_only(client: TestClient, two
     assert [one["name"] for one in told["folders"]] == ["lying", "standing"] and told["num_images"] == 0
     assert client.get("/api/folders", params={"path": f"{two_classes}/lying"}).json()["num_images"] == 12
     (tmp_path / "secret").mkdir()
+    with contextlib.suppress(OSError):  # a name that is no text, on file systems that have such names
+        odd = two_classes.parent / os.fsdecode(b"o\xffdd")
+        odd.mkdir()
+        assert len(client.get("/api/folders", params={"path": str(two_classes.parent)}).json()["folders"]) == 2
+        odd.rmdir()
     link = two_classes.parent / "link"
     link.symlink_to(tmp_path / "secret")
     try:

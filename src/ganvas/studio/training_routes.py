@@ -27,8 +27,8 @@ from ganvas.studio.trainings import Started, Trainings
 from ganvas.training.plan import DEFAULT_MINUTES
 
 FORBIDDEN = (
-    "this studio may not start trainings or evaluations: its owner can allow it with `ganvas studio --train`, if the "
-    "page is open to other machines or has no token"
+    "this studio may not start trainings or evaluations, or read images: its owner can allow it with "
+    "`ganvas studio --train`"
 )
 PathText = Annotated[str, Query(max_length=2000, description="Full path; empty: the allowed folders")]
 REPORT_POLICY = "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'none'"
