@@ -122,7 +122,19 @@ def main() -> int:
         folder = Path(place) / "data"
         write_digits(folder)
         must(TRAIN, folder)
-        command = [sys.executable, "-m", "ganvas", "studio", "run", "--port", "0", "--device", "cpu", "--no-browser"]
+        command = [
+            sys.executable,
+            "-m",
+            "ganvas",
+            "studio",
+            "run",
+            "--port",
+            "0",
+            "--device",
+            "cpu",
+            "--no-browser",
+            "--no-train",
+        ]
         with subprocess.Popen(
             command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env=os.environ | {"GANVAS_CACHE": str(folder / "cache")},

@@ -248,13 +248,16 @@ def serve(words: list[str]) -> None:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     line = [sys.executable, "-m", "ganvas", *words, "--port", str(port), "--no-browser"]
-    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | SLIM)
+    token = "correct-horse-battery"
+    environment = os.environ | SLIM | {"GANVAS_TOKEN": token}
+    asked = urllib.request.Request(f"http://127.0.0.1:{port}/", headers={"authorization": f"Bearer {token}"})
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     try:
         content = ""
         for _ in range(600):
             assert process.poll() is None, process.stderr and process.stderr.read()
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as answer:
+                with urllib.request.urlopen(asked, timeout=10) as answer:
                     content = answer.read().decode()
                 break
             except OSError:

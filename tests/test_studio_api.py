@@ -827,7 +827,7 @@ def takes_any(operation: Any) -> bool:
         ({"host": "0.0.0.0", "token": "short"}, "16 or more"),
         ({"host": "no.such.host.invalid"}, "GANVAS_TOKEN"),
         ({"port": 70000}, "--port 70000"),
-        ({"host": "127.0.0.1", "port": 0, "folder": "missing"}, "does not exist"),
+        ({"host": "127.0.0.1", "port": 0, "folder": "missing", "train": False}, "does not exist"),
     ],
 )
 def test_what_cannot_be_served(folder: Path, options: dict[str, Any], words: str) -> None:
@@ -939,7 +939,7 @@ def test_a_port_in_use_and_an_empty_folder(folder: Path, tmp_path: Path, ganvas_
         answer = ganvas_command("studio", folder, "--port", port, "--no-browser")
         assert answer.code == 2 and f"port {port} is in use" in answer.err and answer.err.count("\n") == 1
     (tmp_path / "empty").mkdir()
-    answer = ganvas_command("studio", tmp_path / "empty", "--port", 0, "--no-browser")
+    answer = ganvas_command("studio", tmp_path / "empty", "--port", 0, "--no-browser", "--no-train")
     assert answer.code == 2 and "has no run and no model" in answer.err
 
 
@@ -961,7 +961,7 @@ raise SystemExit(cli.main())
 
 def test_the_command_prints_its_address_and_ctrl_c_ends_it(folder: Path) -> None:
     """Also while it reads training images: a process that ends while a thread computes in torch is aborted."""
-    command = [sys.executable, "-c", ENDLESS, "studio", str(folder), "--port", "0", "--no-browser"]
+    command = [sys.executable, "-c", ENDLESS, "studio", str(folder), "--port", "0", "--no-browser", "--no-train"]
     with subprocess.Popen(
         [*command, "--device", "cpu"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as running:

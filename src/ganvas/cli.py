@@ -227,7 +227,7 @@ def argument(cls: Any, field: dataclasses.Field, defaults: Mapping[str, Any]) ->
     hint, marks = hints_of(owners(cls)[field.name])[field.name], []
     required = field.default is dataclasses.MISSING and field.name not in defaults
     default = defaults.get(field.name, inspect.Parameter.empty if required else field.default)
-    if required and not field.kw_only:
+    if (required and not field.kw_only) or field.metadata.get("positional"):
         marks.append(Positional)
     kind, metavar = parsed_as(hint, bool(field.metadata.get("many")))
     if kind is bool and default is False:

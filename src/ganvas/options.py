@@ -30,6 +30,7 @@ EVALUATION_SEED = 1_000_000  # of the first sample; previews and evaluations dur
 MOST_ENLARGED = Bounds(1, 64)
 FPS = Bounds(0.1, 120)
 PYTHON_ONLY = {"python_only": True}  # metadata of fields that the command line does not have
+POSITIONAL = {"positional": True}  # metadata of fields that are positional although they have a default
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,11 +308,19 @@ class KeepFavourites(Files, FromGenerator):
 
 @dataclass(frozen=True)
 class Studio(OnDevice):
-    """Open the studio in a browser: explore a generator, save favourites, mix, morph, and follow a training run."""
+    """Open the studio in a browser: train on your images, follow the training, evaluate it, explore the generator, save
+    favourites, mix and morph.
+    """
 
-    folder: PathLike
-    """Run folder, model folder, or a folder of runs."""
+    folder: PathLike = field(default="runs", metadata=POSITIONAL)
+    """Folder of runs, where new ones are also written; or one run or model folder."""
     _: KW_ONLY
+    train: bool | None = None
+    """Let the page start trainings and evaluations, upload images, and read the folders of --images. Default: yes if
+    only this machine can open the page (no --host); a token is then made if none is given."""
+    images: tuple[str, ...] = ()
+    """Folders from which the page may read images, with their subfolders. Default: the home folder and the current one;
+    none with --host."""
     data: str | None = None
     """Training images for the nearest-image search, needed only if the run's own pack was deleted."""
     port: int = 7860

@@ -6,6 +6,7 @@ Their options are the classes of options.py. explore/verbs.py has the functions 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from ganvas.system.device import Device, choose_device, first_rank_first, prepar
 from ganvas.training import loop
 from ganvas.training.autotune import choose_workers
 from ganvas.training.compiled import call_networks
-from ganvas.training.plan import plan
+from ganvas.training.plan import Plan, plan
 from ganvas.training.plan_text import show_plan
 from ganvas.training.progress import Display
 from ganvas.training.session import default_folder, first_images, open_session
@@ -154,13 +155,20 @@ def show_dry_run(pack: Pack, asked: TrainOptions, device: Device, start: Path | 
     (measured in a few steps)."""
     planned = plan(pack, asked, device, open_origin(start).options(pack.height) if start is not None else None)
     show_plan(planned, pack, display.console)
+    measured_speed(planned, pack, device, display.say)
+
+
+def measured_speed(planned: Plan, pack: Pack, device: Device, say: Callable[[str], None]) -> float | None:
+    """Images per second in a few steps of this plan, and sentences about them; None for budgets below a minute."""
     batches = Batches(
         pack, planned.config.batch, seed=planned.config.seed, device=device.torch_device, mirror=pack.mirror
     )
     state = TrainState(planned.model, planned.config, batches, device)
-    networks = call_networks(state, dataclasses.replace(planned.config, compile=False), display.say)
-    choose_workers(state, networks, planned.config, pack.kind, display.say)
-    batches.close()
+    try:
+        networks = call_networks(state, dataclasses.replace(planned.config, compile=False), say)
+        return choose_workers(state, networks, planned.config, pack.kind, say)
+    finally:
+        batches.close()
 
 
 def as_preset(data: DataConfig, asked: TrainOptions) -> tuple[DataConfig, list[str]]:

@@ -100,27 +100,35 @@ class Checkup:
 
     def lines(self) -> list[str]:
         """The report as lines for the terminal."""
+        told = [f"{name}: {text}" for name, text in (self.facts() | self.problems()).items()]
+        return [f"{self.data} ({self.form}): {self.num_images:,} images", *told, *(f"note: {n}" for n in self.notes)]
+
+    def facts(self) -> dict[str, str]:
+        """Properties of the images, as text."""
+        colors = {_colors(channels): count for channels, count in self.channels.items()}
+        return {
+            "sizes": _counted(self.sizes),
+            "channels": _counted(colors) + (f", {self.alpha:,} with transparency" if self.alpha else ""),
+            "depth": _counted({f"{n} bit": k for n, k in self.depths.items()}),
+            "classes": _counted(self.classes, CLASSES_SHOWN) if self.classes else "none",
+        }
+
+    def problems(self) -> dict[str, str]:
+        """What was searched for, and what was found, as text; "none" if nothing was."""
         rejected = by_reason(Rejection(**file) for file in self.rejected)
         same = [" = ".join(group[:3]) for group in self.duplicates]
         alike = [" ~ ".join(group[:3]) for group in self.near]
-        colors = {_colors(channels): count for channels, count in self.channels.items()}
-        found = [
-            f"{self.data} ({self.form}): {self.num_images:,} images",
-            f"sizes: {_counted(self.sizes)}",
-            f"channels: {_counted(colors)}" + (f", {self.alpha:,} with transparency" if self.alpha else ""),
-            f"depth: {_counted({f'{n} bit': k for n, k in self.depths.items()})}",
-            f"classes: {_counted(self.classes, CLASSES_SHOWN)}" if self.classes else "classes: none",
-            f"rejected: {f'{len(self.rejected):,}: {rejected}' if rejected else 'none'}",
-            f"exact duplicates: {_examples(same, self.num_duplicates)}",
-            f"near duplicates: {_examples(alike, self.num_near)}"
-            + (f" (clusters: {len(self.near):,}, the largest has {len(self.near[0]):,})" if self.near else ""),
-            f"same image in several classes: {_examples([' ~ '.join(group[:3]) for group in self.leaks])}",
-            f"blank or nearly blank: {_examples(self.blank)}",
-            f"burned-in marks: {'; '.join(map(_mark, self.marks)) or 'none'}",
-            f"borders and letterboxes: {_examples(self.bars)}",
-            f"very different from all others: {_examples(self.outliers)}",
-        ]
-        return found + [f"note: {note}" for note in self.notes]
+        groups = f" (clusters: {len(self.near):,}, the largest has {len(self.near[0]):,})" if self.near else ""
+        return {
+            "rejected": f"{len(self.rejected):,}: {rejected}" if rejected else "none",
+            "exact duplicates": _examples(same, self.num_duplicates),
+            "near duplicates": _examples(alike, self.num_near) + groups,
+            "same image in several classes": _examples([" ~ ".join(group[:3]) for group in self.leaks]),
+            "blank or nearly blank": _examples(self.blank),
+            "burned-in marks": "; ".join(map(_mark, self.marks)) or "none",
+            "borders and letterboxes": _examples(self.bars),
+            "very different from all others": _examples(self.outliers),
+        }
 
 
 def _counted(counts: dict[str, int], most: int = SHOWN) -> str:

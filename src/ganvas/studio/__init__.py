@@ -7,9 +7,11 @@ import errno
 import os
 import secrets
 import shlex
+import signal
 import socket
 import threading
 import webbrowser
+from collections.abc import Sequence
 from pathlib import Path
 
 from ganvas.errors import ConfigError, MissingExtraError
@@ -19,7 +21,8 @@ from ganvas.options import Studio
 
 @takes(Studio)
 def serve(asked: Studio) -> None:
-    """Serve the studio until Ctrl-C; print its address.
+    """Serve the studio until Ctrl-C; print its address. A training that was started from the page is then stopped as by
+    Ctrl-C: its state and model are saved, and it can be resumed.
 
     no_copies: also in ZIP files.
     Raises ConfigError if the port is in use, the host is not an address of this machine, or the token is missing.
@@ -34,7 +37,11 @@ def serve(asked: Studio) -> None:
     from ganvas.studio.connections import Patient
 
     host, token = asked.host, asked.token or token_of(asked.token_file)
-    check_token(asked.folder, host, token, is_loopback(host))
+    own = is_loopback(host)
+    train = own if asked.train is None else asked.train
+    if train and own and token is None:  # else every user of this machine could start trainings as this user
+        token = secrets.token_urlsafe(16)
+    check_token(asked.folder, host, token, own)
     listening = listen(host, asked.port)
     with listening:
         application = app(
@@ -44,6 +51,9 @@ def serve(asked: Studio) -> None:
             token=token,
             hosts=frozenset({host.lower()}),
             no_copies=asked.no_copies,
+            train=train,
+            images=image_folders(asked.images, own) if train else (),
+            say=(lambda _: None) if asked.quiet else print,
         )
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{listening.getsockname()[1]}/" + (f"?token={token}" if token else "")
@@ -60,10 +70,22 @@ def serve(asked: Studio) -> None:
             print(f"studio  {address}\nPress Ctrl-C to stop", flush=True)
         if asked.browser:
             threading.Timer(0.5, webbrowser.open, [address]).start()
+        end_with_the_terminal()
         with contextlib.suppress(KeyboardInterrupt):  # may be raised again after the shutdown
             uvicorn.Server(config).run(sockets=[listening])
         if not asked.quiet:
             print("the studio is closed", flush=True)
+
+
+def image_folders(given: Sequence[str], own: bool) -> list[Path]:
+    """The folders from which images may be read. own: whether the page is for this machine only."""
+    if given or not own:
+        return [Path(one).expanduser() for one in given]
+    found = [Path.cwd()]
+    with contextlib.suppress(RuntimeError):  # no home folder
+        if (home := Path.home()).is_dir():
+            found.insert(0, home)
+    return found
 
 
 def token_of(file: str | Path | None) -> str | None:
@@ -88,6 +110,15 @@ def check_token(folder: str | Path, host: str, token: str | None, loopback: bool
         )
     if token is not None and (len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token):
         raise ConfigError("token: expected 16 or more letters and digits, such as " + secrets.token_urlsafe(16))
+
+
+def end_with_the_terminal() -> None:
+    """End the studio as Ctrl-C does if its terminal is closed, unless that is ignored, as with `nohup`."""
+    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    if hangup is None or threading.current_thread() is not threading.main_thread():
+        return
+    if signal.getsignal(hangup) is signal.SIG_DFL:
+        signal.signal(hangup, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
 
 
 def listen(host: str, port: int) -> socket.socket:

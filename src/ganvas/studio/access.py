@@ -27,7 +27,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Asgi = Callable[[Message, Receive, Send], Awaitable[None]]
 
-BODY_BYTES = 2**24  # most bytes of an upload
+BODY_BYTES = 2**24  # most bytes of an upload, or of a piece of one
+UPLOADS = ("/api/projections", "/api/uploads/piece")
 JSON_BYTES = 2**22  # most bytes of any other request
 URL_BYTES = 2**15
 DRAINED_BYTES = 2**28  # most bytes read from a refused body before the connection is closed
@@ -69,7 +70,7 @@ class Guard:
         given = self.given_once(scope)
         if given is not None:
             return await answer(send, 303, "", given)
-        limit = BODY_BYTES if scope["path"] == "/api/projections" else JSON_BYTES
+        limit = BODY_BYTES if scope["path"] in UPLOADS else JSON_BYTES
         return await self.limited(scope, receive, send, headers, limit)
 
     def refused(self, scope: Message, headers: dict[str, str]) -> tuple[int, str] | None:

@@ -9,9 +9,8 @@ import asyncio
 import base64
 import json
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,7 +19,7 @@ from urllib.parse import urlencode
 import numpy as np
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import FileResponse, Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
@@ -30,13 +29,17 @@ from ganvas.explore.recipes import Favourites, Recipe, as_recipe, resolve
 from ganvas.generator import Generator
 from ganvas.image_files import grid, png_bytes
 from ganvas.provenance import provenance
-from ganvas.studio import archive, commands, run_status, schemas, slow_jobs
+from ganvas.studio import archive, commands, run_status, schemas, slow_jobs, training_routes
 from ganvas.studio.access import Guard
+from ganvas.studio.context import PNG, Json, ListName, ModelName, RunName, Studio, TaskName, told
 from ganvas.studio.engine import Engine, Loaded, address_hash, is_newer
-from ganvas.studio.errors import AbsentError, BusyError, ConflictError, TooLargeError
+from ganvas.studio.errors import AbsentError, BusyError, ConflictError, ForbiddenError, TooLargeError
 from ganvas.studio.favourites import FIRST, Lists
+from ganvas.studio.image_places import ImagePlaces
 from ganvas.studio.model_folder import Shelf
-from ganvas.studio.slow_jobs import Task, Training, Workbench
+from ganvas.studio.slow_jobs import Task, Training
+from ganvas.studio.trainings import Trainings
+from ganvas.studio.uploads import Uploads
 
 STATIC = {
     "index.html": "text/html; charset=utf-8",
@@ -47,6 +50,10 @@ STATIC = {
     "panel.js": "text/javascript; charset=utf-8",
     "tray.js": "text/javascript; charset=utf-8",
     "watch.js": "text/javascript; charset=utf-8",
+    "train.js": "text/javascript; charset=utf-8",
+    "jobs.js": "text/javascript; charset=utf-8",
+    "actions.js": "text/javascript; charset=utf-8",
+    "images.js": "text/javascript; charset=utf-8",
     "charts.js": "text/javascript; charset=utf-8",
     "recipes.js": "text/javascript; charset=utf-8",
     "client.js": "text/javascript; charset=utf-8",
@@ -55,65 +62,32 @@ STATIC = {
     "api.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }
-UPLOADS, ARRIVING = 2, 16  # uploads decoded at a time (limited by memory); uploads received at a time
 LONGEST_ADDRESS = 6000  # characters; longer recipes are sent by POST
 FOREVER = "private, max-age=31536000, immutable"
-STATUSES: dict[type[GanvasError], int] = {AbsentError: 404, ConflictError: 409, TooLargeError: 413, BusyError: 503}
+STATUSES: dict[type[GanvasError], int] = {
+    ForbiddenError: 403,
+    AbsentError: 404,
+    ConflictError: 409,
+    TooLargeError: 413,
+    BusyError: 503,
+}
 REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"model": schemas.Error, "description": "The request does not fit this model or this file"},
     401: {"model": schemas.Error, "description": "The token is missing"},
-    403: {"model": schemas.Error, "description": "Request from another site, or with a wrong host name"},
+    403: {
+        "model": schemas.Error,
+        "description": "Request from another site, or not allowed",
+    },
     404: {"model": schemas.Error, "description": "No such run, model, image or job"},
-    409: {"model": schemas.Error, "description": "Conflict: another model, or other weights than now"},
+    409: {
+        "model": schemas.Error,
+        "description": "Conflict: another model, other weights, a name in use, a running training",
+    },
     413: {"model": schemas.Error, "description": "The request is too large"},
     414: {"model": schemas.Error, "description": "The URL is too long: send the recipe by POST"},
     422: {"model": schemas.Error, "description": "The request does not match this documentation"},
     503: {"model": schemas.Error, "description": "Busy: retry after Retry-After seconds"},
 }
-PNG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/png": {}}, "description": "The image"}}
-
-
-class Json(JSONResponse):
-    """JSON in ASCII: names from files may contain characters that UTF-8 cannot encode (lone surrogates)."""
-
-    def render(self, content: Any) -> bytes:
-        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
-
-
-ModelName = Annotated[str, Query(max_length=300, description="A name from `GET /api/places`")]
-RunName = ModelName
-ListName = Annotated[str, Query(alias="list", max_length=40)]
-
-
-@dataclass
-class Studio:
-    """What the routes share. no_copies: leave copies of training images out of downloads."""
-
-    shelf: Shelf
-    engine: Engine
-    training: Training
-    no_copies: bool
-    lists: Lists = field(default_factory=Lists)
-    bench: Workbench = field(default_factory=Workbench)
-    summaries: run_status.Summaries = field(default_factory=run_status.Summaries)
-    receiving: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(ARRIVING))
-    decoding: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(UPLOADS))
-
-    async def without_copies(self, loaded: Loaded, recipes: list[Recipe]) -> list[Recipe]:
-        """Recipes that may be downloaded; with no_copies, those that are not copies of training images."""
-        if not self.no_copies:
-            return recipes
-        known = self.training.of(loaded)
-        if known.state != "ready":
-            raise ConflictError(f"downloads need a check for copies of training images (--no-copies): {known.sentence}")
-        kept: list[Recipe] = []
-        for start in range(0, len(recipes), loaded.batch):
-            part = recipes[start : start + loaded.batch]
-            found = await asyncio.to_thread(slow_jobs.copies, known, await self.engine.pixels(loaded, part))
-            kept += [recipe for recipe, copied in zip(part, found, strict=True) if not copied]
-        if not kept:
-            raise ConflictError("this image is a copy of a training image (--no-copies): choose another image")
-        return kept
 
 
 def app(
@@ -124,15 +98,30 @@ def app(
     token: str | None = None,
     hosts: frozenset[str] = frozenset(),
     no_copies: bool = False,
+    train: bool = False,
+    images: Iterable[Path] = (),
+    say: Callable[[str], None] = lambda _: None,
 ) -> Guard:
     """The studio of a run, a model folder or a folder of runs, as an ASGI application.
 
     data: the training images, if those of a run are missing. token: required from all clients if given; without a
     token, only requests to names of this machine or to `hosts` are served. no_copies: leave copies of training images
-    out of downloads and ZIP files. Raises ConfigError if the folder contains no run and no model.
+    out of downloads and ZIP files. train: allow trainings, evaluations, uploads, and the use of the images in the
+    folders `images`. say: called with a sentence at the end, if a training must be stopped. Raises ConfigError if the
+    folder contains no run and no model, unless `train` is given.
     """
-    shelf = Shelf(folder)
-    studio = Studio(shelf, Engine(shelf, device), Training(data), no_copies)
+    shelf = Shelf(folder, may_be_empty=train)
+    uploads = Uploads(shelf.root / "uploads")
+    studio = Studio(
+        shelf,
+        Engine(shelf, device),
+        Training(data),
+        no_copies,
+        Trainings(shelf.root) if train else None,
+        ImagePlaces(images, uploads.folder),
+        uploads,
+        device,
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
@@ -140,6 +129,9 @@ def app(
             yield
         finally:  # a second Ctrl-C cancels this
             studio.bench.close()
+            studio.uploads.close()
+            if studio.trainings is not None:
+                await asyncio.to_thread(studio.trainings.close, say)
             studio.training.close()
             studio.engine.close()
 
@@ -164,7 +156,8 @@ def app(
         add_favourites,
         add_training_images,
         add_slow_jobs,
-        add_trainings,
+        add_runs,
+        training_routes.add,
     ):
         add(api, studio)
     return Guard(api, token, hosts)
@@ -361,19 +354,19 @@ def add_slow_jobs(api: FastAPI, studio: Studio) -> None:
         return told(bench.begin(Task("directions"), slow_jobs.finding_directions(loaded, body.num)))
 
     @api.get("/api/task")
-    def task(id: Annotated[str, Query(max_length=40)]) -> schemas.TaskOut:
+    def task(id: TaskName) -> schemas.TaskOut:
         """Get progress and result of a job."""
         return told(bench.find(id))
 
     @api.post("/api/task/stop")
-    def stop(id: Annotated[str, Query(max_length=40)]) -> schemas.TaskOut:
+    def stop(id: TaskName) -> schemas.TaskOut:
         """Stop a job."""
         found = bench.find(id)
         found.cancelled = True
         return told(found)
 
     @api.get("/api/task/target", responses=PNG, response_class=Response)
-    def target(id: Annotated[str, Query(max_length=40)]) -> Response:
+    def target(id: TaskName) -> Response:
         """Get the uploaded image in the size of the model."""
         found = bench.find(id)
         if found.target is None:
@@ -381,25 +374,29 @@ def add_slow_jobs(api: FastAPI, studio: Studio) -> None:
         return Response(png_bytes(found.target), media_type="image/png", headers={"cache-control": "no-store"})
 
 
-def add_trainings(api: FastAPI, studio: Studio) -> None:
-    """Routes of running trainings."""
+def add_runs(api: FastAPI, studio: Studio) -> None:
+    """Routes of runs and their progress."""
     shelf, summaries = studio.shelf, studio.summaries
+
+    def process_of(folder: Path) -> str:
+        return studio.trainings.process_of(folder) if studio.trainings is not None else ""
 
     @api.get("/api/runs")
     def runs() -> schemas.Runs:
         """List the runs of the folder with a short summary."""
-        found = summaries.of(place for place in shelf.places().values() if place.is_run)
+        found = summaries.of((place for place in shelf.places().values() if place.is_run), process_of)
         return schemas.Runs(runs=[schemas.RunLine(**one) for one in found])
 
     @api.get("/api/run", response_model=schemas.RunOut)
     def run(request: Request, run: RunName) -> Response:
         """Get all information about a run; 304 if nothing has changed."""
         place = run_status.run_place(shelf, run)
-        tag = f'"{run_status.stamp(place)}"'
+        process = process_of(place.folder)
+        tag = f'"{run_status.stamp(place, process)}"'
         headers = {"etag": tag, "cache-control": "no-cache"}
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers=headers)
-        return Json(schemas.RunOut(**run_status.watched(place)).model_dump(), headers=headers)
+        return Json(schemas.RunOut(**run_status.watched(place, process)).model_dump(), headers=headers)
 
     @api.get("/api/run/grid", responses=PNG, response_class=FileResponse)
     def run_grid(run: RunName, images: Annotated[int, Query(ge=0)]) -> FileResponse:
@@ -412,9 +409,6 @@ def add_trainings(api: FastAPI, studio: Studio) -> None:
         return FileResponse(
             run_status.film_file(run_status.run_place(shelf, run), form), media_type=run_status.FILMS[form]
         )
-
-
-ROUTES = (add_models, add_images, add_downloads, add_favourites, add_training_images, add_slow_jobs, add_trainings)
 
 
 # ---- parts of answers ----
@@ -469,18 +463,6 @@ def listed(loaded: Loaded, lists: Lists, name: str, found: Favourites) -> schema
             schemas.KeptOut(recipe=recipe.to_dict(), title=title)
             for recipe, title in zip(found.recipes, names, strict=True)
         ],
-    )
-
-
-def told(task: Task) -> schemas.TaskOut:
-    return schemas.TaskOut(
-        id=task.id,
-        kind=task.kind,
-        state=task.state,
-        sentence=task.sentence,
-        done=task.done,
-        total=task.total,
-        result=task.result,
     )
 
 

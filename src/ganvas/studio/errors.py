@@ -23,3 +23,7 @@ class BusyError(GanvasError):
     def __init__(self, message: str, seconds: int) -> None:
         super().__init__(message)
         self.seconds = seconds
+
+
+class ForbiddenError(GanvasError):
+    """The studio's owner does not allow this (403)."""

@@ -31,8 +31,14 @@ class Place:
 class Shelf:
     """The runs and models of one folder; searched at each request, because runs may change."""
 
-    def __init__(self, root: Path) -> None:
-        """root: a run, a model folder, a weights file or a folder of runs. Raises ConfigError if there is nothing."""
+    def __init__(self, root: Path, may_be_empty: bool = False) -> None:
+        """root: a run, a model folder, a weights file or a folder of runs. Raises ConfigError if there is nothing.
+
+        may_be_empty: for a folder in which the first run will be trained; it need not exist.
+        """
+        if may_be_empty and (root.is_dir() or not root.exists()):
+            self.root = root.resolve()
+            return
         if not root.exists():
             raise ConfigError(f"{root} does not exist: expected a run, a model folder or a folder of runs")
         self.root = (root if root.is_dir() else root.parent).resolve()

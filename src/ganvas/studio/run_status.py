@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from ganvas.config import BUDGET_FIELDS
 from ganvas.errors import GanvasError
 from ganvas.records import read_log
 from ganvas.reporting.reading import number, sorted_out
@@ -22,14 +23,18 @@ QUIET = 60.0  # seconds without file changes after which a training is not runni
 USED_UP = 0.97  # fraction of the budget after which a quiet run counts as finished
 REPORTS = ("d_real", "d_fake", "loss", "penalty", "lr", "g_norm", "d_norm", "augment", "images_per_second")
 VITALS = ("score", "kid", "precision", "recall", "diversity", "lattice", "sharpness", "near", "d_gap")
+REPORT = "report.html"  # as `ganvas report` names it
 FILMS = {"webp": "image/webp", "mp4": "video/mp4", "gif": "image/gif"}
 
 
-def stamp(place: Place) -> str:
-    """A text that changes when the run changes."""
-    parts = [stamp_of(place.folder / name) for name in ("log.jsonl", "config.json", "samples", "checkpoints", "model")]
+def stamp(place: Place, process: str = "") -> str:
+    """A text that changes when the run changes. process: see `state_of`."""
+    parts = [
+        stamp_of(place.folder / name)
+        for name in ("log.jsonl", "config.json", "samples", "checkpoints", "model", REPORT)
+    ]
     films = [stamp_of(place.folder / f"training.{ending}") for ending in FILMS]
-    return "-".join(f"{when:x}.{size:x}" for when, size in [*parts, *films]) + f"-{state_is_quiet(place)}"
+    return "-".join(f"{when:x}.{size:x}" for when, size in [*parts, *films]) + f"-{state_is_quiet(place)}{process}"
 
 
 def state_is_quiet(place: Place) -> bool:
@@ -43,36 +48,38 @@ class Summaries:
     def __init__(self) -> None:
         self.known: dict[str, tuple[str, dict[str, Any]]] = {}
 
-    def of(self, places: Iterable[Place]) -> list[dict[str, Any]]:
+    def of(self, places: Iterable[Place], process_of: Callable[[Path], str]) -> list[dict[str, Any]]:
         found: dict[str, tuple[str, dict[str, Any]]] = {}
         for place in places:
-            now = stamp(place)
+            process = process_of(place.folder)
+            now = stamp(place, process)
             before = self.known.get(place.name)
-            found[place.name] = before if before is not None and before[0] == now else (now, summary(place))
+            found[place.name] = before if before is not None and before[0] == now else (now, summary(place, process))
         self.known = found
         return [line for _, line in found.values()]
 
 
-def summary(place: Place) -> dict[str, Any]:
+def summary(place: Place, process: str = "") -> dict[str, Any]:
     """Summary of one run for the list of runs."""
-    told = watched(place)
+    told = watched(place, process)
     keys = ("name", "state", "progress", "images", "sentence", "score")
     return {key: told[key] for key in keys} | {"grid": told["grids"][-1] if told["grids"] else None}
 
 
-def watched(place: Place) -> dict[str, Any]:
-    """All information about a run for the page; `sentence` describes errors."""
+def watched(place: Place, process: str = "") -> dict[str, Any]:
+    """All information about a run for the page; `sentence` describes errors. process: see `state_of`."""
     try:
-        return told(place)
+        return told(place, process)
     except Exception as error:  # a damaged run must not affect the other runs
         reason = f"the files of this run cannot be read ({type(error).__name__}): check its folder"
     nothing: dict[str, Any] = dict.fromkeys(("seconds", "eta", "rate", "score", "best"))
     nothing |= {"name": place.name, "sentence": reason, "state": "stopped", "progress": 0.0, "images": 0}
     nothing |= {"about": {}, "options": {}, "reports": {}, "vitals": {}, "health": [], "grids": [], "films": []}
+    nothing |= {"budget": None, "budget_unit": "", "has_report": False}
     return nothing | {"has_model": place.weights is not None, "film_command": ""}
 
 
-def told(place: Place) -> dict[str, Any]:
+def told(place: Place, process: str) -> dict[str, Any]:
     run = Run(place.folder, writes=False)
     sentence, config = "", {}
     try:
@@ -83,10 +90,11 @@ def told(place: Place) -> dict[str, Any]:
     last = reports[-1] if reports else {}
     images = int(max([number(last.get("images")) or 0, *(int(one["images"]) for one in vitals[-1:])]))
     progress = progress_of(config, last, images)
+    unit, budget = budget_of(config)
     return {
         "name": place.name,
         "sentence": sentence,
-        "state": state_of(place, progress, vitals),
+        "state": state_of(place, progress, vitals, process),
         "progress": progress,
         "images": images,
         "seconds": number(last.get("seconds")),
@@ -105,8 +113,17 @@ def told(place: Place) -> dict[str, Any]:
         "grids": [images for images, path in run.grids() if own(place, path)],
         "films": [ending for ending in FILMS if own(place, place.folder / f"training.{ending}")],
         "has_model": place.weights is not None,
+        "has_report": own(place, place.folder / REPORT),
+        "budget": budget,
+        "budget_unit": unit,
         "film_command": f"ganvas video {shlex.quote(str(place.folder))}",
     }
+
+
+def budget_of(config: dict[str, Any]) -> tuple[str, float | None]:
+    """(unit, value) of the budget: minutes, images or epochs."""
+    values = ((name, number(config.get("train", {}).get(name))) for name in BUDGET_FIELDS)
+    return next(((name, value) for name, value in values if value is not None), ("", None))
 
 
 def progress_of(config: dict[str, Any], last: dict[str, Any], images: int) -> float:
@@ -121,9 +138,14 @@ def progress_of(config: dict[str, Any], last: dict[str, Any], images: int) -> fl
     return min(1.0, images / budget) if budget else 0.0
 
 
-def state_of(place: Place, progress: float, vitals: list[dict[str, Any]]) -> str:
-    """training, finished, stopped, or waiting (before the first log line)."""
-    if not state_is_quiet(place):
+def state_of(place: Place, progress: float, vitals: list[dict[str, Any]], process: str) -> str:
+    """training, stopping, finished, stopped, or waiting (before the first log line).
+
+    process: what is known of the process: training, stopping, ended, or nothing ("").
+    """
+    if process in ("training", "stopping"):
+        return process
+    if process != "ended" and not state_is_quiet(place):
         ended = progress >= 1.0 or (progress >= USED_UP and bool(vitals) and vitals[-1].get("change") == 0.0)
         return "finished" if ended else "training"
     if progress >= USED_UP:
@@ -178,6 +200,13 @@ def grid_file(place: Place, images: int) -> Path:
     path = dict(Run(place.folder, writes=False).grids()).get(images)
     if path is None or not own(place, path):
         raise AbsentError(f"{place.name} has no preview grid at {images:,} images: reload the page")
+    return path
+
+
+def report_file(place: Place) -> Path:
+    path = place.folder / REPORT
+    if not own(place, path):
+        raise AbsentError(f"{place.name} has no report: evaluate the run")
     return path
 
 

@@ -89,6 +89,58 @@ class Wanted(Strict):
     num: int = Field(8, ge=1, le=32)
 
 
+SourceText = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=2000,
+        description="Full path of a folder or archive (`GET /api/folders`), the answer of `POST /api/uploads/finish`, "
+        "or the name of a data set (`GET /api/new`)",
+    ),
+]
+
+
+class Images(Strict):
+    """Images and how they are read."""
+
+    source: SourceText
+    labels: bool = Field(True, description="Use the classes of the images, such as subfolders")
+
+
+class NewTraining(Images):
+    """A training; the options are those of `ganvas train`."""
+
+    name: str = Field("", max_length=120, description="Name of the run; not needed for a plan")
+    size: str | None = Field(None, max_length=9, description="Pixels per side, or height x width such as 96x128")
+    kind: str | None = Field(None, max_length=20)
+    minutes: Annotated[float, Field(gt=0, le=100_000)] | None = None
+    images: Annotated[int, Field(gt=0, le=10**12)] | None = Field(None, description="Budget in images seen")
+    seed: int = Field(0, ge=0, le=LARGEST_SEED)
+    drop_duplicates: bool = False
+    mask_marks: bool = False
+
+
+class RunBody(Strict):
+    run: Name
+
+
+class Resumed(RunBody):
+    budget: Annotated[float, Field(gt=0, le=10**12)] | None = Field(
+        None, description="New budget in total, in the unit of the run; larger than before"
+    )
+
+
+class ToEvaluate(Strict):
+    model: Name
+    source: SourceText | None = Field(None, description="The training images, needed for a model without its run")
+
+
+class UploadBody(Strict):
+    name: str = Field(max_length=120, description="Name of the folder on the server")
+    files: int = Field(ge=1, le=10**9)
+    bytes: int = Field(ge=1, le=10**15)
+
+
 # ---- answers ----
 
 
@@ -183,11 +235,73 @@ class NearOut(BaseModel):
 class TaskOut(BaseModel):
     id: str
     kind: str
+    model: str = Field(description="The run or model, if there is one")
     state: str = Field(description="waiting, working, done or failed")
     sentence: str
+    doing: str = Field(description="The current step")
     done: int
     total: int
     result: dict[str, Any]
+
+
+class Tasks(BaseModel):
+    tasks: list[TaskOut]
+
+
+class SetOut(BaseModel):
+    name: str
+    title: str
+    licence: str
+
+
+class NewOut(BaseModel):
+    allowed: bool = Field(description="Trainings may be resumed, and models be evaluated")
+    new: bool = Field(description="New runs can be trained")
+    sentence: str = Field(description="Why trainings are not allowed, or why no new run can be written here")
+    folder: str = Field(description="Folder of the runs")
+    roots: list[str] = Field(description="Folders from which images may be read")
+    sets: list[SetOut]
+    kinds: list[str]
+    files: list[str] = Field(description="Endings of files that can be uploaded")
+    minutes: float = Field(description="Default budget")
+
+
+class EntryOut(BaseModel):
+    name: str
+    path: str
+
+
+class FolderOut(BaseModel):
+    path: str
+    parent: str
+    num_images: int = Field(description="Images directly in this folder")
+    folders: list[EntryOut]
+    archives: list[EntryOut]
+    complete: bool
+
+
+class UploadOut(BaseModel):
+    id: str
+    folder: str
+
+
+class PieceOut(BaseModel):
+    received: int = Field(description="Bytes of this file that have been received")
+
+
+class SourceOut(BaseModel):
+    source: str
+
+
+class TrainingOut(BaseModel):
+    run: str
+    state: str = Field(description="starting, training, stopping, finished, stopped or failed")
+    sentence: str
+    began: float = Field(description="Seconds since 1970")
+
+
+class TrainingsOut(BaseModel):
+    trainings: list[TrainingOut]
 
 
 class RunLine(BaseModel):
@@ -214,7 +328,7 @@ class HealthOut(BaseModel):
 class RunOut(BaseModel):
     name: str
     sentence: str
-    state: str = Field(description="waiting, training, finished or stopped")
+    state: str = Field(description="waiting, training, stopping, finished or stopped")
     progress: float
     images: int
     seconds: float | None
@@ -230,6 +344,9 @@ class RunOut(BaseModel):
     grids: list[int]
     films: list[str]
     has_model: bool
+    has_report: bool
+    budget: float | None
+    budget_unit: str = Field(description="minutes, images or epochs")
     film_command: str
 
 

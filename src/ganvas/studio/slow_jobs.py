@@ -1,6 +1,6 @@
 """Slow jobs: projection of uploads, search for directions, comparison with training images.
 
-One job at a time, on a copy of the network, so that image generation is not blocked.
+One job of each lane at a time, on a copy of the network, so that image generation is not blocked.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from ganvas.studio.errors import AbsentError, BusyError
 
 MOST_WAITING, MOST_KEPT = 4, 32  # most jobs in the queue; finished jobs that are kept
 MOST_FINDERS = 2
+LANES = {"checkup": "data", "plan": "data", "evaluation": "evaluation"}
+"""Kinds of jobs that do not wait for projections and searches."""
 READ_UNASKED = 10_000  # training images up to which they are read without a request
 UPLOAD_PIXELS = 40_000_000
 
@@ -39,20 +41,24 @@ class Task:
     """A slow job. state: waiting, working, done or failed."""
 
     kind: str
+    model: str = ""
+    """Name of the run or model, if there is one."""
     id: str = field(default_factory=lambda: secrets.token_hex(8))
     state: str = "waiting"
     sentence: str = ""
     """Error, or a note."""
+    doing: str = ""
+    """The current step."""
     done: int = 0
     total: int = 0
     result: dict[str, Any] = field(default_factory=dict)
     target: np.ndarray | None = None
-    """(H, W, C) the image to project."""
+    """(H, W, C) the image to project; for a plan, a grid of training images."""
     cancelled: bool = False
 
-    def progress(self, _: str, done: int, total: int) -> None:
+    def progress(self, what: str, done: int, total: int) -> None:
         """Store the progress; stop a cancelled job."""
-        self.done, self.total = done, total
+        self.doing, self.done, self.total = what, done, total
         if self.cancelled:
             raise ConfigError("stopped by the user")
 
@@ -61,14 +67,15 @@ class Workbench:
     """Queue of jobs, by id."""
 
     def __init__(self) -> None:
-        self.pool = ThreadPoolExecutor(1, "studio workbench")
+        self.pools = {lane: ThreadPoolExecutor(1, f"studio {lane}") for lane in {"images", *LANES.values()}}
         self.tasks: OrderedDict[str, Task] = OrderedDict()
         self.lock = threading.Lock()
 
     def close(self) -> None:
         for task in list(self.tasks.values()):
             task.cancelled = True
-        self.pool.shutdown(wait=False, cancel_futures=True)
+        for pool in self.pools.values():
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def begin(self, task: Task, work: Callable[[Task], dict[str, Any]]) -> Task:
         """Add a job to the queue. Raises BusyError if the queue is full."""
@@ -76,13 +83,18 @@ class Workbench:
             self.check_room()
             self.tasks[task.id] = task
             while len(self.tasks) > MOST_KEPT:
-                oldest = next(one for one in self.tasks.values() if one.state in ("done", "failed"))
+                oldest = next((one for one in self.tasks.values() if one.state in ("done", "failed")), None)
+                if oldest is None:
+                    break
                 del self.tasks[oldest.id]
-        self.pool.submit(run, task, work)
+        self.pools[LANES.get(task.kind, "images")].submit(run, task, work)
         return task
 
     def check_room(self) -> None:
-        if sum(one.state in ("waiting", "working") for one in list(self.tasks.values())) >= MOST_WAITING:
+        waiting = [
+            one for one in list(self.tasks.values()) if one.state in ("waiting", "working") and not one.cancelled
+        ]
+        if len(waiting) >= MOST_WAITING:
             raise BusyError(f"{MOST_WAITING} slow jobs are waiting: retry when one of them has finished", 10)
 
     def find(self, identity: str) -> Task:

@@ -30,8 +30,10 @@ AGREEMENT = 1e-3  # maximum relative difference between the gradients of the can
 
 def choose_workers(
     state: TrainState, networks: Networks, config: TrainConfig, kind: str, say: Callable[[str], None]
-) -> None:
+) -> float | None:
     """Sets `state.workers`, once per run, and prints how many images fit in the budget on this machine.
+
+    Returns the measured speed in images per second, None if nothing was measured.
 
     Uses the requested number, or the faster of two ways: threads that share each operation, or threads that share the
     batch. Without a budget of at least a minute nothing is measured. Raises `ConfigError` for more workers than can
@@ -44,7 +46,7 @@ def choose_workers(
     measures = (config.minutes or 0.0) >= LEAST_MINUTES and state.images_seen == 0
     if not measures:
         state.workers = state.workers or 1
-        return
+        return None
     candidates = [state.workers] if state.workers else sorted({1, num})
     turns: dict[int, list[float]] = {candidate: [] for candidate in candidates}
     gradients: dict[int, torch.Tensor] = {}
@@ -67,6 +69,7 @@ def choose_workers(
         rate = COARSE * coarse + (1 - COARSE) * rate
     for sentence in expectation(config, state, rate):
         say(f"  {sentence}")
+    return rate
 
 
 def expectation(config: TrainConfig, state: TrainState, rate: float) -> list[str]:
@@ -79,13 +82,18 @@ def expectation(config: TrainConfig, state: TrainState, rate: float) -> list[str
         f"so about {images:,.0f} images in {minutes:g} minutes "
         f"({images / pack.num_training:,.1f} passes over {pack.num_training:,} images)"
     ]
-    least = RECOGNISABLE if config.discriminator != "own" else 0
+    least = least_images(config)
     if images < least:
         found.append(
             f"fewer than {least:,} images rarely give recognisable results: use --minutes "
             f"{math.ceil(least / rate / 60)} or a smaller --size"
         )
     return found
+
+
+def least_images(config: TrainConfig) -> int:
+    """Images seen below which results are rarely recognisable; 0 if unknown."""
+    return RECOGNISABLE if config.discriminator != "own" else 0
 
 
 def most_workers(state: TrainState, config: TrainConfig) -> int:

@@ -116,6 +116,7 @@ def caught_signals() -> Generator[Caught]:
     before = {}
     terminals = [place for place in (1, 2) if os.isatty(place)]
     hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    stopping = (signal.SIGINT, signal.SIGTERM, *filter(None, [getattr(signal, "SIGBREAK", None)]))  # Windows only
 
     def note(number: int, _: object) -> None:
         caught.number = number
@@ -127,7 +128,7 @@ def caught_signals() -> Generator[Caught]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     with contextlib.suppress(ValueError):  # not the main thread: leave signals to the caller
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in stopping:
             before[number] = signal.signal(number, note)
         if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
             before[hangup] = signal.signal(hangup, note)

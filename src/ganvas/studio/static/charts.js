@@ -106,3 +106,11 @@ export function count(images) {
   if (images < 1000) return String(Math.round(images));
   return images < 1e6 ? `${Number((images / 1e3).toPrecision(3))}k` : `${Number((images / 1e6).toPrecision(3))}M`;
 }
+
+export function duration(seconds) {
+  const whole = Math.round(seconds);
+  if (whole < 60) return `${whole} s`;
+  const [large, small] = whole < 3600 ? [[60, "min"], [1, "s"]] : [[3600, "h"], [60, "min"]];
+  const rest = Math.floor((whole % large[0]) / small[0]);
+  return `${Math.floor(whole / large[0])} ${large[1]}${rest ? ` ${rest} ${small[1]}` : ""}`;
+}

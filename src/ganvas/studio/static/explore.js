@@ -2,8 +2,9 @@
 
 import { ask, show } from "./client.js";
 import { $, choice, copy, h, later, say, sayError, slider } from "./dom.js";
+import { followed } from "./jobs.js";
 import { Gallery } from "./gallery.js";
-import { Panel, finished } from "./panel.js";
+import { Panel } from "./panel.js";
 import { classOf, key, percent, variation, words } from "./recipes.js";
 import { Tray, zip } from "./tray.js";
 import { curve } from "./charts.js";
@@ -349,7 +350,7 @@ export class Explore {
       const note = task.sentence;
       figures.append(h("figure", {}, h("img", { class: "large", alt: "Image to project", src: `api/task/target?id=${task.id}` }),
         h("figcaption", {}, note || "uploaded")));
-      task = await finished(task, (now) => {
+      task = await followed(task, (now) => {
         meter.max = now.total || 1;
         meter.value = now.done;
         says.textContent = now.state === "waiting" ? "Waiting for other projections …" : `Step ${now.done} of ${now.total || "…"}`;

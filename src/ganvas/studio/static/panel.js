@@ -2,6 +2,7 @@
 
 import { Live, addressOf, ask, isLong, show, source } from "./client.js";
 import { choice, copy, download, h, later, say, sayError, slider } from "./dom.js";
+import { followed } from "./jobs.js";
 import { between, classOf, depthsOf, edited, key, mixed, percent, round, signed, words } from "./recipes.js";
 
 const TABS = [["adjust", "Adjust"], ["mix", "Mix"], ["morph", "Morph"]];
@@ -143,7 +144,7 @@ export class Panel {
     try {
       let task = await ask("api/directions", { json: { model: this.model.name } });
       say("Computing directions …");
-      task = await finished(task, () => {});
+      task = await followed(task, () => {});
       say(`Found ${task.result.names.length} directions`);
       await this.hooks.reload();
     } catch (error) {
@@ -301,16 +302,4 @@ export class Panel {
       sayError(error);
     }
   }
-}
-
-/** Wait for a slow job; `each` is called with its progress. Throws an error if the job fails. */
-export async function finished(task, each) {
-  let now = task;
-  while (now.state === "waiting" || now.state === "working") {
-    each(now);
-    await new Promise((done) => setTimeout(done, 400));
-    now = await ask("api/task", { query: { id: task.id } });
-  }
-  if (now.state === "failed") throw new Error(now.sentence);
-  return now;
 }

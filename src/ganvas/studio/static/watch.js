@@ -1,12 +1,18 @@
 // Follow a training run: progress, scores, warnings, preview images; optionally compared with another run.
 
+import { RunActions } from "./actions.js";
 import { ask } from "./client.js";
-import { count, curve, short } from "./charts.js";
-import { $, copy, h, say, sayError, slider } from "./dom.js";
+import { count, curve, duration, short } from "./charts.js";
+import { $, h, say, sayError, slider } from "./dom.js";
+import { ImagePicker } from "./images.js";
+import { capital } from "./jobs.js";
 import { percent } from "./recipes.js";
 
 const EVERY = 2000; // milliseconds between updates
-const STATES = { training: "training", finished: "finished", stopped: "stopped", waiting: "not started" };
+const STATES = {
+  starting: "starting", training: "training", stopping: "stopping", finished: "finished", stopped: "stopped",
+  waiting: "not started", failed: "failed", model: "model",
+};
 const CHARTS = [
   ["Distance to real images (KID)", [["score", "score"]], { log: true, from: "vitals", lower: true }],
   ["Quality and diversity", [["precision", "precision"], ["recall", "recall"], ["diversity", "diversity"]], { from: "vitals" }],
@@ -22,11 +28,14 @@ const CHARTS = [
 export class Watch {
   constructor(hooks) {
     this.hooks = hooks; // { remember(values), explore(name) }
+    this.allowed = false; // whether trainings and evaluations may be started here
+    this.models = [];
+    this.actions = new RunActions({ explore: (name) => hooks.explore(name), changed: () => this.look() });
     this.tags = new Map();
     this.told = new Map();
     this.runs = h("ul", { class: "runs", "aria-label": "Runs" });
     this.main = h("div", { class: "run" });
-    $("watch").append(h("nav", { class: "side", "aria-label": "Runs" }, h("h2", {}, "Runs"), this.runs), this.main);
+    $("watch").append(h("nav", { class: "side", "aria-label": "Runs" }, this.title = h("h2", {}, "Runs"), this.runs), this.main);
     document.addEventListener("visibilitychange", () => this.look());
   }
 
@@ -35,6 +44,11 @@ export class Watch {
     if (run) this.name = run;
     this.other = other ?? this.other ?? "";
     await this.look();
+  }
+
+  /** info: answer of GET api/new. models: names of the models without a run. */
+  know(info, models) {
+    Object.assign(this, { info, models, allowed: info.allowed });
   }
 
   stop() {
@@ -47,12 +61,19 @@ export class Watch {
     clearTimeout(this.timer);
     if (!this.open || document.hidden) return;
     try {
-      const { runs } = await ask("api/runs");
+      const [{ runs: known }, { trainings }] = await Promise.all([ask("api/runs"), ask("api/trainings")]);
+      const runs = [...known, ...trainings.filter((one) => !known.some((run) => run.name === one.run)).map(begun),
+        ...(this.allowed ? this.models : []).map(model)];
+      await this.actions.update(this.allowed, trainings);
       this.drawRuns(runs);
       if (!runs.some((one) => one.name === this.name)) this.name = (runs.find((one) => one.state === "training") ?? runs[0])?.name;
       if (this.other && !runs.some((one) => one.name === this.other)) this.other = "";
       if (!this.name) {
-        this.main.replaceChildren(h("p", { class: "hint" }, "No training run in this folder. Start one with ", h("code", {}, "ganvas train"), "."));
+        this.main.replaceChildren(h("h1", {}, "Training"), h("p", { class: "hint" }, "No training run in this folder. ", this.info.new ? h("a", { href: "#train" }, "Start a new training")
+          : ["Start one with ", h("code", {}, "ganvas train")], "."));
+      } else if (runs.find((one) => one.name === this.name).begun) {
+        this.drawn = "";
+        this.drawBegun(runs.find((one) => one.name === this.name));
       } else {
         const changed = await Promise.all([this.name, this.other].filter(Boolean).map((name) => this.ask(name)));
         if (changed.some(Boolean) || this.drawn !== `${this.name} ${this.other}`) this.draw(runs);
@@ -84,11 +105,27 @@ export class Watch {
     const told = JSON.stringify([runs, this.name]);
     if (told === this.runsDrawn) return;
     this.runsDrawn = told;
+    this.title.textContent = runs.some((one) => one.isModel) ? "Runs and models" : "Runs";
     this.runs.replaceChildren(...runs.map((one) => h("li", {}, h("button", {
       "aria-current": one.name === this.name ? "true" : false,
       onclick: () => this.choose(one.name),
     }, h("span", { class: "name" }, one.name), h("span", { class: `pill ${one.state}` }, STATES[one.state]),
-    h("span", { class: "hint" }, `${percent(one.progress)} · ${count(one.images)} images`)))));
+    one.begun ? "" : h("span", { class: "hint" }, `${percent(one.progress)} · ${count(one.images)} images`)))));
+  }
+
+  /** A training that has no run folder yet. */
+  drawBegun(run) {
+    const key = JSON.stringify(run);
+    if (this.begunDrawn === key && this.main.firstChild?.dataset?.begun) return;
+    this.begunDrawn = key;
+    this.actions.take(run);
+    this.main.replaceChildren(h("div", { class: "head", "data-begun": run.name },
+      title(run),
+      run.state === "starting" ? h("progress", { "aria-label": "Starting" }) : "",
+      h("p", { class: "facts", role: "status" }, capital(run.sentence || "The training is starting.")),
+      this.actions.element,
+      run.isModel ? h("section", { "aria-label": "Evaluate" }, h("h2", {}, "Evaluate with its training images"),
+        new ImagePicker(this.info, { chosen: (source) => this.actions.evaluate(source) }, { tab: "folder" }).element) : ""));
   }
 
   choose(name) {
@@ -111,6 +148,7 @@ export class Watch {
     this.drawn = `${this.name} ${this.other}`;
     if (fresh) this.build(runs, run, other);
     this.head.replaceChildren(...this.header(run));
+    this.actions.take(run);
     if (this.state && this.state !== run.state) say(`${run.name} is ${STATES[run.state]}`);
     this.state = run.state;
     this.health.replaceChildren(...healthWords(run));
@@ -139,12 +177,12 @@ export class Watch {
       h("option", { value: "" }, "no other run"),
       runs.filter((one) => one.name !== run.name).map((one) => h("option", { value: one.name, selected: one.name === this.other }, one.name)));
     this.main.replaceChildren(
-      this.head,
-      h("div", { class: "two" }, h("section", { "aria-label": "Training warnings" }, h("h3", {}, "Training warnings"), this.health),
-        h("section", { "aria-label": "About" }, h("h3", {}, "About"), about(run),
+      this.head, this.actions.element,
+      h("section", { "aria-label": "Images" }, h("h2", {}, "Images"), h("div", { class: "films" }, this.films.map((one) => one.element))),
+      h("div", { class: "two" }, h("section", { "aria-label": "Training warnings" }, h("h2", {}, "Training warnings"), this.health),
+        h("section", { "aria-label": "About" }, h("h2", {}, "About"), about(run),
           h("label", { class: "compare" }, "Compare with ", pick))),
-      h("section", { "aria-label": "Images" }, h("h3", {}, "Images"), h("div", { class: "films" }, this.films.map((one) => one.element))),
-      h("section", { "aria-label": "Charts" }, h("h3", {}, "Charts"), this.charts));
+      h("section", { "aria-label": "Charts" }, h("h2", {}, "Charts"), this.charts));
     if (other) this.main.append(differences(run, other));
   }
 
@@ -155,14 +193,28 @@ export class Watch {
       run.rate && run.state === "training" ? `${short(run.rate)} images/s` : "",
     ].filter(Boolean);
     return [
-      h("h2", {}, run.name, " ", h("span", { class: `pill ${run.state}` }, STATES[run.state])),
+      title(run),
       h("progress", { value: run.progress, max: 1, "aria-label": "Progress", "aria-valuetext": percent(run.progress) }),
       h("p", { class: "facts" }, h("strong", {}, percent(run.progress)), ...facts.map((one) => h("span", {}, one)),
-        run.has_model ? h("button", { onclick: () => this.hooks.explore(run.name) }, "Explore model") : "",
-        h("button", { onclick: () => copy(run.film_command, "The command") }, "Copy command for the video")),
+      ),
       run.sentence ? h("p", { class: "note error" }, run.sentence) : "",
     ];
   }
+}
+
+/** A training of this studio without a run folder, in the form of a run. */
+function begun(one) {
+  return { name: one.run, state: one.state, sentence: one.sentence, progress: 0, images: 0, begun: true };
+}
+
+/** A model without its run, in the form of a run. */
+function model(name) {
+  const sentence = "A model without its training run: it can be explored, and evaluated with its training images.";
+  return { name, state: "model", sentence, progress: 0, images: 0, begun: true, isModel: true, has_model: true };
+}
+
+function title(run) {
+  return h("h1", {}, run.name, " ", h("span", { class: `pill ${run.state}` }, STATES[run.state]));
 }
 
 function healthWords(run) {
@@ -184,7 +236,7 @@ function differences(run, other) {
   const names = [...new Set([...Object.keys(run.options), ...Object.keys(other.options)])].sort();
   const odd = names.filter((name) => (run.options[name] ?? "") !== (other.options[name] ?? ""));
   const rows = odd.map((name) => h("tr", {}, h("th", { scope: "row" }, name), h("td", {}, run.options[name] ?? ""), h("td", {}, other.options[name] ?? "")));
-  return h("section", { "aria-label": "Differences" }, h("h3", {}, "Differences"),
+  return h("section", { "aria-label": "Differences" }, h("h2", {}, "Differences"),
     odd.length ? h("div", { class: "table" }, h("table", {},
       h("thead", {}, h("tr", {}, h("th", {}, "option"), h("th", {}, run.name), h("th", {}, other.name))), h("tbody", {}, rows)))
       : h("p", { class: "hint" }, "Both runs have the same options."));
@@ -244,11 +296,4 @@ class Film {
     this.follows = this.at === this.grids.length - 1;
     this.button.textContent = "Play";
   }
-}
-
-export function duration(seconds) {
-  const whole = Math.round(seconds);
-  if (whole < 60) return `${whole} s`;
-  if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
-  return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
 }
