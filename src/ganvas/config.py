@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
+from ganvas.conditions import MOST_NUMBERS, asked_of
 from ganvas.errors import ConfigError
 from ganvas.fields import FRACTION, NOT_NEGATIVE, POSITIVE, Bounds, Registry, check, from_dict, option
 
@@ -59,6 +60,10 @@ class DataConfig:
     labels: str | None = None
     """Source of the labels: none, a csv file with the columns file,label, or CelebA attributes (Smiling or
     Smiling,Male). Default: class sub-folders or the labels of the data set."""
+    conditions: str | None = None
+    """Table (.csv, .tsv, .jsonl, or .txt of CelebA) whose columns together are conditions of the images, instead of
+    classes: table.csv for all columns, or table.csv:hair,glasses=yesno,age=number. Kinds: yesno, category, several
+    (labels joined by |) and number; default: detected from the values."""
     frames: Literal["first", "all"] = "first"
     """Images to read from a TIFF, GIF, PNG or WebP file with several: the first or all. DICOM files always give all."""
     split: Literal["train", "test", "all"] = "train"
@@ -88,6 +93,10 @@ class DataConfig:
             parse_size(self.size)
         if self.levels is not None:
             parse_levels(self.levels)
+        if self.conditions is not None:
+            asked_of(self.conditions)
+            if self.labels not in (None, "none"):
+                raise ConfigError("--labels and --conditions: give one of them; a class may be a column of conditions")
         if self.limit is not None and self.limit < 2:
             raise ConfigError(f"--limit {self.limit}: at least 2 images are needed")
         check(self)
@@ -123,7 +132,7 @@ class ModelConfig:
     width: int
     channels: int
     num_classes: int = 0
-    """0 for an unconditional model."""
+    """0 for a model without classes."""
     z_dim: int = 64
     base: int = 32
     """Feature maps of the finest stage that has its own blocks; coarser stages have more."""
@@ -135,6 +144,13 @@ class ModelConfig:
     """Divide each weight of the discriminator by its largest singular value (Miyato et al. 2018)."""
     discriminator: DiscriminatorKind = "own"
     """own: discriminator of the architecture; features: heads on a frozen pretrained network; both: use both."""
+    num_conditions: int = 0
+    """Length of the vectors of conditions, which take the place of classes; 0: none."""
+
+    @property
+    def label_size(self) -> int:
+        """Length of what describes an image to the networks: a one-hot class or a vector of conditions; 0: nothing."""
+        return self.num_classes or self.num_conditions
 
     def __post_init__(self) -> None:
         for name, (least, most) in MODEL_LIMITS.items():
@@ -143,6 +159,8 @@ class ModelConfig:
                 raise ConfigError(f"{name} {value!r:.40}: expected a whole number from {least:,} to {most:,}")
         if self.blocks * self.height * self.width > MOST_BLOCK_PIXELS:
             raise ConfigError(f"blocks {self.blocks}: too many for {self.height}x{self.width} pixels")
+        if self.num_classes and self.num_conditions:
+            raise ConfigError("num_classes and num_conditions: a model has one of them")
         if type(self.spectral_norm) is not bool:
             raise ConfigError(f"spectral_norm {self.spectral_norm!r:.40}: expected true or false")
         for name, known in (("model", None), ("discriminator", get_args(DiscriminatorKind))):
@@ -156,6 +174,7 @@ MODEL_LIMITS = {
     "width": (MIN_SIZE, MAX_SIZE),
     "channels": (1, 4),
     "num_classes": (0, 100_000),
+    "num_conditions": (0, MOST_NUMBERS),
     "z_dim": (1, 65_536),
     "base": (1, 8_192),
     "widest": (0, 65_536),

@@ -66,6 +66,7 @@ def reopened(folder: Path, config: DataConfig) -> Pack:
         "background",
         "levels",
         "labels",
+        "conditions",
         "frames",
         "split",
         "classes",
@@ -75,8 +76,9 @@ def reopened(folder: Path, config: DataConfig) -> Pack:
         "drop_duplicates",
         "mask_marks",
     ):
-        if asked[name] != getattr(DataConfig(), name) and asked[name] not in ([], made_with[name]):
-            differences.append(f"its {name} is {made_with[name]}, not {asked[name]}")
+        wanted, made = asked.get(name), made_with.get(name)
+        if wanted != getattr(DataConfig(), name) and wanted not in ([], made):
+            differences.append(f"its {name} is {made}, not {wanted}")
     if differences:
         raise DataError(f"{folder} is already a pack and {', '.join(differences)}: pack the original images again")
     if config.kind is None or config.kind == pack.kind:
