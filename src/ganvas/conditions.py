@@ -90,8 +90,9 @@ class Column:
         if self.kind == "number":
             number = number_of(text)
             expected = f"a number from {self.low:g} to {self.high:g}, as in the training images"
-            if number is not None and self.low <= number <= self.high:
-                return f"{number:.6g}"
+            slack = 1e-4 * self.std  # for numbers that were rounded
+            if number is not None and self.low - slack <= number <= self.high + slack:
+                return f"{min(max(number, self.low), self.high):.6g}"
         if self.kind == "category":
             expected = f"one of {some(self.values, 20)}{did_you_mean(text, [*self.values])}"
             if (text or NONE) in self.values:
@@ -128,7 +129,7 @@ class Column:
 class Conditions:
     """The columns of the conditions, and combinations of cells of training images.
 
-    combinations: rows of cells, in proportion to their frequency; images whose conditions are not given use them.
+    combinations: different rows of cells; images whose conditions are not given take them in turn.
     shared: whether each of them belongs to several training images.
     """
 
@@ -173,6 +174,20 @@ class Conditions:
         other: dict[Kind, Any] = {"yesno": lambda one: "yes or no", "number": lambda one: (one.low, one.high)}
         return {one.name: other.get(one.kind, lambda one: list(one.values))(one) for one in self.columns}
 
+    def layout(self) -> list[dict[str, Any]]:
+        """The meaning of each number of a vector, for programs without Ganvas.
+
+        With `value`: 1 if the image has this value, else 0; yesno: 1 for yes; number: (value - mean) / std.
+        """
+        found: list[dict[str, Any]] = []
+        for column in self.columns:
+            about = {"column": column.name, "kind": column.kind}
+            if column.kind == "number":
+                found.append(about | {name: getattr(column, name) for name in ("mean", "std", "low", "high")})
+            else:
+                found += [about | {"value": value} for value in column.values] or [about]
+        return found
+
     # -- from data and files --
 
     @classmethod
@@ -200,7 +215,7 @@ class Conditions:
         return cls(tuple(columns))
 
     def with_combinations(self, rows: Sequence[Sequence[str]]) -> Conditions:
-        """With combinations of these rows of cells of training images.
+        """With the most common combinations of these rows of cells of training images, in random order.
 
         Only combinations that occur more than once are used, if at least half of the images have such a combination.
         Otherwise combinations of single images are used: columns that are drawn separately give impossible images.
@@ -210,11 +225,11 @@ class Conditions:
             for i, column in enumerate(self.columns)
         ]
         found = list(zip(*coarse, strict=True))
-        repeated = occurring_again(found)
-        is_shared = 2 * len(repeated) >= len(found)
-        pool = repeated if is_shared else found
-        order = np.random.default_rng(0).permutation(len(pool))[:KEPT]
-        return dataclasses.replace(self, combinations=tuple(pool[i] for i in order), shared=is_shared)
+        counts = Counter(found[i] for i in np.random.default_rng(0).permutation(len(found)))
+        is_shared = 2 * sum(count for count in counts.values() if count > 1) >= len(found)
+        common = [row for row, count in counts.most_common(KEPT) if count > 1 or not is_shared]
+        order = np.random.default_rng(0).permutation(len(common))
+        return dataclasses.replace(self, combinations=tuple(common[i] for i in order), shared=is_shared)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values. Columns leave out what does not apply to their kind."""
@@ -345,12 +360,6 @@ class Conditions:
             same[:] = True
         least = max(NEAR, float(distance[same].min()))
         return np.flatnonzero(same & (distance <= least))
-
-
-def occurring_again(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """The rows that occur more than once."""
-    counts = Counter(rows)
-    return [row for row in rows if counts[row] > 1]
 
 
 def coarsened(cells: Sequence[str]) -> list[str]:

@@ -152,20 +152,26 @@ class Generator:
             if len(label) != len(seeds):
                 raise ConfigError(f"{len(label)} conditions for {len(seeds)} images: give one, or one per image")
             return torch.from_numpy(
-                np.concatenate([schema.vectors(as_given(one, schema), [seed]) for one, seed in zip(label, seeds)])
+                np.concatenate(
+                    [schema.vectors(as_given(one, schema), [seed]) for one, seed in zip(label, seeds, strict=True)]
+                )
             )
         return torch.from_numpy(schema.vectors(as_given(label, schema), seeds))
 
-    def label_text(self, label: Label | Given | None, seed: int) -> str | None:
-        """The label of the image of a seed as text for recipes and lists: the class, all its conditions, or None."""
-        labels = self.labels_of(label, [seed])
+    def label_texts(self, label: Labels, seeds: Sequence[int]) -> list[str | None]:
+        """The label of the image of each seed as text: its class, its conditions such as "hair=red,age=60", or None."""
+        labels, schema = self.labels_of(label, seeds), self.info.conditions
         if labels is None:
-            return None
-        return (
-            self.classes[int(labels[0])]
-            if self.info.conditions is None
-            else self.info.conditions.text(labels[0].numpy())
-        )
+            return [None] * len(seeds)
+        if schema is not None:
+            return [schema.text(vector) for vector in labels.numpy()]
+        return [self.classes[index] for index in labels.tolist()]
+
+    @property
+    def label_names(self) -> list[str]:
+        """What images take in turn if no label is given: class names, or combinations of conditions as text."""
+        schema = self.info.conditions
+        return self.classes if schema is None else [schema.text(vector) for vector in schema.table]
 
     def label_indices(self, label: Labels, seeds: Sequence[int]) -> Tensor | None:
         """Labels as indices (N,): one for all, or one each; None: seed modulo the number of classes."""
@@ -182,7 +188,7 @@ class Generator:
             raise ConfigError(f"{len(labels)} labels for {len(seeds)} images: give one label, or one per image")
         return torch.tensor([self.label_index(one) for one in labels])
 
-    def label_index(self, label: Label) -> int:
+    def label_index(self, label: Labels) -> int:
         """Index of a class. Text is a name and a number is an index, so that class "7" is not mistaken for index 7."""
         given = label.item() if isinstance(label, np.ndarray | np.generic | Tensor) else label
         if isinstance(given, str) and given in self.classes:
@@ -192,8 +198,11 @@ class Generator:
         hint = f"; for the class named {given!r}, give text" if str(given) in self.classes else ""
         raise ConfigError(f"label {given!r} does not exist: this model has {some(self.classes)}{hint}")
 
-    def label_name(self, label: Label | None) -> str | None:
-        """Name of a class; None without label."""
+    def label_name(self, label: Labels) -> str | None:
+        """Name of a class, or conditions as text; None without label."""
+        if self.info.conditions is not None and label is not None:
+            given = self.info.conditions.read(as_given(label, self.info.conditions))
+            return ",".join(f"{name}={cell}" for name, cell in given.items())
         if label is None or not self.classes:
             return None if label is None else str(label)
         return self.classes[self.label_index(label)]
@@ -208,7 +217,10 @@ class Generator:
         label: Labels = None,
         truncation: float = 1.0,
     ) -> Iterator[Tensor]:
-        """Generate the images of these seeds lazily, in batches (up to 64, C, H, W) on the CPU."""
+        """Generate the images of these seeds lazily, in batches (up to 64, C, H, W) on the CPU.
+
+        label: a class or conditions, see `Labels`.
+        """
         if not 0 <= truncation <= 1:
             raise ConfigError(f"truncation {truncation}: expected a number from 0 (mean) to 1 (full diversity)")
         if any(seed < 0 for seed in seeds):
@@ -291,9 +303,8 @@ class Generator:
         if conditions is not None and self.info.conditions is None:
             raise ConfigError("conditions: this model was trained without conditions")
         if label is not None and self.info.conditions is not None:
-            raise ConfigError(
-                f"label {label!r:.60}: this model has no classes; use conditions ({self.info.conditions})"
-            )
+            names = some([column.name for column in self.info.conditions.columns])
+            raise ConfigError(f"label {label!s:.60}: this model has no classes; use conditions ({names})")
         return label if conditions is None else conditions
 
 

@@ -71,7 +71,9 @@ def read_conditions(
     places = [list(columns).index(name) for name in kinds]
     lacking = {rejection.name for rejection in rejected}
     cells = {
-        image: tuple(as_yes_or_no(row[i]) if kinds[name] == "yesno" else row[i] for i, name in zip(places, kinds))
+        image: tuple(
+            as_yes_or_no(row[i]) if kinds[name] == "yesno" else row[i] for i, name in zip(places, kinds, strict=True)
+        )
         for image, row in found.items()
         if image not in lacking
     }
