@@ -43,7 +43,7 @@ def sample(asked: Sample) -> list[Path]:
     more = None
     if asked.per_class is not None:
         if asked.seeds is not None or asked.label is not None or asked.conditions is not None:
-            raise ConfigError("--per-class: remove --seeds, --label and --conditions")
+            raise ConfigError("--per-class: remove --seeds and --label, and --conditions")
         plan = (generator, asked.per_class, asked.seed, asked.truncation, form)
         planned, more = sampling.plan_per_class(*plan), sampling.replacements(*plan)
     else:
