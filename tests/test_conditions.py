@@ -437,6 +437,13 @@ def test_recipes_favourites_and_videos(run: Path, gan: Generator, tmp_path: Path
     coded = as_recipe(resolve(gan, [recipe]), gan.classes, gan.info.conditions)
     assert coded.label == gan.label_texts("tone=red", [3])[0]
     torch.testing.assert_close(gan.show(resolve(gan, [coded])), gan.show(resolve(gan, [recipe])))
+    half = Recipe(
+        code=coded.code, label={"tone=red,lying=no,marks=,age=22": 0.5, "tone=white,lying=no,marks=,age=22": 0.5}
+    )
+    code = resolve(gan, [half])
+    assert code.labels is not None and code.labels[0, 0, :4].tolist() == [0, 0.5, 0.5, 0]
+    with pytest.raises(ConfigError, match="interpolated conditions cannot be saved as a code"):
+        as_recipe(code, gan.classes, gan.info.conditions)
     both = ("--conditions", "tone=red;tone=white", "--seeds", 3)
     video = ganvas_command("interpolate", run, "--out", tmp_path / "m.gif", *both, "--frames", 4)
     with Image.open(tmp_path / "m.gif") as shown:

@@ -16,7 +16,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -84,26 +84,29 @@ class Column:
         elif isinstance(value, list | tuple | set):
             value = SEPARATOR.join(map(str, value))
         text = str(value).strip()
-        expected = "yes or no"
         if self.kind == "yesno" and text.lower() in YES | NO:
             return "yes" if text.lower() in YES else "no"
-        if self.kind == "number":
-            number = number_of(text)
-            expected = f"a number from {self.low:g} to {self.high:g}, as in the training images"
+        if self.kind == "number" and (number := number_of(text)) is not None:
             slack = 1e-4 * self.std  # for numbers that were rounded
-            if number is not None and self.low - slack <= number <= self.high + slack:
+            if self.low - slack <= number <= self.high + slack:
                 return f"{min(max(number, self.low), self.high):.6g}"
-        if self.kind == "category":
-            expected = f"one of {some(self.values, 20)}{did_you_mean(text, [*self.values])}"
-            if (text or NONE) in self.values:
-                return text or NONE
+        if self.kind == "category" and (text or NONE) in self.values:
+            return text or NONE
         if self.kind == "several":
             labels = labels_in(text)
-            wrong = [one for one in labels if one not in self.values]
-            expected = f"labels joined by {SEPARATOR}, of {some(self.values, 20)}, or nothing"
-            if not wrong or labels == [NONE]:
+            if labels == [NONE] or set(labels) <= set(self.values):
                 return SEPARATOR.join(one for one in self.values if one in labels)
-        raise ConfigError(f"{self.name}={text:.60}: expected {expected}")
+        raise ConfigError(f"{self.name}={text:.60}: expected {self.expected(text)}")
+
+    def expected(self, text: str) -> str:
+        """The possible values, in a message about another one."""
+        if self.kind == "yesno":
+            return "yes or no"
+        if self.kind == "number":
+            return f"a number from {self.low:g} to {self.high:g}, as in the training images"
+        if self.kind == "category":
+            return f"one of {some(self.values, 20)}{did_you_mean(text, [*self.values])}"
+        return f"labels joined by {SEPARATOR}, of {some(self.values, 20)}, or nothing"
 
     def numbers(self, cell: str) -> list[float]:
         """The numbers of a cell in a vector."""
@@ -220,10 +223,11 @@ class Conditions:
         Only combinations that occur more than once are used, if at least half of the images have such a combination.
         Otherwise combinations of single images are used: columns that are drawn separately give impossible images.
         """
-        coarse = [
-            coarsened([row[i] for row in rows]) if column.kind == "number" else [column.cell(row[i]) for row in rows]
-            for i, column in enumerate(self.columns)
-        ]
+        coarse = []
+        for i, column in enumerate(self.columns):
+            cells = [row[i] for row in rows]
+            known = {cell: column.cell(cell) for cell in set(cells)} if column.kind != "number" else {}
+            coarse.append([known[cell] for cell in cells] if known else coarsened(cells))
         found = list(zip(*coarse, strict=True))
         counts = Counter(found[i] for i in np.random.default_rng(0).permutation(len(found)))
         is_shared = 2 * sum(count for count in counts.values() if count > 1) >= len(found)
@@ -257,10 +261,9 @@ class Conditions:
     def matrix(self, rows: Sequence[Sequence[str]]) -> np.ndarray:
         """Vectors (N, width) float32 of rows of cells."""
         parts = [
-            [number for column, cell in zip(self.columns, row, strict=True) for number in column.numbers(cell)]
-            for row in rows
+            for_each([row[i] for row in rows], column.numbers, column.width) for i, column in enumerate(self.columns)
         ]
-        return np.array(parts, np.float32).reshape(len(rows), self.width)
+        return np.concatenate(parts, axis=1)
 
     @functools.cached_property
     def table(self) -> np.ndarray:
@@ -360,6 +363,13 @@ class Conditions:
             same[:] = True
         least = max(NEAR, float(distance[same].min()))
         return np.flatnonzero(same & (distance <= least))
+
+
+def for_each(cells: Sequence[str], numbers: Callable[[str], list[float]], width: int) -> np.ndarray:
+    """(N, width) float32 numbers of cells, computed once for equal ones."""
+    place = {cell: i for i, cell in enumerate(dict.fromkeys(cells))}
+    table = np.array([numbers(cell) for cell in place], np.float32).reshape(-1, width)
+    return table[[place[cell] for cell in cells]]
 
 
 def coarsened(cells: Sequence[str]) -> list[str]:

@@ -6,7 +6,8 @@
     {"seed": 5, "towards": {"to": {"seed": 9}, "share": 0.4}}            interpolation to another image
     {"code": [[0.1, -0.7, ...]], "label": "Hand"}                        a projected image: one row, or one per layer
 
-Recipes can be nested. `label` is a class, class weights: {"Hand": 0.5, "Head": 0.5}, or conditions: "hair=red,age=60".
+Recipes can be nested. `label` is a class, class weights: {"Hand": 0.5, "Head": 0.5}, or conditions: "hair=red,age=60",
+also with weights.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -250,10 +252,11 @@ def chosen(parts: Mapping[float, Code], truncations: Sequence[float]) -> Code:
 
 def label_weights(generator: Generator, recipe: Recipe) -> Tensor:
     """Class weights (num_classes,) or vector of conditions (num_conditions,) of a recipe."""
-    if generator.info.conditions is not None:
-        vectors = generator.labels_of(recipe.label, [recipe.seed or 0])
-        assert vectors is not None
-        return vectors[0]
+    schema = generator.info.conditions
+    if schema is not None:
+        mixed = recipe.label if isinstance(recipe.label, Mapping) else {recipe.label: 1.0}
+        vectors = [weight * schema.vectors(given, [recipe.seed or 0])[0] for given, weight in mixed.items()]
+        return torch.from_numpy(np.sum(vectors, axis=0, dtype=np.float32))
     num = generator.info.config.num_classes
     weights = torch.zeros(num)
     if recipe.label is None:
