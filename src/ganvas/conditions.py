@@ -18,23 +18,21 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 
+from ganvas.config import MOST_CONDITIONS, ConditionKind
 from ganvas.errors import ConfigError, DataError, did_you_mean, some
 from ganvas.fields import from_dict
 
-Kind = Literal["yesno", "category", "several", "number"]
 Given = str | Mapping[str, Any]
 """Conditions of an image, not necessarily of all columns: "hair=red,age=60" or {"hair": "red", "age": 60}."""
 
-LIST_ENDINGS = (".csv", ".tsv", ".jsonl", ".txt")
 YES, NO = frozenset({"yes", "true", "y", "t", "1"}), frozenset({"no", "false", "n", "f", "0", "-1"})
 NONE = "none"  # value of an empty cell of a category
 SEPARATOR = "|"
 MOST_VALUES = 100  # values of a category or labels of a column
-MOST_NUMBERS = 1000  # length of the vectors
 KEPT = 256  # combinations of training images stored with a model
 GROUPS = 10  # different values that a number has in these combinations
 NEAR = 0.5  # standard deviations within which a combination fits a number
@@ -48,7 +46,7 @@ class Column:
     """
 
     name: str
-    kind: Kind
+    kind: ConditionKind
     values: tuple[str, ...] = ()
     mean: float = 0.0
     std: float = 1.0
@@ -58,7 +56,7 @@ class Column:
     def __post_init__(self) -> None:
         object.__setattr__(self, "values", tuple(self.values))
         listed = self.kind in ("category", "several")
-        fits = isinstance(self.name, str) and self.kind in get_args(Kind) and bool(self.values) == listed
+        fits = isinstance(self.name, str) and self.kind in get_args(ConditionKind) and bool(self.values) == listed
         fits &= all(isinstance(one, str) for one in self.values) and len(set(self.values)) == len(self.values)
         numbers = (self.mean, self.std, self.low, self.high)
         if not fits or not all(map(math.isfinite, numbers)) or self.std <= 0 or self.low > self.high:
@@ -142,7 +140,7 @@ class Conditions:
 
     def __post_init__(self) -> None:
         names = [column.name for column in self.columns]
-        if not names or len(set(names)) < len(names) or not 0 < self.width <= MOST_NUMBERS:
+        if not names or len(set(names)) < len(names) or not 0 < self.width <= MOST_CONDITIONS:
             raise ConfigError("the conditions are damaged: their columns have no or equal names, or are too many")
         if len(self.combinations) > KEPT or any(len(row) != len(names) for row in self.combinations):
             raise ConfigError("the conditions are damaged: their combinations do not fit the columns")
@@ -174,7 +172,7 @@ class Conditions:
 
     def about(self) -> dict[str, str | list[str] | tuple[float, float]]:
         """Column name -> its values, "yes or no", or its (lowest, highest) number."""
-        other: dict[Kind, Any] = {"yesno": lambda one: "yes or no", "number": lambda one: (one.low, one.high)}
+        other: dict[ConditionKind, Any] = {"yesno": lambda one: "yes or no", "number": lambda one: (one.low, one.high)}
         return {one.name: other.get(one.kind, lambda one: list(one.values))(one) for one in self.columns}
 
     def layout(self) -> list[dict[str, Any]]:
@@ -194,7 +192,7 @@ class Conditions:
     # -- from data and files --
 
     @classmethod
-    def of(cls, kinds: Mapping[str, Kind], rows: Sequence[Sequence[str]]) -> Conditions:
+    def of(cls, kinds: Mapping[str, ConditionKind], rows: Sequence[Sequence[str]]) -> Conditions:
         """The columns of these rows of cells. Raises `DataError` for too many values."""
         columns = []
         for i, (name, kind) in enumerate(kinds.items()):
@@ -213,8 +211,10 @@ class Conditions:
                     f"{MOST_VALUES} are possible: leave it out, or use {name}=number if it has numbers"
                 )
             columns.append(Column(name, kind, values))
-        if (width := sum(column.width for column in columns)) > MOST_NUMBERS:
-            raise DataError(f"the conditions have {width:,} values, at most {MOST_NUMBERS:,} are possible: use fewer")
+        if (width := sum(column.width for column in columns)) > MOST_CONDITIONS:
+            raise DataError(
+                f"the conditions have {width:,} values, at most {MOST_CONDITIONS:,} are possible: use fewer"
+            )
         return cls(tuple(columns))
 
     def with_combinations(self, rows: Sequence[Sequence[str]]) -> Conditions:
@@ -381,7 +381,7 @@ def coarsened(cells: Sequence[str]) -> list[str]:
     return [medians[k] for k in group.tolist()]
 
 
-def kind_of(cells: Sequence[str]) -> Kind:
+def kind_of(cells: Sequence[str]) -> ConditionKind:
     """The kind of a column, from its cells: yes/no words, numbers, labels joined by "|", otherwise a category."""
     filled = {cell for cell in cells if cell}
     if len(filled) < len(set(cells)) or not {cell.lower() for cell in filled} <= YES | NO:
@@ -424,27 +424,3 @@ def number_of(cell: str) -> float | None:
 def in_order(name: str) -> list[tuple[int, str]]:
     """Sort key: "variant2" before "variant10"."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
-
-
-def asked_of(option: str) -> tuple[str, dict[str, Kind | None]]:
-    """(file, column -> kind or None to detect it; empty for all columns) of "table.csv:hair,glasses=yesno".
-
-    Raises `ConfigError`.
-    """
-    file, colon, listed = option.rpartition(":")
-    if not colon or not file.lower().endswith(LIST_ENDINGS):
-        file, listed = option, ""
-    if not file.lower().endswith(LIST_ENDINGS):
-        raise ConfigError(
-            f"--conditions {option}: expected a table that ends in {', '.join(LIST_ENDINGS)}, and perhaps its columns, "
-            "such as table.csv:hair,glasses=yesno,age"
-        )
-    columns: dict[str, Kind | None] = {}
-    for part in filter(None, (part.strip() for part in listed.split(","))):
-        name, _, kind = part.partition("=")
-        if name in columns:
-            raise ConfigError(f"--conditions {option}: the column {name!r} is given twice")
-        if kind and kind not in get_args(Kind):
-            raise ConfigError(f"--conditions {option}: {kind!r} is not a kind: use {', '.join(get_args(Kind))}")
-        columns[name] = next((known for known in get_args(Kind) if known == kind), None)
-    return file, columns

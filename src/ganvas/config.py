@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from ganvas.conditions import MOST_NUMBERS, asked_of
 from ganvas.errors import ConfigError
 from ganvas.fields import FRACTION, NOT_NEGATIVE, POSITIVE, Bounds, Registry, check, from_dict, option
 
 Fit = Literal["crop", "pad", "stretch"]
 Kind = Literal["photo", "face", "digits", "text", "xray", "scan", "comic", "drawing"]
 """Type of the images; selects the augmentations that are safe for them (see augment.py)."""
+
+ConditionKind = Literal["yesno", "category", "several", "number"]
+"""Kind of a column of conditions; see conditions.py."""
 
 ModelSize = Literal["S", "M", "L", "XL"]
 """Size of the residual network (see training/plan.py)."""
@@ -36,6 +38,8 @@ BUDGET_FIELDS = ("minutes", "images", "epochs")
 
 Training = TypeVar("Training", bound="TrainOptions")
 
+TABLE_ENDINGS = (".csv", ".tsv", ".jsonl", ".txt")  # of --conditions
+MOST_CONDITIONS = 1000  # length of a vector of conditions
 MIN_SIZE, MAX_SIZE = 8, 4096  # pixels per side
 FULL = (0, 65535)  # black and white of 16 bit images
 
@@ -94,7 +98,7 @@ class DataConfig:
         if self.levels is not None:
             parse_levels(self.levels)
         if self.conditions is not None:
-            asked_of(self.conditions)
+            parse_conditions(self.conditions)
             if self.labels not in (None, "none"):
                 raise ConfigError("--labels and --conditions: give one of them; a class may be a column of conditions")
         if self.limit is not None and self.limit < 2:
@@ -121,6 +125,32 @@ def parse_levels(text: str) -> tuple[int, int]:
     if not match or not int(match[1]) < int(match[2]) <= FULL[1]:
         raise ConfigError(f"--levels {text}: expected two 16 bit values, black and white, such as 0-4095")
     return int(match[1]), int(match[2])
+
+
+def parse_conditions(option: str) -> tuple[str, dict[str, ConditionKind | None]]:
+    """(file, column -> kind or None to detect it; empty for all columns) of "table.csv:hair,glasses=yesno".
+
+    Raises `ConfigError`.
+    """
+    file, colon, listed = option.rpartition(":")
+    if not colon or not file.lower().endswith(TABLE_ENDINGS):
+        file, listed = option, ""
+    if not file.lower().endswith(TABLE_ENDINGS):
+        raise ConfigError(
+            f"--conditions {option}: expected a table that ends in {', '.join(TABLE_ENDINGS)}, perhaps with columns, "
+            "such as table.csv:hair,glasses=yesno,age"
+        )
+    columns: dict[str, ConditionKind | None] = {}
+    for part in filter(None, (part.strip() for part in listed.split(","))):
+        name, _, kind = part.partition("=")
+        if name in columns:
+            raise ConfigError(f"--conditions {option}: the column {name!r} is given twice")
+        if kind and kind not in get_args(ConditionKind):
+            raise ConfigError(
+                f"--conditions {option}: {kind!r} is not a kind: use {', '.join(get_args(ConditionKind))}"
+            )
+        columns[name] = next((known for known in get_args(ConditionKind) if known == kind), None)
+    return file, columns
 
 
 @dataclass(frozen=True)
@@ -174,7 +204,7 @@ MODEL_LIMITS = {
     "width": (MIN_SIZE, MAX_SIZE),
     "channels": (1, 4),
     "num_classes": (0, 100_000),
-    "num_conditions": (0, MOST_NUMBERS),
+    "num_conditions": (0, MOST_CONDITIONS),
     "z_dim": (1, 65_536),
     "base": (1, 8_192),
     "widest": (0, 65_536),

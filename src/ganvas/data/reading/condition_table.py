@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ganvas.conditions import Kind, as_yes_or_no, asked_of, kind_of, number_of
+from ganvas.conditions import as_yes_or_no, kind_of, number_of
+from ganvas.config import ConditionKind, parse_conditions
 from ganvas.data.reading.containers import Container, Item, Rejection
 from ganvas.data.reading.labels import find_text, matched
 from ganvas.data.reading.lists import Finder, Table, as_name
@@ -17,7 +18,7 @@ from ganvas.errors import ConfigError, DataError, did_you_mean, some
 class ConditionTable:
     """Column name -> kind, and image name -> cells in the order of the columns."""
 
-    kinds: dict[str, Kind]
+    kinds: dict[str, ConditionKind]
     cells: dict[str, tuple[str, ...]]
 
     def rows(self, names: Iterable[str]) -> list[tuple[str, ...]]:
@@ -34,7 +35,7 @@ def read_conditions(
     another column is the category none, no label, or in a column given as yesno: no. Raises `DataError` for ambiguous
     tables and columns that cannot be used.
     """
-    file, asked = asked_of(option)
+    file, asked = parse_conditions(option)
     if (content := find_text(container, file)) is None:
         raise DataError(f"--conditions {option}: no such file, also not next to or in {container.path}")
     where, finder = Path(file).name, Finder(item.name for item in items)
@@ -51,7 +52,7 @@ def read_conditions(
             f"it has {listed[0][0] if listed else ''!r} instead of, for example, {items[0].name!r}"
         )
     rejected = [Rejection(item.name, f"has no line in {where}") for item in items if item.name not in found]
-    kinds, notes = dict[str, Kind](), list[str]()
+    kinds, notes = dict[str, ConditionKind](), list[str]()
     for i, name in enumerate(columns):
         cells = [row[i] for row in found.values()]
         kind = asked.get(name) or kind_of(cells)
@@ -82,7 +83,7 @@ def read_conditions(
     return ConditionTable(kinds, cells), rejected, notes
 
 
-def chosen(table: Table, names: int, asked: dict[str, Kind | None], option: str) -> dict[str, int]:
+def chosen(table: Table, names: int, asked: dict[str, ConditionKind | None], option: str) -> dict[str, int]:
     """Column name -> index, of the asked columns or of all except the image names and a row index."""
     header = table.header or []
     known = {name: i for i, name in enumerate(header) if i != names and not table.is_index(i)}

@@ -19,7 +19,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from ganvas.conditions import asked_of
+from ganvas.config import parse_conditions
 from ganvas.data.reading import cifar, dicom, formats
 from ganvas.data.reading.condition_table import ConditionTable, read_conditions
 from ganvas.data.reading.containers import Container, Folder, Item, Rejection, Single, Tar, Zip, is_picture
@@ -463,7 +463,7 @@ def fingerprint_of(path: Path, labels: str | None = None, conditions: str | None
             files |= Folder(path.parent).locations()
         neighbours = [f for f in path.parent.iterdir() if _is_sidecar(f.name, path.name)]
         files |= {file.name: str(file) for file in neighbours}
-    tables = {"labels": csv_of(labels)[0], "conditions": asked_of(conditions)[0] if conditions else None}
+    tables = {"labels": csv_of(labels)[0], "conditions": parse_conditions(conditions)[0] if conditions else None}
     for what, name in tables.items():
         for file in (Path(name), path.parent / name) if name else ():
             if file.is_file():
