@@ -29,12 +29,15 @@ from ganvas.datasets import SyntheticDataset
 from ganvas.errors import CheckpointError, ConfigError, DataError, GanvasError
 from ganvas.evaluation import condition_agreement
 from ganvas.evaluation.condition_agreement import agreement
+from ganvas.evaluation.samples import FromGenerator
 from ganvas.explore.recipes import Favourites, Recipe, as_recipe, resolve
 from ganvas.generator import Generator, to_pixels
 from ganvas.model_file import ModelInfo, labels_in_turn
 from ganvas.models import build
 from ganvas.models.batch_norm import measure_statistics
 from ganvas.models.pretrained import Head
+from ganvas.options import Evaluate
+from ganvas.share import export_web
 from ganvas.share.export import export
 from ganvas.studio.commands import of_recipes
 from ganvas.system.device import choose_device
@@ -483,6 +486,13 @@ def test_onnx_takes_the_vector_and_names_its_numbers(model: str, gan: Generator,
     assert [one.get("value", one["column"]) for one in named] == [*COLOURS, "lying", "left", "right", "age"]
 
 
+def test_the_web_page_offers_the_combinations(gan: Generator) -> None:
+    page = export_web.page(gan, "x", {"licence": "", "weights": "float32", "difference": {"max": 0.0}}, False)
+    values = json.loads(page.partition('<script id="values" type="application/json">')[2].partition("</script>")[0])
+    assert values["classes"] == gan.label_names and '<label for="class">Conditions</label>' in page
+    np.testing.assert_allclose(values["vectors"][3], gan.labels_of(gan.label_names[3], [0])[0])
+
+
 def test_card_and_studio_name_the_conditions(run: Path, gan: Generator) -> None:
     card = (run / "model" / "README.md").read_text(encoding="utf-8")
     assert "any of left, right" in card and "attribute-conditional" in card
@@ -492,10 +502,24 @@ def test_card_and_studio_name_the_conditions(run: Path, gan: Generator) -> None:
     assert len(gan.label_names) == len(set(gan.label_names)) > 8
 
 
+def test_an_evaluation_asks_for_conditions_of_training_images(pack: Pack, gan: Generator) -> None:
+    source = FromGenerator(gan, Evaluate("runs/x"))
+    asked = source.conditions(pack, 200)
+    assert asked is not None and pack.conditions is not None
+    rows = {tuple(row) for row in pack.conditions[pack.training].tolist()}
+    found = {tuple(row) for row in asked.tolist()}
+    assert found == rows
+    report = lambda *_: None  # noqa: E731
+    made = source.pixels(pack, 3, asked[:3], report)
+    torch.testing.assert_close(
+        made[1], to_pixels(gan.sample(1, 1_000_001, conditions=gan.label_texts(asked[1:2], [1])))[0]
+    )
+
+
 def test_the_evaluation_says_whether_conditions_are_followed(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
     """Real images with their own conditions agree; with those of other images they do not."""
     many = functools.partial(condition_agreement.steps_for)
-    monkeypatch.setattr(condition_agreement, "steps_for", lambda *sizes: min(60, many(*sizes)))
+    monkeypatch.setattr(condition_agreement, "steps_for", lambda *sizes: min(40, many(*sizes)))
     assert pack.conditions is not None
     tested = dataclasses.replace(pack, heldout=np.arange(24))
     picked = pack.training[:40]

@@ -245,7 +245,7 @@ class Pack:
     @functools.cached_property
     def schema(self) -> Conditions | None:
         """The columns of `conditions`, and the combinations that are stored with a model."""
-        return None if self.record.conditions is None else Conditions.from_dict(self.record.conditions)
+        return None if self.conditions is None else Conditions.from_dict(self.record.conditions)
 
     @functools.cached_property
     def names(self) -> list[str]:
