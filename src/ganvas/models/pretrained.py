@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ganvas.config import ModelConfig
 from ganvas.features.efficientnet import NAME, fold, load_efficientnet_lite0, only_shapes
 from ganvas.models import contract
-from ganvas.models.layers import LEAK, LINEAR, full_precision, scaled_init
+from ganvas.models.layers import LEAK, LINEAR, ClassEmbedding, full_precision, scaled_init
 
 TAPS = {2: 24, 4: 40, 10: 112, 15: 320}
 """Blocks of EfficientNet-lite0 whose outputs are used, and their channels: grids of 1/4, 1/8, 1/16 and 1/32 side."""
@@ -81,7 +81,7 @@ class Fixed(nn.Module):
 class Head(nn.Module):
     """A view (N, M, h, w) and labels (N,) -> logits (N,); conditional by projection (Miyato and Koyama 2018)."""
 
-    def __init__(self, maps: int, height: int, width: int, num_classes: int) -> None:
+    def __init__(self, maps: int, height: int, width: int, label_size: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         while min(height, width) > COARSEST:
@@ -92,7 +92,7 @@ class Head(nn.Module):
             layers = [scaled_init(nn.Conv2d(maps, maps, 3, padding=1)), nn.LeakyReLU(LEAK)]
         self.layers = nn.Sequential(*layers)
         self.logit = scaled_init(nn.Conv2d(maps, 1, 3, padding=1), LINEAR)
-        self.classes = nn.Embedding(num_classes, maps) if num_classes else None
+        self.classes = ClassEmbedding(label_size, maps) if label_size else None
         if self.classes is not None:
             nn.init.normal_(self.classes.weight, std=maps**-0.5)
 
@@ -166,7 +166,7 @@ class FeatureDiscriminator(ViewDiscriminator):
         height, width = seen_size(config.height, config.width)
         grids = [(-(-height // 2**i), -(-width // 2**i)) for i in range(2, 2 + len(VIEWS))]
         self.heads = nn.ModuleList(
-            Head(self.grounds * maps, *grid, config.num_classes) for maps, grid in zip(VIEWS, grids, strict=True)
+            Head(self.grounds * maps, *grid, config.label_size) for maps, grid in zip(VIEWS, grids, strict=True)
         )
 
     def views(self, parts: list[Tensor]) -> list[Tensor]:

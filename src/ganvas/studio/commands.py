@@ -26,13 +26,15 @@ def of_recipes(loaded: Loaded, recipes: Sequence[Recipe], film: bool = False) ->
     if all(is_seed(one) for one in recipes) and len(labels) == len(truncations) == 1:
         seeds = ranges([one.seed or 0 for one in recipes])
         label, truncation = labels.pop(), truncations.pop()
-        options = [] if label is None else [("--labels" if film else "--label") + f" {shlex.quote(label)}"]
+        has_conditions = loaded.generator.info.conditions is not None
+        name = "--conditions" if has_conditions else "--labels" if film else "--label"
+        options = [] if label is None else [f"{name} {shlex.quote(label)}"]
         options += [] if truncation == 1 else [f"--truncation {truncation:g}"]
         if film:
             # Without a label the class depends on the seed; `ganvas interpolate` needs it explicitly.
-            classes = loaded.generator.classes
+            classes = loaded.generator.label_names
             own = [classes[(one.seed or 0) % len(classes)] for one in recipes] if classes and label is None else []
-            options += [f"--labels {shlex.quote(','.join(own))}"] if own else []
+            options += [f"{name} {shlex.quote((';' if has_conditions else ',').join(own))}"] if own else []
             return " ".join(["ganvas interpolate", source, f"--seeds {seeds}", *options, "--out morph.gif"])
         return " ".join(["ganvas sample", source, f"--seeds {seeds}", *options, "--out pictures"])
     content = json.dumps(json.loads(favourites(loaded, recipes)), separators=(",", ":"))

@@ -176,7 +176,7 @@ class ModelOut(BaseModel):
     channels: int
     depth: int
     kind: str
-    classes: list[str]
+    classes: list[str] = Field(description="Classes, or the stored combinations of conditions")
     num_depths: int
     images_seen: int
     directions: list[DirectionOut]

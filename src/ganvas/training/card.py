@@ -219,6 +219,7 @@ def front_matter(facts: Facts) -> str:
         values["license_name"] = "terms-of-the-training-data"
     kind = facts.generator.info.kind
     conditional = ["class-conditional"] if facts.generator.classes else []
+    conditional += ["attribute-conditional"] if facts.generator.conditions else []
     values |= {
         "library_name": "ganvas",
         "pipeline_tag": "unconditional-image-generation",
@@ -256,6 +257,7 @@ def about(facts: Facts) -> str:
         "output": f"images of {config.height}x{config.width} pixels, {channels(config.channels)}, "
         f"{info.depth} bit, of kind {escape(info.kind)}",
         "classes": class_names(facts.generator.classes),
+        "conditions": condition_names(facts.generator),
         "network": f"{escape(config.model)}, {parameters:,} parameters, {config.z_dim} latent dimensions",
         "training": f"{info.images_seen:,} images seen",
         "pretrained network": f"training used the ImageNet features of {pretrained}" if pretrained else "",
@@ -537,6 +539,12 @@ def bullets(said: list[str]) -> str:
 
 def channels(num: int) -> str:
     return {1: "gray", 3: "colour", 4: "colour with transparency"}.get(num, f"{num} channels")
+
+
+def condition_names(generator: Generator) -> str:
+    """The columns with their values, what is stored of them, and an example."""
+    schema = generator.info.conditions
+    return "" if schema is None else escape(f"{schema}. {schema.stored()} Example: {schema.example()}")
 
 
 def class_names(names: list[str]) -> str:

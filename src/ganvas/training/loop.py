@@ -146,7 +146,7 @@ def train(
             for _ in range(rounds):
                 real, labels = next(state.batches)
                 real = at_size(real, state.generator)
-                labels = labels if average.classes else None
+                labels = labels if info.config.label_size else None
                 inputs = draw_inputs(
                     real, labels, place, config, policy, state.augment.value, state.noise,
                     state.features_penalty.value, crops_of(state.discriminator),
@@ -198,7 +198,7 @@ def train(
             if state.powers is not None and snapshots.due(clock.progress()):
                 snapshots.write(state.powers, average, state.images_seen, clock.progress())
             if drawing:
-                shown = measure(preview.draw(state.images_seen, clock.progress()), preview.labels, state.images_seen)
+                shown = measure(preview.draw(state.images_seen, clock.progress()), preview.classes, state.images_seen)
                 events = list[Event]()
                 if shown is not None:
                     run.log(line_of(shown))

@@ -25,7 +25,7 @@ from ganvas.training.plan import Chooser, choose_machine, plan
 from ganvas.training.plan_text import show_plan
 from ganvas.training.probe import probe_gamma
 from ganvas.training.progress import Display
-from ganvas.training.state import TrainState
+from ganvas.training.state import TrainState, info_of
 from ganvas.training.transfer import Origin, open_origin, take_over
 
 
@@ -72,13 +72,7 @@ def open_session(
     barrier()
     record = run.config()
     config = read_training(TrainConfig, record["train"], "config.json")
-    info = ModelInfo(
-        config=from_dict(ModelConfig, record["model"], "config.json"),
-        classes=pack.classes,
-        depth=pack.depth,
-        kind=pack.kind,
-        data_hash=pack.hash,
-    )
+    info = info_of(from_dict(ModelConfig, record["model"], "config.json"), pack)
     batches = Batches(
         pack,
         config.batch,

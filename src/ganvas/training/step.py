@@ -164,7 +164,7 @@ def joint_gradients(
         fake_views = views(networks, fake, inputs, policy)
         leaves = [view.detach().requires_grad_() for view in fake_views]
         shown = [torch.cat(pair) for pair in zip(real_views, leaves, strict=True)]
-        labels = None if inputs.labels is None else inputs.labels.repeat(2)
+        labels = None if inputs.labels is None else torch.cat([inputs.labels, inputs.labels])
         logits = logits_of(networks.discriminator, shown, labels).float()
     real_logits, fake_logits = logits.chunk(2)
     d_loss = discriminator_loss(loss, real_logits, fake_logits, inputs, config)

@@ -20,7 +20,9 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from ganvas.config import parse_conditions
 from ganvas.data.reading import cifar, dicom, formats, video
+from ganvas.data.reading.condition_table import ConditionTable, read_conditions
 from ganvas.data.reading.containers import Container, Folder, Item, Rejection, Single, Tar, Zip, is_picture
 from ganvas.data.reading.decode import has_picture_mark, is_lfs_pointer, pages, probe
 from ganvas.data.reading.labels import (
@@ -87,6 +89,11 @@ class Source(Protocol):
         """Notes on interpretations that may be wrong."""
         ...
 
+    @property
+    def conditions(self) -> ConditionTable | None:
+        """The cells of every item, if conditions were asked for."""
+        ...
+
     def stream(self, keep: set[str] | None = None) -> Iterator[tuple[Item, Payload]]:
         """Every item, or those named in `keep`, once and in order: the encoded file as bytes, pixels as an
         (H, W) or (H, W, C) array, or a `PictureError` with the reason why it could not be read."""
@@ -116,6 +123,7 @@ class PictureSource:
     notes: list[str]
     fps: float = video.FPS
     """Frames per second of the videos among them."""
+    conditions: ConditionTable | None = None
 
     def stream(self, keep: set[str] | None = None) -> Iterator[tuple[Item, Payload]]:
         wanted = {item.name: item for item in self.items if keep is None or item.name in keep}
@@ -151,6 +159,7 @@ class ArraySource:
     form: str
     held: formats.Arrays
     print_of: Callable[[], str]
+    conditions: None = None
 
     @property
     def classes(self) -> list[str]:
@@ -191,12 +200,14 @@ def open_source(
     frames: Literal["first", "all"] = "first",
     masks: Literal["skip", "use"] = "skip",
     fps: float | None = None,
+    conditions: str | None = None,
 ) -> Source:
     """List the images at `path` and their labels.
 
     labels: None (class sub-folders or those of the data set), "none", a csv of file,label (a path, or a name
     next to or inside the source; "some.csv:column" selects a column by its header), or attributes of CelebA.
-    If `path` is a csv, `labels` may be one of its columns.
+    If `path` is a csv, `labels` may be one of its columns. conditions: a table and its columns instead of labels, see
+    `read_conditions`.
     split: "train", "test" or "all", for data sets with parts. frames: images to read from non-DICOM files with several:
     the first or all. fps: frames per second to read from videos. masks: whether annotations of images (masks.py) are
     images, too. Raises `DataError`.
@@ -209,10 +220,10 @@ def open_source(
             with path.open("rb") as file:
                 if is_lfs_pointer(file.read(64)):
                     raise DataError(f"{path} is a Git LFS pointer instead of the file: run git lfs pull")
-        source = _open(
-            path, Wish(labels, split, masks == "use", fps or video.FPS), lambda: fingerprint_of(path, labels)
-        )
-        return _all_pages(source) if frames == "all" and isinstance(source, PictureSource) else source
+        wish = Wish("none" if conditions is not None else labels, split, masks == "use", fps or video.FPS)
+        source = _open(path, wish, lambda: fingerprint_of(path, wish.labels, conditions))
+        source = _all_pages(source) if frames == "all" and isinstance(source, PictureSource) else source
+        return source if conditions is None else _with_conditions(source, conditions, path)
     except PermissionError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
 
@@ -250,6 +261,23 @@ def _open(path: Path, wish: Wish, print_of: Callable[[], str]) -> Source:
         arrays = cifar.read_cifar({cifar_files[n]: content for n, content in contents.items()}, wish.split, path)
         return _array_source("cifar", arrays, wish, path, print_of)
     return _picture_source(container, listing, wish, print_of)
+
+
+def _with_conditions(source: Source, option: str, path: Path) -> PictureSource:
+    """The source with the cells of its items; images without all of them are rejected."""
+    if not isinstance(source, PictureSource):
+        raise DataError(f"--conditions {option}: {path} has arrays instead of image files that a table could name")
+    files = [Item(name, None) for name in dict.fromkeys(file_of(item.name) for item in source.items)]
+    table, rejected, notes = read_conditions(source.container, files, option)
+    items = [Item(item.name, None) for item in source.items if file_of(item.name) in table.cells]
+    cells = {item.name: table.cells[file_of(item.name)] for item in items}
+    return dataclasses.replace(
+        source,
+        items=items,
+        rejected=source.rejected + rejected,
+        notes=source.notes + notes,
+        conditions=ConditionTable(table.kinds, cells),
+    )
 
 
 def _all_pages(source: PictureSource) -> PictureSource:
@@ -469,8 +497,8 @@ def _nothing_found(container: Container, rejected: list[Rejection]) -> str:
 # Fingerprints.
 
 
-def fingerprint_of(path: Path, labels: str | None = None) -> str:
-    """Same as `open_source(path, labels=labels).fingerprint()`, without listing an archive.
+def fingerprint_of(path: Path, labels: str | None = None, conditions: str | None = None) -> str:
+    """Same as `open_source(path, labels=labels, ...).fingerprint()`, without listing an archive.
 
     SHA-256 in hex of the relative name, size and modification time of every file used.
     """
@@ -483,10 +511,11 @@ def fingerprint_of(path: Path, labels: str | None = None) -> str:
             files |= Folder(path.parent).locations()
         neighbours = [f for f in path.parent.iterdir() if _is_sidecar(f.name, path.name)]
         files |= {file.name: str(file) for file in neighbours}
-    csv_name, _ = csv_of(labels)
-    for file in (Path(csv_name), path.parent / csv_name) if csv_name else ():
-        if file.is_file():
-            files[f"labels:{csv_name}"] = str(file)
+    tables = {"labels": csv_of(labels)[0], "conditions": parse_conditions(conditions)[0] if conditions else None}
+    for what, name in tables.items():
+        for file in (Path(name), path.parent / name) if name else ():
+            if file.is_file():
+                files[f"{what}:{name}"] = str(file)
     for name in (CELEBA_ATTRIBUTES, CELEBA_PARTITION):
         for file in path.parent.glob(f"{name}.*"):
             files[file.name] = str(file)
