@@ -287,7 +287,7 @@ class Loop:
     def show(self) -> None:
         """Draws the preview grid, measures its variety and, if there is time, evaluates the moving average."""
         progress, seen = self.clock.progress(), self.state.images_seen
-        variety = self.measure(self.preview.draw(seen, progress), self.preview.labels, seen)
+        variety = self.measure(self.preview.draw(seen, progress), self.preview.classes, seen)
         events = list[Event]()
         if variety is not None:
             self.run.log(line_of(variety))
