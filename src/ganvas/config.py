@@ -33,7 +33,7 @@ DiscriminatorKind = Literal["own", "features", "both"]
 ModelName = Annotated[str, Registry("ganvas.models", "MODELS", grows=True)]
 LossName = Annotated[str, Registry("ganvas.losses", "LOSSES", grows=True)]
 PresetName = Annotated[str, Registry("ganvas.presets", "PRESETS")]
-TrackerName = Literal["tensorboard", "wandb", "mlflow"]
+TrackerName = Literal["tensorboard", "wandb", "mlflow", "energy"]
 BUDGET_FIELDS = ("minutes", "images", "epochs")
 """A run may get a larger budget of the same unit later."""
 
@@ -264,7 +264,8 @@ class TrainBasics:
     previews: Annotated[int, POSITIVE] = 40
     """Number of preview grids over the whole budget, more of them at the beginning."""
     track: tuple[TrackerName, ...] = ()
-    """Record the run with experiment trackers: tensorboard (extra track), wandb, mlflow."""
+    """Record the run with experiment trackers: tensorboard (extra track), wandb, mlflow. energy: record the
+    energy that it needs, for the model card."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from ganvas.conditions import Conditions, Given
 from ganvas.errors import ConfigError, some
 from ganvas.image_files import as_html, grid, png_bytes
 from ganvas.latent_codes import Code
-from ganvas.model_file import ModelInfo, read_model, tensor_hash, write_model
+from ganvas.model_file import CARD, ModelInfo, read_model, tensor_hash, write_model
 from ganvas.models import channels_last, contract
 from ganvas.system import files, seeding
 from ganvas.system.device import choose_device
@@ -131,7 +131,7 @@ class Generator:
             folder.mkdir(parents=True, exist_ok=True)
         write_model(folder, self.network, self.info)
         if card:
-            files.write_text(folder / "README.md", card)
+            files.write_text(folder / CARD, card)
         return folder
 
     def labels_of(self, label: Labels, seeds: Sequence[int]) -> Tensor | None:

@@ -29,6 +29,7 @@ from ganvas.system import files
 
 FORMAT = 1
 WEIGHTS = "generator.safetensors"
+CARD = "README.md"
 LARGEST = 2**34  # most bytes of a weights file; hundreds of times those of the largest network
 
 

@@ -17,10 +17,11 @@ from typing import Any
 import ganvas
 from ganvas.errors import RunError
 from ganvas.generator import Generator, weights_hash
-from ganvas.model_file import find_weights
+from ganvas.model_file import CARD, WEIGHTS, find_weights
 from ganvas.models.pretrained import pretrained_network
-from ganvas.records import ARROWS, is_of, read_evaluation, read_reports
+from ganvas.records import ARROWS, energy_of, is_of, read_evaluation, read_reports
 from ganvas.run import Run
+from ganvas.system import files
 from ganvas.training.progress import duration
 
 Record = dict[str, Any]
@@ -90,6 +91,8 @@ class Facts:
     """Images seen in the whole training; the weights may be from an earlier step."""
     stated_licence: str | None = None
     """Licence of the data as stated by the user."""
+    energy: float | None = None
+    """Energy of the training in kWh; None if it was not recorded."""
 
     @property
     def data(self) -> Record:
@@ -129,7 +132,7 @@ def facts_of(path: Path, generator: Generator | None = None, licence: str | None
     if folder is None:
         return Facts(generator, {}, *evaluation_of(weights.parent, weights), stated_licence=licence)
     config = Run(folder).config()
-    return Facts(generator, config, *evaluation_of(folder, weights), *spent(folder), licence)
+    return Facts(generator, config, *evaluation_of(folder, weights), *spent(folder), licence, energy_of(folder))
 
 
 def run_of(weights: Path) -> Path | None:
@@ -182,8 +185,19 @@ def may_show(licence: str | None) -> bool:
 def write_model(generator: Generator, run: Run, images_seen: int) -> None:
     """Write run/model: weights, config.json and the card."""
     generator.info = dataclasses.replace(generator.info, images_seen=images_seen)
+    generator.save(run.model, training_card(generator, run))
+
+
+def training_card(generator: Generator, run: Run) -> str:
+    """The card of a model at the end of its training, before an evaluation."""
     seconds, images = spent(run.folder)
-    generator.save(run.model, card(Facts(generator, run.config(), seconds=seconds, images_seen=images)))
+    return card(Facts(generator, run.config(), seconds=seconds, images_seen=images, energy=energy_of(run.folder)))
+
+
+def write_card(run: Run) -> None:
+    """Write the card of the model again, if there is a model, because a fact about its training has changed."""
+    if (run.model / WEIGHTS).is_file():
+        files.write_text(run.model / CARD, training_card(Generator.load(run.model, "cpu"), run))
 
 
 def card(facts: Facts, repo: str | None = None) -> str:
@@ -401,7 +415,9 @@ def cost(facts: Facts) -> str:
         "budget": escape(run.get("budget") or ""),
         "time": f"{duration(facts.seconds)} on {escape(run.get('device'))}" if facts.seconds else "",
         "images seen": f"{facts.images_seen:,}{rate}" if facts.images_seen else "",
-        "energy": "not measured",
+        "energy": "not recorded"
+        if facts.energy is None
+        else f"{facts.energy:.3g} kWh, by CodeCarbon (partly estimated)",
     }
     return table(["", "training"], [[name, value] for name, value in rows.items() if value])
 

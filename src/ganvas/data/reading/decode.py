@@ -206,6 +206,8 @@ def span(content: bytes | np.ndarray) -> wide.Span:
     """Range of the values of an image with `PictureInfo.wide`. Raises `PictureError`."""
     if isinstance(content, np.ndarray):
         return wide.span_of(wide.checked(_checked(content)))
+    if dicom.is_dicom(content):
+        return wide.span_of(wide.checked(dicom.pixels(content)))
     try:
         tags = wide.tags_of(content)
         assert tags is not None

@@ -6,8 +6,9 @@ quote values. Besides pixels only the file name is kept, as with every image: **
 kept**, and so is text burned into the pixels.
 
 Gray pixels are converted as in the standard (PS3.3 C.11.1, C.11.2): stored value -> modality LUT or rescale -> VOI LUT
-or the first window -> inverted if MONOCHROME1. Stored values are integers of at most 16 bits, so the result is computed
-once for every possible value, in float64, and used as a look-up table.
+or the first window -> inverted if MONOCHROME1. Stored integers of at most 16 bits are looked up in a table of the
+results for all possible values. Larger integers and floating point numbers are converted directly; without a window
+they have no black and white, so they are returned unscaled, like other images with such values (wide.py).
 """
 
 from __future__ import annotations
@@ -44,10 +45,12 @@ RADIOGRAPHS = frozenset({"CR", "DX", "MG", "RG", "IO", "PX", "RF", "XA", "DR"})
 
 NUMBER_OF_FRAMES, MODALITY = 0x0028_0008, 0x0008_0060
 
+PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+
 ELEMENTS = [
     *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
-    *("PixelData", "FloatPixelData", "DoubleFloatPixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
+    *(*PIXELS, "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
     *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
     *("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence"),
     *(f"{color}PaletteColorLookupTable{part}" for color in ("Red", "Green", "Blue") for part in ("Descriptor", "Data")),
@@ -102,13 +105,18 @@ def probe(content: bytes) -> PictureInfo:
     with _explained():
         dataset = _opened(content)
         gray = dataset.PhotometricInterpretation.startswith("MONOCHROME")
-        return PictureInfo(dataset.Rows, dataset.Columns, 1 if gray else 3, False, _depth(dataset) if gray else 8)
+        depth, unscaled = (
+            (_depth(dataset) if gray else 8),
+            _is_wide(dataset) and _window(_groups(dataset, 0)[1]) is None,
+        )
+        return PictureInfo(dataset.Rows, dataset.Columns, 1 if gray else 3, False, depth, wide=unscaled)
 
 
 def pixels(content: bytes) -> np.ndarray:
     """The image of a file with one frame, converted for display.
 
-    Gray: (H, W) uint8 in 0..255, or uint16 in 0..65535 if more than 8 bits are stored. Colour: (H, W, 3) uint8.
+    Gray: (H, W) uint8 in 0..255, or uint16 in 0..65535 if more than 8 bits are stored; float64 of any range for
+    floating point numbers and more than 16 bits without a window. Colour: (H, W, 3) uint8.
     Raises `PictureError` with the reason.
     """
     with _explained():
@@ -180,9 +188,7 @@ def _opened(content: bytes) -> Dataset:
     from pydicom import dcmread
 
     dataset = dcmread(io.BytesIO(content), specific_tags=list(ELEMENTS))
-    if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
-        raise PictureError("floating point pixels are not supported: save it with 8 or 16 bits")
-    if "PixelData" not in dataset:
+    if not any(name in dataset for name in PIXELS):
         # pydicom returns no pixels for a file that ends within compressed pixels; the elements before them remain.
         picture = "Rows" in dcmread(io.BytesIO(content), specific_tags=["Rows"], stop_before_pixels=True)
         kind = "or truncated" if picture else "such as a report or a plan"
@@ -191,10 +197,15 @@ def _opened(content: bytes) -> Dataset:
         raise PictureError("has no pixels")
     if dataset.Rows * dataset.Columns > MAX_PIXELS:
         raise too_large(dataset.Rows * dataset.Columns)
-    if dataset.BitsStored > 16 or dataset.BitsAllocated > 16:
-        raise PictureError(f"{dataset.BitsAllocated} bit pixels are not supported: save it with 8 or 16 bits")
+    if _is_wide(dataset) and not dataset.PhotometricInterpretation.startswith("MONOCHROME"):
+        raise PictureError(f"colours of {dataset.BitsAllocated} bits are not supported: save it with 8 or 16 bits")
     _check_syntax(dataset)
     return dataset
+
+
+def _is_wide(dataset: Dataset) -> bool:
+    """Whether the pixels are floating point numbers or integers of more than 16 bits."""
+    return "PixelData" not in dataset or dataset.BitsAllocated > 16
 
 
 def _check_syntax(dataset: Dataset) -> None:
@@ -223,12 +234,13 @@ def _check_complete(dataset: Dataset) -> None:
         return
     from pydicom.pixels.utils import get_expected_length
 
-    if len(dataset.PixelData) < get_expected_length(dataset):
+    stored = next(dataset[name].value for name in PIXELS if name in dataset)
+    if len(stored) < get_expected_length(dataset):
         raise PictureError("truncated")
 
 
 def _depth(dataset: Dataset) -> int:
-    return 16 if dataset.BitsStored > 8 else 8
+    return 16 if _is_wide(dataset) or dataset.BitsStored > 8 else 8
 
 
 # Conversion of stored values for display.
@@ -236,6 +248,8 @@ def _depth(dataset: Dataset) -> int:
 
 def _shown(stored: np.ndarray, colors: str, dataset: Dataset, index: int) -> np.ndarray:
     """Converts frame `index`, stored as (H, W) or (H, W, 3) in the colour space `colors`, to an image."""
+    if colors in ("MONOCHROME1", "MONOCHROME2") and _is_wide(dataset):
+        return _wide(stored, dataset, index, inverted=colors == "MONOCHROME1")
     if colors in ("MONOCHROME1", "MONOCHROME2"):
         lowest, highest = _stored_range(dataset)
         if stored.min() == stored.max():
@@ -291,6 +305,22 @@ def _table(dataset: Dataset, index: int, inverted: bool) -> np.ndarray:
     depth = _depth(dataset)
     shown = np.rint((1 - seen if inverted else seen).clip(0, 1) * (2**depth - 1))
     return shown.astype(np.uint16 if depth == 16 else np.uint8)
+
+
+def _wide(stored: np.ndarray, dataset: Dataset, index: int, inverted: bool) -> np.ndarray:
+    """Large integers or floating point numbers: uint16 through the window, or float64 without one."""
+    values, window = _groups(dataset, index)
+    if values.get("ModalityLUTSequence") or window.get("VOILUTSequence"):
+        raise PictureError("look-up tables for more than 16 bits are not supported: save it with 8 or 16 bits")
+    slope, intercept = values.get("RescaleSlope"), values.get("RescaleIntercept")
+    seen = stored.astype(np.float64) * float(1 if slope is None else slope) + float(intercept or 0)
+    bounds = _window(window)
+    if bounds is None:
+        return -seen if inverted else seen
+    shown = _windowed(seen, *bounds, str(window.get("VOILUTFunction") or "LINEAR").upper())
+    if not np.isfinite(shown).all():
+        raise PictureError("has NaN or infinite values")
+    return np.rint((1 - shown if inverted else shown).clip(0, 1) * 65535).astype(np.uint16)
 
 
 def _groups(dataset: Dataset, index: int) -> tuple[Dataset, Dataset]:
