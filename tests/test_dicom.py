@@ -317,6 +317,27 @@ def test_wide_pixels_need_a_window_or_the_range_of_the_set(kind: str, put: Calla
     np.testing.assert_allclose(second, first / 2, atol=2)
 
 
+def test_levels_replace_the_windows_of_all_files(put: Callable[..., Path]) -> None:
+    """In the units after rescaling, for single files, frames and inverted files."""
+    stored = np.arange(64, dtype=np.uint16).reshape(8, 8) * 40
+    asked = {"RescaleSlope": "1", "RescaleIntercept": "-1024", "WindowCenter": "9", "WindowWidth": "5"}
+    files = {
+        "a.dcm": film(stored, **asked),
+        "b.dcm": film(stored, **asked, PhotometricInterpretation="MONOCHROME1"),
+        "c.dcm": film(np.stack([stored, stored[::-1]]), **asked, NumberOfFrames=2),
+    }
+    wanted = ((stored - 1024.0 + 160) / 400).clip(0, 1) * 65535
+    pack = open_pack(put(files), DataConfig(size="8", levels="-160-240"))
+    shown = {name: pack.images[i, :, :, 0].astype(float) for i, name in enumerate(pack.names)}
+    for name, image in {
+        "a.dcm": wanted,
+        "b.dcm": 65535 - wanted,
+        "c.dcm#0001": wanted,
+        "c.dcm#0002": wanted[::-1],
+    }.items():
+        np.testing.assert_allclose(shown[name], image, atol=1)
+
+
 # What is refused.
 
 LOSSLESS_JPEG = film(noise(4, 4), PixelData=pydicom.encaps.encapsulate([b"\xff\xd8\xff\xd9"]), syntax=uid.JPEGLossless)

@@ -61,8 +61,9 @@ class DataConfig:
     """Colour behind transparent images: white, black, gray or #rrggbb. Default: white for colour, black for gray."""
     levels: str | None = None
     """Pixel values to map to black and white, for images of 16 bits, floating point numbers or 32 bits, e.g. 0-4095,
-    0-1.5 or --levels=-160-240. Default: 0-65535, or the range of the bits in use if no image uses more than 14 bits;
-    for floating point and negative numbers the range of all images."""
+    0-1.5 or --levels=-160-240; for DICOM files in their units, such as Hounsfield units. Default: 0-65535, or the range
+    of the bits in use if no image uses more than 14 bits; for floating point and negative numbers the range of all
+    images; for DICOM files their own windows."""
     labels: str | None = None
     """Source of the labels: none, a csv file with the columns file,label, or CelebA attributes (Smiling or
     Smiling,Male). Default: class sub-folders or the labels of the data set."""

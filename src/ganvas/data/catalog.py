@@ -251,6 +251,7 @@ def open_at(dataset: Dataset | None, place: Path | None, config: DataConfig) -> 
             masks=config.masks,
             fps=config.fps,
             conditions=config.conditions,
+            levels=config.levels,
         )
     )
     return source, policy_for(dataset, place, config, source.form)

@@ -112,8 +112,14 @@ def probe(content: bytes) -> PictureInfo:
         return PictureInfo(dataset.Rows, dataset.Columns, 1 if gray else 3, False, depth, wide=unscaled)
 
 
-def pixels(content: bytes) -> np.ndarray:
+Window = tuple[float, float]
+"""Values, after modality LUT or rescale, that are shown as black and white."""
+
+
+def pixels(content: bytes, window: Window | None = None) -> np.ndarray:
     """The image of a file with one frame, converted for display.
+
+    window: to use instead of the file's. Gray images are then float64, unscaled, and inverted within it if MONOCHROME1.
 
     Gray: (H, W) uint8 in 0..255, or uint16 in 0..65535 if more than 8 bits are stored; float64 of any range for
     floating point numbers and more than 16 bits without a window. Colour: (H, W, 3) uint8.
@@ -123,13 +129,13 @@ def pixels(content: bytes) -> np.ndarray:
         dataset = _opened(content)
         if (count := int(dataset.get("NumberOfFrames") or 1)) > 1:
             raise PictureError(f"has {count} frames that could not be separated: save each frame as its own file")
-    (picture,) = _frames(dataset, [0])
+    (picture,) = _frames(dataset, [0], window)
     if isinstance(picture, PictureError):
         raise picture
     return picture
 
 
-def frames(content: bytes, indices: Sequence[int]) -> Iterator[np.ndarray | PictureError]:
+def frames(content: bytes, indices: Sequence[int], window: Window | None = None) -> Iterator[np.ndarray | PictureError]:
     """Frames of a file with several, each in the format of `pixels` or an error."""
     try:
         with _explained():
@@ -137,10 +143,10 @@ def frames(content: bytes, indices: Sequence[int]) -> Iterator[np.ndarray | Pict
     except PictureError as error:
         yield from [error] * len(indices)
         return
-    yield from _frames(dataset, indices)
+    yield from _frames(dataset, indices, window)
 
 
-def _frames(dataset: Dataset, indices: Sequence[int]) -> Iterator[np.ndarray | PictureError]:
+def _frames(dataset: Dataset, indices: Sequence[int], window: Window | None) -> Iterator[np.ndarray | PictureError]:
     from pydicom.pixels import get_decoder
 
     decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
@@ -149,7 +155,7 @@ def _frames(dataset: Dataset, indices: Sequence[int]) -> Iterator[np.ndarray | P
             with _explained():
                 _check_complete(dataset)
                 stored, found = decoder.as_array(dataset, index=index)
-                picture = _shown(stored, str(found["photometric_interpretation"]), dataset, index)
+                picture = _shown(stored, str(found["photometric_interpretation"]), dataset, index, window)
         except PictureError as error:
             yield error
         else:
@@ -246,8 +252,11 @@ def _depth(dataset: Dataset) -> int:
 # Conversion of stored values for display.
 
 
-def _shown(stored: np.ndarray, colors: str, dataset: Dataset, index: int) -> np.ndarray:
+def _shown(stored: np.ndarray, colors: str, dataset: Dataset, index: int, window: Window | None) -> np.ndarray:
     """Converts frame `index`, stored as (H, W) or (H, W, 3) in the colour space `colors`, to an image."""
+    if colors in ("MONOCHROME1", "MONOCHROME2") and window is not None:
+        seen = _rescaled(stored, _groups(dataset, index)[0], signed=dataset.get("PixelRepresentation") == 1)[0]
+        return sum(window) - seen if colors == "MONOCHROME1" else seen
     if colors in ("MONOCHROME1", "MONOCHROME2") and _is_wide(dataset):
         return _wide(stored, dataset, index, inverted=colors == "MONOCHROME1")
     if colors in ("MONOCHROME1", "MONOCHROME2"):
@@ -285,14 +294,7 @@ def _table(dataset: Dataset, index: int, inverted: bool) -> np.ndarray:
     """
     values, window = _groups(dataset, index)
     lowest, highest = _stored_range(dataset)
-    seen = np.arange(lowest, highest + 1, dtype=np.float64)
-    if values.get("ModalityLUTSequence"):
-        lut, first, top = _lut(values.ModalityLUTSequence[0], signed=lowest < 0)
-        seen, full = _looked_up(seen, lut, first), (0.0, float(top))
-    else:
-        slope, intercept = values.get("RescaleSlope"), values.get("RescaleIntercept")
-        seen = seen * float(1 if slope is None else slope) + float(intercept or 0)
-        full = float(seen.min()), float(seen.max())
+    seen, full = _rescaled(np.arange(lowest, highest + 1), values, signed=lowest < 0)
     if full[0] == full[1]:
         raise PictureError("blank: rescaling maps all values to the same one")
     if window.get("VOILUTSequence"):
@@ -307,13 +309,23 @@ def _table(dataset: Dataset, index: int, inverted: bool) -> np.ndarray:
     return shown.astype(np.uint16 if depth == 16 else np.uint8)
 
 
+def _rescaled(stored: np.ndarray, values: Dataset, signed: bool) -> tuple[np.ndarray, tuple[float, float]]:
+    """(float64 values after the modality LUT or rescale, lowest and highest possible one)."""
+    seen = stored.astype(np.float64)
+    if values.get("ModalityLUTSequence"):
+        lut, first, top = _lut(values.ModalityLUTSequence[0], signed)
+        return _looked_up(seen, lut, first), (0.0, float(top))
+    slope, intercept = values.get("RescaleSlope"), values.get("RescaleIntercept")
+    seen = seen * float(1 if slope is None else slope) + float(intercept or 0)
+    return seen, (float(seen.min()), float(seen.max()))
+
+
 def _wide(stored: np.ndarray, dataset: Dataset, index: int, inverted: bool) -> np.ndarray:
     """Large integers or floating point numbers: uint16 through the window, or float64 without one."""
     values, window = _groups(dataset, index)
     if values.get("ModalityLUTSequence") or window.get("VOILUTSequence"):
         raise PictureError("look-up tables for more than 16 bits are not supported: save it with 8 or 16 bits")
-    slope, intercept = values.get("RescaleSlope"), values.get("RescaleIntercept")
-    seen = stored.astype(np.float64) * float(1 if slope is None else slope) + float(intercept or 0)
+    seen, _ = _rescaled(stored, values, signed=False)
     bounds = _window(window)
     if bounds is None:
         return -seen if inverted else seen

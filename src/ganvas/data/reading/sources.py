@@ -20,7 +20,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from ganvas.config import parse_conditions
+from ganvas.config import parse_conditions, parse_levels
 from ganvas.data.reading import cifar, dicom, formats, video
 from ganvas.data.reading.condition_table import ConditionTable, read_conditions
 from ganvas.data.reading.containers import Container, Folder, Item, Rejection, Single, Tar, Zip, is_picture
@@ -124,6 +124,8 @@ class PictureSource:
     fps: float = video.FPS
     """Frames per second of the videos among them."""
     conditions: ConditionTable | None = None
+    window: tuple[float, float] | None = None
+    """For the frames of DICOM files with several (`Target.window`)."""
 
     def stream(self, keep: set[str] | None = None) -> Iterator[tuple[Item, Payload]]:
         wanted = {item.name: item for item in self.items if keep is None or item.name in keep}
@@ -142,8 +144,11 @@ class PictureSource:
                 chosen = split[name] if name in split else {0: wanted[name]}
                 yield from zip(chosen.values(), video.frames(content, self.fps, list(chosen)), strict=True)
             elif isinstance(content, bytes):
-                read = dicom.frames if dicom.is_dicom(content) else pages
-                yield from zip(split[name].values(), read(content, list(split[name])), strict=True)
+                chosen = list(split[name])
+                several = (
+                    dicom.frames(content, chosen, self.window) if dicom.is_dicom(content) else pages(content, chosen)
+                )
+                yield from zip(split[name].values(), several, strict=True)
 
     def arrays(self) -> None:
         return None
@@ -201,6 +206,7 @@ def open_source(
     masks: Literal["skip", "use"] = "skip",
     fps: float | None = None,
     conditions: str | None = None,
+    levels: str | None = None,
 ) -> Source:
     """List the images at `path` and their labels.
 
@@ -210,7 +216,7 @@ def open_source(
     `read_conditions`.
     split: "train", "test" or "all", for data sets with parts. frames: images to read from non-DICOM files with several:
     the first or all. fps: frames per second to read from videos. masks: whether annotations of images (masks.py) are
-    images, too. Raises `DataError`.
+    images, too. levels: black and white of DICOM files. Raises `DataError`.
     """
     path = Path(path)
     try:
@@ -220,7 +226,8 @@ def open_source(
             with path.open("rb") as file:
                 if is_lfs_pointer(file.read(64)):
                     raise DataError(f"{path} is a Git LFS pointer instead of the file: run git lfs pull")
-        wish = Wish("none" if conditions is not None else labels, split, masks == "use", fps or video.FPS)
+        window = parse_levels(levels) if levels else None
+        wish = Wish("none" if conditions is not None else labels, split, masks == "use", fps or video.FPS, window)
         source = _open(path, wish, lambda: fingerprint_of(path, wish.labels, conditions))
         source = _all_pages(source) if frames == "all" and isinstance(source, PictureSource) else source
         return source if conditions is None else _with_conditions(source, conditions, path)
@@ -236,6 +243,7 @@ class Wish:
     split: str
     masks: bool
     fps: float
+    window: tuple[float, float] | None
 
     @property
     def plain(self) -> bool:
@@ -447,7 +455,9 @@ def _picture_source(
             f"{len(videos) - len(broken):,} videos give {num:,} frames, {wish.fps:g} per second; "
             "--fps sets another rate."
         )
-    return PictureSource(form, container, items, found.classes, rejected, print_of, frames, found.notes, wish.fps)
+    return PictureSource(
+        form, container, items, found.classes, rejected, print_of, frames, found.notes, wish.fps, window=wish.window
+    )
 
 
 def _by_mark(container: Container, names: list[str], has_mark: Callable[[bytes], bool]) -> list[str]:
