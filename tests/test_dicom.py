@@ -338,6 +338,22 @@ def test_levels_replace_the_windows_of_all_files(put: Callable[..., Path]) -> No
         np.testing.assert_allclose(shown[name], image, atol=1)
 
 
+@pytest.mark.parametrize("header", ["preamble", "all"])
+@pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian])
+def test_files_without_the_mark(header: str, syntax: str, put: Callable[..., Path]) -> None:
+    """Without the preamble and its mark, or without all file information, as old programs wrote them."""
+    images = [noise(9, 8 + i, dtype=np.uint16) for i in range(3)]
+    files = {}
+    for i, image in enumerate(images):
+        content = film(image, syntax=syntax, Modality="DX")
+        start = content.index(b"\x08\0\x16\0") if header == "all" else 132  # SOPClassUID, the first element
+        files[f"{i}{'.dcm' if i else ''}"] = content[start:]
+        np.testing.assert_array_equal(dicom.pixels(content[start:]), image)
+    source = open_source(put(files))
+    assert [item.name for item in source.items] == ["0", "1.dcm", "2.dcm"] and source.form == "radiographs"
+    assert not dicom.is_dicom(b"\x08\0\x16\0UI") and not dicom.is_dicom(b"\x89PNG" + b"\0" * 200)
+
+
 # What is refused.
 
 LOSSLESS_JPEG = film(noise(4, 4), PixelData=pydicom.encaps.encapsulate([b"\xff\xd8\xff\xd9"]), syntax=uid.JPEGLossless)

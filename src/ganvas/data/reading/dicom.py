@@ -71,8 +71,15 @@ def is_named(name: str) -> bool:
 
 
 def is_dicom(content: bytes) -> bool:
-    """Whether the content (at least the first 132 bytes) has the DICOM mark."""
-    return content[MARK] == b"DICM"
+    """Whether the content (at least the first 132 bytes) has the DICOM mark, or none but starts with an element.
+
+    Old programs wrote neither preamble nor mark. Such files begin with an element of group 2 or 8: group, number, then
+    two capital letters, or a length below 65,536. No image format begins like this.
+    """
+    group, number, kind, rest = content[:2], content[3:4], content[4:6], content[6:8]
+    named = kind.isalpha() and kind.isupper()
+    bare = group in (b"\x02\0", b"\x08\0") and number == b"\0" and (named or rest == b"\0\0")
+    return content[MARK] == b"DICM" or (bare and len(content) >= MARK.stop)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +100,7 @@ def facts(start: bytes) -> Facts:
                 io.BytesIO(start),
                 stop_when=lambda tag, vr, length: tag > NUMBER_OF_FRAMES,
                 specific_tags=[MODALITY, NUMBER_OF_FRAMES],
+                force=True,  # without a mark
             )
             count = int(found.get("NumberOfFrames") or 1)
             return Facts(found.get("Modality") in RADIOGRAPHS, count if 1 <= count <= MAX_FRAMES else 1)
@@ -192,11 +200,17 @@ def _opened(content: bytes) -> Dataset:
     if not available():
         raise PictureError(NO_PYDICOM)
     from pydicom import dcmread
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-    dataset = dcmread(io.BytesIO(content), specific_tags=list(ELEMENTS))
+    dataset = dcmread(io.BytesIO(content), specific_tags=list(ELEMENTS), force=True)
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        implicit, little = dataset.original_encoding
+        dataset.file_meta.TransferSyntaxUID = (
+            ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        )
     if not any(name in dataset for name in PIXELS):
         # pydicom returns no pixels for a file that ends within compressed pixels; the elements before them remain.
-        picture = "Rows" in dcmread(io.BytesIO(content), specific_tags=["Rows"], stop_before_pixels=True)
+        picture = "Rows" in dcmread(io.BytesIO(content), specific_tags=["Rows"], stop_before_pixels=True, force=True)
         kind = "or truncated" if picture else "such as a report or a plan"
         raise PictureError(f"DICOM file without pixels, {kind}")
     if not dataset.Rows or not dataset.Columns:

@@ -394,8 +394,9 @@ def _picture_source(
     """Labels the image files of a container. listing: the csv given instead of a folder."""
     named = [name for name in container.names if is_picture(name) or video.is_video(name)]
     images = sorted(named + _by_mark(container, container.names, has_picture_mark))
-    marked = [] if images else _by_mark(container, container.names, dicom.is_dicom)
-    images = images or marked or [name for name in container.names if is_array(name)]
+    expected = not images or any(dicom.is_named(name) for name in images)
+    marked = _by_mark(container, container.names, dicom.is_dicom) if expected else []
+    images = sorted(images + marked) or [name for name in container.names if is_array(name)]
     rejected = container.rejected + [
         Rejection(name, f"{Path(name).suffix} images are not supported: convert it to PNG or JPEG")
         for name in container.names
