@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import gaussian_filter
 
+from conftest import Command
 from ganvas.config import DataConfig
 from ganvas.data import open_pack
 from ganvas.data.checkup import check
@@ -185,3 +188,23 @@ def test_marks_of_one_scene_are_none_and_those_of_colour_images_are_looked_at_fi
     assert bool(found.marks) == (not frames)
     assert any("pack with --mask-marks" in note for note in found.notes) == (not frames and not colour)
     assert any("Look at the burned-in marks first" in note for note in found.notes) == colour
+
+
+def test_colour_images_of_16_bits_are_noted(tmp_path: Path, ganvas_command: Command) -> None:
+    """Pillow reads only 8 of them."""
+    folder = tmp_path / "deep"
+    folder.mkdir()
+    for i in range(3):
+        rows = np.random.default_rng(i).integers(0, 2**16, (10, 12, 3)).astype(">u2")
+        body = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+        chunks = ((b"IHDR", struct.pack(">IIBBBBB", 12, 10, 16, 2, 0, 0, 0)), (b"IDAT", body), (b"IEND", b""))
+        content = b"".join(
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+            for name, data in chunks
+        )
+        (folder / f"{i}.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+        Image.fromarray((rows >> 8).astype(np.uint8)).save(folder / f"plain-{i}.png")
+    sentence = "3 images have 16 bits per channel and colour or transparency: they are read with 8 bits."
+    assert sentence in ganvas_command("data", "check", folder).out
+    packed = ganvas_command("data", "pack", folder, tmp_path / "pack")
+    assert packed.code == 0 and sentence in packed.out + packed.err

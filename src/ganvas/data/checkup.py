@@ -24,7 +24,7 @@ from ganvas.data.inspection.near_duplicates import Likeness, Thumbnails, cluster
 from ganvas.data.opening import reopened
 from ganvas.data.packing.pack import Pack, Progress, is_pack
 from ganvas.data.packing.pool import LEAST_FOR_WORKERS, chunks, parallel_map
-from ganvas.data.packing.selection import Choice, choose, few_bits, first_pages, levels_of, stream
+from ganvas.data.packing.selection import Choice, choose, few_bits, first_pages, levels_of, reduced_bits, stream
 from ganvas.data.reading.containers import Rejection, by_reason
 from ganvas.data.reading.sources import Payload
 from ganvas.data.reading.wide import levels_of as wide_levels_of
@@ -265,6 +265,8 @@ def _count(checkup: Checkup, looks: list[Look], names: list[str], labels: list[s
     checkup.alpha = sum(info.alpha for info in infos)
     counts = Counter(labels)
     checkup.classes = {name: counts[name] for name in classes}
+    if reduced := sum(info.reduced for info in infos):
+        checkup.notes.append(reduced_bits(reduced))
     if paged := [info.pages for info in infos if info.pages > 1]:
         checkup.notes.append(first_pages(len(paged), sum(paged)))
     top = max((look.highest for look in looks), default=0)

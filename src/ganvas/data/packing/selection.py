@@ -117,6 +117,8 @@ class Survey:
     span: Span | None = None
     """Range of the images with floating point, negative or more than 16 bit pixels; None if there are none."""
 
+    reduced: int = 0
+    """Images of 16 bits of which 8 are read."""
     paged: int = 0
     """Files with several images, of which the first is used."""
     pages: int = 0
@@ -174,6 +176,7 @@ class Survey:
         self.channels[info.channels] += count
         self.depths[info.depth] += count
         self.alpha += count * info.alpha
+        self.reduced += count * info.reduced
         if info.pages > 1:
             self.paged, self.pages = self.paged + 1, self.pages + info.pages
 
@@ -232,6 +235,8 @@ def remarks(survey: Survey, config: DataConfig, policy: Policy, target: Target) 
         notes.append(remark(survey.span, target.wide))
     if not config.levels and (levels := levels_of(survey.highest)) != FULL:
         notes.append(few_bits(survey.highest, levels[1]))
+    if survey.reduced:
+        notes.append(reduced_bits(survey.reduced))
     if survey.paged:
         notes.append(first_pages(survey.paged, survey.pages))
     return notes
@@ -239,6 +244,10 @@ def remarks(survey: Survey, config: DataConfig, policy: Policy, target: Target) 
 
 def first_pages(files: int, pages: int) -> str:
     return f"{files:,} files have {pages:,} images; only the first of each is used. --frames all uses all of them."
+
+
+def reduced_bits(num: int) -> str:
+    return f"{num:,} images have 16 bits per channel and colour or transparency: they are read with 8 bits."
 
 
 def few_bits(top: int, white: int) -> str:

@@ -36,6 +36,7 @@ from ganvas.data.reading import dicom, wide
 from ganvas.data.reading.headers import MAX_PIXELS, PictureInfo, too_large
 from ganvas.errors import ConfigError, PictureError
 
+PNG_BITS = 24  # position of the bit depth in a PNG file
 COMPOSITE_PIXELS = 2**22  # pixels of a transparent image composited at a time
 MAX_SCANS, MAX_SCANNED = 1000, 2**31
 """Limits on the scans of a progressive JPEG (10 are usual) and on scans times pixels: each scan processes all pixels
@@ -264,7 +265,15 @@ def _describe(image: Image.Image, payload: bytes) -> PictureInfo:
         width, height = height, width
     gray = depth == 16 or image.mode in ("1", "L", "LA", "La") or _gray_palette(image)
     alpha = depth == 8 and image.has_transparency_data
-    return PictureInfo(height, width, 1 if gray else 3, alpha, depth, len(_pages(image)))
+    reduced = depth == 8 and _stored_bits(image, payload) > 8
+    return PictureInfo(height, width, 1 if gray else 3, alpha, depth, len(_pages(image)), reduced=reduced)
+
+
+def _stored_bits(image: Image.Image, payload: bytes) -> int:
+    """Bits of one channel in a PNG or TIFF file; 8 for other formats."""
+    if image.format == "PNG":
+        return payload[PNG_BITS]
+    return max(image.tag_v2.get(wide.BITS, (8,))) if isinstance(image, TiffImagePlugin.TiffImageFile) else 8
 
 
 def _pages(image: Image.Image) -> list[int]:

@@ -25,6 +25,8 @@ class PictureInfo:
     """Number of images of this size in the file (`decode` reads the first). Not used for DICOM."""
     wide: bool = False
     """Whether the pixels are floating point numbers, negative or of more than 16 bits (wide.py)."""
+    reduced: bool = False
+    """Whether the file has 16 bits per channel, but colour or transparency, so that only 8 are read."""
 
 
 def too_large(num_pixels: int, limit: int = MAX_PIXELS) -> PictureError:
