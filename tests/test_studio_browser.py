@@ -303,7 +303,8 @@ def test_the_morph_slider_goes_from_one_picture_to_the_other(page: Any) -> None:
         assert np.abs(pixels(page, "#panel .large") - other).max() <= 2
     page.locator("#morph").fill("0.5")
     panel(page)
-    page.get_by_role("button", name="Copy command for the video").click()
+    page.click("#morph-film")
+    page.click("#film-command")
     until(page, "navigator.clipboard.readText().then((text) => text.startsWith('ganvas interpolate'))")
 
 

@@ -29,7 +29,7 @@ from ganvas.explore.recipes import Favourites, Recipe, as_recipe, resolve
 from ganvas.generator import Generator
 from ganvas.image_files import grid, png_bytes
 from ganvas.provenance import provenance
-from ganvas.studio import archive, commands, run_status, schemas, slow_jobs, training_routes
+from ganvas.studio import archive, commands, media_routes, run_status, schemas, slow_jobs, training_routes
 from ganvas.studio.access import Guard
 from ganvas.studio.context import PNG, Json, ListName, ModelName, RunName, Studio, TaskName, told
 from ganvas.studio.engine import Engine, Loaded, address_hash, is_newer
@@ -51,6 +51,7 @@ STATIC = {
     "tray.js": "text/javascript; charset=utf-8",
     "watch.js": "text/javascript; charset=utf-8",
     "train.js": "text/javascript; charset=utf-8",
+    "media.js": "text/javascript; charset=utf-8",
     "jobs.js": "text/javascript; charset=utf-8",
     "actions.js": "text/javascript; charset=utf-8",
     "images.js": "text/javascript; charset=utf-8",
@@ -158,6 +159,7 @@ def app(
         add_slow_jobs,
         add_runs,
         training_routes.add,
+        media_routes.add,
     ):
         add(api, studio)
     return Guard(api, token, hosts)
@@ -174,7 +176,12 @@ def add_models(api: FastAPI, studio: Studio) -> None:
     def places() -> schemas.Places:
         """List the runs and models of the folder."""
         found = shelf.places().values()
-        lines = [schemas.PlaceOut(name=one.name, is_run=one.is_run, has_model=one.weights is not None) for one in found]
+        lines = [
+            schemas.PlaceOut(
+                name=one.name, title=run_status.title_of(one), is_run=one.is_run, has_model=one.weights is not None
+            )
+            for one in found
+        ]
         return schemas.Places(places=lines, version=ganvas.__version__)
 
     @api.get("/api/model")
@@ -254,10 +261,10 @@ def add_downloads(api: FastAPI, studio: Studio) -> None:
         if (body.in_list is None) == (not body.recipes):
             raise ConfigError("expected either recipes or a list")
         if body.in_list is not None:
-            return schemas.CommandOut(command=commands.of_list(loaded, lists.file(loaded, body.in_list), body.film))
-        return schemas.CommandOut(
-            command=commands.of_recipes(loaded, [one.recipe() for one in body.recipes], body.film)
-        )
+            line = commands.of_list(loaded, lists.file(loaded, body.in_list))
+        else:
+            line = commands.of_recipes(loaded, [one.recipe() for one in body.recipes])
+        return schemas.CommandOut(**vars(line))
 
 
 def add_favourites(api: FastAPI, studio: Studio) -> None:
@@ -419,6 +426,7 @@ def described(loaded: Loaded, lists: Lists) -> schemas.ModelOut:
     info = generator.info
     return schemas.ModelOut(
         name=loaded.place.name,
+        title=run_status.title_of(loaded.place),
         hash=generator.hash,
         version=loaded.version,
         newer=is_newer(loaded),

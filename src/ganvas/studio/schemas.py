@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ganvas.errors import ConfigError
 from ganvas.explore.recipes import LARGEST_SEED, Recipe
+from ganvas.fields import meanings
+from ganvas.options import Easing, Files, Filter, Format, Interpolate
 from ganvas.studio.engine import BATCH, LARGEST, checked
 
 MOST_ARCHIVED = 1000  # images per ZIP file
@@ -81,7 +83,43 @@ class Command(Strict):
     in_list: str | None = Field(
         None, max_length=40, alias="list", description="A list of favourites, instead of recipes"
     )
-    film: bool = Field(False, description="A morphing video of the images, instead of the images")
+
+
+FILM, PRINT = meanings(Interpolate), meanings(Files)  # what the options mean, as on the command line
+
+
+class FilmLook(Strict):
+    form: Literal["mp4", "webm", "gif", "webp", "mov"] = Field("mp4", description="Format of the file")
+    size: str | None = Field(None, max_length=20, description=FILM["size"])
+    seconds: Annotated[float, Field(gt=0, le=3600)] | None = Field(None, description=FILM["seconds"])
+    fps: float = Field(24, ge=0.1, le=120, description=FILM["fps"])
+    filter: Filter = Field("lanczos", description=FILM["filter"])
+    background: str | None = Field(None, max_length=40, description=FILM["background"])
+
+    def look(self) -> dict[str, Any]:
+        """The options of every film, by name."""
+        return {name: getattr(self, name) for name in ("size", "seconds", "fps", "filter", "background")}
+
+
+class NewFilm(FilmLook):
+    model: Name
+    recipes: list[RecipeBody] = Field(min_length=2, max_length=MOST_ARCHIVED, description="The images, in order")
+    easing: Easing = Field("cosine", description=FILM["easing"])
+    loop: bool = Field(True, description=FILM["loop"])
+
+
+class NewTrainingFilm(FilmLook):
+    run: Name
+
+
+class NewPrint(Strict):
+    model: Name
+    recipes: list[RecipeBody] = Field(min_length=1, max_length=MOST_ARCHIVED)
+    format: Format = Field("png", description=PRINT["format"])
+    enlarge: int = Field(1, ge=1, le=64, description=PRINT["enlarge"])
+    filter: Filter = Field("lanczos", description=PRINT["filter"])
+    dpi: int | None = Field(300, ge=1, le=10_000, description=PRINT["dpi"])
+    columns: int | None = Field(None, ge=1, le=BATCH, description="One grid with so many columns; else single images")
 
 
 class Wanted(Strict):
@@ -150,6 +188,7 @@ class Error(BaseModel):
 
 class PlaceOut(BaseModel):
     name: str
+    title: str
     is_run: bool
     has_model: bool
 
@@ -167,6 +206,7 @@ class DirectionOut(BaseModel):
 
 class ModelOut(BaseModel):
     name: str
+    title: str
     hash: str = Field(description="SHA-256 of the weights, as in the metadata of images")
     version: str = Field(description="Changes with weights and directions; part of the URL of an image")
     newer: bool = Field(description="The file has changed after loading: reload it with anew=true")
@@ -215,6 +255,7 @@ class Aside(BaseModel):
 
 class CommandOut(BaseModel):
     command: str
+    powershell: str = Field(description="The same, for PowerShell; it differs only for texts with an apostrophe")
 
 
 class Near(BaseModel):
@@ -306,6 +347,7 @@ class TrainingsOut(BaseModel):
 
 class RunLine(BaseModel):
     name: str
+    title: str = Field(description="What the user calls the run; at first its name")
     state: str
     progress: float
     images: int
@@ -327,6 +369,7 @@ class HealthOut(BaseModel):
 
 class RunOut(BaseModel):
     name: str
+    title: str
     sentence: str
     state: str = Field(description="waiting, training, stopping, finished or stopped")
     progress: float
@@ -342,12 +385,12 @@ class RunOut(BaseModel):
     vitals: dict[str, list[float | None]]
     health: list[HealthOut]
     grids: list[int]
+    rows: list[str] = Field(description="Class of each row of the grids; empty without classes")
     films: list[str]
     has_model: bool
     has_report: bool
     budget: float | None
     budget_unit: str = Field(description="minutes, images or epochs")
-    film_command: str
 
 
 def read_recipe(text: str) -> Recipe:

@@ -1,11 +1,11 @@
 // The favourites at the bottom of the page, saved immediately in lists in the folder of the model.
 
 import { ask, show } from "./client.js";
-import { $, copy, download, h, say, sayError } from "./dom.js";
+import { $, copyCommand, download, h, say, sayError } from "./dom.js";
 import { key, words } from "./recipes.js";
 
 export class Tray {
-  /** hooks: { chosen(recipe), changed() } */
+  /** hooks: { chosen(recipe), changed(), save(recipes), film() } */
   constructor(hooks) {
     Object.assign(this, { hooks, pictures: [], keys: new Set(), list: "favourites", lists: ["favourites"] });
     this.strip = h("ul", { class: "strip", "aria-label": "Favourites" });
@@ -14,12 +14,16 @@ export class Tray {
     this.refused = h("p", { class: "refused", hidden: true });
     this.buttons = h("div", { class: "actions" },
       this.pickList,
-      h("button", { id: "kept-zip", onclick: () => this.zip() }, "ZIP"),
+      h("button", { id: "kept-film", onclick: () => hooks.film() }, "Film …"),
+      h("button", { id: "kept-save", onclick: () => hooks.save(this.recipes()) }, "Save …"),
+      h("button", { id: "kept-zip", title: "PNG files as generated, with a favourites file", onclick: () => this.zip() }, "ZIP"),
       h("button", { id: "kept-manifest", onclick: () => this.manifest() }, "Manifest"),
       h("button", { id: "kept-command", onclick: () => this.command() }, "Copy command"));
     this.fold = h("button", { class: "plain fold", "aria-label": "Hide favourites", "aria-expanded": "true", onclick: () => this.folded() }, "▾");
     const hint = h("span", { class: "hint" }, "No favourites yet. Click a heart or press k.");
     $("tray").append(h("div", { class: "bar" }, this.fold, this.title, hint, this.buttons), this.refused, this.strip);
+    const height = () => document.documentElement.style.setProperty("--tray", `${$("tray").offsetHeight}px`);
+    new ResizeObserver(height).observe($("tray"));
     this.draw();
   }
 
@@ -144,14 +148,14 @@ export class Tray {
       const told = await ask("api/command", {
         json: { model: this.model.name, list: this.list },
       });
-      await copy(told.command, "The command");
+      await copyCommand(told);
     } catch (error) {
       sayError(error);
     }
   }
 }
 
-export async function zip(model, recipes, name) {
+async function zip(model, recipes, name) {
   say(`Packing ${recipes.length} images …`);
   try {
     const response = await ask("api/archive", { json: { model: model.name, recipes }, raw: true });

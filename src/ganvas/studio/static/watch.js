@@ -247,6 +247,7 @@ class Film {
   constructor(name, titled) {
     Object.assign(this, { name, grids: [], at: -1, follows: true });
     this.image = h("img", { class: "grid", alt: "" });
+    this.rows = h("ul", { class: "rows", "aria-label": "Classes, one in each row" });
     this.says = h("figcaption", {});
     this.way = slider({
       label: "Grid", min: 0, max: 0, step: 1, value: 0, format: (place) => (this.grids[place] === undefined ? "" : `${count(this.grids[place])} images`),
@@ -254,13 +255,17 @@ class Film {
     });
     this.button = h("button", { onclick: () => this.play() }, "Play");
     this.links = h("span", { class: "links" });
-    this.element = h("figure", { class: "film" }, titled ? h("figcaption", {}, h("strong", {}, name)) : "", this.image, this.says, this.way,
+    this.element = h("figure", { class: "film" }, titled ? h("figcaption", {}, h("strong", {}, name)) : "", h("div", { class: "sheet" }, this.rows, this.image), this.says, this.way,
       h("div", { class: "actions" }, this.button, this.links));
   }
 
   take(run) {
     const more = run.grids.length !== this.grids.length || run.grids.at(-1) !== this.grids.at(-1);
     this.grids = run.grids;
+    if (run.rows.length !== this.rows.children.length) {
+      this.rows.replaceChildren(...run.rows.map((name) => h("li", { title: name }, h("span", {}, name))));
+    }
+    this.rows.hidden = !run.rows.length;
     this.links.replaceChildren(...run.films.map((form) => h("a", {
       href: `api/run/film?${new URLSearchParams({ run: run.name, form })}`, target: "_blank", rel: "noopener",
     }, `Video (${form})`)));
