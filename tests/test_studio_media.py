@@ -223,3 +223,53 @@ def test_the_classes_of_the_rows_of_the_previews_are_told(client: TestClient, fo
     (folder / "bars" / "model" / "config.json").write_text("{")
     (folder / "bars" / "log.jsonl").touch()
     assert client.get("/api/run", params={"run": "bars"}).json()["rows"] == []
+
+
+# ---- favourites and titles ----
+
+
+def kept(client: TestClient, path: str = "", **values: Any) -> list[tuple[int, str]]:
+    """Seeds and titles of the favourites after a change."""
+    answer = client.post(f"/api/favourites{path}", json={"model": "bars", **values})
+    assert answer.status_code == 200, answer.text
+    return [(one["recipe"]["seed"], one["title"]) for one in answer.json()["pictures"]]
+
+
+def undone(client: TestClient) -> list[int]:
+    answer = client.post("/api/favourites/undo", params={"model": "bars"})
+    assert answer.status_code == 200, answer.text
+    return [one["recipe"]["seed"] for one in answer.json()["pictures"]]
+
+
+def test_favourites_are_renamed_and_moved_and_each_change_can_be_undone(client: TestClient, folder: Path) -> None:
+    for seed in (1, 2, 3):
+        kept(client, recipe={"seed": seed})
+    assert kept(client, recipe={"seed": 2}, title="the best") == [(1, ""), (2, "the best"), (3, "")]
+    assert kept(client, "/move", recipe={"seed": 2}, place=0) == [(2, "the best"), (1, ""), (3, "")]
+    assert kept(client, "/move", recipe={"seed": 2}, place=99) == [(1, ""), (3, ""), (2, "the best")]
+    assert kept(client, "/remove", recipe={"seed": 3}) == [(1, ""), (2, "the best")]
+    assert kept(client, "/remove", recipe={"seed": 3}) == [(1, ""), (2, "the best")]  # no change, nothing to undo
+    assert client.get("/api/favourites?model=bars").json()["undo"] == "remove"
+    assert undone(client) == [1, 3, 2]
+    assert undone(client) == [2, 1, 3] and undone(client) == [1, 2, 3]
+    assert kept(client, recipe={"seed": 4})[1] == (2, "the best")
+    assert undone(client) == [1, 2, 3] and undone(client) == [1, 2, 3]  # an added one, then the name
+    refused(client, "/api/favourites/move", "not in the list", model="bars", recipe={"seed": 9}, place=0)
+    file = folder / "bars" / "favourites.json"
+    file.write_text(file.read_text().replace('"seed": 1', '"seed": 7'))
+    answer = client.post("/api/favourites/undo", params={"model": "bars"})
+    assert answer.status_code == 409 and "changed by another program" in answer.json()["error"]
+    assert client.get("/api/favourites?model=bars").json()["undo"] == ""
+
+
+def test_the_title_of_a_run_is_changed_and_the_run_can_still_be_resumed(
+    client: TestClient, folder: Path, ganvas_command: Command
+) -> None:
+    assert client.post("/api/run/title", json={"run": "bars", "title": "Blue bars"}).json()["title"] == "Blue bars"
+    assert client.get("/api/runs").json()["runs"][0]["title"] == "Blue bars"
+    assert client.get("/api/places").json()["places"][0]["title"] == "Blue bars"
+    answer = ganvas_command("train", folder / "bars", "--device", "cpu")
+    assert answer.code == 0 and "is finished" in answer.err + answer.out
+    assert client.post("/api/run/title", json={"run": "bars", "title": " "}).json()["title"] == "bars"
+    with TestClient(api.app(folder, device="cpu"), base_url=HOME) as guest:
+        assert guest.post("/api/run/title", json={"run": "bars", "title": "no"}).status_code == 403

@@ -122,6 +122,10 @@ class Run:
     def write_config(self, config: dict[str, Any]) -> None:
         files.write_json(self.folder / "config.json", config | {"checksum": options_hash(config)})
 
+    def rename(self, title: str) -> None:
+        """Change the title of the run, which reports and model cards show; the folder keeps its name."""
+        files.write_json(self.folder / "config.json", self.config() | {"name": title})
+
     def unchanged_config(self) -> dict[str, Any]:
         """`config`, for resuming. Raises RunError also if an option is not the one that was written."""
         config = self.config()

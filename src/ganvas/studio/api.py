@@ -293,6 +293,19 @@ def add_favourites(api: FastAPI, studio: Studio) -> None:
         loaded = engine.model(body.model)
         return listed(loaded, lists, body.in_list, lists.remove(loaded, body.in_list, body.recipe.recipe()))
 
+    @api.post("/api/favourites/move")
+    def move(body: schemas.Moved) -> schemas.ListOut:
+        """Move an image to another place in its list."""
+        loaded = engine.model(body.model)
+        found = lists.move(loaded, body.in_list, body.recipe.recipe(), body.place)
+        return listed(loaded, lists, body.in_list, found)
+
+    @api.post("/api/favourites/undo")
+    def undo(model: ModelName, name: ListName = FIRST) -> schemas.ListOut:
+        """Undo the last change of a list that was made since the studio started."""
+        loaded = engine.model(model)
+        return listed(loaded, lists, name, lists.undo(loaded, name))
+
     @api.post("/api/favourites/aside")
     def aside(model: ModelName, name: ListName = FIRST) -> schemas.Aside:
         """Rename a list that belongs to another model, to start a new list."""
@@ -467,6 +480,7 @@ def listed(loaded: Loaded, lists: Lists, name: str, found: Favourites) -> schema
         name=name,
         lists=lists.names(loaded),
         file=lists.file(loaded, name).name,
+        undo=lists.undoable(loaded, name),
         pictures=[
             schemas.KeptOut(recipe=recipe.to_dict(), title=title)
             for recipe, title in zip(found.recipes, names, strict=True)

@@ -77,6 +77,13 @@ class Kept(Strict):
     title: str | None = Field(None, max_length=200)
 
 
+class Moved(Strict):
+    model: Name
+    recipe: RecipeBody
+    in_list: str = Field("favourites", max_length=40, alias="list")
+    place: int = Field(ge=0, le=10_000, description="New place in the list; 0 is the first")
+
+
 class Command(Strict):
     model: Name
     recipes: list[RecipeBody] = Field([], max_length=MOST_ARCHIVED)
@@ -160,6 +167,10 @@ class NewTraining(Images):
 
 class RunBody(Strict):
     run: Name
+
+
+class Titled(RunBody):
+    title: str = Field(max_length=120, description="New title; empty: the name of the folder")
 
 
 class Resumed(RunBody):
@@ -246,6 +257,7 @@ class ListOut(BaseModel):
     name: str
     lists: list[str]
     file: str
+    undo: str = Field(description="The last change, if it can be undone: add, rename, remove or move")
     pictures: list[KeptOut]
 
 
@@ -343,6 +355,10 @@ class TrainingOut(BaseModel):
 
 class TrainingsOut(BaseModel):
     trainings: list[TrainingOut]
+
+
+class TitleOut(BaseModel):
+    title: str
 
 
 class RunLine(BaseModel):

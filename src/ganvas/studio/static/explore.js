@@ -37,6 +37,8 @@ export class Explore {
     this.panel = new Panel(this.aside, {
       keep: (recipe) => this.tray.toggle(recipe),
       isKept: (recipe) => this.tray.has(recipe),
+      nameOf: (recipe) => this.tray.titleOf(recipe),
+      rename: (recipe, title) => this.tray.rename(recipe, title),
       vary: (recipe) => this.vary(recipe),
       near: (recipes, wait, aloud) => this.near(recipes, wait, aloud),
       kept: () => this.tray.recipes(),
@@ -300,6 +302,11 @@ export class Explore {
 
   onKey(event) {
     const typing = event.target.closest("input:not([type=range], [type=checkbox], [type=radio]), textarea, select, dialog");
+    if (!$("explore").hidden && !typing && (event.ctrlKey || event.metaKey) && event.key === "z" && this.tray.undoable) {
+      event.preventDefault();
+      this.tray.undo();
+      return;
+    }
     if ($("explore").hidden || typing || event.ctrlKey || event.metaKey || event.altKey || !this.model) return;
     const inPanel = event.target.closest("#panel");
     const recipe = inPanel && this.panel.base ? this.panel.current : this.gallery.current;

@@ -6,10 +6,11 @@ import { followed } from "./jobs.js";
 import { between, classOf, depthsOf, edited, key, mixed, percent, round, signed, words } from "./recipes.js";
 
 const WIDE = matchMedia("(min-width: 900px)");
+const THUMB = 3; // deviations of the small images of a direction
 const TABS = [["adjust", "Adjust"], ["mix", "Mix"], ["morph", "Morph"]];
 
 export class Panel {
-  /** hooks: { keep(recipe), isKept(recipe), vary(recipe), near(recipes), kept() -> recipes, reload(), close(), pick(kind or null), save(recipes), film(recipes) } */
+  /** hooks: { keep(recipe), isKept(recipe), nameOf(recipe), rename(recipe, title), vary(recipe), near(recipes), kept() -> recipes, reload(), close(), pick(kind or null), save(recipes), film(recipes) } */
   constructor(element, hooks) {
     Object.assign(this, { element, hooks, model: null, base: null, tab: "adjust", edits: {}, partner: null });
     this.depths = new Set();
@@ -20,6 +21,8 @@ export class Panel {
     this.realSays = h("figcaption", {});
     this.realFigure = h("figure", { class: "nearest", hidden: true }, this.real, this.realSays);
     this.says = h("p", { class: "words" });
+    this.name = h("input", { type: "text", id: "panel-name", maxlength: 200, placeholder: "Name of this favourite", "aria-label": "Name of this favourite",
+      onchange: () => hooks.rename(this.current, this.name.value.trim()) });
     this.keepButton = h("button", { class: "keep", id: "panel-keep", onclick: () => hooks.keep(this.current) });
     this.actions = h("div", { class: "actions main" },
       this.keepButton,
@@ -30,13 +33,14 @@ export class Panel {
     element.append(
       h("div", { class: "over" }, this.says,
         h("button", { class: "plain close", title: "Close (Esc)", "aria-label": "Close", onclick: () => hooks.close() }, "✕")),
-      h("div", { class: "figures" }, h("figure", {}, this.picture)), this.realFigure,
+      h("div", { class: "figures" }, h("figure", {}, this.picture)), this.name, this.realFigure,
       this.tabs, this.body, this.actions);
     const room = () => this.fit();
     addEventListener("scroll", room, { passive: true });
     addEventListener("resize", room);
     new ResizeObserver(room).observe(document.getElementById("tray"));
     new ResizeObserver(room).observe(element.parentElement.parentElement);
+    this.redrawEnds = later(300, () => { for (const one of this.body.querySelectorAll(".direction")) one.draw(); });
     this.settled = later(250, () => this.findNearest());
   }
 
@@ -56,6 +60,7 @@ export class Panel {
     }
     const room = document.getElementById("tray").getBoundingClientRect().top - this.element.getBoundingClientRect().top;
     this.element.style.setProperty("max-height", `${Math.max(260, room - 14)}px`);
+    this.element.style.setProperty("--room", `${Math.max(260, room - 14)}px`); // the size of the image depends on it
   }
 
   /** Select the second image for mixing or morphing. */
@@ -113,6 +118,8 @@ export class Panel {
     const kept = this.hooks.isKept(this.current);
     this.keepButton.textContent = kept ? "♥ Favourite" : "♡ Favourite";
     this.keepButton.setAttribute("aria-pressed", kept);
+    this.name.hidden = !kept;
+    if (document.activeElement !== this.name) this.name.value = kept ? this.hooks.nameOf(this.current) : "";
     const strip = this.body.querySelector(".partners");
     if (strip) strip.replaceWith(this.partners());
   }
@@ -143,9 +150,7 @@ export class Panel {
             this.update();
           },
         });
-        row.title = one.source;
-        row.classList.add("direction");
-        parts.push(row);
+        parts.push(this.direction(one, row));
       }
       parts.push(h("button", { onclick: () => { this.edits = {}; this.draw(); } }, "Reset directions"));
     } else {
@@ -155,11 +160,32 @@ export class Panel {
     return parts;
   }
 
+  /** A slider of a direction between small images of both ends. */
+  direction(one, row) {
+    const end = (amount) => {
+      const image = h("img", { alt: "", loading: "lazy" });
+      const button = h("button", { class: "end", "aria-label": `${one.name} ${signed(amount)}`, title: `${one.name} ${signed(amount)}`, onclick: () => {
+        this.edits = { ...this.edits, [one.name]: amount };
+        row.put(amount);
+        this.update();
+      } }, image);
+      button.draw = () => show(image, this.model, edited(this.base, { [one.name]: amount }));
+      return button;
+    };
+    const ends = [end(-THUMB), end(THUMB)];
+    row.title = one.source;
+    const found = h("div", { class: "direction" }, ends[0], row, ends[1]);
+    found.draw = () => ends.forEach((button) => button.draw());
+    found.draw();
+    return found;
+  }
+
   rebase(change) {
     const base = { ...this.base, ...change };
     for (const name of Object.keys(change)) if (change[name] === undefined) delete base[name];
     this.base = base;
     this.update();
+    this.redrawEnds();
   }
 
   async findDirections(button) {

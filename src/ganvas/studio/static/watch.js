@@ -109,7 +109,7 @@ export class Watch {
     this.runs.replaceChildren(...runs.map((one) => h("li", {}, h("button", {
       "aria-current": one.name === this.name ? "true" : false,
       onclick: () => this.choose(one.name),
-    }, h("span", { class: "name" }, one.name), h("span", { class: `pill ${one.state}` }, STATES[one.state]),
+    }, h("span", { class: "name" }, one.title), h("span", { class: `pill ${one.state}` }, STATES[one.state]),
     one.begun ? "" : h("span", { class: "hint" }, `${percent(one.progress)} · ${count(one.images)} images`)))));
   }
 
@@ -147,9 +147,9 @@ export class Watch {
     const fresh = this.drawn !== `${this.name} ${this.other}`;
     this.drawn = `${this.name} ${this.other}`;
     if (fresh) this.build(runs, run, other);
-    this.head.replaceChildren(...this.header(run));
+    if (!this.head.contains(document.activeElement) || this.renaming !== run.name) this.head.replaceChildren(...this.header(run));
     this.actions.take(run);
-    if (this.state && this.state !== run.state) say(`${run.name} is ${STATES[run.state]}`);
+    if (this.state && this.state !== run.state) say(`${run.title} is ${STATES[run.state]}`);
     this.state = run.state;
     this.health.replaceChildren(...healthWords(run));
     for (const film of this.films) film.take(this.told.get(film.name));
@@ -186,6 +186,31 @@ export class Watch {
     if (other) this.main.append(differences(run, other));
   }
 
+  redraw(run) {
+    this.head.replaceChildren(...this.header(run));
+    this.head.querySelector("#run-title, #rename")?.focus();
+  }
+
+  /** The title of a run as a field. */
+  renamer(run) {
+    const input = h("input", { type: "text", id: "run-title", value: run.title, maxlength: 120, "aria-label": "Title of the run" });
+    const end = () => { this.renaming = ""; this.redraw(this.told.get(run.name)); };
+    const save = async (event) => {
+      event.preventDefault();
+      try {
+        const told = await ask("api/run/title", { json: { run: run.name, title: input.value } });
+        this.told.get(run.name).title = told.title;
+        say(`The title is “${told.title}”`);
+      } catch (error) {
+        sayError(error);
+      }
+      end();
+      this.look();
+    };
+    input.addEventListener("keydown", (event) => { if (event.key === "Escape") end(); });
+    return h("form", { class: "renamer", onsubmit: save }, h("h1", { class: "unseen" }, run.title), input, h("button", { class: "keep" }, "Save"), h("button", { type: "button", onclick: end }, "Cancel"));
+  }
+
   header(run) {
     const left = run.eta && run.state === "training" ? `about ${duration(run.eta)} left` : "";
     const facts = [
@@ -193,7 +218,7 @@ export class Watch {
       run.rate && run.state === "training" ? `${short(run.rate)} images/s` : "",
     ].filter(Boolean);
     return [
-      title(run),
+      this.renaming === run.name ? this.renamer(run) : title(run, this.allowed ? () => { this.renaming = run.name; this.redraw(run); } : null),
       h("progress", { value: run.progress, max: 1, "aria-label": "Progress", "aria-valuetext": percent(run.progress) }),
       h("p", { class: "facts" }, h("strong", {}, percent(run.progress)), ...facts.map((one) => h("span", {}, one)),
       ),
@@ -204,17 +229,18 @@ export class Watch {
 
 /** A training of this studio without a run folder, in the form of a run. */
 function begun(one) {
-  return { name: one.run, state: one.state, sentence: one.sentence, progress: 0, images: 0, begun: true };
+  return { name: one.run, title: one.run, state: one.state, sentence: one.sentence, progress: 0, images: 0, begun: true };
 }
 
 /** A model without its run, in the form of a run. */
 function model(name) {
   const sentence = "A model without its training run: it can be explored, and evaluated with its training images.";
-  return { name, state: "model", sentence, progress: 0, images: 0, begun: true, isModel: true, has_model: true };
+  return { name, title: name, state: "model", sentence, progress: 0, images: 0, begun: true, isModel: true, has_model: true };
 }
 
-function title(run) {
-  return h("h1", {}, run.name, " ", h("span", { class: `pill ${run.state}` }, STATES[run.state]));
+function title(run, rename) {
+  return h("h1", {}, h("span", {}, run.title), " ", h("span", { class: `pill ${run.state}` }, STATES[run.state]),
+    rename ? h("button", { id: "rename", class: "plain", "aria-label": "Change the title", title: "Change the title", onclick: rename }, "✎") : "");
 }
 
 function healthWords(run) {
