@@ -423,7 +423,7 @@ def test_two_runs_are_compared(page: Any, runs: Path) -> None:
     page.locator("#compare").select_option("live")
     until(page, "document.querySelectorAll('.films .film').length === 2")
     page.wait_for_selector("table th:has-text('data source')")
-    assert page.locator(".line.dashed").count() > 0
+    assert page.locator(".line.dashed").count() > 0 and "Images seen" in page.inner_text(".measures")
     assert "with=live" in page.url
 
 

@@ -29,7 +29,7 @@ from ganvas.explore.recipes import Favourites, Recipe, as_recipe, resolve
 from ganvas.generator import Generator
 from ganvas.image_files import grid, png_bytes
 from ganvas.provenance import provenance
-from ganvas.studio import archive, commands, media_routes, run_status, schemas, slow_jobs, training_routes
+from ganvas.studio import archive, commands, comparing, media_routes, run_status, schemas, slow_jobs, training_routes
 from ganvas.studio.access import Guard
 from ganvas.studio.context import PNG, Json, ListName, ModelName, RunName, Studio, TaskName, told
 from ganvas.studio.engine import Engine, Loaded, address_hash, is_newer
@@ -55,6 +55,7 @@ STATIC = {
     "jobs.js": "text/javascript; charset=utf-8",
     "actions.js": "text/javascript; charset=utf-8",
     "images.js": "text/javascript; charset=utf-8",
+    "compare.js": "text/javascript; charset=utf-8",
     "charts.js": "text/javascript; charset=utf-8",
     "recipes.js": "text/javascript; charset=utf-8",
     "client.js": "text/javascript; charset=utf-8",
@@ -160,6 +161,7 @@ def app(
         add_runs,
         training_routes.add,
         media_routes.add,
+        comparing.add,
     ):
         add(api, studio)
     return Guard(api, token, hosts)

@@ -376,6 +376,38 @@ class Runs(BaseModel):
     runs: list[RunLine]
 
 
+class CellOut(BaseModel):
+    value: str
+    interval: str
+    best: bool = Field(description="Better than all others, with intervals that do not overlap")
+
+
+class MeasureOut(BaseModel):
+    name: str
+    arrow: str
+    better: str = Field(description="Which way is better")
+    cells: list[CellOut]
+
+
+class GridOut(BaseModel):
+    address: str = Field(description="URL; empty without images")
+    note: str
+    rows: list[str] = Field(description="Class of each row; empty without classes")
+
+
+class DifferenceOut(BaseModel):
+    name: str
+    values: list[str]
+
+
+class ComparisonOut(BaseModel):
+    names: list[str] = Field(description="Titles of the runs")
+    caveats: list[str]
+    rows: list[MeasureOut]
+    grids: list[GridOut]
+    differences: list[DifferenceOut]
+
+
 class HealthOut(BaseModel):
     health: str
     words: str

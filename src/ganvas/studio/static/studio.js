@@ -59,7 +59,7 @@ async function turn() {
   if (told.view !== "train") train.stop();
   const { models, empty } = await places();
   if (told.view === "watch") {
-    await watch.start({ run: told.values.run, other: told.values.with });
+    await watch.start({ run: told.values.run, others: told.values.with });
     return;
   }
   if (told.view === "train") {
