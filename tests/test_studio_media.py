@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import shlex
 import shutil
 import time
@@ -20,7 +21,10 @@ from conftest import Command
 from ganvas.explore.recipes import Recipe, resolve
 from ganvas.film import CODECS
 from ganvas.generator import Generator, to_pixels
+from ganvas.model_file import WEIGHTS
 from ganvas.provenance import read_provenance
+from ganvas.records import EVALUATION_FORMAT
+from ganvas.system import files
 
 pytest.importorskip("fastapi", reason="the studio needs pip install 'ganvas[studio]'")
 from fastapi.testclient import TestClient
@@ -273,3 +277,51 @@ def test_the_title_of_a_run_is_changed_and_the_run_can_still_be_resumed(
     assert client.post("/api/run/title", json={"run": "bars", "title": " "}).json()["title"] == "bars"
     with TestClient(api.app(folder, device="cpu"), base_url=HOME) as guest:
         assert guest.post("/api/run/title", json={"run": "bars", "title": "no"}).status_code == 403
+
+
+# ---- comparison ----
+
+
+def evaluate_by_hand(run: Path, kid: tuple[float, float, float], data: str = "d") -> None:
+    """An evaluation with one measure: its value and interval."""
+    value, low, high = kid
+    row = {"key": "kid", "name": "KID", "better": "lower", "value": value, "low": low, "high": high, "real": 0.0}
+    model = {"weights": files.sha256(run / "model" / WEIGHTS)[:8]}
+    (run / "evaluation").mkdir(exist_ok=True)
+    Image.new("L", (20, 20)).save(run / "evaluation" / "generated.png")
+    content = {
+        "format": EVALUATION_FORMAT,
+        "model": model,
+        "data": {"hash": data, "classes": ["lying", "standing"]},
+        "protocol": {"num_real": 24},
+        "measures": [row],
+        "pictures": {"generated": "evaluation/generated.png", "per_class": True, "note": "uncurated"},
+    }
+    (run / "evaluation.json").write_text(json.dumps(content))
+
+
+def test_runs_are_compared_by_their_evaluations(client: TestClient, folder: Path, trained: Path) -> None:
+    for name in ("second", "third"):
+        shutil.copytree(trained, folder / name)
+    evaluate_by_hand(folder / "bars", (0.5, 0.4, 0.6))
+    evaluate_by_hand(folder / "second", (0.2, 0.1, 0.3))
+    client.post("/api/run/title", json={"run": "bars", "title": "First"})
+    told = client.get("/api/comparison", params={"run": ["bars", "second", "third"]}).json()
+    assert told["names"] == ["First", "run", "run"] or told["names"] == ["First", "second", "third"]
+    kid = told["rows"][0]
+    assert kid["name"] == "KID" and kid["better"] == "lower is better"
+    assert [one["best"] for one in kid["cells"]] == [False, True, False] and kid["cells"][2]["value"] == "–"
+    assert kid["cells"][0]["interval"] == "0.40 to 0.60"
+    assert any("No evaluation yet" in one for one in told["caveats"])
+    assert [one["rows"] for one in told["grids"]] == [["lying", "standing"]] * 3
+    for one in told["grids"]:
+        assert client.get(one["address"]).headers["content-type"] == "image/png"
+    assert "samples?" in told["grids"][0]["address"] and "grid?" in told["grids"][2]["address"]
+    evaluate_by_hand(folder / "second", (0.2, 0.1, 0.3), data="other")
+    told = client.get("/api/comparison", params={"run": ["bars", "second"]}).json()
+    assert any("different data" in one for one in told["caveats"])
+    assert client.get("/api/comparison", params={"run": ["bars"]}).status_code == 422
+    assert client.get("/api/comparison", params={"run": ["bars"] * 7}).status_code == 422
+    (folder / "second" / "evaluation.json").write_text("{")
+    answer = client.get("/api/comparison", params={"run": ["bars", "second"]})
+    assert answer.status_code == 400 and "is damaged" in answer.json()["error"]

@@ -2,7 +2,7 @@
 
 import { Live, addressOf, ask, isLong, show, source } from "./client.js";
 import { choice, download, h, later, say, sayError, slider } from "./dom.js";
-import { followed } from "./jobs.js";
+import { followed, working } from "./jobs.js";
 import { between, classOf, depthsOf, edited, key, mixed, percent, round, signed, words } from "./recipes.js";
 
 const WIDE = matchMedia("(min-width: 900px)");
@@ -189,16 +189,17 @@ export class Panel {
   }
 
   async findDirections(button) {
-    button.disabled = true;
+    let task = null;
+    const shown = working("Computing directions", () => ask("api/task/stop", { method: "POST", query: { id: task.id } }).catch(sayError));
+    button.replaceWith(shown.element);
     try {
-      let task = await ask("api/directions", { json: { model: this.model.name } });
-      say("Computing directions …");
-      task = await followed(task, () => {});
+      task = await ask("api/directions", { json: { model: this.model.name } });
+      task = await followed(task, shown.tell);
       say(`Found ${task.result.names.length} directions`);
       await this.hooks.reload();
     } catch (error) {
       sayError(error);
-      button.disabled = false;
+      shown.element.replaceWith(button);
     }
   }
 
