@@ -99,3 +99,47 @@ def test_the_second_image_of_a_mix_is_chosen_by_two_taps(browser: Any, home: str
         for selector in (".depths", "#panel-keep", "#panel-save"):
             box = page.locator(selector).bounding_box()
             assert box["y"] + box["height"] < SIZES[0]["height"] - page.locator("#tray").bounding_box()["height"]
+
+
+def test_favourites_are_named_reordered_and_undone_by_mouse_and_keys(browser: Any, home: str) -> None:
+    names = "[...document.querySelectorAll('.strip button')].map((one) => one.getAttribute('aria-label'))"
+    order = f"{names}.map((one) => one.split(': ')[1])"
+    with opened(browser, home, viewport=SIZES[1]) as page:
+        page.goto("/#explore?model=bars")
+        page.wait_for_selector(".tile img[src]")
+        for place in (1, 2, 3):
+            page.locator(".tile .pick").nth(place).focus()
+            page.keyboard.press("k")
+            until(page, f"document.querySelectorAll('.strip button').length === {place}")
+        page.locator(".strip button").nth(2).click()
+        page.fill("#panel-name", "the best")
+        page.keyboard.press("Enter")
+        until(page, f"{order}[2] === 'the best'")
+        page.locator(".strip button").nth(2).focus()
+        page.keyboard.press("Alt+ArrowLeft")
+        until(page, f"{order}[1] === 'the best'")
+        assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "Favourite 2 of 3: the best"
+        page.locator(".strip li").nth(1).drag_to(page.locator(".strip li").nth(0), target_position={"x": 5, "y": 20})
+        until(page, f"{order}[0] === 'the best'")
+        page.click("#kept-undo")
+        until(page, f"{order}[1] === 'the best'")
+        page.locator("#explore h1").click()
+        page.keyboard.press("Control+z")
+        until(page, f"{order}[2] === 'the best'")
+        fits(page)
+
+
+def test_runs_get_titles_and_are_compared(browser: Any, home: str) -> None:
+    with opened(browser, home, viewport=SIZES[0]) as page:
+        page.goto("/#watch?run=bars")
+        page.click("#rename")
+        page.fill("#run-title", "Bars, first try")
+        page.keyboard.press("Enter")
+        until(page, "document.querySelector('.runs').textContent.includes('Bars, first try')")
+        page.select_option("#compare", "other")
+        page.wait_for_selector(".measures")
+        assert "Bars, first try" in page.inner_text(".measures thead")
+        assert page.locator(".film .rows li").all_inner_texts() == ["lying", "standing"] * 2
+        fits(page)
+        page.get_by_role("button", name="Do not compare with other").click()
+        until(page, "!document.querySelector('.measures')")

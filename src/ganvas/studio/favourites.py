@@ -89,8 +89,8 @@ class Lists:
             if recipe not in recipes:
                 raise AbsentError(f"this image is not in the list {name}: reload the page")
             old = recipes.index(recipe)
-            for values in (recipes, titles):
-                values.insert(place, values.pop(old))
+            recipes.insert(place, recipes.pop(old))
+            titles.insert(place, titles.pop(old))
             return "move"
 
         return self.change(loaded, name, change)

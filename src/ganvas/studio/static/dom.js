@@ -68,7 +68,7 @@ export function slider({ label, min, max, step, value, format = (x) => x, oninpu
 }
 
 /** Copy a text; if the browser does not allow it, show the text in a dialog. */
-export async function copy(text, what) {
+async function copy(text, what) {
   try {
     await navigator.clipboard.writeText(text);
     say(`Copied: ${text.length > 300 ? `${text.slice(0, 300)} …` : text}`);

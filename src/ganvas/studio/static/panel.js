@@ -7,6 +7,7 @@ import { between, classOf, depthsOf, edited, key, mixed, percent, round, signed,
 
 const WIDE = matchMedia("(min-width: 900px)");
 const THUMB = 3; // deviations of the small images of a direction
+const SHORT = 540; // pixels of height below which mixing leaves out the nearest training image
 const TABS = [["adjust", "Adjust"], ["mix", "Mix"], ["morph", "Morph"]];
 
 export class Panel {
@@ -58,9 +59,10 @@ export class Panel {
       this.element.style.removeProperty("max-height");
       return;
     }
-    const room = document.getElementById("tray").getBoundingClientRect().top - this.element.getBoundingClientRect().top;
-    this.element.style.setProperty("max-height", `${Math.max(260, room - 14)}px`);
-    this.element.style.setProperty("--room", `${Math.max(260, room - 14)}px`); // the size of the image depends on it
+    const room = Math.max(260, document.getElementById("tray").getBoundingClientRect().top - this.element.getBoundingClientRect().top - 14);
+    this.element.style.setProperty("max-height", `${room}px`);
+    this.element.style.setProperty("--room", `${room}px`); // the size of the image depends on it
+    this.element.classList.toggle("short", room < SHORT);
   }
 
   /** Select the second image for mixing or morphing. */

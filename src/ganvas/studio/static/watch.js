@@ -137,7 +137,7 @@ export class Watch {
 
   choose(name) {
     this.name = name;
-    this.others = [];
+    this.others = this.others.filter((other) => other !== name);
     this.remember();
     this.look();
   }
@@ -163,7 +163,11 @@ export class Watch {
     const fresh = this.drawn !== this.key();
     this.drawn = this.key();
     if (fresh) this.build(runs, run, all);
-    if (!this.head.contains(document.activeElement) || this.renaming !== run.name) this.head.replaceChildren(...this.header(run));
+    if (this.renaming !== run.name || fresh) {
+      const focused = document.activeElement?.id === "rename";
+      this.head.replaceChildren(...this.header(run));
+      if (focused) $("rename")?.focus();
+    }
     this.actions.take(run);
     if (this.state && this.state !== run.state) say(`${run.title} is ${STATES[run.state]}`);
     this.state = run.state;
