@@ -141,9 +141,8 @@ def title_of(place: Place) -> str:
 
 
 def title_in(config: dict[str, Any], place: Place) -> str:
-    """The title in a config.json; the name if it is only that of the folder, because two folders may have the same."""
-    title = str(config.get("name") or "")
-    return title if title not in ("", place.folder.name) else place.name
+    """The title in a config.json if the user gave one; otherwise the name, as the folder may have been renamed."""
+    return str(config.get("name") or place.name) if config.get("titled") else place.name
 
 
 def rows_of_grids(place: Place) -> list[str]:

@@ -221,7 +221,7 @@ def add_titles(router: APIRouter, studio: Studio) -> None:
     def title(body: schemas.Titled) -> schemas.TitleOut:
         """Change the title of a run, which the page, reports and model cards show. Its folder keeps its name."""
         place = run_status.run_place(studio.shelf, body.run)
-        Run(place.folder, writes=False).rename(body.title.strip() or place.folder.name)
+        Run(place.folder, writes=False).rename(body.title.strip())
         return schemas.TitleOut(title=run_status.title_of(place))
 
 
