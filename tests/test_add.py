@@ -23,7 +23,7 @@ def blobs(number: int) -> np.ndarray:
 
 
 def add(folder: Path, numbers: range) -> None:
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True, parents=True)
     for number in numbers:
         Image.fromarray(blobs(number)).save(folder / f"{number:03}.png")
 
@@ -114,6 +114,27 @@ def test_what_cannot_be_added(place: Path, ganvas_command: Command) -> None:
     assert not (place / "new").exists()
     (place / "run" / "heldout.json").write_text('{"names": ["../x"], "pixels": []}')
     assert "heldout.json is damaged" in refused(place / "data", "--out", place / "run", "--size", 16)
+
+
+def test_other_classes_or_conditions_are_refused(tmp_path: Path, ganvas_command: Command) -> None:
+    """Also if only a name changed: the numbers that the networks get would mean something else."""
+    for name, numbers in (("cats", range(12)), ("dogs", range(12, 24))):
+        add(tmp_path / "data" / name, numbers)
+    names = sorted(path.name for path in (tmp_path / "data").rglob("*.png"))
+    table = tmp_path / "table.csv"
+    table.write_text("file,fur\n" + "".join(f"{name},{['red', 'white'][i % 2]}\n" for i, name in enumerate(names)))
+    asked = {"classes": [], "conditions": ["--conditions", f"{table}:fur"]}
+    for name, options in asked.items():
+        answer = ganvas_command("train", tmp_path / "data", "--out", tmp_path / name, "--images", 16, *TINY, *options)
+        assert answer.code == 0, answer.err
+    (tmp_path / "data" / "dogs").rename(tmp_path / "data" / "wolves")
+    table.write_text(table.read_text().replace("white", "black"))
+    for name, options in asked.items():
+        answer = ganvas_command(
+            "train", tmp_path / "data", "--out", tmp_path / name, "--images", 32, *TINY, *options, "--add"
+        )
+        assert answer.code == 2 and "has other classes or conditions" in answer.err, answer.err
+        assert ("dogs, wolves" if name == "classes" else "(fur)") in answer.err
 
 
 def test_a_run_of_an_older_version(place: Path, ganvas_command: Command) -> None:

@@ -10,6 +10,7 @@ import torch
 from ganvas.config import ModelConfig
 from ganvas.data import open_pack
 from ganvas.data.batches import images_at
+from ganvas.model_file import labels_in_turn
 from ganvas.models import build_generator
 from ganvas.models.batch_norm import GROUP, MEASURED, BatchNorm, measure_statistics
 from ganvas.training.preview import PixelVariety
@@ -29,11 +30,11 @@ def test_measured_statistics_are_those_of_the_weights() -> None:
     torch.manual_seed(0)
     config = ModelConfig("light", 16, 16, 3, 3, z_dim=8, base=8, widest=16)
     network = build_generator(config)
-    measure_statistics(network, config.z_dim, config.num_classes)
+    measure_statistics(network, config.z_dim, labels_in_turn(config, None))
     again = copy.deepcopy(network)
     for buffer in again.buffers():
         buffer.fill_(0.5)
-    measure_statistics(again, config.z_dim, config.num_classes)
+    measure_statistics(again, config.z_dim, labels_in_turn(config, None))
     for one, other in zip(network.buffers(), again.buffers(), strict=True):
         assert torch.equal(one, other)
     assert not network.training

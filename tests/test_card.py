@@ -114,7 +114,7 @@ def test_all_sections_are_there_in_order(run: Path) -> None:
     assert re.findall(r"^## (.*)$", text, re.MULTILINE) == SECTIONS
     assert "synthetic" in text and "must not be presented as real" in text
     assert "24, 2 of them held out" in text or "images | 24" in text
-    assert "energy | not measured" in text and "images seen | 48" in text
+    assert "energy | not recorded" in text and "images seen | 48" in text
     assert "no code" in text
 
 

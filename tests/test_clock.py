@@ -34,3 +34,18 @@ def test_the_part_of_the_images_seen_is_the_part_of_the_minutes_used(monkeypatch
     assert state.images_seen / resumed.estimate()[0] == pytest.approx(0.9)
     now += 60
     assert resumed.estimate()[2] == 1
+
+
+def test_the_time_left_is_known_after_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also at the step where the measurement of the speed starts again."""
+    now = 1000.0
+    monkeypatch.setattr(clock.time, "monotonic", lambda: now)
+    state: Any = SimpleNamespace(
+        seconds=0.0, images_seen=0, batches=SimpleNamespace(pack=SimpleNamespace(num_training=10))
+    )
+    running = Clock(state, TrainConfig(images=1600))
+    for step in range(1, 2 * clock.PROBE_STEPS):
+        now += 2
+        state.images_seen += 16
+        running.count()
+        assert running.seconds_left() == pytest.approx(200 - 2 * step)

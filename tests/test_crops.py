@@ -155,7 +155,7 @@ def test_any_channels_and_sides(kind: str, channels: int) -> None:
     views = views_of(discriminator, parts_of(discriminator, images, torch.rand(2, crops_of(discriminator), 2)))
     logits = logits_of(discriminator, views, labels)
     assert logits.shape == (2, len(views)) and torch.isfinite(logits).all()
-    assert len(heads_on_features(discriminator, len(views))) == len(views) - (2 if kind == "both" else 0)
+    assert len(heads_on_features(discriminator, len(views))) == len(views) - (4 if kind == "both" else 0)
 
 
 @pytest.mark.usefixtures("tiny_parts")

@@ -88,6 +88,14 @@ def without(content: bytes, *names: str) -> bytes:
     return written(dataset)
 
 
+def floats(pixels: np.ndarray, **elements) -> bytes:
+    """A DICOM file of (H, W) float32 or float64 pixels."""
+    stored = pixels.view(np.uint32) if pixels.itemsize == 4 else pixels.view(np.uint64)
+    name = "FloatPixelData" if pixels.itemsize == 4 else "DoubleFloatPixelData"
+    content = film(stored, **elements, **{name: pixels.tobytes()})
+    return without(content, "PixelData", "BitsStored", "HighBit", "PixelRepresentation")
+
+
 def group(**elements) -> list[Dataset]:
     """A sequence of one item."""
     item = Dataset()
@@ -291,14 +299,72 @@ def test_decode_gives_the_size_and_depth_asked_for() -> None:
     np.testing.assert_array_equal(whole[:, :, 0], dicom.pixels(content))
 
 
+@pytest.mark.parametrize("kind", ["int32", "uint32", "float32", "float64"])
+def test_wide_pixels_need_a_window_or_the_range_of_the_set(kind: str, put: Callable[..., Path]) -> None:
+    """Through the window they are 16 bit; without one, all files of a set are scaled equally."""
+    values = np.linspace(0, 100_000, 64).reshape(8, 8).astype(kind)
+    make = floats if kind.startswith("float") else film
+    asked = {"RescaleSlope": "0.5", "RescaleIntercept": "-10"}
+    shown = dicom.pixels(make(values, **asked, WindowCenter="20000", WindowWidth="10001"))
+    wanted = (values * 0.5 - 10 - 19999.5) / 10000 + 0.5
+    np.testing.assert_allclose(shown, (wanted.clip(0, 1) * 65535), atol=1)
+    assert not probe(make(values, WindowCenter="20000", WindowWidth="10001")).wide
+    assert probe(make(values)).wide
+    np.testing.assert_array_equal(dicom.pixels(make(values, **asked)), values * 0.5 - 10)
+    folder = put({"a.dcm": make(values), "b.dcm": make(values // 2)})
+    pack = open_pack(folder, DataConfig(size="8"))
+    first, second = pack.images[pack.names.index("a.dcm")], pack.images[pack.names.index("b.dcm")]
+    np.testing.assert_allclose(second, first / 2, atol=2)
+
+
+def test_levels_replace_the_windows_of_all_files(put: Callable[..., Path]) -> None:
+    """In the units after rescaling, for single files, frames and inverted files."""
+    stored = np.arange(64, dtype=np.uint16).reshape(8, 8) * 40
+    asked = {"RescaleSlope": "1", "RescaleIntercept": "-1024", "WindowCenter": "9", "WindowWidth": "5"}
+    files = {
+        "a.dcm": film(stored, **asked),
+        "b.dcm": film(stored, **asked, PhotometricInterpretation="MONOCHROME1"),
+        "c.dcm": film(np.stack([stored, stored[::-1]]), **asked, NumberOfFrames=2),
+    }
+    wanted = ((stored - 1024.0 + 160) / 400).clip(0, 1) * 65535
+    pack = open_pack(put(files), DataConfig(size="8", levels="-160-240"))
+    shown = {name: pack.images[i, :, :, 0].astype(float) for i, name in enumerate(pack.names)}
+    for name, image in {
+        "a.dcm": wanted,
+        "b.dcm": 65535 - wanted,
+        "c.dcm#0001": wanted,
+        "c.dcm#0002": wanted[::-1],
+    }.items():
+        np.testing.assert_allclose(shown[name], image, atol=1)
+
+
+@pytest.mark.parametrize("header", ["preamble", "all"])
+@pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian])
+def test_files_without_the_mark(header: str, syntax: str, put: Callable[..., Path]) -> None:
+    """Without the preamble and its mark, or without all file information, as old programs wrote them."""
+    images = [noise(9, 8 + i, dtype=np.uint16) for i in range(3)]
+    files = {}
+    for i, image in enumerate(images):
+        content = film(image, syntax=syntax, Modality="DX")
+        start = content.index(b"\x08\0\x16\0") if header == "all" else 132  # SOPClassUID, the first element
+        files[f"{i}{'.dcm' if i else ''}"] = content[start:]
+        np.testing.assert_array_equal(dicom.pixels(content[start:]), image)
+    source = open_source(put(files))
+    assert [item.name for item in source.items] == ["0", "1.dcm", "2.dcm"] and source.form == "radiographs"
+    assert not dicom.is_dicom(b"\x08\0\x16\0UI") and not dicom.is_dicom(b"\x89PNG" + b"\0" * 200)
+
+
 # What is refused.
 
 LOSSLESS_JPEG = film(noise(4, 4), PixelData=pydicom.encaps.encapsulate([b"\xff\xd8\xff\xd9"]), syntax=uid.JPEGLossless)
 BROKEN = {
     "without pixels, or truncated": film(noise(70, 70), syntax=uid.RLELossless)[:-900],
     "without pixels, such as a report": without(film(noise(4, 4)), "PixelData", "Rows"),
-    "floating point": without(film(noise(4, 4), FloatPixelData=b"\0" * 64), "PixelData"),
-    "^32 bit pixels": film(noise(4, 4, dtype=np.uint32)),
+    "^colours of 32 bits": film(noise(4, 4, 3, dtype=np.uint32)),
+    "^look-up tables for more than 16 bits": film(
+        noise(4, 4, dtype=np.uint32), VOILUTSequence=lut([4, 0, 8], [1, 2, 3, 4])
+    ),
+    "NaN": floats(np.full((4, 4), np.nan, np.float32)),
     "blank: all pixels have the same value$": film(np.full((4, 4), 9, np.uint8)),
     "blank: all pixels have the same value within its window": film(noise(4, 4), WindowCenter="9000", WindowWidth="2"),
     "invalid window: its width is 0": film(noise(4, 4), WindowCenter="9", WindowWidth="0"),

@@ -20,7 +20,7 @@ from conftest import CLASSIC, MODERN
 from ganvas.config import ModelConfig
 from ganvas.errors import CheckpointError, ConfigError
 from ganvas.generator import AHEAD, BATCH, Generator, to_pixels
-from ganvas.model_file import FORMAT, LARGEST, WEIGHTS, ModelInfo, checksum, in_order, tensor_hash
+from ganvas.model_file import FORMAT, LARGEST, WEIGHTS, ModelInfo, checksum, in_order, labels_in_turn, tensor_hash
 from ganvas.models import build
 from ganvas.models.batch_norm import measure_statistics
 
@@ -37,7 +37,7 @@ def fresh(model: str = "compact", classes: list[str] | None = None, **options: i
     with torch.no_grad():  # the zeros of the initialisation hide what they are multiplied with
         for parameter in network.parameters():
             parameter += 0.05 * torch.randn_like(parameter)
-    measure_statistics(network, config.z_dim, config.num_classes)
+    measure_statistics(network, config.z_dim, labels_in_turn(config, None))
     return Generator(network, ModelInfo(config, classes or []), "cpu")
 
 

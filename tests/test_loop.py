@@ -155,9 +155,12 @@ def test_memory_that_never_suffices_ends_at_the_smallest_micro_batch(
     shape = ModelConfig(model, 16, 16, 1, 0, z_dim=8, base=8)
     state: Any = SimpleNamespace(micro_batch=16, model=shape, device=torch.device("cpu"), optimizers={})
     inputs: Any = SimpleNamespace(real=torch.zeros(16, 1))
-    nothing: Any = SimpleNamespace(say=lambda _: None)
+    nothing = SimpleNamespace(say=lambda _: None)
+    running: Any = SimpleNamespace(
+        state=state, networks=nothing, workers=None, config=TrainConfig(), policy=(), display=nothing
+    )
     with pytest.raises(TrainingError, match="too little memory even for the smallest micro-batch"):
-        loop.gradients(state, nothing, None, inputs, TrainConfig(), (), nothing, "both", False, False)
+        loop.Loop.gradients(running, inputs, "both", False, False)
     assert found == tried
 
 

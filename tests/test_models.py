@@ -13,7 +13,7 @@ from ganvas.config import ModelConfig
 from ganvas.errors import ConfigError
 from ganvas.generator import Generator
 from ganvas.losses import gradient_norm_exact
-from ganvas.model_file import ModelInfo
+from ganvas.model_file import ModelInfo, labels_in_turn
 from ganvas.models import MODELS, build, channels_last, normalise
 from ganvas.models.batch_norm import measure_statistics
 from ganvas.models.summary import summarise, summarise_config
@@ -50,7 +50,7 @@ def networks(config: ModelConfig, seed: int = 0, trained: bool = False) -> tuple
         with torch.no_grad():
             for parameter in [*pair[0].parameters(), *pair[1].parameters()]:
                 parameter.add_(0.05 * torch.randn_like(parameter))
-    measure_statistics(pair[0], config.z_dim, config.num_classes)
+    measure_statistics(pair[0], config.z_dim, labels_in_turn(config, None))
     return pair
 
 

@@ -22,7 +22,7 @@ from ganvas.image_files import save_png
 from ganvas.losses import LOSSES
 from ganvas.models import build, build_generator, logits_of, views_of
 from ganvas.models.layers import jitter
-from ganvas.models.pretrained import VIEWS, FeatureDiscriminator
+from ganvas.models.pretrained import DETAIL_WEIGHT, VIEWS, DetailHead, FeatureDiscriminator
 from ganvas.training import loop
 from ganvas.training.step import Inputs, accumulate_gradients, draw_inputs
 from ganvas.training.workers import Networks, Workers
@@ -78,12 +78,21 @@ def test_any_size_and_channels(kind: str, size: tuple[int, int], channels: int) 
     nets = networks(config)
     real = pictures(config, 2).requires_grad_()
     views = views_of(nets.plain_discriminator, [real])
-    heads = len(VIEWS) + (kind == "both")
+    heads = len(VIEWS) + (2 if kind == "both" else 0)
     assert logits_of(nets.plain_discriminator, views, torch.tensor([0, 2])).shape == (2, heads)
     assert len(views) == heads and all(torch.isfinite(view).all() for view in views)
     logits = nets.discriminator(real, torch.tensor([0, 2]))
     (gradient,) = torch.autograd.grad(logits.sum(), real)
     assert logits.shape == (2,) and (gradient.flatten(1).norm(dim=1) > 0).all()
+
+
+def test_the_head_on_details_sees_patterns_of_two_pixels_only() -> None:
+    torch.manual_seed(0)
+    head = DetailHead(3)
+    smooth = F.interpolate(torch.rand(2, 3, 16, 16), scale_factor=2)  # constant in blocks of 2x2
+    dots = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).tile(16, 16)
+    torch.testing.assert_close(head(smooth), head(torch.zeros_like(smooth)))
+    assert (head(smooth + 0.2 * dots) - head(smooth)).abs().min() > 0.01
 
 
 def test_views_have_deviation_one_on_the_images_that_calibrate() -> None:
@@ -139,7 +148,8 @@ def test_one_pass_is_the_gradient_of_both_losses(kind: str) -> None:
         )
         for images in (given.real, fake)
     )
-    value = loss.generator(real_logits, fake_logits).mean(dim=0).sum()
+    weights = torch.tensor([1.0, DETAIL_WEIGHT, 1, 1, 1, 1] if kind == "both" else [1.0] * 4)
+    value = (loss.generator(real_logits, fake_logits).mean(dim=0) * weights).sum()
     wanted = torch.autograd.grad(value, [*nets.plain_generator.parameters()], allow_unused=True)
     for mine, theirs in zip(found, [one for one in wanted if one is not None], strict=True):
         assert (mine - theirs).norm() <= 1e-3 * theirs.norm() + 1e-6
@@ -180,7 +190,7 @@ def test_penalties_have_the_weight_of_their_view() -> None:
         train = dataclasses.replace(CONFIG, r1=pixels, r2=pixels)
         weighted = dataclasses.replace(given, features_penalty=torch.full((1,), features))
         accumulate_gradients(nets, weighted, train, (), 16, True)
-        own = {name for name, p in nets.plain_discriminator.named_parameters() if name.startswith("own")}
+        own = {name for name, p in nets.plain_discriminator.named_parameters() if name.startswith(("own", "detail"))}
         named = [(n, p) for n, p in nets.plain_discriminator.named_parameters() if p.grad is not None]
         changed = gradients(nets) - plain
         changed = changed[-sum(p.numel() for _, p in named) :]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import types
 from collections.abc import Mapping
@@ -116,11 +117,30 @@ def test_other_trackers_get_options_numbers_and_images(
     assert "'train/lr'" in told and "'model/base': 8" in told and "d_real" in told and "'score'" in told
 
 
-@pytest.mark.parametrize(("name", "extra"), [("wandb", "wandb"), ("tensorboard", "track")])
+@pytest.mark.parametrize(("name", "extra"), [("wandb", "wandb"), ("tensorboard", "track"), ("energy", "energy")])
 def test_a_tracker_that_is_missing_is_named_before_the_training(
     name: str, extra: str, two_classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard" if name == "tensorboard" else name, None)
-    with pytest.raises(MissingExtraError, match=rf"--track {name} needs the package '{name}': .*ganvas\[{extra}\]"):
+    module = {"tensorboard": "torch.utils.tensorboard", "energy": "codecarbon"}.get(name, name)
+    monkeypatch.setitem(sys.modules, module, None)
+    package = module.rpartition(".")[2]
+    with pytest.raises(MissingExtraError, match=rf"--track {name} needs the package '{package}': .*\[{extra}\]"):
         ganvas.train(two_classes, tmp_path / "run", images=16, track=(name,), **SMALL)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_energy_of_all_sessions_is_in_the_card(
+    two_classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Fake, "final_emissions_data", types.SimpleNamespace(energy_consumed=0.25), raising=False)
+    fake = Fake("codecarbon")
+    monkeypatch.setitem(sys.modules, "codecarbon", fake)
+    card = tmp_path / "run" / "model" / "README.md"
+    for images, energy in ((16, 0.25), (32, 0.5)):
+        ganvas.train(two_classes, tmp_path / "run", images=images, track=("energy",), **SMALL)
+        assert json.loads((tmp_path / "run" / "energy.json").read_text()) == {"kwh": energy}
+        assert f"{energy} kWh" in card.read_text()
+    assert [name for name, *_ in fake.calls] == ["OfflineEmissionsTracker", "start", "stop"] * 2
+    (tmp_path / "run" / "energy.json").write_text("[")
+    ganvas.train(two_classes, tmp_path / "run", images=48, **SMALL)
+    assert "not recorded" in card.read_text()

@@ -472,5 +472,6 @@ def test_a_log_line_has_the_penalty_of_the_last_step_that_computed_one() -> None
     clock = SimpleNamespace(seconds=lambda: 1.0, rate=lambda: 1.0, seconds_left=lambda: 1.0)
     last = Stats(number, number, number, number, number)
     penalised = dataclasses.replace(last, r1=torch.tensor(2.0), r2=torch.tensor(3.0), gp=torch.tensor(0.5))
-    assert loop.report(state, last, penalised, clock, 0.1, 10.0).penalty == 5.5
-    assert loop.report(state, last, None, clock, 0.1, 10.0).penalty == 0.0
+    config = SimpleNamespace(ema=10.0)
+    assert loop.report_of(state, last, penalised, clock, 0.1, config).penalty == 5.5
+    assert loop.report_of(state, last, None, clock, 0.1, config).penalty == 0.0

@@ -21,6 +21,9 @@ Fit = Literal["crop", "pad", "stretch"]
 Kind = Literal["photo", "face", "digits", "text", "xray", "scan", "comic", "drawing"]
 """Type of the images; selects the augmentations that are safe for them (see augment.py)."""
 
+ConditionKind = Literal["yesno", "category", "several", "number"]
+"""Kind of a column of conditions; see conditions.py."""
+
 ModelSize = Literal["S", "M", "L", "XL"]
 """Size of the residual network (see training/plan.py)."""
 
@@ -30,12 +33,14 @@ DiscriminatorKind = Literal["own", "features", "both"]
 ModelName = Annotated[str, Registry("ganvas.models", "MODELS", grows=True)]
 LossName = Annotated[str, Registry("ganvas.losses", "LOSSES", grows=True)]
 PresetName = Annotated[str, Registry("ganvas.presets", "PRESETS")]
-TrackerName = Literal["tensorboard", "wandb", "mlflow"]
+TrackerName = Literal["tensorboard", "wandb", "mlflow", "energy"]
 BUDGET_FIELDS = ("minutes", "images", "epochs")
 """A run may get a larger budget of the same unit later."""
 
 Training = TypeVar("Training", bound="TrainOptions")
 
+TABLE_ENDINGS = (".csv", ".tsv", ".jsonl", ".txt")  # of --conditions
+MOST_CONDITIONS = 1000  # length of a vector of conditions
 MIN_SIZE, MAX_SIZE = 8, 4096  # pixels per side
 FULL = (0, 65535)  # black and white of 16 bit images
 
@@ -56,11 +61,16 @@ class DataConfig:
     """Colour behind transparent images: white, black, gray or #rrggbb. Default: white for colour, black for gray."""
     levels: str | None = None
     """Pixel values to map to black and white, for images of 16 bits, floating point numbers or 32 bits, e.g. 0-4095,
-    0-1.5 or --levels=-160-240. Default: 0-65535, or the range of the bits in use if no image uses more than 14 bits;
-    for floating point and negative numbers the range of all images."""
+    0-1.5 or --levels=-160-240; for DICOM files in their units, such as Hounsfield units. Default: 0-65535, or the range
+    of the bits in use if no image uses more than 14 bits; for floating point and negative numbers the range of all
+    images; for DICOM files their own windows."""
     labels: str | None = None
     """Source of the labels: none, a csv file with the columns file,label, or CelebA attributes (Smiling or
     Smiling,Male). Default: class sub-folders or the labels of the data set."""
+    conditions: str | None = None
+    """Table (.csv, .tsv, .jsonl, or .txt of CelebA) whose columns together are conditions of the images, instead of
+    classes: table.csv for all columns, or table.csv:hair,glasses=yesno,age=number. Kinds: yesno, category, several
+    (labels joined by |) and number; default: detected from the values."""
     frames: Literal["first", "all"] = "first"
     """Images to read from a TIFF, GIF, PNG or WebP file with several: the first or all. DICOM files always give all."""
     fps: Annotated[float | None, POSITIVE] = None
@@ -95,6 +105,10 @@ class DataConfig:
             parse_size(self.size)
         if self.levels is not None:
             parse_levels(self.levels)
+        if self.conditions is not None:
+            parse_conditions(self.conditions)
+            if self.labels not in (None, "none"):
+                raise ConfigError("--labels and --conditions: give one of them; a class may be a column of conditions")
         if self.limit is not None and self.limit < 2:
             raise ConfigError(f"--limit {self.limit}: at least 2 images are needed")
         check(self)
@@ -125,6 +139,32 @@ def parse_levels(text: str) -> tuple[float, float]:
     return (int(low) if low.is_integer() else low), (int(high) if high.is_integer() else high)
 
 
+def parse_conditions(option: str) -> tuple[str, dict[str, ConditionKind | None]]:
+    """(file, column -> kind or None to detect it; empty for all columns) of "table.csv:hair,glasses=yesno".
+
+    Raises `ConfigError`.
+    """
+    file, colon, listed = option.rpartition(":")
+    if not colon or not file.lower().endswith(TABLE_ENDINGS):
+        file, listed = option, ""
+    if not file.lower().endswith(TABLE_ENDINGS):
+        raise ConfigError(
+            f"--conditions {option}: expected a table that ends in {', '.join(TABLE_ENDINGS)}, perhaps with columns, "
+            "such as table.csv:hair,glasses=yesno,age"
+        )
+    columns: dict[str, ConditionKind | None] = {}
+    for part in filter(None, (part.strip() for part in listed.split(","))):
+        name, _, kind = part.partition("=")
+        if name in columns:
+            raise ConfigError(f"--conditions {option}: the column {name!r} is given twice")
+        if kind and kind not in get_args(ConditionKind):
+            raise ConfigError(
+                f"--conditions {option}: {kind!r} is not a kind: use {', '.join(get_args(ConditionKind))}"
+            )
+        columns[name] = next((known for known in get_args(ConditionKind) if known == kind), None)
+    return file, columns
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Arguments of `models.build`; saved in the config.json of a model folder."""
@@ -134,7 +174,7 @@ class ModelConfig:
     width: int
     channels: int
     num_classes: int = 0
-    """0 for an unconditional model."""
+    """0 for a model without classes."""
     z_dim: int = 64
     base: int = 32
     """Feature maps of the finest stage that has its own blocks; coarser stages have more."""
@@ -146,6 +186,13 @@ class ModelConfig:
     """Divide each weight of the discriminator by its largest singular value (Miyato et al. 2018)."""
     discriminator: DiscriminatorKind = "own"
     """own: discriminator of the architecture; features: heads on a frozen pretrained network; both: use both."""
+    num_conditions: int = 0
+    """Length of the vectors of conditions, which take the place of classes; 0: none."""
+
+    @property
+    def label_size(self) -> int:
+        """Length of what describes an image to the networks: a one-hot class or a vector of conditions; 0: nothing."""
+        return self.num_classes or self.num_conditions
 
     def __post_init__(self) -> None:
         for name, (least, most) in MODEL_LIMITS.items():
@@ -154,6 +201,8 @@ class ModelConfig:
                 raise ConfigError(f"{name} {value!r:.40}: expected a whole number from {least:,} to {most:,}")
         if self.blocks * self.height * self.width > MOST_BLOCK_PIXELS:
             raise ConfigError(f"blocks {self.blocks}: too many for {self.height}x{self.width} pixels")
+        if self.num_classes and self.num_conditions:
+            raise ConfigError("num_classes and num_conditions: a model has one of them")
         if type(self.spectral_norm) is not bool:
             raise ConfigError(f"spectral_norm {self.spectral_norm!r:.40}: expected true or false")
         for name, known in (("model", None), ("discriminator", get_args(DiscriminatorKind))):
@@ -167,6 +216,7 @@ MODEL_LIMITS = {
     "width": (MIN_SIZE, MAX_SIZE),
     "channels": (1, 4),
     "num_classes": (0, 100_000),
+    "num_conditions": (0, MOST_CONDITIONS),
     "z_dim": (1, 65_536),
     "base": (1, 8_192),
     "widest": (0, 65_536),
@@ -215,7 +265,8 @@ class TrainBasics:
     previews: Annotated[int, POSITIVE] = 40
     """Number of preview grids over the whole budget, more of them at the beginning."""
     track: tuple[TrackerName, ...] = ()
-    """Record the run with experiment trackers: tensorboard (extra track), wandb, mlflow."""
+    """Record the run with experiment trackers: tensorboard (extra track), wandb, mlflow. energy: record the
+    energy that it needs, for the model card."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ganvas.conditions import Given
 from ganvas.errors import ConfigError
 from ganvas.generator import Generator, Labels
 
@@ -20,9 +21,11 @@ class SyntheticDataset(Dataset[Any]):
         loader = torch.utils.data.DataLoader(images, batch_size=64)
 
     Items are images (C, H, W) float32 in [-1, 1] on the CPU, or with classes (image, class index). A DataLoader reads a
-    whole batch at once. Use it without workers (num_workers=0) if the generator is on a GPU.
+    whole batch at once. Use it without workers (num_workers=0) if the generator is on a GPU. For a model of conditions
+    items are (image, vector).
     generator: a Generator, or what `Generator.load` takes. label: one class for all images, or one each; default: all
-    classes in turn. truncation: from 0 (mean image) to 1 (full diversity). transform: applied to each image.
+    classes in turn. conditions: as in `Generator.sample`. truncation: from 0 (mean image) to 1 (full diversity).
+    transform: applied to each image.
     """
 
     def __init__(
@@ -33,12 +36,14 @@ class SyntheticDataset(Dataset[Any]):
         label: Labels = None,
         truncation: float = 1.0,
         transform: Callable[[Tensor], Any] | None = None,
+        conditions: Given | Sequence[Given] | None = None,
     ) -> None:
         if n < 1:
             raise ConfigError(f"{n} images: expected at least 1")
         self.generator = generator if isinstance(generator, Generator) else Generator.load(generator)
         self.n, self.seed, self.truncation, self.transform = n, seed, truncation, transform
-        self.labels = self.generator.label_indices(label, range(seed, seed + n))
+        label = self.generator.one_of(label, conditions)
+        self.labels = self.generator.labels_of(label, range(seed, seed + n))
 
     @property
     def classes(self) -> list[str]:
@@ -60,4 +65,6 @@ class SyntheticDataset(Dataset[Any]):
         seeds = [self.seed + place for place in places]
         images = [image for batch in self.generator.batches(seeds, labels, self.truncation) for image in batch]
         shown = [image if self.transform is None else self.transform(image) for image in images]
-        return shown if labels is None else list(zip(shown, labels.tolist(), strict=True))
+        if labels is None:
+            return shown
+        return list(zip(shown, labels if labels.is_floating_point() else labels.tolist(), strict=True))

@@ -22,6 +22,7 @@ OPTIONAL = {
     "tensorboard": ("track", "TensorBoard events"),
     "wandb": ("wandb", "tracking with Weights & Biases"),
     "mlflow": ("mlflow", "tracking with MLflow"),
+    "codecarbon": ("energy", "the energy of a training"),
     "pydicom": ("medical", "DICOM files"),
     "onnxruntime": ("judge", "faster Inception features"),
     "onnxscript": ("export", "ONNX models and web pages"),

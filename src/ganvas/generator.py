@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,17 +14,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganvas import hub, latent_codes
+from ganvas.conditions import Conditions, Given
 from ganvas.errors import ConfigError, some
 from ganvas.image_files import as_html, grid, png_bytes
 from ganvas.latent_codes import Code
-from ganvas.model_file import ModelInfo, read_model, tensor_hash, write_model
+from ganvas.model_file import CARD, ModelInfo, read_model, tensor_hash, write_model
 from ganvas.models import channels_last, contract
 from ganvas.system import files, seeding
 from ganvas.system.device import choose_device
 
 Label = str | int | np.integer | np.ndarray | Tensor
 """A class: its name as text, or its index as a number, also of NumPy or PyTorch."""
-Labels = Label | Sequence[Label] | None
+Labels = Label | Given | Sequence[Label | Given] | None
+"""A class or conditions for all images, or one for each; for conditions also vectors (N, num_conditions)."""
 
 BATCH = 64  # images per forward pass when sampling
 SHOWN = 16  # images in notebooks
@@ -54,6 +57,11 @@ class Generator:
     def classes(self) -> list[str]:
         """Class names in label order; empty for an unconditional model."""
         return self.info.classes if self.info.config.num_classes else []
+
+    @property
+    def conditions(self) -> dict[str, str | list[str] | tuple[float, float]]:
+        """Conditions that `sample` takes: column -> its values, "yes or no", or its (lowest, highest) number."""
+        return {} if self.info.conditions is None else self.info.conditions.about()
 
     @classmethod
     def load(cls, path: str | Path, device: str | None = None) -> Generator:
@@ -90,13 +98,14 @@ class Generator:
     def __call__(self, z: Tensor, label: Labels = None, truncation: float = 1.0) -> Tensor:
         """Latents z (N, z_dim) -> images (N, C, H, W) float32 in [-1, 1] on the device of the generator.
 
-        label: as in `sample`; default: class 0.
+        label: as in `sample`, or conditions; default: class 0, or the stored combinations of conditions in turn.
         """
-        labels = self.label_indices(0 if label is None and self.classes else label, range(len(z)))
+        labels = self.labels_of(0 if label is None and self.classes else label, range(len(z)))
         return self.images(z, labels, truncation)
 
     def __repr__(self) -> str:
         config, classes = self.info.config, f", {len(self.classes)} classes" if self.classes else ""
+        classes += f", {len(self.conditions)} conditions" if self.conditions else ""
         millions = sum(parameter.numel() for parameter in self.network.parameters()) / 1e6
         return (
             f"Generator({config.model}, {config.height}x{config.width}x{config.channels}{classes}, "
@@ -122,8 +131,47 @@ class Generator:
             folder.mkdir(parents=True, exist_ok=True)
         write_model(folder, self.network, self.info)
         if card:
-            files.write_text(folder / "README.md", card)
+            files.write_text(folder / CARD, card)
         return folder
+
+    def labels_of(self, label: Labels, seeds: Sequence[int]) -> Tensor | None:
+        """What the network takes with the latents of these seeds: class indices (N,), vectors of conditions
+        (N, num_conditions) float32, or None. label: see `Labels`.
+        """
+        schema = self.info.conditions
+        if schema is None:
+            if isinstance(label, Mapping):
+                raise ConfigError("conditions: this model was trained without conditions")
+            return self.label_indices(label, seeds)
+        if isinstance(label, np.ndarray | Tensor):
+            vectors = torch.as_tensor(label, dtype=torch.float32).cpu()
+            if vectors.shape != (len(seeds), schema.width):
+                raise ConfigError(f"conditions {tuple(vectors.shape)}: expected vectors {(len(seeds), schema.width)}")
+            return vectors
+        if isinstance(label, Sequence) and not isinstance(label, str):
+            if len(label) != len(seeds):
+                raise ConfigError(f"{len(label)} conditions for {len(seeds)} images: give one, or one per image")
+            return torch.from_numpy(
+                np.concatenate(
+                    [schema.vectors(as_given(one, schema), [seed]) for one, seed in zip(label, seeds, strict=True)]
+                )
+            )
+        return torch.from_numpy(schema.vectors(as_given(label, schema), seeds))
+
+    def label_texts(self, label: Labels, seeds: Sequence[int]) -> list[str | None]:
+        """The label of the image of each seed as text: its class, its conditions such as "hair=red,age=60", or None."""
+        labels, schema = self.labels_of(label, seeds), self.info.conditions
+        if labels is None:
+            return [None] * len(seeds)
+        if schema is not None:
+            return [schema.text(vector) for vector in labels.numpy()]
+        return [self.classes[index] for index in labels.tolist()]
+
+    @property
+    def label_names(self) -> list[str]:
+        """What images take in turn if no label is given: class names, or combinations of conditions as text."""
+        schema = self.info.conditions
+        return self.classes if schema is None else [schema.text(vector) for vector in schema.table]
 
     def label_indices(self, label: Labels, seeds: Sequence[int]) -> Tensor | None:
         """Labels as indices (N,): one for all, or one each; None: seed modulo the number of classes."""
@@ -140,7 +188,7 @@ class Generator:
             raise ConfigError(f"{len(labels)} labels for {len(seeds)} images: give one label, or one per image")
         return torch.tensor([self.label_index(one) for one in labels])
 
-    def label_index(self, label: Label) -> int:
+    def label_index(self, label: Labels) -> int:
         """Index of a class. Text is a name and a number is an index, so that class "7" is not mistaken for index 7."""
         given = label.item() if isinstance(label, np.ndarray | np.generic | Tensor) else label
         if isinstance(given, str) and given in self.classes:
@@ -150,8 +198,11 @@ class Generator:
         hint = f"; for the class named {given!r}, give text" if str(given) in self.classes else ""
         raise ConfigError(f"label {given!r} does not exist: this model has {some(self.classes)}{hint}")
 
-    def label_name(self, label: Label | None) -> str | None:
-        """Name of a class; None without label."""
+    def label_name(self, label: Labels) -> str | None:
+        """Name of a class, or conditions as text; None without label."""
+        if self.info.conditions is not None and label is not None:
+            given = self.info.conditions.read(as_given(label, self.info.conditions))
+            return ",".join(f"{name}={cell}" for name, cell in given.items())
         if label is None or not self.classes:
             return None if label is None else str(label)
         return self.classes[self.label_index(label)]
@@ -166,12 +217,15 @@ class Generator:
         label: Labels = None,
         truncation: float = 1.0,
     ) -> Iterator[Tensor]:
-        """Generate the images of these seeds lazily, in batches (up to 64, C, H, W) on the CPU."""
+        """Generate the images of these seeds lazily, in batches (up to 64, C, H, W) on the CPU.
+
+        label: a class or conditions, see `Labels`.
+        """
         if not 0 <= truncation <= 1:
             raise ConfigError(f"truncation {truncation}: expected a number from 0 (mean) to 1 (full diversity)")
         if any(seed < 0 for seed in seeds):
             raise ConfigError("seeds must be integers of at least 0")
-        labels = self.label_indices(label, seeds)
+        labels = self.labels_of(label, seeds)
         ahead = BATCH * AHEAD
         return (
             self.render(z, None if labels is None else labels[start + i * BATCH :][: len(z)], truncation)
@@ -180,7 +234,7 @@ class Generator:
         )
 
     def render(self, z: Tensor, labels: Tensor | None = None, truncation: float = 1.0) -> Tensor:
-        """Latents (N, z_dim) and label indices (N,) -> images (N, C, H, W) float32 in [-1, 1] on the CPU.
+        """Latents (N, z_dim) and labels (see `labels_of`) -> images (N, C, H, W) float32 in [-1, 1] on the CPU.
 
         truncation: towards the mean latent, or the mean style of the class in networks with a style space.
         """
@@ -201,7 +255,8 @@ class Generator:
     def code(self, z: Tensor, labels: Tensor | None = None, truncation: float = 1.0) -> Code:
         """Latent codes (see codes.py) on the device, from latents z (N, z_dim) and labels.
 
-        labels: indices (N,), or class weights (N, num_classes) for interpolation between classes.
+        labels: indices (N,), or class weights (N, num_classes) for interpolation between classes, or vectors of
+        conditions (N, num_conditions).
         """
         if labels is not None and not labels.is_floating_point():
             labels = F.one_hot(labels, self.info.config.num_classes).float()
@@ -226,6 +281,7 @@ class Generator:
         seed: int = 0,
         label: Labels = None,
         truncation: float = 1.0,
+        conditions: Given | Sequence[Given] | None = None,
     ) -> Tensor:
         """Generate `n` images (n, C, H, W) float32 in [-1, 1]; image i has the seed `seed + i`.
 
@@ -233,10 +289,30 @@ class Generator:
         label: a class, as name (text) or index (number), for all images, or one each; default: seed modulo the number
         of classes.
         truncation: from 0 (mean image) to 1 (full diversity).
+        conditions: for a model of conditions, such as {"hair": "red", "age": 60} or "hair=red,age=60", for all images
+        or one each (see the property `conditions`). Columns that are not given have the cells of a combination of
+        training images that fits the given ones, chosen by the seed.
         """
         if n < 1:
             raise ConfigError(f"{n} images: expected at least 1")
+        label = self.one_of(label, conditions)
         return torch.cat(list(self.batches(range(seed, seed + n), label, truncation)))
+
+    def one_of(self, label: Labels, conditions: Given | Sequence[Given] | None) -> Labels:
+        """A class or conditions, for models of one or the other. Raises ConfigError if it is of the wrong kind."""
+        if conditions is not None and self.info.conditions is None:
+            raise ConfigError("conditions: this model was trained without conditions")
+        if label is not None and self.info.conditions is not None:
+            names = some([column.name for column in self.info.conditions.columns])
+            raise ConfigError(f"label {label!s:.60}: this model has no classes; use conditions ({names})")
+        return label if conditions is None else conditions
+
+
+def as_given(label: Any, schema: Conditions) -> Given | None:
+    """Conditions as text or a mapping. Raises ConfigError for anything else, such as the number of a class."""
+    if label is None or isinstance(label, str | Mapping):
+        return label
+    raise ConfigError(f"conditions {label!r:.60}: expected text or a dictionary, such as {schema.example()}")
 
 
 def weights_hash(network: nn.Module) -> str:

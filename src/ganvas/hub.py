@@ -21,11 +21,11 @@ from typing import Any
 
 from ganvas.errors import CheckpointError, ConfigError, GanvasError, MissingExtraError
 from ganvas.fields import takes
-from ganvas.model_file import LARGEST, WEIGHTS, ModelInfo, find_weights, read_model
+from ganvas.model_file import CARD, LARGEST, WEIGHTS, ModelInfo, find_weights, read_model
 from ganvas.options import Pull
 from ganvas.system import files
 
-CONFIG, CARD, DIRECTIONS = "config.json", "README.md", "directions.json"
+CONFIG, DIRECTIONS = "config.json", "directions.json"
 NAMES = (CONFIG, CARD, DIRECTIONS, WEIGHTS)
 """All files of a model, small files first."""
 SMALL = 20_000_000  # most bytes of a file other than the weights

@@ -24,7 +24,7 @@ TINY = 1e-5  # avoids division by zero
 
 @dataclass(frozen=True)
 class Code:
-    """latents (N, rows, D); labels (N, rows, num_classes), class weights; None if the latents include the class."""
+    """latents (N, rows, D); labels (N, rows, K), class weights or conditions; None if the latents include them."""
 
     latents: Tensor
     labels: Tensor | None = None
@@ -55,7 +55,7 @@ def num_depths(network: Generator) -> int:
 
 
 def encode(network: Generator, z: Tensor, labels: Tensor | None = None, truncation: float = 1.0) -> Code:
-    """Latents z (N, D) and labels, indices (N,) or weights (N, num_classes) -> codes with equal rows.
+    """Latents z (N, D) and labels (`Generator.labels_of`) -> codes with equal rows.
 
     truncation: 1 = full diversity, 0 = mean style of the class, or latent 0.
     """

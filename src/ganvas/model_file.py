@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ganvas.conditions import Conditions
 from ganvas.config import Kind, ModelConfig
 from ganvas.errors import CheckpointError, ConfigError
 from ganvas.fields import from_dict
@@ -28,6 +29,7 @@ from ganvas.system import files
 
 FORMAT = 1
 WEIGHTS = "generator.safetensors"
+CARD = "README.md"
 LARGEST = 2**34  # most bytes of a weights file; hundreds of times those of the largest network
 
 
@@ -43,11 +45,17 @@ class ModelInfo:
     images_seen: int = 0
     data_hash: str = ""
     format: int = FORMAT
+    conditions: Conditions | None = None
+    """Columns and combinations of the conditions; None for a model without."""
 
     def __post_init__(self) -> None:
         named = isinstance(self.classes, list) and all(isinstance(name, str) for name in self.classes)
         if not named or self.config.num_classes not in (0, len(self.classes)):
             raise ConfigError(f"classes: expected the names of {self.config.num_classes:,} classes")
+        if self.config.num_conditions != (self.conditions.width if self.conditions is not None else 0):
+            raise ConfigError(f"conditions: expected columns with {self.config.num_conditions:,} values")
+        if self.conditions is not None and not self.conditions.combinations:
+            raise ConfigError("conditions: expected combinations")
         if self.depth not in (8, 16):
             raise ConfigError(f"depth {self.depth!r:.40}: expected 8 or 16 bits")
         if self.kind not in get_args(Kind):
@@ -57,8 +65,23 @@ class ModelInfo:
         if not isinstance(self.data_hash, str):
             raise ConfigError("data_hash: expected text")
 
+    @property
+    def labels_in_turn(self) -> Tensor | None:
+        """See `labels_in_turn`."""
+        return labels_in_turn(self.config, self.conditions)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; without conditions as in versions that did not have any."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values["config"] = dataclasses.asdict(self.config)
+        if self.conditions is None:
+            del values["conditions"], values["config"]["num_conditions"]
+        else:
+            values["conditions"] = self.conditions.to_dict()
+        return values
+
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), ensure_ascii=False)
+        return json.dumps(self.to_dict(), ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str, where: Path) -> ModelInfo:
@@ -70,6 +93,8 @@ class ModelInfo:
                     f"{where} has format {values['format']!r:.20}; this version of Ganvas reads {FORMAT}"
                 )
             values["config"] = from_dict(ModelConfig, values["config"], str(where))
+            if values.get("conditions") is not None:
+                values["conditions"] = Conditions.from_dict(values["conditions"])
             return from_dict(cls, values, str(where))
         except ConfigError as error:
             raise CheckpointError(f"{where} describes a model unknown to this version of Ganvas ({error})") from error
@@ -77,6 +102,17 @@ class ModelInfo:
             raise CheckpointError(
                 f"{where} has no readable Ganvas configuration: train or download the model again"
             ) from error
+
+
+def labels_in_turn(config: ModelConfig, conditions: Conditions | None) -> Tensor | None:
+    """What images take in turn if no label is given: class indices (K,), vectors of conditions (K, num_conditions), or
+    None."""
+    if config.num_classes:
+        return torch.arange(config.num_classes)
+    if config.num_conditions:
+        assert conditions is not None
+        return torch.from_numpy(conditions.table)
+    return None
 
 
 def read_model(path: Path) -> tuple[Generator, ModelInfo]:
@@ -117,7 +153,7 @@ def write_model(folder: Path, network: nn.Module, info: ModelInfo) -> None:
     metadata = {"ganvas": text, "sha256": checksum(tensor_hash(tensors), text)}
     content = in_order(safetensors.torch.save(tensors, metadata))
     files.write_atomically(folder / WEIGHTS, lambda file: file.write(content))
-    files.write_json(folder / "config.json", dataclasses.asdict(info))
+    files.write_json(folder / "config.json", info.to_dict())
 
 
 def find_weights(path: Path) -> Path:

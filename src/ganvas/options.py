@@ -7,10 +7,10 @@ they are keyword-only. Does not import torch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from ganvas.callbacks import Callback
 from ganvas.config import DataConfig, TrainOptions
@@ -180,6 +180,9 @@ class Sample(Truncated, Files, FromGenerator):
     """Seeds to use, overrides --seed and --n, e.g. 0-9,42."""
     label: str | int | None = None
     """Class of all images. Default: all classes in turn."""
+    conditions: str | Mapping[str, Any] | None = None
+    """Conditions of all images, for a model of conditions, e.g. hair=red,glasses=yes,age=60. Other columns are taken
+    from combinations of training images that fit."""
     per_class: Annotated[int | None, Bounds(1)] = None
     """Number of images of every class, written to one folder per class; with --no-copies, images that are left out
     are replaced."""
@@ -206,6 +209,9 @@ class Interpolate(Truncated, Frames, FromGenerator):
     """Favourites file with the images to use; overrides --seeds."""
     labels: str | Sequence[str] | None = None
     """Classes, e.g. Hand,Head: one for all images, one per image, or several with one seed."""
+    conditions: str | Sequence[str | Mapping[str, Any]] | None = None
+    """Conditions, separated by semicolons, e.g. "hair=red;hair=black": for all images, one per image, or several with
+    one seed."""
     seconds: Annotated[float | None, POSITIVE] = None
     """Length of the whole video. Default: by --frames."""
     frames: Annotated[int | None, Bounds(2)] = None
@@ -247,6 +253,8 @@ class MixImages(Truncated, FromGenerator):
     """Layers to take from the other images: coarse, middle, fine, all, or numbers such as 0-1 (0 = coarsest)."""
     label: str | int | None = None
     """Class of all images."""
+    conditions: str | Mapping[str, Any] | None = None
+    """Conditions of all images, e.g. hair=red,age=60."""
 
 
 @dataclass(frozen=True)
@@ -283,6 +291,8 @@ class Project(FromGenerator):
     _: KW_ONLY
     label: str | None = None
     """Class of the image. Default: the class that fits best."""
+    conditions: str | Mapping[str, Any] | None = None
+    """Conditions of the image, e.g. hair=red,age=60. Default: the stored combination that fits best."""
     steps: Annotated[int, Bounds(1)] = 300
     """Number of optimisation steps, 1 or more."""
     seed: Annotated[int, NOT_NEGATIVE] = 0
@@ -302,6 +312,8 @@ class KeepFavourites(Files, FromGenerator):
     """Seeds to add to the file, e.g. 3,7; creates the file if needed."""
     label: str | int | None = None
     """Class of the added images."""
+    conditions: str | Mapping[str, Any] | None = None
+    """Conditions of the added images, e.g. hair=red,age=60."""
     truncation: Annotated[float, FRACTION] = 1.0
     """Truncation of the added images, 0 to 1; 1 = full variety, 0 = average image."""
 

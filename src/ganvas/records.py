@@ -1,9 +1,10 @@
-"""The records that a run writes for others to read: log.jsonl and evaluation.json."""
+"""The records that a run writes for others to read: log.jsonl, evaluation.json and energy.json."""
 
 from __future__ import annotations
 
 import dataclasses
 import html
+import json
 import math
 import os
 from collections.abc import Iterable, Iterator
@@ -16,6 +17,7 @@ from ganvas.fields import fits, hints_of
 from ganvas.system import files
 
 MOST_IMAGES = 2**53  # larger numbers of images seen are errors
+ENERGY = "energy.json"
 PARTS = ("model", "data", "protocol")  # parts that every evaluation has
 ARROWS = {"lower": "↓", "higher": "↑", "near": "≈"}
 """Sign for the field `better` of a measure: lower or higher is better, or closer to real images."""
@@ -254,3 +256,16 @@ def read_evaluation(folder: Path) -> Evaluation | None:
 def is_of(evaluation: dict[str, Any], weights: Path) -> bool:
     """Whether an evaluation used this weights file."""
     return evaluation["model"].get("weights") == files.sha256(weights)[:8]
+
+
+def energy_of(folder: Path) -> float | None:
+    """The recorded energy of a run in kWh; None if it was not recorded, or its file is damaged."""
+    try:
+        energy = json.loads((folder / ENERGY).read_text(encoding="utf-8"))["kwh"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return float(energy) if isinstance(energy, float | int) and 0 <= energy < math.inf else None
+
+
+def write_energy(folder: Path, kwh: float) -> None:
+    files.write_json(folder / ENERGY, {"kwh": kwh})

@@ -8,6 +8,7 @@
     best/            the generator with the best score so far
     averages/        snapshots for `ganvas average`, with --snapshots
     heldout.json     hashes of the held-out images, for `ganvas train --add`
+    energy.json      energy of the training, with `--track energy`
 
 Only one process may write at a time, controlled by a lock file.
 """

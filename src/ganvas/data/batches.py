@@ -21,7 +21,9 @@ READ_AHEAD = 4  # batches that the reader thread of a large pack prepares
 
 
 class Batches:
-    """Iterates over (images (B, C, H, W) float32 in [-1, 1] on the device, labels (B,) int64 or None).
+    """Iterates over (images (B, C, H, W) float32 in [-1, 1] on the device, labels).
+
+    labels: class indices (B,) int64, vectors of conditions (B, num_conditions) float32, or None.
 
     batch: images per step over all ranks; this rank receives batch / world_size of them.
     mirror: flip a random half of the images left to right.
@@ -46,7 +48,8 @@ class Batches:
         self._epoch = -1
         self._order = np.empty(0, np.int64)
         self._flips = np.empty(0, bool)
-        self._labels = None if pack.labels is None else torch.from_numpy(pack.labels.astype(np.int64)).to(self.device)
+        known = pack.labels if pack.conditions is None else pack.conditions
+        self._labels = None if known is None else torch.from_numpy(known).to(self.device)
         held = pack.images.nbytes <= HELD_IN_MEMORY
         self._pictures = to_tensor(np.asarray(pack.images)).to(self.device) if held else None
         self._reader: Reader | None = None

@@ -233,16 +233,25 @@ def policy_for(dataset: Dataset | None, place: Path | None, config: DataConfig, 
 
 def fingerprint(place: Path | None, config: DataConfig) -> str:
     """Fingerprint of the source at `place`, without opening it."""
-    return DIGITS_VERSION if place is None else fingerprint_of(place, config.labels)
+    return DIGITS_VERSION if place is None else fingerprint_of(place, config.labels, config.conditions)
 
 
 def open_at(dataset: Dataset | None, place: Path | None, config: DataConfig) -> tuple[Source, Policy]:
     """Opens the result of `locate`. Raises `DataError` if it has no images."""
+    if place is None and config.conditions is not None:
+        raise DataError(f"--conditions {config.conditions}: the digits have no table of conditions")
     source = (
         Digits()
         if place is None
         else open_source(
-            place, labels=config.labels, split=config.split, frames=config.frames, masks=config.masks, fps=config.fps
+            place,
+            labels=config.labels,
+            split=config.split,
+            frames=config.frames,
+            masks=config.masks,
+            fps=config.fps,
+            conditions=config.conditions,
+            levels=config.levels,
         )
     )
     return source, policy_for(dataset, place, config, source.form)

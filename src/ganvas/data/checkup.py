@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ganvas.conditions import Conditions
 from ganvas.config import FULL, DataConfig, parse_levels
 from ganvas.data import catalog
 from ganvas.data.image_statistics import Look, look_chunk
@@ -176,6 +177,9 @@ def check(
     images, _ = catalog.open_at(dataset, place, config)
     choice = choose(images, config)
     checkup = Checkup(str(source), images.form, notes=list(choice.notes))
+    if images.conditions is not None:
+        rows = images.conditions.rows(images.items[i].name for i in choice.indices)
+        checkup.notes.append(Conditions.of(images.conditions.kinds, rows).sentence())
     rejected = [*images.rejected, *choice.rejected]
     checkup.rejected = [rejection.to_dict() for rejection in rejected]
     names = [images.items[i].name for i in choice.indices]

@@ -69,6 +69,7 @@ def reopened(folder: Path, config: DataConfig) -> Pack:
         "background",
         "levels",
         "labels",
+        "conditions",
         "frames",
         "fps",
         "masks",
@@ -81,9 +82,9 @@ def reopened(folder: Path, config: DataConfig) -> Pack:
         "mask_marks",
     ):
         default = getattr(DataConfig(), name)
-        before = made_with.get(name, default)
-        if name in asked and asked[name] != default and asked[name] not in ([], before):
-            differences.append(f"its {name} is {before}, not {asked[name]}")
+        wanted, before = asked.get(name, default), made_with.get(name, default)
+        if wanted != default and wanted not in ([], before):
+            differences.append(f"its {name} is {before}, not {wanted}")
     if differences:
         raise DataError(f"{folder} is already a pack and {', '.join(differences)}: pack the original images again")
     if config.kind is None or config.kind == pack.kind:

@@ -92,17 +92,23 @@ def parts_of(pack: Pack) -> tuple[np.ndarray, np.ndarray]:
             f"{pack.folder} has {what}, but a classifier needs at least two classes: pack the images with labels, or "
             "choose other --features"
         )
-    training, testing = pack.training, pack.heldout
-    if not len(testing):
-        shuffled = np.random.default_rng(SEED).permutation(training)
-        tenth = math.ceil(len(shuffled) / 10)
-        testing, training = np.sort(shuffled[:tenth]), np.sort(shuffled[tenth:])
+    training, testing = parts_to_learn(pack)
     counts = np.bincount(pack.labels[training], minlength=pack.num_classes)
     if not counts.all():
         raise DataError(
             f"the class {pack.classes[int(counts.argmin())]!r} of {pack.folder} has no images to train a classifier: "
             "add images, or leave the class out"
         )
+    return training, testing
+
+
+def parts_to_learn(pack: Pack) -> tuple[np.ndarray, np.ndarray]:
+    """The training and held-out images; without held-out images a tenth of the training images to test on."""
+    training, testing = pack.training, pack.heldout
+    if not len(testing):
+        shuffled = np.random.default_rng(SEED).permutation(training)
+        tenth = math.ceil(len(shuffled) / 10)
+        testing, training = np.sort(shuffled[:tenth]), np.sort(shuffled[tenth:])
     return training, testing
 
 

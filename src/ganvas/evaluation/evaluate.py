@@ -22,7 +22,7 @@ from ganvas.data.inspection import marks
 from ganvas.data.opening import open_pack
 from ganvas.data.packing.pack import Pack, Progress
 from ganvas.errors import ConfigError, DataError
-from ganvas.evaluation import artefacts, copies, usefulness
+from ganvas.evaluation import artefacts, condition_agreement, copies, usefulness
 from ganvas.evaluation.classifier import classifier_for
 from ganvas.evaluation.classwise import ClassRow, class_table, expected_shares, missing, mode_coverage
 from ganvas.evaluation.feature_cache import BLOCK, features_of
@@ -133,7 +133,8 @@ class Evaluator:
         if self.is_fid:
             check_fid(len(self.measured), self.num_measured)
         self.labels = source.labels(pack, num)
-        self.samples = source.pixels(pack, num, self.labels, report)
+        self.conditions = source.conditions(pack, num)
+        self.samples = source.pixels(pack, num, self.labels if self.conditions is None else self.conditions, report)
 
     def equal_sets(self, num: int) -> tuple[np.ndarray, np.ndarray | None]:
         """The real images of the measures, and other real images for the values to expect (indices).
@@ -160,6 +161,7 @@ class Evaluator:
         classes, recognised = self.part("Classes", self.classes) or (None, None)
         if recognised is not None:
             rows.append(recognised)
+        rows += self.part("Conditions", self.agreement) or []
         return {
             "format": EVALUATION_FORMAT,
             "ganvas": ganvas.__version__,
@@ -304,6 +306,12 @@ class Evaluator:
         )
         return content, measure
 
+    def agreement(self) -> list[Row]:
+        """Whether the generated images have the requested conditions, one row per column."""
+        if self.conditions is None:
+            return []
+        return condition_agreement.agreement(self.pack, self.samples, self.conditions, self.source.device, self.report)
+
     # ---- copies ----
 
     def copies(self, out: Path) -> Row:
@@ -443,6 +451,7 @@ class Evaluator:
             "num_training": pack.num_training,
             "num_heldout": len(pack.heldout),
             "classes": pack.classes,
+            "conditions": "" if pack.schema is None else str(pack.schema),
             "licence": pack.record.licence,
             "attribution": pack.record.attribution,
         }

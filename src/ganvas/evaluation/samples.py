@@ -43,8 +43,12 @@ class Samples(Protocol):
         """Class (num,) of each image, an index into the classes of the real images; None without labels."""
         ...
 
+    def conditions(self, pack: Pack, num: int) -> np.ndarray | None:
+        """Vectors (num, D) of the conditions that the images were asked to have; None without conditions."""
+        ...
+
     def pixels(self, pack: Pack, num: int, labels: np.ndarray | None, report: Progress) -> np.ndarray:
-        """Images (num, H, W, C) in the type of the real images."""
+        """Images (num, H, W, C) in the type of the real images. labels: as returned by `labels` or `conditions`."""
         ...
 
     def origin(self, number: int) -> Row:
@@ -61,7 +65,8 @@ class Samples(Protocol):
 
 
 class FromGenerator:
-    """Samples of a generator with consecutive seeds; labels in the proportions of the training images."""
+    """Samples of a generator with consecutive seeds; labels in the proportions of the training images, conditions drawn
+    from them."""
 
     most: int | None = None
 
@@ -79,6 +84,11 @@ class FromGenerator:
         places = np.linspace(0, shares.sum(), num, endpoint=False)
         labels = np.searchsorted(np.cumsum(shares), places, side="right")
         return np.random.default_rng(self.asked.seed).permutation(labels)
+
+    def conditions(self, pack: Pack, num: int) -> np.ndarray | None:
+        if self.generator.info.conditions is None or pack.conditions is None:
+            return None
+        return pack.conditions[np.random.default_rng(self.asked.seed).choice(pack.training, num)]
 
     def pixels(self, pack: Pack, num: int, labels: np.ndarray | None, report: Progress) -> np.ndarray:
         samples = np.empty((num, pack.height, pack.width, pack.channels), pack.images.dtype)
@@ -132,6 +142,9 @@ class FromImages:
         if self.made.labels is None or pack.labels is None or self.made.classes != pack.classes:
             return None
         return self.made.labels[self.chosen[:num]]
+
+    def conditions(self, pack: Pack, num: int) -> np.ndarray | None:
+        return None
 
     def pixels(self, pack: Pack, num: int, labels: np.ndarray | None, report: Progress) -> np.ndarray:
         pixels = self.made.images[np.sort(self.chosen[:num])][np.argsort(np.argsort(self.chosen[:num]))]
@@ -200,6 +213,11 @@ def fitting(pack: Pack, generator: Generator, folder: Path) -> Pack:
         )
     if generator.classes and pack.classes != generator.classes:
         raise DataError(f"the images have other classes than {folder}: give its training images with --data")
+    needed, schema = generator.info.conditions, pack.schema
+    if needed is not None and (schema is None or schema.columns != needed.columns):
+        raise DataError(
+            f"the images have no or other conditions than {folder}: give its pack (ganvas data pack) with --data"
+        )
     if pack.num_training < LEAST_EVALUATED:
         raise DataError(
             f"{pack.num_training} training images are too few: an evaluation needs at least {LEAST_EVALUATED}"

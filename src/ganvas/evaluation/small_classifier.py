@@ -6,6 +6,7 @@ Images are reduced to at most 64 pixels along the longer side by `prepared`.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -108,6 +109,11 @@ def work_size(height: int, width: int) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
+def smoothed(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy with smoothed labels."""
+    return F.cross_entropy(outputs, labels, label_smoothing=SMOOTHING)
+
+
 def train_classifier(
     pictures: Tensor,
     labels: Tensor,
@@ -119,8 +125,11 @@ def train_classifier(
     mirror: bool = False,
     device: torch.device | None = None,
     progress: Progress | None = None,
+    loss: Callable[[Tensor, Tensor], Tensor] = smoothed,
 ) -> Classifier:
     """Train a classifier on images (N, C, H, W), float of any precision in [-1, 1], with labels (N,) < num_classes.
+
+    loss: of logits (n, num_classes) and labels, which it may take in another form.
 
     steps: gradient steps (10 or more) of at most 100 images, in shuffled epochs. policy: operations of
     `ganvas.augment`. mirror: mirror half of the images. Deterministic for the same arguments, machine and number of
@@ -150,9 +159,9 @@ def train_classifier(
             usual = (images - mean) / (2 * deviation)
             images = mean + 2 * deviation * augment(usual, draw(batch, policy, CHANCE, generator), policy)
         images = images.to(device, memory_format=torch.channels_last)
-        loss = F.cross_entropy(network(images)[1], target.to(device), label_smoothing=SMOOTHING)
+        value = loss(network(images)[1], target.to(device))
         optimizer.zero_grad()
-        loss.backward()
+        value.backward()
         optimizer.step()
         schedule.step()
         if progress:

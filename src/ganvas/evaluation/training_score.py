@@ -51,14 +51,16 @@ class TrainingScorer:
         self.spread = _spread(self.real)
         self.pictures = _tensor(pack, chosen[:CHECKERBOARD_IMAGES])
         self.checkerboard, self.sharpness = checkerboard(self.pictures), sharpness(self.pictures)
-        self.labels = None if pack.labels is None else pack.labels[chosen].tolist()
+        known = pack.labels if pack.conditions is None else pack.conditions
+        self.labels = None if known is None else known[chosen]
         self.training = _thumbnails(pack, _drawn(pack.training, MOST_TRAINING))
         self.threshold = self._chance(pack)
         self.before: Tensor | None = None
         self.cost = time.monotonic() - began
 
     def __call__(self, generator: Generator) -> dict[str, float]:
-        images = generator.sample(len(self.real), seed=0, label=self.labels if generator.classes else None)
+        labels = self.labels if generator.info.config.label_size else None
+        images = torch.cat(list(generator.batches(range(len(self.real)), labels)))
         found = self.features(images)
         kid = kid_interval(self.real, found)
         precision, recall = precision_recall(self.real, found)

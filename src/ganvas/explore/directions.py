@@ -131,16 +131,19 @@ def from_weights(generator: Generator, num: int = 8) -> list[Direction]:
 
 
 def draw(generator: Generator, num: int, seed: int) -> tuple[Tensor, Tensor | None]:
-    """Latents (num, D) and labels (num,) that cycle through the classes, on the CPU."""
-    size, num_classes = generator.info.config.z_dim, generator.info.config.num_classes
+    """Latents (num, D) and labels in turn, classes (num,) or conditions (num, num_conditions), on the CPU."""
+    size = generator.info.config.z_dim
     z = torch.from_numpy(np.random.default_rng(seed).standard_normal((num, size), np.float32))
-    return z, torch.arange(num) % num_classes if num_classes else None
+    return z, generator.labels_of(None, range(num))
 
 
 def centred(x: Tensor, labels: Tensor | None) -> Tensor:
-    """Subtract the mean from x (N, D), or the mean of each class if there are labels (N,)."""
+    """Subtract the mean from x (N, D): that of each class with labels (N,), or what is linear in conditions (N, K)."""
     if labels is None:
         return x - x.mean(dim=0)
+    if labels.is_floating_point():
+        x, vectors = (x - x.mean(dim=0)).cpu(), (labels - labels.mean(dim=0)).to(x.dtype).cpu()
+        return x - vectors @ torch.linalg.lstsq(vectors, x, driver="gelsd").solution
     which = F.one_hot(labels).to(x.dtype)
     means = which.T @ x / which.sum(dim=0).clamp_min(1)[:, None]
     return x - means[labels]

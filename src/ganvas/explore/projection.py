@@ -77,9 +77,9 @@ def project(
     """Find the recipe of the generated image that is closest to `picture`: pixels (H, W, C) uint8 or uint16, or a file.
 
     Files are cropped and resized to the size of the model (see `note`); pixels must have that size.
-    label: the class; default: the closest class. steps: optimisation steps (Adam). starts: latents optimised together
-    at first. The same seed gives the same result. Raises ConfigError for pixels of another size or channels, an
-    unknown label or invalid numbers, PictureError for an unreadable file.
+    label: the class or conditions; default: the closest. steps: optimisation steps (Adam). starts: latents optimised
+    together at first. The same seed gives the same result. Raises ConfigError for pixels of another size or channels,
+    an unknown label or invalid numbers, PictureError for an unreadable file.
     """
     if steps < 1 or starts < 1:
         raise ConfigError(f"{steps} steps from {starts} starts: expected at least 1 of each")
@@ -117,7 +117,7 @@ def project(
             done += 1
             if progress:
                 progress("optimising the latent", done, steps)
-    recipe = as_recipe(best, generator.classes)
+    recipe = as_recipe(best, generator.classes, generator.info.conditions)
     shown = to_pixels(generator.show(resolve(generator, [recipe])), generator.info.depth)[0]
     return Projection(recipe, losses, pixels, shown, generator.hash, note)
 
@@ -210,15 +210,12 @@ def distances(generator: Generator, code: Code, goal: Tensor) -> Tensor:
 
 
 def candidates(generator: Generator, label: str | None, seed: int, progress: Progress | None) -> Code:
-    """Sampled latent codes of the label, or of all classes in turn; half of them truncated."""
+    """Sampled latent codes of the label, or of all labels in turn; half of them truncated."""
     num_classes = generator.info.config.num_classes
-    given = generator.label_indices(label, [0]) if label is not None else None
-    num = max(CANDIDATES, EACH * num_classes if given is None else 0)
+    num = max(CANDIDATES, EACH * num_classes if label is None else 0)
     rng = np.random.default_rng((seed, 1))
     z = torch.from_numpy(rng.standard_normal((num, generator.info.config.z_dim), np.float32))
-    labels = None
-    if num_classes:
-        labels = given.expand(num) if given is not None else torch.arange(num) % num_classes
+    labels = generator.labels_of(label, range(num))
     if progress:
         progress("comparing sampled images", num, num)
     calm = generator.code(z[: num // 2], None if labels is None else labels[: num // 2], CALMED)
@@ -254,9 +251,9 @@ class Space:
         num_classes = generator.info.config.num_classes
         rng = np.random.default_rng((seed, 2))
         z = torch.from_numpy(rng.standard_normal((MOMENTS, size), np.float32))
-        labels = torch.arange(MOMENTS) % num_classes if num_classes else None
+        labels = generator.labels_of(None, range(MOMENTS))
         w = generator.code(z, labels).latents[:, 0]
-        if labels is None:
+        if labels is None or labels.is_floating_point():
             mean = mean + w.mean(dim=0)
             apart = w - w.mean(dim=0)
         else:  # mean: of the nearest class; covariance: within the classes

@@ -6,7 +6,8 @@
     {"seed": 5, "towards": {"to": {"seed": 9}, "share": 0.4}}            interpolation to another image
     {"code": [[0.1, -0.7, ...]], "label": "Hand"}                        a projected image: one row, or one per layer
 
-Recipes can be nested. `label` is a class or class weights: {"Hand": 0.5, "Head": 0.5}.
+Recipes can be nested. `label` is a class, class weights: {"Hand": 0.5, "Head": 0.5}, or conditions: "hair=red,age=60",
+also with weights.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ganvas import latent_codes
+from ganvas.conditions import Conditions
 from ganvas.errors import ConfigError
 from ganvas.generator import Generator
 from ganvas.latent_codes import Code
@@ -70,7 +73,7 @@ class Recipe:
     code: tuple[tuple[float, ...], ...] | None = None
     """Instead of a seed: latents, one row for all layers or one per row; they include truncation."""
     label: str | Mapping[str, float] | None = None
-    """Default: the class with index seed modulo the number of classes."""
+    """Default: the class, or the combination of conditions, with index seed modulo their number."""
     truncation: float = 1.0
     edits: Mapping[str, float] = field(default_factory=dict)
     towards: Towards | None = None
@@ -220,7 +223,7 @@ def starts(generator: Generator, recipes: Sequence[Recipe]) -> Code:
                 f"truncation {recipe.truncation:g}: expected a number from 0 (mean) to 1 (full diversity)"
             )
     weights = None
-    if config.num_classes:
+    if config.label_size:
         weights = torch.stack([label_weights(generator, recipe) for recipe in recipes])
     elif named := [recipe.label for recipe in recipes if recipe.label is not None]:
         raise ConfigError(f"label {named[0]!r}: this model was trained without labels")
@@ -248,7 +251,12 @@ def chosen(parts: Mapping[float, Code], truncations: Sequence[float]) -> Code:
 
 
 def label_weights(generator: Generator, recipe: Recipe) -> Tensor:
-    """Class weights (num_classes,) of a recipe."""
+    """Class weights (num_classes,) or vector of conditions (num_conditions,) of a recipe."""
+    schema = generator.info.conditions
+    if schema is not None:
+        mixed = recipe.label if isinstance(recipe.label, Mapping) else {recipe.label: 1.0}
+        vectors = [weight * schema.vectors(given, [recipe.seed or 0])[0] for given, weight in mixed.items()]
+        return torch.from_numpy(np.sum(vectors, axis=0, dtype=np.float32))
     num = generator.info.config.num_classes
     weights = torch.zeros(num)
     if recipe.label is None:
@@ -291,21 +299,24 @@ def replace(code: Code, rows: Sequence[int], other: Code) -> None:
         code.labels[rows] = other.labels
 
 
-def as_recipe(code: Code, classes: Sequence[str]) -> Recipe:
+def as_recipe(code: Code, classes: Sequence[str], conditions: Conditions | None = None) -> Recipe:
     """The recipe of one latent code (1, rows, D), as numbers without a seed.
 
     Raises ConfigError if its rows have different classes, which a recipe with a code cannot represent.
     """
     latents = code.latents[0].detach().cpu()
     rows = latents[:1] if bool((latents == latents[:1]).all()) else latents
-    label: dict[str, float] | None = None
+    label: str | dict[str, float] | None = None
     if code.labels is not None:
         if bool((code.labels[0] != code.labels[0, :1]).any()):
             raise ConfigError(
                 "a mixture of two classes cannot be saved as a code: save the recipe of the mixture instead"
             )
-        weights = code.labels[0, 0].tolist()
-        label = {classes[i]: weight for i, weight in enumerate(weights) if weight}
+        weights = code.labels[0, 0].cpu()
+        if conditions is not None:
+            label = conditions.text(weights.numpy())
+        else:
+            label = {classes[i]: weight for i, weight in enumerate(weights.tolist()) if weight}
     return Recipe(code=tuple(tuple(row) for row in rows.tolist()), label=label)
 
 

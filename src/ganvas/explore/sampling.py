@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import hashlib
 import io
 import itertools
 import re
@@ -74,15 +75,20 @@ def plan(
     truncation: float = 1.0,
     form: Files = PLAIN,
 ) -> list[Planned]:
-    """One image per seed. label: one for all, or one each; default: the class with index seed modulo their number.
+    """One image per seed. label: a class or conditions for all, or one each; default: those in turn, by the seed.
 
     form: format, enlargement and resolution; they are part of the file name, so that a repeated call with others
     writes other files.
     """
     generator.batches(seeds, label, truncation)  # checks the arguments; generates nothing yet
-    indices = generator.label_indices(label, seeds)
-    names = [None] * len(seeds) if indices is None else [generator.classes[i] for i in indices.tolist()]
+    names = generator.label_texts(label, seeds)
     mark = ("" if truncation == 1 else f"_t{truncation:g}") + mark_of(form)
+    if generator.info.conditions is not None:
+        word = "" if label is None else f"_{short_name(generator.label_name(label) or '')}"
+        return [
+            Planned(f"seed{seed:06d}{word}{mark}.{form.format or 'png'}", seed, name)
+            for seed, name in zip(seeds, names, strict=True)
+        ]
     words = {None: ""} | {
         name: f"_{word}" for name, word in zip(generator.classes, file_names(generator.classes), strict=True)
     }
@@ -102,6 +108,8 @@ def plan_per_class(
     generator: Generator, num: int, seed: int = 0, truncation: float = 1.0, form: Files = PLAIN
 ) -> list[Planned]:
     """`num` images of each class in folders named after the classes; seeds are consecutive over all classes."""
+    if generator.info.conditions is not None:
+        raise ConfigError("--per-class: this model has conditions instead of classes; use --conditions")
     if not generator.classes:
         raise ConfigError("--per-class: this model was trained without labels; omit the option")
     folders = class_folders(generator.classes)
@@ -148,6 +156,13 @@ DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{i}" for port in ("COM", "LPT")
 def file_name(label: str) -> str:
     """A label as part of a file name, valid on all systems."""
     return "".join(c if c.isalnum() or c in "-+." else "-" for c in label)[:40]
+
+
+def short_name(conditions: str) -> str:
+    """Conditions as part of a file name: different for different ones."""
+    name = file_name(conditions.replace("=", "-"))
+    is_plain = len(conditions) <= 40 and all(c.isalnum() or c in "+.=," for c in conditions)
+    return name if is_plain else f"{name[:33]}-{hashlib.sha256(conditions.encode()).hexdigest()[:6]}"
 
 
 def file_names(labels: Sequence[str]) -> list[str]:

@@ -43,13 +43,14 @@ def sample(asked: Sample) -> list[Path]:
         generator.fast()
     more = None
     if asked.per_class is not None:
-        if asked.seeds is not None or asked.label is not None:
-            raise ConfigError("--per-class: remove --seeds and --label")
+        if asked.seeds is not None or asked.label is not None or asked.conditions is not None:
+            raise ConfigError("--per-class: remove --seeds and --label, and --conditions")
         plan = (generator, asked.per_class, asked.seed, asked.truncation, form)
         planned, more = sampling.plan_per_class(*plan), sampling.replacements(*plan)
     else:
         seeds = range(asked.seed, asked.seed + asked.n) if asked.seeds is None else numbers(asked.seeds)
-        planned = sampling.plan(generator, seeds, asked.label, asked.truncation, form)
+        label = generator.one_of(asked.label, asked.conditions)
+        planned = sampling.plan(generator, seeds, label, asked.truncation, form)
     one_file = out.suffix.lower() in FORMATS
     if one_file and not asked.grid and len(planned) > 1:
         raise ConfigError(f"--out {out} is one file, but {len(planned):,} images were asked for: add --grid or --n 1")
@@ -165,7 +166,7 @@ def interpolate(asked: Interpolate) -> Path:
         kept = Favourites.read(Path(asked.favourites), generator)
         recipes, directions = kept.recipes, kept.directions
     else:
-        labels = asked.labels.split(",") if isinstance(asked.labels, str) else list(asked.labels or ())
+        labels = labels_of(generator, asked)
         default = [0] if len(labels) > 1 else [0, 1, 2, 3]
         recipes = recipes_of(default if asked.seeds is None else numbers(asked.seeds), labels)
         recipes = [dataclasses.replace(one, truncation=asked.truncation) for one in recipes]
@@ -187,7 +188,7 @@ def morphed(
     before the first frame.
     """
     if len(recipes) < 2:
-        raise ConfigError("a video needs at least two images: give several --seeds or several --labels")
+        raise ConfigError("a video needs at least two images: give several --seeds or several --labels or --conditions")
     resolve(generator, recipes, directions)  # report errors before the first frame
     num, out = asked.num_frames, Path(asked.out)
     shown = morph.frames(generator, recipes, num, loop=asked.loop, easing=asked.easing, directions=directions)
@@ -200,6 +201,16 @@ def morphed(
 def filtered(frames: Iterator[np.ndarray], keep: Callable[[np.ndarray], np.ndarray]) -> Iterator[np.ndarray]:
     while some := list(itertools.islice(frames, BATCH)):
         yield from itertools.compress(some, keep(np.stack(some)))
+
+
+def labels_of(generator: Generator, asked: Interpolate) -> list[str]:
+    """The classes or conditions of the images of a video."""
+    if asked.conditions is not None:
+        given = asked.conditions.split(";") if isinstance(asked.conditions, str) else asked.conditions
+        return [generator.label_name(generator.one_of(None, one)) or "" for one in given]
+    labels = asked.labels.split(",") if isinstance(asked.labels, str) else list(asked.labels or ())
+    generator.one_of(labels or None, None)
+    return labels
 
 
 def recipes_of(seeds: Sequence[int], labels: Sequence[str] = ()) -> list[Recipe]:
@@ -223,7 +234,7 @@ def mix(asked: MixImages) -> Path:
     if len(seeds) < 2:
         raise ConfigError("mixing needs at least two --seeds: the first image, then the images to take layers from")
     chosen = parse_depths(asked.depths, generator.num_depths)
-    label = generator.label_name(asked.label)
+    label = generator.label_name(generator.one_of(asked.label, asked.conditions))
     first, *others = (Recipe(seed, label=label, truncation=asked.truncation) for seed in seeds)
     mixed = [dataclasses.replace(first, mix=Mix(other, chosen)) for other in others]
     pixels = to_pixels(generator.show(resolve(generator, [*others, first, *mixed])), generator.info.depth)
@@ -286,8 +297,9 @@ def project(asked: Project) -> projection.Projection:
     generator = Generator.load(asked.source, asked.device)
     image, out = Path(asked.image), Path(asked.out)
     with Display(asked.quiet) as display:
+        label = generator.label_name(generator.one_of(asked.label, asked.conditions))
         found = projection.project(
-            generator, image, label=asked.label, steps=asked.steps, seed=asked.seed, progress=display.packing
+            generator, image, label=label, steps=asked.steps, seed=asked.seed, progress=display.packing
         )
     projection.save(found, out)
     Favourites(generator.hash, [found.recipe], names=[image.name]).save(out / "favourites.json")
@@ -304,7 +316,7 @@ def favourites(asked: KeepFavourites) -> list[Path]:
     is_known = file.exists() or asked.keep is None
     kept = Favourites.read(file, generator) if is_known else Favourites(generator.hash)
     if asked.keep is not None:
-        label = generator.label_name(asked.label)
+        label = generator.label_name(generator.one_of(asked.label, asked.conditions))
         added = [Recipe(seed, label=label, truncation=asked.truncation) for seed in dict.fromkeys(numbers(asked.keep))]
         resolve(generator, added)  # report a wrong label before saving it
         fresh = [recipe for recipe in added if recipe not in kept.recipes]

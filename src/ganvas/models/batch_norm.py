@@ -37,9 +37,10 @@ class BatchNorm(nn.Module):
 
 
 @torch.no_grad()
-def measure_statistics(network: nn.Module, z_dim: int, num_classes: int = 0) -> None:
+def measure_statistics(network: nn.Module, z_dim: int, labels: Tensor | None = None) -> None:
     """Sets the statistics of every `BatchNorm` of a generator from fixed latents; leaves it in evaluation mode.
 
+    labels: those that the latents take in turn, class indices (K,) or vectors of conditions (K, num_conditions).
     Deterministic ("precise batch norm": Wu and Johnson 2021, section 3). A network without batch normalisation is not
     changed.
     """
@@ -48,7 +49,8 @@ def measure_statistics(network: nn.Module, z_dim: int, num_classes: int = 0) -> 
         return
     device = layers[0].gain.device
     z = torch.randn(MEASURED, z_dim, generator=torch.Generator().manual_seed(0)).to(device)
-    labels = torch.arange(MEASURED, device=device) % num_classes if num_classes else None
+    if labels is not None:
+        labels = labels.to(device)[torch.arange(MEASURED, device=device) % len(labels)]
     sums = {layer: [torch.zeros_like(layer.running_mean), torch.zeros_like(layer.running_mean)] for layer in layers}
 
     def gather(layer: nn.Module, given: tuple[Tensor, ...]) -> None:

@@ -90,7 +90,7 @@ class Generator(contract.Generator):
         self.maps = maps[0]
         numbers = self.maps * self.grid[0] * self.grid[1]
         self.start = nn.Linear(config.z_dim, numbers)
-        self.classes = ClassEmbedding(config.num_classes, numbers) if config.num_classes else None
+        self.classes = ClassEmbedding(config.label_size, numbers) if config.label_size else None
         if self.classes is not None:
             # With the usual 1 the class dominates the latent: all images of a class are nearly identical.
             nn.init.normal_(self.classes.weight, std=0.3)
@@ -135,7 +135,7 @@ def smooth(x: Tensor, towards_end: bool) -> Tensor:
 
 
 class Discriminator(contract.Discriminator):
-    """Images (N, C, H, W) in [-1, 1] and labels (N,) -> logits (N,): a shared logit plus one per class."""
+    """Images (N, C, H, W) in [-1, 1] and labels -> logits (N,): a shared logit plus one per class or condition."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ class Discriminator(contract.Discriminator):
         self.layers = nn.Sequential(*layers)
         self.hidden = nn.Linear(maps[-1] * height * width, HIDDEN)
         self.shared = nn.Linear(HIDDEN, 1)
-        self.classes = nn.Linear(HIDDEN, config.num_classes) if config.num_classes else None
+        self.classes = nn.Linear(HIDDEN, config.label_size) if config.label_size else None
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         x = self.layers(F.pixel_unshuffle(F.pad(images, self.pad, mode="replicate"), 2))
@@ -162,7 +162,11 @@ class Discriminator(contract.Discriminator):
             logits = self.shared(x).squeeze(1)
             if self.classes is not None:
                 assert labels is not None
-                logits = logits + self.classes(x).gather(1, labels[:, None]).squeeze(1)
+                each = self.classes(x)
+                if labels.is_floating_point():
+                    logits = logits + (each * labels).sum(dim=1)
+                else:
+                    logits = logits + each.gather(1, labels[:, None]).squeeze(1)
         return logits
 
 

@@ -15,7 +15,10 @@ class Network(nn.Module):
 
 
 class Generator(Network):
-    """z (N, z_dim) and labels, indices (N,) or weights (N, num_classes), or None -> images (N, C, H, W) in [-1, 1]."""
+    """z (N, z_dim) and labels -> images (N, C, H, W) in [-1, 1].
+
+    labels: classes as indices (N,) or weights (N, num_classes), or vectors of conditions (N, num_conditions), or None.
+    """
 
     starting = False
     """Set by training: the first steps, in which images that became all black must recover."""
@@ -46,7 +49,7 @@ class StyledGenerator(Generator):
         raise NotImplementedError
 
     def mean_w(self, labels: Tensor | None = None) -> Tensor:
-        """(N, D) mean w of each label's class, or of class weights (N, num_classes); (1, D) without labels."""
+        """(N, D) mean w of each label; (1, D) without labels."""
         raise NotImplementedError
 
     def truncated(self, z: Tensor, labels: Tensor | None, truncation: float) -> Tensor:
@@ -64,4 +67,4 @@ class StyledGenerator(Generator):
 
 
 class Discriminator(Network):
-    """Images (N, C, H, W) in [-1, 1] and labels (N,) or None -> logits (N,)."""
+    """Images (N, C, H, W) in [-1, 1] and labels (indices, or vectors of conditions) or None -> logits (N,)."""

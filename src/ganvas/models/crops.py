@@ -40,6 +40,7 @@ class CropDiscriminator(ViewDiscriminator):
         self.sizes = [part.size for part in parts]
         self.frozen = parts[0].frozen
         self.on_features = [on for part in parts for on in part.on_features]
+        self.weights = [weight for part in parts for weight in part.weights]
         self.mixes_images = parts[0].mixes_images
         self.stochastic = parts[0].stochastic
 

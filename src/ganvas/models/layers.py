@@ -134,14 +134,19 @@ def full_precision(x: Tensor) -> contextlib.AbstractContextManager[object]:
 
 
 class ClassEmbedding(nn.Embedding):
-    """labels: indices (N,), or weights of all classes (N, num_classes) for mixed classes -> (N, dim)."""
+    """labels: indices (N,), or weights of all classes or vectors of conditions (N, label_size) -> (N, dim)."""
 
     def forward(self, input: Tensor) -> Tensor:
         return input @ self.weight if input.is_floating_point() else super().forward(input)
 
 
 def refuse_labels(config: ModelConfig) -> None:
-    """Raises `ConfigError` if the configuration has labels."""
+    """Raises `ConfigError` if the configuration has labels or conditions."""
+    if config.num_conditions:
+        raise ConfigError(
+            f"--model {config.model}: this classic network does not support conditions; use --no-conditional, or "
+            "--model residual"
+        )
     if config.num_classes:
         raise ConfigError(
             f"--model {config.model}: this classic network does not support labels ({config.num_classes} classes); "

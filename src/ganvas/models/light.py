@@ -80,7 +80,7 @@ class Stage(nn.Module):
         )
         self.norms = nn.ModuleList(BatchNorm(after) for _ in range(num))
         self.gate = nn.Linear(HIDDEN, after)
-        self.classes = ClassEmbedding(config.num_classes, 2 * after) if config.num_classes else None
+        self.classes = ClassEmbedding(config.label_size, 2 * after) if config.label_size else None
         if self.classes is not None:
             nn.init.normal_(self.classes.weight, std=0.1)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ganvas.config import ModelConfig
 from ganvas.features.efficientnet import NAME, fold, load_efficientnet_lite0, only_shapes
 from ganvas.models import contract
-from ganvas.models.layers import LEAK, LINEAR, full_precision, scaled_init
+from ganvas.models.layers import LEAK, LINEAR, ClassEmbedding, full_precision, scaled_init
 
 TAPS = {2: 24, 4: 40, 10: 112, 15: 320}
 """Blocks of EfficientNet-lite0 whose outputs are used, and their channels: grids of 1/4, 1/8, 1/16 and 1/32 side."""
@@ -27,6 +27,8 @@ MOST = 128  # maximum feature maps of a head
 COARSEST = 4  # a head halves its view until the shorter side is at most this
 SMALLEST = 32  # minimum input side of the frozen network in pixels; smaller images are enlarged
 CALIBRATION = 64  # real images used to scale the views
+DETAIL_MAPS = 24  # feature maps of the head on details
+DETAIL_WEIGHT = 10.0  # weight of its gradient in the generator's
 
 
 class Frozen(nn.Module):
@@ -81,7 +83,7 @@ class Fixed(nn.Module):
 class Head(nn.Module):
     """A view (N, M, h, w) and labels (N,) -> logits (N,); conditional by projection (Miyato and Koyama 2018)."""
 
-    def __init__(self, maps: int, height: int, width: int, num_classes: int) -> None:
+    def __init__(self, maps: int, height: int, width: int, label_size: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         while min(height, width) > COARSEST:
@@ -92,7 +94,7 @@ class Head(nn.Module):
             layers = [scaled_init(nn.Conv2d(maps, maps, 3, padding=1)), nn.LeakyReLU(LEAK)]
         self.layers = nn.Sequential(*layers)
         self.logit = scaled_init(nn.Conv2d(maps, 1, 3, padding=1), LINEAR)
-        self.classes = nn.Embedding(num_classes, maps) if num_classes else None
+        self.classes = ClassEmbedding(label_size, maps) if label_size else None
         if self.classes is not None:
             nn.init.normal_(self.classes.weight, std=maps**-0.5)
 
@@ -104,6 +106,31 @@ class Head(nn.Module):
         return logits
 
 
+class DetailHead(nn.Module):
+    """Images (N, C, H, W) -> logits (N,), from the differences between the pixels of blocks of 2x2.
+
+    Gradients through the strided layers of the frozen network cannot remove dots and lines with a period of two pixels.
+    This head sees nothing else, and patches of 10 pixels only, so that it does not disturb the larger structures.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            scaled_init(nn.Conv2d(4 * channels, DETAIL_MAPS, 3, padding=1)),
+            nn.LeakyReLU(LEAK),
+            nn.AvgPool2d(2),
+            scaled_init(nn.Conv2d(DETAIL_MAPS, 2 * DETAIL_MAPS, 3, padding=1)),
+            nn.LeakyReLU(LEAK),
+            scaled_init(nn.Conv2d(2 * DETAIL_MAPS, 1, 1), LINEAR),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        height, width = images.shape[2:]
+        blocks = F.pixel_unshuffle(images[:, :, : height // 2 * 2, : width // 2 * 2], 2).unflatten(1, (-1, 4))
+        details = 2 * (blocks - blocks.mean(dim=2, keepdim=True)).flatten(1, 2)
+        return self.layers(details).mean(dim=(1, 2, 3))
+
+
 class ViewDiscriminator(contract.Discriminator):
     """Images (N, C, H, W) in [-1, 1] and labels (N,) -> logits (N,), the sum over its heads.
 
@@ -111,11 +138,12 @@ class ViewDiscriminator(contract.Discriminator):
     inputs of the heads; and `logits_of` a logit (N, heads) per view.
 
     frozen: the pretrained network. on_features: whether each head has features as its view, and not pixels.
-    num_crops: crops per image whose positions `parts_of` expects.
+    weights: of each head in the generator's loss. num_crops: crops per image whose positions `parts_of` expects.
     """
 
     frozen: Frozen
     on_features: list[bool]
+    weights: list[float]
     num_crops = 0
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -144,7 +172,7 @@ class ViewDiscriminator(contract.Discriminator):
 class FeatureDiscriminator(ViewDiscriminator):
     """Heads on four views of the whole image.
 
-    own: a discriminator on pixels as the first head; its view is the image.
+    own: a discriminator on pixels, as the first head; the second one is then a `DetailHead`. Their view is the image.
     """
 
     scales: Tensor
@@ -152,11 +180,16 @@ class FeatureDiscriminator(ViewDiscriminator):
     def __init__(self, config: ModelConfig, own: contract.Discriminator | None, frozen: Frozen) -> None:
         super().__init__()
         self.own = own
+        self.detail = None
+        on_pixels = list[float]()
         if own is not None:
+            self.detail = DetailHead(config.channels)
+            on_pixels = [1.0, DETAIL_WEIGHT]
             self.mixes_images, self.stochastic = own.mixes_images, own.stochastic
         self.frozen = frozen
         self.size = (config.height, config.width)
-        self.on_features = [False] * (own is not None) + [True] * len(VIEWS)
+        self.on_features = [False] * len(on_pixels) + [True] * len(VIEWS)
+        self.weights = on_pixels + [1.0] * len(VIEWS)
         # Transparent images are used twice, over black and over white.
         self.grounds = 2 if config.channels == 4 else 1
         self.cross = nn.ModuleList(Fixed(before, after, 1) for before, after in zip(TAPS.values(), CROSS, strict=True))
@@ -166,20 +199,22 @@ class FeatureDiscriminator(ViewDiscriminator):
         height, width = seen_size(config.height, config.width)
         grids = [(-(-height // 2**i), -(-width // 2**i)) for i in range(2, 2 + len(VIEWS))]
         self.heads = nn.ModuleList(
-            Head(self.grounds * maps, *grid, config.num_classes) for maps, grid in zip(VIEWS, grids, strict=True)
+            Head(self.grounds * maps, *grid, config.label_size) for maps, grid in zip(VIEWS, grids, strict=True)
         )
 
     def views(self, parts: list[Tensor]) -> list[Tensor]:
         (images,) = parts
         found = self.seen(images)
-        return found if self.own is None else [images, *found]
+        return found if self.own is None else [images, images, *found]
 
     def logits_of(self, views: list[Tensor], labels: Tensor | None) -> Tensor:
         logits = []
         if self.own is not None:
             logits.append(self.own(views[0], labels).float())
-            views = views[1:]
         with full_precision(views[0]):
+            if self.detail is not None:
+                logits.append(self.detail(views[1].float()))
+            views = views[len(logits) :]
             logits += [head(view.float(), labels) for head, view in zip(self.heads, views, strict=True)]
         return torch.stack(logits, dim=1)
 

@@ -82,11 +82,11 @@ def linear(before: int, after: int) -> nn.Linear:
     return layer
 
 
-def embedding(dim: int, num_classes: int, norm: float) -> nn.Embedding | None:
-    """Class embedding with `dim` numbers and the given norm per class; None without classes."""
-    if not num_classes:
+def embedding(dim: int, label_size: int, norm: float) -> nn.Embedding | None:
+    """Embedding with `dim` numbers and the given norm per class or condition; None without labels."""
+    if not label_size:
         return None
-    layer = ClassEmbedding(num_classes, dim)
+    layer = ClassEmbedding(label_size, dim)
     nn.init.normal_(layer.weight, std=norm * dim**-0.5)
     return layer
 
@@ -119,11 +119,11 @@ class Generator(contract.Generator):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.z_dim, self.num_classes = config.z_dim, config.num_classes
+        self.z_dim = config.z_dim
         self.sizes = stages(config.height, config.width, COARSEST)
         maps = widths(config, len(self.sizes))
-        self.embed = embedding(config.z_dim, config.num_classes, config.z_dim**0.5)
-        self.scale = linear(config.z_dim * (2 if config.num_classes else 1), maps[0])
+        self.embed = embedding(config.z_dim, config.label_size, config.z_dim**0.5)
+        self.scale = linear(config.z_dim * (2 if config.label_size else 1), maps[0])
         self.basis = nn.Parameter(torch.randn(maps[0], *self.sizes[0]))
         self.change = nn.ModuleList(
             convolution(before, after, LINEAR, bias=False) for before, after in itertools.pairwise(maps)
@@ -162,7 +162,7 @@ class Discriminator(contract.Discriminator):
         # One weight per grid cell and feature map.
         self.gather = convolution(maps[0], maps[0], LINEAR, sizes[0], groups=maps[0])
         self.head = linear(maps[0], 1)
-        self.classes = embedding(maps[0], config.num_classes, 1.0)
+        self.classes = embedding(maps[0], config.label_size, 1.0)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         x = self.blocks[0](F.leaky_relu(self.from_picture(images), LEAK))

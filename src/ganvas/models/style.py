@@ -44,6 +44,7 @@ START_CONTRAST = 0.25  # approximate contrast of the first images, far from satu
 GROUP = 4  # images per group of the mini-batch deviation
 PATH_DECAY = 0.01  # weight of the newest value in the running mean of path lengths
 MEAN_LATENTS, MEAN_SEED = 4096, 0  # number and seed of the latents for the mean w
+FEW_LATENTS = 128  # the same for a vector of conditions, whose mean is not stored
 TINY = 1e-8
 
 GAIN = 1 / LINEAR  # gain before a leaky ReLU that keeps the mean square at 1
@@ -160,8 +161,8 @@ class Mapping(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width = config.z_dim
-        self.embed = ClassEmbedding(config.num_classes, width) if config.num_classes else None
-        first = 2 * width if config.num_classes else width
+        self.embed = ClassEmbedding(config.label_size, width) if config.label_size else None
+        first = 2 * width if config.label_size else width
         self.layers = nn.ModuleList(
             EqualLinear(first if i == 0 else width, width, GAIN, MAPPING_LR) for i in range(MAPPING_LAYERS)
         )
@@ -230,7 +231,7 @@ class Generator(contract.StyledGenerator):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.z_dim = config.z_dim
+        self.z_dim, self.has_conditions = config.z_dim, config.num_conditions > 0
         self.mapping = Mapping(config)
         self.synthesis = Synthesis(config)
         self.num_layers = len(self.synthesis.layers)
@@ -269,10 +270,14 @@ class Generator(contract.StyledGenerator):
     def mean_w(self, labels: Tensor | None = None) -> Tensor:
         """(N, D) mean w of each label's class, (1, D) without labels, over 4,096 fixed latents.
 
-        labels: indices (N,), or weights of all classes (N, num_classes) for a weighted mean of the class means.
+        labels: indices (N,), or weights of all classes (N, num_classes) for a weighted mean of the class means, or
+        vectors of conditions (N, num_conditions), for which fewer latents are used each time.
 
         Computed on first use, and again after the weights have changed.
         """
+        if self.has_conditions:
+            assert labels is not None
+            return self.mean_of_conditions(labels)
         versions = [(parameter._version, parameter.data_ptr()) for parameter in self.mapping.parameters()]
         if versions != self._means_of:
             self._means, self._means_of = {}, versions
@@ -283,6 +288,13 @@ class Generator(contract.StyledGenerator):
                 self._means[index] = self.measured_mean(None if labels is None else index)
         means = torch.stack([self._means[index] for index in classes])
         return labels @ means if weighted else means
+
+    def mean_of_conditions(self, vectors: Tensor) -> Tensor:
+        """(N, D), as a part of exported graphs."""
+        z = torch.from_numpy(np.random.default_rng(MEAN_SEED).standard_normal((FEW_LATENTS, self.z_dim), np.float32))
+        many = z.to(vectors.device)[None].expand(vectors.shape[0], -1, -1).flatten(0, 1)
+        w = self.mapping(many, vectors[:, None].expand(-1, FEW_LATENTS, -1).flatten(0, 1))
+        return w.unflatten(0, (-1, FEW_LATENTS)).mean(dim=1)
 
     def measured_mean(self, label: int | None) -> Tensor:
         """(D,)"""
@@ -371,7 +383,7 @@ class Discriminator(contract.Discriminator):
         self.last = EqualConv2d(maps[-1] + 1, maps[-1], 3, GAIN)
         self.gather = EqualLinear(maps[-1] * math.prod(sizes[0]), maps[-1], GAIN)
         self.head = EqualLinear(maps[-1], 1)
-        self.classes = nn.Embedding(config.num_classes, maps[-1]) if config.num_classes else None
+        self.classes = ClassEmbedding(config.label_size, maps[-1]) if config.label_size else None
         if config.spectral_norm:  # equalised scaling in addition would make the signal vanish
             for layer in self.modules():
                 if isinstance(layer, EqualLinear | EqualConv2d):

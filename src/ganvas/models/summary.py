@@ -93,6 +93,7 @@ def summarise_config(config: ModelConfig) -> tuple[Summary, Summary]:
     with without_memory():
         generator, discriminator = build(config)
         labels = torch.zeros(1, dtype=torch.int64) if config.num_classes else None
+        labels = torch.zeros(1, config.num_conditions) if config.num_conditions else labels
         return (
             summarise(generator, torch.zeros(1, config.z_dim), labels),
             summarise(discriminator, torch.zeros(1, config.channels, config.height, config.width), labels),

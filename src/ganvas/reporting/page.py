@@ -437,6 +437,7 @@ def data_facts(told: Told) -> list[tuple[str, str]]:
         ("Size", f"{data.get('size')} pixels, {channels.get(data.get('channels'), data.get('channels'))}"),
         ("Kind", str(data.get("kind") or "")),
         ("Classes", ", ".join(map(str, classes[:MANY_CLASSES])) + (" …" if len(classes) > MANY_CLASSES else "")),
+        ("Conditions", str(evaluation.get("data", {}).get("conditions") or "")),
         ("Content hash", str(data.get("hash"))[:16]),
         ("Licence", str(data.get("licence") or "not stated")),
         ("Attribution", str(data.get("attribution") or "none")),

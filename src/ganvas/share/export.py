@@ -6,7 +6,8 @@
     folder    generator.safetensors, config.json, README.md: the files that `Generator.load` reads
 
 Inputs of the graph (ONNX and torch.export): z (N, z_dim); label (N, num_classes), class weights (one-hot for a single
-class), only for models with classes; truncation (), from 0 (mean) to 1 (full diversity). Outputs: pictures
+class), only for models with classes, or conditions (N, num_conditions), only for models of conditions ("conditions" in
+the metadata has the meaning of each number); truncation (), from 0 (mean) to 1 (full diversity). Outputs: pictures
 (N, C, H, W) in [-1, 1] and code (N, z_dim), the latent or style of the images (`code` in a recipe).
 
 Weights can be stored as float16 or int8. All computation is in float32, so every runtime (also in browsers) can use
@@ -116,19 +117,25 @@ class Deployed(nn.Module):
 
     def __init__(self, generator: Generator) -> None:
         super().__init__()
+        self.has_conditions = generator.info.conditions is not None
         # Contiguous copy, because PyTorch warns about other memory formats in a .pt2 file.
         self.network = copy.deepcopy(generator.network)
         for parameter in self.network.parameters():
             parameter.data = parameter.data.contiguous()
         if latent_codes.has_styles(self.network):
             num = generator.info.config.num_classes
-            self.register_buffer("means", self.network.mean_w(torch.eye(num, device=generator.device) if num else None))
+            if not self.has_conditions:
+                eye = torch.eye(num, device=generator.device) if num else None
+                self.register_buffer("means", self.network.mean_w(eye))
 
     def forward(self, z: Tensor, label: Tensor | None, truncation: Tensor) -> tuple[Tensor, Tensor]:
         if not latent_codes.has_styles(self.network):
             code = z * truncation
             return self.network(code, label), code
-        mean = self.means if label is None else label @ self.means
+        if self.has_conditions:
+            mean = self.network.mean_w(label)
+        else:
+            mean = self.means if label is None else label @ self.means
         code = mean + truncation * (self.network.mapping(z, label) - mean)
         return self.network.synthesise(code), code
 
@@ -143,15 +150,15 @@ def exported_program(generator: Generator) -> torch.export.ExportedProgram:
 
 
 def inputs(generator: Generator, seeds: range) -> tuple[Tensor, Tensor | None]:
-    """Latents of the seeds, and class weights: one class per seed, mixed with the next class for every third seed."""
+    """Latents of the seeds, and class weights or conditions: one per seed, mixed with the next one for every third."""
     z = generator.latents(seeds).to(generator.device)
-    num = generator.info.config.num_classes
-    if not num:
+    in_turn = generator.info.labels_in_turn
+    if in_turn is None:
         return z, None
-    own = torch.tensor([seed % num for seed in seeds], device=generator.device)
-    next_one = F.one_hot((own + 1) % num, num).float()
-    share = torch.tensor([0.5 if seed % 3 == 2 else 0.0 for seed in seeds], device=generator.device)
-    return z, torch.lerp(F.one_hot(own, num).float(), next_one, share[:, None])
+    rows = in_turn if in_turn.is_floating_point() else F.one_hot(in_turn).float()
+    own = torch.tensor([seed % len(rows) for seed in seeds])
+    share = torch.tensor([0.5 if seed % 3 == 2 else 0.0 for seed in seeds])
+    return z, torch.lerp(rows[own], rows[(own + 1) % len(rows)], share[:, None]).to(generator.device)
 
 
 def torch_program(generator: Generator, licence: str) -> tuple[bytes, dict[str, Any]]:
@@ -177,7 +184,8 @@ def onnx_model(generator: Generator, weights: Weights, licence: str) -> tuple[by
     import onnxruntime
 
     config = generator.info.config
-    names = ["z", *(["label"] if config.num_classes else []), "truncation"]
+    second = "conditions" if config.num_conditions else "label"
+    names = ["z", *([second] if config.label_size else []), "truncation"]
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(
         logging.ERROR
     )  # torchvision is not needed
@@ -209,7 +217,7 @@ def onnx_model(generator: Generator, weights: Weights, licence: str) -> tuple[by
     def run(z: Tensor, label: Tensor | None, truncation: float) -> tuple[np.ndarray, np.ndarray]:
         given = {"z": z.cpu().numpy(), "truncation": np.array(truncation, np.float32)}
         if label is not None:
-            given["label"] = label.cpu().numpy()
+            given[second] = label.cpu().numpy()
         images, code = (np.asarray(values) for values in session.run(["pictures", "code"], given))
         return images, code
 
@@ -315,7 +323,10 @@ def description(generator: Generator, weights: Weights, licence: str) -> dict[st
     takes = {"z": ["N", config.z_dim]}
     if config.num_classes:
         takes["label"] = ["N", config.num_classes]
-    return {
+    if config.num_conditions:
+        takes["conditions"] = ["N", config.num_conditions]
+    known = {} if info.conditions is None else {"conditions": info.conditions.layout()}
+    return known | {
         "synthetic": SENTENCE,
         "model": generator.hash,
         "licence": licence,

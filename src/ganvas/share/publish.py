@@ -38,7 +38,7 @@ from ganvas.run import Run
 from ganvas.system import files
 from ganvas.training import card
 from ganvas.training.card import Facts, escape
-from ganvas.training.preview import layout
+from ganvas.training.preview import layout, num_rows
 from ganvas.training.progress import duration
 
 MARK = ".ganvas-publish.json"
@@ -225,11 +225,12 @@ class Issue:
         return found
 
     def samples(self, truncation: float) -> tuple[np.ndarray, str]:
-        """A grid of the first seeds (one row per class if there are classes), and the range of seeds."""
+        """A grid of the first seeds (one row per class or combination of conditions), and the range of seeds."""
         config = self.generator.info.config
-        shape = layout(config.height, config.width, config.num_classes)
+        shape = layout(config.height, config.width, num_rows(self.generator.info))
         seeds = range(shape.rows * shape.columns)
-        labels = [seed // shape.columns for seed in seeds] if self.generator.classes else None
+        in_turn = self.generator.info.labels_in_turn
+        labels = None if in_turn is None else in_turn[[seed // shape.columns for seed in seeds]]
         parts = [to_pixels(images) for images in self.generator.batches(seeds, labels, truncation)]
         return grid(np.concatenate(parts), shape.columns), f"0-{len(seeds) - 1}"
 
@@ -276,13 +277,16 @@ class Issue:
 
     def sample_words(self) -> list[str]:
         config, classes = self.generator.info.config, self.generator.classes
-        shape = layout(config.height, config.width, config.num_classes)
+        shape = layout(config.height, config.width, num_rows(self.generator.info))
         last = shape.rows * shape.columns - 1
         rows = ""
         if classes:
             shown = ", ".join(escape(name) for name in classes[: shape.rows])
             more = f" (of {len(classes)} classes)." if len(classes) > shape.rows else "."
             rows = f" One row per class: {shown}{more}"
+        elif names := self.generator.label_names:
+            shown = "; ".join(escape(name) for name in names[: shape.rows])
+            rows = f" One row per combination of conditions: {shown}."
         both = (
             image(f"{last + 1} generated images, uncurated", SAMPLES),
             image(f"The same {last + 1} seeds with truncation {TRUNCATION:g}", TRUNCATED),

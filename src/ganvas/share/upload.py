@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -49,4 +48,4 @@ def model_files(weights: Path, name: Name | None) -> Contents:
 
 def json_of(info: ModelInfo) -> bytes:
     """config.json as `Generator.save` writes it."""
-    return (json.dumps(dataclasses.asdict(info), indent=2, ensure_ascii=False) + "\n").encode()
+    return (json.dumps(info.to_dict(), indent=2, ensure_ascii=False) + "\n").encode()

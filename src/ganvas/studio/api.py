@@ -354,13 +354,13 @@ def add_slow_jobs(api: FastAPI, studio: Studio) -> None:
     async def project(
         request: Request,
         model: ModelName,
-        label: Annotated[str | None, Query(max_length=300)] = None,
+        label: Annotated[str | None, Query(max_length=2000)] = None,
         steps: Annotated[int, Query(ge=1, le=2000)] = 300,
     ) -> schemas.TaskOut:
         """Start the projection of an uploaded image (request body: PNG, JPEG, WebP, BMP, GIF or TIFF)."""
         loaded = await engine.ready(model)
         if label is not None:
-            loaded.generator.label_indices(label, [0])
+            loaded.generator.labels_of(label, [0])
         async with receiving:  # limits the number of uploads at a time
             bench.check_room()
             content = await request.body()
@@ -451,7 +451,8 @@ def described(loaded: Loaded, lists: Lists) -> schemas.ModelOut:
         channels=info.config.channels,
         depth=info.depth,
         kind=info.kind,
-        classes=generator.classes,
+        classes=generator.label_names,
+        has_conditions=info.conditions is not None,
         num_depths=generator.num_depths,
         images_seen=info.images_seen,
         directions=[
@@ -492,7 +493,7 @@ def listed(loaded: Loaded, lists: Lists, name: str, found: Favourites) -> schema
 
 def coded(loaded: Loaded, recipe: Recipe) -> Recipe:
     generator: Generator = loaded.generator
-    return as_recipe(resolve(generator, [recipe], loaded.directions), generator.classes)
+    return as_recipe(resolve(generator, [recipe], loaded.directions), generator.classes, generator.info.conditions)
 
 
 # ---- errors and pages ----

@@ -79,8 +79,8 @@ def file_name(loaded: Loaded, recipe: Recipe) -> str:
 
 
 def label_of(loaded: Loaded, recipe: Recipe) -> str:
-    """The class; "" for none or several."""
-    classes = loaded.generator.classes
+    """The class or the conditions; "" for none or several classes."""
+    classes = loaded.generator.label_names
     if not classes:
         return ""
     if isinstance(recipe.label, str):

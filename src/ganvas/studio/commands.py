@@ -58,7 +58,8 @@ def of_recipes(
     more = differing(form or Files(), Files())
     if (seeds := seeds_of(recipes)) is None:
         return line(["ganvas", "favourites", loaded.place.folder, saved(loaded, recipes), *more, "--out", "pictures"])
-    words = ["ganvas", "sample", loaded.place.folder, *seeds, *label_of(recipes, "--label"), *more]
+    name = "--conditions" if loaded.generator.info.conditions is not None else "--label"
+    words = ["ganvas", "sample", loaded.place.folder, *seeds, *label_of(recipes, name), *more]
     return line([*words, "--out", "pictures"] if columns is None else [*words, "--grid", "--out", "grid"])
 
 
@@ -71,9 +72,10 @@ def of_film(loaded: Loaded, recipes: Sequence[Recipe], asked: Interpolate) -> Li
     more = differing(asked, Interpolate("", ""), {"source", "out"})
     words = ["ganvas", "interpolate", loaded.place.folder]
     if (seeds := seeds_of(recipes)) is not None:
-        labels = label_of(recipes, "--labels")
-        if (classes := loaded.generator.classes) and not labels:  # `ganvas interpolate` needs them explicitly
-            labels = ["--labels", ",".join(classes[(one.seed or 0) % len(classes)] for one in recipes)]
+        name, comma = ("--labels", ",") if loaded.generator.info.conditions is None else ("--conditions", ";")
+        labels = label_of(recipes, name)
+        if (known := loaded.generator.label_names) and not labels:  # `ganvas interpolate` needs them explicitly
+            labels = [name, comma.join(known[(one.seed or 0) % len(known)] for one in recipes)]
         return line([*words, *seeds, *labels, *more, "--out", asked.out])
     return line([*words, "--favourites", saved(loaded, recipes), *more, "--out", asked.out])
 

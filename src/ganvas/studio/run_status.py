@@ -16,7 +16,7 @@ from ganvas.run import Run
 from ganvas.studio.engine import stamp_of
 from ganvas.studio.errors import AbsentError
 from ganvas.studio.model_folder import Place, Shelf
-from ganvas.training.preview import layout
+from ganvas.training.preview import layout, num_rows
 
 POINTS = 400  # most points per curve
 LOG_BYTES = 2**25  # most bytes read from the end of a log
@@ -146,7 +146,7 @@ def title_in(config: dict[str, Any], place: Place) -> str:
 
 
 def rows_of_grids(place: Place) -> list[str]:
-    """The classes of the rows of the preview grids; empty without classes, or before the first model is saved."""
+    """The class or conditions of each row of the preview grids; empty without, or before the first model is saved."""
     if place.weights is None:
         return []
     path = place.weights.parent / "config.json"
@@ -154,8 +154,10 @@ def rows_of_grids(place: Place) -> list[str]:
         info = ModelInfo.from_json(path.read_text(encoding="utf-8"), path)
     except (OSError, ValueError, GanvasError):
         return []
-    config = info.config
-    return info.classes[: layout(config.height, config.width, config.num_classes).rows] if config.num_classes else []
+    if not (num := num_rows(info)):
+        return []
+    schema, most = info.conditions, layout(info.config.height, info.config.width, num).rows
+    return info.classes[:most] if schema is None else [schema.text(vector) for vector in schema.table[:most]]
 
 
 def budget_of(config: dict[str, Any]) -> tuple[str, float | None]:

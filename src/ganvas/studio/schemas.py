@@ -227,7 +227,8 @@ class ModelOut(BaseModel):
     channels: int
     depth: int
     kind: str
-    classes: list[str]
+    classes: list[str] = Field(description="Classes, or the stored combinations of conditions")
+    has_conditions: bool
     num_depths: int
     images_seen: int
     directions: list[DirectionOut]

@@ -12,6 +12,7 @@ import torch
 from ganvas.config import TrainConfig
 from ganvas.data.batches import images_at, spaced
 from ganvas.errors import ConfigError
+from ganvas.model_file import labels_in_turn
 from ganvas.models import crops_of
 from ganvas.models.batch_norm import GROUP
 from ganvas.system.device import world_size
@@ -123,8 +124,9 @@ def timed(
     place = slice(state.batches.start, state.batches.stop)
     images = images_at(pack, spaced(pack.training, batch)).to(state.device)
     images = at_size(images.repeat(math.ceil(batch / len(images)), 1, 1, 1)[place], state.generator)
-    labels = torch.arange(batch, device=state.device)[place]
-    asked = labels % state.model.num_classes if state.model.num_classes else None
+    asked = labels_in_turn(state.model, pack.schema)
+    if asked is not None:
+        asked = asked.to(state.device)[torch.arange(batch, device=state.device)[place] % len(asked)]
     workers = Workers(networks, num) if num > 1 else None
     times: dict[bool, list[float]] = {False: [], True: []}
     flat = torch.empty(0)

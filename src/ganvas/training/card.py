@@ -17,10 +17,11 @@ from typing import Any
 import ganvas
 from ganvas.errors import RunError
 from ganvas.generator import Generator, weights_hash
-from ganvas.model_file import find_weights
+from ganvas.model_file import CARD, WEIGHTS, find_weights
 from ganvas.models.pretrained import pretrained_network
-from ganvas.records import ARROWS, is_of, read_evaluation, read_reports
+from ganvas.records import ARROWS, energy_of, is_of, read_evaluation, read_reports
 from ganvas.run import Run
+from ganvas.system import files
 from ganvas.training.progress import duration
 
 Record = dict[str, Any]
@@ -90,6 +91,8 @@ class Facts:
     """Images seen in the whole training; the weights may be from an earlier step."""
     stated_licence: str | None = None
     """Licence of the data as stated by the user."""
+    energy: float | None = None
+    """Energy of the training in kWh; None if it was not recorded."""
 
     @property
     def data(self) -> Record:
@@ -129,7 +132,7 @@ def facts_of(path: Path, generator: Generator | None = None, licence: str | None
     if folder is None:
         return Facts(generator, {}, *evaluation_of(weights.parent, weights), stated_licence=licence)
     config = Run(folder).config()
-    return Facts(generator, config, *evaluation_of(folder, weights), *spent(folder), licence)
+    return Facts(generator, config, *evaluation_of(folder, weights), *spent(folder), licence, energy_of(folder))
 
 
 def run_of(weights: Path) -> Path | None:
@@ -182,8 +185,19 @@ def may_show(licence: str | None) -> bool:
 def write_model(generator: Generator, run: Run, images_seen: int) -> None:
     """Write run/model: weights, config.json and the card."""
     generator.info = dataclasses.replace(generator.info, images_seen=images_seen)
+    generator.save(run.model, training_card(generator, run))
+
+
+def training_card(generator: Generator, run: Run) -> str:
+    """The card of a model at the end of its training, before an evaluation."""
     seconds, images = spent(run.folder)
-    generator.save(run.model, card(Facts(generator, run.config(), seconds=seconds, images_seen=images)))
+    return card(Facts(generator, run.config(), seconds=seconds, images_seen=images, energy=energy_of(run.folder)))
+
+
+def write_card(run: Run) -> None:
+    """Write the card of the model again, if there is a model, because a fact about its training has changed."""
+    if (run.model / WEIGHTS).is_file():
+        files.write_text(run.model / CARD, training_card(Generator.load(run.model, "cpu"), run))
 
 
 def card(facts: Facts, repo: str | None = None) -> str:
@@ -219,6 +233,7 @@ def front_matter(facts: Facts) -> str:
         values["license_name"] = "terms-of-the-training-data"
     kind = facts.generator.info.kind
     conditional = ["class-conditional"] if facts.generator.classes else []
+    conditional += ["attribute-conditional"] if facts.generator.conditions else []
     values |= {
         "library_name": "ganvas",
         "pipeline_tag": "unconditional-image-generation",
@@ -256,6 +271,7 @@ def about(facts: Facts) -> str:
         "output": f"images of {config.height}x{config.width} pixels, {channels(config.channels)}, "
         f"{info.depth} bit, of kind {escape(info.kind)}",
         "classes": class_names(facts.generator.classes),
+        "conditions": condition_names(facts.generator),
         "network": f"{escape(config.model)}, {parameters:,} parameters, {config.z_dim} latent dimensions",
         "training": f"{info.images_seen:,} images seen",
         "pretrained network": f"training used the ImageNet features of {pretrained}" if pretrained else "",
@@ -399,7 +415,9 @@ def cost(facts: Facts) -> str:
         "budget": escape(run.get("budget") or ""),
         "time": f"{duration(facts.seconds)} on {escape(run.get('device'))}" if facts.seconds else "",
         "images seen": f"{facts.images_seen:,}{rate}" if facts.images_seen else "",
-        "energy": "not measured",
+        "energy": "not recorded"
+        if facts.energy is None
+        else f"{facts.energy:.3g} kWh, by CodeCarbon (partly estimated)",
     }
     return table(["", "training"], [[name, value] for name, value in rows.items() if value])
 
@@ -537,6 +555,12 @@ def bullets(said: list[str]) -> str:
 
 def channels(num: int) -> str:
     return {1: "gray", 3: "colour", 4: "colour with transparency"}.get(num, f"{num} channels")
+
+
+def condition_names(generator: Generator) -> str:
+    """The columns with their values, what is stored of them, and an example."""
+    schema = generator.info.conditions
+    return "" if schema is None else escape(f"{schema}. {schema.stored()} Example: {schema.example()}")
 
 
 def class_names(names: list[str]) -> str:

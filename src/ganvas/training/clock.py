@@ -26,7 +26,7 @@ class Clock:
         self.budget_images = total_images(config, state.batches.pack.num_training)
         self.began = time.monotonic() - state.seconds
         self.steps = 0
-        self.mark = (self.seconds(), state.images_seen)  # start of the speed measurement
+        self.first = self.mark = (self.seconds(), state.images_seen)  # start of the speed measurement
 
     def seconds(self) -> float:
         """Training time over all sessions."""
@@ -40,7 +40,7 @@ class Clock:
 
     def rate(self) -> float:
         """Images per second after the first steps, including the time for grids and checkpoints."""
-        seconds, images = self.mark
+        seconds, images = self.mark if self.state.images_seen > self.mark[1] else self.first
         return (self.state.images_seen - images) / max(1e-9, self.seconds() - seconds)
 
     def estimate(self) -> tuple[float, float, float]:

@@ -53,7 +53,7 @@ def try_out(networks: Networks, state: TrainState, config: TrainConfig) -> None:
     position = state.batches.state_dict()
     real, labels = next(state.batches)
     state.batches.load_state_dict(position)
-    labels = labels if state.model.num_classes else None
+    labels = labels if state.model.label_size else None
     noise = torch.Generator(state.device).manual_seed(0)
     sides: tuple[Side, ...] = ("both",) if config.update == "joint" else ("discriminator", "generator")
     buffers = [*state.generator.buffers(), *state.discriminator.buffers()]

@@ -331,7 +331,7 @@ def heldout_scores(state: TrainState) -> dict[str, float]:
     num = min(max(FEWEST_SCORED, min(MOST_SCORED, PIXELS // (pack.height * pack.width))), len(pack.heldout))
     if num < FEWEST_SCORED // 4:
         return {}
-    labelled = bool(state.model.num_classes)
+    labelled = state.model.label_size > 0
     was_training = state.discriminator.training
     state.discriminator.eval()
     seen = _logits(state, *_pictures(pack, spaced(pack.training, num), labelled))
@@ -354,7 +354,8 @@ def _difference(first: Tensor, second: Tensor) -> float:
 
 
 def _pictures(pack: Pack, chosen: np.ndarray, labelled: bool) -> tuple[Tensor, Tensor | None]:
-    labels = torch.from_numpy(pack.labels[chosen]) if labelled and pack.labels is not None else None
+    known = pack.labels if pack.conditions is None else pack.conditions
+    labels = torch.from_numpy(known[chosen]) if labelled and known is not None else None
     return images_at(pack, chosen), labels
 
 

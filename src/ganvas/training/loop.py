@@ -25,7 +25,7 @@ from ganvas.system import device as ranks
 from ganvas.system.device import agree, average_gradients, average_over_ranks, is_out_of_memory
 from ganvas.training.autotune import choose_workers
 from ganvas.training.card import write_model
-from ganvas.training.clock import Allowance, Clock, caught_signals
+from ganvas.training.clock import Allowance, Caught, Clock, caught_signals
 from ganvas.training.health import Event, Watch, heldout_scores
 from ganvas.training.preview import PixelVariety, Preview
 from ganvas.training.progress import Display
@@ -93,189 +93,251 @@ def train(
     config: complete (all fields filled by training/plan.py). trial: writes nothing, and stops at the end of the budget
     even if training has diverged. Every rank calls this function; only rank 0 writes.
     """
-    batch, interval = config.batch, config.penalty_interval
-    policy = augmentations_for(info.kind, config)
-    place = slice(state.batches.start, state.batches.stop)  # this rank's part of each global batch
-    joint = config.update == "joint"
-    rounds = 1 if joint else config.n_critic  # discriminator updates per step
-    writes = not trial and ranks.rank() == 0
-    average = Generator(state.ema.average, info, state.device)
-    preview = Preview(average, run, config)
-    measure = PixelVariety(state.batches.pack, average.classes)
-    snapshots = Snapshots(run, config)
-    clock = Clock(state, config)
-    watch = Watch(config, typed(read_log(run.folder)), state.restarts)
-    began = state.images_seen
-    go_on_drawing(preview, run, state, clock)
-    last_log = last_display = time.monotonic()
-    saving = Allowance(CHECKPOINT_SHARE)
-    examining = Allowance(EXAMINATION_SHARE, 2 * examine.cost if examine is not None else 0.0)  # includes the final one
-    choose_workers(state, networks, config, info.kind, display.say)
-    workers = Workers(networks, state.workers) if state.workers > 1 else None
-    diverged = flat = False
-    penalised: Stats | None = None  # of the last step with penalties
-
+    loop = Loop(state, networks, config, info, run, display, examine, trial)
     with caught_signals() as caught:
+        while loop.goes_on(caught):
+            stats = loop.step()
+            if loop.writes:
+                loop.record(stats)
+        loop.finish()
+    return Outcome(state.images_seen, state.seconds, int(loop.interrupted))
+
+
+class Loop:
+    """What a training needs beside `TrainState`: budget, preview, warnings, and what was written when."""
+
+    def __init__(
+        self,
+        state: TrainState,
+        networks: Networks,
+        config: TrainConfig,
+        info: ModelInfo,
+        run: Run,
+        display: Display,
+        examine: Examine | None,
+        trial: bool,
+    ) -> None:
+        self.state, self.networks, self.config, self.info = state, networks, config, info
+        self.run, self.display, self.examine, self.trial = run, display, examine, trial
+        self.policy = augmentations_for(info.kind, config)
+        self.writes = not trial and ranks.rank() == 0
+        self.average = Generator(state.ema.average, info, state.device)
+        self.preview = Preview(self.average, run, config)
+        self.measure = PixelVariety(state.batches.pack, self.average.classes)
+        self.snapshots = Snapshots(run, config)
+        self.began = state.images_seen
+        self.interrupted = 0.0  # number of the signal
+        self.rate = 0.0  # learning rate of the generator in the last step
+        self.penalised: Stats | None = None  # of the last step with penalties
+        self.start_clock()
+        self.logged = self.displayed = time.monotonic()
+        self.saving = Allowance(CHECKPOINT_SHARE)
+        # Includes the final evaluation.
+        self.examining = Allowance(EXAMINATION_SHARE, 2 * examine.cost if examine is not None else 0.0)
+        choose_workers(state, networks, config, info.kind, display.say)
+        self.workers = Workers(networks, state.workers) if state.workers > 1 else None
+
+    def start_clock(self) -> None:
+        """Starts budget, warnings and preview from the log and the counters of `state`."""
+        self.clock = Clock(self.state, self.config)
+        self.watch = Watch(self.config, typed(read_log(self.run.folder)), self.state.restarts)
+        self.diverged = self.flat = False
+        go_on_drawing(self.preview, self.run, self.state, self.clock)
+
+    def goes_on(self, caught: Caught) -> bool:
+        """Whether to take another step; restarts or rolls back before it if necessary.
+
+        All ranks agree on time, signals and divergence, so that they stop or roll back at the same step.
+        """
+        state = self.state
         while True:
-            # All ranks agree on time, signals and divergence, so that they stop or roll back at the same step.
-            total, seconds, finished, interrupted, lost, hopeless = agree(
-                [*clock.estimate(), float(caught.number), float(diverged), float(flat)]
+            total, seconds, finished, self.interrupted, lost, hopeless = agree(
+                [*self.clock.estimate(), float(caught.number), float(self.diverged), float(self.flat)]
             )
             state.total_images, state.seconds = int(total), seconds
             if hopeless and not finished:
                 state.start_again()
-                watch.start_again()
-                flat = False
-            if lost:
-                roll_back(state, run, display)
-                clock, diverged = Clock(state, config), False
-                watch = Watch(config, typed(read_log(run.folder)), state.restarts)  # the log was cut at the checkpoint
-                go_on_drawing(preview, run, state, clock)
-                continue
-            if finished or interrupted:
-                break
+                self.watch.start_again()
+                self.flat = False
+            if not lost:
+                return not (finished or self.interrupted)
+            roll_back(state, self.run, self.display)
+            self.start_clock()  # the log was cut at the checkpoint
 
-            # Discriminator updates (joint: both networks): draw random numbers, compute gradients, update.
-            rate = learning_rate(config, state.images_seen, state.total_images) * 0.5 ** (
-                state.rollbacks + state.restarts
+    def step(self) -> Stats:
+        """Updates both networks once (the discriminator `n_critic` times), and the moving averages."""
+        state, config = self.state, self.config
+        state.generator.starting = is_starting(config, state.images_seen, state.total_images)
+        state.generator.coarse = is_coarse(state.generator, state.images_seen, state.total_images)
+        penalise, paths = state.step % config.penalty_interval == 0, state.step % PATH_INTERVAL == 0
+        ranks.seed_step(config.seed, state.step)
+        # Rollbacks and restarts halve the learning rate.
+        self.rate = learning_rate(config, state.images_seen, state.total_images)
+        self.rate *= 0.5 ** (state.rollbacks + state.restarts)
+        joint = config.update == "joint"
+        side: Side = "both" if joint else "discriminator"
+        rounds = 1 if joint else config.n_critic
+        for _ in range(rounds):
+            inputs = self.draw()
+            stats = self.gradients(inputs, side, penalise, paths)
+            update(state, config, side, self.rate)
+        if penalise:
+            self.penalised = stats
+        if not joint:  # with the latents of the last update of the discriminator
+            self.gradients(inputs, "generator", False, paths)
+            update(state, config, "generator", self.rate)
+
+        num = config.batch * rounds
+        if config.adaptive:
+            state.augment.update(average_over_ranks(stats.sign), num, state.total_images)
+        if state.features_penalty.adapts:
+            state.features_penalty.update(average_over_ranks(stats.lead))
+        state.step += 1
+        state.images_seen += num
+        state.ema.update(state.generator, num, half_life_at(state.images_seen, config.ema))
+        if state.powers is not None:
+            state.powers.update(state.generator, num, state.images_seen)
+        self.clock.count()
+        return stats
+
+    def draw(self) -> Inputs:
+        """The next batch and all random numbers of a pass."""
+        state = self.state
+        place = slice(state.batches.start, state.batches.stop)  # this rank's part of each global batch
+        real, labels = next(state.batches)
+        real = at_size(real, state.generator)
+        labels = labels if self.info.config.label_size else None
+        return draw_inputs(
+            real, labels, place, self.config, self.policy, state.augment.value, state.noise,
+            state.features_penalty.value, crops_of(state.discriminator),
+        )  # fmt: skip
+
+    def gradients(self, inputs: Inputs, side: Side, penalise: bool, paths: bool) -> Stats:
+        """Gradients of one pass. If memory runs out, repeats it with smaller micro-batches and keeps that size."""
+        state = self.state
+        while True:
+            try:
+                return accumulate_gradients(
+                    self.networks,
+                    inputs,
+                    self.config,
+                    self.policy,
+                    state.micro_batch,
+                    penalise,
+                    side,
+                    paths,
+                    self.workers,
+                )
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                least = 2 if traits_of(state.model).batch_statistics else 1
+                if state.micro_batch <= least:
+                    raise TrainingError(
+                        f"{state.device} has too little memory even for the smallest micro-batch: "
+                        "use a smaller --size, --base or --blocks"
+                    ) from error
+            for optimizer in state.optimizers.values():
+                optimizer.zero_grad(set_to_none=True)
+            if state.device.type == "cuda":
+                torch.cuda.empty_cache()
+            state.micro_batch = max(least, min(state.micro_batch, len(inputs.real)) // 2)
+            self.display.say(
+                f"out of memory: continuing with micro-batches of {state.micro_batch} (same training result)"
             )
-            state.generator.starting = is_starting(config, state.images_seen, state.total_images)
-            state.generator.coarse = is_coarse(state.generator, state.images_seen, state.total_images)
-            penalise, paths = state.step % interval == 0, state.step % PATH_INTERVAL == 0
-            ranks.seed_step(config.seed, state.step)
-            for _ in range(rounds):
-                real, labels = next(state.batches)
-                real = at_size(real, state.generator)
-                labels = labels if average.classes else None
-                inputs = draw_inputs(
-                    real, labels, place, config, policy, state.augment.value, state.noise,
-                    state.features_penalty.value, crops_of(state.discriminator),
-                )  # fmt: skip
-                side: Side = "both" if joint else "discriminator"
-                stats = gradients(state, networks, workers, inputs, config, policy, display, side, penalise, paths)
-                penalised = stats if penalise else penalised
-                update(state, config, side, rate)
 
-            # Generator update, with the latents of the last discriminator update.
-            if not joint:
-                gradients(state, networks, workers, inputs, config, policy, display, "generator", False, paths)
-                update(state, config, "generator", rate)
-            if config.adaptive:
-                state.augment.update(average_over_ranks(stats.sign), batch * rounds, state.total_images)
-            if state.features_penalty.adapts:
-                state.features_penalty.update(average_over_ranks(stats.lead))
+    def record(self, stats: Stats) -> None:
+        """After a step: the progress line and the log, and if they are due, the preview, scores and a checkpoint."""
+        drawing = self.preview.due(self.clock.progress())
+        self.report(stats, drawing)
+        if self.diverged:
+            return
+        saves = (drawing and self.saving.left()) or self.saving.idle() > 60 * self.config.checkpoint_minutes
+        powers = self.state.powers if self.snapshots.due(self.clock.progress()) else None
+        if drawing or saves or powers is not None:
+            self.state.measure_averages()
+        if powers is not None:
+            self.snapshots.write(powers, self.average, self.state.images_seen, self.clock.progress())
+        if drawing:
+            self.show()
+        if saves:
+            if not drawing and not are_finite(self.state):
+                self.diverged = True
+                return
+            with self.saving.spent():
+                self.state.seconds = self.clock.seconds()
+                self.save()
 
-            # Moving averages.
-            state.step += 1
-            state.images_seen += batch * rounds
-            half_life = half_life_at(state.images_seen, config.ema)
-            state.ema.update(state.generator, batch * rounds, half_life)
-            if state.powers is not None:
-                state.powers.update(state.generator, batch * rounds, state.images_seen)
-            clock.count()
-            if not writes:
-                continue
+    def report(self, stats: Stats, drawing: bool) -> None:
+        """Updates the progress line twice a second and the log every two seconds; notices divergence."""
+        now = time.monotonic()
+        if not drawing and now - self.displayed <= DISPLAY_SECONDS:
+            return
+        record = report_of(self.state, stats, self.penalised, self.clock, self.rate, self.config)
+        self.diverged = is_lost(self.state, record)
+        if self.diverged:
+            return
+        self.display.update(record, self.clock.progress())
+        self.tell(self.watch.see(record))
+        self.displayed = now
+        if drawing or now - self.logged > LOG_SECONDS:
+            self.run.log(line_of(record))
+            self.logged = now
 
-            # Progress line and log.
-            now = time.monotonic()
-            drawing = preview.due(clock.progress())
-            if drawing or now - last_display > DISPLAY_SECONDS:
-                record = report(state, stats, penalised, clock, rate, half_life)
-                diverged = is_lost(state, record)
-                if diverged:
-                    continue
-                display.update(record, clock.progress())
-                tell(watch.see(record), state, run, display)
-                last_display = now
-                if drawing or now - last_log > LOG_SECONDS:
-                    run.log(line_of(record))
-                    last_log = now
+    def show(self) -> None:
+        """Draws the preview grid, measures its variety and, if there is time, evaluates the moving average."""
+        progress, seen = self.clock.progress(), self.state.images_seen
+        variety = self.measure(self.preview.draw(seen, progress), self.preview.classes, seen)
+        events = list[Event]()
+        if variety is not None:
+            self.run.log(line_of(variety))
+            events = self.watch.preview(variety, self.clock.progress())
+        self.tell(events)
+        self.flat = any(event.name == "flat" for event in events) and self.watch.may_start_again(self.clock.progress())
+        if self.examine is not None and self.examining.left():
+            with self.examining.spent():
+                score = keep_best(self.state, self.average, self.run, self.examine)
+            self.tell(self.watch.examine(score, self.clock.progress()))
 
-            # Preview grid, evaluation of the moving average, checkpoint.
-            saves = (drawing and saving.left()) or saving.idle() > 60 * config.checkpoint_minutes
-            if drawing or saves or (state.powers is not None and snapshots.due(clock.progress())):
-                state.measure_averages()
-            if state.powers is not None and snapshots.due(clock.progress()):
-                snapshots.write(state.powers, average, state.images_seen, clock.progress())
-            if drawing:
-                shown = measure(preview.draw(state.images_seen, clock.progress()), preview.labels, state.images_seen)
-                events = list[Event]()
-                if shown is not None:
-                    run.log(line_of(shown))
-                    events = watch.preview(shown, clock.progress())
-                tell(events, state, run, display)
-                flat = any(event.name == "flat" for event in events) and watch.may_start_again(clock.progress())
-                if examine is not None and examining.left():
-                    with examining.spent():
-                        vitals = keep_best(state, average, run, examine)
-                    tell(watch.examine(vitals, clock.progress()), state, run, display)
-            if saves:
-                if not drawing and not are_finite(state):
-                    diverged = True
-                    continue
-                with saving.spent():
-                    state.seconds = clock.seconds()
-                    run.save_checkpoint(state.state_dict(), state.images_seen, config.keep)
-                    write_model(average, run, state.images_seen)
+    def save(self) -> None:
+        """Writes a checkpoint and the model."""
+        self.run.save_checkpoint(self.state.state_dict(), self.state.images_seen, self.config.keep)
+        write_model(self.average, self.run, self.state.images_seen)
 
-        # Write the final checkpoint, grid and model; signals are delayed until this is done. If the
-        # process is killed before the last line of the log, the next call repeats it (session.is_complete).
-        if not trial and not are_finite(state):
-            roll_back(state, run, display)
+    def finish(self) -> None:
+        """Writes the final checkpoint, grid and model; signals are delayed until this is done.
+
+        If the process is killed before the last line of the log, the next call repeats this (session.is_complete).
+        """
+        state, run = self.state, self.run
+        if not self.trial and not are_finite(state):
+            roll_back(state, run, self.display)
         state.measure_averages()
-        if workers is not None:
-            workers.close()
-        if writes:
-            if state.images_seen != began or not run.saved():
-                run.save_checkpoint(state.state_dict(), state.images_seen, config.keep)
-            write_model(average, run, state.images_seen)
-            if not interrupted:
-                preview.draw(state.images_seen, 1.0)
-                if examine is not None:
-                    vitals = keep_best(state, average, run, examine)
-                    tell(watch.examine(vitals, 1.0), state, run, display)
-                    if vitals.score > max(WORSE * state.best_score, state.best_score + (vitals.margin or 0.0)):
-                        display.say("earlier weights scored better: model/ contains the best weights, not the last")
-                        restore_best(run)
-                run.log({"images": state.images_seen, "finished": True})
-            display.finish(state.images_seen, state.seconds)
-    state.batches.close()
-    return Outcome(state.images_seen, state.seconds, int(interrupted))
+        if self.workers is not None:
+            self.workers.close()
+        if self.writes:
+            if state.images_seen != self.began or not run.saved():
+                run.save_checkpoint(state.state_dict(), state.images_seen, self.config.keep)
+            write_model(self.average, run, state.images_seen)
+            if not self.interrupted:
+                self.complete()
+            self.display.finish(state.images_seen, state.seconds)
+        state.batches.close()
 
+    def complete(self) -> None:
+        """The last grid, the last evaluation and the choice of the model's weights, at the end of the budget."""
+        state = self.state
+        self.preview.draw(state.images_seen, 1.0)
+        if self.examine is not None:
+            score = keep_best(state, self.average, self.run, self.examine)
+            self.tell(self.watch.examine(score, 1.0))
+            if score.score > max(WORSE * state.best_score, state.best_score + (score.margin or 0.0)):
+                self.display.say("earlier weights scored better: model/ contains the best weights, not the last")
+                restore_best(self.run)
+        self.run.log({"images": state.images_seen, "finished": True})
 
-def gradients(
-    state: TrainState,
-    networks: Networks,
-    workers: Workers | None,
-    inputs: Inputs,
-    config: TrainConfig,
-    policy: tuple[str, ...],
-    display: Display,
-    side: Side,
-    penalise: bool,
-    paths: bool,
-) -> Stats:
-    """Gradients of one pass. If memory runs out, repeats it with smaller micro-batches and keeps that size."""
-    while True:
-        try:
-            return accumulate_gradients(
-                networks, inputs, config, policy, state.micro_batch, penalise, side, paths, workers
-            )
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            least = 2 if traits_of(state.model).batch_statistics else 1
-            if state.micro_batch <= least:
-                raise TrainingError(
-                    f"{state.device} has too little memory even for the smallest micro-batch: "
-                    "use a smaller --size, --base or --blocks"
-                ) from error
-        for optimizer in state.optimizers.values():
-            optimizer.zero_grad(set_to_none=True)
-        if state.device.type == "cuda":
-            torch.cuda.empty_cache()
-        state.micro_batch = max(least, min(state.micro_batch, len(inputs.real)) // 2)
-        display.say(f"out of memory: continuing with micro-batches of {state.micro_batch} (same training result)")
+    def tell(self, events: list[Event]) -> None:
+        tell(events, self.state, self.run, self.display)
 
 
 def update(state: TrainState, config: TrainConfig, side: Side, rate: float) -> None:
@@ -323,8 +385,8 @@ def restore_best(run: Run) -> None:
     write_model(best, run, best.info.images_seen)
 
 
-def report(
-    state: TrainState, stats: Stats, penalised: Stats | None, clock: Clock, rate: float, half_life: float
+def report_of(
+    state: TrainState, stats: Stats, penalised: Stats | None, clock: Clock, rate: float, config: TrainConfig
 ) -> Report:
     """The numbers of one log line. Synchronises with the device.
 
@@ -341,7 +403,7 @@ def report(
         d_fake=stats.fake.item(),
         loss=stats.loss.item(),
         lr=rate,
-        ema_half_life=round(half_life),
+        ema_half_life=round(half_life_at(state.images_seen, config.ema)),
         g_norm=state.gradient_norms["generator"].item(),
         d_norm=state.gradient_norms["discriminator"].item(),
         penalty=sum((value.item() for value in penalties if value is not None), 0.0),

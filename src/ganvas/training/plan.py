@@ -128,14 +128,16 @@ def choose_model(chooser: Chooser, pack: Pack, on_cpu: bool) -> ModelConfig:
     choose_capacity(chooser, name)
     labelled = chooser.choose(
         "conditional",
-        pack.num_classes > 1 and not chosen.classic,
-        f"{name} does not support labels"
+        (pack.num_classes > 1 or pack.schema is not None) and not chosen.classic,
+        f"{name} does not support {'labels' if pack.schema is None else 'conditions'}"
         if chosen.classic
+        else f"{len(pack.schema.columns)} columns of conditions"
+        if pack.schema is not None
         else f"{pack.num_classes} classes: labels improve quality"
         if pack.num_classes > 1
         else "the dataset has no labels",
     )
-    if labelled and pack.num_classes == 0:
+    if labelled and pack.num_classes == 0 and pack.schema is None:
         raise ConfigError("--conditional: these images have no labels; put them into one folder per class")
     return ModelConfig(
         model=name,
@@ -143,6 +145,7 @@ def choose_model(chooser: Chooser, pack: Pack, on_cpu: bool) -> ModelConfig:
         width=pack.width,
         channels=pack.channels,
         num_classes=pack.num_classes if labelled else 0,
+        num_conditions=pack.schema.width if labelled and pack.schema is not None else 0,
         **{field: chooser.values[field] for field in NETWORK_FIELDS},
     )
 

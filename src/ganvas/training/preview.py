@@ -12,12 +12,14 @@ from ganvas.data.batches import images_at, spaced
 from ganvas.data.packing.pack import Pack
 from ganvas.generator import BATCH, Generator, to_pixels, weights_hash
 from ganvas.image_files import grid
+from ganvas.model_file import ModelInfo
 from ganvas.provenance import provenance
 from ganvas.records import Variety
 from ganvas.run import Run
 
 SHEET = 900  # target for the width and height of a grid, in pixels
 MOST_CLASSES = 16  # maximum rows of a conditional model's grid
+CONDITIONS_SHOWN = 8  # maximum rows with one combination of conditions each
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,19 @@ class Layout:
     columns: int
 
 
-def layout(height: int, width: int, num_classes: int) -> Layout:
-    """Rows and columns of a grid of about 900 pixels: one row per class, otherwise up to 8x8."""
+def layout(height: int, width: int, num_labels: int) -> Layout:
+    """Rows and columns of a grid of about 900 pixels: one row per class or combination of conditions, otherwise up to
+    8x8."""
     fit_rows = max(2, min(10, SHEET // (height + 2)))
     fit_columns = max(2, min(10, SHEET // (width + 2)))
-    if num_classes:
-        return Layout(min(num_classes, MOST_CLASSES), fit_columns)
+    if num_labels:
+        return Layout(min(num_labels, MOST_CLASSES), fit_columns)
     return Layout(min(8, fit_rows), min(8, fit_columns))
+
+
+def num_rows(info: ModelInfo) -> int:
+    """Number of classes, or of combinations of conditions that are shown; 0 without."""
+    return min(CONDITIONS_SHOWN, len(info.conditions.combinations)) if info.conditions else info.config.num_classes
 
 
 SMALL = 16  # image side for measuring variation, in pixels
@@ -83,11 +91,13 @@ class Preview:
     def __init__(self, generator: Generator, run: Run, config: TrainConfig) -> None:
         model = generator.info.config
         self.generator, self.run, self.num = generator, run, config.previews
-        self.layout = layout(model.height, model.width, model.num_classes)
+        in_turn = generator.info.labels_in_turn
+        self.layout = layout(model.height, model.width, num_rows(generator.info))
         cells = self.layout.rows * self.layout.columns
         self.z = generator.latents(range(cells))
         rows = torch.arange(cells) // self.layout.columns
-        self.labels = rows if model.num_classes else None
+        self.labels = None if in_turn is None else in_turn[rows]
+        self.classes = rows if model.num_classes else None
         self.drawn = -1
 
     def due(self, progress: float) -> bool:

@@ -13,14 +13,13 @@ from ganvas.config import TrainConfig
 from ganvas.data.batches import Batches
 from ganvas.data.packing.pack import Pack
 from ganvas.generator import Generator
-from ganvas.model_file import ModelInfo
 from ganvas.run import Run
 from ganvas.system.device import Device
 from ganvas.training import loop
 from ganvas.training.compiled import call_networks
 from ganvas.training.plan import Plan
 from ganvas.training.progress import Display
-from ganvas.training.state import TrainState
+from ganvas.training.state import TrainState, info_of
 
 FACTORS = (0.1, 1.0, 10.0)
 SHARE = 0.05  # fraction of the budget for each run
@@ -64,7 +63,7 @@ def score(config: TrainConfig, planned: Plan, pack: Pack, device: Device, examin
     quiet = Display(quiet=True)
     batches = Batches(pack, config.batch, seed=config.seed, device=device.torch_device, mirror=pack.mirror)
     state = TrainState(planned.model, config, batches, device)
-    info = ModelInfo(planned.model, pack.classes, pack.depth, pack.kind, data_hash=pack.hash)
+    info = info_of(planned.model, pack)
     networks = call_networks(state, config, quiet.say)
     outcome = loop.train(state, networks, config, info, Run(Path("probe")), quiet, trial=True)
     if outcome.signal:

@@ -13,7 +13,7 @@ from ganvas.config import BUDGET_FIELDS, MACHINE_FIELDS, Kind, ModelConfig, Trai
 from ganvas.data.batches import Batches
 from ganvas.data.packing.kept import Kept
 from ganvas.data.packing.pack import Pack
-from ganvas.errors import CheckpointError, DataError, RunError
+from ganvas.errors import CheckpointError, DataError, RunError, some
 from ganvas.fields import from_dict
 from ganvas.model_file import WEIGHTS, ModelInfo
 from ganvas.records import read_log
@@ -25,7 +25,7 @@ from ganvas.training.plan import Chooser, choose_machine, plan
 from ganvas.training.plan_text import show_plan
 from ganvas.training.probe import probe_gamma
 from ganvas.training.progress import Display
-from ganvas.training.state import TrainState
+from ganvas.training.state import TrainState, info_of
 from ganvas.training.transfer import Origin, open_origin, take_over
 
 
@@ -72,13 +72,7 @@ def open_session(
     barrier()
     record = run.config()
     config = read_training(TrainConfig, record["train"], "config.json")
-    info = ModelInfo(
-        config=from_dict(ModelConfig, record["model"], "config.json"),
-        classes=pack.classes,
-        depth=pack.depth,
-        kind=pack.kind,
-        data_hash=pack.hash,
-    )
+    info = info_of(from_dict(ModelConfig, record["model"], "config.json"), pack)
     batches = Batches(
         pack,
         config.batch,
@@ -184,7 +178,15 @@ def identity_of(pack: Pack) -> dict[str, Any]:
         "num_heldout": len(pack.heldout),
         "levels": pack.record.levels,
         "options": pack.record.request["config"],
+        "labels": labels_of(pack),
     }
+
+
+def labels_of(pack: Pack) -> list[Any]:
+    """What the numbers mean that the networks get for each image: names of classes, or columns of conditions."""
+    if pack.schema is None:
+        return list(pack.classes)
+    return [[column.name, column.kind, list(column.values)] for column in pack.schema.columns]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,10 +231,15 @@ def grown(run: Run, record: dict[str, Any], pack: Pack) -> dict[str, Any]:
             f"{run.folder} has images of {'x'.join(map(str, shape))} and the images are now "
             f"{pack.height}x{pack.width}x{pack.channels}: give the same --size and --channels, or choose another --out"
         )
-    if model.get("num_classes") and model["num_classes"] != pack.num_classes:
+    now = labels_of(pack)
+    before = data.get("labels", now)  # runs of older versions do not have it
+    conditional = model.get("num_classes") or model.get("num_conditions")
+    if conditional and (before != now or model.get("num_classes") != pack.num_classes):
+        changed = [one for one in [*before, *now] if (one in before) != (one in now)]
+        names = dict.fromkeys(one if isinstance(one, str) else one[0] for one in changed)
         raise RunError(
-            f"{run.folder} has {model['num_classes']:,} classes and the images now have {pack.num_classes:,}: start "
-            f"a new run from it with --from {run.folder} and another --out"
+            f"{run.folder} has other classes or conditions than the images have now ({some([*names]) or 'reordered'}): "
+            f"start a new run from it with --from {run.folder} and another --out"
         )
     kept = run.heldout()
     if kept is not None and (lost := int(kept.among(pack.images, pack.names)[pack.training].sum())):

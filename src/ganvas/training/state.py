@@ -10,7 +10,9 @@ from torch import nn
 from ganvas.augment import TARGET, AdaptiveProbability
 from ganvas.config import ModelConfig, TrainConfig
 from ganvas.data.batches import Batches, images_at, spaced
+from ganvas.data.packing.pack import Pack
 from ganvas.ema import EMA, PowerAverages
+from ganvas.model_file import ModelInfo, labels_in_turn
 from ganvas.models import build, channels_last, crops_of
 from ganvas.models.batch_norm import measure_statistics
 from ganvas.models.contract import Discriminator, Generator, StyledGenerator
@@ -98,7 +100,7 @@ class TrainState:
     def measure_averages(self) -> None:
         """Sets the batch statistics of the averages, to be called before they are used."""
         for average in [self.ema.average, *(self.powers.averages if self.powers is not None else ())]:
-            measure_statistics(average, self.model.z_dim, self.model.num_classes)
+            measure_statistics(average, self.model.z_dim, labels_in_turn(self.model, self.batches.pack.schema))
 
     def state_dict(self) -> dict[str, Any]:
         state: dict[str, Any] = {
@@ -162,6 +164,18 @@ class TrainState:
         if changes:
             self.micro_batch = planned  # not the size reduced for the memory of the other machine
         return changes
+
+
+def info_of(model: ModelConfig, pack: Pack) -> ModelInfo:
+    """Metadata of a model of these images."""
+    return ModelInfo(
+        config=model,
+        classes=pack.classes,
+        depth=pack.depth,
+        kind=pack.kind,
+        data_hash=pack.hash,
+        conditions=pack.schema if model.num_conditions else None,
+    )
 
 
 class FeaturesPenalty:

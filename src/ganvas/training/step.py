@@ -25,7 +25,15 @@ from ganvas.losses import (
     gradient_penalty,
     view_gradient_norms,
 )
-from ganvas.models import contract, generated_parts, heads_on_features, logits_of, parts_of, views_of
+from ganvas.models import (
+    contract,
+    generated_parts,
+    generator_weights,
+    heads_on_features,
+    logits_of,
+    parts_of,
+    views_of,
+)
 from ganvas.models.layers import jitter
 from ganvas.models.pretrained import NUM_VIEWS, ViewDiscriminator
 from ganvas.training.workers import Networks, Workers
@@ -164,20 +172,21 @@ def joint_gradients(
         fake_views = views(networks, fake, inputs, policy)
         leaves = [view.detach().requires_grad_() for view in fake_views]
         shown = [torch.cat(pair) for pair in zip(real_views, leaves, strict=True)]
-        labels = None if inputs.labels is None else inputs.labels.repeat(2)
+        labels = None if inputs.labels is None else torch.cat([inputs.labels, inputs.labels])
         logits = logits_of(networks.discriminator, shown, labels).float()
     real_logits, fake_logits = logits.chunk(2)
     d_loss = discriminator_loss(loss, real_logits, fake_logits, inputs, config)
+    weights = generator_weights(networks.plain_discriminator, fake_logits)
     if loss.rescales and not config.label_noise:
         (d_loss * share).backward()
-        scales = generator_scale(loss, real_logits, fake_logits).unbind(1)
+        scales = (generator_scale(loss, real_logits, fake_logits) * weights).unbind(1)
         to_views = []
         for leaf, scale in zip(leaves, scales, strict=True):
             assert leaf.grad is not None
             to_views.append(leaf.grad * per_image(scale).to(leaf))
     else:
         fake_side = fake_logits.detach().requires_grad_()
-        g_loss = loss.generator(real_logits.detach(), fake_side).mean(dim=0).sum() * share
+        g_loss = (loss.generator(real_logits.detach(), fake_side).mean(dim=0) * weights).sum() * share
         (to_logits,) = torch.autograd.grad(g_loss, fake_side)
         to_views = [*torch.autograd.grad(fake_logits, leaves, to_logits, retain_graph=True)]
         (d_loss * share).backward(inputs=[*networks.plain_discriminator.parameters()])
@@ -237,7 +246,8 @@ def generator_gradients(
             with torch.no_grad():
                 real_views = views(networks, real_parts(networks, inputs), inputs, policy)
                 real_logits = logits_of(networks.discriminator, real_views, inputs.labels).float()
-        g_loss = loss.generator(real_logits, fake_logits).mean(dim=0).sum()
+        weights = generator_weights(networks.plain_discriminator, fake_logits)
+        g_loss = (loss.generator(real_logits, fake_logits).mean(dim=0) * weights).sum()
         (g_loss * share).backward()
     return stats_of(networks, loss, real_logits, fake_logits, g_loss), [], []
 

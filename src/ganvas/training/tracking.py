@@ -1,4 +1,4 @@
-"""Experiment trackers: TensorBoard, Weights & Biases and MLflow, each a thin `Callback`."""
+"""Experiment trackers: TensorBoard, Weights & Biases, MLflow and CodeCarbon (energy), each a thin `Callback`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from PIL import Image
 
 from ganvas.callbacks import Callback
 from ganvas.errors import MissingExtraError
+from ganvas.records import energy_of, write_energy
+from ganvas.run import Run
+from ganvas.training.card import write_card
 
-PACKAGES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
+PACKAGES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb", "mlflow": "mlflow", "energy": "codecarbon"}
+ENERGY_SECONDS = 15  # between two measurements of the power
 
 
 def trackers(names: Sequence[str], folder: Path) -> list[Callback]:
@@ -25,7 +29,8 @@ def library(name: str) -> Any:
     try:
         return importlib.import_module(PACKAGES[name])
     except ImportError:
-        raise MissingExtraError(name, "track" if name == "tensorboard" else name, f"--track {name}") from None
+        package = "codecarbon" if name == "energy" else name
+        raise MissingExtraError(package, "track" if name == "tensorboard" else name, f"--track {name}") from None
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, float]:
@@ -110,4 +115,33 @@ class MLflow(Callback):
         self.package.end_run()
 
 
-TRACKERS: dict[str, Any] = {"tensorboard": TensorBoard, "wandb": WandB, "mlflow": MLflow}
+class Energy(Callback):
+    """The energy of all sessions of a run, in its energy.json and in the model card.
+
+    CodeCarbon measures processors and GPUs where the system allows it, and estimates the rest from their kind. It runs
+    offline: no location is looked up and nothing is sent.
+    """
+
+    def __init__(self, package: Any, folder: Path) -> None:
+        self.package, self.folder = package, folder
+
+    def on_start(self, folder: Path, config: Mapping[str, Any]) -> None:
+        self.before = energy_of(folder)
+        self.meter = self.package.OfflineEmissionsTracker(
+            country_iso_code="USA",  # required; only emissions depend on it, which are not used
+            measure_power_secs=ENERGY_SECONDS,
+            tracking_mode="process",
+            allow_multiple_runs=True,
+            save_to_file=False,
+            log_level="error",
+        )
+        self.meter.start()
+
+    def on_end(self, images_seen: int) -> None:
+        self.meter.stop()
+        spent = self.meter.final_emissions_data.energy_consumed
+        write_energy(self.folder, (self.before or 0.0) + spent)
+        write_card(Run(self.folder))
+
+
+TRACKERS: dict[str, Any] = {"tensorboard": TensorBoard, "wandb": WandB, "mlflow": MLflow, "energy": Energy}

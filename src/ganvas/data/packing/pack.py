@@ -2,6 +2,7 @@
 
     images.npy   uint8 or uint16, N x H x W x C
     labels.npy   int64, N (only with labels)
+    conditions.npy  float32, N x D (only with conditions; their columns are in pack.json)
     heldout.npy  int64, indices of the held-out images
     names.txt    the name of each image in its source, one per line, in the order of the pack
     pack.json    classes, source, policy, rejected files with reasons, content hash, notes
@@ -24,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from ganvas.conditions import Conditions
 from ganvas.config import MAX_SIZE, DataConfig, Fit, Kind
 from ganvas.data.packing.kept import Kept
 from ganvas.data.reading.lists import text_of
@@ -91,6 +93,8 @@ class PackInfo:
     format: int = FORMAT
     ganvas: str | None = None
     """Version of Ganvas that made the pack."""
+    conditions: dict | None = None
+    """`Conditions.to_dict`; left out of packs without conditions."""
 
     @classmethod
     def read(cls, folder: Path) -> PackInfo:
@@ -107,7 +111,10 @@ class PackInfo:
         return from_dict(cls, {name: value for name, value in values.items() if name in names}, "pack.json")
 
     def write(self, folder: Path) -> None:
-        text = json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
+        values = dataclasses.asdict(self)
+        if self.conditions is None:
+            del values["conditions"]
+        text = json.dumps(values, indent=1, ensure_ascii=False) + "\n"
         # A path may not be valid text.
         (folder / "pack.json").write_text(text, encoding="utf-8", errors="backslashreplace")
 
@@ -117,8 +124,8 @@ class Pack:
     """An open pack. `images` stays on disk; slices are read on access.
 
     It is a map-style data set of PyTorch: `torch.utils.data.DataLoader(pack, batch_size=64)` works. Items are images
-    (C, H, W) float32 in [-1, 1], or (image, class index) if the pack has labels. Held-out images are included; use
-    `torch.utils.data.Subset(pack, pack.training)` to leave them out.
+    (C, H, W) float32 in [-1, 1], or (image, class index) if the pack has labels, or (image, vector) if it has
+    conditions. Held-out images are included; use `torch.utils.data.Subset(pack, pack.training)` to leave them out.
     """
 
     folder: Path
@@ -129,6 +136,8 @@ class Pack:
     heldout: np.ndarray
     """Sorted int64 indices of the held-out images (holdout.py); may be empty."""
     record: PackInfo
+    conditions: np.ndarray | None = None
+    """(N, D) float32 vectors of conditions, or None; `schema` has their columns."""
 
     @classmethod
     def open(cls, folder: str | Path) -> Pack:
@@ -144,10 +153,11 @@ class Pack:
             info = PackInfo.read(folder)
             images, heldout = (files.load_array(folder / name) for name in ("images.npy", "heldout.npy"))
             labels = files.load_array(folder / "labels.npy") if info.labelled else None
-            wrong = fault(info, images, labels, heldout)
+            vectors = files.load_array(folder / "conditions.npy") if info.conditions is not None else None
+            wrong = fault(info, images, labels, heldout) or fault_of_conditions(info, vectors)
             if wrong is None and (found := stamps(folder)) != checked(folder):
-                if content_hash(images, labels, info.classes, heldout) != info.hash:
-                    wrong = "its images, labels or held-out part have changed since packing"
+                if content_hash(images, labels, info.classes, heldout, vectors, info.conditions) != info.hash:
+                    wrong = "its images, labels, conditions or held-out part have changed since packing"
                 elif names_hash(folder) != info.names_hash:
                     wrong = "its names have changed since packing"
                 else:
@@ -161,7 +171,7 @@ class Pack:
             raise DataError(f"the pack {folder} is damaged ({wrong}): delete it and pack the images again")
         # Copied to memory, so that changes of the files during training have no effect.
         labels, heldout = None if labels is None else np.array(labels), np.array(heldout)
-        return cls(folder, images, labels, heldout, info)
+        return cls(folder, images, labels, heldout, info, None if vectors is None else np.array(vectors))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -171,6 +181,8 @@ class Pack:
 
         pixels = torch.from_numpy(np.array(self.images[index], np.float32).transpose(2, 0, 1).copy())
         image = pixels / ((2**self.depth - 1) / 2) - 1
+        if self.conditions is not None:
+            return image, torch.from_numpy(self.conditions[index].copy())
         return image if self.labels is None else (image, int(self.labels[index]))
 
     def __repr__(self) -> str:
@@ -180,7 +192,7 @@ class Pack:
 
     @property
     def hash(self) -> str:
-        """SHA-256 of images, labels, class names and held-out indices."""
+        """SHA-256 of images, labels, class names, conditions and held-out indices."""
         return self.record.hash
 
     @property
@@ -235,6 +247,11 @@ class Pack:
         return 0 if self.labels is None else len(self.classes)
 
     @functools.cached_property
+    def schema(self) -> Conditions | None:
+        """The columns of `conditions`, and the combinations that are stored with a model."""
+        return None if self.conditions is None else Conditions.from_dict(self.record.conditions)
+
+    @functools.cached_property
     def names(self) -> list[str]:
         """Name of each image in its source."""
         return (self.folder / "names.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
@@ -245,7 +262,7 @@ class Pack:
         return self.record.notes
 
 
-CONTENT = ("images.npy", "labels.npy", "heldout.npy", "names.txt", "pack.json")
+CONTENT = ("images.npy", "labels.npy", "conditions.npy", "heldout.npy", "names.txt", "pack.json")
 CHECKED = "checked.json"
 PIECE = 8 * 2**20  # bytes of images hashed at a time
 
@@ -274,7 +291,25 @@ def fault(info: PackInfo, images: np.ndarray, labels: np.ndarray | None, heldout
     return None
 
 
-def content_hash(images: np.ndarray, labels: np.ndarray | None, classes: list[str], heldout: np.ndarray) -> str:
+def fault_of_conditions(info: PackInfo, vectors: np.ndarray | None) -> str | None:
+    """Error in the conditions of a pack, or None. Raises `ConfigError` for damaged columns."""
+    if info.conditions is None or vectors is None:
+        return None
+    schema = Conditions.from_dict(info.conditions)
+    if vectors.dtype != np.dtype("<f4") or vectors.shape != (info.shape[0], schema.width) or not schema.combinations:
+        return f"conditions.npy has {vectors.dtype} {vectors.shape}, expected float32 {(info.shape[0], schema.width)}"
+    wrong = schema.fault(vectors)
+    return wrong and f"conditions.npy has {wrong}"
+
+
+def content_hash(
+    images: np.ndarray,
+    labels: np.ndarray | None,
+    classes: list[str],
+    heldout: np.ndarray,
+    vectors: np.ndarray | None = None,
+    conditions: dict | None = None,
+) -> str:
     """Hash of a pack; see `Pack.hash`."""
     digest = hashlib.sha256()
     step = max(1, PIECE // images[0].nbytes)
@@ -284,6 +319,8 @@ def content_hash(images: np.ndarray, labels: np.ndarray | None, classes: list[st
         digest.update(labels.astype("<i8").tobytes())
     digest.update(json.dumps(classes).encode())
     digest.update(heldout.astype("<i8").tobytes())
+    if vectors is not None:
+        digest.update(vectors.astype("<f4").tobytes() + json.dumps(conditions, sort_keys=True).encode())
     return digest.hexdigest()
 
 
@@ -294,7 +331,8 @@ def names_hash(folder: Path) -> str:
 
 def stamps(folder: Path) -> dict[str, list[int]]:
     """Size, modification time and inode of the files of a pack."""
-    found = {name: (folder / name).stat() for name in CONTENT if name != "labels.npy" or (folder / name).exists()}
+    optional = ("labels.npy", "conditions.npy")
+    found = {name: (folder / name).stat() for name in CONTENT if name not in optional or (folder / name).exists()}
     return {name: [stat.st_size, stat.st_mtime_ns, stat.st_ino] for name, stat in found.items()}
 
 
@@ -312,7 +350,7 @@ def note_checked(folder: Path, found: dict[str, list[int]]) -> None:
         files.write_text(folder / CHECKED, json.dumps(found))
 
 
-LATER = {"fps": None, "masks": "skip"}
+LATER = {"fps": None, "masks": "skip", "conditions": None}
 """Options added since format 2, with their defaults."""
 
 

@@ -192,10 +192,10 @@ def choose_target(survey: Survey, config: DataConfig, policy: Policy) -> Target:
     deep = 16 in survey.depths and (all_gray or 8 not in survey.depths)
     background = config.background or ("black" if channels == 1 else "white")
     asked = parse_levels(config.levels) if config.levels else None
-    wide = None if survey.span is None else asked or wide_levels_of(survey.span)
+    wide = asked or (None if survey.span is None else wide_levels_of(survey.span))
     levels = asked or levels_of(survey.highest)
     fit = config.fit or policy.fit or "crop"
-    return Target(height, width, channels, 16 if deep else 8, fit, background, levels, wide)
+    return Target(height, width, channels, 16 if deep else 8, fit, background, levels, wide, asked)
 
 
 def kind_of(survey: Survey, target: Target, policy: Policy) -> Kind:

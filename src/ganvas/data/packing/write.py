@@ -19,6 +19,7 @@ import numpy as np
 from filelock import FileLock
 
 import ganvas
+from ganvas.conditions import Conditions
 from ganvas.config import DataConfig
 from ganvas.data.packing.cleaning import mask_marks, without_duplicates, without_similar_frames
 from ganvas.data.packing.holdout import few, held_out, held_out_in_time, still_held_out, without_leaks
@@ -208,6 +209,9 @@ def _write(
     np.save(folder / "heldout.npy", heldout)
     if labels is not None:
         np.save(folder / "labels.npy", labels)
+    vectors, schema = _conditions_of(source, names, heldout, choice)
+    if vectors is not None:
+        np.save(folder / "conditions.npy", vectors)
     (folder / "names.txt").write_text("".join(name + "\n" for name in names), encoding="utf-8", newline="\n")
     rejected = [*source.rejected, *choice.rejected]
     kind = kind_of(survey, target, policy)
@@ -230,8 +234,9 @@ def _write(
         rejected=[rejection.to_dict() for rejection in rejected],
         notes=[*notes, *choice.notes, *_named(rejected)],
         names_hash=hashlib.sha256("\n".join(names).encode()).hexdigest(),
-        hash=content_hash(images, labels, classes, heldout),
+        hash=content_hash(images, labels, classes, heldout, vectors, schema),
         ganvas=getattr(ganvas, "__version__", None),
+        conditions=schema,
     ).write(folder)
     note_checked(folder, stamps(folder))
     for path in (*folder.iterdir(), folder):
@@ -242,6 +247,20 @@ def scene_of(name: str) -> tuple[str, bool]:
     """The file of an image, and whether the image is a frame of a video."""
     file = file_of(name)
     return file, file != name and is_video(file)
+
+
+def _conditions_of(
+    source: Source, names: list[str], heldout: np.ndarray, choice: Choice
+) -> tuple[np.ndarray | None, dict[str, Any] | None]:
+    """Vectors (N, D) of the packed images and their columns; notes which columns are used."""
+    if source.conditions is None:
+        return None, None
+    rows = source.conditions.rows(names)
+    schema = Conditions.of(source.conditions.kinds, rows)
+    training = np.setdiff1d(np.arange(len(rows)), heldout)
+    schema = schema.with_combinations([rows[i] for i in training])
+    choice.notes += [schema.sentence(), schema.stored()]
+    return schema.matrix(rows), schema.to_dict()
 
 
 def _named(rejected: list[Rejection]) -> list[str]:

@@ -85,6 +85,8 @@ class Target:
     wide: tuple[float, float] | None = None
     """The same for images with other values (wide.py). None: lowest and highest value of each image, only to measure
     a single image."""
+    window: tuple[float, float] | None = None
+    """Values of DICOM files, such as Hounsfield units, to map to black and white instead of their own window."""
 
     def is_met(self, pixels: np.ndarray) -> bool:
         """Whether an image (H, W, C) already has this format."""
@@ -121,7 +123,7 @@ def decode(payload: bytes | np.ndarray, target: Target) -> np.ndarray:
     frame) file, or an array (H, W) or (H, W, C) of numbers. Raises `PictureError` with the reason.
     """
     if isinstance(payload, bytes) and dicom.is_dicom(payload):
-        payload = dicom.pixels(payload)
+        payload = dicom.pixels(payload, target.window)
     if isinstance(payload, np.ndarray):
         pixels = _checked(payload)
         if target.is_met(pixels):
@@ -206,6 +208,8 @@ def span(content: bytes | np.ndarray) -> wide.Span:
     """Range of the values of an image with `PictureInfo.wide`. Raises `PictureError`."""
     if isinstance(content, np.ndarray):
         return wide.span_of(wide.checked(_checked(content)))
+    if dicom.is_dicom(content):
+        return wide.span_of(wide.checked(dicom.pixels(content)))
     try:
         tags = wide.tags_of(content)
         assert tags is not None

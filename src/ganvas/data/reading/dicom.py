@@ -6,8 +6,9 @@ quote values. Besides pixels only the file name is kept, as with every image: **
 kept**, and so is text burned into the pixels.
 
 Gray pixels are converted as in the standard (PS3.3 C.11.1, C.11.2): stored value -> modality LUT or rescale -> VOI LUT
-or the first window -> inverted if MONOCHROME1. Stored values are integers of at most 16 bits, so the result is computed
-once for every possible value, in float64, and used as a look-up table.
+or the first window -> inverted if MONOCHROME1. Stored integers of at most 16 bits are looked up in a table of the
+results for all possible values. Larger integers and floating point numbers are converted directly; without a window
+they have no black and white, so they are returned unscaled, like other images with such values (wide.py).
 """
 
 from __future__ import annotations
@@ -44,10 +45,12 @@ RADIOGRAPHS = frozenset({"CR", "DX", "MG", "RG", "IO", "PX", "RF", "XA", "DR"})
 
 NUMBER_OF_FRAMES, MODALITY = 0x0028_0008, 0x0008_0060
 
+PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+
 ELEMENTS = [
     *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
-    *("PixelData", "FloatPixelData", "DoubleFloatPixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
+    *(*PIXELS, "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
     *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
     *("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence"),
     *(f"{color}PaletteColorLookupTable{part}" for color in ("Red", "Green", "Blue") for part in ("Descriptor", "Data")),
@@ -68,8 +71,15 @@ def is_named(name: str) -> bool:
 
 
 def is_dicom(content: bytes) -> bool:
-    """Whether the content (at least the first 132 bytes) has the DICOM mark."""
-    return content[MARK] == b"DICM"
+    """Whether the content (at least the first 132 bytes) has the DICOM mark, or none but starts with an element.
+
+    Old programs wrote neither preamble nor mark. Such files begin with an element of group 2 or 8: group, number, then
+    two capital letters, or a length below 65,536. No image format begins like this.
+    """
+    group, number, kind, rest = content[:2], content[3:4], content[4:6], content[6:8]
+    named = kind.isalpha() and kind.isupper()
+    bare = group in (b"\x02\0", b"\x08\0") and number == b"\0" and (named or rest == b"\0\0")
+    return content[MARK] == b"DICM" or (bare and len(content) >= MARK.stop)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +100,7 @@ def facts(start: bytes) -> Facts:
                 io.BytesIO(start),
                 stop_when=lambda tag, vr, length: tag > NUMBER_OF_FRAMES,
                 specific_tags=[MODALITY, NUMBER_OF_FRAMES],
+                force=True,  # without a mark
             )
             count = int(found.get("NumberOfFrames") or 1)
             return Facts(found.get("Modality") in RADIOGRAPHS, count if 1 <= count <= MAX_FRAMES else 1)
@@ -102,26 +113,37 @@ def probe(content: bytes) -> PictureInfo:
     with _explained():
         dataset = _opened(content)
         gray = dataset.PhotometricInterpretation.startswith("MONOCHROME")
-        return PictureInfo(dataset.Rows, dataset.Columns, 1 if gray else 3, False, _depth(dataset) if gray else 8)
+        depth, unscaled = (
+            (_depth(dataset) if gray else 8),
+            _is_wide(dataset) and _window(_groups(dataset, 0)[1]) is None,
+        )
+        return PictureInfo(dataset.Rows, dataset.Columns, 1 if gray else 3, False, depth, wide=unscaled)
 
 
-def pixels(content: bytes) -> np.ndarray:
+Window = tuple[float, float]
+"""Values, after modality LUT or rescale, that are shown as black and white."""
+
+
+def pixels(content: bytes, window: Window | None = None) -> np.ndarray:
     """The image of a file with one frame, converted for display.
 
-    Gray: (H, W) uint8 in 0..255, or uint16 in 0..65535 if more than 8 bits are stored. Colour: (H, W, 3) uint8.
+    window: to use instead of the file's. Gray images are then float64, unscaled, and inverted within it if MONOCHROME1.
+
+    Gray: (H, W) uint8 in 0..255, or uint16 in 0..65535 if more than 8 bits are stored; float64 of any range for
+    floating point numbers and more than 16 bits without a window. Colour: (H, W, 3) uint8.
     Raises `PictureError` with the reason.
     """
     with _explained():
         dataset = _opened(content)
         if (count := int(dataset.get("NumberOfFrames") or 1)) > 1:
             raise PictureError(f"has {count} frames that could not be separated: save each frame as its own file")
-    (picture,) = _frames(dataset, [0])
+    (picture,) = _frames(dataset, [0], window)
     if isinstance(picture, PictureError):
         raise picture
     return picture
 
 
-def frames(content: bytes, indices: Sequence[int]) -> Iterator[np.ndarray | PictureError]:
+def frames(content: bytes, indices: Sequence[int], window: Window | None = None) -> Iterator[np.ndarray | PictureError]:
     """Frames of a file with several, each in the format of `pixels` or an error."""
     try:
         with _explained():
@@ -129,10 +151,10 @@ def frames(content: bytes, indices: Sequence[int]) -> Iterator[np.ndarray | Pict
     except PictureError as error:
         yield from [error] * len(indices)
         return
-    yield from _frames(dataset, indices)
+    yield from _frames(dataset, indices, window)
 
 
-def _frames(dataset: Dataset, indices: Sequence[int]) -> Iterator[np.ndarray | PictureError]:
+def _frames(dataset: Dataset, indices: Sequence[int], window: Window | None) -> Iterator[np.ndarray | PictureError]:
     from pydicom.pixels import get_decoder
 
     decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
@@ -141,7 +163,7 @@ def _frames(dataset: Dataset, indices: Sequence[int]) -> Iterator[np.ndarray | P
             with _explained():
                 _check_complete(dataset)
                 stored, found = decoder.as_array(dataset, index=index)
-                picture = _shown(stored, str(found["photometric_interpretation"]), dataset, index)
+                picture = _shown(stored, str(found["photometric_interpretation"]), dataset, index, window)
         except PictureError as error:
             yield error
         else:
@@ -178,23 +200,32 @@ def _opened(content: bytes) -> Dataset:
     if not available():
         raise PictureError(NO_PYDICOM)
     from pydicom import dcmread
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-    dataset = dcmread(io.BytesIO(content), specific_tags=list(ELEMENTS))
-    if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
-        raise PictureError("floating point pixels are not supported: save it with 8 or 16 bits")
-    if "PixelData" not in dataset:
+    dataset = dcmread(io.BytesIO(content), specific_tags=list(ELEMENTS), force=True)
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        implicit, little = dataset.original_encoding
+        dataset.file_meta.TransferSyntaxUID = (
+            ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        )
+    if not any(name in dataset for name in PIXELS):
         # pydicom returns no pixels for a file that ends within compressed pixels; the elements before them remain.
-        picture = "Rows" in dcmread(io.BytesIO(content), specific_tags=["Rows"], stop_before_pixels=True)
+        picture = "Rows" in dcmread(io.BytesIO(content), specific_tags=["Rows"], stop_before_pixels=True, force=True)
         kind = "or truncated" if picture else "such as a report or a plan"
         raise PictureError(f"DICOM file without pixels, {kind}")
     if not dataset.Rows or not dataset.Columns:
         raise PictureError("has no pixels")
     if dataset.Rows * dataset.Columns > MAX_PIXELS:
         raise too_large(dataset.Rows * dataset.Columns)
-    if dataset.BitsStored > 16 or dataset.BitsAllocated > 16:
-        raise PictureError(f"{dataset.BitsAllocated} bit pixels are not supported: save it with 8 or 16 bits")
+    if _is_wide(dataset) and not dataset.PhotometricInterpretation.startswith("MONOCHROME"):
+        raise PictureError(f"colours of {dataset.BitsAllocated} bits are not supported: save it with 8 or 16 bits")
     _check_syntax(dataset)
     return dataset
+
+
+def _is_wide(dataset: Dataset) -> bool:
+    """Whether the pixels are floating point numbers or integers of more than 16 bits."""
+    return "PixelData" not in dataset or dataset.BitsAllocated > 16
 
 
 def _check_syntax(dataset: Dataset) -> None:
@@ -223,19 +254,25 @@ def _check_complete(dataset: Dataset) -> None:
         return
     from pydicom.pixels.utils import get_expected_length
 
-    if len(dataset.PixelData) < get_expected_length(dataset):
+    stored = next(dataset[name].value for name in PIXELS if name in dataset)
+    if len(stored) < get_expected_length(dataset):
         raise PictureError("truncated")
 
 
 def _depth(dataset: Dataset) -> int:
-    return 16 if dataset.BitsStored > 8 else 8
+    return 16 if _is_wide(dataset) or dataset.BitsStored > 8 else 8
 
 
 # Conversion of stored values for display.
 
 
-def _shown(stored: np.ndarray, colors: str, dataset: Dataset, index: int) -> np.ndarray:
+def _shown(stored: np.ndarray, colors: str, dataset: Dataset, index: int, window: Window | None) -> np.ndarray:
     """Converts frame `index`, stored as (H, W) or (H, W, 3) in the colour space `colors`, to an image."""
+    if colors in ("MONOCHROME1", "MONOCHROME2") and window is not None:
+        seen = _rescaled(stored, _groups(dataset, index)[0], signed=dataset.get("PixelRepresentation") == 1)[0]
+        return sum(window) - seen if colors == "MONOCHROME1" else seen
+    if colors in ("MONOCHROME1", "MONOCHROME2") and _is_wide(dataset):
+        return _wide(stored, dataset, index, inverted=colors == "MONOCHROME1")
     if colors in ("MONOCHROME1", "MONOCHROME2"):
         lowest, highest = _stored_range(dataset)
         if stored.min() == stored.max():
@@ -271,14 +308,7 @@ def _table(dataset: Dataset, index: int, inverted: bool) -> np.ndarray:
     """
     values, window = _groups(dataset, index)
     lowest, highest = _stored_range(dataset)
-    seen = np.arange(lowest, highest + 1, dtype=np.float64)
-    if values.get("ModalityLUTSequence"):
-        lut, first, top = _lut(values.ModalityLUTSequence[0], signed=lowest < 0)
-        seen, full = _looked_up(seen, lut, first), (0.0, float(top))
-    else:
-        slope, intercept = values.get("RescaleSlope"), values.get("RescaleIntercept")
-        seen = seen * float(1 if slope is None else slope) + float(intercept or 0)
-        full = float(seen.min()), float(seen.max())
+    seen, full = _rescaled(np.arange(lowest, highest + 1), values, signed=lowest < 0)
     if full[0] == full[1]:
         raise PictureError("blank: rescaling maps all values to the same one")
     if window.get("VOILUTSequence"):
@@ -291,6 +321,32 @@ def _table(dataset: Dataset, index: int, inverted: bool) -> np.ndarray:
     depth = _depth(dataset)
     shown = np.rint((1 - seen if inverted else seen).clip(0, 1) * (2**depth - 1))
     return shown.astype(np.uint16 if depth == 16 else np.uint8)
+
+
+def _rescaled(stored: np.ndarray, values: Dataset, signed: bool) -> tuple[np.ndarray, tuple[float, float]]:
+    """(float64 values after the modality LUT or rescale, lowest and highest possible one)."""
+    seen = stored.astype(np.float64)
+    if values.get("ModalityLUTSequence"):
+        lut, first, top = _lut(values.ModalityLUTSequence[0], signed)
+        return _looked_up(seen, lut, first), (0.0, float(top))
+    slope, intercept = values.get("RescaleSlope"), values.get("RescaleIntercept")
+    seen = seen * float(1 if slope is None else slope) + float(intercept or 0)
+    return seen, (float(seen.min()), float(seen.max()))
+
+
+def _wide(stored: np.ndarray, dataset: Dataset, index: int, inverted: bool) -> np.ndarray:
+    """Large integers or floating point numbers: uint16 through the window, or float64 without one."""
+    values, window = _groups(dataset, index)
+    if values.get("ModalityLUTSequence") or window.get("VOILUTSequence"):
+        raise PictureError("look-up tables for more than 16 bits are not supported: save it with 8 or 16 bits")
+    seen, _ = _rescaled(stored, values, signed=False)
+    bounds = _window(window)
+    if bounds is None:
+        return -seen if inverted else seen
+    shown = _windowed(seen, *bounds, str(window.get("VOILUTFunction") or "LINEAR").upper())
+    if not np.isfinite(shown).all():
+        raise PictureError("has NaN or infinite values")
+    return np.rint((1 - shown if inverted else shown).clip(0, 1) * 65535).astype(np.uint16)
 
 
 def _groups(dataset: Dataset, index: int) -> tuple[Dataset, Dataset]:

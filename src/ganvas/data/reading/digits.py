@@ -22,6 +22,7 @@ class Digits:
         self.classes = [str(digit) for digit in range(10)]
         self.rejected: list[Rejection] = []
         self.notes: list[str] = []
+        self.conditions = None
 
     @cached_property
     def _arrays(self) -> tuple[np.ndarray, np.ndarray]:

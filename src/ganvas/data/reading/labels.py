@@ -6,12 +6,15 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from ganvas.data.reading.containers import Container, Item, Rejection
 from ganvas.data.reading.formats import natural
 from ganvas.data.reading.lists import Finder, Table, as_name, read_text, text_of
 from ganvas.data.reading.masks import ANNOTATIONS, SUFFIX
 from ganvas.errors import DataError, some
+
+T = TypeVar("T")
 
 FOLDER_PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
     ("val", "valid", "validation"), "validation"
@@ -174,7 +177,7 @@ def _by_list(
     where: str,
     only_listed: bool = False,
 ) -> Labelled:
-    label_of, strangers = _matched(listed, finder, where)
+    label_of, strangers = matched(listed, finder, where)
     if not label_of:
         raise DataError(
             f"{where} names {len(listed)} files and none is an image in {container.path}: "
@@ -265,9 +268,9 @@ def stylegan_labels(content: str) -> list[tuple[str, str]] | None:
     return [(name, str(label)) for name, label in listed]
 
 
-def _matched(listed: list[tuple[str, str]], finder: Finder, where: str) -> tuple[dict[str, str], list[str]]:
+def matched(listed: list[tuple[str, T]], finder: Finder, where: str) -> tuple[dict[str, T], list[str]]:
     """(image -> label, names without an image). A name with more matching parts has precedence."""
-    best: dict[str, tuple[int, str, str]] = {}
+    best: dict[str, tuple[int, str, T]] = {}
     strangers, clashes = [], []
     for name, label in listed:
         match = finder.find(name)

@@ -159,7 +159,7 @@ class Table:
         ambiguous.
         """
         width = len(self.header or self.rows[0])
-        others = [i for i in range(width) if i != names and not self._is_index(i)]
+        others = [i for i in range(width) if i != names and not self.is_index(i)]
         if column is not None:
             known = [self.header[i] for i in others] if self.header else []
             if known.count(column) != 1:
@@ -180,7 +180,7 @@ class Table:
             )
         return [row[others[0]] if others else "" for row in self.rows]
 
-    def _is_index(self, column: int) -> bool:
+    def is_index(self, column: int) -> bool:
         """Whether the column is a row index written by pandas: no name, or "Unnamed: 0"."""
         return self.header is not None and (not self.header[column] or self.header[column].startswith("Unnamed: "))
 

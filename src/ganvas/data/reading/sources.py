@@ -20,7 +20,9 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from ganvas.config import parse_conditions, parse_levels
 from ganvas.data.reading import cifar, dicom, formats, video
+from ganvas.data.reading.condition_table import ConditionTable, read_conditions
 from ganvas.data.reading.containers import Container, Folder, Item, Rejection, Single, Tar, Zip, is_picture
 from ganvas.data.reading.decode import has_picture_mark, is_lfs_pointer, pages, probe
 from ganvas.data.reading.labels import (
@@ -87,6 +89,11 @@ class Source(Protocol):
         """Notes on interpretations that may be wrong."""
         ...
 
+    @property
+    def conditions(self) -> ConditionTable | None:
+        """The cells of every item, if conditions were asked for."""
+        ...
+
     def stream(self, keep: set[str] | None = None) -> Iterator[tuple[Item, Payload]]:
         """Every item, or those named in `keep`, once and in order: the encoded file as bytes, pixels as an
         (H, W) or (H, W, C) array, or a `PictureError` with the reason why it could not be read."""
@@ -116,6 +123,9 @@ class PictureSource:
     notes: list[str]
     fps: float = video.FPS
     """Frames per second of the videos among them."""
+    conditions: ConditionTable | None = None
+    window: tuple[float, float] | None = None
+    """For the frames of DICOM files with several (`Target.window`)."""
 
     def stream(self, keep: set[str] | None = None) -> Iterator[tuple[Item, Payload]]:
         wanted = {item.name: item for item in self.items if keep is None or item.name in keep}
@@ -134,8 +144,11 @@ class PictureSource:
                 chosen = split[name] if name in split else {0: wanted[name]}
                 yield from zip(chosen.values(), video.frames(content, self.fps, list(chosen)), strict=True)
             elif isinstance(content, bytes):
-                read = dicom.frames if dicom.is_dicom(content) else pages
-                yield from zip(split[name].values(), read(content, list(split[name])), strict=True)
+                chosen = list(split[name])
+                several = (
+                    dicom.frames(content, chosen, self.window) if dicom.is_dicom(content) else pages(content, chosen)
+                )
+                yield from zip(split[name].values(), several, strict=True)
 
     def arrays(self) -> None:
         return None
@@ -151,6 +164,7 @@ class ArraySource:
     form: str
     held: formats.Arrays
     print_of: Callable[[], str]
+    conditions: None = None
 
     @property
     def classes(self) -> list[str]:
@@ -191,15 +205,18 @@ def open_source(
     frames: Literal["first", "all"] = "first",
     masks: Literal["skip", "use"] = "skip",
     fps: float | None = None,
+    conditions: str | None = None,
+    levels: str | None = None,
 ) -> Source:
     """List the images at `path` and their labels.
 
     labels: None (class sub-folders or those of the data set), "none", a csv of file,label (a path, or a name
     next to or inside the source; "some.csv:column" selects a column by its header), or attributes of CelebA.
-    If `path` is a csv, `labels` may be one of its columns.
+    If `path` is a csv, `labels` may be one of its columns. conditions: a table and its columns instead of labels, see
+    `read_conditions`.
     split: "train", "test" or "all", for data sets with parts. frames: images to read from non-DICOM files with several:
     the first or all. fps: frames per second to read from videos. masks: whether annotations of images (masks.py) are
-    images, too. Raises `DataError`.
+    images, too. levels: black and white of DICOM files. Raises `DataError`.
     """
     path = Path(path)
     try:
@@ -209,10 +226,11 @@ def open_source(
             with path.open("rb") as file:
                 if is_lfs_pointer(file.read(64)):
                     raise DataError(f"{path} is a Git LFS pointer instead of the file: run git lfs pull")
-        source = _open(
-            path, Wish(labels, split, masks == "use", fps or video.FPS), lambda: fingerprint_of(path, labels)
-        )
-        return _all_pages(source) if frames == "all" and isinstance(source, PictureSource) else source
+        window = parse_levels(levels) if levels else None
+        wish = Wish("none" if conditions is not None else labels, split, masks == "use", fps or video.FPS, window)
+        source = _open(path, wish, lambda: fingerprint_of(path, wish.labels, conditions))
+        source = _all_pages(source) if frames == "all" and isinstance(source, PictureSource) else source
+        return source if conditions is None else _with_conditions(source, conditions, path)
     except PermissionError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
 
@@ -225,6 +243,7 @@ class Wish:
     split: str
     masks: bool
     fps: float
+    window: tuple[float, float] | None
 
     @property
     def plain(self) -> bool:
@@ -250,6 +269,23 @@ def _open(path: Path, wish: Wish, print_of: Callable[[], str]) -> Source:
         arrays = cifar.read_cifar({cifar_files[n]: content for n, content in contents.items()}, wish.split, path)
         return _array_source("cifar", arrays, wish, path, print_of)
     return _picture_source(container, listing, wish, print_of)
+
+
+def _with_conditions(source: Source, option: str, path: Path) -> PictureSource:
+    """The source with the cells of its items; images without all of them are rejected."""
+    if not isinstance(source, PictureSource):
+        raise DataError(f"--conditions {option}: {path} has arrays instead of image files that a table could name")
+    files = [Item(name, None) for name in dict.fromkeys(file_of(item.name) for item in source.items)]
+    table, rejected, notes = read_conditions(source.container, files, option)
+    items = [Item(item.name, None) for item in source.items if file_of(item.name) in table.cells]
+    cells = {item.name: table.cells[file_of(item.name)] for item in items}
+    return dataclasses.replace(
+        source,
+        items=items,
+        rejected=source.rejected + rejected,
+        notes=source.notes + notes,
+        conditions=ConditionTable(table.kinds, cells),
+    )
 
 
 def _all_pages(source: PictureSource) -> PictureSource:
@@ -358,8 +394,9 @@ def _picture_source(
     """Labels the image files of a container. listing: the csv given instead of a folder."""
     named = [name for name in container.names if is_picture(name) or video.is_video(name)]
     images = sorted(named + _by_mark(container, container.names, has_picture_mark))
-    marked = [] if images else _by_mark(container, container.names, dicom.is_dicom)
-    images = images or marked or [name for name in container.names if is_array(name)]
+    expected = not images or any(dicom.is_named(name) for name in images)
+    marked = _by_mark(container, container.names, dicom.is_dicom) if expected else []
+    images = sorted(images + marked) or [name for name in container.names if is_array(name)]
     rejected = container.rejected + [
         Rejection(name, f"{Path(name).suffix} images are not supported: convert it to PNG or JPEG")
         for name in container.names
@@ -419,7 +456,9 @@ def _picture_source(
             f"{len(videos) - len(broken):,} videos give {num:,} frames, {wish.fps:g} per second; "
             "--fps sets another rate."
         )
-    return PictureSource(form, container, items, found.classes, rejected, print_of, frames, found.notes, wish.fps)
+    return PictureSource(
+        form, container, items, found.classes, rejected, print_of, frames, found.notes, wish.fps, window=wish.window
+    )
 
 
 def _by_mark(container: Container, names: list[str], has_mark: Callable[[bytes], bool]) -> list[str]:
@@ -469,8 +508,8 @@ def _nothing_found(container: Container, rejected: list[Rejection]) -> str:
 # Fingerprints.
 
 
-def fingerprint_of(path: Path, labels: str | None = None) -> str:
-    """Same as `open_source(path, labels=labels).fingerprint()`, without listing an archive.
+def fingerprint_of(path: Path, labels: str | None = None, conditions: str | None = None) -> str:
+    """Same as `open_source(path, labels=labels, ...).fingerprint()`, without listing an archive.
 
     SHA-256 in hex of the relative name, size and modification time of every file used.
     """
@@ -483,10 +522,11 @@ def fingerprint_of(path: Path, labels: str | None = None) -> str:
             files |= Folder(path.parent).locations()
         neighbours = [f for f in path.parent.iterdir() if _is_sidecar(f.name, path.name)]
         files |= {file.name: str(file) for file in neighbours}
-    csv_name, _ = csv_of(labels)
-    for file in (Path(csv_name), path.parent / csv_name) if csv_name else ():
-        if file.is_file():
-            files[f"labels:{csv_name}"] = str(file)
+    tables = {"labels": csv_of(labels)[0], "conditions": parse_conditions(conditions)[0] if conditions else None}
+    for what, name in tables.items():
+        for file in (Path(name), path.parent / name) if name else ():
+            if file.is_file():
+                files[f"{what}:{name}"] = str(file)
     for name in (CELEBA_ATTRIBUTES, CELEBA_PARTITION):
         for file in path.parent.glob(f"{name}.*"):
             files[file.name] = str(file)

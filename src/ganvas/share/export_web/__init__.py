@@ -158,7 +158,8 @@ def page(generator: Generator, name: str, report: dict[str, Any], offline: bool)
         "channels": config.channels,
         "depth": generator.info.depth,
         "zDim": config.z_dim,
-        "classes": generator.classes,
+        "classes": generator.label_names,
+        "vectors": None if generator.info.conditions is None else generator.info.conditions.table.tolist(),
         "sliders": [[round(float(x), 5) for x in vector] for vector in sliders(generator)],
         "texts": {key: text for key, text in provenance.provenance("", {}).items() if key != "ganvas"},
         "offline": offline,
@@ -176,7 +177,8 @@ def page(generator: Generator, name: str, report: dict[str, Any], offline: bool)
         licence=report["licence"],
         weights=report["weights"],
         gap=report["difference"],
-        classes=generator.classes,
+        classes=generator.label_names,
+        kind="Class" if generator.info.conditions is None else "Conditions",
         num_sliders=len(said["sliders"]),
         offline=offline,
         values=values,
@@ -195,12 +197,14 @@ def sliders(generator: Generator) -> np.ndarray:
     """
     config = generator.info.config
     num = min(SLIDER_SAMPLES, max(64, SLIDER_PIXELS // (config.height * config.width)))
-    num_classes = max(1, min(config.num_classes, num // 8))  # enough images per class for a mean
+    in_turn = generator.info.labels_in_turn
+    # Enough images per class, or per combination of conditions, for a mean.
+    num_classes = max(1, min(0 if in_turn is None else len(in_turn), num // 8))
     z = generator.latents(range(num))
     owner = torch.arange(num) % num_classes
     images = torch.cat(
         [
-            small(generator.render(z[i : i + 16], owner[i : i + 16] if config.num_classes else None))
+            small(generator.render(z[i : i + 16], None if in_turn is None else in_turn[owner[i : i + 16]]))
             for i in range(0, num, 16)
         ]
     )

@@ -156,6 +156,13 @@ async function loaded() {
   session = await ort.InferenceSession.create(weights, { executionProviders: ["wasm"] });
 }
 
+// Weights of the combinations of conditions -> the mean of their vectors.
+function vectorOf(weights) {
+  const mean = new Float32Array(model.vectors[0].length);
+  weights.forEach((weight, k) => { if (weight) model.vectors[k].forEach((x, i) => { mean[i] += weight * x; }); });
+  return mean;
+}
+
 // latents: Float32Arrays; labels: arrays of class weights -> {pictures, code}, flat Float32Arrays
 function run(latents, labels, truncation) {
   const flat = (rows, width) => {
@@ -164,7 +171,8 @@ function run(latents, labels, truncation) {
     return new ort.Tensor("float32", all, [rows.length, width]);
   };
   const given = { z: flat(latents, model.zDim), truncation: new ort.Tensor("float32", [truncation], []) };
-  if (NUM_CLASSES) given.label = flat(labels, NUM_CLASSES);
+  if (model.vectors) given.conditions = flat(labels.map(vectorOf), model.vectors[0].length);
+  else if (NUM_CLASSES) given.label = flat(labels, NUM_CLASSES);
   const result = queue.then(() => session.run(given));
   queue = result.catch(() => {});
   return result.then((found) => ({ pictures: found.pictures.data, code: found.code.data }));
@@ -288,7 +296,7 @@ function recipeNow(code, label) {
 }
 
 function caption() {
-  const one = (seed, label) => `seed ${seed}` + (NUM_CLASSES ? `, class ${model.classes[label]}` : "");
+  const one = (seed, label) => `seed ${seed}` + (NUM_CLASSES ? `, ${model.vectors ? "" : "class "}${model.classes[label]}` : "");
   const parts = [state.latent === null ? one(state.seed, state.label) : "latent from the address"];
   if (state.share) parts.push(`morphed ${Math.round(100 * state.share)}% to ${one(state.to, state.toLabel)}`);
   if (state.sliders.some((amount) => amount)) parts.push("edited");

@@ -80,7 +80,7 @@ export class Explore {
     page.style.setProperty("--shape", this.model.width / this.model.height);
     const { title, classes, width, height, images_seen: seen } = this.model;
     this.heading.textContent = title;
-    this.facts.textContent = [`${width}x${height} pixels`, classes.length ? `${classes.length} classes` : "",
+    this.facts.textContent = [`${width}x${height} pixels`, classes.length ? `${classes.length} ${this.model.has_conditions ? "combinations of conditions" : "classes"}` : "",
       `${seen.toLocaleString()} images seen in training`].filter(Boolean).join(" · ");
     this.pick(null);
     this.drawControls();
