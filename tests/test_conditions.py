@@ -40,6 +40,8 @@ from ganvas.options import Evaluate
 from ganvas.share import export_web
 from ganvas.share.export import export
 from ganvas.studio.commands import of_recipes
+from ganvas.studio.model_folder import Shelf
+from ganvas.studio.run_status import rows_of_grids
 from ganvas.system.device import choose_device
 from ganvas.training.compiled import call_networks
 from ganvas.training.loop import update
@@ -498,7 +500,9 @@ def test_card_and_studio_name_the_conditions(run: Path, gan: Generator) -> None:
     assert "any of left, right" in card and "attribute-conditional" in card
     loaded = type("Loaded", (), {"generator": gan, "place": type("Place", (), {"folder": "runs/x"})})
     command = of_recipes(loaded, [Recipe(1, label="tone=red"), Recipe(2, label="tone=red")])  # ty: ignore
-    assert command == "ganvas sample runs/x --seeds 1-2 --conditions tone=red --out pictures"
+    assert command.command == "ganvas sample runs/x --seeds 1-2 --conditions tone=red --out pictures"
+    (place,) = Shelf(run).places().values()
+    assert rows_of_grids(place) == gan.label_names[:8]
     assert len(gan.label_names) == len(set(gan.label_names)) > 8
 
 

@@ -13,6 +13,8 @@ import pytest
 import ganvas
 from conftest import Command
 from ganvas.config import DataConfig
+from ganvas.evaluation.evaluate import evaluate
+from ganvas.options import Evaluate
 
 pytestmark = pytest.mark.usefixtures("short_classifiers")
 
@@ -94,13 +96,21 @@ def test_a_model_without_its_run_needs_its_pictures(
     assert answer.code == 0 and (tmp_path / "model" / "evaluation.json").is_file()
 
 
-def test_a_run_whose_pack_is_gone_packs_again(run: Path, tmp_path: Path) -> None:
+def test_a_run_whose_pack_is_gone_packs_again_and_every_step_is_reported(run: Path, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
     record = json.loads((copy / "config.json").read_text())
     record["data"]["pack"] = str(tmp_path / "gone")
     (copy / "config.json").write_text(json.dumps(record))
-    assert ganvas.evaluate(copy, n=24, features="random", device="cpu", quiet=True)["measures"]
+    steps: dict[str, tuple[int, int]] = {}
+    asked = Evaluate(copy, n=24, features="random", device="cpu")
+    assert evaluate(asked, progress=lambda what, done, total: steps.update({what: (done, total)}))["measures"]
+    assert all(done <= total for done, total in steps.values() if total)
+    names = [*steps]
+    later = names[names.index("sampling") + 1 :]
+    assert steps["features of the samples (random)"] == (24, 24)
+    for step in ("computing the measures", "evaluating the classes", "searching for artefacts", "saving the grids"):
+        assert step in later
 
 
 def test_what_cannot_be_judged_is_one_sentence(run: Path, ganvas_command: Command, tmp_path: Path) -> None:

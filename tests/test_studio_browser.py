@@ -303,7 +303,8 @@ def test_the_morph_slider_goes_from_one_picture_to_the_other(page: Any) -> None:
         assert np.abs(pixels(page, "#panel .large") - other).max() <= 2
     page.locator("#morph").fill("0.5")
     panel(page)
-    page.get_by_role("button", name="Copy command for the video").click()
+    page.click("#morph-film")
+    page.click("#film-command")
     until(page, "navigator.clipboard.readText().then((text) => text.startsWith('ganvas interpolate'))")
 
 
@@ -422,7 +423,7 @@ def test_two_runs_are_compared(page: Any, runs: Path) -> None:
     page.locator("#compare").select_option("live")
     until(page, "document.querySelectorAll('.films .film').length === 2")
     page.wait_for_selector("table th:has-text('data source')")
-    assert page.locator(".line.dashed").count() > 0
+    assert page.locator(".line.dashed").count() > 0 and "Images seen" in page.inner_text(".measures")
     assert "with=live" in page.url
 
 

@@ -73,6 +73,7 @@ def counted(frames: Iterable[T], name: str, total: int, progress: Progress) -> I
     for i, frame in enumerate(frames, 1):
         yield frame
         progress(f"{name}: frames", i, total)
+    progress(f"{name}: encoding", 0, 0)
 
 
 def places_of(asked: Video) -> dict[str, Path]:

@@ -123,6 +123,14 @@ class Run:
     def write_config(self, config: dict[str, Any]) -> None:
         files.write_json(self.folder / "config.json", config | {"checksum": options_hash(config)})
 
+    def rename(self, title: str) -> None:
+        """Change the title of the run, which reports and model cards show; the folder keeps its name.
+
+        An empty title makes it the name of the folder again.
+        """
+        changed = {"name": title or self.folder.name, "titled": bool(title)}
+        files.write_json(self.folder / "config.json", self.config() | changed)
+
     def unchanged_config(self) -> dict[str, Any]:
         """`config`, for resuming. Raises RunError also if an option is not the one that was written."""
         config = self.config()

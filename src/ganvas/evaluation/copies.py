@@ -208,6 +208,7 @@ class CopyFinder:
         for start in range(0, len(places), BLOCK):
             part = places[start : start + BLOCK]
             found.append(self._find(self.thumbs.at(part), torch.from_numpy(part))[2])
+            self.progress("choosing the threshold of copies", min(start + BLOCK, len(places)), len(places))
         return np.concatenate(found)
 
     def _find(self, queries: Thumbnails, own: Tensor | None = None) -> tuple[np.ndarray, ...]:

@@ -25,7 +25,7 @@ from ganvas.errors import ConfigError, DataError
 from ganvas.evaluation import artefacts, condition_agreement, copies, usefulness
 from ganvas.evaluation.classifier import classifier_for
 from ganvas.evaluation.classwise import ClassRow, class_table, expected_shares, missing, mode_coverage
-from ganvas.evaluation.feature_cache import features_of
+from ganvas.evaluation.feature_cache import BLOCK, features_of
 from ganvas.evaluation.features import Features
 from ganvas.evaluation.frechet import MINIMUM_FOR_FID, check_fid
 from ganvas.evaluation.measures import INCEPTION, Measures, Row, as_row, unlike
@@ -157,6 +157,7 @@ class Evaluator:
     def content(self, out: Path) -> Row:
         """The content of evaluation.json; images are saved in out/evaluation/."""
         rows = self.measures()
+        self.report("evaluating the classes", 0, 0)
         classes, recognised = self.part("Classes", self.classes) or (None, None)
         if recognised is not None:
             rows.append(recognised)
@@ -172,7 +173,7 @@ class Evaluator:
             "measures": rows,
             "classes": classes,
             "copies": self.part("Copies", lambda: self.copies(out)),
-            "artefacts": dataclasses.asdict(artefacts.examine(self.pack.images[self.reference], self.samples)),
+            "artefacts": self.artefacts(),
             "marks": self.marks(out),
             "real_or_fake": self.part("Real-vs-generated classifier", lambda: self.real_or_fake(out)),
             "usefulness": self.usefulness() if self.options.usefulness else None,
@@ -198,8 +199,9 @@ class Evaluator:
         """The rows of all measures of features."""
         features = self.features
         real, floor = self.real_features(features)
-        fake, logits = features.both(self.samples[: self.num_measured])
+        fake, logits = self.of_samples(features, self.num_measured)
         measures = self.in_features(features)
+        self.report("computing the measures", 0, 0)
         rows = measures.rows(real, floor, fake, logits, self.options.force)
         self.unlike = unlike(real, fake)
         rows.insert(1, self.second_kid("random" if features.name != "random" else DEFAULT_FEATURES))
@@ -216,9 +218,20 @@ class Evaluator:
         """KID in the features of another kind of network, because one network alone can mislead."""
         features = Features.load(name, self.options.device, pack=self.pack)
         real, floor = self.real_features(features)
-        fake = features(self.samples[: self.num_measured])
+        fake, _ = self.of_samples(features, self.num_measured)
+        self.report("computing the second KID", 0, 0)
         self.unlike = self.unlike and unlike(real, fake)
         return self.in_features(features).second(real, floor, fake)
+
+    def of_samples(self, features: Features, num: int) -> tuple[np.ndarray, np.ndarray]:
+        """Features and logits of the first `num` samples, with progress."""
+        found, words = [], f"features of the samples ({features.name})"
+        self.report(words, 0, num)
+        for start in range(0, num, BLOCK):
+            found.append(features.both(self.samples[start : min(start + BLOCK, num)]))
+            self.report(words, min(start + BLOCK, num), num)
+        rows, logits = (np.concatenate(part) for part in zip(*found, strict=True))
+        return rows, logits
 
     def in_features(self, features: Features) -> Measures:
         return Measures(
@@ -242,7 +255,8 @@ class Evaluator:
         classifier = classifier_for(pack, self.options.device, self.report)
         features = Features.load("classifier", self.options.device, pack=pack)
         real, _ = features_of(features, pack, self.reference, self.report)
-        fake, logits = features.both(self.samples)
+        fake, logits = self.of_samples(features, len(self.samples))
+        self.report("evaluating the classes", 0, 0)
         found = logits.argmax(axis=1)
         labels = pack.labels[self.reference]
         table = class_table(pack.classes, labels, found, self.labels, real, fake)
@@ -341,8 +355,13 @@ class Evaluator:
 
     # ---- artefacts ----
 
+    def artefacts(self) -> Row:
+        self.report("searching for artefacts", 0, 0)
+        return dataclasses.asdict(artefacts.examine(self.pack.images[self.reference], self.samples))
+
     def marks(self, out: Path) -> list[Row]:
         """Marks burned into the real images: their shares in real and generated images, and an example."""
+        self.report("searching for burned-in marks", 0, 0)
         real = self.pack.images[drawn(self.reference, MARKED, 5)]
         rows = []
         for i, mark in enumerate(marks.marks(real)[:MARKS_SHOWN]):
@@ -403,6 +422,7 @@ class Evaluator:
 
     def pictures(self, out: Path) -> Row:
         """Save grids of real and generated images: the first seeds, uncurated; one row per class if labelled."""
+        self.report("saving the grids", 0, 0)
         real, fake, columns = drawn(self.reference, SHOWN, 4), np.arange(min(SHOWN, len(self.samples))), 6
         per_class = self.labels is not None and self.pack.labels is not None
         if self.labels is not None and self.pack.labels is not None:

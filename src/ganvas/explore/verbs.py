@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -169,15 +170,37 @@ def interpolate(asked: Interpolate) -> Path:
         default = [0] if len(labels) > 1 else [0, 1, 2, 3]
         recipes = recipes_of(default if asked.seeds is None else numbers(asked.seeds), labels)
         recipes = [dataclasses.replace(one, truncation=asked.truncation) for one in recipes]
+    with Display(asked.quiet) as display:
+        return morphed(generator, recipes, directions, asked, display.packing)
+
+
+def morphed(
+    generator: Generator,
+    recipes: Sequence[Recipe],
+    directions: Mapping[str, Direction],
+    asked: Interpolate,
+    progress: film.Progress,
+    keep: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Path:
+    """Write the video `asked.out` of these recipes; sources and seeds in `asked` are not used.
+
+    keep: which frames (N, H, W, C) to keep, as (N,) bool. Raises ConfigError if a recipe or an option does not fit,
+    before the first frame.
+    """
     if len(recipes) < 2:
         raise ConfigError("a video needs at least two images: give several --seeds or several --labels or --conditions")
     resolve(generator, recipes, directions)  # report errors before the first frame
     num, out = asked.num_frames, Path(asked.out)
     shown = morph.frames(generator, recipes, num, loop=asked.loop, easing=asked.easing, directions=directions)
     text = provenance(generator.hash, {"interpolation": [one.to_dict() for one in recipes]})
-    with Display(asked.quiet) as display:
-        counted = film.counted(shown, out.name, num, display.packing)
-        return film.write(counted, out, asked, fps=asked.fps, enlarge=asked.enlarge, text=text)
+    counted = film.counted(shown, out.name, num, progress)
+    kept = counted if keep is None else filtered(counted, keep)
+    return film.write(kept, out, asked, fps=asked.fps, enlarge=asked.enlarge, text=text)
+
+
+def filtered(frames: Iterator[np.ndarray], keep: Callable[[np.ndarray], np.ndarray]) -> Iterator[np.ndarray]:
+    while some := list(itertools.islice(frames, BATCH)):
+        yield from itertools.compress(some, keep(np.stack(some)))
 
 
 def labels_of(generator: Generator, asked: Interpolate) -> list[str]:
@@ -310,11 +333,18 @@ def favourites(asked: KeepFavourites) -> list[Path]:
     with files.explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for start in range(0, len(kept.recipes), BATCH):
-        recipes = kept.recipes[start : start + BATCH]
-        images = generator.show(resolve(generator, recipes, kept.directions))
-        for i, (recipe, pixels) in enumerate(zip(recipes, to_pixels(images, generator.info.depth), strict=True), start):
-            path = folder / f"favourite{i:04d}.{asked.format or 'png'}"
-            sampling.write_one(path, pixels, provenance(generator.hash, recipe.to_dict()), part(asked, Files))
-            paths.append(path)
+    for i, (recipe, pixels) in enumerate(rendered(generator, kept.recipes, kept.directions)):
+        path = folder / f"favourite{i:04d}.{asked.format or 'png'}"
+        sampling.write_one(path, pixels, provenance(generator.hash, recipe.to_dict()), part(asked, Files))
+        paths.append(path)
     return paths
+
+
+def rendered(
+    generator: Generator, recipes: Sequence[Recipe], directions: Mapping[str, Direction]
+) -> Iterator[tuple[Recipe, np.ndarray]]:
+    """Each recipe with its image (H, W, C), uint8 or uint16, generated in batches."""
+    for start in range(0, len(recipes), BATCH):
+        some = recipes[start : start + BATCH]
+        images = generator.show(resolve(generator, some, directions))
+        yield from zip(some, to_pixels(images, generator.info.depth), strict=True)

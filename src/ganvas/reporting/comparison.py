@@ -35,7 +35,7 @@ def comparison(runs: list[Told]) -> dict[str, Any]:
     """Content of the template of a comparison."""
     return {
         "names": names_of(runs),
-        "caveats": caveats(runs),
+        "caveats": caveats(runs, names_of(runs)),
         "rows": [*measures(runs), *costs(runs)],
         "grids": [grid(run, name, len(runs)) for run, name in zip(runs, names_of(runs), strict=True)],
         "charts": overlaid(runs),
@@ -49,10 +49,10 @@ def names_of(runs: list[Told]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(run.folder) for run in runs]
 
 
-def caveats(runs: list[Told]) -> list[str]:
-    """Warnings about values that are not comparable."""
+def caveats(runs: list[Told], names: list[str]) -> list[str]:
+    """Warnings about values that are not comparable. names: of the runs, for the sentences."""
     found = []
-    unjudged = [name for run, name in zip(runs, names_of(runs), strict=True) if run.evaluation is None]
+    unjudged = [name for run, name in zip(runs, names, strict=True) if run.evaluation is None]
     if unjudged:
         found.append(f"No evaluation yet: {', '.join(unjudged)}. Run ganvas evaluate.")
     judged = [run.evaluation for run in runs if run.evaluation is not None]
@@ -62,15 +62,15 @@ def caveats(runs: list[Told]) -> list[str]:
     if differing:
         words = ", ".join(name.replace("num_", "number of images ") for name in differing)
         found.append(f"These runs were evaluated with different protocols ({words}): compare with care.")
-    found += disagreements(runs)
+    found += disagreements(runs, names)
     if any(run.stale for run in runs):
         found.append("An evaluation used other weights than its run has now: run ganvas evaluate again.")
     return found
 
 
-def disagreements(runs: list[Told]) -> list[str]:
+def disagreements(runs: list[Told], names: list[str] | None = None) -> list[str]:
     """Pairs of runs that the two feature networks rank in opposite orders, with intervals that do not overlap."""
-    named = zip(names_of(runs), runs, strict=True)
+    named = zip(names or names_of(runs), runs, strict=True)
     tables = [(name, {row["key"]: row for row in (run.evaluation or {}).get("measures", [])}) for name, run in named]
     both = [(name, rows["kid"], rows["kid_second"]) for name, rows in tables if {"kid", "kid_second"} <= {*rows}]
     return [

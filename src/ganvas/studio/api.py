@@ -29,7 +29,7 @@ from ganvas.explore.recipes import Favourites, Recipe, as_recipe, resolve
 from ganvas.generator import Generator
 from ganvas.image_files import grid, png_bytes
 from ganvas.provenance import provenance
-from ganvas.studio import archive, commands, run_status, schemas, slow_jobs, training_routes
+from ganvas.studio import archive, commands, comparing, media_routes, run_status, schemas, slow_jobs, training_routes
 from ganvas.studio.access import Guard
 from ganvas.studio.context import PNG, Json, ListName, ModelName, RunName, Studio, TaskName, told
 from ganvas.studio.engine import Engine, Loaded, address_hash, is_newer
@@ -51,9 +51,11 @@ STATIC = {
     "tray.js": "text/javascript; charset=utf-8",
     "watch.js": "text/javascript; charset=utf-8",
     "train.js": "text/javascript; charset=utf-8",
+    "media.js": "text/javascript; charset=utf-8",
     "jobs.js": "text/javascript; charset=utf-8",
     "actions.js": "text/javascript; charset=utf-8",
     "images.js": "text/javascript; charset=utf-8",
+    "compare.js": "text/javascript; charset=utf-8",
     "charts.js": "text/javascript; charset=utf-8",
     "recipes.js": "text/javascript; charset=utf-8",
     "client.js": "text/javascript; charset=utf-8",
@@ -158,6 +160,8 @@ def app(
         add_slow_jobs,
         add_runs,
         training_routes.add,
+        media_routes.add,
+        comparing.add,
     ):
         add(api, studio)
     return Guard(api, token, hosts)
@@ -174,7 +178,12 @@ def add_models(api: FastAPI, studio: Studio) -> None:
     def places() -> schemas.Places:
         """List the runs and models of the folder."""
         found = shelf.places().values()
-        lines = [schemas.PlaceOut(name=one.name, is_run=one.is_run, has_model=one.weights is not None) for one in found]
+        lines = [
+            schemas.PlaceOut(
+                name=one.name, title=run_status.title_of(one), is_run=one.is_run, has_model=one.weights is not None
+            )
+            for one in found
+        ]
         return schemas.Places(places=lines, version=ganvas.__version__)
 
     @api.get("/api/model")
@@ -254,10 +263,10 @@ def add_downloads(api: FastAPI, studio: Studio) -> None:
         if (body.in_list is None) == (not body.recipes):
             raise ConfigError("expected either recipes or a list")
         if body.in_list is not None:
-            return schemas.CommandOut(command=commands.of_list(loaded, lists.file(loaded, body.in_list), body.film))
-        return schemas.CommandOut(
-            command=commands.of_recipes(loaded, [one.recipe() for one in body.recipes], body.film)
-        )
+            line = commands.of_list(loaded, lists.file(loaded, body.in_list))
+        else:
+            line = commands.of_recipes(loaded, [one.recipe() for one in body.recipes])
+        return schemas.CommandOut(**vars(line))
 
 
 def add_favourites(api: FastAPI, studio: Studio) -> None:
@@ -285,6 +294,19 @@ def add_favourites(api: FastAPI, studio: Studio) -> None:
         """Remove an image from a list."""
         loaded = engine.model(body.model)
         return listed(loaded, lists, body.in_list, lists.remove(loaded, body.in_list, body.recipe.recipe()))
+
+    @api.post("/api/favourites/move")
+    def move(body: schemas.Moved) -> schemas.ListOut:
+        """Move an image to another place in its list."""
+        loaded = engine.model(body.model)
+        found = lists.move(loaded, body.in_list, body.recipe.recipe(), body.place)
+        return listed(loaded, lists, body.in_list, found)
+
+    @api.post("/api/favourites/undo")
+    def undo(model: ModelName, name: ListName = FIRST) -> schemas.ListOut:
+        """Undo the last change of a list that was made since the studio started."""
+        loaded = engine.model(model)
+        return listed(loaded, lists, name, lists.undo(loaded, name))
 
     @api.post("/api/favourites/aside")
     def aside(model: ModelName, name: ListName = FIRST) -> schemas.Aside:
@@ -419,6 +441,7 @@ def described(loaded: Loaded, lists: Lists) -> schemas.ModelOut:
     info = generator.info
     return schemas.ModelOut(
         name=loaded.place.name,
+        title=run_status.title_of(loaded.place),
         hash=generator.hash,
         version=loaded.version,
         newer=is_newer(loaded),
@@ -429,6 +452,7 @@ def described(loaded: Loaded, lists: Lists) -> schemas.ModelOut:
         depth=info.depth,
         kind=info.kind,
         classes=generator.label_names,
+        has_conditions=info.conditions is not None,
         num_depths=generator.num_depths,
         images_seen=info.images_seen,
         directions=[
@@ -459,6 +483,7 @@ def listed(loaded: Loaded, lists: Lists, name: str, found: Favourites) -> schema
         name=name,
         lists=lists.names(loaded),
         file=lists.file(loaded, name).name,
+        undo=lists.undoable(loaded, name),
         pictures=[
             schemas.KeptOut(recipe=recipe.to_dict(), title=title)
             for recipe, title in zip(found.recipes, names, strict=True)

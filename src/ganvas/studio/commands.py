@@ -1,56 +1,117 @@
-"""Command lines that generate the images shown in the studio."""
+"""Command lines that make what the studio shows.
+
+They are short: recipes that are more than seeds are saved in a file, which the command names. They work in Bash, Zsh
+and PowerShell; only texts with an apostrophe need different quotes.
+"""
 
 from __future__ import annotations
 
-import json
-import shlex
+import dataclasses
+import hashlib
+import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from ganvas.errors import ConfigError
 from ganvas.explore.recipes import Favourites, Recipe
+from ganvas.fields import option
+from ganvas.options import Common, Files, Interpolate, Video
 from ganvas.studio.engine import Loaded
+from ganvas.system import files
 
-LONGEST = 100_000  # characters; shells accept about 131,000 in one argument
+LONGEST = 300  # characters of a list of seeds; longer ones are saved in a file
+SAFE = re.compile(r"[A-Za-z0-9_./:=+][A-Za-z0-9_./:=+-]*|--?[A-Za-z0-9-]+")  # words that no shell changes
+SPECIAL = frozenset("'\"$`\\!")  # characters that need care inside double quotes
 
 
-def of_recipes(loaded: Loaded, recipes: Sequence[Recipe], film: bool = False) -> str:
-    """`ganvas sample` for seeds of one class and truncation; otherwise a command that writes the recipes to a file.
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A command, in the quotes of Bash and Zsh and in those of PowerShell."""
 
-    film: a morphing video of the images. Raises ConfigError if the recipes are too long for a command.
+    command: str
+    powershell: str
+
+
+def line(words: Iterable[object]) -> Line:
+    texts = [str(word) for word in words]
+    return Line(" ".join(map(quoted, texts)), " ".join(quoted(text, "''") for text in texts))
+
+
+def quoted(text: str, apostrophe: str = "'\"'\"'") -> str:
+    """A word that the shell passes on as it is, the same for both shells if possible.
+
+    apostrophe: how an apostrophe is written between single quotes.
     """
-    source = shlex.quote(str(loaded.place.folder))
+    if SAFE.fullmatch(text):
+        return text
+    if "'" in text and not SPECIAL & set(text.replace("'", "")):
+        return f'"{text}"'
+    return "'" + text.replace("'", apostrophe) + "'"
+
+
+def of_recipes(
+    loaded: Loaded, recipes: Sequence[Recipe], form: Files | None = None, columns: int | None = None
+) -> Line:
+    """`ganvas sample` for seeds of one class and truncation; otherwise `ganvas favourites` with a file of the recipes,
+    which is written next to the model. columns: one grid, if `ganvas sample` can make it."""
+    more = differing(form or Files(), Files())
+    if (seeds := seeds_of(recipes)) is None:
+        return line(["ganvas", "favourites", loaded.place.folder, saved(loaded, recipes), *more, "--out", "pictures"])
+    name = "--conditions" if loaded.generator.info.conditions is not None else "--label"
+    words = ["ganvas", "sample", loaded.place.folder, *seeds, *label_of(recipes, name), *more]
+    return line([*words, "--out", "pictures"] if columns is None else [*words, "--grid", "--out", "grid"])
+
+
+def of_list(loaded: Loaded, file: Path) -> Line:
+    return line(["ganvas", "favourites", loaded.place.folder, file, "--out", "kept"])
+
+
+def of_film(loaded: Loaded, recipes: Sequence[Recipe], asked: Interpolate) -> Line:
+    """`ganvas interpolate` for the film `asked` of these images."""
+    more = differing(asked, Interpolate("", ""), {"source", "out"})
+    words = ["ganvas", "interpolate", loaded.place.folder]
+    if (seeds := seeds_of(recipes)) is not None:
+        name, comma = ("--labels", ",") if loaded.generator.info.conditions is None else ("--conditions", ";")
+        labels = label_of(recipes, name)
+        if (known := loaded.generator.label_names) and not labels:  # `ganvas interpolate` needs them explicitly
+            labels = [name, comma.join(known[(one.seed or 0) % len(known)] for one in recipes)]
+        return line([*words, *seeds, *labels, *more, "--out", asked.out])
+    return line([*words, "--favourites", saved(loaded, recipes), *more, "--out", asked.out])
+
+
+def of_training_film(asked: Video) -> Line:
+    return line(["ganvas", "video", asked.run, "--out", asked.out, *differing(asked, Video(""), {"run", "out"})])
+
+
+def differing(asked: Any, usual: Any, without: Iterable[str] = ()) -> list[object]:
+    """The options of a dataclass object that differ from `usual`, as words of a command line."""
+    found: list[object] = []
+    for name, value in vars(asked).items():
+        if name in {*without, *vars(Common())} or value == getattr(usual, name) or value is None:
+            continue
+        if isinstance(value, bool):
+            found.append(option(name) if value else f"--no-{option(name)[2:]}")
+        else:
+            found += [option(name), f"{value:g}" if isinstance(value, float) else value]
+    return found
+
+
+def seeds_of(recipes: Sequence[Recipe]) -> list[object] | None:
+    """--seeds and --truncation of images of seeds, of one class and truncation; None for other recipes."""
     labels = {one.label if isinstance(one.label, str) else None for one in recipes}
     truncations = {one.truncation for one in recipes}
-    if all(is_seed(one) for one in recipes) and len(labels) == len(truncations) == 1:
-        seeds = ranges([one.seed or 0 for one in recipes])
-        label, truncation = labels.pop(), truncations.pop()
-        has_conditions = loaded.generator.info.conditions is not None
-        name = "--conditions" if has_conditions else "--labels" if film else "--label"
-        options = [] if label is None else [f"{name} {shlex.quote(label)}"]
-        options += [] if truncation == 1 else [f"--truncation {truncation:g}"]
-        if film:
-            # Without a label the class depends on the seed; `ganvas interpolate` needs it explicitly.
-            classes = loaded.generator.label_names
-            own = [classes[(one.seed or 0) % len(classes)] for one in recipes] if classes and label is None else []
-            options += [f"{name} {shlex.quote((';' if has_conditions else ',').join(own))}"] if own else []
-            return " ".join(["ganvas interpolate", source, f"--seeds {seeds}", *options, "--out morph.gif"])
-        return " ".join(["ganvas sample", source, f"--seeds {seeds}", *options, "--out pictures"])
-    content = json.dumps(json.loads(favourites(loaded, recipes)), separators=(",", ":"))
-    if len(content) > LONGEST:
-        raise ConfigError("the recipes are too long for a command: add the images to favourites, then copy its command")
-    follow = f"ganvas interpolate {source} --favourites pictures.json --out morph.gif"
-    if not film:
-        follow = f"ganvas favourites {source} pictures.json --out pictures"
-    return f"printf %s {shlex.quote(content)} > pictures.json && {follow}"
+    if not all(is_seed(one) for one in recipes) or len(labels) != 1 or len(truncations) != 1:
+        return None
+    seeds, truncation = ranges([one.seed or 0 for one in recipes]), truncations.pop()
+    if len(seeds) > LONGEST:
+        return None
+    return ["--seeds", seeds, *([] if truncation == 1 else ["--truncation", f"{truncation:g}"])]
 
 
-def of_list(loaded: Loaded, file: Path, film: bool = False) -> str:
-    source, name = shlex.quote(str(loaded.place.folder)), shlex.quote(str(file))
-    if film:
-        return f"ganvas interpolate {source} --favourites {name} --out morph.gif"
-    return f"ganvas favourites {source} {name} --out kept"
+def label_of(recipes: Sequence[Recipe], name: str) -> list[object]:
+    label = recipes[0].label
+    return [name, label] if isinstance(label, str) else []
 
 
 def is_seed(recipe: Recipe) -> bool:
@@ -68,6 +129,16 @@ def ranges(seeds: Sequence[int]) -> str:
         else:
             parts.append([seed, seed])
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
+
+
+def saved(loaded: Loaded, recipes: Sequence[Recipe]) -> Path:
+    """A favourites file of these images next to the model, named by its content."""
+    content = favourites(loaded, recipes)
+    path = loaded.place.folder / f"recipes-{hashlib.sha256(content.encode()).hexdigest()[:8]}.json"
+    if not path.exists():
+        with files.explained(path):
+            files.write_text(path, content)
+    return path
 
 
 def favourites(loaded: Loaded, recipes: Sequence[Recipe]) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from ganvas.errors import ConfigError
@@ -14,7 +16,20 @@ from ganvas.system import files
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 FIRST = "favourites"
-MOST_KEPT, MOST_LISTS, LONGEST = 5000, 50, 200  # images per list, lists per model, characters per title
+MOST_KEPT, MOST_LISTS = 5000, 50  # images per list, lists per model
+MOST_UNDONE = 50  # changes of a list that can be undone
+
+Content = tuple[list[Recipe], list[str]]
+"""The recipes of a list and their titles."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of a list, to be undone."""
+
+    what: str
+    before: Content
+    after: Content
 
 
 class Lists:
@@ -22,6 +37,7 @@ class Lists:
 
     def __init__(self) -> None:
         self.changing = threading.Lock()
+        self.changes: dict[Path, list[Change]] = {}
 
     def names(self, loaded: Loaded) -> list[str]:
         """Names of the lists, always including the first one."""
@@ -41,32 +57,78 @@ class Lists:
 
     def keep(self, loaded: Loaded, name: str, recipe: Recipe, title: str | None) -> Favourites:
         """Append an image, or change the title of an existing one."""
-        with self.changing:
-            found = self.read(loaded, name)
-            names = found.names or [""] * len(found.recipes)
-            if recipe in found.recipes:
-                if title is not None:
-                    names[found.recipes.index(recipe)] = title
-            elif len(found.recipes) >= MOST_KEPT:
-                raise ConfigError(f"the list {name} is full ({MOST_KEPT:,} images): start another list")
-            else:
-                found.recipes.append(recipe)
-                names.append(title or "")
-            found.names = names
-            return self.save(loaded, name, found)
+
+        def change(recipes: list[Recipe], titles: list[str]) -> str:
+            if recipe not in recipes:
+                if len(recipes) >= MOST_KEPT:
+                    raise ConfigError(f"the list {name} is full ({MOST_KEPT:,} images): start another list")
+                recipes.append(recipe)
+                titles.append(title or "")
+                return "add"
+            if title is not None:
+                titles[recipes.index(recipe)] = title
+            return "rename"
+
+        return self.change(loaded, name, change)
 
     def remove(self, loaded: Loaded, name: str, recipe: Recipe) -> Favourites:
         """Remove an image, if it is in the list."""
+
+        def change(recipes: list[Recipe], titles: list[str]) -> str:
+            if recipe in recipes:
+                place = recipes.index(recipe)
+                del recipes[place], titles[place]
+            return "remove"
+
+        return self.change(loaded, name, change)
+
+    def move(self, loaded: Loaded, name: str, recipe: Recipe, place: int) -> Favourites:
+        """Move an image to another place, 0 is the first. Raises AbsentError if it is not in the list."""
+
+        def change(recipes: list[Recipe], titles: list[str]) -> str:
+            if recipe not in recipes:
+                raise AbsentError(f"this image is not in the list {name}: reload the page")
+            old = recipes.index(recipe)
+            recipes.insert(place, recipes.pop(old))
+            titles.insert(place, titles.pop(old))
+            return "move"
+
+        return self.change(loaded, name, change)
+
+    def change(self, loaded: Loaded, name: str, change: Callable[[list[Recipe], list[str]], str]) -> Favourites:
+        """Save a change of recipes and titles, and remember it. change: makes it and says what it is."""
         with self.changing:
             found = self.read(loaded, name)
-            names = found.names or [""] * len(found.recipes)
-            left = [pair for pair in zip(found.recipes, names, strict=True) if pair[0] != recipe]
-            if len(left) == len(found.recipes):
+            before = content(found)
+            recipes, titles = content(found)
+            what = change(recipes, titles)
+            if (recipes, titles) == before:
                 return found
-            found.recipes, found.names = [one for one, _ in left], [title for _, title in left]
-            return self.save(loaded, name, found)
+            self.save(loaded, name, found, (recipes, titles))
+            known = self.changes.setdefault(self.file(loaded, name), [])
+            known.append(Change(what, before, (recipes, titles)))
+            del known[:-MOST_UNDONE]
+            return found
 
-    def save(self, loaded: Loaded, name: str, found: Favourites) -> Favourites:
+    def undo(self, loaded: Loaded, name: str) -> Favourites:
+        """Undo the last change of a list. Raises ConflictError if there is none, or the file was changed elsewhere."""
+        with self.changing:
+            known = self.changes.get(self.file(loaded, name), [])
+            if not known:
+                raise ConflictError(f"no change of the list {name} is known: nothing to undo")
+            last, found = known.pop(), self.read(loaded, name)
+            if content(found) != last.after:
+                known.clear()
+                raise ConflictError(f"the list {name} was changed by another program: its last change stays")
+            return self.save(loaded, name, found, last.before)
+
+    def undoable(self, loaded: Loaded, name: str) -> str:
+        """The change that `undo` would undo: add, rename, remove or move; "" for none."""
+        known = self.changes.get(self.file(loaded, name))
+        return known[-1].what if known else ""
+
+    def save(self, loaded: Loaded, name: str, found: Favourites, new: Content) -> Favourites:
+        found.recipes, found.names = list(new[0]), list(new[1])
         found.directions = {**found.directions, **loaded.directions}
         found.save(self.file(loaded, name))
         return found
@@ -89,3 +151,7 @@ class Lists:
         if not NAME.fullmatch(name):
             raise ConfigError(f"list {name!r}: expected at most 40 lower-case letters, digits and -, such as portraits")
         return loaded.place.folder / (f"{FIRST}.json" if name == FIRST else f"{FIRST}-{name}.json")
+
+
+def content(found: Favourites) -> Content:
+    return list(found.recipes), list(found.names or [""] * len(found.recipes))

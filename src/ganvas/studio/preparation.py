@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,15 +17,14 @@ from ganvas.fields import option, part
 from ganvas.image_files import grid
 from ganvas.options import Evaluate, Train
 from ganvas.reporting import report
+from ganvas.studio.commands import line
 from ganvas.studio.model_folder import Place
-from ganvas.studio.slow_jobs import Task
+from ganvas.studio.slow_jobs import Task, Work
 from ganvas.system.device import choose_device
 from ganvas.training.autotune import LEAST_MINUTES, least_images
 from ganvas.training.plan import Plan, plan
 from ganvas.training.plan_text import text
 from ganvas.verbs import measured_speed
-
-Work = Callable[[Task], dict[str, Any]]
 
 EXAMPLES, COLUMNS, MOST_PIXELS = 24, 8, 1024  # training images in the grid; its columns; its largest width
 MOST_SPEEDS = 100
@@ -109,7 +106,7 @@ def described(planned: Plan, pack: Pack, asked: Train, speed: float | None) -> d
         "minutes": planned.config.minutes,
         "speed": speed,
         "least": least_images(planned.config),
-        "command": command(words(asked)),
+        **vars(line(["ganvas", *words(asked)])),
     }
 
 
@@ -146,10 +143,6 @@ def resumed(place: Place, budget: float | None, unit: str, device: str | None) -
             raise ConfigError(f"{place.name} has no budget in its config.json: restore that file")
         found += [option(unit), f"{budget:.10g}"]
     return found + (["--device", device] if device else [])
-
-
-def command(line: Sequence[str]) -> str:
-    return shlex.join(["ganvas", *line])
 
 
 def evaluating(place: Place, data: str | None, device: str | None) -> Work:

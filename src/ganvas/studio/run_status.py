@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -10,12 +9,14 @@ from typing import Any
 
 from ganvas.config import BUDGET_FIELDS
 from ganvas.errors import GanvasError
+from ganvas.model_file import ModelInfo
 from ganvas.records import read_log
 from ganvas.reporting.reading import number, sorted_out
 from ganvas.run import Run
 from ganvas.studio.engine import stamp_of
 from ganvas.studio.errors import AbsentError
 from ganvas.studio.model_folder import Place, Shelf
+from ganvas.training.preview import layout, num_rows
 
 POINTS = 400  # most points per curve
 LOG_BYTES = 2**25  # most bytes read from the end of a log
@@ -62,7 +63,7 @@ class Summaries:
 def summary(place: Place, process: str = "") -> dict[str, Any]:
     """Summary of one run for the list of runs."""
     told = watched(place, process)
-    keys = ("name", "state", "progress", "images", "sentence", "score")
+    keys = ("name", "title", "state", "progress", "images", "sentence", "score")
     return {key: told[key] for key in keys} | {"grid": told["grids"][-1] if told["grids"] else None}
 
 
@@ -73,10 +74,18 @@ def watched(place: Place, process: str = "") -> dict[str, Any]:
     except Exception as error:  # a damaged run must not affect the other runs
         reason = f"the files of this run cannot be read ({type(error).__name__}): check its folder"
     nothing: dict[str, Any] = dict.fromkeys(("seconds", "eta", "rate", "score", "best"))
-    nothing |= {"name": place.name, "sentence": reason, "state": "stopped", "progress": 0.0, "images": 0}
+    nothing |= {
+        "name": place.name,
+        "title": place.name,
+        "rows": [],
+        "sentence": reason,
+        "state": "stopped",
+        "progress": 0.0,
+        "images": 0,
+    }
     nothing |= {"about": {}, "options": {}, "reports": {}, "vitals": {}, "health": [], "grids": [], "films": []}
-    nothing |= {"budget": None, "budget_unit": "", "has_report": False}
-    return nothing | {"has_model": place.weights is not None, "film_command": ""}
+    nothing |= {"images": 0, "rows": [], "budget": None, "budget_unit": "", "has_report": False}
+    return nothing | {"has_model": place.weights is not None}
 
 
 def told(place: Place, process: str) -> dict[str, Any]:
@@ -93,6 +102,7 @@ def told(place: Place, process: str) -> dict[str, Any]:
     unit, budget = budget_of(config)
     return {
         "name": place.name,
+        "title": title_in(config, place),
         "sentence": sentence,
         "state": state_of(place, progress, vitals, process),
         "progress": progress,
@@ -111,13 +121,43 @@ def told(place: Place, process: str) -> dict[str, Any]:
             for one in health[-50:]
         ],
         "grids": [images for images, path in run.grids() if own(place, path)],
+        "rows": rows_of_grids(place),
         "films": [ending for ending in FILMS if own(place, place.folder / f"training.{ending}")],
         "has_model": place.weights is not None,
         "has_report": own(place, place.folder / REPORT),
         "budget": budget,
         "budget_unit": unit,
-        "film_command": f"ganvas video {shlex.quote(str(place.folder))}",
     }
+
+
+def title_of(place: Place) -> str:
+    """The title of a run; the name of a model without its run."""
+    if not place.is_run:
+        return place.name
+    try:
+        return title_in(Run(place.folder, writes=False).config(), place)
+    except GanvasError:
+        return place.name
+
+
+def title_in(config: dict[str, Any], place: Place) -> str:
+    """The title in a config.json if the user gave one; otherwise the name, as the folder may have been renamed."""
+    return str(config.get("name") or place.name) if config.get("titled") else place.name
+
+
+def rows_of_grids(place: Place) -> list[str]:
+    """The class or conditions of each row of the preview grids; empty without, or before the first model is saved."""
+    if place.weights is None:
+        return []
+    path = place.weights.parent / "config.json"
+    try:
+        info = ModelInfo.from_json(path.read_text(encoding="utf-8"), path)
+    except (OSError, ValueError, GanvasError):
+        return []
+    if not (num := num_rows(info)):
+        return []
+    schema, most = info.conditions, layout(info.config.height, info.config.width, num).rows
+    return info.classes[:most] if schema is None else [schema.text(vector) for vector in schema.table[:most]]
 
 
 def budget_of(config: dict[str, Any]) -> tuple[str, float | None]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ganvas.errors import ConfigError
 from ganvas.explore.recipes import LARGEST_SEED, Recipe
+from ganvas.fields import meanings
+from ganvas.options import Easing, Files, Filter, Format, Interpolate
 from ganvas.studio.engine import BATCH, LARGEST, checked
 
 MOST_ARCHIVED = 1000  # images per ZIP file
@@ -75,13 +77,56 @@ class Kept(Strict):
     title: str | None = Field(None, max_length=200)
 
 
+class Moved(Strict):
+    model: Name
+    recipe: RecipeBody
+    in_list: str = Field("favourites", max_length=40, alias="list")
+    place: int = Field(ge=0, le=10_000, description="New place in the list; 0 is the first")
+
+
 class Command(Strict):
     model: Name
     recipes: list[RecipeBody] = Field([], max_length=MOST_ARCHIVED)
     in_list: str | None = Field(
         None, max_length=40, alias="list", description="A list of favourites, instead of recipes"
     )
-    film: bool = Field(False, description="A morphing video of the images, instead of the images")
+
+
+FILM, PRINT = meanings(Interpolate), meanings(Files)  # what the options mean, as on the command line
+
+
+class FilmLook(Strict):
+    form: Literal["mp4", "webm", "gif", "webp", "mov"] = Field("mp4", description="Format of the file")
+    size: str | None = Field(None, max_length=20, description=FILM["size"])
+    seconds: Annotated[float, Field(gt=0, le=3600)] | None = Field(None, description=FILM["seconds"])
+    fps: float = Field(24, ge=0.1, le=120, description=FILM["fps"])
+    filter: Filter = Field("lanczos", description=FILM["filter"])
+    background: str | None = Field(None, max_length=40, description=FILM["background"])
+
+    def look(self) -> dict[str, Any]:
+        """The options of every film, by name."""
+        return {name: getattr(self, name) for name in ("size", "seconds", "fps", "filter", "background")}
+
+
+class NewFilm(FilmLook):
+    model: Name
+    recipes: list[RecipeBody] = Field(min_length=2, max_length=MOST_ARCHIVED, description="The images, in order")
+    easing: Easing = Field("cosine", description=FILM["easing"])
+    loop: bool = Field(True, description=FILM["loop"])
+
+
+class NewTrainingFilm(FilmLook):
+    run: Name
+
+
+class NewPrint(Strict):
+    model: Name
+    recipes: list[RecipeBody] = Field(min_length=1, max_length=MOST_ARCHIVED)
+    format: Format = Field("png", description=PRINT["format"])
+    enlarge: int = Field(1, ge=1, le=64, description=PRINT["enlarge"])
+    filter: Filter = Field("lanczos", description=PRINT["filter"])
+    dpi: int | None = Field(300, ge=1, le=10_000, description=PRINT["dpi"])
+    columns: int | None = Field(None, ge=1, le=BATCH, description="One grid with so many columns; else single images")
 
 
 class Wanted(Strict):
@@ -124,6 +169,10 @@ class RunBody(Strict):
     run: Name
 
 
+class Titled(RunBody):
+    title: str = Field(max_length=120, description="New title; empty: the name of the folder")
+
+
 class Resumed(RunBody):
     budget: Annotated[float, Field(gt=0, le=10**12)] | None = Field(
         None, description="New budget in total, in the unit of the run; larger than before"
@@ -150,6 +199,7 @@ class Error(BaseModel):
 
 class PlaceOut(BaseModel):
     name: str
+    title: str
     is_run: bool
     has_model: bool
 
@@ -167,6 +217,7 @@ class DirectionOut(BaseModel):
 
 class ModelOut(BaseModel):
     name: str
+    title: str
     hash: str = Field(description="SHA-256 of the weights, as in the metadata of images")
     version: str = Field(description="Changes with weights and directions; part of the URL of an image")
     newer: bool = Field(description="The file has changed after loading: reload it with anew=true")
@@ -177,6 +228,7 @@ class ModelOut(BaseModel):
     depth: int
     kind: str
     classes: list[str] = Field(description="Classes, or the stored combinations of conditions")
+    has_conditions: bool
     num_depths: int
     images_seen: int
     directions: list[DirectionOut]
@@ -206,6 +258,7 @@ class ListOut(BaseModel):
     name: str
     lists: list[str]
     file: str
+    undo: str = Field(description="The last change, if it can be undone: add, rename, remove or move")
     pictures: list[KeptOut]
 
 
@@ -215,6 +268,7 @@ class Aside(BaseModel):
 
 class CommandOut(BaseModel):
     command: str
+    powershell: str = Field(description="The same, for PowerShell; it differs only for texts with an apostrophe")
 
 
 class Near(BaseModel):
@@ -304,8 +358,13 @@ class TrainingsOut(BaseModel):
     trainings: list[TrainingOut]
 
 
+class TitleOut(BaseModel):
+    title: str
+
+
 class RunLine(BaseModel):
     name: str
+    title: str = Field(description="What the user calls the run; at first its name")
     state: str
     progress: float
     images: int
@@ -318,6 +377,38 @@ class Runs(BaseModel):
     runs: list[RunLine]
 
 
+class CellOut(BaseModel):
+    value: str
+    interval: str
+    best: bool = Field(description="Better than all others, with intervals that do not overlap")
+
+
+class MeasureOut(BaseModel):
+    name: str
+    arrow: str
+    better: str = Field(description="Which way is better")
+    cells: list[CellOut]
+
+
+class GridOut(BaseModel):
+    address: str = Field(description="URL; empty without images")
+    note: str
+    rows: list[str] = Field(description="Class of each row; empty without classes")
+
+
+class DifferenceOut(BaseModel):
+    name: str
+    values: list[str]
+
+
+class ComparisonOut(BaseModel):
+    names: list[str] = Field(description="Titles of the runs")
+    caveats: list[str]
+    rows: list[MeasureOut]
+    grids: list[GridOut]
+    differences: list[DifferenceOut]
+
+
 class HealthOut(BaseModel):
     health: str
     words: str
@@ -327,6 +418,7 @@ class HealthOut(BaseModel):
 
 class RunOut(BaseModel):
     name: str
+    title: str
     sentence: str
     state: str = Field(description="waiting, training, stopping, finished or stopped")
     progress: float
@@ -342,12 +434,12 @@ class RunOut(BaseModel):
     vitals: dict[str, list[float | None]]
     health: list[HealthOut]
     grids: list[int]
+    rows: list[str] = Field(description="Class of each row of the grids; empty without classes")
     films: list[str]
     has_model: bool
     has_report: bool
     budget: float | None
     budget_unit: str = Field(description="minutes, images or epochs")
-    film_command: str
 
 
 def read_recipe(text: str) -> Recipe:

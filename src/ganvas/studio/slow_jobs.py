@@ -8,6 +8,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import secrets
+import shutil
+import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -30,7 +32,7 @@ from ganvas.studio.errors import AbsentError, BusyError
 
 MOST_WAITING, MOST_KEPT = 4, 32  # most jobs in the queue; finished jobs that are kept
 MOST_FINDERS = 2
-LANES = {"checkup": "data", "plan": "data", "evaluation": "evaluation"}
+LANES = {"checkup": "data", "plan": "data", "evaluation": "evaluation", "film": "files", "print": "files"}
 """Kinds of jobs that do not wait for projections and searches."""
 READ_UNASKED = 10_000  # training images up to which they are read without a request
 UPLOAD_PIXELS = 40_000_000
@@ -55,6 +57,8 @@ class Task:
     target: np.ndarray | None = None
     """(H, W, C) the image to project; for a plan, a grid of training images."""
     cancelled: bool = False
+    file: Path | None = None
+    """The file that the job has written, in the folder of the workbench."""
 
     def progress(self, what: str, done: int, total: int) -> None:
         """Store the progress; stop a cancelled job."""
@@ -63,10 +67,15 @@ class Task:
             raise ConfigError("stopped by the user")
 
 
+Work = Callable[[Task], dict[str, Any]]
+"""What a job does; its result goes to the page."""
+
+
 class Workbench:
-    """Queue of jobs, by id."""
+    """Queue of jobs, by id. folder: for the files that they write; they exist as long as their jobs are kept."""
 
     def __init__(self) -> None:
+        self.folder = tempfile.TemporaryDirectory(prefix="ganvas-studio-", ignore_cleanup_errors=True)
         self.pools = {lane: ThreadPoolExecutor(1, f"studio {lane}") for lane in {"images", *LANES.values()}}
         self.tasks: OrderedDict[str, Task] = OrderedDict()
         self.lock = threading.Lock()
@@ -76,8 +85,15 @@ class Workbench:
             task.cancelled = True
         for pool in self.pools.values():
             pool.shutdown(wait=False, cancel_futures=True)
+        self.folder.cleanup()
 
-    def begin(self, task: Task, work: Callable[[Task], dict[str, Any]]) -> Task:
+    def place_for(self, task: Task, name: str) -> Path:
+        """Where a job writes its file, which `task.file` then is."""
+        folder = Path(self.folder.name) / task.id
+        folder.mkdir(exist_ok=True)
+        return folder / name
+
+    def begin(self, task: Task, work: Work) -> Task:
         """Add a job to the queue. Raises BusyError if the queue is full."""
         with self.lock:
             self.check_room()
@@ -87,6 +103,8 @@ class Workbench:
                 if oldest is None:
                     break
                 del self.tasks[oldest.id]
+                if oldest.file is not None:
+                    shutil.rmtree(oldest.file.parent, ignore_errors=True)
         self.pools[LANES.get(task.kind, "images")].submit(run, task, work)
         return task
 
@@ -104,7 +122,7 @@ class Workbench:
         return task
 
 
-def run(task: Task, work: Callable[[Task], dict[str, Any]]) -> None:
+def run(task: Task, work: Work) -> None:
     task.state = "working"
     try:
         if task.cancelled:
@@ -144,7 +162,7 @@ def uploaded(loaded: Loaded, content: bytes) -> tuple[np.ndarray, str]:
     return pixels, " and ".join(notes)
 
 
-def projecting(loaded: Loaded, pixels: np.ndarray, label: str | None, steps: int) -> Callable[[Task], dict[str, Any]]:
+def projecting(loaded: Loaded, pixels: np.ndarray, label: str | None, steps: int) -> Work:
     def work(task: Task) -> dict[str, Any]:
         from ganvas.explore import projection
 
@@ -154,7 +172,7 @@ def projecting(loaded: Loaded, pixels: np.ndarray, label: str | None, steps: int
     return work
 
 
-def finding_directions(loaded: Loaded, num: int) -> Callable[[Task], dict[str, Any]]:
+def finding_directions(loaded: Loaded, num: int) -> Work:
     def work(task: Task) -> dict[str, Any]:
         from ganvas.explore import directions
 

@@ -18,6 +18,7 @@ from ganvas.data.reading.sources import ARCHIVES
 from ganvas.errors import ConfigError
 from ganvas.fields import build
 from ganvas.options import Train
+from ganvas.run import Run
 from ganvas.studio import preparation, run_status, schemas
 from ganvas.studio.context import RunName, Studio, TaskName, told
 from ganvas.studio.errors import AbsentError, ForbiddenError
@@ -46,6 +47,7 @@ def add(api: FastAPI, studio: Studio) -> None:
     add_uploads(router, studio)
     add_jobs(router, studio)
     add_trainings(router, studio)
+    add_titles(router, studio)
     api.include_router(router)
 
 
@@ -210,6 +212,17 @@ def add_trainings(router: APIRouter, studio: Studio) -> None:
         unit = run_status.watched(place)["budget_unit"]
         words = preparation.resumed(place, body.budget, unit, studio.device)
         return started_as(trainings_of(studio).resume(place.name, place.folder, words))
+
+
+def add_titles(router: APIRouter, studio: Studio) -> None:
+    """The route that changes the title of a run."""
+
+    @router.post("/api/run/title")
+    def title(body: schemas.Titled) -> schemas.TitleOut:
+        """Change the title of a run, which the page, reports and model cards show. Its folder keeps its name."""
+        place = run_status.run_place(studio.shelf, body.run)
+        Run(place.folder, writes=False).rename(body.title.strip())
+        return schemas.TitleOut(title=run_status.title_of(place))
 
 
 def training_of(studio: Studio, body: schemas.NewTraining, out: Path | None = None) -> Train:

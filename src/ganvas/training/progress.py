@@ -38,8 +38,9 @@ class Display:
         self.show(progress, describe(record))
 
     def packing(self, what: str, done: int, total: int) -> None:
-        """Shows the progress of packing or a download. total: 0 if unknown."""
-        self.show(done / total if total else 0.0, f"{what} {done:,}" + (f" of {total:,}" if total else ""))
+        """Shows the progress of packing or a download. total: 0 if unknown; done: 0 too if nothing is counted."""
+        counts = f" {done:,} of {total:,}" if total else f" {done:,}" if done else ""
+        self.show(done / total if total else 0.0, what + counts)
 
     def show(self, progress: float, words: str) -> None:
         """Updates the live line; if the output is not a terminal, prints a line every ten seconds."""

@@ -2,8 +2,9 @@
 
 import { duration } from "./charts.js";
 import { ask } from "./client.js";
-import { copy, h, say, sayError } from "./dom.js";
+import { h, say, sayError } from "./dom.js";
 import { capital, refusal, working } from "./jobs.js";
+import { openTrainingFilm } from "./media.js";
 
 const LONGER = [1.5, 2, 3, 5, 10]; // multiples of the budget
 
@@ -32,7 +33,7 @@ export class RunActions {
     const evaluation = (this.tasks ?? []).filter((one) => one.model === run.name).pop();
     const busy = this.trainings.find((one) => ["starting", "training", "stopping"].includes(one.state));
     this.drawEvaluation(evaluation, run);
-    const key = JSON.stringify([run.name, run.state, run.has_model, run.has_report, run.budget, training?.state, training?.sentence, busy?.run, evaluation?.state, this.allowed]);
+    const key = JSON.stringify([run.name, run.state, run.has_model, run.has_report, Boolean(run.grids?.length), run.budget, training?.state, training?.sentence, busy?.run, evaluation?.state, this.allowed]);
     if (key === this.key) return;
     this.key = key;
     const own = ["starting", "training", "stopping"].includes(training?.state);
@@ -50,7 +51,7 @@ export class RunActions {
     if (run.has_model) parts.push(h("button", { id: "explore-model", onclick: () => this.hooks.explore(run.name) }, "Explore model"));
     if (this.allowed && run.has_model && !run.isModel) parts.push(h("button", { id: "evaluate", disabled: evaluating, onclick: () => this.evaluate() }, run.has_report ? "Evaluate again" : "Evaluate"));
     if (run.has_report) parts.push(h("a", { id: "open-report", class: "button", href: `api/run/report?${new URLSearchParams({ run: run.name })}`, target: "_blank", rel: "noopener" }, "Open report"));
-    if (run.film_command) parts.push(h("button", { onclick: () => copy(run.film_command, "The command") }, "Copy command for the video"));
+    if (run.grids?.length) parts.push(h("button", { id: "training-film", onclick: () => openTrainingFilm(this.run) }, "Film …"));
     if (training?.state === "failed" && !run.begun) parts.push(h("p", { class: "refused" }, capital(training.sentence)));
     if (busy && busy.run !== run.name && this.allowed && run.state !== "training") {
       parts.push(h("span", { class: "hint" }, `${busy.run} is being trained; one run is trained at a time.`));

@@ -30,10 +30,10 @@ export function curve(title, lines, { unit = "images", log = false, best = null 
   chart.append(textAt(LEFT, HEIGHT - 6, "start", count(from)), textAt(WIDTH - RIGHT, HEIGHT - 6, "end", `${count(to)} ${unit}`));
   for (const line of drawn) {
     const path = line.points.map(([x, y], i) => `${i ? "L" : "M"}${across(x).toFixed(1)} ${up(y).toFixed(1)}`).join("");
-    chart.append(svg("path", { class: `line n${(line.colour ?? line.place) % 4} ${line.dashed ? "dashed" : ""}`, d: path }));
+    chart.append(svg("path", { class: `line n${(line.colour ?? line.place) % 6} ${["", "dashed", "dotted"][line.stroke ?? 0]}`, d: path }));
     if (line.points.length === 1) {
       const [[x, y]] = line.points;
-      chart.append(svg("circle", { class: `dot n${(line.colour ?? line.place) % 4}`, cx: across(x), cy: up(y), r: 2.5 }));
+      chart.append(svg("circle", { class: `dot n${(line.colour ?? line.place) % 6}`, cx: across(x), cy: up(y), r: 2.5 }));
     }
   }
   const reading = svg("line", { class: "reading", y1: TOP, y2: HEIGHT - BOTTOM, x1: -9, x2: -9 });
@@ -41,7 +41,7 @@ export function curve(title, lines, { unit = "images", log = false, best = null 
   const legend = h("span", { class: "legend" });
   const tell = (at) => legend.replaceChildren(...drawn.map((line) => {
     const point = at === null ? line.points.at(-1) : line.points.reduce((a, b) => (Math.abs(b[0] - at) < Math.abs(a[0] - at) ? b : a));
-    return h("span", { class: `key n${(line.colour ?? line.place) % 4} ${line.dashed ? "dashed" : ""}` }, `${line.name} ${short(point[1])}`);
+    return h("span", { class: `key n${(line.colour ?? line.place) % 6} ${["", "dashed", "dotted"][line.stroke ?? 0]}` }, `${line.name} ${short(point[1])}`);
   }));
   tell(null);
   chart.addEventListener("pointermove", (event) => {

@@ -68,19 +68,35 @@ export function slider({ label, min, max, step, value, format = (x) => x, oninpu
 }
 
 /** Copy a text; if the browser does not allow it, show the text in a dialog. */
-export async function copy(text, what) {
+async function copy(text, what) {
   try {
     await navigator.clipboard.writeText(text);
     say(`Copied: ${text.length > 300 ? `${text.slice(0, 300)} …` : text}`);
   } catch {
-    const field = h("textarea", { readonly: true, rows: 4, "aria-label": what }, text);
-    const dialog = h("dialog", { "aria-label": what }, h("h2", {}, what), field,
-      h("form", { method: "dialog" }, h("button", {}, "Close")));
-    dialog.addEventListener("close", () => dialog.remove());
-    document.body.append(dialog);
-    dialog.showModal();
-    field.select();
+    showTexts(what, [["", text]]);
   }
+}
+
+/** Copy a command, an answer of the studio. If PowerShell needs another one, both are shown. */
+export async function copyCommand({ command, powershell }) {
+  if (command === powershell) await copy(command, "The command");
+  else showTexts("The command", [["Linux and macOS", command], ["PowerShell", powershell]]);
+}
+
+function showTexts(title, texts) {
+  const dialog = h("dialog", { "aria-label": title }, h("h2", {}, title),
+    texts.map(([name, text]) => {
+      const field = h("textarea", { readonly: true, rows: 3, "aria-label": name || title }, text);
+      return [name && h("h3", {}, name), field, h("div", { class: "actions" }, h("button", { onclick: () => {
+        field.select();
+        navigator.clipboard?.writeText(text).then(() => say("Copied"), () => {});
+      } }, "Copy"))];
+    }),
+    h("form", { method: "dialog", class: "actions" }, h("button", {}, "Close")));
+  dialog.addEventListener("close", () => dialog.remove());
+  document.body.append(dialog);
+  dialog.showModal();
+  dialog.querySelector("textarea").select();
 }
 
 export function download(blob, name) {

@@ -1,12 +1,13 @@
 // Explore a model: gallery with controls, one image in the panel, favourites in the tray.
 
 import { ask, show } from "./client.js";
-import { $, choice, copy, h, later, say, sayError, slider } from "./dom.js";
+import { $, choice, copyCommand, h, later, say, sayError, slider } from "./dom.js";
 import { followed } from "./jobs.js";
 import { Gallery } from "./gallery.js";
+import { openFilm, openPrint } from "./media.js";
 import { Panel } from "./panel.js";
-import { classOf, key, percent, variation, words } from "./recipes.js";
-import { Tray, zip } from "./tray.js";
+import { classOf, key, named, percent, variation, words } from "./recipes.js";
+import { Tray } from "./tray.js";
 import { curve } from "./charts.js";
 
 const OTHERS = 10_000_000; // first seed of variations, different from the seeds of the gallery
@@ -19,21 +20,33 @@ export class Explore {
     this.remember = remember; // (values) -> stores them in the URL
     this.view = { label: "", truncation: 1, seed: 0, real: false };
     this.around = null; // { recipe, strength }: the gallery shows variations
-    this.pending = null; // { kind, recipe }: waiting for the second image
+    this.pending = null; // { kind, recipe }: a key was pressed on the first image, the second one is waited for
+    this.picking = null; // "mix" or "morph": the next image that is chosen is the second one of the panel
     const root = $("explore");
+    this.heading = h("h1", {});
+    this.facts = h("p", { class: "hint" });
+    this.asks = h("p", { class: "asks", role: "status", hidden: true });
     this.controls = h("div", { class: "controls", role: "region", "aria-label": "Controls" });
     this.place = h("div", {});
     this.aside = h("aside", { id: "panel", class: "panel", "aria-label": "Selected image", hidden: true });
-    root.append(this.controls, h("div", { class: "stage" }, this.place, this.aside));
-    this.tray = new Tray({ chosen: (recipe) => this.open(recipe), changed: () => this.remark() });
+    root.append(h("div", { class: "heading" }, this.heading, this.facts), this.controls,
+      h("div", { class: "stage" }, this.place, this.aside), this.asks);
+    this.tray = new Tray({
+      chosen: (recipe) => this.chosen(recipe), changed: () => this.remark(), save: (recipes) => openPrint(this.model, recipes), film: () => this.film(),
+    });
     this.panel = new Panel(this.aside, {
       keep: (recipe) => this.tray.toggle(recipe),
       isKept: (recipe) => this.tray.has(recipe),
+      nameOf: (recipe) => this.tray.titleOf(recipe),
+      rename: (recipe, title) => this.tray.rename(recipe, title),
       vary: (recipe) => this.vary(recipe),
       near: (recipes, wait, aloud) => this.near(recipes, wait, aloud),
       kept: () => this.tray.recipes(),
       reload: () => this.load(this.model.name),
       close: () => this.closePanel(),
+      pick: (kind) => this.pick(kind),
+      save: (recipes) => openPrint(this.model, recipes),
+      film: (recipes) => this.film([{ name: "two", text: "These two images", recipes }]),
     });
     this.gallery = new Gallery(this.place, {
       at: (index) => this.at(index),
@@ -65,6 +78,11 @@ export class Explore {
     page.classList.toggle("pixels", Math.max(this.model.height, this.model.width) <= 64);
     page.classList.toggle("transparent", this.model.channels === 4);
     page.style.setProperty("--shape", this.model.width / this.model.height);
+    const { title, classes, width, height, images_seen: seen } = this.model;
+    this.heading.textContent = title;
+    this.facts.textContent = [`${width}x${height} pixels`, classes.length ? `${classes.length} ${this.model.has_conditions ? "combinations of conditions" : "classes"}` : "",
+      `${seen.toLocaleString()} images seen in training`].filter(Boolean).join(" · ");
+    this.pick(null);
     this.drawControls();
     await this.tray.open(this.model);
     this.gallery.reset(this.model);
@@ -103,7 +121,7 @@ export class Explore {
     if (this.around && key(recipe) === key(this.around.recipe)) return "this image";
     if (this.around) return `variation ${recipe.seed - OTHERS - this.view.seed}`;
     const label = this.view.label ? null : classOf(recipe, this.model.classes);
-    return label === null ? `seed ${recipe.seed}` : `seed ${recipe.seed} · ${label}`;
+    return label === null ? `seed ${recipe.seed}` : `seed ${recipe.seed} · ${named(label)}`;
   }
 
   // ---- controls ----
@@ -151,7 +169,8 @@ export class Explore {
     more.push(h("div", { class: "actions end" },
       h("button", { onclick: () => file.click() }, "Project an image …"), file,
       h("button", { id: "screen-command", onclick: () => this.command(screen()) }, "Copy command"),
-      h("button", { id: "screen-zip", onclick: () => zip(this.model, screen(), "images.zip") }, "Download all as ZIP")));
+      h("button", { id: "screen-film", onclick: () => this.film() }, "Film …"),
+      h("button", { id: "screen-save", title: "Save the images on the screen", onclick: () => openPrint(this.model, screen()) }, "Save all …")));
     if (this.model.newer) {
       parts.unshift(h("p", { class: "note" }, "A newer version of this model is available. ",
         h("button", { onclick: () => this.load(this.model.name, {}, true).catch(sayError) }, "Load it")));
@@ -186,27 +205,61 @@ export class Explore {
   async command(recipes) {
     try {
       const told = await ask("api/command", { json: { model: this.model.name, recipes } });
-      await copy(told.command, "The command");
+      await copyCommand(told);
     } catch (error) {
       sayError(error);
     }
+  }
+
+  /** The dialog of films. sources: images that may be used, besides the favourites and a walk from a seed. */
+  film(sources = []) {
+    const kept = this.tray.recipes();
+    const shown = this.gallery.onScreen();
+    const more = [["favourites", `Favourites (${kept.length})`, kept], ["screen", `Images on the screen (${shown.length})`, shown]];
+    const walk = (first, num) => [...Array(num).keys()].map((i) => {
+      const recipe = { seed: first + i };
+      if (this.view.label) recipe.label = this.view.label;
+      if (this.view.truncation !== 1) recipe.truncation = this.view.truncation;
+      return recipe;
+    });
+    openFilm(this.model, [...sources, ...more.filter(([, , recipes]) => recipes.length > 1).map(([name, text, recipes]) => ({ name, text, recipes }))], walk);
   }
 
   // ---- one image ----
 
   /** Select an image of the gallery; moving with the keys does not open the panel. */
   chosen(recipe, moving = false) {
-    if (moving && (!WIDE.matches || this.aside.hidden)) return;
-    this.open(recipe);
+    if (moving && (this.picking || !WIDE.matches || this.aside.hidden)) return;
+    if (!this.picking) {
+      this.open(recipe);
+      return;
+    }
+    const kind = this.picking;
+    this.pick(null);
+    this.panel.with(kind, recipe);
+  }
+
+  /** Wait for a click on the second image of the panel; null: no longer. On a phone the panel makes room meanwhile. */
+  pick(kind) {
+    const were = this.picking;
+    this.picking = kind;
+    document.body.classList.toggle("picking", Boolean(kind));
+    this.asks.hidden = !kind;
+    if (kind) {
+      this.asks.replaceChildren(kind === "mix" ? "Mix: select the second image" : "Morph: select the second image",
+        h("button", { onclick: () => { this.pick(null); this.panel.unpicked(); } }, "Cancel"));
+    } else if (were) this.asks.replaceChildren();
   }
 
   open(recipe) {
+    this.pick(null);
     this.aside.hidden = false;
     document.body.classList.add("with-panel");
     this.panel.open(this.model, recipe);
   }
 
   closePanel() {
+    this.pick(null);
     this.aside.hidden = true;
     document.body.classList.remove("with-panel");
     this.panel.base = null;
@@ -249,6 +302,11 @@ export class Explore {
 
   onKey(event) {
     const typing = event.target.closest("input:not([type=range], [type=checkbox], [type=radio]), textarea, select, dialog");
+    if (!$("explore").hidden && !typing && (event.ctrlKey || event.metaKey) && event.key === "z" && this.tray.undoable) {
+      event.preventDefault();
+      this.tray.undo();
+      return;
+    }
     if ($("explore").hidden || typing || event.ctrlKey || event.metaKey || event.altKey || !this.model) return;
     const inPanel = event.target.closest("#panel");
     const recipe = inPanel && this.panel.base ? this.panel.current : this.gallery.current;
@@ -279,6 +337,9 @@ export class Explore {
     if (this.pending) {
       this.pending = null;
       say("Cancelled");
+    } else if (this.picking) {
+      this.pick(null);
+      this.panel.unpicked();
     } else if (inPanel && WIDE.matches) this.gallery.activate(this.gallery.active);
     else if (inPanel) this.closePanel();
     else if (this.around) this.back();

@@ -81,7 +81,7 @@ export class Gallery {
       ondblclick: () => this.deck.keep(recipe),
     }, h("span", { class: "frames" }, image, real), caption);
     const heart = h("button", { class: "heart", tabindex: -1, onclick: () => this.deck.keep(recipe) }, "♥");
-    const element = h("li", { class: "tile" }, pick, heart);
+    const element = h("li", { class: "tile", "aria-posinset": index + 1, "aria-setsize": -1 }, pick, heart);
     const tile = { element, image, real, caption, pick, heart, recipe };
     this.tiles.set(index, tile);
     this.mark(tile);
@@ -116,10 +116,17 @@ export class Gallery {
   mark(tile) {
     const kept = this.deck.isKept(tile.recipe);
     tile.heart.setAttribute("aria-pressed", kept);
-    tile.heart.setAttribute("aria-label", `Add to favourites: ${this.deck.words(tile.recipe)}`);
+    tile.heart.setAttribute("aria-label", `Favourite: ${this.deck.short(tile.recipe)}`); // pressed or not
     tile.heart.title = kept ? "Remove from favourites (k)" : "Add to favourites (k)";
-    tile.pick.setAttribute("aria-label", `${this.deck.words(tile.recipe)}${kept ? ", favourite" : ""}`);
+    tile.pick.setAttribute("aria-label", `${this.name(tile)}${kept ? ", favourite" : ""}`);
     tile.element.classList.toggle("kept", kept);
+  }
+
+  /** Name of a tile for screen readers: what its caption says, and the whole recipe. */
+  name(tile) {
+    const caption = tile.caption.textContent;
+    const words = this.deck.words(tile.recipe);
+    return words.startsWith(caption) ? words : `${caption}: ${words}`;
   }
 
   /** Update the marks after the favourites have changed. */
@@ -198,6 +205,7 @@ export class Gallery {
         tile.real.alt = `nearest training image, correlation ${near.correlation}`;
         tile.element.classList.toggle("copy", near.copy_of_it);
         tile.caption.textContent = near.copy_of_it ? `copy? ${near.correlation}` : `real: ${near.correlation}`;
+        this.mark(tile);
       });
     }
   }

@@ -25,7 +25,7 @@ export function working(title, cancel) {
   const button = h("button", { onclick: () => { button.disabled = true; cancel(); } }, "Cancel");
   const tell = (task) => {
     const waits = task.state === "waiting" ? "waiting for another job" : task.doing;
-    const step = `${waits ? capital(waits) : title} …`;
+    const step = `${!waits ? title : /^\S+\.\w+:/.test(waits) ? waits : capital(waits)} …`; // file names stay as they are
     if (says.textContent !== step) says.textContent = step;
     counts.textContent = task.total ? `${task.done.toLocaleString()} of ${task.total.toLocaleString()}` : "";
     if (task.total) bar.value = task.done / task.total;

@@ -1,14 +1,17 @@
 // One image with its nearest training image, sliders, style mixing and morphing.
 
 import { Live, addressOf, ask, isLong, show, source } from "./client.js";
-import { choice, copy, download, h, later, say, sayError, slider } from "./dom.js";
-import { followed } from "./jobs.js";
+import { choice, download, h, later, say, sayError, slider } from "./dom.js";
+import { followed, working } from "./jobs.js";
 import { between, classOf, depthsOf, edited, key, mixed, percent, round, signed, words } from "./recipes.js";
 
+const WIDE = matchMedia("(min-width: 900px)");
+const THUMB = 3; // deviations of the small images of a direction
+const SHORT = 540; // pixels of height below which mixing leaves out the nearest training image
 const TABS = [["adjust", "Adjust"], ["mix", "Mix"], ["morph", "Morph"]];
 
 export class Panel {
-  /** hooks: { keep(recipe), isKept(recipe), vary(recipe), near(recipes), kept() -> recipes, reload(), close() } */
+  /** hooks: { keep(recipe), isKept(recipe), nameOf(recipe), rename(recipe, title), vary(recipe), near(recipes), kept() -> recipes, reload(), close(), pick(kind or null), save(recipes), film(recipes) } */
   constructor(element, hooks) {
     Object.assign(this, { element, hooks, model: null, base: null, tab: "adjust", edits: {}, partner: null });
     this.depths = new Set();
@@ -19,19 +22,26 @@ export class Panel {
     this.realSays = h("figcaption", {});
     this.realFigure = h("figure", { class: "nearest", hidden: true }, this.real, this.realSays);
     this.says = h("p", { class: "words" });
+    this.name = h("input", { type: "text", id: "panel-name", maxlength: 200, placeholder: "Name of this favourite", "aria-label": "Name of this favourite",
+      onchange: () => hooks.rename(this.current, this.name.value.trim()) });
     this.keepButton = h("button", { class: "keep", id: "panel-keep", onclick: () => hooks.keep(this.current) });
-    this.actions = h("div", { class: "actions four" },
+    this.actions = h("div", { class: "actions main" },
       this.keepButton,
       h("button", { id: "panel-vary", onclick: () => hooks.vary(this.current) }, "Variations"),
-      h("button", { id: "panel-download", title: "Download the PNG file (d)", "aria-label": "Download PNG", onclick: () => this.download() }, "PNG"),
-      h("button", { id: "panel-command", "aria-label": "Copy command", title: "Copy the command that generates this image (c)", onclick: () => this.command() }, "Command"));
+      h("button", { id: "panel-save", onclick: () => hooks.save([this.current]) }, "Save …"));
     this.tabs = h("div", { class: "tabs" });
     this.body = h("div", { class: "tab" });
     element.append(
       h("div", { class: "over" }, this.says,
         h("button", { class: "plain close", title: "Close (Esc)", "aria-label": "Close", onclick: () => hooks.close() }, "✕")),
-      h("div", { class: "figures" }, h("figure", {}, this.picture)), this.realFigure,
-      this.actions, this.tabs, this.body);
+      h("div", { class: "figures" }, h("figure", {}, this.picture)), this.name, this.realFigure,
+      this.tabs, this.body, this.actions);
+    const room = () => this.fit();
+    addEventListener("scroll", room, { passive: true });
+    addEventListener("resize", room);
+    new ResizeObserver(room).observe(document.getElementById("tray"));
+    new ResizeObserver(room).observe(element.parentElement.parentElement);
+    this.redrawEnds = later(300, () => { for (const one of this.body.querySelectorAll(".direction")) one.draw(); });
     this.settled = later(250, () => this.findNearest());
   }
 
@@ -43,10 +53,28 @@ export class Panel {
     this.draw();
   }
 
+  /** Use the space between the top and the tray; the buttons at the bottom of the panel then always are on the screen. */
+  fit() {
+    if (this.element.hidden || !WIDE.matches) {
+      this.element.style.removeProperty("max-height");
+      return;
+    }
+    const room = Math.max(260, document.getElementById("tray").getBoundingClientRect().top - this.element.getBoundingClientRect().top - 14);
+    this.element.style.setProperty("max-height", `${room}px`);
+    this.element.style.setProperty("--room", `${room}px`); // the size of the image depends on it
+    this.element.classList.toggle("short", room < SHORT);
+  }
+
   /** Select the second image for mixing or morphing. */
   with(tab, partner) {
     this.tab = tab;
     this.partner = partner;
+    this.draw();
+  }
+
+  /** No second image was chosen. */
+  unpicked() {
+    if (!this.partner) this.tab = "adjust";
     this.draw();
   }
 
@@ -70,7 +98,9 @@ export class Panel {
     this.tabs.replaceChildren(choice("Tools", "tab", TABS, this.tab, (tab) => {
       this.tab = tab;
       this.draw();
+      this.hooks.pick(tab !== "adjust" && !this.partner ? tab : null);
     }));
+    this.element.classList.toggle("two-images", this.tab !== "adjust");
     this.body.replaceChildren(...{ adjust: () => this.adjust(), mix: () => this.mix(), morph: () => this.morph() }[this.tab]());
     this.update();
   }
@@ -90,6 +120,8 @@ export class Panel {
     const kept = this.hooks.isKept(this.current);
     this.keepButton.textContent = kept ? "♥ Favourite" : "♡ Favourite";
     this.keepButton.setAttribute("aria-pressed", kept);
+    this.name.hidden = !kept;
+    if (document.activeElement !== this.name) this.name.value = kept ? this.hooks.nameOf(this.current) : "";
     const strip = this.body.querySelector(".partners");
     if (strip) strip.replaceWith(this.partners());
   }
@@ -120,9 +152,7 @@ export class Panel {
             this.update();
           },
         });
-        row.title = one.source;
-        row.classList.add("direction");
-        parts.push(row);
+        parts.push(this.direction(one, row));
       }
       parts.push(h("button", { onclick: () => { this.edits = {}; this.draw(); } }, "Reset directions"));
     } else {
@@ -132,24 +162,46 @@ export class Panel {
     return parts;
   }
 
+  /** A slider of a direction between small images of both ends. */
+  direction(one, row) {
+    const end = (amount) => {
+      const image = h("img", { alt: "", loading: "lazy" });
+      const button = h("button", { class: "end", "aria-label": `${one.name} ${signed(amount)}`, title: `${one.name} ${signed(amount)}`, onclick: () => {
+        this.edits = { ...this.edits, [one.name]: amount };
+        row.put(amount);
+        this.update();
+      } }, image);
+      button.draw = () => show(image, this.model, edited(this.base, { [one.name]: amount }));
+      return button;
+    };
+    const ends = [end(-THUMB), end(THUMB)];
+    row.title = one.source;
+    const found = h("div", { class: "direction" }, ends[0], row, ends[1]);
+    found.draw = () => ends.forEach((button) => button.draw());
+    found.draw();
+    return found;
+  }
+
   rebase(change) {
     const base = { ...this.base, ...change };
     for (const name of Object.keys(change)) if (change[name] === undefined) delete base[name];
     this.base = base;
     this.update();
+    this.redrawEnds();
   }
 
   async findDirections(button) {
-    button.disabled = true;
+    let task = null;
+    const shown = working("Computing directions", () => ask("api/task/stop", { method: "POST", query: { id: task.id } }).catch(sayError));
+    button.replaceWith(shown.element);
     try {
-      let task = await ask("api/directions", { json: { model: this.model.name } });
-      say("Computing directions …");
-      task = await followed(task, () => {});
+      task = await ask("api/directions", { json: { model: this.model.name } });
+      task = await followed(task, shown.tell);
       say(`Found ${task.result.names.length} directions`);
       await this.hooks.reload();
     } catch (error) {
       sayError(error);
-      button.disabled = false;
+      shown.element.replaceWith(button);
     }
   }
 
@@ -164,21 +216,19 @@ export class Panel {
       const chosen = this.partner && key(recipe) === key(this.partner);
       return h("button", {
         "aria-pressed": String(Boolean(chosen)), "aria-label": words(recipe, this.model.classes), title: words(recipe, this.model.classes),
-        onclick: () => { this.partner = recipe; this.draw(); },
+        onclick: () => { this.partner = recipe; this.hooks.pick(null); this.draw(); },
       }, image);
     }));
   }
 
-  choosing(letter) {
-    return [
-      h("p", { class: "hint" }, "Select a favourite, or press ",
-        h("kbd", {}, letter), " and click an image in the gallery."),
-      this.partners(),
-    ];
+  choosing(kind) {
+    const hint = this.partner ? "" : h("p", { class: "hint" }, "Select the second image, in the gallery or here.");
+    const other = this.partner ? h("button", { id: "other-partner", onclick: () => this.hooks.pick(kind) }, "Other …") : "";
+    return [hint, h("div", { class: "second" }, this.partners(), other)].filter(Boolean);
   }
 
   mix() {
-    const parts = this.choosing("m");
+    const parts = this.choosing("mix");
     if (!this.partner) return parts;
     const num = this.model.num_depths;
     if (!this.depths.size) this.depths = new Set(depthsOf("fine", num));
@@ -203,7 +253,7 @@ export class Panel {
   }
 
   morph() {
-    const parts = this.choosing("o");
+    const parts = this.choosing("morph");
     if (!this.partner) return parts;
     this.prepareMorph();
     const way = slider({
@@ -211,8 +261,7 @@ export class Panel {
       oninput: (value) => { this.share = value; this.update(); },
     });
     const play = h("button", { onclick: () => this.play(way, play) }, "Play");
-    const film = () => this.command([this.adjusted, this.partner], true);
-    parts.push(way, h("div", { class: "actions" }, play, h("button", { onclick: film }, "Copy command for the video")));
+    parts.push(way, h("div", { class: "actions" }, play, h("button", { id: "morph-film", onclick: () => this.hooks.film([this.adjusted, this.partner]) }, "Film …")));
     return parts;
   }
 
@@ -272,7 +321,7 @@ export class Panel {
     }
   }
 
-  // ---- download and command ----
+  // ---- download ----
 
   async download() {
     const recipe = this.current;
@@ -289,15 +338,6 @@ export class Panel {
         download(await response.blob(), name);
       }
       say(`Downloading ${name}`);
-    } catch (error) {
-      sayError(error);
-    }
-  }
-
-  async command(recipes = [this.current], film = false) {
-    try {
-      const told = await ask("api/command", { json: { model: this.model.name, recipes, film } });
-      await copy(told.command, "The command");
     } catch (error) {
       sayError(error);
     }

@@ -18,12 +18,15 @@ export function classOf(recipe, classes) {
   return classes[(recipe.seed ?? 0) % classes.length];
 }
 
+/** A class in a caption; one that is only a number needs the word. */
+export const named = (label) => (/^\d/.test(label) ? `class ${label}` : label);
+
 export const percent = (part) => `${Math.round(part * 100)}%`;
 
 export function words(recipe, classes = []) {
   const parts = [recipe.code ? "projected" : `seed ${recipe.seed}`];
   const label = classOf(recipe, classes);
-  if (label !== null) parts.push(/^\d/.test(label) ? `class ${label}` : label);
+  if (label !== null) parts.push(named(label));
   if ((recipe.truncation ?? 1) !== 1) parts.push(`truncation ${recipe.truncation}`);
   for (const [name, amount] of Object.entries(recipe.edits ?? {})) parts.push(`${name} ${signed(amount)}`);
   if (recipe.towards) parts.push(`${percent(recipe.towards.share)} towards (${words(recipe.towards.to, classes)})`);

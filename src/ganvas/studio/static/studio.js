@@ -38,7 +38,7 @@ async function places() {
   const [{ places }, info] = await Promise.all([ask("api/places"), ask("api/new")]);
   const { allowed } = info;
   const models = places.filter((one) => one.has_model);
-  $("model").replaceChildren(...models.map((one) => h("option", { value: one.name }, one.name)));
+  $("model").replaceChildren(...models.map((one) => h("option", { value: one.name }, one.title)));
   $("to-watch").hidden = !allowed && !places.some((one) => one.is_run);
   $("to-train").hidden = !info.new;
   watch.know(info, models.filter((one) => !one.is_run).map((one) => one.name));
@@ -59,7 +59,7 @@ async function turn() {
   if (told.view !== "train") train.stop();
   const { models, empty } = await places();
   if (told.view === "watch") {
-    await watch.start({ run: told.values.run, other: told.values.with });
+    await watch.start({ run: told.values.run, others: told.values.with });
     return;
   }
   if (told.view === "train") {

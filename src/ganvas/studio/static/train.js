@@ -2,7 +2,7 @@
 
 import { duration } from "./charts.js";
 import { ask } from "./client.js";
-import { $, copy, h, later, say, sayError, slider } from "./dom.js";
+import { $, copyCommand, h, later, say, sayError, slider } from "./dom.js";
 import { ImagePicker } from "./images.js";
 import { capital, followed, refusal, working } from "./jobs.js";
 
@@ -230,7 +230,7 @@ export class NewTraining {
         h("figcaption", {}, "Some of your images, as the networks see them")),
       dl(facts),
       plan.warnings.length ? h("ul", { class: "health", "aria-label": "Warnings" }, plan.warnings.map((one) => h("li", { class: "bad" }, h("strong", {}, plainWords(one))))) : "",
-      h("div", { class: "actions go" }, this.startButton, h("button", { onclick: () => copy(withName(plan.command, this.info.folder, this.values.name), "The command") }, "Copy command")),
+      h("div", { class: "actions go" }, this.startButton, h("button", { onclick: () => copyCommand(withName(plan, this.info.folder, this.values.name)) }, "Copy command")),
       this.refusal,
       h("p", { class: "hint" }, "The training goes on if you close this page. If the studio ends, the training is saved and can be resumed."),
       h("details", {}, h("summary", {}, "Every choice with its reason"), h("div", { class: "table" }, h("table", {},
@@ -307,7 +307,9 @@ function shortName(source) {
   return last.replace(/\.(zip|tar|tar\.gz|tgz|tar\.bz2|tbz2|tar\.xz|txz|npz)$/i, "").replace(/^[^\p{L}\p{N}]+/u, "").slice(0, 60) || "run";
 }
 
-function withName(command, folder, name) {
+/** The command of a plan, in both shells, with the folder of the run. */
+function withName({ command, powershell }, folder, name) {
   const place = `${folder}/${name}`;
-  return `${command} --out ${/^[\w@%+=:,./-]+$/.test(place) ? place : `'${place.replaceAll("'", "'\"'\"'")}'`}`;
+  const quoted = (apostrophe) => (/^[\w=+:./-]+$/.test(place) ? place : `'${place.replaceAll("'", apostrophe)}'`);
+  return { command: `${command} --out ${quoted("'\"'\"'")}`, powershell: `${powershell} --out ${quoted("''")}` };
 }

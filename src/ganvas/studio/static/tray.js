@@ -1,25 +1,31 @@
 // The favourites at the bottom of the page, saved immediately in lists in the folder of the model.
 
 import { ask, show } from "./client.js";
-import { $, copy, download, h, say, sayError } from "./dom.js";
+import { $, copyCommand, download, h, say, sayError } from "./dom.js";
 import { key, words } from "./recipes.js";
 
 export class Tray {
-  /** hooks: { chosen(recipe), changed() } */
+  /** hooks: { chosen(recipe), changed(), save(recipes), film() } */
   constructor(hooks) {
     Object.assign(this, { hooks, pictures: [], keys: new Set(), list: "favourites", lists: ["favourites"] });
     this.strip = h("ul", { class: "strip", "aria-label": "Favourites" });
     this.title = h("h2", {});
     this.pickList = h("select", { "aria-label": "List of favourites", onchange: () => this.pick() });
     this.refused = h("p", { class: "refused", hidden: true });
+    this.undoButton = h("button", { id: "kept-undo", title: "Undo the last change (Ctrl+Z)", onclick: () => this.undo() }, "Undo");
     this.buttons = h("div", { class: "actions" },
+      this.undoButton,
       this.pickList,
-      h("button", { id: "kept-zip", onclick: () => this.zip() }, "ZIP"),
+      h("button", { id: "kept-film", onclick: () => hooks.film() }, "Film …"),
+      h("button", { id: "kept-save", onclick: () => hooks.save(this.recipes()) }, "Save …"),
+      h("button", { id: "kept-zip", title: "PNG files as generated, with a favourites file", onclick: () => this.zip() }, "ZIP"),
       h("button", { id: "kept-manifest", onclick: () => this.manifest() }, "Manifest"),
       h("button", { id: "kept-command", onclick: () => this.command() }, "Copy command"));
     this.fold = h("button", { class: "plain fold", "aria-label": "Hide favourites", "aria-expanded": "true", onclick: () => this.folded() }, "▾");
     const hint = h("span", { class: "hint" }, "No favourites yet. Click a heart or press k.");
     $("tray").append(h("div", { class: "bar" }, this.fold, this.title, hint, this.buttons), this.refused, this.strip);
+    const height = () => document.documentElement.style.setProperty("--tray", `${$("tray").offsetHeight}px`);
+    new ResizeObserver(height).observe($("tray"));
     this.draw();
   }
 
@@ -68,6 +74,7 @@ export class Tray {
     this.lists = told.lists.includes(told.name) ? told.lists : [...told.lists, told.name];
     this.list = told.name;
     this.file = told.file;
+    this.undoable = told.undo;
     this.draw();
   }
 
@@ -75,23 +82,48 @@ export class Tray {
     return this.keys.has(key(recipe));
   }
 
-  /** Add an image to the favourites or remove it; requests are sent one after the other to keep their order. */
-  toggle(recipe) {
-    this.changing = (this.changing ?? Promise.resolve()).then(() => this.change(recipe));
-    return this.changing;
+  titleOf(recipe) {
+    return this.pictures.find((one) => key(one.recipe) === key(recipe))?.title ?? "";
   }
 
-  async change(recipe) {
-    const kept = this.has(recipe);
-    try {
-      const told = await ask(kept ? "api/favourites/remove" : "api/favourites", {
-        json: { model: this.model.name, list: this.list, recipe },
-      });
-      this.take(told);
-      say(kept ? "Removed from favourites" : `Added to favourites (${told.pictures.length})`);
-    } catch (error) {
-      sayError(error);
-    }
+  /** Add an image to the favourites or remove it. */
+  toggle(recipe) {
+    return this.change(() => {
+      const kept = this.has(recipe);
+      return [kept ? "api/favourites/remove" : "api/favourites", { recipe }, (told) => (kept ? "Removed from favourites" : `Added to favourites (${told.pictures.length})`)];
+    });
+  }
+
+  rename(recipe, title) {
+    return this.change(() => ["api/favourites", { recipe, title }, () => (title ? `Named “${title}”` : "Name removed")]);
+  }
+
+  /** Move an image to another place; with the keys the focus follows it. */
+  async move(recipe, place, focus = false) {
+    const most = this.pictures.length - 1;
+    const to = Math.min(most, Math.max(0, place));
+    await this.change(() => ["api/favourites/move", { recipe, place: to }, () => `Moved to place ${to + 1} of ${most + 1}`]);
+    if (focus) this.strip.children[to]?.querySelector("button")?.focus();
+  }
+
+  undo() {
+    return this.change(() => ["api/favourites/undo", null, () => "Undone"]);
+  }
+
+  /** Requests are sent one after the other to keep their order. make() -> [path, values, (told) -> words] */
+  change(make) {
+    this.changing = (this.changing ?? Promise.resolve()).then(async () => {
+      const [path, values, words] = make();
+      try {
+        const told = await ask(path, values ? { json: { model: this.model.name, list: this.list, ...values } }
+          : { method: "POST", query: { model: this.model.name, list: this.list } });
+        this.take(told);
+        say(words(told));
+      } catch (error) {
+        sayError(error);
+      }
+    });
+    return this.changing;
   }
 
   draw() {
@@ -101,17 +133,58 @@ export class Tray {
       ...this.lists.map((name) => h("option", { value: name, selected: name === this.list }, name)),
       h("option", { value: " " }, "new list …"));
     for (const button of this.buttons.querySelectorAll("button")) button.disabled = !this.pictures.length;
-    this.strip.replaceChildren(...this.pictures.map((one) => this.thumb(one)));
+    this.undoButton.disabled = !this.undoable;
+    this.strip.replaceChildren(...this.pictures.map((one, place) => this.thumb(one, place)));
     $("tray").classList.toggle("bare", !this.pictures.length);
+    $("tray").classList.toggle("undoable", Boolean(this.undoable));
     this.hooks.changed();
   }
 
-  thumb({ recipe, title }) {
+  thumb({ recipe, title }, place) {
     const told = title || words(recipe, this.model.classes);
-    const image = h("img", { alt: "", loading: "lazy" });
+    const image = h("img", { alt: "", loading: "lazy", draggable: "false" });
     show(image, this.model, recipe);
-    return h("li", {}, h("button", { title: told, "aria-label": `Favourite: ${told}`, onclick: () => this.hooks.chosen(recipe) },
-      image));
+    const name = `Favourite ${place + 1} of ${this.pictures.length}: ${told}`;
+    const pick = h("button", {
+      title: `${told}\nDrag to reorder, or Alt with ← and →`, "aria-label": name, "aria-keyshortcuts": "Alt+ArrowLeft Alt+ArrowRight",
+      onclick: () => this.hooks.chosen(recipe),
+      onkeydown: (event) => {
+        const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+        if (!event.altKey || !step) return;
+        event.preventDefault();
+        event.stopPropagation();
+        this.move(recipe, place + step, true);
+      },
+    }, image);
+    const item = h("li", { draggable: "true" }, pick, title ? h("span", { class: "name", "aria-hidden": "true" }, title) : "");
+    item.addEventListener("dragstart", (event) => {
+      this.dragged = { recipe, place };
+      event.dataTransfer.effectAllowed = "move";
+      event.dataTransfer.setData("text/plain", told);
+      item.classList.add("dragged");
+    });
+    item.addEventListener("dragend", () => { this.dragged = null; item.classList.remove("dragged"); this.markDrop(null); });
+    item.addEventListener("dragover", (event) => {
+      if (!this.dragged) return;
+      event.preventDefault();
+      this.markDrop(item, after(event, item));
+    });
+    item.addEventListener("drop", (event) => {
+      if (!this.dragged) return;
+      event.preventDefault();
+      const { recipe: moved, place: from } = this.dragged;
+      const to = place + (after(event, item) ? 1 : 0);
+      this.move(moved, to > from ? to - 1 : to);
+    });
+    return item;
+  }
+
+  /** Show where a dragged image would go. */
+  markDrop(item, behind = false) {
+    for (const one of this.strip.children) {
+      one.classList.toggle("before", one === item && !behind);
+      one.classList.toggle("after", one === item && behind);
+    }
   }
 
   pick() {
@@ -144,14 +217,20 @@ export class Tray {
       const told = await ask("api/command", {
         json: { model: this.model.name, list: this.list },
       });
-      await copy(told.command, "The command");
+      await copyCommand(told);
     } catch (error) {
       sayError(error);
     }
   }
 }
 
-export async function zip(model, recipes, name) {
+/** Whether the pointer is in the right half of an element. */
+function after(event, element) {
+  const { left, width } = element.getBoundingClientRect();
+  return event.clientX > left + width / 2;
+}
+
+async function zip(model, recipes, name) {
   say(`Packing ${recipes.length} images …`);
   try {
     const response = await ask("api/archive", { json: { model: model.name, recipes }, raw: true });

@@ -1,14 +1,16 @@
-// Follow a training run: progress, scores, warnings, preview images; optionally compared with another run.
+// Follow a training run: progress, scores, warnings, preview images; optionally compared with other runs.
 
 import { RunActions } from "./actions.js";
 import { ask } from "./client.js";
 import { count, curve, duration, short } from "./charts.js";
 import { $, h, say, sayError, slider } from "./dom.js";
 import { ImagePicker } from "./images.js";
+import { comparison, labelled } from "./compare.js";
 import { capital } from "./jobs.js";
 import { percent } from "./recipes.js";
 
 const EVERY = 2000; // milliseconds between updates
+const MOST = 6; // runs that are compared
 const STATES = {
   starting: "starting", training: "training", stopping: "stopping", finished: "finished", stopped: "stopped",
   waiting: "not started", failed: "failed", model: "model",
@@ -30,6 +32,7 @@ export class Watch {
     this.hooks = hooks; // { remember(values), explore(name) }
     this.allowed = false; // whether trainings and evaluations may be started here
     this.models = [];
+    this.others = []; // names of the runs that are compared with the chosen one
     this.actions = new RunActions({ explore: (name) => hooks.explore(name), changed: () => this.look() });
     this.tags = new Map();
     this.told = new Map();
@@ -39,10 +42,11 @@ export class Watch {
     document.addEventListener("visibilitychange", () => this.look());
   }
 
-  async start({ run, other } = {}) {
+  /** others: names of the runs to compare with, in lines. */
+  async start({ run, others } = {}) {
     this.open = true;
     if (run) this.name = run;
-    this.other = other ?? this.other ?? "";
+    if (others !== undefined) this.others = others.split("\n").filter((name) => name && name !== this.name).slice(0, MOST - 1);
     await this.look();
   }
 
@@ -67,7 +71,7 @@ export class Watch {
       await this.actions.update(this.allowed, trainings);
       this.drawRuns(runs);
       if (!runs.some((one) => one.name === this.name)) this.name = (runs.find((one) => one.state === "training") ?? runs[0])?.name;
-      if (this.other && !runs.some((one) => one.name === this.other)) this.other = "";
+      this.others = this.others.filter((other) => runs.some((one) => one.name === other && !one.begun));
       if (!this.name) {
         this.main.replaceChildren(h("h1", {}, "Training"), h("p", { class: "hint" }, "No training run in this folder. ", this.info.new ? h("a", { href: "#train" }, "Start a new training")
           : ["Start one with ", h("code", {}, "ganvas train")], "."));
@@ -75,8 +79,11 @@ export class Watch {
         this.drawn = "";
         this.drawBegun(runs.find((one) => one.name === this.name));
       } else {
-        const changed = await Promise.all([this.name, this.other].filter(Boolean).map((name) => this.ask(name)));
-        if (changed.some(Boolean) || this.drawn !== `${this.name} ${this.other}`) this.draw(runs);
+        const changed = (await Promise.all(this.compared().map((name) => this.ask(name)))).some(Boolean);
+        if (changed || this.drawn !== this.key()) {
+          this.draw(runs);
+          await this.compare();
+        }
       }
       this.failed = "";
     } catch (error) {
@@ -109,7 +116,7 @@ export class Watch {
     this.runs.replaceChildren(...runs.map((one) => h("li", {}, h("button", {
       "aria-current": one.name === this.name ? "true" : false,
       onclick: () => this.choose(one.name),
-    }, h("span", { class: "name" }, one.name), h("span", { class: `pill ${one.state}` }, STATES[one.state]),
+    }, h("span", { class: "name" }, one.title), h("span", { class: `pill ${one.state}` }, STATES[one.state]),
     one.begun ? "" : h("span", { class: "hint" }, `${percent(one.progress)} · ${count(one.images)} images`)))));
   }
 
@@ -130,34 +137,48 @@ export class Watch {
 
   choose(name) {
     this.name = name;
-    if (this.other === name) this.other = "";
+    this.others = this.others.filter((other) => other !== name);
     this.remember();
     this.look();
   }
 
   remember() {
-    this.hooks.remember({ run: this.name, with: this.other });
+    this.hooks.remember({ run: this.name, with: this.others.join("\n") });
+  }
+
+  /** Names of the runs that are shown. */
+  compared() {
+    return [this.name, ...this.others];
+  }
+
+  key() {
+    return JSON.stringify(this.compared());
   }
 
   // ---- one run ----
 
   draw(runs) {
     const run = this.told.get(this.name);
-    const other = this.other ? this.told.get(this.other) : null;
-    const fresh = this.drawn !== `${this.name} ${this.other}`;
-    this.drawn = `${this.name} ${this.other}`;
-    if (fresh) this.build(runs, run, other);
-    this.head.replaceChildren(...this.header(run));
+    const all = this.compared().map((name) => this.told.get(name));
+    const fresh = this.drawn !== this.key();
+    this.drawn = this.key();
+    if (fresh) this.build(runs, run, all);
+    if (this.renaming !== run.name || fresh) {
+      const focused = document.activeElement?.id === "rename";
+      this.head.replaceChildren(...this.header(run));
+      if (focused) $("rename")?.focus();
+    }
     this.actions.take(run);
-    if (this.state && this.state !== run.state) say(`${run.name} is ${STATES[run.state]}`);
+    if (this.state && this.state !== run.state) say(`${run.title} is ${STATES[run.state]}`);
     this.state = run.state;
     this.health.replaceChildren(...healthWords(run));
     for (const film of this.films) film.take(this.told.get(film.name));
     const charts = CHARTS.map(([title, lines, how]) => {
-      const found = [run, other].filter(Boolean).flatMap((one, place) => {
+      const found = all.flatMap((one, place) => {
         const columns = how.from === "vitals" ? one.vitals : one.reports;
         return lines.filter(([name]) => columns[name]).map(([name, text], colour) => ({
-          name: other ? `${one.name} ${text}` : text, x: columns.images, y: columns[name], dashed: place === 1, colour,
+          name: all.length > 1 ? `${one.title} ${text}` : text, x: columns.images, y: columns[name],
+          ...(all.length > 1 ? { colour: place, stroke: colour } : { colour }),
         }));
       });
       const best = how.lower && run.best !== null ? ` lower is better, best ${short(run.best)}` : null;
@@ -167,23 +188,65 @@ export class Watch {
     if (!this.charts.children.length) this.charts.append(h("p", { class: "hint" }, "The first values appear a few seconds after the start of training."));
   }
 
-  build(runs, run, other) {
+  build(runs, run, all) {
     this.state = null;
     this.head = h("div", { class: "head" });
     this.health = h("ul", { class: "health", "aria-label": "Training warnings" });
     this.charts = h("div", { class: "charts" });
-    this.films = [run, other].filter(Boolean).map((one) => new Film(one.name, Boolean(other)));
-    const pick = h("select", { id: "compare", onchange: () => { this.other = pick.value; this.remember(); this.look(); } },
-      h("option", { value: "" }, "no other run"),
-      runs.filter((one) => one.name !== run.name).map((one) => h("option", { value: one.name, selected: one.name === this.other }, one.name)));
+    this.films = all.map((one) => new Film(one.name, all.length > 1 ? one.title : ""));
+    this.measures = h("div", {});
+    const set = (others) => { this.others = others; this.remember(); this.look(); };
+    const left = runs.filter((one) => !one.begun && !this.compared().includes(one.name));
+    const pick = h("select", { id: "compare", onchange: () => set([...this.others, pick.value]) },
+      h("option", { value: "" }, this.others.length ? "add a run …" : "choose a run …"),
+      left.map((one) => h("option", { value: one.name }, one.title)));
+    const chosen = all.slice(1).map((one) => h("button", { class: "chip", "aria-label": `Do not compare with ${one.title}`,
+      onclick: () => set(this.others.filter((name) => name !== one.name)) }, one.title, h("span", { "aria-hidden": "true" }, " ✕")));
+    const compare = left.length || chosen.length ? h("div", { class: "compare" }, chosen.length ? [h("span", {}, "Compared with"), chosen] : "",
+      left.length && all.length < MOST ? h("label", {}, chosen.length ? h("span", { class: "unseen" }, "Compare with") : "Compare with ", pick) : "") : "";
     this.main.replaceChildren(
-      this.head, this.actions.element,
+      this.head, this.actions.element, compare, this.measures,
       h("section", { "aria-label": "Images" }, h("h2", {}, "Images"), h("div", { class: "films" }, this.films.map((one) => one.element))),
       h("div", { class: "two" }, h("section", { "aria-label": "Training warnings" }, h("h2", {}, "Training warnings"), this.health),
-        h("section", { "aria-label": "About" }, h("h2", {}, "About"), about(run),
-          h("label", { class: "compare" }, "Compare with ", pick))),
+        h("section", { "aria-label": "About" }, h("h2", {}, "About"), about(run))),
       h("section", { "aria-label": "Charts" }, h("h2", {}, "Charts"), this.charts));
-    if (other) this.main.append(differences(run, other));
+  }
+
+  /** The measures of the compared runs side by side. */
+  async compare() {
+    const key = this.key();
+    if (!this.others.length) return;
+    try {
+      const told = await ask("api/comparison", { query: this.compared().map((name) => ["run", name]) });
+      if (key === this.key()) this.measures.replaceChildren(comparison(told));
+    } catch (error) {
+      if (key === this.key()) this.measures.replaceChildren(h("p", { class: "refused" }, capital(error.message)));
+    }
+  }
+
+  redraw(run) {
+    this.head.replaceChildren(...this.header(run));
+    this.head.querySelector("#run-title, #rename")?.focus();
+  }
+
+  /** The title of a run as a field. */
+  renamer(run) {
+    const input = h("input", { type: "text", id: "run-title", value: run.title, maxlength: 120, "aria-label": "Title of the run" });
+    const end = () => { this.renaming = ""; this.redraw(this.told.get(run.name)); };
+    const save = async (event) => {
+      event.preventDefault();
+      try {
+        const told = await ask("api/run/title", { json: { run: run.name, title: input.value } });
+        this.told.get(run.name).title = told.title;
+        say(`The title is “${told.title}”`);
+      } catch (error) {
+        sayError(error);
+      }
+      end();
+      this.look();
+    };
+    input.addEventListener("keydown", (event) => { if (event.key === "Escape") end(); });
+    return h("form", { class: "renamer", onsubmit: save }, h("h1", { class: "unseen" }, run.title), input, h("button", { class: "keep" }, "Save"), h("button", { type: "button", onclick: end }, "Cancel"));
   }
 
   header(run) {
@@ -193,7 +256,7 @@ export class Watch {
       run.rate && run.state === "training" ? `${short(run.rate)} images/s` : "",
     ].filter(Boolean);
     return [
-      title(run),
+      this.renaming === run.name ? this.renamer(run) : title(run, this.allowed ? () => { this.renaming = run.name; this.redraw(run); } : null),
       h("progress", { value: run.progress, max: 1, "aria-label": "Progress", "aria-valuetext": percent(run.progress) }),
       h("p", { class: "facts" }, h("strong", {}, percent(run.progress)), ...facts.map((one) => h("span", {}, one)),
       ),
@@ -204,17 +267,18 @@ export class Watch {
 
 /** A training of this studio without a run folder, in the form of a run. */
 function begun(one) {
-  return { name: one.run, state: one.state, sentence: one.sentence, progress: 0, images: 0, begun: true };
+  return { name: one.run, title: one.run, state: one.state, sentence: one.sentence, progress: 0, images: 0, begun: true };
 }
 
 /** A model without its run, in the form of a run. */
 function model(name) {
   const sentence = "A model without its training run: it can be explored, and evaluated with its training images.";
-  return { name, state: "model", sentence, progress: 0, images: 0, begun: true, isModel: true, has_model: true };
+  return { name, title: name, state: "model", sentence, progress: 0, images: 0, begun: true, isModel: true, has_model: true };
 }
 
-function title(run) {
-  return h("h1", {}, run.name, " ", h("span", { class: `pill ${run.state}` }, STATES[run.state]));
+function title(run, rename) {
+  return h("h1", {}, h("span", {}, run.title), " ", h("span", { class: `pill ${run.state}` }, STATES[run.state]),
+    rename ? h("button", { id: "rename", class: "plain", "aria-label": "Change the title", title: "Change the title", onclick: rename }, "✎") : "");
 }
 
 function healthWords(run) {
@@ -232,21 +296,12 @@ function when(text) {
   return Number.isNaN(date.getTime()) ? text : date.toLocaleString();
 }
 
-function differences(run, other) {
-  const names = [...new Set([...Object.keys(run.options), ...Object.keys(other.options)])].sort();
-  const odd = names.filter((name) => (run.options[name] ?? "") !== (other.options[name] ?? ""));
-  const rows = odd.map((name) => h("tr", {}, h("th", { scope: "row" }, name), h("td", {}, run.options[name] ?? ""), h("td", {}, other.options[name] ?? "")));
-  return h("section", { "aria-label": "Differences" }, h("h2", {}, "Differences"),
-    odd.length ? h("div", { class: "table" }, h("table", {},
-      h("thead", {}, h("tr", {}, h("th", {}, "option"), h("th", {}, run.name), h("th", {}, other.name))), h("tbody", {}, rows)))
-      : h("p", { class: "hint" }, "Both runs have the same options."));
-}
-
 /** The preview grids of a run, from first to last. */
 class Film {
   constructor(name, titled) {
     Object.assign(this, { name, grids: [], at: -1, follows: true });
     this.image = h("img", { class: "grid", alt: "" });
+    this.sheet = labelled(this.image, []);
     this.says = h("figcaption", {});
     this.way = slider({
       label: "Grid", min: 0, max: 0, step: 1, value: 0, format: (place) => (this.grids[place] === undefined ? "" : `${count(this.grids[place])} images`),
@@ -254,13 +309,14 @@ class Film {
     });
     this.button = h("button", { onclick: () => this.play() }, "Play");
     this.links = h("span", { class: "links" });
-    this.element = h("figure", { class: "film" }, titled ? h("figcaption", {}, h("strong", {}, name)) : "", this.image, this.says, this.way,
+    this.element = h("figure", { class: "film" }, titled ? h("figcaption", {}, h("strong", {}, titled)) : "", this.sheet.element, this.says, this.way,
       h("div", { class: "actions" }, this.button, this.links));
   }
 
   take(run) {
     const more = run.grids.length !== this.grids.length || run.grids.at(-1) !== this.grids.at(-1);
     this.grids = run.grids;
+    this.sheet.put(run.rows);
     this.links.replaceChildren(...run.films.map((form) => h("a", {
       href: `api/run/film?${new URLSearchParams({ run: run.name, form })}`, target: "_blank", rel: "noopener",
     }, `Video (${form})`)));

@@ -1,0 +1,89 @@
+"""Several runs side by side: the measures of their evaluations, sample grids, and options that differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+from fastapi import FastAPI, Query
+from fastapi.responses import FileResponse
+
+from ganvas.errors import RunError
+from ganvas.evaluation.evaluate import CLASSES_SHOWN
+from ganvas.reporting.comparison import caveats, costs, differences, measures
+from ganvas.reporting.reading import Told, read
+from ganvas.studio import run_status, schemas
+from ganvas.studio.context import PNG, RunName, Studio
+from ganvas.studio.errors import AbsentError
+from ganvas.studio.model_folder import Place
+from ganvas.system import files
+
+MOST = 6  # runs
+
+RunNames = Annotated[
+    list[Annotated[str, Query(max_length=300)]],
+    Query(min_length=2, max_length=MOST, description="Names of runs, in the order of the columns"),
+]
+
+
+def add(api: FastAPI, studio: Studio) -> None:
+    """Add the routes."""
+
+    @api.get("/api/comparison")
+    def compare(run: RunNames) -> schemas.ComparisonOut:
+        """Compare runs: measures with the better direction, sample grids, differing options, and what to mind."""
+        return compared([run_status.run_place(studio.shelf, name) for name in run])
+
+    @api.get("/api/run/samples", responses=PNG, response_class=FileResponse)
+    def samples(run: RunName) -> FileResponse:
+        """Get the sample grid of the evaluation of a run."""
+        place = run_status.run_place(studio.shelf, run)
+        path = samples_file(place, read(place.folder))
+        if path is None:
+            raise AbsentError(f"{place.name} has no sample grid of an evaluation: evaluate the run")
+        return FileResponse(path, media_type="image/png", headers={"cache-control": "no-cache"})
+
+
+def compared(places: Sequence[Place]) -> schemas.ComparisonOut:
+    """Raises RunError if a run has no log yet or its evaluation is damaged."""
+    runs = [read(place.folder) for place in places]
+    names = [run_status.title_of(place) for place in places]
+    try:
+        rows = [*measures(runs), *costs(runs)]
+        return schemas.ComparisonOut(
+            names=names,
+            caveats=caveats(runs, names),
+            rows=[schemas.MeasureOut.model_validate(row, from_attributes=True) for row in rows],
+            grids=[grid_of(place, run) for place, run in zip(places, runs, strict=True)],
+            differences=[schemas.DifferenceOut(name=name, values=values) for name, values in differences(runs)],
+        )
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        raise RunError(f"an evaluation of these runs cannot be shown ({error!r}): evaluate them again") from error
+
+
+def samples_file(place: Place, run: Told) -> Path | None:
+    """The sample grid of an evaluation."""
+    pictures = (run.evaluation or {}).get("pictures")
+    path = files.inside(place.folder, pictures.get("generated") if isinstance(pictures, dict) else None)
+    return path if path is not None and path.is_file() else None
+
+
+def grid_of(place: Place, run: Told) -> schemas.GridOut:
+    """Samples of the evaluation, otherwise the last preview."""
+    values: dict[str, Any] = {"run": place.name}
+    if samples_file(place, run) is not None:
+        found = (run.evaluation or {})["pictures"]
+        classes = [str(name) for name in (run.evaluation or {})["data"].get("classes") or []]
+        rows = classes[:CLASSES_SHOWN] if found.get("per_class") else []
+        return schemas.GridOut(address=f"api/run/samples?{encoded(values)}", note=str(found.get("note", "")), rows=rows)
+    if not run.grids:
+        return schemas.GridOut(address="", note="no images yet", rows=[])
+    values["images"] = run.grids[-1][0]
+    rows = run_status.rows_of_grids(place)
+    return schemas.GridOut(address=f"api/run/grid?{encoded(values)}", note="last preview, uncurated", rows=rows)
+
+
+def encoded(values: dict[str, Any]) -> str:
+    return urlencode(values, errors="backslashreplace")
