@@ -27,6 +27,7 @@ from PIL import Image
 
 import ganvas
 import ganvas.explore.verbs
+import processes
 from conftest import TINY, Answer, Command
 from ganvas.run import Run
 
@@ -644,22 +645,33 @@ def test_full_disk_while_packing_sampling_and_filming(
 # The same as processes of their own.
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["train", "nowhere"], "'nowhere' is neither an existing path"),
-        (["train", "digits", "--size", "7"], "--size 7: each side must be"),
-    ],
-)
-def test_as_a_process(tmp_path: Path, arguments: list[str], expected: str) -> None:
-    answer = as_process(*arguments, cwd=tmp_path)
-    assert expected in sentence(answer.returncode, answer.stderr)
+def test_as_a_process(tmp_path: Path) -> None:
+    answer = as_process("train", "digits", "--size", "7", cwd=tmp_path)
+    assert "--size 7: each side must be" in sentence(answer.returncode, answer.stderr)
     assert len(answer.stderr.splitlines()) == 1 and not answer.stdout and list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("command", ["data list", "--help"])
-def test_output_that_nobody_reads(command: str) -> None:
-    line = f"{sys.executable} -m ganvas {command} | true"
+def test_output_that_nobody_reads() -> None:
+    line = f"{sys.executable} -m ganvas --help | true"
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     answer = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False, env=buffered)
     assert answer.stderr == ""
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
+def test_output_of_a_command_that_nobody_reads(tmp_path: Path) -> None:
+    """The reader goes before the command prints its list."""
+    pipe, errors = tmp_path / "pipe", tmp_path / "errors"
+    os.mkfifo(pipe)
+    process = processes.start("data", "list", output=pipe, errors=errors)
+    os.close(os.open(pipe, os.O_RDONLY))  # once the process has opened it
+    assert processes.ended(process) == 1 and errors.read_text() == ""
+
+
+def test_a_process_in_an_empty_folder_writes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    errors, out = tmp_path / "errors", tmp_path / "out"
+    process = processes.start("train", "nowhere", output=out, errors=errors, folder=tmp_path / "here")
+    assert "'nowhere' is neither an existing path" in sentence(processes.ended(process) or 0, errors.read_text())
+    assert len(errors.read_text().splitlines()) == 1 and not out.read_text()
+    assert list((tmp_path / "here").iterdir()) == []

@@ -61,6 +61,17 @@ def test_finds_what_was_planted(planted):
     assert any("mixed" in note for note in found.notes)
 
 
+def test_gray_images_in_files_with_colour_channels_are_counted(tmp_path):
+    """Not the gray ones in gray files, nor those that have colours."""
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 3), np.uint8)
+    for i, image in enumerate(pixels):
+        stored = image[..., 0] if i < 3 else image[..., :1].repeat(3, axis=2) if i < 5 else image
+        Image.fromarray(stored).save(tmp_path / f"{i}.png")
+    found = check(tmp_path)
+    assert found.channels == {1: 5, 3: 2}
+    assert "2 images are gray although their files have colour channels." in found.notes
+
+
 def test_lines_and_json_tell_the_same(planted):
     found = check(planted)
     text = "\n".join(found.lines())

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import resource
 import socket
-import subprocess
-import sys
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 
-from ganvas.errors import ConfigError
+import processes
+from ganvas.errors import ConfigError, TrainingError
 from ganvas.limits import available_memory, cpu_quota
 from ganvas.system import device
 from ganvas.system.device import choose_device, is_out_of_memory, process_group, seed_step
@@ -213,31 +212,29 @@ def test_each_rank_has_its_own_noise_in_each_step(alone: pytest.MonkeyPatch) -> 
     assert drawn[0] == torch.rand(4).tolist()
 
 
-TWO = """
-import os, sys
-from ganvas.system.device import barrier, first_rank_first, process_group, rank
-from ganvas.errors import TrainingError
-try:
-    with process_group(lambda _: None):
-        with first_rank_first():
-            print("packing", flush=True)
-        barrier()
-        if rank() == 1:
-            os._exit(9)
-        barrier()
-except TrainingError as error:
-    print(error)
-"""
+def two_ranks() -> None:
+    """Ends at once as the second of two processes."""
+    try:
+        with device.process_group(lambda _: None):
+            with device.first_rank_first():
+                print("packing", flush=True)
+            device.barrier()
+            if device.rank() == 1:
+                os._exit(9)
+            device.barrier()
+    except TrainingError as error:
+        print(error, flush=True)
 
 
-def test_a_process_that_is_killed_ends_the_others_with_a_sentence() -> None:
+def test_a_process_that_is_killed_ends_the_others_with_a_sentence(tmp_path: Path) -> None:
     variables = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "OMP_NUM_THREADS": "1"}
-    first, second = (
-        subprocess.Popen([sys.executable, "-c", TWO], env=os.environ | variables | {"RANK": str(number)},
-                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for number in range(2)
-    )  # fmt: skip
-    out, err = first.communicate(timeout=120)
-    assert second.communicate(timeout=120)[0] == "packing\n" and second.returncode == 9
-    assert first.returncode == 0 and "Traceback" not in err, err
-    assert "another process of this training ended or does not respond" in out
+    outputs, errors = ([tmp_path / f"{name}{rank}" for rank in range(2)] for name in ("out", "err"))
+    both = [
+        processes.start(
+            function=two_ranks, output=outputs[rank], errors=errors[rank], environment=variables | {"RANK": str(rank)}
+        )
+        for rank in range(2)
+    ]
+    assert [processes.ended(process) for process in both] == [0, 9], errors[0].read_text()
+    assert outputs[1].read_text() == "packing\n" and "Traceback" not in errors[0].read_text()
+    assert "another process of this training ended or does not respond" in outputs[0].read_text()

@@ -43,6 +43,7 @@ pytest.importorskip("mkdocstrings", reason="mkdocstrings is missing: install the
 
 import ganvas
 import ganvas.cli
+import processes
 from ganvas.config import DataConfig, ModelConfig, TrainOptions
 from ganvas.errors import GanvasError
 from ganvas.fields import owners
@@ -151,10 +152,16 @@ OTHERS |= {"open", "job", "dependency", "directory", "help", "strict", "all", "q
 """First words of other programs' options."""
 
 
+@functools.cache
+def all_options() -> set[str]:
+    """The options of all commands, and their negations."""
+    known = set(re.findall(r"`(--[a-z0-9-]+)`", HOOKS["options_page"]() + HOOKS["commands_page"]()))
+    return known | {f"--no-{name[2:]}" for name in known}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_option_that_is_mentioned_exists(page: Path) -> None:
-    known = set(re.findall(r"`(--[a-z0-9-]+)`", HOOKS["options_page"]() + HOOKS["commands_page"]()))
-    known |= {f"--no-{name[2:]}" for name in known}
+    known = all_options()
     for span in re.findall(r"`[^`\n]+`", re.sub(BLOCK, "", page.read_text())):
         for option in re.findall(r"(?<![\w-])--([a-z][a-z0-9-]*)", span):
             assert f"--{option}" in known or option.split("-")[0] in OTHERS, (page.name, span)
@@ -247,15 +254,13 @@ def serve(words: list[str]) -> None:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    line = [sys.executable, "-m", "ganvas", *words, "--port", str(port), "--no-browser"]
     token = "correct-horse-battery"
-    environment = os.environ | SLIM | {"GANVAS_TOKEN": token}
     asked = urllib.request.Request(f"http://127.0.0.1:{port}/", headers={"authorization": f"Bearer {token}"})
-    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    process = processes.start(*words, "--port", port, "--no-browser", environment=SLIM | {"GANVAS_TOKEN": token})
     try:
         content = ""
         for _ in range(600):
-            assert process.poll() is None, process.stderr and process.stderr.read()
+            assert process.is_alive()
             try:
                 with urllib.request.urlopen(asked, timeout=10) as answer:
                     content = answer.read().decode()
@@ -263,11 +268,10 @@ def serve(words: list[str]) -> None:
             except OSError:
                 time.sleep(0.1)
         assert "<html" in content
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) in (0, 130)
+        os.kill(process.pid, signal.SIGINT)
+        assert processes.ended(process) in (0, 130)
     finally:
-        process.kill()
-        process.communicate()
+        processes.kill(process)
 
 
 # -- the images that the pages speak of --

@@ -140,8 +140,14 @@ def some(quick: tuple[str, ...], names: Iterable[str]) -> list[Any]:
     return [pytest.param(name, marks=[] if name in quick else [pytest.mark.slow]) for name in names]
 
 
-@pytest.mark.parametrize("name", some(("light", "style", "dcgan"), MODELS))
+@pytest.mark.parametrize("name", ["light", "style", "mlp"])
 def test_onnx_gives_the_pictures_of_pytorch(name: str, tmp_path: Path) -> None:
+    check_onnx(fresh(name, CLASSES if name in MODERN else [], height=12, width=12), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_onnx_of_every_architecture(name: str, tmp_path: Path) -> None:
     check_onnx(small(name), tmp_path)
 
 
@@ -439,6 +445,10 @@ def test_page_has_all_its_parts_and_no_outside_address(pretended: Path, folder: 
     assert names == {"index.html", "model.onnx", "model.json", "offline.js", "runtime/LICENSE.txt"} | {
         f"runtime/{name}" for name in export_web.RUNTIME
     }
+    own = {path.name: path.stat().st_size for path in written if path.parent.name != "runtime"}
+    weights = (folder / WEIGHTS).stat().st_size
+    assert own["model.onnx"] < weights + 100_000 and own["offline.js"] < 1.4 * own["model.onnx"] + 100_000
+    assert own["index.html"] < 200_000
     page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     body = page.split("<body", 1)[1]
     first_line = re.sub(r"<[^>]+>", "", body.split(">", 1)[1]).strip().splitlines()[0]
@@ -451,7 +461,8 @@ def test_page_has_all_its_parts_and_no_outside_address(pretended: Path, folder: 
     assert not re.search(r"(src|href)=[\"'](?!data:,)", page)
 
 
-@pytest.mark.parametrize("name", some(("compact",), ("compact", "residual")))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["compact", "residual"])
 def test_page_of_a_small_model_is_below_25_mb(
     name: str, monkeypatch: pytest.MonkeyPatch, pretended: Path, tmp_path: Path
 ) -> None:

@@ -95,6 +95,15 @@ def test_a_state_of_the_losses_is_named_once_after_some_patience(
     assert told([report] * 2 * GAME + [report | change] * GAME) == [name]  # over, and begun again
 
 
+@pytest.mark.parametrize(("precision", "expected"), [(0.4, ["winner"]), (0.6, [])])
+def test_a_discriminator_that_knows_nothing_is_weak_only_if_the_images_are_poor(
+    precision: float, expected: list[str], report: dict[str, Any], vitals: dict[str, Any]
+) -> None:
+    """Good images cannot be distinguished from real ones either."""
+    lost = report | {"loss": math.log(2), "d_real": -0.5}
+    assert Told(CONFIG)([vitals | {"precision": precision}, *[lost] * 2 * GAME]) == expected
+
+
 def test_an_exploding_gradient_is_named(report: dict[str, Any]) -> None:
     assert Told(CONFIG)([report] * 20 + [report | {"g_norm": 500.0}] * 2) == ["exploding"]
     assert Told(CONFIG)([report] * 20 + [report | {"g_norm": 500.0}, report]) == []  # one spike

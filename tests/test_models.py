@@ -240,7 +240,7 @@ def test_torch_seed_decides_the_weights(model, num_classes):
 @pytest.mark.parametrize("side", [28, 64, 130])
 def test_initial_scale_is_sane(model, side):
     """Neither flat nor saturated images, and logits that a first step can handle, however many stages there are."""
-    shape = config(model, (side, side), 3, z_dim=32)
+    shape = config(model, (side, side), 3, z_dim=32, base=16 if side < 100 else 8)
     _, pictures, _ = inputs(shape, 2)
     for seed in range(3 if side < 60 else 1):
         generator, discriminator = networks(shape, seed)

@@ -416,13 +416,17 @@ def test_size_is_chosen_from_the_pictures():
 
 
 @pytest.mark.parametrize("num", [1000, pytest.param(60_000, marks=pytest.mark.slow)])
-def test_real_mnist_and_mednist(num, shared_data, tmp_path):
+def test_real_mnist(num, shared_data):
     limit = None if num == 60_000 else num
     mnist = open_pack("mnist", DataConfig(limit=limit), data=shared_data / "mnist")
     assert mnist.images.shape == (num, 28, 28, 1) and mnist.num_classes == 10
     assert (mnist.kind, mnist.mirror) == ("digits", False) and mnist.record.licence
     test = open_pack("mnist", DataConfig(split="test", limit=limit), data=shared_data / "mnist")
     assert test.num_images == (limit or 10_000)
+
+
+@pytest.mark.slow  # a compressed archive is read to its end, whatever the limit
+def test_real_mednist(shared_data):
     scans = open_pack("mednist", DataConfig(limit=600), data=shared_data / "mednist" / "MedNIST_24000.tar.gz")
     assert scans.images.shape == (600, 64, 64, 1) and scans.num_classes == 6 and scans.mirror is False
 

@@ -11,8 +11,8 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -29,6 +29,7 @@ import pytest
 from PIL import Image
 
 import ganvas
+import processes
 from conftest import Command
 from ganvas.errors import ConfigError
 from ganvas.explore.recipes import Recipe, resolve
@@ -769,7 +770,7 @@ def test_every_answer_has_a_strict_policy_and_nothing_comes_from_elsewhere(clien
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
-@pytest.mark.parametrize("requests", [4, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("requests", [2, pytest.param(40, marks=pytest.mark.slow)])
 def test_the_interface_is_as_it_documents_itself(folder: Path, mode: GenerationMode, requests: int) -> None:
     """Requests made from the OpenAPI description, right or wrong ones: every answer is one that it documents."""
     application = api.app(folder, device="cpu", hosts=frozenset({"testserver"}))
@@ -934,42 +935,22 @@ def test_a_port_in_use_and_an_empty_folder(folder: Path, tmp_path: Path, ganvas_
     assert answer.code == 2 and "has no run and no model" in answer.err
 
 
-ENDLESS = """
-import torch
-from ganvas import cli
-from ganvas.studio import slow_jobs
-
-def endless(pack, progress):
-    while True:
-        progress("searching", 1, 2)
-        for _ in range(100):
-            torch.ones(64, 64) @ torch.ones(64, 64)
-
-slow_jobs.CopyFinder = endless
-raise SystemExit(cli.main())
-"""
-
-
-def test_the_command_prints_its_address_and_ctrl_c_ends_it(folder: Path) -> None:
+def test_the_command_prints_its_address_and_ctrl_c_ends_it(folder: Path, tmp_path: Path) -> None:
     """Also while it reads training images: a process that ends while a thread computes in torch is aborted."""
-    command = [sys.executable, "-c", ENDLESS, "studio", str(folder), "--port", "0", "--no-browser", "--no-train"]
-    with subprocess.Popen(
-        [*command, "--device", "cpu"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as running:
-        try:
-            assert running.stdout is not None and running.stderr is not None
-            line = running.stdout.readline()
-            place = line.split()[1]
-            assert httpx.get(f"{place}api/places", timeout=60).status_code == 200
-            assert httpx.get(f"{place}api/model?model=bars", timeout=60).status_code == 200
-            asked = {"model": "bars", "recipes": [{"seed": 1}]}
-            wait_for(
-                lambda: httpx.post(f"{place}api/nearest", json=asked, timeout=60).json()["sentence"],
-                lambda sentence: "1 of 2" in sentence,
-            )
-            running.send_signal(2)
-            assert running.wait(60) == 0
-            assert running.stderr.read() == ""
-            assert "closed" in running.stdout.read()
-        finally:
-            running.kill()
+    out, errors = tmp_path / "out", tmp_path / "errors"
+    words = ("studio", folder, "--port", 0, "--no-browser", "--no-train", "--device", "cpu")
+    running = processes.start(*words, function=processes.endless_search, output=out, errors=errors)
+    try:
+        place = processes.first_line(out, running).split()[1]
+        assert httpx.get(f"{place}api/places", timeout=60).status_code == 200
+        assert httpx.get(f"{place}api/model?model=bars", timeout=60).status_code == 200
+        asked = {"model": "bars", "recipes": [{"seed": 1}]}
+        wait_for(
+            lambda: httpx.post(f"{place}api/nearest", json=asked, timeout=60).json()["sentence"],
+            lambda sentence: "1 of 2" in sentence,
+        )
+        os.kill(running.pid, signal.SIGINT)
+        assert processes.ended(running) == 0
+        assert errors.read_text() == "" and "closed" in out.read_text()
+    finally:
+        processes.kill(running)

@@ -9,17 +9,17 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import ganvas
+import processes
 from conftest import Command
 from ganvas.errors import ConfigError, RunError, TrainingError
 from ganvas.records import read_log
@@ -378,33 +378,28 @@ def test_two_processes_equal_one_with_the_same_global_batch(
         port = found.getsockname()[1]
     for name, value in {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1}.items():
         monkeypatch.setenv(name, str(value))
-    command = [sys.executable, "-m", "ganvas", "train", str(pictures), "--out", str(tmp_path / "two")]
-    for name, value in options.items():
-        command += ["--" + name.replace("_", "-"), str(value)]
-    second = subprocess.Popen(command, env=os.environ | {"RANK": "1"})
+    words = [word for name, value in options.items() for word in ("--" + name.replace("_", "-"), value)]
+    second = processes.start(
+        "train", pictures, "--out", tmp_path / "two", *words, output=tmp_path / "said", environment={"RANK": "1"}
+    )
     try:
         monkeypatch.setenv("RANK", "0")
         ganvas.train(pictures, tmp_path / "two", quiet=True, **options)
-        assert second.wait(60) == 0
+        assert processes.ended(second) == 0, (tmp_path / "said").read_text()
     finally:
-        second.kill()
-        second.wait()
+        processes.kill(second)
     assert newest_state(tmp_path / "two")["counters"]["images_seen"] == 128
     one, two = (ganvas.Generator.load(tmp_path / name).sample(8) for name in ("one", "two"))
     torch.testing.assert_close(two, one, rtol=0, atol=2e-3)
 
 
-def start_command(
-    pictures: Path, out: Path, stdout: int = subprocess.PIPE, stderr: int = subprocess.PIPE
-) -> subprocess.Popen:
-    command = [sys.executable, "-m", "ganvas", "train", str(pictures), "--out", str(out), "--images", "10000000"]
-    command += ["--size", "16", "--batch", "16", "--base", "8", "--previews", "1000"]
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
-    process = subprocess.Popen(command, stdout=stdout, stderr=stderr, text=True)
-    signal.signal(signal.SIGHUP, before)
+def start_command(pictures: Path, out: Path, output: str | Path) -> Any:
+    """A long training in a process of its own, after its first checkpoint."""
+    options = ("--images", 10_000_000, "--size", 16, "--batch", 16, "--base", 8, "--previews", 1000, "--device", "cpu")
+    process = processes.start("train", pictures, "--out", out, *options, output=output)
     deadline = time.monotonic() + 120
-    while not Run(out).saved() and time.monotonic() < deadline:
-        assert process.poll() is None, process.stderr and process.stderr.read()
+    while not Run(out).saved():
+        assert process.exitcode is None and time.monotonic() < deadline, output
         time.sleep(0.1)
     return process
 
@@ -430,11 +425,11 @@ def test_signal_saves_and_prints_the_resume_command(
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGHUP")
 def test_a_training_whose_terminal_has_gone_is_saved(pictures: Path, tmp_path: Path) -> None:
     ours, theirs = os.openpty()
-    process = start_command(pictures, tmp_path / "run", stdout=theirs, stderr=theirs)
+    process = start_command(pictures, tmp_path / "run", os.ttyname(theirs))
     os.close(theirs)
     os.close(ours)  # from here on it cannot write a word
-    process.send_signal(signal.SIGHUP)
-    assert process.wait(60) == 128 + signal.SIGHUP
+    os.kill(process.pid, signal.SIGHUP)
+    assert processes.ended(process) == 128 + signal.SIGHUP
     assert list((tmp_path / "run" / "model").iterdir())
 
 
@@ -453,9 +448,7 @@ def test_a_run_folder_that_was_moved_goes_on_by_its_name(
 
 def test_kill_loses_only_what_came_after_the_last_checkpoint(pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    process = start_command(pictures, out)
-    process.kill()
-    process.communicate()
+    processes.kill(start_command(pictures, out, tmp_path / "said"))
     newest = Run(out).saved()[-1].images_seen
     with Run(out) as run:  # the lock of a dead process holds nobody up
         assert read_checkpoint(run.saved()[-1].path)["counters"]["images_seen"] == newest
