@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from ganvas.config import DataConfig, ModelConfig
@@ -101,12 +103,22 @@ def clipped(values: np.ndarray) -> np.ndarray:
     return np.rint(values).clip(0, 255).astype(np.uint8)
 
 
+def compressed(image: np.ndarray) -> np.ndarray:
+    """With the losses of JPEG at quality 20."""
+    buffer = io.BytesIO()
+    Image.fromarray(image[..., 0]).save(buffer, "JPEG", quality=20)
+    return np.asarray(Image.open(buffer))[..., None]
+
+
 FAULTS = {
     "real": lambda images: images,
     "blurred": lambda images: clipped(gaussian_filter(images.astype(float), (0, 1, 1, 0))),
     "flat": lambda images: np.broadcast_to(images[:, :1, :1], images.shape),
     "speckled": lambda images: clipped(images + np.random.default_rng(0).normal(0, 10, images.shape)),
     "checkerboard": lambda images: clipped(images + 8.0 * (np.indices(images.shape[1:3]).sum(axis=0) % 2)[..., None]),
+    "faint checkerboard": lambda images: clipped(
+        images + 4.0 - 8 * (np.indices(images.shape[1:3]).sum(axis=0) % 2)[..., None]
+    ),
     "noise": lambda images: np.random.default_rng(0).integers(0, 256, images.shape, np.uint8),
 }
 
@@ -213,11 +225,25 @@ def test_samples_are_truncated_as_the_protocol_says(digits: tuple[Pack, np.ndarr
     assert (images[0] != images[1]).any()
 
 
+def test_blocks_of_compression_are_found() -> None:
+    images = landscapes(120, SIDE, 1)
+    real, others = images[:60], images[60:]
+    for fake, severity in ((others, "ok"), (np.stack([compressed(image) for image in others]), "bad")):
+        judged = {one["what"]: one["severity"] for one in examine(real, fake).findings}
+        assert judged["blocks"] == severity and judged["lattice"] == "ok"
+
+
 @pytest.mark.parametrize(
     ("name", "found"),
-    [("real", {}), ("speckled", {"noise": "bad"}), ("checkerboard", {"noise": "bad"}), ("blurred", {"noise": "ok"})],
+    [
+        ("real", {}),
+        ("speckled", {"noise": "bad", "lattice": "ok"}),
+        ("checkerboard", {"lattice": "bad", "noise": "ok"}),
+        ("faint checkerboard", {"lattice": "bad", "noise": "ok"}),
+        ("blurred", {"noise": "ok", "lattice": "ok", "blocks": "ok"}),
+    ],
 )
-def test_noise_that_strokes_hide_from_the_mean_is_found(
+def test_patterns_that_strokes_hide_from_the_mean_are_found(
     name: str, found: dict[str, str], digits: tuple[Pack, np.ndarray]
 ) -> None:
     """Strokes have more power than faint noise everywhere in the spectrum; flat areas show it."""

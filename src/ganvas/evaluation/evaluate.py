@@ -168,6 +168,7 @@ class Evaluator:
             "data": self.data(),
             "protocol": self.protocol(),
             "measures": rows,
+            "unlike": self.unlike,
             "classes": classes,
             "copies": self.part("Copies", lambda: self.copies(out)),
             "artefacts": dataclasses.asdict(artefacts.examine(self.pack.images[self.reference], self.samples)),

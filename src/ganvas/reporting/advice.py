@@ -73,6 +73,7 @@ class Case:
         self.train: Record = config["train"]
         self.measures = {row["key"]: row for row in evaluation.get("measures", [])}
         self.copies: Record = evaluation.get("copies") or {}
+        self.unlike = evaluation.get("unlike", False) or not self.copies.get("meaningful", True)
         self.artefacts: Record = evaluation.get("artefacts") or {}
         findings = self.artefacts.get("findings") or []
         self.wrong = {one["what"]: one["sentence"] for one in findings if one["severity"] == "bad"}
@@ -98,6 +99,11 @@ class Case:
                 return values["lattice"] is None or values["lattice"] >= CHECKERBOARD
         best = min(record["score"] for record in since)
         return not before or best > (1 - FALLING) * min(before)
+
+    @property
+    def spoiled(self) -> bool:
+        """Whether a pattern over images that resemble the data lowers their precision, whatever the training."""
+        return not self.unlike and bool({"noise", "lattice", "blocks"} & self.wrong.keys())
 
     @property
     def images_seen(self) -> int:
@@ -219,7 +225,8 @@ def untrained(case: Case) -> Iterator[Advice]:
     early = (
         0 < case.images_seen < RECOGNISABLE and "precision" in case.measures and case.compared("precision") < SHORT_OF
     )
-    rough = case.compared("precision") < UNRECOGNISABLE and not case.is_flat() and case.best_scores(0.25) is None
+    rough = case.unlike or (case.compared("precision") < UNRECOGNISABLE and not case.spoiled)
+    rough = rough and not case.is_flat() and case.best_scores(0.25) is None
     if case.overfitted or precision is None or not (early or rough):
         return
     evidence = (
@@ -251,12 +258,15 @@ def unstable(case: Case) -> Iterator[Advice]:
 def collapsed(case: Case) -> Iterator[Advice]:
     signs = [case.health["collapse"]] if "collapse" in case.health else []
     signs += [case.wrong["variety"]] if "variety" in case.wrong else []
-    good = case.compared("precision") > SHORT_OF  # poor images lack diversity as well, and precision comes first
+    # Poor images lack diversity as well, and precision comes first; a pattern over all images changes their features.
+    good = case.compared("precision") > SHORT_OF and not case.spoiled
     for key in ("recall", "coverage", "vendi"):
         if good and case.compared(key) < COLLAPSED:
             row = case.measures[key]
             name = "the Vendi score" if key == "vendi" else key
             signs.append(f"{name} is {row['value']:.3g} (real images: {row['real']:.3g})")
+    if not signs and case.copies.get("caught"):
+        return  # altered copies, such as mirrored digits, can be taken for other classes
     found: Record = case.evaluation.get("classes") or {}
     signs += [found["sentence"]] if found.get("missing") else []
     if not signs or (case.falls() > FALLING and "collapse" not in case.health):
@@ -297,7 +307,7 @@ def improving(case: Case) -> Iterator[Advice]:
             f"The score still fell by {case.falls():.0%} in the last quarter of training ({before:.3g} to {since:.3g})."
         )
         yield Advice(TRAIN_LONGER, f"{evidence} {estimate(case)}", case.longer())
-    elif case.best_scores(0.25) is None and case.compared("precision") < SHORT_OF:
+    elif case.best_scores(0.25) is None and case.compared("precision") < SHORT_OF and not case.spoiled:
         row = case.measures["precision"]
         evidence = (
             f"Precision is {row['value']:.2f} (real images: {row['real']:.2f}). The run is too short to show "
@@ -307,7 +317,7 @@ def improving(case: Case) -> Iterator[Advice]:
 
 
 def limited(case: Case) -> Iterator[Advice]:
-    if case.compared("precision") >= SHORT_OF or not case.is_flat():
+    if case.compared("precision") >= SHORT_OF or not case.is_flat() or case.spoiled:
         return
     row = case.measures["precision"]
     evidence = (
@@ -386,9 +396,9 @@ def is_classic(model: str) -> bool:
 def artefacts(case: Case) -> Iterator[Advice]:
     wrong, lattice, rate = case.wrong, case.vital("lattice") or 1.0, HALF * case.train["lr"]
     sharpness = number(case.artefacts.get("sharpness")) or case.vital("sharpness") or 1.0
-    if "lattice" in wrong or "lattice" in case.health or lattice > CHECKERBOARD:
+    if {"lattice", "blocks"} & wrong.keys() or "lattice" in case.health or lattice > CHECKERBOARD:
         measured = f"the spectral peak is {lattice:.1f} times that of real images in the last evaluation"
-        seen = sentence(wrong.get("lattice") or case.health.get("lattice") or measured)
+        seen = sentence(wrong.get("lattice") or wrong.get("blocks") or case.health.get("lattice") or measured)
         if is_classic(case.train["model"]):
             how = "Transposed convolutions cause them; the modern networks do not use transposed convolutions."
             command = case.again(preset=None, model="compact")
