@@ -36,6 +36,7 @@ from ganvas.reporting.advice import advice
 
 GENERATED, LEAST = 200, 50  # images that play the generated ones; fewest for a row
 HELD_OUT = 20  # fewest held-out images for a search for copies
+MEASURES = ("kid", "kid_second", "precision", "recall")  # in the table, for the sensitivity of each to a fault
 APPEARANCE = {"lattice", "spectrum", "sharpness", "noise", "tone", "variety", "blank", "saturated", "diverse"}
 Rng = np.random.Generator
 
@@ -118,7 +119,7 @@ def contradictions(content: dict[str, Any], titles: list[str]) -> Iterator[str]:
         "unlike the data, but precise": "unlike the data" in bad and similar["low"] > 0.5,
         "unlike the data, but classes are missing": {"unlike the data", "missing"} <= bad,
         "unlike the data, but no diagnosis": "unlike the data" in bad and not titles,
-        "diverse, but repeated or collapsed": "variety" in fine and bool({"collapsed"} & bad),
+        "diverse, but repeated or collapsed": "variety" in fine and "collapsed" in bad and "missing" not in bad,
         "blurred and noisy": "blurred" in advice and "noisy" in advice,
         "collapsed, but train longer": "Mode collapse" in advice and "Train longer" in advice,
         "a pattern of single pixels, but advice about blur": "noise" in bad and "blurred" in advice,
@@ -220,15 +221,16 @@ def allowed(name: str, must: set[str]) -> set[str]:
             return must | APPEARANCE
 
 
-def judged(pack: Pack, images: np.ndarray) -> tuple[set[str], set[str], list[str], list[str]]:
-    """What is found, what of it is bad, the titles of the advice, and contradictions."""
+def judged(pack: Pack, images: np.ndarray) -> tuple[set[str], set[str], list[str], list[str], dict[str, float]]:
+    """What is found, what of it is bad, the titles of the advice, contradictions, and values of measures."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "evaluation").mkdir()
         source = Drawn(pack, np.ascontiguousarray(images), Evaluate("", n=len(images)))
         content = WithoutClassifier(source, pack, source.asked, lambda what, done, total: None).content(Path(folder))
     titles = advised(content, pack)
     found, bad = findings(content, titles, "bad", "note"), findings(content, titles, "bad")
-    return found, bad, titles, [*contradictions(content, titles)]
+    values = {key: row(content, key)["value"] for key in MEASURES}
+    return found, bad, titles, [*contradictions(content, titles)], values
 
 
 def every(name: str, data: Path) -> Pack:
@@ -272,13 +274,16 @@ def scenarios(
             if scenario not in chosen:
                 continue
             began = time.process_time()
-            found, bad, titles, pairs = judged(pack, images())
+            found, bad, titles, pairs, values = judged(pack, images())
             must = must - ({"copies"} if len(pack.heldout) < HELD_OUT else set())
             missed, false = must - found, (found if scenario == "real" else bad) - allowed(scenario, must)
             result = {"data": name, "images": num, "scenario": scenario}
             result |= {key: ", ".join(sorted(one)) or "-" for key, one in (("missed", missed), ("false", false))}
             result |= {"contradictions": "; ".join(pairs) or "-", "found": ", ".join(sorted(found)) or "-"}
-            yield result | {"advice": "; ".join(titles) or "-", "cpu s": round(time.process_time() - began, 1)}
+            result |= {"advice": "; ".join(titles) or "-"} | {
+                key: float(f"{value:.3g}") for key, value in values.items()
+            }
+            yield result | {"cpu s": round(time.process_time() - began, 1)}
 
 
 def main() -> None:

@@ -315,7 +315,7 @@ def test_noise_in_flat_areas_counts_where_sharpness_is_as_usual() -> None:
 
 def test_a_pattern_over_images_is_named_instead_of_a_longer_training() -> None:
     """Faint noise, a checkerboard and blocks lower precision by themselves; noise alone does not resemble the data."""
-    for what, title in (("noise", "Images are noisy"), ("blocks", "Checkerboard artefacts")):
+    for what, title in (("noise", "Images are noisy"), ("blocks", "Blocks of 8 pixels")):
         found = [{"what": what, "sentence": "Seen.", "severity": "bad"}]
         low = measure("precision", 0.1, 0.85)
         judged = evaluation(low, artefacts={"findings": found}, copies={"meaningful": True})

@@ -155,15 +155,14 @@ def alternating(gray: Tensor) -> Tensor:
 
 
 def steps(gray: Tensor) -> Tensor:
-    """(n, 2): mean difference of neighbours across the borders of blocks of 8 pixels, and elsewhere."""
+    """(n, 4): mean difference of vertical neighbours across the borders of blocks of 8 pixels, and elsewhere; the same
+    of horizontal neighbours."""
     found = []
     for axis in (1, 2):
         apart = gray.diff(dim=axis).abs().mean(dim=3 - axis)
         border = torch.arange(1, gray.shape[axis]) % BLOCK == 0
-        found.append(
-            torch.stack([apart[:, border].sum(dim=1) / max(1, int(border.sum())), apart[:, ~border].mean(dim=1)])
-        )
-    return torch.stack(found).sum(dim=0).T.contiguous()
+        found += [apart[:, border].sum(dim=1) / max(1, int(border.sum())), apart[:, ~border].mean(dim=1)]
+    return torch.stack(found, dim=1)
 
 
 def power(gray: Tensor) -> Tensor:

@@ -266,7 +266,11 @@ class CopyFinder:
 
     def is_copy(self, samples: np.ndarray) -> np.ndarray:
         """(M,) bool: which samples are copies."""
-        return self.find(samples).score < self.threshold
+        return self.flagged(self.find(samples))
+
+    def flagged(self, found: Found) -> np.ndarray:
+        """(M,) bool: which images are copies. A blank image, which has no correlation with any other, is none."""
+        return (found.score < self.threshold) & (found.correlation > 0)
 
     def judge(self, samples: np.ndarray, unlike: bool = False) -> Copies:
         """Evaluate samples (M, H, W, C): copy rate, authenticity, comparison with held-out images.
@@ -274,7 +278,7 @@ class CopyFinder:
         unlike: whether a feature network has found that the samples do not resemble the data.
         """
         found = self.find(samples)
-        copies = found.score < self.threshold
+        copies = self.flagged(found)
         rate = share(float(copies.mean()), len(copies))
         closer = dominance(found.score, self.heldout)
         caught = rate.low > max(FALSE_ALARMS, self.false_alarms.high)

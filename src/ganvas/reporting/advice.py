@@ -33,6 +33,7 @@ BLUNT, HARSH = 0.6, 1.6  # sharpness relative to real images
 RECOGNISED = 0.8  # class accuracy relative to the mean that means: a weak class
 SHARE = 0.05  # difference of shares that is more than chance
 MORE, TWICE, HALF = 3, 2.0, 0.5
+PATTERNS = {"noise", "lattice", "blocks"}
 NEXT_SIZE = dict(itertools.pairwise(SIZES))
 
 
@@ -103,7 +104,7 @@ class Case:
     @property
     def spoiled(self) -> bool:
         """Whether a pattern over images that resemble the data lowers their precision, whatever the training."""
-        return not self.unlike and bool({"noise", "lattice", "blocks"} & self.wrong.keys())
+        return not self.unlike and bool(PATTERNS & self.wrong.keys())
 
     @property
     def images_seen(self) -> int:
@@ -258,8 +259,8 @@ def unstable(case: Case) -> Iterator[Advice]:
 def collapsed(case: Case) -> Iterator[Advice]:
     signs = [case.health["collapse"]] if "collapse" in case.health else []
     signs += [case.wrong["variety"]] if "variety" in case.wrong else []
-    # Poor images lack diversity as well, and precision comes first; a pattern over all images changes their features.
-    good = case.compared("precision") > SHORT_OF and not case.spoiled
+    # Poor images lack diversity as well, and precision comes first; blur or a pattern in all images changes features.
+    good = case.compared("precision") > SHORT_OF and not {*PATTERNS, "sharpness"} & case.wrong.keys()
     for key in ("recall", "coverage", "vendi"):
         if good and case.compared(key) < COLLAPSED:
             row = case.measures[key]
@@ -396,9 +397,12 @@ def is_classic(model: str) -> bool:
 def artefacts(case: Case) -> Iterator[Advice]:
     wrong, lattice, rate = case.wrong, case.vital("lattice") or 1.0, HALF * case.train["lr"]
     sharpness = number(case.artefacts.get("sharpness")) or case.vital("sharpness") or 1.0
-    if {"lattice", "blocks"} & wrong.keys() or "lattice" in case.health or lattice > CHECKERBOARD:
+    if "blocks" in wrong:
+        how = f"{sentence(wrong['blocks'])} A lower learning rate reduces them, unless images were saved as JPEG."
+        yield Advice("Blocks of 8 pixels", how, case.again(lr=rate))
+    elif "lattice" in wrong or "lattice" in case.health or lattice > CHECKERBOARD:
         measured = f"the spectral peak is {lattice:.1f} times that of real images in the last evaluation"
-        seen = sentence(wrong.get("lattice") or wrong.get("blocks") or case.health.get("lattice") or measured)
+        seen = sentence(wrong.get("lattice") or case.health.get("lattice") or measured)
         if is_classic(case.train["model"]):
             how = "Transposed convolutions cause them; the modern networks do not use transposed convolutions."
             command = case.again(preset=None, model="compact")
