@@ -277,7 +277,7 @@ def scenarios(
             found, bad, titles, pairs, values = judged(pack, images())
             must = must - ({"copies"} if len(pack.heldout) < HELD_OUT else set())
             missed, false = must - found, (found if scenario == "real" else bad) - allowed(scenario, must)
-            result = {"data": name, "images": num, "scenario": scenario}
+            result: dict[str, Any] = {"data": name, "images": num, "scenario": scenario}
             result |= {key: ", ".join(sorted(one)) or "-" for key, one in (("missed", missed), ("false", false))}
             result |= {"contradictions": "; ".join(pairs) or "-", "found": ", ".join(sorted(found)) or "-"}
             result |= {"advice": "; ".join(titles) or "-"} | {

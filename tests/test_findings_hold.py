@@ -154,6 +154,17 @@ def test_that_images_unlike_the_data_are_no_copies_means_nothing(
     assert bool(facts) == like
 
 
+def test_blank_images_in_colour_are_no_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever their score is."""
+    monkeypatch.setattr("ganvas.evaluation.copies.ENOUGH", 0)
+    images = landscapes(240, SIDE, 3)
+    finder = CopyFinder(packed(images, tmp_path))
+    finder.threshold = 9.0
+    tones = np.array([[200, 60, 40], [40, 160, 90], [90, 120, 220]], np.uint8)
+    blank = np.broadcast_to(tones[:, None, None], (3, SIDE, SIDE, 3))
+    assert not finder.is_copy(blank).any() and finder.is_copy(images[finder.training[:3]]).all()
+
+
 @pytest.fixture
 def labelled(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Pack:
     """Handwritten digits with their labels, a third held out. Their classifier is trained once, in few steps."""
@@ -224,6 +235,22 @@ def test_samples_are_truncated_as_the_protocol_says(digits: tuple[Pack, np.ndarr
         expected = one.source.generator.sample(24, seed=one.options.seed, truncation=one.options.truncation)
         np.testing.assert_array_equal(found, to_pixels(expected))
     assert (images[0] != images[1]).any()
+
+
+def test_a_checkerboard_that_edges_hide_in_the_spectrum_is_found() -> None:
+    rng = np.random.default_rng(0)
+    images = np.full((120, SIDE, SIDE, 1), 30, np.uint8)
+    for image in images:
+        for top, left, height, width in rng.integers(1, 16, (20, 4)):
+            image[top : top + height, left : left + width] = rng.integers(20, 240)
+    chequered = clipped(images[60:] + 8.0 * (np.indices((SIDE, SIDE)).sum(axis=0) % 2)[..., None] - 4)
+    for fake, severity in ((images[60:], "ok"), (chequered, "bad")):
+        found = examine(images[:60], fake)
+        judged = {one["what"]: one for one in found.findings}
+        assert judged["lattice"]["severity"] == severity and judged["noise"]["severity"] == "ok"
+        assert max(row["value"] for row in found.lattice) < 3  # the spectrum alone would not call it severe
+    assert "an amplitude of 1.5% of the range" in judged["lattice"]["sentence"]
+    assert judged["sharpness"]["sentence"].startswith("Sharpness cannot be judged because of the checkerboard")
 
 
 def test_blocks_of_compression_are_found() -> None:

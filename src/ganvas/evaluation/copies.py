@@ -239,7 +239,8 @@ class CopyFinder:
         mixed = self._by_two(queries, rows, moves[:, :, 0], left, own)
         scores = torch.cat([scores, scores[:, :1] * mixed[:, None]], dim=1)
         correlation = (1 - left).clamp(0, 1).sqrt()
-        correlation *= _spread(queries.fine.float()).flatten() > BLANK  # a blank image is explained by anything
+        contrast = queries.fine.float().flatten(2).std(dim=2).amax(dim=1)
+        correlation *= contrast > BLANK  # a blank image, also in colour, is explained by anything
         first = order[every, 0, (scores[:, :3] * torch.from_numpy(self.factors[:3])).argmin(dim=1)]
         found = rows[every, first], correlation, scores, moves[every, first]
         return self.training[found[0].numpy()], *(part.numpy() for part in found[1:])
