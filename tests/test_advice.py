@@ -326,6 +326,12 @@ def test_a_pattern_over_images_is_named_instead_of_a_longer_training() -> None:
         assert only(advice(judged, [], config())).title == title
 
 
+def test_images_unlike_a_small_data_set_have_no_value_to_expect() -> None:
+    low = measure("precision", 0.02, 0.85) | {"real": None}
+    found = only(advice(evaluation(low, unlike=True), [], config()))
+    assert found.title == "Train longer" and found.evidence.startswith("Precision is 0.02. This is too early")
+
+
 def test_copies_that_a_classifier_misreads_are_no_collapse() -> None:
     lacking = {"missing": ["3"], "sentence": "Class missing: 3."}
     found = advice(evaluation(copies=COPIED, classes=lacking), [], config())

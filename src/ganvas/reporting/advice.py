@@ -230,10 +230,10 @@ def untrained(case: Case) -> Iterator[Advice]:
     rough = rough and not case.is_flat() and case.best_scores(0.25) is None
     if case.overfitted or precision is None or not (early or rough):
         return
-    evidence = (
-        f"After {case.images_seen:,} images precision is {precision['value']:.2f} (real images: "
-        f"{precision['real']:.2f}). This is too early for other conclusions."
-    )
+    real = precision.get("real")
+    expected = "" if real is None else f" (real images: {real:.2f})"
+    seen = f"After {case.images_seen:,} images precision" if case.images_seen else "Precision"
+    evidence = f"{seen} is {precision['value']:.2f}{expected}. This is too early for other conclusions."
     yield Advice(TRAIN_LONGER, f"{evidence} {estimate(case)}", case.longer())
 
 
