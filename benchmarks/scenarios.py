@@ -120,6 +120,7 @@ def contradictions(content: dict[str, Any], titles: list[str]) -> Iterator[str]:
         "unlike the data, but classes are missing": {"unlike the data", "missing"} <= bad,
         "unlike the data, but no diagnosis": "unlike the data" in bad and not titles,
         "diverse, but repeated or collapsed": "variety" in fine and "collapsed" in bad and "missing" not in bad,
+        "a pattern and noise": "noisy" in advice and ("Checkerboard" in advice or "Blocks" in advice),
         "blurred and noisy": "blurred" in advice and "noisy" in advice,
         "collapsed, but train longer": "Mode collapse" in advice and "Train longer" in advice,
         "a pattern of single pixels, but advice about blur": "noise" in bad and "blurred" in advice,

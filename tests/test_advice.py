@@ -322,6 +322,9 @@ def test_a_pattern_over_images_is_named_instead_of_a_longer_training() -> None:
         assert only(advice(judged, [], config())).title == title
         judged = evaluation(low, artefacts={"findings": found}, copies={"meaningful": False})
         assert only(advice(judged, [], config())).title == "Train longer"
+        chequered = [*found, {"what": "lattice", "sentence": "A lattice.", "severity": "bad"}]
+        judged = evaluation(low, artefacts={"findings": chequered, "sharpness": {"value": 2.8}})
+        assert len(advice(judged, [], config())) == 1
         judged = evaluation(measure("recall", 0.1, 0.85), artefacts={"findings": found})
         assert only(advice(judged, [], config())).title == title
 

@@ -413,7 +413,7 @@ def artefacts(case: Case) -> Iterator[Advice]:
     if sharpness < BLUNT:
         how = "A smaller penalty allows finer detail."
         yield Advice("Images are blurred", f"{seen} {how}", case.again(r1=HALF * case.train["r1"]))
-    elif sharpness > HARSH or "noise" in wrong:
+    elif not {"blocks", "lattice"} & wrong.keys() and (sharpness > HARSH or "noise" in wrong):  # patterns raise both
         seen = sentence(wrong["noise"]) if "noise" in wrong else seen
         yield Advice("Images are noisy", f"{seen} A lower learning rate reduces noise.", case.again(lr=rate))
 
