@@ -69,9 +69,9 @@ def cropped(picture: np.ndarray, rng: np.random.Generator, parts: tuple[float, f
     return resized(picture, height, width, (left, top, left + kept * width, top + kept * height))
 
 
-def compressed(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def compressed(picture: np.ndarray, rng: np.random.Generator, quality: int = 40) -> np.ndarray:
     buffer = io.BytesIO()
-    Image.fromarray(picture.squeeze()).save(buffer, "JPEG", quality=40)
+    Image.fromarray(picture.squeeze()).save(buffer, "JPEG", quality=quality)
     return np.asarray(Image.open(buffer)).reshape(picture.shape)
 
 

@@ -313,6 +313,35 @@ def test_noise_in_flat_areas_counts_where_sharpness_is_as_usual() -> None:
     assert only(advice(evaluation(artefacts=seen), log(SLOWING), config())).title == "Images are noisy"
 
 
+def test_a_pattern_over_images_is_named_instead_of_a_longer_training() -> None:
+    """Faint noise, a checkerboard and blocks lower precision by themselves; noise alone does not resemble the data."""
+    for what, title in (("noise", "Images are noisy"), ("blocks", "Blocks of 8 pixels")):
+        found = [{"what": what, "sentence": "Seen.", "severity": "bad"}]
+        low = measure("precision", 0.1, 0.85)
+        judged = evaluation(low, artefacts={"findings": found}, copies={"meaningful": True})
+        assert only(advice(judged, [], config())).title == title
+        judged = evaluation(low, artefacts={"findings": found}, copies={"meaningful": False})
+        assert only(advice(judged, [], config())).title == "Train longer"
+        chequered = [*found, {"what": "lattice", "sentence": "A lattice.", "severity": "bad"}]
+        judged = evaluation(low, artefacts={"findings": chequered, "sharpness": {"value": 2.8}})
+        assert len(advice(judged, [], config())) == 1
+        judged = evaluation(measure("recall", 0.1, 0.85), artefacts={"findings": found})
+        assert only(advice(judged, [], config())).title == title
+
+
+def test_images_unlike_a_small_data_set_have_no_value_to_expect() -> None:
+    low = measure("precision", 0.02, 0.85) | {"real": None}
+    found = only(advice(evaluation(low, unlike=True), [], config()))
+    assert found.title == "Train longer" and found.evidence.startswith("Precision is 0.02. This is too early")
+
+
+def test_copies_that_a_classifier_misreads_are_no_collapse() -> None:
+    lacking = {"missing": ["3"], "sentence": "Class missing: 3."}
+    found = advice(evaluation(copies=COPIED, classes=lacking), [], config())
+    assert found[0].title.startswith("Overfitting")
+    assert advice(evaluation(classes=lacking), [], config())[0].title == "Mode collapse"
+
+
 def test_marks_of_colour_images_are_shown_and_not_masked() -> None:
     colour = config()
     colour["model"] |= {"channels": 3}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from ganvas.config import DataConfig, ModelConfig
@@ -101,12 +103,22 @@ def clipped(values: np.ndarray) -> np.ndarray:
     return np.rint(values).clip(0, 255).astype(np.uint8)
 
 
+def compressed(image: np.ndarray) -> np.ndarray:
+    """With the losses of JPEG at quality 20."""
+    buffer = io.BytesIO()
+    Image.fromarray(image[..., 0]).save(buffer, "JPEG", quality=20)
+    return np.asarray(Image.open(buffer))[..., None]
+
+
 FAULTS = {
     "real": lambda images: images,
     "blurred": lambda images: clipped(gaussian_filter(images.astype(float), (0, 1, 1, 0))),
     "flat": lambda images: np.broadcast_to(images[:, :1, :1], images.shape),
     "speckled": lambda images: clipped(images + np.random.default_rng(0).normal(0, 10, images.shape)),
     "checkerboard": lambda images: clipped(images + 8.0 * (np.indices(images.shape[1:3]).sum(axis=0) % 2)[..., None]),
+    "faint checkerboard": lambda images: clipped(
+        images + 4.0 - 8 * (np.indices(images.shape[1:3]).sum(axis=0) % 2)[..., None]
+    ),
     "noise": lambda images: np.random.default_rng(0).integers(0, 256, images.shape, np.uint8),
 }
 
@@ -135,10 +147,22 @@ def test_that_images_unlike_the_data_are_no_copies_means_nothing(
     judged.measures()
     copies = finder.judge(images, judged.unlike)
     assert copies.meaningful == like and not copies.caught
+    assert name != "flat" or not finder.is_copy(images).any()
     assert ("no sign of copying" in copies.sentence) == like
     assert ("not meaningful: these images do not resemble the data" in copies.sentence) == (not like)
     facts = copy_facts({"meaningful": copies.meaningful, "authenticity": copies.authenticity._asdict()})
     assert bool(facts) == like
+
+
+def test_blank_images_in_colour_are_no_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever their score is."""
+    monkeypatch.setattr("ganvas.evaluation.copies.ENOUGH", 0)
+    images = landscapes(240, SIDE, 3)
+    finder = CopyFinder(packed(images, tmp_path))
+    finder.threshold = 9.0
+    tones = np.array([[200, 60, 40], [40, 160, 90], [90, 120, 220]], np.uint8)
+    blank = np.broadcast_to(tones[:, None, None], (3, SIDE, SIDE, 3))
+    assert not finder.is_copy(blank).any() and finder.is_copy(images[finder.training[:3]]).all()
 
 
 @pytest.fixture
@@ -213,11 +237,46 @@ def test_samples_are_truncated_as_the_protocol_says(digits: tuple[Pack, np.ndarr
     assert (images[0] != images[1]).any()
 
 
+def test_a_checkerboard_that_edges_hide_in_the_spectrum_is_found() -> None:
+    rng = np.random.default_rng(0)
+    images = np.full((120, SIDE, SIDE, 1), 30, np.uint8)
+    for image in images:
+        for top, left, height, width in rng.integers(1, 16, (20, 4)):
+            image[top : top + height, left : left + width] = rng.integers(20, 240)
+    chequered = clipped(images[60:] + 8.0 * (np.indices((SIDE, SIDE)).sum(axis=0) % 2)[..., None] - 4)
+    for fake, severity in ((images[60:], "ok"), (chequered, "bad")):
+        found = examine(images[:60], fake)
+        judged = {one["what"]: one for one in found.findings}
+        assert judged["lattice"]["severity"] == severity and judged["noise"]["severity"] == "ok"
+        assert max(row["value"] for row in found.lattice) < 3  # the spectrum alone would not call it severe
+    assert "an amplitude of 1.5% of the range" in judged["lattice"]["sentence"]
+    assert judged["sharpness"]["sentence"].startswith("Sharpness cannot be judged because of the checkerboard")
+
+
+def test_blocks_of_compression_are_found() -> None:
+    images = landscapes(120, SIDE, 1)
+    real, others = images[:60], images[60:]
+    seam = np.concatenate([others[:, :, :24], others[::-1, :, 24:]], axis=2)  # is at the border of a block
+    for fake, severity in (
+        (others, "ok"),
+        (seam, "ok"),
+        (np.stack([compressed(image) for image in others]), "bad"),
+    ):
+        judged = {one["what"]: one["severity"] for one in examine(real, fake).findings}
+        assert judged["blocks"] == severity and judged["lattice"] == "ok"
+
+
 @pytest.mark.parametrize(
     ("name", "found"),
-    [("real", {}), ("speckled", {"noise": "bad"}), ("checkerboard", {"noise": "bad"}), ("blurred", {"noise": "ok"})],
+    [
+        ("real", {}),
+        ("speckled", {"noise": "bad", "lattice": "ok"}),
+        ("checkerboard", {"lattice": "bad", "noise": "ok"}),
+        ("faint checkerboard", {"lattice": "bad", "noise": "ok"}),
+        ("blurred", {"noise": "ok", "lattice": "ok", "blocks": "ok"}),
+    ],
 )
-def test_noise_that_strokes_hide_from_the_mean_is_found(
+def test_patterns_that_strokes_hide_from_the_mean_are_found(
     name: str, found: dict[str, str], digits: tuple[Pack, np.ndarray]
 ) -> None:
     """Strokes have more power than faint noise everywhere in the spectrum; flat areas show it."""

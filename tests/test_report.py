@@ -22,7 +22,7 @@ from ganvas.reporting import report
 from ganvas.reporting.charts import Series, line_chart
 from ganvas.reporting.comparison import disagreements, winner
 from ganvas.reporting.methods import methods
-from ganvas.reporting.page import decimals, measured, percent_interval, text
+from ganvas.reporting.page import agreement, decimals, measured, percent_interval, text
 from ganvas.reporting.pictures import embed
 
 Record = dict[str, Any]
@@ -419,6 +419,26 @@ def test_what_is_not_finite_or_too_much() -> None:
     flat = line_chart("c", [Series("a", [1, 2], [0.31, 0.31])])
     assert flat is not None
     assert np.isfinite(points(flat.svg)).all()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        (0.1, 0.2, "Both feature networks distinguish"),
+        (0.0, 0.01, "Neither feature network"),
+        (0.1, 0.01, "by KID (lite0) the generated images differ from real ones, by KID (random) they do not"),
+        (0.0, 0.2, "by KID (random) the generated images differ from real ones, by KID (lite0) they do not"),
+    ],
+)
+def test_the_headline_says_whether_both_networks_agree(first: float, second: float, words: str) -> None:
+    values = {"kid": ("KID (lite0)", first), "kid_second": ("KID (random)", second)}
+    rows = [
+        {"key": key, "name": name, "value": value, "low": value - 0.02, "high": value + 0.02, "real": -0.001}
+        for key, (name, value) in values.items()
+    ]
+    assert words in agreement({"measures": rows})
+    assert "do not resemble" in agreement({"measures": rows, "unlike": True})
+    assert agreement({"measures": rows[:1]}) == agreement({}) == ""
 
 
 def test_networks_that_rank_two_runs_in_opposite_orders_are_named() -> None:

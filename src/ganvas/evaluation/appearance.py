@@ -24,6 +24,7 @@ PIXELS = 2**19  # pixels per batch
 LEAST = {"real": 18, "generated": 9}  # fewest images
 CORRELATED, THUMBNAIL = 64, 16  # side in pixels for correlations, and for the search for duplicates
 BINS, CURVE = 256, 64  # bins of a histogram; most bins of the radial spectrum
+BLOCK = 8  # side in pixels of the blocks of JPEG
 LEVELS = 2**14  # most pixels per image for its histogram
 EIGHT_BITS = (2 / 255) ** 2 / 12
 """Power per frequency of rounding to 8 bits, which is invisible."""
@@ -77,6 +78,8 @@ def _looked_at(batch: Tensor) -> dict[str, Tensor]:
         "vertical": lines(shades, 1),
         "laplacian": laplacian(shades),
         "grain": grain(shades[:, None]),
+        "alternating": alternating(shades),
+        "steps": steps(shades),
         "radial": radial(shades),
         "histogram": histograms(batch),
         "contrast": batch[:, :3].std(dim=(2, 3), correction=0).amax(dim=1),
@@ -132,6 +135,34 @@ def grain(images: Tensor) -> Tensor:
     upper, lower = images[:, :, :height:2, :width], images[:, :, 1:height:2, :width]
     apart = (upper - lower).unflatten(3, (-1, 2))
     return ((apart[..., 0] - apart[..., 1]).abs().flatten(1).median(dim=1).values / (2 * 0.6745)) ** 2
+
+
+def alternating(gray: Tensor) -> Tensor:
+    """(n,): squared amplitudes of the three patterns of period 2 (rows, columns, checkerboard), summed.
+
+    That of the same patterns times a slow wave is subtracted, because noise and edges contain both alike.
+    """
+    height, width = gray.shape[1:]
+    y, x = torch.arange(height)[:, None], torch.arange(width)
+    rows, columns = 1 - 2 * (y % 2).to(gray.dtype), 1 - 2 * (x % 2).to(gray.dtype)
+    waves = [
+        2**0.5 * torch.cos(2 * torch.pi * place / side).to(gray.dtype) for place, side in ((y, height), (x, width))
+    ]
+    found = torch.zeros(len(gray), dtype=gray.dtype)
+    for pattern, wave in ((rows, waves[0]), (columns, waves[1]), (rows * columns, waves[0])):
+        found += (gray * pattern).mean(dim=(1, 2)).square() - (gray * pattern * wave).mean(dim=(1, 2)).square()
+    return found
+
+
+def steps(gray: Tensor) -> Tensor:
+    """(n, 4): mean difference of vertical neighbours across the borders of blocks of 8 pixels, and elsewhere; the same
+    of horizontal neighbours."""
+    found = []
+    for axis in (1, 2):
+        apart = gray.diff(dim=axis).abs().mean(dim=3 - axis)
+        border = torch.arange(1, gray.shape[axis]) % BLOCK == 0
+        found += [apart[:, border].sum(dim=1) / max(1, int(border.sum())), apart[:, ~border].mean(dim=1)]
+    return torch.stack(found, dim=1)
 
 
 def power(gray: Tensor) -> Tensor:

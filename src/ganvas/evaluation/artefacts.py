@@ -30,6 +30,7 @@ BANDS = {"coarse": (0.0, 1 / 8), "middle": (1 / 8, 1 / 4), "fine": (1 / 4, 1.0)}
 """Cycles per pixel."""
 DRAWN = 9  # images per sample for the mean correlation, as in the chest X-ray project
 DRAWS, RESAMPLED = 200, 500  # samples of nine real images; bootstrap samples of each set
+LEVEL = 2 / 255  # one of 256 levels: the least step that counts
 BLANK, SATURATED = 0.02, 0.1  # standard deviation relative to the range; excess share of pure black or white pixels
 NEAR, VERY_NEAR, REPEATED = 0.3, 0.05, 4000  # fractions of the usual distance to the next image; most images compared
 
@@ -161,6 +162,11 @@ class Artefacts:
     largest one with its frequency."""
     sharpness: dict[str, float]
     """Laplacian variance: real, generated, and value, low, high of their ratio."""
+    alternating: dict[str, float]
+    """Amplitude of patterns of period 2 beyond that of real images, as a fraction of the range: value, low, high."""
+    blocks: dict[str, float]
+    """Steps across the borders of blocks of 8 pixels relative to steps elsewhere: ratio to real images (value, low,
+    high)."""
     noise: dict[str, float]
     """Deviation of white noise, or of another pattern of single pixels, beyond that of real images, as a fraction of
     the range: value, low, high."""
@@ -196,7 +202,9 @@ def examine(real: Pictures, fake: Pictures, seed: int = 0) -> Artefacts:
     rows = _lattice_rows(*sets, again)
     spectrum, power = _spectra(*sets, again)
     sharp = _sharpness_row(*sets, again)
-    noise = _noise_row(*sets, again)
+    noise = _excess(*sets, again, "grain")
+    alternating = _excess(*sets, again, "alternating")
+    blocks = _blocks_row(*sets, again)
     tones = _tones(*sets, again)
     alike = _alike(sets[0]["whole"], sets[1]["whole"], seed)
     quarter = _alike(sets[0]["quarter"], sets[1]["quarter"], seed)
@@ -204,10 +212,11 @@ def examine(real: Pictures, fake: Pictures, seed: int = 0) -> Artefacts:
     saturated = _shares(*_saturated(*sets))
     duplicates = _shares(*_repeated(*sets))
     found = [
-        findings.of_checkerboard(rows),
+        findings.of_checkerboard(rows, alternating),
+        findings.of_blocks(blocks),
         findings.of_power(power),
-        findings.of_sharpness(sharp, noise),
-        findings.of_noise(noise),
+        findings.of_sharpness(sharp, noise, blocks, alternating),
+        findings.of_noise(noise, alternating),
         findings.of_tones(tones),
         findings.of_variety(alike, quarter, duplicates),
         findings.of_shares("blank", "are blank", blank, *findings.BLANKS),
@@ -219,6 +228,8 @@ def examine(real: Pictures, fake: Pictures, seed: int = 0) -> Artefacts:
         spectrum=spectrum,
         power=power,
         sharpness=sharp,
+        alternating=alternating,
+        blocks=blocks,
         noise=noise,
         histogram=tones,
         correlation={**alike, "quarter": quarter},
@@ -272,10 +283,25 @@ def _sharpness_row(real: Looks, fake: Looks, again: _Resampling) -> Row:
     return {"real": means[0], "generated": means[1], **ratio._asdict()}
 
 
-def _noise_row(real: Looks, fake: Looks, again: _Resampling) -> Row:
-    """Variances add up, so the deviation is the root of their difference; half of it, as values are from -1 to 1."""
-    drawn = again.fake @ fake["grain"] - again.real @ real["grain"]
-    found = again.within(fake["grain"].mean() - real["grain"].mean(), drawn)
+def _blocks_row(real: Looks, fake: Looks, again: _Resampling) -> Row:
+    """Of the direction with the smaller ratio, because a single edge at such a border is no block."""
+
+    def ratio(borders: np.ndarray) -> np.ndarray:
+        return (borders[..., ::2] + LEVEL) / (borders[..., 1::2] + LEVEL)
+
+    values = ratio(fake["steps"].mean(axis=0)) / ratio(real["steps"].mean(axis=0))
+    least = int(values.argmin())
+    drawn = ratio(again.fake @ fake["steps"]) / ratio(again.real @ real["steps"])
+    return again.within(values[least], drawn[:, least])._asdict()
+
+
+def _excess(real: Looks, fake: Looks, again: _Resampling, name: str) -> Row:
+    """Deviation beyond that of real images, from a statistic that is a variance, as a fraction of the range.
+
+    Variances add up, so it is the root of their difference; half of it, as values are from -1 to 1.
+    """
+    drawn = again.fake @ fake[name] - again.real @ real[name]
+    found = again.within(fake[name].mean() - real[name].mean(), drawn)
     return {name: float(np.sqrt(max(value, 0.0))) / 2 for name, value in found._asdict().items()}
 
 

@@ -240,7 +240,8 @@ class CopyFinder:
         mixed = self._by_two(queries, rows, moves[:, :, 0], left, own)
         scores = torch.cat([scores, scores[:, :1] * mixed[:, None]], dim=1)
         correlation = (1 - left).clamp(0, 1).sqrt()
-        correlation *= _spread(queries.fine.float()).flatten() > BLANK  # a blank image is explained by anything
+        contrast = queries.fine.float().flatten(2).std(dim=2).amax(dim=1)
+        correlation *= contrast > BLANK  # a blank image, also in colour, is explained by anything
         first = order[every, 0, (scores[:, :3] * torch.from_numpy(self.factors[:3])).argmin(dim=1)]
         found = rows[every, first], correlation, scores, moves[every, first]
         return self.training[found[0].numpy()], *(part.numpy() for part in found[1:])
@@ -267,7 +268,11 @@ class CopyFinder:
 
     def is_copy(self, samples: np.ndarray) -> np.ndarray:
         """(M,) bool: which samples are copies."""
-        return self.find(samples).score < self.threshold
+        return self.flagged(self.find(samples))
+
+    def flagged(self, found: Found) -> np.ndarray:
+        """(M,) bool: which images are copies. A blank image, which has no correlation with any other, is none."""
+        return (found.score < self.threshold) & (found.correlation > 0)
 
     def judge(self, samples: np.ndarray, unlike: bool = False) -> Copies:
         """Evaluate samples (M, H, W, C): copy rate, authenticity, comparison with held-out images.
@@ -275,7 +280,7 @@ class CopyFinder:
         unlike: whether a feature network has found that the samples do not resemble the data.
         """
         found = self.find(samples)
-        copies = found.score < self.threshold
+        copies = self.flagged(found)
         rate = share(float(copies.mean()), len(copies))
         closer = dominance(found.score, self.heldout)
         caught = rate.low > max(FALSE_ALARMS, self.false_alarms.high)

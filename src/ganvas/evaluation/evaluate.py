@@ -171,6 +171,7 @@ class Evaluator:
             "data": self.data(),
             "protocol": self.protocol(),
             "measures": rows,
+            "unlike": self.unlike,
             "classes": classes,
             "copies": self.part("Copies", lambda: self.copies(out)),
             "artefacts": self.artefacts(),

@@ -13,9 +13,11 @@ import numpy as np
 Row = dict[str, Any]
 
 # Thresholds for "note" and "bad". Factors, of generated to real or the inverse:
-CHECKERBOARD, POWER, SHARPNESS, VARIETY = (1.5, 3.0), (1.3, 2.5), (1.3, 2.5), (1.08, 1.4)
+CHECKERBOARD, POWER, SHARPNESS, VARIETY, BLOCKS = (1.5, 3.0), (1.3, 2.5), (1.3, 2.5), (1.08, 1.4), (1.1, 1.2)
 # Differences: fraction of the value range, of tones, of noise; share of blank images; of saturated or repeated ones.
-TONE, NOISE, BLANKS, SHARES = (0.01, 0.08), (0.006, 0.02), (0.0, 0.05), (0.02, 0.1)
+TONE, NOISE, BLANKS, SHARES = (0.01, 0.08), (0.006, 0.012), (0.0, 0.05), (0.02, 0.1)
+PEAK = 1.5  # spectral peak relative to its neighbourhood; noise, which has none, can exceed real images that have a dip
+ALTERNATING = (0.003, 0.006)  # amplitude of a checkerboard as a fraction of the value range
 SIZES = {"coarse": "above 8 pixels", "middle": "4 to 8 pixels", "fine": "below 4 pixels"}
 
 
@@ -39,15 +41,20 @@ def _times(ratio: Row) -> str:
     return f"{value} times the value for real images ({low} to {high})"
 
 
-def of_checkerboard(rows: list[Row]) -> Finding:
+def of_checkerboard(rows: list[Row], alternating: Row) -> Finding:
+    """alternating: a pattern in flat areas, which edges of other areas may hide in the spectrum."""
     found = [
         row[direction] | {"period": row["period"], "direction": direction}
         for row in rows
         for direction in ("horizontal", "vertical")
-        if direction in row
+        if direction in row and row[direction]["generated"] > PEAK
     ]
     worst = max(found, key=lambda row: row["low"], default={"value": 1.0, "low": 1.0, "high": 1.0})
     severity = _severity(worst, *CHECKERBOARD)
+    if alternating["low"] > ALTERNATING[0] and (severity != "bad" or worst["value"] < 1):
+        severity = "bad" if alternating["value"] >= ALTERNATING[1] else "note"
+        words = f"of {alternating['value']:.1%} of the range ({alternating['low']:.1%} to {alternating['high']:.1%})"
+        return Finding("lattice", f"Checkerboard artefacts with a period of 2 pixels: an amplitude {words}.", severity)
     if severity == "ok" or worst["value"] < 1:  # below 1: real images have such peaks themselves, from JPEG for example
         sentence = "No checkerboard artefacts: no more spectral peaks at periods of 2, 4 or 8 pixels than real images."
         return Finding("lattice", sentence, "ok")
@@ -71,21 +78,35 @@ def of_power(power: dict[str, Row]) -> Finding:
     return Finding("spectrum", f"Too {amount} {name} structure ({SIZES[name]}): {words}, {most}.", severity)
 
 
-def of_sharpness(ratio: Row, noise: Row) -> Finding:
-    """noise: that of `of_noise`, which raises the variance of the Laplacian and so may hide blur."""
+def of_blocks(ratio: Row) -> Finding:
+    words = f"steps at the borders of blocks of 8 pixels are {_times(ratio)}"
+    if ratio["value"] < 1 or (severity := _severity(ratio, *BLOCKS)) == "ok":
+        return Finding("blocks", f"No blocks of 8 pixels, as from JPEG compression: {words}.", "ok")
+    return Finding(
+        "blocks", f"Blocks of 8 pixels, as from strong JPEG compression or from upsampling: {words}.", severity
+    )
+
+
+def of_sharpness(ratio: Row, noise: Row, blocks: Row, alternating: Row) -> Finding:
+    """noise, blocks, alternating: what raises the variance of the Laplacian and may hide blur."""
     severity = _severity(ratio, *SHARPNESS)
     words = f"the variance of the Laplacian is {_times(ratio)}"
-    if severity == "ok" and noise["low"] > NOISE[0]:
-        return Finding("sharpness", f"Sharpness cannot be judged because of noise: {words}.", "ok")
+    checkered = alternating["low"] > ALTERNATING[0]
+    noisy, in_blocks = noise["low"] > NOISE[0] and not checkered, blocks["low"] > BLOCKS[0]
+    for cause, hidden in (("noise", noisy), ("blocks", in_blocks), ("the checkerboard", checkered)):
+        if hidden and (severity == "ok" or (checkered and ratio["value"] > 1)):
+            return Finding("sharpness", f"Sharpness cannot be judged because of {cause}: {words}.", "ok")
     how = "As sharp as" if severity == "ok" else "Blurrier than" if ratio["value"] < 1 else "Noisier than"
     return Finding("sharpness", f"{how} real images: {words}.", severity)
 
 
-def of_noise(noise: Row) -> Finding:
+def of_noise(noise: Row, alternating: Row) -> Finding:
     words = f"{noise['value']:.1%} of the range ({noise['low']:.1%} to {noise['high']:.1%}) more than real images"
     if noise["low"] <= NOISE[0]:
         return Finding("noise", f"As little noise of single pixels as in real images: {words}.", "ok")
     severity = "bad" if noise["value"] >= NOISE[1] else "note"
+    if alternating["low"] > ALTERNATING[0]:
+        return Finding("noise", f"Noise cannot be judged because of the checkerboard: deviation {words}.", "ok")
     return Finding("noise", f"Noise or a pattern of single pixels: deviation {words}.", severity)
 
 

@@ -33,6 +33,7 @@ BLUNT, HARSH = 0.6, 1.6  # sharpness relative to real images
 RECOGNISED = 0.8  # class accuracy relative to the mean that means: a weak class
 SHARE = 0.05  # difference of shares that is more than chance
 MORE, TWICE, HALF = 3, 2.0, 0.5
+PATTERNS = {"noise", "lattice", "blocks"}
 NEXT_SIZE = dict(itertools.pairwise(SIZES))
 
 
@@ -73,6 +74,7 @@ class Case:
         self.train: Record = config["train"]
         self.measures = {row["key"]: row for row in evaluation.get("measures", [])}
         self.copies: Record = evaluation.get("copies") or {}
+        self.unlike = evaluation.get("unlike", False) or not self.copies.get("meaningful", True)
         self.artefacts: Record = evaluation.get("artefacts") or {}
         findings = self.artefacts.get("findings") or []
         self.wrong = {one["what"]: one["sentence"] for one in findings if one["severity"] == "bad"}
@@ -98,6 +100,11 @@ class Case:
                 return values["lattice"] is None or values["lattice"] >= CHECKERBOARD
         best = min(record["score"] for record in since)
         return not before or best > (1 - FALLING) * min(before)
+
+    @property
+    def spoiled(self) -> bool:
+        """Whether a pattern over images that resemble the data lowers their precision, whatever the training."""
+        return not self.unlike and bool(PATTERNS & self.wrong.keys())
 
     @property
     def images_seen(self) -> int:
@@ -219,13 +226,14 @@ def untrained(case: Case) -> Iterator[Advice]:
     early = (
         0 < case.images_seen < RECOGNISABLE and "precision" in case.measures and case.compared("precision") < SHORT_OF
     )
-    rough = case.compared("precision") < UNRECOGNISABLE and not case.is_flat() and case.best_scores(0.25) is None
+    rough = case.unlike or (case.compared("precision") < UNRECOGNISABLE and not case.spoiled)
+    rough = rough and not case.is_flat() and case.best_scores(0.25) is None
     if case.overfitted or precision is None or not (early or rough):
         return
-    evidence = (
-        f"After {case.images_seen:,} images precision is {precision['value']:.2f} (real images: "
-        f"{precision['real']:.2f}). This is too early for other conclusions."
-    )
+    real = precision.get("real")
+    expected = "" if real is None else f" (real images: {real:.2f})"
+    seen = f"After {case.images_seen:,} images precision" if case.images_seen else "Precision"
+    evidence = f"{seen} is {precision['value']:.2f}{expected}. This is too early for other conclusions."
     yield Advice(TRAIN_LONGER, f"{evidence} {estimate(case)}", case.longer())
 
 
@@ -251,12 +259,15 @@ def unstable(case: Case) -> Iterator[Advice]:
 def collapsed(case: Case) -> Iterator[Advice]:
     signs = [case.health["collapse"]] if "collapse" in case.health else []
     signs += [case.wrong["variety"]] if "variety" in case.wrong else []
-    good = case.compared("precision") > SHORT_OF  # poor images lack diversity as well, and precision comes first
+    # Poor images lack diversity as well, and precision comes first; blur or a pattern in all images changes features.
+    good = case.compared("precision") > SHORT_OF and not {*PATTERNS, "sharpness"} & case.wrong.keys()
     for key in ("recall", "coverage", "vendi"):
         if good and case.compared(key) < COLLAPSED:
             row = case.measures[key]
             name = "the Vendi score" if key == "vendi" else key
             signs.append(f"{name} is {row['value']:.3g} (real images: {row['real']:.3g})")
+    if not signs and case.copies.get("caught"):
+        return  # altered copies, such as mirrored digits, can be taken for other classes
     found: Record = case.evaluation.get("classes") or {}
     signs += [found["sentence"]] if found.get("missing") else []
     if not signs or (case.falls() > FALLING and "collapse" not in case.health):
@@ -297,7 +308,7 @@ def improving(case: Case) -> Iterator[Advice]:
             f"The score still fell by {case.falls():.0%} in the last quarter of training ({before:.3g} to {since:.3g})."
         )
         yield Advice(TRAIN_LONGER, f"{evidence} {estimate(case)}", case.longer())
-    elif case.best_scores(0.25) is None and case.compared("precision") < SHORT_OF:
+    elif case.best_scores(0.25) is None and case.compared("precision") < SHORT_OF and not case.spoiled:
         row = case.measures["precision"]
         evidence = (
             f"Precision is {row['value']:.2f} (real images: {row['real']:.2f}). The run is too short to show "
@@ -307,7 +318,7 @@ def improving(case: Case) -> Iterator[Advice]:
 
 
 def limited(case: Case) -> Iterator[Advice]:
-    if case.compared("precision") >= SHORT_OF or not case.is_flat():
+    if case.compared("precision") >= SHORT_OF or not case.is_flat() or case.spoiled:
         return
     row = case.measures["precision"]
     evidence = (
@@ -386,7 +397,10 @@ def is_classic(model: str) -> bool:
 def artefacts(case: Case) -> Iterator[Advice]:
     wrong, lattice, rate = case.wrong, case.vital("lattice") or 1.0, HALF * case.train["lr"]
     sharpness = number(case.artefacts.get("sharpness")) or case.vital("sharpness") or 1.0
-    if "lattice" in wrong or "lattice" in case.health or lattice > CHECKERBOARD:
+    if "blocks" in wrong:
+        how = f"{sentence(wrong['blocks'])} A lower learning rate reduces them, unless images were saved as JPEG."
+        yield Advice("Blocks of 8 pixels", how, case.again(lr=rate))
+    elif "lattice" in wrong or "lattice" in case.health or lattice > CHECKERBOARD:
         measured = f"the spectral peak is {lattice:.1f} times that of real images in the last evaluation"
         seen = sentence(wrong.get("lattice") or case.health.get("lattice") or measured)
         if is_classic(case.train["model"]):
@@ -399,7 +413,7 @@ def artefacts(case: Case) -> Iterator[Advice]:
     if sharpness < BLUNT:
         how = "A smaller penalty allows finer detail."
         yield Advice("Images are blurred", f"{seen} {how}", case.again(r1=HALF * case.train["r1"]))
-    elif sharpness > HARSH or "noise" in wrong:
+    elif not {"blocks", "lattice"} & wrong.keys() and (sharpness > HARSH or "noise" in wrong):  # patterns raise both
         seen = sentence(wrong["noise"]) if "noise" in wrong else seen
         yield Advice("Images are noisy", f"{seen} A lower learning rate reduces noise.", case.again(lr=rate))
 

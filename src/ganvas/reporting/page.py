@@ -111,6 +111,7 @@ def page(told: Told) -> dict[str, Any]:
         "told": told,
         "evaluation": evaluation,
         "headline": [row for key in HEADLINE for row in measures if row.key == key],
+        "agreement": agreement(evaluation),
         "pictures": side_by_side(folder, evaluation),
         "latest": None if evaluation.get("pictures") else latest(told, GRID),
         "advice": found_advice(told),
@@ -228,6 +229,28 @@ def as_measure(row: Record, note: str) -> Measure:
         flags=list(row.get("flags") or []),
         note=note,
     )
+
+
+def agreement(evaluation: Record) -> str:
+    """Whether both feature networks distinguish generated from real images; "" if that is unknown."""
+    rows = {row["key"]: row for row in evaluation.get("measures", [])}
+    both = [rows[key] for key in ("kid", "kid_second") if key in rows and number(rows[key].get("real")) is not None]
+    if len(both) < 2:
+        return ""
+    apart = [row["low"] > max(row["real"], 0.0) for row in both]
+    if all(apart):
+        found = "Both feature networks distinguish the generated images from real ones."
+    elif not any(apart):
+        found = "Neither feature network distinguishes the generated images from real ones."
+    else:
+        differs, equal = (both[apart.index(one)]["name"] for one in (True, False))
+        found = (
+            f"The two networks disagree: by {differs} the generated images differ from real ones, by {equal} they do "
+            "not. Decide by the images, precision and recall."
+        )
+    if evaluation.get("unlike"):
+        found += " The generated images do not resemble the data, so the other measures mean little."
+    return found
 
 
 # ---- images ----

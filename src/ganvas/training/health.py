@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor
 
 from ganvas.augment import MOST, TARGET
@@ -45,8 +46,10 @@ COPYING = 0.1  # fraction of images closer to one training image than 98% of ima
 CHECKERBOARD = 3.0  # times the checkerboard level of real images
 GROWTH = 1.3  # factor that counts as growth
 STILL, A_WHILE = 2e-3, 0.2  # mean pixel change relative to the range, within this last fraction of the images seen
-PLATEAU, LONG = 8, 0.5  # half of the fewest evaluations, and last fraction of the images seen, without improvement
-TREND, RALLY = -0.5, -3.0  # slopes of the scores in standard errors: no improvement above; recovery below
+PLATEAU, LONG = 16, 0.6  # fewest evaluations, and last fraction of the images seen, without improvement
+SMALL, SURE = 0.15, 0.9  # relative decrease of the score that is too small, and confidence that it is not larger
+RALLY = 3.0  # decrease of the latest scores in standard errors that is a recovery
+FALLING = 1.0  # decrease of the score in standard errors that may be an improvement
 PROGRESS = 0.02  # relative decrease of the best score that counts as improvement
 FEWEST_SCORED, MOST_SCORED, PIXELS = 64, 256, 2**20  # limits on the images of each kind that the discriminator scores
 CHANCE = 3.0  # standard errors within which two mean scores count as equal
@@ -227,6 +230,9 @@ class Watch:
         scores = [record.score for record in self.vitals]
         if len(scores) < 4 or min(scores[-3:]) < (1 - PROGRESS) * min(scores[:-3]):  # still improving
             return "collapse", None
+        fall, error, _ = decrease(*self._latest(4))
+        if fall > FALLING * error:
+            return "collapse", None
         words = f"mode collapse: the diversity of the generated images is {values[-1]:.0%} of that of real images"
         return "collapse", Event("collapse", words, "start a new run with twice the --r1 or half the --lr")
 
@@ -279,18 +285,28 @@ class Watch:
         )
 
     def _plateau(self) -> tuple[str, Event | None]:
-        if len(self.vitals) < 2 * PLATEAU:
+        if len(self.vitals) < PLATEAU:
             return "plateau", None
-        latest = self.vitals[-max(3 * PLATEAU // 2, len(self._since(1 - LONG))) :]
-        images, scores = [record.images for record in latest], [record.score for record in latest]
-        if trend(images, scores) < TREND or trend(images[-PLATEAU:], scores[-PLATEAU:]) < RALLY:
+        images, scores = self._latest(PLATEAU // 2)
+        fall, error, freedom = decrease(images, scores)
+        rally, doubt, _ = decrease(images[-PLATEAU // 2 :], scores[-PLATEAU // 2 :])
+        if rally > RALLY * doubt:
+            return "plateau", None
+        most = fall + float(stats.t.ppf(SURE, freedom)) * error
+        if most > SMALL * max(statistics.mean(scores), 0.0):
             return "plateau", None
         best = min(record.score for record in self.vitals)
         return "plateau", Event(
             "plateau",
-            f"the score does not improve: no trend over the last {len(latest)} evaluations (best {best:.4g})",
+            f"the score does not improve: over the last {len(scores)} evaluations it fell by less than {SMALL:.0%} "
+            f"(best {best:.4g})",
             "stop, or continue with a lower --lr; the best model is kept",
         )
+
+    def _latest(self, least: int) -> tuple[list[int], list[float]]:
+        """Images seen and scores of the evaluations in the last 60% of the images seen, at least `least` of them."""
+        latest = self.vitals[-max(least, len(self._since(1 - LONG))) :]
+        return [record.images for record in latest], [record.score for record in latest]
 
     def _since(self, part: float) -> list[Score]:
         """Evaluations after this fraction of the images seen. On a slow machine they can be only a few steps apart."""
@@ -302,13 +318,13 @@ def measured(value: float | None, usual: float) -> float:
     return usual if value is None else value
 
 
-def trend(images: list[int], scores: list[float]) -> float:
-    """Slope of a straight line through the scores, in its standard errors; 0 for equal scores."""
+def decrease(images: list[int], scores: list[float]) -> tuple[float, float, int]:
+    """Decrease from the first to the last of at least 3 scores, by a straight line; standard error; freedom."""
     x, y = np.array(images, float), np.array(scores)
-    x, y = x - x.mean(), y - y.mean()
+    x, y = (x - x.mean()) / (x[-1] - x[0]), y - y.mean()
     slope = x @ y / (x @ x)
-    error = math.sqrt(float(np.square(y - slope * x).sum() / (len(y) - 2) / (x @ x)))
-    return float(slope / max(error, 1e-9 * abs(slope))) if slope else 0.0
+    freedom = len(y) - 2
+    return -float(slope), math.sqrt(float(np.square(y - slope * x).sum() / freedom / (x @ x))), freedom
 
 
 def ignorant_loss(config: TrainConfig) -> float | None:
