@@ -379,6 +379,11 @@ def test_inside_another_program_pictures_are_decoded_in_its_own_process(
     assert list(parallel_map(os.getpid, [(), ()], 2)) == [os.getpid()] * 2
 
 
+def test_decoding_processes_use_one_thread_each() -> None:
+    """Otherwise the threads of NumPy in every one of them wait for each other."""
+    assert set(parallel_map(os.getenv, [("OMP_NUM_THREADS",), ("OPENBLAS_NUM_THREADS",)], 2)) == {"1"}
+
+
 def test_a_worker_that_cannot_be_started_is_no_fault_of_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises(DataError, match="cannot be started"):

@@ -30,6 +30,7 @@ from ganvas.run import Run
 from ganvas.studio.engine import Loaded
 from ganvas.studio.errors import AbsentError, BusyError
 
+STOPPED = "stopped by the user"
 MOST_WAITING, MOST_KEPT = 4, 32  # most jobs in the queue; finished jobs that are kept
 MOST_FINDERS = 2
 LANES = {"checkup": "data", "plan": "data", "evaluation": "evaluation", "film": "files", "print": "files"}
@@ -64,7 +65,7 @@ class Task:
         """Store the progress; stop a cancelled job."""
         self.doing, self.done, self.total = what, done, total
         if self.cancelled:
-            raise ConfigError("stopped by the user")
+            raise ConfigError(STOPPED)
 
 
 Work = Callable[[Task], dict[str, Any]]
@@ -75,7 +76,7 @@ class Workbench:
     """Queue of jobs, by id. folder: for the files that they write; they exist as long as their jobs are kept."""
 
     def __init__(self) -> None:
-        self.folder = tempfile.TemporaryDirectory(prefix="ganvas-studio-", ignore_cleanup_errors=True)
+        self.folder: tempfile.TemporaryDirectory[str] | None = None
         self.pools = {lane: ThreadPoolExecutor(1, f"studio {lane}") for lane in {"images", *LANES.values()}}
         self.tasks: OrderedDict[str, Task] = OrderedDict()
         self.lock = threading.Lock()
@@ -85,10 +86,16 @@ class Workbench:
             task.cancelled = True
         for pool in self.pools.values():
             pool.shutdown(wait=False, cancel_futures=True)
-        self.folder.cleanup()
+        if self.folder is not None:
+            self.folder.cleanup()
 
     def place_for(self, task: Task, name: str) -> Path:
         """Where a job writes its file, which `task.file` then is."""
+        with self.lock:
+            if task.cancelled:
+                raise ConfigError(STOPPED)
+            if self.folder is None:
+                self.folder = tempfile.TemporaryDirectory(prefix="ganvas-studio-", ignore_cleanup_errors=True)
         folder = Path(self.folder.name) / task.id
         folder.mkdir(exist_ok=True)
         return folder / name
@@ -126,7 +133,7 @@ def run(task: Task, work: Work) -> None:
     task.state = "working"
     try:
         if task.cancelled:
-            raise ConfigError("stopped by the user")
+            raise ConfigError(STOPPED)
         task.result = work(task)
         task.state = "done"
     except GanvasError as error:

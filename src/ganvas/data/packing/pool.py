@@ -29,6 +29,10 @@ from ganvas.errors import DataError, PictureError
 CHUNK = 64  # maximum images per job
 CHUNK_BYTES = 8 * 2**20  # approximate maximum size of a job, encoded or decoded
 LEAST_FOR_WORKERS = 500  # images for which worker processes are started
+ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
+)
+"""For the children, which already use all processors: with NumPy's own threads they are several times slower."""
 
 
 def decoded(
@@ -139,7 +143,12 @@ def _start(function: FunctionType | BuiltinFunctionType) -> subprocess.Popen[byt
         f"from {function.__module__} import {function.__name__} as function; pool.serve(function)"
     )
     try:
-        return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        return subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, **ONE_THREAD},
+        )
     except OSError as error:
         raise DataError(f"a decoding process cannot be started ({error}): check sys.executable") from error
 
