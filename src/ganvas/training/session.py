@@ -107,7 +107,8 @@ def resume(state: TrainState, checkpoint: dict[str, Any], run: Run, display: Dis
         changes = state.load_state_dict(checkpoint)
     except (KeyError, RuntimeError, ValueError) as error:
         raise CheckpointError(
-            f"the checkpoints in {run.folder} do not match its config.json: restore it, or choose another --out"
+            f"the checkpoints in {run.folder} do not match its config.json, or are of an older version of Ganvas: "
+            f"restore config.json, or start a new run from it with --from {run.folder} and another --out"
         ) from error
     if rank() == 0 and (damaged := run.cut_log(state.images_seen)):
         lines = f"{damaged} damaged line{'s' if damaged > 1 else ''}"
