@@ -156,7 +156,7 @@ def main() -> None:
         return
     here = machine("numpy", "pillow")
     print(", ".join(f"{key} {value}" for key, value in here.items()))
-    print(f"{'set':9} {'way':14} {'pictures':>9} {'seconds':>8} {'a second':>9} {'peak GB':>8}  target")
+    print(f"{'set':9} {'way':14} {'images':>9} {'seconds':>8} {'a second':>9} {'peak GB':>8}  target")
     rows = []
     with tempfile.TemporaryDirectory() as place:
         sets = {"mnist": arguments.mnist, "mednist": arguments.mednist, "generated": None, "array": None}

@@ -201,8 +201,12 @@ def cases(
     if labels is not None:
         yield "one class missing", lambda: unseen[labels != labels[0]], {"missing"}
     yield "another data set", lambda: other, {"unlike the data"}
-    noise = lambda: np.concatenate([to_pixels(part) for part in untrained(pack).batches(range(num))])  # noqa: E731
-    yield "untrained network", noise, {"unlike the data"}
+    yield "untrained network", lambda: pixels_of(untrained(pack), num), {"unlike the data"}
+
+
+def pixels_of(generator: Generator, num: int) -> np.ndarray:
+    """Images (num, H, W, C) of the first seeds."""
+    return np.concatenate([to_pixels(part) for part in generator.batches(range(num))])
 
 
 def allowed(name: str, must: set[str]) -> set[str]:

@@ -111,10 +111,9 @@ def heads_on_features(discriminator: nn.Module, num: int) -> list[int]:
     return [i for i, on in enumerate(discriminator.on_features[:num]) if on]
 
 
-def generator_weights(discriminator: nn.Module, logits: Tensor) -> Tensor:
-    """(heads,): the weight of each head of `logits` (N, heads) in the generator's loss."""
-    weights = discriminator.weights[: logits.shape[1]] if isinstance(discriminator, ViewDiscriminator) else [1.0]
-    return torch.tensor(weights).to(logits)
+def generator_weights(discriminator: nn.Module, num: int) -> list[float]:
+    """The weight of each of the first `num` heads in the generator's loss."""
+    return discriminator.weights[:num] if isinstance(discriminator, ViewDiscriminator) else [1.0] * num
 
 
 def crops_of(discriminator: nn.Module) -> int:

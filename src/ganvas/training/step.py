@@ -176,17 +176,17 @@ def joint_gradients(
         logits = logits_of(networks.discriminator, shown, labels).float()
     real_logits, fake_logits = logits.chunk(2)
     d_loss = discriminator_loss(loss, real_logits, fake_logits, inputs, config)
-    weights = generator_weights(networks.plain_discriminator, fake_logits)
     if loss.rescales and not config.label_noise:
         (d_loss * share).backward()
-        scales = (generator_scale(loss, real_logits, fake_logits) * weights).unbind(1)
+        scales = generator_scale(loss, real_logits, fake_logits).unbind(1)
+        weights = generator_weights(networks.plain_discriminator, len(leaves))
         to_views = []
-        for leaf, scale in zip(leaves, scales, strict=True):
+        for leaf, scale, weight in zip(leaves, scales, weights, strict=True):
             assert leaf.grad is not None
-            to_views.append(leaf.grad * per_image(scale).to(leaf))
+            to_views.append(leaf.grad * per_image(weight * scale).to(leaf))
     else:
         fake_side = fake_logits.detach().requires_grad_()
-        g_loss = (loss.generator(real_logits.detach(), fake_side).mean(dim=0) * weights).sum() * share
+        g_loss = generator_loss(networks, loss, real_logits.detach(), fake_side) * share
         (to_logits,) = torch.autograd.grad(g_loss, fake_side)
         to_views = [*torch.autograd.grad(fake_logits, leaves, to_logits, retain_graph=True)]
         (d_loss * share).backward(inputs=[*networks.plain_discriminator.parameters()])
@@ -246,10 +246,16 @@ def generator_gradients(
             with torch.no_grad():
                 real_views = views(networks, real_parts(networks, inputs), inputs, policy)
                 real_logits = logits_of(networks.discriminator, real_views, inputs.labels).float()
-        weights = generator_weights(networks.plain_discriminator, fake_logits)
-        g_loss = (loss.generator(real_logits, fake_logits).mean(dim=0) * weights).sum()
+        g_loss = generator_loss(networks, loss, real_logits, fake_logits)
         (g_loss * share).backward()
     return stats_of(networks, loss, real_logits, fake_logits, g_loss), [], []
+
+
+def generator_loss(networks: Networks, loss: Loss, real: Tensor, fake: Tensor) -> Tensor:
+    """Mean over the pairs of logits (N, heads), weighted sum over heads (models.generator_weights)."""
+    heads = loss.generator(real, fake).mean(dim=0).unbind()
+    weights = generator_weights(networks.plain_discriminator, len(heads))
+    return torch.stack([weight * head for weight, head in zip(weights, heads, strict=True)]).sum()
 
 
 def discriminator_loss(loss: Loss, real: Tensor, fake: Tensor, inputs: Inputs, config: TrainConfig) -> Tensor:
