@@ -10,7 +10,7 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY src src
 # PyPI has PyTorch with CUDA. The builds for CPUs have a version such as 2.13.0+cpu, which pip takes as the newer one.
 RUN if [ "$DEVICE" = cpu ]; then export PIP_EXTRA_INDEX_URL="$CPU_INDEX"; fi \
-    && pip install -c constraints.txt '.[video,track,medical,judge,export,studio,hub]'
+    && pip install -c constraints.txt '.[video,track,medical,judge,export,studio,hub,c2pa]'
 
 # The user mounts a folder here for images, runs and packs.
 WORKDIR /images

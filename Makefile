@@ -34,7 +34,7 @@ check: .venv/ready
 	touch $@
 
 .venv/ready: .venv/core
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,video,track,medical,judge,export,studio,hub,docs,notebook]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,video,track,medical,judge,export,studio,hub,c2pa,docs,notebook]'
 	touch $@
 
 clean:

@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import html.parser
 import http.server
+import importlib.util
 import json
 import os
 import re
@@ -40,13 +41,14 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 pytest.importorskip("mkdocstrings", reason="mkdocstrings is missing: install the extra docs")
+pytest.importorskip("zensical", reason="zensical is missing: install the extra docs")
 
 import ganvas
 import ganvas.cli
 import processes
 from ganvas.config import DataConfig, ModelConfig, TrainOptions
 from ganvas.errors import GanvasError
-from ganvas.fields import owners
+from ganvas.fields import meanings, owners
 from ganvas.models import MODELS
 from ganvas.models.summary import summarise_config
 from ganvas.presets import PRESETS
@@ -55,7 +57,7 @@ from ganvas.share.export_web import runtime_files
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 GUIDES = sorted((DOCS / "guide").glob("*.md"))
-HOOKS = runpy.run_path(str(DOCS / "site_hooks.py"))
+SITE = runpy.run_path(str(DOCS / "build_site.py"))
 PAGES = [DOCS / "index.md", *GUIDES, ROOT / "README.md", ROOT / "examples" / "README.md"]
 QUICK = "first-picture"
 """The guide that is run in the quick tests; the others are slow."""
@@ -155,7 +157,7 @@ OTHERS |= {"open", "job", "dependency", "directory", "help", "strict", "all", "q
 @functools.cache
 def all_options() -> set[str]:
     """The options of all commands, and their negations."""
-    known = set(re.findall(r"`(--[a-z0-9-]+)`", HOOKS["options_page"]() + HOOKS["commands_page"]()))
+    known = set(re.findall(r"`(--[a-z0-9-]+)`", SITE["options_page"]() + SITE["commands_page"]()))
     return known | {f"--no-{name[2:]}" for name in known}
 
 
@@ -406,7 +408,7 @@ def test_the_table_of_presets_has_every_preset_with_its_numbers() -> None:
 
 
 def test_the_page_of_options_has_every_field_with_its_default_and_a_meaning() -> None:
-    page = HOOKS["options_page"]()
+    page = SITE["options_page"]()
     for config in (DataConfig, TrainOptions):
         for field in dataclasses.fields(config):
             flag = f"--{field.name.replace('_', '-')}"
@@ -414,13 +416,17 @@ def test_the_page_of_options_has_every_field_with_its_default_and_a_meaning() ->
             row = next(line for line in page.splitlines() if line.startswith(f"| `{flag}`"))
             _, values, default, meaning = re.split(r"(?<!\\) \| ", row.strip("| "))
             assert len(meaning) > 10 and values, row
-            shown = {None: ("none", "see description", "*chosen*"), (): ("none",), "True": ("yes",), "False": ("no",)}
+            if field.default is None and default not in ("none", "*chosen*"):  # what the description says
+                described = " ".join(meanings(config)[field.name].split())
+                assert default.partition(" (")[0] in described and "Default" not in meaning, row
+                continue
+            shown = {None: ("none", "*chosen*"), (): ("none",), "True": ("yes",), "False": ("no",)}
             key = str(field.default) if isinstance(field.default, bool) else field.default
             assert default in shown.get(key, (f"`{field.default}`",)), row
 
 
 def test_the_page_of_commands_has_every_command_and_option_of_the_command_line() -> None:
-    page = HOOKS["commands_page"]()
+    page = SITE["commands_page"]()
     for name, command in ganvas.cli.COMMANDS.items():
         title = f"## ganvas {name}\n"
         assert title in page
@@ -431,6 +437,30 @@ def test_the_page_of_commands_has_every_command_and_option_of_the_command_line()
         listed |= {f"no_{row}" for row in listed}
         owner = owners(command.options)
         assert {field for field in owner if owner[field] not in ganvas.cli.GROUPS} <= listed, title
+
+
+@pytest.mark.parametrize("page", sorted((DOCS / "api").glob("*.md")), ids=lambda page: page.stem)
+def test_pages_of_the_api_show_what_they_name(page: Path, site: Path) -> None:
+    """Modules are shown in parts: the names that users need, in the order of the page, without the helpers."""
+    shown = re.findall(r'<h[2-6] id="(ganvas[\w.]*)"', (site / "api" / f"{page.stem}.html").read_text())
+    for block in re.split(r"^::: ", page.read_text(), flags=re.M)[1:]:
+        name = block.split()[0]
+        listed = re.search(r"members:\s*\[([^\]]*)\]", block)
+        members = listed[1].split(", ") if listed else re.findall(r"^ +- (\w+)$", block, re.M)
+        assert members or name in WHOLE or not is_module(name), f"{name}: name its members"
+        places = [shown.index(f"{name}.{member}") for member in members] or [shown.index(name)]
+        assert places == sorted(places), name
+
+
+WHOLE = {"ganvas.losses", "ganvas.evaluation.distances"}
+"""Modules in which every function is for users."""
+
+
+def is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # a function or class of a module
+        return False
 
 
 def test_figures_are_those_of_the_benchmarks() -> None:
@@ -456,9 +486,9 @@ def test_figures_are_those_of_the_benchmarks() -> None:
 
 
 def test_parameters_become_a_list() -> None:
-    assert HOOKS["escaped"]("in runs/<name>, `a<b`\n    if a < b:") == "in runs/&lt;name>, `a<b`\n    if a < b:"
+    assert SITE["escaped"]("in runs/<name>, `a<b`\n    if a < b:") == "in runs/&lt;name>, `a<b`\n    if a < b:"
     text = "Draws.\n\nnum: how many. seed: the first,\nas a number.\nRaises DataError: for none.\n\nIn order."
-    assert HOOKS["listed"](text, {"num", "seed"}) == (
+    assert SITE["listed"](text, {"num", "seed"}) == (
         "Draws.\n\n\n- **num**: how many.\n- **seed**: the first,\n  as a number.\n\n"
         "Raises DataError: for none.\n\nIn order."
     )
@@ -470,12 +500,9 @@ def test_parameters_become_a_list() -> None:
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site, built with every warning an error."""
-    out = tmp_path_factory.mktemp("docs") / "site"
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(out)]
-    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, env=environment)
-    assert ended.returncode == 0, ended.stderr + ended.stdout
-    return out
+    out = tmp_path_factory.mktemp("docs")
+    SITE["build"](out)
+    return out / "site"
 
 
 class Loaded(html.parser.HTMLParser):
@@ -546,8 +573,9 @@ def test_the_site_in_a_browser(site: Path) -> None:
                 assert not errors
                 assert all(url.startswith((home, "data:")) for url in asked)
             page.goto(home)
-            page.locator("input.md-search__input").fill("truncation")
-            page.locator(".md-search-result__link").first.wait_for(timeout=20_000)
+            page.locator("button.md-search__button").click()
+            page.get_by_placeholder("Search").fill("truncation")
+            page.get_by_role("option", name="Truncation").first.wait_for(timeout=20_000)
             browser.close()
     finally:
         server.shutdown()

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -27,7 +28,8 @@ pytest.importorskip("fastapi", reason="the studio needs pip install 'ganvas[stud
 
 from fastapi.testclient import TestClient
 
-from ganvas.studio import api, uploads
+from ganvas.studio import api, trainings, uploads
+from ganvas.training import clock
 
 HOME = "http://127.0.0.1"
 PATIENCE = 120  # seconds: the machine may be busy
@@ -402,3 +404,48 @@ def test_ctrl_c_saves_the_training(tmp_path: Path, two_classes: Path) -> None:
             running.kill()
     run = Run(tmp_path / "runs" / "mine")
     assert run.saved() and run.model.is_dir()
+
+
+# ---- Windows ----
+
+
+class FakeProcess:
+    """A process of Windows: it notes how it was started and what was sent to it, and ends as Windows ends it."""
+
+    def __init__(self, words: list[str], **options: Any) -> None:
+        self.options, self.sent, self.returncode = options, list[int](), None
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        self.sent.append(number)
+
+
+def test_on_windows_a_training_is_stopped_by_ctrl_break(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CTRL_BREAK_EVENT reaches only processes of a group of their own, which CREATE_NEW_PROCESS_GROUP makes."""
+    monkeypatch.setattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0x200, raising=False)
+    monkeypatch.setattr(signal, "CTRL_BREAK_EVENT", 1, raising=False)
+    group, stop = trainings.own_group(windows=True)
+    monkeypatch.setattr(trainings, "OWN_GROUP", group)
+    monkeypatch.setattr(trainings, "STOP", stop)
+    monkeypatch.setattr(subprocess, "Popen", FakeProcess)
+    found = Trainings(tmp_path)
+    started = found.start("mine", ["train", "images"])
+    assert started.process.options["creationflags"] == 0x200 and "start_new_session" not in started.process.options
+    found.stop("mine")
+    found.stop("mine")
+    assert started.process.sent == [1]
+    assert started.state == "stopping"
+    started.process.returncode = 0xC000013A  # STATUS_CONTROL_C_EXIT: before the training catches the signal
+    assert started.state == "stopped"
+    found.close()
+
+
+def test_ctrl_break_is_caught_by_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not hasattr(signal, "SIGBREAK"):
+        monkeypatch.setattr(signal, "SIGBREAK", signal.SIGUSR1, raising=False)
+    before = signal.getsignal(signal.SIGBREAK)
+    with clock.caught_signals() as caught:
+        signal.raise_signal(signal.SIGBREAK)
+    assert caught.number == signal.SIGBREAK and signal.getsignal(signal.SIGBREAK) == before

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ganvas.reporting import report
     from ganvas.run import Run
     from ganvas.share.publish import publish
+    from ganvas.share.signing import sign
     from ganvas.share.upload import push
     from ganvas.verbs import Trained, average, check, evaluate, export, init, pack, train, video
 
@@ -67,6 +68,7 @@ _HOME = {
     "read_provenance": "provenance",
     "report": "reporting",
     "sample": "explore.verbs",
+    "sign": "share.signing",
     "train": "verbs",
     "video": "verbs",
 }
@@ -101,6 +103,7 @@ __all__ = [
     "read_provenance",
     "report",
     "sample",
+    "sign",
     "train",
     "video",
 ]

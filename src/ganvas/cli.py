@@ -109,6 +109,10 @@ def listed(asked: Any, sets: Mapping[str, str]) -> list[str]:
     return [f"{name:<15}{title}" for name, title in sets.items()]
 
 
+def signed(asked: options.Sign, paths: Sequence[Path]) -> list[str]:
+    return [f"{len(paths)} files signed"] if paths else ["no file signed: all were signed already"]
+
+
 def nothing(asked: Any, result: Any) -> list[str]:
     return []
 
@@ -144,6 +148,7 @@ COMMANDS = {
     "report": Command(options.Report, "reporting.report", one, "Evaluate"),
     "export": Command(options.Export, "verbs.export", each, "Share"),
     "publish": Command(options.Publish, "share.publish.publish", one, "Share"),
+    "sign": Command(options.Sign, "share.signing.sign", signed, "Share"),
     "hub push": Command(options.Push, "share.upload.push", one, "Share"),
     "hub pull": Command(options.Pull, "hub.pull", one, "Share"),
     "data check": Command(options.Check, "verbs.check", checked, "Data"),

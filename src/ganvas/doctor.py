@@ -27,6 +27,7 @@ OPTIONAL = {
     "onnxruntime": ("judge", "faster Inception features"),
     "onnxscript": ("export", "ONNX models and web pages"),
     "fastapi": ("studio", "the studio"),
+    "c2pa": ("c2pa", "C2PA signatures"),
     "huggingface_hub": ("hub", "models on the Hugging Face Hub"),
 }
 
@@ -46,10 +47,11 @@ def lines(asked: Doctor) -> list[str]:
         found.append(f"packs and downloads: {cache_dir()}")
     except GanvasError as error:
         found.append(f"packs and downloads: {error}")
+    names = importlib.metadata.packages_distributions()  # mlflow may come from mlflow-skinny
     for package, (extra, purpose) in OPTIONAL.items():
         there = importlib.util.find_spec(package) is not None
         found.append(
-            f"{purpose}: {package} {importlib.metadata.version(package)}"
+            f"{purpose}: {package} {importlib.metadata.version(names.get(package, [package])[0])}"
             if there
             else f"{purpose}: missing; pip install 'ganvas[{extra}]'"
         )

@@ -483,6 +483,20 @@ class Publish(Common):
 
 
 @dataclass(frozen=True)
+class Sign(Common):
+    """Sign generated images and videos with C2PA (Content Credentials). The files are changed in place."""
+
+    source: PathLike
+    """Image, video, or folder of them, with its subfolders."""
+    _: KW_ONLY
+    certificate: PathLike
+    """File of your certificate and its chain, in PEM format. It must be issued by
+    an authority, for the use emailProtection."""
+    key: PathLike
+    """File of the private key that belongs to the certificate, in PEM format."""
+
+
+@dataclass(frozen=True)
 class Push(Common):
     """Upload a model (weights, configuration, card). Log in with `hf auth login` or set HF_TOKEN first."""
 

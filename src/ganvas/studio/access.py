@@ -116,7 +116,9 @@ class Guard:
     def given_once(self, scope: Message) -> list[tuple[bytes, bytes]] | None:
         """Headers that store a token from the URL in a cookie and redirect to the URL without it.
 
-        The redirect is relative, so that it cannot lead to another site and works behind a proxy.
+        The redirect is relative, so that it cannot lead to another site and works behind a proxy. The cookie of the
+        page has no path, so that the browser takes that of the address: behind a proxy such as JupyterHub's, the
+        servers of other users at the same host do not get it.
         """
         query = query_of(scope)
         if self.token is None or scope["method"] != "GET" or "token" not in dict(query):
@@ -124,7 +126,8 @@ class Guard:
         rest = urlencode([(key, value) for key, value in query if key != "token"])
         value = hashlib.sha256(self.token.encode(errors="surrogateescape")).hexdigest()
         place = f"./{quote(scope['path'].rpartition('/')[2], safe='')}{f'?{rest}' if rest else ''}".encode()
-        cookie = f"{self.cookie}={value}; Path=/; HttpOnly; SameSite=Strict".encode()
+        wide = "; Path=/" if "/" in scope["path"].strip("/") else ""
+        cookie = f"{self.cookie}={value}{wide}; HttpOnly; SameSite=Strict".encode()
         return [(b"location", place), (b"set-cookie", cookie)]
 
     async def limited(self, scope: Message, receive: Receive, send: Send, headers: dict[str, str], limit: int) -> None:

@@ -31,11 +31,19 @@ MOST_KEPT = 20  # ended trainings that are remembered
 LAST = 4000  # bytes of the output that are searched for its last line
 CLOSING = 120.0  # longest time, in seconds, that the studio waits for a training to save its state
 TAKEN = frozenset({"uploads"})  # names that the studio uses itself
-WINDOWS = os.name == "nt"
-OWN_GROUP: dict[str, Any] = (
-    {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)} if WINDOWS else {"start_new_session": True}
-)
-STOP = getattr(signal, "CTRL_BREAK_EVENT", None) if WINDOWS else signal.SIGINT
+
+
+def own_group(windows: bool) -> tuple[dict[str, Any], int]:
+    """Options of Popen that keep the studio's Ctrl-C away from a training, and the signal that stops the training.
+
+    A process group on Windows ignores Ctrl-C, and gets Ctrl-Break as SIGBREAK, which `training.clock` catches.
+    """
+    if windows:
+        return {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP")}, getattr(signal, "CTRL_BREAK_EVENT")  # noqa: B009
+    return {"start_new_session": True}, signal.SIGINT
+
+
+OWN_GROUP, STOP = own_group(os.name == "nt")
 
 
 @dataclass(eq=False)

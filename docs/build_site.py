@@ -1,8 +1,8 @@
-"""Pages of the documentation site that are generated from the code.
+"""Build the documentation site: `python docs/build_site.py` writes build/site/; with `serve` it shows the site.
 
-`on_files` (called by MkDocs) adds reference/options.md, from the fields and docstrings of the options of training;
-reference/commands.md, from the commands of cli.py; and reference/results.md, a copy of RESULTS.md.
-`on_page_markdown` marks the blocks that the tests do not run (see tests/test_docs.py).
+Before Zensical builds the site, three pages are generated: reference/options.md, from the fields and docstrings of the
+options of training; reference/commands.md, from the commands of cli.py; and reference/results.md, a copy of RESULTS.md.
+Blocks that the tests do not run are marked (see tests/test_docs.py).
 `Parameters` (called by mkdocstrings) shows the options of a function as its parameters, and formats docstring lines
 "name: meaning" as a list.
 """
@@ -12,27 +12,27 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import itertools
+import os
 import re
+import shutil
+import subprocess
+import sys
 import types
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import griffe
-from mkdocs.structure.files import File
 
 import ganvas
 from ganvas import config, options
 from ganvas.cli import COMMANDS, GROUPS
 from ganvas.fields import choices, hints_of, meanings, owners
 
-if TYPE_CHECKING:
-    from mkdocs.config.defaults import MkDocsConfig
-    from mkdocs.structure.files import Files
-
-ROOT = Path(__file__).resolve().parents[1]
+DOCS = Path(__file__).resolve().parent
+ROOT = DOCS.parent
 SECTION = re.compile(r"    # -- (.*?) --|    (\w+): ")  # comment that starts a group of options, or a field
 TITLES = {config.DataConfig: "Images", config.TrainBasics: "Training", config.TrainOptions: "For experts"}
 WORDS = {float: "number", int: "whole number", str: "text", Path: "path", bool: "yes or no"}
@@ -72,19 +72,49 @@ echo 'source ~/.ganvas-completion' >> ~/.bashrc
 """
 
 
-def on_files(files: Files, config: MkDocsConfig) -> Files:
-    pages = {
-        "reference/options.md": options_page(),
-        "reference/commands.md": commands_page(),
-        "reference/results.md": (ROOT / "RESULTS.md").read_text(encoding="utf-8"),
-    }
-    for name, content in pages.items():
-        files.append(File.generated(config, name, content=content))
-    return files
+# -- the site --
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
+def build(folder: Path) -> None:
+    """Write the pages to `folder`/docs and the site to `folder`/site. Warnings, such as broken links, are errors.
+
+    Raises subprocess.CalledProcessError if there are any.
+    """
+    write_pages(folder)
+    shutil.rmtree(folder / "site", ignore_errors=True)
+    zensical(folder, "build", "--strict")
+
+
+def zensical(folder: Path, command: str, *more: str) -> None:
+    """Run a command of Zensical, which has to find this module and the package."""
+    paths = [str(DOCS), str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    words = [sys.executable, "-m", "zensical", command, "--config-file", str(folder / "zensical.toml"), *more]
+    subprocess.run(words, check=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)})
+
+
+def write_pages(folder: Path) -> None:
+    """Copy the pages of docs/ to `folder`/docs and add those that are generated."""
+    pages = folder / "docs"
+    shutil.rmtree(pages, ignore_errors=True)
+    shutil.copytree(DOCS, pages, ignore=shutil.ignore_patterns("*.py", "*.toml", "__pycache__"))
+    shutil.copy(DOCS / "zensical.toml", folder)
+    (pages / "reference").mkdir()
+    for name, content in {
+        "options": options_page(),
+        "commands": commands_page(),
+        "results": (ROOT / "RESULTS.md").read_text(encoding="utf-8"),
+    }.items():
+        (pages / "reference" / f"{name}.md").write_text(content, encoding="utf-8")
+    for page in pages.rglob("*.md"):
+        page.write_text(with_marks(page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def with_marks(markdown: str) -> str:
+    """Show the comments above blocks that the tests do not run."""
     return re.sub(r"<!-- not run: (.*?) -->\n", r'<p class="not-run">Not run by the tests: \1.</p>\n\n', markdown)
+
+
+# -- options --
 
 
 @dataclass(frozen=True)
@@ -159,8 +189,8 @@ def table(found: Iterator[Option] | list[Option], chosen: bool = False) -> str:
         flag = option.name.upper() if option.positional else f"--{option.name.replace('_', '-')}"
         if bool in kinds_of(option.hint) and option.default is not False:
             flag = f"--no-{flag[2:]}" if option.default is True else f"{flag}`, `--no-{flag[2:]}"
-        default = default_of(option, chosen)
-        rows.append(f"| `{flag}` | {values(option.hint)} | {default} | {one_line(option.meaning)} |")
+        default, meaning = default_and_meaning(option, chosen)
+        rows.append(f"| `{flag}` | {values(option.hint)} | {default} | {meaning} |")
     return "\n".join(rows)
 
 
@@ -184,16 +214,22 @@ def values(hint: Any) -> str:
     return WORDS.get(kinds[0], "names")
 
 
-def default_of(option: Option, chosen: bool) -> str:
+DEFAULT = re.compile(r"\s*Default([^:.]*): (.+?)\.(?=\s[A-Z]|$)")  # the sentence of an option whose default is None
+
+
+def default_and_meaning(option: Option, chosen: bool) -> tuple[str, str]:
+    """Default and description of an option. A default that the description explains moves to the default."""
+    meaning = one_line(option.meaning)
     if option.default is dataclasses.MISSING:
-        return "required"
+        return "required", meaning
     if option.default is None:
-        return "see description" if "efault" in option.meaning else "*chosen*" if chosen else "none"
-    return (
-        {False: "no", True: "yes"}.get(option.default, "")
-        if isinstance(option.default, bool)
-        else ("none" if option.default == () else f"`{option.default}`")
-    )
+        if (found := DEFAULT.search(meaning)) is None:
+            return "*chosen*" if chosen else "none", meaning
+        condition = f" ({found[1].strip()})" if found[1] else ""
+        return f"{found[2]}{condition}", (meaning[: found.start()] + meaning[found.end() :]).strip()
+    if isinstance(option.default, bool):
+        return "yes" if option.default else "no", meaning
+    return "none" if option.default == () else f"`{option.default}`", meaning
 
 
 def one_line(text: str) -> str:
@@ -281,3 +317,9 @@ def listed(text: str, names: set[str]) -> str:
             lines.append("")
         lines += [f"- **{m[1]}**: {line[m.end() : end].strip()}" for m, end in zip(starts, ends, strict=bool(starts))]
     return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    build(ROOT / "build")
+    if "serve" in sys.argv:
+        zensical(ROOT / "build", "serve")
