@@ -82,7 +82,7 @@ def build(folder: Path) -> None:
     """
     write_pages(folder)
     shutil.rmtree(folder / "site", ignore_errors=True)
-    zensical(folder, "build", "--strict")
+    zensical(folder, "build", "--strict", "--clean")  # the cache does not notice changes of the code
 
 
 def zensical(folder: Path, command: str, *more: str) -> None:
@@ -256,6 +256,8 @@ class Parameters(griffe.Extension):
             found.docstring.value = listed(escaped(found.docstring.value), names_of(found))
 
 
+REFERENCE = (config.DataConfig, config.TrainOptions)
+"""Classes whose options are left to the page of all options if a function has very many."""
 TAKES = re.compile(r"takes\((\w+)")  # decorator of a function whose parameters are the fields of that class
 
 
@@ -265,20 +267,21 @@ def show_options(function: griffe.Function) -> None:
         if (match := TAKES.match(str(decorator.value))) is None:
             continue
         cls = getattr(options, match[1])
-        known = inspect.signature(cls).parameters.values()
-        function.parameters = griffe.Parameters(
-            *(
-                griffe.Parameter(
-                    one.name,
-                    kind=griffe.ParameterKind[one.kind.name.lower()],
-                    default=None if one.default is one.empty else repr(one.default),
-                )
-                for one in known
+        hidden = {name for name, owner in owners(cls).items() if owner in REFERENCE and len(meanings(cls)) > 40}
+        parameters = [
+            griffe.Parameter(
+                one.name,
+                kind=griffe.ParameterKind[one.kind.name.lower()],
+                default=None if one.default is one.empty else repr(one.default),
             )
-        )
-        lines = [f"{name}: {meaning}" for name, meaning in meanings(cls).items()]
-        if len(lines) > 40:
-            lines = ["All [options](../reference/options.md) are keywords."]
+            for one in inspect.signature(cls).parameters.values()
+            if one.name not in hidden
+        ]
+        lines = [f"{name}: {meaning}" for name, meaning in meanings(cls).items() if name not in hidden]
+        if hidden:
+            parameters.append(griffe.Parameter("options", kind=griffe.ParameterKind.var_keyword))
+            lines += ["", "`**options` are all others of [every option](../reference/options.md)."]
+        function.parameters = griffe.Parameters(*parameters)
         text = function.docstring.value if function.docstring else ""
         function.docstring = griffe.Docstring("\n".join([text, "", *lines]), parent=function)
 

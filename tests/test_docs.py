@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import html
 import html.parser
 import http.server
 import importlib.util
+import inspect
 import json
 import os
+import pkgutil
 import re
 import runpy
 import shlex
@@ -442,7 +445,9 @@ def test_the_page_of_commands_has_every_command_and_option_of_the_command_line()
 @pytest.mark.parametrize("page", sorted((DOCS / "api").glob("*.md")), ids=lambda page: page.stem)
 def test_pages_of_the_api_show_what_they_name(page: Path, site: Path) -> None:
     """Modules are shown in parts: the names that users need, in the order of the page, without the helpers."""
-    shown = re.findall(r'<h[2-6] id="(ganvas[\w.]*)"', (site / "api" / f"{page.stem}.html").read_text())
+    content = (site / "api" / f"{page.stem}.html").read_text()
+    shown = re.findall(r'<h[2-6] id="(ganvas[\w.]*)"', content)
+    words = re.sub(r"\W+", " ", re.sub(r"<[^>]+>", "", html.unescape(content)))
     for block in re.split(r"^::: ", page.read_text(), flags=re.M)[1:]:
         name = block.split()[0]
         listed = re.search(r"members:\s*\[([^\]]*)\]", block)
@@ -450,6 +455,11 @@ def test_pages_of_the_api_show_what_they_name(page: Path, site: Path) -> None:
         assert members or name in WHOLE or not is_module(name), f"{name}: name its members"
         places = [shown.index(f"{name}.{member}") for member in members] or [shown.index(name)]
         assert places == sorted(places), name
+        for member in [f".{member}" for member in members] or [""]:
+            found = pkgutil.resolve_name(f"{name}{member}")
+            described = inspect.getdoc(found) if inspect.isfunction(found) or inspect.isclass(found) else None
+            first = re.sub(r"\W+", " ", (described or "").partition(".")[0]).strip()
+            assert first in words, f"{name}{member} without its description"
 
 
 WHOLE = {"ganvas.losses", "ganvas.evaluation.distances"}
