@@ -178,8 +178,8 @@ def test_films_keep_their_size_limit_and_hold_the_last_frame(
     assert answer.out.split() == [str(tmp_path / "training.gif"), str(tmp_path / "training.webp")]
     assert (tmp_path / "training.gif").stat().st_size <= 100_000
     with Image.open(tmp_path / "training.webp") as film:
-        assert film.n_frames == len(Run(trained).grids())
-        film.seek(film.n_frames - 1)
+        assert film.n_frames == len(Run(trained).grids())  # ty: ignore[missing-attribute]
+        film.seek(film.n_frames - 1)  # ty: ignore[missing-attribute]
         film.load()
         assert film.info["duration"] > 2000
 

@@ -452,7 +452,7 @@ def test_recipes_favourites_and_videos(run: Path, gan: Generator, tmp_path: Path
     both = ("--conditions", "tone=red;tone=white", "--seeds", 3)
     video = ganvas_command("interpolate", run, "--out", tmp_path / "m.gif", *both, "--frames", 4)
     with Image.open(tmp_path / "m.gif") as shown:
-        assert video.code == 0 and shown.n_frames == 4  # ty: ignore[unresolved-attribute]
+        assert video.code == 0 and shown.n_frames == 4  # ty: ignore[missing-attribute]
 
 
 def test_synthetic_data_sets_have_vectors(run: Path) -> None:

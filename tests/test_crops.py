@@ -101,7 +101,7 @@ def test_a_generator_draws_the_same_windows_as_of_its_whole_images(height: int, 
     torch.manual_seed(0)
     generator, discriminator = build(model(height=height, width=width, channels=3))
     with torch.no_grad():
-        nn.init.normal_(generator.to_detail.weight)  # ty: ignore[unresolved-attribute]
+        nn.init.normal_(generator.to_detail.weight)  # ty: ignore[missing-attribute]
         for stage in generator.tail:  # ty: ignore[not-iterable]
             nn.init.normal_(stage.noise.strength)
             nn.init.normal_(stage.to_quarters.weight, std=0.2)
@@ -255,7 +255,7 @@ def test_details_have_noise_that_is_the_same_in_every_process_and_not_in_the_fil
         with torch.no_grad():
             for stage in generators[-1].tail:  # ty: ignore[not-iterable]
                 stage.noise.strength.fill_(1.0)
-            nn.init.ones_(generators[-1].to_detail.weight)  # ty: ignore[unresolved-attribute]
+            nn.init.ones_(generators[-1].to_detail.weight)  # ty: ignore[missing-attribute]
     assert not any("fixed" in name for name in generators[0].state_dict())
     z = torch.randn(8, 8)
     one, other = (generator(z) for generator in generators)

@@ -232,7 +232,7 @@ def test_samples_are_truncated_as_the_protocol_says(digits: tuple[Pack, np.ndarr
     images = [FromGenerator.pixels(one.source, one.pack, 24, None, one.report) for one in given]
     for one, found in zip(given, images, strict=True):
         assert one.protocol()["truncation"] == one.options.truncation
-        expected = one.source.generator.sample(24, seed=one.options.seed, truncation=one.options.truncation)
+        expected = one.source.generator.sample(24, seed=one.options.seed, truncation=one.options.truncation)  # ty: ignore[missing-attribute]
         np.testing.assert_array_equal(found, to_pixels(expected))
     assert (images[0] != images[1]).any()
 

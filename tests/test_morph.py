@@ -132,7 +132,7 @@ def test_frames_come_back_in_their_order_and_size(tmp_path: Path, form: str, cha
 def test_a_film_lasts_as_long_as_its_frames(tmp_path: Path, form: str, fps: int) -> None:
     with Image.open(film.write(colours(25), tmp_path / f"a.{form}", fps=fps)) as opened:
         times = []
-        for i in range(opened.n_frames):
+        for i in range(opened.n_frames):  # ty: ignore[missing-attribute]
             opened.seek(i)
             opened.load()
             times.append(opened.info["duration"])

@@ -132,7 +132,7 @@ def test_a_file_of_options_is_written_edited_and_used(
 
     assert cli.parse(["train", "--config=run.toml", "--minutes", "3"])[1].budget == "3 minutes"  # not two budgets
 
-    again = ganvas.train(config="one/config.json", out="two", seed=3, quiet=True)
+    again = ganvas.train(config="one/config.json", out="two", seed=3, quiet=True)  # ty: ignore[missing-argument]
     assert again.images_seen == 32
     first, second = (Run(Path(name)).config() for name in ("one", "two"))
     assert second["asked"] == first["asked"] | {"seed": 3} and second["data"]["hash"] == first["data"]["hash"]

@@ -337,7 +337,7 @@ def test_shown_plan_names_every_choice_with_its_reason() -> None:
     planned = plan(pack, TrainOptions(minutes=2.0), CPU)
     console = Console(file=io.StringIO(), width=200)
     show_plan(planned, pack, console)
-    shown = console.file.getvalue()
+    shown = console.file.getvalue()  # ty: ignore[missing-attribute]
     assert "6,000 images of 32x32x3 in 4 classes, kind photo" in shown
     for choice in planned.choices:
         line = next(line for line in shown.splitlines() if line.strip().startswith(choice.name))
@@ -346,7 +346,7 @@ def test_shown_plan_names_every_choice_with_its_reason() -> None:
     assert all(row.name in shown for row in planned.generator.rows) and "PlaceNorm" in shown
     console = Console(file=io.StringIO(), width=200)
     show_plan(planned, pack, console, layers=False)
-    assert "PlaceNorm" not in console.file.getvalue()
+    assert "PlaceNorm" not in console.file.getvalue()  # ty: ignore[missing-attribute]
 
 
 @pytest.mark.parametrize(

@@ -35,8 +35,8 @@ def test_a_png_says_in_plain_words_and_in_xmp_that_it_is_synthetic(tmp_path: Pat
     path.write_bytes(png_bytes(pixels(3), provenance("abc123", RECIPE)))
     with Image.open(path) as opened:
         opened.load()
-        assert opened.text["Description"] == SENTENCE and opened.text["Software"] == "Ganvas"
-        xmp = ElementTree.fromstring(opened.text["XML:com.adobe.xmp"])
+        assert opened.text["Description"] == SENTENCE and opened.text["Software"] == "Ganvas"  # ty: ignore[missing-attribute]
+        xmp = ElementTree.fromstring(opened.text["XML:com.adobe.xmp"])  # ty: ignore[missing-attribute]
     (described,) = xmp.iter("{http://www.w3.org/1999/02/22-rdf-syntax-ns#}Description")
     assert described.get("{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}DigitalSourceType") == KIND
 

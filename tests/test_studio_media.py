@@ -80,7 +80,7 @@ def refused(client: TestClient, path: str, words: str, **body: Any) -> None:
 
 def frames(path: Path) -> list[np.ndarray]:
     with Image.open(path) as film:
-        return [np.asarray(film.convert("RGBA")) for place in range(film.n_frames) if film.seek(place) is None]
+        return [np.asarray(film.convert("RGBA")) for place in range(film.n_frames) if film.seek(place) is None]  # ty: ignore[missing-attribute]
 
 
 # ---- films ----

@@ -432,20 +432,21 @@ def test_on_windows_a_training_is_stopped_by_ctrl_break(tmp_path: Path, monkeypa
     monkeypatch.setattr(subprocess, "Popen", FakeProcess)
     found = Trainings(tmp_path)
     started = found.start("mine", ["train", "images"])
-    assert started.process.options["creationflags"] == 0x200 and "start_new_session" not in started.process.options
+    process: Any = started.process
+    assert process.options["creationflags"] == 0x200 and "start_new_session" not in process.options
     found.stop("mine")
     found.stop("mine")
-    assert started.process.sent == [1]
+    assert process.sent == [1]
     assert started.state == "stopping"
-    started.process.returncode = 0xC000013A  # STATUS_CONTROL_C_EXIT: before the training catches the signal
+    process.returncode = 0xC000013A  # STATUS_CONTROL_C_EXIT: before the training catches the signal
     assert started.state == "stopped"
     found.close()
 
 
 def test_ctrl_break_is_caught_by_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not hasattr(signal, "SIGBREAK"):
-        monkeypatch.setattr(signal, "SIGBREAK", signal.SIGUSR1, raising=False)
-    before = signal.getsignal(signal.SIGBREAK)
+    number = getattr(signal, "SIGBREAK", None) or signal.SIGUSR1  # only Windows has the former
+    monkeypatch.setattr(signal, "SIGBREAK", number, raising=False)
+    before = signal.getsignal(number)
     with clock.caught_signals() as caught:
-        signal.raise_signal(signal.SIGBREAK)
-    assert caught.number == signal.SIGBREAK and signal.getsignal(signal.SIGBREAK) == before
+        signal.raise_signal(number)
+    assert caught.number == number and signal.getsignal(number) == before

@@ -79,8 +79,10 @@ def is_signed(path: Path, content: bytes) -> bool:
 
     try:
         c2pa.Reader(TYPES[path.suffix.lower()], io.BytesIO(content)).close()
-    except c2pa.C2paError.ManifestNotFound:
-        return False
+    except c2pa.C2paError as error:
+        if str(error).startswith("ManifestNotFound"):
+            return False
+        raise
     return True
 
 
