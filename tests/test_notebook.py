@@ -105,12 +105,12 @@ def test_committed_with_outputs(path: Path) -> None:
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     for cell in cells:
-        shows = re.search(r"\b(?:show|print|print_layers|Image)\(|\.show\(\)", LOCAL.sub("", cell.source))
+        shows = re.search(r"\b(?:show|print|print_layers|Image)\(|\.show\(\)", LOCAL.sub("", f"{cell.source}\n"))
         assert bool(cell.outputs) or shows is None, cell.source
         assert not [one for one in cell.outputs if one.output_type == "error" or one.get("name") == "stderr"]
         texts = json.dumps([one.get("text", "") or one.get("data", {}).get("text/plain", "") for one in cell.outputs])
         assert not re.search(r"/(?:home|root|tmp|work|Users)/", texts), texts
-    assert path.stat().st_size < 1_500_000
+    assert path.stat().st_size < 2_000_000
 
 
 LOCAL = re.compile(r"^(?:def|class) .*\n(?:(?: .*)?\n)*", re.M)
