@@ -11,7 +11,9 @@ from typing import Any
 
 import nbclient
 import nbformat
-from PIL import Image
+from PIL import Image, ImageSequence
+
+LARGE = 1_000_000  # characters of an animation that is stored with half of its frames
 
 
 def run(path: Path) -> Any:
@@ -23,15 +25,16 @@ def run(path: Path) -> Any:
 
 
 def reduce(notebook: Any) -> None:
-    """Keep the last line of each progress display, store figures with 64 colours, and drop what changes every time."""
+    """Drop progress displays, store figures with 32 colours, and of large animations every second frame."""
     notebook.metadata.language_info = {"name": "python"}
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
             cell.outputs = [one for one in cell.outputs if not is_progress(one)]
             for one in cell.outputs:
-                if "image/png" in (data := one.get("data", {})):
-                    data["image/png"] = with_few_colours(data["image/png"])
+                for kind, smaller in (("image/png", with_few_colours), ("image/gif", with_few_frames)):
+                    if kind in (data := one.get("data", {})):
+                        data[kind] = smaller(data[kind])
 
 
 def is_progress(output: Any) -> bool:
@@ -40,9 +43,23 @@ def is_progress(output: Any) -> bool:
 
 
 def with_few_colours(png: str) -> str:
-    picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB").quantize(64, dither=Image.Dither.NONE)
+    picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB").quantize(32, dither=Image.Dither.NONE)
     file = io.BytesIO()
     picture.save(file, "PNG", optimize=True)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def with_few_frames(gif: str) -> str:
+    with Image.open(io.BytesIO(base64.b64decode(gif))) as opened:
+        if len(gif) < LARGE:
+            return gif
+        frames, seconds = [], []
+        for frame in ImageSequence.Iterator(opened):
+            frames.append(frame.convert("RGB").quantize(32, dither=Image.Dither.NONE))
+            seconds.append(frame.info["duration"])
+    file = io.BytesIO()
+    durations = [sum(seconds[i : i + 2]) for i in range(0, len(seconds), 2)]
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[2::2], duration=durations, loop=0)
     return base64.b64encode(file.getvalue()).decode()
 
 
