@@ -146,9 +146,9 @@ COMMANDS = {
     "publish": Command(options.Publish, "share.publish.publish", one, "Share"),
     "hub push": Command(options.Push, "share.upload.push", one, "Share"),
     "hub pull": Command(options.Pull, "hub.pull", one, "Share"),
-    "data check": Command(options.Check, "verbs.check", checked, "Data"),
-    "data pack": Command(options.MakePack, "verbs.pack", packed, "Data"),
-    "data list": Command(options.ListSets, "verbs.list_sets", listed, "Data"),
+    "data check": Command(options.Check, "data_verbs.check", checked, "Data"),
+    "data pack": Command(options.MakePack, "data_verbs.pack", packed, "Data"),
+    "data list": Command(options.ListSets, "data_verbs.list_sets", listed, "Data"),
     "doctor": Command(options.Doctor, "doctor.lines", each, "This machine"),
 }
 

@@ -20,6 +20,7 @@ from scipy.sparse.csgraph import connected_components
 
 BLOCK = 2048  # rows and columns of a distance block: 32 MB in float64, 16 MB in float32
 SIDE, COARSE, TONES = 32, 12, 8  # side of: gray thumbnail, descriptor, tones
+BAND = 8  # rows of a gray thumbnail that are averaged together
 WIDE = 5  # side of the local mean that is subtracted
 FAINT = 0.03  # lower contrast, relative to the value range, is not stretched, because it may be noise
 REACH = 2  # maximum shift of a pair in thumbnail pixels, a sixteenth of the side
@@ -67,15 +68,32 @@ def thumbnails(images: np.ndarray, scratch: Path | None = None) -> Thumbnails:
     num, height, width, _ = images.shape
     gray = _array((num, SIDE, SIDE), np.uint8, "gray", scratch)
     tones = _array((num, TONES, TONES, 3), np.uint8, "tones", scratch)
-    least = FAINT * np.iinfo(images.dtype).max
     block = max(1, 2**21 // (height * width))
     for start in range(0, num, block):
-        planes = images[start : start + block, :, :, :3].transpose(0, 3, 1, 2).astype(np.float32)
-        small = averaging(height, SIDE) @ planes @ averaging(width, SIDE).T
-        gray[start : start + block] = _stretched(small.mean(1), least)
-        coarse = _stretched(averaging(SIDE, TONES) @ small @ averaging(SIDE, TONES).T, least)
-        tones[start : start + block] = coarse.transpose(0, 2, 3, 1)
+        values = images[start : start + block, :, :, :3].astype(np.float32)
+        small = area_means(values.reshape(len(values), height, -1), values.shape[3])
+        part = of_means(small, np.iinfo(images.dtype).max)
+        gray[start : start + block], tones[start : start + block] = part.gray, part.tones
     return Thumbnails(gray, tones)
+
+
+def area_means(rows: np.ndarray, channels: int) -> np.ndarray:
+    """Images averaged to (N, C, 32, 32) float32. rows: (N, H, W * C) float32, the channels of a pixel side by side."""
+    num, height, _ = rows.shape
+    weights = averaging(height, SIDE)
+    means = np.empty((num, SIDE, rows.shape[2]), np.float32)
+    for first in range(0, SIDE, BAND):  # a band of the result depends on few rows
+        used = slice(first * height // SIDE, -(-(first + BAND) * height // SIDE))
+        np.matmul(weights[first : first + BAND, used], rows[:, used], out=means[:, first : first + BAND])
+    planes = np.ascontiguousarray(means.reshape(num, SIDE, -1, channels).transpose(0, 3, 1, 2))
+    return planes @ averaging(planes.shape[3], SIDE).T
+
+
+def of_means(small: np.ndarray, top: int) -> Thumbnails:
+    """Thumbnails of images averaged to (N, C, 32, 32), with C at most 3. top: the largest possible value."""
+    coarse = averaging(SIDE, TONES) @ small @ averaging(SIDE, TONES).T
+    gray, tones = _stretched(small.mean(1), FAINT * top), _stretched(coarse, FAINT * top).transpose(0, 2, 3, 1)
+    return Thumbnails(gray, np.repeat(tones, 3, axis=3) if tones.shape[3] == 1 else tones)
 
 
 def _array(shape: tuple[int, ...], dtype: type, name: str, scratch: Path | None) -> np.ndarray:
