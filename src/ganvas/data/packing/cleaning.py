@@ -9,6 +9,7 @@ import numpy as np
 
 from ganvas.data.inspection.marks import marks, without
 from ganvas.data.inspection.near_duplicates import LARGE_SET, Likeness, grouped, same, thumbnails
+from ganvas.errors import amount
 from ganvas.system import files
 
 COPIED = 8 * 2**20  # bytes copied at a time
@@ -27,7 +28,7 @@ def without_similar_frames(path: Path, is_frame: np.ndarray, notes: list[str]) -
         kept[second] &= not (kept[first] and is_frame[second])
     dropped = len(images) - int(kept.sum())
     if dropped:
-        notes.append(f"{dropped:,} frames were dropped, because they are near duplicates of others.")
+        notes.append(f"{amount(dropped, 'frame was', 'frames were')} dropped as near duplicates of others.")
         _shorten(path, images, kept)
     return kept
 
@@ -43,7 +44,9 @@ def without_duplicates(path: Path, notes: list[str]) -> np.ndarray:
     kept = np.zeros(len(images), bool)
     kept[np.unique(group, return_index=True)[1]] = True
     dropped = len(images) - int(kept.sum())
-    notes.append(f"{dropped:,} images were removed, which differ from others only in compression or brightness.")
+    notes.append(
+        f"{amount(dropped, 'image was', 'images were')} removed: equal to others except for compression or brightness."
+    )
     if dropped:
         _shorten(path, images, kept)
     return kept

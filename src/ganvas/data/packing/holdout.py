@@ -13,6 +13,7 @@ import numpy as np
 
 from ganvas.data.inspection.near_duplicates import Likeness, families, thumbnails
 from ganvas.data.packing.kept import Kept
+from ganvas.errors import amount
 
 SHARE, MOST, LEAST_PICTURES = 0.1, 2000, 40  # default: a tenth, at most 2,000, none for fewer than 40 images
 FAMILY = 0.1  # larger groups of near duplicates, relative to the held-out images, stay in the training part
@@ -136,8 +137,9 @@ def few(num_images: int, num_held: int, share: float | None, in_time: bool = Fal
             "and near duplicates stay together."
         )
     if num_held < TO_TELL_COPIES and share != 0:
+        held = amount(num_held, "held-out image") if num_held else "no held-out images"
         notes.append(
-            f"With {num_held or 'no'} held-out images, copies cannot be distinguished from similar images: "
+            f"With {held}, copies cannot be distinguished from similar images: "
             f"{TO_TELL_COPIES} are needed (more images, or a larger --holdout)."
         )
     return notes
