@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from ganvas.config import DataConfig
 from ganvas.data import Pack, open_pack
 from ganvas.data.batches import Batches
-from ganvas.data.inspection import near_duplicates
-from ganvas.data.inspection.near_duplicates import Likeness, thumbnails
+from ganvas.data.inspection import thumbnails as thumbs
+from ganvas.data.inspection.near_duplicates import Likeness
+from ganvas.data.inspection.thumbnails import thumbnails
 from ganvas.data.packing.holdout import held_out, number, quotas
 from ganvas.errors import ConfigError, DataError
 from planted import brighter, landscapes
@@ -159,9 +160,9 @@ def test_large_sets_are_held_out_alike(monkeypatch, tmp_path):
     twins = np.clip(coarse[:50] + rng.integers(-2, 3, coarse[:50].shape), 0, 255)
     images = np.concatenate([coarse, twins]).astype(np.uint8)
     usual = held_out(images, None, 0.2)
-    monkeypatch.setattr(near_duplicates, "LARGE_SET", 100)
+    monkeypatch.setattr(thumbs, "LARGE_SET", 100)
     large = held_out(images, None, 0.2, scratch=tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"gray.npy", "tones.npy", "rows.npy"}
+    assert {path.name for path in tmp_path.iterdir()} == {"rows.npy"}
     for held in (usual, large):
         assert len(held) == 40
         pairs = (np.isin(np.arange(50), held), np.isin(np.arange(150, 200), held))
@@ -169,7 +170,7 @@ def test_large_sets_are_held_out_alike(monkeypatch, tmp_path):
 
 
 def test_a_pack_of_a_large_set_leaves_no_temporary_files(monkeypatch, tmp_path):
-    monkeypatch.setattr(near_duplicates, "LARGE_SET", 100)
+    monkeypatch.setattr(thumbs, "LARGE_SET", 100)
     np.savez(tmp_path / "set.npz", images=np.random.default_rng(0).integers(0, 256, (120, 12, 12), np.uint8))
     pack = open_pack(tmp_path / "set.npz", folder=tmp_path / "pack")
     assert len(pack.heldout) == 12

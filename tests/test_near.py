@@ -14,16 +14,14 @@ from ganvas.data.inspection import near_duplicates
 from ganvas.data.inspection.near_duplicates import (
     Likeness,
     Parts,
-    averaging,
     clusters,
-    descriptors,
     differences,
     families,
     grouped,
     nearest,
     same,
-    thumbnails,
 )
+from ganvas.data.inspection.thumbnails import averaging, descriptors, thumbnails
 from planted import brighter, compressed, landscapes, shifted
 
 
@@ -34,7 +32,7 @@ def as_set(pairs: np.ndarray) -> set[tuple[int, int]]:
 # Search.
 
 
-@pytest.mark.parametrize(("num", "k", "block"), [(50, 1, 7), (50, 6, 7), (200, 6, 2048), (33, 33, 10)])
+@pytest.mark.parametrize(("num", "k", "block"), [(50, 1, 7), (50, 6, 7), (200, 6, 2048), (33, 33, 10), (3001, 5, 1501)])
 def test_nearest_is_the_search_over_all(num, k, block):
     rng = np.random.default_rng(0)
     queries, base = rng.normal(size=(40, 5)).astype(np.float32), rng.normal(size=(num, 5)).astype(np.float32)

@@ -20,7 +20,8 @@ from ganvas.config import FULL, DataConfig, parse_levels
 from ganvas.data import catalog
 from ganvas.data.image_statistics import Look, look_chunk
 from ganvas.data.inspection.marks import EXAMINED, Box, gathered
-from ganvas.data.inspection.near_duplicates import Likeness, Thumbnails, clusters, nearest
+from ganvas.data.inspection.near_duplicates import Likeness, clusters, nearest
+from ganvas.data.inspection.thumbnails import Thumbnails
 from ganvas.data.opening import reopened
 from ganvas.data.packing.pack import Pack, Progress, is_pack
 from ganvas.data.packing.pool import LEAST_FOR_WORKERS, chunks, parallel_map

@@ -10,7 +10,7 @@ import numpy as np
 
 from ganvas.config import FULL
 from ganvas.data.inspection.marks import Spot, spots
-from ganvas.data.inspection.near_duplicates import Thumbnails, area_means, of_means
+from ganvas.data.inspection.thumbnails import Thumbnails, area_means, of_means
 from ganvas.data.packing.selection import readable
 from ganvas.data.reading.decode import TRACE, decode_whole, glance, highest, span
 from ganvas.data.reading.headers import PictureInfo

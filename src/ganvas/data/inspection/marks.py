@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from ganvas.data.inspection.near_duplicates import BLOCK, averaging, grouped
+from ganvas.data.inspection.near_duplicates import grouped
+from ganvas.data.inspection.thumbnails import BLOCK, averaging
 
 WORKING = 256  # longer image side for the search, in pixels
 PATCH = 16  # side of a spot for comparing shapes, in pixels

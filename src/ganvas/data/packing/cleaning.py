@@ -8,7 +8,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from ganvas.data.inspection.marks import marks, without
-from ganvas.data.inspection.near_duplicates import LARGE_SET, Likeness, grouped, same, thumbnails
+from ganvas.data.inspection.near_duplicates import Likeness, grouped, same
+from ganvas.data.inspection.thumbnails import LARGE_SET, thumbnails_of
 from ganvas.errors import amount
 from ganvas.system import files
 
@@ -22,7 +23,7 @@ def without_similar_frames(path: Path, is_frame: np.ndarray, notes: list[str]) -
     """
     images = files.load_array(path)
     with TemporaryDirectory(dir=path.parent, ignore_cleanup_errors=True) as scratch:
-        pairs = Likeness(thumbnails(images, Path(scratch)), scratch=Path(scratch), quick=True).pairs()
+        pairs = Likeness(thumbnails_of(images, Path(scratch)), quick=True).pairs()
     kept = np.ones(len(images), bool)
     for first, second in pairs[np.argsort(pairs[:, 1], kind="stable")]:  # the first of a pair is the earlier one
         kept[second] &= not (kept[first] and is_frame[second])
@@ -37,9 +38,7 @@ def without_duplicates(path: Path, notes: list[str]) -> np.ndarray:
     """Keeps the first of each group of equal images in an images.npy and adds a note. Returns a mask (N,) bool."""
     images = files.load_array(path)
     with TemporaryDirectory(dir=path.parent, ignore_cleanup_errors=True) as scratch:
-        pairs = Likeness(
-            thumbnails(images, Path(scratch)), scratch=Path(scratch), quick=len(images) > LARGE_SET
-        ).pairs()
+        pairs = Likeness(thumbnails_of(images, Path(scratch)), quick=len(images) > LARGE_SET).pairs()
     group = grouped(len(images), pairs[same(images, pairs)])
     kept = np.zeros(len(images), bool)
     kept[np.unique(group, return_index=True)[1]] = True
