@@ -42,6 +42,13 @@ def test_nearest_is_the_search_over_all(num, k, block):
     np.testing.assert_allclose(distances, np.sort(every, axis=1)[:, :k], rtol=1e-4, atol=1e-5)
 
 
+def test_nearest_goes_on_after_a_block_without_a_nearer_row():
+    base = np.concatenate([np.zeros((2000, 3)), np.full((2000, 3), 9)]).astype(np.float32)
+    base[3999] = base[5] = 1
+    distances, found = nearest(base[5:6], base, 2, block=1000)
+    assert set(found[0].tolist()) == {5, 3999} and not distances.any()
+
+
 def test_the_search_in_parts_finds_what_is_very_near():
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(900, 40)).astype(np.float32)

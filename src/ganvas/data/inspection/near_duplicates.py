@@ -97,7 +97,7 @@ def smallest(values: np.ndarray, k: int) -> np.ndarray:
         return np.argpartition(values, k - 1, axis=1)[:, :k]
     minima = values[:, : GROUP * width].reshape(-1, GROUP, width).min(1)
     groups = np.argpartition(minima, k - 1, axis=1)[:, None, :k]
-    members = (groups + width * np.arange(GROUP)[:, None]).reshape(len(values), -1)
+    members = (groups + width * np.arange(GROUP)[:, None]).reshape(len(values), GROUP * k)
     rest = np.broadcast_to(np.arange(GROUP * width, num), (len(values), num - GROUP * width))
     members = np.concatenate([members, rest], axis=1)
     chosen = np.argpartition(np.take_along_axis(values, members, axis=1), k - 1, axis=1)[:, :k]

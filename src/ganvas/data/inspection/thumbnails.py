@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 BLOCK = 2048  # images, or rows and columns of a distance block, at a time: 32 MB in float64, 16 MB in float32
-PIXELS = 2**21  # pixels at a time
+PIXELS = 2**18  # pixels at a time: a megabyte, which stays in the cache of a processor
 SIDE, COARSE, TONES = 32, 12, 8  # side of: gray thumbnail, descriptor, tones
 BAND = 8  # rows of a gray thumbnail that are averaged together
 WIDE = 5  # side of the local mean that is subtracted
@@ -143,7 +143,8 @@ def area_means(rows: np.ndarray, channels: int) -> np.ndarray:
 def of_means(small: np.ndarray, top: int) -> Thumbnails:
     """Thumbnails of images averaged to (N, C, 32, 32), with C at most 3. top: the largest possible value."""
     coarse = averaging(SIDE, TONES) @ small @ averaging(SIDE, TONES).T
-    gray, tones = _stretched(small.mean(1), FAINT * top), _stretched(coarse, FAINT * top).transpose(0, 2, 3, 1)
+    bright = small.mean(1) if small.shape[1] > 1 else small[:, 0]
+    gray, tones = _stretched(bright, FAINT * top), _stretched(coarse, FAINT * top).transpose(0, 2, 3, 1)
     return Thumbnails(gray, np.repeat(tones, 3, axis=3) if tones.shape[3] == 1 else tones)
 
 
@@ -159,7 +160,10 @@ def _stretched(images: np.ndarray, least: float) -> np.ndarray:
     """Each image stretched to 0..255 by its own minimum and maximum."""
     axes = tuple(range(1, images.ndim))
     low, high = images.min(axes, keepdims=True), images.max(axes, keepdims=True)
-    return ((images - low) * (255 / np.maximum(high - low, least)) + 0.5).astype(np.uint8)
+    values = images - low
+    values *= 255 / np.maximum(high - low, least)
+    values += 0.5
+    return values.astype(np.uint8)
 
 
 def descriptors(gray: np.ndarray, places: np.ndarray | None = None) -> np.ndarray:
@@ -172,10 +176,11 @@ def descriptors(gray: np.ndarray, places: np.ndarray | None = None) -> np.ndarra
     coarse = averaging(SIDE, COARSE)
     wide = smoothing(COARSE) @ coarse
     rows = np.empty((len(places), COARSE * COARSE), np.float32)
-    for start in range(0, len(places), BLOCK):
-        part = gray[places[start : start + BLOCK]].astype(np.float32)
+    block = PIXELS // SIDE**2
+    for start in range(0, len(places), block):
+        part = gray[places[start : start + block]].astype(np.float32)
         structure = coarse @ part @ coarse.T - wide @ part @ wide.T
-        rows[start : start + BLOCK] = of_length_1(structure.reshape(len(part), -1))
+        rows[start : start + block] = of_length_1(structure.reshape(len(part), -1))
     return rows
 
 
