@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,20 @@ def test_large_sets_are_held_out_alike(monkeypatch, tmp_path):
         assert len(held) == 40
         pairs = (np.isin(np.arange(50), held), np.isin(np.arange(150, 200), held))
         assert np.array_equal(*pairs) and pairs[0].any()
+
+
+def test_memory_grows_with_neither_thumbnails_nor_descriptors_of_a_large_set(monkeypatch, tmp_path):
+    """Twice the images need less than 400 bytes for each of them; a thumbnail has 1,216 and a descriptor 576."""
+    monkeypatch.setattr(thumbs, "LARGE_SET", 100)
+    peaks = []
+    for num in (5000, 10_000):
+        images = np.lib.format.open_memmap(tmp_path / f"{num}.npy", "w+", np.uint8, (num, 8, 8, 1))
+        images[:] = np.random.default_rng(0).integers(0, 256, images.shape, np.uint8)
+        tracemalloc.start()  # counts arrays, except memory-mapped ones
+        assert len(held_out(images, None, 40 / num, scratch=tmp_path)) == 40
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert (peaks[1] - peaks[0]) / 5000 < 400
 
 
 def test_a_pack_of_a_large_set_leaves_no_temporary_files(monkeypatch, tmp_path):
