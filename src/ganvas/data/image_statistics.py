@@ -88,10 +88,9 @@ def look(payload: Payload, for_marks: bool = True) -> Look:
 def reduced(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """An image (H, W, C) averaged to (C, 32, 32) float32, and the standard deviation (C,) of its channels."""
     height, width, channels = pixels.shape
-    values = pixels.reshape(height, -1).astype(np.float32)
-    small = area_means(values[None], channels)[0]
-    columns = np.einsum("hv,hv->v", values, values)  # of whole numbers exact up to 256 rows of 8 bits
-    squares = columns.reshape(width, channels).sum(0, dtype=np.float64) / (height * width)
+    columns = np.zeros((1, width * channels))
+    small = area_means(pixels.reshape(1, height, -1), channels, columns)[0]
+    squares = columns.reshape(width, channels).sum(0) / (height * width)
     means = small.mean((1, 2), dtype=np.float64)
     return small, np.sqrt(np.maximum(squares - means**2, 0))
 

@@ -121,21 +121,29 @@ def thumbnails(images: np.ndarray, places: np.ndarray | None = None) -> Thumbnai
     block = max(1, PIXELS // max(height * width, SIDE * SIDE))
     for start in range(0, num, block):
         chosen = slice(start, start + block) if places is None else places[start : start + block]
-        values = images[chosen][..., :3].astype(np.float32)
+        values = np.ascontiguousarray(images[chosen][..., :3])
         small = area_means(values.reshape(len(values), height, -1), values.shape[3])
         part = of_means(small, np.iinfo(images.dtype).max)
         gray[start : start + block], tones[start : start + block] = part.gray, part.tones
     return Thumbnails(gray, tones)
 
 
-def area_means(rows: np.ndarray, channels: int) -> np.ndarray:
-    """Images averaged to (N, C, 32, 32) float32. rows: (N, H, W * C) float32, the channels of a pixel side by side."""
+def area_means(rows: np.ndarray, channels: int, squares: np.ndarray | None = None) -> np.ndarray:
+    """Images averaged to (N, C, 32, 32) float32. rows: (N, H, W * C), the channels of a pixel side by side.
+
+    squares: (N, W * C) float64, to which the sum of the squares of each column is added.
+    """
     num, height, _ = rows.shape
     weights = averaging(height, SIDE)
     means = np.empty((num, SIDE, rows.shape[2]), np.float32)
-    for first in range(0, SIDE, BAND):  # a band of the result depends on few rows
-        used = slice(first * height // SIDE, -(-(first + BAND) * height // SIDE))
-        np.matmul(weights[first : first + BAND, used], rows[:, used], out=means[:, first : first + BAND])
+    for first in range(0, SIDE, BAND):  # a band of the result depends on few rows, which fit into the cache
+        start, end = first * height // SIDE, (first + BAND) * height // SIDE
+        used = slice(start, -(-(first + BAND) * height // SIDE))
+        values = rows[:, used].astype(np.float32)
+        np.matmul(weights[first : first + BAND, used], values, out=means[:, first : first + BAND])
+        if squares is not None:
+            own = values[:, : end - start]
+            squares += np.einsum("nhv,nhv->nv", own, own)
     planes = np.ascontiguousarray(means.reshape(num, SIDE, -1, channels).transpose(0, 3, 1, 2))
     return planes @ averaging(planes.shape[3], SIDE).T
 
