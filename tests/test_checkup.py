@@ -72,6 +72,17 @@ def test_gray_images_in_files_with_colour_channels_are_counted(tmp_path):
     assert "2 images are gray although their files have colour channels." in found.notes
 
 
+def test_one_image_is_not_called_images(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 1), np.uint8).repeat(3, 2)
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(pixels).save(tmp_path / name / "0.png")
+    assert "Different classes in 1 group of identical images: some labels are wrong." in check(tmp_path).notes
+    alone = check(tmp_path / "cat")
+    assert alone.lines()[0].endswith(": 1 image")
+    assert "1 image is gray although its file has colour channels." in alone.notes
+
+
 def test_lines_and_json_tell_the_same(planted):
     found = check(planted)
     text = "\n".join(found.lines())

@@ -56,6 +56,13 @@ def test_torch_waits_until_it_is_needed(code: str) -> None:
     subprocess.run([sys.executable, "-c", check], check=True)
 
 
+@pytest.mark.parametrize("words", [("list",), ("check", "{images}"), ("pack", "{images}", "{out}")])
+def test_the_data_commands_do_not_import_torch(words: tuple[str, ...], two_classes: Path, tmp_path: Path) -> None:
+    given = ["data", *(word.format(images=two_classes, out=tmp_path / "pack") for word in words)]
+    run = f"import sys\nfrom ganvas.cli import main\nsys.argv[1:] = {given!r}\ncode = main()\n"
+    subprocess.run([sys.executable, "-c", f"{run}assert not code and 'torch' not in sys.modules"], check=True)
+
+
 def test_the_installed_command_and_the_module_answer() -> None:
     for command in ([Path(sys.executable).with_name("ganvas")], [sys.executable, "-m", "ganvas"]):
         answer = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True)

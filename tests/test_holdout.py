@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from hypothesis import strategies as st
 from ganvas.config import DataConfig
 from ganvas.data import Pack, open_pack
 from ganvas.data.batches import Batches
-from ganvas.data.inspection import near_duplicates
-from ganvas.data.inspection.near_duplicates import Likeness, thumbnails
+from ganvas.data.inspection import thumbnails as thumbs
+from ganvas.data.inspection.near_duplicates import Likeness
+from ganvas.data.inspection.thumbnails import thumbnails
 from ganvas.data.packing.holdout import held_out, number, quotas
 from ganvas.errors import ConfigError, DataError
 from planted import brighter, landscapes
@@ -159,17 +161,31 @@ def test_large_sets_are_held_out_alike(monkeypatch, tmp_path):
     twins = np.clip(coarse[:50] + rng.integers(-2, 3, coarse[:50].shape), 0, 255)
     images = np.concatenate([coarse, twins]).astype(np.uint8)
     usual = held_out(images, None, 0.2)
-    monkeypatch.setattr(near_duplicates, "LARGE_SET", 100)
+    monkeypatch.setattr(thumbs, "LARGE_SET", 100)
     large = held_out(images, None, 0.2, scratch=tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"gray.npy", "tones.npy", "rows.npy"}
+    assert {path.name for path in tmp_path.iterdir()} == {"rows.npy"}
     for held in (usual, large):
         assert len(held) == 40
         pairs = (np.isin(np.arange(50), held), np.isin(np.arange(150, 200), held))
         assert np.array_equal(*pairs) and pairs[0].any()
 
 
+def test_memory_grows_with_neither_thumbnails_nor_descriptors_of_a_large_set(monkeypatch, tmp_path):
+    """Twice the images need less than 400 bytes for each of them; a thumbnail has 1,216 and a descriptor 576."""
+    monkeypatch.setattr(thumbs, "LARGE_SET", 100)
+    peaks = []
+    for num in (5000, 10_000):
+        images = np.lib.format.open_memmap(tmp_path / f"{num}.npy", "w+", np.uint8, (num, 8, 8, 1))
+        images[:] = np.random.default_rng(0).integers(0, 256, images.shape, np.uint8)
+        tracemalloc.start()  # counts arrays, except memory-mapped ones
+        assert len(held_out(images, None, 40 / num, scratch=tmp_path)) == 40
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert (peaks[1] - peaks[0]) / 5000 < 400
+
+
 def test_a_pack_of_a_large_set_leaves_no_temporary_files(monkeypatch, tmp_path):
-    monkeypatch.setattr(near_duplicates, "LARGE_SET", 100)
+    monkeypatch.setattr(thumbs, "LARGE_SET", 100)
     np.savez(tmp_path / "set.npz", images=np.random.default_rng(0).integers(0, 256, (120, 12, 12), np.uint8))
     pack = open_pack(tmp_path / "set.npz", folder=tmp_path / "pack")
     assert len(pack.heldout) == 12

@@ -96,7 +96,7 @@ def test_an_unknown_encoding_is_refused(pictures, tmp_path, encoding):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("file,label\nA/00.png,cat\nA/00.png,dog\nA/01.png,cat\n", "gives 1 images two labels .*'cat' and 'dog'"),
+        ("file,label\nA/00.png,cat\nA/00.png,dog\nA/01.png,cat\n", "gives 1 image two labels .*'cat' and 'dog'"),
         ("file,label\nA/00.png,cat\nA\\00.png,dog\n", "two labels"),
         ("file,smile,hat\nA/00.png,1,1\nA/01.png,0,1\n", r"several label columns \(smile, hat\).*csv:smile"),
         ("A/00.png,cat,red\nA/01.png,dog,red\n", "2 cells per line .*no header line"),

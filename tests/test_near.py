@@ -14,16 +14,14 @@ from ganvas.data.inspection import near_duplicates
 from ganvas.data.inspection.near_duplicates import (
     Likeness,
     Parts,
-    averaging,
     clusters,
-    descriptors,
     differences,
     families,
     grouped,
     nearest,
     same,
-    thumbnails,
 )
+from ganvas.data.inspection.thumbnails import averaging, descriptors, thumbnails
 from planted import brighter, compressed, landscapes, shifted
 
 
@@ -34,7 +32,7 @@ def as_set(pairs: np.ndarray) -> set[tuple[int, int]]:
 # Search.
 
 
-@pytest.mark.parametrize(("num", "k", "block"), [(50, 1, 7), (50, 6, 7), (200, 6, 2048), (33, 33, 10)])
+@pytest.mark.parametrize(("num", "k", "block"), [(50, 1, 7), (50, 6, 7), (200, 6, 2048), (33, 33, 10), (3001, 5, 1501)])
 def test_nearest_is_the_search_over_all(num, k, block):
     rng = np.random.default_rng(0)
     queries, base = rng.normal(size=(40, 5)).astype(np.float32), rng.normal(size=(num, 5)).astype(np.float32)
@@ -42,6 +40,13 @@ def test_nearest_is_the_search_over_all(num, k, block):
     every = ((queries[:, None] - base) ** 2).sum(2)
     assert np.array_equal(found, np.argsort(every, axis=1)[:, :k])
     np.testing.assert_allclose(distances, np.sort(every, axis=1)[:, :k], rtol=1e-4, atol=1e-5)
+
+
+def test_nearest_goes_on_after_a_block_without_a_nearer_row():
+    base = np.concatenate([np.zeros((2000, 3)), np.full((2000, 3), 9)]).astype(np.float32)
+    base[3999] = base[5] = 1
+    distances, found = nearest(base[5:6], base, 2, block=1000)
+    assert set(found[0].tolist()) == {5, 3999} and not distances.any()
 
 
 def test_the_search_in_parts_finds_what_is_very_near():

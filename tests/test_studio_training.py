@@ -165,7 +165,7 @@ def test_a_zip_arrives_in_pieces_and_is_checked(client: TestClient, two_classes:
     first = client.post("/api/uploads/piece", params={**query, "start": 0, "last": False}, content=content[:1000])
     assert first.json() == {"received": 1000}
     refused(client.post("/api/uploads/piece", params={**query, "start": 7}, content=b"x"), 409, "1,000 bytes")
-    refused(client.post("/api/uploads/finish", params={"id": upload["id"]}), 409, "1 files of this upload")
+    refused(client.post("/api/uploads/finish", params={"id": upload["id"]}), 409, "this upload lacks 1 file")
     client.post("/api/uploads/piece", params={**query, "start": 1000, "last": True}, content=content[1000:])
     source = client.post("/api/uploads/finish", params={"id": upload["id"]}).json()["source"]
     assert Path(source).read_bytes() == content and Path(source).is_relative_to(tmp_path / "runs" / "uploads")

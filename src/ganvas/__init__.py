@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ganvas.config import DataConfig, TrainConfig, TrainOptions
     from ganvas.data.opening import open_pack
     from ganvas.data.packing.pack import Pack
+    from ganvas.data_verbs import check, pack
     from ganvas.datasets import SyntheticDataset
     from ganvas.errors import GanvasError
     from ganvas.explore.verbs import directions, favourites, interpolate, mix, project, sample
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from ganvas.share.publish import publish
     from ganvas.share.signing import sign
     from ganvas.share.upload import push
-    from ganvas.verbs import Trained, average, check, evaluate, export, init, pack, train, video
+    from ganvas.verbs import Trained, average, evaluate, export, init, train, video
 
 __version__ = "0.1.0"
 
@@ -51,7 +52,7 @@ _HOME = {
     "TrainOptions": "config",
     "Trained": "verbs",
     "average": "verbs",
-    "check": "verbs",
+    "check": "data_verbs",
     "directions": "explore.verbs",
     "evaluate": "verbs",
     "export": "verbs",
@@ -60,7 +61,7 @@ _HOME = {
     "interpolate": "explore.verbs",
     "mix": "explore.verbs",
     "open_pack": "data.opening",
-    "pack": "verbs",
+    "pack": "data_verbs",
     "project": "explore.verbs",
     "publish": "share.publish",
     "pull": "hub",

@@ -28,7 +28,7 @@ from tyro.extras import SubcommandApp
 import ganvas
 from ganvas import config, options
 from ganvas.config_files import from_file
-from ganvas.errors import ConfigError, GanvasError, did_you_mean
+from ganvas.errors import ConfigError, GanvasError, amount, did_you_mean
 from ganvas.fields import build, choices, hints_of, meanings, option, owners
 
 STYLE = (DisallowNone, PositionalMetavarFromFieldName)  # help style: no option accepts the word None
@@ -71,11 +71,11 @@ def trained(asked: options.Train, result: Any) -> list[str]:
 def sampled(asked: options.Sample, paths: Sequence[Path]) -> list[str]:
     if asked.grid or Path(asked.out).suffix.lower() == ".zip" or list(paths) == [Path(asked.out)]:
         return [str(paths[0])]
-    return [f"{len(paths)} images and manifest.csv in {asked.out}"]
+    return [f"{amount(len(paths), 'image')} and manifest.csv in {asked.out}"]
 
 
 def kept(asked: options.KeepFavourites, paths: Sequence[Path]) -> list[str]:
-    return [f"{len(paths)} images in {asked.out}" if asked.out is not None else str(asked.file)]
+    return [f"{amount(len(paths), 'image')} in {asked.out}" if asked.out is not None else str(asked.file)]
 
 
 def found_directions(asked: Any, found: Iterable[tuple[Any, Path]]) -> list[str]:
@@ -151,9 +151,9 @@ COMMANDS = {
     "sign": Command(options.Sign, "share.signing.sign", signed, "Share"),
     "hub push": Command(options.Push, "share.upload.push", one, "Share"),
     "hub pull": Command(options.Pull, "hub.pull", one, "Share"),
-    "data check": Command(options.Check, "verbs.check", checked, "Data"),
-    "data pack": Command(options.MakePack, "verbs.pack", packed, "Data"),
-    "data list": Command(options.ListSets, "verbs.list_sets", listed, "Data"),
+    "data check": Command(options.Check, "data_verbs.check", checked, "Data"),
+    "data pack": Command(options.MakePack, "data_verbs.pack", packed, "Data"),
+    "data list": Command(options.ListSets, "data_verbs.list_sets", listed, "Data"),
     "doctor": Command(options.Doctor, "doctor.lines", each, "This machine"),
 }
 

@@ -62,6 +62,11 @@ def some(names: Sequence[str], most: int = 8) -> str:
     return ", ".join(names[:most]) + (f" and {rest:,} others" if rest > 1 else "".join(f", {n}" for n in names[most:]))
 
 
+def amount(num: int, one: str, many: str = "") -> str:
+    """ "1 image" or "2,000 images". many: the words for other numbers than 1; default: `one` with an s."""
+    return f"{num:,} {one if num == 1 else many or one + 's'}"
+
+
 def did_you_mean(name: str, known: list[str]) -> str:
     """ ", did you mean ...?" with the most similar known name, or ""; for error messages."""
     near = difflib.get_close_matches(name, known, n=1)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ganvas import hub, latent_codes
 from ganvas.conditions import Conditions, Given
-from ganvas.errors import ConfigError, some
+from ganvas.errors import ConfigError, amount, some
 from ganvas.image_files import as_html, grid, png_bytes
 from ganvas.latent_codes import Code
 from ganvas.model_file import CARD, ModelInfo, read_model, tensor_hash, write_model
@@ -104,8 +104,8 @@ class Generator:
         return self.images(z, labels, truncation)
 
     def __repr__(self) -> str:
-        config, classes = self.info.config, f", {len(self.classes)} classes" if self.classes else ""
-        classes += f", {len(self.conditions)} conditions" if self.conditions else ""
+        config, classes = self.info.config, f", {amount(len(self.classes), 'class', 'classes')}" if self.classes else ""
+        classes += f", {amount(len(self.conditions), 'condition')}" if self.conditions else ""
         millions = sum(parameter.numel() for parameter in self.network.parameters()) / 1e6
         return (
             f"Generator({config.model}, {config.height}x{config.width}x{config.channels}{classes}, "
@@ -150,7 +150,9 @@ class Generator:
             return vectors
         if isinstance(label, Sequence) and not isinstance(label, str):
             if len(label) != len(seeds):
-                raise ConfigError(f"{len(label)} conditions for {len(seeds)} images: give one, or one per image")
+                raise ConfigError(
+                    f"{amount(len(label), 'condition')} for {amount(len(seeds), 'image')}: give one, or one per image"
+                )
             return torch.from_numpy(
                 np.concatenate(
                     [schema.vectors(as_given(one, schema), [seed]) for one, seed in zip(label, seeds, strict=True)]
@@ -185,7 +187,9 @@ class Generator:
         given = label.tolist() if isinstance(label, np.ndarray | np.generic | Tensor) else label
         labels = [given] * len(seeds) if isinstance(given, str | int) else list(given)
         if len(labels) != len(seeds):
-            raise ConfigError(f"{len(labels)} labels for {len(seeds)} images: give one label, or one per image")
+            raise ConfigError(
+                f"{amount(len(labels), 'label')} for {amount(len(seeds), 'image')}: give one label, or one per image"
+            )
         return torch.tensor([self.label_index(one) for one in labels])
 
     def label_index(self, label: Labels) -> int:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ganvas.errors import CheckpointError, ConfigError, GanvasError, MissingExtraError
+from ganvas.errors import CheckpointError, ConfigError, GanvasError, MissingExtraError, amount
 from ganvas.fields import takes
 from ganvas.model_file import CARD, LARGEST, WEIGHTS, ModelInfo, find_weights, read_model
 from ganvas.options import Pull
@@ -236,8 +236,8 @@ class Hub:
             )
         if not {WEIGHTS, CONFIG} <= listed.keys():
             raise CheckpointError(
-                f"{self.repo} is not a Ganvas model: expected {WEIGHTS} and {CONFIG} among its {len(listed)} files; "
-                "other files are never loaded"
+                f"{self.repo} is not a Ganvas model: expected {WEIGHTS} and {CONFIG} among its "
+                f"{amount(len(listed), 'file')}; other files are never loaded"
             )
         fetched = []
         try:

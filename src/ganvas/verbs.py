@@ -1,6 +1,7 @@
-"""The user-facing functions for training, data, evaluation and export. The command line and Python call the same ones.
+"""The user-facing functions for training, evaluation and export. The command line and Python call the same ones.
 
-Their options are the classes of options.py. explore/verbs.py has the functions that use a generator.
+Their options are the classes of options.py. data_verbs.py has the functions for data, explore/verbs.py those that use a
+generator.
 """
 
 from __future__ import annotations
@@ -15,9 +16,6 @@ from ganvas.callbacks import Callback
 from ganvas.config import DataConfig, TrainOptions, read_training
 from ganvas.config_files import from_file, template
 from ganvas.data.batches import Batches
-from ganvas.data.catalog import CATALOG
-from ganvas.data.checkup import Checkup
-from ganvas.data.checkup import check as checkup_of
 from ganvas.data.opening import open_pack
 from ganvas.data.packing.kept import Kept
 from ganvas.data.packing.pack import Pack, is_pack
@@ -29,7 +27,7 @@ from ganvas.evaluation.samples import pack_of, pictures_of
 from ganvas.evaluation.training_score import TrainingScorer
 from ganvas.fields import part, takes
 from ganvas.generator import Generator, to_pixels
-from ganvas.options import Average, Check, Evaluate, Export, Init, ListSets, MakePack, PathLike, Train, Video
+from ganvas.options import Average, Evaluate, Export, Init, PathLike, Train, Video
 from ganvas.presets import PRESETS
 from ganvas.records import Evaluation
 from ganvas.run import Run
@@ -199,24 +197,6 @@ def open_for_all_ranks(
     return pack
 
 
-@takes(Check)
-def check(asked: Check) -> Checkup:
-    """Check images before training: counts, sizes, classes, broken files, duplicates, blank images."""
-    with Display(asked.quiet) as display:
-        report = checkup_of(asked.source, part(asked, DataConfig), data=asked.data, progress=display.packing)
-    if asked.save is not None:
-        files.write_text(Path(asked.save), report.to_json() + "\n")
-    return report
-
-
-@takes(MakePack)
-def pack(asked: MakePack) -> Pack:
-    """Convert images to a pack in the folder `out`: all images at one size, ready for training."""
-    with Display(asked.quiet) as display:
-        config = part(asked, DataConfig)
-        return open_pack(asked.source, config, data=asked.data, folder=asked.out, progress=display.packing)
-
-
 @takes(Init)
 def init(asked: Init) -> Path:
     """Write a TOML file with every option of `train` and its meaning, as comments. Raises ConfigError if it exists."""
@@ -227,12 +207,6 @@ def init(asked: Init) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
     files.write_text(path, template(path.name, None if asked.source is None else str(asked.source)))
     return path
-
-
-@takes(ListSets)
-def list_sets(asked: ListSets) -> dict[str, str]:
-    """Names and titles of the data sets that Ganvas knows."""
-    return {entry.name: entry.title for entry in CATALOG.values()}
 
 
 @takes(Average)

@@ -20,16 +20,26 @@ from ganvas.config import FULL, DataConfig, parse_levels
 from ganvas.data import catalog
 from ganvas.data.image_statistics import Look, look_chunk
 from ganvas.data.inspection.marks import EXAMINED, Box, gathered
-from ganvas.data.inspection.near_duplicates import Likeness, Thumbnails, clusters, nearest
+from ganvas.data.inspection.near_duplicates import Likeness, clusters, nearest
+from ganvas.data.inspection.thumbnails import Thumbnails
 from ganvas.data.opening import reopened
 from ganvas.data.packing.pack import Pack, Progress, is_pack
 from ganvas.data.packing.pool import LEAST_FOR_WORKERS, chunks, parallel_map
-from ganvas.data.packing.selection import Choice, choose, few_bits, first_pages, levels_of, reduced_bits, stream
+from ganvas.data.packing.selection import (
+    Choice,
+    choose,
+    few_bits,
+    first_pages,
+    gray_in_colour,
+    levels_of,
+    reduced_bits,
+    stream,
+)
 from ganvas.data.reading.containers import Rejection, by_reason
 from ganvas.data.reading.sources import Payload
 from ganvas.data.reading.wide import levels_of as wide_levels_of
 from ganvas.data.reading.wide import remark
-from ganvas.errors import some
+from ganvas.errors import amount, some
 from ganvas.limits import num_cores
 
 CLASSES_SHOWN = 50
@@ -102,7 +112,11 @@ class Checkup:
     def lines(self) -> list[str]:
         """The report as lines for the terminal."""
         told = [f"{name}: {text}" for name, text in (self.facts() | self.problems()).items()]
-        return [f"{self.data} ({self.form}): {self.num_images:,} images", *told, *(f"note: {n}" for n in self.notes)]
+        return [
+            f"{self.data} ({self.form}): {amount(self.num_images, 'image')}",
+            *told,
+            *(f"note: {n}" for n in self.notes),
+        ]
 
     def facts(self) -> dict[str, str]:
         """Properties of the images, as text."""
@@ -260,7 +274,7 @@ def _count(checkup: Checkup, looks: list[Look], names: list[str], labels: list[s
     checkup.channels = dict(Counter(1 if look.gray else 3 for look in looks))
     disguised = sum(look.gray and look.info.channels == 3 for look in looks)
     if disguised:
-        checkup.notes.append(f"{disguised:,} images are gray although their files have colour channels.")
+        checkup.notes.append(gray_in_colour(disguised))
     checkup.depths = dict(Counter(info.depth for info in infos))
     checkup.alpha = sum(info.alpha for info in infos)
     counts = Counter(labels)
@@ -330,7 +344,7 @@ def _notes(checkup: Checkup, groups: list[list[int]], labels: list[str]) -> list
     if checkup.num_images < 2:
         notes.append("Training needs at least 2 images.")
     if labels and (mixed := sum(len({labels[i] for i in group}) > 1 for group in groups)):
-        notes.append(f"{mixed:,} groups of identical images have different classes: some labels are wrong.")
+        notes.append(f"Different classes in {amount(mixed, 'group')} of identical images: some labels are wrong.")
     if checkup.near:
         notes.append(
             f"{checkup.num_near:,} images are nearly identical to another: a random split would leak. Packing keeps "

@@ -10,7 +10,7 @@ import numpy as np
 
 from ganvas.config import FULL
 from ganvas.data.inspection.marks import Spot, spots
-from ganvas.data.inspection.near_duplicates import Thumbnails, averaging, thumbnails
+from ganvas.data.inspection.thumbnails import Thumbnails, area_means, of_means
 from ganvas.data.packing.selection import readable
 from ganvas.data.reading.decode import TRACE, decode_whole, glance, highest, span
 from ganvas.data.reading.headers import PictureInfo
@@ -21,7 +21,7 @@ from ganvas.errors import PictureError
 BLANK = 0.02  # standard deviation of the values (0..1) below which an image counts as blank
 EVEN = 0.04  # maximum difference within a bar, relative to the value range; allows for compression
 CHANGED, MOST_OF = 0.08, 0.75  # edge of a bar: minimum change, over this fraction of its length
-CLEARLY, AREAS = 2 * TRACE, 8  # difference of channels (of 255) of a clearly coloured area; areas per side
+CLEARLY = 2 * TRACE  # difference of channels (of 255) of a clearly coloured area
 BAR = 0.02  # minimum thickness of a bar, as a fraction of the image side
 
 
@@ -66,50 +66,45 @@ def look(payload: Payload, for_marks: bool = True) -> Look:
     """Decodes and measures one image at its original size. Raises `PictureError`."""
     content = readable(payload)
     info, pixels = decode_whole(content)
-    planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))  # the layout in which most measurements are fast
     top = np.iinfo(pixels.dtype).max
-    means, deviations = moments(planes)
+    small, deviations = reduced(pixels)
     values = span(content) if info.wide else None
+    digest = hashlib.sha256(f"{pixels.shape}{values or ''}".encode())
+    digest.update(np.ascontiguousarray(pixels).data)
     return Look(
         info,
-        hashlib.sha256(f"{pixels.shape}{values or ''}".encode() + pixels.tobytes()).digest()[:16],
-        float(means[:3].mean()) / top,
-        info.channels == 1 or is_gray(pixels, planes, means),
+        digest.digest()[:16],
+        float(small[:3].mean()) / top,
+        info.channels == 1 or is_gray(pixels, small),
         highest(content) if info.depth == 16 and not info.wide else 0,
         values,
         float(deviations.max()) / top,
         bars(pixels),
-        thumbnails(planes.transpose(1, 2, 0)[None]),
+        of_means(small[None, :3], top),
         spots(pixels) if for_marks else None,
     )
 
 
-def moments(planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation (C,) of the channels of an image (C, H, W)."""
-    planes = planes.reshape(len(planes), -1).astype(np.float32)
-    means = planes.mean(1)
-    planes -= means[:, None]
-    return means, np.sqrt([np.dot(plane, plane) / len(plane) for plane in planes])
+def reduced(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """An image (H, W, C) averaged to (C, 32, 32) float32, and the standard deviation (C,) of its channels."""
+    height, width, channels = pixels.shape
+    columns = np.zeros((1, width * channels))
+    small = area_means(pixels.reshape(1, height, -1), channels, columns)[0]
+    squares = columns.reshape(width, channels).sum(0) / (height * width)
+    means = small.mean((1, 2), dtype=np.float64)
+    return small, np.sqrt(np.maximum(squares - means**2, 0))
 
 
-def is_gray(pixels: np.ndarray, planes: np.ndarray, means: np.ndarray) -> bool:
+def is_gray(pixels: np.ndarray, small: np.ndarray) -> bool:
     """Whether an image has no colour, as in `decode.glance`, which is slow and only decides unclear cases.
 
-    pixels, planes: the image as (H, W, C) and as (C, H, W). means: of its channels. The mean of an area cannot be
-    coloured more than one of its pixels.
+    pixels: the image (H, W, C). small: averaged to (C, 32, 32). The mean of an area cannot be coloured more than one of
+    its pixels.
     """
-    if len(means) == 2:
+    if len(small) == 2:
         return True
-    scale = np.iinfo(pixels.dtype).max / 255
-    if len(means) == 3 and np.ptp(means) > CLEARLY * scale:
+    if len(small) == 3 and np.ptp(small, axis=0).max() > CLEARLY * np.iinfo(pixels.dtype).max / 255:
         return False
-    height, width = (side // AREAS * AREAS for side in pixels.shape[:2])
-    if len(means) == 3 and height and width:
-        rows, columns = averaging(height, AREAS), averaging(width, AREAS)
-        red, green, blue = rows @ planes[:, :height, :width].astype(np.float32) @ columns.T
-        spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
-        if spread.max() > CLEARLY * scale:
-            return False
     return glance(pixels).gray
 
 
@@ -143,6 +138,9 @@ def bars(pixels: np.ndarray) -> tuple[float, float, float, float]:
 def _bar(lines: np.ndarray) -> int:
     """Number of first lines (H, W, C) that are a uniform bar."""
     depth = np.iinfo(lines.dtype).max
+    channels = np.ascontiguousarray(lines[0].T)
+    if (channels.max(1) - channels.min(1)).max() > 2 * EVEN * depth:
+        return 0  # as below, but faster
     ordered, half = np.sort(lines[0], axis=0).astype(np.float64), len(lines[0]) // 2
     color = (ordered[half] + ordered[-half - 1]) / 2  # the median
     if max((ordered[-1] - color).max(), (color - ordered[0]).max()) > EVEN * depth:

@@ -76,6 +76,7 @@ LEAST, DIFFERENT = holdout.TO_TELL_COPIES, 12  # fewest held-out images, and few
 MOST_COMPARED = 500_000  # most training images to compare with, which limits memory to 1.5 GB (4 GB in colour)
 STRANGE = 0.02  # share of held-out images with a lower correlation to their nearest training image
 BLOCK, PAIRS = 128, 256  # images and pairs at a time
+KEY = 16  # bytes of a hash
 
 
 class Found(NamedTuple):
@@ -133,15 +134,16 @@ class CopyFinder:
             compared = np.sort(np.random.default_rng(0).choice(compared, MOST_COMPARED, replace=False))
         self.share_compared = len(compared) / pack.num_training
         thumbs = thumbnails(pack.images, compared, self.progress)
-        keys = thumbs.coarse.numpy().reshape(len(compared), -1)
-        kept = np.sort(np.unique(keys.view(np.dtype((np.void, keys.strides[0])))[:, 0], return_index=True)[1])
+        hashes = b"".join(hashlib.blake2b(one, digest_size=KEY).digest() for one in thumbs.coarse.numpy())
+        kept = np.sort(np.unique(np.frombuffer(hashes, np.dtype((np.void, KEY))), return_index=True)[1])
         if len(kept) < DIFFERENT:
             raise DataError(
                 f"{len(kept)} different training images are too few to detect copies: at least {DIFFERENT} are needed"
             )
         self.training = compared[kept]
         self.duplicates = len(compared) - len(kept)
-        self.thumbs = thumbs.at(kept)
+        self.thumbs = thumbs if not self.duplicates else thumbs.at(kept)
+        del thumbs
         self.versions = versions()
         self.describing = principal(self.thumbs.coarse[:, :1], DESCRIBED, window())
         self.deciding = principal(self.thumbs.fine, DECIDING)

@@ -21,7 +21,7 @@ from ganvas.config import DataConfig
 from ganvas.data.inspection import marks
 from ganvas.data.opening import open_pack
 from ganvas.data.packing.pack import Pack, Progress
-from ganvas.errors import ConfigError, DataError
+from ganvas.errors import ConfigError, DataError, amount
 from ganvas.evaluation import artefacts, condition_agreement, copies, usefulness
 from ganvas.evaluation.classifier import classifier_for
 from ganvas.evaluation.classwise import ClassRow, class_table, expected_shares, missing, mode_coverage
@@ -81,7 +81,9 @@ def evaluate_images(asked: Evaluate, progress: Progress | None = None) -> Evalua
     pack = open_pack(asked.against, DataConfig(size=size, channels=channels), progress=progress)  # ty: ignore[invalid-argument-type]
     for images, place in ((made, asked.source), (pack, asked.against)):
         if images.num_training < LEAST_EVALUATED:
-            raise DataError(f"{place} has {images.num_training} images: an evaluation needs at least {LEAST_EVALUATED}")
+            raise DataError(
+                f"{place} has {amount(images.num_training, 'image')}: an evaluation needs at least {LEAST_EVALUATED}"
+            )
     source = Path(asked.source)
     out = Path(asked.out) if asked.out is not None else source.with_name(f"{source.name.split('.')[0]}-evaluation")
     return written(FromImages(made, asked), pack, asked, out, progress)
@@ -192,7 +194,8 @@ class Evaluator:
 
     def too_few_held_out(self, least: int) -> str:
         num = len(self.pack.heldout)
-        return f"{num or 'no'} images were held out, {least} are needed (use more images or a larger --holdout)"
+        held = amount(num, "image was", "images were") if num else "no images were"
+        return f"{held} held out, {least} are needed (use more images or a larger --holdout)"
 
     # ---- measures ----
 

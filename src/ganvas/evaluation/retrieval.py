@@ -42,16 +42,21 @@ def thumbnails(
 ) -> Thumbnails:
     """Thumbnails of images (N, H, W, C) uint8 or uint16, or of those at `places`; reads in blocks."""
     places = np.arange(len(images)) if places is None else places
-    block = max(1, PIXELS // (images.shape[1] * images.shape[2]))
-    parts = []
+    block = max(1, PIXELS // max(images.shape[1] * images.shape[2], FINE**2))
+    shape = (len(places), min(images.shape[3], 3))
+    # Not joined from parts, which would need twice the memory.
+    fine = torch.empty((*shape, FINE, FINE), dtype=torch.float16)
+    coarse = torch.empty((*shape, COARSE, COARSE), dtype=torch.float16)
+    noise = torch.empty(len(places))
     for start in range(0, len(places), block):
         pixels = images[places[start : start + block], ..., :3].astype(np.float32) / np.iinfo(images.dtype).max
         pictures = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-        fine = luminance_first(shrunk(pictures))
-        parts.append((fine.half(), F.avg_pool2d(fine, FINE // COARSE).half(), grain(pictures)))
+        part = luminance_first(shrunk(pictures))
+        fine[start : start + block], noise[start : start + block] = part, grain(pictures)
+        coarse[start : start + block] = F.avg_pool2d(part, FINE // COARSE)
         if progress is not None:
             progress("training images", start + len(pixels), len(places))
-    return Thumbnails(*(torch.cat(part) for part in zip(*parts, strict=True)))
+    return Thumbnails(fine, coarse, noise)
 
 
 def shrunk(pictures: Tensor) -> Tensor:
@@ -140,7 +145,7 @@ class Index:
 
         The first version and its negative are compared with all rows, the others with the rows of the nearest parts.
         """
-        similar = (queries[:, 0] @ self.rows.T).abs().numpy()
+        similar = (queries[:, 0] @ self.rows.T).abs_().numpy()
         versions = queries.flatten(0, 1)
         near = (versions @ self.centres.T).topk(min(PROBES, len(self.centres)), dim=1).indices
         looking = near.flatten().argsort(stable=True) // near.shape[1]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ganvas import latent_codes
-from ganvas.errors import ConfigError
+from ganvas.errors import ConfigError, amount
 from ganvas.explore.recipes import Direction, Recipe, resolve
 from ganvas.generator import BATCH, Generator, to_pixels
 from ganvas.options import Easing
@@ -38,9 +38,11 @@ def frames(
     immediately for fewer than two recipes, fewer frames than recipes, or a recipe of another model.
     """
     if len(recipes) < 2:
-        raise ConfigError(f"{len(recipes)} images: morphing needs at least 2")
+        raise ConfigError(f"{amount(len(recipes), 'image')}: morphing needs at least 2")
     if num_frames < len(recipes):
-        raise ConfigError(f"{num_frames} frames for {len(recipes)} images: expected at least one frame per image")
+        raise ConfigError(
+            f"{amount(num_frames, 'frame')} for {len(recipes)} images: expected at least one frame per image"
+        )
     keys = resolve(generator, recipes, directions)
     places = way(len(recipes), num_frames, loop, easing)
     return pictures(generator, keys, places)

@@ -14,7 +14,7 @@ import numpy as np
 from ganvas import film, hub
 from ganvas.config import DataConfig
 from ganvas.data.opening import open_pack
-from ganvas.errors import ConfigError
+from ganvas.errors import ConfigError, amount
 from ganvas.evaluation.copies import CopyFinder
 from ganvas.evaluation.samples import pack_of
 from ganvas.explore import directions as directions_of
@@ -87,7 +87,8 @@ def notes(written: sampling.Written, out: Path, gated: bool, wanted: int | None)
     if gated:
         yield f"{written.left_out:,} of {written.planned:,} images were flagged as copies and left out"
     if wanted is not None and (missing := wanted + written.left_out - written.planned):
-        yield f"{missing:,} images are missing: {sampling.TRIES} times as many were tried in their classes"
+        lacking = amount(missing, "image is", "images are")
+        yield f"{lacking} missing: {sampling.TRIES} times as many were tried in their classes"
 
 
 def check_sides(generator: Generator, asked: Sample, file: Path, num: int) -> None:

@@ -11,7 +11,7 @@ from ganvas.config import BUDGET_FIELDS, DataConfig, TrainOptions
 from ganvas.data import checkup
 from ganvas.data.opening import open_pack
 from ganvas.data.packing.pack import Pack
-from ganvas.errors import ConfigError
+from ganvas.errors import ConfigError, amount
 from ganvas.evaluation.evaluate import evaluate
 from ganvas.fields import option, part
 from ganvas.image_files import grid
@@ -63,7 +63,7 @@ class Planner:
             data, wanted = part(asked, DataConfig), part(asked, TrainOptions)
             pack = open_pack(str(asked.source), data, progress=task.progress)
             if pack.num_training < 2:
-                raise ConfigError(f"{pack.num_training} images for training are too few: choose more images")
+                raise ConfigError(f"only {amount(pack.num_training, 'image')} for training: choose more images")
             task.target = examples(pack)
             task.progress("planning", 0, 0)
             device = choose_device(wanted.device)

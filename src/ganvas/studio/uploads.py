@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ganvas.data.reading.containers import PICTURES
 from ganvas.data.reading.sources import ARCHIVES
-from ganvas.errors import ConfigError
+from ganvas.errors import ConfigError, amount
 from ganvas.studio.errors import AbsentError, BusyError, ConflictError, TooLargeError
 from ganvas.system import files
 
@@ -109,7 +109,7 @@ class Uploads:
         with upload.lock:
             missing = upload.num_files - len(upload.complete)
             if missing or not upload.complete:
-                raise ConflictError(f"{missing:,} files of this upload have not been received: send them, or cancel it")
+                raise ConflictError(f"this upload lacks {amount(missing, 'file')}: send the rest, or cancel it")
             archives = [name for name in upload.complete if name.lower().endswith(ARCHIVES)]
             if archives and len(upload.complete) > 1:
                 raise ConfigError("the upload has an archive and other files: send one archive, or image files only")

@@ -428,7 +428,8 @@ def objective(train: Record) -> str:
     weights = ("r1", "r2", "r1_features", "gradient_penalty", "path_length")
     penalties = [f"{name} {train[name]:g}" for name in weights if train.get(name)]
     if penalties:
-        parts.append(f"{', '.join(penalties)} (every {train['penalty_interval']} steps)")
+        every = train["penalty_interval"]
+        parts.append(f"{', '.join(penalties)} (every {f'{every} steps' if every != 1 else 'step'})")
     parts.append(f"{train['optimizer']} {train['lr']:g}, batch {train['batch']}")
     if train["preset"]:
         parts.append(f"preset {train['preset']}")

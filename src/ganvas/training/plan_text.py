@@ -8,14 +8,15 @@ from rich.console import Console
 from rich.table import Table
 
 from ganvas.data.packing.pack import Pack
+from ganvas.errors import amount
 from ganvas.models.summary import Summary
 from ganvas.training.plan import Plan
 
 
 def show_plan(plan: Plan, pack: Pack, console: Console, layers: bool = True) -> None:
     """Prints each chosen option with its reason, one per line; with `layers` also the layers of both networks."""
-    classes = f" in {pack.num_classes} classes" if pack.num_classes else ""
-    classes += f" with {len(pack.schema.columns)} conditions" if pack.schema is not None else ""
+    classes = f" in {amount(pack.num_classes, 'class', 'classes')}" if pack.num_classes else ""
+    classes += f" with {amount(len(pack.schema.columns), 'condition')}" if pack.schema is not None else ""
     mirrored = ", mirrored at random" if pack.mirror else ""
     depth = ", 16 bit" if pack.depth == 16 else ""
     size = f"{pack.height}x{pack.width}x{pack.channels}{depth}"

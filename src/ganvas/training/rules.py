@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ganvas.augment import MOST
 from ganvas.config import ModelConfig, TrainConfig
-from ganvas.errors import ConfigError
+from ganvas.errors import ConfigError, amount
 from ganvas.losses import LOSSES
 from ganvas.models import architecture_of, build
 from ganvas.models.contract import StyledGenerator
@@ -140,5 +140,6 @@ def warnings(config: TrainConfig, traits: Traits) -> list[str]:
         found.append("the hinge loss usually diverges without --spectral-norm or a gradient penalty")
     micro = (config.micro_batch or 0) * world_size() < config.batch
     if micro and traits.batch_statistics:
-        found.append(f"{config.model} computes batch statistics of {config.micro_batch} images, not of the whole batch")
+        part = amount(config.micro_batch or 0, "image")
+        found.append(f"{config.model} computes batch statistics of {part}, not of the whole batch")
     return found

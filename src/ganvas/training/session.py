@@ -13,7 +13,7 @@ from ganvas.config import BUDGET_FIELDS, MACHINE_FIELDS, Kind, ModelConfig, Trai
 from ganvas.data.batches import Batches
 from ganvas.data.packing.kept import Kept
 from ganvas.data.packing.pack import Pack
-from ganvas.errors import CheckpointError, DataError, RunError, some
+from ganvas.errors import CheckpointError, DataError, RunError, amount, some
 from ganvas.fields import from_dict
 from ganvas.model_file import WEIGHTS, ModelInfo
 from ganvas.records import read_log
@@ -245,7 +245,7 @@ def grown(run: Run, record: dict[str, Any], pack: Pack) -> dict[str, Any]:
     kept = run.heldout()
     if kept is not None and (lost := int(kept.among(pack.images, pack.names)[pack.training].sum())):
         raise RunError(
-            f"{lost:,} images that {run.folder} holds out are training images of this pack: give the folder or archive "
+            f"this pack trains on {amount(lost, 'image')} that {run.folder} holds out: give the folder or archive "
             "of the images instead of a pack"
         )
     step = {

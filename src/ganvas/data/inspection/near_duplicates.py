@@ -1,27 +1,32 @@
 """Near duplicates: the same image recompressed or slightly brighter, or the next frame of a video.
 
-All steps use thumbnails of 1.2 kilobytes per image, for any size, colour and depth. Candidates are the nearest
-neighbours of a coarse descriptor. A candidate is a near duplicate if its fine structure, at the best small shift, and
-its tones differ much less than those of images that are only similar. What "similar" means is measured on the data
-set itself: two ones of MNIST differ less than two frames of a video.
+All steps use thumbnails (thumbnails.py), for any size, colour and depth. Candidates are the nearest neighbours of a
+coarse descriptor. A candidate is a near duplicate if its fine structure, at the best small shift, and its tones differ
+much less than those of images that are only similar. What "similar" means is measured on the data set itself: two ones
+of MNIST differ less than two frames of a video.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from scipy import fft
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-BLOCK = 2048  # rows and columns of a distance block: 32 MB in float64, 16 MB in float32
-SIDE, COARSE, TONES = 32, 12, 8  # side of: gray thumbnail, descriptor, tones
-WIDE = 5  # side of the local mean that is subtracted
-FAINT = 0.03  # lower contrast, relative to the value range, is not stretched, because it may be noise
+from ganvas.data.inspection.thumbnails import (
+    BLOCK,
+    SIDE,
+    TONES,
+    OnDemand,
+    Thumbnails,
+    averaging,
+    of_length_1,
+    release,
+    smoothing,
+)
+
 REACH = 2  # maximum shift of a pair in thumbnail pixels, a sixteenth of the side
 NEIGHBOURS = 6  # candidates per image
 SAMPLE = 2000  # minimum sample size for measuring similarity; a tenth in larger sets
@@ -32,102 +37,12 @@ FINELY, TONALLY = 0.35, 0.1  # maximum difference of near duplicates relative to
 MOST = 0.35  # absolute maximum difference in fine structure (1 - correlation)
 LARGE, BLOCKS = 64, 8  # image side and blocks per side for deciding whether two images are the same
 SAME = 0.3  # maximum difference of a block, relative to the standard deviation of the image
-LARGE_SET = 200_000  # images above which thumbnails are on disk, if there is a folder for them
 QUICK_SET, QUICK_SAMPLE = 50_000, 5000  # images above which `Likeness.pairs` may search in parts; sample size there
 MOST_SAMPLE = 50_000  # maximum sample size
+GROUP = 16  # columns of a group whose minimum is compared first
+MANY = 8 * BLOCK  # images whose neighbours are searched together in parts
 PROBES, ROUNDS, PER_PART = 8, 5, 40  # parts searched per image; rounds of k-means; images per part that it uses
 GAIN, OFFSET = 1.6, 0.25  # maximum brightness factor and offset (relative to the value range) of the same image
-
-
-# Thumbnails.
-
-
-@dataclass(frozen=True)
-class Thumbnails:
-    """Thumbnails of N images."""
-
-    gray: np.ndarray
-    """(N, 32, 32) uint8: resized to a square, contrast stretched."""
-    tones: np.ndarray
-    """(N, 8, 8, 3) uint8: colours, contrast stretched jointly over the channels."""
-
-    def __getitem__(self, places: np.ndarray) -> Thumbnails:
-        return Thumbnails(self.gray[places], self.tones[places])
-
-    @classmethod
-    def joined(cls, parts: list[Thumbnails]) -> Thumbnails:
-        return cls(np.concatenate([part.gray for part in parts]), np.concatenate([part.tones for part in parts]))
-
-
-def thumbnails(images: np.ndarray, scratch: Path | None = None) -> Thumbnails:
-    """Thumbnails of images (N, H, W, C) uint8 or uint16; works in blocks, so `images` may be memory-mapped.
-
-    scratch: folder for files with the thumbnails of large sets, which may be removed after use. None: in memory.
-    """
-    num, height, width, _ = images.shape
-    gray = _array((num, SIDE, SIDE), np.uint8, "gray", scratch)
-    tones = _array((num, TONES, TONES, 3), np.uint8, "tones", scratch)
-    least = FAINT * np.iinfo(images.dtype).max
-    block = max(1, 2**21 // (height * width))
-    for start in range(0, num, block):
-        planes = images[start : start + block, :, :, :3].transpose(0, 3, 1, 2).astype(np.float32)
-        small = averaging(height, SIDE) @ planes @ averaging(width, SIDE).T
-        gray[start : start + block] = _stretched(small.mean(1), least)
-        coarse = _stretched(averaging(SIDE, TONES) @ small @ averaging(SIDE, TONES).T, least)
-        tones[start : start + block] = coarse.transpose(0, 2, 3, 1)
-    return Thumbnails(gray, tones)
-
-
-def _array(shape: tuple[int, ...], dtype: type, name: str, scratch: Path | None) -> np.ndarray:
-    """An empty array; of a large set in a file `name` of the folder `scratch`, if there is one."""
-    if scratch is None or shape[0] <= LARGE_SET:
-        return np.empty(shape, dtype)
-    return np.lib.format.open_memmap(scratch / f"{name}.npy", "w+", dtype, shape)
-
-
-@functools.lru_cache(64)
-def averaging(size: int, parts: int) -> np.ndarray:
-    """(parts, size) float32 matrix that averages `size` values over `parts` equal, possibly fractional intervals."""
-    edges, places = np.arange(parts + 1) * size / parts, np.arange(size)
-    covered = np.minimum(edges[1:, None], places + 1) - np.maximum(edges[:-1, None], places)
-    return np.clip(covered, 0, None).astype(np.float32) * np.float32(parts / size)
-
-
-def _stretched(images: np.ndarray, least: float) -> np.ndarray:
-    """Each image stretched to 0..255 by its own minimum and maximum."""
-    axes = tuple(range(1, images.ndim))
-    low, high = images.min(axes, keepdims=True), images.max(axes, keepdims=True)
-    return ((images - low) * (255 / np.maximum(high - low, least)) + 0.5).astype(np.uint8)
-
-
-def descriptors(gray: np.ndarray, places: np.ndarray | None = None, scratch: Path | None = None) -> np.ndarray:
-    """(N, 144) float32 rows of length 1 (0 for blank images): coarse structure without brightness and slow shading.
-
-    places: thumbnails to describe; default: all. scratch: see `thumbnails`. The dot product of two rows is the
-    correlation of the images, 1 - half of their squared distance.
-    """
-    places = np.arange(len(gray)) if places is None else places
-    coarse = averaging(SIDE, COARSE)
-    wide = _smoothing(COARSE) @ coarse
-    rows = _array((len(places), COARSE * COARSE), np.float32, "rows", scratch)
-    for start in range(0, len(places), BLOCK):
-        part = gray[places[start : start + BLOCK]].astype(np.float32)
-        structure = coarse @ part @ coarse.T - wide @ part @ wide.T
-        rows[start : start + BLOCK] = _of_length_1(structure.reshape(len(part), -1))
-    return rows
-
-
-def _smoothing(size: int) -> np.ndarray:
-    """(size, size) float32 matrix of the mean over `WIDE` neighbours, with the border repeated."""
-    near = np.clip(np.arange(size)[:, None] + np.arange(WIDE) - WIDE // 2, 0, size - 1)
-    return np.eye(size, dtype=np.float32)[near].mean(1)
-
-
-def _of_length_1(rows: np.ndarray) -> np.ndarray:
-    """Rows (N, D) without their mean, scaled to length 1; nearly constant rows become 0."""
-    rows = rows - rows.mean(1, keepdims=True)
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.where(lengths > 1, rows / np.maximum(lengths, 1), 0)
 
 
 # Search.
@@ -137,9 +52,14 @@ def nearest(queries: np.ndarray, base: np.ndarray, k: int, block: int = BLOCK) -
     """The k nearest rows of `base` (N, D) to each row of `queries` (M, D), nearest first.
 
     Returns squared Euclidean distances (M, k) float32 and row indices (M, k) int64. Exact, with matrix products in
-    blocks; memory grows only with M k. Distances far below the length of the rows are rounding errors (float32).
+    blocks; memory grows only with M k, also if `base` is memory-mapped. Distances far below the length of the rows are
+    rounding errors (float32).
     """
-    base_squares = np.einsum("nd,nd->n", base, base)
+    base_squares = np.empty(len(base), np.float32)
+    for offset in range(0, len(base), block):
+        part = base[offset : offset + block]
+        np.einsum("nd,nd->n", part, part, out=base_squares[offset : offset + block])
+        _release_sometimes(base, offset // block)
     distances = np.empty((len(queries), k), np.float32)
     indices = np.empty((len(queries), k), np.int64)
     for start in range(0, len(queries), block):
@@ -147,23 +67,17 @@ def nearest(queries: np.ndarray, base: np.ndarray, k: int, block: int = BLOCK) -
         best = np.full((len(rows), k), np.inf, np.float32)
         found = np.zeros((len(rows), k), np.int64)
         for offset in range(0, len(base), block):
-            part = rows @ base[offset : offset + block].T
-            part *= -2
+            part = (-2 * rows) @ base[offset : offset + block].T
             part += base_squares[offset : offset + block]
             # After the first blocks few rows find a nearer neighbour; only these are sorted again.
             better = np.flatnonzero(part.min(1) < best[:, -1])
-            joined = np.concatenate([best[better], part[better]], axis=1)
-            places = np.argpartition(joined, k - 1, axis=1)[:, :k]
+            places = smallest(part[better], k)
+            joined = np.concatenate([best[better], np.take_along_axis(part[better], places, axis=1)], axis=1)
+            numbers = np.concatenate([found[better], places + offset], axis=1)
+            places = np.argpartition(joined, k - 1, axis=1)[:, :k]  # the k-th nearest is last
             best[better] = np.take_along_axis(joined, places, axis=1)
-            found[better] = np.where(
-                places < k, np.take_along_axis(found[better], np.minimum(places, k - 1), axis=1), places - k + offset
-            )
-            worst = best[better].argmax(1)
-            for array in (best, found):  # the k-th nearest is last
-                swapped = array[better]
-                last, moved = swapped[:, -1].copy(), swapped[np.arange(len(better)), worst]
-                swapped[np.arange(len(better)), worst], swapped[:, -1] = last, moved
-                array[better] = swapped
+            found[better] = np.take_along_axis(numbers, places, axis=1)
+            _release_sometimes(base, offset // block)
         order = np.argsort(best, axis=1)
         squares = np.einsum("md,md->m", rows, rows)[:, None]
         distances[start : start + block] = np.maximum(np.take_along_axis(best, order, axis=1) + squares, 0)
@@ -171,17 +85,50 @@ def nearest(queries: np.ndarray, base: np.ndarray, k: int, block: int = BLOCK) -
     return distances, indices
 
 
+def smallest(values: np.ndarray, k: int) -> np.ndarray:
+    """(M, min(k, N)) columns of the k smallest values of each row (M, N), in no order.
+
+    The k smallest are in the k groups of columns with the smallest minima: so few values are sorted.
+    """
+    num, width = values.shape[1], values.shape[1] // GROUP
+    if k >= num:
+        return np.broadcast_to(np.arange(num), values.shape)
+    if width < 4 * k:
+        return np.argpartition(values, k - 1, axis=1)[:, :k]
+    minima = values[:, : GROUP * width].reshape(-1, GROUP, width).min(1)
+    groups = np.argpartition(minima, k - 1, axis=1)[:, None, :k]
+    members = (groups + width * np.arange(GROUP)[:, None]).reshape(len(values), GROUP * k)
+    rest = np.broadcast_to(np.arange(GROUP * width, num), (len(values), num - GROUP * width))
+    members = np.concatenate([members, rest], axis=1)
+    chosen = np.argpartition(np.take_along_axis(values, members, axis=1), k - 1, axis=1)[:, :k]
+    return np.take_along_axis(members, chosen, axis=1)
+
+
+def _release_sometimes(base: np.ndarray, number: int) -> None:
+    """Frees the memory of a memory-mapped array after every 64th block (75 MB of descriptors)."""
+    if number % 64 == 63:
+        release(base)
+
+
 def differences(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """(P,) float32: 1 - correlation of the fine structure of P pairs (P, 32, 32), at the best small shift."""
-    result = np.ones(len(first), np.float32)
+    num = len(first)
+    return differences_among(np.concatenate([first, second]), np.arange(2 * num).reshape(2, num).T)
+
+
+def differences_among(gray: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """As `differences`, of pairs (P, 2) of thumbnails (N, 32, 32). Each is transformed once per block of pairs."""
+    result = np.ones(len(pairs), np.float32)
     size = fft.next_fast_len(SIDE + REACH, real=True)
     shifts = np.arange(-REACH, REACH + 1)
-    for start in range(0, len(first), BLOCK):
-        pair = [_fine(side[start : start + BLOCK]) for side in (first, second)]
-        spectra = [fft.rfft2(fine, (size, size)) for fine in pair]
-        product = fft.irfft2(spectra[0] * spectra[1].conj(), (size, size))
+    for start in range(0, len(pairs), BLOCK):
+        places, ends = np.unique(pairs[start : start + BLOCK], return_inverse=True)
+        one, other = ends.reshape(-1, 2).T
+        fine = _fine(gray[places])
+        spectra, squares = fft.rfft2(fine, (size, size)), (fine**2).sum((1, 2))
+        product = fft.irfft2(spectra[one] * spectra[other].conj(), (size, size))
         best = product[:, shifts][:, :, shifts].max((1, 2))
-        lengths = np.sqrt((pair[0] ** 2).sum((1, 2)) * (pair[1] ** 2).sum((1, 2)))
+        lengths = np.sqrt(squares[one] * squares[other])
         result[start : start + BLOCK] -= np.where(lengths > 1, best / np.maximum(lengths, 1), 0)
     return result
 
@@ -189,7 +136,7 @@ def differences(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def _fine(gray: np.ndarray) -> np.ndarray:
     """Fine structure without slow shading, faded out at the border because of shifts."""
     values = gray.astype(np.float32)
-    values -= _smoothing(SIDE) @ values @ _smoothing(SIDE).T
+    values -= smoothing(SIDE) @ values @ smoothing(SIDE).T
     places = np.arange(SIDE)
     fade = np.minimum(1, np.minimum(places + 1, SIDE - places) / 3).astype(np.float32)
     return values * (fade[:, None] * fade)
@@ -197,7 +144,7 @@ def _fine(gray: np.ndarray) -> np.ndarray:
 
 def tone_differences(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """(P,) float32: 1 - correlation of the tones of P pairs (P, 8, 8, 3)."""
-    pair = [_of_length_1(side.reshape(-1, 3 * TONES**2).astype(np.float32)) for side in (first, second)]
+    pair = [of_length_1(side.reshape(-1, 3 * TONES**2).astype(np.float32)) for side in (first, second)]
     return 1 - np.einsum("nd,nd->n", *pair)
 
 
@@ -227,23 +174,23 @@ class Parts:
     def nearest(self, places: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """As `nearest` for the rows at `places`, with infinite distances if fewer than k were found."""
         near = self._near(places, min(PROBES, len(self.centres)))
-        who = np.repeat(np.arange(len(places)), near.shape[1])[np.argsort(near.ravel(), kind="stable")]
+        by_part = np.argsort(near.ravel(), kind="stable")
         counts = np.cumsum(np.bincount(near.ravel(), minlength=len(self.centres)))
-        similar = np.full((len(places), k), -np.inf, np.float32)
-        found = np.zeros((len(places), k), np.int64)
+        similar = np.full((near.size, k), -np.inf, np.float32)  # of each place in each of its parts
+        found = np.zeros((near.size, k), np.int64)
         for number, (start, stop) in enumerate(zip([0, *counts[:-1]], counts, strict=True)):
             members = self.order[self.ends[number] : self.ends[number + 1]]
             if start == stop or not len(members):
                 continue
-            asked = who[start:stop]
-            part = self.rows[places[asked]] @ self.rows[members].T
-            best = np.argpartition(-part, k - 1, axis=1)[:, :k] if part.shape[1] > k else np.arange(part.shape[1])[None]
-            best = np.broadcast_to(best, (len(asked), best.shape[1]))
-            values = np.concatenate([similar[asked], np.take_along_axis(part, best, axis=1)], axis=1)
-            indices = np.concatenate([found[asked], members[best]], axis=1)
-            order = np.argsort(-values, axis=1)[:, :k]
-            similar[asked] = np.take_along_axis(values, order, axis=1)
-            found[asked] = np.take_along_axis(indices, order, axis=1)
+            asked = by_part[start:stop]
+            part = -self.rows[places[asked // near.shape[1]]] @ self.rows[members].T
+            best = smallest(part, k)
+            similar[asked, : best.shape[1]] = -np.take_along_axis(part, best, axis=1)
+            found[asked, : best.shape[1]] = members[best]
+        similar, found = similar.reshape(len(places), -1), found.reshape(len(places), -1)
+        best = np.argpartition(-similar, k - 1, axis=1)[:, :k] if similar.shape[1] > k else np.arange(k)[None]
+        best = np.take_along_axis(best, np.argsort(-np.take_along_axis(similar, best, axis=1), axis=1), axis=1)
+        similar, found = np.take_along_axis(similar, best, axis=1), np.take_along_axis(found, best, axis=1)
         squares = np.square(self.rows[places]).sum(1)[:, None]
         return np.maximum(squares + np.square(self.rows[found]).sum(2) - 2 * similar, 0), found
 
@@ -255,30 +202,13 @@ def _steps(num: int) -> range:
 # Near duplicates.
 
 
-def _keys(thumbs: Thumbnails) -> np.ndarray:
-    """(N,) keys that are equal for equal thumbnails: their bytes, or in large sets a hash."""
-    num = len(thumbs.gray)
-    if num <= LARGE_SET:
-        keys = np.concatenate([thumbs.gray.reshape(num, -1), thumbs.tones.reshape(num, -1)], axis=1)
-        return keys.view(np.dtype((np.void, keys.shape[1])))[:, 0]
-    keys = np.empty(num, np.dtype((np.void, KEY)))
-    for i, (gray, tones) in enumerate(zip(thumbs.gray, thumbs.tones, strict=True)):
-        keys[i] = np.void(hashlib.blake2b(gray.tobytes() + tones.tobytes(), digest_size=KEY).digest())
-    return keys
-
-
-KEY = 16  # bytes of a hash
-
-
 class Likeness:
     """Finds near duplicates among N images."""
 
-    def __init__(self, thumbs: Thumbnails, seed: int = 0, *, scratch: Path | None = None, quick: bool = False) -> None:
-        """scratch: see `thumbnails`. quick: in large sets, search a part of the images and a smaller sample."""
-        # Identical thumbnails count as one from here on.
-        _, self.unique, self.twin = np.unique(_keys(thumbs), return_index=True, return_inverse=True)
+    def __init__(self, thumbs: Thumbnails | OnDemand, seed: int = 0, *, quick: bool = False) -> None:
+        """quick: in large sets, search a part of the images and a smaller sample."""
         self.thumbs = thumbs
-        self.rows = descriptors(thumbs.gray, self.unique, scratch)
+        self.rows, self.unique, self.twin = thumbs.described()  # identical thumbnails count as one from here on
         num = len(self.unique)
         self.quick = quick and num > QUICK_SET
         size = min(max(SAMPLE, num // 10), QUICK_SAMPLE if self.quick else MOST_SAMPLE)
@@ -301,30 +231,31 @@ class Likeness:
         twins = np.flatnonzero(wanted[self.twin])
         equal = np.stack([self.unique[self.twin[twins]], twins], 1)
         found = [equal[equal[:, 0] != equal[:, 1]]]
-        for start in range(0, len(asked), BLOCK):
-            found.append(self.unique[self._near(asked[start : start + BLOCK])])
+        step = MANY if self.quick else BLOCK
+        candidates = [self._candidates(asked[start : start + step]) for start in range(0, len(asked), step)]
+        numbers = np.unique(np.concatenate([np.empty(0, np.int64), *candidates]))  # each pair once
+        found.append(self.unique[self._confirmed(np.stack([numbers // len(self.rows), numbers % len(self.rows)], 1))])
         return np.unique(np.sort(np.concatenate(found), 1), axis=0)
 
-    def _near(self, asked: np.ndarray) -> np.ndarray:
-        """(P, 2) pairs of unique images; the first of each is from `asked`."""
+    def _candidates(self, asked: np.ndarray) -> np.ndarray:
+        """Pairs of one of these unique images and one of its nearest, as numbers: smaller index * U + larger index."""
         k = min(NEIGHBOURS + 1, len(self.rows))
         distances, found = self.parts.nearest(asked, k) if self.quick else nearest(self.rows[asked], self.rows, k)
-        alike, references = self._alike(asked)
+        alike = np.concatenate([self._alike(part)[0] for part in _blocks(asked)])
         who, which = np.nonzero((distances / 2 < COARSELY * alike[:, None]) & (found != asked[:, None]))
-        pairs = np.stack([asked[who], found[who, which]], 1)
-        fine, tones = self._differences(pairs)
-        for side in (0, 1):  # the condition must hold for the similar images of both
-            kept = np.flatnonzero(fine < MOST)
-            pairs, fine, tones = pairs[kept], fine[kept], tones[kept]
-            places, back = np.unique(pairs[:, side], return_inverse=True)
-            if side == 0:
-                references = references[np.searchsorted(asked, places)]
-            else:
-                _, references = self._alike(places)
-            fine_apart, tones_apart = self._apart(places, references)
-            near = (fine < FINELY * fine_apart[back]) & (tones < TONALLY * tones_apart[back])
-            fine = np.where(near, fine, np.inf)
-        return pairs[fine < MOST]
+        first, second = asked[who], found[who, which]
+        return np.minimum(first, second) * len(self.rows) + np.maximum(first, second)
+
+    def _confirmed(self, pairs: np.ndarray) -> np.ndarray:
+        """Those of the pairs (P, 2) of unique images that are near duplicates, judged by the images similar to each."""
+        compared = [self._differences(part) for part in _blocks(pairs)]
+        fine, tones = np.concatenate([np.empty((2, 0), np.float32), *compared], axis=1)
+        kept = fine < MOST
+        pairs, fine, tones = pairs[kept], fine[kept], tones[kept]
+        places, ends = np.unique(pairs, return_inverse=True)
+        apart = [self._apart(part, self._alike(part)[1]) for part in _blocks(places)]
+        limits = np.concatenate([np.empty((2, 0), np.float32), *apart], axis=1)[:, ends.reshape(pairs.shape)].min(2)
+        return pairs[(fine < FINELY * limits[0]) & (tones < TONALLY * limits[1])]
 
     def _alike(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Descriptor difference (n,) to similar images, and their indices (n, 4), for each of these images."""
@@ -332,15 +263,22 @@ class Likeness:
         distances, found = nearest(self.rows[places], self.rows[self.sample], k)
         return distances[:, self.rank] / 2, self.sample[found[:, self.rank :]]
 
-    def _apart(self, places: np.ndarray, references: np.ndarray) -> list[np.ndarray]:
-        """Mean difference (n,) to similar images in fine structure and in tones."""
+    def _apart(self, places: np.ndarray, references: np.ndarray) -> np.ndarray:
+        """(2, n) mean difference to similar images in fine structure and in tones."""
         num = references.shape[1]
         pairs = np.stack([np.repeat(places, num), references.ravel()], 1)
-        return [apart.reshape(-1, num).mean(1) for apart in self._differences(pairs)]
+        return self._differences(pairs).reshape(2, -1, num).mean(2)
 
-    def _differences(self, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        first, second = (self.thumbs[self.unique[side]] for side in pairs.T)
-        return differences(first.gray, second.gray), tone_differences(first.tones, second.tones)
+    def _differences(self, pairs: np.ndarray) -> np.ndarray:
+        """(2, P) differences of pairs of unique images in fine structure and in tones."""
+        places, ends = np.unique(pairs, return_inverse=True)
+        ends, thumbs = ends.reshape(-1, 2), self.thumbs[self.unique[places]]
+        tones = tone_differences(thumbs.tones[ends[:, 0]], thumbs.tones[ends[:, 1]])
+        return np.stack([differences_among(thumbs.gray, ends), tones])
+
+
+def _blocks(array: np.ndarray) -> list[np.ndarray]:
+    return [array[start : start + BLOCK] for start in range(0, len(array), BLOCK)]
 
 
 def families(likeness: Likeness, places: np.ndarray, most: int) -> list[np.ndarray]:

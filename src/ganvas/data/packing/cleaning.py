@@ -8,7 +8,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from ganvas.data.inspection.marks import marks, without
-from ganvas.data.inspection.near_duplicates import LARGE_SET, Likeness, grouped, same, thumbnails
+from ganvas.data.inspection.near_duplicates import Likeness, grouped, same
+from ganvas.data.inspection.thumbnails import LARGE_SET, thumbnails_of
+from ganvas.errors import amount
 from ganvas.system import files
 
 COPIED = 8 * 2**20  # bytes copied at a time
@@ -21,13 +23,13 @@ def without_similar_frames(path: Path, is_frame: np.ndarray, notes: list[str]) -
     """
     images = files.load_array(path)
     with TemporaryDirectory(dir=path.parent, ignore_cleanup_errors=True) as scratch:
-        pairs = Likeness(thumbnails(images, Path(scratch)), scratch=Path(scratch), quick=True).pairs()
+        pairs = Likeness(thumbnails_of(images, Path(scratch)), quick=True).pairs()
     kept = np.ones(len(images), bool)
     for first, second in pairs[np.argsort(pairs[:, 1], kind="stable")]:  # the first of a pair is the earlier one
         kept[second] &= not (kept[first] and is_frame[second])
     dropped = len(images) - int(kept.sum())
     if dropped:
-        notes.append(f"{dropped:,} frames were dropped, because they are near duplicates of others.")
+        notes.append(f"{amount(dropped, 'frame was', 'frames were')} dropped as near duplicates of others.")
         _shorten(path, images, kept)
     return kept
 
@@ -36,14 +38,14 @@ def without_duplicates(path: Path, notes: list[str]) -> np.ndarray:
     """Keeps the first of each group of equal images in an images.npy and adds a note. Returns a mask (N,) bool."""
     images = files.load_array(path)
     with TemporaryDirectory(dir=path.parent, ignore_cleanup_errors=True) as scratch:
-        pairs = Likeness(
-            thumbnails(images, Path(scratch)), scratch=Path(scratch), quick=len(images) > LARGE_SET
-        ).pairs()
+        pairs = Likeness(thumbnails_of(images, Path(scratch)), quick=len(images) > LARGE_SET).pairs()
     group = grouped(len(images), pairs[same(images, pairs)])
     kept = np.zeros(len(images), bool)
     kept[np.unique(group, return_index=True)[1]] = True
     dropped = len(images) - int(kept.sum())
-    notes.append(f"{dropped:,} images were removed, which differ from others only in compression or brightness.")
+    notes.append(
+        f"{amount(dropped, 'image was', 'images were')} removed: equal to others except for compression or brightness."
+    )
     if dropped:
         _shorten(path, images, kept)
     return kept

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ganvas.data.inspection.near_duplicates import Likeness, families, thumbnails
+from ganvas.data.inspection.near_duplicates import Likeness, families
+from ganvas.data.inspection.thumbnails import thumbnails_of
 from ganvas.data.packing.kept import Kept
+from ganvas.errors import amount
 
 SHARE, MOST, LEAST_PICTURES = 0.1, 2000, 40  # default: a tenth, at most 2,000, none for fewer than 40 images
 FAMILY = 0.1  # larger groups of near duplicates, relative to the held-out images, stay in the training part
@@ -47,7 +49,7 @@ def held_out(
     labels = np.zeros(len(images), np.int64) if labels is None else labels
     lacking = quotas(np.bincount(labels), wanted)
     most = max(2, int(FAMILY * wanted))
-    likeness = Likeness(thumbnails(images, scratch), scratch=scratch)
+    likeness = Likeness(thumbnails_of(images, scratch))
     order = np.random.default_rng(seed).permutation(len(images))
     held = np.zeros(len(images), bool)
     passed = np.zeros(len(images), bool)  # members of groups that are too large or were drawn before
@@ -97,7 +99,7 @@ def without_leaks(
     if not len(held) or all(is_frame for _, is_frame in scenes):
         return held
     inside = np.isin(np.arange(len(scenes)), held)
-    for pair in Likeness(thumbnails(images, scratch), scratch=scratch).pairs(held).tolist():
+    for pair in Likeness(thumbnails_of(images, scratch)).pairs(held).tolist():
         singles = [i for i in pair if not scenes[i][1]]
         if inside[pair[0]] != inside[pair[1]] and singles:
             inside[singles] = len(singles) == 1 and not inside[singles[0]]
@@ -112,9 +114,7 @@ def still_held_out(
     No other image is held out, because the run may have been trained on it.
     """
     found = np.flatnonzero(kept.among(images, names))
-    held = (
-        np.union1d(found, Likeness(thumbnails(images, scratch), scratch=scratch).pairs(found)) if len(found) else found
-    )
+    held = np.union1d(found, Likeness(thumbnails_of(images, scratch)).pairs(found)) if len(found) else found
     held = held[: max(0, len(images) - 2)].astype(np.int64)
     note = f"The held-out images of the run stay held out ({len(found):,} of {len(kept.names):,} were found)"
     more = len(held) - len(found)
@@ -136,8 +136,9 @@ def few(num_images: int, num_held: int, share: float | None, in_time: bool = Fal
             "and near duplicates stay together."
         )
     if num_held < TO_TELL_COPIES and share != 0:
+        held = amount(num_held, "held-out image") if num_held else "no held-out images"
         notes.append(
-            f"With {num_held or 'no'} held-out images, copies cannot be distinguished from similar images: "
+            f"With {held}, copies cannot be distinguished from similar images: "
             f"{TO_TELL_COPIES} are needed (more images, or a larger --holdout)."
         )
     return notes

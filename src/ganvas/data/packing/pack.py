@@ -29,7 +29,7 @@ from ganvas.conditions import Conditions
 from ganvas.config import MAX_SIZE, DataConfig, Fit, Kind
 from ganvas.data.packing.kept import Kept
 from ganvas.data.reading.lists import text_of
-from ganvas.errors import ConfigError, DataError, GanvasError
+from ganvas.errors import ConfigError, DataError, GanvasError, amount
 from ganvas.fields import from_dict
 from ganvas.system import files
 
@@ -186,7 +186,7 @@ class Pack:
         return image if self.labels is None else (image, int(self.labels[index]))
 
     def __repr__(self) -> str:
-        classes = f" in {self.num_classes} classes" if self.num_classes else ""
+        classes = f" in {amount(self.num_classes, 'class', 'classes')}" if self.num_classes else ""
         shape = f"{self.height}x{self.width}x{self.channels}"
         return f"Pack({self.folder}, {self.num_images:,} images of {shape}{classes}, {len(self.heldout):,} held out)"
 

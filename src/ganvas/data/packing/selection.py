@@ -20,7 +20,7 @@ from ganvas.data.reading.lists import Finder, Table
 from ganvas.data.reading.sources import Item, Payload, Rejection, Source, file_of
 from ganvas.data.reading.wide import Span, remark
 from ganvas.data.reading.wide import levels_of as wide_levels_of
-from ganvas.errors import DataError, PictureError, did_you_mean, some
+from ganvas.errors import DataError, PictureError, amount, did_you_mean, some
 
 SIZES = (256, 128, 64, 32)
 MOSTLY = 0.9  # fraction of gray images above which a set counts as scans
@@ -91,7 +91,8 @@ def _listed(items: list[Item], files: Path) -> np.ndarray:
     absent = sorted(name for name, match in found.items() if match is None)
     if absent:
         raise DataError(
-            f"--files {files} names {len(absent)} images that are not in the source, the first is {absent[0]!r}: "
+            f"--files {files} names {amount(len(absent), 'image that is', 'images that are')} not in the source, "
+            f"the first is {absent[0]!r}: "
             f"write names as in the source, for example {items[0].name!r}"
         )
     kept = {match[0] for match in found.values() if match is not None}
@@ -225,7 +226,7 @@ def remarks(survey: Survey, config: DataConfig, policy: Policy, target: Target) 
             "Flat areas of colour: images are treated as drawings, with unchanged colours; for photos use --kind photo."
         )
     if survey.disguised and set(survey.channels) == {1}:
-        notes.append(f"{survey.disguised:,} images are gray although their files have colour: all are treated as gray.")
+        notes.append(f"{gray_in_colour(survey.disguised)} All are treated as gray.")
     elif survey.channels[3] and survey.mostly_gray and not policy.kind and config.channels != "gray":
         notes.append(
             f"All except {survey.channels[3]:,} of {survey.channels.total():,} images are gray, so none is mirrored: "
@@ -242,12 +243,20 @@ def remarks(survey: Survey, config: DataConfig, policy: Policy, target: Target) 
     return notes
 
 
+def gray_in_colour(num: int) -> str:
+    if num == 1:
+        return "1 image is gray although its file has colour channels."
+    return f"{num:,} images are gray although their files have colour channels."
+
+
 def first_pages(files: int, pages: int) -> str:
-    return f"{files:,} files have {pages:,} images; only the first of each is used. --frames all uses all of them."
+    have, each = ("file has", "") if files == 1 else ("files have", " of each")
+    return f"{files:,} {have} {pages:,} images; only the first{each} is used. --frames all uses all of them."
 
 
 def reduced_bits(num: int) -> str:
-    return f"{num:,} images have 16 bits per channel and colour or transparency: they are read with 8 bits."
+    have, are = ("image has", "it is") if num == 1 else ("images have", "they are")
+    return f"{num:,} {have} 16 bits per channel and colour or transparency: {are} read with 8 bits."
 
 
 def few_bits(top: int, white: int) -> str:

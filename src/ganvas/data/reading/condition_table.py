@@ -11,7 +11,7 @@ from ganvas.config import ConditionKind, parse_conditions
 from ganvas.data.reading.containers import Container, Item, Rejection
 from ganvas.data.reading.labels import find_text, matched
 from ganvas.data.reading.lists import Finder, Table, as_name
-from ganvas.errors import ConfigError, DataError, did_you_mean, some
+from ganvas.errors import ConfigError, DataError, amount, did_you_mean, some
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def read_conditions(
     found, _ = matched(listed, finder, where)
     if not found:
         raise DataError(
-            f"{where} names {len(listed)} files and none is an image in {container.path}: "
+            f"{where} names {amount(len(listed), 'file')} and none is an image in {container.path}: "
             f"it has {listed[0][0] if listed else ''!r} instead of, for example, {items[0].name!r}"
         )
     rejected = [Rejection(item.name, f"has no line in {where}") for item in items if item.name not in found]

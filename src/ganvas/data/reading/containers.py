@@ -157,8 +157,8 @@ class Folder:
         for name in self.names:
             if name in wanted:
                 try:
-                    path = Path(self._files[name])
-                    yield name, path if is_video(name) else read_whole(path)
+                    location = self._files[name]
+                    yield name, Path(location) if is_video(name) else read_whole(location)
                 except PictureError as error:
                     yield name, error
                 except OSError as error:
@@ -437,13 +437,17 @@ def is_bomb(grown: int, compressed: int) -> bool:
     return grown > PLAIN_BYTES and grown > MAX_RATIO * compressed
 
 
-def read_whole(path: Path) -> bytes:
+def read_whole(path: str | Path) -> bytes:
     """Content of a file. Raises `PictureError` for files larger than any image."""
-    with path.open("rb") as file:
-        content = file.read(MAX_FILE_BYTES + 1) if os.fstat(file.fileno()).st_size <= MAX_FILE_BYTES else None
-    if content is None or len(content) > MAX_FILE_BYTES:
-        raise PictureError(f"too large: more than {MAX_FILE_BYTES:,} bytes")
-    return content
+    with open(path, "rb") as file:  # noqa: PTH123 (a Path takes longer to make than a small file to read)
+        size = os.fstat(file.fileno()).st_size
+        if size <= MAX_FILE_BYTES:
+            content = file.read(size + 1)  # a larger number would reserve that much memory for every file
+            if len(content) > size:  # the size is unknown, or the file has grown
+                content += file.read(MAX_FILE_BYTES + 1 - len(content))
+            if len(content) <= MAX_FILE_BYTES:
+                return content
+    raise PictureError(f"too large: more than {MAX_FILE_BYTES:,} bytes")
 
 
 def num_listed(path: Path) -> int:

@@ -347,7 +347,10 @@ def _tiff_bits(image: Image.Image) -> int:
 
 def _orientation(image: Image.Image, payload: bytes) -> int:
     """EXIF orientation 1 to 8. The search for a marker avoids slow metadata parsing for most files."""
-    if image.format != "TIFF" and not any(mark in payload for mark in (b"xif", b"EXIF", b"XIf", b"Orientation")):
+    if image.format in ("JPEG", "MPO"):
+        if not image.info.keys() & {"exif", "xmp"}:  # Pillow has found them while opening the file
+            return 1
+    elif image.format != "TIFF" and not any(mark in payload for mark in (b"xif", b"EXIF", b"XIf", b"Orientation")):
         return 1
     try:
         turn = image.getexif().get(ORIENTATION, 1)

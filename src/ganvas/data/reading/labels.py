@@ -12,7 +12,7 @@ from ganvas.data.reading.containers import Container, Item, Rejection
 from ganvas.data.reading.formats import natural
 from ganvas.data.reading.lists import Finder, Table, as_name, read_text, text_of
 from ganvas.data.reading.masks import ANNOTATIONS, SUFFIX
-from ganvas.errors import DataError, some
+from ganvas.errors import DataError, amount, some
 
 T = TypeVar("T")
 
@@ -180,7 +180,7 @@ def _by_list(
     label_of, strangers = matched(listed, finder, where)
     if not label_of:
         raise DataError(
-            f"{where} names {len(listed)} files and none is an image in {container.path}: "
+            f"{where} names {amount(len(listed), 'file')} and none is an image in {container.path}: "
             f"it has {listed[0][0] if listed else ''!r} instead of, for example, {images[0]!r}"
         )
     refused = {rejection.name for rejection in container.rejected}
@@ -289,7 +289,7 @@ def matched(listed: list[tuple[str, T]], finder: Finder, where: str) -> tuple[di
             clashes.append(f"{picture} is {before[2]!r} and {label!r}")
     if clashes:
         raise DataError(
-            f"{where} gives {len(clashes):,} images two labels ({some(clashes, 2)}): keep one line per image"
+            f"{where} gives {amount(len(clashes), 'image')} two labels ({some(clashes, 2)}): keep one line per image"
         )
     return {picture: label for picture, (_, _, label) in best.items()}, list(dict.fromkeys(strangers))
 

@@ -37,7 +37,7 @@ from ganvas.data.reading.labels import (
     is_celeba,
 )
 from ganvas.data.reading.masks import without_masks
-from ganvas.errors import DataError, MissingExtraError, PictureError
+from ganvas.errors import DataError, MissingExtraError, PictureError, amount
 
 __all__ = ["Item", "Payload", "Rejection", "Source", "file_of", "fingerprint_of", "open_source"]
 
@@ -452,10 +452,8 @@ def _picture_source(
         form = "video"
     if len(videos) > len(broken):
         num = sum(counts[name] for name in videos)
-        found.notes.append(
-            f"{len(videos) - len(broken):,} videos give {num:,} frames, {wish.fps:g} per second; "
-            "--fps sets another rate."
-        )
+        give = amount(len(videos) - len(broken), "video gives", "videos give")
+        found.notes.append(f"{give} {amount(num, 'frame')}, {wish.fps:g} per second; --fps sets another rate.")
     return PictureSource(
         form, container, items, found.classes, rejected, print_of, frames, found.notes, wish.fps, window=wish.window
     )
