@@ -2,6 +2,9 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
+# Byte code is kept, also where the environment says otherwise: without it each process of the tests compiles all of it.
+export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: demo test test-slow coverage check clean
 
 demo: .venv/core

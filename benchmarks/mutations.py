@@ -3,29 +3,48 @@
     python benchmarks/mutations.py --num 100 --seed 0 --area training evaluation --json mutations.json
 
 Draws expressions of src/ganvas at random, changes each one in a copy of the source (`<` becomes `<=`, `+` becomes `-`,
-`and` becomes `or`, a number or a condition is replaced), and runs the test files that belong to the changed module. A
-mutation is noticed if a test fails or runs out of time. Those that are not noticed are listed with their line: some
-change nothing (an equivalent form, a bound that is never reached), the others show a missing test.
+`and` becomes `or`, a number or a condition is replaced), and runs the test files that import the changed module, its
+own (`test_<module>.py`) first, until a test fails. Each run is a copy of this process, which has imported PyTorch, so
+that it starts at once; this needs `os.fork` (not Windows). A mutation is noticed if a test fails or runs out of time.
+Those that are not noticed are listed with their line: some change nothing (an equivalent form, a bound that is never
+reached), the others show a missing test.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
+import importlib
 import os
 import random
 import re
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
+
+import pytest
 
 from common import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
+IMPORTED = (
+    "torch",
+    "scipy.stats",
+    "sklearn",
+    "PIL.Image",
+    "tyro",
+    "rich.console",
+    "pytest",
+    "_pytest.assertion.rewrite",
+)
+"""Modules that take long to import and are not changed."""
 OPERATORS: dict[type[ast.AST], tuple[str, str]] = {
     ast.Lt: ("<", "<="), ast.LtE: ("<=", "<"), ast.Gt: (">", ">="), ast.GtE: (">=", ">"), ast.Eq: ("==", "!="),
     ast.NotEq: ("!=", "=="), ast.Is: ("is", "is not"), ast.IsNot: ("is not", "is"), ast.In: ("in", "not in"),
@@ -104,8 +123,9 @@ def tests_of(module: str) -> list[Path]:
         return []  # the package itself: every test imports it
     dotted, package = ".".join(("ganvas", *parts)), ".".join(("ganvas", *parts[:-1]))
     wanted = rf"{re.escape(dotted)}\b|from {re.escape(package)} import [^\n]*\b{parts[-1]}\b"
-    files = sorted((ROOT / "tests").glob("test_*.py"))
-    return [file for file in files if file.stem == f"test_{parts[-1]}" or re.search(wanted, file.read_text())]
+    own = f"test_{parts[-1]}"
+    files = sorted((ROOT / "tests").glob("test_*.py"), key=lambda file: (file.stem != own, file.stat().st_size))
+    return [file for file in files if file.stem == own or re.search(wanted, file.read_text())]
 
 
 def noticed(mutation: Mutation, folder: Path, tests: list[Path], seconds: float) -> bool:
@@ -121,12 +141,36 @@ def noticed(mutation: Mutation, folder: Path, tests: list[Path], seconds: float)
 
 def pass_with(folder: Path, tests: list[Path], seconds: float) -> bool:
     """Whether the tests pass, within this time, with the copy of the source in `folder`."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", *map(str, tests)]
-    environment = os.environ | {"PYTHONPATH": str(folder)}
+    child = os.fork()
+    if child == 0:
+        run_tests(folder, tests)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status) == 0
+        time.sleep(0.1)
+    os.killpg(child, signal.SIGKILL)  # with the processes that the tests started
+    os.waitpid(child, 0)
+    return False
+
+
+def run_tests(folder: Path, tests: list[Path]) -> NoReturn:
+    """Runs the tests in this process, which is a copy, and ends it with their exit code."""
+    code = 1
     try:
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=seconds).returncode == 0
-    except subprocess.TimeoutExpired:
-        return False
+        os.setsid()
+        os.chdir(ROOT)
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(nothing, descriptor)
+        os.environ["PYTHONPATH"] = str(folder)
+        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"  # a change within a second might not be seen in the byte code
+        sys.dont_write_bytecode = True
+        sys.path.insert(0, str(folder))
+        code = int(pytest.main(["-x", "-q", "-n", "0", "-p", "no:cacheprovider", *map(str, tests)]))
+    finally:
+        os._exit(code)
 
 
 def main() -> None:
@@ -135,9 +179,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--area", nargs="*", default=[""], help="folders or modules below src/ganvas; default: all")
     parser.add_argument("--seconds", type=float, default=900, help="time limit of the tests of a mutation")
+    parser.add_argument("--passing", action="store_true", help="the tests pass without a mutation: do not check it")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
 
+    for name in IMPORTED:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
     source = ROOT / "src" / "ganvas"
     every = [
         one
@@ -153,7 +201,7 @@ def main() -> None:
         for one in random.Random(arguments.seed).sample(every, min(arguments.num, len(every))):
             tests = tests_of(one.module)
             if (key := tuple(tests)) not in passed:
-                passed[key] = pass_with(folder, tests, arguments.seconds)
+                passed[key] = arguments.passing or pass_with(folder, tests, arguments.seconds)
             if not passed[key]:  # they would seem to notice everything
                 print(f"left out, as its tests fail without a mutation: {one.module}:{one.line}", flush=True)
                 continue

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import functools
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from PIL import Image
-from threadpoolctl import threadpool_limits
 
-import ganvas
-from ganvas.cli import main
-from ganvas.evaluation import classifier, copies, efficientnet, usefulness
-from ganvas.models import MODELS
-
-CLASSIC = [name for name, one in MODELS.items() if one.classic]
-MODERN = [name for name in MODELS if name not in CLASSIC]
-"""Names of the architectures that support labels and all sizes."""
-
+# The process that starts the workers runs no tests: it imports no PyTorch, which takes seconds.
 if "PYTEST_XDIST_WORKER" in os.environ:  # one worker, one core, with the processes that its tests start
+    import torch
+    from threadpoolctl import threadpool_limits
+
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
     threadpool_limits(1)
+    gc.disable()  # until all tests are collected: their modules stay
+
+
+def pytest_collection_finish() -> None:
+    """Garbage collections need not look at the imported modules and the list of tests."""
+    gc.enable()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -54,6 +52,8 @@ Command = Callable[..., Answer]
 def ganvas_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Command:
     """`ganvas_command("train", folder, "--images", 32)` is that command line, run in this process."""
 
+    from ganvas.cli import main
+
     def call(*arguments: object) -> Answer:
         capsys.readouterr()
         monkeypatch.setattr(sys, "argv", ["ganvas", *map(str, arguments)])
@@ -69,6 +69,9 @@ def ganvas_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
 @pytest.fixture(scope="session")
 def two_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of two class sub-folders with 12 gray 16x16 PNG images each: bars that lie or stand."""
+    import numpy as np
+    from PIL import Image
+
     folder = tmp_path_factory.mktemp("data") / "bars"
     rng = np.random.default_rng(0)
     for name in ("lying", "standing"):
@@ -87,6 +90,8 @@ TINY = ("--size", 16, "--base", 8, "--z-dim", 8, "--batch", 16, "--previews", 2,
 @pytest.fixture(scope="session")
 def trained(two_classes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run on `two_classes`, for looking at only."""
+    import ganvas
+
     run = tmp_path_factory.mktemp("trained") / "run"
     config = {"size": 16, "base": 8, "z_dim": 8, "batch": 16, "previews": 2, "device": "cpu"}
     ganvas.train(two_classes, run, images=48, quiet=True, **config)
@@ -97,16 +102,27 @@ def trained(two_classes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def short_classifiers() -> Iterator[None]:
     """Evaluations that cost a second, for tests of everything but the accuracy of their networks.
 
-    The classifiers are trained for a few steps, the network of the second KID sees small images, and the threshold of
-    copies is chosen by few images.
+    The classifiers are trained for a few steps, the network of the second KID sees small images and is loaded once,
+    and the threshold of copies is chosen by few images.
     """
+    import functools
+
+    from ganvas.evaluation import classifier, copies, efficientnet, usefulness
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(classifier, "LEAST_STEPS", 20)
         patch.setattr(classifier, "SEED", 1)  # another place in the cache than that of a fully trained one
         patch.setattr(efficientnet, "SIZE", 64)
+        patch.setattr(efficientnet, "load", functools.partial(_loaded, functools.cache(efficientnet.load)))
         patch.setattr(copies, "ENOUGH", 60)
+        patch.setattr(copies, "HELDOUT", 60)
         patch.setattr(usefulness, "real_or_fake", functools.partial(usefulness.real_or_fake, steps=10))
         yield
+
+
+def _loaded(load: Callable[..., object], name: str, device: object, weights: Path | None, pack: object) -> object:
+    """A network of published weights, which does not depend on the pack."""
+    return load(name, device, weights, None)
 
 
 @pytest.fixture(scope="session")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import bz2
+import functools
 import gzip
 import io
 import json
 import lzma
-import os
 import pickle
 import struct
-import subprocess
-import sys
 import tarfile
 import zipfile
 import zlib
@@ -22,31 +20,34 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import processes
 from ganvas.data import open_pack
 from ganvas.data.reading import containers
 from ganvas.data.reading.containers import open_compressed
 from ganvas.errors import DataError
 
 ZEROS = bytes(2**24)
-MEMORY = 1_500_000_000  # bytes of address space: a process that has imported all of it takes a third already
+MEMORY = 1_500_000_000  # bytes of address space
 
-CHILD = """
-import json, resource, sys
-from pathlib import Path
-import ganvas.data.packing, ganvas.data.reading.dicom
-from ganvas.data import open_pack
-from ganvas.errors import DataError
-resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]),) * 2)
-for place in sorted(Path(sys.argv[1]).iterdir()):
-    try:
-        open_pack(next(place.iterdir()), folder=place / "pack")
-        said = ["nothing", ""]
-    except DataError as error:
-        said = ["DataError", str(error)]
-    except BaseException as error:
-        said = [type(error).__name__, str(error)]
-    print(json.dumps([place.name, *said]), flush=True)
-"""
+
+def open_all(folder: str) -> None:
+    """Prints what `open_pack` says of each bomb, in this process, which may take only `MEMORY` more bytes."""
+    import resource
+
+    import ganvas.data.packing
+    import ganvas.data.reading.dicom  # noqa: F401
+
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY,) * 2)
+    for place in sorted(Path(folder).iterdir()):
+        try:
+            open_pack(next(place.iterdir()), folder=place / "pack")
+            said = ["nothing", ""]
+        except DataError as error:
+            said = ["DataError", str(error)]
+        except BaseException as error:
+            said = [type(error).__name__, str(error)]
+        print(json.dumps([place.name, *said]), flush=True)
 
 
 def idx(*shape: int) -> bytes:
@@ -172,6 +173,12 @@ def oversized(path: Path) -> None:
             file.truncate(2**40)  # takes no space on the disk
 
 
+@functools.cache
+def long_text() -> bytes:
+    """256 MiB of zeros, compressed."""
+    return zlib.compress(bytes(2**28))
+
+
 def png_with(kind: bytes, data: bytes) -> bytes:
     """A PNG of 8x8 pixels with a further chunk behind its header."""
     buffer = io.BytesIO()
@@ -213,13 +220,13 @@ def npy(shape: str) -> bytes:
     return b"\x93NUMPY\2\0" + struct.pack("<I", len(header)) + header + bytes(999)
 
 
-def in_folder(name: str, content: bytes) -> Callable[[Path], object]:
+def in_folder(name: str, content: bytes | Callable[[], bytes]) -> Callable[[Path], object]:
     """The file and, of an image, a second one: of a single one nothing is looked at."""
 
     def write(path: Path) -> None:
         path.mkdir()
         for one in (name, f"b{name}") if "." in name else (name,):
-            (path / one).write_bytes(content)
+            (path / one).write_bytes(content() if callable(content) else content)
 
     return write
 
@@ -261,12 +268,12 @@ BOMBS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "csv of one line": ("a", in_folder("labels.csv", b"file,label\n" + b"a" * 2**27), "no images"),
     "png with a long text": (
         "a",
-        in_folder("a.png", png_with(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**28)))),
+        in_folder("a.png", lambda: png_with(b"zTXt", b"a\0\0" + long_text())),
         "damaged PNG",
     ),
     "png with a long profile": (
         "a",
-        in_folder("a.png", png_with(b"iCCP", b"a\0\0" + zlib.compress(bytes(2**28)))),
+        in_folder("a.png", lambda: png_with(b"iCCP", b"a\0\0" + long_text())),
         "damaged PNG",
     ),
     "bmp of impossible size": ("a", in_folder("a.bmp", header_only("BMP", 10**6)), "too large"),
@@ -317,14 +324,10 @@ def sentences(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, 
     for name, (file, write, _) in BOMBS.items():
         (folder / name).mkdir()
         write(folder / name / file)
-    ran = subprocess.run(
-        [sys.executable, "-c", CHILD, folder, str(MEMORY)],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-    )
-    found = {name: (kind, text) for name, kind, text in map(json.loads, ran.stdout.splitlines())}
-    return found | dict.fromkeys(BOMBS.keys() - found.keys(), ("the process ended", ran.stderr))
+    said, errors = (tmp_path_factory.mktemp("said") / name for name in ("out", "err"))
+    processes.ended(processes.start(folder, function=open_all, output=said, errors=errors), 200)
+    found = {name: (kind, text) for name, kind, text in map(json.loads, said.read_text().splitlines())}
+    return found | dict.fromkeys(BOMBS.keys() - found.keys(), ("the process ended", errors.read_text()))
 
 
 @pytest.mark.parametrize("name", BOMBS)

@@ -178,7 +178,8 @@ def test_nothing_there_is_an_error(tmp_path):
         check(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("num", [600, pytest.param(4000, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("num", [600, 4000])
 def test_what_is_known_of_mednist(num, shared_data):
     config = DataConfig(classes=("AbdomenCT", "HeadCT"), limit=None if num == 4000 else 2 * num)
     found = check(shared_data / "mednist" / "MedNIST_24000.tar.gz", config)

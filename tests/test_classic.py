@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conftest import CLASSIC
+from architectures import CLASSIC
 from ganvas.config import ModelConfig, parse_size
 from ganvas.errors import ConfigError
 from ganvas.losses import gradient_norm_exact

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import CLASSIC, MODERN
+from architectures import CLASSIC, MODERN
 from ganvas import generator, latent_codes
 from ganvas.config import ModelConfig
 from ganvas.generator import Generator

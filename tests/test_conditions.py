@@ -18,7 +18,8 @@ from safetensors import safe_open
 from torch.utils.data import DataLoader
 
 import ganvas
-from conftest import MODERN, TINY, Command
+from architectures import MODERN
+from conftest import TINY, Command
 from ganvas.conditions import KEPT, Conditions
 from ganvas.config import DataConfig, ModelConfig, TrainConfig
 from ganvas.data.batches import Batches

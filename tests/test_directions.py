@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sklearn.decomposition import PCA
 
 from ganvas.config import DataConfig
 from ganvas.data import Pack, open_pack
@@ -58,6 +57,8 @@ def test_directions_are_the_same_again_and_leave_the_random_state_alone(name: st
 
 def test_directions_of_styles_are_the_principal_components_of_w() -> None:
     gan = of("style")
+    from sklearn.decomposition import PCA
+
     found = directions.principal(gan, 4, samples=1000, seed=2)
     z = torch.from_numpy(np.random.default_rng(2).standard_normal((1000, 8), np.float32))
     peer = PCA(4, svd_solver="full").fit(gan.code(z).latents[:, 0].numpy())
@@ -130,7 +131,7 @@ def test_impossible_numbers_are_refused(options: dict, message: str) -> None:
 # With labels.
 
 
-@pytest.fixture(scope="module", params=["style", "compact"])
+@pytest.fixture(scope="module", params=["compact", pytest.param("style", marks=pytest.mark.slow)])
 def bright(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Generator, Pack]:
     """A generator, and images of its own in two classes: darker and brighter than their median."""
     folder = tmp_path_factory.mktemp(request.param)

@@ -46,6 +46,8 @@ from sklearn.datasets import load_digits
 pytest.importorskip("mkdocstrings", reason="mkdocstrings is missing: install the extra docs")
 pytest.importorskip("zensical", reason="zensical is missing: install the extra docs")
 
+from markdown.extensions.toc import slugify
+
 import ganvas
 import ganvas.cli
 import processes
@@ -175,8 +177,8 @@ def test_every_option_that_is_mentioned_exists(page: Path) -> None:
 # -- the commands, run --
 
 SERVED = "runs until stopped"
-TINY = ["--size", "16", "--base", "8", "--batch", "16", "--previews", "2"]
-TINY_OPTIONS = "size=16, base=8, batch=16, previews=2"
+TINY = ["--size", "16", "--base", "8", "--batch", "16", "--previews", "2", "--limit", "300"]
+TINY_OPTIONS = "size=16, base=8, batch=16, previews=2, limit=300"
 MOST = {"--n": 12, "--per-class": 2, "--frames": 4, "--steps": 3}
 
 
@@ -506,6 +508,41 @@ def test_parameters_become_a_list() -> None:
 
 # -- the site --
 
+WRITTEN = {"reference/options.md": HOOKS["options_page"], "reference/commands.md": HOOKS["commands_page"]}
+"""Pages that the build writes, and what writes them."""
+
+
+@functools.cache
+def anchors(page: str) -> set[str]:
+    """The names of the headings of a page below docs/, as links write them; none of a page that is not there."""
+    file = ROOT / "RESULTS.md" if page == "reference/results.md" else DOCS / page
+    text = WRITTEN[page]() if page in WRITTEN else file.read_text() if file.is_file() else ""
+    return {slugify(re.sub("[`*]", "", line), "-") for line in re.findall(r"^#+ (.*)$", re.sub(BLOCK, "", text), re.M)}
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: page.stem)
+def test_every_link_leads_to_a_page_and_a_heading(page: Path) -> None:
+    """As the strict build of the site, which is slow."""
+    for link in re.findall(r"\]\(([^)\s]+)\)", re.sub(BLOCK, "", page.read_text())):
+        place, _, anchor = link.partition("#")
+        if ":" in place:
+            continue
+        target = os.path.relpath(page.parent / place, DOCS) if place else str(page.relative_to(DOCS))
+        if target.endswith(".md"):
+            assert anchors(target) and (not anchor or anchor in anchors(target)), link
+        else:
+            assert (DOCS / target).is_file(), link
+
+
+def test_every_page_is_listed_and_every_public_name_has_one() -> None:
+    listed = (ROOT / "mkdocs.yml").read_text()
+    for page in DOCS.rglob("*.md"):
+        assert f": {page.relative_to(DOCS)}\n" in listed, page
+    described = set(re.findall(r"^::: (\S+)$", "\n".join(map(Path.read_text, (DOCS / "api").glob("*.md"))), re.M))
+    for name in ganvas.__all__:
+        home = f"ganvas.{ganvas._HOME[name]}"
+        assert {home, f"{home}.{name}"} & described, name
+
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -529,6 +566,7 @@ class Loaded(html.parser.HTMLParser):
         self.addresses += [found.get(name) or "" for name in ("src", "srcset", "poster") if name in found]
 
 
+@pytest.mark.slow
 def test_the_site_needs_no_other_address(site: Path) -> None:
     pages = sorted(site.rglob("*.html"))
     assert len(pages) > 20
@@ -541,6 +579,7 @@ def test_the_site_needs_no_other_address(site: Path) -> None:
         assert not re.search(r"(?:@import|url\()\s*['\"]?(?:https?:)?//", style.read_text()), style.name
 
 
+@pytest.mark.slow
 def test_the_site_has_every_public_name(site: Path) -> None:
     inventory = zlib.decompress((site / "objects.inv").read_bytes().split(b"\n", 4)[4]).decode()
     listed = {line.split(" ")[0] for line in inventory.splitlines()}
@@ -548,6 +587,7 @@ def test_the_site_has_every_public_name(site: Path) -> None:
         assert f"ganvas.{ganvas._HOME[name]}.{name}" in listed, name
 
 
+@pytest.mark.slow
 def test_the_site_says_nothing_of_the_machine_that_built_it(site: Path) -> None:
     for page in [*site.rglob("*.html"), *site.rglob("*.json")]:
         text = page.read_text()

@@ -16,7 +16,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from conftest import CLASSIC, MODERN
+from architectures import CLASSIC, MODERN
 from ganvas.config import ModelConfig
 from ganvas.errors import CheckpointError, ConfigError
 from ganvas.generator import AHEAD, BATCH, Generator, to_pixels

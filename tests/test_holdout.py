@@ -139,6 +139,7 @@ def test_holdout_out_of_range_is_refused():
             DataConfig(holdout=share)
 
 
+@pytest.mark.slow
 def test_real_scans_do_not_leak(shared_data):
     """MedNIST's exact duplicates and its neighbouring slices are on one side."""
     pack = open_pack("mednist", DataConfig(limit=1200), data=shared_data / "mednist" / "MedNIST_24000.tar.gz")

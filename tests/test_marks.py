@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from ganvas.data.inspection.marks import Mark, find, marks, share, spots, without
+from ganvas.data.inspection.marks import Mark, _overlap, find, marks, share, spots, without
 from planted import landscapes
 
 FONT = ImageFont.load_default(22)
@@ -76,6 +76,14 @@ def test_two_marks_are_two_and_the_more_frequent_comes_first():
     first, second = marks(both)
     assert set(first.places) <= set(range(50)) and set(second.places) <= set(range(50, 75))
     assert len(first.places) >= 45 and len(second.places) >= 20
+
+
+def test_marks_at_the_same_places_in_most_images_are_one():
+    places = dict.fromkeys(range(4), (10, 10, 5, 5))
+    hole = (12, 12, 2, 2)
+    assert _overlap(places, dict.fromkeys(range(3), hole) | {3: (40, 10, 2, 2)})
+    assert not _overlap(places, dict.fromkeys(range(2), hole))  # half of them are not most
+    assert not _overlap(places, dict.fromkeys(range(4), (15, 12, 2, 2)))  # below, at the border
 
 
 def test_pictures_without_marks_have_none():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conftest import MODERN
+from architectures import MODERN
 from ganvas.config import ModelConfig
 from ganvas.errors import ConfigError
 from ganvas.generator import Generator

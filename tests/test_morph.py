@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from conftest import MODERN
+from architectures import MODERN
 from ganvas import film
 from ganvas.errors import ConfigError, MissingExtraError
 from ganvas.explore import morph

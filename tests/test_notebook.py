@@ -18,7 +18,7 @@ from ganvas.share.export_web import runtime_files
 nbformat = pytest.importorskip("nbformat", reason="nbformat is missing: install the extra dev")
 nbclient = pytest.importorskip("nbclient", reason="nbclient is missing: install the extra dev")
 pytest.importorskip("ipykernel", reason="ipykernel is missing: install the extra dev")
-plt = pytest.importorskip("matplotlib.pyplot", reason="matplotlib is missing: install the extra notebook")
+pytest.importorskip("matplotlib", reason="matplotlib is missing: install the extra notebook")
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 NOTEBOOK, FEW = EXAMPLES / "first_gan.ipynb", EXAMPLES / "few_pictures.ipynb"
@@ -62,6 +62,8 @@ def run_here(path: Path) -> dict[str, Any]:
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The figures that cells show, of which no window is opened."""
+    import matplotlib.pyplot as plt
+
     figures: list[Any] = []
     plt.switch_backend("agg")
     monkeypatch.setattr(plt, "show", lambda: (figures.append(plt.gcf()), plt.close()))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import textwrap
 from collections import Counter
 from pathlib import Path
 
@@ -20,23 +20,40 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import processes
 from ganvas.config import DataConfig
 from ganvas.data import Pack, open_pack
 from ganvas.data.packing.pool import parallel_map
 from ganvas.data.packing.selection import choose_size
 from ganvas.errors import DataError
 
-# Prints what it packed; not guarded by `if __name__ == "__main__"`, as a beginner's script.
-SCRIPT = """
+# Waits for a minute when it begins to pack; not guarded by `if __name__ == "__main__"`, as a beginner's script.
+LINGERING = """
 import sys, time
 from ganvas.data import open_pack
 def progress(what, done, total):
-    if what == "packing" and "linger" in sys.argv:
+    if what == "packing":
         print("packing", flush=True)
         time.sleep(60)
-pack = open_pack(sys.argv[1], progress=progress)
-print(pack.num_images, pack.hash)
+open_pack(sys.argv[1], progress=progress)
 """
+
+
+def pack_and_print(source: str) -> None:
+    """Prints what becomes of the images."""
+    pack = open_pack(source)
+    print(pack.num_images, pack.hash)
+
+
+def pack_on_a_full_disk(source: str) -> None:
+    """Prints the error of a process that may write only small files."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+    try:
+        open_pack(source)
+    except DataError as error:
+        print(error)
 
 
 @pytest.fixture(autouse=True)
@@ -58,11 +75,6 @@ def write_pictures(folder: Path, images: np.ndarray) -> Path:
 
 def leftovers(cache: Path) -> list[str]:
     return [path.name for path in (cache / "packs").glob("*") if not (path / "pack.json").exists() and path.is_dir()]
-
-
-def script(*arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", SCRIPT, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @settings(max_examples=15, deadline=None)
@@ -349,7 +361,8 @@ def test_content_is_read_through_where_files_are_others_than_before(tmp_path, mo
 
 def test_killed_while_packing_leaves_no_pack(tmp_path, cache):
     source = write_pictures(tmp_path / "source", random_pictures(600, 16, 16))
-    with script(source, "linger") as killed:
+    command = [sys.executable, "-c", LINGERING, str(source)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as killed:
         assert killed.stdout is not None and killed.stdout.readline() == "packing\n"
         killed.send_signal(signal.SIGKILL)
     assert leftovers(cache) and not list(cache.glob("packs/*/pack.json"))
@@ -359,9 +372,10 @@ def test_killed_while_packing_leaves_no_pack(tmp_path, cache):
 
 def test_two_processes_at_once_both_get_the_pack(tmp_path, cache):
     source = write_pictures(tmp_path / "source", random_pictures(600, 16, 16))
-    both = [script(source), script(source)]
-    said = [process.communicate(timeout=60) for process in both]
-    assert said[0] == said[1] and said[0][0].startswith("600 ") and said[0][1] == ""
+    said = [tmp_path / "one", tmp_path / "other"]  # what they print, errors too
+    both = [processes.start(source, function=pack_and_print, output=place) for place in said]
+    assert [processes.ended(process) for process in both] == [0, 0]
+    assert said[0].read_text() == said[1].read_text() and re.fullmatch(r"600 \w+\n", said[0].read_text())
     assert not leftovers(cache)
 
 
@@ -392,20 +406,10 @@ def test_a_worker_that_cannot_be_started_is_no_fault_of_the_disk(monkeypatch: py
 
 def test_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, cache):
     source = write_pictures(tmp_path / "source", random_pictures(20, 64, 64))
-    code = """
-        import resource, sys
-        from ganvas.data import open_pack
-        from ganvas.errors import DataError
-        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
-        try:
-            open_pack(sys.argv[1])
-        except DataError as error:
-            print(error)
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), str(source)], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.startswith("the disk is full") and done.stdout.count("\n") == 1
+    said = tmp_path / "said"
+    said.touch()
+    assert processes.ended(processes.start(source, function=pack_on_a_full_disk, output=said)) == 0
+    assert said.read_text().startswith("the disk is full") and said.read_text().count("\n") == 1
     assert not leftovers(cache)
 
 

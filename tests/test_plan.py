@@ -13,7 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from conftest import MODERN
+from architectures import MODERN
 from ganvas.augment import POLICIES
 from ganvas.config import TrainConfig, TrainOptions, read_training
 from ganvas.data.packing.pack import Pack

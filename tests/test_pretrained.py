@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 import ganvas
-from conftest import MODERN
+from architectures import MODERN
 from ganvas.config import ModelConfig, TrainConfig
 from ganvas.errors import CheckpointError, ConfigError, MissingExtraError
 from ganvas.features import efficientnet
@@ -264,7 +264,13 @@ def test_an_image_does_not_depend_on_its_batch(tmp_path: Path) -> None:
     assert together.std(dim=0).mean() > 1e-3
 
 
-@pytest.mark.parametrize(("name", "kind"), [(name, "both" if i % 2 else "features") for i, name in enumerate(MODERN)])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        pytest.param(name, "both" if i % 2 else "features", marks=[pytest.mark.slow] if i > 1 else [])
+        for i, name in enumerate(MODERN)
+    ],
+)
 def test_every_modern_network_trains_with_it(tmp_path: Path, name: str, kind: str) -> None:
     options: dict[str, Any] = {"model": name, "discriminator": kind, "size": "16", "base": 8, "z_dim": 8, "batch": 8}
     run = ganvas.train("digits", tmp_path / "run", quiet=True, images=16, previews=1, limit=60, **options)

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import MODERN
+from architectures import MODERN
 from ganvas import latent_codes
 from ganvas.errors import ConfigError
 from ganvas.explore.recipes import (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import re
 import shutil
@@ -29,33 +30,40 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-
 
 EVIL = "<img src=x onerror=window.hit=1>"
 PATIENCE = 150_000  # milliseconds: the machine may be busy
-HURRY = threading.Event()
-"""Lets the training go on without rests, to its end."""
+WATCHED, HURRY = threading.Event(), threading.Event()
+"""Events until which the training waits at half and at three quarters of its steps."""
+STEPS = 48
 
 
 @pytest.fixture(scope="module")
 def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A training that goes on while the other tests run, and rests after each step, so that they have the processor."""
+    """A training that has begun and goes on as far as the tests let it; while it waits it needs no processor."""
     folder = tmp_path_factory.mktemp("studio") / "runs"
-    update, over = loop.update, threading.Event()
-    HURRY.clear()
+    update, over, taken = loop.update, threading.Event(), itertools.count()
+    gates = {STEPS // 2: WATCHED, 3 * STEPS // 4: HURRY}
+    for gate in gates.values():
+        gate.clear()
 
-    def slow(*arguments: Any) -> None:
-        if threading.current_thread() is thread and not HURRY.is_set() and over.wait(0.1):
-            raise TrainingError("the tests are over")
+    def waiting(*arguments: Any) -> None:
+        if threading.current_thread() is thread:
+            if (gate := gates.get(next(taken))) is not None:
+                gate.wait()
+            if over.is_set():
+                raise TrainingError("the tests are over")
         update(*arguments)
 
     def train() -> None:
         options = {"size": 16, "base": 8, "z_dim": 8, "batch": 16, "previews": 12, "device": "cpu"}
         with contextlib.suppress(TrainingError):
-            ganvas.train("digits", folder / "live", quiet=True, limit=300, images=16 * 300, **options)
+            ganvas.train("digits", folder / "live", quiet=True, limit=300, images=16 * STEPS, **options)
 
     thread = threading.Thread(target=train)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "update", slow)
+        patch.setattr(loop, "update", waiting)
         thread.start()
         yield folder
-        over.set()
+        for event in (over, *gates.values()):
+            event.set()
         thread.join(60)
 
 
@@ -203,7 +211,8 @@ def test_watching_a_training_that_goes_on(page: Any, runs: Path) -> None:
     assert page.locator(".head .pill").inner_text() == "training"
     progress = page.evaluate("document.querySelector('.head progress').value")
     grids = page.evaluate("Number(document.querySelector('.film input[type=range]').max)")
-    assert progress < 1
+    assert progress < 0.75
+    WATCHED.set()
     until(page, "document.querySelector('.head progress').value > given", progress)
     until(page, "Number(document.querySelector('.film input[type=range]').max) > given", grids)
     assert "left" in page.locator(".facts").inner_text()
@@ -254,7 +263,7 @@ def test_what_is_kept_by_click_or_key_is_kept_after_a_reload(page: Any, runs: Pa
     explore(page)
     page.locator(".tile").nth(2).hover()
     page.locator(".tile .heart").nth(2).click()
-    page.wait_for_selector(".tile.kept")
+    page.wait_for_selector(".tile.kept[data-index='2']")
     page.locator(".tile .pick").nth(2).focus()
     page.keyboard.press("ArrowRight")
     page.keyboard.press("k")
@@ -345,7 +354,7 @@ def test_taking_pictures_along(page: Any, runs: Path, tmp_path: Path) -> None:
     assert read_provenance(tmp_path / "one.png")["recipe"] == {"seed": 7}  # ty: ignore[not-subscriptable]
     assert loading.value.suggested_filename.endswith(".png")
     page.keyboard.press("k")
-    page.wait_for_selector("#kept-zip:enabled")
+    page.wait_for_selector(".tile.kept[data-index='7']")
     with page.expect_download() as loading:
         page.locator("#kept-zip").click()
     loading.value.save_as(tmp_path / "kept.zip")
@@ -395,7 +404,7 @@ def test_a_phone_in_the_dark_has_no_sideways_scroll(browser: Any, studio: str) -
         assert page.locator(".tile").nth(1).bounding_box()["x"] > 150  # two in a row
         assert page.locator("#panel").is_hidden()
         page.locator(".tile .heart").first.tap()
-        page.wait_for_selector(".tile.kept")
+        page.wait_for_selector(".tile.kept[data-index='0']")
         page.locator(".tile .pick").nth(2).tap()
         page.wait_for_selector("#panel .large")
         box = page.locator("#panel").bounding_box()
@@ -428,6 +437,7 @@ def test_two_runs_are_compared(page: Any, runs: Path) -> None:
 
 
 def test_a_finished_training_can_be_played_and_explored(page: Any) -> None:
+    WATCHED.set()  # already set, unless this test runs without the others
     HURRY.set()
     page.goto("/#watch?run=live")
     page.wait_for_selector(".head .pill.finished")

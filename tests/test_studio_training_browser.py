@@ -74,9 +74,8 @@ def test_from_images_to_a_preview_and_a_report(
         assert "lying 12, standing 12" in page.inner_text(".report .about")
         page.wait_for_selector("#start")
         page.select_option("#size", "16")
-        page.wait_for_selector(".planned .working")
+        until(page, "document.querySelector('.planned .about')?.textContent.includes('16x16 pixels, gray')")
         page.wait_for_selector("#start:not([disabled])")
-        assert "16x16 pixels, gray" in page.inner_text(".planned .about")
         before = page.inner_text(".bought")
         assert "passes over the 24 training images" in before
         page.focus("#minutes")
