@@ -132,7 +132,8 @@ class Train(FromImages, TrainOptions):
     """Run folder. Default: runs/<name of the source>."""
     _: KW_ONLY
     start_from: PathLike | None = None
-    """Run or model folder to start from; copies every weight whose shape fits. Short: `--from`."""
+    """Run or model folder to start from; copies every weight whose shape fits. none: start from new weights. Default:
+    the weights in this package if they fit the networks, else new weights. Short: `--from`."""
     config: PathLike | None = None
     """File with options: a TOML file as written by `ganvas init`, or the config.json of a run. Options that are given
     directly take precedence."""

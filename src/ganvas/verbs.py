@@ -42,6 +42,7 @@ from ganvas.training.plan_text import show_plan
 from ganvas.training.progress import Display
 from ganvas.training.session import default_folder, first_images, open_session
 from ganvas.training.snapshots import average as average_of
+from ganvas.training.starting_weights import NONE, SENTENCE, SHIPPED, start_for
 from ganvas.training.state import TrainState
 from ganvas.training.tracking import trackers
 from ganvas.training.transfer import open_origin
@@ -98,12 +99,19 @@ def train(asked: Train) -> Trained:
         if run.has_config() and not is_pack(Path(source)) and (asked.add or run.config()["data"].get("grown")):
             data, kept = as_before(run, data)
         pack = open_for_all_ranks(source, data, asked.data, display, kept)
-        start = Path(asked.start_from) if asked.start_from is not None else None
+        start = absolute(asked.start_from)
         if asked.dry_run:
             show_dry_run(pack, wanted, device, start, display)
             return Trained(0, 0.0, folder=folder, rank=rank())
         callbacks = [*asked.callbacks, *trackers(wanted.track, folder)] if rank() == 0 else []
         return train_on(pack, source, folder, wanted, device, start, display, callbacks, asked.add)
+
+
+def absolute(start_from: PathLike | None) -> str | None:
+    """The run or model folder of `--from` as an absolute path; none and the default stay as they are."""
+    if start_from is None or str(start_from) == NONE:
+        return None if start_from is None else NONE
+    return str(Path(start_from).resolve())
 
 
 def as_before(run: Run, data: DataConfig) -> tuple[DataConfig, Kept]:
@@ -125,7 +133,7 @@ def train_on(
     folder: Path,
     asked: TrainOptions,
     device: Device,
-    start: Path | None,
+    start: str | None,
     display: Display,
     callbacks: list[Callback],
     add: bool = False,
@@ -148,11 +156,14 @@ def train_on(
         return Trained(**vars(outcome), folder=folder, rank=rank())
 
 
-def show_dry_run(pack: Pack, asked: TrainOptions, device: Device, start: Path | None, display: Display) -> None:
+def show_dry_run(pack: Pack, asked: TrainOptions, device: Device, start: str | None, display: Display) -> None:
     """Show every chosen option with its reason, the layers, the memory, and the number of images that fit in the budget
     (measured in a few steps)."""
-    planned = plan(pack, asked, device, open_origin(start).options(pack.height) if start is not None else None)
+    origin = open_origin(Path(start)) if start not in (None, NONE) else None
+    planned = plan(pack, asked, device, origin.options(pack.height) if origin is not None else None)
     show_plan(planned, pack, display.console)
+    if start_for(planned.model, start) == SHIPPED:
+        display.say(f"  {SENTENCE}")
     measured_speed(planned, pack, device, display.say)
 
 

@@ -25,6 +25,7 @@ from ganvas.training.plan import Chooser, choose_machine, plan
 from ganvas.training.plan_text import show_plan
 from ganvas.training.probe import probe_gamma
 from ganvas.training.progress import Display
+from ganvas.training.starting_weights import NONE, SENTENCE, SHIPPED, open_start, start_for
 from ganvas.training.state import TrainState, info_of
 from ganvas.training.transfer import Origin, open_origin, take_over
 
@@ -47,12 +48,13 @@ def open_session(
     device: Device,
     display: Display,
     examine: Examine,
-    start: Path | None = None,
+    start: str | None = None,
     add: bool = False,
 ) -> Session:
     """Plans and records a new run, or checks an existing one and restores its newest checkpoint.
 
-    examine: scores the runs of the gamma probe. start: run or model folder with the initial weights of a new run.
+    examine: scores the runs of the gamma probe. start: run or model folder with the initial weights of a new run,
+    `NONE` for new weights; default: the weights in this package if they fit.
     add: continue an existing run although its images have grown. Raises RunError if the run has other images, another
     configuration or other initial weights.
     """
@@ -65,9 +67,9 @@ def open_session(
     elif add:
         raise RunError(f"--add continues a run, and {run.folder} has none: omit --add")
     else:
-        origin = open_origin(start) if start is not None else None
+        origin = open_origin(Path(start)) if start not in (None, NONE) else None
         if rank() == 0:
-            run.write_config(new_record(run, pack, source, asked, device, display, examine, origin))
+            run.write_config(new_record(run, pack, source, asked, device, display, examine, start, origin))
             run.write_heldout(Kept.of(pack.images, pack.names, pack.heldout))
     barrier()
     record = run.config()
@@ -85,7 +87,8 @@ def open_session(
     state = TrainState(info.config, config, batches, device)
     checkpoint = run.load_checkpoint(display.say, state.device)
     if checkpoint is None and record.get("start"):
-        for line in take_over(state, origin or open_origin(Path(record["start"]))):
+        lines = take_over(state, origin or open_start(record["start"], info.config))
+        for line in [SENTENCE] if record["start"] == SHIPPED else lines:
             display.say(f"  {line}")
     if checkpoint is not None:
         resume(state, checkpoint, run, display)
@@ -139,6 +142,7 @@ def new_record(
     device: Device,
     display: Display,
     examine: Examine,
+    start: str | None,
     origin: Origin | None,
 ) -> dict[str, Any]:
     """Plans a run and prints the plan. Returns the content of config.json."""
@@ -150,7 +154,7 @@ def new_record(
         "name": run.folder.name,
         "ganvas": ganvas.__version__,
         "started": timestamp(),
-        "start": str(origin.place) if origin else None,
+        "start": start_for(planned.model, start),
         "budget": planned.config.budget,
         "device": device.name,
         "data": {
@@ -258,7 +262,7 @@ def grown(run: Run, record: dict[str, Any], pack: Pack) -> dict[str, Any]:
 
 
 def taken_up(
-    run: Run, pack: Pack, asked: TrainOptions, device: Device, start: Path | None, add: bool = False
+    run: Run, pack: Pack, asked: TrainOptions, device: Device, start: str | None, add: bool = False
 ) -> dict[str, Any]:
     """Record of an existing run with the machine options and budget of this session. Raises RunError on a mismatch.
 
@@ -276,7 +280,7 @@ def taken_up(
             f"{data.get('channels')} channels; now {pack.num_images:,} of {pack.height}x{pack.width}, "
             f"{pack.channels} channels): choose another --out, or continue with --add if images were added to them"
         )
-    if start is not None and str(start.resolve()) != record.get("start"):
+    if start is not None and (None if start == NONE else start) != record.get("start"):
         raise RunError(
             f"{run.folder} started from {record.get('start') or 'new weights'}, not from {start}: choose another --out"
         )
