@@ -60,6 +60,7 @@ def drawn(model: ModelConfig, num: int = 4) -> torch.Tensor:
         ({"base": 16}, None),
         ({"z_dim": 32}, None),
         ({"channels": 4}, None),
+        ({"height": 32}, None),
         ({"model": "compact"}, None),
     ],
 )

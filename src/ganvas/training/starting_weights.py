@@ -41,6 +41,7 @@ def start_for(model: ModelConfig, asked: str | None) -> str | None:
     """
     fits = all(getattr(model, name) == getattr(MODEL, name) for name in FIXED)
     fits &= model.discriminator != "own" and model.channels in (1, 3)
+    fits &= len(stages(model.height, model.width, COARSEST)) > NUM_STAGES
     return {NONE: None, None: SHIPPED if fits else None}.get(asked, asked)
 
 
