@@ -413,34 +413,55 @@ class FakeProcess:
     """A process of Windows: it notes how it was started and what was sent to it, and ends as Windows ends it."""
 
     def __init__(self, words: list[str], **options: Any) -> None:
-        self.options, self.sent, self.returncode = options, list[int](), None
+        self.options, self.sent, self.returncode, self.can_be_signalled = options, list[int](), None, True
 
     def poll(self) -> int | None:
         return self.returncode
 
     def send_signal(self, number: int) -> None:
+        if not self.can_be_signalled:
+            raise OSError("[WinError 6] The handle is invalid")  # what a studio without a console gets
         self.sent.append(number)
 
+    def terminate(self) -> None:
+        self.returncode = 1  # as TerminateProcess is called
 
-def test_on_windows_a_training_is_stopped_by_ctrl_break(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """CTRL_BREAK_EVENT reaches only processes of a group of their own, which CREATE_NEW_PROCESS_GROUP makes."""
+
+@pytest.fixture
+def windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trainings:
+    """Trainings of a studio on Windows, whose processes are `FakeProcess`."""
     monkeypatch.setattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0x200, raising=False)
     monkeypatch.setattr(signal, "CTRL_BREAK_EVENT", 1, raising=False)
     group, stop = trainings.own_group(windows=True)
     monkeypatch.setattr(trainings, "OWN_GROUP", group)
     monkeypatch.setattr(trainings, "STOP", stop)
     monkeypatch.setattr(subprocess, "Popen", FakeProcess)
-    found = Trainings(tmp_path)
-    started = found.start("mine", ["train", "images"])
+    return Trainings(tmp_path)
+
+
+def test_on_windows_a_training_is_stopped_by_ctrl_break(windows: Trainings) -> None:
+    """CTRL_BREAK_EVENT reaches only processes of a group of their own, which CREATE_NEW_PROCESS_GROUP makes."""
+    started = windows.start("mine", ["train", "images"])
     process: Any = started.process
     assert process.options["creationflags"] == 0x200 and "start_new_session" not in process.options
-    found.stop("mine")
-    found.stop("mine")
+    windows.stop("mine")
+    windows.stop("mine")
     assert process.sent == [1]
-    assert started.state == "stopping"
+    assert started.state == "stopping" and "being saved" in started.sentence
     process.returncode = 0xC000013A  # STATUS_CONTROL_C_EXIT: before the training catches the signal
     assert started.state == "stopped"
-    found.close()
+    windows.close()
+
+
+def test_a_training_that_cannot_be_signalled_is_ended(windows: Trainings) -> None:
+    started = windows.start("mine", ["train", "images"])
+    (started.folder / "samples").mkdir(parents=True)
+    (started.folder / "config.json").touch()  # it has begun
+    process: Any = started.process
+    process.can_be_signalled = False
+    assert windows.stop("mine").state == "stopped" and process.returncode == 1
+    assert "so it was ended" in started.sentence and windows.running() is None
+    windows.close()
 
 
 def test_ctrl_break_is_caught_by_the_training(monkeypatch: pytest.MonkeyPatch) -> None:

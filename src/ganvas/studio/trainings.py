@@ -56,6 +56,8 @@ class Started:
     output: Path
     began: float = field(default_factory=time.time)
     stopping: bool = False
+    cut_off: bool = False
+    """Whether it was ended without the chance to save, because it could not be signalled."""
     ended: float | None = None
     said: str = ""
     """The last line of the output, at the end."""
@@ -88,6 +90,11 @@ class Started:
                 return "the state and the model are being saved"
             case "stopped" if not self.has_begun():
                 return "stopped before the first step, so nothing was saved"
+            case "stopped" if self.cut_off:
+                return (
+                    "the training could not be asked to save its state, so it was ended: resume it from its last "
+                    "checkpoint"
+                )
             case "failed":
                 code = self.process.returncode
                 if code < 0:
@@ -183,12 +190,19 @@ class Trainings:
         return started
 
     def stop(self, name: str) -> Started:
-        """Stop a training as Ctrl-C does: it saves its checkpoint and model, and ends. No effect if it has ended."""
+        """Stop a training as Ctrl-C does: it saves its checkpoint and model, and ends. No effect if it has ended.
+
+        A training that cannot be signalled is ended without saving; its `sentence` says so.
+        """
         started = self.find(name)
         with self.lock:
             if started.is_running() and not started.stopping:  # a second signal would interrupt the saving
                 started.stopping = True
-                started.process.send_signal(STOP)
+                try:
+                    started.process.send_signal(STOP)
+                except OSError:  # Windows: a studio without a console cannot send Ctrl-Break
+                    started.cut_off = True
+                    started.process.terminate()
         return started
 
     def process_of(self, folder: Path) -> str:
