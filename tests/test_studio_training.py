@@ -19,10 +19,12 @@ from typing import Any
 import httpx
 import pytest
 
+import processes
 from ganvas import studio
 from ganvas.run import Run
 from ganvas.studio.errors import ConflictError
 from ganvas.studio.trainings import Trainings
+from ganvas.system import files
 
 pytest.importorskip("fastapi", reason="the studio needs pip install 'ganvas[studio]'")
 
@@ -344,6 +346,42 @@ def test_a_process_that_failed_tells_why(tmp_path: Path) -> None:
     started.process.wait(PATIENCE)
     assert started.state == "failed" and "memory ran out" in started.sentence
     known.close()
+
+
+def test_a_training_that_was_running_before_the_studio_can_be_stopped(tmp_path: Path, two_classes: Path) -> None:
+    """As after a studio that was killed. A studio that did not start a training does not stop it at its end either."""
+    folder = tmp_path / "runs" / "mine"
+    words = ("--size", "16", "--images", 10**7, "--device", "cpu", "--quiet")
+    process = processes.start("train", two_classes, "--out", folder, *words, folder=tmp_path)
+    try:
+        wait_for(lambda: Run(folder).grids(), bool)
+        assert Run(folder).trained_by() == process.pid
+        with TestClient(api.app(tmp_path / "runs", device="cpu", train=True), base_url=HOME) as client:
+            assert training(client, "mine")["state"] == "training"
+        assert process.is_alive()
+        with TestClient(api.app(tmp_path / "runs", device="cpu", train=True), base_url=HOME) as client:
+            refused(client.post("/api/trainings/resume", json={"run": "mine"}), 409, "mine is being trained")
+            assert client.post("/api/trainings/stop", json={"run": "mine"}).json()["state"] == "stopping"
+            wait_for(lambda: training(client, "mine")["state"], lambda state: state == "stopped")
+            assert client.get("/api/runs").json()["runs"][0]["state"] == "stopped"
+        assert processes.ended(process) == 130 and Run(folder).saved()
+    finally:
+        processes.kill(process)
+
+
+def test_a_number_that_the_system_has_given_to_another_process_is_not_signalled(tmp_path: Path, trained: Path) -> None:
+    """The lock file of a training that was killed names a process that is something else now."""
+    shutil.copytree(trained, tmp_path / "mine")
+    lock = tmp_path / "mine" / ".lock"
+    lock.write_text(f"{os.getpid()}\n{files.HOST}\n")
+    assert Run(tmp_path / "mine").trained_by() is None
+    with TestClient(api.app(tmp_path, device="cpu", train=True), base_url=HOME) as client:
+        assert client.get("/api/trainings").json() == {"trainings": []}
+    with Run(tmp_path / "mine") as run:  # now it is true
+        assert run.trained_by() == os.getpid()
+        lock.write_text(f"{os.getpid()}\nanother\n")
+        assert run.trained_by() is None  # a number of another machine
+    assert run.trained_by() is None
 
 
 # ---- evaluation ----
