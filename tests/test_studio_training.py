@@ -10,9 +10,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,8 @@ from fastapi.testclient import TestClient
 
 from ganvas.studio import api, trainings, uploads
 from ganvas.training import clock
+from studio_client import HOME, refused, wait_for
 
-HOME = "http://127.0.0.1"
 PATIENCE = 120  # seconds: the machine may be busy
 
 
@@ -43,19 +42,6 @@ def client(tmp_path: Path, two_classes: Path) -> Iterator[TestClient]:
     made = api.app(tmp_path / "runs", device="cpu", train=True, images=[two_classes.parent])
     with TestClient(made, base_url=HOME) as opened:
         yield opened
-
-
-def refused(answer: httpx.Response, status: int, words: str) -> None:
-    assert answer.status_code == status, answer.text
-    assert words in answer.json()["error"] and "\n" not in answer.json()["error"]
-
-
-def wait_for(ask: Callable[[], Any], good: Callable[[Any], bool]) -> Any:
-    end = time.monotonic() + PATIENCE
-    while not good(found := ask()):
-        assert time.monotonic() < end, found
-        time.sleep(0.1)
-    return found
 
 
 def done(client: TestClient, answer: httpx.Response) -> dict[str, Any]:
