@@ -6,7 +6,7 @@ ARG CPU_INDEX=https://download.pytorch.org/whl/cpu
 ENV PIP_NO_CACHE_DIR=1 GANVAS_CACHE=/images/.cache/ganvas
 
 WORKDIR /opt/ganvas
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml constraints.txt README.md LICENSE NOTICE ./
 COPY src src
 # PyPI has PyTorch with CUDA. The builds for CPUs have a version such as 2.13.0+cpu, which pip takes as the newer one.
 RUN if [ "$DEVICE" = cpu ]; then export PIP_EXTRA_INDEX_URL="$CPU_INDEX"; fi \

@@ -45,74 +45,74 @@ def clipped(values: np.ndarray) -> np.ndarray:
     return values.round().clip(0, 255).astype(np.uint8)
 
 
-def resized(picture: np.ndarray, height: int, width: int, box: tuple[float, ...] | None = None) -> np.ndarray:
+def resized(image: np.ndarray, height: int, width: int, box: tuple[float, ...] | None = None) -> np.ndarray:
     bands = [
-        Image.fromarray(picture[..., c]).resize((width, height), Image.Resampling.BICUBIC, box)  # ty: ignore
-        for c in range(picture.shape[2])
+        Image.fromarray(image[..., c]).resize((width, height), Image.Resampling.BICUBIC, box)  # ty: ignore
+        for c in range(image.shape[2])
     ]
     return np.stack([np.asarray(band) for band in bands], axis=-1)
 
 
-def shifted(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def shifted(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """By 5% to 10% of the side in both directions, the edge repeated."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     y, x = (int(rng.choice([-1, 1]) * round(rng.uniform(0.05, 0.1) * side)) for side in (height, width))
     rows = np.clip(np.arange(height) - y, 0, height - 1)
-    return picture[rows][:, np.clip(np.arange(width) - x, 0, width - 1)]
+    return image[rows][:, np.clip(np.arange(width) - x, 0, width - 1)]
 
 
-def cropped(picture: np.ndarray, rng: np.random.Generator, parts: tuple[float, float] = (0.85, 0.95)) -> np.ndarray:
+def cropped(image: np.ndarray, rng: np.random.Generator, parts: tuple[float, float] = (0.85, 0.95)) -> np.ndarray:
     """A part of the side, by default 85% to 95%, from anywhere, at the old size."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     kept = rng.uniform(*parts)
     top, left = rng.uniform(0, (1 - kept) * height), rng.uniform(0, (1 - kept) * width)
-    return resized(picture, height, width, (left, top, left + kept * width, top + kept * height))
+    return resized(image, height, width, (left, top, left + kept * width, top + kept * height))
 
 
-def compressed(picture: np.ndarray, rng: np.random.Generator, quality: int = 40) -> np.ndarray:
+def compressed(image: np.ndarray, rng: np.random.Generator, quality: int = 40) -> np.ndarray:
     buffer = io.BytesIO()
-    Image.fromarray(picture.squeeze()).save(buffer, "JPEG", quality=quality)
-    return np.asarray(Image.open(buffer)).reshape(picture.shape)
+    Image.fromarray(image.squeeze()).save(buffer, "JPEG", quality=quality)
+    return np.asarray(Image.open(buffer)).reshape(image.shape)
 
 
-def halved(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    height, width = picture.shape[:2]
-    return resized(resized(picture, height // 2, width // 2), height, width)
+def halved(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    height, width = image.shape[:2]
+    return resized(resized(image, height // 2, width // 2), height, width)
 
 
-def rotated(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def rotated(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """By 5 to 10 degrees, the edge repeated."""
     angle = rng.choice([-1, 1]) * rng.uniform(5, 10)
-    return clipped(ndimage.rotate(picture.astype(float), angle, reshape=False, mode="nearest", order=1))
+    return clipped(ndimage.rotate(image.astype(float), angle, reshape=False, mode="nearest", order=1))
 
 
-def closely_cropped(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def closely_cropped(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """70% to 85% of the side, from anywhere, at the old size."""
-    return cropped(picture, rng, (0.7, 0.85))
+    return cropped(image, rng, (0.7, 0.85))
 
 
-def hue_turned(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def hue_turned(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """By 60 to 300 degrees; a gray image stays as it is."""
-    if picture.shape[2] < 3:
-        return picture
-    hue, *others = Image.fromarray(picture[..., :3]).convert("HSV").split()
+    if image.shape[2] < 3:
+        return image
+    hue, *others = Image.fromarray(image[..., :3]).convert("HSV").split()
     turned = Image.fromarray(np.asarray(hue) + np.uint8(rng.uniform(43, 213)))
     return np.asarray(Image.merge("HSV", [turned, *others]).convert("RGB"))
 
 
 ALTERATIONS: dict[str, Alteration] = {
-    "mirror": lambda picture, rng: picture[:, ::-1],
+    "mirror": lambda image, rng: image[:, ::-1],
     "shift": shifted,
     "crop": cropped,
-    "brightness": lambda picture, rng: clipped(picture + 255 * rng.choice([-1, 1]) * rng.uniform(0.1, 0.2)),
-    "contrast": lambda picture, rng: clipped((picture - picture.mean()) * rng.uniform(0.6, 1.4) + picture.mean()),
-    "noise": lambda picture, rng: clipped(picture + 255 * rng.uniform(0.05, 0.1) * rng.standard_normal(picture.shape)),
+    "brightness": lambda image, rng: clipped(image + 255 * rng.choice([-1, 1]) * rng.uniform(0.1, 0.2)),
+    "contrast": lambda image, rng: clipped((image - image.mean()) * rng.uniform(0.6, 1.4) + image.mean()),
+    "noise": lambda image, rng: clipped(image + 255 * rng.uniform(0.05, 0.1) * rng.standard_normal(image.shape)),
     "jpeg": compressed,
     "half size": halved,
     "rotation": rotated,
     "close crop": closely_cropped,
     "hue": hue_turned,
-    "negative": lambda picture, rng: 255 - picture,
+    "negative": lambda image, rng: 255 - image,
 }
 Pairing = Callable[[np.ndarray, np.ndarray], np.ndarray]
 PAIRINGS: dict[str, Pairing] = {  # of two images of the training part

@@ -30,7 +30,7 @@ from ganvas.data.reading.digits import Digits
 from kills import content
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
-film = importlib.import_module("test_dicom").film  # a DICOM file of these pixels
+film = importlib.import_module("dicom_files").film  # a DICOM file of these pixels
 
 PACK = ("data", "pack", "damaged", "out", "--size", "32")
 RESUME = ("train", "data.zip", "--out", "run", *TINY, "--images", "496")

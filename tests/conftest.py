@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
+import shutil
 import sys
+import tarfile
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from fastapi.testclient import TestClient
 
 # The process that starts the workers runs no tests: it imports no PyTorch, which takes seconds.
 if "PYTEST_XDIST_WORKER" in os.environ:  # one worker, one core, with the processes that its tests start
@@ -98,6 +106,39 @@ def trained(two_classes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return run
 
 
+@pytest.fixture
+def folder(trained: Path, tmp_path: Path) -> Path:
+    """A folder of two runs for a studio, to write into."""
+    for name in ("bars", "other"):
+        shutil.copytree(trained, tmp_path / "runs" / name)
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def client(folder: Path) -> Iterator[TestClient]:
+    """A client of a studio of `folder`, which starts no trainings."""
+    from fastapi.testclient import TestClient
+
+    from ganvas.studio import api
+    from studio_client import HOME
+
+    with TestClient(api.app(folder, device="cpu"), base_url=HOME) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A Chromium that is installed; the module skips itself without one (studio_pages.CHROMIUM)."""
+    from playwright.sync_api import sync_playwright
+
+    from studio_pages import CHROMIUM
+
+    with sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
 @pytest.fixture(scope="module")
 def short_classifiers() -> Iterator[None]:
     """Evaluations that cost a second, for tests of everything but the accuracy of their networks.
@@ -123,6 +164,32 @@ def short_classifiers() -> Iterator[None]:
 def _loaded(load: Callable[..., object], name: str, device: object, weights: Path | None, pack: object) -> object:
     """A network of published weights, which does not depend on the pack."""
     return load(name, device, weights, None)
+
+
+@pytest.fixture
+def put(tmp_path: Path) -> Callable[..., Path]:
+    """`put({"a.dcm": content}, "zip")` is a folder, zip or tar.gz with these files."""
+
+    def call(files: dict[str, bytes], form: str = "folder", name: str = "films") -> Path:
+        if form == "folder":
+            for file, content in files.items():
+                (tmp_path / name / file).parent.mkdir(parents=True, exist_ok=True)
+                (tmp_path / name / file).write_bytes(content)
+            return tmp_path / name
+        path = tmp_path / f"{name}.{form}"
+        if form == "zip":
+            with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+                for file, content in files.items():
+                    archive.writestr(file, content)
+        else:
+            with tarfile.open(path, "w:gz") as archive:
+                for file, content in files.items():
+                    member = tarfile.TarInfo(file)
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
+        return path
+
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -243,6 +243,17 @@ def test_marks_and_leaks() -> None:
     assert "--drop-duplicates" in found.command
 
 
+def test_two_actions_have_folders_of_their_own() -> None:
+    """Whoever follows both has two runs, which can be compared."""
+    marks = [{"file": "a.png", "box": [0, 0, 8, 8], "real_share": 0.6, "generated_share": 0.4}]
+    both = advice(evaluation(marks=marks, copies={"leaks": 3}), log(SLOWING), config(), "runs/a/")
+    assert [one.command.partition(" --out ")[2] for one in both] == ["runs/a-drop-duplicates", "runs/a-mask-marks"]
+    larger = only(advice(evaluation(measure("precision", 0.4, 0.85)), log(FLAT), config(), "runs/a"))
+    assert larger.command.endswith(" --out runs/a-base-minutes")
+    rate = only(advice(evaluation(), log(SLOWING, lattice=5.0, sharpness=9.0), config(), "runs/a"))  # of two problems
+    assert rate.title == "Checkerboard artefacts" and rate.command.endswith(" --out runs/a-lr")
+
+
 def test_at_most_two_actions_and_no_contradiction() -> None:
     """Lost diversity asks for a larger penalty, blur for a smaller one: only the diagnosis is given."""
     bad = {

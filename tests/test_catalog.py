@@ -16,6 +16,7 @@ from ganvas.config import DataConfig, parse_size
 from ganvas.data import catalog, open_pack
 from ganvas.data.catalog import CATALOG, Dataset
 from ganvas.data.download import File
+from ganvas.data.reading import digits
 from ganvas.errors import DataError
 
 CONTENT = np.random.default_rng(0).bytes(700_000)
@@ -170,3 +171,14 @@ def test_digits():
     assert pack.record.licence == "CC BY 4.0"
     assert pack.images.min() == 0 and pack.images.max() >= 250
     assert not pack.images[:, [0, -1]].any(), "the digits have a margin"
+
+
+def test_digits_are_those_of_the_peers():
+    datasets = pytest.importorskip("sklearn.datasets", reason="scikit-learn is missing: install the extra dev")
+    peer = datasets.load_digits()
+    with np.load(digits.FILE) as arrays:
+        np.testing.assert_array_equal(arrays["images"], peer.images)
+        np.testing.assert_array_equal(arrays["labels"], peer.target)
+    images, labels = digits.Digits().arrays()
+    assert images.dtype == np.uint8 and labels.dtype == np.int64
+    np.testing.assert_array_equal(images[1796], digits.enlarged(peer.images[1796]))

@@ -18,7 +18,7 @@ from ganvas.evaluation.random_network import RandomNetwork, prepare, textures
 
 @pytest.fixture(scope="module")
 def digits() -> Pack:
-    """1,797 real handwritten digits of 8x8 pixels, from scikit-learn."""
+    """1,797 real handwritten digits of 8x8 pixels."""
     return open_pack("digits")
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.metadata
 import re
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
 import ganvas
+from ganvas import doctor
 
 yaml = pytest.importorskip("yaml", reason="PyYAML is missing: install the extra docs")
 
@@ -30,6 +34,32 @@ def test_the_commands_of_the_readme_have_the_extras_that_they_need() -> None:
     (installed,) = re.findall(r"^pip install -c constraints.txt '\.\[([\w,]+)\]'$", text, re.M)
     assert {"studio", "export"} <= set(installed.split(","))
     assert text.index("ganvas studio ") > text.index("pip install")
+
+
+def named(requirements: list[str]) -> set[str]:
+    """The names of distributions, as importlib.metadata compares them."""
+    return {re.split(r"[^\w.-]", one)[0].lower() for one in requirements}
+
+
+def test_every_import_is_a_dependency() -> None:
+    """Of the core or of an extra for users, so nothing depends on what a package or a tool for tests brings along."""
+    extras = PROJECT["optional-dependencies"]
+    for_users = extras.keys() - {"dev", "docs", "notebook"}
+    declared = named(PROJECT["dependencies"]).union(*(named(extras[one]) for one in for_users))
+    declared |= {"pydantic", "markupsafe"}  # parts of the interfaces of FastAPI and Jinja, which choose the versions
+    found: dict[str, Path] = {}
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.Import):
+                found |= {one.name.split(".")[0]: path for one in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found[node.module.split(".")[0]] = path
+    homes = importlib.metadata.packages_distributions()
+    others = found.keys() - sys.stdlib_module_names - {"ganvas"}
+    assert {"torch", "PIL", "tyro"} <= others
+    for name in others & homes.keys():  # those that are installed here
+        assert {home.lower() for home in homes[name]} & declared, f"{found[name]} imports {name}"
+    assert set(doctor.CORE) <= named(PROJECT["dependencies"])
 
 
 def test_the_demo_installs_the_core_only() -> None:

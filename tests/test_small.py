@@ -122,6 +122,14 @@ def test_the_same_seed_gives_the_same_network_and_leaves_the_random_state_alone(
     assert not torch.equal(runs[0]["head.weight"], runs[2]["head.weight"])
 
 
+@pytest.mark.parametrize("steps", [1, 2, 5, 9])
+def test_any_number_of_steps_trains(steps: int) -> None:
+    images, labels = bars(60)
+    pictures, labels = prepared(images, np.arange(60)), torch.from_numpy(labels)
+    untrained, trained = (train_classifier(pictures, labels, 3, steps=num, seed=0) for num in (0, steps))
+    assert torch.isfinite(trained.head.weight).all() and not torch.equal(untrained.head.weight, trained.head.weight)
+
+
 @pytest.mark.parametrize("mirror", [False, True])
 def test_images_are_mirrored_only_where_that_is_asked_for(mirror: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the network is shown, not what it learns from it: that depends on the processor's rounding."""

@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import json
 import re
-import shutil
 import threading
 import time
 import zipfile
@@ -24,12 +23,12 @@ from ganvas.provenance import read_provenance
 from ganvas.training import loop
 
 pytest.importorskip("fastapi", reason="the studio needs pip install 'ganvas[studio]'")
-playwright = pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
+from studio_pages import CHROMIUM, PATIENCE, opened, serving, until
+
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 
 EVIL = "<img src=x onerror=window.hit=1>"
-PATIENCE = 150_000  # milliseconds: the machine may be busy
 WATCHED, HURRY = threading.Event(), threading.Event()
 """Events until which the training waits at half and at three quarters of its steps."""
 STEPS = 48
@@ -86,27 +85,10 @@ def runs(training: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def studio(runs: Path) -> Iterator[str]:
     """The address of a studio of those runs."""
-    import uvicorn
-
-    from ganvas.studio import listen
     from ganvas.studio.api import app
 
-    with listen("127.0.0.1", 0) as listening:
-        config = uvicorn.Config(app(runs, device="cpu"), log_level="warning", access_log=False)
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
-        server.should_exit = True
-        thread.join(20)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
+    with serving(app(runs, device="cpu")) as address:
+        yield address
 
 
 @pytest.fixture
@@ -114,36 +96,6 @@ def page(browser: Any, studio: str) -> Iterator[Any]:
     """A page of 1280 by 860 pixels; nothing may go wrong in it, and nothing be asked elsewhere."""
     with opened(browser, studio, viewport={"width": 1280, "height": 860}) as found:
         yield found
-
-
-@contextlib.contextmanager
-def opened(browser: Any, studio: str, **options: Any) -> Iterator[Any]:
-    """A page in which nothing goes wrong; only a bad upload may be refused."""
-    context = browser.new_context(base_url=studio, permissions=["clipboard-read", "clipboard-write"], **options)
-    context.set_default_timeout(PATIENCE)
-    found = context.new_page()
-    wrong: list[str] = []
-
-    def answered(answer: Any) -> None:
-        if answer.status >= 400 and "/api/projections" not in answer.url:
-            wrong.append(f"{answer.status} {answer.url}")
-
-    def said(message: Any) -> None:
-        if message.type in ("error", "warning") and not message.text.startswith("Failed to load resource"):
-            wrong.append(message.text)  # what fails to load is told by its status, above
-
-    found.on("response", answered)
-    found.on("console", said)
-    found.on("pageerror", lambda error: wrong.append(str(error)))
-    found.on("request", lambda request: None if own(request.url, studio) else wrong.append(request.url))
-    yield found
-    wrong += ["an attack ran"] if found.evaluate("window.hit") else []
-    context.close()
-    assert wrong == [], wrong
-
-
-def own(url: str, studio: str) -> bool:
-    return url.startswith((studio, "data:", "blob:"))
 
 
 def explore(page: Any, model: str = "done") -> None:
@@ -155,14 +107,6 @@ def explore(page: Any, model: str = "done") -> None:
 DRAWN = "[...document.querySelectorAll('.frames img:first-child')].every((one) => one.complete && one.naturalWidth)"
 LARGE = "document.querySelector('#panel .large')"
 WORDS = "document.querySelector('.words').textContent"
-
-
-def until(page: Any, condition: str, argument: Any = None) -> None:
-    """Waits until a JavaScript condition holds; asked from here, as the page's policy forbids code from texts."""
-    end = time.monotonic() + PATIENCE / 1000
-    while not page.evaluate(f"(given) => {condition}", argument):
-        assert time.monotonic() < end, condition
-        page.wait_for_timeout(40)
 
 
 def drawn(page: Any) -> None:

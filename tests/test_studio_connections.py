@@ -18,7 +18,7 @@ import uvicorn
 
 from ganvas import studio
 from ganvas.studio import access, connections
-from test_studio_api import wait_for
+from studio_client import wait_for
 
 
 def served(application: access.Asgi, messages: list[Any], path: str = "/api/projections", **headers: str) -> list[Any]:

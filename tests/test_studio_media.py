@@ -30,8 +30,8 @@ pytest.importorskip("fastapi", reason="the studio needs pip install 'ganvas[stud
 from fastapi.testclient import TestClient
 
 from ganvas.studio import api, commands, slow_jobs
+from studio_client import HOME
 
-HOME = "http://127.0.0.1"
 SEEDS = [{"seed": 4}, {"seed": 5}]
 
 

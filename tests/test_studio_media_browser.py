@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,8 @@ from PIL import Image
 pytest.importorskip("fastapi", reason="the studio needs pip install 'ganvas[studio]'")
 pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
 
-from test_studio_browser import CHROMIUM, browser, opened, until
-from test_studio_training_browser import SIZES, fits
+from studio_pages import CHROMIUM, SIZES, fits, opened, serving, until
 
-__all__ = ["browser"]  # a fixture
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium"),
     pytest.mark.slow,
@@ -27,21 +24,12 @@ pytestmark = [
 @pytest.fixture
 def home(tmp_path: Path, trained: Path) -> Iterator[str]:
     """The address of a studio of two runs."""
-    import uvicorn
-
-    from ganvas.studio import listen
     from ganvas.studio.api import app
 
     for name in ("bars", "other"):
         shutil.copytree(trained, tmp_path / "runs" / name)
-    with listen("127.0.0.1", 0) as listening:
-        application = app(tmp_path / "runs", device="cpu", train=True)
-        server = uvicorn.Server(uvicorn.Config(application, log_level="warning", access_log=False))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
-        server.should_exit = True
-        thread.join(60)
+    with serving(app(tmp_path / "runs", device="cpu", train=True)) as address:
+        yield address
 
 
 def test_a_film_and_a_print_without_a_terminal(browser: Any, home: str, tmp_path: Path) -> None:

@@ -17,16 +17,12 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the studio needs pip install 'ganvas[studio]'")
 
-import uvicorn
-
-from ganvas.studio import listen
 from ganvas.studio.api import app
+from studio_pages import CHROMIUM, PATIENCE, serving
 
 PREFIX = "/user/me/proxy/7860"
 TOKEN = "correct-horse-battery"
 HOP = {"connection", "keep-alive", "transfer-encoding", "trailer", "upgrade", "content-length", "content-encoding"}
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-PATIENCE = 150_000  # milliseconds: the machine may be busy
 
 
 @dataclass
@@ -45,11 +41,9 @@ class Proxy:
 def proxy(trained: Path, tmp_path: Path) -> Iterator[Proxy]:
     """A studio of a copy of a run, with a token, and a server that forwards the paths below PREFIX to it."""
     folder = shutil.copytree(trained, tmp_path / trained.name)
-    with listen("127.0.0.1", 0) as listening, httpx.Client(timeout=120) as client:
-        inner = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        studio = uvicorn.Server(uvicorn.Config(app(folder, device="cpu", token=TOKEN), log_level="error"))
-        running = threading.Thread(target=studio.run, kwargs={"sockets": [listening]})
-        running.start()
+    application = app(folder, device="cpu", token=TOKEN)
+    with serving(application, log_level="error") as address, httpx.Client(timeout=120) as client:
+        inner = address.rstrip("/")
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def forward(self) -> None:
@@ -86,8 +80,6 @@ def proxy(trained: Path, tmp_path: Path) -> Iterator[Proxy]:
         yield found
         server.shutdown()
         server.server_close()
-        studio.should_exit = True
-        running.join(20)
 
 
 def test_the_token_opens_the_page_below_the_prefix_and_nowhere_else(proxy: Proxy) -> None:

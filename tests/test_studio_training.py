@@ -10,19 +10,20 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+import processes
 from ganvas import studio
 from ganvas.run import Run
 from ganvas.studio.errors import ConflictError
 from ganvas.studio.trainings import Trainings
+from ganvas.system import files
 
 pytest.importorskip("fastapi", reason="the studio needs pip install 'ganvas[studio]'")
 
@@ -30,8 +31,8 @@ from fastapi.testclient import TestClient
 
 from ganvas.studio import api, trainings, uploads
 from ganvas.training import clock
+from studio_client import HOME, refused, wait_for
 
-HOME = "http://127.0.0.1"
 PATIENCE = 120  # seconds: the machine may be busy
 
 
@@ -41,19 +42,6 @@ def client(tmp_path: Path, two_classes: Path) -> Iterator[TestClient]:
     made = api.app(tmp_path / "runs", device="cpu", train=True, images=[two_classes.parent])
     with TestClient(made, base_url=HOME) as opened:
         yield opened
-
-
-def refused(answer: httpx.Response, status: int, words: str) -> None:
-    assert answer.status_code == status, answer.text
-    assert words in answer.json()["error"] and "\n" not in answer.json()["error"]
-
-
-def wait_for(ask: Callable[[], Any], good: Callable[[Any], bool]) -> Any:
-    end = time.monotonic() + PATIENCE
-    while not good(found := ask()):
-        assert time.monotonic() < end, found
-        time.sleep(0.1)
-    return found
 
 
 def done(client: TestClient, answer: httpx.Response) -> dict[str, Any]:
@@ -346,6 +334,42 @@ def test_a_process_that_failed_tells_why(tmp_path: Path) -> None:
     known.close()
 
 
+def test_a_training_that_was_running_before_the_studio_can_be_stopped(tmp_path: Path, two_classes: Path) -> None:
+    """As after a studio that was killed. A studio that did not start a training does not stop it at its end either."""
+    folder = tmp_path / "runs" / "mine"
+    words = ("--size", "16", "--images", 10**7, "--device", "cpu", "--quiet")
+    process = processes.start("train", two_classes, "--out", folder, *words, folder=tmp_path)
+    try:
+        wait_for(lambda: Run(folder).grids(), bool)
+        assert Run(folder).trained_by() == process.pid
+        with TestClient(api.app(tmp_path / "runs", device="cpu", train=True), base_url=HOME) as client:
+            assert training(client, "mine")["state"] == "training"
+        assert process.is_alive()
+        with TestClient(api.app(tmp_path / "runs", device="cpu", train=True), base_url=HOME) as client:
+            refused(client.post("/api/trainings/resume", json={"run": "mine"}), 409, "mine is being trained")
+            assert client.post("/api/trainings/stop", json={"run": "mine"}).json()["state"] == "stopping"
+            wait_for(lambda: training(client, "mine")["state"], lambda state: state == "stopped")
+            assert client.get("/api/runs").json()["runs"][0]["state"] == "stopped"
+        assert processes.ended(process) == 130 and Run(folder).saved()
+    finally:
+        processes.kill(process)
+
+
+def test_a_number_that_the_system_has_given_to_another_process_is_not_signalled(tmp_path: Path, trained: Path) -> None:
+    """The lock file of a training that was killed names a process that is something else now."""
+    shutil.copytree(trained, tmp_path / "mine")
+    lock = tmp_path / "mine" / ".lock"
+    lock.write_text(f"{os.getpid()}\n{files.HOST}\n")
+    assert Run(tmp_path / "mine").trained_by() is None
+    with TestClient(api.app(tmp_path, device="cpu", train=True), base_url=HOME) as client:
+        assert client.get("/api/trainings").json() == {"trainings": []}
+    with Run(tmp_path / "mine") as run:  # now it is true
+        assert run.trained_by() == os.getpid()
+        lock.write_text(f"{os.getpid()}\nanother\n")
+        assert run.trained_by() is None  # a number of another machine
+    assert run.trained_by() is None
+
+
 # ---- evaluation ----
 
 
@@ -413,34 +437,55 @@ class FakeProcess:
     """A process of Windows: it notes how it was started and what was sent to it, and ends as Windows ends it."""
 
     def __init__(self, words: list[str], **options: Any) -> None:
-        self.options, self.sent, self.returncode = options, list[int](), None
+        self.options, self.sent, self.returncode, self.can_be_signalled = options, list[int](), None, True
 
     def poll(self) -> int | None:
         return self.returncode
 
     def send_signal(self, number: int) -> None:
+        if not self.can_be_signalled:
+            raise OSError("[WinError 6] The handle is invalid")  # what a studio without a console gets
         self.sent.append(number)
 
+    def terminate(self) -> None:
+        self.returncode = 1  # as TerminateProcess is called
 
-def test_on_windows_a_training_is_stopped_by_ctrl_break(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """CTRL_BREAK_EVENT reaches only processes of a group of their own, which CREATE_NEW_PROCESS_GROUP makes."""
+
+@pytest.fixture
+def windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trainings:
+    """Trainings of a studio on Windows, whose processes are `FakeProcess`."""
     monkeypatch.setattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0x200, raising=False)
     monkeypatch.setattr(signal, "CTRL_BREAK_EVENT", 1, raising=False)
     group, stop = trainings.own_group(windows=True)
     monkeypatch.setattr(trainings, "OWN_GROUP", group)
     monkeypatch.setattr(trainings, "STOP", stop)
     monkeypatch.setattr(subprocess, "Popen", FakeProcess)
-    found = Trainings(tmp_path)
-    started = found.start("mine", ["train", "images"])
+    return Trainings(tmp_path)
+
+
+def test_on_windows_a_training_is_stopped_by_ctrl_break(windows: Trainings) -> None:
+    """CTRL_BREAK_EVENT reaches only processes of a group of their own, which CREATE_NEW_PROCESS_GROUP makes."""
+    started = windows.start("mine", ["train", "images"])
     process: Any = started.process
     assert process.options["creationflags"] == 0x200 and "start_new_session" not in process.options
-    found.stop("mine")
-    found.stop("mine")
+    windows.stop("mine")
+    windows.stop("mine")
     assert process.sent == [1]
-    assert started.state == "stopping"
+    assert started.state == "stopping" and "being saved" in started.sentence
     process.returncode = 0xC000013A  # STATUS_CONTROL_C_EXIT: before the training catches the signal
     assert started.state == "stopped"
-    found.close()
+    windows.close()
+
+
+def test_a_training_that_cannot_be_signalled_is_ended(windows: Trainings) -> None:
+    started = windows.start("mine", ["train", "images"])
+    (started.folder / "samples").mkdir(parents=True)
+    (started.folder / "config.json").touch()  # it has begun
+    process: Any = started.process
+    process.can_be_signalled = False
+    assert windows.stop("mine").state == "stopped" and process.returncode == 1
+    assert "so it was ended" in started.sentence and windows.running() is None
+    windows.close()
 
 
 def test_ctrl_break_is_caught_by_the_training(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import shutil
-import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,49 +15,22 @@ import pytest
 pytest.importorskip("fastapi", reason="the studio needs pip install 'ganvas[studio]'")
 pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
 
-from test_studio_browser import CHROMIUM, browser, opened, until
+from studio_pages import CHROMIUM, SIZES, fits, opened, serving, until
 
-__all__ = ["browser"]  # a fixture
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium"),
     pytest.mark.slow,
 ]
 
-NAMELESS = """[...document.querySelectorAll("button, a, input, select, summary, progress, img, nav, dialog")]
-    .filter((one) => one.checkVisibility() && !one.textContent.trim() && !one.closest("label")
-        && !one.getAttribute("aria-label") && !one.getAttribute("aria-labelledby") && one.getAttribute("alt") === null)
-    .map((one) => one.outerHTML.slice(0, 200))"""
-WIDER = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-SIZES = [{"width": 1440, "height": 900}, {"width": 1280, "height": 800}, {"width": 390, "height": 844}]
-
 
 @pytest.fixture
 def home(tmp_path: Path, two_classes: Path, trained: Path) -> Iterator[str]:
     """The address of a studio of a model, which may read the folder of `two_classes`."""
-    import uvicorn
-
-    from ganvas.studio import listen
     from ganvas.studio.api import app
 
     shutil.copytree(trained / "model", tmp_path / "runs" / "other")
-    application = app(tmp_path / "runs", device="cpu", train=True, images=[two_classes.parent])
-    with listen("127.0.0.1", 0) as listening:
-        server = uvicorn.Server(uvicorn.Config(application, log_level="warning", access_log=False))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
-        server.should_exit = True
-        thread.join(150)
-
-
-def fits(page: Any) -> None:
-    """Every control has a name, there is one main heading, and nothing is wider than the screen, at all sizes."""
-    assert page.evaluate(NAMELESS) == []
-    assert page.locator("h1:visible").count() == 1
-    for size in SIZES:
-        page.set_viewport_size(size)
-        assert page.evaluate(WIDER) <= 0, size
-    page.set_viewport_size(SIZES[0])
+    with serving(app(tmp_path / "runs", device="cpu", train=True, images=[two_classes.parent])) as address:
+        yield address
 
 
 def test_from_images_to_a_preview_and_a_report(

@@ -16,7 +16,7 @@ from ganvas.options import Doctor
 from ganvas.system.device import choose_device
 from ganvas.system.files import cache_dir
 
-CORE = ("torch", "numpy", "pillow", "safetensors", "scikit-learn", "tyro", "rich")
+CORE = ("torch", "numpy", "pillow", "scipy", "safetensors", "tyro", "rich")
 OPTIONAL = {
     "av": ("video", "MP4 videos"),
     "tensorboard": ("track", "TensorBoard events"),

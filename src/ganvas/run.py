@@ -9,8 +9,9 @@
     averages/        snapshots for `ganvas average`, with --snapshots
     heldout.json     hashes of the held-out images, for `ganvas train --add`
     energy.json      energy of the training, with `--track energy`
+    .lock            held by the process that writes, with its number
 
-Only one process may write at a time, controlled by a lock file.
+Only one process may write at a time, controlled by the lock file.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import hashlib
 import html
 import io
 import json
+import os
 import pickle
 import re
 import time
@@ -38,6 +40,11 @@ from ganvas.errors import CheckpointError, RunError
 from ganvas.image_files import as_html, save_png
 from ganvas.records import log_lines, record_in
 from ganvas.system import files
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 PARTS = ("data", "model", "asked", "train")  # required parts of config.json
 TEXTS = ("source", "pack", "hash", "fingerprint", "size", "kind", "licence", "attribution")
@@ -88,6 +95,8 @@ class Run:
                 raise RunError(
                     f"another process is training in {self.folder}: wait for it, or choose another folder"
                 ) from None
+            if self.is_locked and fcntl is not None:
+                self.sign_lock()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -97,6 +106,30 @@ class Run:
                 Path(self.lock.lock_file).unlink()
                 if self.is_new:
                     self.folder.rmdir()
+
+    def sign_lock(self) -> None:
+        """Write the number of this process into the lock file, unless filelock has (where it cannot use `flock`)."""
+        file = Path(self.lock.lock_file)
+        if not file.read_bytes().startswith(f"{os.getpid()}\n".encode()):
+            file.write_text(f"{os.getpid()}\n{files.HOST}\n")
+
+    def trained_by(self) -> int | None:
+        """The number of the process of this machine that trains here; None if there is none, or it is not known.
+
+        It is known on Linux and macOS, for processes of the same user. The process holds the lock, so the number is not
+        that of a later process: the system releases the lock of a process that ends.
+        """
+        if fcntl is None:
+            return None
+        with contextlib.suppress(OSError, ValueError, OverflowError), Path(self.lock.lock_file).open("rb") as file:
+            process, host = file.read(100).decode().split()
+            if host == files.HOST and int(process) > 0:
+                os.kill(int(process), 0)  # OSError if it has ended, or is another user's
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return int(process)
+        return None
 
     # -- config --
 

@@ -76,7 +76,7 @@ CATALOG: dict[str, Dataset] = {
     for dataset in (
         Dataset(
             "digits",
-            "1,797 handwritten digits of 8x8 pixels, enlarged to 32x32; they come with scikit-learn",
+            "1,797 handwritten digits of 8x8 pixels, enlarged to 32x32, included in Ganvas",
             kind="digits",
             licence="CC BY 4.0",
             attribution="E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, "

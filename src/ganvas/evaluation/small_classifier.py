@@ -131,9 +131,9 @@ def train_classifier(
 
     loss: of logits (n, num_classes) and labels, which it may take in another form.
 
-    steps: gradient steps (10 or more) of at most 100 images, in shuffled epochs. policy: operations of
-    `ganvas.augment`. mirror: mirror half of the images. Deterministic for the same arguments, machine and number of
-    threads; the global random state is unchanged.
+    steps: gradient steps of at most 100 images, in shuffled epochs; fewer than 10 end before the learning rate has
+    decayed. policy: operations of `ganvas.augment`. mirror: mirror half of the images. Deterministic for the same
+    arguments, machine and number of threads; the global random state is unchanged.
     """
     device = device or torch.device("cpu")
     generator = torch.Generator().manual_seed(seed)
@@ -144,7 +144,7 @@ def train_classifier(
     network.mean, network.deviation = mean.clone(), deviation.clone()
     channels_last(network.to(device))
     optimizer = torch.optim.Adam(network.parameters(), PEAK_RATE)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, total_steps=steps, pct_start=0.2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, total_steps=max(steps, 10), pct_start=0.2)
     batch = min(BATCH, len(pictures))
     order = torch.empty(0, dtype=torch.long)
     for step in range(steps):

@@ -61,7 +61,10 @@ def advice(evaluation: Record | None, log: list[Record], config: Record, run: st
         return [*first, *diagnosis][:MOST_ACTIONS]  # all else may change with training
     others = [one for rule in OTHERS for one in rule(case)]
     appearance = [] if diagnosis else [one for rule in APPEARANCE for one in rule(case)]
-    return [*first, *(diagnosis or []), *others, *appearance][:MOST_ACTIONS]
+    found: dict[str, Advice] = {}
+    for one in [*first, *(diagnosis or []), *others, *appearance]:
+        found.setdefault(one.command, one)  # one command may solve two problems
+    return [*found.values()][:MOST_ACTIONS]
 
 
 class Case:
@@ -140,8 +143,9 @@ class Case:
     # ---- commands ----
 
     def again(self, **changes: Any) -> str:
-        """The command of this run with changes, into a new folder; None removes an option."""
-        return train_command(self.config, f"{self.run.rstrip('/')}-next", changes)
+        """The command of this run with changes, into a new folder that they name; None removes an option."""
+        names = [name.replace("_", "-") for name, value in changes.items() if value is not None]
+        return train_command(self.config, "-".join([self.run.rstrip("/"), *names]), changes)
 
     def longer(self) -> str:
         """The command of this run with a larger budget; it resumes the run."""

@@ -125,6 +125,9 @@ def app(
         device,
     )
 
+    if studio.trainings is not None:
+        studio.trainings.find_running((one.name, one.folder) for one in shelf.places().values() if one.is_run)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
         try:

@@ -1,7 +1,8 @@
 """Trainings that were started from the page: each is a `ganvas train` process of its own, one at a time.
 
 A training does not depend on the page: it goes on when the page is closed or reloaded. When the studio ends, it stops
-the training as Ctrl-C does (checkpoint and model are saved); it can be resumed later.
+the training as Ctrl-C does (checkpoint and model are saved); it can be resumed later. If the studio is killed, the
+training goes on, and the next studio finds it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,16 +47,39 @@ def own_group(windows: bool) -> tuple[dict[str, Any], int]:
 OWN_GROUP, STOP = own_group(os.name == "nt")
 
 
+class Found:
+    """A training process that another studio or a user has started, with the methods of Popen that are used here."""
+
+    def __init__(self, run: Run, number: int) -> None:
+        self.run, self.number = run, number
+        self.returncode: Any = None  # a number after the end, as of Popen
+
+    def poll(self) -> int | None:
+        if self.returncode is None and self.run.trained_by() != self.number:
+            self.returncode = 0  # unknown; the files of the run show how far it came
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.number, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+
 @dataclass(eq=False)
 class Started:
     """A training process. output: file of what it prints. began, ended: in seconds since 1970; None while it runs."""
 
     name: str
     folder: Path
-    process: subprocess.Popen[Any]
+    process: subprocess.Popen[Any] | Found
     output: Path
     began: float = field(default_factory=time.time)
     stopping: bool = False
+    cut_off: bool = False
+    """Whether it was ended without the chance to save, because it could not be signalled."""
     ended: float | None = None
     said: str = ""
     """The last line of the output, at the end."""
@@ -71,9 +95,10 @@ class Started:
         """starting (no run folder yet), training, stopping, finished, stopped, or failed."""
         if self.is_running():
             return "stopping" if self.stopping else "training" if self.has_begun() else "starting"
-        if self.process.returncode == 0:
+        code = self.process.returncode
+        if code == 0 and not (self.stopping and isinstance(self.process, Found)):
             return "finished"
-        return "stopped" if self.stopping or self.process.returncode > 128 else "failed"
+        return "stopped" if self.stopping or code > 128 else "failed"
 
     def has_begun(self) -> bool:
         return Run(self.folder, writes=False).has_config() and (self.folder / "samples").is_dir()
@@ -88,6 +113,11 @@ class Started:
                 return "the state and the model are being saved"
             case "stopped" if not self.has_begun():
                 return "stopped before the first step, so nothing was saved"
+            case "stopped" if self.cut_off:
+                return (
+                    "the training could not be asked to save its state, so it was ended: resume it from its last "
+                    "checkpoint"
+                )
             case "failed":
                 code = self.process.returncode
                 if code < 0:
@@ -118,6 +148,14 @@ class Trainings:
         self.known: list[Started] = []
         self.outputs: tempfile.TemporaryDirectory | None = None
         self.lock = threading.Lock()
+
+    def find_running(self, runs: Iterable[tuple[str, Path]]) -> None:
+        """Remember the running trainings among runs (name, folder): they can be stopped, and go on after the studio."""
+        for name, folder in runs:
+            run = Run(folder, writes=False)
+            number = run.trained_by()
+            if number is not None:
+                self.known.append(Started(name, folder, Found(run, number), Path(os.devnull)))
 
     def obstacle(self) -> str:
         """Why no new run can be written here, as a sentence; "" if it can."""
@@ -183,12 +221,19 @@ class Trainings:
         return started
 
     def stop(self, name: str) -> Started:
-        """Stop a training as Ctrl-C does: it saves its checkpoint and model, and ends. No effect if it has ended."""
+        """Stop a training as Ctrl-C does: it saves its checkpoint and model, and ends. No effect if it has ended.
+
+        A training that cannot be signalled is ended without saving; its `sentence` says so.
+        """
         started = self.find(name)
         with self.lock:
             if started.is_running() and not started.stopping:  # a second signal would interrupt the saving
                 started.stopping = True
-                started.process.send_signal(STOP)
+                try:
+                    started.process.send_signal(STOP)
+                except OSError:  # Windows: a studio without a console cannot send Ctrl-Break
+                    started.cut_off = True
+                    started.process.terminate()
         return started
 
     def process_of(self, folder: Path) -> str:
@@ -203,9 +248,9 @@ class Trainings:
         return "ended" if changed <= (started.ended or 0.0) else ""
 
     def close(self, say: Callable[[str], None] = lambda _: None) -> None:
-        """Stop the running training, and wait until it has saved its state."""
+        """Stop the running training if it was started here, and wait until it has saved its state."""
         running = self.running()
-        if running is not None:
+        if running is not None and isinstance(running.process, subprocess.Popen):
             say(f"stopping {running.name}: its state and model are being saved; resume it on the page later")
             self.stop(running.name)
             with contextlib.suppress(subprocess.TimeoutExpired):

@@ -52,7 +52,9 @@ export class RunActions {
     if (this.allowed && run.has_model && !run.isModel) parts.push(h("button", { id: "evaluate", disabled: evaluating, onclick: () => this.evaluate() }, run.has_report ? "Evaluate again" : "Evaluate"));
     if (run.has_report) parts.push(h("a", { id: "open-report", class: "button", href: `api/run/report?${new URLSearchParams({ run: run.name })}`, target: "_blank", rel: "noopener" }, "Open report"));
     if (run.grids?.length) parts.push(h("button", { id: "training-film", onclick: () => openTrainingFilm(this.run) }, "Film …"));
-    if (training?.state === "failed" && !run.begun) parts.push(h("p", { class: "refused" }, capital(training.sentence)));
+    if (training?.sentence && ["failed", "stopped"].includes(training.state) && !run.begun) {
+      parts.push(h("p", { class: training.state === "failed" ? "refused" : "hint" }, capital(training.sentence)));
+    }
     if (busy && busy.run !== run.name && this.allowed && run.state !== "training") {
       parts.push(h("span", { class: "hint" }, `${busy.run} is being trained; one run is trained at a time.`));
     }
@@ -69,11 +71,12 @@ export class RunActions {
       h("button", { id: "resume", disabled: Boolean(busy), onclick: () => this.resume(Number(pick.value)) }, "Train longer"));
   }
 
+  /** done: what to say then; otherwise the sentence of the answer. */
   async act(address, json, done) {
     try {
-      await ask(address, { json });
+      const answer = await ask(address, { json });
       this.says.replaceChildren();
-      say(done);
+      say(done ?? capital(answer.sentence));
     } catch (error) {
       this.says.replaceChildren(refusal(error.message));
     }
@@ -81,7 +84,7 @@ export class RunActions {
   }
 
   stop() {
-    return this.act("api/trainings/stop", { run: this.run.name }, "The training is stopping: its state and model are saved");
+    return this.act("api/trainings/stop", { run: this.run.name });
   }
 
   resume(budget) {
