@@ -23,7 +23,7 @@ from ganvas.records import ARROWS, energy_of, is_of, read_evaluation, read_repor
 from ganvas.run import Run
 from ganvas.system import files
 from ganvas.training.progress import duration
-from ganvas.training.starting_weights import SHIPPED
+from ganvas.training.starting_weights import description
 
 Record = dict[str, Any]
 
@@ -255,10 +255,6 @@ def front_matter(facts: Facts) -> str:
 # -- the parts, each Markdown --
 
 
-STARTS = {None: "", SHIPPED: "those of Ganvas, trained on comic faces, chest X-ray films and a few photos of faces"}
-"""Weights that a training started from."""
-
-
 def notice(facts: Facts) -> str:
     medical = " They do not show real patients and are not for diagnosis." if facts.is_medical else ""
     return f"> **All images are synthetic.** {SYNTHETIC}{medical}"
@@ -279,7 +275,7 @@ def about(facts: Facts) -> str:
         "conditions": condition_names(facts.generator),
         "network": f"{escape(config.model)}, {parameters:,} parameters, {config.z_dim} latent dimensions",
         "training": f"{info.images_seen:,} images seen",
-        "starting weights": STARTS.get(facts.run.get("start"), "another run or model"),
+        "starting weights": description(facts.run.get("start")),
         "pretrained network": f"training used the ImageNet features of {pretrained}" if pretrained else "",
         "hash of the weights": f"`{weights}`",
         "created with": f"Ganvas {escape(facts.run.get('ganvas') or ganvas.__version__)}",

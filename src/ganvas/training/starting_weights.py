@@ -45,6 +45,12 @@ def start_for(model: ModelConfig, asked: str | None) -> str | None:
     return {NONE: None, None: SHIPPED if fits else None}.get(asked, asked)
 
 
+def description(start: str | None) -> str:
+    """What a run started from, in words without folders; "" for new weights."""
+    known = "those of Ganvas, trained on comic faces, chest X-ray films and a few photos of faces"
+    return "" if start is None else known if start == SHIPPED else "another run or model"
+
+
 def open_start(start: str, model: ModelConfig) -> Origin:
     """The weights that these networks start from. start: a run or model folder, or `SHIPPED`.
 
