@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 import ganvas
 from conftest import MODERN, TINY, Command
-from ganvas.conditions import KEPT, Conditions
+from ganvas.conditions import MOST_COMBINATIONS, Conditions
 from ganvas.config import DataConfig, ModelConfig, TrainConfig
 from ganvas.data.batches import Batches
 from ganvas.data.opening import open_pack
@@ -257,7 +257,19 @@ def test_only_shared_combinations_are_kept_if_most_are_shared() -> None:
     assert coarse.shared and len(coarse.combinations) == 10  # ten groups
     both = [(f"{i % 20}", f"{i % 19}") for i in range(380)]
     single = Conditions.of({"a": "category", "b": "category"}, both).with_combinations(both)
-    assert not single.shared and len(set(single.combinations)) == KEPT and "single training images" in single.stored()
+    assert (
+        not single.shared
+        and len(set(single.combinations)) == MOST_COMBINATIONS
+        and "single training images" in single.stored()
+    )
+
+
+def test_labels_of_json_lists_are_those_of_joined_labels() -> None:
+    rows = [('["a|b", "c", ""]',), ("a|b|c",), ('["c"]',), ("c",)]
+    known = Conditions.of({"parts": "several"}, rows)
+    assert known.columns[0].values == ("a", "b", "c")
+    assert set(known.with_combinations(rows).combinations) == {("a|b|c",), ("c",)}
+    assert (known.matrix(rows) == [[1, 1, 1], [1, 1, 1], [0, 0, 1], [0, 0, 1]]).all()
 
 
 def test_conditions_that_are_not_given_come_from_combinations_that_fit(pack: Pack) -> None:

@@ -105,16 +105,10 @@ def probe(payload: bytes | np.ndarray) -> PictureInfo:
         return PictureInfo(height, width, 3 if channels >= 3 else 1, channels in (2, 4), pixels.itemsize * 8)
     if dicom.is_dicom(payload):
         return dicom.probe(payload)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            if (tags := wide.tags_of(payload)) is not None:
-                return wide.probe(payload, tags)
-            return _describe(_open(payload), payload)
-        except PictureError:
-            raise
-        except Exception as error:  # damaged files can make Pillow raise almost anything
-            raise PictureError(_reason(error, payload)) from None
+    with _explained(payload):
+        if (tags := wide.tags_of(payload)) is not None:
+            return wide.probe(payload, tags)
+        return _describe(_open(payload), payload)
 
 
 def decode(payload: bytes | np.ndarray, target: Target) -> np.ndarray:
@@ -130,16 +124,10 @@ def decode(payload: bytes | np.ndarray, target: Target) -> np.ndarray:
         if target.is_met(pixels):
             return np.array(pixels)
         return _decode_pixels(pixels, target)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            if (tags := wide.tags_of(payload)) is not None:
-                return _decode_pixels(wide.pixels(payload, tags), target)
-            return _decode_file(payload, target)
-        except (PictureError, ConfigError):
-            raise
-        except Exception as error:
-            raise PictureError(_reason(error, payload)) from None
+    with _explained(payload):
+        if (tags := wide.tags_of(payload)) is not None:
+            return _decode_pixels(wide.pixels(payload, tags), target)
+        return _decode_image(_open(payload), payload, target)
 
 
 def decode_whole(payload: bytes | np.ndarray) -> tuple[PictureInfo, np.ndarray]:
@@ -147,23 +135,13 @@ def decode_whole(payload: bytes | np.ndarray) -> tuple[PictureInfo, np.ndarray]:
 
     The same as `probe` and `decode`, but most files are opened once.
     """
-    plain = isinstance(payload, bytes) and not dicom.is_dicom(payload) and not payload.startswith(TIFF_MARKS)
-    if not plain:
+    if not isinstance(payload, bytes) or dicom.is_dicom(payload) or payload.startswith(wide.TIFF_MARKS):
         info = probe(payload)
         return info, decode(payload, _own_target(info))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            image = _open(payload)
-            info = _describe(image, payload)
-            return info, _decode_image(image, payload, _own_target(info))
-        except PictureError:
-            raise
-        except Exception as error:
-            raise PictureError(_reason(error, payload)) from None
-
-
-TIFF_MARKS = (b"II*\0", b"MM\0*")
+    with _explained(payload):
+        image = _open(payload)
+        info = _describe(image, payload)
+        return info, _decode_image(image, payload, _own_target(info))
 
 
 def _own_target(info: PictureInfo) -> Target:
@@ -211,14 +189,10 @@ def span(content: bytes | np.ndarray) -> wide.Span:
         return wide.span_of(wide.checked(_checked(content)))
     if dicom.is_dicom(content):
         return wide.span_of(wide.checked(dicom.pixels(content)))
-    try:
+    with _explained(content):
         tags = wide.tags_of(content)
         assert tags is not None
         return wide.span_of(wide.pixels(content, tags))
-    except PictureError:
-        raise
-    except Exception as error:
-        raise PictureError(_reason(error, content)) from None
 
 
 def background_color(background: str | None, channels: int) -> tuple[int, int, int]:
@@ -298,9 +272,8 @@ def pages(payload: bytes, indices: Sequence[int]) -> Iterator[np.ndarray | Pictu
     """Images of a file by index (see `PictureInfo.pages`), each as an array for `decode` or an error."""
     image, numbers = None, []
     for index in indices:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
+        try:
+            with _explained(payload):
                 if wide.tags_of(payload) is not None:
                     numbers = numbers or wide.pages_of(payload)
                     tags = wide.tags_of(payload, numbers[index])
@@ -312,10 +285,8 @@ def pages(payload: bytes, indices: Sequence[int]) -> Iterator[np.ndarray | Pictu
                         numbers = _pages(image)
                     image.seek(numbers[index])
                     page = _page(image, payload)
-            except PictureError as error:
-                page = error
-            except Exception as error:
-                page = PictureError(_reason(error, payload))
+        except PictureError as error:
+            page = error
         yield page
 
 
@@ -365,10 +336,6 @@ def _gray_palette(image: Image.Image) -> bool:
     colors = np.frombuffer(bytes(image.palette.palette), np.uint8)
     colors = colors[: len(colors) // 3 * 3].reshape(-1, 3)
     return bool((colors == colors[:, :1]).all())
-
-
-def _decode_file(payload: bytes, target: Target) -> np.ndarray:
-    return _decode_image(_open(payload), payload, target)
 
 
 def _decode_image(image: Image.Image, payload: bytes, target: Target) -> np.ndarray:
@@ -558,6 +525,19 @@ def is_lfs_pointer(start: bytes) -> bool:
 
 
 # Reasons for the user.
+
+
+@contextlib.contextmanager
+def _explained(payload: bytes) -> Generator[None]:
+    """Suppresses warnings; converts any exception about a file to a `PictureError` with a short reason."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        except (PictureError, ConfigError):
+            raise
+        except Exception as error:  # damaged files can make Pillow raise almost anything
+            raise PictureError(_reason(error, payload)) from None
 
 
 def _reason(error: Exception, payload: bytes) -> str:

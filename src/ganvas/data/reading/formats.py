@@ -38,11 +38,6 @@ class Arrays:
     """One unique name per image, such as "train-00042"."""
 
 
-def natural(text: str) -> list[str | int]:
-    """Sort key that puts "10" after "9"."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)]
-
-
 def join_parts(parts: list[Arrays]) -> Arrays:
     """Joins parts of a data set with the same classes, such as train and test."""
     if len({part.images.shape[1:] for part in parts}) > 1:

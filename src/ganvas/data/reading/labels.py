@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from ganvas.conditions import natural
 from ganvas.data.reading.containers import Container, Item, Rejection
-from ganvas.data.reading.formats import natural
 from ganvas.data.reading.lists import Finder, Table, as_name, read_text, text_of
 from ganvas.data.reading.masks import ANNOTATIONS, SUFFIX
 from ganvas.errors import DataError, amount, some

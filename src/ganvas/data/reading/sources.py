@@ -230,7 +230,8 @@ def open_source(
         wish = Wish("none" if conditions is not None else labels, split, masks == "use", fps or video.FPS, window)
         source = _open(path, wish, lambda: fingerprint_of(path, wish.labels, conditions))
         source = _all_pages(source) if frames == "all" and isinstance(source, PictureSource) else source
-        return source if conditions is None else _with_conditions(source, conditions, path)
+        # Without images, packing gives the reasons.
+        return source if conditions is None or not source.items else _with_conditions(source, conditions, path)
     except PermissionError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
 
