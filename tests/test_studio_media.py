@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from conftest import Command
+from ganvas.errors import ConfigError
 from ganvas.explore.recipes import Recipe, resolve
 from ganvas.film import CODECS
 from ganvas.generator import Generator, to_pixels
@@ -123,6 +124,21 @@ def test_a_film_can_be_cancelled_and_leaves_no_file(
         time.sleep(0.01)
     assert now["state"] == "failed" and now["sentence"] == "stopped by the user" and now["total"] == 9600
     assert client.get("/api/task/file", params={"id": task["id"]}).status_code == 404
+
+
+def test_a_failed_job_leaves_no_file() -> None:
+    def work(task: slow_jobs.Task) -> dict:
+        bench.place_for(task, "some.zip").write_bytes(b"incomplete")
+        raise ConfigError("no")
+
+    bench = slow_jobs.Workbench()
+    try:
+        task = bench.begin(slow_jobs.Task("print"), work)
+        while task.state != "failed":
+            time.sleep(0.001)
+        assert bench.folder is not None and list(Path(bench.folder.name).iterdir()) == []
+    finally:
+        bench.close()
 
 
 def test_what_no_film_can_be_is_refused_before_the_start(client: TestClient) -> None:

@@ -171,6 +171,8 @@ def checked(form: str, look: Frames) -> tuple[int, int] | None:
         raise ConfigError(
             f"--size {look.size}: expected width x height in pixels such as 1920x1080, {SIDES[0]} to {SIDES[1]} each"
         )
+    if isinstance(look, Video) and height < SIDES[0] + CAPTION:
+        raise ConfigError(f"--size {look.size}: expected a height of {SIDES[0] + CAPTION} or more, with the caption")
     if form in CODECS and (width % 2 or height % 2):
         raise ConfigError(f"--size {look.size}: {form.upper()} needs even numbers")
     return width, height

@@ -76,15 +76,5 @@ class Studio:
         return kept
 
 
-def told(task: Task) -> schemas.TaskOut:
-    return schemas.TaskOut(
-        id=task.id,
-        kind=task.kind,
-        model=task.model,
-        state=task.state,
-        sentence=task.sentence,
-        doing=task.doing,
-        done=task.done,
-        total=task.total,
-        result=task.result,
-    )
+def task_out(task: Task) -> schemas.TaskOut:
+    return schemas.TaskOut.model_validate(task, from_attributes=True)

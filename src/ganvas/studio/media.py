@@ -97,8 +97,8 @@ def printing(bench: Workbench, loaded: Loaded, recipes: Sequence[Recipe], form: 
         if columns is not None:
             out = bench.place_for(task, f"{name}-grid.{ending}")
             pixels = np.stack([enlarged(one[None], form.enlarge, form.filter)[0] for _, one in images])
-            told = provenance(generator.hash, {"grid": [one.to_dict() for one in recipes]})
-            save_picture(out, grid(pixels, columns), told, dpi=form.dpi)
+            text = provenance(generator.hash, {"grid": [one.to_dict() for one in recipes]})
+            save_picture(out, grid(pixels, columns), text, dpi=form.dpi)
         elif len(recipes) == 1:
             out = bench.place_for(task, f"{archive.file_name(loaded, recipes[0])}.{ending}")
             for recipe, pixels in images:

@@ -14,7 +14,7 @@ from ganvas.explore.sampling import file_name
 from ganvas.fields import build, check
 from ganvas.options import Files, Interpolate, Video
 from ganvas.studio import commands, media, run_status, schemas
-from ganvas.studio.context import Studio, TaskName, told
+from ganvas.studio.context import Studio, TaskName, task_out
 from ganvas.studio.engine import Loaded
 from ganvas.studio.errors import AbsentError
 from ganvas.studio.model_folder import Place
@@ -32,27 +32,26 @@ def add(api: FastAPI, studio: Studio) -> None:
         recipes, asked = await usable(loaded, body.recipes), film_of(loaded, body)
         known = studio.training.of(loaded) if studio.no_copies else None
         task = Task("film", loaded.place.name)
-        return told(bench.begin(task, media.filming(bench, loaded, recipes, asked, known)))
+        return task_out(bench.begin(task, media.filming(bench, loaded, recipes, asked, known)))
 
     @api.post("/api/films/command")
     def film_command(body: schemas.NewFilm) -> schemas.CommandOut:
         """Get the command line that makes this film."""
         loaded = engine.model(body.model)
-        line = commands.of_film(loaded, [one.recipe() for one in body.recipes], film_of(loaded, body))
-        return schemas.CommandOut(**vars(line))
+        return commands.of_film(loaded, [one.recipe() for one in body.recipes], film_of(loaded, body))
 
     @api.post("/api/run/films", status_code=202)
     def training_film(body: schemas.NewTrainingFilm) -> schemas.TaskOut:
         """Start a film of a training, from its preview grids; the options are those of `ganvas video`."""
         place = run_status.run_place(studio.shelf, body.run)
         asked = training_film_of(place, body)
-        return told(bench.begin(Task("film", place.name), media.filming_training(bench, place, asked)))
+        return task_out(bench.begin(Task("film", place.name), media.filming_training(bench, place, asked)))
 
     @api.post("/api/run/films/command")
     def training_film_command(body: schemas.NewTrainingFilm) -> schemas.CommandOut:
         """Get the command line that makes this film."""
         place = run_status.run_place(studio.shelf, body.run)
-        return schemas.CommandOut(**vars(commands.of_training_film(training_film_of(place, body))))
+        return commands.of_training_film(training_film_of(place, body))
 
     @api.post("/api/prints", status_code=202)
     async def prints(body: schemas.NewPrint) -> schemas.TaskOut:
@@ -60,14 +59,13 @@ def add(api: FastAPI, studio: Studio) -> None:
         loaded = await engine.ready(body.model)
         recipes, form = await usable(loaded, body.recipes), files_of(body)
         task = Task("print", loaded.place.name)
-        return told(bench.begin(task, media.printing(bench, loaded, recipes, form, body.columns)))
+        return task_out(bench.begin(task, media.printing(bench, loaded, recipes, form, body.columns)))
 
     @api.post("/api/prints/command")
     def print_command(body: schemas.NewPrint) -> schemas.CommandOut:
         """Get the command line that makes these files."""
         recipes = [one.recipe() for one in body.recipes]
-        line = commands.of_recipes(engine.model(body.model), recipes, files_of(body), body.columns)
-        return schemas.CommandOut(**vars(line))
+        return commands.of_recipes(engine.model(body.model), recipes, files_of(body), body.columns)
 
     @api.get("/api/task/file", response_class=FileResponse)
     def file(id: TaskName, download: bool = False) -> FileResponse:

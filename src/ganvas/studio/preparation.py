@@ -106,7 +106,7 @@ def described(planned: Plan, pack: Pack, asked: Train, speed: float | None) -> d
         "minutes": planned.config.minutes,
         "speed": speed,
         "least": least_images(planned.config),
-        **vars(line(["ganvas", *words(asked)])),
+        **line(["ganvas", *words(asked)]).model_dump(),
     }
 
 
