@@ -13,7 +13,14 @@ from ganvas.reporting.reading import Record, Told, column
 from ganvas.training.progress import duration
 
 PICTURES = 5_000_000  # bytes, of all runs together
-SIGNIFICANT = ("features", "num_real", "num_generated", "split", "truncation")  # in a protocol
+SIGNIFICANT = {
+    "features": "features",
+    "num_real": "number of real images",
+    "num_generated": "number of generated images",
+    "split": "split",
+    "truncation": "truncation",
+}
+"""Fields of a protocol that must be equal, and their names in sentences."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +59,15 @@ def names_of(runs: list[Told]) -> list[str]:
 def caveats(runs: list[Told], names: list[str]) -> list[str]:
     """Warnings about values that are not comparable. names: of the runs, for the sentences."""
     found = []
-    unjudged = [name for run, name in zip(runs, names, strict=True) if run.evaluation is None]
-    if unjudged:
-        found.append(f"No evaluation yet: {', '.join(unjudged)}. Run ganvas evaluate.")
-    judged = [run.evaluation for run in runs if run.evaluation is not None]
-    if len({one["data"].get("hash") for one in judged}) > 1:
+    missing = [name for run, name in zip(runs, names, strict=True) if run.evaluation is None]
+    if missing:
+        found.append(f"No evaluation yet: {', '.join(missing)}. Run ganvas evaluate.")
+    evaluations = [run.evaluation for run in runs if run.evaluation is not None]
+    if len({one["data"].get("hash") for one in evaluations}) > 1:
         found.append("These runs were evaluated on different data: their values are not comparable.")
-    differing = [name for name in SIGNIFICANT if len({str(one["protocol"].get(name)) for one in judged}) > 1]
+    differing = [name for name in SIGNIFICANT if len({str(one["protocol"].get(name)) for one in evaluations}) > 1]
     if differing:
-        words = ", ".join(name.replace("num_", "number of images ") for name in differing)
+        words = ", ".join(SIGNIFICANT[name] for name in differing)
         found.append(f"These runs were evaluated with different protocols ({words}): compare with care.")
     found += disagreements(runs, names)
     if any(run.stale for run in runs):

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from PIL import Image
 
+from ganvas.errors import amount
 from ganvas.evaluation.measures import MEANINGS
 from ganvas.records import ARROWS
 from ganvas.reporting.advice import Advice, advice, sentence, train_command
@@ -25,7 +26,7 @@ HEADLINE = ("kid", "kid_second", "fid", "precision", "recall", "accuracy_asked")
 GRID, FILM, STILLS, PAIR, MARK, MAP = 1_000_000, 2_000_000, 400_000, 90_000, 50_000, 100_000  # bytes of images
 MOST_PAIRS, MOST_MARKS = 16, 12
 MANY_CLASSES = 30  # more rows than this are folded
-GAP = 2  # pixels between the cells of a grid (pictures.grid)
+GAP = 2  # pixels between the cells of a grid (image_files.grid)
 LOGGED = {"kid": "KID (random)", "precision": "Precision", "recall": "Recall"}  # measures that the training log has too
 TERMS = (  # (parts of the evaluation or of the log that use the term, term, better, meaning)
     ("protocol", "95% interval", "", "Uncertainty caused by the limited number of images."),
@@ -183,9 +184,9 @@ def text(value: object, digits: int | None = None) -> str:
     return f"{found:,.{digits}f}".replace("-", "−")
 
 
-def percent(value: object, digits: int = 1) -> str:
+def percent(value: object) -> str:
     found = number(value)
-    return "–" if found is None else f"{100 * found:.{digits}f}%".replace("-", "−")
+    return "–" if found is None else f"{100 * found:.1f}%".replace("-", "−")
 
 
 def percent_interval(value: Record | None) -> str:
@@ -318,11 +319,8 @@ def class_rows(evaluation: Record) -> Record | None:
 
 
 def copy_facts(copies: Record) -> list[tuple[str, str]]:
-    intervals = (
-        ("Copy rate", "rate"),
-        ("Authenticity", "authenticity"),
-    )
     meaningful = copies.get("meaningful", True)
+    intervals = (("Copy rate", "rate"), ("Authenticity", "authenticity"))
     facts = [(name, percent_interval(copies[key])) for name, key in intervals if meaningful and copies.get(key)]
     if meaningful and copies.get("closer_than_heldout"):
         facts.append(
@@ -330,10 +328,10 @@ def copy_facts(copies: Record) -> list[tuple[str, str]]:
         )
     if number(copies.get("false_alarms")) is not None:
         facts.append(("False alarms", f"{percent(copies['false_alarms'])} of held-out images"))
-    for name, key in (("Duplicates", "training_duplicates"), ("Leaks", "leaks")):
-        where = "among the training images" if name == "Duplicates" else "held-out images among the training images"
-        if number(copies.get(key)) is not None:
-            facts.append((name, f"{text(copies[key], 0)} {where}"))
+    if number(copies.get("training_duplicates")) is not None:
+        facts.append(("Duplicates", f"{text(copies['training_duplicates'], 0)} among the training images"))
+    if number(copies.get("leaks")) is not None:
+        facts.append(("Leaks", f"{amount(int(copies['leaks']), 'held-out image')} among the training images"))
     return facts
 
 
