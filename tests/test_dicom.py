@@ -27,8 +27,9 @@ from ganvas.data.checkup import check
 from ganvas.data.packing.pack import Policy
 from ganvas.data.packing.write import build_pack
 from ganvas.data.reading import dicom
-from ganvas.data.reading.decode import Target, decode, probe
+from ganvas.data.reading.decode import decode, probe
 from ganvas.data.reading.sources import open_source
+from ganvas.data.reading.target import Target
 from ganvas.errors import DataError, MissingExtraError, PictureError
 
 pydicom = pytest.importorskip("pydicom", reason="needs the extra `medical`")

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from ganvas.data.packing.pack import Pack, is_pack
-from ganvas.data.reading.decode import Target, decode, probe
+from ganvas.data.reading.decode import decode, probe
+from ganvas.data.reading.target import Target
 from ganvas.errors import ConfigError, GanvasError, PictureError
 from ganvas.evaluation.copies import CopyFinder
 from ganvas.evaluation.samples import pack_of

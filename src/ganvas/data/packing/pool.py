@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 
 from ganvas.data.packing.selection import readable, stream
-from ganvas.data.reading.decode import Target, decode
+from ganvas.data.reading.decode import decode
 from ganvas.data.reading.sources import Payload, Source
+from ganvas.data.reading.target import Target
 from ganvas.errors import DataError, PictureError
 
 CHUNK = 64  # maximum images per job

@@ -13,11 +13,12 @@ import numpy as np
 
 from ganvas.config import FULL, DataConfig, Kind, parse_levels, parse_size
 from ganvas.data.packing.pack import Policy, Progress, read_list
-from ganvas.data.reading.decode import Target, glance, highest, probe, span
+from ganvas.data.reading.decode import glance, highest, probe, span
 from ganvas.data.reading.headers import PictureInfo
 from ganvas.data.reading.labels import ALL_OF_THEM
 from ganvas.data.reading.lists import Finder, Table
 from ganvas.data.reading.sources import Item, Payload, Rejection, Source, file_of
+from ganvas.data.reading.target import Target
 from ganvas.data.reading.wide import Span, remark
 from ganvas.data.reading.wide import levels_of as wide_levels_of
 from ganvas.errors import DataError, PictureError, amount, did_you_mean, some

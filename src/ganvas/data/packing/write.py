@@ -38,8 +38,8 @@ from ganvas.data.packing.pack import (
 from ganvas.data.packing.pool import LEAST_FOR_WORKERS, decoded
 from ganvas.data.packing.selection import Choice, choose, choose_target, kind_of, remarks, survey_source
 from ganvas.data.reading.containers import by_reason
-from ganvas.data.reading.decode import Target
 from ganvas.data.reading.sources import Rejection, Source, file_of
+from ganvas.data.reading.target import Target
 from ganvas.data.reading.video import is_video
 from ganvas.errors import DataError, some
 from ganvas.limits import num_cores

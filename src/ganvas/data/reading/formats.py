@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ganvas.data.reading.containers import broken_archive, is_bomb, open_compressed
+from ganvas.data.reading.archives import broken_archive, is_bomb, open_compressed
 from ganvas.errors import DataError, PictureError
 from ganvas.system import files
 

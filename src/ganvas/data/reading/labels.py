@@ -11,7 +11,7 @@ from typing import TypeVar
 from ganvas.conditions import natural
 from ganvas.data.reading.containers import Container, Item, Rejection
 from ganvas.data.reading.lists import Finder, Table, as_name, read_text, text_of
-from ganvas.data.reading.masks import ANNOTATIONS, SUFFIX
+from ganvas.data.reading.masks import ANNOTATIONS, SUFFIX, stem
 from ganvas.errors import DataError, amount, some
 
 T = TypeVar("T")
@@ -373,12 +373,6 @@ def read_partition(content: str) -> dict[str, str]:
     """Image stem -> "0" (train), "1" (validation) or "2" (test)."""
     rows = map(_cells, content.splitlines())
     return {stem(row[0]): row[1] for row in rows if len(row) == 2 and row[1] in ("0", "1", "2")}
-
-
-def stem(name: str) -> str:
-    """File name without folders and ending: "000021" from "img_align_celeba/000021.jpg"."""
-    base = name.rpartition("/")[2]
-    return base.rpartition(".")[0] or base
 
 
 def _cells(line: str) -> list[str]:

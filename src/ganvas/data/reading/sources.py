@@ -22,8 +22,9 @@ import numpy as np
 
 from ganvas.config import parse_conditions, parse_levels
 from ganvas.data.reading import cifar, dicom, formats, video
+from ganvas.data.reading.archives import Tar, Zip
 from ganvas.data.reading.condition_table import ConditionTable, read_conditions
-from ganvas.data.reading.containers import Container, Folder, Item, Rejection, Single, Tar, Zip, is_picture
+from ganvas.data.reading.containers import Container, Folder, Item, Rejection, Single, is_picture
 from ganvas.data.reading.decode import has_picture_mark, is_lfs_pointer, pages, probe
 from ganvas.data.reading.labels import (
     CELEBA_ATTRIBUTES,
