@@ -512,7 +512,7 @@ def test_card_and_studio_name_the_conditions(run: Path, gan: Generator) -> None:
     assert "any of left, right" in card and "attribute-conditional" in card
     loaded = type("Loaded", (), {"generator": gan, "place": type("Place", (), {"folder": "runs/x"})})
     command = of_recipes(loaded, [Recipe(1, label="tone=red"), Recipe(2, label="tone=red")])  # ty: ignore
-    assert command.command == "ganvas sample runs/x --seeds 1-2 --conditions tone=red --out pictures"
+    assert command.command == "ganvas sample runs/x --seeds 1-2 --conditions tone=red --out images"
     (place,) = Shelf(run).places().values()
     assert rows_of_grids(place) == gan.label_names[:8]
     assert len(gan.label_names) == len(set(gan.label_names)) > 8

@@ -146,7 +146,7 @@ def test_what_no_film_can_be_is_refused_before_the_start(client: TestClient) -> 
     refused(client, "/api/films", "expected width x height", **body, size="1080")
     refused(client, "/api/films", "needs even numbers", model="bars", recipes=SEEDS, form="mp4", size="641x480")
     refused(client, "/api/films", "too many for GIF", **body, size="1920x1080", seconds=60)
-    refused(client, "/api/films", "choose a shorter film", **body, seconds=3000, fps=30)
+    refused(client, "/api/films", "choose a shorter video", **body, seconds=3000, fps=30)
     refused(client, "/api/films", "up to 50 for GIF", **body, fps=60)
     refused(client, "/api/films", "expected a colour", **body, background="no colour")
     refused(client, "/api/films", "layers 0 to", model="bars", recipes=[{"seed": 1}, {"seed": 1, "mix": FAR}])

@@ -51,18 +51,18 @@ def of_recipes(
     which is written next to the model. columns: one grid, if `ganvas sample` can make it."""
     more = differing(form or Files(), Files())
     if (seeds := seeds_of(recipes)) is None:
-        return line(["ganvas", "favourites", loaded.place.folder, saved(loaded, recipes), *more, "--out", "pictures"])
+        return line(["ganvas", "favourites", loaded.place.folder, saved(loaded, recipes), *more, "--out", "images"])
     name = "--conditions" if loaded.generator.info.conditions is not None else "--label"
     words = ["ganvas", "sample", loaded.place.folder, *seeds, *label_of(recipes, name), *more]
-    return line([*words, "--out", "pictures"] if columns is None else [*words, "--grid", "--out", "grid"])
+    return line([*words, "--out", "images"] if columns is None else [*words, "--grid", "--out", "grid"])
 
 
 def of_list(loaded: Loaded, file: Path) -> CommandOut:
-    return line(["ganvas", "favourites", loaded.place.folder, file, "--out", "kept"])
+    return line(["ganvas", "favourites", loaded.place.folder, file, "--out", "favourites"])
 
 
 def of_film(loaded: Loaded, recipes: Sequence[Recipe], asked: Interpolate) -> CommandOut:
-    """`ganvas interpolate` for the film `asked` of these images."""
+    """`ganvas interpolate` for the video `asked` of these images."""
     more = differing(asked, Interpolate("", ""), {"source", "out"})
     words = ["ganvas", "interpolate", loaded.place.folder]
     if (seeds := seeds_of(recipes)) is not None:

@@ -198,7 +198,7 @@ def about(config: dict[str, Any]) -> dict[str, str]:
     data, model = config.get("data", {}), config.get("model", {})
     found = {
         "data": data.get("source"),
-        "pictures": data.get("num_images"),
+        "images": data.get("num_images"),
         "size": data.get("size"),
         "model": model.get("model"),
         "budget": config.get("budget"),

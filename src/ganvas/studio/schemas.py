@@ -104,7 +104,7 @@ class FilmLook(Strict):
     background: str | None = Field(None, max_length=40, description=FILM["background"])
 
     def look(self) -> dict[str, Any]:
-        """The options of every film, by name."""
+        """The options of every video, by name."""
         return {name: getattr(self, name) for name in ("size", "seconds", "fps", "filter", "background")}
 
 
