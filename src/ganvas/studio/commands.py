@@ -87,7 +87,7 @@ def differing(asked: Any, usual: Any, without: Iterable[str] = ()) -> list[objec
         if isinstance(value, bool):
             found.append(option(name) if value else f"--no-{option(name)[2:]}")
         else:
-            found += [option(name), f"{value:g}" if isinstance(value, float) else value]
+            found += [option(name), f"{value:.10g}" if isinstance(value, float) else value]
     return found
 
 

@@ -150,9 +150,9 @@ class Survey:
     def settled(self) -> bool:
         """Whether no more pixels need to be checked."""
         gray = set(self.channels) == {1} and not self.disguised
-        told = gray or (self.channels[3] >= COLOURED and not self.mostly_gray)
-        told &= not self.alpha or len(self.sheer) == SHEER
-        return told and self.span is None and (16 not in self.depths or self.highest > FEW_BITS)
+        known = gray or (self.channels[3] >= COLOURED and not self.mostly_gray)
+        known &= not self.alpha or len(self.sheer) == SHEER
+        return known and self.span is None and (16 not in self.depths or self.highest > FEW_BITS)
 
     def look(self, content: bytes | np.ndarray, info: PictureInfo) -> None:
         """Counts one image, and checks its pixels if the header is not sufficient."""
