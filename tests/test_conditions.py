@@ -195,6 +195,7 @@ def test_real_tables(shared_data: Path) -> None:
         ("table.png", "expected a table that ends in"),
         ("two.csv", "two labels"),
         ("bare.csv", "no header line"),
+        ("empty.csv", "empty.csv names no file: expected lines with the name of an image, such as '00.png'"),
     ],
 )
 def test_what_cannot_be_read_is_refused(asked: str, words: str, images: Path, tmp_path: Path) -> None:
@@ -203,6 +204,7 @@ def test_what_cannot_be_read_is_refused(asked: str, words: str, images: Path, tm
     rows = [row_of(i) for i in range(NUM)]
     write_table(folder / "two.csv", [*rows, [rows[0][0], "red", "no", "", "20", "same"]])
     write_table(folder / "bare.csv", rows, header=None)
+    write_table(folder / "empty.csv", [])
     with pytest.raises(GanvasError, match=words):
         open_pack(folder, DataConfig(conditions=asked, size=16))
 

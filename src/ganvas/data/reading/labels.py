@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -179,10 +180,7 @@ def _by_list(
 ) -> Labelled:
     label_of, strangers = matched(listed, finder, where)
     if not label_of:
-        raise DataError(
-            f"{where} names {amount(len(listed), 'file')} and none is an image in {container.path}: "
-            f"it has {listed[0][0] if listed else ''!r} instead of, for example, {images[0]!r}"
-        )
+        raise no_match(listed, where, container, images[0])
     refused = {rejection.name for rejection in container.rejected}
     absent = [file for file in strangers if file not in refused]
     found = Labelled(rejected=[Rejection(file, f"listed in {where} but missing") for file in absent])
@@ -292,6 +290,16 @@ def matched(listed: list[tuple[str, T]], finder: Finder, where: str) -> tuple[di
             f"{where} gives {amount(len(clashes), 'image')} two labels ({some(clashes, 2)}): keep one line per image"
         )
     return {picture: label for picture, (_, _, label) in best.items()}, list(dict.fromkeys(strangers))
+
+
+def no_match(listed: Sequence[tuple[str, object]], where: str, container: Container, example: str) -> DataError:
+    """The error for a list of which no line names an image."""
+    if not listed:
+        return DataError(f"{where} names no file: expected lines with the name of an image, such as {example!r}")
+    return DataError(
+        f"{where} names {amount(len(listed), 'file')} and none is an image in {container.path}: "
+        f"it has {listed[0][0]!r} instead of, for example, {example!r}"
+    )
 
 
 def find_text(container: Container, name: str) -> str | None:
