@@ -25,7 +25,7 @@ from ganvas.studio.api import app
 
 SIZES = ((1440, 900), (1280, 800), (390, 844))
 VIEWS = ("explore", "watch", "train")
-DIALOGS = {"explore": ("Film", "Save all")}  # buttons that open one, by the start of their names
+DIALOGS = {"explore": ("Video", "Save all")}  # buttons that open one, by the start of their names
 LOADED = 3000  # milliseconds until a view is complete
 
 

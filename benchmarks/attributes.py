@@ -78,7 +78,7 @@ def attributes_of(data: Path, name: str, pack: Pack) -> Tensor:
 
 
 def attribute_classifier(data: Path, name: str, pack: Pack) -> AttributeClassifier:
-    """The judge of this pack, from the cache or trained now (one to two minutes)."""
+    """The classifier of this pack, from the cache or trained now (one to two minutes)."""
     labels = attributes_of(data, name, pack)
     training, heldout = pack.training, pack.heldout
     path = cache_dir() / "benchmarks" / f"attributes-{name}-{pack.hash[:12]}.safetensors"

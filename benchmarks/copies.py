@@ -177,7 +177,7 @@ def search(pack: Pack, num: int) -> dict[str, Any]:
 
 
 def memorised(data: Path, num: int, minutes: float, samples: int = 1000) -> dict[str, Any]:
-    """What is said of a generator of `num` MNIST images; no augmentation keeps it from learning a few by heart."""
+    """The result for a generator of `num` MNIST images; without augmentation if they are few, so that it copies."""
     few: dict[str, Any] = {"augment": 0.0, "adaptive": False} if num < 1000 else {}
     heldout = max(30, num // 10)
     config = DataConfig(size="28", limit=num + heldout, holdout=heldout / (num + heldout))

@@ -3,7 +3,7 @@
     python benchmarks/evaluate.py --data cifar-10-batches-1-2.tar.xz --num 1000 --json evaluate.json
 
 All read the same weights (random ones in the published format, unless --weights gives a file) and the same images:
-real ones, and real ones that were blurred. Peers that are not installed (see peers.txt) are left out with a word;
+real ones, and real ones that were blurred. Peers that are not installed (see peers.txt) are left out with a message;
 ganvas itself must be (pip install --no-deps -e .).
 
 images/s: the network on images in memory, resize included, batches of --batch for everybody: their own defaults of
@@ -99,7 +99,7 @@ def pytorch_fid_fid(weights: Path, batch: int, real: np.ndarray, fake: np.ndarra
 
 
 class Bytes(Dataset):
-    """Pictures as torch-fidelity asks for them: (3, H, W) uint8."""
+    """Images as torch-fidelity needs them: (3, H, W) uint8."""
 
     def __init__(self, pixels: np.ndarray) -> None:
         self.pixels = torch.from_numpy(pixels).permute(0, 3, 1, 2)
@@ -208,10 +208,10 @@ def quietly(call: Callable[[], float]) -> float:
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="digits", help="pictures: a path, or a set of the catalogue")
+    parser.add_argument("--data", default="digits", help="images: a path, or a set of the catalogue")
     parser.add_argument("--size", default="32")
-    parser.add_argument("--num", type=int, default=500, help="pictures of each of the two sets of the FID")
-    parser.add_argument("--timed", type=int, default=32, help="pictures of one measurement of images/s")
+    parser.add_argument("--num", type=int, default=500, help="images of each of the two sets of the FID")
+    parser.add_argument("--timed", type=int, default=32, help="images of one measurement of images/s")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--weights", type=Path)

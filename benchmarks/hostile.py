@@ -5,9 +5,9 @@
 The bombs are those of tests/test_bombs.py. Each is packed (`ganvas data pack`), and must give one sentence in at most
 10 s and 1 GB of memory (of the process, of which Ganvas itself takes a third).
 
-`number` files follow: a model whose checksum is right, a favourites file, or a run's config.json, in which a random
-value is replaced by one that is too large, too deep, too long or of another type. Sampling, drawing the favourites or
-resuming the run must work, or give one sentence, within the same bounds.
+`number` files follow: a model with a valid checksum, a favourites file, or config.json or evaluation.json of a run, in
+which a random value is replaced by one that is too large, too deep, too long or of another type. The command that reads
+the file must work, or give one sentence, within the same bounds.
 """
 
 from __future__ import annotations

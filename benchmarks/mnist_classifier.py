@@ -1,7 +1,7 @@
-"""The judge of the MNIST benchmark: a small classifier, its features and the Frechet distance in them.
+"""The independent classifier of the MNIST benchmark: a small network, its features and the Frechet distance in them.
 
-The judge is frozen by its seed: `train_classifier` is a function of the images, the labels and the seed, with its own
-generator, and leaves the caller's random state alone. No recipe was tuned on it (that was done with another network).
+`train_classifier` is a function of images, labels and seed, with its own generator, and does not change the random
+state of the caller. No recipe was tuned on it (that was done with another network).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Classifier(nn.Module):
 
 
 def scale(images: torch.Tensor | np.ndarray) -> torch.Tensor:
-    """Pictures of uint8, N x H x W with or without a channel axis first or last, as float N x 1 x H x W in -1..1."""
+    """Images of uint8, N x H x W with or without a channel axis first or last, as float N x 1 x H x W in -1..1."""
     pictures = torch.tensor(np.asarray(images))
     if pictures.ndim == 4:
         pictures = pictures[:, 0] if pictures.shape[1] == 1 else pictures[..., 0]

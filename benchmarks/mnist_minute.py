@@ -1,12 +1,12 @@
-"""One minute of MNIST on this machine: `ganvas train mnist --minutes 1` beside the TensorFlow-tutorial DCGAN.
+"""One minute of MNIST on this machine: `ganvas train mnist --minutes 1` and the DCGAN of a TensorFlow tutorial.
 
     python benchmarks/mnist_minute.py PATH_OF_THE_FOUR_FILES --json mnist_minute.json
 
-Both train for the same wall time on the same images. At 10, 20, 30 and 60 seconds 10,000 images are judged by a
-classifier of its own (benchmarks/mnist_classifier.py; RESULTS.md says how it was kept from the tuning): the share it
-gives the asked class (conditional) or that it is confident of (>= 90% probability; the tutorial's network has no
-labels), and the Frechet distance of its penultimate features to the 10,000 test images. Judging takes no training
-time.
+Both train for the same wall time on the same images. At 10, 20, 30 and 60 seconds 10,000 images are evaluated by a
+separate classifier (benchmarks/mnist_classifier.py; no recipe was tuned on it, see RESULTS.md): the share of images
+with the requested class (conditional) or with a confident prediction (at least 90%; the network of the tutorial has no
+labels), and the Frechet distance of its penultimate features to the 10,000 test images. The evaluation takes no
+training time.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from ganvas.run import Run, read_checkpoint
 from mnist_classifier import asked_share, features, frechet, train_classifier
 
 MARKS = (10, 20, 30, 60)  # seconds
-NUM = 10_000  # images judged
+NUM = 10_000  # images evaluated
 CONFIDENT = 0.9
 Row = dict[str, float | str | int]
 
@@ -63,7 +63,7 @@ def confident(logits: np.ndarray) -> float:
 
 
 def run_ganvas(data: Path, seed: int, judge: DigitClassifier) -> list[Row]:
-    """Trains exactly as the command does, keeping every checkpoint; judges the newest EMA at each mark."""
+    """Trains exactly as the command does, keeping every checkpoint; evaluates the newest EMA at each mark."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         trained = ganvas.train("mnist", out, data=data, minutes=1, seed=seed, keep=1000, quiet=True)

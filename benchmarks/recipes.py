@@ -1,4 +1,4 @@
-"""Recipes beside each other: same images, same machine, same time, and judges that had no part in the training.
+"""Compares recipes: same images, machine and time, evaluated by networks that had no part in the training.
 
     python benchmarks/recipes.py DATA --out runs --only celeba comics --minutes 10 --seeds 0 1 2 --json recipes.json
 

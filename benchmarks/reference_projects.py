@@ -1,20 +1,20 @@
-"""Every reference project beside a modern recipe: same images, same machine, same wall time, same judge.
+"""Compares every reference project with a modern recipe: same images, machine and wall time, same evaluation.
 
     python benchmarks/reference_projects.py DATA --quick --out reference          # a CPU, half an hour
     python benchmarks/reference_projects.py DATA --gpu --only simpsons --out reference   # again and again: it resumes
 
-DATA is a folder with mnist/, cifar10/, celeba/, mednist/, simpsons_faces/, comic_faces/ and chest_xray/. For each the
-classic preset of that project and what `ganvas train` chooses by itself are trained for the same time, on all images
-but a held-out tenth. Both are judged by `ganvas evaluate`: the bars are of the kernel distance (KID, smaller is better)
-to held-out images, and "real" is that of other real images. Precision, recall, density and coverage are against the
-evaluation's reference: the held-out images where there are 500, else those trained on. A classic preset that wants
-colour gets gray images as colour, and is judged against them as colour. Networks are judged as they are used: the
+DATA is a folder with mnist/, cifar10/, celeba/, mednist/, simpsons_faces/, comic_faces/ and chest_xray/. On each, the
+classic preset of that project and the default recipe of `ganvas train` are trained for the same time, on all images
+except a held-out tenth. `ganvas evaluate` evaluates both: the targets are of the kernel distance (KID, lower is better)
+to held-out images, and "real" is that of other real images. Precision, recall, density and coverage are relative to the
+reference of the evaluation: the held-out images if there are 500, otherwise the training images. A classic preset for
+colour gets gray images as colour, and is evaluated against them as colour. Networks are evaluated as they are used: the
 classic ones without an average of their weights, the modern ones with it.
 
---quick trains at reduced sizes; --gpu at the projects' own, in calls of at most ten minutes that resume each other
-(`--parts` cuts what is large into files of 16 MB for the way between machines). A run that was judged is not judged
-again as long as its weights and --num stay: delete its evaluation.json after a change of the judge. Beside the runs lie
-grids of real, classic and modern images, the first seeds, unchosen.
+--quick trains at reduced sizes; --gpu at the sizes of the projects, in calls of at most ten minutes that resume each
+other (`--parts` splits large files into parts of 16 MB, to copy them between machines). An evaluated run is not
+evaluated again while its weights and --num are the same: delete its evaluation.json after a change of the evaluation.
+Grids of real, classic and modern images (the first seeds, not selected) are written next to the runs.
 """
 
 from __future__ import annotations
@@ -275,10 +275,12 @@ def main() -> None:
     form.add_argument("--gpu", action="store_true", help="the projects' own sizes, in resumable calls")
     parser.add_argument("--only", nargs="*", default=[], help="names of projects")
     parser.add_argument("--minutes", type=float, help="training time of each recipe; default 1.5 or 10")
-    parser.add_argument("--num", type=int, help="pictures judged; default 300 or, with --gpu, as `ganvas evaluate`")
+    parser.add_argument("--num", type=int, help="images evaluated; default 300 or, with --gpu, as `ganvas evaluate`")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     parser.add_argument(
-        "--call-minutes", type=float, help="no training beyond this; default 7.5 with --gpu, which leaves time to judge"
+        "--call-minutes",
+        type=float,
+        help="no training beyond this; default 7.5 with --gpu, which leaves time to evaluate",
     )
     parser.add_argument("--parts", action="store_true", help="keep no file above 16 MB")
     parser.add_argument("--out", type=Path, default=Path("reference"))

@@ -118,7 +118,7 @@ def main() -> None:
     here = machine("torch", "numpy", "pillow") | {"threads": torch.get_num_threads()}
     print(", ".join(f"{key} {value}" for key, value in here.items()), flush=True)
     rows = [measure(name, arguments.turns) for name in CASES if arguments.only in name]
-    table("pictures/s on the CPU, and parts of the forward pass (with quartiles)", [shown(row) for row in rows])
+    table("images/s on the CPU, and parts of the forward pass (with quartiles)", [shown(row) for row in rows])
     if arguments.json:
         write_json(arguments.json, {"machine": here, "asked": ASKED, "rows": rows})
 

@@ -75,7 +75,7 @@ class Case:
         )
 
     def training(self, device: torch.device) -> TrainConfig:
-        """DCGAN has its own game, without penalties; on a GPU the chosen path runs in bf16."""
+        """DCGAN has its own loss, without penalties; on a GPU the chosen path runs in bf16."""
         precision = "bf16" if device.type == "cuda" else "fp32"
         if self.model == "dcgan":
             return dataclasses.replace(CONFIG, loss="bce", r1=0.0, r2=0.0, update="alternating", precision=precision)

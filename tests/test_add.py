@@ -108,7 +108,7 @@ def test_what_cannot_be_added(place: Path, ganvas_command: Command) -> None:
         assert (place / "run" / "config.json").read_bytes() == config
         return answer.err
 
-    assert "are training images of this pack" in refused(pack, "--out", place / "run")
+    assert "this pack trains on" in refused(pack, "--out", place / "run")
     assert "give the same --size" in refused(place / "data", "--out", place / "run", "--size", 32)
     assert "has none: omit --add" in refused(place / "data", "--out", place / "new", "--size", 16)
     assert not (place / "new").exists()

@@ -214,6 +214,10 @@ def test_sharpness_counts_when_training_has_ended() -> None:
     assert only(advice(evaluation(), log(SLOWING, sharpness=0.4), config())).title == "Images are blurred"
     assert only(advice(evaluation(), log(SLOWING, sharpness=2.0), config())).title == "Images are noisy"
     assert titles(advice(evaluation(), log(FALLING, sharpness=0.4), config())) == ["Train longer"]
+    halved = only(advice(evaluation(), log(SLOWING, sharpness=0.4), config(r1=0.05)))
+    assert "--r1 0.025" in halved.command
+    features = config(r1=0.0, discriminator="features")
+    assert "--discriminator both" in only(advice(evaluation(), log(SLOWING, sharpness=0.4), features)).command
 
 
 def test_classes() -> None:

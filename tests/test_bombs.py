@@ -22,8 +22,8 @@ from PIL import Image
 
 import processes
 from ganvas.data import open_pack
-from ganvas.data.reading import containers
-from ganvas.data.reading.containers import open_compressed
+from ganvas.data.reading import archives
+from ganvas.data.reading.archives import open_compressed
 from ganvas.errors import DataError
 
 ZEROS = bytes(2**24)
@@ -263,7 +263,7 @@ BOMBS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "npz": ("a.npz", npz_of_zeros, "decompression bomb"),
     "npy of impossible size": ("a.npy", content(lambda: npy("(9999999, 999, 999, 3)")), "a.npy"),
     "npy of a long header": ("a.npy", content(lambda: npy("(" * 10**5 + ")" * 10**5)), "a.npy"),
-    "zip of too many": ("a.zip", lambda path: lying_zip(path, containers.MAX_MEMBERS + 1, zip64=True), "unpack it"),
+    "zip of too many": ("a.zip", lambda path: lying_zip(path, archives.MAX_MEMBERS + 1, zip64=True), "unpack it"),
     "zip in a zip": ("a.zip", content(lambda: zip_in_zip(30)), "no images"),
     "csv of one line": ("a", in_folder("labels.csv", b"file,label\n" + b"a" * 2**27), "no images"),
     "png with a long text": (
@@ -353,7 +353,7 @@ def test_compressed_streams_of_several_parts_come_whole(tmp_path: Path, ending: 
 @pytest.mark.parametrize("zip64", [False, True])
 def test_the_files_of_a_zip_are_counted_not_believed(tmp_path: Path, zip64: bool) -> None:
     lying_zip(tmp_path / "a.zip", 20, zip64)
-    assert len(zipfile.ZipFile(tmp_path / "a.zip").namelist()) == containers.num_listed(tmp_path / "a.zip") == 20
+    assert len(zipfile.ZipFile(tmp_path / "a.zip").namelist()) == archives.num_listed(tmp_path / "a.zip") == 20
 
 
 @pytest.mark.parametrize("form", ["zip", "zip64", "tar"])
@@ -369,7 +369,7 @@ def test_an_archive_of_too_many_files_is_refused(tmp_path: Path, form: str, monk
         with zipfile.ZipFile(path, "w") as archive:
             for i in range(20):
                 archive.writestr(f"{i}.png", b"")
-        assert containers.num_listed(path) == 20
-    monkeypatch.setattr(containers, "MAX_MEMBERS", 10)
+        assert archives.num_listed(path) == 20
+    monkeypatch.setattr(archives, "MAX_MEMBERS", 10)
     with pytest.raises(DataError, match="unpack it"):
         open_pack(path, folder=tmp_path / "pack")

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 import ganvas
 from architectures import MODERN
 from conftest import TINY, Command
-from ganvas.conditions import KEPT, Conditions
+from ganvas.conditions import MOST_COMBINATIONS, Conditions
 from ganvas.config import DataConfig, ModelConfig, TrainConfig
 from ganvas.data.batches import Batches
 from ganvas.data.opening import open_pack
@@ -196,6 +196,7 @@ def test_real_tables(shared_data: Path) -> None:
         ("table.png", "expected a table that ends in"),
         ("two.csv", "two labels"),
         ("bare.csv", "no header line"),
+        ("empty.csv", "empty.csv names no file: expected lines with the name of an image, such as '00.png'"),
     ],
 )
 def test_what_cannot_be_read_is_refused(asked: str, words: str, images: Path, tmp_path: Path) -> None:
@@ -204,6 +205,7 @@ def test_what_cannot_be_read_is_refused(asked: str, words: str, images: Path, tm
     rows = [row_of(i) for i in range(NUM)]
     write_table(folder / "two.csv", [*rows, [rows[0][0], "red", "no", "", "20", "same"]])
     write_table(folder / "bare.csv", rows, header=None)
+    write_table(folder / "empty.csv", [])
     with pytest.raises(GanvasError, match=words):
         open_pack(folder, DataConfig(conditions=asked, size=16))
 
@@ -258,7 +260,19 @@ def test_only_shared_combinations_are_kept_if_most_are_shared() -> None:
     assert coarse.shared and len(coarse.combinations) == 10  # ten groups
     both = [(f"{i % 20}", f"{i % 19}") for i in range(380)]
     single = Conditions.of({"a": "category", "b": "category"}, both).with_combinations(both)
-    assert not single.shared and len(set(single.combinations)) == KEPT and "single training images" in single.stored()
+    assert (
+        not single.shared
+        and len(set(single.combinations)) == MOST_COMBINATIONS
+        and "single training images" in single.stored()
+    )
+
+
+def test_labels_of_json_lists_are_those_of_joined_labels() -> None:
+    rows = [('["a|b", "c", ""]',), ("a|b|c",), ('["c"]',), ("c",)]
+    known = Conditions.of({"parts": "several"}, rows)
+    assert known.columns[0].values == ("a", "b", "c")
+    assert set(known.with_combinations(rows).combinations) == {("a|b|c",), ("c",)}
+    assert (known.matrix(rows) == [[1, 1, 1], [1, 1, 1], [0, 0, 1], [0, 0, 1]]).all()
 
 
 def test_conditions_that_are_not_given_come_from_combinations_that_fit(pack: Pack) -> None:
@@ -501,7 +515,7 @@ def test_card_and_studio_name_the_conditions(run: Path, gan: Generator) -> None:
     assert "any of left, right" in card and "attribute-conditional" in card
     loaded = type("Loaded", (), {"generator": gan, "place": type("Place", (), {"folder": "runs/x"})})
     command = of_recipes(loaded, [Recipe(1, label="tone=red"), Recipe(2, label="tone=red")])  # ty: ignore
-    assert command.command == "ganvas sample runs/x --seeds 1-2 --conditions tone=red --out pictures"
+    assert command.command == "ganvas sample runs/x --seeds 1-2 --conditions tone=red --out images"
     (place,) = Shelf(run).places().values()
     assert rows_of_grids(place) == gan.label_names[:8]
     assert len(gan.label_names) == len(set(gan.label_names)) > 8

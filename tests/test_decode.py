@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ganvas.data.reading.decode import Target, decode, probe
+from ganvas.data.reading.decode import decode, probe
 from ganvas.data.reading.headers import MAX_PIXELS
 from ganvas.data.reading.sources import open_source
+from ganvas.data.reading.target import Target
 from ganvas.errors import ConfigError, PictureError
 
 

@@ -17,8 +17,9 @@ from PIL import Image
 from ganvas.config import DataConfig
 from ganvas.data import open_pack
 from ganvas.data.reading import dicom
-from ganvas.data.reading.decode import Target, decode, probe
+from ganvas.data.reading.decode import decode, probe
 from ganvas.data.reading.sources import open_source
+from ganvas.data.reading.target import Target
 from ganvas.errors import PictureError
 
 pydicom = pytest.importorskip("pydicom", reason="needs the extra `medical`")

@@ -17,9 +17,8 @@ from ganvas.data.download import File
 from ganvas.errors import CheckpointError, ConfigError, MissingExtraError
 from ganvas.evaluation import features as features_module
 from ganvas.evaluation import onnx_form
-from ganvas.evaluation.feature_cache import features_of, statistics_of
+from ganvas.evaluation.feature_cache import features_of
 from ganvas.evaluation.features import Features, as_rgb, bicubic
-from ganvas.evaluation.frechet import Statistics
 from ganvas.features import efficientnet
 from ganvas.features.efficientnet import EfficientNetLite0, fold, load_efficientnet_lite0
 
@@ -276,8 +275,6 @@ def test_features_of_a_pack_are_found_once_and_in_the_order_asked_for(digits: Pa
         np.testing.assert_array_equal(again, first)
         assert again.dtype == np.float32
     assert network.seen == 0
-    features_of(features, digits, CHOSEN, cache=False)
-    assert network.seen == 103
 
 
 def test_another_choice_network_or_resize_is_another_entry(digits: Pack) -> None:
@@ -313,21 +310,6 @@ def test_damaged_features_are_found_again(damage: str, digits: Pack, tmp_path: P
     features_of(features, digits, CHOSEN)
     assert network.seen == len(CHOSEN)
     assert len(list((tmp_path / "features").rglob("*.npy"))) == 1
-
-
-def test_statistics_of_a_pack_are_streamed_once_and_made_anew_when_damaged(digits: Pack, tmp_path: Path) -> None:
-    features, network = counting()
-    expected = Statistics.of(features_of(features, digits, CHOSEN, cache=False)[0])
-    for seen in (len(CHOSEN), 0, len(CHOSEN)):
-        network.seen = 0
-        found = statistics_of(features, digits, CHOSEN)
-        assert network.seen == seen
-        assert found.num == len(CHOSEN)
-        np.testing.assert_allclose(found.mean, expected.mean, atol=1e-12)
-        np.testing.assert_allclose(found.covariance, expected.covariance, atol=1e-12)
-        if not seen:
-            (path,) = (tmp_path / "features").rglob("statistics.npz")
-            path.write_bytes(path.read_bytes()[:-30])
 
 
 def test_weights_are_downloaded_once_however_many_ask(tmp_path, monkeypatch):

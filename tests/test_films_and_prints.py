@@ -193,6 +193,7 @@ def test_grids_per_second_and_formats(ganvas_command: Command, trained: Path, tm
     [
         (["--seconds", 9, "--fps", 2], "--seconds and --fps: give one of them"),
         (["--seconds", 0.1], "--seconds 0.1: "),
+        (["--size", "64x40"], "--size 64x40: expected a height of 44 or more"),
         (["--fps", 60], "--fps 60: expected up to 50 for GIF"),
         (["--out", "a.gif", "--formats", "gif"], "remove the option"),
         (["--formats", "avi"], "expected some of gif, webp, mp4, webm, mov"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -126,34 +125,6 @@ def test_frechet_takes_statistics_and_forgets_no_update() -> None:
     statistics.update(fake[50:])
     assert frechet(reference, statistics) == pytest.approx(frechet(real, fake))
     assert frechet(reference, fake) == pytest.approx(frechet(real, fake))
-
-
-def test_statistics_on_disk(tmp_path: Path) -> None:
-    statistics = Statistics.of(gaussian(30, 5, 0))
-    statistics.save(tmp_path / "real.npz")
-    loaded = Statistics.load(tmp_path / "real.npz")
-    assert loaded.num == 30
-    assert frechet(statistics, loaded) == pytest.approx(0, abs=1e-9)
-    loaded.update(gaussian(5, 5, 1))
-    assert loaded.num == 35
-
-
-def test_a_file_that_holds_no_statistics_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "real.npz"
-    Statistics.of(gaussian(30, 5, 0)).save(path)
-    whole = path.read_bytes()
-    for content in (b"", whole[:200], whole[:-300], b"no archive"):
-        path.write_bytes(content)
-        with pytest.raises(DataError, match="contains no statistics"):
-            Statistics.load(path)
-    np.savez(path, num=np.array(3), mean=np.zeros(4), scatter=np.zeros((3, 3)))
-    with pytest.raises(DataError, match="wrong shapes"):
-        Statistics.load(path)
-    np.savez(path, num=np.array(3), mean=np.array([{}] * 3), scatter=np.zeros((3, 3)))  # would need pickle
-    with pytest.raises(DataError, match="contains no statistics"):
-        Statistics.load(path)
-    with pytest.raises(DataError, match="contains no statistics"):
-        Statistics.load(tmp_path / "nowhere.npz")
 
 
 def test_statistics_of_other_features_are_refused() -> None:

@@ -105,10 +105,17 @@ def test_pack_holds_the_split(tmp_path):
 def test_an_existing_pack_is_not_what_other_options_ask_for(tmp_path):
     pack = packed(tmp_path, landscapes(60, 16), holdout=0.3)
     assert open_pack(pack.folder, DataConfig(holdout=0.3)).hash == open_pack(pack.folder).hash == pack.hash
-    with pytest.raises(DataError, match=r"its holdout is 0\.3, not 0\.2"):
+    with pytest.raises(DataError, match=r"its --holdout is 0\.3, not 0\.2"):
         open_pack(pack.folder, DataConfig(holdout=0.2))
-    with pytest.raises(DataError, match=r"drop_duplicates is False, not True, its mask_marks is False, not True"):
+    with pytest.raises(DataError, match=r"--drop-duplicates is False, not True, its --mask-marks is False, not True"):
         open_pack(pack.folder, DataConfig(drop_duplicates=True, mask_marks=True))
+
+
+def test_a_pack_of_other_images_of_the_same_number_is_refused(tmp_path: Path) -> None:
+    open_pack("digits", DataConfig(limit=60), folder=tmp_path / "pack")
+    assert len(open_pack(tmp_path / "pack", DataConfig(limit=60))) == 60
+    with pytest.raises(DataError, match="its --subset-seed is 0, not 5"):
+        open_pack(tmp_path / "pack", DataConfig(limit=60, subset_seed=5))
 
 
 def test_damaged_split_is_noticed(tmp_path):

@@ -23,6 +23,7 @@ from PIL import Image
 import processes
 from ganvas.config import DataConfig
 from ganvas.data import Pack, open_pack
+from ganvas.data.packing import pool
 from ganvas.data.packing.pool import parallel_map
 from ganvas.data.packing.selection import choose_size
 from ganvas.errors import DataError
@@ -402,6 +403,21 @@ def test_a_worker_that_cannot_be_started_is_no_fault_of_the_disk(monkeypatch: py
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises(DataError, match="cannot be started"):
         list(parallel_map(os.getpid, [()], 2))
+
+
+def test_processes_that_were_started_end_if_another_cannot_be_started(monkeypatch):
+    start, started = pool._start, []
+
+    def once(function):
+        if started:
+            raise DataError("no more processes")
+        started.append(start(function))
+        return started[0]
+
+    monkeypatch.setattr(pool, "_start", once)
+    with pytest.raises(DataError, match="no more processes"):
+        list(parallel_map(os.getpid, [()], 2))
+    assert started[0].poll() is not None
 
 
 def test_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, cache):

@@ -19,7 +19,7 @@ from PIL import Image
 from ganvas.errors import RunError
 from ganvas.image_files import grid, save_png
 from ganvas.reporting import report
-from ganvas.reporting.charts import Series, line_chart
+from ganvas.reporting.charts import Series, label, line_chart
 from ganvas.reporting.comparison import disagreements, winner
 from ganvas.reporting.methods import methods
 from ganvas.reporting.page import agreement, decimals, measured, percent_interval, text
@@ -346,7 +346,7 @@ def test_comparison(run: Path, tmp_path: Path) -> None:
     best = [cell for cell in page.all("td") if "best" in str(cell.get("class"))]
     assert [cell["data-of"] for cell in best] == ["other"]
     assert "0.125" in page.text
-    assert "different protocols (number of images generated)" in page.text
+    assert "different protocols (number of generated images)" in page.text
     assert len(page.all("img")) == 2
     aside = tmp_path / "new" / "page.html"
     assert report([run, third], aside) == aside
@@ -450,3 +450,17 @@ def test_networks_that_rank_two_runs_in_opposite_orders_are_named() -> None:
     (said,) = disagreements([told("a", 1.0, 2.0), told("b", 2.0, 1.0)])
     assert said.startswith("a has the lower KID (one) and b the lower KID (other): the networks disagree")
     assert disagreements([told("a", 1.0, 1.0), told("b", 2.0, 1.05)]) == []
+
+
+def test_numbers_at_the_axes_have_three_digits_and_a_unit() -> None:
+    values = {
+        0.002: "0.002",
+        50: "50",
+        999.4: "999",
+        999.7: "1k",
+        1500: "1.5k",
+        999_936: "1M",
+        -2e6: "−2M",
+        1e-5: "1e−5",
+    }
+    assert {value: label(value) for value in values} == values

@@ -13,7 +13,8 @@ from PIL import Image
 import ganvas
 from ganvas.data import open_pack
 from ganvas.data.batches import Batches
-from ganvas.data.reading.decode import Target, decode, probe
+from ganvas.data.reading.decode import decode, probe
+from ganvas.data.reading.target import Target
 from ganvas.errors import ConfigError
 from ganvas.generator import to_pixels
 from ganvas.image_files import grid, save_picture

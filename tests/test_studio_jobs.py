@@ -24,8 +24,10 @@ pytest.importorskip("fastapi", reason="the studio needs pip install 'ganvas[stud
 
 from fastapi.testclient import TestClient
 
-from ganvas.studio import api
+from ganvas.studio import api, engine
 from ganvas.studio.engine import Engine
+from ganvas.studio.errors import BusyError
+from ganvas.studio.model_folder import Shelf
 from studio_client import HOME, address, picture, png, refused, wait_for
 from test_generator import fresh
 
@@ -113,6 +115,32 @@ def test_a_server_that_is_forced_to_end_closes_the_studio_too(folder: Path, monk
 
     asyncio.run(forced())
     assert closed == [slow_jobs.Workbench, slow_jobs.Training, Engine]
+
+
+def test_waiting_requests_are_answered_at_the_end_even_if_one_was_cancelled(folder: Path) -> None:
+    known, hold = Engine(Shelf(folder), "cpu"), threading.Event()
+    loaded = known.model("bars")
+    known.call(loaded, hold.wait)
+    cancelled, other = known.call(loaded, int), known.call(loaded, int)
+    assert cancelled.cancel()
+    closing = threading.Thread(target=known.close)
+    closing.start()
+    wait_for(lambda: known.closed, bool)
+    hold.set()
+    with pytest.raises(BusyError, match="closing"):
+        other.result(10)
+    closing.join()
+
+
+def test_the_model_in_use_stays_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "MOST_MODELS", 2)
+    known = Engine(Shelf(folder), "cpu")
+    try:
+        first = known.model("bars")
+        known.model("other")
+        assert asyncio.run(known.ready("bars")) is first and list(known.models) == ["other", "bars"]
+    finally:
+        known.close()
 
 
 @pytest.mark.usefixtures("rough_copies")

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from conftest import Command
+from ganvas.errors import ConfigError
 from ganvas.explore.recipes import Recipe, resolve
 from ganvas.film import CODECS
 from ganvas.generator import Generator, to_pixels
@@ -125,12 +126,27 @@ def test_a_film_can_be_cancelled_and_leaves_no_file(
     assert client.get("/api/task/file", params={"id": task["id"]}).status_code == 404
 
 
+def test_a_failed_job_leaves_no_file() -> None:
+    def work(task: slow_jobs.Task) -> dict:
+        bench.place_for(task, "some.zip").write_bytes(b"incomplete")
+        raise ConfigError("no")
+
+    bench = slow_jobs.Workbench()
+    try:
+        task = bench.begin(slow_jobs.Task("print"), work)
+        while task.state != "failed":
+            time.sleep(0.001)
+        assert bench.folder is not None and list(Path(bench.folder.name).iterdir()) == []
+    finally:
+        bench.close()
+
+
 def test_what_no_film_can_be_is_refused_before_the_start(client: TestClient) -> None:
     body = {"model": "bars", "recipes": SEEDS, "form": "gif"}
     refused(client, "/api/films", "expected width x height", **body, size="1080")
     refused(client, "/api/films", "needs even numbers", model="bars", recipes=SEEDS, form="mp4", size="641x480")
     refused(client, "/api/films", "too many for GIF", **body, size="1920x1080", seconds=60)
-    refused(client, "/api/films", "choose a shorter film", **body, seconds=3000, fps=30)
+    refused(client, "/api/films", "choose a shorter video", **body, seconds=3000, fps=30)
     refused(client, "/api/films", "up to 50 for GIF", **body, fps=60)
     refused(client, "/api/films", "expected a colour", **body, background="no colour")
     refused(client, "/api/films", "layers 0 to", model="bars", recipes=[{"seed": 1}, {"seed": 1, "mix": FAR}])

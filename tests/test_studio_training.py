@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ import pytest
 import processes
 from ganvas import studio
 from ganvas.run import Run
-from ganvas.studio.errors import ConflictError
+from ganvas.studio.errors import AbsentError, ConflictError
 from ganvas.studio.trainings import Trainings
 from ganvas.system import files
 
@@ -206,6 +207,25 @@ def test_an_upload_has_limits_and_can_be_cancelled(
     refused(too_long, 413, "16,777,216 bytes")
     assert client.post("/api/uploads/remove", params={"id": upload["id"]}).status_code == 204
     assert not folder.exists()
+
+
+def test_a_piece_of_an_upload_that_was_just_cancelled_is_refused(tmp_path: Path) -> None:
+    known = uploads.Uploads(tmp_path / "uploads")
+    upload = known.begin("a", 1, 10)
+
+    class Late:
+        """A lock that is free only after the upload has been cancelled."""
+
+        def __enter__(self) -> None:
+            upload.lock = threading.Lock()
+            known.remove(upload.id)
+
+        def __exit__(self, *_: object) -> None: ...
+
+    upload.lock = Late()  # ty: ignore[invalid-assignment]
+    with pytest.raises(AbsentError):
+        known.write(upload.id, "1.png", 0, b"x", True)
+    assert not known.folder.exists()
 
 
 # ---- plan ----

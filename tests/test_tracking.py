@@ -15,6 +15,7 @@ import ganvas
 from conftest import TINY, Command
 from ganvas.errors import MissingExtraError
 from ganvas.run import Run
+from ganvas.training.tracking import TRACKERS
 
 SMALL = {"size": 16, "base": 8, "z_dim": 8, "batch": 16, "previews": 2, "device": "cpu", "quiet": True}
 
@@ -115,6 +116,16 @@ def test_other_trackers_get_options_numbers_and_images(
     assert names.count(image) == len(Run(tmp_path / "run").grids())
     told = str(fake.calls)
     assert "'train/lr'" in told and "'model/base': 8" in told and "d_real" in told and "'score'" in told
+
+
+def test_runs_of_one_folder_name_are_different_runs_of_a_tracker(tmp_path: Path) -> None:
+    empty: dict[str, Any] = {"data": {}, "model": {}, "train": {}}
+    starts = ("2026-11-29T10:00:00+0000", "2026-11-29T10:00:00+0000", "2026-11-29T11:00:00+0000")
+    fake = Fake("wandb")
+    for started in starts:
+        TRACKERS["wandb"](fake, tmp_path).on_start(tmp_path, empty | {"started": started})
+    first, resumed, other = (options["id"] for _, _, options in fake.calls)
+    assert first == resumed != other
 
 
 @pytest.mark.parametrize(("name", "extra"), [("wandb", "wandb"), ("tensorboard", "track"), ("energy", "energy")])

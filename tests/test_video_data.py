@@ -124,3 +124,6 @@ def test_what_is_no_video(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"rubbish")
     with pytest.raises(DataError, match="damaged video file, or of an unknown format"):
         open_pack(tmp_path / "a.mp4")
+    (tmp_path / "table.csv").write_text("file,hair\na.mp4,red\n")
+    with pytest.raises(DataError, match="damaged video file, or of an unknown format"):
+        open_pack(tmp_path, DataConfig(conditions="table.csv"))

@@ -14,7 +14,8 @@ from PIL import Image
 from ganvas.config import DataConfig, parse_levels
 from ganvas.data import open_pack
 from ganvas.data.checkup import check
-from ganvas.data.reading.decode import Target, decode, pages, probe
+from ganvas.data.reading.decode import decode, pages, probe
+from ganvas.data.reading.target import Target
 from ganvas.errors import DataError, PictureError
 
 SIZE = 12

@@ -33,7 +33,7 @@ YES, NO = frozenset({"yes", "true", "y", "t", "1"}), frozenset({"no", "false", "
 NONE = "none"  # value of an empty cell of a category
 SEPARATOR = "|"
 MOST_VALUES = 100  # values of a category or labels of a column
-KEPT = 256  # combinations of training images stored with a model
+MOST_COMBINATIONS = 256  # combinations of training images stored with a model
 GROUPS = 10  # different values that a number has in these combinations
 NEAR = 0.5  # standard deviations within which a combination fits a number
 
@@ -142,7 +142,7 @@ class Conditions:
         names = [column.name for column in self.columns]
         if not names or len(set(names)) < len(names) or not 0 < self.width <= MOST_CONDITIONS:
             raise ConfigError("the conditions are damaged: their columns have no or equal names, or are too many")
-        if len(self.combinations) > KEPT or any(len(row) != len(names) for row in self.combinations):
+        if len(self.combinations) > MOST_COMBINATIONS or any(len(row) != len(names) for row in self.combinations):
             raise ConfigError("the conditions are damaged: their combinations do not fit the columns")
         for row in self.combinations:
             for column, cell in zip(self.columns, row, strict=True):
@@ -204,7 +204,7 @@ class Conditions:
                 columns.append(Column(name, kind, (), float(numbers.mean()), std, *extremes))
                 continue
             found = {one for cell in cells for one in (labels_in(cell) if kind == "several" else [cell or NONE])}
-            values = () if kind == "yesno" else tuple(sorted(found, key=in_order))
+            values = () if kind == "yesno" else tuple(sorted(found, key=natural))
             if len(values) > MOST_VALUES:
                 raise DataError(
                     f"the column {name!r} has {len(values):,} different values ({some(values, 3)}), at most "
@@ -231,7 +231,7 @@ class Conditions:
         found = list(zip(*coarse, strict=True))
         counts = Counter(found[i] for i in np.random.default_rng(0).permutation(len(found)))
         is_shared = 2 * sum(count for count in counts.values() if count > 1) >= len(found)
-        common = [row for row, count in counts.most_common(KEPT) if count > 1 or not is_shared]
+        common = [row for row, count in counts.most_common(MOST_COMBINATIONS) if count > 1 or not is_shared]
         order = np.random.default_rng(0).permutation(len(common))
         return dataclasses.replace(self, combinations=tuple(common[i] for i in order), shared=is_shared)
 
@@ -397,10 +397,9 @@ def as_yes_or_no(cell: str) -> str:
 
 
 def labels_in(cell: str) -> list[str]:
-    """The labels of a cell: "A|B", or a JSON list of texts."""
-    if is_json_list(cell):
-        return [str(one) for one in json.loads(cell)]
-    return [one.strip() for one in cell.split(SEPARATOR) if one.strip()]
+    """The labels of a cell: "A|B", or a JSON list of texts, in which "|" separates labels, too."""
+    text = SEPARATOR.join(map(str, json.loads(cell))) if is_json_list(cell) else cell
+    return [one.strip() for one in text.split(SEPARATOR) if one.strip()]
 
 
 def is_json_list(cell: str) -> bool:
@@ -421,6 +420,6 @@ def number_of(cell: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def in_order(name: str) -> list[tuple[int, str]]:
-    """Sort key: "variant2" before "variant10"."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+def natural(text: str) -> list[str | int]:
+    """Sort key that puts "10" after "9"."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)]

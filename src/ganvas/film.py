@@ -171,6 +171,8 @@ def checked(form: str, look: Frames) -> tuple[int, int] | None:
         raise ConfigError(
             f"--size {look.size}: expected width x height in pixels such as 1920x1080, {SIDES[0]} to {SIDES[1]} each"
         )
+    if isinstance(look, Video) and height < SIDES[0] + CAPTION:
+        raise ConfigError(f"--size {look.size}: expected a height of {SIDES[0] + CAPTION} or more, with the caption")
     if form in CODECS and (width % 2 or height % 2):
         raise ConfigError(f"--size {look.size}: {form.upper()} needs even numbers")
     return width, height
@@ -277,7 +279,7 @@ def eight_bit(picture: Image.Image, background: str = "white") -> Image.Image:
 # -- formats: (frames, durations, maximum size in MB, metadata) -> content of a file --
 
 
-def gif(scenes: Iterable[Scene], timing: Timing, max_mb: float, text: Mapping[str, str] | None = None) -> bytes:
+def gif(scenes: Iterable[Scene], timing: Timing, max_mb: float, text: Mapping[str, str] | None) -> bytes:
     """GIF with 256 colours per frame; reduced until it is within the limit. Pixels are opaque or transparent."""
     scenes = listed(scenes)
     scale, size = 1.0, max(scenes[0].picture.size)
@@ -304,7 +306,7 @@ def one_bit_alpha(image: Image.Image) -> Image.Image:
     return solid
 
 
-def webp(scenes: Iterable[Scene], timing: Timing, _: float, text: Mapping[str, str] | None = None) -> bytes:
+def webp(scenes: Iterable[Scene], timing: Timing, _: float, text: Mapping[str, str] | None) -> bytes:
     frames = [one.frame() for one in listed(scenes)]
     exif = Image.Exif()
     exif[DESCRIPTION], exif[SOFTWARE] = note(text), "Ganvas"
@@ -352,9 +354,7 @@ CODECS = {
 BT709 = 1  # colour space of all three, which players expect of large videos
 
 
-def encoded(
-    form: str, scenes: Iterable[Scene], timing: Timing, _: float, text: Mapping[str, str] | None = None
-) -> bytes:
+def encoded(form: str, scenes: Iterable[Scene], timing: Timing, _: float, text: Mapping[str, str] | None) -> bytes:
     """MP4, WebM or MOV, frame by frame; frames are repeated for their duration."""
     av = codec()
     scenes = iter(scenes)

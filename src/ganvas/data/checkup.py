@@ -322,10 +322,10 @@ def _compare(checkup: Checkup, looks: list[Look], names: list[str], labels: list
     return groups
 
 
-def _outliers(thumbs: Thumbnails, looks: list[Look], seed: int = 0) -> list[int]:
+def _outliers(thumbs: Thumbnails, looks: list[Look]) -> list[int]:
     """Indices of images whose tones, brightness and contrast differ most from all others, most different first."""
     num = len(looks)
-    sample = np.random.default_rng(seed).permutation(num)[:SAMPLE]
+    sample = np.random.default_rng(0).permutation(num)[:SAMPLE]
     if len(sample) <= 2 * NEIGHBOUR:
         return []
     tones = thumbs.tones.reshape(num, -1).astype(np.float32) / 255

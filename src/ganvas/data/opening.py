@@ -13,6 +13,7 @@ from ganvas.data.packing import write
 from ganvas.data.packing.kept import Kept
 from ganvas.data.packing.pack import FORMAT, UNMIRRORED, Pack, Policy, Progress, is_pack, request
 from ganvas.errors import DataError
+from ganvas.fields import option
 from ganvas.system import files
 
 
@@ -64,27 +65,12 @@ def reopened(folder: Path, config: DataConfig) -> Pack:
     if channels != pack.channels:
         differences.append(f"it has {pack.channels} channels, not {channels}")
     asked = request(config, Policy(pack.folder.name))["config"]
-    for name in (
-        "fit",
-        "background",
-        "levels",
-        "labels",
-        "conditions",
-        "frames",
-        "fps",
-        "masks",
-        "split",
-        "classes",
-        "limit",
-        "files",
-        "holdout",
-        "drop_duplicates",
-        "mask_marks",
-    ):
+    compared = {"size", "channels", "kind"} | ({"subset_seed"} if config.limit is None else set())
+    for name in [field.name for field in dataclasses.fields(DataConfig) if field.name not in compared]:
         default = getattr(DataConfig(), name)
         wanted, before = asked.get(name, default), made_with.get(name, default)
         if wanted != default and wanted not in ([], before):
-            differences.append(f"its {name} is {before}, not {wanted}")
+            differences.append(f"its {option(name)} is {before}, not {wanted}")
     if differences:
         raise DataError(f"{folder} is already a pack and {', '.join(differences)}: pack the original images again")
     if config.kind is None or config.kind == pack.kind:

@@ -435,8 +435,8 @@ class Evaluator:
             real = np.concatenate([first(every[self.pack.labels[every] == i], columns) for i in range(rows)])
             fake = np.concatenate([first(np.flatnonzero(self.labels == i), columns) for i in range(rows)])
         save_png(out / "evaluation" / "real.png", grid(self.pack.images[real], columns))
-        told = self.source.provenance([int(i) for i in fake])
-        save_png(out / "evaluation" / "generated.png", grid(self.samples[fake], columns), told)
+        text = self.source.provenance([int(i) for i in fake])
+        save_png(out / "evaluation" / "generated.png", grid(self.samples[fake], columns), text)
         note = self.source.note + (", one row per class" if per_class else "")
         return {
             "real": "evaluation/real.png",

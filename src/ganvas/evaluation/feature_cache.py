@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from ganvas.data.packing.pack import Pack, Progress
-from ganvas.errors import DataError
 from ganvas.evaluation.features import Features
-from ganvas.evaluation.frechet import Statistics
 from ganvas.system import files
 from ganvas.system.files import cache_dir
 
@@ -20,47 +17,23 @@ BLOCK = 64  # images read at a time
 
 
 def features_of(
-    features: Features, pack: Pack, indices: np.ndarray, progress: Progress | None = None, *, cache: bool = True
+    features: Features, pack: Pack, indices: np.ndarray, progress: Progress | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features (N, num_features) and logits (N, num_logits) float32 of images of a pack, in the order of `indices`.
 
-    Damaged cache files are replaced. cache: whether to use the cache.
+    Damaged cache files are replaced.
     """
     folder = _folder(features, pack, indices)
-    if cache and (rows := _read(folder, features, len(indices))) is not None:
+    if (rows := _read(folder, features, len(indices))) is not None:
         return _apart(rows, features.num_features)
     rows = np.empty((len(indices), features.num_features + features.num_logits), np.float32)
-    done = 0
-    for found in _blocks(features, pack, indices, progress):
-        rows[done : done + len(found[0])] = np.concatenate(found, axis=1)
-        done += len(found[0])
-    if cache:
-        _write(folder, rows)
-    return _apart(rows, features.num_features)
-
-
-def statistics_of(features: Features, pack: Pack, indices: np.ndarray, progress: Progress | None = None) -> Statistics:
-    """Mean and covariance of the features of images of a pack; streamed with constant memory, and cached."""
-    path = _folder(features, pack, indices) / "statistics.npz"
-    try:
-        return Statistics.load(path)
-    except DataError:  # missing or damaged
-        statistics = Statistics(features.num_features)
-    for found, _ in _blocks(features, pack, indices, progress):
-        statistics.update(found)
-    with files.explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    statistics.save(path)
-    return statistics
-
-
-def _blocks(
-    features: Features, pack: Pack, indices: np.ndarray, progress: Progress | None
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     for start in range(0, len(indices), BLOCK):
-        yield features.both(pack.images[indices[start : start + BLOCK]])
+        part = slice(start, start + BLOCK)
+        rows[part] = np.concatenate(features.both(pack.images[indices[part]]), axis=1)
         if progress:
             progress(f"features of {features.name}", min(start + BLOCK, len(indices)), len(indices))
+    _write(folder, rows)
+    return _apart(rows, features.num_features)
 
 
 def _apart(rows: np.ndarray, num_features: int) -> tuple[np.ndarray, np.ndarray]:

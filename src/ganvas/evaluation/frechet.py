@@ -5,15 +5,12 @@ infinitely many images. It is called FID only for the features of the 2015 Incep
 from __future__ import annotations
 
 import math
-import zipfile
-from pathlib import Path
 
 import numpy as np
 from scipy.linalg import get_lapack_funcs
 
 from ganvas.errors import DataError
 from ganvas.evaluation.intervals import Interval, check, check_finite, check_shapes, normal, slices
-from ganvas.system import files
 
 MINIMUM_FOR_FID = 2048
 """Images of each kind. With fewer images than the 2048 features, the covariance is singular."""
@@ -54,7 +51,7 @@ class Statistics:
             self._add(len(rows), mean, rows.T @ rows)
 
     def merge(self, other: Statistics) -> None:
-        """Add the statistics of another batch, process or file."""
+        """Add the statistics of another batch or process."""
         self._add(other.num, other.mean, other.scatter)
 
     def _add(self, num: int, mean: np.ndarray, scatter: np.ndarray) -> None:
@@ -96,27 +93,6 @@ class Statistics:
             self._factor = np.empty((rank, len(self.mean)))
             self._factor[:, pivots - 1] = np.triu(upper)[:rank]
         return self._factor
-
-    def save(self, path: Path) -> None:
-        """Save atomically to one .npz file without pickle."""
-        arrays = {"num": np.array(self.num), "mean": self.mean, "scatter": self.scatter}
-        files.write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
-
-    @classmethod
-    def load(cls, path: Path) -> Statistics:
-        """Load a file written by `save`. Raises `DataError` for other files."""
-        try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                num, mean, scatter = int(arrays["num"]), arrays["mean"], arrays["scatter"]
-            if mean.ndim != 1 or scatter.shape != (len(mean), len(mean)) or mean.dtype != np.float64:
-                raise ValueError("wrong shapes")
-        except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise DataError(
-                f"{path} contains no statistics of features ({error}): delete it, and it will be created again"
-            ) from error
-        statistics = cls(len(mean))
-        statistics.num, statistics.mean, statistics.scatter = num, mean, scatter
-        return statistics
 
 
 def check_fid(num_real: int, num_fake: int, force: bool = False) -> bool:

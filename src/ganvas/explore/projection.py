@@ -21,7 +21,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ganvas import latent_codes
-from ganvas.data.reading.decode import Target, decode, probe
+from ganvas.data.reading.decode import decode, probe
+from ganvas.data.reading.target import Target
 from ganvas.errors import ConfigError, PictureError
 from ganvas.explore.recipes import Recipe, as_recipe, resolve
 from ganvas.generator import BATCH, Generator, to_pixels

@@ -40,20 +40,20 @@ def report(asked: Report) -> Path:
     out = None if asked.out is None else Path(asked.out)
     if not runs:
         raise RunError("no run was given: name at least one run folder")
-    told = [read(Path(run)) for run in runs]
+    contents = [read(Path(run)) for run in runs]
     try:
-        if len(told) == 1:
-            path, html = out or told[0].folder / "report.html", render("run.html.j2", page(told[0]))
+        if len(contents) == 1:
+            path, html = out or contents[0].folder / "report.html", render("run.html.j2", page(contents[0]))
         else:
             path, html = (
-                out or told[0].folder.parent / "comparison.html",
-                render("comparison.html.j2", comparison(told)),
+                out or contents[0].folder.parent / "comparison.html",
+                render("comparison.html.j2", comparison(contents)),
             )
     except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, jinja2.UndefinedError) as error:
-        if all(one.evaluation is None for one in told):
+        if all(one.evaluation is None for one in contents):
             raise
         # evaluation.json is not validated in full, so a damaged one may fail here.
-        places = ", ".join(str(one.folder / "evaluation.json") for one in told if one.evaluation is not None)
+        places = ", ".join(str(one.folder / "evaluation.json") for one in contents if one.evaluation is not None)
         raise RunError(f"{places} cannot be shown ({error!r}): run `ganvas evaluate` again") from error
     with files.explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)

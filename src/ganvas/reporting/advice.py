@@ -415,8 +415,12 @@ def artefacts(case: Case) -> Iterator[Advice]:
         yield Advice("Checkerboard artefacts", f"{seen} {how}", command)
     seen = sentence(wrong.get("sharpness") or f"sharpness is {sharpness:.2g} times that of real images")
     if sharpness < BLUNT:
-        how = "A smaller penalty allows finer detail."
-        yield Advice("Images are blurred", f"{seen} {how}", case.again(r1=HALF * case.train["r1"]))
+        if case.train["r1"]:
+            how = "A smaller penalty allows finer detail."
+            yield Advice("Images are blurred", f"{seen} {how}", case.again(r1=HALF * case.train["r1"]))
+        elif case.train.get("discriminator") == "features":
+            how = "A discriminator of pixels, in addition to that of features, sees finer detail."
+            yield Advice("Images are blurred", f"{seen} {how}", case.again(discriminator="both"))
     elif not {"blocks", "lattice"} & wrong.keys() and (sharpness > HARSH or "noise" in wrong):  # patterns raise both
         seen = sentence(wrong["noise"]) if "noise" in wrong else seen
         yield Advice("Images are noisy", f"{seen} A lower learning rate reduces noise.", case.again(lr=rate))

@@ -188,7 +188,7 @@ def label(value: float) -> str:
     """Format a tick: 0.002, 50, 20k, 1.5M."""
     size = abs(value)
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if size >= limit:
+        if size >= 0.9995 * limit:  # which is rounded to 1 of this unit
             return f"{value / limit:.3g}{unit}".replace("-", "−")
     if 0 < size < 1e-4:
         return f"{value:.0e}".replace("e-0", "e-").replace("-", "−")

@@ -9,11 +9,18 @@ from ganvas.records import ARROWS
 from ganvas.reporting.charts import Chart, Series, line_chart
 from ganvas.reporting.page import BETTER, decimals, latest, shown, text
 from ganvas.reporting.pictures import Picture, embed
-from ganvas.reporting.reading import Record, Told, column
+from ganvas.reporting.reading import Record, RunContent, column
 from ganvas.training.progress import duration
 
 PICTURES = 5_000_000  # bytes, of all runs together
-SIGNIFICANT = ("features", "num_real", "num_generated", "split", "truncation")  # in a protocol
+SIGNIFICANT = {
+    "features": "features",
+    "num_real": "number of real images",
+    "num_generated": "number of generated images",
+    "split": "split",
+    "truncation": "truncation",
+}
+"""Fields of a protocol that must be equal, and their names in sentences."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class Row:
     cells: list[Cell]
 
 
-def comparison(runs: list[Told]) -> dict[str, Any]:
+def comparison(runs: list[RunContent]) -> dict[str, Any]:
     """Content of the template of a comparison."""
     return {
         "names": names_of(runs),
@@ -43,24 +50,24 @@ def comparison(runs: list[Told]) -> dict[str, Any]:
     }
 
 
-def names_of(runs: list[Told]) -> list[str]:
+def names_of(runs: list[RunContent]) -> list[str]:
     """Names of the runs, or their folders if two runs have the same name."""
     names = [run.name for run in runs]
     return names if len(set(names)) == len(names) else [str(run.folder) for run in runs]
 
 
-def caveats(runs: list[Told], names: list[str]) -> list[str]:
+def caveats(runs: list[RunContent], names: list[str]) -> list[str]:
     """Warnings about values that are not comparable. names: of the runs, for the sentences."""
     found = []
-    unjudged = [name for run, name in zip(runs, names, strict=True) if run.evaluation is None]
-    if unjudged:
-        found.append(f"No evaluation yet: {', '.join(unjudged)}. Run ganvas evaluate.")
-    judged = [run.evaluation for run in runs if run.evaluation is not None]
-    if len({one["data"].get("hash") for one in judged}) > 1:
+    missing = [name for run, name in zip(runs, names, strict=True) if run.evaluation is None]
+    if missing:
+        found.append(f"No evaluation yet: {', '.join(missing)}. Run ganvas evaluate.")
+    evaluations = [run.evaluation for run in runs if run.evaluation is not None]
+    if len({one["data"].get("hash") for one in evaluations}) > 1:
         found.append("These runs were evaluated on different data: their values are not comparable.")
-    differing = [name for name in SIGNIFICANT if len({str(one["protocol"].get(name)) for one in judged}) > 1]
+    differing = [name for name in SIGNIFICANT if len({str(one["protocol"].get(name)) for one in evaluations}) > 1]
     if differing:
-        words = ", ".join(name.replace("num_", "number of images ") for name in differing)
+        words = ", ".join(SIGNIFICANT[name] for name in differing)
         found.append(f"These runs were evaluated with different protocols ({words}): compare with care.")
     found += disagreements(runs, names)
     if any(run.stale for run in runs):
@@ -68,7 +75,7 @@ def caveats(runs: list[Told], names: list[str]) -> list[str]:
     return found
 
 
-def disagreements(runs: list[Told], names: list[str] | None = None) -> list[str]:
+def disagreements(runs: list[RunContent], names: list[str] | None = None) -> list[str]:
     """Pairs of runs that the two feature networks rank in opposite orders, with intervals that do not overlap."""
     named = zip(names or names_of(runs), runs, strict=True)
     tables = [(name, {row["key"]: row for row in (run.evaluation or {}).get("measures", [])}) for name, run in named]
@@ -82,7 +89,7 @@ def disagreements(runs: list[Told], names: list[str] | None = None) -> list[str]
     ]
 
 
-def measures(runs: list[Told]) -> list[Row]:
+def measures(runs: list[RunContent]) -> list[Row]:
     """One row for each measure that any run has, in order of first appearance."""
     tables = [{row["key"]: row for row in (run.evaluation or {}).get("measures", [])} for run in runs]
     for table, run in zip(tables, runs, strict=True):
@@ -120,7 +127,7 @@ def winner(rows: list[Record | None], better: str) -> Record | None:
     return best if all(row is best or row["high"] < best["low"] for row in known) else None
 
 
-def costs(runs: list[Told]) -> list[Row]:
+def costs(runs: list[RunContent]) -> list[Row]:
     return [
         Row("Images seen", "", "", [Cell(f"{run.images_seen:,}") for run in runs]),
         Row("Training time", "", "", [Cell(duration(run.seconds)) for run in runs]),
@@ -128,7 +135,7 @@ def costs(runs: list[Told]) -> list[Row]:
     ]
 
 
-def grid(run: Told, name: str, num: int) -> tuple[str, Picture | None, int, str]:
+def grid(run: RunContent, name: str, num: int) -> tuple[str, Picture | None, int, str]:
     """(name, image, width of its cells, note) from the evaluation, otherwise the last preview."""
     found, side = (run.evaluation or {}).get("pictures") or {}, run.config["model"]["width"]
     picture = embed(run.folder, found.get("generated"), PICTURES // num)
@@ -137,7 +144,7 @@ def grid(run: Told, name: str, num: int) -> tuple[str, Picture | None, int, str]
     return name, latest(run, PICTURES // num), side, "last preview, uncurated"
 
 
-def overlaid(runs: list[Told]) -> list[Chart]:
+def overlaid(runs: list[RunContent]) -> list[Chart]:
     """Curves of all runs by images seen and by time."""
     names = names_of(runs)
 
@@ -160,7 +167,7 @@ def overlaid(runs: list[Told]) -> list[Chart]:
     return [chart for chart in found if chart is not None]
 
 
-def differences(runs: list[Told]) -> list[tuple[str, list[str]]]:
+def differences(runs: list[RunContent]) -> list[tuple[str, list[str]]]:
     """(option, value in each run) where the runs differ."""
     flat = [
         {f"data {name}": run.config["data"].get(name) for name in ("source", "num_images", "size", "channels", "kind")}

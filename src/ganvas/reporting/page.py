@@ -11,13 +11,14 @@ from urllib.parse import quote
 
 from PIL import Image
 
+from ganvas.errors import amount
 from ganvas.evaluation.measures import MEANINGS
 from ganvas.records import ARROWS
 from ganvas.reporting.advice import Advice, advice, sentence, train_command
 from ganvas.reporting.charts import Chart, Series, line_chart
 from ganvas.reporting.methods import as_csv, methods
 from ganvas.reporting.pictures import Picture, embed, film, stills
-from ganvas.reporting.reading import Record, Told, column, number
+from ganvas.reporting.reading import Record, RunContent, column, number
 from ganvas.training.progress import duration
 
 BETTER = {"lower": "lower is better", "higher": "higher is better", "near": "closer to real images is better"}
@@ -25,7 +26,7 @@ HEADLINE = ("kid", "kid_second", "fid", "precision", "recall", "accuracy_asked")
 GRID, FILM, STILLS, PAIR, MARK, MAP = 1_000_000, 2_000_000, 400_000, 90_000, 50_000, 100_000  # bytes of images
 MOST_PAIRS, MOST_MARKS = 16, 12
 MANY_CLASSES = 30  # more rows than this are folded
-GAP = 2  # pixels between the cells of a grid (pictures.grid)
+GAP = 2  # pixels between the cells of a grid (image_files.grid)
 LOGGED = {"kid": "KID (random)", "precision": "Precision", "recall": "Recall"}  # measures that the training log has too
 TERMS = (  # (parts of the evaluation or of the log that use the term, term, better, meaning)
     ("protocol", "95% interval", "", "Uncertainty caused by the limited number of images."),
@@ -103,18 +104,18 @@ class Measure:
     """Letter of its protocol."""
 
 
-def page(told: Told) -> dict[str, Any]:
+def page(run: RunContent) -> dict[str, Any]:
     """Content of the template of one run."""
-    evaluation, folder = told.evaluation or {}, told.folder
+    evaluation, folder = run.evaluation or {}, run.folder
     measures, shared, notes = measured(evaluation.get("measures", []))
     return {
-        "told": told,
+        "run": run,
         "evaluation": evaluation,
         "headline": [row for key in HEADLINE for row in measures if row.key == key],
         "agreement": agreement(evaluation),
         "pictures": side_by_side(folder, evaluation),
-        "latest": None if evaluation.get("pictures") else latest(told, GRID),
-        "advice": found_advice(told),
+        "latest": None if evaluation.get("pictures") else latest(run, GRID),
+        "advice": found_advice(run),
         "measures": measures,
         "methods": methods(evaluation),
         "csv": quote(as_csv(evaluation)) if evaluation else "",
@@ -131,36 +132,36 @@ def page(told: Told) -> dict[str, Any]:
         "real_or_fake": evaluation.get("real_or_fake"),
         "map": embed(folder, (evaluation.get("real_or_fake") or {}).get("map"), MAP),
         "usefulness": evaluation.get("usefulness"),
-        "film": film(told.grids, FILM) if len(told.grids) > 1 else None,
-        "stills": stills(told.grids, *cell(told), STILLS),
-        "charts": curves(told),
-        "health": told.health,
-        "choices": choices(told.config),
-        "data": data_facts(told),
-        "cost": cost_facts(told),
-        "command": train_command(told.config, str(folder), {}),
-        "glossary": glossary(told, measures),
+        "film": film(run.grids, FILM) if len(run.grids) > 1 else None,
+        "stills": stills(run.grids, *cell(run), STILLS),
+        "charts": curves(run),
+        "health": run.health,
+        "choices": choices(run.config),
+        "data": data_facts(run),
+        "cost": cost_facts(run),
+        "command": train_command(run.config, str(folder), {}),
+        "glossary": glossary(run, measures),
     }
 
 
-def found_advice(told: Told) -> list[Advice]:
-    log = [*told.reports, *told.vitals, *told.health]
-    return advice(told.evaluation, log, told.config, str(told.folder))
+def found_advice(run: RunContent) -> list[Advice]:
+    log = [*run.reports, *run.vitals, *run.health]
+    return advice(run.evaluation, log, run.config, str(run.folder))
 
 
-def glossary(told: Told, measures: list[Measure]) -> list[tuple[str, str]]:
+def glossary(run: RunContent, measures: list[Measure]) -> list[tuple[str, str]]:
     """(term, meaning) of the measures and terms on the page."""
-    used = {name for record in (*told.reports, *told.vitals) for name in record}
+    used = {name for record in (*run.reports, *run.vitals) for name in record}
     logged = [key for key in LOGGED if key in used and key not in {row.key for row in measures}]
-    used |= {name for name, value in (told.evaluation or {}).items() if value}
+    used |= {name for name, value in (run.evaluation or {}).items() if value}
     entries = [(row.name, row.better, row.meaning) for row in measures]
     entries += [(LOGGED[key], BETTER[MEANINGS[key][0]], MEANINGS[key][1]) for key in logged]
     entries += [(term, BETTER.get(way, ""), words) for where, term, way, words in TERMS if used & {*where.split()}]
     return [(name, f"{meaning} {sentence(better)}" if better else meaning) for name, better, meaning in entries]
 
 
-def cell(told: Told) -> tuple[int, int]:
-    return told.config["model"]["height"], told.config["model"]["width"]
+def cell(run: RunContent) -> tuple[int, int]:
+    return run.config["model"]["height"], run.config["model"]["width"]
 
 
 # ---- numbers as text ----
@@ -183,9 +184,9 @@ def text(value: object, digits: int | None = None) -> str:
     return f"{found:,.{digits}f}".replace("-", "−")
 
 
-def percent(value: object, digits: int = 1) -> str:
+def percent(value: object) -> str:
     found = number(value)
-    return "–" if found is None else f"{100 * found:.{digits}f}%".replace("-", "−")
+    return "–" if found is None else f"{100 * found:.1f}%".replace("-", "−")
 
 
 def percent_interval(value: Record | None) -> str:
@@ -282,9 +283,9 @@ def num_rows(folder: Path, name: str, height: int) -> int:
         return (picture.height - GAP) // (height + GAP)
 
 
-def latest(told: Told, budget: int) -> Picture | None:
+def latest(run: RunContent, budget: int) -> Picture | None:
     """The last preview grid; None if there is none."""
-    return embed(told.folder, str(told.grids[-1][1].relative_to(told.folder)), budget) if told.grids else None
+    return embed(run.folder, str(run.grids[-1][1].relative_to(run.folder)), budget) if run.grids else None
 
 
 def closest(folder: Path, evaluation: Record) -> list[tuple[Record, Picture]]:
@@ -318,11 +319,8 @@ def class_rows(evaluation: Record) -> Record | None:
 
 
 def copy_facts(copies: Record) -> list[tuple[str, str]]:
-    intervals = (
-        ("Copy rate", "rate"),
-        ("Authenticity", "authenticity"),
-    )
     meaningful = copies.get("meaningful", True)
+    intervals = (("Copy rate", "rate"), ("Authenticity", "authenticity"))
     facts = [(name, percent_interval(copies[key])) for name, key in intervals if meaningful and copies.get(key)]
     if meaningful and copies.get("closer_than_heldout"):
         facts.append(
@@ -330,10 +328,10 @@ def copy_facts(copies: Record) -> list[tuple[str, str]]:
         )
     if number(copies.get("false_alarms")) is not None:
         facts.append(("False alarms", f"{percent(copies['false_alarms'])} of held-out images"))
-    for name, key in (("Duplicates", "training_duplicates"), ("Leaks", "leaks")):
-        where = "among the training images" if name == "Duplicates" else "held-out images among the training images"
-        if number(copies.get(key)) is not None:
-            facts.append((name, f"{text(copies[key], 0)} {where}"))
+    if number(copies.get("training_duplicates")) is not None:
+        facts.append(("Duplicates", f"{text(copies['training_duplicates'], 0)} among the training images"))
+    if number(copies.get("leaks")) is not None:
+        facts.append(("Leaks", f"{amount(int(copies['leaks']), 'held-out image')} among the training images"))
     return facts
 
 
@@ -373,9 +371,9 @@ def faults(artefacts: Record) -> list[tuple[str, str, str]]:
 # ---- training ----
 
 
-def curves(told: Told) -> list[Chart]:
+def curves(run: RunContent) -> list[Chart]:
     """Charts of the training log; charts without data are left out."""
-    vitals, reports = told.vitals, told.reports
+    vitals, reports = run.vitals, run.reports
     at, seen = column(vitals, "images"), column(reports, "images")
 
     def of(records: list[Record], x: list[float], *names: tuple[str, str]) -> list[Series]:
@@ -449,8 +447,8 @@ def shown(value: object) -> str:
     return "–" if value is None else str(value)
 
 
-def data_facts(told: Told) -> list[tuple[str, str]]:
-    data, evaluation = told.config["data"], told.evaluation or {}
+def data_facts(run: RunContent) -> list[tuple[str, str]]:
+    data, evaluation = run.config["data"], run.evaluation or {}
     held = number(data.get("num_heldout")) or 0
     classes = evaluation.get("data", {}).get("classes") or []
     channels = {1: "gray", 3: "colour", 4: "colour with transparency"}
@@ -468,16 +466,16 @@ def data_facts(told: Told) -> list[tuple[str, str]]:
     return [(name, value) for name, value in facts if value]
 
 
-def cost_facts(told: Told) -> list[tuple[str, str]]:
-    config, evaluation = told.config, told.evaluation or {}
+def cost_facts(run: RunContent) -> list[tuple[str, str]]:
+    config, evaluation = run.config, run.evaluation or {}
     protocol = evaluation.get("protocol", {})
     versions = protocol.get("versions") or {}
-    rates = sorted(value for value in column(told.reports, "images_per_second") if not math.isnan(value))
+    rates = sorted(value for value in column(run.reports, "images_per_second") if not math.isnan(value))
     facts = [
         ("Started", str(config.get("started") or "")),
         ("Machine", str(config.get("device") or "")),
         ("Budget", str(config.get("budget") or "")),
-        ("Training", f"{duration(told.seconds)}, {told.images_seen:,} images seen"),
+        ("Training", f"{duration(run.seconds)}, {run.images_seen:,} images seen"),
         ("Speed", f"{rates[len(rates) // 2]:,.0f} images per second (median)" if rates else ""),
         (
             "Evaluation",

@@ -88,7 +88,7 @@ def stills(grids: list[tuple[int, Path]], height: int, width: int, budget: int) 
     for images, path in spread(grids, STILLS):
         sheet = opened(path)
         right, bottom = (min(side, CELLS * (cell + 2)) for side, cell in zip(sheet.size, (width, height), strict=True))
-        sheet = sheet.crop((2, 2, right, bottom))  # pictures.grid has a gap of 2 pixels
+        sheet = sheet.crop((2, 2, right, bottom))  # image_files.grid has a gap of 2 pixels
         one = compressed(sheet, budget // STILLS) if max(sheet.size) > 256 else lossless(sheet)
         pictures.append(Picture(one.uri, one.width, one.height, f"{images:,}"))
     return pictures

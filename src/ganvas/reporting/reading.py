@@ -16,7 +16,7 @@ Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Told:
+class RunContent:
     """The content of a run folder."""
 
     folder: Path
@@ -46,7 +46,7 @@ class Told:
         return float(self.reports[-1].get("seconds", 0.0)) if self.reports else 0.0
 
 
-def read(folder: Path) -> Told:
+def read(folder: Path) -> RunContent:
     """Read a run folder. Raises `RunError` if it is not a run, is damaged, or has no log and no images yet."""
     run = Run(folder)
     config = run.config()
@@ -60,7 +60,7 @@ def read(folder: Path) -> Told:
     evaluation = read_evaluation(folder)
     weights = folder / "model" / WEIGHTS
     stale = evaluation is not None and weights.is_file() and not is_of(evaluation, weights)
-    return Told(folder, config, reports, vitals, health, grids, evaluation, stale)
+    return RunContent(folder, config, reports, vitals, health, grids, evaluation, stale)
 
 
 def sorted_out(log: list[Record]) -> tuple[list[Record], list[Record], list[Record]]:

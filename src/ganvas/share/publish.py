@@ -209,7 +209,7 @@ class Issue:
         if grids := Run(self.folder).grids():
             places = np.unique(np.linspace(0, len(grids) - 1, MOST_FRAMES).round().astype(int))
             scenes = [film.scene(grids[i][1], grids[i][0]) for i in places]
-            found[FILM] = film.gif(scenes, film.Timing(film.FRAME_MS, film.LAST_MS), min(GIF_MB, self.most))
+            found[FILM] = film.gif(scenes, film.Timing(film.FRAME_MS, film.LAST_MS), min(GIF_MB, self.most), None)
         limit = min(PICTURE_MB, self.most)
         for name, truncation in ((SAMPLES, 1.0), (TRUNCATED, TRUNCATION)):
             pixels, seeds = self.samples(truncation)

@@ -6,90 +6,24 @@ Errors are JSON, {"error": one sentence}, with a 4xx status, or 503 with Retry-A
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
-import logging
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
-from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
-from urllib.parse import urlencode
+from typing import Annotated, Literal
 
-import numpy as np
 from fastapi import FastAPI, Query, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, Response
-from fastapi.routing import APIRoute
-from starlette.exceptions import HTTPException
 
 import ganvas
-from ganvas.errors import ConfigError, GanvasError
-from ganvas.explore.recipes import Favourites, Recipe, as_recipe, resolve
-from ganvas.generator import Generator
-from ganvas.image_files import grid, png_bytes
-from ganvas.provenance import provenance
-from ganvas.studio import archive, commands, comparing, media_routes, run_status, schemas, slow_jobs, training_routes
+from ganvas.studio import answers, comparing, explore_routes, media_routes, run_status, schemas, training_routes
 from ganvas.studio.access import Guard
-from ganvas.studio.context import PNG, Json, ListName, ModelName, RunName, Studio, TaskName, told
-from ganvas.studio.engine import Engine, Loaded, address_hash, is_newer
-from ganvas.studio.errors import AbsentError, BusyError, ConflictError, ForbiddenError, TooLargeError
-from ganvas.studio.favourites import FIRST, Lists
+from ganvas.studio.context import PNG, Json, RunName, Studio
+from ganvas.studio.engine import Engine
 from ganvas.studio.image_places import ImagePlaces
 from ganvas.studio.model_folder import Shelf
-from ganvas.studio.slow_jobs import Task, Training
+from ganvas.studio.slow_jobs import Training
 from ganvas.studio.trainings import Trainings
 from ganvas.studio.uploads import Uploads
-
-STATIC = {
-    "index.html": "text/html; charset=utf-8",
-    "studio.css": "text/css; charset=utf-8",
-    "studio.js": "text/javascript; charset=utf-8",
-    "explore.js": "text/javascript; charset=utf-8",
-    "gallery.js": "text/javascript; charset=utf-8",
-    "panel.js": "text/javascript; charset=utf-8",
-    "tray.js": "text/javascript; charset=utf-8",
-    "watch.js": "text/javascript; charset=utf-8",
-    "train.js": "text/javascript; charset=utf-8",
-    "media.js": "text/javascript; charset=utf-8",
-    "jobs.js": "text/javascript; charset=utf-8",
-    "actions.js": "text/javascript; charset=utf-8",
-    "images.js": "text/javascript; charset=utf-8",
-    "compare.js": "text/javascript; charset=utf-8",
-    "charts.js": "text/javascript; charset=utf-8",
-    "recipes.js": "text/javascript; charset=utf-8",
-    "client.js": "text/javascript; charset=utf-8",
-    "dom.js": "text/javascript; charset=utf-8",
-    "api.html": "text/html; charset=utf-8",
-    "api.js": "text/javascript; charset=utf-8",
-    "icon.svg": "image/svg+xml",
-}
-LONGEST_ADDRESS = 6000  # characters; longer recipes are sent by POST
-FOREVER = "private, max-age=31536000, immutable"
-STATUSES: dict[type[GanvasError], int] = {
-    ForbiddenError: 403,
-    AbsentError: 404,
-    ConflictError: 409,
-    TooLargeError: 413,
-    BusyError: 503,
-}
-REFUSALS: dict[int | str, dict[str, Any]] = {
-    400: {"model": schemas.Error, "description": "The request does not fit this model or this file"},
-    401: {"model": schemas.Error, "description": "The token is missing"},
-    403: {
-        "model": schemas.Error,
-        "description": "Request from another site, or not allowed",
-    },
-    404: {"model": schemas.Error, "description": "No such run, model, image or job"},
-    409: {
-        "model": schemas.Error,
-        "description": "Conflict: another model, other weights, a name in use, a running training",
-    },
-    413: {"model": schemas.Error, "description": "The request is too large"},
-    414: {"model": schemas.Error, "description": "The URL is too long: send the recipe by POST"},
-    422: {"model": schemas.Error, "description": "The request does not match this documentation"},
-    503: {"model": schemas.Error, "description": "Busy: retry after Retry-After seconds"},
-}
 
 
 def app(
@@ -149,254 +83,13 @@ def app(
         docs_url=None,  # the pages of FastAPI load scripts from other sites
         redoc_url=None,
         default_response_class=Json,
-        responses=REFUSALS,
+        responses=answers.REFUSALS,
     )
-    refusals(api)
-    pages(api)
-
-    for add in (
-        add_models,
-        add_images,
-        add_downloads,
-        add_favourites,
-        add_training_images,
-        add_slow_jobs,
-        add_runs,
-        training_routes.add,
-        media_routes.add,
-        comparing.add,
-    ):
+    answers.refusals(api)
+    answers.pages(api)
+    for add in (explore_routes.add, add_runs, training_routes.add, media_routes.add, comparing.add):
         add(api, studio)
     return Guard(api, token, hosts)
-
-
-# ---- routes ----
-
-
-def add_models(api: FastAPI, studio: Studio) -> None:
-    """Routes of runs and models."""
-    shelf, engine, lists = studio.shelf, studio.engine, studio.lists
-
-    @api.get("/api/places")
-    def places() -> schemas.Places:
-        """List the runs and models of the folder."""
-        found = shelf.places().values()
-        lines = [
-            schemas.PlaceOut(
-                name=one.name, title=run_status.title_of(one), is_run=one.is_run, has_model=one.weights is not None
-            )
-            for one in found
-        ]
-        return schemas.Places(places=lines, version=ganvas.__version__)
-
-    @api.get("/api/model")
-    def model(model: ModelName, anew: bool = False) -> schemas.ModelOut:
-        """Describe a model; load it if necessary. anew: reload it if its file has changed."""
-        return described(engine.model(model, anew=anew), lists)
-
-
-def add_images(api: FastAPI, studio: Studio) -> None:
-    """Routes that generate images."""
-    engine = studio.engine
-
-    @api.get("/api/picture", responses=PNG, response_class=Response)
-    async def picture(
-        request: Request,
-        model: ModelName,
-        recipe: Annotated[str, Query(description='JSON, such as {"seed": 5}')],
-        version: Annotated[str | None, Query(max_length=64, description="`version` from `GET /api/model`")] = None,
-        download: bool = False,
-    ) -> Response:
-        """Get one image as PNG with provenance metadata. With `version`, the image never changes."""
-        asked = schemas.read_recipe(recipe)
-        loaded = await engine.ready(model, version)
-        tag = f'"{address_hash(loaded, asked)}"'
-        headers = {"etag": tag, "cache-control": FOREVER if version is not None else "no-cache"}
-        if download:
-            await studio.without_copies(loaded, [asked])
-            headers["content-disposition"] = f'attachment; filename="{archive.file_name(loaded, asked)}.png"'
-        if request.headers.get("if-none-match") == tag:
-            return Response(status_code=304, headers=headers)
-        (content,) = await engine.pictures(loaded, [asked])
-        return Response(content, media_type="image/png", headers=headers)
-
-    @api.post("/api/pictures", responses={200: {"content": {"image/png": {}}, "model": schemas.DrawnList}})
-    async def pictures(
-        body: schemas.Pictures,
-        form: Annotated[Literal["list", "sheet"], Query(description="list: JSON; sheet: one PNG grid")] = "list",
-    ) -> Response:
-        """Get several images: a list with their URLs, or one grid."""
-        asked = [one.recipe() for one in body.recipes]
-        loaded = await engine.ready(body.model)
-        if form == "sheet":
-            sheet = grid(await engine.pixels(loaded, asked), body.columns)
-            told = provenance(loaded.generator.hash, {"grid": [one.to_dict() for one in asked]})
-            return Response(await asyncio.to_thread(png_bytes, sheet, told), media_type="image/png")
-        drawn = await engine.pictures(loaded, asked)
-        found = [
-            {"address": address(loaded, recipe), "png": base64.b64encode(content).decode()}
-            for recipe, content in zip(asked, drawn, strict=True)
-        ]
-        return Json({"pictures": found})
-
-    @api.post("/api/code")
-    async def code(body: schemas.One) -> schemas.RecipeOut:
-        """Convert a recipe to one with a latent code, as a start for further edits."""
-        asked = body.recipe.recipe()
-        loaded = await engine.ready(body.model)
-        found = await asyncio.wrap_future(engine.call(loaded, lambda: coded(loaded, asked)))
-        return schemas.RecipeOut(recipe=found.to_dict())
-
-
-def add_downloads(api: FastAPI, studio: Studio) -> None:
-    """Routes of downloads and commands."""
-    engine, lists = studio.engine, studio.lists
-
-    @api.post("/api/archive", responses={200: {"content": {"application/zip": {}}}}, response_class=Response)
-    async def zipped(body: schemas.Archive) -> Response:
-        """Get a ZIP file of images with manifest.csv and a favourites file to generate them again."""
-        asked = [one.recipe() for one in body.recipes]
-        loaded = await engine.ready(body.model)
-        return await archive.response(engine, loaded, await studio.without_copies(loaded, asked))
-
-    @api.post("/api/command")
-    def command(body: schemas.Command) -> schemas.CommandOut:
-        """Get the command line that generates these images."""
-        loaded = engine.model(body.model)
-        if (body.in_list is None) == (not body.recipes):
-            raise ConfigError("expected either recipes or a list")
-        if body.in_list is not None:
-            line = commands.of_list(loaded, lists.file(loaded, body.in_list))
-        else:
-            line = commands.of_recipes(loaded, [one.recipe() for one in body.recipes])
-        return schemas.CommandOut(**vars(line))
-
-
-def add_favourites(api: FastAPI, studio: Studio) -> None:
-    """Routes of favourites."""
-    engine, lists = studio.engine, studio.lists
-
-    @api.get("/api/favourites")
-    def kept(model: ModelName, name: ListName = FIRST) -> schemas.ListOut:
-        """Get a list of favourites."""
-        loaded = engine.model(model)
-        return listed(loaded, lists, name, lists.read(loaded, name))
-
-    @api.post("/api/favourites")
-    def keep(body: schemas.Kept) -> schemas.ListOut:
-        """Add an image to the favourites, or change its title; saved before the response."""
-        loaded = engine.model(body.model)
-        recipe = body.recipe.recipe()
-        engine.call(
-            loaded, lambda: resolve(loaded.generator, [recipe], loaded.directions)
-        ).result()  # raises if the recipe does not fit
-        return listed(loaded, lists, body.in_list, lists.keep(loaded, body.in_list, recipe, body.title))
-
-    @api.post("/api/favourites/remove")
-    def remove(body: schemas.Kept) -> schemas.ListOut:
-        """Remove an image from a list."""
-        loaded = engine.model(body.model)
-        return listed(loaded, lists, body.in_list, lists.remove(loaded, body.in_list, body.recipe.recipe()))
-
-    @api.post("/api/favourites/move")
-    def move(body: schemas.Moved) -> schemas.ListOut:
-        """Move an image to another place in its list."""
-        loaded = engine.model(body.model)
-        found = lists.move(loaded, body.in_list, body.recipe.recipe(), body.place)
-        return listed(loaded, lists, body.in_list, found)
-
-    @api.post("/api/favourites/undo")
-    def undo(model: ModelName, name: ListName = FIRST) -> schemas.ListOut:
-        """Undo the last change of a list that was made since the studio started."""
-        loaded = engine.model(model)
-        return listed(loaded, lists, name, lists.undo(loaded, name))
-
-    @api.post("/api/favourites/aside")
-    def aside(model: ModelName, name: ListName = FIRST) -> schemas.Aside:
-        """Rename a list that belongs to another model, to start a new list."""
-        return schemas.Aside(file=lists.set_aside(engine.model(model), name))
-
-
-def add_training_images(api: FastAPI, studio: Studio) -> None:
-    """Routes of the training images."""
-    engine, training = studio.engine, studio.training
-
-    @api.post("/api/nearest")
-    async def nearest(body: schemas.Compared) -> schemas.NearOut:
-        """Find the nearest training image of each image, if the training images are available."""
-        asked = [one.recipe() for one in body.recipes]
-        loaded = await engine.ready(body.model)
-        known = training.of(loaded, body.begin)
-        if known.state != "ready":
-            return schemas.NearOut(state=known.state, sentence=known.sentence, found=[])
-        pixels = await engine.pixels(loaded, asked)
-        found = await asyncio.to_thread(slow_jobs.nearest, known, pixels)
-        return schemas.NearOut(state="ready", sentence="", found=[schemas.Near(**one) for one in found])
-
-    @api.get("/api/training-picture", responses=PNG, response_class=Response)
-    def training_picture(model: ModelName, index: Annotated[int, Query(ge=0)]) -> Response:
-        """Get a (real) training image."""
-        known = training.of(engine.model(model), False)
-        if known.state != "ready" or known.pack is None:
-            raise AbsentError(known.sentence)
-        if index >= known.pack.num_images:
-            raise AbsentError(f"training image {index:,} does not exist: the last one is {known.pack.num_images - 1:,}")
-        content = png_bytes(np.asarray(known.pack.images[index]))
-        return Response(content, media_type="image/png", headers={"cache-control": "private, max-age=3600"})
-
-
-def add_slow_jobs(api: FastAPI, studio: Studio) -> None:
-    """Routes of projections and searches."""
-    engine, bench, receiving, decoding = studio.engine, studio.bench, studio.receiving, studio.decoding
-
-    @api.post(
-        "/api/projections",
-        status_code=202,
-        openapi_extra={"requestBody": {"required": True, "content": {"application/octet-stream": {}}}},
-    )
-    async def project(
-        request: Request,
-        model: ModelName,
-        label: Annotated[str | None, Query(max_length=2000)] = None,
-        steps: Annotated[int, Query(ge=1, le=2000)] = 300,
-    ) -> schemas.TaskOut:
-        """Start the projection of an uploaded image (request body: PNG, JPEG, WebP, BMP, GIF or TIFF)."""
-        loaded = await engine.ready(model)
-        if label is not None:
-            loaded.generator.labels_of(label, [0])
-        async with receiving:  # limits the number of uploads at a time
-            bench.check_room()
-            content = await request.body()
-            async with decoding:
-                pixels, note = await asyncio.to_thread(slow_jobs.uploaded, loaded, content)
-        task = Task("projection", target=pixels, sentence=note)
-        return told(bench.begin(task, slow_jobs.projecting(loaded, pixels, label, steps)))
-
-    @api.post("/api/directions", status_code=202)
-    def directions(body: schemas.Wanted) -> schemas.TaskOut:
-        """Start a search for edit directions, which are saved next to the model."""
-        loaded = engine.model(body.model)
-        return told(bench.begin(Task("directions"), slow_jobs.finding_directions(loaded, body.num)))
-
-    @api.get("/api/task")
-    def task(id: TaskName) -> schemas.TaskOut:
-        """Get progress and result of a job."""
-        return told(bench.find(id))
-
-    @api.post("/api/task/stop")
-    def stop(id: TaskName) -> schemas.TaskOut:
-        """Stop a job."""
-        found = bench.find(id)
-        found.cancelled = True
-        return told(found)
-
-    @api.get("/api/task/target", responses=PNG, response_class=Response)
-    def target(id: TaskName) -> Response:
-        """Get the uploaded image in the size of the model."""
-        found = bench.find(id)
-        if found.target is None:
-            raise AbsentError(f"job {id} has no image: only projections have one")
-        return Response(png_bytes(found.target), media_type="image/png", headers={"cache-control": "no-store"})
 
 
 def add_runs(api: FastAPI, studio: Studio) -> None:
@@ -410,7 +103,7 @@ def add_runs(api: FastAPI, studio: Studio) -> None:
     def runs() -> schemas.Runs:
         """List the runs of the folder with a short summary."""
         found = summaries.of((place for place in shelf.places().values() if place.is_run), process_of)
-        return schemas.Runs(runs=[schemas.RunLine(**one) for one in found])
+        return schemas.Runs(runs=found)
 
     @api.get("/api/run", response_model=schemas.RunOut)
     def run(request: Request, run: RunName) -> Response:
@@ -421,7 +114,7 @@ def add_runs(api: FastAPI, studio: Studio) -> None:
         headers = {"etag": tag, "cache-control": "no-cache"}
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers=headers)
-        return Json(schemas.RunOut(**run_status.watched(place, process)).model_dump(), headers=headers)
+        return Json(run_status.watched(place, process).model_dump(), headers=headers)
 
     @api.get("/api/run/grid", responses=PNG, response_class=FileResponse)
     def run_grid(run: RunName, images: Annotated[int, Query(ge=0)]) -> FileResponse:
@@ -434,126 +127,3 @@ def add_runs(api: FastAPI, studio: Studio) -> None:
         return FileResponse(
             run_status.film_file(run_status.run_place(shelf, run), form), media_type=run_status.FILMS[form]
         )
-
-
-# ---- parts of answers ----
-
-
-def described(loaded: Loaded, lists: Lists) -> schemas.ModelOut:
-    generator = loaded.generator
-    info = generator.info
-    return schemas.ModelOut(
-        name=loaded.place.name,
-        title=run_status.title_of(loaded.place),
-        hash=generator.hash,
-        version=loaded.version,
-        newer=is_newer(loaded),
-        architecture=info.config.model,
-        height=info.config.height,
-        width=info.config.width,
-        channels=info.config.channels,
-        depth=info.depth,
-        kind=info.kind,
-        classes=generator.label_names,
-        has_conditions=info.conditions is not None,
-        num_depths=generator.num_depths,
-        images_seen=info.images_seen,
-        directions=[
-            schemas.DirectionOut(
-                name=one.name, source=one.source, depths=None if one.depths is None else list(one.depths)
-            )
-            for one in loaded.directions.values()
-        ],
-        sentence=loaded.directions_sentence,
-        lists=lists.names(loaded),
-    )
-
-
-def address(loaded: Loaded, recipe: Recipe) -> str:
-    """URL of an image; empty if the recipe is too long."""
-    values = {
-        "model": loaded.place.name,
-        "version": loaded.version,
-        "recipe": json.dumps(recipe.to_dict(), separators=(",", ":")),
-    }
-    found = f"/api/picture?{urlencode(values, errors='backslashreplace')}"
-    return found if len(found) <= LONGEST_ADDRESS else ""
-
-
-def listed(loaded: Loaded, lists: Lists, name: str, found: Favourites) -> schemas.ListOut:
-    names = found.names or [""] * len(found.recipes)
-    return schemas.ListOut(
-        name=name,
-        lists=lists.names(loaded),
-        file=lists.file(loaded, name).name,
-        undo=lists.undoable(loaded, name),
-        pictures=[
-            schemas.KeptOut(recipe=recipe.to_dict(), title=title)
-            for recipe, title in zip(found.recipes, names, strict=True)
-        ],
-    )
-
-
-def coded(loaded: Loaded, recipe: Recipe) -> Recipe:
-    generator: Generator = loaded.generator
-    return as_recipe(resolve(generator, [recipe], loaded.directions), generator.classes, generator.info.conditions)
-
-
-# ---- errors and pages ----
-
-
-def refusals(api: FastAPI) -> None:
-    """Return all errors as {"error": sentence}."""
-
-    @api.exception_handler(GanvasError)
-    def of_ganvas(_: Request, error: GanvasError) -> Json:
-        status = next((code for kind, code in STATUSES.items() if isinstance(error, kind)), 400)
-        headers = {"retry-after": str(error.seconds)} if isinstance(error, BusyError) else {}
-        return Json({"error": str(error)}, status, headers)
-
-    @api.exception_handler(RequestValidationError)
-    def of_form(_: Request, error: RequestValidationError) -> Json:
-        return Json({"error": schemas.in_words(list(error.errors()))}, 422)
-
-    @api.exception_handler(HTTPException)
-    def of_http(request: Request, error: HTTPException) -> Json:
-        sentence = {
-            400: "the request cannot be read: expected a JSON body",
-            404: f"{request.url.path[:200]} does not exist: see GET /api/openapi.json",
-            405: f"{request.method} is not supported for {request.url.path[:200]}: see GET /api/openapi.json",
-        }.get(error.status_code, str(error.detail))
-        headers = dict(error.headers or {})
-        if error.status_code == 405:  # Starlette lists the methods of only one route
-            known = [
-                one.methods or set() for one in api.routes if isinstance(one, APIRoute) and one.path == request.url.path
-            ]
-            headers["allow"] = ", ".join(sorted(set().union(*known)))
-        return Json({"error": sentence}, error.status_code, headers)
-
-    @api.exception_handler(Exception)
-    def of_code(_: Request, error: Exception) -> Json:
-        logging.getLogger("ganvas.studio").error("unexpected", exc_info=error)
-        return Json({"error": f"internal error ({type(error).__name__}): see the terminal of the studio"}, 500)
-
-
-def pages(api: FastAPI) -> None:
-    """Serve the page and its parts, a fixed list of files of this package."""
-    folder = resources.files("ganvas.studio") / "static"
-    content = {name: (folder / name).read_bytes() for name in STATIC if (folder / name).is_file()}
-
-    def static(name: str) -> Response:
-        if name not in content:
-            raise HTTPException(404)
-        return Response(content[name], media_type=STATIC[name], headers={"cache-control": "no-cache"})
-
-    @api.get("/", include_in_schema=False)
-    def index() -> Response:
-        return static("index.html")
-
-    @api.get("/api", include_in_schema=False)
-    def documentation() -> Response:
-        return static("api.html")
-
-    @api.get("/static/{name}", include_in_schema=False)
-    def part(name: str) -> Response:
-        return static(name)

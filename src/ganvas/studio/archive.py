@@ -94,6 +94,6 @@ def manifest(loaded: Loaded, recipes: Sequence[Recipe], names: Sequence[str]) ->
     writer.writerow(["file", "seed", "label", "truncation", "recipe", "model"])
     for name, recipe in zip(names, recipes, strict=True):
         seed = "" if recipe.seed is None else recipe.seed
-        told = json.dumps(recipe.to_dict())
-        writer.writerow([name, seed, label_of(loaded, recipe), recipe.truncation, told, loaded.generator.hash])
+        content = json.dumps(recipe.to_dict())
+        writer.writerow([name, seed, label_of(loaded, recipe), recipe.truncation, content, loaded.generator.hash])
     return table.getvalue()

@@ -6,7 +6,6 @@ and PowerShell; only texts with an apostrophe need different quotes.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import re
 import tempfile
@@ -18,6 +17,7 @@ from ganvas.explore.recipes import Favourites, Recipe
 from ganvas.fields import option
 from ganvas.options import Common, Files, Interpolate, Video
 from ganvas.studio.engine import Loaded
+from ganvas.studio.schemas import CommandOut
 from ganvas.system import files
 
 LONGEST = 300  # characters of a list of seeds; longer ones are saved in a file
@@ -25,17 +25,11 @@ SAFE = re.compile(r"[A-Za-z0-9_./:=+][A-Za-z0-9_./:=+-]*|--?[A-Za-z0-9-]+")  # w
 SPECIAL = frozenset("'\"$`\\!")  # characters that need care inside double quotes
 
 
-@dataclasses.dataclass(frozen=True)
-class Line:
+def line(words: Iterable[object]) -> CommandOut:
     """A command, in the quotes of Bash and Zsh and in those of PowerShell."""
-
-    command: str
-    powershell: str
-
-
-def line(words: Iterable[object]) -> Line:
     texts = [str(word) for word in words]
-    return Line(" ".join(map(quoted, texts)), " ".join(quoted(text, "''") for text in texts))
+    powershell = " ".join(quoted(text, "''") for text in texts)
+    return CommandOut(command=" ".join(map(quoted, texts)), powershell=powershell)
 
 
 def quoted(text: str, apostrophe: str = "'\"'\"'") -> str:
@@ -52,23 +46,23 @@ def quoted(text: str, apostrophe: str = "'\"'\"'") -> str:
 
 def of_recipes(
     loaded: Loaded, recipes: Sequence[Recipe], form: Files | None = None, columns: int | None = None
-) -> Line:
+) -> CommandOut:
     """`ganvas sample` for seeds of one class and truncation; otherwise `ganvas favourites` with a file of the recipes,
     which is written next to the model. columns: one grid, if `ganvas sample` can make it."""
     more = differing(form or Files(), Files())
     if (seeds := seeds_of(recipes)) is None:
-        return line(["ganvas", "favourites", loaded.place.folder, saved(loaded, recipes), *more, "--out", "pictures"])
+        return line(["ganvas", "favourites", loaded.place.folder, saved(loaded, recipes), *more, "--out", "images"])
     name = "--conditions" if loaded.generator.info.conditions is not None else "--label"
     words = ["ganvas", "sample", loaded.place.folder, *seeds, *label_of(recipes, name), *more]
-    return line([*words, "--out", "pictures"] if columns is None else [*words, "--grid", "--out", "grid"])
+    return line([*words, "--out", "images"] if columns is None else [*words, "--grid", "--out", "grid"])
 
 
-def of_list(loaded: Loaded, file: Path) -> Line:
-    return line(["ganvas", "favourites", loaded.place.folder, file, "--out", "kept"])
+def of_list(loaded: Loaded, file: Path) -> CommandOut:
+    return line(["ganvas", "favourites", loaded.place.folder, file, "--out", "favourites"])
 
 
-def of_film(loaded: Loaded, recipes: Sequence[Recipe], asked: Interpolate) -> Line:
-    """`ganvas interpolate` for the film `asked` of these images."""
+def of_film(loaded: Loaded, recipes: Sequence[Recipe], asked: Interpolate) -> CommandOut:
+    """`ganvas interpolate` for the video `asked` of these images."""
     more = differing(asked, Interpolate("", ""), {"source", "out"})
     words = ["ganvas", "interpolate", loaded.place.folder]
     if (seeds := seeds_of(recipes)) is not None:
@@ -80,7 +74,7 @@ def of_film(loaded: Loaded, recipes: Sequence[Recipe], asked: Interpolate) -> Li
     return line([*words, "--favourites", saved(loaded, recipes), *more, "--out", asked.out])
 
 
-def of_training_film(asked: Video) -> Line:
+def of_training_film(asked: Video) -> CommandOut:
     return line(["ganvas", "video", asked.run, "--out", asked.out, *differing(asked, Video(""), {"run", "out"})])
 
 
@@ -93,7 +87,7 @@ def differing(asked: Any, usual: Any, without: Iterable[str] = ()) -> list[objec
         if isinstance(value, bool):
             found.append(option(name) if value else f"--no-{option(name)[2:]}")
         else:
-            found += [option(name), f"{value:g}" if isinstance(value, float) else value]
+            found += [option(name), f"{value:.10g}" if isinstance(value, float) else value]
     return found
 
 

@@ -13,7 +13,7 @@ from fastapi.responses import FileResponse
 from ganvas.errors import RunError
 from ganvas.evaluation.evaluate import CLASSES_SHOWN
 from ganvas.reporting.comparison import caveats, costs, differences, measures
-from ganvas.reporting.reading import Told, read
+from ganvas.reporting.reading import RunContent, read
 from ganvas.studio import run_status, schemas
 from ganvas.studio.context import PNG, RunName, Studio
 from ganvas.studio.errors import AbsentError
@@ -63,14 +63,14 @@ def compared(places: Sequence[Place]) -> schemas.ComparisonOut:
         raise RunError(f"an evaluation of these runs cannot be shown ({error!r}): evaluate them again") from error
 
 
-def samples_file(place: Place, run: Told) -> Path | None:
+def samples_file(place: Place, run: RunContent) -> Path | None:
     """The sample grid of an evaluation."""
     pictures = (run.evaluation or {}).get("pictures")
     path = files.inside(place.folder, pictures.get("generated") if isinstance(pictures, dict) else None)
     return path if path is not None and path.is_file() else None
 
 
-def grid_of(place: Place, run: Told) -> schemas.GridOut:
+def grid_of(place: Place, run: RunContent) -> schemas.GridOut:
     """Samples of the evaluation, otherwise the last preview."""
     values: dict[str, Any] = {"run": place.name}
     if samples_file(place, run) is not None:

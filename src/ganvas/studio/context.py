@@ -72,19 +72,10 @@ class Studio:
             found = await asyncio.to_thread(slow_jobs.copies, known, await self.engine.pixels(loaded, part))
             kept += [recipe for recipe, copied in zip(part, found, strict=True) if not copied]
         if not kept:
-            raise ConflictError("this image is a copy of a training image (--no-copies): choose another image")
+            what = "this image is a copy of a training image" if len(recipes) == 1 else "all of these images are copies"
+            raise ConflictError(f"{what} (--no-copies): choose others")
         return kept
 
 
-def told(task: Task) -> schemas.TaskOut:
-    return schemas.TaskOut(
-        id=task.id,
-        kind=task.kind,
-        model=task.model,
-        state=task.state,
-        sentence=task.sentence,
-        doing=task.doing,
-        done=task.done,
-        total=task.total,
-        result=task.result,
-    )
+def task_out(task: Task) -> schemas.TaskOut:
+    return schemas.TaskOut.model_validate(task, from_attributes=True)

@@ -1,7 +1,7 @@
 """Generate images for many clients: one thread processes the requests in order and in batches.
 
-Only one thread, because style mixing adds hooks to the network (codes.py). The queue is limited by the memory of its
-images; further requests are refused immediately, with a time to retry.
+Only one thread, because style mixing adds hooks to the network (latent_codes.py). The queue is limited by the memory of
+its images; further requests are refused immediately, with a time to retry.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Generator as Generated
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -130,6 +130,8 @@ class Engine:
         """Like `model`; immediate if the model is in memory and nothing has changed."""
         loaded = self.models.get(name)
         if loaded is not None and stamp_of(directions_file(loaded.place)) == loaded.directions_stamp:
+            with suppress(KeyError):  # another thread has just removed it
+                self.models.move_to_end(name)
             return of_version(loaded, version)
         return await asyncio.to_thread(self.model, name, version)
 
@@ -145,12 +147,12 @@ class Engine:
         missing = {key: recipe for key, recipe in zip(keys, recipes, strict=True) if key not in known}
         if missing:
             with self.reservation(loaded, len(missing)):
-                pixels = await self.drawn(loaded, list(missing.values()))
-                some = list(missing.values())
-                quick = pixels.size < QUICK
-                drawn = (
-                    written(loaded, pixels, some) if quick else await asyncio.to_thread(written, loaded, pixels, some)
-                )
+                wanted = list(missing.values())
+                pixels = await self.drawn(loaded, wanted)
+                if pixels.size < QUICK:
+                    drawn = written(loaded, pixels, wanted)
+                else:
+                    drawn = await asyncio.to_thread(written, loaded, pixels, wanted)
             for key, content in zip(missing, drawn, strict=True):
                 self.keep(key, content)
                 known[key] = content
@@ -222,7 +224,8 @@ class Engine:
             self.arrived.wait_for(lambda: self.waiting or self.closed)
             if self.closed:
                 for job in self.waiting:
-                    job.future.set_exception(BusyError("the studio is closing", 5))
+                    if job.future.set_running_or_notify_cancel():
+                        job.future.set_exception(BusyError("the studio is closing", 5))
                 self.waiting.clear()
                 return None
             jobs = [self.waiting.popleft()]
@@ -329,8 +332,8 @@ def refresh_directions(loaded: Loaded) -> None:
         except GanvasError as error:
             loaded.directions_sentence = str(error)
     loaded.directions_stamp = stamp
-    told = {name: [one.vector, one.depths] for name, one in loaded.directions.items()}
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest() if told else ""
+    content = {name: [one.vector, one.depths] for name, one in loaded.directions.items()}
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest() if content else ""
     loaded.version = loaded.generator.hash[:24] + digest[:8]
 
 

@@ -1,4 +1,4 @@
-"""Files to download that take a while: films of a training or of generated images, and images enlarged for printing.
+"""Files to download that take a while: videos of a training or of generated images, and images enlarged for printing.
 
 Each is a slow job that calls the function of the command line; its file lies in the folder of the workbench.
 """
@@ -40,14 +40,14 @@ TYPES = {
 }
 """Media types of the files."""
 IN_MEMORY = ("gif", "webp")  # formats that store all frames before they are written
-MOST_FRAMES, MOST_STORED = 20_000, 2**28  # most frames of a film; most pixels of all frames of GIF and WebP
+MOST_FRAMES, MOST_STORED = 20_000, 2**28  # most frames of a video; most pixels of all frames of GIF and WebP
 MOST_PIXELS = 2**28  # most pixels of a print
 
 
 def filming(
     bench: Workbench, loaded: Loaded, recipes: Sequence[Recipe], asked: Interpolate, known: Neighbours | None
 ) -> Work:
-    """The film `asked` through these images. known: leave out the frames that are copies of its training images."""
+    """The video `asked` through these images. known: leave out the frames that are copies of its training images."""
     check_frames(asked, Path(asked.out).suffix[1:], asked.num_frames)
 
     def work(task: Task) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def filming(
 
 
 def filming_training(bench: Workbench, place: Place, asked: Video) -> Work:
-    """The film `asked` of a training, from its preview grids."""
+    """The video `asked` of a training, from its preview grids."""
     check_frames(asked, Path(str(asked.out)).suffix[1:], len(Run(place.folder, writes=False).grids()))
 
     def work(task: Task) -> dict[str, Any]:
@@ -71,15 +71,15 @@ def filming_training(bench: Workbench, place: Place, asked: Video) -> Work:
 
 
 def check_frames(look: Interpolate | Video, form: str, num: int) -> None:
-    """Raises ConfigError for wrong options, or if the film would need too much memory or time."""
+    """Raises ConfigError for wrong options, or if the video would need too much memory or time."""
     size = film.checked(form, look)
     film.check_fps(form, look.fps or 0)
     if num > MOST_FRAMES:
-        raise ConfigError(f"{num:,} frames: expected at most {MOST_FRAMES:,}; choose a shorter film, or --fps")
+        raise ConfigError(f"{num:,} frames: expected at most {MOST_FRAMES:,}; choose a shorter video, or --fps")
     if form in IN_MEMORY and size is not None and num * size[0] * size[1] > MOST_STORED:
         raise ConfigError(
             f"{num:,} frames of {look.size} pixels are too many for {form.upper()}: "
-            "choose MP4 or WebM, a smaller size or a shorter film"
+            "choose MP4 or WebM, a smaller size or a shorter video"
         )
 
 
@@ -97,8 +97,8 @@ def printing(bench: Workbench, loaded: Loaded, recipes: Sequence[Recipe], form: 
         if columns is not None:
             out = bench.place_for(task, f"{name}-grid.{ending}")
             pixels = np.stack([enlarged(one[None], form.enlarge, form.filter)[0] for _, one in images])
-            told = provenance(generator.hash, {"grid": [one.to_dict() for one in recipes]})
-            save_picture(out, grid(pixels, columns), told, dpi=form.dpi)
+            text = provenance(generator.hash, {"grid": [one.to_dict() for one in recipes]})
+            save_picture(out, grid(pixels, columns), text, dpi=form.dpi)
         elif len(recipes) == 1:
             out = bench.place_for(task, f"{archive.file_name(loaded, recipes[0])}.{ending}")
             for recipe, pixels in images:

@@ -1,4 +1,4 @@
-"""Routes of films and prints: start them, and get their files. Progress and cancelling: `GET /api/task`."""
+"""Routes of videos and prints: start them, and get their files. Progress and cancelling: `GET /api/task`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ganvas.explore.sampling import file_name
 from ganvas.fields import build, check
 from ganvas.options import Files, Interpolate, Video
 from ganvas.studio import commands, media, run_status, schemas
-from ganvas.studio.context import Studio, TaskName, told
+from ganvas.studio.context import Studio, TaskName, task_out
 from ganvas.studio.engine import Loaded
 from ganvas.studio.errors import AbsentError
 from ganvas.studio.model_folder import Place
@@ -27,32 +27,31 @@ def add(api: FastAPI, studio: Studio) -> None:
 
     @api.post("/api/films", status_code=202)
     async def film(body: schemas.NewFilm) -> schemas.TaskOut:
-        """Start a film that morphs from image to image; the options are those of `ganvas interpolate`."""
+        """Start a video that morphs from image to image; the options are those of `ganvas interpolate`."""
         loaded = await engine.ready(body.model)
         recipes, asked = await usable(loaded, body.recipes), film_of(loaded, body)
         known = studio.training.of(loaded) if studio.no_copies else None
         task = Task("film", loaded.place.name)
-        return told(bench.begin(task, media.filming(bench, loaded, recipes, asked, known)))
+        return task_out(bench.begin(task, media.filming(bench, loaded, recipes, asked, known)))
 
     @api.post("/api/films/command")
     def film_command(body: schemas.NewFilm) -> schemas.CommandOut:
-        """Get the command line that makes this film."""
+        """Get the command line that makes this video."""
         loaded = engine.model(body.model)
-        line = commands.of_film(loaded, [one.recipe() for one in body.recipes], film_of(loaded, body))
-        return schemas.CommandOut(**vars(line))
+        return commands.of_film(loaded, [one.recipe() for one in body.recipes], film_of(loaded, body))
 
     @api.post("/api/run/films", status_code=202)
     def training_film(body: schemas.NewTrainingFilm) -> schemas.TaskOut:
-        """Start a film of a training, from its preview grids; the options are those of `ganvas video`."""
+        """Start a video of a training, from its preview grids; the options are those of `ganvas video`."""
         place = run_status.run_place(studio.shelf, body.run)
         asked = training_film_of(place, body)
-        return told(bench.begin(Task("film", place.name), media.filming_training(bench, place, asked)))
+        return task_out(bench.begin(Task("film", place.name), media.filming_training(bench, place, asked)))
 
     @api.post("/api/run/films/command")
     def training_film_command(body: schemas.NewTrainingFilm) -> schemas.CommandOut:
-        """Get the command line that makes this film."""
+        """Get the command line that makes this video."""
         place = run_status.run_place(studio.shelf, body.run)
-        return schemas.CommandOut(**vars(commands.of_training_film(training_film_of(place, body))))
+        return commands.of_training_film(training_film_of(place, body))
 
     @api.post("/api/prints", status_code=202)
     async def prints(body: schemas.NewPrint) -> schemas.TaskOut:
@@ -60,21 +59,20 @@ def add(api: FastAPI, studio: Studio) -> None:
         loaded = await engine.ready(body.model)
         recipes, form = await usable(loaded, body.recipes), files_of(body)
         task = Task("print", loaded.place.name)
-        return told(bench.begin(task, media.printing(bench, loaded, recipes, form, body.columns)))
+        return task_out(bench.begin(task, media.printing(bench, loaded, recipes, form, body.columns)))
 
     @api.post("/api/prints/command")
     def print_command(body: schemas.NewPrint) -> schemas.CommandOut:
         """Get the command line that makes these files."""
         recipes = [one.recipe() for one in body.recipes]
-        line = commands.of_recipes(engine.model(body.model), recipes, files_of(body), body.columns)
-        return schemas.CommandOut(**vars(line))
+        return commands.of_recipes(engine.model(body.model), recipes, files_of(body), body.columns)
 
     @api.get("/api/task/file", response_class=FileResponse)
     def file(id: TaskName, download: bool = False) -> FileResponse:
         """Get the file that a finished job has written. download: with its name, to be saved."""
         task = bench.find(id)
         if task.file is None or task.state != "done":
-            raise AbsentError(f"job {id} has no file: wait until it is done, or start a film or a print")
+            raise AbsentError(f"job {id} has no file: wait until it is done, or start a video or a print")
         name: dict[str, Any] = {"filename": task.file.name} if download else {}
         return FileResponse(task.file, media_type=media.TYPES[task.file.suffix[1:]], **name)
 

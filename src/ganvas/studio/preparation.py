@@ -17,7 +17,7 @@ from ganvas.fields import option, part
 from ganvas.image_files import grid
 from ganvas.options import Evaluate, Train
 from ganvas.reporting import report
-from ganvas.studio.commands import line
+from ganvas.studio.commands import differing, line
 from ganvas.studio.model_folder import Place
 from ganvas.studio.slow_jobs import Task, Work
 from ganvas.system.device import choose_device
@@ -106,7 +106,7 @@ def described(planned: Plan, pack: Pack, asked: Train, speed: float | None) -> d
         "minutes": planned.config.minutes,
         "speed": speed,
         "least": least_images(planned.config),
-        **vars(line(["ganvas", *words(asked)])),
+        **line(["ganvas", *words(asked)]).model_dump(),
     }
 
 
@@ -123,13 +123,7 @@ def examples(pack: Pack) -> np.ndarray:
 
 def words(asked: Train) -> list[str]:
     """The command line of a training, without "ganvas": its options that are not the default."""
-    usual = Train(asked.source)
-    found = ["train", str(asked.source)]
-    for name, value in vars(asked).items():
-        if name == "source" or value == getattr(usual, name):
-            continue
-        found += [option(name)] if value is True else [option(name), str(value)]
-    return found
+    return ["train", str(asked.source), *map(str, differing(asked, Train(asked.source), {"source"}))]
 
 
 def resumed(place: Place, budget: float | None, unit: str, device: str | None) -> list[str]:

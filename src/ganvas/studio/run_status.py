@@ -16,6 +16,7 @@ from ganvas.run import Run
 from ganvas.studio.engine import stamp_of
 from ganvas.studio.errors import AbsentError
 from ganvas.studio.model_folder import Place, Shelf
+from ganvas.studio.schemas import HealthOut, RunLine, RunOut
 from ganvas.training.preview import layout, num_rows
 
 POINTS = 400  # most points per curve
@@ -47,10 +48,10 @@ class Summaries:
     """Summaries of runs; the log is read again only for changed runs."""
 
     def __init__(self) -> None:
-        self.known: dict[str, tuple[str, dict[str, Any]]] = {}
+        self.known: dict[str, tuple[str, RunLine]] = {}
 
-    def of(self, places: Iterable[Place], process_of: Callable[[Path], str]) -> list[dict[str, Any]]:
-        found: dict[str, tuple[str, dict[str, Any]]] = {}
+    def of(self, places: Iterable[Place], process_of: Callable[[Path], str]) -> list[RunLine]:
+        found: dict[str, tuple[str, RunLine]] = {}
         for place in places:
             process = process_of(place.folder)
             now = stamp(place, process)
@@ -60,35 +61,32 @@ class Summaries:
         return [line for _, line in found.values()]
 
 
-def summary(place: Place, process: str = "") -> dict[str, Any]:
+def summary(place: Place, process: str = "") -> RunLine:
     """Summary of one run for the list of runs."""
-    told = watched(place, process)
-    keys = ("name", "title", "state", "progress", "images", "sentence", "score")
-    return {key: told[key] for key in keys} | {"grid": told["grids"][-1] if told["grids"] else None}
+    run = watched(place, process)
+    return RunLine(
+        name=run.name,
+        title=run.title,
+        state=run.state,
+        progress=run.progress,
+        images=run.images,
+        sentence=run.sentence,
+        score=run.score,
+        grid=run.grids[-1] if run.grids else None,
+    )
 
 
-def watched(place: Place, process: str = "") -> dict[str, Any]:
+def watched(place: Place, process: str = "") -> RunOut:
     """All information about a run for the page; `sentence` describes errors. process: see `state_of`."""
     try:
-        return told(place, process)
+        return described(place, process)
     except Exception as error:  # a damaged run must not affect the other runs
         reason = f"the files of this run cannot be read ({type(error).__name__}): check its folder"
-    nothing: dict[str, Any] = dict.fromkeys(("seconds", "eta", "rate", "score", "best"))
-    nothing |= {
-        "name": place.name,
-        "title": place.name,
-        "rows": [],
-        "sentence": reason,
-        "state": "stopped",
-        "progress": 0.0,
-        "images": 0,
-    }
-    nothing |= {"about": {}, "options": {}, "reports": {}, "vitals": {}, "health": [], "grids": [], "films": []}
-    nothing |= {"images": 0, "rows": [], "budget": None, "budget_unit": "", "has_report": False}
-    return nothing | {"has_model": place.weights is not None}
+    has_model = place.weights is not None
+    return RunOut(name=place.name, title=place.name, sentence=reason, state="stopped", has_model=has_model)
 
 
-def told(place: Place, process: str) -> dict[str, Any]:
+def described(place: Place, process: str) -> RunOut:
     run = Run(place.folder, writes=False)
     sentence, config = "", {}
     try:
@@ -100,34 +98,36 @@ def told(place: Place, process: str) -> dict[str, Any]:
     images = int(max([number(last.get("images")) or 0, *(int(one["images"]) for one in vitals[-1:])]))
     progress = progress_of(config, last, images)
     unit, budget = budget_of(config)
-    return {
-        "name": place.name,
-        "title": title_in(config, place),
-        "sentence": sentence,
-        "state": state_of(place, progress, vitals, process),
-        "progress": progress,
-        "images": images,
-        "seconds": number(last.get("seconds")),
-        "eta": number(last.get("eta")),
-        "rate": number(last.get("images_per_second")),
-        "score": number(vitals[-1].get("score")) if vitals else None,
-        "best": min((value for one in vitals if (value := number(one.get("score"))) is not None), default=None),
-        "about": about(config),
-        "options": options(config),
-        "reports": curves(reports, REPORTS),
-        "vitals": curves(vitals, VITALS),
-        "health": [
-            {key: str(one.get(key, "")) for key in ("health", "words", "action")} | {"images": int(one["images"])}
+    return RunOut(
+        name=place.name,
+        title=title_in(config, place),
+        sentence=sentence,
+        state=state_of(place, progress, vitals, process),
+        has_model=place.weights is not None,
+        progress=progress,
+        images=images,
+        seconds=number(last.get("seconds")),
+        eta=number(last.get("eta")),
+        rate=number(last.get("images_per_second")),
+        score=number(vitals[-1].get("score")) if vitals else None,
+        best=min((value for one in vitals if (value := number(one.get("score"))) is not None), default=None),
+        about=about(config),
+        options=options(config),
+        reports=curves(reports, REPORTS),
+        vitals=curves(vitals, VITALS),
+        health=[
+            HealthOut(
+                images=int(one["images"]), **{key: str(one.get(key, "")) for key in ("health", "words", "action")}
+            )
             for one in health[-50:]
         ],
-        "grids": [images for images, path in run.grids() if own(place, path)],
-        "rows": rows_of_grids(place),
-        "films": [ending for ending in FILMS if own(place, place.folder / f"training.{ending}")],
-        "has_model": place.weights is not None,
-        "has_report": own(place, place.folder / REPORT),
-        "budget": budget,
-        "budget_unit": unit,
-    }
+        grids=[images for images, path in run.grids() if own(place, path)],
+        rows=rows_of_grids(place),
+        films=[ending for ending in FILMS if own(place, place.folder / f"training.{ending}")],
+        has_report=own(place, place.folder / REPORT),
+        budget=budget,
+        budget_unit=unit,
+    )
 
 
 def title_of(place: Place) -> str:
@@ -198,7 +198,7 @@ def about(config: dict[str, Any]) -> dict[str, str]:
     data, model = config.get("data", {}), config.get("model", {})
     found = {
         "data": data.get("source"),
-        "pictures": data.get("num_images"),
+        "images": data.get("num_images"),
         "size": data.get("size"),
         "model": model.get("model"),
         "budget": config.get("budget"),

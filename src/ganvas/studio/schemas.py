@@ -104,7 +104,7 @@ class FilmLook(Strict):
     background: str | None = Field(None, max_length=40, description=FILM["background"])
 
     def look(self) -> dict[str, Any]:
-        """The options of every film, by name."""
+        """The options of every video, by name."""
         return {name: getattr(self, name) for name in ("size", "seconds", "fps", "filter", "background")}
 
 
@@ -421,25 +421,25 @@ class RunOut(BaseModel):
     title: str
     sentence: str
     state: str = Field(description="waiting, training, stopping, finished or stopped")
-    progress: float
-    images: int
-    seconds: float | None
-    eta: float | None
-    rate: float | None
-    score: float | None
-    best: float | None
-    about: dict[str, str]
-    options: dict[str, str]
-    reports: dict[str, list[float | None]]
-    vitals: dict[str, list[float | None]]
-    health: list[HealthOut]
-    grids: list[int]
-    rows: list[str] = Field(description="Class of each row of the grids; empty without classes")
-    films: list[str]
     has_model: bool
-    has_report: bool
-    budget: float | None
-    budget_unit: str = Field(description="minutes, images or epochs")
+    progress: float = 0.0
+    images: int = 0
+    seconds: float | None = None
+    eta: float | None = None
+    rate: float | None = None
+    score: float | None = None
+    best: float | None = None
+    about: dict[str, str] = {}
+    options: dict[str, str] = {}
+    reports: dict[str, list[float | None]] = {}
+    vitals: dict[str, list[float | None]] = {}
+    health: list[HealthOut] = []
+    grids: list[int] = []
+    rows: list[str] = Field([], description="Class of each row of the grids; empty without classes")
+    films: list[str] = []
+    has_report: bool = False
+    budget: float | None = None
+    budget_unit: str = Field("", description="minutes, images or epochs")
 
 
 def read_recipe(text: str) -> Recipe:

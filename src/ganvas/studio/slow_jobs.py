@@ -1,4 +1,4 @@
-"""Slow jobs: projection of uploads, search for directions, comparison with training images.
+"""Slow jobs: their queue, projection of uploads, search for directions, comparison with training images.
 
 One job of each lane at a time, on a copy of the network, so that image generation is not blocked.
 """
@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from ganvas.data.packing.pack import Pack, is_pack
-from ganvas.data.reading.decode import Target, decode, probe
+from ganvas.data.reading.decode import decode, probe
+from ganvas.data.reading.target import Target
 from ganvas.errors import ConfigError, GanvasError, PictureError
 from ganvas.evaluation.copies import CopyFinder
 from ganvas.evaluation.samples import pack_of
@@ -29,6 +30,7 @@ from ganvas.generator import Generator
 from ganvas.run import Run
 from ganvas.studio.engine import Loaded
 from ganvas.studio.errors import AbsentError, BusyError
+from ganvas.studio.schemas import Near
 
 STOPPED = "stopped by the user"
 MOST_WAITING, MOST_KEPT = 4, 32  # most jobs in the queue; finished jobs that are kept
@@ -109,11 +111,29 @@ class Workbench:
                 oldest = next((one for one in self.tasks.values() if one.state in ("done", "failed")), None)
                 if oldest is None:
                     break
-                del self.tasks[oldest.id]
-                if oldest.file is not None:
-                    shutil.rmtree(oldest.file.parent, ignore_errors=True)
-        self.pools[LANES.get(task.kind, "images")].submit(run, task, work)
+                self.remove_files(self.tasks.pop(oldest.id))
+        self.pools[LANES.get(task.kind, "images")].submit(self.run, task, work)
         return task
+
+    def run(self, task: Task, work: Work) -> None:
+        """Do the work of a job, in the thread of its lane; keep its result, or the reason why it failed."""
+        task.state = "working"
+        try:
+            if task.cancelled:
+                raise ConfigError(STOPPED)
+            task.result = work(task)
+            task.state = "done"
+            return
+        except GanvasError as error:
+            task.sentence = str(error)
+        except Exception as error:  # reported to the client; the studio continues
+            task.sentence = f"unexpected error ({type(error).__name__}: {error})"
+        self.remove_files(task)
+        task.state = "failed"
+
+    def remove_files(self, task: Task) -> None:
+        if self.folder is not None:
+            shutil.rmtree(Path(self.folder.name) / task.id, ignore_errors=True)
 
     def check_room(self) -> None:
         waiting = [
@@ -127,19 +147,6 @@ class Workbench:
         if task is None:
             raise AbsentError(f"job {identity!r} does not exist (only the last {MOST_KEPT} are kept): start it again")
         return task
-
-
-def run(task: Task, work: Work) -> None:
-    task.state = "working"
-    try:
-        if task.cancelled:
-            raise ConfigError(STOPPED)
-        task.result = work(task)
-        task.state = "done"
-    except GanvasError as error:
-        task.sentence, task.state = str(error), "failed"
-    except Exception as error:  # reported to the client; the studio continues
-        task.sentence, task.state = f"unexpected error ({type(error).__name__}: {error})", "failed"
 
 
 def own_copy(loaded: Loaded) -> Generator:
@@ -302,20 +309,20 @@ def copies(found: Neighbours, pixels: np.ndarray) -> np.ndarray:
         return found.finder.is_copy(pixels)
 
 
-def nearest(found: Neighbours, pixels: np.ndarray) -> list[dict[str, Any]]:
+def nearest(found: Neighbours, pixels: np.ndarray) -> list[Near]:
     """The nearest training image of each of the images (N, H, W, C), and its similarity."""
     assert found.finder is not None and found.pack is not None
     with found.using:
         near = found.finder.find(pixels)
     names = found.pack.names
     return [
-        {
-            "index": int(index),
-            "name": names[index] if index < len(names) else "",
-            "correlation": round(float(correlation), 3),
-            "score": round(float(score), 3),
-            "copy_of_it": bool(score < found.finder.threshold),
-            "moved": moved,
-        }
+        Near(
+            index=int(index),
+            name=names[index] if index < len(names) else "",
+            correlation=round(float(correlation), 3),
+            score=round(float(score), 3),
+            copy_of_it=bool(score < found.finder.threshold),
+            moved=moved,
+        )
         for index, correlation, score, moved in zip(*near, strict=True)
     ]

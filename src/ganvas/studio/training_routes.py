@@ -20,7 +20,7 @@ from ganvas.fields import build
 from ganvas.options import Train
 from ganvas.run import Run
 from ganvas.studio import preparation, run_status, schemas
-from ganvas.studio.context import RunName, Studio, TaskName, told
+from ganvas.studio.context import RunName, Studio, TaskName, task_out
 from ganvas.studio.errors import AbsentError, ForbiddenError
 from ganvas.studio.image_places import named_sets
 from ganvas.studio.slow_jobs import Task
@@ -88,7 +88,7 @@ def add_overview(api: FastAPI, studio: Studio) -> None:
     def tasks(kind: Annotated[str, Query(max_length=40)] = "") -> schemas.Tasks:
         """List the slow jobs, the newest last."""
         known = list(studio.bench.tasks.values())
-        return schemas.Tasks(tasks=[told(one) for one in known if kind in ("", one.kind)])
+        return schemas.Tasks(tasks=[task_out(one) for one in known if kind in ("", one.kind)])
 
     @api.get("/api/run/report", response_class=FileResponse)
     def report(run: RunName) -> FileResponse:
@@ -166,12 +166,12 @@ def add_jobs(router: APIRouter, studio: Studio) -> None:
         """Start a check of images: number, sizes, classes, problems."""
         source = studio.places.source(body.source)
         work = preparation.checking(source, DataConfig(labels=None if body.labels else "none"))
-        return told(studio.bench.begin(Task("checkup"), work))
+        return task_out(studio.bench.begin(Task("checkup"), work))
 
     @router.post("/api/plans", status_code=202)
     def plan(body: schemas.NewTraining) -> schemas.TaskOut:
         """Start a plan: every option with its reason, and the speed of this machine."""
-        return told(studio.bench.begin(Task("plan"), planner.planning(training_of(studio, body))))
+        return task_out(studio.bench.begin(Task("plan"), planner.planning(training_of(studio, body))))
 
     @router.post("/api/evaluations", status_code=202)
     def evaluate(body: schemas.ToEvaluate) -> schemas.TaskOut:
@@ -183,7 +183,7 @@ def add_jobs(router: APIRouter, studio: Studio) -> None:
             raise ConfigError(f"{place.name} is being evaluated: wait until that is finished, or cancel it")
         data = studio.places.source(body.source) if body.source is not None else studio.training.data
         work = preparation.evaluating(place, data, studio.device)
-        return told(studio.bench.begin(Task("evaluation", place.name), work))
+        return task_out(studio.bench.begin(Task("evaluation", place.name), work))
 
 
 def evaluations(studio: Studio) -> list[Task]:
@@ -209,7 +209,7 @@ def add_trainings(router: APIRouter, studio: Studio) -> None:
     def resume(body: schemas.Resumed) -> schemas.TrainingOut:
         """Resume a run that was stopped; with `budget` also a finished one."""
         place = run_status.run_place(studio.shelf, body.run)
-        unit = run_status.watched(place)["budget_unit"]
+        unit = run_status.watched(place).budget_unit
         words = preparation.resumed(place, body.budget, unit, studio.device)
         return started_as(trainings_of(studio).resume(place.name, place.folder, words))
 

@@ -84,6 +84,7 @@ class Uploads:
         upload = self.find(identity)
         path = upload.folder / checked_name(name)
         with upload.lock:
+            self.find(identity)  # it may have been cancelled in the meantime
             have = upload.sizes.get(name, 0)
             if name in upload.complete or start != have:
                 raise ConflictError(f"{name}: {have:,} bytes have been received, and this piece starts at {start:,}")

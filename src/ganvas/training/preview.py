@@ -115,6 +115,6 @@ class Preview:
         images = torch.cat(parts).cpu()
         pixels = to_pixels(images, self.generator.info.depth)
         recipe = {"seeds": list(range(len(self.z))), "images_seen": images_seen}
-        told = provenance(weights_hash(self.generator.network), recipe)  # hash of the current average
-        self.run.add_grid(images_seen, grid(pixels, self.layout.columns), told)
+        text = provenance(weights_hash(self.generator.network), recipe)  # hash of the current average
+        self.run.add_grid(images_seen, grid(pixels, self.layout.columns), text)
         return images

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -73,16 +74,19 @@ class TensorBoard(Callback):
 
 
 class WandB(Callback):
-    """A run of Weights & Biases, named as the run folder; project and account from WANDB_PROJECT and `wandb login`."""
+    """A run of Weights & Biases, named as the run folder; project and account from WANDB_PROJECT and `wandb login`.
+
+    A resumed run continues its run there; runs of another start in a folder of the same name are others.
+    """
 
     def __init__(self, package: Any, folder: Path) -> None:
         self.package, self.folder = package, folder
 
     def on_start(self, folder: Path, config: Mapping[str, Any]) -> None:
         name = folder.resolve().name
-        self.run = self.package.init(
-            name=name, id=name, resume="allow", dir=str(folder), config=hyperparameters(config)
-        )
+        identity = hashlib.sha256(f"{name} {config.get('started')}".encode(errors="backslashreplace")).hexdigest()[:16]
+        options = {"name": name, "id": identity, "dir": str(folder), "config": hyperparameters(config)}
+        self.run = self.package.init(resume="allow", **options)
 
     def on_log(self, images_seen: int, values: Mapping[str, Any]) -> None:
         self.run.log({**numbers(values), "images": images_seen})

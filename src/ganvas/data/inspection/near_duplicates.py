@@ -152,9 +152,9 @@ class Parts:
     """Approximate search in rows (N, D) of length 1 or 0: about sqrt(N) parts by spherical k-means, of which the
     nearest few are searched. Very similar rows are nearly always in the same part or in neighbouring ones."""
 
-    def __init__(self, rows: np.ndarray, seed: int = 0) -> None:
+    def __init__(self, rows: np.ndarray) -> None:
         num = max(1, round(len(rows) ** 0.5))
-        chosen = rows[np.sort(np.random.default_rng(seed).permutation(len(rows))[: PER_PART * num])]
+        chosen = rows[np.sort(np.random.default_rng(0).permutation(len(rows))[: PER_PART * num])]
         self.rows, self.centres = rows, chosen[:: max(1, len(chosen) // num)][:num].copy()
         for _ in range(ROUNDS):
             part = (chosen @ self.centres.T).argmax(1)
@@ -205,14 +205,14 @@ def _steps(num: int) -> range:
 class Likeness:
     """Finds near duplicates among N images."""
 
-    def __init__(self, thumbs: Thumbnails | OnDemand, seed: int = 0, *, quick: bool = False) -> None:
+    def __init__(self, thumbs: Thumbnails | OnDemand, *, quick: bool = False) -> None:
         """quick: in large sets, search a part of the images and a smaller sample."""
         self.thumbs = thumbs
         self.rows, self.unique, self.twin = thumbs.described()  # identical thumbnails count as one from here on
         num = len(self.unique)
         self.quick = quick and num > QUICK_SET
         size = min(max(SAMPLE, num // 10), QUICK_SAMPLE if self.quick else MOST_SAMPLE)
-        self.sample = np.random.default_rng(seed).permutation(num)[:size]
+        self.sample = np.random.default_rng(0).permutation(num)[:size]
         rank = max(REFERENCES, int(min(PART * num, RANK) * len(self.sample) / num))
         self.rank = max(0, min(rank, len(self.sample) - REFERENCES))
 

@@ -18,7 +18,7 @@ from ganvas.errors import amount
 
 SHARE, MOST, LEAST_PICTURES = 0.1, 2000, 40  # default: a tenth, at most 2,000, none for fewer than 40 images
 FAMILY = 0.1  # larger groups of near duplicates, relative to the held-out images, stay in the training part
-LEAST_TRAINING, TO_TELL_COPIES = 20, 20  # minimum images for training, and held-out images for evaluation.copies
+LEAST_TRAINING, LEAST_FOR_COPIES = 20, 20  # minimum images for training, and held-out images for evaluation.copies
 STRETCH, STRETCHES = 4, 20  # least frames of a stretch of a video, and number of stretches of a long one
 ROUNDS = 8  # maximum rounds of drawing
 
@@ -68,7 +68,7 @@ def held_out(
     return np.flatnonzero(held)
 
 
-def held_out_in_time(scenes: list[tuple[str, bool]], share: float | None, seed: int = 0) -> np.ndarray:
+def held_out_in_time(scenes: list[tuple[str, bool]], share: float | None) -> np.ndarray:
     """Sorted indices of the held-out images of a set with videos: whole stretches of time, so that most held-out frames
     have no neighbours in the training part.
 
@@ -85,7 +85,7 @@ def held_out_in_time(scenes: list[tuple[str, bool]], share: float | None, seed: 
         stretches[-1].append(i)
         before = scene
     held: list[int] = []
-    for place in np.random.default_rng(seed).permutation(len(stretches)):
+    for place in np.random.default_rng(0).permutation(len(stretches)):
         if len(held) + len(stretches[place]) <= wanted:
             held += stretches[place]
     return np.array(sorted(held), np.int64)
@@ -135,11 +135,11 @@ def few(num_images: int, num_held: int, share: float | None, in_time: bool = Fal
             f"{num_held:,} of {wanted:,} images were held out: the others have near duplicates in the training part, "
             "and near duplicates stay together."
         )
-    if num_held < TO_TELL_COPIES and share != 0:
+    if num_held < LEAST_FOR_COPIES and share != 0:
         held = amount(num_held, "held-out image") if num_held else "no held-out images"
         notes.append(
             f"With {held}, copies cannot be distinguished from similar images: "
-            f"{TO_TELL_COPIES} are needed (more images, or a larger --holdout)."
+            f"{LEAST_FOR_COPIES} are needed (more images, or a larger --holdout)."
         )
     return notes
 

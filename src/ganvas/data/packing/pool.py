@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 
 from ganvas.data.packing.selection import readable, stream
-from ganvas.data.reading.decode import Target, decode
+from ganvas.data.reading.decode import decode
 from ganvas.data.reading.sources import Payload, Source
+from ganvas.data.reading.target import Target
 from ganvas.errors import DataError, PictureError
 
 CHUNK = 64  # maximum images per job
@@ -97,7 +98,7 @@ def decode_chunk(payloads: list[Payload], target: Target) -> tuple[np.ndarray, l
 def parallel_map(
     function: FunctionType | BuiltinFunctionType, jobs: Iterable[tuple[Any, ...]], workers: int
 ) -> Iterator[Any]:
-    """Yields function(*job) for every job, in order; in this process if workers < 2 or others cannot be started.
+    """Yields function(*job) for every job, in order; in this process if workers < 2 or there is no Python interpreter.
 
     function: importable by module and name. At most 2 * workers jobs are active, which limits memory.
     """
@@ -105,10 +106,8 @@ def parallel_map(
         for job in jobs:
             yield function(*job)
         return
-    children = [_start(function) for _ in range(workers)]
+    children: list[subprocess.Popen[bytes]] = []
     free: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
-    for child in children:
-        free.put(child)
 
     def ask(job: tuple[Any, ...]) -> Any:
         child = free.get()
@@ -120,6 +119,9 @@ def parallel_map(
     threads = ThreadPoolExecutor(workers)
     under_way: deque[Future[Any]] = deque()
     try:
+        for _ in range(workers):
+            children.append(_start(function))
+            free.put(children[-1])
         for job in jobs:
             under_way.append(threads.submit(ask, job))
             if len(under_way) >= 2 * workers:

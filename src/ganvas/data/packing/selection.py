@@ -13,11 +13,12 @@ import numpy as np
 
 from ganvas.config import FULL, DataConfig, Kind, parse_levels, parse_size
 from ganvas.data.packing.pack import Policy, Progress, read_list
-from ganvas.data.reading.decode import Target, glance, highest, probe, span
+from ganvas.data.reading.decode import glance, highest, probe, span
 from ganvas.data.reading.headers import PictureInfo
 from ganvas.data.reading.labels import ALL_OF_THEM
 from ganvas.data.reading.lists import Finder, Table
 from ganvas.data.reading.sources import Item, Payload, Rejection, Source, file_of
+from ganvas.data.reading.target import Target
 from ganvas.data.reading.wide import Span, remark
 from ganvas.data.reading.wide import levels_of as wide_levels_of
 from ganvas.errors import DataError, PictureError, amount, did_you_mean, some
@@ -149,9 +150,9 @@ class Survey:
     def settled(self) -> bool:
         """Whether no more pixels need to be checked."""
         gray = set(self.channels) == {1} and not self.disguised
-        told = gray or (self.channels[3] >= COLOURED and not self.mostly_gray)
-        told &= not self.alpha or len(self.sheer) == SHEER
-        return told and self.span is None and (16 not in self.depths or self.highest > FEW_BITS)
+        known = gray or (self.channels[3] >= COLOURED and not self.mostly_gray)
+        known &= not self.alpha or len(self.sheer) == SHEER
+        return known and self.span is None and (16 not in self.depths or self.highest > FEW_BITS)
 
     def look(self, content: bytes | np.ndarray, info: PictureInfo) -> None:
         """Counts one image, and checks its pixels if the header is not sufficient."""

@@ -23,6 +23,7 @@ from ganvas.conditions import Conditions
 from ganvas.config import DataConfig
 from ganvas.data.packing.cleaning import mask_marks, without_duplicates, without_similar_frames
 from ganvas.data.packing.holdout import few, held_out, held_out_in_time, still_held_out, without_leaks
+from ganvas.data.packing.kept import Kept
 from ganvas.data.packing.pack import (
     UNMIRRORED,
     Pack,
@@ -38,8 +39,8 @@ from ganvas.data.packing.pack import (
 from ganvas.data.packing.pool import LEAST_FOR_WORKERS, decoded
 from ganvas.data.packing.selection import Choice, choose, choose_target, kind_of, remarks, survey_source
 from ganvas.data.reading.containers import by_reason
-from ganvas.data.reading.decode import Target
 from ganvas.data.reading.sources import Rejection, Source, file_of
+from ganvas.data.reading.target import Target
 from ganvas.data.reading.video import is_video
 from ganvas.errors import DataError, some
 from ganvas.limits import num_cores
@@ -174,38 +175,28 @@ def _write(
     choice.notes += remarks(survey, config, policy, target)
     if workers is None:
         workers = 0 if len(choice.indices) < LEAST_FOR_WORKERS else min(num_cores(), 16)
-    good = _write_images(source, choice, target, folder / "images.npy", report, workers)
+    path = folder / "images.npy"
+    good = _write_images(source, choice, target, path, report, workers)
     _check_enough(int(good.sum()), source, choice)
-    scenes = [scene_of(source.items[i].name) for i in choice.indices[good]]
-    if any(is_frame for _, is_frame in scenes):
+    is_frame = np.array([scene_of(source.items[i].name)[1] for i in choice.indices[good]])
+    if is_frame.any():
         report("looking for similar frames", 0, 0)
-        kept = without_similar_frames(folder / "images.npy", np.array([one for _, one in scenes]), choice.notes)
-        good[np.flatnonzero(good)[~kept]] = False
+        good[good] = without_similar_frames(path, is_frame, choice.notes)
         _check_enough(int(good.sum()), source, choice)
     if config.drop_duplicates:
         report("looking for duplicates", 0, 0)
-        kept = without_duplicates(folder / "images.npy", choice.notes)
-        good[np.flatnonzero(good)[~kept]] = False
+        good[good] = without_duplicates(path, choice.notes)
         _check_enough(int(good.sum()), source, choice)
     if config.mask_marks:
         report("looking for marks", 0, 0)
-        mask_marks(folder / "images.npy", choice.notes)
+        mask_marks(path, choice.notes)
     labels, classes = _settle_classes(choice, good, source.classes)
     report("selecting held-out images", 0, 0)
-    images = files.load_array(folder / "images.npy")
+    images = files.load_array(path)
     names = [source.items[i].name for i in choice.indices[good]]
     with TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as scratch:
-        scenes = [scene_of(name) for name in names]
-        if policy.kept is None and any(is_frame for _, is_frame in scenes):
-            heldout = held_out_in_time(scenes, config.holdout)
-            heldout = without_leaks(images, scenes, heldout, Path(scratch))
-            choice.notes += few(len(images), len(heldout), config.holdout, in_time=True)
-        elif policy.kept is None:
-            heldout = held_out(images, labels, config.holdout, scratch=Path(scratch))
-            choice.notes += few(len(images), len(heldout), config.holdout)
-        else:
-            heldout, told = still_held_out(images, names, policy.kept, Path(scratch))
-            choice.notes += told
+        heldout, notes_about_them = _held_out(images, labels, names, config.holdout, policy.kept, Path(scratch))
+    choice.notes += notes_about_them
     np.save(folder / "heldout.npy", heldout)
     if labels is not None:
         np.save(folder / "labels.npy", labels)
@@ -241,6 +232,26 @@ def _write(
     note_checked(folder, stamps(folder))
     for path in (*folder.iterdir(), folder):
         _sync(path)
+
+
+def _held_out(
+    images: np.ndarray,
+    labels: np.ndarray | None,
+    names: list[str],
+    share: float | None,
+    kept: Kept | None,
+    scratch: Path,
+) -> tuple[np.ndarray, list[str]]:
+    """Indices of the held-out images, and notes about them. kept: see `Policy`. scratch: for temporary files."""
+    if kept is not None:
+        return still_held_out(images, names, kept, scratch)
+    scenes = [scene_of(name) for name in names]
+    in_time = any(is_frame for _, is_frame in scenes)
+    if in_time:
+        heldout = without_leaks(images, scenes, held_out_in_time(scenes, share), scratch)
+    else:
+        heldout = held_out(images, labels, share, scratch=scratch)
+    return heldout, few(len(images), len(heldout), share, in_time)
 
 
 def scene_of(name: str) -> tuple[str, bool]:

@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ganvas.data.reading.formats import Arrays, join_parts, natural
+from ganvas.conditions import natural
+from ganvas.data.reading.formats import Arrays, join_parts
 from ganvas.errors import DataError
 
 FILES = re.compile(r"data_batch_\d+|test_batch|batches\.meta|train|test|meta")

@@ -9,9 +9,9 @@ from pathlib import Path
 from ganvas.conditions import as_yes_or_no, kind_of, number_of
 from ganvas.config import ConditionKind, parse_conditions
 from ganvas.data.reading.containers import Container, Item, Rejection
-from ganvas.data.reading.labels import find_text, matched
+from ganvas.data.reading.labels import find_text, matched, no_match
 from ganvas.data.reading.lists import Finder, Table, as_name
-from ganvas.errors import ConfigError, DataError, amount, did_you_mean, some
+from ganvas.errors import ConfigError, DataError, did_you_mean, some
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,7 @@ def read_conditions(
     listed = [(as_name(row[place]), tuple(row[i] for i in columns.values())) for row in table.rows if row[place]]
     found, _ = matched(listed, finder, where)
     if not found:
-        raise DataError(
-            f"{where} names {amount(len(listed), 'file')} and none is an image in {container.path}: "
-            f"it has {listed[0][0] if listed else ''!r} instead of, for example, {items[0].name!r}"
-        )
+        raise no_match(listed, where, container, items[0].name)
     rejected = [Rejection(item.name, f"has no line in {where}") for item in items if item.name not in found]
     kinds, notes = dict[str, ConditionKind](), list[str]()
     for i, name in enumerate(columns):

@@ -1,15 +1,13 @@
 """Reads image files as arrays of a given size: `probe` reads the header, `decode` the pixels.
 
-Pillow reads the files; dicom.py reads DICOM files, wide.py floating point pixels; they are then fitted like the others.
-Order of steps: EXIF rotation, background behind transparency, fit (crop, pad or stretch), channels, depth.
-16 bit gray images are processed as 32 bit floats, without loss of precision.
+Pillow reads the files; dicom.py reads DICOM files, wide.py floating point pixels; target.py fits all of them after the
+EXIF rotation.
 Any exception of Pillow for a damaged or malicious file becomes a `PictureError` with a short reason.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 import itertools
 import os
@@ -24,20 +22,19 @@ from PIL import (  # import the plugins in use, so that Pillow does not load all
     BmpImagePlugin,  # noqa: F401
     GifImagePlugin,  # noqa: F401
     Image,
-    ImageColor,
     JpegImagePlugin,  # noqa: F401
     PngImagePlugin,  # noqa: F401
     TiffImagePlugin,
     WebPImagePlugin,  # noqa: F401
 )
 
-from ganvas.config import FULL, Fit
+from ganvas.config import FULL
 from ganvas.data.reading import dicom, wide
 from ganvas.data.reading.headers import MAX_PIXELS, PictureInfo, too_large
+from ganvas.data.reading.target import Target, from_array, from_floats, from_image
 from ganvas.errors import ConfigError, PictureError
 
 PNG_BITS = 24  # position of the bit depth in a PNG file
-COMPOSITE_PIXELS = 2**22  # pixels of a transparent image composited at a time
 MAX_SCANS, MAX_SCANNED = 1000, 2**31
 """Limits on the scans of a progressive JPEG (10 are usual) and on scans times pixels: each scan processes all pixels
 and can be very small in the file."""
@@ -65,34 +62,6 @@ TURNS = {
 SIDEWAYS = (5, 6, 7, 8)  # orientations that swap height and width
 GLANCE, TRACE = 128, 4  # image side in pixels and threshold (of 255) for distinguishing colour from gray
 SAME, SOFT, OPAQUE = 2, 24, 250  # thresholds (of 255): equal neighbours, small difference, opaque
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601-2, the weights that Pillow uses too
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Format of every image of a pack."""
-
-    height: int
-    width: int
-    channels: int
-    """1 gray, 3 colour, 4 colour with transparency."""
-    depth: int
-    """8 (uint8) or 16 (uint16)."""
-    fit: Fit
-    background: str | None
-    """Colour behind transparent images and in padded borders. None: white for colour, black for gray."""
-    levels: tuple[float, float] = FULL
-    """Values of 16 bit images that are mapped to black and white."""
-    wide: tuple[float, float] | None = None
-    """The same for images with other values (wide.py). None: lowest and highest value of each image, only to measure
-    a single image."""
-    window: tuple[float, float] | None = None
-    """Values of DICOM files, such as Hounsfield units, to map to black and white instead of their own window."""
-
-    def is_met(self, pixels: np.ndarray) -> bool:
-        """Whether an image (H, W, C) already has this format."""
-        same = pixels.shape == (self.height, self.width, self.channels) and pixels.dtype == f"u{self.depth // 8}"
-        return same and (self.depth == 8 or self.levels == FULL)
 
 
 def probe(payload: bytes | np.ndarray) -> PictureInfo:
@@ -105,16 +74,10 @@ def probe(payload: bytes | np.ndarray) -> PictureInfo:
         return PictureInfo(height, width, 3 if channels >= 3 else 1, channels in (2, 4), pixels.itemsize * 8)
     if dicom.is_dicom(payload):
         return dicom.probe(payload)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            if (tags := wide.tags_of(payload)) is not None:
-                return wide.probe(payload, tags)
-            return _describe(_open(payload), payload)
-        except PictureError:
-            raise
-        except Exception as error:  # damaged files can make Pillow raise almost anything
-            raise PictureError(_reason(error, payload)) from None
+    with _explained(payload):
+        if (tags := wide.tags_of(payload)) is not None:
+            return wide.probe(payload, tags)
+        return _describe(_open(payload), payload)
 
 
 def decode(payload: bytes | np.ndarray, target: Target) -> np.ndarray:
@@ -129,17 +92,11 @@ def decode(payload: bytes | np.ndarray, target: Target) -> np.ndarray:
         pixels = _checked(payload)
         if target.is_met(pixels):
             return np.array(pixels)
-        return _decode_pixels(pixels, target)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            if (tags := wide.tags_of(payload)) is not None:
-                return _decode_pixels(wide.pixels(payload, tags), target)
-            return _decode_file(payload, target)
-        except (PictureError, ConfigError):
-            raise
-        except Exception as error:
-            raise PictureError(_reason(error, payload)) from None
+        return from_array(pixels, target)
+    with _explained(payload):
+        if (tags := wide.tags_of(payload)) is not None:
+            return from_array(wide.pixels(payload, tags), target)
+        return _decode_image(_open(payload), payload, target)
 
 
 def decode_whole(payload: bytes | np.ndarray) -> tuple[PictureInfo, np.ndarray]:
@@ -147,23 +104,13 @@ def decode_whole(payload: bytes | np.ndarray) -> tuple[PictureInfo, np.ndarray]:
 
     The same as `probe` and `decode`, but most files are opened once.
     """
-    plain = isinstance(payload, bytes) and not dicom.is_dicom(payload) and not payload.startswith(TIFF_MARKS)
-    if not plain:
+    if not isinstance(payload, bytes) or dicom.is_dicom(payload) or payload.startswith(wide.TIFF_MARKS):
         info = probe(payload)
         return info, decode(payload, _own_target(info))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            image = _open(payload)
-            info = _describe(image, payload)
-            return info, _decode_image(image, payload, _own_target(info))
-        except PictureError:
-            raise
-        except Exception as error:
-            raise PictureError(_reason(error, payload)) from None
-
-
-TIFF_MARKS = (b"II*\0", b"MM\0*")
+    with _explained(payload):
+        image = _open(payload)
+        info = _describe(image, payload)
+        return info, _decode_image(image, payload, _own_target(info))
 
 
 def _own_target(info: PictureInfo) -> Target:
@@ -211,24 +158,10 @@ def span(content: bytes | np.ndarray) -> wide.Span:
         return wide.span_of(wide.checked(_checked(content)))
     if dicom.is_dicom(content):
         return wide.span_of(wide.checked(dicom.pixels(content)))
-    try:
+    with _explained(content):
         tags = wide.tags_of(content)
         assert tags is not None
         return wide.span_of(wide.pixels(content, tags))
-    except PictureError:
-        raise
-    except Exception as error:
-        raise PictureError(_reason(error, content)) from None
-
-
-def background_color(background: str | None, channels: int) -> tuple[int, int, int]:
-    """RGB 0 to 255 of "white", "#rrggbb" ... None: black for gray images, white for colour images."""
-    name = background or ("black" if channels == 1 else "white")
-    try:
-        red, green, blue = ImageColor.getrgb(name)[:3]
-    except ValueError:
-        raise ConfigError(f"--background {name}: expected white, black, gray or a colour as #rrggbb") from None
-    return red, green, blue
 
 
 # Reading the file.
@@ -298,9 +231,8 @@ def pages(payload: bytes, indices: Sequence[int]) -> Iterator[np.ndarray | Pictu
     """Images of a file by index (see `PictureInfo.pages`), each as an array for `decode` or an error."""
     image, numbers = None, []
     for index in indices:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
+        try:
+            with _explained(payload):
                 if wide.tags_of(payload) is not None:
                     numbers = numbers or wide.pages_of(payload)
                     tags = wide.tags_of(payload, numbers[index])
@@ -312,10 +244,8 @@ def pages(payload: bytes, indices: Sequence[int]) -> Iterator[np.ndarray | Pictu
                         numbers = _pages(image)
                     image.seek(numbers[index])
                     page = _page(image, payload)
-            except PictureError as error:
-                page = error
-            except Exception as error:
-                page = PictureError(_reason(error, payload))
+        except PictureError as error:
+            page = error
         yield page
 
 
@@ -367,10 +297,6 @@ def _gray_palette(image: Image.Image) -> bool:
     return bool((colors == colors[:, :1]).all())
 
 
-def _decode_file(payload: bytes, target: Target) -> np.ndarray:
-    return _decode_image(_open(payload), payload, target)
-
-
 def _decode_image(image: Image.Image, payload: bytes, target: Target) -> np.ndarray:
     """Decodes an image that `_open` has opened."""
     depth = _depth(image)
@@ -382,8 +308,8 @@ def _decode_image(image: Image.Image, payload: bytes, target: Target) -> np.ndar
     if image.format == "TIFF":
         turn = _orientation(image, payload)  # Pillow may have rotated it while loading and removed the tag
     if depth == 16:
-        return _from_floats([_turned(_gray16(image), turn)], target)
-    return _from_image(_turned(image, turn), target)
+        return from_floats([_turned(_gray16(image), turn)], target)
+    return from_image(_turned(image, turn), target)
 
 
 @contextlib.contextmanager
@@ -442,104 +368,6 @@ def _checked(pixels: np.ndarray) -> np.ndarray:
     return pixels
 
 
-def _decode_pixels(pixels: np.ndarray, target: Target) -> np.ndarray:
-    if wide.is_wide_array(pixels):
-        pixels = wide.checked(pixels)
-        low, high = target.wide or (float(pixels.min()), float(pixels.max()))
-        scaled = ((pixels.astype(np.float64) - low) * (FULL[1] / ((high - low) or 1.0))).clip(*FULL)
-        planes = [Image.fromarray(scaled[:, :, c].astype(np.float32)) for c in range(pixels.shape[2])]
-        return _from_floats(planes, dataclasses.replace(target, levels=FULL))
-    if pixels.dtype == np.uint16:
-        planes = [Image.fromarray(pixels[:, :, c].astype(np.float32)) for c in range(pixels.shape[2])]
-        return _from_floats(planes, target)
-    squeezed = np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-    return _from_image(Image.fromarray(squeezed), target)
-
-
-def _from_image(image: Image.Image, target: Target) -> np.ndarray:
-    """Converts an 8 bit Pillow image to the target format."""
-    color = background_color(target.background, target.channels)
-    if target.channels == 4:
-        image = _fitted(image.convert("RGBA"), target, (*color, 0))
-    else:
-        if image.has_transparency_data:
-            image = _on_background(image, color)
-        gray = target.channels == 1
-        image = _to_gray(image) if gray else image if image.mode == "RGB" else image.convert("RGB")
-        image = _fitted(image, target, round(float(np.dot(color, LUMA))) if gray else color)
-    pixels = np.asarray(image).reshape(target.height, target.width, target.channels)
-    return pixels.astype(np.uint16) * 257 if target.depth == 16 else np.array(pixels)
-
-
-def _on_background(image: Image.Image, color: tuple[int, int, int]) -> Image.Image:
-    """Composites a transparent image on a colour, in bands to save memory."""
-    flat = Image.new("RGB", image.size)
-    step = max(1, COMPOSITE_PIXELS // image.width)
-    for top in range(0, image.height, step):
-        layer = image.crop((0, top, image.width, min(top + step, image.height))).convert("RGBA")
-        band = Image.new("RGBA", layer.size, (*color, 255))
-        band.alpha_composite(layer)
-        flat.paste(band.convert("RGB"), (0, top))
-    return flat
-
-
-def _to_gray(image: Image.Image) -> Image.Image:
-    if image.mode in ("1", "L", "RGB", "LA", "La", "RGBA"):
-        return image.convert("L")
-    return image.convert("RGB").convert("L")  # palette, CMYK and others via RGB
-
-
-def _from_floats(planes: list[Image.Image], target: Target) -> np.ndarray:
-    """Converts one (gray) or three (colour) float planes, 0 to 65535, to the target format."""
-    if target.levels != FULL:
-        low, high = target.levels
-        scaled = [((np.asarray(plane) - low) * (FULL[1] / (high - low))).clip(*FULL) for plane in planes]
-        planes = [Image.fromarray(plane.astype(np.float32)) for plane in scaled]
-    color = background_color(target.background, target.channels)
-    fills = color if len(planes) == 3 else (float(np.dot(color, LUMA)),)
-    fitted = [np.asarray(_fitted(p, target, f * 257)) for p, f in zip(planes, fills, strict=True)]
-    pixels = np.stack(fitted, axis=2)
-    if target.channels == 1 and len(planes) == 3:
-        pixels = pixels @ LUMA[:, None]
-    elif target.channels >= 3 and len(planes) == 1:
-        pixels = np.repeat(pixels, 3, axis=2)
-    if target.channels == 4:
-        inside = _fitted(Image.new("F", planes[0].size, 65535.0), target, 0.0)
-        pixels = np.concatenate([pixels, np.asarray(inside)[:, :, None]], axis=2)
-    # 65535 = 255 * 257, so dividing by 257 maps white to white.
-    pixels = pixels if target.depth == 16 else pixels / 257
-    top = 65535 if target.depth == 16 else 255
-    return np.rint(pixels).clip(0, top).astype(np.uint16 if target.depth == 16 else np.uint8)
-
-
-def _fitted(image: Image.Image, target: Target, fill: float | tuple[int, ...]) -> Image.Image:
-    """Fits `image` to the target size. An image of that size is returned unchanged."""
-    size = (target.width, target.height)
-    width, height = image.size
-    if image.size == size:
-        return image
-    if target.fit == "stretch":
-        return image.resize(size, Image.Resampling.LANCZOS)
-    ratios = (target.width / width, target.height / height)
-    if target.fit == "crop":
-        # The region to keep, before scaling. Its corner is at whole pixels, so that pixels are copied
-        # exactly if no scaling is needed.
-        scale = max(ratios)
-        kept_width, kept_height = min(width, target.width / scale), min(height, target.height / scale)
-        left, top = int((width - kept_width) / 2), int((height - kept_height) / 2)
-        box = (left, top, left + kept_width, top + kept_height)
-        return image.resize(size, Image.Resampling.LANCZOS, box=box)
-    scale = min(ratios)
-    inner = (
-        min(target.width, max(1, round(width * scale))),
-        min(target.height, max(1, round(height * scale))),
-    )
-    canvas = Image.new(image.mode, size, fill)
-    scaled = image if inner == image.size else image.resize(inner, Image.Resampling.LANCZOS)
-    canvas.paste(scaled, ((target.width - inner[0]) // 2, (target.height - inner[1]) // 2))
-    return canvas
-
-
 # Detection by the first bytes.
 
 
@@ -558,6 +386,19 @@ def is_lfs_pointer(start: bytes) -> bool:
 
 
 # Reasons for the user.
+
+
+@contextlib.contextmanager
+def _explained(payload: bytes) -> Generator[None]:
+    """Suppresses warnings; converts any exception about a file to a `PictureError` with a short reason."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        except (PictureError, ConfigError):
+            raise
+        except Exception as error:  # damaged files can make Pillow raise almost anything
+            raise PictureError(_reason(error, payload)) from None
 
 
 def _reason(error: Exception, payload: bytes) -> str:

@@ -113,10 +113,8 @@ def probe(content: bytes) -> PictureInfo:
     with _explained():
         dataset = _opened(content)
         gray = dataset.PhotometricInterpretation.startswith("MONOCHROME")
-        depth, unscaled = (
-            (_depth(dataset) if gray else 8),
-            _is_wide(dataset) and _window(_groups(dataset, 0)[1]) is None,
-        )
+        depth = _depth(dataset) if gray else 8
+        unscaled = _is_wide(dataset) and _window(_groups(dataset, 0)[1]) is None
         return PictureInfo(dataset.Rows, dataset.Columns, 1 if gray else 3, False, depth, wide=unscaled)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ganvas.data.reading.containers import broken_archive, is_bomb, open_compressed
+from ganvas.data.reading.archives import broken_archive, is_bomb, open_compressed
 from ganvas.errors import DataError, PictureError
 from ganvas.system import files
 
@@ -36,11 +36,6 @@ class Arrays:
     classes: list[str]
     names: list[str]
     """One unique name per image, such as "train-00042"."""
-
-
-def natural(text: str) -> list[str | int]:
-    """Sort key that puts "10" after "9"."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)]
 
 
 def join_parts(parts: list[Arrays]) -> Arrays:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from ganvas.conditions import natural
 from ganvas.data.reading.containers import Container, Item, Rejection
-from ganvas.data.reading.formats import natural
 from ganvas.data.reading.lists import Finder, Table, as_name, read_text, text_of
-from ganvas.data.reading.masks import ANNOTATIONS, SUFFIX
+from ganvas.data.reading.masks import ANNOTATIONS, SUFFIX, stem
 from ganvas.errors import DataError, amount, some
 
 T = TypeVar("T")
@@ -179,10 +180,7 @@ def _by_list(
 ) -> Labelled:
     label_of, strangers = matched(listed, finder, where)
     if not label_of:
-        raise DataError(
-            f"{where} names {amount(len(listed), 'file')} and none is an image in {container.path}: "
-            f"it has {listed[0][0] if listed else ''!r} instead of, for example, {images[0]!r}"
-        )
+        raise no_match(listed, where, container, images[0])
     refused = {rejection.name for rejection in container.rejected}
     absent = [file for file in strangers if file not in refused]
     found = Labelled(rejected=[Rejection(file, f"listed in {where} but missing") for file in absent])
@@ -294,6 +292,16 @@ def matched(listed: list[tuple[str, T]], finder: Finder, where: str) -> tuple[di
     return {picture: label for picture, (_, _, label) in best.items()}, list(dict.fromkeys(strangers))
 
 
+def no_match(listed: Sequence[tuple[str, object]], where: str, container: Container, example: str) -> DataError:
+    """The error for a list of which no line names an image."""
+    if not listed:
+        return DataError(f"{where} names no file: expected lines with the name of an image, such as {example!r}")
+    return DataError(
+        f"{where} names {amount(len(listed), 'file')} and none is an image in {container.path}: "
+        f"it has {listed[0][0]!r} instead of, for example, {example!r}"
+    )
+
+
 def find_text(container: Container, name: str) -> str | None:
     """Text of a list file: at the path `name`, or with this name next to or inside the container."""
     for file in (Path(name), container.path.parent / name):
@@ -373,12 +381,6 @@ def read_partition(content: str) -> dict[str, str]:
     """Image stem -> "0" (train), "1" (validation) or "2" (test)."""
     rows = map(_cells, content.splitlines())
     return {stem(row[0]): row[1] for row in rows if len(row) == 2 and row[1] in ("0", "1", "2")}
-
-
-def stem(name: str) -> str:
-    """File name without folders and ending: "000021" from "img_align_celeba/000021.jpg"."""
-    base = name.rpartition("/")[2]
-    return base.rpartition(".")[0] or base
 
 
 def _cells(line: str) -> list[str]:

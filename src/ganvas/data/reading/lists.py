@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ganvas.conditions import number_of
 from ganvas.data.reading.containers import is_picture, printable
 from ganvas.errors import DataError, some
 
@@ -167,7 +168,7 @@ class Table:
                 raise DataError(f"{self.where} has no column {column!r}; its label columns are: {has}")
             others = [others[known.index(column)]]
         if len(others) > 1 and self.header and self._is_one_hot(others):
-            return [next(self.header[i] for i in others if _number(row[i])) for row in self.rows]
+            return [next(self.header[i] for i in others if number_of(row[i])) for row in self.rows]
         if len(others) > 1:
             if self.header is None:
                 raise DataError(
@@ -185,15 +186,8 @@ class Table:
         return self.header is not None and (not self.header[column] or self.header[column].startswith("Unnamed: "))
 
     def _is_one_hot(self, columns: Sequence[int]) -> bool:
-        values = [[_number(row[i]) for i in columns] for row in self.rows]
+        values = [[number_of(row[i]) for i in columns] for row in self.rows]
         return all(set(row) <= {0, 1} and sum(map(bool, row)) == 1 for row in values)
-
-
-def _number(cell: str) -> float | None:
-    try:
-        return float(cell)
-    except ValueError:
-        return None
 
 
 def _cell(value: Any) -> str:

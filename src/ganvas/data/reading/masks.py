@@ -32,8 +32,8 @@ OPTION = "--masks use reads them as images"
 def without_masks(images: list[str]) -> tuple[list[str], list[Rejection]]:
     """(images, rejected annotations) of the names of image files."""
     folders = annotation_folders(images)
-    plain = {name: SUFFIX.sub("", stem(name)) for name in images if SUFFIX.search(stem(name))}
-    known = {stem(name) for name in images} if plain else set()
+    plain = {name: SUFFIX.sub("", without_ending(name)) for name in images if SUFFIX.search(stem(name))}
+    known = set(map(without_ending, images)) if plain else set()
     kept, rejected = [], []
     for name in images:
         beside = next((folders[top] for top in folders_of(name) if top in folders), None) if folders else None
@@ -62,7 +62,7 @@ def annotation_folders(images: list[str]) -> dict[str, str]:
     for name in images if wanted else ():
         for folder in folders_of(name):
             if folder in wanted:
-                bases[folder].add(stem(name).rpartition("/")[2])
+                bases[folder].add(stem(name))
     found = {}
     for mask, pictures in beside.items():
         known = set().union(*(bases[folder] for folder in pictures))
@@ -77,7 +77,12 @@ def folders_of(name: str) -> list[str]:
     return [name[:end] for end, letter in enumerate(name) if letter == "/"]
 
 
-def stem(name: str) -> str:
+def without_ending(name: str) -> str:
     """A name without its ending: "a/b" for "a/b.png"."""
     folder, slash, base = name.rpartition("/")
     return folder + slash + (base.rpartition(".")[0] or base)
+
+
+def stem(name: str) -> str:
+    """A file name without folders and ending: "b" for "a/b.png"."""
+    return without_ending(name).rpartition("/")[2]

@@ -22,13 +22,15 @@ import numpy as np
 
 from ganvas.config import parse_conditions, parse_levels
 from ganvas.data.reading import cifar, dicom, formats, video
+from ganvas.data.reading.archives import Tar, Zip
 from ganvas.data.reading.condition_table import ConditionTable, read_conditions
-from ganvas.data.reading.containers import Container, Folder, Item, Rejection, Single, Tar, Zip, is_picture
+from ganvas.data.reading.containers import Container, Folder, Item, Rejection, Single, is_picture
 from ganvas.data.reading.decode import has_picture_mark, is_lfs_pointer, pages, probe
 from ganvas.data.reading.labels import (
     CELEBA_ATTRIBUTES,
     CELEBA_PARTITION,
     LIST_ENDINGS,
+    Labelled,
     by_celeba,
     by_csv,
     by_folder,
@@ -230,7 +232,8 @@ def open_source(
         wish = Wish("none" if conditions is not None else labels, split, masks == "use", fps or video.FPS, window)
         source = _open(path, wish, lambda: fingerprint_of(path, wish.labels, conditions))
         source = _all_pages(source) if frames == "all" and isinstance(source, PictureSource) else source
-        return source if conditions is None else _with_conditions(source, conditions, path)
+        # Without images, packing gives the reasons.
+        return source if conditions is None or not source.items else _with_conditions(source, conditions, path)
     except PermissionError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
 
@@ -392,11 +395,7 @@ def _picture_source(
     container: Container, listing: str | None, wish: Wish, print_of: Callable[[], str]
 ) -> PictureSource:
     """Labels the image files of a container. listing: the csv given instead of a folder."""
-    named = [name for name in container.names if is_picture(name) or video.is_video(name)]
-    images = sorted(named + _by_mark(container, container.names, has_picture_mark))
-    expected = not images or any(dicom.is_named(name) for name in images)
-    marked = _by_mark(container, container.names, dicom.is_dicom) if expected else []
-    images = sorted(images + marked) or [name for name in container.names if is_array(name)]
+    images, marked = _image_files(container)
     rejected = container.rejected + [
         Rejection(name, f"{Path(name).suffix} images are not supported: convert it to PNG or JPEG")
         for name in container.names
@@ -404,25 +403,9 @@ def _picture_source(
     ]
     if not images:
         raise DataError(_nothing_found(container, rejected))
-    form = "csv" if listing else container.form
     images, masks = (images, []) if wish.masks else without_masks(images)
-    labels, split, plain = wish.labels, wish.split, wish.plain
-    csv_file = labels if csv_of(labels)[0] else listing
-    if csv_file:
-        found = by_csv(container, images, csv_file, masks=masks, only_listed=listing is not None, plain=plain)
-        rejected = [] if listing else rejected  # other files in the folder of a csv are irrelevant
-    elif is_celeba(container):
-        form = "celeba"
-        found = by_celeba(container, images, None if plain else labels, split)
-    elif labels is None or plain:
-        found = None if plain else by_own_list(container, images, split)
-        found = found or by_folder(container, images, split, plain)
-    else:
-        raise DataError(
-            f"--labels {labels}: {container.path} is not CelebA, which has attributes; "
-            "expected none or a csv of file,label"
-        )
-    rejected = rejected + found.rejected + ([] if csv_file else masks)
+    form, found = _labelled(container, images, masks, listing, wish)
+    rejected = ([] if listing else rejected) + found.rejected  # other files in the folder of a csv are irrelevant
     videos = {item.name for item in found.items if video.is_video(item.name)}
     if videos and not video.available():
         if len(videos) == len(found.items):
@@ -457,6 +440,38 @@ def _picture_source(
     return PictureSource(
         form, container, items, found.classes, rejected, print_of, frames, found.notes, wish.fps, window=wish.window
     )
+
+
+def _image_files(container: Container) -> tuple[list[str], list[str]]:
+    """(all images and videos in order, those that only their first bytes show to be DICOM)."""
+    named = [name for name in container.names if is_picture(name) or video.is_video(name)]
+    images = sorted(named + _by_mark(container, container.names, has_picture_mark))
+    expected = not images or any(dicom.is_named(name) for name in images)
+    marked = _by_mark(container, container.names, dicom.is_dicom) if expected else []
+    return sorted(images + marked) or [name for name in container.names if is_array(name)], marked
+
+
+def _labelled(
+    container: Container, images: list[str], masks: list[Rejection], listing: str | None, wish: Wish
+) -> tuple[str, Labelled]:
+    """(form of the source, the images with their labels). masks: annotations, which only a list may name."""
+    labels, split, plain = wish.labels, wish.split, wish.plain
+    if csv_file := labels if csv_of(labels)[0] else listing:
+        found = by_csv(container, images, csv_file, masks=masks, only_listed=listing is not None, plain=plain)
+        return "csv" if listing else container.form, found
+    form = container.form
+    if is_celeba(container):
+        form, found = "celeba", by_celeba(container, images, None if plain else labels, split)
+    elif labels is None or plain:
+        found = None if plain else by_own_list(container, images, split)
+        found = found or by_folder(container, images, split, plain)
+    else:
+        raise DataError(
+            f"--labels {labels}: {container.path} is not CelebA, which has attributes; "
+            "expected none or a csv of file,label"
+        )
+    found.rejected += masks
+    return form, found
 
 
 def _by_mark(container: Container, names: list[str], has_mark: Callable[[bytes], bool]) -> list[str]:

@@ -20,6 +20,7 @@ from ganvas.data.reading.headers import MAX_PIXELS, PictureInfo, too_large
 from ganvas.errors import PictureError
 
 Tags = TiffImagePlugin.ImageFileDirectory_v2
+TIFF_MARKS = (b"II*\0", b"MM\0*")
 
 WIDTH, HEIGHT, BITS, COMPRESSION, STRIPS, ORIENTATION = 256, 257, 258, 259, 273, 274
 SAMPLES, STRIP_ROWS, STRIP_BYTES, PLANAR, PREDICTOR = 277, 278, 279, 284, 317
@@ -126,10 +127,10 @@ def checked(values: np.ndarray) -> np.ndarray:
 
 def tags_of(payload: bytes, page: int = 0) -> Tags | None:
     """The tags of a page of a TIFF file if its pixels are of such a type, else None."""
-    if not payload.startswith((b"II*\0", b"MM\0*")):
+    if not payload.startswith(TIFF_MARKS):
         return None
-    tags = _tags(payload, page)
-    return tags if tags is not None and _is_wide(tags) else None
+    tags = next((tags for number, tags in enumerate(_all_tags(payload)) if number == page), None)
+    return tags if tags is not None and _type(tags) is not None else None
 
 
 def probe(payload: bytes, tags: Tags) -> PictureInfo:
@@ -177,10 +178,6 @@ def _all_tags(payload: bytes) -> Iterator[Tags]:
         yield tags
 
 
-def _tags(payload: bytes, page: int) -> Tags | None:
-    return next((tags for number, tags in enumerate(_all_tags(payload)) if number == page), None)
-
-
 def _one(tags: Tags, tag: int, default: int) -> int:
     value = tags.get(tag, default)
     value = value[0] if isinstance(value, tuple) and value else value
@@ -191,10 +188,6 @@ def _type(tags: Tags) -> str | None:
     bits = tags.get(BITS, (1,))
     bits = bits if isinstance(bits, tuple) else (bits,)
     return TYPES.get((bits[0], _one(tags, FORMAT, UNSIGNED))) if bits and len(set(bits)) == 1 else None
-
-
-def _is_wide(tags: Tags) -> bool:
-    return _type(tags) is not None
 
 
 def _shape(tags: Tags) -> tuple[int, int, int]:

@@ -51,7 +51,7 @@ export class RunActions {
     if (run.has_model) parts.push(h("button", { id: "explore-model", onclick: () => this.hooks.explore(run.name) }, "Explore model"));
     if (this.allowed && run.has_model && !run.isModel) parts.push(h("button", { id: "evaluate", disabled: evaluating, onclick: () => this.evaluate() }, run.has_report ? "Evaluate again" : "Evaluate"));
     if (run.has_report) parts.push(h("a", { id: "open-report", class: "button", href: `api/run/report?${new URLSearchParams({ run: run.name })}`, target: "_blank", rel: "noopener" }, "Open report"));
-    if (run.grids?.length) parts.push(h("button", { id: "training-film", onclick: () => openTrainingFilm(this.run) }, "Film …"));
+    if (run.grids?.length) parts.push(h("button", { id: "training-film", onclick: () => openTrainingFilm(this.run) }, "Video …"));
     if (training?.sentence && ["failed", "stopped"].includes(training.state) && !run.begun) {
       parts.push(h("p", { class: training.state === "failed" ? "refused" : "hint" }, capital(training.sentence)));
     }

@@ -169,7 +169,7 @@ export class Explore {
     more.push(h("div", { class: "actions end" },
       h("button", { onclick: () => file.click() }, "Project an image …"), file,
       h("button", { id: "screen-command", onclick: () => this.command(screen()) }, "Copy command"),
-      h("button", { id: "screen-film", onclick: () => this.film() }, "Film …"),
+      h("button", { id: "screen-film", onclick: () => this.film() }, "Video …"),
       h("button", { id: "screen-save", title: "Save the images on the screen", onclick: () => openPrint(this.model, screen()) }, "Save all …")));
     if (this.model.newer) {
       parts.unshift(h("p", { class: "note" }, "A newer version of this model is available. ",

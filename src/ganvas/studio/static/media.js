@@ -1,4 +1,4 @@
-// Dialogs that make a file: a film of images or of a training, and images enlarged for printing.
+// Dialogs that make a file: a video of images or of a training, and images enlarged for printing.
 
 import { ask } from "./client.js";
 import { choice, copyCommand, h } from "./dom.js";
@@ -108,7 +108,7 @@ const size = (bytes) => (bytes < 1e6 ? `${Math.max(1, Math.round(bytes / 1e3)).t
 
 // ---- films ----
 
-/** The fields that both kinds of films have. look: their values, changed by the fields. */
+/** The fields that both kinds of videos have. look: their values, changed by the fields. */
 function look(values, draw, transparent) {
   const put = (change, again = true) => { Object.assign(values, change); if (again) draw(); };
   const clear = transparent && SEE_THROUGH.includes(values.form);
@@ -138,7 +138,7 @@ function asked(values) {
 }
 
 /**
- * A film that goes from image to image.
+ * A video that goes from image to image.
  * sources: [{ name, text, recipes }], each with two or more images; walk(first, num) -> recipes, from a seed.
  */
 export function openFilm(model, sources, walk) {
@@ -152,7 +152,7 @@ export function openFilm(model, sources, walk) {
     ...asked(values), model: model.name, recipes: of(), seconds: Number(values.seconds), fps: Number(values.fps), easing: values.easing, loop: values.loop,
   });
   const put = (change) => Object.assign(values, change);
-  return new MakingDialog("film", "Film from image to image", "Make the film", {
+  return new MakingDialog("film", "Video from image to image", "Make the video", {
     start: () => ask("api/films", { json: body() }),
     command: () => ask("api/films/command", { json: body() }),
     body: (draw) => [
@@ -167,16 +167,16 @@ export function openFilm(model, sources, walk) {
         field("Frames per second", pick("film-fps", RATES.map((rate) => [rate, rate]), values.fps, (event) => put({ fps: event.target.value }))),
         field("Speed", pick("film-easing", EASINGS, values.easing, (event) => put({ easing: event.target.value })))),
       h("label", { class: "check" }, h("input", { type: "checkbox", id: "film-loop", checked: values.loop, onchange: (event) => put({ loop: event.target.checked }) }),
-        " Return to the first image, so that the film can be repeated without a jump"),
+        " Return to the first image, so that the video can be repeated without a jump"),
     ],
   });
 }
 
-/** A film of a training, from its preview grids. */
+/** A video of a training, from its preview grids. */
 export function openTrainingFilm(run) {
   const values = { width: 1080, height: 1350, size: "1080x1080", form: "mp4", filter: "lanczos", background: "#ffffff", seconds: Math.max(5, Math.round(2.5 + run.grids.length / 6)) };
   const body = () => ({ ...asked(values), run: run.name, seconds: Number(values.seconds) });
-  return new MakingDialog("film", `Film of the training ${run.title}`, "Make the film", {
+  return new MakingDialog("film", `Video of the training ${run.title}`, "Make the video", {
     start: () => ask("api/run/films", { json: body() }),
     command: () => ask("api/run/films/command", { json: body() }),
     body: (draw) => [

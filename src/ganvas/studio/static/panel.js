@@ -261,7 +261,7 @@ export class Panel {
       oninput: (value) => { this.share = value; this.update(); },
     });
     const play = h("button", { onclick: () => this.play(way, play) }, "Play");
-    parts.push(way, h("div", { class: "actions" }, play, h("button", { id: "morph-film", onclick: () => this.hooks.film([this.adjusted, this.partner]) }, "Film …")));
+    parts.push(way, h("div", { class: "actions" }, play, h("button", { id: "morph-film", onclick: () => this.hooks.film([this.adjusted, this.partner]) }, "Video …")));
     return parts;
   }
 

@@ -16,7 +16,7 @@ export class Tray {
     this.buttons = h("div", { class: "actions" },
       this.undoButton,
       this.pickList,
-      h("button", { id: "kept-film", onclick: () => hooks.film() }, "Film …"),
+      h("button", { id: "kept-film", onclick: () => hooks.film() }, "Video …"),
       h("button", { id: "kept-save", onclick: () => hooks.save(this.recipes()) }, "Save …"),
       h("button", { id: "kept-zip", title: "PNG files as generated, with a favourites file", onclick: () => this.zip() }, "ZIP"),
       h("button", { id: "kept-manifest", onclick: () => this.manifest() }, "Manifest"),

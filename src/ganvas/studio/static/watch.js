@@ -288,7 +288,7 @@ function healthWords(run) {
 }
 
 function about(run) {
-  return h("dl", { class: "about" }, Object.entries(run.about).map(([name, value]) => [h("dt", {}, name === "pictures" ? "images" : name), h("dd", {}, name === "started" ? when(value) : value)]));
+  return h("dl", { class: "about" }, Object.entries(run.about).map(([name, value]) => [h("dt", {}, name), h("dd", {}, name === "started" ? when(value) : value)]));
 }
 
 function when(text) {
