@@ -20,6 +20,7 @@ from ganvas.reporting.methods import as_csv, methods
 from ganvas.reporting.pictures import Picture, embed, film, stills
 from ganvas.reporting.reading import Record, RunContent, column, number
 from ganvas.training.progress import duration
+from ganvas.training.starting_weights import description
 
 BETTER = {"lower": "lower is better", "higher": "higher is better", "near": "closer to real images is better"}
 HEADLINE = ("kid", "kid_second", "fid", "precision", "recall", "accuracy_asked")
@@ -475,6 +476,7 @@ def cost_facts(run: RunContent) -> list[tuple[str, str]]:
         ("Started", str(config.get("started") or "")),
         ("Machine", str(config.get("device") or "")),
         ("Budget", str(config.get("budget") or "")),
+        ("Starting weights", description(config.get("start"))),
         ("Training", f"{duration(run.seconds)}, {run.images_seen:,} images seen"),
         ("Speed", f"{rates[len(rates) // 2]:,.0f} images per second (median)" if rates else ""),
         (
