@@ -108,5 +108,5 @@ def test_the_option_is_part_of_a_pack_and_older_packs_stay(tmp_path):
     plain = open_pack(folder, folder=tmp_path / "plain")
     assert "masks" not in plain.record.request["config"]  # as in packs made before the option
     assert open_pack(tmp_path / "pack", DataConfig(masks="use")).num_images == 8
-    with pytest.raises(DataError, match="its masks is skip, not use"):
+    with pytest.raises(DataError, match="its --masks is skip, not use"):
         open_pack(tmp_path / "plain", DataConfig(masks="use"))

@@ -95,7 +95,6 @@ def test_both_networks_and_the_average_get_them(photos: Path) -> None:
         {"height": 96, "width": 96},
         {"height": 96, "width": 160},
         {"height": 128, "width": 128, "channels": 1},
-        {"height": 400, "width": 400},
     ],
 )
 def test_other_sizes_start_with_the_same_images(changes: dict) -> None:
