@@ -9,11 +9,15 @@ of MNIST differ less than two frames of a video.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 from scipy import fft
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from threadpoolctl import threadpool_limits
 
 from ganvas.data.inspection.thumbnails import (
     BLOCK,
@@ -26,6 +30,9 @@ from ganvas.data.inspection.thumbnails import (
     release,
     smoothing,
 )
+from ganvas.limits import num_cores
+
+T = TypeVar("T")
 
 REACH = 2  # maximum shift of a pair in thumbnail pixels, a sixteenth of the side
 NEIGHBOURS = 6  # candidates per image
@@ -232,7 +239,9 @@ class Likeness:
         equal = np.stack([self.unique[self.twin[twins]], twins], 1)
         found = [equal[equal[:, 0] != equal[:, 1]]]
         step = MANY if self.quick else BLOCK
-        candidates = [self._candidates(asked[start : start + step]) for start in range(0, len(asked), step)]
+        if self.quick:
+            _ = self.parts  # before threads ask for it
+        candidates = _each(self._candidates, [asked[start : start + step] for start in range(0, len(asked), step)])
         numbers = np.unique(np.concatenate([np.empty(0, np.int64), *candidates]))  # each pair once
         found.append(self.unique[self._confirmed(np.stack([numbers // len(self.rows), numbers % len(self.rows)], 1))])
         return np.unique(np.sort(np.concatenate(found), 1), axis=0)
@@ -248,12 +257,12 @@ class Likeness:
 
     def _confirmed(self, pairs: np.ndarray) -> np.ndarray:
         """Those of the pairs (P, 2) of unique images that are near duplicates, judged by the images similar to each."""
-        compared = [self._differences(part) for part in _blocks(pairs)]
+        compared = _each(self._differences, _blocks(pairs))
         fine, tones = np.concatenate([np.empty((2, 0), np.float32), *compared], axis=1)
         kept = fine < MOST
         pairs, fine, tones = pairs[kept], fine[kept], tones[kept]
         places, ends = np.unique(pairs, return_inverse=True)
-        apart = [self._apart(part, self._alike(part)[1]) for part in _blocks(places)]
+        apart = _each(lambda part: self._apart(part, self._alike(part)[1]), _blocks(places))
         limits = np.concatenate([np.empty((2, 0), np.float32), *apart], axis=1)[:, ends.reshape(pairs.shape)].min(2)
         return pairs[(fine < FINELY * limits[0]) & (tones < TONALLY * limits[1])]
 
@@ -279,6 +288,12 @@ class Likeness:
 
 def _blocks(array: np.ndarray) -> list[np.ndarray]:
     return [array[start : start + BLOCK] for start in range(0, len(array), BLOCK)]
+
+
+def _each(compute: Callable[[np.ndarray], T], parts: list[np.ndarray]) -> list[T]:
+    """compute(part) of each part, with one thread per core: threads that share a matrix product take twice the time."""
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(num_cores()) as pool:
+        return list(pool.map(compute, parts))
 
 
 def families(likeness: Likeness, places: np.ndarray, most: int) -> list[np.ndarray]:
