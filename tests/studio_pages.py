@@ -51,7 +51,7 @@ def opened(browser: Any, studio: str, **options: Any) -> Iterator[Any]:
 
     def said(message: Any) -> None:
         if message.type in ("error", "warning") and not message.text.startswith("Failed to load resource"):
-            wrong.append(message.text)  # what fails to load is told by its status, above
+            wrong.append(message.text)  # the status above reports what fails to load
 
     found.on("response", answered)
     found.on("console", said)

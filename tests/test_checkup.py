@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 import zlib
@@ -16,7 +17,7 @@ from conftest import Command
 from ganvas.config import DataConfig
 from ganvas.data import open_pack
 from ganvas.data.checkup import check
-from ganvas.data.image_statistics import bars
+from ganvas.data.image_statistics import bars, look
 from ganvas.errors import DataError
 from planted import compressed, landscapes
 
@@ -231,3 +232,15 @@ def test_colour_images_of_16_bits_are_noted(tmp_path: Path, ganvas_command: Comm
     assert sentence in ganvas_command("data", "check", folder).out
     packed = ganvas_command("data", "pack", folder, tmp_path / "pack")
     assert packed.code == 0 and sentence in packed.out + packed.err
+
+
+def test_images_that_differ_by_two_exchanged_pixels_are_not_identical() -> None:
+    """Their means and deviations are equal: only the checksum of the pixels differs."""
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    exchanged = pixels.copy()
+    exchanged[0, :2] = pixels[0, 1::-1]
+    files = [io.BytesIO() for _ in range(3)]
+    for file, image in zip(files, (pixels, exchanged, pixels), strict=True):
+        Image.fromarray(image).save(file, "PNG")
+    first, other, again = (look(file.getvalue()) for file in files)
+    assert first.digest == again.digest != other.digest

@@ -32,7 +32,7 @@ class Look:
 
     info: PictureInfo
     digest: bytes
-    """First 16 bytes of the SHA-256 of size and pixels."""
+    """16 bytes of a hash of size, checksum of the pixels, means and deviations; equal for equal images."""
     brightness: float
     """Mean value, 0..1."""
     gray: bool

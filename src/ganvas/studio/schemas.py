@@ -126,7 +126,9 @@ class NewPrint(Strict):
     enlarge: int = Field(1, ge=1, le=64, description=PRINT["enlarge"])
     filter: Filter = Field("lanczos", description=PRINT["filter"])
     dpi: int | None = Field(300, ge=1, le=10_000, description=PRINT["dpi"])
-    columns: int | None = Field(None, ge=1, le=BATCH, description="One grid with so many columns; else single images")
+    columns: int | None = Field(
+        None, ge=1, le=BATCH, description="One grid with this number of columns; else single images"
+    )
 
 
 class Wanted(Strict):
