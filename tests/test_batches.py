@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from ganvas.config import DataConfig
 from ganvas.data import Pack, open_pack
 from ganvas.data import batches as module
-from ganvas.data.batches import Batches
+from ganvas.data.batches import Batches, evenly_mixed
 
 NUM = 23  # images of the small packs; a prime, so that no batch divides it
 
@@ -77,6 +77,29 @@ def test_every_epoch_is_a_permutation(pack, held):
 def test_a_batch_may_be_larger_than_the_pack(pack):
     seen = take(Batches(pack, 50), 1)
     assert sorted(seen[:NUM]) == sorted(seen[NUM : 2 * NUM]) == list(range(NUM))
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.integers(0, 2**32))
+def test_every_part_of_an_epoch_has_each_class_in_its_share(labels, seed):
+    labels = np.array(labels)
+    order = evenly_mixed(labels, np.random.default_rng(seed))
+    assert sorted(order) == list(range(len(labels)))
+    for label in np.unique(labels):
+        seen = np.cumsum(labels[order] == label)
+        expected = np.arange(1, len(labels) + 1) * seen[-1] / len(labels)
+        # Other classes begin anywhere within their own distance, so each of them moves a member by at most one place.
+        assert np.abs(seen - expected).max() <= len(np.unique(labels))
+        mine = order[labels[order] == label]
+        assert (np.diff(mine) > 0).all()
+
+
+def test_classes_are_mixed_evenly_in_another_order_in_each_epoch(tmp_path):
+    labels = np.repeat([0, 1], [12, 36])
+    images = np.repeat(np.arange(48, dtype=np.uint8) * 5, 64).reshape(48, 8, 8)
+    batches = Batches(packed(tmp_path, images, labels, holdout=0), 16)
+    epochs = [[next(batches)[1].tolist() for _ in range(3)] for _ in range(4)]
+    assert {part.count(0) for epoch in epochs for part in epoch} == {4}
+    assert len({tuple(map(tuple, epoch)) for epoch in epochs}) > 1
 
 
 def test_seed_decides_the_order(pack):
