@@ -170,7 +170,7 @@ def test_micro_batches_become_smaller_until_the_memory_suffices(
     with pytest.raises(TrainingError, match="too little memory even for the smallest micro-batch"):
         loop.Loop.gradients(running, inputs, "both", False, False)
     assert found == tried
-    effects = {size: "same training result" for size in same}
+    effects = dict.fromkeys(same, "same training result")
     changes = f"the result changes, because {model} computes statistics of each"
     assert said == [
         f"out of memory: continuing with micro-batches of {size} ({effects.get(size, changes)})" for size in tried[1:]
