@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from ganvas.errors import RunError
 from ganvas.generator import Generator, weights_hash
 from ganvas.model_file import CARD, WEIGHTS, find_weights
 from ganvas.models.pretrained import pretrained_network
-from ganvas.records import ARROWS, energy_of, is_of, read_evaluation, read_reports
+from ganvas.records import ARROWS, decimals, energy_of, is_of, number, read_evaluation, read_reports
 from ganvas.run import Run
 from ganvas.system import files
 from ganvas.training.progress import duration
@@ -437,8 +436,7 @@ def measures(found: Record | None) -> list[Measure]:
         value, low, high = (number(row.get(name)) for name in ("value", "low", "high"))
         if value is None or low is None or high is None:
             continue
-        width = high - low or abs(value) / 10 or 1
-        digits = max(0, min(6, 1 - math.floor(math.log10(width))))
+        digits = decimals({"value": value, "low": low, "high": high})
         arrow = ARROWS.get(row.get("better"), "")
         words = [figure(one, digits) for one in (value, low, high, number(row.get("real")))]
         key, name = (plain(row.get(part, "")) for part in ("key", "name"))
@@ -456,12 +454,6 @@ def findings(found: Record) -> list[str]:
 def sentence(part: Record) -> str:
     text = escape(part.get("sentence", ""))
     return text[:1].upper() + text[1:]
-
-
-def number(value: object) -> float | None:
-    """A finite number, otherwise None."""
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if good else None
 
 
 def figure(value: float | None, digits: int) -> str:
