@@ -112,7 +112,7 @@ def test_committed_with_outputs(path: Path) -> None:
         assert not [one for one in cell.outputs if one.output_type == "error" or one.get("name") == "stderr"]
         texts = json.dumps([one.get("text", "") or one.get("data", {}).get("text/plain", "") for one in cell.outputs])
         assert not re.search(r"/(?:home|root|tmp|work|Users)/", texts), texts
-    assert path.stat().st_size < 2_000_000
+    assert path.stat().st_size < 1_200_000
 
 
 LOCAL = re.compile(r"^(?:def|class) .*\n(?:(?: .*)?\n)*", re.M)
