@@ -26,7 +26,7 @@ from PIL import Image
 
 from common import machine, table, write_json
 from forks import EVALUATE, TINY, TRAIN, complete, must, renew, write_digits
-from ganvas.data.reading.digits import Digits
+from ganvas.data.reading.digits import digits
 from kills import content
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
@@ -66,7 +66,7 @@ KINDS = {
 
 def sources(folder: Path) -> None:
     """A folder of images or one archive for every form of source."""
-    images, labels = Digits().arrays()
+    images, labels = digits().arrays()
     assert labels is not None
     images, labels = images[:12], labels[:12]
     for kind in ("png", "jpg", "webp", "gif", "bmp", "tif"):

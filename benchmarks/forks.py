@@ -19,7 +19,7 @@ from pathlib import Path
 
 from ganvas import cli
 from ganvas.config import ModelConfig
-from ganvas.data.reading.digits import Digits
+from ganvas.data.reading.digits import digits
 from ganvas.image_files import png_bytes
 from ganvas.models.summary import summarise_config
 
@@ -131,7 +131,7 @@ def renew(base: Path, folder: Path) -> None:
 def write_digits(folder: Path) -> None:
     """data.zip: 300 labelled digits of 32x32 pixels."""
     folder.mkdir()
-    images, labels = Digits().arrays()
+    images, labels = digits().arrays()
     assert labels is not None
     with zipfile.ZipFile(folder / "data.zip", "w") as archive:
         for i in range(300):

@@ -13,7 +13,7 @@ import nbclient
 import nbformat
 from PIL import Image, ImageSequence
 
-LARGE = 1_000_000  # characters of an animation that is stored with half of its frames
+LARGE = 500_000  # characters of an animation that is stored with half of its frames
 
 
 def run(path: Path) -> Any:

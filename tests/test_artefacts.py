@@ -232,6 +232,15 @@ def test_values_that_are_not_finite_and_shapes_that_differ_are_refused(digits: t
         examine(real, fake[:, :16])
     with pytest.raises(DataError, match="5 real images were given: expected at least 18"):
         examine(real[:5], fake)
+    for measure in (checkerboard, lambda small: examine(small, small)):
+        with pytest.raises(DataError, match="images of 5x20 pixels cannot be measured: expected at least 8x8"):
+            measure(np.zeros((20, 5, 20)))
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (8, 9), (9, 15), (17, 8), (8, 200)])
+def test_the_smallest_images_are_examined(height: int, width: int) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (2, 20, height, width, 3), np.uint8)
+    json.dumps(dataclasses.asdict(examine(*noise)), allow_nan=False)
 
 
 def test_an_examination_is_plain_values(digits: tuple[np.ndarray, np.ndarray]) -> None:

@@ -179,6 +179,6 @@ def test_digits_are_those_of_the_peers():
     with np.load(digits.FILE) as arrays:
         np.testing.assert_array_equal(arrays["images"], peer.images)
         np.testing.assert_array_equal(arrays["labels"], peer.target)
-    images, labels = digits.Digits().arrays()
+    images, labels = digits.digits().arrays()
     assert images.dtype == np.uint8 and labels.dtype == np.int64
     np.testing.assert_array_equal(images[1796], digits.enlarged(peer.images[1796]))

@@ -81,7 +81,9 @@ def test_palette_one_bit_cmyk_and_ycbcr():
     assert set(np.unique(decode(one_bit, target(9, 9, 1)))) == {0, 255}
     cmyk = encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "TIFF")
     assert decode(cmyk, target(8, 8))[0, 0].tolist() == [255, 0, 0]
-    ycbcr = encoded(gradient(8, 8).convert("YCbCr"), "TIFF")
+    ycbcr = encoded(
+        gradient(8, 8).convert("YCbCr"), "TIFF", compression="tiff_lzw"
+    )  # Pillow before 13 cannot read it plain
     assert np.abs(decode(ycbcr, target(8, 8)).astype(int) - gradient(8, 8)).max() <= 3
 
 

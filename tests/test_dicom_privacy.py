@@ -53,7 +53,9 @@ def test_no_patient_field_reaches_a_pack_a_message_or_a_log(
     source = open_source(place)
     for workers in (0, 2) if form == "folder" else (0,):
         folder = tmp_path / f"pack{workers}"
-        pack = build_pack(source, DataConfig(size="16"), folder, policy=Policy("films"), workers=workers)
+        pack = build_pack(
+            source, DataConfig(size="16"), folder, policy=Policy("films"), fingerprint="films", workers=workers
+        )
         assert pack.num_images == 5 and len(pack.record.rejected) == 3
     found = check(place)
     said = "\n".join([*found.lines(), found.to_json(), caplog.text, *capfd.readouterr()])

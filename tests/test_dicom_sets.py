@@ -131,7 +131,9 @@ def test_child_processes_decode_the_same(put: Callable[..., Path], tmp_path: Pat
     files |= {"050.dcm": BROKEN["^truncated$"], "900.dcm": film(noise(3, 12, 12), NumberOfFrames=3)}
     source = open_source(put(files))
     packs = [
-        build_pack(source, DataConfig(size="12"), tmp_path / f"pack{n}", policy=Policy("films"), workers=n)
+        build_pack(
+            source, DataConfig(size="12"), tmp_path / f"pack{n}", policy=Policy("films"), fingerprint="films", workers=n
+        )
         for n in (0, 2)
     ]
     assert packs[0].num_images == 72 and packs[0].hash == packs[1].hash

@@ -64,7 +64,7 @@ DOCS = ROOT / "docs"
 GUIDES = sorted((DOCS / "guide").glob("*.md"))
 SITE = runpy.run_path(str(DOCS / "build_site.py"))
 PAGES = [DOCS / "index.md", *GUIDES, ROOT / "README.md", ROOT / "examples" / "README.md"]
-QUICK = "first-picture"
+QUICK = "first-images"
 """The guide that is run in the quick tests; the others are slow."""
 
 # -- what a page asks the reader to do --
@@ -135,8 +135,8 @@ def test_every_command_is_understood(page: Path) -> None:
 
 
 def test_the_parser_is_the_real_one() -> None:
-    assert understood(["train", "pictures/", "--minutes", "3", "--from", "runs/other"])
-    assert not understood(["train", "pictures/", "--minute", "3"])
+    assert understood(["train", "images/", "--minutes", "3", "--from", "runs/other"])
+    assert not understood(["train", "images/", "--minute", "3"])
     assert not understood(["sample", "runs/mine", "--n", "many"])
     assert not understood(["export", "runs/mine", "--to", "paper", "--out", "x"])
 
@@ -285,14 +285,14 @@ def serve(words: list[str]) -> None:
 
 
 def digit_folders(folder: Path) -> None:
-    """pictures/ with three classes of 30 digits, and labels.csv."""
+    """images/ with three classes of 30 digits, and labels.csv."""
     found = load_digits()
     rows = ["file,label"]
     for digit, name in enumerate(("zero", "one", "two")):
-        (folder / "pictures" / name).mkdir(parents=True)
+        (folder / "images" / name).mkdir(parents=True)
         for i, picture in enumerate(found.images[found.target == digit][:30]):
             pixels = np.kron(picture * 15.9, np.ones((3, 3))).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / "pictures" / name / f"{name}{i:02}.png")
+            Image.fromarray(pixels).save(folder / "images" / name / f"{name}{i:02}.png")
             rows.append(f"{name}{i:02}.png,{'round' if digit == 0 else 'other'}")
     (folder / "labels.csv").write_text("\n".join(rows))
 
@@ -327,7 +327,7 @@ def unzip(archive: Path, folder: Path, most: int) -> None:
             (folder / Path(name).name).write_bytes(opened.read(name))
 
 
-REAL = {"few-pictures": comic_faces, "medical": medical_pictures}
+REAL = {"few-images": comic_faces, "medical": medical_pictures}
 
 
 @pytest.mark.timeout(1200)
@@ -479,7 +479,7 @@ def test_figures_are_those_of_the_benchmarks() -> None:
     results = ROOT / "benchmarks" / "results"
     copies = json.loads((results / "copies.json").read_text())
     found = {row["data"]: row for row in copies["rows"]}
-    few, medical, first = ((DOCS / "guide" / f"{name}.md").read_text() for name in ("few-pictures", "medical", QUICK))
+    few, medical, first = ((DOCS / "guide" / f"{name}.md").read_text() for name in ("few-images", "medical", QUICK))
     few, medical, first = (" ".join(text.split()) for text in (few, medical, first))
     comics, scans, films = found["comics"], found["mednist"], found["chest-xray"]
     assert f"{comics['recall']:.1%} on comic faces at 64 pixels among {comics['training']:,}" in few
@@ -638,6 +638,6 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 
 def test_the_table_of_networks_is_that_of_the_registry() -> None:
-    page = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", (DOCS / "guide" / "your-pictures.md").read_text())
+    page = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", (DOCS / "guide" / "your-images.md").read_text())
     for name, one in MODELS.items():
         assert one.classic or f"| `{name}` | {one.about} |" in page, name

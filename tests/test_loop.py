@@ -139,12 +139,16 @@ def test_time_is_kept_for_the_last_examination() -> None:
 # Memory.
 
 
-@pytest.mark.parametrize(("model", "tried"), [("compact", [16, 8, 4, 2, 1]), ("light", [16, 8, 4, 2])])
-def test_memory_that_never_suffices_ends_at_the_smallest_micro_batch(
-    model: str, tried: list[int], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("model", "tried", "same"),
+    [("compact", [24, 12, 6, 3, 1], [12, 6, 3, 1]), ("light", [24, 8, 4, 2], [8]), ("style", [24, 8, 4, 2], [])],
+)
+def test_micro_batches_become_smaller_until_the_memory_suffices(
+    model: str, tried: list[int], same: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of one image, or of two where batch norm needs them."""
+    """Down to one image, or two where images share statistics; what this does to the result is said."""
     found: list[int] = []
+    said: list[str] = []
 
     def full(_: object, __: object, ___: object, ____: object, micro_batch: int, *_____: object) -> None:
         found.append(micro_batch)
@@ -153,15 +157,24 @@ def test_memory_that_never_suffices_ends_at_the_smallest_micro_batch(
 
     monkeypatch.setattr(loop, "accumulate_gradients", full)
     shape = ModelConfig(model, 16, 16, 1, 0, z_dim=8, base=8)
-    state: Any = SimpleNamespace(micro_batch=16, model=shape, device=torch.device("cpu"), optimizers={})
-    inputs: Any = SimpleNamespace(real=torch.zeros(16, 1))
-    nothing = SimpleNamespace(say=lambda _: None)
+    state: Any = SimpleNamespace(micro_batch=24, model=shape, device=torch.device("cpu"), optimizers={})
+    inputs: Any = SimpleNamespace(real=torch.zeros(24, 1))
     running: Any = SimpleNamespace(
-        state=state, networks=nothing, workers=None, config=TrainConfig(), policy=(), display=nothing
+        state=state,
+        networks=None,
+        workers=None,
+        config=TrainConfig(),
+        policy=(),
+        display=SimpleNamespace(say=said.append),
     )
     with pytest.raises(TrainingError, match="too little memory even for the smallest micro-batch"):
         loop.Loop.gradients(running, inputs, "both", False, False)
     assert found == tried
+    effects = dict.fromkeys(same, "same training result")
+    changes = f"the result changes, because {model} computes statistics of each"
+    assert said == [
+        f"out of memory: continuing with micro-batches of {size} ({effects.get(size, changes)})" for size in tried[1:]
+    ]
 
 
 # Ctrl-C.

@@ -219,7 +219,7 @@ def test_a_folder_of_images_is_evaluated_against_another(
     for folder, level in (("real", 128), ("made", 128), ("dark", 30)):
         for i in range(60):
             (tmp_path / folder).mkdir(exist_ok=True)
-            pixels = rng.normal(level, 30, (16, 16)).clip(0, 255).astype(np.uint8)
+            pixels = rng.normal(level, 30, (5, 5)).clip(0, 255).astype(np.uint8)  # enlarged to 8x8, the smallest size
             Image.fromarray(pixels).save(tmp_path / folder / f"{i}.png")
     words = ("--against", tmp_path / "real", "--features", "random", "--device", "cpu")
     answer = ganvas_command("evaluate", tmp_path / "made", *words)

@@ -18,11 +18,12 @@ from PIL import Image
 
 from ganvas.errors import RunError
 from ganvas.image_files import grid, save_png
+from ganvas.records import decimals
 from ganvas.reporting import report
 from ganvas.reporting.charts import Series, label, line_chart
 from ganvas.reporting.comparison import disagreements, winner
 from ganvas.reporting.methods import methods
-from ganvas.reporting.page import agreement, decimals, measured, percent_interval, text
+from ganvas.reporting.page import agreement, measured, percent_interval, text
 from ganvas.reporting.pictures import embed
 
 Record = dict[str, Any]

@@ -15,6 +15,8 @@ from PIL import Image
 from conftest import Command
 from ganvas.image_files import save_picture
 from ganvas.provenance import KIND, provenance, read_provenance
+from test_film import frames_of, needs_av
+from test_generator import fresh
 
 pytest.importorskip("c2pa", reason="c2pa-python is missing: install the extra c2pa")
 
@@ -104,7 +106,8 @@ def verified(path: Path) -> dict[str, Any]:
 
 
 def c2pa_type(path: Path) -> str:
-    return {"jpg": "image/jpeg", "tif": "image/tiff"}.get(path.suffix[1:], f"image/{path.suffix[1:]}")
+    kinds = {"jpg": "image/jpeg", "tif": "image/tiff", "mp4": "video/mp4", "mov": "video/quicktime"}
+    return kinds.get(path.suffix[1:], f"image/{path.suffix[1:]}")
 
 
 def test_signatures_are_valid(images: Path, tmp_path: Path, ganvas_command: Command) -> None:
@@ -122,6 +125,26 @@ def test_signatures_are_valid(images: Path, tmp_path: Path, ganvas_command: Comm
     with Image.open(images / "a.png") as opened:
         assert np.array_equal(np.asarray(opened), PIXELS)
     assert (images / "photograph.png").read_bytes() == photograph
+
+
+@pytest.mark.parametrize("form", ["gif", pytest.param("mp4", marks=needs_av), pytest.param("mov", marks=needs_av)])
+def test_animations_and_videos_are_signed(form: str, tmp_path: Path, ganvas_command: Command) -> None:
+    """Their frames and recipe stay, and one changed byte of the frames is found."""
+    model, out = tmp_path / "model", tmp_path / f"a.{form}"
+    fresh(channels=1).save(model)
+    assert ganvas_command("interpolate", model, "--frames", 4, "--size", "64x64", "--out", out).code == 0
+    frames, recipe = frames_of(out), read_provenance(out)
+    answer = ganvas_command("sign", out, *identity(tmp_path))
+    assert (answer.code, answer.out.strip()) == (0, "1 file signed")
+    found = verified(out)
+    assert (found["state"], found["signature_info"]["common_name"]) == ("Valid", "signer")
+    assert np.array_equal(frames_of(out), frames) and read_provenance(out) == recipe
+    assert recipe is not None and recipe["synthetic"]
+    assert ganvas_command("sign", out, *identity(tmp_path)).out.strip() == "no file signed: all were signed already"
+    content = bytearray(out.read_bytes())
+    content[content.index(b"mdat") + 200 if form != "gif" else -100] ^= 1
+    out.write_bytes(content)
+    assert verified(out)["state"] == "Invalid"
 
 
 @pytest.mark.parametrize("kind", KEYS)

@@ -13,7 +13,8 @@ from ganvas.config import DataConfig
 from ganvas.data import open_pack
 from ganvas.data.checkup import check
 from ganvas.data.packing.holdout import held_out_in_time, without_leaks
-from ganvas.data.reading import video
+from ganvas.data.reading import dicom, video
+from ganvas.data.reading.sources import open_source
 from ganvas.errors import DataError, MissingExtraError
 
 av = pytest.importorskip("av", reason="needs pip install 'ganvas[video]'")
@@ -118,6 +119,15 @@ def test_the_extra_is_named(tmp_path, monkeypatch):
     for i in range(3):
         Image.fromarray(scene(i)).save(tmp_path / "set" / f"{i}.png")
     assert [one["reason"] for one in open_pack(tmp_path / "set").record.rejected] == [video.NO_AV]
+
+
+def test_videos_beside_dicom_files_that_cannot_be_read(tmp_path, monkeypatch):
+    film(tmp_path / "set" / "a.mp4", [1, 2, 3])
+    (tmp_path / "set" / "b.dcm").write_bytes(b"unread")
+    monkeypatch.setattr(dicom, "available", lambda: False)
+    source = open_source(tmp_path / "set")
+    assert source.form == "video" and [item.name for item in source.items][:2] == ["a.mp4#0001", "a.mp4#0002"]
+    assert [(one.name, one.reason) for one in source.rejected] == [("b.dcm", dicom.NO_PYDICOM)]
 
 
 def test_what_is_no_video(tmp_path):

@@ -110,7 +110,7 @@ def listed(asked: Any, sets: Mapping[str, str]) -> list[str]:
 
 
 def signed(asked: options.Sign, paths: Sequence[Path]) -> list[str]:
-    return [f"{len(paths)} files signed"] if paths else ["no file signed: all were signed already"]
+    return [f"{amount(len(paths), 'file')} signed"] if paths else ["no file signed: all were signed already"]
 
 
 def nothing(asked: Any, result: Any) -> list[str]:

@@ -42,6 +42,9 @@ Training = TypeVar("Training", bound="TrainOptions")
 TABLE_ENDINGS = (".csv", ".tsv", ".jsonl", ".txt")  # of --conditions
 MOST_CONDITIONS = 1000  # length of a vector of conditions
 MIN_SIZE, MAX_SIZE = 8, 4096  # pixels per side
+Channels = Literal["auto", "gray", "color", "alpha"]
+CHANNELS: dict[int, Channels] = {1: "gray", 3: "color", 4: "alpha"}
+"""Option `channels` by the number of channels."""
 FULL = (0, 65535)  # black and white of 16 bit images
 
 
@@ -54,7 +57,7 @@ class DataConfig:
     fit: Fit | None = None
     """How images are brought to that size: crop the centre, pad the border, or stretch.
     Default: the setting of the named data set, else crop."""
-    channels: Literal["auto", "gray", "color", "alpha"] = "auto"
+    channels: Channels = "auto"
     """auto: gray images stay gray, and transparency is kept if most images have it. alpha: always keep transparency,
     as a fourth channel."""
     background: str | None = None

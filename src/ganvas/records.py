@@ -253,6 +253,25 @@ def read_evaluation(folder: Path) -> Evaluation | None:
     return Evaluation(found)
 
 
+def number(value: object) -> float | None:
+    """A finite number, or the value of an interval; otherwise None."""
+    if isinstance(value, dict):
+        value = value.get("value")
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # an integer too large for a float
+        return None
+
+
+def decimals(row: dict[str, Any]) -> int:
+    """Number of decimals of a measure, such that the width of its interval has two significant digits."""
+    width = row["high"] - row["low"]
+    size = width if width > 0 else abs(row["value"]) / 10
+    return max(0, min(6, 1 - math.floor(math.log10(size)))) if size > 0 else 2
+
+
 def is_of(evaluation: dict[str, Any], weights: Path) -> bool:
     """Whether an evaluation used this weights file."""
     return evaluation["model"].get("weights") == files.sha256(weights)[:8]

@@ -103,7 +103,7 @@ class Run:
         self.lock.release()
         if self.writes and not self.has_config():  # no run was started: remove the folder
             with contextlib.suppress(OSError):
-                Path(self.lock.lock_file).unlink()
+                Path(self.lock.lock_file).unlink(missing_ok=True)  # some versions of filelock delete it themselves
                 if self.is_new:
                     self.folder.rmdir()
 

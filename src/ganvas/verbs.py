@@ -13,7 +13,7 @@ from typing import Any
 
 from ganvas import film, hub
 from ganvas.callbacks import Callback
-from ganvas.config import DataConfig, TrainOptions, read_training
+from ganvas.config import CHANNELS, DataConfig, TrainOptions, read_training
 from ganvas.config_files import from_file, template
 from ganvas.data.batches import Batches
 from ganvas.data.opening import open_pack
@@ -117,10 +117,9 @@ def absolute(start_from: PathLike | None) -> str | None:
 def as_before(run: Run, data: DataConfig) -> tuple[DataConfig, Kept]:
     """Options and held-out images for a run whose images have grown: what was chosen for its first images stays."""
     first = first_images(run)
-    channels: Any = {1: "gray", 3: "color", 4: "alpha"}[first.channels]
     changes: dict[str, Any] = {
         "size": data.size or first.size,
-        "channels": channels if data.channels == "auto" else data.channels,
+        "channels": CHANNELS[first.channels] if data.channels == "auto" else data.channels,
         "kind": data.kind or first.kind,
         "levels": data.levels or f"{first.levels[0]!r}-{first.levels[1]!r}",
     }

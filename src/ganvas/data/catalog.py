@@ -16,7 +16,7 @@ from filelock import FileLock
 from ganvas.config import DataConfig, Fit, Kind
 from ganvas.data.download import File, download
 from ganvas.data.packing.pack import Policy, Progress
-from ganvas.data.reading.digits import DIGITS_VERSION, Digits
+from ganvas.data.reading.digits import DIGITS_VERSION, digits
 from ganvas.data.reading.sources import Source, fingerprint_of, open_source
 from ganvas.errors import DataError, did_you_mean
 from ganvas.system import files
@@ -241,7 +241,7 @@ def open_at(dataset: Dataset | None, place: Path | None, config: DataConfig) -> 
     if place is None and config.conditions is not None:
         raise DataError(f"--conditions {config.conditions}: the digits have no table of conditions")
     source = (
-        Digits()
+        digits()
         if place is None
         else open_source(
             place,

@@ -41,11 +41,12 @@ def open_pack(
     policy = dataclasses.replace(catalog.policy_for(dataset, place, config), kept=kept)
     target = Path(folder) if folder else files.cache_dir() / "packs" / cache_name(config, policy)
     # Checked before the source is opened, because listing a large archive is slow.
-    pack = write.current(target, request(config, policy), catalog.fingerprint(place, config))
-    if pack is not None:
+    fingerprint = catalog.fingerprint(place, config)
+    if (pack := write.current(target, request(config, policy), fingerprint)) is not None:
         return pack
     images, policy = catalog.open_at(dataset, place, config)
-    return write.build_pack(images, config, target, policy=dataclasses.replace(policy, kept=kept), progress=progress)
+    policy = dataclasses.replace(policy, kept=kept)
+    return write.build_pack(images, config, target, policy=policy, fingerprint=fingerprint, progress=progress)
 
 
 def cache_name(config: DataConfig, policy: Policy) -> str:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ganvas.config import MIN_SIZE
 from ganvas.errors import DataError
 
 Pictures = Tensor | np.ndarray | Iterable[Tensor | np.ndarray]
@@ -48,7 +49,8 @@ class Looks:
 def look(images: Pictures, kind: str) -> Looks:
     """Compute the statistics in one pass, about 50 kB per image. kind: "real" or "generated".
 
-    Raises `DataError` for fewer than 18 real or 9 generated images, different shapes, or values that are not finite.
+    Raises `DataError` for fewer than 18 real or 9 generated images, different shapes, sides below 8 pixels, or values
+    that are not finite.
     """
     found: list[dict[str, Tensor]] = []
     shapes: set[tuple[int, int, int]] = set()
@@ -116,8 +118,14 @@ def batches(images: Pictures) -> Iterator[Tensor]:
 def lines(gray: Tensor, axis: int) -> Tensor:
     """(n, side / 2 + 1): mean power spectrum of the lines of an image along `axis`, frequencies 0 to side / 2.
 
-    The side is cropped to a multiple of 8, so that the periods 2, 4 and 8 are exact frequencies.
+    The side is cropped to a multiple of 8, so that the periods 2, 4 and 8 are exact frequencies. Raises `DataError` for
+    images with a side below 8 pixels.
     """
+    height, width = gray.shape[1:]
+    if min(height, width) < MIN_SIZE:
+        raise DataError(
+            f"images of {height}x{width} pixels cannot be measured: expected at least {MIN_SIZE}x{MIN_SIZE}"
+        )
     side = gray.shape[axis] // 8 * 8
     return torch.fft.rfft(gray.narrow(axis, 0, side), dim=axis).abs().square().mean(dim=3 - axis)
 

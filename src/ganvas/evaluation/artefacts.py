@@ -47,7 +47,8 @@ def checkerboard(images: Tensor | np.ndarray) -> dict[int, float]:
     so period 4 can also show at 2. Period 2 is the end of the spectrum, with neighbours on one side only; it is below 1
     in smooth real images.
 
-    Sides are cropped to multiples of 8. A period that does not fit three times into a side is left out.
+    Sides are cropped to multiples of 8. A period that does not fit three times into a side is left out. Raises
+    `DataError` for images with a side below 8 pixels.
     """
     spectra = [_mean(images, functools.partial(appearance.lines, axis=axis)) for axis in (1, 2)]
     ratios = {}

@@ -17,7 +17,7 @@ import torch
 
 import ganvas
 from ganvas import hub
-from ganvas.config import DataConfig
+from ganvas.config import CHANNELS, DataConfig
 from ganvas.data.inspection import marks
 from ganvas.data.opening import open_pack
 from ganvas.data.packing.pack import Pack, Progress
@@ -75,10 +75,9 @@ def evaluate_images(asked: Evaluate, progress: Progress | None = None) -> Evalua
     Raises `DataError` if there are too few images, ConfigError for more images than there are (--n).
     """
     assert asked.against is not None
-    kinds = {1: "gray", 3: "color", 4: "alpha"}
     made = open_pack(asked.source, DataConfig(size=asked.size, holdout=0), progress=progress)
-    size, channels = f"{made.height}x{made.width}", kinds[made.channels]
-    pack = open_pack(asked.against, DataConfig(size=size, channels=channels), progress=progress)  # ty: ignore[invalid-argument-type]
+    size, channels = f"{made.height}x{made.width}", CHANNELS[made.channels]
+    pack = open_pack(asked.against, DataConfig(size=size, channels=channels), progress=progress)
     for images, place in ((made, asked.source), (pack, asked.against)):
         if images.num_training < LEAST_EVALUATED:
             raise DataError(

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from ganvas.config import DataConfig
+from ganvas.config import CHANNELS, DataConfig
 from ganvas.data.opening import open_pack
 from ganvas.data.packing.pack import Pack, Progress, is_pack
 from ganvas.errors import CheckpointError, ConfigError, DataError, RunError
@@ -186,8 +186,7 @@ def pack_of(folder: Path, generator: Generator, data: str | Path | None, progres
     if data is None:
         raise RunError(f"{folder} is a model without its run: give its training images with --data")
     shape = generator.info.config
-    channels: Any = {1: "gray", 3: "color", 4: "alpha"}[shape.channels]
-    wanted = DataConfig(size=f"{shape.height}x{shape.width}", channels=channels)
+    wanted = DataConfig(size=f"{shape.height}x{shape.width}", channels=CHANNELS[shape.channels])
     pack = Pack.open(Path(data)) if is_pack(Path(data)) else open_pack(data, wanted, progress=progress)
     return fitting(pack, generator, folder)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ganvas import film, hub
-from ganvas.config import DataConfig
+from ganvas.config import CHANNELS, DataConfig
 from ganvas.data.opening import open_pack
 from ganvas.errors import ConfigError, amount
 from ganvas.evaluation.copies import CopyFinder
@@ -285,9 +285,9 @@ def directions(asked: Directions) -> list[tuple[Direction, Path]]:
 def data_like(generator: Generator, labels: str | None) -> DataConfig:
     """Image options that match the training images of the model."""
     config = generator.info.config
-    channels: Any = {1: "gray", 3: "color", 4: "alpha"}[config.channels]
     kind: Any = generator.info.kind
-    return DataConfig(size=f"{config.height}x{config.width}", channels=channels, kind=kind, labels=labels)
+    size, channels = f"{config.height}x{config.width}", CHANNELS[config.channels]
+    return DataConfig(size=size, channels=channels, kind=kind, labels=labels)
 
 
 @takes(Project)

@@ -15,7 +15,8 @@ from typing import Any
 from ganvas.config import DataConfig, TrainOptions
 from ganvas.models import MODELS
 from ganvas.models.residual import SIZES
-from ganvas.reporting.reading import Record, number, sorted_out
+from ganvas.records import number
+from ganvas.reporting.reading import Record, sorted_out
 from ganvas.training.autotune import RECOGNISABLE
 from ganvas.training.health import CHECKERBOARD, COLLAPSE, COPYING, OVERFITTING
 from ganvas.training.progress import duration

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ganvas.records import ARROWS
+from ganvas.records import ARROWS, decimals
 from ganvas.reporting.charts import Chart, Series, line_chart
-from ganvas.reporting.page import BETTER, decimals, latest, shown, text
+from ganvas.reporting.page import BETTER, latest, shown, text
 from ganvas.reporting.pictures import Picture, embed
 from ganvas.reporting.reading import Record, RunContent, column
 from ganvas.training.progress import duration

@@ -13,12 +13,12 @@ from PIL import Image
 
 from ganvas.errors import amount
 from ganvas.evaluation.measures import MEANINGS
-from ganvas.records import ARROWS
+from ganvas.records import ARROWS, decimals, number
 from ganvas.reporting.advice import Advice, advice, sentence, train_command
 from ganvas.reporting.charts import Chart, Series, line_chart
 from ganvas.reporting.methods import as_csv, methods
 from ganvas.reporting.pictures import Picture, embed, film, stills
-from ganvas.reporting.reading import Record, RunContent, column, number
+from ganvas.reporting.reading import Record, RunContent, column
 from ganvas.training.progress import duration
 from ganvas.training.starting_weights import description
 
@@ -166,13 +166,6 @@ def cell(run: RunContent) -> tuple[int, int]:
 
 
 # ---- numbers as text ----
-
-
-def decimals(row: Record) -> int:
-    """Number of decimals, such that the width of the interval has two significant digits."""
-    width = row["high"] - row["low"]
-    size = width if width > 0 else abs(row["value"]) / 10
-    return max(0, min(6, 1 - math.floor(math.log10(size)))) if size > 0 else 2
 
 
 def text(value: object, digits: int | None = None) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ganvas.errors import RunError
 from ganvas.model_file import WEIGHTS
-from ganvas.records import is_of, read_evaluation, read_log
+from ganvas.records import is_of, number, read_evaluation, read_log
 from ganvas.run import Run
 
 Record = dict[str, Any]
@@ -74,18 +74,6 @@ def sorted_out(log: list[Record]) -> tuple[list[Record], list[Record], list[Reco
 def last_of_each(vitals: list[Record]) -> list[Record]:
     """Keep the last evaluation for each number of images: the end of training may be evaluated twice."""
     return list({record["images"]: record for record in vitals}.values())
-
-
-def number(value: object) -> float | None:
-    """A finite number, or the value of an interval; otherwise None."""
-    if isinstance(value, dict):
-        value = value.get("value")
-    if not isinstance(value, int | float):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:  # an integer too large for a float
-        return None
 
 
 def column(records: list[Record], name: str) -> list[float]:

@@ -10,8 +10,8 @@ from typing import Any
 from ganvas.config import BUDGET_FIELDS
 from ganvas.errors import GanvasError
 from ganvas.model_file import ModelInfo
-from ganvas.records import read_log
-from ganvas.reporting.reading import number, sorted_out
+from ganvas.records import number, read_log
+from ganvas.reporting.reading import sorted_out
 from ganvas.run import Run
 from ganvas.studio.engine import stamp_of
 from ganvas.studio.errors import AbsentError

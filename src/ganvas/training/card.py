@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from ganvas.errors import RunError
 from ganvas.generator import Generator, weights_hash
 from ganvas.model_file import CARD, WEIGHTS, find_weights
 from ganvas.models.pretrained import pretrained_network
-from ganvas.records import ARROWS, energy_of, is_of, read_evaluation, read_reports
+from ganvas.records import ARROWS, decimals, energy_of, is_of, number, read_evaluation, read_reports
 from ganvas.run import Run
 from ganvas.system import files
 from ganvas.training.progress import duration
@@ -31,40 +30,12 @@ FOLDER = "path/to/this/folder"  # placeholder in the commands of the card
 REPEATED_BELOW = 1_000  # training images below which a generator may repeat them
 SHOWN_CLASSES = 20
 
-SHARING = frozenset(
-    {
-        "apache-2.0",
-        "bsd-2-clause",
-        "bsd-3-clause",
-        "cc-by-2.0",
-        "cc-by-2.5",
-        "cc-by-3.0",
-        "cc-by-4.0",
-        "cc-by-sa-3.0",
-        "cc-by-sa-4.0",
-        "cc0-1.0",
-        "mit",
-        "odbl",
-        "odc-by",
-        "pddl",
-        "unlicense",
-    }
+SHARING = re.compile(
+    r"apache-2\.0|bsd-[23]-clause|cc-by-(2\.0|2\.5|3\.0|4\.0)|cc-by-sa-[34]\.0|cc0-1\.0|mit|odbl|odc-by|pddl|unlicense"
 )
 """Licences (names of the Hugging Face Hub) that permit anybody to show the images, modified or not."""
-
-RESTRICTED = frozenset(
-    {
-        "cc-by-nc-3.0",
-        "cc-by-nc-4.0",
-        "cc-by-nc-sa-3.0",
-        "cc-by-nc-sa-4.0",
-        "cc-by-nd-4.0",
-        "cc-by-nc-nd-3.0",
-        "cc-by-nc-nd-4.0",
-    }
-)
+RESTRICTED = re.compile(r"cc-by-nc(-sa|-nd)?-[34]\.0|cc-by-nd-4\.0")
 """Licences known to the Hub that forbid commercial use or modification."""
-
 ALIASES = {"cc0": "cc0-1.0", "public-domain": "cc0-1.0", "apache-2": "apache-2.0", "odc-odbl": "odbl"}
 
 SYNTHETIC = (
@@ -139,15 +110,13 @@ def facts_of(path: Path, generator: Generator | None = None, licence: str | None
 def run_of(weights: Path) -> Path | None:
     """The run folder whose model/ contains these weights; None if there is none."""
     folder = weights.resolve().parent
-    return folder.parent if folder.name == "model" and is_run(folder.parent) else None
-
-
-def is_run(folder: Path) -> bool:
+    if folder.name != "model":
+        return None
     try:
-        Run(folder).config()
+        Run(folder.parent).config()
     except (RunError, OSError):
-        return False
-    return True
+        return None
+    return folder.parent
 
 
 def spent(folder: Path) -> tuple[float, int]:
@@ -172,12 +141,12 @@ def licence_id(licence: str | None) -> str | None:
         return None
     name = re.sub(r"[\s_-]+", "-", licence.strip().lower()).removesuffix("-license").removesuffix("-licence")
     name = ALIASES.get(name, name)
-    return name if name in SHARING | RESTRICTED else None
+    return name if SHARING.fullmatch(name) or RESTRICTED.fullmatch(name) else None
 
 
 def may_show(licence: str | None) -> bool:
     """Whether real images under this licence may be shown publicly; False for unknown licences."""
-    return licence_id(licence) in SHARING
+    return SHARING.fullmatch(licence_id(licence) or "") is not None
 
 
 # -- writing --
@@ -228,28 +197,24 @@ def card(facts: Facts, repo: str | None = None) -> str:
 
 def front_matter(facts: Facts) -> str:
     """Front matter for the Hub: licence, tags, task, library and measures."""
-    known = licence_id(facts.licence)
+    known, generator, task = licence_id(facts.licence), facts.generator, "unconditional-image-generation"
+    tags = ["gan", "generative-adversarial-network", "image-generation", "synthetic", plain(generator.info.kind)]
+    tags += ["class-conditional"] if generator.classes else []
+    tags += ["attribute-conditional"] if generator.conditions else []
     values: Record = {"license": known or "other"}
     if known is None:
         values["license_name"] = "terms-of-the-training-data"
-    kind = facts.generator.info.kind
-    conditional = ["class-conditional"] if facts.generator.classes else []
-    conditional += ["attribute-conditional"] if facts.generator.conditions else []
-    values |= {
-        "library_name": "ganvas",
-        "pipeline_tag": "unconditional-image-generation",
-        "tags": ["gan", "generative-adversarial-network", "image-generation", "synthetic", kind, *conditional],
-    }
-    rows = measures(facts.evaluation)
-    if rows:
-        data = {"name": facts.source, "type": re.sub(r"[^a-z0-9-]+", "-", facts.source.lower()).strip("-") or "data"}
-        metrics = [{"type": row.key, "name": f"{row.name}, 95% {row.low} to {row.high}", "value": row.exact}
-                   for row in rows]  # fmt: skip
-        task = {"type": "unconditional-image-generation", "name": "Unconditional image generation"}
-        values["model-index"] = [
-            {"name": facts.title, "results": [{"task": task, "dataset": data, "metrics": metrics}]}
-        ]
-    return "---\n" + yaml(values) + "---"
+    values |= {"library_name": "ganvas", "pipeline_tag": task, "tags": tags}
+    metrics = [
+        {"type": row.key, "name": f"{row.name}, 95% {row.low} to {row.high}", "value": row.exact}
+        for row in measures(facts.evaluation)
+    ]
+    if metrics:
+        source = plain(facts.source)
+        data = {"name": source, "type": re.sub(r"[^a-z0-9-]+", "-", source.lower()).strip("-") or "data"}
+        result = {"task": {"type": task, "name": "Unconditional image generation"}, "dataset": data, "metrics": metrics}
+        values["model-index"] = [{"name": plain(facts.title), "results": [result]}]
+    return f"---\n{yaml(values)}---"
 
 
 # -- the parts, each Markdown --
@@ -280,7 +245,7 @@ def about(facts: Facts) -> str:
         "hash of the weights": f"`{weights}`",
         "created with": f"Ganvas {escape(facts.run.get('ganvas') or ganvas.__version__)}",
     }
-    return table(["", "model"], [[name, value] for name, value in rows.items() if value])
+    return listed("model", rows)
 
 
 def how_to_use(facts: Facts, repo: str | None) -> str:
@@ -303,14 +268,16 @@ def how_to_use(facts: Facts, repo: str | None) -> str:
 
 
 def intended(facts: Facts) -> str:
-    found = ["Illustration, art and teaching, with a note that the images are synthetic.",
-             "Research on generative models."]  # fmt: skip
     useful = (facts.evaluation or {}).get("usefulness")
-    if useful:
-        found.append(f"Additional training data for a classifier: {sentence(useful)}")
-    else:
-        found.append("Additional training data for other models, after a test that they help.")
-    return bullets(found)
+    return bullets(
+        [
+            "Illustration, art and teaching, with a note that the images are synthetic.",
+            "Research on generative models.",
+            f"Additional training data for a classifier: {sentence(useful)}"
+            if useful
+            else "Additional training data for other models, after a test that they help.",
+        ]
+    )
 
 
 def forbidden(facts: Facts) -> str:
@@ -348,7 +315,7 @@ def training_data(facts: Facts) -> str:
         if known
         else "The terms of the training data apply to the weights and to the images that they generate."
     )
-    return table(["", "data"], [[name, value] for name, value in rows.items()]) + "\n\n" + terms
+    return listed("data", rows) + "\n\n" + terms
 
 
 def evaluation(facts: Facts) -> str:
@@ -362,7 +329,7 @@ def evaluation(facts: Facts) -> str:
         )
     protocol = found["protocol"]
     rows = [
-        [f"{escape(row.short)} {row.arrow}", row.value, f"{row.low} to {row.high}", row.real, flags(row)]
+        [f"{escape(row.short)} {row.arrow}", row.value, f"{row.low} to {row.high}", row.real, row.flags]
         for row in measures(found)
     ]
     said = [sentence(found[name]) for name in ("copies", "real_or_fake", "usefulness") if found.get(name)]
@@ -421,7 +388,7 @@ def cost(facts: Facts) -> str:
         if facts.energy is None
         else f"{facts.energy:.3g} kWh, by CodeCarbon (partly estimated)",
     }
-    return table(["", "training"], [[name, value] for name, value in rows.items() if value])
+    return listed("training", rows)
 
 
 def objective(train: Record) -> str:
@@ -452,7 +419,8 @@ class Measure:
     low: str
     high: str
     real: str
-    flags: tuple[str, ...]
+    flags: str
+    """Notes, escaped."""
     exact: float
 
     @property
@@ -468,12 +436,12 @@ def measures(found: Record | None) -> list[Measure]:
         value, low, high = (number(row.get(name)) for name in ("value", "low", "high"))
         if value is None or low is None or high is None:
             continue
-        width = high - low or abs(value) / 10 or 1
-        digits = max(0, min(6, 1 - math.floor(math.log10(width))))
+        digits = decimals({"value": value, "low": low, "high": high})
         arrow = ARROWS.get(row.get("better"), "")
         words = [figure(one, digits) for one in (value, low, high, number(row.get("real")))]
         key, name = (plain(row.get(part, "")) for part in ("key", "name"))
-        rows.append(Measure(key, name, arrow, *words, tuple(map(str, row.get("flags") or ())), round(value, digits)))
+        flags = escape("; ".join(map(str, row.get("flags") or ())))
+        rows.append(Measure(key, name, arrow, *words, flags, round(value, digits)))
     return rows
 
 
@@ -486,16 +454,6 @@ def findings(found: Record) -> list[str]:
 def sentence(part: Record) -> str:
     text = escape(part.get("sentence", ""))
     return text[:1].upper() + text[1:]
-
-
-def flags(row: Measure) -> str:
-    return escape("; ".join(row.flags))
-
-
-def number(value: object) -> float | None:
-    """A finite number, otherwise None."""
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if good else None
 
 
 def figure(value: float | None, digits: int) -> str:
@@ -525,31 +483,19 @@ def plain(value: object) -> str:
     return " ".join("".join(one if one.isprintable() else " " for one in str(value)).split())
 
 
-def yaml(value: object, indent: str = "") -> str:
-    """Plain values as block-style YAML; text is quoted if necessary."""
-    if isinstance(value, dict):
-        return "".join(f"{indent}{key}:{entry(one, indent + '  ')}" for key, one in value.items())
-    if isinstance(value, list):
-        return "".join(f"{indent}- {yaml(one, indent + '  ').lstrip()}" for one in value)
-    return f"{scalar(value)}\n"
-
-
-def entry(value: object, indent: str) -> str:
-    return f"\n{yaml(value, indent)}" if isinstance(value, dict | list) else f" {scalar(value)}\n"
-
-
-def scalar(value: object) -> str:
-    """A number or a text; text that is not a plain word is quoted as in JSON, which is valid YAML."""
-    if isinstance(value, int | float):
-        return str(value)
-    text = plain(value)
-    bare = re.fullmatch(r"[a-z][a-z0-9.-]*", text) and text not in ("true", "false", "null", "yes", "no", "on", "off")
-    return text if bare and text not in ("y", "n") else json.dumps(text, ensure_ascii=False)
+def yaml(values: Record) -> str:
+    """One line of YAML per entry. The values are plain; they are written as JSON, which is valid YAML."""
+    return "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(row)} |" for row in lines)
+
+
+def listed(title: str, rows: dict[str, str]) -> str:
+    """A table of names and values, without empty values."""
+    return table(["", title], [[name, value] for name, value in rows.items() if value])
 
 
 def bullets(said: list[str]) -> str:

@@ -231,8 +231,8 @@ class Loop:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                least = 2 if traits_of(state.model).batch_statistics else 1
-                if state.micro_batch <= least:
+                traits = traits_of(state.model)
+                if state.micro_batch <= traits.least:
                     raise TrainingError(
                         f"{state.device} has too little memory even for the smallest micro-batch: "
                         "use a smaller --size, --base or --blocks"
@@ -241,10 +241,11 @@ class Loop:
                 optimizer.zero_grad(set_to_none=True)
             if state.device.type == "cuda":
                 torch.cuda.empty_cache()
-            state.micro_batch = max(least, min(state.micro_batch, len(inputs.real)) // 2)
-            self.display.say(
-                f"out of memory: continuing with micro-batches of {state.micro_batch} (same training result)"
-            )
+            state.micro_batch = traits.smaller(min(state.micro_batch, len(inputs.real)))
+            effect = "same training result"
+            if not traits.same_result(state.micro_batch):
+                effect = f"the result changes, because {state.model.model} computes statistics of each"
+            self.display.say(f"out of memory: continuing with micro-batches of {state.micro_batch} ({effect})")
 
     def record(self, stats: Stats) -> None:
         """After a step: the progress line and the log, and if they are due, the preview, scores and a checkpoint."""

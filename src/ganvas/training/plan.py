@@ -67,7 +67,7 @@ def plan(pack: Pack, asked: TrainOptions, device: Device, known: dict[str, Any] 
     choose_optimiser(chooser, model, on_cpu)
     choose_machine(chooser, device)
     generator, discriminator = summarise_config(model)
-    memory = choose_micro_batch(chooser, generator, discriminator, device, 2 if traits.batch_statistics else 1)
+    memory = choose_micro_batch(chooser, generator, discriminator, device, traits)
     config = TrainConfig(**{**vars(asked), **chooser.values})
     refuse_what_cannot_work(config, model, traits)
     return Plan(config, model, chooser.choices, generator, discriminator, memory, warnings(config, traits))
@@ -282,14 +282,16 @@ def choose_machine(chooser: Chooser, device: Device) -> None:
     chooser.choose("compile", on_gpu, "faster on a GPU" if on_gpu else "not faster on this device")
 
 
-def choose_micro_batch(chooser: Chooser, generator: Summary, discriminator: Summary, device: Device, least: int) -> int:
-    """Halves the micro-batch until the estimated memory fits, not below `least`; returns the estimate in bytes."""
+def choose_micro_batch(
+    chooser: Chooser, generator: Summary, discriminator: Summary, device: Device, traits: Traits
+) -> int:
+    """Halves the micro-batch until the estimated memory fits, if possible; returns the estimate in bytes."""
     local = chooser.values["batch"] // world_size()
     free = free_memory(device)
     micro = local
     need = memory_needed(generator, discriminator, micro)
-    while micro > least and need > MEMORY_SHARE * free:
-        micro = -(-micro // 2)
+    while micro > traits.least and need > MEMORY_SHARE * free:
+        micro = traits.smaller(micro)
         need = memory_needed(generator, discriminator, micro)
     reason = "the whole batch fits into memory" if micro == local else f"{free / 2**30:.1f} GiB of free memory"
     micro = chooser.choose("micro_batch", micro, reason)

@@ -10,6 +10,7 @@ from ganvas.config import ModelConfig, TrainConfig
 from ganvas.errors import ConfigError, amount
 from ganvas.losses import LOSSES
 from ganvas.models import architecture_of, build
+from ganvas.models.batch_norm import GROUP
 from ganvas.models.contract import StyledGenerator
 from ganvas.models.layers import without_memory
 from ganvas.system.device import world_size
@@ -26,6 +27,20 @@ class Traits:
     mixes: bool
     batch_statistics: bool
     styled: bool
+
+    @property
+    def least(self) -> int:
+        """Fewest images in a pass."""
+        return 2 if self.batch_statistics else 1
+
+    def smaller(self, micro_batch: int) -> int:
+        """About half as many images, at least `least`; with the same result if there are enough for that."""
+        half = max(self.least, micro_batch // 2)
+        return half - half % GROUP if self.batch_statistics and half > GROUP else half
+
+    def same_result(self, micro_batch: int) -> bool:
+        """Whether micro-batches of this size give the gradients of the whole batch."""
+        return not self.mixes and (not self.batch_statistics or micro_batch % GROUP == 0)
 
 
 @functools.cache
@@ -138,8 +153,9 @@ def warnings(config: TrainConfig, traits: Traits) -> list[str]:
         found.append(f"a learning rate of {rate:g} is too low for SGD: the usual value is 1e-2")
     if config.loss == "hinge" and not (config.spectral_norm or config.r1 or config.gradient_penalty):
         found.append("the hinge loss usually diverges without --spectral-norm or a gradient penalty")
-    micro = (config.micro_batch or 0) * world_size() < config.batch
-    if micro and traits.batch_statistics:
-        part = amount(config.micro_batch or 0, "image")
-        found.append(f"{config.model} computes batch statistics of {part}, not of the whole batch")
+    micro = config.micro_batch or config.batch
+    if micro * world_size() < config.batch and not traits.same_result(micro):
+        found.append(
+            f"micro-batches of {amount(micro, 'image')} change the result: {config.model} computes statistics of each"
+        )
     return found

@@ -55,16 +55,18 @@ def build_pack(
     folder: Path,
     *,
     policy: Policy,
+    fingerprint: str,
     progress: Progress | None = None,
     workers: int | None = None,
 ) -> Pack:
     """Packs `source` to `folder`, or opens the existing pack of the same source with the same policy.
 
+    fingerprint: of the source; another one than that of an existing pack makes a new pack.
     workers: decoding processes; default: one per core, none for small sets.
     Raises `DataError` for fewer than 2 usable images, a full disk, or other content in `folder`.
     """
     report = progress or (lambda what, done, total: None)
-    wanted, fingerprint = request(config, policy), source.fingerprint()
+    wanted = request(config, policy)
     if (pack := current(folder, wanted, fingerprint)) is not None:
         return pack
     partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")

@@ -5,49 +5,24 @@ E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, CC BY 4.0 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-from ganvas.data.reading.sources import Item, Payload, Rejection
+from ganvas.data.reading.formats import Arrays
+from ganvas.data.reading.sources import ArraySource
 
 FILE = Path(__file__).with_name("digits.npz")  # images (1797, 8, 8) uint8 in 0..16, labels (1797,) uint8
 DIGITS_VERSION = "1"  # raise when the enlargement changes
 
 
-class Digits:
+def digits() -> ArraySource:
     """1,797 digits of 8x8 pixels in 0..16, enlarged to 32x32 gray."""
-
-    form = "digits"
-
-    def __init__(self) -> None:
-        self.classes = [str(digit) for digit in range(10)]
-        self.rejected: list[Rejection] = []
-        self.notes: list[str] = []
-        self.conditions = None
-
-    @cached_property
-    def _arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        with np.load(FILE) as arrays:
-            return np.stack([enlarged(image) for image in arrays["images"]]), arrays["labels"].astype(np.int64)
-
-    @cached_property
-    def items(self) -> list[Item]:
-        return [Item(f"{i:04d}", str(label)) for i, label in enumerate(self._arrays[1])]
-
-    def stream(self, keep: set[str] | None = None) -> Iterator[tuple[Item, Payload]]:
-        for item, image in zip(self.items, self._arrays[0], strict=True):
-            if keep is None or item.name in keep:
-                yield item, image
-
-    def arrays(self) -> tuple[np.ndarray, np.ndarray | None]:
-        return self._arrays
-
-    def fingerprint(self) -> str:
-        return DIGITS_VERSION
+    with np.load(FILE) as arrays:
+        images, labels = np.stack([enlarged(image) for image in arrays["images"]]), arrays["labels"].astype(np.int64)
+    names = [f"{i:04d}" for i in range(len(images))]
+    return ArraySource("digits", Arrays(images, labels, [str(digit) for digit in range(10)], names))
 
 
 def enlarged(image: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol
@@ -105,10 +105,6 @@ class Source(Protocol):
         """(images (N, H, W[, C]), label indices (N,) or None) if the data set is stored as arrays, else None."""
         ...
 
-    def fingerprint(self) -> str:
-        """Hash of relative names, sizes and modification times, not of contents."""
-        ...
-
 
 @dataclass
 class PictureSource:
@@ -119,7 +115,6 @@ class PictureSource:
     items: list[Item]
     classes: list[str]
     rejected: list[Rejection]
-    print_of: Callable[[], str]
     frames: dict[str, list[str]]
     """File name -> item names of its frames, for files with several."""
     notes: list[str]
@@ -155,9 +150,6 @@ class PictureSource:
     def arrays(self) -> None:
         return None
 
-    def fingerprint(self) -> str:
-        return self.print_of()
-
 
 @dataclass
 class ArraySource:
@@ -165,20 +157,13 @@ class ArraySource:
 
     form: str
     held: formats.Arrays
-    print_of: Callable[[], str]
+    rejected: list[Rejection] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     conditions: None = None
 
     @property
     def classes(self) -> list[str]:
         return self.held.classes
-
-    @property
-    def rejected(self) -> list[Rejection]:
-        return []
-
-    @property
-    def notes(self) -> list[str]:
-        return []
 
     @cached_property
     def items(self) -> list[Item]:
@@ -194,9 +179,6 @@ class ArraySource:
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray | None]:
         return self.held.images, self.held.labels
-
-    def fingerprint(self) -> str:
-        return self.print_of()
 
 
 def open_source(
@@ -230,7 +212,7 @@ def open_source(
                     raise DataError(f"{path} is a Git LFS pointer instead of the file: run git lfs pull")
         window = parse_levels(levels) if levels else None
         wish = Wish("none" if conditions is not None else labels, split, masks == "use", fps or video.FPS, window)
-        source = _open(path, wish, lambda: fingerprint_of(path, wish.labels, conditions))
+        source = _open(path, wish)
         source = _all_pages(source) if frames == "all" and isinstance(source, PictureSource) else source
         # Without images, packing gives the reasons.
         return source if conditions is None or not source.items else _with_conditions(source, conditions, path)
@@ -254,24 +236,22 @@ class Wish:
         return self.labels is not None and self.labels.lower() == "none"
 
 
-def _open(path: Path, wish: Wish, print_of: Callable[[], str]) -> Source:
-    held = _find_arrays(path, wish.split)
-    if held:
-        form, arrays = held
-        return _array_source(form, arrays, wish, path, print_of)
+def _open(path: Path, wish: Wish) -> Source:
+    if held := _find_arrays(path, wish.split):
+        return _array_source(*held, wish, path)
     listing = str(path) if _is_list(path) else None
     container = _open_container(path.parent if listing else path)
     inner = _only_inside(container)
     if listing and wish.labels and not wish.plain and not csv_of(wish.labels)[0]:
         wish = dataclasses.replace(wish, labels=f"{listing}:{wish.labels}")  # a column of the csv
     if inner:
-        return _open(inner, dataclasses.replace(wish, labels=wish.labels or listing), print_of)
+        return _open(inner, dataclasses.replace(wish, labels=wish.labels or listing))
     cifar_files = {name: name.rpartition("/")[2] for name in container.names}
     if cifar.is_cifar(cifar_files.values()) and not isinstance(container, Folder):
         contents = _read_all(container, [n for n, base in cifar_files.items() if cifar.FILES.fullmatch(base)])
         arrays = cifar.read_cifar({cifar_files[n]: content for n, content in contents.items()}, wish.split, path)
-        return _array_source("cifar", arrays, wish, path, print_of)
-    return _picture_source(container, listing, wish, print_of)
+        return _array_source("cifar", arrays, wish, path)
+    return _picture_source(container, listing, wish)
 
 
 def _with_conditions(source: Source, option: str, path: Path) -> PictureSource:
@@ -335,12 +315,12 @@ def _find_arrays(path: Path, split: str) -> tuple[str, formats.Arrays] | None:
     return None
 
 
-def _array_source(form: str, held: formats.Arrays, wish: Wish, path: Path, print_of: Callable[[], str]) -> ArraySource:
+def _array_source(form: str, held: formats.Arrays, wish: Wish, path: Path) -> ArraySource:
     if wish.labels is not None and not wish.plain:
         raise DataError(f"--labels {wish.labels}: {path} has its own labels; omit --labels, or use --labels none")
     if wish.plain:
         held = formats.Arrays(held.images, None, [], held.names)
-    return ArraySource(form, held, print_of)
+    return ArraySource(form, held)
 
 
 # Sets of image files.
@@ -391,9 +371,7 @@ def _read_all(container: Container, names: list[str]) -> dict[str, bytes]:
     return contents
 
 
-def _picture_source(
-    container: Container, listing: str | None, wish: Wish, print_of: Callable[[], str]
-) -> PictureSource:
+def _picture_source(container: Container, listing: str | None, wish: Wish) -> PictureSource:
     """Labels the image files of a container. listing: the csv given instead of a folder."""
     images, marked = _image_files(container)
     rejected = container.rejected + [
@@ -405,41 +383,48 @@ def _picture_source(
         raise DataError(_nothing_found(container, rejected))
     images, masks = (images, []) if wish.masks else without_masks(images)
     form, found = _labelled(container, images, masks, listing, wish)
-    rejected = ([] if listing else rejected) + found.rejected  # other files in the folder of a csv are irrelevant
-    videos = {item.name for item in found.items if video.is_video(item.name)}
-    if videos and not video.available():
-        if len(videos) == len(found.items):
-            raise MissingExtraError("av", "video", f"{container.path} has videos: reading them")
-        rejected += [Rejection(name, video.NO_AV) for name in sorted(videos)]
-        found.items = [item for item in found.items if item.name not in videos]
-        videos = set()
-    dicoms = {item.name for item in found.items if dicom.is_named(item.name)}.union(marked)
-    dicoms &= {item.name for item in found.items}
-    others = [item for item in found.items if item.name not in dicoms]
-    if dicoms and not dicom.available():
-        if not others:
-            raise MissingExtraError("pydicom", "medical", f"{container.path} has DICOM files: reading them")
-        rejected += [Rejection(item.name, dicom.NO_PYDICOM) for item in found.items if item.name in dicoms]
-        return PictureSource(form, container, others, found.classes, rejected, print_of, {}, found.notes)
+    if not listing:  # other files in the folder of a csv are irrelevant
+        found.rejected = rejected + found.rejected
+    names = {item.name for item in found.items}
+    no_av = MissingExtraError("av", "video", f"{container.path} has videos: reading them")
+    videos = _readable(found, set(filter(video.is_video, names)), video.available(), video.NO_AV, no_av)
+    no_pydicom = MissingExtraError("pydicom", "medical", f"{container.path} has DICOM files: reading them")
+    dicoms = names.intersection(marked).union(filter(dicom.is_named, names))
+    dicoms = _readable(found, dicoms, dicom.available(), dicom.NO_PYDICOM, no_pydicom)
     facts = {name: dicom.facts(start) for name, start in container.starts(dicoms, dicom.START)} if dicoms else {}
-    if facts and not others:
+    if facts and len(dicoms) == len(found.items):
         form = "radiographs" if next(iter(facts.values())).radiograph else "dicom"
+    elif videos and len(videos) == len(found.items):
+        form = "video"
     counts = {name: about.num_frames for name, about in facts.items()}
     for name, content in container.read(videos) if videos else ():
         counts[name] = 0 if isinstance(content, PictureError) else video.num_frames(content, wish.fps)
     broken = [name for name in sorted(videos) if not counts[name]]
-    rejected += [Rejection(name, "damaged video file, or of an unknown format") for name in broken]
-    kept = [item for item in found.items if counts.get(item.name, 1)]
-    items, frames = _split(kept, counts, videos)
-    if videos and len(videos) == len(found.items):
-        form = "video"
+    found.rejected += [Rejection(name, "damaged video file, or of an unknown format") for name in broken]
+    items, frames = _split([item for item in found.items if counts.get(item.name, 1)], counts, videos)
     if len(videos) > len(broken):
         num = sum(counts[name] for name in videos)
         give = amount(len(videos) - len(broken), "video gives", "videos give")
         found.notes.append(f"{give} {amount(num, 'frame')}, {wish.fps:g} per second; --fps sets another rate.")
     return PictureSource(
-        form, container, items, found.classes, rejected, print_of, frames, found.notes, wish.fps, window=wish.window
+        form, container, items, found.classes, found.rejected, frames, found.notes, wish.fps, window=wish.window
     )
+
+
+def _readable(
+    found: Labelled, names: set[str], available: bool, reason: str, nothing_else: MissingExtraError
+) -> set[str]:
+    """These files if the package that reads them is available; otherwise they are rejected for this reason.
+
+    Raises `nothing_else` if no other files are left.
+    """
+    if available or not names:
+        return names
+    if len(names) == len(found.items):
+        raise nothing_else
+    found.rejected += [Rejection(item.name, reason) for item in found.items if item.name in names]
+    found.items = [item for item in found.items if item.name not in names]
+    return set()
 
 
 def _image_files(container: Container) -> tuple[list[str], list[str]]:
@@ -522,9 +507,8 @@ def _nothing_found(container: Container, rejected: list[Rejection]) -> str:
 
 
 def fingerprint_of(path: Path, labels: str | None = None, conditions: str | None = None) -> str:
-    """Same as `open_source(path, labels=labels, ...).fingerprint()`, without listing an archive.
-
-    SHA-256 in hex of the relative name, size and modification time of every file used.
+    """SHA-256 in hex of the relative name, size and modification time, not of the content, of every file that
+    `open_source` uses. An archive is not opened.
     """
     path = Path(path)
     if path.is_dir():
