@@ -9,6 +9,7 @@ folder, with a small budget (`small`), but for those under a comment:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import html
@@ -363,14 +364,17 @@ def test_a_killed_process_is_replaced_and_the_training_goes_on(tmp_path: Path) -
     place = often.index("--images")
     del often[place : place + 2]
     command = two_processes(line[: len(line) - len(words)] + often)
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=os.environ | SLIM)
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=os.environ | SLIM, start_new_session=True
+    )
     try:
         wait_for(lambda: any(run.glob("checkpoints/*.pt")), process)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         os.kill(int(children[-1]), signal.SIGKILL)
         _, said = process.communicate(timeout=600)
     finally:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # its children too
     assert process.returncode == 0, said
     assert said.count("resuming from") == 1, said
     again = [*often[: often.index("--images") + 1], "21000", *often[often.index("--images") + 2 :]]
