@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections import Counter
 from collections.abc import Generator
 from multiprocessing import forkserver
 from pathlib import Path
@@ -24,7 +23,7 @@ from common import write_json
 def processor_seconds() -> float:
     """Of this process, its children that have ended, and the server that forks `processes.start` (Linux)."""
     seconds = sum(os.times()[:4])
-    server = getattr(forkserver, "_forkserver")._forkserver_pid
+    server = forkserver._forkserver._forkserver_pid  # ty: ignore[missing-attribute]
     if server and (status := Path(f"/proc/{server}/stat")).exists():
         fields = status.read_text().rpartition(")")[2].split()
         seconds += sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
@@ -36,7 +35,7 @@ class Times:
 
     def __init__(self) -> None:
         self.collecting = 0.0
-        self.tests: Counter[str] = Counter()
+        self.tests: dict[str, float] = {}
 
     def pytest_collection_finish(self) -> None:
         self.collecting = processor_seconds()
@@ -45,13 +44,14 @@ class Times:
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, bool | None, bool | None]:
         before = processor_seconds()
         done = yield
-        self.tests[item.nodeid] += processor_seconds() - before
+        self.tests[item.nodeid] = processor_seconds() - before
         return done
 
-    def files(self) -> Counter[str]:
-        files: Counter[str] = Counter()
+    def files(self) -> dict[str, float]:
+        files: dict[str, float] = {}
         for test, seconds in self.tests.items():
-            files[Path(test.partition("::")[0]).name] += seconds
+            name = Path(test.partition("::")[0]).name
+            files[name] = files.get(name, 0) + seconds
         return files
 
 
@@ -67,7 +67,7 @@ def main() -> None:
     print(f"\ncollecting {times.collecting:.1f} s, tests {sum(files.values()):.1f} s")
     for title, found in (("files", files), ("tests", times.tests)):
         print(f"\n{title}")
-        for name, seconds in found.most_common(arguments.most):
+        for name, seconds in sorted(found.items(), key=lambda one: -one[1])[: arguments.most]:
             print(f"{seconds:7.2f}  {name}")
     if arguments.json:
         write_json(arguments.json, {name: round(seconds, 2) for name, seconds in sorted(files.items())})
