@@ -34,13 +34,13 @@ def bars(num: int, seed: int, noise: int = 120) -> tuple[np.ndarray, np.ndarray]
 def marked() -> RealOrFake:
     fake = textures(100, 1)
     fake[:, 2:5, 11:14] = 230
-    return real_or_fake(textures(100, 0), fake, steps=60)
+    return real_or_fake(textures(100, 0), fake, steps=40)
 
 
 def test_two_real_draws_are_told_apart_by_chance_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten pairs of draws; each 95% interval misses chance once in twenty."""
     monkeypatch.setattr(usefulness, "MAP_PICTURES", 4)  # no map is looked at
-    found = [real_or_fake(textures(50, 2 * i), textures(50, 2 * i + 1), steps=4, seed=i) for i in range(10)]
+    found = [real_or_fake(textures(50, 2 * i, 8), textures(50, 2 * i + 1, 8), steps=4, seed=i) for i in range(10)]
     assert sum(one.accuracy.low <= 0.5 <= one.accuracy.high for one in found) >= 8
     assert abs(np.mean([one.accuracy.value for one in found]) - 0.5) < 0.05
     assert all("cannot distinguish" in one.sentence for one in found if one.accuracy.low <= 0.5)
@@ -71,15 +71,15 @@ def test_which_way_pictures_face_does_not_count_where_mirrored_ones_were_learnt(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(usefulness, "MAP_PICTURES", 4)
-    real, fake = textures(80, 0), textures(80, 1)
-    real[:, :, :5], fake[:, :, -5:] = 230, 230
+    real, fake = textures(80, 0, 10), textures(80, 1, 10)
+    real[:, :, :3], fake[:, :, -3:] = 230, 230
     assert real_or_fake(real, fake, steps=40).accuracy.low > 0.9
     assert real_or_fake(real, fake, steps=40, mirror=True).accuracy.value < 0.75
 
 
 def test_large_pictures_keep_their_size_in_the_map_and_unequal_numbers_are_evened() -> None:
     real, fake = textures(40, 0, 96)[:, :, :48], textures(25, 1, 96)[:, :, :48] // 2
-    found = real_or_fake(real, fake, steps=10)
+    found = real_or_fake(real, fake, steps=2)
     assert found.map.shape == (96, 48)
     assert found.num_tested == 50
 
