@@ -8,6 +8,7 @@ import torch
 
 from ganvas.errors import DataError
 from ganvas.evaluation import usefulness
+from ganvas.evaluation.intervals import Interval
 from ganvas.evaluation.usefulness import ARMS, RealOrFake, Usefulness, interval, real_or_fake
 
 
@@ -143,6 +144,25 @@ def test_a_class_without_generated_pictures_is_refused() -> None:
     images, _ = bars(40, 2)
     with pytest.raises(DataError, match="class number 1 has no generated images"):
         judged(images, np.zeros(40, np.int64))
+
+
+@pytest.mark.parametrize(
+    ("mixed", "alone", "first", "second"),
+    [
+        ((0.04, 0.01, 0.07), (0.02, 0.01, 0.03), "Generated images help", "better classifier than real images."),
+        ((-0.04, -0.07, -0.01), (-0.125, -0.2, -0.1), "Generated images reduce accuracy", "worse classifier (-12.5 po"),
+        ((0.01, -0.02, 0.04), (0.0, -0.1, 0.1), "Generated images do not help beyond chance", "as good as real images"),
+    ],
+)
+def test_the_verdict_says_what_the_intervals_allow(mixed: tuple, alone: tuple, first: str, second: str) -> None:
+    difference = {"real + synthetic": mixed, "synthetic": alone, "real + augmentation": (0.015, 0.0, 0.03)}
+    said = usefulness.verdict(
+        {"real": Interval(0.9, 0.8, 1.0)}, {name: Interval(*values) for name, values in difference.items()}
+    )
+    assert said.startswith(f"{first}: in addition to real images") and second in said
+    low, high = (f"{100 * value:+.1f}" for value in mixed[1:])
+    assert f"the accuracy of 90.0% by {100 * mixed[0]:+.1f} points ({low} to {high})" in said
+    assert said.endswith("Classical augmentation changes the accuracy by +1.5 points.")
 
 
 def test_the_interval_holds_the_truth_about_95_times_in_100() -> None:
