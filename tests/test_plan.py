@@ -109,7 +109,7 @@ def test_other_shapes_and_kinds_are_planned() -> None:
 
 def test_asked_values_win_and_say_so() -> None:
     asked = TrainOptions(
-        images=500, model="residual", model_size="L", z_dim=7, base=32, widest=32, blocks=2, conditional=False,
+        images=500, model="residual", model_size="S", z_dim=7, base=32, widest=32, blocks=2, conditional=False,
         loss="hinge", r1=1.5, r2=0.0, penalty_interval=2, augment=0.0, batch=12, micro_batch=5,
         update="alternating", n_critic=2, optimizer="adamw", weight_decay=0.1, lr=1e-4, lr_d=3e-4, lr_end=1.0,
         warmup=0.0, beta1=0.5, beta2=0.9, decay_from=0.5, ema=10.0, precision="bf16", compile=True, seed=4,

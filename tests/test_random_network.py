@@ -110,7 +110,7 @@ def test_two_real_draws_are_at_no_distance_and_worse_pictures_further_away(digit
 
 
 def test_it_orders_corruptions_of_real_pictures(shared_data: Path) -> None:
-    pack = open_pack(shared_data / "mednist", DataConfig(size="28", limit=600))
+    pack = open_pack(shared_data / "comic_faces", DataConfig(size="28", limit=600, labels="none"))
     features = Features.load("random", device="cpu", pack=pack)
     order = np.random.default_rng(0).permutation(pack.num_images)
     real, pictures = features(pack.images[order[:300]]), as_tensor(pack.images[order[300:]])

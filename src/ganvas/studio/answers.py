@@ -43,7 +43,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     422: {"content": ERROR, "description": "The request does not match this documentation"},
     503: {"content": ERROR, "description": "Busy: retry after Retry-After seconds"},
 }
-"""One of them names the model, which defines the schema that the others refer to: FastAPI builds a validator for each."""
+"""The first names the model, which defines the schema that the others refer to: FastAPI builds a validator for each."""
 
 
 def refusals(api: FastAPI) -> None:
