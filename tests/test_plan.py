@@ -67,7 +67,9 @@ def chosen(planned: Plan) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    ("channels", "classes", "device"), [(1, 10, CPU), (3, 0, CPU), (1, 0, CUDA), (3, 10, CUDA)], ids=str
+    ("channels", "classes", "device"),
+    [(1, 10, CPU), (3, 0, CPU), (1, 0, CUDA), (3, 10, CUDA)],
+    ids=["gray-labels-cpu", "colour-cpu", "gray-cuda", "colour-labels-cuda"],
 )
 @pytest.mark.parametrize("size", [28, 64, 800])
 def test_plan_is_complete_and_sane(size: int, channels: int, classes: int, device: Device) -> None:
