@@ -1,6 +1,7 @@
 """What share of single-line mutations of the source do the quick tests notice?
 
     python benchmarks/mutations.py --num 100 --seed 0 --area training evaluation --json mutations.json
+    python benchmarks/mutations.py --num 100 --times times.json --most 30
 
 Draws expressions of src/ganvas at random, changes each one in a copy of the source (`<` becomes `<=`, `+` becomes `-`,
 `and` becomes `or`, a number or a condition is replaced), and runs the test files that import the changed module, its
@@ -16,6 +17,8 @@ import argparse
 import ast
 import contextlib
 import importlib
+import json
+import math
 import os
 import random
 import re
@@ -51,6 +54,8 @@ OPERATORS: dict[type[ast.AST], tuple[str, str]] = {
     ast.NotIn: ("not in", "in"), ast.Add: ("+", "-"), ast.Sub: ("-", "+"), ast.Mult: ("*", "/"), ast.Div: ("/", "*"),
     ast.FloorDiv: ("//", "*"), ast.And: ("and", "or"), ast.Or: ("or", "and"),
 }  # fmt: skip
+TIMES: dict[str, float] = {}
+"""Seconds by name of the test file (--times)."""
 
 
 @dataclass(frozen=True)
@@ -124,8 +129,13 @@ def tests_of(module: str) -> list[Path]:
     dotted, package = ".".join(("ganvas", *parts)), ".".join(("ganvas", *parts[:-1]))
     wanted = rf"{re.escape(dotted)}\b|from {re.escape(package)} import [^\n]*\b{parts[-1]}\b"
     own = f"test_{parts[-1]}"
-    files = sorted((ROOT / "tests").glob("test_*.py"), key=lambda file: (file.stem != own, file.stat().st_size))
+    files = sorted((ROOT / "tests").glob("test_*.py"), key=lambda file: (file.stem != own, seconds_of(file)))
     return [file for file in files if file.stem == own or re.search(wanted, file.read_text())]
+
+
+def seconds_of(tests: Path) -> float:
+    """What a test file takes: measured by test_times.py, or estimated by its length."""
+    return TIMES.get(tests.name, tests.stat().st_size / 2000)
 
 
 def noticed(mutation: Mutation, folder: Path, tests: list[Path], seconds: float) -> bool:
@@ -179,18 +189,25 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--area", nargs="*", default=[""], help="folders or modules below src/ganvas; default: all")
     parser.add_argument("--seconds", type=float, default=900, help="time limit of the tests of a mutation")
+    parser.add_argument("--times", type=Path, help="seconds of the test files, written by test_times.py --json")
+    parser.add_argument("--most", type=float, help="only modules whose tests take at most so many seconds together")
     parser.add_argument("--passing", action="store_true", help="the tests pass without a mutation: do not check it")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    if arguments.times:
+        TIMES.update(json.loads(arguments.times.read_text()))
 
     for name in IMPORTED:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     source = ROOT / "src" / "ganvas"
+    most = arguments.most or math.inf
     every = [
         one
         for path in sorted(source.rglob("*.py"))
-        if str(module := path.relative_to(source)).startswith(tuple(arguments.area)) and tests_of(str(module))
+        if str(module := path.relative_to(source)).startswith(tuple(arguments.area))
+        and (tests := tests_of(str(module)))
+        and sum(map(seconds_of, tests)) <= most
         for one in mutations(str(module), path.read_bytes())
     ]
     rows = []

@@ -144,19 +144,25 @@ def short_classifiers() -> Iterator[None]:
     """Evaluations that cost a second, for tests of everything but the accuracy of their networks.
 
     The classifiers are trained for a few steps, the network of the second KID sees small images and is loaded once,
-    and the threshold of copies is chosen by few images.
+    and copies are searched among few moves, with a threshold that is chosen by few images.
     """
     import functools
 
     from ganvas.evaluation import classifier, copies, efficientnet, usefulness
+
+    few_moves = copies.versions()[:20]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(classifier, "LEAST_STEPS", 20)
         patch.setattr(classifier, "SEED", 1)  # another place in the cache than that of a fully trained one
         patch.setattr(efficientnet, "SIZE", 64)
         patch.setattr(efficientnet, "load", functools.partial(_loaded, functools.cache(efficientnet.load)))
-        patch.setattr(copies, "ENOUGH", 60)
-        patch.setattr(copies, "HELDOUT", 60)
+        patch.setattr(copies, "ENOUGH", 30)
+        patch.setattr(copies, "HELDOUT", 30)
+        patch.setattr(copies, "FORMAT", -1)  # another place in the cache
+        patch.setattr(copies, "versions", lambda: few_moves)
+        patch.setattr(copies, "CANDIDATES", 12)
+        patch.setattr(usefulness, "CELLS", 3)
         patch.setattr(usefulness, "real_or_fake", functools.partial(usefulness.real_or_fake, steps=10))
         yield
 

@@ -112,9 +112,9 @@ def zip_in_zip(depth: int) -> bytes:
 def npz_of_zeros(path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("images.npy", "w") as file:
         np.lib.format.write_array_header_1_0(
-            file, {"descr": "|u1", "fortran_order": False, "shape": (2**14, 2**7, 2**7)}
+            file, {"descr": "|u1", "fortran_order": False, "shape": (2**13, 2**7, 2**7)}
         )
-        for _ in range(2**28 // len(ZEROS)):
+        for _ in range(2**27 // len(ZEROS)):
             file.write(ZEROS)
 
 
@@ -175,8 +175,8 @@ def oversized(path: Path) -> None:
 
 @functools.cache
 def long_text() -> bytes:
-    """256 MiB of zeros, compressed."""
-    return zlib.compress(bytes(2**28))
+    """64 MiB of zeros, compressed."""
+    return zlib.compress(bytes(2**26))
 
 
 def png_with(kind: bytes, data: bytes) -> bytes:
@@ -254,8 +254,8 @@ BOMBS: dict[str, tuple[str, Callable[[Path], object], str]] = {
         content(lambda: gzip.compress(idx(6 * 10**6, 1, 1)) + gzip.compress(bytes(6 * 10**6))),
         "5,000,000",
     ),
-    "gzip of csv": ("a.tar.gz", content(lambda: compressed_tar(gzip.compress, "{}.csv", 40)), "decompression bomb"),
-    "gzip of images": ("a.tar.gz", content(lambda: compressed_tar(gzip.compress, "{}.png", 40)), "decompression bomb"),
+    "gzip of csv": ("a.tar.gz", content(lambda: compressed_tar(gzip.compress, "{}.csv", 8)), "decompression bomb"),
+    "gzip of images": ("a.tar.gz", content(lambda: compressed_tar(gzip.compress, "{}.png", 8)), "decompression bomb"),
     "bzip2": ("a.tar.bz2", content(lambda: compressed_tar(bz2.compress, "{}.png", 40)), "decompression bomb"),
     "xz": ("a.tar.xz", content(lambda: compressed_tar(lzma.compress, "{}.png", 40)), "decompression bomb"),
     "xz with a huge dictionary": ("a.tar.xz", content(lambda: with_dictionary(bytes(10240))), "Memory usage limit"),
@@ -265,7 +265,7 @@ BOMBS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "npy of a long header": ("a.npy", content(lambda: npy("(" * 10**5 + ")" * 10**5)), "a.npy"),
     "zip of too many": ("a.zip", lambda path: lying_zip(path, archives.MAX_MEMBERS + 1, zip64=True), "unpack it"),
     "zip in a zip": ("a.zip", content(lambda: zip_in_zip(30)), "no images"),
-    "csv of one line": ("a", in_folder("labels.csv", b"file,label\n" + b"a" * 2**27), "no images"),
+    "csv of one line": ("a", in_folder("labels.csv", b"file,label\n" + b"a" * 2**26), "no images"),
     "png with a long text": (
         "a",
         in_folder("a.png", lambda: png_with(b"zTXt", b"a\0\0" + long_text())),

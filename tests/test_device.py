@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import resource
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 import processes
 from ganvas.errors import ConfigError, TrainingError
@@ -192,6 +194,22 @@ def test_a_rank_that_never_comes_is_one_sentence(alone: pytest.MonkeyPatch) -> N
     with pytest.raises(ConfigError, match="no connection to 1 other process at"), process_group(said.append):
         pass
     assert said == [f"waiting for 1 other process at 127.0.0.1:{port}"]
+
+
+def test_processes_after_a_restart_do_not_read_what_those_before_left(alone: pytest.MonkeyPatch) -> None:
+    """torchrun keeps its store: the last process comes first, and must wait for the new first process."""
+    alone.setattr(device, "JOIN", timedelta(seconds=60))
+    server = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    for _ in range(2):
+        stores = [dist.TCPStore("127.0.0.1", server.port, wait_for_workers=False) for _ in range(3)]
+        with ThreadPoolExecutor(3) as pool:
+            last, second = (pool.submit(device.own_store, stores[rank], rank, 3) for rank in (2, 1))
+            with pytest.raises(TimeoutError):
+                last.result(0.15)
+            own = [pool.submit(device.own_store, stores[0], 0, 3).result(), second.result(), last.result()]
+        assert not own[2].check(["address"])
+        own[0].set("address", "here")
+        assert own[1].get("address") == own[2].get("address") == b"here"
 
 
 def test_one_gpu_for_several_processes_is_refused(alone: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ folder, with a small budget (`small`), but for those under a comment:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import html
@@ -34,7 +35,7 @@ import tomllib
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -363,14 +364,17 @@ def test_a_killed_process_is_replaced_and_the_training_goes_on(tmp_path: Path) -
     place = often.index("--images")
     del often[place : place + 2]
     command = two_processes(line[: len(line) - len(words)] + often)
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=os.environ | SLIM)
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=os.environ | SLIM, start_new_session=True
+    )
     try:
         wait_for(lambda: any(run.glob("checkpoints/*.pt")), process)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         os.kill(int(children[-1]), signal.SIGKILL)
         _, said = process.communicate(timeout=600)
     finally:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # its children too
     assert process.returncode == 0, said
     assert said.count("resuming from") == 1, said
     again = [*often[: often.index("--images") + 1], "21000", *often[often.index("--images") + 2 :]]
@@ -444,17 +448,34 @@ def test_the_page_of_commands_has_every_command_and_option_of_the_command_line()
         assert {field for field in owner if owner[field] not in ganvas.cli.GROUPS} <= listed, title
 
 
-@pytest.mark.parametrize("page", sorted((DOCS / "api").glob("*.md")), ids=lambda page: page.stem)
+def described_parts(page: Path) -> Iterator[tuple[str, list[str]]]:
+    """The names that a page of the interface asks for, and the members of each that it lists."""
+    for block in re.split(r"^::: ", page.read_text(), flags=re.M)[1:]:
+        listed = re.search(r"members:\s*\[([^\]]*)\]", block)
+        yield block.split()[0], listed[1].split(", ") if listed else re.findall(r"^ +- (\w+)$", block, re.M)
+
+
+API = sorted((DOCS / "api").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", API, ids=lambda page: page.stem)
+def test_what_pages_of_the_api_name_exists_and_is_described(page: Path) -> None:
+    for name, members in described_parts(page):
+        assert members or name in WHOLE or not is_module(name), f"{name}: name its members"
+        for member in [f".{member}" for member in members] or [""]:
+            found = pkgutil.resolve_name(f"{name}{member}")
+            plain = not (inspect.isfunction(found) or inspect.isclass(found) or inspect.ismodule(found))
+            assert plain or inspect.getdoc(found), f"{name}{member} has no description"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", API, ids=lambda page: page.stem)
 def test_pages_of_the_api_show_what_they_name(page: Path, site: Path) -> None:
     """Modules are shown in parts: the names that users need, in the order of the page, without the helpers."""
     content = (site / "api" / f"{page.stem}.html").read_text()
     shown = re.findall(r'<h[2-6] id="(ganvas[\w.]*)"', content)
     words = re.sub(r"\W+", " ", re.sub(r"<[^>]+>", "", html.unescape(content)))
-    for block in re.split(r"^::: ", page.read_text(), flags=re.M)[1:]:
-        name = block.split()[0]
-        listed = re.search(r"members:\s*\[([^\]]*)\]", block)
-        members = listed[1].split(", ") if listed else re.findall(r"^ +- (\w+)$", block, re.M)
-        assert members or name in WHOLE or not is_module(name), f"{name}: name its members"
+    for name, members in described_parts(page):
         places = [shown.index(f"{name}.{member}") for member in members] or [shown.index(name)]
         assert places == sorted(places), name
         for member in [f".{member}" for member in members] or [""]:

@@ -344,7 +344,7 @@ def test_a_divergence_goes_back_and_on_with_half_the_rate(
 ) -> None:
     broken_after(monkeypatch, images=160, above=3e-4)
     run = tmp_path / "run"
-    ganvas.train("digits", run, limit=300, images=320, lr=1e-3, lr_end=1.0, warmup=0.0, **TINY)
+    ganvas.train("digits", run, limit=300, images=320, lr=1e-3, lr_end=1.0, warmup=0.0, **(TINY | {"previews": 4}))
     found = [event for event in events(run) if event["health"] == "diverged"]
     assert len(found) == 2  # 1e-3 and 5e-4 break, 2.5e-4 does not
     assert "(2 of 3 times)" in found[1]["action"] and found[1]["images"] <= 160
@@ -360,14 +360,14 @@ def test_after_three_times_training_ends_and_nothing_is_lost(
     broken_after(monkeypatch, images=160, above=0.0)
     run = tmp_path / "run"
     with pytest.raises(TrainingError, match=r"diverged at \d+ images after 3 rollbacks; the newest good checkpoint"):
-        ganvas.train("digits", run, limit=300, images=320, lr=1e-3, warmup=0.0, **TINY)
+        ganvas.train("digits", run, limit=300, images=320, lr=1e-3, warmup=0.0, **(TINY | {"previews": 4}))
     assert len([event for event in events(run) if event["health"] == "diverged"]) == 3
     assert ganvas.Generator.load(run).sample(4).isfinite().all()
 
 
 def test_the_log_tells_the_vitals_and_the_best_weights_are_those_of_the_best_score(often: None, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    ganvas.train("digits", run, limit=300, images=320, **TINY)
+    ganvas.train("digits", run, limit=300, images=320, **(TINY | {"previews": 8}))
     scores = {record["images"]: record["score"] for record in read_log(run) if "score" in record}
     assert len(scores) > 5
     best = ganvas.Generator.load(run / "best")

@@ -21,7 +21,6 @@ from ganvas.models.summary import summarise, summarise_config
 SIZES = [(28, 28), (32, 32), (40, 64), (45, 37)]
 CLASSES = 3
 
-sizes = pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 conditions = pytest.mark.parametrize("num_classes", [0, CLASSES], ids=["plain", "labels"])
 
 
@@ -65,9 +64,10 @@ def inputs(config: ModelConfig, num: int, seed: int = 1) -> tuple[Tensor, Tensor
 # Any size, any channels, with and without labels.
 
 
-@conditions
 @pytest.mark.parametrize(
-    ("size", "channels"), list(zip(SIZES, (1, 4, 3, 3), strict=True)), ids=lambda value: str(value).replace(" ", "")
+    ("size", "channels", "num_classes"),
+    list(zip(SIZES, (1, 4, 3, 3), (0, CLASSES, 0, CLASSES), strict=True)),
+    ids=lambda value: str(value).replace(" ", ""),
 )
 def test_shapes_ranges_and_second_derivatives(model, size, channels, num_classes):
     """The beginning of a training: right shapes, nothing saturated, gradients to every weight of the discriminator."""
@@ -105,15 +105,14 @@ def test_every_weight_learns(model, num_classes):
             assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
 
 
-@pytest.mark.parametrize("base", [8, 24, 40])
-@pytest.mark.parametrize("blocks", [1, 3])
+@pytest.mark.parametrize(("base", "blocks"), [(8, 3), (24, 1), (40, 1)])
 def test_any_width_and_depth(model, base, blocks):
     shape = config(model, (30, 22), 3, base=base, blocks=blocks, z_dim=5)
     generator, discriminator = networks(shape)
     assert discriminator(generator(torch.randn(2, 5))).shape == (2,)
 
 
-@pytest.mark.parametrize("size", [(8, 8), (9, 8), (800, 800), (512, 1024), (17, 300)])
+@pytest.mark.parametrize("size", [(8, 8), (9, 8), (512, 1024), (17, 300)])
 def test_sizes_without_arithmetic(model, size):
     for summary in summarise_config(config(model, size, 3)):
         assert summary.parameters > 0 and summary.macs > 0
@@ -157,8 +156,7 @@ def test_neighbours_change_nothing(model, num_classes):
             assert not torch.allclose(after[1], before[1], rtol=0, atol=1e-5)
 
 
-@conditions
-@sizes
+@pytest.mark.parametrize(("size", "num_classes"), [((32, 32), 0), ((45, 37), CLASSES)], ids=["plain", "labels"])
 def test_batch_size_changes_nothing(model, size, num_classes):
     shape = config(model, size, 3, num_classes)
     generator, discriminator = networks(shape, trained=True)
@@ -237,7 +235,7 @@ def test_torch_seed_decides_the_weights(model, num_classes):
         assert any(not torch.equal(tensor, one.state_dict()[name]) for name, tensor in three.state_dict().items())
 
 
-@pytest.mark.parametrize("side", [28, 64, 130])
+@pytest.mark.parametrize("side", [28, 130])
 def test_initial_scale_is_sane(model, side):
     """Neither flat nor saturated images, and logits that a first step can handle, however many stages there are."""
     shape = config(model, (side, side), 3, z_dim=32, base=16 if side < 100 else 8)

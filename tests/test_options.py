@@ -238,6 +238,7 @@ def test_a_folder_of_images_is_evaluated_against_another(
         ganvas.evaluate(tmp_path / "made", size=64)
 
 
+@pytest.mark.usefixtures("short_classifiers")
 def test_generated_classes_are_compared_where_their_names_agree(tmp_path: Path, two_classes: Path) -> None:
     import shutil
 

@@ -17,8 +17,9 @@ from ganvas.explore.recipes import Recipe, resolve
 from ganvas.generator import Generator, to_pixels
 from ganvas.image_files import save_png
 from ganvas.model_file import ModelInfo
+from ganvas.models import MODELS
 from ganvas.provenance import read_provenance
-from test_codes import cases, of
+from test_codes import QUICK, of
 from test_generator import CLASSES, fresh
 
 
@@ -27,7 +28,13 @@ def apart(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a.astype(int) - b.astype(int)).mean())
 
 
-@cases
+@pytest.mark.parametrize(
+    ("name", "labelled"),
+    [
+        pytest.param(name, name in ("compact", "style"), marks=[] if name in QUICK else [pytest.mark.slow])
+        for name in MODELS
+    ],
+)
 def test_a_generated_picture_is_found_again_with_every_architecture(
     name: str, labelled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

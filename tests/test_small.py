@@ -51,13 +51,13 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> Pack:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(classifier, "LEAST_STEPS", 60)
+    monkeypatch.setattr(classifier, "LEAST_STEPS", 40)
 
 
 @pytest.fixture
 def few_steps(monkeypatch: pytest.MonkeyPatch, quick: None) -> None:
     """For tests in which it does not matter what the classifier learns."""
-    monkeypatch.setattr(classifier, "LEAST_STEPS", 15)
+    monkeypatch.setattr(classifier, "LEAST_STEPS", 4)
 
 
 @pytest.fixture(autouse=True)

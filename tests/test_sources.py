@@ -674,6 +674,7 @@ def test_real_mnist(shared_data):
     assert len(open_source(shared_data / "mnist", split="test").items) == 10000
 
 
+@pytest.mark.slow
 def test_real_cifar10(shared_data):
     source = open_source(shared_data / "cifar10")
     assert source.arrays()[0].shape == (20000, 32, 32, 3)

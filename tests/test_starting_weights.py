@@ -49,6 +49,12 @@ def drawn(model: ModelConfig, num: int = 4) -> torch.Tensor:
         return generator(torch.randn(num, model.z_dim, generator=torch.Generator().manual_seed(3)))
 
 
+@pytest.fixture(scope="module")
+def usual() -> torch.Tensor:
+    """Images of the size that the weights were trained with."""
+    return drawn(MODEL)
+
+
 @pytest.mark.parametrize(
     ("changes", "start"),
     [
@@ -92,15 +98,14 @@ def test_both_networks_and_the_average_get_them(photos: Path) -> None:
     "changes",
     [
         {"height": 48},
-        {"height": 96, "width": 96},
         {"height": 96, "width": 160},
         {"height": 128, "width": 128, "channels": 1},
     ],
 )
-def test_other_sizes_start_with_the_same_images(changes: dict) -> None:
+def test_other_sizes_start_with_the_same_images(changes: dict, usual: torch.Tensor) -> None:
     model = dataclasses.replace(MODEL, **changes)
     before, after = (
-        F.adaptive_avg_pool2d(one.mean(dim=1, keepdim=True), 8).flatten(1) for one in (drawn(MODEL), drawn(model))
+        F.adaptive_avg_pool2d(one.mean(dim=1, keepdim=True), 8).flatten(1) for one in (usual, drawn(model))
     )
     likeness = torch.corrcoef(torch.cat([before, after]))[:4, 4:]
     others = (likeness.sum() - likeness.trace()) / 12

@@ -29,8 +29,8 @@ NUM = 7  # images in a batch: a prime, so that micro-batches are of different si
 POLICY = POLICIES["photo"]
 CONFIG = TrainConfig(loss="relativistic", r1=2.0, r2=0.5, penalty_interval=4, augment=0.8, precision="fp32")
 
-JOINT = ("compact", "residual")  # networks whose discriminators look at each image alone
-
+# Networks whose discriminators look at each image alone.
+joint = pytest.mark.parametrize(("model", "num_classes"), [("compact", 0), ("residual", CLASSES)])
 conditions = pytest.mark.parametrize("num_classes", [0, CLASSES], ids=["plain", "labels"])
 
 
@@ -138,8 +138,7 @@ def test_one_pass_is_two_passes(num_classes):
     assert_near(gradients(networks, given, penalise=False), two_passes(networks, given), 1e-6)
 
 
-@conditions
-@pytest.mark.parametrize("model", JOINT)
+@joint
 def test_one_pass_is_two_passes_for_every_model(model, num_classes):
     shape, networks = registered_networks(model, num_classes)
     given = inputs(shape.height, shape.width, num_classes, dtype=torch.float64)
@@ -269,8 +268,7 @@ def test_micro_batches_change_nothing(num_classes, micro_batch):
     assert_near(gradients(networks, given, micro_batch=micro_batch), gradients(networks, given), 1e-6)
 
 
-@conditions
-@pytest.mark.parametrize("model", JOINT)
+@joint
 def test_micro_batches_change_nothing_for_every_model(model, num_classes):
     shape, networks = registered_networks(model, num_classes)
     given = inputs(shape.height, shape.width, num_classes, dtype=torch.float64)
@@ -317,8 +315,7 @@ def test_steps_without_penalties_report_none():
 # Precision.
 
 
-@conditions
-@pytest.mark.parametrize("model", JOINT)
+@joint
 def test_bfloat16_gradients_are_close(model, num_classes):
     shape, networks = registered_networks(model, num_classes)
     for network in (networks.generator, networks.plain_discriminator):

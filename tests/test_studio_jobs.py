@@ -35,7 +35,7 @@ from test_generator import fresh
 @pytest.fixture
 def rough_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     """The threshold of copies comes from few real images, which is quick."""
-    monkeypatch.setattr("ganvas.evaluation.copies.ENOUGH", 100)
+    monkeypatch.setattr("ganvas.evaluation.copies.ENOUGH", 30)
 
 
 def test_the_nearest_training_picture_where_the_pack_is_at_hand(client: TestClient, folder: Path) -> None:
@@ -57,7 +57,7 @@ def test_without_a_pack_it_says_how_to_give_one(folder: Path) -> None:
 @pytest.mark.usefixtures("rough_copies")
 def test_the_nearest_of_real_digits(tmp_path_factory: pytest.TempPathFactory) -> None:
     run = tmp_path_factory.mktemp("digits") / "run"
-    tiny = {"size": 16, "base": 8, "z_dim": 8, "batch": 16, "previews": 2, "device": "cpu", "limit": 400}
+    tiny = {"size": 16, "base": 8, "z_dim": 8, "batch": 16, "previews": 2, "device": "cpu", "limit": 220}
     ganvas.train("digits", run, images=32, quiet=True, **tiny)
     with TestClient(api.app(run, device="cpu"), base_url=HOME) as client:
         body = {"model": "run", "recipes": [{"seed": 1}, {"seed": 2}]}
@@ -66,7 +66,7 @@ def test_the_nearest_of_real_digits(tmp_path_factory: pytest.TempPathFactory) ->
         assert all(-1 <= one["correlation"] <= 1 and one["name"] for one in told["found"])
         real = client.get(f"/api/training-picture?model=run&index={told['found'][0]['index']}")
         assert picture(real.content).shape == (16, 16)
-        refused(client.get("/api/training-picture?model=run&index=99999"), 404, "the last one is 399")
+        refused(client.get("/api/training-picture?model=run&index=99999"), 404, "the last one is 219")
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_the_model_in_use_stays_in_memory(folder: Path, monkeypatch: pytest.Monk
 @pytest.mark.usefixtures("rough_copies")
 def test_no_copy_is_handed_out(tmp_path: Path) -> None:
     model = fresh().save(tmp_path / "model")
-    ganvas.sample(model, tmp_path / "pictures", n=400, device="cpu")  # what it "was trained on": its own images
+    ganvas.sample(model, tmp_path / "pictures", n=220, device="cpu")  # what it "was trained on": its own images
     data = str(tmp_path / "pictures")
     with TestClient(api.app(model, device="cpu", data=data, no_copies=True), base_url=HOME) as client:
         body = {"model": "model", "recipes": [{"seed": 1}]}

@@ -8,6 +8,7 @@ import torch
 
 from ganvas.errors import DataError
 from ganvas.evaluation import usefulness
+from ganvas.evaluation.intervals import Interval
 from ganvas.evaluation.usefulness import ARMS, RealOrFake, Usefulness, interval, real_or_fake
 
 
@@ -34,13 +35,13 @@ def bars(num: int, seed: int, noise: int = 120) -> tuple[np.ndarray, np.ndarray]
 def marked() -> RealOrFake:
     fake = textures(100, 1)
     fake[:, 2:5, 11:14] = 230
-    return real_or_fake(textures(100, 0), fake, steps=60)
+    return real_or_fake(textures(100, 0), fake, steps=40)
 
 
 def test_two_real_draws_are_told_apart_by_chance_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten pairs of draws; each 95% interval misses chance once in twenty."""
     monkeypatch.setattr(usefulness, "MAP_PICTURES", 4)  # no map is looked at
-    found = [real_or_fake(textures(50, 2 * i), textures(50, 2 * i + 1), steps=4, seed=i) for i in range(10)]
+    found = [real_or_fake(textures(50, 2 * i, 8), textures(50, 2 * i + 1, 8), steps=4, seed=i) for i in range(10)]
     assert sum(one.accuracy.low <= 0.5 <= one.accuracy.high for one in found) >= 8
     assert abs(np.mean([one.accuracy.value for one in found]) - 0.5) < 0.05
     assert all("cannot distinguish" in one.sentence for one in found if one.accuracy.low <= 0.5)
@@ -71,15 +72,15 @@ def test_which_way_pictures_face_does_not_count_where_mirrored_ones_were_learnt(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(usefulness, "MAP_PICTURES", 4)
-    real, fake = textures(80, 0), textures(80, 1)
-    real[:, :, :5], fake[:, :, -5:] = 230, 230
+    real, fake = textures(80, 0, 10), textures(80, 1, 10)
+    real[:, :, :3], fake[:, :, -3:] = 230, 230
     assert real_or_fake(real, fake, steps=40).accuracy.low > 0.9
     assert real_or_fake(real, fake, steps=40, mirror=True).accuracy.value < 0.75
 
 
 def test_large_pictures_keep_their_size_in_the_map_and_unequal_numbers_are_evened() -> None:
     real, fake = textures(40, 0, 96)[:, :, :48], textures(25, 1, 96)[:, :, :48] // 2
-    found = real_or_fake(real, fake, steps=10)
+    found = real_or_fake(real, fake, steps=2)
     assert found.map.shape == (96, 48)
     assert found.num_tested == 50
 
@@ -143,6 +144,25 @@ def test_a_class_without_generated_pictures_is_refused() -> None:
     images, _ = bars(40, 2)
     with pytest.raises(DataError, match="class number 1 has no generated images"):
         judged(images, np.zeros(40, np.int64))
+
+
+@pytest.mark.parametrize(
+    ("mixed", "alone", "first", "second"),
+    [
+        ((0.04, 0.01, 0.07), (0.02, 0.01, 0.03), "Generated images help", "better classifier than real images."),
+        ((-0.04, -0.07, -0.01), (-0.125, -0.2, -0.1), "Generated images reduce accuracy", "worse classifier (-12.5 po"),
+        ((0.01, -0.02, 0.04), (0.0, -0.1, 0.1), "Generated images do not help beyond chance", "as good as real images"),
+    ],
+)
+def test_the_verdict_says_what_the_intervals_allow(mixed: tuple, alone: tuple, first: str, second: str) -> None:
+    difference = {"real + synthetic": mixed, "synthetic": alone, "real + augmentation": (0.015, 0.0, 0.03)}
+    said = usefulness.verdict(
+        {"real": Interval(0.9, 0.8, 1.0)}, {name: Interval(*values) for name, values in difference.items()}
+    )
+    assert said.startswith(f"{first}: in addition to real images") and second in said
+    low, high = (f"{100 * value:+.1f}" for value in mixed[1:])
+    assert f"the accuracy of 90.0% by {100 * mixed[0]:+.1f} points ({low} to {high})" in said
+    assert said.endswith("Classical augmentation changes the accuracy by +1.5 points.")
 
 
 def test_the_interval_holds_the_truth_about_95_times_in_100() -> None:

@@ -137,3 +137,12 @@ def test_what_is_no_video(tmp_path):
     (tmp_path / "table.csv").write_text("file,hair\na.mp4,red\n")
     with pytest.raises(DataError, match="damaged video file, or of an unknown format"):
         open_pack(tmp_path, DataConfig(conditions="table.csv"))
+
+
+def test_a_video_of_too_many_pixels_is_not_decoded(tmp_path, monkeypatch):
+    path = film(tmp_path / "clip.mp4", [0, 1, 2])
+    monkeypatch.setattr(video, "MAX_PIXELS", 32 * 32)
+    assert video.num_frames(path, 1) == 3
+    monkeypatch.setattr(video, "MAX_PIXELS", 32 * 32 - 1)
+    assert video.num_frames(path, 1) == 0
+    assert "too large: 1,024 pixels" in str(next(video.frames(path, 1, [0])))

@@ -31,23 +31,19 @@ STATUSES: dict[type[GanvasError], int] = {
     TooLargeError: 413,
     BusyError: 503,
 }
+ERROR = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
 REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"model": schemas.Error, "description": "The request does not fit this model or this file"},
-    401: {"model": schemas.Error, "description": "The token is missing"},
-    403: {
-        "model": schemas.Error,
-        "description": "Request from another site, or not allowed",
-    },
-    404: {"model": schemas.Error, "description": "No such run, model, image or job"},
-    409: {
-        "model": schemas.Error,
-        "description": "Conflict: another model, other weights, a name in use, a running training",
-    },
-    413: {"model": schemas.Error, "description": "The request is too large"},
-    414: {"model": schemas.Error, "description": "The URL is too long: send the recipe by POST"},
-    422: {"model": schemas.Error, "description": "The request does not match this documentation"},
-    503: {"model": schemas.Error, "description": "Busy: retry after Retry-After seconds"},
+    401: {"content": ERROR, "description": "The token is missing"},
+    403: {"content": ERROR, "description": "Request from another site, or not allowed"},
+    404: {"content": ERROR, "description": "No such run, model, image or job"},
+    409: {"content": ERROR, "description": "Conflict: another model, other weights, a name in use, a running training"},
+    413: {"content": ERROR, "description": "The request is too large"},
+    414: {"content": ERROR, "description": "The URL is too long: send the recipe by POST"},
+    422: {"content": ERROR, "description": "The request does not match this documentation"},
+    503: {"content": ERROR, "description": "Busy: retry after Retry-After seconds"},
 }
+"""The first names the model, which defines the schema that the others refer to: FastAPI builds a validator for each."""
 
 
 def refusals(api: FastAPI) -> None:

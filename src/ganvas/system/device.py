@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
+import uuid
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -144,7 +146,8 @@ def process_group(say: Callable[[str], None]) -> Generator[None]:
         say(f"waiting for {others} at {place}")
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
-        _store, number, size = next(iter(dist.rendezvous("env://", timeout=JOIN)))
+        store, number, size = next(iter(dist.rendezvous("env://", timeout=JOIN)))
+        _store = own_store(store, number, size)
         dist.init_process_group(backend, store=_store, rank=number, world_size=size, timeout=ANSWER)
     except (RuntimeError, ValueError) as error:
         _store = None
@@ -164,6 +167,33 @@ def process_group(say: Callable[[str], None]) -> Generator[None]:
     finally:
         _store = None
         dist.destroy_process_group()
+
+
+def own_store(store: dist.Store, rank: int, world: int) -> dist.Store:
+    """The part of a store that only these processes use, after all of them have arrived.
+
+    torchrun keeps its store over restarts (PyTorch issue 135712): the keys of the processes before are still there, so
+    that a process could wait for an address where nobody listens any more. The first process therefore draws a name,
+    and each other process asks for it with a name of its own until it gets an answer to its own.
+    Raises `dist.DistStoreError` after `JOIN`.
+    """
+    mine = uuid.uuid4().hex
+    if rank == 0:
+        store.set("ganvas/group", mine)
+        asked = [f"ganvas/asked/{mine}/{other}" for other in range(1, world)]
+        store.wait(asked, JOIN)
+        for key in asked:
+            store.set(f"ganvas/answer/{store.get(key).decode()}", mine)
+        return dist.PrefixStore(mine, store)
+    end = time.monotonic() + JOIN.total_seconds()
+    answer = f"ganvas/answer/{mine}"
+    while not store.check([answer]):
+        if time.monotonic() > end:
+            raise dist.DistStoreError("the first process does not answer")
+        if store.check(["ganvas/group"]):
+            store.set(f"ganvas/asked/{store.get('ganvas/group').decode()}/{rank}", mine)
+        time.sleep(0.05)
+    return dist.PrefixStore(store.get(answer).decode(), store)
 
 
 def is_of_the_group(error: RuntimeError) -> bool:
