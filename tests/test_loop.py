@@ -153,7 +153,10 @@ def test_memory_that_never_suffices_ends_at_the_smallest_micro_batch(
 
     monkeypatch.setattr(loop, "accumulate_gradients", full)
     shape = ModelConfig(model, 16, 16, 1, 0, z_dim=8, base=8)
-    state: Any = SimpleNamespace(micro_batch=16, model=shape, device=torch.device("cpu"), optimizers={})
+    network = torch.nn.Identity()
+    state: Any = SimpleNamespace(
+        micro_batch=16, model=shape, device=torch.device("cpu"), optimizers={}, generator=network
+    )
     inputs: Any = SimpleNamespace(real=torch.zeros(16, 1))
     nothing = SimpleNamespace(say=lambda _: None)
     running: Any = SimpleNamespace(
