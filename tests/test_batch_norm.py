@@ -75,12 +75,12 @@ def test_measured_statistics_are_those_of_the_weights() -> None:
     torch.manual_seed(0)
     config = ModelConfig("light", 16, 16, 3, 3, z_dim=8, base=8, widest=16)
     network = build_generator(config)
-    measure_statistics(network, config.z_dim, labels_in_turn(config, None))
+    measure_statistics(network, config, labels_in_turn(config, None))
     again = copy.deepcopy(network)
     for name, buffer in again.named_buffers():
         if "running" in name:
             buffer.fill_(0.5)
-    measure_statistics(again, config.z_dim, labels_in_turn(config, None))
+    measure_statistics(again, config, labels_in_turn(config, None))
     for one, other in zip(network.buffers(), again.buffers(), strict=True):
         assert torch.equal(one, other)
     assert not network.training

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ganvas.config import ModelConfig
 from ganvas.models import contract
 from ganvas.system.device import average_over_ranks
 
@@ -17,6 +18,7 @@ EPS = 1e-5
 MOMENTUM = 0.05  # weight of the statistics of the last step in the running ones
 SCALES, SHIFTS = 3.0, 3.0  # limits of the corrections (r_max and d_max of the paper)
 MEASURED = 128  # latents for measuring the statistics
+PIXELS = 2**20  # most pixels of the images that are drawn at once for that
 
 
 class BatchNorm(nn.Module):
@@ -100,7 +102,7 @@ def follow_statistics(network: nn.Module, copies: Sequence[nn.Module] = ()) -> N
 
 
 @torch.no_grad()
-def measure_statistics(network: contract.Generator, z_dim: int, labels: Tensor | None = None) -> None:
+def measure_statistics(network: contract.Generator, config: ModelConfig, labels: Tensor | None = None) -> None:
     """Sets the running statistics of a generator from fixed latents; leaves it in evaluation mode.
 
     labels: those that the latents take in turn, class indices (K,) or vectors of conditions (K, num_conditions).
@@ -111,19 +113,31 @@ def measure_statistics(network: contract.Generator, z_dim: int, labels: Tensor |
     if not layers:
         return
     device = layers[0].gain.device
-    z = torch.randn(MEASURED, z_dim, generator=torch.Generator().manual_seed(0)).to(device)
+    z = torch.randn(MEASURED, config.z_dim, generator=torch.Generator().manual_seed(0)).to(device)
     if labels is not None:
         labels = labels.to(device)[torch.arange(MEASURED, device=device) % len(labels)]
 
+    sums = [torch.zeros(2, len(layer.gain), device=device) for layer in layers]
+
     def take(layer: Any, given: tuple[Tensor, ...]) -> None:
         mean, square = moments(given[0])
-        layer.running_mean.copy_(mean)
-        layer.running_var.copy_((square - mean.square()).clamp_min(0))
+        sums[layers.index(layer)] += len(given[0]) / MEASURED * torch.stack([mean, square])
+        set_statistics(layer, mean, square)
 
     hooks = [layer.register_forward_pre_hook(take) for layer in layers]
     network.eval()
     coarse, network.coarse = network.coarse, network.coarse_size is not None  # the details have no such layers
-    network(z, labels)
+    height, width = network.coarse_size or (config.height, config.width)
+    part = min(MEASURED, max(GROUP, PIXELS // (height * width)))
+    for start in range(0, MEASURED, part):
+        network(z[start : start + part], None if labels is None else labels[start : start + part])
     network.coarse = coarse
     for hook in hooks:
         hook.remove()
+    for layer, (mean, square) in zip(layers, sums, strict=True):
+        set_statistics(layer, mean, square)
+
+
+def set_statistics(layer: BatchNorm, mean: Tensor, square: Tensor) -> None:
+    layer.running_mean.copy_(mean)
+    layer.running_var.copy_((square - mean.square()).clamp_min(0))

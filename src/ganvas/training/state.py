@@ -109,7 +109,7 @@ class TrainState:
             self.measure(average)
 
     def measure(self, generator: Generator) -> None:
-        measure_statistics(generator, self.model.z_dim, labels_in_turn(self.model, self.batches.pack.schema))
+        measure_statistics(generator, self.model, labels_in_turn(self.model, self.batches.pack.schema))
 
     def state_dict(self) -> dict[str, Any]:
         state: dict[str, Any] = {
