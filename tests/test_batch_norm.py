@@ -12,17 +12,62 @@ from ganvas.data import open_pack
 from ganvas.data.batches import images_at
 from ganvas.model_file import labels_in_turn
 from ganvas.models import build_generator
-from ganvas.models.batch_norm import GROUP, MEASURED, BatchNorm, measure_statistics
+from ganvas.models.batch_norm import (
+    GROUP,
+    MEASURED,
+    MOMENTUM,
+    BatchNorm,
+    follow_statistics,
+    forget_statistics,
+    measure_statistics,
+)
 from ganvas.training.preview import PixelVariety
 
 
-def test_groups_of_a_batch_are_normalised_apart() -> None:
+def normed(shift: float = 0.0) -> tuple[BatchNorm, torch.Tensor]:
+    """A layer whose running statistics are those of the images, and two groups of images (16, 4, 5, 6)."""
+    x = 3 * torch.randn(2 * GROUP, 4, 5, 6, generator=torch.Generator().manual_seed(0)) + 1 + shift
     norm = BatchNorm(4).train()
-    x = 3 * torch.randn(2 * GROUP, 4, 5, 6, generator=torch.Generator().manual_seed(0)) + 1
+    norm.running_mean.fill_(1)
+    norm.running_var.fill_(9)
+    return norm, x
+
+
+def test_training_gives_the_images_of_evaluation_whatever_else_is_in_the_batch() -> None:
+    norm, x = normed()
+    x[:4] += 2  # one group has other statistics
+    torch.testing.assert_close(norm(x), norm.eval()(x), rtol=0, atol=1e-4)
+    norm, x = normed(shift=100)
+    assert norm(x).abs().max() < 10  # corrections have limits: statistics that are far away count as wrong
+
+
+def test_parts_of_whole_groups_give_the_same_as_the_batch() -> None:
+    norm, x = normed()
     torch.testing.assert_close(norm(x), torch.cat([norm(x[:GROUP]), norm(x[GROUP:])]), rtol=0, atol=0)
-    first = norm(x)[:GROUP]
-    torch.testing.assert_close(first.mean(dim=(0, 2, 3)), torch.zeros(4), rtol=0, atol=1e-5)
-    torch.testing.assert_close(first.var(dim=(0, 2, 3), correction=0), torch.ones(4), rtol=0, atol=1e-3)
+
+
+def test_gradient_is_that_of_batch_normalisation_in_groups() -> None:
+    """So it has no part that only moves or scales a feature map of a group."""
+    norm, x = normed()
+    x.requires_grad_()
+    (norm(x) * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))).sum().backward()
+    for gradient, group in zip(x.grad.split(GROUP), x.detach().split(GROUP), strict=True):
+        centred = group - group.mean(dim=(0, 2, 3), keepdim=True)
+        torch.testing.assert_close(gradient.sum(dim=(0, 2, 3)), torch.zeros(4), rtol=0, atol=1e-3)
+        torch.testing.assert_close((gradient * centred).sum(dim=(0, 2, 3)), torch.zeros(4), rtol=0, atol=1e-2)
+
+
+def test_running_statistics_follow_what_a_network_and_its_copies_have_seen() -> None:
+    """The same for one pass and for copies that see a group each; a pass that was given up does not count."""
+    norm, x = normed(shift=5)
+    copies = [copy.deepcopy(norm), copy.deepcopy(norm)]
+    norm(x)
+    forget_statistics([norm, *copies])
+    for mine, part in zip(copies, x.split(GROUP), strict=True):
+        mine(part)
+    follow_statistics(norm, copies)
+    torch.testing.assert_close(norm.running_mean, 1 + MOMENTUM * (x.mean(dim=(0, 2, 3)) - 1))
+    torch.testing.assert_close(norm.running_var, 9 + MOMENTUM * (x.var(dim=(0, 2, 3), correction=0) - 9))
 
 
 def test_measured_statistics_are_those_of_the_weights() -> None:
@@ -30,11 +75,12 @@ def test_measured_statistics_are_those_of_the_weights() -> None:
     torch.manual_seed(0)
     config = ModelConfig("light", 16, 16, 3, 3, z_dim=8, base=8, widest=16)
     network = build_generator(config)
-    measure_statistics(network, config.z_dim, labels_in_turn(config, None))
+    measure_statistics(network, config, labels_in_turn(config, None))
     again = copy.deepcopy(network)
-    for buffer in again.buffers():
-        buffer.fill_(0.5)
-    measure_statistics(again, config.z_dim, labels_in_turn(config, None))
+    for name, buffer in again.named_buffers():
+        if "running" in name:
+            buffer.fill_(0.5)
+    measure_statistics(again, config, labels_in_turn(config, None))
     for one, other in zip(network.buffers(), again.buffers(), strict=True):
         assert torch.equal(one, other)
     assert not network.training
@@ -42,7 +88,7 @@ def test_measured_statistics_are_those_of_the_weights() -> None:
     with torch.no_grad():
         used = network(z, labels)
         trained = network.train()(z, labels)
-    assert (used - trained).abs().mean() < 0.2 * trained.std()
+    torch.testing.assert_close(trained, used, rtol=0, atol=1e-3)
 
 
 def test_variety_is_a_share_of_the_real_images() -> None:

@@ -331,7 +331,7 @@ def test_all_modern_networks_take_vectors(model: str) -> None:
         for network in networks:
             for parameter in network.parameters():
                 parameter.add_(0.05 * torch.randn_like(parameter))
-    measure_statistics(networks[0], 8, labels_in_turn(classes, None))
+    measure_statistics(networks[0], classes, labels_in_turn(classes, None))
     again = build(vectors)
     for network, other in zip(networks, again, strict=True):
         other.load_state_dict(network.state_dict())

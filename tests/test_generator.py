@@ -37,7 +37,7 @@ def fresh(model: str = "compact", classes: list[str] | None = None, **options: i
     with torch.no_grad():  # the zeros of the initialisation hide what they are multiplied with
         for parameter in network.parameters():
             parameter += 0.05 * torch.randn_like(parameter)
-    measure_statistics(network, config.z_dim, labels_in_turn(config, None))
+    measure_statistics(network, config, labels_in_turn(config, None))
     return Generator(network, ModelInfo(config, classes or []), "cpu")
 
 

@@ -49,7 +49,7 @@ def networks(config: ModelConfig, seed: int = 0, trained: bool = False) -> tuple
         with torch.no_grad():
             for parameter in [*pair[0].parameters(), *pair[1].parameters()]:
                 parameter.add_(0.05 * torch.randn_like(parameter))
-    measure_statistics(pair[0], config.z_dim, labels_in_turn(config, None))
+    measure_statistics(pair[0], config, labels_in_turn(config, None))
     return pair
 
 

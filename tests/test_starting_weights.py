@@ -44,7 +44,7 @@ def drawn(model: ModelConfig, num: int = 4) -> torch.Tensor:
     mine = generator.state_dict()
     fitted = {name: fit(theirs[name], tensor, channels) for name, tensor in mine.items()}
     generator.load_state_dict(fitted)  # ty: ignore[invalid-argument-type]
-    measure_statistics(generator, model.z_dim)
+    measure_statistics(generator, model)
     with torch.no_grad():
         return generator(torch.randn(num, model.z_dim, generator=torch.Generator().manual_seed(3)))
 

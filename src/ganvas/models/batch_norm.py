@@ -1,22 +1,37 @@
-"""Batch normalisation independent of micro-batches, threads and processes, with measured statistics for evaluation."""
+"""Batch renormalisation: in training as in evaluation, an image does not depend on the other images of its batch."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-GROUP = 8  # images that share statistics
+from ganvas.config import ModelConfig
+from ganvas.models import contract
+from ganvas.system.device import average_over_ranks
+
+GROUP = 8  # images whose statistics the gradient takes into account together
 EPS = 1e-5
+MOMENTUM = 0.05  # weight of the statistics of the last step in the running ones
+SCALES, SHIFTS = 3.0, 3.0  # limits of the corrections (r_max and d_max of the paper)
 MEASURED = 128  # latents for measuring the statistics
+PIXELS = 2**20  # most pixels of the images that are drawn at once for that
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation (Ioffe and Szegedy 2015) over groups of 8 images in training ("ghost batches").
+    """Batch renormalisation (Ioffe 2017) over groups of 8 images.
 
-    So a pass over a multiple of 8 images gives the same result as passes over its parts. Evaluation mode uses the fixed
-    statistics set by `measure_statistics`, so each image is independent of its batch. There are no running averages,
-    because they would not belong to the weights of the EMA.
+    The output uses running statistics, in training too: the result of batch normalisation is corrected by
+    r = std / running std and d = (mean - running mean) / running std, constants for the gradient. With plain batch
+    normalisation the images of a group change each other, and evaluation uses other statistics than training; colours
+    and modes are lost (RESULTS.md). Only the gradient depends on the groups, so a pass over a multiple of 8 images
+    gives the same result as passes over its parts.
+
+    `follow_statistics` updates the running statistics after a step. For evaluation, `measure_statistics` sets those of
+    the weights of the EMA.
     """
 
     running_mean: Tensor
@@ -28,46 +43,101 @@ class BatchNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(maps))
         self.register_buffer("running_mean", torch.zeros(maps))
         self.register_buffer("running_var", torch.ones(maps))
+        # (3, maps): number of the groups since the last step, and sums of their means and mean squares.
+        self.seen: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return F.batch_norm(x, self.running_mean, self.running_var, self.gain, self.bias, False, 0.0, EPS)
-        groups = [F.batch_norm(g, None, None, self.gain, self.bias, True, 0.0, EPS) for g in x.split(GROUP)]
+        groups = [self.renormalised(group) for group in x.split(GROUP)]
         return groups[0] if len(groups) == 1 else torch.cat(groups)
+
+    def renormalised(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            mean, square = moments(x)
+            var = (square - mean.square()).clamp_min(0)
+            found = torch.stack([torch.ones_like(mean), mean, square])
+            self.seen = found if self.seen is None else self.seen + found
+            std = (self.running_var + EPS).sqrt()
+            scale = ((var + EPS).sqrt() / std).clamp(1 / SCALES, SCALES)
+            shift = ((mean - self.running_mean) / std).clamp(-SHIFTS, SHIFTS)
+        gain = self.gain * scale
+        return F.batch_norm(x, None, None, gain, self.bias + self.gain * shift, True, 0.0, EPS)
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and mean square of each feature map (N, C, H, W), float32; much faster than `torch.var_mean` on a CPU."""
+    pixels = x.float().permute(0, 2, 3, 1).flatten(0, 2)
+    return pixels.mean(dim=0), pixels.square().mean(dim=0)
+
+
+def layers_of(network: nn.Module) -> list[BatchNorm]:
+    return [module for module in network.modules() if isinstance(module, BatchNorm)]
+
+
+def has_statistics(network: nn.Module) -> bool:
+    """Whether the running statistics of a network have been set."""
+    return all(bool(layer.running_mean.any()) for layer in layers_of(network))
+
+
+def forget_statistics(networks: Sequence[nn.Module]) -> None:
+    """Before a step: forgets what was seen since the last one, for example in a pass that ran out of memory."""
+    for layer in (layer for network in networks for layer in layers_of(network)):
+        layer.seen = None
 
 
 @torch.no_grad()
-def measure_statistics(network: nn.Module, z_dim: int, labels: Tensor | None = None) -> None:
-    """Sets the statistics of every `BatchNorm` of a generator from fixed latents; leaves it in evaluation mode.
+def follow_statistics(network: nn.Module, copies: Sequence[nn.Module] = ()) -> None:
+    """After a step: moves the running statistics of `network` towards those that it and its copies have seen.
+
+    copies: networks with the same running statistics, which saw other parts of the batch. Averages over all ranks.
+    """
+    for layers in zip(layers_of(network), *(layers_of(copy) for copy in copies), strict=True):
+        layer = layers[0]
+        seen = torch.stack([one.seen for one in layers if one.seen is not None]).sum(dim=0)
+        num, mean, square = average_over_ranks(seen)
+        mean, square = mean / num, square / num
+        layer.running_mean.lerp_(mean, MOMENTUM)
+        layer.running_var.lerp_((square - mean.square()).clamp_min(0), MOMENTUM)
+
+
+@torch.no_grad()
+def measure_statistics(network: contract.Generator, config: ModelConfig, labels: Tensor | None = None) -> None:
+    """Sets the running statistics of a generator from fixed latents; leaves it in evaluation mode.
 
     labels: those that the latents take in turn, class indices (K,) or vectors of conditions (K, num_conditions).
     Deterministic ("precise batch norm": Wu and Johnson 2021, section 3). A network without batch normalisation is not
     changed.
     """
-    layers = [module for module in network.modules() if isinstance(module, BatchNorm)]
+    layers = layers_of(network)
     if not layers:
         return
     device = layers[0].gain.device
-    z = torch.randn(MEASURED, z_dim, generator=torch.Generator().manual_seed(0)).to(device)
+    z = torch.randn(MEASURED, config.z_dim, generator=torch.Generator().manual_seed(0)).to(device)
     if labels is not None:
         labels = labels.to(device)[torch.arange(MEASURED, device=device) % len(labels)]
-    sums = {layer: [torch.zeros_like(layer.running_mean), torch.zeros_like(layer.running_mean)] for layer in layers}
 
-    def gather(layer: nn.Module, given: tuple[Tensor, ...]) -> None:
-        x = given[0].float()
-        total, square = sums[layer]  # ty: ignore[invalid-argument-type]
-        total += x.mean(dim=(2, 3)).sum(dim=0)
-        square += x.square().mean(dim=(2, 3)).sum(dim=0)
+    sums = [torch.zeros(2, len(layer.gain), device=device) for layer in layers]
 
-    hooks = [layer.register_forward_pre_hook(gather) for layer in layers]
-    network.train()
-    for start in range(0, MEASURED, 4 * GROUP):
-        part = slice(start, start + 4 * GROUP)
-        network(z[part], None if labels is None else labels[part])
+    def take(layer: Any, given: tuple[Tensor, ...]) -> None:
+        mean, square = moments(given[0])
+        sums[layers.index(layer)] += len(given[0]) / MEASURED * torch.stack([mean, square])
+        set_statistics(layer, mean, square)
+
+    hooks = [layer.register_forward_pre_hook(take) for layer in layers]
     network.eval()
+    coarse, network.coarse = network.coarse, network.coarse_size is not None  # the details have no such layers
+    height, width = network.coarse_size or (config.height, config.width)
+    part = min(MEASURED, max(GROUP, PIXELS // (height * width)))
+    for start in range(0, MEASURED, part):
+        network(z[start : start + part], None if labels is None else labels[start : start + part])
+    network.coarse = coarse
     for hook in hooks:
         hook.remove()
-    for layer, (total, square) in sums.items():
-        mean = total / MEASURED
-        layer.running_mean.copy_(mean)
-        layer.running_var.copy_((square / MEASURED - mean.square()).clamp_min(0))
+    for layer, (mean, square) in zip(layers, sums, strict=True):
+        set_statistics(layer, mean, square)
+
+
+def set_statistics(layer: BatchNorm, mean: Tensor, square: Tensor) -> None:
+    layer.running_mean.copy_(mean)
+    layer.running_var.copy_((square - mean.square()).clamp_min(0))

@@ -1,8 +1,8 @@
-"""The light model: for 32 to 1024 pixels, with batch norm, SiLU, and gates from the latent on every grid.
+"""The light model: for 32 to 1024 pixels, with batch renormalisation, SiLU, and gates from the latent on every grid.
 
-Like FastGAN (Liu et al. 2021) it has nearest upsampling, batch normalisation, few feature maps on fine grids, and a
-latent input on every grid. SiLU replaces gated linear units, at half the cost. Normalising each image separately loses
-brightness and colours (RESULTS.md). Labels act only through the gates, so that they cannot replace the latent.
+Like FastGAN (Liu et al. 2021) it has nearest upsampling, few feature maps on fine grids, and a latent input on every
+grid. SiLU replaces gated linear units, at half the cost. Normalising each image separately loses brightness and colours
+(RESULTS.md). Labels act only through the gates, so that they cannot replace the latent.
 
 Large images are drawn at a half or a quarter of their size and enlarged; a few feature maps, doubled by pixel shuffle
 (Shi et al. 2016), add the details. In the coarse phase of training only the small images are drawn; after it, details
@@ -139,7 +139,7 @@ def shuffle_quarters(x: Tensor) -> Tensor:
 class Generator(contract.Generator):
     """z (N, z_dim) and labels (N,) -> images (N, C, H, W) in [-1, 1]."""
 
-    mixes_images = True  # batch normalisation
+    mixes_images = True  # in the gradient of batch renormalisation
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -237,7 +237,7 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
 
 
 def average_over_ranks(value: torch.Tensor) -> torch.Tensor:
-    """Mean of a scalar tensor over all ranks."""
+    """Mean of a tensor over all ranks."""
     if world_size() == 1:
         return value
     mean = value.clone()

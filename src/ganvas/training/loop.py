@@ -19,6 +19,7 @@ from ganvas.errors import TrainingError
 from ganvas.generator import Generator
 from ganvas.model_file import ModelInfo
 from ganvas.models import crops_of
+from ganvas.models.batch_norm import follow_statistics, forget_statistics, has_statistics
 from ganvas.records import Report, Score, line_of, read_log, read_reports, typed
 from ganvas.run import Run
 from ganvas.system import device as ranks
@@ -129,6 +130,8 @@ class Loop:
         self.interrupted = 0.0  # number of the signal
         self.rate = 0.0  # learning rate of the generator in the last step
         self.penalised: Stats | None = None  # of the last step with penalties
+        if not (state.images_seen and has_statistics(state.generator)):  # runs of older versions have none
+            state.measure_generator()
         self.start_clock()
         self.logged = self.displayed = time.monotonic()
         self.saving = Allowance(CHECKPOINT_SHARE)
@@ -215,9 +218,11 @@ class Loop:
     def gradients(self, inputs: Inputs, side: Side, penalise: bool, paths: bool) -> Stats:
         """Gradients of one pass. If memory runs out, repeats it with smaller micro-batches and keeps that size."""
         state = self.state
+        copies = self.workers.generators if self.workers is not None else []
         while True:
+            forget_statistics([state.generator, *copies])
             try:
-                return accumulate_gradients(
+                stats = accumulate_gradients(
                     self.networks,
                     inputs,
                     self.config,
@@ -228,6 +233,9 @@ class Loop:
                     paths,
                     self.workers,
                 )
+                if side != "discriminator":
+                    follow_statistics(state.generator, copies)
+                return stats
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise

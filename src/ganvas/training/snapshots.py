@@ -61,5 +61,5 @@ def average(run: Path, width: float) -> Generator:
         for name, weight in Generator.load(folder, device="cpu").network.named_parameters():
             total[name] = total.get(name, 0) + factor * weight.detach().double()
     result.network.load_state_dict(total, strict=False)
-    measure_statistics(result.network, result.info.config.z_dim, result.info.labels_in_turn)
+    measure_statistics(result.network, result.info.config, result.info.labels_in_turn)
     return result

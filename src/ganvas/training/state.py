@@ -88,6 +88,7 @@ class TrainState:
         torch.manual_seed(self.config.seed + 1000 * self.restarts)
         generator, discriminator = build(self.model)
         self.generator.load_state_dict(generator.state_dict())
+        self.measure_generator()
         fresh = discriminator.state_dict()
         kept = self.discriminator.state_dict()
         learning = {name for name, _ in discriminator.named_parameters()}
@@ -97,10 +98,18 @@ class TrainState:
         for average in [self.ema.average, *(self.powers.averages if self.powers is not None else ())]:
             average.load_state_dict(self.generator.state_dict())
 
+    def measure_generator(self) -> None:
+        """Sets the running statistics of the generator, to be called before the first step."""
+        self.measure(self.generator)
+        self.generator.train()
+
     def measure_averages(self) -> None:
-        """Sets the batch statistics of the averages, to be called before they are used."""
+        """Sets the running statistics of the averages, to be called before they are used."""
         for average in [self.ema.average, *(self.powers.averages if self.powers is not None else ())]:
-            measure_statistics(average, self.model.z_dim, labels_in_turn(self.model, self.batches.pack.schema))
+            self.measure(average)
+
+    def measure(self, generator: Generator) -> None:
+        measure_statistics(generator, self.model, labels_in_turn(self.model, self.batches.pack.schema))
 
     def state_dict(self) -> dict[str, Any]:
         state: dict[str, Any] = {

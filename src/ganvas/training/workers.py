@@ -50,6 +50,11 @@ class Workers:
         # One executor per thread: each part of the batch then always uses the same copy, so sums are reproducible.
         self.threads = [ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(each,)) for _ in range(num)]
 
+    @property
+    def generators(self) -> list[Generator]:
+        """The copies of the generator."""
+        return [mine.plain_generator for mine in self.copies]
+
     def part(self, num_images: int) -> int:
         """Images per worker."""
         return -(-num_images // self.num)
