@@ -338,7 +338,11 @@ def test_weights_that_no_training_gives_are_refused(
     name = "norm.bias"
     assert labelled.network.state_dict()[name].shape == labelled.network.state_dict()["norm.gain"].shape
     value = value.repeat(len(labelled.network.state_dict()[name]) // 8) if value.shape == (8,) else value
-    crafted(tmp_path / WEIGHTS, labelled, labelled.info.to_json(), **{name: value})
+    try:
+        crafted(tmp_path / WEIGHTS, labelled, labelled.info.to_json(), **{name: value})
+    except KeyError:
+        assert value.is_complex()
+        pytest.skip("this version of safetensors has no complex numbers")
     with pytest.raises(CheckpointError, match=message):
         Generator.load(tmp_path, device="cpu")
 
