@@ -128,6 +128,8 @@ def tests_of(module: str) -> list[Path]:
         return []  # the package itself: every test imports it
     dotted, package = ".".join(("ganvas", *parts)), ".".join(("ganvas", *parts[:-1]))
     wanted = rf"{re.escape(dotted)}\b|from {re.escape(package)} import [^\n]*\b{parts[-1]}\b"
+    if parts[0] == "models":  # networks are built by their names
+        wanted += r"|from ganvas\.models import"
     own = f"test_{parts[-1]}"
     files = sorted((ROOT / "tests").glob("test_*.py"), key=lambda file: (file.stem != own, seconds_of(file)))
     return [file for file in files if file.stem == own or re.search(wanted, file.read_text())]

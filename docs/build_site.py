@@ -2,7 +2,7 @@
 
 Before Zensical builds the site, three pages are generated: reference/options.md, from the fields and docstrings of the
 options of training; reference/commands.md, from the commands of cli.py; and reference/results.md, a copy of RESULTS.md.
-Blocks that the tests do not run are marked (see tests/test_docs.py).
+Blocks that the tests do not run are marked (see tests/test_guides.py).
 `Parameters` (called by mkdocstrings) shows the options of a function as its parameters, and formats docstring lines
 "name: meaning" as a list.
 """

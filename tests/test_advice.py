@@ -230,6 +230,9 @@ def test_classes() -> None:
     assert "40% of the samples" in found.evidence
     assert "8" in found.evidence
     assert found.command == "ganvas sample runs/a --label '<0>' --n 64 --grid --out class.png"
+    for agreement in (None, 0.73):  # of no image, or nearly the mean
+        rows[0]["agreement"] = agreement
+        assert advice(evaluation(classes=classes), log(SLOWING), config(), "runs/a") == []
     uneven = {"rows": [], "worst": None, "agreement": None, "total_variation": 0.3, "chance": 0.02}
     found = only(advice(evaluation(classes=uneven), log(SLOWING), config(conditional=False)))
     assert found.title == "Class shares differ from the data"

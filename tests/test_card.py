@@ -20,7 +20,18 @@ from ganvas.errors import RunError
 from ganvas.generator import Generator
 from ganvas.model_file import find_weights
 from ganvas.system import files
-from ganvas.training.card import FOLDER, card, escape, facts_of, licence_id, may_show, plain, yaml
+from ganvas.training.card import (
+    FOLDER,
+    SHOWN_CLASSES,
+    card,
+    class_names,
+    escape,
+    facts_of,
+    licence_id,
+    may_show,
+    plain,
+    yaml,
+)
 from test_report import change_config, judge
 
 EVIL = "<img src=x onerror=alert(1)>|[a](javascript:b)`*_~ @me https://evil.example www.evil.example {{x}} --- $&amp;"
@@ -295,3 +306,10 @@ def test_yaml_reads_back(text: str) -> None:
 
 def test_entities_are_not_read_twice() -> None:
     assert html.unescape(escape("&lt;b&gt;")) == "&lt;b&gt;"
+
+
+def test_of_many_classes_the_first_are_named_and_the_others_counted() -> None:
+    names = [f"class{i}" for i in range(SHOWN_CLASSES + 3)]
+    assert class_names(names[:-3]) == f"{len(names) - 3}: " + ", ".join(names[:-3])
+    assert class_names(names) == f"{len(names)}: " + ", ".join(names[:-3]) + " and 3 more"
+    assert class_names([]) == ""

@@ -127,4 +127,5 @@ def test_the_intervals_of_a_collapsed_generator_hold_the_average(width: float) -
         ]
     )
     average = found[:, :, 0].mean(axis=0)
+    assert (found[:, :, 2] - found[:, :, 0]).max() < 3  # wide, but they say something
     assert (((found[:, :, 1] <= average) & (average <= found[:, :, 2])).mean(axis=0) >= 0.85).all()

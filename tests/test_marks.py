@@ -137,6 +137,16 @@ def test_a_mark_near_the_border_is_filled(letter, left, top):
     assert filled is not None and filled.max() < 180
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_ramp_is_continued_through_the_mark(letter, axis):
+    """From all four sides."""
+    ramp = np.indices((160, 128))[axis] * 0.7 + 10
+    canvas = Image.fromarray(ramp.astype(np.uint8))
+    ImageDraw.Draw(canvas).text((50, 60), "R", 250, FONT)
+    filled = without(letter, np.asarray(canvas)[..., None])
+    assert filled is not None and np.abs(filled[..., 0] - ramp).max() < 4
+
+
 def test_spots_are_few(planted):
     assert max(len(spots(picture)) for picture in planted[0]) <= 12
 

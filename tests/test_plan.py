@@ -167,6 +167,19 @@ def test_defaults_belong_to_the_architecture_and_not_to_its_name(name: str, monk
     assert all(field in vars(TrainOptions()) for field in MODELS[name].defaults(Setting(64, 64, True)))
 
 
+@pytest.mark.parametrize(
+    ("side", "device", "blocks", "path_length", "style_mixing", "r1"),
+    [(28, CPU, 1, 0.0, 0.0, 0.02), (64, CUDA, 2, 2.0, 0.9, 0.02), (256, CPU, 1, 2.0, 0.9, 1.6)],
+)
+def test_the_style_network_has_the_published_settings(
+    side: int, device: Device, blocks: int, path_length: float, style_mixing: float, r1: float
+) -> None:
+    config = plan(pack_of(side), TrainOptions(model="style", batch=8 if side > 64 else 64), device).config
+    assert (config.blocks, config.path_length, config.style_mixing) == (blocks, path_length, style_mixing)
+    assert (config.loss, config.r2, config.penalty_interval) == ("bce", 0.0, 16)
+    assert config.r1 == pytest.approx(r1)  # 0.0002 x pixels / batch, at least 0.02
+
+
 # Memory.
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import ganvas
+from ganvas.config import DataConfig
 from ganvas.data import open_pack
 from ganvas.data.batches import Batches
 from ganvas.data.reading.decode import decode, probe
@@ -47,6 +48,15 @@ def test_a_saved_picture_comes_back_bit_for_bit(
     assert (info.height, info.width, info.depth, info.alpha) == (height, width, depth, channels == 4)
     back = decode(content, Target(height, width, channels, depth, "crop", None))
     np.testing.assert_array_equal(back, pixels)
+
+
+def test_levels_become_black_and_white_and_what_lies_beyond_is_cut(tmp_path: Path) -> None:
+    pixels = noise(2, 16, 16, 1) // 16  # 0 to 4095
+    for i, one in enumerate(pixels):
+        save_picture(tmp_path / f"{i}.png", one)
+    pack = open_pack(tmp_path, DataConfig(levels="1000-3000"))
+    wanted = ((pixels.astype(float) - 1000) * 65535 / 2000).clip(0, 65535)
+    np.testing.assert_allclose(pack.images, wanted, atol=1)
 
 
 @ENDINGS
