@@ -19,6 +19,7 @@ from ganvas.models.batch_norm import (
     BatchNorm,
     follow_statistics,
     forget_statistics,
+    has_statistics,
     measure_statistics,
 )
 from ganvas.training.preview import PixelVariety
@@ -75,7 +76,9 @@ def test_measured_statistics_are_those_of_the_weights() -> None:
     torch.manual_seed(0)
     config = ModelConfig("light", 16, 16, 3, 3, z_dim=8, base=8, widest=16)
     network = build_generator(config)
+    assert not has_statistics(network)
     measure_statistics(network, config, labels_in_turn(config, None))
+    assert has_statistics(network)
     again = copy.deepcopy(network)
     for name, buffer in again.named_buffers():
         if "running" in name:
