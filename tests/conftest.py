@@ -148,7 +148,7 @@ def short_classifiers() -> Iterator[None]:
     """
     import functools
 
-    from ganvas.evaluation import classifier, copies, efficientnet, usefulness
+    from ganvas.evaluation import classifier, copies, efficientnet, two_sample
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(classifier, "LEAST_STEPS", 20)
@@ -157,7 +157,7 @@ def short_classifiers() -> Iterator[None]:
         patch.setattr(efficientnet, "load", functools.partial(_loaded, functools.cache(efficientnet.load)))
         patch.setattr(copies, "ENOUGH", 60)
         patch.setattr(copies, "HELDOUT", 60)
-        patch.setattr(usefulness, "real_or_fake", functools.partial(usefulness.real_or_fake, steps=10))
+        patch.setattr(two_sample, "CELLS", 2)
         yield
 
 
