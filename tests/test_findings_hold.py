@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
@@ -17,8 +18,9 @@ from ganvas.data import Pack, open_pack
 from ganvas.errors import ConfigError, DataError
 from ganvas.evaluation.artefacts import examine
 from ganvas.evaluation.copies import CopyFinder
-from ganvas.evaluation.evaluate import Evaluator
-from ganvas.evaluation.measures import Measures
+from ganvas.evaluation.evaluate import DEFAULT_FEATURES, Evaluator
+from ganvas.evaluation.features import Features
+from ganvas.evaluation.measures import Measures, feature_map
 from ganvas.evaluation.samples import FromGenerator
 from ganvas.generator import Generator, to_pixels
 from ganvas.model_file import ModelInfo
@@ -49,8 +51,8 @@ class Given(Evaluator):
         asked = Evaluate("", **({"features": "random", "n": len(images), "device": "cpu"} | options))
         super().__init__(Drawn(pack, images, asked), pack, asked, lambda what, done, total: None)
 
-    def second_kid(self, name: str) -> Any:
-        return super().second_kid("random")  # quicker than the network of the photographs
+    def network(self, name: str) -> Features:
+        return super().network("random" if name == DEFAULT_FEATURES else name)  # quicker
 
 
 def packed(images: np.ndarray, folder: Path) -> Pack:
@@ -72,6 +74,20 @@ def test_a_perfect_generator_is_as_good_as_real_images(num: int, tmp_path: Path)
         if rows[key]["real"] is not None:
             assert rows[key]["low"] <= rows[key]["real"] <= rows[key]["high"], rows[key]
     assert (rows["coverage"]["real"] is None) == (num < 100)  # too few for two sets of real images
+
+
+def test_the_map_keeps_distances_in_a_plane_and_leaves_the_random_state_alone() -> None:
+    rng = np.random.default_rng(0)
+    plane = np.linalg.qr(rng.normal(size=(10, 2)))[0].T
+    real, fake = (rng.normal(0, (4, 1), (num, 2)) for num in (60, 50))
+    state = torch.get_rng_state()
+    found = feature_map(*((part @ plane + 7).astype(np.float32) for part in (real, fake)))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert len(found["real"]) == len(found["generated"]) == 50 and found["explained"] == pytest.approx(1)
+    points, known = np.array(found["real"] + found["generated"]), np.concatenate([real[:50], fake])
+    distances, expected = (np.linalg.norm(rows[:, None] - rows, axis=2) for rows in (points, known))
+    np.testing.assert_allclose(distances / distances.max(), expected / expected.max(), atol=2e-3)
+    assert np.abs(points).max() == 1 and points[:, 0].var() > 5 * points[:, 1].var()
 
 
 def in_network(real: np.ndarray, floor: np.ndarray, fake: np.ndarray) -> dict[str, dict[str, Any]]:
@@ -119,6 +135,7 @@ FAULTS = {
     "faint checkerboard": lambda images: clipped(
         images + 4.0 - 8 * (np.indices(images.shape[1:3]).sum(axis=0) % 2)[..., None]
     ),
+    "compressed": lambda images: np.stack([compressed(image) for image in images]),
     "noise": lambda images: np.random.default_rng(0).integers(0, 256, images.shape, np.uint8),
 }
 
@@ -274,6 +291,7 @@ def test_blocks_of_compression_are_found() -> None:
         ("checkerboard", {"lattice": "bad", "noise": "ok"}),
         ("faint checkerboard", {"lattice": "bad", "noise": "ok"}),
         ("blurred", {"noise": "ok", "lattice": "ok", "blocks": "ok"}),
+        ("compressed", {"blocks": "bad", "noise": "ok", "lattice": "ok"}),
     ],
 )
 def test_patterns_that_strokes_hide_from_the_mean_are_found(

@@ -59,7 +59,7 @@ from ganvas.evaluation.retrieval import (
 )
 from ganvas.system import files
 
-FORMAT = 3  # version of the calibration in the cache
+FORMAT = 4  # version of the calibration in the cache
 DESCRIBED, DECIDING = 64, 128  # principal components for retrieval and for the score
 CANDIDATES, FINALISTS, PARTNERS = 40, 9, 16  # images registered; those compared finely; second images of a blend
 ALIGNED = 4  # finalists that are also registered finely: the true image, not those that give the usual distance
@@ -149,6 +149,7 @@ class CopyFinder:
         self.describing = principal(self.thumbs.coarse[:, :1], DESCRIBED, window())
         self.deciding = principal(self.thumbs.fine, DECIDING)
         self.moving = moving(self.versions, self.describing)
+        self.versions = torch.cat([self.versions, IDENTITY.expand(2, -1)])  # without the left and the right quarter
         self.rows = torch.cat([self.described(part, 1)[:, 0] for part in self.thumbs.coarse.split(ROWS)])
         self.index = Index(self.rows)
         self.noise = energy_of_noise(pack.images.shape[1:], self.deciding)

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from scipy import ndimage
 
 import ganvas
 from ganvas import hub
@@ -46,6 +47,7 @@ BYTES = 2**29  # most memory for generated images
 ENOUGH = 500  # held-out images; with fewer, training images are the reference
 SHOWN, CLASSES_SHOWN = 36, 12  # images, or rows of eight, in the grids
 CLOSEST = 12  # pairs in the gallery
+BLURRED, BLUR = 200, 1.5  # images of each kind that are blurred to see whether they are alike; by pixels of 64
 MARKED, MARKS_SHOWN = 300, 6  # images of each kind searched for marks; marks in the report
 CLASSIFIED = 1_000  # images of each kind for the real-vs-generated classifier
 STEPS = {"Measures": 3, "Classes": 3, "Copies": 3, "Real-vs-generated classifier": 2}  # counted steps of a part
@@ -127,7 +129,7 @@ class Evaluator:
         bytes_each = pack.height * pack.width * pack.channels * pack.depth // 8
         self.left_out: list[str] = []
         self.map: Row = {}  # of the features, see `measures`
-        self.unlike = False  # whether the samples resemble no real image in both networks, see `measures`
+        self.unlike = False  # whether the samples resemble no real image
         self.trained_with = source.trained_with
         name = options.features or ("random" if self.trained_with else DEFAULT_FEATURES)
         weights = None if options.weights is None else Path(options.weights)
@@ -248,9 +250,9 @@ class Evaluator:
         measures = self.in_features(features)
         self.report("computing the measures", 0, 0)
         rows = measures.rows(real, floor, fake, logits, self.options.force)
-        self.unlike = unlike(real, fake)
         self.map = feature_map(real[drawn(np.arange(len(real)), len(fake), 6)], fake) | {"features": features.name}
         rows.insert(1, self.second_kid("random" if features.name != "random" else DEFAULT_FEATURES))
+        self.unlike = self.resembles_nothing()
         if self.split == "training" and len(self.heldout) < LEAST_EVALUATED:
             self.left_out.append(f"KID to held-out images: {self.too_few_held_out(LEAST_EVALUATED)}.")
         elif self.split == "training":
@@ -267,8 +269,22 @@ class Evaluator:
         real, floor = self.real_features(features)
         fake, _ = self.of_samples(features, self.num_measured)
         self.report("computing the second KID", 0, 0)
-        self.unlike = self.unlike and unlike(real, fake)
         return self.in_features(features).second(real, floor, fake)
+
+    def resembles_nothing(self) -> bool:
+        """Whether the samples resemble no real image, also if all are blurred.
+
+        Features of noisy, sharp or compressed images are far from those of real images; of other contents, and of
+        images that are not trained, also after a blur.
+        """
+        features = self.network(DEFAULT_FEATURES)
+        real, _ = features_of(features, self.pack, self.measured, self.report)
+        if not unlike(real, self.of_samples(features, self.num_measured)[0]):
+            return False
+        images = self.pack.images[drawn(self.measured, BLURRED, 7)], self.samples[: min(BLURRED, self.num_measured)]
+        width = BLUR * max(1.0, max(self.pack.height, self.pack.width) / 64)
+        blurred = (ndimage.gaussian_filter(part, (0, width, width, 0)) for part in images)
+        return unlike(*(features(part) for part in blurred))
 
     def of_samples(self, features: Features, num: int) -> tuple[np.ndarray, np.ndarray]:
         """Features and logits of the first `num` samples, with progress; computed once."""

@@ -61,7 +61,7 @@ TERMS = (  # (parts of the evaluation or of the log that use the term, term, bet
         "real_or_fake",
         "Real-vs-generated classifier accuracy",
         "",
-        "Share of unseen images that a small classifier labels correctly. 50% is chance and the best result.",
+        "Share of unseen images that a linear classifier on features labels correctly. 50% is chance and the best.",
     ),
     ("usefulness", "Usefulness", "higher", "Gain in accuracy of a classifier that also trains on generated images."),
     ("diversity", "Diversity", "near", "Mean squared feature distance of two images, relative to real images."),
