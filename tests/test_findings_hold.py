@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from scipy.ndimage import gaussian_filter
+from torch import nn
 
 from ganvas.config import DataConfig, ModelConfig
 from ganvas.data import Pack, open_pack
@@ -20,7 +22,7 @@ from ganvas.evaluation.artefacts import examine
 from ganvas.evaluation.copies import CopyFinder
 from ganvas.evaluation.evaluate import DEFAULT_FEATURES, Evaluator
 from ganvas.evaluation.features import Features
-from ganvas.evaluation.measures import Measures, feature_map
+from ganvas.evaluation.measures import Measures, feature_map, unlike
 from ganvas.evaluation.samples import FromGenerator
 from ganvas.generator import Generator, to_pixels
 from ganvas.model_file import ModelInfo
@@ -169,6 +171,35 @@ def test_that_images_unlike_the_data_are_no_copies_means_nothing(
     assert ("not meaningful: these images do not resemble the data" in copies.sentence) == (not like)
     facts = copy_facts({"meaningful": copies.meaningful, "authenticity": copies.authenticity._asdict()})
     assert bool(facts) == like
+
+
+class Details(nn.Module):
+    """Means of areas of 8 pixels, and the deviation of differences of pixels, which counts more than all of them."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shades = x.mean(dim=1)
+        fine = (shades[:, 1:, 1:] - shades[:, :-1, :-1]).std(dim=(1, 2))
+        return torch.cat([F.avg_pool2d(shades, 8).flatten(1), 40 * fine[:, None]], dim=1)
+
+
+@pytest.mark.parametrize(("name", "nothing"), [("real", False), ("noisy", False), ("noise", True), ("others", True)])
+def test_images_that_only_noise_separates_from_the_data_resemble_it(name: str, nothing: bool, tmp_path: Path) -> None:
+    """Features that see the noise of all images do not after a blur; of other contents they still do."""
+    cpu = torch.device("cpu")
+    features = Features("details", "0" * 8, 17, Details(), lambda images: images, "", cpu)
+    rng = np.random.default_rng(0)
+    smooth = gaussian_filter(rng.normal(size=(200, SIDE, SIDE, 1)), (0, 4, 4, 0))
+    real, others = np.split(clipped(100 + 300 * smooth), [120])
+    images = {
+        "real": others,
+        "noisy": clipped(others + rng.normal(0, 8, others.shape)),
+        "noise": rng.integers(0, 256, others.shape, np.uint8),
+        "others": others + np.uint8(70),
+    }[name]
+    judged = Given(packed(real, tmp_path), images)
+    judged.networks["random"] = features
+    assert unlike(features(judged.pack.images[judged.measured]), features(images)) == (name != "real")
+    assert judged.resembles_nothing() == nothing
 
 
 def test_blank_images_in_colour_are_no_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
