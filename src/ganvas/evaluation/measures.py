@@ -70,7 +70,7 @@ MEANINGS = {
 MANIFOLD = {"precision": 3, "recall": 3, "density": 5, "coverage": 5, "alpha_precision": None, "beta_recall": None}
 """Measures by balls in feature space: the neighbour at which the balls end."""
 
-MAPPED = 300  # images of each kind on the map
+MAPPED = 200  # images of each kind on the map
 UNLIKE = 0.1  # precision below which images do not resemble the data
 
 Row = dict[str, Any]
@@ -103,7 +103,7 @@ def unlike(real: np.ndarray, fake: np.ndarray) -> bool:
 
 
 def feature_map(real: np.ndarray, fake: np.ndarray) -> Row:
-    """Two-dimensional map of features (N, D) and (M, D): at most 300 of each on their first two principal components.
+    """Two-dimensional map of features (N, D) and (M, D): at most 200 of each on their first two principal components.
 
     Returns points "real" and "generated" ([x, y] each), and "explained", the share of the variance on the map. Equal
     numbers of both kinds determine the components, whose signs make the largest weight positive.
