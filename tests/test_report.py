@@ -200,10 +200,13 @@ def test_the_map_shows_an_image_as_a_point_and_says_how_much_it_holds(run: Path)
     assert crosses is not None and crosses.count("M") == 1
 
 
-def test_values_for_real_images_are_those_of_the_evaluation(run: Path) -> None:
+def test_values_for_real_images_and_the_network_of_a_curve_are_those_measured(run: Path) -> None:
     judge(run)
+    with (run / "log.jsonl").open("a") as log:
+        log.writelines(json.dumps({"images": n, "score": 0.3, "kid": 0.3}) + "\n" for n in (100, 200))
     page = Page(report([run]))
     assert "real 1.0%" in page.text  # false alarms of the search for copies
+    assert "KID (random network) of the averaged weights" in page.text  # not the network of the evaluation
 
 
 def test_the_page_stands_alone(run: Path) -> None:
