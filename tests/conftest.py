@@ -148,7 +148,7 @@ def short_classifiers() -> Iterator[None]:
     """
     import functools
 
-    from ganvas.evaluation import classifier, copies, efficientnet, usefulness
+    from ganvas.evaluation import classifier, copies, efficientnet, two_sample
 
     few_moves = copies.versions()[:20]
 
@@ -162,8 +162,7 @@ def short_classifiers() -> Iterator[None]:
         patch.setattr(copies, "FORMAT", -1)  # another place in the cache
         patch.setattr(copies, "versions", lambda: few_moves)
         patch.setattr(copies, "CANDIDATES", 12)
-        patch.setattr(usefulness, "CELLS", 3)
-        patch.setattr(usefulness, "real_or_fake", functools.partial(usefulness.real_or_fake, steps=10))
+        patch.setattr(two_sample, "CELLS", 2)
         yield
 
 

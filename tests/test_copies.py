@@ -218,8 +218,11 @@ def test_moves_begin_with_none_and_ignore_brightness() -> None:
     weights = window()
     directions = directions * weights[:, None] - weights[:, None] / weights.sum() * weights
     maps = moving(versions()[:3], directions)
-    assert maps.shape == (256, 3 * 256)
-    assert torch.allclose(torch.ones(1, 256) @ maps, torch.zeros(1, 3 * 256), atol=1e-4)
+    assert maps.shape == (256, 5 * 256)
+    assert torch.allclose(torch.ones(1, 256) @ maps, torch.zeros(1, 5 * 256), atol=1e-4)
+    without = maps.view(16, 16, 5, 256)  # rows, columns, moves
+    assert without[:, :5, 3].abs().max() == 0 == without[:, -5:, 4].abs().max()  # the left, the right quarter
+    assert min(without[:, 5:, 3].abs().max(), without[:, :-5, 4].abs().max()) > 0
 
 
 def test_grain_is_the_variance_of_white_noise() -> None:

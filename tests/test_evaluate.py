@@ -60,6 +60,8 @@ def test_a_run_is_judged_with_intervals_and_protocol(
         "recall",
         "density",
         "coverage",
+        "alpha_precision",
+        "beta_recall",
         "mind",
         "vendi",
     }

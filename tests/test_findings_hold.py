@@ -9,16 +9,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from PIL import Image
 from scipy.ndimage import gaussian_filter
+from torch import nn
 
 from ganvas.config import DataConfig, ModelConfig
 from ganvas.data import Pack, open_pack
 from ganvas.errors import ConfigError, DataError
 from ganvas.evaluation.artefacts import examine
 from ganvas.evaluation.copies import CopyFinder
-from ganvas.evaluation.evaluate import Evaluator
-from ganvas.evaluation.measures import Measures
+from ganvas.evaluation.evaluate import DEFAULT_FEATURES, Evaluator
+from ganvas.evaluation.features import Features
+from ganvas.evaluation.measures import Measures, feature_map, unlike
 from ganvas.evaluation.registration import versions
 from ganvas.evaluation.samples import FromGenerator
 from ganvas.generator import Generator, to_pixels
@@ -50,8 +54,8 @@ class Given(Evaluator):
         asked = Evaluate("", **({"features": "random", "n": len(images), "device": "cpu"} | options))
         super().__init__(Drawn(pack, images, asked), pack, asked, lambda what, done, total: None)
 
-    def second_kid(self, name: str) -> Any:
-        return super().second_kid("random")  # quicker than the network of the photographs
+    def network(self, name: str) -> Features:
+        return super().network("random" if name == DEFAULT_FEATURES else name)  # quicker
 
 
 def packed(images: np.ndarray, folder: Path) -> Pack:
@@ -73,6 +77,20 @@ def test_a_perfect_generator_is_as_good_as_real_images(num: int, tmp_path: Path)
         if rows[key]["real"] is not None:
             assert rows[key]["low"] <= rows[key]["real"] <= rows[key]["high"], rows[key]
     assert (rows["coverage"]["real"] is None) == (num < 100)  # too few for two sets of real images
+
+
+def test_the_map_keeps_distances_in_a_plane_and_leaves_the_random_state_alone() -> None:
+    rng = np.random.default_rng(0)
+    plane = np.linalg.qr(rng.normal(size=(10, 2)))[0].T
+    real, fake = (rng.normal(0, (4, 1), (num, 2)) for num in (60, 50))
+    state = torch.get_rng_state()
+    found = feature_map(*((part @ plane + 7).astype(np.float32) for part in (real, fake)))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert len(found["real"]) == len(found["generated"]) == 50 and found["explained"] == pytest.approx(1)
+    points, known = np.array(found["real"] + found["generated"]), np.concatenate([real[:50], fake])
+    distances, expected = (np.linalg.norm(rows[:, None] - rows, axis=2) for rows in (points, known))
+    np.testing.assert_allclose(distances / distances.max(), expected / expected.max(), atol=2e-3)
+    assert np.abs(points).max() == 1 and points[:, 0].var() > 5 * points[:, 1].var()
 
 
 def in_network(real: np.ndarray, floor: np.ndarray, fake: np.ndarray) -> dict[str, dict[str, Any]]:
@@ -120,6 +138,7 @@ FAULTS = {
     "faint checkerboard": lambda images: clipped(
         images + 4.0 - 8 * (np.indices(images.shape[1:3]).sum(axis=0) % 2)[..., None]
     ),
+    "compressed": lambda images: np.stack([compressed(image) for image in images]),
     "noise": lambda images: np.random.default_rng(0).integers(0, 256, images.shape, np.uint8),
 }
 
@@ -153,6 +172,35 @@ def test_that_images_unlike_the_data_are_no_copies_means_nothing(
     assert ("not meaningful: these images do not resemble the data" in copies.sentence) == (not like)
     facts = copy_facts({"meaningful": copies.meaningful, "authenticity": copies.authenticity._asdict()})
     assert bool(facts) == like
+
+
+class Details(nn.Module):
+    """Means of areas of 8 pixels, and the deviation of differences of pixels, which counts more than all of them."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shades = x.mean(dim=1)
+        fine = (shades[:, 1:, 1:] - shades[:, :-1, :-1]).std(dim=(1, 2))
+        return torch.cat([F.avg_pool2d(shades, 8).flatten(1), 40 * fine[:, None]], dim=1)
+
+
+@pytest.mark.parametrize(("name", "nothing"), [("real", False), ("noisy", False), ("noise", True), ("others", True)])
+def test_images_that_only_noise_separates_from_the_data_resemble_it(name: str, nothing: bool, tmp_path: Path) -> None:
+    """Features that see the noise of all images do not after a blur; of other contents they still do."""
+    cpu = torch.device("cpu")
+    features = Features("details", "0" * 8, 17, Details(), lambda images: images, "", cpu)
+    rng = np.random.default_rng(0)
+    smooth = gaussian_filter(rng.normal(size=(200, SIDE, SIDE, 1)), (0, 4, 4, 0))
+    real, others = np.split(clipped(100 + 300 * smooth), [120])
+    images = {
+        "real": others,
+        "noisy": clipped(others + rng.normal(0, 8, others.shape)),
+        "noise": rng.integers(0, 256, others.shape, np.uint8),
+        "others": others + np.uint8(70),
+    }[name]
+    judged = Given(packed(real, tmp_path), images)
+    judged.networks["random"] = features
+    assert unlike(features(judged.pack.images[judged.measured]), features(images)) == (name != "real")
+    assert judged.resembles_nothing() == nothing
 
 
 def test_blank_images_in_colour_are_no_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,6 +324,7 @@ def test_blocks_of_compression_are_found() -> None:
         ("checkerboard", {"lattice": "bad", "noise": "ok"}),
         ("faint checkerboard", {"lattice": "bad", "noise": "ok"}),
         ("blurred", {"noise": "ok", "lattice": "ok", "blocks": "ok"}),
+        ("compressed", {"blocks": "bad", "noise": "ok", "lattice": "ok"}),
     ],
 )
 def test_patterns_that_strokes_hide_from_the_mean_are_found(

@@ -30,6 +30,30 @@ def slow_shares(real: np.ndarray, fake: np.ndarray, k: int, k_density: int) -> t
     )
 
 
+def slow_integrals(real: np.ndarray, fake: np.ndarray) -> tuple[float, float]:
+    """Alpha-precision and beta-recall by their definition, with 2,000 values of alpha and beta."""
+    levels = (np.arange(2000) + 0.5) / 2000
+
+    def reaches(features: np.ndarray) -> np.ndarray:
+        """Smallest radius of a ball around the mean that contains each share of the images."""
+        distances = np.sort(np.linalg.norm(features - features.mean(axis=0), axis=1))
+        return np.array(
+            [distances[int(level * len(distances)) - 1] if level * len(distances) >= 1 else -1 for level in levels]
+        )
+
+    centred = np.linalg.norm(fake - real.mean(axis=0), axis=1)
+    precise = np.array([(centred <= reach).mean() for reach in reaches(real)])
+    recalled = np.zeros(len(levels))
+    typical = np.linalg.norm(fake - fake.mean(axis=0), axis=1)
+    for own in real:
+        others = np.sort(np.linalg.norm(real - own, axis=1))[1]
+        distances = np.linalg.norm(fake - own, axis=1)
+        if distances.min() <= others:
+            recalled += typical[distances.argmin()] <= reaches(fake) + 1e-9
+    alpha, beta = (1 - 2 * np.abs(curve - levels).mean() for curve in (precise, recalled / len(real)))
+    return float(alpha), float(beta)
+
+
 # ---- precision and recall ----
 
 
@@ -61,13 +85,37 @@ def test_precision_and_recall_tell_a_narrow_generator_from_a_wild_one() -> None:
 
 
 @pytest.mark.parametrize(("k", "k_density"), [(3, 5), (4, 2)])
-def test_the_four_shares_are_the_slow_formula(k: int, k_density: int) -> None:
+def test_the_measures_are_the_slow_formula(k: int, k_density: int) -> None:
     real, fake = gaussian(60, 5, 0), 0.8 * gaussian(47, 5, 1, 0.3)
     measured = manifold(real, fake, k, k_density)
-    assert [interval.value for interval in measured] == pytest.approx(slow_shares(real, fake, k, k_density))
+    assert [interval.value for interval in measured[:4]] == pytest.approx(slow_shares(real, fake, k, k_density))
+    assert [interval.value for interval in measured[4:]] == pytest.approx(slow_integrals(real, fake), abs=1e-3)
     assert all(interval.low <= interval.value <= interval.high for interval in measured)
     again = manifold(real.astype(np.float32) + 1000, fake.astype(np.float32) + 1000, k, k_density)
     assert [interval.value for interval in again] == pytest.approx([interval.value for interval in measured])
+
+
+def test_alpha_precision_and_beta_recall_by_hand() -> None:
+    """Distances of real images from their mean 0: 1, 1, 2, 2, ...; generated images all at a distance of 1, or far."""
+    real = np.concatenate([np.arange(1.0, 13), -np.arange(1.0, 13)])[:, None]
+    near, far = np.full((24, 1), 1.0), np.full((24, 1), 99.0)
+    # All generated images are in every ball that is not empty: P(alpha) = 1 from alpha = 1/24.
+    first = 1 / 24
+    expected = 1 - (first**2 + (1 - first) ** 2)
+    assert manifold(real, near).alpha_precision.value == pytest.approx(expected)
+    assert manifold(real, far).alpha_precision.value == 0 == manifold(real, far).beta_recall.value
+    for share in manifold(real, real)[4:]:  # steps of 1/12 across the diagonal: 1/48 off on average
+        assert share.value == pytest.approx(1 - 2 / 48)
+
+
+def test_alpha_precision_and_beta_recall_separate_quality_from_diversity() -> None:
+    real = gaussian(300, 4, 0)
+    same, narrow, wild = (manifold(real, scale * gaussian(300, 4, 1)) for scale in (1, 0.3, 4))
+    copies = manifold(real, real[np.random.default_rng(0).permutation(300)])
+    assert same.alpha_precision.value > 0.9 and 0.45 < same.beta_recall.value < 0.8
+    assert max(narrow.alpha_precision.value, wild.alpha_precision.value) < 0.5
+    assert max(narrow.beta_recall.value, wild.beta_recall.value) < 0.35
+    assert copies.beta_recall.low > same.beta_recall.high and copies.beta_recall.value > 0.99
 
 
 def test_blocks_and_order_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,6 +139,8 @@ def judge(run: Path, classes: tuple[str, str] = ("lying", "standing"), **changes
                       "sharpness": {"value": 0.8, "low": 0.7, "high": 0.95}, "blank": {"real": 0.0, "generated": 0.03},
                       "histogram": {"value": 0.02, "real": 0.004},
                       "correlation": {"generated": 0.3, "real": 0.2, "low": 0.1, "high": 0.4}},
+        "feature_map": {"real": [[0.0, 0.5], [0.1, 0.5]], "generated": [[1.0, -0.5]], "explained": 0.312,
+                        "features": "net"},
         "marks": [{"file": picture("mark-00.png", 1, 1), "box": [1, 2, 3, 4], "real_share": 0.6,
                    "generated_share": 0.4}],
         "real_or_fake": {"accuracy": rate, "map": picture("map.png", 1, 1), "sentence": "Easily told apart."},
@@ -184,6 +186,28 @@ def test_everything_that_was_measured_is_said(run: Path) -> None:
     assert {"aria-label": "lower is better", "title": "lower is better"} in page.all("span")
     num_grids = len(list((run / "samples").glob("*.png")))
     assert len(page.all("img")) == 2 + 2 + 1 + 1 + 1 + min(5, num_grids)  # grids, pairs, mark, map, film, stages
+
+
+def test_the_map_shows_an_image_as_a_point_and_says_how_much_it_holds(run: Path) -> None:
+    judge(run)
+    page = Page(report([run]))
+    assert "Real images without generated ones nearby show what the generator misses" in page.text
+    assert "The map holds 31.2% of the variance" in page.text and "generated (crosses)" in page.text
+    (drawing,) = [svg for svg in page.all("svg") if "features" in (svg.get("aria-label") or "")]
+    assert drawing["aria-label"].endswith("2 real and 1 generated images.")
+    dots = [dot for dot in page.all("circle") if dot.get("r") == "2.4" and dot["class"] == "dot s0"]
+    assert len(dots) >= 2
+    (crosses,) = [path["d"] for path in page.all("path") if path.get("class") == "cross s1"]
+    assert crosses is not None and crosses.count("M") == 1
+
+
+def test_values_for_real_images_and_the_network_of_a_curve_are_those_measured(run: Path) -> None:
+    judge(run)
+    with (run / "log.jsonl").open("a") as log:
+        log.writelines(json.dumps({"images": n, "score": 0.3, "kid": 0.3}) + "\n" for n in (100, 200))
+    page = Page(report([run]))
+    assert "real 1.0%" in page.text  # false alarms of the search for copies
+    assert "KID (random network) of the averaged weights" in page.text  # not the network of the evaluation
 
 
 def test_the_page_stands_alone(run: Path) -> None:

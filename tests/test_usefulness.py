@@ -1,20 +1,14 @@
-"""usefulness.py: chance where there is nothing to see, the place where there is, plain words on what helps."""
+"""usefulness.py: whether generated images help to train a classifier, with an interval."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from ganvas.errors import DataError
 from ganvas.evaluation import usefulness
 from ganvas.evaluation.intervals import Interval
-from ganvas.evaluation.usefulness import ARMS, RealOrFake, Usefulness, interval, real_or_fake
-
-
-def textures(num: int, seed: int, side: int = 16) -> np.ndarray:
-    """(N, side, side, 1) uint8 noise of one brightness."""
-    return np.random.default_rng(seed).integers(60, 180, (num, side, side, 1), np.uint8)
+from ganvas.evaluation.usefulness import ARMS, Usefulness, interval
 
 
 def bars(num: int, seed: int, noise: int = 120) -> tuple[np.ndarray, np.ndarray]:
@@ -26,73 +20,6 @@ def bars(num: int, seed: int, noise: int = 120) -> tuple[np.ndarray, np.ndarray]
         place = rng.integers(0, 12)
         image[(slice(None), place) if label else (place, slice(None))] += 100
     return images, labels
-
-
-# ---- real or generated? ----
-
-
-@pytest.fixture(scope="module")
-def marked() -> RealOrFake:
-    fake = textures(100, 1)
-    fake[:, 2:5, 11:14] = 230
-    return real_or_fake(textures(100, 0), fake, steps=40)
-
-
-def test_two_real_draws_are_told_apart_by_chance_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten pairs of draws; each 95% interval misses chance once in twenty."""
-    monkeypatch.setattr(usefulness, "MAP_PICTURES", 4)  # no map is looked at
-    found = [real_or_fake(textures(50, 2 * i, 8), textures(50, 2 * i + 1, 8), steps=4, seed=i) for i in range(10)]
-    assert sum(one.accuracy.low <= 0.5 <= one.accuracy.high for one in found) >= 8
-    assert abs(np.mean([one.accuracy.value for one in found]) - 0.5) < 0.05
-    assert all("cannot distinguish" in one.sentence for one in found if one.accuracy.low <= 0.5)
-
-
-def test_a_fault_is_found_and_its_place_shown(marked: RealOrFake) -> None:
-    assert marked.num_tested == 200
-    assert marked.accuracy.low > 0.9
-    assert "easily distinguishes" in marked.sentence
-    assert marked.map.shape == (16, 16)
-    assert (marked.map.min(), marked.map.max()) == (0, 1)
-    row, column = np.unravel_index(marked.map.argmax(), marked.map.shape)
-    assert 1 <= row <= 4
-    assert 11 <= column <= 14
-    assert marked.map[8:].max() < 0.3
-
-
-def test_the_same_seed_gives_the_same_answer() -> None:
-    real, fake = textures(30, 0), textures(30, 1)
-    fake[:, 2:5, 11:14] = 230
-    tensor = torch.from_numpy(fake).permute(0, 3, 1, 2).float() / 127.5 - 1
-    first, again = (real_or_fake(real, images, steps=8) for images in (fake, tensor))
-    assert again.accuracy == first.accuracy and first.map.any()
-    np.testing.assert_array_equal(again.map, first.map)
-
-
-def test_which_way_pictures_face_does_not_count_where_mirrored_ones_were_learnt(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(usefulness, "MAP_PICTURES", 4)
-    real, fake = textures(80, 0, 10), textures(80, 1, 10)
-    real[:, :, :3], fake[:, :, -3:] = 230, 230
-    assert real_or_fake(real, fake, steps=40).accuracy.low > 0.9
-    assert real_or_fake(real, fake, steps=40, mirror=True).accuracy.value < 0.75
-
-
-def test_large_pictures_keep_their_size_in_the_map_and_unequal_numbers_are_evened() -> None:
-    real, fake = textures(40, 0, 96)[:, :, :48], textures(25, 1, 96)[:, :, :48] // 2
-    found = real_or_fake(real, fake, steps=2)
-    assert found.map.shape == (96, 48)
-    assert found.num_tested == 50
-
-
-def test_too_few_pictures_or_other_shapes_are_refused() -> None:
-    with pytest.raises(DataError, match=r"19 generated images .* at least 20"):
-        real_or_fake(textures(40, 0), textures(19, 1))
-    with pytest.raises(DataError, match=r"16x16 pixels with 1 channels .* 8x8 pixels"):
-        real_or_fake(textures(40, 0), textures(40, 1, 8))
-
-
-# ---- of use for training? ----
 
 
 def judged(synthetic: np.ndarray, labels: np.ndarray) -> Usefulness:

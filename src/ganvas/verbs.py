@@ -242,8 +242,8 @@ def evaluate(asked: Evaluate) -> Evaluation:
     """
     with Display(asked.quiet) as display:
         if asked.against is not None:
-            return evaluate_images(asked, progress=display.packing)
-        return judge_run(asked, progress=display.packing)
+            return evaluate_images(asked, display.packing, display.overall)
+        return judge_run(asked, display.packing, display.overall)
 
 
 @takes(Export)

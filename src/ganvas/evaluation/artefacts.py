@@ -19,7 +19,7 @@ from torch import Tensor
 from ganvas.data.inspection.near_duplicates import nearest
 from ganvas.errors import DataError
 from ganvas.evaluation import appearance, findings
-from ganvas.evaluation.appearance import BINS, Looks, Pictures
+from ganvas.evaluation.appearance import BINS, LEVEL, Looks, Pictures
 from ganvas.evaluation.findings import Row
 from ganvas.evaluation.intervals import Interval, normal, share
 
@@ -30,7 +30,6 @@ BANDS = {"coarse": (0.0, 1 / 8), "middle": (1 / 8, 1 / 4), "fine": (1 / 4, 1.0)}
 """Cycles per pixel."""
 DRAWN = 9  # images per sample for the mean correlation, as in the chest X-ray project
 DRAWS, RESAMPLED = 200, 500  # samples of nine real images; bootstrap samples of each set
-LEVEL = 2 / 255  # one of 256 levels: the least step that counts
 BLANK, SATURATED = 0.02, 0.1  # standard deviation relative to the range; excess share of pure black or white pixels
 NEAR, VERY_NEAR, REPEATED = 0.3, 0.05, 4000  # fractions of the usual distance to the next image; most images compared
 
@@ -168,6 +167,9 @@ class Artefacts:
     blocks: dict[str, float]
     """Steps across the borders of blocks of 8 pixels relative to steps elsewhere: ratio to real images (value, low,
     high)."""
+    compressed: dict[str, float]
+    """Share of fine frequencies that are empty in blocks of 8 pixels, beyond that of moved blocks and of real images:
+    value, low, high."""
     noise: dict[str, float]
     """Deviation of white noise, or of another pattern of single pixels, beyond that of real images, as a fraction of
     the range: value, low, high."""
@@ -206,6 +208,11 @@ def examine(real: Pictures, fake: Pictures, seed: int = 0) -> Artefacts:
     noise = _excess(*sets, again, "grain")
     alternating = _excess(*sets, again, "alternating")
     blocks = _blocks_row(*sets, again)
+    compressed = again.within(
+        sets[1]["empty"].mean() - sets[0]["empty"].mean(), again.fake @ sets[1]["empty"] - again.real @ sets[0]["empty"]
+    )._asdict()
+    in_blocks = findings.of_blocks(blocks, compressed)
+    blocky = in_blocks.severity != "ok"
     tones = _tones(*sets, again)
     alike = _alike(sets[0]["whole"], sets[1]["whole"], seed)
     quarter = _alike(sets[0]["quarter"], sets[1]["quarter"], seed)
@@ -214,10 +221,10 @@ def examine(real: Pictures, fake: Pictures, seed: int = 0) -> Artefacts:
     duplicates = _shares(*_repeated(*sets))
     found = [
         findings.of_checkerboard(rows, alternating),
-        findings.of_blocks(blocks),
+        in_blocks,
         findings.of_power(power),
-        findings.of_sharpness(sharp, noise, blocks, alternating),
-        findings.of_noise(noise, alternating),
+        findings.of_sharpness(sharp, noise, blocky, alternating),
+        findings.of_noise(noise, blocky, alternating),
         findings.of_tones(tones),
         findings.of_variety(alike, quarter, duplicates),
         findings.of_shares("blank", "are blank", blank, *findings.BLANKS),
@@ -231,6 +238,7 @@ def examine(real: Pictures, fake: Pictures, seed: int = 0) -> Artefacts:
         sharpness=sharp,
         alternating=alternating,
         blocks=blocks,
+        compressed=compressed,
         noise=noise,
         histogram=tones,
         correlation={**alike, "quarter": quarter},

@@ -59,9 +59,10 @@ from ganvas.evaluation.retrieval import (
 )
 from ganvas.system import files
 
-FORMAT = 2  # version of the calibration in the cache
+FORMAT = 4  # version of the calibration in the cache
 DESCRIBED, DECIDING = 64, 128  # principal components for retrieval and for the score
-CANDIDATES, FINALISTS, PARTNERS = 40, 9, 16  # images registered coarsely, and finely; second images of a blend
+CANDIDATES, FINALISTS, PARTNERS = 40, 9, 16  # images registered; those compared finely; second images of a blend
+ALIGNED = 4  # finalists that are also registered finely: the true image, not those that give the usual distance
 ROUNDS = (1, 2)  # iterations of coarse and of fine registration
 USUAL = slice(3, 8)  # finalists, nearest first, whose mean distance is the usual one
 BLANK = 1e-3  # standard deviation of a thumbnail without content
@@ -75,7 +76,7 @@ HELDOUT = 2000  # most held-out images for calibration
 LEAST, DIFFERENT = holdout.LEAST_FOR_COPIES, 12  # fewest held-out images, and fewest different training images
 MOST_COMPARED = 500_000  # most training images to compare with, which limits memory to 1.5 GB (4 GB in colour)
 STRANGE = 0.02  # share of held-out images with a lower correlation to their nearest training image
-BLOCK, PAIRS = 128, 256  # images and pairs at a time
+BLOCK, VALUES = 128, 3 * 2**16  # images at a time; values of their pairs at a time, which fit into a cache
 KEY = 16  # bytes of a hash
 
 
@@ -148,6 +149,7 @@ class CopyFinder:
         self.describing = principal(self.thumbs.coarse[:, :1], DESCRIBED, window())
         self.deciding = principal(self.thumbs.fine, DECIDING)
         self.moving = moving(self.versions, self.describing)
+        self.versions = torch.cat([self.versions, IDENTITY.expand(2, -1)])  # without the left and the right quarter
         self.rows = torch.cat([self.described(part, 1)[:, 0] for part in self.thumbs.coarse.split(ROWS)])
         self.index = Index(self.rows)
         self.noise = energy_of_noise(pack.images.shape[1:], self.deciding)
@@ -225,7 +227,8 @@ class CopyFinder:
         left = left if own is None else torch.where(rows == own[:, None], torch.inf, left)
         best = left.topk(min(FINALISTS, left.shape[1] - (own is not None)), dim=1, largest=False).indices
         rows, moves = rows.gather(1, best), moves[every[:, None], best]
-        _, moves = _by_pairs(registered, queries.fine, self.thumbs.fine, rows, moves, ROUNDS[1])
+        near = rows[:, :ALIGNED], moves[:, :ALIGNED]
+        moves[:, :ALIGNED] = _by_pairs(registered, queries.fine, self.thumbs.fine, *near, ROUNDS[1])[1]
         inside, outside, whole = _by_pairs(differences, queries.fine, self.thumbs.fine, rows, moves, self.deciding)
         # Noise of the sample beyond that of similar images, but not more than the other directions show.
         grain = (queries.grain - self.thumbs.grain[rows].median(dim=1).values).clamp_min(0)
@@ -381,7 +384,7 @@ def _by_pairs(
     """Apply `function` to each of B images paired with each of its rows (B, K) of the base: results (B, K, ...)."""
     pictures = _standard(pictures.float())
     parts = []
-    for pairs in torch.arange(rows.numel()).split(PAIRS):
+    for pairs in torch.arange(rows.numel()).split(max(1, VALUES // base[0].numel())):
         targets = _standard(base[rows.flatten()[pairs]].float())
         parts.append(function(pictures[pairs // rows.shape[1]], targets, moves.flatten(0, 1)[pairs], last))
     return [torch.cat(part).unflatten(0, rows.shape) for part in zip(*parts, strict=True)]

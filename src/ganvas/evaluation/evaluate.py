@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from scipy import ndimage
 
 import ganvas
 from ganvas import hub
@@ -22,13 +23,14 @@ from ganvas.data.inspection import marks
 from ganvas.data.opening import open_pack
 from ganvas.data.packing.pack import Pack, Progress
 from ganvas.errors import ConfigError, DataError, amount
-from ganvas.evaluation import artefacts, condition_agreement, copies, usefulness
+from ganvas.evaluation import artefacts, condition_agreement, copies, two_sample, usefulness
 from ganvas.evaluation.classifier import classifier_for
 from ganvas.evaluation.classwise import ClassRow, class_table, expected_shares, missing, mode_coverage
 from ganvas.evaluation.feature_cache import BLOCK, features_of
 from ganvas.evaluation.features import Features
 from ganvas.evaluation.frechet import MINIMUM_FOR_FID, check_fid
-from ganvas.evaluation.measures import INCEPTION, Measures, Row, as_row, unlike
+from ganvas.evaluation.measures import INCEPTION, Measures, Row, as_row, feature_map, unlike
+from ganvas.evaluation.overall import AREAS, CLASSIFIER, GRIDS, SECONDS, USEFULNESS, Overall, WholeProgress
 from ganvas.evaluation.samples import FromGenerator, FromImages, Samples, pack_of
 from ganvas.generator import Generator
 from ganvas.image_files import grid, save_png
@@ -45,16 +47,19 @@ BYTES = 2**29  # most memory for generated images
 ENOUGH = 500  # held-out images; with fewer, training images are the reference
 SHOWN, CLASSES_SHOWN = 36, 12  # images, or rows of eight, in the grids
 CLOSEST = 12  # pairs in the gallery
+BLURRED, BLUR = 200, 1.5  # images of each kind that are blurred to see whether they are alike; by pixels of 64
 MARKED, MARKS_SHOWN = 300, 6  # images of each kind searched for marks; marks in the report
 CLASSIFIED = 1_000  # images of each kind for the real-vs-generated classifier
+STEPS = {"Measures": 3, "Classes": 3, "Copies": 3, "Real-vs-generated classifier": 2}  # counted steps of a part
 
 
 Part = TypeVar("Part")
 
 
-def evaluate(asked: Evaluate, progress: Progress | None = None) -> Evaluation:
+def evaluate(asked: Evaluate, progress: Progress | None = None, overall: Overall | None = None) -> Evaluation:
     """Evaluate a run (or, with `data`, any model); write evaluation.json and evaluation/ into its folder.
 
+    progress: of reading the images, and of each step; overall: instead of the steps, of the whole evaluation.
     Raises `RunError` for a run without a model, `DataError` if the images do not fit or are too few, and the errors of
     `Features.load`.
     """
@@ -66,10 +71,10 @@ def evaluate(asked: Evaluate, progress: Progress | None = None) -> Evaluation:
         out = Path(asked.out)
     elif (name := hub.hub_name(asked.source)) is not None:  # not into the cache
         out = Path(f"{name.repo.rpartition('/')[2]}-evaluation")
-    return written(FromGenerator(generator, asked, folder), pack, asked, out, progress)
+    return written(FromGenerator(generator, asked, folder), pack, asked, out, progress, overall)
 
 
-def evaluate_images(asked: Evaluate, progress: Progress | None = None) -> Evaluation:
+def evaluate_images(asked: Evaluate, progress: Progress | None = None, overall: Overall | None = None) -> Evaluation:
     """Evaluate the images of a folder or archive against those of another one; write evaluation.json and evaluation/.
 
     Raises `DataError` if there are too few images, ConfigError for more images than there are (--n).
@@ -85,13 +90,15 @@ def evaluate_images(asked: Evaluate, progress: Progress | None = None) -> Evalua
             )
     source = Path(asked.source)
     out = Path(asked.out) if asked.out is not None else source.with_name(f"{source.name.split('.')[0]}-evaluation")
-    return written(FromImages(made, asked), pack, asked, out, progress)
+    return written(FromImages(made, asked), pack, asked, out, progress, overall)
 
 
-def written(source: Samples, pack: Pack, asked: Evaluate, out: Path, progress: Progress | None) -> Evaluation:
+def written(
+    source: Samples, pack: Pack, asked: Evaluate, out: Path, progress: Progress | None, overall: Overall | None = None
+) -> Evaluation:
     """Evaluate, and write the result into the folder `out`."""
     began = time.monotonic()
-    judgement = Evaluator(source, pack, asked, progress or (lambda what, done, total: None))
+    judgement = Evaluator(source, pack, asked, progress or (lambda what, done, total: None), overall)
     with files.explained(out):
         (out / "evaluation").mkdir(exist_ok=True, parents=True)
     content = judgement.content(out)
@@ -112,16 +119,23 @@ class Evaluator:
     Measures use a part of the reference and of the samples, see `equal_sets`.
     """
 
-    def __init__(self, source: Samples, pack: Pack, options: Evaluate, report: Progress) -> None:
-        self.source, self.pack, self.options, self.report = source, pack, options, report
+    def __init__(
+        self, source: Samples, pack: Pack, options: Evaluate, report: Progress, overall: Overall | None = None
+    ) -> None:
+        self.source, self.pack, self.options = source, pack, options
+        self.progress = WholeProgress(report, overall)
+        self.report = self.progress.step
         bytes_each = pack.height * pack.width * pack.channels * pack.depth // 8
         self.left_out: list[str] = []
-        self.unlike = False  # whether the samples resemble no real image in both networks, see `measures`
+        self.map: Row = {}  # of the features, see `measures`
+        self.unlike = False  # whether the samples resemble no real image
         self.trained_with = source.trained_with
         name = options.features or ("random" if self.trained_with else DEFAULT_FEATURES)
         weights = None if options.weights is None else Path(options.weights)
         # Loaded before the samples are made, which takes longer: a wrong name or missing weights are reported at once.
         self.features = Features.load(name, options.device, weights=weights, pack=pack)
+        self.networks = {name: self.features}
+        self.known: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # features and logits of the samples, by network
         self.is_fid = name in INCEPTION and not options.force
         usual = max(NUM_LEAST, min(MINIMUM_FOR_FID if self.is_fid else NUM, BYTES // bytes_each))
         num = options.n or min(usual, source.most or usual)
@@ -135,7 +149,10 @@ class Evaluator:
             check_fid(len(self.measured), self.num_measured)
         self.labels = source.labels(pack, num)
         self.conditions = source.conditions(pack, num)
-        self.samples = source.pixels(pack, num, self.labels if self.conditions is None else self.conditions, report)
+        self.progress.plan(self.expected(num))
+        self.progress.begin("Sampling")
+        wanted = self.labels if self.conditions is None else self.conditions
+        self.samples = source.pixels(pack, num, wanted, self.report)
 
     def equal_sets(self, num: int) -> tuple[np.ndarray, np.ndarray | None]:
         """The real images of the measures, and other real images for the values to expect (indices).
@@ -153,12 +170,35 @@ class Evaluator:
         both = np.random.default_rng(1).permutation(self.pack.training)[: 2 * each]
         return np.sort(both[:each]), np.sort(both[each:])
 
+    def expected(self, num: int) -> dict[str, float]:
+        """Expected seconds of each part for `num` samples."""
+        pack, thousand = self.pack, num / 1000
+        size = pack.height * pack.width / 64**2
+        described = thousand + len(self.measured) / 1000 + (0 if self.others is None else len(self.others) / 1000)
+        searched = thousand + min(len(pack.heldout), copies.HELDOUT) / 1000 if len(pack.heldout) >= copies.LEAST else 0
+        random = self.features.name == "random"
+        each = (
+            SECONDS["random features" if random else "features"],
+            SECONDS["features" if random else "random features"],
+        )
+        return {
+            "Sampling": SECONDS["sampling"] * thousand * size,
+            "Measures": each[0] * described,
+            "Second network": each[1] * described,
+            "Classes": CLASSIFIER + SECONDS["classes"] * thousand if pack.labels is not None else 0,
+            "Copies": SECONDS["copies"] * searched,
+            "Artefacts": SECONDS["artefacts"] * thousand * size,
+            "Marks": SECONDS["marks"] * min(thousand, MARKED / 1000) * size,
+            "Real-vs-generated classifier": AREAS,
+            "Usefulness": USEFULNESS if self.options.usefulness else 0,
+            "Grids": GRIDS,
+        }
+
     # ---- the parts ----
 
     def content(self, out: Path) -> Row:
         """The content of evaluation.json; images are saved in out/evaluation/."""
         rows = self.measures()
-        self.report("evaluating the classes", 0, 0)
         classes, recognised = self.part("Classes", self.classes) or (None, None)
         if recognised is not None:
             rows.append(recognised)
@@ -173,6 +213,7 @@ class Evaluator:
             "protocol": self.protocol(),
             "measures": rows,
             "unlike": self.unlike,
+            "feature_map": self.map,
             "classes": classes,
             "copies": self.part("Copies", lambda: self.copies(out)),
             "artefacts": self.artefacts(),
@@ -186,6 +227,7 @@ class Evaluator:
     def part(self, name: str, judged: Callable[[], Part | None]) -> Part | None:
         """One part of the evaluation; if the data are insufficient, record why and continue."""
         try:
+            self.progress.begin(name, STEPS.get(name, 1))
             return judged()
         except DataError as error:
             self.left_out.append(f"{name}: {error}.")
@@ -200,14 +242,16 @@ class Evaluator:
 
     def measures(self) -> list[Row]:
         """The rows of all measures of features."""
+        self.progress.begin("Measures", STEPS["Measures"])
         features = self.features
         real, floor = self.real_features(features)
         fake, logits = self.of_samples(features, self.num_measured)
         measures = self.in_features(features)
         self.report("computing the measures", 0, 0)
         rows = measures.rows(real, floor, fake, logits, self.options.force)
-        self.unlike = unlike(real, fake)
+        self.map = feature_map(real[drawn(np.arange(len(real)), len(fake), 6)], fake) | {"features": features.name}
         rows.insert(1, self.second_kid("random" if features.name != "random" else DEFAULT_FEATURES))
+        self.unlike = self.resembles_nothing()
         if self.split == "training" and len(self.heldout) < LEAST_EVALUATED:
             self.left_out.append(f"KID to held-out images: {self.too_few_held_out(LEAST_EVALUATED)}.")
         elif self.split == "training":
@@ -219,22 +263,46 @@ class Evaluator:
 
     def second_kid(self, name: str) -> Row:
         """KID in the features of another kind of network, because one network alone can mislead."""
-        features = Features.load(name, self.options.device, pack=self.pack)
+        self.progress.begin("Second network", STEPS["Measures"])
+        features = self.network(name)
         real, floor = self.real_features(features)
         fake, _ = self.of_samples(features, self.num_measured)
         self.report("computing the second KID", 0, 0)
-        self.unlike = self.unlike and unlike(real, fake)
         return self.in_features(features).second(real, floor, fake)
 
+    def resembles_nothing(self) -> bool:
+        """Whether the samples resemble no real image, also if all are blurred.
+
+        Features of noisy, sharp or compressed images are far from those of real images; of other contents, and of
+        images that are not trained, also after a blur.
+        """
+        features = self.network(DEFAULT_FEATURES)
+        real, _ = features_of(features, self.pack, self.measured, self.report)
+        if not unlike(real, self.of_samples(features, self.num_measured)[0]):
+            return False
+        images = self.pack.images[drawn(self.measured, BLURRED, 7)], self.samples[: min(BLURRED, self.num_measured)]
+        width = BLUR * max(1.0, max(self.pack.height, self.pack.width) / 64)
+        blurred = (ndimage.gaussian_filter(part, (0, width, width, 0)) for part in images)
+        return unlike(*(features(part) for part in blurred))
+
     def of_samples(self, features: Features, num: int) -> tuple[np.ndarray, np.ndarray]:
-        """Features and logits of the first `num` samples, with progress."""
+        """Features and logits of the first `num` samples, with progress; computed once."""
+        if (known := self.known.get(features.name)) is not None and len(known[0]) >= num:
+            return known[0][:num], known[1][:num]
         found, words = [], f"features of the samples ({features.name})"
         self.report(words, 0, num)
         for start in range(0, num, BLOCK):
             found.append(features.both(self.samples[start : min(start + BLOCK, num)]))
             self.report(words, min(start + BLOCK, num), num)
         rows, logits = (np.concatenate(part) for part in zip(*found, strict=True))
+        self.known[features.name] = rows, logits
         return rows, logits
+
+    def network(self, name: str) -> Features:
+        """A feature network, loaded once."""
+        if name not in self.networks:
+            self.networks[name] = Features.load(name, self.options.device, pack=self.pack)
+        return self.networks[name]
 
     def in_features(self, features: Features) -> Measures:
         return Measures(
@@ -256,7 +324,7 @@ class Evaluator:
         if pack.labels is None or pack.num_classes < 2:
             return None
         classifier = classifier_for(pack, self.options.device, self.report)
-        features = Features.load("classifier", self.options.device, pack=pack)
+        features = self.network("classifier")
         real, _ = features_of(features, pack, self.reference, self.report)
         fake, logits = self.of_samples(features, len(self.samples))
         self.report("evaluating the classes", 0, 0)
@@ -359,11 +427,13 @@ class Evaluator:
     # ---- artefacts ----
 
     def artefacts(self) -> Row:
+        self.progress.begin("Artefacts")
         self.report("searching for artefacts", 0, 0)
         return dataclasses.asdict(artefacts.examine(self.pack.images[self.reference], self.samples))
 
     def marks(self, out: Path) -> list[Row]:
         """Marks burned into the real images: their shares in real and generated images, and an example."""
+        self.progress.begin("Marks")
         self.report("searching for burned-in marks", 0, 0)
         real = self.pack.images[drawn(self.reference, MARKED, 5)]
         rows = []
@@ -381,13 +451,19 @@ class Evaluator:
         return rows
 
     def real_or_fake(self, out: Path) -> Row:
-        found = usefulness.real_or_fake(
-            self.pack.images[drawn(self.reference, CLASSIFIED, 3)],
-            self.samples[:CLASSIFIED],
-            mirror=self.pack.mirror,
-            device=self.source.device,
-            progress=self.report,
-        )
+        chosen = drawn(self.measured, min(self.num_measured, CLASSIFIED), 3)
+        places, samples = np.searchsorted(self.measured, chosen), self.samples[: len(chosen)]
+        images, rows = self.pack.images[chosen], []
+        networks = [self.network(name) for name in two_sample.NETWORKS]
+        for features in networks:
+            real = features_of(features, self.pack, self.measured, self.report)[0][places]
+            if self.pack.mirror:  # half of the real images are mirrored, as in training
+                real[1::2] = features_of(features, self.pack, chosen[1::2], self.report, mirrored=True)[0]
+            rows.append((real, self.of_samples(features, len(samples))[0]))
+        if self.pack.mirror:
+            images[1::2] = images[1::2, :, ::-1]
+        known = np.concatenate([real for real, _ in rows], axis=1), np.concatenate([fake for _, fake in rows], axis=1)
+        found = two_sample.real_or_fake(images, samples, networks, features=known, progress=self.report)
         pixels = (255 * found.map[:, :, None]).round().astype(np.uint8)
         save_png(out / "evaluation" / "real-or-fake.png", pixels)
         return {
@@ -398,6 +474,7 @@ class Evaluator:
 
     def usefulness(self) -> Row:
         """Whether generated images in addition to real images improve a classifier."""
+        self.progress.begin("Usefulness")
         pack, labels = self.pack, self.labels
         if pack.labels is None or labels is None:
             raise ConfigError("--usefulness needs a conditional generator: train on a folder with class subfolders")
@@ -425,6 +502,7 @@ class Evaluator:
 
     def pictures(self, out: Path) -> Row:
         """Save grids of real and generated images: the first seeds, uncurated; one row per class if labelled."""
+        self.progress.begin("Grids")
         self.report("saving the grids", 0, 0)
         real, fake, columns = drawn(self.reference, SHOWN, 4), np.arange(min(SHOWN, len(self.samples))), 6
         per_class = self.labels is not None and self.pack.labels is not None

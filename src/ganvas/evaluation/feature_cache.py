@@ -17,19 +17,24 @@ BLOCK = 64  # images read at a time
 
 
 def features_of(
-    features: Features, pack: Pack, indices: np.ndarray, progress: Progress | None = None
+    features: Features,
+    pack: Pack,
+    indices: np.ndarray,
+    progress: Progress | None = None,
+    mirrored: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features (N, num_features) and logits (N, num_logits) float32 of images of a pack, in the order of `indices`.
 
-    Damaged cache files are replaced.
+    mirrored: of the images with left and right exchanged. Damaged cache files are replaced.
     """
-    folder = _folder(features, pack, indices)
+    folder = _folder(features, pack, indices, mirrored)
     if (rows := _read(folder, features, len(indices))) is not None:
         return _apart(rows, features.num_features)
     rows = np.empty((len(indices), features.num_features + features.num_logits), np.float32)
     for start in range(0, len(indices), BLOCK):
         part = slice(start, start + BLOCK)
-        rows[part] = np.concatenate(features.both(pack.images[indices[part]]), axis=1)
+        images = pack.images[indices[part]]
+        rows[part] = np.concatenate(features.both(images[:, :, ::-1] if mirrored else images), axis=1)
         if progress:
             progress(f"features of {features.name}", min(start + BLOCK, len(indices)), len(indices))
     _write(folder, rows)
@@ -40,9 +45,9 @@ def _apart(rows: np.ndarray, num_features: int) -> tuple[np.ndarray, np.ndarray]
     return np.ascontiguousarray(rows[:, :num_features]), np.ascontiguousarray(rows[:, num_features:])
 
 
-def _folder(features: Features, pack: Pack, indices: np.ndarray) -> Path:
+def _folder(features: Features, pack: Pack, indices: np.ndarray, mirrored: bool) -> Path:
     """Cache folder for a network with its preprocessing and a selection of images."""
-    digest = hashlib.sha256(f"{FORMAT} {pack.hash} {features.protocol}".encode())
+    digest = hashlib.sha256(f"{FORMAT} {pack.hash} {features.protocol}{' mirrored' * mirrored}".encode())
     digest.update(np.asarray(indices).astype("<i8").tobytes())
     return cache_dir() / "features" / f"{features.name}-{digest.hexdigest()[:16]}"
 

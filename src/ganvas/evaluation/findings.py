@@ -16,6 +16,7 @@ Row = dict[str, Any]
 CHECKERBOARD, POWER, SHARPNESS, VARIETY, BLOCKS = (1.5, 3.0), (1.3, 2.5), (1.3, 2.5), (1.08, 1.4), (1.1, 1.2)
 # Differences: fraction of the value range, of tones, of noise; share of blank images; of saturated or repeated ones.
 TONE, NOISE, BLANKS, SHARES = (0.01, 0.08), (0.006, 0.012), (0.0, 0.05), (0.02, 0.1)
+EMPTY = (0.03, 0.06)  # share of the fine frequencies of blocks
 PEAK = 1.5  # spectral peak relative to its neighbourhood; noise, which has none, can exceed real images that have a dip
 ALTERNATING = (0.003, 0.006)  # amplitude of a checkerboard as a fraction of the value range
 SIZES = {"coarse": "above 8 pixels", "middle": "4 to 8 pixels", "fine": "below 4 pixels"}
@@ -78,7 +79,14 @@ def of_power(power: dict[str, Row]) -> Finding:
     return Finding("spectrum", f"Too {amount} {name} structure ({SIZES[name]}): {words}, {most}.", severity)
 
 
-def of_blocks(ratio: Row) -> Finding:
+def of_blocks(ratio: Row, compressed: Row) -> Finding:
+    """ratio: steps at the borders of blocks. compressed: fine frequencies that only such blocks lack."""
+    if compressed["low"] > EMPTY[0]:
+        severity = "bad" if compressed["value"] >= EMPTY[1] else "note"
+        words = (
+            f"{compressed['value']:.0%} ({compressed['low']:.0%} to {compressed['high']:.0%}) of their fine frequencies"
+        )
+        return Finding("blocks", f"Blocks of 8 pixels, as from JPEG compression: they lack {words}.", severity)
     words = f"steps at the borders of blocks of 8 pixels are {_times(ratio)}"
     if ratio["value"] < 1 or (severity := _severity(ratio, *BLOCKS)) == "ok":
         return Finding("blocks", f"No blocks of 8 pixels, as from JPEG compression: {words}.", "ok")
@@ -87,26 +95,27 @@ def of_blocks(ratio: Row) -> Finding:
     )
 
 
-def of_sharpness(ratio: Row, noise: Row, blocks: Row, alternating: Row) -> Finding:
-    """noise, blocks, alternating: what raises the variance of the Laplacian and may hide blur."""
+def of_sharpness(ratio: Row, noise: Row, blocky: bool, alternating: Row) -> Finding:
+    """noise, alternating, blocky (whether there are blocks): what raises the variance and hides blur."""
     severity = _severity(ratio, *SHARPNESS)
     words = f"the variance of the Laplacian is {_times(ratio)}"
     checkered = alternating["low"] > ALTERNATING[0]
-    noisy, in_blocks = noise["low"] > NOISE[0] and not checkered, blocks["low"] > BLOCKS[0]
-    for cause, hidden in (("noise", noisy), ("blocks", in_blocks), ("the checkerboard", checkered)):
+    noisy = noise["low"] > NOISE[0] and not checkered and not blocky
+    for cause, hidden in (("noise", noisy), ("blocks", blocky), ("the checkerboard", checkered)):
         if hidden and (severity == "ok" or (checkered and ratio["value"] > 1)):
             return Finding("sharpness", f"Sharpness cannot be judged because of {cause}: {words}.", "ok")
     how = "As sharp as" if severity == "ok" else "Blurrier than" if ratio["value"] < 1 else "Noisier than"
     return Finding("sharpness", f"{how} real images: {words}.", severity)
 
 
-def of_noise(noise: Row, alternating: Row) -> Finding:
+def of_noise(noise: Row, blocky: bool, alternating: Row) -> Finding:
     words = f"{noise['value']:.1%} of the range ({noise['low']:.1%} to {noise['high']:.1%}) more than real images"
     if noise["low"] <= NOISE[0]:
         return Finding("noise", f"As little noise of single pixels as in real images: {words}.", "ok")
     severity = "bad" if noise["value"] >= NOISE[1] else "note"
-    if alternating["low"] > ALTERNATING[0]:
-        return Finding("noise", f"Noise cannot be judged because of the checkerboard: deviation {words}.", "ok")
+    for cause, hidden in (("the checkerboard", alternating["low"] > ALTERNATING[0]), ("the blocks", blocky)):
+        if hidden:
+            return Finding("noise", f"Noise cannot be judged because of {cause}: deviation {words}.", "ok")
     return Finding("noise", f"Noise or a pattern of single pixels: deviation {words}.", severity)
 
 

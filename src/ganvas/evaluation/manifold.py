@@ -1,4 +1,4 @@
-"""Improved precision and recall, density and coverage, by nearest-neighbour balls in feature space."""
+"""Precision and recall, density and coverage, alpha-precision and beta-recall: balls in feature space."""
 
 from __future__ import annotations
 
@@ -16,30 +16,38 @@ WIDEST = 3.5  # most that the intervals of a collapsed generator are widened
 
 
 class Manifold(NamedTuple):
-    """Four shares; higher is better; density can exceed 1. See `manifold`."""
+    """Six measures; higher is better. In 0..1, except for density, which can exceed 1. See `manifold`."""
 
     precision: Interval
     recall: Interval
     density: Interval
     coverage: Interval
+    alpha_precision: Interval
+    beta_recall: Interval
 
 
 def manifold(real: np.ndarray, fake: np.ndarray, k: int = 3, k_density: int = 5, seed: int = 0) -> Manifold:
-    """Precision, recall, density and coverage of features (N, D) and (M, D), from one pass over all pairs.
+    """The measures of `Manifold` for features (N, D) and (M, D), from one pass over all pairs.
 
     Precision and recall: Kynkaanniemi et al. 2019, "Improved precision and recall", with balls to the k-th neighbour.
     Density and coverage: Naeem et al. 2020, "Reliable fidelity and diversity metrics", with k_density: number of real
-    balls that contain a generated image, divided by k_density; share of real balls that contain a generated image. All
-    depend on the numbers of images; the interval is of their average at these numbers.
+    balls that contain a generated image, divided by k_density; share of real balls that contain a generated image.
+    Alpha-precision and beta-recall: Alaa et al. 2022, "How faithful is your synthetic data?", integrated over alpha and
+    beta, see `_integrated`. P(alpha): share of generated images in the smallest ball around the mean of the real images
+    that contains a share alpha of these. R(beta): share of real images whose nearest generated image is nearer than
+    their nearest real one and belongs to the share beta of generated images around the mean of these, as in the
+    authors' program; so beta-recall is 0.5 to 0.7 for as many other real images, and 1 for copies. The paper trains
+    an embedding of the features for each data set; here they are used as they are. All measures depend on the numbers
+    of images; the interval is of their average at these numbers.
 
     Intervals by subsampling (Politis & Romano 1994), because the radii vary too, and duplicates in a bootstrap would be
     neighbours of each other. Both sets are split into 4 parts (with `seed`), and the variance over the parts is divided
     by 4; Student's t with 12 degrees of freedom from 4 splits. The variances of density and coverage, which depend on
-    the size of the parts, are rescaled: density as its square, coverage as p (1 - p). Near 0 and 1, intervals are at
-    least as wide as those of a plain share. The images of a collapsed generator lie inside or outside the real balls
-    together, which the parts do not show: the intervals of precision and density are widened by the ratio of the
+    the size of the parts, are rescaled: density as its square, coverage as p (1 - p). All intervals are at least as
+    wide as those of a plain share. The images of a collapsed generator lie inside or outside the real balls together,
+    which the parts do not show: the intervals of precision, density and alpha-precision are widened by the ratio of the
     deviations of real and generated features, at most 3.5 times. In simulations (16 and 128 features of decreasing
-    size, 100 and 300 images; equal, shifted and collapsed sets) the intervals contained the average in at least 85% of
+    size, 48 to 300 images; equal, shifted and collapsed sets) the intervals contained the average in at least 85% of
     cases, and in 89% to 99% for equal sets. A binomial interval, which ignores the variation of the balls, has a tenth
     to three quarters of the variance.
 
@@ -63,13 +71,13 @@ def manifold(real: np.ndarray, fake: np.ndarray, k: int = 3, k_density: int = 5,
     deviations = (np.sqrt(features.var(axis=0, dtype=np.float64).sum()) for features in (real, fake))
     narrow = next(deviations) / max(next(deviations), TINY)
     wider = float(np.clip(narrow, 1, WIDEST))
-    half[[0, 2]] *= wider, min(wider**1.5, WIDEST)
+    half[[0, 2, 4]] *= wider, min(wider**1.5, WIDEST), wider
     if narrow >= WIDEST:  # nearly a single image: its number of real balls is one draw (Poisson)
         half[2] = max(half[2], (2 + 2 * np.sqrt(k_density * values[2] + 1)) / k_density)
     low, high = np.maximum(values - half, 0), values + half
     intervals = [Interval(*map(float, row)) for row in zip(values, low, high, strict=True)]
     different = max(1, round(len(fake) / wider**2))
-    for i, num in ((0, different), (1, len(real)), (2, different), (3, len(real))):
+    for i, num in enumerate((different, len(real)) * 3):
         value, most = intervals[i].value, 1.0 if i != 2 else np.inf  # density can exceed 1
         plain = share(min(value, 1.0), num)
         intervals[i] = Interval(value, min(plain.low, float(low[i])), min(most, max(plain.high, float(high[i]))))
@@ -85,7 +93,7 @@ def precision_recall(real: np.ndarray, fake: np.ndarray, k: int = 3, block: int 
     """
     check(real, fake, k + 1)
     real, fake = _centred(real, fake)
-    precision, recall, _, _ = _measured(real, fake, k, k, block)
+    precision, recall, *_ = _measured(real, fake, k, k, block)
     return float(precision), float(recall)
 
 
@@ -96,12 +104,14 @@ def _centred(real: np.ndarray, fake: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def _measured(real: np.ndarray, fake: np.ndarray, k: int, k_density: int, block: int) -> np.ndarray:
-    """Precision, recall, density, coverage (4,)."""
+    """(6,): the values of `Manifold`."""
     reach = _reach(real, max(k, k_density), block)
     reach_real, reach_density = reach[:, k - 1, None], reach[:, k_density - 1, None]
     reach_fake = _reach(fake, k, block)[:, k - 1]
     precise, recalled, covered, held = np.zeros(len(fake), bool), *np.zeros((2, len(real)), bool), 0
     squares_real, squares_fake = _squares(real), _squares(fake)
+    typical = _share_nearer(fake, fake)
+    closest, level = np.full((2, len(real)), np.inf)  # of each real image: nearest generated one, and its beta
     for i in slices(len(real), block):
         for j in slices(len(fake), block):
             distance = _distances(real[i], fake[j], squares_real[i], squares_fake[j])
@@ -110,7 +120,35 @@ def _measured(real: np.ndarray, fake: np.ndarray, k: int, k_density: int, block:
             counts = np.count_nonzero(distance <= reach_density[i], axis=1)
             covered[i] |= counts > 0
             held += int(counts.sum())
-    return np.array([precise.mean(), recalled.mean(), held / (k_density * len(fake)), covered.mean()])
+            nearest = distance.argmin(axis=1)
+            least = distance[np.arange(len(nearest)), nearest]
+            level[i] = np.where(least < closest[i], typical[j][nearest], level[i])
+            closest[i] = np.minimum(closest[i], least)
+    shares = [precise.mean(), recalled.mean(), held / (k_density * len(fake)), covered.mean()]
+    level[closest > reach[:, 0]] = np.inf
+    return np.array([*shares, _integrated(_share_nearer(real, fake)), _integrated(level)])
+
+
+def _share_nearer(features: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """(M,): share of `features` (N, D) in the smallest ball around their mean that contains each of `others` (M, D).
+
+    The balls end at one of the features; infinite outside the largest one.
+    """
+    mean = features.mean(axis=0, dtype=np.float64).astype(features.dtype)
+    reaches = np.sort(_squares(features - mean))
+    place = 1 + np.searchsorted(reaches, _squares(others - mean), side="left")
+    return np.where(place <= len(reaches), place / len(reaches), np.inf)
+
+
+def _integrated(levels: np.ndarray) -> float:
+    """1 - 2 times the integral of |P(t) - t| for t from 0 to 1, P(t) the share of levels (N,) up to t.
+
+    1 if the levels are uniform, 0 if all are 0 or all are infinite.
+    """
+    edges = np.concatenate([[0.0], np.sort(levels).clip(0, 1), [1.0]])
+    steps = np.arange(len(edges) - 1) / len(levels)
+    left, right = edges[:-1] - steps, edges[1:] - steps
+    return 1 - float((right * np.abs(right) - left * np.abs(left)).sum())
 
 
 def _reach(features: np.ndarray, k: int, block: int) -> np.ndarray:

@@ -50,6 +50,14 @@ MEANINGS = {
     "recall": ("higher", "Share of real images that the generator could have made (diversity)."),
     "density": ("higher", "How densely real images surround the generated images (quality; robust to outliers)."),
     "coverage": ("higher", "Share of real images with a generated image nearby (diversity; robust to outliers)."),
+    "alpha_precision": (
+        "higher",
+        "Whether generated images are as typical as real ones (quality): low if all are outside, or all at the centre.",
+    ),
+    "beta_recall": (
+        "higher",
+        "Whether real images have generated images as close as other real ones (diversity); 1 for copies.",
+    ),
     "mind": ("lower", "Sliced Wasserstein distance between features: compares whole distributions, unlike Frechet."),
     "vendi": ("near", "Effective number of different images (diversity), by their differences from the mean image."),
     "inception_score": (
@@ -59,6 +67,10 @@ MEANINGS = {
 }
 """Of each measure: which way is better, and a sentence for the reader of a report."""
 
+MANIFOLD = {"precision": 3, "recall": 3, "density": 5, "coverage": 5, "alpha_precision": None, "beta_recall": None}
+"""Measures by balls in feature space: the neighbour at which the balls end."""
+
+MAPPED = 200  # images of each kind on the map
 UNLIKE = 0.1  # precision below which images do not resemble the data
 
 Row = dict[str, Any]
@@ -88,6 +100,25 @@ def of(measure: Callable[[np.ndarray, np.ndarray], Found], real: np.ndarray, flo
 def unlike(real: np.ndarray, fake: np.ndarray) -> bool:
     """Whether hardly any generated image (M, D) resembles a real one (N, D)."""
     return distances.precision_recall(real, fake)[0] < UNLIKE
+
+
+def feature_map(real: np.ndarray, fake: np.ndarray) -> Row:
+    """Two-dimensional map of features (N, D) and (M, D): at most 200 of each on their first two principal components.
+
+    Returns points "real" and "generated" ([x, y] each), and "explained", the share of the variance on the map. Equal
+    numbers of both kinds determine the components, whose signs make the largest weight positive.
+    """
+    num = min(len(real), len(fake), MAPPED)
+    both = torch.from_numpy(np.concatenate([real[:num], fake[:num]])).double()
+    centred = both - both.mean(dim=0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # a randomised method
+        axes = torch.pca_lowrank(centred, min(6, *centred.shape), center=False, niter=4)[2][:, :2]
+    axes = axes * axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()
+    points = centred @ axes
+    explained = float(points.square().sum() / centred.square().sum().clamp_min(1e-12))
+    kinds = (points / points.abs().max().clamp_min(1e-12)).numpy().round(3).tolist()
+    return {"real": kinds[:num], "generated": kinds[num:], "explained": round(explained, 4)}
 
 
 class Measures:
@@ -138,10 +169,10 @@ class Measures:
             value, best = distances.frechet_interval(real, fake), of(distances.frechet, real, floor)
             rows.append(self.row("frechet", "Frechet distance", value, best))
         found, ideal = distances.manifold(real, fake), of(distances.manifold, real, floor)
-        for key in ("precision", "recall", "density", "coverage"):
-            more = "k = 3" if key in ("precision", "recall") else "k = 5"
+        for key, k in MANIFOLD.items():
             best = None if ideal is None else getattr(ideal, key).value
-            rows.append(self.row(key, key.capitalize(), getattr(found, key), best, more))
+            name = key.capitalize().replace("_", "-")
+            rows.append(self.row(key, name, getattr(found, key), best, f"k = {k}" if k else "integrated"))
         mind = of(distances.mind, real, floor)
         rows.append(
             self.row("mind", "MIND", distances.mind(real, fake), mind and mind.value, "1,000 projections, seed 0")

@@ -123,12 +123,23 @@ def _rest(values: Tensor, mask: Tensor, side: int) -> tuple[Tensor, Tensor]:
 def _parts(values: Tensor, mask: Tensor, side: int) -> list[tuple[Tensor, Tensor]]:
     """Masked columns (N, K, D) with their mask (N, D): all, without the left quarter, without the right quarter."""
     found = [(values, mask)]
-    for cut in (slice(None, round(STRIP * side)), slice(-round(STRIP * side), None)):
-        keep = torch.ones((side, side))
-        keep[:, cut] = 0
-        keep = keep.flatten().repeat(mask.shape[1] // keep.numel())
+    for cut in _cuts(side):
+        keep = _without(cut, side).flatten()
+        keep = keep.repeat(mask.shape[1] // keep.numel())
         found.append((values * keep, mask * keep))
     return found
+
+
+def _cuts(side: int) -> tuple[slice, slice]:
+    """Columns at the left and at the right that may come from another image."""
+    return slice(None, round(STRIP * side)), slice(-round(STRIP * side), None)
+
+
+def _without(cut: slice, side: int) -> Tensor:
+    """(S, S): 0 in these columns, otherwise 1."""
+    keep = torch.ones((side, side))
+    keep[:, cut] = 0
+    return keep
 
 
 # ---- least squares ----
@@ -200,16 +211,18 @@ def _solved(products: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def moving(moves: Tensor, directions: Tensor) -> Tensor:
-    """(S * S, V * num): apply each move to a thumbnail of one channel, then project it on directions (S * S, num).
+    """(S * S, (V + 2) * num): apply each move to a thumbnail of one channel, and project it on (S * S, num) directions.
 
-    What a moved image does not show has the mean of what it shows.
+    The last two leave out the left and the right quarter. What an image does not show has the mean of what it shows.
     """
     size = len(directions)
     side = round(size**0.5)
     pixels = torch.eye(size).view(size, 1, side, side)
+    shown = [_moved(pixels, move.expand(size, 5)) for move in moves]
+    shown += [(pixels, _without(cut, side).expand(size, -1, -1)) for cut in _cuts(side)]
     maps = []
-    for move in moves:
-        moved, mask = (part.view(size, size) for part in _moved(pixels, move.expand(size, 5)))
+    for part in shown:
+        moved, mask = (one.reshape(size, size) for one in part)
         moved = moved * mask
         maps.append((moved - moved.sum(dim=1, keepdim=True) / mask[:1].sum() * mask) @ directions)
     return torch.stack(maps, dim=1).flatten(1)

@@ -1,4 +1,4 @@
-"""Two tests with classifiers: real versus generated images, and usefulness of generated images as training data."""
+"""Usefulness of generated images as training data of a classifier."""
 
 from __future__ import annotations
 
@@ -8,137 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.stats
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from ganvas.augment import POLICIES
 from ganvas.config import Kind
 from ganvas.data.packing.pack import Progress
 from ganvas.errors import DataError
-from ganvas.evaluation.intervals import LEVEL, Interval, share
-from ganvas.evaluation.small_classifier import Classifier, Pictures, logits, prepared, shape_of, train_classifier
+from ganvas.evaluation.intervals import LEVEL, Interval
+from ganvas.evaluation.small_classifier import Pictures, logits, prepared, shape_of, train_classifier
 
-FOLDS = 2
-LEAST = 20  # images of each kind
-CELLS = 8  # of the map along the longer side
-MAP_PICTURES = 200
 ARMS = ("real", "real + augmentation", "synthetic", "real + synthetic")
-
-
-# ---- real-vs-generated classifier ----
-
-
-@dataclass(frozen=True, eq=False)
-class RealOrFake:
-    """Accuracy of a small classifier that labels unseen images as real or generated."""
-
-    accuracy: Interval
-    """In 0..1; 0.5 is chance."""
-    num_tested: int
-    map: np.ndarray
-    """(H, W) float32 in 0..1: loss of margin if an area is covered, relative to the largest; all 0 without any loss."""
-    sentence: str
-
-
-def real_or_fake(
-    real: Pictures,
-    fake: Pictures,
-    *,
-    mirror: bool = False,
-    steps: int = 120,
-    seed: int = 0,
-    device: torch.device | None = None,
-    progress: Progress | None = None,
-) -> RealOrFake:
-    """Train a classifier on one half of both sets and test it on the other half; then swap the halves.
-
-    A classifier two-sample test (Lopez-Paz & Oquab 2017) with equal numbers of both kinds. Wilson's interval over all
-    tested images assumes independence: near duplicates among real images make it too narrow.
-    mirror: set if the generator was trained with mirrored images. steps: gradient steps of 100 images per half.
-    Raises `DataError` for fewer than 20 images of a kind, or different shapes.
-    """
-    check_shapes(real, fake)
-    num = min(len(real), len(fake))
-    if num < LEAST:
-        raise DataError(
-            f"{len(real)} real and {len(fake)} generated images are too few for a classifier: at least {LEAST} of "
-            "each are needed (use more samples or more images)"
-        )
-    rng = np.random.default_rng(seed)
-    kinds = [prepared(images, np.sort(rng.permutation(len(images))[:num])) for images in (real, fake)]
-    images, labels = torch.cat(kinds), torch.arange(2).repeat_interleave(num)
-    # Both kinds are equally frequent in each half, so that their shares carry no information.
-    fold = torch.from_numpy(np.concatenate([rng.permutation(np.arange(num) % FOLDS) for _ in kinds]))
-    hits, worth = 0, torch.zeros(map_grid(*images.shape[2:]))
-    for i in range(FOLDS):
-        seen, unseen = fold != i, fold == i
-        network = train_classifier(
-            images[seen],
-            labels[seen],
-            2,
-            steps=steps,
-            seed=seed + i,
-            mirror=mirror,
-            device=device,
-            progress=progress,
-        )
-        tested, truth = images[unseen], labels[unseen]
-        hits += int((logits(network, tested).argmax(dim=1) == truth).sum())
-        some = torch.from_numpy(rng.permutation(len(truth))[: MAP_PICTURES // FOLDS])
-        worth += occlusion(network, tested[some], truth[some])
-    accuracy = share(hits / (2 * num), 2 * num)
-    worth = worth.clamp_min(0)
-    worth = F.interpolate(worth[None, None], shape_of(real)[1:], mode="bilinear", align_corners=False)[0, 0]
-    return RealOrFake(accuracy, 2 * num, (worth / worth.max().clamp_min(1e-6)).numpy(), told_apart(accuracy))
-
-
-def told_apart(accuracy: Interval) -> str:
-    found = (
-        f"Real-vs-generated classifier accuracy: {accuracy.value:.1%} on unseen images "
-        f"({accuracy.low:.1%} to {accuracy.high:.1%}; chance is 50%)"
-    )
-    if accuracy.low <= 0.5:
-        return f"{found}. A small classifier cannot distinguish generated from real images."
-    how = "easily" if accuracy.value > 0.9 else "often" if accuracy.value > 0.65 else "sometimes"
-    return f"{found}. A small classifier {how} distinguishes them."
-
-
-@torch.inference_mode()
-def occlusion(network: Classifier, pictures: Tensor, labels: Tensor) -> Tensor:
-    """(rows, columns): mean loss of margin for the correct label if a cell is replaced by the mean image.
-
-    Zeiler & Fergus 2014, "Visualizing and understanding convolutional networks", section 4.2.
-    """
-    rows, columns = map_grid(*pictures.shape[2:])
-    mean = pictures.float().mean(dim=0, keepdim=True).half()
-
-    def margin(shown: Tensor) -> float:
-        found = logits(network, shown)
-        return float((found.gather(1, labels[:, None]) - found.gather(1, 1 - labels[:, None])).mean())
-
-    whole = margin(pictures)
-    worth = torch.zeros(rows, columns)
-    # Edges of the cells; they cover the whole image even if its sides are not multiples.
-    tops, lefts = (
-        torch.linspace(0, side, n + 1).round().int().tolist()
-        for side, n in zip(pictures.shape[2:], (rows, columns), strict=True)
-    )
-    for r in range(rows):
-        for c in range(columns):
-            place = (slice(None), slice(None), slice(tops[r], tops[r + 1]), slice(lefts[c], lefts[c + 1]))
-            covered = pictures.clone()
-            covered[place] = mean[place]
-            worth[r, c] = whole - margin(covered)
-    return worth
-
-
-def map_grid(height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of the map: 8 along the longer side, square cells."""
-    cell = max(height, width) / CELLS
-    return max(1, round(height / cell)), max(1, round(width / cell))
-
-
-# ---- usefulness as training data ----
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,9 +150,6 @@ def verdict(accuracy: dict[str, Interval], difference: dict[str, Interval]) -> s
         second = "Alone, they are as good as real images, within chance"
     third = f"Classical augmentation changes the accuracy by {classical.value * 100:+.1f} points"
     return f"{first}: {effect}. {second}. {third}."
-
-
-# ---- shared ----
 
 
 def check_shapes(first: Pictures, second: Pictures) -> None:

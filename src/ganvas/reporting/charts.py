@@ -1,4 +1,4 @@
-"""Line charts as inline SVG, with the font and colours of the page, so that dark mode and print work.
+"""Charts as inline SVG, with the font and colours of the page, so that dark mode and print work.
 
 No plotting library is used: its SVG has its own fonts and colours, and its identifiers clash on a page with several.
 """
@@ -97,6 +97,27 @@ def line_chart(
         f"<title>{escape(caption)}</title>{''.join(parts)}</svg>"
     )
     return Chart(Markup(svg), caption, legend if len(legend) > 1 else [])
+
+
+def scatter_chart(caption: str, real: Sequence[Sequence[float]], generated: Sequence[Sequence[float]]) -> Chart | None:
+    """Draw points [x, y] in [-1, 1] of real images as dots and of generated images as crosses; None without points."""
+    if not (len(real) and len(generated)):
+        return None
+    middle, side = WIDTH / 2, WIDTH / 2 - RIGHT
+    height = 2 * max((abs(y) for _, y in (*real, *generated)), default=0.0) * side + 2 * (TOP + RIGHT)
+    parts = [f'<rect class="axis" fill="none" x="1" y="1" width="{WIDTH - 2}" height="{height - 2:.1f}"/>']
+    for x, y in real:
+        parts.append(f'<circle class="dot s0" cx="{middle + side * x:.1f}" cy="{height / 2 - side * y:.1f}" r="2.4"/>')
+    crosses = "".join(
+        f"M{middle + side * x - 2.5:.1f} {height / 2 - side * y - 2.5:.1f}l5 5m0-5l-5 5" for x, y in generated
+    )
+    parts.append(f'<path class="cross s1" d="{crosses}"/>')
+    described = f"{caption} {len(real)} real and {len(generated)} generated images."
+    svg = (
+        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(described)}">'
+        f"<title>{escape(caption)}</title>{''.join(parts)}</svg>"
+    )
+    return Chart(Markup(svg), caption, [(0, "real (dots)"), (1, "generated (crosses)")])
 
 
 def summary(series: Series, table: np.ndarray) -> str:

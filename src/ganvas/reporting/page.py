@@ -15,7 +15,7 @@ from ganvas.errors import amount
 from ganvas.evaluation.measures import MEANINGS
 from ganvas.records import ARROWS, decimals, number
 from ganvas.reporting.advice import Advice, advice, sentence, train_command
-from ganvas.reporting.charts import Chart, Series, line_chart
+from ganvas.reporting.charts import Chart, Series, line_chart, scatter_chart
 from ganvas.reporting.methods import as_csv, methods
 from ganvas.reporting.pictures import Picture, embed, film, stills
 from ganvas.reporting.reading import Record, RunContent, column
@@ -61,7 +61,7 @@ TERMS = (  # (parts of the evaluation or of the log that use the term, term, bet
         "real_or_fake",
         "Real-vs-generated classifier accuracy",
         "",
-        "Share of unseen images that a small classifier labels correctly. 50% is chance and the best result.",
+        "Share of unseen images that a linear classifier on features labels correctly. 50% is chance and the best.",
     ),
     ("usefulness", "Usefulness", "higher", "Gain in accuracy of a classifier that also trains on generated images."),
     ("diversity", "Diversity", "near", "Mean squared feature distance of two images, relative to real images."),
@@ -118,6 +118,7 @@ def page(run: RunContent) -> dict[str, Any]:
         "latest": None if evaluation.get("pictures") else latest(run, GRID),
         "advice": found_advice(run),
         "measures": measures,
+        "feature_map": feature_map(evaluation),
         "methods": methods(evaluation),
         "csv": quote(as_csv(evaluation)) if evaluation else "",
         "shared_protocol": shared,
@@ -339,6 +340,18 @@ def spectrum(evaluation: Record) -> Chart | None:
     ]
     caption = "Power spectrum, mean over all directions and images."
     return line_chart(caption, lines, "cycles per pixel", "power", log_y=True)
+
+
+def feature_map(evaluation: Record) -> Chart | None:
+    found = evaluation.get("feature_map")
+    if not found:
+        return None
+    caption = (
+        "Map of the features (first two principal components). Each point is an image. Real images without generated "
+        "ones nearby show what the generator misses; generated images away from the real ones are unlike the data. The "
+        f"map holds {percent(found.get('explained'))} of the variance, so points that are close on it can still differ."
+    )
+    return scatter_chart(caption, found["real"], found["generated"])
 
 
 def faults(artefacts: Record) -> list[tuple[str, str, str]]:

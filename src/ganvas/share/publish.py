@@ -385,6 +385,7 @@ def nameless(evaluation: dict[str, Any]) -> dict[str, Any]:
     """The evaluation without names of training images, which may identify people, and of files not published."""
     found = copy.deepcopy(evaluation)
     found.pop("pictures", None)
+    found.pop("feature_map", None)
     for part in (found.get("copies") or {}).get("closest") or []:
         part.pop("training", None)
         part.pop("file", None)

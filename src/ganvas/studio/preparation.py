@@ -145,7 +145,7 @@ def evaluating(place: Place, data: str | None, device: str | None) -> Work:
 
     def work(task: Task) -> dict[str, Any]:
         task.progress("loading the model", 0, 0)
-        found = evaluate(asked, progress=task.progress)
+        found = evaluate(asked, task.progress, lambda part, step, _: task.progress(step, round(100 * part), 100))
         if place.is_run:
             task.progress("writing the report", 0, 0)
             report(str(place.folder), quiet=True)

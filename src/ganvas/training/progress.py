@@ -42,6 +42,10 @@ class Display:
         counts = f" {done:,} of {total:,}" if total else f" {done:,}" if done else ""
         self.show(done / total if total else 0.0, what + counts)
 
+    def overall(self, progress: float, step: str, facts: str) -> None:
+        """Shows the progress of several steps as a whole, 0 to 1, with the current one."""
+        self.show(progress, f"{step}: {facts}" if facts else step)
+
     def show(self, progress: float, words: str) -> None:
         """Updates the live line; if the output is not a terminal, prints a line every ten seconds."""
         if not self.console.is_terminal:

@@ -1,0 +1,67 @@
+"""Progress of a whole evaluation, with the time left, from the progress of its steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from ganvas.data.packing.pack import Progress
+
+Overall = Callable[[float, str, str], None]
+"""Takes the fraction of an evaluation that is done, 0 to 1, its current step, and the counts and the time left."""
+
+SECONDS = {  # expected for 1,000 images of 64 pixels on one core; only the proportions matter
+    "sampling": 2.0, "features": 13.0, "random features": 1.4, "classes": 5.0, "copies": 16.0, "artefacts": 1.0,
+    "marks": 1.0,
+}  # fmt: skip
+CLASSIFIER, AREAS, USEFULNESS, GRIDS = 15.0, 8.0, 120.0, 0.5  # seconds for any number of images
+KNOWN_AFTER = 3.0  # seconds before which the time left is not estimated
+
+
+class WholeProgress:
+    """Combines the parts of an evaluation, each with its expected seconds.
+
+    Without `overall`, each step is reported for itself.
+    """
+
+    def __init__(self, report: Progress, overall: Overall | None) -> None:
+        self.report, self.overall = report, overall
+        self.began = time.monotonic()
+        self.parts: dict[str, float] = {}
+        self.part, self.steps, self.seen = "", 1, list[str]()
+
+    def plan(self, parts: dict[str, float]) -> None:
+        """Sets the parts, in order, with their expected seconds."""
+        self.parts = parts
+
+    def begin(self, part: str, steps: int = 1) -> None:
+        """A part begins, with this number of counted steps."""
+        self.part, self.steps, self.seen = part, steps, []
+
+    def step(self, what: str, done: int, total: int) -> None:
+        """Progress of one step of the current part; total: 0 if nothing is counted."""
+        if self.overall is None:
+            self.report(what, done, total)
+            return
+        if total and what not in self.seen:
+            self.seen.append(what)
+        before = max(0, len(self.seen) - 1) if total else len(self.seen)
+        fraction = self.fraction(min(1.0, (before + (done / total if total else 0.0)) / self.steps))
+        facts = [f"{done:,} of {total:,}"] if total else []
+        elapsed = time.monotonic() - self.began
+        if elapsed > KNOWN_AFTER and fraction > 0:
+            facts.append(f"about {_duration(elapsed * (1 - fraction) / fraction)} left in total")
+        self.overall(fraction, what, ", ".join(facts))
+
+    def fraction(self, of_part: float) -> float:
+        """Fraction of all parts that is done, 0 to 1."""
+        names, total = [*self.parts], sum(self.parts.values())
+        if self.part not in names or total == 0:
+            return 0.0
+        before = sum(self.parts[name] for name in names[: names.index(self.part)])
+        return (before + of_part * self.parts[self.part]) / total
+
+
+def _duration(seconds: float) -> str:
+    """ "40 s" or "3 min"."""
+    return f"{max(1, round(seconds))} s" if seconds < 90 else f"{round(seconds / 60)} min"
