@@ -152,7 +152,7 @@ def test_missing_values(images: Path, tmp_path: Path) -> None:
     rows = [row_of(i) for i in range(NUM - 1)]
     rows[0][1] = rows[1][4] = ""
     table = write_table(tmp_path / "table.csv", rows)
-    source = open_source(images, conditions=f"{table}:tone,age")
+    source = open_source(images, DataConfig(conditions=f"{table}:tone,age"))
     assert {one.name: one.reason for one in source.rejected} == {
         "01.png": "has no number for age in table.csv",
         "47.png": "has no line in table.csv",
@@ -167,18 +167,21 @@ def test_celeba_lists(tmp_path: Path) -> None:
         Image.new("L", (8, 8)).save(tmp_path / f"{i:06}.jpg")
     lines = ["4", "Smiling Male ", *(f"{i:06}.jpg  {1 if i % 2 else -1} {-1 if i < 2 else 1}" for i in range(4))]
     (tmp_path / "list_attr_celeba.txt").write_text("\n".join(lines))
-    source = open_source(tmp_path, conditions="list_attr_celeba.txt:Male,Smiling")
+    source = open_source(tmp_path, DataConfig(conditions="list_attr_celeba.txt:Male,Smiling"))
     assert source.conditions is not None and set(source.conditions.kinds.values()) == {"yesno"}
     assert source.conditions.rows(["000001.jpg", "000002.jpg"]) == [("no", "yes"), ("yes", "no")]
 
 
 def test_real_tables(shared_data: Path) -> None:
-    source = open_source(shared_data / "comic_faces" / "comic_faces_96_5000.zip", conditions="attributes.csv")
+    source = open_source(
+        shared_data / "comic_faces" / "comic_faces_96_5000.zip", DataConfig(conditions="attributes.csv")
+    )
     assert source.conditions is not None
     kinds = source.conditions.kinds
     assert (kinds["hairColor"], kinds["backgroundRotation"]) == ("category", "number") and "base" not in kinds
     faces = open_source(
-        shared_data / "celeba" / "img_align_celeba_5000.zip", split="all", conditions="list_attr_celeba.txt"
+        shared_data / "celeba" / "img_align_celeba_5000.zip",
+        DataConfig(split="all", conditions="list_attr_celeba.txt"),
     )
     assert faces.conditions is not None and set(faces.conditions.kinds.values()) == {"yesno"}
     assert len(faces.conditions.kinds) == 40 and len(faces.items) == 5000
@@ -215,7 +218,7 @@ def test_too_many_values_and_arrays_are_refused(images: Path, tmp_path: Path) ->
         Conditions.of({"name": "category"}, [(str(i),) for i in range(101)])
     np.savez(tmp_path / "x.npz", images=np.zeros((4, 8, 8), np.uint8))
     with pytest.raises(DataError, match="has arrays instead of image files"):
-        open_source(tmp_path / "x.npz", conditions="table.csv")
+        open_source(tmp_path / "x.npz", DataConfig(conditions="table.csv"))
     with pytest.raises(ConfigError, match="give one of them"):
         DataConfig(labels="table.csv", conditions="table.csv")
 

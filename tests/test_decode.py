@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from ganvas.config import DataConfig
 from ganvas.data.reading.decode import decode, probe
 from ganvas.data.reading.headers import MAX_PIXELS
 from ganvas.data.reading.sources import open_source
@@ -350,7 +351,9 @@ def test_damaged_pictures_raise_only_picture_errors(seed, changes, share):
     [("mednist", 1, (64, 64)), ("celeba", 3, (218, 178)), ("comic_faces", 3, (96, 96)), ("face2comics", 3, None)],
 )
 def test_real_pictures(shared_data, name, channels, size):
-    for (_, payload), _ in zip(open_source(shared_data / name, split="all").stream(), range(20), strict=False):
+    for (_, payload), _ in zip(
+        open_source(shared_data / name, DataConfig(split="all")).stream(), range(20), strict=False
+    ):
         info = probe(payload)
         assert info.channels == channels
         assert size is None or (info.height, info.width) == size

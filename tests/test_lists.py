@@ -32,7 +32,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def labels_by(pictures: Path, file: Path, content: str | bytes, column: str = "") -> dict[str, str | None]:
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    source = open_source(pictures, labels=f"{file}:{column}" if column else str(file))
+    source = open_source(pictures, DataConfig(labels=f"{file}:{column}" if column else str(file)))
     return {item.name: item.label for item in source.items}
 
 
@@ -131,7 +131,7 @@ def test_the_fuller_name_wins_a_picture(pictures, tmp_path):
 )
 def test_a_list_of_files_is_read_in_every_form(pictures, tmp_path, content):
     (tmp_path / "list.txt").write_bytes(content if isinstance(content, bytes) else content.encode())
-    source = open_source(pictures, labels="none")
+    source = open_source(pictures, DataConfig(labels="none"))
     chosen = choose(source, DataConfig(files=tmp_path / "list.txt"))
     assert [source.items[i].name for i in chosen.indices] == ["A/00.png", "A/01.png"]
 
@@ -172,7 +172,7 @@ def test_shards_of_stylegan_are_no_classes(tmp_path):
     labels = json.dumps({"labels": [[name, i % 2] for i, name in enumerate(SHARDS)]})
     named = open_source(image_zip(tmp_path / "b.zip", SHARDS, dataset_json=labels))
     assert [item.label for item in named.items] == ["0", "1"] * 3
-    assert open_source(tmp_path / "b.zip", labels="none").classes == []
+    assert open_source(tmp_path / "b.zip", DataConfig(labels="none")).classes == []
     inside = [f"top/{name}" for name in SHARDS]
     assert open_source(image_zip(tmp_path / "c.zip", inside, top__dataset_json=labels)).classes == ["0", "1"]
 
@@ -202,13 +202,13 @@ def test_metadata_of_hugging_face(tmp_path):
     source = open_source(path)
     assert {item.name: item.label for item in source.items} == {"train/0.png": "cat"}
     assert [(one.name, one.reason) for one in source.rejected] == [("train/1.png", "has no label in metadata.csv")]
-    assert {item.label for item in open_source(path, split="all").items} == {"cat", "dog"}
+    assert {item.label for item in open_source(path, DataConfig(split="all")).items} == {"cat", "dog"}
     captions = image_zip(
         tmp_path / "b.zip", ["0.png", "1.png"], metadata_csv="file_name,text\n0.png,a cat\n1.png,a dog\n"
     )
     source = open_source(captions)
     assert source.classes == [] and "--labels metadata.csv:text" in source.notes[0]
-    assert open_source(captions, labels="metadata.csv:text").classes == ["a cat", "a dog"]
+    assert open_source(captions, DataConfig(labels="metadata.csv:text")).classes == ["a cat", "a dog"]
 
 
 # What is asked for is used: --labels none, and a sentence for what is not.
@@ -223,10 +223,10 @@ def test_labels_none_uses_every_picture(tmp_path):
     assert by_reason(source.rejected) == (
         "5 x outside the class folders (0.png, 1.png and 3 others; --labels none uses all, without classes)"
     )
-    everything = open_source(path, labels="none")
+    everything = open_source(path, DataConfig(labels="none"))
     assert len(everything.items) == 9 and everything.rejected == []
     (tmp_path / "l.csv").write_text("file,label\nx/0.png,cat\nx/1.png,\n")
-    assert len(open_source(path, labels=str(tmp_path / "l.csv")).items) == 1
+    assert len(open_source(path, DataConfig(labels=str(tmp_path / "l.csv"))).items) == 1
 
 
 def test_a_picture_beside_the_parts_is_named(tmp_path):

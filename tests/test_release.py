@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import itertools
 import re
 import sys
 import tomllib
@@ -59,6 +60,12 @@ def test_every_import_is_a_dependency() -> None:
     for name in others & homes.keys():  # those that are installed here
         assert {home.lower() for home in homes[name]} & declared, f"{found[name]} imports {name}"
     assert set(doctor.CORE) <= named(PROJECT["dependencies"])
+
+
+def test_every_dependency_has_a_lowest_version() -> None:
+    """So `.ci/lowest` can install it."""
+    every = [*PROJECT["dependencies"], *itertools.chain(*PROJECT["optional-dependencies"].values())]
+    assert [one for one in every if not re.match(r"[\w.-]+[>=]=\d", one)] == []
 
 
 def test_the_demo_installs_the_core_only() -> None:

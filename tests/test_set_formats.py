@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ganvas.config import DataConfig
 from ganvas.data.reading.sources import Item, open_source
 from ganvas.errors import DataError
 from test_sources import labels_of, picture, reasons, write_folder
@@ -46,13 +47,13 @@ def test_idx(tmp_path, name):
     assert source.items[4] == Item("train-04", "8")
     ((_, pixels),) = source.stream({"train-04"})
     np.testing.assert_array_equal(pixels, images[4])
-    assert len(open_source(tmp_path / "set", split="test").items) == 12
-    both = open_source(tmp_path / "set", split="all")
+    assert len(open_source(tmp_path / "set", DataConfig(split="test")).items) == 12
+    both = open_source(tmp_path / "set", DataConfig(split="all"))
     assert len({item.name for item in both.items}) == 42
     assert both.arrays()[1][30:].tolist() == [i % 3 for i in range(12)]
-    assert open_source(tmp_path / "set", labels="none").arrays()[1] is None
+    assert open_source(tmp_path / "set", DataConfig(labels="none")).arrays()[1] is None
     with pytest.raises(DataError, match="has its own labels"):
-        open_source(tmp_path / "set", labels="x.csv")
+        open_source(tmp_path / "set", DataConfig(labels="x.csv"))
 
 
 def test_idx_files_one_by_one_and_emnist(tmp_path):
@@ -118,11 +119,13 @@ def test_cifar_10_with_some_of_its_batches(tmp_path, protocol):
     assert source.items[0].name == "data_batch_2/00000"
     raw = np.random.default_rng(0).integers(0, 256, (6, 3072), np.uint8)
     np.testing.assert_array_equal(images[3, :, :, 1].ravel(), raw[3, 1024:2048])  # planes R, G, B
-    assert len(open_source(folder, split="all").items) == 18
-    assert open_source(tmp_path, split="test").items[0].name == "test_batch/00000"  # by the folder around it
+    assert len(open_source(folder, DataConfig(split="all")).items) == 18
+    assert (
+        open_source(tmp_path, DataConfig(split="test")).items[0].name == "test_batch/00000"
+    )  # by the folder around it
     (folder / "test_batch").unlink()
     with pytest.raises(DataError, match=r"no test batch among batches\.meta"):
-        open_source(folder, split="test")
+        open_source(folder, DataConfig(split="test"))
 
 
 @pytest.mark.parametrize("suffix", ["tar.gz", "tar.xz", "zip"])
@@ -145,7 +148,7 @@ def test_cifar_100(tmp_path):
         (tmp_path / name).write_bytes(pickle.dumps(batch, 2))
     (tmp_path / "meta").write_bytes(pickle.dumps({"fine_label_names": ["a", "b", "c"]}, 2))
     assert [item.label for item in open_source(tmp_path).items] == ["c", "a", "b"]
-    assert len(open_source(tmp_path, split="all").items) == 6
+    assert len(open_source(tmp_path, DataConfig(split="all")).items) == 6
 
 
 class Hostile:
@@ -220,27 +223,29 @@ def test_celeba(tmp_path, inside):
     path = write_celeba(tmp_path, inside)
     plain = open_source(path)
     assert (plain.form, plain.classes, len(plain.items)) == ("celeba", [], 3)
-    smiling = open_source(path, labels="smiling")
+    smiling = open_source(path, DataConfig(labels="smiling"))
     assert smiling.classes == ["not Smiling", "Smiling"]
     assert [item.label for item in smiling.items] == ["Smiling", "not Smiling", "Smiling"]
-    both = open_source(path, labels="Smiling, Male", split="all")
+    both = open_source(path, DataConfig(labels="Smiling, Male", split="all"))
     assert both.classes == ["not Smiling + not Male", "not Smiling + Male", "Smiling + not Male", "Smiling + Male"]
-    assert labels_of(open_source(path, labels="Male", split="test")) == {"img_align_celeba/000004.jpg": "Male"}
-    assert open_source(path, labels="none").classes == []
+    assert labels_of(open_source(path, DataConfig(labels="Male", split="test"))) == {
+        "img_align_celeba/000004.jpg": "Male"
+    }
+    assert open_source(path, DataConfig(labels="none")).classes == []
     assert open_source(tmp_path).form == "celeba"  # by the folder around the zip
     with pytest.raises(DataError, match=r"Beard is not an attribute in list_attr.*; known attributes: Smiling, Male"):
-        open_source(path, labels="Beard")
+        open_source(path, DataConfig(labels="Beard"))
 
 
 def test_celeba_as_a_folder_with_and_without_its_lists(tmp_path):
     folder = write_folder(tmp_path / "img_align_celeba", ["000001.jpg", "000002.jpg"])
     assert len(open_source(folder).items) == 2
     with pytest.raises(DataError, match=r"Smiling needs list_attr_celeba.txt: put it next to img_align_celeba"):
-        open_source(folder, labels="Smiling")
+        open_source(folder, DataConfig(labels="Smiling"))
     with pytest.raises(DataError, match=r"test part needs list_eval_partition\.txt"):
-        open_source(folder, split="test")
+        open_source(folder, DataConfig(split="test"))
     (tmp_path / "list_attr_celeba.csv").write_text("image_id,Smiling\n000001.jpg,1\n")
-    source = open_source(folder, labels="Smiling")
+    source = open_source(folder, DataConfig(labels="Smiling"))
     assert labels_of(source) == {"000001.jpg": "Smiling"}
     assert reasons(source) == {"000002.jpg": "has no line in list_attr_celeba.csv"}
     assert len(open_source(tmp_path).items) == 2
@@ -258,7 +263,7 @@ def test_npz_and_npy(tmp_path):
     np.testing.assert_array_equal(source.arrays()[0], images)
     np.savez(tmp_path / "b.npz", x_train=images, y_train=np.array(list("abcab")), x_test=images[:2], y_test=["a", "b"])
     assert [item.label for item in open_source(tmp_path / "b.npz").items] == list("abcab")
-    both = open_source(tmp_path / "b.npz", split="all")
+    both = open_source(tmp_path / "b.npz", DataConfig(split="all"))
     assert [item.label for item in both.items] == [*"abcab", "a", "b"]
     np.save(tmp_path / "c.npy", images[..., 0].astype(np.uint16))
     assert open_source(tmp_path / "c.npy").arrays()[0].dtype == np.uint16
@@ -297,7 +302,7 @@ def test_real_mnist(shared_data):
     assert images.shape == (60000, 28, 28)
     assert source.classes == [str(digit) for digit in range(10)]
     assert np.bincount(labels).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
-    assert len(open_source(shared_data / "mnist", split="test").items) == 10000
+    assert len(open_source(shared_data / "mnist", DataConfig(split="test")).items) == 10000
 
 
 @pytest.mark.slow
@@ -309,10 +314,10 @@ def test_real_cifar10(shared_data):
 
 
 def test_real_celeba(shared_data):
-    source = open_source(shared_data / "celeba", labels="Smiling,Male", split="all")
+    source = open_source(shared_data / "celeba", DataConfig(labels="Smiling,Male", split="all"))
     assert len(source.items) == 5000
     assert len(source.classes) == 4
-    assert 0 < len(open_source(shared_data / "celeba", split="train").items) <= 5000
+    assert 0 < len(open_source(shared_data / "celeba", DataConfig(split="train")).items) <= 5000
 
 
 def test_real_mednist(shared_data):
@@ -324,7 +329,7 @@ def test_real_mednist(shared_data):
 
 
 def test_real_comic_faces_and_pairs(shared_data):
-    source = open_source(shared_data / "comic_faces", labels="attributes.csv:mouth")
+    source = open_source(shared_data / "comic_faces", DataConfig(labels="attributes.csv:mouth"))
     assert len(source.items) + len(source.rejected) == 5000
     assert all(label.startswith("variant") for label in source.classes)
     pairs = open_source(shared_data / "face2comics")

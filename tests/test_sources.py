@@ -110,19 +110,22 @@ def test_a_wrapping_folder_is_descended_and_labels_can_be_left_out(tmp_path, for
     source = open_source(path)
     assert source.classes == ["cats", "dogs"]
     assert reasons(source) == {"set/cover.png": "outside the class folders"}
-    assert open_source(path, labels="none").classes == []
+    assert open_source(path, DataConfig(labels="none")).classes == []
     with pytest.raises(DataError, match=r"Smiling.*not CelebA.*csv"):
-        open_source(path, labels="Smiling")
+        open_source(path, DataConfig(labels="Smiling"))
 
 
 def test_train_and_test_folders_are_parts(tmp_path):
     names = ["xray/train/a/1.png", "xray/train/b/2.png", "xray/test/a/3.png", "xray/test/b/4.png", "xray/val/a/5.png"]
     path = write("zip", tmp_path, names)
     assert labels_of(open_source(path)) == {"xray/train/a/1.png": "a", "xray/train/b/2.png": "b"}
-    assert labels_of(open_source(path, split="test")) == {"xray/test/a/3.png": "a", "xray/test/b/4.png": "b"}
-    assert len(open_source(path, split="all").items) == 5
+    assert labels_of(open_source(path, DataConfig(split="test"))) == {
+        "xray/test/a/3.png": "a",
+        "xray/test/b/4.png": "b",
+    }
+    assert len(open_source(path, DataConfig(split="all")).items) == 5
     with pytest.raises(DataError, match="no test part"):
-        open_source(write_folder(tmp_path / "flat", ["a.png"]), split="test")
+        open_source(write_folder(tmp_path / "flat", ["a.png"]), DataConfig(split="test"))
 
 
 def test_a_folder_around_one_archive(tmp_path):
@@ -349,7 +352,7 @@ def test_a_csv_with_a_picture_source(tmp_path, header):
     path = write_zip(tmp_path / "x.zip", ["faces/1.png", "faces/2.png", "faces/3.png"])
     rows = "faces/1.png,b\n./2.png,a\n3,10\nghost.png,a\n"
     (tmp_path / "labels.csv").write_text(header + rows.replace(",", ";" if ";" in header else ","))
-    source = open_source(path, labels="labels.csv")
+    source = open_source(path, DataConfig(labels="labels.csv"))
     assert labels_of(source) == {"faces/1.png": "b", "faces/2.png": "a", "faces/3.png": "10"}
     assert source.classes == sorted(["a", "b", "10"], key=lambda name: (name.isalpha(), name))
     assert reasons(source) == {"ghost.png": "listed in labels.csv but missing"}
@@ -363,29 +366,32 @@ def test_a_csv_given_directly_lists_the_pictures(tmp_path):
     assert labels_of(source) == {"a.png": "x", "sub/b.png": "y"}
     assert reasons(source) == {"c.png": "listed in list.csv but missing"}
     (tmp_path / "two.csv").write_text("file,hair,eyes\na.png,red,blue\nsub/b.png,red,green\n")
-    assert open_source(tmp_path / "two.csv", labels="eyes").classes == ["blue", "green"]
-    assert labels_of(open_source(tmp_path / "list.csv", labels="none")) == {"a.png": None, "sub/b.png": None}
+    assert open_source(tmp_path / "two.csv", DataConfig(labels="eyes")).classes == ["blue", "green"]
+    assert labels_of(open_source(tmp_path / "list.csv", DataConfig(labels="none"))) == {
+        "a.png": None,
+        "sub/b.png": None,
+    }
 
 
 def test_a_csv_with_unlabelled_pictures_columns_or_nothing_right(tmp_path):
     path = write_folder(tmp_path / "set", ["a.png", "b.png", "c.png"])
     labels = tmp_path / "labels.csv"
     labels.write_text("file,hair,eyes\na.png,red,blue\nb.png,,green\n")
-    assert reasons(open_source(path, labels=f"{labels}:hair")) == {
+    assert reasons(open_source(path, DataConfig(labels=f"{labels}:hair"))) == {
         "b.png": "has no label in labels.csv",
         "c.png": "has no label in labels.csv",
     }
-    assert open_source(path, labels=f"{labels}:eyes").classes == ["blue", "green"]
+    assert open_source(path, DataConfig(labels=f"{labels}:eyes")).classes == ["blue", "green"]
     with pytest.raises(DataError, match="no column 'nose'; its label columns are: hair, eyes"):
-        open_source(path, labels=f"{labels}:nose")
+        open_source(path, DataConfig(labels=f"{labels}:nose"))
     labels.write_text("x.png,red\ny.png,blue\n")
     with pytest.raises(DataError, match=r"names 2 files and none is an image .*'x.png' instead of"):
-        open_source(path, labels=str(labels))
+        open_source(path, DataConfig(labels=str(labels)))
     labels.write_text("")
     with pytest.raises(DataError, match="is empty; expected lines of file,label"):
-        open_source(path, labels=str(labels))
+        open_source(path, DataConfig(labels=str(labels)))
     with pytest.raises(DataError, match=r"absent\.csv: no such file"):
-        open_source(path, labels="absent.csv")
+        open_source(path, DataConfig(labels="absent.csv"))
 
 
 # What Ganvas wrote into the data is not read back.

@@ -240,20 +240,7 @@ def open_at(dataset: Dataset | None, place: Path | None, config: DataConfig) -> 
     """Opens the result of `locate`. Raises `DataError` if it has no images."""
     if place is None and config.conditions is not None:
         raise DataError(f"--conditions {config.conditions}: the digits have no table of conditions")
-    source = (
-        digits()
-        if place is None
-        else open_source(
-            place,
-            labels=config.labels,
-            split=config.split,
-            frames=config.frames,
-            masks=config.masks,
-            fps=config.fps,
-            conditions=config.conditions,
-            levels=config.levels,
-        )
-    )
+    source = digits() if place is None else open_source(place, config)
     return source, policy_for(dataset, place, config, source.form)
 
 

@@ -16,11 +16,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from ganvas.config import parse_conditions, parse_levels
+from ganvas.config import DataConfig, parse_conditions, parse_levels
 from ganvas.data.reading import cifar, dicom, formats, video
 from ganvas.data.reading.archives import Tar, Zip
 from ganvas.data.reading.condition_table import ConditionTable, read_conditions
@@ -181,28 +181,16 @@ class ArraySource:
         return self.held.images, self.held.labels
 
 
-def open_source(
-    path: Path,
-    *,
-    labels: str | None = None,
-    split: str = "train",
-    frames: Literal["first", "all"] = "first",
-    masks: Literal["skip", "use"] = "skip",
-    fps: float | None = None,
-    conditions: str | None = None,
-    levels: str | None = None,
-) -> Source:
+def open_source(path: Path, config: DataConfig | None = None) -> Source:
     """List the images at `path` and their labels.
 
-    labels: None (class sub-folders or those of the data set), "none", a csv of file,label (a path, or a name
-    next to or inside the source; "some.csv:column" selects a column by its header), or attributes of CelebA.
-    If `path` is a csv, `labels` may be one of its columns. conditions: a table and its columns instead of labels, see
-    `read_conditions`.
-    split: "train", "test" or "all", for data sets with parts. frames: images to read from non-DICOM files with several:
-    the first or all. fps: frames per second to read from videos. masks: whether annotations of images (masks.py) are
-    images, too. levels: black and white of DICOM files. Raises `DataError`.
+    config.labels: None (class sub-folders or those of the data set), "none", a csv of file,label (a path, or a name
+    next to or inside the source; "some.csv:column" selects a column by its header), or attributes of CelebA. If `path`
+    is a csv, it may be one of its columns. config.conditions: a table and its columns, see `read_conditions`. Options
+    of the pixels are not used. Raises `DataError`.
     """
-    path = Path(path)
+    path, config = Path(path), config or DataConfig()
+    asked = config if config.conditions is None else dataclasses.replace(config, labels="none")
     try:
         if not path.exists():
             raise DataError(f"{path} does not exist; {EXPECTED}")
@@ -210,48 +198,36 @@ def open_source(
             with path.open("rb") as file:
                 if is_lfs_pointer(file.read(64)):
                     raise DataError(f"{path} is a Git LFS pointer instead of the file: run git lfs pull")
-        window = parse_levels(levels) if levels else None
-        wish = Wish("none" if conditions is not None else labels, split, masks == "use", fps or video.FPS, window)
-        source = _open(path, wish)
-        source = _all_pages(source) if frames == "all" and isinstance(source, PictureSource) else source
+        source = _open(path, asked)
+        source = _all_pages(source) if config.frames == "all" and isinstance(source, PictureSource) else source
         # Without images, packing gives the reasons.
-        return source if conditions is None or not source.items else _with_conditions(source, conditions, path)
+        named = config.conditions is not None and source.items
+        return _with_conditions(source, config.conditions, path) if named else source
     except PermissionError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """Options of `open_source`. masks: whether annotations are images."""
-
-    labels: str | None
-    split: str
-    masks: bool
-    fps: float
-    window: tuple[float, float] | None
-
-    @property
-    def plain(self) -> bool:
-        """Whether labels are not wanted."""
-        return self.labels is not None and self.labels.lower() == "none"
+def _no_labels(config: DataConfig) -> bool:
+    """Whether labels are not wanted."""
+    return (config.labels or "").lower() == "none"
 
 
-def _open(path: Path, wish: Wish) -> Source:
-    if held := _find_arrays(path, wish.split):
-        return _array_source(*held, wish, path)
+def _open(path: Path, config: DataConfig) -> Source:
+    if held := _find_arrays(path, config.split):
+        return _array_source(*held, config, path)
     listing = str(path) if _is_list(path) else None
     container = _open_container(path.parent if listing else path)
     inner = _only_inside(container)
-    if listing and wish.labels and not wish.plain and not csv_of(wish.labels)[0]:
-        wish = dataclasses.replace(wish, labels=f"{listing}:{wish.labels}")  # a column of the csv
+    if listing and config.labels and not _no_labels(config) and not csv_of(config.labels)[0]:
+        config = dataclasses.replace(config, labels=f"{listing}:{config.labels}")  # a column of the csv
     if inner:
-        return _open(inner, dataclasses.replace(wish, labels=wish.labels or listing))
+        return _open(inner, dataclasses.replace(config, labels=config.labels or listing))
     cifar_files = {name: name.rpartition("/")[2] for name in container.names}
     if cifar.is_cifar(cifar_files.values()) and not isinstance(container, Folder):
         contents = _read_all(container, [n for n, base in cifar_files.items() if cifar.FILES.fullmatch(base)])
-        arrays = cifar.read_cifar({cifar_files[n]: content for n, content in contents.items()}, wish.split, path)
-        return _array_source("cifar", arrays, wish, path)
-    return _picture_source(container, listing, wish)
+        arrays = cifar.read_cifar({cifar_files[n]: content for n, content in contents.items()}, config.split, path)
+        return _array_source("cifar", arrays, config, path)
+    return _picture_source(container, listing, config)
 
 
 def _with_conditions(source: Source, option: str, path: Path) -> PictureSource:
@@ -315,10 +291,10 @@ def _find_arrays(path: Path, split: str) -> tuple[str, formats.Arrays] | None:
     return None
 
 
-def _array_source(form: str, held: formats.Arrays, wish: Wish, path: Path) -> ArraySource:
-    if wish.labels is not None and not wish.plain:
-        raise DataError(f"--labels {wish.labels}: {path} has its own labels; omit --labels, or use --labels none")
-    if wish.plain:
+def _array_source(form: str, held: formats.Arrays, config: DataConfig, path: Path) -> ArraySource:
+    if config.labels is not None and not _no_labels(config):
+        raise DataError(f"--labels {config.labels}: {path} has its own labels; omit --labels, or use --labels none")
+    if _no_labels(config):
         held = formats.Arrays(held.images, None, [], held.names)
     return ArraySource(form, held)
 
@@ -371,7 +347,7 @@ def _read_all(container: Container, names: list[str]) -> dict[str, bytes]:
     return contents
 
 
-def _picture_source(container: Container, listing: str | None, wish: Wish) -> PictureSource:
+def _picture_source(container: Container, listing: str | None, config: DataConfig) -> PictureSource:
     """Labels the image files of a container. listing: the csv given instead of a folder."""
     images, marked = _image_files(container)
     rejected = container.rejected + [
@@ -381,8 +357,8 @@ def _picture_source(container: Container, listing: str | None, wish: Wish) -> Pi
     ]
     if not images:
         raise DataError(_nothing_found(container, rejected))
-    images, masks = (images, []) if wish.masks else without_masks(images)
-    form, found = _labelled(container, images, masks, listing, wish)
+    images, masks = (images, []) if config.masks == "use" else without_masks(images)
+    form, found = _labelled(container, images, masks, listing, config)
     if not listing:  # other files in the folder of a csv are irrelevant
         found.rejected = rejected + found.rejected
     names = {item.name for item in found.items}
@@ -396,19 +372,18 @@ def _picture_source(container: Container, listing: str | None, wish: Wish) -> Pi
         form = "radiographs" if next(iter(facts.values())).radiograph else "dicom"
     elif videos and len(videos) == len(found.items):
         form = "video"
-    counts = {name: about.num_frames for name, about in facts.items()}
+    counts, fps = {name: about.num_frames for name, about in facts.items()}, config.fps or video.FPS
     for name, content in container.read(videos) if videos else ():
-        counts[name] = 0 if isinstance(content, PictureError) else video.num_frames(content, wish.fps)
+        counts[name] = 0 if isinstance(content, PictureError) else video.num_frames(content, fps)
     broken = [name for name in sorted(videos) if not counts[name]]
     found.rejected += [Rejection(name, "damaged video file, or of an unknown format") for name in broken]
     items, frames = _split([item for item in found.items if counts.get(item.name, 1)], counts, videos)
     if len(videos) > len(broken):
         num = sum(counts[name] for name in videos)
         give = amount(len(videos) - len(broken), "video gives", "videos give")
-        found.notes.append(f"{give} {amount(num, 'frame')}, {wish.fps:g} per second; --fps sets another rate.")
-    return PictureSource(
-        form, container, items, found.classes, found.rejected, frames, found.notes, wish.fps, window=wish.window
-    )
+        found.notes.append(f"{give} {amount(num, 'frame')}, {fps:g} per second; --fps sets another rate.")
+    window = parse_levels(config.levels) if config.levels else None
+    return PictureSource(form, container, items, found.classes, found.rejected, frames, found.notes, fps, window=window)
 
 
 def _readable(
@@ -437,10 +412,10 @@ def _image_files(container: Container) -> tuple[list[str], list[str]]:
 
 
 def _labelled(
-    container: Container, images: list[str], masks: list[Rejection], listing: str | None, wish: Wish
+    container: Container, images: list[str], masks: list[Rejection], listing: str | None, config: DataConfig
 ) -> tuple[str, Labelled]:
     """(form of the source, the images with their labels). masks: annotations, which only a list may name."""
-    labels, split, plain = wish.labels, wish.split, wish.plain
+    labels, split, plain = config.labels, config.split, _no_labels(config)
     if csv_file := labels if csv_of(labels)[0] else listing:
         found = by_csv(container, images, csv_file, masks=masks, only_listed=listing is not None, plain=plain)
         return "csv" if listing else container.form, found
