@@ -255,5 +255,5 @@ def test_interrupted_writing_leaves_the_old_picture(tmp_path: Path, monkeypatch:
 def test_the_shortest_film_that_gif_allows_is_made() -> None:
     least = (film.LAST_MS + 2 * 1000 / film.MOST_GIF_FPS) / 1000
     assert film.timing_of(Video("run", seconds=least), 3) == film.Timing(1000 / film.MOST_GIF_FPS, film.LAST_MS)
-    with pytest.raises(ConfigError, match="3 grids need at least 2.6"):
+    with pytest.raises(ConfigError, match=r"3 grids need at least 2\.6"):
         film.timing_of(Video("run", seconds=least - 0.01), 3)
