@@ -121,18 +121,20 @@ def annotations(tree: ast.AST) -> Iterator[ast.expr]:
 
 
 def tests_of(module: str) -> list[Path]:
-    """Test files of a module: test_<name>.py, and those that import it or use it by its dotted name."""
+    """Test files of a module: test_<name>.py of it and of the modules that import it, and those that import it."""
     parts = Path(module).with_suffix("").parts
     parts = parts[:-1] if parts[-1] == "__init__" else parts
     if not parts:
         return []  # the package itself: every test imports it
     dotted, package = ".".join(("ganvas", *parts)), ".".join(("ganvas", *parts[:-1]))
     wanted = rf"{re.escape(dotted)}\b|from {re.escape(package)} import [^\n]*\b{parts[-1]}\b"
-    if parts[0] == "models":  # networks are built by their names
-        wanted += r"|from ganvas\.models import"
+    users = [file for file in (ROOT / "src" / "ganvas").rglob("*.py") if re.search(wanted, file.read_text())]
     own = f"test_{parts[-1]}"
+    names = {own, *(f"test_{file.parent.name if file.stem == '__init__' else file.stem}" for file in users)}
+    if parts[0] == "models":  # networks are built by their names
+        names |= {"test_models", "test_classic"}
     files = sorted((ROOT / "tests").glob("test_*.py"), key=lambda file: (file.stem != own, seconds_of(file)))
-    return [file for file in files if file.stem == own or re.search(wanted, file.read_text())]
+    return [file for file in files if file.stem in names or re.search(wanted, file.read_text())]
 
 
 def seconds_of(tests: Path) -> float:

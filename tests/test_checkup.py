@@ -144,6 +144,18 @@ def test_bars_end_in_a_straight_edge():
     top, *rest = bars(compressed(boxed, 90))
     assert 0.2 <= top <= 0.25 and rest == [0, 0, 0]
     assert bars(np.full((20, 20, 3), 9, np.uint8)) == (0, 0, 0, 0)  # blank, which is said elsewhere
+    for unevenness, share in ((8, 0.15), (15, 0)):  # 3% of the range is noise, 6% is content
+        striped = np.random.default_rng(0).integers(180, 255, (40, 40, 1), np.uint8)
+        striped[:6, ::2], striped[:6, 1::2] = 100 - unevenness, 100 + unevenness
+        assert bars(striped) == (share, 0, 0, 0)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_two_uniform_areas_are_no_bars(tmp_path: Path, axis: int) -> None:
+    flag = np.where(np.indices((40, 40))[axis] < 20, 100, 220).astype(np.uint8)[..., None]
+    assert bars(flag) == (0, 0, 0, 0)
+    found = check(save(tmp_path, {f"{i}.png": flag[..., 0] // (i + 1) for i in range(3)}))
+    assert found.num_images == 3 and not found.bars
 
 
 def test_marks_are_told_with_their_place(tmp_path):

@@ -241,9 +241,9 @@ def test_a_run_draws_small_images_first_and_then_whole_ones(tmp_path: Path, monk
     (tmp_path / "data").mkdir()
     for i in range(12):
         save_png(tmp_path / "data" / f"{i}.png", noise.integers(0, 256, (72, 72, 1), dtype=np.uint8))
-    options = {"kind": "xray", "images": 32, "batch": 8, "base": 8, "widest": 8}
+    options = {"kind": "xray", "images": 16, "batch": 8, "base": 8, "widest": 8}
     ganvas.train(tmp_path / "data", tmp_path / "run", quiet=True, size=72, **options)
-    assert shapes == [(36, 36)] * 2 + [(72, 72)] * 2
+    assert shapes == [(36, 36), (72, 72)]
 
 
 @pytest.mark.usefixtures("tiny_parts")

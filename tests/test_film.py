@@ -16,6 +16,7 @@ import ganvas
 from ganvas import film
 from ganvas.errors import ConfigError, MissingExtraError, RunError
 from ganvas.image_files import grid, save_png, to_image
+from ganvas.options import Video
 
 SEEN = (0, 96, 1_500, 32_000, 1_250_000)  # as the names sort by number
 needs_av = pytest.mark.skipif(importlib.util.find_spec("av") is None, reason="needs the extra `video`")
@@ -249,3 +250,10 @@ def test_interrupted_writing_leaves_the_old_picture(tmp_path: Path, monkeypatch:
     with pytest.raises(KeyboardInterrupt):
         save_png(path, np.ones((4, 4, 1), np.uint8))
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_the_shortest_film_that_gif_allows_is_made() -> None:
+    least = (film.LAST_MS + 2 * 1000 / film.MOST_GIF_FPS) / 1000
+    assert film.timing_of(Video("run", seconds=least), 3) == film.Timing(1000 / film.MOST_GIF_FPS, film.LAST_MS)
+    with pytest.raises(ConfigError, match=r"3 grids need at least 2\.6"):
+        film.timing_of(Video("run", seconds=least - 0.01), 3)

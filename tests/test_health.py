@@ -231,6 +231,14 @@ def test_a_plateau_among_noisy_scores(num: int, vitals: dict[str, Any]) -> None:
     assert noticed["flat, collapsed"] >= 20 and noticed["falling, collapsed"] <= 1
 
 
+def test_the_decrease_is_that_of_a_regression_line() -> None:
+    from scipy.stats import linregress
+
+    images, scores = [100, 150, 300, 420, 500], [0.9, 0.7, 0.75, 0.4, 0.45]
+    line = linregress(images, scores)
+    assert health.decrease(images, scores) == pytest.approx((-400 * line.slope, 400 * line.stderr, 3))
+
+
 def test_examinations_that_come_close_together_say_nothing(vitals: dict[str, Any]) -> None:
     """Where the machine is slow for a while, examinations by the clock are few steps apart: nothing can change."""
     watch = Watch(CONFIG)

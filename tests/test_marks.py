@@ -142,9 +142,9 @@ def test_a_ramp_is_continued_through_the_mark(letter, axis):
     """From all four sides."""
     ramp = np.indices((160, 128))[axis] * 0.7 + 10
     canvas = Image.fromarray(ramp.astype(np.uint8))
-    ImageDraw.Draw(canvas).text((50, 60), "R", 250, FONT)
+    ImageDraw.Draw(canvas).text((50, 100), "R", 250, FONT)
     filled = without(letter, np.asarray(canvas)[..., None])
-    assert filled is not None and np.abs(filled[..., 0] - ramp).max() < 4
+    assert filled is not None and np.abs(filled[..., 0] - ramp).max() < 3
 
 
 def test_spots_are_few(planted):

@@ -136,8 +136,8 @@ def test_only_public_names_are_used(path: Path) -> None:
 
 @pytest.mark.filterwarnings("error")
 def test_every_cell_runs(student: Path, drawn: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a budget of a second: what is learnt is tested in the slow tests."""
-    monkeypatch.setenv("GANVAS_NOTEBOOK_MINUTES", "0.02")
+    """With a budget of half a second: what is learnt is tested in the slow tests."""
+    monkeypatch.setenv("GANVAS_NOTEBOOK_MINUTES", "0.01")
     monkeypatch.chdir(student)
     names = run_here(NOTEBOOK)
     check_files(student, "digits")

@@ -85,6 +85,14 @@ def test_the_class_is_found_or_given(name: str) -> None:
         projection.project(gan, pixels, label="up")
 
 
+def test_of_each_class_some_images_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(projection, "CANDIDATES", 4)
+    monkeypatch.setattr(projection, "EACH", 2)
+    gan = fresh(classes=CLASSES)
+    assert len(projection.candidates(gan, None, 0, None)) == 2 * len(CLASSES) > 4
+    assert len(projection.candidates(gan, CLASSES[0], 0, None)) == 4
+
+
 def test_the_distance_sees_coarse_places_and_fine_pixels() -> None:
     goal = torch.zeros(1, 1, 16, 16)
     moved = torch.zeros(3, 1, 16, 16)

@@ -250,6 +250,6 @@ def test_adaptive_augmentation_moves_and_is_logged(
     two_classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ganvas.training.state.TARGET", 0.0)
-    ganvas.train(two_classes, tmp_path / "run", images=800, adaptive=True, **SMALL)
+    ganvas.train(two_classes, tmp_path / "run", images=320, adaptive=True, **SMALL)
     values = [record["augment"] for record in read_log(tmp_path / "run") if "augment" in record]
-    assert values[0] < values[-1] <= 0.8 or max(values) > 0
+    assert values[0] < values[-1] <= 0.8

@@ -128,12 +128,16 @@ def bars(pixels: np.ndarray) -> tuple[float, float, float, float]:
     """Uniform bars at the top, bottom, left and right of an image (H, W, C), as fractions of its height and width.
 
     A bar ends in a straight edge along most of its length, like a letterbox or a frame. The black around a digit or
-    a head does not count.
+    a head does not count, nor do two uniform areas with nothing between them.
     """
-    top, bottom = (_bar(rows) for rows in (pixels, pixels[::-1]))
-    inner = pixels[top : len(pixels) - bottom].transpose(1, 0, 2)
-    left, right = (_bar(columns) for columns in (inner, inner[::-1]))
     height, width = pixels.shape[:2]
+    top, bottom = (_bar(rows) for rows in (pixels, pixels[::-1]))
+    if top + bottom >= height:
+        return 0.0, 0.0, 0.0, 0.0
+    inner = pixels[top : height - bottom].transpose(1, 0, 2)
+    left, right = (_bar(columns) for columns in (inner, inner[::-1]))
+    if left + right >= width:
+        return 0.0, 0.0, 0.0, 0.0
     return top / height, bottom / height, left / width, right / width
 
 
