@@ -38,11 +38,12 @@ from ganvas.system import files
 from ganvas.system.device import choose_device
 from ganvas.system.files import cache_dir
 
-FORMAT = 2  # version of the cached file and of all code that affects the weights
+FORMAT = 3  # version of the cached file and of all code that affects the weights
 SEED = 0
 EPOCHS = 4
 LEAST_STEPS, MOST_STEPS = 200, 2400  # the maximum is for 28 x 28 pixels; lower for larger images
 POLICY = ("translation", "brightness", "contrast")  # so that other tones are not taken for other classes
+SOFTENED = 0.3  # share of the images that are blurred, so that blur is not taken for another class
 MEMORY = 2**29  # most bytes for the images in half precision
 
 
@@ -128,6 +129,7 @@ def train_on(
         seed=SEED,
         policy=POLICY,
         mirror=pack.mirror,
+        softened=SOFTENED,
         device=device,
         progress=progress,
     )

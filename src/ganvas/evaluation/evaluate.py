@@ -50,7 +50,7 @@ CLOSEST = 12  # pairs in the gallery
 BLURRED, BLUR = 200, 1.5  # images of each kind that are blurred to see whether they are alike; by pixels of 64
 MARKED, MARKS_SHOWN = 300, 6  # images of each kind searched for marks; marks in the report
 CLASSIFIED = 1_000  # images of each kind for the real-vs-generated classifier
-STEPS = {"Measures": 3, "Classes": 3, "Copies": 3, "Real-vs-generated classifier": 2}  # counted steps of a part
+STEPS = {"Measures": 3, "Classes": 3, "Copies": 3, "Real-vs-generated classifier": 4}  # counted steps of a part
 
 
 Part = TypeVar("Part")

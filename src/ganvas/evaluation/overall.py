@@ -28,7 +28,8 @@ class WholeProgress:
         self.report, self.overall = report, overall
         self.began = time.monotonic()
         self.parts: dict[str, float] = {}
-        self.part, self.steps, self.seen = "", 1, list[str]()
+        self.part, self.steps = "", 1
+        self.finished, self.current = 0, ("", 0)  # finished steps of the part; name and count of the current one
 
     def plan(self, parts: dict[str, float]) -> None:
         """Sets the parts, in order, with their expected seconds."""
@@ -36,17 +37,19 @@ class WholeProgress:
 
     def begin(self, part: str, steps: int = 1) -> None:
         """A part begins, with this number of counted steps."""
-        self.part, self.steps, self.seen = part, steps, []
+        self.part, self.steps = part, steps
+        self.finished, self.current = 0, ("", 0)
 
     def step(self, what: str, done: int, total: int) -> None:
         """Progress of one step of the current part; total: 0 if nothing is counted."""
         if self.overall is None:
             self.report(what, done, total)
             return
-        if total and what not in self.seen:
-            self.seen.append(what)
-        before = max(0, len(self.seen) - 1) if total else len(self.seen)
-        fraction = self.fraction(min(1.0, (before + (done / total if total else 0.0)) / self.steps))
+        name, last = self.current
+        if name and (what != name or done < last):  # another step, or the same for other images
+            self.finished += 1
+        self.current = (what, done) if total else ("", 0)
+        fraction = self.fraction(min(1.0, (self.finished + (done / total if total else 0.0)) / self.steps))
         facts = [f"{done:,} of {total:,}"] if total else []
         elapsed = time.monotonic() - self.began
         if elapsed > KNOWN_AFTER and fraction > 0:

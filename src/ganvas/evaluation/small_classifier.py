@@ -123,6 +123,7 @@ def train_classifier(
     seed: int,
     policy: tuple[str, ...] = LIGHT,
     mirror: bool = False,
+    softened: float = 0.0,
     device: torch.device | None = None,
     progress: Progress | None = None,
     loss: Callable[[Tensor, Tensor], Tensor] = smoothed,
@@ -132,8 +133,9 @@ def train_classifier(
     loss: of logits (n, num_classes) and labels, which it may take in another form.
 
     steps: gradient steps of at most 100 images, in shuffled epochs; fewer than 10 end before the learning rate has
-    decayed. policy: operations of `ganvas.augment`. mirror: mirror half of the images. Deterministic for the same
-    arguments, machine and number of threads; the global random state is unchanged.
+    decayed. policy: operations of `ganvas.augment`. mirror: mirror half of the images. softened: share of the images
+    that are blurred. Deterministic for the same arguments, machine and number of threads; the global random state is
+    unchanged.
     """
     device = device or torch.device("cpu")
     generator = torch.Generator().manual_seed(seed)
@@ -158,6 +160,10 @@ def train_classifier(
             # At the contrast of usual images, so that changes of brightness do not hide dark 16-bit scans.
             usual = (images - mean) / (2 * deviation)
             images = mean + 2 * deviation * augment(usual, draw(batch, policy, CHANCE, generator), policy)
+        if softened:
+            wide = F.pad(images, (2, 2, 2, 2), mode="replicate")
+            soft = F.avg_pool2d(F.avg_pool2d(wide, 3, 1), 3, 1)
+            images = torch.where(torch.rand(batch, 1, 1, 1, generator=generator) < softened, soft, images)
         images = images.to(device, memory_format=torch.channels_last)
         value = loss(network(images)[1], target.to(device))
         optimizer.zero_grad()
