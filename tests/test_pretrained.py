@@ -293,6 +293,7 @@ def test_the_network_that_trained_does_not_evaluate_unless_flagged(tmp_path: Pat
     assert not kids["kid"]["flags"]
     assert "efficientnet-lite0" in kids["kid_second"]["name"]
     assert "used in training" in kids["kid_second"]["flags"][0]
+    assert "efficientnet-lite0, which trained the generator" in found["real_or_fake"]["sentence"]
 
 
 @pytest.mark.slow

@@ -466,10 +466,13 @@ class Evaluator:
         found = two_sample.real_or_fake(images, samples, networks, features=known, progress=self.report)
         pixels = (255 * found.map[:, :, None]).round().astype(np.uint8)
         save_png(out / "evaluation" / "real-or-fake.png", pixels)
+        caution = ""
+        if self.trained_with in two_sample.NETWORKS:
+            caution = f" It uses features of {self.trained_with}, which trained the generator, so it may miss faults."
         return {
             "accuracy": found.accuracy._asdict(),
             "map": "evaluation/real-or-fake.png",
-            "sentence": found.sentence,
+            "sentence": found.sentence + caution,
         }
 
     def usefulness(self) -> Row:
