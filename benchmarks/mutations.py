@@ -121,7 +121,7 @@ def annotations(tree: ast.AST) -> Iterator[ast.expr]:
 
 
 def tests_of(module: str) -> list[Path]:
-    """Test files of a module: test_<name>*.py, test_<name>.py of the modules that import it, and those that import it."""
+    """Test files of a module: test_<name>*.py, those that import it, and test_<name>.py of modules that import it."""
     parts = Path(module).with_suffix("").parts
     parts = parts[:-1] if parts[-1] == "__init__" else parts
     if not parts:
