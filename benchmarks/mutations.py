@@ -121,7 +121,7 @@ def annotations(tree: ast.AST) -> Iterator[ast.expr]:
 
 
 def tests_of(module: str) -> list[Path]:
-    """Test files of a module: test_<name>.py of it and of the modules that import it, and those that import it."""
+    """Test files of a module: test_<name>*.py, those that import it, and test_<name>.py of modules that import it."""
     parts = Path(module).with_suffix("").parts
     parts = parts[:-1] if parts[-1] == "__init__" else parts
     if not parts:
@@ -134,7 +134,9 @@ def tests_of(module: str) -> list[Path]:
     if parts[0] == "models":  # networks are built by their names
         names |= {"test_models", "test_classic"}
     files = sorted((ROOT / "tests").glob("test_*.py"), key=lambda file: (file.stem != own, seconds_of(file)))
-    return [file for file in files if file.stem in names or re.search(wanted, file.read_text())]
+    return [
+        file for file in files if file.stem in names or file.stem.startswith(own) or re.search(wanted, file.read_text())
+    ]
 
 
 def seconds_of(tests: Path) -> float:

@@ -271,6 +271,13 @@ def test_a_decompression_bomb_is_refused_from_its_header(side):
             look(png_header(side, side))
 
 
+def test_a_complete_file_with_a_damaged_header_is_not_called_truncated():
+    payload = bytearray(encoded(gradient(9, 9), "BMP"))
+    payload[28:30] = (7).to_bytes(2, "little")  # bits per pixel
+    with pytest.raises(PictureError, match=r"^damaged BMP file$"):
+        decode(bytes(payload), target(9, 9))
+
+
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"])
 def test_truncated_files_say_so(form):
     payload = encoded(Image.fromarray(noise(64, 64, 3)), form)

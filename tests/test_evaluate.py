@@ -14,6 +14,7 @@ import ganvas
 from conftest import Command
 from ganvas.config import DataConfig
 from ganvas.evaluation.evaluate import evaluate
+from ganvas.evaluation.samples import pictures_of
 from ganvas.options import Evaluate
 
 pytestmark = pytest.mark.usefixtures("short_classifiers")
@@ -102,7 +103,9 @@ def test_a_run_whose_pack_is_gone_packs_again_and_every_step_is_reported(run: Pa
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
     record = json.loads((copy / "config.json").read_text())
+    assert pictures_of(record["data"], copy)[0] == record["data"]["pack"]
     record["data"]["pack"] = str(tmp_path / "gone")
+    assert pictures_of(record["data"], copy)[0] == record["data"]["source"]
     (copy / "config.json").write_text(json.dumps(record))
     steps: dict[str, tuple[int, int]] = {}
     asked = Evaluate(copy, n=24, features="random", device="cpu")

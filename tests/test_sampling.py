@@ -77,6 +77,21 @@ def test_labels_that_would_share_a_file_are_told_apart(classes: list[str], tmp_p
     assert len({path.name.casefold() for path in out.glob("*.png")}) == len(classes)
 
 
+@pytest.mark.parametrize(
+    ("options", "ending"),
+    [
+        ({}, "left"),
+        ({"enlarge": 2}, "left_x2"),
+        ({"enlarge": 3, "filter": "nearest", "dpi": 300}, "_x3-nearest_300dpi"),
+    ],
+)
+def test_enlarged_images_have_names_of_their_own(options: dict, ending: str, model: Path, tmp_path: Path) -> None:
+    (path,) = ganvas.sample(model, tmp_path, seeds="0", label="left", device="cpu", **options)
+    assert path.stem.endswith(ending)
+    with Image.open(path) as image:
+        assert image.width == 16 * options.get("enlarge", 1)
+
+
 def test_a_row_of_another_label_is_not_taken_for_the_one_asked_for(model: Path, tmp_path: Path) -> None:
     ganvas.sample(model, tmp_path, seeds="0", label="left", device="cpu")
     manifest = tmp_path / "manifest.csv"

@@ -71,6 +71,7 @@ def test_folders_and_archives_with_classes(tmp_path):
         pack = open_pack(place, DataConfig(size=32))
         assert pack.num_images == 11 and np.bincount(pack.labels).tolist() == [6, 5]
         assert {one["name"] for one in pack.record.rejected} == {"dog/broken.mp4", "dog/playlist.mp4"}
+        assert any(note.startswith("2 videos give 10 frames, 1 per second") for note in pack.notes)
         assert check(place).num_images == 11
 
 
