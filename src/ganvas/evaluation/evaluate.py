@@ -335,7 +335,7 @@ class Evaluator:
         every = pack.labels[pack.training]  # because the reference may lack rare classes
         shares = np.bincount(every, minlength=pack.num_classes) / len(every)
         modes = mode_coverage(found, shares)
-        alien = unlike(real, fake)
+        alien = self.unlike or unlike(real, fake)
         lacking = [] if alien else missing(found, expected_shares(shares, classifier.confusion))
         accuracy = classifier.accuracy
         tested = f"{classifier.num_tested:,} held-out images"
