@@ -6,7 +6,7 @@ DATA is a folder with mnist/, mednist/, celeba/, comic_faces/ and chest_xray/. O
 evaluated with 200 other images in the role of the generated ones, as they are (--draws times) or with one planted
 fault. A row of the table is a scenario: which finding must appear and did not ("missed"), which must not appear and did
 ("false"), and which two statements of the evaluation and its advice contradict each other ("contradictions"). The
-real-vs-generated classifier and the marks are left out: they take most of the time, and no finding depends on them.
+real-vs-generated classifier and the marks are left out: they take time, and no finding depends on them.
 """
 
 from __future__ import annotations

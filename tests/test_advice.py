@@ -187,6 +187,15 @@ def test_collapse() -> None:
     assert "dcgan" not in found.command
 
 
+@pytest.mark.parametrize(
+    ("similar", "collapsed"), [("Images are too similar.", False), ("Generated images repeat.", True)]
+)
+def test_a_blur_makes_images_similar_and_is_no_collapse(similar: str, collapsed: bool) -> None:
+    said = {"variety": similar, "sharpness": "Blurrier than real images."}
+    found = {"findings": [{"what": what, "sentence": words, "severity": "bad"} for what, words in said.items()]}
+    assert ("Mode collapse" in titles(advice(evaluation(artefacts=found), log(SLOWING), config()))) == collapsed
+
+
 def test_little_diversity_of_poor_images_is_no_collapse() -> None:
     poor = evaluation(measure("precision", 0.1, 0.85), measure("recall", 0.05, 0.85))
     assert titles(advice(poor, log(FALLING), config())) == ["Train longer"]

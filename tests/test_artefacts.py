@@ -247,3 +247,12 @@ def test_an_examination_is_plain_values(digits: tuple[np.ndarray, np.ndarray]) -
     found = dataclasses.asdict(examine(*digits))
     assert json.loads(json.dumps(found)) == found
     assert len(found["spectrum"]["frequency"]) == len(found["spectrum"]["real"]) == 16
+
+
+def test_images_that_repeat_are_found_beside_fewer_real_ones() -> None:
+    """Of 200 images, each of 50 four times, 36 hardly contain two equal ones."""
+    images = np.clip(128 + 60 * clouds(236, 32, 32), 0, 255).astype(np.uint8)[..., None]
+    for fake, severity in ((images[36:], "ok"), (np.tile(images[36:86], (4, 1, 1, 1)), "bad")):
+        judged = {one["what"]: one for one in examine(images[:36], fake).findings}
+        assert judged["variety"]["severity"] == severity
+    assert judged["variety"]["sentence"].startswith("Generated images repeat: 100.0%")

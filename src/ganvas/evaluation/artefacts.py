@@ -389,17 +389,25 @@ def _saturated(real: Looks, fake: Looks) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _repeated(real: Looks, fake: Looks) -> tuple[np.ndarray, np.ndarray]:
-    """Whether each image is much closer to another image of its set than usual for real images; sets of equal size."""
-    num = min(len(real), len(fake), REPEATED)
-    found = []
-    for one in (real, fake):
+    """Whether each image is much closer to another image of its set than usual for real images.
+
+    In sets of equal size; identical images also among all generated images, of which there may be more.
+    """
+
+    def next_one(one: Looks, num: int) -> np.ndarray:
         some = one["thumbnail"][np.linspace(0, len(one) - 1, num).astype(int)]
         rows = some - some.mean(axis=0)
-        found.append(np.sqrt(np.maximum(nearest(rows, rows, 2)[0][:, 1], 0)))
+        return np.sqrt(np.maximum(nearest(rows, rows, 2)[0][:, 1], 0))
+
+    num, every = min(len(real), len(fake), REPEATED), min(len(fake), REPEATED)
+    found = [next_one(one, num) for one in (real, fake)]
     # If many real images are near duplicates, the limit is stricter; identical images always count.
     usual = np.median(found[0])
     limit = np.clip(np.quantile(found[0], 0.01), VERY_NEAR * usual, NEAR * usual)
-    return found[0] <= limit, found[1] <= limit
+    repeated = found[1] <= limit
+    if every > num and (identical := next_one(fake, every) <= VERY_NEAR * usual).mean() > repeated.mean():
+        repeated = identical
+    return found[0] <= limit, repeated
 
 
 def _shares(real: np.ndarray, fake: np.ndarray) -> Row:

@@ -249,7 +249,7 @@ class Evaluator:
         measures = self.in_features(features)
         self.report("computing the measures", 0, 0)
         rows = measures.rows(real, floor, fake, logits, self.options.force)
-        self.map = feature_map(real[drawn(np.arange(len(real)), len(fake), 6)], fake) | {"features": features.name}
+        self.map = feature_map(real, fake) | {"features": features.name}
         rows.insert(1, self.second_kid("random" if features.name != "random" else DEFAULT_FEATURES))
         self.unlike = self.resembles_nothing()
         if self.split == "training" and len(self.heldout) < LEAST_EVALUATED:
@@ -334,7 +334,7 @@ class Evaluator:
         every = pack.labels[pack.training]  # because the reference may lack rare classes
         shares = np.bincount(every, minlength=pack.num_classes) / len(every)
         modes = mode_coverage(found, shares)
-        alien = unlike(real, fake)
+        alien = self.unlike or unlike(real, fake)
         lacking = [] if alien else missing(found, expected_shares(shares, classifier.confusion))
         accuracy = classifier.accuracy
         tested = f"{classifier.num_tested:,} held-out images"

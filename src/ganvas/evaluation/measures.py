@@ -109,7 +109,9 @@ def feature_map(real: np.ndarray, fake: np.ndarray) -> Row:
     numbers of both kinds determine the components, whose signs make the largest weight positive.
     """
     num = min(len(real), len(fake), MAPPED)
-    both = torch.from_numpy(np.concatenate([real[:num], fake[:num]])).double()
+    # Evenly spaced, because the images may be in the order of their classes.
+    chosen = [features[np.linspace(0, len(features) - 1, num).astype(int)] for features in (real, fake)]
+    both = torch.from_numpy(np.concatenate(chosen)).double()
     centred = both - both.mean(dim=0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # a randomised method

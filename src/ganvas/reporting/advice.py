@@ -263,7 +263,11 @@ def unstable(case: Case) -> Iterator[Advice]:
 
 def collapsed(case: Case) -> Iterator[Advice]:
     signs = [case.health["collapse"]] if "collapse" in case.health else []
-    signs += [case.wrong["variety"]] if "variety" in case.wrong else []
+    similar = case.wrong.get("variety", "")
+    blurred = case.wrong.get("sharpness", "").startswith("Blurrier") and not similar.startswith(
+        "Generated images repeat"
+    )
+    signs += [similar] if similar and not blurred else []  # a blur alone makes images more similar
     # Poor images lack diversity as well, and precision comes first; blur or a pattern in all images changes features.
     good = case.compared("precision") > SHORT_OF and not {*PATTERNS, "sharpness"} & case.wrong.keys()
     for key in ("recall", "coverage", "vendi"):
