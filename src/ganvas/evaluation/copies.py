@@ -62,7 +62,7 @@ from ganvas.system import files
 FORMAT = 4  # version of the calibration in the cache
 DESCRIBED, DECIDING = 64, 128  # principal components for retrieval and for the score
 CANDIDATES, FINALISTS, PARTNERS = 40, 9, 16  # images registered; those compared finely; second images of a blend
-ALIGNED = 4  # finalists that are also registered finely: the true image, not those that give the usual distance
+ALIGNED = 4  # nearest finalists, which are also registered finely; the usual distance needs no fine registration
 ROUNDS = (1, 2)  # iterations of coarse and of fine registration
 USUAL = slice(3, 8)  # finalists, nearest first, whose mean distance is the usual one
 BLANK = 1e-3  # standard deviation of a thumbnail without content
@@ -76,7 +76,7 @@ HELDOUT = 2000  # most held-out images for calibration
 LEAST, DIFFERENT = holdout.LEAST_FOR_COPIES, 12  # fewest held-out images, and fewest different training images
 MOST_COMPARED = 500_000  # most training images to compare with, which limits memory to 1.5 GB (4 GB in colour)
 STRANGE = 0.02  # share of held-out images with a lower correlation to their nearest training image
-BLOCK, VALUES = 128, 3 * 2**16  # images at a time; values of their pairs at a time, which fit into a cache
+BLOCK, VALUES = 128, 3 * 2**16  # images at a time; values of pairs at a time, few enough for the processor cache
 KEY = 16  # bytes of a hash
 
 

@@ -47,7 +47,7 @@ BYTES = 2**29  # most memory for generated images
 ENOUGH = 500  # held-out images; with fewer, training images are the reference
 SHOWN, CLASSES_SHOWN = 36, 12  # images, or rows of eight, in the grids
 CLOSEST = 12  # pairs in the gallery
-BLURRED, BLUR = 200, 1.5  # images of each kind that are blurred to see whether they are alike; by pixels of 64
+BLURRED, BLUR = 200, 1.5  # blur of `resembles_nothing`: images of each kind; pixels, for images of up to 64 pixels
 MARKED, MARKS_SHOWN = 300, 6  # images of each kind searched for marks; marks in the report
 CLASSIFIED = 1_000  # images of each kind for the real-vs-generated classifier
 STEPS = {"Measures": 3, "Classes": 3, "Copies": 3, "Real-vs-generated classifier": 4}  # counted steps of a part
@@ -59,7 +59,8 @@ Part = TypeVar("Part")
 def evaluate(asked: Evaluate, progress: Progress | None = None, overall: Overall | None = None) -> Evaluation:
     """Evaluate a run (or, with `data`, any model); write evaluation.json and evaluation/ into its folder.
 
-    progress: of reading the images, and of each step; overall: instead of the steps, of the whole evaluation.
+    progress: called while the images are read and, without `overall`, during each step. overall: called with the
+    progress of the whole evaluation.
     Raises `RunError` for a run without a model, `DataError` if the images do not fit or are too few, and the errors of
     `Features.load`.
     """
@@ -135,7 +136,7 @@ class Evaluator:
         # Loaded before the samples are made, which takes longer: a wrong name or missing weights are reported at once.
         self.features = Features.load(name, options.device, weights=weights, pack=pack)
         self.networks = {name: self.features}
-        self.known: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # features and logits of the samples, by network
+        self.known: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # by network: features and logits of the samples
         self.is_fid = name in INCEPTION and not options.force
         usual = max(NUM_LEAST, min(MINIMUM_FOR_FID if self.is_fid else NUM, BYTES // bytes_each))
         num = options.n or min(usual, source.most or usual)
@@ -271,10 +272,10 @@ class Evaluator:
         return self.in_features(features).second(real, floor, fake)
 
     def resembles_nothing(self) -> bool:
-        """Whether the samples resemble no real image, also if all are blurred.
+        """Whether the samples resemble no real image, both as they are and after a blur of all images.
 
-        Features of noisy, sharp or compressed images are far from those of real images; of other contents, and of
-        images that are not trained, also after a blur.
+        Noise, sharpening and compression also move features away from those of real images. After a blur, only images
+        with other contents, or of an untrained generator, are still far away.
         """
         features = self.network(DEFAULT_FEATURES)
         real, _ = features_of(features, self.pack, self.measured, self.report)
