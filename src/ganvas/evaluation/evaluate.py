@@ -149,6 +149,8 @@ class Evaluator:
         if self.is_fid:
             check_fid(len(self.measured), self.num_measured)
         self.labels = source.labels(pack, num)
+        if options.usefulness and (pack.labels is None or self.labels is None):
+            raise ConfigError("--usefulness needs a conditional generator: train on a folder with class subfolders")
         self.conditions = source.conditions(pack, num)
         self.progress.plan(self.expected(num))
         self.progress.begin("Sampling")
@@ -220,7 +222,7 @@ class Evaluator:
             "artefacts": self.artefacts(),
             "marks": self.marks(out),
             "real_or_fake": self.part("Real-vs-generated classifier", lambda: self.real_or_fake(out)),
-            "usefulness": self.usefulness() if self.options.usefulness else None,
+            "usefulness": self.part("Usefulness", self.usefulness) if self.options.usefulness else None,
             "pictures": self.pictures(out),
             "left_out": self.left_out,
         }
@@ -478,10 +480,8 @@ class Evaluator:
 
     def usefulness(self) -> Row:
         """Whether generated images in addition to real images improve a classifier."""
-        self.progress.begin("Usefulness")
         pack, labels = self.pack, self.labels
-        if pack.labels is None or labels is None:
-            raise ConfigError("--usefulness needs a conditional generator: train on a folder with class subfolders")
+        assert pack.labels is not None and labels is not None  # checked at the start
         found = usefulness.usefulness(
             pack.images[self.training],
             pack.labels[self.training],
