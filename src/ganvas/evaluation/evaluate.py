@@ -193,7 +193,7 @@ class Evaluator:
             "Artefacts": SECONDS["artefacts"] * thousand * size,
             "Marks": SECONDS["marks"] * min(thousand, MARKED / 1000) * size,
             "Real-vs-generated classifier": AREAS,
-            "Usefulness": USEFULNESS if self.options.usefulness else 0,
+            "Usefulness": USEFULNESS * min(1.0, size) if self.options.usefulness else 0,
             "Grids": GRIDS,
         }
 

@@ -15,7 +15,7 @@ SECONDS = {  # expected for 1,000 images of 64 pixels on one core; only the prop
     "sampling": 2.0, "features": 13.0, "random features": 1.4, "classes": 5.0, "copies": 16.0, "artefacts": 1.0,
     "marks": 1.0,
 }  # fmt: skip
-CLASSIFIER, AREAS, USEFULNESS, GRIDS = 15.0, 8.0, 120.0, 0.5  # seconds for any number of images
+CLASSIFIER, AREAS, USEFULNESS, GRIDS = 15.0, 8.0, 600.0, 0.5  # the same for any number of images
 KNOWN_AFTER = 3.0  # seconds before which the time left is not estimated
 
 
