@@ -153,7 +153,7 @@ def test_few_pictures_are_judged_and_what_they_do_not_allow_is_said(
 ) -> None:
     np.save(tmp_path / "few.npy", noise(num, equal))
     ganvas.train(tmp_path / "few.npy", tmp_path / "run", images=32, **TINY)
-    with pytest.raises(ConfigError, match="--usefulness needs a conditional generator"):
+    with pytest.raises(ConfigError, match="--usefulness needs classes"):
         ganvas.evaluate(tmp_path / "run", n=24, features="random", usefulness=True, device="cpu", quiet=True)
     assert not (tmp_path / "run" / "evaluation").exists()  # it was refused at once
     answer = ganvas_command("evaluate", tmp_path / "run", "--n", 24, "--features", "random", "--device", "cpu")

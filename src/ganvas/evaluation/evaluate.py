@@ -50,7 +50,8 @@ CLOSEST = 12  # pairs in the gallery
 BLURRED, BLUR = 200, 1.5  # blur of `resembles_nothing`: images of each kind; pixels, for images of up to 64 pixels
 MARKED, MARKS_SHOWN = 300, 6  # images of each kind searched for marks; marks in the report
 CLASSIFIED = 1_000  # images of each kind for the real-vs-generated classifier
-STEPS = {"Measures": 3, "Classes": 3, "Copies": 3, "Real-vs-generated classifier": 4}  # counted steps of a part
+STEPS = {"Measures": 3, "Classes": 3, "Conditions": 2, "Copies": 3, "Real-vs-generated classifier": 4}
+"""Counted steps of each part of an evaluation; 1 for the others."""
 
 
 Part = TypeVar("Part")
@@ -150,7 +151,10 @@ class Evaluator:
             check_fid(len(self.measured), self.num_measured)
         self.labels = source.labels(pack, num)
         if options.usefulness and (pack.labels is None or self.labels is None):
-            raise ConfigError("--usefulness needs a conditional generator: train on a folder with class subfolders")
+            raise ConfigError(
+                "--usefulness needs classes: train on a folder with class subfolders, or with --against use the same "
+                "class subfolders for generated and real images"
+            )
         self.conditions = source.conditions(pack, num)
         self.progress.plan(self.expected(num))
         self.progress.begin("Sampling")
@@ -189,6 +193,7 @@ class Evaluator:
             "Measures": each[0] * described,
             "Second network": each[1] * described,
             "Classes": CLASSIFIER + SECONDS["classes"] * thousand if pack.labels is not None else 0,
+            "Conditions": CLASSIFIER if self.conditions is not None else 0,
             "Copies": SECONDS["copies"] * searched,
             "Artefacts": SECONDS["artefacts"] * thousand * size,
             "Marks": SECONDS["marks"] * min(thousand, MARKED / 1000) * size,
