@@ -2,7 +2,7 @@
 
 1. Retrieval: about 250 moved versions of the thumbnail find the most similar training images (`Index`).
 2. Registration: for each of them, find the mirroring, shift, crop, rotation, tone, colour and sharpness with the
-   smallest remaining difference (`registered`, `differences`).
+   smallest remaining difference (`registered`, `differences`), more exactly for the nearest ones.
 3. Scores: distance to the nearest training image divided by the distance to the next ones (after Carlini et al. 2023,
    "Extracting training data from diffusion models", section 4). A ratio is used because the usual distance depends on
    the data: digits are alike, faces are not. There is a score for the whole image, one without its left and one

@@ -164,9 +164,9 @@ class Evaluator:
     def equal_sets(self, num: int) -> tuple[np.ndarray, np.ndarray | None]:
         """The real images of the measures, and other real images for the values to expect (indices).
 
-        Most measures depend on the numbers of images. So the other real images are as many as the generated ones, which
-        are drawn down where there are fewer: for a small data set each set has half of the training images. None if
-        that is fewer than 50, or than an FID needs: then no value to expect is given.
+        Most measures depend on the numbers of images, so there are as many other real images as generated ones; if
+        there are fewer, fewer generated images are measured. For a small data set each set has half of the training
+        images. None if that is fewer than 50, or than an FID needs: then no value to expect is given.
         """
         least = MINIMUM_FOR_FID if self.is_fid else NUM_LEAST
         if self.split == "held-out":

@@ -18,7 +18,7 @@ EPS = 1e-5
 MOMENTUM = 0.05  # weight of the statistics of the last step in the running ones
 SCALES, SHIFTS = 3.0, 3.0  # limits of the corrections (r_max and d_max of the paper)
 MEASURED = 128  # latents for measuring the statistics
-PIXELS = 2**20  # most pixels of the images that are drawn at once for that
+PIXELS = 2**20  # most pixels of the images of one pass for that
 
 
 class BatchNorm(nn.Module):
