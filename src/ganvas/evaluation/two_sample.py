@@ -78,7 +78,7 @@ def real_or_fake(
         unseen = np.flatnonzero(fold == i)
         hits += int((classifier(rows[unseen]) * signs[unseen] > 0).sum())
         some = unseen[np.linspace(0, len(unseen) - 1, min(MAP_IMAGES // FOLDS, len(unseen))).astype(int)]
-        mean = images[unseen].mean(axis=0).astype(images.dtype)
+        mean = images[unseen].mean(axis=0).round().astype(images.dtype)
         worth += occlusion(images[some], signs[some], mean, networks, classifier, progress)
     accuracy = share(hits / (2 * num), 2 * num)
     cells = torch.from_numpy(worth.clip(0)).float()[None, None]
