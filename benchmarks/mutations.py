@@ -140,7 +140,7 @@ def tests_of(module: str) -> list[Path]:
 
 
 def seconds_of(tests: Path) -> float:
-    """What a test file takes: measured by test_times.py, or estimated by its length."""
+    """Seconds that a test file takes, measured by test_times.py or estimated from its size."""
     return TIMES.get(tests.name, tests.stat().st_size / 2000)
 
 
@@ -196,7 +196,7 @@ def main() -> None:
     parser.add_argument("--area", nargs="*", default=[""], help="folders or modules below src/ganvas; default: all")
     parser.add_argument("--seconds", type=float, default=900, help="time limit of the tests of a mutation")
     parser.add_argument("--times", type=Path, help="seconds of the test files, written by test_times.py --json")
-    parser.add_argument("--most", type=float, help="only modules whose tests take at most so many seconds together")
+    parser.add_argument("--most", type=float, help="only modules whose tests take at most this many seconds in total")
     parser.add_argument("--passing", action="store_true", help="the tests pass without a mutation: do not check it")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()

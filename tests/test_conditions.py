@@ -30,6 +30,7 @@ from ganvas.datasets import SyntheticDataset
 from ganvas.errors import CheckpointError, ConfigError, DataError, GanvasError
 from ganvas.evaluation import condition_agreement
 from ganvas.evaluation.condition_agreement import agreement
+from ganvas.evaluation.evaluate import Evaluator
 from ganvas.evaluation.samples import FromGenerator
 from ganvas.explore.recipes import Favourites, Recipe, as_recipe, resolve
 from ganvas.generator import Generator, to_pixels
@@ -536,6 +537,8 @@ def test_an_evaluation_asks_for_conditions_of_training_images(pack: Pack, gan: G
     torch.testing.assert_close(
         made[1], to_pixels(gan.sample(1, 1_000_001, conditions=gan.label_texts(asked[1:2], [1])))[0]
     )
+    judge = Evaluator(source, pack, Evaluate("runs/x", n=24, features="random", device="cpu"), report)
+    assert judge.expected(24)["Conditions"] > 0  # in the progress of the whole evaluation
 
 
 def test_the_evaluation_says_whether_conditions_are_followed(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:

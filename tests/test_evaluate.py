@@ -13,6 +13,7 @@ import pytest
 import ganvas
 from conftest import Command
 from ganvas.config import DataConfig
+from ganvas.errors import ConfigError
 from ganvas.evaluation.evaluate import evaluate
 from ganvas.evaluation.samples import pictures_of
 from ganvas.options import Evaluate
@@ -155,6 +156,9 @@ def test_few_pictures_are_judged_and_what_they_do_not_allow_is_said(
 ) -> None:
     np.save(tmp_path / "few.npy", noise(num, equal))
     ganvas.train(tmp_path / "few.npy", tmp_path / "run", images=32, **TINY)
+    with pytest.raises(ConfigError, match="--usefulness needs classes"):
+        ganvas.evaluate(tmp_path / "run", n=24, features="random", usefulness=True, device="cpu", quiet=True)
+    assert not (tmp_path / "run" / "evaluation").exists()  # it was refused at once
     answer = ganvas_command("evaluate", tmp_path / "run", "--n", 24, "--features", "random", "--device", "cpu")
     assert answer.code == 0, answer.err
     content = json.loads((tmp_path / "run" / "evaluation.json").read_text())
@@ -174,7 +178,8 @@ def test_rare_classes_do_not_take_the_evaluation_along(counts: list[int], tmp_pa
     labels = np.repeat(np.arange(len(counts)), counts)
     np.savez(tmp_path / "tail.npz", images=noise(len(labels)), labels=labels)
     ganvas.train(tmp_path / "tail.npz", tmp_path / "run", images=32, **TINY)
-    content = ganvas.evaluate(tmp_path / "run", n=24, features="random", device="cpu", quiet=True)
+    content = ganvas.evaluate(tmp_path / "run", n=24, features="random", usefulness=True, device="cpu", quiet=True)
+    assert content["usefulness"] is None and any(said.startswith("Usefulness: class ") for said in content["left_out"])
     assert content["classes"]["modes"]["of"] == len(counts) and np.isfinite(content["classes"]["modes"]["kl"]["value"])
 
 

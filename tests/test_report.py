@@ -192,7 +192,7 @@ def test_the_map_shows_an_image_as_a_point_and_says_how_much_it_holds(run: Path)
     judge(run)
     page = Page(report([run]))
     assert "Real images without generated ones nearby show what the generator misses" in page.text
-    assert "The map holds 31.2% of the variance" in page.text and "generated (crosses)" in page.text
+    assert "The map shows 31.2% of the variance" in page.text and "generated (crosses)" in page.text
     (drawing,) = [svg for svg in page.all("svg") if "features" in (svg.get("aria-label") or "")]
     assert drawing["aria-label"].endswith("2 real and 1 generated images.")
     dots = [dot for dot in page.all("circle") if dot.get("r") == "2.4" and dot["class"] == "dot s0"]

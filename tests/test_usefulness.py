@@ -73,6 +73,13 @@ def test_a_class_without_generated_pictures_is_refused() -> None:
         judged(images, np.zeros(40, np.int64))
 
 
+@pytest.mark.parametrize("num", [0, 1])
+def test_too_few_held_out_images_are_refused(num: int) -> None:
+    images, labels = bars(40, 2)
+    with pytest.raises(DataError, match="held out, 2 are needed"):
+        usefulness.usefulness(images, labels, images, labels, images[:num], labels[:num], 2)
+
+
 @pytest.mark.parametrize(
     ("mixed", "alone", "first", "second"),
     [

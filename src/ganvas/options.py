@@ -358,7 +358,7 @@ class Studio(OnDevice):
 class Evaluate(Truncated, OnDevice):
     """Evaluate a generator: quality, diversity and copying, with 95% intervals; write evaluation.json.
 
-    With --against, evaluate a folder of generated images, whatever made them, against a folder of real images.
+    With --against, evaluate a folder of generated images of any program against a folder of real images.
     """
 
     source: PathLike

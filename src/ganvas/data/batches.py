@@ -3,8 +3,9 @@
 The order of epoch e is a permutation of the training images with seed (seed, e), so the position determines what comes
 next, and a resumed run gets the same images as an uninterrupted one. Held-out images are never used.
 
-The images of each class are spread evenly over the epoch. So every group of images that batch normalisation treats
-together has nearly the same mixture of classes, as have the fixed statistics of evaluation (RESULTS.md: MedNIST).
+The images of each class are spread evenly over the epoch, so every batch contains the classes in nearly their
+proportions in the data set. So the statistics of batch renormalisation hardly change with the batch (RESULTS.md:
+MedNIST).
 """
 
 from __future__ import annotations
@@ -115,9 +116,9 @@ class Batches:
 
 
 def evenly_mixed(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """An order (N,) of labels (N,) in which the members of each class have equal distances, from a random start.
+    """Indices (N,) that order labels (N,) such that each class is evenly spaced, from a random offset.
 
-    The members of a class keep their order.
+    The images of a class stay in their order.
     """
     by_class, nums = np.argsort(labels, kind="stable"), np.bincount(labels)
     within = np.arange(len(labels)) - np.repeat(nums.cumsum() - nums, nums)

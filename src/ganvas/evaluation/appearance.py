@@ -176,12 +176,12 @@ def steps(gray: Tensor) -> Tensor:
 
 
 def empty(gray: Tensor) -> Tensor:
-    """(n,): share of fine frequencies that are empty in blocks of 8 pixels, as in JPEG, beyond that in moved blocks.
+    """(n,): share of fine frequencies that are empty in blocks of 8 pixels, as in JPEG, minus that in moved blocks.
 
     Quantisation removes most fine coefficients of the discrete cosine transform of a block (Fan & de Queiroz 2003,
     "Identification of bitmap compression history"), but not those of blocks that are moved by half their side. Inner
-    blocks are compared with the four moved ones that they overlap. Blocks without content do not count. 0 for images of
-    fewer than 20 pixels.
+    blocks are compared with the four moved ones that they overlap. Blocks without content do not count. 0 for images
+    with a side below 20 pixels.
     """
     inner = [(side - BLOCK // 2) // BLOCK - 1 for side in gray.shape[1:]]
     if min(inner) < 1:

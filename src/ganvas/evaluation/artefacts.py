@@ -168,8 +168,8 @@ class Artefacts:
     """Steps across the borders of blocks of 8 pixels relative to steps elsewhere: ratio to real images (value, low,
     high)."""
     compressed: dict[str, float]
-    """Share of fine frequencies that are empty in blocks of 8 pixels, beyond that of moved blocks and of real images:
-    value, low, high."""
+    """Share of fine frequencies that are empty in blocks of 8 pixels, minus that in moved blocks, and minus this
+    difference in real images: value, low, high."""
     noise: dict[str, float]
     """Deviation of white noise, or of another pattern of single pixels, beyond that of real images, as a fraction of
     the range: value, low, high."""

@@ -2,7 +2,7 @@
 
 1. Retrieval: about 250 moved versions of the thumbnail find the most similar training images (`Index`).
 2. Registration: for each of them, find the mirroring, shift, crop, rotation, tone, colour and sharpness with the
-   smallest remaining difference (`registered`, `differences`).
+   smallest remaining difference (`registered`, `differences`), more exactly for the nearest ones.
 3. Scores: distance to the nearest training image divided by the distance to the next ones (after Carlini et al. 2023,
    "Extracting training data from diffusion models", section 4). A ratio is used because the usual distance depends on
    the data: digits are alike, faces are not. There is a score for the whole image, one without its left and one
@@ -62,7 +62,7 @@ from ganvas.system import files
 FORMAT = 4  # version of the calibration in the cache
 DESCRIBED, DECIDING = 64, 128  # principal components for retrieval and for the score
 CANDIDATES, FINALISTS, PARTNERS = 40, 9, 16  # images registered; those compared finely; second images of a blend
-ALIGNED = 4  # finalists that are also registered finely: the true image, not those that give the usual distance
+ALIGNED = 4  # nearest finalists, which are also registered finely; the usual distance needs no fine registration
 ROUNDS = (1, 2)  # iterations of coarse and of fine registration
 USUAL = slice(3, 8)  # finalists, nearest first, whose mean distance is the usual one
 BLANK = 1e-3  # standard deviation of a thumbnail without content
@@ -76,7 +76,7 @@ HELDOUT = 2000  # most held-out images for calibration
 LEAST, DIFFERENT = holdout.LEAST_FOR_COPIES, 12  # fewest held-out images, and fewest different training images
 MOST_COMPARED = 500_000  # most training images to compare with, which limits memory to 1.5 GB (4 GB in colour)
 STRANGE = 0.02  # share of held-out images with a lower correlation to their nearest training image
-BLOCK, VALUES = 128, 3 * 2**16  # images at a time; values of their pairs at a time, which fit into a cache
+BLOCK, VALUES = 128, 3 * 2**16  # images at a time; values of pairs at a time, few enough for the processor cache
 KEY = 16  # bytes of a hash
 
 

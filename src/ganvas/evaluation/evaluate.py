@@ -47,10 +47,11 @@ BYTES = 2**29  # most memory for generated images
 ENOUGH = 500  # held-out images; with fewer, training images are the reference
 SHOWN, CLASSES_SHOWN = 36, 12  # images, or rows of eight, in the grids
 CLOSEST = 12  # pairs in the gallery
-BLURRED, BLUR = 200, 1.5  # images of each kind that are blurred to see whether they are alike; by pixels of 64
+BLURRED, BLUR = 200, 1.5  # blur of `resembles_nothing`: images of each kind; pixels, for images of up to 64 pixels
 MARKED, MARKS_SHOWN = 300, 6  # images of each kind searched for marks; marks in the report
 CLASSIFIED = 1_000  # images of each kind for the real-vs-generated classifier
-STEPS = {"Measures": 3, "Classes": 3, "Copies": 3, "Real-vs-generated classifier": 4}  # counted steps of a part
+STEPS = {"Measures": 3, "Classes": 3, "Conditions": 2, "Copies": 3, "Real-vs-generated classifier": 4}
+"""Counted steps of each part of an evaluation; 1 for the others."""
 
 
 Part = TypeVar("Part")
@@ -59,7 +60,8 @@ Part = TypeVar("Part")
 def evaluate(asked: Evaluate, progress: Progress | None = None, overall: Overall | None = None) -> Evaluation:
     """Evaluate a run (or, with `data`, any model); write evaluation.json and evaluation/ into its folder.
 
-    progress: of reading the images, and of each step; overall: instead of the steps, of the whole evaluation.
+    progress: called while the images are read and, without `overall`, during each step. overall: called with the
+    progress of the whole evaluation.
     Raises `RunError` for a run without a model, `DataError` if the images do not fit or are too few, and the errors of
     `Features.load`.
     """
@@ -135,7 +137,7 @@ class Evaluator:
         # Loaded before the samples are made, which takes longer: a wrong name or missing weights are reported at once.
         self.features = Features.load(name, options.device, weights=weights, pack=pack)
         self.networks = {name: self.features}
-        self.known: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # features and logits of the samples, by network
+        self.known: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # by network: features and logits of the samples
         self.is_fid = name in INCEPTION and not options.force
         usual = max(NUM_LEAST, min(MINIMUM_FOR_FID if self.is_fid else NUM, BYTES // bytes_each))
         num = options.n or min(usual, source.most or usual)
@@ -148,6 +150,11 @@ class Evaluator:
         if self.is_fid:
             check_fid(len(self.measured), self.num_measured)
         self.labels = source.labels(pack, num)
+        if options.usefulness and (pack.labels is None or self.labels is None):
+            raise ConfigError(
+                "--usefulness needs classes: train on a folder with class subfolders, or with --against use the same "
+                "class subfolders for generated and real images"
+            )
         self.conditions = source.conditions(pack, num)
         self.progress.plan(self.expected(num))
         self.progress.begin("Sampling")
@@ -157,9 +164,9 @@ class Evaluator:
     def equal_sets(self, num: int) -> tuple[np.ndarray, np.ndarray | None]:
         """The real images of the measures, and other real images for the values to expect (indices).
 
-        Most measures depend on the numbers of images. So the other real images are as many as the generated ones, which
-        are drawn down where there are fewer: for a small data set each set has half of the training images. None if
-        that is fewer than 50, or than an FID needs: then no value to expect is given.
+        Most measures depend on the numbers of images, so there are as many other real images as generated ones; if
+        there are fewer, fewer generated images are measured. For a small data set each set has half of the training
+        images. None if that is fewer than 50, or than an FID needs: then no value to expect is given.
         """
         least = MINIMUM_FOR_FID if self.is_fid else NUM_LEAST
         if self.split == "held-out":
@@ -186,11 +193,12 @@ class Evaluator:
             "Measures": each[0] * described,
             "Second network": each[1] * described,
             "Classes": CLASSIFIER + SECONDS["classes"] * thousand if pack.labels is not None else 0,
+            "Conditions": CLASSIFIER if self.conditions is not None else 0,
             "Copies": SECONDS["copies"] * searched,
             "Artefacts": SECONDS["artefacts"] * thousand * size,
             "Marks": SECONDS["marks"] * min(thousand, MARKED / 1000) * size,
             "Real-vs-generated classifier": AREAS,
-            "Usefulness": USEFULNESS if self.options.usefulness else 0,
+            "Usefulness": USEFULNESS * min(1.0, size) if self.options.usefulness else 0,
             "Grids": GRIDS,
         }
 
@@ -219,7 +227,7 @@ class Evaluator:
             "artefacts": self.artefacts(),
             "marks": self.marks(out),
             "real_or_fake": self.part("Real-vs-generated classifier", lambda: self.real_or_fake(out)),
-            "usefulness": self.usefulness() if self.options.usefulness else None,
+            "usefulness": self.part("Usefulness", self.usefulness) if self.options.usefulness else None,
             "pictures": self.pictures(out),
             "left_out": self.left_out,
         }
@@ -271,10 +279,10 @@ class Evaluator:
         return self.in_features(features).second(real, floor, fake)
 
     def resembles_nothing(self) -> bool:
-        """Whether the samples resemble no real image, also if all are blurred.
+        """Whether the samples resemble no real image, both as they are and after a blur of all images.
 
-        Features of noisy, sharp or compressed images are far from those of real images; of other contents, and of
-        images that are not trained, also after a blur.
+        Noise, sharpening and compression also move features away from those of real images. After a blur, only images
+        with other contents, or of an untrained generator, are still far away.
         """
         features = self.network(DEFAULT_FEATURES)
         real, _ = features_of(features, self.pack, self.measured, self.report)
@@ -477,10 +485,8 @@ class Evaluator:
 
     def usefulness(self) -> Row:
         """Whether generated images in addition to real images improve a classifier."""
-        self.progress.begin("Usefulness")
         pack, labels = self.pack, self.labels
-        if pack.labels is None or labels is None:
-            raise ConfigError("--usefulness needs a conditional generator: train on a folder with class subfolders")
+        assert pack.labels is not None and labels is not None  # checked at the start
         found = usefulness.usefulness(
             pack.images[self.training],
             pack.labels[self.training],

@@ -25,7 +25,7 @@ def features_of(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features (N, num_features) and logits (N, num_logits) float32 of images of a pack, in the order of `indices`.
 
-    mirrored: of the images with left and right exchanged. Damaged cache files are replaced.
+    mirrored: features of the mirrored images. Damaged cache files are replaced.
     """
     folder = _folder(features, pack, indices, mirrored)
     if (rows := _read(folder, features, len(indices))) is not None:

@@ -80,7 +80,7 @@ def of_power(power: dict[str, Row]) -> Finding:
 
 
 def of_blocks(ratio: Row, compressed: Row) -> Finding:
-    """ratio: steps at the borders of blocks. compressed: fine frequencies that only such blocks lack."""
+    """ratio: of steps at the borders of blocks. compressed: share of fine frequencies that only these blocks lack."""
     if compressed["low"] > EMPTY[0]:
         severity = "bad" if compressed["value"] >= EMPTY[1] else "note"
         words = (
@@ -96,7 +96,7 @@ def of_blocks(ratio: Row, compressed: Row) -> Finding:
 
 
 def of_sharpness(ratio: Row, noise: Row, blocky: bool, alternating: Row) -> Finding:
-    """noise, alternating, blocky (whether there are blocks): what raises the variance and hides blur."""
+    """noise, blocky (whether there are blocks), alternating: faults that raise the variance and can hide blur."""
     severity = _severity(ratio, *SHARPNESS)
     words = f"the variance of the Laplacian is {_times(ratio)}"
     checkered = alternating["low"] > ALTERNATING[0]

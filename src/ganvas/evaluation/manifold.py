@@ -34,11 +34,13 @@ def manifold(real: np.ndarray, fake: np.ndarray, k: int = 3, k_density: int = 5,
     balls that contain a generated image, divided by k_density; share of real balls that contain a generated image.
     Alpha-precision and beta-recall: Alaa et al. 2022, "How faithful is your synthetic data?", integrated over alpha and
     beta, see `_integrated`. P(alpha): share of generated images in the smallest ball around the mean of the real images
-    that contains a share alpha of these. R(beta): share of real images whose nearest generated image is nearer than
-    their nearest real one and belongs to the share beta of generated images around the mean of these, as in the
-    authors' program; so beta-recall is 0.5 to 0.7 for as many other real images, and 1 for copies. The paper trains
-    an embedding of the features for each data set; here they are used as they are. All measures depend on the numbers
-    of images; the interval is of their average at these numbers.
+    that contains a share alpha of these. R(beta): share of real images whose nearest generated image is at most as
+    far as their nearest other real one and lies in the smallest ball around the mean of the generated images that
+    contains a share beta of these; so beta-recall is 0.5 to 0.7 for as many other real images, and 1 for copies. The
+    nearest of all generated images decides, as in the authors' program, not the nearest in that ball, as in the paper.
+    The program takes the shares beta of these nearest images instead of all generated ones. The paper trains an
+    embedding of the features for each data set; here they are used as they are. All measures depend on the numbers of
+    images; the interval is of their average at these numbers.
 
     Intervals by subsampling (Politis & Romano 1994), because the radii vary too, and duplicates in a bootstrap would be
     neighbours of each other. Both sets are split into 4 parts (with `seed`), and the variance over the parts is divided

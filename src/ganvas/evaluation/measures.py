@@ -68,7 +68,7 @@ MEANINGS = {
 """Of each measure: which way is better, and a sentence for the reader of a report."""
 
 MANIFOLD = {"precision": 3, "recall": 3, "density": 5, "coverage": 5, "alpha_precision": None, "beta_recall": None}
-"""Measures by balls in feature space: the neighbour at which the balls end."""
+"""Measures of `manifold`: k of the neighbour that is the radius of the balls; None: integrated over all radii."""
 
 MAPPED = 200  # images of each kind on the map
 UNLIKE = 0.1  # precision below which images do not resemble the data
@@ -103,10 +103,11 @@ def unlike(real: np.ndarray, fake: np.ndarray) -> bool:
 
 
 def feature_map(real: np.ndarray, fake: np.ndarray) -> Row:
-    """Two-dimensional map of features (N, D) and (M, D): at most 200 of each on their first two principal components.
+    """Two-dimensional map of features (N, D) and (M, D): the first two principal components of at most 200 of each.
 
-    Returns points "real" and "generated" ([x, y] each), and "explained", the share of the variance on the map. Equal
-    numbers of both kinds determine the components, whose signs make the largest weight positive.
+    Returns "real" and "generated", lists of points [x, y] in [-1, 1], and "explained", the share of the variance that
+    the two components explain. They are computed from equal numbers of both kinds, and the largest weight of each is
+    positive.
     """
     num = min(len(real), len(fake), MAPPED)
     # Evenly spaced, because the images may be in the order of their classes.
@@ -114,7 +115,7 @@ def feature_map(real: np.ndarray, fake: np.ndarray) -> Row:
     both = torch.from_numpy(np.concatenate(chosen)).double()
     centred = both - both.mean(dim=0)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # a randomised method
+        torch.manual_seed(0)  # pca_lowrank is randomised
         axes = torch.pca_lowrank(centred, min(6, *centred.shape), center=False, niter=4)[2][:, :2]
     axes = axes * axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()
     points = centred @ axes

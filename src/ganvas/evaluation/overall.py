@@ -8,20 +8,21 @@ from collections.abc import Callable
 from ganvas.data.packing.pack import Progress
 
 Overall = Callable[[float, str, str], None]
-"""Takes the fraction of an evaluation that is done, 0 to 1, its current step, and the counts and the time left."""
+"""Called with the fraction of the evaluation that is done (0 to 1), the current step, and its counts and the time
+left as text."""
 
 SECONDS = {  # expected for 1,000 images of 64 pixels on one core; only the proportions matter
     "sampling": 2.0, "features": 13.0, "random features": 1.4, "classes": 5.0, "copies": 16.0, "artefacts": 1.0,
     "marks": 1.0,
 }  # fmt: skip
-CLASSIFIER, AREAS, USEFULNESS, GRIDS = 15.0, 8.0, 120.0, 0.5  # seconds for any number of images
+CLASSIFIER, AREAS, USEFULNESS, GRIDS = 15.0, 8.0, 600.0, 0.5  # the same for any number of images
 KNOWN_AFTER = 3.0  # seconds before which the time left is not estimated
 
 
 class WholeProgress:
-    """Combines the parts of an evaluation, each with its expected seconds.
+    """Combines the progress of the parts of an evaluation, weighted by their expected seconds.
 
-    Without `overall`, each step is reported for itself.
+    Without `overall`, `report` gets the progress of each step separately.
     """
 
     def __init__(self, report: Progress, overall: Overall | None) -> None:
@@ -32,16 +33,16 @@ class WholeProgress:
         self.finished, self.current = 0, ("", 0)  # finished steps of the part; name and count of the current one
 
     def plan(self, parts: dict[str, float]) -> None:
-        """Sets the parts, in order, with their expected seconds."""
+        """Sets the parts, in order, and their expected seconds."""
         self.parts = parts
 
     def begin(self, part: str, steps: int = 1) -> None:
-        """A part begins, with this number of counted steps."""
+        """Starts a part that has this number of counted steps."""
         self.part, self.steps = part, steps
         self.finished, self.current = 0, ("", 0)
 
     def step(self, what: str, done: int, total: int) -> None:
-        """Progress of one step of the current part; total: 0 if nothing is counted."""
+        """Takes the progress of a step of the current part; total: 0 if nothing is counted."""
         if self.overall is None:
             self.report(what, done, total)
             return
@@ -57,7 +58,7 @@ class WholeProgress:
         self.overall(fraction, what, ", ".join(facts))
 
     def fraction(self, of_part: float) -> float:
-        """Fraction of all parts that is done, 0 to 1."""
+        """Fraction of the evaluation that is done, 0 to 1. of_part: that of the current part."""
         names, total = [*self.parts], sum(self.parts.values())
         if self.part not in names or total == 0:
             return 0.0

@@ -211,9 +211,10 @@ def _solved(products: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def moving(moves: Tensor, directions: Tensor) -> Tensor:
-    """(S * S, (V + 2) * num): apply each move to a thumbnail of one channel, and project it on (S * S, num) directions.
+    """(S * S, (V + 2) * num): apply each of V moves to a thumbnail of one channel, then project it on directions.
 
-    The last two leave out the left and the right quarter. What an image does not show has the mean of what it shows.
+    directions: (S * S, num). The last two do not move it, but leave out the left and the right quarter. Missing pixels
+    are replaced by the mean of the others.
     """
     size = len(directions)
     side = round(size**0.5)

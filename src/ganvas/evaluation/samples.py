@@ -123,7 +123,7 @@ class FromGenerator:
 
 
 class FromImages:
-    """Images in files, whatever made them: a random choice, the same every time."""
+    """Images in files, of any program: a random choice, the same every time."""
 
     trained_with: str | None = None
     note = "uncurated, chosen at random"

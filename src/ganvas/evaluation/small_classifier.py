@@ -130,7 +130,7 @@ def train_classifier(
 ) -> Classifier:
     """Train a classifier on images (N, C, H, W), float of any precision in [-1, 1], with labels (N,) < num_classes.
 
-    loss: of logits (n, num_classes) and labels, which it may take in another form.
+    loss: of logits (n, num_classes) and labels; labels may have any form that it accepts.
 
     steps: gradient steps of at most 100 images, in shuffled epochs; fewer than 10 end before the learning rate has
     decayed. policy: operations of `ganvas.augment`. mirror: mirror half of the images. softened: share of the images

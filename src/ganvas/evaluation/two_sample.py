@@ -14,8 +14,8 @@ from ganvas.errors import DataError
 from ganvas.evaluation.features import Features
 from ganvas.evaluation.intervals import Interval, share
 
-NETWORKS = ("random", "efficientnet-lite0")  # feature networks of an evaluation's classifier
-FOLDS = 2
+NETWORKS = ("random", "efficientnet-lite0")  # whose features an evaluation uses
+FOLDS = 2  # halves, each tested by the classifier of the other
 LEAST = 20  # images of each kind
 PENALTY = 0.3  # of squared weights, per feature
 CELLS = 6  # of the map along the longer side
@@ -43,12 +43,15 @@ def real_or_fake(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> RealOrFake:
-    """Fit a linear classifier to one half of the images (N, H, W, C) and test it on the other half; swap the halves.
+    """Fit a linear classifier to one half of the images and test it on the other half; then swap the halves.
 
     A classifier two-sample test (Lopez-Paz & Oquab 2017) with equal numbers of both kinds: ridge regression on the
     standardised features of all networks. Wilson's interval over all tested images assumes independence: near
-    duplicates among real images make it too narrow. features: (N, D) of the real and of the generated images, the
-    networks side by side, if they are known. Raises `DataError` for fewer than 20 images of a kind, or other shapes.
+    duplicates among real images make it too narrow.
+
+    real, fake: (N, H, W, C) and (M, H, W, C), as for `networks`. features: theirs, (N, D) and (M, D), those of all
+    networks concatenated; default: computed here. Raises `DataError` for fewer than 20 images of a kind, or different
+    shapes.
     """
     if real.shape[1:] != fake.shape[1:]:
         one, other = (f"{height}x{width}x{channels}" for _, height, width, channels in (real.shape, fake.shape))
@@ -75,7 +78,7 @@ def real_or_fake(
         unseen = np.flatnonzero(fold == i)
         hits += int((classifier(rows[unseen]) * signs[unseen] > 0).sum())
         some = unseen[np.linspace(0, len(unseen) - 1, min(MAP_IMAGES // FOLDS, len(unseen))).astype(int)]
-        mean = images[unseen].mean(axis=0).astype(images.dtype)
+        mean = images[unseen].mean(axis=0).round().astype(images.dtype)
         worth += occlusion(images[some], signs[some], mean, networks, classifier, progress)
     accuracy = share(hits / (2 * num), 2 * num)
     cells = torch.from_numpy(worth.clip(0)).float()[None, None]
@@ -108,6 +111,8 @@ def occlusion(
 ) -> np.ndarray:
     """(rows, columns): mean loss of margin of images (N, H, W, C) if a cell is replaced by the mean image (H, W, C).
 
+    signs: 1 for real images, -1 for generated ones.
+
     Zeiler & Fergus 2014, "Visualizing and understanding convolutional networks", section 4.2.
     """
     rows, columns = map_grid(*images.shape[1:3])
@@ -129,7 +134,7 @@ def occlusion(
 
 
 def _described(images: np.ndarray, networks: Sequence[Features]) -> np.ndarray:
-    """(N, D) float64: the features of all networks side by side."""
+    """(N, D) float64: the concatenated features of all networks."""
     return np.concatenate([network(images) for network in networks], axis=1).astype(np.float64)
 
 

@@ -1,4 +1,4 @@
-"""Batch renormalisation: in training as in evaluation, an image does not depend on the other images of its batch."""
+"""Batch renormalisation: an image does not depend on the other images of its batch, also in training."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from ganvas.config import ModelConfig
 from ganvas.models import contract
 from ganvas.system.device import average_over_ranks
 
-GROUP = 8  # images whose statistics the gradient takes into account together
+GROUP = 8  # images whose common statistics the gradient takes into account
 EPS = 1e-5
 MOMENTUM = 0.05  # weight of the statistics of the last step in the running ones
 SCALES, SHIFTS = 3.0, 3.0  # limits of the corrections (r_max and d_max of the paper)
 MEASURED = 128  # latents for measuring the statistics
-PIXELS = 2**20  # most pixels of the images that are drawn at once for that
+PIXELS = 2**20  # most pixels of the images of one pass for that
 
 
 class BatchNorm(nn.Module):
     """Batch renormalisation (Ioffe 2017) over groups of 8 images.
 
-    The output uses running statistics, in training too: the result of batch normalisation is corrected by
-    r = std / running std and d = (mean - running mean) / running std, constants for the gradient. With plain batch
-    normalisation the images of a group change each other, and evaluation uses other statistics than training; colours
-    and modes are lost (RESULTS.md). Only the gradient depends on the groups, so a pass over a multiple of 8 images
-    gives the same result as passes over its parts.
+    The output uses running statistics, in training too: the result of batch normalisation is multiplied by
+    r = std / running std, and d = (mean - running mean) / running std is added. Both are constants for the gradient.
+    With plain batch normalisation the images of a group change each other, and evaluation uses other statistics than
+    training; colours and modes are lost (RESULTS.md). Only the gradient depends on the groups, and the output where r
+    or d reaches its limit. Passes over parts of a batch that are multiples of 8 images give the same result as one pass
+    over all of it.
 
     `follow_statistics` updates the running statistics after a step. For evaluation, `measure_statistics` sets those of
     the weights of the EMA.
@@ -43,7 +44,7 @@ class BatchNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(maps))
         self.register_buffer("running_mean", torch.zeros(maps))
         self.register_buffer("running_var", torch.ones(maps))
-        # (3, maps): number of the groups since the last step, and sums of their means and mean squares.
+        # (3, maps): number of groups since the last step, and sums of their means and mean squares.
         self.seen: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -53,6 +54,7 @@ class BatchNorm(nn.Module):
         return groups[0] if len(groups) == 1 else torch.cat(groups)
 
     def renormalised(self, x: Tensor) -> Tensor:
+        """The output for one group (N, C, H, W); adds its statistics to `seen`."""
         with torch.no_grad():
             mean, square = moments(x)
             var = (square - mean.square()).clamp_min(0)
@@ -72,6 +74,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def layers_of(network: nn.Module) -> list[BatchNorm]:
+    """The layers of this kind, in order."""
     return [module for module in network.modules() if isinstance(module, BatchNorm)]
 
 
@@ -81,16 +84,16 @@ def has_statistics(network: nn.Module) -> bool:
 
 
 def forget_statistics(networks: Sequence[nn.Module]) -> None:
-    """Before a step: forgets what was seen since the last one, for example in a pass that ran out of memory."""
+    """Before a step: discards the statistics since the last one, for example of a pass that ran out of memory."""
     for layer in (layer for network in networks for layer in layers_of(network)):
         layer.seen = None
 
 
 @torch.no_grad()
 def follow_statistics(network: nn.Module, copies: Sequence[nn.Module] = ()) -> None:
-    """After a step: moves the running statistics of `network` towards those that it and its copies have seen.
+    """After a step: moves the running statistics of `network` towards those of the groups of this step.
 
-    copies: networks with the same running statistics, which saw other parts of the batch. Averages over all ranks.
+    copies: networks that share its running statistics, for other parts of the batch. Averages over all ranks.
     """
     for layers in zip(layers_of(network), *(layers_of(copy) for copy in copies), strict=True):
         layer = layers[0]
@@ -105,7 +108,7 @@ def follow_statistics(network: nn.Module, copies: Sequence[nn.Module] = ()) -> N
 def measure_statistics(network: contract.Generator, config: ModelConfig, labels: Tensor | None = None) -> None:
     """Sets the running statistics of a generator from fixed latents; leaves it in evaluation mode.
 
-    labels: those that the latents take in turn, class indices (K,) or vectors of conditions (K, num_conditions).
+    labels: assigned to the latents in turn; class indices (K,) or vectors of conditions (K, num_conditions).
     Deterministic ("precise batch norm": Wu and Johnson 2021, section 3). A network without batch normalisation is not
     changed.
     """
@@ -126,7 +129,7 @@ def measure_statistics(network: contract.Generator, config: ModelConfig, labels:
 
     hooks = [layer.register_forward_pre_hook(take) for layer in layers]
     network.eval()
-    coarse, network.coarse = network.coarse, network.coarse_size is not None  # the details have no such layers
+    coarse, network.coarse = network.coarse, network.coarse_size is not None  # no such layers in the details
     height, width = network.coarse_size or (config.height, config.width)
     part = min(MEASURED, max(GROUP, PIXELS // (height * width)))
     for start in range(0, MEASURED, part):
@@ -139,5 +142,6 @@ def measure_statistics(network: contract.Generator, config: ModelConfig, labels:
 
 
 def set_statistics(layer: BatchNorm, mean: Tensor, square: Tensor) -> None:
+    """Sets the running statistics from means and mean squares (maps,)."""
     layer.running_mean.copy_(mean)
     layer.running_var.copy_((square - mean.square()).clamp_min(0))

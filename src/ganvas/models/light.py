@@ -69,7 +69,7 @@ class Noise(nn.Module):
 
 
 class Stage(nn.Module):
-    """Upsamples to `size`, then convolution, batch norm, gates and SiLU, `num` times; with noise on fine grids."""
+    """Upsamples to `size`, then `num` times convolution, batch renormalisation, gates and SiLU; noise on fine grids."""
 
     def __init__(self, before: int, after: int, size: tuple[int, int], num: int, config: ModelConfig) -> None:
         super().__init__()

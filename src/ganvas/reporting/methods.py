@@ -1,4 +1,4 @@
-"""What a reader of the report takes along: a paragraph for a methods section, and all numbers as CSV."""
+"""A paragraph for a methods section, and all numbers of an evaluation as CSV."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def methods(evaluation: Record) -> str:
 
 
 def as_csv(evaluation: Record) -> str:
-    """All measures, class results, copy rates and artefacts of an evaluation: one number with its interval a line."""
+    """All measures, class results, copy rates and artefacts of an evaluation: one number with its interval per line."""
     rows: list[Record] = [{"part": "measures"} | row for row in evaluation.get("measures", [])]
     for one in (evaluation.get("classes") or {}).get("rows", []):
         share = {

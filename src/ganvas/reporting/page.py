@@ -61,7 +61,7 @@ TERMS = (  # (parts of the evaluation or of the log that use the term, term, bet
         "real_or_fake",
         "Real-vs-generated classifier accuracy",
         "",
-        "Share of unseen images that a linear classifier on features labels correctly. 50% is chance and the best.",
+        "Share of unseen images that a linear classifier on features labels correctly. 50% is chance, the best result.",
     ),
     ("usefulness", "Usefulness", "higher", "Gain in accuracy of a classifier that also trains on generated images."),
     ("diversity", "Diversity", "near", "Mean squared feature distance of two images, relative to real images."),
@@ -349,7 +349,7 @@ def feature_map(evaluation: Record) -> Chart | None:
     caption = (
         "Map of the features (first two principal components). Each point is an image. Real images without generated "
         "ones nearby show what the generator misses; generated images away from the real ones are unlike the data. The "
-        f"map holds {percent(found.get('explained'))} of the variance, so points that are close on it can still differ."
+        f"map shows {percent(found.get('explained'))} of the variance, so points that are close on it can still differ."
     )
     return scatter_chart(caption, found["real"], found["generated"])
 

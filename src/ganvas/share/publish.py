@@ -382,7 +382,8 @@ def png(picture: Image.Image, limit: float, text: dict[str, str] | None) -> byte
 
 
 def nameless(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """The evaluation without names of training images, which may identify people, and of files not published."""
+    """The evaluation without names and features of training images, which may identify people, and without unpublished
+    files."""
     found = copy.deepcopy(evaluation)
     found.pop("pictures", None)
     found.pop("feature_map", None)

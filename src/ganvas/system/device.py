@@ -170,11 +170,11 @@ def process_group(say: Callable[[str], None]) -> Generator[None]:
 
 
 def own_store(store: dist.Store, rank: int, world: int) -> dist.Store:
-    """The part of a store that only these processes use, after all of them have arrived.
+    """A part of a store that only these processes use. Returns when all of them have arrived.
 
-    torchrun keeps its store over restarts (PyTorch issue 135712): the keys of the processes before are still there, so
-    that a process could wait for an address where nobody listens any more. The first process therefore draws a name,
-    and each other process asks for it with a name of its own until it gets an answer to its own.
+    torchrun keeps its store over restarts (PyTorch issue 135712). It still contains the keys of the earlier processes,
+    so a process could wait for an address at which no process listens. Therefore the first process draws a prefix, and
+    each other process draws a name and asks for the prefix until there is an answer to this name.
     Raises `dist.DistStoreError` after `JOIN`.
     """
     mine = uuid.uuid4().hex

@@ -100,7 +100,7 @@ def least_images(config: TrainConfig) -> int:
 def most_workers(state: TrainState, config: TrainConfig) -> int:
     """Maximum number of threads that can share a batch with the same result.
 
-    1 for networks that draw random numbers or mix images. Each thread needs whole groups of batch normalisation.
+    1 for networks that draw random numbers or mix images. Each thread needs whole groups of batch renormalisation.
     """
     networks = (state.generator, state.discriminator)
     alone = any(network.stochastic for network in networks) or state.discriminator.mixes_images

@@ -10,7 +10,7 @@ from ganvas.config import ModelConfig, TrainConfig
 from ganvas.errors import ConfigError, amount
 from ganvas.losses import LOSSES
 from ganvas.models import architecture_of, build
-from ganvas.models.batch_norm import GROUP
+from ganvas.models.batch_norm import GROUP, layers_of
 from ganvas.models.contract import StyledGenerator
 from ganvas.models.layers import without_memory
 from ganvas.system.device import world_size
@@ -21,11 +21,12 @@ class Traits:
     """How a pair of networks treats a batch during training.
 
     mixes: the discriminator uses batch statistics. batch_statistics: at least one of the two networks does.
-    styled: the generator has a style space.
+    grouped: they are statistics of groups of 8 images (batch_norm.py) only. styled: the generator has a style space.
     """
 
     mixes: bool
     batch_statistics: bool
+    grouped: bool
     styled: bool
 
     @property
@@ -34,13 +35,13 @@ class Traits:
         return 2 if self.batch_statistics else 1
 
     def smaller(self, micro_batch: int) -> int:
-        """About half as many images, at least `least`; with the same result if there are enough for that."""
+        """About half as many images, at least `least`; whole groups if there is more than one."""
         half = max(self.least, micro_batch // 2)
-        return half - half % GROUP if self.batch_statistics and half > GROUP else half
+        return max(GROUP, half - half % GROUP) if self.grouped and micro_batch > GROUP else half
 
     def same_result(self, micro_batch: int) -> bool:
         """Whether micro-batches of this size give the gradients of the whole batch."""
-        return not self.mixes and (not self.batch_statistics or micro_batch % GROUP == 0)
+        return micro_batch % GROUP == 0 if self.grouped else not self.batch_statistics
 
 
 @functools.cache
@@ -48,7 +49,8 @@ def traits_of(model: ModelConfig) -> Traits:
     with without_memory():
         generator, discriminator = build(model)
     mixes = discriminator.mixes_images
-    return Traits(mixes, mixes or generator.mixes_images, isinstance(generator, StyledGenerator))
+    grouped = not mixes and bool(layers_of(generator))
+    return Traits(mixes, mixes or generator.mixes_images, grouped, isinstance(generator, StyledGenerator))
 
 
 Rule = tuple[object, str]

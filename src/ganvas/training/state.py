@@ -99,7 +99,7 @@ class TrainState:
             average.load_state_dict(self.generator.state_dict())
 
     def measure_generator(self) -> None:
-        """Sets the running statistics of the generator, to be called before the first step."""
+        """Sets the running statistics of the trained generator, to be called before the first step."""
         self.measure(self.generator)
         self.generator.train()
 
@@ -109,6 +109,7 @@ class TrainState:
             self.measure(average)
 
     def measure(self, generator: Generator) -> None:
+        """Sets the running statistics of a generator of this training; leaves it in evaluation mode."""
         measure_statistics(generator, self.model, labels_in_turn(self.model, self.batches.pack.schema))
 
     def state_dict(self) -> dict[str, Any]:

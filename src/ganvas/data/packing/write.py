@@ -61,7 +61,7 @@ def build_pack(
 ) -> Pack:
     """Packs `source` to `folder`, or opens the existing pack of the same source with the same policy.
 
-    fingerprint: of the source; another one than that of an existing pack makes a new pack.
+    fingerprint: of the source; an existing pack with another one is replaced.
     workers: decoding processes; default: one per core, none for small sets.
     Raises `DataError` for fewer than 2 usable images, a full disk, or other content in `folder`.
     """

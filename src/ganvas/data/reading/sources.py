@@ -186,8 +186,9 @@ def open_source(path: Path, config: DataConfig | None = None) -> Source:
 
     config.labels: None (class sub-folders or those of the data set), "none", a csv of file,label (a path, or a name
     next to or inside the source; "some.csv:column" selects a column by its header), or attributes of CelebA. If `path`
-    is a csv, it may be one of its columns. config.conditions: a table and its columns, see `read_conditions`. Options
-    of the pixels are not used. Raises `DataError`.
+    is a csv, it may be one of its columns. config.conditions: a table and its columns, see `read_conditions`.
+    config.split, masks, frames and fps choose images, config.levels is for DICOM files; other options are not used.
+    Raises `DataError`.
     """
     path, config = Path(path), config or DataConfig()
     asked = config if config.conditions is None else dataclasses.replace(config, labels="none")
@@ -389,9 +390,9 @@ def _picture_source(container: Container, listing: str | None, config: DataConfi
 def _readable(
     found: Labelled, names: set[str], available: bool, reason: str, nothing_else: MissingExtraError
 ) -> set[str]:
-    """These files if the package that reads them is available; otherwise they are rejected for this reason.
+    """`names` if the package that reads these files is available; otherwise rejects them for `reason`: an empty set.
 
-    Raises `nothing_else` if no other files are left.
+    Raises `nothing_else` if there are no other files.
     """
     if available or not names:
         return names
