@@ -229,6 +229,18 @@ def test_a_resumed_run_has_its_power_averages(opened: Any) -> None:
         assert all(torch.equal(tensor, state[name]) for name, tensor in one.state_dict().items())
 
 
+def test_a_run_from_before_running_statistics_gets_them(opened: Any) -> None:
+    options = {"model": "light", "discriminator": "own"}
+    state, known = opened(**options), opened(**options)
+    known.measure_generator()
+    saved = known.state_dict()
+    saved["generator"] = {n: torch.zeros_like(t) if "running_mean" in n else t for n, t in saved["generator"].items()}
+    state.load_state_dict(saved)
+    assert state.generator.training
+    for one, other in zip(known.generator.buffers(), state.generator.buffers(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.4])
 def test_the_generator_mixes_as_many_styles_as_asked(share: float, opened: Any) -> None:
     assert opened(model="style", style_mixing=share).generator.style_mixing == share

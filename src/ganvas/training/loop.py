@@ -19,7 +19,7 @@ from ganvas.errors import TrainingError
 from ganvas.generator import Generator
 from ganvas.model_file import ModelInfo
 from ganvas.models import crops_of
-from ganvas.models.batch_norm import follow_statistics, forget_statistics, has_statistics
+from ganvas.models.batch_norm import follow_statistics, forget_statistics
 from ganvas.records import Report, Score, line_of, read_log, read_reports, typed
 from ganvas.run import Run
 from ganvas.system import device as ranks
@@ -130,7 +130,7 @@ class Loop:
         self.interrupted = 0.0  # number of the signal
         self.rate = 0.0  # learning rate of the generator in the last step
         self.penalised: Stats | None = None  # of the last step with penalties
-        if not (state.images_seen and has_statistics(state.generator)):  # runs of older versions have none
+        if not state.images_seen:
             state.measure_generator()
         self.start_clock()
         self.logged = self.displayed = time.monotonic()

@@ -14,7 +14,7 @@ from ganvas.data.packing.pack import Pack
 from ganvas.ema import EMA, PowerAverages
 from ganvas.model_file import ModelInfo, labels_in_turn
 from ganvas.models import build, channels_last, crops_of
-from ganvas.models.batch_norm import measure_statistics
+from ganvas.models.batch_norm import has_statistics, measure_statistics
 from ganvas.models.contract import Discriminator, Generator, StyledGenerator
 from ganvas.models.pretrained import CALIBRATION, ViewDiscriminator
 from ganvas.system.device import Device
@@ -142,6 +142,8 @@ class TrainState:
     def load_state_dict(self, state: dict[str, Any]) -> list[str]:
         """Returns the differences to the machine of the checkpoint; empty: training continues bit for bit."""
         self.generator.load_state_dict(state["generator"])
+        if not has_statistics(self.generator):  # runs of older versions have none
+            self.measure_generator()
         self.discriminator.load_state_dict(state["discriminator"])
         self.ema.average.load_state_dict(state["ema"])
         for name, optimizer in self.optimizers.items():
