@@ -356,6 +356,15 @@ def test_batch_that_does_not_divide_among_the_processes_is_refused(monkeypatch: 
         plan(pack_of(), TrainOptions(batch=64), CPU)
 
 
+@pytest.mark.parametrize(
+    ("side", "channels", "device", "model"),
+    [(40, 1, CPU, "compact"), (41, 1, CPU, "light"), (31, 3, CPU, "compact"), (32, 3, CPU, "light"),
+     (32, 4, CPU, "light"), (32, 3, CUDA, "residual"), (64, 3, CUDA, "light")],
+)  # fmt: skip
+def test_the_network_depends_on_size_colour_and_device(side: int, channels: int, device: Device, model: str) -> None:
+    assert plan(pack_of(side, channels=channels), TrainOptions(minutes=2.0), device).config.model == model
+
+
 # On the terminal.
 
 
@@ -370,7 +379,7 @@ def test_shown_plan_names_every_choice_with_its_reason() -> None:
         line = next(line for line in shown.splitlines() if line.strip().startswith(choice.name))
         assert text(choice.value) in line and choice.reason in line
     assert "generator" in shown and "multiply-adds" in shown and "MiB" in shown
-    assert all(row.name in shown for row in planned.generator.rows) and "PlaceNorm" in shown
+    assert all(row.name in shown for row in planned.generator.rows) and "BatchNorm" in shown
     console = Console(file=io.StringIO(), width=200)
     show_plan(planned, pack, console, layers=False)
     assert "PlaceNorm" not in console.file.getvalue()  # ty: ignore[missing-attribute]

@@ -256,7 +256,8 @@ class TrainBasics:
     preset: PresetName | None = None
     """Use the networks, loss and optimiser of a classic project. Other options override it."""
     model: ModelName | None = None
-    """Architecture of the networks. Default: light; for images up to 40 pixels compact, or residual on a GPU."""
+    """Architecture of the networks. Default: light; compact for small images on a CPU (gray up to 40
+    pixels, colour below 32), residual for images up to 40 pixels on a GPU."""
     conditional: bool | None = None
     """Train on labels, to generate images of a chosen class. Default: yes if the pack has labels."""
     batch: Annotated[int | None, POSITIVE] = None

@@ -13,6 +13,7 @@ from ganvas.config import ModelConfig
 from ganvas.models.contract import Discriminator, Generator
 
 SMALL = 41  # pixels; images with smaller sides need other networks and options than larger ones
+COLOUR = 32  # pixels; colour images of at least this size are better with pretrained features (RESULTS.md: CIFAR-10)
 GAMMA = ((32, 0.05), (64, 2.0), (128, 17.0), (256, 150.0))
 """R3GAN's penalty weights (Huang et al. 2024) by image side; logarithms are interpolated in between."""
 
@@ -34,6 +35,7 @@ class Setting:
     model_size: str | None = None
     seen: tuple[int, int] | None = None
     """Size of the images that the discriminator on pixels sees, if it does not see whole images."""
+    channels: int = 1
 
     @property
     def longer(self) -> int:
@@ -43,6 +45,11 @@ class Setting:
     @property
     def small(self) -> bool:
         return self.longer < SMALL
+
+    @property
+    def for_compact(self) -> bool:
+        """Whether `compact` is the default: on a CPU, up to 40 pixels, in colour below 32 pixels."""
+        return self.on_cpu and self.small and (self.channels == 1 or self.longer < COLOUR)
 
     @property
     def side(self) -> float:

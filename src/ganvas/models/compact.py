@@ -190,7 +190,9 @@ def defaults(setting: Setting) -> Defaults:
 
 
 def preferred(setting: Setting) -> str | None:
-    return f"best up to {SMALL - 1} pixels on a CPU" if setting.small and setting.on_cpu else None
+    return "best for small images on a CPU" if setting.for_compact else None
 
 
-ARCHITECTURE = Architecture(build, "default up to 40 pixels on a CPU", defaults, preferred)
+ARCHITECTURE = Architecture(
+    build, "default on a CPU for gray images up to 40 pixels and for colour images below 32 pixels", defaults, preferred
+)

@@ -237,10 +237,15 @@ def defaults(setting: Setting) -> Defaults:
     }
 
 
+def preferred(setting: Setting) -> str | None:
+    usual = setting.on_cpu and not setting.for_compact
+    return "best image quality per minute at this size" if usual or not setting.small else None
+
+
 ARCHITECTURE = Architecture(
     build,
-    "default above 40 pixels; its discriminator uses pixels and features of a network trained on ImageNet "
-    "(`--discriminator own`: pixels only)",
+    "default above 40 pixels, and on a CPU for colour images from 32 pixels; its discriminator uses pixels and "
+    "features of a network trained on ImageNet (`--discriminator own`: pixels only)",
     defaults,
-    preferred=lambda setting: None if setting.small else "best image quality per minute above 40 pixels",
+    preferred=preferred,
 )

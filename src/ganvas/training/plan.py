@@ -118,7 +118,12 @@ def choose_budget(chooser: Chooser) -> None:
 
 def choose_model(chooser: Chooser, pack: Pack, on_cpu: bool) -> ModelConfig:
     setting = chooser.setting = Setting(
-        pack.height, pack.width, on_cpu, chooser.values.get("minutes"), chooser.asked.batch
+        pack.height,
+        pack.width,
+        on_cpu,
+        chooser.values.get("minutes"),
+        chooser.asked.batch,
+        channels=pack.channels,
     )
     usual = ((name, why) for name, one in MODELS.items() if (why := one.preferred(setting)) is not None)
     name = chooser.choose("model", *next(usual))
