@@ -177,7 +177,7 @@ def test_everything_that_was_measured_is_said(run: Path) -> None:
         "0.30 0.10 to 0.40", "3.0% 0.0%", "7.0% 1.2%",
         "Easily told apart.", "It does not help.", "−1.0% (−3.0 to 1.0%)",
         "uncurated: seeds 1 to 16", "it has won", "raise it", "not stated", "torch 2.13", "ganvas train",
-        "best up to 40 pixels on a CPU", "Duplicates in the held-out set",
+        "best for small images on a CPU", "Duplicates in the held-out set",
         "Meaning of KID. Lower is better.", "Share of held-out images flagged as copies.",
     ):  # fmt: skip
         assert said in page.text, said
