@@ -1,7 +1,7 @@
 """The commands and programs of the documentation work.
 
 In a page, a block ```bash holds commands, one a line, and a block ```python a program. They are run in order in one
-folder, with a small budget (`small`), but for those under a comment:
+folder, with a small budget (`small`), except those under a comment:
 
     <!-- not run: why -->          the command line understands it, no more is known
     <!-- runs until stopped -->    a server: it is started, asked for its page, and stopped
@@ -191,7 +191,7 @@ def small(words: list[str]) -> list[str]:
 
 
 def run_page(page: Path, ganvas_command: Callable) -> None:
-    """Runs all blocks of a page in the current folder; what a command is told to write must be there afterwards."""
+    """Runs all blocks of a page in the current folder; what a command writes must be there afterwards."""
     names: dict[str, object] = {}
     for block in blocks(page):
         if block.mark.startswith("not run: "):
@@ -226,7 +226,7 @@ def has_runtime() -> bool:
 
 
 def in_ranks(line: list[str]) -> None:
-    """torchrun, with two processes on the CPU in place of eight GPUs."""
+    """torchrun, with two processes on the CPU instead of eight GPUs."""
     ended = subprocess.run(two_processes(line), capture_output=True, text=True, timeout=600, env=os.environ | SLIM)
     assert ended.returncode == 0, ended.stderr
 

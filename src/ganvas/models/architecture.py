@@ -36,6 +36,7 @@ class Setting:
     seen: tuple[int, int] | None = None
     """Size of the images that the discriminator on pixels sees, if it does not see whole images."""
     channels: int = 1
+    """Of the images."""
 
     @property
     def longer(self) -> int:
