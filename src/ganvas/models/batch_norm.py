@@ -95,10 +95,12 @@ def follow_statistics(network: nn.Module, copies: Sequence[nn.Module] = ()) -> N
 
     copies: networks that share its running statistics, for other parts of the batch. Averages over all ranks.
     """
-    for layers in zip(layers_of(network), *(layers_of(copy) for copy in copies), strict=True):
-        layer = layers[0]
-        seen = torch.stack([one.seen for one in layers if one.seen is not None]).sum(dim=0)
-        num, mean, square = average_over_ranks(seen)
+    groups = [*zip(layers_of(network), *(layers_of(copy) for copy in copies), strict=True)]
+    if not groups:
+        return
+    seen = [torch.stack([one.seen for one in layers if one.seen is not None]).sum(dim=0) for layers in groups]
+    averages = average_over_ranks(torch.cat(seen, dim=1)).split([one.shape[1] for one in seen], dim=1)
+    for (layer, *_), (num, mean, square) in zip(groups, averages, strict=True):
         mean, square = mean / num, square / num
         layer.running_mean.lerp_(mean, MOMENTUM)
         layer.running_var.lerp_((square - mean.square()).clamp_min(0), MOMENTUM)
