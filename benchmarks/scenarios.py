@@ -12,7 +12,6 @@ real-vs-generated classifier and the marks are left out: they take time, and no 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +23,7 @@ from scipy import ndimage
 
 from common import machine, table, write_json
 from copies import ALTERATIONS, PAIRINGS, SETS, clipped, closely_cropped, compressed, hue_turned, resized, rotated
-from ganvas.config import DataConfig, ModelConfig, TrainOptions
+from ganvas.config import DataConfig, ModelConfig, TrainConfig, TrainOptions
 from ganvas.data import Pack, open_pack
 from ganvas.evaluation.evaluate import Evaluator
 from ganvas.evaluation.samples import FromGenerator
@@ -33,6 +32,8 @@ from ganvas.model_file import ModelInfo
 from ganvas.models import build
 from ganvas.options import Evaluate
 from ganvas.reporting.advice import advice
+from ganvas.run_config import RunConfig
+from ganvas.training.session import data_of
 
 GENERATED, LEAST = 200, 50  # images that play the generated ones; fewest for a row
 HELD_OUT = 20  # fewest held-out images for a search for copies
@@ -86,15 +87,12 @@ def row(content: dict[str, Any], key: str) -> dict[str, Any]:
 
 def advised(content: dict[str, Any], pack: Pack) -> list[str]:
     """Titles of the advice for a run that gave these images and has no log."""
-    train = dataclasses.asdict(TrainOptions(minutes=10)) | {"model": "light", "loss": "relativistic", "r1": 0.1}
-    train |= {"lr": 0.002, "augment": 0.2, "base": 16, "adaptive": False, "conditional": False}
-    data = {"source": "images", "num_images": pack.num_images, "num_heldout": len(pack.heldout)}
-    config = {
-        "data": data | {"options": dataclasses.asdict(DataConfig())},
-        "model": {"channels": pack.channels},
-        "asked": dataclasses.asdict(TrainOptions(minutes=10)),
-        "train": train,
-    }
+    config = RunConfig(
+        data=data_of(pack, "images"),
+        model=ModelConfig("light", pack.height, pack.width, pack.channels),
+        asked=TrainOptions(minutes=10),
+        train=TrainConfig(minutes=10, r1=0.1, lr=0.002, augment=0.2, base=16),
+    )
     return [one.title for one in advice(content, [], config)]
 
 

@@ -49,7 +49,7 @@ def test_a_model(two_classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(models.MODELS, "tiny", tiny)
     trained = ganvas.train(two_classes, tmp_path / "run", model="tiny", **FAST)
     generator = Generator.load(trained.folder, "cpu")
-    assert Run(trained.folder).config()["train"]["base"] == 16
+    assert Run(trained.folder).config().train.base == 16
     assert generator.num_depths == 1 and generator.sample(2, seed=0).shape[2:] == (8, 8)
 
 

@@ -15,8 +15,9 @@ from conftest import Command
 from ganvas.config import DataConfig
 from ganvas.errors import ConfigError
 from ganvas.evaluation.evaluate import evaluate
-from ganvas.evaluation.samples import pictures_of
+from ganvas.evaluation.samples import images_of
 from ganvas.options import Evaluate
+from ganvas.run import Run
 
 pytestmark = pytest.mark.usefixtures("short_classifiers")
 
@@ -104,10 +105,10 @@ def test_a_run_whose_pack_is_gone_packs_again_and_every_step_is_reported(run: Pa
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
     record = json.loads((copy / "config.json").read_text())
-    assert pictures_of(record["data"], copy)[0] == record["data"]["pack"]
+    assert images_of(Run(copy).config().data) == record["data"]["pack"]
     record["data"]["pack"] = str(tmp_path / "gone")
-    assert pictures_of(record["data"], copy)[0] == record["data"]["source"]
     (copy / "config.json").write_text(json.dumps(record))
+    assert images_of(Run(copy).config().data) == record["data"]["source"]
     steps: dict[str, tuple[int, int]] = {}
     asked = Evaluate(copy, n=24, features="random", device="cpu")
     assert evaluate(asked, progress=lambda what, done, total: steps.update({what: (done, total)}))["measures"]

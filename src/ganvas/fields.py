@@ -159,6 +159,12 @@ def owners(cls: Any) -> dict[str, type]:
     }
 
 
+def changed(options: Any) -> dict[str, Any]:
+    """The fields of an object of options that differ from their defaults."""
+    values = ((field, getattr(options, field.name)) for field in dataclasses.fields(options))
+    return {field.name: value for field, value in values if value != field.default}
+
+
 def part(options: Any, cls: type[T]) -> T:
     """The fields of `cls` in an object of one of its subclasses."""
     return cls(**{name: getattr(options, name) for name in hints_of(cls)})
@@ -211,7 +217,7 @@ def build(
 
 
 def from_dict(cls: Callable[..., T], values: dict[str, Any], where: str) -> T:
-    """Build the dataclass `cls` from plain JSON values.
+    """Build the dataclass `cls`, also its fields that are dataclasses, from plain JSON values.
 
     Raises `ConfigError`, with `where` in the message, for unknown keys and values of the wrong type.
     """
@@ -220,6 +226,7 @@ def from_dict(cls: Callable[..., T], values: dict[str, Any], where: str) -> T:
     hints = hints_of(cls)
     if unknown := sorted(set(values) - set(hints)):
         raise ConfigError(f"{where} has fields that this version of Ganvas does not know: {', '.join(unknown)}")
+    values = {name: converted(value, hints[name], where) for name, value in values.items()}
     for name, value in values.items():
         if not fits(value, hints[name]):
             raise ConfigError(f"{where} is damaged: {name} is {repr(value)[:40]}; restore the file")
@@ -228,7 +235,14 @@ def from_dict(cls: Callable[..., T], values: dict[str, Any], where: str) -> T:
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
     except TypeError as error:
-        raise ConfigError(f"{where} lacks required fields ({error}): restore the file") from error
+        raise ConfigError(f"{where} is damaged: it lacks required fields ({error}); restore the file") from error
+
+
+def converted(value: Any, hint: Any, where: str) -> Any:
+    """A value read from JSON as the dataclass or the tuple that its field holds."""
+    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        return from_dict(hint, value, where)
+    return tuple(value) if typing.get_origin(hint) is tuple and isinstance(value, list) else value
 
 
 def fits(value: Any, hint: Any) -> bool:

@@ -13,13 +13,13 @@ from ganvas.config import CHANNELS, DataConfig
 from ganvas.data.opening import open_pack
 from ganvas.data.packing.pack import Pack, Progress, is_pack
 from ganvas.errors import CheckpointError, ConfigError, DataError, RunError
-from ganvas.fields import from_dict
 from ganvas.generator import Generator, to_pixels
 from ganvas.model_file import find_weights
 from ganvas.models.pretrained import pretrained_network
 from ganvas.options import LEAST_EVALUATED, Evaluate
 from ganvas.provenance import provenance
 from ganvas.run import Run
+from ganvas.run_config import RunData
 from ganvas.system import files
 from ganvas.system.device import choose_device
 
@@ -171,15 +171,14 @@ class FromImages:
 def pack_of(folder: Path, generator: Generator, data: str | Path | None, progress: Progress | None) -> Pack:
     """The training images of the generator, with their held-out part."""
     if (folder / "config.json").is_file() and (folder / "model").is_dir():
-        record = Run(folder).config()["data"]
-        place, config = pictures_of(record, folder)
-        if data is None and is_pack(known := Path(place)) and (pack := Pack.open(known)).hash == record["hash"]:
+        record = Run(folder).config().data
+        if data is None and is_pack(known := Path(record.pack)) and (pack := Pack.open(known)).hash == record.hash:
             return fitting(pack, generator, folder)
-        kept = Run(folder).heldout() if record.get("grown") else None
-        pack = open_pack(data or record["source"], config, kept=kept, progress=progress)
-        if pack.hash != record["hash"]:
+        kept = Run(folder).heldout() if record.grown else None
+        pack = open_pack(data or record.source, record.options, kept=kept, progress=progress)
+        if pack.hash != record.hash:
             raise RunError(
-                f"{folder} was trained on other images than {data or record['source']} now contains: "
+                f"{folder} was trained on other images than {data or record.source} now contains: "
                 "give the original images with --data"
             )
         return fitting(pack, generator, folder)
@@ -191,15 +190,9 @@ def pack_of(folder: Path, generator: Generator, data: str | Path | None, progres
     return fitting(pack, generator, folder)
 
 
-def pictures_of(record: dict[str, Any], folder: Path) -> tuple[str, DataConfig]:
-    """Location of the images of the run `folder` (its pack, if that still exists) and the options of the pack."""
-    try:
-        options = {**record["options"], "classes": tuple(record["options"]["classes"])}
-        place = record["pack"] if is_pack(Path(record["pack"])) else record["source"]
-        record["hash"]
-    except (KeyError, TypeError) as error:
-        raise RunError(f"{folder / 'config.json'} is damaged: the record of the training images is missing") from error
-    return place, from_dict(DataConfig, options, "config.json")
+def images_of(data: RunData) -> str:
+    """Location of the images of a run: its pack, if that still exists, else the source."""
+    return data.pack if is_pack(Path(data.pack)) else data.source
 
 
 def fitting(pack: Pack, generator: Generator, folder: Path) -> Pack:

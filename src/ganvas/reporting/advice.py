@@ -9,14 +9,15 @@ from __future__ import annotations
 import itertools
 import shlex
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
-from ganvas.config import DataConfig, TrainOptions
+from ganvas.config import BUDGET_FIELDS
 from ganvas.models import MODELS
 from ganvas.models.residual import SIZES
 from ganvas.records import number
 from ganvas.reporting.reading import Record, sorted_out
+from ganvas.run_config import RunConfig
 from ganvas.training.autotune import RECOGNISABLE
 from ganvas.training.health import CHECKERBOARD, COLLAPSE, COPYING, OVERFITTING
 from ganvas.training.progress import duration
@@ -49,7 +50,7 @@ class Advice:
     """The command to run next."""
 
 
-def advice(evaluation: Record | None, log: list[Record], config: Record, run: str = "RUN") -> list[Advice]:
+def advice(evaluation: Record | None, log: list[Record], config: RunConfig, run: str = "RUN") -> list[Advice]:
     """At most two actions, the most urgent first; empty if no problem was found.
 
     evaluation: the content of evaluation.json. log: the records of log.jsonl. config: the content of config.json.
@@ -71,19 +72,17 @@ def advice(evaluation: Record | None, log: list[Record], config: Record, run: st
 class Case:
     """The evidence by name."""
 
-    def __init__(self, evaluation: Record, log: list[Record], config: Record, run: str) -> None:
+    def __init__(self, evaluation: Record, log: list[Record], config: RunConfig, run: str) -> None:
         self.evaluation, self.config, self.run = evaluation, config, run
         self.reports, self.vitals, health = sorted_out(log)
         self.health = {record["health"]: str(record.get("words", "")) for record in health if self.lasts(record)}
-        self.train: Record = config["train"]
+        self.train, self.num_training = config.train, config.data.num_training
         self.measures = {row["key"]: row for row in evaluation.get("measures", [])}
         self.copies: Record = evaluation.get("copies") or {}
         self.unlike = evaluation.get("unlike", False) or not self.copies.get("meaningful", True)
         self.artefacts: Record = evaluation.get("artefacts") or {}
         findings = self.artefacts.get("findings") or []
         self.wrong = {one["what"]: one["sentence"] for one in findings if one["severity"] == "bad"}
-        data = config["data"]
-        self.num_training = int(data["num_images"]) - int(data.get("num_heldout") or 0)
         self.overfitted = overfitting(self)
 
     def lasts(self, event: Record) -> bool:
@@ -153,23 +152,16 @@ class Case:
         return train_command(self.config, self.run, self.budget(MORE))
 
     def budget(self, times: float) -> Record:
-        name = next((name for name in ("minutes", "images", "epochs") if self.train.get(name)), "minutes")
-        value = times * (self.train.get(name) or 10)
+        name = next((name for name in BUDGET_FIELDS if getattr(self.train, name)), "minutes")
+        value = times * (getattr(self.train, name) or 10)
         return {name: int(value) if name == "images" else float(f"{value:.3g}")}
 
 
-def train_command(config: Record, out: str, changes: Record) -> str:
+def train_command(config: RunConfig, out: str, changes: Record) -> str:
     """The command of the run with this config.json, with changes; None removes an option."""
-    wanted = asked(DataConfig, config["data"].get("options") or {}) | asked(TrainOptions, config["asked"]) | changes
+    wanted = config.wanted() | changes
     given = as_arguments({name: value for name, value in wanted.items() if value is not None})
-    return " ".join(["ganvas train", shlex.quote(str(config["data"]["source"])), *given, f"--out {shlex.quote(out)}"])
-
-
-def asked(cls: type[DataConfig] | type[TrainOptions], values: Record) -> Record:
-    """The options that differ from their defaults."""
-    defaults = {field.name: field.default for field in fields(cls)}
-    found = {name: values[name] for name in defaults if name in values}
-    return {name: value for name, value in found.items() if value != defaults[name] and value not in ([], ())}
+    return " ".join(["ganvas train", shlex.quote(config.data.source), *given, f"--out {shlex.quote(out)}"])
 
 
 def as_arguments(options: Record) -> list[str]:
@@ -257,7 +249,7 @@ def unstable(case: Case) -> Iterator[Advice]:
     for name in ("diverged", "exploding"):
         if name in case.health:
             evidence = f"{sentence(case.health[name])} A lower learning rate or a larger penalty stabilises training."
-            yield Advice("Training is unstable", evidence, case.again(lr=HALF * case.train["lr"]))
+            yield Advice("Training is unstable", evidence, case.again(lr=HALF * case.train.lr))
             return
 
 
@@ -281,11 +273,11 @@ def collapsed(case: Case) -> Iterator[Advice]:
     signs += [found["sentence"]] if found.get("missing") else []
     if not signs or (case.falls() > FALLING and "collapse" not in case.health):
         return  # diversity may still grow
-    if case.train["loss"] != "relativistic" and is_classic(case.train["model"]):
+    if case.train.loss != "relativistic" and is_classic(case.train.model):
         changes: Record = {"preset": None, "model": None, "loss": "relativistic"}
         how = "The relativistic loss compares real and generated images in pairs, which reduces mode collapse."
     else:
-        changes = {"r1": TWICE * case.train["r1"] or 1.0, "lr": HALF * case.train["lr"]}
+        changes = {"r1": TWICE * case.train.r1 or 1.0, "lr": HALF * case.train.lr}
         how = "A larger penalty and a lower learning rate reduce mode collapse."
     yield Advice("Mode collapse", f"{joined(signs)} {how}", case.again(**changes))
 
@@ -293,8 +285,8 @@ def collapsed(case: Case) -> Iterator[Advice]:
 def overfitted(case: Case) -> Iterator[Advice]:
     if not case.overfitted:
         return
-    evidence, augment = joined(case.overfitted), case.train.get("augment") or 0.0
-    exhausted = augment >= STRONG or case.train.get("adaptive") or case.num_training < OVERFITTED_BELOW // 4
+    evidence, augment = joined(case.overfitted), case.train.augment
+    exhausted = augment >= STRONG or case.train.adaptive or case.num_training < OVERFITTED_BELOW // 4
     if not exhausted:
         more = f"The probability of augmentation is {augment:.2g} and can be raised."
         yield Advice("Overfitting: use more augmentation", f"{evidence} {more}", case.again(adaptive=True))
@@ -334,8 +326,8 @@ def limited(case: Case) -> Iterator[Advice]:
         f"The score has stopped falling, there is no overfitting, and precision is {row['value']:.2f} (real images: "
         f"{row['real']:.2f}): the size of the network is the limit."
     )
-    size = case.train.get("model_size")
-    larger: Record = {"model_size": NEXT_SIZE[size]} if size in NEXT_SIZE else {"base": int(TWICE * case.train["base"])}
+    size = case.train.model_size
+    larger: Record = {"model_size": NEXT_SIZE[size]} if size in NEXT_SIZE else {"base": int(TWICE * case.train.base)}
     yield Advice("The network is too small", evidence, case.again(**larger, **case.budget(TWICE)))
 
 
@@ -353,7 +345,7 @@ def leaks(case: Case) -> Iterator[Advice]:
 
 
 def marks(case: Case) -> Iterator[Advice]:
-    if case.config["model"]["channels"] > 1:  # often parts of the figures, such as pupils
+    if case.config.model.channels > 1:  # often parts of the figures, such as pupils
         return
     found = [one for one in case.evaluation.get("marks") or [] if (one.get("generated_share") or 0) > SHARE]
     if not found:
@@ -387,7 +379,7 @@ def classes(case: Case) -> Iterator[Advice]:
         yield Advice(f"Class {worst['name']} is weak", evidence, command)
     distance, chance = number(found.get("total_variation")), number(found.get("chance"))
     unequal = distance is not None and chance is not None and distance > max(TWICE * chance, SHARE)
-    if unequal and not case.train.get("conditional"):
+    if unequal and not case.train.conditional:
         evidence = (
             f"The class shares differ from the data by {distance:.1%} (total variation; {chance:.1%} by chance). A "
             "conditional generator samples each class as often as requested."
@@ -404,7 +396,7 @@ def is_classic(model: str) -> bool:
 
 
 def artefacts(case: Case) -> Iterator[Advice]:
-    wrong, lattice, rate = case.wrong, case.vital("lattice") or 1.0, HALF * case.train["lr"]
+    wrong, lattice, rate = case.wrong, case.vital("lattice") or 1.0, HALF * case.train.lr
     sharpness = number(case.artefacts.get("sharpness")) or case.vital("sharpness") or 1.0
     if "blocks" in wrong:
         how = f"{sentence(wrong['blocks'])} A lower learning rate reduces them, unless images were saved as JPEG."
@@ -412,7 +404,7 @@ def artefacts(case: Case) -> Iterator[Advice]:
     elif "lattice" in wrong or "lattice" in case.health or lattice > CHECKERBOARD:
         measured = f"the spectral peak is {lattice:.1f} times that of real images in the last evaluation"
         seen = sentence(wrong.get("lattice") or case.health.get("lattice") or measured)
-        if is_classic(case.train["model"]):
+        if is_classic(case.train.model):
             how = "Transposed convolutions cause them; the modern networks do not use transposed convolutions."
             command = case.again(preset=None, model="compact")
         else:
@@ -420,10 +412,10 @@ def artefacts(case: Case) -> Iterator[Advice]:
         yield Advice("Checkerboard artefacts", f"{seen} {how}", command)
     seen = sentence(wrong.get("sharpness") or f"sharpness is {sharpness:.2g} times that of real images")
     if sharpness < BLUNT:
-        if case.train["r1"]:
+        if case.train.r1:
             how = "A smaller penalty allows finer detail."
-            yield Advice("Images are blurred", f"{seen} {how}", case.again(r1=HALF * case.train["r1"]))
-        elif case.train.get("discriminator") == "features":
+            yield Advice("Images are blurred", f"{seen} {how}", case.again(r1=HALF * case.train.r1))
+        elif case.train.discriminator == "features":
             how = "A discriminator of pixels, in addition to that of features, sees finer detail."
             yield Advice("Images are blurred", f"{seen} {how}", case.again(discriminator="both"))
     elif not {"blocks", "lattice"} & wrong.keys() and (sharpness > HARSH or "noise" in wrong):  # patterns raise both
@@ -432,7 +424,7 @@ def artefacts(case: Case) -> Iterator[Advice]:
 
 
 def augmentation(case: Case) -> Iterator[Advice]:
-    augment = case.train.get("augment") or 0.0
+    augment = case.train.augment
     if "tone" in case.wrong and augment >= STRONG:
         evidence = (
             f"{case.wrong['tone']} Augmentation of brightness and colour shows in the samples if it is applied too "
@@ -442,7 +434,7 @@ def augmentation(case: Case) -> Iterator[Advice]:
         yield Advice("Augmentation shows in the samples", evidence, case.again(augment=half, adaptive=None))
         return
     gap = case.vital("d_gap")
-    if gap is None or gap > NO_OVERFITTING or augment < STRONG or case.train.get("adaptive"):
+    if gap is None or gap > NO_OVERFITTING or augment < STRONG or case.train.adaptive:
         return
     evidence = (
         f"The probability of augmentation is {augment:.2g}, but the discriminator scores held-out images like training "

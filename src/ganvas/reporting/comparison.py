@@ -131,13 +131,13 @@ def costs(runs: list[RunContent]) -> list[Row]:
     return [
         Row("Images seen", "", "", [Cell(f"{run.images_seen:,}") for run in runs]),
         Row("Training time", "", "", [Cell(duration(run.seconds)) for run in runs]),
-        Row("Machine", "", "", [Cell(str(run.config.get("device") or "–")) for run in runs]),
+        Row("Machine", "", "", [Cell(run.config.device or "–") for run in runs]),
     ]
 
 
 def grid(run: RunContent, name: str, num: int) -> tuple[str, Picture | None, int, str]:
     """(name, image, width of its cells, note) from the evaluation, otherwise the last preview."""
-    found, side = (run.evaluation or {}).get("pictures") or {}, run.config["model"]["width"]
+    found, side = (run.evaluation or {}).get("pictures") or {}, run.config.model.width
     picture = embed(run.folder, found.get("generated"), PICTURES // num)
     if picture is not None:
         return name, picture, side, str(found.get("note", ""))
@@ -169,11 +169,12 @@ def overlaid(runs: list[RunContent]) -> list[Chart]:
 
 def differences(runs: list[RunContent]) -> list[tuple[str, list[str]]]:
     """(option, value in each run) where the runs differ."""
+    data = ("source", "num_images", "size", "channels", "kind")
     flat = [
-        {f"data {name}": run.config["data"].get(name) for name in ("source", "num_images", "size", "channels", "kind")}
-        | run.config["model"]
-        | run.config["train"]
-        | {"ganvas": run.config.get("ganvas")}
+        {f"data {name}": getattr(run.config.data, name) for name in data}
+        | vars(run.config.model)
+        | vars(run.config.train)
+        | {"ganvas": run.config.ganvas}
         for run in runs
     ]
     names = dict.fromkeys(name for one in flat for name in one)

@@ -19,6 +19,7 @@ from ganvas.reporting.charts import Chart, Series, line_chart, scatter_chart
 from ganvas.reporting.methods import as_csv, methods
 from ganvas.reporting.pictures import Picture, embed, film, stills
 from ganvas.reporting.reading import Record, RunContent, column
+from ganvas.run_config import RunConfig
 from ganvas.training.progress import duration
 from ganvas.training.starting_weights import description
 
@@ -163,7 +164,7 @@ def glossary(run: RunContent, measures: list[Measure]) -> list[tuple[str, str]]:
 
 
 def cell(run: RunContent) -> tuple[int, int]:
-    return run.config["model"]["height"], run.config["model"]["width"]
+    return run.config.model.height, run.config.model.width
 
 
 # ---- numbers as text ----
@@ -440,10 +441,10 @@ def curves(run: RunContent) -> list[Chart]:
 # ---- how it was made ----
 
 
-def choices(config: Record) -> list[tuple[str, str, str]]:
+def choices(config: RunConfig) -> list[tuple[str, str, str]]:
     """(option, value, reason) of each option that was set automatically."""
-    values = config["model"] | config["train"]
-    return [(name, shown(values.get(name)), str(reason)) for name, reason in (config.get("reasons") or {}).items()]
+    values = vars(config.model) | vars(config.train)
+    return [(name, shown(values.get(name)), str(reason)) for name, reason in config.reasons.items()]
 
 
 def shown(value: object) -> str:
@@ -455,20 +456,19 @@ def shown(value: object) -> str:
 
 
 def data_facts(run: RunContent) -> list[tuple[str, str]]:
-    data, evaluation = run.config["data"], run.evaluation or {}
-    held = number(data.get("num_heldout")) or 0
+    data, evaluation = run.config.data, run.evaluation or {}
     classes = evaluation.get("data", {}).get("classes") or []
     channels = {1: "gray", 3: "colour", 4: "colour with transparency"}
     facts = [
-        ("Source", str(data.get("source"))),
-        ("Images", f"{data['num_images'] - held:,.0f} for training, {held:,.0f} held out"),
-        ("Size", f"{data.get('size')} pixels, {channels.get(data.get('channels'), data.get('channels'))}"),
-        ("Kind", str(data.get("kind") or "")),
+        ("Source", data.source),
+        ("Images", f"{data.num_training:,} for training, {data.num_heldout:,} held out"),
+        ("Size", f"{data.size} pixels, {channels.get(data.channels, data.channels)}"),
+        ("Kind", data.kind),
         ("Classes", ", ".join(map(str, classes[:MANY_CLASSES])) + (" …" if len(classes) > MANY_CLASSES else "")),
         ("Conditions", str(evaluation.get("data", {}).get("conditions") or "")),
-        ("Content hash", str(data.get("hash"))[:16]),
-        ("Licence", str(data.get("licence") or "not stated")),
-        ("Attribution", str(data.get("attribution") or "none")),
+        ("Content hash", data.hash[:16]),
+        ("Licence", data.licence or "not stated"),
+        ("Attribution", data.attribution or "none"),
     ]
     return [(name, value) for name, value in facts if value]
 
@@ -479,10 +479,10 @@ def cost_facts(run: RunContent) -> list[tuple[str, str]]:
     versions = protocol.get("versions") or {}
     rates = sorted(value for value in column(run.reports, "images_per_second") if not math.isnan(value))
     facts = [
-        ("Started", str(config.get("started") or "")),
-        ("Machine", str(config.get("device") or "")),
-        ("Budget", str(config.get("budget") or "")),
-        ("Starting weights", description(config.get("start"))),
+        ("Started", config.started),
+        ("Machine", config.device),
+        ("Budget", config.budget),
+        ("Starting weights", description(config.start)),
         ("Training", f"{duration(run.seconds)}, {run.images_seen:,} images seen"),
         ("Speed", f"{rates[len(rates) // 2]:,.0f} images per second (median)" if rates else ""),
         (
@@ -492,7 +492,7 @@ def cost_facts(run: RunContent) -> list[tuple[str, str]]:
         ("Weights", str(evaluation.get("model", {}).get("weights") or "")),
         (
             "Versions",
-            ", ".join(f"{name} {value}" for name, value in {"ganvas": config.get("ganvas"), **versions}.items()),
+            ", ".join(f"{name} {value}" for name, value in {"ganvas": config.ganvas, **versions}.items()),
         ),
     ]
     return [(name, value) for name, value in facts if value]

@@ -11,6 +11,7 @@ from ganvas.errors import RunError
 from ganvas.model_file import WEIGHTS
 from ganvas.records import is_of, number, read_evaluation, read_log
 from ganvas.run import Run
+from ganvas.run_config import RunConfig
 
 Record = dict[str, Any]
 
@@ -20,7 +21,7 @@ class RunContent:
     """The content of a run folder."""
 
     folder: Path
-    config: Record
+    config: RunConfig
     reports: list[Record]
     """Log lines of the training loop: images, seconds, loss ..."""
     vitals: list[Record]
@@ -35,7 +36,7 @@ class RunContent:
 
     @property
     def name(self) -> str:
-        return str(self.config.get("name") or self.folder.name)
+        return self.config.name or self.folder.name
 
     @property
     def images_seen(self) -> int:

@@ -89,9 +89,9 @@ def publish(asked: Publish) -> Path:
     published = read_mark(out)
     weights = find_weights(run)
     facts = card.facts_of(run, licence=data_licence)
-    if not facts.run:
+    if facts.data is None:
         raise RunError(f"{run} is not a run: expected a run folder with config.json, log.jsonl and samples/")
-    known = facts.data.get("licence")
+    known = facts.data.licence
     if data_licence is not None and known is not None and data_licence != known:
         raise ConfigError(
             f"--data-licence {data_licence!r}: the catalogue lists {facts.source} under {known!r}; omit the option"
@@ -259,7 +259,7 @@ class Issue:
         facts = self.facts
         parts = [f"# {escape(facts.title)}", card.notice(facts), *self.sample_words()]
         if FILM in found:
-            time = f", {duration(facts.seconds)} on {escape(facts.run.get('device'))}" if facts.seconds else ""
+            time = f", {duration(facts.seconds)} on {escape(facts.run and facts.run.device)}" if facts.seconds else ""
             parts += [
                 "## Training progress",
                 image("Preview grids from the first to the last step of training", FILM),

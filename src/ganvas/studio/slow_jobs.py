@@ -296,9 +296,9 @@ def at_hand(loaded: Loaded) -> bool:
 def number_at_hand(loaded: Loaded) -> int:
     """Number of images of that pack; 0 if there is none."""
     try:
-        data = Run(loaded.place.folder).config()["data"]
-        return int(data["num_images"]) if is_pack(Path(data["pack"])) else 0
-    except (GanvasError, KeyError, TypeError, ValueError):
+        data = Run(loaded.place.folder).config().data
+        return data.num_images if is_pack(Path(data.pack)) else 0
+    except GanvasError:
         return 0
 
 

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import ganvas
+from ganvas.config import TrainConfig
 from ganvas.errors import RunError
 from ganvas.generator import Generator, weights_hash
 from ganvas.model_file import CARD, WEIGHTS, find_weights
 from ganvas.models.pretrained import pretrained_network
 from ganvas.records import ARROWS, decimals, energy_of, is_of, number, read_evaluation, read_reports
 from ganvas.run import Run
+from ganvas.run_config import RunConfig, RunData
 from ganvas.system import files
 from ganvas.training.progress import duration
 from ganvas.training.starting_weights import description
@@ -51,8 +53,8 @@ class Facts:
     """The content of a card."""
 
     generator: Generator
-    run: Record
-    """Content of config.json of the run; empty for a model without its run."""
+    run: RunConfig | None
+    """None for a model without its run."""
     evaluation: Record | None = None
     """Content of evaluation.json if it is of these weights."""
     stale: bool = False
@@ -67,25 +69,25 @@ class Facts:
     """Energy of the training in kWh; None if it was not recorded."""
 
     @property
-    def data(self) -> Record:
-        return self.run.get("data", {})
+    def data(self) -> RunData | None:
+        return self.run.data if self.run else None
 
     @property
     def title(self) -> str:
-        return str(self.run.get("name") or f"{self.generator.info.kind} generator")
+        return self.run.name if self.run and self.run.name else f"{self.generator.info.kind} generator"
 
     @property
     def source(self) -> str:
         """Name of the data without its folder."""
-        return re.split(r"[\\/]", str(self.data.get("source") or "").rstrip("\\/"))[-1] or "not recorded"
+        return re.split(r"[\\/]", self.data.source.rstrip("\\/"))[-1] if self.data else "not recorded"
 
     @property
     def licence(self) -> str | None:
-        return self.stated_licence or self.data.get("licence")
+        return self.stated_licence or (self.data.licence if self.data else None)
 
     @property
     def attribution(self) -> str | None:
-        return self.data.get("attribution")
+        return self.data.attribution if self.data else None
 
     @property
     def is_medical(self) -> bool:
@@ -102,7 +104,7 @@ def facts_of(path: Path, generator: Generator | None = None, licence: str | None
     generator = generator or Generator.load(weights, "cpu")
     folder = run_of(weights)
     if folder is None:
-        return Facts(generator, {}, *evaluation_of(weights.parent, weights), stated_licence=licence)
+        return Facts(generator, None, *evaluation_of(weights.parent, weights), stated_licence=licence)
     config = Run(folder).config()
     return Facts(generator, config, *evaluation_of(folder, weights), *spent(folder), licence, energy_of(folder))
 
@@ -240,10 +242,10 @@ def about(facts: Facts) -> str:
         "conditions": condition_names(facts.generator),
         "network": f"{escape(config.model)}, {parameters:,} parameters, {config.z_dim} latent dimensions",
         "training": f"{info.images_seen:,} images seen",
-        "starting weights": description(facts.run.get("start")),
+        "starting weights": description(facts.run.start) if facts.run else "",
         "pretrained network": f"training used the ImageNet features of {pretrained}" if pretrained else "",
         "hash of the weights": f"`{weights}`",
-        "created with": f"Ganvas {escape(facts.run.get('ganvas') or ganvas.__version__)}",
+        "created with": f"Ganvas {escape(facts.run.ganvas if facts.run else ganvas.__version__)}",
     }
     return listed("model", rows)
 
@@ -299,13 +301,12 @@ def forbidden(facts: Facts) -> str:
 
 def training_data(facts: Facts) -> str:
     data, info = facts.data, facts.generator.info
-    num, held = number(data.get("num_images")), number(data.get("num_heldout"))
-    held_out = f", {held:,.0f} of them held out" if held else ""
+    held_out = f", {data.num_heldout:,} of them held out" if data and data.num_heldout else ""
     rows = {
         "name": escape(facts.source),
-        "images": f"{num:,.0f}{held_out}" if num else "not recorded",
+        "images": f"{data.num_images:,}{held_out}" if data else "not recorded",
         "licence": escape(facts.licence or "not stated")
-        + (" (as stated by the publisher)" if facts.stated_licence and not data.get("licence") else ""),
+        + (" (as stated by the publisher)" if facts.stated_licence and not (data and data.licence) else ""),
         "attribution": escape(facts.attribution or "none recorded"),
         "content hash": f"`{info.data_hash}`" if info.data_hash.isalnum() else "not recorded",
     }
@@ -355,9 +356,8 @@ def limits(facts: Facts) -> str:
         f"Image size is {size} pixels. Enlarged images have no more detail.",
         "The model has the biases of its training images. What is rare in the data is even rarer in its images.",
     ]
-    num = number(data.get("num_images"))
-    if num and num < REPEATED_BELOW:
-        said.append(f"{num:,.0f} training images are few: the model may repeat them.")
+    if data and data.num_images < REPEATED_BELOW:
+        said.append(f"{data.num_images:,} training images are few: the model may repeat them.")
     copies = (found or {}).get("copies")
     if not copies:
         said.append("Copying of training images was not measured.")
@@ -375,14 +375,14 @@ def limits(facts: Facts) -> str:
 
 
 def cost(facts: Facts) -> str:
-    train, run = facts.run.get("train"), facts.run
-    if not train:
+    run = facts.run
+    if run is None:
         return "Not recorded: the run of this model is missing."
     rate = f", {facts.images_seen / facts.seconds:,.0f} per second" if facts.seconds else ""
     rows = {
-        "objective": escape(objective(train)),
-        "budget": escape(run.get("budget") or ""),
-        "time": f"{duration(facts.seconds)} on {escape(run.get('device'))}" if facts.seconds else "",
+        "objective": escape(objective(run.train)),
+        "budget": escape(run.budget),
+        "time": f"{duration(facts.seconds)} on {escape(run.device)}" if facts.seconds else "",
         "images seen": f"{facts.images_seen:,}{rate}" if facts.images_seen else "",
         "energy": "not recorded"
         if facts.energy is None
@@ -391,17 +391,17 @@ def cost(facts: Facts) -> str:
     return listed("training", rows)
 
 
-def objective(train: Record) -> str:
+def objective(train: TrainConfig) -> str:
     """Loss, penalties and optimizer in one line."""
-    parts = [f"{train['loss']} loss"]
+    parts = [f"{train.loss} loss"]
     weights = ("r1", "r2", "r1_features", "gradient_penalty", "path_length")
-    penalties = [f"{name} {train[name]:g}" for name in weights if train.get(name)]
+    penalties = [f"{name} {getattr(train, name):g}" for name in weights if getattr(train, name)]
     if penalties:
-        every = train["penalty_interval"]
+        every = train.penalty_interval
         parts.append(f"{', '.join(penalties)} (every {f'{every} steps' if every != 1 else 'step'})")
-    parts.append(f"{train['optimizer']} {train['lr']:g}, batch {train['batch']}")
-    if train["preset"]:
-        parts.append(f"preset {train['preset']}")
+    parts.append(f"{train.optimizer} {train.lr:g}, batch {train.batch}")
+    if train.preset:
+        parts.append(f"preset {train.preset}")
     return "; ".join(parts)
 
 
