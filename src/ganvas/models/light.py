@@ -65,7 +65,7 @@ class Noise(nn.Module):
         fixed = self.fixed
         if starts is not None:
             fixed = cut(fixed.expand(len(x), -1, -1, -1), starts, (x.shape[2], x.shape[3]))
-        return (self.strength * fixed).to(x.dtype)
+        return (self.strength * fixed).to(x.dtype, memory_format=torch.channels_last)
 
 
 class Stage(nn.Module):
