@@ -11,7 +11,10 @@ import pytest
 from ganvas import cli
 from ganvas.config import DataConfig, ModelConfig, TrainConfig, TrainOptions
 from ganvas.fields import part
-from ganvas.reporting.advice import Advice, advice
+from ganvas.records import typed
+from ganvas.reporting.advice import Advice
+from ganvas.reporting.advice import advice as advice_for
+from ganvas.results import Evaluation
 from ganvas.run_config import RunConfig, RunData
 
 Record = dict[str, Any]
@@ -69,6 +72,11 @@ COPIED = {"rate": {"value": 0.2, "low": 0.18, "high": 0.22}, "caught": True}
 FALLING = [1 / (i + 1) for i in range(16)]
 FLAT = [0.5, 0.2, 0.1, 0.05, 0.03] + [0.02] * 11
 SLOWING = [0.5, 0.2, 0.1, 0.05, 0.04, 0.03, 0.025, 0.024, 0.023, 0.022, 0.021, 0.0207, 0.0205, 0.0203, 0.0201, 0.02]
+
+
+def advice(evaluation: Record | None, log: list[Record], config: RunConfig, run: str = "RUN") -> list[Advice]:
+    judged = None if evaluation is None else Evaluation.from_dict(evaluation)
+    return advice_for(judged, [*typed(log)], config, run)
 
 
 def titles(found: list[Advice]) -> list[str]:

@@ -63,4 +63,4 @@ def test_a_measure(monkeypatch: pytest.MonkeyPatch) -> None:
     row = measures.Measures(features, "seeds", "held-out", 500, 500).row(
         "mean_distance", "Mean distance", found(real, fake), None
     )
-    assert row["better"] == "lower" and row["low"] < 3 < row["high"] and row["high"] - row["low"] < 0.5
+    assert row.better == "lower" and row.low < 3 < row.high and row.high - row.low < 0.5

@@ -239,7 +239,7 @@ def test_a_folder_of_images_is_evaluated_against_another(
     assert len(list((tmp_path / "made").iterdir())) == 60  # nothing is written beside the images
     options = {"against": tmp_path / "real", "features": "random", "device": "cpu", "quiet": True}
     dark = ganvas.evaluate(tmp_path / "dark", out=tmp_path / "result", n=30, **options)
-    assert dark.measure("kid")["value"] > 10 * abs(ganvas.Evaluation(made).measure("kid")["value"])
+    assert dark.measure("kid").value > 10 * abs(ganvas.Evaluation.from_dict(made).measure("kid").value)
     assert "KID" in repr(dark) and "<table>" in dark._repr_html_()
     for wrong, message in (({"n": 99}, "only 60 generated images"), ({"data": "x"}, "--data works with a run")):
         with pytest.raises(ConfigError, match=message):
@@ -260,8 +260,8 @@ def test_generated_classes_are_compared_where_their_names_agree(tmp_path: Path, 
                 shutil.copy(path, target)
     options = {"features": "random", "device": "cpu", "quiet": True}
     found = ganvas.evaluate(tmp_path / "made", against=tmp_path / "real", **options)
-    assert found["pictures"]["per_class"] and found["classes"]["agreement"] is not None
-    assert found["model"]["model"] == "images" and found["protocol"]["seed"] is None
+    assert found.pictures.per_class and found.classes.agreement is not None
+    assert found.model.model == "images" and found.protocol.seed is None
 
 
 def test_importing_the_options_needs_no_torch() -> None:

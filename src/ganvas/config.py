@@ -413,16 +413,6 @@ class TrainConfig(TrainOptions):
 
 
 MACHINE_FIELDS = frozenset(
-    {
-        "device",
-        "precision",
-        "micro_batch",
-        "workers",
-        "compile",
-        "previews",
-        "checkpoint_minutes",
-        "keep",
-        "track",
-    }
+    ("device", "precision", "micro_batch", "workers", "compile", "previews", "checkpoint_minutes", "keep", "track")
 )
 """Options that may change when a run resumes: apart from rounding they do not change the result."""

@@ -97,17 +97,12 @@ class RunConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, with the checksum."""
-        values = dataclasses.asdict(self, dict_factory=with_lists)
+        values = json.loads(json.dumps(dataclasses.asdict(self)))
         return values | {"checksum": options_hash(values)}
 
     def wanted(self) -> dict[str, Any]:
         """Every option that was given for the images and the training, by name."""
         return changed(self.data.options) | changed(self.asked)
-
-
-def with_lists(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A dictionary with lists instead of tuples."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in pairs}
 
 
 def options_hash(values: dict[str, Any]) -> str:

@@ -29,7 +29,7 @@ from ganvas.fields import changed, part, takes
 from ganvas.generator import Generator, to_pixels
 from ganvas.options import Average, Evaluate, Export, Init, PathLike, Train, Video
 from ganvas.presets import PRESETS
-from ganvas.records import Evaluation
+from ganvas.results import Evaluation
 from ganvas.run import Run
 from ganvas.share.export import export as export_of
 from ganvas.system import files

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 
+from ganvas import results
 from ganvas.config import CHANNELS, DataConfig
 from ganvas.data.opening import open_pack
 from ganvas.data.packing.pack import Pack, Progress, is_pack
@@ -22,8 +23,6 @@ from ganvas.run import Run
 from ganvas.run_config import RunData
 from ganvas.system import files
 from ganvas.system.device import choose_device
-
-Row = dict[str, Any]
 
 
 class Samples(Protocol):
@@ -51,13 +50,15 @@ class Samples(Protocol):
         """Images (num, H, W, C) in the type of the real images. labels: as returned by `labels` or `conditions`."""
         ...
 
-    def origin(self, number: int) -> Row:
+    def origin(self, number: int) -> results.Pair:
         """What identifies an image: its seed, or its file."""
         ...
 
-    def model(self) -> Row: ...
+    def model(self) -> results.ModelFacts: ...
 
-    def protocol(self) -> Row: ...
+    def protocol(self) -> results.Protocol:
+        """How the images were made."""
+        ...
 
     def provenance(self, numbers: Sequence[int]) -> Mapping[str, str] | None:
         """Metadata of a grid of these images."""
@@ -102,20 +103,17 @@ class FromGenerator:
             report("sampling", done, num)
         return samples
 
-    def origin(self, number: int) -> Row:
-        return {"seed": self.asked.seed + number}
+    def origin(self, number: int) -> results.Pair:
+        return results.Pair(seed=self.asked.seed + number)
 
-    def model(self) -> Row:
-        info = self.generator.info
-        shape = {name: getattr(info.config, name) for name in ("model", "height", "width", "channels")}
-        return shape | {"images_seen": info.images_seen, "weights": file_hash(self.place) if self.place else ""}
+    def model(self) -> results.ModelFacts:
+        info, weights = self.generator.info, file_hash(self.place) if self.place else ""
+        shape = info.config
+        return results.ModelFacts(shape.model, shape.height, shape.width, shape.channels, info.images_seen, weights)
 
-    def protocol(self) -> Row:
-        return {
-            "seed": self.asked.seed,
-            "truncation": self.asked.truncation,
-            "ema": "moving average of the weights, as saved",
-        }
+    def protocol(self) -> results.Protocol:
+        ema = "moving average of the weights, as saved"
+        return results.Protocol(seed=self.asked.seed, truncation=self.asked.truncation, ema=ema)
 
     def provenance(self, numbers: Sequence[int]) -> Mapping[str, str] | None:
         seeds = [self.asked.seed + number for number in numbers]
@@ -154,15 +152,15 @@ class FromImages:
             return pixels.astype(np.uint16) * 257
         return (pixels / 257).round().astype(np.uint8)
 
-    def origin(self, number: int) -> Row:
-        return {"seed": None, "image": self.made.names[self.chosen[number]]}
+    def origin(self, number: int) -> results.Pair:
+        return results.Pair(image=self.made.names[self.chosen[number]])
 
-    def model(self) -> Row:
-        shape = {name: getattr(self.made, name) for name in ("height", "width", "channels")}
-        return {"model": "images", **shape, "images_seen": 0, "weights": self.made.hash[:8]}
+    def model(self) -> results.ModelFacts:
+        made = self.made
+        return results.ModelFacts("images", made.height, made.width, made.channels, weights=made.hash[:8])
 
-    def protocol(self) -> Row:
-        return {"seed": None, "truncation": None, "ema": None}
+    def protocol(self) -> results.Protocol:
+        return results.Protocol()
 
     def provenance(self, numbers: Sequence[int]) -> Mapping[str, str] | None:
         return None

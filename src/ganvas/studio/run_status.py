@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from ganvas.config import BUDGET_FIELDS
 from ganvas.errors import GanvasError
 from ganvas.model_file import ModelInfo
-from ganvas.records import number, read_log
+from ganvas.records import LogRecord, Score, number, read_log, typed
 from ganvas.reporting.reading import sorted_out
 from ganvas.run import Run
 from ganvas.run_config import RunConfig
 from ganvas.studio.engine import stamp_of
 from ganvas.studio.errors import AbsentError
 from ganvas.studio.model_folder import Place, Shelf
-from ganvas.studio.schemas import HealthOut, RunLine, RunOut
+from ganvas.studio.schemas import RunLine, RunOut
 from ganvas.training.preview import layout, num_rows
 
 POINTS = 400  # most points per curve
@@ -65,16 +64,7 @@ class Summaries:
 def summary(place: Place, process: str = "") -> RunLine:
     """Summary of one run for the list of runs."""
     run = watched(place, process)
-    return RunLine(
-        name=run.name,
-        title=run.title,
-        state=run.state,
-        progress=run.progress,
-        images=run.images,
-        sentence=run.sentence,
-        score=run.score,
-        grid=run.grids[-1] if run.grids else None,
-    )
+    return RunLine(**run.model_dump(include={*RunLine.model_fields}), grid=run.grids[-1] if run.grids else None)
 
 
 def watched(place: Place, process: str = "") -> RunOut:
@@ -94,10 +84,10 @@ def described(place: Place, process: str) -> RunOut:
         config = run.config()
     except GanvasError as error:
         sentence = str(error)
-    reports, vitals, health = sorted_out(list(read_log(place.folder, LOG_BYTES)))
-    last = reports[-1] if reports else {}
-    images = int(max([number(last.get("images")) or 0, *(int(one["images"]) for one in vitals[-1:])]))
-    progress = 0.0 if config is None else progress_of(config, number(last.get("seconds")), images)
+    reports, vitals, health = sorted_out(typed(read_log(place.folder, LOG_BYTES)))
+    last = reports[-1] if reports else None
+    images = max((one.images for one in (*reports[-1:], *vitals[-1:])), default=0)
+    progress = 0.0 if config is None else progress_of(config, last.seconds if last else None, images)
     unit, budget = ("", None) if config is None else budget_of(config)
     return RunOut(
         name=place.name,
@@ -107,21 +97,16 @@ def described(place: Place, process: str) -> RunOut:
         has_model=place.weights is not None,
         progress=progress,
         images=images,
-        seconds=number(last.get("seconds")),
-        eta=number(last.get("eta")),
-        rate=number(last.get("images_per_second")),
-        score=number(vitals[-1].get("score")) if vitals else None,
-        best=min((value for one in vitals if (value := number(one.get("score"))) is not None), default=None),
+        seconds=last.seconds if last else None,
+        eta=number(last.eta) if last else None,
+        rate=number(last.images_per_second) if last else None,
+        score=vitals[-1].score if vitals else None,
+        best=min((one.score for one in vitals), default=None),
         about={} if config is None else about(config),
         options={} if config is None else options(config),
         reports=curves(reports, REPORTS),
         vitals=curves(vitals, VITALS),
-        health=[
-            HealthOut(
-                images=int(one["images"]), **{key: str(one.get(key, "")) for key in ("health", "words", "action")}
-            )
-            for one in health[-50:]
-        ],
+        health=health[-50:],
         grids=[images for images, path in run.grids() if own(place, path)],
         rows=rows_of_grids(place),
         films=[ending for ending in FILMS if own(place, place.folder / f"training.{ending}")],
@@ -176,7 +161,7 @@ def progress_of(config: RunConfig, seconds: float | None, images: int) -> float:
     return min(1.0, images / budget) if budget else 0.0
 
 
-def state_of(place: Place, progress: float, vitals: list[dict[str, Any]], process: str) -> str:
+def state_of(place: Place, progress: float, vitals: list[Score], process: str) -> str:
     """training, stopping, finished, stopped, or waiting (before the first log line).
 
     process: what is known of the process: training, stopping, ended, or nothing ("").
@@ -184,7 +169,7 @@ def state_of(place: Place, progress: float, vitals: list[dict[str, Any]], proces
     if process in ("training", "stopping"):
         return process
     if process != "ended" and not state_is_quiet(place):
-        ended = progress >= 1.0 or (progress >= USED_UP and bool(vitals) and vitals[-1].get("change") == 0.0)
+        ended = progress >= 1.0 or (progress >= USED_UP and bool(vitals) and vitals[-1].change == 0.0)
         return "finished" if ended else "training"
     if progress >= USED_UP:
         return "finished"
@@ -218,11 +203,11 @@ def options(config: RunConfig) -> dict[str, str]:
     return {name: "" if value is None else str(value)[:200] for name, value in flat.items() if name not in hidden}
 
 
-def curves(found: list[dict[str, Any]], names: tuple[str, ...]) -> dict[str, list[float | None]]:
+def curves(records: Sequence[LogRecord], names: tuple[str, ...]) -> dict[str, list[float | None]]:
     """Columns of the records, including `images`, reduced to POINTS; the last record is always included."""
-    step = max(1, -(-len(found) // POINTS))
-    kept = found[::-1][::step][::-1]
-    columns = {name: [number(one.get(name)) for one in kept] for name in ("images", *names)}
+    step = max(1, -(-len(records) // POINTS))
+    kept = records[::-1][::step][::-1]
+    columns = {name: [number(getattr(one, name)) for one in kept] for name in ("images", *names)}
     return {name: column for name, column in columns.items() if any(value is not None for value in column)}
 
 

@@ -19,14 +19,13 @@ from ganvas.errors import RunError
 from ganvas.generator import Generator, weights_hash
 from ganvas.model_file import CARD, WEIGHTS, find_weights
 from ganvas.models.pretrained import pretrained_network
-from ganvas.records import ARROWS, decimals, energy_of, is_of, number, read_evaluation, read_reports
+from ganvas.records import energy_of, read_reports
+from ganvas.results import Artefacts, Evaluation, read_evaluation
 from ganvas.run import Run
 from ganvas.run_config import RunConfig, RunData
 from ganvas.system import files
 from ganvas.training.progress import duration
 from ganvas.training.starting_weights import description
-
-Record = dict[str, Any]
 
 FOLDER = "path/to/this/folder"  # placeholder in the commands of the card
 REPEATED_BELOW = 1_000  # training images below which a generator may repeat them
@@ -55,8 +54,8 @@ class Facts:
     generator: Generator
     run: RunConfig | None
     """None for a model without its run."""
-    evaluation: Record | None = None
-    """Content of evaluation.json if it is of these weights."""
+    evaluation: Evaluation | None = None
+    """Only if it is of these weights."""
     stale: bool = False
     """Whether there is an evaluation, but of other weights."""
     seconds: float = 0.0
@@ -127,11 +126,11 @@ def spent(folder: Path) -> tuple[float, int]:
     return (reports[-1].seconds, int(reports[-1].images)) if reports else (0.0, 0)
 
 
-def evaluation_of(folder: Path, weights: Path) -> tuple[Record | None, bool]:
+def evaluation_of(folder: Path, weights: Path) -> tuple[Evaluation | None, bool]:
     """(evaluation.json if it is of these weights, otherwise None; whether it is of other weights)."""
-    found = read_evaluation(folder)
-    stale = found is not None and not is_of(found, weights)
-    return (None, True) if stale else (found, False)
+    results = read_evaluation(folder)
+    stale = results is not None and not results.is_of(weights)
+    return (None, True) if stale else (results, False)
 
 
 # -- the licence --
@@ -203,13 +202,17 @@ def front_matter(facts: Facts) -> str:
     tags = ["gan", "generative-adversarial-network", "image-generation", "synthetic", plain(generator.info.kind)]
     tags += ["class-conditional"] if generator.classes else []
     tags += ["attribute-conditional"] if generator.conditions else []
-    values: Record = {"license": known or "other"}
+    values: dict[str, Any] = {"license": known or "other"}
     if known is None:
         values["license_name"] = "terms-of-the-training-data"
     values |= {"library_name": "ganvas", "pipeline_tag": task, "tags": tags}
     metrics = [
-        {"type": row.key, "name": f"{row.name}, 95% {row.low} to {row.high}", "value": row.exact}
-        for row in measures(facts.evaluation)
+        {
+            "type": plain(row.key),
+            "name": f"{plain(row.name)}, 95% {row.text(row.low)} to {row.text(row.high)}",
+            "value": round(row.value, row.decimals),
+        }
+        for row in (facts.evaluation.measures if facts.evaluation else ())
     ]
     if metrics:
         source = plain(facts.source)
@@ -270,12 +273,12 @@ def how_to_use(facts: Facts, repo: str | None) -> str:
 
 
 def intended(facts: Facts) -> str:
-    useful = (facts.evaluation or {}).get("usefulness")
+    useful = (facts.evaluation or Evaluation()).usefulness
     return bullets(
         [
             "Illustration, art and teaching, with a note that the images are synthetic.",
             "Research on generative models.",
-            f"Additional training data for a classifier: {sentence(useful)}"
+            f"Additional training data for a classifier: {sentence(useful.sentence)}"
             if useful
             else "Additional training data for other models, after a test that they help.",
         ]
@@ -289,14 +292,14 @@ def forbidden(facts: Facts) -> str:
         if facts.is_medical
         else "Medical or other critical decisions."
     )
-    found = [
+    uses = [
         "Presenting images as records of something real: evidence, news, identification or measurement.",
         "Deceiving, imitating or harming people.",
         "Proving that the training images are anonymous or protected: a generator may repeat training images.",
         critical,
         f"Any use that violates the terms of the training data ({escape(facts.licence or 'not stated')}).",
     ]
-    return bullets(found)
+    return bullets(uses)
 
 
 def training_data(facts: Facts) -> str:
@@ -321,26 +324,33 @@ def training_data(facts: Facts) -> str:
 
 def evaluation(facts: Facts) -> str:
     """The results of the evaluation, or a sentence that there are none."""
-    found = facts.evaluation
-    if found is None:
+    results = facts.evaluation
+    if results is None:
         return (
             "The last evaluation was of other weights; these weights were not evaluated."
             if facts.stale
             else "Not evaluated: the quality was not measured."
         )
-    protocol = found["protocol"]
+    protocol = results.protocol
     rows = [
-        [f"{escape(row.short)} {row.arrow}", row.value, f"{row.low} to {row.high}", row.real, row.flags]
-        for row in measures(found)
+        [
+            f"{escape(row.short)} {row.arrow}",
+            row.text(row.value),
+            f"{row.text(row.low)} to {row.text(row.high)}",
+            row.text(row.real),
+            escape("; ".join(row.flags)),
+        ]
+        for row in results.measures
     ]
-    said = [sentence(found[name]) for name in ("copies", "real_or_fake", "usefulness") if found.get(name)]
-    said += findings(found)
+    parts = (results.copies, results.real_or_fake, results.usefulness)
+    said = [sentence(part.sentence) for part in parts if part]
+    said += [sentence(one.sentence) for one in (results.artefacts or Artefacts()).findings if one.severity != "ok"]
     how = (
-        f"{count(protocol.get('num_real'))} real ({escape(protocol.get('split', ''))}) and "
-        f"{count(protocol.get('num_generated'))} generated images, seeds from {count(protocol.get('seed'))}, "
-        f"truncation {escape(protocol.get('truncation'))}; features: {escape(protocol.get('features'))}; "
-        f"Ganvas {escape(found.get('ganvas'))}. ↓ lower is better, ↑ higher is better, ≈ closer to real images is "
-        "better. *Real images*: value for other real images, the best to expect."
+        f"{protocol.num_real:,} real ({escape(protocol.split)}) and {protocol.num_generated:,} generated images, seeds "
+        f"from {'–' if protocol.seed is None else format(protocol.seed, ',')}, truncation "
+        f"{escape(protocol.truncation)}; features: {escape(protocol.features)}; Ganvas {escape(results.ganvas)}. ↓ "
+        "lower is better, ↑ higher is better, ≈ closer to real images is better. *Real images*: value for other real "
+        "images, the best to expect."
     )
     columns = 5 if any(row[4] for row in rows) else 4
     head = ["measure", "value", "95% interval", "real images", "note"][:columns]
@@ -350,7 +360,7 @@ def evaluation(facts: Facts) -> str:
 
 
 def limits(facts: Facts) -> str:
-    info, data, found = facts.generator.info, facts.data, facts.evaluation
+    info, data, results = facts.generator.info, facts.data, facts.evaluation
     size = f"{info.config.height}x{info.config.width}"
     said = [
         f"Image size is {size} pixels. Enlarged images have no more detail.",
@@ -358,8 +368,7 @@ def limits(facts: Facts) -> str:
     ]
     if data and data.num_images < REPEATED_BELOW:
         said.append(f"{data.num_images:,} training images are few: the model may repeat them.")
-    copies = (found or {}).get("copies")
-    if not copies:
+    if not (results and results.copies):
         said.append("Copying of training images was not measured.")
     if info.kind == "face":
         said.append("A face may resemble a real person, by chance or because the data contain images of that person.")
@@ -368,9 +377,8 @@ def limits(facts: Facts) -> str:
             "Images may show anatomy or disease that does not exist, and omit what does exist. Realistic images do not "
             "prove anything."
         )
-    classes = (found or {}).get("classes")
-    if isinstance(classes, dict) and classes.get("worst"):
-        said.append(f"The class with the lowest accuracy is {escape(classes['worst'])}.")
+    if results and results.classes and results.classes.worst:
+        said.append(f"The class with the lowest accuracy is {escape(results.classes.worst)}.")
     return bullets(said)
 
 
@@ -405,66 +413,9 @@ def objective(train: TrainConfig) -> str:
     return "; ".join(parts)
 
 
-# -- values of an evaluation --
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A row of an evaluation as text, rounded according to its interval."""
-
-    key: str
-    name: str
-    arrow: str
-    value: str
-    low: str
-    high: str
-    real: str
-    flags: str
-    """Notes, escaped."""
-    exact: float
-
-    @property
-    def short(self) -> str:
-        """The name without the feature network in brackets."""
-        return self.name.partition(" (")[0]
-
-
-def measures(found: Record | None) -> list[Measure]:
-    """The measures with a finite value and interval."""
-    rows = []
-    for row in (found or {}).get("measures", []):
-        value, low, high = (number(row.get(name)) for name in ("value", "low", "high"))
-        if value is None or low is None or high is None:
-            continue
-        digits = decimals({"value": value, "low": low, "high": high})
-        arrow = ARROWS.get(row.get("better"), "")
-        words = [figure(one, digits) for one in (value, low, high, number(row.get("real")))]
-        key, name = (plain(row.get(part, "")) for part in ("key", "name"))
-        flags = escape("; ".join(map(str, row.get("flags") or ())))
-        rows.append(Measure(key, name, arrow, *words, flags, round(value, digits)))
-    return rows
-
-
-def findings(found: Record) -> list[str]:
-    """The artefacts found, as escaped sentences."""
-    faults = (found.get("artefacts") or {}).get("findings") or []
-    return [sentence(one) for one in faults if one.get("severity") != "ok"]
-
-
-def sentence(part: Record) -> str:
-    text = escape(part.get("sentence", ""))
+def sentence(text: str) -> str:
+    text = escape(text)
     return text[:1].upper() + text[1:]
-
-
-def figure(value: float | None, digits: int) -> str:
-    if value is None:
-        return "–"
-    return f"{round(value, digits) + 0.0:,.{digits}f}".replace("-", "−")  # + 0.0: no minus before a zero
-
-
-def count(value: object) -> str:
-    found = number(value)
-    return "–" if found is None else f"{found:,.0f}"
 
 
 # -- text --
@@ -483,7 +434,7 @@ def plain(value: object) -> str:
     return " ".join("".join(one if one.isprintable() else " " for one in str(value)).split())
 
 
-def yaml(values: Record) -> str:
+def yaml(values: dict[str, Any]) -> str:
     """One line of YAML per entry. The values are plain; they are written as JSON, which is valid YAML."""
     return "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())
 
