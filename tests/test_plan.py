@@ -15,13 +15,14 @@ from rich.console import Console
 
 from architectures import MODERN
 from ganvas.augment import POLICIES
-from ganvas.config import TrainConfig, TrainOptions, read_training
+from ganvas.config import TrainConfig, TrainOptions
 from ganvas.data.packing.pack import Pack
 from ganvas.errors import ConfigError
 from ganvas.models import MODELS
 from ganvas.models.architecture import GAMMA, Setting, gamma_for
 from ganvas.models.summary import summarise_config
 from ganvas.presets import PRESETS
+from ganvas.run_config import read_training
 from ganvas.system.device import Device, choose_device
 from ganvas.training import plan as planning
 from ganvas.training.plan import UNSEEN, Plan, augmentation_probability, free_memory, memory_needed, plan
