@@ -303,6 +303,8 @@ class TrainOptions(TrainBasics):
     """Subtract uniform noise of this width from both targets (bce and least-squares); 0: off."""
     augment: Annotated[float | None, FRACTION] = None
     """Probability of each augmentation, 0 to 0.8 (with --adaptive: the initial value). --kind selects them."""
+    augment_after: Annotated[float | None, NOT_NEGATIVE] = None
+    """Epochs without augmentation; its probability then rises for as many epochs. 0: from the start."""
     adaptive: bool | None = None
     """Raise that probability, up to 0.8, while the discriminator overfits. Useful for small data sets."""
 
@@ -393,6 +395,7 @@ class TrainConfig(TrainOptions):
     style_mixing: float = 0.0
     label_noise: float = 0.0
     augment: float = 0.0
+    augment_after: float = 0.0
     adaptive: bool = False
     micro_batch: int | None = None
     update: Literal["joint", "alternating"] = "joint"
