@@ -460,7 +460,7 @@ def test_a_log_line_has_the_penalty_of_the_last_step_that_computed_one() -> None
         images_seen=64,
         gradient_norms={"generator": number, "discriminator": number},
         features_penalty=SimpleNamespace(adapts=False),
-        augment=SimpleNamespace(value=number),
+        augmentation=number,
     )
     clock = SimpleNamespace(seconds=lambda: 1.0, rate=lambda: 1.0, seconds_left=lambda: 1.0)
     last = Stats(number, number, number, number, number)
