@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ganvas.evaluation.manifold import manifold, precision_recall
+from ganvas.evaluation.manifold import manifold, precision_recall, resemblance
 
 
 def gaussian(num: int, width: int, seed: int, shift: float = 0.0) -> np.ndarray:
@@ -177,3 +177,13 @@ def test_the_intervals_of_a_collapsed_generator_hold_the_average(width: float) -
     average = found[:, :, 0].mean(axis=0)
     assert (found[:, :, 2] - found[:, :, 0]).max() < 3  # wide, but they say something
     assert (((found[:, :, 1] <= average) & (average <= found[:, :, 2])).mean(axis=0) >= 0.85).all()
+
+
+def test_the_large_balls_of_rare_classes_are_no_resemblance() -> None:
+    """Two images of a class of their own have their third neighbour in another class, and much lies between."""
+    real = gaussian(40, 16, 0)
+    real[:2, 0] += 30
+    fake, unseen = gaussian(50, 16, 1), gaussian(50, 16, 2)
+    fake[:, :2] += [15, 12]
+    assert precision_recall(real, fake)[0] > 0.9 and resemblance(real, fake) == 0
+    assert resemblance(real, unseen) == resemblance(real, unseen, block=7) > 0.5

@@ -12,6 +12,7 @@ import ganvas
 from ganvas.evaluation import distances
 from ganvas.evaluation.features import Features
 from ganvas.evaluation.intervals import Interval
+from ganvas.evaluation.manifold import resemblance
 
 INCEPTION = ("inception-original", "inception-clean")
 """Networks for which a Frechet distance is an FID (with the published weights; other weights get another name)."""
@@ -71,7 +72,7 @@ MANIFOLD = {"precision": 3, "recall": 3, "density": 5, "coverage": 5, "alpha_pre
 """Measures of `manifold`: k of the neighbour that is the radius of the balls; None: integrated over all radii."""
 
 MAPPED = 200  # images of each kind on the map
-UNLIKE = 0.1  # precision below which images do not resemble the data
+UNLIKE = 0.1  # share of images that resemble a real one below which they do not resemble the data
 
 Row = dict[str, Any]
 Found = TypeVar("Found")
@@ -99,7 +100,7 @@ def of(measure: Callable[[np.ndarray, np.ndarray], Found], real: np.ndarray, flo
 
 def unlike(real: np.ndarray, fake: np.ndarray) -> bool:
     """Whether hardly any generated image (M, D) resembles a real one (N, D)."""
-    return distances.precision_recall(real, fake)[0] < UNLIKE
+    return resemblance(real, fake) < UNLIKE
 
 
 def feature_map(real: np.ndarray, fake: np.ndarray) -> Row:
