@@ -372,6 +372,7 @@ def test_comparison(run: Path, tmp_path: Path) -> None:
     assert [cell["data-of"] for cell in best] == ["other"]
     assert "0.125" in page.text
     assert "different protocols (number of generated images)" in page.text
+    assert "different data" not in page.text
     assert len(page.all("img")) == 2
     aside = tmp_path / "new" / "page.html"
     assert report([run, third], aside) == aside
