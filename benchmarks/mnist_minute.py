@@ -68,7 +68,7 @@ def run_ganvas(data: Path, seed: int, judge: DigitClassifier) -> list[Row]:
         out = Path(folder) / "run"
         trained = ganvas.train("mnist", out, data=data, minutes=1, seed=seed, keep=1000, quiet=True)
         states = [read_checkpoint(checkpoint.path) for checkpoint in Run(out).saved()]
-        config = ModelConfig(**Run(out).config()["model"])
+        config = Run(out).config().model
         rows = []
         for mark in MARKS:
             in_time = [s for s in states if s["counters"]["seconds"] <= (mark if mark < MARKS[-1] else trained.seconds)]

@@ -144,7 +144,7 @@ def judged(run: Path, pack: Pack, num: int | None) -> Row:
         known = json.loads(path.read_text(encoding="utf-8"))
         if known["model"]["weights"] == file_hash(run) and num in (None, known["protocol"]["num_generated"]):
             return known
-    return ganvas.evaluate(run, data=pack.folder, quiet=True, n=num)
+    return ganvas.evaluate(run, data=pack.folder, quiet=True, n=num).to_dict()
 
 
 def row_of(found: Row) -> Row:

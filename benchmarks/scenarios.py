@@ -12,7 +12,6 @@ real-vs-generated classifier and the marks are left out: they take time, and no 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +23,7 @@ from scipy import ndimage
 
 from common import machine, table, write_json
 from copies import ALTERATIONS, PAIRINGS, SETS, clipped, closely_cropped, compressed, hue_turned, resized, rotated
-from ganvas.config import DataConfig, ModelConfig, TrainOptions
+from ganvas.config import DataConfig, ModelConfig, TrainConfig, TrainOptions
 from ganvas.data import Pack, open_pack
 from ganvas.evaluation.evaluate import Evaluator
 from ganvas.evaluation.samples import FromGenerator
@@ -33,6 +32,9 @@ from ganvas.model_file import ModelInfo
 from ganvas.models import build
 from ganvas.options import Evaluate
 from ganvas.reporting.advice import advice
+from ganvas.results import Artefacts, ClassResults, CopyResults, Evaluation, Interval, MarkResult, TellingApart
+from ganvas.run_config import RunConfig
+from ganvas.training.session import data_of
 
 GENERATED, LEAST = 200, 50  # images that play the generated ones; fewest for a row
 HELD_OUT = 20  # fewest held-out images for a search for copies
@@ -55,10 +57,10 @@ class Drawn(FromGenerator):
 class WithoutClassifier(Evaluator):
     """An evaluation without the real-vs-generated classifier and the search for burned-in marks."""
 
-    def real_or_fake(self, out: Path) -> dict[str, Any]:
-        return {}
+    def real_or_fake(self, out: Path) -> TellingApart:
+        return TellingApart()
 
-    def marks(self, out: Path) -> list[dict[str, Any]]:
+    def marks(self, out: Path) -> list[MarkResult]:
         return []
 
 
@@ -70,53 +72,46 @@ def untrained(pack: Pack) -> Generator:
 # ---- what an evaluation says ----
 
 
-def findings(content: dict[str, Any], titles: list[str], *severities: str) -> set[str]:
+def findings(content: Evaluation, titles: list[str], *severities: str) -> set[str]:
     """Names of what an evaluation and its advice found."""
-    found = {one["what"] for one in content["artefacts"]["findings"] if one["severity"] in severities}
-    copies, classes = content["copies"] or {}, content["classes"] or {}
-    found |= {"copies"} if copies.get("caught") else set()
-    found |= {"unlike the data"} if content["unlike"] or not copies.get("meaningful", True) else set()
-    found |= {"missing"} if classes.get("missing") else set()
+    found = {one.what for one in (content.artefacts or Artefacts()).findings if one.severity in severities}
+    copies, classes = content.copies or CopyResults(), content.classes or ClassResults()
+    found |= {"copies"} if copies.caught else set()
+    found |= {"unlike the data"} if content.unlike or not copies.meaningful else set()
+    found |= {"missing"} if classes.missing else set()
     return found | ({"collapsed"} if "Mode collapse" in titles else set())
 
 
-def row(content: dict[str, Any], key: str) -> dict[str, Any]:
-    return next(row for row in content["measures"] if row["key"] == key)
-
-
-def advised(content: dict[str, Any], pack: Pack) -> list[str]:
+def advised(content: Evaluation, pack: Pack) -> list[str]:
     """Titles of the advice for a run that gave these images and has no log."""
-    train = dataclasses.asdict(TrainOptions(minutes=10)) | {"model": "light", "loss": "relativistic", "r1": 0.1}
-    train |= {"lr": 0.002, "augment": 0.2, "base": 16, "adaptive": False, "conditional": False}
-    data = {"source": "images", "num_images": pack.num_images, "num_heldout": len(pack.heldout)}
-    config = {
-        "data": data | {"options": dataclasses.asdict(DataConfig())},
-        "model": {"channels": pack.channels},
-        "asked": dataclasses.asdict(TrainOptions(minutes=10)),
-        "train": train,
-    }
+    config = RunConfig(
+        data=data_of(pack, "images"),
+        model=ModelConfig("light", pack.height, pack.width, pack.channels),
+        asked=TrainOptions(minutes=10),
+        train=TrainConfig(minutes=10, r1=0.1, lr=0.002, augment=0.2, base=16),
+    )
     return [one.title for one in advice(content, [], config)]
 
 
-def contradictions(content: dict[str, Any], titles: list[str]) -> Iterator[str]:
+def contradictions(content: Evaluation, titles: list[str]) -> Iterator[str]:
     """Pairs of statements that cannot both hold, or of actions that undo each other."""
-    said = {one["what"]: one for one in content["artefacts"]["findings"]}
-    fine = {what for what, one in said.items() if one["severity"] == "ok"}
+    said = {one.what: one for one in (content.artefacts or Artefacts()).findings}
+    fine = {what for what, one in said.items() if one.severity == "ok"}
     bad = findings(content, titles, "bad")
-    copies, advice = content["copies"] or {}, " | ".join(titles)
-    sentence, authentic = copies.get("sentence", ""), copies.get("authenticity") or {"low": 0.0, "high": 1.0}
-    blurred = said["sharpness"]["sentence"].startswith("Blurrier")
-    sharp, plain = said["sharpness"]["sentence"].startswith("As sharp"), said["spectrum"]["sentence"]
-    similar = row(content, "precision")
+    copies, advice = content.copies or CopyResults(), " | ".join(titles)
+    sentence, authentic = copies.sentence, copies.authenticity or Interval(0.5, 0.0, 1.0)
+    blurred = said["sharpness"].sentence.startswith("Blurrier")
+    sharp, plain = said["sharpness"].sentence.startswith("As sharp"), said["spectrum"].sentence
+    similar = content.measure("precision")
     pairs = {
         "as sharp as real images, but too little fine structure": sharp and "Too little fine" in plain,
-        "as sharp as real images, but noise": sharp and said["noise"]["severity"] != "ok",
+        "as sharp as real images, but noise": sharp and said["noise"].severity != "ok",
         "blurred, but too much fine structure": blurred and "Too much fine" in plain,
         "no checkerboard, but a pattern of single pixels": "lattice" in fine and "checkerboard" in advice.lower(),
         "no sign of copying, but advice about copies": sentence.startswith("no sign") and "Overfitting" in advice,
-        "copies, but authentic": bool(copies.get("caught")) and authentic["low"] > 0.9,
-        "no sign of copying, but not authentic": sentence.startswith("no sign") and authentic["high"] < 0.5,
-        "unlike the data, but precise": "unlike the data" in bad and similar["low"] > 0.5,
+        "copies, but authentic": copies.caught and authentic.low > 0.9,
+        "no sign of copying, but not authentic": sentence.startswith("no sign") and authentic.high < 0.5,
+        "unlike the data, but precise": "unlike the data" in bad and similar.low > 0.5,
         "unlike the data, but classes are missing": {"unlike the data", "missing"} <= bad,
         "unlike the data, but no diagnosis": "unlike the data" in bad and not titles,
         "diverse, but repeated or collapsed": "variety" in fine and "collapsed" in bad and "missing" not in bad,
@@ -127,7 +122,7 @@ def contradictions(content: dict[str, Any], titles: list[str]) -> Iterator[str]:
         "more than two actions": len(titles) > 2,
         "noise or blocks, but train longer": {"noise", "blocks"} <= bad and "Train longer" in advice,
         "checkerboard, but noisier than real images": "lattice" in bad
-        and said["sharpness"]["sentence"].startswith("Noisier"),
+        and said["sharpness"].sentence.startswith("Noisier"),
     }
     yield from (pair for pair, both in pairs.items() if both)
 
@@ -234,7 +229,7 @@ def judged(pack: Pack, images: np.ndarray) -> tuple[set[str], set[str], list[str
         content = WithoutClassifier(source, pack, source.asked, lambda what, done, total: None).content(Path(folder))
     titles = advised(content, pack)
     found, bad = findings(content, titles, "bad", "note"), findings(content, titles, "bad")
-    values = {key: row(content, key)["value"] for key in MEASURES}
+    values = {key: content.measure(key).value for key in MEASURES}
     return found, bad, titles, [*contradictions(content, titles)], values
 
 

@@ -3,35 +3,38 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import shlex
 from typing import Any
 
 import pytest
 
 from ganvas import cli
-from ganvas.config import DataConfig, TrainOptions
+from ganvas.config import DataConfig, ModelConfig, TrainConfig, TrainOptions
 from ganvas.fields import part
-from ganvas.reporting.advice import Advice, advice
+from ganvas.records import typed
+from ganvas.reporting.advice import Advice
+from ganvas.reporting.advice import advice as advice_for
+from ganvas.results import Evaluation
+from ganvas.run_config import RunConfig, RunData
 
 Record = dict[str, Any]
 
 
-def config(**changes: Any) -> Record:
+IMAGES = DataConfig(size="28")
+
+
+def config(options: DataConfig = IMAGES, channels: int = 1, **changes: Any) -> RunConfig:
     """Of a compact network on 30,000 labelled digits; changes: asked for, and trained with."""
-    asked = dataclasses.asdict(TrainOptions(minutes=10)) | changes
-    chosen = {"model": "compact", "loss": "relativistic", "r1": 0.05, "lr": 0.0025, "augment": 0.0, "base": 16}
-    chosen |= {"adaptive": False, "conditional": True}
-    return {
-        "name": "run",
-        "data": {
-            "source": "my pictures", "num_images": 32_000, "num_heldout": 2_000,
-            "options": dataclasses.asdict(DataConfig(size="28")),
-        },
-        "model": {"model": "compact", "height": 28, "width": 28, "channels": 1},
-        "asked": asked,
-        "train": dataclasses.asdict(TrainOptions(minutes=10)) | chosen | changes,
-    }  # fmt: skip
+    chosen = {"model": "compact", "r1": 0.05, "lr": 0.0025, "base": 16, "conditional": True}
+    return RunConfig(
+        data=RunData(
+            source="my pictures", pack="pack", hash="0" * 64, num_images=32_000, num_heldout=2_000, size="28x28",
+            channels=channels, options=options,
+        ),
+        model=ModelConfig("compact", 28, 28, channels),
+        asked=TrainOptions(minutes=10, **changes),
+        train=TrainConfig(minutes=10, **(chosen | changes)),
+    )  # fmt: skip
 
 
 def measure(key: str, value: float, real: float, margin: float = 0.01) -> Record:
@@ -69,6 +72,11 @@ COPIED = {"rate": {"value": 0.2, "low": 0.18, "high": 0.22}, "caught": True}
 FALLING = [1 / (i + 1) for i in range(16)]
 FLAT = [0.5, 0.2, 0.1, 0.05, 0.03] + [0.02] * 11
 SLOWING = [0.5, 0.2, 0.1, 0.05, 0.04, 0.03, 0.025, 0.024, 0.023, 0.022, 0.021, 0.0207, 0.0205, 0.0203, 0.0201, 0.02]
+
+
+def advice(evaluation: Record | None, log: list[Record], config: RunConfig, run: str = "RUN") -> list[Advice]:
+    judged = None if evaluation is None else Evaluation.from_dict(evaluation)
+    return advice_for(judged, [*typed(log)], config, run)
 
 
 def titles(found: list[Advice]) -> list[str]:
@@ -303,8 +311,8 @@ def test_instability_of_a_run_that_went_on_to_improve_is_over() -> None:
 
 def test_every_command_can_be_run() -> None:
     """The command line takes each of them, with the options of the run."""
-    asked = config(adaptive=True, lr=1e-3, preset="dcgan", augment=0.6)
-    asked["data"]["options"] |= {"classes": ["a b", "c"], "limit": 500, "kind": "scan"}
+    options = DataConfig(size="28", classes=("a b", "c"), limit=500, kind="scan")
+    asked = config(options, adaptive=True, lr=1e-3, preset="dcgan", augment=0.6)
     mark = {"real_share": 0.6, "generated_share": 0.4}
     classes = {"rows": [{"name": "1", "agreement": 0.1, "confused_with": None}], "worst": "1"}
     classes["agreement"] = {"value": 0.9, "low": 0.8, "high": 1.0}
@@ -319,7 +327,7 @@ def test_every_command_can_be_run() -> None:
     assert len(commands) >= 8
     calls = [cli.parse(shlex.split(command)[1:])[1] for command in commands]
     tried = next(one for one in calls if getattr(one, "classes", ()))
-    assert part(tried, DataConfig) == DataConfig(size="28", classes=("a b", "c"), limit=500, kind="scan")
+    assert part(tried, DataConfig) == options
     assert tried.adaptive and tried.preset == "dcgan"
 
 
@@ -370,7 +378,5 @@ def test_copies_that_a_classifier_misreads_are_no_collapse() -> None:
 
 
 def test_marks_of_colour_images_are_shown_and_not_masked() -> None:
-    colour = config()
-    colour["model"] |= {"channels": 3}
     marks = [{"file": "a.png", "box": [0, 0, 8, 8], "real_share": 0.6, "generated_share": 0.4}]
-    assert advice(evaluation(marks=marks), log(SLOWING), colour) == []
+    assert advice(evaluation(marks=marks), log(SLOWING), config(channels=3)) == []

@@ -171,8 +171,8 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 def faults(real: np.ndarray, fake: np.ndarray) -> dict[str, str]:
     """What is not ok, with the severity."""
     found = examine(real, fake).findings
-    assert all(finding["sentence"].endswith(".") for finding in found)
-    return {finding["what"]: finding["severity"] for finding in found if finding["severity"] != "ok"}
+    assert all(finding.sentence.endswith(".") for finding in found)
+    return {finding.what: finding.severity for finding in found if finding.severity != "ok"}
 
 
 def clipped(values: np.ndarray) -> np.ndarray:
@@ -190,8 +190,8 @@ def test_a_planted_lattice_is_named_with_period_and_direction(
     real, fake = (clipped(60 + 0.5 * half) for half in digits)  # room below: a cut wave has overtones at other periods
     crests = 30 * np.cos(2 * np.pi * np.arange(fake.shape[2]) / period)[None, None, :, None]
     found = examine(real, clipped(fake + crests))
-    (checkerboard,) = (finding for finding in found.findings if finding["what"] == "lattice")
-    assert checkerboard["severity"] == "bad" and f"horizontal period of {period} pixels" in checkerboard["sentence"]
+    (checkerboard,) = (finding for finding in found.findings if finding.what == "lattice")
+    assert checkerboard.severity == "bad" and f"horizontal period of {period} pixels" in checkerboard.sentence
     (row,) = (row for row in found.lattice if row["period"] == period)
     assert row["low"] <= row["value"] <= row["high"] and row["value"] > 3 and row["vertical"]["value"] < 2
 
@@ -253,6 +253,6 @@ def test_images_that_repeat_are_found_beside_fewer_real_ones() -> None:
     """Of 200 images, each of 50 four times, 36 hardly contain two equal ones."""
     images = np.clip(128 + 60 * clouds(236, 32, 32), 0, 255).astype(np.uint8)[..., None]
     for fake, severity in ((images[36:], "ok"), (np.tile(images[36:86], (4, 1, 1, 1)), "bad")):
-        judged = {one["what"]: one for one in examine(images[:36], fake).findings}
-        assert judged["variety"]["severity"] == severity
-    assert judged["variety"]["sentence"].startswith("Generated images repeat: 100.0%")
+        judged = {one.what: one for one in examine(images[:36], fake).findings}
+        assert judged["variety"].severity == severity
+    assert judged["variety"].sentence.startswith("Generated images repeat: 100.0%")

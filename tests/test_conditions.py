@@ -553,9 +553,9 @@ def test_the_evaluation_says_whether_conditions_are_followed(pack: Pack, monkeyp
     picked = pack.training[:40]
     right = agreement(tested, np.asarray(pack.images[picked]), pack.conditions[picked], torch.device("cpu"))
     wrong = agreement(tested, np.asarray(pack.images[picked]), pack.conditions[picked[::-1] - 1], torch.device("cpu"))
-    assert [row["name"] for row in right] == [f"Condition {name}" for name in ("tone", "lying", "marks", "age")]
-    assert [row["better"] for row in right] == ["higher", "higher", "higher", "lower"]
-    assert right[0]["value"] > 0.9 and right[1]["value"] > 0.9 and right[0]["real"] > 0.9
-    assert wrong[0]["value"] < 0.7
+    assert [row.name for row in right] == [f"Condition {name}" for name in ("tone", "lying", "marks", "age")]
+    assert [row.better for row in right] == ["higher", "higher", "higher", "lower"]
+    assert right[0].value > 0.9 and right[1].value > 0.9 and right[0].real > 0.9
+    assert wrong[0].value < 0.7
     with pytest.raises(DataError, match="too few"):
         agreement(tested, np.asarray(pack.images[:5]), pack.conditions[:5], torch.device("cpu"))

@@ -49,7 +49,7 @@ def test_a_model(two_classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(models.MODELS, "tiny", tiny)
     trained = ganvas.train(two_classes, tmp_path / "run", model="tiny", **FAST)
     generator = Generator.load(trained.folder, "cpu")
-    assert Run(trained.folder).config()["train"]["base"] == 16
+    assert Run(trained.folder).config().train.base == 16
     assert generator.num_depths == 1 and generator.sample(2, seed=0).shape[2:] == (8, 8)
 
 
@@ -63,4 +63,4 @@ def test_a_measure(monkeypatch: pytest.MonkeyPatch) -> None:
     row = measures.Measures(features, "seeds", "held-out", 500, 500).row(
         "mean_distance", "Mean distance", found(real, fake), None
     )
-    assert row["better"] == "lower" and row["low"] < 3 < row["high"] and row["high"] - row["low"] < 0.5
+    assert row.better == "lower" and row.low < 3 < row.high and row.high - row.low < 0.5

@@ -102,7 +102,7 @@ def test_altered_training_pictures_are_found(name: str, finder: CopyFinder, digi
 def test_unseen_pictures_are_left_alone(finder: CopyFinder, digits: Pack) -> None:
     assert finder.is_copy(digits.images[digits.heldout]).mean() <= 0.03
     judged = finder.judge(digits.images[digits.heldout])
-    assert judged.closer.value == pytest.approx(0.5)
+    assert judged.closer_than_heldout.value == pytest.approx(0.5)
     assert judged.authenticity.value > 0.3
     assert "no sign of copying" in judged.sentence
 
@@ -111,7 +111,7 @@ def test_a_set_of_copies_is_called_out(finder: CopyFinder, digits: Pack) -> None
     half = np.concatenate([digits.images[digits.training[:30]], digits.images[digits.heldout[:30]]])
     judged = finder.judge(half)
     assert 0.4 < judged.rate.value < 0.65 and "are copies" in judged.sentence
-    assert judged.authenticity.value < 0.75 and judged.closer.low > 0.5
+    assert judged.authenticity.value < 0.75 and judged.closer_than_heldout.low > 0.5
 
 
 def test_mirrored_copies_are_not_authentic(finder: CopyFinder, digits: Pack) -> None:

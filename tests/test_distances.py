@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import warnings
 from collections.abc import Callable
+from dataclasses import astuple
 from types import ModuleType
 
 import numpy as np
@@ -228,7 +229,7 @@ def covered(
 
 def share_that_holds(intervals: list[Interval]) -> float:
     """Share of the intervals that hold the average of all values."""
-    values, low, high = np.array(intervals).T
+    values, low, high = np.array([astuple(one) for one in intervals]).T
     return float(((low <= values.mean()) & (values.mean() <= high)).mean())
 
 

@@ -14,8 +14,9 @@ from conftest import Command
 from ganvas.config import DataConfig
 from ganvas.errors import ConfigError
 from ganvas.evaluation.evaluate import evaluate
-from ganvas.evaluation.samples import pictures_of
+from ganvas.evaluation.samples import images_of
 from ganvas.options import Evaluate
+from ganvas.run import Run
 
 pytestmark = pytest.mark.usefixtures("short_classifiers")
 
@@ -82,10 +83,10 @@ def test_a_run_whose_pack_is_gone_packs_again_and_every_step_is_reported(
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
     record = json.loads((copy / "config.json").read_text())
-    assert pictures_of(record["data"], copy)[0] == record["data"]["pack"]
+    assert images_of(Run(copy).config().data) == record["data"]["pack"]
     record["data"]["pack"] = str(tmp_path / "gone")
-    assert pictures_of(record["data"], copy)[0] == record["data"]["source"]
     (copy / "config.json").write_text(json.dumps(record))
+    assert images_of(Run(copy).config().data) == record["data"]["source"]
     steps: dict[str, tuple[int, int]] = {}
     asked = Evaluate(copy, n=24, features="random", device="cpu")
     found = evaluate(asked, progress=lambda what, done, total: steps.update({what: (done, total)}))
@@ -102,7 +103,7 @@ def test_a_run_whose_pack_is_gone_packs_again_and_every_step_is_reported(
     assert answer.code == 2 and "give its training images with --data" in answer.err
     answer = ganvas_command("evaluate", tmp_path / "model", "--data", digits, "--n", 24, "--features", "random")
     assert answer.code == 0, answer.err
-    assert json.loads((tmp_path / "model" / "evaluation.json").read_text())["measures"] == found["measures"]
+    assert json.loads((tmp_path / "model" / "evaluation.json").read_text())["measures"] == found.to_dict()["measures"]
 
 
 def test_what_cannot_be_judged_is_one_sentence(run: Path, ganvas_command: Command, tmp_path: Path) -> None:
@@ -165,8 +166,9 @@ def test_rare_classes_do_not_take_the_evaluation_along(counts: list[int], tmp_pa
     np.savez(tmp_path / "tail.npz", images=noise(len(labels)), labels=labels)
     ganvas.train(tmp_path / "tail.npz", tmp_path / "run", images=32, **TINY)
     content = ganvas.evaluate(tmp_path / "run", n=24, features="random", usefulness=True, device="cpu", quiet=True)
-    assert content["usefulness"] is None and any(said.startswith("Usefulness: class ") for said in content["left_out"])
-    assert content["classes"]["modes"]["of"] == len(counts) and np.isfinite(content["classes"]["modes"]["kl"]["value"])
+    assert content.usefulness is None and any(said.startswith("Usefulness: class ") for said in content.left_out)
+    assert content.classes and content.classes.modes["of"] == len(counts)
+    assert np.isfinite(content.classes.modes["kl"]["value"])
 
 
 @pytest.mark.parametrize(

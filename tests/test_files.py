@@ -57,7 +57,7 @@ def test_a_run_that_was_killed_while_it_was_recorded_begins_again(tmp_path: Path
     killed_while_writing(folder / "config.json")
     with Run(folder) as run:
         assert not [*folder.rglob("*.tmp")]
-        run.write_config({})
+        files.write_json(run.folder / "config.json", {})
     for part in (run.checkpoints, run.best, run.averages / "000000000016-0.1"):
         part.mkdir(parents=True)
         killed_while_writing(part / "weights")
@@ -96,7 +96,7 @@ def test_without_locks_packing_and_training_go_on_and_say_so(
     pack = open_pack(pictures, folder=tmp_path / "pack", progress=lambda what, *_: said.append(what))
     assert pack.num_images == 20
     with Run(tmp_path / "run") as run:
-        run.write_config({})
+        files.write_json(run.folder / "config.json", {})
         locked = run.is_locked
     if code != errno.ENOSYS:  # there filelock has another way to lock
         assert not locked and any("file system without locks" in line for line in said)

@@ -30,6 +30,7 @@ from ganvas.model_file import ModelInfo
 from ganvas.models import build
 from ganvas.options import Evaluate
 from ganvas.reporting.page import copy_facts
+from ganvas.results import ClassResults, CopyResults, Measure
 from planted import landscapes
 
 SIDE = 32
@@ -63,9 +64,13 @@ def packed(images: np.ndarray, folder: Path) -> Pack:
     return open_pack(folder / "images.npy")
 
 
-def measured(judged: Evaluator) -> dict[str, dict[str, Any]]:
+def measured(judged: Evaluator) -> dict[str, Measure]:
     """The rows of the measures by name."""
-    return {row["key"]: row for row in judged.measures()}
+    return {row.key: row for row in judged.measures()}
+
+
+def results(judged: Evaluator) -> ClassResults:
+    return (judged.classes() or (ClassResults(), None))[0]
 
 
 @pytest.mark.parametrize("num", [90, 300])
@@ -74,9 +79,9 @@ def test_a_perfect_generator_is_as_good_as_real_images(num: int, tmp_path: Path)
     images = landscapes(2 * num, SIDE, 1)
     rows = measured(Given(packed(images[:num], tmp_path), images[num:]))
     for key in ("frechet", "recall", "density", "coverage", "mind", "vendi"):
-        if rows[key]["real"] is not None:
-            assert rows[key]["low"] <= rows[key]["real"] <= rows[key]["high"], rows[key]
-    assert (rows["coverage"]["real"] is None) == (num < 100)  # too few for two sets of real images
+        if rows[key].real is not None:
+            assert rows[key].low <= rows[key].real <= rows[key].high, rows[key]
+    assert (rows["coverage"].real is None) == (num < 100)  # too few for two sets of real images
 
 
 def test_the_map_keeps_distances_in_a_plane_and_leaves_the_random_state_alone() -> None:
@@ -86,9 +91,9 @@ def test_the_map_keeps_distances_in_a_plane_and_leaves_the_random_state_alone() 
     state = torch.get_rng_state()
     found = feature_map(*((part @ plane + 7).astype(np.float32) for part in (real, fake)))
     assert torch.equal(torch.get_rng_state(), state)
-    assert len(found["real"]) == len(found["generated"]) == 50 and found["explained"] == pytest.approx(1)
+    assert len(found.real) == len(found.generated) == 50 and found.explained == pytest.approx(1)
     points, known = (
-        np.array(found["real"] + found["generated"]),
+        np.array(found.real + found.generated),
         np.concatenate([real[::2], fake]),
     )  # all along the real ones
     distances, expected = (np.linalg.norm(rows[:, None] - rows, axis=2) for rows in (points, known))
@@ -96,11 +101,11 @@ def test_the_map_keeps_distances_in_a_plane_and_leaves_the_random_state_alone() 
     assert np.abs(points).max() == 1 and points[:, 0].var() > 5 * points[:, 1].var()
 
 
-def in_network(real: np.ndarray, floor: np.ndarray, fake: np.ndarray) -> dict[str, dict[str, Any]]:
+def in_network(real: np.ndarray, floor: np.ndarray, fake: np.ndarray) -> dict[str, Measure]:
     """The rows for features (N, D) of some network, by name."""
     network: Any = SimpleNamespace(name="network", protocol="")
     measures = Measures(network, "", "training", len(real), len(fake))
-    return {row["key"]: row for row in measures.rows(real, floor, fake, np.empty((len(fake), 0)), force=False)}
+    return {row.key: row for row in measures.rows(real, floor, fake, np.empty((len(fake), 0)), force=False)}
 
 
 def test_what_all_images_share_is_not_diversity() -> None:
@@ -109,16 +114,16 @@ def test_what_all_images_share_is_not_diversity() -> None:
     real, floor = 5 + rng.normal(size=(2, 100, 32)).astype(np.float32)
     fake = real[:1] + 0.3 * rng.normal(size=(100, 32)).astype(np.float32)
     vendi = in_network(real, floor, fake)["vendi"]
-    assert vendi["high"] < 0.2 * vendi["real"]
+    assert vendi.high < 0.2 * vendi.real
 
 
 @pytest.mark.parametrize(("num", "enough"), [(60, True), (45, False)])
 def test_a_frechet_distance_whose_interval_holds_the_true_one_comes_first(num: int, enough: bool) -> None:
     sets = np.random.default_rng(0).normal(size=(3, num, 32)).astype(np.float32)
     rows = in_network(*sets)
-    assert rows["frechet"]["low"] > 0  # of equal distributions
+    assert rows["frechet"].low > 0  # of equal distributions
     assert next(key for key in rows if key.startswith("frechet")) == ("frechet_infinity" if enough else "frechet")
-    assert not enough or rows["frechet_infinity"]["low"] < 0 < rows["frechet_infinity"]["high"]
+    assert not enough or rows["frechet_infinity"].low < 0 < rows["frechet_infinity"].high
 
 
 def clipped(values: np.ndarray) -> np.ndarray:
@@ -173,7 +178,7 @@ def test_that_images_unlike_the_data_are_no_copies_means_nothing(
     assert name != "flat" or not finder.is_copy(images).any()
     assert ("no sign of copying" in copies.sentence) == like
     assert ("not meaningful: these images do not resemble the data" in copies.sentence) == (not like)
-    facts = copy_facts({"meaningful": copies.meaningful, "authenticity": copies.authenticity._asdict()})
+    facts = copy_facts(CopyResults(meaningful=copies.meaningful, authenticity=copies.authenticity))
     assert bool(facts) == like
 
 
@@ -249,12 +254,12 @@ def test_classes_that_are_missing_are_named_and_no_others(
     images = np.asarray(labelled.images[chosen])
     images = {"brighter": clipped(images + 40.0), "negative": 255 - images}.get(name, images)
     judged = Given(labelled, images)
-    content, _ = judged.classes() or ({}, None)
+    found = results(judged)
     judged.unlike = True
-    assert (judged.classes() or ({}, None))[0]["missing"] == []  # of images unlike the data
-    assert content["missing"] == missing and content["sentence"].startswith(words)
-    three = content["rows"][3]
-    assert three["generated_low"] <= three["generated_share"] <= three["generated_high"]
+    assert results(judged).missing == []  # of images unlike the data
+    assert found.missing == missing and found.sentence.startswith(words)
+    three = found.rows[3]
+    assert three.generated_low <= three.generated_share <= three.generated_high
 
 
 def test_enough_held_out_images_are_the_reference(
@@ -263,11 +268,11 @@ def test_enough_held_out_images_are_the_reference(
     monkeypatch.setattr("ganvas.evaluation.evaluate.ENOUGH", 30)
     judged = Given(digits[0], digits[1][:60])
     rows = measured(judged)
-    assert judged.protocol()["split"] == "held-out"
+    assert judged.protocol().split == "held-out"
     assert judged.measured.tolist() == np.sort(digits[0].heldout).tolist()
     assert judged.others is not None and not set(judged.others) & set(digits[0].heldout)
     assert "kid_training" in rows and "kid_heldout" not in rows
-    assert "30 real (held-out), 60 generated" in rows["kid"]["protocol"]
+    assert "30 real (held-out), 60 generated" in rows["kid"].protocol
 
 
 def test_an_impossible_evaluation_is_refused_before_the_samples_are_made(
@@ -287,7 +292,7 @@ def test_samples_are_truncated_as_the_protocol_says(digits: tuple[Pack, np.ndarr
     given = [Given(*digits, n=24, truncation=truncation) for truncation in (0.5, 1.0)]
     images = [FromGenerator.pixels(one.source, one.pack, 24, None, one.report) for one in given]
     for one, found in zip(given, images, strict=True):
-        assert one.protocol()["truncation"] == one.options.truncation
+        assert one.protocol().truncation == one.options.truncation
         expected = one.source.generator.sample(24, seed=one.options.seed, truncation=one.options.truncation)  # ty: ignore[missing-attribute]
         np.testing.assert_array_equal(found, to_pixels(expected))
     assert (images[0] != images[1]).any()
@@ -302,11 +307,11 @@ def test_a_checkerboard_that_edges_hide_in_the_spectrum_is_found() -> None:
     chequered = clipped(images[60:] + 8.0 * (np.indices((SIDE, SIDE)).sum(axis=0) % 2)[..., None] - 4)
     for fake, severity in ((images[60:], "ok"), (chequered, "bad")):
         found = examine(images[:60], fake)
-        judged = {one["what"]: one for one in found.findings}
-        assert judged["lattice"]["severity"] == severity and judged["noise"]["severity"] == "ok"
+        judged = {one.what: one for one in found.findings}
+        assert judged["lattice"].severity == severity and judged["noise"].severity == "ok"
         assert max(row["value"] for row in found.lattice) < 3  # the spectrum alone would not call it severe
-    assert "an amplitude of 1.5% of the range" in judged["lattice"]["sentence"]
-    assert judged["sharpness"]["sentence"].startswith("Sharpness cannot be judged because of the checkerboard")
+    assert "an amplitude of 1.5% of the range" in judged["lattice"].sentence
+    assert judged["sharpness"].sentence.startswith("Sharpness cannot be judged because of the checkerboard")
 
 
 def test_blocks_of_compression_are_found() -> None:
@@ -318,7 +323,7 @@ def test_blocks_of_compression_are_found() -> None:
         (seam, "ok"),
         (np.stack([compressed(image) for image in others]), "bad"),
     ):
-        judged = {one["what"]: one["severity"] for one in examine(real, fake).findings}
+        judged = {one.what: one.severity for one in examine(real, fake).findings}
         assert judged["blocks"] == severity and judged["lattice"] == "ok"
 
 
@@ -338,8 +343,8 @@ def test_patterns_that_strokes_hide_from_the_mean_are_found(
 ) -> None:
     """Strokes have more power than faint noise everywhere in the spectrum; flat areas show it."""
     judged = examine(digits[0].images[digits[0].training[:100]], FAULTS[name](digits[1]))
-    severities = {one["what"]: one["severity"] for one in judged.findings}
+    severities = {one.what: one.severity for one in judged.findings}
     assert found.items() <= severities.items()
     assert found or set(severities.values()) == {"ok"}
-    sharp = any(one["sentence"].startswith("As sharp as real images") for one in judged.findings)
+    sharp = any(one.sentence.startswith("As sharp as real images") for one in judged.findings)
     assert sharp == (name == "real")

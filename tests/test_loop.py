@@ -13,11 +13,12 @@ import pytest
 import torch
 
 import ganvas
-from ganvas.config import ModelConfig, TrainConfig, TrainOptions
+from ganvas.config import DataConfig, ModelConfig, TrainConfig, TrainOptions
+from ganvas.data import open_pack
 from ganvas.data.batches import Batches
 from ganvas.data.packing.pack import Pack
 from ganvas.errors import TrainingError
-from ganvas.records import Score, read_log
+from ganvas.records import Score, read_log, read_reports
 from ganvas.run import Run
 from ganvas.system.device import choose_device
 from ganvas.training import loop
@@ -108,6 +109,16 @@ def test_the_adaptive_augmentation_follows_the_mean_of_all_ranks(
     ganvas.train(pictures, tmp_path / "run", images=32, previews=1, adaptive=True, augment=0.4, **SMALL)
     found = [record["augment"] for record in read_log(tmp_path / "run") if "augment" in record]
     assert all((value - 0.4) * sign > 0 for value in found) and found
+
+
+def test_augmentation_begins_when_images_are_seen_again(pictures: Path, tmp_path: Path) -> None:
+    ganvas.train(pictures, tmp_path / "run", images=256, previews=1, augment=0.4, augment_after=2.0, **SMALL)
+    num_training = open_pack(pictures, DataConfig(size="8")).num_training
+    reports = read_reports(tmp_path / "run")
+    epochs = [report.images / num_training for report in reports]
+    expected = [0.4 * min(1.0, max(0.0, epoch / 2 - 1)) for epoch in epochs]
+    assert min(epochs) < 2 and max(epochs) > 4
+    assert [report.augment for report in reports] == pytest.approx(expected)
 
 
 # Time.

@@ -226,6 +226,19 @@ def test_channels_last_is_the_same_network(model):
 
 
 @conditions
+def test_features_stay_in_channels_last_format(model, num_classes):
+    """Otherwise every convolution on a CPU copies its input and its gradient."""
+    shape = config(model, (64, 64), num_classes=num_classes)
+    generator = channels_last(networks(shape)[0])
+    formats = []
+    for module in generator.depths[1:]:
+        module.register_forward_hook(lambda _module, _given, x: formats.append(x.stride(1) == 1))
+    z, _, labels = inputs(shape, 2)
+    generator(z, labels)
+    assert formats and all(formats)
+
+
+@conditions
 def test_torch_seed_decides_the_weights(model, num_classes):
     shape = config(model, num_classes=num_classes)
     first, again, other = (networks(shape, seed) for seed in (4, 4, 5))

@@ -27,7 +27,7 @@ RESULTS = """import json
 print(json.dumps({"judged": judged, "images": trained.images_seen, "strip": strip.shape, "steps": STEPS}))
 """
 FEW_RESULTS = """import json
-copies = {"rate": judged["copies"]["rate"]["value"], "pairs": len(pairs)}
+copies = {"rate": judged.copies.rate.value, "pairs": len(pairs)}
 print(json.dumps({"trained": pack.num_training, "held": len(pack.heldout), "copies": copies, "files": len(files)}))
 """
 

@@ -19,13 +19,14 @@ from PIL import Image
 import ganvas
 from conftest import TINY, Command
 from ganvas import cli, config, presets
-from ganvas.config import DataConfig, TrainConfig, TrainOptions, read_training
+from ganvas.config import DataConfig, TrainConfig, TrainOptions
 from ganvas.errors import ConfigError
 from ganvas.fields import choices, hints_of, meanings, owners
 from ganvas.losses import LOSSES
 from ganvas.models import MODELS
 from ganvas.options import Train
 from ganvas.run import Run
+from ganvas.run_config import RunConfig
 
 SMALL = {"size": 16, "base": 8, "z_dim": 8, "batch": 16, "previews": 2, "device": "cpu", "quiet": True}
 
@@ -128,14 +129,14 @@ def test_a_file_of_options_is_written_edited_and_used(
     )
     answer = ganvas_command("train", "--config", "run.toml", "--out", "one", "--images", 32)
     assert answer.code == 0 and "12 images of 16x16x1" in answer.err, answer.err
-    assert Run(Path("one")).config()["asked"]["images"] == 32  # the command line wins
+    assert Run(Path("one")).config().asked.images == 32  # the command line wins
 
     assert cli.parse(["train", "--config=run.toml", "--minutes", "3"])[1].budget == "3 minutes"  # not two budgets
 
     again = ganvas.train(config="one/config.json", out="two", seed=3, quiet=True)  # ty: ignore[missing-argument]
     assert again.images_seen == 32
     first, second = (Run(Path(name)).config() for name in ("one", "two"))
-    assert second["asked"] == first["asked"] | {"seed": 3} and second["data"]["hash"] == first["data"]["hash"]
+    assert second.asked == dataclasses.replace(first.asked, seed=3) and second.data.hash == first.data.hash
 
 
 @pytest.mark.parametrize(
@@ -169,13 +170,22 @@ def test_an_existing_file_is_kept(ganvas_command: Command, tmp_path: Path) -> No
 
 def test_runs_of_earlier_versions_still_open(trained: Path) -> None:
     """Their config.json has options that are gone, null for later ones, and tensorboard instead of track."""
-    record = Run(trained).config()
-    old = {**record["train"], "ema_ramp": 0.2, "tensorboard": True, "lr_d": None}
-    del old["track"], old["features_lead"]
-    found = read_training(TrainConfig, old, "config.json")
-    assert found.track == ("tensorboard",) and found.features_lead == 0.4 and found.batch == 16
+    path = trained / "config.json"
+    record = json.loads(path.read_text())
+    old = record["train"] | {"ema_ramp": 0.2, "tensorboard": True, "lr_d": None}
+    for part, names in ((old, ("track", "features_lead")), (record["data"], ("fingerprint", "levels", "labels"))):
+        for name in names:
+            del part[name]
+    found = RunConfig.from_dict(record | {"train": old}, "config.json")
+    assert found.train.track == ("tensorboard",) and found.train.features_lead == 0.4 and found.train.batch == 16
+    assert found.data.levels == [] and found.data.options == Run(trained).config().data.options
     with pytest.raises(ConfigError, match=r"config\.json is damaged: batch is 'x'"):
-        read_training(TrainConfig, {**record["train"], "batch": "x"}, "config.json")
+        RunConfig.from_dict(record | {"train": {**record["train"], "batch": "x"}}, "config.json")
+
+
+def test_what_is_written_about_a_run_is_what_is_read(trained: Path) -> None:
+    path = trained / "config.json"
+    assert Run(trained).config().to_dict() == json.loads(path.read_text())
 
 
 # The command line itself
@@ -229,7 +239,7 @@ def test_a_folder_of_images_is_evaluated_against_another(
     assert len(list((tmp_path / "made").iterdir())) == 60  # nothing is written beside the images
     options = {"against": tmp_path / "real", "features": "random", "device": "cpu", "quiet": True}
     dark = ganvas.evaluate(tmp_path / "dark", out=tmp_path / "result", n=30, **options)
-    assert dark.measure("kid")["value"] > 10 * abs(ganvas.Evaluation(made).measure("kid")["value"])
+    assert dark.measure("kid").value > 10 * abs(ganvas.Evaluation.from_dict(made).measure("kid").value)
     assert "KID" in repr(dark) and "<table>" in dark._repr_html_()
     for wrong, message in (({"n": 99}, "only 60 generated images"), ({"data": "x"}, "--data works with a run")):
         with pytest.raises(ConfigError, match=message):
@@ -250,8 +260,8 @@ def test_generated_classes_are_compared_where_their_names_agree(tmp_path: Path, 
                 shutil.copy(path, target)
     options = {"features": "random", "device": "cpu", "quiet": True}
     found = ganvas.evaluate(tmp_path / "made", against=tmp_path / "real", **options)
-    assert found["pictures"]["per_class"] and found["classes"]["agreement"] is not None
-    assert found["model"]["model"] == "images" and found["protocol"]["seed"] is None
+    assert found.pictures.per_class and found.classes.agreement is not None
+    assert found.model.model == "images" and found.protocol.seed is None
 
 
 def test_importing_the_options_needs_no_torch() -> None:

@@ -15,16 +15,17 @@ from rich.console import Console
 
 from architectures import MODERN
 from ganvas.augment import POLICIES
-from ganvas.config import TrainConfig, TrainOptions, read_training
+from ganvas.config import TrainConfig, TrainOptions
 from ganvas.data.packing.pack import Pack
 from ganvas.errors import ConfigError
 from ganvas.models import MODELS
 from ganvas.models.architecture import GAMMA, Setting, gamma_for
 from ganvas.models.summary import summarise_config
 from ganvas.presets import PRESETS
+from ganvas.run_config import read_training
 from ganvas.system.device import Device, choose_device
 from ganvas.training import plan as planning
-from ganvas.training.plan import Plan, augmentation_probability, free_memory, memory_needed, plan
+from ganvas.training.plan import UNSEEN, Plan, augmentation_probability, free_memory, memory_needed, plan
 from ganvas.training.plan_text import show_plan, text
 
 CPU = Device(torch.device("cpu"), "CPU, 2 threads", "test", False)
@@ -156,6 +157,12 @@ def test_augmentation_grows_as_pictures_get_fewer() -> None:
     probabilities = [augmentation_probability(num) for num in (2, 20, 200, 2_000, 19_999, 20_000, 10**6)]
     assert probabilities == sorted(probabilities, reverse=True)
     assert probabilities[0] == 0.6 and probabilities[-2:] == [0.0, 0.0]
+
+
+def test_augmentation_waits_until_images_are_seen_again_unless_it_is_given() -> None:
+    assert plan(pack_of(64), TrainOptions(), CPU).config.augment_after == UNSEEN
+    assert plan(pack_of(64), TrainOptions(augment=0.3), CPU).config.augment_after == 0
+    assert plan(pack_of(64), TrainOptions(adaptive=True), CPU).config.augment_after == 0
 
 
 @pytest.mark.parametrize("name", [*MODERN, "mlp"])

@@ -287,13 +287,13 @@ def test_the_network_that_trained_does_not_evaluate_unless_flagged(tmp_path: Pat
     options: dict[str, Any] = {"model": "light", "discriminator": "features", "base": 8, "batch": 16, "previews": 1}
     ganvas.train("digits", tmp_path / "run", quiet=True, images=32, size="16", limit=120, **options)
     found = ganvas.evaluate(tmp_path / "run", quiet=True, n=24)
-    assert found["protocol"]["features"].startswith("random")
-    assert found["protocol"]["trained_with"] == "efficientnet-lite0"
-    kids = {row["key"]: row for row in found["measures"]}
+    assert found.protocol.features.startswith("random")
+    assert found.protocol.trained_with == "efficientnet-lite0"
+    kids = found.by_key
     assert not kids["kid"]["flags"]
     assert "efficientnet-lite0" in kids["kid_second"]["name"]
     assert "used in training" in kids["kid_second"]["flags"][0]
-    assert "efficientnet-lite0, which trained the generator" in found["real_or_fake"]["sentence"]
+    assert "efficientnet-lite0, which trained the generator" in found.real_or_fake.sentence
 
 
 @pytest.mark.slow

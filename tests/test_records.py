@@ -10,7 +10,7 @@ import pytest
 
 from ganvas.records import Report, Score, Variety, Warned, line_of, read_log, read_reports, record_of, typed
 
-REPORT = Report(64, 1.5, 40.0, 9.0, 0.2, -0.2, 1.4, 1e-3, 13, 0.5, 0.6, 0.1, 0.3, 0.0)
+REPORT = Report(64, 1.4, 1.5, 40.0, 9.0, 0.2, -0.2, 1e-3, 13, 0.5, 0.6, 0.1, 0.3, 0.0)
 
 
 def test_the_end_of_a_log_is_read_without_damaged_lines(tmp_path: Path) -> None:

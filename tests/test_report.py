@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import re
 import shutil
@@ -18,13 +19,13 @@ from PIL import Image
 
 from ganvas.errors import RunError
 from ganvas.image_files import grid, save_png
-from ganvas.records import decimals
 from ganvas.reporting import report
 from ganvas.reporting.charts import Series, label, line_chart
 from ganvas.reporting.comparison import disagreements, winner
 from ganvas.reporting.methods import methods
-from ganvas.reporting.page import agreement, measured, percent_interval, text
+from ganvas.reporting.page import agreement, percent_interval, protocols, text
 from ganvas.reporting.pictures import embed
+from ganvas.results import Evaluation, Interval, Measure
 
 Record = dict[str, Any]
 EVIL = "<script>alert('1')</script>\"&"
@@ -284,12 +285,16 @@ def test_nothing_and_damaged_things_are_one_sentence(run: Path, tmp_path: Path) 
         ('{"format": 2}', "format 1"),
         ('{"format": 1}', "damaged"),
         ("[" * 100_000, "damaged"),
-        ('{"format": 1, "measures": [{"name": 5}], "model": {}, "data": {}, "protocol": {}}', "cannot be shown"),
-        ('{"format": 1, "measures": [3], "model": {"weights": 1}, "data": {}, "protocol": {}}', "cannot be shown"),
+        ('{"format": 1, "measures": [{"name": 5}], "model": {}, "data": 3, "protocol": {}}', "damaged"),
+        ('{"format": 1, "measures": [3], "model": {}, "data": {}, "protocol": {}}', "damaged"),
+        ('{"format": 1, "measures": [], "model": {"weights": 1}, "data": {}, "protocol": {}}', "damaged"),
     ):
         (run / "evaluation.json").write_text(damaged)
         with pytest.raises(RunError, match=words):
             report([run])
+    judge(run, artefacts={"blank": {"a": 1}})
+    with pytest.raises(RunError, match="cannot be shown"):
+        report([run])
     (run / "evaluation.json").unlink()
     last = max((run / "samples").glob("*.png"))
     last.write_bytes(b"nothing")
@@ -337,7 +342,8 @@ def test_the_numbers_and_the_method_can_be_taken_along(run: Path) -> None:
             measure[key] for key in ("value", "low", "high")
         ]
     assert float(next(row for row in rows if row["name"] == "rate")["value"]) == judged["copies"]["rate"]["value"]
-    assert methods(judged) in page.text and "generated images were compared with" in methods(judged)
+    told = methods(Evaluation.from_dict(judged))
+    assert told in page.text and "generated images were compared with" in told
 
 
 def test_the_contents_name_every_section(run: Path) -> None:
@@ -382,36 +388,36 @@ def test_comparison(run: Path, tmp_path: Path) -> None:
 
 
 def test_best_only_beyond_the_intervals() -> None:
-    near, far = interval(0.2, 0.05), interval(0.5, 0.05)
-    assert winner([near, far, None], "lower") is near
-    assert winner([near, far], "higher") is far
-    assert winner([near, interval(0.25, 0.05)], "lower") is None
-    assert winner([near, far], "near") is None
-    assert winner([near, None], "lower") is None
+    near, far = Measure(0.2, 0.15, 0.25), Measure(0.5, 0.45, 0.55)
+    assert winner([near, far]) is near
+    higher = [dataclasses.replace(one, better="higher") for one in (near, far)]
+    assert winner(higher) is higher[1]
+    assert winner([near, Measure(0.25, 0.2, 0.3)]) is None
+    assert winner([dataclasses.replace(one, better="near") for one in (near, far)]) is None
+    assert winner([near]) is None
 
 
 # ---- numbers and drawings ----
 
 
 def test_figures_follow_the_interval() -> None:
-    assert decimals({"value": 0.1234, "low": 0.12, "high": 0.127}) == 4
-    assert decimals({"value": 30.0, "low": 28.6, "high": 31.4}) == 1
-    assert decimals({"value": 1.0, "low": 1.0, "high": 1.0}) == 2
+    assert Measure(0.1234, 0.12, 0.127).decimals == 4
+    assert Measure(30.0, 28.6, 31.4).decimals == 1
+    assert Measure(1.0, 1.0, 1.0).decimals == 2
+    assert Measure(-0.00001, -0.01, 0.01).text(-0.00001) == "0.000"
     assert text(-1234.5, 1) == "−1,234.5"
     assert text(0.0123456) == "0.0123"
     assert text(0) == "0"
     assert text(None) == text(float("nan")) == "–"
-    assert percent_interval({"value": 0.031, "low": 0.02, "high": 0.048}) == "3.1% (2.0 to 4.8%)"
+    assert percent_interval(Interval(0.031, 0.02, 0.048)) == "3.1% (2.0 to 4.8%)"
 
 
 def test_protocols_are_said_once() -> None:
-    row = {"key": "a", "name": "A (n)", "better": "lower", "meaning": "m", "value": 1.0, "low": 0.9, "high": 1.1}
-    protocols = ["20 real; net; v1", "20 real, k = 3; net; v1", "20 real; net; v1", "alone"]
-    rows, shared, notes = measured([row | {"protocol": one} for one in protocols])
+    said = {"w": "20 real; net; v1", "x": "20 real, k = 3; net; v1", "y": "20 real; net; v1", "z": "alone"}
+    letters, shared = protocols([Measure(1.0, 0.9, 1.1, key, protocol=one) for key, one in said.items()])
     assert shared == "net; v1"
-    assert notes == [("a", "20 real"), ("b", "20 real, k = 3"), ("c", "alone")]
-    assert [one.note for one in rows] == ["a", "b", "a", "c"]
-    assert measured([]) == ([], "", [])
+    assert letters == {"w": ("a", "20 real"), "x": ("b", "20 real, k = 3"), "y": ("a", "20 real"), "z": ("c", "alone")}
+    assert protocols([]) == ({}, "")
 
 
 def points(svg: str) -> np.ndarray:
@@ -458,20 +464,17 @@ def test_what_is_not_finite_or_too_much() -> None:
 )
 def test_the_headline_says_whether_both_networks_agree(first: float, second: float, words: str) -> None:
     values = {"kid": ("KID (lite0)", first), "kid_second": ("KID (random)", second)}
-    rows = [
-        {"key": key, "name": name, "value": value, "low": value - 0.02, "high": value + 0.02, "real": -0.001}
-        for key, (name, value) in values.items()
-    ]
-    assert words in agreement({"measures": rows})
-    assert "do not resemble" in agreement({"measures": rows, "unlike": True})
-    assert agreement({"measures": rows[:1]}) == agreement({}) == ""
+    rows = [Measure(value, value - 0.02, value + 0.02, key, name, real=-0.001) for key, (name, value) in values.items()]
+    assert words in agreement(Evaluation(measures=rows))
+    assert "do not resemble" in agreement(Evaluation(measures=rows, unlike=True))
+    assert agreement(Evaluation(measures=rows[:1])) == agreement(Evaluation()) == ""
 
 
 def test_networks_that_rank_two_runs_in_opposite_orders_are_named() -> None:
     def told(name: str, first: float, second: float) -> Any:
         values = (("kid", "KID (one)", first), ("kid_second", "KID (other)", second))
-        rows = [{"key": key, "name": title, "low": x - 0.1, "high": x + 0.1} for key, title, x in values]
-        return SimpleNamespace(name=name, folder=Path(name), evaluation={"measures": rows})
+        rows = [Measure(x, x - 0.1, x + 0.1, key, title) for key, title, x in values]
+        return SimpleNamespace(name=name, folder=Path(name), evaluation=Evaluation(measures=rows))
 
     (said,) = disagreements([told("a", 1.0, 2.0), told("b", 2.0, 1.0)])
     assert said.startswith("a has the lower KID (one) and b the lower KID (other): the networks disagree")

@@ -116,12 +116,12 @@ def test_a_run_says_what_it_started_from(photos: Path, tmp_path: Path, capsys: p
     options = {"images": 16, "batch": 8, "previews": 1, "device": "cpu", "size": 48}
     ganvas.train(photos, tmp_path / "run", **options)
     assert "starting from the weights in this package (--from none: from new weights)" in capsys.readouterr().err
-    assert Run(tmp_path / "run").config()["start"] == SHIPPED
+    assert Run(tmp_path / "run").config().start == SHIPPED
     assert "trained on comic faces" in (tmp_path / "run" / "model" / "README.md").read_text()
     with pytest.raises(RunError, match="started from ganvas, not from none"):
         ganvas.train(photos, tmp_path / "run", start_from=NONE, **options)
     ganvas.train(photos, tmp_path / "new", start_from=NONE, **options)
-    assert Run(tmp_path / "new").config()["start"] is None
+    assert Run(tmp_path / "new").config().start is None
     assert "starting weights" not in (tmp_path / "new" / "model" / "README.md").read_text()
     ganvas.train(photos, tmp_path / "new", start_from=NONE, **options)  # finished: resumes, and changes nothing
 

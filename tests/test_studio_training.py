@@ -284,7 +284,7 @@ def test_a_training_is_started_and_stopped(client: TestClient, two_classes: Path
     assert (line["name"], line["state"]) == ("my bars", "training") and training(client, "my bars")[
         "state"
     ] == "training"
-    assert Run(folder).config()["train"]["seed"] == 3
+    assert Run(folder).config().train.seed == 3
     refused(client.post("/api/trainings", json=body), 409, "my bars")
     assert client.post("/api/trainings/stop", json={"run": "my bars"}).json()["state"] == "stopping"
     assert client.post("/api/trainings/stop", json={"run": "my bars"}).json()["state"] == "stopping"  # not twice

@@ -206,9 +206,9 @@ def test_a_run_of_a_gpu_goes_on_on_a_cpu_and_says_so(
     """The run of a GPU is made up: its record, and the state of CUDA's generators, 16 bytes each."""
     out = tmp_path / "run"
     shutil.copytree(finished, out)
-    run, record = Run(out), json.loads((out / "config.json").read_text())
-    record["train"] |= {"device": "cuda:0", "precision": "bf16", "compile": True}
-    run.write_config(record)
+    run = Run(out)
+    train = dataclasses.replace(run.config().train, device="cuda:0", precision="bf16", compile=True)
+    run.write_config(dataclasses.replace(run.config(), train=train))
     state = newest_state(out)
     state["noise"] = state["rng"]["cuda"] = torch.zeros(16, dtype=torch.uint8)
     state["machine"] |= {"device": "cuda", "precision": "bf16"}
@@ -442,7 +442,7 @@ def test_a_run_folder_that_was_moved_goes_on_by_its_name(
     moved = (tmp_path / "run").rename(tmp_path / "moved")
     ganvas.train(moved, device="cpu", quiet=True)
     assert Run(moved).saved()[-1].images_seen == 64 and not (tmp_path / "run").exists()
-    shutil.rmtree(Run(moved).config()["data"]["pack"])  # packed again from where the images were
+    shutil.rmtree(Run(moved).config().data.pack)  # packed again from where the images were
     assert ganvas.train(moved, images=96, device="cpu", quiet=True).images_seen == 96
 
 

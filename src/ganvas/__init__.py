@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from ganvas.generator import Generator
     from ganvas.hub import pull
     from ganvas.provenance import read_provenance
-    from ganvas.records import Evaluation
     from ganvas.reporting import report
+    from ganvas.results import Evaluation
     from ganvas.run import Run
     from ganvas.share.publish import publish
     from ganvas.share.signing import sign
@@ -42,7 +42,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 _HOME = {
     "Callback": "callbacks",
     "DataConfig": "config",
-    "Evaluation": "records",
+    "Evaluation": "results",
     "GanvasError": "errors",
     "Generator": "generator",
     "Pack": "data.packing.pack",

@@ -18,13 +18,13 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
 from ganvas.config import MOST_CONDITIONS, ConditionKind
 from ganvas.errors import ConfigError, DataError, did_you_mean, some
-from ganvas.fields import from_dict
+from ganvas.fields import changed, from_dict
 
 Given = str | Mapping[str, Any]
 """Conditions of an image, not necessarily of all columns: "hair=red,age=60" or {"hair": "red", "age": 60}."""
@@ -54,12 +54,8 @@ class Column:
     high: float = 0.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "values", tuple(self.values))
-        listed = self.kind in ("category", "several")
-        fits = isinstance(self.name, str) and self.kind in get_args(ConditionKind) and bool(self.values) == listed
-        fits &= all(isinstance(one, str) for one in self.values) and len(set(self.values)) == len(self.values)
-        numbers = (self.mean, self.std, self.low, self.high)
-        if not fits or not all(map(math.isfinite, numbers)) or self.std <= 0 or self.low > self.high:
+        fits = bool(self.values) == (self.kind in ("category", "several"))
+        if not fits or len(set(self.values)) < len(self.values) or self.std <= 0 or self.low > self.high:
             raise ConfigError(f"the column {self.name!r:.40} of the conditions is damaged")
 
     @property
@@ -237,24 +233,13 @@ class Conditions:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values. Columns leave out what does not apply to their kind."""
-        usual = {field.name: field.default for field in dataclasses.fields(Column)}
-        columns = [
-            {name: value for name, value in dataclasses.asdict(column).items() if value != usual[name]}
-            for column in self.columns
-        ]
-        rows = [list(row) for row in self.combinations]
-        return {"columns": columns, "combinations": rows, "shared": self.shared}
+        columns = [changed(column) for column in self.columns]
+        return {"columns": columns, "combinations": [*map(list, self.combinations)], "shared": self.shared}
 
     @classmethod
     def from_dict(cls, values: Any) -> Conditions:
         """Reads the output of `to_dict`, also after JSON. Raises `ConfigError` for anything else."""
-        try:
-            columns = tuple(from_dict(Column, column, "conditions") for column in values["columns"])
-            rows = tuple(tuple(str(cell) for cell in row) for row in values["combinations"])
-            is_shared = values["shared"] is True
-        except (TypeError, KeyError) as error:
-            raise ConfigError(f"the conditions are damaged ({error!s:.80})") from None
-        return cls(columns, rows, is_shared)
+        return from_dict(cls, values, "the table of conditions")
 
     # -- vectors --
 

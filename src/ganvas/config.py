@@ -7,15 +7,14 @@ means that training/plan.py chooses the value from the data, the device and the 
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Literal, get_args
 
 from ganvas.errors import ConfigError
-from ganvas.fields import FRACTION, NOT_NEGATIVE, POSITIVE, Bounds, Registry, check, from_dict, option
+from ganvas.fields import FRACTION, NOT_NEGATIVE, POSITIVE, Bounds, Registry, check, option
 
 Fit = Literal["crop", "pad", "stretch"]
 Kind = Literal["photo", "face", "digits", "text", "xray", "scan", "comic", "drawing"]
@@ -36,8 +35,6 @@ PresetName = Annotated[str, Registry("ganvas.presets", "PRESETS")]
 TrackerName = Literal["tensorboard", "wandb", "mlflow", "energy"]
 BUDGET_FIELDS = ("minutes", "images", "epochs")
 """A run may get a larger budget of the same unit later."""
-
-Training = TypeVar("Training", bound="TrainOptions")
 
 TABLE_ENDINGS = (".csv", ".tsv", ".jsonl", ".txt")  # of --conditions
 MOST_CONDITIONS = 1000  # length of a vector of conditions
@@ -229,19 +226,6 @@ MODEL_LIMITS = {
 MOST_BLOCK_PIXELS = 4 * MAX_SIZE**2  # blocks x height x width: blocks of some networks store a number per pixel
 
 
-DROPPED: dict[str, Any] = {
-    "adaptive_target": 0.6,
-    "clip": 0.0,
-    "ema_ramp": 0.2,
-    "label_smoothing": 0.0,
-    "magnitude": False,
-    "penalty": "exact",
-    "reconstruction": 0.0,
-    "tensorboard": False,
-}
-"""Options that no longer exist, with the value that training now always uses: `read_training` ignores them."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class TrainBasics:
     """The options of a training that most users need. Progress is counted in images seen: the real images shown to the
@@ -319,6 +303,8 @@ class TrainOptions(TrainBasics):
     """Subtract uniform noise of this width from both targets (bce and least-squares); 0: off."""
     augment: Annotated[float | None, FRACTION] = None
     """Probability of each augmentation, 0 to 0.8 (with --adaptive: the initial value). --kind selects them."""
+    augment_after: Annotated[float | None, NOT_NEGATIVE] = None
+    """Epochs without augmentation; its probability then rises for as many epochs. 0: from the start."""
     adaptive: bool | None = None
     """Raise that probability, up to 0.8, while the discriminator overfits. Useful for small data sets."""
 
@@ -409,6 +395,7 @@ class TrainConfig(TrainOptions):
     style_mixing: float = 0.0
     label_noise: float = 0.0
     augment: float = 0.0
+    augment_after: float = 0.0
     adaptive: bool = False
     micro_batch: int | None = None
     update: Literal["joint", "alternating"] = "joint"
@@ -429,32 +416,6 @@ class TrainConfig(TrainOptions):
 
 
 MACHINE_FIELDS = frozenset(
-    {
-        "device",
-        "precision",
-        "micro_batch",
-        "workers",
-        "compile",
-        "previews",
-        "checkpoint_minutes",
-        "keep",
-        "track",
-    }
+    ("device", "precision", "micro_batch", "workers", "compile", "previews", "checkpoint_minutes", "keep", "track")
 )
 """Options that may change when a run resumes: apart from rounding they do not change the result."""
-
-
-def read_training(cls: type[Training], values: dict[str, Any], where: str) -> Training:
-    """TrainOptions or TrainConfig from plain JSON values, also of earlier versions.
-
-    Raises ConfigError, with `where` in the message, for unknown names and wrong values.
-    """
-    if isinstance(values, dict):
-        values = {name: one for name, one in values.items() if name not in DROPPED or one not in (None, DROPPED[name])}
-        if values.pop("tensorboard", False):
-            values["track"] = ("tensorboard",)
-        required = {field.name for field in dataclasses.fields(cls) if field.default is not None}
-        values = {name: one for name, one in values.items() if one is not None or name not in required}
-        if isinstance(values.get("track"), list):
-            values["track"] = tuple(values["track"])
-    return from_dict(cls, values, where)

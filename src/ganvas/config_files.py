@@ -12,6 +12,7 @@ from ganvas.config import BUDGET_FIELDS, DataConfig, TrainBasics, TrainOptions
 from ganvas.errors import ConfigError, did_you_mean
 from ganvas.fields import choices, fits, hints_of, meanings, owners
 from ganvas.options import FromImages, Train
+from ganvas.run_config import RunConfig
 
 EXCLUDED = ("config", "dry_run", "quiet", "callbacks")  # options that a file cannot have
 HEAD = """# Options of a training with Ganvas: ganvas train --config {name}
@@ -37,7 +38,8 @@ def values_of(path: str | Path) -> dict[str, Any]:
         expected = "JSON" if path.suffix == ".json" else "TOML"
         raise ConfigError(f"--config {path} is not a valid {expected} file: {error}") from error
     if isinstance(values, dict) and isinstance(values.get("asked"), dict):
-        values = asked_of(values)
+        config = RunConfig.from_dict(values, f"--config {path}")
+        values = {"source": config.data.source} | config.wanted()
     if not isinstance(values, dict):
         raise ConfigError(f"--config {path}: expected options by name, such as minutes = 30")
     hints = {name: hint for name, hint in hints_of(Train).items() if name not in EXCLUDED}
@@ -48,20 +50,6 @@ def values_of(path: str | Path) -> dict[str, Any]:
         if not fits(value, hints[name]) and not (choices(hints[name]) and isinstance(value, str)):
             raise ConfigError(f"--config {path}: {name} = {value!r:.40} has the wrong type; {meanings(Train)[name]}")
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-
-
-def asked_of(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What was asked of a run, from its config.json: source and the options that differ from their defaults."""
-    data = record.get("data")
-    if not isinstance(data, dict):
-        data = {}
-    given = {**(data.get("options") or {}), **record["asked"]}
-    defaults = {name: getattr(cls(), name) for cls in (DataConfig, TrainOptions) for name in hints_of(cls)}
-    found = {
-        name: value for name, value in given.items()
-        if name in defaults and value is not None and value != defaults[name] and value not in ([], ())
-    }  # fmt: skip
-    return {"source": data.get("source"), **found}
 
 
 def from_file(given: Mapping[str, Any]) -> dict[str, Any]:

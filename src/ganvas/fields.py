@@ -159,6 +159,12 @@ def owners(cls: Any) -> dict[str, type]:
     }
 
 
+def changed(options: Any) -> dict[str, Any]:
+    """The fields of an object of options that differ from their defaults."""
+    values = ((field, getattr(options, field.name)) for field in dataclasses.fields(options))
+    return {field.name: value for field, value in values if value != field.default}
+
+
 def part(options: Any, cls: type[T]) -> T:
     """The fields of `cls` in an object of one of its subclasses."""
     return cls(**{name: getattr(options, name) for name in hints_of(cls)})
@@ -210,16 +216,32 @@ def build(
 # -- saved values --
 
 
-def from_dict(cls: Callable[..., T], values: dict[str, Any], where: str) -> T:
-    """Build the dataclass `cls` from plain JSON values.
+def from_dict(cls: Callable[..., T], values: dict[str, Any], where: str, ignore_unknown: bool = False) -> T:
+    """Build the dataclass `cls`, also its fields that are dataclasses, from plain JSON values.
 
-    Raises `ConfigError`, with `where` in the message, for unknown keys and values of the wrong type.
+    Raises `ConfigError`, with `where` in the message, for values of the wrong type and, unless `ignore_unknown`, for
+    unknown keys.
     """
     if not isinstance(values, dict):
         raise ConfigError(f"{where} is damaged: it holds {repr(values)[:40]} instead of named values; restore it")
     hints = hints_of(cls)
-    if unknown := sorted(set(values) - set(hints)):
+    if (unknown := sorted(set(values) - set(hints))) and not ignore_unknown:
         raise ConfigError(f"{where} has fields that this version of Ganvas does not know: {', '.join(unknown)}")
+
+    def converted(value: Any, hint: Any) -> Any:
+        """The dataclass, list, tuple or dictionary of a field for its JSON form; of a union, of its first type."""
+        if not isinstance(value, dict | list):
+            return value
+        origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+        if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+            return from_dict(hint, value, where, ignore_unknown)
+        if origin in (list, tuple) and isinstance(value, list):
+            return origin(converted(one, arguments[0]) for one in value)
+        if origin is dict and isinstance(value, dict):
+            return {name: converted(one, arguments[1]) for name, one in value.items()}
+        return converted(value, arguments[0]) if origin in (typing.Union, types.UnionType) else value
+
+    values = {name: converted(value, hints[name]) for name, value in values.items() if name in hints}
     for name, value in values.items():
         if not fits(value, hints[name]):
             raise ConfigError(f"{where} is damaged: {name} is {repr(value)[:40]}; restore the file")
@@ -228,11 +250,15 @@ def from_dict(cls: Callable[..., T], values: dict[str, Any], where: str) -> T:
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
     except TypeError as error:
-        raise ConfigError(f"{where} lacks required fields ({error}): restore the file") from error
+        raise ConfigError(f"{where} is damaged: it lacks required fields ({error}); restore the file") from error
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value read from JSON has the type `hint`."""
+    """Whether a value read from JSON has the type `hint`; numbers must be finite."""
+    if hint is float:
+        return type(value) in (int, float) and abs(value) <= sys.float_info.max
+    if hint in (int, bool, str):
+        return type(value) is hint
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
         return fits(value, arguments[0])
@@ -242,8 +268,6 @@ def fits(value: Any, hint: Any) -> bool:
         return value in arguments
     if origin in (list, tuple):
         return isinstance(value, list | tuple) and all(fits(one, arguments[0]) for one in value)
-    if hint is float:
-        return type(value) in (int, float)
-    if hint is Path:
-        return isinstance(value, str | Path)
-    return type(value) is hint if hint in (int, bool, str) else isinstance(value, hint)
+    if origin is dict:
+        return isinstance(value, dict) and all(fits(one, arguments[1]) for one in value.values())
+    return isinstance(value, str | Path) if hint is Path else isinstance(value, hint)

@@ -1,9 +1,7 @@
-"""The records that a run writes for others to read: log.jsonl, evaluation.json and energy.json."""
+"""The records that a run writes for others to read: log.jsonl and energy.json."""
 
 from __future__ import annotations
 
-import dataclasses
-import html
 import json
 import math
 import os
@@ -12,15 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ganvas.errors import RunError
-from ganvas.fields import fits, hints_of
+from ganvas.errors import ConfigError
+from ganvas.fields import from_dict
 from ganvas.system import files
 
 MOST_IMAGES = 2**53  # larger numbers of images seen are errors
 ENERGY = "energy.json"
-PARTS = ("model", "data", "protocol")  # parts that every evaluation has
-ARROWS = {"lower": "↓", "higher": "↑", "near": "≈"}
-"""Sign for the field `better` of a measure: lower or higher is better, or closer to real images."""
 
 
 # -- log.jsonl --
@@ -28,33 +23,33 @@ ARROWS = {"lower": "↓", "higher": "↑", "near": "≈"}
 
 @dataclass(frozen=True)
 class Report:
-    """A line of log.jsonl about the last step of training."""
+    """A line of log.jsonl about the last step of training. Values that older versions did not log are NaN."""
 
     images: int
     """Real images seen."""
-    seconds: float
-    """Training time over all sessions."""
-    images_per_second: float
-    eta: float
-    """Estimated seconds until the budget ends."""
-    d_real: float
-    """Mean logit of real images."""
-    d_fake: float
-    """Mean logit of generated images."""
     loss: float
     """Adversarial loss of the discriminator."""
-    lr: float
+    seconds: float = 0.0
+    """Training time over all sessions."""
+    images_per_second: float = math.nan
+    eta: float = math.nan
+    """Estimated seconds until the budget ends."""
+    d_real: float = math.nan
+    """Mean logit of real images."""
+    d_fake: float = math.nan
+    """Mean logit of generated images."""
+    lr: float = math.nan
     """Learning rate of the generator."""
-    ema_half_life: int
+    ema_half_life: int = 0
     """In images."""
-    g_norm: float
+    g_norm: float = math.nan
     """Norm of the gradient of the generator."""
-    d_norm: float
-    penalty: float
+    d_norm: float = math.nan
+    penalty: float = math.nan
     """Sum of the gradient penalties at the last step that computed them."""
-    augment: float
+    augment: float = math.nan
     """Probability of the augmentations."""
-    sign: float
+    sign: float = math.nan
     """Overfitting measure of the discriminator, -1 to 1."""
     r1_features: float | None = None
     """Weight of the penalties of the heads on features; None without such heads, as `lead`."""
@@ -119,6 +114,8 @@ class Warned:
 
 
 LogRecord = Report | Score | Variety | Warned
+KINDS = {"health": Warned, "score": Score, "variety": Variety, "loss": Report}
+"""The type of a line by a field that only this type has."""
 Line = TypeVar("Line", bound=LogRecord)
 
 
@@ -127,28 +124,23 @@ def record_of(cls: type[Line], record: dict[str, Any]) -> Line | None:
 
     Ignores fields that the type does not have.
     """
-    values = {name: record[name] for name in hints_of(cls) if name in record}
-    for name, value in values.items():
-        if not fits(value, hints_of(cls)[name]) or (isinstance(value, float) and not math.isfinite(value)):
-            return None
     try:
-        return cls(**values)
-    except TypeError:  # a field is missing
+        return from_dict(cls, record, "log.jsonl", ignore_unknown=True)
+    except ConfigError:
         return None
 
 
 def line_of(record: LogRecord) -> dict[str, Any]:
-    """The record for the log, without the values that were not measured."""
-    return {name: value for name, value in dataclasses.asdict(record).items() if value is not None}
+    """The record for the log, without the values that were not measured (None or NaN)."""
+    return {name: value for name, value in vars(record).items() if value is not None and value == value}
 
 
 def typed(records: Iterable[dict[str, Any]]) -> Iterator[LogRecord]:
     """The lines that have one of the types above."""
     for record in records:
-        for cls in (Warned, Score, Variety, Report):
-            if (line := record_of(cls, record)) is not None:
-                yield line
-                break
+        kind = next((kind for name, kind in KINDS.items() if name in record), None)
+        if kind is not None and (line := record_of(kind, record)) is not None:
+            yield line
 
 
 def read_reports(folder: Path) -> list[Report]:
@@ -188,93 +180,12 @@ def record_in(line: bytes) -> dict[str, Any] | None:
     return record if type(images) in (int, float) and 0 <= images <= MOST_IMAGES else None
 
 
-# -- evaluation.json --
-
-EVALUATION_FORMAT = 1
+# -- numbers and energy.json --
 
 
-class Evaluation(dict[str, Any]):
-    """The content of evaluation.json. `lines()` is its text, and notebooks show a table."""
-
-    def measure(self, key: str) -> dict[str, Any]:
-        """The row of a measure, such as "kid": value, low, high (95% interval), real, better ... Raises KeyError."""
-        return {row["key"]: row for row in self["measures"]}[key]
-
-    def lines(self) -> list[str]:
-        """One line per measure, then the other findings."""
-        found = []
-        for row in self["measures"]:
-            real = "" if row["real"] is None else f"   real {row['real']:.4g}"
-            flags = "".join(f"  ({flag})" for flag in row["flags"])
-            interval = f"({row['low']:.4g} to {row['high']:.4g})"
-            found.append(f"{ARROWS[row['better']]} {row['name']:<46}{row['value']:<9.4g} {interval:<22}{real}{flags}")
-        return found + self.sentences()
-
-    def sentences(self) -> list[str]:
-        """The findings that are not measures, and what was not evaluated."""
-        parts = ("classes", "copies", "real_or_fake", "usefulness")
-        found = [part["sentence"] for name in parts if (part := self.get(name))]
-        artefacts = (self.get("artefacts") or {}).get("findings", [])
-        found += [f"{one['severity']}: {one['sentence']}" for one in artefacts if one["severity"] != "ok"]
-        found += [f"not evaluated: {sentence}" for sentence in self["left_out"]]
-        protocol = self["protocol"]
-        counts = f"{protocol['num_real']:,} {protocol['split']} and {protocol['num_generated']:,} generated images"
-        return [*found, f"{counts}, 95% intervals, {self['seconds']:g} s"]
-
-    def __repr__(self) -> str:
-        return "\n".join(self.lines())
-
-    def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{ARROWS[row['better']]} {html.escape(row['name'])}</td><td>{row['value']:.4g}</td>"
-            f"<td>{row['low']:.4g} to {row['high']:.4g}</td>"
-            f"<td>{'' if row['real'] is None else format(row['real'], '.4g')}</td></tr>"
-            for row in self["measures"]
-        )
-        head = "<tr><th>measure</th><th>value</th><th>95% interval</th><th>real images</th></tr>"
-        notes = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in self.sentences())
-        return f"<table>{head}{rows}</table><ul>{notes}</ul>"
-
-
-def read_evaluation(folder: Path) -> Evaluation | None:
-    """evaluation.json of a folder; None if there is none. Raises RunError if it is damaged or of another version."""
-    path = folder / "evaluation.json"
-    again = f"run `ganvas evaluate {folder}` again"
-    try:
-        found = files.parse_json(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise RunError(f"{path} is damaged: {again}") from error
-    if not isinstance(found, dict) or found.get("format") != EVALUATION_FORMAT:
-        raise RunError(f"{path} is not an evaluation of format {EVALUATION_FORMAT}: {again}")
-    if not (isinstance(found.get("measures"), list) and all(isinstance(found.get(part), dict) for part in PARTS)):
-        raise RunError(f"{path} is damaged: {again}")
-    return Evaluation(found)
-
-
-def number(value: object) -> float | None:
-    """A finite number, or the value of an interval; otherwise None."""
-    if isinstance(value, dict):
-        value = value.get("value")
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:  # an integer too large for a float
-        return None
-
-
-def decimals(row: dict[str, Any]) -> int:
-    """Number of decimals of a measure, such that the width of its interval has two significant digits."""
-    width = row["high"] - row["low"]
-    size = width if width > 0 else abs(row["value"]) / 10
-    return max(0, min(6, 1 - math.floor(math.log10(size)))) if size > 0 else 2
-
-
-def is_of(evaluation: dict[str, Any], weights: Path) -> bool:
-    """Whether an evaluation used this weights file."""
-    return evaluation["model"].get("weights") == files.sha256(weights)[:8]
+def number(value: float | None) -> float | None:
+    """A number; None if it is missing or not finite."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def energy_of(folder: Path) -> float | None:

@@ -17,6 +17,7 @@ Only one process may write at a time, controlled by the lock file.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import html
 import io
@@ -36,9 +37,10 @@ import torch
 
 from ganvas.callbacks import Callback
 from ganvas.data.packing.kept import Kept
-from ganvas.errors import CheckpointError, RunError
+from ganvas.errors import CheckpointError, ConfigError, RunError
 from ganvas.image_files import as_html, save_png
 from ganvas.records import log_lines, record_in
+from ganvas.run_config import RunConfig, options_hash
 from ganvas.system import files
 
 try:
@@ -46,9 +48,6 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-PARTS = ("data", "model", "asked", "train")  # required parts of config.json
-TEXTS = ("source", "pack", "hash", "fingerprint", "size", "kind", "licence", "attribution")
-"""Text fields of the data part."""
 CHECKPOINT = re.compile(r"(\d{12})-([0-9a-f]{16})\.pt")
 
 
@@ -136,43 +135,38 @@ class Run:
     def has_config(self) -> bool:
         return (self.folder / "config.json").is_file()
 
-    def config(self) -> dict[str, Any]:
-        """Content of config.json. Raises RunError if it is missing or unreadable."""
+    def config(self, unchanged: bool = False) -> RunConfig:
+        """Content of config.json. Raises RunError if it is missing or damaged.
+
+        unchanged: for resuming; raises RunError also if an option is not the one that was written.
+        """
         path = self.folder / "config.json"
-        damaged = f"{path} is damaged: restore it, or start a new run in another folder"
         try:
-            config = files.parse_json(path.read_bytes())
+            values = files.parse_json(path.read_bytes())
+            config = RunConfig.from_dict(values, str(path))
         except FileNotFoundError:
             raise RunError(f"{self.folder} is not a run folder (it has no config.json)") from None
         except ValueError as error:
-            raise RunError(damaged) from error
-        if not (isinstance(config, dict) and all(isinstance(config.get(part), dict) for part in PARTS)):
-            raise RunError(damaged)
-        texts = (config.get("start"), *(config["data"].get(name) for name in TEXTS))
-        if not all(text is None or isinstance(text, str) for text in texts):
-            raise RunError(damaged)
+            raise RunError(f"{path} is damaged: restore it, or start a new run in another folder") from error
+        except ConfigError as error:
+            raise RunError(str(error)) from error
+        if unchanged and config.checksum not in ("", options_hash(values)):
+            raise RunError(
+                f"{path} is damaged: its options do not match its checksum; restore it, or start a new run in another "
+                "folder"
+            )
         return config
 
-    def write_config(self, config: dict[str, Any]) -> None:
-        files.write_json(self.folder / "config.json", config | {"checksum": options_hash(config)})
+    def write_config(self, config: RunConfig) -> None:
+        files.write_json(self.folder / "config.json", config.to_dict())
 
     def rename(self, title: str) -> None:
         """Change the title of the run, which reports and model cards show; the folder keeps its name.
 
         An empty title makes it the name of the folder again.
         """
-        changed = {"name": title or self.folder.name, "titled": bool(title)}
-        files.write_json(self.folder / "config.json", self.config() | changed)
-
-    def unchanged_config(self) -> dict[str, Any]:
-        """`config`, for resuming. Raises RunError also if an option is not the one that was written."""
-        config = self.config()
-        if config.get("checksum", "") not in ("", options_hash(config)):  # none in runs of ganvas 0.1.0
-            raise RunError(
-                f"{self.folder / 'config.json'} is damaged: its options do not match its checksum; "
-                "restore it, or start a new run in another folder"
-            )
-        return config
+        config = self.config(unchanged=True)
+        self.write_config(dataclasses.replace(config, name=title or self.folder.name, titled=bool(title)))
 
     # -- held-out images --
 
@@ -214,7 +208,7 @@ class Run:
         """Informs the callbacks of the training inside. images_seen: their number at the end."""
         with contextlib.ExitStack() as ends:  # every callback that started is ended, also after an error of another one
             for callback in callbacks:
-                callback.on_start(self.folder, self.config())
+                callback.on_start(self.folder, self.config().to_dict())
                 ends.callback(lambda callback=callback: callback.on_end(images_seen()))
             self.callbacks = callbacks
             try:
@@ -228,10 +222,10 @@ class Run:
         if not self.has_config():
             return f"Run({self.folder}, no training yet)"
         config = self.config()
-        model, grids = config["model"], self.grids()
-        shape = f"{model.get('height')}x{model.get('width')}x{model.get('channels')}"
+        model, grids = config.model, self.grids()
+        shape = f"{model.height}x{model.width}x{model.channels}"
         seen = f"{grids[-1][0]:,} images seen" if grids else "no preview yet"
-        return f"Run({self.folder}, {model.get('model')}, {shape}, {seen}, budget {config.get('budget')})"
+        return f"Run({self.folder}, {model.model}, {shape}, {seen}, budget {config.budget})"
 
     def _repr_html_(self) -> str:
         """The newest preview grid."""
@@ -257,8 +251,8 @@ class Run:
 
     def grids(self) -> list[tuple[int, Path]]:
         """(images seen, file) of every preview grid, in order."""
-        found = [(int(path.stem), path) for path in self.samples.glob("*.png") if re.fullmatch(r"[0-9]+", path.stem)]
-        return sorted(found)
+        named = (path for path in self.samples.glob("*.png") if re.fullmatch(r"[0-9]+", path.stem))
+        return sorted((int(path.stem), path) for path in named)
 
     # -- checkpoints --
 
@@ -305,12 +299,6 @@ class Run:
                 path.rename(path.with_suffix(".damaged"))
             return state
         return None
-
-
-def options_hash(config: dict[str, Any]) -> str:
-    """SHA-256 of the parts of a config.json that determine how a run is resumed."""
-    parts = {name: config.get(name) for name in (*PARTS[1:], "start")}
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ganvas import film, hub
 from ganvas.callbacks import Callback
-from ganvas.config import CHANNELS, DataConfig, TrainOptions, read_training
+from ganvas.config import CHANNELS, DataConfig, TrainOptions
 from ganvas.config_files import from_file, template
 from ganvas.data.batches import Batches
 from ganvas.data.opening import open_pack
@@ -23,13 +23,13 @@ from ganvas.errors import ConfigError
 from ganvas.evaluation.copies import CopyFinder
 from ganvas.evaluation.evaluate import evaluate as judge_run
 from ganvas.evaluation.evaluate import evaluate_images
-from ganvas.evaluation.samples import pack_of, pictures_of
+from ganvas.evaluation.samples import images_of, pack_of
 from ganvas.evaluation.training_score import TrainingScorer
-from ganvas.fields import part, takes
+from ganvas.fields import changed, part, takes
 from ganvas.generator import Generator, to_pixels
 from ganvas.options import Average, Evaluate, Export, Init, PathLike, Train, Video
 from ganvas.presets import PRESETS
-from ganvas.records import Evaluation
+from ganvas.results import Evaluation
 from ganvas.run import Run
 from ganvas.share.export import export as export_of
 from ganvas.system import files
@@ -79,13 +79,10 @@ def train(asked: Train) -> Trained:
     data, wanted = part(asked, DataConfig), part(asked, TrainOptions)
     if out is None and (run := Run(Path(source), writes=False)).has_config() and run.checkpoints.is_dir():
         record = run.config()
-        out, (source, data) = source, pictures_of(record["data"], Path(source))
-        if asked.add:
-            source = record["data"]["source"]
+        out, data = source, record.data.options
+        source = record.data.source if asked.add else images_of(record.data)
         if asked.dry_run:
-            usual = TrainOptions()
-            changed = {name: value for name, value in vars(wanted).items() if value != getattr(usual, name)}
-            wanted = read_training(TrainOptions, record["asked"] | changed, "config.json")
+            wanted = dataclasses.replace(record.asked, **changed(wanted))
     data, notes = as_preset(data, wanted)
     folder = Path(out) if out is not None else default_folder(source)
     with process_group(Display(asked.quiet).say):
@@ -96,7 +93,7 @@ def train(asked: Train) -> Trained:
             display.say(note)
         kept = None
         run = Run(folder, writes=False)
-        if run.has_config() and not is_pack(Path(source)) and (asked.add or run.config()["data"].get("grown")):
+        if run.has_config() and not is_pack(Path(source)) and (asked.add or run.config().data.grown):
             data, kept = as_before(run, data)
         pack = open_for_all_ranks(source, data, asked.data, display, kept)
         start = absolute(asked.start_from)
@@ -116,14 +113,14 @@ def absolute(start_from: PathLike | None) -> str | None:
 
 def as_before(run: Run, data: DataConfig) -> tuple[DataConfig, Kept]:
     """Options and held-out images for a run whose images have grown: what was chosen for its first images stays."""
-    first = first_images(run)
+    first, kept = first_images(run)
     changes: dict[str, Any] = {
         "size": data.size or first.size,
         "channels": CHANNELS[first.channels] if data.channels == "auto" else data.channels,
         "kind": data.kind or first.kind,
         "levels": data.levels or f"{first.levels[0]!r}-{first.levels[1]!r}",
     }
-    return dataclasses.replace(data, **changes), first.kept
+    return dataclasses.replace(data, **changes), kept
 
 
 def train_on(

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -21,7 +20,8 @@ from ganvas.errors import DataError
 from ganvas.evaluation import appearance, findings
 from ganvas.evaluation.appearance import BINS, LEVEL, Looks, Pictures
 from ganvas.evaluation.findings import Row
-from ganvas.evaluation.intervals import Interval, normal, share
+from ganvas.evaluation.intervals import normal, share
+from ganvas.results import Artefacts, Interval
 
 PERIODS = (2, 4, 8)
 """Periods in pixels of checkerboard artefacts after upsampling by 2 once, twice or three times."""
@@ -142,55 +142,6 @@ def _mean_of_pairs(rows: np.ndarray) -> float:
 # Generated against real.
 
 
-@dataclass(frozen=True)
-class Artefacts:
-    """Artefacts of generated images relative to real images, as plain values.
-
-    Ratios are generated / real. `low` and `high` are the 95% interval unless stated otherwise.
-    """
-
-    findings: list[dict[str, str]]
-    """what, sentence, and severity: ok, note or bad."""
-    lattice: list[dict[str, Any]]
-    """For each period: real, generated, and their ratio (value, low, high), of the worse direction; and the same for
-    each direction, "horizontal" (along the rows) and "vertical"."""
-    spectrum: dict[str, list[float]]
-    """Curves: frequency in cycles per pixel; real and generated power (geometric mean over images; white noise gives
-    its variance); real_low, real_high, generated_low, generated_high: range of 90% of the images."""
-    power: dict[str, dict[str, float]]
-    """Ratios of the power (value, low, high): coarse (below 1/8 cycles per pixel), middle, fine (above 1/4), and the
-    largest one with its frequency."""
-    sharpness: dict[str, float]
-    """Laplacian variance: real, generated, and value, low, high of their ratio."""
-    alternating: dict[str, float]
-    """Amplitude of patterns of period 2 beyond that of real images, as a fraction of the range: value, low, high."""
-    blocks: dict[str, float]
-    """Steps across the borders of blocks of 8 pixels relative to steps elsewhere: ratio to real images (value, low,
-    high)."""
-    compressed: dict[str, float]
-    """Share of fine frequencies that are empty in blocks of 8 pixels, minus that in moved blocks, and minus this
-    difference in real images: value, low, high."""
-    noise: dict[str, float]
-    """Deviation of white noise, or of another pattern of single pixels, beyond that of real images, as a fraction of
-    the range: value, low, high."""
-    histogram: dict[str, Any]
-    """Wasserstein-1 distance of pixel values as a fraction of the range; for colour, the mean over 13 directions of the
-    colour cube: value, low, high. real, real_high: mean and maximum between 500 pairs of samples of real images.
-    channels: by channel. brighter: difference of the means."""
-    correlation: dict[str, Any]
-    """Mean correlation of two images: generated, real; low, high: range over 200 samples of nine real images.
-    variety: ratio of the mean distances 1 - correlation (value, low, high). quarter: the same for the upper left
-    quarter."""
-    blank: dict[str, float]
-    """Share of (nearly) uniform images: real, generated, and value, low, high of the difference."""
-    saturated: dict[str, float]
-    """The same for images whose pure black or white area exceeds that of 99% of the real images by a tenth."""
-    duplicates: dict[str, float]
-    """The same for images that are nearly identical to another image of their set (sets of equal size)."""
-    repeated: float
-    """`duplicates["generated"]`."""
-
-
 def examine(real: Pictures, fake: Pictures, seed: int = 0) -> Artefacts:
     """Compare generated images with real images of the same shape.
 
@@ -208,9 +159,8 @@ def examine(real: Pictures, fake: Pictures, seed: int = 0) -> Artefacts:
     noise = _excess(*sets, again, "grain")
     alternating = _excess(*sets, again, "alternating")
     blocks = _blocks_row(*sets, again)
-    compressed = again.within(
-        sets[1]["empty"].mean() - sets[0]["empty"].mean(), again.fake @ sets[1]["empty"] - again.real @ sets[0]["empty"]
-    )._asdict()
+    empty = sets[1]["empty"].mean() - sets[0]["empty"].mean()
+    compressed = vars(again.within(empty, again.fake @ sets[1]["empty"] - again.real @ sets[0]["empty"]))
     in_blocks = findings.of_blocks(blocks, compressed)
     blocky = in_blocks.severity != "ok"
     tones = _tones(*sets, again)
@@ -231,7 +181,7 @@ def examine(real: Pictures, fake: Pictures, seed: int = 0) -> Artefacts:
         findings.of_shares("saturated", "are black or white in large parts", saturated, *findings.SHARES),
     ]
     return Artefacts(
-        findings=[finding._asdict() for finding in found],
+        findings=found,
         lattice=rows,
         spectrum=spectrum,
         power=power,
@@ -245,7 +195,6 @@ def examine(real: Pictures, fake: Pictures, seed: int = 0) -> Artefacts:
         blank=blank,
         saturated=saturated,
         duplicates=duplicates,
-        repeated=duplicates["generated"],
     )
 
 
@@ -277,7 +226,7 @@ def _lattice_rows(real: Looks, fake: Looks, again: _Resampling) -> list[Row]:
                 peaks = [float(_peak(lines.mean(axis=0), period)) for lines in (first, second)]
                 drawn = _peak(again.fake @ second, period) / _peak(again.real @ first, period)
                 ratio = again.within(peaks[1] / peaks[0], drawn)
-                found[direction] = {"real": peaks[0], "generated": peaks[1], **ratio._asdict()}
+                found[direction] = {"real": peaks[0], "generated": peaks[1], **vars(ratio)}
         if found:
             worse = max(found, key=lambda direction: found[direction]["value"])
             rows.append({"period": period, "direction": worse, **found[worse], **found})
@@ -289,7 +238,7 @@ def _sharpness_row(real: Looks, fake: Looks, again: _Resampling) -> Row:
     means = [float(one["laplacian"].mean()) for one in (real, fake)]
     drawn = (again.fake @ fake["laplacian"] + least) / (again.real @ real["laplacian"] + least)
     ratio = again.within((means[1] + least) / (means[0] + least), drawn)
-    return {"real": means[0], "generated": means[1], **ratio._asdict()}
+    return {"real": means[0], "generated": means[1], **vars(ratio)}
 
 
 def _blocks_row(real: Looks, fake: Looks, again: _Resampling) -> Row:
@@ -301,7 +250,7 @@ def _blocks_row(real: Looks, fake: Looks, again: _Resampling) -> Row:
     values = ratio(fake["steps"].mean(axis=0)) / ratio(real["steps"].mean(axis=0))
     least = int(values.argmin())
     drawn = ratio(again.fake @ fake["steps"]) / ratio(again.real @ real["steps"])
-    return again.within(values[least], drawn[:, least])._asdict()
+    return vars(again.within(values[least], drawn[:, least]))
 
 
 def _excess(real: Looks, fake: Looks, again: _Resampling, name: str) -> Row:
@@ -311,7 +260,7 @@ def _excess(real: Looks, fake: Looks, again: _Resampling, name: str) -> Row:
     """
     drawn = again.fake @ fake[name] - again.real @ real[name]
     found = again.within(fake[name].mean() - real[name].mean(), drawn)
-    return {name: float(np.sqrt(max(value, 0.0))) / 2 for name, value in found._asdict().items()}
+    return {name: float(np.sqrt(max(value, 0.0))) / 2 for name, value in vars(found).items()}
 
 
 def _spectra(real: Looks, fake: Looks, again: _Resampling) -> tuple[dict[str, list[float]], dict[str, Row]]:
@@ -327,10 +276,10 @@ def _spectra(real: Looks, fake: Looks, again: _Resampling) -> tuple[dict[str, li
     for name, (low, high) in BANDS.items():
         band = (frequency >= low) & (frequency < high)
         if band.any():
-            power[name] = again.within(10 ** more[band].mean(), 10 ** drawn[:, band].mean(axis=1))._asdict()
+            power[name] = vars(again.within(10 ** more[band].mean(), 10 ** drawn[:, band].mean(axis=1)))
     most = int(np.abs(more).argmax())
     largest = again.within(10 ** more[most], 10 ** drawn[:, most])
-    power["largest"] = {"frequency": float(frequency[most]), **largest._asdict()}
+    power["largest"] = {"frequency": float(frequency[most]), **vars(largest)}
     return curves, power
 
 
@@ -354,7 +303,7 @@ def _tones(real: Looks, fake: Looks, again: _Resampling) -> Row:
     names = {1: ["gray"], 3: ["red", "green", "blue"], 4: ["red", "green", "blue", "opacity"]}[real.shape[0]]
     places = [*range(shown), len(ways) - 1]
     return {
-        **found._asdict(),
+        **vars(found),
         "real": float(floor.mean()),
         "real_high": float(floor.max()),
         "channels": {name: float(each[place]) for name, place in zip(names, places, strict=False)},
@@ -377,7 +326,7 @@ def _alike(real: np.ndarray, fake: np.ndarray, seed: int) -> Row:
     ) ** 2  # the variance is estimated from few images
     variety = normal(ratio, variance * few, within=(0.0, np.inf))
     nine = _range(real, DRAWN, DRAWS, seed)
-    return {"real": means[0], "generated": means[1], "low": nine.low, "high": nine.high, "variety": variety._asdict()}
+    return {"real": means[0], "generated": means[1], "low": nine.low, "high": nine.high, "variety": vars(variety)}
 
 
 def _saturated(real: Looks, fake: Looks) -> tuple[np.ndarray, np.ndarray]:
@@ -416,4 +365,4 @@ def _shares(real: np.ndarray, fake: np.ndarray) -> Row:
     value = second.value - first.value
     low = value - np.hypot(second.value - second.low, first.high - first.value)
     high = value + np.hypot(second.high - second.value, first.value - first.low)
-    return {"real": first.value, "generated": second.value, **Interval(value, float(low), float(high))._asdict()}
+    return {"real": first.value, "generated": second.value, **vars(Interval(value, float(low), float(high)))}

@@ -203,7 +203,7 @@ def load(name: str, device: torch.device, weights: Path | None, pack: Pack | Non
     classifier = classifier_for(pack, str(device))
     height, width = work_size(pack.height, pack.width)
     colour = "gray" if colours(pack.channels) == 1 else "RGB"
-    accuracy, low, high = classifier.accuracy
+    accuracy, low, high = vars(classifier.accuracy).values()
     words = (
         f"input {height}x{width} by antialiased bicubic, [-1, 1], {colour}, trained on {classifier.num_trained} images "
         f"of {pack.num_classes} classes, recognises {accuracy:.1%} ({low:.1%} to {high:.1%}) of "

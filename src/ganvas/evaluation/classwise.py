@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -13,41 +12,9 @@ from scipy.special import rel_entr
 from ganvas.errors import DataError
 from ganvas.evaluation.distances import kid_interval
 from ganvas.evaluation.intervals import Interval, normal, share
+from ganvas.results import ClassResult, ClassResults
 
 LEAST_FOR_KID = 4
-
-
-@dataclass(frozen=True)
-class ClassRow:
-    """Results of one class; None for values that need missing images."""
-
-    name: str
-    real: float
-    """Share of the class in the data, 0..1."""
-    fake: Interval
-    """Share of generated images that are classified as this class."""
-    agreement: Interval | None
-    """Share of the images requested of this class that are classified as this class."""
-    taken_for: str | None
-    """The most frequent wrong class."""
-    kid: Interval | None
-
-
-@dataclass(frozen=True)
-class ClassTable:
-    """Results of all classes."""
-
-    rows: tuple[ClassRow, ...]
-    distance: Interval
-    """Total variation distance between the class shares of generated images and of the data, 0..1, lower is better."""
-    chance: float
-    """Mean of that distance at this number of images if the true shares were equal."""
-    agreement: Interval | None
-    """Class accuracy over all images; None if no class was requested."""
-    worst: str | None
-    """The class with the lowest accuracy."""
-    confusion: np.ndarray | None
-    """(K, K) counts by requested class (rows) and predicted class (columns); None if no class was requested."""
 
 
 def class_table(
@@ -57,13 +24,13 @@ def class_table(
     asked: np.ndarray | None = None,
     real_features: np.ndarray | None = None,
     fake_features: np.ndarray | None = None,
-) -> ClassTable:
+) -> ClassResults:
     """Compare labels of real images (N,) with predicted labels of generated images (M,), 0 to K - 1.
 
     asked: (M,) labels that were requested. real_features, fake_features: (N, D) and (M, D), for the KID of each class
     (by requested label, otherwise by predicted label). The classifier must not have been used in training. Its own
     errors affect all results: pass held-out images with `asked` = true labels to measure them. Intervals: Wilson for
-    shares; normal for the total variation distance, of its average at this number of images.
+    shares.
     Raises `DataError` for labels out of range or no images.
     """
     num = len(names)
@@ -80,34 +47,33 @@ def class_table(
         agreement = taken_for = kid = None
         if confusion is not None and confusion[i].sum():
             total = int(confusion[i].sum())
-            agreement = share(confusion[i, i] / total, total)
+            agreement = float(confusion[i, i] / total)
             others = np.where(np.arange(num) == i, 0, confusion[i])
             taken_for = names[int(others.argmax())] if others.any() else None
         if real_features is not None and fake_features is not None:
             first, second = real_features[real == i], fake_features[(found if asked is None else asked) == i]
             if min(len(first), len(second)) >= LEAST_FOR_KID:
-                kid = kid_interval(first, second)
+                kid = kid_interval(first, second).value
+        part = share(counts[i] / len(found), len(found))
+        num_images = int(counts[i] if confusion is None else confusion[i].sum())
         rows.append(
-            ClassRow(name, float(shares[i]), share(counts[i] / len(found), len(found)), agreement, taken_for, kid)
+            ClassResult(
+                name, float(shares[i]), part.value, part.low, part.high, kid, agreement, taken_for, num=num_images
+            )
         )
-    judged = [(row.agreement.value, i) for i, row in enumerate(rows) if row.agreement is not None]
+    judged = [(row.agreement, i) for i, row in enumerate(rows) if row.agreement is not None]
     worst = names[min(judged)[1]] if judged else None
     overall = None if confusion is None else share(np.trace(confusion) / len(found), len(found))
-    distance, chance = _total_variation(real, found, shares, counts / len(found))
-    return ClassTable(tuple(rows), distance, chance, overall, worst, confusion)
+    distance = float(np.abs(counts / len(found) - shares).sum()) / 2
+    chance = _chance(shares, counts / len(found), len(real), len(found))
+    return ClassResults(rows, distance, chance, overall, worst)
 
 
-def _total_variation(
-    real: np.ndarray, found: np.ndarray, shares: np.ndarray, fakes: np.ndarray
-) -> tuple[Interval, float]:
-    difference = fakes - shares
-    distance = np.abs(difference).sum() / 2
-    # Each image contributes half the sign of the difference of its class.
-    signs = np.sign(difference) / 2
-    variance = np.var(signs[found]) / len(found) + np.var(signs[real]) / len(real)
-    joint = (shares * len(real) + fakes * len(found)) / (len(real) + len(found))
-    spread = np.sqrt(joint * (1 - joint) * (1 / len(real) + 1 / len(found)))
-    return normal(distance, float(variance), within=(0, 1)), float(spread.sum() / math.sqrt(2 * math.pi))
+def _chance(shares: np.ndarray, fakes: np.ndarray, num_real: int, num_fake: int) -> float:
+    """See `ClassResults.chance`."""
+    joint = (shares * num_real + fakes * num_fake) / (num_real + num_fake)
+    spread = np.sqrt(joint * (1 - joint) * (1 / num_real + 1 / num_fake))
+    return float(spread.sum() / math.sqrt(2 * math.pi))
 
 
 class Modes(NamedTuple):

@@ -16,7 +16,7 @@ from ganvas.data.packing.pack import Pack, Progress
 from ganvas.errors import DataError
 from ganvas.evaluation.classifier import MEMORY, SEED, parts_to_learn, steps_for
 from ganvas.evaluation.intervals import Interval, normal, share
-from ganvas.evaluation.measures import Row, as_row
+from ganvas.evaluation.measures import as_row
 from ganvas.evaluation.small_classifier import (
     SMOOTHING,
     Classifier,
@@ -26,13 +26,14 @@ from ganvas.evaluation.small_classifier import (
     train_classifier,
     work_size,
 )
+from ganvas.results import Measure
 
 LEAST = 20  # images of each kind
 
 
 def agreement(
     pack: Pack, samples: np.ndarray, asked: np.ndarray, device: torch.device, progress: Progress | None = None
-) -> list[Row]:
+) -> list[Measure]:
     """One row per column, for the generated images (N, H, W, C) with the conditions `asked` (N, D).
 
     The value to expect is that of held-out images. Raises `DataError` for too few images.

@@ -57,6 +57,7 @@ from ganvas.evaluation.retrieval import (
     window,
     without_brightness,
 )
+from ganvas.results import CopyResults
 from ganvas.system import files
 
 FORMAT = 4  # version of the calibration in the cache
@@ -93,25 +94,14 @@ class Found(NamedTuple):
     """Changes from the training image to the sample: "mirrored, shifted", "mixed with another image"; "" for none."""
 
 
-@dataclass(frozen=True)
-class Copies:
-    """Copies in a set of samples."""
+@dataclass(frozen=True, kw_only=True)
+class Copies(CopyResults):
+    """Copies in a set of samples. copies: (M,) bool."""
 
     found: Found
     copies: np.ndarray
-    """(M,) bool."""
     rate: Interval
-    """Share of samples flagged as copies; compare with `CopyFinder.false_alarms`."""
     authenticity: Interval
-    """Share of samples farther from their nearest training image than that image is from its nearest neighbour, and
-    not flagged as copies."""
-    closer: Interval
-    """Probability that a sample is closer to a training image than a held-out image is; 0.5 is ideal."""
-    caught: bool
-    """Whether the rate exceeds chance and the false-alarm rate."""
-    meaningful: bool
-    """Whether the samples resemble the data; otherwise the absence of copies means nothing."""
-    sentence: str
 
 
 class CopyFinder:
@@ -305,7 +295,21 @@ class CopyFinder:
         sentence += f" (false-alarm rate at most {self.false_alarms.high:.1%})"
         if self.share_compared < 1:
             sentence += f"; only {self.share_compared:.1%} of the training images, drawn at random, were compared"
-        return Copies(found, copies, rate, self.authenticity(samples, found), closer, caught, meaningful, sentence)
+        return Copies(
+            num=len(copies),
+            rate=rate,
+            caught=caught,
+            meaningful=meaningful,
+            false_alarms=self.false_alarms.value,
+            threshold=self.threshold,
+            authenticity=self.authenticity(samples, found),
+            closer_than_heldout=closer,
+            training_duplicates=self.duplicates,
+            leaks=self.leaks,
+            sentence=sentence,
+            found=found,
+            copies=copies,
+        )
 
     def authenticity(self, samples: np.ndarray, found: Found) -> Interval:
         """Alaa et al. 2022, "How faithful is your synthetic data?", section 3.3, in the features for retrieval."""

@@ -25,17 +25,32 @@ from ganvas.data.packing.pack import Pack, Progress
 from ganvas.errors import ConfigError, DataError, amount
 from ganvas.evaluation import artefacts, condition_agreement, copies, two_sample, usefulness
 from ganvas.evaluation.classifier import classifier_for
-from ganvas.evaluation.classwise import ClassRow, class_table, expected_shares, missing, mode_coverage
+from ganvas.evaluation.classwise import class_table, expected_shares, missing, mode_coverage
 from ganvas.evaluation.feature_cache import BLOCK, features_of
 from ganvas.evaluation.features import Features
 from ganvas.evaluation.frechet import MINIMUM_FOR_FID, check_fid
-from ganvas.evaluation.measures import INCEPTION, Measures, Row, as_row, feature_map, unlike
+from ganvas.evaluation.measures import INCEPTION, Measures, as_row, feature_map, unlike
 from ganvas.evaluation.overall import AREAS, CLASSIFIER, GRIDS, SECONDS, USEFULNESS, Overall, WholeProgress
 from ganvas.evaluation.samples import FromGenerator, FromImages, Samples, pack_of
+from ganvas.fields import part
 from ganvas.generator import Generator
 from ganvas.image_files import grid, save_png
 from ganvas.options import LEAST_EVALUATED, Evaluate
-from ganvas.records import EVALUATION_FORMAT, Evaluation
+from ganvas.results import (
+    Artefacts,
+    ClassResult,
+    ClassResults,
+    CopyResults,
+    DataFacts,
+    Evaluation,
+    FeatureMap,
+    Grids,
+    MarkResult,
+    Measure,
+    Protocol,
+    TellingApart,
+    UsefulnessResults,
+)  # fmt: skip
 from ganvas.run import timestamp
 from ganvas.system import files
 from ganvas.system.device import choose_device
@@ -103,10 +118,9 @@ def written(
     judgement = Evaluator(source, pack, asked, progress or (lambda what, done, total: None), overall)
     with files.explained(out):
         (out / "evaluation").mkdir(exist_ok=True, parents=True)
-    content = judgement.content(out)
-    content["seconds"] = round(time.monotonic() - began, 1)
-    files.write_json(out / "evaluation.json", content)
-    return Evaluation(content)
+    evaluation = dataclasses.replace(judgement.content(out), seconds=round(time.monotonic() - began, 1))
+    files.write_json(out / "evaluation.json", evaluation.to_dict())
+    return evaluation
 
 
 def drawn(indices: np.ndarray, num: int, seed: int) -> np.ndarray:
@@ -129,7 +143,7 @@ class Evaluator:
         self.report = self.progress.step
         bytes_each = pack.height * pack.width * pack.channels * pack.depth // 8
         self.left_out: list[str] = []
-        self.map: Row = {}  # of the features, see `measures`
+        self.map: FeatureMap | None = None  # see `measures`
         self.unlike = False  # whether the samples resemble no real image
         self.trained_with = source.trained_with
         name = options.features or ("random" if self.trained_with else DEFAULT_FEATURES)
@@ -183,11 +197,8 @@ class Evaluator:
         size = pack.height * pack.width / 64**2
         described = thousand + len(self.measured) / 1000 + (0 if self.others is None else len(self.others) / 1000)
         searched = thousand + min(len(pack.heldout), copies.HELDOUT) / 1000 if len(pack.heldout) >= copies.LEAST else 0
-        random = self.features.name == "random"
-        each = (
-            SECONDS["random features" if random else "features"],
-            SECONDS["features" if random else "random features"],
-        )
+        each = SECONDS["features"], SECONDS["random features"]
+        each = each[::-1] if self.features.name == "random" else each
         return {
             "Sampling": SECONDS["sampling"] * thousand * size,
             "Measures": each[0] * described,
@@ -204,33 +215,32 @@ class Evaluator:
 
     # ---- the parts ----
 
-    def content(self, out: Path) -> Row:
-        """The content of evaluation.json; images are saved in out/evaluation/."""
+    def content(self, out: Path) -> Evaluation:
+        """The results; images are saved in out/evaluation/."""
         rows = self.measures()
         classes, recognised = self.part("Classes", self.classes) or (None, None)
         if recognised is not None:
             rows.append(recognised)
         rows += self.part("Conditions", self.agreement) or []
-        return {
-            "format": EVALUATION_FORMAT,
-            "ganvas": ganvas.__version__,
-            "made": timestamp(),
-            "run": out.resolve().name,
-            "model": self.source.model(),
-            "data": self.data(),
-            "protocol": self.protocol(),
-            "measures": rows,
-            "unlike": self.unlike,
-            "feature_map": self.map,
-            "classes": classes,
-            "copies": self.part("Copies", lambda: self.copies(out)),
-            "artefacts": self.artefacts(),
-            "marks": self.marks(out),
-            "real_or_fake": self.part("Real-vs-generated classifier", lambda: self.real_or_fake(out)),
-            "usefulness": self.part("Usefulness", self.usefulness) if self.options.usefulness else None,
-            "pictures": self.pictures(out),
-            "left_out": self.left_out,
-        }
+        return Evaluation(
+            ganvas=ganvas.__version__,
+            made=timestamp(),
+            run=out.resolve().name,
+            model=self.source.model(),
+            data=self.data(),
+            protocol=self.protocol(),
+            measures=rows,
+            unlike=self.unlike,
+            feature_map=self.map,
+            classes=classes,
+            copies=self.part("Copies", lambda: self.copies(out)),
+            artefacts=self.artefacts(),
+            marks=self.marks(out),
+            real_or_fake=self.part("Real-vs-generated classifier", lambda: self.real_or_fake(out)),
+            usefulness=self.part("Usefulness", self.usefulness) if self.options.usefulness else None,
+            pictures=self.pictures(out),
+            left_out=self.left_out,
+        )
 
     def part(self, name: str, judged: Callable[[], Part | None]) -> Part | None:
         """One part of the evaluation; if the data are insufficient, record why and continue."""
@@ -248,7 +258,7 @@ class Evaluator:
 
     # ---- measures ----
 
-    def measures(self) -> list[Row]:
+    def measures(self) -> list[Measure]:
         """The rows of all measures of features."""
         self.progress.begin("Measures", STEPS["Measures"])
         features = self.features
@@ -257,7 +267,7 @@ class Evaluator:
         measures = self.in_features(features)
         self.report("computing the measures", 0, 0)
         rows = measures.rows(real, floor, fake, logits, self.options.force)
-        self.map = feature_map(real, fake) | {"features": features.name}
+        self.map = feature_map(real, fake, features.name)
         rows.insert(1, self.second_kid("random" if features.name != "random" else DEFAULT_FEATURES))
         self.unlike = self.resembles_nothing()
         if self.split == "training" and len(self.heldout) < LEAST_EVALUATED:
@@ -269,7 +279,7 @@ class Evaluator:
             rows.insert(1, measures.other("kid_training", "training", floor, real, fake))
         return rows
 
-    def second_kid(self, name: str) -> Row:
+    def second_kid(self, name: str) -> Measure:
         """KID in the features of another kind of network, because one network alone can mislead."""
         self.progress.begin("Second network", STEPS["Measures"])
         features = self.network(name)
@@ -326,7 +336,7 @@ class Evaluator:
 
     # ---- classes ----
 
-    def classes(self) -> tuple[Row, Row | None] | None:
+    def classes(self) -> tuple[ClassResults, Measure | None] | None:
         """The results by class and, for a conditional generator, the class accuracy."""
         pack = self.pack
         if pack.labels is None or pack.num_classes < 2:
@@ -347,34 +357,16 @@ class Evaluator:
         accuracy = classifier.accuracy
         tested = f"{classifier.num_tested:,} held-out images"
         name = f"a classifier trained on real images (accuracy {accuracy.value:.1%} on {tested})"
-        rows = [
-            {
-                "name": row.name,
-                "real_share": row.real,
-                "generated_share": row.fake.value,
-                "generated_low": row.fake.low,
-                "generated_high": row.fake.high,
-                "kid": None if row.kid is None else row.kid.value,
-                "agreement": None if row.agreement is None else row.agreement.value,
-                "confused_with": row.taken_for,
-                "num": int((found == i).sum() if self.labels is None else (self.labels == i).sum()),
-            }
-            for i, row in enumerate(table.rows)
-        ]
-        content = {
-            "rows": rows,
-            "total_variation": table.distance.value,
-            "chance": table.chance,
-            "agreement": None if table.agreement is None else table.agreement._asdict(),
-            "worst": table.worst,
-            "judged": not alien,
-            "missing": [pack.classes[i] for i in lacking],
-            "sentence": "Classes cannot be evaluated: the generated images do not resemble the data."
+        content = dataclasses.replace(
+            table,
+            judged=not alien,
+            missing=[pack.classes[i] for i in lacking],
+            sentence="Classes cannot be evaluated: the generated images do not resemble the data."
             if alien
             else in_words([table.rows[i] for i in lacking]),
-            "modes": {"covered": modes.covered._asdict(), "of": modes.of, "kl": modes.divergence._asdict()},
-            "judge": name,
-        }
+            modes={"covered": vars(modes.covered), "of": modes.of, "kl": vars(modes.divergence)},
+            judge=name,
+        )
         if table.agreement is None:
             return content, None
         meaning = f"Share of generated images that {name} assigns to the requested class."
@@ -385,7 +377,7 @@ class Evaluator:
         )
         return content, measure
 
-    def agreement(self) -> list[Row]:
+    def agreement(self) -> list[Measure]:
         """Whether the generated images have the requested conditions, one row per column."""
         if self.conditions is None:
             return []
@@ -393,7 +385,7 @@ class Evaluator:
 
     # ---- copies ----
 
-    def copies(self, out: Path) -> Row:
+    def copies(self, out: Path) -> CopyResults:
         """The copy rate and the closest pairs. Raises `DataError` if too few images were held out."""
         pack = self.pack
         if len(pack.heldout) < copies.LEAST:
@@ -407,39 +399,26 @@ class Evaluator:
             path = f"evaluation/closest-{i:02}.png"
             save_png(out / path, grid(np.stack([self.samples[sample], pack.images[place]]), 2))
             rows.append(
-                {
-                    "file": path,
-                    **self.source.origin(int(sample)),
-                    "label": None if self.labels is None else pack.classes[self.labels[sample]],
-                    "training": pack.names[place],
-                    "score": float(judged.found.score[sample]),
-                    "copy": bool(judged.copies[sample]),
-                    "alteration": judged.found.moved[sample],
-                }
+                dataclasses.replace(
+                    self.source.origin(int(sample)),
+                    file=path,
+                    label=None if self.labels is None else pack.classes[self.labels[sample]],
+                    training=pack.names[place],
+                    score=float(judged.found.score[sample]),
+                    copy=bool(judged.copies[sample]),
+                    alteration=judged.found.moved[sample],
+                )
             )
-        return {
-            "num": len(self.samples),
-            "rate": judged.rate._asdict(),
-            "caught": judged.caught,
-            "meaningful": judged.meaningful,
-            "false_alarms": finder.false_alarms.value,
-            "threshold": finder.threshold,
-            "authenticity": judged.authenticity._asdict(),
-            "closer_than_heldout": judged.closer._asdict(),
-            "training_duplicates": finder.duplicates,
-            "leaks": finder.leaks,
-            "sentence": judged.sentence,
-            "closest": rows,
-        }
+        return dataclasses.replace(part(judged, CopyResults), closest=rows)
 
     # ---- artefacts ----
 
-    def artefacts(self) -> Row:
+    def artefacts(self) -> Artefacts:
         self.progress.begin("Artefacts")
         self.report("searching for artefacts", 0, 0)
-        return dataclasses.asdict(artefacts.examine(self.pack.images[self.reference], self.samples))
+        return artefacts.examine(self.pack.images[self.reference], self.samples)
 
-    def marks(self, out: Path) -> list[Row]:
+    def marks(self, out: Path) -> list[MarkResult]:
         """Marks burned into the real images: their shares in real and generated images, and an example."""
         self.progress.begin("Marks")
         self.report("searching for burned-in marks", 0, 0)
@@ -454,11 +433,10 @@ class Evaluator:
             crop = real[number, y : box[0] + box[2] + margin, x : box[1] + box[3] + margin]
             path = f"evaluation/mark-{i:02}.png"
             save_png(out / path, crop)
-            found = marks.share(mark, self.samples[:MARKED])
-            rows.append({"file": path, "box": box, "real_share": mark.share, "generated_share": found})
+            rows.append(MarkResult(path, box, mark.share, marks.share(mark, self.samples[:MARKED])))
         return rows
 
-    def real_or_fake(self, out: Path) -> Row:
+    def real_or_fake(self, out: Path) -> TellingApart:
         chosen = drawn(self.measured, min(self.num_measured, CLASSIFIED), 3)
         places, samples = np.searchsorted(self.measured, chosen), self.samples[: len(chosen)]
         images, rows = self.pack.images[chosen], []
@@ -477,17 +455,13 @@ class Evaluator:
         caution = ""
         if self.trained_with in two_sample.NETWORKS:
             caution = f" It uses features of {self.trained_with}, which trained the generator, so it may miss faults."
-        return {
-            "accuracy": found.accuracy._asdict(),
-            "map": "evaluation/real-or-fake.png",
-            "sentence": found.sentence + caution,
-        }
+        return TellingApart(found.accuracy, "evaluation/real-or-fake.png", found.sentence + caution)
 
-    def usefulness(self) -> Row:
+    def usefulness(self) -> UsefulnessResults:
         """Whether generated images in addition to real images improve a classifier."""
         pack, labels = self.pack, self.labels
         assert pack.labels is not None and labels is not None  # checked at the start
-        found = usefulness.usefulness(
+        return usefulness.usefulness(
             pack.images[self.training],
             pack.labels[self.training],
             self.samples,
@@ -500,16 +474,10 @@ class Evaluator:
             device=self.source.device,
             progress=self.report,
         )
-        return {
-            "rows": [{"name": name, "accuracy": value._asdict()} for name, value in found.accuracy.items()],
-            "differences": {name: value._asdict() for name, value in found.difference.items()},
-            "sentence": found.sentence,
-            "seeds": found.seeds,
-        }
 
     # ---- image grids ----
 
-    def pictures(self, out: Path) -> Row:
+    def pictures(self, out: Path) -> Grids:
         """Save grids of real and generated images: the first seeds, uncurated; one row per class if labelled."""
         self.progress.begin("Grids")
         self.report("saving the grids", 0, 0)
@@ -524,52 +492,48 @@ class Evaluator:
         text = self.source.provenance([int(i) for i in fake])
         save_png(out / "evaluation" / "generated.png", grid(self.samples[fake], columns), text)
         note = self.source.note + (", one row per class" if per_class else "")
-        return {
-            "real": "evaluation/real.png",
-            "generated": "evaluation/generated.png",
-            "per_class": per_class,
-            "note": note,
-        }
+        return Grids("evaluation/real.png", "evaluation/generated.png", per_class, note)
 
     # ---- provenance ----
 
-    def data(self) -> Row:
+    def data(self) -> DataFacts:
         pack = self.pack
-        return {
-            "source": pack.record.request["name"],
-            "hash": pack.hash,
-            "num_training": pack.num_training,
-            "num_heldout": len(pack.heldout),
-            "classes": pack.classes,
-            "conditions": "" if pack.schema is None else str(pack.schema),
-            "licence": pack.record.licence,
-            "attribution": pack.record.attribution,
-        }
+        return DataFacts(
+            source=pack.record.request["name"],
+            hash=pack.hash,
+            num_training=pack.num_training,
+            num_heldout=len(pack.heldout),
+            classes=pack.classes,
+            conditions="" if pack.schema is None else str(pack.schema),
+            licence=pack.record.licence,
+            attribution=pack.record.attribution,
+        )
 
-    def protocol(self) -> Row:
-        return {
-            "num_real": len(self.measured),
-            "num_generated": self.num_measured,
-            "split": self.split,
-            **self.source.protocol(),
-            "features": self.features.protocol,
-            "trained_with": self.trained_with,
-            "machine": f"{platform.machine()}, {choose_device(self.options.device).name}",
-            "versions": {
+    def protocol(self) -> Protocol:
+        return dataclasses.replace(
+            self.source.protocol(),
+            num_real=len(self.measured),
+            num_generated=self.num_measured,
+            split=self.split,
+            features=self.features.protocol,
+            trained_with=self.trained_with,
+            machine=f"{platform.machine()}, {choose_device(self.options.device).name}",
+            versions={
                 "ganvas": ganvas.__version__,
                 "python": platform.python_version(),
                 "torch": torch.__version__,
                 "numpy": np.__version__,
             },
-        }
+        )
 
 
-def in_words(missing: list[ClassRow]) -> str:
+def in_words(missing: list[ClassResult]) -> str:
     """A sentence about the classes that the generator lacks."""
     if not missing:
         return "No class is clearly missing."
     each = [
-        f"{row.name} ({row.fake.value:.1%}, {row.fake.low:.1%} to {row.fake.high:.1%}; in the data {row.real:.1%})"
+        f"{row.name} ({row.generated_share:.1%}, {row.generated_low:.1%} to {row.generated_high:.1%}; in the data "
+        f"{row.real_share:.1%})"
         for row in missing
     ]
     return f"{'Classes' if len(each) > 1 else 'Class'} missing or rare among the generated images: {', '.join(each)}."

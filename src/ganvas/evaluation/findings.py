@@ -6,11 +6,11 @@ samples of real images of six data sets, 4 of 120 comparisons reported one at 50
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import numpy as np
 
-Row = dict[str, Any]
+from ganvas.results import Finding
+
+Row = dict
 
 # Thresholds for "note" and "bad". Factors, of generated to real or the inverse:
 CHECKERBOARD, POWER, SHARPNESS, VARIETY, BLOCKS = (1.5, 3.0), (1.3, 2.5), (1.3, 2.5), (1.08, 1.4), (1.1, 1.2)
@@ -20,13 +20,6 @@ EMPTY = (0.03, 0.06)  # share of the fine frequencies of blocks
 PEAK = 1.5  # spectral peak relative to its neighbourhood; noise, which has none, can exceed real images that have a dip
 ALTERNATING = (0.003, 0.006)  # amplitude of a checkerboard as a fraction of the value range
 SIZES = {"coarse": "above 8 pixels", "middle": "4 to 8 pixels", "fine": "below 4 pixels"}
-
-
-class Finding(NamedTuple):
-    what: str
-    sentence: str
-    severity: str
-    """ok, note or bad."""
 
 
 def _severity(ratio: Row, noted: float, bad: float) -> str:

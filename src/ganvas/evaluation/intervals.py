@@ -5,21 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from statistics import NormalDist
-from typing import NamedTuple
 
 import numpy as np
 
 from ganvas.errors import DataError
+from ganvas.results import Interval
 
 LEVEL = 0.95
-
-
-class Interval(NamedTuple):
-    """An estimate with its confidence interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 def normal(

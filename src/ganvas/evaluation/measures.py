@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,12 +11,12 @@ import torch
 import ganvas
 from ganvas.evaluation import distances
 from ganvas.evaluation.features import Features
-from ganvas.evaluation.intervals import Interval
+from ganvas.results import Better, FeatureMap, Interval, Measure
 
 INCEPTION = ("inception-original", "inception-clean")
 """Networks for which a Frechet distance is an FID (with the published weights; other weights get another name)."""
 
-MEANINGS = {
+MEANINGS: dict[str, tuple[Better, str]] = {
     "kid": (
         "lower",
         "Distance between the features of real and generated images, unbiased by small numbers; ideal: 0.",
@@ -73,23 +73,13 @@ MANIFOLD = {"precision": 3, "recall": 3, "density": 5, "coverage": 5, "alpha_pre
 MAPPED = 200  # images of each kind on the map
 UNLIKE = 0.1  # precision below which images do not resemble the data
 
-Row = dict[str, Any]
 Found = TypeVar("Found")
 
 
 def as_row(
-    key: str, name: str, found: Interval, better: str, real: float | None, meaning: str, protocol: str, *flags: str
-) -> Row:
-    return {
-        "key": key,
-        "name": name,
-        **found._asdict(),
-        "better": better,
-        "real": real,
-        "meaning": meaning,
-        "protocol": protocol,
-        "flags": list(flags),
-    }
+    key: str, name: str, found: Interval, better: Better, real: float | None, meaning: str, protocol: str, *flags: str
+) -> Measure:
+    return Measure(found.value, found.low, found.high, key, name, better, real, meaning, protocol, list(flags))
 
 
 def of(measure: Callable[[np.ndarray, np.ndarray], Found], real: np.ndarray, floor: np.ndarray | None) -> Found | None:
@@ -102,12 +92,11 @@ def unlike(real: np.ndarray, fake: np.ndarray) -> bool:
     return distances.precision_recall(real, fake)[0] < UNLIKE
 
 
-def feature_map(real: np.ndarray, fake: np.ndarray) -> Row:
+def feature_map(real: np.ndarray, fake: np.ndarray, features: str = "") -> FeatureMap:
     """Two-dimensional map of features (N, D) and (M, D): the first two principal components of at most 200 of each.
 
-    Returns "real" and "generated", lists of points [x, y] in [-1, 1], and "explained", the share of the variance that
-    the two components explain. They are computed from equal numbers of both kinds, and the largest weight of each is
-    positive.
+    Points are in [-1, 1]; `explained` is the share of the variance that the two components explain. They are computed
+    from equal numbers of both kinds, and the largest weight of each is positive.
     """
     num = min(len(real), len(fake), MAPPED)
     # Evenly spaced, because the images may be in the order of their classes.
@@ -121,7 +110,7 @@ def feature_map(real: np.ndarray, fake: np.ndarray) -> Row:
     points = centred @ axes
     explained = float(points.square().sum() / centred.square().sum().clamp_min(1e-12))
     kinds = (points / points.abs().max().clamp_min(1e-12)).numpy().round(3).tolist()
-    return {"real": kinds[:num], "generated": kinds[num:], "explained": round(explained, 4)}
+    return FeatureMap(kinds[:num], kinds[num:], round(explained, 4), features)
 
 
 class Measures:
@@ -140,7 +129,7 @@ class Measures:
 
     def row(
         self, key: str, name: str, found: Interval, real: float | None, more: str = "", flags: tuple[str, ...] = (),
-    ) -> Row:  # fmt: skip
+    ) -> Measure:  # fmt: skip
         better, meaning = MEANINGS[key]
         protocol = (
             f"{self.num_real:,} real ({self.split}), {self.num_fake:,} generated ({self.sampling})"
@@ -153,7 +142,7 @@ class Measures:
 
     def rows(
         self, real: np.ndarray, floor: np.ndarray | None, fake: np.ndarray, logits: np.ndarray, force: bool
-    ) -> list[Row]:
+    ) -> list[Measure]:
         """Rows of all measures.
 
         real, floor, fake: features (N, D) of the reference, of other real images, and of the generated images.
@@ -177,9 +166,8 @@ class Measures:
             name = key.capitalize().replace("_", "-")
             rows.append(self.row(key, name, getattr(found, key), best, f"k = {k}" if k else "integrated"))
         mind = of(distances.mind, real, floor)
-        rows.append(
-            self.row("mind", "MIND", distances.mind(real, fake), mind and mind.value, "1,000 projections, seed 0")
-        )
+        best = None if mind is None else mind.value
+        rows.append(self.row("mind", "MIND", distances.mind(real, fake), best, "1,000 projections, seed 0"))
         # What all images share, such as the position of a head, is not diversity.
         centre, expected = real.mean(axis=0), real if floor is None else floor
         num = min(len(fake), len(expected))
@@ -191,7 +179,7 @@ class Measures:
             rows.append(self.row("inception_score", "Inception score", score, None, "10 splits in order"))
         return rows
 
-    def fid(self, real: np.ndarray, floor: np.ndarray | None, fake: np.ndarray, force: bool) -> list[Row]:
+    def fid(self, real: np.ndarray, floor: np.ndarray | None, fake: np.ndarray, force: bool) -> list[Measure]:
         """Rows of FID. Too few images are an error unless `force` is set; then the rows are flagged as biased."""
         biased = distances.check_fid(len(real), len(fake), force)
         flags = (f"biased: fewer than {distances.MINIMUM_FOR_FID:,} images",) if biased else ()
@@ -204,11 +192,11 @@ class Measures:
             )
         return rows
 
-    def second(self, real: np.ndarray, floor: np.ndarray | None, fake: np.ndarray) -> Row:
+    def second(self, real: np.ndarray, floor: np.ndarray | None, fake: np.ndarray) -> Measure:
         """KID in another kind of network."""
         return self.row("kid_second", "KID", distances.kid_interval(real, fake), of(distances.kid, real, floor))
 
-    def other(self, key: str, split: str, reference: np.ndarray, floor: np.ndarray, fake: np.ndarray) -> Row:
+    def other(self, key: str, split: str, reference: np.ndarray, floor: np.ndarray, fake: np.ndarray) -> Measure:
         """KID to the other part of the real images; memorisation makes the training part closer."""
         measures = Measures(self.features, self.sampling, split, len(reference), len(fake))
         found, real = distances.kid_interval(reference, fake), distances.kid(reference, floor)

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 
+from ganvas import results
 from ganvas.config import CHANNELS, DataConfig
 from ganvas.data.opening import open_pack
 from ganvas.data.packing.pack import Pack, Progress, is_pack
 from ganvas.errors import CheckpointError, ConfigError, DataError, RunError
-from ganvas.fields import from_dict
 from ganvas.generator import Generator, to_pixels
 from ganvas.model_file import find_weights
 from ganvas.models.pretrained import pretrained_network
 from ganvas.options import LEAST_EVALUATED, Evaluate
 from ganvas.provenance import provenance
 from ganvas.run import Run
+from ganvas.run_config import RunData
 from ganvas.system import files
 from ganvas.system.device import choose_device
-
-Row = dict[str, Any]
 
 
 class Samples(Protocol):
@@ -51,13 +50,15 @@ class Samples(Protocol):
         """Images (num, H, W, C) in the type of the real images. labels: as returned by `labels` or `conditions`."""
         ...
 
-    def origin(self, number: int) -> Row:
+    def origin(self, number: int) -> results.Pair:
         """What identifies an image: its seed, or its file."""
         ...
 
-    def model(self) -> Row: ...
+    def model(self) -> results.ModelFacts: ...
 
-    def protocol(self) -> Row: ...
+    def protocol(self) -> results.Protocol:
+        """How the images were made."""
+        ...
 
     def provenance(self, numbers: Sequence[int]) -> Mapping[str, str] | None:
         """Metadata of a grid of these images."""
@@ -102,20 +103,17 @@ class FromGenerator:
             report("sampling", done, num)
         return samples
 
-    def origin(self, number: int) -> Row:
-        return {"seed": self.asked.seed + number}
+    def origin(self, number: int) -> results.Pair:
+        return results.Pair(seed=self.asked.seed + number)
 
-    def model(self) -> Row:
-        info = self.generator.info
-        shape = {name: getattr(info.config, name) for name in ("model", "height", "width", "channels")}
-        return shape | {"images_seen": info.images_seen, "weights": file_hash(self.place) if self.place else ""}
+    def model(self) -> results.ModelFacts:
+        info, weights = self.generator.info, file_hash(self.place) if self.place else ""
+        shape = info.config
+        return results.ModelFacts(shape.model, shape.height, shape.width, shape.channels, info.images_seen, weights)
 
-    def protocol(self) -> Row:
-        return {
-            "seed": self.asked.seed,
-            "truncation": self.asked.truncation,
-            "ema": "moving average of the weights, as saved",
-        }
+    def protocol(self) -> results.Protocol:
+        ema = "moving average of the weights, as saved"
+        return results.Protocol(seed=self.asked.seed, truncation=self.asked.truncation, ema=ema)
 
     def provenance(self, numbers: Sequence[int]) -> Mapping[str, str] | None:
         seeds = [self.asked.seed + number for number in numbers]
@@ -154,15 +152,15 @@ class FromImages:
             return pixels.astype(np.uint16) * 257
         return (pixels / 257).round().astype(np.uint8)
 
-    def origin(self, number: int) -> Row:
-        return {"seed": None, "image": self.made.names[self.chosen[number]]}
+    def origin(self, number: int) -> results.Pair:
+        return results.Pair(image=self.made.names[self.chosen[number]])
 
-    def model(self) -> Row:
-        shape = {name: getattr(self.made, name) for name in ("height", "width", "channels")}
-        return {"model": "images", **shape, "images_seen": 0, "weights": self.made.hash[:8]}
+    def model(self) -> results.ModelFacts:
+        made = self.made
+        return results.ModelFacts("images", made.height, made.width, made.channels, weights=made.hash[:8])
 
-    def protocol(self) -> Row:
-        return {"seed": None, "truncation": None, "ema": None}
+    def protocol(self) -> results.Protocol:
+        return results.Protocol()
 
     def provenance(self, numbers: Sequence[int]) -> Mapping[str, str] | None:
         return None
@@ -171,15 +169,14 @@ class FromImages:
 def pack_of(folder: Path, generator: Generator, data: str | Path | None, progress: Progress | None) -> Pack:
     """The training images of the generator, with their held-out part."""
     if (folder / "config.json").is_file() and (folder / "model").is_dir():
-        record = Run(folder).config()["data"]
-        place, config = pictures_of(record, folder)
-        if data is None and is_pack(known := Path(place)) and (pack := Pack.open(known)).hash == record["hash"]:
+        record = Run(folder).config().data
+        if data is None and is_pack(known := Path(record.pack)) and (pack := Pack.open(known)).hash == record.hash:
             return fitting(pack, generator, folder)
-        kept = Run(folder).heldout() if record.get("grown") else None
-        pack = open_pack(data or record["source"], config, kept=kept, progress=progress)
-        if pack.hash != record["hash"]:
+        kept = Run(folder).heldout() if record.grown else None
+        pack = open_pack(data or record.source, record.options, kept=kept, progress=progress)
+        if pack.hash != record.hash:
             raise RunError(
-                f"{folder} was trained on other images than {data or record['source']} now contains: "
+                f"{folder} was trained on other images than {data or record.source} now contains: "
                 "give the original images with --data"
             )
         return fitting(pack, generator, folder)
@@ -191,15 +188,9 @@ def pack_of(folder: Path, generator: Generator, data: str | Path | None, progres
     return fitting(pack, generator, folder)
 
 
-def pictures_of(record: dict[str, Any], folder: Path) -> tuple[str, DataConfig]:
-    """Location of the images of the run `folder` (its pack, if that still exists) and the options of the pack."""
-    try:
-        options = {**record["options"], "classes": tuple(record["options"]["classes"])}
-        place = record["pack"] if is_pack(Path(record["pack"])) else record["source"]
-        record["hash"]
-    except (KeyError, TypeError) as error:
-        raise RunError(f"{folder / 'config.json'} is damaged: the record of the training images is missing") from error
-    return place, from_dict(DataConfig, options, "config.json")
+def images_of(data: RunData) -> str:
+    """Location of the images of a run: its pack, if that still exists, else the source."""
+    return data.pack if is_pack(Path(data.pack)) else data.source
 
 
 def fitting(pack: Pack, generator: Generator, folder: Path) -> Pack:

@@ -28,7 +28,6 @@ class RealOrFake:
 
     accuracy: Interval
     """In 0..1; 0.5 is chance."""
-    num_tested: int
     map: np.ndarray
     """(H, W) float32 in 0..1: loss of margin if an area is covered, relative to the largest; all 0 without any loss."""
     sentence: str
@@ -83,7 +82,7 @@ def real_or_fake(
     accuracy = share(hits / (2 * num), 2 * num)
     cells = torch.from_numpy(worth.clip(0)).float()[None, None]
     shown = F.interpolate(cells, images.shape[1:3], mode="bilinear", align_corners=False)[0, 0]
-    return RealOrFake(accuracy, 2 * num, (shown / shown.max().clamp_min(1e-6)).numpy(), _sentence(accuracy))
+    return RealOrFake(accuracy, (shown / shown.max().clamp_min(1e-6)).numpy(), _sentence(accuracy))
 
 
 class Linear:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import scipy.stats
@@ -13,28 +12,12 @@ from ganvas.augment import POLICIES
 from ganvas.config import Kind
 from ganvas.data.packing.pack import Progress
 from ganvas.errors import DataError, amount
-from ganvas.evaluation.intervals import LEVEL, Interval
+from ganvas.evaluation.intervals import LEVEL
 from ganvas.evaluation.small_classifier import Pictures, logits, prepared, shape_of, train_classifier
+from ganvas.results import Interval, Mixture, UsefulnessResults
 
 LEAST = 2  # held-out images, for a variance
 ARMS = ("real", "real + augmentation", "synthetic", "real + synthetic")
-
-
-@dataclass(frozen=True, eq=False)
-class Usefulness:
-    """Accuracy on held-out real images of classifiers trained on each mixture, and differences from real-only."""
-
-    accuracy: dict[str, Interval]
-    """By mixture (`ARMS`), mean over seeds; in 0..1."""
-    difference: dict[str, Interval]
-    """By mixture: accuracy minus that of real-only; below 0 is a loss."""
-    seeds: int
-    num_tested: int
-    num_real: int
-    num_synthetic: int
-    helps: bool
-    """Whether real + synthetic is significantly better than real-only."""
-    sentence: str
 
 
 def usefulness(
@@ -52,7 +35,7 @@ def usefulness(
     seeds: int = 5,
     device: torch.device | None = None,
     progress: Progress | None = None,
-) -> Usefulness:
+) -> UsefulnessResults:
     """Train the same classifier on each mixture and test it on held-out real images, `seeds` times.
 
     "Train on synthetic, test on real" (Esteban et al. 2017; classification accuracy score, Ravuri & Vinyals 2019).
@@ -106,16 +89,8 @@ def usefulness(
         right[arm] = np.stack(rows).astype(np.float64)
     accuracy = {arm: interval(rows, 0.0, 1.0) for arm, rows in right.items()}
     difference = {arm: interval(right[arm] - right["real"], -1.0, 1.0) for arm in ARMS[1:]}
-    return Usefulness(
-        accuracy,
-        difference,
-        seeds,
-        len(heldout),
-        len(real),
-        len(synthetic),
-        difference["real + synthetic"].low > 0,
-        verdict(accuracy, difference),
-    )
+    rows = [Mixture(arm, value) for arm, value in accuracy.items()]
+    return UsefulnessResults(rows, difference, verdict(accuracy, difference), seeds)
 
 
 def interval(values: np.ndarray, least: float, most: float) -> Interval:

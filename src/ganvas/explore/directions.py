@@ -305,7 +305,7 @@ def supervised(
             odds = log_odds(looked_at(classifier.network, generator, moved).double(), k)
             shares.append(float((odds > 0).double().mean()))
         source = (
-            f"{name} by a classifier (accuracy {classifier.accuracy[0]:.0%} on real images); balanced accuracy "
+            f"{name} by a classifier (accuracy {classifier.accuracy.value:.0%} on real images); balanced accuracy "
             f"{accuracy:.0%} on held-out generated images; from -2 to 2 the share of {name} goes from {shares[0]:.0%} "
             f"to {shares[1]:.0%}"
         )

@@ -130,7 +130,7 @@ def normalise(network: nn.Module) -> None:
 
 def channels_last(network: Module) -> Module:
     """Converts convolution weights to the channels-last layout, which is faster on CPUs and tensor cores."""
-    for parameter in network.parameters():
-        if parameter.dim() == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    for weight in (*network.parameters(), *network.buffers()):
+        if weight.dim() == 4:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
     return network

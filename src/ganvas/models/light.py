@@ -43,7 +43,7 @@ NOISY = 32  # minimum shorter side of the grids with noise
 LEAST_MAPS = 4  # minimum feature maps after the last doubling
 MARGIN = 2 + PATTERN_REACH // 2  # pixels of the small image beside a window that its details depend on
 STD = 0.02  # standard deviation of initial weights (Radford et al. 2015)
-OWN_BASE = 16  # base of its discriminator, which is that of compact
+OWN_STEP = 8  # its discriminator is that of compact, with half the base in multiples of this
 
 
 class Noise(nn.Module):
@@ -65,7 +65,7 @@ class Noise(nn.Module):
         fixed = self.fixed
         if starts is not None:
             fixed = cut(fixed.expand(len(x), -1, -1, -1), starts, (x.shape[2], x.shape[3]))
-        return (self.strength * fixed).to(x.dtype)
+        return (self.strength * fixed).to(x.dtype, memory_format=torch.channels_last)
 
 
 class Stage(nn.Module):
@@ -224,7 +224,8 @@ class Generator(contract.Generator):
 
 
 def build(config: ModelConfig) -> tuple[Generator, compact.Discriminator]:
-    return Generator(config), compact.Discriminator(dataclasses.replace(config, base=OWN_BASE))
+    own_base = OWN_STEP * math.ceil(config.base / (2 * OWN_STEP))
+    return Generator(config), compact.Discriminator(dataclasses.replace(config, base=own_base))
 
 
 def defaults(setting: Setting) -> Defaults:

@@ -140,7 +140,7 @@ class Generator(contract.Generator):
         if self.embed is not None:
             z = torch.cat([z, self.embed(labels)], dim=1)
         x = self.scale(z)[:, :, None, None] * self.basis  # learned grid, weighted by the latent
-        x = self.blocks[0](x)
+        x = self.blocks[0](x.contiguous(memory_format=torch.channels_last))
         for size, change, stage in zip(self.sizes[1:], self.change, self.blocks[1:], strict=True):
             x = stage(upsample(change(x), size))
         with full_precision(x):

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import itertools
 import shlex
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from ganvas.config import DataConfig, TrainOptions
+from ganvas.config import BUDGET_FIELDS
+from ganvas.errors import amount
 from ganvas.models import MODELS
 from ganvas.models.residual import SIZES
-from ganvas.records import number
-from ganvas.reporting.reading import Record, sorted_out
+from ganvas.records import LogRecord, Warned
+from ganvas.reporting.reading import sorted_out
+from ganvas.results import Artefacts, ClassResults, CopyResults, Evaluation, Interval
+from ganvas.run_config import RunConfig
 from ganvas.training.autotune import RECOGNISABLE
 from ganvas.training.health import CHECKERBOARD, COLLAPSE, COPYING, OVERFITTING
 from ganvas.training.progress import duration
@@ -49,60 +52,56 @@ class Advice:
     """The command to run next."""
 
 
-def advice(evaluation: Record | None, log: list[Record], config: Record, run: str = "RUN") -> list[Advice]:
+def advice(evaluation: Evaluation | None, log: list[LogRecord], config: RunConfig, run: str = "RUN") -> list[Advice]:
     """At most two actions, the most urgent first; empty if no problem was found.
 
-    evaluation: the content of evaluation.json. log: the records of log.jsonl. config: the content of config.json.
     run: the run folder as it is written in the commands.
     """
-    case = Case(evaluation or {}, log, config, run)
+    case = Case(evaluation or Evaluation(), log, config, run)
     first = [] if evaluation is not None else [not_evaluated(case)]
-    diagnosis = next((found for rule in DIAGNOSES if (found := [*rule(case)])), None)
+    diagnosis = next((actions for rule in DIAGNOSES if (actions := [*rule(case)])), None)
     if diagnosis and diagnosis[0].title == TRAIN_LONGER:
         return [*first, *diagnosis][:MOST_ACTIONS]  # all else may change with training
     others = [one for rule in OTHERS for one in rule(case)]
     appearance = [] if diagnosis else [one for rule in APPEARANCE for one in rule(case)]
-    found: dict[str, Advice] = {}
+    by_command: dict[str, Advice] = {}
     for one in [*first, *(diagnosis or []), *others, *appearance]:
-        found.setdefault(one.command, one)  # one command may solve two problems
-    return [*found.values()][:MOST_ACTIONS]
+        by_command.setdefault(one.command, one)  # one command may solve two problems
+    return [*by_command.values()][:MOST_ACTIONS]
 
 
 class Case:
     """The evidence by name."""
 
-    def __init__(self, evaluation: Record, log: list[Record], config: Record, run: str) -> None:
+    def __init__(self, evaluation: Evaluation, log: list[LogRecord], config: RunConfig, run: str) -> None:
         self.evaluation, self.config, self.run = evaluation, config, run
         self.reports, self.vitals, health = sorted_out(log)
-        self.health = {record["health"]: str(record.get("words", "")) for record in health if self.lasts(record)}
-        self.train: Record = config["train"]
-        self.measures = {row["key"]: row for row in evaluation.get("measures", [])}
-        self.copies: Record = evaluation.get("copies") or {}
-        self.unlike = evaluation.get("unlike", False) or not self.copies.get("meaningful", True)
-        self.artefacts: Record = evaluation.get("artefacts") or {}
-        findings = self.artefacts.get("findings") or []
-        self.wrong = {one["what"]: one["sentence"] for one in findings if one["severity"] == "bad"}
-        data = config["data"]
-        self.num_training = int(data["num_images"]) - int(data.get("num_heldout") or 0)
+        self.health = {event.health: event.words for event in health if self.lasts(event)}
+        self.train, self.num_training = config.train, config.data.num_training
+        self.measures = evaluation.by_key
+        self.copies, self.artefacts = evaluation.copies or CopyResults(), evaluation.artefacts or Artefacts()
+        self.classes = evaluation.classes or ClassResults()
+        self.unlike = evaluation.unlike or not self.copies.meaningful
+        self.wrong = {one.what: one.sentence for one in self.artefacts.findings if one.severity == "bad"}
         self.overfitted = overfitting(self)
 
-    def lasts(self, event: Record) -> bool:
+    def lasts(self, event: Warned) -> bool:
         """Whether a training warning still holds: later evaluations do not show the opposite."""
-        since = [record for record in self.vitals if record["images"] > event["images"]]
-        before = [record["score"] for record in self.vitals if record["images"] <= event["images"]]
+        since = [record for record in self.vitals if record.images > event.images]
+        before = [record.score for record in self.vitals if record.images <= event.images]
         if not since:
             return True
-        values = {name: number(since[-1].get(name)) for name in ("diversity", "near", "lattice", "d_gap")}
-        match event["health"]:
+        last = since[-1]
+        match event.health:
             case "collapse":
-                return values["diversity"] is None or values["diversity"] < COLLAPSE
+                return last.diversity is None or last.diversity < COLLAPSE
             case "copying":
-                return values["near"] is None or values["near"] >= COPYING
+                return last.near is None or last.near >= COPYING
             case "overfitting":
-                return values["d_gap"] is None or values["d_gap"] >= OVERFITTING
+                return last.d_gap is None or last.d_gap >= OVERFITTING
             case "lattice":
-                return values["lattice"] is None or values["lattice"] >= CHECKERBOARD
-        best = min(record["score"] for record in since)
+                return last.lattice is None or last.lattice >= CHECKERBOARD
+        best = min(record.score for record in since)
         return not before or best > (1 - FALLING) * min(before)
 
     @property
@@ -112,21 +111,21 @@ class Case:
 
     @property
     def images_seen(self) -> int:
-        return int(self.reports[-1]["images"]) if self.reports else 0
+        return self.reports[-1].images if self.reports else 0
 
     def vital(self, name: str) -> float | None:
         """The value of the last evaluation during training."""
-        values = (number(record.get(name)) for record in reversed(self.vitals))
+        values = (getattr(record, name) for record in reversed(self.vitals))
         return next((value for value in values if value is not None), None)
 
     def compared(self, key: str) -> float:
         """The upper end of the interval of a measure divided by its value for real images; 1 if unknown."""
         row = self.measures.get(key)
-        return row["high"] / row["real"] if row and row.get("real") else 1.0
+        return row.high / row.real if row and row.real else 1.0
 
     def best_scores(self, part: float) -> tuple[float, float] | None:
         """Best score before the last `part` of the evaluations, and within it; None for fewer than 8."""
-        scores = [record["score"] for record in self.vitals]
+        scores = [record.score for record in self.vitals]
         if len(scores) < 8:
             return None
         cut = len(scores) - max(2, round(part * len(scores)))
@@ -152,27 +151,20 @@ class Case:
         """The command of this run with a larger budget; it resumes the run."""
         return train_command(self.config, self.run, self.budget(MORE))
 
-    def budget(self, times: float) -> Record:
-        name = next((name for name in ("minutes", "images", "epochs") if self.train.get(name)), "minutes")
-        value = times * (self.train.get(name) or 10)
+    def budget(self, times: float) -> dict[str, float]:
+        name = next((name for name in BUDGET_FIELDS if getattr(self.train, name)), "minutes")
+        value = times * (getattr(self.train, name) or 10)
         return {name: int(value) if name == "images" else float(f"{value:.3g}")}
 
 
-def train_command(config: Record, out: str, changes: Record) -> str:
+def train_command(config: RunConfig, out: str, changes: Mapping[str, object]) -> str:
     """The command of the run with this config.json, with changes; None removes an option."""
-    wanted = asked(DataConfig, config["data"].get("options") or {}) | asked(TrainOptions, config["asked"]) | changes
+    wanted = {**config.wanted(), **changes}
     given = as_arguments({name: value for name, value in wanted.items() if value is not None})
-    return " ".join(["ganvas train", shlex.quote(str(config["data"]["source"])), *given, f"--out {shlex.quote(out)}"])
+    return " ".join(["ganvas train", shlex.quote(config.data.source), *given, f"--out {shlex.quote(out)}"])
 
 
-def asked(cls: type[DataConfig] | type[TrainOptions], values: Record) -> Record:
-    """The options that differ from their defaults."""
-    defaults = {field.name: field.default for field in fields(cls)}
-    found = {name: values[name] for name in defaults if name in values}
-    return {name: value for name, value in found.items() if value != defaults[name] and value not in ([], ())}
-
-
-def as_arguments(options: Record) -> list[str]:
+def as_arguments(options: Mapping[str, object]) -> list[str]:
     words = []
     for name, value in options.items():
         flag = name.replace("_", "-")
@@ -191,17 +183,17 @@ def as_arguments(options: Record) -> list[str]:
 def overfitting(case: Case) -> list[str]:
     """Signs of overfitting, one clause each."""
     signs = []
-    if case.copies.get("caught"):
-        alarms = case.copies.get("false_alarms") or 0.0
+    if case.copies.caught:
+        alarms = case.copies.false_alarms or 0.0
         signs.append(
-            f"{interval(case.copies['rate'])} of the samples are copies of training images (false-alarm rate: "
+            f"{interval(case.copies.rate)} of the samples are copies of training images (false-alarm rate: "
             f"{alarms:.1%})"
         )
     seen, unseen = case.measures.get("kid_training"), case.measures.get("kid")
     if case.measures.get("kid_heldout"):
         seen, unseen = case.measures.get("kid"), case.measures["kid_heldout"]
-    if seen and unseen and seen["high"] < unseen["low"]:
-        signs.append(f"KID is {seen['value']:.3g} to training images and {unseen['value']:.3g} to held-out images")
+    if seen and unseen and seen.high < unseen.low:
+        signs.append(f"KID is {seen.value:.3g} to training images and {unseen.value:.3g} to held-out images")
     gap = case.vital("d_gap")
     if gap is not None and gap > OVERFITTING:
         signs.append(
@@ -211,8 +203,8 @@ def overfitting(case: Case) -> list[str]:
     return signs
 
 
-def interval(value: Record) -> str:
-    return f"{value['value']:.1%} ({value['low']:.1%} to {value['high']:.1%})"
+def interval(share: Interval | None) -> str:
+    return "–" if share is None else f"{share.value:.1%} ({share.low:.1%} to {share.high:.1%})"
 
 
 # ---- diagnoses: the first that applies is given ----
@@ -235,16 +227,15 @@ def untrained(case: Case) -> Iterator[Advice]:
     rough = rough and not case.is_flat() and case.best_scores(0.25) is None
     if case.overfitted or precision is None or not (early or rough):
         return
-    real = precision.get("real")
-    expected = "" if real is None else f" (real images: {real:.2f})"
+    expected = "" if precision.real is None else f" (real images: {precision.real:.2f})"
     seen = f"After {case.images_seen:,} images precision" if case.images_seen else "Precision"
-    evidence = f"{seen} is {precision['value']:.2f}{expected}. This is too early for other conclusions."
+    evidence = f"{seen} is {precision.value:.2f}{expected}. This is too early for other conclusions."
     yield Advice(TRAIN_LONGER, f"{evidence} {estimate(case)}", case.longer())
 
 
 def estimate(case: Case) -> str:
     """What the larger budget of `Case.longer` means."""
-    seconds = number(case.reports[-1].get("seconds")) if case.reports else None
+    seconds = case.reports[-1].seconds if case.reports else None
     if not seconds:
         return "The command resumes the run with a larger budget."
     return (
@@ -257,7 +248,7 @@ def unstable(case: Case) -> Iterator[Advice]:
     for name in ("diverged", "exploding"):
         if name in case.health:
             evidence = f"{sentence(case.health[name])} A lower learning rate or a larger penalty stabilises training."
-            yield Advice("Training is unstable", evidence, case.again(lr=HALF * case.train["lr"]))
+            yield Advice("Training is unstable", evidence, case.again(lr=HALF * case.train.lr))
             return
 
 
@@ -274,18 +265,17 @@ def collapsed(case: Case) -> Iterator[Advice]:
         if good and case.compared(key) < COLLAPSED:
             row = case.measures[key]
             name = "the Vendi score" if key == "vendi" else key
-            signs.append(f"{name} is {row['value']:.3g} (real images: {row['real']:.3g})")
-    if not signs and case.copies.get("caught"):
+            signs.append(f"{name} is {row.value:.3g} (real images: {row.real:.3g})")
+    if not signs and case.copies.caught:
         return  # altered copies, such as mirrored digits, can be taken for other classes
-    found: Record = case.evaluation.get("classes") or {}
-    signs += [found["sentence"]] if found.get("missing") else []
+    signs += [case.classes.sentence] if case.classes.missing else []
     if not signs or (case.falls() > FALLING and "collapse" not in case.health):
         return  # diversity may still grow
-    if case.train["loss"] != "relativistic" and is_classic(case.train["model"]):
-        changes: Record = {"preset": None, "model": None, "loss": "relativistic"}
+    if case.train.loss != "relativistic" and is_classic(case.train.model):
+        changes: dict[str, object] = {"preset": None, "model": None, "loss": "relativistic"}
         how = "The relativistic loss compares real and generated images in pairs, which reduces mode collapse."
     else:
-        changes = {"r1": TWICE * case.train["r1"] or 1.0, "lr": HALF * case.train["lr"]}
+        changes = {"r1": TWICE * case.train.r1 or 1.0, "lr": HALF * case.train.lr}
         how = "A larger penalty and a lower learning rate reduce mode collapse."
     yield Advice("Mode collapse", f"{joined(signs)} {how}", case.again(**changes))
 
@@ -293,8 +283,8 @@ def collapsed(case: Case) -> Iterator[Advice]:
 def overfitted(case: Case) -> Iterator[Advice]:
     if not case.overfitted:
         return
-    evidence, augment = joined(case.overfitted), case.train.get("augment") or 0.0
-    exhausted = augment >= STRONG or case.train.get("adaptive") or case.num_training < OVERFITTED_BELOW // 4
+    evidence, augment = joined(case.overfitted), case.train.augment
+    exhausted = augment >= STRONG or case.train.adaptive or case.num_training < OVERFITTED_BELOW // 4
     if not exhausted:
         more = f"The probability of augmentation is {augment:.2g} and can be raised."
         yield Advice("Overfitting: use more augmentation", f"{evidence} {more}", case.again(adaptive=True))
@@ -320,7 +310,7 @@ def improving(case: Case) -> Iterator[Advice]:
     elif case.best_scores(0.25) is None and case.compared("precision") < SHORT_OF and not case.spoiled:
         row = case.measures["precision"]
         evidence = (
-            f"Precision is {row['value']:.2f} (real images: {row['real']:.2f}). The run is too short to show "
+            f"Precision is {row.value:.2f} (real images: {row.real:.2f}). The run is too short to show "
             "whether it still improves."
         )
         yield Advice(TRAIN_LONGER, f"{evidence} {estimate(case)}", case.longer())
@@ -331,11 +321,11 @@ def limited(case: Case) -> Iterator[Advice]:
         return
     row = case.measures["precision"]
     evidence = (
-        f"The score has stopped falling, there is no overfitting, and precision is {row['value']:.2f} (real images: "
-        f"{row['real']:.2f}): the size of the network is the limit."
+        f"The score has stopped falling, there is no overfitting, and precision is {row.value:.2f} (real images: "
+        f"{row.real:.2f}): the size of the network is the limit."
     )
-    size = case.train.get("model_size")
-    larger: Record = {"model_size": NEXT_SIZE[size]} if size in NEXT_SIZE else {"base": int(TWICE * case.train["base"])}
+    size = case.train.model_size
+    larger = {"model_size": NEXT_SIZE[size]} if size in NEXT_SIZE else {"base": int(TWICE * case.train.base)}
     yield Advice("The network is too small", evidence, case.again(**larger, **case.budget(TWICE)))
 
 
@@ -343,7 +333,7 @@ def limited(case: Case) -> Iterator[Advice]:
 
 
 def leaks(case: Case) -> Iterator[Advice]:
-    num = case.copies.get("leaks") or 0
+    num = case.copies.leaks or 0
     if num:
         evidence = (
             f"{num:,} held-out images have a near duplicate among the training images: measures against "
@@ -353,41 +343,39 @@ def leaks(case: Case) -> Iterator[Advice]:
 
 
 def marks(case: Case) -> Iterator[Advice]:
-    if case.config["model"]["channels"] > 1:  # often parts of the figures, such as pupils
+    if case.config.model.channels > 1:  # often parts of the figures, such as pupils
         return
-    found = [one for one in case.evaluation.get("marks") or [] if (one.get("generated_share") or 0) > SHARE]
-    if not found:
+    frequent = [one for one in case.evaluation.marks if one.generated_share > SHARE]
+    if not frequent:
         return
-    most = max(found, key=lambda one: one["generated_share"])
+    most = max(frequent, key=lambda one: one.generated_share)
     evidence = (
-        f"{len(found)} burned-in mark{'s' if len(found) > 1 else ''}: the most frequent is in {most['real_share']:.0%} "
-        f"of the real and {most['generated_share']:.0%} of the generated images. Look at the crops in the report "
+        f"{amount(len(frequent), 'burned-in mark')}: the most frequent is in {most.real_share:.0%} of the real and "
+        f"{most.generated_share:.0%} of the generated images. Look at the crops in the report "
         "first: the generator learns the marks, and letters may identify people."
     )
     yield Advice("Burned-in marks are generated", evidence, case.again(mask_marks=True))
 
 
 def classes(case: Case) -> Iterator[Advice]:
-    found: Record = case.evaluation.get("classes") or {}
-    if not found.get("judged", True):
+    results = case.classes
+    if not results.judged:
         return
-    mean, rows = found.get("agreement"), {row["name"]: row for row in found.get("rows", [])}
-    worst: Record = rows.get(found.get("worst")) or {}
-    agreement = number(worst.get("agreement"))
-    if mean and agreement is not None and agreement < RECOGNISED * mean["value"]:
-        taken = f", most often as {worst['confused_with']}" if worst.get("confused_with") else ""
+    mean, worst = results.agreement, next((row for row in results.rows if row.name == results.worst), None)
+    if mean and worst and worst.agreement is not None and worst.agreement < RECOGNISED * mean.value:
+        taken = f", most often as {worst.confused_with}" if worst.confused_with else ""
         evidence = (
-            f"{agreement:.0%} of the samples of class {worst['name']} are classified as this class (mean of all "
-            f"classes: {mean['value']:.0%}); the others are misclassified{taken}. Check whether the class is rare or "
+            f"{worst.agreement:.0%} of the samples of class {worst.name} are classified as this class (mean of all "
+            f"classes: {mean.value:.0%}); the others are misclassified{taken}. Check whether the class is rare or "
             "mixed."
         )
         command = (
-            f"ganvas sample {shlex.quote(case.run)} --label {shlex.quote(worst['name'])} --n 64 --grid --out class.png"
+            f"ganvas sample {shlex.quote(case.run)} --label {shlex.quote(worst.name)} --n 64 --grid --out class.png"
         )
-        yield Advice(f"Class {worst['name']} is weak", evidence, command)
-    distance, chance = number(found.get("total_variation")), number(found.get("chance"))
+        yield Advice(f"Class {worst.name} is weak", evidence, command)
+    distance, chance = results.total_variation, results.chance
     unequal = distance is not None and chance is not None and distance > max(TWICE * chance, SHARE)
-    if unequal and not case.train.get("conditional"):
+    if unequal and not case.train.conditional:
         evidence = (
             f"The class shares differ from the data by {distance:.1%} (total variation; {chance:.1%} by chance). A "
             "conditional generator samples each class as often as requested."
@@ -404,15 +392,15 @@ def is_classic(model: str) -> bool:
 
 
 def artefacts(case: Case) -> Iterator[Advice]:
-    wrong, lattice, rate = case.wrong, case.vital("lattice") or 1.0, HALF * case.train["lr"]
-    sharpness = number(case.artefacts.get("sharpness")) or case.vital("sharpness") or 1.0
+    wrong, lattice, rate = case.wrong, case.vital("lattice") or 1.0, HALF * case.train.lr
+    sharpness = case.artefacts.sharpness.get("value") or case.vital("sharpness") or 1.0
     if "blocks" in wrong:
         how = f"{sentence(wrong['blocks'])} A lower learning rate reduces them, unless images were saved as JPEG."
         yield Advice("Blocks of 8 pixels", how, case.again(lr=rate))
     elif "lattice" in wrong or "lattice" in case.health or lattice > CHECKERBOARD:
         measured = f"the spectral peak is {lattice:.1f} times that of real images in the last evaluation"
         seen = sentence(wrong.get("lattice") or case.health.get("lattice") or measured)
-        if is_classic(case.train["model"]):
+        if is_classic(case.train.model):
             how = "Transposed convolutions cause them; the modern networks do not use transposed convolutions."
             command = case.again(preset=None, model="compact")
         else:
@@ -420,10 +408,10 @@ def artefacts(case: Case) -> Iterator[Advice]:
         yield Advice("Checkerboard artefacts", f"{seen} {how}", command)
     seen = sentence(wrong.get("sharpness") or f"sharpness is {sharpness:.2g} times that of real images")
     if sharpness < BLUNT:
-        if case.train["r1"]:
+        if case.train.r1:
             how = "A smaller penalty allows finer detail."
-            yield Advice("Images are blurred", f"{seen} {how}", case.again(r1=HALF * case.train["r1"]))
-        elif case.train.get("discriminator") == "features":
+            yield Advice("Images are blurred", f"{seen} {how}", case.again(r1=HALF * case.train.r1))
+        elif case.train.discriminator == "features":
             how = "A discriminator of pixels, in addition to that of features, sees finer detail."
             yield Advice("Images are blurred", f"{seen} {how}", case.again(discriminator="both"))
     elif not {"blocks", "lattice"} & wrong.keys() and (sharpness > HARSH or "noise" in wrong):  # patterns raise both
@@ -432,7 +420,7 @@ def artefacts(case: Case) -> Iterator[Advice]:
 
 
 def augmentation(case: Case) -> Iterator[Advice]:
-    augment = case.train.get("augment") or 0.0
+    augment = case.train.augment
     if "tone" in case.wrong and augment >= STRONG:
         evidence = (
             f"{case.wrong['tone']} Augmentation of brightness and colour shows in the samples if it is applied too "
@@ -442,7 +430,7 @@ def augmentation(case: Case) -> Iterator[Advice]:
         yield Advice("Augmentation shows in the samples", evidence, case.again(augment=half, adaptive=None))
         return
     gap = case.vital("d_gap")
-    if gap is None or gap > NO_OVERFITTING or augment < STRONG or case.train.get("adaptive"):
+    if gap is None or gap > NO_OVERFITTING or augment < STRONG or case.train.adaptive:
         return
     evidence = (
         f"The probability of augmentation is {augment:.2g}, but the discriminator scores held-out images like training "

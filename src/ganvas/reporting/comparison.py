@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ganvas.records import ARROWS, decimals
 from ganvas.reporting.charts import Chart, Series, line_chart
-from ganvas.reporting.page import BETTER, latest, shown, text
+from ganvas.reporting.page import BETTER, latest, shown
 from ganvas.reporting.pictures import Picture, embed
-from ganvas.reporting.reading import Record, RunContent, column
+from ganvas.reporting.reading import RunContent, column
+from ganvas.results import Evaluation, Measure, figure
 from ganvas.training.progress import duration
 
 PICTURES = 5_000_000  # bytes, of all runs together
@@ -25,6 +25,8 @@ SIGNIFICANT = {
 
 @dataclass(frozen=True)
 class Cell:
+    """best: better than all others, with intervals that do not overlap."""
+
     value: str
     interval: str = ""
     best: bool = False
@@ -32,6 +34,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
+    """better: which way is better."""
+
     name: str
     arrow: str
     better: str
@@ -58,89 +62,83 @@ def names_of(runs: list[RunContent]) -> list[str]:
 
 def caveats(runs: list[RunContent], names: list[str]) -> list[str]:
     """Warnings about values that are not comparable. names: of the runs, for the sentences."""
-    found = []
+    warnings = []
     missing = [name for run, name in zip(runs, names, strict=True) if run.evaluation is None]
     if missing:
-        found.append(f"No evaluation yet: {', '.join(missing)}. Run ganvas evaluate.")
+        warnings.append(f"No evaluation yet: {', '.join(missing)}. Run ganvas evaluate.")
     evaluations = [run.evaluation for run in runs if run.evaluation is not None]
-    if len({one["data"].get("hash") for one in evaluations}) > 1:
-        found.append("These runs were evaluated on different data: their values are not comparable.")
-    differing = [name for name in SIGNIFICANT if len({str(one["protocol"].get(name)) for one in evaluations}) > 1]
+    if len({one.data.hash for one in evaluations}) > 1:
+        warnings.append("These runs were evaluated on different data: their values are not comparable.")
+    differing = [name for name in SIGNIFICANT if len({getattr(one.protocol, name) for one in evaluations}) > 1]
     if differing:
         words = ", ".join(SIGNIFICANT[name] for name in differing)
-        found.append(f"These runs were evaluated with different protocols ({words}): compare with care.")
-    found += disagreements(runs, names)
+        warnings.append(f"These runs were evaluated with different protocols ({words}): compare with care.")
+    warnings += disagreements(runs, names)
     if any(run.stale for run in runs):
-        found.append("An evaluation used other weights than its run has now: run ganvas evaluate again.")
-    return found
+        warnings.append("An evaluation used other weights than its run has now: run ganvas evaluate again.")
+    return warnings
 
 
 def disagreements(runs: list[RunContent], names: list[str] | None = None) -> list[str]:
     """Pairs of runs that the two feature networks rank in opposite orders, with intervals that do not overlap."""
     named = zip(names or names_of(runs), runs, strict=True)
-    tables = [(name, {row["key"]: row for row in (run.evaluation or {}).get("measures", [])}) for name, run in named]
+    tables = [(name, (run.evaluation or Evaluation()).by_key) for name, run in named]
     both = [(name, rows["kid"], rows["kid_second"]) for name, rows in tables if {"kid", "kid_second"} <= {*rows}]
     return [
-        f"{first[0]} has the lower {first[1]['name']} and {second[0]} the lower {first[2]['name']}: the networks "
+        f"{first[0]} has the lower {first[1].name} and {second[0]} the lower {first[2].name}: the networks "
         "disagree, so the ranking of these two is not clear."
         for first in both
         for second in both
-        if first[1]["high"] < second[1]["low"] and second[2]["high"] < first[2]["low"]
+        if first[1].high < second[1].low and second[2].high < first[2].low
     ]
 
 
 def measures(runs: list[RunContent]) -> list[Row]:
     """One row for each measure that any run has, in order of first appearance."""
-    tables = [{row["key"]: row for row in (run.evaluation or {}).get("measures", [])} for run in runs]
+    tables = [(run.evaluation or Evaluation()).by_key for run in runs]
     for table, run in zip(tables, runs, strict=True):
-        copies = (run.evaluation or {}).get("copies") or {}
-        if copies.get("meaningful", True) and copies.get("rate"):
-            table["copies"] = {"name": "Copies of training images", "better": "lower", **copies["rate"]}
+        copies = (run.evaluation or Evaluation()).copies
+        if copies and copies.meaningful and copies.rate:
+            table["copies"] = Measure(**vars(copies.rate), key="copies", name="Copies of training images")
     keys = dict.fromkeys(key for table in tables for key in table)
     rows = []
     for key in keys:
-        found = [table.get(key) for table in tables]
-        sample = next(row for row in found if row is not None)
-        best = winner(found, sample["better"])
-        digits = min(decimals(row) for row in found if row is not None)
-        cells = [
-            Cell("–")
-            if row is None
-            else Cell(
-                text(row["value"], digits), f"{text(row['low'], digits)} to {text(row['high'], digits)}", row is best
-            )
-            for row in found
-        ]
-        rows.append(Row(sample["name"], ARROWS[sample["better"]], BETTER[sample["better"]], cells))
+        row_of = [table.get(key) for table in tables]
+        known = [row for row in row_of if row is not None]
+        best, first = winner(known), known[0]
+        digits = min(row.decimals for row in known)
+        cells = []
+        for row in row_of:
+            value, low, high = (figure(getattr(row, part, None), digits) for part in ("value", "low", "high"))
+            cells.append(Cell(value, f"{low} to {high}", row is best) if row else Cell(value))
+        rows.append(Row(first.name, first.arrow, BETTER[first.better], cells))
     return rows
 
 
-def winner(rows: list[Record | None], better: str) -> Record | None:
+def winner(rows: list[Measure]) -> Measure | None:
     """The row that is better than all others with intervals that do not overlap; None if there is none."""
-    known = [row for row in rows if row is not None]
-    if len(known) < 2 or better == "near":
+    if len(rows) < 2 or rows[0].better == "near":
         return None
-    if better == "lower":
-        best = min(known, key=lambda row: row["value"])
-        return best if all(row is best or row["low"] > best["high"] for row in known) else None
-    best = max(known, key=lambda row: row["value"])
-    return best if all(row is best or row["high"] < best["low"] for row in known) else None
+    if rows[0].better == "lower":
+        best = min(rows, key=lambda row: row.value)
+        return best if all(row is best or row.low > best.high for row in rows) else None
+    best = max(rows, key=lambda row: row.value)
+    return best if all(row is best or row.high < best.low for row in rows) else None
 
 
 def costs(runs: list[RunContent]) -> list[Row]:
     return [
         Row("Images seen", "", "", [Cell(f"{run.images_seen:,}") for run in runs]),
         Row("Training time", "", "", [Cell(duration(run.seconds)) for run in runs]),
-        Row("Machine", "", "", [Cell(str(run.config.get("device") or "–")) for run in runs]),
+        Row("Machine", "", "", [Cell(run.config.device or "–") for run in runs]),
     ]
 
 
 def grid(run: RunContent, name: str, num: int) -> tuple[str, Picture | None, int, str]:
     """(name, image, width of its cells, note) from the evaluation, otherwise the last preview."""
-    found, side = (run.evaluation or {}).get("pictures") or {}, run.config["model"]["width"]
-    picture = embed(run.folder, found.get("generated"), PICTURES // num)
-    if picture is not None:
-        return name, picture, side, str(found.get("note", ""))
+    grids, side = (run.evaluation or Evaluation()).pictures, run.config.model.width
+    if grids and (picture := embed(run.folder, grids.generated, PICTURES // num)) is not None:
+        return name, picture, side, grids.note
     return name, latest(run, PICTURES // num), side, "last preview, uncurated"
 
 
@@ -154,7 +152,7 @@ def overlaid(runs: list[RunContent]) -> list[Chart]:
             for i, (run, name) in enumerate(zip(runs, names, strict=True))
         ]
 
-    found = [
+    charts = [
         line_chart("Score during training; lower is better.", over("vitals", "images", "score"), y_label="score",
                    points=True),
         line_chart("Precision during training; higher is better.", over("vitals", "images", "precision"),
@@ -164,16 +162,17 @@ def overlaid(runs: list[RunContent]) -> list[Chart]:
         line_chart("Discriminator loss.", over("reports", "images", "loss"), y_label="loss", log_y=False),
         line_chart("Images seen over time.", over("reports", "seconds", "images"), "seconds", "images", log_y=False),
     ]  # fmt: skip
-    return [chart for chart in found if chart is not None]
+    return [chart for chart in charts if chart is not None]
 
 
 def differences(runs: list[RunContent]) -> list[tuple[str, list[str]]]:
     """(option, value in each run) where the runs differ."""
+    data = ("source", "num_images", "size", "channels", "kind")
     flat = [
-        {f"data {name}": run.config["data"].get(name) for name in ("source", "num_images", "size", "channels", "kind")}
-        | run.config["model"]
-        | run.config["train"]
-        | {"ganvas": run.config.get("ganvas")}
+        {f"data {name}": getattr(run.config.data, name) for name in data}
+        | vars(run.config.model)
+        | vars(run.config.train)
+        | {"ganvas": run.config.ganvas}
         for run in runs
     ]
     names = dict.fromkeys(name for one in flat for name in one)

@@ -6,57 +6,54 @@ import csv
 import io
 from typing import Any
 
-from ganvas.reporting.reading import Record
+from ganvas.results import Evaluation
 
+Row = dict[str, Any]
 COLUMNS = ("part", "name", "value", "low", "high", "real", "better", "protocol")
 
 
-def methods(evaluation: Record) -> str:
-    """How the images were evaluated, in full sentences; "" without an evaluation."""
-    if not evaluation:
-        return ""
-    protocol, data, copies = evaluation["protocol"], evaluation.get("data") or {}, evaluation.get("copies")
-    names = ", ".join(row["name"] for row in evaluation["measures"])
-    found = [
-        f"{protocol['num_generated']:,} generated images were compared with {protocol['num_real']:,} real ones "
-        f"({protocol['split']} images) with Ganvas {evaluation['ganvas']}.",
+def methods(evaluation: Evaluation) -> str:
+    """How the images were evaluated, in full sentences."""
+    protocol, data, copies = evaluation.protocol, evaluation.data, evaluation.copies
+    names = ", ".join(row.name for row in evaluation.measures)
+    sentences = [
+        f"{protocol.num_generated:,} generated images were compared with {protocol.num_real:,} real ones "
+        f"({protocol.split} images) with Ganvas {evaluation.ganvas}.",
         f"Measures: {names}; each with a 95% interval and, where possible, the value between two sets of real images.",
     ]
-    if protocol.get("features"):
-        found.append(f"Features: {protocol['features']}.")
-    if data.get("num_training"):
-        found.append(
-            f"Data: {data['source']}, {data['num_training']:,} training and {data['num_heldout']:,} held-out images, "
-            f"content hash {data['hash'][:12]}."
+    if protocol.features:
+        sentences.append(f"Features: {protocol.features}.")
+    if data.num_training:
+        sentences.append(
+            f"Data: {data.source}, {data.num_training:,} training and {data.num_heldout:,} held-out images, content "
+            f"hash {data.hash[:12]}."
         )
-    if protocol.get("truncation", 1) != 1:
-        found.append(f"Latents were truncated to {protocol['truncation']:g}.")
+    if protocol.truncation not in (None, 1):
+        sentences.append(f"Latents were truncated to {protocol.truncation:g}.")
     if copies:
-        num, alarms = copies.get("num", protocol["num_generated"]), copies.get("false_alarms") or 0
-        found.append(
+        num, alarms = copies.num or protocol.num_generated, copies.false_alarms or 0
+        sentences.append(
             f"{num:,} generated images were searched for copies of training images after mirroring, shift, crop, "
             "rotation and changes of tone and colour, also as blends and collages of two training images (false-alarm "
             f"rate among real images {alarms:.2%})."
         )
-    return " ".join(found)
+    return " ".join(sentences)
 
 
-def as_csv(evaluation: Record) -> str:
+def as_csv(evaluation: Evaluation) -> str:
     """All measures, class results, copy rates and artefacts of an evaluation: one number with its interval per line."""
-    rows: list[Record] = [{"part": "measures"} | row for row in evaluation.get("measures", [])]
-    for one in (evaluation.get("classes") or {}).get("rows", []):
-        share = {
-            key: one.get(f"generated_{ending}")
-            for key, ending in (("value", "share"), ("low", "low"), ("high", "high"))
-        }
-        rows.append({"part": "class share", "name": one["name"], "real": one["real_share"]} | share)
+    rows: list[Row] = [{"part": "measures"} | vars(row) for row in evaluation.measures]
+    for one in evaluation.classes.rows if evaluation.classes else []:
+        share = {"value": one.generated_share, "low": one.generated_low, "high": one.generated_high}
+        rows.append({"part": "class share", "name": one.name, "real": one.real_share} | share)
         rows += [
-            {"part": f"class {key}", "name": one["name"], "value": one[key]}
-            for key in ("kid", "agreement")
-            if one.get(key) is not None
+            {"part": f"class {key}", "name": one.name, "value": value}
+            for key, value in (("kid", one.kid), ("agreement", one.agreement))
+            if value is not None
         ]
+    values = evaluation.to_dict()
     for part in ("copies", "artefacts", "real_or_fake"):
-        rows += _intervals(part, evaluation.get(part) or {})
+        rows += _intervals(part, values[part])
     file = io.StringIO()
     writer = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
@@ -64,8 +61,8 @@ def as_csv(evaluation: Record) -> str:
     return file.getvalue()
 
 
-def _intervals(part: str, content: Any, name: str = "") -> list[Record]:
-    """Every value with an interval in nested content, named by its keys; shares of both kinds of images as well."""
+def _intervals(part: str, content: Any, name: str = "") -> list[Row]:
+    """Every value with an interval in nested content, named by its keys."""
     if isinstance(content, list):
         named = [(str(one.get("name", one.get("period", i))), one) for i, one in enumerate(content) if _is_record(one)]
     elif _is_record(content):

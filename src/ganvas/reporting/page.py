@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from PIL import Image
 
 from ganvas.errors import amount
 from ganvas.evaluation.measures import MEANINGS
-from ganvas.records import ARROWS, decimals, number
+from ganvas.records import LogRecord, line_of, number
 from ganvas.reporting.advice import Advice, advice, sentence, train_command
 from ganvas.reporting.charts import Chart, Series, line_chart, scatter_chart
 from ganvas.reporting.methods import as_csv, methods
 from ganvas.reporting.pictures import Picture, embed, film, stills
-from ganvas.reporting.reading import Record, RunContent, column
+from ganvas.reporting.reading import RunContent, column
+from ganvas.results import Artefacts, CopyResults, Evaluation, Interval, MarkResult, Measure, Pair, figure
+from ganvas.run_config import RunConfig
 from ganvas.training.progress import duration
 from ganvas.training.starting_weights import description
 
+Shown = TypeVar("Shown", Pair, MarkResult)
 BETTER = {"lower": "lower is better", "higher": "higher is better", "near": "closer to real images is better"}
 HEADLINE = ("kid", "kid_second", "fid", "precision", "recall", "accuracy_asked")
 GRID, FILM, STILLS, PAIR, MARK, MAP = 1_000_000, 2_000_000, 400_000, 90_000, 50_000, 100_000  # bytes of images
@@ -85,64 +89,46 @@ TERMS = (  # (parts of the evaluation or of the log that use the term, term, bet
 )
 
 
-@dataclass(frozen=True)
-class Measure:
-    """A row of the table of measures, ready to print."""
-
-    key: str
-    name: str
-    short: str
-    """The name without its network."""
-    arrow: str
-    better: str
-    value: str
-    low: str
-    high: str
-    real: str
-    meaning: str
-    flags: list[str]
-    note: str
-    """Letter of its protocol."""
-
-
 def page(run: RunContent) -> dict[str, Any]:
     """Content of the template of one run."""
-    evaluation, folder = run.evaluation or {}, run.folder
-    measures, shared, notes = measured(evaluation.get("measures", []))
+    evaluation, folder = run.evaluation or Evaluation(), run.folder
+    letters, shared = protocols(evaluation.measures)
     return {
         "run": run,
-        "evaluation": evaluation,
-        "headline": [row for key in HEADLINE for row in measures if row.key == key],
+        "evaluation": run.evaluation,
+        "headline": [row for key in HEADLINE for row in evaluation.measures if row.key == key],
+        "better": BETTER,
         "agreement": agreement(evaluation),
         "pictures": side_by_side(folder, evaluation),
-        "latest": None if evaluation.get("pictures") else latest(run, GRID),
+        "latest": None if evaluation.pictures else latest(run, GRID),
         "advice": found_advice(run),
-        "measures": measures,
+        "measures": evaluation.measures,
         "feature_map": feature_map(evaluation),
         "methods": methods(evaluation),
-        "csv": quote(as_csv(evaluation)) if evaluation else "",
+        "csv": quote(as_csv(evaluation)),
         "shared_protocol": shared,
-        "notes": notes,
-        "classes": class_rows(evaluation),
-        "copies": evaluation.get("copies"),
-        "copy_facts": copy_facts(evaluation.get("copies") or {}),
-        "closest": closest(folder, evaluation),
-        "marks": marks(folder, evaluation),
-        "artefacts": evaluation.get("artefacts"),
-        "spectrum": spectrum(evaluation),
-        "faults": faults(evaluation.get("artefacts") or {}),
-        "real_or_fake": evaluation.get("real_or_fake"),
-        "map": embed(folder, (evaluation.get("real_or_fake") or {}).get("map"), MAP),
-        "usefulness": evaluation.get("usefulness"),
+        "letters": letters,
+        "classes": evaluation.classes,
+        "many": MANY_CLASSES,
+        "copies": evaluation.copies,
+        "copy_facts": copy_facts(evaluation.copies or CopyResults()),
+        "closest": with_picture(folder, evaluation.copies.closest[:MOST_PAIRS] if evaluation.copies else [], PAIR),
+        "marks": with_picture(folder, evaluation.marks[:MOST_MARKS], MARK),
+        "artefacts": evaluation.artefacts,
+        "spectrum": spectrum(evaluation.artefacts or Artefacts()),
+        "faults": faults(evaluation.artefacts or Artefacts()),
+        "real_or_fake": evaluation.real_or_fake,
+        "map": embed(folder, evaluation.real_or_fake.map, MAP) if evaluation.real_or_fake else None,
+        "usefulness": evaluation.usefulness,
         "film": film(run.grids, FILM) if len(run.grids) > 1 else None,
-        "stills": stills(run.grids, *cell(run), STILLS),
+        "stills": stills(run.grids, run.config.model.height, run.config.model.width, STILLS),
         "charts": curves(run),
         "health": run.health,
         "choices": choices(run.config),
         "data": data_facts(run),
         "cost": cost_facts(run),
         "command": train_command(run.config, str(folder), {}),
-        "glossary": glossary(run, measures),
+        "glossary": glossary(run, evaluation),
     }
 
 
@@ -151,102 +137,75 @@ def found_advice(run: RunContent) -> list[Advice]:
     return advice(run.evaluation, log, run.config, str(run.folder))
 
 
-def glossary(run: RunContent, measures: list[Measure]) -> list[tuple[str, str]]:
+def glossary(run: RunContent, evaluation: Evaluation) -> list[tuple[str, str]]:
     """(term, meaning) of the measures and terms on the page."""
-    used = {name for record in (*run.reports, *run.vitals) for name in record}
-    logged = [key for key in LOGGED if key in used and key not in {row.key for row in measures}]
-    used |= {name for name, value in (run.evaluation or {}).items() if value}
-    entries = [(row.name, row.better, row.meaning) for row in measures]
+    used = {name for record in (*run.reports, *run.vitals) for name in line_of(record)}
+    logged = [key for key in LOGGED if key in used and key not in evaluation.by_key]
+    used |= {name for name, value in vars(evaluation).items() if value and run.evaluation}
+    entries = [(row.name, BETTER[row.better], row.meaning) for row in evaluation.measures]
     entries += [(LOGGED[key], BETTER[MEANINGS[key][0]], MEANINGS[key][1]) for key in logged]
     entries += [(term, BETTER.get(way, ""), words) for where, term, way, words in TERMS if used & {*where.split()}]
     return [(name, f"{meaning} {sentence(better)}" if better else meaning) for name, better, meaning in entries]
 
 
-def cell(run: RunContent) -> tuple[int, int]:
-    return run.config["model"]["height"], run.config["model"]["width"]
-
-
 # ---- numbers as text ----
 
 
-def text(value: object, digits: int | None = None) -> str:
+def text(value: float | None, digits: int | None = None) -> str:
     """Format a number with a minus sign and thousands separators; default: three significant digits."""
-    found = number(value)
-    if found is None:
-        return "–"
-    if digits is None:
-        digits = max(0, 2 - math.floor(math.log10(abs(found)))) if found else 0
-    return f"{found:,.{digits}f}".replace("-", "−")
+    finite = number(value)
+    if finite and digits is None:
+        digits = max(0, 2 - math.floor(math.log10(abs(finite))))
+    return figure(finite, digits or 0)
 
 
-def percent(value: object) -> str:
-    found = number(value)
-    return "–" if found is None else f"{100 * found:.1f}%".replace("-", "−")
+def percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f}%".replace("-", "−")
 
 
-def percent_interval(value: Record | None) -> str:
+def percent_interval(share: Interval | None) -> str:
     """ "3.1% (2.0 to 4.8%)"."""
-    if not value:
+    if not share:
         return "–"
-    return f"{percent(value)} ({100 * value['low']:.1f} to {100 * value['high']:.1f}%)".replace("-", "−")
+    return f"{percent(share.value)} ({100 * share.low:.1f} to {100 * share.high:.1f}%)".replace("-", "−")
 
 
 # ---- measures ----
 
 
-def measured(rows: list[Record]) -> tuple[list[Measure], str, list[tuple[str, str]]]:
-    """Return (rows, the part of the protocol that most rows share, the other parts by letter).
+def protocols(rows: list[Measure]) -> tuple[dict[str, tuple[str, str]], str]:
+    """(the letter and the protocol of each measure by its key, the part of the protocol that most measures share).
 
-    A protocol is "numbers; features; versions". The part after the first semicolon is usually the same.
+    A protocol is "numbers; features; versions". The part after the first semicolon is usually the same, and left out.
     """
-    parts = [str(row["protocol"]).partition("; ")[::2] for row in rows]
+    parts = [row.protocol.partition("; ")[::2] for row in rows]
     tails = Counter(tail for _, tail in parts if tail)
     shared = tails.most_common(1)[0][0] if tails else ""
     own = [head if tail in (shared, "") else f"{head}; {tail}" for head, tail in parts]
     letters = {note: "abcdefghijklmnopqrstuvwxyz"[i % 26] for i, note in enumerate(dict.fromkeys(own))}
-    table = [as_measure(row, letters[note]) for row, note in zip(rows, own, strict=True)]
-    return table, shared, [(letter, note) for note, letter in letters.items()]
+    return {row.key: (letters[note], note) for row, note in zip(rows, own, strict=True)}, shared
 
 
-def as_measure(row: Record, note: str) -> Measure:
-    digits, better = decimals(row), row["better"]
-    return Measure(
-        key=row["key"],
-        name=row["name"],
-        # The two KIDs in the headline differ in their networks.
-        short=str(row["name"]) if row["key"] == "kid_second" else str(row["name"]).partition(" (")[0],
-        arrow=ARROWS[better],
-        better=BETTER[better],
-        value=text(row["value"], digits),
-        low=text(row["low"], digits),
-        high=text(row["high"], digits),
-        real=text(row.get("real"), digits),
-        meaning=row["meaning"],
-        flags=list(row.get("flags") or []),
-        note=note,
-    )
-
-
-def agreement(evaluation: Record) -> str:
+def agreement(evaluation: Evaluation) -> str:
     """Whether both feature networks distinguish generated from real images; "" if that is unknown."""
-    rows = {row["key"]: row for row in evaluation.get("measures", [])}
-    both = [rows[key] for key in ("kid", "kid_second") if key in rows and number(rows[key].get("real")) is not None]
+    rows = evaluation.by_key
+    both = [rows[key] for key in ("kid", "kid_second") if key in rows and rows[key].real is not None]
     if len(both) < 2:
         return ""
-    apart = [row["low"] > max(row["real"], 0.0) for row in both]
+    apart = [row.low > max(row.real or 0.0, 0.0) for row in both]
     if all(apart):
-        found = "Both feature networks distinguish the generated images from real ones."
+        said = "Both feature networks distinguish the generated images from real ones."
     elif not any(apart):
-        found = "Neither feature network distinguishes the generated images from real ones."
+        said = "Neither feature network distinguishes the generated images from real ones."
     else:
-        differs, equal = (both[apart.index(one)]["name"] for one in (True, False))
-        found = (
+        differs, equal = (both[apart.index(one)].name for one in (True, False))
+        said = (
             f"The two networks disagree: by {differs} the generated images differ from real ones, by {equal} they do "
             "not. Decide by the images, precision and recall."
         )
-    if evaluation.get("unlike"):
-        found += " The generated images do not resemble the data, so the other measures mean little."
-    return found
+    if evaluation.unlike:
+        said += " The generated images do not resemble the data, so the other measures mean little."
+    return said
 
 
 # ---- images ----
@@ -261,21 +220,20 @@ class SideBySide:
     note: str
 
 
-def side_by_side(folder: Path, evaluation: Record) -> SideBySide | None:
-    found = evaluation.get("pictures")
-    if not found:
+def side_by_side(folder: Path, evaluation: Evaluation) -> SideBySide | None:
+    grids = evaluation.pictures
+    if not grids:
         return None
-    generated = embed(folder, found.get("generated"), GRID)
-    names = [str(name) for name in evaluation["data"].get("classes") or []]
-    by_class = found.get("per_class") and generated is not None
-    rows = num_rows(folder, found["generated"], evaluation["model"]["height"]) if by_class else 0
-    return SideBySide(embed(folder, found.get("real"), GRID), generated, names[:rows], str(found.get("note", "")))
+    generated = embed(folder, grids.generated, GRID)
+    by_class = grids.per_class and generated is not None
+    rows = num_rows(folder, grids.generated, evaluation.model.height) if by_class else 0
+    return SideBySide(embed(folder, grids.real, GRID), generated, evaluation.data.classes[:rows], grids.note)
 
 
 def num_rows(folder: Path, name: str, height: int) -> int:
     """Number of rows of a grid file, from the height of its cells."""
     with Image.open(folder / name) as picture:
-        return (picture.height - GAP) // (height + GAP)
+        return (picture.height - GAP) // max(1, height + GAP)
 
 
 def latest(run: RunContent, budget: int) -> Picture | None:
@@ -283,94 +241,68 @@ def latest(run: RunContent, budget: int) -> Picture | None:
     return embed(run.folder, str(run.grids[-1][1].relative_to(run.folder)), budget) if run.grids else None
 
 
-def closest(folder: Path, evaluation: Record) -> list[tuple[Record, Picture]]:
-    found = (evaluation.get("copies") or {}).get("closest") or []
-    pairs = [(one, embed(folder, one.get("file"), PAIR)) for one in found[:MOST_PAIRS]]
-    return [(one, picture) for one, picture in pairs if picture is not None]
-
-
-def marks(folder: Path, evaluation: Record) -> list[tuple[Record, Picture]]:
-    found = [(one, embed(folder, one.get("file"), MARK)) for one in (evaluation.get("marks") or [])[:MOST_MARKS]]
-    return [(one, picture) for one, picture in found if picture is not None]
+def with_picture(folder: Path, rows: Sequence[Shown], budget: int) -> list[tuple[Shown, Picture]]:
+    """The rows whose image file exists, each with its image."""
+    return [(row, picture) for row in rows if (picture := embed(folder, row.file, budget)) is not None]
 
 
 # ---- parts of the evaluation ----
 
 
-def class_rows(evaluation: Record) -> Record | None:
-    found = evaluation.get("classes")
-    if not found:
-        return None
-    return {
-        "rows": found["rows"],
-        "folded": len(found["rows"]) > MANY_CLASSES,
-        "worst": found.get("worst"),
-        "judge": found.get("judge"),
-        "distance": percent(found.get("total_variation")),
-        "chance": percent(found["chance"]) if number(found.get("chance")) is not None else None,
-        "agreement": percent_interval(found["agreement"]) if found.get("agreement") else None,
-        "sentence": found.get("sentence"),
-    }
-
-
-def copy_facts(copies: Record) -> list[tuple[str, str]]:
-    meaningful = copies.get("meaningful", True)
-    intervals = (("Copy rate", "rate"), ("Authenticity", "authenticity"))
-    facts = [(name, percent_interval(copies[key])) for name, key in intervals if meaningful and copies.get(key)]
-    if meaningful and copies.get("closer_than_heldout"):
-        facts.append(
-            ("Closer than held-out images", f"{percent_interval(copies['closer_than_heldout'])}; 50% is chance")
-        )
-    if number(copies.get("false_alarms")) is not None:
-        facts.append(("False alarms", f"{percent(copies['false_alarms'])} of held-out images"))
-    if number(copies.get("training_duplicates")) is not None:
-        facts.append(("Duplicates", f"{text(copies['training_duplicates'], 0)} among the training images"))
-    if number(copies.get("leaks")) is not None:
-        facts.append(("Leaks", f"{amount(int(copies['leaks']), 'held-out image')} among the training images"))
+def copy_facts(copies: CopyResults) -> list[tuple[str, str]]:
+    facts = []
+    if copies.meaningful:
+        facts += [("Copy rate", percent_interval(copies.rate))] if copies.rate else []
+        facts += [("Authenticity", percent_interval(copies.authenticity))] if copies.authenticity else []
+        closer = copies.closer_than_heldout
+        facts += [("Closer than held-out images", f"{percent_interval(closer)}; 50% is chance")] if closer else []
+    if copies.false_alarms is not None:
+        facts.append(("False alarms", f"{percent(copies.false_alarms)} of held-out images"))
+    if copies.training_duplicates is not None:
+        facts.append(("Duplicates", f"{copies.training_duplicates:,} among the training images"))
+    if copies.leaks is not None:
+        facts.append(("Leaks", f"{amount(copies.leaks, 'held-out image')} among the training images"))
     return facts
 
 
-def spectrum(evaluation: Record) -> Chart | None:
-    found = (evaluation.get("artefacts") or {}).get("spectrum")
-    if not found:
+def spectrum(artefacts: Artefacts) -> Chart | None:
+    curves = artefacts.spectrum
+    if not curves:
         return None
-    lines = [
-        Series("real", found["frequency"], found["real"], style=0),
-        Series("generated", found["frequency"], found["generated"], style=1),
-    ]
+    lines = [Series(name, curves["frequency"], curves[name], style=i) for i, name in enumerate(("real", "generated"))]
     caption = "Power spectrum, mean over all directions and images."
     return line_chart(caption, lines, "cycles per pixel", "power", log_y=True)
 
 
-def feature_map(evaluation: Record) -> Chart | None:
-    found = evaluation.get("feature_map")
-    if not found:
+def feature_map(evaluation: Evaluation) -> Chart | None:
+    points = evaluation.feature_map
+    if not points:
         return None
     caption = (
         "Map of the features (first two principal components). Each point is an image. Real images without generated "
         "ones nearby show what the generator misses; generated images away from the real ones are unlike the data. The "
-        f"map shows {percent(found.get('explained'))} of the variance, so points that are close on it can still differ."
+        f"map shows {percent(points.explained)} of the variance, so points that are close on it can still differ."
     )
-    return scatter_chart(caption, found["real"], found["generated"])
+    return scatter_chart(caption, points.real, points.generated)
 
 
-def faults(artefacts: Record) -> list[tuple[str, str, str]]:
+def faults(artefacts: Artefacts) -> list[tuple[str, str, str]]:
     """(artefact, value for generated images, value for real images)."""
     rows = [
         (f"Checkerboard artefacts, period {row['period']:g} pixels", text(row["generated"]), text(row["real"]))
-        for row in artefacts.get("lattice") or []
+        for row in artefacts.lattice
     ]
-    if sharp := artefacts.get("sharpness"):
+    if sharp := artefacts.sharpness:
         bounds = f"{text(sharp['value'], 2)} ({text(sharp['low'], 2)} to {text(sharp['high'], 2)})"
         rows.append(("Sharpness (1 = like real images)", bounds, "1"))
-    if tone := artefacts.get("histogram"):
+    if tone := artefacts.histogram:
         rows.append(("Difference of pixel values, of their range", percent(tone["value"]), percent(tone["real"])))
-    if alike := artefacts.get("correlation"):
+    if alike := artefacts.correlation:
         real = f"{text(alike['low'], 2)} to {text(alike['high'], 2)}"
         rows.append(("Mean correlation of two images (real: samples of nine)", text(alike["generated"], 2), real))
-    if blank := artefacts.get("blank"):
+    if blank := artefacts.blank:
         rows.append(("Blank images", percent(blank["generated"]), percent(blank["real"])))
-    if alike := artefacts.get("duplicates"):
+    if alike := artefacts.duplicates:
         rows.append(("Near duplicates among the images", percent(alike["generated"]), percent(alike["real"])))
     return rows
 
@@ -383,7 +315,7 @@ def curves(run: RunContent) -> list[Chart]:
     vitals, reports = run.vitals, run.reports
     at, seen = column(vitals, "images"), column(reports, "images")
 
-    def of(records: list[Record], x: list[float], *names: tuple[str, str]) -> list[Series]:
+    def of(records: Sequence[LogRecord], x: list[float], *names: tuple[str, str]) -> list[Series]:
         return [Series(shown, x, column(records, name)) for name, shown in names]
 
     score, margin = column(vitals, "score"), column(vitals, "margin")
@@ -391,9 +323,9 @@ def curves(run: RunContent) -> list[Chart]:
     has_band = bool(vitals) and not any(map(math.isnan, margin))
     low, high = band if has_band else (None, None)
     # Named, because the KID of an evaluation is usually in another network.
-    has_kid = any(number(r.get("kid")) is not None for r in vitals)
+    has_kid = any(record.kid is not None for record in vitals)
     title = "KID (random network) of the averaged weights (EMA)" if has_kid else "Score"
-    found = [
+    charts = [
         line_chart(
             f"{title} during training{', with 95% interval' if has_band else ''}; lower is better.",
             [Series("score", at, score, low, high)], y_label="KID (random)" if has_kid else "score", points=True,
@@ -434,16 +366,16 @@ def curves(run: RunContent) -> list[Chart]:
             of(reports, seen, ("images_per_second", "speed")), y_label="images per second", log_y=False,
         ),
     ]  # fmt: skip
-    return [chart for chart in found if chart is not None]
+    return [chart for chart in charts if chart is not None]
 
 
 # ---- how it was made ----
 
 
-def choices(config: Record) -> list[tuple[str, str, str]]:
+def choices(config: RunConfig) -> list[tuple[str, str, str]]:
     """(option, value, reason) of each option that was set automatically."""
-    values = config["model"] | config["train"]
-    return [(name, shown(values.get(name)), str(reason)) for name, reason in (config.get("reasons") or {}).items()]
+    values = vars(config.model) | vars(config.train)
+    return [(name, shown(values.get(name)), str(reason)) for name, reason in config.reasons.items()]
 
 
 def shown(value: object) -> str:
@@ -455,44 +387,42 @@ def shown(value: object) -> str:
 
 
 def data_facts(run: RunContent) -> list[tuple[str, str]]:
-    data, evaluation = run.config["data"], run.evaluation or {}
-    held = number(data.get("num_heldout")) or 0
-    classes = evaluation.get("data", {}).get("classes") or []
+    data, evaluated = run.config.data, (run.evaluation or Evaluation()).data
+    classes = evaluated.classes
     channels = {1: "gray", 3: "colour", 4: "colour with transparency"}
     facts = [
-        ("Source", str(data.get("source"))),
-        ("Images", f"{data['num_images'] - held:,.0f} for training, {held:,.0f} held out"),
-        ("Size", f"{data.get('size')} pixels, {channels.get(data.get('channels'), data.get('channels'))}"),
-        ("Kind", str(data.get("kind") or "")),
-        ("Classes", ", ".join(map(str, classes[:MANY_CLASSES])) + (" …" if len(classes) > MANY_CLASSES else "")),
-        ("Conditions", str(evaluation.get("data", {}).get("conditions") or "")),
-        ("Content hash", str(data.get("hash"))[:16]),
-        ("Licence", str(data.get("licence") or "not stated")),
-        ("Attribution", str(data.get("attribution") or "none")),
+        ("Source", data.source),
+        ("Images", f"{data.num_training:,} for training, {data.num_heldout:,} held out"),
+        ("Size", f"{data.size} pixels, {channels.get(data.channels, data.channels)}"),
+        ("Kind", data.kind),
+        ("Classes", ", ".join(classes[:MANY_CLASSES]) + (" …" if len(classes) > MANY_CLASSES else "")),
+        ("Conditions", evaluated.conditions),
+        ("Content hash", data.hash[:16]),
+        ("Licence", data.licence or "not stated"),
+        ("Attribution", data.attribution or "none"),
     ]
     return [(name, value) for name, value in facts if value]
 
 
 def cost_facts(run: RunContent) -> list[tuple[str, str]]:
-    config, evaluation = run.config, run.evaluation or {}
-    protocol = evaluation.get("protocol", {})
-    versions = protocol.get("versions") or {}
+    config, evaluation = run.config, run.evaluation or Evaluation()
+    protocol = evaluation.protocol
     rates = sorted(value for value in column(run.reports, "images_per_second") if not math.isnan(value))
     facts = [
-        ("Started", str(config.get("started") or "")),
-        ("Machine", str(config.get("device") or "")),
-        ("Budget", str(config.get("budget") or "")),
-        ("Starting weights", description(config.get("start"))),
+        ("Started", config.started),
+        ("Machine", config.device),
+        ("Budget", config.budget),
+        ("Starting weights", description(config.start)),
         ("Training", f"{duration(run.seconds)}, {run.images_seen:,} images seen"),
         ("Speed", f"{rates[len(rates) // 2]:,.0f} images per second (median)" if rates else ""),
         (
             "Evaluation",
-            f"{duration(evaluation['seconds'])} on {protocol.get('machine')}" if evaluation.get("seconds") else "",
+            f"{duration(evaluation.seconds)} on {protocol.machine}" if evaluation.seconds else "",
         ),
-        ("Weights", str(evaluation.get("model", {}).get("weights") or "")),
+        ("Weights", evaluation.model.weights),
         (
             "Versions",
-            ", ".join(f"{name} {value}" for name, value in {"ganvas": config.get("ganvas"), **versions}.items()),
+            ", ".join(f"{name} {value}" for name, value in {"ganvas": config.ganvas, **protocol.versions}.items()),
         ),
     ]
     return [(name, value) for name, value in facts if value]

@@ -95,15 +95,15 @@ def export(
         contents = model_folder(generator, text)
     elif to == "torch":
         content, report = torch_program(generator, licence)
-        contents = {f"{stem}.pt2": content, f"{stem}.json": json_bytes(report)}
+        contents = {f"{stem}.pt2": content, f"{stem}.json": files.json_bytes(report)}
     else:
         found = export_web.runtime_files(runtime) if to == "web" else {}  # first, because it may be missing
         content, report = onnx_model(generator, weights, licence)
         if to == "onnx":
-            contents = {f"{stem}.onnx": content, f"{stem}.json": json_bytes(report)}
+            contents = {f"{stem}.onnx": content, f"{stem}.json": files.json_bytes(report)}
         else:
             contents = export_web.page_files(generator, name_of(Path(source)), report, content, found)
-            contents["model.json"] = json_bytes(report)
+            contents["model.json"] = files.json_bytes(report)
     return write_all({folder / name: content for name, content in contents.items()}, mark_of(Path(out), ending))
 
 
@@ -354,10 +354,6 @@ def need_packages() -> None:
 
 def plain_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def json_bytes(value: Any) -> bytes:
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def name_of(source: Path) -> str:

@@ -13,7 +13,6 @@ Repeat the call to update the folder. Folders with other files are refused.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import io
 import json
@@ -34,6 +33,7 @@ from ganvas.image_files import grid, png_text, to_image
 from ganvas.model_file import WEIGHTS, find_weights
 from ganvas.options import Publish
 from ganvas.provenance import provenance
+from ganvas.results import Evaluation, Grids
 from ganvas.run import Run
 from ganvas.system import files
 from ganvas.training import card
@@ -67,10 +67,7 @@ LEAST_MB = 1.0  # smallest size limit; the video needs it
 GIF_MB, PICTURE_MB = 10.0, 4.0  # size limits of the video and of a grid
 MOST_FRAMES = 60  # frames of the video, including first and last
 TRUNCATION = 0.7
-SHARP, WIDEST = (
-    480,
-    1600,
-)  # longer side in pixels: small grids are enlarged to the first, large ones reduced to the second
+SHARP, WIDEST = 480, 1600  # longer side in pixels: to the first small grids are enlarged, to the second large reduced
 PAIRS = 8  # pairs of a generated image and the nearest training image
 Contents = dict[str, bytes | Path]
 
@@ -89,9 +86,9 @@ def publish(asked: Publish) -> Path:
     published = read_mark(out)
     weights = find_weights(run)
     facts = card.facts_of(run, licence=data_licence)
-    if not facts.run:
+    if facts.data is None:
         raise RunError(f"{run} is not a run: expected a run folder with config.json, log.jsonl and samples/")
-    known = facts.data.get("licence")
+    known = facts.data.licence
     if data_licence is not None and known is not None and data_licence != known:
         raise ConfigError(
             f"--data-licence {data_licence!r}: the catalogue lists {facts.source} under {known!r}; omit the option"
@@ -116,8 +113,8 @@ def read_mark(out: Path) -> dict[str, list[str]]:
             raise ConfigError(f"{out} contains other files: choose a new or an empty folder")
         return {}
     try:
-        found = json.loads(mark.read_text(encoding="utf-8"))["files"]
-        published = {str(name): [str(one) for one in hashes] for name, hashes in found.items() if name in NAMES}
+        listed = json.loads(mark.read_text(encoding="utf-8"))["files"]
+        published = {str(name): [str(one) for one in hashes] for name, hashes in listed.items() if name in NAMES}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         raise ConfigError(f"{mark} is damaged: delete the folder {out}, or choose another") from None
     for name in NAMES:
@@ -187,42 +184,42 @@ class Issue:
         return card.may_show(self.facts.licence)
 
     def contents(self, weights: Path) -> Contents:
-        found: Contents = self.pictures()
+        contents: Contents = self.pictures()
         if self.facts.evaluation is not None:
-            found[NUMBERS] = (json.dumps(nameless(self.facts.evaluation), indent=2, ensure_ascii=False) + "\n").encode()
-        found["model/config.json"] = weights.parent / "config.json"
-        found["model/README.md"] = card.card(self.facts).encode()
+            contents[NUMBERS] = files.json_bytes(nameless(self.facts.evaluation))
+        contents["model/config.json"] = weights.parent / "config.json"
+        contents["model/README.md"] = card.card(self.facts).encode()
         if (weights.parent / "directions.json").is_file():
-            found["model/directions.json"] = weights.parent / "directions.json"
+            contents["model/directions.json"] = weights.parent / "directions.json"
         if weights.stat().st_size <= self.most * 1e6:
-            found[MODEL] = weights
-        found[README] = self.readme(found, weights).encode()
-        found = {name: found[name] for name in NAMES if name in found}
-        if large := [name for name, content in found.items() if size_of(content) > self.most * 1e6]:
+            contents[MODEL] = weights
+        contents[README] = self.readme(contents, weights).encode()
+        contents = {name: contents[name] for name in NAMES if name in contents}
+        if large := [name for name, content in contents.items() if size_of(content) > self.most * 1e6]:
             raise ConfigError(
-                f"--max-mb {self.most:g}: {large[0]} has {size_of(found[large[0]]) / 1e6:.1f} MB: use a larger limit"
+                f"--max-mb {self.most:g}: {large[0]} has {size_of(contents[large[0]]) / 1e6:.1f} MB: use a larger limit"
             )
-        return found
+        return contents
 
     def pictures(self) -> Contents:
-        found: Contents = {}
+        contents: Contents = {}
         if grids := Run(self.folder).grids():
             places = np.unique(np.linspace(0, len(grids) - 1, MOST_FRAMES).round().astype(int))
             scenes = [film.scene(grids[i][1], grids[i][0]) for i in places]
-            found[FILM] = film.gif(scenes, film.Timing(film.FRAME_MS, film.LAST_MS), min(GIF_MB, self.most), None)
+            contents[FILM] = film.gif(scenes, film.Timing(film.FRAME_MS, film.LAST_MS), min(GIF_MB, self.most), None)
         limit = min(PICTURE_MB, self.most)
         for name, truncation in ((SAMPLES, 1.0), (TRUNCATED, TRUNCATION)):
             pixels, seeds = self.samples(truncation)
             text = provenance(self.generator.hash, {"seeds": seeds, "truncation": truncation})
-            found[name] = png(to_image(pixels), limit, text)
+            contents[name] = png(to_image(pixels), limit, text)
         for name, key in ((GENERATED, "generated"), (REAL, "real")):
             picture = self.compared(key)
             if picture is not None and self.shows_real:
                 text = provenance(self.generator.hash, {"grid": "evaluation"}) if key == "generated" else None
-                found[name] = png(picture, limit, text)
+                contents[name] = png(picture, limit, text)
         if self.shows_real and (pairs := self.closest()):
-            found[CLOSEST] = png(pairs, limit, None)
-        return found
+            contents[CLOSEST] = png(pairs, limit, None)
+        return contents
 
     def samples(self, truncation: float) -> tuple[np.ndarray, str]:
         """A grid of the first seeds (one row per class or combination of conditions), and the range of seeds."""
@@ -236,13 +233,14 @@ class Issue:
 
     def compared(self, key: str) -> Image.Image | None:
         """A grid of the evaluation."""
-        images = (self.facts.evaluation or {}).get("pictures")
-        return opened(self.folder, images.get(key)) if isinstance(images, dict) else None
+        grids = (self.facts.evaluation or Evaluation()).pictures
+        return opened(self.folder, getattr(grids, key)) if grids else None
 
     def closest(self) -> Image.Image | None:
         """Pairs of a generated image and its nearest training image, in columns."""
-        rows = ((self.facts.evaluation or {}).get("copies") or {}).get("closest") or []
-        pairs = [one for row in rows[:PAIRS] if (one := opened(self.folder, row.get("file"))) is not None]
+        copies = (self.facts.evaluation or Evaluation()).copies
+        rows = copies.closest[:PAIRS] if copies else []
+        pairs = [one for row in rows if (one := opened(self.folder, row.file)) is not None]
         if not pairs:
             return None
         width, height = pairs[0].size
@@ -255,24 +253,24 @@ class Issue:
 
     # -- text --
 
-    def readme(self, found: Contents, weights: Path) -> str:
+    def readme(self, contents: Contents, weights: Path) -> str:
         facts = self.facts
         parts = [f"# {escape(facts.title)}", card.notice(facts), *self.sample_words()]
-        if FILM in found:
-            time = f", {duration(facts.seconds)} on {escape(facts.run.get('device'))}" if facts.seconds else ""
+        if FILM in contents:
+            time = f", {duration(facts.seconds)} on {escape(facts.run and facts.run.device)}" if facts.seconds else ""
             parts += [
                 "## Training progress",
                 image("Preview grids from the first to the last step of training", FILM),
                 f"*Each cell keeps its latent during the training ({facts.images_seen:,} images seen{time}).*",
             ]
-        parts += ["## Use", self.use_words(found, weights)]
-        parts += ["## Evaluation", card.evaluation(facts), *self.real_words(found)]
+        parts += ["## Use", self.use_words(contents, weights)]
+        parts += ["## Evaluation", card.evaluation(facts), *self.real_words(contents)]
         for title, part in (
             ("Model", card.about), ("Intended use", card.intended), ("Prohibited use", card.forbidden),
             ("Training data", card.training_data), ("Limits", card.limits), ("Training and its cost", card.cost),
         ):  # fmt: skip
             parts += [f"## {title}", part(facts)]
-        parts += ["## Files", self.file_words(found, weights)]
+        parts += ["## Files", self.file_words(contents, weights)]
         return "\n\n".join(parts) + "\n"
 
     def sample_words(self) -> list[str]:
@@ -297,8 +295,8 @@ class Issue:
             f"*Uncurated: all seeds from 0 to {last}, the same on both sides.{rows}*",
         ]
 
-    def use_words(self, found: Contents, weights: Path) -> str:
-        if MODEL in found:
+    def use_words(self, contents: Contents, weights: Path) -> str:
+        if MODEL in contents:
             commands = "pip install ganvas\nganvas sample model --n 16 --out samples"
             return f"```sh\n{commands}\n```\n\nThe weights are a safetensors file; loading it runs no code."
         size = weights.stat().st_size / 1e6
@@ -310,17 +308,17 @@ class Issue:
             f"`--max-mb {math.ceil(size)}`."
         )
 
-    def real_words(self, found: Contents) -> list[str]:
+    def real_words(self, contents: Contents) -> list[str]:
         facts = self.facts
         licence = escape(facts.licence or "not stated")
         if not self.shows_real:
             return [
                 f"No real images are shown: the licence of the training data ({licence}) is not known to permit it."
             ]
-        if REAL not in found:
+        if REAL not in contents:
             return ["No real images are shown: these weights have no evaluation."]
         by = f", {escape(facts.attribution)}" if facts.attribution else ""
-        note = escape((facts.evaluation or {}).get("pictures", {}).get("note", ""))
+        note = escape(((facts.evaluation or Evaluation()).pictures or Grids()).note)
         both = (
             image("Generated images of the evaluation", GENERATED),
             image("Real images of the data set", REAL),
@@ -329,17 +327,17 @@ class Issue:
             card.table(["generated", "real"], [list(both)]),
             f"*Generated: {note}. Real: images of the training data, scaled; {licence}{by}.*",
         ]
-        if CLOSEST in found:
+        if CLOSEST in contents:
             parts += [
                 "Generated images closest to a training image (left), and that training image (right):",
                 image("Pairs of a generated image and the nearest training image", CLOSEST),
             ]
         return parts
 
-    def file_words(self, found: Contents, weights: Path) -> str:
-        there = [name for name in NAMES if name in found]
-        rows = [[f"[{name}]({name})", MEANING[name], size_words(size_of(found[name]))] for name in there]
-        if MODEL not in found:
+    def file_words(self, contents: Contents, weights: Path) -> str:
+        there = [name for name in NAMES if name in contents]
+        rows = [[f"[{name}]({name})", MEANING[name], size_words(size_of(contents[name]))] for name in there]
+        if MODEL not in contents:
             rows.append([MODEL, "weights: not included, see *Use*", size_words(weights.stat().st_size)])
         return card.table(["file", "", "size"], rows)
 
@@ -358,8 +356,8 @@ def opened(folder: Path, name: object) -> Image.Image | None:
     if path is None:
         return None
     try:
-        with Image.open(path) as found:
-            return film.eight_bit(found)
+        with Image.open(path) as picture:
+            return film.eight_bit(picture)
     except (OSError, SyntaxError, ValueError):
         return None
 
@@ -381,17 +379,15 @@ def png(picture: Image.Image, limit: float, text: dict[str, str] | None) -> byte
         side = int(side * 0.9 * math.sqrt(limit * 1e6 / buffer.tell()))  # bytes are proportional to the area
 
 
-def nameless(evaluation: dict[str, Any]) -> dict[str, Any]:
+def nameless(evaluation: Evaluation) -> dict[str, Any]:
     """The evaluation without names and features of training images, which may identify people, and without unpublished
     files."""
-    found = copy.deepcopy(evaluation)
-    found.pop("pictures", None)
-    found.pop("feature_map", None)
-    for part in (found.get("copies") or {}).get("closest") or []:
-        part.pop("training", None)
-        part.pop("file", None)
-    for part in found.get("marks") or []:
-        part.pop("file", None)
-    if isinstance(found.get("real_or_fake"), dict):
-        found["real_or_fake"].pop("map", None)
-    return found
+    values = evaluation.to_dict()
+    del values["pictures"], values["feature_map"]
+    for pair in (values["copies"] or {}).get("closest", []):
+        del pair["training"], pair["file"]
+    for mark in values["marks"]:
+        del mark["file"]
+    if values["real_or_fake"]:
+        del values["real_or_fake"]["map"]
+    return values

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from ganvas.errors import ConfigError
 from ganvas.fields import takes
 from ganvas.generator import Generator
 from ganvas.hub import CARD, CONFIG, DIRECTIONS, Contents, Hub, Name, copy_into, hub_name
-from ganvas.model_file import WEIGHTS, ModelInfo, find_weights
+from ganvas.model_file import WEIGHTS, find_weights
 from ganvas.options import Push
+from ganvas.system import files
 from ganvas.training.card import card, facts_of, run_of
 
 
@@ -36,7 +36,7 @@ def model_files(weights: Path, name: Name | None) -> Contents:
     generator = Generator.load(weights, "cpu")  # checks the model
     folder = weights.parent
     contents: Contents = {WEIGHTS: weights}
-    contents[CONFIG] = json_of(generator.info)
+    contents[CONFIG] = files.json_bytes(generator.info.to_dict())
     if run_of(weights) is not None or not (folder / CARD).is_file():
         contents[CARD] = card(facts_of(weights, generator), name.repo if name else None).encode()
     else:
@@ -44,8 +44,3 @@ def model_files(weights: Path, name: Name | None) -> Contents:
     if (folder / DIRECTIONS).is_file():
         contents[DIRECTIONS] = folder / DIRECTIONS
     return contents
-
-
-def json_of(info: ModelInfo) -> bytes:
-    """config.json as `Generator.save` writes it."""
-    return (json.dumps(info.to_dict(), indent=2, ensure_ascii=False) + "\n").encode()

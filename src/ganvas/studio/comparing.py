@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import urlencode
 
 from fastapi import FastAPI, Query
 from fastapi.responses import FileResponse
 
-from ganvas.errors import RunError
 from ganvas.evaluation.evaluate import CLASSES_SHOWN
 from ganvas.reporting.comparison import caveats, costs, differences, measures
 from ganvas.reporting.reading import RunContent, read
+from ganvas.results import Evaluation
 from ganvas.studio import run_status, schemas
 from ganvas.studio.context import PNG, RunName, Studio
 from ganvas.studio.errors import AbsentError
@@ -50,40 +50,32 @@ def compared(places: Sequence[Place]) -> schemas.ComparisonOut:
     """Raises RunError if a run has no log yet or its evaluation is damaged."""
     runs = [read(place.folder) for place in places]
     names = [run_status.title_of(place) for place in places]
-    try:
-        rows = [*measures(runs), *costs(runs)]
-        return schemas.ComparisonOut(
-            names=names,
-            caveats=caveats(runs, names),
-            rows=[schemas.MeasureOut.model_validate(row, from_attributes=True) for row in rows],
-            grids=[grid_of(place, run) for place, run in zip(places, runs, strict=True)],
-            differences=[schemas.DifferenceOut(name=name, values=values) for name, values in differences(runs)],
-        )
-    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
-        raise RunError(f"an evaluation of these runs cannot be shown ({error!r}): evaluate them again") from error
+    return schemas.ComparisonOut(
+        names=names,
+        caveats=caveats(runs, names),
+        rows=[*measures(runs), *costs(runs)],
+        grids=[grid_of(place, run) for place, run in zip(places, runs, strict=True)],
+        differences=[schemas.DifferenceOut(name=name, values=values) for name, values in differences(runs)],
+    )
 
 
 def samples_file(place: Place, run: RunContent) -> Path | None:
     """The sample grid of an evaluation."""
-    pictures = (run.evaluation or {}).get("pictures")
-    path = files.inside(place.folder, pictures.get("generated") if isinstance(pictures, dict) else None)
+    grids = (run.evaluation or Evaluation()).pictures
+    path = files.inside(place.folder, grids.generated if grids else None)
     return path if path is not None and path.is_file() else None
 
 
 def grid_of(place: Place, run: RunContent) -> schemas.GridOut:
     """Samples of the evaluation, otherwise the last preview."""
-    values: dict[str, Any] = {"run": place.name}
-    if samples_file(place, run) is not None:
-        found = (run.evaluation or {})["pictures"]
-        classes = [str(name) for name in (run.evaluation or {})["data"].get("classes") or []]
-        rows = classes[:CLASSES_SHOWN] if found.get("per_class") else []
-        return schemas.GridOut(address=f"api/run/samples?{encoded(values)}", note=str(found.get("note", "")), rows=rows)
+    if samples_file(place, run) is not None and run.evaluation and (grids := run.evaluation.pictures):
+        rows = run.evaluation.data.classes[:CLASSES_SHOWN] if grids.per_class else []
+        return schemas.GridOut(address=f"api/run/samples?{encoded(run=place.name)}", note=grids.note, rows=rows)
     if not run.grids:
         return schemas.GridOut(address="", note="no images yet", rows=[])
-    values["images"] = run.grids[-1][0]
-    rows = run_status.rows_of_grids(place)
-    return schemas.GridOut(address=f"api/run/grid?{encoded(values)}", note="last preview, uncurated", rows=rows)
+    address = f"api/run/grid?{encoded(run=place.name, images=run.grids[-1][0])}"
+    return schemas.GridOut(address=address, note="last preview, uncurated", rows=run_status.rows_of_grids(place))
 
 
-def encoded(values: dict[str, Any]) -> str:
+def encoded(**values: object) -> str:
     return urlencode(values, errors="backslashreplace")

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from ganvas.config import BUDGET_FIELDS
 from ganvas.errors import GanvasError
 from ganvas.model_file import ModelInfo
-from ganvas.records import number, read_log
+from ganvas.records import LogRecord, Score, number, read_log, typed
 from ganvas.reporting.reading import sorted_out
 from ganvas.run import Run
+from ganvas.run_config import RunConfig
 from ganvas.studio.engine import stamp_of
 from ganvas.studio.errors import AbsentError
 from ganvas.studio.model_folder import Place, Shelf
-from ganvas.studio.schemas import HealthOut, RunLine, RunOut
+from ganvas.studio.schemas import RunLine, RunOut
 from ganvas.training.preview import layout, num_rows
 
 POINTS = 400  # most points per curve
@@ -64,16 +64,7 @@ class Summaries:
 def summary(place: Place, process: str = "") -> RunLine:
     """Summary of one run for the list of runs."""
     run = watched(place, process)
-    return RunLine(
-        name=run.name,
-        title=run.title,
-        state=run.state,
-        progress=run.progress,
-        images=run.images,
-        sentence=run.sentence,
-        score=run.score,
-        grid=run.grids[-1] if run.grids else None,
-    )
+    return RunLine(**run.model_dump(include={*RunLine.model_fields}), grid=run.grids[-1] if run.grids else None)
 
 
 def watched(place: Place, process: str = "") -> RunOut:
@@ -88,39 +79,34 @@ def watched(place: Place, process: str = "") -> RunOut:
 
 def described(place: Place, process: str) -> RunOut:
     run = Run(place.folder, writes=False)
-    sentence, config = "", {}
+    sentence, config = "", None
     try:
         config = run.config()
     except GanvasError as error:
         sentence = str(error)
-    reports, vitals, health = sorted_out(list(read_log(place.folder, LOG_BYTES)))
-    last = reports[-1] if reports else {}
-    images = int(max([number(last.get("images")) or 0, *(int(one["images"]) for one in vitals[-1:])]))
-    progress = progress_of(config, last, images)
-    unit, budget = budget_of(config)
+    reports, vitals, health = sorted_out(typed(read_log(place.folder, LOG_BYTES)))
+    last = reports[-1] if reports else None
+    images = max((one.images for one in (*reports[-1:], *vitals[-1:])), default=0)
+    progress = 0.0 if config is None else progress_of(config, last.seconds if last else None, images)
+    unit, budget = ("", None) if config is None else budget_of(config)
     return RunOut(
         name=place.name,
-        title=title_in(config, place),
+        title=place.name if config is None else title_in(config, place),
         sentence=sentence,
         state=state_of(place, progress, vitals, process),
         has_model=place.weights is not None,
         progress=progress,
         images=images,
-        seconds=number(last.get("seconds")),
-        eta=number(last.get("eta")),
-        rate=number(last.get("images_per_second")),
-        score=number(vitals[-1].get("score")) if vitals else None,
-        best=min((value for one in vitals if (value := number(one.get("score"))) is not None), default=None),
-        about=about(config),
-        options=options(config),
+        seconds=last.seconds if last else None,
+        eta=number(last.eta) if last else None,
+        rate=number(last.images_per_second) if last else None,
+        score=vitals[-1].score if vitals else None,
+        best=min((one.score for one in vitals), default=None),
+        about={} if config is None else about(config),
+        options={} if config is None else options(config),
         reports=curves(reports, REPORTS),
         vitals=curves(vitals, VITALS),
-        health=[
-            HealthOut(
-                images=int(one["images"]), **{key: str(one.get(key, "")) for key in ("health", "words", "action")}
-            )
-            for one in health[-50:]
-        ],
+        health=health[-50:],
         grids=[images for images, path in run.grids() if own(place, path)],
         rows=rows_of_grids(place),
         films=[ending for ending in FILMS if own(place, place.folder / f"training.{ending}")],
@@ -140,9 +126,9 @@ def title_of(place: Place) -> str:
         return place.name
 
 
-def title_in(config: dict[str, Any], place: Place) -> str:
+def title_in(config: RunConfig, place: Place) -> str:
     """The title in a config.json if the user gave one; otherwise the name, as the folder may have been renamed."""
-    return str(config.get("name") or place.name) if config.get("titled") else place.name
+    return config.name or place.name if config.titled else place.name
 
 
 def rows_of_grids(place: Place) -> list[str]:
@@ -160,25 +146,22 @@ def rows_of_grids(place: Place) -> list[str]:
     return info.classes[:most] if schema is None else [schema.text(vector) for vector in schema.table[:most]]
 
 
-def budget_of(config: dict[str, Any]) -> tuple[str, float | None]:
+def budget_of(config: RunConfig) -> tuple[str, float | None]:
     """(unit, value) of the budget: minutes, images or epochs."""
-    values = ((name, number(config.get("train", {}).get(name))) for name in BUDGET_FIELDS)
+    values = ((name, getattr(config.train, name)) for name in BUDGET_FIELDS)
     return next(((name, value) for name, value in values if value is not None), ("", None))
 
 
-def progress_of(config: dict[str, Any], last: dict[str, Any], images: int) -> float:
+def progress_of(config: RunConfig, seconds: float | None, images: int) -> float:
     """Used fraction of the budget, 0 to 1."""
-    train = config.get("train", {})
-    seconds, minutes, budget = number(last.get("seconds")), number(train.get("minutes")), number(train.get("images"))
-    if minutes and seconds is not None:
-        return min(1.0, seconds / (60 * minutes))
-    if epochs := number(train.get("epochs")):
-        data = config.get("data", {})
-        budget = epochs * ((number(data.get("num_images")) or 0) - (number(data.get("num_heldout")) or 0))
+    train = config.train
+    if train.minutes and seconds is not None:
+        return min(1.0, seconds / (60 * train.minutes))
+    budget = train.epochs * config.data.num_training if train.epochs else train.images
     return min(1.0, images / budget) if budget else 0.0
 
 
-def state_of(place: Place, progress: float, vitals: list[dict[str, Any]], process: str) -> str:
+def state_of(place: Place, progress: float, vitals: list[Score], process: str) -> str:
     """training, stopping, finished, stopped, or waiting (before the first log line).
 
     process: what is known of the process: training, stopping, ended, or nothing ("").
@@ -186,47 +169,45 @@ def state_of(place: Place, progress: float, vitals: list[dict[str, Any]], proces
     if process in ("training", "stopping"):
         return process
     if process != "ended" and not state_is_quiet(place):
-        ended = progress >= 1.0 or (progress >= USED_UP and bool(vitals) and vitals[-1].get("change") == 0.0)
+        ended = progress >= 1.0 or (progress >= USED_UP and bool(vitals) and vitals[-1].change == 0.0)
         return "finished" if ended else "training"
     if progress >= USED_UP:
         return "finished"
     return "stopped" if progress > 0 else "waiting"
 
 
-def about(config: dict[str, Any]) -> dict[str, str]:
+def about(config: RunConfig) -> dict[str, str]:
     """Facts about the run."""
-    data, model = config.get("data", {}), config.get("model", {})
-    found = {
-        "data": data.get("source"),
-        "images": data.get("num_images"),
-        "size": data.get("size"),
-        "model": model.get("model"),
-        "budget": config.get("budget"),
-        "device": config.get("device"),
-        "started": config.get("started"),
+    facts = {
+        "data": config.data.source,
+        "images": config.data.num_images,
+        "size": config.data.size,
+        "model": config.model.model,
+        "budget": config.budget,
+        "device": config.device,
+        "started": config.started,
     }
-    return {key: str(value) for key, value in found.items() if value not in (None, "")}
+    return {key: str(value) for key, value in facts.items() if value}
 
 
-def options(config: dict[str, Any]) -> dict[str, str]:
+def options(config: RunConfig) -> dict[str, str]:
     """All options of the run as a flat dictionary, for comparisons."""
-    parts = {part: config.get(part) for part in ("model", "train")} | {"data": config.get("data", {})}
+    values = config.to_dict()
     flat = {
         f"{part} {name}": value
-        for part, values in parts.items()
-        if isinstance(values, dict)
-        for name, value in values.items()
+        for part in ("model", "train", "data")
+        for name, value in values[part].items()
         if not isinstance(value, dict)
     }
     hidden = {"data pack", "data hash", "data attribution"}
     return {name: "" if value is None else str(value)[:200] for name, value in flat.items() if name not in hidden}
 
 
-def curves(found: list[dict[str, Any]], names: tuple[str, ...]) -> dict[str, list[float | None]]:
+def curves(records: Sequence[LogRecord], names: tuple[str, ...]) -> dict[str, list[float | None]]:
     """Columns of the records, including `images`, reduced to POINTS; the last record is always included."""
-    step = max(1, -(-len(found) // POINTS))
-    kept = found[::-1][::step][::-1]
-    columns = {name: [number(one.get(name)) for one in kept] for name in ("images", *names)}
+    step = max(1, -(-len(records) // POINTS))
+    kept = records[::-1][::step][::-1]
+    columns = {name: [number(getattr(one, name)) for one in kept] for name in ("images", *names)}
     return {name: column for name, column in columns.items() if any(value is not None for value in column)}
 
 

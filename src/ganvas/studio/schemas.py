@@ -11,6 +11,8 @@ from ganvas.errors import ConfigError
 from ganvas.explore.recipes import LARGEST_SEED, Recipe
 from ganvas.fields import meanings
 from ganvas.options import Easing, Files, Filter, Format, Interpolate
+from ganvas.records import Warned
+from ganvas.reporting.comparison import Row
 from ganvas.studio.engine import BATCH, LARGEST, checked
 
 MOST_ARCHIVED = 1000  # images per ZIP file
@@ -379,19 +381,6 @@ class Runs(BaseModel):
     runs: list[RunLine]
 
 
-class CellOut(BaseModel):
-    value: str
-    interval: str
-    best: bool = Field(description="Better than all others, with intervals that do not overlap")
-
-
-class MeasureOut(BaseModel):
-    name: str
-    arrow: str
-    better: str = Field(description="Which way is better")
-    cells: list[CellOut]
-
-
 class GridOut(BaseModel):
     address: str = Field(description="URL; empty without images")
     note: str
@@ -406,16 +395,9 @@ class DifferenceOut(BaseModel):
 class ComparisonOut(BaseModel):
     names: list[str] = Field(description="Titles of the runs")
     caveats: list[str]
-    rows: list[MeasureOut]
+    rows: list[Row]
     grids: list[GridOut]
     differences: list[DifferenceOut]
-
-
-class HealthOut(BaseModel):
-    health: str
-    words: str
-    action: str
-    images: int
 
 
 class RunOut(BaseModel):
@@ -435,7 +417,7 @@ class RunOut(BaseModel):
     options: dict[str, str] = {}
     reports: dict[str, list[float | None]] = {}
     vitals: dict[str, list[float | None]] = {}
-    health: list[HealthOut] = []
+    health: list[Warned] = []
     grids: list[int] = []
     rows: list[str] = Field([], description="Class of each row of the grids; empty without classes")
     films: list[str] = []

@@ -160,18 +160,18 @@ def own_copy(loaded: Loaded) -> Generator:
 
 def uploaded(loaded: Loaded, content: bytes) -> tuple[np.ndarray, str]:
     """(pixels in the format of the model, a note of the changes). Raises PictureError for an invalid file."""
-    found = probe(content)
-    if found.height * found.width > UPLOAD_PIXELS:
+    header = probe(content)
+    if header.height * header.width > UPLOAD_PIXELS:
         raise PictureError(
-            f"too large: {found.width}x{found.height} pixels, limit {UPLOAD_PIXELS:,}; reduce the size of the image"
+            f"too large: {header.width}x{header.height} pixels, limit {UPLOAD_PIXELS:,}; reduce the size of the image"
         )
     info = loaded.generator.info
     config = info.config
     pixels = decode(content, Target(config.height, config.width, config.channels, info.depth, "crop", None))
     notes = []
-    if (found.height, found.width) != (config.height, config.width):
-        notes.append(f"cropped and resized from {found.width}x{found.height} to {config.width}x{config.height}")
-    if config.channels == 1 and found.channels == 3:
+    if (header.height, header.width) != (config.height, config.width):
+        notes.append(f"cropped and resized from {header.width}x{header.height} to {config.width}x{config.height}")
+    if config.channels == 1 and header.channels == 3:
         notes.append("converted to gray")
     return pixels, " and ".join(notes)
 
@@ -180,8 +180,8 @@ def projecting(loaded: Loaded, pixels: np.ndarray, label: str | None, steps: int
     def work(task: Task) -> dict[str, Any]:
         from ganvas.explore import projection
 
-        found = projection.project(own_copy(loaded), pixels, label=label, steps=steps, progress=task.progress)
-        return {"recipe": found.recipe.to_dict(), "losses": [float(loss) for loss in found.losses]}
+        projected = projection.project(own_copy(loaded), pixels, label=label, steps=steps, progress=task.progress)
+        return {"recipe": projected.recipe.to_dict(), "losses": [float(loss) for loss in projected.losses]}
 
     return work
 
@@ -191,10 +191,10 @@ def finding_directions(loaded: Loaded, num: int) -> Work:
         from ganvas.explore import directions
 
         generator = own_copy(loaded)
-        found = directions.principal(generator, num, progress=task.progress)
-        known = {one.name: one for one in loaded.directions.values()} | {one.name: one for one in found}
+        components = directions.principal(generator, num, progress=task.progress)
+        known = {one.name: one for one in loaded.directions.values()} | {one.name: one for one in components}
         directions.save(loaded.place.folder, list(known.values()), generator)
-        return {"names": [one.name for one in found]}
+        return {"names": [one.name for one in components]}
 
     return work
 
@@ -252,38 +252,39 @@ class Training:
         """
         with self.lock:
             self.check()
-            found = self.known.get(loaded.place.folder)
-            if found is None:
+            neighbours = self.known.get(loaded.place.folder)
+            if neighbours is None:
                 num = 0 if begin else number_at_hand(loaded)
                 if num > READ_UNASKED:
                     return Neighbours("unread", f"{num:,} training images are not loaded yet; loading takes a while")
-                found = self.known[loaded.place.folder] = Neighbours()
-                self.pool.submit(self.prepare, loaded, found)
+                neighbours = self.known[loaded.place.folder] = Neighbours()
+                self.pool.submit(self.prepare, loaded, neighbours)
             self.known.move_to_end(loaded.place.folder)
             while len(self.known) > MOST_FINDERS:
                 self.known.popitem(last=False)
-            return found
+            return neighbours
 
-    def prepare(self, loaded: Loaded, found: Neighbours) -> None:
+    def prepare(self, loaded: Loaded, neighbours: Neighbours) -> None:
         try:
             if self.data is None and not at_hand(loaded):
                 raise ConfigError("the training images are not available: start the studio with --data IMAGES")
-            found.pack = pack_of(loaded.place.folder, loaded.generator, self.data, self.reading(found))
-            images = found.pack.images.view(Stoppable)
+            neighbours.pack = pack_of(loaded.place.folder, loaded.generator, self.data, self.reading(neighbours))
+            images = neighbours.pack.images.view(Stoppable)
             images.check = self.check
-            found.finder = CopyFinder(dataclasses.replace(found.pack, images=images), self.reading(found))
-            found.state, found.sentence = "ready", ""
+            pack = dataclasses.replace(neighbours.pack, images=images)
+            neighbours.finder = CopyFinder(pack, self.reading(neighbours))
+            neighbours.state, neighbours.sentence = "ready", ""
         except GanvasError as error:
-            found.state, found.sentence = "absent", str(error)
+            neighbours.state, neighbours.sentence = "absent", str(error)
         except Exception as error:
-            found.state, found.sentence = "absent", f"the training images cannot be read ({error})"
+            neighbours.state, neighbours.sentence = "absent", f"the training images cannot be read ({error})"
 
-    def reading(self, found: Neighbours) -> Callable[[str, int, int], None]:
+    def reading(self, neighbours: Neighbours) -> Callable[[str, int, int], None]:
         def note(what: str, done: int, total: int) -> None:
             self.check()
-            if found.state == "preparing":
+            if neighbours.state == "preparing":
                 share = f": {done:,} of {total:,}" if total else ""
-                found.sentence = f"the training images are being read ({what}{share})"
+                neighbours.sentence = f"the training images are being read ({what}{share})"
 
         return note
 
@@ -296,32 +297,32 @@ def at_hand(loaded: Loaded) -> bool:
 def number_at_hand(loaded: Loaded) -> int:
     """Number of images of that pack; 0 if there is none."""
     try:
-        data = Run(loaded.place.folder).config()["data"]
-        return int(data["num_images"]) if is_pack(Path(data["pack"])) else 0
-    except (GanvasError, KeyError, TypeError, ValueError):
+        data = Run(loaded.place.folder).config().data
+        return data.num_images if is_pack(Path(data.pack)) else 0
+    except GanvasError:
         return 0
 
 
-def copies(found: Neighbours, pixels: np.ndarray) -> np.ndarray:
+def copies(neighbours: Neighbours, pixels: np.ndarray) -> np.ndarray:
     """(N,) bool: which of the images (N, H, W, C) are copies of training images."""
-    assert found.finder is not None
-    with found.using:
-        return found.finder.is_copy(pixels)
+    assert neighbours.finder is not None
+    with neighbours.using:
+        return neighbours.finder.is_copy(pixels)
 
 
-def nearest(found: Neighbours, pixels: np.ndarray) -> list[Near]:
+def nearest(neighbours: Neighbours, pixels: np.ndarray) -> list[Near]:
     """The nearest training image of each of the images (N, H, W, C), and its similarity."""
-    assert found.finder is not None and found.pack is not None
-    with found.using:
-        near = found.finder.find(pixels)
-    names = found.pack.names
+    assert neighbours.finder is not None and neighbours.pack is not None
+    with neighbours.using:
+        near = neighbours.finder.find(pixels)
+    names = neighbours.pack.names
     return [
         Near(
             index=int(index),
             name=names[index] if index < len(names) else "",
             correlation=round(float(correlation), 3),
             score=round(float(score), 3),
-            copy_of_it=bool(score < found.finder.threshold),
+            copy_of_it=bool(score < neighbours.finder.threshold),
             moved=moved,
         )
         for index, correlation, score, moved in zip(*near, strict=True)

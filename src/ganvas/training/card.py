@@ -14,17 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import ganvas
+from ganvas.config import TrainConfig
 from ganvas.errors import RunError
 from ganvas.generator import Generator, weights_hash
 from ganvas.model_file import CARD, WEIGHTS, find_weights
 from ganvas.models.pretrained import pretrained_network
-from ganvas.records import ARROWS, decimals, energy_of, is_of, number, read_evaluation, read_reports
+from ganvas.records import energy_of, read_reports
+from ganvas.results import Artefacts, Evaluation, read_evaluation
 from ganvas.run import Run
+from ganvas.run_config import RunConfig, RunData
 from ganvas.system import files
 from ganvas.training.progress import duration
 from ganvas.training.starting_weights import description
-
-Record = dict[str, Any]
 
 FOLDER = "path/to/this/folder"  # placeholder in the commands of the card
 REPEATED_BELOW = 1_000  # training images below which a generator may repeat them
@@ -51,10 +52,10 @@ class Facts:
     """The content of a card."""
 
     generator: Generator
-    run: Record
-    """Content of config.json of the run; empty for a model without its run."""
-    evaluation: Record | None = None
-    """Content of evaluation.json if it is of these weights."""
+    run: RunConfig | None
+    """None for a model without its run."""
+    evaluation: Evaluation | None = None
+    """Only if it is of these weights."""
     stale: bool = False
     """Whether there is an evaluation, but of other weights."""
     seconds: float = 0.0
@@ -67,25 +68,25 @@ class Facts:
     """Energy of the training in kWh; None if it was not recorded."""
 
     @property
-    def data(self) -> Record:
-        return self.run.get("data", {})
+    def data(self) -> RunData | None:
+        return self.run.data if self.run else None
 
     @property
     def title(self) -> str:
-        return str(self.run.get("name") or f"{self.generator.info.kind} generator")
+        return self.run.name if self.run and self.run.name else f"{self.generator.info.kind} generator"
 
     @property
     def source(self) -> str:
         """Name of the data without its folder."""
-        return re.split(r"[\\/]", str(self.data.get("source") or "").rstrip("\\/"))[-1] or "not recorded"
+        return re.split(r"[\\/]", self.data.source.rstrip("\\/"))[-1] if self.data else "not recorded"
 
     @property
     def licence(self) -> str | None:
-        return self.stated_licence or self.data.get("licence")
+        return self.stated_licence or (self.data.licence if self.data else None)
 
     @property
     def attribution(self) -> str | None:
-        return self.data.get("attribution")
+        return self.data.attribution if self.data else None
 
     @property
     def is_medical(self) -> bool:
@@ -102,7 +103,7 @@ def facts_of(path: Path, generator: Generator | None = None, licence: str | None
     generator = generator or Generator.load(weights, "cpu")
     folder = run_of(weights)
     if folder is None:
-        return Facts(generator, {}, *evaluation_of(weights.parent, weights), stated_licence=licence)
+        return Facts(generator, None, *evaluation_of(weights.parent, weights), stated_licence=licence)
     config = Run(folder).config()
     return Facts(generator, config, *evaluation_of(folder, weights), *spent(folder), licence, energy_of(folder))
 
@@ -125,11 +126,11 @@ def spent(folder: Path) -> tuple[float, int]:
     return (reports[-1].seconds, int(reports[-1].images)) if reports else (0.0, 0)
 
 
-def evaluation_of(folder: Path, weights: Path) -> tuple[Record | None, bool]:
+def evaluation_of(folder: Path, weights: Path) -> tuple[Evaluation | None, bool]:
     """(evaluation.json if it is of these weights, otherwise None; whether it is of other weights)."""
-    found = read_evaluation(folder)
-    stale = found is not None and not is_of(found, weights)
-    return (None, True) if stale else (found, False)
+    results = read_evaluation(folder)
+    stale = results is not None and not results.is_of(weights)
+    return (None, True) if stale else (results, False)
 
 
 # -- the licence --
@@ -201,13 +202,17 @@ def front_matter(facts: Facts) -> str:
     tags = ["gan", "generative-adversarial-network", "image-generation", "synthetic", plain(generator.info.kind)]
     tags += ["class-conditional"] if generator.classes else []
     tags += ["attribute-conditional"] if generator.conditions else []
-    values: Record = {"license": known or "other"}
+    values: dict[str, Any] = {"license": known or "other"}
     if known is None:
         values["license_name"] = "terms-of-the-training-data"
     values |= {"library_name": "ganvas", "pipeline_tag": task, "tags": tags}
     metrics = [
-        {"type": row.key, "name": f"{row.name}, 95% {row.low} to {row.high}", "value": row.exact}
-        for row in measures(facts.evaluation)
+        {
+            "type": plain(row.key),
+            "name": f"{plain(row.name)}, 95% {row.text(row.low)} to {row.text(row.high)}",
+            "value": round(row.value, row.decimals),
+        }
+        for row in (facts.evaluation.measures if facts.evaluation else ())
     ]
     if metrics:
         source = plain(facts.source)
@@ -240,10 +245,10 @@ def about(facts: Facts) -> str:
         "conditions": condition_names(facts.generator),
         "network": f"{escape(config.model)}, {parameters:,} parameters, {config.z_dim} latent dimensions",
         "training": f"{info.images_seen:,} images seen",
-        "starting weights": description(facts.run.get("start")),
+        "starting weights": description(facts.run.start) if facts.run else "",
         "pretrained network": f"training used the ImageNet features of {pretrained}" if pretrained else "",
         "hash of the weights": f"`{weights}`",
-        "created with": f"Ganvas {escape(facts.run.get('ganvas') or ganvas.__version__)}",
+        "created with": f"Ganvas {escape(facts.run.ganvas if facts.run else ganvas.__version__)}",
     }
     return listed("model", rows)
 
@@ -268,12 +273,12 @@ def how_to_use(facts: Facts, repo: str | None) -> str:
 
 
 def intended(facts: Facts) -> str:
-    useful = (facts.evaluation or {}).get("usefulness")
+    useful = (facts.evaluation or Evaluation()).usefulness
     return bullets(
         [
             "Illustration, art and teaching, with a note that the images are synthetic.",
             "Research on generative models.",
-            f"Additional training data for a classifier: {sentence(useful)}"
+            f"Additional training data for a classifier: {sentence(useful.sentence)}"
             if useful
             else "Additional training data for other models, after a test that they help.",
         ]
@@ -287,25 +292,24 @@ def forbidden(facts: Facts) -> str:
         if facts.is_medical
         else "Medical or other critical decisions."
     )
-    found = [
+    uses = [
         "Presenting images as records of something real: evidence, news, identification or measurement.",
         "Deceiving, imitating or harming people.",
         "Proving that the training images are anonymous or protected: a generator may repeat training images.",
         critical,
         f"Any use that violates the terms of the training data ({escape(facts.licence or 'not stated')}).",
     ]
-    return bullets(found)
+    return bullets(uses)
 
 
 def training_data(facts: Facts) -> str:
     data, info = facts.data, facts.generator.info
-    num, held = number(data.get("num_images")), number(data.get("num_heldout"))
-    held_out = f", {held:,.0f} of them held out" if held else ""
+    held_out = f", {data.num_heldout:,} of them held out" if data and data.num_heldout else ""
     rows = {
         "name": escape(facts.source),
-        "images": f"{num:,.0f}{held_out}" if num else "not recorded",
+        "images": f"{data.num_images:,}{held_out}" if data else "not recorded",
         "licence": escape(facts.licence or "not stated")
-        + (" (as stated by the publisher)" if facts.stated_licence and not data.get("licence") else ""),
+        + (" (as stated by the publisher)" if facts.stated_licence and not (data and data.licence) else ""),
         "attribution": escape(facts.attribution or "none recorded"),
         "content hash": f"`{info.data_hash}`" if info.data_hash.isalnum() else "not recorded",
     }
@@ -320,26 +324,33 @@ def training_data(facts: Facts) -> str:
 
 def evaluation(facts: Facts) -> str:
     """The results of the evaluation, or a sentence that there are none."""
-    found = facts.evaluation
-    if found is None:
+    results = facts.evaluation
+    if results is None:
         return (
             "The last evaluation was of other weights; these weights were not evaluated."
             if facts.stale
             else "Not evaluated: the quality was not measured."
         )
-    protocol = found["protocol"]
+    protocol = results.protocol
     rows = [
-        [f"{escape(row.short)} {row.arrow}", row.value, f"{row.low} to {row.high}", row.real, row.flags]
-        for row in measures(found)
+        [
+            f"{escape(row.short)} {row.arrow}",
+            row.text(row.value),
+            f"{row.text(row.low)} to {row.text(row.high)}",
+            row.text(row.real),
+            escape("; ".join(row.flags)),
+        ]
+        for row in results.measures
     ]
-    said = [sentence(found[name]) for name in ("copies", "real_or_fake", "usefulness") if found.get(name)]
-    said += findings(found)
+    parts = (results.copies, results.real_or_fake, results.usefulness)
+    said = [sentence(part.sentence) for part in parts if part]
+    said += [sentence(one.sentence) for one in (results.artefacts or Artefacts()).findings if one.severity != "ok"]
     how = (
-        f"{count(protocol.get('num_real'))} real ({escape(protocol.get('split', ''))}) and "
-        f"{count(protocol.get('num_generated'))} generated images, seeds from {count(protocol.get('seed'))}, "
-        f"truncation {escape(protocol.get('truncation'))}; features: {escape(protocol.get('features'))}; "
-        f"Ganvas {escape(found.get('ganvas'))}. ↓ lower is better, ↑ higher is better, ≈ closer to real images is "
-        "better. *Real images*: value for other real images, the best to expect."
+        f"{protocol.num_real:,} real ({escape(protocol.split)}) and {protocol.num_generated:,} generated images, seeds "
+        f"from {'–' if protocol.seed is None else format(protocol.seed, ',')}, truncation "
+        f"{escape(protocol.truncation)}; features: {escape(protocol.features)}; Ganvas {escape(results.ganvas)}. ↓ "
+        "lower is better, ↑ higher is better, ≈ closer to real images is better. *Real images*: value for other real "
+        "images, the best to expect."
     )
     columns = 5 if any(row[4] for row in rows) else 4
     head = ["measure", "value", "95% interval", "real images", "note"][:columns]
@@ -349,17 +360,15 @@ def evaluation(facts: Facts) -> str:
 
 
 def limits(facts: Facts) -> str:
-    info, data, found = facts.generator.info, facts.data, facts.evaluation
+    info, data, results = facts.generator.info, facts.data, facts.evaluation
     size = f"{info.config.height}x{info.config.width}"
     said = [
         f"Image size is {size} pixels. Enlarged images have no more detail.",
         "The model has the biases of its training images. What is rare in the data is even rarer in its images.",
     ]
-    num = number(data.get("num_images"))
-    if num and num < REPEATED_BELOW:
-        said.append(f"{num:,.0f} training images are few: the model may repeat them.")
-    copies = (found or {}).get("copies")
-    if not copies:
+    if data and data.num_images < REPEATED_BELOW:
+        said.append(f"{data.num_images:,} training images are few: the model may repeat them.")
+    if not (results and results.copies):
         said.append("Copying of training images was not measured.")
     if info.kind == "face":
         said.append("A face may resemble a real person, by chance or because the data contain images of that person.")
@@ -368,21 +377,20 @@ def limits(facts: Facts) -> str:
             "Images may show anatomy or disease that does not exist, and omit what does exist. Realistic images do not "
             "prove anything."
         )
-    classes = (found or {}).get("classes")
-    if isinstance(classes, dict) and classes.get("worst"):
-        said.append(f"The class with the lowest accuracy is {escape(classes['worst'])}.")
+    if results and results.classes and results.classes.worst:
+        said.append(f"The class with the lowest accuracy is {escape(results.classes.worst)}.")
     return bullets(said)
 
 
 def cost(facts: Facts) -> str:
-    train, run = facts.run.get("train"), facts.run
-    if not train:
+    run = facts.run
+    if run is None:
         return "Not recorded: the run of this model is missing."
     rate = f", {facts.images_seen / facts.seconds:,.0f} per second" if facts.seconds else ""
     rows = {
-        "objective": escape(objective(train)),
-        "budget": escape(run.get("budget") or ""),
-        "time": f"{duration(facts.seconds)} on {escape(run.get('device'))}" if facts.seconds else "",
+        "objective": escape(objective(run.train)),
+        "budget": escape(run.budget),
+        "time": f"{duration(facts.seconds)} on {escape(run.device)}" if facts.seconds else "",
         "images seen": f"{facts.images_seen:,}{rate}" if facts.images_seen else "",
         "energy": "not recorded"
         if facts.energy is None
@@ -391,80 +399,23 @@ def cost(facts: Facts) -> str:
     return listed("training", rows)
 
 
-def objective(train: Record) -> str:
+def objective(train: TrainConfig) -> str:
     """Loss, penalties and optimizer in one line."""
-    parts = [f"{train['loss']} loss"]
+    parts = [f"{train.loss} loss"]
     weights = ("r1", "r2", "r1_features", "gradient_penalty", "path_length")
-    penalties = [f"{name} {train[name]:g}" for name in weights if train.get(name)]
+    penalties = [f"{name} {getattr(train, name):g}" for name in weights if getattr(train, name)]
     if penalties:
-        every = train["penalty_interval"]
+        every = train.penalty_interval
         parts.append(f"{', '.join(penalties)} (every {f'{every} steps' if every != 1 else 'step'})")
-    parts.append(f"{train['optimizer']} {train['lr']:g}, batch {train['batch']}")
-    if train["preset"]:
-        parts.append(f"preset {train['preset']}")
+    parts.append(f"{train.optimizer} {train.lr:g}, batch {train.batch}")
+    if train.preset:
+        parts.append(f"preset {train.preset}")
     return "; ".join(parts)
 
 
-# -- values of an evaluation --
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A row of an evaluation as text, rounded according to its interval."""
-
-    key: str
-    name: str
-    arrow: str
-    value: str
-    low: str
-    high: str
-    real: str
-    flags: str
-    """Notes, escaped."""
-    exact: float
-
-    @property
-    def short(self) -> str:
-        """The name without the feature network in brackets."""
-        return self.name.partition(" (")[0]
-
-
-def measures(found: Record | None) -> list[Measure]:
-    """The measures with a finite value and interval."""
-    rows = []
-    for row in (found or {}).get("measures", []):
-        value, low, high = (number(row.get(name)) for name in ("value", "low", "high"))
-        if value is None or low is None or high is None:
-            continue
-        digits = decimals({"value": value, "low": low, "high": high})
-        arrow = ARROWS.get(row.get("better"), "")
-        words = [figure(one, digits) for one in (value, low, high, number(row.get("real")))]
-        key, name = (plain(row.get(part, "")) for part in ("key", "name"))
-        flags = escape("; ".join(map(str, row.get("flags") or ())))
-        rows.append(Measure(key, name, arrow, *words, flags, round(value, digits)))
-    return rows
-
-
-def findings(found: Record) -> list[str]:
-    """The artefacts found, as escaped sentences."""
-    faults = (found.get("artefacts") or {}).get("findings") or []
-    return [sentence(one) for one in faults if one.get("severity") != "ok"]
-
-
-def sentence(part: Record) -> str:
-    text = escape(part.get("sentence", ""))
+def sentence(text: str) -> str:
+    text = escape(text)
     return text[:1].upper() + text[1:]
-
-
-def figure(value: float | None, digits: int) -> str:
-    if value is None:
-        return "–"
-    return f"{round(value, digits) + 0.0:,.{digits}f}".replace("-", "−")  # + 0.0: no minus before a zero
-
-
-def count(value: object) -> str:
-    found = number(value)
-    return "–" if found is None else f"{found:,.0f}"
 
 
 # -- text --
@@ -483,7 +434,7 @@ def plain(value: object) -> str:
     return " ".join("".join(one if one.isprintable() else " " for one in str(value)).split())
 
 
-def yaml(values: Record) -> str:
+def yaml(values: dict[str, Any]) -> str:
     """One line of YAML per entry. The values are plain; they are written as JSON, which is valid YAML."""
     return "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())
 

@@ -120,7 +120,7 @@ class Loop:
     ) -> None:
         self.state, self.networks, self.config, self.info = state, networks, config, info
         self.run, self.display, self.examine, self.trial = run, display, examine, trial
-        self.policy = augmentations_for(info.kind, config)
+        self.augmentations = augmentations_for(info.kind, config)
         self.writes = not trial and ranks.rank() == 0
         self.average = Generator(state.ema.average, info, state.device)
         self.preview = Preview(self.average, run, config)
@@ -203,6 +203,11 @@ class Loop:
         self.clock.count()
         return stats
 
+    @property
+    def policy(self) -> tuple[str, ...]:
+        """Augmentations in use now."""
+        return self.augmentations if self.state.augmentation_share else ()
+
     def draw(self) -> Inputs:
         """The next batch and all random numbers of a pass."""
         state = self.state
@@ -211,7 +216,7 @@ class Loop:
         real = at_size(real, state.generator)
         labels = labels if self.info.config.label_size else None
         return draw_inputs(
-            real, labels, place, self.config, self.policy, state.augment.value, state.noise,
+            real, labels, place, self.config, self.policy, state.augmentation, state.noise,
             state.features_penalty.value, crops_of(state.discriminator),
         )  # fmt: skip
 
@@ -416,7 +421,7 @@ def report_of(
         g_norm=state.gradient_norms["generator"].item(),
         d_norm=state.gradient_norms["discriminator"].item(),
         penalty=sum((value.item() for value in penalties if value is not None), 0.0),
-        augment=state.augment.value.item(),
+        augment=state.augmentation.item(),
         sign=stats.sign.item(),
         r1_features=heads.value.mean().item() if heads.adapts else None,
         lead=heads.lead.mean().item() if heads.adapts else None,

@@ -26,6 +26,7 @@ from ganvas.system.device import Device, world_size
 from ganvas.training.rules import Traits, refuse_what_cannot_work, traits_of, warnings
 
 DEFAULT_MINUTES = 10.0
+UNSEEN = 10.0  # epochs without augmentation
 MEMORY_SHARE = 0.8  # part of the free memory that a run may plan to use
 
 
@@ -205,8 +206,6 @@ def choose_objective(chooser: Chooser, model: ModelConfig) -> None:
     chooser.choose("r2", *chooser.usual("r2", (gamma, "same as r1")))
     if chooser.values["gradient_penalty"]:
         interval = (1, "every step, as in WGAN-GP")
-    elif model.discriminator != "own":
-        interval = (4, "every 4th step: as good as every step, and faster")
     else:
         interval = chooser.usual("penalty_interval")
     chooser.choose("penalty_interval", *interval)
@@ -238,10 +237,12 @@ def choose_augmentation(chooser: Chooser, pack: Pack) -> None:
     names = ", ".join(POLICIES[pack.kind])
     probability = augmentation_probability(pack.num_training)
     adaptive = chooser.settle("adaptive", False, "a fixed probability works better for short budgets")
+    now = adaptive or chooser.asked.augment is not None
+    after = chooser.settle("augment_after", 0.0 if now else UNSEEN, "new images are not memorised")
     if adaptive:
         chooser.choose("augment", 0.0, f"start value, raised when the discriminator overfits: {names}")
         return
-    reason = f"for {pack.num_training:,} images of kind {pack.kind}: {names}"
+    reason = f"after {after:g} epochs, for {pack.num_training:,} images of kind {pack.kind}: {names}"
     chooser.choose("augment", probability, reason if probability else f"off: {pack.num_training:,} images are enough")
 
 

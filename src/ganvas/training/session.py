@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 import ganvas
-from ganvas.config import BUDGET_FIELDS, MACHINE_FIELDS, Kind, ModelConfig, TrainConfig, TrainOptions, read_training
+from ganvas.config import BUDGET_FIELDS, MACHINE_FIELDS, DataConfig, TrainConfig, TrainOptions
 from ganvas.data.batches import Batches
 from ganvas.data.packing.kept import Kept
 from ganvas.data.packing.pack import Pack
 from ganvas.errors import CheckpointError, DataError, RunError, amount, some
-from ganvas.fields import from_dict
+from ganvas.fields import changed, from_dict
 from ganvas.model_file import WEIGHTS, ModelInfo
 from ganvas.records import read_log
 from ganvas.run import Run, timestamp
+from ganvas.run_config import RunConfig, RunData
 from ganvas.system.device import Device, agree, barrier, rank, world_size
 from ganvas.training.clock import total_images
 from ganvas.training.loop import Examine
@@ -62,7 +64,7 @@ def open_session(
     if run.has_config():
         if rank() == 0:
             if add and run.heldout() is None:
-                run.write_heldout(first_images(run).kept)
+                run.write_heldout(first_images(run)[1])
             run.write_config(taken_up(run, pack, asked, device, start, add))
     elif add:
         raise RunError(f"--add continues a run, and {run.folder} has none: omit --add")
@@ -73,8 +75,7 @@ def open_session(
             run.write_heldout(Kept.of(pack.images, pack.names, pack.heldout))
     barrier()
     record = run.config()
-    config = read_training(TrainConfig, record["train"], "config.json")
-    info = info_of(from_dict(ModelConfig, record["model"], "config.json"), pack)
+    config, info = record.train, info_of(record.model, pack)
     batches = Batches(
         pack,
         config.batch,
@@ -86,13 +87,13 @@ def open_session(
     )
     state = TrainState(info.config, config, batches, device)
     checkpoint = run.load_checkpoint(display.say, state.device)
-    if checkpoint is None and record.get("start"):
-        lines = take_over(state, origin or open_start(record["start"], info.config))
-        for line in [SENTENCE] if record["start"] == SHIPPED else lines:
+    if checkpoint is None and record.start:
+        lines = take_over(state, origin or open_start(record.start, info.config))
+        for line in [SENTENCE] if record.start == SHIPPED else lines:
             display.say(f"  {line}")
     if checkpoint is not None:
         resume(state, checkpoint, run, display)
-        if add and (grown := record["data"].get("grown")) and grown[-1]["to"]["hash"] == pack.hash:
+        if add and (grown := record.data.grown) and grown[-1]["to"]["hash"] == pack.hash:
             display.say(
                 f"continuing on {pack.num_images:,} images instead of {grown[-1]['from']['num_images']:,}: not "
                 "bit-exact from here on"
@@ -104,7 +105,7 @@ def open_session(
     return Session(state, config, info, finished)
 
 
-def resume(state: TrainState, checkpoint: dict[str, Any], run: Run, display: Display) -> None:
+def resume(state: TrainState, checkpoint: dict, run: Run, display: Display) -> None:
     """Restores the state and removes what was logged after it. Raises CheckpointError if it is of other networks."""
     try:
         changes = state.load_state_dict(checkpoint)
@@ -144,79 +145,69 @@ def new_record(
     examine: Examine,
     start: str | None,
     origin: Origin | None,
-) -> dict[str, Any]:
-    """Plans a run and prints the plan. Returns the content of config.json."""
+) -> RunConfig:
+    """Plans a run and prints the plan."""
     planned = plan(pack, asked, device, origin.options(pack.height) if origin else None)
     if asked.probe_gamma:
         planned = probe_gamma(planned, pack, device, display, examine)
     show_plan(planned, pack, display.console, layers=False)
-    return {
-        "name": run.folder.name,
-        "ganvas": ganvas.__version__,
-        "started": timestamp(),
-        "start": start_for(planned.model, start),
-        "budget": planned.config.budget,
-        "device": device.name,
-        "data": {
-            "source": source,
-            **identity_of(pack),
-            "size": f"{pack.height}x{pack.width}",
-            "channels": pack.channels,
-            "kind": pack.kind,
-            "licence": pack.record.licence,
-            "attribution": pack.record.attribution,
-        },
-        "model": dataclasses.asdict(planned.model),
-        "asked": dataclasses.asdict(asked),
-        "train": dataclasses.asdict(planned.config),
-        "reasons": {choice.name: choice.reason for choice in planned.choices},
-    }
+    return RunConfig(
+        name=run.folder.name,
+        ganvas=ganvas.__version__,
+        started=timestamp(),
+        start=start_for(planned.model, start),
+        budget=planned.config.budget,
+        device=device.name,
+        data=data_of(pack, source),
+        model=planned.model,
+        asked=asked,
+        train=planned.config,
+        reasons={choice.name: choice.reason for choice in planned.choices},
+    )
 
 
-def identity_of(pack: Pack) -> dict[str, Any]:
-    """What the record of a run says about the images themselves."""
-    return {
-        "pack": str(pack.folder),
-        "hash": pack.hash,
-        "fingerprint": pack.record.fingerprint,
-        "num_images": pack.num_images,
-        "num_heldout": len(pack.heldout),
-        "levels": pack.record.levels,
-        "options": pack.record.request["config"],
-        "labels": labels_of(pack),
-    }
+def data_of(pack: Pack, source: str, grown: Sequence[dict] = ()) -> RunData:
+    """What the record of a run says about its images."""
+    info = pack.record
+    return RunData(
+        source=source,
+        pack=str(pack.folder),
+        hash=pack.hash,
+        num_images=pack.num_images,
+        num_heldout=len(pack.heldout),
+        size=f"{pack.height}x{pack.width}",
+        channels=pack.channels,
+        kind=pack.kind,
+        licence=info.licence,
+        attribution=info.attribution,
+        options=from_dict(DataConfig, info.request["config"], "pack.json"),
+        fingerprint=info.fingerprint,
+        levels=info.levels,
+        labels=labels_of(pack),
+        grown=[*grown],
+    )
 
 
-def labels_of(pack: Pack) -> list[Any]:
+def labels_of(pack: Pack) -> list:
     """What the numbers mean that the networks get for each image: names of classes, or columns of conditions."""
     if pack.schema is None:
         return list(pack.classes)
     return [[column.name, column.kind, list(column.values)] for column in pack.schema.columns]
 
 
-@dataclasses.dataclass(frozen=True)
-class FirstImages:
-    """What was chosen for the images at the start of a run. kept: the held-out ones."""
+def first_images(run: Run) -> tuple[RunData, Kept]:
+    """What was chosen for the images at the start of a run, and the held-out ones.
 
-    size: str
-    channels: int
-    kind: Kind
-    levels: list[int | float]
-    kept: Kept
-
-
-def first_images(run: Run) -> FirstImages:
-    """Raises RunError if they are not known: the run is of an older version and its pack is gone."""
-    data, kept = run.config()["data"], run.heldout()
-    try:
-        if kept is None:  # a run of ganvas 0.1.0
-            pack = Pack.open(Path(data["pack"]))
-            kept = Kept.of(pack.images, pack.names, pack.heldout) if pack.hash == data["hash"] else None
-            data = {"levels": pack.record.levels} | data
-        if kept is not None:
-            return FirstImages(data["size"], data["channels"], data["kind"], data["levels"], kept)
-    except (DataError, KeyError, TypeError):
-        pass
+    Raises RunError if they are not known: the run is of an older version and its pack is gone.
+    """
+    data, kept = run.config().data, run.heldout()
+    if kept is not None:
+        return data, kept
+    with contextlib.suppress(DataError):  # a run of ganvas 0.1.0
+        pack = Pack.open(Path(data.pack))
+        if pack.hash == data.hash:
+            known = dataclasses.replace(data, levels=pack.record.levels, kind=pack.kind)
+            return known, Kept.of(pack.images, pack.names, pack.heldout)
     raise RunError(
         f"the held-out images of {run.folder} are not known, because an older version of Ganvas made it and its pack "
         f"is gone: start a new run from it with --from {run.folder} and another --out"
@@ -227,21 +218,20 @@ NAMED = ("hash", "fingerprint", "num_images", "num_heldout")
 """What the history of a run whose images have grown says about each set of images."""
 
 
-def grown(run: Run, record: dict[str, Any], pack: Pack) -> dict[str, Any]:
-    """The data part of the record of a run that continues on more images. Raises RunError if they do not fit."""
-    data, model = record["data"], record["model"]
-    shape = [model.get(name) for name in ("height", "width", "channels")]
+def grown(run: Run, record: RunConfig, pack: Pack) -> RunData:
+    """The images of a run that continues on more of them. Raises RunError if they do not fit."""
+    data, model = record.data, record.model
+    shape = [model.height, model.width, model.channels]
     if shape != [pack.height, pack.width, pack.channels]:
         raise RunError(
             f"{run.folder} has images of {'x'.join(map(str, shape))} and the images are now "
             f"{pack.height}x{pack.width}x{pack.channels}: give the same --size and --channels, or choose another --out"
         )
     now = labels_of(pack)
-    before = data.get("labels", now)  # runs of older versions do not have it
-    conditional = model.get("num_classes") or model.get("num_conditions")
-    if conditional and (before != now or model.get("num_classes") != pack.num_classes):
-        changed = [one for one in [*before, *now] if (one in before) != (one in now)]
-        names = dict.fromkeys(one if isinstance(one, str) else one[0] for one in changed)
+    before = now if data.labels is None else data.labels
+    if model.label_size and (before != now or model.num_classes != pack.num_classes):
+        differing = [one for one in [*before, *now] if (one in before) != (one in now)]
+        names = dict.fromkeys(one if isinstance(one, str) else one[0] for one in differing)
         raise RunError(
             f"{run.folder} has other classes or conditions than the images have now ({some([*names]) or 'reordered'}): "
             f"start a new run from it with --from {run.folder} and another --out"
@@ -252,71 +242,70 @@ def grown(run: Run, record: dict[str, Any], pack: Pack) -> dict[str, Any]:
             f"this pack trains on {amount(lost, 'image')} that {run.folder} holds out: give the folder or archive "
             "of the images instead of a pack"
         )
-    step = {
-        "time": timestamp(),
-        "images_seen": run.saved()[-1].images_seen if run.saved() else 0,
-        "from": {name: data.get(name) for name in NAMED},
-        "to": {name: value for name, value in identity_of(pack).items() if name in NAMED},
-    }
-    return data | identity_of(pack) | {"grown": [*data.get("grown", []), step]}
+    new = data_of(pack, data.source, data.grown)
+    new.grown.append(
+        {
+            "time": timestamp(),
+            "images_seen": run.saved()[-1].images_seen if run.saved() else 0,
+            "from": {name: getattr(data, name) for name in NAMED},
+            "to": {name: getattr(new, name) for name in NAMED},
+        }
+    )
+    return new
 
 
 def taken_up(
     run: Run, pack: Pack, asked: TrainOptions, device: Device, start: str | None, add: bool = False
-) -> dict[str, Any]:
+) -> RunConfig:
     """Record of an existing run with the machine options and budget of this session. Raises RunError on a mismatch.
 
     add: the images may have grown.
     On another type of device, options chosen for the old device are chosen again.
     """
-    record = run.unchanged_config()
-    data, before = record["data"], record["asked"]
-    train = dataclasses.asdict(read_training(TrainConfig, record["train"], "config.json"))
-    if data.get("hash") != pack.hash and add:
-        record["data"] = grown(run, record, pack)
-    elif data.get("hash") != pack.hash:
+    record = run.config(unchanged=True)
+    data, before, train = record.data, record.asked, record.train
+    if data.hash != pack.hash:
+        if not add:
+            raise RunError(
+                f"{run.folder} was trained on other images ({data.num_images} of {data.size}, {data.channels} "
+                f"channels; now {pack.num_images:,} of {pack.height}x{pack.width}, {pack.channels} channels): choose "
+                "another --out, or continue with --add if images were added to them"
+            )
+        data = grown(run, record, pack)
+    if start is not None and (None if start == NONE else start) != record.start:
         raise RunError(
-            f"{run.folder} was trained on other images ({data.get('num_images')} of {data.get('size')}, "
-            f"{data.get('channels')} channels; now {pack.num_images:,} of {pack.height}x{pack.width}, "
-            f"{pack.channels} channels): choose another --out, or continue with --add if images were added to them"
+            f"{run.folder} started from {record.start or 'new weights'}, not from {start}: choose another --out"
         )
-    if start is not None and (None if start == NONE else start) != record.get("start"):
-        raise RunError(
-            f"{run.folder} started from {record.get('start') or 'new weights'}, not from {start}: choose another --out"
-        )
-    defaults = dataclasses.asdict(TrainOptions())
-    given = {name: value for name, value in dataclasses.asdict(asked).items() if value != defaults[name]}
+    given = changed(asked)
+    changes = {name: value for name, value in given.items() if name in MACHINE_FIELDS.union(BUDGET_FIELDS)}
     differences = [
-        f"{name} {before.get(name)} -> {value}"
+        f"{name} {getattr(before, name)} -> {value}"
         for name, value in given.items()
-        if name not in MACHINE_FIELDS.union(BUDGET_FIELDS) and value not in (before.get(name), train.get(name))
+        if name not in changes and value not in (getattr(before, name), getattr(train, name))
     ]
     if differences:
         raise RunError(f"{run.folder} was started with other options ({'; '.join(differences)}): choose another --out")
-    if train["batch"] % world_size():
+    if train.batch % world_size():
         raise RunError(
-            f"{run.folder} has batches of {train['batch']}, which cannot be divided by {world_size()} processes: "
-            f"use a number of processes that divides {train['batch']}"
+            f"{run.folder} has batches of {train.batch}, which cannot be divided by {world_size()} processes: "
+            f"use a number of processes that divides {train.batch}"
         )
-    budget = {name: value for name, value in given.items() if name in BUDGET_FIELDS}
-    for name, value in budget.items():
-        if train[name] is None:
-            old = next((n for n in BUDGET_FIELDS if train[n] is not None), None)
+    for name in BUDGET_FIELDS:
+        value, current = given.get(name), getattr(train, name)
+        if value is not None and current is None:
+            old = next((n for n in BUDGET_FIELDS if getattr(train, n) is not None), None)
             if old is None:
                 raise RunError(f"{run.folder / 'config.json'} is damaged: it has no budget")
-            raise RunError(f"{run.folder} has a budget in {old} ({train[old]:g}): give a larger --{old}")
-        if value < train[name]:
-            raise RunError(f"{run.folder} has a budget of {train[name]:g} {name}: --{name} {value:g} is less")
-    changes = {name: value for name, value in given.items() if name in MACHINE_FIELDS} | budget
-    record["asked"] = before | changes
-    if torch.device(train["device"] or "cpu").type != device.torch_device.type:
-        wanted = dataclasses.replace(read_training(TrainOptions, record["asked"], "config.json"), device=None)
-        chooser = Chooser(wanted, {})
+            raise RunError(f"{run.folder} has a budget in {old} ({getattr(train, old):g}): give a larger --{old}")
+        if value is not None and value < current:
+            raise RunError(f"{run.folder} has a budget of {current:g} {name}: --{name} {value:g} is less")
+    before = dataclasses.replace(before, **changes)
+    if torch.device(train.device or "cpu").type != device.torch_device.type:
+        chooser = Chooser(dataclasses.replace(before, device=None), {})
         choose_machine(chooser, device)
         changes = chooser.values | changes
-    record["train"] = train | changes
-    record["budget"] = read_training(TrainConfig, record["train"], "config.json").budget
-    return record
+    train = dataclasses.replace(train, **changes)
+    return dataclasses.replace(record, data=data, asked=before, train=train, budget=train.budget)
 
 
 def default_folder(data: str | Path) -> Path:

@@ -112,6 +112,18 @@ class TrainState:
         """Sets the running statistics of a generator of this training; leaves it in evaluation mode."""
         measure_statistics(generator, self.model, labels_in_turn(self.model, self.batches.pack.schema))
 
+    @property
+    def augmentation(self) -> torch.Tensor:
+        """Probability of augmentations now, a tensor () on the device."""
+        return self.augment.value * self.augmentation_share
+
+    @property
+    def augmentation_share(self) -> float:
+        """0 in the first epochs, in which images are new and not memorised, then rising to 1 (`augment_after`)."""
+        after = self.config.augment_after
+        epochs = self.images_seen / self.batches.pack.num_training
+        return min(1.0, max(0.0, epochs / after - 1)) if after else 1.0
+
     def state_dict(self) -> dict[str, Any]:
         state: dict[str, Any] = {
             "generator": self.generator.state_dict(),

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from ganvas.config import ModelConfig
 from ganvas.errors import CheckpointError, ConfigError
-from ganvas.fields import from_dict
 from ganvas.generator import Generator
 from ganvas.model_file import find_weights
 from ganvas.run import Run
@@ -61,7 +60,7 @@ def open_origin(place: Path) -> Origin:
         run = Run(place, writes=False)
         state = run.load_checkpoint(lambda _: None, torch.device("cpu"), repair=False)
         if state is not None:
-            model = from_dict(ModelConfig, run.config()["model"], str(place / "config.json"))
+            model = run.config().model
             return Origin(place, model, tensors_of(state, "ema", place), tensors_of(state, "discriminator", place))
     loaded = Generator.load(find_weights(place), device="cpu")
     return Origin(place, loaded.info.config, loaded.network.state_dict(), None)

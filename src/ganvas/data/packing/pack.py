@@ -21,7 +21,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -107,8 +107,7 @@ class PackInfo:
                 f"{folder} has pack format {values.get('format')!r:.20} and this version reads {FORMAT}: "
                 "pack the images again, or use the version of ganvas that wrote it"
             )
-        names = {field.name for field in dataclasses.fields(cls)}
-        return from_dict(cls, {name: value for name, value in values.items() if name in names}, "pack.json")
+        return from_dict(cls, values, "pack.json", ignore_unknown=True)
 
     def write(self, folder: Path) -> None:
         values = dataclasses.asdict(self)
@@ -237,9 +236,9 @@ class Pack:
         return self.images.shape[3]
 
     @property
-    def depth(self) -> int:
-        """Bits of each value: 8 or 16."""
-        return 8 * self.images.itemsize
+    def depth(self) -> Literal[8, 16]:
+        """Bits of each value."""
+        return 16 if self.images.itemsize == 2 else 8
 
     @property
     def num_classes(self) -> int:
