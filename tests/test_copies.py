@@ -126,17 +126,19 @@ def test_few_samples_rule_out_little(finder: CopyFinder, digits: Pack) -> None:
     assert f"false-alarm rate at most {finder.false_alarms.high:.1%}" in judged.sentence
 
 
-def test_the_calibration_is_read_from_the_cache(
-    finder: CopyFinder, digits: Pack, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_calibration_is_read_from_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ganvas.evaluation.copies.ENOUGH", 0)
+    monkeypatch.setattr("ganvas.evaluation.copies.versions", lambda: versions()[:5])
+    pack = open_pack("digits", DataConfig(limit=200))
+    finder = CopyFinder(pack)
     monkeypatch.setattr(CopyFinder, "_find", None)  # no search
-    again = CopyFinder(digits)
+    again = CopyFinder(pack)
     assert again.threshold == finder.threshold
     np.testing.assert_array_equal(again.heldout, finder.heldout)
     for path in (cache_dir() / "copies").iterdir():
         path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(TypeError, match="not callable"):
-        CopyFinder(digits)
+        CopyFinder(pack)
 
 
 def test_training_pictures_that_are_there_twice_or_twenty_times_hide_no_copy(rough: Pack) -> None:
@@ -148,13 +150,11 @@ def test_training_pictures_that_are_there_twice_or_twenty_times_hide_no_copy(rou
     assert finder.is_copy(shifted(rough.images[often : often + 1])).all()
 
 
-@pytest.mark.usefixtures("rough")
-def test_noise_hides_no_copy_of_a_faint_picture() -> None:
+def test_noise_hides_no_copy_of_a_faint_picture(rough: Pack) -> None:
     """The noise has twice the contrast of the images; held-out images are not flagged as copies because of it."""
     rng = np.random.default_rng(0)
     images = (128 + (landscapes(100).astype(float) - 128) / 8).round().astype(np.uint8)
-    pack = dataclasses.replace(open_pack("digits"), images=images, heldout=np.arange(25), labels=None)
-    finder = CopyFinder(pack)
+    finder = CopyFinder(dataclasses.replace(rough, images=images, heldout=np.arange(25), labels=None))
     noisy = clipped(images + 2 * images.std((1, 2, 3)).mean() * rng.standard_normal(images.shape))
     found = finder.find(noisy[25:45]).score
     assert (found < finder.threshold).mean() > 0.9

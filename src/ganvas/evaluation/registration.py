@@ -213,14 +213,14 @@ def moving(moves: Tensor, directions: Tensor) -> Tensor:
     """
     size = len(directions)
     side = round(size**0.5)
-    pixels = torch.eye(size).view(size, 1, side, side)
-    shown = [_moved(pixels, move.expand(size, 5)) for move in moves]
-    shown += [(pixels, _without(cut, side).expand(size, -1, -1)) for cut in _cuts(side)]
+    pixels = torch.eye(size).view(1, size, side, side)  # as channels: they share the computation of each move
+    shown = [_moved(pixels, move[None]) for move in moves]
+    shown += [(pixels, _without(cut, side)) for cut in _cuts(side)]
     maps = []
-    for part in shown:
-        moved, mask = (one.reshape(size, size) for one in part)
-        moved = moved * mask
-        maps.append((moved - moved.sum(dim=1, keepdim=True) / mask[:1].sum() * mask) @ directions)
+    for moved, inside in shown:
+        mask = inside.reshape(1, size)
+        moved = moved.reshape(size, size) * mask
+        maps.append((moved - moved.sum(dim=1, keepdim=True) / mask.sum() * mask) @ directions)
     return torch.stack(maps, dim=1).flatten(1)
 
 
