@@ -37,10 +37,11 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Packs and downloads go here, so that no test writes into the home folder."""
+def files_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Packs and downloads go into a temporary folder, and no test waits until the disk has what it wrote."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GANVAS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr(os, "fsync", os.fstat)
         yield
 
 

@@ -171,6 +171,9 @@ def test_celeba_lists(tmp_path: Path) -> None:
     source = open_source(tmp_path, DataConfig(conditions="list_attr_celeba.txt:Male,Smiling"))
     assert source.conditions is not None and set(source.conditions.kinds.values()) == {"yesno"}
     assert source.conditions.rows(["000001.jpg", "000002.jpg"]) == [("no", "yes"), ("yes", "no")]
+    (tmp_path / "list_attr_celeba.txt").write_text("1\nSmiling Male\n000000.jpg 1 -1\n")
+    with pytest.raises(DataError, match="has no column that differs between the images"):
+        open_source(tmp_path, DataConfig(conditions="list_attr_celeba.txt"))
 
 
 def test_real_tables(shared_data: Path) -> None:

@@ -23,8 +23,10 @@ class Shows(nn.Module):
     def __init__(self, pictures: Tensor) -> None:
         super().__init__()
         self.pictures, self.at = pictures, 0
+        self.labels: list[int] = []
 
     def forward(self, z: Tensor, labels: Tensor | None) -> Tensor:
+        self.labels += [] if labels is None else labels.tolist()
         places = torch.arange(self.at, self.at + len(z)) % len(self.pictures)
         self.at += len(z)
         return self.pictures[places]
@@ -55,6 +57,15 @@ def test_other_real_pictures_are_found_good(judge: TrainingScorer, digits: Pack)
     assert vitals["precision"] > 0.7 and vitals["recall"] > 0.7
     assert 0.85 < vitals["diversity"] < 1.15 and 0.8 < vitals["lattice"] < 1.25 and 0.8 < vitals["sharpness"] < 1.25
     assert vitals["near"] < 0.06 and "change" not in vitals
+
+
+def test_images_are_asked_for_with_the_labels_of_the_real_ones(digits: Pack) -> None:
+    assert digits.labels is not None
+    ones = dataclasses.replace(digits, labels=np.minimum(digits.labels, 1))  # nine of ten have label 1
+    network = Shows(tensor(digits, digits.heldout))
+    config = ModelConfig("compact", digits.height, digits.width, 1, len(digits.classes), z_dim=8)
+    TrainingScorer(ones)(Generator(network, ModelInfo(config, digits.classes)))
+    assert 0.85 < np.mean(network.labels) < 0.95
 
 
 def test_each_fault_shows_in_its_vital(judge: TrainingScorer, digits: Pack) -> None:

@@ -20,7 +20,7 @@ from PIL import Image
 from ganvas.errors import RunError
 from ganvas.image_files import grid, save_png
 from ganvas.reporting import report
-from ganvas.reporting.charts import Series, label, line_chart
+from ganvas.reporting.charts import Series, label, line_chart, scatter_chart
 from ganvas.reporting.comparison import disagreements, winner
 from ganvas.reporting.methods import methods
 from ganvas.reporting.page import agreement, percent_interval, protocols, text
@@ -378,6 +378,7 @@ def test_comparison(run: Path, tmp_path: Path) -> None:
     assert [cell["data-of"] for cell in best] == ["other"]
     assert "0.125" in page.text
     assert "different protocols (number of generated images)" in page.text
+    assert "different data" not in page.text
     assert len(page.all("img")) == 2
     aside = tmp_path / "new" / "page.html"
     assert report([run, third], aside) == aside
@@ -397,6 +398,19 @@ def test_best_only_beyond_the_intervals() -> None:
 
 
 # ---- numbers and drawings ----
+
+
+def test_the_map_shows_each_point_at_its_place() -> None:
+    """To the right of the middle for positive x, above it for positive y: crosses as dots."""
+    points = [(0.0, 0.0), (0.5, 0.5), (-1.0, -0.5)]
+    chart = scatter_chart("Map", points, points)
+    assert chart is not None
+    found = re.findall(r'cx="(.*?)" cy="(.*?)"', chart.svg), re.findall(r"M(\S+) (\S+?)l5 5", chart.svg)
+    dots, crosses = (np.array(places, float) for places in found)
+    np.testing.assert_allclose(crosses + 2.5, dots, atol=0.11)
+    side = dots[0, 0] - dots[2, 0]
+    assert side > 100
+    np.testing.assert_allclose(dots - dots[0], [[0, 0], [side / 2, -side / 2], [-side, side / 2]], atol=0.11)
 
 
 def test_figures_follow_the_interval() -> None:

@@ -188,6 +188,15 @@ def test_a_damaged_line_of_the_manifest_is_left_out(
     assert "manifest.csv had 1 damaged line: removed" in capsys.readouterr().err
 
 
+def test_a_manifest_that_was_cut_in_its_first_line_is_made_again(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "manifest.csv").write_bytes(b"file,see")
+    ganvas.sample(model, tmp_path, n=2, device="cpu")
+    assert [row["seed"] for row in rows(tmp_path)] == ["0", "1"]
+    assert "damaged" not in capsys.readouterr().err
+
+
 def test_pictures_of_two_models_are_kept_apart(model: Path, tmp_path: Path) -> None:
     other = fresh("residual", CLASSES).save(tmp_path / "other")
     ganvas.sample(model, tmp_path / "out", n=2, device="cpu")

@@ -97,11 +97,6 @@ def differences(images: Tensor, targets: Tensor, moves: Tensor, directions: Tens
     return Differences(*(torch.stack(part, dim=1) for part in zip(*found, strict=True)))
 
 
-def unexplained(images: Tensor, targets: Tensor, moves: Tensor) -> Tensor:
-    """What the targets do not explain of images: (N, C, S, S)."""
-    return _rest(*_shown(images, moves, _tones(targets)), targets.shape[-1])[0].view_as(images)
-
-
 def explained_by_two(images: Tensor, targets: Tensor, moves: Tensor, others: Tensor) -> Tensor:
     """(N, K): unexplained part of images (N, C, S, S) by a target and another of K images (N, K, C, S, S)."""
     values, mask = _shown(images, moves, torch.cat([_tones(targets), others.flatten(2)], dim=1))
@@ -218,14 +213,14 @@ def moving(moves: Tensor, directions: Tensor) -> Tensor:
     """
     size = len(directions)
     side = round(size**0.5)
-    pixels = torch.eye(size).view(size, 1, side, side)
-    shown = [_moved(pixels, move.expand(size, 5)) for move in moves]
-    shown += [(pixels, _without(cut, side).expand(size, -1, -1)) for cut in _cuts(side)]
+    pixels = torch.eye(size).view(1, size, side, side)  # as channels: they share the computation of each move
+    shown = [_moved(pixels, move[None]) for move in moves]
+    shown += [(pixels, _without(cut, side)) for cut in _cuts(side)]
     maps = []
-    for part in shown:
-        moved, mask = (one.reshape(size, size) for one in part)
-        moved = moved * mask
-        maps.append((moved - moved.sum(dim=1, keepdim=True) / mask[:1].sum() * mask) @ directions)
+    for moved, inside in shown:
+        mask = inside.reshape(1, size)
+        moved = moved.reshape(size, size) * mask
+        maps.append((moved - moved.sum(dim=1, keepdim=True) / mask.sum() * mask) @ directions)
     return torch.stack(maps, dim=1).flatten(1)
 
 
@@ -245,6 +240,12 @@ def _moved(images: Tensor, moves: Tensor) -> tuple[Tensor, Tensor]:
     return F.grid_sample(
         images, torch.stack([columns, rows], dim=3), padding_mode="border", align_corners=False
     ), inside
+
+
+def areas(moves: Tensor, side: int) -> Tensor:
+    """(V + 2, side * side): 1 where each of V moves, and the images without a quarter of `moving`, show the target."""
+    shown = _moved(torch.ones((len(moves), 1, side, side)), moves)[1]
+    return torch.cat([shown, torch.stack([_without(cut, side) for cut in _cuts(side)])]).flatten(1)
 
 
 def in_words(move: list[float]) -> str:

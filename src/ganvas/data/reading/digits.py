@@ -5,6 +5,7 @@ E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, CC BY 4.0 
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,19 @@ DIGITS_VERSION = "1"  # raise when the enlargement changes
 
 def digits() -> ArraySource:
     """1,797 digits of 8x8 pixels in 0..16, enlarged to 32x32 gray."""
-    with np.load(FILE) as arrays:
-        images, labels = np.stack([enlarged(image) for image in arrays["images"]]), arrays["labels"].astype(np.int64)
+    images, labels = arrays()
     names = [f"{i:04d}" for i in range(len(images))]
     return ArraySource("digits", Arrays(images, labels, [str(digit) for digit in range(10)], names))
+
+
+@functools.cache
+def arrays() -> tuple[np.ndarray, np.ndarray]:
+    """The enlarged images (1797, 32, 32) uint8 and their labels (1797,) int64; read-only, as they are shared."""
+    with np.load(FILE) as found:
+        images, labels = np.stack([enlarged(image) for image in found["images"]]), found["labels"].astype(np.int64)
+    images.setflags(write=False)
+    labels.setflags(write=False)
+    return images, labels
 
 
 def enlarged(image: np.ndarray) -> np.ndarray:
