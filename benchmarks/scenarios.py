@@ -159,7 +159,7 @@ OF_UNSEEN: dict[str, tuple[Change, set[str]]] = {
     "brighter": (lambda images, rng: clipped(images + 40.0), {"tone"}),
     "hue": (each(hue_turned), {"tone"}),
     "checkerboard": (lambda images, rng: checkered(images), {"lattice"}),
-    "50 repeated": (lambda images, rng: np.resize(images[:50], images.shape), {"variety"}),
+    "50 repeated": (lambda images, rng: np.resize(rng.permutation(images)[:50], images.shape), {"variety"}),
     "flat": (lambda images, rng: np.broadcast_to(images[:, :1, :1], images.shape), {"unlike the data"}),
     "static": (lambda images, rng: rng.integers(0, 256, images.shape, np.uint8), {"unlike the data"}),
 }
@@ -205,8 +205,12 @@ def pixels_of(generator: Generator, num: int) -> np.ndarray:
 
 
 def allowed(name: str, must: set[str]) -> set[str]:
-    """Findings that may appear beside those that must."""
+    """Findings that may appear beside those that must, of which there are none for copies that cannot be searched."""
     match name:
+        case "another data set":  # may have faults of its own
+            return must | APPEARANCE | {"collapsed", "blocks"}
+        case "blended copies" if not must:  # are less diverse than the images they are made of
+            return APPEARANCE | {"collapsed"}
         case "real" | "copies" | "half copies":
             return must
         case "one class missing":

@@ -204,6 +204,18 @@ def test_a_blur_makes_images_similar_and_is_no_collapse(similar: str, collapsed:
     assert ("Mode collapse" in titles(advice(evaluation(artefacts=found), log(SLOWING), config()))) == collapsed
 
 
+@pytest.mark.parametrize(
+    ("seen", "title"), [([], "Images are blurred"), (FLAT, "Images are blurred"), ([0.3, 0.2], "Train longer")]
+)
+def test_blur_that_more_training_does_not_remove_has_its_own_advice(seen: list[float], title: str) -> None:
+    """Its precision is as low as that of a run that is too short."""
+    blurred = [{"what": "sharpness", "sentence": "Blurrier than real images.", "severity": "bad"}]
+    artefacts = {"findings": blurred, "sharpness": {"value": 0.3}}
+    poor = evaluation(measure("precision", 0.1, 0.85), artefacts=artefacts)
+    assert only(advice(poor, log(seen, sharpness=0.3), config())).title == title
+    assert "Images are blurred" not in titles(advice(poor | {"unlike": True}, log(seen, sharpness=0.3), config()))
+
+
 def test_little_diversity_of_poor_images_is_no_collapse() -> None:
     poor = evaluation(measure("precision", 0.1, 0.85), measure("recall", 0.05, 0.85))
     assert titles(advice(poor, log(FALLING), config())) == ["Train longer"]

@@ -256,3 +256,14 @@ def test_images_that_repeat_are_found_beside_fewer_real_ones() -> None:
         judged = {one.what: one for one in examine(images[:36], fake).findings}
         assert judged["variety"].severity == severity
     assert judged["variety"].sentence.startswith("Generated images repeat: 100.0%")
+
+
+def test_images_that_repeat_are_no_more_evidence_than_each_of_them_once(
+    digits: tuple[np.ndarray, np.ndarray],
+) -> None:
+    """Otherwise chance differences of few images are called faults: two artefacts of 50 images, each four times."""
+    real, fake = digits
+    once, often = (examine(real, np.tile(fake[:20], (times, 1, 1, 1))) for times in (1, 10))
+    for one, other in ((once.sharpness, often.sharpness), (once.power["fine"], often.power["fine"])):
+        assert other["value"] == pytest.approx(one["value"], rel=1e-4)
+        assert other["high"] - other["low"] == pytest.approx(one["high"] - one["low"], rel=0.25)

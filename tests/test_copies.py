@@ -19,7 +19,7 @@ from ganvas.errors import DataError
 from ganvas.evaluation.appearance import grain
 from ganvas.evaluation.copies import CopyFinder, calibrate, dominance
 from ganvas.evaluation.registration import IDENTITY, moving, registered, versions
-from ganvas.evaluation.retrieval import Index, luminance_first, window
+from ganvas.evaluation.retrieval import Index, luminance_first, principal, shown, window
 from ganvas.system.files import cache_dir
 from planted import landscapes
 
@@ -162,6 +162,16 @@ def test_noise_hides_no_copy_of_a_faint_picture(rough: Pack) -> None:
     assert finder.is_copy(noisy[:25]).mean() < 0.1
 
 
+def test_a_faint_image_below_a_strong_one_is_found(rough: Pack) -> None:
+    """The image with more contrast is the most similar one, and the copied one explains the rest."""
+    images = np.asarray(rough.images).copy()
+    faint, strong = rough.training[:20], rough.training[20:40]
+    images[faint] = 128 + (images[faint].astype(float) - 128) / 8
+    finder = CopyFinder(dataclasses.replace(rough, images=images))
+    mixed = clipped(0.8 * images[faint] + 0.2 * images[strong])
+    assert finder.is_copy(mixed).mean() >= 0.9
+
+
 @pytest.mark.parametrize("side", [16, 32])
 def test_registration_undoes_a_move(side: int) -> None:
     targets = torch.from_numpy(landscapes(20).astype(np.float32)).permute(0, 3, 1, 2)
@@ -202,14 +212,35 @@ def test_the_index_finds_what_a_whole_search_finds() -> None:
     rows = F.normalize(torch.randn((3000, 8), generator=generator), dim=1)
     near = F.normalize(rows[:50] + 0.05 * torch.randn((50, 8), generator=generator), dim=1)
     queries = torch.stack([F.normalize(torch.randn((50, 8), generator=generator), dim=1), near], dim=1)
-    index = Index(rows)
+    index = Index(rows, torch.ones(2, 3000))
     assert len(index.centres) == 55
     found, version = index.search(queries, 5)
     exact = torch.einsum("bvd,nd->bvn", queries, rows).amax(dim=1).topk(5, dim=1)
     assert (found[:, 0] == exact.indices[:, 0]).float().mean() > 0.95
     assert torch.equal(version[:, 0], torch.ones(50, dtype=torch.int64)) and torch.equal(found[:, 0], torch.arange(50))
-    few, _ = Index(rows[:30]).search(queries, 64)
+    few, _ = Index(rows[:30], torch.ones(2, 30)).search(queries, 64)
     assert (few.sort(dim=1).values == torch.arange(30)).all()
+
+
+@pytest.mark.parametrize("num", [300, 2500])  # one part, several parts
+def test_a_part_is_found_in_an_image_with_most_of_its_content_elsewhere(num: int) -> None:
+    """Compared with whole images, a faint left half is most similar to images that are similar everywhere."""
+    thumbs = torch.from_numpy(landscapes(num, 16, 1).astype(np.float32)).permute(0, 3, 1, 2) / 255
+    thumbs[:20, :, :, :8] = 0.5 + (thumbs[:20, :, :, :8] - 0.5) / 2
+    seen = torch.ones(3, 16, 16)
+    seen[1:, :, 8:] = 0
+    seen = seen.flatten(1)
+    directions = principal(thumbs, 64, window())
+    rows = F.normalize(thumbs.flatten(1) @ directions, dim=1)
+    pixels = thumbs[:20].flatten(1)
+    halves = (pixels - (pixels @ seen[1])[:, None] / seen[1].sum()) * seen[1]
+    queries = F.normalize(torch.stack([halves] * 3, dim=1) @ directions, dim=2)
+    queries[:, 0] = rows[-20:]  # the first version shows the whole image, here of another one
+    found, version = Index(rows, shown(thumbs, seen)).search(queries, 10)
+    itself = found == torch.arange(20)[:, None]
+    assert itself.any(dim=1).float().mean() > 0.8 and (version[itself] > 0).all()
+    missed, _ = Index(rows, torch.ones(3, num)).search(queries, 10)
+    assert (missed == torch.arange(20)[:, None]).any(dim=1).float().mean() < 0.3
 
 
 def test_moves_begin_with_none_and_ignore_brightness() -> None:

@@ -288,6 +288,15 @@ def test_an_impossible_evaluation_is_refused_before_the_samples_are_made(
     assert not sampled
 
 
+def test_the_time_of_a_third_network_is_expected(
+    digits: tuple[Pack, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether images resemble the data is always judged by efficientnet-lite0."""
+    monkeypatch.setattr(Features, "load", lambda name, *args, **options: SimpleNamespace(name=name))
+    two, three = (Given(*digits, features=name).expected(100) for name in (DEFAULT_FEATURES, "dinov2"))
+    assert three["Measures"] == two["Measures"] and three["Second network"] > 2 * two["Second network"]
+
+
 def test_samples_are_truncated_as_the_protocol_says(digits: tuple[Pack, np.ndarray]) -> None:
     given = [Given(*digits, n=24, truncation=truncation) for truncation in (0.5, 1.0)]
     images = [FromGenerator.pixels(one.source, one.pack, 24, None, one.report) for one in given]

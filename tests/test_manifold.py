@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ganvas.evaluation.manifold import manifold, precision_recall
+from ganvas.evaluation.manifold import manifold, precision_recall, resemblance
 
 
 def gaussian(num: int, width: int, seed: int, shift: float = 0.0) -> np.ndarray:
@@ -168,12 +168,21 @@ def test_the_intervals_of_a_collapsed_generator_hold_the_average(width: float) -
     rng = np.random.default_rng(0)
     sizes = np.arange(1, 17) ** -0.5
     centre = rng.normal(size=16) * sizes
-    found = np.array(
-        [
-            manifold(rng.normal(size=(100, 16)) * sizes, centre + width * sizes * rng.normal(size=(100, 16)))
-            for _ in range(60)
-        ]
-    )
+    found = np.empty((60, 6, 3))  # value, low, high
+    for i in range(len(found)):
+        real = rng.normal(size=(100, 16)) * sizes
+        every = manifold(real, centre + width * sizes * rng.normal(size=(100, 16)))
+        found[i] = [(one.value, one.low, one.high) for one in every]
     average = found[:, :, 0].mean(axis=0)
     assert (found[:, :, 2] - found[:, :, 0]).max() < 3  # wide, but they say something
     assert (((found[:, :, 1] <= average) & (average <= found[:, :, 2])).mean(axis=0) >= 0.85).all()
+
+
+def test_the_large_balls_of_rare_classes_are_no_resemblance() -> None:
+    """Two images of a class of their own have their third neighbour in another class, and much lies between."""
+    real = gaussian(40, 16, 0)
+    real[:2, 0] += 30
+    fake, unseen = gaussian(50, 16, 1), gaussian(50, 16, 2)
+    fake[:, :2] += [15, 12]
+    assert precision_recall(real, fake)[0] > 0.9 and resemblance(real, fake) == 0
+    assert resemblance(real, unseen) == resemblance(real, unseen, block=7) > 0.5

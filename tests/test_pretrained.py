@@ -290,9 +290,9 @@ def test_the_network_that_trained_does_not_evaluate_unless_flagged(tmp_path: Pat
     assert found.protocol.features.startswith("random")
     assert found.protocol.trained_with == "efficientnet-lite0"
     kids = found.by_key
-    assert not kids["kid"]["flags"]
-    assert "efficientnet-lite0" in kids["kid_second"]["name"]
-    assert "used in training" in kids["kid_second"]["flags"][0]
+    assert not kids["kid"].flags
+    assert "efficientnet-lite0" in kids["kid_second"].name
+    assert "used in training" in kids["kid_second"].flags[0]
     assert "efficientnet-lite0, which trained the generator" in found.real_or_fake.sentence
 
 

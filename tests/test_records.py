@@ -1,4 +1,4 @@
-"""records.py: lines of log.jsonl, whole, damaged and of other versions."""
+"""records.py and results.py: lines of log.jsonl and evaluations, whole, damaged and of other versions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,22 @@ from pathlib import Path
 
 import pytest
 
+from ganvas.errors import ConfigError
 from ganvas.records import Report, Score, Variety, Warned, line_of, read_log, read_reports, record_of, typed
+from ganvas.results import (
+    Artefacts,
+    ClassResult,
+    ClassResults,
+    CopyResults,
+    Evaluation,
+    Finding,
+    Interval,
+    Measure,
+    ModelFacts,
+    Pair,
+    Protocol,
+    UsefulnessResults,
+)  # fmt: skip
 
 REPORT = Report(64, 1.4, 1.5, 40.0, 9.0, 0.2, -0.2, 1e-3, 13, 0.5, 0.6, 0.1, 0.3, 0.0)
 
@@ -38,3 +53,43 @@ def test_each_line_of_a_log_is_read_as_what_it_is() -> None:
 @pytest.mark.parametrize("value", ["1", None, True, float("nan"), [1]])
 def test_a_damaged_report_is_none(value: object) -> None:
     assert record_of(Report, line_of(REPORT) | {"loss": value}) is None
+
+
+JUDGED = Evaluation(
+    ganvas="0.1.0",
+    model=ModelFacts("light", 64, 64, 3, 1000, "0" * 8),
+    protocol=Protocol(200, 100, "held-out", seed=0, truncation=1.0, versions={"torch": "2.13"}),
+    measures=[Measure(0.5, 0.4, 0.6, "kid", "KID (random)", real=0.01, flags=["few"])],
+    classes=ClassResults([ClassResult("cat", 0.5, 0.4)], agreement=Interval(0.9, 0.8, 1.0), modes={"of": 2}),
+    copies=CopyResults(rate=Interval(0.0, 0.0, 0.1), closest=[Pair("a.png", 7, copy=True)]),
+    artefacts=Artefacts([Finding("noise", "Noise.", "bad")], power={"fine": {"value": 1.5}}),
+    usefulness=UsefulnessResults(differences={"synthetic": Interval(-0.1, -0.2, 0.0)}),
+)
+
+
+def test_an_evaluation_is_read_as_it_was_written() -> None:
+    values = json.loads(json.dumps(JUDGED.to_dict()))
+    assert Evaluation.from_dict(values) == JUDGED
+    values["of_a_later_version"] = values["classes"]["of_a_later_version"] = [1]
+    del values["marks"], values["copies"]["meaningful"], values["classes"]["rows"][0]["generated_low"]
+    assert Evaluation.from_dict(values) == JUDGED
+    lines = JUDGED.lines()
+    assert lines[0].startswith("↓ KID (random)") and "(few)" in lines[0] and "bad: Noise." in lines
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("copies", {"rate": 3}),
+        ("copies", {"rate": {"value": 1.0, "low": 0.5}}),
+        ("copies", {"closest": [{"seed": "7"}]}),
+        ("classes", {"rows": [{}]}),
+        ("protocol", {"num_real": 1.5}),
+        ("usefulness", {"differences": {"synthetic": {"value": float("inf"), "low": 0.0, "high": 1.0}}}),
+    ],
+)
+def test_damaged_values_of_an_evaluation_are_named(part: str, change: dict) -> None:
+    values = JUDGED.to_dict()
+    values[part] |= change
+    with pytest.raises(ConfigError, match="the evaluation is damaged"):
+        Evaluation.from_dict(values)

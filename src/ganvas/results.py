@@ -62,9 +62,9 @@ class Measure(Interval):
         size = width if width > 0 else abs(self.value) / 10
         return max(0, min(6, 1 - math.floor(math.log10(size)))) if size > 0 else 2
 
-    def text(self, value: float | None, decimals: int | None = None) -> str:
-        """A value of this measure in words."""
-        return figure(value, self.decimals if decimals is None else decimals)
+    def text(self, value: float | None) -> str:
+        """A value of this measure with these decimals."""
+        return figure(value, self.decimals)
 
 
 def figure(value: float | None, decimals: int) -> str:

@@ -152,7 +152,7 @@ def examine(real: Pictures, fake: Pictures, seed: int = 0) -> Artefacts:
     if sets[0].shape != sets[1].shape:
         shapes = ["x".join(map(str, (*one.shape[1:], one.shape[0]))) for one in sets]
         raise DataError(f"the real images are {shapes[0]} and the generated ones {shapes[1]}: both must be the same")
-    again = _Resampling(len(sets[0]), len(sets[1]), seed)
+    again = _Resampling(*sets, seed)
     rows = _lattice_rows(*sets, again)
     spectrum, power = _spectra(*sets, again)
     sharp = _sharpness_row(*sets, again)
@@ -199,14 +199,22 @@ def examine(real: Pictures, fake: Pictures, seed: int = 0) -> Artefacts:
 
 
 class _Resampling:
-    """Bootstrap of both sets: means of per-image values over samples with replacement."""
+    """Bootstrap of both sets: means of per-image values over samples with replacement.
 
-    def __init__(self, num_real: int, num_fake: int, seed: int) -> None:
+    Identical images are drawn together: they are no independent evidence (cluster bootstrap; Davison & Hinkley 1997,
+    "Bootstrap methods and their application", section 3.8).
+    """
+
+    def __init__(self, real: Looks, fake: Looks, seed: int) -> None:
         rng = np.random.default_rng(seed)
-        self.real, self.fake, self.other = (
-            rng.multinomial(size, np.full(num, 1 / num), RESAMPLED).astype(np.float32) / size
-            for num, size in ((num_real, num_real), (num_fake, num_fake), (num_real, num_fake))
-        )
+
+        def drawn(looks: Looks, num: int | None = None) -> np.ndarray:
+            which = np.unique(looks["thumbnail"], axis=0, return_inverse=True)[1].ravel()
+            different = int(which.max()) + 1
+            times = rng.multinomial(num or different, np.full(different, 1 / different), RESAMPLED)[:, which]
+            return (times / times.sum(axis=1, keepdims=True)).astype(np.float32)
+
+        self.real, self.fake, self.other = drawn(real), drawn(fake), drawn(real, len(fake))
         """(R, N) weights of the images; `other`: samples of real images with the number of generated images."""
 
     @staticmethod

@@ -37,22 +37,22 @@ from ganvas.errors import DataError
 from ganvas.evaluation.intervals import Interval, share
 from ganvas.evaluation.registration import (
     IDENTITY,
+    areas,
     differences,
     explained_by_two,
     in_words,
     moving,
     registered,
-    unexplained,
     versions,
 )
 from ganvas.evaluation.retrieval import (
     COARSE,
-    FINE,
     ROWS,
     Index,
     Thumbnails,
     energy_of_noise,
     principal,
+    shown,
     thumbnails,
     window,
     without_brightness,
@@ -60,9 +60,11 @@ from ganvas.evaluation.retrieval import (
 from ganvas.results import CopyResults
 from ganvas.system import files
 
-FORMAT = 4  # version of the calibration in the cache
+FORMAT = 5  # version of the calibration in the cache
 DESCRIBED, DECIDING = 64, 128  # principal components for retrieval and for the score
-CANDIDATES, FINALISTS, PARTNERS = 40, 9, 16  # images registered; those compared finely; second images of a blend
+CANDIDATES, FINALISTS = 40, 9  # images registered; those compared finely
+FIRSTS, PARTNERS = 4, 8  # first images of a blend in each of two frames; second images for each of the best two
+DISTINCT, PAIRED = 0.02, 2**21  # least squared sine between two images of a blend; rows of first images at a time
 ALIGNED = 4  # nearest finalists, which are also registered finely; the usual distance needs no fine registration
 ROUNDS = (1, 2)  # iterations of coarse and of fine registration
 USUAL = slice(3, 8)  # finalists, nearest first, whose mean distance is the usual one
@@ -139,9 +141,11 @@ class CopyFinder:
         self.describing = principal(self.thumbs.coarse[:, :1], DESCRIBED, window())
         self.deciding = principal(self.thumbs.fine, DECIDING)
         self.moving = moving(self.versions, self.describing)
+        self.mirrored = int(self.versions[:, 0].argmax())  # the first of the mirrored versions, not moved otherwise
+        lengths = shown(self.thumbs.coarse, areas(self.versions, COARSE))
         self.versions = torch.cat([self.versions, IDENTITY.expand(2, -1)])  # without the left and the right quarter
         self.rows = torch.cat([self.described(part, 1)[:, 0] for part in self.thumbs.coarse.split(ROWS)])
-        self.index = Index(self.rows)
+        self.index = Index(self.rows, lengths)
         self.noise = energy_of_noise(pack.images.shape[1:], self.deciding)
         self.factors = np.ones(len(KINDS))
         real, scores, self.correlations = self.calibration(pack)
@@ -211,7 +215,8 @@ class CopyFinder:
         own: (B,) the training image that each of them is, which is left out.
         """
         every = torch.arange(len(queries.fine))
-        rows, start = self.index.search(self.described(queries.coarse, len(self.versions)), CANDIDATES)
+        described = self.described(queries.coarse, len(self.versions))
+        rows, start = self.index.search(described, CANDIDATES)
         moves = self.versions[start]
         left, moves = _by_pairs(registered, queries.coarse, self.thumbs.coarse, rows, moves, ROUNDS[0])
         left = left if own is None else torch.where(rows == own[:, None], torch.inf, left)
@@ -232,7 +237,7 @@ class CopyFinder:
         ordered, order = distances.sort(dim=1)
         scores = ordered[:, 0] / ordered[:, USUAL].mean(dim=1)  # (B, 3)
         left = left[every, order[:, 0, 0]]
-        mixed = self._by_two(queries, rows, moves[:, :, 0], left, own)
+        mixed = self._by_two(queries, described[:, [0, self.mirrored]], left, own)
         scores = torch.cat([scores, scores[:, :1] * mixed[:, None]], dim=1)
         correlation = (1 - left).clamp(0, 1).sqrt()
         contrast = queries.fine.float().flatten(2).std(dim=2).amax(dim=1)
@@ -241,25 +246,46 @@ class CopyFinder:
         found = rows[every, first], correlation, scores, moves[every, first]
         return self.training[found[0].numpy()], *(part.numpy() for part in found[1:])
 
-    def _by_two(self, queries: Thumbnails, rows: Tensor, mirrored: Tensor, left: Tensor, own: Tensor | None) -> Tensor:
+    def _by_two(self, queries: Thumbnails, frames: Tensor, left: Tensor, own: Tensor | None) -> Tensor:
         """Factor (B,), 0 to 1, by which two training images reduce the distance of each of B images.
 
-        The first is one of `rows` (B, K), at most mirrored. left: (B,) what the nearest row leaves after all moves.
+        frames: (B, 2, 64) the images as they are and mirrored. left: (B,) what the nearest row leaves after all moves.
         """
-        moves = IDENTITY.repeat(*rows.shape, 1)
-        moves[:, :, 0] = mirrored
-        best = _by_pairs(registered, queries.coarse, self.thumbs.coarse, rows, moves, 0)[0].argmin(dim=1, keepdim=True)
-        rows, moves = rows.gather(1, best)[:, 0], moves[torch.arange(len(rows)), best[:, 0]]
-        pictures, targets = _standard(queries.fine.float()), _standard(self.thumbs.fine[rows].float())
-        rest = unexplained(pictures, targets, moves)
-        similar = self.described(F.avg_pool2d(rest[:, :1], FINE // COARSE), 1)[:, 0] @ self.rows.T
-        for taken in (rows, own):
-            if taken is not None:
-                similar[torch.arange(len(rows)), taken] = -torch.inf
-        partners = similar.topk(min(PARTNERS, similar.shape[1] - 2), dim=1).indices
+        size = max(1, PAIRED // len(self.rows))
+        parts = [
+            self._pairs(frames[start : start + size], None if own is None else own[start : start + size])
+            for start in range(0, len(frames), size)
+        ]
+        firsts, partners, mirrored = (torch.cat(part).flatten(0, 1) for part in zip(*parts, strict=True))
+        moves = IDENTITY.repeat(len(firsts), 1)
+        moves[:, 0] = mirrored
+        pictures = _standard(queries.fine.float()).repeat_interleave(len(firsts) // len(frames), dim=0)
+        targets = _standard(self.thumbs.fine[firsts].float())
         others = _standard(self.thumbs.fine[partners.flatten()].float()).unflatten(0, partners.shape)
-        mixed = explained_by_two(pictures, targets, moves, others).amin(dim=1)
+        mixed = explained_by_two(pictures, targets, moves, others).view(len(frames), -1).amin(dim=1)
         return (mixed / left.clamp_min(1e-6)).clamp(0, 1).sqrt()
+
+    def _pairs(self, frames: Tensor, own: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The pairs of rows that together explain most of each of B images.
+
+        Method: orthogonal least squares (Chen, Billings & Luo 1989), from several first images. An image with little
+        contrast that is mixed with one of much contrast is only found as the second of a pair.
+
+        Returns first images (B, 2), their partners (B, 2, 8), and whether the image is mirrored (B, 2).
+        """
+        similar = frames @ self.rows.T
+        if own is not None:
+            similar[torch.arange(len(own)), :, own] = -torch.inf
+        found, firsts = (part.flatten(1) for part in similar.topk(FIRSTS, dim=2))  # (B, 2 * FIRSTS)
+        rows, known = self.rows[firsts], found.clamp_min(0)[:, :, None]
+        rest = frames.repeat_interleave(FIRSTS, dim=1) - known * rows
+        gain = (rest @ self.rows.T).clamp_min(0) / (1 - (rows @ self.rows.T) ** 2).clamp_min(DISTINCT).sqrt()
+        if own is not None:
+            gain[torch.arange(len(own)), :, own] = 0
+        gain, partners = gain.topk(min(PARTNERS, gain.shape[2] - 2), dim=2)
+        best = (known[:, :, 0] ** 2 + gain[:, :, 0] ** 2).topk(2, dim=1).indices
+        every = torch.arange(len(frames))[:, None]
+        return firsts[every, best], partners[every, best], best >= FIRSTS
 
     def is_copy(self, samples: np.ndarray) -> np.ndarray:
         """(M,) bool: which samples are copies."""

@@ -151,6 +151,7 @@ class Evaluator:
         # Loaded before the samples are made, which takes longer: a wrong name or missing weights are reported at once.
         self.features = Features.load(name, options.device, weights=weights, pack=pack)
         self.networks = {name: self.features}
+        self.third = name not in (DEFAULT_FEATURES, "random")  # whether `resembles_nothing` needs a third network
         self.known: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # by network: features and logits of the samples
         self.is_fid = name in INCEPTION and not options.force
         usual = max(NUM_LEAST, min(MINIMUM_FOR_FID if self.is_fid else NUM, BYTES // bytes_each))
@@ -202,7 +203,8 @@ class Evaluator:
         return {
             "Sampling": SECONDS["sampling"] * thousand * size,
             "Measures": each[0] * described,
-            "Second network": each[1] * described,
+            "Second network": each[1] * described
+            + (SECONDS["features"] * (thousand + len(self.measured) / 1000) if self.third else 0),
             "Classes": CLASSIFIER + SECONDS["classes"] * thousand if pack.labels is not None else 0,
             "Conditions": CLASSIFIER if self.conditions is not None else 0,
             "Copies": SECONDS["copies"] * searched,
@@ -281,7 +283,7 @@ class Evaluator:
 
     def second_kid(self, name: str) -> Measure:
         """KID in the features of another kind of network, because one network alone can mislead."""
-        self.progress.begin("Second network", STEPS["Measures"])
+        self.progress.begin("Second network", STEPS["Measures"] + 2 * self.third)
         features = self.network(name)
         real, floor = self.real_features(features)
         fake, _ = self.of_samples(features, self.num_measured)

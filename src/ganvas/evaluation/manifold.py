@@ -99,6 +99,26 @@ def precision_recall(real: np.ndarray, fake: np.ndarray, k: int = 3, block: int 
     return float(precision), float(recall)
 
 
+def resemblance(real: np.ndarray, fake: np.ndarray, k: int = 3, block: int = BLOCK) -> float:
+    """Precision with balls of at most the median size: a share of generated images, 0 to 1.
+
+    Among few images of several classes, some have their k-th neighbour in another class, and their large balls contain
+    images that resemble neither. Kynkaanniemi et al. 2019, section 5, omit the larger half of the balls for that.
+    Raises `DataError` for at most k images in a set.
+    """
+    check(real, fake, k + 1)
+    real, fake = _centred(real, fake)
+    reach = _reach(real, k, block)[:, -1]
+    reach = np.minimum(reach, np.median(reach))[:, None]
+    similar = np.zeros(len(fake), bool)
+    squares_real, squares_fake = _squares(real), _squares(fake)
+    for i in slices(len(real), block):
+        for j in slices(len(fake), block):
+            distance = _distances(real[i], fake[j], squares_real[i], squares_fake[j])
+            similar[j] |= (distance <= reach[i]).any(axis=0)
+    return float(similar.mean())
+
+
 def _centred(real: np.ndarray, fake: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Subtract the mean of the real features, which improves the numerical precision of distances."""
     mean = real.mean(axis=0, dtype=np.float64)

@@ -11,6 +11,7 @@ import torch
 import ganvas
 from ganvas.evaluation import distances
 from ganvas.evaluation.features import Features
+from ganvas.evaluation.manifold import resemblance
 from ganvas.results import Better, FeatureMap, Interval, Measure
 
 INCEPTION = ("inception-original", "inception-clean")
@@ -71,7 +72,7 @@ MANIFOLD = {"precision": 3, "recall": 3, "density": 5, "coverage": 5, "alpha_pre
 """Measures of `manifold`: k of the neighbour that is the radius of the balls; None: integrated over all radii."""
 
 MAPPED = 200  # images of each kind on the map
-UNLIKE = 0.1  # precision below which images do not resemble the data
+UNLIKE = 0.1  # share of images that resemble a real one below which they do not resemble the data
 
 Found = TypeVar("Found")
 
@@ -89,7 +90,7 @@ def of(measure: Callable[[np.ndarray, np.ndarray], Found], real: np.ndarray, flo
 
 def unlike(real: np.ndarray, fake: np.ndarray) -> bool:
     """Whether hardly any generated image (M, D) resembles a real one (N, D)."""
-    return distances.precision_recall(real, fake)[0] < UNLIKE
+    return resemblance(real, fake) < UNLIKE
 
 
 def feature_map(real: np.ndarray, fake: np.ndarray, features: str = "") -> FeatureMap:

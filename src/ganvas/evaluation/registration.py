@@ -97,11 +97,6 @@ def differences(images: Tensor, targets: Tensor, moves: Tensor, directions: Tens
     return Differences(*(torch.stack(part, dim=1) for part in zip(*found, strict=True)))
 
 
-def unexplained(images: Tensor, targets: Tensor, moves: Tensor) -> Tensor:
-    """What the targets do not explain of images: (N, C, S, S)."""
-    return _rest(*_shown(images, moves, _tones(targets)), targets.shape[-1])[0].view_as(images)
-
-
 def explained_by_two(images: Tensor, targets: Tensor, moves: Tensor, others: Tensor) -> Tensor:
     """(N, K): unexplained part of images (N, C, S, S) by a target and another of K images (N, K, C, S, S)."""
     values, mask = _shown(images, moves, torch.cat([_tones(targets), others.flatten(2)], dim=1))
@@ -245,6 +240,12 @@ def _moved(images: Tensor, moves: Tensor) -> tuple[Tensor, Tensor]:
     return F.grid_sample(
         images, torch.stack([columns, rows], dim=3), padding_mode="border", align_corners=False
     ), inside
+
+
+def areas(moves: Tensor, side: int) -> Tensor:
+    """(V + 2, side * side): 1 where each of V moves, and the images without a quarter of `moving`, show the target."""
+    shown = _moved(torch.ones((len(moves), 1, side, side)), moves)[1]
+    return torch.cat([shown, torch.stack([_without(cut, side) for cut in _cuts(side)])]).flatten(1)
 
 
 def in_words(move: list[float]) -> str:

@@ -16,6 +16,8 @@ COARSE, FINE = 16, 32  # thumbnail sides in pixels: for retrieval and coarse reg
 BORDER = 0.1  # fraction of the side that has less weight in retrieval
 EXHAUSTIVE = 2000  # training images up to which the index has one part
 PROBES = 3  # parts of the index that are searched for each moved version
+FAINT = 0.1  # least relative length of a part of an image: parts with less content are similar to too many
+AT_ONCE = 4096  # moved versions at a time
 PIXELS = 2**22  # pixels at a time
 ROWS = 8192  # training images at a time
 
@@ -127,38 +129,68 @@ def seeded() -> torch.Generator:
 # ---- retrieval ----
 
 
-class Index:
-    """Approximate search in unit rows (N, D), split into about sqrt(N) parts by spherical k-means."""
+def shown(coarse: Tensor, areas: Tensor) -> Tensor:
+    """(V, N) float16: relative length of the part of each of N coarse thumbnails that each of V areas (V, D) shows.
 
-    def __init__(self, rows: Tensor) -> None:
+    The whole is the first area. Lengths are without the brightness of the part and with the weights of `window`.
+    """
+    weights = areas * window() ** 2
+    lengths = []
+    for part in coarse.split(ROWS):
+        pixels = part[:, 0].float().flatten(1)
+        pixels = pixels - pixels.mean(dim=1, keepdim=True)
+        squares = weights @ (pixels**2).T - (weights @ pixels.T) ** 2 / weights.sum(dim=1, keepdim=True)
+        relative = squares.clamp_min(0) / squares[:1].clamp_min(1e-9)
+        lengths.append((relative + FAINT**2).sqrt().half())
+    return torch.cat(lengths, dim=1)
+
+
+class Index:
+    """Approximate search in unit rows (N, D), split into about sqrt(N) parts by spherical k-means.
+
+    shown: (V, N) as by the function of this name. The similarity of a version of a query to a row is their product
+    divided by the length of what the version shows of the row. Without this, an image with most of its content outside
+    a close crop is less similar to its own crop than other images are.
+    """
+
+    def __init__(self, rows: Tensor, shown: Tensor) -> None:
         num = 1 if len(rows) <= EXHAUSTIVE else round(len(rows) ** 0.5)
         self.centres = rows[torch.randperm(len(rows), generator=seeded())[:num]]
         for _ in range(10):
             part = torch.cat([(some @ self.centres.T).argmax(dim=1) for some in rows.split(ROWS)])
             self.centres = F.normalize(torch.zeros_like(self.centres).index_add(0, part, rows), dim=1)
         self.order = part.argsort(stable=True)
-        self.rows = rows[self.order]
-        self.ends = torch.bincount(part, minlength=num).cumsum(0).tolist()
+        self.rows, self.shown = rows[self.order], shown[:, self.order]
+        counts = torch.bincount(part, minlength=num)
+        sums = torch.zeros(len(shown), num).index_add(1, part, shown.float())
+        self.shown_of_centres = torch.where(counts > 0, sums / counts, 1)  # means of the parts
+        self.ends = counts.cumsum(0).tolist()
 
     def search(self, queries: Tensor, num: int) -> tuple[Tensor, Tensor]:
         """(rows, versions), (B, num) each: the most similar rows to any version of each of B queries (B, V, D).
 
-        The first version and its negative are compared with all rows, the others with the rows of the nearest parts.
+        The first version and its negative, and the last two, are compared with all rows, the others with the rows of
+        the nearest parts: without a quarter, the nearest parts are often others.
         """
-        similar = (queries[:, 0] @ self.rows.T).abs_().numpy()
-        versions = queries.flatten(0, 1)
-        near = (versions @ self.centres.T).topk(min(PROBES, len(self.centres)), dim=1).indices
+        similar = (queries[:, 0] @ self.rows.T).abs_()
+        for last in (-2, -1):
+            similar = torch.maximum(similar, (queries[:, last] @ self.rows.T).div_(self.shown[last]))
+        similar = similar.numpy()
+        versions, kinds = queries.flatten(0, 1), queries.shape[1]
+        near = ((queries @ self.centres.T) / self.shown_of_centres).flatten(0, 1)
+        near = near.topk(min(PROBES, len(self.centres)), dim=1).indices
         looking = near.flatten().argsort(stable=True) // near.shape[1]
         counts = torch.bincount(near.flatten(), minlength=len(self.centres)).tolist()
         start = 0
         for who, end in zip(looking.split(counts), self.ends, strict=True):
-            if len(who) and end > start:
-                found = (versions[who] @ self.rows[start:end].T).numpy()
-                query, first = np.unique(who.numpy() // queries.shape[1], return_index=True)
-                best = np.maximum.reduceat(found, first)
+            for some in who.split(AT_ONCE) if end > start else ():
+                found = (versions[some] @ self.rows[start:end].T).div_(self.shown[some % kinds, start:end])
+                query, first = np.unique(some.numpy() // kinds, return_index=True)
+                best = np.maximum.reduceat(found.numpy(), first)
                 similar[query, start:end] = np.maximum(similar[query, start:end], best)
             start = end
         found = torch.from_numpy(similar).topk(min(num, len(self.rows)), dim=1).indices
         similarity = torch.bmm(self.rows[found], queries.transpose(1, 2))
+        similarity /= self.shown[:, found.flatten()].T.view_as(similarity)
         similarity[:, :, 0].abs_()
         return self.order[found], similarity.argmax(dim=2)

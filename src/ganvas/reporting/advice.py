@@ -106,8 +106,16 @@ class Case:
 
     @property
     def spoiled(self) -> bool:
-        """Whether a pattern over images that resemble the data lowers their precision, whatever the training."""
-        return not self.unlike and bool(PATTERNS & self.wrong.keys())
+        """Whether blur, or a pattern, of images that resemble the data lowers their precision, whatever the training.
+
+        Images of a short run are blurred as well, and need more training.
+        """
+        blurred = self.blurred and (self.is_flat() or not self.images_seen)
+        return not self.unlike and (blurred or bool(PATTERNS & self.wrong.keys()))
+
+    @property
+    def blurred(self) -> bool:
+        return self.wrong.get("sharpness", "").startswith("Blurrier")
 
     @property
     def images_seen(self) -> int:
@@ -255,9 +263,7 @@ def unstable(case: Case) -> Iterator[Advice]:
 def collapsed(case: Case) -> Iterator[Advice]:
     signs = [case.health["collapse"]] if "collapse" in case.health else []
     similar = case.wrong.get("variety", "")
-    blurred = case.wrong.get("sharpness", "").startswith("Blurrier") and not similar.startswith(
-        "Generated images repeat"
-    )
+    blurred = case.blurred and not similar.startswith("Generated images repeat")
     signs += [similar] if similar and not blurred else []  # a blur alone makes images more similar
     # Poor images lack diversity as well, and precision comes first; blur or a pattern in all images changes features.
     good = case.compared("precision") > SHORT_OF and not {*PATTERNS, "sharpness"} & case.wrong.keys()

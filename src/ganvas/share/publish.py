@@ -67,7 +67,7 @@ LEAST_MB = 1.0  # smallest size limit; the video needs it
 GIF_MB, PICTURE_MB = 10.0, 4.0  # size limits of the video and of a grid
 MOST_FRAMES = 60  # frames of the video, including first and last
 TRUNCATION = 0.7
-SHARP, WIDEST = 480, 1600  # longer side in pixels: to the first small grids are enlarged, to the second large reduced
+SHARP, WIDEST = 480, 1600  # longer side in pixels: small grids are enlarged to SHARP, large ones reduced to WIDEST
 PAIRS = 8  # pairs of a generated image and the nearest training image
 Contents = dict[str, bytes | Path]
 

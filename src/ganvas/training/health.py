@@ -49,7 +49,6 @@ STILL, A_WHILE = 2e-3, 0.2  # mean pixel change relative to the range, within th
 PLATEAU, LONG = 16, 0.6  # fewest evaluations, and last fraction of the images seen, without improvement
 SMALL, SURE = 0.15, 0.9  # relative decrease of the score that is too small, and confidence that it is not larger
 RALLY = 3.0  # decrease of the latest scores in standard errors that is a recovery
-FALLING = 1.0  # decrease of the score in standard errors that may be an improvement
 PROGRESS = 0.02  # relative decrease of the best score that counts as improvement
 FEWEST_SCORED, MOST_SCORED, PIXELS = 64, 256, 2**20  # limits on the images of each kind that the discriminator scores
 CHANCE = 3.0  # standard errors within which two mean scores count as equal
@@ -230,8 +229,7 @@ class Watch:
         scores = [record.score for record in self.vitals]
         if len(scores) < 4 or min(scores[-3:]) < (1 - PROGRESS) * min(scores[:-3]):  # still improving
             return "collapse", None
-        fall, error, _ = decrease(*self._latest(4))
-        if fall > FALLING * error:
+        if decrease(*self._latest(4))[0] > 0:
             return "collapse", None
         words = f"mode collapse: the diversity of the generated images is {values[-1]:.0%} of that of real images"
         return "collapse", Event("collapse", words, "start a new run with twice the --r1 or half the --lr")

@@ -374,10 +374,16 @@ def _picture_source(container: Container, listing: str | None, config: DataConfi
     elif videos and len(videos) == len(found.items):
         form = "video"
     counts, fps = {name: about.num_frames for name, about in facts.items()}, config.fps or video.FPS
+    reasons: dict[str, str] = {}
     for name, content in container.read(videos) if videos else ():
-        counts[name] = 0 if isinstance(content, PictureError) else video.num_frames(content, fps)
+        try:
+            if isinstance(content, PictureError):
+                raise content
+            counts[name] = video.num_frames(content, fps)
+        except PictureError as error:
+            counts[name], reasons[name] = 0, str(error)
     broken = [name for name in sorted(videos) if not counts[name]]
-    found.rejected += [Rejection(name, "damaged video file, or of an unknown format") for name in broken]
+    found.rejected += [Rejection(name, reasons.get(name, "damaged video file")) for name in broken]
     items, frames = _split([item for item in found.items if counts.get(item.name, 1)], counts, videos)
     if len(videos) > len(broken):
         num = sum(counts[name] for name in videos)

@@ -31,7 +31,10 @@ def is_video(name: str) -> bool:
 
 
 def num_frames(content: bytes | Path, fps: float) -> int:
-    """Number of frames that `frames` gives at this rate, by the duration that the file states; 0 if it is damaged."""
+    """Number of frames that `frames` gives at this rate, by the duration that the file states; 0 if it is damaged.
+
+    Raises `PictureError` for a file that is not read for another reason, such as its size.
+    """
     try:
         with _opened(content) as container:
             stream = container.streams.video[0]
@@ -40,6 +43,8 @@ def num_frames(content: bytes | Path, fps: float) -> int:
             else:
                 seconds = (container.duration or 0) / 1e6  # in microseconds
         return min(MAX_FRAMES, max(1, int(seconds * fps)))
+    except PictureError:
+        raise
     except Exception:  # damaged files can make PyAV raise almost anything
         return 0
 
