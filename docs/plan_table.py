@@ -29,7 +29,8 @@ HEAD = """# Automatic choices
 `ganvas train` chooses every option that you do not give, from the images, the device and the budget. `--dry-run` shows
 the choices with reasons. This table is for {minutes:g} minutes and colour photos without labels. With labels the model
 is conditional; gray images and other kinds change only the augmentations. `r1` is the weight of the gradient penalties,
-`augment` the probability of each augmentation. `python docs/plan_table.py` writes the table; a test checks it.
+`augment` the probability of each augmentation, which begins after ten epochs.
+`python docs/plan_table.py` writes the table; a test checks it.
 """
 
 
