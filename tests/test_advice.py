@@ -28,7 +28,7 @@ def config(options: DataConfig = IMAGES, channels: int = 1, **changes: Any) -> R
     chosen = {"model": "compact", "r1": 0.05, "lr": 0.0025, "base": 16, "conditional": True}
     return RunConfig(
         data=RunData(
-            source="my pictures", pack="pack", hash="0" * 64, num_images=32_000, num_heldout=2_000, size="28x28",
+            source="my images", pack="pack", hash="0" * 64, num_images=32_000, num_heldout=2_000, size="28x28",
             channels=channels, options=options,
         ),
         model=ModelConfig("compact", 28, 28, channels),
@@ -101,7 +101,7 @@ def test_under_trained_goes_on_with_a_larger_budget() -> None:
     found = only(advice(evaluation(), log(FALLING), config(), "runs/a"))
     assert found.title == "Train longer"
     assert "0.0833 to 0.0625" in found.evidence
-    assert found.command == "ganvas train 'my pictures' --size 28 --minutes 30 --out runs/a"
+    assert found.command == "ganvas train 'my images' --size 28 --minutes 30 --out runs/a"
 
 
 def test_a_run_that_is_too_short_is_only_trained_longer() -> None:

@@ -150,7 +150,7 @@ def test_training_pictures_that_are_there_twice_or_twenty_times_hide_no_copy(rou
     assert finder.is_copy(shifted(rough.images[often : often + 1])).all()
 
 
-def test_noise_hides_no_copy_of_a_faint_picture(rough: Pack) -> None:
+def test_noise_hides_no_copy_of_a_faint_image(rough: Pack) -> None:
     """The noise has twice the contrast of the images; held-out images are not flagged as copies because of it."""
     rng = np.random.default_rng(0)
     images = (128 + (landscapes(100).astype(float) - 128) / 8).round().astype(np.uint8)

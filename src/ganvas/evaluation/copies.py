@@ -259,10 +259,10 @@ class CopyFinder:
         firsts, partners, mirrored = (torch.cat(part).flatten(0, 1) for part in zip(*parts, strict=True))
         moves = IDENTITY.repeat(len(firsts), 1)
         moves[:, 0] = mirrored
-        pictures = _standard(queries.fine.float()).repeat_interleave(len(firsts) // len(frames), dim=0)
+        images = _standard(queries.fine.float()).repeat_interleave(len(firsts) // len(frames), dim=0)
         targets = _standard(self.thumbs.fine[firsts].float())
         others = _standard(self.thumbs.fine[partners.flatten()].float()).unflatten(0, partners.shape)
-        mixed = explained_by_two(pictures, targets, moves, others).view(len(frames), -1).amin(dim=1)
+        mixed = explained_by_two(images, targets, moves, others).view(len(frames), -1).amin(dim=1)
         return (mixed / left.clamp_min(1e-6)).clamp(0, 1).sqrt()
 
     def _pairs(self, frames: Tensor, own: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -409,14 +409,14 @@ def write(path: Path, **content: np.ndarray) -> None:
 
 
 def _by_pairs(
-    function: Callable[..., tuple[Tensor, ...]], pictures: Tensor, base: Tensor, rows: Tensor, moves: Tensor, last: Any
+    function: Callable[..., tuple[Tensor, ...]], images: Tensor, base: Tensor, rows: Tensor, moves: Tensor, last: Any
 ) -> list[Tensor]:
     """Apply `function` to each of B images paired with each of its rows (B, K) of the base: results (B, K, ...)."""
-    pictures = _standard(pictures.float())
+    images = _standard(images.float())
     parts = []
     for pairs in torch.arange(rows.numel()).split(max(1, VALUES // base[0].numel())):
         targets = _standard(base[rows.flatten()[pairs]].float())
-        parts.append(function(pictures[pairs // rows.shape[1]], targets, moves.flatten(0, 1)[pairs], last))
+        parts.append(function(images[pairs // rows.shape[1]], targets, moves.flatten(0, 1)[pairs], last))
     return [torch.cat(part).unflatten(0, rows.shape) for part in zip(*parts, strict=True)]
 
 
