@@ -129,7 +129,7 @@ def normalise(network: nn.Module) -> None:
 
 
 def channels_last(network: Module) -> Module:
-    """Converts convolution weights, also fixed ones, to channels-last format, which is faster on CPUs and tensor cores."""
+    """Converts convolution weights, also fixed ones, to channels-last format, faster on CPUs and tensor cores."""
     for weight in (*network.parameters(), *network.buffers()):
         if weight.dim() == 4:
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)
