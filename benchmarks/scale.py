@@ -64,13 +64,13 @@ def holdout(folder: Path, _: int) -> str:
 def finish(folder: Path, _: int) -> str:
     """Completes the pack as `ganvas data pack` does, opens it and checks its hashes."""
     from ganvas.config import DataConfig
-    from ganvas.data.packing.pack import Pack, PackInfo, Policy, content_hash, request
+    from ganvas.data.packing.pack import Pack, PackInfo, Policy, Request, content_hash
 
     images = np.lib.format.open_memmap(folder / "images.npy", mode="r")
     heldout = np.load(folder / "heldout.npy")
     names = hashlib.sha256((folder / "names.txt").read_bytes().removesuffix(b"\n")).hexdigest()
     PackInfo(
-        request=request(DataConfig(), Policy("scale")),
+        request=Request.of(DataConfig(), Policy("scale")),
         form="arrays",
         fingerprint="scale",
         shape=list(images.shape),

@@ -55,7 +55,7 @@ def test_finds_what_was_planted(planted):
     assert found.sizes == {"20x16": 12, "9x12": 1}
     assert found.channels == {1: 12, 3: 1} and found.depths == {8: 12, 16: 1}
     assert found.classes == {"cat": 6, "dog": 7}
-    assert [file["name"] for file in found.rejected] == ["dog/broken.png"]
+    assert [file.name for file in found.rejected] == ["dog/broken.png"]
     assert found.duplicates == [["cat/0.png", "dog/copy.bmp"]] and found.num_duplicates == 1
     assert found.blank == ["cat/black.png", "cat/speck.png"]
     assert any("labels are wrong" in note for note in found.notes)

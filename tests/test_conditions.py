@@ -144,7 +144,7 @@ def test_the_vectors_of_a_pack_are_those_of_the_table(pack: Pack) -> None:
     np.testing.assert_allclose(pack.conditions, expected, rtol=1e-5)
     image, vector = pack[5]
     assert image.shape == (1, 16, 16) and torch.equal(vector, torch.from_numpy(pack.conditions[5]))
-    held = open_pack(pack.record.request["path"], DataConfig(labels="none", size=16)).heldout
+    held = open_pack(pack.record.request.path, DataConfig(labels="none", size=16)).heldout
     np.testing.assert_array_equal(pack.heldout, held)
 
 
@@ -229,7 +229,7 @@ def test_too_many_values_and_arrays_are_refused(images: Path, tmp_path: Path) ->
 
 def test_packs_without_conditions_are_unchanged(two_classes: Path) -> None:
     pack = open_pack(two_classes, DataConfig(size=16))
-    assert "conditions" not in pack.record.request["config"]
+    assert "conditions" not in pack.record.request.to_dict()["config"]
     assert "conditions" not in json.loads((pack.folder / "pack.json").read_text())
     assert sorted(path.name for path in pack.folder.iterdir() if path.suffix == ".npy") == [
         "heldout.npy", "images.npy", "labels.npy"

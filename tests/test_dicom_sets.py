@@ -103,9 +103,7 @@ def test_a_broken_file_of_frames_is_as_many_rejections(put: Callable[..., Path])
     place = put({"a.dcm": broken, "b.dcm": film(noise(8, 8)), "c.dcm": film(noise(8, 8) // 2)})
     pack = open_pack(place)
     assert pack.names == ["b.dcm", "c.dcm"]
-    assert [(r["name"], r["reason"]) for r in pack.record.rejected] == [
-        (f"a.dcm#{k:04}", "truncated") for k in (1, 2, 3)
-    ]
+    assert [(r.name, r.reason) for r in pack.record.rejected] == [(f"a.dcm#{k:04}", "truncated") for k in (1, 2, 3)]
 
 
 def test_broken_files_among_good_ones_are_named(put: Callable[..., Path]) -> None:
@@ -113,7 +111,7 @@ def test_broken_files_among_good_ones_are_named(put: Callable[..., Path]) -> Non
     bad = {f"x{i}.dcm": content for i, content in enumerate(BROKEN.values())} | {"x_text.dcm": b"no pixels here"}
     pack = open_pack(put(good | bad), DataConfig(size="16"))
     assert pack.names == list(good)
-    assert {r["name"] for r in pack.record.rejected} == set(bad)
+    assert {r.name for r in pack.record.rejected} == set(bad)
     with pytest.raises(DataError, match=r"no image can be used.*x0\.dcm: DICOM file without pixels"):
         open_pack(put(bad, name="bad"))
 
@@ -123,7 +121,7 @@ def test_the_report_looks_into_dicom(put: Callable[..., Path]) -> None:
     files["deep.dcm"] = film(noise(9, 9, dtype=np.uint16, top=1023), bits=10)
     found = check(put(files))
     assert (found.num_images, found.depths, found.form) == (3, {8: 2, 16: 1}, "dicom")
-    assert found.duplicates == [["a.dcm", "b.dcm"]] and [r["name"] for r in found.rejected] == ["c.dcm"]
+    assert found.duplicates == [["a.dcm", "b.dcm"]] and [r.name for r in found.rejected] == ["c.dcm"]
 
 
 def test_child_processes_decode_the_same(put: Callable[..., Path], tmp_path: Path) -> None:

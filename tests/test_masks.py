@@ -52,7 +52,7 @@ def test_masks_are_left_out_and_counted_unless_asked_for(layout, tmp_path):
     for labels in (None, "none"):
         pack = open_pack(folder, DataConfig(labels=labels, split="all"))
         assert sorted(pack.names) == sorted(images) and pack.classes == []
-        assert sorted(file["name"] for file in pack.record.rejected) == sorted(masks)
+        assert sorted(file.name for file in pack.record.rejected) == sorted(masks)
     (line,) = [line for line in check(folder, DataConfig(split="all")).lines() if line.startswith("rejected")]
     assert "mask or annotation" in line and "--masks use reads them as images" in line
     assert any("--masks use reads them as images" in note for note in pack.notes)
@@ -106,7 +106,7 @@ def test_the_option_is_part_of_a_pack_and_older_packs_stay(tmp_path):
     used = open_pack(folder, DataConfig(masks="use"), folder=tmp_path / "pack")
     assert used.classes == ["images", "masks"]
     plain = open_pack(folder, folder=tmp_path / "plain")
-    assert "masks" not in plain.record.request["config"]  # as in packs made before the option
+    assert "masks" not in plain.record.request.to_dict()["config"]  # as in packs made before the option
     assert open_pack(tmp_path / "pack", DataConfig(masks="use")).num_images == 8
     with pytest.raises(DataError, match="its --masks is skip, not use"):
         open_pack(tmp_path / "plain", DataConfig(masks="use"))

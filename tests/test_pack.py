@@ -164,8 +164,8 @@ def test_broken_pictures_are_named_and_the_rest_is_used(tmp_path):
     (source / "0002.png").write_text("not an image")
     pack = open_pack(source)
     assert pack.names == ["0000.png", "0003.png"] and len(pack.images) == 2
-    assert {file["name"] for file in pack.record.rejected} == {"0001.png", "0002.png"}
-    assert all(file["reason"] for file in pack.record.rejected)
+    assert {file.name for file in pack.record.rejected} == {"0001.png", "0002.png"}
+    assert all(file.reason for file in pack.record.rejected)
 
 
 def test_one_picture_is_not_enough(tmp_path, cache):

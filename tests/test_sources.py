@@ -21,7 +21,7 @@ import ganvas
 from ganvas.config import DataConfig
 from ganvas.data import open_pack
 from ganvas.data.reading.containers import is_picture
-from ganvas.data.reading.sources import Item, fingerprint_of, open_source
+from ganvas.data.reading.sources import Item, Rejection, fingerprint_of, open_source
 from ganvas.errors import DataError, PictureError
 from ganvas.explore.verbs import sample
 
@@ -462,9 +462,7 @@ def test_pointers_of_git_lfs_say_what_to_do(name, tmp_path):
     (tmp_path / name).write_bytes(POINTER)
     if is_picture(name):
         pack = open_pack(tmp_path)
-        assert pack.record.rejected == [
-            {"name": name, "reason": "Git LFS pointer instead of an image: run git lfs pull"}
-        ]
+        assert pack.record.rejected == [Rejection(name, "Git LFS pointer instead of an image: run git lfs pull")]
     else:
         with pytest.raises(DataError, match="is a Git LFS pointer instead of the file: run git lfs pull"):
             open_source(tmp_path / name)
@@ -480,7 +478,7 @@ def test_a_folder_of_arrays_has_one_picture_in_each(tmp_path):
     (tmp_path / "y" / "broken.npy").write_bytes(b"rubbish")
     pack = open_pack(tmp_path, DataConfig(channels="color"))
     assert pack.names == ["x/gray.npy", "x/last.npy", "y/alpha.npy", "y/first.npy"] and pack.classes == ["x", "y"]
-    assert {one["name"] for one in pack.record.rejected} == {"y/broken.npy", "y/complex.npy", "y/many.npy"}
+    assert {one.name for one in pack.record.rejected} == {"y/broken.npy", "y/complex.npy", "y/many.npy"}
     np.testing.assert_array_equal(pack.images[1], arrays["x/last"])
     np.testing.assert_array_equal(pack.images[3], arrays["y/first"].transpose(1, 2, 0))
 

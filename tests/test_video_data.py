@@ -70,7 +70,7 @@ def test_folders_and_archives_with_classes(tmp_path):
     for place in (tmp_path / "set", tmp_path / "set.zip"):
         pack = open_pack(place, DataConfig(size=32))
         assert pack.num_images == 11 and np.bincount(pack.labels).tolist() == [6, 5]
-        assert {one["name"] for one in pack.record.rejected} == {"dog/broken.mp4", "dog/playlist.mp4"}
+        assert {one.name for one in pack.record.rejected} == {"dog/broken.mp4", "dog/playlist.mp4"}
         assert any(note.startswith("2 videos give 10 frames, 1 per second") for note in pack.notes)
         assert check(place).num_images == 11
 
@@ -119,7 +119,7 @@ def test_the_extra_is_named(tmp_path, monkeypatch):
         open_pack(path)
     for i in range(3):
         Image.fromarray(scene(i)).save(tmp_path / "set" / f"{i}.png")
-    assert [one["reason"] for one in open_pack(tmp_path / "set").record.rejected] == [video.NO_AV]
+    assert [one.reason for one in open_pack(tmp_path / "set").record.rejected] == [video.NO_AV]
 
 
 def test_videos_beside_dicom_files_that_cannot_be_read(tmp_path, monkeypatch):

@@ -254,7 +254,7 @@ def test_a_random_part_of_a_very_large_set_is_surveyed_if_the_size_is_given(monk
     monkeypatch.setattr(selection, "probe", lambda content: seen.append(1) or probe(content))
     pack = open_pack(folder, DataConfig(size=16))
     assert len(seen) == 40 and (pack.num_images, pack.channels, pack.kind) == (60, 3, "photo")
-    assert [one["name"] for one in pack.record.rejected] == ["broken.png"]
+    assert [one.name for one in pack.record.rejected] == ["broken.png"]
     assert any("from 40 of 61 images, drawn at random" in note for note in pack.notes)
     seen.clear()
     assert open_pack(folder).num_images == 60 and len(seen) == 61  # the size is chosen from all

@@ -171,7 +171,7 @@ def test_missing_values_are_refused(missing, tmp_path):
     pack = open_pack(place)
     assert pack.names == ["0.tif", "2.tif"] and pack.record.levels == [0, 1]
     (rejected,) = pack.record.rejected
-    assert "NaN or infinite" in rejected["reason"] or "missing pixels" in rejected["reason"]
+    assert "NaN or infinite" in rejected.reason or "missing pixels" in rejected.reason
     assert check(place).rejected == [rejected]
 
 

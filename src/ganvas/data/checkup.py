@@ -77,8 +77,8 @@ class Checkup:
     alpha: int = 0
     """Number of images with transparency."""
     classes: dict[str, int] = field(default_factory=dict)
-    rejected: list[dict[str, str]] = field(default_factory=list)
-    """Name and reason of each unusable file, and an option that helps, if there is one."""
+    rejected: list[Rejection] = field(default_factory=list)
+    """The unusable files."""
     duplicates: list[list[str]] = field(default_factory=list)
     """Groups of images with the same pixels."""
     blank: list[str] = field(default_factory=list)
@@ -130,7 +130,7 @@ class Checkup:
 
     def problems(self) -> dict[str, str]:
         """What was searched for, and what was found, as text; "none" if nothing was."""
-        rejected = by_reason(Rejection(**file) for file in self.rejected)
+        rejected = by_reason(self.rejected)
         same = [" = ".join(group[:3]) for group in self.duplicates]
         alike = [" ~ ".join(group[:3]) for group in self.near]
         groups = f" (clusters: {len(self.near):,}, the largest has {len(self.near[0]):,})" if self.near else ""
@@ -194,8 +194,7 @@ def check(
     if images.conditions is not None:
         rows = images.conditions.rows(images.items[i].name for i in choice.indices)
         checkup.notes.append(Conditions.of(images.conditions.kinds, rows).sentence())
-    rejected = [*images.rejected, *choice.rejected]
-    checkup.rejected = [rejection.to_dict() for rejection in rejected]
+    checkup.rejected = [*images.rejected, *choice.rejected]
     names = [images.items[i].name for i in choice.indices]
     payloads = (payload for _, payload in stream(images, choice.indices))
     _look_at_all(checkup, payloads, names, _labels(choice, images.classes), progress, config.levels)
@@ -233,7 +232,7 @@ def _look_at_all(
     for found in parallel_map(look_chunk, _jobs(payloads, -(-len(names) // EXAMINED)), workers):
         for i, one in enumerate(found, start=done):
             if isinstance(one, str):
-                checkup.rejected.append({"name": names[i], "reason": one})
+                checkup.rejected.append(Rejection(names[i], one))
             else:
                 looks.append(one)
                 kept.append(i)

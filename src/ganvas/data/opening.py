@@ -11,7 +11,7 @@ from ganvas.config import DataConfig, parse_size
 from ganvas.data import catalog
 from ganvas.data.packing import write
 from ganvas.data.packing.kept import Kept
-from ganvas.data.packing.pack import FORMAT, UNMIRRORED, Pack, Policy, Progress, is_pack, request
+from ganvas.data.packing.pack import FORMAT, UNMIRRORED, Pack, Policy, Progress, Request, is_pack
 from ganvas.errors import DataError
 from ganvas.fields import option
 from ganvas.system import files
@@ -42,7 +42,7 @@ def open_pack(
     target = Path(folder) if folder else files.cache_dir() / "packs" / cache_name(config, policy)
     # Checked before the source is opened, because listing a large archive is slow.
     fingerprint = catalog.fingerprint(place, config)
-    if (pack := write.current(target, request(config, policy), fingerprint)) is not None:
+    if (pack := write.current(target, Request.of(config, policy), fingerprint)) is not None:
         return pack
     images, policy = catalog.open_at(dataset, place, config)
     policy = dataclasses.replace(policy, kept=kept)
@@ -51,26 +51,27 @@ def open_pack(
 
 def cache_name(config: DataConfig, policy: Policy) -> str:
     """Readable folder name, unique for a source and policy."""
-    key = hashlib.sha256(json.dumps([FORMAT, request(config, policy)], sort_keys=True).encode()).hexdigest()[:12]
+    key = hashlib.sha256(
+        json.dumps([FORMAT, Request.of(config, policy).to_dict()], sort_keys=True).encode()
+    ).hexdigest()[:12]
     return f"{policy.name}-{key}"
 
 
 def reopened(folder: Path, config: DataConfig) -> Pack:
     """Opens an existing pack. Raises `DataError` if `config` has options that differ from the pack."""
     pack = Pack.open(folder)
-    made_with = pack.record.request["config"]
+    defaults, made_with = DataConfig(), pack.record.request.config
     differences = []
     if config.size is not None and parse_size(config.size) != (pack.height, pack.width):
         differences.append(f"its size is {pack.height}x{pack.width}, not {config.size}")
     channels = {"auto": pack.channels, "gray": 1, "color": 3, "alpha": 4}[config.channels]
     if channels != pack.channels:
         differences.append(f"it has {pack.channels} channels, not {channels}")
-    asked = request(config, Policy(pack.folder.name))["config"]
+    asked = Request.of(config, Policy(pack.folder.name)).config
     compared = {"size", "channels", "kind"} | ({"subset_seed"} if config.limit is None else set())
     for name in [field.name for field in dataclasses.fields(DataConfig) if field.name not in compared]:
-        default = getattr(DataConfig(), name)
-        wanted, before = asked.get(name, default), made_with.get(name, default)
-        if wanted != default and wanted not in ([], before):
+        wanted, before = getattr(asked, name), getattr(made_with, name)
+        if wanted not in (getattr(defaults, name), before):
             differences.append(f"its {option(name)} is {before}, not {wanted}")
     if differences:
         raise DataError(f"{folder} is already a pack and {', '.join(differences)}: pack the original images again")

@@ -501,7 +501,7 @@ class Evaluator:
     def data(self) -> DataFacts:
         pack = self.pack
         return DataFacts(
-            source=pack.record.request["name"],
+            source=pack.record.request.name,
             hash=pack.hash,
             num_training=pack.num_training,
             num_heldout=len(pack.heldout),

@@ -129,7 +129,7 @@ class FromImages:
     def __init__(self, made: Pack, asked: Evaluate) -> None:
         self.made = made
         self.most: int | None = made.num_images
-        self.sampling = f"files of {made.record.request['name']}"
+        self.sampling = f"files of {made.record.request.name}"
         self.device = choose_device(asked.device).torch_device
         if asked.n is not None and asked.n > made.num_images:
             raise ConfigError(f"--n {asked.n}: there are only {made.num_images:,} generated images")

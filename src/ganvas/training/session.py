@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 
 import ganvas
-from ganvas.config import BUDGET_FIELDS, MACHINE_FIELDS, DataConfig, TrainConfig, TrainOptions
+from ganvas.config import BUDGET_FIELDS, MACHINE_FIELDS, TrainConfig, TrainOptions
 from ganvas.data.batches import Batches
 from ganvas.data.packing.kept import Kept
 from ganvas.data.packing.pack import Pack
 from ganvas.errors import CheckpointError, DataError, RunError, amount, some
-from ganvas.fields import changed, from_dict
+from ganvas.fields import changed
 from ganvas.model_file import WEIGHTS, ModelInfo
 from ganvas.records import read_log
 from ganvas.run import Run, timestamp
@@ -180,7 +180,7 @@ def data_of(pack: Pack, source: str, grown: Sequence[dict] = ()) -> RunData:
         kind=pack.kind,
         licence=info.licence,
         attribution=info.attribution,
-        options=from_dict(DataConfig, info.request["config"], "pack.json"),
+        options=info.request.config,
         fingerprint=info.fingerprint,
         levels=info.levels,
         labels=labels_of(pack),

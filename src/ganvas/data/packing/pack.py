@@ -28,6 +28,7 @@ import numpy as np
 from ganvas.conditions import Conditions
 from ganvas.config import MAX_SIZE, DataConfig, Fit, Kind
 from ganvas.data.packing.kept import Kept
+from ganvas.data.reading.containers import Rejection
 from ganvas.data.reading.lists import text_of
 from ganvas.errors import ConfigError, DataError, GanvasError, amount
 from ganvas.fields import from_dict
@@ -60,12 +61,40 @@ class Policy:
     """Images that a run holds out and that stay held out; None: a new choice."""
 
 
+LATER = {"fps": None, "masks": "skip", "conditions": None}
+"""Options added since format 2, with their defaults."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything that determines the content of a pack, except the images."""
+
+    name: str
+    path: str | None
+    config: DataConfig
+    """Its `files` is the hash of the list's content, not its location."""
+    kept: str | None = None
+    """`Kept.key` of the images that stay held out."""
+
+    @classmethod
+    def of(cls, config: DataConfig, policy: Policy) -> Request:
+        if config.files is not None:
+            content = hashlib.sha256(read_list(config.files).encode()).hexdigest()
+            config = dataclasses.replace(config, files=content)
+        return cls(policy.name, policy.path, config, policy.kept.key if policy.kept else None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, without what older packs lack; the name of a pack in the cache is their hash."""
+        values = dataclasses.asdict(self.config).items()
+        config = {name: value for name, value in values if name not in LATER or value != LATER[name]}
+        return {"name": self.name, "path": self.path, "config": config} | ({"kept": self.kept} if self.kept else {})
+
+
 @dataclass(frozen=True)
 class PackInfo:
     """The content of pack.json."""
 
-    request: dict
-    """Everything that determines the content besides the images (`request`)."""
+    request: Request
     form: str
     """Kind of the source: folder, zip ..."""
     fingerprint: str
@@ -85,8 +114,8 @@ class PackInfo:
     mirror: bool
     licence: str | None
     attribution: str | None
-    rejected: list[dict]
-    """Files that could not be used: name, reason and kind of each."""
+    rejected: list[Rejection]
+    """Files that could not be used."""
     notes: list[str]
     names_hash: str
     hash: str
@@ -110,7 +139,7 @@ class PackInfo:
         return from_dict(cls, values, "pack.json", ignore_unknown=True)
 
     def write(self, folder: Path) -> None:
-        values = dataclasses.asdict(self)
+        values = dataclasses.asdict(self) | {"request": self.request.to_dict()}
         if self.conditions is None:
             del values["conditions"]
         text = json.dumps(values, indent=1, ensure_ascii=False) + "\n"
@@ -269,8 +298,6 @@ PIECE = 8 * 2**20  # bytes of images hashed at a time
 def fault(info: PackInfo, images: np.ndarray, labels: np.ndarray | None, heldout: np.ndarray) -> str | None:
     """Error in the arrays or the description of a pack, or None."""
     classes, num = info.classes, len(images)
-    if not (isinstance(info.request.get("name"), str) and isinstance(info.request.get("config"), dict)):
-        return "pack.json has a request of another form"
     if info.mirror is not (info.kind not in UNMIRRORED):
         return f"pack.json has mirror {info.mirror} for the kind {info.kind}"
     if images.dtype not in (np.dtype("u1"), np.dtype("<u2")) or 8 * images.itemsize != info.depth:
@@ -349,25 +376,8 @@ def note_checked(folder: Path, found: dict[str, list[int]]) -> None:
         files.write_text(folder / CHECKED, json.dumps(found))
 
 
-LATER = {"fps": None, "masks": "skip", "conditions": None}
-"""Options added since format 2, with their defaults."""
-
-
 def is_pack(folder: Path) -> bool:
     return (folder / "pack.json").is_file()
-
-
-def request(config: DataConfig, policy: Policy) -> dict[str, Any]:
-    """Everything that determines the content of a pack, except the images; plain JSON values.
-
-    Options that older packs do not have are stored only if they have another value than the default.
-    """
-    wishes = {**dataclasses.asdict(config), "classes": list(config.classes), "files": None}
-    wishes = {name: value for name, value in wishes.items() if name not in LATER or value != LATER[name]}
-    if config.files is not None:  # use the content of the list, not its location
-        wishes["files"] = hashlib.sha256(read_list(config.files).encode()).hexdigest()
-    kept = {} if policy.kept is None else {"kept": policy.kept.key}
-    return {"name": policy.name, "path": policy.path, "config": wishes} | kept
 
 
 def read_list(path: str | Path) -> str:

@@ -30,10 +30,10 @@ from ganvas.data.packing.pack import (
     PackInfo,
     Policy,
     Progress,
+    Request,
     content_hash,
     is_pack,
     note_checked,
-    request,
     stamps,
 )
 from ganvas.data.packing.pool import LEAST_FOR_WORKERS, decoded
@@ -66,7 +66,7 @@ def build_pack(
     Raises `DataError` for fewer than 2 usable images, a full disk, or other content in `folder`.
     """
     report = progress or (lambda what, done, total: None)
-    wanted = request(config, policy)
+    wanted = Request.of(config, policy)
     if (pack := current(folder, wanted, fingerprint)) is not None:
         return pack
     partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
@@ -106,7 +106,7 @@ def build_pack(
     return Pack.open(folder)
 
 
-def current(folder: Path, wanted: dict[str, Any], fingerprint: str) -> Pack | None:
+def current(folder: Path, wanted: Request, fingerprint: str) -> Pack | None:
     """The pack in `folder` if it matches `wanted`; None if it is missing or outdated.
 
     Raises `DataError` if the folder has other content, which is never overwritten.
@@ -121,7 +121,7 @@ def current(folder: Path, wanted: dict[str, Any], fingerprint: str) -> Pack | No
         return None
     if pack.record.request != wanted:
         raise DataError(
-            f"{folder} has a pack of {pack.record.request['name']} made from another location or with other "
+            f"{folder} has a pack of {pack.record.request.name} made from another location or with other "
             "options: nothing was written; choose another folder or delete it"
         )
     return pack if pack.record.fingerprint == fingerprint else None
@@ -162,7 +162,7 @@ def _write(
     config: DataConfig,
     policy: Policy,
     folder: Path,
-    wanted: dict[str, Any],
+    wanted: Request,
     fingerprint: str,
     notes: list[str],
     report: Progress,
@@ -224,7 +224,7 @@ def _write(
         mirror=kind not in UNMIRRORED,
         licence=policy.licence,
         attribution=policy.attribution,
-        rejected=[rejection.to_dict() for rejection in rejected],
+        rejected=rejected,
         notes=[*notes, *choice.notes, *_named(rejected)],
         names_hash=hashlib.sha256("\n".join(names).encode()).hexdigest(),
         hash=content_hash(images, labels, classes, heldout, vectors, schema),

@@ -39,9 +39,6 @@ class Rejection:
     option: str = ""
     """Advice for the user, e.g. "--labels none uses all"; empty if there is none."""
 
-    def to_dict(self) -> dict[str, str]:
-        return {"name": self.name, "reason": self.reason} | ({"option": self.option} if self.option else {})
-
 
 def by_reason(rejected: Iterable[Rejection]) -> str:
     """Number of rejected files per reason, most frequent first, with examples and advice."""
