@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import math
 import os
 import signal
@@ -45,6 +44,7 @@ from ganvas.generator import Generator, to_pixels
 from ganvas.image_files import grid, save_png
 from ganvas.options import EVALUATION_SEED as SEED
 from ganvas.presets import PRESETS
+from ganvas.results import Evaluation, read_evaluation
 
 PART_BYTES = 16 * 2**20
 RECIPES = ("classic", "modern")
@@ -137,52 +137,48 @@ def stopped_after(seconds: float) -> Yields[None]:
         timer.cancel()
 
 
-def judged(run: Path, pack: Pack, num: int | None) -> Row:
+def judged(run: Path, pack: Pack, num: int | None) -> Evaluation:
     """The run's evaluation; the one that is there, if it is of these weights and of as many images."""
-    path = run / "evaluation.json"
-    if path.exists():
-        known = json.loads(path.read_text(encoding="utf-8"))
-        if known["model"]["weights"] == file_hash(run) and num in (None, known["protocol"]["num_generated"]):
-            return known
-    return ganvas.evaluate(run, data=pack.folder, quiet=True, n=num).to_dict()
+    known = read_evaluation(run)
+    if known and known.model.weights == file_hash(run) and num in (None, known.protocol.num_generated):
+        return known
+    return ganvas.evaluate(run, data=pack.folder, quiet=True, n=num)
 
 
-def row_of(found: Row) -> Row:
+def row_of(found: Evaluation) -> Row:
     """What the table needs of an evaluation, flat; without an ending "_real" it is of the generated images."""
-    measures = {row["key"]: row for row in found["measures"]}
-    protocol, artefacts = found["protocol"], found["artefacts"]
-    kid = measures["kid" if protocol["split"] == "held-out" else "kid_heldout"]
-    correlation, copies, told = artefacts["correlation"], found["copies"], found["real_or_fake"]["accuracy"]
-    row = {"kid": kid["value"], "low": kid["low"], "high": kid["high"]}
-    row["kid_real"] = measures["kid"]["real"]  # never of the held-out images to themselves, however few there are
+    measures, protocol, artefacts = found.by_key, found.protocol, found.artefacts
+    kid = measures["kid" if protocol.split == "held-out" else "kid_heldout"]
+    row = {"kid": kid.value, "low": kid.low, "high": kid.high}
+    row["kid_real"] = measures["kid"].real  # never of the held-out images to themselves, however few there are
     for name in QUALITIES:
-        row |= {name: measures[name]["value"], f"{name}_real": measures[name]["real"]}
-    asked = measures.get("accuracy_asked")
+        row |= {name: measures[name].value, f"{name}_real": measures[name].real}
+    asked, copies = measures.get("accuracy_asked"), found.copies
+    told = found.real_or_fake.accuracy if found.real_or_fake else None
+    assert artefacts and artefacts.sharpness and artefacts.correlation and artefacts.quarter and told
     return row | {
-        "reference": protocol["split"],
-        "num_reference": protocol["num_real"],
-        "num_heldout": found["data"]["num_heldout"],
-        "asked": asked and asked["value"],
-        "asked_real": asked and asked["real"],
-        "told": told["value"],
-        "told_low": told["low"],
-        "told_high": told["high"],
-        "copies": copies and copies["rate"]["value"],
-        "copies_real": copies and copies["false_alarms"],
-        "sharpness": artefacts["sharpness"]["generated"],
-        "sharpness_real": artefacts["sharpness"]["real"],
-        "correlation": correlation["generated"],
-        "correlation_real": correlation["real"],
-        "correlation_of_nine_real": [correlation["low"], correlation["high"]],
-        "quarter": correlation["quarter"]["generated"],
-        "quarter_real": correlation["quarter"]["real"],
-        **{f"lattice {one['period']}": one["generated"] for one in artefacts["lattice"]},
-        **{f"lattice {one['period']}_real": one["real"] for one in artefacts["lattice"]},
-        "findings": [
-            f"{one['severity']}: {one['sentence']}" for one in artefacts["findings"] if one["severity"] != "ok"
-        ],
-        "features": protocol["features"],
-        "judge_seconds": found["seconds"],
+        "reference": protocol.split,
+        "num_reference": protocol.num_real,
+        "num_heldout": found.data.num_heldout,
+        "asked": asked and asked.value,
+        "asked_real": asked and asked.real,
+        "told": told.value,
+        "told_low": told.low,
+        "told_high": told.high,
+        "copies": copies and copies.rate and copies.rate.value,
+        "copies_real": copies and copies.false_alarms,
+        "sharpness": artefacts.sharpness.generated,
+        "sharpness_real": artefacts.sharpness.real,
+        "correlation": artefacts.correlation.generated,
+        "correlation_real": artefacts.correlation.real,
+        "correlation_of_nine_real": [artefacts.correlation.low, artefacts.correlation.high],
+        "quarter": artefacts.quarter.generated,
+        "quarter_real": artefacts.quarter.real,
+        **{f"checkerboard {one.period}": one.worse.generated for one in artefacts.checkerboard},
+        **{f"checkerboard {one.period}_real": one.worse.real for one in artefacts.checkerboard},
+        "findings": [f"{one.severity}: {one.sentence}" for one in artefacts.findings if one.severity != "ok"],
+        "features": protocol.features,
+        "judge_seconds": found.seconds,
     }
 
 
@@ -199,7 +195,7 @@ def compare(project: Project, data: Path, out: Path, setting: Setting) -> list[R
             run = out / f"{project.name}-{recipe}-{seed}"
             trained = train(packs[recipe], recipe, project, seed, run, setting)
             found = judged(run, packs[recipe], setting.num)
-            row: Row = {"data": project.name, "recipe": recipe, "seed": seed, "model": found["model"]["model"]}
+            row: Row = {"data": project.name, "recipe": recipe, "seed": seed, "model": found.model.model}
             row |= {"images": trained.images_seen, "seconds": trained.seconds, **row_of(found)}
             rows.append(row)
             print(f"{project.name} {recipe} seed {seed}: KID {row['kid']:.4f} ({row['low']:.4f} to {row['high']:.4f})")
@@ -240,7 +236,7 @@ def chosen(rows: list[Row], *names: str) -> list[Row]:
 
 def film_rows(rows: list[Row]) -> list[Row]:
     """The real films' own values, then those of each recipe."""
-    names = ("sharpness", "correlation", "quarter", "lattice 2", "lattice 4", "lattice 8")
+    names = ("sharpness", "correlation", "quarter", "checkerboard 2", "checkerboard 4", "checkerboard 8")
     real = {"recipe": "real", "seed": 0, **{name: rows[-1][f"{name}_real"] for name in names}}
     return [real, *chosen(rows, "recipe", "seed", *names)]
 

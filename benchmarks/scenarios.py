@@ -39,7 +39,7 @@ from ganvas.training.session import data_of
 GENERATED, LEAST = 200, 50  # images that play the generated ones; fewest for a row
 HELD_OUT = 20  # fewest held-out images for a search for copies
 MEASURES = ("kid", "kid_second", "precision", "recall")  # in the table, for the sensitivity of each to a fault
-APPEARANCE = {"lattice", "spectrum", "sharpness", "noise", "tone", "variety", "blank", "saturated", "diverse"}
+APPEARANCE = {"checkerboard", "spectrum", "sharpness", "noise", "tone", "variety", "blank", "saturated", "diverse"}
 Rng = np.random.Generator
 
 
@@ -107,7 +107,7 @@ def contradictions(content: Evaluation, titles: list[str]) -> Iterator[str]:
         "as sharp as real images, but too little fine structure": sharp and "Too little fine" in plain,
         "as sharp as real images, but noise": sharp and said["noise"].severity != "ok",
         "blurred, but too much fine structure": blurred and "Too much fine" in plain,
-        "no checkerboard, but a pattern of single pixels": "lattice" in fine and "checkerboard" in advice.lower(),
+        "no checkerboard, but a pattern of single pixels": "checkerboard" in fine and "checkerboard" in advice.lower(),
         "no sign of copying, but advice about copies": sentence.startswith("no sign") and "Overfitting" in advice,
         "copies, but authentic": copies.caught and authentic.low > 0.9,
         "no sign of copying, but not authentic": sentence.startswith("no sign") and authentic.high < 0.5,
@@ -121,7 +121,7 @@ def contradictions(content: Evaluation, titles: list[str]) -> Iterator[str]:
         "a pattern of single pixels, but advice about blur": "noise" in bad and "blurred" in advice,
         "more than two actions": len(titles) > 2,
         "noise or blocks, but train longer": {"noise", "blocks"} <= bad and "Train longer" in advice,
-        "checkerboard, but noisier than real images": "lattice" in bad
+        "checkerboard, but noisier than real images": "checkerboard" in bad
         and said["sharpness"].sentence.startswith("Noisier"),
     }
     yield from (pair for pair, both in pairs.items() if both)
@@ -158,7 +158,7 @@ OF_UNSEEN: dict[str, tuple[Change, set[str]]] = {
     "jpeg": (each(lambda image, rng: compressed(image, rng, 20)), {"blocks"}),
     "brighter": (lambda images, rng: clipped(images + 40.0), {"tone"}),
     "hue": (each(hue_turned), {"tone"}),
-    "checkerboard": (lambda images, rng: checkered(images), {"lattice"}),
+    "checkerboard": (lambda images, rng: checkered(images), {"checkerboard"}),
     "50 repeated": (lambda images, rng: np.resize(rng.permutation(images)[:50], images.shape), {"variety"}),
     "flat": (lambda images, rng: np.broadcast_to(images[:, :1, :1], images.shape), {"unlike the data"}),
     "static": (lambda images, rng: rng.integers(0, 256, images.shape, np.uint8), {"unlike the data"}),

@@ -56,7 +56,7 @@ def evaluation(*measures: Record, **parts: Any) -> Record:
 
 def log(scores: list[float], health: str = "", **vitals: float) -> list[Record]:
     """A report and an examination for each score."""
-    usual = {"diversity": 0.9, "lattice": 1.0, "sharpness": 1.0, "d_gap": 0.3, "near": 0.01}
+    usual = {"diversity": 0.9, "checkerboard": 1.0, "sharpness": 1.0, "d_gap": 0.3, "near": 0.01}
     records: list[Record] = []
     for i, score in enumerate(scores):
         records.append({"images": 1000 * (i + 1), "loss": 0.6, "seconds": 10.0 * i})
@@ -228,14 +228,14 @@ def test_divergence() -> None:
 
 
 def test_checkerboard_artefacts() -> None:
-    seen = {"findings": [{"what": "lattice", "sentence": "A lattice of 4 pixels.", "severity": "bad"}]}
+    seen = {"findings": [{"what": "checkerboard", "sentence": "A checkerboard of 4 pixels.", "severity": "bad"}]}
     classic = config(preset="dcgan", model="dcgan")
     found = only(advice(evaluation(artefacts=seen), log(SLOWING), classic))
-    assert found.evidence.startswith("A lattice of 4 pixels.")
+    assert found.evidence.startswith("A checkerboard of 4 pixels.")
     assert "--model compact" in found.command
     assert "--preset" not in found.command
-    assert "--lr 0.00125" in only(advice(evaluation(), log(SLOWING, lattice=5.0), config())).command
-    fine = {"findings": [{"what": "lattice", "sentence": "No lattice.", "severity": "ok"}]}
+    assert "--lr 0.00125" in only(advice(evaluation(), log(SLOWING, checkerboard=5.0), config())).command
+    fine = {"findings": [{"what": "checkerboard", "sentence": "No checkerboard.", "severity": "ok"}]}
     assert advice(evaluation(artefacts=fine), log(SLOWING), config()) == []
 
 
@@ -286,7 +286,9 @@ def test_two_actions_have_folders_of_their_own() -> None:
     assert [one.command.partition(" --out ")[2] for one in both] == ["runs/a-drop-duplicates", "runs/a-mask-marks"]
     larger = only(advice(evaluation(measure("precision", 0.4, 0.85)), log(FLAT), config(), "runs/a"))
     assert larger.command.endswith(" --out runs/a-base-minutes")
-    rate = only(advice(evaluation(), log(SLOWING, lattice=5.0, sharpness=9.0), config(), "runs/a"))  # of two problems
+    rate = only(
+        advice(evaluation(), log(SLOWING, checkerboard=5.0, sharpness=9.0), config(), "runs/a")
+    )  # of two problems
     assert rate.title == "Checkerboard artefacts" and rate.command.endswith(" --out runs/a-lr")
 
 
@@ -304,7 +306,7 @@ def test_at_most_two_actions_and_no_contradiction() -> None:
 
 @pytest.mark.parametrize(
     ("name", "vitals"),
-    [("collapse", {"diversity": 0.1}), ("copying", {"near": 0.2}), ("lattice", {"lattice": 5.0})],
+    [("collapse", {"diversity": 0.1}), ("copying", {"near": 0.2}), ("checkerboard", {"checkerboard": 5.0})],
 )
 def test_a_warning_counts_until_later_examinations_show_the_opposite(name: str, vitals: Record) -> None:
     event = {"images": 5000, "health": name, "words": f"{name} was seen", "action": "act"}
@@ -329,7 +331,7 @@ def test_every_command_can_be_run() -> None:
     classes = {"rows": [{"name": "1", "agreement": 0.1, "confused_with": None}], "worst": "1"}
     classes["agreement"] = {"value": 0.9, "low": 0.8, "high": 1.0}
     cases = [
-        advice(None, log(FALLING, "collapse", lattice=9.0), asked),
+        advice(None, log(FALLING, "collapse", checkerboard=9.0), asked),
         advice(evaluation(classes=classes, copies=COPIED), log(SLOWING, "diverged", sharpness=9.0), config()),
         advice(evaluation(measure("precision", 0.4, 0.85)), log(FLAT), config(model="residual", model_size="S")),
         advice(evaluation(), log(SLOWING, d_gap=0.05), config(augment=0.6)),
@@ -369,8 +371,14 @@ def test_a_pattern_over_images_is_named_instead_of_a_longer_training() -> None:
         assert only(advice(judged, [], config())).title == title
         judged = evaluation(low, artefacts={"findings": found}, copies={"meaningful": False})
         assert only(advice(judged, [], config())).title == "Train longer"
-        chequered = [*found, {"what": "lattice", "sentence": "A lattice.", "severity": "bad"}]
-        judged = evaluation(low, artefacts={"findings": chequered, "sharpness": {"value": 2.8}})
+        chequered = [*found, {"what": "checkerboard", "sentence": "A checkerboard.", "severity": "bad"}]
+        judged = evaluation(
+            low,
+            artefacts={
+                "findings": chequered,
+                "sharpness": dict.fromkeys(("value", "low", "high", "real", "generated"), 2.8),
+            },
+        )
         assert len(advice(judged, [], config())) == 1
         judged = evaluation(measure("recall", 0.1, 0.85), artefacts={"findings": found})
         assert only(advice(judged, [], config())).title == title

@@ -37,7 +37,7 @@ def wave(period: int, width: int = 128) -> np.ndarray:
 
 @pytest.mark.parametrize("period", [2, 4, 8])
 @pytest.mark.parametrize("direction", ["lying", "standing", "both"])
-def test_a_lattice_is_found_at_its_period_only(period: int, direction: str) -> None:
+def test_a_checkerboard_is_found_at_its_period_only(period: int, direction: str) -> None:
     clean = clouds(6)
     x, y = wave(period), wave(period)[:, None]
     planted = clean + 0.04 * period * {"lying": y + 0 * x, "standing": x + 0 * y, "both": y * x}[direction]
@@ -49,14 +49,14 @@ def test_a_lattice_is_found_at_its_period_only(period: int, direction: str) -> N
     )
 
 
-def test_a_lattice_whose_phase_wanders_is_found() -> None:
+def test_a_checkerboard_whose_phase_wanders_is_found() -> None:
     shifts = np.random.default_rng(0).integers(0, 4, (6, 128))
     rows = np.stack([np.stack([np.roll(wave(4), shift) for shift in picture]) for picture in shifts])
     assert checkerboard(clouds(6) + 0.08 * rows)[4] > 4
 
 
 @pytest.mark.parametrize("size", [(64, 64), (100, 132), (33, 47)])
-def test_a_lattice_is_found_at_any_size(size: tuple[int, int]) -> None:
+def test_a_checkerboard_is_found_at_any_size(size: tuple[int, int]) -> None:
     clean = clouds(40, *size)
     for period in (2, 4, 8):
         planted = clean + 0.3 * wave(period, size[1])
@@ -69,15 +69,15 @@ def test_periods_that_do_not_fit_are_left_out() -> None:
     assert set(checkerboard(clouds(2, 8, 8))) == {2}
 
 
-def test_the_lattice_of_a_nearest_neighbour_upsampling_is_found() -> None:
+def test_the_checkerboard_of_a_nearest_neighbour_upsampling_is_found() -> None:
     coarse = clouds(6, 32, 32)
     blocks = coarse.repeat(4, axis=1).repeat(4, axis=2)
-    # Blocks of 4 have no power at 1/4 itself: the lattice is what is added when each is shaded alike.
+    # Blocks of 4 have no power at 1/4 itself: the checkerboard is what is added when each is shaded alike.
     shaded = blocks + 0.1 * np.tile([[0.0, 0, 0, 1]], (128, 32))
     assert checkerboard(shaded)[4] > 100 * checkerboard(blocks)[4]
 
 
-def test_blank_pictures_have_no_lattice_and_no_sharpness() -> None:
+def test_blank_pictures_have_no_checkerboard_and_no_sharpness() -> None:
     blank = np.full((3, 64, 64), -1.0)
     assert checkerboard(blank) == pytest.approx({2: 1, 4: 1, 8: 1})
     assert sharpness(blank) == 0
@@ -184,16 +184,17 @@ def test_other_real_pictures_have_no_fault(digits: tuple[np.ndarray, np.ndarray]
 
 
 @pytest.mark.parametrize("period", [2, 4, 8])
-def test_a_planted_lattice_is_named_with_period_and_direction(
+def test_a_planted_checkerboard_is_named_with_period_and_direction(
     period: int, digits: tuple[np.ndarray, np.ndarray]
 ) -> None:
     real, fake = (clipped(60 + 0.5 * half) for half in digits)  # room below: a cut wave has overtones at other periods
     crests = 30 * np.cos(2 * np.pi * np.arange(fake.shape[2]) / period)[None, None, :, None]
     found = examine(real, clipped(fake + crests))
-    (checkerboard,) = (finding for finding in found.findings if finding.what == "lattice")
+    (checkerboard,) = (finding for finding in found.findings if finding.what == "checkerboard")
     assert checkerboard.severity == "bad" and f"horizontal period of {period} pixels" in checkerboard.sentence
-    (row,) = (row for row in found.lattice if row["period"] == period)
-    assert row["low"] <= row["value"] <= row["high"] and row["value"] > 3 and row["vertical"]["value"] < 2
+    (row,) = (row for row in found.checkerboard if row.period == period)
+    assert row.worse == row.horizontal and row.vertical.value < 2
+    assert row.worse.low <= row.worse.value <= row.worse.high and row.worse.value > 3
 
 
 @pytest.mark.parametrize(
@@ -213,13 +214,13 @@ def test_a_planted_fault_is_named(
     assert expected <= set(faults(real, clipped(change(fake.astype(np.float64)))))
 
 
-def test_films_of_two_draws_are_alike_and_a_faint_lattice_is_seen(shared_data: Path) -> None:
+def test_films_of_two_draws_are_alike_and_a_faint_checkerboard_is_seen(shared_data: Path) -> None:
     (films,) = (shared_data / "chest_xray").glob("*.zip")
     pack = open_pack(films, DataConfig(size="128", limit=120))
     real, fake = pack.images[::2], pack.images[1::2]
     assert faults(real, fake) == {}
     chequered = 4 * (np.indices(fake.shape[1:3]).sum(axis=0) % 2)[None, :, :, None]
-    assert "lattice" in faults(real, clipped(fake + chequered.astype(float)))
+    assert "checkerboard" in faults(real, clipped(fake + chequered.astype(float)))
 
 
 def test_values_that_are_not_finite_and_shapes_that_differ_are_refused(digits: tuple[np.ndarray, np.ndarray]) -> None:
@@ -264,6 +265,6 @@ def test_images_that_repeat_are_no_more_evidence_than_each_of_them_once(
     """Otherwise chance differences of few images are called faults: two artefacts of 50 images, each four times."""
     real, fake = digits
     once, often = (examine(real, np.tile(fake[:20], (times, 1, 1, 1))) for times in (1, 10))
-    for one, other in ((once.sharpness, often.sharpness), (once.power["fine"], often.power["fine"])):
-        assert other["value"] == pytest.approx(one["value"], rel=1e-4)
-        assert other["high"] - other["low"] == pytest.approx(one["high"] - one["low"], rel=0.25)
+    for one, other in ((once.sharpness, often.sharpness), (once.power.fine, often.power.fine)):
+        assert other.value == pytest.approx(one.value, rel=1e-4)
+        assert other.high - other.low == pytest.approx(one.high - one.low, rel=0.25)

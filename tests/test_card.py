@@ -149,7 +149,7 @@ def test_numbers_come_with_their_intervals(run: Path) -> None:
     text = card_of(run)
     assert "| KID ↓ | 0.1235 | 0.1195 to 0.1275 | −0.0012 | biased: few |" in text
     assert "| Precision ↑ | 0.70 | 0.65 to 0.75 | 0.90 |  |" in text
-    for words in ("1 of 20 is a copy.", "There is a lattice.", "Easily told apart.", "It does not help.",
+    for words in ("1 of 20 is a copy.", "There is a checkerboard.", "Easily told apart.", "It does not help.",
                   "20 real (held-out) and 20 generated", "seeds from 1,000,000"):  # fmt: skip
         assert words in text
     assert "The class with the lowest accuracy is standing." in text
@@ -177,7 +177,7 @@ def test_numbers_that_are_none_are_left_out(run: Path) -> None:
     assert "KID" not in text and "Precision" not in text and "Vendi" in text and "nan" not in text.lower()
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"format": 2}', '{"format": 1, "measures": {}}', "[" * 100_000])
+@pytest.mark.parametrize("content", ["{", "[]", '{"format": 1}', '{"format": 2, "measures": {}}', "[" * 100_000])
 def test_a_damaged_evaluation_is_named(run: Path, content: str) -> None:
     (run / "evaluation.json").write_text(content)
     with pytest.raises(RunError, match="evaluate"):

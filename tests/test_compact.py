@@ -1,4 +1,4 @@
-"""What is special in the compact network: the gradient that never vanishes, and the smoothing against lattices."""
+"""What is special in the compact network: the gradient that never vanishes, and the smoothing against checkerboards."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def test_leaky_tanh_has_the_values_of_tanh_and_a_gradient_everywhere() -> None:
     assert x.grad.min() > 0.09
 
 
-def test_smoothing_removes_the_lattice_and_keeps_flat_pictures() -> None:
-    lattice = torch.tensor([1.0, -1.0]).repeat(8).expand(1, 1, 16, 16)
+def test_smoothing_removes_the_checkerboard_and_keeps_flat_pictures() -> None:
+    checkerboard = torch.tensor([1.0, -1.0]).repeat(8).expand(1, 1, 16, 16)
     for towards_end in (False, True):
-        inner = smooth(lattice, towards_end)[..., 1:-1, 1:-1]
+        inner = smooth(checkerboard, towards_end)[..., 1:-1, 1:-1]
         assert torch.equal(inner, torch.zeros_like(inner))
         assert torch.equal(smooth(torch.full((1, 2, 5, 7), 0.25), towards_end), torch.full((1, 2, 5, 7), 0.25))
 

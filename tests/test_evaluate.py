@@ -70,7 +70,7 @@ def test_a_run_is_judged_with_intervals_and_protocol(run: Path, ganvas_command: 
     assert content["real_or_fake"]["accuracy"]["value"] > 0.8
     assert content["usefulness"] is None  # not asked for
     assert any(finding["severity"] != "ok" for finding in content["artefacts"]["findings"])
-    shown = [content["pictures"]["real"], content["pictures"]["generated"], content["copies"]["closest"][0]["file"]]
+    shown = [content["grids"]["real"], content["grids"]["generated"], content["copies"]["closest"][0]["file"]]
     assert all((run / path).is_file() for path in shown)
     assert ganvas_command("report", run).code == 0
     page = (run / "report.html").read_text()

@@ -317,9 +317,9 @@ def test_a_checkerboard_that_edges_hide_in_the_spectrum_is_found() -> None:
     for fake, severity in ((images[60:], "ok"), (chequered, "bad")):
         found = examine(images[:60], fake)
         judged = {one.what: one for one in found.findings}
-        assert judged["lattice"].severity == severity and judged["noise"].severity == "ok"
-        assert max(row["value"] for row in found.lattice) < 3  # the spectrum alone would not call it severe
-    assert "an amplitude of 1.5% of the range" in judged["lattice"].sentence
+        assert judged["checkerboard"].severity == severity and judged["noise"].severity == "ok"
+        assert max(row.worse.value for row in found.checkerboard) < 3  # the spectrum alone would not call it severe
+    assert "an amplitude of 1.5% of the range" in judged["checkerboard"].sentence
     assert judged["sharpness"].sentence.startswith("Sharpness cannot be judged because of the checkerboard")
 
 
@@ -333,18 +333,18 @@ def test_blocks_of_compression_are_found() -> None:
         (np.stack([compressed(image) for image in others]), "bad"),
     ):
         judged = {one.what: one.severity for one in examine(real, fake).findings}
-        assert judged["blocks"] == severity and judged["lattice"] == "ok"
+        assert judged["blocks"] == severity and judged["checkerboard"] == "ok"
 
 
 @pytest.mark.parametrize(
     ("name", "found"),
     [
         ("real", {}),
-        ("speckled", {"noise": "bad", "lattice": "ok"}),
-        ("checkerboard", {"lattice": "bad", "noise": "ok"}),
-        ("faint checkerboard", {"lattice": "bad", "noise": "ok"}),
-        ("blurred", {"noise": "ok", "lattice": "ok", "blocks": "ok"}),
-        ("compressed", {"blocks": "bad", "noise": "ok", "lattice": "ok"}),
+        ("speckled", {"noise": "bad", "checkerboard": "ok"}),
+        ("checkerboard", {"checkerboard": "bad", "noise": "ok"}),
+        ("faint checkerboard", {"checkerboard": "bad", "noise": "ok"}),
+        ("blurred", {"noise": "ok", "checkerboard": "ok", "blocks": "ok"}),
+        ("compressed", {"blocks": "bad", "noise": "ok", "checkerboard": "ok"}),
     ],
 )
 def test_patterns_that_strokes_hide_from_the_mean_are_found(

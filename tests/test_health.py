@@ -50,7 +50,7 @@ def report() -> dict[str, Any]:
 
 @pytest.fixture
 def vitals() -> dict[str, Any]:
-    return {"images": 64, "score": 0.1, "margin": 0.01, "precision": 0.6, "diversity": 0.9, "lattice": 1.0,
+    return {"images": 64, "score": 0.1, "margin": 0.01, "precision": 0.6, "diversity": 0.9, "checkerboard": 1.0,
             "near": 0.02, "change": 0.05, "d_gap": 0.1}  # fmt: skip
 
 
@@ -195,14 +195,14 @@ def test_pictures_that_become_different_are_no_collapse(vitals: dict[str, Any]) 
     assert Told(CONFIG)(growing) == []
 
 
-def test_a_growing_lattice_is_named(vitals: dict[str, Any]) -> None:
-    growing = [vitals | {"lattice": value, "score": 1 - value / 100} for value in (1.0, 2.0, 3.0, 4.0, 5.0)]
+def test_a_growing_checkerboard_is_named(vitals: dict[str, Any]) -> None:
+    growing = [vitals | {"checkerboard": value, "score": 1 - value / 100} for value in (1.0, 2.0, 3.0, 4.0, 5.0)]
     told = Told(CONFIG)
-    assert told([*growing, *growing[:-3:-1], *growing[-2:]]) == ["lattice"]  # and not again while it is there
-    steady = [vitals | {"lattice": 5.0, "score": 1 - i / 10} for i in range(5)]
+    assert told([*growing, *growing[:-3:-1], *growing[-2:]]) == ["checkerboard"]  # and not again while it is there
+    steady = [vitals | {"checkerboard": 5.0, "score": 1 - i / 10} for i in range(5)]
     assert Told(CONFIG)(steady) == []  # there, but not growing
-    assert Told(CONFIG)([vitals, vitals | {"lattice": 9.0}, vitals, vitals]) == []  # once
-    assert told([vitals] * REST + growing[1:]) == ["lattice"]
+    assert Told(CONFIG)([vitals, vitals | {"checkerboard": 9.0}, vitals, vitals]) == []  # once
+    assert told([vitals] * REST + growing[1:]) == ["checkerboard"]
 
 
 def test_a_plateau_is_named(vitals: dict[str, Any]) -> None:
@@ -311,9 +311,12 @@ def test_augmentation_at_its_cap_is_named(often: None, tmp_path: Path, monkeypat
 
 
 @pytest.mark.slow
-def test_a_lattice_of_transposed_convolutions_is_named(often: None, tmp_path: Path) -> None:
+def test_a_checkerboard_of_transposed_convolutions_is_named(often: None, tmp_path: Path) -> None:
     found = found_in(tmp_path / "run", images=4800, size="32", model="dcgan", lr=2e-3, previews=20)
-    assert "checkerboard artefacts are growing" in found["lattice"] and "transposed convolutions" in found["lattice"]
+    assert (
+        "checkerboard artefacts are growing" in found["checkerboard"]
+        and "transposed convolutions" in found["checkerboard"]
+    )
 
 
 @pytest.mark.slow

@@ -88,7 +88,7 @@ def test_the_model_has_the_last_weights_unless_they_are_clearly_worse_than_the_b
             self.scores = iter([0.3, 0.1, last, last])
 
         def __call__(self, _: object) -> dict[str, float]:
-            alike = {"precision": 0.5, "diversity": 1.0, "lattice": 1.0}
+            alike = {"precision": 0.5, "diversity": 1.0, "checkerboard": 1.0}
             return {"score": next(self.scores), "margin": margin, **alike}
 
     monkeypatch.setattr("ganvas.verbs.TrainingScorer", Scripted)

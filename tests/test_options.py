@@ -235,7 +235,7 @@ def test_a_folder_of_images_is_evaluated_against_another(
     answer = ganvas_command("evaluate", tmp_path / "made", *words)
     assert answer.code == 0 and "KID" in answer.out and "60 generated images" in answer.out, answer.err
     made = json.loads((tmp_path / "made-evaluation" / "evaluation.json").read_text())
-    assert (tmp_path / "made-evaluation" / made["pictures"]["generated"]).is_file()
+    assert (tmp_path / "made-evaluation" / made["grids"]["generated"]).is_file()
     assert len(list((tmp_path / "made").iterdir())) == 60  # nothing is written beside the images
     options = {"against": tmp_path / "real", "features": "random", "device": "cpu", "quiet": True}
     dark = ganvas.evaluate(tmp_path / "dark", out=tmp_path / "result", n=30, **options)
@@ -260,7 +260,7 @@ def test_generated_classes_are_compared_where_their_names_agree(tmp_path: Path, 
                 shutil.copy(path, target)
     options = {"features": "random", "device": "cpu", "quiet": True}
     found = ganvas.evaluate(tmp_path / "made", against=tmp_path / "real", **options)
-    assert found.pictures.per_class and found.classes.agreement is not None
+    assert found.grids.per_class and found.classes.agreement is not None
     assert found.model.model == "images" and found.protocol.seed is None
 
 

@@ -206,7 +206,7 @@ def test_no_name_of_a_training_picture_is_published(run: Path, tmp_path: Path) -
 def test_a_picture_outside_of_the_run_is_not_published(run: Path, tmp_path: Path) -> None:
     save_png(tmp_path / "private.png", np.zeros((16, 16, 1), np.uint8))
     content = judged(run)
-    content["pictures"]["real"] = "../private.png"
+    content["grids"]["real"] = "../private.png"
     (run / "evaluation.json").write_text(json.dumps(content))
     publish.publish(run, tmp_path / "out", data_licence="MIT")
     assert "real.png" not in names(tmp_path / "out")

@@ -55,7 +55,9 @@ def test_other_real_pictures_are_found_good(judge: TrainingScorer, digits: Pack)
     vitals = judge(shows(tensor(digits, digits.heldout)))
     assert abs(vitals["score"]) < 2 * vitals["margin"]
     assert vitals["precision"] > 0.7 and vitals["recall"] > 0.7
-    assert 0.85 < vitals["diversity"] < 1.15 and 0.8 < vitals["lattice"] < 1.25 and 0.8 < vitals["sharpness"] < 1.25
+    assert (
+        0.85 < vitals["diversity"] < 1.15 and 0.8 < vitals["checkerboard"] < 1.25 and 0.8 < vitals["sharpness"] < 1.25
+    )
     assert vitals["near"] < 0.06 and "change" not in vitals
 
 
@@ -75,7 +77,7 @@ def test_each_fault_shows_in_its_vital(judge: TrainingScorer, digits: Pack) -> N
     assert collapsed["diversity"] < 0.01 and collapsed["score"] > base + 2 * collapsed["margin"]
     striped = good.clone()
     striped[..., ::2] += 0.3
-    assert judge(shows(striped))["lattice"] > 3
+    assert judge(shows(striped))["checkerboard"] > 3
     noisy = good + 0.3 * torch.randn(good.shape, generator=torch.Generator().manual_seed(0))
     assert judge(shows(noisy))["sharpness"] > 1.5
     copies = tensor(digits, digits.training[:256])
@@ -89,12 +91,12 @@ def test_the_change_since_the_last_look(judge: TrainingScorer, digits: Pack) -> 
     assert judge(shows(good + 0.2))["change"] == pytest.approx(0.1, rel=1e-4)
 
 
-def test_a_lattice_too_faint_to_be_seen_does_not_count(judge: TrainingScorer, digits: Pack) -> None:
+def test_a_checkerboard_too_faint_to_be_seen_does_not_count(judge: TrainingScorer, digits: Pack) -> None:
     """Blank images have no other power, so the least regularity would stand out of them without end."""
     faint = torch.zeros(64, *tensor(digits, digits.heldout[:1]).shape[1:])
     faint[..., ::2] += 1e-4
     assert checkerboard(faint)[2] > 1e3
-    assert judge(shows(faint))["lattice"] < 1.1
+    assert judge(shows(faint))["checkerboard"] < 1.1
 
 
 def test_where_too_few_are_set_aside_training_pictures_say_what_is_near_by_chance(digits: Pack) -> None:

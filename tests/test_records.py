@@ -18,9 +18,12 @@ from ganvas.results import (
     Evaluation,
     Finding,
     Interval,
+    Largest,
     Measure,
     ModelFacts,
+    Modes,
     Pair,
+    Power,
     Protocol,
     UsefulnessResults,
 )  # fmt: skip
@@ -60,9 +63,15 @@ JUDGED = Evaluation(
     model=ModelFacts("light", 64, 64, 3, 1000, "0" * 8),
     protocol=Protocol(200, 100, "held-out", seed=0, truncation=1.0, versions={"torch": "2.13"}),
     measures=[Measure(0.5, 0.4, 0.6, "kid", "KID (random)", real=0.01, flags=["few"])],
-    classes=ClassResults([ClassResult("cat", 0.5, 0.4)], agreement=Interval(0.9, 0.8, 1.0), modes={"of": 2}),
+    classes=ClassResults(
+        [ClassResult("cat", 0.5, 0.4)],
+        agreement=Interval(0.9, 0.8, 1.0),
+        modes=Modes(Interval(1.0, 1.0, 1.0), 2, Interval(0.1, 0.0, 0.2)),
+    ),
     copies=CopyResults(rate=Interval(0.0, 0.0, 0.1), closest=[Pair("a.png", 7, copy=True)]),
-    artefacts=Artefacts([Finding("noise", "Noise.", "bad")], power={"fine": {"value": 1.5}}),
+    artefacts=Artefacts(
+        [Finding("noise", "Noise.", "bad")], power=Power(Largest(2.0, 1.0, 3.0, 0.4), fine=Interval(1.5, 1.2, 1.9))
+    ),
     usefulness=UsefulnessResults(differences={"synthetic": Interval(-0.1, -0.2, 0.0)}),
 )
 

@@ -105,7 +105,7 @@ def judge(run: Path, classes: tuple[str, str] = ("lying", "standing"), **changes
 
     rate = interval(0.05, 0.01)
     content = {
-        "format": 1,
+        "format": 2,
         "ganvas": "0.1.0",
         "made": "2026-11-25T05:30:00",
         "run": "run",
@@ -122,7 +122,7 @@ def judge(run: Path, classes: tuple[str, str] = ("lying", "standing"), **changes
             "rows": [{"name": name, "real_share": 0.5, "generated_share": share, "kid": None, "agreement": 0.9,
                       "confused_with": None, "num": 10} for name, share in zip(classes, (0.4, 0.6), strict=True)],
             "total_variation": 0.1, "chance": 0.2, "agreement": interval(0.9, 0.05), "worst": classes[1],
-            "modes": {"covered": interval(2, 0), "of": 2, "kl": 0.0}, "judge": "a classifier",
+            "modes": {"covered": interval(2, 0), "of": 2, "divergence": interval(0, 0)}, "judge": "a classifier",
             "missing": [], "sentence": "No class is clearly missing.",
         },
         "copies": {
@@ -133,13 +133,16 @@ def judge(run: Path, classes: tuple[str, str] = ("lying", "standing"), **changes
                         {"file": picture("closest-01.png", 2, 2), "seed": 8, "label": None, "training": "b.png",
                          "score": 0.4, "copy": False, "alteration": None}],
         },
-        "artefacts": {"findings": [{"what": "lattice", "sentence": "There is a lattice.", "severity": "bad"}],
-                      "spectrum": {"frequency": [0.1, 0.2, 0.5], "real": [9, 3, 1], "generated": [9, 3, 2]},
-                      "lattice": [{"period": 4, "real": 1.1, "generated": 5.5}],
-                      "duplicates": {"real": 0.012, "generated": 0.07},
-                      "sharpness": {"value": 0.8, "low": 0.7, "high": 0.95}, "blank": {"real": 0.0, "generated": 0.03},
-                      "histogram": {"value": 0.02, "real": 0.004},
-                      "correlation": {"generated": 0.3, "real": 0.2, "low": 0.1, "high": 0.4}},
+        "artefacts": {"findings": [{"what": "checkerboard", "sentence": "There is a checkerboard.", "severity": "bad"}],
+                      "spectrum": {"frequency": [0.1, 0.2, 0.5], "real": [9, 3, 1], "generated": [9, 3, 2]}
+                      | {key: [9, 3, 1] for key in ("real_low", "real_high", "generated_low", "generated_high")},
+                      "checkerboard": [{"period": 4, "horizontal": interval(5, 1) | {"real": 1.1, "generated": 5.5}}],
+                      "duplicates": interval(0.058, 0.01) | {"real": 0.012, "generated": 0.07},
+                      "sharpness": {"value": 0.8, "low": 0.7, "high": 0.95, "real": 1.0, "generated": 0.8},
+                      "blank": interval(0.03, 0.01) | {"real": 0.0, "generated": 0.03},
+                      "tones": interval(0.02, 0.01)
+                      | {"real": 0.004, "real_high": 0.01, "channels": {}, "brighter": 0.1},
+                      "correlation": {"generated": 0.3, "real": 0.2, "low": 0.1, "high": 0.4, "variety": rate}},
         "feature_map": {"real": [[0.0, 0.5], [0.1, 0.5]], "generated": [[1.0, -0.5]], "explained": 0.312,
                         "features": "net"},
         "marks": [{"file": picture("mark-00.png", 1, 1), "box": [1, 2, 3, 4], "real_share": 0.6,
@@ -149,7 +152,7 @@ def judge(run: Path, classes: tuple[str, str] = ("lying", "standing"), **changes
                                 {"name": "real + synthetic", "accuracy": interval(0.91, 0.01)}],
                        "differences": {"real + synthetic": interval(-0.01, 0.02)}, "sentence": "It does not help.",
                        "seeds": 3},
-        "pictures": {"real": picture("real.png", 16, 8), "generated": picture("generated.png", 16, 8),
+        "grids": {"real": picture("real.png", 16, 8), "generated": picture("generated.png", 16, 8),
                      "per_class": True, "note": "uncurated: seeds 1 to 16"},
         "seconds": 3.0,
     }  # fmt: skip
@@ -173,7 +176,7 @@ def test_everything_that_was_measured_is_said(run: Path) -> None:
         "Class shares differ from the data by 10.0%", "Worst class: standing", "No class is clearly missing.",
         "a classifier",
         "1 of 20 is a copy.", "5.0% (4.0 to 6.0%)", "flagged, mirrored; seed 7, x", "4 among the training images",
-        "60.0% of the real", "There is a lattice.",
+        "60.0% of the real", "There is a checkerboard.",
         "Checkerboard artefacts, period 4 pixels 5.50 1.10", "0.80 (0.70 to 0.95)", "2.0% 0.4%",
         "0.30 0.10 to 0.40", "3.0% 0.0%", "7.0% 1.2%",
         "Easily told apart.", "It does not help.", "−1.0% (−3.0 to 1.0%)",
@@ -281,18 +284,21 @@ def test_nothing_and_damaged_things_are_one_sentence(run: Path, tmp_path: Path) 
         report([tmp_path / "empty"])
     for damaged, words in (
         ("{", "damaged"),
-        ("[]", "format 1"),
-        ('{"format": 2}', "format 1"),
-        ('{"format": 1}', "damaged"),
+        ("[]", "format 2"),
+        ('{"format": 1}', "format 2"),
+        ('{"format": 2}', "damaged"),
         ("[" * 100_000, "damaged"),
-        ('{"format": 1, "measures": [{"name": 5}], "model": {}, "data": 3, "protocol": {}}', "damaged"),
-        ('{"format": 1, "measures": [3], "model": {}, "data": {}, "protocol": {}}', "damaged"),
-        ('{"format": 1, "measures": [], "model": {"weights": 1}, "data": {}, "protocol": {}}', "damaged"),
+        ('{"format": 2, "measures": [{"name": 5}], "model": {}, "data": 3, "protocol": {}}', "damaged"),
+        ('{"format": 2, "measures": [3], "model": {}, "data": {}, "protocol": {}}', "damaged"),
+        ('{"format": 2, "measures": [], "model": {"weights": 1}, "data": {}, "protocol": {}}', "damaged"),
     ):
         (run / "evaluation.json").write_text(damaged)
         with pytest.raises(RunError, match=words):
             report([run])
     judge(run, artefacts={"blank": {"a": 1}})
+    with pytest.raises(RunError, match="damaged"):
+        report([run])
+    judge(run, feature_map={"real": [[0.0]], "generated": [[1.0, 0.5]]})
     with pytest.raises(RunError, match="cannot be shown"):
         report([run])
     (run / "evaluation.json").unlink()
@@ -309,7 +315,7 @@ def test_nothing_and_damaged_things_are_one_sentence(run: Path, tmp_path: Path) 
 def test_missing_and_foreign_pictures(run: Path) -> None:
     """An image that is gone is said to be; one outside of the run is not shown."""
     Image.new("L", (4, 4)).save(run.parent / "secret.png")
-    judge(run, pictures={"real": "evaluation/gone.png", "generated": "../secret.png", "per_class": False, "note": "n"})
+    judge(run, grids={"real": "evaluation/gone.png", "generated": "../secret.png", "per_class": False, "note": "n"})
     assert Page(report([run])).text.count("The image file is missing.") == 2
     assert embed(run, "../secret.png", 10**6) is None
     assert embed(run, "config.json", 10**6) is None

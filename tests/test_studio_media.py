@@ -311,7 +311,7 @@ def evaluate_by_hand(run: Path, kid: tuple[float, float, float], data: str = "d"
         "data": {"hash": data, "classes": ["lying", "standing"]},
         "protocol": {"num_real": 24},
         "measures": [row],
-        "pictures": {"generated": "evaluation/generated.png", "per_class": True, "note": "uncurated"},
+        "grids": {"generated": "evaluation/generated.png", "per_class": True, "note": "uncurated"},
     }
     (run / "evaluation.json").write_text(json.dumps(content))
 

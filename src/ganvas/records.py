@@ -74,7 +74,7 @@ class Score:
     recall: float | None = None
     diversity: float | None = None
     """Relative to real images, as the next two."""
-    lattice: float | None = None
+    checkerboard: float | None = None
     """Checkerboard artefacts."""
     sharpness: float | None = None
     near: float | None = None
@@ -177,7 +177,11 @@ def record_in(line: bytes) -> dict[str, Any] | None:
     if not isinstance(record, dict) or any(isinstance(value, list | dict) for value in record.values()):
         return None
     images = record.get("images")
-    return record if type(images) in (int, float) and 0 <= images <= MOST_IMAGES else None
+    if type(images) not in (int, float) or not 0 <= images <= MOST_IMAGES:
+        return None
+    if "lattice" in record:  # its name in ganvas 0.1.0
+        record["checkerboard"] = record.pop("lattice")
+    return record
 
 
 # -- numbers and energy.json --

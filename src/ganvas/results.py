@@ -16,7 +16,7 @@ from ganvas.errors import ConfigError, RunError
 from ganvas.fields import fits, from_dict
 from ganvas.system import files
 
-FORMAT = 1
+FORMAT = 2
 PARTS = ("model", "data", "protocol", "measures")  # that every evaluation has
 Better = Literal["lower", "higher", "near"]
 ARROWS: dict[Better, str] = {"lower": "↓", "higher": "↑", "near": "≈"}
@@ -149,6 +149,15 @@ class ClassResult:
 
 
 @dataclass(frozen=True)
+class Modes:
+    """`covered` of `of` modes have a generated image; `divergence`: KL(generated || data) of the shares."""
+
+    covered: Interval
+    of: int
+    divergence: Interval
+
+
+@dataclass(frozen=True)
 class ClassResults:
     """Results of all classes."""
 
@@ -165,7 +174,7 @@ class ClassResults:
     """Whether the images resemble the data, so that the results mean something."""
     missing: list[str] = field(default_factory=list)
     sentence: str = ""
-    modes: dict = field(default_factory=dict)
+    modes: Modes | None = None
     judge: str = ""
     """The classifier, in words."""
 
@@ -219,49 +228,120 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Artefacts:
-    """Artefacts of generated images relative to real images, as plain values.
+class Compared(Interval):
+    """A measure of both sets; the interval is of their ratio (generated / real), or of the difference for shares."""
 
-    Ratios are generated / real. `low` and `high` are the 95% interval unless stated otherwise.
-    """
+    real: float
+    generated: float
+
+
+@dataclass(frozen=True)
+class Period:
+    """Checkerboard artefacts with this period in pixels, along the rows (horizontal) and the columns (vertical)."""
+
+    period: int
+    horizontal: Compared | None = None
+    vertical: Compared | None = None
+
+    @property
+    def directions(self) -> dict[str, Compared]:
+        """The measured ones; at least one."""
+        both = {"horizontal": self.horizontal, "vertical": self.vertical}
+        return {name: one for name, one in both.items() if one is not None}
+
+    @property
+    def worse(self) -> Compared:
+        return max(self.directions.values(), key=lambda one: one.value)
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Curves of the power (white noise gives its variance): geometric mean over images, and range of 90% of them."""
+
+    frequency: list[float]
+    """Cycles per pixel."""
+    real: list[float]
+    generated: list[float]
+    real_low: list[float]
+    real_high: list[float]
+    generated_low: list[float]
+    generated_high: list[float]
+
+
+@dataclass(frozen=True)
+class Largest(Interval):
+    """The largest difference of two spectra."""
+
+    frequency: float
+
+
+@dataclass(frozen=True)
+class Power:
+    """Ratios of the power: coarse (below 1/8 cycles per pixel), middle, fine (above 1/4), and the largest one."""
+
+    largest: Largest
+    coarse: Interval | None = None
+    middle: Interval | None = None
+    fine: Interval | None = None
+
+
+@dataclass(frozen=True)
+class Tones(Interval):
+    """Wasserstein-1 distance of pixel values as a fraction of the range; for colour, the mean over 13 directions of the
+    colour cube."""
+
+    real: float
+    """Mean between 500 pairs of samples of real images."""
+    real_high: float
+    """Maximum of these."""
+    channels: dict[str, float]
+    brighter: float
+    """Difference of the means."""
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Mean correlation of two images."""
+
+    real: float
+    generated: float
+    low: float
+    """Range over 200 samples of nine real images."""
+    high: float
+    variety: Interval
+    """Ratio of the mean distances 1 - correlation."""
+
+
+@dataclass(frozen=True)
+class Artefacts:
+    """Artefacts of generated images relative to real images. None: not measured."""
 
     findings: list[Finding] = field(default_factory=list)
-    lattice: list[dict] = field(default_factory=list)
-    """For each period: real, generated, and their ratio (value, low, high), of the worse direction; and the same for
-    each direction, "horizontal" (along the rows) and "vertical"."""
-    spectrum: dict = field(default_factory=dict)
-    """Curves: frequency in cycles per pixel; real and generated power (geometric mean over images; white noise gives
-    its variance); real_low, real_high, generated_low, generated_high: range of 90% of the images."""
-    power: dict = field(default_factory=dict)
-    """Ratios of the power (value, low, high): coarse (below 1/8 cycles per pixel), middle, fine (above 1/4), and the
-    largest one with its frequency."""
-    sharpness: dict = field(default_factory=dict)
-    """Laplacian variance: real, generated, and value, low, high of their ratio."""
-    alternating: dict = field(default_factory=dict)
-    """Amplitude of patterns of period 2 beyond that of real images, as a fraction of the range: value, low, high."""
-    blocks: dict = field(default_factory=dict)
-    """Steps across the borders of blocks of 8 pixels relative to steps elsewhere: ratio to real images (value, low,
-    high)."""
-    compressed: dict = field(default_factory=dict)
+    checkerboard: list[Period] = field(default_factory=list)
+    spectrum: Spectrum | None = None
+    power: Power | None = None
+    sharpness: Compared | None = None
+    """Laplacian variance."""
+    alternating: Interval | None = None
+    """Amplitude of patterns of period 2 beyond that of real images, as a fraction of the range."""
+    blocks: Interval | None = None
+    """Steps across the borders of blocks of 8 pixels relative to steps elsewhere: ratio to real images."""
+    compressed: Interval | None = None
     """Share of fine frequencies that are empty in blocks of 8 pixels, minus that in moved blocks, and minus this
-    difference in real images: value, low, high."""
-    noise: dict = field(default_factory=dict)
+    difference in real images."""
+    noise: Interval | None = None
     """Deviation of white noise, or of another pattern of single pixels, beyond that of real images, as a fraction of
-    the range: value, low, high."""
-    histogram: dict = field(default_factory=dict)
-    """Wasserstein-1 distance of pixel values as a fraction of the range; for colour, the mean over 13 directions of the
-    colour cube: value, low, high. real, real_high: mean and maximum between 500 pairs of samples of real images.
-    channels: by channel. brighter: difference of the means."""
-    correlation: dict = field(default_factory=dict)
-    """Mean correlation of two images: generated, real; low, high: range over 200 samples of nine real images.
-    variety: ratio of the mean distances 1 - correlation (value, low, high). quarter: the same for the upper left
-    quarter."""
-    blank: dict = field(default_factory=dict)
-    """Share of (nearly) uniform images: real, generated, and value, low, high of the difference."""
-    saturated: dict = field(default_factory=dict)
-    """The same for images whose pure black or white area exceeds that of 99% of the real images by a tenth."""
-    duplicates: dict = field(default_factory=dict)
-    """The same for images that are nearly identical to another image of their set (sets of equal size)."""
+    the range."""
+    tones: Tones | None = None
+    correlation: Correlation | None = None
+    quarter: Correlation | None = None
+    """Of the upper left quarters of the images."""
+    blank: Compared | None = None
+    """Share of (nearly) uniform images."""
+    saturated: Compared | None = None
+    """Share of images whose pure black or white area exceeds that of 99% of the real images by a tenth."""
+    duplicates: Compared | None = None
+    """Share of images that are nearly identical to another image of their set (sets of equal size)."""
 
 
 @dataclass(frozen=True)
@@ -332,7 +412,7 @@ class Evaluation:
     marks: list[MarkResult] = field(default_factory=list)
     real_or_fake: TellingApart | None = None
     usefulness: UsefulnessResults | None = None
-    pictures: Grids | None = None
+    grids: Grids | None = None
     left_out: list[str] = field(default_factory=list)
     """What was not evaluated, and why."""
     seconds: float = 0.0

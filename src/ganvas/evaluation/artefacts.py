@@ -19,9 +19,8 @@ from ganvas.data.inspection.near_duplicates import nearest
 from ganvas.errors import DataError
 from ganvas.evaluation import appearance, findings
 from ganvas.evaluation.appearance import BINS, LEVEL, Looks, Pictures
-from ganvas.evaluation.findings import Row
 from ganvas.evaluation.intervals import normal, share
-from ganvas.results import Artefacts, Interval
+from ganvas.results import Artefacts, Compared, Correlation, Interval, Largest, Period, Power, Spectrum, Tones
 
 PERIODS = (2, 4, 8)
 """Periods in pixels of checkerboard artefacts after upsampling by 2 once, twice or three times."""
@@ -52,9 +51,9 @@ def checkerboard(images: Tensor | np.ndarray) -> dict[int, float]:
     spectra = [_mean(images, functools.partial(appearance.lines, axis=axis)) for axis in (1, 2)]
     ratios = {}
     for period in PERIODS:
-        found = [float(_peak(power, period)) for power in spectra if _fits(period, power)]
-        if found:
-            ratios[period] = max(found)
+        peaks = [float(_peak(power, period)) for power in spectra if _fits(period, power)]
+        if peaks:
+            ratios[period] = max(peaks)
     return ratios
 
 
@@ -153,14 +152,14 @@ def examine(real: Pictures, fake: Pictures, seed: int = 0) -> Artefacts:
         shapes = ["x".join(map(str, (*one.shape[1:], one.shape[0]))) for one in sets]
         raise DataError(f"the real images are {shapes[0]} and the generated ones {shapes[1]}: both must be the same")
     again = _Resampling(*sets, seed)
-    rows = _lattice_rows(*sets, again)
+    rows = _checkerboard_rows(*sets, again)
     spectrum, power = _spectra(*sets, again)
     sharp = _sharpness_row(*sets, again)
     noise = _excess(*sets, again, "grain")
     alternating = _excess(*sets, again, "alternating")
     blocks = _blocks_row(*sets, again)
     empty = sets[1]["empty"].mean() - sets[0]["empty"].mean()
-    compressed = vars(again.within(empty, again.fake @ sets[1]["empty"] - again.real @ sets[0]["empty"]))
+    compressed = again.within(empty, again.fake @ sets[1]["empty"] - again.real @ sets[0]["empty"])
     in_blocks = findings.of_blocks(blocks, compressed)
     blocky = in_blocks.severity != "ok"
     tones = _tones(*sets, again)
@@ -169,7 +168,7 @@ def examine(real: Pictures, fake: Pictures, seed: int = 0) -> Artefacts:
     blank = _shares(*(one["contrast"] < 2 * BLANK for one in sets))
     saturated = _shares(*_saturated(*sets))
     duplicates = _shares(*_repeated(*sets))
-    found = [
+    sentences = [
         findings.of_checkerboard(rows, alternating),
         in_blocks,
         findings.of_power(power),
@@ -181,8 +180,8 @@ def examine(real: Pictures, fake: Pictures, seed: int = 0) -> Artefacts:
         findings.of_shares("saturated", "are black or white in large parts", saturated, *findings.SHARES),
     ]
     return Artefacts(
-        findings=found,
-        lattice=rows,
+        findings=sentences,
+        checkerboard=rows,
         spectrum=spectrum,
         power=power,
         sharpness=sharp,
@@ -190,8 +189,9 @@ def examine(real: Pictures, fake: Pictures, seed: int = 0) -> Artefacts:
         blocks=blocks,
         compressed=compressed,
         noise=noise,
-        histogram=tones,
-        correlation={**alike, "quarter": quarter},
+        tones=tones,
+        correlation=alike,
+        quarter=quarter,
         blank=blank,
         saturated=saturated,
         duplicates=duplicates,
@@ -224,32 +224,31 @@ class _Resampling:
         return Interval(float(value), float(low), float(high))
 
 
-def _lattice_rows(real: Looks, fake: Looks, again: _Resampling) -> list[Row]:
+def _checkerboard_rows(real: Looks, fake: Looks, again: _Resampling) -> list[Period]:
     rows = []
     for period in PERIODS:
-        found = {}
+        directions = {}
         for direction in ("horizontal", "vertical"):
             first, second = real[direction], fake[direction]
             if _fits(period, first):
                 peaks = [float(_peak(lines.mean(axis=0), period)) for lines in (first, second)]
                 drawn = _peak(again.fake @ second, period) / _peak(again.real @ first, period)
                 ratio = again.within(peaks[1] / peaks[0], drawn)
-                found[direction] = {"real": peaks[0], "generated": peaks[1], **vars(ratio)}
-        if found:
-            worse = max(found, key=lambda direction: found[direction]["value"])
-            rows.append({"period": period, "direction": worse, **found[worse], **found})
+                directions[direction] = Compared(**vars(ratio), real=peaks[0], generated=peaks[1])
+        if directions:
+            rows.append(Period(period, **directions))
     return rows
 
 
-def _sharpness_row(real: Looks, fake: Looks, again: _Resampling) -> Row:
+def _sharpness_row(real: Looks, fake: Looks, again: _Resampling) -> Compared:
     least = 1e-9  # for blank images
     means = [float(one["laplacian"].mean()) for one in (real, fake)]
     drawn = (again.fake @ fake["laplacian"] + least) / (again.real @ real["laplacian"] + least)
     ratio = again.within((means[1] + least) / (means[0] + least), drawn)
-    return {"real": means[0], "generated": means[1], **vars(ratio)}
+    return Compared(**vars(ratio), real=means[0], generated=means[1])
 
 
-def _blocks_row(real: Looks, fake: Looks, again: _Resampling) -> Row:
+def _blocks_row(real: Looks, fake: Looks, again: _Resampling) -> Interval:
     """Of the direction with the smaller ratio, because a single edge at such a border is no block."""
 
     def ratio(borders: np.ndarray) -> np.ndarray:
@@ -258,20 +257,20 @@ def _blocks_row(real: Looks, fake: Looks, again: _Resampling) -> Row:
     values = ratio(fake["steps"].mean(axis=0)) / ratio(real["steps"].mean(axis=0))
     least = int(values.argmin())
     drawn = ratio(again.fake @ fake["steps"]) / ratio(again.real @ real["steps"])
-    return vars(again.within(values[least], drawn[:, least]))
+    return again.within(values[least], drawn[:, least])
 
 
-def _excess(real: Looks, fake: Looks, again: _Resampling, name: str) -> Row:
+def _excess(real: Looks, fake: Looks, again: _Resampling, name: str) -> Interval:
     """Deviation beyond that of real images, from a statistic that is a variance, as a fraction of the range.
 
     Variances add up, so it is the root of their difference; half of it, as values are from -1 to 1.
     """
     drawn = again.fake @ fake[name] - again.real @ real[name]
-    found = again.within(fake[name].mean() - real[name].mean(), drawn)
-    return {name: float(np.sqrt(max(value, 0.0))) / 2 for name, value in vars(found).items()}
+    variance = again.within(fake[name].mean() - real[name].mean(), drawn)
+    return Interval(*(float(np.sqrt(max(value, 0.0))) / 2 for value in vars(variance).values()))
 
 
-def _spectra(real: Looks, fake: Looks, again: _Resampling) -> tuple[dict[str, list[float]], dict[str, Row]]:
+def _spectra(real: Looks, fake: Looks, again: _Resampling) -> tuple[Spectrum, Power]:
     frequency = appearance.frequencies(*real.shape[1:])
     curves = {"frequency": frequency.tolist()}
     for name, one in (("real", real), ("generated", fake)):
@@ -280,18 +279,17 @@ def _spectra(real: Looks, fake: Looks, again: _Resampling) -> tuple[dict[str, li
             curves[name + ending] = (10.0**curve).tolist()
     more = fake["radial"].mean(axis=0) - real["radial"].mean(axis=0)
     drawn = again.fake @ fake["radial"] - again.real @ real["radial"]
-    power = {}
+    bands = {}
     for name, (low, high) in BANDS.items():
         band = (frequency >= low) & (frequency < high)
         if band.any():
-            power[name] = vars(again.within(10 ** more[band].mean(), 10 ** drawn[:, band].mean(axis=1)))
+            bands[name] = again.within(10 ** more[band].mean(), 10 ** drawn[:, band].mean(axis=1))
     most = int(np.abs(more).argmax())
     largest = again.within(10 ** more[most], 10 ** drawn[:, most])
-    power["largest"] = {"frequency": float(frequency[most]), **vars(largest)}
-    return curves, power
+    return Spectrum(**curves), Power(Largest(**vars(largest), frequency=float(frequency[most])), **bands)
 
 
-def _tones(real: Looks, fake: Looks, again: _Resampling) -> Row:
+def _tones(real: Looks, fake: Looks, again: _Resampling) -> Tones:
     ways = appearance.directions(real.shape[0])
     # Scale of each direction: its values are divided by the sum of the absolute components, not by the length.
     scale = np.abs(ways).sum(axis=1) / np.linalg.norm(ways, axis=1) / (BINS - 1)
@@ -305,21 +303,21 @@ def _tones(real: Looks, fake: Looks, again: _Resampling) -> Row:
     drawn = again.real @ real["histogram"]
     spread = distances(drawn, again.fake @ fake["histogram"]).mean(axis=1).var()
     floor = distances(drawn, again.other @ real["histogram"]).mean(axis=1)
-    found = normal(each.mean(), spread, within=(0.0, 1.0))
+    distance = normal(each.mean(), spread, within=(0.0, 1.0))
     shown = min(real.shape[0], 3)
     levels = [float((mean.reshape(-1, BINS)[:shown] @ np.linspace(0, 1, BINS)).mean()) for mean in means]
     names = {1: ["gray"], 3: ["red", "green", "blue"], 4: ["red", "green", "blue", "opacity"]}[real.shape[0]]
     places = [*range(shown), len(ways) - 1]
-    return {
-        **vars(found),
-        "real": float(floor.mean()),
-        "real_high": float(floor.max()),
-        "channels": {name: float(each[place]) for name, place in zip(names, places, strict=False)},
-        "brighter": levels[1] - levels[0],
-    }
+    return Tones(
+        **vars(distance),
+        real=float(floor.mean()),
+        real_high=float(floor.max()),
+        channels={name: float(each[place]) for name, place in zip(names, places, strict=False)},
+        brighter=levels[1] - levels[0],
+    )
 
 
-def _alike(real: np.ndarray, fake: np.ndarray, seed: int) -> Row:
+def _alike(real: np.ndarray, fake: np.ndarray, seed: int) -> Correlation:
     """Means over all pairs, with variances by the jackknife of a U-statistic."""
     means, variances = [], []
     for rows in (real, fake):
@@ -334,7 +332,7 @@ def _alike(real: np.ndarray, fake: np.ndarray, seed: int) -> Row:
     ) ** 2  # the variance is estimated from few images
     variety = normal(ratio, variance * few, within=(0.0, np.inf))
     nine = _range(real, DRAWN, DRAWS, seed)
-    return {"real": means[0], "generated": means[1], "low": nine.low, "high": nine.high, "variety": vars(variety)}
+    return Correlation(*means, nine.low, nine.high, variety)
 
 
 def _saturated(real: Looks, fake: Looks) -> tuple[np.ndarray, np.ndarray]:
@@ -357,20 +355,20 @@ def _repeated(real: Looks, fake: Looks) -> tuple[np.ndarray, np.ndarray]:
         return np.sqrt(np.maximum(nearest(rows, rows, 2)[0][:, 1], 0))
 
     num, every = min(len(real), len(fake), REPEATED), min(len(fake), REPEATED)
-    found = [next_one(one, num) for one in (real, fake)]
+    first, second = (next_one(one, num) for one in (real, fake))
     # If many real images are near duplicates, the limit is stricter; identical images always count.
-    usual = np.median(found[0])
-    limit = np.clip(np.quantile(found[0], 0.01), VERY_NEAR * usual, NEAR * usual)
-    repeated = found[1] <= limit
+    usual = np.median(first)
+    limit = np.clip(np.quantile(first, 0.01), VERY_NEAR * usual, NEAR * usual)
+    repeated = second <= limit
     if every > num and (identical := next_one(fake, every) <= VERY_NEAR * usual).mean() > repeated.mean():
         repeated = identical
-    return found[0] <= limit, repeated
+    return first <= limit, repeated
 
 
-def _shares(real: np.ndarray, fake: np.ndarray) -> Row:
+def _shares(real: np.ndarray, fake: np.ndarray) -> Compared:
     """Shares of both sets and the 95% interval of their difference (Newcombe 1998, method 10)."""
     first, second = share(float(real.mean()), len(real)), share(float(fake.mean()), len(fake))
     value = second.value - first.value
     low = value - np.hypot(second.value - second.low, first.high - first.value)
     high = value + np.hypot(second.high - second.value, first.value - first.low)
-    return {"real": first.value, "generated": second.value, **vars(Interval(value, float(low), float(high)))}
+    return Compared(value, float(low), float(high), first.value, second.value)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from scipy.special import rel_entr
 
 from ganvas.errors import DataError
 from ganvas.evaluation.distances import kid_interval
-from ganvas.evaluation.intervals import Interval, normal, share
-from ganvas.results import ClassResult, ClassResults
+from ganvas.evaluation.intervals import normal, share
+from ganvas.results import ClassResult, ClassResults, Modes
 
 LEAST_FOR_KID = 4
 
@@ -74,14 +73,6 @@ def _chance(shares: np.ndarray, fakes: np.ndarray, num_real: int, num_fake: int)
     joint = (shares * num_real + fakes * num_fake) / (num_real + num_fake)
     spread = np.sqrt(joint * (1 - joint) * (1 / num_real + 1 / num_fake))
     return float(spread.sum() / math.sqrt(2 * math.pi))
-
-
-class Modes(NamedTuple):
-    """`covered` of `of` modes have a generated image; `divergence`: KL(generated || data) of the shares."""
-
-    covered: Interval
-    of: int
-    divergence: Interval
 
 
 def mode_coverage(found: np.ndarray, shares: np.ndarray) -> Modes:

@@ -240,7 +240,7 @@ class Evaluator:
             marks=self.marks(out),
             real_or_fake=self.part("Real-vs-generated classifier", lambda: self.real_or_fake(out)),
             usefulness=self.part("Usefulness", self.usefulness) if self.options.usefulness else None,
-            pictures=self.pictures(out),
+            grids=self.grids(out),
             left_out=self.left_out,
         )
 
@@ -353,7 +353,6 @@ class Evaluator:
         table = class_table(pack.classes, labels, found, self.labels, real, fake)
         every = pack.labels[pack.training]  # because the reference may lack rare classes
         shares = np.bincount(every, minlength=pack.num_classes) / len(every)
-        modes = mode_coverage(found, shares)
         alien = self.unlike or unlike(real, fake)
         lacking = [] if alien else missing(found, expected_shares(shares, classifier.confusion))
         accuracy = classifier.accuracy
@@ -366,7 +365,7 @@ class Evaluator:
             sentence="Classes cannot be evaluated: the generated images do not resemble the data."
             if alien
             else in_words([table.rows[i] for i in lacking]),
-            modes={"covered": vars(modes.covered), "of": modes.of, "kl": vars(modes.divergence)},
+            modes=mode_coverage(found, shares),
             judge=name,
         )
         if table.agreement is None:
@@ -479,7 +478,7 @@ class Evaluator:
 
     # ---- image grids ----
 
-    def pictures(self, out: Path) -> Grids:
+    def grids(self, out: Path) -> Grids:
         """Save grids of real and generated images: the first seeds, uncurated; one row per class if labelled."""
         self.progress.begin("Grids")
         self.report("saving the grids", 0, 0)

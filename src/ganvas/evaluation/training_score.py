@@ -34,8 +34,8 @@ class TrainingScorer:
 
     score, kid: KID to real images. margin: half of its 95% interval. precision, recall: improved precision and recall.
     diversity: mean squared distance of the features of two generated images, relative to real images.
-    lattice: checkerboard artefacts, peak of the worst period relative to real images; invisible peaks (below the usual
-    power of real images) hardly count. sharpness: variance of the Laplacian relative to real images.
+    checkerboard: peak of the worst period relative to real images; invisible peaks (below the usual power of real
+    images) hardly count. sharpness: variance of the Laplacian relative to real images.
     near: share of images much closer to one training image than to the next ones; by chance 2%, calibrated on held-out
     images, or on training images if there are too few held-out images. Omitted if there are too few of both.
     change: mean absolute change of a pixel since the last call, relative to the range.
@@ -71,7 +71,7 @@ class TrainingScorer:
             "precision": precision,
             "recall": recall,
             "diversity": _spread(found) / max(1e-12, self.spread),
-            "lattice": self._checkerboard(images[:CHECKERBOARD_IMAGES]),
+            "checkerboard": self._checkerboard(images[:CHECKERBOARD_IMAGES]),
             "sharpness": sharpness(images[:CHECKERBOARD_IMAGES]) / max(1e-12, self.sharpness),
         }
         if self.threshold is not None:

@@ -37,7 +37,7 @@ BLUNT, HARSH = 0.6, 1.6  # sharpness relative to real images
 RECOGNISED = 0.8  # class accuracy relative to the mean that means: a weak class
 SHARE = 0.05  # difference of shares that is more than chance
 MORE, TWICE, HALF = 3, 2.0, 0.5
-PATTERNS = {"noise", "lattice", "blocks"}
+PATTERNS = {"noise", "checkerboard", "blocks"}
 NEXT_SIZE = dict(itertools.pairwise(SIZES))
 
 
@@ -99,8 +99,8 @@ class Case:
                 return last.near is None or last.near >= COPYING
             case "overfitting":
                 return last.d_gap is None or last.d_gap >= OVERFITTING
-            case "lattice":
-                return last.lattice is None or last.lattice >= CHECKERBOARD
+            case "checkerboard":
+                return last.checkerboard is None or last.checkerboard >= CHECKERBOARD
         best = min(record.score for record in since)
         return not before or best > (1 - FALLING) * min(before)
 
@@ -398,14 +398,15 @@ def is_classic(model: str) -> bool:
 
 
 def artefacts(case: Case) -> Iterator[Advice]:
-    wrong, lattice, rate = case.wrong, case.vital("lattice") or 1.0, HALF * case.train.lr
-    sharpness = case.artefacts.sharpness.get("value") or case.vital("sharpness") or 1.0
+    wrong, checkerboard, rate = case.wrong, case.vital("checkerboard") or 1.0, HALF * case.train.lr
+    measured = case.artefacts.sharpness
+    sharpness = (measured.value if measured else case.vital("sharpness")) or 1.0
     if "blocks" in wrong:
         how = f"{sentence(wrong['blocks'])} A lower learning rate reduces them, unless images were saved as JPEG."
         yield Advice("Blocks of 8 pixels", how, case.again(lr=rate))
-    elif "lattice" in wrong or "lattice" in case.health or lattice > CHECKERBOARD:
-        measured = f"the spectral peak is {lattice:.1f} times that of real images in the last evaluation"
-        seen = sentence(wrong.get("lattice") or case.health.get("lattice") or measured)
+    elif "checkerboard" in wrong or "checkerboard" in case.health or checkerboard > CHECKERBOARD:
+        peak = f"the spectral peak is {checkerboard:.1f} times that of real images in the last evaluation"
+        seen = sentence(wrong.get("checkerboard") or case.health.get("checkerboard") or peak)
         if is_classic(case.train.model):
             how = "Transposed convolutions cause them; the modern networks do not use transposed convolutions."
             command = case.again(preset=None, model="compact")
@@ -420,7 +421,9 @@ def artefacts(case: Case) -> Iterator[Advice]:
         elif case.train.discriminator == "features":
             how = "A discriminator of pixels, in addition to that of features, sees finer detail."
             yield Advice("Images are blurred", f"{seen} {how}", case.again(discriminator="both"))
-    elif not {"blocks", "lattice"} & wrong.keys() and (sharpness > HARSH or "noise" in wrong):  # patterns raise both
+    elif not {"blocks", "checkerboard"} & wrong.keys() and (
+        sharpness > HARSH or "noise" in wrong
+    ):  # patterns raise both
         seen = sentence(wrong["noise"]) if "noise" in wrong else seen
         yield Advice("Images are noisy", f"{seen} A lower learning rate reduces noise.", case.again(lr=rate))
 

@@ -136,7 +136,7 @@ def costs(runs: list[RunContent]) -> list[Row]:
 
 def grid(run: RunContent, name: str, num: int) -> tuple[str, Picture | None, int, str]:
     """(name, image, width of its cells, note) from the evaluation, otherwise the last preview."""
-    grids, side = (run.evaluation or Evaluation()).pictures, run.config.model.width
+    grids, side = (run.evaluation or Evaluation()).grids, run.config.model.width
     if grids and (picture := embed(run.folder, grids.generated, PICTURES // num)) is not None:
         return name, picture, side, grids.note
     return name, latest(run, PICTURES // num), side, "last preview, uncurated"

@@ -55,7 +55,7 @@ TERMS = (  # (parts of the evaluation or of the log that use the term, term, bet
     ),
     ("copies", "Leaks", "lower", "Held-out images that also appear among the training images."),
     (
-        "artefacts lattice",
+        "artefacts checkerboard",
         "Checkerboard artefacts",
         "near",
         "Regular patterns with periods of 2, 4 or 8 pixels, measured as peaks of the spectrum.",
@@ -100,7 +100,7 @@ def page(run: RunContent) -> dict[str, Any]:
         "better": BETTER,
         "agreement": agreement(evaluation),
         "pictures": side_by_side(folder, evaluation),
-        "latest": None if evaluation.pictures else latest(run, GRID),
+        "latest": None if evaluation.grids else latest(run, GRID),
         "advice": found_advice(run),
         "measures": evaluation.measures,
         "feature_map": feature_map(evaluation),
@@ -221,7 +221,7 @@ class SideBySide:
 
 
 def side_by_side(folder: Path, evaluation: Evaluation) -> SideBySide | None:
-    grids = evaluation.pictures
+    grids = evaluation.grids
     if not grids:
         return None
     generated = embed(folder, grids.generated, GRID)
@@ -269,7 +269,9 @@ def spectrum(artefacts: Artefacts) -> Chart | None:
     curves = artefacts.spectrum
     if not curves:
         return None
-    lines = [Series(name, curves["frequency"], curves[name], style=i) for i, name in enumerate(("real", "generated"))]
+    lines = [
+        Series(name, curves.frequency, getattr(curves, name), style=i) for i, name in enumerate(("real", "generated"))
+    ]
     caption = "Power spectrum, mean over all directions and images."
     return line_chart(caption, lines, "cycles per pixel", "power", log_y=True)
 
@@ -289,21 +291,21 @@ def feature_map(evaluation: Evaluation) -> Chart | None:
 def faults(artefacts: Artefacts) -> list[tuple[str, str, str]]:
     """(artefact, value for generated images, value for real images)."""
     rows = [
-        (f"Checkerboard artefacts, period {row['period']:g} pixels", text(row["generated"]), text(row["real"]))
-        for row in artefacts.lattice
+        (f"Checkerboard artefacts, period {row.period} pixels", text(row.worse.generated), text(row.worse.real))
+        for row in artefacts.checkerboard
     ]
     if sharp := artefacts.sharpness:
-        bounds = f"{text(sharp['value'], 2)} ({text(sharp['low'], 2)} to {text(sharp['high'], 2)})"
+        bounds = f"{text(sharp.value, 2)} ({text(sharp.low, 2)} to {text(sharp.high, 2)})"
         rows.append(("Sharpness (1 = like real images)", bounds, "1"))
-    if tone := artefacts.histogram:
-        rows.append(("Difference of pixel values, of their range", percent(tone["value"]), percent(tone["real"])))
+    if tones := artefacts.tones:
+        rows.append(("Difference of pixel values, of their range", percent(tones.value), percent(tones.real)))
     if alike := artefacts.correlation:
-        real = f"{text(alike['low'], 2)} to {text(alike['high'], 2)}"
-        rows.append(("Mean correlation of two images (real: samples of nine)", text(alike["generated"], 2), real))
+        real = f"{text(alike.low, 2)} to {text(alike.high, 2)}"
+        rows.append(("Mean correlation of two images (real: samples of nine)", text(alike.generated, 2), real))
     if blank := artefacts.blank:
-        rows.append(("Blank images", percent(blank["generated"]), percent(blank["real"])))
-    if alike := artefacts.duplicates:
-        rows.append(("Near duplicates among the images", percent(alike["generated"]), percent(alike["real"])))
+        rows.append(("Blank images", percent(blank.generated), percent(blank.real)))
+    if repeated := artefacts.duplicates:
+        rows.append(("Near duplicates among the images", percent(repeated.generated), percent(repeated.real)))
     return rows
 
 
@@ -336,7 +338,7 @@ def curves(run: RunContent) -> list[Chart]:
         ),
         line_chart(
             "Diversity, sharpness and checkerboard artefacts (1 = like real images).",
-            of(vitals, at, ("diversity", "diversity"), ("sharpness", "sharpness"), ("lattice", "checkerboard")),
+            of(vitals, at, ("diversity", "diversity"), ("sharpness", "sharpness"), ("checkerboard", "checkerboard")),
             y_label="relative to real", points=True, log_y=False,
         ),
         line_chart(

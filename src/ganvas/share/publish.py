@@ -233,7 +233,7 @@ class Issue:
 
     def compared(self, key: str) -> Image.Image | None:
         """A grid of the evaluation."""
-        grids = (self.facts.evaluation or Evaluation()).pictures
+        grids = (self.facts.evaluation or Evaluation()).grids
         return opened(self.folder, getattr(grids, key)) if grids else None
 
     def closest(self) -> Image.Image | None:
@@ -318,7 +318,7 @@ class Issue:
         if REAL not in contents:
             return ["No real images are shown: these weights have no evaluation."]
         by = f", {escape(facts.attribution)}" if facts.attribution else ""
-        note = escape(((facts.evaluation or Evaluation()).pictures or Grids()).note)
+        note = escape(((facts.evaluation or Evaluation()).grids or Grids()).note)
         both = (
             image("Generated images of the evaluation", GENERATED),
             image("Real images of the data set", REAL),
@@ -383,7 +383,7 @@ def nameless(evaluation: Evaluation) -> dict[str, Any]:
     """The evaluation without names and features of training images, which may identify people, and without unpublished
     files."""
     values = evaluation.to_dict()
-    del values["pictures"], values["feature_map"]
+    del values["grids"], values["feature_map"]
     for pair in (values["copies"] or {}).get("closest", []):
         del pair["training"], pair["file"]
     for mark in values["marks"]:

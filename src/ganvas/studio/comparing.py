@@ -61,14 +61,14 @@ def compared(places: Sequence[Place]) -> schemas.ComparisonOut:
 
 def samples_file(place: Place, run: RunContent) -> Path | None:
     """The sample grid of an evaluation."""
-    grids = (run.evaluation or Evaluation()).pictures
+    grids = (run.evaluation or Evaluation()).grids
     path = files.inside(place.folder, grids.generated if grids else None)
     return path if path is not None and path.is_file() else None
 
 
 def grid_of(place: Place, run: RunContent) -> schemas.GridOut:
     """Samples of the evaluation, otherwise the last preview."""
-    if samples_file(place, run) is not None and run.evaluation and (grids := run.evaluation.pictures):
+    if samples_file(place, run) is not None and run.evaluation and (grids := run.evaluation.grids):
         rows = run.evaluation.data.classes[:CLASSES_SHOWN] if grids.per_class else []
         return schemas.GridOut(address=f"api/run/samples?{encoded(run=place.name)}", note=grids.note, rows=rows)
     if not run.grids:

@@ -24,7 +24,7 @@ LOG_BYTES = 2**25  # most bytes read from the end of a log
 QUIET = 60.0  # seconds without file changes after which a training is not running; it logs every 2 seconds
 USED_UP = 0.97  # fraction of the budget after which a quiet run counts as finished
 REPORTS = ("d_real", "d_fake", "loss", "penalty", "lr", "g_norm", "d_norm", "augment", "images_per_second")
-VITALS = ("score", "kid", "precision", "recall", "diversity", "lattice", "sharpness", "near", "d_gap")
+VITALS = ("score", "kid", "precision", "recall", "diversity", "checkerboard", "sharpness", "near", "d_gap")
 REPORT = "report.html"  # as `ganvas report` names it
 FILMS = {"webp": "image/webp", "mp4": "video/mp4", "gif": "image/gif"}
 

@@ -256,16 +256,16 @@ class Watch:
         )
 
     def _checkerboard(self) -> tuple[str, Event | None]:
-        values = [measured(record.lattice, 1.0) for record in self.vitals]
+        values = [measured(record.checkerboard, 1.0) for record in self.vitals]
         latest = values[-2:]
         if len(values) < 4 or min(latest) < CHECKERBOARD:
-            return "lattice", None
+            return "checkerboard", None
         grown = min(latest) >= GROWTH * min(values[:-2])
         falling = GROWTH * sum(latest) < sum(values[-4:-2])  # common early in training
-        if "lattice" not in self.active and (falling or not grown):
-            return "lattice", None
-        return "lattice", Event(
-            "lattice",
+        if "checkerboard" not in self.active and (falling or not grown):
+            return "checkerboard", None
+        return "checkerboard", Event(
+            "checkerboard",
             f"checkerboard artefacts are growing in the generated images ({values[-1]:.1f} times the level of real "
             "images)",
             "use --model residual or compact, which have no transposed convolutions, or a lower --lr",

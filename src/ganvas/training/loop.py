@@ -60,8 +60,8 @@ FAR = 1e6  # larger logits count as infinite
 class Examine(Protocol):
     """Evaluates a generator during training and returns its scores.
 
-    Scores: score (lower is better), margin (half of its 95% interval), diversity, lattice, change, near, and further
-    values for the log (evaluation/training_score.py).
+    Scores: score (lower is better), margin (half of its 95% interval), diversity, checkerboard, change, near, and
+    further values for the log (evaluation/training_score.py).
     """
 
     cost: float

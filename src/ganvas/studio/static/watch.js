@@ -22,7 +22,7 @@ const CHARTS = [
   ["Loss", [["loss", "loss"]], {}],
   ["Gradients", [["g_norm", "generator"], ["d_norm", "discriminator"]], { log: true }],
   ["Penalty and augmentation", [["penalty", "penalty"], ["augment", "augmentation"]], {}],
-  ["Checkerboard artefacts and sharpness (1 = like real images)", [["lattice", "artefacts"], ["sharpness", "sharpness"]], { from: "vitals" }],
+  ["Checkerboard artefacts and sharpness (1 = like real images)", [["checkerboard", "artefacts"], ["sharpness", "sharpness"]], { from: "vitals" }],
   ["Overfitting and copying", [["d_gap", "discriminator gap"], ["near", "near neighbours"]], { from: "vitals" }],
   ["Speed", [["images_per_second", "images/s"]], {}],
 ];
