@@ -37,6 +37,11 @@ def config(options: DataConfig = IMAGES, channels: int = 1, **changes: Any) -> R
     )  # fmt: skip
 
 
+def compared(value: float) -> Record:
+    """A measure of artefacts."""
+    return dict.fromkeys(("value", "low", "high", "real", "generated"), value)
+
+
 def measure(key: str, value: float, real: float, margin: float = 0.01) -> Record:
     return {"key": key, "value": value, "low": value - margin, "high": value + margin, "real": real}
 
@@ -210,7 +215,7 @@ def test_a_blur_makes_images_similar_and_is_no_collapse(similar: str, collapsed:
 def test_blur_that_more_training_does_not_remove_has_its_own_advice(seen: list[float], title: str) -> None:
     """Its precision is as low as that of a run that is too short."""
     blurred = [{"what": "sharpness", "sentence": "Blurrier than real images.", "severity": "bad"}]
-    artefacts = {"findings": blurred, "sharpness": {"value": 0.3}}
+    artefacts = {"findings": blurred, "sharpness": compared(0.3)}
     poor = evaluation(measure("precision", 0.1, 0.85), artefacts=artefacts)
     assert only(advice(poor, log(seen, sharpness=0.3), config())).title == title
     assert "Images are blurred" not in titles(advice(poor | {"unlike": True}, log(seen, sharpness=0.3), config()))

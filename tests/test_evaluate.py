@@ -167,8 +167,8 @@ def test_rare_classes_do_not_take_the_evaluation_along(counts: list[int], tmp_pa
     ganvas.train(tmp_path / "tail.npz", tmp_path / "run", images=32, **TINY)
     content = ganvas.evaluate(tmp_path / "run", n=24, features="random", usefulness=True, device="cpu", quiet=True)
     assert content.usefulness is None and any(said.startswith("Usefulness: class ") for said in content.left_out)
-    assert content.classes and content.classes.modes["of"] == len(counts)
-    assert np.isfinite(content.classes.modes["kl"]["value"])
+    assert content.classes and content.classes.modes.of == len(counts)
+    assert np.isfinite(content.classes.modes.divergence.value)
 
 
 @pytest.mark.parametrize(

@@ -295,12 +295,14 @@ def test_nothing_and_damaged_things_are_one_sentence(run: Path, tmp_path: Path) 
         (run / "evaluation.json").write_text(damaged)
         with pytest.raises(RunError, match=words):
             report([run])
-    judge(run, artefacts={"blank": {"a": 1}})
-    with pytest.raises(RunError, match="damaged"):
-        report([run])
-    judge(run, feature_map={"real": [[0.0]], "generated": [[1.0, 0.5]]})
-    with pytest.raises(RunError, match="cannot be shown"):
-        report([run])
+    content = judge(run)
+    for change, words in (
+        ({"artefacts": {"blank": {"a": 1}}}, "damaged"),
+        ({"feature_map": {"real": [[0.0]], "generated": [[1.0, 0.5]]}}, "cannot be shown"),
+    ):
+        (run / "evaluation.json").write_text(json.dumps(content | change))
+        with pytest.raises(RunError, match=words):
+            report([run])
     (run / "evaluation.json").unlink()
     last = max((run / "samples").glob("*.png"))
     last.write_bytes(b"nothing")

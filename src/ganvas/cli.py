@@ -78,13 +78,13 @@ def kept(asked: options.KeepFavourites, paths: Sequence[Path]) -> list[str]:
     return [f"{amount(len(paths), 'image')} in {asked.out}" if asked.out is not None else str(asked.file)]
 
 
-def found_directions(asked: Any, found: Iterable[tuple[Any, Path]]) -> list[str]:
-    return [f"{direction.name:<24}{path}  {direction.source}" for direction, path in found]
+def found_directions(asked: Any, directions: Iterable[tuple[Any, Path]]) -> list[str]:
+    return [f"{direction.name:<24}{path}  {direction.source}" for direction, path in directions]
 
 
-def projected(asked: options.Project, found: Any) -> list[str]:
+def projected(asked: options.Project, projection: Any) -> list[str]:
     out = Path(asked.out)
-    start, end = found.losses[0], found.losses[-1]
+    start, end = projection.losses[0], projection.losses[-1]
     return [
         f"distance {start:.4f} at the start, {end:.4f} at the end: {out / 'projection.png'}",
         f"recipe   {out / 'favourites.json'}",
@@ -216,10 +216,10 @@ KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 def collected(arguments: list[inspect.Parameter], summary: str) -> Callable[..., dict[str, Any]]:
     def collect(**values: Any) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        given: dict[str, Any] = {}
         for name, value in values.items():
-            found |= value if isinstance(value, dict) else {name: value}  # a dict: the options of a group
-        return found
+            given |= value if isinstance(value, dict) else {name: value}  # a dict: the options of a group
+        return given
 
     collect.__doc__ = summary
     collect.__signature__ = inspect.Signature(arguments)  # ty: ignore[missing-attribute]

@@ -176,14 +176,14 @@ class Conditions:
 
         With `value`: 1 if the image has this value, else 0; yesno: 1 for yes; number: (value - mean) / std.
         """
-        found: list[dict[str, Any]] = []
+        meanings: list[dict[str, Any]] = []
         for column in self.columns:
             about = {"column": column.name, "kind": column.kind}
             if column.kind == "number":
-                found.append(about | {name: getattr(column, name) for name in ("mean", "std", "low", "high")})
+                meanings.append(about | {name: getattr(column, name) for name in ("mean", "std", "low", "high")})
             else:
-                found += [about | {"value": value} for value in column.values] or [about]
-        return found
+                meanings += [about | {"value": value} for value in column.values] or [about]
+        return meanings
 
     # -- from data and files --
 
@@ -199,8 +199,8 @@ class Conditions:
                 extremes = (float(f"{end:.6g}") for end in (numbers.min(), numbers.max()))
                 columns.append(Column(name, kind, (), float(numbers.mean()), std, *extremes))
                 continue
-            found = {one for cell in cells for one in (labels_in(cell) if kind == "several" else [cell or NONE])}
-            values = () if kind == "yesno" else tuple(sorted(found, key=natural))
+            distinct = {one for cell in cells for one in (labels_in(cell) if kind == "several" else [cell or NONE])}
+            values = () if kind == "yesno" else tuple(sorted(distinct, key=natural))
             if len(values) > MOST_VALUES:
                 raise DataError(
                     f"the column {name!r} has {len(values):,} different values ({some(values, 3)}), at most "
@@ -224,9 +224,9 @@ class Conditions:
             cells = [row[i] for row in rows]
             known = {cell: column.cell(cell) for cell in set(cells)} if column.kind != "number" else {}
             coarse.append([known[cell] for cell in cells] if known else coarsened(cells))
-        found = list(zip(*coarse, strict=True))
-        counts = Counter(found[i] for i in np.random.default_rng(0).permutation(len(found)))
-        is_shared = 2 * sum(count for count in counts.values() if count > 1) >= len(found)
+        combinations = list(zip(*coarse, strict=True))
+        counts = Counter(combinations[i] for i in np.random.default_rng(0).permutation(len(combinations)))
+        is_shared = 2 * sum(count for count in counts.values() if count > 1) >= len(combinations)
         common = [row for row, count in counts.most_common(MOST_COMBINATIONS) if count > 1 or not is_shared]
         order = np.random.default_rng(0).permutation(len(common))
         return dataclasses.replace(self, combinations=tuple(common[i] for i in order), shared=is_shared)
@@ -285,7 +285,7 @@ class Conditions:
             return {}
         names = [column.name for column in self.columns]
         if isinstance(given, Mapping):
-            found = {str(name): value for name, value in given.items()}
+            values = {str(name): value for name, value in given.items()}
         elif isinstance(given, str):
             # Values may contain commas, so only a comma before a column name separates.
             ends = "|".join(re.escape(name) for name in names)
@@ -296,14 +296,14 @@ class Conditions:
             keys = [name.strip() for name, _, _ in pairs]
             if again := [name for name, count in Counter(keys).items() if count > 1]:
                 raise ConfigError(f"the condition {again[0]!r:.60} is given twice")
-            found = {name: value for name, (_, _, value) in zip(keys, pairs, strict=True)}
+            values = {name: value for name, (_, _, value) in zip(keys, pairs, strict=True)}
         else:
             raise ConfigError(f"conditions {given!r:.60}: expected text such as {self.example()}")
-        for name in found:
+        for name in values:
             if name not in names:
                 near = did_you_mean(name, names)
                 raise ConfigError(f"there is no condition {name!r:.60}{near}: this model has {some(names)}")
-        return {column.name: column.cell(found[column.name]) for column in self.columns if column.name in found}
+        return {column.name: column.cell(values[column.name]) for column in self.columns if column.name in values}
 
     def example(self) -> str:
         """The first combination as text."""
@@ -321,13 +321,13 @@ class Conditions:
         if not self.combinations:
             raise ConfigError("this model stores no combinations of conditions: give all of them")
         rows = self.table[self.fitting(cells)]
-        found = rows[[seed % len(rows) for seed in seeds]]
+        vectors = rows[[seed % len(rows) for seed in seeds]]
         start = 0
         for column in self.columns:
             if column.name in cells:
-                found[:, start : start + column.width] = column.numbers(cells[column.name])
+                vectors[:, start : start + column.width] = column.numbers(cells[column.name])
             start += column.width
-        return found
+        return vectors
 
     def fitting(self, cells: Mapping[str, str]) -> np.ndarray:
         """Indices of the combinations that fit the given cells.

@@ -39,6 +39,8 @@ BUDGET_FIELDS = ("minutes", "images", "epochs")
 TABLE_ENDINGS = (".csv", ".tsv", ".jsonl", ".txt")  # of --conditions
 MOST_CONDITIONS = 1000  # length of a vector of conditions
 MIN_SIZE, MAX_SIZE = 8, 4096  # pixels per side
+PIXELS = Bounds(MIN_SIZE, MAX_SIZE)
+MOST_BLOCK_PIXELS = 4 * MAX_SIZE**2  # blocks x height x width: blocks of some networks store a number per pixel
 Channels = Literal["auto", "gray", "color", "alpha"]
 CHANNELS: dict[int, Channels] = {1: "gray", 3: "color", 4: "alpha"}
 """Option `channels` by the number of channels."""
@@ -167,26 +169,29 @@ def parse_conditions(option: str) -> tuple[str, dict[str, ConditionKind | None]]
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Arguments of `models.build`; saved in the config.json of a model folder."""
+    """Arguments of `models.build`; saved in the config.json of a model folder.
+
+    The bounds limit the time spent on untrusted files.
+    """
 
     model: str
-    height: int
-    width: int
-    channels: int
-    num_classes: int = 0
+    height: Annotated[int, PIXELS]
+    width: Annotated[int, PIXELS]
+    channels: Annotated[int, Bounds(1, 4)]
+    num_classes: Annotated[int, Bounds(0, 100_000)] = 0
     """0 for a model without classes."""
-    z_dim: int = 64
-    base: int = 32
+    z_dim: Annotated[int, Bounds(1, 65_536)] = 64
+    base: Annotated[int, Bounds(1, 8_192)] = 32
     """Feature maps of the finest stage that has its own blocks; coarser stages have more."""
-    widest: int = 0
+    widest: Annotated[int, Bounds(0, 65_536)] = 0
     """Maximum number of feature maps of a stage; 0: the default of the architecture."""
-    blocks: int = 1
+    blocks: Annotated[int, Bounds(1, 16)] = 1
     """Convolution blocks per stage."""
     spectral_norm: bool = False
     """Divide each weight of the discriminator by its largest singular value (Miyato et al. 2018)."""
     discriminator: DiscriminatorKind = "own"
     """own: discriminator of the architecture; features: heads on a frozen pretrained network; both: use both."""
-    num_conditions: int = 0
+    num_conditions: Annotated[int, Bounds(0, MOST_CONDITIONS)] = 0
     """Length of the vectors of conditions, which take the place of classes; 0: none."""
 
     @property
@@ -195,35 +200,11 @@ class ModelConfig:
         return self.num_classes or self.num_conditions
 
     def __post_init__(self) -> None:
-        for name, (least, most) in MODEL_LIMITS.items():
-            value = getattr(self, name)
-            if type(value) is not int or not least <= value <= most:
-                raise ConfigError(f"{name} {value!r:.40}: expected a whole number from {least:,} to {most:,}")
+        check(self, named=str)
         if self.blocks * self.height * self.width > MOST_BLOCK_PIXELS:
             raise ConfigError(f"blocks {self.blocks}: too many for {self.height}x{self.width} pixels")
         if self.num_classes and self.num_conditions:
             raise ConfigError("num_classes and num_conditions: a model has one of them")
-        if type(self.spectral_norm) is not bool:
-            raise ConfigError(f"spectral_norm {self.spectral_norm!r:.40}: expected true or false")
-        for name, known in (("model", None), ("discriminator", get_args(DiscriminatorKind))):
-            value = getattr(self, name)
-            if not isinstance(value, str) or (known is not None and value not in known):
-                raise ConfigError(f"{name} {value!r:.40}: expected {'a name' if known is None else ', '.join(known)}")
-
-
-MODEL_LIMITS = {
-    "height": (MIN_SIZE, MAX_SIZE),
-    "width": (MIN_SIZE, MAX_SIZE),
-    "channels": (1, 4),
-    "num_classes": (0, 100_000),
-    "num_conditions": (0, MOST_CONDITIONS),
-    "z_dim": (1, 65_536),
-    "base": (1, 8_192),
-    "widest": (0, 65_536),
-    "blocks": (1, 16),
-}
-"""Minimum and maximum values in a `ModelConfig`. They only limit the time spent on untrusted files."""
-MOST_BLOCK_PIXELS = 4 * MAX_SIZE**2  # blocks x height x width: blocks of some networks store a number per pixel
 
 
 @dataclass(frozen=True, kw_only=True)

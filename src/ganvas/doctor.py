@@ -36,28 +36,28 @@ OPTIONAL = {
 def lines(asked: Doctor) -> list[str]:
     """The report as lines."""
     device = choose_device()
-    found = [
+    report = [
         f"ganvas {importlib.metadata.version('ganvas')}, Python {platform.python_version()}, {platform.platform()}"
     ]
-    found += [f"  {name} {importlib.metadata.version(name)}" for name in CORE]
-    found.append(f"device: {device.torch_device} ({device.name}), because {device.reason}")
-    found.append("precision: " + ("bf16, faster on this device" if device.bf16 else "fp32"))
-    found.append(f"processors: {os.cpu_count()}, threads: {torch.get_num_threads()}")
+    report += [f"  {name} {importlib.metadata.version(name)}" for name in CORE]
+    report.append(f"device: {device.torch_device} ({device.name}), because {device.reason}")
+    report.append("precision: " + ("bf16, faster on this device" if device.bf16 else "fp32"))
+    report.append(f"processors: {os.cpu_count()}, threads: {torch.get_num_threads()}")
     try:
-        found.append(f"packs and downloads: {cache_dir()}")
+        report.append(f"packs and downloads: {cache_dir()}")
     except GanvasError as error:
-        found.append(f"packs and downloads: {error}")
+        report.append(f"packs and downloads: {error}")
     names = importlib.metadata.packages_distributions()  # mlflow may come from mlflow-skinny
     for package, (extra, purpose) in OPTIONAL.items():
         there = importlib.util.find_spec(package) is not None
-        found.append(
+        report.append(
             f"{purpose}: {package} {importlib.metadata.version(names.get(package, [package])[0])}"
             if there
             else f"{purpose}: missing; pip install 'ganvas[{extra}]'"
         )
     if platform.system() == "Linux" and torch.version.cuda is None and Path("/proc/driver/nvidia/version").exists():
-        found.append(
+        report.append(
             "an NVIDIA GPU was found, but this PyTorch is a CPU build; pip install --force-reinstall torch from the "
             "CUDA index named on pytorch.org"
         )
-    return found
+    return report

@@ -45,7 +45,7 @@ class Bounds:
         return f"a number above {self.least:g}" if self.above else f"{self.least:g} or more"
 
     def __contains__(self, value: float) -> bool:
-        if not math.isfinite(value) or (self.most is not None and value > self.most):
+        if value == math.inf or (self.most is not None and value > self.most):
             return False
         return value > self.least if self.above else value >= self.least
 
@@ -81,29 +81,34 @@ class Registry:
         raise KeyError(f"{self.module} has no dictionary {self.name}")
 
 
-def check(options: Any) -> None:
-    """Raises ConfigError if a field of a dataclass object is outside its bounds or not among its choices."""
+def option(name: str) -> str:
+    """A field as an option of the command line: lr_d -> --lr-d."""
+    return f"--{name.replace('_', '-')}"
+
+
+def check(options: Any, named: Callable[[str], str] = option) -> None:
+    """Raises ConfigError if a field of a dataclass object is outside its bounds or not among its choices.
+
+    named: gives the name of a field in the message.
+    """
     for name, owner in owners(type(options)).items():
         hint, value = hints_of(owner)[name], getattr(options, name)
         if value is None:
             continue
-        flag = option(name)
+        flag = named(name)
         bounds = next((one for one in getattr(hint, "__metadata__", ()) if isinstance(one, Bounds)), None)
         if bounds is not None:
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not number or value not in bounds:
                 shown = f"{value:g}" if isinstance(value, float) else str(value)
                 raise ConfigError(f"{flag} {shown:.40}: expected {bounds}")
+            if value % 1 and not fits(0.5, hint):
+                raise ConfigError(f"{flag} {value:g}: expected a whole number")
         allowed = () if grows(hint) else choices(hint)
         for one in (value if isinstance(value, tuple | list) else [value]) if allowed else ():
             if one not in allowed:
                 near = did_you_mean(str(one), [*allowed])
                 raise ConfigError(f"{flag} {one!s:.40}: expected one of {', '.join(allowed)}{near}")
-
-
-def option(name: str) -> str:
-    """A field as an option of the command line: lr_d -> --lr-d."""
-    return f"--{name.replace('_', '-')}"
 
 
 @functools.cache
@@ -131,7 +136,7 @@ def grows(hint: Any) -> bool:
 @functools.cache
 def meanings(cls: Any) -> dict[str, str]:
     """The docstring of each field of a dataclass, in one line."""
-    found: dict[str, str] = {}
+    docs: dict[str, str] = {}
     for owner in reversed(cls.__mro__):
         if not dataclasses.is_dataclass(owner):
             continue
@@ -146,8 +151,8 @@ def meanings(cls: Any) -> dict[str, str]:
                 and isinstance(below, ast.Expr)
                 and isinstance(below.value, ast.Constant)
             ):
-                found[ast.unparse(field.target)] = " ".join(str(below.value.value).split())
-    return found
+                docs[ast.unparse(field.target)] = " ".join(str(below.value.value).split())
+    return docs
 
 
 @functools.cache

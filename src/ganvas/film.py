@@ -315,10 +315,10 @@ def webp(scenes: Iterable[Scene], timing: Timing, _: float, text: Mapping[str, s
 
 
 def listed(scenes: Iterable[Scene]) -> list[Scene]:
-    found = list(scenes)
-    if not found:
+    every = list(scenes)
+    if not every:
         raise ConfigError(NO_FRAMES)
-    return found
+    return every
 
 
 def animated(frames: list[Image.Image], times: list[int], form: str, **options: object) -> bytes:

@@ -54,12 +54,12 @@ def hub_name(text: str | Path) -> Name | None:
     "owner/name" is a path if it exists or the folder "owner" exists, so that a mistyped path causes no request.
     "hf://owner/name" is always a name.
     """
-    found = NAME.fullmatch(str(text).replace(os.sep, "/")) if isinstance(text, Path) else NAME.fullmatch(text)
-    if found is None or found["repo"].endswith(".git") or "--" in found["repo"] or ".." in found["repo"]:
+    match = NAME.fullmatch(str(text).replace(os.sep, "/")) if isinstance(text, Path) else NAME.fullmatch(text)
+    if match is None or match["repo"].endswith(".git") or "--" in match["repo"] or ".." in match["repo"]:
         return None
-    if not found["scheme"] and (Path(text).exists() or Path(found["repo"]).parent.exists()):
+    if not match["scheme"] and (Path(text).exists() or Path(match["repo"]).parent.exists()):
         return None
-    return Name(found["repo"], found["revision"])
+    return Name(match["repo"], match["revision"])
 
 
 def local(path_or_repo: str | Path, *, endpoint: str | None = None, token: str | None = None) -> Path:
@@ -104,10 +104,10 @@ def pull(asked: Pull) -> Path:
 
 def send(name: str, folder: Path) -> str:
     """Upload a model folder to "hf://owner/name", which is created private if it does not exist; return its URL."""
-    found = hub_name(name)
-    if found is None or found.revision is not None:
+    target = hub_name(name)
+    if target is None or target.revision is not None:
         raise ConfigError(f"{name} is not a name for an upload: expected {SCHEME}owner/name")
-    return Hub(found.repo, None, None).send(contents_of(folder), public=False)
+    return Hub(target.repo, None, None).send(contents_of(folder), public=False)
 
 
 def cache(endpoint: str | None = None) -> Path:
@@ -297,9 +297,9 @@ class Hub:
         with contextlib.suppress(OSError):
             note = self.note(revision)
             commit = note.read_text(encoding="utf-8") if note.is_file() else str(revision)
-            found = self.folder / "snapshots" / commit
-            if (found / WEIGHTS).is_file() and (found / CONFIG).is_file():
-                return found
+            snapshot = self.folder / "snapshots" / commit
+            if (snapshot / WEIGHTS).is_file() and (snapshot / CONFIG).is_file():
+                return snapshot
         return None
 
     @contextlib.contextmanager

@@ -210,9 +210,9 @@ def sheet(pixels: np.ndarray, title: str, above: Sequence[str], left: Sequence[s
     column = max((round(font.getlength(text)) for text in left), default=0) + 2 * MARGIN
     head, band = TEXT + 2 * MARGIN, TEXT + MARGIN
     title = shortened(title, font, column + body.width - 2 * MARGIN)
-    found = Image.new(body.mode, (column + body.width, head + band + body.height), "white")
-    found.paste(body, (column, head + band))
-    pen = ImageDraw.Draw(found)
+    page = Image.new(body.mode, (column + body.width, head + band + body.height), "white")
+    page.paste(body, (column, head + band))
+    pen = ImageDraw.Draw(page)
     pen.text((MARGIN, MARGIN), title, fill="black", font=font)
     for i, text in enumerate(above):
         middle = column + gap + i * (width + gap) + width // 2
@@ -220,7 +220,7 @@ def sheet(pixels: np.ndarray, title: str, above: Sequence[str], left: Sequence[s
     for i, text in enumerate(left):
         middle = head + band + gap + i * (height + gap) + height // 2
         pen.text((column - MARGIN, middle), text, fill="black", font=font, anchor="rm")
-    return np.asarray(found).reshape(found.height, found.width, -1)
+    return np.asarray(page).reshape(page.height, page.width, -1)
 
 
 def shortened(text: str, font: Any, width: int) -> str:

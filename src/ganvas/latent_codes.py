@@ -122,10 +122,10 @@ def decode(network: Generator, code: Code) -> Tensor:
 
 def differs(code: Code) -> Tensor:
     """(N, rows - 1): which rows differ from the first row."""
-    found = (code.latents[:, 1:] != code.latents[:, :1]).any(dim=2)
+    different = (code.latents[:, 1:] != code.latents[:, :1]).any(dim=2)
     if code.labels is not None:
-        found = found | (code.labels[:, 1:] != code.labels[:, :1]).any(dim=2)
-    return found
+        different = different | (code.labels[:, 1:] != code.labels[:, :1]).any(dim=2)
+    return different
 
 
 def plain(network: Generator, code: Code, row: int) -> Tensor:

@@ -19,7 +19,7 @@ def available_memory(root: Path = Path("/")) -> int | None:
     containers, SLURM) and limits of `ulimit`. None if unknown."""
     try:
         fields = dict(line.split(":") for line in (root / "proc/meminfo").read_text().splitlines())
-        found = [int(fields["MemAvailable"].split()[0]) * 1024]  # includes memory of the disk cache
+        limits = [int(fields["MemAvailable"].split()[0]) * 1024]  # includes memory of the disk cache
         size, *_, data, _ = (int(pages) * os.sysconf("SC_PAGE_SIZE") for pages in
                              (root / "proc/self/statm").read_text().split())  # fmt: skip
     except (OSError, KeyError, ValueError, IndexError):
@@ -29,8 +29,8 @@ def available_memory(root: Path = Path("/")) -> int | None:
     for limit, used in ((resource.RLIMIT_AS, size), (resource.RLIMIT_DATA, data)):
         most = resource.getrlimit(limit)[0]
         if most != resource.RLIM_INFINITY:
-            found.append(most - used)
-    return max(0, min([*found, *left_in_cgroups(root)]))
+            limits.append(most - used)
+    return max(0, min([*limits, *left_in_cgroups(root)]))
 
 
 def left_in_cgroups(root: Path) -> Generator[int]:
@@ -49,7 +49,7 @@ def left_in_cgroups(root: Path) -> Generator[int]:
 
 def cpu_quota(root: Path = Path("/")) -> int | None:
     """Number of processors that the cgroups of this process may use, rounded up; None without a limit."""
-    found = []
+    quotas = []
     for folder, version in cgroups(root, "cpu"):
         with contextlib.suppress(OSError, ValueError):  # "max": no limit here
             texts = (
@@ -58,8 +58,8 @@ def cpu_quota(root: Path = Path("/")) -> int | None:
                 else [(folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period")]
             )
             quota, period = map(int, texts)
-            found += [-(-quota // period)] if quota > 0 and period > 0 else []  # version 1 has -1 for no limit
-    return min(found, default=None)
+            quotas += [-(-quota // period)] if quota > 0 and period > 0 else []  # version 1 has -1 for no limit
+    return min(quotas, default=None)
 
 
 def cgroups(root: Path, controller: str) -> Generator[tuple[Path, int]]:

@@ -186,9 +186,9 @@ def difference(network: nn.Module, tensors: dict[str, Tensor]) -> str:
     both = sorted(set(wanted) & set(tensors))
     odd = [name for name in both if wanted[name].shape != tensors[name].shape]
     kind = [name for name in both if wanted[name].dtype != tensors[name].dtype]
-    found = (("missing", missing), ("unexpected", extra), ("wrong shape", odd), ("wrong type", kind))
+    faults = (("missing", missing), ("unexpected", extra), ("wrong shape", odd), ("wrong type", kind))
     return "; ".join(f"{fault}: {names[0]:.80}{f' and {len(names) - 1} more' * (len(names) > 1)}"
-                     for fault, names in found if names)  # fmt: skip
+                     for fault, names in faults if names)  # fmt: skip
 
 
 def not_safetensors(file: Path) -> str:

@@ -265,10 +265,10 @@ def refuse_copies(source: Path, data: PathLike | None = None, quiet: bool = Fals
     with Display(quiet) as display:
         finder = CopyFinder(pack_of(source, generator, data, display.packing), display.packing)
         pixels = to_pixels(generator.sample(GATE_SAMPLES, seed=GATE_SEED), generator.info.depth)
-        found = finder.judge(pixels)
-    if found.caught:
-        raise ConfigError(f"not exported, because {found.sentence}: train on more images or for a shorter time")
-    return found.sentence
+        judged = finder.judge(pixels)
+    if judged.caught:
+        raise ConfigError(f"not exported, because {judged.sentence}: train on more images or for a shorter time")
+    return judged.sentence
 
 
 GATE_SAMPLES, GATE_SEED = 500, 1_000_000  # number of images checked, and the first seed, as in an evaluation

@@ -229,14 +229,14 @@ def _look_at_all(
     looks: list[Look] = []
     kept: list[int] = []  # indices of readable images
     done = 0
-    for found in parallel_map(look_chunk, _jobs(payloads, -(-len(names) // EXAMINED)), workers):
-        for i, one in enumerate(found, start=done):
+    for chunk in parallel_map(look_chunk, _jobs(payloads, -(-len(names) // EXAMINED)), workers):
+        for i, one in enumerate(chunk, start=done):
             if isinstance(one, str):
                 checkup.rejected.append(Rejection(names[i], one))
             else:
                 looks.append(one)
                 kept.append(i)
-        done += len(found)
+        done += len(chunk)
         report("checking images", done, len(names))
     looks = _of_one_range(checkup, looks, levels)
     names, classes = [names[i] for i in kept], list(dict.fromkeys(labels))  # classes in the order of the source
@@ -330,8 +330,8 @@ def _outliers(thumbs: Thumbnails, looks: list[Look]) -> list[int]:
     tones = thumbs.tones.reshape(num, -1).astype(np.float32) / 255
     levels = np.array([(look.brightness, look.spread) for look in looks], np.float32)
     rows = np.concatenate([tones / np.sqrt(tones.shape[1]), levels], axis=1, dtype=np.float32)
-    distances, found = nearest(rows, rows[sample], NEIGHBOUR + 1)
-    itself = (sample[found] == np.arange(num)[:, None]).any(1)
+    distances, neighbours = nearest(rows, rows[sample], NEIGHBOUR + 1)
+    itself = (sample[neighbours] == np.arange(num)[:, None]).any(1)
     apart = np.log(np.sqrt(np.where(itself, distances[:, NEIGHBOUR], distances[:, NEIGHBOUR - 1])) + 1e-3)
     offset = apart - np.median(apart)
     far = offset / max(1.4826 * float(np.median(np.abs(offset))), 0.05)

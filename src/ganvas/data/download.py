@@ -36,11 +36,11 @@ def download(file: File, target: Path, progress: Progress | None = None) -> None
         _receive(file.url, part, have, file.name, progress)
     kind = "MD5" if len(file.checksum or "") == 32 else "SHA-256"
     with part.open("rb") as received:
-        found = hashlib.file_digest(received, kind.replace("-", "").lower()).hexdigest()
-    if file.checksum is not None and found != file.checksum:
+        checksum = hashlib.file_digest(received, kind.replace("-", "").lower()).hexdigest()
+    if file.checksum is not None and checksum != file.checksum:
         part.unlink()
         raise DataError(
-            f"{file.name} from {file.url} has {kind} {found}, but {file.checksum} was expected: "
+            f"{file.name} from {file.url} has {kind} {checksum}, but {file.checksum} was expected: "
             f"the download was deleted; try again, or put the correct file at {target}"
         )
     part.rename(target)

@@ -53,7 +53,7 @@ def look(images: Pictures, kind: str) -> Looks:
     Raises `DataError` for fewer than 18 real or 9 generated images, different shapes, sides below 8 pixels, or values
     that are not finite.
     """
-    found: list[dict[str, Tensor]] = []
+    measured: list[dict[str, Tensor]] = []
     shapes: set[tuple[int, int, int]] = set()
     num = 0
     for batch in batches(images):
@@ -66,11 +66,11 @@ def look(images: Pictures, kind: str) -> Looks:
         num += len(batch)
         shapes.add((batch.shape[1], batch.shape[2], batch.shape[3]))
         # Copied after the large temporary tensors are freed, which avoids fragmentation of the heap.
-        found.append({name: part.clone() for name, part in _looked_at(batch.float()).items()})
+        measured.append({name: part.clone() for name, part in _looked_at(batch.float()).items()})
     if num < LEAST[kind] or len(shapes) > 1:
         was = f"{num} {kind} images" if num < LEAST[kind] else f"{kind} images of {len(shapes)} shapes"
         raise DataError(f"{was} were given: expected at least {LEAST[kind]}, all of one shape")
-    parts = {name: torch.cat([part[name] for part in found]).numpy() for name in found[0]}
+    parts = {name: torch.cat([part[name] for part in measured]).numpy() for name in measured[0]}
     return Looks(shapes.pop(), parts)
 
 
@@ -135,8 +135,8 @@ def lines(gray: Tensor, axis: int) -> Tensor:
 def laplacian(gray: Tensor) -> Tensor:
     """(n,): variance of the Laplacian of each image."""
     around = gray[:, :-2, 1:-1] + gray[:, 2:, 1:-1] + gray[:, 1:-1, :-2] + gray[:, 1:-1, 2:]
-    found = (around - 4 * gray[:, 1:-1, 1:-1]).flatten(1)
-    return found.square().mean(dim=1) - found.mean(dim=1).square()
+    values = (around - 4 * gray[:, 1:-1, 1:-1]).flatten(1)
+    return values.square().mean(dim=1) - values.mean(dim=1).square()
 
 
 def grain(images: Tensor) -> Tensor:
@@ -158,21 +158,21 @@ def alternating(gray: Tensor) -> Tensor:
     waves = [
         2**0.5 * torch.cos(2 * torch.pi * place / side).to(gray.dtype) for place, side in ((y, height), (x, width))
     ]
-    found = torch.zeros(len(gray), dtype=gray.dtype)
+    strength = torch.zeros(len(gray), dtype=gray.dtype)
     for pattern, wave in ((rows, waves[0]), (columns, waves[1]), (rows * columns, waves[0])):
-        found += (gray * pattern).mean(dim=(1, 2)).square() - (gray * pattern * wave).mean(dim=(1, 2)).square()
-    return found
+        strength += (gray * pattern).mean(dim=(1, 2)).square() - (gray * pattern * wave).mean(dim=(1, 2)).square()
+    return strength
 
 
 def steps(gray: Tensor) -> Tensor:
     """(n, 4): mean difference of vertical neighbours across the borders of blocks of 8 pixels, and elsewhere; the same
     of horizontal neighbours."""
-    found = []
+    sizes = []
     for axis in (1, 2):
         apart = gray.diff(dim=axis).abs().mean(dim=3 - axis)
         border = torch.arange(1, gray.shape[axis]) % BLOCK == 0
-        found += [apart[:, border].sum(dim=1) / max(1, int(border.sum())), apart[:, ~border].mean(dim=1)]
-    return torch.stack(found, dim=1)
+        sizes += [apart[:, border].sum(dim=1) / max(1, int(border.sum())), apart[:, ~border].mean(dim=1)]
+    return torch.stack(sizes, dim=1)
 
 
 def empty(gray: Tensor) -> Tensor:
@@ -190,12 +190,12 @@ def empty(gray: Tensor) -> Tensor:
     for start, (rows, columns) in ((BLOCK, inner), (BLOCK // 2, [num + 1 for num in inner])):
         area = gray[:, start : start + rows * BLOCK, start : start + columns * BLOCK]
         blocks = area.unflatten(2, (-1, BLOCK)).unflatten(1, (-1, BLOCK)).transpose(2, 3)
-        found = ((waves @ blocks @ waves.T)[..., _fine()].abs() < 1.5 * LEVEL).float().mean(dim=3)
+        is_empty = ((waves @ blocks @ waves.T)[..., _fine()].abs() < 1.5 * LEVEL).float().mean(dim=3)
         weights = (blocks.std(dim=(3, 4)) > 2 * LEVEL).float()
         if start < BLOCK:  # number of inner blocks that a moved one overlaps
             weights[:, 1:-1] *= 2
             weights[:, :, 1:-1] *= 2
-        shares.append((found * weights).sum(dim=(1, 2)) / weights.sum(dim=(1, 2)).clamp_min(1))
+        shares.append((is_empty * weights).sum(dim=(1, 2)) / weights.sum(dim=(1, 2)).clamp_min(1))
     return shares[0] - shares[1]
 
 
@@ -226,9 +226,9 @@ def power(gray: Tensor) -> Tensor:
 def radial(gray: Tensor) -> Tensor:
     """(n, R): base-10 logarithm of the power at `frequencies`, mean over all directions."""
     places, weights, totals = _rings(*gray.shape[1:])
-    found = torch.zeros(len(gray), len(totals) + 1, dtype=gray.dtype)
-    found.index_add_(1, places, power(gray).flatten(1) * weights)
-    return torch.log10(found[:, :-1] / totals + EIGHT_BITS)
+    sums = torch.zeros(len(gray), len(totals) + 1, dtype=gray.dtype)
+    sums.index_add_(1, places, power(gray).flatten(1) * weights)
+    return torch.log10(sums[:, :-1] / totals + EIGHT_BITS)
 
 
 def frequencies(height: int, width: int) -> np.ndarray:

@@ -19,7 +19,7 @@ LEAST_FOR_KID = 4
 def class_table(
     names: Sequence[str],
     real: np.ndarray,
-    found: np.ndarray,
+    predicted: np.ndarray,
     asked: np.ndarray | None = None,
     real_features: np.ndarray | None = None,
     fake_features: np.ndarray | None = None,
@@ -33,14 +33,14 @@ def class_table(
     Raises `DataError` for labels out of range or no images.
     """
     num = len(names)
-    for labels, kind in ((real, "real"), (found, "generated"), (asked, "asked")):
+    for labels, kind in ((real, "real"), (predicted, "generated"), (asked, "asked")):
         if labels is not None:
             _check_labels(labels, num, kind)
     shares = np.bincount(real, minlength=num) / len(real)
-    counts = np.bincount(found, minlength=num)
+    counts = np.bincount(predicted, minlength=num)
     confusion = None
     if asked is not None:
-        confusion = np.bincount(asked * num + found, minlength=num * num).reshape(num, num)
+        confusion = np.bincount(asked * num + predicted, minlength=num * num).reshape(num, num)
     rows = []
     for i, name in enumerate(names):
         agreement = taken_for = kid = None
@@ -50,10 +50,10 @@ def class_table(
             others = np.where(np.arange(num) == i, 0, confusion[i])
             taken_for = names[int(others.argmax())] if others.any() else None
         if real_features is not None and fake_features is not None:
-            first, second = real_features[real == i], fake_features[(found if asked is None else asked) == i]
+            first, second = real_features[real == i], fake_features[(predicted if asked is None else asked) == i]
             if min(len(first), len(second)) >= LEAST_FOR_KID:
                 kid = kid_interval(first, second).value
-        part = share(counts[i] / len(found), len(found))
+        part = share(counts[i] / len(predicted), len(predicted))
         num_images = int(counts[i] if confusion is None else confusion[i].sum())
         rows.append(
             ClassResult(
@@ -62,9 +62,9 @@ def class_table(
         )
     judged = [(row.agreement, i) for i, row in enumerate(rows) if row.agreement is not None]
     worst = names[min(judged)[1]] if judged else None
-    overall = None if confusion is None else share(np.trace(confusion) / len(found), len(found))
-    distance = float(np.abs(counts / len(found) - shares).sum()) / 2
-    chance = _chance(shares, counts / len(found), len(real), len(found))
+    overall = None if confusion is None else share(np.trace(confusion) / len(predicted), len(predicted))
+    distance = float(np.abs(counts / len(predicted) - shares).sum()) / 2
+    chance = _chance(shares, counts / len(predicted), len(real), len(predicted))
     return ClassResults(rows, distance, chance, overall, worst)
 
 
@@ -75,7 +75,7 @@ def _chance(shares: np.ndarray, fakes: np.ndarray, num_real: int, num_fake: int)
     return float(spread.sum() / math.sqrt(2 * math.pi))
 
 
-def mode_coverage(found: np.ndarray, shares: np.ndarray) -> Modes:
+def mode_coverage(predicted: np.ndarray, shares: np.ndarray) -> Modes:
     """Modes covered and Kullback-Leibler divergence, as for the 1,000 modes of StackedMNIST.
 
     Metz et al. 2017, "Unrolled generative adversarial networks", section 3.3.1; Lin et al. 2018, "PacGAN".
@@ -83,9 +83,9 @@ def mode_coverage(found: np.ndarray, shares: np.ndarray) -> Modes:
     KL(generated || data) in nats, lower is better. Both depend on the number of images; the intervals (normal, by
     jackknife) are of the averages at this number. Raises `DataError` for a mode that the data does not have.
     """
-    num = len(found)
-    _check_labels(found, len(shares), "generated")
-    counts = np.bincount(found, minlength=len(shares))
+    num = len(predicted)
+    _check_labels(predicted, len(shares), "generated")
+    counts = np.bincount(predicted, minlength=len(shares))
     if not shares[counts > 0].all():
         raise DataError("a generated image has a mode that the data lacks: compute the shares over the same modes")
     single = np.count_nonzero(counts == 1)
@@ -95,7 +95,7 @@ def mode_coverage(found: np.ndarray, shares: np.ndarray) -> Modes:
     return Modes(
         normal(int(np.count_nonzero(counts)), single * (1 - single / num), within=(0, len(shares))),
         len(shares),
-        normal(divergence, float(np.var(surprise[found])) / num, within=(0, math.inf)),
+        normal(divergence, float(np.var(surprise[predicted])) / num, within=(0, math.inf)),
     )
 
 
@@ -109,14 +109,14 @@ def expected_shares(shares: np.ndarray, confusion: np.ndarray) -> np.ndarray:
     return shares @ np.where(tested, confusion / np.maximum(tested, 1), np.eye(len(shares)))
 
 
-def missing(found: np.ndarray, expected: np.ndarray) -> list[int]:
-    """Classes whose share of the predicted labels `found` (M,) is certainly below half of the expected share (K,).
+def missing(predicted: np.ndarray, expected: np.ndarray) -> list[int]:
+    """Classes whose share of the predicted labels `predicted` (M,) is certainly below half of the expected share (K,).
 
     Certainly: the whole interval (Wilson) is below. A class that never appears also counts as found now and then,
     because the classifier errs.
     """
-    counts = np.bincount(found, minlength=len(expected))
-    return [i for i, count in enumerate(counts) if share(count / len(found), len(found)).high < expected[i] / 2]
+    counts = np.bincount(predicted, minlength=len(expected))
+    return [i for i, count in enumerate(counts) if share(count / len(predicted), len(predicted)).high < expected[i] / 2]
 
 
 def _check_labels(labels: np.ndarray, num: int, kind: str) -> None:

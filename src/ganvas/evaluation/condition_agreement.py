@@ -50,8 +50,8 @@ def agreement(
     fake = logits(network, prepared(samples, np.arange(len(samples)))).numpy()
     rows = []
     parts = [schema.split(one) for one in (real, vectors[testing], fake, asked)]
-    for column, read, true, found, wanted in zip(schema.columns, *parts, strict=True):
-        expected, value = compared(column, read, true), compared(column, found, wanted)
+    for column, read, true, generated, wanted in zip(schema.columns, *parts, strict=True):
+        expected, value = compared(column, read, true), compared(column, generated, wanted)
         by = f"a network trained on {num_trained:,} real images"
         if column.kind == "number":
             better = "lower"

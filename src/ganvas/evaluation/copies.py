@@ -83,7 +83,7 @@ BLOCK, VALUES = 128, 3 * 2**16  # images at a time; values of pairs at a time, f
 KEY = 16  # bytes of a hash
 
 
-class Found(NamedTuple):
+class Matches(NamedTuple):
     """The nearest training image of each of M images."""
 
     nearest: np.ndarray
@@ -100,7 +100,7 @@ class Found(NamedTuple):
 class Copies(CopyResults):
     """Copies in a set of samples. copies: (M,) bool."""
 
-    found: Found
+    matches: Matches
     copies: np.ndarray
     rate: Interval
     authenticity: Interval
@@ -184,30 +184,30 @@ class CopyFinder:
         rows = coarse[:, 0].float().flatten(1) @ self.moving[:, : num * self.describing.shape[1]]
         return F.normalize(rows.view(len(coarse), num, -1), dim=2)
 
-    def find(self, samples: np.ndarray) -> Found:
+    def find(self, samples: np.ndarray) -> Matches:
         """The nearest training image of each sample (M, H, W, C) uint8 or uint16."""
         nearest, correlations, scores, moves = self._search(samples)
         smallest, kinds = self.smallest(scores)
         words = zip((in_words(move) for move in moves.tolist()), (KINDS[kind] for kind in kinds), strict=True)
-        return Found(nearest, correlations, smallest, [", ".join(filter(None, pair)) for pair in words])
+        return Matches(nearest, correlations, smallest, [", ".join(filter(None, pair)) for pair in words])
 
     def _search(self, samples: np.ndarray) -> tuple[np.ndarray, ...]:
         """Index (M,), correlation (M,), scores (M, 4) and move (M, 5) of the nearest training image of each sample."""
-        found = []
+        blocks = []
         for start in range(0, len(samples), BLOCK):
-            found.append(self._find(thumbnails(samples[start : start + BLOCK])))
+            blocks.append(self._find(thumbnails(samples[start : start + BLOCK])))
             self.progress("searching for copies", min(start + BLOCK, len(samples)), len(samples))
-        nearest, correlations, scores, moves = (np.concatenate(part) for part in zip(*found, strict=True))
+        nearest, correlations, scores, moves = (np.concatenate(part) for part in zip(*blocks, strict=True))
         return nearest, correlations, scores, moves
 
     def among_others(self, places: np.ndarray) -> np.ndarray:
         """Scores (N, 4) of the training images at these places of `training`, each compared with all others."""
-        found = [np.empty((0, len(KINDS)), np.float32)]
+        scores = [np.empty((0, len(KINDS)), np.float32)]
         for start in range(0, len(places), BLOCK):
             part = places[start : start + BLOCK]
-            found.append(self._find(self.thumbs.at(part), torch.from_numpy(part))[2])
+            scores.append(self._find(self.thumbs.at(part), torch.from_numpy(part))[2])
             self.progress("choosing the threshold of copies", min(start + BLOCK, len(places)), len(places))
-        return np.concatenate(found)
+        return np.concatenate(scores)
 
     def _find(self, queries: Thumbnails, own: Tensor | None = None) -> tuple[np.ndarray, ...]:
         """What `_search` returns, of one block.
@@ -243,8 +243,8 @@ class CopyFinder:
         contrast = queries.fine.float().flatten(2).std(dim=2).amax(dim=1)
         correlation *= contrast > BLANK  # a blank image, also in colour, is explained by anything
         first = order[every, 0, (scores[:, :3] * torch.from_numpy(self.factors[:3])).argmin(dim=1)]
-        found = rows[every, first], correlation, scores, moves[every, first]
-        return self.training[found[0].numpy()], *(part.numpy() for part in found[1:])
+        matches = rows[every, first], correlation, scores, moves[every, first]
+        return self.training[matches[0].numpy()], *(part.numpy() for part in matches[1:])
 
     def _by_two(self, queries: Thumbnails, frames: Tensor, left: Tensor, own: Tensor | None) -> Tensor:
         """Factor (B,), 0 to 1, by which two training images reduce the distance of each of B images.
@@ -276,8 +276,8 @@ class CopyFinder:
         similar = frames @ self.rows.T
         if own is not None:
             similar[torch.arange(len(own)), :, own] = -torch.inf
-        found, firsts = (part.flatten(1) for part in similar.topk(FIRSTS, dim=2))  # (B, 2 * FIRSTS)
-        rows, known = self.rows[firsts], found.clamp_min(0)[:, :, None]
+        likeness, firsts = (part.flatten(1) for part in similar.topk(FIRSTS, dim=2))  # (B, 2 * FIRSTS)
+        rows, known = self.rows[firsts], likeness.clamp_min(0)[:, :, None]
         rest = frames.repeat_interleave(FIRSTS, dim=1) - known * rows
         gain = (rest @ self.rows.T).clamp_min(0) / (1 - (rows @ self.rows.T) ** 2).clamp_min(DISTINCT).sqrt()
         if own is not None:
@@ -291,21 +291,21 @@ class CopyFinder:
         """(M,) bool: which samples are copies."""
         return self.flagged(self.find(samples))
 
-    def flagged(self, found: Found) -> np.ndarray:
+    def flagged(self, matches: Matches) -> np.ndarray:
         """(M,) bool: which images are copies. A blank image, which has no correlation with any other, is none."""
-        return (found.score < self.threshold) & (found.correlation > 0)
+        return (matches.score < self.threshold) & (matches.correlation > 0)
 
     def judge(self, samples: np.ndarray, unlike: bool = False) -> Copies:
         """Evaluate samples (M, H, W, C): copy rate, authenticity, comparison with held-out images.
 
         unlike: whether a feature network has found that the samples do not resemble the data.
         """
-        found = self.find(samples)
-        copies = self.flagged(found)
+        matches = self.find(samples)
+        copies = self.flagged(matches)
         rate = share(float(copies.mean()), len(copies))
-        closer = dominance(found.score, self.heldout)
+        closer = dominance(matches.score, self.heldout)
         caught = rate.low > max(FALSE_ALARMS, self.false_alarms.high)
-        strange = found.correlation < np.quantile(self.correlations, STRANGE)
+        strange = matches.correlation < np.quantile(self.correlations, STRANGE)
         meaningful = caught or not (unlike or strange.mean() > 0.5)
         flagged = f"{int(copies.sum()):,} of {len(copies):,} samples flagged as copies"
         if caught:
@@ -328,23 +328,23 @@ class CopyFinder:
             meaningful=meaningful,
             false_alarms=self.false_alarms.value,
             threshold=self.threshold,
-            authenticity=self.authenticity(samples, found),
+            authenticity=self.authenticity(samples, matches),
             closer_than_heldout=closer,
             training_duplicates=self.duplicates,
             leaks=self.leaks,
             sentence=sentence,
-            found=found,
+            matches=matches,
             copies=copies,
         )
 
-    def authenticity(self, samples: np.ndarray, found: Found) -> Interval:
+    def authenticity(self, samples: np.ndarray, matches: Matches) -> Interval:
         """Alaa et al. 2022, "How faithful is your synthetic data?", section 3.3, in the features for retrieval."""
-        own = self.rows[np.searchsorted(self.training, found.nearest)].numpy()
+        own = self.rows[np.searchsorted(self.training, matches.nearest)].numpy()
         others = np.sqrt(nearest(own, self.rows.numpy(), 2)[0][:, 1])
         blocks = (thumbnails(samples[start : start + BLOCK]) for start in range(0, len(samples), BLOCK))
         rows = [self.described(thumbs.coarse, 1) for thumbs in blocks]
         distance = np.linalg.norm(torch.cat(rows)[:, 0].numpy() - own, axis=1)
-        authentic = (distance >= others) & (found.score >= self.threshold)  # the distance is of unmoved images
+        authentic = (distance >= others) & (matches.score >= self.threshold)  # the distance is of unmoved images
         return share(float(authentic.mean()), len(samples))
 
 

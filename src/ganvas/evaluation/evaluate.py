@@ -309,12 +309,12 @@ class Evaluator:
         """Features and logits of the first `num` samples, with progress; computed once."""
         if (known := self.known.get(features.name)) is not None and len(known[0]) >= num:
             return known[0][:num], known[1][:num]
-        found, words = [], f"features of the samples ({features.name})"
+        blocks, words = [], f"features of the samples ({features.name})"
         self.report(words, 0, num)
         for start in range(0, num, BLOCK):
-            found.append(features.both(self.samples[start : min(start + BLOCK, num)]))
+            blocks.append(features.both(self.samples[start : min(start + BLOCK, num)]))
             self.report(words, min(start + BLOCK, num), num)
-        rows, logits = (np.concatenate(part) for part in zip(*found, strict=True))
+        rows, logits = (np.concatenate(part) for part in zip(*blocks, strict=True))
         self.known[features.name] = rows, logits
         return rows, logits
 
@@ -348,13 +348,13 @@ class Evaluator:
         real, _ = features_of(features, pack, self.reference, self.report)
         fake, logits = self.of_samples(features, len(self.samples))
         self.report("evaluating the classes", 0, 0)
-        found = logits.argmax(axis=1)
+        predicted = logits.argmax(axis=1)
         labels = pack.labels[self.reference]
-        table = class_table(pack.classes, labels, found, self.labels, real, fake)
+        table = class_table(pack.classes, labels, predicted, self.labels, real, fake)
         every = pack.labels[pack.training]  # because the reference may lack rare classes
         shares = np.bincount(every, minlength=pack.num_classes) / len(every)
         alien = self.unlike or unlike(real, fake)
-        lacking = [] if alien else missing(found, expected_shares(shares, classifier.confusion))
+        lacking = [] if alien else missing(predicted, expected_shares(shares, classifier.confusion))
         accuracy = classifier.accuracy
         tested = f"{classifier.num_tested:,} held-out images"
         name = f"a classifier trained on real images (accuracy {accuracy.value:.1%} on {tested})"
@@ -365,14 +365,14 @@ class Evaluator:
             sentence="Classes cannot be evaluated: the generated images do not resemble the data."
             if alien
             else in_words([table.rows[i] for i in lacking]),
-            modes=mode_coverage(found, shares),
+            modes=mode_coverage(predicted, shares),
             judge=name,
         )
         if table.agreement is None:
             return content, None
         meaning = f"Share of generated images that {name} assigns to the requested class."
         trained = f"trained on {classifier.num_trained:,} training images"
-        protocol = f"n = {len(found):,}, classifier {classifier.hash[:8]} {trained}"
+        protocol = f"n = {len(predicted):,}, classifier {classifier.hash[:8]} {trained}"
         measure = as_row(
             "accuracy_asked", "Class accuracy", table.agreement, "higher", accuracy.value, meaning, protocol
         )
@@ -393,10 +393,10 @@ class Evaluator:
             raise DataError(self.too_few_held_out(copies.LEAST))
         finder = copies.CopyFinder(pack, self.report)
         judged = finder.judge(self.samples, self.unlike)
-        shown = np.argsort(judged.found.score)[:CLOSEST]
+        shown = np.argsort(judged.matches.score)[:CLOSEST]
         rows = []
         for i, sample in enumerate(shown):
-            place = judged.found.nearest[sample]
+            place = judged.matches.nearest[sample]
             path = f"evaluation/closest-{i:02}.png"
             save_png(out / path, grid(np.stack([self.samples[sample], pack.images[place]]), 2))
             rows.append(
@@ -405,9 +405,9 @@ class Evaluator:
                     file=path,
                     label=None if self.labels is None else pack.classes[self.labels[sample]],
                     training=pack.names[place],
-                    score=float(judged.found.score[sample]),
+                    score=float(judged.matches.score[sample]),
                     copy=bool(judged.copies[sample]),
-                    alteration=judged.found.moved[sample],
+                    alteration=judged.matches.moved[sample],
                 )
             )
         return dataclasses.replace(part(judged, CopyResults), closest=rows)
@@ -450,13 +450,13 @@ class Evaluator:
         if self.pack.mirror:
             images[1::2] = images[1::2, :, ::-1]
         known = np.concatenate([real for real, _ in rows], axis=1), np.concatenate([fake for _, fake in rows], axis=1)
-        found = two_sample.real_or_fake(images, samples, networks, features=known, progress=self.report)
-        pixels = (255 * found.map[:, :, None]).round().astype(np.uint8)
+        separation = two_sample.real_or_fake(images, samples, networks, features=known, progress=self.report)
+        pixels = (255 * separation.map[:, :, None]).round().astype(np.uint8)
         save_png(out / "evaluation" / "real-or-fake.png", pixels)
         caution = ""
         if self.trained_with in two_sample.NETWORKS:
             caution = f" It uses features of {self.trained_with}, which trained the generator, so it may miss faults."
-        return TellingApart(found.accuracy, "evaluation/real-or-fake.png", found.sentence + caution)
+        return TellingApart(separation.accuracy, "evaluation/real-or-fake.png", separation.sentence + caution)
 
     def usefulness(self) -> UsefulnessResults:
         """Whether generated images in addition to real images improve a classifier."""

@@ -107,11 +107,11 @@ class Features:
         with torch.autocast(self.device.type, enabled=False), _full_precision():
             for pictures in _batches(images, batch):
                 # Moved to the device before conversion and resizing, because 8-bit images are smaller.
-                found = self.network(self.prepare(as_rgb(pictures.to(self.device))))
-                if isinstance(found, tuple):
-                    logits.append(found[1].cpu().numpy())
-                    found = found[0]
-                rows.append(found.cpu().numpy())
+                output = self.network(self.prepare(as_rgb(pictures.to(self.device))))
+                if isinstance(output, tuple):
+                    logits.append(output[1].cpu().numpy())
+                    output = output[0]
+                rows.append(output.cpu().numpy())
         return (
             np.concatenate(rows) if rows else np.empty((0, self.num_features), np.float32),
             np.concatenate(logits) if logits else np.empty((sum(map(len, rows)), self.num_logits), np.float32),

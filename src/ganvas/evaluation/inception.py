@@ -168,16 +168,16 @@ class Block(nn.Module):
         self.num_out = sum(width[name] for name in self.ends) + (num_in if pooling == "halve" else 0)
 
     def forward(self, x: Tensor) -> Tensor:
-        found: dict[str | None, Tensor] = {None: x, "pool": pool(x, self.pooling)}
+        maps: dict[str | None, Tensor] = {None: x, "pool": pool(x, self.pooling)}
         for layer in self.layers:
-            found[layer.name] = self.layer(layer.name)(found[layer.reads])
-        ends = [found[name] for name in self.ends]
-        return torch.cat([*ends, found["pool"]] if self.pooling == "halve" else ends, dim=1)
+            maps[layer.name] = self.layer(layer.name)(maps[layer.reads])
+        ends = [maps[name] for name in self.ends]
+        return torch.cat([*ends, maps["pool"]] if self.pooling == "halve" else ends, dim=1)
 
     def layer(self, name: str) -> ConvNorm:
-        found = self.get_submodule(name)
-        assert isinstance(found, ConvNorm)
-        return found
+        part = self.get_submodule(name)
+        assert isinstance(part, ConvNorm)
+        return part
 
 
 def pool(x: Tensor, pooling: Pooling) -> Tensor:
@@ -244,15 +244,15 @@ class FastBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         average = self.pooling == "average"
-        found: dict[str | None, Tensor] = {None: x, "pool": x if average else pool(x, self.pooling)}
+        maps: dict[str | None, Tensor] = {None: x, "pool": x if average else pool(x, self.pooling)}
         for group, convolution in zip(self.groups, self.convolutions, strict=True):
-            y = convolution(found[group[0].reads])
+            y = convolution(maps[group[0].reads])
             parts = y.split([layer.channels for layer in group], dim=1) if len(group) > 1 else [y]
             for i, layer in enumerate(group):
                 moved = average and layer.reads == "pool"
-                found[layer.name] = F.relu(pool(parts[i], "average") if moved else parts[i])
-        ends = [found[name] for name in self.ends]
-        return torch.cat([*ends, found["pool"]] if self.pooling == "halve" else ends, dim=1)
+                maps[layer.name] = F.relu(pool(parts[i], "average") if moved else parts[i])
+        ends = [maps[name] for name in self.ends]
+        return torch.cat([*ends, maps["pool"]] if self.pooling == "halve" else ends, dim=1)
 
 
 def folded(layers: list[ConvNorm]) -> nn.Conv2d:

@@ -74,16 +74,25 @@ MANIFOLD = {"precision": 3, "recall": 3, "density": 5, "coverage": 5, "alpha_pre
 MAPPED = 200  # images of each kind on the map
 UNLIKE = 0.1  # share of images that resemble a real one below which they do not resemble the data
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
 def as_row(
-    key: str, name: str, found: Interval, better: Better, real: float | None, meaning: str, protocol: str, *flags: str
+    key: str,
+    name: str,
+    estimate: Interval,
+    better: Better,
+    real: float | None,
+    meaning: str,
+    protocol: str,
+    *flags: str,
 ) -> Measure:
-    return Measure(found.value, found.low, found.high, key, name, better, real, meaning, protocol, list(flags))
+    return Measure(estimate.value, estimate.low, estimate.high, key, name, better, real, meaning, protocol, list(flags))
 
 
-def of(measure: Callable[[np.ndarray, np.ndarray], Found], real: np.ndarray, floor: np.ndarray | None) -> Found | None:
+def of(
+    measure: Callable[[np.ndarray, np.ndarray], Result], real: np.ndarray, floor: np.ndarray | None
+) -> Result | None:
     """The measure between two sets of real images; None if there are too few."""
     return None if floor is None else measure(real, floor)
 
@@ -129,7 +138,7 @@ class Measures:
         self.split, self.num_real, self.num_fake = split, num_real, num_fake
 
     def row(
-        self, key: str, name: str, found: Interval, real: float | None, more: str = "", flags: tuple[str, ...] = (),
+        self, key: str, name: str, estimate: Interval, real: float | None, more: str = "", flags: tuple[str, ...] = (),
     ) -> Measure:  # fmt: skip
         better, meaning = MEANINGS[key]
         protocol = (
@@ -139,7 +148,7 @@ class Measures:
         )
         if self.features.name == self.trained_with:
             flags = (*flags, "too favourable: this network was used in training")
-        return as_row(key, f"{name} ({self.features.name})", found, better, real, meaning, protocol, *flags)
+        return as_row(key, f"{name} ({self.features.name})", estimate, better, real, meaning, protocol, *flags)
 
     def rows(
         self, real: np.ndarray, floor: np.ndarray | None, fake: np.ndarray, logits: np.ndarray, force: bool
@@ -161,11 +170,11 @@ class Measures:
                 rows.append(self.row("frechet_infinity", name, value, None, "halves drawn with seed 0"))
             value, best = distances.frechet_interval(real, fake), of(distances.frechet, real, floor)
             rows.append(self.row("frechet", "Frechet distance", value, best))
-        found, ideal = distances.manifold(real, fake), of(distances.manifold, real, floor)
+        values, ideal = distances.manifold(real, fake), of(distances.manifold, real, floor)
         for key, k in MANIFOLD.items():
             best = None if ideal is None else getattr(ideal, key).value
             name = key.capitalize().replace("_", "-")
-            rows.append(self.row(key, name, getattr(found, key), best, f"k = {k}" if k else "integrated"))
+            rows.append(self.row(key, name, getattr(values, key), best, f"k = {k}" if k else "integrated"))
         mind = of(distances.mind, real, floor)
         best = None if mind is None else mind.value
         rows.append(self.row("mind", "MIND", distances.mind(real, fake), best, "1,000 projections, seed 0"))
@@ -200,5 +209,5 @@ class Measures:
     def other(self, key: str, split: str, reference: np.ndarray, floor: np.ndarray, fake: np.ndarray) -> Measure:
         """KID to the other part of the real images; memorisation makes the training part closer."""
         measures = Measures(self.features, self.sampling, split, len(reference), len(fake))
-        found, real = distances.kid_interval(reference, fake), distances.kid(reference, floor)
-        return measures.row(key, f"KID to {split} images", found, real)
+        estimate, real = distances.kid_interval(reference, fake), distances.kid(reference, floor)
+        return measures.row(key, f"KID to {split} images", estimate, real)

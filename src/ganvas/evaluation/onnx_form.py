@@ -41,8 +41,8 @@ class OnnxForm(nn.Module):
         self.session = session
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
-        found = [torch.from_numpy(values) for values in self.session.run(None, {"pictures": x.contiguous().numpy()})]
-        return found[0] if len(found) == 1 else tuple(found)
+        outputs = [torch.from_numpy(values) for values in self.session.run(None, {"pictures": x.contiguous().numpy()})]
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
 
 class _Writer:

@@ -66,15 +66,15 @@ class RandomNetwork(nn.Module):
 
     def raw(self, x: Tensor) -> Tensor:
         """(N, num_features) features before standardisation."""
-        found = []
+        parts = []
         for i, conv in enumerate(self.convs):
             x = F.relu(conv(x))
             spread, mean = torch.std_mean(x, dim=(2, 3), correction=0)
-            found += [mean, spread]
+            parts += [mean, spread]
             if i + 1 < len(self.convs):
                 x = F.avg_pool2d(x, 2, ceil_mode=True)
-        found.append(F.adaptive_avg_pool2d(x, LAYOUT).flatten(1))
-        return torch.cat(found, dim=1)
+        parts.append(F.adaptive_avg_pool2d(x, LAYOUT).flatten(1))
+        return torch.cat(parts, dim=1)
 
     @torch.inference_mode()
     def calibrate(self, blocks: Iterable[Tensor]) -> None:

@@ -71,9 +71,9 @@ def registered(images: Tensor, targets: Tensor, moves: Tensor, rounds: int) -> t
         better = left < best
         best, best_moves = torch.where(better, left, best), torch.where(better[:, None], moves, best_moves)
         if done < rounds:
-            _, found = _solved(products)
-            contrast = torch.where(found[:, :1] < 0, -1, 1) * found[:, :1].abs().clamp_min(0.05)
-            moves = _changed(moves, (found[:, num:] / contrast).clamp(-STEP, STEP))
+            _, solution = _solved(products)
+            contrast = torch.where(solution[:, :1] < 0, -1, 1) * solution[:, :1].abs().clamp_min(0.05)
+            moves = _changed(moves, (solution[:, num:] / contrast).clamp(-STEP, STEP))
     return best, best_moves
 
 
@@ -89,12 +89,12 @@ def _changed(moves: Tensor, steps: Tensor) -> Tensor:
 def differences(images: Tensor, targets: Tensor, moves: Tensor, directions: Tensor) -> Differences:
     """Squared differences of moved images (N, C, S, S) from their targets, in these directions and outside them."""
     side = targets.shape[-1]
-    found = []
+    sums = []
     for values, mask in _parts(*_shown(images, moves, _tones(targets)), side):
         rest, whole = _rest(values, mask, side)
         inside = ((rest @ directions) ** 2).sum(dim=1)
-        found.append((inside, ((rest**2).sum(dim=1) - inside).clamp_min(0), whole))
-    return Differences(*(torch.stack(part, dim=1) for part in zip(*found, strict=True)))
+        sums.append((inside, ((rest**2).sum(dim=1) - inside).clamp_min(0), whole))
+    return Differences(*(torch.stack(part, dim=1) for part in zip(*sums, strict=True)))
 
 
 def explained_by_two(images: Tensor, targets: Tensor, moves: Tensor, others: Tensor) -> Tensor:
@@ -117,12 +117,12 @@ def _rest(values: Tensor, mask: Tensor, side: int) -> tuple[Tensor, Tensor]:
 
 def _parts(values: Tensor, mask: Tensor, side: int) -> list[tuple[Tensor, Tensor]]:
     """Masked columns (N, K, D) with their mask (N, D): all, without the left quarter, without the right quarter."""
-    found = [(values, mask)]
+    parts = [(values, mask)]
     for cut in _cuts(side):
         keep = _without(cut, side).flatten()
         keep = keep.repeat(mask.shape[1] // keep.numel())
-        found.append((values * keep, mask * keep))
-    return found
+        parts.append((values * keep, mask * keep))
+    return parts
 
 
 def _cuts(side: int) -> tuple[slice, slice]:

@@ -184,13 +184,13 @@ class Index:
         start = 0
         for who, end in zip(looking.split(counts), self.ends, strict=True):
             for some in who.split(AT_ONCE) if end > start else ():
-                found = (versions[some] @ self.rows[start:end].T).div_(self.shown[some % kinds, start:end])
+                products = (versions[some] @ self.rows[start:end].T).div_(self.shown[some % kinds, start:end])
                 query, first = np.unique(some.numpy() // kinds, return_index=True)
-                best = np.maximum.reduceat(found.numpy(), first)
+                best = np.maximum.reduceat(products.numpy(), first)
                 similar[query, start:end] = np.maximum(similar[query, start:end], best)
             start = end
-        found = torch.from_numpy(similar).topk(min(num, len(self.rows)), dim=1).indices
-        similarity = torch.bmm(self.rows[found], queries.transpose(1, 2))
-        similarity /= self.shown[:, found.flatten()].T.view_as(similarity)
+        finalists = torch.from_numpy(similar).topk(min(num, len(self.rows)), dim=1).indices
+        similarity = torch.bmm(self.rows[finalists], queries.transpose(1, 2))
+        similarity /= self.shown[:, finalists.flatten()].T.view_as(similarity)
         similarity[:, :, 0].abs_()
-        return self.order[found], similarity.argmax(dim=2)
+        return self.order[finalists], similarity.argmax(dim=2)

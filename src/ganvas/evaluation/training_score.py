@@ -61,16 +61,16 @@ class TrainingScorer:
     def __call__(self, generator: Generator) -> dict[str, float]:
         labels = self.labels if generator.info.config.label_size else None
         images = torch.cat(list(generator.batches(range(len(self.real)), labels)))
-        found = self.features(images)
-        kid = kid_interval(self.real, found)
-        precision, recall = precision_recall(self.real, found)
+        features = self.features(images)
+        kid = kid_interval(self.real, features)
+        precision, recall = precision_recall(self.real, features)
         vitals = {
             "score": kid.value,
             "margin": (kid.high - kid.low) / 2,
             "kid": kid.value,
             "precision": precision,
             "recall": recall,
-            "diversity": _spread(found) / max(1e-12, self.spread),
+            "diversity": _spread(features) / max(1e-12, self.spread),
             "checkerboard": self._checkerboard(images[:CHECKERBOARD_IMAGES]),
             "sharpness": sharpness(images[:CHECKERBOARD_IMAGES]) / max(1e-12, self.sharpness),
         }

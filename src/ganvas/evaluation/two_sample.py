@@ -144,14 +144,14 @@ def map_grid(height: int, width: int) -> tuple[int, int]:
 
 
 def _sentence(accuracy: Interval) -> str:
-    found = (
+    measured = (
         f"Real-vs-generated classifier accuracy: {accuracy.value:.1%} on unseen images "
         f"({accuracy.low:.1%} to {accuracy.high:.1%}; chance is 50%)"
     )
     if accuracy.high < 0.5:
         # A copy in the other half has the label of its original, so that it is classified as the other kind.
-        return f"{found}. Below chance: generated images are nearly identical to real images, as copies are."
+        return f"{measured}. Below chance: generated images are nearly identical to real images, as copies are."
     if accuracy.low <= 0.5:
-        return f"{found}. A linear classifier cannot distinguish generated from real images."
+        return f"{measured}. A linear classifier cannot distinguish generated from real images."
     how = "easily" if accuracy.value > 0.9 else "often" if accuracy.value > 0.65 else "sometimes"
-    return f"{found}. A linear classifier {how} distinguishes them."
+    return f"{measured}. A linear classifier {how} distinguishes them."

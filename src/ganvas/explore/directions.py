@@ -176,13 +176,13 @@ def features_at(
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Tensor:
     """(N, F) float32 on the CPU: the features at a layer, averaged to a grid of at most 4 x 4."""
-    found: list[Tensor] = []
+    maps: list[Tensor] = []
 
     def keep(_: nn.Module, __: object, output: Tensor) -> None:
         if output.ndim == 4:
             height, width = output.shape[2:]
             output = F.adaptive_avg_pool2d(output.float(), (min(POOLED, height), min(POOLED, width)))
-        found.append(output.float().flatten(1).cpu())
+        maps.append(output.float().flatten(1).cpu())
 
     modules = generator.network.depths
     handle = modules[depth].register_forward_hook(keep)
@@ -194,7 +194,7 @@ def features_at(
                 progress("images", min(start + BATCH, len(z)), len(z))
     finally:
         handle.remove()
-    return torch.cat(found)
+    return torch.cat(maps)
 
 
 def answers(layer: nn.Module, size: int, rest: Tensor) -> Tensor:
@@ -214,7 +214,7 @@ def style_maps(network: StyledGenerator) -> Tensor:
     return torch.cat([answers(layer, size, affine[0].weight.new_zeros(1, 0)) for layer in affine])
 
 
-class Found(Exception):
+class FirstLayer(Exception):
     """Not an error: stops a forward pass early; carries a layer and its input."""
 
     def __init__(self, layer: nn.Module, inputs: Tensor) -> None:
@@ -235,14 +235,14 @@ def first_map(generator: Generator) -> Tensor:
         x = inputs[0]
         fits = isinstance(x, Tensor) and x.is_floating_point() and x.ndim in (2, 4) and x.shape[1] >= size
         if fits and torch.equal(x[:, :size].flatten(), z[0].to(x)):
-            raise Found(layer, x)
+            raise FirstLayer(layer, x)
 
     leaves = [part for part in generator.network.modules() if not list(part.children())]
     handles = [part.register_forward_pre_hook(stop) for part in leaves]
     try:
         generator.network(z.to(generator.device), None if labels is None else labels.to(generator.device))
-    except Found as found:
-        layer, x = found.layer, found.inputs
+    except FirstLayer as reached:
+        layer, x = reached.layer, reached.inputs
     else:
         raise ConfigError("no layer of this network takes the latent directly: use the principal components")
     finally:
@@ -457,13 +457,13 @@ def content(path: Path) -> dict[str, Any]:
     return values
 
 
-def save(source: Path, found: Sequence[Direction] | Mapping[str, Direction], generator: Generator) -> Path:
+def save(source: Path, directions: Sequence[Direction] | Mapping[str, Direction], generator: Generator) -> Path:
     """Save directions next to the model and return the path. Directions with the same name are replaced.
 
     Directions of older weights are deleted, because they do not apply to the new weights.
     """
     path = place(source)
-    new = list(found.values()) if isinstance(found, Mapping) else list(found)
+    new = list(directions.values()) if isinstance(directions, Mapping) else list(directions)
     kept: dict[str, Direction] = {}
     if path.exists() and content(path).get("model") == generator.hash:
         kept = read(source, generator)

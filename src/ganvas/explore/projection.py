@@ -98,8 +98,8 @@ def project(
         free = part == len(PARTS) and space.styled
         num_steps = end - done
         if part:  # continue with the closest latents
-            found = distances(generator, space.leave(point.detach()), goal)
-            order = torch.argsort(found, stable=True)[: max(1, starts // 4) if part == 1 else 1]
+            to_goal = distances(generator, space.leave(point.detach()), goal)
+            order = torch.argsort(to_goal, stable=True)[: max(1, starts // 4) if part == 1 else 1]
             point, space = point.detach()[order], space.only(order)
             point = (point.repeat(1, generator.num_depths, 1) if free else point.clone()).requires_grad_()
         optimizer = torch.optim.Adam([point], lr=RATE, betas=(0.9, 0.99))
@@ -146,14 +146,14 @@ def fitted(generator: Generator, picture: np.ndarray | Path) -> tuple[np.ndarray
         path = Path(picture)
         payload = content(path)
         try:
-            found = probe(payload)
+            header = probe(payload)
             pixels = decode(payload, Target(*wanted, depth, "crop", None))
         except PictureError as error:
             raise PictureError(f"{path}: {error}") from None
         notes = []
-        if (found.height, found.width) != wanted[:2]:
-            notes.append(f"cropped and resized from {found.height}x{found.width} to {wanted[0]}x{wanted[1]} pixels")
-        if wanted[2] == 1 and found.channels == 3:
+        if (header.height, header.width) != wanted[:2]:
+            notes.append(f"cropped and resized from {header.height}x{header.width} to {wanted[0]}x{wanted[1]} pixels")
+        if wanted[2] == 1 and header.channels == 3:
             notes.append("converted to gray")
         return pixels, " and ".join(notes)
     pixels = picture[:, :, None] if picture.ndim == 2 else picture

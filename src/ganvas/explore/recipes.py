@@ -107,30 +107,30 @@ class Recipe:
         if not isinstance(values, dict) or (unknown := sorted(str(key) for key in values.keys() - names)):
             odd = f"the unknown field {unknown[0]!r}" if isinstance(values, dict) else "no fields"
             raise ConfigError(f"{where} has {odd}: expected some of {', '.join(sorted(names))}")
-        found: dict[str, Any] = {}
+        parts: dict[str, Any] = {}
         try:
             if ("seed" in values) == ("code" in values):
                 raise ConfigError(f"{where}: expected either a seed or a code")
             if "seed" in values:
-                found["seed"] = whole(values["seed"], LARGEST_SEED)
+                parts["seed"] = whole(values["seed"], LARGEST_SEED)
             if "code" in values:
-                found["code"] = tuple(tuple(number(x) for x in row) for row in values["code"])
+                parts["code"] = tuple(tuple(number(x) for x in row) for row in values["code"])
             if "label" in values:
                 label = values["label"]
-                found["label"] = label if isinstance(label, str) else {str(k): number(v) for k, v in label.items()}
+                parts["label"] = label if isinstance(label, str) else {str(k): number(v) for k, v in label.items()}
             if "truncation" in values:
-                found["truncation"] = number(values["truncation"])
+                parts["truncation"] = number(values["truncation"])
             if "edits" in values:
-                found["edits"] = {str(name): number(amount) for name, amount in values["edits"].items()}
+                parts["edits"] = {str(name): number(amount) for name, amount in values["edits"].items()}
             if "towards" in values:
                 to, share = values["towards"]["to"], number(values["towards"]["share"])
-                found["towards"] = Towards(cls.from_dict(to, where, nested + 1), share)
+                parts["towards"] = Towards(cls.from_dict(to, where, nested + 1), share)
             if "mix" in values:
                 other, depths = values["mix"]["with"], values["mix"]["depths"]
-                found["mix"] = Mix(cls.from_dict(other, where, nested + 1), tuple(whole(one, 99) for one in depths))
+                parts["mix"] = Mix(cls.from_dict(other, where, nested + 1), tuple(whole(one, 99) for one in depths))
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise ConfigError(f"{where} is not a recipe ({error!s:.200}): see `ganvas favourites --help`") from None
-        return cls(**found)
+        return cls(**parts)
 
     def names(self) -> set[str]:
         """Names of the directions that the recipe uses."""
@@ -173,14 +173,14 @@ def parse_depths(text: str, num_depths: int) -> tuple[int, ...]:
         start, end = (round(num_depths * part / 3) for part in thirds[text])
         return tuple(range(start, end)) or (min(start, num_depths - 1),)
     try:
-        found = tuple(dict.fromkeys(parse_seeds(text)))
+        depths = tuple(dict.fromkeys(parse_seeds(text)))
     except ConfigError:
-        found = (num_depths,)
-    if max(found) >= num_depths:
+        depths = (num_depths,)
+    if max(depths) >= num_depths:
         raise ConfigError(
             f"depths {text!r}: expected coarse, middle, fine, all, or numbers from 0 to {num_depths - 1} such as 0-1"
         )
-    return found
+    return depths
 
 
 # -- recipes to latent codes --

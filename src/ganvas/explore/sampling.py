@@ -130,14 +130,14 @@ def replacements(generator: Generator, num: int, seed: int = 0, truncation: floa
     generated = dict.fromkeys(generator.classes, num)
 
     def more(left_out: Sequence[Planned]) -> list[Planned]:
-        found = []
+        planned = []
         for one in left_out:
             name = one.label or ""
             if generated[name] < TRIES * num:
                 generated[name] += 1
                 (new,) = plan(generator, [next(seeds)], name, truncation, form)
-                found.append(Planned(f"{one.file.rpartition('/')[0]}/{new.file}", new.seed, name))
-        return found
+                planned.append(Planned(f"{one.file.rpartition('/')[0]}/{new.file}", new.seed, name))
+        return planned
 
     return more
 
@@ -173,15 +173,15 @@ def file_names(labels: Sequence[str]) -> list[str]:
 def distinct(names: Sequence[str]) -> list[str]:
     """The names, numbered if they differ only by case or Unicode normalisation."""
     taken: set[str] = set()
-    found = []
+    kept = []
     for name in names:
         one, number = name, 1
         while (key := unicodedata.normalize("NFC", one).casefold()) in taken:
             number += 1
             one = f"{name}-{number}"
         taken.add(key)
-        found.append(one)
-    return found
+        kept.append(one)
+    return kept
 
 
 def write(

@@ -128,23 +128,23 @@ def one_grid(
     more: sampling.More | None,
 ) -> Path:
     """Write one image, or one grid of all planned images that pass the copy check, one row per class if asked so."""
-    found: list[tuple[sampling.Planned, np.ndarray]] = []
+    drawn: list[tuple[sampling.Planned, np.ndarray]] = []
     while planned:
         left_out = []
         for batch, pixels in sampling.drawn(generator, planned, asked.truncation):
             flags = gate(pixels) if gate is not None else np.zeros(len(batch), bool)
-            found += [(one, picture) for one, picture, flag in zip(batch, pixels, flags, strict=True) if not flag]
+            drawn += [(one, picture) for one, picture, flag in zip(batch, pixels, flags, strict=True) if not flag]
             left_out += [one for one, flag in zip(batch, flags, strict=True) if flag]
         planned = more(left_out) if more is not None else []
-    if not found:
+    if not drawn:
         raise ConfigError("all of these images are flagged as copies of training images: use other --seeds")
     if asked.per_class is not None:
-        found.sort(key=lambda pair: generator.label_index(pair[0].label or ""))  # replacements come last
-    pixels = enlarged(np.stack([picture for _, picture in found]), form.enlarge, form.filter)
-    seeds = [one.seed for one, _ in found]
+        drawn.sort(key=lambda pair: generator.label_index(pair[0].label or ""))  # replacements come last
+    pixels = enlarged(np.stack([picture for _, picture in drawn]), form.enlarge, form.filter)
+    seeds = [one.seed for one, _ in drawn]
     recipe: dict[str, Any] = {"seeds": seeds, "truncation": asked.truncation}
     if not asked.grid:
-        recipe = Recipe(seeds[0], label=found[0][0].label, truncation=asked.truncation).to_dict()
+        recipe = Recipe(seeds[0], label=drawn[0][0].label, truncation=asked.truncation).to_dict()
     image = grid_of(pixels, asked.per_class) if asked.grid else pixels[0]
     save_sheet(generator, path, image, recipe, form.dpi)
     return path
@@ -264,17 +264,17 @@ def directions(asked: Directions) -> list[tuple[Direction, Path]]:
             if asked.data is None:
                 raise ConfigError("--method labels needs --data: images in class folders, or images with --labels")
             pack = open_pack(asked.data, data_like(generator, asked.labels), progress=display.packing)
-            found = directions_of.supervised(generator, pack, label=asked.label, progress=display.packing)
+            new = directions_of.supervised(generator, pack, label=asked.label, progress=display.packing)
         elif method == "weights":
-            found = directions_of.from_weights(generator, asked.n)
+            new = directions_of.from_weights(generator, asked.n)
         else:
-            found = directions_of.principal(generator, asked.n, depth=asked.depth, seed=asked.seed)
+            new = directions_of.principal(generator, asked.n, depth=asked.depth, seed=asked.seed)
     place = find_weights(local).parent
-    directions_of.save(local, found, generator)
+    directions_of.save(local, new, generator)
     folder = Path(asked.out) if asked.out is not None else place / "directions"
     seeds = range(asked.seed, asked.seed + 4)
     strips = []
-    for one, name in zip(found, sampling.file_names([one.name for one in found]), strict=True):
+    for one, name in zip(new, sampling.file_names([one.name for one in new]), strict=True):
         path = folder / f"{name}.png"
         pixels = directions_of.strip(generator, one, seeds)
         save_sheet(generator, path, pixels, {"direction": one.name, "seeds": list(seeds)})
@@ -299,12 +299,12 @@ def project(asked: Project) -> projection.Projection:
     image, out = Path(asked.image), Path(asked.out)
     with Display(asked.quiet) as display:
         label = generator.label_name(generator.one_of(asked.label, asked.conditions))
-        found = projection.project(
+        projected = projection.project(
             generator, image, label=label, steps=asked.steps, seed=asked.seed, progress=display.packing
         )
-    projection.save(found, out)
-    Favourites(generator.hash, [found.recipe], names=[image.name]).save(out / "favourites.json")
-    return found
+    projection.save(projected, out)
+    Favourites(generator.hash, [projected.recipe], names=[image.name]).save(out / "favourites.json")
+    return projected
 
 
 @takes(KeepFavourites)

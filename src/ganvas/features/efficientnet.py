@@ -137,10 +137,10 @@ def load_efficientnet_lite0() -> EfficientNetLite0:
     path = Path(package.origin).parent / FILE
     if not path.is_file():
         raise CheckpointError(f"{path} is missing: install the package {distribution} again")
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != SHA256:
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != SHA256:
         raise CheckpointError(
-            f"{path} has the hash {found[:8]}, expected {SHA256[:8]}: install the package {distribution} again"
+            f"{path} has the hash {digest[:8]}, expected {SHA256[:8]}: install the package {distribution} again"
         )
     weights = torch.load(path, map_location="cpu", weights_only=True)
     weights = {name: tensor for name, tensor in weights.items() if not name.startswith("_fc.")}  # the classifier

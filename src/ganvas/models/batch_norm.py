@@ -58,8 +58,8 @@ class BatchNorm(nn.Module):
         with torch.no_grad():
             mean, square = moments(x)
             var = (square - mean.square()).clamp_min(0)
-            found = torch.stack([torch.ones_like(mean), mean, square])
-            self.seen = found if self.seen is None else self.seen + found
+            sums = torch.stack([torch.ones_like(mean), mean, square])
+            self.seen = sums if self.seen is None else self.seen + sums
             std = (self.running_var + EPS).sqrt()
             scale = ((var + EPS).sqrt() / std).clamp(1 / SCALES, SCALES)
             shift = ((mean - self.running_mean) / std).clamp(-SHIFTS, SHIFTS)

@@ -49,12 +49,12 @@ class Frozen(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         network = self.network[0]
         x = network.stem(x.contiguous(memory_format=torch.channels_last))
-        found = []
+        maps = []
         for i, block in enumerate(network.blocks):
             x = block(x)
             if i in TAPS:
-                found.append(x)
-        return tuple(found)
+                maps.append(x)
+        return tuple(maps)
 
     def multiply_adds(self, output: tuple[Tensor, ...]) -> int:
         """Multiply-adds for one image, in proportion to the 400 M at 224 pixels (Tan and Le 2019)."""
@@ -206,8 +206,8 @@ class FeatureDiscriminator(ViewDiscriminator):
 
     def views(self, parts: list[Tensor]) -> list[Tensor]:
         (images,) = parts
-        found = self.seen(images)
-        return found if self.own is None else [images, images, *found]
+        mixed = self.seen(images)
+        return mixed if self.own is None else [images, images, *mixed]
 
     def logits_of(self, views: list[Tensor], labels: Tensor | None) -> Tensor:
         logits = []

@@ -97,12 +97,12 @@ def export(
         content, report = torch_program(generator, licence)
         contents = {f"{stem}.pt2": content, f"{stem}.json": files.json_bytes(report)}
     else:
-        found = export_web.runtime_files(runtime) if to == "web" else {}  # first, because it may be missing
+        runtime_parts = export_web.runtime_files(runtime) if to == "web" else {}  # first, because it may be missing
         content, report = onnx_model(generator, weights, licence)
         if to == "onnx":
             contents = {f"{stem}.onnx": content, f"{stem}.json": files.json_bytes(report)}
         else:
-            contents = export_web.page_files(generator, name_of(Path(source)), report, content, found)
+            contents = export_web.page_files(generator, name_of(Path(source)), report, content, runtime_parts)
             contents["model.json"] = files.json_bytes(report)
     return write_all({folder / name: content for name, content in contents.items()}, mark_of(Path(out), ending))
 
@@ -246,13 +246,13 @@ def difference(generator: Generator, run: Any, exact: bool) -> dict[str, float |
         z, labels = inputs(generator, range(first, first + num))
         code = generator.code(z, labels, truncation)
         expected = generator.show(code).numpy()
-        images, found = run(z, labels, truncation)
+        images, codes = run(z, labels, truncation)
         if images.shape != expected.shape or not np.isfinite(images).all():
             raise GanvasError("the exported model returns images of a wrong shape: please report this model")
         gap = np.abs(images.astype(np.float64) - expected)
         largest = max(largest, float(gap.max()))
         if exact:
-            largest = max(largest, float(np.abs(found - code.latents[:, 0].cpu().numpy()).max()))
+            largest = max(largest, float(np.abs(codes - code.latents[:, 0].cpu().numpy()).max()))
         total, squares, count, first = total + gap.sum(), squares + np.square(gap).sum(), count + gap.size, first + num
     if exact and largest > SAME:
         raise GanvasError(

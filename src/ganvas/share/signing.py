@@ -40,10 +40,10 @@ def sign(asked: Sign) -> list[Path]:
         import c2pa
     except ImportError:
         raise MissingExtraError("c2pa-python", "c2pa", "signing images") from None
-    found = generated(Path(asked.source))
+    images = generated(Path(asked.source))
     signer = signer_of(Path(asked.certificate), Path(asked.key))
     signed = []
-    for path in found:
+    for path in images:
         with files.explained(path):
             content = path.read_bytes()
         try:
@@ -68,10 +68,10 @@ def generated(source: Path) -> list[Path]:
     if source.is_file() and source.suffix.lower() not in TYPES:
         raise ConfigError(f"{source} cannot be signed: C2PA signs {', '.join(TYPES)}")
     paths = sorted(source.rglob("*")) if source.is_dir() else [source]
-    found = [path for path in paths if path.suffix.lower() in TYPES and path.is_file() and read_provenance(path)]
-    if not found:
+    images = [path for path in paths if path.suffix.lower() in TYPES and path.is_file() and read_provenance(path)]
+    if not images:
         raise ConfigError(f"{source}: no generated image or video found; only files that Ganvas generated are signed")
-    return found
+    return images
 
 
 def is_signed(path: Path, content: bytes) -> bool:

@@ -81,11 +81,11 @@ def image_folders(given: Sequence[str], own: bool) -> list[Path]:
     """The folders from which images may be read. own: whether the page is for this machine only."""
     if given or not own:
         return [Path(one).expanduser() for one in given]
-    found = [Path.cwd()]
+    folders = [Path.cwd()]
     with contextlib.suppress(RuntimeError):  # no home folder
         if (home := Path.home()).is_dir():
-            found.insert(0, home)
-    return found
+            folders.insert(0, home)
+    return folders
 
 
 def token_of(file: str | Path | None) -> str | None:

@@ -102,8 +102,8 @@ def add_runs(api: FastAPI, studio: Studio) -> None:
     @api.get("/api/runs")
     def runs() -> schemas.Runs:
         """List the runs of the folder with a short summary."""
-        found = summaries.of((place for place in shelf.places().values() if place.is_run), process_of)
-        return schemas.Runs(runs=found)
+        lines = summaries.of((place for place in shelf.places().values() if place.is_run), process_of)
+        return schemas.Runs(runs=lines)
 
     @api.get("/api/run", response_model=schemas.RunOut)
     def run(request: Request, run: RunName) -> Response:

@@ -80,15 +80,15 @@ def of_training_film(asked: Video) -> CommandOut:
 
 def differing(asked: Any, usual: Any, without: Iterable[str] = ()) -> list[object]:
     """The options of a dataclass object that differ from `usual`, as words of a command line."""
-    found: list[object] = []
+    words: list[object] = []
     for name, value in vars(asked).items():
         if name in {*without, *vars(Common())} or value == getattr(usual, name) or value is None:
             continue
         if isinstance(value, bool):
-            found.append(option(name) if value else f"--no-{option(name)[2:]}")
+            words.append(option(name) if value else f"--no-{option(name)[2:]}")
         else:
-            found += [option(name), f"{value:.10g}" if isinstance(value, float) else value]
-    return found
+            words += [option(name), f"{value:.10g}" if isinstance(value, float) else value]
+    return words
 
 
 def seeds_of(recipes: Sequence[Recipe]) -> list[object] | None:

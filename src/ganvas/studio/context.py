@@ -69,8 +69,8 @@ class Studio:
         kept: list[Recipe] = []
         for start in range(0, len(recipes), loaded.batch):
             part = recipes[start : start + loaded.batch]
-            found = await asyncio.to_thread(slow_jobs.copies, known, await self.engine.pixels(loaded, part))
-            kept += [recipe for recipe, copied in zip(part, found, strict=True) if not copied]
+            flags = await asyncio.to_thread(slow_jobs.copies, known, await self.engine.pixels(loaded, part))
+            kept += [recipe for recipe, copied in zip(part, flags, strict=True) if not copied]
         if not kept:
             what = "this image is a copy of a training image" if len(recipes) == 1 else "all of these images are copies"
             raise ConflictError(f"{what} (--no-copies): choose others")

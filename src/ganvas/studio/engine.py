@@ -301,10 +301,10 @@ def of_version(loaded: Loaded, version: str | None) -> Loaded:
 
 def stamp_of(file: Path) -> Stamp:
     try:
-        found = file.stat()
+        status = file.stat()
     except OSError:
         return (0, 0)
-    return found.st_mtime_ns, found.st_size
+    return status.st_mtime_ns, status.st_size
 
 
 def is_newer(loaded: Loaded) -> bool:

@@ -41,12 +41,12 @@ def add_models(api: FastAPI, studio: Studio) -> None:
     @api.get("/api/places")
     def places() -> schemas.Places:
         """List the runs and models of the folder."""
-        found = shelf.places().values()
+        places = shelf.places().values()
         lines = [
             schemas.PlaceOut(
                 name=one.name, title=run_status.title_of(one), is_run=one.is_run, has_model=one.weights is not None
             )
-            for one in found
+            for one in places
         ]
         return schemas.Places(places=lines, version=ganvas.__version__)
 
@@ -94,19 +94,19 @@ def add_images(api: FastAPI, studio: Studio) -> None:
             text = provenance(loaded.generator.hash, {"grid": [one.to_dict() for one in asked]})
             return Response(await asyncio.to_thread(png_bytes, sheet, text), media_type="image/png")
         drawn = await engine.pictures(loaded, asked)
-        found = [
+        drawn_list = [
             {"address": address(loaded, recipe), "png": base64.b64encode(content).decode()}
             for recipe, content in zip(asked, drawn, strict=True)
         ]
-        return Json({"pictures": found})
+        return Json({"pictures": drawn_list})
 
     @api.post("/api/code")
     async def code(body: schemas.One) -> schemas.RecipeOut:
         """Convert a recipe to one with a latent code, as a start for further edits."""
         asked = body.recipe.recipe()
         loaded = await engine.ready(body.model)
-        found = await asyncio.wrap_future(engine.call(loaded, lambda: coded(loaded, asked)))
-        return schemas.RecipeOut(recipe=found.to_dict())
+        coded_recipe = await asyncio.wrap_future(engine.call(loaded, lambda: coded(loaded, asked)))
+        return schemas.RecipeOut(recipe=coded_recipe.to_dict())
 
 
 def add_downloads(api: FastAPI, studio: Studio) -> None:
@@ -160,8 +160,8 @@ def add_favourites(api: FastAPI, studio: Studio) -> None:
     def move(body: schemas.Moved) -> schemas.ListOut:
         """Move an image to another place in its list."""
         loaded = engine.model(body.model)
-        found = lists.move(loaded, body.in_list, body.recipe.recipe(), body.place)
-        return listed(loaded, lists, body.in_list, found)
+        favourites = lists.move(loaded, body.in_list, body.recipe.recipe(), body.place)
+        return listed(loaded, lists, body.in_list, favourites)
 
     @api.post("/api/favourites/undo")
     def undo(model: ModelName, name: ListName = FIRST) -> schemas.ListOut:
@@ -186,10 +186,10 @@ def add_training_images(api: FastAPI, studio: Studio) -> None:
         loaded = await engine.ready(body.model)
         known = training.of(loaded, body.begin)
         if known.state != "ready":
-            return schemas.NearOut(state=known.state, sentence=known.sentence, found=[])
+            return schemas.NearOut(state=known.state, sentence=known.sentence, images=[])
         pixels = await engine.pixels(loaded, asked)
-        found = await asyncio.to_thread(slow_jobs.nearest, known, pixels)
-        return schemas.NearOut(state="ready", sentence="", found=found)
+        near = await asyncio.to_thread(slow_jobs.nearest, known, pixels)
+        return schemas.NearOut(state="ready", sentence="", images=near)
 
     @api.get("/api/training-picture", responses=PNG, response_class=Response)
     def training_picture(model: ModelName, index: Annotated[int, Query(ge=0)]) -> Response:
@@ -244,17 +244,17 @@ def add_slow_jobs(api: FastAPI, studio: Studio) -> None:
     @api.post("/api/task/stop")
     def stop(id: TaskName) -> schemas.TaskOut:
         """Stop a job."""
-        found = bench.find(id)
-        found.cancelled = True
-        return task_out(found)
+        job = bench.find(id)
+        job.cancelled = True
+        return task_out(job)
 
     @api.get("/api/task/target", responses=PNG, response_class=Response)
     def target(id: TaskName) -> Response:
         """Get the uploaded image in the size of the model."""
-        found = bench.find(id)
-        if found.target is None:
+        job = bench.find(id)
+        if job.target is None:
             raise AbsentError(f"job {id} has no image: only projections have one")
-        return Response(png_bytes(found.target), media_type="image/png", headers={"cache-control": "no-store"})
+        return Response(png_bytes(job.target), media_type="image/png", headers={"cache-control": "no-store"})
 
 
 # ---- parts of answers ----
@@ -297,12 +297,12 @@ def address(loaded: Loaded, recipe: Recipe) -> str:
         "version": loaded.version,
         "recipe": json.dumps(recipe.to_dict(), separators=(",", ":")),
     }
-    found = f"/api/picture?{urlencode(values, errors='backslashreplace')}"
-    return found if len(found) <= LONGEST_ADDRESS else ""
+    url = f"/api/picture?{urlencode(values, errors='backslashreplace')}"
+    return url if len(url) <= LONGEST_ADDRESS else ""
 
 
-def listed(loaded: Loaded, lists: Lists, name: str, found: Favourites) -> schemas.ListOut:
-    names = found.names or [""] * len(found.recipes)
+def listed(loaded: Loaded, lists: Lists, name: str, favourites: Favourites) -> schemas.ListOut:
+    names = favourites.names or [""] * len(favourites.recipes)
     return schemas.ListOut(
         name=name,
         lists=lists.names(loaded),
@@ -310,7 +310,7 @@ def listed(loaded: Loaded, lists: Lists, name: str, found: Favourites) -> schema
         undo=lists.undoable(loaded, name),
         pictures=[
             schemas.KeptOut(recipe=recipe.to_dict(), title=title)
-            for recipe, title in zip(found.recipes, names, strict=True)
+            for recipe, title in zip(favourites.recipes, names, strict=True)
         ],
     )
 

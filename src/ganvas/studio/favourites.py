@@ -98,17 +98,17 @@ class Lists:
     def change(self, loaded: Loaded, name: str, change: Callable[[list[Recipe], list[str]], str]) -> Favourites:
         """Save a change of recipes and titles, and remember it. change: makes it and says what it is."""
         with self.changing:
-            found = self.read(loaded, name)
-            before = content(found)
-            recipes, titles = content(found)
+            favourites = self.read(loaded, name)
+            before = content(favourites)
+            recipes, titles = content(favourites)
             what = change(recipes, titles)
             if (recipes, titles) == before:
-                return found
-            self.save(loaded, name, found, (recipes, titles))
+                return favourites
+            self.save(loaded, name, favourites, (recipes, titles))
             known = self.changes.setdefault(self.file(loaded, name), [])
             known.append(Change(what, before, (recipes, titles)))
             del known[:-MOST_UNDONE]
-            return found
+            return favourites
 
     def undo(self, loaded: Loaded, name: str) -> Favourites:
         """Undo the last change of a list. Raises ConflictError if there is none, or the file was changed elsewhere."""
@@ -116,22 +116,22 @@ class Lists:
             known = self.changes.get(self.file(loaded, name), [])
             if not known:
                 raise ConflictError(f"no change of the list {name} is known: nothing to undo")
-            last, found = known.pop(), self.read(loaded, name)
-            if content(found) != last.after:
+            last, favourites = known.pop(), self.read(loaded, name)
+            if content(favourites) != last.after:
                 known.clear()
                 raise ConflictError(f"the list {name} was changed by another program: its last change stays")
-            return self.save(loaded, name, found, last.before)
+            return self.save(loaded, name, favourites, last.before)
 
     def undoable(self, loaded: Loaded, name: str) -> str:
         """The change that `undo` would undo: add, rename, remove or move; "" for none."""
         known = self.changes.get(self.file(loaded, name))
         return known[-1].what if known else ""
 
-    def save(self, loaded: Loaded, name: str, found: Favourites, new: Content) -> Favourites:
-        found.recipes, found.names = list(new[0]), list(new[1])
-        found.directions = {**found.directions, **loaded.directions}
-        found.save(self.file(loaded, name))
-        return found
+    def save(self, loaded: Loaded, name: str, favourites: Favourites, new: Content) -> Favourites:
+        favourites.recipes, favourites.names = list(new[0]), list(new[1])
+        favourites.directions = {**favourites.directions, **loaded.directions}
+        favourites.save(self.file(loaded, name))
+        return favourites
 
     def set_aside(self, loaded: Loaded, name: str) -> str:
         """Rename a list that cannot be used, to start a new one; return the new file name."""
@@ -153,5 +153,5 @@ class Lists:
         return loaded.place.folder / (f"{FIRST}.json" if name == FIRST else f"{FIRST}-{name}.json")
 
 
-def content(found: Favourites) -> Content:
-    return list(found.recipes), list(found.names or [""] * len(found.recipes))
+def content(favourites: Favourites) -> Content:
+    return list(favourites.recipes), list(favourites.names or [""] * len(favourites.recipes))

@@ -38,13 +38,13 @@ class ImagePlaces:
 
     def __init__(self, roots: Iterable[Path], uploads: Path) -> None:
         """roots: allowed folders, uploads: folder of uploads, allowed too. Raises ConfigError for a missing root."""
-        found: list[Path] = []
+        folders: list[Path] = []
         for root in roots:
             if not root.is_dir():
                 raise ConfigError(f"--images {root} is not a folder: name folders that contain images")
-            if (place := root.resolve()) not in found:
-                found.append(place)
-        self.roots, self.uploads = found, uploads
+            if (place := root.resolve()) not in folders:
+                folders.append(place)
+        self.roots, self.uploads = folders, uploads
 
     def listed(self) -> list[Path]:
         """The allowed folders, and the one of uploads if it exists."""

@@ -47,21 +47,21 @@ class Shelf:
 
     def places(self) -> dict[str, Place]:
         """Runs and models by name, sorted."""
-        found: dict[str, Place] = {}
+        places: dict[str, Place] = {}
         level, looked = [self.root], 0
         for _ in range(DEEP + 1):
             below: list[Path] = []
             for folder in level:
                 looked += 1
-                if looked > LOOKED_AT or len(found) >= MOST:
-                    return found
+                if looked > LOOKED_AT or len(places) >= MOST:
+                    return places
                 place = self.place(folder)
                 if place is not None:
-                    found[place.name] = place
+                    places[place.name] = place
                 else:
                     below += self.folders(folder)
             level = below
-        return dict(sorted(found.items()))
+        return dict(sorted(places.items()))
 
     def place(self, folder: Path) -> Place | None:
         is_run = self.own(folder / "config.json") is not None and (folder / "samples").is_dir()

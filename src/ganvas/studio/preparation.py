@@ -34,17 +34,17 @@ def checking(source: str, config: DataConfig) -> Work:
     """The report of `ganvas data check`."""
 
     def work(task: Task) -> dict[str, Any]:
-        found = checkup.check(source, config, progress=task.progress)
+        result = checkup.check(source, config, progress=task.progress)
         return {
-            "num_images": found.num_images,
-            "form": found.form,
-            "facts": found.facts(),
-            "problems": {name: one for name, one in found.problems().items() if one != "none"},
-            "searched": [*found.problems()],
-            "notes": found.notes,
-            "labelled": len(found.classes) > 1,
-            "near": found.num_near,
-            "marks": bool(found.marks),
+            "num_images": result.num_images,
+            "form": result.form,
+            "facts": result.facts(),
+            "problems": {name: one for name, one in result.problems().items() if one != "none"},
+            "searched": [*result.problems()],
+            "notes": result.notes,
+            "labelled": len(result.classes) > 1,
+            "near": result.num_near,
+            "marks": bool(result.marks),
         }
 
     return work
@@ -131,12 +131,12 @@ def resumed(place: Place, budget: float | None, unit: str, device: str | None) -
 
     Raises ConfigError if the run cannot have it.
     """
-    found = ["train", str(place.folder)]
+    command = ["train", str(place.folder)]
     if budget is not None:
         if unit not in BUDGET_FIELDS:
             raise ConfigError(f"{place.name} has no budget in its config.json: restore that file")
-        found += [option(unit), f"{budget:.10g}"]
-    return found + (["--device", device] if device else [])
+        command += [option(unit), f"{budget:.10g}"]
+    return command + (["--device", device] if device else [])
 
 
 def evaluating(place: Place, data: str | None, device: str | None) -> Work:
@@ -145,10 +145,10 @@ def evaluating(place: Place, data: str | None, device: str | None) -> Work:
 
     def work(task: Task) -> dict[str, Any]:
         task.progress("loading the model", 0, 0)
-        found = evaluate(asked, task.progress, lambda part, step, _: task.progress(step, round(100 * part), 100))
+        evaluation = evaluate(asked, task.progress, lambda part, step, _: task.progress(step, round(100 * part), 100))
         if place.is_run:
             task.progress("writing the report", 0, 0)
             report(str(place.folder), quiet=True)
-        return {"lines": found.lines(), "has_report": place.is_run}
+        return {"lines": evaluation.lines(), "has_report": place.is_run}
 
     return work

@@ -51,14 +51,14 @@ class Summaries:
         self.known: dict[str, tuple[str, RunLine]] = {}
 
     def of(self, places: Iterable[Place], process_of: Callable[[Path], str]) -> list[RunLine]:
-        found: dict[str, tuple[str, RunLine]] = {}
+        lines: dict[str, tuple[str, RunLine]] = {}
         for place in places:
             process = process_of(place.folder)
             now = stamp(place, process)
             before = self.known.get(place.name)
-            found[place.name] = before if before is not None and before[0] == now else (now, summary(place, process))
-        self.known = found
-        return [line for _, line in found.values()]
+            lines[place.name] = before if before is not None and before[0] == now else (now, summary(place, process))
+        self.known = lines
+        return [line for _, line in lines.values()]
 
 
 def summary(place: Place, process: str = "") -> RunLine:

@@ -287,7 +287,7 @@ class Near(BaseModel):
 class NearOut(BaseModel):
     state: str = Field(description="unread, preparing, ready or absent")
     sentence: str
-    found: list[Near]
+    images: list[Near]
 
 
 class TaskOut(BaseModel):

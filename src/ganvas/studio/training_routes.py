@@ -107,14 +107,14 @@ def add_images(router: APIRouter, studio: Studio) -> None:
         if not path:
             roots = [schemas.EntryOut(name=str(root), path=str(root)) for root in studio.places.listed()]
             return schemas.FolderOut(path="", parent="", num_images=0, folders=roots, archives=[], complete=True)
-        found = studio.places.inside(path)
+        inside = studio.places.inside(path)
         return schemas.FolderOut(
-            path=str(found.folder),
-            parent="" if found.parent is None else str(found.parent),
-            num_images=found.num_images,
-            folders=[schemas.EntryOut(name=one.name, path=str(one)) for one in found.folders],
-            archives=[schemas.EntryOut(name=one.name, path=str(one)) for one in found.archives],
-            complete=found.complete,
+            path=str(inside.folder),
+            parent="" if inside.parent is None else str(inside.parent),
+            num_images=inside.num_images,
+            folders=[schemas.EntryOut(name=one.name, path=str(one)) for one in inside.folders],
+            archives=[schemas.EntryOut(name=one.name, path=str(one)) for one in inside.archives],
+            complete=inside.complete,
         )
 
 

@@ -47,7 +47,7 @@ def own_group(windows: bool) -> tuple[dict[str, Any], int]:
 OWN_GROUP, STOP = own_group(os.name == "nt")
 
 
-class Found:
+class OtherProcess:
     """A training process that another studio or a user has started, with the methods of Popen that are used here."""
 
     def __init__(self, run: Run, number: int) -> None:
@@ -74,7 +74,7 @@ class Started:
 
     name: str
     folder: Path
-    process: subprocess.Popen[Any] | Found
+    process: subprocess.Popen[Any] | OtherProcess
     output: Path
     began: float = field(default_factory=time.time)
     stopping: bool = False
@@ -96,7 +96,7 @@ class Started:
         if self.is_running():
             return "stopping" if self.stopping else "training" if self.has_begun() else "starting"
         code = self.process.returncode
-        if code == 0 and not (self.stopping and isinstance(self.process, Found)):
+        if code == 0 and not (self.stopping and isinstance(self.process, OtherProcess)):
             return "finished"
         return "stopped" if self.stopping or code > 128 else "failed"
 
@@ -155,7 +155,7 @@ class Trainings:
             run = Run(folder, writes=False)
             number = run.trained_by()
             if number is not None:
-                self.known.append(Started(name, folder, Found(run, number), Path(os.devnull)))
+                self.known.append(Started(name, folder, OtherProcess(run, number), Path(os.devnull)))
 
     def obstacle(self) -> str:
         """Why no new run can be written here, as a sentence; "" if it can."""

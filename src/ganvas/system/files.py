@@ -92,8 +92,8 @@ def cache_dir() -> Path:
     if place := os.environ.get("GANVAS_CACHE"):
         return Path(place)
     with contextlib.suppress(RuntimeError):  # no home folder
-        if (found := Path(platformdirs.user_cache_dir("ganvas"))).is_absolute():
-            return found
+        if (folder := Path(platformdirs.user_cache_dir("ganvas"))).is_absolute():
+            return folder
     raise GanvasError(f"no home folder found for packs and downloads: {SET_CACHE}")
 
 

@@ -60,8 +60,8 @@ def mixed(value: np.ndarray, constants: np.ndarray) -> np.ndarray:
 
 def powers(first: int, times: int, num: int) -> np.ndarray:
     """(num, 1) uint32: first, first * times, first * times^2 ..."""
-    found = [first * pow(times, i, 2**32) % 2**32 for i in range(num)]
-    return np.array(found, np.uint32)[:, None]
+    values = [first * pow(times, i, 2**32) % 2**32 for i in range(num)]
+    return np.array(values, np.uint32)[:, None]
 
 
 A = powers(0x43B0D7E5, 0x931E8875, POOL * POOL + 1)

@@ -56,7 +56,7 @@ def choose_workers(
             continue
         taken, gradients[candidate] = timed(state, networks, config, kind, candidate)
         turns[candidate].append(taken)
-    seconds = {candidate: statistics.median(found) for candidate, found in turns.items()}
+    seconds = {candidate: statistics.median(timings) for candidate, timings in turns.items()}
     first = candidates[0]
     agreeing = [
         n for n in candidates if (gradients[n] - gradients[first]).norm() <= AGREEMENT * gradients[first].norm()
@@ -78,18 +78,18 @@ def expectation(config: TrainConfig, state: TrainState, rate: float) -> list[str
     minutes, pack = config.minutes or 0.0, state.batches.pack
     images = rate * 60 * minutes
     threads = f"with {state.workers} threads that share the batch, " if state.workers > 1 else ""
-    found = [
+    sentences = [
         f"{rate:,.{0 if rate >= 10 else 1}f} images/s measured, {threads}"
         f"so about {images:,.0f} images in {minutes:g} minutes "
         f"({images / pack.num_training:,.1f} passes over {pack.num_training:,} images)"
     ]
     least = least_images(config)
     if images < least:
-        found.append(
+        sentences.append(
             f"fewer than {least:,} images rarely give recognisable results: use --minutes "
             f"{math.ceil(least / rate / 60)} or a smaller --size"
         )
-    return found
+    return sentences
 
 
 def least_images(config: TrainConfig) -> int:
@@ -147,5 +147,5 @@ def timed(
         if workers is not None:
             workers.close()
     # The first pass of each kind allocates memory; it counts only where there is no other.
-    plain, penalised = (statistics.median(found[1:] or found) for found in times.values())
+    plain, penalised = (statistics.median(timings[1:] or timings) for timings in times.values())
     return OVERHEAD * (plain + max(0.0, penalised - plain) / config.penalty_interval), flat

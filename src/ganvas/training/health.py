@@ -377,5 +377,5 @@ def _logits(state: TrainState, images: Tensor, labels: Tensor | None) -> Tensor:
     """Discriminator logits (N,) on the CPU, computed in micro-batches."""
     parts = images.to(state.device).split(state.micro_batch)
     asked = [None] * len(parts) if labels is None else labels.to(state.device).split(state.micro_batch)
-    found = [state.discriminator(part, label).float().cpu() for part, label in zip(parts, asked, strict=True)]
-    return torch.cat(found)
+    logits = [state.discriminator(part, label).float().cpu() for part, label in zip(parts, asked, strict=True)]
+    return torch.cat(logits)

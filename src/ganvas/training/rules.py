@@ -144,20 +144,20 @@ def rules_of_options(config: TrainConfig) -> list[Rule]:
 
 def warnings(config: TrainConfig, traits: Traits) -> list[str]:
     """Options that are allowed but unlikely to work, each with a better choice."""
-    found = []
+    sentences = []
     rate = min(config.lr, config.lr_d)
     if config.optimizer in ("adam", "adamw") and rate <= 2e-5:
-        found.append(
+        sentences.append(
             f"a learning rate of {rate:g} is too low for Adam: the usual value is 2e-4 (with 1e-5 the MNIST project "
             "generated noise for 50 epochs)"
         )
     if config.optimizer == "sgd" and rate < 1e-3:
-        found.append(f"a learning rate of {rate:g} is too low for SGD: the usual value is 1e-2")
+        sentences.append(f"a learning rate of {rate:g} is too low for SGD: the usual value is 1e-2")
     if config.loss == "hinge" and not (config.spectral_norm or config.r1 or config.gradient_penalty):
-        found.append("the hinge loss usually diverges without --spectral-norm or a gradient penalty")
+        sentences.append("the hinge loss usually diverges without --spectral-norm or a gradient penalty")
     micro = config.micro_batch or config.batch
     if micro * world_size() < config.batch and not traits.same_result(micro):
-        found.append(
+        sentences.append(
             f"micro-batches of {amount(micro, 'image')} change the result: {config.model} computes statistics of each"
         )
-    return found
+    return sentences

@@ -99,8 +99,8 @@ def spots(picture: np.ndarray) -> list[Spot]:
     if span < 0.1:
         return []
     gray = (gray - gray.min()) / span
-    found = [*_bright_spots(gray, True), *_bright_spots(1 - gray, False)]
-    return sorted(found, key=lambda spot: -spot.contrast)[:PER_PICTURE]
+    candidates = [*_bright_spots(gray, True), *_bright_spots(1 - gray, False)]
+    return sorted(candidates, key=lambda spot: -spot.contrast)[:PER_PICTURE]
 
 
 def _working(picture: np.ndarray) -> np.ndarray:
@@ -117,14 +117,14 @@ def _bright_spots(gray: np.ndarray, bright: bool) -> list[Spot]:
     """Small regions that are brighter than a morphological opening with a square larger than a mark."""
     reach = max(5, round(min(gray.shape) * LARGEST)) | 1
     raised = gray - ndimage.grey_opening(gray, (reach, reach), mode="nearest")
-    found = []
+    bright_spots = []
     for level in LEVELS:  # low levels find faint marks, high levels separate marks from their neighbours
         regions, _ = ndimage.label(raised > level, np.ones((3, 3)))
         for number, region in enumerate(ndimage.find_objects(regions), start=1):
             spot = _spot(gray, regions, number, region, bright)
-            if spot is not None and all(spot.box != other.box for other in found):
-                found.append(spot)
-    return found
+            if spot is not None and all(spot.box != other.box for other in bright_spots):
+                bright_spots.append(spot)
+    return bright_spots
 
 
 def _spot(gray: np.ndarray, regions: np.ndarray, number: int, region: tuple[slice, slice], bright: bool) -> Spot | None:
@@ -230,7 +230,7 @@ def _coons(picture: np.ndarray, top: int, bottom: int, left: int, right: int) ->
 
 def gathered(spots_of: Mapping[int, Sequence[Spot]]) -> list[Mark]:
     """Marks among the spots of examined images (index -> spots), most frequent first."""
-    flat = [(number, spot) for number, found in spots_of.items() for spot in found]
+    flat = [(number, spot) for number, candidates in spots_of.items() for spot in candidates]
     least = max(LEAST, LEAST_SHARE * len(spots_of))
     if len(flat) < least:
         return []
@@ -250,7 +250,7 @@ def gathered(spots_of: Mapping[int, Sequence[Spot]]) -> list[Mark]:
             continue
         size = float(np.median([max(flat[member][1].box[2:]) for member in core]))
         mark = Mark(bool(bright[members[0]]), template, size, 0.0, {})
-        places = {number: box for number, found in spots_of.items() if (box := _best(mark, found))}
+        places = {number: box for number, candidates in spots_of.items() if (box := _best(mark, candidates))}
         enough = least <= len(places) < GENERIC * len({flat[member][0] for member in core})
         if enough and not any(_overlap(places, other.places) for other in marks):
             marks.append(Mark(mark.bright, template, size, len(places) / len(spots_of), places))
@@ -266,11 +266,11 @@ def _groups(rows: np.ndarray, bright: np.ndarray) -> np.ndarray:
     return grouped(len(rows), np.concatenate(links))
 
 
-def _best(mark: Mark, found: Sequence[Spot]) -> Box | None:
+def _best(mark: Mark, candidates: Sequence[Spot]) -> Box | None:
     """Box of the spot with the shape and about the size of the mark, or None."""
     matches = [
         (float((spot.patch * mark.template).sum()), spot.box)
-        for spot in found
+        for spot in candidates
         if spot.bright == mark.bright and 0.5 < max(spot.box[2:]) / mark.size < 2
     ]
     best = max(matches, default=(0.0, None), key=lambda match: match[0])

@@ -72,7 +72,7 @@ def nearest(queries: np.ndarray, base: np.ndarray, k: int, block: int = BLOCK) -
     for start in range(0, len(queries), block):
         rows = queries[start : start + block]
         best = np.full((len(rows), k), np.inf, np.float32)
-        found = np.zeros((len(rows), k), np.int64)
+        closest = np.zeros((len(rows), k), np.int64)
         for offset in range(0, len(base), block):
             part = (-2 * rows) @ base[offset : offset + block].T
             part += base_squares[offset : offset + block]
@@ -80,15 +80,15 @@ def nearest(queries: np.ndarray, base: np.ndarray, k: int, block: int = BLOCK) -
             better = np.flatnonzero(part.min(1) < best[:, -1])
             places = smallest(part[better], k)
             joined = np.concatenate([best[better], np.take_along_axis(part[better], places, axis=1)], axis=1)
-            numbers = np.concatenate([found[better], places + offset], axis=1)
+            numbers = np.concatenate([closest[better], places + offset], axis=1)
             places = np.argpartition(joined, k - 1, axis=1)[:, :k]  # the k-th nearest is last
             best[better] = np.take_along_axis(joined, places, axis=1)
-            found[better] = np.take_along_axis(numbers, places, axis=1)
+            closest[better] = np.take_along_axis(numbers, places, axis=1)
             _release_sometimes(base, offset // block)
         order = np.argsort(best, axis=1)
         squares = np.einsum("md,md->m", rows, rows)[:, None]
         distances[start : start + block] = np.maximum(np.take_along_axis(best, order, axis=1) + squares, 0)
-        indices[start : start + block] = np.take_along_axis(found, order, axis=1)
+        indices[start : start + block] = np.take_along_axis(closest, order, axis=1)
     return distances, indices
 
 
@@ -184,7 +184,7 @@ class Parts:
         by_part = np.argsort(near.ravel(), kind="stable")
         counts = np.cumsum(np.bincount(near.ravel(), minlength=len(self.centres)))
         similar = np.full((near.size, k), -np.inf, np.float32)  # of each place in each of its parts
-        found = np.zeros((near.size, k), np.int64)
+        closest = np.zeros((near.size, k), np.int64)
         for number, (start, stop) in enumerate(zip([0, *counts[:-1]], counts, strict=True)):
             members = self.order[self.ends[number] : self.ends[number + 1]]
             if start == stop or not len(members):
@@ -193,13 +193,13 @@ class Parts:
             part = -self.rows[places[asked // near.shape[1]]] @ self.rows[members].T
             best = smallest(part, k)
             similar[asked, : best.shape[1]] = -np.take_along_axis(part, best, axis=1)
-            found[asked, : best.shape[1]] = members[best]
-        similar, found = similar.reshape(len(places), -1), found.reshape(len(places), -1)
+            closest[asked, : best.shape[1]] = members[best]
+        similar, closest = similar.reshape(len(places), -1), closest.reshape(len(places), -1)
         best = np.argpartition(-similar, k - 1, axis=1)[:, :k] if similar.shape[1] > k else np.arange(k)[None]
         best = np.take_along_axis(best, np.argsort(-np.take_along_axis(similar, best, axis=1), axis=1), axis=1)
-        similar, found = np.take_along_axis(similar, best, axis=1), np.take_along_axis(found, best, axis=1)
+        similar, closest = np.take_along_axis(similar, best, axis=1), np.take_along_axis(closest, best, axis=1)
         squares = np.square(self.rows[places]).sum(1)[:, None]
-        return np.maximum(squares + np.square(self.rows[found]).sum(2) - 2 * similar, 0), found
+        return np.maximum(squares + np.square(self.rows[closest]).sum(2) - 2 * similar, 0), closest
 
 
 def _steps(num: int) -> range:
@@ -237,22 +237,22 @@ class Likeness:
         wanted[asked] = True
         twins = np.flatnonzero(wanted[self.twin])
         equal = np.stack([self.unique[self.twin[twins]], twins], 1)
-        found = [equal[equal[:, 0] != equal[:, 1]]]
+        blocks = [equal[equal[:, 0] != equal[:, 1]]]
         step = MANY if self.quick else BLOCK
         if self.quick:
             _ = self.parts  # before threads ask for it
         candidates = _each(self._candidates, [asked[start : start + step] for start in range(0, len(asked), step)])
         numbers = np.unique(np.concatenate([np.empty(0, np.int64), *candidates]))  # each pair once
-        found.append(self.unique[self._confirmed(np.stack([numbers // len(self.rows), numbers % len(self.rows)], 1))])
-        return np.unique(np.sort(np.concatenate(found), 1), axis=0)
+        blocks.append(self.unique[self._confirmed(np.stack([numbers // len(self.rows), numbers % len(self.rows)], 1))])
+        return np.unique(np.sort(np.concatenate(blocks), 1), axis=0)
 
     def _candidates(self, asked: np.ndarray) -> np.ndarray:
         """Pairs of one of these unique images and one of its nearest, as numbers: smaller index * U + larger index."""
         k = min(NEIGHBOURS + 1, len(self.rows))
-        distances, found = self.parts.nearest(asked, k) if self.quick else nearest(self.rows[asked], self.rows, k)
+        distances, closest = self.parts.nearest(asked, k) if self.quick else nearest(self.rows[asked], self.rows, k)
         alike = np.concatenate([self._alike(part)[0] for part in _blocks(asked)])
-        who, which = np.nonzero((distances / 2 < COARSELY * alike[:, None]) & (found != asked[:, None]))
-        first, second = asked[who], found[who, which]
+        who, which = np.nonzero((distances / 2 < COARSELY * alike[:, None]) & (closest != asked[:, None]))
+        first, second = asked[who], closest[who, which]
         return np.minimum(first, second) * len(self.rows) + np.maximum(first, second)
 
     def _confirmed(self, pairs: np.ndarray) -> np.ndarray:
@@ -269,8 +269,8 @@ class Likeness:
     def _alike(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Descriptor difference (n,) to similar images, and their indices (n, 4), for each of these images."""
         k = min(self.rank + REFERENCES, len(self.sample))
-        distances, found = nearest(self.rows[places], self.rows[self.sample], k)
-        return distances[:, self.rank] / 2, self.sample[found[:, self.rank :]]
+        distances, closest = nearest(self.rows[places], self.rows[self.sample], k)
+        return distances[:, self.rank] / 2, self.sample[closest[:, self.rank :]]
 
     def _apart(self, places: np.ndarray, references: np.ndarray) -> np.ndarray:
         """(2, n) mean difference to similar images in fine structure and in tones."""
@@ -314,8 +314,8 @@ def families(likeness: Likeness, places: np.ndarray, most: int) -> list[np.ndarr
         if not len(asked):
             break
     order = members[np.argsort(family[members], kind="stable")]
-    found = dict(zip(*_split(family[order], order), strict=True))
-    return [found[number] for number in dict.fromkeys(family[places].tolist())]
+    members_of = dict(zip(*_split(family[order], order), strict=True))
+    return [members_of[number] for number in dict.fromkeys(family[places].tolist())]
 
 
 def clusters(pairs: np.ndarray, num: int) -> list[np.ndarray]:
@@ -345,7 +345,7 @@ def same(images: np.ndarray, pairs: np.ndarray) -> np.ndarray:
 
     Stricter than near duplicates: no region may differ, as the mouth does in the next frame of a video.
     """
-    found = np.zeros(len(pairs), bool)
+    is_same = np.zeros(len(pairs), bool)
     height, width = images.shape[1:3]
     sides = min(LARGE, height), min(LARGE, width)
     rows, columns = averaging(height, sides[0]), averaging(width, sides[1]).T
@@ -363,5 +363,5 @@ def same(images: np.ndarray, pairs: np.ndarray) -> np.ndarray:
         worst = (averaging(sides[0], BLOCKS) @ apart.mean(1) @ averaging(sides[1], BLOCKS).T).max((1, 2))
         brighter = np.abs(means[0] - means[1])[:, 0, 0, 0] / np.iinfo(images.dtype).max
         alike = (worst < SAME**2 * spreads[1]) & (gain < GAIN) & (gain > 1 / GAIN) & (brighter < OFFSET)
-        found[start : start + block] = equal | alike
-    return found
+        is_same[start : start + block] = equal | alike
+    return is_same

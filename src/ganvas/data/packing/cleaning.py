@@ -66,14 +66,14 @@ def _shorten(path: Path, images: np.ndarray, kept: np.ndarray) -> None:
 def mask_marks(path: Path, notes: list[str]) -> None:
     """Fills in burned-in marks of the images in an images.npy and adds a note with their number."""
     images = np.load(path, mmap_mode="r+")
-    found = marks(images)
-    counts = [0] * len(found)
+    burned_in = marks(images)
+    counts = [0] * len(burned_in)
     for number, picture in enumerate(images):
-        for which, mark in enumerate(found):
+        for which, mark in enumerate(burned_in):
             filled = without(mark, picture)
             if filled is not None:
                 images[number] = picture = filled
                 counts[which] += 1
     images.flush()
     each = ", ".join(f"one in {count:,} of {len(images):,} images" for count in counts)
-    notes.append(f"Burned-in marks were filled in: {each}." if found else "No burned-in marks were found.")
+    notes.append(f"Burned-in marks were filled in: {each}." if burned_in else "No burned-in marks were found.")

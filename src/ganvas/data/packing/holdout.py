@@ -113,11 +113,11 @@ def still_held_out(
 
     No other image is held out, because the run may have been trained on it.
     """
-    found = np.flatnonzero(kept.among(images, names))
-    held = np.union1d(found, Likeness(thumbnails_of(images, scratch)).pairs(found)) if len(found) else found
+    known = np.flatnonzero(kept.among(images, names))
+    held = np.union1d(known, Likeness(thumbnails_of(images, scratch)).pairs(known)) if len(known) else known
     held = held[: max(0, len(images) - 2)].astype(np.int64)
-    note = f"The held-out images of the run stay held out ({len(found):,} of {len(kept.names):,} were found)"
-    more = len(held) - len(found)
+    note = f"The held-out images of the run stay held out ({len(known):,} of {len(kept.names):,} were found)"
+    more = len(held) - len(known)
     return held, [f"{note}, and {more:,} near duplicate{'s' * (more > 1)} of them, too." if more > 0 else f"{note}."]
 
 

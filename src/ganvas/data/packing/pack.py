@@ -183,13 +183,13 @@ class Pack:
             labels = files.load_array(folder / "labels.npy") if info.labelled else None
             vectors = files.load_array(folder / "conditions.npy") if info.conditions is not None else None
             wrong = fault(info, images, labels, heldout) or fault_of_conditions(info, vectors)
-            if wrong is None and (found := stamps(folder)) != checked(folder):
+            if wrong is None and (now := stamps(folder)) != checked(folder):
                 if content_hash(images, labels, info.classes, heldout, vectors, info.conditions) != info.hash:
                     wrong = "its images, labels, conditions or held-out part have changed since packing"
                 elif names_hash(folder) != info.names_hash:
                     wrong = "its names have changed since packing"
                 else:
-                    note_checked(folder, found)
+                    note_checked(folder, now)
         except DataError:
             raise
         except (ConfigError, OSError, ValueError, TypeError, EOFError, MemoryError, RecursionError) as error:
@@ -358,8 +358,8 @@ def names_hash(folder: Path) -> str:
 def stamps(folder: Path) -> dict[str, list[int]]:
     """Size, modification time and inode of the files of a pack."""
     optional = ("labels.npy", "conditions.npy")
-    found = {name: (folder / name).stat() for name in CONTENT if name not in optional or (folder / name).exists()}
-    return {name: [stat.st_size, stat.st_mtime_ns, stat.st_ino] for name, stat in found.items()}
+    stats = {name: (folder / name).stat() for name in CONTENT if name not in optional or (folder / name).exists()}
+    return {name: [stat.st_size, stat.st_mtime_ns, stat.st_ino] for name, stat in stats.items()}
 
 
 def checked(folder: Path) -> dict[str, list[int]] | None:
@@ -370,10 +370,10 @@ def checked(folder: Path) -> dict[str, list[int]] | None:
         return None
 
 
-def note_checked(folder: Path, found: dict[str, list[int]]) -> None:
+def note_checked(folder: Path, verified: dict[str, list[int]]) -> None:
     """Stores that these files are verified; ignored in read-only folders, which are verified each time."""
     with contextlib.suppress(GanvasError):
-        files.write_text(folder / CHECKED, json.dumps(found))
+        files.write_text(folder / CHECKED, json.dumps(verified))
 
 
 def is_pack(folder: Path) -> bool:

@@ -82,21 +82,21 @@ def _listed(items: list[Item], files: Path) -> np.ndarray:
     content = read_list(files)
     finder = Finder(name for item in items for name in {item.name, file_of(item.name)})
     lines = [line.strip() for line in content.splitlines() if line.strip()]
-    found = {line: finder.find(line) for line in lines}
-    if None in found.values():  # a header, quotation marks or other columns: read it as a csv, if it is one
+    matches = {line: finder.find(line) for line in lines}
+    if None in matches.values():  # a header, quotation marks or other columns: read it as a csv, if it is one
         with suppress(DataError):
             table = Table.read(content, str(files), finder)
             column = table.names(finder)
             cells = {row[column]: finder.find(row[column]) for row in table.rows if row[column]}
-            found = cells if any(cells.values()) else found
-    absent = sorted(name for name, match in found.items() if match is None)
+            matches = cells if any(cells.values()) else matches
+    absent = sorted(name for name, match in matches.items() if match is None)
     if absent:
         raise DataError(
             f"--files {files} names {amount(len(absent), 'image that is', 'images that are')} not in the source, "
             f"the first is {absent[0]!r}: "
             f"write names as in the source, for example {items[0].name!r}"
         )
-    kept = {match[0] for match in found.values() if match is not None}
+    kept = {match[0] for match in matches.values() if match is not None}
     return np.array([not kept.isdisjoint((item.name, file_of(item.name))) for item in items], bool)
 
 

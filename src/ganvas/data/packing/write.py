@@ -286,8 +286,8 @@ def _check_enough(num_images: int, source: Source, choice: Choice) -> None:
         return
     rejected = [*source.rejected, *choice.rejected]
     why = f" ({len(rejected)} rejected; the first is {rejected[0].name}: {rejected[0].reason})" if rejected else ""
-    found = ["no image", "only one image"][num_images]
-    raise DataError(f"{found} can be used{why}, but at least 2 are needed: add images in PNG, JPEG or WebP")
+    how_many = ["no image", "only one image"][num_images]
+    raise DataError(f"{how_many} can be used{why}, but at least 2 are needed: add images in PNG, JPEG or WebP")
 
 
 def _write_images(

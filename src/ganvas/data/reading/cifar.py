@@ -42,8 +42,8 @@ def read_cifar(files: Mapping[str, bytes], split: str, where: Path) -> Arrays:
     wanted = [*(train if split != "test" else []), *(test if split != "train" else [])]
     batches = {name: read_batch(files[name], name, where) for name in wanted if name in files}
     if not batches:
-        found = ", ".join(sorted(files))
-        raise DataError(f"{where} has no {split} batch among {found}: add it or choose another --split")
+        present = ", ".join(sorted(files))
+        raise DataError(f"{where} has no {split} batch among {present}: add it or choose another --split")
     classes = CLASSES_OF_10
     if meta_name in files or not of_10:
         names = unpickle_batch(files.get(meta_name, b""), meta_name, where).get(meta_key)

@@ -45,13 +45,13 @@ def read_conditions(
     place = table.names(finder)
     columns = chosen(table, place, asked, option)
     listed = [(as_name(row[place]), tuple(row[i] for i in columns.values())) for row in table.rows if row[place]]
-    found, _ = matched(listed, finder, where)
-    if not found:
+    row_of, _ = matched(listed, finder, where)
+    if not row_of:
         raise no_match(listed, where, container, items[0].name)
-    rejected = [Rejection(item.name, f"has no line in {where}") for item in items if item.name not in found]
+    rejected = [Rejection(item.name, f"has no line in {where}") for item in items if item.name not in row_of]
     kinds, notes = dict[str, ConditionKind](), list[str]()
     for i, name in enumerate(columns):
-        cells = [row[i] for row in found.values()]
+        cells = [row[i] for row in row_of.values()]
         kind = asked.get(name) or kind_of(cells)
         if len({as_yes_or_no(cell) for cell in cells} if kind == "yesno" else set(cells)) < 2:
             if asked:
@@ -62,7 +62,7 @@ def read_conditions(
         if kind == "number":
             if wrong := next((cell for cell in cells if cell and number_of(cell) is None), None):
                 raise DataError(f"{name}=number: {where} has {wrong!r:.40} in this column, which is not a number")
-            lacking = {image for image, row in found.items() if not row[i]}
+            lacking = {image for image, row in row_of.items() if not row[i]}
             rejected += [Rejection(image, f"has no number for {name} in {where}") for image in lacking]
     if not kinds:
         raise DataError(f"{where} has no column that differs between the images")
@@ -72,7 +72,7 @@ def read_conditions(
         image: tuple(
             as_yes_or_no(row[i]) if kinds[name] == "yesno" else row[i] for i, name in zip(places, kinds, strict=True)
         )
-        for image, row in found.items()
+        for image, row in row_of.items()
         if image not in lacking
     }
     if not cells:

@@ -96,14 +96,14 @@ def facts(start: bytes) -> Facts:
 
     try:
         with _quiet():
-            found = read_partial(
+            header = read_partial(
                 io.BytesIO(start),
                 stop_when=lambda tag, vr, length: tag > NUMBER_OF_FRAMES,
                 specific_tags=[MODALITY, NUMBER_OF_FRAMES],
                 force=True,  # without a mark
             )
-            count = int(found.get("NumberOfFrames") or 1)
-            return Facts(found.get("Modality") in RADIOGRAPHS, count if 1 <= count <= MAX_FRAMES else 1)
+            count = int(header.get("NumberOfFrames") or 1)
+            return Facts(header.get("Modality") in RADIOGRAPHS, count if 1 <= count <= MAX_FRAMES else 1)
     except Exception:  # errors are reported when the file is read
         return Facts(False, 1)
 
@@ -160,8 +160,8 @@ def _frames(dataset: Dataset, indices: Sequence[int], window: Window | None) -> 
         try:
             with _explained():
                 _check_complete(dataset)
-                stored, found = decoder.as_array(dataset, index=index)
-                picture = _shown(stored, str(found["photometric_interpretation"]), dataset, index, window)
+                stored, properties = decoder.as_array(dataset, index=index)
+                picture = _shown(stored, str(properties["photometric_interpretation"]), dataset, index, window)
         except PictureError as error:
             yield error
         else:
@@ -349,13 +349,13 @@ def _wide(stored: np.ndarray, dataset: Dataset, index: int, inverted: bool) -> n
 
 def _groups(dataset: Dataset, index: int) -> tuple[Dataset, Dataset]:
     """The data sets with modality values and window of a frame: the file itself, or a group of an enhanced file."""
-    found = {"PixelValueTransformationSequence": dataset, "FrameVOILUTSequence": dataset}
+    sequences = {"PixelValueTransformationSequence": dataset, "FrameVOILUTSequence": dataset}
     for sequence, position in (("SharedFunctionalGroupsSequence", 0), ("PerFrameFunctionalGroupsSequence", index)):
         groups = dataset.get(sequence) or []
-        for name in found:
+        for name in sequences:
             if position < len(groups) and groups[position].get(name):
-                found[name] = groups[position].get(name)[0]
-    return found["PixelValueTransformationSequence"], found["FrameVOILUTSequence"]
+                sequences[name] = groups[position].get(name)[0]
+    return sequences["PixelValueTransformationSequence"], sequences["FrameVOILUTSequence"]
 
 
 def _window(dataset: Dataset) -> tuple[float, float] | None:

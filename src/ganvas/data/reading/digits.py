@@ -28,8 +28,8 @@ def digits() -> ArraySource:
 @functools.cache
 def arrays() -> tuple[np.ndarray, np.ndarray]:
     """The enlarged images (1797, 32, 32) uint8 and their labels (1797,) int64; read-only, as they are shared."""
-    with np.load(FILE) as found:
-        images, labels = np.stack([enlarged(image) for image in found["images"]]), found["labels"].astype(np.int64)
+    with np.load(FILE) as stored:
+        images, labels = np.stack([enlarged(image) for image in stored["images"]]), stored["labels"].astype(np.int64)
     images.setflags(write=False)
     labels.setflags(write=False)
     return images, labels

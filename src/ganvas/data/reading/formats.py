@@ -86,8 +86,8 @@ def read_idx(folder: Path, prefix: str, files: Mapping[tuple[str, str], str], sp
     """Reads a data set found by `find_idx`. Raises `DataError` for damaged files and missing parts."""
     parts = [part for part in ("train", "test") if split in (part, "all") and (part, "images") in files]
     if not parts:
-        found = ", ".join(sorted(files.values()))
-        raise DataError(f"{folder} has no {split} images among {found}: add the file or choose another split")
+        present = ", ".join(sorted(files.values()))
+        raise DataError(f"{folder} has no {split} images among {present}: add the file or choose another split")
     raw_images = [read_idx_file(folder / files[part, "images"], 3) for part in parts]
     if prefix.lower().startswith("emnist"):  # only EMNIST stores columns first
         raw_images = [np.ascontiguousarray(images.transpose(0, 2, 1)) for images in raw_images]
@@ -113,8 +113,8 @@ def read_idx_file(path: Path, dimensions: int) -> np.ndarray:
     """uint8 array of 1 (labels) or 3 (images) dimensions. Raises `DataError` for a wrong size."""
     with broken_archive(path), open_compressed(path) as file:
         head = file.read(4 + 4 * dimensions)
-        found = IDX_DIMENSIONS.get(int.from_bytes(head[:4], "big")) if len(head) >= 4 else None
-        if found != dimensions or len(head) < 4 + 4 * dimensions:
+        stated = IDX_DIMENSIONS.get(int.from_bytes(head[:4], "big")) if len(head) >= 4 else None
+        if stated != dimensions or len(head) < 4 + 4 * dimensions:
             kind = "labels" if dimensions == 1 else "images"
             raise DataError(f"{path} is not an idx file of {kind} (it starts with {head[:4].hex() or 'nothing'})")
         shape = struct.unpack(f">{dimensions}I", head[4:])
@@ -183,10 +183,10 @@ def _read_npz(path: Path, split: str) -> Arrays:
                 )
         keys = set(held.files)
         wanted = [""] if _first_key(keys, IMAGE_KEYS, "") else [p for p in ("train", "test") if split in (p, "all")]
-        found = [(part, _first_key(keys, IMAGE_KEYS, part), _first_key(keys, LABEL_KEYS, part)) for part in wanted]
+        entries = [(part, _first_key(keys, IMAGE_KEYS, part), _first_key(keys, LABEL_KEYS, part)) for part in wanted]
         parts = [
             _array_part(held[images], held[labels] if labels else None, f"{part}-" if part else "", path)
-            for part, images, labels in found
+            for part, images, labels in entries
             if images
         ]
     if not parts:

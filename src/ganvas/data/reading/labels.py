@@ -51,23 +51,23 @@ def by_folder(container: Container, images: list[str], split: str, plain: bool =
     tops = _folders_at(images, depth)
     if plain or len(tops) < 2:
         return Labelled([Item(name, None) for name in images], rejected=rejected)
-    found = Labelled(classes=sorted(tops, key=natural), rejected=rejected)
+    labelled = Labelled(classes=sorted(tops, key=natural), rejected=rejected)
     for name in images:
         if name.count("/") > depth:
-            found.items.append(Item(name, name.split("/")[depth]))
+            labelled.items.append(Item(name, name.split("/")[depth]))
         else:
-            found.rejected.append(Rejection(name, "outside the class folders", ALL_OF_THEM))
+            labelled.rejected.append(Rejection(name, "outside the class folders", ALL_OF_THEM))
     if all(SHARD.fullmatch(top) for top in tops):
-        found.notes.append(
-            f"The folders {some(found.classes, 3)} are used as classes. If they are only shards, {ALL_OF_THEM}."
+        labelled.notes.append(
+            f"The folders {some(labelled.classes, 3)} are used as classes. If they are only shards, {ALL_OF_THEM}."
         )
-    found.notes += [
+    labelled.notes += [
         f"The folder {top} is used as a class, although its files have the names of other images. If they are masks or "
-        f"annotations, leave them out: --classes {' '.join(one for one in found.classes if one != top)}"
-        for top in found.classes
-        if top.lower() in ANNOTATIONS and len(found.classes) <= FEW and _repeats(found.items, top)
+        f"annotations, leave them out: --classes {' '.join(one for one in labelled.classes if one != top)}"
+        for top in labelled.classes
+        if top.lower() in ANNOTATIONS and len(labelled.classes) <= FEW and _repeats(labelled.items, top)
     ]
-    return found
+    return labelled
 
 
 FEW = 4  # largest number of classes for a note about a class named like annotations
@@ -157,9 +157,9 @@ def by_csv(
     else:
         listed = _rows(Table.read(content, where, finder), finder, column, plain)
     listed_masks = refused.keys() & {name for name, _ in listed}
-    found = _by_list(container, sorted({*images, *listed_masks}), listed, finder, where, only_listed)
-    found.rejected += [] if only_listed else [mask for mask in masks if mask.name not in listed_masks]
-    return found
+    labelled = _by_list(container, sorted({*images, *listed_masks}), listed, finder, where, only_listed)
+    labelled.rejected += [] if only_listed else [mask for mask in masks if mask.name not in listed_masks]
+    return labelled
 
 
 def _rows(table: Table, finder: Finder, column: str | None, plain: bool = False) -> list[tuple[str, str]]:
@@ -183,15 +183,15 @@ def _by_list(
         raise no_match(listed, where, container, images[0])
     refused = {rejection.name for rejection in container.rejected}
     absent = [file for file in strangers if file not in refused]
-    found = Labelled(rejected=[Rejection(file, f"listed in {where} but missing") for file in absent])
+    labelled = Labelled(rejected=[Rejection(file, f"listed in {where} but missing") for file in absent])
     has_labels = any(label_of.values())  # a csv of one column is a list of images without labels
     for name in images:
         if label_of.get(name) or (name in label_of and not has_labels):
-            found.items.append(Item(name, label_of[name] or None))
+            labelled.items.append(Item(name, label_of[name] or None))
         elif name in label_of or not only_listed:
-            found.rejected.append(Rejection(name, f"has no label in {where}", ALL_OF_THEM))
-    found.classes = sorted({item.label for item in found.items if item.label}, key=natural)
-    return found
+            labelled.rejected.append(Rejection(name, f"has no label in {where}", ALL_OF_THEM))
+    labelled.classes = sorted({item.label for item in labelled.items if item.label}, key=natural)
+    return labelled
 
 
 METADATA = ("metadata.csv", "metadata.jsonl")
@@ -214,12 +214,12 @@ def by_own_list(container: Container, images: list[str], split: str) -> Labelled
         prefix = f"{folder}/" if folder else ""
         text = text_of(content, name) if isinstance(content, bytes) else ""
         if base == "dataset.json":
-            found = stylegan_labels(text)
-            if found == []:
+            stylegan = stylegan_labels(text)
+            if stylegan == []:
                 return Labelled(
                     [Item(picture, None) for picture in images], notes=[OWN_LIST.format(base, "no classes")]
                 )
-            listed += [(prefix + file, label) for file, label in found or ()]
+            listed += [(prefix + file, label) for file, label in stylegan or ()]
         elif text.strip():
             table = Table.read(text, name, finder)
             header = table.header or []
@@ -228,20 +228,20 @@ def by_own_list(container: Container, images: list[str], split: str) -> Labelled
             elif "file_name" in header:
                 other_columns |= dict.fromkeys(f"{base}:{column}" for column in header if column != "file_name")
     if not any(finder.find(name) for name, _ in listed):
-        found = by_folder(container, images, split)
+        labelled = by_folder(container, images, split)
         if other_columns:
-            found.notes.append(
+            labelled.notes.append(
                 f"There is a list with the images; to use a column as classes: --labels {min(other_columns)}."
             )
-        return found
+        return labelled
     base = lists[0].rpartition("/")[2]
     chosen, _, rejected = _in_part(container, images, split)
     present = set(chosen)
     own = [row for row in listed if (match := finder.find(row[0])) is None or match[0] in present]
-    found = _by_list(container, chosen, own, finder, base)
-    found.rejected += rejected
-    found.notes.append(OWN_LIST.format(base, "the classes"))
-    return found
+    labelled = _by_list(container, chosen, own, finder, base)
+    labelled.rejected += rejected
+    labelled.notes.append(OWN_LIST.format(base, "the classes"))
+    return labelled
 
 
 OWN_LIST = "The list included with the images, {}, gives {}."
@@ -337,16 +337,16 @@ def by_celeba(container: Container, images: list[str], labels: str | None, split
     if not attributes:
         raise DataError(f"--labels {labels} needs list_attr_celeba.txt: put it next to {container.path.name}")
     label_of = read_attributes(attributes[1], labels, attributes[0])
-    found = Labelled()
+    labelled = Labelled()
     for name in images:
         if label := label_of.get(stem(name)):
-            found.items.append(Item(name, label))
+            labelled.items.append(Item(name, label))
         else:
-            found.rejected.append(Rejection(name, f"has no line in {attributes[0]}"))
-    present = {item.label for item in found.items if item.label}
+            labelled.rejected.append(Rejection(name, f"has no line in {attributes[0]}"))
+    present = {item.label for item in labelled.items if item.label}
     # order: "not Smiling" before "Smiling", last attribute changes fastest
-    found.classes = sorted(present, key=lambda name: [not word.startswith("not ") for word in name.split(" + ")])
-    return found
+    labelled.classes = sorted(present, key=lambda name: [not word.startswith("not ") for word in name.split(" + ")])
+    return labelled
 
 
 def _celeba_list(container: Container, name: str) -> tuple[str, str] | None:

@@ -63,13 +63,13 @@ def annotation_folders(images: list[str]) -> dict[str, str]:
         for folder in folders_of(name):
             if folder in wanted:
                 bases[folder].add(stem(name))
-    found = {}
+    annotated = {}
     for mask, pictures in beside.items():
         known = set().union(*(bases[folder] for folder in pictures))
         paired = sum(base in known or SUFFIX.sub("", base) in known for base in bases[mask])
         if mask.rpartition("/")[2].lower() in MASKS or paired >= PAIRED * len(bases[mask]):
-            found[mask] = pictures[0].rpartition("/")[2]
-    return found
+            annotated[mask] = pictures[0].rpartition("/")[2]
+    return annotated
 
 
 def folders_of(name: str) -> list[str]:

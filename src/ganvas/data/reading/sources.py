@@ -359,19 +359,19 @@ def _picture_source(container: Container, listing: str | None, config: DataConfi
     if not images:
         raise DataError(_nothing_found(container, rejected))
     images, masks = (images, []) if config.masks == "use" else without_masks(images)
-    form, found = _labelled(container, images, masks, listing, config)
+    form, labelled = _labelled(container, images, masks, listing, config)
     if not listing:  # other files in the folder of a csv are irrelevant
-        found.rejected = rejected + found.rejected
-    names = {item.name for item in found.items}
+        labelled.rejected = rejected + labelled.rejected
+    names = {item.name for item in labelled.items}
     no_av = MissingExtraError("av", "video", f"{container.path} has videos: reading them")
-    videos = _readable(found, set(filter(video.is_video, names)), video.available(), video.NO_AV, no_av)
+    videos = _readable(labelled, set(filter(video.is_video, names)), video.available(), video.NO_AV, no_av)
     no_pydicom = MissingExtraError("pydicom", "medical", f"{container.path} has DICOM files: reading them")
     dicoms = names.intersection(marked).union(filter(dicom.is_named, names))
-    dicoms = _readable(found, dicoms, dicom.available(), dicom.NO_PYDICOM, no_pydicom)
+    dicoms = _readable(labelled, dicoms, dicom.available(), dicom.NO_PYDICOM, no_pydicom)
     facts = {name: dicom.facts(start) for name, start in container.starts(dicoms, dicom.START)} if dicoms else {}
-    if facts and len(dicoms) == len(found.items):
+    if facts and len(dicoms) == len(labelled.items):
         form = "radiographs" if next(iter(facts.values())).radiograph else "dicom"
-    elif videos and len(videos) == len(found.items):
+    elif videos and len(videos) == len(labelled.items):
         form = "video"
     counts, fps = {name: about.num_frames for name, about in facts.items()}, config.fps or video.FPS
     reasons: dict[str, str] = {}
@@ -383,18 +383,20 @@ def _picture_source(container: Container, listing: str | None, config: DataConfi
         except PictureError as error:
             counts[name], reasons[name] = 0, str(error)
     broken = [name for name in sorted(videos) if not counts[name]]
-    found.rejected += [Rejection(name, reasons.get(name, "damaged video file")) for name in broken]
-    items, frames = _split([item for item in found.items if counts.get(item.name, 1)], counts, videos)
+    labelled.rejected += [Rejection(name, reasons.get(name, "damaged video file")) for name in broken]
+    items, frames = _split([item for item in labelled.items if counts.get(item.name, 1)], counts, videos)
     if len(videos) > len(broken):
         num = sum(counts[name] for name in videos)
         give = amount(len(videos) - len(broken), "video gives", "videos give")
-        found.notes.append(f"{give} {amount(num, 'frame')}, {fps:g} per second; --fps sets another rate.")
+        labelled.notes.append(f"{give} {amount(num, 'frame')}, {fps:g} per second; --fps sets another rate.")
     window = parse_levels(config.levels) if config.levels else None
-    return PictureSource(form, container, items, found.classes, found.rejected, frames, found.notes, fps, window=window)
+    return PictureSource(
+        form, container, items, labelled.classes, labelled.rejected, frames, labelled.notes, fps, window=window
+    )
 
 
 def _readable(
-    found: Labelled, names: set[str], available: bool, reason: str, nothing_else: MissingExtraError
+    labelled: Labelled, names: set[str], available: bool, reason: str, nothing_else: MissingExtraError
 ) -> set[str]:
     """`names` if the package that reads these files is available; otherwise rejects them for `reason`: an empty set.
 
@@ -402,10 +404,10 @@ def _readable(
     """
     if available or not names:
         return names
-    if len(names) == len(found.items):
+    if len(names) == len(labelled.items):
         raise nothing_else
-    found.rejected += [Rejection(item.name, reason) for item in found.items if item.name in names]
-    found.items = [item for item in found.items if item.name not in names]
+    labelled.rejected += [Rejection(item.name, reason) for item in labelled.items if item.name in names]
+    labelled.items = [item for item in labelled.items if item.name not in names]
     return set()
 
 
@@ -424,21 +426,21 @@ def _labelled(
     """(form of the source, the images with their labels). masks: annotations, which only a list may name."""
     labels, split, plain = config.labels, config.split, _no_labels(config)
     if csv_file := labels if csv_of(labels)[0] else listing:
-        found = by_csv(container, images, csv_file, masks=masks, only_listed=listing is not None, plain=plain)
-        return "csv" if listing else container.form, found
+        labelled = by_csv(container, images, csv_file, masks=masks, only_listed=listing is not None, plain=plain)
+        return "csv" if listing else container.form, labelled
     form = container.form
     if is_celeba(container):
-        form, found = "celeba", by_celeba(container, images, None if plain else labels, split)
+        form, labelled = "celeba", by_celeba(container, images, None if plain else labels, split)
     elif labels is None or plain:
-        found = None if plain else by_own_list(container, images, split)
-        found = found or by_folder(container, images, split, plain)
+        labelled = None if plain else by_own_list(container, images, split)
+        labelled = labelled or by_folder(container, images, split, plain)
     else:
         raise DataError(
             f"--labels {labels}: {container.path} is not CelebA, which has attributes; "
             "expected none or a csv of file,label"
         )
-    found.rejected += masks
-    return form, found
+    labelled.rejected += masks
+    return form, labelled
 
 
 def _by_mark(container: Container, names: list[str], has_mark: Callable[[bytes], bool]) -> list[str]:

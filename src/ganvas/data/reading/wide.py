@@ -143,15 +143,15 @@ def probe(payload: bytes, tags: Tags) -> PictureInfo:
 
 def pages_of(payload: bytes) -> list[int]:
     """Numbers of the pages with the size and type of the first one."""
-    found: list[int] = []
+    pages: list[int] = []
     first = None
     for number, tags in enumerate(_all_tags(payload)):
         key = [tags.get(tag) for tag in (WIDTH, HEIGHT, BITS, FORMAT, SAMPLES)]
         first = first or key
-        found += [number] if key == first else []
+        pages += [number] if key == first else []
         if number == MAX_PAGES:
             break
-    return found
+    return pages
 
 
 def pixels(payload: bytes, tags: Tags, page: int = 0) -> np.ndarray:

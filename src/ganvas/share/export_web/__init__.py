@@ -57,20 +57,20 @@ def runtime_files(package: Path | None) -> dict[str, bytes]:
             return with_right_content
         kept.unlink()  # damaged
     fetch(kept)
-    found = right_files(kept)
-    if found is None:
+    content = right_files(kept)
+    if content is None:
         kept.unlink(missing_ok=True)
         raise GanvasError(f"npm returned a different {PACKAGE} {VERSION} than expected: {how_by_hand(kept)}")
-    return found
+    return content
 
 
 def right_files(package: Path) -> dict[str, bytes] | None:
     """Files of the package; None if it is damaged or has other hashes."""
     try:
-        found = read_package(package)
+        content = read_package(package)
     except ConfigError:
         return None
-    return found if all(hashlib.sha256(found[name]).hexdigest() == RUNTIME[name] for name in RUNTIME) else None
+    return content if all(hashlib.sha256(content[name]).hexdigest() == RUNTIME[name] for name in RUNTIME) else None
 
 
 def fetch(target: Path) -> None:
@@ -99,17 +99,17 @@ def how_by_hand(kept: Path) -> str:
 def read_package(package: Path) -> dict[str, bytes]:
     """Read the runtime files from an npm package (.tgz file or unpacked folder)."""
     try:
-        found = dict(from_folder(package) if package.is_dir() else from_archive(package))
+        content = dict(from_folder(package) if package.is_dir() else from_archive(package))
     except (OSError, tarfile.TarError, EOFError) as error:
         raise ConfigError(
             f"--runtime {package} cannot be read ({error}): expected the npm package {PACKAGE} as .tgz file or folder"
         ) from error
-    missing = [name for name in RUNTIME if name not in found]
+    missing = [name for name in RUNTIME if name not in content]
     if missing:
         raise ConfigError(
             f"--runtime {package} has no {missing[0]}: expected the npm package {PACKAGE} as .tgz file or folder"
         )
-    return found
+    return content
 
 
 def from_folder(folder: Path) -> Iterator[tuple[str, bytes]]:

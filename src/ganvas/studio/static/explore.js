@@ -360,7 +360,7 @@ export class Explore {
         return null;
       }
       if (told.state === "ready") {
-        return told.found.map((one) => ({
+        return told.images.map((one) => ({
           ...one,
           address: `api/training-picture?${new URLSearchParams({ model: model.name, index: one.index })}`,
         }));
