@@ -109,36 +109,36 @@ def augment(images: Tensor, draw: Draw, policy: tuple[str, ...]) -> Tensor:
     on = {name: on[name] for name in OPERATIONS if name in policy}
     changed = images.to(wide)
     if changed.shape[1] == 4:  # do not change transparency
-        changed = torch.cat([recolour(changed[:, :3], numbers, on), changed[:, 3:]], dim=1)
+        changed = torch.cat([_recolour(changed[:, :3], numbers, on), changed[:, 3:]], dim=1)
     else:
-        changed = recolour(changed, numbers, on)
+        changed = _recolour(changed, numbers, on)
     if any(name in on for name in PLACE):
-        changed = move(changed, numbers, on)
+        changed = _move(changed, numbers, on)
     if "cutout" in on:
-        changed = changed * keep_mask(changed, numbers, on["cutout"])
+        changed = changed * _keep_mask(changed, numbers, on["cutout"])
     return changed.to(images.dtype)
 
 
-def per_picture(values: Tensor) -> Tensor:
+def _per_picture(values: Tensor) -> Tensor:
     return values.view(-1, 1, 1, 1)
 
 
 # Colour. Changes are added to the image, so that an inactive operation changes nothing.
 
 
-def recolour(images: Tensor, numbers: Columns, on: Columns) -> Tensor:
+def _recolour(images: Tensor, numbers: Columns, on: Columns) -> Tensor:
     """Brightness +-0.5, saturation 0 to 2, hue +-60 degrees, contrast 0.5 to 1.5; (N, C, H, W)."""
     if "brightness" in on:
-        images = images + per_picture((numbers["brightness"] - 0.5) * on["brightness"])
+        images = images + _per_picture((numbers["brightness"] - 0.5) * on["brightness"])
     if images.shape[1] == 3 and ("saturation" in on or "hue" in on):
-        images = turn(images, numbers, on)
+        images = _turn(images, numbers, on)
     if "contrast" in on:
         change = (numbers["contrast"] - 0.5) * on["contrast"]
-        images = images + (images - images.mean(dim=(1, 2, 3), keepdim=True)) * per_picture(change)
+        images = images + (images - images.mean(dim=(1, 2, 3), keepdim=True)) * _per_picture(change)
     return images
 
 
-def turn(images: Tensor, numbers: Columns, on: Columns) -> Tensor:
+def _turn(images: Tensor, numbers: Columns, on: Columns) -> Tensor:
     """Hue and saturation of (N, 3, H, W): rotates the colour part about the gray axis and scales it.
 
     Rodrigues' rotation of v perpendicular to the axis k: v cos + (k x v) sin. The channel mean is unchanged.
@@ -146,19 +146,19 @@ def turn(images: Tensor, numbers: Columns, on: Columns) -> Tensor:
     colour = images - images.mean(dim=1, keepdim=True)
     saturation = 1 + (2 * numbers["saturation"] - 1) * on["saturation"] if "saturation" in on else images.new_ones(())
     if "hue" not in on:
-        return images + colour * per_picture(saturation - 1)
+        return images + colour * _per_picture(saturation - 1)
     angle = (2 * numbers["hue"] - 1) * HUE * on["hue"]
     sideways = colour.roll(1, dims=1) - colour.roll(2, dims=1)  # sqrt(3) k x v
     along, across = saturation * angle.cos() - 1, saturation * angle.sin() / math.sqrt(3)
-    return images + colour * per_picture(along) + sideways * per_picture(across)
+    return images + colour * _per_picture(along) + sideways * _per_picture(across)
 
 
 # Geometry.
 
 
-def move(images: Tensor, numbers: Columns, on: Columns) -> Tensor:
+def _move(images: Tensor, numbers: Columns, on: Columns) -> Tensor:
     """Translation, scale, stretch and rotation in one resampling; other images are unchanged."""
-    moved = per_picture(torch.stack([on[name] for name in PLACE if name in on]).amax(0) > 0)
+    moved = _per_picture(torch.stack([on[name] for name in PLACE if name in on]).amax(0) > 0)
     return torch.where(moved, resample(images, *sources(images, numbers, on)), images)
 
 
@@ -170,8 +170,8 @@ def sources(images: Tensor, numbers: Columns, on: Columns) -> tuple[Tensor, Tens
     wide = STRETCH ** ((2 * numbers["stretch"] - 1) * on.get("stretch", none))
     degrees = (2 * numbers["rotation"] - 1) * sum((DEGREES[name] * on.get(name, none) for name in DEGREES), none)
     cos, sin = degrees.deg2rad().cos(), degrees.deg2rad().sin()
-    shift_y = offsets(numbers["shift_y"], height) * on.get("translation", none)
-    shift_x = offsets(numbers["shift_x"], width) * on.get("translation", none)
+    shift_y = _offsets(numbers["shift_y"], height) * on.get("translation", none)
+    shift_x = _offsets(numbers["shift_x"], width) * on.get("translation", none)
     middle_y, middle_x = (height - 1) / 2, (width - 1) / 2
     y = (torch.arange(height, device=images.device) - middle_y)[None, :, None]
     x = (torch.arange(width, device=images.device) - middle_x)[None, None, :]
@@ -184,7 +184,7 @@ def sources(images: Tensor, numbers: Columns, on: Columns) -> tuple[Tensor, Tens
     return row, column
 
 
-def offsets(uniform: Tensor, side: int) -> Tensor:
+def _offsets(uniform: Tensor, side: int) -> Tensor:
     """Whole pixels, uniform in [-side/8, side/8]; (N,)."""
     most = int(side * SHIFT + 0.5)
     return (uniform * (2 * most + 1)).floor() - most
@@ -244,7 +244,7 @@ def resample_by_gather(images: Tensor, row: Tensor, column: Tensor) -> Tensor:
     num, channels, height, width = images.shape
     pixels = images.flatten(2)
     top, left = row.floor(), column.floor()
-    rows, columns = [reflect(top + i, height) for i in (0, 1)], [reflect(left + i, width) for i in (0, 1)]
+    rows, columns = [_reflect(top + i, height) for i in (0, 1)], [_reflect(left + i, width) for i in (0, 1)]
 
     def tap(i: int, j: int) -> Tensor:
         index = (rows[i] * width + columns[j]).view(num, 1, -1)
@@ -256,7 +256,7 @@ def resample_by_gather(images: Tensor, row: Tensor, column: Tensor) -> Tensor:
     return upper * (1 - down) + lower * down
 
 
-def reflect(place: Tensor, side: int) -> Tensor:
+def _reflect(place: Tensor, side: int) -> Tensor:
     """... 1 0 | 0 1 ... side-1 | side-1 ...: indices (int64) inside the image for any integers."""
     place = place.long().remainder(2 * side)
     return torch.minimum(place, 2 * side - 1 - place)
@@ -265,7 +265,7 @@ def reflect(place: Tensor, side: int) -> Tensor:
 # Cutout.
 
 
-def keep_mask(images: Tensor, numbers: Columns, on: Tensor) -> Tensor:
+def _keep_mask(images: Tensor, numbers: Columns, on: Tensor) -> Tensor:
     """(N, 1, H, W): 0 inside a square hole of half the image side at a random position, 1 elsewhere."""
     height, width = images.shape[2:]
     rows = torch.arange(height, device=images.device)

@@ -68,7 +68,7 @@ def trained(asked: options.Train, result: Any) -> list[str]:
     ]
 
 
-def sampled(asked: options.Sample, paths: Sequence[Path]) -> list[str]:
+def _sampled(asked: options.Sample, paths: Sequence[Path]) -> list[str]:
     if asked.grid or Path(asked.out).suffix.lower() == ".zip" or list(paths) == [Path(asked.out)]:
         return [str(paths[0])]
     return [f"{amount(len(paths), 'image')} and manifest.csv in {asked.out}"]
@@ -78,11 +78,11 @@ def kept(asked: options.KeepFavourites, paths: Sequence[Path]) -> list[str]:
     return [f"{amount(len(paths), 'image')} in {asked.out}" if asked.out is not None else str(asked.file)]
 
 
-def found_directions(asked: Any, directions: Iterable[tuple[Any, Path]]) -> list[str]:
+def _found_directions(asked: Any, directions: Iterable[tuple[Any, Path]]) -> list[str]:
     return [f"{direction.name:<24}{path}  {direction.source}" for direction, path in directions]
 
 
-def projected(asked: options.Project, projection: Any) -> list[str]:
+def _projected(asked: options.Project, projection: Any) -> list[str]:
     out = Path(asked.out)
     start, end = projection.losses[0], projection.losses[-1]
     return [
@@ -91,12 +91,12 @@ def projected(asked: options.Project, projection: Any) -> list[str]:
     ]
 
 
-def evaluated(asked: options.Evaluate, evaluation: Any) -> list[str]:
+def _evaluated(asked: options.Evaluate, evaluation: Any) -> list[str]:
     report = [] if asked.against or asked.out else [f"next   ganvas report {shlex.quote(str(asked.source))}"]
     return [*evaluation.lines(), *report]
 
 
-def checked(asked: Any, report: Any) -> list[str]:
+def _checked(asked: Any, report: Any) -> list[str]:
     return report.lines()
 
 
@@ -137,21 +137,21 @@ COMMANDS = {
     "init": Command(options.Init, "verbs.init", one, "Train"),
     "video": Command(options.Video, "verbs.video", each, "Train"),
     "average": Command(options.Average, "verbs.average", one, "Train"),
-    "sample": Command(options.Sample, "explore.verbs.sample", sampled, "Use a generator"),
+    "sample": Command(options.Sample, "explore.verbs.sample", _sampled, "Use a generator"),
     "studio": Command(options.Studio, "studio.serve", nothing, "Use a generator"),
     "interpolate": Command(options.Interpolate, "explore.verbs.interpolate", one, "Use a generator"),
     "mix": Command(options.MixImages, "explore.verbs.mix", one, "Use a generator"),
-    "directions": Command(options.Directions, "explore.verbs.directions", found_directions, "Use a generator"),
-    "project": Command(options.Project, "explore.verbs.project", projected, "Use a generator"),
+    "directions": Command(options.Directions, "explore.verbs.directions", _found_directions, "Use a generator"),
+    "project": Command(options.Project, "explore.verbs.project", _projected, "Use a generator"),
     "favourites": Command(options.KeepFavourites, "explore.verbs.favourites", kept, "Use a generator"),
-    "evaluate": Command(options.Evaluate, "verbs.evaluate", evaluated, "Evaluate"),
+    "evaluate": Command(options.Evaluate, "verbs.evaluate", _evaluated, "Evaluate"),
     "report": Command(options.Report, "reporting.report", one, "Evaluate"),
     "export": Command(options.Export, "verbs.export", each, "Share"),
     "publish": Command(options.Publish, "share.publish.publish", one, "Share"),
     "sign": Command(options.Sign, "share.signing.sign", signed, "Share"),
     "hub push": Command(options.Push, "share.upload.push", one, "Share"),
     "hub pull": Command(options.Pull, "hub.pull", one, "Share"),
-    "data check": Command(options.Check, "data_verbs.check", checked, "Data"),
+    "data check": Command(options.Check, "data_verbs.check", _checked, "Data"),
     "data pack": Command(options.MakePack, "data_verbs.pack", packed, "Data"),
     "data list": Command(options.ListSets, "data_verbs.list_sets", listed, "Data"),
     "doctor": Command(options.Doctor, "doctor.lines", each, "This machine"),
@@ -171,7 +171,7 @@ def parse(words: Sequence[str]) -> tuple[Command, Any, bool]:
         raise ConfigError(f"unknown command {asked!r}{near}: see `ganvas --help`")
     command, rest = COMMANDS[name], words[len(name.split()) :]
     values = tyro.cli(
-        parser(command, file_values(command, rest)),
+        _parser(command, _file_values(command, rest)),
         prog=f"ganvas {name}",
         args=rest,
         description=inspect.getdoc(command.options),
@@ -181,7 +181,7 @@ def parse(words: Sequence[str]) -> tuple[Command, Any, bool]:
     return command, build(command.options, (), values), as_json
 
 
-def file_values(command: Command, words: Sequence[str]) -> dict[str, Any]:
+def _file_values(command: Command, words: Sequence[str]) -> dict[str, Any]:
     """The values of the file of --config, which become the defaults of the other options."""
     if "config" not in hints_of(command.options):
         return {}
@@ -193,28 +193,28 @@ def file_values(command: Command, words: Sequence[str]) -> dict[str, Any]:
     return from_file(given)
 
 
-def parser(command: Command, defaults: Mapping[str, Any]) -> Callable[..., dict[str, Any]]:
+def _parser(command: Command, defaults: Mapping[str, Any]) -> Callable[..., dict[str, Any]]:
     """A function that returns its arguments by name. tyro reads them from its signature, in groups."""
     groups: dict[str, list[inspect.Parameter]] = {"": [], **{title: [] for title in GROUPS.values()}}
     owner = owners(command.options)
     fields = [one for one in dataclasses.fields(command.options) if not one.metadata.get("python_only")]
     inherited = {one.name: one.kw_only and owner[one.name] is not command.options for one in fields}
     for field in sorted(fields, key=lambda one: inherited[one.name]):  # those of many commands come last
-        groups[GROUPS.get(owner[field.name], "")].append(argument(command.options, field, defaults))
+        groups[GROUPS.get(owner[field.name], "")].append(_argument(command.options, field, defaults))
     wanted = Annotated[bool, FlagCreatePairsOff, tyro.conf.arg(help="Print the result as JSON.", help_behavior_hint="")]
     parts = [*groups.pop(""), inspect.Parameter("json", KEYWORD, default=False, annotation=wanted)]
     for title, arguments in groups.items():
         if arguments:
-            group = collected(arguments, ABOUT[title])
+            group = _collected(arguments, ABOUT[title])
             kind = Annotated[Any, OmitArgPrefixes, tyro.conf.arg(constructor=group)]
             parts.append(inspect.Parameter(title, KEYWORD, annotation=kind))
-    return collected(parts, inspect.getdoc(command.options) or "")
+    return _collected(parts, inspect.getdoc(command.options) or "")
 
 
 KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 
-def collected(arguments: list[inspect.Parameter], summary: str) -> Callable[..., dict[str, Any]]:
+def _collected(arguments: list[inspect.Parameter], summary: str) -> Callable[..., dict[str, Any]]:
     def collect(**values: Any) -> dict[str, Any]:
         given: dict[str, Any] = {}
         for name, value in values.items():
@@ -227,14 +227,14 @@ def collected(arguments: list[inspect.Parameter], summary: str) -> Callable[...,
     return collect
 
 
-def argument(cls: Any, field: dataclasses.Field, defaults: Mapping[str, Any]) -> inspect.Parameter:
+def _argument(cls: Any, field: dataclasses.Field, defaults: Mapping[str, Any]) -> inspect.Parameter:
     """A field of an options class as an argument that tyro understands. defaults: by name; they replace the field's."""
     hint, marks = hints_of(owners(cls)[field.name])[field.name], []
     required = field.default is dataclasses.MISSING and field.name not in defaults
     default = defaults.get(field.name, inspect.Parameter.empty if required else field.default)
     if (required and not field.kw_only) or field.metadata.get("positional"):
         marks.append(Positional)
-    kind, metavar = parsed_as(hint, bool(field.metadata.get("many")))
+    kind, metavar = _parsed_as(hint, bool(field.metadata.get("many")))
     if kind is bool and default is False:
         marks.append(FlagCreatePairsOff)
     if default is None:
@@ -250,7 +250,7 @@ def argument(cls: Any, field: dataclasses.Field, defaults: Mapping[str, Any]) ->
     return inspect.Parameter(field.name, KEYWORD, default=default, annotation=Annotated[(kind, about, *marks)])
 
 
-def parsed_as(hint: Any, many: bool) -> tuple[Any, str | None]:
+def _parsed_as(hint: Any, many: bool) -> tuple[Any, str | None]:
     """The type in which tyro reads a field, and its name in the help. Choices are text: `fields.check` refuses others.
 
     many: one or more, where Python also takes a single one.
@@ -271,7 +271,7 @@ def parsed_as(hint: Any, many: bool) -> tuple[Any, str | None]:
 # -- running --
 
 
-def overview(topic: str = "") -> str:
+def _overview(topic: str = "") -> str:
     """The commands, with the first sentence of each. topic: first word of the commands to show."""
     lines = [f"usage: ganvas {topic + ' ' if topic else ''}COMMAND [OPTIONS]", ""]
     lines += [] if topic else ["Train GANs on your own images.", ""]
@@ -289,13 +289,13 @@ def overview(topic: str = "") -> str:
     )
 
 
-def with_completion(words: Sequence[str]) -> None:
+def _with_completion(words: Sequence[str]) -> None:
     """Let tyro print or write a shell completion script for all commands."""
     app, groups = SubcommandApp(), dict[str, SubcommandApp]()
     for name, command in COMMANDS.items():
         *group, last = name.split()
         into = groups.setdefault(group[0], SubcommandApp()) if group else app
-        into.command(name=last)(parser(command, {}))
+        into.command(name=last)(_parser(command, {}))
     for name, group in groups.items():
         app.command(group, name=name, help=f"Commands of `ganvas {name}`.")
     app.cli(prog="ganvas", args=words, config=STYLE)
@@ -307,12 +307,12 @@ def run(words: Sequence[str]) -> int:
         print(f"ganvas {ganvas.__version__}")
         return 0
     if words and words[0].startswith("--tyro-"):
-        with_completion(words)
+        _with_completion(words)
         return 0
     topic = words[0] if words and any(name.startswith(f"{words[0]} ") for name in COMMANDS) else ""
     rest = words[1:] if topic else words
     if not rest or rest[0] in ("-h", "--help"):
-        print(overview(topic), file=sys.stdout if rest else sys.stderr)
+        print(_overview(topic), file=sys.stdout if rest else sys.stderr)
         return 0 if rest else 2
     command, asked, as_json = parse(words)
     result = command.call(asked)

@@ -87,7 +87,7 @@ class Column:
         if self.kind == "category" and (text or NONE) in self.values:
             return text or NONE
         if self.kind == "several":
-            labels = labels_in(text)
+            labels = _labels_in(text)
             if labels == [NONE] or set(labels) <= set(self.values):
                 return SEPARATOR.join(one for one in self.values if one in labels)
         raise ConfigError(f"{self.name}={text:.60}: expected {self.expected(text)}")
@@ -108,7 +108,7 @@ class Column:
             return [float(cell.lower() in YES)]
         if self.kind == "number":
             return [(float(cell) - self.mean) / self.std]
-        labels = labels_in(cell) if self.kind == "several" else [cell or NONE]
+        labels = _labels_in(cell) if self.kind == "several" else [cell or NONE]
         return [float(one in labels) for one in self.values]
 
     def cell_of(self, numbers: np.ndarray) -> str:
@@ -199,7 +199,7 @@ class Conditions:
                 extremes = (float(f"{end:.6g}") for end in (numbers.min(), numbers.max()))
                 columns.append(Column(name, kind, (), float(numbers.mean()), std, *extremes))
                 continue
-            distinct = {one for cell in cells for one in (labels_in(cell) if kind == "several" else [cell or NONE])}
+            distinct = {one for cell in cells for one in (_labels_in(cell) if kind == "several" else [cell or NONE])}
             values = () if kind == "yesno" else tuple(sorted(distinct, key=natural))
             if len(values) > MOST_VALUES:
                 raise DataError(
@@ -223,7 +223,7 @@ class Conditions:
         for i, column in enumerate(self.columns):
             cells = [row[i] for row in rows]
             known = {cell: column.cell(cell) for cell in set(cells)} if column.kind != "number" else {}
-            coarse.append([known[cell] for cell in cells] if known else coarsened(cells))
+            coarse.append([known[cell] for cell in cells] if known else _coarsened(cells))
         combinations = list(zip(*coarse, strict=True))
         counts = Counter(combinations[i] for i in np.random.default_rng(0).permutation(len(combinations)))
         is_shared = 2 * sum(count for count in counts.values() if count > 1) >= len(combinations)
@@ -246,7 +246,7 @@ class Conditions:
     def matrix(self, rows: Sequence[Sequence[str]]) -> np.ndarray:
         """Vectors (N, width) float32 of rows of cells."""
         parts = [
-            for_each([row[i] for row in rows], column.numbers, column.width) for i, column in enumerate(self.columns)
+            _for_each([row[i] for row in rows], column.numbers, column.width) for i, column in enumerate(self.columns)
         ]
         return np.concatenate(parts, axis=1)
 
@@ -350,14 +350,14 @@ class Conditions:
         return np.flatnonzero(same & (distance <= least))
 
 
-def for_each(cells: Sequence[str], numbers: Callable[[str], list[float]], width: int) -> np.ndarray:
+def _for_each(cells: Sequence[str], numbers: Callable[[str], list[float]], width: int) -> np.ndarray:
     """(N, width) float32 numbers of cells, computed once for equal ones."""
     place = {cell: i for i, cell in enumerate(dict.fromkeys(cells))}
     table = np.array([numbers(cell) for cell in place], np.float32).reshape(-1, width)
     return table[[place[cell] for cell in cells]]
 
 
-def coarsened(cells: Sequence[str]) -> list[str]:
+def _coarsened(cells: Sequence[str]) -> list[str]:
     """Numbers replaced by the median of their group, of ten groups of about equal size."""
     numbers = np.array(cells, np.float64)
     edges = np.unique(np.quantile(numbers, np.linspace(0, 1, GROUPS + 1)[1:-1]))
@@ -372,7 +372,7 @@ def kind_of(cells: Sequence[str]) -> ConditionKind:
     if len(filled) < len(set(cells)) or not {cell.lower() for cell in filled} <= YES | NO:
         if filled and all(number_of(cell) is not None for cell in filled):
             return "number"
-        return "several" if any(SEPARATOR in cell or is_json_list(cell) for cell in filled) else "category"
+        return "several" if any(SEPARATOR in cell or _is_json_list(cell) for cell in filled) else "category"
     return "yesno"
 
 
@@ -381,13 +381,13 @@ def as_yes_or_no(cell: str) -> str:
     return "no" if not cell or cell.lower() in NO | {NONE} else "yes"
 
 
-def labels_in(cell: str) -> list[str]:
+def _labels_in(cell: str) -> list[str]:
     """The labels of a cell: "A|B", or a JSON list of texts, in which "|" separates labels, too."""
-    text = SEPARATOR.join(map(str, json.loads(cell))) if is_json_list(cell) else cell
+    text = SEPARATOR.join(map(str, json.loads(cell))) if _is_json_list(cell) else cell
     return [one.strip() for one in text.split(SEPARATOR) if one.strip()]
 
 
-def is_json_list(cell: str) -> bool:
+def _is_json_list(cell: str) -> bool:
     if not cell.startswith("["):
         return False
     try:

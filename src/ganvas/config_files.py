@@ -22,7 +22,7 @@ TITLES = {"Run": (Train, FromImages), "Images": (DataConfig,), "Training": (Trai
           "For experts": (TrainOptions,)}  # fmt: skip
 
 
-def values_of(path: str | Path) -> dict[str, Any]:
+def _values_of(path: str | Path) -> dict[str, Any]:
     """The options of `ganvas.train` in a file: a TOML file, or the config.json of a run (also the run folder).
 
     Raises ConfigError for a file that cannot be read, an unknown option or a value of another type.
@@ -58,7 +58,7 @@ def from_file(given: Mapping[str, Any]) -> dict[str, Any]:
     if given.get("config") is None:
         return {}
     replaced = BUDGET_FIELDS if set(given).intersection(BUDGET_FIELDS) else ()
-    return {name: value for name, value in values_of(given["config"]).items() if name not in replaced}
+    return {name: value for name, value in _values_of(given["config"]).items() if name not in replaced}
 
 
 def template(name: str, source: str | None) -> str:
@@ -69,21 +69,25 @@ def template(name: str, source: str | None) -> str:
         lines.append(f"# ---- {title} ----\n")
         for field in (name for name in hints_of(Train) if owner[name] in classes and name not in EXCLUDED):
             value = {"source": source, "minutes": 10}.get(field)
-            lines += [f"# {told[field]}", f"{field} = {toml(value)}" if value else f"# {field} = {example(field)}", ""]
+            lines += [
+                f"# {told[field]}",
+                f"{field} = {_toml(value)}" if value else f"# {field} = {_example(field)}",
+                "",
+            ]
     return "\n".join(lines)
 
 
-def example(name: str) -> str:
+def _example(name: str) -> str:
     """A value of an option of `train`, as TOML."""
     default = getattr(Train(source=""), name)
     if default not in (None, (), ""):
-        return toml(default)
+        return _toml(default)
     hint = str(hints_of(owners(Train)[name])[name])
     if allowed := choices(hints_of(owners(Train)[name])[name]):
-        return toml([allowed[0]] if "tuple" in hint else allowed[0])
+        return _toml([allowed[0]] if "tuple" in hint else allowed[0])
     return "[]" if "tuple" in hint else '""' if "str" in hint else "true" if "bool" in hint else "0"
 
 
-def toml(value: Any) -> str:
+def _toml(value: Any) -> str:
     """A text, number, truth value or list of texts as TOML, which writes these as JSON does."""
     return json.dumps(value, ensure_ascii=False)

@@ -104,7 +104,7 @@ def check(options: Any, named: Callable[[str], str] = option) -> None:
                 raise ConfigError(f"{flag} {shown:.40}: expected {bounds}")
             if value % 1 and not fits(0.5, hint):
                 raise ConfigError(f"{flag} {value:g}: expected a whole number")
-        allowed = () if grows(hint) else choices(hint)
+        allowed = () if _grows(hint) else choices(hint)
         for one in (value if isinstance(value, tuple | list) else [value]) if allowed else ():
             if one not in allowed:
                 near = did_you_mean(str(one), [*allowed])
@@ -128,9 +128,9 @@ def choices(hint: Any) -> tuple[str, ...]:
     return next((part for part in parts if part), ())
 
 
-def grows(hint: Any) -> bool:
+def _grows(hint: Any) -> bool:
     """Whether the choices of a type are those of a registry that may grow."""
-    return (isinstance(hint, Registry) and hint.grows) or any(grows(one) for one in typing.get_args(hint))
+    return (isinstance(hint, Registry) and hint.grows) or any(_grows(one) for one in typing.get_args(hint))
 
 
 @functools.cache

@@ -155,10 +155,10 @@ class Generator:
                 )
             return torch.from_numpy(
                 np.concatenate(
-                    [schema.vectors(as_given(one, schema), [seed]) for one, seed in zip(label, seeds, strict=True)]
+                    [schema.vectors(_as_given(one, schema), [seed]) for one, seed in zip(label, seeds, strict=True)]
                 )
             )
-        return torch.from_numpy(schema.vectors(as_given(label, schema), seeds))
+        return torch.from_numpy(schema.vectors(_as_given(label, schema), seeds))
 
     def label_texts(self, label: Labels, seeds: Sequence[int]) -> list[str | None]:
         """The label of the image of each seed as text: its class, its conditions such as "hair=red,age=60", or None."""
@@ -205,7 +205,7 @@ class Generator:
     def label_name(self, label: Labels) -> str | None:
         """Name of a class, or conditions as text; None without label."""
         if self.info.conditions is not None and label is not None:
-            given = self.info.conditions.read(as_given(label, self.info.conditions))
+            given = self.info.conditions.read(_as_given(label, self.info.conditions))
             return ",".join(f"{name}={cell}" for name, cell in given.items())
         if label is None or not self.classes:
             return None if label is None else str(label)
@@ -312,7 +312,7 @@ class Generator:
         return label if conditions is None else conditions
 
 
-def as_given(label: Any, schema: Conditions) -> Given | None:
+def _as_given(label: Any, schema: Conditions) -> Given | None:
     """Conditions as text or a mapping. Raises ConfigError for anything else, such as the number of a class."""
     if label is None or isinstance(label, str | Mapping):
         return label

@@ -48,7 +48,7 @@ def on_colour(image: Image.Image, colour: str | tuple[int, ...]) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, colour), image).convert("RGB")
 
 
-def on_checkerboard(pixels: np.ndarray) -> np.ndarray:
+def _on_checkerboard(pixels: np.ndarray) -> np.ndarray:
     """(H, W, 4) uint8 or uint16 -> (H, W, 3) of the same type, on squares of white and light gray."""
     height, width = pixels.shape[:2]
     side = min(SQUARES[1], max(SQUARES[0], max(height, width) // 8))
@@ -92,10 +92,10 @@ def png_text(text: Mapping[str, str] | None) -> PngInfo:
 
 def png_bytes(pixels: np.ndarray, text: Mapping[str, str] | None = None) -> bytes:
     """(H, W, C) pixels as a PNG file with these texts in its metadata."""
-    return encoded(pixels, "PNG", text)
+    return _encoded(pixels, "PNG", text)
 
 
-def encoded(pixels: np.ndarray, form: str, text: Mapping[str, str] | None = None, dpi: int | None = None) -> bytes:
+def _encoded(pixels: np.ndarray, form: str, text: Mapping[str, str] | None = None, dpi: int | None = None) -> bytes:
     """(H, W, C) pixels as the content of a PNG, JPEG, WEBP or TIFF file. See `save_picture`."""
     image = to_image(pixels)
     check_size(form, image.width, image.height)
@@ -107,7 +107,7 @@ def encoded(pixels: np.ndarray, form: str, text: Mapping[str, str] | None = None
     if form == "PNG":
         options["pnginfo"] = png_text(text)
     else:
-        exif = exif_of(text, dpi if form == "WEBP" else None)
+        exif = _exif_of(text, dpi if form == "WEBP" else None)
         packet = text[XMP_PACKET].encode() if text else b""
         if form == "TIFF":
             if packet:
@@ -129,7 +129,7 @@ def check_size(form: str, width: int, height: int) -> None:
         )
 
 
-def exif_of(text: Mapping[str, str] | None, dpi: int | None = None) -> Image.Exif:
+def _exif_of(text: Mapping[str, str] | None, dpi: int | None = None) -> Image.Exif:
     """The texts as EXIF data, which TIFF files have as tags. dpi: for WebP, which has no other place for it."""
     exif = Image.Exif()
     if text:
@@ -164,7 +164,7 @@ def save_picture(
     form = FORMATS.get(path.suffix.lower())
     if form is None:
         raise ConfigError(f"{path} ends in {path.suffix or 'nothing'}: images are written as {', '.join(FORMATS)}")
-    content = encoded(pixels, form, text, dpi)
+    content = _encoded(pixels, form, text, dpi)
     files.write_atomically(path, lambda file: file.write(content), sync)
 
 
@@ -184,7 +184,7 @@ def grid(pixels: np.ndarray, columns: int | None = None, gap: int = 2) -> np.nda
     checkerboard, so that their outlines are visible on any ground; the grid then has 3 channels.
     """
     if pixels.shape[3] == 4:
-        pixels = np.stack([on_checkerboard(one) for one in pixels])
+        pixels = np.stack([_on_checkerboard(one) for one in pixels])
     num, height, width, channels = pixels.shape
     columns = columns or math.ceil(math.sqrt(num))
     rows = math.ceil(num / columns)
@@ -209,21 +209,21 @@ def sheet(pixels: np.ndarray, title: str, above: Sequence[str], left: Sequence[s
     body = to_image(grid(cells, len(above), gap))
     column = max((round(font.getlength(text)) for text in left), default=0) + 2 * MARGIN
     head, band = TEXT + 2 * MARGIN, TEXT + MARGIN
-    title = shortened(title, font, column + body.width - 2 * MARGIN)
+    title = _shortened(title, font, column + body.width - 2 * MARGIN)
     page = Image.new(body.mode, (column + body.width, head + band + body.height), "white")
     page.paste(body, (column, head + band))
     pen = ImageDraw.Draw(page)
     pen.text((MARGIN, MARGIN), title, fill="black", font=font)
     for i, text in enumerate(above):
         middle = column + gap + i * (width + gap) + width // 2
-        pen.text((middle, head), shortened(text, font, width), fill="black", font=font, anchor="ma")
+        pen.text((middle, head), _shortened(text, font, width), fill="black", font=font, anchor="ma")
     for i, text in enumerate(left):
         middle = head + band + gap + i * (height + gap) + height // 2
         pen.text((column - MARGIN, middle), text, fill="black", font=font, anchor="rm")
     return np.asarray(page).reshape(page.height, page.width, -1)
 
 
-def shortened(text: str, font: Any, width: int) -> str:
+def _shortened(text: str, font: Any, width: int) -> str:
     """A text that is at most `width` pixels wide."""
     if font.getlength(text) <= width:
         return text

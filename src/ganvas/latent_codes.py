@@ -114,9 +114,9 @@ def decode(network: Generator, code: Code) -> Tensor:
     if not bool(lends.any()):
         return plain(network, code, 0)
     if bool(lends.all()):
-        return with_lent(network, code)
+        return _with_lent(network, code)
     alone, lent = (~lends).nonzero().flatten(), lends.nonzero().flatten()
-    images = torch.cat([plain(network, code[alone], 0), with_lent(network, code[lent])])
+    images = torch.cat([plain(network, code[alone], 0), _with_lent(network, code[lent])])
     return images[torch.cat([alone, lent]).argsort()]
 
 
@@ -132,7 +132,7 @@ def plain(network: Generator, code: Code, row: int) -> Tensor:
     return network(code.latents[:, row], None if code.labels is None else code.labels[:, row])
 
 
-def with_lent(network: Generator, code: Code) -> Tensor:
+def _with_lent(network: Generator, code: Code) -> Tensor:
     """One pass over the images followed by the images that provide styles, which are transferred at each layer."""
     rows = [0]  # distinct rows, first the images themselves
     lender: dict[int, int] = {}  # layer -> index in `rows`

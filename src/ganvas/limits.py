@@ -30,12 +30,12 @@ def available_memory(root: Path = Path("/")) -> int | None:
         most = resource.getrlimit(limit)[0]
         if most != resource.RLIM_INFINITY:
             limits.append(most - used)
-    return max(0, min([*limits, *left_in_cgroups(root)]))
+    return max(0, min([*limits, *_left_in_cgroups(root)]))
 
 
-def left_in_cgroups(root: Path) -> Generator[int]:
+def _left_in_cgroups(root: Path) -> Generator[int]:
     """Bytes left in the memory cgroup of this process and in its parents."""
-    for folder, version in cgroups(root, "memory"):
+    for folder, version in _cgroups(root, "memory"):
         names = (
             ("memory.max", "memory.current", "inactive_file")
             if version == 2
@@ -50,7 +50,7 @@ def left_in_cgroups(root: Path) -> Generator[int]:
 def cpu_quota(root: Path = Path("/")) -> int | None:
     """Number of processors that the cgroups of this process may use, rounded up; None without a limit."""
     quotas = []
-    for folder, version in cgroups(root, "cpu"):
+    for folder, version in _cgroups(root, "cpu"):
         with contextlib.suppress(OSError, ValueError):  # "max": no limit here
             texts = (
                 (folder / "cpu.max").read_text().split()
@@ -62,7 +62,7 @@ def cpu_quota(root: Path = Path("/")) -> int | None:
     return min(quotas, default=None)
 
 
-def cgroups(root: Path, controller: str) -> Generator[tuple[Path, int]]:
+def _cgroups(root: Path, controller: str) -> Generator[tuple[Path, int]]:
     """(folder, version) of the cgroups of this process for a controller, each followed by its parents."""
     try:
         groups = [line.split(":", 2) for line in (root / "proc/self/cgroup").read_text().splitlines()]

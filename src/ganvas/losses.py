@@ -40,7 +40,7 @@ class Loss:
 Target = float | Tensor
 
 
-def bce_discriminator(real: Tensor, fake: Tensor, real_target: Target = 1.0, fake_target: Target = 0.0) -> Tensor:
+def _bce_discriminator(real: Tensor, fake: Tensor, real_target: Target = 1.0, fake_target: Target = 0.0) -> Tensor:
     """-log s(D(x)) - log(1 - s(D(G(z)))), s the sigmoid (Goodfellow et al. 2014, equation 1), from logits.
 
     targets: 1 and 0, or numbers (N,) near them (label noise).
@@ -53,34 +53,34 @@ def cross_entropy(logits: Tensor, target: Target) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, torch.zeros_like(logits) + target, reduction="none")
 
 
-def bce_generator(real: Tensor, fake: Tensor) -> Tensor:
+def _bce_generator(real: Tensor, fake: Tensor) -> Tensor:
     """-log s(D(G(z))): the non-saturating form (Goodfellow et al. 2014, section 3)."""
     return F.softplus(-fake)
 
 
-def least_squares_discriminator(
+def _least_squares_discriminator(
     real: Tensor, fake: Tensor, real_target: Target = 1.0, fake_target: Target = 0.0
 ) -> Tensor:
     """((D(x) - 1)^2 + D(G(z))^2) / 2 (Mao et al. 2017, equation 9)."""
     return ((real - real_target).square() + (fake - fake_target).square()) / 2
 
 
-def least_squares_generator(real: Tensor, fake: Tensor) -> Tensor:
+def _least_squares_generator(real: Tensor, fake: Tensor) -> Tensor:
     """(D(G(z)) - 1)^2 / 2."""
     return (fake - 1).square() / 2
 
 
-def hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
+def _hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
     """max(0, 1 - D(x)) + max(0, 1 + D(G(z))) (Lim and Ye 2017)."""
     return F.relu(1 - real) + F.relu(1 + fake)
 
 
-def wasserstein_discriminator(real: Tensor, fake: Tensor) -> Tensor:
+def _wasserstein_discriminator(real: Tensor, fake: Tensor) -> Tensor:
     """D(G(z)) - D(x) (Arjovsky et al. 2017); needs a Lipschitz-constrained discriminator."""
     return fake - real
 
 
-def minus_logit(real: Tensor, fake: Tensor) -> Tensor:
+def _minus_logit(real: Tensor, fake: Tensor) -> Tensor:
     """-D(G(z)): the generator's side of the hinge and Wasserstein losses."""
     return -fake
 
@@ -109,21 +109,21 @@ LOSSES: dict[str, Loss] = {
         zero=False,
     ),
     "bce": Loss(
-        bce_discriminator,
-        bce_generator,
+        _bce_discriminator,
+        _bce_generator,
         ("-log(s(r)) - log(1 - s(f))", "-log(s(f))"),
         rescales=True,
         targets=True,
     ),
     "least-squares": Loss(
-        least_squares_discriminator,
-        least_squares_generator,
+        _least_squares_discriminator,
+        _least_squares_generator,
         ("((r - 1)**2 + f**2) / 2", "(f - 1)**2 / 2"),
         zero=False,
         targets=True,
     ),
-    "hinge": Loss(hinge_discriminator, minus_logit, ("max(1 - r, 0) + max(1 + f, 0)", "-f")),
-    "wasserstein": Loss(wasserstein_discriminator, minus_logit, ("f - r", "-f"), rescales=True, zero=False),
+    "hinge": Loss(_hinge_discriminator, _minus_logit, ("max(1 - r, 0) + max(1 + f, 0)", "-f")),
+    "wasserstein": Loss(_wasserstein_discriminator, _minus_logit, ("f - r", "-f"), rescales=True, zero=False),
 }
 
 

@@ -120,10 +120,10 @@ def read_model(path: Path) -> tuple[Generator, ModelInfo]:
             metadata = opened.metadata() or {}
             text = metadata.get("ganvas", "{}")
             info = ModelInfo.from_json(text, file)
-            network = outline(info.config, file)
+            network = _outline(info.config, file)
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
     except (safetensors.SafetensorError, OSError) as error:
-        raise CheckpointError(not_safetensors(file)) from error
+        raise CheckpointError(_not_safetensors(file)) from error
     if how := difference(network, tensors):
         raise CheckpointError(f"{file} does not contain the weights of a {info.config.model!r} generator ({how})")
     digest = tensor_hash(tensors)
@@ -166,7 +166,7 @@ class NumbersAreReal(TorchFunctionMode):
         return func(*args, **on | (kwargs or {}))
 
 
-def outline(config: ModelConfig, where: Path) -> Generator:
+def _outline(config: ModelConfig, where: Path) -> Generator:
     """Build the generator of a configuration on the meta device, without memory for its weights.
 
     Raises CheckpointError, with `where` in the message, for an invalid configuration.
@@ -191,7 +191,7 @@ def difference(network: nn.Module, tensors: dict[str, Tensor]) -> str:
                      for fault, names in faults if names)  # fmt: skip
 
 
-def not_safetensors(file: Path) -> str:
+def _not_safetensors(file: Path) -> str:
     with files.explained(file), file.open("rb") as opened:
         start = opened.read(4)
     if start[:1] == b"\x80" or start == b"PK\x03\x04":

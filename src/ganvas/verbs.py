@@ -83,7 +83,7 @@ def train(asked: Train) -> Trained:
         source = record.data.source if asked.add else images_of(record.data)
         if asked.dry_run:
             wanted = dataclasses.replace(record.asked, **changed(wanted))
-    data, notes = as_preset(data, wanted)
+    data, notes = _as_preset(data, wanted)
     folder = Path(out) if out is not None else default_folder(source)
     with process_group(Display(asked.quiet).say):
         display = Display(asked.quiet or rank() > 0)
@@ -94,24 +94,24 @@ def train(asked: Train) -> Trained:
         kept = None
         run = Run(folder, writes=False)
         if run.has_config() and not is_pack(Path(source)) and (asked.add or run.config().data.grown):
-            data, kept = as_before(run, data)
-        pack = open_for_all_ranks(source, data, asked.data, display, kept)
-        start = absolute(asked.start_from)
+            data, kept = _as_before(run, data)
+        pack = _open_for_all_ranks(source, data, asked.data, display, kept)
+        start = _absolute(asked.start_from)
         if asked.dry_run:
-            show_dry_run(pack, wanted, device, start, display)
+            _show_dry_run(pack, wanted, device, start, display)
             return Trained(0, 0.0, folder=folder, rank=rank())
         callbacks = [*asked.callbacks, *trackers(wanted.track, folder)] if rank() == 0 else []
-        return train_on(pack, source, folder, wanted, device, start, display, callbacks, asked.add)
+        return _train_on(pack, source, folder, wanted, device, start, display, callbacks, asked.add)
 
 
-def absolute(start_from: PathLike | None) -> str | None:
+def _absolute(start_from: PathLike | None) -> str | None:
     """The run or model folder of `--from` as an absolute path; none and the default stay as they are."""
     if start_from is None or str(start_from) == NONE:
         return None if start_from is None else NONE
     return str(Path(start_from).resolve())
 
 
-def as_before(run: Run, data: DataConfig) -> tuple[DataConfig, Kept]:
+def _as_before(run: Run, data: DataConfig) -> tuple[DataConfig, Kept]:
     """Options and held-out images for a run whose images have grown: what was chosen for its first images stays."""
     first, kept = first_images(run)
     changes: dict[str, Any] = {
@@ -123,7 +123,7 @@ def as_before(run: Run, data: DataConfig) -> tuple[DataConfig, Kept]:
     return dataclasses.replace(data, **changes), kept
 
 
-def train_on(
+def _train_on(
     pack: Pack,
     source: str,
     folder: Path,
@@ -152,7 +152,7 @@ def train_on(
         return Trained(**vars(outcome), folder=folder, rank=rank())
 
 
-def show_dry_run(pack: Pack, asked: TrainOptions, device: Device, start: str | None, display: Display) -> None:
+def _show_dry_run(pack: Pack, asked: TrainOptions, device: Device, start: str | None, display: Display) -> None:
     """Show every chosen option with its reason, the layers, the memory, and the number of images that fit in the budget
     (measured in a few steps)."""
     origin = open_origin(Path(start)) if start not in (None, NONE) else None
@@ -176,7 +176,7 @@ def measured_speed(planned: Plan, pack: Pack, device: Device, say: Callable[[str
         batches.close()
 
 
-def as_preset(data: DataConfig, asked: TrainOptions) -> tuple[DataConfig, list[str]]:
+def _as_preset(data: DataConfig, asked: TrainOptions) -> tuple[DataConfig, list[str]]:
     """`data` with the image size and channels of the preset, unless the user chose others; and notes for the user."""
     if asked.preset is None:
         return data, []
@@ -192,7 +192,7 @@ def as_preset(data: DataConfig, asked: TrainOptions) -> tuple[DataConfig, list[s
     return dataclasses.replace(data, **changes), [f"preset {asked.preset} ({preset.title}): images of {words}"]
 
 
-def open_for_all_ranks(
+def _open_for_all_ranks(
     source: str, config: DataConfig, data: PathLike | None, display: Display, kept: Kept | None = None
 ) -> Pack:
     """Rank 0 makes the pack; the other ranks then open it."""
@@ -251,12 +251,12 @@ def export(asked: Export) -> list[Path]:
     """
     place = hub.local(asked.source)
     if asked.no_copies:
-        Display(asked.quiet).say(refuse_copies(place, asked.data, asked.quiet))
+        Display(asked.quiet).say(_refuse_copies(place, asked.data, asked.quiet))
     runtime = None if asked.runtime is None else Path(asked.runtime)
     return export_of(place, asked.out, to=asked.to, weights=asked.weights, runtime=runtime)
 
 
-def refuse_copies(source: Path, data: PathLike | None = None, quiet: bool = False) -> str:
+def _refuse_copies(source: Path, data: PathLike | None = None, quiet: bool = False) -> str:
     """Check before an export. Raises ConfigError if generated images are flagged as copies of training images.
 
     data: the training images, if `source` is not a run. Returns the result as a sentence.

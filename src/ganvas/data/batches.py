@@ -55,7 +55,7 @@ class Batches:
         known = pack.labels if pack.conditions is None else pack.conditions
         self._labels = None if known is None else torch.from_numpy(known).to(self.device)
         held = pack.images.nbytes <= HELD_IN_MEMORY
-        self._pictures = to_tensor(np.asarray(pack.images)).to(self.device) if held else None
+        self._pictures = _to_tensor(np.asarray(pack.images)).to(self.device) if held else None
         self._reader: Reader | None = None
 
     def __next__(self) -> tuple[Tensor, Tensor | None]:
@@ -127,7 +127,7 @@ def evenly_mixed(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.argsort(places, kind="stable")
 
 
-def to_tensor(images: np.ndarray) -> Tensor:
+def _to_tensor(images: np.ndarray) -> Tensor:
     """Converts uint16 to int32, because few torch operators support uint16; uint8 is unchanged."""
     return torch.from_numpy(images.astype(np.int32 if images.dtype == np.uint16 else images.dtype))
 
@@ -151,7 +151,7 @@ class Reader:
                 raw[order] = self.batches.pack.images[picked[order]]
                 self.position += self.batches.batch
                 numbers = torch.from_numpy(np.stack([picked, flips]))
-                self.put((self.batches.pinned(numbers), self.batches.pinned(to_tensor(raw))))
+                self.put((self.batches.pinned(numbers), self.batches.pinned(_to_tensor(raw))))
         except BaseException as error:
             self.put(error)
 

@@ -68,7 +68,7 @@ def look(payload: Payload, for_marks: bool = True) -> Look:
     content = readable(payload)
     info, pixels = decode_whole(content)
     top = np.iinfo(pixels.dtype).max
-    small, deviations = reduced(pixels)
+    small, deviations = _reduced(pixels)
     values = span(content) if info.wide else None
     # Half the time of hashing all pixels: equal means, deviations and checksum are equal images.
     checksum = zlib.crc32(np.ascontiguousarray(pixels).data)
@@ -77,7 +77,7 @@ def look(payload: Payload, for_marks: bool = True) -> Look:
         info,
         hashlib.sha256(known).digest()[:16],
         float(small[:3].mean()) / top,
-        info.channels == 1 or is_gray(pixels, small),
+        info.channels == 1 or _is_gray(pixels, small),
         highest(content) if info.depth == 16 and not info.wide else 0,
         values,
         float(deviations.max()) / top,
@@ -87,7 +87,7 @@ def look(payload: Payload, for_marks: bool = True) -> Look:
     )
 
 
-def reduced(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _reduced(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """An image (H, W, C) averaged to (C, 32, 32) float32, and the standard deviation (C,) of its channels."""
     height, width, channels = pixels.shape
     columns = np.zeros((1, width * channels))
@@ -97,7 +97,7 @@ def reduced(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return small, np.sqrt(np.maximum(squares - means**2, 0))
 
 
-def is_gray(pixels: np.ndarray, small: np.ndarray) -> bool:
+def _is_gray(pixels: np.ndarray, small: np.ndarray) -> bool:
     """Whether an image has no colour, as in `decode.glance`, which is slow and only decides unclear cases.
 
     pixels: the image (H, W, C). small: averaged to (C, 32, 32). The mean of an area cannot be coloured more than one of

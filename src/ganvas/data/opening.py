@@ -39,7 +39,7 @@ def open_pack(
         return reopened(Path(source), config)
     dataset, place = catalog.locate(str(source), data, progress)
     policy = dataclasses.replace(catalog.policy_for(dataset, place, config), kept=kept)
-    target = Path(folder) if folder else files.cache_dir() / "packs" / cache_name(config, policy)
+    target = Path(folder) if folder else files.cache_dir() / "packs" / _cache_name(config, policy)
     # Checked before the source is opened, because listing a large archive is slow.
     fingerprint = catalog.fingerprint(place, config)
     if (pack := write.current(target, Request.of(config, policy), fingerprint)) is not None:
@@ -49,7 +49,7 @@ def open_pack(
     return write.build_pack(images, config, target, policy=policy, fingerprint=fingerprint, progress=progress)
 
 
-def cache_name(config: DataConfig, policy: Policy) -> str:
+def _cache_name(config: DataConfig, policy: Policy) -> str:
     """Readable folder name, unique for a source and policy."""
     key = hashlib.sha256(
         json.dumps([FORMAT, Request.of(config, policy).to_dict()], sort_keys=True).encode()

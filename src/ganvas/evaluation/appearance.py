@@ -84,8 +84,8 @@ def _looked_at(batch: Tensor) -> dict[str, Tensor]:
         "alternating": alternating(shades),
         "steps": steps(shades),
         "empty": empty(shades),
-        "radial": radial(shades),
-        "histogram": histograms(batch),
+        "radial": _radial(shades),
+        "histogram": _histograms(batch),
         "contrast": batch[:, :3].std(dim=(2, 3), correction=0).amax(dim=1),
         "whole": standardised(shades, CORRELATED, quarter=False),
         "quarter": standardised(shades, CORRELATED, quarter=True),
@@ -215,7 +215,7 @@ def _fine() -> Tensor:
     return places[:, None] + places >= 6
 
 
-def power(gray: Tensor) -> Tensor:
+def _power(gray: Tensor) -> Tensor:
     """(n, H, W / 2 + 1): power spectrum with a Hann window; white noise gives its variance."""
     height, width = gray.shape[1:]
     window = torch.hann_window(height, dtype=gray.dtype)[:, None] * torch.hann_window(width, dtype=gray.dtype)
@@ -223,11 +223,11 @@ def power(gray: Tensor) -> Tensor:
     return torch.fft.rfft2(centred).abs().square() / window.square().sum()
 
 
-def radial(gray: Tensor) -> Tensor:
+def _radial(gray: Tensor) -> Tensor:
     """(n, R): base-10 logarithm of the power at `frequencies`, mean over all directions."""
     places, weights, totals = _rings(*gray.shape[1:])
     sums = torch.zeros(len(gray), len(totals) + 1, dtype=gray.dtype)
-    sums.index_add_(1, places, power(gray).flatten(1) * weights)
+    sums.index_add_(1, places, _power(gray).flatten(1) * weights)
     return torch.log10(sums[:, :-1] / totals + EIGHT_BITS)
 
 
@@ -274,7 +274,7 @@ def directions(channels: int) -> np.ndarray:
     return np.concatenate([np.pad(ways, ((0, 0), (0, 1))), [[0, 0, 0, 1]]])
 
 
-def histograms(batch: Tensor) -> Tensor:
+def _histograms(batch: Tensor) -> Tensor:
     """(n, K * 256): histogram of the values of each image along each direction, from -1 to 1 in 256 bins."""
     num, channels = batch.shape[:2]
     values = batch.flatten(2)

@@ -61,7 +61,7 @@ def agreement(
             kind = "labels" if column.kind == "several" else "images"
             meaning = (
                 f"Share of {kind} for which {by} reads the requested {column.name}; always choosing the most frequent "
-                f"would give {by_chance(column, wanted):.1%}."
+                f"would give {_by_chance(column, wanted):.1%}."
             )
         protocol = f"n = {len(samples):,}; value to expect: {len(testing):,} real images not used for training"
         rows.append(
@@ -87,9 +87,9 @@ def trained(
 
     def loss(outputs: Tensor, wanted: Tensor) -> Tensor:
         parts = zip(
-            schema.columns, outputs.split(widths(schema), dim=1), wanted.split(widths(schema), dim=1), strict=True
+            schema.columns, outputs.split(_widths(schema), dim=1), wanted.split(_widths(schema), dim=1), strict=True
         )
-        return torch.stack([column_loss(*part) for part in parts]).sum()
+        return torch.stack([_column_loss(*part) for part in parts]).sum()
 
     network = train_classifier(
         prepared(pack.images, chosen, progress),
@@ -105,11 +105,11 @@ def trained(
     return network, len(chosen)
 
 
-def widths(schema: Conditions) -> list[int]:
+def _widths(schema: Conditions) -> list[int]:
     return [column.width for column in schema.columns]
 
 
-def column_loss(column: Column, outputs: Tensor, wanted: Tensor) -> Tensor:
+def _column_loss(column: Column, outputs: Tensor, wanted: Tensor) -> Tensor:
     """Loss of the outputs (N, width) of a column."""
     if column.kind == "number":
         return F.mse_loss(outputs, wanted)
@@ -130,7 +130,7 @@ def compared(column: Column, outputs: np.ndarray, wanted: np.ndarray) -> Interva
     return share(float(right.mean()), len(right))
 
 
-def by_chance(column: Column, wanted: np.ndarray) -> float:
+def _by_chance(column: Column, wanted: np.ndarray) -> float:
     """Agreement of always choosing the most frequent value of what was wanted (N, width)."""
     frequent = wanted.mean(axis=0)
     return float(frequent.max() if column.kind == "category" else np.maximum(frequent, 1 - frequent).mean())

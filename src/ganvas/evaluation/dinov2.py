@@ -147,7 +147,7 @@ class LayerScale(nn.Module):
         return x * self.gamma
 
 
-def prepare(images: Tensor) -> Tensor:
+def _prepare(images: Tensor) -> Tensor:
     """RGB (N, 3, H, W) in [-1, 1] -> (N, 3, 224, 224), normalised with the mean and deviation of ImageNet."""
     mean, std = (torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in (MEAN, STD))
     return (bicubic(SIZE)(images) / 2 + 0.5 - mean) / std
@@ -176,4 +176,4 @@ def load(name: str, device: torch.device, weights: Path | None, pack: Pack | Non
         ) from error
     words = f"input {SIZE}x{SIZE} by antialiased bicubic, aspect not kept, ImageNet mean and deviation, class token"
     official = digest == expected
-    return Features(name, digest[:8], published.width, network, prepare, words, device, official=official)
+    return Features(name, digest[:8], published.width, network, _prepare, words, device, official=official)

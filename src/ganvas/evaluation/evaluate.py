@@ -88,7 +88,7 @@ def evaluate(asked: Evaluate, progress: Progress | None = None, overall: Overall
         out = Path(asked.out)
     elif (name := hub.hub_name(asked.source)) is not None:  # not into the cache
         out = Path(f"{name.repo.rpartition('/')[2]}-evaluation")
-    return written(FromGenerator(generator, asked, folder), pack, asked, out, progress, overall)
+    return _written(FromGenerator(generator, asked, folder), pack, asked, out, progress, overall)
 
 
 def evaluate_images(asked: Evaluate, progress: Progress | None = None, overall: Overall | None = None) -> Evaluation:
@@ -107,10 +107,10 @@ def evaluate_images(asked: Evaluate, progress: Progress | None = None, overall: 
             )
     source = Path(asked.source)
     out = Path(asked.out) if asked.out is not None else source.with_name(f"{source.name.split('.')[0]}-evaluation")
-    return written(FromImages(made, asked), pack, asked, out, progress, overall)
+    return _written(FromImages(made, asked), pack, asked, out, progress, overall)
 
 
-def written(
+def _written(
     source: Samples, pack: Pack, asked: Evaluate, out: Path, progress: Progress | None, overall: Overall | None = None
 ) -> Evaluation:
     """Evaluate, and write the result into the folder `out`."""
@@ -364,7 +364,7 @@ class Evaluator:
             missing=[pack.classes[i] for i in lacking],
             sentence="Classes cannot be evaluated: the generated images do not resemble the data."
             if alien
-            else in_words([table.rows[i] for i in lacking]),
+            else _in_words([table.rows[i] for i in lacking]),
             modes=mode_coverage(predicted, shares),
             judge=name,
         )
@@ -528,7 +528,7 @@ class Evaluator:
         )
 
 
-def in_words(missing: list[ClassResult]) -> str:
+def _in_words(missing: list[ClassResult]) -> str:
     """A sentence about the classes that the generator lacks."""
     if not missing:
         return "No class is clearly missing."

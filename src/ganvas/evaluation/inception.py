@@ -45,7 +45,7 @@ class Layer(NamedTuple):
     stride: int = 1
 
 
-def chain(name: str, *steps: tuple[int, int, int, int]) -> tuple[Layer, ...]:
+def _chain(name: str, *steps: tuple[int, int, int, int]) -> tuple[Layer, ...]:
     """Consecutive layers name_1, name_2, ...; steps: (channels, height, width, stride)."""
     return tuple(
         Layer(f"{name}_{i + 1}", f"{name}_{i}" if i else None, channels, (height, width), stride)
@@ -53,35 +53,35 @@ def chain(name: str, *steps: tuple[int, int, int, int]) -> tuple[Layer, ...]:
     )
 
 
-def block_35(pooled: int) -> tuple[Layer, ...]:
+def _block_35(pooled: int) -> tuple[Layer, ...]:
     """A block of the 35 x 35 grid; `pooled`: channels after its pooling."""
     return (
         Layer("branch1x1", None, 64),
-        *chain("branch5x5", (48, 1, 1, 1), (64, 5, 5, 1)),
-        *chain("branch3x3dbl", (64, 1, 1, 1), (96, 3, 3, 1), (96, 3, 3, 1)),
+        *_chain("branch5x5", (48, 1, 1, 1), (64, 5, 5, 1)),
+        *_chain("branch3x3dbl", (64, 1, 1, 1), (96, 3, 3, 1), (96, 3, 3, 1)),
         Layer("branch_pool", "pool", pooled),
     )
 
 
-def block_17(narrow: int) -> tuple[Layer, ...]:
+def _block_17(narrow: int) -> tuple[Layer, ...]:
     """A block of the 17 x 17 grid, with 7 x 7 kernels split into 1 x 7 and 7 x 1 with `narrow` channels."""
     lying, standing = (narrow, 1, 7, 1), (narrow, 7, 1, 1)
     return (
         Layer("branch1x1", None, 192),
-        *chain("branch7x7", (narrow, 1, 1, 1), lying, (192, 7, 1, 1)),
-        *chain("branch7x7dbl", (narrow, 1, 1, 1), standing, lying, standing, (192, 1, 7, 1)),
+        *_chain("branch7x7", (narrow, 1, 1, 1), lying, (192, 7, 1, 1)),
+        *_chain("branch7x7dbl", (narrow, 1, 1, 1), standing, lying, standing, (192, 1, 7, 1)),
         Layer("branch_pool", "pool", 192),
     )
 
 
-def block_8() -> tuple[Layer, ...]:
+def _block_8() -> tuple[Layer, ...]:
     """A block of the 8 x 8 grid, with parallel 1 x 3 and 3 x 1 kernels."""
     return (
         Layer("branch1x1", None, 320),
         Layer("branch3x3_1", None, 384),
         Layer("branch3x3_2a", "branch3x3_1", 384, (1, 3)),
         Layer("branch3x3_2b", "branch3x3_1", 384, (3, 1)),
-        *chain("branch3x3dbl", (448, 1, 1, 1), (384, 3, 3, 1)),
+        *_chain("branch3x3dbl", (448, 1, 1, 1), (384, 3, 3, 1)),
         Layer("branch3x3dbl_3a", "branch3x3dbl_2", 384, (1, 3)),
         Layer("branch3x3dbl_3b", "branch3x3dbl_2", 384, (3, 1)),
         Layer("branch_pool", "pool", 192),
@@ -91,31 +91,31 @@ def block_8() -> tuple[Layer, ...]:
 Pooling = Literal["average", "maximum", "halve"]
 
 BLOCKS: tuple[tuple[str, Pooling, tuple[Layer, ...]], ...] = (
-    ("Mixed_5b", "average", block_35(32)),
-    ("Mixed_5c", "average", block_35(64)),
-    ("Mixed_5d", "average", block_35(64)),
+    ("Mixed_5b", "average", _block_35(32)),
+    ("Mixed_5c", "average", _block_35(64)),
+    ("Mixed_5d", "average", _block_35(64)),
     (
         "Mixed_6a",
         "halve",
         (
             Layer("branch3x3", None, 384, (3, 3), 2),
-            *chain("branch3x3dbl", (64, 1, 1, 1), (96, 3, 3, 1), (96, 3, 3, 2)),
+            *_chain("branch3x3dbl", (64, 1, 1, 1), (96, 3, 3, 1), (96, 3, 3, 2)),
         ),
     ),
-    ("Mixed_6b", "average", block_17(128)),
-    ("Mixed_6c", "average", block_17(160)),
-    ("Mixed_6d", "average", block_17(160)),
-    ("Mixed_6e", "average", block_17(192)),
+    ("Mixed_6b", "average", _block_17(128)),
+    ("Mixed_6c", "average", _block_17(160)),
+    ("Mixed_6d", "average", _block_17(160)),
+    ("Mixed_6e", "average", _block_17(192)),
     (
         "Mixed_7a",
         "halve",
         (
-            *chain("branch3x3", (192, 1, 1, 1), (320, 3, 3, 2)),
-            *chain("branch7x7x3", (192, 1, 1, 1), (192, 1, 7, 1), (192, 7, 1, 1), (192, 3, 3, 2)),
+            *_chain("branch3x3", (192, 1, 1, 1), (320, 3, 3, 2)),
+            *_chain("branch7x7x3", (192, 1, 1, 1), (192, 1, 7, 1), (192, 7, 1, 1), (192, 3, 3, 2)),
         ),
     ),
-    ("Mixed_7b", "average", block_8()),
-    ("Mixed_7c", "maximum", block_8()),
+    ("Mixed_7b", "average", _block_8()),
+    ("Mixed_7c", "maximum", _block_8()),
 )
 """Name, pooling and layers of each block. The output of a block is the concatenation of all layers without successor,
 followed by the max-pooled input if the block halves the grid."""
@@ -168,7 +168,7 @@ class Block(nn.Module):
         self.num_out = sum(width[name] for name in self.ends) + (num_in if pooling == "halve" else 0)
 
     def forward(self, x: Tensor) -> Tensor:
-        maps: dict[str | None, Tensor] = {None: x, "pool": pool(x, self.pooling)}
+        maps: dict[str | None, Tensor] = {None: x, "pool": _pool(x, self.pooling)}
         for layer in self.layers:
             maps[layer.name] = self.layer(layer.name)(maps[layer.reads])
         ends = [maps[name] for name in self.ends]
@@ -180,7 +180,7 @@ class Block(nn.Module):
         return part
 
 
-def pool(x: Tensor, pooling: Pooling) -> Tensor:
+def _pool(x: Tensor, pooling: Pooling) -> Tensor:
     if pooling == "average":
         return F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
     return F.max_pool2d(x, 3, 2) if pooling == "halve" else F.max_pool2d(x, 3, 1, 1)
@@ -214,7 +214,7 @@ class FastInception(nn.Module):
 
     def __init__(self, plain: Inception, merge: bool = True) -> None:
         super().__init__()
-        self.stem = nn.ModuleList(folded([layer]) for layer in plain.children() if isinstance(layer, ConvNorm))
+        self.stem = nn.ModuleList(_folded([layer]) for layer in plain.children() if isinstance(layer, ConvNorm))
         self.blocks = nn.ModuleList(FastBlock(layer, merge) for layer in plain.children() if isinstance(layer, Block))
         self.fc = nn.Linear(NUM_FEATURES, NUM_CLASSES, bias=False)
         self.fc.weight = plain.fc.weight
@@ -240,22 +240,22 @@ class FastBlock(nn.Module):
         heads = [layer for layer in plain.layers if layer.reads in reads_input and layer.kernel == (1, 1)]
         rest = [layer for layer in plain.layers if layer not in heads]
         self.groups = ([heads] if merge else [[layer] for layer in heads]) + [[layer] for layer in rest]
-        self.convolutions = nn.ModuleList(folded([plain.layer(one.name) for one in group]) for group in self.groups)
+        self.convolutions = nn.ModuleList(_folded([plain.layer(one.name) for one in group]) for group in self.groups)
 
     def forward(self, x: Tensor) -> Tensor:
         average = self.pooling == "average"
-        maps: dict[str | None, Tensor] = {None: x, "pool": x if average else pool(x, self.pooling)}
+        maps: dict[str | None, Tensor] = {None: x, "pool": x if average else _pool(x, self.pooling)}
         for group, convolution in zip(self.groups, self.convolutions, strict=True):
             y = convolution(maps[group[0].reads])
             parts = y.split([layer.channels for layer in group], dim=1) if len(group) > 1 else [y]
             for i, layer in enumerate(group):
                 moved = average and layer.reads == "pool"
-                maps[layer.name] = F.relu(pool(parts[i], "average") if moved else parts[i])
+                maps[layer.name] = F.relu(_pool(parts[i], "average") if moved else parts[i])
         ends = [maps[name] for name in self.ends]
         return torch.cat([*ends, maps["pool"]] if self.pooling == "halve" else ends, dim=1)
 
 
-def folded(layers: list[ConvNorm]) -> nn.Conv2d:
+def _folded(layers: list[ConvNorm]) -> nn.Conv2d:
     """Combine convolutions of the same input and their batch norms into one convolution; computed in float64."""
     weights, biases = [], []
     for layer in layers:
@@ -279,7 +279,7 @@ def original(images: Tensor) -> Tensor:
     8-bit values, resized as in TensorFlow 1: bilinear, aligned at the corner of the first pixel, without antialiasing.
     Then (pixel - 128) / 128.
     """
-    x = eight_bit(images).contiguous()
+    x = _eight_bit(images).contiguous()
     for dim in (3, 2):  # along the rows first, because the order affects rounding
         place = torch.arange(SIZE, device=x.device) * torch.tensor(x.shape[dim] / SIZE, device=x.device)
         low = place.long()
@@ -295,10 +295,10 @@ def clean(images: Tensor) -> Tensor:
 
     Parmar et al. 2022, "On aliased resizing and surprising subtleties in GAN evaluation".
     """
-    return bicubic(SIZE)(eight_bit(images) / 127.5 - 1).mul_(127.5 / 128).sub_(0.5 / 128)
+    return bicubic(SIZE)(_eight_bit(images) / 127.5 - 1).mul_(127.5 / 128).sub_(0.5 / 128)
 
 
-def eight_bit(images: Tensor) -> Tensor:
+def _eight_bit(images: Tensor) -> Tensor:
     """[-1, 1] -> integers in 0..255, as in an 8-bit file."""
     return (images.clamp(-1, 1) + 1).mul_(127.5).round_()
 

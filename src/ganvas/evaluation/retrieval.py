@@ -53,7 +53,7 @@ def thumbnails(
     for start in range(0, len(places), block):
         pixels = images[places[start : start + block], ..., :3].astype(np.float32) / np.iinfo(images.dtype).max
         pictures = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-        part = luminance_first(shrunk(pictures))
+        part = luminance_first(_shrunk(pictures))
         fine[start : start + block], noise[start : start + block] = part, grain(pictures)
         coarse[start : start + block] = F.avg_pool2d(part, FINE // COARSE)
         if progress is not None:
@@ -61,7 +61,7 @@ def thumbnails(
     return Thumbnails(fine, coarse, noise)
 
 
-def shrunk(pictures: Tensor) -> Tensor:
+def _shrunk(pictures: Tensor) -> Tensor:
     """(N, C, H, W) -> (N, C, 32, 32), slightly blurred, so that losses by compression or resizing do not count."""
     rows = F.pad(pictures, (2, 2, 2, 2), mode="replicate")
     for _ in range(4):  # binomial kernel with a standard deviation of 1 pixel
@@ -83,8 +83,8 @@ def luminance_first(pictures: Tensor) -> Tensor:
 
 def energy_of_noise(shape: tuple[int, ...], directions: Tensor) -> tuple[float, float]:
     """Energy of unit white noise in images (H, W, C): in these directions of their thumbnails, and outside them."""
-    generator = seeded()
-    noise = torch.cat([shrunk(torch.randn((1, min(shape[2], 3), *shape[:2]), generator=generator)) for _ in range(32)])
+    generator = _seeded()
+    noise = torch.cat([_shrunk(torch.randn((1, min(shape[2], 3), *shape[:2]), generator=generator)) for _ in range(32)])
     rows = without_brightness(noise)
     inside = float(((rows @ directions) ** 2).sum(dim=1).mean())
     return inside, float((rows**2).sum(dim=1).mean()) - inside
@@ -115,14 +115,14 @@ def principal(thumbs: Tensor, num: int, weights: Tensor | None = None) -> Tensor
     weights = torch.ones(some.shape[1]) if weights is None else weights
     weighted = weights * bright / (weights * bright).sum()
     some = F.normalize((some - (some @ weighted)[:, None] * bright) * weights, dim=1)
-    space = torch.randn((some.shape[1], min(num, *some.shape)), generator=seeded())
+    space = torch.randn((some.shape[1], min(num, *some.shape)), generator=_seeded())
     for _ in range(5):
         space = torch.linalg.qr(some.T @ (some @ space)).Q
     space = space * weights[:, None]
     return space - weighted[:, None] * (bright @ space)
 
 
-def seeded() -> torch.Generator:
+def _seeded() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
@@ -155,7 +155,7 @@ class Index:
 
     def __init__(self, rows: Tensor, shown: Tensor) -> None:
         num = 1 if len(rows) <= EXHAUSTIVE else round(len(rows) ** 0.5)
-        self.centres = rows[torch.randperm(len(rows), generator=seeded())[:num]]
+        self.centres = rows[torch.randperm(len(rows), generator=_seeded())[:num]]
         for _ in range(10):
             part = torch.cat([(some @ self.centres.T).argmax(dim=1) for some in rows.split(ROWS)])
             self.centres = F.normalize(torch.zeros_like(self.centres).index_add(0, part, rows), dim=1)

@@ -171,7 +171,7 @@ def pack_of(folder: Path, generator: Generator, data: str | Path | None, progres
     if (folder / "config.json").is_file() and (folder / "model").is_dir():
         record = Run(folder).config().data
         if data is None and is_pack(known := Path(record.pack)) and (pack := Pack.open(known)).hash == record.hash:
-            return fitting(pack, generator, folder)
+            return _fitting(pack, generator, folder)
         kept = Run(folder).heldout() if record.grown else None
         pack = open_pack(data or record.source, record.options, kept=kept, progress=progress)
         if pack.hash != record.hash:
@@ -179,13 +179,13 @@ def pack_of(folder: Path, generator: Generator, data: str | Path | None, progres
                 f"{folder} was trained on other images than {data or record.source} now contains: "
                 "give the original images with --data"
             )
-        return fitting(pack, generator, folder)
+        return _fitting(pack, generator, folder)
     if data is None:
         raise RunError(f"{folder} is a model without its run: give its training images with --data")
     shape = generator.info.config
     wanted = DataConfig(size=f"{shape.height}x{shape.width}", channels=CHANNELS[shape.channels])
     pack = Pack.open(Path(data)) if is_pack(Path(data)) else open_pack(data, wanted, progress=progress)
-    return fitting(pack, generator, folder)
+    return _fitting(pack, generator, folder)
 
 
 def images_of(data: RunData) -> str:
@@ -193,7 +193,7 @@ def images_of(data: RunData) -> str:
     return data.pack if is_pack(Path(data.pack)) else data.source
 
 
-def fitting(pack: Pack, generator: Generator, folder: Path) -> Pack:
+def _fitting(pack: Pack, generator: Generator, folder: Path) -> Pack:
     """Return the pack if it fits the generator; otherwise raise `DataError`."""
     model = generator.info.config
     if (pack.height, pack.width, pack.channels) != (model.height, model.width, model.channels):

@@ -49,10 +49,10 @@ class Classifier(nn.Module):
         # Mean and deviation of the training images, so that dark 16-bit scans are handled like bright ones.
         self.register_buffer("mean", torch.zeros(1, channels, 1, 1))
         self.register_buffer("deviation", torch.ones(1, channels, 1, 1))
-        layers: list[nn.Module] = [*conv(channels, WIDTHS[0], 5, 2), *conv(WIDTHS[0], WIDTHS[1], 3, 1)]
+        layers: list[nn.Module] = [*_conv(channels, WIDTHS[0], 5, 2), *_conv(WIDTHS[0], WIDTHS[1], 3, 1)]
         maps, rows, columns = WIDTHS[1], math.ceil(height / 2), math.ceil(width / 2)
         while max(rows, columns) > COARSEST:
-            layers += [*conv(maps, WIDTHS[2], 3, 2), *conv(WIDTHS[2], WIDTHS[2], 3, 1)]
+            layers += [*_conv(maps, WIDTHS[2], 3, 2), *_conv(WIDTHS[2], WIDTHS[2], 3, 1)]
             maps, rows, columns = WIDTHS[2], math.ceil(rows / 2), math.ceil(columns / 2)
         hidden = [nn.Linear(maps * rows * columns, FEATURES, bias=False), nn.BatchNorm1d(FEATURES), nn.ReLU()]
         self.trunk = nn.Sequential(*layers, nn.Flatten(), *hidden)
@@ -63,7 +63,7 @@ class Classifier(nn.Module):
         return features, self.head(features)
 
 
-def conv(num_in: int, num_out: int, kernel: int, stride: int) -> list[nn.Module]:
+def _conv(num_in: int, num_out: int, kernel: int, stride: int) -> list[nn.Module]:
     layer = nn.Conv2d(num_in, num_out, kernel, stride, kernel // 2, bias=False)
     return [layer, nn.BatchNorm2d(num_out), nn.ReLU()]
 
@@ -109,7 +109,7 @@ def work_size(height: int, width: int) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def smoothed(outputs: Tensor, labels: Tensor) -> Tensor:
+def _smoothed(outputs: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy with smoothed labels."""
     return F.cross_entropy(outputs, labels, label_smoothing=SMOOTHING)
 
@@ -126,7 +126,7 @@ def train_classifier(
     softened: float = 0.0,
     device: torch.device | None = None,
     progress: Progress | None = None,
-    loss: Callable[[Tensor, Tensor], Tensor] = smoothed,
+    loss: Callable[[Tensor, Tensor], Tensor] = _smoothed,
 ) -> Classifier:
     """Train a classifier on images (N, C, H, W), float of any precision in [-1, 1], with labels (N,) < num_classes.
 

@@ -71,14 +71,14 @@ def real_or_fake(
     signs = np.repeat([1.0, -1.0], num)
     # Both kinds are equally frequent in each half, so that their shares carry no information.
     fold = np.concatenate([rng.permutation(np.arange(num) % FOLDS) for _ in range(2)])
-    hits, worth = 0, np.zeros(map_grid(*images.shape[1:3]))
+    hits, worth = 0, np.zeros(_map_grid(*images.shape[1:3]))
     for i in range(FOLDS):
         classifier = Linear(rows[fold != i], signs[fold != i])
         unseen = np.flatnonzero(fold == i)
         hits += int((classifier(rows[unseen]) * signs[unseen] > 0).sum())
         some = unseen[np.linspace(0, len(unseen) - 1, min(MAP_IMAGES // FOLDS, len(unseen))).astype(int)]
         mean = images[unseen].mean(axis=0).round().astype(images.dtype)
-        worth += occlusion(images[some], signs[some], mean, networks, classifier, progress)
+        worth += _occlusion(images[some], signs[some], mean, networks, classifier, progress)
     accuracy = share(hits / (2 * num), 2 * num)
     cells = torch.from_numpy(worth.clip(0)).float()[None, None]
     shown = F.interpolate(cells, images.shape[1:3], mode="bilinear", align_corners=False)[0, 0]
@@ -100,7 +100,7 @@ class Linear:
         return (features - self.mean) / self.scale @ self.weights
 
 
-def occlusion(
+def _occlusion(
     images: np.ndarray,
     signs: np.ndarray,
     mean: np.ndarray,
@@ -114,7 +114,7 @@ def occlusion(
 
     Zeiler & Fergus 2014, "Visualizing and understanding convolutional networks", section 4.2.
     """
-    rows, columns = map_grid(*images.shape[1:3])
+    rows, columns = _map_grid(*images.shape[1:3])
     # Edges of the cells; they cover the whole image even if its sides are not multiples.
     tops, lefts = (
         np.linspace(0, side, n + 1).round().astype(int)
@@ -137,7 +137,7 @@ def _described(images: np.ndarray, networks: Sequence[Features]) -> np.ndarray:
     return np.concatenate([network(images) for network in networks], axis=1).astype(np.float64)
 
 
-def map_grid(height: int, width: int) -> tuple[int, int]:
+def _map_grid(height: int, width: int) -> tuple[int, int]:
     """Rows and columns of the map: 6 along the longer side, square cells."""
     cell = max(height, width) / CELLS
     return max(1, round(height / cell)), max(1, round(width / cell))

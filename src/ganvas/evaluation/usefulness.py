@@ -48,19 +48,9 @@ def usefulness(
     images, another 120 alone were 0.8 to 1.7 points worse (MedNIST). Time: about two minutes on one core at 28 pixels,
     five times as long at 64.
     """
-    check_shapes(real, synthetic)
-    check_shapes(real, heldout)
-    if len(heldout) < LEAST:
-        raise DataError(
-            f"{amount(len(heldout), 'image was', 'images were')} held out, {LEAST} are needed (use more images or a "
-            "larger --holdout)"
-        )
-    for labels, what in ((real_labels, "real"), (synthetic_labels, "generated")):
-        if not (counts := np.bincount(labels, minlength=num_classes)).all():
-            raise DataError(
-                f"class number {int(counts.argmin())} has no {what} images, but usefulness needs all {num_classes} "
-                "classes: add images of each, or leave the class out"
-            )
+    _check_shapes(real, synthetic)
+    _check_shapes(real, heldout)
+    _check_numbers(len(heldout), {"real": real_labels, "generated": synthetic_labels}, num_classes)
     sets = [prepared(images, np.arange(len(images))) for images in (real, synthetic, heldout)]
     answers = [
         torch.from_numpy(np.asarray(labels)).long() for labels in (real_labels, synthetic_labels, heldout_labels)
@@ -70,18 +60,11 @@ def usefulness(
     classical = tuple(operation for operation in POLICIES[kind] if operation != "cutout")
     right = {}
     for n, (arm, (images, labels)) in enumerate(mixtures.items()):
-        augmented = arm == "real + augmentation"
+        policy, mirrored = (classical, mirror) if arm == "real + augmentation" else ((), False)
         rows = []
         for seed in range(seeds):
             network = train_classifier(
-                images,
-                labels,
-                num_classes,
-                steps=steps,
-                seed=seed,
-                policy=classical if augmented else (),
-                mirror=augmented and mirror,
-                device=device,
+                images, labels, num_classes, steps=steps, seed=seed, policy=policy, mirror=mirrored, device=device
             )
             rows.append((logits(network, sets[2]).argmax(dim=1) == answers[2]).numpy())
             if progress:
@@ -134,7 +117,20 @@ def verdict(accuracy: dict[str, Interval], difference: dict[str, Interval]) -> s
     return f"{first}: {effect}. {second}. {third}."
 
 
-def check_shapes(first: Pictures, second: Pictures) -> None:
+def _check_numbers(num_heldout: int, labels_of: dict[str, np.ndarray], num_classes: int) -> None:
+    """Raise `DataError` for too few held-out images, or a class without images."""
+    if num_heldout < LEAST:
+        held = amount(num_heldout, "image was", "images were")
+        raise DataError(f"{held} held out, {LEAST} are needed (use more images or a larger --holdout)")
+    for what, labels in labels_of.items():
+        if not (counts := np.bincount(labels, minlength=num_classes)).all():
+            raise DataError(
+                f"class number {int(counts.argmin())} has no {what} images, but usefulness needs all {num_classes} "
+                "classes: add images of each, or leave the class out"
+            )
+
+
+def _check_shapes(first: Pictures, second: Pictures) -> None:
     """Raise `DataError` unless both have the same size and number of channels."""
     shapes = shape_of(first), shape_of(second)
     if shapes[0] != shapes[1]:

@@ -80,7 +80,7 @@ def principal(
             for i in range(num)
         ]
     depth = generator.num_depths // 2 if depth is None else depth
-    features = centred(features_at(generator, z, labels, depth, progress), labels)
+    features = centred(_features_at(generator, z, labels, depth, progress), labels)
     values, vectors = components(features, num, seed)
     scores = features @ vectors.T
     scores /= scores.std(dim=0, correction=0).clamp_min(1e-12)
@@ -111,7 +111,7 @@ def from_weights(generator: Generator, num: int = 8) -> list[Direction]:
         raise ConfigError(f"{num} directions: the latents of this model have {size} numbers, expected 1 to {size}")
     network = generator.network
     styled = latent_codes.has_styles(network)
-    matrix = style_maps(network) if latent_codes.has_styles(network) else first_map(generator)
+    matrix = _style_maps(network) if latent_codes.has_styles(network) else _first_map(generator)
     _, strengths, vectors = torch.linalg.svd(matrix.double().cpu(), full_matrices=False)
     if num > len(vectors):
         raise ConfigError(f"{num} directions: the first weights have only {len(vectors)}")
@@ -168,7 +168,7 @@ def signed(vector: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def features_at(
+def _features_at(
     generator: Generator,
     z: Tensor,
     labels: Tensor | None,
@@ -197,7 +197,7 @@ def features_at(
     return torch.cat(maps)
 
 
-def answers(layer: nn.Module, size: int, rest: Tensor) -> Tensor:
+def _answers(layer: nn.Module, size: int, rest: Tensor) -> Tensor:
     """(outputs, size) matrix of an affine layer with `size` inputs and `rest` (1, ...) as constant further inputs."""
     zero = torch.zeros(1, size, *rest.shape[2:]).to(rest)
     ones = torch.eye(size).to(rest).view(size, size, *rest.shape[2:])
@@ -207,11 +207,11 @@ def answers(layer: nn.Module, size: int, rest: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def style_maps(network: StyledGenerator) -> Tensor:
+def _style_maps(network: StyledGenerator) -> Tensor:
     """(sum of all styles, D): the maps from w to the styles of all layers, stacked."""
     affine = network.affine
     size = affine[0].in_features
-    return torch.cat([answers(layer, size, affine[0].weight.new_zeros(1, 0)) for layer in affine])
+    return torch.cat([_answers(layer, size, affine[0].weight.new_zeros(1, 0)) for layer in affine])
 
 
 class FirstLayer(Exception):
@@ -223,7 +223,7 @@ class FirstLayer(Exception):
 
 
 @torch.no_grad()
-def first_map(generator: Generator) -> Tensor:
+def _first_map(generator: Generator) -> Tensor:
     """(outputs, D): the effective weights of the first layer that receives the latent.
 
     The layer is found by its input, so its name and type do not matter; run-time normalisation is included.
@@ -248,7 +248,7 @@ def first_map(generator: Generator) -> Tensor:
     finally:
         for handle in handles:
             handle.remove()
-    return answers(layer, size, x[:, size:])
+    return _answers(layer, size, x[:, size:])
 
 
 # -- with labels --
@@ -283,12 +283,12 @@ def supervised(
         )
     classifier = classifier_for(pack, str(generator.device), progress)
     z, labels = draw(generator, samples, seed)
-    latents, logits = classified(generator, classifier.network, z, labels, progress)
+    latents, logits = _classified(generator, classifier.network, z, labels, progress)
     wanted = [label] if label is not None else pack.classes[1:] if len(pack.classes) == 2 else pack.classes
     result = []
     for name in wanted:
         k = pack.classes.index(name)
-        odds = log_odds(logits, k)
+        odds = _log_odds(logits, k)
         positive = int((odds > 0).sum())
         if min(positive, samples - positive) < FEWEST:
             if label is None and len(wanted) > 1:
@@ -302,7 +302,7 @@ def supervised(
         for amount in (-2.0, 2.0):
             moved = generator.code(z[:TRIED], None if labels is None else labels[:TRIED])
             moved.latents.add_((amount * vector.float()).to(moved.latents))
-            odds = log_odds(looked_at(classifier.network, generator, moved).double(), k)
+            odds = _log_odds(_looked_at(classifier.network, generator, moved).double(), k)
             shares.append(float((odds > 0).double().mean()))
         source = (
             f"{name} by a classifier (accuracy {classifier.accuracy.value:.0%} on real images); balanced accuracy "
@@ -315,7 +315,7 @@ def supervised(
     return result
 
 
-def classified(
+def _classified(
     generator: Generator, network: nn.Module, z: Tensor, labels: Tensor | None, progress: Progress | None
 ) -> tuple[Tensor, Tensor]:
     """First row of the latent codes (N, D) and logits of the generated images (N, num_classes), float64 on the CPU."""
@@ -324,13 +324,13 @@ def classified(
         part = slice(start, start + BATCH)
         code = generator.code(z[part], None if labels is None else labels[part])
         latents.append(code.latents[:, 0].cpu())
-        logits.append(looked_at(network, generator, code))
+        logits.append(_looked_at(network, generator, code))
         if progress:
             progress("classifying generated images", min(start + BATCH, len(z)), len(z))
     return torch.cat(latents).double(), torch.cat(logits).double()
 
 
-def looked_at(network: nn.Module, generator: Generator, code: Code) -> Tensor:
+def _looked_at(network: nn.Module, generator: Generator, code: Code) -> Tensor:
     """(N, num_classes) logits of the classifier for the generated images."""
     pixels = np.concatenate(
         [to_pixels(generator.show(code[i : i + BATCH]), generator.info.depth) for i in range(0, len(code), BATCH)]
@@ -339,7 +339,7 @@ def looked_at(network: nn.Module, generator: Generator, code: Code) -> Tensor:
     return logits(classifier, prepared(pixels, np.arange(len(pixels))))
 
 
-def log_odds(scores: Tensor, k: int) -> Tensor:
+def _log_odds(scores: Tensor, k: int) -> Tensor:
     """(N,) log-odds of class k against all others, from logits (N, K)."""
     others = torch.cat([scores[:, :k], scores[:, k + 1 :]], dim=1)
     return scores[:, k] - others.logsumexp(dim=1)
@@ -354,19 +354,19 @@ def axis(x: Tensor, odds: Tensor) -> tuple[Tensor, float]:
     test = num - max(1, round(HELD_OUT * num))
     half = test // 2
     errors = [
-        float((predict(solve(x[:half], odds[:half], ridge), x[half:test]) - odds[half:test]).square().mean())
+        float((_predict(_solve(x[:half], odds[:half], ridge), x[half:test]) - odds[half:test]).square().mean())
         for ridge in RIDGES
     ]
-    fitted = solve(x[:test], odds[:test], RIDGES[int(np.argmin(errors))])
-    truth, said = odds[test:] > 0, predict(fitted, x[test:]) > threshold(fitted, x[:test], odds[:test])
+    fitted = _solve(x[:test], odds[:test], RIDGES[int(np.argmin(errors))])
+    truth, said = odds[test:] > 0, _predict(fitted, x[test:]) > threshold(fitted, x[:test], odds[:test])
     rates = [float((said == truth)[truth == side].double().mean()) for side in (True, False) if (truth == side).any()]
-    scores = predict(fitted, x)
+    scores = _predict(fitted, x)
     scores = scores - scores.mean()
     vector = (x - x.mean(dim=0)).T @ scores / num / scores.std(correction=0).clamp_min(1e-12)
     return vector, sum(rates) / len(rates)
 
 
-def solve(x: Tensor, y: Tensor, ridge: float) -> tuple[Tensor, Tensor, Tensor]:
+def _solve(x: Tensor, y: Tensor, ridge: float) -> tuple[Tensor, Tensor, Tensor]:
     """Ridge regression: slopes (D,), mean of x, mean of y. ridge: in units of the mean variance of x."""
     mean, level = x.mean(dim=0), y.mean()
     covariance = (x - mean).T @ (x - mean) / len(x)
@@ -374,7 +374,7 @@ def solve(x: Tensor, y: Tensor, ridge: float) -> tuple[Tensor, Tensor, Tensor]:
     return torch.linalg.solve(covariance, (x - mean).T @ (y - level) / len(x)), mean, level
 
 
-def predict(fitted: tuple[Tensor, Tensor, Tensor], x: Tensor) -> Tensor:
+def _predict(fitted: tuple[Tensor, Tensor, Tensor], x: Tensor) -> Tensor:
     slopes, mean, level = fitted
     return (x - mean) @ slopes + level
 
@@ -384,7 +384,7 @@ def threshold(fitted: tuple[Tensor, Tensor, Tensor], x: Tensor, odds: Tensor) ->
 
     For rare classes, a regression predicts few values above 0 although the order of the images is right.
     """
-    scores, side = predict(fitted, x), odds > 0
+    scores, side = _predict(fitted, x), odds > 0
     return (scores[side].mean() + scores[~side].mean()) / 2
 
 

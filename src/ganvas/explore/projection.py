@@ -84,10 +84,10 @@ def project(
     """
     if steps < 1 or starts < 1:
         raise ConfigError(f"{steps} steps from {starts} starts: expected at least 1 of each")
-    pixels, note = fitted(generator, picture)
-    goal = scaled(pixels).to(generator.device)
+    pixels, note = _fitted(generator, picture)
+    goal = _scaled(pixels).to(generator.device)
     code = candidates(generator, label, seed, progress)
-    apart = distances(generator, code, goal)
+    apart = _distances(generator, code, goal)
     order = torch.argsort(apart, stable=True)[:starts]
     losses = [float(apart[order[0]])]
     best, best_loss = code[order[:1]], losses[0]
@@ -98,7 +98,7 @@ def project(
         free = part == len(PARTS) and space.styled
         num_steps = end - done
         if part:  # continue with the closest latents
-            to_goal = distances(generator, space.leave(point.detach()), goal)
+            to_goal = _distances(generator, space.leave(point.detach()), goal)
             order = torch.argsort(to_goal, stable=True)[: max(1, starts // 4) if part == 1 else 1]
             point, space = point.detach()[order], space.only(order)
             point = (point.repeat(1, generator.num_depths, 1) if free else point.clone()).requires_grad_()
@@ -110,7 +110,7 @@ def project(
                 apart = distance(latent_codes.decode(generator.network, moved), goal)
             nearest = int(apart.argmin())
             if (loss := float(apart[nearest].detach())) < best_loss:
-                best, best_loss = detached(moved, nearest), loss
+                best, best_loss = _detached(moved, nearest), loss
             losses.append(best_loss)
             optimizer.zero_grad()
             (apart.sum() + space.strain(point).sum()).backward()
@@ -123,7 +123,7 @@ def project(
     return Projection(recipe, losses, pixels, shown, generator.hash, note)
 
 
-def detached(code: Code, index: int) -> Code:
+def _detached(code: Code, index: int) -> Code:
     """A copy of one latent code, shape (1)."""
     labels = None if code.labels is None else code.labels[index : index + 1].clone()
     return Code(code.latents.detach()[index : index + 1].clone(), labels)
@@ -138,7 +138,7 @@ def rate(share: float, part: int) -> float:
 # -- the image --
 
 
-def fitted(generator: Generator, picture: np.ndarray | Path) -> tuple[np.ndarray, str]:
+def _fitted(generator: Generator, picture: np.ndarray | Path) -> tuple[np.ndarray, str]:
     """The image (H, W, C) in the size, channels and bit depth of the model, and the changes made to it."""
     config, depth = generator.info.config, generator.info.depth
     wanted = (config.height, config.width, config.channels)
@@ -179,7 +179,7 @@ def content(path: Path) -> bytes:
         raise PictureError(f"{path} cannot be read ({error.strerror}): give an image file") from None
 
 
-def scaled(pixels: np.ndarray) -> Tensor:
+def _scaled(pixels: np.ndarray) -> Tensor:
     """(H, W, C) uint8 or uint16 -> (1, C, H, W) in [-1, 1]."""
     top = np.iinfo(pixels.dtype).max
     return torch.from_numpy(pixels.astype(np.float32) / (top / 2) - 1).permute(2, 0, 1)[None].contiguous()
@@ -201,7 +201,7 @@ def distance(images: Tensor, goal: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def distances(generator: Generator, code: Code, goal: Tensor) -> Tensor:
+def _distances(generator: Generator, code: Code, goal: Tensor) -> Tensor:
     """`distance` of the images of latent codes: (N,) on the CPU."""
     parts = [code[i : i + BATCH] for i in range(0, len(code), BATCH)]
     return torch.cat([distance(generator.show(part).to(goal), goal).cpu() for part in parts])
@@ -303,8 +303,8 @@ def save(projection: Projection, out: Path) -> list[Path]:
         out.mkdir(parents=True, exist_ok=True)
     paths = [out / "projection.png", out / "losses.png", out / "recipe.json"]
     text = provenance(projection.model, projection.recipe.to_dict())
-    save_png(paths[0], side_by_side(projection), text)
-    save_png(paths[1], curve(projection.losses))
+    save_png(paths[0], _side_by_side(projection), text)
+    save_png(paths[1], _curve(projection.losses))
     values: dict[str, Any] = {
         "ganvas": "projection",
         "model": projection.model,
@@ -316,14 +316,14 @@ def save(projection: Projection, out: Path) -> list[Path]:
     return paths
 
 
-def side_by_side(projection: Projection) -> np.ndarray:
+def _side_by_side(projection: Projection) -> np.ndarray:
     """The given image (left) and the generated image (right), enlarged by an integer factor."""
     pair = np.stack([projection.target, projection.picture])
     times = -(-SHOWN // max(pair.shape[1:3]))
     return grid(pair.repeat(times, axis=1).repeat(times, axis=2), columns=2, gap=4)
 
 
-def curve(losses: list[float]) -> np.ndarray:
+def _curve(losses: list[float]) -> np.ndarray:
     """(H, W, 3) line chart of the losses over the steps."""
     width, height, left, bottom = 640, 320, 56, 30
     sheet = Image.new("RGB", (width, height), "white")

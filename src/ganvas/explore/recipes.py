@@ -224,7 +224,7 @@ def starts(generator: Generator, recipes: Sequence[Recipe]) -> Code:
             )
     weights = None
     if config.label_size:
-        weights = torch.stack([label_weights(generator, recipe) for recipe in recipes])
+        weights = torch.stack([_label_weights(generator, recipe) for recipe in recipes])
     elif named := [recipe.label for recipe in recipes if recipe.label is not None]:
         raise ConfigError(f"label {named[0]!r}: this model was trained without labels")
     z = generator.latents([recipe.seed or 0 for recipe in recipes])
@@ -250,7 +250,7 @@ def chosen(parts: Mapping[float, Code], truncations: Sequence[float]) -> Code:
     return Code(latents, labels)
 
 
-def label_weights(generator: Generator, recipe: Recipe) -> Tensor:
+def _label_weights(generator: Generator, recipe: Recipe) -> Tensor:
     """Class weights (num_classes,) or vector of conditions (num_conditions,) of a recipe."""
     schema = generator.info.conditions
     if schema is not None:

@@ -82,9 +82,9 @@ def plan(
     """
     generator.batches(seeds, label, truncation)  # checks the arguments; generates nothing yet
     names = generator.label_texts(label, seeds)
-    mark = ("" if truncation == 1 else f"_t{truncation:g}") + mark_of(form)
+    mark = ("" if truncation == 1 else f"_t{truncation:g}") + _mark_of(form)
     if generator.info.conditions is not None:
-        word = "" if label is None else f"_{short_name(generator.label_name(label) or '')}"
+        word = "" if label is None else f"_{_short_name(generator.label_name(label) or '')}"
         return [
             Planned(f"seed{seed:06d}{word}{mark}.{form.format or 'png'}", seed, name)
             for seed, name in zip(seeds, names, strict=True)
@@ -98,7 +98,7 @@ def plan(
     ]
 
 
-def mark_of(form: Files) -> str:
+def _mark_of(form: Files) -> str:
     """Enlargement and resolution as part of a file name."""
     filter = "" if form.enlarge == 1 or form.filter == Enlarged.filter else f"-{form.filter}"
     return (f"_x{form.enlarge}{filter}" if form.enlarge > 1 else "") + (f"_{form.dpi}dpi" if form.dpi else "")
@@ -146,7 +146,7 @@ def class_folders(classes: Sequence[str]) -> list[str]:
     """A unique folder name for each class, valid on all systems; the class name itself if possible."""
     safe = ("".join("-" if c in '<>:"/\\|?*' or not c.isprintable() else c for c in name) for name in classes)
     trimmed = (name[:80].strip(" .") or "class" for name in safe)
-    return distinct([f"{name}-" if name.partition(".")[0].upper() in DEVICES else name for name in trimmed])
+    return _distinct([f"{name}-" if name.partition(".")[0].upper() in DEVICES else name for name in trimmed])
 
 
 DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{i}" for port in ("COM", "LPT") for i in range(1, 10))}
@@ -158,7 +158,7 @@ def file_name(label: str) -> str:
     return "".join(c if c.isalnum() or c in "-+." else "-" for c in label)[:40]
 
 
-def short_name(conditions: str) -> str:
+def _short_name(conditions: str) -> str:
     """Conditions as part of a file name: different for different ones."""
     name = file_name(conditions.replace("=", "-"))
     is_plain = len(conditions) <= 40 and all(c.isalnum() or c in "+.=," for c in conditions)
@@ -167,10 +167,10 @@ def short_name(conditions: str) -> str:
 
 def file_names(labels: Sequence[str]) -> list[str]:
     """Unique names as by `file_name`."""
-    return distinct([file_name(label) for label in labels])
+    return _distinct([file_name(label) for label in labels])
 
 
-def distinct(names: Sequence[str]) -> list[str]:
+def _distinct(names: Sequence[str]) -> list[str]:
     """The names, numbered if they differ only by case or Unicode normalisation."""
     taken: set[str] = set()
     kept = []
@@ -239,18 +239,18 @@ def write_into(job: Job, out: Path, planned: list[Planned], more: More | None) -
     with files.explained(folder):
         for name in {file.rpartition("/")[0] for file in (one.file for one in planned)} - {""}:
             (folder / name).mkdir(exist_ok=True)
-    rows, damaged = open_manifest(folder, job.generator.hash[:12])
+    rows, damaged = _open_manifest(folder, job.generator.hash[:12])
     known = 0
     batch = planned
     while batch:
-        usable = {one.file for one in batch if one.file in rows and matches(rows[one.file], one, job)}
+        usable = {one.file for one in batch if one.file in rows and _matches(rows[one.file], one, job)}
         todo = [one for one in batch if one.file not in usable]
         known += len(usable)
         for one in todo:
             rows.pop(one.file, None)
         if path.exists():  # remove rows of images that are generated again, and an incomplete last line
             files.write_text(path, table([COLUMNS, *rows.values()]))
-        rows |= make(job, todo, len(planned))
+        rows |= _make(job, todo, len(planned))
         batch = more([one for one in batch if rows[one.file][-1]]) if more is not None and job.gate is not None else []
         planned += batch
     paths = [folder / one.file for one in planned if not rows[one.file][-1]]
@@ -263,7 +263,7 @@ def write_into(job: Job, out: Path, planned: list[Planned], more: More | None) -
     return Written(paths, known, left_out, len(planned), damaged)
 
 
-def make(job: Job, todo: Sequence[Planned], total: int) -> dict[str, list[str]]:
+def _make(job: Job, todo: Sequence[Planned], total: int) -> dict[str, list[str]]:
     """Generate and write images and their rows of the manifest. Returns the rows by file. total: for the progress."""
     path, rows = job.folder / "manifest.csv", dict[str, list[str]]()
     done = total - len(todo)
@@ -273,7 +273,7 @@ def make(job: Job, todo: Sequence[Planned], total: int) -> dict[str, list[str]]:
             kept = [(one, picture) for one, picture, out_ in zip(batch, pixels, left_out, strict=True) if not out_]
             list(pool.map(lambda pair: save(job, *pair), kept))
             fresh = [
-                row_of(job.generator, one, job.truncation, bool(out_))
+                _row_of(job.generator, one, job.truncation, bool(out_))
                 for one, out_ in zip(batch, left_out, strict=True)
             ]
             with files.explained(path), path.open("a", encoding="utf-8", newline="") as file:
@@ -308,7 +308,7 @@ def write_one(path: Path, pixels: np.ndarray, text: Mapping[str, str], form: Fil
     save_picture(path, enlarged(pixels[None], form.enlarge, form.filter)[0], text, sync, form.dpi)
 
 
-def row_of(generator: Generator, one: Planned, truncation: float, left_out: bool) -> list[str]:
+def _row_of(generator: Generator, one: Planned, truncation: float, left_out: bool) -> list[str]:
     note = LEFT_OUT if left_out else ""
     return [one.file, str(one.seed), one.label or "", f"{truncation:g}", generator.hash[:12], note]
 
@@ -319,7 +319,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return text.getvalue()
 
 
-def open_manifest(folder: Path, model: str) -> tuple[dict[str, list[str]], int]:
+def _open_manifest(folder: Path, model: str) -> tuple[dict[str, list[str]], int]:
     """Rows of earlier calls by file, and number of damaged lines, not counting an incomplete last line."""
     path = folder / "manifest.csv"
     if not path.exists():
@@ -339,14 +339,14 @@ def open_manifest(folder: Path, model: str) -> tuple[dict[str, list[str]], int]:
         return {}, 0
     if lines[0] != COLUMNS:
         raise ConfigError(f"{path} is not from this version of Ganvas: choose another --out, or move the folder")
-    rows = [line for line in lines[1:] if is_row(line, folder)]
+    rows = [line for line in lines[1:] if _is_row(line, folder)]
     whole = {row[0]: row for row in rows}
     if others := {row[4] for row in whole.values()} - {model}:
         raise ConfigError(f"{folder} contains images of the model {min(others)}, not of {model}: choose another --out")
     return whole, len(lines) - 1 - len(rows)
 
 
-def is_row(line: list[str], folder: Path) -> bool:
+def _is_row(line: list[str], folder: Path) -> bool:
     """Whether a line of a manifest is valid."""
     try:
         file, seed, _, truncation, model, note = line
@@ -357,7 +357,7 @@ def is_row(line: list[str], folder: Path) -> bool:
     return numbers and known and "\ufffd" not in "".join(line) and files.inside(folder, file) is not None
 
 
-def matches(row: Sequence[str], one: Planned, job: Job) -> bool:
+def _matches(row: Sequence[str], one: Planned, job: Job) -> bool:
     """Whether the image of a row is the planned one and its file is not empty (as after a power failure)."""
     if row[1:3] != [str(one.seed), one.label or ""] or float(row[3]) != float(f"{job.truncation:g}"):
         return False

@@ -37,7 +37,7 @@ def sample(asked: Sample) -> list[Path]:
 
     If interrupted, call again with the same arguments to continue. Returns the paths of the images.
     """
-    out, form = place_of(asked)
+    out, form = _place_of(asked)
     generator = Generator.load(asked.source, asked.device)
     if asked.fast:
         generator.fast()
@@ -48,13 +48,13 @@ def sample(asked: Sample) -> list[Path]:
         plan = (generator, asked.per_class, asked.seed, asked.truncation, form)
         planned, more = sampling.plan_per_class(*plan), sampling.replacements(*plan)
     else:
-        seeds = range(asked.seed, asked.seed + asked.n) if asked.seeds is None else numbers(asked.seeds)
+        seeds = range(asked.seed, asked.seed + asked.n) if asked.seeds is None else _numbers(asked.seeds)
         label = generator.one_of(asked.label, asked.conditions)
         planned = sampling.plan(generator, seeds, label, asked.truncation, form)
     one_file = out.suffix.lower() in FORMATS
     if one_file and not asked.grid and len(planned) > 1:
         raise ConfigError(f"--out {out} is one file, but {len(planned):,} images were asked for: add --grid or --n 1")
-    check_sides(generator, asked, out if one_file else Path(planned[0].file), len(planned))
+    _check_sides(generator, asked, out if one_file else Path(planned[0].file), len(planned))
     with Display(asked.quiet) as display:
         gate = None
         if asked.no_copies:
@@ -67,7 +67,7 @@ def sample(asked: Sample) -> list[Path]:
                     "the others were not compared"
                 )
         if one_file:
-            return [one_grid(generator, out, planned, form, asked, gate, more)]
+            return [_one_grid(generator, out, planned, form, asked, gate, more)]
         written = sampling.write(
             generator, out, planned, asked.truncation, form=form, gate=gate, more=more, progress=display.packing
         )
@@ -91,7 +91,7 @@ def notes(written: sampling.Written, out: Path, gated: bool, wanted: int | None)
         yield f"{lacking} missing: {sampling.TRIES} times as many were tried in their classes"
 
 
-def check_sides(generator: Generator, asked: Sample, file: Path, num: int) -> None:
+def _check_sides(generator: Generator, asked: Sample, file: Path, num: int) -> None:
     """Raises ConfigError before the first image if the enlarged images or their grid are too large for the format."""
     columns = asked.per_class or math.ceil(math.sqrt(num)) if asked.grid else 1
     rows = math.ceil(num / columns) if asked.grid else 1
@@ -100,7 +100,7 @@ def check_sides(generator: Generator, asked: Sample, file: Path, num: int) -> No
     check_size(FORMATS[file.suffix.lower()], width, height)
 
 
-def place_of(asked: Sample) -> tuple[Path, Files]:
+def _place_of(asked: Sample) -> tuple[Path, Files]:
     """Output path and the options of the files, with the format from the ending of the path."""
     out, form = Path(asked.out), part(asked, Files)
     known = FORMATS.get(out.suffix.lower())
@@ -113,12 +113,12 @@ def place_of(asked: Sample) -> tuple[Path, Files]:
     return out, form
 
 
-def numbers(seeds: str | Sequence[int]) -> list[int]:
+def _numbers(seeds: str | Sequence[int]) -> list[int]:
     """Seeds as text, such as "0-9,42", or as numbers."""
     return parse_seeds(seeds) if isinstance(seeds, str) else [int(seed) for seed in seeds]
 
 
-def one_grid(
+def _one_grid(
     generator: Generator,
     path: Path,
     planned: Sequence[sampling.Planned],
@@ -146,11 +146,11 @@ def one_grid(
     if not asked.grid:
         recipe = Recipe(seeds[0], label=drawn[0][0].label, truncation=asked.truncation).to_dict()
     image = grid_of(pixels, asked.per_class) if asked.grid else pixels[0]
-    save_sheet(generator, path, image, recipe, form.dpi)
+    _save_sheet(generator, path, image, recipe, form.dpi)
     return path
 
 
-def save_sheet(
+def _save_sheet(
     generator: Generator, path: Path, pixels: np.ndarray, recipe: dict[str, Any], dpi: int | None = None
 ) -> None:
     with files.explained(path):
@@ -167,9 +167,9 @@ def interpolate(asked: Interpolate) -> Path:
         kept = Favourites.read(Path(asked.favourites), generator)
         recipes, directions = kept.recipes, kept.directions
     else:
-        labels = labels_of(generator, asked)
+        labels = _labels_of(generator, asked)
         default = [0] if len(labels) > 1 else [0, 1, 2, 3]
-        recipes = recipes_of(default if asked.seeds is None else numbers(asked.seeds), labels)
+        recipes = _recipes_of(default if asked.seeds is None else _numbers(asked.seeds), labels)
         recipes = [dataclasses.replace(one, truncation=asked.truncation) for one in recipes]
     with Display(asked.quiet) as display:
         return morphed(generator, recipes, directions, asked, display.packing)
@@ -195,16 +195,16 @@ def morphed(
     shown = morph.frames(generator, recipes, num, loop=asked.loop, easing=asked.easing, directions=directions)
     text = provenance(generator.hash, {"interpolation": [one.to_dict() for one in recipes]})
     counted = film.counted(shown, out.name, num, progress)
-    kept = counted if keep is None else filtered(counted, keep)
+    kept = counted if keep is None else _filtered(counted, keep)
     return film.write(kept, out, asked, fps=asked.fps, enlarge=asked.enlarge, text=text)
 
 
-def filtered(frames: Iterator[np.ndarray], keep: Callable[[np.ndarray], np.ndarray]) -> Iterator[np.ndarray]:
+def _filtered(frames: Iterator[np.ndarray], keep: Callable[[np.ndarray], np.ndarray]) -> Iterator[np.ndarray]:
     while some := list(itertools.islice(frames, BATCH)):
         yield from itertools.compress(some, keep(np.stack(some)))
 
 
-def labels_of(generator: Generator, asked: Interpolate) -> list[str]:
+def _labels_of(generator: Generator, asked: Interpolate) -> list[str]:
     """The classes or conditions of the images of a video."""
     if asked.conditions is not None:
         given = asked.conditions.split(";") if isinstance(asked.conditions, str) else asked.conditions
@@ -214,7 +214,7 @@ def labels_of(generator: Generator, asked: Interpolate) -> list[str]:
     return labels
 
 
-def recipes_of(seeds: Sequence[int], labels: Sequence[str] = ()) -> list[Recipe]:
+def _recipes_of(seeds: Sequence[int], labels: Sequence[str] = ()) -> list[Recipe]:
     """Combine seeds and labels. A single seed is used with all labels, and a single label with all seeds."""
     if not labels:
         return [Recipe(seed) for seed in seeds]
@@ -231,7 +231,7 @@ def mix(asked: MixImages) -> Path:
     The grid shows the other images on top, the first image on the left, and each result below its second image.
     """
     generator = Generator.load(asked.source, asked.device)
-    seeds = numbers(asked.seeds)
+    seeds = _numbers(asked.seeds)
     if len(seeds) < 2:
         raise ConfigError("mixing needs at least two --seeds: the first image, then the images to take layers from")
     chosen = parse_depths(asked.depths, generator.num_depths)
@@ -245,7 +245,7 @@ def mix(asked: MixImages) -> Path:
     layers = ", ".join(map(str, chosen))
     title = f"Left image with layers {layers} (0 is coarsest) of the images above"
     above, left = ["", *(f"seed {seed}" for seed in seeds[1:])], ["", f"seed {seeds[0]}"]
-    save_sheet(generator, path, sheet(np.concatenate([blank, pixels]), title, above, left), recipe)
+    _save_sheet(generator, path, sheet(np.concatenate([blank, pixels]), title, above, left), recipe)
     Favourites(generator.hash, mixed).save(path.with_suffix(".json"))
     return path
 
@@ -263,7 +263,7 @@ def directions(asked: Directions) -> list[tuple[Direction, Path]]:
         if method == "labels":
             if asked.data is None:
                 raise ConfigError("--method labels needs --data: images in class folders, or images with --labels")
-            pack = open_pack(asked.data, data_like(generator, asked.labels), progress=display.packing)
+            pack = open_pack(asked.data, _data_like(generator, asked.labels), progress=display.packing)
             new = directions_of.supervised(generator, pack, label=asked.label, progress=display.packing)
         elif method == "weights":
             new = directions_of.from_weights(generator, asked.n)
@@ -277,12 +277,12 @@ def directions(asked: Directions) -> list[tuple[Direction, Path]]:
     for one, name in zip(new, sampling.file_names([one.name for one in new]), strict=True):
         path = folder / f"{name}.png"
         pixels = directions_of.strip(generator, one, seeds)
-        save_sheet(generator, path, pixels, {"direction": one.name, "seeds": list(seeds)})
+        _save_sheet(generator, path, pixels, {"direction": one.name, "seeds": list(seeds)})
         strips.append((one, path))
     return strips
 
 
-def data_like(generator: Generator, labels: str | None) -> DataConfig:
+def _data_like(generator: Generator, labels: str | None) -> DataConfig:
     """Image options that match the training images of the model."""
     config = generator.info.config
     kind: Any = generator.info.kind
@@ -318,7 +318,7 @@ def favourites(asked: KeepFavourites) -> list[Path]:
     kept = Favourites.read(file, generator) if is_known else Favourites(generator.hash)
     if asked.keep is not None:
         label = generator.label_name(generator.one_of(asked.label, asked.conditions))
-        added = [Recipe(seed, label=label, truncation=asked.truncation) for seed in dict.fromkeys(numbers(asked.keep))]
+        added = [Recipe(seed, label=label, truncation=asked.truncation) for seed in dict.fromkeys(_numbers(asked.keep))]
         resolve(generator, added)  # report a wrong label before saving it
         fresh = [recipe for recipe in added if recipe not in kept.recipes]
         kept.names = [*(kept.names or [""] * len(kept.recipes)), *([""] * len(fresh))]

@@ -80,7 +80,7 @@ def modern_defaults(setting: Setting) -> Defaults:
     }
 
 
-def classic_defaults(setting: Setting) -> Defaults:
+def _classic_defaults(setting: Setting) -> Defaults:
     """Defaults of the reference projects; their presets (presets.py) have more exact ones."""
     return modern_defaults(setting) | {
         "loss": ("bce", "as in the classic projects"),
@@ -94,7 +94,7 @@ def classic_defaults(setting: Setting) -> Defaults:
     }
 
 
-def never(setting: Setting) -> None:
+def _never(setting: Setting) -> None:
     """For architectures that are used only if asked for."""
 
 
@@ -107,7 +107,7 @@ class Architecture:
     about: str
     """What it is for, in one sentence without a full stop."""
     defaults: Callable[[Setting], Defaults] = modern_defaults
-    preferred: Callable[[Setting], str | None] = never
+    preferred: Callable[[Setting], str | None] = _never
     """The reason to use it if no model is given; the first architecture with a reason is used."""
     sizes: tuple[str, ...] = ()
     """Values of `--model-size`; `defaults` then has a `model_size`."""
@@ -117,7 +117,7 @@ class Architecture:
 
 def classic(build: Callable[[ModelConfig], Networks], about: str) -> Architecture:
     """A network of a reference project."""
-    return Architecture(build, about, classic_defaults, classic=True)
+    return Architecture(build, about, _classic_defaults, classic=True)
 
 
 def gamma_for(side: float) -> float:

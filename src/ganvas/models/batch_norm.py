@@ -56,7 +56,7 @@ class BatchNorm(nn.Module):
     def renormalised(self, x: Tensor) -> Tensor:
         """The output for one group (N, C, H, W); adds its statistics to `seen`."""
         with torch.no_grad():
-            mean, square = moments(x)
+            mean, square = _moments(x)
             var = (square - mean.square()).clamp_min(0)
             sums = torch.stack([torch.ones_like(mean), mean, square])
             self.seen = sums if self.seen is None else self.seen + sums
@@ -67,7 +67,7 @@ class BatchNorm(nn.Module):
         return F.batch_norm(x, None, None, gain, self.bias + self.gain * shift, True, 0.0, EPS)
 
 
-def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and mean square of each feature map (N, C, H, W), float32; much faster than `torch.var_mean` on a CPU."""
     pixels = x.float().permute(0, 2, 3, 1).flatten(0, 2)
     return pixels.mean(dim=0), pixels.square().mean(dim=0)
@@ -125,9 +125,9 @@ def measure_statistics(network: contract.Generator, config: ModelConfig, labels:
     sums = [torch.zeros(2, len(layer.gain), device=device) for layer in layers]
 
     def take(layer: Any, given: tuple[Tensor, ...]) -> None:
-        mean, square = moments(given[0])
+        mean, square = _moments(given[0])
         sums[layers.index(layer)] += len(given[0]) / MEASURED * torch.stack([mean, square])
-        set_statistics(layer, mean, square)
+        _set_statistics(layer, mean, square)
 
     hooks = [layer.register_forward_pre_hook(take) for layer in layers]
     network.eval()
@@ -140,10 +140,10 @@ def measure_statistics(network: contract.Generator, config: ModelConfig, labels:
     for hook in hooks:
         hook.remove()
     for layer, (mean, square) in zip(layers, sums, strict=True):
-        set_statistics(layer, mean, square)
+        _set_statistics(layer, mean, square)
 
 
-def set_statistics(layer: BatchNorm, mean: Tensor, square: Tensor) -> None:
+def _set_statistics(layer: BatchNorm, mean: Tensor, square: Tensor) -> None:
     """Sets the running statistics from means and mean squares (maps,)."""
     layer.running_mean.copy_(mean)
     layer.running_var.copy_((square - mean.square()).clamp_min(0))

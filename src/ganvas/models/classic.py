@@ -98,7 +98,7 @@ CIFAR10 = Design(
 )
 
 
-def same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
+def _same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
     """Zeros before and after `side` pixels for an output of ceil(side / stride); an odd one is at the end."""
     total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
     return total // 2, total - total // 2
@@ -108,8 +108,8 @@ class SameConv(nn.Conv2d):
     """Keras' Conv2D with padding 'same': (N, before, H, W) -> (N, after, ceil(H / stride), ceil(W / stride))."""
 
     def forward(self, input: Tensor) -> Tensor:
-        top, bottom = same_padding(input.shape[2], self.kernel_size[0], self.stride[0])
-        left, right = same_padding(input.shape[3], self.kernel_size[1], self.stride[1])
+        top, bottom = _same_padding(input.shape[2], self.kernel_size[0], self.stride[0])
+        left, right = _same_padding(input.shape[3], self.kernel_size[1], self.stride[1])
         if (top, left) != (bottom, right):  # the convolution pads the symmetric part
             input = F.pad(input, (0, right - left, 0, bottom - top))
         return F.conv2d(input, self.weight, self.bias, self.stride, (top, left))
@@ -149,7 +149,7 @@ class DenseNorm(nn.BatchNorm1d):
         return F.batch_norm(input, None, None, self.weight, self.bias, training=True, eps=self.eps)
 
 
-def glorot_init(layer: nn.Module) -> None:
+def _glorot_init(layer: nn.Module) -> None:
     """Glorot-uniform weights, zero bias."""
     if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
         nn.init.xavier_uniform_(layer.weight)
@@ -249,7 +249,7 @@ class UpsamplingGenerator(contract.Generator):
             return torch.tanh(self.to_picture(x.to(self.to_picture.weight.dtype)))
 
 
-def require_multiple(config: ModelConfig, multiple: int) -> None:
+def _require_multiple(config: ModelConfig, multiple: int) -> None:
     """Raises `ConfigError` for labels, and for sides that are not multiples of `multiple` pixels."""
     refuse_labels(config)
     if config.height % multiple or config.width % multiple:
@@ -260,25 +260,25 @@ def require_multiple(config: ModelConfig, multiple: int) -> None:
         )
 
 
-def build_keras(config: ModelConfig, design: Design) -> tuple[Generator, Discriminator]:
-    require_multiple(config, design.shrink)
+def _build_keras(config: ModelConfig, design: Design) -> tuple[Generator, Discriminator]:
+    _require_multiple(config, design.shrink)
     generator, discriminator = Generator(config, design), Discriminator(config, design)
-    generator.apply(glorot_init)
-    discriminator.apply(glorot_init)
+    generator.apply(_glorot_init)
+    discriminator.apply(_glorot_init)
     return generator, discriminator
 
 
-def build_mnist_upsample(config: ModelConfig) -> tuple[UpsamplingGenerator, mlp.Discriminator]:
-    require_multiple(config, 4)
+def _build_mnist_upsample(config: ModelConfig) -> tuple[UpsamplingGenerator, mlp.Discriminator]:
+    _require_multiple(config, 4)
     return UpsamplingGenerator(config), mlp.Discriminator(config, hidden=(512, 256))
 
 
-def keras(design: Design, about: str) -> Architecture:
-    return classic(lambda config: build_keras(config, design), about)
+def _keras(design: Design, about: str) -> Architecture:
+    return classic(lambda config: _build_keras(config, design), about)
 
 
-XRAY_ARCHITECTURE = keras(XRAY, "networks of the chest X-ray project")
-TF_MNIST_ARCHITECTURE = keras(TF_MNIST, "networks of the Keras MNIST project")
-MNIST_UPSAMPLE_ARCHITECTURE = classic(build_mnist_upsample, "networks of the PyTorch MNIST project")
-CELEBA_ARCHITECTURE = keras(CELEBA, "networks of the CelebA project")
-CIFAR10_ARCHITECTURE = keras(CIFAR10, "networks of the CIFAR-10 project")
+XRAY_ARCHITECTURE = _keras(XRAY, "networks of the chest X-ray project")
+TF_MNIST_ARCHITECTURE = _keras(TF_MNIST, "networks of the Keras MNIST project")
+MNIST_UPSAMPLE_ARCHITECTURE = classic(_build_mnist_upsample, "networks of the PyTorch MNIST project")
+CELEBA_ARCHITECTURE = _keras(CELEBA, "networks of the CelebA project")
+CIFAR10_ARCHITECTURE = _keras(CIFAR10, "networks of the CIFAR-10 project")

@@ -24,7 +24,7 @@ COARSEST = 4  # maximum shorter side of the start grid
 WIDEST = 1024  # maximum feature maps of a stage
 
 
-def widths(config: ModelConfig, num_stages: int) -> list[int]:
+def _widths(config: ModelConfig, num_stages: int) -> list[int]:
     """Feature maps from coarse to fine, without the image: doubling from `config.base` towards the coarse end."""
     widest = config.widest or WIDEST
     return [min(widest, config.base * 2**level) for level in reversed(range(num_stages))]
@@ -51,7 +51,7 @@ class Generator(contract.Generator):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         *grids, self.size = stages(config.height, config.width, COARSEST)
-        maps = widths(config, len(grids))
+        maps = _widths(config, len(grids))
         self.start = nn.ConvTranspose2d(config.z_dim, maps[0], grids[0], bias=False)
         self.norm = nn.BatchNorm2d(maps[0])
         pairs = zip(itertools.pairwise(maps), grids[1:], strict=True)
@@ -92,7 +92,7 @@ class Discriminator(contract.Discriminator):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         grid, *rest = stages(config.height, config.width, COARSEST)
-        maps = [config.channels, *reversed(widths(config, len(rest)))]
+        maps = [config.channels, *reversed(_widths(config, len(rest)))]
         self.stages = nn.Sequential(
             *(Down(before, after, norm=level > 0) for level, (before, after) in enumerate(itertools.pairwise(maps)))
         )
@@ -108,7 +108,7 @@ def crop(x: Tensor, size: tuple[int, int]) -> Tensor:
     return x[:, :, : size[0], : size[1]]
 
 
-def initialise(layer: nn.Module) -> None:
+def _initialise(layer: nn.Module) -> None:
     """Convolutions from N(0, 0.02); batch normalisation with gains from N(1, 0.02) and zero bias."""
     if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(layer.weight, std=0.02)
@@ -126,8 +126,8 @@ def build(config: ModelConfig) -> tuple[Generator, Discriminator]:
             "use a larger --size, or --model compact"
         )
     generator, discriminator = Generator(config), Discriminator(config)
-    generator.apply(initialise)
-    discriminator.apply(initialise)
+    generator.apply(_initialise)
+    discriminator.apply(_initialise)
     return generator, discriminator
 
 

@@ -198,7 +198,7 @@ class FeatureDiscriminator(ViewDiscriminator):
         self.down = nn.ModuleList(Fixed(coarse, fine, 1) for coarse, fine in zip(VIEWS[1:], CROSS[:-1], strict=True))
         self.mix = nn.ModuleList(Fixed(before, after, 3) for before, after in zip(CROSS, VIEWS, strict=True))
         self.register_buffer("scales", torch.ones(len(VIEWS)))
-        height, width = seen_size(config.height, config.width)
+        height, width = _seen_size(config.height, config.width)
         grids = [(-(-height // 2**i), -(-width // 2**i)) for i in range(2, 2 + len(VIEWS))]
         self.heads = nn.ModuleList(
             Head(self.grounds * maps, *grid, config.label_size) for maps, grid in zip(VIEWS, grids, strict=True)
@@ -222,8 +222,8 @@ class FeatureDiscriminator(ViewDiscriminator):
 
     def seen(self, images: Tensor) -> list[Tensor]:
         """The mixed features of each level, fine to coarse, with mean square about 1."""
-        rgb = over_grounds(images) if self.grounds == 2 else images.expand(-1, 3, -1, -1)
-        size = seen_size(*rgb.shape[2:])
+        rgb = _over_grounds(images) if self.grounds == 2 else images.expand(-1, 3, -1, -1)
+        size = _seen_size(*rgb.shape[2:])
         if size != tuple(rgb.shape[2:]):
             rgb = F.interpolate(rgb, size=size, mode="bilinear")
         levels = [mix(x) for mix, x in zip(self.cross, self.frozen(rgb), strict=True)]
@@ -250,12 +250,12 @@ def pretrained_network(config: ModelConfig) -> str | None:
     return None if config.discriminator == "own" else NAME
 
 
-def seen_size(height: int, width: int) -> tuple[int, int]:
+def _seen_size(height: int, width: int) -> tuple[int, int]:
     """Input size of the frozen network: the image size, at least 32 pixels per side."""
     return max(SMALLEST, height), max(SMALLEST, width)
 
 
-def over_grounds(images: Tensor) -> Tensor:
+def _over_grounds(images: Tensor) -> Tensor:
     """Transparent images (N, 4, H, W) over black and over white: RGB (2N, 3, H, W)."""
     opacity = (images[:, 3:] + 1) / 2
     opaque = images[:, :3] * opacity

@@ -59,7 +59,7 @@ def group(maps: int) -> int:
     return size
 
 
-def convolution(
+def _convolution(
     before: int,
     after: int,
     scale: float = 1.0,
@@ -82,7 +82,7 @@ def linear(before: int, after: int) -> nn.Linear:
     return layer
 
 
-def embedding(dim: int, label_size: int, norm: float) -> nn.Embedding | None:
+def _embedding(dim: int, label_size: int, norm: float) -> nn.Embedding | None:
     """Embedding with `dim` numbers and the given norm per class or condition; None without labels."""
     if not label_size:
         return None
@@ -100,9 +100,9 @@ class Block(nn.Module):
         # L^(-1 / (2m - 2)) with m = 3 layers in the branch; zero for the last, except with spectral norm.
         fixup = num_blocks**-0.25
         last = LINEAR if config.spectral_norm else 0.0
-        self.expand = convolution(maps, inner, fixup)
-        self.mix = convolution(inner, inner, fixup, 3, padding=1, groups=inner // group(maps))
-        self.contract = convolution(inner, maps, last, bias=False)
+        self.expand = _convolution(maps, inner, fixup)
+        self.mix = _convolution(inner, inner, fixup, 3, padding=1, groups=inner // group(maps))
+        self.contract = _convolution(inner, maps, last, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.leaky_relu(self.expand(x), LEAK)
@@ -122,14 +122,14 @@ class Generator(contract.Generator):
         self.z_dim = config.z_dim
         self.sizes = stages(config.height, config.width, COARSEST)
         maps = widths(config, len(self.sizes))
-        self.embed = embedding(config.z_dim, config.label_size, config.z_dim**0.5)
+        self.embed = _embedding(config.z_dim, config.label_size, config.z_dim**0.5)
         self.scale = linear(config.z_dim * (2 if config.label_size else 1), maps[0])
         self.basis = nn.Parameter(torch.randn(maps[0], *self.sizes[0]))
         self.change = nn.ModuleList(
-            convolution(before, after, LINEAR, bias=False) for before, after in itertools.pairwise(maps)
+            _convolution(before, after, LINEAR, bias=False) for before, after in itertools.pairwise(maps)
         )
         self.blocks = nn.ModuleList(blocks(number, config, len(maps)) for number in maps)
-        self.to_picture = convolution(maps[-1], config.channels, 0.5 * LINEAR)
+        self.to_picture = _convolution(maps[-1], config.channels, 0.5 * LINEAR)
 
     @property
     def depths(self) -> list[nn.Module]:
@@ -154,15 +154,15 @@ class Discriminator(contract.Discriminator):
         super().__init__()
         sizes = stages(config.height, config.width, COARSEST)
         maps = widths(config, len(sizes))
-        self.from_picture = convolution(config.channels, maps[-1])
+        self.from_picture = _convolution(config.channels, maps[-1])
         self.blocks = nn.ModuleList(blocks(number, config, len(maps)) for number in reversed(maps))
         self.change = nn.ModuleList(
-            convolution(before, after, LINEAR, bias=False) for before, after in itertools.pairwise(maps[::-1])
+            _convolution(before, after, LINEAR, bias=False) for before, after in itertools.pairwise(maps[::-1])
         )
         # One weight per grid cell and feature map.
-        self.gather = convolution(maps[0], maps[0], LINEAR, sizes[0], groups=maps[0])
+        self.gather = _convolution(maps[0], maps[0], LINEAR, sizes[0], groups=maps[0])
         self.head = linear(maps[0], 1)
-        self.classes = embedding(maps[0], config.label_size, 1.0)
+        self.classes = _embedding(maps[0], config.label_size, 1.0)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         x = self.blocks[0](F.leaky_relu(self.from_picture(images), LEAK))
@@ -182,7 +182,7 @@ def build(config: ModelConfig) -> tuple[Generator, Discriminator]:
 
 def defaults(setting: Setting) -> Defaults:
     side = setting.longer
-    size, why = usual_size(setting)
+    size, why = _usual_size(setting)
     base, widest, blocks = SIZES[setting.model_size or size]
     maps = f"feature maps of size {setting.model_size or size} at {side} pixels"
     return modern_defaults(setting) | {
@@ -196,7 +196,7 @@ def defaults(setting: Setting) -> Defaults:
     }
 
 
-def usual_size(setting: Setting) -> tuple[str, str]:
+def _usual_size(setting: Setting) -> tuple[str, str]:
     """A key of `SIZES` and the reason."""
     if setting.on_cpu or setting.longer >= 512:
         return "S", f"{setting.longer} pixels on a {'CPU' if setting.on_cpu else 'GPU'}"

@@ -169,16 +169,16 @@ class Mapping(nn.Module):
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         with full_precision(z):
-            x = normalise(z)
+            x = _normalise(z)
             if self.embed is not None:
                 assert labels is not None
-                x = torch.cat([x, normalise(self.embed(labels))], dim=1)
+                x = torch.cat([x, _normalise(self.embed(labels))], dim=1)
             for layer in self.layers:
                 x = F.leaky_relu(layer(x), LEAK)
             return x
 
 
-def normalise(x: Tensor) -> Tensor:
+def _normalise(x: Tensor) -> Tensor:
     """Rows (N, D) scaled to a mean square of 1."""
     return x * (x.square().mean(dim=1, keepdim=True) + TINY).rsqrt()
 

@@ -34,7 +34,7 @@ class Summary:
     """Estimate of the numbers stored per image for the backward pass (outputs of all layers, twice)."""
 
 
-def multiply_adds(layer: nn.Module, given: Tensor, output: Tensor) -> int:
+def _multiply_adds(layer: nn.Module, given: Tensor, output: Tensor) -> int:
     """Multiply-adds for one image."""
     if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
         # Each number of the larger side (output of a convolution, input of a transposed one) uses a whole kernel.
@@ -45,7 +45,7 @@ def multiply_adds(layer: nn.Module, given: Tensor, output: Tensor) -> int:
     return output[0].numel() * layer.in_features if isinstance(layer, nn.Linear) else 0
 
 
-def is_layer(module: nn.Module) -> bool:
+def _is_layer(module: nn.Module) -> bool:
     """Whether a module has no submodules except parametrisations (spectral norm) of its weights."""
     return all(name == "parametrizations" for name, _ in module.named_children())
 
@@ -66,7 +66,7 @@ def summarise(network: nn.Module, *inputs: Tensor | None) -> Summary:
                 return
             numbers += 2 * output[0].numel()  # the output, and what the following nonlinearity stores
             own = sum(p.numel() for p in layer.parameters())
-            macs = multiply_adds(layer, given[0], output)
+            macs = _multiply_adds(layer, given[0], output)
             rows.append(Row(name, type(layer).__name__, tuple(output.shape[1:]), own, macs))
 
         return hook
@@ -74,7 +74,7 @@ def summarise(network: nn.Module, *inputs: Tensor | None) -> Summary:
     hooks = [
         layer.register_forward_hook(record(name))
         for name, layer in network.named_modules()
-        if is_layer(layer) and "parametrizations" not in name
+        if _is_layer(layer) and "parametrizations" not in name
     ]
     training = network.training
     network.eval()  # one image has no batch statistics

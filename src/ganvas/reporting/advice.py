@@ -58,7 +58,7 @@ def advice(evaluation: Evaluation | None, log: list[LogRecord], config: RunConfi
     run: the run folder as it is written in the commands.
     """
     case = Case(evaluation or Evaluation(), log, config, run)
-    first = [] if evaluation is not None else [not_evaluated(case)]
+    first = [] if evaluation is not None else [_not_evaluated(case)]
     diagnosis = next((actions for rule in DIAGNOSES if (actions := [*rule(case)])), None)
     if diagnosis and diagnosis[0].title == TRAIN_LONGER:
         return [*first, *diagnosis][:MOST_ACTIONS]  # all else may change with training
@@ -168,11 +168,11 @@ class Case:
 def train_command(config: RunConfig, out: str, changes: Mapping[str, object]) -> str:
     """The command of the run with this config.json, with changes; None removes an option."""
     wanted = {**config.wanted(), **changes}
-    given = as_arguments({name: value for name, value in wanted.items() if value is not None})
+    given = _as_arguments({name: value for name, value in wanted.items() if value is not None})
     return " ".join(["ganvas train", shlex.quote(config.data.source), *given, f"--out {shlex.quote(out)}"])
 
 
-def as_arguments(options: Mapping[str, object]) -> list[str]:
+def _as_arguments(options: Mapping[str, object]) -> list[str]:
     words = []
     for name, value in options.items():
         flag = name.replace("_", "-")
@@ -220,12 +220,12 @@ def interval(share: Interval | None) -> str:
 TRAIN_LONGER = "Train longer"
 
 
-def not_evaluated(case: Case) -> Advice:
+def _not_evaluated(case: Case) -> Advice:
     evidence = "No evaluation yet: quality, diversity and copying are unknown."
     return Advice("Evaluate the generator", evidence, f"ganvas evaluate {shlex.quote(case.run)}")
 
 
-def untrained(case: Case) -> Iterator[Advice]:
+def _untrained(case: Case) -> Iterator[Advice]:
     """Too early for any other conclusion."""
     precision = case.measures.get("precision")
     early = (
@@ -238,10 +238,10 @@ def untrained(case: Case) -> Iterator[Advice]:
     expected = "" if precision.real is None else f" (real images: {precision.real:.2f})"
     seen = f"After {case.images_seen:,} images precision" if case.images_seen else "Precision"
     evidence = f"{seen} is {precision.value:.2f}{expected}. This is too early for other conclusions."
-    yield Advice(TRAIN_LONGER, f"{evidence} {estimate(case)}", case.longer())
+    yield Advice(TRAIN_LONGER, f"{evidence} {_estimate(case)}", case.longer())
 
 
-def estimate(case: Case) -> str:
+def _estimate(case: Case) -> str:
     """What the larger budget of `Case.longer` means."""
     seconds = case.reports[-1].seconds if case.reports else None
     if not seconds:
@@ -252,7 +252,7 @@ def estimate(case: Case) -> str:
     )
 
 
-def unstable(case: Case) -> Iterator[Advice]:
+def _unstable(case: Case) -> Iterator[Advice]:
     for name in ("diverged", "exploding"):
         if name in case.health:
             evidence = f"{sentence(case.health[name])} A lower learning rate or a larger penalty stabilises training."
@@ -277,19 +277,19 @@ def collapsed(case: Case) -> Iterator[Advice]:
     signs += [case.classes.sentence] if case.classes.missing else []
     if not signs or (case.falls() > FALLING and "collapse" not in case.health):
         return  # diversity may still grow
-    if case.train.loss != "relativistic" and is_classic(case.train.model):
+    if case.train.loss != "relativistic" and _is_classic(case.train.model):
         changes: dict[str, object] = {"preset": None, "model": None, "loss": "relativistic"}
         how = "The relativistic loss compares real and generated images in pairs, which reduces mode collapse."
     else:
         changes = {"r1": TWICE * case.train.r1 or 1.0, "lr": HALF * case.train.lr}
         how = "A larger penalty and a lower learning rate reduce mode collapse."
-    yield Advice("Mode collapse", f"{joined(signs)} {how}", case.again(**changes))
+    yield Advice("Mode collapse", f"{_joined(signs)} {how}", case.again(**changes))
 
 
-def overfitted(case: Case) -> Iterator[Advice]:
+def _overfitted(case: Case) -> Iterator[Advice]:
     if not case.overfitted:
         return
-    evidence, augment = joined(case.overfitted), case.train.augment
+    evidence, augment = _joined(case.overfitted), case.train.augment
     exhausted = augment >= STRONG or case.train.adaptive or case.num_training < OVERFITTED_BELOW // 4
     if not exhausted:
         more = f"The probability of augmentation is {augment:.2g} and can be raised."
@@ -303,7 +303,7 @@ def overfitted(case: Case) -> Iterator[Advice]:
     yield Advice("Overfitting: too little data", f"{evidence} {few} {how}", command)
 
 
-def improving(case: Case) -> Iterator[Advice]:
+def _improving(case: Case) -> Iterator[Advice]:
     """The score was still improving when the budget ended."""
     if {"plateau", "diverged"} & set(case.health):
         return
@@ -312,17 +312,17 @@ def improving(case: Case) -> Iterator[Advice]:
         evidence = (
             f"The score still fell by {case.falls():.0%} in the last quarter of training ({before:.3g} to {since:.3g})."
         )
-        yield Advice(TRAIN_LONGER, f"{evidence} {estimate(case)}", case.longer())
+        yield Advice(TRAIN_LONGER, f"{evidence} {_estimate(case)}", case.longer())
     elif case.best_scores(0.25) is None and case.compared("precision") < SHORT_OF and not case.spoiled:
         row = case.measures["precision"]
         evidence = (
             f"Precision is {row.value:.2f} (real images: {row.real:.2f}). The run is too short to show "
             "whether it still improves."
         )
-        yield Advice(TRAIN_LONGER, f"{evidence} {estimate(case)}", case.longer())
+        yield Advice(TRAIN_LONGER, f"{evidence} {_estimate(case)}", case.longer())
 
 
-def limited(case: Case) -> Iterator[Advice]:
+def _limited(case: Case) -> Iterator[Advice]:
     if case.compared("precision") >= SHORT_OF or not case.is_flat() or case.spoiled:
         return
     row = case.measures["precision"]
@@ -389,7 +389,7 @@ def classes(case: Case) -> Iterator[Advice]:
         yield Advice("Class shares differ from the data", evidence, case.again(conditional=True))
 
 
-def is_classic(model: str) -> bool:
+def _is_classic(model: str) -> bool:
     """Whether a model is a network of the reference projects; these upsample by transposed convolutions."""
     return model in MODELS and MODELS[model].classic
 
@@ -407,7 +407,7 @@ def artefacts(case: Case) -> Iterator[Advice]:
     elif "checkerboard" in wrong or "checkerboard" in case.health or checkerboard > CHECKERBOARD:
         peak = f"the spectral peak is {checkerboard:.1f} times that of real images in the last evaluation"
         seen = sentence(wrong.get("checkerboard") or case.health.get("checkerboard") or peak)
-        if is_classic(case.train.model):
+        if _is_classic(case.train.model):
             how = "Transposed convolutions cause them; the modern networks do not use transposed convolutions."
             command = case.again(preset=None, model="compact")
         else:
@@ -449,12 +449,12 @@ def augmentation(case: Case) -> Iterator[Advice]:
 
 
 Rule = Callable[[Case], Iterator[Advice]]
-DIAGNOSES: tuple[Rule, ...] = (untrained, unstable, collapsed, overfitted, improving, limited)
+DIAGNOSES: tuple[Rule, ...] = (_untrained, _unstable, collapsed, _overfitted, _improving, _limited)
 OTHERS: tuple[Rule, ...] = (leaks, marks, classes)
 APPEARANCE: tuple[Rule, ...] = (artefacts, augmentation)
 
 
-def joined(clauses: list[str]) -> str:
+def _joined(clauses: list[str]) -> str:
     return " ".join(map(sentence, clauses))
 
 

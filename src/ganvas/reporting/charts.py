@@ -77,16 +77,16 @@ def line_chart(
     x_axis = Axis.over(0.0 if 0 < first < START * last else first, last, False, LEFT, WIDTH - RIGHT, exact=True)
     bottom, top = (0.0, 1.0) if unit_range else (every[2].min(), every[3].max())
     y_axis = Axis.over(bottom, top, log_y, HEIGHT - BOTTOM, TOP)
-    parts = [*frame(x_axis, y_axis, x_label, y_label)]
+    parts = [*_frame(x_axis, y_axis, x_label, y_label)]
     legend = []
     for i, (series, table) in enumerate(tables):
         style = (i if series.style is None else series.style) % NUM_STYLES
         legend.append((style, series.name))
         x, y, low, high = x_axis(table[0]), y_axis(table[1]), y_axis(table[2]), y_axis(table[3])
         if series.low is not None:
-            outline = " ".join([*coordinates(x, high), *coordinates(x[::-1], low[::-1])])
+            outline = " ".join([*_coordinates(x, high), *_coordinates(x[::-1], low[::-1])])
             parts.append(f'<polygon class="band s{style}" points="{outline}"/>')
-        parts.append(f'<polyline class="line s{style}" points="{" ".join(coordinates(x, y))}"/>')
+        parts.append(f'<polyline class="line s{style}" points="{" ".join(_coordinates(x, y))}"/>')
         if points:
             parts += [
                 f'<circle class="dot s{style}" cx="{a:.1f}" cy="{b:.1f}" r="2.4"/>' for a, b in zip(x, y, strict=True)
@@ -126,11 +126,11 @@ def summary(series: Series, table: np.ndarray) -> str:
     return f"{series.name}: {label(first[1])} at {label(first[0])}, {label(last[1])} at {label(last[0])}"
 
 
-def coordinates(x: np.ndarray, y: np.ndarray) -> list[str]:
+def _coordinates(x: np.ndarray, y: np.ndarray) -> list[str]:
     return [f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True)]
 
 
-def frame(x_axis: Axis, y_axis: Axis, x_label: str, y_label: str) -> list[str]:
+def _frame(x_axis: Axis, y_axis: Axis, x_label: str, y_label: str) -> list[str]:
     """Grid lines, tick labels and axis names."""
     parts = []
     for value in y_axis.ticks:
@@ -169,9 +169,9 @@ class Axis:
             around = abs(low) / 2 or 0.5
             low, high = (low / 2, high * 2) if log else (low - around, high + around)
         if log:
-            ticks = decades(low, high)
+            ticks = _decades(low, high)
         else:
-            step = nice_step((high - low) / 4)
+            step = _nice_step((high - low) / 4)
             first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
             ticks = [i * step for i in range(first, last + 1)]
         if exact:
@@ -187,13 +187,13 @@ class Axis:
         return self.start + (scale(values) - low) / (high - low) * (self.stop - self.start)
 
 
-def nice_step(step: float) -> float:
+def _nice_step(step: float) -> float:
     """The smallest of 1, 2 or 5 times a power of ten that is at least `step`."""
     power = 10.0 ** math.floor(math.log10(step))
     return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= step * (1 - 1e-9))
 
 
-def decades(low: float, high: float) -> list[float]:
+def _decades(low: float, high: float) -> list[float]:
     """Powers of ten from below `low` to above `high`, at most six; a few also get 2 and 5 times them."""
     first, last = math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9)
     if last - first > 2:

@@ -45,16 +45,16 @@ class Row:
 def comparison(runs: list[RunContent]) -> dict[str, Any]:
     """Content of the template of a comparison."""
     return {
-        "names": names_of(runs),
-        "caveats": caveats(runs, names_of(runs)),
+        "names": _names_of(runs),
+        "caveats": caveats(runs, _names_of(runs)),
         "rows": [*measures(runs), *costs(runs)],
-        "grids": [grid(run, name, len(runs)) for run, name in zip(runs, names_of(runs), strict=True)],
-        "charts": overlaid(runs),
+        "grids": [grid(run, name, len(runs)) for run, name in zip(runs, _names_of(runs), strict=True)],
+        "charts": _overlaid(runs),
         "differences": differences(runs),
     }
 
 
-def names_of(runs: list[RunContent]) -> list[str]:
+def _names_of(runs: list[RunContent]) -> list[str]:
     """Names of the runs, or their folders if two runs have the same name."""
     names = [run.name for run in runs]
     return names if len(set(names)) == len(names) else [str(run.folder) for run in runs]
@@ -81,7 +81,7 @@ def caveats(runs: list[RunContent], names: list[str]) -> list[str]:
 
 def disagreements(runs: list[RunContent], names: list[str] | None = None) -> list[str]:
     """Pairs of runs that the two feature networks rank in opposite orders, with intervals that do not overlap."""
-    named = zip(names or names_of(runs), runs, strict=True)
+    named = zip(names or _names_of(runs), runs, strict=True)
     tables = [(name, (run.evaluation or Evaluation()).by_key) for name, run in named]
     both = [(name, rows["kid"], rows["kid_second"]) for name, rows in tables if {"kid", "kid_second"} <= {*rows}]
     return [
@@ -142,9 +142,9 @@ def grid(run: RunContent, name: str, num: int) -> tuple[str, Picture | None, int
     return name, latest(run, PICTURES // num), side, "last preview, uncurated"
 
 
-def overlaid(runs: list[RunContent]) -> list[Chart]:
+def _overlaid(runs: list[RunContent]) -> list[Chart]:
     """Curves of all runs by images seen and by time."""
-    names = names_of(runs)
+    names = _names_of(runs)
 
     def over(kind: str, x: str, y: str) -> list[Series]:
         return [

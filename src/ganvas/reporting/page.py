@@ -99,9 +99,9 @@ def page(run: RunContent) -> dict[str, Any]:
         "headline": [row for key in HEADLINE for row in evaluation.measures if row.key == key],
         "better": BETTER,
         "agreement": agreement(evaluation),
-        "pictures": side_by_side(folder, evaluation),
+        "pictures": _side_by_side(folder, evaluation),
         "latest": None if evaluation.grids else latest(run, GRID),
-        "advice": found_advice(run),
+        "advice": _found_advice(run),
         "measures": evaluation.measures,
         "feature_map": feature_map(evaluation),
         "methods": methods(evaluation),
@@ -112,8 +112,8 @@ def page(run: RunContent) -> dict[str, Any]:
         "many": MANY_CLASSES,
         "copies": evaluation.copies,
         "copy_facts": copy_facts(evaluation.copies or CopyResults()),
-        "closest": with_picture(folder, evaluation.copies.closest[:MOST_PAIRS] if evaluation.copies else [], PAIR),
-        "marks": with_picture(folder, evaluation.marks[:MOST_MARKS], MARK),
+        "closest": _with_picture(folder, evaluation.copies.closest[:MOST_PAIRS] if evaluation.copies else [], PAIR),
+        "marks": _with_picture(folder, evaluation.marks[:MOST_MARKS], MARK),
         "artefacts": evaluation.artefacts,
         "spectrum": spectrum(evaluation.artefacts or Artefacts()),
         "faults": faults(evaluation.artefacts or Artefacts()),
@@ -122,22 +122,22 @@ def page(run: RunContent) -> dict[str, Any]:
         "usefulness": evaluation.usefulness,
         "film": film(run.grids, FILM) if len(run.grids) > 1 else None,
         "stills": stills(run.grids, run.config.model.height, run.config.model.width, STILLS),
-        "charts": curves(run),
+        "charts": _curves(run),
         "health": run.health,
         "choices": choices(run.config),
-        "data": data_facts(run),
-        "cost": cost_facts(run),
+        "data": _data_facts(run),
+        "cost": _cost_facts(run),
         "command": train_command(run.config, str(folder), {}),
-        "glossary": glossary(run, evaluation),
+        "glossary": _glossary(run, evaluation),
     }
 
 
-def found_advice(run: RunContent) -> list[Advice]:
+def _found_advice(run: RunContent) -> list[Advice]:
     log = [*run.reports, *run.vitals, *run.health]
     return advice(run.evaluation, log, run.config, str(run.folder))
 
 
-def glossary(run: RunContent, evaluation: Evaluation) -> list[tuple[str, str]]:
+def _glossary(run: RunContent, evaluation: Evaluation) -> list[tuple[str, str]]:
     """(term, meaning) of the measures and terms on the page."""
     used = {name for record in (*run.reports, *run.vitals) for name in line_of(record)}
     logged = [key for key in LOGGED if key in used and key not in evaluation.by_key]
@@ -220,17 +220,17 @@ class SideBySide:
     note: str
 
 
-def side_by_side(folder: Path, evaluation: Evaluation) -> SideBySide | None:
+def _side_by_side(folder: Path, evaluation: Evaluation) -> SideBySide | None:
     grids = evaluation.grids
     if not grids:
         return None
     generated = embed(folder, grids.generated, GRID)
     by_class = grids.per_class and generated is not None
-    rows = num_rows(folder, grids.generated, evaluation.model.height) if by_class else 0
+    rows = _num_rows(folder, grids.generated, evaluation.model.height) if by_class else 0
     return SideBySide(embed(folder, grids.real, GRID), generated, evaluation.data.classes[:rows], grids.note)
 
 
-def num_rows(folder: Path, name: str, height: int) -> int:
+def _num_rows(folder: Path, name: str, height: int) -> int:
     """Number of rows of a grid file, from the height of its cells."""
     with Image.open(folder / name) as picture:
         return (picture.height - GAP) // max(1, height + GAP)
@@ -241,7 +241,7 @@ def latest(run: RunContent, budget: int) -> Picture | None:
     return embed(run.folder, str(run.grids[-1][1].relative_to(run.folder)), budget) if run.grids else None
 
 
-def with_picture(folder: Path, rows: Sequence[Shown], budget: int) -> list[tuple[Shown, Picture]]:
+def _with_picture(folder: Path, rows: Sequence[Shown], budget: int) -> list[tuple[Shown, Picture]]:
     """The rows whose image file exists, each with its image."""
     return [(row, picture) for row in rows if (picture := embed(folder, row.file, budget)) is not None]
 
@@ -312,7 +312,7 @@ def faults(artefacts: Artefacts) -> list[tuple[str, str, str]]:
 # ---- training ----
 
 
-def curves(run: RunContent) -> list[Chart]:
+def _curves(run: RunContent) -> list[Chart]:
     """Charts of the training log; charts without data are left out."""
     vitals, reports = run.vitals, run.reports
     at, seen = column(vitals, "images"), column(reports, "images")
@@ -388,7 +388,7 @@ def shown(value: object) -> str:
     return "–" if value is None else str(value)
 
 
-def data_facts(run: RunContent) -> list[tuple[str, str]]:
+def _data_facts(run: RunContent) -> list[tuple[str, str]]:
     data, evaluated = run.config.data, (run.evaluation or Evaluation()).data
     classes = evaluated.classes
     channels = {1: "gray", 3: "colour", 4: "colour with transparency"}
@@ -406,7 +406,7 @@ def data_facts(run: RunContent) -> list[tuple[str, str]]:
     return [(name, value) for name, value in facts if value]
 
 
-def cost_facts(run: RunContent) -> list[tuple[str, str]]:
+def _cost_facts(run: RunContent) -> list[tuple[str, str]]:
     config, evaluation = run.config, run.evaluation or Evaluation()
     protocol = evaluation.protocol
     rates = sorted(value for value in column(run.reports, "images_per_second") if not math.isnan(value))

@@ -82,17 +82,17 @@ def export(
     if runtime is not None and to != "web":
         raise ConfigError(f"--runtime {runtime} --to {to}: only --to web uses a runtime")
     if to in ("onnx", "web"):
-        need_packages()
+        _need_packages()
     ending = {"onnx": ".onnx", "torch": ".pt2"}.get(to)
     folder, stem = Path(out), "generator"
     if ending and folder.suffix == ending:
         folder, stem = folder.parent, folder.stem
     check_place(Path(out), mark_of(Path(out), ending), free_name=folder != Path(out))
     generator = Generator.load(source, device)
-    text, licence = card_and_licence(Path(source), generator)
+    text, licence = _card_and_licence(Path(source), generator)
 
     if to == "folder":
-        contents = model_folder(generator, text)
+        contents = _model_folder(generator, text)
     elif to == "torch":
         content, report = torch_program(generator, licence)
         contents = {f"{stem}.pt2": content, f"{stem}.json": files.json_bytes(report)}
@@ -102,7 +102,7 @@ def export(
         if to == "onnx":
             contents = {f"{stem}.onnx": content, f"{stem}.json": files.json_bytes(report)}
         else:
-            contents = export_web.page_files(generator, name_of(Path(source)), report, content, runtime_parts)
+            contents = export_web.page_files(generator, _name_of(Path(source)), report, content, runtime_parts)
             contents["model.json"] = files.json_bytes(report)
     return write_all({folder / name: content for name, content in contents.items()}, mark_of(Path(out), ending))
 
@@ -163,7 +163,7 @@ def inputs(generator: Generator, seeds: range) -> tuple[Tensor, Tensor | None]:
 
 def torch_program(generator: Generator, licence: str) -> tuple[bytes, dict[str, Any]]:
     """(content of a .pt2 file, report); the file is loaded again and compared with the original."""
-    report = description(generator, "float32", licence)
+    report = _description(generator, "float32", licence)
     buffer = io.BytesIO()
     torch.export.save(exported_program(generator), buffer, extra_files={"ganvas.json": json.dumps(report)})
     buffer.seek(0)
@@ -200,10 +200,10 @@ def onnx_model(generator: Generator, weights: Weights, licence: str) -> tuple[by
         )
     assert program is not None
     model = program.model_proto
-    name_batch(model.graph)
-    store_small(onnx, model, weights)
-    report = description(generator, weights, licence)
-    onnx.helper.set_model_props(model, {key: plain_text(value) for key, value in report.items()})
+    _name_batch(model.graph)
+    _store_small(onnx, model, weights)
+    report = _description(generator, weights, licence)
+    onnx.helper.set_model_props(model, {key: _plain_text(value) for key, value in report.items()})
     model.producer_name, model.producer_version = "ganvas", report["versions"]["ganvas"]
     model.doc_string = SENTENCE
     onnx.checker.check_model(model)
@@ -225,7 +225,7 @@ def onnx_model(generator: Generator, weights: Weights, licence: str) -> tuple[by
     return content, report
 
 
-def name_batch(graph: Any) -> None:
+def _name_batch(graph: Any) -> None:
     """Rename the dynamic batch dimension to N."""
     chosen = graph.input[0].type.tensor_type.shape.dim[0].dim_param
     for value in (*graph.input, *graph.output, *graph.value_info):
@@ -266,7 +266,7 @@ def difference(generator: Generator, run: Any, exact: bool) -> dict[str, float |
 # -- compressed weights --
 
 
-def store_small(onnx: Any, model: Any, weights: Weights) -> None:
+def _store_small(onnx: Any, model: Any, weights: Weights) -> None:
     """Store large float32 tensors of the graph as float16 or int8; nodes at its beginning convert them to float32.
 
     Runtimes convert once, when they load the model (constant folding). int8: value = integer * scale, with one scale
@@ -317,7 +317,7 @@ def quantised(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 # -- metadata --
 
 
-def description(generator: Generator, weights: Weights, licence: str) -> dict[str, Any]:
+def _description(generator: Generator, weights: Weights, licence: str) -> dict[str, Any]:
     """Description of the model for the metadata of the file and the report."""
     info, config = generator.info, generator.info.config
     takes = {"z": ["N", config.z_dim]}
@@ -338,31 +338,31 @@ def description(generator: Generator, weights: Weights, licence: str) -> dict[st
         "outputs": {"pictures": ["N", config.channels, config.height, config.width], "code": ["N", config.z_dim]},
         "range": [-1, 1],
         "parameters": sum(parameter.numel() for parameter in generator.network.parameters()),
-        "versions": {package: version(package) for package in ("ganvas", "torch", *known_packages())},
+        "versions": {package: version(package) for package in ("ganvas", "torch", *_known_packages())},
     }
 
 
-def known_packages() -> list[str]:
+def _known_packages() -> list[str]:
     return [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name)]
 
 
-def need_packages() -> None:
-    missing = {"onnx", "onnxscript", "onnxruntime"} - set(known_packages())
+def _need_packages() -> None:
+    missing = {"onnx", "onnxscript", "onnxruntime"} - set(_known_packages())
     if missing:
         raise MissingExtraError(min(missing), "export", "exporting to ONNX")
 
 
-def plain_text(value: Any) -> str:
+def _plain_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def name_of(source: Path) -> str:
+def _name_of(source: Path) -> str:
     """Name of the run or of the model folder."""
     folder = find_weights(source).resolve().parent
     return (folder.parent if folder.name in ("model", "best") else folder).name
 
 
-def card_and_licence(source: Path, generator: Generator) -> tuple[str, str]:
+def _card_and_licence(source: Path, generator: Generator) -> tuple[str, str]:
     """The model card and the licence of the data, from the run, or from the card of a model without its run."""
     facts = card.facts_of(source, generator)
     path = find_weights(source).with_name("README.md")
@@ -379,7 +379,7 @@ def licence_of_card(text: str) -> str:
     return html.unescape(re.sub(r"\\(.)", r"\1", row[1])) if row else "not stated"
 
 
-def model_folder(generator: Generator, text: str) -> dict[str, bytes]:
+def _model_folder(generator: Generator, text: str) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as folder:
         generator.save(folder, text)
         return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}

@@ -41,13 +41,13 @@ def sign(asked: Sign) -> list[Path]:
     except ImportError:
         raise MissingExtraError("c2pa-python", "c2pa", "signing images") from None
     images = generated(Path(asked.source))
-    signer = signer_of(Path(asked.certificate), Path(asked.key))
+    signer = _signer_of(Path(asked.certificate), Path(asked.key))
     signed = []
     for path in images:
         with files.explained(path):
             content = path.read_bytes()
         try:
-            if is_signed(path, content):
+            if _is_signed(path, content):
                 continue
             result = io.BytesIO()
             context = c2pa.Context.from_dict({"builder": {"thumbnail": {"enabled": False}}})
@@ -74,7 +74,7 @@ def generated(source: Path) -> list[Path]:
     return images
 
 
-def is_signed(path: Path, content: bytes) -> bool:
+def _is_signed(path: Path, content: bytes) -> bool:
     import c2pa
 
     try:
@@ -97,7 +97,7 @@ def manifest(path: Path) -> dict[str, Any]:
     }
 
 
-def signer_of(certificate: Path, key: Path) -> Any:
+def _signer_of(certificate: Path, key: Path) -> Any:
     """The signer of C2PA. The kind of signature follows from the certificate."""
     import c2pa
 
@@ -105,14 +105,14 @@ def signer_of(certificate: Path, key: Path) -> Any:
         chain = certificate.read_bytes()
     with files.explained(key):
         secret = key.read_bytes()
-    kind = algorithm(certificate, chain)
+    kind = _algorithm(certificate, chain)
     try:
         return c2pa.Signer.from_info(c2pa.C2paSignerInfo(kind, chain, secret, None))
     except c2pa.C2paError as error:
         raise ConfigError(f"--certificate {certificate}, --key {key}: {reason(error)}") from error
 
 
-def algorithm(path: Path, chain: bytes) -> str:
+def _algorithm(path: Path, chain: bytes) -> str:
     """C2PA's name of the signature of the first certificate of a chain."""
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa

@@ -41,7 +41,7 @@ def serve(asked: Studio) -> None:
     train = own if asked.train is None else asked.train
     if train and own and token is None:  # else every user of this machine could start trainings as this user
         token = secrets.token_urlsafe(16)
-    check_token(asked.folder, host, token, own)
+    _check_token(asked.folder, host, token, own)
     listening = listen(host, asked.port)
     with listening:
         application = app(
@@ -52,7 +52,7 @@ def serve(asked: Studio) -> None:
             hosts=frozenset({host.lower()}),
             no_copies=asked.no_copies,
             train=train,
-            images=image_folders(asked.images, own) if train else (),
+            images=_image_folders(asked.images, own) if train else (),
             say=(lambda _: None) if asked.quiet else print,
         )
         shown = f"[{host}]" if ":" in host else host
@@ -70,14 +70,14 @@ def serve(asked: Studio) -> None:
             print(f"studio  {address}\nPress Ctrl-C to stop", flush=True)
         if asked.browser:
             threading.Timer(0.5, webbrowser.open, [address]).start()
-        end_with_the_terminal()
+        _end_with_the_terminal()
         with contextlib.suppress(KeyboardInterrupt):  # may be raised again after the shutdown
             uvicorn.Server(config).run(sockets=[listening])
         if not asked.quiet:
             print("the studio is closed", flush=True)
 
 
-def image_folders(given: Sequence[str], own: bool) -> list[Path]:
+def _image_folders(given: Sequence[str], own: bool) -> list[Path]:
     """The folders from which images may be read. own: whether the page is for this machine only."""
     if given or not own:
         return [Path(one).expanduser() for one in given]
@@ -102,7 +102,7 @@ def token_of(file: str | Path | None) -> str | None:
     return token
 
 
-def check_token(folder: str | Path, host: str, token: str | None, loopback: bool) -> None:
+def _check_token(folder: str | Path, host: str, token: str | None, loopback: bool) -> None:
     if token is None and not loopback:
         raise ConfigError(
             f"--host {host} allows access from other machines: set a token, such as "
@@ -112,7 +112,7 @@ def check_token(folder: str | Path, host: str, token: str | None, loopback: bool
         raise ConfigError("token: expected 16 or more letters and digits, such as " + secrets.token_urlsafe(16))
 
 
-def end_with_the_terminal() -> None:
+def _end_with_the_terminal() -> None:
     """End the studio as Ctrl-C does if its terminal is closed, unless that is ignored, as with `nohup`."""
     hangup = getattr(signal, "SIGHUP", None)  # Windows has none
     if hangup is None or threading.current_thread() is not threading.main_thread():

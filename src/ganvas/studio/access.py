@@ -71,11 +71,11 @@ class Guard:
         if given is not None:
             return await answer(send, 303, "", given)
         limit = BODY_BYTES if scope["path"] in UPLOADS else JSON_BYTES
-        return await self.limited(scope, receive, send, headers, limit)
+        return await _Exchange(receive, send, limit).serve(self.inner, scope, headers)
 
     def refused(self, scope: Message, headers: dict[str, str]) -> tuple[int, str] | None:
         """(status, sentence) if the request is refused, otherwise None."""
-        host = host_of(headers.get("host", ""))
+        host = _host_of(headers.get("host", ""))
         if self.token is None and host not in self.hosts:
             return 403, (
                 f"{host[:80]!r} is not a name of this studio: open the address that it printed (localhost or 127.0.0.1)"
@@ -83,7 +83,7 @@ class Guard:
         origin = headers.get("origin")
         # A proxy may use another name than its user. Pages cannot set this header without a preflight request.
         asked = {headers.get("host", "").lower(), headers.get("x-forwarded-host", "").partition(",")[0].strip().lower()}
-        if origin is not None and origin_host(origin) not in asked - {""}:
+        if origin is not None and _origin_host(origin) not in asked - {""}:
             return 403, "this request comes from a page of another site: open the studio itself"
         if headers.get("sec-fetch-site") in ("cross-site", "same-site") and scope["path"].startswith("/api"):
             return 403, "this request comes from a page of another site: open the studio itself"
@@ -103,7 +103,7 @@ class Guard:
         cookie = jar.get(self.cookie)
         offered = [bearer.strip()] if kind.lower() == "bearer" else []
         offered += [cookie.value] if cookie is not None else []
-        offered += [value for key, value in query_of(scope) if key == "token"]
+        offered += [value for key, value in _query_of(scope) if key == "token"]
         return any(self.is_token(one) for one in offered)
 
     def is_token(self, offered: str) -> bool:
@@ -120,7 +120,7 @@ class Guard:
         page has no path, so that the browser takes that of the address: behind a proxy such as JupyterHub's, the
         servers of other users at the same host do not get it.
         """
-        query = query_of(scope)
+        query = _query_of(scope)
         if self.token is None or scope["method"] != "GET" or "token" not in dict(query):
             return None
         rest = urlencode([(key, value) for key, value in query if key != "token"])
@@ -130,83 +130,89 @@ class Guard:
         cookie = f"{self.cookie}={value}{wide}; HttpOnly; SameSite=Strict".encode()
         return [(b"location", place), (b"set-cookie", cookie)]
 
-    async def limited(self, scope: Message, receive: Receive, send: Send, headers: dict[str, str], limit: int) -> None:
-        """Serve the request with a body of at most `limit` bytes; add the security headers."""
-        seen, ends = 0, None
-        complete = late = started = answered = False
-        sentence = f"the request has more than {limit:,} bytes: send less"
+
+class _Exchange:
+    """A request with a body of at most `limit` bytes, and its answer, which gets the security headers."""
+
+    def __init__(self, receive: Receive, send: Send, limit: int) -> None:
+        self.receive, self.send, self.limit = receive, send, limit
+        self.seen, self.ends = 0, 0.0  # bytes of the body; when it must be complete
+        self.is_complete = self.is_late = self.has_begun = self.is_answered = False
+        self.first: Message | None = None  # read before the work began
+        self.gone = asyncio.Event()  # the client has disconnected
+        self.work: asyncio.Future[None] | None = None
+        self.watching: asyncio.Task[None] | None = None
+
+    async def serve(self, inner: Asgi, scope: Message, headers: dict[str, str]) -> None:
+        too_large = f"the request has more than {self.limit:,} bytes: send less"
         length = headers.get("content-length", "0")
-        if not length.isascii() or not length.isdigit() or int(length[:20]) > limit:
-            await drained(receive)
-            return await answer(send, 413, sentence)
-        clock, gone, watching = asyncio.get_running_loop().time, asyncio.Event(), []
-
-        async def counted() -> Message:
-            nonlocal seen, complete, late, ends
-            if complete:
-                await gone.wait()
-                return {"type": "http.disconnect"}
-            ends = ends or clock() + BODY_SECONDS
-            try:
-                async with asyncio.timeout(min(BODY_PAUSE, ends - clock())):
-                    message = await receive()
-            except TimeoutError:
-                late = True
-                raise TooLargeError(LATE) from None
-            complete = not message.get("more_body")
-            seen += len(message.get("body", b""))
-            if seen > limit:
-                raise TooLargeError(sentence)
-            if complete:
-                watching.append(asyncio.create_task(watch()))
-            return message
-
-        async def watch() -> None:
-            """Cancel the work if the client disconnects."""
-            while (await receive())["type"] != "http.disconnect":
-                pass
-            gone.set()
-            if not answered:
-                working.cancel()
-
-        async def with_headers(message: Message) -> None:
-            nonlocal started, answered
-            if seen > limit or late:
-                return  # the request is refused
-            if message["type"] == "http.response.start":
-                own = {key.lower() for key, _ in message["headers"]}
-                added = [(k.encode(), v.encode()) for k, v in HEADERS.items() if k.encode() not in own]
-                message["headers"] = [*message["headers"], *added]
-                started = True
-            answered = message["type"] == "http.response.body" and not message.get("more_body")
-            await send(message)
-
-        given = counted
+        if not length.isascii() or not length.isdigit() or int(length[:20]) > self.limit:
+            await _drained(self.receive)
+            return await answer(self.send, 413, too_large)
         if length == "0" and "transfer-encoding" not in headers:  # there is no body
-            nothing = [await counted()]
-
-            async def given() -> Message:
-                return nothing.pop() if nothing else await counted()
-
-        working = asyncio.ensure_future(self.inner(scope, given, with_headers))
+            self.first = await self.message()
+        self.work = asyncio.ensure_future(inner(scope, self.message, self.answer))
         try:
             with contextlib.suppress(TooLargeError):
-                await working
+                await self.work
         except asyncio.CancelledError:
-            if not gone.is_set() and not started:  # the server shuts down
-                await answer(send, 503, "the studio is closing", [(b"retry-after", b"5")])
+            if not self.gone.is_set() and not self.has_begun:  # the server shuts down
+                await answer(self.send, 503, "the studio is closing", [(b"retry-after", b"5")])
         finally:
-            for task in watching:
-                task.cancel()
-        if late:
-            await answer(send, 408, LATE)
-        elif seen > limit:
-            if not complete:
-                await drained(receive)
-            await answer(send, 413, sentence)
+            if self.watching is not None:
+                self.watching.cancel()
+        if self.is_late:
+            await answer(self.send, 408, LATE)
+        elif self.seen > self.limit:
+            if not self.is_complete:
+                await _drained(self.receive)
+            await answer(self.send, 413, too_large)
+
+    async def message(self) -> Message:
+        """The next part of the body. Raises TooLargeError if it is too large or late."""
+        if self.first is not None:
+            message, self.first = self.first, None
+            return message
+        if self.is_complete:
+            await self.gone.wait()
+            return {"type": "http.disconnect"}
+        now = asyncio.get_running_loop().time()
+        self.ends = self.ends or now + BODY_SECONDS
+        try:
+            async with asyncio.timeout(min(BODY_PAUSE, self.ends - now)):
+                message = await self.receive()
+        except TimeoutError:
+            self.is_late = True
+            raise TooLargeError(LATE) from None
+        self.is_complete = not message.get("more_body")
+        self.seen += len(message.get("body", b""))
+        if self.seen > self.limit:
+            raise TooLargeError("too large")
+        if self.is_complete:
+            self.watching = asyncio.create_task(self.watch())
+        return message
+
+    async def watch(self) -> None:
+        """Cancel the work if the client disconnects."""
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+        self.gone.set()
+        if not self.is_answered and self.work is not None:
+            self.work.cancel()
+
+    async def answer(self, message: Message) -> None:
+        if self.seen > self.limit or self.is_late:
+            return  # the request is refused
+        if message["type"] == "http.response.start":
+            own = {key.lower() for key, _ in message["headers"]}
+            added = [(k.encode(), v.encode()) for k, v in HEADERS.items() if k.encode() not in own]
+            message["headers"] = [*message["headers"], *added]
+            self.has_begun = True
+        self.is_answered = message["type"] == "http.response.body" and not message.get("more_body")
+        await self.send(message)
 
 
-async def drained(receive: Receive) -> None:
+async def _drained(receive: Receive) -> None:
     """Read and discard the rest of a body, because clients read the answer only after sending."""
     seen = 0
     with contextlib.suppress(TimeoutError):
@@ -232,7 +238,7 @@ async def answer(send: Send, status: int, sentence: str, headers: list[tuple[byt
     await send({"type": "http.response.body", "body": body})
 
 
-def query_of(scope: Message) -> list[tuple[str, str]]:
+def _query_of(scope: Message) -> list[tuple[str, str]]:
     text = scope.get("query_string", b"").decode("latin-1")
     try:
         return parse_qsl(text, keep_blank_values=True, max_num_fields=100)
@@ -240,7 +246,7 @@ def query_of(scope: Message) -> list[tuple[str, str]]:
         return []
 
 
-def host_of(header: str) -> str:
+def _host_of(header: str) -> str:
     """The host name in a Host header, without port."""
     try:
         return (urlsplit(f"//{header}").hostname or "").lower()
@@ -248,7 +254,7 @@ def host_of(header: str) -> str:
         return ""
 
 
-def origin_host(origin: str) -> str:
+def _origin_host(origin: str) -> str:
     try:
         return urlsplit(origin).netloc.lower()
     except ValueError:

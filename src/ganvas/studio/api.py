@@ -62,23 +62,11 @@ def app(
     if studio.trainings is not None:
         studio.trainings.find_running((one.name, one.folder) for one in shelf.places().values() if one.is_run)
 
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
-        try:
-            yield
-        finally:  # a second Ctrl-C cancels this
-            studio.bench.close()
-            studio.uploads.close()
-            if studio.trainings is not None:
-                await asyncio.to_thread(studio.trainings.close, say)
-            studio.training.close()
-            studio.engine.close()
-
     api = FastAPI(
         title="Ganvas studio",
         version=ganvas.__version__,
         description=__doc__,
-        lifespan=lifespan,
+        lifespan=lambda _: _closing(studio, say),
         openapi_url="/api/openapi.json",
         docs_url=None,  # the pages of FastAPI load scripts from other sites
         redoc_url=None,
@@ -87,12 +75,26 @@ def app(
     )
     answers.refusals(api)
     answers.pages(api)
-    for add in (explore_routes.add, add_runs, training_routes.add, media_routes.add, comparing.add):
+    for add in (explore_routes.add, _add_runs, training_routes.add, media_routes.add, comparing.add):
         add(api, studio)
     return Guard(api, token, hosts)
 
 
-def add_runs(api: FastAPI, studio: Studio) -> None:
+@asynccontextmanager
+async def _closing(studio: Studio, say: Callable[[str], None]) -> AsyncGenerator[None]:
+    """Close everything when the server ends."""
+    try:
+        yield
+    finally:  # a second Ctrl-C cancels this
+        studio.bench.close()
+        studio.uploads.close()
+        if studio.trainings is not None:
+            await asyncio.to_thread(studio.trainings.close, say)
+        studio.training.close()
+        studio.engine.close()
+
+
+def _add_runs(api: FastAPI, studio: Studio) -> None:
     """Routes of runs and their progress."""
     shelf, summaries = studio.shelf, studio.summaries
 

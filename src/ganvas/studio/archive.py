@@ -33,7 +33,7 @@ async def response(engine: Engine, loaded: Loaded, recipes: Sequence[Recipe]) ->
         with zipfile.ZipFile(file, "w") as target:  # not compressed, because PNG files already are
             for start in range(0, len(recipes), loaded.batch):
                 part = recipes[start : start + loaded.batch]
-                drawn = await patiently(engine, loaded, part)
+                drawn = await _patiently(engine, loaded, part)
                 for name, content in zip(names[start:], drawn, strict=False):
                     target.writestr(name, content)
             target.writestr("manifest.csv", manifest(loaded, recipes, names))
@@ -48,11 +48,11 @@ async def response(engine: Engine, loaded: Loaded, recipes: Sequence[Recipe]) ->
         "content-length": str(size),
     }
     return StreamingResponse(
-        pieces(file), media_type="application/zip", headers=headers, background=BackgroundTask(file.close)
+        _pieces(file), media_type="application/zip", headers=headers, background=BackgroundTask(file.close)
     )
 
 
-async def patiently(engine: Engine, loaded: Loaded, recipes: Sequence[Recipe]) -> list[bytes]:
+async def _patiently(engine: Engine, loaded: Loaded, recipes: Sequence[Recipe]) -> list[bytes]:
     for _ in range(PATIENCE):
         try:
             return await engine.pictures(loaded, recipes)
@@ -61,7 +61,7 @@ async def patiently(engine: Engine, loaded: Loaded, recipes: Sequence[Recipe]) -
     return await engine.pictures(loaded, recipes)
 
 
-def pieces(file: IO[bytes]) -> Iterator[bytes]:
+def _pieces(file: IO[bytes]) -> Iterator[bytes]:
     while piece := file.read(PIECE):
         yield piece
 
@@ -71,14 +71,14 @@ def file_name(loaded: Loaded, recipe: Recipe) -> str:
     start = f"seed{recipe.seed}" if recipe.seed is not None else "code"
     extra = [name for name, has in (("edited", recipe.edits), ("morph", recipe.towards), ("mix", recipe.mix)) if has]
     return (
-        plain("-".join([start, *filter(None, [label_of(loaded, recipe)]), *extra]))
+        plain("-".join([start, *filter(None, [_label_of(loaded, recipe)]), *extra]))
         .encode("ascii", "replace")
         .decode()
         .replace("?", "-")
     )
 
 
-def label_of(loaded: Loaded, recipe: Recipe) -> str:
+def _label_of(loaded: Loaded, recipe: Recipe) -> str:
     """The class or the conditions; "" for none or several classes."""
     classes = loaded.generator.label_names
     if not classes:
@@ -95,5 +95,5 @@ def manifest(loaded: Loaded, recipes: Sequence[Recipe], names: Sequence[str]) ->
     for name, recipe in zip(names, recipes, strict=True):
         seed = "" if recipe.seed is None else recipe.seed
         content = json.dumps(recipe.to_dict())
-        writer.writerow([name, seed, label_of(loaded, recipe), recipe.truncation, content, loaded.generator.hash])
+        writer.writerow([name, seed, _label_of(loaded, recipe), recipe.truncation, content, loaded.generator.hash])
     return table.getvalue()

@@ -28,11 +28,11 @@ SPECIAL = frozenset("'\"$`\\!")  # characters that need care inside double quote
 def line(words: Iterable[object]) -> CommandOut:
     """A command, in the quotes of Bash and Zsh and in those of PowerShell."""
     texts = [str(word) for word in words]
-    powershell = " ".join(quoted(text, "''") for text in texts)
-    return CommandOut(command=" ".join(map(quoted, texts)), powershell=powershell)
+    powershell = " ".join(_quoted(text, "''") for text in texts)
+    return CommandOut(command=" ".join(map(_quoted, texts)), powershell=powershell)
 
 
-def quoted(text: str, apostrophe: str = "'\"'\"'") -> str:
+def _quoted(text: str, apostrophe: str = "'\"'\"'") -> str:
     """A word that the shell passes on as it is, the same for both shells if possible.
 
     apostrophe: how an apostrophe is written between single quotes.
@@ -50,10 +50,10 @@ def of_recipes(
     """`ganvas sample` for seeds of one class and truncation; otherwise `ganvas favourites` with a file of the recipes,
     which is written next to the model. columns: one grid, if `ganvas sample` can make it."""
     more = differing(form or Files(), Files())
-    if (seeds := seeds_of(recipes)) is None:
-        return line(["ganvas", "favourites", loaded.place.folder, saved(loaded, recipes), *more, "--out", "images"])
+    if (seeds := _seeds_of(recipes)) is None:
+        return line(["ganvas", "favourites", loaded.place.folder, _saved(loaded, recipes), *more, "--out", "images"])
     name = "--conditions" if loaded.generator.info.conditions is not None else "--label"
-    words = ["ganvas", "sample", loaded.place.folder, *seeds, *label_of(recipes, name), *more]
+    words = ["ganvas", "sample", loaded.place.folder, *seeds, *_label_of(recipes, name), *more]
     return line([*words, "--out", "images"] if columns is None else [*words, "--grid", "--out", "grid"])
 
 
@@ -65,13 +65,13 @@ def of_film(loaded: Loaded, recipes: Sequence[Recipe], asked: Interpolate) -> Co
     """`ganvas interpolate` for the video `asked` of these images."""
     more = differing(asked, Interpolate("", ""), {"source", "out"})
     words = ["ganvas", "interpolate", loaded.place.folder]
-    if (seeds := seeds_of(recipes)) is not None:
+    if (seeds := _seeds_of(recipes)) is not None:
         name, comma = ("--labels", ",") if loaded.generator.info.conditions is None else ("--conditions", ";")
-        labels = label_of(recipes, name)
+        labels = _label_of(recipes, name)
         if (known := loaded.generator.label_names) and not labels:  # `ganvas interpolate` needs them explicitly
             labels = [name, comma.join(known[(one.seed or 0) % len(known)] for one in recipes)]
         return line([*words, *seeds, *labels, *more, "--out", asked.out])
-    return line([*words, "--favourites", saved(loaded, recipes), *more, "--out", asked.out])
+    return line([*words, "--favourites", _saved(loaded, recipes), *more, "--out", asked.out])
 
 
 def of_training_film(asked: Video) -> CommandOut:
@@ -91,11 +91,11 @@ def differing(asked: Any, usual: Any, without: Iterable[str] = ()) -> list[objec
     return words
 
 
-def seeds_of(recipes: Sequence[Recipe]) -> list[object] | None:
+def _seeds_of(recipes: Sequence[Recipe]) -> list[object] | None:
     """--seeds and --truncation of images of seeds, of one class and truncation; None for other recipes."""
     labels = {one.label if isinstance(one.label, str) else None for one in recipes}
     truncations = {one.truncation for one in recipes}
-    if not all(is_seed(one) for one in recipes) or len(labels) != 1 or len(truncations) != 1:
+    if not all(_is_seed(one) for one in recipes) or len(labels) != 1 or len(truncations) != 1:
         return None
     seeds, truncation = ranges([one.seed or 0 for one in recipes]), truncations.pop()
     if len(seeds) > LONGEST:
@@ -103,12 +103,12 @@ def seeds_of(recipes: Sequence[Recipe]) -> list[object] | None:
     return ["--seeds", seeds, *([] if truncation == 1 else ["--truncation", f"{truncation:g}"])]
 
 
-def label_of(recipes: Sequence[Recipe], name: str) -> list[object]:
+def _label_of(recipes: Sequence[Recipe], name: str) -> list[object]:
     label = recipes[0].label
     return [name, label] if isinstance(label, str) else []
 
 
-def is_seed(recipe: Recipe) -> bool:
+def _is_seed(recipe: Recipe) -> bool:
     """Whether the recipe has only seed, class and truncation, so that `ganvas sample` can generate its image."""
     only = Recipe(seed=recipe.seed, label=recipe.label, truncation=recipe.truncation)
     return recipe == only and recipe.seed is not None and not isinstance(recipe.label, Mapping)
@@ -125,7 +125,7 @@ def ranges(seeds: Sequence[int]) -> str:
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
 
 
-def saved(loaded: Loaded, recipes: Sequence[Recipe]) -> Path:
+def _saved(loaded: Loaded, recipes: Sequence[Recipe]) -> Path:
     """A favourites file of these images next to the model, named by its content."""
     content = favourites(loaded, recipes)
     path = loaded.place.folder / f"recipes-{hashlib.sha256(content.encode()).hexdigest()[:8]}.json"

@@ -40,7 +40,7 @@ def add(api: FastAPI, studio: Studio) -> None:
     def samples(run: RunName) -> FileResponse:
         """Get the sample grid of the evaluation of a run."""
         place = run_status.run_place(studio.shelf, run)
-        path = samples_file(place, read(place.folder))
+        path = _samples_file(place, read(place.folder))
         if path is None:
             raise AbsentError(f"{place.name} has no sample grid of an evaluation: evaluate the run")
         return FileResponse(path, media_type="image/png", headers={"cache-control": "no-cache"})
@@ -54,28 +54,28 @@ def compared(places: Sequence[Place]) -> schemas.ComparisonOut:
         names=names,
         caveats=caveats(runs, names),
         rows=[*measures(runs), *costs(runs)],
-        grids=[grid_of(place, run) for place, run in zip(places, runs, strict=True)],
+        grids=[_grid_of(place, run) for place, run in zip(places, runs, strict=True)],
         differences=[schemas.DifferenceOut(name=name, values=values) for name, values in differences(runs)],
     )
 
 
-def samples_file(place: Place, run: RunContent) -> Path | None:
+def _samples_file(place: Place, run: RunContent) -> Path | None:
     """The sample grid of an evaluation."""
     grids = (run.evaluation or Evaluation()).grids
     path = files.inside(place.folder, grids.generated if grids else None)
     return path if path is not None and path.is_file() else None
 
 
-def grid_of(place: Place, run: RunContent) -> schemas.GridOut:
+def _grid_of(place: Place, run: RunContent) -> schemas.GridOut:
     """Samples of the evaluation, otherwise the last preview."""
-    if samples_file(place, run) is not None and run.evaluation and (grids := run.evaluation.grids):
+    if _samples_file(place, run) is not None and run.evaluation and (grids := run.evaluation.grids):
         rows = run.evaluation.data.classes[:CLASSES_SHOWN] if grids.per_class else []
-        return schemas.GridOut(address=f"api/run/samples?{encoded(run=place.name)}", note=grids.note, rows=rows)
+        return schemas.GridOut(address=f"api/run/samples?{_encoded(run=place.name)}", note=grids.note, rows=rows)
     if not run.grids:
         return schemas.GridOut(address="", note="no images yet", rows=[])
-    address = f"api/run/grid?{encoded(run=place.name, images=run.grids[-1][0])}"
+    address = f"api/run/grid?{_encoded(run=place.name, images=run.grids[-1][0])}"
     return schemas.GridOut(address=address, note="last preview, uncurated", rows=run_status.rows_of_grids(place))
 
 
-def encoded(**values: object) -> str:
+def _encoded(**values: object) -> str:
     return urlencode(values, errors="backslashreplace")

@@ -123,16 +123,16 @@ class Engine:
             self.models.move_to_end(name)
             while len(self.models) > MOST_MODELS:
                 self.models.popitem(last=False)
-            refresh_directions(loaded)
-        return of_version(loaded, version)
+            _refresh_directions(loaded)
+        return _of_version(loaded, version)
 
     async def ready(self, name: str, version: str | None = None) -> Loaded:
         """Like `model`; immediate if the model is in memory and nothing has changed."""
         loaded = self.models.get(name)
-        if loaded is not None and stamp_of(directions_file(loaded.place)) == loaded.directions_stamp:
+        if loaded is not None and stamp_of(_directions_file(loaded.place)) == loaded.directions_stamp:
             with suppress(KeyError):  # another thread has just removed it
                 self.models.move_to_end(name)
-            return of_version(loaded, version)
+            return _of_version(loaded, version)
         return await asyncio.to_thread(self.model, name, version)
 
     # ---- images ----
@@ -150,9 +150,9 @@ class Engine:
                 wanted = list(missing.values())
                 pixels = await self.drawn(loaded, wanted)
                 if pixels.size < QUICK:
-                    drawn = written(loaded, pixels, wanted)
+                    drawn = _written(loaded, pixels, wanted)
                 else:
-                    drawn = await asyncio.to_thread(written, loaded, pixels, wanted)
+                    drawn = await asyncio.to_thread(_written, loaded, pixels, wanted)
             for key, content in zip(missing, drawn, strict=True):
                 self.keep(key, content)
                 known[key] = content
@@ -277,7 +277,7 @@ def alone(job: Job) -> Any:
         return error
 
 
-def written(loaded: Loaded, pixels: np.ndarray, recipes: Sequence[Recipe]) -> list[bytes]:
+def _written(loaded: Loaded, pixels: np.ndarray, recipes: Sequence[Recipe]) -> list[bytes]:
     model = loaded.generator.hash
     return [png_bytes(one, provenance(model, recipe.to_dict())) for one, recipe in zip(pixels, recipes, strict=True)]
 
@@ -291,7 +291,7 @@ def address_hash(loaded: Loaded, recipe: Recipe) -> str:
 # ---- files of a model ----
 
 
-def of_version(loaded: Loaded, version: str | None) -> Loaded:
+def _of_version(loaded: Loaded, version: str | None) -> Loaded:
     if version is not None and version != loaded.version:
         raise ConflictError(
             f"{loaded.place.name} has changed from version {version[:12]} to {loaded.version[:12]}: reload the page"
@@ -313,14 +313,14 @@ def is_newer(loaded: Loaded) -> bool:
     return stamp_of(loaded.place.weights) not in (loaded.stamp, (0, 0))
 
 
-def directions_file(place: Place) -> Path:
+def _directions_file(place: Place) -> Path:
     assert place.weights is not None
     return place.weights.parent / "directions.json"
 
 
-def refresh_directions(loaded: Loaded) -> None:
+def _refresh_directions(loaded: Loaded) -> None:
     """Read the directions of the model if their file is new or has changed."""
-    stamp = stamp_of(directions_file(loaded.place))
+    stamp = stamp_of(_directions_file(loaded.place))
     if loaded.version and stamp == loaded.directions_stamp:
         return
     loaded.directions, loaded.directions_sentence = {}, ""

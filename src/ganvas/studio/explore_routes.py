@@ -30,11 +30,11 @@ FOREVER = "private, max-age=31536000, immutable"
 
 def add(api: FastAPI, studio: Studio) -> None:
     """Add the routes."""
-    for routes in (add_models, add_images, add_downloads, add_favourites, add_training_images, add_slow_jobs):
+    for routes in (_add_models, _add_images, _add_downloads, _add_favourites, _add_training_images, _add_slow_jobs):
         routes(api, studio)
 
 
-def add_models(api: FastAPI, studio: Studio) -> None:
+def _add_models(api: FastAPI, studio: Studio) -> None:
     """Routes of runs and models."""
     shelf, engine, lists = studio.shelf, studio.engine, studio.lists
 
@@ -53,10 +53,10 @@ def add_models(api: FastAPI, studio: Studio) -> None:
     @api.get("/api/model")
     def model(model: ModelName, anew: bool = False) -> schemas.ModelOut:
         """Describe a model; load it if necessary. anew: reload it if its file has changed."""
-        return described(engine.model(model, anew=anew), lists)
+        return _described(engine.model(model, anew=anew), lists)
 
 
-def add_images(api: FastAPI, studio: Studio) -> None:
+def _add_images(api: FastAPI, studio: Studio) -> None:
     """Routes that generate images."""
     engine = studio.engine
 
@@ -105,11 +105,11 @@ def add_images(api: FastAPI, studio: Studio) -> None:
         """Convert a recipe to one with a latent code, as a start for further edits."""
         asked = body.recipe.recipe()
         loaded = await engine.ready(body.model)
-        coded_recipe = await asyncio.wrap_future(engine.call(loaded, lambda: coded(loaded, asked)))
+        coded_recipe = await asyncio.wrap_future(engine.call(loaded, lambda: _coded(loaded, asked)))
         return schemas.RecipeOut(recipe=coded_recipe.to_dict())
 
 
-def add_downloads(api: FastAPI, studio: Studio) -> None:
+def _add_downloads(api: FastAPI, studio: Studio) -> None:
     """Routes of downloads and commands."""
     engine, lists = studio.engine, studio.lists
 
@@ -131,7 +131,7 @@ def add_downloads(api: FastAPI, studio: Studio) -> None:
         return commands.of_recipes(loaded, [one.recipe() for one in body.recipes])
 
 
-def add_favourites(api: FastAPI, studio: Studio) -> None:
+def _add_favourites(api: FastAPI, studio: Studio) -> None:
     """Routes of favourites."""
     engine, lists = studio.engine, studio.lists
 
@@ -175,7 +175,7 @@ def add_favourites(api: FastAPI, studio: Studio) -> None:
         return schemas.Aside(file=lists.set_aside(engine.model(model), name))
 
 
-def add_training_images(api: FastAPI, studio: Studio) -> None:
+def _add_training_images(api: FastAPI, studio: Studio) -> None:
     """Routes of the training images."""
     engine, training = studio.engine, studio.training
 
@@ -203,7 +203,7 @@ def add_training_images(api: FastAPI, studio: Studio) -> None:
         return Response(content, media_type="image/png", headers={"cache-control": "private, max-age=3600"})
 
 
-def add_slow_jobs(api: FastAPI, studio: Studio) -> None:
+def _add_slow_jobs(api: FastAPI, studio: Studio) -> None:
     """Routes of projections and searches."""
     engine, bench, receiving, decoding = studio.engine, studio.bench, studio.receiving, studio.decoding
 
@@ -260,7 +260,7 @@ def add_slow_jobs(api: FastAPI, studio: Studio) -> None:
 # ---- parts of answers ----
 
 
-def described(loaded: Loaded, lists: Lists) -> schemas.ModelOut:
+def _described(loaded: Loaded, lists: Lists) -> schemas.ModelOut:
     generator = loaded.generator
     info = generator.info
     return schemas.ModelOut(
@@ -315,7 +315,7 @@ def listed(loaded: Loaded, lists: Lists, name: str, favourites: Favourites) -> s
     )
 
 
-def coded(loaded: Loaded, recipe: Recipe) -> Recipe:
+def _coded(loaded: Loaded, recipe: Recipe) -> Recipe:
     """The recipe with a latent code."""
     generator = loaded.generator
     return as_recipe(resolve(generator, [recipe], loaded.directions), generator.classes, generator.info.conditions)

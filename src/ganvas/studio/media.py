@@ -48,7 +48,7 @@ def filming(
     bench: Workbench, loaded: Loaded, recipes: Sequence[Recipe], asked: Interpolate, known: Neighbours | None
 ) -> Work:
     """The video `asked` through these images. known: leave out the frames that are copies of its training images."""
-    check_frames(asked, Path(asked.out).suffix[1:], asked.num_frames)
+    _check_frames(asked, Path(asked.out).suffix[1:], asked.num_frames)
 
     def work(task: Task) -> dict[str, Any]:
         keep = None if known is None else lambda pixels: ~slow_jobs.copies(known, pixels)
@@ -61,7 +61,7 @@ def filming(
 
 def filming_training(bench: Workbench, place: Place, asked: Video) -> Work:
     """The video `asked` of a training, from its preview grids."""
-    check_frames(asked, Path(str(asked.out)).suffix[1:], len(Run(place.folder, writes=False).grids()))
+    _check_frames(asked, Path(str(asked.out)).suffix[1:], len(Run(place.folder, writes=False).grids()))
 
     def work(task: Task) -> dict[str, Any]:
         written = dataclasses.replace(asked, out=bench.place_for(task, str(asked.out)))
@@ -70,7 +70,7 @@ def filming_training(bench: Workbench, place: Place, asked: Video) -> Work:
     return work
 
 
-def check_frames(look: Interpolate | Video, form: str, num: int) -> None:
+def _check_frames(look: Interpolate | Video, form: str, num: int) -> None:
     """Raises ConfigError for wrong options, or if the video would need too much memory or time."""
     size = film.checked(form, look)
     film.check_fps(form, look.fps or 0)
@@ -105,13 +105,13 @@ def printing(bench: Workbench, loaded: Loaded, recipes: Sequence[Recipe], form: 
                 sampling.write_one(out, pixels, provenance(generator.hash, recipe.to_dict()), form)
         else:
             out = bench.place_for(task, f"{name}-{len(recipes)}.zip")
-            write_zip(out, loaded, recipes, images, form)
+            _write_zip(out, loaded, recipes, images, form)
         return done(task, out)
 
     return work
 
 
-def write_zip(
+def _write_zip(
     out: Path, loaded: Loaded, recipes: Sequence[Recipe], images: Iterable[tuple[Recipe, np.ndarray]], form: Files
 ) -> None:
     """The images and manifest.csv."""

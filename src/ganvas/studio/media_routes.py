@@ -29,7 +29,7 @@ def add(api: FastAPI, studio: Studio) -> None:
     async def film(body: schemas.NewFilm) -> schemas.TaskOut:
         """Start a video that morphs from image to image; the options are those of `ganvas interpolate`."""
         loaded = await engine.ready(body.model)
-        recipes, asked = await usable(loaded, body.recipes), film_of(loaded, body)
+        recipes, asked = await usable(loaded, body.recipes), _film_of(loaded, body)
         known = studio.training.of(loaded) if studio.no_copies else None
         task = Task("film", loaded.place.name)
         return task_out(bench.begin(task, media.filming(bench, loaded, recipes, asked, known)))
@@ -38,26 +38,26 @@ def add(api: FastAPI, studio: Studio) -> None:
     def film_command(body: schemas.NewFilm) -> schemas.CommandOut:
         """Get the command line that makes this video."""
         loaded = engine.model(body.model)
-        return commands.of_film(loaded, [one.recipe() for one in body.recipes], film_of(loaded, body))
+        return commands.of_film(loaded, [one.recipe() for one in body.recipes], _film_of(loaded, body))
 
     @api.post("/api/run/films", status_code=202)
     def training_film(body: schemas.NewTrainingFilm) -> schemas.TaskOut:
         """Start a video of a training, from its preview grids; the options are those of `ganvas video`."""
         place = run_status.run_place(studio.shelf, body.run)
-        asked = training_film_of(place, body)
+        asked = _training_film_of(place, body)
         return task_out(bench.begin(Task("film", place.name), media.filming_training(bench, place, asked)))
 
     @api.post("/api/run/films/command")
     def training_film_command(body: schemas.NewTrainingFilm) -> schemas.CommandOut:
         """Get the command line that makes this video."""
         place = run_status.run_place(studio.shelf, body.run)
-        return commands.of_training_film(training_film_of(place, body))
+        return commands.of_training_film(_training_film_of(place, body))
 
     @api.post("/api/prints", status_code=202)
     async def prints(body: schemas.NewPrint) -> schemas.TaskOut:
         """Start enlarging images: one file, a ZIP file of several, or one grid; options as in `ganvas sample`."""
         loaded = await engine.ready(body.model)
-        recipes, form = await usable(loaded, body.recipes), files_of(body)
+        recipes, form = await usable(loaded, body.recipes), _files_of(body)
         task = Task("print", loaded.place.name)
         return task_out(bench.begin(task, media.printing(bench, loaded, recipes, form, body.columns)))
 
@@ -65,7 +65,7 @@ def add(api: FastAPI, studio: Studio) -> None:
     def print_command(body: schemas.NewPrint) -> schemas.CommandOut:
         """Get the command line that makes these files."""
         recipes = [one.recipe() for one in body.recipes]
-        return commands.of_recipes(engine.model(body.model), recipes, files_of(body), body.columns)
+        return commands.of_recipes(engine.model(body.model), recipes, _files_of(body), body.columns)
 
     @api.get("/api/task/file", response_class=FileResponse)
     def file(id: TaskName, download: bool = False) -> FileResponse:
@@ -83,17 +83,17 @@ def add(api: FastAPI, studio: Studio) -> None:
         return await studio.without_copies(loaded, recipes)
 
 
-def film_of(loaded: Loaded, body: schemas.NewFilm) -> Interpolate:
+def _film_of(loaded: Loaded, body: schemas.NewFilm) -> Interpolate:
     values = body.look() | {name: getattr(body, name) for name in ("easing", "loop")}
     return build(Interpolate, (str(loaded.place.folder), f"{file_name(loaded.place.name)}.{body.form}"), values)
 
 
-def training_film_of(place: Place, body: schemas.NewTrainingFilm) -> Video:
+def _training_film_of(place: Place, body: schemas.NewTrainingFilm) -> Video:
     values = body.look() | {"fps": None if body.seconds is not None else body.fps}
     return build(Video, (str(place.folder), f"{file_name(place.name)}-training.{body.form}"), values)
 
 
-def files_of(body: schemas.NewPrint) -> Files:
+def _files_of(body: schemas.NewPrint) -> Files:
     form = build(Files, (), {name: getattr(body, name) for name in ("format", "enlarge", "filter", "dpi")})
     check(form)
     return form

@@ -82,12 +82,12 @@ class Planner:
                 brief = dataclasses.replace(config, images=None, epochs=None, minutes=LEAST_MINUTES, compile=False)
                 speed = measured_speed(dataclasses.replace(planned, config=brief), pack, device, lambda _: None)
                 self.speeds = dict([*self.speeds.items(), (key, speed)][-MOST_SPEEDS:])
-            return described(planned, pack, asked, self.speeds[key])
+            return _described(planned, pack, asked, self.speeds[key])
 
         return work
 
 
-def described(planned: Plan, pack: Pack, asked: Train, speed: float | None) -> dict[str, Any]:
+def _described(planned: Plan, pack: Pack, asked: Train, speed: float | None) -> dict[str, Any]:
     return {
         "num_images": pack.num_images,
         "num_training": pack.num_training,

@@ -30,16 +30,16 @@ FILMS = {"webp": "image/webp", "mp4": "video/mp4", "gif": "image/gif"}
 
 
 def stamp(place: Place, process: str = "") -> str:
-    """A text that changes when the run changes. process: see `state_of`."""
+    """A text that changes when the run changes. process: see `_state_of`."""
     parts = [
         stamp_of(place.folder / name)
         for name in ("log.jsonl", "config.json", "samples", "checkpoints", "model", REPORT)
     ]
     films = [stamp_of(place.folder / f"training.{ending}") for ending in FILMS]
-    return "-".join(f"{when:x}.{size:x}" for when, size in [*parts, *films]) + f"-{state_is_quiet(place)}{process}"
+    return "-".join(f"{when:x}.{size:x}" for when, size in [*parts, *films]) + f"-{_state_is_quiet(place)}{process}"
 
 
-def state_is_quiet(place: Place) -> bool:
+def _state_is_quiet(place: Place) -> bool:
     newest = max(stamp_of(place.folder / name)[0] for name in ("log.jsonl", "samples", "checkpoints"))
     return time.time() - newest / 1e9 > QUIET
 
@@ -68,16 +68,16 @@ def summary(place: Place, process: str = "") -> RunLine:
 
 
 def watched(place: Place, process: str = "") -> RunOut:
-    """All information about a run for the page; `sentence` describes errors. process: see `state_of`."""
+    """All information about a run for the page; `sentence` describes errors. process: see `_state_of`."""
     try:
-        return described(place, process)
+        return _described(place, process)
     except Exception as error:  # a damaged run must not affect the other runs
         reason = f"the files of this run cannot be read ({type(error).__name__}): check its folder"
     has_model = place.weights is not None
     return RunOut(name=place.name, title=place.name, sentence=reason, state="stopped", has_model=has_model)
 
 
-def described(place: Place, process: str) -> RunOut:
+def _described(place: Place, process: str) -> RunOut:
     run = Run(place.folder, writes=False)
     sentence, config = "", None
     try:
@@ -87,13 +87,13 @@ def described(place: Place, process: str) -> RunOut:
     reports, vitals, health = sorted_out(typed(read_log(place.folder, LOG_BYTES)))
     last = reports[-1] if reports else None
     images = max((one.images for one in (*reports[-1:], *vitals[-1:])), default=0)
-    progress = 0.0 if config is None else progress_of(config, last.seconds if last else None, images)
-    unit, budget = ("", None) if config is None else budget_of(config)
+    progress = 0.0 if config is None else _progress_of(config, last.seconds if last else None, images)
+    unit, budget = ("", None) if config is None else _budget_of(config)
     return RunOut(
         name=place.name,
-        title=place.name if config is None else title_in(config, place),
+        title=place.name if config is None else _title_in(config, place),
         sentence=sentence,
-        state=state_of(place, progress, vitals, process),
+        state=_state_of(place, progress, vitals, process),
         has_model=place.weights is not None,
         progress=progress,
         images=images,
@@ -102,10 +102,10 @@ def described(place: Place, process: str) -> RunOut:
         rate=number(last.images_per_second) if last else None,
         score=vitals[-1].score if vitals else None,
         best=min((one.score for one in vitals), default=None),
-        about={} if config is None else about(config),
+        about={} if config is None else _about(config),
         options={} if config is None else options(config),
-        reports=curves(reports, REPORTS),
-        vitals=curves(vitals, VITALS),
+        reports=_curves(reports, REPORTS),
+        vitals=_curves(vitals, VITALS),
         health=health[-50:],
         grids=[images for images, path in run.grids() if own(place, path)],
         rows=rows_of_grids(place),
@@ -121,12 +121,12 @@ def title_of(place: Place) -> str:
     if not place.is_run:
         return place.name
     try:
-        return title_in(Run(place.folder, writes=False).config(), place)
+        return _title_in(Run(place.folder, writes=False).config(), place)
     except GanvasError:
         return place.name
 
 
-def title_in(config: RunConfig, place: Place) -> str:
+def _title_in(config: RunConfig, place: Place) -> str:
     """The title in a config.json if the user gave one; otherwise the name, as the folder may have been renamed."""
     return config.name or place.name if config.titled else place.name
 
@@ -146,13 +146,13 @@ def rows_of_grids(place: Place) -> list[str]:
     return info.classes[:most] if schema is None else [schema.text(vector) for vector in schema.table[:most]]
 
 
-def budget_of(config: RunConfig) -> tuple[str, float | None]:
+def _budget_of(config: RunConfig) -> tuple[str, float | None]:
     """(unit, value) of the budget: minutes, images or epochs."""
     values = ((name, getattr(config.train, name)) for name in BUDGET_FIELDS)
     return next(((name, value) for name, value in values if value is not None), ("", None))
 
 
-def progress_of(config: RunConfig, seconds: float | None, images: int) -> float:
+def _progress_of(config: RunConfig, seconds: float | None, images: int) -> float:
     """Used fraction of the budget, 0 to 1."""
     train = config.train
     if train.minutes and seconds is not None:
@@ -161,14 +161,14 @@ def progress_of(config: RunConfig, seconds: float | None, images: int) -> float:
     return min(1.0, images / budget) if budget else 0.0
 
 
-def state_of(place: Place, progress: float, vitals: list[Score], process: str) -> str:
+def _state_of(place: Place, progress: float, vitals: list[Score], process: str) -> str:
     """training, stopping, finished, stopped, or waiting (before the first log line).
 
     process: what is known of the process: training, stopping, ended, or nothing ("").
     """
     if process in ("training", "stopping"):
         return process
-    if process != "ended" and not state_is_quiet(place):
+    if process != "ended" and not _state_is_quiet(place):
         ended = progress >= 1.0 or (progress >= USED_UP and bool(vitals) and vitals[-1].change == 0.0)
         return "finished" if ended else "training"
     if progress >= USED_UP:
@@ -176,7 +176,7 @@ def state_of(place: Place, progress: float, vitals: list[Score], process: str) -
     return "stopped" if progress > 0 else "waiting"
 
 
-def about(config: RunConfig) -> dict[str, str]:
+def _about(config: RunConfig) -> dict[str, str]:
     """Facts about the run."""
     facts = {
         "data": config.data.source,
@@ -203,7 +203,7 @@ def options(config: RunConfig) -> dict[str, str]:
     return {name: "" if value is None else str(value)[:200] for name, value in flat.items() if name not in hidden}
 
 
-def curves(records: Sequence[LogRecord], names: tuple[str, ...]) -> dict[str, list[float | None]]:
+def _curves(records: Sequence[LogRecord], names: tuple[str, ...]) -> dict[str, list[float | None]]:
     """Columns of the records, including `images`, reduced to POINTS; the last record is always included."""
     step = max(1, -(-len(records) // POINTS))
     kept = records[::-1][::step][::-1]

@@ -254,7 +254,7 @@ class Training:
             self.check()
             neighbours = self.known.get(loaded.place.folder)
             if neighbours is None:
-                num = 0 if begin else number_at_hand(loaded)
+                num = 0 if begin else _number_at_hand(loaded)
                 if num > READ_UNASKED:
                     return Neighbours("unread", f"{num:,} training images are not loaded yet; loading takes a while")
                 neighbours = self.known[loaded.place.folder] = Neighbours()
@@ -266,7 +266,7 @@ class Training:
 
     def prepare(self, loaded: Loaded, neighbours: Neighbours) -> None:
         try:
-            if self.data is None and not at_hand(loaded):
+            if self.data is None and not _at_hand(loaded):
                 raise ConfigError("the training images are not available: start the studio with --data IMAGES")
             neighbours.pack = pack_of(loaded.place.folder, loaded.generator, self.data, self.reading(neighbours))
             images = neighbours.pack.images.view(Stoppable)
@@ -289,12 +289,12 @@ class Training:
         return note
 
 
-def at_hand(loaded: Loaded) -> bool:
+def _at_hand(loaded: Loaded) -> bool:
     """Whether the pack of a run is still in the cache; nothing is downloaded or packed here."""
-    return number_at_hand(loaded) > 0
+    return _number_at_hand(loaded) > 0
 
 
-def number_at_hand(loaded: Loaded) -> int:
+def _number_at_hand(loaded: Loaded) -> int:
     """Number of images of that pack; 0 if there is none."""
     try:
         data = Run(loaded.place.folder).config().data

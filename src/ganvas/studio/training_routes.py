@@ -39,26 +39,26 @@ def add(api: FastAPI, studio: Studio) -> None:
     """Add the routes."""
 
     def allowed() -> None:
-        trainings_of(studio)
+        _trainings_of(studio)
 
     router = APIRouter(dependencies=[Depends(allowed)])
-    add_overview(api, studio)
-    add_images(router, studio)
-    add_uploads(router, studio)
-    add_jobs(router, studio)
-    add_trainings(router, studio)
-    add_titles(router, studio)
+    _add_overview(api, studio)
+    _add_images(router, studio)
+    _add_uploads(router, studio)
+    _add_jobs(router, studio)
+    _add_trainings(router, studio)
+    _add_titles(router, studio)
     api.include_router(router)
 
 
-def trainings_of(studio: Studio) -> Trainings:
+def _trainings_of(studio: Studio) -> Trainings:
     """The trainings of this studio. Raises ForbiddenError if it may not start any."""
     if studio.trainings is None:
         raise ForbiddenError(FORBIDDEN)
     return studio.trainings
 
 
-def add_overview(api: FastAPI, studio: Studio) -> None:
+def _add_overview(api: FastAPI, studio: Studio) -> None:
     """Routes that only read."""
 
     @api.get("/api/new")
@@ -82,7 +82,7 @@ def add_overview(api: FastAPI, studio: Studio) -> None:
     def trainings() -> schemas.TrainingsOut:
         """List the trainings that were started from this studio, the newest last."""
         known = studio.trainings.known if studio.trainings is not None else []
-        return schemas.TrainingsOut(trainings=[started_as(one) for one in known])
+        return schemas.TrainingsOut(trainings=[_started_as(one) for one in known])
 
     @api.get("/api/tasks")
     def tasks(kind: Annotated[str, Query(max_length=40)] = "") -> schemas.Tasks:
@@ -98,7 +98,7 @@ def add_overview(api: FastAPI, studio: Studio) -> None:
         return FileResponse(path, media_type="text/html; charset=utf-8", headers=headers)
 
 
-def add_images(router: APIRouter, studio: Studio) -> None:
+def _add_images(router: APIRouter, studio: Studio) -> None:
     """Routes of folders on the server."""
 
     @router.get("/api/folders")
@@ -118,7 +118,7 @@ def add_images(router: APIRouter, studio: Studio) -> None:
         )
 
 
-def add_uploads(router: APIRouter, studio: Studio) -> None:
+def _add_uploads(router: APIRouter, studio: Studio) -> None:
     """Routes of uploads, in pieces of at most 16 MB."""
     uploads = studio.uploads
 
@@ -157,7 +157,7 @@ def add_uploads(router: APIRouter, studio: Studio) -> None:
         uploads.remove(id)
 
 
-def add_jobs(router: APIRouter, studio: Studio) -> None:
+def _add_jobs(router: APIRouter, studio: Studio) -> None:
     """Routes of check-ups, plans and evaluations. Progress and result: `GET /api/task`."""
     planner = preparation.Planner()
 
@@ -171,7 +171,7 @@ def add_jobs(router: APIRouter, studio: Studio) -> None:
     @router.post("/api/plans", status_code=202)
     def plan(body: schemas.NewTraining) -> schemas.TaskOut:
         """Start a plan: every option with its reason, and the speed of this machine."""
-        return task_out(studio.bench.begin(Task("plan"), planner.planning(training_of(studio, body))))
+        return task_out(studio.bench.begin(Task("plan"), planner.planning(_training_of(studio, body))))
 
     @router.post("/api/evaluations", status_code=202)
     def evaluate(body: schemas.ToEvaluate) -> schemas.TaskOut:
@@ -190,20 +190,20 @@ def evaluations(studio: Studio) -> list[Task]:
     return [one for one in list(studio.bench.tasks.values()) if one.kind == "evaluation" and not one.cancelled]
 
 
-def add_trainings(router: APIRouter, studio: Studio) -> None:
+def _add_trainings(router: APIRouter, studio: Studio) -> None:
     """Routes that start, stop and resume trainings."""
 
     @router.post("/api/trainings", status_code=201)
     def start(body: schemas.NewTraining) -> schemas.TrainingOut:
         """Start a training in a process of its own; it goes on without the page. One runs at a time."""
-        known, name = trainings_of(studio), body.name.strip()
-        asked = training_of(studio, body, known.check_new(name))
-        return started_as(known.start(name, preparation.words(asked)))
+        known, name = _trainings_of(studio), body.name.strip()
+        asked = _training_of(studio, body, known.check_new(name))
+        return _started_as(known.start(name, preparation.words(asked)))
 
     @router.post("/api/trainings/stop")
     def stop(body: schemas.RunBody) -> schemas.TrainingOut:
         """Stop a training as Ctrl-C does: checkpoint and model are saved, and it can be resumed."""
-        return started_as(trainings_of(studio).stop(body.run))
+        return _started_as(_trainings_of(studio).stop(body.run))
 
     @router.post("/api/trainings/resume")
     def resume(body: schemas.Resumed) -> schemas.TrainingOut:
@@ -211,10 +211,10 @@ def add_trainings(router: APIRouter, studio: Studio) -> None:
         place = run_status.run_place(studio.shelf, body.run)
         unit = run_status.watched(place).budget_unit
         words = preparation.resumed(place, body.budget, unit, studio.device)
-        return started_as(trainings_of(studio).resume(place.name, place.folder, words))
+        return _started_as(_trainings_of(studio).resume(place.name, place.folder, words))
 
 
-def add_titles(router: APIRouter, studio: Studio) -> None:
+def _add_titles(router: APIRouter, studio: Studio) -> None:
     """The route that changes the title of a run."""
 
     @router.post("/api/run/title")
@@ -225,7 +225,7 @@ def add_titles(router: APIRouter, studio: Studio) -> None:
         return schemas.TitleOut(title=run_status.title_of(place))
 
 
-def training_of(studio: Studio, body: schemas.NewTraining, out: Path | None = None) -> Train:
+def _training_of(studio: Studio, body: schemas.NewTraining, out: Path | None = None) -> Train:
     """The options of `ganvas train`. Raises ConfigError for values that it does not accept."""
     same = ("kind", "minutes", "images", "seed", "drop_duplicates", "mask_marks")
     values = {name: getattr(body, name) for name in same}
@@ -234,5 +234,5 @@ def training_of(studio: Studio, body: schemas.NewTraining, out: Path | None = No
     return build(Train, (studio.places.source(body.source), place), values)
 
 
-def started_as(one: Started) -> schemas.TrainingOut:
+def _started_as(one: Started) -> schemas.TrainingOut:
     return schemas.TrainingOut(run=one.name, state=one.state, sentence=one.sentence, began=one.began)

@@ -135,7 +135,7 @@ class Started:
         return ""
 
 
-def is_unused(folder: Path) -> bool:
+def _is_unused(folder: Path) -> bool:
     """Whether a folder has nothing but the lock of a run that was cancelled before its first step."""
     return folder.is_dir() and all(path.name == ".lock" for path in folder.iterdir())
 
@@ -173,7 +173,7 @@ class Trainings:
         if obstacle := self.obstacle():
             raise ConflictError(obstacle)
         folder = self.root / name
-        if folder.exists() and not is_unused(folder):
+        if folder.exists() and not _is_unused(folder):
             raise ConflictError(f"{name!r} already exists: choose another name, or open that run and resume it")
         return folder
 

@@ -69,7 +69,7 @@ class Uploads:
                 free = shutil.disk_usage(self.folder).free
                 if num_bytes + RESERVE > free:
                     raise TooLargeError(f"the upload has {num_bytes:,} bytes and the disk only {free:,} free")
-                folder = free_name(self.folder, name)
+                folder = _free_name(self.folder, name)
                 folder.mkdir()
             upload = Upload(folder, num_files, num_bytes)
             self.open[upload.id] = upload
@@ -82,7 +82,7 @@ class Uploads:
         can ask for with an empty piece.
         """
         upload = self.find(identity)
-        path = upload.folder / checked_name(name)
+        path = upload.folder / _checked_name(name)
         with upload.lock:
             self.find(identity)  # it may have been cancelled in the meantime
             have = upload.sizes.get(name, 0)
@@ -135,7 +135,7 @@ class Uploads:
         return upload
 
 
-def checked_name(name: str) -> Path:
+def _checked_name(name: str) -> Path:
     """A file name with its folders, such as cats/1.png. Raises ConfigError if it is not one."""
     parts = name.split("/")
     for part in parts:
@@ -157,7 +157,7 @@ def check_part(part: str) -> None:
         )
 
 
-def free_name(folder: Path, name: str) -> Path:
+def _free_name(folder: Path, name: str) -> Path:
     """A path in the folder that does not exist: the name, else name-2, name-3 ..."""
     number = 2
     path = folder / name

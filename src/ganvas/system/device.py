@@ -46,7 +46,7 @@ def choose_device(wanted: str | None = None) -> Device:
     except RuntimeError as error:
         raise ConfigError(f"--device {wanted}: expected cpu, cuda, cuda:1 or mps") from error
     if device.type == "cuda":
-        sharing = variable("LOCAL_WORLD_SIZE", variable("WORLD_SIZE", 1))
+        sharing = _variable("LOCAL_WORLD_SIZE", _variable("WORLD_SIZE", 1))
         if device.index is not None and sharing > 1:
             raise ConfigError(
                 f"--device {wanted}: {sharing} processes would share this GPU; use --device cuda to give each its own"
@@ -98,7 +98,7 @@ ANSWER = timedelta(minutes=30)  # for one exchange of a step; the first process 
 _store: dist.Store | None = None  # store of the group joined by `process_group`
 
 
-def variable(name: str, default: int) -> int:
+def _variable(name: str, default: int) -> int:
     """Integer environment variable; `default` if unset or empty. Raises `ConfigError` for other values."""
     text = os.environ.get(name, "").strip()
     if text and not text.isdecimal():
@@ -107,7 +107,7 @@ def variable(name: str, default: int) -> int:
 
 
 def local_rank() -> int:
-    return variable("LOCAL_RANK", 0)
+    return _variable("LOCAL_RANK", 0)
 
 
 def rank() -> int:
@@ -125,9 +125,9 @@ def process_group(say: Callable[[str], None]) -> Generator[None]:
     Raises `ConfigError` for incomplete settings or missing processes, `TrainingError` if a process ends.
     """
     global _store
-    world = variable("WORLD_SIZE", 1)
+    world = _variable("WORLD_SIZE", 1)
     if world == 1 or dist.is_initialized():
-        if world == 1 and (tasks := variable("SLURM_NTASKS", 1)) > 1:
+        if world == 1 and (tasks := _variable("SLURM_NTASKS", 1)) > 1:
             say(
                 f"SLURM has {tasks} tasks, but this process was not started by torchrun and trains alone. To share the "
                 f"work: srun --ntasks-per-node 1 torchrun --nproc-per-node {tasks} -m ganvas train ..."
@@ -140,9 +140,9 @@ def process_group(say: Callable[[str], None]) -> Generator[None]:
             f"WORLD_SIZE is {world}, but {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set: start "
             "with torchrun, or unset WORLD_SIZE"
         )
-    place = f"{os.environ['MASTER_ADDR']}:{variable('MASTER_PORT', 0)}"
+    place = f"{os.environ['MASTER_ADDR']}:{_variable('MASTER_PORT', 0)}"
     others = f"{world - 1} other process{'es' if world > 2 else ''}"
-    if variable("RANK", 0) == 0:
+    if _variable("RANK", 0) == 0:
         say(f"waiting for {others} at {place}")
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
@@ -153,16 +153,16 @@ def process_group(say: Callable[[str], None]) -> Generator[None]:
         _store = None
         raise ConfigError(
             f"no connection to {others} at {place} within {JOIN.total_seconds():g} seconds "
-            f"({first_line(error)}): start all of them with torchrun, or unset WORLD_SIZE"
+            f"({_first_line(error)}): start all of them with torchrun, or unset WORLD_SIZE"
         ) from error
     try:
         yield
     except RuntimeError as error:
-        if not is_of_the_group(error):
+        if not _is_of_the_group(error):
             raise
         raise TrainingError(
-            f"another process of this training ended or does not respond ({first_line(error)}): check its output, then "
-            "run the same command again to resume from the newest checkpoint"
+            f"another process of this training ended or does not respond ({_first_line(error)}): check its output, "
+            "then run the same command again to resume from the newest checkpoint"
         ) from error
     finally:
         _store = None
@@ -196,12 +196,12 @@ def own_store(store: dist.Store, rank: int, world: int) -> dist.Store:
     return dist.PrefixStore(store.get(answer).decode(), store)
 
 
-def is_of_the_group(error: RuntimeError) -> bool:
+def _is_of_the_group(error: RuntimeError) -> bool:
     """Whether the connection to another process failed. gloo raises plain RuntimeErrors."""
     return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
 
 
-def first_line(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0][:160]
 
 

@@ -58,11 +58,11 @@ def mixed(value: np.ndarray, constants: np.ndarray) -> np.ndarray:
     return value ^ (value >> HALF)
 
 
-def powers(first: int, times: int, num: int) -> np.ndarray:
+def _powers(first: int, times: int, num: int) -> np.ndarray:
     """(num, 1) uint32: first, first * times, first * times^2 ..."""
     values = [first * pow(times, i, 2**32) % 2**32 for i in range(num)]
     return np.array(values, np.uint32)[:, None]
 
 
-A = powers(0x43B0D7E5, 0x931E8875, POOL * POOL + 1)
-B = powers(0x8B51F9DD, 0x58F38DED, 2 * POOL + 1)
+A = _powers(0x43B0D7E5, 0x931E8875, POOL * POOL + 1)
+B = _powers(0x8B51F9DD, 0x58F38DED, 2 * POOL + 1)

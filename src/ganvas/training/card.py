@@ -103,9 +103,9 @@ def facts_of(path: Path, generator: Generator | None = None, licence: str | None
     generator = generator or Generator.load(weights, "cpu")
     folder = run_of(weights)
     if folder is None:
-        return Facts(generator, None, *evaluation_of(weights.parent, weights), stated_licence=licence)
+        return Facts(generator, None, *_evaluation_of(weights.parent, weights), stated_licence=licence)
     config = Run(folder).config()
-    return Facts(generator, config, *evaluation_of(folder, weights), *spent(folder), licence, energy_of(folder))
+    return Facts(generator, config, *_evaluation_of(folder, weights), *_spent(folder), licence, energy_of(folder))
 
 
 def run_of(weights: Path) -> Path | None:
@@ -120,13 +120,13 @@ def run_of(weights: Path) -> Path | None:
     return folder.parent
 
 
-def spent(folder: Path) -> tuple[float, int]:
+def _spent(folder: Path) -> tuple[float, int]:
     """(seconds, images seen) of the training, from the last report in the log."""
     reports = read_reports(folder)
     return (reports[-1].seconds, int(reports[-1].images)) if reports else (0.0, 0)
 
 
-def evaluation_of(folder: Path, weights: Path) -> tuple[Evaluation | None, bool]:
+def _evaluation_of(folder: Path, weights: Path) -> tuple[Evaluation | None, bool]:
     """(evaluation.json if it is of these weights, otherwise None; whether it is of other weights)."""
     results = read_evaluation(folder)
     stale = results is not None and not results.is_of(weights)
@@ -156,30 +156,30 @@ def may_show(licence: str | None) -> bool:
 def write_model(generator: Generator, run: Run, images_seen: int) -> None:
     """Write run/model: weights, config.json and the card."""
     generator.info = dataclasses.replace(generator.info, images_seen=images_seen)
-    generator.save(run.model, training_card(generator, run))
+    generator.save(run.model, _training_card(generator, run))
 
 
-def training_card(generator: Generator, run: Run) -> str:
+def _training_card(generator: Generator, run: Run) -> str:
     """The card of a model at the end of its training, before an evaluation."""
-    seconds, images = spent(run.folder)
+    seconds, images = _spent(run.folder)
     return card(Facts(generator, run.config(), seconds=seconds, images_seen=images, energy=energy_of(run.folder)))
 
 
 def write_card(run: Run) -> None:
     """Write the card of the model again, if there is a model, because a fact about its training has changed."""
     if (run.model / WEIGHTS).is_file():
-        files.write_text(run.model / CARD, training_card(Generator.load(run.model, "cpu"), run))
+        files.write_text(run.model / CARD, _training_card(Generator.load(run.model, "cpu"), run))
 
 
 def card(facts: Facts, repo: str | None = None) -> str:
     """The model card with front matter. repo: name of the model on the Hub, if it is published there."""
     parts = [
-        front_matter(facts),
+        _front_matter(facts),
         f"# {escape(facts.title)}",
         notice(facts),
         about(facts),
         "## Use",
-        how_to_use(facts, repo),
+        _how_to_use(facts, repo),
         "## Intended use",
         intended(facts),
         "## Prohibited use",
@@ -196,7 +196,7 @@ def card(facts: Facts, repo: str | None = None) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def front_matter(facts: Facts) -> str:
+def _front_matter(facts: Facts) -> str:
     """Front matter for the Hub: licence, tags, task, library and measures."""
     known, generator, task = licence_id(facts.licence), facts.generator, "unconditional-image-generation"
     tags = ["gan", "generative-adversarial-network", "image-generation", "synthetic", plain(generator.info.kind)]
@@ -242,7 +242,7 @@ def about(facts: Facts) -> str:
         "output": f"images of {config.height}x{config.width} pixels, {channels(config.channels)}, "
         f"{info.depth} bit, of kind {escape(info.kind)}",
         "classes": class_names(facts.generator.classes),
-        "conditions": condition_names(facts.generator),
+        "conditions": _condition_names(facts.generator),
         "network": f"{escape(config.model)}, {parameters:,} parameters, {config.z_dim} latent dimensions",
         "training": f"{info.images_seen:,} images seen",
         "starting weights": description(facts.run.start) if facts.run else "",
@@ -253,7 +253,7 @@ def about(facts: Facts) -> str:
     return listed("model", rows)
 
 
-def how_to_use(facts: Facts, repo: str | None) -> str:
+def _how_to_use(facts: Facts, repo: str | None) -> str:
     config = facts.generator.info.config
     name = f"hf://{repo}" if repo else FOLDER
     hub = "from ganvas import hub\n" if repo else ""
@@ -274,7 +274,7 @@ def how_to_use(facts: Facts, repo: str | None) -> str:
 
 def intended(facts: Facts) -> str:
     useful = (facts.evaluation or Evaluation()).usefulness
-    return bullets(
+    return _bullets(
         [
             "Illustration, art and teaching, with a note that the images are synthetic.",
             "Research on generative models.",
@@ -299,7 +299,7 @@ def forbidden(facts: Facts) -> str:
         critical,
         f"Any use that violates the terms of the training data ({escape(facts.licence or 'not stated')}).",
     ]
-    return bullets(uses)
+    return _bullets(uses)
 
 
 def training_data(facts: Facts) -> str:
@@ -355,7 +355,7 @@ def evaluation(facts: Facts) -> str:
     columns = 5 if any(row[4] for row in rows) else 4
     head = ["measure", "value", "95% interval", "real images", "note"][:columns]
     parts = [table(head, [row[:columns] for row in rows])] if rows else []
-    parts += [bullets(said)] if said else []
+    parts += [_bullets(said)] if said else []
     return "\n\n".join([*parts, how])
 
 
@@ -379,7 +379,7 @@ def limits(facts: Facts) -> str:
         )
     if results and results.classes and results.classes.worst:
         said.append(f"The class with the lowest accuracy is {escape(results.classes.worst)}.")
-    return bullets(said)
+    return _bullets(said)
 
 
 def cost(facts: Facts) -> str:
@@ -388,7 +388,7 @@ def cost(facts: Facts) -> str:
         return "Not recorded: the run of this model is missing."
     rate = f", {facts.images_seen / facts.seconds:,.0f} per second" if facts.seconds else ""
     rows = {
-        "objective": escape(objective(run.train)),
+        "objective": escape(_objective(run.train)),
         "budget": escape(run.budget),
         "time": f"{duration(facts.seconds)} on {escape(run.device)}" if facts.seconds else "",
         "images seen": f"{facts.images_seen:,}{rate}" if facts.images_seen else "",
@@ -399,7 +399,7 @@ def cost(facts: Facts) -> str:
     return listed("training", rows)
 
 
-def objective(train: TrainConfig) -> str:
+def _objective(train: TrainConfig) -> str:
     """Loss, penalties and optimizer in one line."""
     parts = [f"{train.loss} loss"]
     weights = ("r1", "r2", "r1_features", "gradient_penalty", "path_length")
@@ -449,7 +449,7 @@ def listed(title: str, rows: dict[str, str]) -> str:
     return table(["", title], [[name, value] for name, value in rows.items() if value])
 
 
-def bullets(said: list[str]) -> str:
+def _bullets(said: list[str]) -> str:
     return "\n".join(f"- {one}" for one in said)
 
 
@@ -457,7 +457,7 @@ def channels(num: int) -> str:
     return {1: "gray", 3: "colour", 4: "colour with transparency"}.get(num, f"{num} channels")
 
 
-def condition_names(generator: Generator) -> str:
+def _condition_names(generator: Generator) -> str:
     """The columns with their values, what is stored of them, and an example."""
     schema = generator.info.conditions
     return "" if schema is None else escape(f"{schema}. {schema.stored()} Example: {schema.example()}")

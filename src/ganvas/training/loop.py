@@ -145,7 +145,7 @@ class Loop:
         self.clock = Clock(self.state, self.config)
         self.watch = Watch(self.config, typed(read_log(self.run.folder)), self.state.restarts)
         self.diverged = self.flat = False
-        go_on_drawing(self.preview, self.run, self.state, self.clock)
+        _go_on_drawing(self.preview, self.run, self.state, self.clock)
 
     def goes_on(self, caught: Caught) -> bool:
         """Whether to take another step; restarts or rolls back before it if necessary.
@@ -164,7 +164,7 @@ class Loop:
                 self.flat = False
             if not lost:
                 return not (finished or self.interrupted)
-            roll_back(state, self.run, self.display)
+            _roll_back(state, self.run, self.display)
             self.start_clock()  # the log was cut at the checkpoint
 
     def step(self) -> Stats:
@@ -288,7 +288,7 @@ class Loop:
         if not drawing and now - self.displayed <= DISPLAY_SECONDS:
             return
         record = report_of(self.state, stats, self.penalised, self.clock, self.rate, self.config)
-        self.diverged = is_lost(self.state, record)
+        self.diverged = _is_lost(self.state, record)
         if self.diverged:
             return
         self.display.update(record, self.clock.progress())
@@ -325,7 +325,7 @@ class Loop:
         """
         state, run = self.state, self.run
         if not self.trial and not are_finite(state):
-            roll_back(state, run, self.display)
+            _roll_back(state, run, self.display)
         state.measure_averages()
         if self.workers is not None:
             self.workers.close()
@@ -347,11 +347,11 @@ class Loop:
             self.tell(self.watch.examine(score, 1.0))
             if score.score > max(WORSE * state.best_score, state.best_score + (score.margin or 0.0)):
                 self.display.say("earlier weights scored better: model/ contains the best weights, not the last")
-                restore_best(self.run)
+                _restore_best(self.run)
         self.run.log({"images": state.images_seen, "finished": True})
 
     def tell(self, events: list[Event]) -> None:
-        tell(events, self.state, self.run, self.display)
+        _tell(events, self.state, self.run, self.display)
 
 
 def update(state: TrainState, config: TrainConfig, side: Side, rate: float) -> None:
@@ -385,7 +385,7 @@ def keep_best(state: TrainState, average: Generator, run: Run, examine: Examine)
     return vitals
 
 
-def go_on_drawing(preview: Preview, run: Run, state: TrainState, clock: Clock) -> None:
+def _go_on_drawing(preview: Preview, run: Run, state: TrainState, clock: Clock) -> None:
     """After resuming or a rollback: continues with the grid after the newest existing one."""
     preview.drawn = -1
     if grids := run.grids():
@@ -394,7 +394,7 @@ def go_on_drawing(preview: Preview, run: Run, state: TrainState, clock: Clock) -
         preview.due(clock.progress(images, times[-1] if times and images < state.images_seen else state.seconds))
 
 
-def restore_best(run: Run) -> None:
+def _restore_best(run: Run) -> None:
     best = Generator.load(run.best, device="cpu")
     write_model(best, run, best.info.images_seen)
 
@@ -428,14 +428,14 @@ def report_of(
     )
 
 
-def tell(events: list[Event], state: TrainState, run: Run, display: Display) -> None:
+def _tell(events: list[Event], state: TrainState, run: Run, display: Display) -> None:
     """Prints and logs warnings."""
     for event in events:
         display.say(f"warning: {event}")
         run.log(line_of(event.at(state.images_seen)))
 
 
-def is_lost(state: TrainState, record: Report) -> bool:
+def _is_lost(state: TrainState, record: Report) -> bool:
     """True if logits, loss or weights are not finite, or logits are beyond `FAR`."""
     logits = (record.d_real, record.d_fake)
     return not (all(abs(logit) < FAR for logit in logits) and math.isfinite(record.loss) and are_finite(state))
@@ -447,7 +447,7 @@ def are_finite(state: TrainState) -> bool:
     return bool(torch.nn.utils.get_total_norm(tensors).isfinite())
 
 
-def roll_back(state: TrainState, run: Run, display: Display) -> None:
+def _roll_back(state: TrainState, run: Run, display: Display) -> None:
     """Restores the newest good checkpoint and halves the learning rate; prints and logs a warning.
 
     Raises `TrainingError` after `ROLLBACKS` rollbacks, or without a checkpoint.
@@ -471,4 +471,4 @@ def roll_back(state: TrainState, run: Run, display: Display) -> None:
     )
     if ranks.rank() == 0:
         run.cut_log(state.images_seen)
-        tell([event], state, run, display)
+        _tell([event], state, run, display)

@@ -30,14 +30,14 @@ def show_plan(plan: Plan, pack: Pack, console: Console, layers: bool = True) -> 
         say(f"  {choice.name:<17}{text(choice.value):<12} {choice.reason}")
     for name, summary in (("generator", plan.generator), ("discriminator", plan.discriminator)):
         if layers:
-            console.print(layer_table(name, summary))
+            console.print(_layer_table(name, summary))
         say(f"  {name:<17}{summary.parameters:,} parameters, {summary.macs / 1e6:,.1f} M multiply-adds per image")
     for warning in plan.warnings:
         console.print(f"  warning: {warning}", markup=False, style="bold yellow")
     say(f"  {'memory':<17}about {plan.memory / 2**20:,.0f} MiB")
 
 
-def layer_table(name: str, summary: Summary) -> Table:
+def _layer_table(name: str, summary: Summary) -> Table:
     table = Table("layer", "kind", "output", title=name, title_justify="left")
     table.add_column("parameters", justify="right")
     table.add_column("M multiply-adds", justify="right")

@@ -35,7 +35,7 @@ class Display:
 
     def update(self, record: Report, progress: float) -> None:
         """Shows a report. progress: fraction of the budget used, 0 to 1."""
-        self.show(progress, describe(record))
+        self.show(progress, _describe(record))
 
     def packing(self, what: str, done: int, total: int) -> None:
         """Shows the progress of packing or a download. total: 0 if unknown; done: 0 too if nothing is counted."""
@@ -70,7 +70,7 @@ class Display:
         self.say(f"{images_seen:,} images seen in {duration(seconds)}")
 
 
-def describe(record: Report) -> str:
+def _describe(record: Report) -> str:
     rate = record.images_per_second
     return (
         f"{count(record.images)} images seen  {rate:,.{0 if rate >= 10 else 1}f}/s  {duration(record.eta)} left  "

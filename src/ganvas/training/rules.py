@@ -59,12 +59,12 @@ Rule = tuple[object, str]
 
 def refuse_what_cannot_work(config: TrainConfig, model: ModelConfig, traits: Traits) -> None:
     """Raises ConfigError with the reason for options that contradict each other."""
-    for wrong, sentence in rules_of_networks(config, model, traits) + rules_of_options(config):
+    for wrong, sentence in _rules_of_networks(config, model, traits) + _rules_of_options(config):
         if wrong:
             raise ConfigError(sentence)
 
 
-def rules_of_networks(config: TrainConfig, model: ModelConfig, traits: Traits) -> list[Rule]:
+def _rules_of_networks(config: TrainConfig, model: ModelConfig, traits: Traits) -> list[Rule]:
     name, head = model.model, config.discriminator
     local, micro = config.batch // world_size(), config.micro_batch or 1
     on_features = head != "own"
@@ -107,7 +107,7 @@ def rules_of_networks(config: TrainConfig, model: ModelConfig, traits: Traits) -
     ]
 
 
-def rules_of_options(config: TrainConfig) -> list[Rule]:
+def _rules_of_options(config: TrainConfig) -> list[Rule]:
     loss, optimizer, ranks = config.loss, config.optimizer, world_size()
     constrained = config.gradient_penalty or config.spectral_norm or config.r1
     return [

@@ -65,26 +65,19 @@ def open_session(
         if rank() == 0:
             if add and run.heldout() is None:
                 run.write_heldout(first_images(run)[1])
-            run.write_config(taken_up(run, pack, asked, device, start, add))
+            run.write_config(_taken_up(run, pack, asked, device, start, add))
     elif add:
         raise RunError(f"--add continues a run, and {run.folder} has none: omit --add")
     else:
         origin = open_origin(Path(start)) if start not in (None, NONE) else None
         if rank() == 0:
-            run.write_config(new_record(run, pack, source, asked, device, display, examine, start, origin))
+            run.write_config(_new_record(run, pack, source, asked, device, display, examine, start, origin))
             run.write_heldout(Kept.of(pack.images, pack.names, pack.heldout))
     barrier()
     record = run.config()
     config, info = record.train, info_of(record.model, pack)
-    batches = Batches(
-        pack,
-        config.batch,
-        seed=config.seed,
-        device=device.torch_device,
-        rank=rank(),
-        world_size=world_size(),
-        mirror=pack.mirror,
-    )
+    placement = {"device": device.torch_device, "rank": rank(), "world_size": world_size()}
+    batches = Batches(pack, config.batch, seed=config.seed, mirror=pack.mirror, **placement)
     state = TrainState(info.config, config, batches, device)
     checkpoint = run.load_checkpoint(display.say, state.device)
     if checkpoint is None and record.start:
@@ -92,20 +85,20 @@ def open_session(
         for line in [SENTENCE] if record.start == SHIPPED else lines:
             display.say(f"  {line}")
     if checkpoint is not None:
-        resume(state, checkpoint, run, display)
+        _resume(state, checkpoint, run, display)
         if add and (grown := record.data.grown) and grown[-1]["to"]["hash"] == pack.hash:
             display.say(
                 f"continuing on {pack.num_images:,} images instead of {grown[-1]['from']['num_images']:,}: not "
                 "bit-exact from here on"
             )
-    used_up = is_used_up(state, config)
+    used_up = _is_used_up(state, config)
     finished = bool(agree([float(used_up and is_complete(run, state.images_seen))])[0])
     if used_up and not finished:
         display.say("training is complete, but some output is missing: writing the last grid and the model again")
     return Session(state, config, info, finished)
 
 
-def resume(state: TrainState, checkpoint: dict, run: Run, display: Display) -> None:
+def _resume(state: TrainState, checkpoint: dict, run: Run, display: Display) -> None:
     """Restores the state and removes what was logged after it. Raises CheckpointError if it is of other networks."""
     try:
         changes = state.load_state_dict(checkpoint)
@@ -129,13 +122,13 @@ def is_complete(run: Run, images_seen: int) -> bool:
     return ended and all(path.is_file() for path in wanted)
 
 
-def is_used_up(state: TrainState, config: TrainConfig) -> bool:
+def _is_used_up(state: TrainState, config: TrainConfig) -> bool:
     if config.minutes is not None:
         return state.seconds >= config.minutes * 60
     return state.images_seen >= (total_images(config, state.batches.pack.num_training) or 0)
 
 
-def new_record(
+def _new_record(
     run: Run,
     pack: Pack,
     source: str,
@@ -183,12 +176,12 @@ def data_of(pack: Pack, source: str, grown: Sequence[dict] = ()) -> RunData:
         options=info.request.config,
         fingerprint=info.fingerprint,
         levels=info.levels,
-        labels=labels_of(pack),
+        labels=_labels_of(pack),
         grown=[*grown],
     )
 
 
-def labels_of(pack: Pack) -> list:
+def _labels_of(pack: Pack) -> list:
     """What the numbers mean that the networks get for each image: names of classes, or columns of conditions."""
     if pack.schema is None:
         return list(pack.classes)
@@ -227,7 +220,7 @@ def grown(run: Run, record: RunConfig, pack: Pack) -> RunData:
             f"{run.folder} has images of {'x'.join(map(str, shape))} and the images are now "
             f"{pack.height}x{pack.width}x{pack.channels}: give the same --size and --channels, or choose another --out"
         )
-    now = labels_of(pack)
+    now = _labels_of(pack)
     before = now if data.labels is None else data.labels
     if model.label_size and (before != now or model.num_classes != pack.num_classes):
         differing = [one for one in [*before, *now] if (one in before) != (one in now)]
@@ -254,7 +247,7 @@ def grown(run: Run, record: RunConfig, pack: Pack) -> RunData:
     return new
 
 
-def taken_up(
+def _taken_up(
     run: Run, pack: Pack, asked: TrainOptions, device: Device, start: str | None, add: bool = False
 ) -> RunConfig:
     """Record of an existing run with the machine options and budget of this session. Raises RunError on a mismatch.

@@ -127,7 +127,7 @@ def accumulate_gradients(
     workers: threads that share the batch.
     """
     num = len(inputs.real)
-    compute = {"both": joint_gradients, "discriminator": discriminator_gradients, "generator": generator_gradients}
+    compute = {"both": joint_gradients, "discriminator": _discriminator_gradients, "generator": _generator_gradients}
     if workers is not None:
         micro_batch = min(micro_batch, workers.part(num))
 
@@ -136,7 +136,7 @@ def accumulate_gradients(
         share = len(part.real) / num
         stats, real, fake = compute[side](networks, part, config, policy, share)
         if penalise and side != "generator":
-            penalty_gradients(stats, networks.plain_discriminator, real, fake, part, config, share)
+            _penalty_gradients(stats, networks.plain_discriminator, real, fake, part, config, share)
         if measure_paths and config.path_length and side != "discriminator":
             path_gradients(networks.plain_generator, part, config.path_length * share)
         return stats
@@ -146,7 +146,7 @@ def accumulate_gradients(
         total = [part_gradients(networks, start) for start in starts]
     else:
         total = workers.run(part_gradients, starts)
-    return mean_stats(total, [min(micro_batch, num - start) / num for start in starts])
+    return _mean_stats(total, [min(micro_batch, num - start) / num for start in starts])
 
 
 Views = list[Tensor]
@@ -164,18 +164,18 @@ def joint_gradients(
     Returns the stats and the detached views of the augmented real and fake images, for the penalties.
     """
     loss = LOSSES[config.loss or ""]
-    with autocast(inputs.real.device, config.precision):
-        generated = fake_parts(networks, inputs)
+    with _autocast(inputs.real.device, config.precision):
+        generated = _fake_parts(networks, inputs)
         fake = [part.detach().requires_grad_() for part in generated]
         with torch.no_grad():
-            real_views = views(networks, real_parts(networks, inputs), inputs, policy)
-        fake_views = views(networks, fake, inputs, policy)
+            real_views = _views(networks, _real_parts(networks, inputs), inputs, policy)
+        fake_views = _views(networks, fake, inputs, policy)
         leaves = [view.detach().requires_grad_() for view in fake_views]
         shown = [torch.cat(pair) for pair in zip(real_views, leaves, strict=True)]
         labels = None if inputs.labels is None else torch.cat([inputs.labels, inputs.labels])
         logits = logits_of(networks.discriminator, shown, labels).float()
     real_logits, fake_logits = logits.chunk(2)
-    d_loss = discriminator_loss(loss, real_logits, fake_logits, inputs, config)
+    d_loss = _discriminator_loss(loss, real_logits, fake_logits, inputs, config)
     if loss.rescales and not config.label_noise:
         (d_loss * share).backward()
         scales = generator_scale(loss, real_logits, fake_logits).unbind(1)
@@ -183,29 +183,29 @@ def joint_gradients(
         to_views = []
         for leaf, scale, weight in zip(leaves, scales, weights, strict=True):
             assert leaf.grad is not None
-            to_views.append(leaf.grad * per_image(weight * scale).to(leaf))
+            to_views.append(leaf.grad * _per_image(weight * scale).to(leaf))
     else:
         fake_side = fake_logits.detach().requires_grad_()
-        g_loss = generator_loss(networks, loss, real_logits.detach(), fake_side) * share
+        g_loss = _generator_loss(networks, loss, real_logits.detach(), fake_side) * share
         (to_logits,) = torch.autograd.grad(g_loss, fake_side)
         to_views = [*torch.autograd.grad(fake_logits, leaves, to_logits, retain_graph=True)]
         (d_loss * share).backward(inputs=[*networks.plain_discriminator.parameters()])
     torch.autograd.backward(fake_views, to_views)
     torch.autograd.backward(generated, [part.grad for part in fake])
-    return stats_of(networks, loss, real_logits, fake_logits, d_loss), real_views, [leaf.detach() for leaf in leaves]
+    return _stats_of(networks, loss, real_logits, fake_logits, d_loss), real_views, [leaf.detach() for leaf in leaves]
 
 
-def real_parts(networks: Networks, inputs: Inputs) -> list[Tensor]:
+def _real_parts(networks: Networks, inputs: Inputs) -> list[Tensor]:
     """What the discriminator sees of the real images."""
     return parts_of(networks.plain_discriminator, inputs.real, inputs.places)
 
 
-def fake_parts(networks: Networks, inputs: Inputs) -> list[Tensor]:
+def _fake_parts(networks: Networks, inputs: Inputs) -> list[Tensor]:
     """What the discriminator sees of the generated images."""
     return generated_parts(networks.generator, networks.plain_discriminator, inputs.z, inputs.labels, inputs.places)
 
 
-def views(networks: Networks, parts: list[Tensor], inputs: Inputs, policy: tuple[str, ...]) -> Views:
+def _views(networks: Networks, parts: list[Tensor], inputs: Inputs, policy: tuple[str, ...]) -> Views:
     """Views of the augmented parts."""
     parts = [augment(part, inputs.draw, policy) for part in parts]
     if isinstance(networks.plain_discriminator, ViewDiscriminator):
@@ -213,52 +213,52 @@ def views(networks: Networks, parts: list[Tensor], inputs: Inputs, policy: tuple
     return views_of(networks.plain_discriminator, parts)
 
 
-def per_image(values: Tensor) -> Tensor:
+def _per_image(values: Tensor) -> Tensor:
     return values.view(-1, 1, 1, 1)
 
 
-def discriminator_gradients(
+def _discriminator_gradients(
     networks: Networks, inputs: Inputs, config: TrainConfig, policy: tuple[str, ...], share: float
 ) -> tuple[Stats, Views, Views]:
     """Adversarial gradient of the discriminator. Real and fake images pass separately (own batch statistics)."""
     loss = LOSSES[config.loss or ""]
-    with autocast(inputs.real.device, config.precision):
+    with _autocast(inputs.real.device, config.precision):
         with torch.no_grad():
-            parts = fake_parts(networks, inputs), real_parts(networks, inputs)
-            fake_views, real_views = (views(networks, part, inputs, policy) for part in parts)
+            parts = _fake_parts(networks, inputs), _real_parts(networks, inputs)
+            fake_views, real_views = (_views(networks, part, inputs, policy) for part in parts)
         real_logits = logits_of(networks.discriminator, real_views, inputs.labels).float()
         fake_logits = logits_of(networks.discriminator, fake_views, inputs.labels).float()
-    d_loss = discriminator_loss(loss, real_logits, fake_logits, inputs, config)
+    d_loss = _discriminator_loss(loss, real_logits, fake_logits, inputs, config)
     (d_loss * share).backward()
-    return stats_of(networks, loss, real_logits, fake_logits, d_loss), real_views, fake_views
+    return _stats_of(networks, loss, real_logits, fake_logits, d_loss), real_views, fake_views
 
 
-def generator_gradients(
+def _generator_gradients(
     networks: Networks, inputs: Inputs, config: TrainConfig, policy: tuple[str, ...], share: float
 ) -> tuple[Stats, Views, Views]:
     """Adversarial gradient of the generator through a fixed discriminator."""
     loss = LOSSES[config.loss or ""]
-    with frozen(networks.plain_discriminator), autocast(inputs.real.device, config.precision):
-        fake_views = views(networks, fake_parts(networks, inputs), inputs, policy)
+    with frozen(networks.plain_discriminator), _autocast(inputs.real.device, config.precision):
+        fake_views = _views(networks, _fake_parts(networks, inputs), inputs, policy)
         fake_logits = logits_of(networks.discriminator, fake_views, inputs.labels).float()
         real_logits = fake_logits.detach()
         if loss.relativistic:
             with torch.no_grad():
-                real_views = views(networks, real_parts(networks, inputs), inputs, policy)
+                real_views = _views(networks, _real_parts(networks, inputs), inputs, policy)
                 real_logits = logits_of(networks.discriminator, real_views, inputs.labels).float()
-        g_loss = generator_loss(networks, loss, real_logits, fake_logits)
+        g_loss = _generator_loss(networks, loss, real_logits, fake_logits)
         (g_loss * share).backward()
-    return stats_of(networks, loss, real_logits, fake_logits, g_loss), [], []
+    return _stats_of(networks, loss, real_logits, fake_logits, g_loss), [], []
 
 
-def generator_loss(networks: Networks, loss: Loss, real: Tensor, fake: Tensor) -> Tensor:
+def _generator_loss(networks: Networks, loss: Loss, real: Tensor, fake: Tensor) -> Tensor:
     """Mean over the pairs of logits (N, heads), weighted sum over heads (models.generator_weights)."""
     heads = loss.generator(real, fake).mean(dim=0).unbind()
     weights = generator_weights(networks.plain_discriminator, len(heads))
     return torch.stack([weight * head for weight, head in zip(weights, heads, strict=True)]).sum()
 
 
-def discriminator_loss(loss: Loss, real: Tensor, fake: Tensor, inputs: Inputs, config: TrainConfig) -> Tensor:
+def _discriminator_loss(loss: Loss, real: Tensor, fake: Tensor, inputs: Inputs, config: TrainConfig) -> Tensor:
     """Mean over the pairs of logits (N, heads), summed over heads; with noisy targets if configured."""
     if not config.label_noise:
         return loss.discriminator(real, fake).mean(dim=0).sum()
@@ -268,7 +268,7 @@ def discriminator_loss(loss: Loss, real: Tensor, fake: Tensor, inputs: Inputs, c
     return loss.discriminator(real, fake, real_target, fake_target).mean(dim=0).sum()
 
 
-def penalty_gradients(
+def _penalty_gradients(
     stats: Stats, discriminator: nn.Module, real: Views, fake: Views, inputs: Inputs, config: TrainConfig,
     share: float,
 ) -> None:  # fmt: skip
@@ -304,7 +304,7 @@ def path_gradients(generator: contract.Generator, inputs: Inputs, weight: float)
     (generator.path_length_penalty(inputs.z[:num], labels) * (weight * PATH_INTERVAL)).backward()
 
 
-def stats_of(networks: Networks, loss: Loss, real: Tensor, fake: Tensor, value: Tensor) -> Stats:
+def _stats_of(networks: Networks, loss: Loss, real: Tensor, fake: Tensor, value: Tensor) -> Stats:
     real, fake = real.detach(), fake.detach()
     sign = overfitting_sign(real, fake, relativistic=not loss.zero)
     lead = torch.tanh((real - fake) / 2).mean(dim=0)
@@ -323,11 +323,11 @@ def frozen(network: nn.Module) -> Generator[None]:
         network.requires_grad_(True)
 
 
-def autocast(device: torch.device, precision: str | None) -> torch.autocast:
+def _autocast(device: torch.device, precision: str | None) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
-def mean_stats(parts: list[Stats], shares: list[float]) -> Stats:
+def _mean_stats(parts: list[Stats], shares: list[float]) -> Stats:
     """Mean weighted by the size of the micro-batches. Penalties that were not computed stay None."""
     means: dict[str, Any] = {}
     for field in dataclasses.fields(Stats):

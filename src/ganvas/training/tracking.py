@@ -34,12 +34,12 @@ def library(name: str) -> Any:
         raise MissingExtraError(package, "track" if name == "tensorboard" else name, f"--track {name}") from None
 
 
-def numbers(values: Mapping[str, Any]) -> dict[str, float]:
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of a log line, except truth values."""
     return {name: float(one) for name, one in values.items() if type(one) in (int, float)}
 
 
-def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
+def _hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
     """All options of a run (config.json) in one level: data/size, model/base, train/lr ..."""
     parts = {"data": config["data"].get("options") or {}, "model": config["model"], "train": config["train"]}
     given = {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
@@ -57,10 +57,10 @@ class TensorBoard(Callback):
 
     def on_start(self, folder: Path, config: Mapping[str, Any]) -> None:
         self.writer = self.package.SummaryWriter(str(self.folder))
-        self.options = hyperparameters(config)
+        self.options = _hyperparameters(config)
 
     def on_log(self, images_seen: int, values: Mapping[str, Any]) -> None:
-        for name, value in numbers(values).items():
+        for name, value in _numbers(values).items():
             self.writer.add_scalar(name, value, images_seen)
             self.last[f"last/{name}"] = value
 
@@ -85,11 +85,11 @@ class WandB(Callback):
     def on_start(self, folder: Path, config: Mapping[str, Any]) -> None:
         name = folder.resolve().name
         identity = hashlib.sha256(f"{name} {config.get('started')}".encode(errors="backslashreplace")).hexdigest()[:16]
-        options = {"name": name, "id": identity, "dir": str(folder), "config": hyperparameters(config)}
+        options = {"name": name, "id": identity, "dir": str(folder), "config": _hyperparameters(config)}
         self.run = self.package.init(resume="allow", **options)
 
     def on_log(self, images_seen: int, values: Mapping[str, Any]) -> None:
-        self.run.log({**numbers(values), "images": images_seen})
+        self.run.log({**_numbers(values), "images": images_seen})
 
     def on_preview(self, images_seen: int, path: Path) -> None:
         self.run.log({"preview": self.package.Image(str(path)), "images": images_seen})
@@ -107,10 +107,10 @@ class MLflow(Callback):
 
     def on_start(self, folder: Path, config: Mapping[str, Any]) -> None:
         self.package.start_run(run_name=folder.resolve().name)
-        self.package.log_params(hyperparameters(config))
+        self.package.log_params(_hyperparameters(config))
 
     def on_log(self, images_seen: int, values: Mapping[str, Any]) -> None:
-        self.package.log_metrics(numbers(values), step=images_seen)
+        self.package.log_metrics(_numbers(values), step=images_seen)
 
     def on_preview(self, images_seen: int, path: Path) -> None:
         self.package.log_artifact(str(path), "previews")

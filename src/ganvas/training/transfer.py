@@ -42,10 +42,10 @@ class Origin:
         Widths double from fine to coarse, so the coarse stages then match and a finer one is added.
         """
         known = {name: getattr(self.model, name) for name in KNOWN}
-        return known | {"base": max(1, self.model.base >> stages_added(self.model.height, height))}
+        return known | {"base": max(1, self.model.base >> _stages_added(self.model.height, height))}
 
 
-def stages_added(before: int, after: int) -> int:
+def _stages_added(before: int, after: int) -> int:
     """Number of additional fine stages of a network for images of height `after`."""
     return max(0, round(math.log2(after / before)))
 
@@ -61,12 +61,12 @@ def open_origin(place: Path) -> Origin:
         state = run.load_checkpoint(lambda _: None, torch.device("cpu"), repair=False)
         if state is not None:
             model = run.config().model
-            return Origin(place, model, tensors_of(state, "ema", place), tensors_of(state, "discriminator", place))
+            return Origin(place, model, _tensors_of(state, "ema", place), _tensors_of(state, "discriminator", place))
     loaded = Generator.load(find_weights(place), device="cpu")
     return Origin(place, loaded.info.config, loaded.network.state_dict(), None)
 
 
-def tensors_of(state: Any, name: str, place: Path) -> Tensors:
+def _tensors_of(state: Any, name: str, place: Path) -> Tensors:
     """The tensors of one network in a checkpoint. Raises CheckpointError if there are none."""
     tensors = state.get(name) if isinstance(state, dict) else None
     if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
@@ -93,10 +93,10 @@ def take_over(state: TrainState, origin: Origin) -> list[str]:
         mine = network.state_dict()
         channels = (origin.model.channels, state.model.channels)
         # Stages are added at the fine end; generators count them from coarse to fine, discriminators the other way.
-        added = stages_added(origin.model.height, state.model.height) if name == "discriminator" else 0
+        added = _stages_added(origin.model.height, state.model.height) if name == "discriminator" else 0
         taken: Tensors = {}
         for key, own in mine.items():
-            for source in dict.fromkeys([shifted(key, added), key]):
+            for source in dict.fromkeys([_shifted(key, added), key]):
                 if source in tensors and (fitted := fit(tensors[source], own, channels)) is not None:
                     taken[key] = fitted
                     break
@@ -106,7 +106,7 @@ def take_over(state: TrainState, origin: Origin) -> list[str]:
                 "omit --base, --widest, --blocks and --z-dim"
             )
         network.load_state_dict(taken, strict=False)
-        lines.append(describe(name, mine, tensors, taken))
+        lines.append(_describe(name, mine, tensors, taken))
     state.ema.average.load_state_dict(state.generator.state_dict())
     if state.powers is not None:
         for average in state.powers.averages:
@@ -114,12 +114,12 @@ def take_over(state: TrainState, origin: Origin) -> list[str]:
     return lines
 
 
-def shifted(key: str, stages: int) -> str:
+def _shifted(key: str, stages: int) -> str:
     """The tensor name with its first index (the stage) reduced by `stages`."""
     return re.sub(r"\.(\d+)", lambda match: f".{int(match[1]) - stages}", key, count=1)
 
 
-def describe(name: str, mine: Tensors, theirs: Tensors, taken: Tensors) -> str:
+def _describe(name: str, mine: Tensors, theirs: Tensors, taken: Tensors) -> str:
     changed = sorted(key for key in taken if key in theirs and theirs[key].shape != mine[key].shape)
     fresh = sorted(mine.keys() - taken.keys())
     line = f"{name}: {len(taken)} of {len(mine)} tensors copied"
@@ -141,14 +141,14 @@ def fit(theirs: Tensor, mine: Tensor, channels: tuple[int, int]) -> Tensor | Non
         return None
     different = [i for i, sides in enumerate(zip(theirs.shape, mine.shape, strict=True)) if sides[0] != sides[1]]
     if different in ([0], [1]) and set(channels) == {1, 3}:
-        return for_channels(theirs, mine, different[0], channels)
+        return _for_channels(theirs, mine, different[0], channels)
     last_two = {theirs.dim() - 2, theirs.dim() - 1}
     if theirs.dim() >= 3 and set(different) <= last_two:
-        return for_grid(theirs, mine)
+        return _for_grid(theirs, mine)
     return None
 
 
-def for_channels(theirs: Tensor, mine: Tensor, dim: int, channels: tuple[int, int]) -> Tensor | None:
+def _for_channels(theirs: Tensor, mine: Tensor, dim: int, channels: tuple[int, int]) -> Tensor | None:
     """Gray to colour or back, for a layer whose dimension `dim` is channels (times the positions of a pixel shuffle).
 
     Outputs (dim 0) are repeated or averaged; inputs (dim 1) are divided or summed, so that a gray image gives
@@ -166,7 +166,7 @@ def for_channels(theirs: Tensor, mine: Tensor, dim: int, channels: tuple[int, in
     return split.flatten(dim, dim + 1)
 
 
-def for_grid(theirs: Tensor, mine: Tensor) -> Tensor:
+def _for_grid(theirs: Tensor, mine: Tensor) -> Tensor:
     """Resamples a learned grid (..., h, w) to another start size; 4-d layer weights over the grid keep their sum."""
     flat = theirs.reshape(1, -1, *theirs.shape[-2:]).float()
     size = (mine.shape[-2], mine.shape[-1])

@@ -43,7 +43,7 @@ class Workers:
 
     def __init__(self, networks: Networks, num: int) -> None:
         self.networks, self.num = networks, num
-        self.copies = [shared_copy(networks) for _ in range(num)]
+        self.copies = [_shared_copy(networks) for _ in range(num)]
         self.cores = torch.get_num_threads()
         torch.set_num_threads(1)
         each = max(1, self.cores // num)
@@ -76,7 +76,7 @@ class Workers:
                 future.exception()  # wait for all of them
             for mine in self.copies:
                 for name in ("plain_generator", "plain_discriminator"):
-                    add_gradients(getattr(self.networks, name), getattr(mine, name))
+                    _add_gradients(getattr(self.networks, name), getattr(mine, name))
 
     def close(self) -> None:
         for thread in self.threads:
@@ -84,12 +84,12 @@ class Workers:
         torch.set_num_threads(self.cores)
 
 
-def shared_copy(networks: Networks) -> Networks:
-    generator, discriminator = shared_module(networks.plain_generator), shared_module(networks.plain_discriminator)
+def _shared_copy(networks: Networks) -> Networks:
+    generator, discriminator = _shared_module(networks.plain_generator), _shared_module(networks.plain_discriminator)
     return Networks(generator, discriminator, generator, discriminator)
 
 
-def shared_module(network: Module) -> Module:
+def _shared_module(network: Module) -> Module:
     """A copy that shares the memory of parameters and buffers, with separate `.grad`."""
     memo: dict[int, Any] = {id(p): nn.Parameter(p.data, p.requires_grad) for p in network.parameters()}
     memo |= {id(buffer): buffer for buffer in network.buffers()}
@@ -97,7 +97,7 @@ def shared_module(network: Module) -> Module:
     return copy.deepcopy(network, memo)
 
 
-def add_gradients(network: nn.Module, other: nn.Module) -> None:
+def _add_gradients(network: nn.Module, other: nn.Module) -> None:
     """Moves the gradients of `other` to the same parameters of `network`."""
     for mine, theirs in zip(network.parameters(), other.parameters(), strict=True):
         if theirs.grad is not None:

@@ -78,7 +78,7 @@ def nearest(queries: np.ndarray, base: np.ndarray, k: int, block: int = BLOCK) -
             part += base_squares[offset : offset + block]
             # After the first blocks few rows find a nearer neighbour; only these are sorted again.
             better = np.flatnonzero(part.min(1) < best[:, -1])
-            places = smallest(part[better], k)
+            places = _smallest(part[better], k)
             joined = np.concatenate([best[better], np.take_along_axis(part[better], places, axis=1)], axis=1)
             numbers = np.concatenate([closest[better], places + offset], axis=1)
             places = np.argpartition(joined, k - 1, axis=1)[:, :k]  # the k-th nearest is last
@@ -92,7 +92,7 @@ def nearest(queries: np.ndarray, base: np.ndarray, k: int, block: int = BLOCK) -
     return distances, indices
 
 
-def smallest(values: np.ndarray, k: int) -> np.ndarray:
+def _smallest(values: np.ndarray, k: int) -> np.ndarray:
     """(M, min(k, N)) columns of the k smallest values of each row (M, N), in no order.
 
     The k smallest are in the k groups of columns with the smallest minima: so few values are sorted.
@@ -120,10 +120,10 @@ def _release_sometimes(base: np.ndarray, number: int) -> None:
 def differences(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """(P,) float32: 1 - correlation of the fine structure of P pairs (P, 32, 32), at the best small shift."""
     num = len(first)
-    return differences_among(np.concatenate([first, second]), np.arange(2 * num).reshape(2, num).T)
+    return _differences_among(np.concatenate([first, second]), np.arange(2 * num).reshape(2, num).T)
 
 
-def differences_among(gray: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+def _differences_among(gray: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """As `differences`, of pairs (P, 2) of thumbnails (N, 32, 32). Each is transformed once per block of pairs."""
     result = np.ones(len(pairs), np.float32)
     size = fft.next_fast_len(SIDE + REACH, real=True)
@@ -149,7 +149,7 @@ def _fine(gray: np.ndarray) -> np.ndarray:
     return values * (fade[:, None] * fade)
 
 
-def tone_differences(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def _tone_differences(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """(P,) float32: 1 - correlation of the tones of P pairs (P, 8, 8, 3)."""
     pair = [of_length_1(side.reshape(-1, 3 * TONES**2).astype(np.float32)) for side in (first, second)]
     return 1 - np.einsum("nd,nd->n", *pair)
@@ -191,7 +191,7 @@ class Parts:
                 continue
             asked = by_part[start:stop]
             part = -self.rows[places[asked // near.shape[1]]] @ self.rows[members].T
-            best = smallest(part, k)
+            best = _smallest(part, k)
             similar[asked, : best.shape[1]] = -np.take_along_axis(part, best, axis=1)
             closest[asked, : best.shape[1]] = members[best]
         similar, closest = similar.reshape(len(places), -1), closest.reshape(len(places), -1)
@@ -282,8 +282,8 @@ class Likeness:
         """(2, P) differences of pairs of unique images in fine structure and in tones."""
         places, ends = np.unique(pairs, return_inverse=True)
         ends, thumbs = ends.reshape(-1, 2), self.thumbs[self.unique[places]]
-        tones = tone_differences(thumbs.tones[ends[:, 0]], thumbs.tones[ends[:, 1]])
-        return np.stack([differences_among(thumbs.gray, ends), tones])
+        tones = _tone_differences(thumbs.tones[ends[:, 0]], thumbs.tones[ends[:, 1]])
+        return np.stack([_differences_among(thumbs.gray, ends), tones])
 
 
 def _blocks(array: np.ndarray) -> list[np.ndarray]:

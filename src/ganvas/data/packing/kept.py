@@ -25,8 +25,8 @@ class Kept:
         """The images at `places` of a pack (N, H, W, C)."""
         places = list(places)
         return cls(
-            frozenset(name_hash(names[i]) for i in places),
-            frozenset(pixels_hash(images[i]) for i in places),
+            frozenset(_name_hash(names[i]) for i in places),
+            frozenset(_pixels_hash(images[i]) for i in places),
         )
 
     def among(self, images: np.ndarray, names: list[str]) -> np.ndarray:
@@ -34,7 +34,7 @@ class Kept:
         if not self.names:
             return np.zeros(len(names), bool)
         same = (
-            name_hash(name) in self.names or pixels_hash(image) in self.pixels
+            _name_hash(name) in self.names or _pixels_hash(image) in self.pixels
             for name, image in zip(names, images, strict=True)
         )
         return np.fromiter(same, bool, len(names))
@@ -62,11 +62,11 @@ class Kept:
 DIGITS = re.compile(f"[0-9a-f]{{{LENGTH}}}")
 
 
-def name_hash(name: str) -> str:
+def _name_hash(name: str) -> str:
     return _hash(name.encode("utf-8", "surrogateescape"))
 
 
-def pixels_hash(image: np.ndarray) -> str:
+def _pixels_hash(image: np.ndarray) -> str:
     return _hash(f"{image.shape}{image.dtype}".encode() + np.ascontiguousarray(image).tobytes())
 
 

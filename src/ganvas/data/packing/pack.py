@@ -182,8 +182,8 @@ class Pack:
             images, heldout = (files.load_array(folder / name) for name in ("images.npy", "heldout.npy"))
             labels = files.load_array(folder / "labels.npy") if info.labelled else None
             vectors = files.load_array(folder / "conditions.npy") if info.conditions is not None else None
-            wrong = fault(info, images, labels, heldout) or fault_of_conditions(info, vectors)
-            if wrong is None and (now := stamps(folder)) != checked(folder):
+            wrong = fault(info, images, labels, heldout) or _fault_of_conditions(info, vectors)
+            if wrong is None and (now := stamps(folder)) != _checked(folder):
                 if content_hash(images, labels, info.classes, heldout, vectors, info.conditions) != info.hash:
                     wrong = "its images, labels, conditions or held-out part have changed since packing"
                 elif names_hash(folder) != info.names_hash:
@@ -317,7 +317,7 @@ def fault(info: PackInfo, images: np.ndarray, labels: np.ndarray | None, heldout
     return None
 
 
-def fault_of_conditions(info: PackInfo, vectors: np.ndarray | None) -> str | None:
+def _fault_of_conditions(info: PackInfo, vectors: np.ndarray | None) -> str | None:
     """Error in the conditions of a pack, or None. Raises `ConfigError` for damaged columns."""
     if info.conditions is None or vectors is None:
         return None
@@ -362,7 +362,7 @@ def stamps(folder: Path) -> dict[str, list[int]]:
     return {name: [stat.st_size, stat.st_mtime_ns, stat.st_ino] for name, stat in stats.items()}
 
 
-def checked(folder: Path) -> dict[str, list[int]] | None:
+def _checked(folder: Path) -> dict[str, list[int]] | None:
     """The stamps stored at the last verification."""
     try:
         return json.loads((folder / CHECKED).read_text(encoding="utf-8"))

@@ -53,7 +53,7 @@ def decoded(
     picture_bytes = target.height * target.width * target.channels * target.depth // 8
     payloads = (payload for _, payload in stream(source, indices))
     jobs = ((chunk, target) for chunk in chunks(payloads, picture_bytes))
-    yield from parallel_map(decode_chunk, jobs, workers)
+    yield from parallel_map(_decode_chunk, jobs, workers)
 
 
 def _as_target(images: np.ndarray, target: Target) -> np.ndarray | None:
@@ -77,7 +77,7 @@ def chunks(payloads: Iterable[Payload], picture_bytes: int = 1) -> Iterator[list
         yield chunk
 
 
-def decode_chunk(payloads: list[Payload], target: Target) -> tuple[np.ndarray, list[str | None]]:
+def _decode_chunk(payloads: list[Payload], target: Target) -> tuple[np.ndarray, list[str | None]]:
     """Decodes images, in a child process or in this one; see `decoded`."""
     images = np.empty(
         (len(payloads), target.height, target.width, target.channels),
@@ -102,7 +102,7 @@ def parallel_map(
 
     function: importable by module and name. At most 2 * workers jobs are active, which limits memory.
     """
-    if workers < 2 or not has_interpreter():
+    if workers < 2 or not _has_interpreter():
         for job in jobs:
             yield function(*job)
         return
@@ -134,7 +134,7 @@ def parallel_map(
             child.communicate()  # closes its input, which ends it
 
 
-def has_interpreter() -> bool:
+def _has_interpreter() -> bool:
     """Whether `sys.executable` is a Python interpreter; False in programs that embed it or are frozen (PyInstaller)."""
     return bool(sys.executable) and not getattr(sys, "frozen", False)
 

@@ -56,7 +56,7 @@ def choose(source: Source, config: DataConfig) -> Choice:
         rejected = [Rejection(source.items[i].name, "has no label", ALL_OF_THEM) for i in np.flatnonzero(labels < 0)]
         keep &= labels >= 0
     if config.classes:
-        keep &= np.isin(labels, class_indices(source.classes, config.classes))
+        keep &= np.isin(labels, _class_indices(source.classes, config.classes))
     if config.files is not None:
         keep &= _listed(source.items, config.files)
     indices = np.flatnonzero(keep)
@@ -68,7 +68,7 @@ def choose(source: Source, config: DataConfig) -> Choice:
     return Choice(indices, labels[indices], rejected, notes)
 
 
-def class_indices(classes: list[str], wanted: Iterable[str]) -> list[int]:
+def _class_indices(classes: list[str], wanted: Iterable[str]) -> list[int]:
     """Indices of the wanted classes. Raises `DataError` with the known classes."""
     for name in wanted:
         if name not in classes:

@@ -175,23 +175,9 @@ def _write(
     _check_enough(len(choice.indices), source, choice)
     target = choose_target(survey, config, policy)
     choice.notes += remarks(survey, config, policy, target)
-    if workers is None:
-        workers = 0 if len(choice.indices) < LEAST_FOR_WORKERS else min(num_cores(), 16)
     path = folder / "images.npy"
     good = _write_images(source, choice, target, path, report, workers)
-    _check_enough(int(good.sum()), source, choice)
-    is_frame = np.array([scene_of(source.items[i].name)[1] for i in choice.indices[good]])
-    if is_frame.any():
-        report("looking for similar frames", 0, 0)
-        good[good] = without_similar_frames(path, is_frame, choice.notes)
-        _check_enough(int(good.sum()), source, choice)
-    if config.drop_duplicates:
-        report("looking for duplicates", 0, 0)
-        good[good] = without_duplicates(path, choice.notes)
-        _check_enough(int(good.sum()), source, choice)
-    if config.mask_marks:
-        report("looking for marks", 0, 0)
-        mask_marks(path, choice.notes)
+    _clean(source, config, choice, good, path, report)
     labels, classes = _settle_classes(choice, good, source.classes)
     report("selecting held-out images", 0, 0)
     images = files.load_array(path)
@@ -199,12 +185,10 @@ def _write(
     with TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as scratch:
         heldout, notes_about_them = _held_out(images, labels, names, config.holdout, policy.kept, Path(scratch))
     choice.notes += notes_about_them
-    np.save(folder / "heldout.npy", heldout)
-    if labels is not None:
-        np.save(folder / "labels.npy", labels)
     vectors, schema = _conditions_of(source, names, heldout, choice)
-    if vectors is not None:
-        np.save(folder / "conditions.npy", vectors)
+    for name, array in (("heldout", heldout), ("labels", labels), ("conditions", vectors)):
+        if array is not None:
+            np.save(folder / f"{name}.npy", array)
     (folder / "names.txt").write_text("".join(name + "\n" for name in names), encoding="utf-8", newline="\n")
     rejected = [*source.rejected, *choice.rejected]
     kind = kind_of(survey, target, policy)
@@ -247,7 +231,7 @@ def _held_out(
     """Indices of the held-out images, and notes about them. kept: see `Policy`. scratch: for temporary files."""
     if kept is not None:
         return still_held_out(images, names, kept, scratch)
-    scenes = [scene_of(name) for name in names]
+    scenes = [_scene_of(name) for name in names]
     in_time = any(is_frame for _, is_frame in scenes)
     if in_time:
         heldout = without_leaks(images, scenes, held_out_in_time(scenes, share), scratch)
@@ -256,7 +240,7 @@ def _held_out(
     return heldout, few(len(images), len(heldout), share, in_time)
 
 
-def scene_of(name: str) -> tuple[str, bool]:
+def _scene_of(name: str) -> tuple[str, bool]:
     """The file of an image, and whether the image is a frame of a video."""
     file = file_of(name)
     return file, file != name and is_video(file)
@@ -291,10 +275,12 @@ def _check_enough(num_images: int, source: Source, choice: Choice) -> None:
 
 
 def _write_images(
-    source: Source, choice: Choice, target: Target, path: Path, report: Progress, workers: int
+    source: Source, choice: Choice, target: Target, path: Path, report: Progress, workers: int | None
 ) -> np.ndarray:
     """Writes images.npy. Returns a mask of the chosen images that are in it."""
     total = len(choice.indices)
+    if workers is None:
+        workers = 0 if total < LEAST_FOR_WORKERS else min(num_cores(), 16)
     good = np.zeros(total, bool)
     done = 0
     dtype = np.dtype("<u2" if target.depth == 16 else "u1")
@@ -321,6 +307,23 @@ def _write_images(
         file.seek(0)
         np.lib.format.write_array_header_1_0(file, header(int(good.sum())))
     return good
+
+
+def _clean(source: Source, config: DataConfig, choice: Choice, good: np.ndarray, path: Path, report: Progress) -> None:
+    """Drops similar frames and, if asked, duplicates from images.npy and from `good`; fills in marks if asked."""
+    _check_enough(int(good.sum()), source, choice)
+    is_frame = np.array([_scene_of(source.items[i].name)[1] for i in choice.indices[good]])
+    if is_frame.any():
+        report("looking for similar frames", 0, 0)
+        good[good] = without_similar_frames(path, is_frame, choice.notes)
+        _check_enough(int(good.sum()), source, choice)
+    if config.drop_duplicates:
+        report("looking for duplicates", 0, 0)
+        good[good] = without_duplicates(path, choice.notes)
+        _check_enough(int(good.sum()), source, choice)
+    if config.mask_marks:
+        report("looking for marks", 0, 0)
+        mask_marks(path, choice.notes)
 
 
 def _settle_classes(choice: Choice, good: np.ndarray, classes: list[str]) -> tuple[np.ndarray | None, list[str]]:

@@ -48,10 +48,10 @@ class Zip:
         self.rejected: list[Rejection] = []
         self._members: dict[str, zipfile.ZipInfo] = {}
         with broken_archive(path):
-            refuse_many(path, num_listed(path))
+            _refuse_many(path, num_listed(path))
         with broken_archive(path), zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
-                name = member_name(member.filename.replace("\\", "/"))
+                name = _member_name(member.filename.replace("\\", "/"))
                 if member.is_dir() or hidden(name):
                     continue
                 if reason := self._refusal(name, member):
@@ -68,7 +68,7 @@ class Zip:
             return "a link, not a file"
         if is_bomb(member.file_size, member.compress_size):
             return f"decompression bomb: {member.compress_size:,} bytes that expand to {member.file_size:,}"
-        return member_refusal(name, member.file_size, self._members)
+        return _member_refusal(name, member.file_size, self._members)
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | PictureError]]:
         wanted = set(names)
@@ -116,14 +116,14 @@ class Tar:
         names: set[str] = set()
         held = 0
         for num, (archive, member) in enumerate(self._pass()):
-            refuse_many(self.path, num)
-            name = member_name(member.name)
+            _refuse_many(self.path, num)
+            name = _member_name(member.name)
             if member.isdir() or hidden(name):
                 continue
             reason = None if member.isreg() else "a link or device, not a file"
             if member.issparse():  # a few bytes may expand to any number of zeros
                 reason = "a sparse file: pack the archive again without --sparse"
-            if reason := reason or member_refusal(name, member.size, names):
+            if reason := reason or _member_refusal(name, member.size, names):
                 self.rejected.append(Rejection(name, reason))
             else:
                 names.add(name)
@@ -308,12 +308,12 @@ def num_listed(path: Path) -> int:
     return num
 
 
-def refuse_many(path: Path, num: int) -> None:
+def _refuse_many(path: Path, num: int) -> None:
     if num > MAX_MEMBERS:
         raise DataError(f"{path} has more than {MAX_MEMBERS:,} files: unpack it and use the folder")
 
 
-def member_refusal(name: str, size: int, taken: Collection[str]) -> str | None:
+def _member_refusal(name: str, size: int, taken: Collection[str]) -> str | None:
     """Reason why a member of an archive is rejected, or None. taken: names of earlier members."""
     if name.startswith("/") or re.match(r"[A-Za-z]:", name):
         return "unsafe name: an absolute path"
@@ -326,6 +326,6 @@ def member_refusal(name: str, size: int, taken: Collection[str]) -> str | None:
     return None
 
 
-def member_name(name: str) -> str:
+def _member_name(name: str) -> str:
     """Printable name of a member, without a leading "./"."""
     return printable(re.sub(r"^(\./+)+", "", name))

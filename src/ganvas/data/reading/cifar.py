@@ -40,13 +40,13 @@ def read_cifar(files: Mapping[str, bytes], split: str, where: Path) -> Arrays:
         train, test = ["train"], ["test"]
         label_key, meta_name, meta_key = "fine_labels", "meta", "fine_label_names"
     wanted = [*(train if split != "test" else []), *(test if split != "train" else [])]
-    batches = {name: read_batch(files[name], name, where) for name in wanted if name in files}
+    batches = {name: _read_batch(files[name], name, where) for name in wanted if name in files}
     if not batches:
         present = ", ".join(sorted(files))
         raise DataError(f"{where} has no {split} batch among {present}: add it or choose another --split")
     classes = CLASSES_OF_10
     if meta_name in files or not of_10:
-        names = unpickle_batch(files.get(meta_name, b""), meta_name, where).get(meta_key)
+        names = _unpickle_batch(files.get(meta_name, b""), meta_name, where).get(meta_key)
         if not isinstance(names, list):
             raise DataError(f"{where}: {meta_name} has no {meta_key}: download it again")
         classes = [_text(name) for name in names if isinstance(name, bytes | str)]
@@ -70,16 +70,16 @@ def _cifar_part(name: str, batch: dict[str, Any], key: str, classes: list[str], 
     return Arrays(np.ascontiguousarray(images), np.array(labels, np.int64), classes, names)
 
 
-def read_batch(content: bytes, name: str, where: Path) -> dict[str, Any]:
+def _read_batch(content: bytes, name: str, where: Path) -> dict[str, Any]:
     """The dictionary of one batch file, with numpy arrays."""
-    batch = unpickle_batch(content, name, where)
+    batch = _unpickle_batch(content, name, where)
     try:
         return {key: v.array() if isinstance(v, _PickledArray) else v for key, v in batch.items()}
     except (ValueError, TypeError, AttributeError):
         raise DataError(f"{where}: {name} has a damaged array: download it again") from None
 
 
-def unpickle_batch(content: bytes, name: str, where: Path) -> dict[str, Any]:
+def _unpickle_batch(content: bytes, name: str, where: Path) -> dict[str, Any]:
     """A pickled dictionary of plain values with string keys. Raises `DataError` for anything else."""
     try:
         batch = _BatchUnpickler(io.BytesIO(content), encoding="bytes").load()

@@ -39,7 +39,7 @@ def read_conditions(
     if (content := find_text(container, file)) is None:
         raise DataError(f"--conditions {option}: no such file, also not next to or in {container.path}")
     where, finder = Path(file).name, Finder(item.name for item in items)
-    table = spaced(content, where) if where.lower().endswith(".txt") else Table.read(content, where, finder)
+    table = _spaced(content, where) if where.lower().endswith(".txt") else Table.read(content, where, finder)
     if table.header is None:
         raise DataError(f"{where} has no header line: add a first line with column names, for --conditions")
     place = table.names(finder)
@@ -97,7 +97,7 @@ def chosen(table: Table, names: int, asked: dict[str, ConditionKind | None], opt
     return {name: known[name] for name in asked or known}
 
 
-def spaced(content: str, where: str) -> Table:
+def _spaced(content: str, where: str) -> Table:
     """A table separated by spaces, such as list_attr_celeba.txt: perhaps a first line with the number of lines, then
     names of all columns, or of all but the first, which has the image names.
     """

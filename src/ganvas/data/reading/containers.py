@@ -104,7 +104,7 @@ class Folder:
             except OSError as error:
                 self.rejected.append(Rejection(prefix.rstrip("/") or ".", f"folder cannot be read: {error.strerror}"))
                 continue
-            if prefix and made_by_ganvas(location, {entry.name for entry in entries}):
+            if prefix and _made_by_ganvas(location, {entry.name for entry in entries}):
                 self.rejected.append(Rejection(prefix.rstrip("/"), "folder written by Ganvas, not used as data"))
                 continue
             for entry in entries:
@@ -137,7 +137,7 @@ class Folder:
             if name in wanted:
                 try:
                     location = self._files[name]
-                    yield name, Path(location) if is_video(name) else read_whole(location)
+                    yield name, Path(location) if is_video(name) else _read_whole(location)
                 except PictureError as error:
                     yield name, error
                 except OSError as error:
@@ -170,7 +170,7 @@ class Single(Folder):
         self.names = list(self._files)
 
 
-def read_whole(path: str | Path) -> bytes:
+def _read_whole(path: str | Path) -> bytes:
     """Content of a file. Raises `PictureError` for files larger than any image."""
     with open(path, "rb") as file:  # noqa: PTH123 (a Path takes longer to make than a small file to read)
         size = os.fstat(file.fileno()).st_size
@@ -194,7 +194,7 @@ OWN_FILES = {
 """Files of runs, models, packs, projections and samples -> first bytes of those written by Ganvas."""
 
 
-def made_by_ganvas(folder: str, names: Collection[str]) -> bool:
+def _made_by_ganvas(folder: str, names: Collection[str]) -> bool:
     """Whether a folder inside the data is a run, a pack, a model or samples, whose images are not data."""
     for name in OWN_FILES.keys() & set(names):
         try:

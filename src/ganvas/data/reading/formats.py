@@ -52,7 +52,7 @@ def join_parts(parts: list[Arrays]) -> Arrays:
     )
 
 
-def with_classes(images: np.ndarray, values: np.ndarray | None, prefix: str) -> Arrays:
+def _with_classes(images: np.ndarray, values: np.ndarray | None, prefix: str) -> Arrays:
     """Converts label values (N,), integers or strings, to class names and indices."""
     if len(images) > MAX_IMAGES:
         raise DataError(f"an array of {len(images):,} images: expected at most {MAX_IMAGES:,}")
@@ -88,11 +88,11 @@ def read_idx(folder: Path, prefix: str, files: Mapping[tuple[str, str], str], sp
     if not parts:
         present = ", ".join(sorted(files.values()))
         raise DataError(f"{folder} has no {split} images among {present}: add the file or choose another split")
-    raw_images = [read_idx_file(folder / files[part, "images"], 3) for part in parts]
+    raw_images = [_read_idx_file(folder / files[part, "images"], 3) for part in parts]
     if prefix.lower().startswith("emnist"):  # only EMNIST stores columns first
         raw_images = [np.ascontiguousarray(images.transpose(0, 2, 1)) for images in raw_images]
     labelled = all((part, "labels") in files for part in parts)
-    values = [read_idx_file(folder / files[part, "labels"], 1) for part in parts] if labelled else None
+    values = [_read_idx_file(folder / files[part, "labels"], 1) for part in parts] if labelled else None
     if values:
         for part, images, labels in zip(parts, raw_images, values, strict=True):
             if len(images) != len(labels):
@@ -101,15 +101,15 @@ def read_idx(folder: Path, prefix: str, files: Mapping[tuple[str, str], str], sp
                     "the files do not match, download them again"
                 )
     unlabelled = join_parts(
-        [with_classes(images, None, f"{part}-") for part, images in zip(parts, raw_images, strict=True)]
+        [_with_classes(images, None, f"{part}-") for part, images in zip(parts, raw_images, strict=True)]
     )
     if not values:
         return unlabelled
-    labelled_set = with_classes(unlabelled.images, np.concatenate(values), "")
+    labelled_set = _with_classes(unlabelled.images, np.concatenate(values), "")
     return Arrays(unlabelled.images, labelled_set.labels, labelled_set.classes, unlabelled.names)
 
 
-def read_idx_file(path: Path, dimensions: int) -> np.ndarray:
+def _read_idx_file(path: Path, dimensions: int) -> np.ndarray:
     """uint8 array of 1 (labels) or 3 (images) dimensions. Raises `DataError` for a wrong size."""
     with broken_archive(path), open_compressed(path) as file:
         head = file.read(4 + 4 * dimensions)
@@ -228,4 +228,4 @@ def _array_part(images: np.ndarray, values: np.ndarray | None, prefix: str, path
             values = np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values
         except UnicodeDecodeError:
             raise DataError(f"{path} has labels that are not UTF-8 text: save them as str or integers") from None
-    return with_classes(images, values, prefix)
+    return _with_classes(images, values, prefix)

@@ -151,7 +151,7 @@ def by_csv(
     refused = {mask.name: mask for mask in masks}
     finder = Finder(images, complete=refused)
     if where.lower().endswith(".json"):
-        listed = stylegan_labels(content)
+        listed = _stylegan_labels(content)
         if not listed:
             raise DataError(f'{where} has no list of [file, class number] under "labels", the format of StyleGAN')
     else:
@@ -214,7 +214,7 @@ def by_own_list(container: Container, images: list[str], split: str) -> Labelled
         prefix = f"{folder}/" if folder else ""
         text = text_of(content, name) if isinstance(content, bytes) else ""
         if base == "dataset.json":
-            stylegan = stylegan_labels(text)
+            stylegan = _stylegan_labels(text)
             if stylegan == []:
                 return Labelled(
                     [Item(picture, None) for picture in images], notes=[OWN_LIST.format(base, "no classes")]
@@ -247,7 +247,7 @@ def by_own_list(container: Container, images: list[str], split: str) -> Labelled
 OWN_LIST = "The list included with the images, {}, gives {}."
 
 
-def stylegan_labels(content: str) -> list[tuple[str, str]] | None:
+def _stylegan_labels(content: str) -> list[tuple[str, str]] | None:
     """(file, class number) pairs from a dataset.json of StyleGAN; empty if it has no classes, None if it is another
     kind of file. Raises `DataError` for labels that are not integers.
     """
@@ -324,7 +324,7 @@ def by_celeba(container: Container, images: list[str], labels: str | None, split
     """Labels of CelebA. labels: attributes such as "Smiling" or "Smiling,Male", or None for no labels."""
     partition = _celeba_list(container, CELEBA_PARTITION)
     if partition:
-        part_of = read_partition(partition[1])
+        part_of = _read_partition(partition[1])
         number = CELEBA_PARTS.get(split)
         images = [name for name in images if number is None or part_of.get(stem(name)) == number]
         if not images:
@@ -336,7 +336,7 @@ def by_celeba(container: Container, images: list[str], labels: str | None, split
     attributes = _celeba_list(container, CELEBA_ATTRIBUTES)
     if not attributes:
         raise DataError(f"--labels {labels} needs list_attr_celeba.txt: put it next to {container.path.name}")
-    label_of = read_attributes(attributes[1], labels, attributes[0])
+    label_of = _read_attributes(attributes[1], labels, attributes[0])
     labelled = Labelled()
     for name in images:
         if label := label_of.get(stem(name)):
@@ -357,7 +357,7 @@ def _celeba_list(container: Container, name: str) -> tuple[str, str] | None:
     return None
 
 
-def read_attributes(content: str, asked: str, where: str) -> dict[str, str]:
+def _read_attributes(content: str, asked: str, where: str) -> dict[str, str]:
     """Image stem -> class for "Smiling" or "Smiling,Male". Raises `DataError` with the known attributes."""
     lines = content.splitlines()
     header = next((i for i, line in enumerate(lines[:2]) if len(_cells(line)) > 1), 0)  # after the count
@@ -377,7 +377,7 @@ def read_attributes(content: str, asked: str, where: str) -> dict[str, str]:
     return labels
 
 
-def read_partition(content: str) -> dict[str, str]:
+def _read_partition(content: str) -> dict[str, str]:
     """Image stem -> "0" (train), "1" (validation) or "2" (test)."""
     rows = map(_cells, content.splitlines())
     return {stem(row[0]): row[1] for row in rows if len(row) == 2 and row[1] in ("0", "1", "2")}

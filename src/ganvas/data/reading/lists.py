@@ -51,7 +51,7 @@ def as_name(cell: str) -> str:
     return printable(cell.strip().replace("\\", "/").removeprefix("./"))
 
 
-def ending_of(name: str) -> str:
+def _ending_of(name: str) -> str:
     """The ending of an image name, or "": "v1.2" has none."""
     return name[name.rindex(".") :] if is_picture(name) else ""
 
@@ -88,7 +88,7 @@ class Finder:
             for name in self._pictures:
                 if name.count("/") >= length - 1:
                     tail = "/".join(name.split("/")[-length:])
-                    tail = tail.removesuffix(ending_of(tail)) if bare else tail
+                    tail = tail.removesuffix(_ending_of(tail)) if bare else tail
                     tails[tail] = None if tail in tails else name
             self._tails[length, bare] = tails
         return self._tails[length, bare]

@@ -31,12 +31,12 @@ OPTION = "--masks use reads them as images"
 
 def without_masks(images: list[str]) -> tuple[list[str], list[Rejection]]:
     """(images, rejected annotations) of the names of image files."""
-    folders = annotation_folders(images)
-    plain = {name: SUFFIX.sub("", without_ending(name)) for name in images if SUFFIX.search(stem(name))}
-    known = set(map(without_ending, images)) if plain else set()
+    folders = _annotation_folders(images)
+    plain = {name: SUFFIX.sub("", _without_ending(name)) for name in images if SUFFIX.search(stem(name))}
+    known = set(map(_without_ending, images)) if plain else set()
     kept, rejected = [], []
     for name in images:
-        beside = next((folders[top] for top in folders_of(name) if top in folders), None) if folders else None
+        beside = next((folders[top] for top in _folders_of(name) if top in folders), None) if folders else None
         if beside is not None:
             rejected.append(Rejection(name, f"mask or annotation, beside the folder {beside}", OPTION))
         elif plain.get(name) in known:
@@ -46,10 +46,10 @@ def without_masks(images: list[str]) -> tuple[list[str], list[Rejection]]:
     return kept, rejected
 
 
-def annotation_folders(images: list[str]) -> dict[str, str]:
+def _annotation_folders(images: list[str]) -> dict[str, str]:
     """Folder of annotations, such as "train/masks" -> name of the folder of images beside it, such as "images"."""
     names: dict[str, dict[str, str]] = defaultdict(dict)  # "train" -> its folders, in lower case -> as it is written
-    for folder in {folder for name in images for folder in folders_of(name)}:
+    for folder in {folder for name in images for folder in _folders_of(name)}:
         names[folder.rpartition("/")[0]][folder.rpartition("/")[2].lower()] = folder
     beside = {
         held[mask]: [held[name] for name in sorted(held.keys() & IMAGES)]
@@ -60,7 +60,7 @@ def annotation_folders(images: list[str]) -> dict[str, str]:
     wanted = set(beside).union(*beside.values())
     bases: dict[str, set[str]] = defaultdict(set)  # folder -> names of its files
     for name in images if wanted else ():
-        for folder in folders_of(name):
+        for folder in _folders_of(name):
             if folder in wanted:
                 bases[folder].add(stem(name))
     annotated = {}
@@ -72,12 +72,12 @@ def annotation_folders(images: list[str]) -> dict[str, str]:
     return annotated
 
 
-def folders_of(name: str) -> list[str]:
+def _folders_of(name: str) -> list[str]:
     """The folders that contain a file, outermost first: ["a", "a/b"] for "a/b/c.png"."""
     return [name[:end] for end, letter in enumerate(name) if letter == "/"]
 
 
-def without_ending(name: str) -> str:
+def _without_ending(name: str) -> str:
     """A name without its ending: "a/b" for "a/b.png"."""
     folder, slash, base = name.rpartition("/")
     return folder + slash + (base.rpartition(".")[0] or base)
@@ -85,4 +85,4 @@ def without_ending(name: str) -> str:
 
 def stem(name: str) -> str:
     """A file name without folders and ending: "b" for "a/b.png"."""
-    return without_ending(name).rpartition("/")[2]
+    return _without_ending(name).rpartition("/")[2]

@@ -131,7 +131,7 @@ class PictureSource:
             if chosen := {k: wanted.pop(name) for k, name in enumerate(names) if name in wanted}:
                 split[file] = chosen
         for name, content in self.container.read(wanted.keys() | split.keys()):
-            if name in wanted and is_array(name) and isinstance(content, bytes):
+            if name in wanted and _is_array(name) and isinstance(content, bytes):
                 yield wanted[name], formats.picture_of(content)
             elif name in wanted and not isinstance(content, Path):
                 yield wanted[name], content
@@ -325,7 +325,7 @@ def _only_inside(container: Container) -> Path | None:
     if not isinstance(container, Folder) or any(is_picture(name) or video.is_video(name) for name in container.names):
         return None
     top = [name for name in container.names if "/" not in name]
-    if any(map(is_array, top)) or _by_mark(
+    if any(map(_is_array, top)) or _by_mark(
         container, top, lambda start: has_picture_mark(start) or dicom.is_dicom(start)
     ):
         return None
@@ -417,7 +417,7 @@ def _image_files(container: Container) -> tuple[list[str], list[str]]:
     images = sorted(named + _by_mark(container, container.names, has_picture_mark))
     expected = not images or any(dicom.is_named(name) for name in images)
     marked = _by_mark(container, container.names, dicom.is_dicom) if expected else []
-    return sorted(images + marked) or [name for name in container.names if is_array(name)], marked
+    return sorted(images + marked) or [name for name in container.names if _is_array(name)], marked
 
 
 def _labelled(
@@ -449,7 +449,7 @@ def _by_mark(container: Container, names: list[str], has_mark: Callable[[bytes],
     return [name for name, start in container.starts(bare, dicom.MARK.stop) if has_mark(start)] if bare else []
 
 
-def is_array(name: str) -> bool:
+def _is_array(name: str) -> bool:
     return name.lower().endswith(".npy")
 
 

@@ -47,7 +47,7 @@ class Target:
         return same and (self.depth == 8 or self.levels == FULL)
 
 
-def background_color(background: str | None, channels: int) -> tuple[int, int, int]:
+def _background_color(background: str | None, channels: int) -> tuple[int, int, int]:
     """RGB 0 to 255 of "white", "#rrggbb" ... None: black for gray images, white for colour images."""
     name = background or ("black" if channels == 1 else "white")
     try:
@@ -73,7 +73,7 @@ def from_array(pixels: np.ndarray, target: Target) -> np.ndarray:
 
 def from_image(image: Image.Image, target: Target) -> np.ndarray:
     """Converts an 8 bit Pillow image to the target format."""
-    color = background_color(target.background, target.channels)
+    color = _background_color(target.background, target.channels)
     if target.channels == 4:
         image = _fitted(image.convert("RGBA"), target, (*color, 0))
     else:
@@ -110,7 +110,7 @@ def from_floats(planes: list[Image.Image], target: Target) -> np.ndarray:
         low, high = target.levels
         scaled = [((np.asarray(plane) - low) * (FULL[1] / (high - low))).clip(*FULL) for plane in planes]
         planes = [Image.fromarray(plane.astype(np.float32)) for plane in scaled]
-    color = background_color(target.background, target.channels)
+    color = _background_color(target.background, target.channels)
     fills = color if len(planes) == 3 else (float(np.dot(color, LUMA)),)
     fitted = [np.asarray(_fitted(p, target, f * 257)) for p, f in zip(planes, fills, strict=True)]
     pixels = np.stack(fitted, axis=2)

@@ -49,25 +49,25 @@ THUMBNAIL = 16  # longest side of the images for computing the sliders
 def runtime_files(package: Path | None) -> dict[str, bytes]:
     """Files of the runtime by name, from `package` (.tgz or folder), the cache, or npm."""
     if package is not None:
-        return read_package(package)
+        return _read_package(package)
     kept = cache_dir() / f"{PACKAGE}-{VERSION}.tgz"
     if kept.is_file():
-        with_right_content = right_files(kept)
+        with_right_content = _right_files(kept)
         if with_right_content is not None:
             return with_right_content
         kept.unlink()  # damaged
     fetch(kept)
-    content = right_files(kept)
+    content = _right_files(kept)
     if content is None:
         kept.unlink(missing_ok=True)
-        raise GanvasError(f"npm returned a different {PACKAGE} {VERSION} than expected: {how_by_hand(kept)}")
+        raise GanvasError(f"npm returned a different {PACKAGE} {VERSION} than expected: {_how_by_hand(kept)}")
     return content
 
 
-def right_files(package: Path) -> dict[str, bytes] | None:
+def _right_files(package: Path) -> dict[str, bytes] | None:
     """Files of the package; None if it is damaged or has other hashes."""
     try:
-        content = read_package(package)
+        content = _read_package(package)
     except ConfigError:
         return None
     return content if all(hashlib.sha256(content[name]).hexdigest() == RUNTIME[name] for name in RUNTIME) else None
@@ -77,7 +77,7 @@ def fetch(target: Path) -> None:
     """Download the package with npm to `target`."""
     npm = shutil.which("npm")
     if npm is None:
-        raise GanvasError(f"the page needs {PACKAGE} {VERSION}, but npm is not installed: {how_by_hand(target)}")
+        raise GanvasError(f"the page needs {PACKAGE} {VERSION}, but npm is not installed: {_how_by_hand(target)}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
@@ -88,18 +88,18 @@ def fetch(target: Path) -> None:
         said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
         reason = next((line for line in said if "ERR" in line or "error" in line), said[0] if said else "")
         raise GanvasError(
-            f"npm could not download {PACKAGE} {VERSION} ({reason.strip()}): {how_by_hand(target)}"
+            f"npm could not download {PACKAGE} {VERSION} ({reason.strip()}): {_how_by_hand(target)}"
         ) from error
 
 
-def how_by_hand(kept: Path) -> str:
+def _how_by_hand(kept: Path) -> str:
     return f"save the npm package as {kept}, or give its path with --runtime"
 
 
-def read_package(package: Path) -> dict[str, bytes]:
+def _read_package(package: Path) -> dict[str, bytes]:
     """Read the runtime files from an npm package (.tgz file or unpacked folder)."""
     try:
-        content = dict(from_folder(package) if package.is_dir() else from_archive(package))
+        content = dict(_from_folder(package) if package.is_dir() else _from_archive(package))
     except (OSError, tarfile.TarError, EOFError) as error:
         raise ConfigError(
             f"--runtime {package} cannot be read ({error}): expected the npm package {PACKAGE} as .tgz file or folder"
@@ -112,7 +112,7 @@ def read_package(package: Path) -> dict[str, bytes]:
     return content
 
 
-def from_folder(folder: Path) -> Iterator[tuple[str, bytes]]:
+def _from_folder(folder: Path) -> Iterator[tuple[str, bytes]]:
     for name in RUNTIME:
         for place in (folder / "dist" / name, folder / "package" / "dist" / name, folder / name):
             if place.is_file():
@@ -120,7 +120,7 @@ def from_folder(folder: Path) -> Iterator[tuple[str, bytes]]:
                 break
 
 
-def from_archive(archive: Path) -> Iterator[tuple[str, bytes]]:
+def _from_archive(archive: Path) -> Iterator[tuple[str, bytes]]:
     wanted = {f"package/dist/{name}": name for name in RUNTIME}
     with tarfile.open(archive, "r|gz") as opened:  # as a stream, without unpacking to disk
         for member in opened:
@@ -142,7 +142,7 @@ def page_files(
     contents["model.onnx"] = model
     offline = len(model) <= MOST_OFFLINE
     if offline:
-        contents["offline.js"] = offline_script(model, runtime)
+        contents["offline.js"] = _offline_script(model, runtime)
     contents["index.html"] = page(generator, name, report, offline).encode()
     return contents
 
@@ -222,7 +222,7 @@ def small(images: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.adaptive_avg_pool2d(images, (height, width)).flatten(1)
 
 
-def offline_script(model: bytes, runtime: dict[str, bytes]) -> bytes:
+def _offline_script(model: bytes, runtime: dict[str, bytes]) -> bytes:
     """A script that contains model and runtime as compressed text."""
     parts = {"model": model} | {name: runtime[name] for name in RUNTIME if name.endswith(("mjs", "wasm"))}
     packed = {
