@@ -67,6 +67,16 @@ def amount(num: int, one: str, many: str = "") -> str:
     return f"{num:,} {one if num == 1 else many or one + 's'}"
 
 
+def duration(seconds: float) -> str:
+    """45 s, 3 min 20 s, 2 h 05 min."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02} min"
+
+
 def did_you_mean(name: str, known: list[str]) -> str:
     """ ", did you mean ...?" with the most similar known name, or ""; for error messages."""
     near = difflib.get_close_matches(name, known, n=1)

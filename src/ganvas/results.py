@@ -256,16 +256,12 @@ class Period:
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Curves of the power (white noise gives its variance): geometric mean over images, and range of 90% of them."""
+    """Curves of the power (white noise gives its variance): geometric mean over images."""
 
     frequency: list[float]
     """Cycles per pixel."""
     real: list[float]
     generated: list[float]
-    real_low: list[float]
-    real_high: list[float]
-    generated_low: list[float]
-    generated_high: list[float]
 
 
 @dataclass(frozen=True)

@@ -272,12 +272,8 @@ def _excess(real: Looks, fake: Looks, again: _Resampling, name: str) -> Interval
 
 def _spectra(real: Looks, fake: Looks, again: _Resampling) -> tuple[Spectrum, Power]:
     frequency = appearance.frequencies(*real.shape[1:])
-    curves = {"frequency": frequency.tolist()}
-    for name, one in (("real", real), ("generated", fake)):
-        low, high = np.quantile(one["radial"], (0.05, 0.95), axis=0)
-        for ending, curve in (("", one["radial"].mean(axis=0)), ("_low", low), ("_high", high)):
-            curves[name + ending] = (10.0**curve).tolist()
-    more = fake["radial"].mean(axis=0) - real["radial"].mean(axis=0)
+    means = [one["radial"].mean(axis=0) for one in (real, fake)]
+    more = means[1] - means[0]
     drawn = again.fake @ fake["radial"] - again.real @ real["radial"]
     bands = {}
     for name, (low, high) in BANDS.items():
@@ -286,7 +282,8 @@ def _spectra(real: Looks, fake: Looks, again: _Resampling) -> tuple[Spectrum, Po
             bands[name] = again.within(10 ** more[band].mean(), 10 ** drawn[:, band].mean(axis=1))
     most = int(np.abs(more).argmax())
     largest = again.within(10 ** more[most], 10 ** drawn[:, most])
-    return Spectrum(**curves), Power(Largest(**vars(largest), frequency=float(frequency[most])), **bands)
+    curves = Spectrum(frequency.tolist(), *((10.0**mean).tolist() for mean in means))
+    return curves, Power(Largest(**vars(largest), frequency=float(frequency[most])), **bands)
 
 
 def _tones(real: Looks, fake: Looks, again: _Resampling) -> Tones:

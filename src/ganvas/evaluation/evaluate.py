@@ -487,8 +487,8 @@ class Evaluator:
         if self.labels is not None and self.pack.labels is not None:
             columns, rows = 8, min(self.pack.num_classes, CLASSES_SHOWN)
             every = self.pack.training
-            real = np.concatenate([first(every[self.pack.labels[every] == i], columns) for i in range(rows)])
-            fake = np.concatenate([first(np.flatnonzero(self.labels == i), columns) for i in range(rows)])
+            real = np.concatenate([np.resize(every[self.pack.labels[every] == i], columns) for i in range(rows)])
+            fake = np.concatenate([np.resize(np.flatnonzero(self.labels == i), columns) for i in range(rows)])
         save_png(out / "evaluation" / "real.png", grid(self.pack.images[real], columns))
         text = self.source.provenance([int(i) for i in fake])
         save_png(out / "evaluation" / "generated.png", grid(self.samples[fake], columns), text)
@@ -538,8 +538,3 @@ def _in_words(missing: list[ClassResult]) -> str:
         for row in missing
     ]
     return f"{'Classes' if len(each) > 1 else 'Class'} missing or rare among the generated images: {', '.join(each)}."
-
-
-def first(indices: np.ndarray, num: int) -> np.ndarray:
-    """The first `num` indices, repeated if there are fewer."""
-    return np.resize(indices, num)

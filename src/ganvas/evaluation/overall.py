@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from ganvas.data.packing.pack import Progress
+from ganvas.errors import duration
 
 Overall = Callable[[float, str, str], None]
 """Called with the fraction of the evaluation that is done (0 to 1), the current step, and its counts and the time
@@ -54,7 +55,7 @@ class WholeProgress:
         facts = [f"{done:,} of {total:,}"] if total else []
         elapsed = time.monotonic() - self.began
         if elapsed > KNOWN_AFTER and fraction > 0:
-            facts.append(f"about {_duration(elapsed * (1 - fraction) / fraction)} left in total")
+            facts.append(f"about {duration(elapsed * (1 - fraction) / fraction)} left in total")
         self.overall(fraction, what, ", ".join(facts))
 
     def fraction(self, of_part: float) -> float:
@@ -64,8 +65,3 @@ class WholeProgress:
             return 0.0
         before = sum(self.parts[name] for name in names[: names.index(self.part)])
         return (before + of_part * self.parts[self.part]) / total
-
-
-def _duration(seconds: float) -> str:
-    """ "40 s" or "3 min"."""
-    return f"{max(1, round(seconds))} s" if seconds < 90 else f"{round(seconds / 60)} min"

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ganvas.data.batches import images_at
 from ganvas.data.inspection.near_duplicates import nearest
 from ganvas.data.packing.pack import Pack
 from ganvas.evaluation.artefacts import checkerboard, sharpness
@@ -49,7 +50,7 @@ class TrainingScorer:
         self.features = Features.load("random", device, pack=pack)
         self.real = self.features(pack.images[chosen])
         self.spread = _spread(self.real)
-        self.pictures = _tensor(pack, chosen[:CHECKERBOARD_IMAGES])
+        self.pictures = images_at(pack, chosen[:CHECKERBOARD_IMAGES])
         self.checkerboard, self.sharpness = checkerboard(self.pictures), sharpness(self.pictures)
         known = pack.labels if pack.conditions is None else pack.conditions
         self.labels = None if known is None else known[chosen]
@@ -118,13 +119,8 @@ def _drawn(indices: np.ndarray, num: int) -> np.ndarray:
     return np.sort(np.random.default_rng(0).permutation(indices)[:num])
 
 
-def _tensor(pack: Pack, chosen: np.ndarray) -> Tensor:
-    top = (2**pack.depth - 1) / 2
-    return torch.from_numpy(pack.images[chosen].astype(np.float32)).permute(0, 3, 1, 2) / top - 1
-
-
 def _thumbnails(pack: Pack, chosen: np.ndarray) -> np.ndarray:
-    parts = [_tensor(pack, part) for part in np.array_split(chosen, len(chosen) // 256 + 1)]
+    parts = [images_at(pack, part) for part in np.array_split(chosen, len(chosen) // 256 + 1)]
     return _normalised(torch.cat([F.interpolate(part, (THUMBNAIL, THUMBNAIL), mode="area") for part in parts]))
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import jinja2
 
 import ganvas
-from ganvas.errors import RunError
+from ganvas.errors import RunError, duration
 from ganvas.fields import takes
 from ganvas.options import Report
 from ganvas.reporting.advice import Advice, advice, sentence
@@ -25,7 +25,6 @@ from ganvas.reporting.comparison import comparison
 from ganvas.reporting.page import page, percent, percent_interval, text
 from ganvas.reporting.reading import read
 from ganvas.system import files
-from ganvas.training.progress import duration
 
 __all__ = ["Advice", "advice", "report"]
 

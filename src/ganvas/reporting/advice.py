@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ganvas.config import BUDGET_FIELDS
-from ganvas.errors import amount
+from ganvas.errors import amount, duration
 from ganvas.models import MODELS
 from ganvas.models.residual import SIZES
 from ganvas.records import LogRecord, Warned
@@ -22,7 +22,6 @@ from ganvas.results import Artefacts, ClassResults, CopyResults, Evaluation, Int
 from ganvas.run_config import RunConfig
 from ganvas.training.autotune import RECOGNISABLE
 from ganvas.training.health import CHECKERBOARD, COLLAPSE, COPYING, OVERFITTING
-from ganvas.training.progress import duration
 
 MOST_ACTIONS = 2
 FALLING = 0.1  # relative fall of the best score in the last quarter that means: still improving

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ganvas.errors import duration
 from ganvas.reporting.charts import Chart, Series, line_chart
 from ganvas.reporting.page import BETTER, latest, shown
 from ganvas.reporting.pictures import Picture, embed
 from ganvas.reporting.reading import RunContent, column
 from ganvas.results import Evaluation, Measure, figure
-from ganvas.training.progress import duration
 
 PICTURES = 5_000_000  # bytes, of all runs together
 SIGNIFICANT = {

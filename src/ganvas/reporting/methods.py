@@ -64,15 +64,13 @@ def as_csv(evaluation: Evaluation) -> str:
 def _intervals(part: str, content: Any, name: str = "") -> list[Row]:
     """Every value with an interval in nested content, named by its keys."""
     if isinstance(content, list):
-        named = [(str(one.get("name", one.get("period", i))), one) for i, one in enumerate(content) if _is_record(one)]
-    elif _is_record(content):
+        named = [
+            (str(one.get("name", one.get("period", i))), one) for i, one in enumerate(content) if isinstance(one, dict)
+        ]
+    elif isinstance(content, dict):
         if {"value", "low", "high"} <= content.keys():
             return [{"part": part, "name": name} | content]
         named = list(content.items())
     else:
         return []
     return [row for key, one in named for row in _intervals(part, one, f"{name} {key}".strip())]
-
-
-def _is_record(content: Any) -> bool:
-    return isinstance(content, dict)

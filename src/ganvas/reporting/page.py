@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from ganvas.errors import amount
+from ganvas.errors import amount, duration
 from ganvas.evaluation.measures import MEANINGS
 from ganvas.records import LogRecord, line_of, number
 from ganvas.reporting.advice import Advice, advice, sentence, train_command
@@ -22,7 +22,6 @@ from ganvas.reporting.pictures import Picture, embed, film, stills
 from ganvas.reporting.reading import RunContent, column
 from ganvas.results import Artefacts, CopyResults, Evaluation, Interval, MarkResult, Measure, Pair, figure
 from ganvas.run_config import RunConfig
-from ganvas.training.progress import duration
 from ganvas.training.starting_weights import description
 
 Shown = TypeVar("Shown", Pair, MarkResult)

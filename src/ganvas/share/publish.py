@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 from ganvas import film
-from ganvas.errors import ConfigError, RunError
+from ganvas.errors import ConfigError, RunError, duration
 from ganvas.fields import takes
 from ganvas.generator import Generator, to_pixels
 from ganvas.image_files import grid, png_text, to_image
@@ -39,7 +39,6 @@ from ganvas.system import files
 from ganvas.training import card
 from ganvas.training.card import Facts, escape
 from ganvas.training.preview import layout, num_rows
-from ganvas.training.progress import duration
 
 MARK = ".ganvas-publish.json"
 README, FILM, SAMPLES, TRUNCATED = "README.md", "training.gif", "samples.png", "samples-truncated.png"

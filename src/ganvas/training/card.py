@@ -15,7 +15,7 @@ from typing import Any
 
 import ganvas
 from ganvas.config import TrainConfig
-from ganvas.errors import RunError
+from ganvas.errors import RunError, duration
 from ganvas.generator import Generator, weights_hash
 from ganvas.model_file import CARD, WEIGHTS, find_weights
 from ganvas.models.pretrained import pretrained_network
@@ -24,7 +24,6 @@ from ganvas.results import Artefacts, Evaluation, read_evaluation
 from ganvas.run import Run
 from ganvas.run_config import RunConfig, RunData
 from ganvas.system import files
-from ganvas.training.progress import duration
 from ganvas.training.starting_weights import description
 
 FOLDER = "path/to/this/folder"  # placeholder in the commands of the card

@@ -7,6 +7,7 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
+from ganvas.errors import duration
 from ganvas.records import Report
 
 PLAIN_SECONDS = 10.0  # seconds between two lines if the output is not a terminal
@@ -84,13 +85,3 @@ def count(images: float) -> str:
     if images < 1000:
         return f"{images:.0f}"
     return f"{images / 1e3:.1f}k" if images < 1e6 else f"{images / 1e6:.2f}M"
-
-
-def duration(seconds: float) -> str:
-    """45 s, 3 min 20 s, 2 h 05 min."""
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60:02} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60:02} min"
