@@ -53,14 +53,14 @@ def of_training(asked: Video, progress: Progress) -> list[Path]:
     grids = Run(Path(asked.run)).grids()
     if not grids:
         raise RunError(f"{asked.run} has no preview grids in samples/: expected a run that has started training")
-    places = places_of(asked)
+    places = _places_of(asked)
     sizes = {name: checked(name, asked) for name in places}  # report errors before the first file
     for name in places:
         check_fps(name, asked.fps or 0)
     timing, films = timing_of(asked, len(grids)), {}
     for name, path in places.items():
         scenes = (scene(grid, images, sizes[name], asked) for images, grid in grids)
-        films[path] = WRITERS[name](counted(scenes, path.name, len(grids), progress), timing, limit_of(asked), None)
+        films[path] = WRITERS[name](counted(scenes, path.name, len(grids), progress), timing, _limit_of(asked), None)
     for path, content in films.items():
         with files.explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ def counted(frames: Iterable[T], name: str, total: int, progress: Progress) -> I
     progress(f"{name}: encoding", 0, 0)
 
 
-def places_of(asked: Video) -> dict[str, Path]:
+def _places_of(asked: Video) -> dict[str, Path]:
     """The files to write, by format."""
     out = Path(asked.out) if asked.out is not None else Path(asked.run)
     ending = out.suffix.lower().removeprefix(".")
@@ -138,11 +138,11 @@ def write(
         if look.background is not None or form not in TRANSPARENT:
             image = on_colour(image, look.background or "white")
         if size is not None:
-            return Scene(placed(image, size, look, pixels.shape[2] == 4))
+            return Scene(_placed(image, size, look, pixels.shape[2] == 4))
         times = enlarge or -(-LEAST_FILM // max(image.size))
         return Scene(resized(image, image.width * times, image.height * times, look.filter))
 
-    content = WRITERS[form](map(shown, frames), Timing(1000 / fps, 1000 / fps), limit_of(look), text)
+    content = WRITERS[form](map(shown, frames), Timing(1000 / fps, 1000 / fps), _limit_of(look), text)
     with files.explained(out):
         out.parent.mkdir(parents=True, exist_ok=True)
     files.write_atomically(out, lambda file: file.write(content))
@@ -157,7 +157,7 @@ def check_fps(form: str, fps: float) -> None:
 def checked(form: str, look: Frames) -> tuple[int, int] | None:
     """(width, height) of `look.size`; None if not given. Raises ConfigError or MissingExtraError for wrong options."""
     if form in CODECS:
-        codec()
+        _codec()
     if look.background is not None:
         try:
             ImageColor.getrgb(look.background)
@@ -178,12 +178,12 @@ def checked(form: str, look: Frames) -> tuple[int, int] | None:
     return width, height
 
 
-def limit_of(look: Frames) -> float:
+def _limit_of(look: Frames) -> float:
     """Maximum size of a GIF in MB."""
     return look.max_mb or (GIF_MB if look.size is None else math.inf)
 
 
-def placed(image: Image.Image, size: tuple[int, int], look: Frames, was_transparent: bool) -> Image.Image:
+def _placed(image: Image.Image, size: tuple[int, int], look: Frames, was_transparent: bool) -> Image.Image:
     """The image as large as fits into (width, height), in the middle of the background."""
     share = min(size[0] / image.width, size[1] / image.height)
     width, height = (max(1, round(side * share)) for side in image.size)
@@ -256,7 +256,7 @@ def scene(path: Path, images_seen: int, size: tuple[int, int] | None = None, loo
     caption = f"{images_seen:,} images"
     if size is not None:
         band = max(CAPTION, size[1] // 40)
-        return Scene(placed(picture, (size[0], size[1] - band), look, True), caption, band)
+        return Scene(_placed(picture, (size[0], size[1] - band), look, True), caption, band)
     longer = max(picture.size)
     if longer < SMALLEST:
         times = -(-SMALLEST // longer)
@@ -289,14 +289,14 @@ def gif(scenes: Iterable[Scene], timing: Timing, max_mb: float, text: Mapping[st
     if scenes[0].picture.mode == "RGBA":
         options["disposal"] = 2  # clear the frame before the next one
     while size * scale >= least:
-        content = animated([one_bit_alpha(one.frame(scale)) for one in scenes], times, "GIF", **options)
+        content = animated([_one_bit_alpha(one.frame(scale)) for one in scenes], times, "GIF", **options)
         if len(content) <= max_mb * 1e6:
             return content
         scale *= math.sqrt(AIM * max_mb * 1e6 / len(content))  # size is proportional to the area
     raise ConfigError(f"--max-mb {max_mb:g} is too small for {len(scenes)} frames of {least} pixels: increase it")
 
 
-def one_bit_alpha(image: Image.Image) -> Image.Image:
+def _one_bit_alpha(image: Image.Image) -> Image.Image:
     """An RGBA image whose pixels are opaque (on white) or transparent; other images unchanged."""
     if image.mode != "RGBA":
         return image
@@ -327,7 +327,7 @@ def animated(frames: list[Image.Image], times: list[int], form: str, **options: 
     return buffer.getvalue()
 
 
-def codec() -> Any:
+def _codec() -> Any:
     """Module that writes MP4, WebM and MOV."""
     try:
         import av
@@ -354,9 +354,9 @@ CODECS = {
 BT709 = 1  # colour space of all three, which players expect of large videos
 
 
-def encoded(form: str, scenes: Iterable[Scene], timing: Timing, _: float, text: Mapping[str, str] | None) -> bytes:
+def _encoded(form: str, scenes: Iterable[Scene], timing: Timing, _: float, text: Mapping[str, str] | None) -> bytes:
     """MP4, WebM or MOV, frame by frame; frames are repeated for their duration."""
-    av = codec()
+    av = _codec()
     scenes = iter(scenes)
     first = next(scenes, None)
     if first is None:
@@ -390,5 +390,5 @@ def encoded(form: str, scenes: Iterable[Scene], timing: Timing, _: float, text: 
 
 
 Writer = Callable[[Iterable[Scene], Timing, float, Mapping[str, str] | None], bytes]
-WRITERS: dict[str, Writer] = {"gif": gif, "webp": webp, **{form: partial(encoded, form) for form in CODECS}}
+WRITERS: dict[str, Writer] = {"gif": gif, "webp": webp, **{form: partial(_encoded, form) for form in CODECS}}
 TRANSPARENT = ("gif", "webp", "webm", "mov")

@@ -96,10 +96,10 @@ def pull(asked: Pull) -> Path:
         if not path.exists():
             raise ConfigError(f"{repo!r} is neither an existing folder nor a name such as owner/name")
         folder = find_weights(path).parent
-        checked(folder, repo)
+        _checked(folder, repo)
     else:
         folder = Hub(name.repo, asked.endpoint, asked.token).fetch(asked.revision or name.revision)
-    return folder if asked.out is None else copy_into(Path(asked.out), contents_of(folder))
+    return folder if asked.out is None else copy_into(Path(asked.out), _contents_of(folder))
 
 
 def send(name: str, folder: Path) -> str:
@@ -107,7 +107,7 @@ def send(name: str, folder: Path) -> str:
     target = hub_name(name)
     if target is None or target.revision is not None:
         raise ConfigError(f"{name} is not a name for an upload: expected {SCHEME}owner/name")
-    return Hub(target.repo, None, None).send(contents_of(folder), public=False)
+    return Hub(target.repo, None, None).send(_contents_of(folder), public=False)
 
 
 def cache(endpoint: str | None = None) -> Path:
@@ -119,7 +119,7 @@ def cache(endpoint: str | None = None) -> Path:
 # -- files of a model --
 
 
-def contents_of(folder: Path) -> Contents:
+def _contents_of(folder: Path) -> Contents:
     return {name: folder / name for name in NAMES if (folder / name).is_file()}
 
 
@@ -127,7 +127,7 @@ def copy_into(folder: Path, contents: Contents) -> Path:
     """Write a model folder, weights last. Raises ConfigError if the folder contains other files."""
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file: expected a folder for the model")
-    if folder.is_dir() and not (folder / WEIGHTS).is_file() and not is_broken_off(folder, contents):
+    if folder.is_dir() and not (folder / WEIGHTS).is_file() and not _is_broken_off(folder, contents):
         raise ConfigError(f"{folder} contains other files and no model: choose a new or an empty folder")
     with files.explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -146,7 +146,7 @@ def copy_into(folder: Path, contents: Contents) -> Path:
     return folder
 
 
-def is_broken_off(folder: Path, contents: Contents) -> bool:
+def _is_broken_off(folder: Path, contents: Contents) -> bool:
     """Whether a folder without weights is empty or contains only an interrupted copy of the same files."""
     for path in folder.iterdir():
         content = contents.get(path.name)
@@ -159,7 +159,7 @@ def is_broken_off(folder: Path, contents: Contents) -> bool:
     return True
 
 
-def checked(folder: Path, repo: str) -> None:
+def _checked(folder: Path, repo: str) -> None:
     """Raise CheckpointError unless the folder contains a complete Ganvas model."""
     try:
         read_model(folder / WEIGHTS)
@@ -245,10 +245,10 @@ class Hub:
                 if name in listed:
                     fetched.append(self.file(name, commit, listed[name]))
             folder = fetched[0].parent
-            checked(folder, self.repo)
+            _checked(folder, self.repo)
         except CheckpointError:
             for path in fetched:
-                forget(path)
+                _forget(path)
             raise
         note = self.note(revision)
         with files.explained(note):
@@ -275,8 +275,8 @@ class Hub:
                     token=self.token or False,
                 )
             path = Path(fetched)
-            if not has_hash(path, listed):
-                forget(path)
+            if not _has_hash(path, listed):
+                _forget(path)
                 raise CheckpointError(
                     f"{self.repo}: the hash of {name} does not match that on the Hub; the file was deleted: pull again"
                 )
@@ -284,7 +284,7 @@ class Hub:
             try:
                 ModelInfo.from_json(path.read_text(encoding="utf-8"), Path(name))
             except (GanvasError, ValueError) as error:
-                forget(path)
+                _forget(path)
                 raise CheckpointError(f"{self.repo} is not a Ganvas model that this version reads: {error}") from None
         return path
 
@@ -334,10 +334,10 @@ class Hub:
         except client as error:
             raise Unreachable(self.out_of_reach(error)) from error
         except (ValueError, RuntimeError) as error:
-            raise GanvasError(f"huggingface_hub failed with {self.endpoint}: {in_line(error)}") from error
+            raise GanvasError(f"huggingface_hub failed with {self.endpoint}: {_in_line(error)}") from error
 
     def out_of_reach(self, error: Exception) -> str:
-        return f"{self.endpoint} cannot be reached ({in_line(error)})"
+        return f"{self.endpoint} cannot be reached ({_in_line(error)})"
 
     def answered(self, error: Any) -> GanvasError:
         status = error.response.status_code
@@ -348,20 +348,20 @@ class Hub:
             )
         if status >= 500 or status == 429:
             return Unreachable(f"{self.endpoint} is overloaded or out of service ({status})")
-        return GanvasError(f"{self.endpoint} refused {self.repo} ({in_line(error.server_message or error)})")
+        return GanvasError(f"{self.endpoint} refused {self.repo} ({_in_line(error.server_message or error)})")
 
 
 class Unreachable(GanvasError):
     """The Hub does not answer; the cache is used if possible."""
 
 
-def in_line(error: object) -> str:
+def _in_line(error: object) -> str:
     """The beginning of an error message, in one line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text[:160].rstrip(" .:")
 
 
-def has_hash(path: Path, listed: Any) -> bool:
+def _has_hash(path: Path, listed: Any) -> bool:
     """Whether a file has the hash listed by the Hub: SHA-256 for large files, the git hash for small files."""
     if listed.lfs is not None:
         return files.sha256(path) == listed.lfs.sha256
@@ -371,7 +371,7 @@ def has_hash(path: Path, listed: Any) -> bool:
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest() == listed.blob_id
 
 
-def forget(path: Path) -> None:
+def _forget(path: Path) -> None:
     """Delete a file from the cache, with the content that it links to."""
     content = path.resolve()
     for one in (path, content):

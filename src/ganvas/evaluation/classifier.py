@@ -76,16 +76,16 @@ def classifier_for(pack: Pack, device: str | None = None, progress: Progress | N
     along the longer side; if there are too many for the memory, a class-balanced subset is used.
     Raises `DataError` without labels, for a single class, or for a class without training images.
     """
-    training, testing = parts_of(pack)
+    training, testing = _parts_of(pack)
     path = place_of(pack)
-    classifier = read(path, pack)
+    classifier = _read(path, pack)
     if classifier is None:
-        classifier = train_on(pack, training, testing, choose_device(device).torch_device, progress)
+        classifier = _train_on(pack, training, testing, choose_device(device).torch_device, progress)
         write(path, classifier)
     return classifier
 
 
-def parts_of(pack: Pack) -> tuple[np.ndarray, np.ndarray]:
+def _parts_of(pack: Pack) -> tuple[np.ndarray, np.ndarray]:
     """Indices to train on and to test on."""
     if pack.labels is None or pack.num_classes < 2:
         what = "no labels" if pack.labels is None else "a single class"
@@ -113,7 +113,7 @@ def parts_to_learn(pack: Pack) -> tuple[np.ndarray, np.ndarray]:
     return training, testing
 
 
-def train_on(
+def _train_on(
     pack: Pack, training: np.ndarray, testing: np.ndarray, device: torch.device, progress: Progress | None
 ) -> LabelClassifier:
     assert pack.labels is not None
@@ -176,7 +176,7 @@ def write(path: Path, classifier: LabelClassifier) -> None:
     files.write_atomically(path, lambda file: file.write(content))
 
 
-def read(path: Path, pack: Pack) -> LabelClassifier | None:
+def _read(path: Path, pack: Pack) -> LabelClassifier | None:
     """The classifier in the cache; None if there is none or it is damaged."""
     try:
         with safetensors.safe_open(path, framework="pt") as opened:

@@ -149,7 +149,7 @@ class CopyFinder:
         self.noise = energy_of_noise(pack.images.shape[1:], self.deciding)
         self.factors = np.ones(len(KINDS))
         real, scores, self.correlations = self.calibration(pack)
-        self.factors = equalising(np.concatenate([real, scores]))
+        self.factors = _equalising(np.concatenate([real, scores]))
         real, scores = (self.smallest(part)[0] for part in (real, scores))
         self.heldout = real
         self.threshold, self.leaks = calibrate(real)
@@ -166,7 +166,7 @@ class CopyFinder:
         for part in (heldout, self.training, self.thumbs.fine.numpy(), self.thumbs.grain.numpy()):
             digest.update(np.ascontiguousarray(part).data)
         path = files.cache_dir() / "copies" / f"calibration-{digest.hexdigest()[:16]}.npz"
-        if (known := read(path, len(heldout))) is not None:
+        if (known := _read(path, len(heldout))) is not None:
             return known
         _, correlations, real, _ = self._search(pack.images[heldout])
         others = max(0, min(ENOUGH - len(heldout), len(self.training)))
@@ -375,7 +375,7 @@ def dominance(samples: np.ndarray, heldout: np.ndarray) -> Interval:
     return Interval(value, max(0.0, value - half), min(1.0, value + half))
 
 
-def equalising(scores: np.ndarray) -> np.ndarray:
+def _equalising(scores: np.ndarray) -> np.ndarray:
     """Factors (4,) by which the kinds of scores of real images (N, 4) become equally low by chance; the first is 1.
 
     Near duplicates are left out.
@@ -388,7 +388,7 @@ def equalising(scores: np.ndarray) -> np.ndarray:
 # ---- the calibration in the cache ----
 
 
-def read(path: Path, num: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+def _read(path: Path, num: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Calibration with `num` held-out images; None if missing or damaged."""
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as content:

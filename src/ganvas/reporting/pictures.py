@@ -41,7 +41,7 @@ def embed(folder: Path, name: object, budget: int) -> Picture | None:
     try:
         with Image.open(path) as opened:
             if opened.format == "PNG" and path.stat().st_size <= min(budget, AS_IT_IS):
-                return as_uri(path.read_bytes(), "png", opened.size)
+                return _as_uri(path.read_bytes(), "png", opened.size)
             picture = eight_bit(opened)
     except (OSError, SyntaxError, ValueError):
         return None
@@ -57,27 +57,27 @@ def compressed(picture: Image.Image, budget: int) -> Picture:
         buffer = io.BytesIO()
         smaller.save(buffer, "WEBP", quality=82)
         if buffer.tell() <= budget or side <= SMALLEST:
-            return as_uri(buffer.getvalue(), "webp", smaller.size)
-        side = max(SMALLEST, int(side * shrink(budget, buffer.tell())))
+            return _as_uri(buffer.getvalue(), "webp", smaller.size)
+        side = max(SMALLEST, int(side * _shrink(budget, buffer.tell())))
 
 
 def film(grids: list[tuple[int, Path]], budget: int) -> Picture:
     """At most 40 preview grids as an animated WebP."""
-    scenes = [scene(path, images) for images, path in spread(grids, FRAMES)]
+    scenes = [scene(path, images) for images, path in _spread(grids, FRAMES)]
     times = Timing(FRAME_MS, LAST_MS).of(len(scenes), 1)
     scale = min(1.0, FRAME_SIDE / max(scenes[0].picture.size))
     while True:
         frames = [one.frame(scale) for one in scenes]
         content = animated(frames, times, "WEBP", quality=70, method=3)
         if len(content) <= budget or max(frames[0].size) <= LEAST_FILM:
-            return as_uri(content, "webp", frames[0].size)
-        scale *= shrink(budget, len(content))
+            return _as_uri(content, "webp", frames[0].size)
+        scale *= _shrink(budget, len(content))
 
 
 LEAST_FILM = 160 + CAPTION
 
 
-def shrink(budget: int, size: int) -> float:
+def _shrink(budget: int, size: int) -> float:
     """Factor by which to reduce the sides; bytes are proportional to the area."""
     return math.sqrt(AIM * budget / size)
 
@@ -85,8 +85,8 @@ def shrink(budget: int, size: int) -> float:
 def stills(grids: list[tuple[int, Path]], height: int, width: int, budget: int) -> list[Picture]:
     """The upper left cells of a few grids, first to last. height, width: size of a cell in pixels."""
     pictures = []
-    for images, path in spread(grids, STILLS):
-        sheet = opened(path)
+    for images, path in _spread(grids, STILLS):
+        sheet = _opened(path)
         right, bottom = (min(side, CELLS * (cell + 2)) for side, cell in zip(sheet.size, (width, height), strict=True))
         sheet = sheet.crop((2, 2, right, bottom))  # image_files.grid has a gap of 2 pixels
         one = compressed(sheet, budget // STILLS) if max(sheet.size) > 256 else lossless(sheet)
@@ -94,7 +94,7 @@ def stills(grids: list[tuple[int, Path]], height: int, width: int, budget: int) 
     return pictures
 
 
-def opened(grid: Path) -> Image.Image:
+def _opened(grid: Path) -> Image.Image:
     try:
         with Image.open(grid) as picture:
             return eight_bit(picture)
@@ -105,15 +105,15 @@ def opened(grid: Path) -> Image.Image:
 def lossless(picture: Image.Image) -> Picture:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
-    return as_uri(buffer.getvalue(), "png", picture.size)
+    return _as_uri(buffer.getvalue(), "png", picture.size)
 
 
-def spread(grids: list[tuple[int, Path]], num: int) -> list[tuple[int, Path]]:
+def _spread(grids: list[tuple[int, Path]], num: int) -> list[tuple[int, Path]]:
     """At most `num` grids, evenly spaced, including the first and the last."""
     if len(grids) <= num:
         return grids
     return [grids[round(i * (len(grids) - 1) / (num - 1))] for i in range(num)]
 
 
-def as_uri(content: bytes, form: str, size: tuple[int, int]) -> Picture:
+def _as_uri(content: bytes, form: str, size: tuple[int, int]) -> Picture:
     return Picture(f"data:image/{form};base64,{base64.b64encode(content).decode()}", *size)

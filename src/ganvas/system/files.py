@@ -110,11 +110,11 @@ def sweep(folder: Path) -> None:
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
             match = TEMPORARY.fullmatch(path.name)
-            if match is not None and not is_alive(int(match[1])):
+            if match is not None and not _is_alive(int(match[1])):
                 path.unlink(missing_ok=True)
 
 
-def is_alive(process: int) -> bool:
+def _is_alive(process: int) -> bool:
     """Whether a process with this ID is running on this machine; True if unknown."""
     if os.name == "nt":  # there is no harmless signal
         return True

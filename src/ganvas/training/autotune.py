@@ -68,12 +68,12 @@ def choose_workers(
         coarse = config.batch / timed(state, networks, config, kind, state.workers)[0]
         state.generator.coarse = False
         rate = COARSE * coarse + (1 - COARSE) * rate
-    for sentence in expectation(config, state, rate):
+    for sentence in _expectation(config, state, rate):
         say(f"  {sentence}")
     return rate
 
 
-def expectation(config: TrainConfig, state: TrainState, rate: float) -> list[str]:
+def _expectation(config: TrainConfig, state: TrainState, rate: float) -> list[str]:
     """How many images fit in a budget in minutes at this speed, and advice if that is too few."""
     minutes, pack = config.minutes or 0.0, state.batches.pack
     images = rate * 60 * minutes
