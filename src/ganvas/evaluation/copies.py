@@ -109,7 +109,8 @@ class Copies(CopyResults):
 class CopyFinder:
     """Find copies of the training images of a pack: `find` and `judge` for evaluation, `is_copy` while sampling.
 
-    Runs on the CPU. Memory: 3 MB per thousand gray training images (8 MB in colour) plus 200 MB while searching.
+    The constructor describes the training images and sets the threshold on held-out ones; the latter is kept in the
+    cache. Runs on the CPU. Memory: 3 MB per thousand gray training images (8 MB in colour) plus 200 MB while searching.
     Of more than 500,000 training images, 500,000 are drawn at random; copies of others are not found.
     Training images with equal thumbnails count as one. Raises `DataError` for fewer than 20 held-out images, or
     fewer than 50 training images (or 12 different ones).

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import platform
 import time
 from collections.abc import Callable
@@ -116,6 +117,7 @@ def _written(
     """Evaluate, and write the result into the folder `out`."""
     began = time.monotonic()
     judgement = Evaluator(source, pack, asked, progress or (lambda what, done, total: None), overall)
+    _ = judgement.samples  # made before anything is written, and first, as the progress expects
     with files.explained(out):
         (out / "evaluation").mkdir(exist_ok=True, parents=True)
     evaluation = dataclasses.replace(judgement.content(out), seconds=round(time.monotonic() - began, 1))
@@ -172,9 +174,14 @@ class Evaluator:
             )
         self.conditions = source.conditions(pack, num)
         self.progress.plan(self.expected(num))
+        self.num = num
+
+    @functools.cached_property
+    def samples(self) -> np.ndarray:
+        """The generated images (M, H, W, C), made at the first use."""
         self.progress.begin("Sampling")
         wanted = self.labels if self.conditions is None else self.conditions
-        self.samples = source.pixels(pack, num, wanted, self.report)
+        return self.source.pixels(self.pack, self.num, wanted, self.report)
 
     def equal_sets(self, num: int) -> tuple[np.ndarray, np.ndarray | None]:
         """The real images of the measures, and other real images for the values to expect (indices).
