@@ -340,6 +340,27 @@ def test_compiled_networks_learn_as_the_others_do(
         torch.testing.assert_close(compiled[name], tensor, rtol=1e-3, atol=2e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # PyTorch's own, while it compiles
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
+def test_the_compiler_of_pytorch_makes_code_for_each_loss(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Whole compilation, on the CPU. The first loss takes minutes; the others reuse its code."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "code"))
+    compiled: list[torch.nn.Module] = []
+    genuine = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda network: compiled.append(network) or genuine(network))
+    for i, options in enumerate(({"loss": "hinge"}, {"loss": "least-squares"}, {"loss": "bce", "label_noise": 0.1})):
+        small = SMALL | {"images": 64, "quiet": False} | options
+        for name in ("plain", "compiled"):
+            ganvas.train(pictures, tmp_path / f"{name}{i}", compile=name == "compiled", **small)
+        assert "torch.compile failed" not in capsys.readouterr().err and len(compiled) == 2 * (i + 1)
+        plain, other = (newest_state(tmp_path / f"{name}{i}")["generator"] for name in ("plain", "compiled"))
+        for name, tensor in plain.items():
+            torch.testing.assert_close(other[name], tensor, rtol=1e-3, atol=2e-4)
+
+
 def test_compile_that_fails_in_a_backward_pass_falls_back_and_leaves_nothing_behind(
     pictures: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
