@@ -21,10 +21,16 @@ import torch
 import ganvas
 import processes
 from conftest import Command
+from ganvas.config import DataConfig, TrainOptions
+from ganvas.data import open_pack
+from ganvas.data.batches import Batches
 from ganvas.errors import ConfigError, RunError, TrainingError
 from ganvas.records import read_log
 from ganvas.run import Run, read_checkpoint
+from ganvas.system.device import Device, choose_device
 from ganvas.training import clock, loop
+from ganvas.training.session import taken_up
+from ganvas.training.state import TrainState
 from ganvas.training.step import Stats
 
 SMALL = {"size": 16, "batch": 16, "base": 8, "z_dim": 8, "previews": 3, "device": "cpu", "quiet": True}
@@ -241,6 +247,40 @@ def test_micro_batch_and_precision_may_change_when_a_run_goes_on(
         assert (words in said) is not again
 
 
+class CudaNumbers:
+    """A random generator of a GPU: its state has 16 bytes, and it refuses that of a CPU."""
+
+    def __init__(self) -> None:
+        self.seeds: list[int] = []
+
+    def get_state(self) -> torch.Tensor:
+        return torch.zeros(16, dtype=torch.uint8)
+
+    def set_state(self, state: torch.Tensor) -> None:
+        raise RuntimeError("RNG state is wrong size")
+
+    def manual_seed(self, seed: int) -> None:
+        self.seeds.append(seed)
+
+
+def test_a_run_of_a_cpu_goes_on_on_a_gpu(pictures: Path, finished: Path, tmp_path: Path) -> None:
+    """The GPU is made up: its name, its choices, and its random generator; the tensors are on the CPU."""
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    run, pack = Run(out), open_pack(pictures, DataConfig(size="16"))
+    gpu = Device(torch.device("cuda:0"), "GPU", "it was requested", True, 2**34)
+    record = taken_up(run, pack, TrainOptions(images=IMAGES + 16), gpu, None)
+    assert (record.train.device, record.train.precision, record.train.compile) == ("cuda:0", "bf16", True)
+    state = TrainState(record.model, record.train, Batches(pack, 16), choose_device("cpu"))
+    state.device, state.noise = gpu.torch_device, CudaNumbers()
+    kept = newest_state(finished)
+    kept["counters"]["micro_batch"] = 4  # reduced for the memory of the other machine
+    changes = state.load_state_dict(kept)
+    assert changes == ["device cpu -> cuda", "precision fp32 -> bf16"] and len(state.noise.seeds) == 1
+    assert (state.images_seen, state.micro_batch) == (IMAGES, 16)
+    assert_same(state.generator.state_dict(), kept["generator"])
+
+
 def test_other_options_or_pictures_are_refused_with_the_difference(
     pictures: Path, finished: Path, tmp_path: Path
 ) -> None:
@@ -304,6 +344,25 @@ def test_out_of_memory_leads_to_micro_batches_with_the_same_result(
     ganvas.train(pictures, tmp_path / "whole", images=64, **SMALL)
     for name, tensor in newest_state(tmp_path / "whole")["generator"].items():
         torch.testing.assert_close(newest_state(tmp_path / "run")["generator"][name], tensor, rtol=1e-3, atol=2e-4)
+
+
+def test_memory_that_only_penalties_need_leaves_other_steps_as_they_are(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    original, sizes = loop.accumulate_gradients, []
+
+    def small_memory(networks, inputs, config, policy, micro_batch, penalise, *more):
+        if penalise and micro_batch > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        sizes.append((penalise, micro_batch))
+        return original(networks, inputs, config, policy, micro_batch, penalise, *more)
+
+    monkeypatch.setattr(loop, "accumulate_gradients", small_memory)
+    ganvas.train(pictures, tmp_path / "run", images=160, **(SMALL | {"quiet": False}))
+    assert "micro-batches of 8 in steps with penalties (same training result)" in capsys.readouterr().err
+    assert set(sizes) == {(True, 8), (False, 16)}
+    counters = newest_state(tmp_path / "run")["counters"]
+    assert (counters["micro_batch"], counters["penalty_micro_batch"]) == (16, 8)
 
 
 def test_compile_that_cannot_work_falls_back(
