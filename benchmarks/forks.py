@@ -43,11 +43,13 @@ summarise_config(ModelConfig("compact", 8, 8, 1))  # the first network on the me
 
 @dataclass(frozen=True)
 class Ended:
-    """Exit code (negative: the signal that ended it; None: it hung), all output, seconds, and peak memory in bytes."""
+    """Exit code (negative: the signal that ended it; None: it hung), all output, seconds, processor seconds, and peak
+    memory in bytes."""
 
     code: int | None
     output: str
     seconds: float
+    processor: float
     memory: int
 
     @property
@@ -107,7 +109,8 @@ def finish(process: int, folder: Path, most: float = HANGING) -> Ended:
         time.sleep(0.002)
     output = (folder.parent / "output.txt").read_text(errors="replace")
     code = None if hangs else os.waitstatus_to_exitcode(ended[1])
-    return Ended(code, output, time.monotonic() - began, ended[2].ru_maxrss * MEMORY_UNIT)
+    used = ended[2]
+    return Ended(code, output, time.monotonic() - began, used.ru_utime + used.ru_stime, used.ru_maxrss * MEMORY_UNIT)
 
 
 def complete(arguments: tuple[str, ...], folder: Path) -> Ended:

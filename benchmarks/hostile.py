@@ -3,7 +3,8 @@
     python benchmarks/hostile.py --number 200 --json hostile.json
 
 The bombs are those of tests/test_bombs.py. Each is packed (`ganvas data pack`), and must give one sentence in at most
-10 s and 1 GB of memory (of the process, of which Ganvas itself takes a third).
+10 s and 1 GB of memory (of the process, of which Ganvas itself takes a third). The seconds are of the processor, since
+other programs may run on the machine; a command that takes a minute hangs.
 
 `number` files follow: a model with a valid checksum, a favourites file, or config.json or evaluation.json of a run, in
 which a random value is replaced by one that is too large, too deep, too long or of another type. The command that reads
@@ -108,11 +109,14 @@ def row(what: str, ended: Ended, refused: bool) -> dict[str, Any]:
     fault = ended.fault
     if not fault and refused and ended.code != 2:
         fault = "not refused"
-    if not fault and ended.seconds > SECONDS:
+    if not fault and ended.processor > SECONDS:
         fault = "too slow"
     if not fault and ended.memory > MEMORY:
         fault = "too much memory"
-    return {"file": what, "seconds": ended.seconds, "megabytes": ended.memory // 10**6, "fault": fault}
+    return {
+        "file": what, "seconds": ended.seconds, "processor": ended.processor, "megabytes": ended.memory // 10**6,
+        "fault": fault,
+    }  # fmt: skip
 
 
 def main() -> int:
@@ -140,8 +144,8 @@ def main() -> int:
             crafted.append(row(f"{kind}: {what}", ended, refused=False))
     table("Bombs", [one | {"fault": one["fault"][:60]} for one in bombs])
     faults = [one for one in (*bombs, *crafted) if one["fault"]]
-    slowest = max((one["seconds"] for one in crafted), default=0.0)
-    print(f"{len(crafted)} crafted files, {slowest:.1f} s at most; {len(faults)} faults in all")
+    slowest = max((one["processor"] for one in crafted), default=0.0)
+    print(f"{len(crafted)} crafted files, {slowest:.1f} processor seconds at most; {len(faults)} faults in all")
     for one in faults:
         print(f"{one['file']}: {one['fault']}")
     if asked.json:
