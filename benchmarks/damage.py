@@ -10,6 +10,7 @@ that of the undamaged file; a flipped byte in an image without checksum is a sli
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gzip
 import importlib
 import json
@@ -179,6 +180,7 @@ def main() -> int:
     asked = parser.parse_args()
     dice = random.Random(asked.seed)
     faults: dict[str, list[str]] = {name: [] for name in asked.only}
+    done = dict.fromkeys(asked.only, 0)
     expected: dict[str, dict[str, str]] = {}
     with tempfile.TemporaryDirectory() as place:
         base, folder = Path(place) / "base", Path(place) / "work"
@@ -191,18 +193,17 @@ def main() -> int:
         ):  # fmt: skip
             must(command, base)
         lists(base)
-        for i in range(asked.number):
-            name = asked.only[i % len(asked.only)]
-            if name not in expected:
-                prepare(name, base, folder)
-                must(KINDS[name].command, folder)
-                expected[name] = result(name, folder)
-            wrong = trial(name, base, folder, expected[name], i // len(asked.only) % 7 < 5, dice)
-            faults[name] += [wrong] if wrong else []
-    shares = [asked.number // len(faults) + (i < asked.number % len(faults)) for i in range(len(faults))]
-    rows = [
-        {"file": name, "damages": share, "faults": faults[name]} for name, share in zip(faults, shares, strict=True)
-    ]
+        with contextlib.suppress(KeyboardInterrupt):
+            for i in range(asked.number):
+                name = asked.only[i % len(asked.only)]
+                if name not in expected:
+                    prepare(name, base, folder)
+                    must(KINDS[name].command, folder)
+                    expected[name] = result(name, folder)
+                wrong = trial(name, base, folder, expected[name], i // len(asked.only) % 7 < 5, dice)
+                faults[name] += [wrong] if wrong else []
+                done[name] += 1
+    rows = [{"file": name, "damages": done[name], "faults": faults[name]} for name in faults]
     table("Damaged files", [row | {"faults": len(row["faults"])} for row in rows])
     for name, wrong in faults.items():
         for one in wrong:

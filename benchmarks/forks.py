@@ -1,6 +1,7 @@
 """Runs `ganvas` commands in forks of this process, which has imported everything that they need.
 
 So a command takes a tenth of a second instead of some seconds, and may be killed, or meet a hostile file, alone.
+Ctrl-C ends the benchmarks that use this early, with the figures of what was done until then.
 """
 
 from __future__ import annotations
@@ -102,11 +103,16 @@ def finish(process: int, folder: Path, most: float = HANGING) -> Ended:
     """Waits until a command ends; ends it with its children after `most` seconds."""
     began = time.monotonic()
     hangs = False
-    while not (ended := os.wait4(process, os.WNOHANG))[0]:
-        if not hangs and time.monotonic() - began > most:
-            hangs = True
-            os.killpg(process, signal.SIGKILL)
-        time.sleep(0.002)
+    try:
+        while not (ended := os.wait4(process, os.WNOHANG))[0]:
+            if not hangs and time.monotonic() - began > most:
+                hangs = True
+                os.killpg(process, signal.SIGKILL)
+            time.sleep(0.002)
+    except KeyboardInterrupt:
+        os.killpg(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+        raise
     output = (folder.parent / "output.txt").read_text(errors="replace")
     code = None if hangs else os.waitstatus_to_exitcode(ended[1])
     used = ended[2]

@@ -14,6 +14,7 @@ the file must work, or give one sentence, within the same bounds.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import random
@@ -130,18 +131,20 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as place:
         fresh, base, folder, empty = (Path(place) / name for name in ("fresh", "base", "work", "empty"))
         empty.mkdir()
-        bombs = [row(name, bomb(name, folder), refused=True) for name in list(BOMBS)[: asked.bombs]]
-        write_digits(fresh)
-        renew(fresh, base)
-        must(TRAIN, base)
-        must(EVALUATE, base)
-        must(("directions", "run", "--n", "2"), base)
-        must(("favourites", "run", "kept.json", "--keep", "1,2", "--device", "cpu"), base)
-        crafted = []
-        for i in range(asked.number):
-            kind = list(COMMANDS)[i % len(COMMANDS)]
-            what, ended = trial(kind, base, folder, dice)
-            crafted.append(row(f"{kind}: {what}", ended, refused=False))
+        bombs, crafted = [], []
+        with contextlib.suppress(KeyboardInterrupt):
+            for name in list(BOMBS)[: asked.bombs]:
+                bombs.append(row(name, bomb(name, folder), refused=True))
+            write_digits(fresh)
+            renew(fresh, base)
+            must(TRAIN, base)
+            must(EVALUATE, base)
+            must(("directions", "run", "--n", "2"), base)
+            must(("favourites", "run", "kept.json", "--keep", "1,2", "--device", "cpu"), base)
+            for i in range(asked.number):
+                kind = list(COMMANDS)[i % len(COMMANDS)]
+                what, ended = trial(kind, base, folder, dice)
+                crafted.append(row(f"{kind}: {what}", ended, refused=False))
     table("Bombs", [one | {"fault": one["fault"][:60]} for one in bombs])
     faults = [one for one in (*bombs, *crafted) if one["fault"]]
     slowest = max((one["processor"] for one in crafted), default=0.0)
