@@ -24,7 +24,7 @@ from ganvas.data.reading.digits import digits
 from ganvas.image_files import png_bytes
 from ganvas.models.summary import summarise_config
 
-HANGING = 300.0  # seconds
+HANGING = 900.0  # seconds; long, since other programs may use the processor
 TINY = ("--size", "8", "--base", "8", "--z-dim", "8", "--batch", "16", "--device", "cpu")
 TRAIN = ("train", "data.zip", "--out", "run", *TINY, "--images", "480", "--previews", "6", "--snapshots", "4")
 EVALUATE = ("evaluate", "run", "--features", "random", "--n", "100", "--device", "cpu")

@@ -4,7 +4,7 @@
 
 The bombs are those of tests/test_bombs.py. Each is packed (`ganvas data pack`), and must give one sentence in at most
 10 s and 1 GB of memory (of the process, of which Ganvas itself takes a third). The seconds are of the processor, since
-other programs may run on the machine; a command that takes a minute hangs.
+other programs may run on the machine; a command that takes 15 minutes hangs.
 
 `number` files follow: a model with a valid checksum, a favourites file, or config.json or evaluation.json of a run, in
 which a random value is replaced by one that is too large, too deep, too long or of another type. The command that reads
@@ -27,7 +27,7 @@ from typing import Any
 import safetensors.torch
 
 from common import machine, table, write_json
-from forks import EVALUATE, TINY, TRAIN, Ended, finish, must, renew, start, write_digits
+from forks import EVALUATE, TINY, TRAIN, Ended, complete, must, renew, write_digits
 from ganvas.generator import Generator
 from ganvas.model_file import checksum, tensor_hash
 
@@ -96,14 +96,14 @@ def trial(kind: str, base: Path, folder: Path, dice: random.Random) -> tuple[str
     renew(base, folder)
     files = {"favourites": "kept.json", "config": "run/config.json", "evaluation": "run/evaluation.json"}
     what = spoil_model(folder, dice) if kind == "model" else spoil(folder / files[kind], dice)
-    return what, finish(start(COMMANDS[kind], folder), folder, 6 * SECONDS)
+    return what, complete(COMMANDS[kind], folder)
 
 
 def bomb(name: str, folder: Path) -> Ended:
     renew(folder.parent / "empty", folder)
     file, write, _ = BOMBS[name]
     write(folder / file)
-    return finish(start(("data", "pack", file, "packed", "--size", "32"), folder), folder, 6 * SECONDS)
+    return complete(("data", "pack", file, "packed", "--size", "32"), folder)
 
 
 def row(what: str, ended: Ended, refused: bool) -> dict[str, Any]:
