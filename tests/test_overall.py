@@ -30,7 +30,8 @@ def test_the_parts_count_by_their_seconds(monkeypatch: pytest.MonkeyPatch) -> No
     assert seen[0][1:] == ("drawing", "5 of 10")  # too early for an estimate
     assert seen[1][1:] == ("drawing", "10 of 10, about 30 s left in total")
     assert seen[2][1:] == ("nothing", "about 30 s left in total")
-    assert seen[3][2].startswith("1,000 of 2,000, about 13 s") and seen[4][2] == "1 of 2, about 3 min 53 s left in total"
+    assert seen[3][2].startswith("1,000 of 2,000, about 13 s")
+    assert seen[4][2] == "1 of 2, about 3 min 53 s left in total"
 
 
 def test_without_it_each_step_is_reported() -> None:
