@@ -10,8 +10,11 @@ that of the undamaged file; a flipped byte in an image without checksum is a sli
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gzip
 import importlib
+import json
+import pickle
 import random
 import struct
 import sys
@@ -31,11 +34,13 @@ from kills import content
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 film = importlib.import_module("dicom_files").film  # a DICOM file of these pixels
+video = importlib.import_module("test_video_data").film  # a video of these scenes
 
 PACK = ("data", "pack", "damaged", "out", "--size", "32")
 RESUME = ("train", "data.zip", "--out", "run", *TINY, "--images", "496")
 FROM_PACK = ("train", "packed", "--out", "new", *TINY, "--images", "32")
 SAMPLE = ("sample", "run", "--n", "8", "--seed", "5", "--device", "cpu")
+PUBLISH = ("publish", "run", "published")
 
 
 @dataclass(frozen=True)
@@ -52,14 +57,26 @@ KINDS = {
     "config": Kind("run/config.json", RESUME, ("state of", "run/averages/")),
     "log": Kind("run/log.jsonl", RESUME, ("state of", "run/averages/")),
     "pack": Kind("packed/*", FROM_PACK, ("state of",)),
+    "heldout": Kind("run/heldout.json", (*RESUME, "--add"), ("state of", "run/averages/")),
     "model": Kind("run/model/generator.safetensors", (*SAMPLE, "--out", "more"), ("more/",)),
+    "best": Kind("run/best/*", ("sample", "run/best", "--n", "8", "--out", "more", "--device", "cpu"), ("more/",)),
+    "averages": Kind("run/averages/*/*", ("average", "run", "--out", "average"), ("average/generator",)),
     "directions": Kind("run/model/directions.json", ("directions", "run", "--n", "2")),
     "favourites": Kind("kept.json", ("favourites", "run", "kept.json", "--out", "kept")),
     "manifest": Kind("samples/manifest.csv", SAMPLE),
     "evaluation": Kind("run/evaluation.json", ("report", "run")),
+    "features": Kind("cache/features/*/*", EVALUATE),
+    "calibration": Kind("cache/copies/*", EVALUATE),
+    "classifier": Kind("cache/judges/*", EVALUATE),
     "grid": Kind("run/samples/*.png", ("video", "run", "--formats", "gif")),
+    "energy": Kind("run/energy.json", ("report", "run")),
+    "mark": Kind("published/.ganvas-publish.json", PUBLISH),
+    "options": Kind("options.toml", ("train", "--config", "options.toml")),
+    "list": Kind("files.txt", ("data", "pack", "data.zip", "out", "--files", "files.txt", "--size", "32")),
+    "conditions": Kind("table.csv", ("data", "pack", "data.zip", "out", "--conditions", "table.csv:digit,slant")),
     **{f"source {name}": Kind(f"sources/{name}/*", PACK) for name in (
-        "png", "png16", "jpg", "webp", "gif", "bmp", "tif", "dcm", "csv", "idx", "zip", "tar", "npz",
+        "png", "png16", "jpg", "webp", "gif", "bmp", "tif", "dcm", "csv", "jsonl", "json", "idx", "cifar", "zip", "tar",
+        "npz", "npy", "mp4",
     )},
 }  # fmt: skip
 
@@ -73,14 +90,24 @@ def sources(folder: Path) -> None:
         (folder / kind).mkdir(parents=True)
         for i, image in enumerate(images):
             Image.fromarray(image).save(folder / kind / f"{i}.{kind}")
-    for kind in ("png16", "dcm", "csv", "idx", "zip", "tar", "npz"):
+    for kind in ("png16", "dcm", "csv", "jsonl", "json", "idx", "cifar", "zip", "tar", "npz", "npy", "mp4"):
         (folder / kind).mkdir()
     for i, image in enumerate(images):
         Image.fromarray(image.astype(np.uint16) * 257).save(folder / "png16" / f"{i}.png")
-        Image.fromarray(image).save(folder / "csv" / f"{i}.png")
+        for kind in ("csv", "jsonl", "json"):
+            Image.fromarray(image).save(folder / kind / f"{i}.png")
         (folder / "dcm" / f"{i}.dcm").write_bytes(film(image))
     rows = "".join(f"{i}.png,{label}\n" for i, label in enumerate(labels))
     (folder / "csv" / "labels.csv").write_text("file,label\n" + rows)
+    listed = [(f"{i}.png", int(label)) for i, label in enumerate(labels)]
+    lines = [json.dumps({"file_name": name, "label": label}) + "\n" for name, label in listed]
+    (folder / "jsonl" / "metadata.jsonl").write_text("".join(lines))
+    (folder / "json" / "dataset.json").write_text(json.dumps({"labels": listed}))
+    pixels = np.repeat(images.reshape(len(images), -1), 3, axis=1)
+    batch = {b"data": pixels, b"labels": labels.tolist()}
+    (folder / "cifar" / "data_batch_1").write_bytes(pickle.dumps(batch, protocol=2))
+    np.save(folder / "npy" / "data.npy", images)
+    video(folder / "mp4" / "clip.mp4", list(range(12)))
     idx = struct.pack(">4I", 0x803, *images.shape) + images.tobytes()
     (folder / "idx" / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx))
     (folder / "idx" / "train-labels-idx1-ubyte").write_bytes(struct.pack(">2I", 0x801, 12) + bytes(labels.tolist()))
@@ -92,6 +119,18 @@ def sources(folder: Path) -> None:
         for path in sorted((folder / "png").iterdir()):
             archive.write(path, path.name)
             tar.add(path, path.name)
+
+
+def lists(folder: Path) -> None:
+    """Files beside the images, with options, names and conditions, and the energy of the run."""
+    with zipfile.ZipFile(folder / "data.zip") as archive:
+        names = archive.namelist()
+    (folder / "files.txt").write_text("".join(f"{name}\n" for name in names[:40]))
+    rows = [f"{name},{name[0]},{i / 7:.3f}\n" for i, name in enumerate(names)]
+    (folder / "table.csv").write_text("file,digit,slant\n" + "".join(rows))
+    (folder / "run" / "energy.json").write_text('{"kwh": 0.0125}\n')
+    options = {"source": "data.zip", "out": "other", "images": 32, "size": "8", "base": 8, "batch": 16, "device": "cpu"}
+    (folder / "options.toml").write_text("".join(f"{name} = {json.dumps(one)}\n" for name, one in options.items()))
 
 
 def damaged(whole: bytes, flips: bool, dice: random.Random) -> tuple[bytes, str]:
@@ -141,6 +180,7 @@ def main() -> int:
     asked = parser.parse_args()
     dice = random.Random(asked.seed)
     faults: dict[str, list[str]] = {name: [] for name in asked.only}
+    done = dict.fromkeys(asked.only, 0)
     expected: dict[str, dict[str, str]] = {}
     with tempfile.TemporaryDirectory() as place:
         base, folder = Path(place) / "base", Path(place) / "work"
@@ -149,22 +189,22 @@ def main() -> int:
         for command in (
             TRAIN, EVALUATE, ("directions", "run", "--n", "2"), SAMPLE,
             ("favourites", "run", "kept.json", "--keep", "1,2", "--device", "cpu"),
-            ("data", "pack", "data.zip", "packed", "--size", "8"),
+            ("data", "pack", "data.zip", "packed", "--size", "8"), PUBLISH,
         ):  # fmt: skip
             must(command, base)
-        for i in range(asked.number):
-            name = asked.only[i % len(asked.only)]
-            if name not in expected:
-                prepare(name, base, folder)
-                must(KINDS[name].command, folder)
-                expected[name] = result(name, folder)
-            wrong = trial(name, base, folder, expected[name], i // len(asked.only) % 7 < 5, dice)
-            faults[name] += [wrong] if wrong else []
-    shares = [asked.number // len(faults) + (i < asked.number % len(faults)) for i in range(len(faults))]
-    rows = [
-        {"file": name, "damages": share, "faults": faults[name]} for name, share in zip(faults, shares, strict=True)
-    ]
-    table("Damaged files", [row | {"faults": len(row["faults"])} for row in rows])
+        lists(base)
+        with contextlib.suppress(KeyboardInterrupt):
+            for i in range(asked.number):
+                name = asked.only[i % len(asked.only)]
+                if name not in expected:
+                    prepare(name, base, folder)
+                    must(KINDS[name].command, folder)
+                    expected[name] = result(name, folder)
+                wrong = trial(name, base, folder, expected[name], i // len(asked.only) % 7 < 5, dice)
+                faults[name] += [wrong] if wrong else []
+                done[name] += 1
+    rows = [{"file": name, "damages": done[name], "faults": faults[name]} for name in faults]
+    table("Damaged files", [row | {"faults": len(faults[str(row["file"])])} for row in rows])
     for name, wrong in faults.items():
         for one in wrong:
             print(f"{name}: {one}")

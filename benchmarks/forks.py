@@ -1,6 +1,7 @@
 """Runs `ganvas` commands in forks of this process, which has imported everything that they need.
 
 So a command takes a tenth of a second instead of some seconds, and may be killed, or meet a hostile file, alone.
+Ctrl-C ends the benchmarks that use this early, with the figures of what was done until then.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from ganvas.data.reading.digits import digits
 from ganvas.image_files import png_bytes
 from ganvas.models.summary import summarise_config
 
-HANGING = 300.0  # seconds
+HANGING = 900.0  # seconds; long, since other programs may use the processor
 TINY = ("--size", "8", "--base", "8", "--z-dim", "8", "--batch", "16", "--device", "cpu")
 TRAIN = ("train", "data.zip", "--out", "run", *TINY, "--images", "480", "--previews", "6", "--snapshots", "4")
 EVALUATE = ("evaluate", "run", "--features", "random", "--n", "100", "--device", "cpu")
@@ -43,11 +44,13 @@ summarise_config(ModelConfig("compact", 8, 8, 1))  # the first network on the me
 
 @dataclass(frozen=True)
 class Ended:
-    """Exit code (negative: the signal that ended it; None: it hung), all output, seconds, and peak memory in bytes."""
+    """Exit code (negative: the signal that ended it; None: it hung), all output, seconds, processor seconds, and peak
+    memory in bytes."""
 
     code: int | None
     output: str
     seconds: float
+    processor: float
     memory: int
 
     @property
@@ -100,14 +103,20 @@ def finish(process: int, folder: Path, most: float = HANGING) -> Ended:
     """Waits until a command ends; ends it with its children after `most` seconds."""
     began = time.monotonic()
     hangs = False
-    while not (ended := os.wait4(process, os.WNOHANG))[0]:
-        if not hangs and time.monotonic() - began > most:
-            hangs = True
-            os.killpg(process, signal.SIGKILL)
-        time.sleep(0.002)
+    try:
+        while not (ended := os.wait4(process, os.WNOHANG))[0]:
+            if not hangs and time.monotonic() - began > most:
+                hangs = True
+                os.killpg(process, signal.SIGKILL)
+            time.sleep(0.002)
+    except KeyboardInterrupt:
+        os.killpg(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+        raise
     output = (folder.parent / "output.txt").read_text(errors="replace")
     code = None if hangs else os.waitstatus_to_exitcode(ended[1])
-    return Ended(code, output, time.monotonic() - began, ended[2].ru_maxrss * MEMORY_UNIT)
+    used = ended[2]
+    return Ended(code, output, time.monotonic() - began, used.ru_utime + used.ru_stime, used.ru_maxrss * MEMORY_UNIT)
 
 
 def complete(arguments: tuple[str, ...], folder: Path) -> Ended:

@@ -12,6 +12,7 @@ Commands run in forks of this process, which has imported everything, so that ki
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import os
 import random
@@ -125,8 +126,8 @@ def faults_of(folder: Path, expected: Content, stable: Content) -> str:
     return ""
 
 
-def trials(name: str, number: int, base: Path, folder: Path, dice: random.Random) -> dict[str, Any]:
-    """Kills one command `number` times. Returns a row of the table; `faults` lists what went wrong."""
+def trials(name: str, number: int, base: Path, folder: Path, dice: random.Random, rows: list[dict[str, Any]]) -> None:
+    """Kills one command `number` times. Adds a row of the table to `rows`; `faults` lists what went wrong."""
     arguments = COMMANDS[name]
     undisturbed, seconds = [], 0.0
     for _ in range(2):
@@ -141,14 +142,15 @@ def trials(name: str, number: int, base: Path, folder: Path, dice: random.Random
         and not (name == "train" and path.startswith(BY_TIME))
         and "/checkpoints/" not in path
     }
-    kills, faults = 0, []
-    while kills < number:
+    row = {"command": name, "kills": 0, "seconds": seconds, "compared": len(stable), "faults": list[dict[str, Any]]()}
+    rows.append(row)
+    while row["kills"] < number:
         renew(base, folder)
         moments = []
         for _ in range(2 if dice.random() < 1 / 3 else 1):
             moments.append(dice.uniform(0, 1.05 * seconds))
             alive, wrong = kill(arguments, folder, moments[-1])
-            kills += 1
+            row["kills"] += 1
             if not alive or wrong:
                 break
         if not wrong:
@@ -157,8 +159,9 @@ def trials(name: str, number: int, base: Path, folder: Path, dice: random.Random
             if wrong and ended.code:
                 wrong = ended.output.splitlines()[-1]
         if wrong:
-            faults.append({"after": [round(moment, 3) for moment in moments], "seconds": seconds, "fault": wrong})
-    return {"command": name, "kills": kills, "seconds": seconds, "compared": len(stable), "faults": faults}
+            row["faults"].append(
+                {"after": [round(moment, 3) for moment in moments], "seconds": seconds, "fault": wrong}
+            )
 
 
 def main() -> int:
@@ -175,11 +178,12 @@ def main() -> int:
         renew(fresh, base)
         must(TRAIN, base)
         must(EVALUATE, base)
-        rows = []
-        for i, name in enumerate(asked.only):
-            share = asked.number * (i + 1) // len(asked.only) - asked.number * i // len(asked.only)
-            if share:
-                rows.append(trials(name, share, fresh if name in FROM_NOTHING else base, folder, dice))
+        rows: list[dict[str, Any]] = []
+        with contextlib.suppress(KeyboardInterrupt):
+            for i, name in enumerate(asked.only):
+                share = asked.number * (i + 1) // len(asked.only) - asked.number * i // len(asked.only)
+                if share:
+                    trials(name, share, fresh if name in FROM_NOTHING else base, folder, dice, rows)
     table("Killed and repeated", [row | {"faults": len(row["faults"])} for row in rows])
     for row in rows:
         for fault in row["faults"]:

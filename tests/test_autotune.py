@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from ganvas.data import Pack, open_pack
 from ganvas.data.batches import Batches
 from ganvas.errors import ConfigError
 from ganvas.system.device import Device, choose_device
-from ganvas.training import autotune
+from ganvas.training import autotune, compiled
 from ganvas.training.autotune import choose_workers, most_workers
 from ganvas.training.compiled import call_networks
 from ganvas.training.plan import plan
@@ -117,9 +116,34 @@ def test_who_can_share_a_batch(pack: Pack, options: dict[str, Any], most: int) -
     assert most_workers(state, config) == most
 
 
-def test_both_ways_are_really_timed(pack: Pack, tmp_path: Path) -> None:
+def test_compiled_networks_are_tried_in_each_phase_before_the_budget_begins(
+    pack: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A phase that comes later would be compiled in the time of the budget, and might fail there."""
+    seen: list[tuple[bool, bool, int]] = []
+
+    def accumulated(networks: Networks, inputs: Any, *_: Any) -> None:
+        seen.append((networks.plain_generator.starting, networks.plain_generator.coarse, inputs.real.shape[2]))
+
+    monkeypatch.setattr(torch, "compile", lambda network: network)
+    monkeypatch.setattr(compiled, "accumulate_gradients", accumulated)
+    state, _, config = opened(pack, model="compact", compile=True, images=64, minutes=None)
+    assert seen == [(True, False, 32), (False, False, 32)]
+    seen.clear()
+    state.generator.coarse_size = (16, 16)
+    call_networks(state, config, print)
+    state.batches.close()
+    assert seen == [(True, True, 16), (False, True, 16), (False, False, 32)]
+    assert not state.generator.starting and not state.generator.coarse
+
+
+def test_both_ways_are_really_timed(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gradients are also the same if one way is so slow that its passes are not repeated."""
     state, networks, config = opened(pack)
-    found = {num: autotune.timed(state, networks, config, pack.kind, num) for num in (1, 2)}
+    found = {}
+    for num, slow in ((1, 1e9), (2, 0.0)):
+        monkeypatch.setattr(autotune, "SLOW", slow)
+        found[num] = autotune.timed(state, networks, config, pack.kind, num)
     state.batches.close()
     assert all(0 < seconds < 60 for seconds, _ in found.values())
     assert (found[1][1] - found[2][1]).norm() < autotune.AGREEMENT * found[1][1].norm()

@@ -50,6 +50,17 @@ def test_the_next_process_deletes_what_a_killed_one_left(tmp_path: Path) -> None
     assert {path.name for path in tmp_path.iterdir()} == {"other.json", alive.name, foreign.name, mine.name}
 
 
+@pytest.mark.parametrize(("place", "bits"), [(8, 54), (21, 80), (26, 66), (64, 13)])
+def test_a_damaged_header_of_an_array_is_a_value_error(tmp_path: Path, place: int, bits: int) -> None:
+    """numpy raises TokenError, SyntaxError, TypeError and OverflowError for these."""
+    np.save(tmp_path / "a.npy", np.zeros((12, 8, 8, 1), np.uint8))
+    content = bytearray((tmp_path / "a.npy").read_bytes())
+    content[place] ^= bits
+    (tmp_path / "a.npy").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.npy has a damaged header"):
+        files.load_array(tmp_path / "a.npy")
+
+
 @killing
 def test_a_run_that_was_killed_while_it_was_recorded_begins_again(tmp_path: Path) -> None:
     folder = tmp_path / "run"

@@ -170,7 +170,12 @@ def test_micro_batches_become_smaller_until_the_memory_suffices(
     shape = ModelConfig(model, 16, 16, 1, 0, z_dim=8, base=8)
     network = torch.nn.Identity()
     state: Any = SimpleNamespace(
-        micro_batch=24, model=shape, device=torch.device("cpu"), optimizers={}, generator=network
+        micro_batch=24,
+        penalty_micro_batch=24,
+        model=shape,
+        device=torch.device("cpu"),
+        optimizers={},
+        generator=network,
     )
     inputs: Any = SimpleNamespace(real=torch.zeros(24, 1))
     running: Any = SimpleNamespace(

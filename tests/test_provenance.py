@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ganvas.errors import PictureError
+from ganvas import film
+from ganvas.errors import PictureError, RunError
 from ganvas.image_files import png_bytes, save_picture
 from ganvas.provenance import KIND, SENTENCE, provenance, read_provenance
+from ganvas.reporting import pictures
+from ganvas.share import publish
+from test_bombs import png
 
 RECIPE = {"seed": 5, "label": "左 hand <b>", "truncation": 0.8}
 
@@ -66,3 +70,19 @@ def test_a_damaged_file_is_named(tmp_path: Path, keep: int) -> None:
         read_provenance(path)
     with pytest.raises(PictureError, match="not a readable image"):
         read_provenance(tmp_path / "nowhere.png")
+
+
+def test_an_image_of_impossible_size_is_damaged_wherever_it_is_read(tmp_path: Path) -> None:
+    """Pillow has an exception of its own for these, and reads formats that Ganvas does not write."""
+    path = tmp_path / "a.png"
+    path.write_bytes(png(60_000, 60_000, 8, 0))
+    with pytest.raises(PictureError, match=r"a\.png is not a readable image"):
+        read_provenance(path)
+    with pytest.raises(RunError, match=r"the grid .*a\.png is damaged"):
+        film.scene(path, 1)
+    with pytest.raises(RunError, match=r"the grid .*a\.png is damaged"):
+        pictures.opened(path)
+    assert pictures.embed(tmp_path, "a.png", 10**6) is None and publish.opened(tmp_path, "a.png") is None
+    Image.fromarray(pixels()[:, :, 0]).save(path, "PPM")
+    with pytest.raises(PictureError):
+        read_provenance(path)

@@ -283,7 +283,7 @@ def test_a_forged_mark_deletes_nothing_else(run: Path, tmp_path: Path) -> None:
     assert precious.read_text() == "x"
 
 
-@pytest.mark.parametrize("mark", ["{", "[]", '{"files": []}', "{}"])
+@pytest.mark.parametrize("mark", ["{", "[]", '{"files": []}', "{}", "[" * 100_000])
 def test_a_damaged_mark_is_named(run: Path, tmp_path: Path, mark: str) -> None:
     out = tmp_path / "out"
     out.mkdir()

@@ -21,10 +21,16 @@ import torch
 import ganvas
 import processes
 from conftest import Command
+from ganvas.config import DataConfig, TrainOptions
+from ganvas.data import open_pack
+from ganvas.data.batches import Batches
 from ganvas.errors import ConfigError, RunError, TrainingError
 from ganvas.records import read_log
 from ganvas.run import Run, read_checkpoint
+from ganvas.system.device import Device, choose_device
 from ganvas.training import clock, loop
+from ganvas.training.session import taken_up
+from ganvas.training.state import TrainState
 from ganvas.training.step import Stats
 
 SMALL = {"size": 16, "batch": 16, "base": 8, "z_dim": 8, "previews": 3, "device": "cpu", "quiet": True}
@@ -241,6 +247,41 @@ def test_micro_batch_and_precision_may_change_when_a_run_goes_on(
         assert (words in said) is not again
 
 
+class CudaNumbers:
+    """A random generator of a GPU: its state has 16 bytes, and it refuses that of a CPU."""
+
+    def __init__(self) -> None:
+        self.seeds: list[int] = []
+
+    def get_state(self) -> torch.Tensor:
+        return torch.zeros(16, dtype=torch.uint8)
+
+    def set_state(self, state: torch.Tensor) -> None:
+        raise RuntimeError("RNG state is wrong size")
+
+    def manual_seed(self, seed: int) -> None:
+        self.seeds.append(seed)
+
+
+def test_a_run_of_a_cpu_goes_on_on_a_gpu(pictures: Path, finished: Path, tmp_path: Path) -> None:
+    """The GPU is made up: its name, its choices, and its random generator; the tensors are on the CPU."""
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    run, pack = Run(out), open_pack(pictures, DataConfig(size="16"))
+    gpu = Device(torch.device("cuda:0"), "GPU", "it was requested", True, 2**34)
+    record = taken_up(run, pack, TrainOptions(images=IMAGES + 16), gpu, None)
+    assert (record.train.device, record.train.precision, record.train.compile) == ("cuda:0", "bf16", True)
+    state = TrainState(record.model, record.train, Batches(pack, 16), choose_device("cpu"))
+    numbers = CudaNumbers()
+    state.device, state.noise = gpu.torch_device, numbers  # ty: ignore[invalid-assignment]
+    kept = newest_state(finished)
+    kept["counters"]["micro_batch"] = 4  # reduced for the memory of the other machine
+    changes = state.load_state_dict(kept)
+    assert changes == ["device cpu -> cuda", "precision fp32 -> bf16"] and len(numbers.seeds) == 1
+    assert (state.images_seen, state.micro_batch) == (IMAGES, 16)
+    assert_same(state.generator.state_dict(), kept["generator"])
+
+
 def test_other_options_or_pictures_are_refused_with_the_difference(
     pictures: Path, finished: Path, tmp_path: Path
 ) -> None:
@@ -306,6 +347,25 @@ def test_out_of_memory_leads_to_micro_batches_with_the_same_result(
         torch.testing.assert_close(newest_state(tmp_path / "run")["generator"][name], tensor, rtol=1e-3, atol=2e-4)
 
 
+def test_memory_that_only_penalties_need_leaves_other_steps_as_they_are(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    original, sizes = loop.accumulate_gradients, []
+
+    def small_memory(networks, inputs, config, policy, micro_batch, penalise, *more):
+        if penalise and micro_batch > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        sizes.append((penalise, micro_batch))
+        return original(networks, inputs, config, policy, micro_batch, penalise, *more)
+
+    monkeypatch.setattr(loop, "accumulate_gradients", small_memory)
+    ganvas.train(pictures, tmp_path / "run", images=160, **(SMALL | {"quiet": False}))
+    assert "micro-batches of 8 in steps with penalties (same training result)" in capsys.readouterr().err
+    assert set(sizes) == {(True, 8), (False, 16)}
+    counters = newest_state(tmp_path / "run")["counters"]
+    assert (counters["micro_batch"], counters["penalty_micro_batch"]) == (16, 8)
+
+
 def test_compile_that_cannot_work_falls_back(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -338,6 +398,27 @@ def test_compiled_networks_learn_as_the_others_do(
     plain, compiled = (newest_state(tmp_path / name)["generator"] for name in ("plain", "compiled"))
     for name, tensor in plain.items():
         torch.testing.assert_close(compiled[name], tensor, rtol=1e-3, atol=2e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # PyTorch's own, while it compiles
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
+def test_the_compiler_of_pytorch_makes_code_for_each_loss(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Whole compilation, on the CPU. The first loss takes minutes; the others reuse its code."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "code"))
+    compiled: list[torch.nn.Module] = []
+    genuine = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda network: compiled.append(network) or genuine(network))
+    for i, options in enumerate(({"loss": "hinge"}, {"loss": "least-squares"}, {"loss": "bce", "label_noise": 0.1})):
+        small = SMALL | {"images": 64, "quiet": False} | options
+        for name in ("plain", "compiled"):
+            ganvas.train(pictures, tmp_path / f"{name}{i}", compile=name == "compiled", **small)
+        assert "torch.compile failed" not in capsys.readouterr().err and len(compiled) == 2 * (i + 1)
+        plain, other = (newest_state(tmp_path / f"{name}{i}")["generator"] for name in ("plain", "compiled"))
+        for name, tensor in plain.items():
+            torch.testing.assert_close(other[name], tensor, rtol=1e-3, atol=2e-4)
 
 
 def test_compile_that_fails_in_a_backward_pass_falls_back_and_leaves_nothing_behind(

@@ -20,10 +20,10 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from ganvas.errors import ConfigError, MissingExtraError, RunError
+from ganvas.errors import ConfigError, MissingExtraError, PictureError, RunError
 from ganvas.image_files import eight_bits, on_colour, resized, to_image
 from ganvas.options import Frames, Video
-from ganvas.provenance import DESCRIPTION, SOFTWARE, XMP, note
+from ganvas.provenance import DESCRIPTION, SOFTWARE, XMP, note, opened_image
 from ganvas.run import Run
 from ganvas.system import files
 
@@ -249,9 +249,9 @@ def scene(path: Path, images_seen: int, size: tuple[int, int] | None = None, loo
     """
     look = look or Frames(filter="nearest")
     try:
-        with Image.open(path) as opened:
+        with opened_image(path) as opened:
             picture = eight_bit(opened, look.background or "white")
-    except (OSError, SyntaxError) as error:
+    except PictureError as error:
         raise RunError(f"the grid {path} is damaged: delete it, then make the video again") from error
     caption = f"{images_seen:,} images"
     if size is not None:

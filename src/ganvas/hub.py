@@ -294,7 +294,7 @@ class Hub:
 
     def kept(self, revision: str | None) -> Path | None:
         """The folder of the last download of this revision; None if there is none."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # ValueError: damaged text
             note = self.note(revision)
             commit = note.read_text(encoding="utf-8") if note.is_file() else str(revision)
             snapshot = self.folder / "snapshots" / commit

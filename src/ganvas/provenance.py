@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+import warnings
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from ganvas.errors import MissingExtraError, PictureError
+from ganvas.errors import GanvasError, MissingExtraError, PictureError
 
 KIND = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 """IPTC's word for an image made by a trained model, which image libraries and search engines read."""
@@ -26,6 +28,7 @@ SENTENCE = "Synthetic image made by a generative adversarial network; it shows n
 XMP_PACKET = "XML:com.adobe.xmp"  # name of this text in a PNG file
 MOST_NOTE = 60_000  # characters; the EXIF data of a JPEG file has at most 65,533 bytes
 VIDEOS = (".mp4", ".webm", ".mov")
+IMAGES = ("PNG", "JPEG", "WEBP", "TIFF", "GIF")  # formats that Ganvas writes
 DESCRIPTION, SOFTWARE = 270, 305  # tag numbers of EXIF and TIFF
 
 
@@ -61,7 +64,9 @@ def read_provenance(path: str | Path) -> dict[str, Any] | None:
     path = Path(path)
     try:
         text = video_comment(path) if path.suffix.lower() in VIDEOS else image_note(path)
-    except (OSError, SyntaxError, ValueError) as error:
+    except GanvasError:
+        raise
+    except Exception as error:  # damaged files can make libraries raise almost anything
         raise PictureError(f"{path} is not a readable image or video") from error
     try:
         values = json.loads(text.rpartition("\n")[2]) if isinstance(text, str) else None
@@ -70,9 +75,21 @@ def read_provenance(path: str | Path) -> dict[str, Any] | None:
     return values if isinstance(values, dict) and values.get("synthetic") is True else None
 
 
+@contextlib.contextmanager
+def opened_image(path: Path) -> Generator[Image.Image]:
+    """An image that Ganvas wrote, decoded. Any exception about a damaged or very large file becomes a PictureError."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(path, formats=IMAGES) as image:
+                image.load()  # texts may stand behind the pixels
+                yield image
+        except Exception as error:  # damaged files can make Pillow raise almost anything
+            raise PictureError(f"{path} is not a readable image") from error
+
+
 def image_note(path: Path) -> object:
-    with Image.open(path) as picture:
-        picture.load()  # texts may stand behind the pixels
+    with opened_image(path) as picture:
         comment = picture.info.get("comment", "")
         text = picture.info.get("ganvas") or picture.getexif().get(DESCRIPTION)
         return text or (comment.decode(errors="replace") if isinstance(comment, bytes) else comment)

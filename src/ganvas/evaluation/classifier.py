@@ -38,7 +38,7 @@ from ganvas.system import files
 from ganvas.system.device import choose_device
 from ganvas.system.files import cache_dir
 
-FORMAT = 3  # version of the cached file and of all code that affects the weights
+FORMAT = 4  # version of the cached file and of all code that affects the weights
 SEED = 0
 EPOCHS = 4
 LEAST_STEPS, MOST_STEPS = 200, 2400  # the maximum is for 28 x 28 pixels; lower for larger images
@@ -169,8 +169,8 @@ def place_of(pack: Pack) -> Path:
 def write(path: Path, classifier: LabelClassifier) -> None:
     tensors = {name: tensor.contiguous() for name, tensor in classifier.network.state_dict().items()}
     tensors["confusion"] = torch.from_numpy(classifier.confusion)
-    metadata = {"sha256": tensor_hash(tensors), "num_trained": str(classifier.num_trained)}
-    content = safetensors.torch.save(tensors, metadata)
+    tensors["num_trained"] = torch.tensor(classifier.num_trained)
+    content = safetensors.torch.save(tensors, {"sha256": tensor_hash(tensors)})
     with files.explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     files.write_atomically(path, lambda file: file.write(content))
@@ -186,11 +186,11 @@ def _read(path: Path, pack: Pack) -> LabelClassifier | None:
         return None
     if metadata.get("sha256") != tensor_hash(tensors):
         return None
-    confusion = tensors.pop("confusion").numpy()
+    confusion, num_trained = tensors.pop("confusion").numpy(), int(tensors.pop("num_trained"))
     network = Classifier(colours(pack.channels), *work_size(pack.height, pack.width), pack.num_classes)
     network.load_state_dict(tensors)
     channels_last(network.eval().requires_grad_(False))
-    return LabelClassifier(network, pack.classes, confusion, int(metadata["num_trained"]), tensor_hash(tensors))
+    return LabelClassifier(network, pack.classes, confusion, num_trained, tensor_hash(tensors))
 
 
 # ---- as features ----

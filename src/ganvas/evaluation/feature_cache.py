@@ -57,7 +57,7 @@ def _read(folder: Path, features: Features, num: int) -> np.ndarray | None:
     for path in folder.glob("features-*.npy"):
         try:
             rows = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+        except Exception:  # a damaged file can make numpy raise almost anything
             rows = np.empty(0)
         if rows.shape == (num, features.num_features + features.num_logits) and path.name == _name(rows):
             return rows

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from ganvas.errors import RunError
+from ganvas.errors import PictureError, RunError
 from ganvas.film import CAPTION, FRAME_MS, LAST_MS, Timing, animated, eight_bit, scene
+from ganvas.provenance import opened_image
 from ganvas.system import files
 
 AS_IT_IS = 300_000  # bytes up to which a PNG is embedded unchanged
@@ -39,11 +40,11 @@ def embed(folder: Path, name: object, budget: int) -> Picture | None:
     if path is None:
         return None
     try:
-        with Image.open(path) as opened:
+        with opened_image(path) as opened:
             if opened.format == "PNG" and path.stat().st_size <= min(budget, AS_IT_IS):
                 return _as_uri(path.read_bytes(), "png", opened.size)
             picture = eight_bit(opened)
-    except (OSError, SyntaxError, ValueError):
+    except PictureError:
         return None
     return compressed(picture, budget)
 
@@ -96,9 +97,9 @@ def stills(grids: list[tuple[int, Path]], height: int, width: int, budget: int) 
 
 def _opened(grid: Path) -> Image.Image:
     try:
-        with Image.open(grid) as picture:
+        with opened_image(grid) as picture:
             return eight_bit(picture)
-    except (OSError, SyntaxError) as error:
+    except PictureError as error:
         raise RunError(f"the grid {grid} is damaged: delete it, then report again") from error
 
 

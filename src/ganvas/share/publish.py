@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import math
 import shutil
 from dataclasses import dataclass
@@ -26,13 +25,13 @@ import numpy as np
 from PIL import Image
 
 from ganvas import film
-from ganvas.errors import ConfigError, RunError, duration
+from ganvas.errors import ConfigError, PictureError, RunError, duration
 from ganvas.fields import takes
 from ganvas.generator import Generator, to_pixels
 from ganvas.image_files import grid, png_text, to_image
 from ganvas.model_file import WEIGHTS, find_weights
 from ganvas.options import Publish
-from ganvas.provenance import provenance
+from ganvas.provenance import opened_image, provenance
 from ganvas.results import Evaluation, Grids
 from ganvas.run import Run
 from ganvas.system import files
@@ -112,7 +111,7 @@ def read_mark(out: Path) -> dict[str, list[str]]:
             raise ConfigError(f"{out} contains other files: choose a new or an empty folder")
         return {}
     try:
-        listed = json.loads(mark.read_text(encoding="utf-8"))["files"]
+        listed = files.parse_json(mark.read_bytes())["files"]
         published = {str(name): [str(one) for one in hashes] for name, hashes in listed.items() if name in NAMES}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         raise ConfigError(f"{mark} is damaged: delete the folder {out}, or choose another") from None
@@ -355,9 +354,9 @@ def opened(folder: Path, name: object) -> Image.Image | None:
     if path is None:
         return None
     try:
-        with Image.open(path) as picture:
+        with opened_image(path) as picture:
             return film.eight_bit(picture)
-    except (OSError, SyntaxError, ValueError):
+    except PictureError:
         return None
 
 

@@ -78,13 +78,21 @@ def no_locks(folder: Path) -> str:
 
 
 def load_array(path: Path) -> np.ndarray:
-    """Opens an .npy file memory-mapped and read-only; loads it to memory if the file system cannot map files."""
+    """Opens an .npy file memory-mapped and read-only; loads it to memory if the file system cannot map files.
+
+    Raises ValueError if it is damaged.
+    """
     try:
-        return np.lib.format.open_memmap(path, mode="r")
-    except OSError as error:
-        if error.errno not in UNSUPPORTED:
-            raise
-        return np.load(path, allow_pickle=False)
+        try:
+            return np.lib.format.open_memmap(path, mode="r")
+        except OSError as error:
+            if error.errno not in UNSUPPORTED:
+                raise
+            return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, MemoryError):
+        raise
+    except Exception as error:  # a damaged header can make numpy raise almost anything
+        raise ValueError(f"{path.name} has a damaged header") from error
 
 
 def cache_dir() -> Path:

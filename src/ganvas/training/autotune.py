@@ -119,7 +119,6 @@ def timed(
     state: TrainState, networks: Networks, config: TrainConfig, kind: str, num: int
 ) -> tuple[float, torch.Tensor]:
     """(seconds per training step including penalties, gradients of both networks as one vector)."""
-    noise = torch.Generator(state.device).manual_seed(0)
     policy, batch, pack = augmentations_for(kind, config), config.batch, state.batches.pack
     place = slice(state.batches.start, state.batches.stop)
     images = images_at(pack, spaced(pack.training, batch)).to(state.device)
@@ -135,6 +134,8 @@ def timed(
         for penalise in [False] * (1 + ROUNDS) + [True] * 2:
             if times[penalise] and times[penalise][-1] > SLOW:
                 continue
+            # The same numbers in each pass, because slow passes are not repeated and the last gradients are compared.
+            noise = torch.Generator(state.device).manual_seed(0)
             inputs = draw_inputs(images, asked, place, config, policy, state.augment.value, noise, weight, crops)
             began = time.perf_counter()
             accumulate_gradients(networks, inputs, config, policy, state.micro_batch, penalise, workers=workers)

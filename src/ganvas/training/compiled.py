@@ -10,10 +10,11 @@ import torch
 
 from ganvas.config import TrainConfig
 from ganvas.models import crops_of
+from ganvas.models.batch_norm import forget_statistics
 from ganvas.models.pretrained import ViewDiscriminator
 from ganvas.system.device import is_out_of_memory
 from ganvas.training.state import TrainState
-from ganvas.training.step import Side, accumulate_gradients, augmentations_for, draw_inputs
+from ganvas.training.step import Side, accumulate_gradients, at_size, augmentations_for, draw_inputs
 from ganvas.training.workers import Networks
 
 
@@ -47,7 +48,10 @@ def call_networks(state: TrainState, config: TrainConfig, say: Callable[[str], N
 
 
 def try_out(networks: Networks, state: TrainState, config: TrainConfig) -> None:
-    """Computes the gradients of the first step with and without penalties, then restores the state."""
+    """Computes the gradients of a step of each phase of the training, then restores the state.
+
+    The compiler makes code for each phase, and so does not need the time of the budget for that.
+    """
     policy = augmentations_for(state.batches.pack.kind, config)
     place = slice(state.batches.start, state.batches.stop)
     position = state.batches.state_dict()
@@ -55,19 +59,23 @@ def try_out(networks: Networks, state: TrainState, config: TrainConfig) -> None:
     state.batches.load_state_dict(position)
     labels = labels if state.model.label_size else None
     noise = torch.Generator(state.device).manual_seed(0)
+    generator, small = state.generator, state.generator.coarse_size is not None
+    phases = dict.fromkeys([(True, small), (False, small), (False, False)])  # (starting, coarse), in order
     sides: tuple[Side, ...] = ("both",) if config.update == "joint" else ("discriminator", "generator")
     buffers = [*state.generator.buffers(), *state.discriminator.buffers()]
     before = [buffer.clone() for buffer in buffers]
     try:
         with torch.random.fork_rng([state.device] if state.device.type == "cuda" else []):
-            for penalise in (True, False):
+            for generator.starting, generator.coarse in phases:
                 inputs = draw_inputs(
-                    real, labels, place, config, policy, state.augment.value, noise,
+                    at_size(real, generator), labels, place, config, policy, state.augment.value, noise,
                     state.features_penalty.value, crops_of(state.discriminator),
                 )  # fmt: skip
                 for side in sides:
-                    accumulate_gradients(networks, inputs, config, policy, state.micro_batch, penalise, side, True)
+                    forget_statistics([generator])
+                    accumulate_gradients(networks, inputs, config, policy, state.micro_batch, True, side, True)
     finally:
+        generator.starting = generator.coarse = False
         for buffer, value in zip(buffers, before, strict=True):
             buffer.copy_(value)
         for optimizer in state.optimizers.values():

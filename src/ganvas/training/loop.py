@@ -221,10 +221,14 @@ class Loop:
         )  # fmt: skip
 
     def gradients(self, inputs: Inputs, side: Side, penalise: bool, paths: bool) -> Stats:
-        """Gradients of one pass. If memory runs out, repeats it with smaller micro-batches and keeps that size."""
-        state = self.state
+        """Gradients of one pass. If memory runs out, repeats it with smaller micro-batches and keeps that size.
+
+        Penalties need more memory, so that passes with them have a size of their own.
+        """
+        state, large = self.state, penalise or bool(paths and self.config.path_length)
         copies = self.workers.generators if self.workers is not None else []
         while True:
+            size = state.penalty_micro_batch if large else state.micro_batch
             forget_statistics([state.generator, *copies])
             try:
                 stats = accumulate_gradients(
@@ -232,7 +236,7 @@ class Loop:
                     inputs,
                     self.config,
                     self.policy,
-                    state.micro_batch,
+                    size,
                     penalise,
                     side,
                     paths,
@@ -245,7 +249,7 @@ class Loop:
                 if not is_out_of_memory(error):
                     raise
                 traits = traits_of(state.model)
-                if state.micro_batch <= traits.least:
+                if size <= traits.least:
                     raise TrainingError(
                         f"{state.device} has too little memory even for the smallest micro-batch: "
                         "use a smaller --size, --base or --blocks"
@@ -254,11 +258,15 @@ class Loop:
                 optimizer.zero_grad(set_to_none=True)
             if state.device.type == "cuda":
                 torch.cuda.empty_cache()
-            state.micro_batch = traits.smaller(min(state.micro_batch, len(inputs.real)))
+            size = traits.smaller(min(size, len(inputs.real)))
+            state.penalty_micro_batch = min(size, state.penalty_micro_batch)
+            if not large:
+                state.micro_batch = size
             effect = "same training result"
-            if not traits.same_result(state.micro_batch):
+            if not traits.same_result(size):
                 effect = f"the result changes, because {state.model.model} computes statistics of each"
-            self.display.say(f"out of memory: continuing with micro-batches of {state.micro_batch} ({effect})")
+            where = " in steps with penalties" if large else ""
+            self.display.say(f"out of memory: continuing with micro-batches of {size}{where} ({effect})")
 
     def record(self, stats: Stats) -> None:
         """After a step: the progress line and the log, and if they are due, the preview, scores and a checkpoint."""

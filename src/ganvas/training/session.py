@@ -65,7 +65,7 @@ def open_session(
         if rank() == 0:
             if add and run.heldout() is None:
                 run.write_heldout(first_images(run)[1])
-            run.write_config(_taken_up(run, pack, asked, device, start, add))
+            run.write_config(taken_up(run, pack, asked, device, start, add))
     elif add:
         raise RunError(f"--add continues a run, and {run.folder} has none: omit --add")
     else:
@@ -247,7 +247,7 @@ def grown(run: Run, record: RunConfig, pack: Pack) -> RunData:
     return new
 
 
-def _taken_up(
+def taken_up(
     run: Run, pack: Pack, asked: TrainOptions, device: Device, start: str | None, add: bool = False
 ) -> RunConfig:
     """Record of an existing run with the machine options and budget of this session. Raises RunError on a mismatch.

@@ -29,6 +29,7 @@ class TrainState:
     powers: the averages for snapshots, if enabled. augment: probability of augmentations.
     noise: random generator of latents and augmentations, equal on all ranks (each uses its slice of the numbers).
     images_seen, step: counters. seconds: training time over all sessions.
+    micro_batch, penalty_micro_batch: images of a pass without and with penalties; smaller where memory ran out.
     workers: threads that share each batch; 0: not chosen yet, or only the main thread.
     rollbacks: number of returns to a checkpoint after divergence; each halves the learning rate.
     restarts: number of automatic restarts because of identical images; each halves the learning rate.
@@ -63,7 +64,7 @@ class TrainState:
         self.step = 0
         self.seconds = 0.0
         self.total_images = 0
-        self.micro_batch = config.micro_batch or config.batch
+        self.micro_batch = self.penalty_micro_batch = config.micro_batch or config.batch
         self.workers = config.workers or 0
         self.best_score = float("inf")
         self.rollbacks = 0
@@ -76,6 +77,7 @@ class TrainState:
         "seconds",
         "total_images",
         "micro_batch",
+        "penalty_micro_batch",
         "workers",
         "best_score",
         "rollbacks",
@@ -186,7 +188,8 @@ class TrainState:
         for name in self.COUNTERS:
             setattr(self, name, counters.get(name, getattr(self, name)))
         if changes:
-            self.micro_batch = planned  # not the size reduced for the memory of the other machine
+            # Not the sizes reduced for the memory of the other machine.
+            self.micro_batch = self.penalty_micro_batch = planned
         return changes
 
 
