@@ -63,7 +63,7 @@ def read_provenance(path: str | Path) -> dict[str, Any] | None:
     """
     path = Path(path)
     try:
-        text = video_comment(path) if path.suffix.lower() in VIDEOS else image_note(path)
+        text = _video_comment(path) if path.suffix.lower() in VIDEOS else _image_note(path)
     except GanvasError:
         raise
     except Exception as error:  # damaged files can make libraries raise almost anything
@@ -88,14 +88,14 @@ def opened_image(path: Path) -> Generator[Image.Image]:
             raise PictureError(f"{path} is not a readable image") from error
 
 
-def image_note(path: Path) -> object:
+def _image_note(path: Path) -> object:
     with opened_image(path) as picture:
         comment = picture.info.get("comment", "")
         text = picture.info.get("ganvas") or picture.getexif().get(DESCRIPTION)
         return text or (comment.decode(errors="replace") if isinstance(comment, bytes) else comment)
 
 
-def video_comment(path: Path) -> object:
+def _video_comment(path: Path) -> object:
     try:
         import av
     except ImportError:

@@ -81,7 +81,7 @@ def publish(asked: Publish) -> Path:
     run, out, max_mb, data_licence = Path(asked.run), Path(asked.out), asked.max_mb, asked.data_licence
     if not (math.isfinite(max_mb) and max_mb >= LEAST_MB):
         raise ConfigError(f"--max-mb {max_mb:g}: expected {LEAST_MB:g} or more")
-    published = read_mark(out)
+    published = _read_mark(out)
     weights = find_weights(run)
     facts = card.facts_of(run, licence=data_licence)
     if facts.data is None:
@@ -99,7 +99,7 @@ def publish(asked: Publish) -> Path:
 # -- the folder --
 
 
-def read_mark(out: Path) -> dict[str, list[str]]:
+def _read_mark(out: Path) -> dict[str, list[str]]:
     """Files that were published into `out` before, with their hashes. Raises ConfigError for any other content."""
     if not out.exists():
         return {}
@@ -135,7 +135,7 @@ def write(out: Path, contents: Contents, published: dict[str, list[str]]) -> Non
     either = {name: sorted({*published.get(name, []), hashes[name]}) for name in contents} | {
         name: allowed for name, allowed in published.items() if name not in contents
     }
-    write_mark(out, either)
+    _write_mark(out, either)
     for name, content in contents.items():
         if isinstance(content, bytes):
             files.write_atomically(out / name, lambda file, content=content: file.write(content))
@@ -146,10 +146,10 @@ def write(out: Path, contents: Contents, published: dict[str, list[str]]) -> Non
         if name not in contents:
             with files.explained(out / name):
                 (out / name).unlink(missing_ok=True)
-    write_mark(out, {name: [one] for name, one in hashes.items()})
+    _write_mark(out, {name: [one] for name, one in hashes.items()})
 
 
-def write_mark(out: Path, hashes: dict[str, list[str]]) -> None:
+def _write_mark(out: Path, hashes: dict[str, list[str]]) -> None:
     files.write_json(out / MARK, {"ganvas": "publish", "format": 1, "files": hashes})
 
 
@@ -157,7 +157,7 @@ def sha256(content: bytes | Path) -> str:
     return files.sha256(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
 
 
-def size_of(content: bytes | Path) -> int:
+def _size_of(content: bytes | Path) -> int:
     return content.stat().st_size if isinstance(content, Path) else len(content)
 
 
@@ -184,7 +184,7 @@ class Issue:
     def contents(self, weights: Path) -> Contents:
         contents: Contents = self.pictures()
         if self.facts.evaluation is not None:
-            contents[NUMBERS] = files.json_bytes(nameless(self.facts.evaluation))
+            contents[NUMBERS] = files.json_bytes(_nameless(self.facts.evaluation))
         contents["model/config.json"] = weights.parent / "config.json"
         contents["model/README.md"] = card.card(self.facts).encode()
         if (weights.parent / "directions.json").is_file():
@@ -193,10 +193,9 @@ class Issue:
             contents[MODEL] = weights
         contents[README] = self.readme(contents, weights).encode()
         contents = {name: contents[name] for name in NAMES if name in contents}
-        if large := [name for name, content in contents.items() if size_of(content) > self.most * 1e6]:
-            raise ConfigError(
-                f"--max-mb {self.most:g}: {large[0]} has {size_of(contents[large[0]]) / 1e6:.1f} MB: use a larger limit"
-            )
+        if large := [name for name, content in contents.items() if _size_of(content) > self.most * 1e6]:
+            size = _size_of(contents[large[0]]) / 1e6
+            raise ConfigError(f"--max-mb {self.most:g}: {large[0]} has {size:.1f} MB: use a larger limit")
         return contents
 
     def pictures(self) -> Contents:
@@ -334,9 +333,9 @@ class Issue:
 
     def file_words(self, contents: Contents, weights: Path) -> str:
         there = [name for name in NAMES if name in contents]
-        rows = [[f"[{name}]({name})", MEANING[name], size_words(size_of(contents[name]))] for name in there]
+        rows = [[f"[{name}]({name})", MEANING[name], _size_words(_size_of(contents[name]))] for name in there]
         if MODEL not in contents:
-            rows.append([MODEL, "weights: not included, see *Use*", size_words(weights.stat().st_size)])
+            rows.append([MODEL, "weights: not included, see *Use*", _size_words(weights.stat().st_size)])
         return card.table(["file", "", "size"], rows)
 
 
@@ -344,7 +343,7 @@ def image(words: str, name: str) -> str:
     return f"![{words}]({name})"
 
 
-def size_words(size: int) -> str:
+def _size_words(size: int) -> str:
     return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{max(1, round(size / 1e3))} kB"
 
 
@@ -377,7 +376,7 @@ def png(picture: Image.Image, limit: float, text: dict[str, str] | None) -> byte
         side = int(side * 0.9 * math.sqrt(limit * 1e6 / buffer.tell()))  # bytes are proportional to the area
 
 
-def nameless(evaluation: Evaluation) -> dict[str, Any]:
+def _nameless(evaluation: Evaluation) -> dict[str, Any]:
     """The evaluation without names and features of training images, which may identify people, and without unpublished
     files."""
     values = evaluation.to_dict()

@@ -34,7 +34,7 @@ def call_networks(state: TrainState, config: TrainConfig, say: Callable[[str], N
     else:
         compiled = dataclasses.replace(compiled, discriminator=torch.compile(state.discriminator))
     try:
-        try_out(compiled, state, config)
+        _try_out(compiled, state, config)
     except Exception as error:  # the compiler may raise anything
         if is_out_of_memory(error):  # the loop then uses smaller micro-batches
             return compiled
@@ -47,7 +47,7 @@ def call_networks(state: TrainState, config: TrainConfig, say: Callable[[str], N
     return compiled
 
 
-def try_out(networks: Networks, state: TrainState, config: TrainConfig) -> None:
+def _try_out(networks: Networks, state: TrainState, config: TrainConfig) -> None:
     """Computes the gradients of a step of each phase of the training, then restores the state.
 
     The compiler makes code for each phase, and so does not need the time of the budget for that.
