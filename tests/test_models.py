@@ -350,3 +350,21 @@ def test_multiply_adds_of_one_layer(layer: Callable[[], nn.Module], shape, macs)
 def test_unknown_architecture():
     with pytest.raises(ConfigError, match=r"--model vast: expected one of .*residual"):
         build(config("vast"))
+
+
+def test_coarse_grids_of_light_have_a_residual_block_that_changes_nothing_at_first() -> None:
+    """So that starting weights without it keep their images."""
+    generator = build(ModelConfig("light", 64, 64, 3, z_dim=8, base=8, widest=16))[0].eval()
+    blocks = [stage.residual for stage in generator.stages]
+    assert [block is not None for block in blocks] == [True, True, False, False]  # 8 and 16 pixels; not 32, 64
+    z = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = generator(z)
+        for block in blocks[:2]:
+            block.conv.weight.normal_()
+        assert torch.equal(generator(z), before)
+        blocks[0].out.weight.normal_()
+        changed = generator(z)
+        assert not torch.equal(changed, before)
+        blocks[0].gate.weight.normal_()  # the gates depend on the latent
+        assert not torch.equal(generator(z), changed)

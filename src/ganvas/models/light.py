@@ -1,7 +1,8 @@
 """The light model: for 32 to 1024 pixels, with batch renormalisation, SiLU, and gates from the latent on every grid.
 
 Like FastGAN (Liu et al. 2021) it has nearest upsampling, few feature maps on fine grids, and a latent input on every
-grid. SiLU replaces gated linear units, at half the cost. Normalising each image separately loses brightness and colours
+grid. SiLU replaces gated linear units, at half the cost. Coarse grids, where an operation costs little, have a residual
+block each, which completes the large structures. Normalising each image separately loses brightness and colours
 (RESULTS.md). Labels act only through the gates, so that they cannot replace the latent.
 
 Large images are drawn at a half or a quarter of their size and enlarged; a few feature maps, doubled by pixel shuffle
@@ -40,6 +41,7 @@ WIDEST = 128  # maximum feature maps of a grid
 HIDDEN = 64  # hidden features of the gates
 TRUNK = 256  # maximum longer side of the small images that large ones are enlarged from
 NOISY = 32  # minimum shorter side of the grids with noise
+DEEP = 16  # maximum shorter side of the grids with a residual block
 LEAST_MAPS = 4  # minimum feature maps after the last doubling
 MARGIN = 2 + PATTERN_REACH // 2  # pixels of the small image beside a window that its details depend on
 STD = 0.02  # standard deviation of initial weights (Radford et al. 2015)
@@ -68,8 +70,31 @@ class Noise(nn.Module):
         return (self.strength * fixed).to(x.dtype, memory_format=torch.channels_last)
 
 
+class Residual(nn.Module):
+    """x + f(x), f: 3x3 convolution, batch renormalisation, gates, SiLU and a 1x1 convolution that starts at zero."""
+
+    def __init__(self, maps: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(maps, maps, 3, padding=1, bias=False)
+        self.norm = BatchNorm(maps)
+        self.gate = nn.Linear(HIDDEN, maps)
+        self.out = nn.Conv2d(maps, maps, 1, bias=False)
+
+    def start(self) -> None:
+        """Initial weights that keep x as it is."""
+        nn.init.kaiming_normal_(self.conv.weight, nonlinearity="linear")
+        nn.init.zeros_(self.out.weight)
+
+    def forward(self, x: Tensor, hidden: Tensor) -> Tensor:
+        gain = (1 + self.gate(hidden))[:, :, None, None].to(x.dtype)
+        return x + self.out(F.silu(self.norm(self.conv(x)) * gain))
+
+
 class Stage(nn.Module):
-    """Upsamples to `size`, then `num` times convolution, batch renormalisation, gates and SiLU; noise on fine grids."""
+    """Upsamples to `size`, then `num` times convolution, batch renormalisation, gates and SiLU.
+
+    Fine grids have noise, coarse ones a residual block.
+    """
 
     def __init__(self, before: int, after: int, size: tuple[int, int], num: int, config: ModelConfig) -> None:
         super().__init__()
@@ -83,6 +108,7 @@ class Stage(nn.Module):
         self.classes = ClassEmbedding(config.label_size, 2 * after) if config.label_size else None
         if self.classes is not None:
             nn.init.normal_(self.classes.weight, std=0.1)
+        self.residual = Residual(after) if min(size) <= DEEP else None
 
     def forward(self, x: Tensor, hidden: Tensor, labels: Tensor | None) -> Tensor:
         x = F.interpolate(x, size=self.size, mode="nearest")
@@ -96,7 +122,7 @@ class Stage(nn.Module):
             added = added + self.noise(x) if self.classes is not None else self.noise(x)
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = F.silu(torch.addcmul(added.to(x.dtype), norm(conv(x)), gain))
-        return x
+        return x if self.residual is None else self.residual(x, hidden)
 
 
 class Shuffle(nn.Module):
@@ -173,8 +199,9 @@ class Generator(contract.Generator):
                 nn.init.normal_(layer.weight, std=STD)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
-        for stage in tail:
-            stage.start()
+        for layer in self.modules():
+            if isinstance(layer, Residual | Shuffle):
+                layer.start()
         if self.to_detail is not None:
             nn.init.zeros_(self.to_detail.weight)
 
@@ -235,6 +262,7 @@ def defaults(setting: Setting) -> Defaults:
         "widest": (0, "the architecture's own limit") if setting.on_cpu else (512, "feature maps of the finest grid"),
         "r1": compact.penalty(setting),
         "lr": (1e-3, "tuned for this network"),
+        "lr_end": (0.01, "learning rate decays to a hundredth: better final images"),
     }
 
 
