@@ -94,6 +94,7 @@ def sources(folder: Path) -> None:
         (folder / kind).mkdir()
     for i, image in enumerate(images):
         Image.fromarray(image.astype(np.uint16) * 257).save(folder / "png16" / f"{i}.png")
+        np.save(folder / "npy" / f"{i}.npy", image)
         for kind in ("csv", "jsonl", "json"):
             Image.fromarray(image).save(folder / kind / f"{i}.png")
         (folder / "dcm" / f"{i}.dcm").write_bytes(film(image))
@@ -106,7 +107,6 @@ def sources(folder: Path) -> None:
     pixels = np.repeat(images.reshape(len(images), -1), 3, axis=1)
     batch = {b"data": pixels, b"labels": labels.tolist()}
     (folder / "cifar" / "data_batch_1").write_bytes(pickle.dumps(batch, protocol=2))
-    np.save(folder / "npy" / "data.npy", images)
     video(folder / "mp4" / "clip.mp4", list(range(12)))
     idx = struct.pack(">4I", 0x803, *images.shape) + images.tobytes()
     (folder / "idx" / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx))
