@@ -78,7 +78,7 @@ def classifier_for(pack: Pack, device: str | None = None, progress: Progress | N
     """
     training, testing = _parts_of(pack)
     path = place_of(pack)
-    classifier = _read(path, pack)
+    classifier = read(path, pack)
     if classifier is None:
         classifier = _train_on(pack, training, testing, choose_device(device).torch_device, progress)
         write(path, classifier)
@@ -176,7 +176,7 @@ def write(path: Path, classifier: LabelClassifier) -> None:
     files.write_atomically(path, lambda file: file.write(content))
 
 
-def _read(path: Path, pack: Pack) -> LabelClassifier | None:
+def read(path: Path, pack: Pack) -> LabelClassifier | None:
     """The classifier in the cache; None if there is none or it is damaged."""
     try:
         with safetensors.safe_open(path, framework="pt") as opened:

@@ -165,7 +165,7 @@ class CopyFinder:
         for part in (heldout, self.training, self.thumbs.fine.numpy(), self.thumbs.grain.numpy()):
             digest.update(np.ascontiguousarray(part).data)
         path = files.cache_dir() / "copies" / f"calibration-{digest.hexdigest()[:16]}.npz"
-        if (known := _read(path, len(heldout))) is not None:
+        if (known := read(path, len(heldout))) is not None:
             return known
         _, correlations, real, _ = self._search(pack.images[heldout])
         others = max(0, min(ENOUGH - len(heldout), len(self.training)))
@@ -387,7 +387,7 @@ def _equalising(scores: np.ndarray) -> np.ndarray:
 # ---- the calibration in the cache ----
 
 
-def _read(path: Path, num: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+def read(path: Path, num: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Calibration with `num` held-out images; None if missing or damaged."""
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as content:

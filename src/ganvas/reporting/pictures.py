@@ -87,7 +87,7 @@ def stills(grids: list[tuple[int, Path]], height: int, width: int, budget: int) 
     """The upper left cells of a few grids, first to last. height, width: size of a cell in pixels."""
     pictures = []
     for images, path in _spread(grids, STILLS):
-        sheet = _opened(path)
+        sheet = opened(path)
         right, bottom = (min(side, CELLS * (cell + 2)) for side, cell in zip(sheet.size, (width, height), strict=True))
         sheet = sheet.crop((2, 2, right, bottom))  # image_files.grid has a gap of 2 pixels
         one = compressed(sheet, budget // STILLS) if max(sheet.size) > 256 else lossless(sheet)
@@ -95,7 +95,7 @@ def stills(grids: list[tuple[int, Path]], height: int, width: int, budget: int) 
     return pictures
 
 
-def _opened(grid: Path) -> Image.Image:
+def opened(grid: Path) -> Image.Image:
     try:
         with opened_image(grid) as picture:
             return eight_bit(picture)
