@@ -272,11 +272,12 @@ def test_a_run_of_a_cpu_goes_on_on_a_gpu(pictures: Path, finished: Path, tmp_pat
     record = taken_up(run, pack, TrainOptions(images=IMAGES + 16), gpu, None)
     assert (record.train.device, record.train.precision, record.train.compile) == ("cuda:0", "bf16", True)
     state = TrainState(record.model, record.train, Batches(pack, 16), choose_device("cpu"))
-    state.device, state.noise = gpu.torch_device, CudaNumbers()
+    numbers: Any = CudaNumbers()
+    state.device, state.noise = gpu.torch_device, numbers
     kept = newest_state(finished)
     kept["counters"]["micro_batch"] = 4  # reduced for the memory of the other machine
     changes = state.load_state_dict(kept)
-    assert changes == ["device cpu -> cuda", "precision fp32 -> bf16"] and len(state.noise.seeds) == 1
+    assert changes == ["device cpu -> cuda", "precision fp32 -> bf16"] and len(numbers.seeds) == 1
     assert (state.images_seen, state.micro_batch) == (IMAGES, 16)
     assert_same(state.generator.state_dict(), kept["generator"])
 
