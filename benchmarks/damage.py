@@ -23,6 +23,7 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -203,8 +204,8 @@ def main() -> int:
                 wrong = trial(name, base, folder, expected[name], i // len(asked.only) % 7 < 5, dice)
                 faults[name] += [wrong] if wrong else []
                 done[name] += 1
-    rows = [{"file": name, "damages": done[name], "faults": faults[name]} for name in faults]
-    table("Damaged files", [row | {"faults": len(faults[str(row["file"])])} for row in rows])
+    rows: list[dict[str, Any]] = [{"file": name, "damages": done[name], "faults": faults[name]} for name in faults]
+    table("Damaged files", [row | {"faults": len(row["faults"])} for row in rows])
     for name, wrong in faults.items():
         for one in wrong:
             print(f"{name}: {one}")

@@ -272,8 +272,8 @@ def test_a_run_of_a_cpu_goes_on_on_a_gpu(pictures: Path, finished: Path, tmp_pat
     record = taken_up(run, pack, TrainOptions(images=IMAGES + 16), gpu, None)
     assert (record.train.device, record.train.precision, record.train.compile) == ("cuda:0", "bf16", True)
     state = TrainState(record.model, record.train, Batches(pack, 16), choose_device("cpu"))
-    numbers = CudaNumbers()
-    state.device, state.noise = gpu.torch_device, numbers  # ty: ignore[invalid-assignment]
+    numbers: Any = CudaNumbers()
+    state.device, state.noise = gpu.torch_device, numbers
     kept = newest_state(finished)
     kept["counters"]["micro_batch"] = 4  # reduced for the memory of the other machine
     changes = state.load_state_dict(kept)
