@@ -64,7 +64,7 @@ def test_the_nearest_of_real_digits(tmp_path_factory: pytest.TempPathFactory) ->
         told = wait_for(lambda: client.post("/api/nearest", json=body).json(), lambda one: one["state"] != "preparing")
         assert told["state"] == "ready", told
         assert all(-1 <= one["correlation"] <= 1 and one["name"] for one in told["images"])
-        real = client.get(f"/api/training-picture?model=run&index={told['found'][0]['index']}")
+        real = client.get(f"/api/training-picture?model=run&index={told['images'][0]['index']}")
         assert picture(real.content).shape == (16, 16)
         refused(client.get("/api/training-picture?model=run&index=99999"), 404, "the last one is 219")
 
