@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -310,6 +311,27 @@ def test_a_call_that_was_cut_short_is_taken_up(run: Path, tmp_path: Path, monkey
             publish.publish(run, out, data_licence="MIT")
     publish.publish(run, out, data_licence="MIT")
     assert names(out) == ALWAYS | REAL | {"evaluation.json"}
+
+
+def test_a_call_that_was_killed_before_its_mark_is_taken_up(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the folder is there then, and a part of the mark, written by a process that is gone."""
+    out = tmp_path / "out"
+
+    def killed(path: Path, write: Any) -> None:
+        raise GanvasError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write_atomically", killed)
+        with pytest.raises(GanvasError, match="killed"):
+            publish.publish(run, out)
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    (out / f".{publish.MARK}.{files.HOST}-{gone.pid}.tmp").write_text("{")
+    publish.publish(run, out)
+    publish.publish(run, tmp_path / "undisturbed")
+    assert names(out) == names(tmp_path / "undisturbed") and not list(out.glob(".*.tmp"))
 
 
 # -- bad input --

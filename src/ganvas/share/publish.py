@@ -107,6 +107,7 @@ def _read_mark(out: Path) -> dict[str, list[str]]:
         raise ConfigError(f"{out} is a file: expected a folder to publish into")
     mark = out / MARK
     if not mark.is_file():
+        files.sweep(out)  # of a call that was killed while it wrote the mark
         if any(one.name != ".git" for one in out.iterdir()):
             raise ConfigError(f"{out} contains other files: choose a new or an empty folder")
         return {}
@@ -129,14 +130,15 @@ def write(out: Path, contents: Contents, published: dict[str, list[str]]) -> Non
     """Write all contents, then delete files that were published before and are no longer part of the folder."""
     hashes = {name: sha256(content) for name, content in contents.items()}
     with files.explained(out):
-        for name in contents:
-            (out / name).parent.mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
     # Written first, so that the next call accepts the folder if this one is interrupted.
     either = {name: sorted({*published.get(name, []), hashes[name]}) for name in contents} | {
         name: allowed for name, allowed in published.items() if name not in contents
     }
     _write_mark(out, either)
     for name, content in contents.items():
+        with files.explained(out):
+            (out / name).parent.mkdir(exist_ok=True)
         if isinstance(content, bytes):
             files.write_atomically(out / name, lambda file, content=content: file.write(content))
         else:
