@@ -150,7 +150,7 @@ def main() -> int:
     slowest = max((one["processor"] for one in crafted), default=0.0)
     print(f"{len(crafted)} crafted files, {slowest:.1f} processor seconds at most; {len(faults)} faults in all")
     for one in faults:
-        print(f"{one['file']}: {one['fault']}")
+        print(f"{one['file']}: {one['fault']}".encode("ascii", "backslashreplace").decode())
     if asked.json:
         write_json(asked.json, {"machine": machine("torch", "pillow"), "seed": asked.seed, "rows": [*bombs, *crafted]})
     return 1 if faults else 0
