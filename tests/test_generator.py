@@ -450,3 +450,8 @@ def test_checksum_covers_names_shapes_and_values() -> None:
 def test_information_survives_json() -> None:
     info = dataclasses.replace(fresh(classes=["ä", "左"]).info, depth=16, kind="scan", images_seen=12, data_hash="ab")
     assert ModelInfo.from_json(info.to_json(), Path("here")) == info
+
+
+def test_a_class_name_that_no_file_can_hold_is_refused() -> None:
+    with pytest.raises(ConfigError, match="without surrogates"):
+        ModelInfo(ModelConfig("compact", 16, 16, 1, num_classes=1), classes=["\ud800"])

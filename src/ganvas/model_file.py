@@ -51,6 +51,8 @@ class ModelInfo:
     def __post_init__(self) -> None:
         if self.config.num_classes not in (0, len(self.classes)):
             raise ConfigError(f"classes: expected the names of {self.config.num_classes:,} classes")
+        if any("\ud800" <= letter <= "\udfff" for name in self.classes for letter in name):
+            raise ConfigError("classes: expected names without surrogates")
         if self.config.num_conditions != (self.conditions.width if self.conditions is not None else 0):
             raise ConfigError(f"conditions: expected columns with {self.config.num_conditions:,} values")
         if self.conditions is not None and not self.conditions.combinations:
