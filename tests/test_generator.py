@@ -452,6 +452,10 @@ def test_information_survives_json() -> None:
     assert ModelInfo.from_json(info.to_json(), Path("here")) == info
 
 
-def test_a_class_name_that_no_file_can_hold_is_refused() -> None:
-    with pytest.raises(ConfigError, match="without surrogates"):
-        ModelInfo(ModelConfig("compact", 16, 16, 1, num_classes=1), classes=["\ud800"])
+@pytest.mark.parametrize("name", ["classes", "data_hash"])
+def test_text_that_no_file_can_hold_is_refused(name: str, tmp_path: Path) -> None:
+    info = ModelInfo(ModelConfig("compact", 16, 16, 1, num_classes=1), classes=["a"])
+    damaged = json.dumps(info.to_dict() | {name: ["\ud800"] if name == "classes" else "\ud800"})
+    with pytest.raises(CheckpointError, match="no readable Ganvas configuration"):
+        ModelInfo.from_json(damaged, tmp_path)
+    assert ModelInfo.from_json(info.to_json(), tmp_path) == info

@@ -51,8 +51,6 @@ class ModelInfo:
     def __post_init__(self) -> None:
         if self.config.num_classes not in (0, len(self.classes)):
             raise ConfigError(f"classes: expected the names of {self.config.num_classes:,} classes")
-        if any("\ud800" <= letter <= "\udfff" for name in self.classes for letter in name):
-            raise ConfigError("classes: expected names without surrogates")
         if self.config.num_conditions != (self.conditions.width if self.conditions is not None else 0):
             raise ConfigError(f"conditions: expected columns with {self.config.num_conditions:,} values")
         if self.conditions is not None and not self.conditions.combinations:
@@ -83,6 +81,7 @@ class ModelInfo:
         """Read the output of `to_json`. Raises CheckpointError for anything else."""
         try:
             values: dict[str, Any] = json.loads(text)
+            json.dumps(values, ensure_ascii=False).encode()  # ValueError for lone surrogates, which no file can hold
             if values["format"] != FORMAT:
                 raise CheckpointError(
                     f"{where} has format {values['format']!r:.20}; this version of Ganvas reads {FORMAT}"
