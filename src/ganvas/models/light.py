@@ -148,11 +148,11 @@ class Shuffle(nn.Module):
 
     def forward(self, x: Tensor, starts: Tensor | None) -> Tensor:
         """starts: (N, 2), the position of the doubled x in its whole grid; None: x is the whole grid."""
-        x = shuffle_quarters(self.to_quarters(x))
+        x = _shuffle_quarters(self.to_quarters(x))
         return F.silu(x + self.noise(x, starts))
 
 
-def shuffle_quarters(x: Tensor) -> Tensor:
+def _shuffle_quarters(x: Tensor) -> Tensor:
     """(N, 4C, H, W) -> (N, C, 2H, 2W): the first C maps are the upper left pixels, the last C the lower right ones.
 
     Half the time of `F.pixel_shuffle` in channels-last format, because all maps of a pixel stay together.

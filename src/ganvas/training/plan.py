@@ -58,17 +58,17 @@ def plan(pack: Pack, asked: TrainOptions, device: Device, known: dict[str, Any] 
     known: the network options of the run that training starts from; they take precedence over the plan's choices.
     """
     chooser = Chooser(asked, known or {})
-    choose_budget(chooser)
+    _choose_budget(chooser)
     on_cpu = device.torch_device.type == "cpu"
-    model = choose_model(chooser, pack, on_cpu)
-    choose_objective(chooser, model)
+    model = _choose_model(chooser, pack, on_cpu)
+    _choose_objective(chooser, model)
     traits = traits_of(model)
-    choose_update(chooser, traits)
-    choose_augmentation(chooser, pack)
-    choose_optimiser(chooser, model, on_cpu)
+    _choose_update(chooser, traits)
+    _choose_augmentation(chooser, pack)
+    _choose_optimiser(chooser, model, on_cpu)
     choose_machine(chooser, device)
     generator, discriminator = summarise_config(model)
-    memory = choose_micro_batch(chooser, generator, discriminator, device, traits)
+    memory = _choose_micro_batch(chooser, generator, discriminator, device, traits)
     config = TrainConfig(**{**vars(asked), **chooser.values})
     refuse_what_cannot_work(config, model, traits)
     return Plan(config, model, chooser.choices, generator, discriminator, memory, warnings(config, traits))
@@ -112,12 +112,12 @@ class Chooser:
         return chosen
 
 
-def choose_budget(chooser: Chooser) -> None:
+def _choose_budget(chooser: Chooser) -> None:
     if chooser.asked.images is None and chooser.asked.epochs is None:
         chooser.choose("minutes", DEFAULT_MINUTES, "default: no --minutes, --images or --epochs given")
 
 
-def choose_model(chooser: Chooser, pack: Pack, on_cpu: bool) -> ModelConfig:
+def _choose_model(chooser: Chooser, pack: Pack, on_cpu: bool) -> ModelConfig:
     setting = chooser.setting = Setting(
         pack.height,
         pack.width,
@@ -131,7 +131,7 @@ def choose_model(chooser: Chooser, pack: Pack, on_cpu: bool) -> ModelConfig:
     chosen = chooser.architecture = architecture_of(name)
     if chooser.choose("discriminator", *chooser.usual("discriminator")) == "own":
         chooser.choices.pop()
-    choose_capacity(chooser, name)
+    _choose_capacity(chooser, name)
     labelled = chooser.choose(
         "conditional",
         (pack.num_classes > 1 or pack.schema is not None) and not chosen.classic,
@@ -160,7 +160,7 @@ NETWORK_FIELDS = ("z_dim", "base", "widest", "blocks", "spectral_norm", "discrim
 """Options that are passed to the networks unchanged."""
 
 
-def choose_capacity(chooser: Chooser, name: str) -> None:
+def _choose_capacity(chooser: Chooser, name: str) -> None:
     sizes = chooser.architecture.sizes
     if sizes:
         size = chooser.choose("model_size", *chooser.usual("model_size"))
@@ -181,7 +181,7 @@ def choose_capacity(chooser: Chooser, name: str) -> None:
     chooser.settle("spectral_norm", False, "gradient penalties are used instead")
 
 
-def choose_objective(chooser: Chooser, model: ModelConfig) -> None:
+def _choose_objective(chooser: Chooser, model: ModelConfig) -> None:
     name = chooser.choose("loss", *chooser.usual("loss"))
     if name not in LOSSES:
         raise ConfigError(f"--loss {name}: expected one of {', '.join(LOSSES)}{did_you_mean(name, [*LOSSES])}")
@@ -215,7 +215,7 @@ def choose_objective(chooser: Chooser, model: ModelConfig) -> None:
     chooser.settle("label_noise", 0.0, "off")
 
 
-def choose_update(chooser: Chooser, traits: Traits) -> None:
+def _choose_update(chooser: Chooser, traits: Traits) -> None:
     loss = LOSSES[chooser.values["loss"]]
     if traits.mixes:
         update = chooser.choose("update", "alternating", "the discriminator uses batch statistics")
@@ -233,7 +233,7 @@ def choose_update(chooser: Chooser, traits: Traits) -> None:
         chooser.settle("n_critic", critic, "one per generator step")
 
 
-def choose_augmentation(chooser: Chooser, pack: Pack) -> None:
+def _choose_augmentation(chooser: Chooser, pack: Pack) -> None:
     names = ", ".join(POLICIES[pack.kind])
     probability = augmentation_probability(pack.num_training)
     adaptive = chooser.settle("adaptive", False, "a fixed probability works better for short budgets")
@@ -253,7 +253,7 @@ def augmentation_probability(num_images: int) -> float:
     return float(f"{min(0.6, 0.15 * math.log10(200_000 / num_images)):.2g}")
 
 
-def choose_optimiser(chooser: Chooser, model: ModelConfig, on_cpu: bool) -> None:
+def _choose_optimiser(chooser: Chooser, model: ModelConfig, on_cpu: bool) -> None:
     side = max(model.height, model.width)
     name = chooser.choose("optimizer", "adam", "the usual choice for GANs")
     ranks = world_size()
@@ -288,7 +288,7 @@ def choose_machine(chooser: Chooser, device: Device) -> None:
     chooser.choose("compile", on_gpu, "faster on a GPU" if on_gpu else "not faster on this device")
 
 
-def choose_micro_batch(
+def _choose_micro_batch(
     chooser: Chooser, generator: Summary, discriminator: Summary, device: Device, traits: Traits
 ) -> int:
     """Halves the micro-batch until the estimated memory fits, if possible; returns the estimate in bytes."""

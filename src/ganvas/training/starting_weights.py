@@ -92,7 +92,7 @@ def grown(theirs: Tensors, model: ModelConfig) -> Tensors:
     for name, own in mine.items():
         parts = name.split(".")
         if name == "start.weight":
-            known[name] = resampled(theirs[name], model)
+            known[name] = _resampled(theirs[name], model)
         elif parts[0] == "stages" and int(parts[1]) >= NUM_STAGES and parts[2] == "convs":
             known[name] = nn.init.dirac_(own)
         elif name in theirs and name not in known:
@@ -104,7 +104,7 @@ def grown(theirs: Tensors, model: ModelConfig) -> Tensors:
     return known
 
 
-def resampled(weight: Tensor, model: ModelConfig) -> Tensor:
+def _resampled(weight: Tensor, model: ModelConfig) -> Tensor:
     """The first layer's weight (h * w * maps, z), resampled to the first grid of another size."""
     before, after = (stages(one.height, one.width, COARSEST)[0] for one in (MODEL, model))
     images = weight.unflatten(0, (*before, -1)).permute(3, 2, 0, 1)
