@@ -25,8 +25,9 @@ import itertools
 import json
 import statistics
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -65,13 +66,22 @@ SHOWN, SEED = 36, 1_000_000
 FILMS = 100  # films that checkerboard artefacts and sharpness are measured on
 
 
+class Samples(Protocol):
+    """What is measured: a `Generator`, or samples of another program."""
+
+    @property
+    def classes(self) -> Sequence[str]: ...
+
+    def sample(self, n: int, *, seed: int, label: list[int] | None = None) -> torch.Tensor: ...
+
+
 def packed(data: Path, name: str, size: str | None, limit: int | None = None) -> Pack:
     source, usual, kind, _ = DATA[name]
     labels = None if name in ("mednist", "cifar10") else "none"
     return open_pack(data / source, DataConfig(size=size or usual, kind=kind, labels=labels, limit=limit))  # ty: ignore
 
 
-def measured(generator: Generator, pack: Pack, judge: Any, num: int) -> dict[str, float]:
+def measured(generator: Samples, pack: Pack, judge: Any, num: int) -> dict[str, float]:
     """The numbers of one generator, of `num` samples in the order of their seeds."""
     labels = None
     if generator.classes:

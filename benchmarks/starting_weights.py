@@ -1,6 +1,7 @@
 """Trains the starting weights that Ganvas ships (src/ganvas/starting_weights), from images whose licences allow it.
 
-    python benchmarks/starting_weights.py DATA --minutes 33 --out runs/start
+    python benchmarks/starting_weights.py DATA --minutes 100 --out runs/start            # from new weights
+    python benchmarks/starting_weights.py DATA --minutes 68 --out runs/start --continued  # from those in the package
 
 The images: comic faces ("Adventurer" by Lisa Wischofsky, CC BY 4.0; also with other colours and enlarged parts), chest
 X-ray films (Kermany et al. 2018, CC BY 4.0; whole and enlarged parts), and 100 pairs of photos and comics (face2comics,
@@ -33,6 +34,7 @@ from recipes import packed
 
 SIDE = MODEL.height
 ROWS = 500  # images decoded at once
+PHOTO_PARTS = 24  # enlarged parts of each photo
 RNG = random.Random(0)
 
 
@@ -41,6 +43,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=33.0)
+    parser.add_argument("--continued", action="store_true", help="start from the weights in the package")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     folder = args.out / "images"
@@ -49,7 +52,9 @@ def main() -> None:
         image.resize((SIDE, SIDE), Image.Resampling.LANCZOS).save(folder / f"{i:05d}.png")
     run = args.out / "run"
     data = {"size": str(SIDE), "labels": "none", "kind": "photo", "holdout": 0.02}
-    ganvas.train(folder, run, minutes=args.minutes, seed=args.seed, lr_end=0.3, start_from=NONE, **data)  # ty: ignore
+    start = None if args.continued else NONE
+    options = {"minutes": args.minutes, "seed": args.seed, "augment": 0.0, "lr_end": 0.1, "start_from": start}
+    ganvas.train(folder, run, **options, **data)  # ty: ignore
     write(run, FILE)
 
 
@@ -68,7 +73,7 @@ def mixture(data: Path) -> Iterator[Image.Image]:
             if name.lower().endswith((".png", ".jpg", ".jpeg")):
                 image = Image.open(io.BytesIO(pairs.read(name))).convert("RGB")
                 yield image
-                for _ in range(9):
+                for _ in range(PHOTO_PARTS):
                     part = ImageEnhance.Brightness(part_of(image, 0.35)).enhance(RNG.uniform(0.6, 1.3))
                     part = ImageEnhance.Color(part).enhance(RNG.uniform(0.5, 1.5))
                     yield turned(part) if RNG.random() < 0.3 else part
