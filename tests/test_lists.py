@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -12,12 +14,16 @@ import pytest
 from PIL import Image
 
 from ganvas.config import DataConfig
+from ganvas.data.packing.pack import read_list
 from ganvas.data.packing.selection import choose
+from ganvas.data.reading import labels, lists
 from ganvas.data.reading.containers import by_reason
 from ganvas.data.reading.lists import Finder
 from ganvas.data.reading.sources import open_source
 from ganvas.errors import DataError
+from ganvas.image_files import png_bytes
 
+PNG = png_bytes(np.zeros((8, 8, 1), np.uint8))
 NAMES = [f"{folder}/{i:02}.png" for folder in "AB" for i in range(3)] + ["v1.2.png"]
 
 
@@ -141,6 +147,106 @@ def test_a_finder_asks_for_one_picture():
     assert finder.find("a.png") is None and finder.find("a") is None
     assert finder.find("b") == ("y/b.jpg", 1)
     assert finder.find("root/x/a.png") == ("x/a.png", 2)
+
+
+def tried(names: list[str], cell: str) -> tuple[str, int] | None:
+    """What `Finder.find` is defined to give: every number of trailing parts is tried, the largest first."""
+    parts = cell.split("/")
+    for length in range(len(parts), 0, -1):
+        for ending in ("", ".png"):
+            long = [name for name in names if name.count("/") >= length - 1]
+            fitting = [name for name in long if name.removesuffix(ending).split("/")[-length:] == parts[-length:]]
+            if len(fitting) == 1:
+                return fitting[0], length
+    return None
+
+
+def test_a_finder_finds_the_one_name_with_the_longest_common_end():
+    random = np.random.default_rng(0)
+    found = 0
+    for _ in range(100):
+        folders = ["/".join(random.choice(["a", "b", "ab"], random.integers(0, 4))) for _ in range(12)]
+        files = random.choice(["x.png", "y.png", "x", "y.z.png", "y.z", "ax.png"], 12)
+        all_names = [f"{folder}/{file}".removeprefix("/") for folder, file in zip(folders, files, strict=True)]
+        names, cells = [*dict.fromkeys(all_names[:5])], all_names[5:]
+        finder = Finder(names)
+        for cell in set(cells) - set(names):
+            assert finder.find(cell) == tried(names, cell), (names, cell)
+            found += finder.find(cell) is not None
+    assert found > 100
+
+
+def test_a_name_of_many_folders_is_looked_up_at_once():
+    finder = Finder(["a/" * 400 + "x.png", "a/" * 400 + "y.png"])
+    assert finder.find("a/" * 300_000 + "x.jpg") is None
+    assert finder.find("a/" * 300_000 + "x.png") == ("a/" * 400 + "x.png", 401)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metadata.jsonl", "".join(f'{{"{i}": 1}}\n' for i in range(102))),
+        ("metadata.csv", "file_name,label" + "," * 102 + "\n" + "0.png,x\n" * 102),
+        ("metadata.csv", "file_name,label" + "," * 10_001),
+        ("metadata.csv", "file_name,label" + "\n" * 5_001),
+        ("list_attr_celeba.txt", "x " * 10_001),
+        ("table.txt", "x " * 10_001),
+    ],
+    ids=["jsonl of other names", "csv of empty cells", "csv of one line", "csv of empty lines", "attributes", "table"],
+)
+def test_lists_that_would_fill_the_memory_are_refused(tmp_path, monkeypatch, name, content):
+    """With the real limits, lists of 300 KB that took more than 10 GB, or of 60 MB, that are 60 KB in a zip."""
+    monkeypatch.setattr(lists, "MOST_CELLS", 10_000)
+    monkeypatch.setattr(lists, "MOST_LINES", 5_000)
+    (tmp_path / "0.png").write_bytes(PNG)
+    (tmp_path / name).write_text(content)
+    options = {"list": DataConfig(labels="Smiling"), "tabl": DataConfig(conditions=name)}.get(name[:4], DataConfig())
+    with pytest.raises(DataError, match=f"{name} is too large: keep only the columns"):
+        open_source(tmp_path, options)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a device without end")
+def test_a_list_without_end_is_refused(monkeypatch):
+    monkeypatch.setattr(lists, "MOST_BYTES", 2**21)
+    with pytest.raises(DataError, match="--files /dev/zero is too large"):
+        read_list("/dev/zero")
+
+
+def test_nested_json_is_refused_or_ignored(tmp_path):
+    for i in range(2):
+        (tmp_path / f"{i}.png").write_bytes(PNG)
+    deep = '{"labels": ' + "[" * 10**5
+    (tmp_path / "dataset.json").write_text(deep)
+    assert len(open_source(tmp_path).items) == 2
+    (tmp_path / "metadata.jsonl").write_text(deep)
+    with pytest.raises(DataError, match="line 1: expected one JSON object per line"):
+        open_source(tmp_path)
+
+
+def test_a_long_dataset_json_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(labels, "MOST_JSON", 1000)
+    archive = image_zip(tmp_path / "a.zip", SHARDS, dataset_json='{"labels": [' + "[]," * 400 + "[]]}")
+    with pytest.raises(DataError, match="ignore it with --labels none"):
+        open_source(archive)
+    assert len(open_source(archive, DataConfig(labels="none")).items) == 6
+
+
+@pytest.mark.parametrize("form", ["zip", "tar"])
+def test_names_longer_than_any_path_are_left_out(tmp_path, form):
+    path = tmp_path / f"a.{form}"
+    names = ["a/" * 30_000 + "x.png", "y.png", "z.png"]
+    if form == "zip":
+        image_zip(path, names)
+    else:
+        with tarfile.open(path, "w") as archive:
+            for name in names:
+                info = tarfile.TarInfo(name)
+                info.size = len(PNG)
+                archive.addfile(info, io.BytesIO(PNG))
+    source = open_source(path)
+    assert [item.name for item in source.items] == ["y.png", "z.png"]
+    (rejected,) = source.rejected
+    assert rejected.reason == "a name of more than 1,000 characters" and len(rejected.name) == 1000
 
 
 def test_labels_in_an_array_are_not_replaced(tmp_path):

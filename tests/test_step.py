@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import math
+import traceback
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
-from ganvas.augment import POLICIES, augment, draw
+from ganvas.augment import NUMBERS, OPERATIONS, POLICIES, Draw, augment, draw
 from ganvas.config import ModelConfig, TrainConfig
 from ganvas.losses import LOSSES
-from ganvas.models import build, contract
+from ganvas.models import MODELS, build, contract, crops_of
+from ganvas.models.layers import without_memory
+from ganvas.training import step
 from ganvas.training.step import (
     Inputs,
     Networks,
@@ -351,3 +358,58 @@ def test_learning_rate_at_the_ends_of_its_options(decay_from):
 def test_no_augmentation_without_probability():
     assert augmentations_for("photo", TrainConfig(augment=0.3)) == POLICIES["photo"]
     assert augmentations_for("photo", TrainConfig(augment=0.0)) == augmentations_for("photo", TrainConfig()) == ()
+
+
+# What a GPU would wait for.
+
+
+class HostTensors(TorchFunctionMode):
+    """Records calls that make a tensor from Python numbers, as lists of indices do, or use one in the host's memory.
+
+    On a GPU, both are copies that it waits for. Calls that ask for a number fail on the meta device.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = tree_leaves((args, kwargs))
+        index = args[1] if func in (Tensor.__getitem__, Tensor.__setitem__) else ()
+        listed = any(isinstance(one, list) for one in (index if isinstance(index, tuple) else (index,)))
+        on_host = any(isinstance(one, Tensor) and one.device.type == "cpu" for one in given)
+        if func in (torch.tensor, torch.as_tensor) or listed or on_host:
+            self.found.append("".join(traceback.format_stack(limit=2)[:1]))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("model", "discriminator", "height", "width"),
+    [
+        ("light", "both", 400, 300), ("light", "own", 64, 48), ("compact", "both", 64, 64),
+        ("residual", "both", 64, 64), ("style", "both", 64, 64), ("dcgan", "own", 64, 64),
+    ],
+)  # fmt: skip
+def test_a_gpu_waits_for_nothing_in_a_step(
+    model: str, discriminator: str, height: int, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step, "_autocast", lambda device, precision: contextlib.nullcontext())  # meta has none
+    classic = MODELS[model].classic
+    config = dataclasses.replace(
+        CONFIG, update="alternating" if classic else "joint", path_length=2.0 if model == "style" else 0.0,
+        gradient_penalty=0.0 if classic or discriminator == "both" else 1.0, r1_features=1.0,
+        loss="bce" if classic else "relativistic", label_noise=0.1 if classic else 0.0,
+    )  # fmt: skip
+    classes = 0 if classic else CLASSES
+    with without_memory():
+        generator, judge = build(ModelConfig(model, height, width, 3, classes, 8, 16, discriminator=discriminator))
+        labels = None if classic else torch.zeros(8, dtype=torch.int64)
+        places = torch.zeros(8, crops_of(judge), 2)
+        numbers = Draw(torch.zeros(8, len(NUMBERS)), torch.zeros(8, len(OPERATIONS)))
+        real, z, uniform = torch.zeros(8, 3, height, width), torch.zeros(8, 8), torch.zeros(8, 3)
+        given = Inputs(real, labels, z, numbers, uniform, torch.ones(3), places)
+    networks = Networks(generator.train(), judge.train(), generator, judge)
+    with HostTensors() as mode:
+        for side in ("discriminator", "generator") if classic else ("both",):
+            accumulate_gradients(networks, given, config, POLICY, 8, True, side, True)
+    assert mode.found == []

@@ -124,9 +124,9 @@ CATALOG: dict[str, Dataset] = {
             licence="non-commercial research only, no redistribution",
             attribution="Z. Liu, P. Luo, X. Wang and X. Tang, Deep Learning Face Attributes in the Wild, 2015",
             files=(
-                File("img_align_celeba.zip", None, "00d2c5bc6d35e252742224ab0c1e8fcb"),
-                File("list_attr_celeba.txt", None, "75e246fa4810816ffd6ee81facbd244c"),
-                File("list_eval_partition.txt", None, "d32c9cbf5e040fd4025c592c306e6668"),
+                File("img_align_celeba.zip"),
+                File("list_attr_celeba.txt"),
+                File("list_eval_partition.txt"),
             ),
             size="64",
             fit="crop",
@@ -143,7 +143,7 @@ CATALOG: dict[str, Dataset] = {
                 File(
                     "MedNIST.tar.gz",
                     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/MedNIST.tar.gz",
-                    "0bc7306e7427e00ad1c5526a6677552d",
+                    "0bc7306e7427e00ad1c5526a6677552d",  # MONAI publishes no SHA-256
                 ),
             ),
             size="64",

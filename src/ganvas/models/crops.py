@@ -90,8 +90,9 @@ class Window(NamedTuple):
 def window_at(image: tuple[int, int], scale: int, size: tuple[int, int], places: Tensor) -> Window:
     """Windows of `scale` times `size` pixels of images of (height, width), at `places` (N, 2) in [0, 1]."""
     sides = (scale * size[0], scale * size[1])
-    free = torch.tensor([image[0] - sides[0], image[1] - sides[1]], device=places.device)
-    return Window(torch.minimum((places * (free + 1)).long(), free), sides)
+    free = (image[0] - sides[0], image[1] - sides[1])
+    starts = [(places[:, axis] * (free[axis] + 1)).long().clamp(max=free[axis]) for axis in (0, 1)]
+    return Window(torch.stack(starts, dim=1), sides)
 
 
 def part_sizes(height: int, width: int) -> tuple[list[int], list[tuple[int, int]]]:

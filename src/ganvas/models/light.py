@@ -241,11 +241,11 @@ class Generator(contract.Generator):
 
     def window(self, x: Tensor, small: Tensor, window: Window) -> Tensor:
         """Pixels of the large image in a window, computed from the part of the grid that they depend on."""
-        factor, grid = 2 ** len(self.tail), torch.tensor(x.shape[2:], device=x.device)
+        factor = 2 ** len(self.tail)
         least = [-(-(side + factor - 1) // factor) + 2 * MARGIN for side in window.sides]
         size = (min(least[0], x.shape[2]), min(least[1], x.shape[3]))
         starts = torch.div(window.starts, factor, rounding_mode="floor") - MARGIN
-        starts = torch.minimum(starts.clamp(min=0), grid - torch.tensor(size, device=x.device))
+        starts = torch.stack([starts[:, i].clamp(0, x.shape[2 + i] - size[i]) for i in (0, 1)], dim=1)
         part = self.enlarged(cut(x, starts, size), cut(small, starts, size), starts)
         return cut(part, window.starts - factor * starts, window.sides)
 

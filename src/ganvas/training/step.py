@@ -283,11 +283,11 @@ def _penalty_gradients(
             continue
         norms = view_gradient_norms(lambda v, y: logits_of(discriminator, v, y), views, labels)
         norm = torch.stack([norm.mean() for norm in norms])
-        weights = torch.full_like(norm, gamma)
-        heads = heads_on_features(discriminator, len(norm))
-        if heads and inputs.features_penalty is not None:
-            weights[heads] = inputs.features_penalty.to(norm).repeat_interleave(NUM_VIEWS)[: len(heads)]
-        (norm @ weights * (often / 2)).backward()
+        weights = [norm.new_full((), gamma)] * len(norm)
+        if inputs.features_penalty is not None:
+            for i, head in enumerate(heads_on_features(discriminator, len(norm))):
+                weights[head] = inputs.features_penalty[i // NUM_VIEWS].to(norm)
+        (norm @ torch.stack(weights) * (often / 2)).backward()
         setattr(stats, name, norm.sum().detach())
     if config.gradient_penalty:
         assert inputs.uniform is not None
@@ -309,8 +309,9 @@ def _stats_of(networks: Networks, loss: Loss, real: Tensor, fake: Tensor, value:
     sign = overfitting_sign(real, fake, relativistic=not loss.zero)
     lead = torch.tanh((real - fake) / 2).mean(dim=0)
     heads = heads_on_features(networks.plain_discriminator, len(lead))
-    lead = lead[heads].view(-1, NUM_VIEWS).mean(dim=1) if heads else lead.mean(dim=0, keepdim=True)
-    return Stats(real.mean(), fake.mean(), value.detach() / real.shape[1], sign, lead)
+    # A list as index would be copied to a GPU, which waits for it.
+    seen = torch.stack([lead[head] for head in heads]).view(-1, NUM_VIEWS).mean(dim=1) if heads else lead.mean()[None]
+    return Stats(real.mean(), fake.mean(), value.detach() / real.shape[1], sign, seen)
 
 
 @contextlib.contextmanager

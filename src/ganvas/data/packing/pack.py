@@ -29,7 +29,7 @@ from ganvas.conditions import Conditions
 from ganvas.config import MAX_SIZE, DataConfig, Fit, Kind
 from ganvas.data.packing.kept import Kept
 from ganvas.data.reading.containers import Rejection
-from ganvas.data.reading.lists import text_of
+from ganvas.data.reading.lists import read_text
 from ganvas.errors import ConfigError, DataError, GanvasError, amount
 from ganvas.fields import from_dict
 from ganvas.system import files
@@ -382,7 +382,4 @@ def is_pack(folder: Path) -> bool:
 
 def read_list(path: str | Path) -> str:
     """Text of a --files list. Raises `DataError` if it cannot be read."""
-    try:
-        return text_of(Path(path).read_bytes(), f"--files {path}")
-    except OSError as error:
-        raise DataError(f"--files {path} cannot be read as a text file of one image name per line: {error}") from error
+    return read_text(Path(path), f"--files {path}")

@@ -26,6 +26,7 @@ from ganvas.errors import DataError, PictureError
 MAX_HELD_BYTES = 2**28  # total size of file contents that a tar keeps in memory; CIFAR needs 186 MB
 MAX_MEMBERS = 500_000
 """Maximum number of files in an archive; longer lists read faster from a folder."""
+MAX_NAME = 1000  # characters; names are kept in memory
 PLAIN_BYTES, MAX_RATIO = 2**26, 200
 """Data that decompress to more than this many bytes and more than this ratio count as a decompression bomb."""
 XZ_MEMORY = 2**28  # memory limit of the decoder, in bytes; the highest level of xz needs 65 MiB
@@ -55,7 +56,7 @@ class Zip:
                 if member.is_dir() or hidden(name):
                     continue
                 if reason := self._refusal(name, member):
-                    self.rejected.append(Rejection(name, reason))
+                    self.rejected.append(Rejection(name[:MAX_NAME], reason))
                 else:
                     self._members[name] = member
         self._members = dict(sorted(self._members.items()))
@@ -124,7 +125,7 @@ class Tar:
             if member.issparse():  # a few bytes may expand to any number of zeros
                 reason = "a sparse file: pack the archive again without --sparse"
             if reason := reason or _member_refusal(name, member.size, names):
-                self.rejected.append(Rejection(name, reason))
+                self.rejected.append(Rejection(name[:MAX_NAME], reason))
             else:
                 names.add(name)
                 self._members[member.name] = name
@@ -315,6 +316,8 @@ def _refuse_many(path: Path, num: int) -> None:
 
 def _member_refusal(name: str, size: int, taken: Collection[str]) -> str | None:
     """Reason why a member of an archive is rejected, or None. taken: names of earlier members."""
+    if len(name) > MAX_NAME:
+        return f"a name of more than {MAX_NAME:,} characters"
     if name.startswith("/") or re.match(r"[A-Za-z]:", name):
         return "unsafe name: an absolute path"
     if ".." in name.split("/"):

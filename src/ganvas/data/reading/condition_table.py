@@ -10,7 +10,7 @@ from ganvas.conditions import as_yes_or_no, kind_of, number_of
 from ganvas.config import ConditionKind, parse_conditions
 from ganvas.data.reading.containers import Container, Item, Rejection
 from ganvas.data.reading.labels import find_text, matched, no_match
-from ganvas.data.reading.lists import Finder, Table, as_name
+from ganvas.data.reading.lists import Finder, Table, as_name, refuse_cells
 from ganvas.errors import ConfigError, DataError, did_you_mean, some
 
 
@@ -101,6 +101,7 @@ def _spaced(content: str, where: str) -> Table:
     """A table separated by spaces, such as list_attr_celeba.txt: perhaps a first line with the number of lines, then
     names of all columns, or of all but the first, which has the image names.
     """
+    refuse_cells(len(content) // 2, where)
     rows = [line.split() for line in content.splitlines() if line.strip()]
     if len(rows) > 2 and len(rows[0]) == 1 < len(rows[1]):
         rows = rows[1:]

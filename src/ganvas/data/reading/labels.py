@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,9 +11,10 @@ from typing import TypeVar
 
 from ganvas.conditions import natural
 from ganvas.data.reading.containers import Container, Item, Rejection
-from ganvas.data.reading.lists import Finder, Table, as_name, read_text, text_of
+from ganvas.data.reading.lists import Finder, Table, as_name, read_text, refuse_cells, text_of
 from ganvas.data.reading.masks import ANNOTATIONS, SUFFIX, stem
 from ganvas.errors import DataError, amount, some
+from ganvas.system import files
 
 T = TypeVar("T")
 
@@ -109,10 +110,7 @@ def _folders_at(images: list[str], depth: int) -> set[str]:
 
 def _shared_depth(images: list[str]) -> int:
     """Number of leading folders shared by all images."""
-    depth = 0
-    while all(name.count("/") > depth for name in images) and len(_folders_at(images, depth)) == 1:
-        depth += 1
-    return depth
+    return os.path.commonprefix(images).count("/")  # noqa: RUF071 (characters behind the last "/" do not count)
 
 
 # A list of file,label.
@@ -247,12 +245,17 @@ def by_own_list(container: Container, images: list[str], split: str) -> Labelled
 OWN_LIST = "The list included with the images, {}, gives {}."
 
 
+MOST_JSON = 3 * 2**24  # a million images have 30 million characters; values take up to 25 times as many bytes in memory
+
+
 def _stylegan_labels(content: str) -> list[tuple[str, str]] | None:
     """(file, class number) pairs from a dataset.json of StyleGAN; empty if it has no classes, None if it is another
-    kind of file. Raises `DataError` for labels that are not integers.
+    kind of file. Raises `DataError` for labels that are not integers, and for files that are too large.
     """
+    if len(content) > MOST_JSON:
+        raise DataError(f"dataset.json has more than {MOST_JSON:,} characters: ignore it with --labels none")
     try:
-        labels = json.loads(content)["labels"]
+        labels = files.parse_json(content)["labels"]
     except (ValueError, TypeError, KeyError):
         return None
     if labels is None:
@@ -353,6 +356,7 @@ def _celeba_list(container: Container, name: str) -> tuple[str, str] | None:
     """(file name, content) of a CelebA list: the original .txt or the .csv from Kaggle."""
     for file in (f"{name}.txt", f"{name}.csv"):
         if (content := find_text(container, file)) is not None:
+            refuse_cells(len(content) // 2, file)
             return file, content
     return None
 

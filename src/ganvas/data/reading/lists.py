@@ -6,9 +6,12 @@ Ambiguous content raises `DataError`.
 
 from __future__ import annotations
 
+import bisect
 import codecs
 import csv
+import functools
 import io
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,15 +21,26 @@ from typing import Any
 from ganvas.conditions import number_of
 from ganvas.data.reading.containers import is_picture, printable
 from ganvas.errors import DataError, some
+from ganvas.system import files
 
 MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 """Byte order marks; a text without one must be UTF-8."""
 
 DELIMITERS = ",;\t"
 
+MOST_BYTES, MOST_LINES = 2**28, 5_000_000  # of a list
+ENDS = (b"\n", b"\r", b"\v", b"\f", b"\x1c", b"\x1d", b"\x1e", b"\xc2\x85", b"\xe2\x80\xa8", b"\xe2\x80\xa9")
+"""What `str.splitlines` takes for the end of a line."""
+MOST_CELLS = 40_000_000
+"""Cells of a table, with those that its lines lack: a few bytes may otherwise stand for any number of them."""
+MOST_LINE = 2**24  # characters of a JSON line, whose values take up to 25 times as many bytes in memory
+SAMPLE_LINES, SAMPLE_CELLS = 1000, 1_000_000  # that are searched for the column of names
+
 
 def text_of(content: bytes, where: str | Path) -> str:
-    """Decodes a list: UTF-8, or UTF-16 with a byte order mark. Raises `DataError` for other encodings."""
+    """Decodes a list: UTF-8, or UTF-16 with a byte order mark. Raises `DataError` for other encodings and sizes."""
+    if len(content) > MOST_BYTES or any(content.count(end) > MOST_LINES for end in ENDS):
+        raise _too_large(where)
     encoding = next((name for mark, name in MARKS.items() if content.startswith(mark)), "utf-8")
     try:
         text = content.decode(encoding)
@@ -37,13 +51,28 @@ def text_of(content: bytes, where: str | Path) -> str:
     raise DataError(f"{where} is not text in UTF-8, or UTF-16 with a mark: save it as UTF-8 ('CSV UTF-8' in Excel)")
 
 
-def read_text(path: Path) -> str:
-    """The text of a list on disk; raises `DataError`."""
+def _too_large(where: str | Path) -> DataError:
+    return DataError(
+        f"{where} is too large: keep only the columns that you need; at most {MOST_BYTES:,} bytes, {MOST_LINES:,} "
+        f"lines and {MOST_CELLS:,} cells are read"
+    )
+
+
+def refuse_cells(number: int, where: str | Path) -> None:
+    """Raises `DataError` if a table has too many cells."""
+    if number > MOST_CELLS:
+        raise _too_large(where)
+
+
+def read_text(path: Path, where: str | None = None) -> str:
+    """The text of a list on disk. Raises `DataError`, which calls it `where`."""
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            parts = itertools.islice(iter(lambda: file.read(2**20), b""), MOST_BYTES // 2**20 + 1)
+            content = b"".join(parts)  # devices and pipes do not say how long they are
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
-    return text_of(content, path)
+        raise DataError(f"{where or path} cannot be read: {error.strerror}") from None
+    return text_of(content, where or path)
 
 
 def as_name(cell: str) -> str:
@@ -64,34 +93,54 @@ class Finder:
     """
 
     def __init__(self, pictures: Iterable[str], complete: Iterable[str] = ()) -> None:
-        self._pictures = {name: name for name in pictures}
-        self._complete = frozenset(complete)
-        self._tails: dict[tuple[int, bool], dict[str, str | None]] = {}
+        self._pictures = list(dict.fromkeys(pictures))
+        self._complete = frozenset([*self._pictures, *complete])
 
     def find(self, cell: str) -> tuple[str, int] | None:
         """(image, number of matching trailing parts of its name); None if no image or more than one fits."""
         name = as_name(cell)
-        if name in self._pictures or name in self._complete:
+        if name in self._complete:
             return name, name.count("/") + 2
         parts = [part for part in name.split("/") if part]
-        for length in range(len(parts), 0, -1):
-            tail = "/".join(parts[-length:])
-            for bare in (False, True):
-                if picture := self._named(length, bare).get(tail):
-                    return picture, length
-        return None
+        fitting = [_fitting(parts, names) for names in (self._whole, self._bare)]
+        return max((one for one in fitting if one is not None), key=lambda one: one[1], default=None)
 
-    def _named(self, length: int, bare: bool) -> dict[str, str | None]:
-        """Last `length` parts of each image name, `bare`: without ending -> image, or None for several."""
-        if (length, bare) not in self._tails:
-            tails: dict[str, str | None] = {}
-            for name in self._pictures:
-                if name.count("/") >= length - 1:
-                    tail = "/".join(name.split("/")[-length:])
-                    tail = tail.removesuffix(_ending_of(tail)) if bare else tail
-                    tails[tail] = None if tail in tails else name
-            self._tails[length, bare] = tails
-        return self._tails[length, bare]
+    @functools.cached_property
+    def _whole(self) -> list[tuple[str, str]]:
+        return sorted((_backwards(name.split("/")), name) for name in self._pictures)
+
+    @functools.cached_property
+    def _bare(self) -> list[tuple[str, str]]:
+        return sorted((_backwards(name.removesuffix(_ending_of(name)).split("/")), name) for name in self._pictures)
+
+
+def _backwards(parts: list[str]) -> str:
+    """A name from its last part to its first, so that names with the same end are neighbours in alphabetical order."""
+    return "/".join(reversed(parts)) + "/"
+
+
+def _fitting(parts: list[str], names: list[tuple[str, str]]) -> tuple[str, int] | None:
+    """(image, number of common trailing parts) of the image that shares most of them; None if there are several.
+
+    names: sorted pairs of `_backwards` and the image.
+    """
+    if not parts:
+        return None
+    place = bisect.bisect_left(names, (_backwards(parts), ""))
+    common = {i: _common(parts, names[i][0]) for i in range(max(place - 2, 0), min(place + 2, len(names)))}
+    most = max(common.values(), default=0)
+    best = [i for i, length in common.items() if length == most]
+    return (names[best[0]][1], most) if most and len(best) == 1 else None
+
+
+def _common(parts: list[str], backwards: str) -> int:
+    """Number of common trailing parts."""
+    length = 0
+    for part, other in zip(reversed(parts), backwards.split("/"), strict=False):
+        if part != other:
+            break
+        length += 1
+    return length
 
 
 @dataclass(frozen=True)
@@ -108,49 +157,57 @@ class Table:
         if text.lstrip().startswith("{"):
             return cls._of_json_lines(text, where)
         first = text.lstrip("\r\n").partition("\n")[0]
+        delimiter = max(DELIMITERS, key=first.count)
+        refuse_cells(text.count(delimiter), where)
+        rows: list[list[str]] = []
         try:
-            lines = csv.reader(io.StringIO(text), delimiter=max(DELIMITERS, key=first.count))
-            rows = [[cell.strip() for cell in row] for row in lines]
+            for line in csv.reader(io.StringIO(text), delimiter=delimiter):
+                row = [cell.strip() for cell in line]
+                if any(row):
+                    width = len(rows[0]) if rows else len(row)
+                    if any(row[width:]):
+                        raise DataError(
+                            f"{where} has a line with more cells than its first line, {','.join(row)!r:.200}: "
+                            "put quotation marks around cells that contain a comma"
+                        )
+                    rows.append(row[:width] + [""] * (width - len(row)))
+                    refuse_cells(width * len(rows), where)
         except csv.Error as error:
             raise DataError(f"{where} is not a csv of file,label ({error})") from None
-        rows = [row for row in rows if any(row)]
         if not rows:
             raise DataError(f"{where} is empty; expected lines of file,label")
         has_header = not any(is_picture(cell) or finder.find(cell) for cell in rows[0] if cell)
-        width = len(rows[0])
-        if wrong := next((row for row in rows if any(row[width:])), None):
-            raise DataError(
-                f"{where} has a line with more cells than its first line, {','.join(wrong)!r}: "
-                "put quotation marks around cells that contain a comma"
-            )
-        rows = [row[:width] + [""] * (width - len(row)) for row in rows]
         return cls(rows[0] if has_header else None, rows[has_header:], where)
 
     @classmethod
     def _of_json_lines(cls, text: str, where: str) -> Table:
-        lines: list[dict[str, Any]] = []
-        for number, line in enumerate(text.splitlines(), start=1):
+        header: dict[str, None] = {}
+        rows: list[list[str]] = []
+        for number, line in enumerate(io.StringIO(text, newline=None), start=1):
             if not line.strip():
                 continue
             try:
-                value = json.loads(line)
+                value = files.parse_json(line) if len(line) <= MOST_LINE else None
             except ValueError:
                 value = None
             if not isinstance(value, dict):
                 raise DataError(f"{where}, line {number}: expected one JSON object per line, such as "
                                 '{"file_name": "a.png", "label": "cat"}')  # fmt: skip
-            lines.append(value)
-        header = list(dict.fromkeys(key for line in lines for key in line))
-        return cls(header, [[_cell(line.get(key)) for key in header] for line in lines], where)
+            header |= dict.fromkeys(value)
+            refuse_cells(len(header) * (len(rows) + 1), where)
+            rows.append([_cell(value.get(key)) for key in header])
+        return cls([*header], [row + [""] * (len(header) - len(row)) for row in rows], where)
 
     def names(self, finder: Finder) -> int:
         """Index of the column with image names: most of its cells end like images, or are found."""
 
         def count(column: int) -> tuple[int, int]:
-            cells = [row[column] for row in self.rows[:: max(1, len(self.rows) // 1000)]]
+            cells = [row[column] for row in sample]
             return sum(map(is_picture, cells)), sum(finder.find(cell) is not None for cell in cells if cell)
 
         width = len(self.header or (self.rows[0] if self.rows else [""]))
+        num = len(self.rows)
+        sample = self.rows[:: max(1, num // SAMPLE_LINES, num * width // SAMPLE_CELLS)]
         return max(range(width), key=count)
 
     def labels(self, names: int, column: str | None) -> list[str]:
@@ -186,7 +243,7 @@ class Table:
         return self.header is not None and (not self.header[column] or self.header[column].startswith("Unnamed: "))
 
     def _is_one_hot(self, columns: Sequence[int]) -> bool:
-        values = [[number_of(row[i]) for i in columns] for row in self.rows]
+        values = ([number_of(row[i]) for i in columns] for row in self.rows)
         return all(set(row) <= {0, 1} and sum(map(bool, row)) == 1 for row in values)
 
 
