@@ -15,13 +15,12 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from ganvas.errors import ConfigError
+from ganvas.image_formats import IMAGE_FORMATS
 from ganvas.provenance import DESCRIPTION, SOFTWARE, XMP_PACKET, note
 from ganvas.system import files
 
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
-"""Endings of the image files that Ganvas writes."""
-MOST_SIDE = {"PNG": 100_000, "JPEG": 65_500, "WEBP": 16_383, "TIFF": 100_000}  # longest side in pixels
-QUALITY = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"quality": 90, "method": 4}}
+FORMATS = {ending: name for name, form in IMAGE_FORMATS.items() if form.writing for ending in form.endings}
+"""Endings of the image files that Ganvas writes -> Pillow's name of the format."""
 X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, INCH = 282, 283, 296, 2  # tag numbers of EXIF, and a value of the last
 XMP_TAG = 700  # tag number of TIFF
 LEAST_CELL = 128  # minimum longer side of an image on a sheet, in pixels
@@ -96,23 +95,25 @@ def png_bytes(pixels: np.ndarray, text: Mapping[str, str] | None = None) -> byte
 
 
 def _encoded(pixels: np.ndarray, form: str, text: Mapping[str, str] | None = None, dpi: int | None = None) -> bytes:
-    """(H, W, C) pixels as the content of a PNG, JPEG, WEBP or TIFF file. See `save_picture`."""
+    """(H, W, C) pixels as the content of a file. form: of `FORMATS`. See `save_picture`."""
     image = to_image(pixels)
     check_size(form, image.width, image.height)
-    if form in ("JPEG", "WEBP") and pixels.dtype == np.uint16:
+    writing = IMAGE_FORMATS[form].writing
+    assert writing is not None
+    if not writing.sixteen_bits and pixels.dtype == np.uint16:
         image = to_image(eight_bits(pixels))
-    if form == "JPEG":
+    if not writing.transparent:
         image = on_colour(image, "white")
-    options: dict[str, Any] = {**QUALITY.get(form, {}), **({"dpi": (dpi, dpi)} if dpi else {})}
-    if form == "PNG":
+    options: dict[str, Any] = {**writing.options, **({"dpi": (dpi, dpi)} if dpi else {})}
+    if writing.texts == "png":
         options["pnginfo"] = png_text(text)
     else:
-        exif = _exif_of(text, dpi if form == "WEBP" else None)
+        exif = _exif_of(text, None if writing.dpi else dpi)
         packet = text[XMP_PACKET].encode() if text else b""
-        if form == "TIFF":
+        if writing.texts == "tiff":
             if packet:
                 exif[XMP_TAG] = packet
-            options |= {"tiffinfo": exif, "compression": "tiff_adobe_deflate"}  # known to every reader of today
+            options["tiffinfo"] = exif
         else:
             options |= {"exif": exif.tobytes()} if len(exif) else {}
             options |= {"xmp": packet} if packet else {}
@@ -123,7 +124,9 @@ def _encoded(pixels: np.ndarray, form: str, text: Mapping[str, str] | None = Non
 
 def check_size(form: str, width: int, height: int) -> None:
     """Raises ConfigError if images of this size cannot be stored."""
-    if max(width, height) > (most := MOST_SIDE[form]):
+    writing = IMAGE_FORMATS[form].writing
+    assert writing is not None
+    if max(width, height) > (most := writing.most_side):
         raise ConfigError(
             f"{width}x{height} pixels: {form} files have up to {most:,} per side; reduce --enlarge or --n"
         )

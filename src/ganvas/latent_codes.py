@@ -60,13 +60,19 @@ def encode(network: Generator, z: Tensor, labels: Tensor | None = None, truncati
     truncation: 1 = full diversity, 0 = mean style of the class, or latent 0.
     """
     if has_styles(network):
-        w = network.mapping(z, labels)
-        if truncation != 1:
-            w = torch.lerp(network.mean_w(labels), w, truncation)
-        return Code(w[:, None].expand(-1, num_depths(network), -1).clone())
-    rows = 1 + num_depths(network)
-    latents = (z * truncation)[:, None].expand(-1, rows, -1).clone()
-    return Code(latents, None if labels is None else labels[:, None].expand(-1, rows, -1).clone())
+        code = Code(network.mapping(z, labels)[:, None].expand(-1, num_depths(network), -1).clone())
+    else:
+        rows = 1 + num_depths(network)
+        latents = z[:, None].expand(-1, rows, -1).clone()
+        code = Code(latents, None if labels is None else labels[:, None].expand(-1, rows, -1).clone())
+    return code if truncation == 1 else truncated(network, code, labels, truncation)
+
+
+def truncated(network: Generator, code: Code, labels: Tensor | None, amount: float) -> Code:
+    """Codes (N) of images with these labels, moved to their mean: 1 = unchanged, 0 = the mean. See `encode`."""
+    if has_styles(network):
+        return Code(torch.lerp(network.mean_w(labels)[:, None], code.latents, amount))
+    return Code(code.latents * amount, code.labels)
 
 
 def row_slice(network: Generator, depth: int) -> int:

@@ -12,13 +12,14 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from ganvas import image_formats
 from ganvas.callbacks import Callback
 from ganvas.config import DataConfig, TrainOptions
 from ganvas.errors import ConfigError
-from ganvas.fields import FRACTION, NOT_NEGATIVE, POSITIVE, Bounds, check
+from ganvas.fields import FRACTION, NOT_NEGATIVE, POSITIVE, Bounds, Registry, check
 
 PathLike = str | Path
-Format = Literal["png", "jpg", "webp", "tiff"]
+Format = Annotated[str, Registry(image_formats.__name__, "WRITTEN")]
 Filter = Literal["lanczos", "bicubic", "nearest"]
 Easing = Literal["cosine", "cubic", "linear"]
 ExportForm = Literal["onnx", "web", "torch", "folder"]

@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from ganvas.errors import GanvasError, MissingExtraError, PictureError
+from ganvas.image_formats import IMAGE_FORMATS
 
 KIND = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 """IPTC's word for an image made by a trained model, which image libraries and search engines read."""
@@ -28,7 +29,7 @@ SENTENCE = "Synthetic image made by a generative adversarial network; it shows n
 XMP_PACKET = "XML:com.adobe.xmp"  # name of this text in a PNG file
 MOST_NOTE = 60_000  # characters; the EXIF data of a JPEG file has at most 65,533 bytes
 VIDEOS = (".mp4", ".webm", ".mov")
-IMAGES = ("PNG", "JPEG", "WEBP", "TIFF", "GIF")  # formats that Ganvas writes
+IMAGES = (*(name for name, form in IMAGE_FORMATS.items() if form.writing), "GIF")  # formats that Ganvas writes
 DESCRIPTION, SOFTWARE = 270, 305  # tag numbers of EXIF and TIFF
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,32 @@ class Towards:
 
 
 @dataclass(frozen=True)
+class Slider:
+    """How a number of a recipe changes an image. The studio shows a slider for it.
+
+    neutral: the value without effect. ends: what the lowest and the highest value mean, perhaps empty.
+    apply: (generator, codes of seeds (N), their labels as for `Generator.code`, value) -> codes (N).
+    """
+
+    title: str
+    low: float
+    high: float
+    step: float
+    neutral: float
+    ends: tuple[str, str]
+    apply: Callable[[Generator, Code, Tensor | None, float], Code]
+
+    def field(self) -> Any:
+        """A field of `Recipe` with this slider."""
+        return field(default=self.neutral, metadata={"slider": self})
+
+
+def _truncated(generator: Generator, code: Code, labels: Tensor | None, amount: float) -> Code:
+    with torch.no_grad():
+        return latent_codes.truncated(generator.network, code, labels, amount)
+
+
+@dataclass(frozen=True)
 class Recipe:
     """All values needed to generate one image again. Order: seed or code, truncation, edits, towards, mix."""
 
@@ -74,7 +100,7 @@ class Recipe:
     """Instead of a seed: latents, one row for all layers or one per row; they include truncation."""
     label: str | Mapping[str, float] | None = None
     """Default: the class, or the combination of conditions, with index seed modulo their number."""
-    truncation: float = 1.0
+    truncation: float = Slider("Truncation", 0, 1, 0.05, 1.0, ("average image", "full diversity"), _truncated).field()
     edits: Mapping[str, float] = field(default_factory=dict)
     towards: Towards | None = None
     mix: Mix | None = None
@@ -88,8 +114,8 @@ class Recipe:
             values["code"] = [list(row) for row in self.code]
         if self.label is not None:
             values["label"] = self.label if isinstance(self.label, str) else dict(self.label)
-        if self.truncation != 1:
-            values["truncation"] = self.truncation
+        amounts = {name: getattr(self, name) for name in SLIDERS}
+        values |= {name: amount for name, amount in amounts.items() if amount != SLIDERS[name].neutral}
         if self.edits:
             values["edits"] = dict(self.edits)
         if self.towards is not None:
@@ -118,8 +144,7 @@ class Recipe:
             if "label" in values:
                 label = values["label"]
                 parts["label"] = label if isinstance(label, str) else {str(k): number(v) for k, v in label.items()}
-            if "truncation" in values:
-                parts["truncation"] = number(values["truncation"])
+            parts |= {name: number(values[name]) for name in SLIDERS if name in values}
             if "edits" in values:
                 parts["edits"] = {str(name): number(amount) for name, amount in values["edits"].items()}
             if "towards" in values:
@@ -140,6 +165,12 @@ class Recipe:
         if self.mix is not None:
             names |= self.mix.other.names()
         return names
+
+
+SLIDERS: dict[str, Slider] = {
+    one.name: one.metadata["slider"] for one in dataclasses.fields(Recipe) if "slider" in one.metadata
+}
+"""The fields of a recipe that have a slider."""
 
 
 def whole(value: Any, most: int) -> int:
@@ -215,22 +246,17 @@ def resolve(generator: Generator, recipes: Sequence[Recipe], directions: Mapping
 
 
 def starts(generator: Generator, recipes: Sequence[Recipe]) -> Code:
-    """(N) latent codes from seeds or codes, with labels and truncation."""
+    """(N) latent codes from seeds or codes, with labels; those of seeds with what the sliders change."""
     config = generator.info.config
-    for recipe in recipes:
-        if not 0 <= recipe.truncation <= 1:
-            raise ConfigError(
-                f"truncation {recipe.truncation:g}: expected a number from 0 (mean) to 1 (full diversity)"
-            )
     weights = None
     if config.label_size:
-        weights = torch.stack([_label_weights(generator, recipe) for recipe in recipes])
+        weights = torch.stack([_label_weights(generator, recipe) for recipe in recipes]).to(generator.device)
     elif named := [recipe.label for recipe in recipes if recipe.label is not None]:
         raise ConfigError(f"label {named[0]!r}: this model was trained without labels")
     z = generator.latents([recipe.seed or 0 for recipe in recipes])
-    truncations = {recipe.truncation for recipe in recipes}
-    parts = {one: generator.code(z, weights, one) for one in truncations}
-    code = parts.popitem()[1] if len(truncations) == 1 else chosen(parts, [one.truncation for one in recipes])
+    code = generator.code(z, weights)
+    for name, slider in SLIDERS.items():
+        _slide(generator, code, weights, name, slider, [getattr(recipe, name) for recipe in recipes])
     num_rows, dim = code.latents.shape[1:]
     for i, recipe in enumerate(recipes):
         if recipe.code is None:
@@ -244,10 +270,17 @@ def starts(generator: Generator, recipes: Sequence[Recipe]) -> Code:
     return code
 
 
-def chosen(parts: Mapping[float, Code], truncations: Sequence[float]) -> Code:
-    latents = torch.stack([parts[one].latents[i] for i, one in enumerate(truncations)])
-    labels = next(iter(parts.values())).labels
-    return Code(latents, labels)
+def _slide(
+    generator: Generator, code: Code, labels: Tensor | None, name: str, slider: Slider, amounts: Sequence[float]
+) -> None:
+    """Change each code (N) by the amount of one slider."""
+    for amount in set(amounts):
+        if not slider.low <= amount <= slider.high:
+            low, high = (f"{end:g} ({mean})" for end, mean in zip((slider.low, slider.high), slider.ends, strict=True))
+            raise ConfigError(f"{name} {amount:g}: expected a number from {low} to {high}")
+        if amount != slider.neutral:
+            rows = [i for i, one in enumerate(amounts) if one == amount]
+            replace(code, rows, slider.apply(generator, code[rows], None if labels is None else labels[rows], amount))
 
 
 def _label_weights(generator: Generator, recipe: Recipe) -> Tensor:

@@ -10,18 +10,13 @@ from typing import Any
 import ganvas
 from ganvas.errors import ConfigError, MissingExtraError
 from ganvas.fields import takes
+from ganvas.image_formats import IMAGE_FORMATS
 from ganvas.options import Sign
 from ganvas.provenance import KIND, read_provenance
 from ganvas.system import files
 
 TYPES = {
-    ".png": "image/png",
-    ".jpg": "image/jpeg",
-    ".jpeg": "image/jpeg",
-    ".webp": "image/webp",
-    ".tif": "image/tiff",
-    ".tiff": "image/tiff",
-    ".gif": "image/gif",
+    **{ending: form.media_type for form in IMAGE_FORMATS.values() if form.signed for ending in form.endings},
     ".mp4": "video/mp4",
     ".mov": "video/quicktime",
 }

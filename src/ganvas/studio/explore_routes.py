@@ -14,8 +14,9 @@ from fastapi.responses import Response
 
 import ganvas
 from ganvas.errors import ConfigError
-from ganvas.explore.recipes import Favourites, Recipe, as_recipe, resolve
+from ganvas.explore.recipes import SLIDERS, Favourites, Recipe, as_recipe, resolve
 from ganvas.image_files import grid, png_bytes
+from ganvas.image_formats import WRITTEN
 from ganvas.provenance import provenance
 from ganvas.studio import archive, commands, run_status, schemas, slow_jobs
 from ganvas.studio.context import PNG, Json, ListName, ModelName, Studio, TaskName, task_out
@@ -218,7 +219,7 @@ def _add_slow_jobs(api: FastAPI, studio: Studio) -> None:
         label: Annotated[str | None, Query(max_length=2000)] = None,
         steps: Annotated[int, Query(ge=1, le=2000)] = 300,
     ) -> schemas.TaskOut:
-        """Start the projection of an uploaded image (request body: PNG, JPEG, WebP, BMP, GIF or TIFF)."""
+        """Start the projection of an uploaded image (request body: the file)."""
         loaded = await engine.ready(model)
         if label is not None:
             loaded.generator.labels_of(label, [0])
@@ -285,6 +286,19 @@ def _described(loaded: Loaded, lists: Lists) -> schemas.ModelOut:
             )
             for one in loaded.directions.values()
         ],
+        sliders=[
+            schemas.SliderOut(
+                name=name,
+                title=one.title,
+                low=one.low,
+                high=one.high,
+                step=one.step,
+                neutral=one.neutral,
+                ends=one.ends,
+            )
+            for name, one in SLIDERS.items()
+        ],
+        formats={name: form.title for name, form in WRITTEN.items()},
         sentence=loaded.directions_sentence,
         lists=lists.names(loaded),
     )

@@ -19,6 +19,7 @@ from ganvas.explore import sampling
 from ganvas.explore.recipes import Recipe
 from ganvas.explore.verbs import morphed, rendered
 from ganvas.image_files import enlarged, grid, save_picture
+from ganvas.image_formats import WRITTEN
 from ganvas.options import Files, Interpolate, Video
 from ganvas.provenance import provenance
 from ganvas.run import Run
@@ -32,10 +33,7 @@ TYPES = {
     "webm": "video/webm",
     "mov": "video/quicktime",
     "gif": "image/gif",
-    "webp": "image/webp",
-    "png": "image/png",
-    "jpg": "image/jpeg",
-    "tiff": "image/tiff",
+    **{name: form.media_type for name, form in WRITTEN.items()},
     "zip": "application/zip",
 }
 """Media types of the files."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from ganvas.errors import ConfigError
-from ganvas.explore.recipes import LARGEST_SEED, Recipe
+from ganvas.explore.recipes import LARGEST_SEED, SLIDERS, Recipe
 from ganvas.fields import meanings
+from ganvas.image_formats import WRITTEN
 from ganvas.options import Easing, Files, Filter, Format, Interpolate
 from ganvas.records import Warned
 from ganvas.reporting.comparison import Row
@@ -36,13 +37,19 @@ class MixBody(Strict):
     )
 
 
-class RecipeBody(Strict):
+_numbers: Any = {
+    name: (float, Field(one.neutral, ge=one.low, le=one.high, description=" to ".join(one.ends)))
+    for name, one in SLIDERS.items()
+}
+_Sliders: Any = create_model("_Sliders", __base__=Strict, **_numbers)
+
+
+class RecipeBody(_Sliders):
     """All values needed to generate one image again. Order: seed or code, truncation, edits, towards, mix."""
 
     seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] | None = None
     code: list[list[Number]] | None = Field(None, max_length=101, description="Latents instead of a seed")
     label: str | dict[str, Number] | None = Field(None, description="A class, or class weights")
-    truncation: float = Field(1.0, ge=0, le=1, description="1 = full diversity, 0 = average image")
     edits: dict[str, Number] = Field({}, description="Directions by name, in standard deviations")
     towards: TowardsBody | None = None
     mix: MixBody | None = None
@@ -124,7 +131,7 @@ class NewTrainingFilm(FilmLook):
 class NewPrint(Strict):
     model: Name
     recipes: list[RecipeBody] = Field(min_length=1, max_length=MOST_ARCHIVED)
-    format: Format = Field("png", description=PRINT["format"])
+    format: Format = Field("png", description=PRINT["format"], json_schema_extra={"enum": [*WRITTEN]})
     enlarge: int = Field(1, ge=1, le=64, description=PRINT["enlarge"])
     filter: Filter = Field("lanczos", description=PRINT["filter"])
     dpi: int | None = Field(300, ge=1, le=10_000, description=PRINT["dpi"])
@@ -219,6 +226,18 @@ class DirectionOut(BaseModel):
     depths: list[int] | None
 
 
+class SliderOut(BaseModel):
+    """A number of a recipe."""
+
+    name: str
+    title: str
+    low: float
+    high: float
+    step: float
+    neutral: float = Field(description="The value without effect, which recipes leave out")
+    ends: tuple[str, str] = Field(description="What the lowest and the highest value mean")
+
+
 class ModelOut(BaseModel):
     name: str
     title: str
@@ -236,6 +255,8 @@ class ModelOut(BaseModel):
     num_depths: int
     images_seen: int
     directions: list[DirectionOut]
+    sliders: list[SliderOut]
+    formats: dict[str, str] = Field(description="Formats of images to download -> their titles")
     sentence: str
     lists: list[str]
 

@@ -13,8 +13,9 @@ from typing import Protocol
 
 from ganvas.data.reading.video import is_video
 from ganvas.errors import PictureError, some
+from ganvas.image_formats import IMAGE_FORMATS
 
-PICTURES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".dcm", ".dicom")
+PICTURES = (*(ending for form in IMAGE_FORMATS.values() for ending in form.endings), ".dcm", ".dicom")
 
 MAX_FILE_BYTES = 2**30
 """Larger files are rejected unread: no image within headers.MAX_PIXELS is this large."""

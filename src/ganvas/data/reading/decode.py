@@ -8,6 +8,7 @@ Any exception of Pillow for a damaged or malicious file becomes a `PictureError`
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import itertools
 import os
@@ -18,37 +19,23 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import (  # import the plugins in use, so that Pillow does not load all others
-    BmpImagePlugin,  # noqa: F401
-    GifImagePlugin,  # noqa: F401
-    Image,
-    JpegImagePlugin,  # noqa: F401
-    PngImagePlugin,  # noqa: F401
-    TiffImagePlugin,
-    WebPImagePlugin,  # noqa: F401
-)
+from PIL import Image, TiffImagePlugin
 
 from ganvas.config import FULL
 from ganvas.data.reading import dicom, wide
 from ganvas.data.reading.headers import MAX_PIXELS, PictureInfo, too_large
 from ganvas.data.reading.target import Target, from_array, from_floats, from_image
 from ganvas.errors import ConfigError, PictureError
+from ganvas.image_formats import IMAGE_FORMATS, ImageFormat, format_of
+
+for _known in IMAGE_FORMATS.values():  # so that Pillow does not load all others
+    importlib.import_module(f"PIL.{_known.plugin}")
 
 PNG_BITS = 24  # position of the bit depth in a PNG file
 MAX_SCANS, MAX_SCANNED = 1000, 2**31
 """Limits on the scans of a progressive JPEG (10 are usual) and on scans times pixels: each scan processes all pixels
 and can be very small in the file."""
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
-MAGIC = {
-    b"\x89PNG": "PNG",
-    b"\xff\xd8\xff": "JPEG",
-    b"RIFF": "WebP",
-    b"BM": "BMP",
-    b"GIF8": "GIF",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-}
 ORIENTATION, TIFF_WIDTH, TIFF_HEIGHT, TIFF_BITS = 0x0112, 256, 257, 258  # tag numbers of EXIF and TIFF
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -172,7 +159,7 @@ def _open(payload: bytes) -> Image.Image:
     if not payload:
         raise PictureError("empty file")
     try:
-        image = Image.open(io.BytesIO(payload), formats=FORMATS)
+        image = Image.open(io.BytesIO(payload), formats=tuple(IMAGE_FORMATS))
     except Image.DecompressionBombError as error:  # Pillow's own limit; its message contains the number of pixels
         raise too_large(int(re.sub(r"\D.*", "", str(error).partition("(")[2]))) from None
     # Transparent and 16 bit images need temporary copies.
@@ -211,7 +198,7 @@ def _stored_bits(image: Image.Image, payload: bytes) -> int:
 
 def _pages(image: Image.Image) -> list[int]:
     """Numbers of the pages or frames with the size of the first one; others are previews or masks."""
-    if image.format not in ("TIFF", "GIF", "PNG", "WEBP"):
+    if image.format not in IMAGE_FORMATS or not IMAGE_FORMATS[image.format].paged:
         return [0]
     if image.format != "TIFF":  # all frames of an animation have the same size
         try:
@@ -373,11 +360,8 @@ def _checked(pixels: np.ndarray) -> np.ndarray:
 
 def has_picture_mark(start: bytes) -> bool:
     """Whether the first bytes (12 or more) are those of an image file."""
-    if start.startswith(b"RIFF"):
-        return start[8:12] == b"WEBP"
-    if start.startswith(b"BM"):
-        return start[6:10] == b"\0\0\0\0"  # a text may also start with these two letters
-    return any(start.startswith(magic) for magic in MAGIC)
+    form = format_of(start)
+    return form is not None and form.is_certain(start)
 
 
 def is_lfs_pointer(start: bytes) -> bool:
@@ -402,7 +386,7 @@ def _explained(payload: bytes) -> Generator[None]:
 
 
 def _reason(error: Exception, payload: bytes) -> str:
-    form = next((name for magic, name in MAGIC.items() if payload.startswith(magic)), None)
+    form = format_of(payload)
     if is_lfs_pointer(payload):
         return "Git LFS pointer instead of an image: run git lfs pull"
     if form is None:
@@ -412,16 +396,8 @@ def _reason(error: Exception, payload: bytes) -> str:
         return "truncated"
     if isinstance(error, MemoryError):
         return "needs more memory than available"
-    return f"damaged {form} file"
+    return f"damaged {form.title} file"
 
 
-def _looks_truncated(error: Exception, payload: bytes, form: str) -> bool:
-    if form == "WebP" and len(payload) < 8 + int.from_bytes(payload[4:8], "little"):
-        return True
-    if form == "PNG" and b"IEND" not in payload[-64:]:
-        return True
-    if form == "JPEG" and b"\xff\xd9" not in payload[-64:]:
-        return True
-    if form == "BMP" and len(payload) < int.from_bytes(payload[2:6], "little"):
-        return True
-    return isinstance(error, EOFError) or "truncat" in str(error).lower()
+def _looks_truncated(error: Exception, payload: bytes, form: ImageFormat) -> bool:
+    return form.lacks_end(payload) or isinstance(error, EOFError) or "truncat" in str(error).lower()

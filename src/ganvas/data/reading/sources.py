@@ -24,7 +24,7 @@ from ganvas.config import DataConfig, parse_conditions, parse_levels
 from ganvas.data.reading import cifar, dicom, formats, video
 from ganvas.data.reading.archives import Tar, Zip
 from ganvas.data.reading.condition_table import ConditionTable, read_conditions
-from ganvas.data.reading.containers import Container, Folder, Item, Rejection, Single, is_picture
+from ganvas.data.reading.containers import PICTURES, Container, Folder, Item, Rejection, Single, is_picture
 from ganvas.data.reading.decode import has_picture_mark, is_lfs_pointer, pages, probe
 from ganvas.data.reading.labels import (
     CELEBA_ATTRIBUTES,
@@ -40,6 +40,7 @@ from ganvas.data.reading.labels import (
 )
 from ganvas.data.reading.masks import without_masks
 from ganvas.errors import DataError, MissingExtraError, PictureError, amount
+from ganvas.image_formats import IMAGE_FORMATS
 
 __all__ = ["Item", "Payload", "Rejection", "Source", "file_of", "fingerprint_of", "open_source"]
 
@@ -51,7 +52,7 @@ LIST_FILES = re.compile(cifar.FILES.pattern + r"|list_.*\.txt|.*\.(csv|tsv|jsonl
 """Files of an archive that describe the data set, unlike images."""
 
 BARE_NAME = re.compile(
-    r"(?!DICOMDIR$)([^.]*|.*\.\d+|.*\.ima|.*\.(png|jpe?g|webp|gif|bmp|tiff?)[^a-z0-9/.].*)", re.IGNORECASE
+    rf"(?!DICOMDIR$)([^.]*|.*\.\d+|.*\.ima|.*({'|'.join(map(re.escape, PICTURES))})[^a-z0-9/.].*)", re.IGNORECASE
 )
 """File names without a known ending, such as DICOM files of scanners and images saved by browsers ("a.jpg_large",
 "a.jpg?w=640"). DICOMDIR is the index of DICOM files."""
@@ -259,7 +260,7 @@ def _all_pages(source: PictureSource) -> PictureSource:
     return dataclasses.replace(source, items=items, frames=source.frames | frames)
 
 
-PAGED = (".tif", ".tiff", ".gif", ".png", ".webp")
+PAGED = tuple(ending for form in IMAGE_FORMATS.values() if form.paged for ending in form.endings)
 """Endings of files that may contain several images, except DICOM."""
 
 
@@ -354,7 +355,7 @@ def _picture_source(container: Container, listing: str | None, config: DataConfi
     rejected = container.rejected + [
         Rejection(name, f"{Path(name).suffix} images are not supported: convert it to PNG or JPEG")
         for name in container.names
-        if name.lower().endswith(OTHER_PICTURES)
+        if name.lower().endswith(OTHER_PICTURES) and not is_picture(name)
     ]
     if not images:
         raise DataError(_nothing_found(container, rejected))

@@ -18,9 +18,10 @@ from PIL import Image, TiffImagePlugin
 from ganvas.config import FULL
 from ganvas.data.reading.headers import MAX_PIXELS, PictureInfo, too_large
 from ganvas.errors import PictureError
+from ganvas.image_formats import IMAGE_FORMATS
 
 Tags = TiffImagePlugin.ImageFileDirectory_v2
-TIFF_MARKS = (b"II*\0", b"MM\0*")
+TIFF_MARKS = IMAGE_FORMATS["TIFF"].starts
 
 WIDTH, HEIGHT, BITS, COMPRESSION, STRIPS, ORIENTATION = 256, 257, 258, 259, 273, 274
 SAMPLES, STRIP_ROWS, STRIP_BYTES, PLANAR, PREDICTOR = 277, 278, 279, 284, 317
