@@ -21,11 +21,11 @@ from ganvas.system import files
 
 FORMATS = {ending: name for name, form in IMAGE_FORMATS.items() if form.writing for ending in form.endings}
 """Endings of the image files that Ganvas writes -> Pillow's name of the format."""
-X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, INCH = 282, 283, 296, 2  # tag numbers of EXIF, and a value of the last
-XMP_TAG = 700  # tag number of TIFF
-LEAST_CELL = 128  # minimum longer side of an image on a sheet, in pixels
-SQUARES, LIGHT_GRAY = (2, 16), 0.8  # smallest and largest side of a square of a checkerboard in pixels; darker tone
-TEXT, MARGIN = 15, 8  # font size of captions and space around them, in pixels
+_X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT, _INCH = 282, 283, 296, 2  # tag numbers of EXIF, and a value of the last
+_XMP_TAG = 700  # tag number of TIFF
+_LEAST_CELL = 128  # minimum longer side of an image on a sheet, in pixels
+_SQUARES, _LIGHT_GRAY = (2, 16), 0.8  # smallest and largest side of a square of a checkerboard in pixels; darker tone
+_TEXT, _MARGIN = 15, 8  # font size of captions and space around them, in pixels
 
 
 def to_image(pixels: np.ndarray) -> Image.Image:
@@ -50,10 +50,10 @@ def on_colour(image: Image.Image, colour: str | tuple[int, ...]) -> Image.Image:
 def _on_checkerboard(pixels: np.ndarray) -> np.ndarray:
     """(H, W, 4) uint8 or uint16 -> (H, W, 3) of the same type, on squares of white and light gray."""
     height, width = pixels.shape[:2]
-    side = min(SQUARES[1], max(SQUARES[0], max(height, width) // 8))
+    side = min(_SQUARES[1], max(_SQUARES[0], max(height, width) // 8))
     rows, columns = np.arange(height) // side, np.arange(width) // side
     top = np.iinfo(pixels.dtype).max
-    ground = np.where((rows[:, None] + columns) % 2, LIGHT_GRAY * top, top)[:, :, None]
+    ground = np.where((rows[:, None] + columns) % 2, _LIGHT_GRAY * top, top)[:, :, None]
     opacity = pixels[:, :, 3:].astype(np.float64) / top
     return np.rint(pixels[:, :, :3] * opacity + ground * (1 - opacity)).astype(pixels.dtype)
 
@@ -112,7 +112,7 @@ def _encoded(pixels: np.ndarray, form: str, text: Mapping[str, str] | None = Non
         packet = text[XMP_PACKET].encode() if text else b""
         if writing.texts == "tiff":
             if packet:
-                exif[XMP_TAG] = packet
+                exif[_XMP_TAG] = packet
             options["tiffinfo"] = exif
         else:
             options |= {"exif": exif.tobytes()} if len(exif) else {}
@@ -138,7 +138,7 @@ def _exif_of(text: Mapping[str, str] | None, dpi: int | None = None) -> Image.Ex
     if text:
         exif[DESCRIPTION], exif[SOFTWARE] = note(text), text["Software"]
     if dpi:
-        exif[X_RESOLUTION], exif[Y_RESOLUTION], exif[RESOLUTION_UNIT] = float(dpi), float(dpi), INCH
+        exif[_X_RESOLUTION], exif[_Y_RESOLUTION], exif[_RESOLUTION_UNIT] = float(dpi), float(dpi), _INCH
     return exif
 
 
@@ -205,24 +205,24 @@ def sheet(pixels: np.ndarray, title: str, above: Sequence[str], left: Sequence[s
 
     Small images are enlarged by a whole number to at least 128 pixels, so that they can be seen. Gray stays gray.
     """
-    font = ImageFont.load_default(size=TEXT)
-    times = -(-LEAST_CELL // max(pixels.shape[1:3]))
+    font = ImageFont.load_default(size=_TEXT)
+    times = -(-_LEAST_CELL // max(pixels.shape[1:3]))
     cells = enlarged(np.stack([eight_bits(one) for one in pixels]), times, "nearest")
     gap, (height, width) = 4, cells.shape[1:3]
     body = to_image(grid(cells, len(above), gap))
-    column = max((round(font.getlength(text)) for text in left), default=0) + 2 * MARGIN
-    head, band = TEXT + 2 * MARGIN, TEXT + MARGIN
-    title = _shortened(title, font, column + body.width - 2 * MARGIN)
+    column = max((round(font.getlength(text)) for text in left), default=0) + 2 * _MARGIN
+    head, band = _TEXT + 2 * _MARGIN, _TEXT + _MARGIN
+    title = _shortened(title, font, column + body.width - 2 * _MARGIN)
     page = Image.new(body.mode, (column + body.width, head + band + body.height), "white")
     page.paste(body, (column, head + band))
     pen = ImageDraw.Draw(page)
-    pen.text((MARGIN, MARGIN), title, fill="black", font=font)
+    pen.text((_MARGIN, _MARGIN), title, fill="black", font=font)
     for i, text in enumerate(above):
         middle = column + gap + i * (width + gap) + width // 2
         pen.text((middle, head), _shortened(text, font, width), fill="black", font=font, anchor="ma")
     for i, text in enumerate(left):
         middle = head + band + gap + i * (height + gap) + height // 2
-        pen.text((column - MARGIN, middle), text, fill="black", font=font, anchor="rm")
+        pen.text((column - _MARGIN, middle), text, fill="black", font=font, anchor="rm")
     return np.asarray(page).reshape(page.height, page.width, -1)
 
 

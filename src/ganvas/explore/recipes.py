@@ -31,9 +31,9 @@ from ganvas.generator import Generator
 from ganvas.latent_codes import Code
 from ganvas.system import files
 
-FORMAT = 1
+RECIPE_FORMAT = 1
 MOST_NESTED = 20  # levels of nested recipes
-MOST_SEEDS = 10_000_000  # per text, so that a typing error does not fill the memory
+_MOST_SEEDS = 10_000_000  # per text, so that a typing error does not fill the memory
 LARGEST_NUMBER = 1e6  # of a latent, a class weight or an edit; usual values are about 1
 LARGEST_SEED = 2**53 - 1  # largest integer that all JSON readers represent exactly
 
@@ -66,7 +66,7 @@ class Towards:
 
 
 @dataclass(frozen=True)
-class Slider:
+class _Slider:
     """How a number of a recipe changes an image. The studio shows a slider for it.
 
     neutral: the value without effect. ends: what the lowest and the highest value mean, perhaps empty.
@@ -100,7 +100,7 @@ class Recipe:
     """Instead of a seed: latents, one row for all layers or one per row; they include truncation."""
     label: str | Mapping[str, float] | None = None
     """Default: the class, or the combination of conditions, with index seed modulo their number."""
-    truncation: float = Slider("Truncation", 0, 1, 0.05, 1.0, ("average image", "full diversity"), _truncated).field()
+    truncation: float = _Slider("Truncation", 0, 1, 0.05, 1.0, ("average image", "full diversity"), _truncated).field()
     edits: Mapping[str, float] = field(default_factory=dict)
     towards: Towards | None = None
     mix: Mix | None = None
@@ -138,21 +138,21 @@ class Recipe:
             if ("seed" in values) == ("code" in values):
                 raise ConfigError(f"{where}: expected either a seed or a code")
             if "seed" in values:
-                parts["seed"] = whole(values["seed"], LARGEST_SEED)
+                parts["seed"] = _whole(values["seed"], LARGEST_SEED)
             if "code" in values:
-                parts["code"] = tuple(tuple(number(x) for x in row) for row in values["code"])
+                parts["code"] = tuple(tuple(_number(x) for x in row) for row in values["code"])
             if "label" in values:
                 label = values["label"]
-                parts["label"] = label if isinstance(label, str) else {str(k): number(v) for k, v in label.items()}
-            parts |= {name: number(values[name]) for name in SLIDERS if name in values}
+                parts["label"] = label if isinstance(label, str) else {str(k): _number(v) for k, v in label.items()}
+            parts |= {name: _number(values[name]) for name in SLIDERS if name in values}
             if "edits" in values:
-                parts["edits"] = {str(name): number(amount) for name, amount in values["edits"].items()}
+                parts["edits"] = {str(name): _number(amount) for name, amount in values["edits"].items()}
             if "towards" in values:
-                to, share = values["towards"]["to"], number(values["towards"]["share"])
+                to, share = values["towards"]["to"], _number(values["towards"]["share"])
                 parts["towards"] = Towards(cls.from_dict(to, where, nested + 1), share)
             if "mix" in values:
                 other, depths = values["mix"]["with"], values["mix"]["depths"]
-                parts["mix"] = Mix(cls.from_dict(other, where, nested + 1), tuple(whole(one, 99) for one in depths))
+                parts["mix"] = Mix(cls.from_dict(other, where, nested + 1), tuple(_whole(one, 99) for one in depths))
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise ConfigError(f"{where} is not a recipe ({error!s:.200}): see `ganvas favourites --help`") from None
         return cls(**parts)
@@ -167,19 +167,19 @@ class Recipe:
         return names
 
 
-SLIDERS: dict[str, Slider] = {
+SLIDERS: dict[str, _Slider] = {
     one.name: one.metadata["slider"] for one in dataclasses.fields(Recipe) if "slider" in one.metadata
 }
 """The fields of a recipe that have a slider."""
 
 
-def whole(value: Any, most: int) -> int:
+def _whole(value: Any, most: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
         raise ValueError(f"{value!r:.40} is not an integer from 0 to {most}")
     return value
 
 
-def number(value: Any) -> float:
+def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST_NUMBER:
         raise ValueError(f"{value!r:.40} is not a number up to {LARGEST_NUMBER:,.0f}")
     return float(value)
@@ -191,7 +191,7 @@ def parse_seeds(text: str) -> list[int]:
     for part in text.replace(" ", "").split(","):
         match = re.fullmatch(r"([0-9]{1,16})(?:-([0-9]{1,16}))?", part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if last < first or last > LARGEST_SEED or len(seeds) + last - first >= MOST_SEEDS:
+        if last < first or last > LARGEST_SEED or len(seeds) + last - first >= _MOST_SEEDS:
             raise ConfigError(f"seeds {text!r}: expected numbers and ranges such as 0-9,42")
         seeds += range(first, last + 1)
     return seeds
@@ -219,7 +219,7 @@ def parse_depths(text: str, num_depths: int) -> tuple[int, ...]:
 
 def resolve(generator: Generator, recipes: Sequence[Recipe], directions: Mapping[str, Direction] | None = None) -> Code:
     """The latent codes of recipes, on the device of the generator. Raises ConfigError for recipes of other models."""
-    code = starts(generator, recipes)
+    code = _starts(generator, recipes)
     network = generator.network
     for i, recipe in enumerate(recipes):
         for name, amount in recipe.edits.items():
@@ -227,13 +227,13 @@ def resolve(generator: Generator, recipes: Sequence[Recipe], directions: Mapping
             if direction is None:
                 known = ", ".join(directions or {}) or "none; run `ganvas directions` to find directions"
                 raise ConfigError(f"direction {name!r} does not exist: this model has {known}")
-            code.latents[i] += amount * moved(generator, direction)
+            code.latents[i] += amount * _moved(generator, direction)
     with_goal = [(i, recipe.towards) for i, recipe in enumerate(recipes) if recipe.towards is not None]
     if with_goal:
         rows = [i for i, _ in with_goal]
         goals = resolve(generator, [towards.to for _, towards in with_goal], directions)
         shares = torch.tensor([towards.share for _, towards in with_goal], device=generator.device)
-        replace(code, rows, latent_codes.between(network, code[rows], goals, shares))
+        _replace(code, rows, latent_codes.between(network, code[rows], goals, shares))
     mixed = [(i, recipe.mix) for i, recipe in enumerate(recipes) if recipe.mix is not None]
     if mixed:
         others = resolve(generator, [mix.other for _, mix in mixed], directions)
@@ -241,11 +241,11 @@ def resolve(generator: Generator, recipes: Sequence[Recipe], directions: Mapping
             if not mix.depths or max(mix.depths) >= generator.num_depths:
                 asked = ", ".join(map(str, mix.depths)) or "none"
                 raise ConfigError(f"depths {asked}: this model has layers 0 to {generator.num_depths - 1}")
-            replace(code, [i], latent_codes.mix(network, code[[i]], others[[place]], mix.depths))
+            _replace(code, [i], latent_codes.mix(network, code[[i]], others[[place]], mix.depths))
     return code
 
 
-def starts(generator: Generator, recipes: Sequence[Recipe]) -> Code:
+def _starts(generator: Generator, recipes: Sequence[Recipe]) -> Code:
     """(N) latent codes from seeds or codes, with labels; those of seeds with what the sliders change."""
     config = generator.info.config
     weights = None
@@ -271,7 +271,7 @@ def starts(generator: Generator, recipes: Sequence[Recipe]) -> Code:
 
 
 def _slide(
-    generator: Generator, code: Code, labels: Tensor | None, name: str, slider: Slider, amounts: Sequence[float]
+    generator: Generator, code: Code, labels: Tensor | None, name: str, slider: _Slider, amounts: Sequence[float]
 ) -> None:
     """Change each code (N) by the amount of one slider."""
     for amount in set(amounts):
@@ -280,7 +280,7 @@ def _slide(
             raise ConfigError(f"{name} {amount:g}: expected a number from {low} to {high}")
         if amount != slider.neutral:
             rows = [i for i, one in enumerate(amounts) if one == amount]
-            replace(code, rows, slider.apply(generator, code[rows], None if labels is None else labels[rows], amount))
+            _replace(code, rows, slider.apply(generator, code[rows], None if labels is None else labels[rows], amount))
 
 
 def _label_weights(generator: Generator, recipe: Recipe) -> Tensor:
@@ -302,7 +302,7 @@ def _label_weights(generator: Generator, recipe: Recipe) -> Tensor:
     return weights
 
 
-def moved(generator: Generator, direction: Direction) -> Tensor:
+def _moved(generator: Generator, direction: Direction) -> Tensor:
     """(rows, D) change of a latent code by one standard deviation of the direction."""
     dim = generator.info.config.z_dim
     if len(direction.vector) != dim:
@@ -326,7 +326,7 @@ def moved(generator: Generator, direction: Direction) -> Tensor:
     return added
 
 
-def replace(code: Code, rows: Sequence[int], other: Code) -> None:
+def _replace(code: Code, rows: Sequence[int], other: Code) -> None:
     code.latents[rows] = other.latents
     if code.labels is not None and other.labels is not None:
         code.labels[rows] = other.labels
@@ -383,8 +383,8 @@ class Favourites:
             ) from None
         if not isinstance(values, dict) or values.get("ganvas") != "favourites":
             raise ConfigError(f"{path} is not a favourites file written by Ganvas")
-        if values.get("format") != FORMAT:
-            raise ConfigError(f"{path} has format {values.get('format')}; this version of Ganvas reads {FORMAT}")
+        if values.get("format") != RECIPE_FORMAT:
+            raise ConfigError(f"{path} has format {values.get('format')}; this version of Ganvas reads {RECIPE_FORMAT}")
         if values.get("model") != generator.hash:
             raise ConfigError(
                 f"{path} belongs to the model {str(values.get('model'))[:12]}, not to {generator.hash[:12]}: "
@@ -410,15 +410,15 @@ class Favourites:
             path,
             {
                 "ganvas": "favourites",
-                "format": FORMAT,
+                "format": RECIPE_FORMAT,
                 "model": self.model,
-                "directions": {name: plain(one) for name, one in self.directions.items() if name in needed},
+                "directions": {name: direction_values(one) for name, one in self.directions.items() if name in needed},
                 "pictures": images,
             },
         )
 
 
-def plain(direction: Direction) -> dict[str, Any]:
+def direction_values(direction: Direction) -> dict[str, Any]:
     values = dataclasses.asdict(direction)
     del values["name"]
     return values
@@ -428,7 +428,7 @@ def direction_of(name: str, values: Mapping[str, Any]) -> Direction:
     depths = values.get("depths")
     return Direction(
         name,
-        tuple(number(x) for x in values["vector"]),
-        None if depths is None else tuple(whole(one, 99) for one in depths),
+        tuple(_number(x) for x in values["vector"]),
+        None if depths is None else tuple(_whole(one, 99) for one in depths),
         str(values.get("source", "")),
     )

@@ -184,7 +184,7 @@ def _read_whole(path: str | Path) -> bytes:
     raise PictureError(f"too large: more than {MAX_FILE_BYTES:,} bytes")
 
 
-OWN_FILES = {
+_OWN_FILES = {
     "generator.safetensors": b"",
     "heldout.npy": b"",
     "config.json": b'"ganvas": "',
@@ -197,10 +197,10 @@ OWN_FILES = {
 
 def _made_by_ganvas(folder: str, names: Collection[str]) -> bool:
     """Whether a folder inside the data is a run, a pack, a model or samples, whose images are not data."""
-    for name in OWN_FILES.keys() & set(names):
+    for name in _OWN_FILES.keys() & set(names):
         try:
             with Path(folder, name).open("rb") as file:
-                if OWN_FILES[name] in file.read(512):
+                if _OWN_FILES[name] in file.read(512):
                     return True
         except OSError:
             continue

@@ -19,15 +19,15 @@ from ganvas.conditions import number_of
 from ganvas.data.reading.containers import is_picture, printable
 from ganvas.errors import DataError, some
 
-MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 """Byte order marks; a text without one must be UTF-8."""
 
-DELIMITERS = ",;\t"
+_DELIMITERS = ",;\t"
 
 
 def text_of(content: bytes, where: str | Path) -> str:
     """Decodes a list: UTF-8, or UTF-16 with a byte order mark. Raises `DataError` for other encodings."""
-    encoding = next((name for mark, name in MARKS.items() if content.startswith(mark)), "utf-8")
+    encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")
     try:
         text = content.decode(encoding)
         if "\0" not in text:
@@ -109,7 +109,7 @@ class Table:
             return cls._of_json_lines(text, where)
         first = text.lstrip("\r\n").partition("\n")[0]
         try:
-            lines = csv.reader(io.StringIO(text), delimiter=max(DELIMITERS, key=first.count))
+            lines = csv.reader(io.StringIO(text), delimiter=max(_DELIMITERS, key=first.count))
             rows = [[cell.strip() for cell in row] for row in lines]
         except csv.Error as error:
             raise DataError(f"{where} is not a csv of file,label ({error})") from None
