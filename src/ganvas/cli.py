@@ -154,7 +154,7 @@ COMMANDS = {
     "data check": _Command(options.Check, "data_verbs.check", _checked, "Data"),
     "data pack": _Command(options.MakePack, "data_verbs.pack", _packed, "Data"),
     "data list": _Command(options.ListSets, "data_verbs.list_sets", _listed, "Data"),
-    "doctor": _Command(options.Doctor, "doctor.lines", _each, "This machine"),
+    "doctor": _Command(options.Doctor, "doctor.report_lines", _each, "This machine"),
 }
 
 
