@@ -27,7 +27,7 @@ from ganvas.augment import augment, draw
 from ganvas.config import DataConfig
 from ganvas.data import Pack, open_pack
 from ganvas.evaluation.frechet import frechet
-from ganvas.evaluation.small_classifier import BATCH, LIGHT, Classifier, moments, prepared
+from ganvas.evaluation.small_classifier import LIGHT, TRAINING_BATCH, Classifier, moments, prepared
 from ganvas.generator import Generator
 from ganvas.models import channels_last
 from ganvas.system.files import cache_dir
@@ -107,10 +107,10 @@ def train(images: Tensor, labels: Tensor) -> Classifier:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=STEPS, pct_start=0.2)
     order = torch.empty(0, dtype=torch.long)
     for _ in range(STEPS):
-        if len(order) < BATCH:
+        if len(order) < TRAINING_BATCH:
             order = torch.randperm(len(images), generator=generator)
-        picks, order = order[:BATCH], order[BATCH:]
-        shown = augment(images[picks].float(), draw(BATCH, LIGHT, 0.8, generator), LIGHT)
+        picks, order = order[:TRAINING_BATCH], order[TRAINING_BATCH:]
+        shown = augment(images[picks].float(), draw(TRAINING_BATCH, LIGHT, 0.8, generator), LIGHT)
         loss = F.binary_cross_entropy_with_logits(
             network(shown.contiguous(memory_format=torch.channels_last))[1], labels[picks]
         )

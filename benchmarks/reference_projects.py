@@ -38,7 +38,7 @@ import ganvas
 from common import machine, table, write_json
 from ganvas.config import DataConfig
 from ganvas.data import Pack, open_pack
-from ganvas.evaluation.evaluate import drawn
+from ganvas.evaluation.evaluate import drawn_indices
 from ganvas.evaluation.samples import file_hash
 from ganvas.generator import Generator, to_pixels
 from ganvas.image_files import grid, save_png
@@ -188,7 +188,7 @@ def compare(project: Project, data: Path, out: Path, setting: Setting) -> list[R
     if not np.array_equal(packs["classic"].heldout, packs["modern"].heldout):
         raise SystemExit(f"{project.name}: the two packs hold out different images, so their judgements do not compare")
     pack = packs["modern"]
-    shown = drawn(pack.heldout if len(pack.heldout) >= SHOWN else pack.training, SHOWN, 4)
+    shown = drawn_indices(pack.heldout if len(pack.heldout) >= SHOWN else pack.training, SHOWN, 4)
     rows, sheets = [], [pack.images[shown]]
     for seed in setting.seeds:
         for recipe in RECIPES:

@@ -34,7 +34,7 @@ from ganvas.generator import BATCH, Generator
 from ganvas.model_file import ModelInfo
 from ganvas.models import build
 from ganvas.models.residual import SIZES
-from ganvas.system.device import choose_device, prepare
+from ganvas.system.device import choose_device, prepare_device
 
 ASKED = 0.9  # of the forward pass
 
@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="measure the networks whose name holds this")
     parser.add_argument("--json", type=Path, help="where the figures go")
     arguments = parser.parse_args()
-    prepare(choose_device("cpu"))
+    prepare_device(choose_device("cpu"))
     here = machine("torch", "numpy", "pillow") | {"threads": torch.get_num_threads()}
     print(", ".join(f"{key} {value}" for key, value in here.items()), flush=True)
     rows = [measure(name, arguments.turns) for name in CASES if arguments.only in name]

@@ -37,7 +37,7 @@ from ganvas.losses import gradient_norm_exact, relativistic_discriminator, relat
 from ganvas.models import build, channels_last
 from ganvas.models.residual import SIZES
 from ganvas.models.summary import summarise_config
-from ganvas.system.device import choose_device, prepare
+from ganvas.system.device import choose_device, prepare_device
 from ganvas.training.state import make_optimizer
 from ganvas.training.step import Inputs, Networks, Side, accumulate_gradients
 
@@ -263,7 +263,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where the figures go")
     arguments = parser.parse_args()
     device = choose_device(arguments.device)
-    prepare(device)
+    prepare_device(device)
     torch.manual_seed(0)
     peak = measured_peak(device.torch_device)
     here = machine("torch") | {"device": device.name, "threads": torch.get_num_threads(), "sgemm_gflops": peak}

@@ -158,11 +158,11 @@ def short_classifiers() -> Iterator[None]:
         patch.setattr(classifier, "SEED", 1)  # another place in the cache than that of a fully trained one
         patch.setattr(efficientnet, "SIZE", 64)
         patch.setattr(efficientnet, "load", functools.partial(_loaded, functools.cache(efficientnet.load)))
-        patch.setattr(copies, "ENOUGH", 30)
+        patch.setattr(copies, "ENOUGH_TO_CALIBRATE", 30)
         patch.setattr(copies, "HELDOUT", 30)
-        patch.setattr(copies, "FORMAT", -1)  # another place in the cache
+        patch.setattr(copies, "CALIBRATION_FORMAT", -1)  # another place in the cache
         patch.setattr(copies, "versions", lambda: few_moves)
-        patch.setattr(copies, "CANDIDATES", 12)
+        patch.setattr(copies, "REGISTERED", 12)
         patch.setattr(two_sample, "CELLS", 2)
         yield
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ganvas.evaluation.appearance import laplacian, lines
+from ganvas.evaluation.appearance import fine_lines, laplacian
 
 
 def test_the_laplacian_is_flat_on_ramps_and_has_the_variance_of_noise() -> None:
@@ -19,6 +19,6 @@ def test_the_laplacian_is_flat_on_ramps_and_has_the_variance_of_noise() -> None:
 def test_lines_have_the_power_of_their_frequency(axis: int) -> None:
     """A wave of period 4 along the axis, on sides that are no multiples of 8."""
     wave = torch.cos(torch.pi / 2 * torch.arange(43.0))
-    power = lines((wave if axis == 2 else wave[:, None]).expand(1, 43, 43), axis)[0]
+    power = fine_lines((wave if axis == 2 else wave[:, None]).expand(1, 43, 43), axis)[0]
     assert power.shape == (21,) and power.argmax() == 10
     assert power[10].item() == pytest.approx(20**2, rel=1e-4) and power.sum() - power[10] < 1e-4

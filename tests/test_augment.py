@@ -17,7 +17,7 @@ from ganvas.augment import (
     DEGREES,
     HOLE,
     HUE,
-    MOST,
+    MOST_PROBABLE,
     NUMBERS,
     OPERATIONS,
     PLACE,
@@ -422,11 +422,11 @@ def test_the_probability_follows_the_sign_within_its_limits():
     assert adaptive.value.item() == pytest.approx(0.1)
     adaptive.update(torch.tensor(0.6), 1_000, total_images=10**9)
     assert adaptive.value.item() == pytest.approx(0.1)  # on target
-    for sign, limit in ((-1.0, 0.0), (1.0, MOST)):
+    for sign, limit in ((-1.0, 0.0), (1.0, MOST_PROBABLE)):
         for _ in range(250):
             adaptive.update(torch.tensor(sign), 2_000, total_images=10**9)
         assert adaptive.value.item() == pytest.approx(limit)
-    assert AdaptiveProbability(1.0).value.item() == pytest.approx(MOST)
+    assert AdaptiveProbability(1.0).value.item() == pytest.approx(MOST_PROBABLE)
 
 
 def test_a_short_budget_adapts_faster_but_never_within_fewer_than_200_steps():
@@ -589,7 +589,7 @@ def test_augmentations_do_not_show_in_the_samples():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("probability", [0.6, MOST])
+@pytest.mark.parametrize("probability", [0.6, MOST_PROBABLE])
 def test_no_augmentation_of_photos_shows_in_the_samples_at_convergence(probability):
     policy = POLICIES["photo"]
     truth = bars(1_000, 3, noise(5))

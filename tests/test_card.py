@@ -28,8 +28,8 @@ from ganvas.training.card import (
     escape,
     facts_of,
     licence_id,
+    markdown_text,
     may_show,
-    plain,
     yaml,
 )
 from test_report import change_config, judge
@@ -292,14 +292,14 @@ def test_a_name_cannot_end_the_front_matter(run: Path) -> None:
 def test_escaped_text_is_shown_as_it_is(text: str) -> None:
     page = Page(f"| a | b |\n| --- | --- |\n| x {escape(text)} y | z |\n")
     assert page.tags == ["table", "thead", "tr", "th", "th", "tbody", "tr", "td", "td"]
-    assert " ".join(page.text.split()) == " ".join(f"a b x {plain(text)} y z".split())
+    assert " ".join(page.text.split()) == " ".join(f"a b x {markdown_text(text)} y z".split())
 
 
 @settings(deadline=None)
 @given(st.one_of(st.text(), st.sampled_from(["yes", "no", "null", "1e3", "0x1", "~", "- a", "a: b", "#x", "1_0", "y"])))
 def test_yaml_reads_back(text: str) -> None:
     reader = pytest.importorskip("yaml", reason="needs the extra `hub` or `docs`")
-    said = plain(text)
+    said = markdown_text(text)
     values = {"one": said, "list": [said, {"deep": said, "number": 0.5}], "more": {"x": [1, said]}}
     assert reader.safe_load(yaml(values)) == values
 

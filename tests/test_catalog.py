@@ -177,9 +177,9 @@ def test_digits():
 def test_digits_are_those_of_the_peers():
     datasets = pytest.importorskip("sklearn.datasets", reason="scikit-learn is missing: install the extra dev")
     peer = datasets.load_digits()
-    with np.load(digits.FILE) as arrays:
+    with np.load(digits.DIGITS_FILE) as arrays:
         np.testing.assert_array_equal(arrays["images"], peer.images)
         np.testing.assert_array_equal(arrays["labels"], peer.target)
     images, labels = digits.digits().arrays()
     assert images.dtype == np.uint8 and labels.dtype == np.int64
-    np.testing.assert_array_equal(images[1796], digits.enlarged(peer.images[1796]))
+    np.testing.assert_array_equal(images[1796], digits.enlarged_digit(peer.images[1796]))

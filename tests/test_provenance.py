@@ -81,8 +81,8 @@ def test_an_image_of_impossible_size_is_damaged_wherever_it_is_read(tmp_path: Pa
     with pytest.raises(RunError, match=r"the grid .*a\.png is damaged"):
         film.scene(path, 1)
     with pytest.raises(RunError, match=r"the grid .*a\.png is damaged"):
-        pictures.opened(path)
-    assert pictures.embed(tmp_path, "a.png", 10**6) is None and publish.opened(tmp_path, "a.png") is None
+        pictures.opened_grid(path)
+    assert pictures.embed(tmp_path, "a.png", 10**6) is None and publish.opened_member(tmp_path, "a.png") is None
     Image.fromarray(pixels()[:, :, 0]).save(path, "PPM")
     with pytest.raises(PictureError):
         read_provenance(path)

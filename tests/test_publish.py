@@ -28,7 +28,7 @@ from test_card import EVIL, Page, judged
 from test_report import change_config, judge
 
 ALWAYS = {"README.md", "training.gif", "samples.png", "samples-truncated.png", "model/config.json", "model/README.md",
-          f"model/{WEIGHTS}", publish.MARK}  # fmt: skip
+          f"model/{WEIGHTS}", publish.PUBLISH_MARK}  # fmt: skip
 REAL = {"real.png", "generated.png", "closest.png"}
 
 
@@ -94,7 +94,7 @@ def test_every_link_leads_to_a_file_of_the_folder(run: Path, tmp_path: Path) -> 
     found = links(text_of(out))
     assert {"training.gif", "samples.png", "samples-truncated.png", "real.png", "model/README.md"} <= set(found)
     assert all((out / one).is_file() for one in found)
-    assert set(found) | {"README.md", publish.MARK} == names(out)
+    assert set(found) | {"README.md", publish.PUBLISH_MARK} == names(out)
 
 
 def test_the_model_loads_and_makes_the_samples(run: Path, tmp_path: Path) -> None:
@@ -279,7 +279,7 @@ def test_a_forged_mark_deletes_nothing_else(run: Path, tmp_path: Path) -> None:
     precious = tmp_path / "precious.txt"
     precious.write_text("x")
     digest = files.sha256(precious)
-    files.write_json(out / publish.MARK, {"files": {"../precious.txt": [digest], str(precious): [digest]}})
+    files.write_json(out / publish.PUBLISH_MARK, {"files": {"../precious.txt": [digest], str(precious): [digest]}})
     publish.publish(run, out)
     assert precious.read_text() == "x"
 
@@ -288,7 +288,7 @@ def test_a_forged_mark_deletes_nothing_else(run: Path, tmp_path: Path) -> None:
 def test_a_damaged_mark_is_named(run: Path, tmp_path: Path, mark: str) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    (out / publish.MARK).write_text(mark)
+    (out / publish.PUBLISH_MARK).write_text(mark)
     with pytest.raises(ConfigError, match="damaged"):
         publish.publish(run, out)
 
@@ -328,7 +328,7 @@ def test_a_call_that_was_killed_before_its_mark_is_taken_up(
             publish.publish(run, out)
     gone = subprocess.Popen(["true"])
     gone.wait()
-    (out / f".{publish.MARK}.{files.HOST}-{gone.pid}.tmp").write_text("{")
+    (out / f".{publish.PUBLISH_MARK}.{files.HOST}-{gone.pid}.tmp").write_text("{")
     publish.publish(run, out)
     publish.publish(run, tmp_path / "undisturbed")
     assert names(out) == names(tmp_path / "undisturbed") and not list(out.glob(".*.tmp"))

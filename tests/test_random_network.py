@@ -13,7 +13,7 @@ from ganvas.config import DataConfig
 from ganvas.data import Pack, open_pack
 from ganvas.evaluation.distances import kid, kid_interval
 from ganvas.evaluation.features import Features
-from ganvas.evaluation.random_network import RandomNetwork, prepare, textures
+from ganvas.evaluation.random_network import RandomNetwork, network_input, textures
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +70,9 @@ def test_any_size_and_channels(shape: tuple[int, int, int], unscaled: Features) 
 
 
 def test_pictures_are_resized_only_where_they_must_be() -> None:
-    assert prepare(torch.zeros(1, 3, 17, 128)).shape[2:] == (17, 128)
-    assert prepare(torch.zeros(1, 3, 8, 8)).shape[2:] == (16, 16)
-    assert prepare(torch.zeros(1, 3, 400, 800)).shape[2:] == (64, 128)
+    assert network_input(torch.zeros(1, 3, 17, 128)).shape[2:] == (17, 128)
+    assert network_input(torch.zeros(1, 3, 8, 8)).shape[2:] == (16, 16)
+    assert network_input(torch.zeros(1, 3, 400, 800)).shape[2:] == (64, 128)
 
 
 def test_textures_have_amplitudes_that_fall_with_the_frequency() -> None:

@@ -23,7 +23,7 @@ from ganvas.reporting import report
 from ganvas.reporting.charts import Series, label, line_chart, scatter_chart
 from ganvas.reporting.comparison import disagreements, winner
 from ganvas.reporting.methods import methods
-from ganvas.reporting.page import agreement, percent_interval, protocols, text
+from ganvas.reporting.page import agreement_sentence, number_text, percent_interval, protocols
 from ganvas.reporting.pictures import embed
 from ganvas.results import Evaluation, Interval, Measure
 
@@ -425,10 +425,10 @@ def test_figures_follow_the_interval() -> None:
     assert Measure(30.0, 28.6, 31.4).decimals == 1
     assert Measure(1.0, 1.0, 1.0).decimals == 2
     assert Measure(-0.00001, -0.01, 0.01).text(-0.00001) == "0.000"
-    assert text(-1234.5, 1) == "−1,234.5"
-    assert text(0.0123456) == "0.0123"
-    assert text(0) == "0"
-    assert text(None) == text(float("nan")) == "–"
+    assert number_text(-1234.5, 1) == "−1,234.5"
+    assert number_text(0.0123456) == "0.0123"
+    assert number_text(0) == "0"
+    assert number_text(None) == number_text(float("nan")) == "–"
     assert percent_interval(Interval(0.031, 0.02, 0.048)) == "3.1% (2.0 to 4.8%)"
 
 
@@ -485,9 +485,9 @@ def test_what_is_not_finite_or_too_much() -> None:
 def test_the_headline_says_whether_both_networks_agree(first: float, second: float, words: str) -> None:
     values = {"kid": ("KID (lite0)", first), "kid_second": ("KID (random)", second)}
     rows = [Measure(value, value - 0.02, value + 0.02, key, name, real=-0.001) for key, (name, value) in values.items()]
-    assert words in agreement(Evaluation(measures=rows))
-    assert "do not resemble" in agreement(Evaluation(measures=rows, unlike=True))
-    assert agreement(Evaluation(measures=rows[:1])) == agreement(Evaluation()) == ""
+    assert words in agreement_sentence(Evaluation(measures=rows))
+    assert "do not resemble" in agreement_sentence(Evaluation(measures=rows, unlike=True))
+    assert agreement_sentence(Evaluation(measures=rows[:1])) == agreement_sentence(Evaluation()) == ""
 
 
 def test_networks_that_rank_two_runs_in_opposite_orders_are_named() -> None:

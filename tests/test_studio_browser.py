@@ -203,6 +203,26 @@ def test_truncation_gathers_the_pictures_around_the_mean(page: Any) -> None:
     assert "truncation=0" in page.url
 
 
+def test_the_sliders_are_those_of_the_server(page: Any) -> None:
+    def changed(route: Any) -> None:
+        answer = route.fetch()
+        told = answer.json()
+        told["sliders"][0] |= {"title": "Typical", "high": 0.5, "ends": ["", "half"]}
+        route.fulfill(response=answer, json=told)
+
+    page.route("**/api/model?*", changed)
+    page.goto("/#explore?model=done&truncation=0.4")
+    page.wait_for_selector(".tile img[src]")
+    drawn(page)
+    assert "truncation 0.4" in page.locator(".tile .pick").first.get_attribute("aria-label")
+    slider = page.locator("#truncation")
+    assert slider.get_attribute("aria-label") == "Typical" and slider.input_value() == "0.4"
+    slider.fill("0.5")
+    assert slider.get_attribute("aria-valuetext") == "0.5, half"
+    assert page.locator(".panel .slider input").first.get_attribute("aria-label") == "Typical"
+    assert page.locator(".panel .slider input").first.get_attribute("max") == "0.5"
+
+
 def test_what_is_kept_by_click_or_key_is_kept_after_a_reload(page: Any, runs: Path) -> None:
     explore(page)
     page.locator(".tile").nth(2).hover()

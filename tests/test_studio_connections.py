@@ -128,7 +128,7 @@ def test_what_is_left_to_do_behind_an_answer_is_done() -> None:
 @pytest.fixture
 def listening(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """The port of a server for few connections; its application answers with the length of the body."""
-    monkeypatch.setattr(connections, "MOST", 20)
+    monkeypatch.setattr(connections, "MOST_CONNECTIONS", 20)
     config = uvicorn.Config(
         access.Guard(reads), http=connections.Patient, limit_concurrency=30, log_level="error", lifespan="off"
     )

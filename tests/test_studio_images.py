@@ -128,7 +128,7 @@ def test_fifty_clients_are_served_in_order_with_bounded_memory_and_a_clear_busy(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each wants 8 images; 160 may wait: 20 are served in their order, the others told when to ask again."""
-    monkeypatch.setattr(engine, "MOST_WAITING", 160)
+    monkeypatch.setattr(engine, "MOST_WAITING_IMAGES", 160)
     served: list[int] = []
     highest: list[int] = []
     sizes: list[int] = []
@@ -172,7 +172,7 @@ def test_fifty_clients_are_served_in_order_with_bounded_memory_and_a_clear_busy(
     assert len(at_once) >= 20 and sum(len(statuses) > 1 for statuses in histories) >= 20
     places = [served.index(number) for number in at_once[:20]]
     assert places == sorted(places)  # first come, first served
-    assert max(highest) <= 160 and max(sizes) <= engine.BATCH
+    assert max(highest) <= 160 and max(sizes) <= engine.MOST_PER_PASS
     assert max(sizes) > 8  # requests that wait share a forward pass
 
 
@@ -203,10 +203,10 @@ def test_the_cache_of_pictures_is_bounded_and_used(folder: Path, monkeypatch: py
 
 def test_a_batch_holds_images_of_one_model() -> None:
     first, other = (engine.Job(SimpleNamespace(batch=4), [Recipe(seed=1)]) for _ in range(2))
-    assert engine.fits(engine.Job(first.loaded, [Recipe(seed=2)] * 3), first, room=3)
-    assert not engine.fits(other, first, room=3)
-    assert not engine.fits(engine.Job(first.loaded, [Recipe(seed=2)] * 4), first, room=3)
-    assert not engine.fits(engine.Job(first.loaded, [], action=print), first, room=3)
+    assert engine.fits_pass(engine.Job(first.loaded, [Recipe(seed=2)] * 3), first, room=3)
+    assert not engine.fits_pass(other, first, room=3)
+    assert not engine.fits_pass(engine.Job(first.loaded, [Recipe(seed=2)] * 4), first, room=3)
+    assert not engine.fits_pass(engine.Job(first.loaded, [], action=print), first, room=3)
 
 
 def test_what_was_used_longest_ago_is_forgotten_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -224,7 +224,7 @@ def test_a_projection_runs_beside_the_pictures_and_can_be_stopped(client: TestCl
 def test_slow_jobs_wait_in_a_short_queue(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     going = threading.Event()
     monkeypatch.setattr(slow_jobs, "finding_directions", lambda *_: lambda _: {"waited": going.wait(20)})
-    for _ in range(slow_jobs.MOST_WAITING):
+    for _ in range(slow_jobs.MOST_WAITING_JOBS):
         assert client.post("/api/directions", json={"model": "bars"}).status_code == 202
     answer = client.post("/api/directions", json={"model": "bars"})
     refused(answer, 503, "slow jobs are waiting")

@@ -24,7 +24,7 @@ from ganvas.film import CODECS
 from ganvas.generator import Generator, to_pixels
 from ganvas.model_file import WEIGHTS
 from ganvas.provenance import read_provenance
-from ganvas.results import FORMAT
+from ganvas.results import EVALUATION_FORMAT
 from ganvas.system import files
 
 pytest.importorskip("fastapi", reason="the studio needs pip install 'ganvas[studio]'")
@@ -306,7 +306,7 @@ def evaluate_by_hand(run: Path, kid: tuple[float, float, float], data: str = "d"
     (run / "evaluation").mkdir(exist_ok=True)
     Image.new("L", (20, 20)).save(run / "evaluation" / "generated.png")
     content = {
-        "format": FORMAT,
+        "format": EVALUATION_FORMAT,
         "model": model,
         "data": {"hash": data, "classes": ["lying", "standing"]},
         "protocol": {"num_real": 24},

@@ -24,15 +24,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-DRAWN = ("translation", "scale", "stretch", "rotation10", "cutout", "brightness")  # colours are part of the style
+_DRAWN = ("translation", "scale", "stretch", "rotation10", "cutout", "brightness")  # colours are part of the style
 
 POLICIES: dict[str, tuple[str, ...]] = {
     "photo": (
         "translation", "scale", "stretch", "rotation15", "cutout", "brightness", "contrast", "saturation", "hue",
     ),
     "face": ("translation", "scale", "stretch", "rotation10", "cutout", "brightness", "contrast", "saturation"),
-    "comic": DRAWN,
-    "drawing": DRAWN,
+    "comic": _DRAWN,
+    "drawing": _DRAWN,
     "xray": ("translation", "scale", "rotation5", "cutout", "brightness", "contrast"),
     "scan": ("translation", "scale", "rotation5", "cutout", "brightness", "contrast"),
     "digits": ("translation", "scale"),
@@ -50,8 +50,8 @@ OPERATIONS = (
 )  # fmt: skip
 
 SHIFT = 1 / 8  # maximum translation, relative to the side; in whole pixels, to avoid blur
-SCALE = 1.25  # maximum enlargement; the minimum is 1 / SCALE, to limit aliasing
-STRETCH = 1.1  # maximum enlargement of one side; the other shrinks by the same factor
+_SCALE = 1.25  # maximum enlargement; the minimum is 1 / SCALE, to limit aliasing
+_STRETCH = 1.1  # maximum enlargement of one side; the other shrinks by the same factor
 DEGREES = {"rotation5": 5.0, "rotation10": 10.0, "rotation15": 15.0}  # maximum angle in either direction
 HOLE = 1 / 2  # side of the cutout, relative to the image side
 HUE = math.pi / 3  # maximum hue rotation: from red to yellow or to magenta
@@ -62,7 +62,7 @@ NUMBERS = (
     "hole_y", "hole_x", "jitter_y", "jitter_x",
 )  # fmt: skip
 
-Columns = dict[str, Tensor]
+_Columns = dict[str, Tensor]
 """One number (N,) per image by name."""
 
 
@@ -126,7 +126,7 @@ def _per_picture(values: Tensor) -> Tensor:
 # Colour. Changes are added to the image, so that an inactive operation changes nothing.
 
 
-def _recolour(images: Tensor, numbers: Columns, on: Columns) -> Tensor:
+def _recolour(images: Tensor, numbers: _Columns, on: _Columns) -> Tensor:
     """Brightness +-0.5, saturation 0 to 2, hue +-60 degrees, contrast 0.5 to 1.5; (N, C, H, W)."""
     if "brightness" in on:
         images = images + _per_picture((numbers["brightness"] - 0.5) * on["brightness"])
@@ -138,7 +138,7 @@ def _recolour(images: Tensor, numbers: Columns, on: Columns) -> Tensor:
     return images
 
 
-def _turn(images: Tensor, numbers: Columns, on: Columns) -> Tensor:
+def _turn(images: Tensor, numbers: _Columns, on: _Columns) -> Tensor:
     """Hue and saturation of (N, 3, H, W): rotates the colour part about the gray axis and scales it.
 
     Rodrigues' rotation of v perpendicular to the axis k: v cos + (k x v) sin. The channel mean is unchanged.
@@ -156,18 +156,18 @@ def _turn(images: Tensor, numbers: Columns, on: Columns) -> Tensor:
 # Geometry.
 
 
-def _move(images: Tensor, numbers: Columns, on: Columns) -> Tensor:
+def _move(images: Tensor, numbers: _Columns, on: _Columns) -> Tensor:
     """Translation, scale, stretch and rotation in one resampling; other images are unchanged."""
     moved = _per_picture(torch.stack([on[name] for name in PLACE if name in on]).amax(0) > 0)
-    return torch.where(moved, resample(images, *sources(images, numbers, on)), images)
+    return torch.where(moved, resample(images, *_sources(images, numbers, on)), images)
 
 
-def sources(images: Tensor, numbers: Columns, on: Columns) -> tuple[Tensor, Tensor]:
+def _sources(images: Tensor, numbers: _Columns, on: _Columns) -> tuple[Tensor, Tensor]:
     """Source row and column (N, H, W) of each pixel; transformations are about the image centre."""
     height, width = images.shape[2:]
     none = torch.zeros_like(numbers["scale"])
-    size = SCALE ** ((2 * numbers["scale"] - 1) * on.get("scale", none))
-    wide = STRETCH ** ((2 * numbers["stretch"] - 1) * on.get("stretch", none))
+    size = _SCALE ** ((2 * numbers["scale"] - 1) * on.get("scale", none))
+    wide = _STRETCH ** ((2 * numbers["stretch"] - 1) * on.get("stretch", none))
     degrees = (2 * numbers["rotation"] - 1) * sum((DEGREES[name] * on.get(name, none) for name in DEGREES), none)
     cos, sin = degrees.deg2rad().cos(), degrees.deg2rad().sin()
     shift_y = _offsets(numbers["shift_y"], height) * on.get("translation", none)
@@ -199,10 +199,10 @@ def resample(images: Tensor, row: Tensor, column: Tensor) -> Tensor:
     if images.device.type == "mps":
         return resample_by_gather(images, row, column)
     height, width = images.shape[2:]
-    return Sample.apply(images, torch.stack([(2 * column + 1) / width - 1, (2 * row + 1) / height - 1], dim=-1))
+    return _Sample.apply(images, torch.stack([(2 * column + 1) / width - 1, (2 * row + 1) / height - 1], dim=-1))
 
 
-class Sample(torch.autograd.Function):
+class _Sample(torch.autograd.Function):
     """F.grid_sample of images at fixed positions.
 
     PyTorch 2.11 cannot differentiate it twice. It is linear in the images, so its derivative is its transpose, whose
@@ -218,11 +218,11 @@ class Sample(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return Spread.apply(*gradients, *ctx.saved_tensors, ctx.shape), None
+        return _Spread.apply(*gradients, *ctx.saved_tensors, ctx.shape), None
 
 
-class Spread(torch.autograd.Function):
-    """Transpose of `Sample`: distributes every pixel to its four source pixels."""
+class _Spread(torch.autograd.Function):
+    """Transpose of `_Sample`: distributes every pixel to its four source pixels."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
@@ -236,7 +236,7 @@ class Spread(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return Sample.apply(*gradients, *ctx.saved_tensors), None, None
+        return _Sample.apply(*gradients, *ctx.saved_tensors), None, None
 
 
 def resample_by_gather(images: Tensor, row: Tensor, column: Tensor) -> Tensor:
@@ -265,7 +265,7 @@ def _reflect(place: Tensor, side: int) -> Tensor:
 # Cutout.
 
 
-def _keep_mask(images: Tensor, numbers: Columns, on: Tensor) -> Tensor:
+def _keep_mask(images: Tensor, numbers: _Columns, on: Tensor) -> Tensor:
     """(N, 1, H, W): 0 inside a square hole of half the image side at a random position, 1 elsewhere."""
     height, width = images.shape[2:]
     rows = torch.arange(height, device=images.device)
@@ -278,13 +278,13 @@ def _keep_mask(images: Tensor, numbers: Columns, on: Tensor) -> Tensor:
 
 # Probability.
 
-MOST = 0.8
+MOST_PROBABLE = 0.8
 """Maximum probability; with more, augmentations leak into the generated images (Karras et al.
 2020a, figure 5)."""
 
 
-RAMP_IMAGES = 500_000  # images for a change of the probability from 0 to 1 in the paper; in short budgets:
-RAMP_SHARE, RAMP_STEPS = 1 / 4, 200  # fraction of the budget, and minimum number of steps
+_RAMP_IMAGES = 500_000  # images for a change of the probability from 0 to 1 in the paper; in short budgets:
+_RAMP_SHARE, _RAMP_STEPS = 1 / 4, 200  # fraction of the budget, and minimum number of steps
 TARGET = 0.6  # mean sign at which the probability stays as it is
 
 
@@ -298,7 +298,7 @@ class AdaptiveProbability:
     """
 
     def __init__(self, start: float, target: float = TARGET, device: torch.device | str = "cpu") -> None:
-        self.value = torch.tensor(min(start, MOST), dtype=torch.float32, device=device)
+        self.value = torch.tensor(min(start, MOST_PROBABLE), dtype=torch.float32, device=device)
         self.target = target
 
     def update(self, real_sign: Tensor, images: int, total_images: int) -> None:
@@ -306,9 +306,9 @@ class AdaptiveProbability:
 
         images: images seen since the last update. total_images: the budget, which sets the speed.
         """
-        ramp = min(RAMP_IMAGES, max(RAMP_SHARE * total_images, RAMP_STEPS * images))
+        ramp = min(_RAMP_IMAGES, max(_RAMP_SHARE * total_images, _RAMP_STEPS * images))
         direction = (real_sign.detach() - self.target).sign()
-        self.value = (self.value + direction * (images / ramp)).clamp(0, MOST)
+        self.value = (self.value + direction * (images / ramp)).clamp(0, MOST_PROBABLE)
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"value": self.value}

@@ -31,12 +31,12 @@ from ganvas.config_files import from_file
 from ganvas.errors import ConfigError, GanvasError, amount, did_you_mean
 from ganvas.fields import build, choices, hints_of, meanings, option, owners
 
-STYLE = (DisallowNone, PositionalMetavarFromFieldName)  # help style: no option accepts the word None
-STOPPED = 128  # exit code of a stopped run: this plus the signal number
-ALIASES = {"start_from": ("--from",)}
+_STYLE = (DisallowNone, PositionalMetavarFromFieldName)  # help style: no option accepts the word None
+_STOPPED = 128  # exit code of a stopped run: this plus the signal number
+_ALIASES = {"start_from": ("--from",)}
 GROUPS = {config.DataConfig: "image", config.TrainBasics: "training", config.TrainOptions: "expert"}
 """Options of these classes get a heading of their own in the help."""
-ABOUT = {
+_ABOUT = {
     "image": "How the images are read and brought to one size.",
     "training": "Budget, networks and output.",
     "expert": "Chosen from the images, the device and the budget if not given; --dry-run shows the choices.",
@@ -46,15 +46,15 @@ ABOUT = {
 # -- what commands print --
 
 
-def one(asked: Any, result: Any) -> list[str]:
+def _one(asked: Any, result: Any) -> list[str]:
     return [str(result)]
 
 
-def each(asked: Any, result: Iterable[Any]) -> list[str]:
+def _each(asked: Any, result: Iterable[Any]) -> list[str]:
     return [str(line) for line in result]
 
 
-def trained(asked: options.Train, result: Any) -> list[str]:
+def _trained(asked: options.Train, result: Any) -> list[str]:
     if asked.dry_run or result.rank:
         return []
     if result.signal:
@@ -74,7 +74,7 @@ def _sampled(asked: options.Sample, paths: Sequence[Path]) -> list[str]:
     return [f"{amount(len(paths), 'image')} and manifest.csv in {asked.out}"]
 
 
-def kept(asked: options.KeepFavourites, paths: Sequence[Path]) -> list[str]:
+def _kept(asked: options.KeepFavourites, paths: Sequence[Path]) -> list[str]:
     return [f"{amount(len(paths), 'image')} in {asked.out}" if asked.out is not None else str(asked.file)]
 
 
@@ -100,25 +100,25 @@ def _checked(asked: Any, report: Any) -> list[str]:
     return report.lines()
 
 
-def packed(asked: options.MakePack, pack: Any) -> list[str]:
+def _packed(asked: options.MakePack, pack: Any) -> list[str]:
     shape = f"{pack.height}x{pack.width}x{pack.channels}"
     return [*pack.notes, f"{pack.num_images:,} images of {shape} in {asked.out}"]
 
 
-def listed(asked: Any, sets: Mapping[str, str]) -> list[str]:
+def _listed(asked: Any, sets: Mapping[str, str]) -> list[str]:
     return [f"{name:<15}{title}" for name, title in sets.items()]
 
 
-def signed(asked: options.Sign, paths: Sequence[Path]) -> list[str]:
+def _signed(asked: options.Sign, paths: Sequence[Path]) -> list[str]:
     return [f"{amount(len(paths), 'file')} signed"] if paths else ["no file signed: all were signed already"]
 
 
-def nothing(asked: Any, result: Any) -> list[str]:
+def _nothing(asked: Any, result: Any) -> list[str]:
     return []
 
 
 @dataclass(frozen=True)
-class Command:
+class _Command:
     """options: class of its options. function: module and name. lines: text to print, from options and result."""
 
     options: Any
@@ -133,35 +133,35 @@ class Command:
 
 
 COMMANDS = {
-    "train": Command(options.Train, "verbs.train", trained, "Train"),
-    "init": Command(options.Init, "verbs.init", one, "Train"),
-    "video": Command(options.Video, "verbs.video", each, "Train"),
-    "average": Command(options.Average, "verbs.average", one, "Train"),
-    "sample": Command(options.Sample, "explore.verbs.sample", _sampled, "Use a generator"),
-    "studio": Command(options.Studio, "studio.serve", nothing, "Use a generator"),
-    "interpolate": Command(options.Interpolate, "explore.verbs.interpolate", one, "Use a generator"),
-    "mix": Command(options.MixImages, "explore.verbs.mix", one, "Use a generator"),
-    "directions": Command(options.Directions, "explore.verbs.directions", _found_directions, "Use a generator"),
-    "project": Command(options.Project, "explore.verbs.project", _projected, "Use a generator"),
-    "favourites": Command(options.KeepFavourites, "explore.verbs.favourites", kept, "Use a generator"),
-    "evaluate": Command(options.Evaluate, "verbs.evaluate", _evaluated, "Evaluate"),
-    "report": Command(options.Report, "reporting.report", one, "Evaluate"),
-    "export": Command(options.Export, "verbs.export", each, "Share"),
-    "publish": Command(options.Publish, "share.publish.publish", one, "Share"),
-    "sign": Command(options.Sign, "share.signing.sign", signed, "Share"),
-    "hub push": Command(options.Push, "share.upload.push", one, "Share"),
-    "hub pull": Command(options.Pull, "hub.pull", one, "Share"),
-    "data check": Command(options.Check, "data_verbs.check", _checked, "Data"),
-    "data pack": Command(options.MakePack, "data_verbs.pack", packed, "Data"),
-    "data list": Command(options.ListSets, "data_verbs.list_sets", listed, "Data"),
-    "doctor": Command(options.Doctor, "doctor.lines", each, "This machine"),
+    "train": _Command(options.Train, "verbs.train", _trained, "Train"),
+    "init": _Command(options.Init, "verbs.init", _one, "Train"),
+    "video": _Command(options.Video, "verbs.video", _each, "Train"),
+    "average": _Command(options.Average, "verbs.average", _one, "Train"),
+    "sample": _Command(options.Sample, "explore.verbs.sample", _sampled, "Use a generator"),
+    "studio": _Command(options.Studio, "studio.serve", _nothing, "Use a generator"),
+    "interpolate": _Command(options.Interpolate, "explore.verbs.interpolate", _one, "Use a generator"),
+    "mix": _Command(options.MixImages, "explore.verbs.mix", _one, "Use a generator"),
+    "directions": _Command(options.Directions, "explore.verbs.directions", _found_directions, "Use a generator"),
+    "project": _Command(options.Project, "explore.verbs.project", _projected, "Use a generator"),
+    "favourites": _Command(options.KeepFavourites, "explore.verbs.favourites", _kept, "Use a generator"),
+    "evaluate": _Command(options.Evaluate, "verbs.evaluate", _evaluated, "Evaluate"),
+    "report": _Command(options.Report, "reporting.report", _one, "Evaluate"),
+    "export": _Command(options.Export, "verbs.export", _each, "Share"),
+    "publish": _Command(options.Publish, "share.publish.publish", _one, "Share"),
+    "sign": _Command(options.Sign, "share.signing.sign", _signed, "Share"),
+    "hub push": _Command(options.Push, "share.upload.push", _one, "Share"),
+    "hub pull": _Command(options.Pull, "hub.pull", _one, "Share"),
+    "data check": _Command(options.Check, "data_verbs.check", _checked, "Data"),
+    "data pack": _Command(options.MakePack, "data_verbs.pack", _packed, "Data"),
+    "data list": _Command(options.ListSets, "data_verbs.list_sets", _listed, "Data"),
+    "doctor": _Command(options.Doctor, "doctor.report_lines", _each, "This machine"),
 }
 
 
 # -- parsing --
 
 
-def parse(words: Sequence[str]) -> tuple[Command, Any, bool]:
+def parse(words: Sequence[str]) -> tuple[_Command, Any, bool]:
     """The command, its options, and whether --json was given. Raises ConfigError, or SystemExit after printing help."""
     name = next((" ".join(words[:num]) for num in (2, 1) if " ".join(words[:num]) in COMMANDS), None)
     if name is None:
@@ -175,13 +175,13 @@ def parse(words: Sequence[str]) -> tuple[Command, Any, bool]:
         prog=f"ganvas {name}",
         args=rest,
         description=inspect.getdoc(command.options),
-        config=STYLE,
+        config=_STYLE,
     )
     as_json = values.pop("json")
     return command, build(command.options, (), values), as_json
 
 
-def _file_values(command: Command, words: Sequence[str]) -> dict[str, Any]:
+def _file_values(command: _Command, words: Sequence[str]) -> dict[str, Any]:
     """The values of the file of --config, which become the defaults of the other options."""
     if "config" not in hints_of(command.options):
         return {}
@@ -193,7 +193,7 @@ def _file_values(command: Command, words: Sequence[str]) -> dict[str, Any]:
     return from_file(given)
 
 
-def _parser(command: Command, defaults: Mapping[str, Any]) -> Callable[..., dict[str, Any]]:
+def _parser(command: _Command, defaults: Mapping[str, Any]) -> Callable[..., dict[str, Any]]:
     """A function that returns its arguments by name. tyro reads them from its signature, in groups."""
     groups: dict[str, list[inspect.Parameter]] = {"": [], **{title: [] for title in GROUPS.values()}}
     owner = owners(command.options)
@@ -202,16 +202,16 @@ def _parser(command: Command, defaults: Mapping[str, Any]) -> Callable[..., dict
     for field in sorted(fields, key=lambda one: inherited[one.name]):  # those of many commands come last
         groups[GROUPS.get(owner[field.name], "")].append(_argument(command.options, field, defaults))
     wanted = Annotated[bool, FlagCreatePairsOff, tyro.conf.arg(help="Print the result as JSON.", help_behavior_hint="")]
-    parts = [*groups.pop(""), inspect.Parameter("json", KEYWORD, default=False, annotation=wanted)]
+    parts = [*groups.pop(""), inspect.Parameter("json", _KEYWORD, default=False, annotation=wanted)]
     for title, arguments in groups.items():
         if arguments:
-            group = _collected(arguments, ABOUT[title])
+            group = _collected(arguments, _ABOUT[title])
             kind = Annotated[Any, OmitArgPrefixes, tyro.conf.arg(constructor=group)]
-            parts.append(inspect.Parameter(title, KEYWORD, annotation=kind))
+            parts.append(inspect.Parameter(title, _KEYWORD, annotation=kind))
     return _collected(parts, inspect.getdoc(command.options) or "")
 
 
-KEYWORD = inspect.Parameter.KEYWORD_ONLY
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 
 def _collected(arguments: list[inspect.Parameter], summary: str) -> Callable[..., dict[str, Any]]:
@@ -245,9 +245,9 @@ def _argument(cls: Any, field: dataclasses.Field, defaults: Mapping[str, Any]) -
         metavar=None if Positional in marks else metavar,
         help=meanings(cls).get(field.name, ""),
         help_behavior_hint=f"(default: {default})" if shown else "(required)" if required else "",
-        aliases=ALIASES.get(field.name),
+        aliases=_ALIASES.get(field.name),
     )
-    return inspect.Parameter(field.name, KEYWORD, default=default, annotation=Annotated[(kind, about, *marks)])
+    return inspect.Parameter(field.name, _KEYWORD, default=default, annotation=Annotated[(kind, about, *marks)])
 
 
 def _parsed_as(hint: Any, many: bool) -> tuple[Any, str | None]:
@@ -298,10 +298,10 @@ def _with_completion(words: Sequence[str]) -> None:
         into.command(name=last)(_parser(command, {}))
     for name, group in groups.items():
         app.command(group, name=name, help=f"Commands of `ganvas {name}`.")
-    app.cli(prog="ganvas", args=words, config=STYLE)
+    app.cli(prog="ganvas", args=words, config=_STYLE)
 
 
-def run(words: Sequence[str]) -> int:
+def _run(words: Sequence[str]) -> int:
     """Run one command line. Returns the exit code."""
     if words[:1] == ["--version"]:
         print(f"ganvas {ganvas.__version__}")
@@ -317,24 +317,24 @@ def run(words: Sequence[str]) -> int:
     command, asked, as_json = parse(words)
     result = command.call(asked)
     if as_json:
-        print(json.dumps(plain(result), indent=1, ensure_ascii=False, default=str))
+        print(json.dumps(_plain(result), indent=1, ensure_ascii=False, default=str))
     else:
         for line in command.lines(asked, result):
             print(line)
     signal = getattr(result, "signal", 0)
-    return STOPPED + signal if signal else 0
+    return _STOPPED + signal if signal else 0
 
 
-def plain(result: Any) -> Any:
+def _plain(result: Any) -> Any:
     """A result as JSON values."""
     if hasattr(result, "to_dict"):
-        return plain(result.to_dict())
+        return _plain(result.to_dict())
     if isinstance(result, Mapping):
-        return {str(name): plain(value) for name, value in result.items()}
+        return {str(name): _plain(value) for name, value in result.items()}
     if isinstance(result, list | tuple):
-        return [plain(value) for value in result]
+        return [_plain(value) for value in result]
     if dataclasses.is_dataclass(result) and not isinstance(result, type):
-        return {field.name: plain(getattr(result, field.name)) for field in dataclasses.fields(result)}
+        return {field.name: _plain(getattr(result, field.name)) for field in dataclasses.fields(result)}
     return result
 
 
@@ -345,7 +345,7 @@ def main() -> int:
             stream.reconfigure(errors="backslashreplace")  # file names may not be valid text
     try:
         try:
-            return run(sys.argv[1:])
+            return _run(sys.argv[1:])
         finally:
             sys.stdout.flush()  # raises BrokenPipeError here if the reader has gone
     except GanvasError as error:

@@ -29,13 +29,13 @@ from ganvas.fields import changed, from_dict
 Given = str | Mapping[str, Any]
 """Conditions of an image, not necessarily of all columns: "hair=red,age=60" or {"hair": "red", "age": 60}."""
 
-YES, NO = frozenset({"yes", "true", "y", "t", "1"}), frozenset({"no", "false", "n", "f", "0", "-1"})
-NONE = "none"  # value of an empty cell of a category
-SEPARATOR = "|"
-MOST_VALUES = 100  # values of a category or labels of a column
+_YES, _NO = frozenset({"yes", "true", "y", "t", "1"}), frozenset({"no", "false", "n", "f", "0", "-1"})
+_NONE = "none"  # value of an empty cell of a category
+_SEPARATOR = "|"
+_MOST_VALUES = 100  # values of a category or labels of a column
 MOST_COMBINATIONS = 256  # combinations of training images stored with a model
-GROUPS = 10  # different values that a number has in these combinations
-NEAR = 0.5  # standard deviations within which a combination fits a number
+_GROUPS = 10  # different values that a number has in these combinations
+_NEAR = 0.5  # standard deviations within which a combination fits a number
 
 
 @dataclass(frozen=True)
@@ -76,20 +76,20 @@ class Column:
         if isinstance(value, bool):
             value = "yes" if value else "no"
         elif isinstance(value, list | tuple | set):
-            value = SEPARATOR.join(map(str, value))
+            value = _SEPARATOR.join(map(str, value))
         text = str(value).strip()
-        if self.kind == "yesno" and text.lower() in YES | NO:
-            return "yes" if text.lower() in YES else "no"
+        if self.kind == "yesno" and text.lower() in _YES | _NO:
+            return "yes" if text.lower() in _YES else "no"
         if self.kind == "number" and (number := number_of(text)) is not None:
             slack = 1e-4 * self.std  # for numbers that were rounded
             if self.low - slack <= number <= self.high + slack:
                 return f"{min(max(number, self.low), self.high):.6g}"
-        if self.kind == "category" and (text or NONE) in self.values:
-            return text or NONE
+        if self.kind == "category" and (text or _NONE) in self.values:
+            return text or _NONE
         if self.kind == "several":
             labels = _labels_in(text)
-            if labels == [NONE] or set(labels) <= set(self.values):
-                return SEPARATOR.join(one for one in self.values if one in labels)
+            if labels == [_NONE] or set(labels) <= set(self.values):
+                return _SEPARATOR.join(one for one in self.values if one in labels)
         raise ConfigError(f"{self.name}={text:.60}: expected {self.expected(text)}")
 
     def expected(self, text: str) -> str:
@@ -100,15 +100,15 @@ class Column:
             return f"a number from {self.low:g} to {self.high:g}, as in the training images"
         if self.kind == "category":
             return f"one of {some(self.values, 20)}{did_you_mean(text, [*self.values])}"
-        return f"labels joined by {SEPARATOR}, of {some(self.values, 20)}, or nothing"
+        return f"labels joined by {_SEPARATOR}, of {some(self.values, 20)}, or nothing"
 
     def numbers(self, cell: str) -> list[float]:
         """The numbers of a cell in a vector."""
         if self.kind == "yesno":
-            return [float(cell.lower() in YES)]
+            return [float(cell.lower() in _YES)]
         if self.kind == "number":
             return [(float(cell) - self.mean) / self.std]
-        labels = _labels_in(cell) if self.kind == "several" else [cell or NONE]
+        labels = _labels_in(cell) if self.kind == "several" else [cell or _NONE]
         return [float(one in labels) for one in self.values]
 
     def cell_of(self, numbers: np.ndarray) -> str:
@@ -119,7 +119,7 @@ class Column:
             raise ConfigError("interpolated conditions cannot be saved as a code: save the recipe of the interpolation")
         if self.kind == "yesno":
             return "yes" if numbers[0] else "no"
-        return SEPARATOR.join(one for one, is_on in zip(self.values, numbers, strict=True) if is_on)
+        return _SEPARATOR.join(one for one, is_on in zip(self.values, numbers, strict=True) if is_on)
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class Conditions:
         if self.shared:
             return f"Models store {num:,} combinations of conditions, each of at least two training images."
         return (
-            f"Models store {num:,} combinations of conditions of single training images (numbers in {GROUPS} groups): "
+            f"Models store {num:,} combinations of conditions of single training images (numbers in {_GROUPS} groups): "
             "leave out columns that identify a person."
         )
 
@@ -199,12 +199,12 @@ class Conditions:
                 extremes = (float(f"{end:.6g}") for end in (numbers.min(), numbers.max()))
                 columns.append(Column(name, kind, (), float(numbers.mean()), std, *extremes))
                 continue
-            distinct = {one for cell in cells for one in (_labels_in(cell) if kind == "several" else [cell or NONE])}
+            distinct = {one for cell in cells for one in (_labels_in(cell) if kind == "several" else [cell or _NONE])}
             values = () if kind == "yesno" else tuple(sorted(distinct, key=natural))
-            if len(values) > MOST_VALUES:
+            if len(values) > _MOST_VALUES:
                 raise DataError(
                     f"the column {name!r} has {len(values):,} different values ({some(values, 3)}), at most "
-                    f"{MOST_VALUES} are possible: leave it out, or use {name}=number if it has numbers"
+                    f"{_MOST_VALUES} are possible: leave it out, or use {name}=number if it has numbers"
                 )
             columns.append(Column(name, kind, values))
         if (width := sum(column.width for column in columns)) > MOST_CONDITIONS:
@@ -346,7 +346,7 @@ class Conditions:
                 same &= (part == wanted).all(axis=1)
         if not same.any():
             same[:] = True
-        least = max(NEAR, float(distance[same].min()))
+        least = max(_NEAR, float(distance[same].min()))
         return np.flatnonzero(same & (distance <= least))
 
 
@@ -360,7 +360,7 @@ def _for_each(cells: Sequence[str], numbers: Callable[[str], list[float]], width
 def _coarsened(cells: Sequence[str]) -> list[str]:
     """Numbers replaced by the median of their group, of ten groups of about equal size."""
     numbers = np.array(cells, np.float64)
-    edges = np.unique(np.quantile(numbers, np.linspace(0, 1, GROUPS + 1)[1:-1]))
+    edges = np.unique(np.quantile(numbers, np.linspace(0, 1, _GROUPS + 1)[1:-1]))
     group = np.searchsorted(edges, numbers, side="left")
     medians = {k: f"{np.sort(numbers[group == k])[(group == k).sum() // 2]:.6g}" for k in np.unique(group).tolist()}
     return [medians[k] for k in group.tolist()]
@@ -369,22 +369,22 @@ def _coarsened(cells: Sequence[str]) -> list[str]:
 def kind_of(cells: Sequence[str]) -> ConditionKind:
     """The kind of a column, from its cells: yes/no words, numbers, labels joined by "|", otherwise a category."""
     filled = {cell for cell in cells if cell}
-    if len(filled) < len(set(cells)) or not {cell.lower() for cell in filled} <= YES | NO:
+    if len(filled) < len(set(cells)) or not {cell.lower() for cell in filled} <= _YES | _NO:
         if filled and all(number_of(cell) is not None for cell in filled):
             return "number"
-        return "several" if any(SEPARATOR in cell or _is_json_list(cell) for cell in filled) else "category"
+        return "several" if any(_SEPARATOR in cell or _is_json_list(cell) for cell in filled) else "category"
     return "yesno"
 
 
 def as_yes_or_no(cell: str) -> str:
     """A cell of a column that is used as yes/no: empty, none and words for no are no, everything else is yes."""
-    return "no" if not cell or cell.lower() in NO | {NONE} else "yes"
+    return "no" if not cell or cell.lower() in _NO | {_NONE} else "yes"
 
 
 def _labels_in(cell: str) -> list[str]:
     """The labels of a cell: "A|B", or a JSON list of texts, in which "|" separates labels, too."""
-    text = SEPARATOR.join(map(str, json.loads(cell))) if _is_json_list(cell) else cell
-    return [one.strip() for one in text.split(SEPARATOR) if one.strip()]
+    text = _SEPARATOR.join(map(str, json.loads(cell))) if _is_json_list(cell) else cell
+    return [one.strip() for one in text.split(_SEPARATOR) if one.strip()]
 
 
 def _is_json_list(cell: str) -> bool:

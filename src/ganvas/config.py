@@ -23,26 +23,26 @@ Kind = Literal["photo", "face", "digits", "text", "xray", "scan", "comic", "draw
 ConditionKind = Literal["yesno", "category", "several", "number"]
 """Kind of a column of conditions; see conditions.py."""
 
-ModelSize = Literal["S", "M", "L", "XL"]
+_ModelSize = Literal["S", "M", "L", "XL"]
 """Size of the residual network (see training/plan.py)."""
 
-DiscriminatorKind = Literal["own", "features", "both"]
+_DiscriminatorKind = Literal["own", "features", "both"]
 """Input of the discriminator: pixels, features of a frozen network trained on ImageNet, or both."""
 
 ModelName = Annotated[str, Registry("ganvas.models", "MODELS", grows=True)]
 LossName = Annotated[str, Registry("ganvas.losses", "LOSSES", grows=True)]
-PresetName = Annotated[str, Registry("ganvas.presets", "PRESETS")]
-TrackerName = Literal["tensorboard", "wandb", "mlflow", "energy"]
+_PresetName = Annotated[str, Registry("ganvas.presets", "PRESETS")]
+_TrackerName = Literal["tensorboard", "wandb", "mlflow", "energy"]
 BUDGET_FIELDS = ("minutes", "images", "epochs")
 """A run may get a larger budget of the same unit later."""
 
-TABLE_ENDINGS = (".csv", ".tsv", ".jsonl", ".txt")  # of --conditions
+_TABLE_ENDINGS = (".csv", ".tsv", ".jsonl", ".txt")  # of --conditions
 MOST_CONDITIONS = 1000  # length of a vector of conditions
 MIN_SIZE, MAX_SIZE = 8, 4096  # pixels per side
-PIXELS = Bounds(MIN_SIZE, MAX_SIZE)
-MOST_BLOCK_PIXELS = 4 * MAX_SIZE**2  # blocks x height x width: blocks of some networks store a number per pixel
-Channels = Literal["auto", "gray", "color", "alpha"]
-CHANNELS: dict[int, Channels] = {1: "gray", 3: "color", 4: "alpha"}
+_PIXELS = Bounds(MIN_SIZE, MAX_SIZE)
+_MOST_BLOCK_PIXELS = 4 * MAX_SIZE**2  # blocks x height x width: blocks of some networks store a number per pixel
+_Channels = Literal["auto", "gray", "color", "alpha"]
+CHANNELS: dict[int, _Channels] = {1: "gray", 3: "color", 4: "alpha"}
 """Option `channels` by the number of channels."""
 FULL = (0, 65535)  # black and white of 16 bit images
 
@@ -56,7 +56,7 @@ class DataConfig:
     fit: Fit | None = None
     """How images are brought to that size: crop the centre, pad the border, or stretch.
     Default: the setting of the named data set, else crop."""
-    channels: Channels = "auto"
+    channels: _Channels = "auto"
     """auto: gray images stay gray, and transparency is kept if most images have it. alpha: always keep transparency,
     as a fourth channel."""
     background: str | None = None
@@ -129,12 +129,12 @@ def parse_size(size: str | int) -> tuple[int, int]:
     return height, width
 
 
-NUMBER = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
+_NUMBER = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
 
 
 def parse_levels(text: str) -> tuple[float, float]:
     """(black, white) from "0-4095", "0-1.5" or "-160-240". Raises `ConfigError` unless black < white."""
-    match = re.fullmatch(f"{NUMBER}-{NUMBER}", text.strip())
+    match = re.fullmatch(f"{_NUMBER}-{_NUMBER}", text.strip())
     low, high = (float(match[1]), float(match[2])) if match else (0.0, 0.0)
     if not -math.inf < low < high < math.inf:
         raise ConfigError(f"--levels {text}: expected two values, black and white, such as 0-4095 or 0-1.5")
@@ -147,11 +147,11 @@ def parse_conditions(option: str) -> tuple[str, dict[str, ConditionKind | None]]
     Raises `ConfigError`.
     """
     file, colon, listed = option.rpartition(":")
-    if not colon or not file.lower().endswith(TABLE_ENDINGS):
+    if not colon or not file.lower().endswith(_TABLE_ENDINGS):
         file, listed = option, ""
-    if not file.lower().endswith(TABLE_ENDINGS):
+    if not file.lower().endswith(_TABLE_ENDINGS):
         raise ConfigError(
-            f"--conditions {option}: expected a table that ends in {', '.join(TABLE_ENDINGS)}, perhaps with columns, "
+            f"--conditions {option}: expected a table that ends in {', '.join(_TABLE_ENDINGS)}, perhaps with columns, "
             "such as table.csv:hair,glasses=yesno,age"
         )
     columns: dict[str, ConditionKind | None] = {}
@@ -175,8 +175,8 @@ class ModelConfig:
     """
 
     model: str
-    height: Annotated[int, PIXELS]
-    width: Annotated[int, PIXELS]
+    height: Annotated[int, _PIXELS]
+    width: Annotated[int, _PIXELS]
     channels: Annotated[int, Bounds(1, 4)]
     num_classes: Annotated[int, Bounds(0, 100_000)] = 0
     """0 for a model without classes."""
@@ -189,7 +189,7 @@ class ModelConfig:
     """Convolution blocks per stage."""
     spectral_norm: bool = False
     """Divide each weight of the discriminator by its largest singular value (Miyato et al. 2018)."""
-    discriminator: DiscriminatorKind = "own"
+    discriminator: _DiscriminatorKind = "own"
     """own: discriminator of the architecture; features: heads on a frozen pretrained network; both: use both."""
     num_conditions: Annotated[int, Bounds(0, MOST_CONDITIONS)] = 0
     """Length of the vectors of conditions, which take the place of classes; 0: none."""
@@ -201,7 +201,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check(self, named=str)
-        if self.blocks * self.height * self.width > MOST_BLOCK_PIXELS:
+        if self.blocks * self.height * self.width > _MOST_BLOCK_PIXELS:
             raise ConfigError(f"blocks {self.blocks}: too many for {self.height}x{self.width} pixels")
         if self.num_classes and self.num_conditions:
             raise ConfigError("num_classes and num_conditions: a model has one of them")
@@ -218,7 +218,7 @@ class TrainBasics:
     """Train until this many images have been seen."""
     epochs: Annotated[float | None, POSITIVE] = None
     """Train for this many passes over the images."""
-    preset: PresetName | None = None
+    preset: _PresetName | None = None
     """Use the networks, loss and optimiser of a classic project. Other options override it."""
     model: ModelName | None = None
     """Architecture of the networks. Default: light; compact for small images on a CPU (gray up to 40
@@ -233,7 +233,7 @@ class TrainBasics:
     """Random seed of weights, batches and latents."""
     previews: Annotated[int, POSITIVE] = 40
     """Number of preview grids over the whole budget, more of them at the beginning."""
-    track: tuple[TrackerName, ...] = ()
+    track: tuple[_TrackerName, ...] = ()
     """Record the run with experiment trackers: tensorboard (extra track), wandb, mlflow. energy: record the
     energy that it needs, for the model card."""
 
@@ -243,9 +243,9 @@ class TrainOptions(TrainBasics):
     """Options for experts. None: the plan (training/plan.py) chooses the value and prints its reason."""
 
     # -- networks --
-    discriminator: DiscriminatorKind | None = None
+    discriminator: _DiscriminatorKind | None = None
     """own: discriminator of the architecture; features: heads on a frozen network trained on ImageNet; both."""
-    model_size: ModelSize | None = None
+    model_size: _ModelSize | None = None
     """Size of the residual model: S, M, L or XL; sets base, widest and blocks."""
     z_dim: Annotated[int | None, POSITIVE] = None
     """Length of the latent vector."""
@@ -360,7 +360,7 @@ class TrainConfig(TrainOptions):
     model: ModelName = "light"
     conditional: bool = False
     batch: int = 1
-    discriminator: DiscriminatorKind = "own"
+    discriminator: _DiscriminatorKind = "own"
     z_dim: int = 64
     base: int = 32
     widest: int = 0

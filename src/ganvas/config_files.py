@@ -14,11 +14,11 @@ from ganvas.fields import choices, fits, hints_of, meanings, owners
 from ganvas.options import FromImages, Train
 from ganvas.run_config import RunConfig
 
-EXCLUDED = ("config", "dry_run", "quiet", "callbacks")  # options that a file cannot have
-HEAD = """# Options of a training with Ganvas: ganvas train --config {name}
+_EXCLUDED = ("config", "dry_run", "quiet", "callbacks")  # options that a file cannot have
+_HEAD = """# Options of a training with Ganvas: ganvas train --config {name}
 # Remove the # in front of an option to set it. Options on the command line take precedence.
 """
-TITLES = {"Run": (Train, FromImages), "Images": (DataConfig,), "Training": (TrainBasics,),
+_TITLES = {"Run": (Train, FromImages), "Images": (DataConfig,), "Training": (TrainBasics,),
           "For experts": (TrainOptions,)}  # fmt: skip
 
 
@@ -42,7 +42,7 @@ def _values_of(path: str | Path) -> dict[str, Any]:
         values = {"source": config.data.source} | config.wanted()
     if not isinstance(values, dict):
         raise ConfigError(f"--config {path}: expected options by name, such as minutes = 30")
-    hints = {name: hint for name, hint in hints_of(Train).items() if name not in EXCLUDED}
+    hints = {name: hint for name, hint in hints_of(Train).items() if name not in _EXCLUDED}
     for name, value in values.items():
         if name not in hints:
             near = did_you_mean(name, [*hints]) or ": see `ganvas init`"
@@ -64,10 +64,10 @@ def from_file(given: Mapping[str, Any]) -> dict[str, Any]:
 def template(name: str, source: str | None) -> str:
     """A TOML file with all options of `train`, grouped as in the help; all but `source` and `minutes` as comments."""
     owner, told = owners(Train), meanings(Train)
-    lines = [HEAD.format(name=name)]
-    for title, classes in TITLES.items():
+    lines = [_HEAD.format(name=name)]
+    for title, classes in _TITLES.items():
         lines.append(f"# ---- {title} ----\n")
-        for field in (name for name in hints_of(Train) if owner[name] in classes and name not in EXCLUDED):
+        for field in (name for name in hints_of(Train) if owner[name] in classes and name not in _EXCLUDED):
             value = {"source": source, "minutes": 10}.get(field)
             lines += [
                 f"# {told[field]}",

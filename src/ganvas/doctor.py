@@ -17,7 +17,7 @@ from ganvas.system.device import choose_device
 from ganvas.system.files import cache_dir
 
 CORE = ("torch", "numpy", "pillow", "scipy", "safetensors", "tyro", "rich")
-OPTIONAL = {
+_OPTIONAL = {
     "av": ("video", "MP4 videos"),
     "tensorboard": ("track", "TensorBoard events"),
     "wandb": ("wandb", "tracking with Weights & Biases"),
@@ -33,7 +33,7 @@ OPTIONAL = {
 
 
 @takes(Doctor)
-def lines(asked: Doctor) -> list[str]:
+def report_lines(asked: Doctor) -> list[str]:
     """The report as lines."""
     device = choose_device()
     report = [
@@ -48,7 +48,7 @@ def lines(asked: Doctor) -> list[str]:
     except GanvasError as error:
         report.append(f"packs and downloads: {error}")
     names = importlib.metadata.packages_distributions()  # mlflow may come from mlflow-skinny
-    for package, (extra, purpose) in OPTIONAL.items():
+    for package, (extra, purpose) in _OPTIONAL.items():
         there = importlib.util.find_spec(package) is not None
         report.append(
             f"{purpose}: {package} {importlib.metadata.version(names.get(package, [package])[0])}"

@@ -10,24 +10,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-Module = TypeVar("Module", bound=nn.Module)
+_Module = TypeVar("_Module", bound=nn.Module)
 
-RAMP = 0.2
+_RAMP = 0.2
 """The half-life is at most this fraction of the images seen so far."""
 
 
 def half_life_at(images_seen: int, half_life: float) -> float:
-    """Half-life in images: `RAMP` times the images seen, at most `half_life`.
+    """Half-life in images: `_RAMP` times the images seen, at most `half_life`.
 
     A short half-life at first removes the poor early weights (ramp-up of StyleGAN2-ADA). 0: no averaging.
     """
-    return min(half_life, max(1.0, RAMP * images_seen))
+    return min(half_life, max(1.0, _RAMP * images_seen))
 
 
-class EMA(Generic[Module]):
+class EMA(Generic[_Module]):
     """Maintains `average`, a copy of `generator` with exponentially averaged weights."""
 
-    def __init__(self, generator: Module) -> None:
+    def __init__(self, generator: _Module) -> None:
         self.average = copy.deepcopy(generator).eval().requires_grad_(False)
 
     @torch.no_grad()
@@ -44,14 +44,14 @@ WIDTHS = (0.05, 0.10)
 """Relative standard deviations of the two stored averages (Karras et al. 2024, EDM2, section 3.1)."""
 
 
-class PowerAverages(Generic[Module]):
+class PowerAverages(Generic[_Module]):
     """Two power-function averages of the weights, from which an average of any width can be computed afterwards.
 
     After t images, the weights at time s count in proportion to s^gamma (EDM2, equation 4), so the width of an average
     is a fixed fraction of the training so far.
     """
 
-    def __init__(self, generator: Module) -> None:
+    def __init__(self, generator: _Module) -> None:
         self.averages = [copy.deepcopy(generator).eval().requires_grad_(False) for _ in WIDTHS]
 
     @torch.no_grad()

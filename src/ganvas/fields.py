@@ -26,9 +26,9 @@ from typing import Any, ParamSpec, TypeVar
 
 from ganvas.errors import ConfigError, did_you_mean, some
 
-P = ParamSpec("P")
-R = TypeVar("R")
-T = TypeVar("T")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -170,14 +170,14 @@ def changed(options: Any) -> dict[str, Any]:
     return {field.name: value for field, value in values if value != field.default}
 
 
-def part(options: Any, cls: type[T]) -> T:
+def part(options: Any, cls: type[_T]) -> _T:
     """The fields of `cls` in an object of one of its subclasses."""
     return cls(**{name: getattr(options, name) for name in hints_of(cls)})
 
 
 def takes(
-    options: Callable[P, T], defaults: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
-) -> Callable[[Callable[[T], R]], Callable[P, R]]:
+    options: Callable[_P, _T], defaults: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
+) -> Callable[[Callable[[_T], _R]], Callable[_P, _R]]:
     """Decorator: the function of one `options` object becomes a function of the fields of that class.
 
     Type checkers, editors and `help()` see the fields as arguments. Unknown names raise ConfigError.
@@ -185,9 +185,9 @@ def takes(
     """
     cls: Any = options
 
-    def decorate(function: Callable[[T], R]) -> Callable[P, R]:
+    def decorate(function: Callable[[_T], _R]) -> Callable[_P, _R]:
         @functools.wraps(function)
-        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
             return function(build(cls, args, kwargs, defaults))
 
         call.__signature__ = inspect.signature(options)  # ty: ignore[missing-attribute]
@@ -221,7 +221,7 @@ def build(
 # -- saved values --
 
 
-def from_dict(cls: Callable[..., T], values: dict[str, Any], where: str, ignore_unknown: bool = False) -> T:
+def from_dict(cls: Callable[..., _T], values: dict[str, Any], where: str, ignore_unknown: bool = False) -> _T:
     """Build the dataclass `cls`, also its fields that are dataclasses, from plain JSON values.
 
     Raises `ConfigError`, with `where` in the message, for values of the wrong type and, unless `ignore_unknown`, for

@@ -27,18 +27,18 @@ from ganvas.provenance import DESCRIPTION, SOFTWARE, XMP, note, opened_image
 from ganvas.run import Run
 from ganvas.system import files
 
-T = TypeVar("T")
-SMALLEST, LARGEST = 480, 960  # minimum and maximum longer side of a training frame, in pixels
+_T = TypeVar("_T")
+_SMALLEST, _LARGEST = 480, 960  # minimum and maximum longer side of a training frame, in pixels
 CAPTION = 28  # height of the caption below the grid, in pixels
 FRAME_MS, LAST_MS = 120, 2500  # duration of a training frame and of the last one, in ms
-AIM = 0.9  # target size of a reduced GIF, relative to the limit
-LEAST = 160  # minimum longer side of a GIF with caption, in pixels
-LEAST_FILM = 256  # default minimum longer side of other videos, in pixels
-LEAST_PLAIN = 32  # minimum longer side of a GIF without caption, in pixels
-GIF_MB = 8.0  # default maximum size of a GIF
-SIDES = (16, 7680)  # smallest and largest side that --size accepts, in pixels
+_AIM = 0.9  # target size of a reduced GIF, relative to the limit
+LEAST_GIF_SIDE = 160  # minimum longer side of a GIF with caption, in pixels
+_LEAST_FILM = 256  # default minimum longer side of other videos, in pixels
+_LEAST_PLAIN = 32  # minimum longer side of a GIF without caption, in pixels
+_GIF_MB = 8.0  # default maximum size of a GIF
+_SIDES = (16, 7680)  # smallest and largest side that --size accepts, in pixels
 HELD_MS = 40  # longest frame of a video with a constant rate whose last frame is held
-NO_FRAMES = "no frames: a video needs at least one"
+_NO_FRAMES = "no frames: a video needs at least one"
 MOST_GIF_FPS = 50  # frames per second; most programs play faster GIFs slowly
 
 
@@ -54,13 +54,13 @@ def of_training(asked: Video, progress: Progress) -> list[Path]:
     if not grids:
         raise RunError(f"{asked.run} has no preview grids in samples/: expected a run that has started training")
     places = _places_of(asked)
-    sizes = {name: checked(name, asked) for name in places}  # report errors before the first file
+    sizes = {name: checked_size(name, asked) for name in places}  # report errors before the first file
     for name in places:
         check_fps(name, asked.fps or 0)
     timing, films = timing_of(asked, len(grids)), {}
     for name, path in places.items():
         scenes = (scene(grid, images, sizes[name], asked) for images, grid in grids)
-        films[path] = WRITERS[name](counted(scenes, path.name, len(grids), progress), timing, _limit_of(asked), None)
+        films[path] = _WRITERS[name](counted(scenes, path.name, len(grids), progress), timing, _limit_of(asked), None)
     for path, content in films.items():
         with files.explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def of_training(asked: Video, progress: Progress) -> list[Path]:
     return list(films)
 
 
-def counted(frames: Iterable[T], name: str, total: int, progress: Progress) -> Iterator[T]:
+def counted(frames: Iterable[_T], name: str, total: int, progress: Progress) -> Iterator[_T]:
     """The frames, reporting how many of `total` have been taken for the video `name`."""
     for i, frame in enumerate(frames, 1):
         yield frame
@@ -80,7 +80,7 @@ def _places_of(asked: Video) -> dict[str, Path]:
     """The files to write, by format."""
     out = Path(asked.out) if asked.out is not None else Path(asked.run)
     ending = out.suffix.lower().removeprefix(".")
-    if ending in WRITERS and not out.is_dir():
+    if ending in _WRITERS and not out.is_dir():
         if asked.formats is not None:
             raise ConfigError(f"--formats: the ending of {out} selects the format; remove the option")
         return {ending: out}
@@ -88,8 +88,8 @@ def _places_of(asked: Video) -> dict[str, Path]:
         wanted = asked.formats.split(",")
     else:
         wanted = ["gif", "webp", *(["mp4"] if importlib.util.find_spec("av") else [])]
-    if unknown := [name for name in wanted if name not in WRITERS]:
-        raise ConfigError(f"--formats {','.join(unknown)}: expected some of {', '.join(WRITERS)}")
+    if unknown := [name for name in wanted if name not in _WRITERS]:
+        raise ConfigError(f"--formats {','.join(unknown)}: expected some of {', '.join(_WRITERS)}")
     return {name: out / f"training.{name}" for name in wanted}
 
 
@@ -126,23 +126,23 @@ def write(
     """
     look = look or Frames()
     form = out.suffix.lower().removeprefix(".")
-    if form not in WRITERS:
+    if form not in _WRITERS:
         raise ConfigError(
             f"{out} ends in {out.suffix or 'nothing'}: videos are written as .gif, .webp, .mp4, .webm or .mov"
         )
     check_fps(form, fps)
-    size = checked(form, look)
+    size = checked_size(form, look)
 
-    def shown(pixels: np.ndarray) -> Scene:
+    def shown(pixels: np.ndarray) -> _Scene:
         image = to_image(eight_bits(pixels))
-        if look.background is not None or form not in TRANSPARENT:
+        if look.background is not None or form not in _TRANSPARENT:
             image = on_colour(image, look.background or "white")
         if size is not None:
-            return Scene(_placed(image, size, look, pixels.shape[2] == 4))
-        times = enlarge or -(-LEAST_FILM // max(image.size))
-        return Scene(resized(image, image.width * times, image.height * times, look.filter))
+            return _Scene(_placed(image, size, look, pixels.shape[2] == 4))
+        times = enlarge or -(-_LEAST_FILM // max(image.size))
+        return _Scene(resized(image, image.width * times, image.height * times, look.filter))
 
-    content = WRITERS[form](map(shown, frames), Timing(1000 / fps, 1000 / fps), _limit_of(look), text)
+    content = _WRITERS[form](map(shown, frames), Timing(1000 / fps, 1000 / fps), _limit_of(look), text)
     with files.explained(out):
         out.parent.mkdir(parents=True, exist_ok=True)
     files.write_atomically(out, lambda file: file.write(content))
@@ -154,7 +154,7 @@ def check_fps(form: str, fps: float) -> None:
         raise ConfigError(f"--fps {fps:g}: expected up to {MOST_GIF_FPS} for GIF")
 
 
-def checked(form: str, look: Frames) -> tuple[int, int] | None:
+def checked_size(form: str, look: Frames) -> tuple[int, int] | None:
     """(width, height) of `look.size`; None if not given. Raises ConfigError or MissingExtraError for wrong options."""
     if form in CODECS:
         _codec()
@@ -167,12 +167,12 @@ def checked(form: str, look: Frames) -> tuple[int, int] | None:
         return None
     match = re.fullmatch(r"(\d+)x(\d+)", look.size.strip().lower())
     width, height = (int(match[1]), int(match[2])) if match else (0, 0)
-    if not all(SIDES[0] <= side <= SIDES[1] for side in (width, height)):
+    if not all(_SIDES[0] <= side <= _SIDES[1] for side in (width, height)):
         raise ConfigError(
-            f"--size {look.size}: expected width x height in pixels such as 1920x1080, {SIDES[0]} to {SIDES[1]} each"
+            f"--size {look.size}: expected width x height in pixels such as 1920x1080, {_SIDES[0]} to {_SIDES[1]} each"
         )
-    if isinstance(look, Video) and height < SIDES[0] + CAPTION:
-        raise ConfigError(f"--size {look.size}: expected a height of {SIDES[0] + CAPTION} or more, with the caption")
+    if isinstance(look, Video) and height < _SIDES[0] + CAPTION:
+        raise ConfigError(f"--size {look.size}: expected a height of {_SIDES[0] + CAPTION} or more, with the caption")
     if form in CODECS and (width % 2 or height % 2):
         raise ConfigError(f"--size {look.size}: {form.upper()} needs even numbers")
     return width, height
@@ -180,7 +180,7 @@ def checked(form: str, look: Frames) -> tuple[int, int] | None:
 
 def _limit_of(look: Frames) -> float:
     """Maximum size of a GIF in MB."""
-    return look.max_mb or (GIF_MB if look.size is None else math.inf)
+    return look.max_mb or (_GIF_MB if look.size is None else math.inf)
 
 
 def _placed(image: Image.Image, size: tuple[int, int], look: Frames, was_transparent: bool) -> Image.Image:
@@ -219,7 +219,7 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class Scene:
+class _Scene:
     """One frame at full size, and its caption. band: height of the caption in pixels."""
 
     picture: Image.Image
@@ -242,7 +242,7 @@ class Scene:
         return sheet
 
 
-def scene(path: Path, images_seen: int, size: tuple[int, int] | None = None, look: Frames | None = None) -> Scene:
+def scene(path: Path, images_seen: int, size: tuple[int, int] | None = None, look: Frames | None = None) -> _Scene:
     """A grid with the images seen as caption.
 
     size: (width, height) of the frame with its caption; default: enlarged by a whole number or reduced to 480 to 960.
@@ -256,14 +256,14 @@ def scene(path: Path, images_seen: int, size: tuple[int, int] | None = None, loo
     caption = f"{images_seen:,} images"
     if size is not None:
         band = max(CAPTION, size[1] // 40)
-        return Scene(_placed(picture, (size[0], size[1] - band), look, True), caption, band)
+        return _Scene(_placed(picture, (size[0], size[1] - band), look, True), caption, band)
     longer = max(picture.size)
-    if longer < SMALLEST:
-        times = -(-SMALLEST // longer)
+    if longer < _SMALLEST:
+        times = -(-_SMALLEST // longer)
         picture = resized(picture, picture.width * times, picture.height * times, look.filter)
-    elif longer > LARGEST:
-        picture.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
-    return Scene(picture, caption)
+    elif longer > _LARGEST:
+        picture.thumbnail((_LARGEST, _LARGEST), Image.Resampling.LANCZOS)
+    return _Scene(picture, caption)
 
 
 def eight_bit(picture: Image.Image, background: str = "white") -> Image.Image:
@@ -279,11 +279,11 @@ def eight_bit(picture: Image.Image, background: str = "white") -> Image.Image:
 # -- formats: (frames, durations, maximum size in MB, metadata) -> content of a file --
 
 
-def gif(scenes: Iterable[Scene], timing: Timing, max_mb: float, text: Mapping[str, str] | None) -> bytes:
+def gif(scenes: Iterable[_Scene], timing: Timing, max_mb: float, text: Mapping[str, str] | None) -> bytes:
     """GIF with 256 colours per frame; reduced until it is within the limit. Pixels are opaque or transparent."""
-    scenes = listed(scenes)
+    scenes = _listed(scenes)
     scale, size = 1.0, max(scenes[0].picture.size)
-    least = LEAST if scenes[0].caption else min(LEAST_PLAIN, size)
+    least = LEAST_GIF_SIDE if scenes[0].caption else min(_LEAST_PLAIN, size)
     times = timing.of(len(scenes), 10)
     options: dict[str, Any] = {"optimize": True, "comment": note(text).encode()}
     if scenes[0].picture.mode == "RGBA":
@@ -292,7 +292,7 @@ def gif(scenes: Iterable[Scene], timing: Timing, max_mb: float, text: Mapping[st
         content = animated([_one_bit_alpha(one.frame(scale)) for one in scenes], times, "GIF", **options)
         if len(content) <= max_mb * 1e6:
             return content
-        scale *= math.sqrt(AIM * max_mb * 1e6 / len(content))  # size is proportional to the area
+        scale *= math.sqrt(_AIM * max_mb * 1e6 / len(content))  # size is proportional to the area
     raise ConfigError(f"--max-mb {max_mb:g} is too small for {len(scenes)} frames of {least} pixels: increase it")
 
 
@@ -306,18 +306,18 @@ def _one_bit_alpha(image: Image.Image) -> Image.Image:
     return solid
 
 
-def webp(scenes: Iterable[Scene], timing: Timing, _: float, text: Mapping[str, str] | None) -> bytes:
-    frames = [one.frame() for one in listed(scenes)]
+def webp(scenes: Iterable[_Scene], timing: Timing, _: float, text: Mapping[str, str] | None) -> bytes:
+    frames = [one.frame() for one in _listed(scenes)]
     exif = Image.Exif()
     exif[DESCRIPTION], exif[SOFTWARE] = note(text), "Ganvas"
     options: dict[str, Any] = {"quality": 80, "method": 4, "xmp": XMP.encode(), "exif": exif.tobytes()}
     return animated(frames, timing.of(len(frames), 1), "WEBP", **options)
 
 
-def listed(scenes: Iterable[Scene]) -> list[Scene]:
+def _listed(scenes: Iterable[_Scene]) -> list[_Scene]:
     every = list(scenes)
     if not every:
-        raise ConfigError(NO_FRAMES)
+        raise ConfigError(_NO_FRAMES)
     return every
 
 
@@ -337,7 +337,7 @@ def _codec() -> Any:
 
 
 @dataclass(frozen=True)
-class Codec:
+class _Codec:
     """Codec of a format, with its pixel format without and with transparency; "" if it has none."""
 
     name: str
@@ -347,20 +347,20 @@ class Codec:
 
 
 CODECS = {
-    "mp4": Codec("h264", "yuv420p", "", {"crf": "18"}),  # plays everywhere
-    "webm": Codec("libvpx-vp9", "yuv420p", "yuva420p", {"crf": "24", "b": "0", "cpu-used": "4"}),
-    "mov": Codec("prores_ks", "yuv422p10le", "yuva444p10le", {}),  # for video editors
+    "mp4": _Codec("h264", "yuv420p", "", {"crf": "18"}),  # plays everywhere
+    "webm": _Codec("libvpx-vp9", "yuv420p", "yuva420p", {"crf": "24", "b": "0", "cpu-used": "4"}),
+    "mov": _Codec("prores_ks", "yuv422p10le", "yuva444p10le", {}),  # for video editors
 }
-BT709 = 1  # colour space of all three, which players expect of large videos
+_BT709 = 1  # colour space of all three, which players expect of large videos
 
 
-def _encoded(form: str, scenes: Iterable[Scene], timing: Timing, _: float, text: Mapping[str, str] | None) -> bytes:
+def _encoded(form: str, scenes: Iterable[_Scene], timing: Timing, _: float, text: Mapping[str, str] | None) -> bytes:
     """MP4, WebM or MOV, frame by frame; frames are repeated for their duration."""
     av = _codec()
     scenes = iter(scenes)
     first = next(scenes, None)
     if first is None:
-        raise ConfigError(NO_FRAMES)
+        raise ConfigError(_NO_FRAMES)
     known, buffer = CODECS[form], io.BytesIO()
     image = first.frame()
     width, height = (max(2, side // 2 * 2) for side in image.size)
@@ -371,7 +371,7 @@ def _encoded(form: str, scenes: Iterable[Scene], timing: Timing, _: float, text:
             known.name, rate=Fraction(1000 / timing.step).limit_denominator(1001), options=dict(known.options)
         )
         stream.width, stream.height, stream.pix_fmt = width, height, pixel_format
-        stream.codec_context.colorspace = stream.codec_context.color_primaries = stream.codec_context.color_trc = BT709
+        stream.codec_context.colorspace = stream.codec_context.color_primaries = stream.codec_context.color_trc = _BT709
         stream.codec_context.color_range = 1  # limited, as usual for video
 
         def add(pixels: np.ndarray, times: int) -> None:
@@ -389,6 +389,6 @@ def _encoded(form: str, scenes: Iterable[Scene], timing: Timing, _: float, text:
     return buffer.getvalue()
 
 
-Writer = Callable[[Iterable[Scene], Timing, float, Mapping[str, str] | None], bytes]
-WRITERS: dict[str, Writer] = {"gif": gif, "webp": webp, **{form: partial(_encoded, form) for form in CODECS}}
-TRANSPARENT = ("gif", "webp", "webm", "mov")
+_Writer = Callable[[Iterable[_Scene], Timing, float, Mapping[str, str] | None], bytes]
+_WRITERS: dict[str, _Writer] = {"gif": gif, "webp": webp, **{form: partial(_encoded, form) for form in CODECS}}
+_TRANSPARENT = ("gif", "webp", "webm", "mov")

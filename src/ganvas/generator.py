@@ -23,13 +23,13 @@ from ganvas.models import channels_last, contract
 from ganvas.system import files, seeding
 from ganvas.system.device import choose_device
 
-Label = str | int | np.integer | np.ndarray | Tensor
+_Label = str | int | np.integer | np.ndarray | Tensor
 """A class: its name as text, or its index as a number, also of NumPy or PyTorch."""
-Labels = Label | Given | Sequence[Label | Given] | None
+Labels = _Label | Given | Sequence[_Label | Given] | None
 """A class or conditions for all images, or one for each; for conditions also vectors (N, num_conditions)."""
 
 BATCH = 64  # images per forward pass when sampling
-SHOWN = 16  # images in notebooks
+_SHOWN = 16  # images in notebooks
 AHEAD = 16  # batches whose latents are drawn together, which keeps the network in the CPU caches
 
 
@@ -114,7 +114,7 @@ class Generator:
 
     def _repr_html_(self) -> str:
         """For notebooks: a grid of images with the seeds from 0."""
-        pixels = to_pixels(self.sample(SHOWN), self.info.depth)
+        pixels = to_pixels(self.sample(_SHOWN), self.info.depth)
         return as_html(png_bytes(grid(pixels, columns=8)), repr(self))
 
     def fast(self) -> Generator:

@@ -21,20 +21,20 @@ from typing import Any
 
 from ganvas.errors import CheckpointError, ConfigError, GanvasError, MissingExtraError, amount
 from ganvas.fields import takes
-from ganvas.model_file import CARD, LARGEST, WEIGHTS, ModelInfo, find_weights, read_model
+from ganvas.model_file import CARD, MOST_WEIGHT_BYTES, WEIGHTS, ModelInfo, find_weights, read_model
 from ganvas.options import Pull
 from ganvas.system import files
 
 CONFIG, DIRECTIONS = "config.json", "directions.json"
 NAMES = (CONFIG, CARD, DIRECTIONS, WEIGHTS)
 """All files of a model, small files first."""
-SMALL = 20_000_000  # most bytes of a file other than the weights
-TIMEOUT = 20.0  # seconds per request
+MOST_SMALL_BYTES = 20_000_000  # most bytes of a file other than the weights
+_TIMEOUT = 20.0  # seconds per request
 Contents = dict[str, bytes | Path]
 """Files by name: content, or path of the content."""
-PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?"
+_PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?"
 SCHEME = "hf://"
-NAME = re.compile(rf"(?P<scheme>{SCHEME})?(?P<repo>{PART}/{PART})(?:@(?P<revision>[\w./-]+))?", re.ASCII)
+_NAME = re.compile(rf"(?P<scheme>{SCHEME})?(?P<repo>{_PART}/{_PART})(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 
 
 # -- names --
@@ -54,7 +54,7 @@ def hub_name(text: str | Path) -> Name | None:
     "owner/name" is a path if it exists or the folder "owner" exists, so that a mistyped path causes no request.
     "hf://owner/name" is always a name.
     """
-    match = NAME.fullmatch(str(text).replace(os.sep, "/")) if isinstance(text, Path) else NAME.fullmatch(text)
+    match = _NAME.fullmatch(str(text).replace(os.sep, "/")) if isinstance(text, Path) else _NAME.fullmatch(text)
     if match is None or match["repo"].endswith(".git") or "--" in match["repo"] or ".." in match["repo"]:
         return None
     if not match["scheme"] and (Path(text).exists() or Path(match["repo"]).parent.exists()):
@@ -152,7 +152,7 @@ def _is_broken_off(folder: Path, contents: Contents) -> bool:
         content = contents.get(path.name)
         if path.name.startswith(".") and path.name.endswith(".tmp"):
             continue
-        if content is None or path.is_dir() or path.stat().st_size > SMALL:
+        if content is None or path.is_dir() or path.stat().st_size > MOST_SMALL_BYTES:
             return False
         if path.read_bytes() != (content.read_bytes() if isinstance(content, Path) else content):
             return False
@@ -200,7 +200,7 @@ class Hub:
         with self.explained(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # warnings about cards written by others
             self.api.create_repo(self.repo, private=not public, exist_ok=True)
-            there = {one.rfilename for one in self.api.model_info(self.repo, timeout=TIMEOUT).siblings or []}
+            there = {one.rfilename for one in self.api.model_info(self.repo, timeout=_TIMEOUT).siblings or []}
             if there - {CARD, ".gitattributes"} and WEIGHTS not in there:
                 raise ConfigError(
                     f"{self.repo} contains other files and no Ganvas model: choose another name to avoid losing them"
@@ -220,8 +220,8 @@ class Hub:
             raise ConfigError(f"revision {revision!r}: expected a branch, a tag or a commit such as main")
         try:
             with self.explained(revision):
-                info = self.api.model_info(self.repo, revision=revision, files_metadata=True, timeout=TIMEOUT)
-        except Unreachable as error:
+                info = self.api.model_info(self.repo, revision=revision, files_metadata=True, timeout=_TIMEOUT)
+        except _Unreachable as error:
             if (folder := self.kept(revision)) is not None:
                 return folder
             raise GanvasError(
@@ -258,7 +258,7 @@ class Hub:
 
     def file(self, name: str, commit: str, listed: Any) -> Path:
         """Download one file into the cache and check its size and hash, and the configuration."""
-        most = LARGEST if name == WEIGHTS else SMALL
+        most = MOST_WEIGHT_BYTES if name == WEIGHTS else MOST_SMALL_BYTES
         if (listed.size or 0) > most:
             raise CheckpointError(
                 f"{self.repo} is not a Ganvas model: {name} has {listed.size:,} bytes, expected at most {most:,}"
@@ -315,7 +315,7 @@ class Hub:
         except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
             if isinstance(error.__cause__, errors.HfHubHTTPError):  # the server answered, but without the file
                 raise self.answered(error.__cause__) from error
-            raise Unreachable(self.out_of_reach(error)) from error
+            raise _Unreachable(self.out_of_reach(error)) from error
         except errors.GatedRepoError as error:
             raise GanvasError(f"{self.repo} is gated: ask for access at {self.endpoint}/{self.repo}") from error
         except errors.RepositoryNotFoundError as error:
@@ -330,9 +330,9 @@ class Hub:
         except OSError as error:
             if error.errno is not None:  # an error of the disk
                 raise
-            raise Unreachable(self.out_of_reach(error)) from error
+            raise _Unreachable(self.out_of_reach(error)) from error
         except client as error:
-            raise Unreachable(self.out_of_reach(error)) from error
+            raise _Unreachable(self.out_of_reach(error)) from error
         except (ValueError, RuntimeError) as error:
             raise GanvasError(f"huggingface_hub failed with {self.endpoint}: {_in_line(error)}") from error
 
@@ -347,11 +347,11 @@ class Hub:
                 "token that has permission"
             )
         if status >= 500 or status == 429:
-            return Unreachable(f"{self.endpoint} is overloaded or out of service ({status})")
+            return _Unreachable(f"{self.endpoint} is overloaded or out of service ({status})")
         return GanvasError(f"{self.endpoint} refused {self.repo} ({_in_line(error.server_message or error)})")
 
 
-class Unreachable(GanvasError):
+class _Unreachable(GanvasError):
     """The Hub does not answer; the cache is used if possible."""
 
 

@@ -15,18 +15,17 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from ganvas.errors import ConfigError
+from ganvas.image_formats import IMAGE_FORMATS
 from ganvas.provenance import DESCRIPTION, SOFTWARE, XMP_PACKET, note
 from ganvas.system import files
 
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
-"""Endings of the image files that Ganvas writes."""
-MOST_SIDE = {"PNG": 100_000, "JPEG": 65_500, "WEBP": 16_383, "TIFF": 100_000}  # longest side in pixels
-QUALITY = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"quality": 90, "method": 4}}
-X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, INCH = 282, 283, 296, 2  # tag numbers of EXIF, and a value of the last
-XMP_TAG = 700  # tag number of TIFF
-LEAST_CELL = 128  # minimum longer side of an image on a sheet, in pixels
-SQUARES, LIGHT_GRAY = (2, 16), 0.8  # smallest and largest side of a square of a checkerboard in pixels; darker tone
-TEXT, MARGIN = 15, 8  # font size of captions and space around them, in pixels
+FORMATS = {ending: name for name, form in IMAGE_FORMATS.items() if form.writing for ending in form.endings}
+"""Endings of the image files that Ganvas writes -> Pillow's name of the format."""
+_X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT, _INCH = 282, 283, 296, 2  # tag numbers of EXIF, and a value of the last
+_XMP_TAG = 700  # tag number of TIFF
+_LEAST_CELL = 128  # minimum longer side of an image on a sheet, in pixels
+_SQUARES, _LIGHT_GRAY = (2, 16), 0.8  # smallest and largest side of a square of a checkerboard in pixels; darker tone
+_TEXT, _MARGIN = 15, 8  # font size of captions and space around them, in pixels
 
 
 def to_image(pixels: np.ndarray) -> Image.Image:
@@ -51,10 +50,10 @@ def on_colour(image: Image.Image, colour: str | tuple[int, ...]) -> Image.Image:
 def _on_checkerboard(pixels: np.ndarray) -> np.ndarray:
     """(H, W, 4) uint8 or uint16 -> (H, W, 3) of the same type, on squares of white and light gray."""
     height, width = pixels.shape[:2]
-    side = min(SQUARES[1], max(SQUARES[0], max(height, width) // 8))
+    side = min(_SQUARES[1], max(_SQUARES[0], max(height, width) // 8))
     rows, columns = np.arange(height) // side, np.arange(width) // side
     top = np.iinfo(pixels.dtype).max
-    ground = np.where((rows[:, None] + columns) % 2, LIGHT_GRAY * top, top)[:, :, None]
+    ground = np.where((rows[:, None] + columns) % 2, _LIGHT_GRAY * top, top)[:, :, None]
     opacity = pixels[:, :, 3:].astype(np.float64) / top
     return np.rint(pixels[:, :, :3] * opacity + ground * (1 - opacity)).astype(pixels.dtype)
 
@@ -96,23 +95,25 @@ def png_bytes(pixels: np.ndarray, text: Mapping[str, str] | None = None) -> byte
 
 
 def _encoded(pixels: np.ndarray, form: str, text: Mapping[str, str] | None = None, dpi: int | None = None) -> bytes:
-    """(H, W, C) pixels as the content of a PNG, JPEG, WEBP or TIFF file. See `save_picture`."""
+    """(H, W, C) pixels as the content of a file. form: of `FORMATS`. See `save_picture`."""
     image = to_image(pixels)
     check_size(form, image.width, image.height)
-    if form in ("JPEG", "WEBP") and pixels.dtype == np.uint16:
+    writing = IMAGE_FORMATS[form].writing
+    assert writing is not None
+    if not writing.sixteen_bits and pixels.dtype == np.uint16:
         image = to_image(eight_bits(pixels))
-    if form == "JPEG":
+    if not writing.transparent:
         image = on_colour(image, "white")
-    options: dict[str, Any] = {**QUALITY.get(form, {}), **({"dpi": (dpi, dpi)} if dpi else {})}
-    if form == "PNG":
+    options: dict[str, Any] = {**writing.options, **({"dpi": (dpi, dpi)} if dpi else {})}
+    if writing.texts == "png":
         options["pnginfo"] = png_text(text)
     else:
-        exif = _exif_of(text, dpi if form == "WEBP" else None)
+        exif = _exif_of(text, None if writing.dpi else dpi)
         packet = text[XMP_PACKET].encode() if text else b""
-        if form == "TIFF":
+        if writing.texts == "tiff":
             if packet:
-                exif[XMP_TAG] = packet
-            options |= {"tiffinfo": exif, "compression": "tiff_adobe_deflate"}  # known to every reader of today
+                exif[_XMP_TAG] = packet
+            options["tiffinfo"] = exif
         else:
             options |= {"exif": exif.tobytes()} if len(exif) else {}
             options |= {"xmp": packet} if packet else {}
@@ -123,7 +124,9 @@ def _encoded(pixels: np.ndarray, form: str, text: Mapping[str, str] | None = Non
 
 def check_size(form: str, width: int, height: int) -> None:
     """Raises ConfigError if images of this size cannot be stored."""
-    if max(width, height) > (most := MOST_SIDE[form]):
+    writing = IMAGE_FORMATS[form].writing
+    assert writing is not None
+    if max(width, height) > (most := writing.most_side):
         raise ConfigError(
             f"{width}x{height} pixels: {form} files have up to {most:,} per side; reduce --enlarge or --n"
         )
@@ -135,7 +138,7 @@ def _exif_of(text: Mapping[str, str] | None, dpi: int | None = None) -> Image.Ex
     if text:
         exif[DESCRIPTION], exif[SOFTWARE] = note(text), text["Software"]
     if dpi:
-        exif[X_RESOLUTION], exif[Y_RESOLUTION], exif[RESOLUTION_UNIT] = float(dpi), float(dpi), INCH
+        exif[_X_RESOLUTION], exif[_Y_RESOLUTION], exif[_RESOLUTION_UNIT] = float(dpi), float(dpi), _INCH
     return exif
 
 
@@ -202,24 +205,24 @@ def sheet(pixels: np.ndarray, title: str, above: Sequence[str], left: Sequence[s
 
     Small images are enlarged by a whole number to at least 128 pixels, so that they can be seen. Gray stays gray.
     """
-    font = ImageFont.load_default(size=TEXT)
-    times = -(-LEAST_CELL // max(pixels.shape[1:3]))
+    font = ImageFont.load_default(size=_TEXT)
+    times = -(-_LEAST_CELL // max(pixels.shape[1:3]))
     cells = enlarged(np.stack([eight_bits(one) for one in pixels]), times, "nearest")
     gap, (height, width) = 4, cells.shape[1:3]
     body = to_image(grid(cells, len(above), gap))
-    column = max((round(font.getlength(text)) for text in left), default=0) + 2 * MARGIN
-    head, band = TEXT + 2 * MARGIN, TEXT + MARGIN
-    title = _shortened(title, font, column + body.width - 2 * MARGIN)
+    column = max((round(font.getlength(text)) for text in left), default=0) + 2 * _MARGIN
+    head, band = _TEXT + 2 * _MARGIN, _TEXT + _MARGIN
+    title = _shortened(title, font, column + body.width - 2 * _MARGIN)
     page = Image.new(body.mode, (column + body.width, head + band + body.height), "white")
     page.paste(body, (column, head + band))
     pen = ImageDraw.Draw(page)
-    pen.text((MARGIN, MARGIN), title, fill="black", font=font)
+    pen.text((_MARGIN, _MARGIN), title, fill="black", font=font)
     for i, text in enumerate(above):
         middle = column + gap + i * (width + gap) + width // 2
         pen.text((middle, head), _shortened(text, font, width), fill="black", font=font, anchor="ma")
     for i, text in enumerate(left):
         middle = head + band + gap + i * (height + gap) + height // 2
-        pen.text((column - MARGIN, middle), text, fill="black", font=font, anchor="rm")
+        pen.text((column - _MARGIN, middle), text, fill="black", font=font, anchor="rm")
     return np.asarray(page).reshape(page.height, page.width, -1)
 
 

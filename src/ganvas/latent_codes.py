@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ganvas.models.contract import Generator, StyledGenerator
 
-TINY = 1e-5  # avoids division by zero
+_TINY = 1e-5  # avoids division by zero
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,19 @@ def encode(network: Generator, z: Tensor, labels: Tensor | None = None, truncati
     truncation: 1 = full diversity, 0 = mean style of the class, or latent 0.
     """
     if has_styles(network):
-        w = network.mapping(z, labels)
-        if truncation != 1:
-            w = torch.lerp(network.mean_w(labels), w, truncation)
-        return Code(w[:, None].expand(-1, num_depths(network), -1).clone())
-    rows = 1 + num_depths(network)
-    latents = (z * truncation)[:, None].expand(-1, rows, -1).clone()
-    return Code(latents, None if labels is None else labels[:, None].expand(-1, rows, -1).clone())
+        code = Code(network.mapping(z, labels)[:, None].expand(-1, num_depths(network), -1).clone())
+    else:
+        rows = 1 + num_depths(network)
+        latents = z[:, None].expand(-1, rows, -1).clone()
+        code = Code(latents, None if labels is None else labels[:, None].expand(-1, rows, -1).clone())
+    return code if truncation == 1 else truncated(network, code, labels, truncation)
+
+
+def truncated(network: Generator, code: Code, labels: Tensor | None, amount: float) -> Code:
+    """Codes (N) of images with these labels, moved to their mean: 1 = unchanged, 0 = the mean. See `encode`."""
+    if has_styles(network):
+        return Code(torch.lerp(network.mean_w(labels)[:, None], code.latents, amount))
+    return Code(code.latents * amount, code.labels)
 
 
 def row_slice(network: Generator, depth: int) -> int:
@@ -97,7 +103,7 @@ def between(network: Generator, code: Code, other: Code, share: Tensor) -> Code:
 
 def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
     """Spherical interpolation from a (..., D) to b, t (..., 1); lengths linearly (Shoemake 1985)."""
-    long_a, long_b = (x.norm(dim=-1, keepdim=True).clamp_min(TINY) for x in (a, b))
+    long_a, long_b = (x.norm(dim=-1, keepdim=True).clamp_min(_TINY) for x in (a, b))
     cosine = ((a / long_a) * (b / long_b)).sum(dim=-1, keepdim=True).clamp(-1, 1)
     straight = torch.acos(cosine.detach()).sin() < 1e-3  # (nearly) equal or opposite directions: interpolate linearly
     angle = torch.acos(torch.where(straight, 0.0, cosine))  # the derivative at 1 and -1 is infinite
@@ -112,11 +118,11 @@ def decode(network: Generator, code: Code) -> Tensor:
         return network.synthesise(code.latents)
     lends = differs(code).any(dim=1)
     if not bool(lends.any()):
-        return plain(network, code, 0)
+        return _plain(network, code, 0)
     if bool(lends.all()):
         return _with_lent(network, code)
     alone, lent = (~lends).nonzero().flatten(), lends.nonzero().flatten()
-    images = torch.cat([plain(network, code[alone], 0), _with_lent(network, code[lent])])
+    images = torch.cat([_plain(network, code[alone], 0), _with_lent(network, code[lent])])
     return images[torch.cat([alone, lent]).argsort()]
 
 
@@ -128,7 +134,7 @@ def differs(code: Code) -> Tensor:
     return different
 
 
-def plain(network: Generator, code: Code, row: int) -> Tensor:
+def _plain(network: Generator, code: Code, row: int) -> Tensor:
     return network(code.latents[:, row], None if code.labels is None else code.labels[:, row])
 
 
@@ -138,7 +144,7 @@ def _with_lent(network: Generator, code: Code) -> Tensor:
     lender: dict[int, int] = {}  # layer -> index in `rows`
     lends = differs(code)
     for depth in lends.any(dim=0).nonzero().flatten().tolist():
-        same = (place for place, row in enumerate(rows[1:], 1) if equal(code, row, 1 + depth))
+        same = (place for place, row in enumerate(rows[1:], 1) if _equal(code, row, 1 + depth))
         lender[depth] = next(same, len(rows))
         if lender[depth] == len(rows):
             rows.append(1 + depth)
@@ -163,7 +169,7 @@ def _with_lent(network: Generator, code: Code) -> Tensor:
             handle.remove()
 
 
-def equal(code: Code, row: int, other: int) -> bool:
+def _equal(code: Code, row: int, other: int) -> bool:
     same = torch.equal(code.latents[:, row], code.latents[:, other])
     return same and (code.labels is None or torch.equal(code.labels[:, row], code.labels[:, other]))
 
@@ -176,7 +182,7 @@ def as_other(x: Tensor, other: Tensor) -> Tensor:
     if x.ndim == 2:
         return (x + other) / 2
     (deviation, mean), (new_deviation, new_mean) = (
-        ((y.var(dim=(2, 3), keepdim=True, correction=0) + TINY).sqrt(), y.mean(dim=(2, 3), keepdim=True))
+        ((y.var(dim=(2, 3), keepdim=True, correction=0) + _TINY).sqrt(), y.mean(dim=(2, 3), keepdim=True))
         for y in (x, other)
     )
     return (x - mean) / deviation * new_deviation + new_mean

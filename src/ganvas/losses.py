@@ -37,10 +37,12 @@ class Loss:
     targets: bool = False
 
 
-Target = float | Tensor
+LogitTarget = float | Tensor
 
 
-def _bce_discriminator(real: Tensor, fake: Tensor, real_target: Target = 1.0, fake_target: Target = 0.0) -> Tensor:
+def _bce_discriminator(
+    real: Tensor, fake: Tensor, real_target: LogitTarget = 1.0, fake_target: LogitTarget = 0.0
+) -> Tensor:
     """-log s(D(x)) - log(1 - s(D(G(z)))), s the sigmoid (Goodfellow et al. 2014, equation 1), from logits.
 
     targets: 1 and 0, or numbers (N,) near them (label noise).
@@ -48,7 +50,7 @@ def _bce_discriminator(real: Tensor, fake: Tensor, real_target: Target = 1.0, fa
     return cross_entropy(real, real_target) + cross_entropy(fake, fake_target)
 
 
-def cross_entropy(logits: Tensor, target: Target) -> Tensor:
+def cross_entropy(logits: Tensor, target: LogitTarget) -> Tensor:
     """-t log s(l) - (1 - t) log(1 - s(l)) = softplus(l) - t l."""
     return F.binary_cross_entropy_with_logits(logits, torch.zeros_like(logits) + target, reduction="none")
 
@@ -59,7 +61,7 @@ def _bce_generator(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def _least_squares_discriminator(
-    real: Tensor, fake: Tensor, real_target: Target = 1.0, fake_target: Target = 0.0
+    real: Tensor, fake: Tensor, real_target: LogitTarget = 1.0, fake_target: LogitTarget = 0.0
 ) -> Tensor:
     """((D(x) - 1)^2 + D(G(z))^2) / 2 (Mao et al. 2017, equation 9)."""
     return ((real - real_target).square() + (fake - fake_target).square()) / 2

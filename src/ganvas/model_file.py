@@ -27,10 +27,10 @@ from ganvas.models.contract import Generator
 from ganvas.models.layers import without_memory
 from ganvas.system import files
 
-FORMAT = 1
+MODEL_FORMAT = 1
 WEIGHTS = "generator.safetensors"
 CARD = "README.md"
-LARGEST = 2**34  # most bytes of a weights file; hundreds of times those of the largest network
+MOST_WEIGHT_BYTES = 2**34  # most bytes of a weights file; hundreds of times those of the largest network
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class ModelInfo:
     kind: Kind = "photo"
     images_seen: int = 0
     data_hash: str = ""
-    format: int = FORMAT
+    format: int = MODEL_FORMAT
     conditions: Conditions | None = None
     """Columns and combinations of the conditions; None for a model without."""
 
@@ -82,9 +82,9 @@ class ModelInfo:
         try:
             values: dict[str, Any] = json.loads(text)
             json.dumps(values, ensure_ascii=False).encode()  # ValueError for lone surrogates, which no file can hold
-            if values["format"] != FORMAT:
+            if values["format"] != MODEL_FORMAT:
                 raise CheckpointError(
-                    f"{where} has format {values['format']!r:.20}; this version of Ganvas reads {FORMAT}"
+                    f"{where} has format {values['format']!r:.20}; this version of Ganvas reads {MODEL_FORMAT}"
                 )
             return from_dict(cls, values, str(where))
         except ConfigError as error:
@@ -114,8 +114,8 @@ def read_model(path: Path) -> tuple[Generator, ModelInfo]:
     file = find_weights(path)
     if str(file) != str(file).encode(errors="replace").decode():  # safetensors cannot open it
         raise CheckpointError(f"{file} has a name that is not valid UTF-8: rename it, or copy the file elsewhere")
-    if (size := file.stat().st_size) > LARGEST:
-        raise CheckpointError(f"{file} has {size:,} bytes, but weights have at most {LARGEST:,}")
+    if (size := file.stat().st_size) > MOST_WEIGHT_BYTES:
+        raise CheckpointError(f"{file} has {size:,} bytes, but weights have at most {MOST_WEIGHT_BYTES:,}")
     try:
         with safetensors.safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
@@ -125,7 +125,7 @@ def read_model(path: Path) -> tuple[Generator, ModelInfo]:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
     except (safetensors.SafetensorError, OSError) as error:
         raise CheckpointError(_not_safetensors(file)) from error
-    if how := difference(network, tensors):
+    if how := _difference(network, tensors):
         raise CheckpointError(f"{file} does not contain the weights of a {info.config.model!r} generator ({how})")
     digest = tensor_hash(tensors)
     if metadata.get("sha256") not in (checksum(digest, text), digest):  # older files omit the configuration
@@ -157,7 +157,7 @@ def find_weights(path: Path) -> Path:
     raise CheckpointError(f"{path} contains no {WEIGHTS}: expected a run folder with a model, or a model folder")
 
 
-class NumbersAreReal(TorchFunctionMode):
+class _NumbersAreReal(TorchFunctionMode):
     """Allocate tensors with given values (the fixed noise of some networks) on the CPU instead of the meta device."""
 
     def __torch_function__(
@@ -173,14 +173,14 @@ def _outline(config: ModelConfig, where: Path) -> Generator:
     Raises CheckpointError, with `where` in the message, for an invalid configuration.
     """
     try:
-        with without_memory(), NumbersAreReal():
+        with without_memory(), _NumbersAreReal():
             return build_generator(config)
     except (ConfigError, RuntimeError) as error:  # RuntimeError: too large
         reason = error if isinstance(error, ConfigError) else "too large"
         raise CheckpointError(f"{where} describes a model unknown to this version of Ganvas ({reason})") from error
 
 
-def difference(network: nn.Module, tensors: dict[str, Tensor]) -> str:
+def _difference(network: nn.Module, tensors: dict[str, Tensor]) -> str:
     """Describe how the tensors of a file differ from those of the network; empty if they match."""
     wanted = network.state_dict()
     missing, extra = sorted(set(wanted) - set(tensors)), sorted(set(tensors) - set(wanted))

@@ -12,25 +12,26 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from ganvas import image_formats
 from ganvas.callbacks import Callback
 from ganvas.config import DataConfig, TrainOptions
 from ganvas.errors import ConfigError
-from ganvas.fields import FRACTION, NOT_NEGATIVE, POSITIVE, Bounds, check
+from ganvas.fields import FRACTION, NOT_NEGATIVE, POSITIVE, Bounds, Registry, check
 
 PathLike = str | Path
-Format = Literal["png", "jpg", "webp", "tiff"]
+Format = Annotated[str, Registry(image_formats.__name__, "WRITTEN")]
 Filter = Literal["lanczos", "bicubic", "nearest"]
 Easing = Literal["cosine", "cubic", "linear"]
-ExportForm = Literal["onnx", "web", "torch", "folder"]
-Weights = Literal["float32", "float16", "int8"]
-Method = Literal["features", "weights", "labels"]
+_ExportForm = Literal["onnx", "web", "torch", "folder"]
+_Weights = Literal["float32", "float16", "int8"]
+_Method = Literal["features", "weights", "labels"]
 
 LEAST_EVALUATED = 24  # fewest images of each kind for the measures
 EVALUATION_SEED = 1_000_000  # of the first sample; previews and evaluations during training use other seeds
-MOST_ENLARGED = Bounds(1, 64)
-FPS = Bounds(0.1, 120)
-PYTHON_ONLY = {"python_only": True}  # metadata of fields that the command line does not have
-POSITIONAL = {"positional": True}  # metadata of fields that are positional although they have a default
+_MOST_ENLARGED = Bounds(1, 64)
+_FPS = Bounds(0.1, 120)
+_PYTHON_ONLY = {"python_only": True}  # metadata of fields that the command line does not have
+_POSITIONAL = {"positional": True}  # metadata of fields that are positional although they have a default
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,7 @@ class Common:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnDevice(Common):
+class _OnDevice(Common):
     """Options of the commands that run a network."""
 
     device: str | None = None
@@ -53,7 +54,7 @@ class OnDevice(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Truncated:
+class _Truncated:
     """Options of the commands that sample a generator."""
 
     truncation: Annotated[float, FRACTION] = 1.0
@@ -75,7 +76,7 @@ class Files(Enlarged):
     format: Format | None = None
     """Image format: png or tiff without loss, 16 bit if the training images had 16 bit; jpg (transparent parts become
     white) or webp. Default: by the ending of --out, else png."""
-    enlarge: Annotated[int, MOST_ENLARGED] = 1
+    enlarge: Annotated[int, _MOST_ENLARGED] = 1
     """Enlarge the images by this factor."""
     dpi: Annotated[int | None, Bounds(1, 10_000)] = None
     """Resolution for printing, in dots per inch, stored in the file."""
@@ -112,7 +113,7 @@ class FromImages(Common, DataConfig):
 
 
 @dataclass(frozen=True)
-class FromGenerator(OnDevice):
+class _FromGenerator(_OnDevice):
     """Options of the commands that use a trained generator."""
 
     source: PathLike
@@ -142,7 +143,7 @@ class Train(FromImages, TrainOptions):
     Continuing is not bit-exact."""
     dry_run: bool = False
     """Show the chosen options, the networks and the memory needed, without training."""
-    callbacks: Sequence[Callback] = field(default=(), metadata=PYTHON_ONLY)
+    callbacks: Sequence[Callback] = field(default=(), metadata=_PYTHON_ONLY)
     """Objects to inform during training (see ganvas.Callback)."""
 
     def __post_init__(self) -> None:
@@ -164,7 +165,7 @@ class Init(Common):
 
 
 @dataclass(frozen=True)
-class Sample(Truncated, Files, FromGenerator):
+class Sample(_Truncated, Files, _FromGenerator):
     """Generate images with a trained generator: image files with manifest.csv, a zip file, one image, or one grid.
 
     If interrupted, rerun the same command to continue.
@@ -198,7 +199,7 @@ class Sample(Truncated, Files, FromGenerator):
 
 
 @dataclass(frozen=True)
-class Interpolate(Truncated, Frames, FromGenerator):
+class Interpolate(_Truncated, Frames, _FromGenerator):
     """Make a video that morphs from image to image: GIF, WebP, MP4, WebM or MOV."""
 
     out: PathLike = "morph.gif"
@@ -217,13 +218,13 @@ class Interpolate(Truncated, Frames, FromGenerator):
     """Length of the whole video. Default: by --frames."""
     frames: Annotated[int | None, Bounds(2)] = None
     """Number of frames of the whole video, 2 or more. Default: 96, or by --seconds."""
-    fps: Annotated[float, FPS] = 24
+    fps: Annotated[float, _FPS] = 24
     """Frames per second."""
     loop: bool = True
     """Return to the first image at the end."""
     easing: Easing = "cosine"
     """Speed between two images: cosine (slow at the images), cubic (slower still), or linear (constant)."""
-    enlarge: Annotated[int | None, MOST_ENLARGED] = None
+    enlarge: Annotated[int | None, _MOST_ENLARGED] = None
     """Enlarge the images by this factor. Default: to --size, else to at least 256 pixels."""
 
     def __post_init__(self) -> None:
@@ -242,7 +243,7 @@ class Interpolate(Truncated, Frames, FromGenerator):
 
 
 @dataclass(frozen=True)
-class MixImages(Truncated, FromGenerator):
+class MixImages(_Truncated, _FromGenerator):
     """Mix images: take some generator layers (style) from other images and the rest from the first image."""
 
     out: PathLike = "mix.png"
@@ -259,7 +260,7 @@ class MixImages(Truncated, FromGenerator):
 
 
 @dataclass(frozen=True)
-class Directions(FromGenerator):
+class Directions(_FromGenerator):
     """Find latent directions that each change one property; save them with the model, and an image strip of each."""
 
     out: PathLike | None = None
@@ -273,7 +274,7 @@ class Directions(FromGenerator):
     """Labels of --data, as in training: a csv file, or CelebA attributes such as Smiling."""
     n: Annotated[int, Bounds(1)] = 8
     """Number of directions."""
-    method: Method | None = None
+    method: _Method | None = None
     """features (principal components), weights (closed form) or labels. Default: features, or labels with --data."""
     depth: int | None = None
     """Layer whose features are analysed (0 = coarsest)."""
@@ -282,7 +283,7 @@ class Directions(FromGenerator):
 
 
 @dataclass(frozen=True)
-class Project(FromGenerator):
+class Project(_FromGenerator):
     """Find the latent whose image is closest to a given image, for use in videos, mixes and the studio."""
 
     image: PathLike
@@ -301,7 +302,7 @@ class Project(FromGenerator):
 
 
 @dataclass(frozen=True)
-class KeepFavourites(Files, FromGenerator):
+class KeepFavourites(Files, _FromGenerator):
     """Generate the images of a favourites file again at full quality, or add images to the file."""
 
     file: PathLike
@@ -320,12 +321,12 @@ class KeepFavourites(Files, FromGenerator):
 
 
 @dataclass(frozen=True)
-class Studio(OnDevice):
+class Studio(_OnDevice):
     """Open the studio in a browser: train on your images, follow the training, evaluate it, explore the generator, save
     favourites, mix and morph.
     """
 
-    folder: PathLike = field(default="runs", metadata=POSITIONAL)
+    folder: PathLike = field(default="runs", metadata=_POSITIONAL)
     """Folder of runs, where new ones are also written; or one run or model folder."""
     _: KW_ONLY
     train: bool | None = None
@@ -355,7 +356,7 @@ class Studio(OnDevice):
 
 
 @dataclass(frozen=True)
-class Evaluate(Truncated, OnDevice):
+class Evaluate(_Truncated, _OnDevice):
     """Evaluate a generator: quality, diversity and copying, with 95% intervals; write evaluation.json.
 
     With --against, evaluate a folder of generated images of any program against a folder of real images.
@@ -434,7 +435,7 @@ class Video(Frames):
     """One or more of gif,webp,mp4,webm,mov. Default: gif,webp and, with the extra video, mp4."""
     seconds: Annotated[float | None, POSITIVE] = None
     """Length of the whole video, including 2.5 seconds for the last grid. Default: by --fps."""
-    fps: Annotated[float | None, FPS] = None
+    fps: Annotated[float | None, _FPS] = None
     """Grids per second. Default: 8.3, or by --seconds."""
     filter: Filter = "nearest"
 
@@ -456,9 +457,9 @@ class Export(Common):
     _: KW_ONLY
     out: PathLike
     """Output folder; for onnx and torch also a file name ending in .onnx or .pt2."""
-    to: ExportForm = "onnx"
+    to: _ExportForm = "onnx"
     """Export format."""
-    weights: Weights = "float32"
+    weights: _Weights = "float32"
     """Number format of the weights in ONNX."""
     runtime: PathLike | None = None
     """Folder or .tgz of onnxruntime-web, for --to web. Default: downloaded once with npm and cached."""
@@ -510,7 +511,7 @@ class Push(Common):
     """Make the model visible to everybody. Default: private."""
     endpoint: str | None = None
     """URL of another server with the same protocol. Default: the Hugging Face Hub."""
-    token: str | None = field(default=None, metadata=PYTHON_ONLY)
+    token: str | None = field(default=None, metadata=_PYTHON_ONLY)
     """Access token with write permission. Default: HF_TOKEN, or the token saved by `hf auth login`."""
 
 
@@ -527,7 +528,7 @@ class Pull(Common):
     """Branch, tag or commit. Default: the main branch."""
     endpoint: str | None = None
     """URL of another server with the same protocol. Default: the Hugging Face Hub."""
-    token: str | None = field(default=None, metadata=PYTHON_ONLY)
+    token: str | None = field(default=None, metadata=_PYTHON_ONLY)
     """Access token for private models. Default: HF_TOKEN, or the token saved by `hf auth login`."""
 
 

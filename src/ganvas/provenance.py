@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from ganvas.errors import GanvasError, MissingExtraError, PictureError
+from ganvas.image_formats import IMAGE_FORMATS
 
 KIND = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 """IPTC's word for an image made by a trained model, which image libraries and search engines read."""
@@ -26,9 +27,9 @@ SENTENCE = "Synthetic image made by a generative adversarial network; it shows n
 
 
 XMP_PACKET = "XML:com.adobe.xmp"  # name of this text in a PNG file
-MOST_NOTE = 60_000  # characters; the EXIF data of a JPEG file has at most 65,533 bytes
-VIDEOS = (".mp4", ".webm", ".mov")
-IMAGES = ("PNG", "JPEG", "WEBP", "TIFF", "GIF")  # formats that Ganvas writes
+_MOST_NOTE = 60_000  # characters; the EXIF data of a JPEG file has at most 65,533 bytes
+_VIDEOS = (".mp4", ".webm", ".mov")
+_IMAGES = (*(name for name, form in IMAGE_FORMATS.items() if form.writing), "GIF")  # formats that Ganvas writes
 DESCRIPTION, SOFTWARE = 270, 305  # tag numbers of EXIF and TIFF
 
 
@@ -50,7 +51,7 @@ def note(text: Mapping[str, str] | None) -> str:
     if text is None:
         return SENTENCE
     entry = text["ganvas"]
-    if len(entry) > MOST_NOTE:
+    if len(entry) > _MOST_NOTE:
         entry = json.dumps(json.loads(entry) | {"recipe": {}})
     return f"{SENTENCE}\n{entry}"
 
@@ -63,7 +64,7 @@ def read_provenance(path: str | Path) -> dict[str, Any] | None:
     """
     path = Path(path)
     try:
-        text = _video_comment(path) if path.suffix.lower() in VIDEOS else _image_note(path)
+        text = _video_comment(path) if path.suffix.lower() in _VIDEOS else _image_note(path)
     except GanvasError:
         raise
     except Exception as error:  # damaged files can make libraries raise almost anything
@@ -81,7 +82,7 @@ def opened_image(path: Path) -> Generator[Image.Image]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            with Image.open(path, formats=IMAGES) as image:
+            with Image.open(path, formats=_IMAGES) as image:
                 image.load()  # texts may stand behind the pixels
                 yield image
         except Exception as error:  # damaged files can make Pillow raise almost anything

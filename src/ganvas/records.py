@@ -14,8 +14,8 @@ from ganvas.errors import ConfigError
 from ganvas.fields import from_dict
 from ganvas.system import files
 
-MOST_IMAGES = 2**53  # larger numbers of images seen are errors
-ENERGY = "energy.json"
+_MOST_IMAGES = 2**53  # larger numbers of images seen are errors
+_ENERGY = "energy.json"
 
 
 # -- log.jsonl --
@@ -114,12 +114,12 @@ class Warned:
 
 
 LogRecord = Report | Score | Variety | Warned
-KINDS = {"health": Warned, "score": Score, "variety": Variety, "loss": Report}
+_KINDS = {"health": Warned, "score": Score, "variety": Variety, "loss": Report}
 """The type of a line by a field that only this type has."""
-Line = TypeVar("Line", bound=LogRecord)
+_Line = TypeVar("_Line", bound=LogRecord)
 
 
-def record_of(cls: type[Line], record: dict[str, Any]) -> Line | None:
+def record_of(cls: type[_Line], record: dict[str, Any]) -> _Line | None:
     """The line of this type in a record of the log; None if it is another one or has a wrong value.
 
     Ignores fields that the type does not have.
@@ -138,7 +138,7 @@ def line_of(record: LogRecord) -> dict[str, Any]:
 def typed(records: Iterable[dict[str, Any]]) -> Iterator[LogRecord]:
     """The lines that have one of the types above."""
     for record in records:
-        kind = next((kind for name, kind in KINDS.items() if name in record), None)
+        kind = next((kind for name, kind in _KINDS.items() if name in record), None)
         if kind is not None and (line := record_of(kind, record)) is not None:
             yield line
 
@@ -177,7 +177,7 @@ def record_in(line: bytes) -> dict[str, Any] | None:
     if not isinstance(record, dict) or any(isinstance(value, list | dict) for value in record.values()):
         return None
     images = record.get("images")
-    if type(images) not in (int, float) or not 0 <= images <= MOST_IMAGES:
+    if type(images) not in (int, float) or not 0 <= images <= _MOST_IMAGES:
         return None
     if "lattice" in record:  # its name in ganvas 0.1.0
         record["checkerboard"] = record.pop("lattice")
@@ -195,11 +195,11 @@ def number(value: float | None) -> float | None:
 def energy_of(folder: Path) -> float | None:
     """The recorded energy of a run in kWh; None if it was not recorded, or its file is damaged."""
     try:
-        energy = json.loads((folder / ENERGY).read_text(encoding="utf-8"))["kwh"]
+        energy = json.loads((folder / _ENERGY).read_text(encoding="utf-8"))["kwh"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return float(energy) if isinstance(energy, float | int) and 0 <= energy < math.inf else None
 
 
 def write_energy(folder: Path, kwh: float) -> None:
-    files.write_json(folder / ENERGY, {"kwh": kwh})
+    files.write_json(folder / _ENERGY, {"kwh": kwh})

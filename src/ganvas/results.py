@@ -16,10 +16,10 @@ from ganvas.errors import ConfigError, RunError
 from ganvas.fields import fits, from_dict
 from ganvas.system import files
 
-FORMAT = 2
-PARTS = ("model", "data", "protocol", "measures")  # that every evaluation has
+EVALUATION_FORMAT = 2
+_PARTS = ("model", "data", "protocol", "measures")  # that every evaluation has
 Better = Literal["lower", "higher", "near"]
-ARROWS: dict[Better, str] = {"lower": "↓", "higher": "↑", "near": "≈"}
+_ARROWS: dict[Better, str] = {"lower": "↓", "higher": "↑", "near": "≈"}
 """Sign for the field `better` of a measure: lower or higher is better, or closer to real images."""
 
 
@@ -48,7 +48,7 @@ class Measure(Interval):
 
     @property
     def arrow(self) -> str:
-        return ARROWS[self.better]
+        return _ARROWS[self.better]
 
     @property
     def short(self) -> str:
@@ -412,7 +412,7 @@ class Evaluation:
     left_out: list[str] = field(default_factory=list)
     """What was not evaluated, and why."""
     seconds: float = 0.0
-    format: int = FORMAT
+    format: int = EVALUATION_FORMAT
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], where: str = "the evaluation") -> Evaluation:
@@ -481,9 +481,9 @@ def read_evaluation(folder: Path) -> Evaluation | None:
     again = f"run `ganvas evaluate {folder}` again"
     try:
         values = files.parse_json(path.read_bytes())
-        if not isinstance(values, dict) or values.get("format") != FORMAT:
-            raise RunError(f"{path} is not an evaluation of format {FORMAT}: {again}")
-        if not {*PARTS} <= values.keys() or not isinstance(values["measures"], list):
+        if not isinstance(values, dict) or values.get("format") != EVALUATION_FORMAT:
+            raise RunError(f"{path} is not an evaluation of format {EVALUATION_FORMAT}: {again}")
+        if not {*_PARTS} <= values.keys() or not isinstance(values["measures"], list):
             raise RunError(f"{path} is damaged: {again}")
         return Evaluation.from_dict(values, str(path))
     except FileNotFoundError:

@@ -48,11 +48,11 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-CHECKPOINT = re.compile(r"(\d{12})-([0-9a-f]{16})\.pt")
+_CHECKPOINT = re.compile(r"(\d{12})-([0-9a-f]{16})\.pt")
 
 
 @dataclass(frozen=True, order=True)
-class Checkpoint:
+class _Checkpoint:
     images_seen: int
     path: Path
 
@@ -270,10 +270,10 @@ class Run:
             checkpoint.path.unlink()
         return path
 
-    def saved(self) -> list[Checkpoint]:
+    def saved(self) -> list[_Checkpoint]:
         """Checkpoints by images seen, oldest first."""
-        paths = (path for path in self.checkpoints.glob("*.pt") if CHECKPOINT.fullmatch(path.name))
-        return sorted(Checkpoint(int(path.name[:12]), path) for path in paths)
+        paths = (path for path in self.checkpoints.glob("*.pt") if _CHECKPOINT.fullmatch(path.name))
+        return sorted(_Checkpoint(int(path.name[:12]), path) for path in paths)
 
     def load_checkpoint(
         self, say: Callable[[str], None], device: torch.device, repair: bool = True
@@ -306,7 +306,7 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
 
     Only tensors and plain values are unpickled, so a forged checkpoint cannot run code.
     """
-    match = CHECKPOINT.fullmatch(path.name)
+    match = _CHECKPOINT.fullmatch(path.name)
     if match is None or files.sha256(path)[:16] != match[2]:
         raise CheckpointError(f"the checkpoint {path.name} is damaged")
     try:

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 from ganvas.config import DataConfig, Kind, ModelConfig, TrainConfig, TrainOptions
 from ganvas.fields import changed, from_dict
 
-Training = TypeVar("Training", bound=TrainOptions)
+_Training = TypeVar("_Training", bound=TrainOptions)
 
-DROPPED: dict[str, Any] = {
+_DROPPED: dict[str, Any] = {
     "adaptive_target": 0.6,
     "clip": 0.0,
     "ema_ramp": 0.2,
@@ -111,13 +111,15 @@ def options_hash(values: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def read_training(cls: type[Training], values: Any, where: str) -> Training:
+def read_training(cls: type[_Training], values: Any, where: str) -> _Training:
     """TrainOptions or TrainConfig from plain JSON values, also of earlier versions.
 
     Raises ConfigError, with `where` in the message, for unknown names and wrong values.
     """
     if isinstance(values, dict):
-        values = {name: one for name, one in values.items() if name not in DROPPED or one not in (None, DROPPED[name])}
+        values = {
+            name: one for name, one in values.items() if name not in _DROPPED or one not in (None, _DROPPED[name])
+        }
         if values.pop("tensorboard", False):
             values["track"] = ["tensorboard"]
         required = {field.name for field in dataclasses.fields(cls) if field.default is not None}

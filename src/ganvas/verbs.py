@@ -33,7 +33,7 @@ from ganvas.results import Evaluation
 from ganvas.run import Run
 from ganvas.share.export import export as export_of
 from ganvas.system import files
-from ganvas.system.device import Device, choose_device, first_rank_first, prepare, process_group, rank
+from ganvas.system.device import Device, choose_device, first_rank_first, prepare_device, process_group, rank
 from ganvas.training import loop
 from ganvas.training.autotune import choose_workers
 from ganvas.training.compiled import call_networks
@@ -41,7 +41,7 @@ from ganvas.training.plan import Plan, plan
 from ganvas.training.plan_text import show_plan
 from ganvas.training.progress import Display
 from ganvas.training.session import default_folder, first_images, open_session
-from ganvas.training.snapshots import average as average_of
+from ganvas.training.snapshots import averaged as average_of
 from ganvas.training.starting_weights import NONE, SENTENCE, SHIPPED, start_for
 from ganvas.training.state import TrainState
 from ganvas.training.tracking import trackers
@@ -88,7 +88,7 @@ def train(asked: Train) -> Trained:
     with process_group(Display(asked.quiet).say):
         display = Display(asked.quiet or rank() > 0)
         device = choose_device(wanted.device)
-        prepare(device)
+        prepare_device(device)
         for note in notes:
             display.say(note)
         kept = None
@@ -264,11 +264,11 @@ def _refuse_copies(source: Path, data: PathLike | None = None, quiet: bool = Fal
     generator = Generator.load(source)
     with Display(quiet) as display:
         finder = CopyFinder(pack_of(source, generator, data, display.packing), display.packing)
-        pixels = to_pixels(generator.sample(GATE_SAMPLES, seed=GATE_SEED), generator.info.depth)
+        pixels = to_pixels(generator.sample(GATE_SAMPLES, seed=_GATE_SEED), generator.info.depth)
         judged = finder.judge(pixels)
     if judged.caught:
         raise ConfigError(f"not exported, because {judged.sentence}: train on more images or for a shorter time")
     return judged.sentence
 
 
-GATE_SAMPLES, GATE_SEED = 500, 1_000_000  # number of images checked, and the first seed, as in an evaluation
+GATE_SAMPLES, _GATE_SEED = 500, 1_000_000  # number of images checked, and the first seed, as in an evaluation

@@ -21,7 +21,7 @@ from torch import Tensor
 from ganvas.data.packing.pack import Pack
 
 HELD_IN_MEMORY = 512 * 2**20  # packs up to this size, in bytes, are stored on the device
-READ_AHEAD = 4  # batches that the reader thread of a large pack prepares
+_READ_AHEAD = 4  # batches that the reader thread of a large pack prepares
 
 
 class Batches:
@@ -56,7 +56,7 @@ class Batches:
         self._labels = None if known is None else torch.from_numpy(known).to(self.device)
         held = pack.images.nbytes <= HELD_IN_MEMORY
         self._pictures = _to_tensor(np.asarray(pack.images)).to(self.device) if held else None
-        self._reader: Reader | None = None
+        self._reader: _Reader | None = None
 
     def __next__(self) -> tuple[Tensor, Tensor | None]:
         if self._pictures is not None:
@@ -64,7 +64,7 @@ class Batches:
             raw = self._pictures[indices]
         else:
             if self._reader is None:
-                self._reader = Reader(self)
+                self._reader = _Reader(self)
             numbers, raw = self._reader.next()
             (indices, flips), raw = self.sent(numbers), self.sent(raw)
         self.position += self.batch
@@ -132,12 +132,12 @@ def _to_tensor(images: np.ndarray) -> Tensor:
     return torch.from_numpy(images.astype(np.int32 if images.dtype == np.uint16 else images.dtype))
 
 
-class Reader:
+class _Reader:
     """Reads the next batches of a memory-mapped pack in a thread, in order."""
 
     def __init__(self, batches: Batches) -> None:
         self.batches, self.position = batches, batches.position
-        self.ready: queue.Queue[Any] = queue.Queue(READ_AHEAD)
+        self.ready: queue.Queue[Any] = queue.Queue(_READ_AHEAD)
         self.stopped = threading.Event()
         self.thread = threading.Thread(target=self.run, daemon=True, name="read-ahead")
         self.thread.start()

@@ -20,7 +20,7 @@ from ganvas.config import FULL, DataConfig, parse_levels
 from ganvas.data import catalog
 from ganvas.data.image_statistics import Look, look_chunk
 from ganvas.data.inspection.marks import EXAMINED, Box, gathered
-from ganvas.data.inspection.near_duplicates import Likeness, clusters, nearest
+from ganvas.data.inspection.near_duplicates import Likeness, clusters, nearest_neighbours
 from ganvas.data.inspection.thumbnails import Thumbnails
 from ganvas.data.opening import reopened
 from ganvas.data.packing.pack import Pack, Progress, is_pack
@@ -31,8 +31,8 @@ from ganvas.data.packing.selection import (
     few_bits,
     first_pages,
     gray_in_colour,
-    levels_of,
     reduced_bits,
+    sixteen_bit_levels,
     stream,
 )
 from ganvas.data.reading.containers import Rejection, by_reason
@@ -42,10 +42,10 @@ from ganvas.data.reading.wide import remark
 from ganvas.errors import amount, some
 from ganvas.limits import num_cores
 
-CLASSES_SHOWN = 50
-SHOWN = 5  # examples per line
-NEIGHBOUR, SAMPLE = 5, 2000  # an outlier is far from its 5th nearest neighbour in a sample of this size
-FAR = 4.0  # distance threshold in robust standard deviations of the logarithm
+_CLASSES_SHOWN = 50
+_SHOWN = 5  # examples per line
+_NEIGHBOUR, _SAMPLE = 5, 2000  # an outlier is far from its 5th nearest neighbour in a sample of this size
+_FAR = 4.0  # distance threshold in robust standard deviations of the logarithm
 
 
 @dataclass
@@ -125,7 +125,7 @@ class Checkup:
             "sizes": _counted(self.sizes),
             "channels": _counted(colors) + (f", {self.alpha:,} with transparency" if self.alpha else ""),
             "depth": _counted({f"{n} bit": k for n, k in self.depths.items()}),
-            "classes": _counted(self.classes, CLASSES_SHOWN) if self.classes else "none",
+            "classes": _counted(self.classes, _CLASSES_SHOWN) if self.classes else "none",
         }
 
     def problems(self) -> dict[str, str]:
@@ -146,7 +146,7 @@ class Checkup:
         }
 
 
-def _counted(counts: dict[str, int], most: int = SHOWN) -> str:
+def _counted(counts: dict[str, int], most: int = _SHOWN) -> str:
     parts = [f"{name} {count:,}" for name, count in list(counts.items())[:most]]
     rest = len(counts) - len(parts)
     return ", ".join(parts) + (f" and {rest:,} others" if rest else "")
@@ -169,8 +169,8 @@ def _colors(channels: int) -> str:
 def _examples(names: list[str], count: int | None = None) -> str:
     if not names:
         return "none"
-    rest = len(names) - SHOWN
-    return f"{count or len(names):,}: " + ", ".join(names[:SHOWN]) + (f" and {rest:,} more" if rest > 0 else "")
+    rest = len(names) - _SHOWN
+    return f"{count or len(names):,}: " + ", ".join(names[:_SHOWN]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
 def check(
@@ -283,7 +283,7 @@ def _count(checkup: Checkup, looks: list[Look], names: list[str], labels: list[s
     if paged := [info.pages for info in infos if info.pages > 1]:
         checkup.notes.append(first_pages(len(paged), sum(paged)))
     top = max((look.highest for look in looks), default=0)
-    white = levels_of(top)[1]
+    white = sixteen_bit_levels(top)[1]
     if white != FULL[1]:
         checkup.notes.append(few_bits(top, white))
     checkup.blank = [name for name, look in zip(names, looks, strict=True) if look.blank(white)]
@@ -324,18 +324,18 @@ def _compare(checkup: Checkup, looks: list[Look], names: list[str], labels: list
 def _outliers(thumbs: Thumbnails, looks: list[Look]) -> list[int]:
     """Indices of images whose tones, brightness and contrast differ most from all others, most different first."""
     num = len(looks)
-    sample = np.random.default_rng(0).permutation(num)[:SAMPLE]
-    if len(sample) <= 2 * NEIGHBOUR:
+    sample = np.random.default_rng(0).permutation(num)[:_SAMPLE]
+    if len(sample) <= 2 * _NEIGHBOUR:
         return []
     tones = thumbs.tones.reshape(num, -1).astype(np.float32) / 255
     levels = np.array([(look.brightness, look.spread) for look in looks], np.float32)
     rows = np.concatenate([tones / np.sqrt(tones.shape[1]), levels], axis=1, dtype=np.float32)
-    distances, neighbours = nearest(rows, rows[sample], NEIGHBOUR + 1)
+    distances, neighbours = nearest_neighbours(rows, rows[sample], _NEIGHBOUR + 1)
     itself = (sample[neighbours] == np.arange(num)[:, None]).any(1)
-    apart = np.log(np.sqrt(np.where(itself, distances[:, NEIGHBOUR], distances[:, NEIGHBOUR - 1])) + 1e-3)
+    apart = np.log(np.sqrt(np.where(itself, distances[:, _NEIGHBOUR], distances[:, _NEIGHBOUR - 1])) + 1e-3)
     offset = apart - np.median(apart)
     far = offset / max(1.4826 * float(np.median(np.abs(offset))), 0.05)
-    return [int(i) for i in np.argsort(-far) if far[i] > FAR]
+    return [int(i) for i in np.argsort(-far) if far[i] > _FAR]
 
 
 def _notes(checkup: Checkup, groups: list[list[int]], labels: list[str]) -> list[str]:

@@ -19,11 +19,11 @@ from ganvas.data.reading.sources import Payload
 from ganvas.data.reading.wide import Span
 from ganvas.errors import PictureError
 
-BLANK = 0.02  # standard deviation of the values (0..1) below which an image counts as blank
-EVEN = 0.04  # maximum difference within a bar, relative to the value range; allows for compression
-CHANGED, MOST_OF = 0.08, 0.75  # edge of a bar: minimum change, over this fraction of its length
-CLEARLY = 2 * TRACE  # difference of channels (of 255) of a clearly coloured area
-BAR = 0.02  # minimum thickness of a bar, as a fraction of the image side
+_BLANK = 0.02  # standard deviation of the values (0..1) below which an image counts as blank
+_EVEN = 0.04  # maximum difference within a bar, relative to the value range; allows for compression
+_CHANGED, _MOST_OF = 0.08, 0.75  # edge of a bar: minimum change, over this fraction of its length
+_CLEARLY = 2 * TRACE  # difference of channels (of 255) of a clearly coloured area
+_BAR = 0.02  # minimum thickness of a bar, as a fraction of the image side
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Look:
 
     def blank(self, white: int) -> bool:
         """Whether the image is blank. white: white level of 16 bit images (selection.levels_of)."""
-        return self.spread < BLANK * (white / FULL[1] if self.info.depth == 16 and not self.info.wide else 1)
+        return self.spread < _BLANK * (white / FULL[1] if self.info.depth == 16 and not self.info.wide else 1)
 
 
 def look(payload: Payload, for_marks: bool = True) -> Look:
@@ -105,7 +105,7 @@ def _is_gray(pixels: np.ndarray, small: np.ndarray) -> bool:
     """
     if len(small) == 2:
         return True
-    if len(small) == 3 and np.ptp(small, axis=0).max() > CLEARLY * np.iinfo(pixels.dtype).max / 255:
+    if len(small) == 3 and np.ptp(small, axis=0).max() > _CLEARLY * np.iinfo(pixels.dtype).max / 255:
         return False
     return glance(pixels).gray
 
@@ -145,15 +145,15 @@ def _bar(lines: np.ndarray) -> int:
     """Number of first lines (H, W, C) that are a uniform bar."""
     depth = np.iinfo(lines.dtype).max
     channels = np.ascontiguousarray(lines[0].T)
-    if (channels.max(1) - channels.min(1)).max() > 2 * EVEN * depth:
+    if (channels.max(1) - channels.min(1)).max() > 2 * _EVEN * depth:
         return 0  # as below, but faster
     ordered, half = np.sort(lines[0], axis=0).astype(np.float64), len(lines[0]) // 2
     color = (ordered[half] + ordered[-half - 1]) / 2  # the median
-    if max((ordered[-1] - color).max(), (color - ordered[0]).max()) > EVEN * depth:
+    if max((ordered[-1] - color).max(), (color - ordered[0]).max()) > _EVEN * depth:
         return 0  # not even the first line is uniform
     ends = 0
-    while ends < len(lines) and np.abs(lines[ends] - color).max() <= EVEN * depth:
+    while ends < len(lines) and np.abs(lines[ends] - color).max() <= _EVEN * depth:
         ends += 1
-    beyond = np.abs(lines[ends : ends + 3] - color).max(-1) > CHANGED * depth  # compression softens the edge
-    straight = len(beyond) > 0 and beyond.mean(1).max() > MOST_OF
-    return ends if straight and ends >= max(2, BAR * len(lines)) else 0
+    beyond = np.abs(lines[ends : ends + 3] - color).max(-1) > _CHANGED * depth  # compression softens the edge
+    straight = len(beyond) > 0 and beyond.mean(1).max() > _MOST_OF
+    return ends if straight and ends >= max(2, _BAR * len(lines)) else 0

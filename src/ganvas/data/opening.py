@@ -11,7 +11,7 @@ from ganvas.config import DataConfig, parse_size
 from ganvas.data import catalog
 from ganvas.data.packing import write
 from ganvas.data.packing.kept import Kept
-from ganvas.data.packing.pack import FORMAT, UNMIRRORED, Pack, Policy, Progress, Request, is_pack
+from ganvas.data.packing.pack import PACK_FORMAT, UNMIRRORED, Pack, Policy, Progress, Request, is_pack
 from ganvas.errors import DataError
 from ganvas.fields import option
 from ganvas.system import files
@@ -52,7 +52,7 @@ def open_pack(
 def _cache_name(config: DataConfig, policy: Policy) -> str:
     """Readable folder name, unique for a source and policy."""
     key = hashlib.sha256(
-        json.dumps([FORMAT, Request.of(config, policy).to_dict()], sort_keys=True).encode()
+        json.dumps([PACK_FORMAT, Request.of(config, policy).to_dict()], sort_keys=True).encode()
     ).hexdigest()[:12]
     return f"{policy.name}-{key}"
 

@@ -21,14 +21,14 @@ from ganvas.errors import DataError
 Pictures = Tensor | np.ndarray | Iterable[Tensor | np.ndarray]
 """Floats (N, C, H, W) or (N, H, W) in [-1, 1], or (N, H, W, C) uint8 or uint16; one array, or batches of any size."""
 
-PIXELS = 2**19  # pixels per batch
-LEAST = {"real": 18, "generated": 9}  # fewest images
-CORRELATED, THUMBNAIL = 64, 16  # side in pixels for correlations, and for the search for duplicates
-BINS, CURVE = 256, 64  # bins of a histogram; most bins of the radial spectrum
-BLOCK = 8  # side in pixels of the blocks of JPEG
-LEVELS = 2**14  # most pixels per image for its histogram
-LEVEL = 2 / 255  # one of 256 levels
-EIGHT_BITS = LEVEL**2 / 12
+_PIXELS = 2**19  # pixels per batch
+_LEAST = {"real": 18, "generated": 9}  # fewest images
+_CORRELATED, _THUMBNAIL = 64, 16  # side in pixels for correlations, and for the search for duplicates
+BINS, _CURVE = 256, 64  # bins of a histogram; most bins of the radial spectrum
+_BLOCK = 8  # side in pixels of the blocks of JPEG
+_LEVELS = 2**14  # most pixels per image for its histogram
+GRAY_LEVEL = 2 / 255  # one of 256 levels
+_EIGHT_BITS = GRAY_LEVEL**2 / 12
 """Power per frequency of rounding to 8 bits, which is invisible."""
 
 
@@ -47,7 +47,7 @@ class Looks:
         return len(self.parts["laplacian"])
 
 
-def look(images: Pictures, kind: str) -> Looks:
+def looks_of(images: Pictures, kind: str) -> Looks:
     """Compute the statistics in one pass, about 50 kB per image. kind: "real" or "generated".
 
     Raises `DataError` for fewer than 18 real or 9 generated images, different shapes, sides below 8 pixels, or values
@@ -67,9 +67,9 @@ def look(images: Pictures, kind: str) -> Looks:
         shapes.add((batch.shape[1], batch.shape[2], batch.shape[3]))
         # Copied after the large temporary tensors are freed, which avoids fragmentation of the heap.
         measured.append({name: part.clone() for name, part in _looked_at(batch.float()).items()})
-    if num < LEAST[kind] or len(shapes) > 1:
-        was = f"{num} {kind} images" if num < LEAST[kind] else f"{kind} images of {len(shapes)} shapes"
-        raise DataError(f"{was} were given: expected at least {LEAST[kind]}, all of one shape")
+    if num < _LEAST[kind] or len(shapes) > 1:
+        was = f"{num} {kind} images" if num < _LEAST[kind] else f"{kind} images of {len(shapes)} shapes"
+        raise DataError(f"{was} were given: expected at least {_LEAST[kind]}, all of one shape")
     parts = {name: torch.cat([part[name] for part in measured]).numpy() for name in measured[0]}
     return Looks(shapes.pop(), parts)
 
@@ -77,19 +77,19 @@ def look(images: Pictures, kind: str) -> Looks:
 def _looked_at(batch: Tensor) -> dict[str, Tensor]:
     shades = gray(batch)
     return {
-        "horizontal": lines(shades, 2),
-        "vertical": lines(shades, 1),
+        "horizontal": fine_lines(shades, 2),
+        "vertical": fine_lines(shades, 1),
         "laplacian": laplacian(shades),
         "grain": grain(shades[:, None]),
-        "alternating": alternating(shades),
-        "steps": steps(shades),
-        "empty": empty(shades),
+        "alternating": _alternating(shades),
+        "steps": _steps(shades),
+        "empty": _empty(shades),
         "radial": _radial(shades),
         "histogram": _histograms(batch),
         "contrast": batch[:, :3].std(dim=(2, 3), correction=0).amax(dim=1),
-        "whole": standardised(shades, CORRELATED, quarter=False),
-        "quarter": standardised(shades, CORRELATED, quarter=True),
-        "thumbnail": F.interpolate(batch, (THUMBNAIL, THUMBNAIL), mode="area").flatten(1),
+        "whole": standardised(shades, _CORRELATED, quarter=False),
+        "quarter": standardised(shades, _CORRELATED, quarter=True),
+        "thumbnail": F.interpolate(batch, (_THUMBNAIL, _THUMBNAIL), mode="area").flatten(1),
     }
 
 
@@ -103,7 +103,7 @@ def batches(images: Pictures) -> Iterator[Tensor]:
     for part in [images] if isinstance(images, (Tensor, np.ndarray)) else images:
         stored = isinstance(part, np.ndarray) and part.dtype.kind == "u"
         height, width = part.shape[1:3] if stored else part.shape[-2:]
-        step = max(1, PIXELS // (height * width))
+        step = max(1, _PIXELS // (height * width))
         for start in range(0, len(part), step):
             piece = part[start : start + step]
             if isinstance(piece, np.ndarray) and stored:
@@ -117,7 +117,7 @@ def batches(images: Pictures) -> Iterator[Tensor]:
 # Functions of a batch, gray (n, H, W) or with channels (n, C, H, W).
 
 
-def lines(gray: Tensor, axis: int) -> Tensor:
+def fine_lines(gray: Tensor, axis: int) -> Tensor:
     """(n, side / 2 + 1): mean power spectrum of the lines of an image along `axis`, frequencies 0 to side / 2.
 
     The side is cropped to a multiple of 8, so that the periods 2, 4 and 8 are exact frequencies. Raises `DataError` for
@@ -147,7 +147,7 @@ def grain(images: Tensor) -> Tensor:
     return ((apart[..., 0] - apart[..., 1]).abs().flatten(1).median(dim=1).values / (2 * 0.6745)) ** 2
 
 
-def alternating(gray: Tensor) -> Tensor:
+def _alternating(gray: Tensor) -> Tensor:
     """(n,): squared amplitudes of the three patterns of period 2 (rows, columns, checkerboard), summed.
 
     That of the same patterns times a slow wave is subtracted, because noise and edges contain both alike.
@@ -164,18 +164,18 @@ def alternating(gray: Tensor) -> Tensor:
     return strength
 
 
-def steps(gray: Tensor) -> Tensor:
+def _steps(gray: Tensor) -> Tensor:
     """(n, 4): mean difference of vertical neighbours across the borders of blocks of 8 pixels, and elsewhere; the same
     of horizontal neighbours."""
     sizes = []
     for axis in (1, 2):
         apart = gray.diff(dim=axis).abs().mean(dim=3 - axis)
-        border = torch.arange(1, gray.shape[axis]) % BLOCK == 0
+        border = torch.arange(1, gray.shape[axis]) % _BLOCK == 0
         sizes += [apart[:, border].sum(dim=1) / max(1, int(border.sum())), apart[:, ~border].mean(dim=1)]
     return torch.stack(sizes, dim=1)
 
 
-def empty(gray: Tensor) -> Tensor:
+def _empty(gray: Tensor) -> Tensor:
     """(n,): share of fine frequencies that are empty in blocks of 8 pixels, as in JPEG, minus that in moved blocks.
 
     Quantisation removes most fine coefficients of the discrete cosine transform of a block (Fan & de Queiroz 2003,
@@ -183,16 +183,16 @@ def empty(gray: Tensor) -> Tensor:
     blocks are compared with the four moved ones that they overlap. Blocks without content do not count. 0 for images
     with a side below 20 pixels.
     """
-    inner = [(side - BLOCK // 2) // BLOCK - 1 for side in gray.shape[1:]]
+    inner = [(side - _BLOCK // 2) // _BLOCK - 1 for side in gray.shape[1:]]
     if min(inner) < 1:
         return torch.zeros(len(gray))
     waves, shares = _cosines().to(gray.dtype), []
-    for start, (rows, columns) in ((BLOCK, inner), (BLOCK // 2, [num + 1 for num in inner])):
-        area = gray[:, start : start + rows * BLOCK, start : start + columns * BLOCK]
-        blocks = area.unflatten(2, (-1, BLOCK)).unflatten(1, (-1, BLOCK)).transpose(2, 3)
-        is_empty = ((waves @ blocks @ waves.T)[..., _fine()].abs() < 1.5 * LEVEL).float().mean(dim=3)
-        weights = (blocks.std(dim=(3, 4)) > 2 * LEVEL).float()
-        if start < BLOCK:  # number of inner blocks that a moved one overlaps
+    for start, (rows, columns) in ((_BLOCK, inner), (_BLOCK // 2, [num + 1 for num in inner])):
+        area = gray[:, start : start + rows * _BLOCK, start : start + columns * _BLOCK]
+        blocks = area.unflatten(2, (-1, _BLOCK)).unflatten(1, (-1, _BLOCK)).transpose(2, 3)
+        is_empty = ((waves @ blocks @ waves.T)[..., _fine()].abs() < 1.5 * GRAY_LEVEL).float().mean(dim=3)
+        weights = (blocks.std(dim=(3, 4)) > 2 * GRAY_LEVEL).float()
+        if start < _BLOCK:  # number of inner blocks that a moved one overlaps
             weights[:, 1:-1] *= 2
             weights[:, :, 1:-1] *= 2
         shares.append((is_empty * weights).sum(dim=(1, 2)) / weights.sum(dim=(1, 2)).clamp_min(1))
@@ -202,8 +202,8 @@ def empty(gray: Tensor) -> Tensor:
 @functools.lru_cache(maxsize=1)
 def _cosines() -> Tensor:
     """(8, 8): the orthonormal discrete cosine transform."""
-    places = torch.arange(BLOCK)
-    waves = torch.cos(torch.pi / BLOCK * places[:, None] * (places + 0.5)) * (2 / BLOCK) ** 0.5
+    places = torch.arange(_BLOCK)
+    waves = torch.cos(torch.pi / _BLOCK * places[:, None] * (places + 0.5)) * (2 / _BLOCK) ** 0.5
     waves[0] /= 2**0.5
     return waves
 
@@ -211,7 +211,7 @@ def _cosines() -> Tensor:
 @functools.lru_cache(maxsize=1)
 def _fine() -> Tensor:
     """(8, 8) bool: the finer half of the frequencies of a block."""
-    places = torch.arange(BLOCK)
+    places = torch.arange(_BLOCK)
     return places[:, None] + places >= 6
 
 
@@ -228,12 +228,12 @@ def _radial(gray: Tensor) -> Tensor:
     places, weights, totals = _rings(*gray.shape[1:])
     sums = torch.zeros(len(gray), len(totals) + 1, dtype=gray.dtype)
     sums.index_add_(1, places, _power(gray).flatten(1) * weights)
-    return torch.log10(sums[:, :-1] / totals + EIGHT_BITS)
+    return torch.log10(sums[:, :-1] / totals + _EIGHT_BITS)
 
 
 def frequencies(height: int, width: int) -> np.ndarray:
     """Centre frequencies of the radial spectrum in cycles per pixel, up to 1/2."""
-    num = min(CURVE, min(height, width) // 2)
+    num = min(_CURVE, min(height, width) // 2)
     return np.arange(1, num + 1) / (2 * num)
 
 
@@ -262,7 +262,7 @@ def standardised(gray: Tensor, size: int, quarter: bool) -> Tensor:
 
 
 @functools.lru_cache(maxsize=4)
-def directions(channels: int) -> np.ndarray:
+def fine_directions(channels: int) -> np.ndarray:
     """(K, channels): directions of the histograms: the channels and the diagonals of the colour cube."""
     if channels < 3:
         return np.eye(channels)
@@ -278,9 +278,9 @@ def _histograms(batch: Tensor) -> Tensor:
     """(n, K * 256): histogram of the values of each image along each direction, from -1 to 1 in 256 bins."""
     num, channels = batch.shape[:2]
     values = batch.flatten(2)
-    if values.shape[2] > LEVELS:
+    if values.shape[2] > _LEVELS:
         values = values[:, :, _places(values.shape[2])]
-    ways = directions(channels)
+    ways = fine_directions(channels)
     scaled = torch.from_numpy(ways / np.abs(ways).sum(axis=1, keepdims=True) * ((BINS - 1) / 2)).to(values.dtype)
     steps = (
         (scaled @ values).add_(BINS / 2).clamp_(0, BINS - 1).int()
@@ -293,4 +293,4 @@ def _histograms(batch: Tensor) -> Tensor:
 @functools.lru_cache(maxsize=4)
 def _places(pixels: int) -> Tensor:
     """Random pixels of a large image for its histogram."""
-    return torch.from_numpy(np.sort(np.random.default_rng(0).permutation(pixels)[:LEVELS]))
+    return torch.from_numpy(np.sort(np.random.default_rng(0).permutation(pixels)[:_LEVELS]))

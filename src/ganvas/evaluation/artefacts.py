@@ -15,22 +15,26 @@ import numpy as np
 from scipy import stats
 from torch import Tensor
 
-from ganvas.data.inspection.near_duplicates import nearest
+from ganvas.data.inspection.near_duplicates import nearest_neighbours
 from ganvas.errors import DataError
 from ganvas.evaluation import appearance, findings
-from ganvas.evaluation.appearance import BINS, LEVEL, Looks, Pictures
+from ganvas.evaluation.appearance import BINS, GRAY_LEVEL, Looks, Pictures
 from ganvas.evaluation.intervals import normal, share
 from ganvas.results import Artefacts, Compared, Correlation, Interval, Largest, Period, Power, Spectrum, Tones
 
-PERIODS = (2, 4, 8)
+_PERIODS = (2, 4, 8)
 """Periods in pixels of checkerboard artefacts after upsampling by 2 once, twice or three times."""
-REACH = 8  # bins of the spectrum on each side that a peak is compared with
-BANDS = {"coarse": (0.0, 1 / 8), "middle": (1 / 8, 1 / 4), "fine": (1 / 4, 1.0)}
+_REACH = 8  # bins of the spectrum on each side that a peak is compared with
+_BANDS = {"coarse": (0.0, 1 / 8), "middle": (1 / 8, 1 / 4), "fine": (1 / 4, 1.0)}
 """Cycles per pixel."""
-DRAWN = 9  # images per sample for the mean correlation, as in the chest X-ray project
-DRAWS, RESAMPLED = 200, 500  # samples of nine real images; bootstrap samples of each set
-BLANK, SATURATED = 0.02, 0.1  # standard deviation relative to the range; excess share of pure black or white pixels
-NEAR, VERY_NEAR, REPEATED = 0.3, 0.05, 4000  # fractions of the usual distance to the next image; most images compared
+_DRAWN = 9  # images per sample for the mean correlation, as in the chest X-ray project
+_DRAWS, _RESAMPLED = 200, 500  # samples of nine real images; bootstrap samples of each set
+_BLANK, _SATURATED = 0.02, 0.1  # standard deviation relative to the range; excess share of pure black or white pixels
+_NEAR, _VERY_NEAR, _REPEATED = (
+    0.3,
+    0.05,
+    4000,
+)  # fractions of the usual distance to the next image; most images compared
 
 # Measures of one set.
 
@@ -48,9 +52,9 @@ def checkerboard(images: Tensor | np.ndarray) -> dict[int, float]:
     Sides are cropped to multiples of 8. A period that does not fit three times into a side is left out. Raises
     `DataError` for images with a side below 8 pixels.
     """
-    spectra = [_mean(images, functools.partial(appearance.lines, axis=axis)) for axis in (1, 2)]
+    spectra = [_mean(images, functools.partial(appearance.fine_lines, axis=axis)) for axis in (1, 2)]
     ratios = {}
-    for period in PERIODS:
+    for period in _PERIODS:
         peaks = [float(_peak(power, period)) for power in spectra if _fits(period, power)]
         if peaks:
             ratios[period] = max(peaks)
@@ -80,7 +84,7 @@ def _peak(power: np.ndarray, period: int) -> np.ndarray:
     num = power.shape[-1]
     side = 2 * (num - 1)
     centre = side // period
-    reach = max(2, min(REACH, side // 16))
+    reach = max(2, min(_REACH, side // 16))
     around = [i for i in range(centre - reach, centre + reach + 1) if abs(i - centre) > 1 and 0 < i < num]
     power = power.astype(np.float64) + np.finfo(np.float64).tiny  # for blank images
     return power[..., centre] / np.exp(np.median(np.log(power[..., around]), axis=-1))
@@ -89,7 +93,7 @@ def _peak(power: np.ndarray, period: int) -> np.ndarray:
 # Diversity.
 
 
-class Range(NamedTuple):
+class _Range(NamedTuple):
     """A measure over many samples of real images."""
 
     mean: float
@@ -108,7 +112,7 @@ def pairwise_correlation(images: Tensor | np.ndarray, size: int = 128, quarter: 
 
 def correlation_range(
     real: Tensor | np.ndarray, num: int = 9, draws: int = 200, seed: int = 0, size: int = 128, quarter: bool = False
-) -> Range:
+) -> _Range:
     """`pairwise_correlation` of `num` real images: mean, minimum and maximum over random samples.
 
     Raises `DataError` for fewer than `num` real images.
@@ -118,10 +122,10 @@ def correlation_range(
     return _range(_unit_rows(real, size, quarter), num, draws, seed)
 
 
-def _range(rows: np.ndarray, num: int, draws: int, seed: int) -> Range:
+def _range(rows: np.ndarray, num: int, draws: int, seed: int) -> _Range:
     rng = np.random.default_rng(seed)
     values = [_mean_of_pairs(rows[rng.permutation(len(rows))[:num]]) for _ in range(draws)]
-    return Range(float(np.mean(values)), float(np.min(values)), float(np.max(values)))
+    return _Range(float(np.mean(values)), float(np.min(values)), float(np.max(values)))
 
 
 def _unit_rows(images: Tensor | np.ndarray, size: int, quarter: bool) -> np.ndarray:
@@ -147,7 +151,7 @@ def examine(real: Pictures, fake: Pictures, seed: int = 0) -> Artefacts:
     Intervals by bootstrap, for the correlation by its variance. Memory: about 50 kB per image in addition to the
     images. Raises `DataError` for different shapes, and the errors of `appearance.look`.
     """
-    sets = [appearance.look(real, "real"), appearance.look(fake, "generated")]
+    sets = [appearance.looks_of(real, "real"), appearance.looks_of(fake, "generated")]
     if sets[0].shape != sets[1].shape:
         shapes = ["x".join(map(str, (*one.shape[1:], one.shape[0]))) for one in sets]
         raise DataError(f"the real images are {shapes[0]} and the generated ones {shapes[1]}: both must be the same")
@@ -165,7 +169,7 @@ def examine(real: Pictures, fake: Pictures, seed: int = 0) -> Artefacts:
     tones = _tones(*sets, again)
     alike = _alike(sets[0]["whole"], sets[1]["whole"], seed)
     quarter = _alike(sets[0]["quarter"], sets[1]["quarter"], seed)
-    blank = _shares(*(one["contrast"] < 2 * BLANK for one in sets))
+    blank = _shares(*(one["contrast"] < 2 * _BLANK for one in sets))
     saturated = _shares(*_saturated(*sets))
     duplicates = _shares(*_repeated(*sets))
     sentences = [
@@ -211,7 +215,7 @@ class _Resampling:
         def drawn(looks: Looks, num: int | None = None) -> np.ndarray:
             which = np.unique(looks["thumbnail"], axis=0, return_inverse=True)[1].ravel()
             different = int(which.max()) + 1
-            times = rng.multinomial(num or different, np.full(different, 1 / different), RESAMPLED)[:, which]
+            times = rng.multinomial(num or different, np.full(different, 1 / different), _RESAMPLED)[:, which]
             return (times / times.sum(axis=1, keepdims=True)).astype(np.float32)
 
         self.real, self.fake, self.other = drawn(real), drawn(fake), drawn(real, len(fake))
@@ -226,7 +230,7 @@ class _Resampling:
 
 def _checkerboard_rows(real: Looks, fake: Looks, again: _Resampling) -> list[Period]:
     rows = []
-    for period in PERIODS:
+    for period in _PERIODS:
         directions = {}
         for direction in ("horizontal", "vertical"):
             first, second = real[direction], fake[direction]
@@ -252,7 +256,7 @@ def _blocks_row(real: Looks, fake: Looks, again: _Resampling) -> Interval:
     """Of the direction with the smaller ratio, because a single edge at such a border is no block."""
 
     def ratio(borders: np.ndarray) -> np.ndarray:
-        return (borders[..., ::2] + LEVEL) / (borders[..., 1::2] + LEVEL)
+        return (borders[..., ::2] + GRAY_LEVEL) / (borders[..., 1::2] + GRAY_LEVEL)
 
     values = ratio(fake["steps"].mean(axis=0)) / ratio(real["steps"].mean(axis=0))
     least = int(values.argmin())
@@ -276,7 +280,7 @@ def _spectra(real: Looks, fake: Looks, again: _Resampling) -> tuple[Spectrum, Po
     more = means[1] - means[0]
     drawn = again.fake @ fake["radial"] - again.real @ real["radial"]
     bands = {}
-    for name, (low, high) in BANDS.items():
+    for name, (low, high) in _BANDS.items():
         band = (frequency >= low) & (frequency < high)
         if band.any():
             bands[name] = again.within(10 ** more[band].mean(), 10 ** drawn[:, band].mean(axis=1))
@@ -287,7 +291,7 @@ def _spectra(real: Looks, fake: Looks, again: _Resampling) -> tuple[Spectrum, Po
 
 
 def _tones(real: Looks, fake: Looks, again: _Resampling) -> Tones:
-    ways = appearance.directions(real.shape[0])
+    ways = appearance.fine_directions(real.shape[0])
     # Scale of each direction: its values are divided by the sum of the absolute components, not by the length.
     scale = np.abs(ways).sum(axis=1) / np.linalg.norm(ways, axis=1) / (BINS - 1)
 
@@ -328,7 +332,7 @@ def _alike(real: np.ndarray, fake: np.ndarray, seed: int) -> Correlation:
         stats.t.ppf(0.975, min(len(real), len(fake)) - 1) / stats.norm.ppf(0.975)
     ) ** 2  # the variance is estimated from few images
     variety = normal(ratio, variance * few, within=(0.0, np.inf))
-    nine = _range(real, DRAWN, DRAWS, seed)
+    nine = _range(real, _DRAWN, _DRAWS, seed)
     return Correlation(*means, nine.low, nine.high, variety)
 
 
@@ -336,7 +340,7 @@ def _saturated(real: Looks, fake: Looks) -> tuple[np.ndarray, np.ndarray]:
     """Whether pure black or white pixels of each image exceed those of 99% of the real images by a tenth."""
     shown = min(real.shape[0], 3)
     ends = [one["histogram"].reshape(len(one), -1, BINS)[:, :shown, [0, -1]].mean(axis=1) for one in (real, fake)]
-    usual = np.quantile(ends[0], 0.99, axis=0) + SATURATED
+    usual = np.quantile(ends[0], 0.99, axis=0) + _SATURATED
     return (ends[0] > usual).any(axis=1), (ends[1] > usual).any(axis=1)
 
 
@@ -349,15 +353,15 @@ def _repeated(real: Looks, fake: Looks) -> tuple[np.ndarray, np.ndarray]:
     def next_one(one: Looks, num: int) -> np.ndarray:
         some = one["thumbnail"][np.linspace(0, len(one) - 1, num).astype(int)]
         rows = some - some.mean(axis=0)
-        return np.sqrt(np.maximum(nearest(rows, rows, 2)[0][:, 1], 0))
+        return np.sqrt(np.maximum(nearest_neighbours(rows, rows, 2)[0][:, 1], 0))
 
-    num, every = min(len(real), len(fake), REPEATED), min(len(fake), REPEATED)
+    num, every = min(len(real), len(fake), _REPEATED), min(len(fake), _REPEATED)
     first, second = (next_one(one, num) for one in (real, fake))
     # If many real images are near duplicates, the limit is stricter; identical images always count.
     usual = np.median(first)
-    limit = np.clip(np.quantile(first, 0.01), VERY_NEAR * usual, NEAR * usual)
+    limit = np.clip(np.quantile(first, 0.01), _VERY_NEAR * usual, _NEAR * usual)
     repeated = second <= limit
-    if every > num and (identical := next_one(fake, every) <= VERY_NEAR * usual).mean() > repeated.mean():
+    if every > num and (identical := next_one(fake, every) <= _VERY_NEAR * usual).mean() > repeated.mean():
         repeated = identical
     return first <= limit, repeated
 

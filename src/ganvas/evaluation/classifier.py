@@ -22,8 +22,8 @@ from ganvas.errors import ConfigError, DataError
 from ganvas.evaluation.features import Features
 from ganvas.evaluation.intervals import Interval, share
 from ganvas.evaluation.small_classifier import (
-    BATCH,
     FEATURES,
+    TRAINING_BATCH,
     Classifier,
     colours,
     logits,
@@ -38,12 +38,12 @@ from ganvas.system import files
 from ganvas.system.device import choose_device
 from ganvas.system.files import cache_dir
 
-FORMAT = 4  # version of the cached file and of all code that affects the weights
+_FORMAT = 4  # version of the cached file and of all code that affects the weights
 SEED = 0
-EPOCHS = 4
-LEAST_STEPS, MOST_STEPS = 200, 2400  # the maximum is for 28 x 28 pixels; lower for larger images
-POLICY = ("translation", "brightness", "contrast")  # so that other tones are not taken for other classes
-SOFTENED = 0.3  # share of the images that are blurred, so that blur is not taken for another class
+_EPOCHS = 4
+LEAST_STEPS, _MOST_STEPS = 200, 2400  # the maximum is for 28 x 28 pixels; lower for larger images
+_POLICY = ("translation", "brightness", "contrast")  # so that other tones are not taken for other classes
+_SOFTENED = 0.3  # share of the images that are blurred, so that blur is not taken for another class
 MEMORY = 2**29  # most bytes for the images in half precision
 
 
@@ -127,9 +127,9 @@ def _train_on(
         pack.num_classes,
         steps=steps_for(len(chosen), height, width),
         seed=SEED,
-        policy=POLICY,
+        policy=_POLICY,
         mirror=pack.mirror,
-        softened=SOFTENED,
+        softened=_SOFTENED,
         device=device,
         progress=progress,
     )
@@ -143,8 +143,8 @@ def _train_on(
 
 def steps_for(num: int, height: int, width: int) -> int:
     """Number of steps: four epochs, limited to about 40 seconds on two cores."""
-    most = max(LEAST_STEPS, int(MOST_STEPS * min(1.0, 28 * 28 / (height * width))))
-    return min(max(EPOCHS * math.ceil(num / BATCH), LEAST_STEPS), most)
+    most = max(LEAST_STEPS, int(_MOST_STEPS * min(1.0, 28 * 28 / (height * width))))
+    return min(max(_EPOCHS * math.ceil(num / TRAINING_BATCH), LEAST_STEPS), most)
 
 
 def spread_over_classes(labels: np.ndarray, most: int) -> np.ndarray:
@@ -162,7 +162,7 @@ def spread_over_classes(labels: np.ndarray, most: int) -> np.ndarray:
 
 def place_of(pack: Pack) -> Path:
     """Cache file; depends on images, labels and held-out part (by the hash of the pack) and on this module."""
-    key = hashlib.sha256(f"{FORMAT} {SEED} {pack.hash} {pack.mirror}".encode()).hexdigest()
+    key = hashlib.sha256(f"{_FORMAT} {SEED} {pack.hash} {pack.mirror}".encode()).hexdigest()
     return cache_dir() / "judges" / f"classifier-{key[:16]}.safetensors"
 
 
@@ -196,7 +196,7 @@ def read(path: Path, pack: Pack) -> LabelClassifier | None:
 # ---- as features ----
 
 
-def load(name: str, device: torch.device, weights: Path | None, pack: Pack | None) -> Features:
+def _load(name: str, device: torch.device, weights: Path | None, pack: Pack | None) -> Features:
     """The classifier of `pack` as `Features`; its logits are those of the classes of the pack, in order."""
     if pack is None:
         raise ConfigError(f"the features {name!r} are trained on labelled images: give the pack of the images")

@@ -13,7 +13,7 @@ from ganvas.evaluation.distances import kid_interval
 from ganvas.evaluation.intervals import normal, share
 from ganvas.results import ClassResult, ClassResults, Modes
 
-LEAST_FOR_KID = 4
+_LEAST_FOR_KID = 4
 
 
 def class_table(
@@ -51,7 +51,7 @@ def class_table(
             taken_for = names[int(others.argmax())] if others.any() else None
         if real_features is not None and fake_features is not None:
             first, second = real_features[real == i], fake_features[(predicted if asked is None else asked) == i]
-            if min(len(first), len(second)) >= LEAST_FOR_KID:
+            if min(len(first), len(second)) >= _LEAST_FOR_KID:
                 kid = kid_interval(first, second).value
         part = share(counts[i] / len(predicted), len(predicted))
         num_images = int(counts[i] if confusion is None else confusion[i].sum())

@@ -28,7 +28,7 @@ from ganvas.evaluation.small_classifier import (
 )
 from ganvas.results import Measure
 
-LEAST = 20  # images of each kind
+_LEAST = 20  # images of each kind
 
 
 def agreement(
@@ -41,17 +41,17 @@ def agreement(
     schema, vectors = pack.schema, pack.conditions
     assert schema is not None and vectors is not None
     training, testing = parts_to_learn(pack)
-    if min(len(testing), len(samples)) < LEAST:
+    if min(len(testing), len(samples)) < _LEAST:
         raise DataError(
-            f"{len(testing)} held-out and {len(samples)} generated images are too few, at least {LEAST} are needed"
+            f"{len(testing)} held-out and {len(samples)} generated images are too few, at least {_LEAST} are needed"
         )
-    network, num_trained = trained(pack, schema, vectors, training, device, progress)
+    network, num_trained = _trained(pack, schema, vectors, training, device, progress)
     real = logits(network, prepared(pack.images, testing)).numpy()
     fake = logits(network, prepared(samples, np.arange(len(samples)))).numpy()
     rows = []
     parts = [schema.split(one) for one in (real, vectors[testing], fake, asked)]
     for column, read, true, generated, wanted in zip(schema.columns, *parts, strict=True):
-        expected, value = compared(column, read, true), compared(column, generated, wanted)
+        expected, value = _compared(column, read, true), _compared(column, generated, wanted)
         by = f"a network trained on {num_trained:,} real images"
         if column.kind == "number":
             better = "lower"
@@ -72,7 +72,7 @@ def agreement(
     return rows
 
 
-def trained(
+def _trained(
     pack: Pack,
     schema: Conditions,
     vectors: np.ndarray,
@@ -118,7 +118,7 @@ def _column_loss(column: Column, outputs: Tensor, wanted: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(outputs, wanted)
 
 
-def compared(column: Column, outputs: np.ndarray, wanted: np.ndarray) -> Interval:
+def _compared(column: Column, outputs: np.ndarray, wanted: np.ndarray) -> Interval:
     """Agreement of the outputs (N, width) with what was wanted: a share, or the mean absolute error of a number."""
     if column.kind == "number":
         errors = np.abs(outputs - wanted)[:, 0].astype(np.float64) * column.std

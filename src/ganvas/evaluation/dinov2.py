@@ -19,17 +19,17 @@ from ganvas.errors import CheckpointError
 from ganvas.evaluation.features import Features, bicubic, fetch
 from ganvas.system import files
 
-PATCH = 14  # side of a patch in pixels
-SIZE = 224  # side of the input in pixels: 16 x 16 tokens
-TRAINED_GRID = 37  # side of the position embeddings in tokens (518 pixels)
-OFFSET = 0.1  # see `positions`
-BLOCKS = 12
-NORM_EPS = 1e-6
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet pixels in 0..1
+_PATCH = 14  # side of a patch in pixels
+_SIZE = 224  # side of the input in pixels: 16 x 16 tokens
+_TRAINED_GRID = 37  # side of the position embeddings in tokens (518 pixels)
+_OFFSET = 0.1  # see `positions`
+_BLOCKS = 12
+_NORM_EPS = 1e-6
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet pixels in 0..1
 
 
 @dataclass(frozen=True)
-class Published:
+class _Published:
     """A published network."""
 
     width: int
@@ -37,24 +37,24 @@ class Published:
     file: File
 
 
-URL = "https://dl.fbaipublicfiles.com/dinov2"
+_URL = "https://dl.fbaipublicfiles.com/dinov2"
 PUBLISHED = {
-    "dinov2-vits14": Published(
+    "dinov2-vits14": _Published(
         384,
         6,
         File(
             "dinov2_vits14_pretrain.pth",
-            f"{URL}/dinov2_vits14/dinov2_vits14_pretrain.pth",
+            f"{_URL}/dinov2_vits14/dinov2_vits14_pretrain.pth",
             "b938bf1bc15cd2ec0feacfe3a1bb553fe8ea9ca46a7e1d8d00217f29aef60cd9",
             88_283_115,
         ),
     ),
-    "dinov2-vitb14": Published(
+    "dinov2-vitb14": _Published(
         768,
         12,
         File(
             "dinov2_vitb14_pretrain.pth",
-            f"{URL}/dinov2_vitb14/dinov2_vitb14_pretrain.pth",
+            f"{_URL}/dinov2_vitb14/dinov2_vitb14_pretrain.pth",
             "0b8b82f85de91b424aded121c7e1dcc2b7bc6d0adeea651bf73a13307fad8c73",
             346_378_731,
         ),
@@ -70,14 +70,14 @@ class DinoV2(nn.Module):
     those of the published files.
     """
 
-    def __init__(self, width: int, heads: int, blocks: int = BLOCKS) -> None:
+    def __init__(self, width: int, heads: int, blocks: int = _BLOCKS) -> None:
         super().__init__()
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + TRAINED_GRID**2, width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + _TRAINED_GRID**2, width))
         self.mask_token = nn.Parameter(torch.zeros(1, width))  # in the file, but only used in training
-        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, width, PATCH, stride=PATCH)})
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(blocks))
-        self.norm = nn.LayerNorm(width, NORM_EPS)
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, width, _PATCH, stride=_PATCH)})
+        self.blocks = nn.ModuleList(_Block(width, heads) for _ in range(blocks))
+        self.norm = nn.LayerNorm(width, _NORM_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
         grid = self.patch_embed["proj"](x)
@@ -95,33 +95,33 @@ def positions(embedding: Tensor, rows: int, columns: int) -> Tensor:
     Bicubic without antialiasing, with scale (rows + 0.1) / 37 as in the published code, where the offset avoids a
     rounding error; it must be kept to reproduce the published features.
     """
-    if rows == columns == TRAINED_GRID:
+    if rows == columns == _TRAINED_GRID:
         return embedding
     of_class, places = embedding[:, :1], embedding[:, 1:]
-    places = places.transpose(1, 2).unflatten(2, (TRAINED_GRID, TRAINED_GRID))
-    factors = [(rows + OFFSET) / TRAINED_GRID, (columns + OFFSET) / TRAINED_GRID]
+    places = places.transpose(1, 2).unflatten(2, (_TRAINED_GRID, _TRAINED_GRID))
+    factors = [(rows + _OFFSET) / _TRAINED_GRID, (columns + _OFFSET) / _TRAINED_GRID]
     places = F.interpolate(places, scale_factor=factors, mode="bicubic")
     return torch.cat([of_class, places.flatten(2).transpose(1, 2)], dim=1)
 
 
-class Block(nn.Module):
+class _Block(nn.Module):
     """Transformer block with pre-normalisation and layer scale."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, NORM_EPS)
-        self.attn = Attention(width, heads)
-        self.ls1 = LayerScale(width)
-        self.norm2 = nn.LayerNorm(width, NORM_EPS)
+        self.norm1 = nn.LayerNorm(width, _NORM_EPS)
+        self.attn = _Attention(width, heads)
+        self.ls1 = _LayerScale(width)
+        self.norm2 = nn.LayerNorm(width, _NORM_EPS)
         self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, 4 * width), "fc2": nn.Linear(4 * width, width)})
-        self.ls2 = LayerScale(width)
+        self.ls2 = _LayerScale(width)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.ls1(self.attn(self.norm1(x)))
         return x + self.ls2(self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(x)))))
 
 
-class Attention(nn.Module):
+class _Attention(nn.Module):
     """Multi-head self-attention."""
 
     def __init__(self, width: int, heads: int) -> None:
@@ -136,7 +136,7 @@ class Attention(nn.Module):
         return self.proj(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
 
 
-class LayerScale(nn.Module):
+class _LayerScale(nn.Module):
     """One factor per feature."""
 
     def __init__(self, width: int) -> None:
@@ -149,11 +149,11 @@ class LayerScale(nn.Module):
 
 def _prepare(images: Tensor) -> Tensor:
     """RGB (N, 3, H, W) in [-1, 1] -> (N, 3, 224, 224), normalised with the mean and deviation of ImageNet."""
-    mean, std = (torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in (MEAN, STD))
-    return (bicubic(SIZE)(images) / 2 + 0.5 - mean) / std
+    mean, std = (torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in (_MEAN, _STD))
+    return (bicubic(_SIZE)(images) / 2 + 0.5 - mean) / std
 
 
-def load(name: str, device: torch.device, weights: Path | None, pack: Pack | None) -> Features:
+def _load(name: str, device: torch.device, weights: Path | None, pack: Pack | None) -> Features:
     """The network as `Features`, with weights from the file `weights`, or the published ones (cached or downloaded)."""
     published = PUBLISHED[name]
     path = weights or fetch(published.file)
@@ -174,6 +174,6 @@ def load(name: str, device: torch.device, weights: Path | None, pack: Pack | Non
             f"{path} (hash {digest[:8]}) does not contain the weights of {name}: "
             f"expected the file from {published.file.url}"
         ) from error
-    words = f"input {SIZE}x{SIZE} by antialiased bicubic, aspect not kept, ImageNet mean and deviation, class token"
+    words = f"input {_SIZE}x{_SIZE} by antialiased bicubic, aspect not kept, ImageNet mean and deviation, class token"
     official = digest == expected
     return Features(name, digest[:8], published.width, network, _prepare, words, device, official=official)

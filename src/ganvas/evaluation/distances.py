@@ -18,7 +18,7 @@ from scipy.stats import t as student
 
 from ganvas.errors import DataError
 from ganvas.evaluation.frechet import (
-    LINEAR,
+    IMAGES_PER_FEATURE,
     MINIMUM_FOR_FID,
     Statistics,
     check_fid,
@@ -26,11 +26,11 @@ from ganvas.evaluation.frechet import (
     frechet,
     frechet_interval,
 )
-from ganvas.evaluation.intervals import LEVEL, Interval, check, check_finite, normal, slices
+from ganvas.evaluation.intervals import CONFIDENCE, Interval, check, check_finite, normal, slices
 from ganvas.evaluation.manifold import Manifold, manifold, precision_recall
 
 __all__ = [
-    "LINEAR",
+    "IMAGES_PER_FEATURE",
     "MINIMUM_FOR_FID",
     "Interval",
     "Manifold",
@@ -49,16 +49,16 @@ __all__ = [
     "vendi",
 ]
 
-BLOCK = 1024  # rows and columns of the kernel matrix at a time: 8 MB in float64
-DIRECTIONS = 64  # projections at a time
-GROUPS = 10  # groups of a jackknife
+KERNEL_BLOCK = 1024  # rows and columns of the kernel matrix at a time: 8 MB in float64
+PROJECTIONS_AT_A_TIME = 64  # projections at a time
+JACKKNIFE_GROUPS = 10  # groups of a jackknife
 NOTHING = 1e-12  # eigenvalues below this fraction of the largest one count as zero
 
 
 # ---- KID ----
 
 
-def kid(real: np.ndarray, fake: np.ndarray, block: int = BLOCK) -> float:
+def kid(real: np.ndarray, fake: np.ndarray, block: int = KERNEL_BLOCK) -> float:
     """Kernel distance (KID): unbiased estimate of MMD^2 with the kernel (x . y / D + 1)^3, over all pairs of images.
 
     Binkowski et al. 2018, "Demystifying MMD GANs", section 4, but with all images at once instead of 100 subsets: the
@@ -70,7 +70,7 @@ def kid(real: np.ndarray, fake: np.ndarray, block: int = BLOCK) -> float:
     return _mmd(_sums(real, None, block), _sums(fake, None, block), _sums(real, fake, block))
 
 
-def kid_interval(real: np.ndarray, fake: np.ndarray, level: float = 0.95, block: int = BLOCK) -> Interval:
+def kid_interval(real: np.ndarray, fake: np.ndarray, level: float = 0.95, block: int = KERNEL_BLOCK) -> Interval:
     """`kid` with its confidence interval for other images of both kinds, from one pass over the pairs.
 
     Normal interval with the variance of the two-sample U-statistic to both orders (Hoeffding 1948; Sutherland & Deka
@@ -176,7 +176,7 @@ def mind(real: np.ndarray, fake: np.ndarray, projections: int = 1000, seed: int 
     edges = np.union1d(np.arange(n + 1) * m, np.arange(m + 1) * n)
     of_real, of_fake, weights = edges[:-1] // m, edges[:-1] // n, np.diff(edges) / (n * m)
     total, potentials = 0.0, (np.zeros(n), np.zeros(m))
-    for part in slices(projections, DIRECTIONS):
+    for part in slices(projections, PROJECTIONS_AT_A_TIME):
         directions = rng.normal(size=(part.stop - part.start, width))
         directions = (directions / np.linalg.norm(directions, axis=1, keepdims=True)).astype(real.dtype)
         for x, y in zip(directions @ real.T, directions @ fake.T, strict=True):
@@ -254,19 +254,21 @@ def vendi(features: np.ndarray) -> Interval:
     Student's t with a jackknife over ten groups is used. Raises `DataError` for fewer than 20 images.
     """
     num, width = features.shape
-    if num < 2 * GROUPS:
-        raise DataError(f"{num} images are too few for a Vendi score, which needs {2 * GROUPS}: use more samples")
+    if num < 2 * JACKKNIFE_GROUPS:
+        raise DataError(
+            f"{num} images are too few for a Vendi score, which needs {2 * JACKKNIFE_GROUPS}: use more samples"
+        )
     check_finite(features, "given")
     if num <= width:
         rows = _unit(features)
         similar = rows @ rows.T
         score = math.exp(_entropy(np.linalg.eigvalsh(similar / num)))
         scores = []
-        for group in range(GROUPS):
-            kept = np.arange(num) % GROUPS != group
+        for group in range(JACKKNIFE_GROUPS):
+            kept = np.arange(num) % JACKKNIFE_GROUPS != group
             scores.append(math.exp(_entropy(np.linalg.eigvalsh(similar[np.ix_(kept, kept)] / kept.sum()))))
-        wider = student.ppf((1 + LEVEL) / 2, GROUPS - 1) / NormalDist().inv_cdf((1 + LEVEL) / 2)
-        variance = wider**2 * np.var(scores) * (GROUPS - 1)
+        wider = student.ppf((1 + CONFIDENCE) / 2, JACKKNIFE_GROUPS - 1) / NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+        variance = wider**2 * np.var(scores) * (JACKKNIFE_GROUPS - 1)
     else:
         moments = np.zeros((width, width))
         for part in slices(num):

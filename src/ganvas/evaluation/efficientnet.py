@@ -10,7 +10,7 @@ from torch import nn
 from ganvas.data.packing.pack import Pack
 from ganvas.evaluation import onnx_form
 from ganvas.evaluation.features import Features, bicubic
-from ganvas.features.efficientnet import HEAD, SHA256, fold, load_efficientnet_lite0
+from ganvas.features.efficientnet import HEAD, WEIGHTS_SHA256, fold, load_efficientnet_lite0
 
 SIZE = 224
 
@@ -21,4 +21,4 @@ def load(name: str, device: torch.device, weights: Path | None, pack: Pack | Non
     if device.type == "cpu" and onnx_form.available():
         network = onnx_form.of(network, (3, SIZE, SIZE))
     words = f"input {SIZE}x{SIZE} by antialiased bicubic, aspect not kept, [-1, 1]"
-    return Features(name, SHA256[:8], HEAD, network, bicubic(SIZE), words, device, official=True)
+    return Features(name, WEIGHTS_SHA256[:8], HEAD, network, bicubic(SIZE), words, device, official=True)

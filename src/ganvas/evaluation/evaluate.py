@@ -27,12 +27,12 @@ from ganvas.errors import ConfigError, DataError, amount
 from ganvas.evaluation import artefacts, condition_agreement, copies, two_sample, usefulness
 from ganvas.evaluation.classifier import classifier_for
 from ganvas.evaluation.classwise import class_table, expected_shares, missing, mode_coverage
-from ganvas.evaluation.feature_cache import BLOCK, features_of
+from ganvas.evaluation.feature_cache import IMAGES_AT_A_TIME, features_of
 from ganvas.evaluation.features import Features
 from ganvas.evaluation.frechet import MINIMUM_FOR_FID, check_fid
 from ganvas.evaluation.measures import INCEPTION, Measures, as_row, feature_map, unlike
 from ganvas.evaluation.overall import AREAS, CLASSIFIER, GRIDS, SECONDS, USEFULNESS, Overall, WholeProgress
-from ganvas.evaluation.samples import FromGenerator, FromImages, Samples, pack_of
+from ganvas.evaluation.samples import FromGenerator, ImageSamples, Samples, pack_of
 from ganvas.fields import part
 from ganvas.generator import Generator
 from ganvas.image_files import grid, save_png
@@ -56,21 +56,21 @@ from ganvas.run import timestamp
 from ganvas.system import files
 from ganvas.system.device import choose_device
 
-NUM = 2_000  # images of each kind; fewer for large images
-NUM_LEAST = 50  # fewest generated images by default
+_NUM = 2_000  # images of each kind; fewer for large images
+_NUM_LEAST = 50  # fewest generated images by default
 DEFAULT_FEATURES = "efficientnet-lite0"
-BYTES = 2**29  # most memory for generated images
-ENOUGH = 500  # held-out images; with fewer, training images are the reference
-SHOWN, CLASSES_SHOWN = 36, 12  # images, or rows of eight, in the grids
-CLOSEST = 12  # pairs in the gallery
-BLURRED, BLUR = 200, 1.5  # blur of `resembles_nothing`: images of each kind; pixels, for images of up to 64 pixels
-MARKED, MARKS_SHOWN = 300, 6  # images of each kind searched for marks; marks in the report
-CLASSIFIED = 1_000  # images of each kind for the real-vs-generated classifier
-STEPS = {"Measures": 3, "Classes": 3, "Conditions": 2, "Copies": 3, "Real-vs-generated classifier": 4}
+_BYTES = 2**29  # most memory for generated images
+ENOUGH_HELD_OUT = 500  # held-out images; with fewer, training images are the reference
+_SHOWN, CLASSES_SHOWN = 36, 12  # images, or rows of eight, in the grids
+_CLOSEST = 12  # pairs in the gallery
+_BLURRED, _BLUR = 200, 1.5  # blur of `resembles_nothing`: images of each kind; pixels, for images of up to 64 pixels
+_MARKED, _MARKS_SHOWN = 300, 6  # images of each kind searched for marks; marks in the report
+_CLASSIFIED = 1_000  # images of each kind for the real-vs-generated classifier
+_STEPS = {"Measures": 3, "Classes": 3, "Conditions": 2, "Copies": 3, "Real-vs-generated classifier": 4}
 """Counted steps of each part of an evaluation; 1 for the others."""
 
 
-Part = TypeVar("Part")
+_Part = TypeVar("_Part")
 
 
 def evaluate(asked: Evaluate, progress: Progress | None = None, overall: Overall | None = None) -> Evaluation:
@@ -108,7 +108,7 @@ def evaluate_images(asked: Evaluate, progress: Progress | None = None, overall: 
             )
     source = Path(asked.source)
     out = Path(asked.out) if asked.out is not None else source.with_name(f"{source.name.split('.')[0]}-evaluation")
-    return _written(FromImages(made, asked), pack, asked, out, progress, overall)
+    return _written(ImageSamples(made, asked), pack, asked, out, progress, overall)
 
 
 def _written(
@@ -125,7 +125,7 @@ def _written(
     return evaluation
 
 
-def drawn(indices: np.ndarray, num: int, seed: int) -> np.ndarray:
+def drawn_indices(indices: np.ndarray, num: int, seed: int) -> np.ndarray:
     """A random choice of at most `num` indices, sorted; the same for the same seed."""
     return np.sort(np.random.default_rng(seed).permutation(indices)[:num])
 
@@ -156,11 +156,11 @@ class Evaluator:
         self.third = name not in (DEFAULT_FEATURES, "random")  # whether `resembles_nothing` needs a third network
         self.known: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # by network: features and logits of the samples
         self.is_fid = name in INCEPTION and not options.force
-        usual = max(NUM_LEAST, min(MINIMUM_FOR_FID if self.is_fid else NUM, BYTES // bytes_each))
+        usual = max(_NUM_LEAST, min(MINIMUM_FOR_FID if self.is_fid else _NUM, _BYTES // bytes_each))
         num = options.n or min(usual, source.most or usual)
-        self.split = "held-out" if len(pack.heldout) >= ENOUGH else "training"
-        self.heldout = drawn(pack.heldout, num, 0)
-        self.training = drawn(pack.training, num, 1)
+        self.split = "held-out" if len(pack.heldout) >= ENOUGH_HELD_OUT else "training"
+        self.heldout = drawn_indices(pack.heldout, num, 0)
+        self.training = drawn_indices(pack.training, num, 1)
         self.reference = self.heldout if self.split == "held-out" else self.training
         self.measured, self.others = self.equal_sets(num)
         self.num_measured = num if self.others is None else min(num, len(self.others))
@@ -190,7 +190,7 @@ class Evaluator:
         there are fewer, fewer generated images are measured. For a small data set each set has half of the training
         images. None if that is fewer than 50, or than an FID needs: then no value to expect is given.
         """
-        least = MINIMUM_FOR_FID if self.is_fid else NUM_LEAST
+        least = MINIMUM_FOR_FID if self.is_fid else _NUM_LEAST
         if self.split == "held-out":
             return self.heldout, self.training if len(self.training) >= min(num, least) else None
         each = min(num, self.pack.num_training // 2)
@@ -204,7 +204,11 @@ class Evaluator:
         pack, thousand = self.pack, num / 1000
         size = pack.height * pack.width / 64**2
         described = thousand + len(self.measured) / 1000 + (0 if self.others is None else len(self.others) / 1000)
-        searched = thousand + min(len(pack.heldout), copies.HELDOUT) / 1000 if len(pack.heldout) >= copies.LEAST else 0
+        searched = (
+            thousand + min(len(pack.heldout), copies.HELDOUT) / 1000
+            if len(pack.heldout) >= copies.LEAST_HELD_OUT
+            else 0
+        )
         each = SECONDS["features"], SECONDS["random features"]
         each = each[::-1] if self.features.name == "random" else each
         return {
@@ -216,7 +220,7 @@ class Evaluator:
             "Conditions": CLASSIFIER if self.conditions is not None else 0,
             "Copies": SECONDS["copies"] * searched,
             "Artefacts": SECONDS["artefacts"] * thousand * size,
-            "Marks": SECONDS["marks"] * min(thousand, MARKED / 1000) * size,
+            "Marks": SECONDS["marks"] * min(thousand, _MARKED / 1000) * size,
             "Real-vs-generated classifier": AREAS,
             "Usefulness": USEFULNESS * min(1.0, size) if self.options.usefulness else 0,
             "Grids": GRIDS,
@@ -251,10 +255,10 @@ class Evaluator:
             left_out=self.left_out,
         )
 
-    def part(self, name: str, judged: Callable[[], Part | None]) -> Part | None:
+    def part(self, name: str, judged: Callable[[], _Part | None]) -> _Part | None:
         """One part of the evaluation; if the data are insufficient, record why and continue."""
         try:
-            self.progress.begin(name, STEPS.get(name, 1))
+            self.progress.begin(name, _STEPS.get(name, 1))
             return judged()
         except DataError as error:
             self.left_out.append(f"{name}: {error}.")
@@ -269,7 +273,7 @@ class Evaluator:
 
     def measures(self) -> list[Measure]:
         """The rows of all measures of features."""
-        self.progress.begin("Measures", STEPS["Measures"])
+        self.progress.begin("Measures", _STEPS["Measures"])
         features = self.features
         real, floor = self.real_features(features)
         fake, logits = self.of_samples(features, self.num_measured)
@@ -290,7 +294,7 @@ class Evaluator:
 
     def second_kid(self, name: str) -> Measure:
         """KID in the features of another kind of network, because one network alone can mislead."""
-        self.progress.begin("Second network", STEPS["Measures"] + 2 * self.third)
+        self.progress.begin("Second network", _STEPS["Measures"] + 2 * self.third)
         features = self.network(name)
         real, floor = self.real_features(features)
         fake, _ = self.of_samples(features, self.num_measured)
@@ -307,8 +311,11 @@ class Evaluator:
         real, _ = features_of(features, self.pack, self.measured, self.report)
         if not unlike(real, self.of_samples(features, self.num_measured)[0]):
             return False
-        images = self.pack.images[drawn(self.measured, BLURRED, 7)], self.samples[: min(BLURRED, self.num_measured)]
-        width = BLUR * max(1.0, max(self.pack.height, self.pack.width) / 64)
+        images = (
+            self.pack.images[drawn_indices(self.measured, _BLURRED, 7)],
+            self.samples[: min(_BLURRED, self.num_measured)],
+        )
+        width = _BLUR * max(1.0, max(self.pack.height, self.pack.width) / 64)
         blurred = (ndimage.gaussian_filter(part, (0, width, width, 0)) for part in images)
         return unlike(*(features(part) for part in blurred))
 
@@ -318,9 +325,9 @@ class Evaluator:
             return known[0][:num], known[1][:num]
         blocks, words = [], f"features of the samples ({features.name})"
         self.report(words, 0, num)
-        for start in range(0, num, BLOCK):
-            blocks.append(features.both(self.samples[start : min(start + BLOCK, num)]))
-            self.report(words, min(start + BLOCK, num), num)
+        for start in range(0, num, IMAGES_AT_A_TIME):
+            blocks.append(features.both(self.samples[start : min(start + IMAGES_AT_A_TIME, num)]))
+            self.report(words, min(start + IMAGES_AT_A_TIME, num), num)
         rows, logits = (np.concatenate(part) for part in zip(*blocks, strict=True))
         self.known[features.name] = rows, logits
         return rows, logits
@@ -396,11 +403,11 @@ class Evaluator:
     def copies(self, out: Path) -> CopyResults:
         """The copy rate and the closest pairs. Raises `DataError` if too few images were held out."""
         pack = self.pack
-        if len(pack.heldout) < copies.LEAST:
-            raise DataError(self.too_few_held_out(copies.LEAST))
+        if len(pack.heldout) < copies.LEAST_HELD_OUT:
+            raise DataError(self.too_few_held_out(copies.LEAST_HELD_OUT))
         finder = copies.CopyFinder(pack, self.report)
         judged = finder.judge(self.samples, self.unlike)
-        shown = np.argsort(judged.matches.score)[:CLOSEST]
+        shown = np.argsort(judged.matches.score)[:_CLOSEST]
         rows = []
         for i, sample in enumerate(shown):
             place = judged.matches.nearest[sample]
@@ -430,9 +437,9 @@ class Evaluator:
         """Marks burned into the real images: their shares in real and generated images, and an example."""
         self.progress.begin("Marks")
         self.report("searching for burned-in marks", 0, 0)
-        real = self.pack.images[drawn(self.reference, MARKED, 5)]
+        real = self.pack.images[drawn_indices(self.reference, _MARKED, 5)]
         rows = []
-        for i, mark in enumerate(marks.marks(real)[:MARKS_SHOWN]):
+        for i, mark in enumerate(marks.marks(real)[:_MARKS_SHOWN]):
             number, (top, left, height, width) = next(iter(mark.places.items()))
             tall, wide = self.pack.height, self.pack.width
             box = [int(top * tall), int(left * wide), max(1, round(height * tall)), max(1, round(width * wide))]
@@ -441,14 +448,14 @@ class Evaluator:
             crop = real[number, y : box[0] + box[2] + margin, x : box[1] + box[3] + margin]
             path = f"evaluation/mark-{i:02}.png"
             save_png(out / path, crop)
-            rows.append(MarkResult(path, box, mark.share, marks.share(mark, self.samples[:MARKED])))
+            rows.append(MarkResult(path, box, mark.share, marks.share(mark, self.samples[:_MARKED])))
         return rows
 
     def real_or_fake(self, out: Path) -> TellingApart:
-        chosen = drawn(self.measured, min(self.num_measured, CLASSIFIED), 3)
+        chosen = drawn_indices(self.measured, min(self.num_measured, _CLASSIFIED), 3)
         places, samples = np.searchsorted(self.measured, chosen), self.samples[: len(chosen)]
         images, rows = self.pack.images[chosen], []
-        networks = [self.network(name) for name in two_sample.NETWORKS]
+        networks = [self.network(name) for name in two_sample.TWO_SAMPLE_NETWORKS]
         for features in networks:
             real = features_of(features, self.pack, self.measured, self.report)[0][places]
             if self.pack.mirror:  # half of the real images are mirrored, as in training
@@ -461,7 +468,7 @@ class Evaluator:
         pixels = (255 * separation.map[:, :, None]).round().astype(np.uint8)
         save_png(out / "evaluation" / "real-or-fake.png", pixels)
         caution = ""
-        if self.trained_with in two_sample.NETWORKS:
+        if self.trained_with in two_sample.TWO_SAMPLE_NETWORKS:
             caution = f" It uses features of {self.trained_with}, which trained the generator, so it may miss faults."
         return TellingApart(separation.accuracy, "evaluation/real-or-fake.png", separation.sentence + caution)
 
@@ -489,7 +496,7 @@ class Evaluator:
         """Save grids of real and generated images: the first seeds, uncurated; one row per class if labelled."""
         self.progress.begin("Grids")
         self.report("saving the grids", 0, 0)
-        real, fake, columns = drawn(self.reference, SHOWN, 4), np.arange(min(SHOWN, len(self.samples))), 6
+        real, fake, columns = drawn_indices(self.reference, _SHOWN, 4), np.arange(min(_SHOWN, len(self.samples))), 6
         per_class = self.labels is not None and self.pack.labels is not None
         if self.labels is not None and self.pack.labels is not None:
             columns, rows = 8, min(self.pack.num_classes, CLASSES_SHOWN)

@@ -12,8 +12,8 @@ from ganvas.evaluation.features import Features
 from ganvas.system import files
 from ganvas.system.files import cache_dir
 
-FORMAT = 1  # version of the cached values
-BLOCK = 64  # images read at a time
+_FORMAT = 1  # version of the cached values
+IMAGES_AT_A_TIME = 64  # images read at a time
 
 
 def features_of(
@@ -31,12 +31,12 @@ def features_of(
     if (rows := _read(folder, features, len(indices))) is not None:
         return _apart(rows, features.num_features)
     rows = np.empty((len(indices), features.num_features + features.num_logits), np.float32)
-    for start in range(0, len(indices), BLOCK):
-        part = slice(start, start + BLOCK)
+    for start in range(0, len(indices), IMAGES_AT_A_TIME):
+        part = slice(start, start + IMAGES_AT_A_TIME)
         images = pack.images[indices[part]]
         rows[part] = np.concatenate(features.both(images[:, :, ::-1] if mirrored else images), axis=1)
         if progress:
-            progress(f"features of {features.name}", min(start + BLOCK, len(indices)), len(indices))
+            progress(f"features of {features.name}", min(start + IMAGES_AT_A_TIME, len(indices)), len(indices))
     _write(folder, rows)
     return _apart(rows, features.num_features)
 
@@ -47,7 +47,7 @@ def _apart(rows: np.ndarray, num_features: int) -> tuple[np.ndarray, np.ndarray]
 
 def _folder(features: Features, pack: Pack, indices: np.ndarray, mirrored: bool) -> Path:
     """Cache folder for a network with its preprocessing and a selection of images."""
-    digest = hashlib.sha256(f"{FORMAT} {pack.hash} {features.protocol}{' mirrored' * mirrored}".encode())
+    digest = hashlib.sha256(f"{_FORMAT} {pack.hash} {features.protocol}{' mirrored' * mirrored}".encode())
     digest.update(np.asarray(indices).astype("<i8").tobytes())
     return cache_dir() / "features" / f"{features.name}-{digest.hexdigest()[:16]}"
 

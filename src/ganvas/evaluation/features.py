@@ -28,10 +28,10 @@ from ganvas.system import files
 from ganvas.system.device import choose_device
 from ganvas.system.files import cache_dir
 
-BATCH = 8  # batch size on a CPU: 4 to 16 are equally fast, 32 is slower because of the caches
-GPU_BATCH = 256
+_BATCH = 8  # batch size on a CPU: 4 to 16 are equally fast, 32 is slower because of the caches
+_GPU_BATCH = 256
 
-Pictures = Tensor | np.ndarray | Iterable[Tensor | np.ndarray]
+_Pictures = Tensor | np.ndarray | Iterable[Tensor | np.ndarray]
 """A tensor (N, C, H, W) in [-1, 1], an array (N, H, W, C) of uint8 or uint16 as in a pack, or batches of these."""
 
 NETWORKS = {
@@ -95,14 +95,14 @@ class Features:
             "transparency over white, 16 bit scaled by its range"
         )
 
-    def __call__(self, images: Pictures) -> np.ndarray:
+    def __call__(self, images: _Pictures) -> np.ndarray:
         """Features (N, num_features) float32, in the order of the images."""
         return self.both(images)[0]
 
     @torch.inference_mode()
-    def both(self, images: Pictures) -> tuple[np.ndarray, np.ndarray]:
+    def both(self, images: _Pictures) -> tuple[np.ndarray, np.ndarray]:
         """Features (N, num_features) and logits (N, num_logits) of the network, float32."""
-        batch = BATCH if self.device.type == "cpu" else GPU_BATCH
+        batch = _BATCH if self.device.type == "cpu" else _GPU_BATCH
         rows, logits = [], []
         with torch.autocast(self.device.type, enabled=False), _full_precision():
             for pictures in _batches(images, batch):
@@ -132,7 +132,7 @@ def _full_precision() -> Generator[None]:
             backend.allow_tf32 = allowed
 
 
-def _batches(images: Pictures, size: int) -> Iterator[Tensor]:
+def _batches(images: _Pictures, size: int) -> Iterator[Tensor]:
     """Batches (N, C, H, W) of at most `size` images, in their original type."""
     for block in [images] if isinstance(images, Tensor | np.ndarray) else images:
         for start in range(0, len(block), size):

@@ -11,13 +11,15 @@ import numpy as np
 from ganvas.results import Compared, Correlation, Finding, Interval, Period, Power, Tones
 
 # Thresholds for "note" and "bad". Factors, of generated to real or the inverse:
-CHECKERBOARD, POWER, SHARPNESS, VARIETY, BLOCKS = (1.5, 3.0), (1.3, 2.5), (1.3, 2.5), (1.08, 1.4), (1.1, 1.2)
+_CHECKERBOARD, _POWER, _SHARPNESS, _VARIETY, _BLOCKS = (1.5, 3.0), (1.3, 2.5), (1.3, 2.5), (1.08, 1.4), (1.1, 1.2)
 # Differences: fraction of the value range, of tones, of noise; share of blank images; of saturated or repeated ones.
-TONE, NOISE, BLANKS, SHARES = (0.01, 0.08), (0.006, 0.012), (0.0, 0.05), (0.02, 0.1)
-EMPTY = (0.03, 0.06)  # share of the fine frequencies of blocks
-PEAK = 1.5  # spectral peak relative to its neighbourhood; noise, which has none, can exceed real images that have a dip
-ALTERNATING = (0.003, 0.006)  # amplitude of a checkerboard as a fraction of the value range
-SIZES = {"coarse": "above 8 pixels", "middle": "4 to 8 pixels", "fine": "below 4 pixels"}
+_TONE, _NOISE, BLANKS, SHARES = (0.01, 0.08), (0.006, 0.012), (0.0, 0.05), (0.02, 0.1)
+_EMPTY = (0.03, 0.06)  # share of the fine frequencies of blocks
+_PEAK = (
+    1.5  # spectral peak relative to its neighbourhood; noise, which has none, can exceed real images that have a dip
+)
+_ALTERNATING = (0.003, 0.006)  # amplitude of a checkerboard as a fraction of the value range
+_SIZES = {"coarse": "above 8 pixels", "middle": "4 to 8 pixels", "fine": "below 4 pixels"}
 
 
 def _severity(ratio: Interval, noted: float, bad: float) -> str:
@@ -39,12 +41,12 @@ def of_checkerboard(rows: list[Period], alternating: Interval) -> Finding:
         (peak, direction, row.period)
         for row in rows
         for direction, peak in row.directions.items()
-        if peak.generated > PEAK
+        if peak.generated > _PEAK
     ]
     worst, direction, period = max(peaks, key=lambda one: one[0].low, default=(Interval(1.0, 1.0, 1.0), "", 0))
-    severity = _severity(worst, *CHECKERBOARD)
-    if alternating.low > ALTERNATING[0] and (severity != "bad" or worst.value < 1):
-        severity = "bad" if alternating.value >= ALTERNATING[1] else "note"
+    severity = _severity(worst, *_CHECKERBOARD)
+    if alternating.low > _ALTERNATING[0] and (severity != "bad" or worst.value < 1):
+        severity = "bad" if alternating.value >= _ALTERNATING[1] else "note"
         words = f"of {alternating.value:.1%} of the range ({alternating.low:.1%} to {alternating.high:.1%})"
         sentence = f"Checkerboard artefacts with a period of 2 pixels: an amplitude {words}."
         return Finding("checkerboard", sentence, severity)
@@ -58,27 +60,27 @@ def of_checkerboard(rows: list[Period], alternating: Interval) -> Finding:
 
 
 def of_power(power: Power) -> Finding:
-    bands = {name: band for name in SIZES if (band := getattr(power, name)) is not None}
+    bands = {name: band for name in _SIZES if (band := getattr(power, name)) is not None}
     name, band = max(bands.items(), key=lambda one: abs(np.log(one[1].value)))
     largest = power.largest
-    severity = _severity(band, *POWER)
+    severity = _severity(band, *_POWER)
     words = f"its power is {_times(band)}"
     if severity == "ok":
         sentence = f"Coarse and fine structure match real images. Largest difference: {name} structure; {words}."
         return Finding("spectrum", sentence, "ok")
     amount = "little" if band.value < 1 else "much"
     most = f"with the largest difference at {largest.frequency:.2g} cycles per pixel ({largest.value:.2g} times)"
-    return Finding("spectrum", f"Too {amount} {name} structure ({SIZES[name]}): {words}, {most}.", severity)
+    return Finding("spectrum", f"Too {amount} {name} structure ({_SIZES[name]}): {words}, {most}.", severity)
 
 
 def of_blocks(ratio: Interval, compressed: Interval) -> Finding:
     """ratio: of steps at the borders of blocks. compressed: share of fine frequencies that only these blocks lack."""
-    if compressed.low > EMPTY[0]:
-        severity = "bad" if compressed.value >= EMPTY[1] else "note"
+    if compressed.low > _EMPTY[0]:
+        severity = "bad" if compressed.value >= _EMPTY[1] else "note"
         words = f"{compressed.value:.0%} ({compressed.low:.0%} to {compressed.high:.0%}) of their fine frequencies"
         return Finding("blocks", f"Blocks of 8 pixels, as from JPEG compression: they lack {words}.", severity)
     words = f"steps at the borders of blocks of 8 pixels are {_times(ratio)}"
-    if ratio.value < 1 or (severity := _severity(ratio, *BLOCKS)) == "ok":
+    if ratio.value < 1 or (severity := _severity(ratio, *_BLOCKS)) == "ok":
         return Finding("blocks", f"No blocks of 8 pixels, as from JPEG compression: {words}.", "ok")
     return Finding(
         "blocks", f"Blocks of 8 pixels, as from strong JPEG compression or from upsampling: {words}.", severity
@@ -87,10 +89,10 @@ def of_blocks(ratio: Interval, compressed: Interval) -> Finding:
 
 def of_sharpness(ratio: Interval, noise: Interval, blocky: bool, alternating: Interval) -> Finding:
     """noise, blocky (whether there are blocks), alternating: faults that raise the variance and can hide blur."""
-    severity = _severity(ratio, *SHARPNESS)
+    severity = _severity(ratio, *_SHARPNESS)
     words = f"the variance of the Laplacian is {_times(ratio)}"
-    checkered = alternating.low > ALTERNATING[0]
-    noisy = noise.low > NOISE[0] and not checkered and not blocky
+    checkered = alternating.low > _ALTERNATING[0]
+    noisy = noise.low > _NOISE[0] and not checkered and not blocky
     for cause, hidden in (("noise", noisy), ("blocks", blocky), ("the checkerboard", checkered)):
         if hidden and (severity == "ok" or (checkered and ratio.value > 1)):
             return Finding("sharpness", f"Sharpness cannot be judged because of {cause}: {words}.", "ok")
@@ -100,10 +102,10 @@ def of_sharpness(ratio: Interval, noise: Interval, blocky: bool, alternating: In
 
 def of_noise(noise: Interval, blocky: bool, alternating: Interval) -> Finding:
     words = f"{noise.value:.1%} of the range ({noise.low:.1%} to {noise.high:.1%}) more than real images"
-    if noise.low <= NOISE[0]:
+    if noise.low <= _NOISE[0]:
         return Finding("noise", f"As little noise of single pixels as in real images: {words}.", "ok")
-    severity = "bad" if noise.value >= NOISE[1] else "note"
-    for cause, hidden in (("the checkerboard", alternating.low > ALTERNATING[0]), ("the blocks", blocky)):
+    severity = "bad" if noise.value >= _NOISE[1] else "note"
+    for cause, hidden in (("the checkerboard", alternating.low > _ALTERNATING[0]), ("the blocks", blocky)):
         if hidden:
             return Finding("noise", f"Noise cannot be judged because of {cause}: deviation {words}.", "ok")
     return Finding("noise", f"Noise or a pattern of single pixels: deviation {words}.", severity)
@@ -112,14 +114,14 @@ def of_noise(noise: Interval, blocky: bool, alternating: Interval) -> Finding:
 def of_tones(tones: Tones) -> Finding:
     what = "colours" if len(tones.channels) > 1 else "gray values"
     words = f"the {what} differ by {tones.value:.1%} of the range (two sets of real images: {tones.real:.1%})"
-    if tones.value <= tones.real_high or tones.low <= TONE[0]:
+    if tones.value <= tones.real_high or tones.low <= _TONE[0]:
         return Finding("tone", f"Brightness and colours match real images: {words}.", "ok")
     brighter = tones.brighter
     if abs(brighter) < tones.value / 2:
         how = "Brightness or colours differ from real images"
     else:
         how = f"Images are too {'bright' if brighter > 0 else 'dark'}"
-    return Finding("tone", f"{how}: {words}.", "bad" if tones.value >= TONE[1] else "note")
+    return Finding("tone", f"{how}: {words}.", "bad" if tones.value >= _TONE[1] else "note")
 
 
 def of_variety(alike: Correlation, quarter: Correlation, duplicates: Compared) -> Finding:
@@ -128,7 +130,7 @@ def of_variety(alike: Correlation, quarter: Correlation, duplicates: Compared) -
         severity = "bad" if duplicates.value >= SHARES[1] else "note"
         return Finding("variety", f"Generated images repeat: {words} are nearly identical to another one.", severity)
     for one, part in ((alike, ""), (quarter, " in the upper left quarter")):
-        severity = _severity(one.variety, *VARIETY)
+        severity = _severity(one.variety, *_VARIETY)
         if severity == "ok":
             continue
         words = (

@@ -15,11 +15,11 @@ from ganvas.evaluation.intervals import Interval, check, check_finite, check_sha
 MINIMUM_FOR_FID = 2048
 """Images of each kind. With fewer images than the 2048 features, the covariance is singular."""
 
-LINEAR = 1.5
+IMAGES_PER_FEATURE = 1.5
 """Images of each kind per feature from which the bias is close enough to 1 / N for an extrapolation."""
 
-HALVINGS = 2  # number of splits into halves for the extrapolation
-BLOCK = 2048  # rows in float64 at a time: 32 MB at 2048 features
+_HALVINGS = 2  # number of splits into halves for the extrapolation
+_BLOCK = 2048  # rows in float64 at a time: 32 MB at 2048 features
 
 
 class Statistics:
@@ -44,7 +44,7 @@ class Statistics:
     def update(self, features: np.ndarray) -> None:
         """Add features (N, D). Raises `DataError` if they are not finite or have another width."""
         check_finite(features, "given")
-        for part in slices(len(features), BLOCK):
+        for part in slices(len(features), _BLOCK):
             rows = features[part].astype(np.float64)
             mean = rows.mean(axis=0)
             rows -= mean
@@ -147,14 +147,14 @@ def fid_infinity(real: np.ndarray, fake: np.ndarray, seed: int = 0) -> Interval:
     halves drawn with `seed`; smaller or more sizes made the fit worse. The extrapolation keeps the first-order variance
     and doubles the second-order variance, as the influences of `frechet_interval` do. In simulations with 32 and 128
     features and 64 to 800 images, the interval contained the true distance in 90% to 98% of cases; in 91% to 99% with
-    1.5 images per feature (`LINEAR`), down to 20% with 1.1. Raises `DataError` for fewer images than features, where
-    the bias is not linear.
+    1.5 images per feature (`IMAGES_PER_FEATURE`), down to 20% with 1.1. Raises `DataError` for fewer images
+    than features, where the bias is not linear.
     """
     check(real, fake, max(4, real.shape[1]))
     rng = np.random.default_rng(seed)
     interval = frechet_interval(real, fake)
     halves = []
-    for _ in range(HALVINGS):
+    for _ in range(_HALVINGS):
         orders = rng.permutation(len(real)), rng.permutation(len(fake))
         for i, j in zip(*(np.array_split(order, 2) for order in orders), strict=True):
             halves.append(frechet(real[np.sort(i)], fake[np.sort(j)]))
@@ -166,15 +166,15 @@ def fid_infinity(real: np.ndarray, fake: np.ndarray, seed: int = 0) -> Interval:
 
 # ---- parts ----
 
-Moments = tuple[np.ndarray, np.ndarray]  # mean (D,) and factor (R, D) of the covariance
+_Moments = tuple[np.ndarray, np.ndarray]  # mean (D,) and factor (R, D) of the covariance
 
 
-def _moments(real: np.ndarray | Statistics, fake: np.ndarray | Statistics) -> tuple[Moments, Moments]:
+def _moments(real: np.ndarray | Statistics, fake: np.ndarray | Statistics) -> tuple[_Moments, _Moments]:
     check_shapes(real.shape, fake.shape, 2)
     return _moments_of(real, "real"), _moments_of(fake, "generated")
 
 
-def _moments_of(features: np.ndarray | Statistics, kind: str) -> Moments:
+def _moments_of(features: np.ndarray | Statistics, kind: str) -> _Moments:
     if isinstance(features, np.ndarray):
         check_finite(features, kind)
         num, width = features.shape
@@ -212,7 +212,7 @@ def _influence(features: np.ndarray, mean: np.ndarray, difference: np.ndarray, t
     """Variance of the distance due to the choice of these images."""
     num = len(features)
     influences = np.empty(num)
-    for part in slices(num, BLOCK):
+    for part in slices(num, _BLOCK):
         rows = features[part] - mean
         squares = np.square(rows).sum(axis=1) - np.square(rows @ to_other).sum(axis=1)
         influences[part] = squares + 2 * rows @ difference

@@ -22,20 +22,20 @@ from ganvas.evaluation import onnx_form
 from ganvas.evaluation.features import Features, bicubic, fetch
 from ganvas.system import files
 
-SIZE = 299
-NUM_FEATURES, NUM_CLASSES = 2048, 1008
-NORM_EPS = 1e-3
-SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+_SIZE = 299
+_NUM_FEATURES, _NUM_CLASSES = 2048, 1008
+_NORM_EPS = 1e-3
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 """Of the published file; its first digits are part of the file name."""
-FILE = File(
+INCEPTION_FILE = File(
     "pt_inception-2015-12-05-6726825d.pth",
     "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
-    SHA256,
+    INCEPTION_SHA256,
     95_628_359,
 )
 
 
-class Layer(NamedTuple):
+class _Layer(NamedTuple):
     """A convolution of a block: its input (None: input of the block), channels, kernel (height, width), stride."""
 
     name: str
@@ -45,52 +45,52 @@ class Layer(NamedTuple):
     stride: int = 1
 
 
-def _chain(name: str, *steps: tuple[int, int, int, int]) -> tuple[Layer, ...]:
+def _chain(name: str, *steps: tuple[int, int, int, int]) -> tuple[_Layer, ...]:
     """Consecutive layers name_1, name_2, ...; steps: (channels, height, width, stride)."""
     return tuple(
-        Layer(f"{name}_{i + 1}", f"{name}_{i}" if i else None, channels, (height, width), stride)
+        _Layer(f"{name}_{i + 1}", f"{name}_{i}" if i else None, channels, (height, width), stride)
         for i, (channels, height, width, stride) in enumerate(steps)
     )
 
 
-def _block_35(pooled: int) -> tuple[Layer, ...]:
+def _block_35(pooled: int) -> tuple[_Layer, ...]:
     """A block of the 35 x 35 grid; `pooled`: channels after its pooling."""
     return (
-        Layer("branch1x1", None, 64),
+        _Layer("branch1x1", None, 64),
         *_chain("branch5x5", (48, 1, 1, 1), (64, 5, 5, 1)),
         *_chain("branch3x3dbl", (64, 1, 1, 1), (96, 3, 3, 1), (96, 3, 3, 1)),
-        Layer("branch_pool", "pool", pooled),
+        _Layer("branch_pool", "pool", pooled),
     )
 
 
-def _block_17(narrow: int) -> tuple[Layer, ...]:
+def _block_17(narrow: int) -> tuple[_Layer, ...]:
     """A block of the 17 x 17 grid, with 7 x 7 kernels split into 1 x 7 and 7 x 1 with `narrow` channels."""
     lying, standing = (narrow, 1, 7, 1), (narrow, 7, 1, 1)
     return (
-        Layer("branch1x1", None, 192),
+        _Layer("branch1x1", None, 192),
         *_chain("branch7x7", (narrow, 1, 1, 1), lying, (192, 7, 1, 1)),
         *_chain("branch7x7dbl", (narrow, 1, 1, 1), standing, lying, standing, (192, 1, 7, 1)),
-        Layer("branch_pool", "pool", 192),
+        _Layer("branch_pool", "pool", 192),
     )
 
 
-def _block_8() -> tuple[Layer, ...]:
+def _block_8() -> tuple[_Layer, ...]:
     """A block of the 8 x 8 grid, with parallel 1 x 3 and 3 x 1 kernels."""
     return (
-        Layer("branch1x1", None, 320),
-        Layer("branch3x3_1", None, 384),
-        Layer("branch3x3_2a", "branch3x3_1", 384, (1, 3)),
-        Layer("branch3x3_2b", "branch3x3_1", 384, (3, 1)),
+        _Layer("branch1x1", None, 320),
+        _Layer("branch3x3_1", None, 384),
+        _Layer("branch3x3_2a", "branch3x3_1", 384, (1, 3)),
+        _Layer("branch3x3_2b", "branch3x3_1", 384, (3, 1)),
         *_chain("branch3x3dbl", (448, 1, 1, 1), (384, 3, 3, 1)),
-        Layer("branch3x3dbl_3a", "branch3x3dbl_2", 384, (1, 3)),
-        Layer("branch3x3dbl_3b", "branch3x3dbl_2", 384, (3, 1)),
-        Layer("branch_pool", "pool", 192),
+        _Layer("branch3x3dbl_3a", "branch3x3dbl_2", 384, (1, 3)),
+        _Layer("branch3x3dbl_3b", "branch3x3dbl_2", 384, (3, 1)),
+        _Layer("branch_pool", "pool", 192),
     )
 
 
-Pooling = Literal["average", "maximum", "halve"]
+_Pooling = Literal["average", "maximum", "halve"]
 
-BLOCKS: tuple[tuple[str, Pooling, tuple[Layer, ...]], ...] = (
+_BLOCKS: tuple[tuple[str, _Pooling, tuple[_Layer, ...]], ...] = (
     ("Mixed_5b", "average", _block_35(32)),
     ("Mixed_5c", "average", _block_35(64)),
     ("Mixed_5d", "average", _block_35(64)),
@@ -98,7 +98,7 @@ BLOCKS: tuple[tuple[str, Pooling, tuple[Layer, ...]], ...] = (
         "Mixed_6a",
         "halve",
         (
-            Layer("branch3x3", None, 384, (3, 3), 2),
+            _Layer("branch3x3", None, 384, (3, 3), 2),
             *_chain("branch3x3dbl", (64, 1, 1, 1), (96, 3, 3, 1), (96, 3, 3, 2)),
         ),
     ),
@@ -130,38 +130,38 @@ class Inception(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.Conv2d_1a_3x3 = ConvNorm(3, 32, (3, 3), stride=2, padding=0)
-        self.Conv2d_2a_3x3 = ConvNorm(32, 32, (3, 3), padding=0)
-        self.Conv2d_2b_3x3 = ConvNorm(32, 64, (3, 3))
-        self.Conv2d_3b_1x1 = ConvNorm(64, 80, (1, 1))
-        self.Conv2d_4a_3x3 = ConvNorm(80, 192, (3, 3), padding=0)
+        self.Conv2d_1a_3x3 = _ConvNorm(3, 32, (3, 3), stride=2, padding=0)
+        self.Conv2d_2a_3x3 = _ConvNorm(32, 32, (3, 3), padding=0)
+        self.Conv2d_2b_3x3 = _ConvNorm(32, 64, (3, 3))
+        self.Conv2d_3b_1x1 = _ConvNorm(64, 80, (1, 1))
+        self.Conv2d_4a_3x3 = _ConvNorm(80, 192, (3, 3), padding=0)
         num = 192
-        for name, pooling, layers in BLOCKS:
-            block = Block(num, layers, pooling)
+        for name, pooling, layers in _BLOCKS:
+            block = _Block(num, layers, pooling)
             self.add_module(name, block)
             num = block.num_out
-        self.fc = nn.Linear(NUM_FEATURES, NUM_CLASSES)
+        self.fc = nn.Linear(_NUM_FEATURES, _NUM_CLASSES)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(F.max_pool2d(x, 3, 2)))
         x = F.max_pool2d(x, 3, 2)
-        for name, _, _ in BLOCKS:
+        for name, _, _ in _BLOCKS:
             x = self.get_submodule(name)(x)
         features = x.mean(dim=(2, 3))
         return features, F.linear(features, self.fc.weight)
 
 
-class Block(nn.Module):
-    """The branches of one entry of `BLOCKS`."""
+class _Block(nn.Module):
+    """The branches of one entry of `_BLOCKS`."""
 
-    def __init__(self, num_in: int, layers: tuple[Layer, ...], pooling: Pooling) -> None:
+    def __init__(self, num_in: int, layers: tuple[_Layer, ...], pooling: _Pooling) -> None:
         super().__init__()
         self.layers, self.pooling = layers, pooling
         width: dict[str | None, int] = {None: num_in, "pool": num_in}
         for name, reads, channels, kernel, stride in layers:
             halves = stride == 2  # without padding
-            self.add_module(name, ConvNorm(width[reads], channels, kernel, stride, 0 if halves else None))
+            self.add_module(name, _ConvNorm(width[reads], channels, kernel, stride, 0 if halves else None))
             width[name] = channels
         read = {layer.reads for layer in layers}
         self.ends = [layer.name for layer in layers if layer.name not in read]
@@ -174,19 +174,19 @@ class Block(nn.Module):
         ends = [maps[name] for name in self.ends]
         return torch.cat([*ends, maps["pool"]] if self.pooling == "halve" else ends, dim=1)
 
-    def layer(self, name: str) -> ConvNorm:
+    def layer(self, name: str) -> _ConvNorm:
         part = self.get_submodule(name)
-        assert isinstance(part, ConvNorm)
+        assert isinstance(part, _ConvNorm)
         return part
 
 
-def _pool(x: Tensor, pooling: Pooling) -> Tensor:
+def _pool(x: Tensor, pooling: _Pooling) -> Tensor:
     if pooling == "average":
         return F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
     return F.max_pool2d(x, 3, 2) if pooling == "halve" else F.max_pool2d(x, 3, 1, 1)
 
 
-class ConvNorm(nn.Module):
+class _ConvNorm(nn.Module):
     """Convolution, batch norm, ReLU; default padding keeps the size."""
 
     def __init__(
@@ -195,7 +195,7 @@ class ConvNorm(nn.Module):
         super().__init__()
         keeping = (kernel[0] // 2, kernel[1] // 2)
         self.conv = nn.Conv2d(num_in, num_out, kernel, stride, keeping if padding is None else padding, bias=False)
-        self.bn = nn.BatchNorm2d(num_out, NORM_EPS)
+        self.bn = nn.BatchNorm2d(num_out, _NORM_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.bn(self.conv(x)).relu_()
@@ -214,9 +214,9 @@ class FastInception(nn.Module):
 
     def __init__(self, plain: Inception, merge: bool = True) -> None:
         super().__init__()
-        self.stem = nn.ModuleList(_folded([layer]) for layer in plain.children() if isinstance(layer, ConvNorm))
-        self.blocks = nn.ModuleList(FastBlock(layer, merge) for layer in plain.children() if isinstance(layer, Block))
-        self.fc = nn.Linear(NUM_FEATURES, NUM_CLASSES, bias=False)
+        self.stem = nn.ModuleList(_folded([layer]) for layer in plain.children() if isinstance(layer, _ConvNorm))
+        self.blocks = nn.ModuleList(_FastBlock(layer, merge) for layer in plain.children() if isinstance(layer, _Block))
+        self.fc = nn.Linear(_NUM_FEATURES, _NUM_CLASSES, bias=False)
         self.fc.weight = plain.fc.weight
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -230,10 +230,10 @@ class FastInception(nn.Module):
         return features, self.fc(features)
 
 
-class FastBlock(nn.Module):
+class _FastBlock(nn.Module):
     """A block as groups of layers with one convolution each."""
 
-    def __init__(self, plain: Block, merge: bool) -> None:
+    def __init__(self, plain: _Block, merge: bool) -> None:
         super().__init__()
         self.ends, self.pooling = plain.ends, plain.pooling
         reads_input = (None, "pool") if plain.pooling == "average" else (None,)
@@ -255,12 +255,12 @@ class FastBlock(nn.Module):
         return torch.cat([*ends, maps["pool"]] if self.pooling == "halve" else ends, dim=1)
 
 
-def _folded(layers: list[ConvNorm]) -> nn.Conv2d:
+def _folded(layers: list[_ConvNorm]) -> nn.Conv2d:
     """Combine convolutions of the same input and their batch norms into one convolution; computed in float64."""
     weights, biases = [], []
     for layer in layers:
         norm = {name: tensor.double() for name, tensor in layer.bn.state_dict().items()}
-        scale = norm["weight"] / (norm["running_var"] + NORM_EPS).sqrt()
+        scale = norm["weight"] / (norm["running_var"] + _NORM_EPS).sqrt()
         weights.append(layer.conv.weight.double() * scale[:, None, None, None])
         biases.append(norm["bias"] - norm["running_mean"] * scale)
     one, weight = copy.deepcopy(layers[0].conv), torch.cat(weights)
@@ -281,7 +281,7 @@ def original(images: Tensor) -> Tensor:
     """
     x = _eight_bit(images).contiguous()
     for dim in (3, 2):  # along the rows first, because the order affects rounding
-        place = torch.arange(SIZE, device=x.device) * torch.tensor(x.shape[dim] / SIZE, device=x.device)
+        place = torch.arange(_SIZE, device=x.device) * torch.tensor(x.shape[dim] / _SIZE, device=x.device)
         low = place.long()
         high = (low + 1).clamp_max(x.shape[dim] - 1)
         first = x.index_select(dim, low)
@@ -295,7 +295,7 @@ def clean(images: Tensor) -> Tensor:
 
     Parmar et al. 2022, "On aliased resizing and surprising subtleties in GAN evaluation".
     """
-    return bicubic(SIZE)(_eight_bit(images) / 127.5 - 1).mul_(127.5 / 128).sub_(0.5 / 128)
+    return bicubic(_SIZE)(_eight_bit(images) / 127.5 - 1).mul_(127.5 / 128).sub_(0.5 / 128)
 
 
 def _eight_bit(images: Tensor) -> Tensor:
@@ -306,7 +306,7 @@ def _eight_bit(images: Tensor) -> Tensor:
 # ---- weights ----
 
 
-def load(name: str, device: torch.device, weights: Path | None, pack: Pack | None) -> Features:
+def _load(name: str, device: torch.device, weights: Path | None, pack: Pack | None) -> Features:
     """The fast network as `Features`, with weights from the file `weights`, or the published ones.
 
     A file with other weights is accepted; name and protocol then state it, because the results are not FID.
@@ -315,29 +315,31 @@ def load(name: str, device: torch.device, weights: Path | None, pack: Pack | Non
     in_onnx = device.type == "cpu" and onnx_form.available()
     network: nn.Module = FastInception(plain, merge=not in_onnx).eval().requires_grad_(False)
     if in_onnx:
-        network = onnx_form.of(network, (3, SIZE, SIZE))
+        network = onnx_form.of(network, (3, _SIZE, _SIZE))
     mode = name.removeprefix("inception-")
     prepare, resize = {
         "original": (original, "bilinear of TensorFlow 1"),
         "clean": (clean, "antialiased bicubic"),
     }[mode]
-    official = digest == SHA256
-    words = f"rounded to 8 bit, input {SIZE}x{SIZE} by {resize}, aspect not kept, (x - 128) / 128"
+    official = digest == INCEPTION_SHA256
+    words = f"rounded to 8 bit, input {_SIZE}x{_SIZE} by {resize}, aspect not kept, (x - 128) / 128"
     if not official:
-        name, words = f"{name}-{digest[:8]}", f"{words}, NOT the published weights {SHA256[:8]} of FID"
-    return Features(name, digest[:8], NUM_FEATURES, network, prepare, words, device, NUM_CLASSES, official)
+        name, words = f"{name}-{digest[:8]}", f"{words}, NOT the published weights {INCEPTION_SHA256[:8]} of FID"
+    return Features(name, digest[:8], _NUM_FEATURES, network, prepare, words, device, _NUM_CLASSES, official)
 
 
 def load_plain(weights: Path | None = None) -> tuple[Inception, str]:
     """The plain network in eval mode and the SHA-256 of its file. Raises `CheckpointError` for other files."""
-    path = weights or fetch(FILE)
+    path = weights or fetch(INCEPTION_FILE)
     if not path.is_file():
-        raise CheckpointError(f"{path} does not exist: expected the weights file of Inception, such as {FILE.name}")
-    digest = files.sha256(path)
-    if weights is None and digest != SHA256:
         raise CheckpointError(
-            f"{path} is damaged or of another network (hash {digest[:8]}, expected {SHA256[:8]}): delete it, then try "
-            f"again or save {FILE.url} there"
+            f"{path} does not exist: expected the weights file of Inception, such as {INCEPTION_FILE.name}"
+        )
+    digest = files.sha256(path)
+    if weights is None and digest != INCEPTION_SHA256:
+        raise CheckpointError(
+            f"{path} is damaged or of another network (hash {digest[:8]}, expected {INCEPTION_SHA256[:8]}): delete it, "
+            f"then try again or save {INCEPTION_FILE.url} there"
         )
     network = Inception().eval().requires_grad_(False)
     try:
@@ -346,6 +348,6 @@ def load_plain(weights: Path | None = None) -> tuple[Inception, str]:
     except Exception as error:  # torch.load raises different errors for damaged files
         raise CheckpointError(
             f"{path} (hash {digest[:8]}) does not contain the weights of the Inception of FID: "
-            f"expected the file from {FILE.url} (hash {SHA256[:8]})"
+            f"expected the file from {INCEPTION_FILE.url} (hash {INCEPTION_SHA256[:8]})"
         ) from error
     return network, digest

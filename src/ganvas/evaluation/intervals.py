@@ -11,11 +11,11 @@ import numpy as np
 from ganvas.errors import DataError
 from ganvas.results import Interval
 
-LEVEL = 0.95
+CONFIDENCE = 0.95
 
 
 def normal(
-    value: float, variance: float, level: float = LEVEL, within: tuple[float, float] = (-math.inf, math.inf)
+    value: float, variance: float, level: float = CONFIDENCE, within: tuple[float, float] = (-math.inf, math.inf)
 ) -> Interval:
     """Normal interval of an estimate with this variance, limited to the range `within`."""
     half = NormalDist().inv_cdf((1 + level) / 2) * math.sqrt(max(variance, 0.0))
@@ -24,7 +24,7 @@ def normal(
 
 def share(value: float, num: int) -> Interval:
     """Interval of a share of `num` independent samples (Wilson 1927); also valid for shares of 0 and 1."""
-    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
     middle = (value + z**2 / (2 * num)) / (1 + z**2 / num)
     half = z / (1 + z**2 / num) * math.sqrt(value * (1 - value) / num + z**2 / (4 * num**2))
     return Interval(float(value), max(0.0, middle - half), min(1.0, middle + half))

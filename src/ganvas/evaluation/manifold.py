@@ -7,12 +7,12 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import t as student
 
-from ganvas.evaluation.intervals import LEVEL, Interval, check, share, slices
+from ganvas.evaluation.intervals import CONFIDENCE, Interval, check, share, slices
 
-BLOCK = 2048  # rows and columns of distances at a time: 16 MB in float32
-PARTS, ROUNDS = 4, 4  # random splits into parts, and number of splits, for the intervals
-TINY = 1e-12
-WIDEST = 3.5  # most that the intervals of a collapsed generator are widened
+DISTANCE_BLOCK = 2048  # rows and columns of distances at a time: 16 MB in float32
+_PARTS, _ROUNDS = 4, 4  # random splits into parts, and number of splits, for the intervals
+_TINY = 1e-12
+_WIDEST = 3.5  # most that the intervals of a collapsed generator are widened
 
 
 class Manifold(NamedTuple):
@@ -57,24 +57,24 @@ def manifold(real: np.ndarray, fake: np.ndarray, k: int = 3, k_density: int = 5,
     max(k, k_density) + 1 images.
     """
     most = max(k, k_density)
-    check(real, fake, PARTS * (most + 1))
+    check(real, fake, _PARTS * (most + 1))
     real, fake = _centred(real, fake)
-    values = _measured(real, fake, k, k_density, BLOCK)
+    values = _measured(real, fake, k, k_density, DISTANCE_BLOCK)
     rng = np.random.default_rng(seed)
     deals = []
-    for _ in range(ROUNDS):
-        hands = (np.array_split(rng.permutation(len(features)), PARTS) for features in (real, fake))
-        deals.append([_measured(real[i], fake[j], k, k_density, BLOCK) for i, j in zip(*hands, strict=True)])
-    variances = np.var(deals, axis=1, ddof=1).mean(axis=0) / PARTS
+    for _ in range(_ROUNDS):
+        hands = (np.array_split(rng.permutation(len(features)), _PARTS) for features in (real, fake))
+        deals.append([_measured(real[i], fake[j], k, k_density, DISTANCE_BLOCK) for i, j in zip(*hands, strict=True)])
+    variances = np.var(deals, axis=1, ddof=1).mean(axis=0) / _PARTS
     means = np.mean(deals, axis=(0, 1))
-    variances[2] *= (values[2] / max(means[2], TINY)) ** 2
-    variances[3] *= values[3] * (1 - values[3]) / max(means[3] * (1 - means[3]), TINY)
-    half = student.ppf((1 + LEVEL) / 2, ROUNDS * (PARTS - 1)) * np.sqrt(variances)
+    variances[2] *= (values[2] / max(means[2], _TINY)) ** 2
+    variances[3] *= values[3] * (1 - values[3]) / max(means[3] * (1 - means[3]), _TINY)
+    half = student.ppf((1 + CONFIDENCE) / 2, _ROUNDS * (_PARTS - 1)) * np.sqrt(variances)
     deviations = (np.sqrt(features.var(axis=0, dtype=np.float64).sum()) for features in (real, fake))
-    narrow = next(deviations) / max(next(deviations), TINY)
-    wider = float(np.clip(narrow, 1, WIDEST))
-    half[[0, 2, 4]] *= wider, min(wider**1.5, WIDEST), wider
-    if narrow >= WIDEST:  # nearly a single image: its number of real balls is one draw (Poisson)
+    narrow = next(deviations) / max(next(deviations), _TINY)
+    wider = float(np.clip(narrow, 1, _WIDEST))
+    half[[0, 2, 4]] *= wider, min(wider**1.5, _WIDEST), wider
+    if narrow >= _WIDEST:  # nearly a single image: its number of real balls is one draw (Poisson)
         half[2] = max(half[2], (2 + 2 * np.sqrt(k_density * values[2] + 1)) / k_density)
     low, high = np.maximum(values - half, 0), values + half
     intervals = [Interval(*map(float, row)) for row in zip(values, low, high, strict=True)]
@@ -86,7 +86,9 @@ def manifold(real: np.ndarray, fake: np.ndarray, k: int = 3, k_density: int = 5,
     return Manifold(*intervals)
 
 
-def precision_recall(real: np.ndarray, fake: np.ndarray, k: int = 3, block: int = BLOCK) -> tuple[float, float]:
+def precision_recall(
+    real: np.ndarray, fake: np.ndarray, k: int = 3, block: int = DISTANCE_BLOCK
+) -> tuple[float, float]:
     """Share of generated images in the manifold of real images (precision), and vice versa (recall).
 
     Kynkaanniemi et al. 2019, "Improved precision and recall": the manifold is the union of balls around each image, up
@@ -99,7 +101,7 @@ def precision_recall(real: np.ndarray, fake: np.ndarray, k: int = 3, block: int 
     return float(precision), float(recall)
 
 
-def resemblance(real: np.ndarray, fake: np.ndarray, k: int = 3, block: int = BLOCK) -> float:
+def resemblance(real: np.ndarray, fake: np.ndarray, k: int = 3, block: int = DISTANCE_BLOCK) -> float:
     """Precision with balls of at most the median size: a share of generated images, 0 to 1.
 
     Among few images of several classes, some have their k-th neighbour in another class, and their large balls contain

@@ -68,13 +68,13 @@ MEANINGS: dict[str, tuple[Better, str]] = {
 }
 """Of each measure: which way is better, and a sentence for the reader of a report."""
 
-MANIFOLD = {"precision": 3, "recall": 3, "density": 5, "coverage": 5, "alpha_precision": None, "beta_recall": None}
+_MANIFOLD = {"precision": 3, "recall": 3, "density": 5, "coverage": 5, "alpha_precision": None, "beta_recall": None}
 """Measures of `manifold`: k of the neighbour that is the radius of the balls; None: integrated over all radii."""
 
-MAPPED = 200  # images of each kind on the map
-UNLIKE = 0.1  # share of images that resemble a real one below which they do not resemble the data
+_MAPPED = 200  # images of each kind on the map
+_UNLIKE = 0.1  # share of images that resemble a real one below which they do not resemble the data
 
-Result = TypeVar("Result")
+_Result = TypeVar("_Result")
 
 
 def as_row(
@@ -90,16 +90,16 @@ def as_row(
     return Measure(estimate.value, estimate.low, estimate.high, key, name, better, real, meaning, protocol, list(flags))
 
 
-def of(
-    measure: Callable[[np.ndarray, np.ndarray], Result], real: np.ndarray, floor: np.ndarray | None
-) -> Result | None:
+def _of(
+    measure: Callable[[np.ndarray, np.ndarray], _Result], real: np.ndarray, floor: np.ndarray | None
+) -> _Result | None:
     """The measure between two sets of real images; None if there are too few."""
     return None if floor is None else measure(real, floor)
 
 
 def unlike(real: np.ndarray, fake: np.ndarray) -> bool:
     """Whether hardly any generated image (M, D) resembles a real one (N, D)."""
-    return resemblance(real, fake) < UNLIKE
+    return resemblance(real, fake) < _UNLIKE
 
 
 def feature_map(real: np.ndarray, fake: np.ndarray, features: str = "") -> FeatureMap:
@@ -108,7 +108,7 @@ def feature_map(real: np.ndarray, fake: np.ndarray, features: str = "") -> Featu
     Points are in [-1, 1]; `explained` is the share of the variance that the two components explain. They are computed
     from equal numbers of both kinds, and the largest weight of each is positive.
     """
-    num = min(len(real), len(fake), MAPPED)
+    num = min(len(real), len(fake), _MAPPED)
     # Evenly spaced, because the images may be in the order of their classes.
     chosen = [features[np.linspace(0, len(features) - 1, num).astype(int)] for features in (real, fake)]
     both = torch.from_numpy(np.concatenate(chosen)).double()
@@ -160,22 +160,22 @@ class Measures:
         logits: (N, K) of the generated images. force: compute FID even for too few images.
         """
         inception = self.features.name in INCEPTION
-        rows = [self.row("kid", "KID", distances.kid_interval(real, fake), of(distances.kid, real, floor))]
+        rows = [self.row("kid", "KID", distances.kid_interval(real, fake), _of(distances.kid, real, floor))]
         if inception:
             rows += self.fid(real, floor, fake, force)
         else:
-            if min(len(real), len(fake)) >= distances.LINEAR * real.shape[1]:
+            if min(len(real), len(fake)) >= distances.IMAGES_PER_FEATURE * real.shape[1]:
                 value = distances.fid_infinity(real, fake)
                 name = "Frechet distance, infinite samples"
                 rows.append(self.row("frechet_infinity", name, value, None, "halves drawn with seed 0"))
-            value, best = distances.frechet_interval(real, fake), of(distances.frechet, real, floor)
+            value, best = distances.frechet_interval(real, fake), _of(distances.frechet, real, floor)
             rows.append(self.row("frechet", "Frechet distance", value, best))
-        values, ideal = distances.manifold(real, fake), of(distances.manifold, real, floor)
-        for key, k in MANIFOLD.items():
+        values, ideal = distances.manifold(real, fake), _of(distances.manifold, real, floor)
+        for key, k in _MANIFOLD.items():
             best = None if ideal is None else getattr(ideal, key).value
             name = key.capitalize().replace("_", "-")
             rows.append(self.row(key, name, getattr(values, key), best, f"k = {k}" if k else "integrated"))
-        mind = of(distances.mind, real, floor)
+        mind = _of(distances.mind, real, floor)
         best = None if mind is None else mind.value
         rows.append(self.row("mind", "MIND", distances.mind(real, fake), best, "1,000 projections, seed 0"))
         # What all images share, such as the position of a head, is not diversity.
@@ -193,9 +193,9 @@ class Measures:
         """Rows of FID. Too few images are an error unless `force` is set; then the rows are flagged as biased."""
         biased = distances.check_fid(len(real), len(fake), force)
         flags = (f"biased: fewer than {distances.MINIMUM_FOR_FID:,} images",) if biased else ()
-        value, best = distances.frechet_interval(real, fake), of(distances.frechet, real, floor)
+        value, best = distances.frechet_interval(real, fake), _of(distances.frechet, real, floor)
         rows = [self.row("fid", "FID", value, best, flags=flags)]
-        if min(len(real), len(fake)) >= distances.LINEAR * real.shape[1]:
+        if min(len(real), len(fake)) >= distances.IMAGES_PER_FEATURE * real.shape[1]:
             value = distances.fid_infinity(real, fake)
             rows.insert(
                 0, self.row("fid_infinity", "FID, infinite samples", value, None, "halves drawn with seed 0", flags)
@@ -204,7 +204,7 @@ class Measures:
 
     def second(self, real: np.ndarray, floor: np.ndarray | None, fake: np.ndarray) -> Measure:
         """KID in another kind of network."""
-        return self.row("kid_second", "KID", distances.kid_interval(real, fake), of(distances.kid, real, floor))
+        return self.row("kid_second", "KID", distances.kid_interval(real, fake), _of(distances.kid, real, floor))
 
     def other(self, key: str, split: str, reference: np.ndarray, floor: np.ndarray, fake: np.ndarray) -> Measure:
         """KID to the other part of the real images; memorisation makes the training part closer."""

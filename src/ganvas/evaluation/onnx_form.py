@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-OPSET = 17
+_OPSET = 17
 
 
 def available() -> bool:
@@ -73,7 +73,7 @@ class _Writer:
             [helper.make_tensor_value_info(name, kind, ["N", None]) for name in outputs],
             self.weights,
         )
-        opset = [helper.make_opsetid("", OPSET)]
+        opset = [helper.make_opsetid("", _OPSET)]
         return helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
 
     def add(self, operation: str, inputs: list[str], output: str, **attributes: Any) -> None:

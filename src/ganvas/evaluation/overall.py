@@ -17,7 +17,7 @@ SECONDS = {  # expected for 1,000 images of 64 pixels on one core; only the prop
     "marks": 1.0,
 }  # fmt: skip
 CLASSIFIER, AREAS, USEFULNESS, GRIDS = 15.0, 8.0, 600.0, 0.5  # the same for any number of images
-KNOWN_AFTER = 3.0  # seconds before which the time left is not estimated
+_KNOWN_AFTER = 3.0  # seconds before which the time left is not estimated
 
 
 class WholeProgress:
@@ -54,7 +54,7 @@ class WholeProgress:
         fraction = self.fraction(min(1.0, (self.finished + (done / total if total else 0.0)) / self.steps))
         facts = [f"{done:,} of {total:,}"] if total else []
         elapsed = time.monotonic() - self.began
-        if elapsed > KNOWN_AFTER and fraction > 0:
+        if elapsed > _KNOWN_AFTER and fraction > 0:
             facts.append(f"about {duration(elapsed * (1 - fraction) / fraction)} left in total")
         self.overall(fraction, what, ", ".join(facts))
 

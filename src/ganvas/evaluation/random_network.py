@@ -21,13 +21,13 @@ from ganvas.data.packing.pack import Pack
 from ganvas.evaluation.features import Features, as_rgb
 from ganvas.model_file import tensor_hash
 
-SEED = 0
-MAPS = (16, 32, 64, 64)  # feature maps per scale; kernels of 5 x 5, then 3 x 3
-LAYOUT = 2  # 2 x 2 cells of means at the coarsest scale
-LARGEST = 128  # longer side in pixels; larger images are reduced
-SMALLEST = 16  # shorter side in pixels; smaller images are enlarged
-CALIBRATION = 500  # images for the scale of each feature
-BLOCK = 50  # calibration images at a time
+_SEED = 0
+_MAPS = (16, 32, 64, 64)  # feature maps per scale; kernels of 5 x 5, then 3 x 3
+_LAYOUT = 2  # 2 x 2 cells of means at the coarsest scale
+_LARGEST = 128  # longer side in pixels; larger images are reduced
+_SMALLEST = 16  # shorter side in pixels; smaller images are enlarged
+_CALIBRATION = 500  # images for the scale of each feature
+_BLOCK = 50  # calibration images at a time
 
 
 class RandomNetwork(nn.Module):
@@ -40,12 +40,12 @@ class RandomNetwork(nn.Module):
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, seed: int = SEED) -> None:
+    def __init__(self, seed: int = _SEED) -> None:
         super().__init__()
         rng = np.random.default_rng(seed)
         self.convs = nn.ModuleList()
         num_in = 3
-        for maps in MAPS:
+        for maps in _MAPS:
             size = 5 if num_in == 3 else 3
             conv = nn.Conv2d(num_in, maps, size, padding=size // 2, padding_mode="reflect")
             weight = rng.standard_normal((maps, num_in, size, size), np.float32)
@@ -57,7 +57,7 @@ class RandomNetwork(nn.Module):
             conv.bias.data = torch.from_numpy(rng.standard_normal(maps, np.float32) * 0.1)
             self.convs.append(conv)
             num_in = maps
-        self.num_features = 2 * sum(MAPS) + LAYOUT**2 * MAPS[-1]
+        self.num_features = 2 * sum(_MAPS) + _LAYOUT**2 * _MAPS[-1]
         self.register_buffer("mean", torch.zeros(self.num_features))
         self.register_buffer("scale", torch.ones(self.num_features))
 
@@ -73,7 +73,7 @@ class RandomNetwork(nn.Module):
             parts += [mean, spread]
             if i + 1 < len(self.convs):
                 x = F.avg_pool2d(x, 2, ceil_mode=True)
-        parts.append(F.adaptive_avg_pool2d(x, LAYOUT).flatten(1))
+        parts.append(F.adaptive_avg_pool2d(x, _LAYOUT).flatten(1))
         return torch.cat(parts, dim=1)
 
     @torch.inference_mode()
@@ -84,19 +84,19 @@ class RandomNetwork(nn.Module):
         self.scale.copy_(1 / deviation.clamp_min(1e-4))
 
 
-def prepare(images: Tensor) -> Tensor:
+def network_input(images: Tensor) -> Tensor:
     """Resize images that are too large to be fast or too small for four scales."""
     height, width = images.shape[2:]
-    factor = min(1.0, LARGEST / max(height, width))
-    size = max(round(height * factor), SMALLEST), max(round(width * factor), SMALLEST)
+    factor = min(1.0, _LARGEST / max(height, width))
+    size = max(round(height * factor), _SMALLEST), max(round(width * factor), _SMALLEST)
     if size != (height, width):
         images = F.interpolate(images, size, mode="bicubic", antialias=True).clamp_(-1, 1)
     return images
 
 
-def textures(num: int = CALIBRATION, side: int = 64) -> Tensor:
+def textures(num: int = _CALIBRATION, side: int = 64) -> Tensor:
     """Noise (N, 3, side, side) with the 1/f amplitudes of natural images (Field 1987), random contrast and colour."""
-    rng = np.random.default_rng(SEED)
+    rng = np.random.default_rng(_SEED)
     frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side))
     frequency[0, 0] = 1 / side
     noise = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((num, 3, side, side))) / frequency)
@@ -106,21 +106,21 @@ def textures(num: int = CALIBRATION, side: int = 64) -> Tensor:
     return torch.from_numpy((contrast * noise + brightness).clip(-1, 1).astype(np.float32))
 
 
-def load(name: str, device: torch.device, weights: Path | None, pack: Pack | None) -> Features:
+def _load(name: str, device: torch.device, weights: Path | None, pack: Pack | None) -> Features:
     """The network as `Features`; with a pack, calibrated on its training images, which improves discrimination."""
     network = RandomNetwork().eval().requires_grad_(False)
     digest = tensor_hash(network.state_dict())
     if pack is None:
-        network.calibrate(textures().split(BLOCK))
+        network.calibrate(textures().split(_BLOCK))
         scale = "random 1/f textures"
     else:
-        places = np.linspace(0, len(pack.training) - 1, min(CALIBRATION, len(pack.training))).astype(int)
-        blocks = np.array_split(pack.training[places], -(-len(places) // BLOCK))
+        places = np.linspace(0, len(pack.training) - 1, min(_CALIBRATION, len(pack.training))).astype(int)
+        blocks = np.array_split(pack.training[places], -(-len(places) // _BLOCK))
         pixels = (torch.from_numpy(pack.images[block]).permute(0, 3, 1, 2) for block in blocks)
-        network.calibrate(prepare(as_rgb(block)) for block in pixels)
+        network.calibrate(network_input(as_rgb(block)) for block in pixels)
         scale = f"{len(places)} training images of the pack {pack.hash[:8]}"
     words = (
-        f"input as it is ({SMALLEST} to {LARGEST} pixels, else by antialiased bicubic), [-1, 1], "
+        f"input as it is ({_SMALLEST} to {_LARGEST} pixels, else by antialiased bicubic), [-1, 1], "
         f"each feature in units of its deviation on {scale}"
     )
-    return Features(name, digest[:8], network.num_features, network, prepare, words, device)
+    return Features(name, digest[:8], network.num_features, network, network_input, words, device)

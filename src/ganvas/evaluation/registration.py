@@ -14,17 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SHIFTS = np.linspace(-0.1, 0.1, 7)  # fractions of the side
-CROPS = ((0.95, 0.02, 3), (0.9, 0.04, 3), (0.86, 0.06, 5))  # cropped fraction, largest offset, positions per side
-CLOSE_CROPS = ((0.82, 0.08, 5), (0.76, 0.12, 6), (0.71, 0.145, 7))  # not also mirrored
-ANGLES = np.radians([-10, -7, -3.5, 3.5, 7, 10])  # not also mirrored
-FURTHEST, CLOSEST, STEEPEST = 0.16, 0.66, 0.21  # largest offset, smallest crop, largest angle of a registration
-STEP = 0.12  # largest change in one round
-STRIP = 0.31  # fraction of the width that may come from another image: a quarter, and a margin for the blur
+_SHIFTS = np.linspace(-0.1, 0.1, 7)  # fractions of the side
+_CROPS = ((0.95, 0.02, 3), (0.9, 0.04, 3), (0.86, 0.06, 5))  # cropped fraction, largest offset, positions per side
+_CLOSE_CROPS = ((0.82, 0.08, 5), (0.76, 0.12, 6), (0.71, 0.145, 7))  # not also mirrored
+_ANGLES = np.radians([-10, -7, -3.5, 3.5, 7, 10])  # not also mirrored
+_FURTHEST, _CLOSEST, _STEEPEST = 0.16, 0.66, 0.21  # largest offset, smallest crop, largest angle of a registration
+_STEP = 0.12  # largest change in one round
+_STRIP = 0.31  # fraction of the width that may come from another image: a quarter, and a margin for the blur
 IDENTITY = torch.tensor([0.0, 0.0, 0.0, 1.0, 0.0])
 
 
-class Differences(NamedTuple):
+class _Differences(NamedTuple):
     """What targets do not explain of images; columns: the whole image, without its left quarter, without its right."""
 
     inside: Tensor
@@ -37,9 +37,9 @@ class Differences(NamedTuple):
 
 def versions() -> Tensor:
     """(V, 5) moves as `_moved` takes them, the first one the identity."""
-    moves = [(y, x, 1.0, 0.0) for y in SHIFTS for x in SHIFTS] + _crops(CROPS)
+    moves = [(y, x, 1.0, 0.0) for y in _SHIFTS for x in _SHIFTS] + _crops(_CROPS)
     moves.sort(key=lambda move: abs(move[0]) + abs(move[1]) + 1 - move[2])
-    single = _crops(CLOSE_CROPS) + [(0.0, 0.0, 1.0, angle) for angle in ANGLES]
+    single = _crops(_CLOSE_CROPS) + [(0.0, 0.0, 1.0, angle) for angle in _ANGLES]
     every = [(0.0, *move) for move in moves + single] + [(1.0, *move) for move in moves]
     return torch.tensor(every, dtype=torch.float32)
 
@@ -73,20 +73,20 @@ def registered(images: Tensor, targets: Tensor, moves: Tensor, rounds: int) -> t
         if done < rounds:
             _, solution = _solved(products)
             contrast = torch.where(solution[:, :1] < 0, -1, 1) * solution[:, :1].abs().clamp_min(0.05)
-            moves = _changed(moves, (solution[:, num:] / contrast).clamp(-STEP, STEP))
+            moves = _changed(moves, (solution[:, num:] / contrast).clamp(-_STEP, _STEP))
     return best, best_moves
 
 
 def _changed(moves: Tensor, steps: Tensor) -> Tensor:
     """Moves (N, 5) after steps (N, 4): y, x, growth, rotation in the frame of the target."""
     mirrored, places, scale, angle = moves[:, :1], moves[:, 1:3], moves[:, 3:4], moves[:, 4:]
-    grown = (scale * (1 + steps[:, 2:3])).clamp(CLOSEST, 1.0)
+    grown = (scale * (1 + steps[:, 2:3])).clamp(_CLOSEST, 1.0)
     places = (places + steps[:, :2] / 2) * (grown / scale)
-    angle = (angle + steps[:, 3:]).clamp(-STEEPEST, STEEPEST)
-    return torch.cat([mirrored, places.clamp(-FURTHEST, FURTHEST), grown, angle], dim=1)
+    angle = (angle + steps[:, 3:]).clamp(-_STEEPEST, _STEEPEST)
+    return torch.cat([mirrored, places.clamp(-_FURTHEST, _FURTHEST), grown, angle], dim=1)
 
 
-def differences(images: Tensor, targets: Tensor, moves: Tensor, directions: Tensor) -> Differences:
+def registration_errors(images: Tensor, targets: Tensor, moves: Tensor, directions: Tensor) -> _Differences:
     """Squared differences of moved images (N, C, S, S) from their targets, in these directions and outside them."""
     side = targets.shape[-1]
     sums = []
@@ -94,7 +94,7 @@ def differences(images: Tensor, targets: Tensor, moves: Tensor, directions: Tens
         rest, whole = _rest(values, mask, side)
         inside = ((rest @ directions) ** 2).sum(dim=1)
         sums.append((inside, ((rest**2).sum(dim=1) - inside).clamp_min(0), whole))
-    return Differences(*(torch.stack(part, dim=1) for part in zip(*sums, strict=True)))
+    return _Differences(*(torch.stack(part, dim=1) for part in zip(*sums, strict=True)))
 
 
 def explained_by_two(images: Tensor, targets: Tensor, moves: Tensor, others: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ def _parts(values: Tensor, mask: Tensor, side: int) -> list[tuple[Tensor, Tensor
 
 def _cuts(side: int) -> tuple[slice, slice]:
     """Columns at the left and at the right that may come from another image."""
-    return slice(None, round(STRIP * side)), slice(-round(STRIP * side), None)
+    return slice(None, round(_STRIP * side)), slice(-round(_STRIP * side), None)
 
 
 def _without(cut: slice, side: int) -> Tensor:
@@ -248,7 +248,7 @@ def areas(moves: Tensor, side: int) -> Tensor:
     return torch.cat([shown, torch.stack([_without(cut, side) for cut in _cuts(side)])]).flatten(1)
 
 
-def in_words(move: list[float]) -> str:
+def move_in_words(move: list[float]) -> str:
     """A move, "" for none: "mirrored, shifted"."""
     mirrored, y, x, scale, angle = move
     cropped, shifted = scale < 0.97, max(abs(y), abs(x)) > 0.02

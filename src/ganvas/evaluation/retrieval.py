@@ -12,20 +12,23 @@ from torch import Tensor
 
 from ganvas.evaluation.appearance import grain
 
-COARSE, FINE = 16, 32  # thumbnail sides in pixels: for retrieval and coarse registration; for fine registration
-BORDER = 0.1  # fraction of the side that has less weight in retrieval
-EXHAUSTIVE = 2000  # training images up to which the index has one part
-PROBES = 3  # parts of the index that are searched for each moved version
-FAINT = 0.1  # least relative length of a part of an image: parts with less content are similar to too many
-AT_ONCE = 4096  # moved versions at a time
-PIXELS = 2**22  # pixels at a time
+RETRIEVAL_SIDE, _FINE = (
+    16,
+    32,
+)  # thumbnail sides in pixels: for retrieval and coarse registration; for fine registration
+_BORDER = 0.1  # fraction of the side that has less weight in retrieval
+_EXHAUSTIVE = 2000  # training images up to which the index has one part
+_PROBES = 3  # parts of the index that are searched for each moved version
+_FAINT = 0.1  # least relative length of a part of an image: parts with less content are similar to too many
+_AT_ONCE = 4096  # moved versions at a time
+_PIXELS = 2**22  # pixels at a time
 ROWS = 8192  # training images at a time
 
 
 # ---- thumbnails ----
 
 
-class Thumbnails(NamedTuple):
+class ImagePyramid(NamedTuple):
     """Thumbnails of N images, without opacity. One channel, or luminance and two of chroma (`luminance_first`)."""
 
     fine: Tensor
@@ -35,30 +38,30 @@ class Thumbnails(NamedTuple):
     grain: Tensor
     """(N,) float32: noise variance at full size."""
 
-    def at(self, places: np.ndarray) -> Thumbnails:
-        return Thumbnails(*(part[torch.from_numpy(places)] for part in self))
+    def at(self, places: np.ndarray) -> ImagePyramid:
+        return ImagePyramid(*(part[torch.from_numpy(places)] for part in self))
 
 
-def thumbnails(
+def pyramid_of(
     images: np.ndarray, places: np.ndarray | None = None, progress: Callable[[str, int, int], None] | None = None
-) -> Thumbnails:
+) -> ImagePyramid:
     """Thumbnails of images (N, H, W, C) uint8 or uint16, or of those at `places`; reads in blocks."""
     places = np.arange(len(images)) if places is None else places
-    block = max(1, PIXELS // max(images.shape[1] * images.shape[2], FINE**2))
+    block = max(1, _PIXELS // max(images.shape[1] * images.shape[2], _FINE**2))
     shape = (len(places), min(images.shape[3], 3))
     # Not joined from parts, which would need twice the memory.
-    fine = torch.empty((*shape, FINE, FINE), dtype=torch.float16)
-    coarse = torch.empty((*shape, COARSE, COARSE), dtype=torch.float16)
+    fine = torch.empty((*shape, _FINE, _FINE), dtype=torch.float16)
+    coarse = torch.empty((*shape, RETRIEVAL_SIDE, RETRIEVAL_SIDE), dtype=torch.float16)
     noise = torch.empty(len(places))
     for start in range(0, len(places), block):
         pixels = images[places[start : start + block], ..., :3].astype(np.float32) / np.iinfo(images.dtype).max
         pictures = torch.from_numpy(pixels).permute(0, 3, 1, 2)
         part = luminance_first(_shrunk(pictures))
         fine[start : start + block], noise[start : start + block] = part, grain(pictures)
-        coarse[start : start + block] = F.avg_pool2d(part, FINE // COARSE)
+        coarse[start : start + block] = F.avg_pool2d(part, _FINE // RETRIEVAL_SIDE)
         if progress is not None:
             progress("training images", start + len(pixels), len(places))
-    return Thumbnails(fine, coarse, noise)
+    return ImagePyramid(fine, coarse, noise)
 
 
 def _shrunk(pictures: Tensor) -> Tensor:
@@ -66,7 +69,7 @@ def _shrunk(pictures: Tensor) -> Tensor:
     rows = F.pad(pictures, (2, 2, 2, 2), mode="replicate")
     for _ in range(4):  # binomial kernel with a standard deviation of 1 pixel
         rows = F.avg_pool2d(rows, 2, 1)
-    return F.interpolate(rows, (FINE, FINE), mode="bilinear", antialias=True)
+    return F.interpolate(rows, (_FINE, _FINE), mode="bilinear", antialias=True)
 
 
 def luminance_first(pictures: Tensor) -> Tensor:
@@ -97,8 +100,8 @@ def without_brightness(thumbs: Tensor) -> Tensor:
 
 def window() -> Tensor:
     """(16 * 16,) pixel weights of a coarse thumbnail: lower at the border, which a moved image may lack."""
-    places = (torch.arange(COARSE) + 0.5) / COARSE
-    counts = (torch.minimum(places, 1 - places) / BORDER).clamp(max=1)
+    places = (torch.arange(RETRIEVAL_SIDE) + 0.5) / RETRIEVAL_SIDE
+    counts = (torch.minimum(places, 1 - places) / _BORDER).clamp(max=1)
     return (counts[:, None] * counts).flatten()
 
 
@@ -129,7 +132,7 @@ def _seeded() -> torch.Generator:
 # ---- retrieval ----
 
 
-def shown(coarse: Tensor, areas: Tensor) -> Tensor:
+def visible_areas(coarse: Tensor, areas: Tensor) -> Tensor:
     """(V, N) float16: relative length of the part of each of N coarse thumbnails that each of V areas (V, D) shows.
 
     The whole is the first area. Lengths are without the brightness of the part and with the weights of `window`.
@@ -141,7 +144,7 @@ def shown(coarse: Tensor, areas: Tensor) -> Tensor:
         pixels = pixels - pixels.mean(dim=1, keepdim=True)
         squares = weights @ (pixels**2).T - (weights @ pixels.T) ** 2 / weights.sum(dim=1, keepdim=True)
         relative = squares.clamp_min(0) / squares[:1].clamp_min(1e-9)
-        lengths.append((relative + FAINT**2).sqrt().half())
+        lengths.append((relative + _FAINT**2).sqrt().half())
     return torch.cat(lengths, dim=1)
 
 
@@ -154,7 +157,7 @@ class Index:
     """
 
     def __init__(self, rows: Tensor, shown: Tensor) -> None:
-        num = 1 if len(rows) <= EXHAUSTIVE else round(len(rows) ** 0.5)
+        num = 1 if len(rows) <= _EXHAUSTIVE else round(len(rows) ** 0.5)
         self.centres = rows[torch.randperm(len(rows), generator=_seeded())[:num]]
         for _ in range(10):
             part = torch.cat([(some @ self.centres.T).argmax(dim=1) for some in rows.split(ROWS)])
@@ -178,12 +181,12 @@ class Index:
         similar = similar.numpy()
         versions, kinds = queries.flatten(0, 1), queries.shape[1]
         near = ((queries @ self.centres.T) / self.shown_of_centres).flatten(0, 1)
-        near = near.topk(min(PROBES, len(self.centres)), dim=1).indices
+        near = near.topk(min(_PROBES, len(self.centres)), dim=1).indices
         looking = near.flatten().argsort(stable=True) // near.shape[1]
         counts = torch.bincount(near.flatten(), minlength=len(self.centres)).tolist()
         start = 0
         for who, end in zip(looking.split(counts), self.ends, strict=True):
-            for some in who.split(AT_ONCE) if end > start else ():
+            for some in who.split(_AT_ONCE) if end > start else ():
                 products = (versions[some] @ self.rows[start:end].T).div_(self.shown[some % kinds, start:end])
                 query, first = np.unique(some.numpy() // kinds, return_index=True)
                 best = np.maximum.reduceat(products.numpy(), first)

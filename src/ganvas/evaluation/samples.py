@@ -120,7 +120,7 @@ class FromGenerator:
         return provenance(self.generator.hash, {"seeds": seeds, "truncation": self.asked.truncation})
 
 
-class FromImages:
+class ImageSamples:
     """Images in files, of any program: a random choice, the same every time."""
 
     trained_with: str | None = None

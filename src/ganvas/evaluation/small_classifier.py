@@ -21,17 +21,17 @@ from ganvas.models import channels_last
 Pictures = Tensor | np.ndarray
 """A tensor (N, C, H, W) in [-1, 1], or an array (N, H, W, C) of uint8 or uint16 as in a pack."""
 
-WORK_SIZE = 64  # longest side of the input in pixels
-READ = 100  # images prepared at a time
-COARSEST = 8  # longest side of the last grid
-WIDTHS = (16, 32, 64)  # feature maps of the stem and of the following stages; the last width is repeated
+_WORK_SIZE = 64  # longest side of the input in pixels
+_READ = 100  # images prepared at a time
+_COARSEST = 8  # longest side of the last grid
+_WIDTHS = (16, 32, 64)  # feature maps of the stem and of the following stages; the last width is repeated
 FEATURES = 128  # units of the hidden layer
 
-BATCH = 100
-PEAK_RATE = 5e-3
+TRAINING_BATCH = 100
+_PEAK_RATE = 5e-3
 SMOOTHING = 0.05  # label smoothing, which keeps logits and features bounded
 LIGHT = ("translation",)
-CHANCE = 0.8  # probability of each operation for each image
+_CHANCE = 0.8  # probability of each operation for each image
 
 
 class Classifier(nn.Module):
@@ -49,11 +49,11 @@ class Classifier(nn.Module):
         # Mean and deviation of the training images, so that dark 16-bit scans are handled like bright ones.
         self.register_buffer("mean", torch.zeros(1, channels, 1, 1))
         self.register_buffer("deviation", torch.ones(1, channels, 1, 1))
-        layers: list[nn.Module] = [*_conv(channels, WIDTHS[0], 5, 2), *_conv(WIDTHS[0], WIDTHS[1], 3, 1)]
-        maps, rows, columns = WIDTHS[1], math.ceil(height / 2), math.ceil(width / 2)
-        while max(rows, columns) > COARSEST:
-            layers += [*_conv(maps, WIDTHS[2], 3, 2), *_conv(WIDTHS[2], WIDTHS[2], 3, 1)]
-            maps, rows, columns = WIDTHS[2], math.ceil(rows / 2), math.ceil(columns / 2)
+        layers: list[nn.Module] = [*_conv(channels, _WIDTHS[0], 5, 2), *_conv(_WIDTHS[0], _WIDTHS[1], 3, 1)]
+        maps, rows, columns = _WIDTHS[1], math.ceil(height / 2), math.ceil(width / 2)
+        while max(rows, columns) > _COARSEST:
+            layers += [*_conv(maps, _WIDTHS[2], 3, 2), *_conv(_WIDTHS[2], _WIDTHS[2], 3, 1)]
+            maps, rows, columns = _WIDTHS[2], math.ceil(rows / 2), math.ceil(columns / 2)
         hidden = [nn.Linear(maps * rows * columns, FEATURES, bias=False), nn.BatchNorm1d(FEATURES), nn.ReLU()]
         self.trunk = nn.Sequential(*layers, nn.Flatten(), *hidden)
         self.head = nn.Linear(FEATURES, num_classes)
@@ -73,13 +73,13 @@ def prepared(images: Pictures, indices: np.ndarray, progress: Progress | None = 
     channels, height, width = shape_of(images)
     height, width = work_size(height, width)
     ready = torch.empty(len(indices), colours(channels), height, width, dtype=torch.float16)
-    for start in range(0, len(indices), READ):
-        block = images[indices[start : start + READ]]
+    for start in range(0, len(indices), _READ):
+        block = images[indices[start : start + _READ]]
         if isinstance(block, np.ndarray):
             block = torch.from_numpy(block).permute(0, 3, 1, 2)
-        ready[start : start + READ] = look(as_rgb(block), colours(channels), height, width)
+        ready[start : start + _READ] = look(as_rgb(block), colours(channels), height, width)
         if progress:
-            progress("preparing images for the classifier", min(start + READ, len(indices)), len(indices))
+            progress("preparing images for the classifier", min(start + _READ, len(indices)), len(indices))
     return ready
 
 
@@ -105,7 +105,7 @@ def colours(channels: int) -> int:
 
 def work_size(height: int, width: int) -> tuple[int, int]:
     """Height and width of the input: those of the image, or reduced in proportion."""
-    scale = min(1.0, WORK_SIZE / max(height, width))
+    scale = min(1.0, _WORK_SIZE / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
@@ -145,9 +145,9 @@ def train_classifier(
     mean, deviation = moments(pictures)
     network.mean, network.deviation = mean.clone(), deviation.clone()
     channels_last(network.to(device))
-    optimizer = torch.optim.Adam(network.parameters(), PEAK_RATE)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, total_steps=max(steps, 10), pct_start=0.2)
-    batch = min(BATCH, len(pictures))
+    optimizer = torch.optim.Adam(network.parameters(), _PEAK_RATE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _PEAK_RATE, total_steps=max(steps, 10), pct_start=0.2)
+    batch = min(TRAINING_BATCH, len(pictures))
     order = torch.empty(0, dtype=torch.long)
     for step in range(steps):
         if len(order) < batch:
@@ -159,7 +159,7 @@ def train_classifier(
         if policy:
             # At the contrast of usual images, so that changes of brightness do not hide dark 16-bit scans.
             usual = (images - mean) / (2 * deviation)
-            images = mean + 2 * deviation * augment(usual, draw(batch, policy, CHANCE, generator), policy)
+            images = mean + 2 * deviation * augment(usual, draw(batch, policy, _CHANCE, generator), policy)
         if softened:
             wide = F.pad(images, (2, 2, 2, 2), mode="replicate")
             soft = F.avg_pool2d(F.avg_pool2d(wide, 3, 1), 3, 1)

@@ -14,20 +14,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ganvas.data.batches import images_at
-from ganvas.data.inspection.near_duplicates import nearest
+from ganvas.data.inspection.near_duplicates import nearest_neighbours
 from ganvas.data.packing.pack import Pack
 from ganvas.evaluation.artefacts import checkerboard, sharpness
 from ganvas.evaluation.distances import kid_interval, precision_recall
 from ganvas.evaluation.features import Features
 from ganvas.generator import Generator
 
-NUM_PICTURES = 256  # fewer for large images
-PIXELS = 2**23  # most pixels of all images together
-CHECKERBOARD_IMAGES = 64
-THUMBNAIL = 12  # side in pixels for the search for neighbours
-NEIGHBOURS = 20
-MOST_TRAINING = 20_000  # most training images for the search for neighbours
-STRANGE, LEAST_JUDGED = 2, 50  # false-alarm rate of `near` in percent; fewest images to calibrate it
+_NUM_PICTURES = 256  # fewer for large images
+_PIXELS = 2**23  # most pixels of all images together
+_CHECKERBOARD_IMAGES = 64
+_THUMBNAIL = 12  # side in pixels for the search for neighbours
+_NEIGHBOURS = 20
+_MOST_TRAINING = 20_000  # most training images for the search for neighbours
+_STRANGE, LEAST_JUDGED = 2, 50  # false-alarm rate of `near` in percent; fewest images to calibrate it
 
 
 class TrainingScorer:
@@ -44,17 +44,17 @@ class TrainingScorer:
 
     def __init__(self, pack: Pack, device: str | None = None) -> None:
         began = time.monotonic()
-        num = max(32, min(NUM_PICTURES, PIXELS // (pack.height * pack.width)))
+        num = max(32, min(_NUM_PICTURES, _PIXELS // (pack.height * pack.width)))
         reference = pack.heldout if len(pack.heldout) >= num else pack.training
         chosen = _drawn(reference, num)
         self.features = Features.load("random", device, pack=pack)
         self.real = self.features(pack.images[chosen])
         self.spread = _spread(self.real)
-        self.pictures = images_at(pack, chosen[:CHECKERBOARD_IMAGES])
+        self.pictures = images_at(pack, chosen[:_CHECKERBOARD_IMAGES])
         self.checkerboard, self.sharpness = checkerboard(self.pictures), sharpness(self.pictures)
         known = pack.labels if pack.conditions is None else pack.conditions
         self.labels = None if known is None else known[chosen]
-        self.training = _thumbnails(pack, _drawn(pack.training, MOST_TRAINING))
+        self.training = _thumbnails(pack, _drawn(pack.training, _MOST_TRAINING))
         self.threshold = self._chance(pack)
         self.before: Tensor | None = None
         self.cost = time.monotonic() - began
@@ -72,12 +72,12 @@ class TrainingScorer:
             "precision": precision,
             "recall": recall,
             "diversity": _spread(features) / max(1e-12, self.spread),
-            "checkerboard": self._checkerboard(images[:CHECKERBOARD_IMAGES]),
-            "sharpness": sharpness(images[:CHECKERBOARD_IMAGES]) / max(1e-12, self.sharpness),
+            "checkerboard": self._checkerboard(images[:_CHECKERBOARD_IMAGES]),
+            "sharpness": sharpness(images[:_CHECKERBOARD_IMAGES]) / max(1e-12, self.sharpness),
         }
         if self.threshold is not None:
-            small = _normalised(F.interpolate(images, (THUMBNAIL, THUMBNAIL), mode="area"))
-            vitals["near"] = float((self._standing_out(self._distances(small, NEIGHBOURS)) < self.threshold).mean())
+            small = _normalised(F.interpolate(images, (_THUMBNAIL, _THUMBNAIL), mode="area"))
+            vitals["near"] = float((self._standing_out(self._distances(small, _NEIGHBOURS)) < self.threshold).mean())
         if self.before is not None:
             vitals["change"] = float((images - self.before).abs().mean() / 2)
         self.before = images
@@ -93,20 +93,20 @@ class TrainingScorer:
         return max((min(alone[p], 2 * among[p] - real) / real for p, real in self.checkerboard.items()), default=1.0)
 
     def _chance(self, pack: Pack) -> float | None:
-        """Threshold of the distance ratio, below which `STRANGE` percent of images that are not copies lie."""
-        enough = len(self.training) > NEIGHBOURS + 1
+        """Threshold of the distance ratio, below which `_STRANGE` percent of images that are not copies lie."""
+        enough = len(self.training) > _NEIGHBOURS + 1
         if enough and len(pack.heldout) >= LEAST_JUDGED:
-            distances = self._distances(_thumbnails(pack, _drawn(pack.heldout, NUM_PICTURES)), NEIGHBOURS)
+            distances = self._distances(_thumbnails(pack, _drawn(pack.heldout, _NUM_PICTURES)), _NEIGHBOURS)
         elif enough and len(self.training) >= LEAST_JUDGED:
-            some = self.training[:: -(-len(self.training) // NUM_PICTURES)]
-            distances = self._distances(some, NEIGHBOURS + 1)[:, 1:]  # without themselves
+            some = self.training[:: -(-len(self.training) // _NUM_PICTURES)]
+            distances = self._distances(some, _NEIGHBOURS + 1)[:, 1:]  # without themselves
         else:
             return None
-        return float(np.percentile(self._standing_out(distances), STRANGE))
+        return float(np.percentile(self._standing_out(distances), _STRANGE))
 
     def _distances(self, thumbnails: np.ndarray, num: int) -> np.ndarray:
         """Distances (N, num) to the `num` nearest training images, nearest first."""
-        return np.sqrt(nearest(thumbnails, self.training, num)[0])
+        return np.sqrt(nearest_neighbours(thumbnails, self.training, num)[0])
 
     @staticmethod
     def _standing_out(distances: np.ndarray) -> np.ndarray:
@@ -121,7 +121,7 @@ def _drawn(indices: np.ndarray, num: int) -> np.ndarray:
 
 def _thumbnails(pack: Pack, chosen: np.ndarray) -> np.ndarray:
     parts = [images_at(pack, part) for part in np.array_split(chosen, len(chosen) // 256 + 1)]
-    return _normalised(torch.cat([F.interpolate(part, (THUMBNAIL, THUMBNAIL), mode="area") for part in parts]))
+    return _normalised(torch.cat([F.interpolate(part, (_THUMBNAIL, _THUMBNAIL), mode="area") for part in parts]))
 
 
 def _normalised(thumbnails: Tensor) -> np.ndarray:

@@ -14,10 +14,10 @@ from ganvas.errors import DataError
 from ganvas.evaluation.features import Features
 from ganvas.evaluation.intervals import Interval, share
 
-NETWORKS = ("random", "efficientnet-lite0")  # whose features an evaluation uses
-FOLDS = 2  # halves, each tested by the classifier of the other
-LEAST = 20  # images of each kind
-PENALTY = 0.3  # of squared weights, per feature
+TWO_SAMPLE_NETWORKS = ("random", "efficientnet-lite0")  # whose features an evaluation uses
+_FOLDS = 2  # halves, each tested by the classifier of the other
+_LEAST = 20  # images of each kind
+_PENALTY = 0.3  # of squared weights, per feature
 CELLS = 6  # of the map along the longer side
 MAP_IMAGES = 16  # images that are covered for the map
 
@@ -56,9 +56,9 @@ def real_or_fake(
         one, other = (f"{height}x{width}x{channels}" for _, height, width, channels in (real.shape, fake.shape))
         raise DataError(f"images of {one} cannot be compared with images of {other}: use the same shape for both")
     num = min(len(real), len(fake))
-    if num < LEAST:
+    if num < _LEAST:
         raise DataError(
-            f"{len(real)} real and {len(fake)} generated images are too few for a classifier: at least {LEAST} of "
+            f"{len(real)} real and {len(fake)} generated images are too few for a classifier: at least {_LEAST} of "
             "each are needed (use more samples or more images)"
         )
     rng = np.random.default_rng(seed)
@@ -70,13 +70,13 @@ def real_or_fake(
         rows = np.concatenate([features[0][chosen[0]], features[1][chosen[1]]]).astype(np.float64)
     signs = np.repeat([1.0, -1.0], num)
     # Both kinds are equally frequent in each half, so that their shares carry no information.
-    fold = np.concatenate([rng.permutation(np.arange(num) % FOLDS) for _ in range(2)])
+    fold = np.concatenate([rng.permutation(np.arange(num) % _FOLDS) for _ in range(2)])
     hits, worth = 0, np.zeros(_map_grid(*images.shape[1:3]))
-    for i in range(FOLDS):
-        classifier = Linear(rows[fold != i], signs[fold != i])
+    for i in range(_FOLDS):
+        classifier = _Linear(rows[fold != i], signs[fold != i])
         unseen = np.flatnonzero(fold == i)
         hits += int((classifier(rows[unseen]) * signs[unseen] > 0).sum())
-        some = unseen[np.linspace(0, len(unseen) - 1, min(MAP_IMAGES // FOLDS, len(unseen))).astype(int)]
+        some = unseen[np.linspace(0, len(unseen) - 1, min(MAP_IMAGES // _FOLDS, len(unseen))).astype(int)]
         mean = images[unseen].mean(axis=0).round().astype(images.dtype)
         worth += _occlusion(images[some], signs[some], mean, networks, classifier, progress)
     accuracy = share(hits / (2 * num), 2 * num)
@@ -85,7 +85,7 @@ def real_or_fake(
     return RealOrFake(accuracy, (shown / shown.max().clamp_min(1e-6)).numpy(), _sentence(accuracy))
 
 
-class Linear:
+class _Linear:
     """Ridge regression of signs (N,), 1 or -1, on standardised features (N, D). A call returns margins (M,)."""
 
     def __init__(self, features: np.ndarray, signs: np.ndarray) -> None:
@@ -94,7 +94,7 @@ class Linear:
         self.mean, self.scale = features.mean(axis=0), np.where(deviation > 1e-6, deviation, 1)
         rows = (features - self.mean) / self.scale
         products = rows @ rows.T  # one row per image: there are fewer images than features
-        self.weights = rows.T @ np.linalg.solve(products + PENALTY * width * np.eye(num), signs)
+        self.weights = rows.T @ np.linalg.solve(products + _PENALTY * width * np.eye(num), signs)
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         return (features - self.mean) / self.scale @ self.weights
@@ -105,7 +105,7 @@ def _occlusion(
     signs: np.ndarray,
     mean: np.ndarray,
     networks: Sequence[Features],
-    classifier: Linear,
+    classifier: _Linear,
     progress: Progress | None = None,
 ) -> np.ndarray:
     """(rows, columns): mean loss of margin of images (N, H, W, C) if a cell is replaced by the mean image (H, W, C).

@@ -12,11 +12,11 @@ from ganvas.augment import POLICIES
 from ganvas.config import Kind
 from ganvas.data.packing.pack import Progress
 from ganvas.errors import DataError, amount
-from ganvas.evaluation.intervals import LEVEL
+from ganvas.evaluation.intervals import CONFIDENCE
 from ganvas.evaluation.small_classifier import Pictures, logits, prepared, shape_of, train_classifier
 from ganvas.results import Interval, Mixture, UsefulnessResults
 
-LEAST = 2  # held-out images, for a variance
+_LEAST = 2  # held-out images, for a variance
 ARMS = ("real", "real + augmentation", "synthetic", "real + synthetic")
 
 
@@ -89,7 +89,7 @@ def interval(values: np.ndarray, least: float, most: float) -> Interval:
     if variance == 0:
         return Interval(mean, mean, mean)
     freedom = variance**2 / (by_seed**2 / (seeds - 1) + by_picture**2 / (num - 1))
-    half = float(scipy.stats.t.ppf((1 + LEVEL) / 2, freedom)) * math.sqrt(variance)
+    half = float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * math.sqrt(variance)
     return Interval(mean, max(mean - half, least), min(mean + half, most))
 
 
@@ -119,9 +119,9 @@ def verdict(accuracy: dict[str, Interval], difference: dict[str, Interval]) -> s
 
 def _check_numbers(num_heldout: int, labels_of: dict[str, np.ndarray], num_classes: int) -> None:
     """Raise `DataError` for too few held-out images, or a class without images."""
-    if num_heldout < LEAST:
+    if num_heldout < _LEAST:
         held = amount(num_heldout, "image was", "images were")
-        raise DataError(f"{held} held out, {LEAST} are needed (use more images or a larger --holdout)")
+        raise DataError(f"{held} held out, {_LEAST} are needed (use more images or a larger --holdout)")
     for what, labels in labels_of.items():
         if not (counts := np.bincount(labels, minlength=num_classes)).all():
             raise DataError(

@@ -21,7 +21,7 @@ from ganvas.data.packing.pack import Pack
 from ganvas.errors import ConfigError
 from ganvas.evaluation.classifier import classifier_for
 from ganvas.evaluation.small_classifier import logits, prepared
-from ganvas.explore.recipes import FORMAT, Direction, Recipe, direction_of, plain, resolve
+from ganvas.explore.recipes import RECIPE_FORMAT, Direction, Recipe, direction_of, direction_values, resolve
 from ganvas.generator import BATCH, Generator, to_pixels
 from ganvas.image_files import sheet
 from ganvas.latent_codes import Code
@@ -29,16 +29,16 @@ from ganvas.model_file import find_weights
 from ganvas.models.contract import StyledGenerator
 from ganvas.system import files
 
-Progress = Callable[[str, int, int], None]
+_Progress = Callable[[str, int, int], None]
 
-FILE = "directions.json"
-POOLED = 4  # longest side of the grid to which features are averaged before the decomposition
-SPARE, POWERS = 16, 2  # randomised decomposition: additional vectors, and power iterations
-HELD_OUT = 0.2  # fraction of the samples for testing a supervised direction
-RIDGES = tuple(10.0**power for power in range(-3, 4))  # candidate strengths of the regression
-TRIED = 256  # images that show the effect of a direction
-FEWEST = 20  # fewest samples classified as a class, and as the other classes, for a direction
-LONGEST_FILE = 50_000_000  # most bytes of directions.json
+_FILE = "directions.json"
+_POOLED = 4  # longest side of the grid to which features are averaged before the decomposition
+_SPARE, _POWERS = 16, 2  # randomised decomposition: additional vectors, and power iterations
+_HELD_OUT = 0.2  # fraction of the samples for testing a supervised direction
+_RIDGES = tuple(10.0**power for power in range(-3, 4))  # candidate strengths of the regression
+_TRIED = 256  # images that show the effect of a direction
+_FEWEST = 20  # fewest samples classified as a class, and as the other classes, for a direction
+_LONGEST_FILE = 50_000_000  # most bytes of directions.json
 
 
 # -- without labels --
@@ -67,14 +67,14 @@ def principal(
     if depth is not None and not 0 <= depth < generator.num_depths:
         raise ConfigError(f"depth {depth}: this model has layers 0 to {generator.num_depths - 1}")
     samples = max(samples, 2 * num)
-    z, labels = draw(generator, samples, seed)
+    z, labels = _draw(generator, samples, seed)
     if latent_codes.has_styles(generator.network):
         w = centred(generator.code(z, labels).latents[:, 0].cpu(), labels)
         values, vectors = components(w, num, seed)
         shares = values.square() / w.square().sum()
         depths = None if depth is None else (depth,)
         return [
-            direction(
+            _direction(
                 f"pc{i + 1}", values[i] / samples**0.5 * vectors[i], f"{shares[i]:.1%} of the variance of w", depths
             )
             for i in range(num)
@@ -89,7 +89,7 @@ def principal(
     slopes = scores.T @ z / samples
     shares = values.square() / features.square().sum()
     return [
-        direction(
+        _direction(
             f"pc{i + 1}",
             F.normalize(slopes[i], dim=0),
             f"{shares[i]:.1%} of the feature variance at layer {depth}, "
@@ -118,19 +118,19 @@ def from_weights(generator: Generator, num: int = 8) -> list[Direction]:
     vectors = vectors[:num].float()
     lengths = torch.ones(num)
     if styled:
-        z, labels = draw(generator, 4096, 0)
+        z, labels = _draw(generator, 4096, 0)
         w = centred(generator.code(z, labels).latents[:, 0].cpu(), labels)
         lengths = (w @ vectors.T).std(dim=0, correction=0)
     shares = strengths.square() / strengths.square().sum()
     return [
-        direction(
-            f"weights{i + 1}", lengths[i] * signed(vectors[i]), f"{shares[i]:.1%} of the squared norm of the weights"
+        _direction(
+            f"weights{i + 1}", lengths[i] * _signed(vectors[i]), f"{shares[i]:.1%} of the squared norm of the weights"
         )
         for i in range(num)
     ]
 
 
-def draw(generator: Generator, num: int, seed: int) -> tuple[Tensor, Tensor | None]:
+def _draw(generator: Generator, num: int, seed: int) -> tuple[Tensor, Tensor | None]:
     """Latents (num, D) and labels in turn, classes (num,) or conditions (num, num_conditions), on the CPU."""
     size = generator.info.config.z_dim
     z = torch.from_numpy(np.random.default_rng(seed).standard_normal((num, size), np.float32))
@@ -158,11 +158,11 @@ def components(x: Tensor, num: int, seed: int) -> tuple[Tensor, Tensor]:
         raise ConfigError(f"{num} directions: the features have only {min(x.shape)}")
     with torch.random.fork_rng([]):
         torch.default_generator.manual_seed(seed)
-        _, values, vectors = torch.svd_lowrank(x, min(num + SPARE, *x.shape), POWERS)
-    return values[:num], torch.stack([signed(vector) for vector in vectors.T[:num]])
+        _, values, vectors = torch.svd_lowrank(x, min(num + _SPARE, *x.shape), _POWERS)
+    return values[:num], torch.stack([_signed(vector) for vector in vectors.T[:num]])
 
 
-def signed(vector: Tensor) -> Tensor:
+def _signed(vector: Tensor) -> Tensor:
     """Choose the sign such that the entry with the largest absolute value is positive."""
     return vector * torch.sign(vector[vector.abs().argmax()])
 
@@ -181,7 +181,7 @@ def _features_at(
     def keep(_: nn.Module, __: object, output: Tensor) -> None:
         if output.ndim == 4:
             height, width = output.shape[2:]
-            output = F.adaptive_avg_pool2d(output.float(), (min(POOLED, height), min(POOLED, width)))
+            output = F.adaptive_avg_pool2d(output.float(), (min(_POOLED, height), min(_POOLED, width)))
         maps.append(output.float().flatten(1).cpu())
 
     modules = generator.network.depths
@@ -214,7 +214,7 @@ def _style_maps(network: StyledGenerator) -> Tensor:
     return torch.cat([_answers(layer, size, affine[0].weight.new_zeros(1, 0)) for layer in affine])
 
 
-class FirstLayer(Exception):
+class _FirstLayer(Exception):
     """Not an error: stops a forward pass early; carries a layer and its input."""
 
     def __init__(self, layer: nn.Module, inputs: Tensor) -> None:
@@ -229,19 +229,19 @@ def _first_map(generator: Generator) -> Tensor:
     The layer is found by its input, so its name and type do not matter; run-time normalisation is included.
     """
     size = generator.info.config.z_dim
-    z, labels = draw(generator, 1, 0)
+    z, labels = _draw(generator, 1, 0)
 
     def stop(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
         x = inputs[0]
         fits = isinstance(x, Tensor) and x.is_floating_point() and x.ndim in (2, 4) and x.shape[1] >= size
         if fits and torch.equal(x[:, :size].flatten(), z[0].to(x)):
-            raise FirstLayer(layer, x)
+            raise _FirstLayer(layer, x)
 
     leaves = [part for part in generator.network.modules() if not list(part.children())]
     handles = [part.register_forward_pre_hook(stop) for part in leaves]
     try:
         generator.network(z.to(generator.device), None if labels is None else labels.to(generator.device))
-    except FirstLayer as reached:
+    except _FirstLayer as reached:
         layer, x = reached.layer, reached.inputs
     else:
         raise ConfigError("no layer of this network takes the latent directly: use the principal components")
@@ -261,7 +261,7 @@ def supervised(
     label: str | None = None,
     samples: int = 2000,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: _Progress | None = None,
 ) -> list[Direction]:
     """A direction for each class of the pack against the other classes (InterFaceGAN: Shen et al. 2020).
 
@@ -282,7 +282,7 @@ def supervised(
             "between two classes"
         )
     classifier = classifier_for(pack, str(generator.device), progress)
-    z, labels = draw(generator, samples, seed)
+    z, labels = _draw(generator, samples, seed)
     latents, logits = _classified(generator, classifier.network, z, labels, progress)
     wanted = [label] if label is not None else pack.classes[1:] if len(pack.classes) == 2 else pack.classes
     result = []
@@ -290,7 +290,7 @@ def supervised(
         k = pack.classes.index(name)
         odds = _log_odds(logits, k)
         positive = int((odds > 0).sum())
-        if min(positive, samples - positive) < FEWEST:
+        if min(positive, samples - positive) < _FEWEST:
             if label is None and len(wanted) > 1:
                 continue
             raise ConfigError(
@@ -300,7 +300,7 @@ def supervised(
         vector, accuracy = axis(latents, odds)
         shares = []
         for amount in (-2.0, 2.0):
-            moved = generator.code(z[:TRIED], None if labels is None else labels[:TRIED])
+            moved = generator.code(z[:_TRIED], None if labels is None else labels[:_TRIED])
             moved.latents.add_((amount * vector.float()).to(moved.latents))
             odds = _log_odds(_looked_at(classifier.network, generator, moved).double(), k)
             shares.append(float((odds > 0).double().mean()))
@@ -309,14 +309,14 @@ def supervised(
             f"{accuracy:.0%} on held-out generated images; from -2 to 2 the share of {name} goes from {shares[0]:.0%} "
             f"to {shares[1]:.0%}"
         )
-        result.append(direction(name, vector.float(), source))
+        result.append(_direction(name, vector.float(), source))
     if not result:
         raise ConfigError("too few generated images of any class: train longer, or use more samples")
     return result
 
 
 def _classified(
-    generator: Generator, network: nn.Module, z: Tensor, labels: Tensor | None, progress: Progress | None
+    generator: Generator, network: nn.Module, z: Tensor, labels: Tensor | None, progress: _Progress | None
 ) -> tuple[Tensor, Tensor]:
     """First row of the latent codes (N, D) and logits of the generated images (N, num_classes), float64 on the CPU."""
     latents, logits = [], []
@@ -351,14 +351,14 @@ def axis(x: Tensor, odds: Tensor) -> tuple[Tensor, float]:
     The regression strength is chosen on one half of the other samples, after a fit on the other half.
     """
     num = len(x)
-    test = num - max(1, round(HELD_OUT * num))
+    test = num - max(1, round(_HELD_OUT * num))
     half = test // 2
     errors = [
         float((_predict(_solve(x[:half], odds[:half], ridge), x[half:test]) - odds[half:test]).square().mean())
-        for ridge in RIDGES
+        for ridge in _RIDGES
     ]
-    fitted = _solve(x[:test], odds[:test], RIDGES[int(np.argmin(errors))])
-    truth, said = odds[test:] > 0, _predict(fitted, x[test:]) > threshold(fitted, x[:test], odds[:test])
+    fitted = _solve(x[:test], odds[:test], _RIDGES[int(np.argmin(errors))])
+    truth, said = odds[test:] > 0, _predict(fitted, x[test:]) > _threshold(fitted, x[:test], odds[:test])
     rates = [float((said == truth)[truth == side].double().mean()) for side in (True, False) if (truth == side).any()]
     scores = _predict(fitted, x)
     scores = scores - scores.mean()
@@ -379,7 +379,7 @@ def _predict(fitted: tuple[Tensor, Tensor, Tensor], x: Tensor) -> Tensor:
     return (x - mean) @ slopes + level
 
 
-def threshold(fitted: tuple[Tensor, Tensor, Tensor], x: Tensor, odds: Tensor) -> Tensor:
+def _threshold(fitted: tuple[Tensor, Tensor, Tensor], x: Tensor, odds: Tensor) -> Tensor:
     """Decision threshold: halfway between the mean predictions of both sides.
 
     For rare classes, a regression predicts few values above 0 although the order of the images is right.
@@ -413,14 +413,14 @@ def strip(
     return sheet(to_pixels(generator.show(code), generator.info.depth), title, above, left)
 
 
-def direction(name: str, vector: Tensor, source: str, depths: tuple[int, ...] | None = None) -> Direction:
+def _direction(name: str, vector: Tensor, source: str, depths: tuple[int, ...] | None = None) -> Direction:
     """A direction with numbers rounded to 6 digits, as in the file."""
     return Direction(name, tuple(float(f"{x:.6g}") for x in vector.tolist()), depths, source)
 
 
-def place(source: Path) -> Path:
+def _place(source: Path) -> Path:
     """Path of directions.json, next to the weights of a run, a model folder or a weights file."""
-    return find_weights(Path(source)).parent / FILE
+    return find_weights(Path(source)).parent / _FILE
 
 
 def read(source: Path, generator: Generator) -> dict[str, Direction]:
@@ -428,10 +428,10 @@ def read(source: Path, generator: Generator) -> dict[str, Direction]:
 
     Raises ConfigError if the file is damaged or belongs to other weights.
     """
-    path = place(source)
+    path = _place(source)
     if not path.exists():
         return {}
-    values = content(path)
+    values = _content(path)
     if values.get("model") != generator.hash:
         raise ConfigError(
             f"{path} belongs to the model {str(values.get('model'))[:12]}, not to {generator.hash[:12]}: "
@@ -443,17 +443,17 @@ def read(source: Path, generator: Generator) -> dict[str, Direction]:
         raise ConfigError(f"{path} is damaged ({error}): delete it and run `ganvas directions` again") from None
 
 
-def content(path: Path) -> dict[str, Any]:
+def _content(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > LONGEST_FILE:
+        if path.stat().st_size > _LONGEST_FILE:
             raise ValueError
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         raise ConfigError(f"{path} is damaged: delete it and run `ganvas directions` again") from None
     if not isinstance(values, dict) or values.get("ganvas") != "directions":
         raise ConfigError(f"{path} is not a directions file written by Ganvas")
-    if values.get("format") != FORMAT:
-        raise ConfigError(f"{path} has format {values.get('format')}; this version of Ganvas reads {FORMAT}")
+    if values.get("format") != RECIPE_FORMAT:
+        raise ConfigError(f"{path} has format {values.get('format')}; this version of Ganvas reads {RECIPE_FORMAT}")
     return values
 
 
@@ -462,12 +462,14 @@ def save(source: Path, directions: Sequence[Direction] | Mapping[str, Direction]
 
     Directions of older weights are deleted, because they do not apply to the new weights.
     """
-    path = place(source)
+    path = _place(source)
     new = list(directions.values()) if isinstance(directions, Mapping) else list(directions)
     kept: dict[str, Direction] = {}
-    if path.exists() and content(path).get("model") == generator.hash:
+    if path.exists() and _content(path).get("model") == generator.hash:
         kept = read(source, generator)
     kept |= {one.name: one for one in new}
-    entries = {name: plain(one) for name, one in kept.items()}
-    files.write_json(path, {"ganvas": "directions", "format": FORMAT, "model": generator.hash, "directions": entries})
+    entries = {name: direction_values(one) for name, one in kept.items()}
+    files.write_json(
+        path, {"ganvas": "directions", "format": RECIPE_FORMAT, "model": generator.hash, "directions": entries}
+    )
     return path

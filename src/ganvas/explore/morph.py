@@ -45,7 +45,7 @@ def frames(
         )
     keys = resolve(generator, recipes, directions)
     places = way(len(recipes), num_frames, loop, easing)
-    return pictures(generator, keys, places)
+    return _pictures(generator, keys, places)
 
 
 def way(num_keys: int, num_frames: int, loop: bool, easing: Easing = "cosine") -> np.ndarray:
@@ -60,7 +60,7 @@ def way(num_keys: int, num_frames: int, loop: bool, easing: Easing = "cosine") -
     return places if loop else np.append(places, float(legs))
 
 
-def pictures(generator: Generator, keys: latent_codes.Code, places: np.ndarray) -> Iterator[np.ndarray]:
+def _pictures(generator: Generator, keys: latent_codes.Code, places: np.ndarray) -> Iterator[np.ndarray]:
     for start in range(0, len(places), BATCH):
         part = places[start : start + BATCH]
         before = np.floor(part).astype(int)

@@ -31,21 +31,21 @@ from ganvas.latent_codes import Code
 from ganvas.provenance import provenance
 from ganvas.system import files
 
-Progress = Callable[[str, int, int], None]
+_Progress = Callable[[str, int, int], None]
 
-CANDIDATES = 512  # fewest sampled latents that are compared with the image
+LEAST_COMPARED = 512  # fewest sampled latents that are compared with the image
 EACH = 32  # fewest of them per class
-CALMED = 0.6  # truncation of half of the candidates
-STARTS = 8  # latents that are optimised together
-PARTS = (0.4, 0.7)  # fractions of the steps: then a quarter of the starts continue; then one, with free layers
-COARSEST = 4  # smallest side in pixels of the coarsest pyramid level
-RATE, LAST_RATE = 0.1, 0.005  # learning rate of Adam at the start and at the end of each part, in deviations
-PRIOR = 0.002  # weight of the mean square of the whitened latents
-FREE_PRIOR = 0.02  # weight of the mean square distance of the rows from their mean
-MOMENTS = 4096  # samples of w for its mean and covariance
-LEAST_SCALE = 0.05  # smallest scale of a direction of w, relative to the largest deviation
-LONGEST_FILE = 100_000_000  # most bytes of an image file
-SHOWN = 256  # smallest longer side in pixels of each image in projection.png
+_CALMED = 0.6  # truncation of half of the candidates
+_STARTS = 8  # latents that are optimised together
+_PARTS = (0.4, 0.7)  # fractions of the steps: then a quarter of the starts continue; then one, with free layers
+_COARSEST = 4  # smallest side in pixels of the coarsest pyramid level
+_RATE, _LAST_RATE = 0.1, 0.005  # learning rate of Adam at the start and at the end of each part, in deviations
+_PRIOR = 0.002  # weight of the mean square of the whitened latents
+_FREE_PRIOR = 0.02  # weight of the mean square distance of the rows from their mean
+_MOMENTS = 4096  # samples of w for its mean and covariance
+_LEAST_SCALE = 0.05  # smallest scale of a direction of w, relative to the largest deviation
+_LONGEST_FILE = 100_000_000  # most bytes of an image file
+_SHOWN = 256  # smallest longer side in pixels of each image in projection.png
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,8 +72,8 @@ def project(
     label: str | None = None,
     steps: int = 300,
     seed: int = 0,
-    starts: int = STARTS,
-    progress: Progress | None = None,
+    starts: int = _STARTS,
+    progress: _Progress | None = None,
 ) -> Projection:
     """Find the recipe of the generated image that is closest to `picture`: pixels (H, W, C) uint8 or uint16, or a file.
 
@@ -94,17 +94,17 @@ def project(
     space = Space.of(generator, code[order], seed)
     point = space.enter(code[order]).requires_grad_()
     done = 0
-    for part, end in enumerate([*(round(steps * share) for share in PARTS), steps]):
-        free = part == len(PARTS) and space.styled
+    for part, end in enumerate([*(round(steps * share) for share in _PARTS), steps]):
+        free = part == len(_PARTS) and space.styled
         num_steps = end - done
         if part:  # continue with the closest latents
             to_goal = _distances(generator, space.leave(point.detach()), goal)
             order = torch.argsort(to_goal, stable=True)[: max(1, starts // 4) if part == 1 else 1]
             point, space = point.detach()[order], space.only(order)
             point = (point.repeat(1, generator.num_depths, 1) if free else point.clone()).requires_grad_()
-        optimizer = torch.optim.Adam([point], lr=RATE, betas=(0.9, 0.99))
+        optimizer = torch.optim.Adam([point], lr=_RATE, betas=(0.9, 0.99))
         for step in range(num_steps):
-            optimizer.param_groups[0]["lr"] = rate(step / max(1, num_steps), part)
+            optimizer.param_groups[0]["lr"] = _rate(step / max(1, num_steps), part)
             moved = space.leave(point)
             with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
                 apart = distance(latent_codes.decode(generator.network, moved), goal)
@@ -129,10 +129,10 @@ def _detached(code: Code, index: int) -> Code:
     return Code(code.latents.detach()[index : index + 1].clone(), labels)
 
 
-def rate(share: float, part: int) -> float:
+def _rate(share: float, part: int) -> float:
     """Learning rate after the fraction `share` of a part: cosine decay; later parts start lower."""
-    first = RATE / 2**part
-    return LAST_RATE + (first - LAST_RATE) * (1 + math.cos(math.pi * share)) / 2
+    first = _RATE / 2**part
+    return _LAST_RATE + (first - _LAST_RATE) * (1 + math.cos(math.pi * share)) / 2
 
 
 # -- the image --
@@ -144,7 +144,7 @@ def _fitted(generator: Generator, picture: np.ndarray | Path) -> tuple[np.ndarra
     wanted = (config.height, config.width, config.channels)
     if not isinstance(picture, np.ndarray):
         path = Path(picture)
-        payload = content(path)
+        payload = _content(path)
         try:
             header = probe(payload)
             pixels = decode(payload, Target(*wanted, depth, "crop", None))
@@ -170,10 +170,10 @@ def _fitted(generator: Generator, picture: np.ndarray | Path) -> tuple[np.ndarra
     return pixels, ""
 
 
-def content(path: Path) -> bytes:
+def _content(path: Path) -> bytes:
     try:
-        if path.stat().st_size > LONGEST_FILE:
-            raise PictureError(f"{path} is larger than {LONGEST_FILE / 1e6:.0f} MB: use a smaller file")
+        if path.stat().st_size > _LONGEST_FILE:
+            raise PictureError(f"{path} is larger than {_LONGEST_FILE / 1e6:.0f} MB: use a smaller file")
         return path.read_bytes()
     except OSError as error:
         raise PictureError(f"{path} cannot be read ({error.strerror}): give an image file") from None
@@ -195,7 +195,7 @@ def distance(images: Tensor, goal: Tensor) -> Tensor:
     while True:
         apart = apart + difference.abs().mean(dim=(1, 2, 3))
         scales += 1
-        if min(difference.shape[2:]) < 2 * COARSEST:
+        if min(difference.shape[2:]) < 2 * _COARSEST:
             return apart / scales
         difference = F.avg_pool2d(difference, 2, ceil_mode=True, count_include_pad=False)
 
@@ -210,16 +210,16 @@ def _distances(generator: Generator, code: Code, goal: Tensor) -> Tensor:
 # -- latents --
 
 
-def candidates(generator: Generator, label: str | None, seed: int, progress: Progress | None) -> Code:
+def candidates(generator: Generator, label: str | None, seed: int, progress: _Progress | None) -> Code:
     """Sampled latent codes of the label, or of all labels in turn; half of them truncated."""
     num_classes = generator.info.config.num_classes
-    num = max(CANDIDATES, EACH * num_classes if label is None else 0)
+    num = max(LEAST_COMPARED, EACH * num_classes if label is None else 0)
     rng = np.random.default_rng((seed, 1))
     z = torch.from_numpy(rng.standard_normal((num, generator.info.config.z_dim), np.float32))
     labels = generator.labels_of(label, range(num))
     if progress:
         progress("comparing sampled images", num, num)
-    calm = generator.code(z[: num // 2], None if labels is None else labels[: num // 2], CALMED)
+    calm = generator.code(z[: num // 2], None if labels is None else labels[: num // 2], _CALMED)
     whole = generator.code(z[num // 2 :], None if labels is None else labels[num // 2 :])
     return latent_codes.stack([calm, whole])
 
@@ -251,8 +251,8 @@ class Space:
             return cls(False, mean, eye, eye, rows, code.labels)
         num_classes = generator.info.config.num_classes
         rng = np.random.default_rng((seed, 2))
-        z = torch.from_numpy(rng.standard_normal((MOMENTS, size), np.float32))
-        labels = generator.labels_of(None, range(MOMENTS))
+        z = torch.from_numpy(rng.standard_normal((_MOMENTS, size), np.float32))
+        labels = generator.labels_of(None, range(_MOMENTS))
         w = generator.code(z, labels).latents[:, 0]
         if labels is None or labels.is_floating_point():
             mean = mean + w.mean(dim=0)
@@ -263,7 +263,7 @@ class Space:
             mean = means[torch.cdist(code.latents[:, 0], means).argmin(dim=1)][:, None]
         values, vectors = torch.linalg.eigh((apart.T @ apart / len(apart)).double().cpu())
         scales = values.clamp_min(0).sqrt()
-        scales = scales.clamp_min(LEAST_SCALE * float(scales.max())).clamp_min(1e-8)
+        scales = scales.clamp_min(_LEAST_SCALE * float(scales.max())).clamp_min(1e-8)
         forth = (scales[:, None] * vectors.T).float().to(generator.device)
         back = (vectors / scales).float().to(generator.device)
         return cls(True, mean, forth, back, rows, None)
@@ -287,9 +287,9 @@ class Space:
         middle = point.mean(dim=1)
         excess = F.relu(middle.square().mean(dim=1) - 1)
         return (
-            PRIOR * middle.square().mean(dim=1)
+            _PRIOR * middle.square().mean(dim=1)
             + excess.square()
-            + FREE_PRIOR * (point - middle[:, None]).square().mean(dim=(1, 2))
+            + _FREE_PRIOR * (point - middle[:, None]).square().mean(dim=(1, 2))
         )
 
 
@@ -319,7 +319,7 @@ def save(projection: Projection, out: Path) -> list[Path]:
 def _side_by_side(projection: Projection) -> np.ndarray:
     """The given image (left) and the generated image (right), enlarged by an integer factor."""
     pair = np.stack([projection.target, projection.picture])
-    times = -(-SHOWN // max(pair.shape[1:3]))
+    times = -(-_SHOWN // max(pair.shape[1:3]))
     return grid(pair.repeat(times, axis=1).repeat(times, axis=2), columns=2, gap=4)
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,9 @@ from ganvas.generator import Generator
 from ganvas.latent_codes import Code
 from ganvas.system import files
 
-FORMAT = 1
+RECIPE_FORMAT = 1
 MOST_NESTED = 20  # levels of nested recipes
-MOST_SEEDS = 10_000_000  # per text, so that a typing error does not fill the memory
+_MOST_SEEDS = 10_000_000  # per text, so that a typing error does not fill the memory
 LARGEST_NUMBER = 1e6  # of a latent, a class weight or an edit; usual values are about 1
 LARGEST_SEED = 2**53 - 1  # largest integer that all JSON readers represent exactly
 
@@ -66,6 +66,32 @@ class Towards:
 
 
 @dataclass(frozen=True)
+class _Slider:
+    """How a number of a recipe changes an image. The studio shows a slider for it.
+
+    neutral: the value without effect. ends: what the lowest and the highest value mean, perhaps empty.
+    apply: (generator, codes of seeds (N), their labels as for `Generator.code`, value) -> codes (N).
+    """
+
+    title: str
+    low: float
+    high: float
+    step: float
+    neutral: float
+    ends: tuple[str, str]
+    apply: Callable[[Generator, Code, Tensor | None, float], Code]
+
+    def field(self) -> Any:
+        """A field of `Recipe` with this slider."""
+        return field(default=self.neutral, metadata={"slider": self})
+
+
+def _truncated(generator: Generator, code: Code, labels: Tensor | None, amount: float) -> Code:
+    with torch.no_grad():
+        return latent_codes.truncated(generator.network, code, labels, amount)
+
+
+@dataclass(frozen=True)
 class Recipe:
     """All values needed to generate one image again. Order: seed or code, truncation, edits, towards, mix."""
 
@@ -74,7 +100,7 @@ class Recipe:
     """Instead of a seed: latents, one row for all layers or one per row; they include truncation."""
     label: str | Mapping[str, float] | None = None
     """Default: the class, or the combination of conditions, with index seed modulo their number."""
-    truncation: float = 1.0
+    truncation: float = _Slider("Truncation", 0, 1, 0.05, 1.0, ("average image", "full diversity"), _truncated).field()
     edits: Mapping[str, float] = field(default_factory=dict)
     towards: Towards | None = None
     mix: Mix | None = None
@@ -88,8 +114,8 @@ class Recipe:
             values["code"] = [list(row) for row in self.code]
         if self.label is not None:
             values["label"] = self.label if isinstance(self.label, str) else dict(self.label)
-        if self.truncation != 1:
-            values["truncation"] = self.truncation
+        amounts = {name: getattr(self, name) for name in SLIDERS}
+        values |= {name: amount for name, amount in amounts.items() if amount != SLIDERS[name].neutral}
         if self.edits:
             values["edits"] = dict(self.edits)
         if self.towards is not None:
@@ -112,22 +138,21 @@ class Recipe:
             if ("seed" in values) == ("code" in values):
                 raise ConfigError(f"{where}: expected either a seed or a code")
             if "seed" in values:
-                parts["seed"] = whole(values["seed"], LARGEST_SEED)
+                parts["seed"] = _whole(values["seed"], LARGEST_SEED)
             if "code" in values:
-                parts["code"] = tuple(tuple(number(x) for x in row) for row in values["code"])
+                parts["code"] = tuple(tuple(_number(x) for x in row) for row in values["code"])
             if "label" in values:
                 label = values["label"]
-                parts["label"] = label if isinstance(label, str) else {str(k): number(v) for k, v in label.items()}
-            if "truncation" in values:
-                parts["truncation"] = number(values["truncation"])
+                parts["label"] = label if isinstance(label, str) else {str(k): _number(v) for k, v in label.items()}
+            parts |= {name: _number(values[name]) for name in SLIDERS if name in values}
             if "edits" in values:
-                parts["edits"] = {str(name): number(amount) for name, amount in values["edits"].items()}
+                parts["edits"] = {str(name): _number(amount) for name, amount in values["edits"].items()}
             if "towards" in values:
-                to, share = values["towards"]["to"], number(values["towards"]["share"])
+                to, share = values["towards"]["to"], _number(values["towards"]["share"])
                 parts["towards"] = Towards(cls.from_dict(to, where, nested + 1), share)
             if "mix" in values:
                 other, depths = values["mix"]["with"], values["mix"]["depths"]
-                parts["mix"] = Mix(cls.from_dict(other, where, nested + 1), tuple(whole(one, 99) for one in depths))
+                parts["mix"] = Mix(cls.from_dict(other, where, nested + 1), tuple(_whole(one, 99) for one in depths))
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise ConfigError(f"{where} is not a recipe ({error!s:.200}): see `ganvas favourites --help`") from None
         return cls(**parts)
@@ -142,13 +167,19 @@ class Recipe:
         return names
 
 
-def whole(value: Any, most: int) -> int:
+SLIDERS: dict[str, _Slider] = {
+    one.name: one.metadata["slider"] for one in dataclasses.fields(Recipe) if "slider" in one.metadata
+}
+"""The fields of a recipe that have a slider."""
+
+
+def _whole(value: Any, most: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
         raise ValueError(f"{value!r:.40} is not an integer from 0 to {most}")
     return value
 
 
-def number(value: Any) -> float:
+def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST_NUMBER:
         raise ValueError(f"{value!r:.40} is not a number up to {LARGEST_NUMBER:,.0f}")
     return float(value)
@@ -160,7 +191,7 @@ def parse_seeds(text: str) -> list[int]:
     for part in text.replace(" ", "").split(","):
         match = re.fullmatch(r"([0-9]{1,16})(?:-([0-9]{1,16}))?", part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if last < first or last > LARGEST_SEED or len(seeds) + last - first >= MOST_SEEDS:
+        if last < first or last > LARGEST_SEED or len(seeds) + last - first >= _MOST_SEEDS:
             raise ConfigError(f"seeds {text!r}: expected numbers and ranges such as 0-9,42")
         seeds += range(first, last + 1)
     return seeds
@@ -188,7 +219,7 @@ def parse_depths(text: str, num_depths: int) -> tuple[int, ...]:
 
 def resolve(generator: Generator, recipes: Sequence[Recipe], directions: Mapping[str, Direction] | None = None) -> Code:
     """The latent codes of recipes, on the device of the generator. Raises ConfigError for recipes of other models."""
-    code = starts(generator, recipes)
+    code = _starts(generator, recipes)
     network = generator.network
     for i, recipe in enumerate(recipes):
         for name, amount in recipe.edits.items():
@@ -196,13 +227,13 @@ def resolve(generator: Generator, recipes: Sequence[Recipe], directions: Mapping
             if direction is None:
                 known = ", ".join(directions or {}) or "none; run `ganvas directions` to find directions"
                 raise ConfigError(f"direction {name!r} does not exist: this model has {known}")
-            code.latents[i] += amount * moved(generator, direction)
+            code.latents[i] += amount * _moved(generator, direction)
     with_goal = [(i, recipe.towards) for i, recipe in enumerate(recipes) if recipe.towards is not None]
     if with_goal:
         rows = [i for i, _ in with_goal]
         goals = resolve(generator, [towards.to for _, towards in with_goal], directions)
         shares = torch.tensor([towards.share for _, towards in with_goal], device=generator.device)
-        replace(code, rows, latent_codes.between(network, code[rows], goals, shares))
+        _replace(code, rows, latent_codes.between(network, code[rows], goals, shares))
     mixed = [(i, recipe.mix) for i, recipe in enumerate(recipes) if recipe.mix is not None]
     if mixed:
         others = resolve(generator, [mix.other for _, mix in mixed], directions)
@@ -210,27 +241,22 @@ def resolve(generator: Generator, recipes: Sequence[Recipe], directions: Mapping
             if not mix.depths or max(mix.depths) >= generator.num_depths:
                 asked = ", ".join(map(str, mix.depths)) or "none"
                 raise ConfigError(f"depths {asked}: this model has layers 0 to {generator.num_depths - 1}")
-            replace(code, [i], latent_codes.mix(network, code[[i]], others[[place]], mix.depths))
+            _replace(code, [i], latent_codes.mix(network, code[[i]], others[[place]], mix.depths))
     return code
 
 
-def starts(generator: Generator, recipes: Sequence[Recipe]) -> Code:
-    """(N) latent codes from seeds or codes, with labels and truncation."""
+def _starts(generator: Generator, recipes: Sequence[Recipe]) -> Code:
+    """(N) latent codes from seeds or codes, with labels; those of seeds with what the sliders change."""
     config = generator.info.config
-    for recipe in recipes:
-        if not 0 <= recipe.truncation <= 1:
-            raise ConfigError(
-                f"truncation {recipe.truncation:g}: expected a number from 0 (mean) to 1 (full diversity)"
-            )
     weights = None
     if config.label_size:
-        weights = torch.stack([_label_weights(generator, recipe) for recipe in recipes])
+        weights = torch.stack([_label_weights(generator, recipe) for recipe in recipes]).to(generator.device)
     elif named := [recipe.label for recipe in recipes if recipe.label is not None]:
         raise ConfigError(f"label {named[0]!r}: this model was trained without labels")
     z = generator.latents([recipe.seed or 0 for recipe in recipes])
-    truncations = {recipe.truncation for recipe in recipes}
-    parts = {one: generator.code(z, weights, one) for one in truncations}
-    code = parts.popitem()[1] if len(truncations) == 1 else chosen(parts, [one.truncation for one in recipes])
+    code = generator.code(z, weights)
+    for name, slider in SLIDERS.items():
+        _slide(generator, code, weights, name, slider, [getattr(recipe, name) for recipe in recipes])
     num_rows, dim = code.latents.shape[1:]
     for i, recipe in enumerate(recipes):
         if recipe.code is None:
@@ -244,10 +270,17 @@ def starts(generator: Generator, recipes: Sequence[Recipe]) -> Code:
     return code
 
 
-def chosen(parts: Mapping[float, Code], truncations: Sequence[float]) -> Code:
-    latents = torch.stack([parts[one].latents[i] for i, one in enumerate(truncations)])
-    labels = next(iter(parts.values())).labels
-    return Code(latents, labels)
+def _slide(
+    generator: Generator, code: Code, labels: Tensor | None, name: str, slider: _Slider, amounts: Sequence[float]
+) -> None:
+    """Change each code (N) by the amount of one slider."""
+    for amount in set(amounts):
+        if not slider.low <= amount <= slider.high:
+            low, high = (f"{end:g} ({mean})" for end, mean in zip((slider.low, slider.high), slider.ends, strict=True))
+            raise ConfigError(f"{name} {amount:g}: expected a number from {low} to {high}")
+        if amount != slider.neutral:
+            rows = [i for i, one in enumerate(amounts) if one == amount]
+            _replace(code, rows, slider.apply(generator, code[rows], None if labels is None else labels[rows], amount))
 
 
 def _label_weights(generator: Generator, recipe: Recipe) -> Tensor:
@@ -269,7 +302,7 @@ def _label_weights(generator: Generator, recipe: Recipe) -> Tensor:
     return weights
 
 
-def moved(generator: Generator, direction: Direction) -> Tensor:
+def _moved(generator: Generator, direction: Direction) -> Tensor:
     """(rows, D) change of a latent code by one standard deviation of the direction."""
     dim = generator.info.config.z_dim
     if len(direction.vector) != dim:
@@ -293,7 +326,7 @@ def moved(generator: Generator, direction: Direction) -> Tensor:
     return added
 
 
-def replace(code: Code, rows: Sequence[int], other: Code) -> None:
+def _replace(code: Code, rows: Sequence[int], other: Code) -> None:
     code.latents[rows] = other.latents
     if code.labels is not None and other.labels is not None:
         code.labels[rows] = other.labels
@@ -350,8 +383,8 @@ class Favourites:
             ) from None
         if not isinstance(values, dict) or values.get("ganvas") != "favourites":
             raise ConfigError(f"{path} is not a favourites file written by Ganvas")
-        if values.get("format") != FORMAT:
-            raise ConfigError(f"{path} has format {values.get('format')}; this version of Ganvas reads {FORMAT}")
+        if values.get("format") != RECIPE_FORMAT:
+            raise ConfigError(f"{path} has format {values.get('format')}; this version of Ganvas reads {RECIPE_FORMAT}")
         if values.get("model") != generator.hash:
             raise ConfigError(
                 f"{path} belongs to the model {str(values.get('model'))[:12]}, not to {generator.hash[:12]}: "
@@ -377,15 +410,15 @@ class Favourites:
             path,
             {
                 "ganvas": "favourites",
-                "format": FORMAT,
+                "format": RECIPE_FORMAT,
                 "model": self.model,
-                "directions": {name: plain(one) for name, one in self.directions.items() if name in needed},
+                "directions": {name: direction_values(one) for name, one in self.directions.items() if name in needed},
                 "pictures": images,
             },
         )
 
 
-def plain(direction: Direction) -> dict[str, Any]:
+def direction_values(direction: Direction) -> dict[str, Any]:
     values = dataclasses.asdict(direction)
     del values["name"]
     return values
@@ -395,7 +428,7 @@ def direction_of(name: str, values: Mapping[str, Any]) -> Direction:
     depths = values.get("depths")
     return Direction(
         name,
-        tuple(number(x) for x in values["vector"]),
-        None if depths is None else tuple(whole(one, 99) for one in depths),
+        tuple(_number(x) for x in values["vector"]),
+        None if depths is None else tuple(_whole(one, 99) for one in depths),
         str(values.get("source", "")),
     )

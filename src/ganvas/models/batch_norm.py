@@ -14,11 +14,11 @@ from ganvas.models import contract
 from ganvas.system.device import average_over_ranks
 
 GROUP = 8  # images whose common statistics the gradient takes into account
-EPS = 1e-5
+_EPS = 1e-5
 MOMENTUM = 0.05  # weight of the statistics of the last step in the running ones
-SCALES, SHIFTS = 3.0, 3.0  # limits of the corrections (r_max and d_max of the paper)
+_SCALES, _SHIFTS = 3.0, 3.0  # limits of the corrections (r_max and d_max of the paper)
 MEASURED = 128  # latents for measuring the statistics
-PIXELS = 2**20  # most pixels of the images of one pass for that
+_PIXELS = 2**20  # most pixels of the images of one pass for that
 
 
 class BatchNorm(nn.Module):
@@ -49,7 +49,7 @@ class BatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
-            return F.batch_norm(x, self.running_mean, self.running_var, self.gain, self.bias, False, 0.0, EPS)
+            return F.batch_norm(x, self.running_mean, self.running_var, self.gain, self.bias, False, 0.0, _EPS)
         groups = [self.renormalised(group) for group in x.split(GROUP)]
         return groups[0] if len(groups) == 1 else torch.cat(groups)
 
@@ -60,11 +60,11 @@ class BatchNorm(nn.Module):
             var = (square - mean.square()).clamp_min(0)
             sums = torch.stack([torch.ones_like(mean), mean, square])
             self.seen = sums if self.seen is None else self.seen + sums
-            std = (self.running_var + EPS).sqrt()
-            scale = ((var + EPS).sqrt() / std).clamp(1 / SCALES, SCALES)
-            shift = ((mean - self.running_mean) / std).clamp(-SHIFTS, SHIFTS)
+            std = (self.running_var + _EPS).sqrt()
+            scale = ((var + _EPS).sqrt() / std).clamp(1 / _SCALES, _SCALES)
+            shift = ((mean - self.running_mean) / std).clamp(-_SHIFTS, _SHIFTS)
         gain = self.gain * scale
-        return F.batch_norm(x, None, None, gain, self.bias + self.gain * shift, True, 0.0, EPS)
+        return F.batch_norm(x, None, None, gain, self.bias + self.gain * shift, True, 0.0, _EPS)
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -133,7 +133,7 @@ def measure_statistics(network: contract.Generator, config: ModelConfig, labels:
     network.eval()
     coarse, network.coarse = network.coarse, network.coarse_size is not None  # no such layers in the details
     height, width = network.coarse_size or (config.height, config.width)
-    part = min(MEASURED, max(GROUP, PIXELS // (height * width)))
+    part = min(MEASURED, max(GROUP, _PIXELS // (height * width)))
     for start in range(0, MEASURED, part):
         network(z[start : start + part], None if labels is None else labels[start : start + part])
     network.coarse = coarse

@@ -1,7 +1,7 @@
 """The convolutional networks of the reference projects, layer by layer: xray, tf-mnist, celeba, cifar10 (Keras) and
 mnist-upsample (PyTorch).
 
-The Keras networks differ only in a table (`Design`). They share details of Keras: 'same' padding with the additional
+The Keras networks differ only in a table (`_Design`). They share details of Keras: 'same' padding with the additional
 pixel at the end, Glorot-uniform weights (Glorot & Bengio 2010) with zero biases, batch normalisation with the epsilon
 and momentum of Keras. Parameter counts match the projects (tests/test_classic.py); for generators with batch norm the
 count includes trainable parameters only, not running means and variances.
@@ -22,25 +22,25 @@ from ganvas.models import contract, mlp
 from ganvas.models.architecture import Architecture, classic
 from ganvas.models.layers import LEAK, full_precision, refuse_labels
 
-NORM = (1e-3, 0.01)  # epsilon and momentum of batch normalisation; Keras calls this momentum 0.99
+_NORM = (1e-3, 0.01)  # epsilon and momentum of batch normalisation; Keras calls this momentum 0.99
 
-Stage = tuple[int, int, int]
+_Stage = tuple[int, int, int]
 """Feature maps, kernel side and stride of one convolution."""
 
 
 @dataclass(frozen=True)
-class Design:
+class _Design:
     """Layers of the networks of a Keras project."""
 
     shrink: int
     """Image side divided by the side of the start grid."""
     start: int
     """Feature maps of the start grid."""
-    up: tuple[Stage, ...]
+    up: tuple[_Stage, ...]
     """Transposed convolutions of the generator, each with a leaky ReLU."""
     last: tuple[int, int]
     """Kernel side and stride of the output layer; a plain convolution if the stride is 1."""
-    down: tuple[Stage, ...]
+    down: tuple[_Stage, ...]
     """Convolutions of the discriminator, each with a leaky ReLU."""
     slope: float
     """Slope of the leaky ReLU for negative inputs."""
@@ -56,7 +56,7 @@ class Design:
     """Whether the project uses images in [0, 1] from a sigmoid; inputs and outputs are converted."""
 
 
-XRAY = Design(
+_XRAY = _Design(
     shrink=32,
     start=512,
     up=((512, 3, 1), (256, 3, 1), (128, 5, 2), (64, 5, 2), (32, 7, 2), (16, 9, 2)),
@@ -66,7 +66,7 @@ XRAY = Design(
     dropout=0.3,
     norm=True,
 )
-TF_MNIST = Design(
+_TF_MNIST = _Design(
     shrink=4,
     start=256,
     up=((128, 5, 1), (64, 5, 2)),
@@ -76,7 +76,7 @@ TF_MNIST = Design(
     dropout=0.3,
     norm=True,
 )
-CELEBA = Design(
+_CELEBA = _Design(
     shrink=8,
     start=128,
     up=((128, 4, 2), (256, 4, 2), (512, 4, 2)),
@@ -87,7 +87,7 @@ CELEBA = Design(
     start_active=False,
     unit_range=True,
 )
-CIFAR10 = Design(
+_CIFAR10 = _Design(
     shrink=8,
     start=256,
     up=((128, 4, 2), (128, 4, 2), (128, 4, 2)),
@@ -136,7 +136,7 @@ class DenseNorm(nn.BatchNorm1d):
     """
 
     def __init__(self, features: int) -> None:
-        super().__init__(features, *NORM)
+        super().__init__(features, *_NORM)
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
@@ -144,8 +144,8 @@ class DenseNorm(nn.BatchNorm1d):
         assert self.running_mean is not None and self.running_var is not None
         with torch.no_grad():
             variance, mean = torch.var_mean(input.to(self.running_var.dtype), dim=0, correction=0)
-            self.running_mean.lerp_(mean, NORM[1])
-            self.running_var.lerp_(variance, NORM[1])
+            self.running_mean.lerp_(mean, _NORM[1])
+            self.running_var.lerp_(variance, _NORM[1])
         return F.batch_norm(input, None, None, self.weight, self.bias, training=True, eps=self.eps)
 
 
@@ -160,7 +160,7 @@ def _glorot_init(layer: nn.Module) -> None:
 class Generator(contract.Generator):
     """z (N, z_dim) -> images (N, C, H, W) in [-1, 1]."""
 
-    def __init__(self, config: ModelConfig, design: Design) -> None:
+    def __init__(self, config: ModelConfig, design: _Design) -> None:
         super().__init__()
         self.mixes_images = design.norm
         # 2 sigmoid(x) - 1 = tanh(x / 2)
@@ -177,7 +177,7 @@ class Generator(contract.Generator):
         for maps, kernel, stride in design.up:
             layers.append(SameConvTranspose(before, maps, kernel, stride, bias=bias))
             if design.norm:
-                layers.append(nn.BatchNorm2d(maps, *NORM))
+                layers.append(nn.BatchNorm2d(maps, *_NORM))
             layers.append(nn.LeakyReLU(design.slope))
             before = maps
         self.layers = nn.Sequential(*layers)
@@ -200,7 +200,7 @@ class Discriminator(contract.Discriminator):
 
     stochastic = True  # dropout
 
-    def __init__(self, config: ModelConfig, design: Design) -> None:
+    def __init__(self, config: ModelConfig, design: _Design) -> None:
         super().__init__()
         self.unit_range = design.unit_range
         layers: list[nn.Module] = []
@@ -220,7 +220,7 @@ class Discriminator(contract.Discriminator):
             return self.head(x.to(self.head.weight.dtype)).squeeze(1)
 
 
-class UpsamplingGenerator(contract.Generator):
+class _UpsamplingGenerator(contract.Generator):
     """mnist-upsample: z (N, z_dim) -> images (N, C, H, W) in [-1, 1], with nearest-neighbour upsampling.
 
     Batch normalisation per feature map; initialisation: PyTorch's default.
@@ -260,7 +260,7 @@ def _require_multiple(config: ModelConfig, multiple: int) -> None:
         )
 
 
-def _build_keras(config: ModelConfig, design: Design) -> tuple[Generator, Discriminator]:
+def _build_keras(config: ModelConfig, design: _Design) -> tuple[Generator, Discriminator]:
     _require_multiple(config, design.shrink)
     generator, discriminator = Generator(config, design), Discriminator(config, design)
     generator.apply(_glorot_init)
@@ -268,17 +268,17 @@ def _build_keras(config: ModelConfig, design: Design) -> tuple[Generator, Discri
     return generator, discriminator
 
 
-def _build_mnist_upsample(config: ModelConfig) -> tuple[UpsamplingGenerator, mlp.Discriminator]:
+def _build_mnist_upsample(config: ModelConfig) -> tuple[_UpsamplingGenerator, mlp.Discriminator]:
     _require_multiple(config, 4)
-    return UpsamplingGenerator(config), mlp.Discriminator(config, hidden=(512, 256))
+    return _UpsamplingGenerator(config), mlp.Discriminator(config, hidden=(512, 256))
 
 
-def _keras(design: Design, about: str) -> Architecture:
+def _keras(design: _Design, about: str) -> Architecture:
     return classic(lambda config: _build_keras(config, design), about)
 
 
-XRAY_ARCHITECTURE = _keras(XRAY, "networks of the chest X-ray project")
-TF_MNIST_ARCHITECTURE = _keras(TF_MNIST, "networks of the Keras MNIST project")
+XRAY_ARCHITECTURE = _keras(_XRAY, "networks of the chest X-ray project")
+TF_MNIST_ARCHITECTURE = _keras(_TF_MNIST, "networks of the Keras MNIST project")
 MNIST_UPSAMPLE_ARCHITECTURE = classic(_build_mnist_upsample, "networks of the PyTorch MNIST project")
-CELEBA_ARCHITECTURE = _keras(CELEBA, "networks of the CelebA project")
-CIFAR10_ARCHITECTURE = _keras(CIFAR10, "networks of the CIFAR-10 project")
+CELEBA_ARCHITECTURE = _keras(_CELEBA, "networks of the CelebA project")
+CIFAR10_ARCHITECTURE = _keras(_CIFAR10, "networks of the CIFAR-10 project")

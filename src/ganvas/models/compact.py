@@ -17,15 +17,15 @@ from torch import Tensor, nn
 
 from ganvas.config import ModelConfig
 from ganvas.models import contract
-from ganvas.models.architecture import SMALL, Architecture, Defaults, Setting, modern_defaults
+from ganvas.models.architecture import SMALL_SIDE, Architecture, Defaults, Setting, modern_defaults
 from ganvas.models.layers import LEAK, ClassEmbedding, full_precision, stages
 
-COARSEST = 8  # maximum shorter side of the start grid
-WIDEST = 4  # maximum feature maps of coarse grids, relative to the finest grid
-HIDDEN = 128  # features of the last hidden layer of the discriminator
+_COARSEST = 8  # maximum shorter side of the start grid
+_WIDEST = 4  # maximum feature maps of coarse grids, relative to the finest grid
+_HIDDEN = 128  # features of the last hidden layer of the discriminator
 
 
-class PlaceNorm(nn.Module):
+class _PlaceNorm(nn.Module):
     """Layer normalisation over the feature maps at each pixel, then leaky ReLU."""
 
     def __init__(self, maps: int) -> None:
@@ -60,7 +60,7 @@ class LeakyTanh(torch.autograd.Function):
         return gradients[0] * (1 - (1 - LeakyTanh.LEAST) * y.square())
 
 
-class Up(nn.Module):
+class _Up(nn.Module):
     """Convolutions on one grid, then one that is pixel-shuffled to the next grid.
 
     direction: direction of the smoothing (see `smooth`); None: no smoothing.
@@ -68,14 +68,14 @@ class Up(nn.Module):
 
     def __init__(self, maps: int, after: int, size: tuple[int, int], num_blocks: int, direction: bool | None) -> None:
         super().__init__()
-        same = [(nn.Conv2d(maps, maps, 3, padding=1), PlaceNorm(maps)) for _ in range(num_blocks)]
+        same = [(nn.Conv2d(maps, maps, 3, padding=1), _PlaceNorm(maps)) for _ in range(num_blocks)]
         self.same = nn.Sequential(*(layer for pair in same for layer in pair))
         self.up = nn.Conv2d(maps, 4 * after, 3, padding=1)
-        self.norm = PlaceNorm(after)
+        self.norm = _PlaceNorm(after)
         self.size, self.direction = size, direction
 
     def forward(self, x: Tensor) -> Tensor:
-        x = crop(F.pixel_shuffle(self.up(self.same(x)), 2), self.size)
+        x = _crop(F.pixel_shuffle(self.up(self.same(x)), 2), self.size)
         return self.norm(x if self.direction is None else smooth(x, self.direction))
 
 
@@ -84,9 +84,9 @@ class Generator(contract.Generator):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        *grids, self.size = stages(config.height, config.width, COARSEST)
+        *grids, self.size = stages(config.height, config.width, _COARSEST)
         self.grid = grids[0] if grids else self.size
-        maps = [config.base * min(WIDEST, 2**level) for level in reversed(range(max(1, len(grids))))]
+        maps = [config.base * min(_WIDEST, 2**level) for level in reversed(range(max(1, len(grids))))]
         self.maps = maps[0]
         numbers = self.maps * self.grid[0] * self.grid[1]
         self.start = nn.Linear(config.z_dim, numbers)
@@ -94,11 +94,11 @@ class Generator(contract.Generator):
         if self.classes is not None:
             # With the usual 1 the class dominates the latent: all images of a class are nearly identical.
             nn.init.normal_(self.classes.weight, std=0.3)
-        self.norm = PlaceNorm(self.maps)
+        self.norm = _PlaceNorm(self.maps)
         self.stages = nn.Sequential(
             *(
                 # With one stage the last smoothing is sufficient, and training starts more stably.
-                Up(maps[i], maps[i + 1], grids[i + 1], config.blocks, i % 2 == 0 if len(maps) > 2 else None)
+                _Up(maps[i], maps[i + 1], grids[i + 1], config.blocks, i % 2 == 0 if len(maps) > 2 else None)
                 for i in range(len(maps) - 1)
             )
         )
@@ -116,11 +116,11 @@ class Generator(contract.Generator):
             x = x + self.classes(labels)
         x = self.norm(x.view(-1, *self.grid, self.maps).permute(0, 3, 1, 2))
         x = F.pixel_shuffle(self.to_picture(self.stages(x)), 2).to(self.to_picture.weight.dtype)
-        x = smooth(crop(x, self.size), towards_end=len(self.stages) % 2 == 0)
+        x = smooth(_crop(x, self.size), towards_end=len(self.stages) % 2 == 0)
         return LeakyTanh.apply(x) if self.starting else torch.tanh(x)
 
 
-def crop(x: Tensor, size: tuple[int, int]) -> Tensor:
+def _crop(x: Tensor, size: tuple[int, int]) -> Tensor:
     """The upper left part: for odd sizes, pixel shuffling gives an additional row or column."""
     return x[:, :, : size[0], : size[1]]
 
@@ -139,20 +139,20 @@ class Discriminator(contract.Discriminator):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        sizes = stages(config.height, config.width, COARSEST)
+        sizes = stages(config.height, config.width, _COARSEST)
         self.pad = (0, config.width % 2, 0, config.height % 2)
         maps = [4 * config.channels]
         for _ in sizes[:-2]:
-            maps.append(min(2 * maps[-1], WIDEST * config.base) if len(maps) > 1 else 2 * config.base)
+            maps.append(min(2 * maps[-1], _WIDEST * config.base) if len(maps) > 1 else 2 * config.base)
         height, width = ((side + 1) // 2 for side in (config.height, config.width))
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise(maps):
             layers += [nn.Conv2d(before, after, 4, 2, 1), nn.LeakyReLU(LEAK)]
             height, width = height // 2, width // 2
         self.layers = nn.Sequential(*layers)
-        self.hidden = nn.Linear(maps[-1] * height * width, HIDDEN)
-        self.shared = nn.Linear(HIDDEN, 1)
-        self.classes = nn.Linear(HIDDEN, config.label_size) if config.label_size else None
+        self.hidden = nn.Linear(maps[-1] * height * width, _HIDDEN)
+        self.shared = nn.Linear(_HIDDEN, 1)
+        self.classes = nn.Linear(_HIDDEN, config.label_size) if config.label_size else None
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         x = self.layers(F.pixel_unshuffle(F.pad(images, self.pad, mode="replicate"), 2))
@@ -176,7 +176,7 @@ def build(config: ModelConfig) -> tuple[Generator, Discriminator]:
 
 def penalty(setting: Setting) -> tuple[float, str]:
     """Weight of R1 for its discriminator, which `light` has too."""
-    return 0.05 if setting.side < SMALL else setting.side**2 / 4096, "tuned at 28 and 64 pixels"
+    return 0.05 if setting.side < SMALL_SIDE else setting.side**2 / 4096, "tuned at 28 and 64 pixels"
 
 
 def defaults(setting: Setting) -> Defaults:

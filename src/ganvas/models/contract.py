@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 
-class Network(nn.Module):
+class _Network(nn.Module):
     """Both networks. In evaluation mode an image depends neither on others of its batch nor on random numbers."""
 
     mixes_images = False
@@ -14,7 +14,7 @@ class Network(nn.Module):
     """Whether it draws random numbers in training mode: dropout, noise."""
 
 
-class Generator(Network):
+class Generator(_Network):
     """z (N, z_dim) and labels -> images (N, C, H, W) in [-1, 1].
 
     labels: classes as indices (N,) or weights (N, num_classes), or vectors of conditions (N, num_conditions), or None.
@@ -66,5 +66,5 @@ class StyledGenerator(Generator):
         raise NotImplementedError
 
 
-class Discriminator(Network):
+class Discriminator(_Network):
     """Images (N, C, H, W) in [-1, 1] and labels (indices, or vectors of conditions) or None -> logits (N,)."""

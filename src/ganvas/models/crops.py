@@ -23,7 +23,7 @@ from ganvas.models.pretrained import FeatureDiscriminator, Frozen, ViewDiscrimin
 
 LARGE = 160  # maximum longer side of an image that is seen whole, in pixels
 CROP = 128  # maximum side of a crop in pixels
-LEAST = 8  # minimum side of a part in pixels
+_LEAST = 8  # minimum side of a part in pixels
 
 
 class CropDiscriminator(ViewDiscriminator):
@@ -103,8 +103,8 @@ def part_sizes(height: int, width: int) -> tuple[list[int], list[tuple[int, int]
     """
     halvings = max(0, math.ceil(math.log2(max(height, width) / LARGE)))
     scales = sorted({1, 2 ** (halvings // 2)}) if halvings else []
-    scales = [scale for scale in scales if min(height, width) // scale >= LEAST]
-    whole = (max(LEAST, -(-height // 2**halvings)), max(LEAST, -(-width // 2**halvings)))
+    scales = [scale for scale in scales if min(height, width) // scale >= _LEAST]
+    whole = (max(_LEAST, -(-height // 2**halvings)), max(_LEAST, -(-width // 2**halvings)))
     return scales, [whole, *((min(CROP, height // scale), min(CROP, width // scale)) for scale in scales)]
 
 

@@ -19,18 +19,18 @@ from ganvas.models import contract
 from ganvas.models.architecture import classic
 from ganvas.models.layers import LEAK, full_precision, refuse_labels, stages
 
-SMALLEST = 16  # minimum shorter side in pixels; smaller images would have only one stage
-COARSEST = 4  # maximum shorter side of the start grid
-WIDEST = 1024  # maximum feature maps of a stage
+_SMALLEST = 16  # minimum shorter side in pixels; smaller images would have only one stage
+_COARSEST = 4  # maximum shorter side of the start grid
+_WIDEST = 1024  # maximum feature maps of a stage
 
 
 def _widths(config: ModelConfig, num_stages: int) -> list[int]:
     """Feature maps from coarse to fine, without the image: doubling from `config.base` towards the coarse end."""
-    widest = config.widest or WIDEST
+    widest = config.widest or _WIDEST
     return [min(widest, config.base * 2**level) for level in reversed(range(num_stages))]
 
 
-class Up(nn.Module):
+class _Up(nn.Module):
     """Doubles the grid and crops it to `size` (height, width)."""
 
     def __init__(self, before: int, after: int, size: tuple[int, int]) -> None:
@@ -40,7 +40,7 @@ class Up(nn.Module):
         self.size = size
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.norm(crop(self.conv(x), self.size)))
+        return F.relu(self.norm(_crop(self.conv(x), self.size)))
 
 
 class Generator(contract.Generator):
@@ -50,12 +50,12 @@ class Generator(contract.Generator):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        *grids, self.size = stages(config.height, config.width, COARSEST)
+        *grids, self.size = stages(config.height, config.width, _COARSEST)
         maps = _widths(config, len(grids))
         self.start = nn.ConvTranspose2d(config.z_dim, maps[0], grids[0], bias=False)
         self.norm = nn.BatchNorm2d(maps[0])
         pairs = zip(itertools.pairwise(maps), grids[1:], strict=True)
-        self.stages = nn.Sequential(*(Up(before, after, size) for (before, after), size in pairs))
+        self.stages = nn.Sequential(*(_Up(before, after, size) for (before, after), size in pairs))
         self.to_picture = nn.ConvTranspose2d(maps[-1], config.channels, 4, 2, 1, bias=False)
 
     @property
@@ -66,10 +66,10 @@ class Generator(contract.Generator):
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         x = self.stages(F.relu(self.norm(self.start(z[:, :, None, None]))))
         with full_precision(x):
-            return torch.tanh(crop(self.to_picture(x.to(self.to_picture.weight.dtype)), self.size))
+            return torch.tanh(_crop(self.to_picture(x.to(self.to_picture.weight.dtype)), self.size))
 
 
-class Down(nn.Module):
+class _Down(nn.Module):
     """Halves the grid, rounded up."""
 
     def __init__(self, before: int, after: int, norm: bool) -> None:
@@ -91,10 +91,10 @@ class Discriminator(contract.Discriminator):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        grid, *rest = stages(config.height, config.width, COARSEST)
+        grid, *rest = stages(config.height, config.width, _COARSEST)
         maps = [config.channels, *reversed(_widths(config, len(rest)))]
         self.stages = nn.Sequential(
-            *(Down(before, after, norm=level > 0) for level, (before, after) in enumerate(itertools.pairwise(maps)))
+            *(_Down(before, after, norm=level > 0) for level, (before, after) in enumerate(itertools.pairwise(maps)))
         )
         self.head = nn.Conv2d(maps[-1], 1, grid, bias=False)
 
@@ -104,7 +104,7 @@ class Discriminator(contract.Discriminator):
             return self.head(x.to(self.head.weight.dtype)).flatten()
 
 
-def crop(x: Tensor, size: tuple[int, int]) -> Tensor:
+def _crop(x: Tensor, size: tuple[int, int]) -> Tensor:
     return x[:, :, : size[0], : size[1]]
 
 
@@ -120,9 +120,9 @@ def _initialise(layer: nn.Module) -> None:
 def build(config: ModelConfig) -> tuple[Generator, Discriminator]:
     """Raises `ConfigError` for labels and for images below 16 pixels."""
     refuse_labels(config)
-    if min(config.height, config.width) < SMALLEST:
+    if min(config.height, config.width) < _SMALLEST:
         raise ConfigError(
-            f"--model dcgan: the size is {config.height}x{config.width}, but each side needs at least {SMALLEST}; "
+            f"--model dcgan: the size is {config.height}x{config.width}, but each side needs at least {_SMALLEST}; "
             "use a larger --size, or --model compact"
         )
     generator, discriminator = Generator(config), Discriminator(config)

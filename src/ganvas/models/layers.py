@@ -15,8 +15,8 @@ from torch.overrides import TorchFunctionMode
 from ganvas.config import ModelConfig
 from ganvas.errors import ConfigError
 
-NOISE_SEED = 1  # seed of noise that is part of an architecture
-JITTER = 4  # number of positions of an image in each direction, for `jitter`
+_NOISE_SEED = 1  # seed of noise that is part of an architecture
+_JITTER = 4  # number of positions of an image in each direction, for `jitter`
 PATTERN_REACH = 5  # repetitions of a pattern that `without_pattern` averages over, per direction
 LEAK = 0.2  # slope of the leaky ReLU for negative inputs
 LINEAR = ((1 + LEAK**2) / 2) ** 0.5  # weight scale of a layer without leaky ReLU that keeps the variance at 1
@@ -66,8 +66,8 @@ def jitter(images: Tensor, positions: Tensor) -> Tensor:
     checkerboard artefacts (Odena et al. 2016) at the same place in every image. Generators learn them, as rows of dots
     at edges (RESULTS.md). At random positions they cancel out.
     """
-    starts = (positions * JITTER).long().clamp(max=JITTER - 1)
-    before, after = JITTER // 2, JITTER - 1 - JITTER // 2
+    starts = (positions * _JITTER).long().clamp(max=_JITTER - 1)
+    before, after = _JITTER // 2, _JITTER - 1 - _JITTER // 2
     padded = F.pad(images, (before, after, before, after), mode="reflect")
     return cut(padded, starts, (images.shape[2], images.shape[3]))
 
@@ -101,7 +101,7 @@ def fixed_noise(size: tuple[int, int], index: int) -> Tensor:
 
     index: of the layer. `torch.tensor` keeps the numbers where networks are built without memory (generator.outline).
     """
-    return torch.tensor(np.random.default_rng((NOISE_SEED, index)).standard_normal((1, 1, *size), np.float32))
+    return torch.tensor(np.random.default_rng((_NOISE_SEED, index)).standard_normal((1, 1, *size), np.float32))
 
 
 class _NoInitialisation(TorchFunctionMode):

@@ -17,9 +17,9 @@ from ganvas.models import contract
 from ganvas.models.architecture import classic
 from ganvas.models.layers import LEAK, full_precision, refuse_labels
 
-UPWARDS = (256, 512, 1024)  # hidden features of the generator
-DOWNWARDS = (512, 256, 128)  # hidden features of the discriminator
-DROPOUT = 0.3  # after each hidden layer of the discriminator
+_UPWARDS = (256, 512, 1024)  # hidden features of the generator
+_DOWNWARDS = (512, 256, 128)  # hidden features of the discriminator
+_DROPOUT = 0.3  # after each hidden layer of the discriminator
 
 
 class Generator(contract.Generator):
@@ -29,10 +29,10 @@ class Generator(contract.Generator):
         super().__init__()
         self.shape = (config.channels, config.height, config.width)
         layers: list[nn.Module] = []
-        for before, after in itertools.pairwise((config.z_dim, *UPWARDS)):
+        for before, after in itertools.pairwise((config.z_dim, *_UPWARDS)):
             layers += [nn.Linear(before, after), nn.LeakyReLU(LEAK)]
         self.layers = nn.Sequential(*layers)
-        self.to_picture = nn.Linear(UPWARDS[-1], math.prod(self.shape))
+        self.to_picture = nn.Linear(_UPWARDS[-1], math.prod(self.shape))
 
     @property
     def depths(self) -> list[nn.Module]:
@@ -53,11 +53,11 @@ class Discriminator(contract.Discriminator):
 
     stochastic = True  # dropout
 
-    def __init__(self, config: ModelConfig, hidden: tuple[int, ...] = DOWNWARDS) -> None:
+    def __init__(self, config: ModelConfig, hidden: tuple[int, ...] = _DOWNWARDS) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise((config.channels * config.height * config.width, *hidden)):
-            layers += [nn.Linear(before, after), nn.LeakyReLU(LEAK), nn.Dropout(DROPOUT)]
+            layers += [nn.Linear(before, after), nn.LeakyReLU(LEAK), nn.Dropout(_DROPOUT)]
         self.layers = nn.Sequential(*layers)
         self.head = nn.Linear(hidden[-1], 1)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ganvas.config import ModelConfig
 from ganvas.models import contract
-from ganvas.models.architecture import SMALL, Architecture, Defaults, Setting, modern_defaults
+from ganvas.models.architecture import SMALL_SIDE, Architecture, Defaults, Setting, modern_defaults
 from ganvas.models.layers import (
     LEAK,
     LINEAR,
@@ -28,21 +28,21 @@ from ganvas.models.layers import (
     upsample,
 )
 
-COARSEST = 7  # maximum shorter side of the start grid
-WIDEST = 8  # maximum feature maps of coarse stages, relative to the finest stage
-GROUP, LARGEST_GROUP = 16, 64  # feature maps per group of the 3x3 convolutions
+_COARSEST = 7  # maximum shorter side of the start grid
+_WIDEST = 8  # maximum feature maps of coarse stages, relative to the finest stage
+_GROUP, _LARGEST_GROUP = 16, 64  # feature maps per group of the 3x3 convolutions
 SIZES = {"S": (32, 256, 1), "M": (64, 384, 2), "L": (192, 768, 2), "XL": (384, 1024, 2)}
 """Feature maps of the finest stage, most of any stage, blocks per stage."""
-LONG = 120  # minutes of training on a GPU from which size L pays off
+_LONG = 120  # minutes of training on a GPU from which size L pays off
 
 
 def widths(config: ModelConfig, num_stages: int) -> list[int]:
-    """Feature maps from coarse to fine: doubling towards the coarse end, at most `widest` or `WIDEST` times the base.
+    """Feature maps from coarse to fine: doubling towards the coarse end, at most `widest` or `_WIDEST` times the base.
 
-    Multiples of `GROUP`: the base is rounded up, `widest` down.
+    Multiples of `_GROUP`: the base is rounded up, `widest` down.
     """
-    base = -(-config.base // GROUP) * GROUP
-    limit = max(config.widest // GROUP, 1) * GROUP if config.widest else WIDEST * base
+    base = -(-config.base // _GROUP) * _GROUP
+    limit = max(config.widest // _GROUP, 1) * _GROUP if config.widest else _WIDEST * base
     return [min(base * 2**level, limit) for level in reversed(range(num_stages))]
 
 
@@ -53,8 +53,8 @@ def group(maps: int) -> int:
     So groups of 16 are limited by memory there, and groups of 64 do more in the same time. Narrow stages, as used on a
     CPU, keep groups of 16, because a CPU is limited by arithmetic.
     """
-    size = GROUP
-    while size < LARGEST_GROUP and 6 * size <= maps and maps % size == 0:
+    size = _GROUP
+    while size < _LARGEST_GROUP and 6 * size <= maps and maps % size == 0:
         size *= 2
     return size
 
@@ -75,7 +75,7 @@ def _convolution(
     return layer
 
 
-def linear(before: int, after: int) -> nn.Linear:
+def _linear(before: int, after: int) -> nn.Linear:
     """A linear layer that is not followed by a leaky ReLU."""
     layer = nn.Linear(before, after)
     scaled_init(layer, LINEAR)
@@ -110,7 +110,7 @@ class Block(nn.Module):
         return x + self.contract(y)
 
 
-def blocks(maps: int, config: ModelConfig, num_stages: int) -> nn.Sequential:
+def _blocks(maps: int, config: ModelConfig, num_stages: int) -> nn.Sequential:
     return nn.Sequential(*(Block(maps, config, config.blocks * num_stages) for _ in range(config.blocks)))
 
 
@@ -120,15 +120,15 @@ class Generator(contract.Generator):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.z_dim = config.z_dim
-        self.sizes = stages(config.height, config.width, COARSEST)
+        self.sizes = stages(config.height, config.width, _COARSEST)
         maps = widths(config, len(self.sizes))
         self.embed = _embedding(config.z_dim, config.label_size, config.z_dim**0.5)
-        self.scale = linear(config.z_dim * (2 if config.label_size else 1), maps[0])
+        self.scale = _linear(config.z_dim * (2 if config.label_size else 1), maps[0])
         self.basis = nn.Parameter(torch.randn(maps[0], *self.sizes[0]))
         self.change = nn.ModuleList(
             _convolution(before, after, LINEAR, bias=False) for before, after in itertools.pairwise(maps)
         )
-        self.blocks = nn.ModuleList(blocks(number, config, len(maps)) for number in maps)
+        self.blocks = nn.ModuleList(_blocks(number, config, len(maps)) for number in maps)
         self.to_picture = _convolution(maps[-1], config.channels, 0.5 * LINEAR)
 
     @property
@@ -152,16 +152,16 @@ class Discriminator(contract.Discriminator):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        sizes = stages(config.height, config.width, COARSEST)
+        sizes = stages(config.height, config.width, _COARSEST)
         maps = widths(config, len(sizes))
         self.from_picture = _convolution(config.channels, maps[-1])
-        self.blocks = nn.ModuleList(blocks(number, config, len(maps)) for number in reversed(maps))
+        self.blocks = nn.ModuleList(_blocks(number, config, len(maps)) for number in reversed(maps))
         self.change = nn.ModuleList(
             _convolution(before, after, LINEAR, bias=False) for before, after in itertools.pairwise(maps[::-1])
         )
         # One weight per grid cell and feature map.
         self.gather = _convolution(maps[0], maps[0], LINEAR, sizes[0], groups=maps[0])
-        self.head = linear(maps[0], 1)
+        self.head = _linear(maps[0], 1)
         self.classes = _embedding(maps[0], config.label_size, 1.0)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -200,13 +200,13 @@ def _usual_size(setting: Setting) -> tuple[str, str]:
     """A key of `SIZES` and the reason."""
     if setting.on_cpu or setting.longer >= 512:
         return "S", f"{setting.longer} pixels on a {'CPU' if setting.on_cpu else 'GPU'}"
-    if (setting.minutes or 0.0) > LONG:
+    if (setting.minutes or 0.0) > _LONG:
         return "L", f"enough time: {setting.minutes:g} minutes on a GPU"
     return "M", "learns faster than L in budgets up to two hours"
 
 
 def preferred(setting: Setting) -> str | None:
-    return f"used up to {SMALL - 1} pixels on a GPU" if setting.small and not setting.on_cpu else None
+    return f"used up to {SMALL_SIDE - 1} pixels on a GPU" if setting.small and not setting.on_cpu else None
 
 
 ARCHITECTURE = Architecture(build, "default up to 40 pixels on a GPU", defaults, preferred, sizes=tuple(SIZES))

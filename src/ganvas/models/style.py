@@ -35,19 +35,19 @@ from ganvas.models.layers import (
     upsample,
 )
 
-COARSEST = 7  # maximum shorter side of the start grid
-WIDEST = 512  # default maximum of feature maps
-MAPPING_LAYERS = 4  # StyleGAN2 has 8; fewer were better for small images in ADA (Karras et al. 2020b, 2 for CIFAR-10)
-MAPPING_LR = 0.01  # learning rate relative to the other layers (Karras et al. 2019)
+_COARSEST = 7  # maximum shorter side of the start grid
+_WIDEST = 512  # default maximum of feature maps
+_MAPPING_LAYERS = 4  # StyleGAN2 has 8; fewer were better for small images in ADA (Karras et al. 2020b, 2 for CIFAR-10)
+_MAPPING_LR = 0.01  # learning rate relative to the other layers (Karras et al. 2019)
 NOISE_LR = 0.1  # relative learning rate; with 1, short trainings on MNIST showed only speckle
-START_CONTRAST = 0.25  # approximate contrast of the first images, far from saturation of tanh
-GROUP = 4  # images per group of the mini-batch deviation
-PATH_DECAY = 0.01  # weight of the newest value in the running mean of path lengths
-MEAN_LATENTS, MEAN_SEED = 4096, 0  # number and seed of the latents for the mean w
-FEW_LATENTS = 128  # the same for a vector of conditions, whose mean is not stored
-TINY = 1e-8
+_START_CONTRAST = 0.25  # approximate contrast of the first images, far from saturation of tanh
+_GROUP = 4  # images per group of the mini-batch deviation
+_PATH_DECAY = 0.01  # weight of the newest value in the running mean of path lengths
+_MEAN_LATENTS, _MEAN_SEED = 4096, 0  # number and seed of the latents for the mean w
+_FEW_LATENTS = 128  # the same for a vector of conditions, whose mean is not stored
+_TINY = 1e-8
 
-GAIN = 1 / LINEAR  # gain before a leaky ReLU that keeps the mean square at 1
+_GAIN = 1 / LINEAR  # gain before a leaky ReLU that keeps the mean square at 1
 
 
 class EqualLinear(nn.Linear):
@@ -103,12 +103,12 @@ class ModulatedConv2d(nn.Module):
         with full_precision(w):
             style = self.affine(w)
             power = self.conv.scaled().square().sum(dim=(2, 3))  # after, before
-            restore = self.gain * (style.square() @ power.T + TINY).rsqrt()
+            restore = self.gain * (style.square() @ power.T + _TINY).rsqrt()
         y = self.conv(x * style[:, :, None, None].to(x.dtype))
         return y * restore[:, :, None, None].to(y.dtype)
 
 
-class Noise(nn.Module):
+class _Noise(nn.Module):
     """Adds a random number per pixel to all feature maps, times a learned strength.
 
     In training mode the numbers are new; in evaluation mode they are fixed, so that a seed gives one image. They are
@@ -127,13 +127,13 @@ class Noise(nn.Module):
         return x + noise * (NOISE_LR * self.strength).to(x.dtype)
 
 
-class Layer(nn.Module):
+class _Layer(nn.Module):
     """Modulated convolution, noise, bias, leaky ReLU. index: index of the layer in the network."""
 
     def __init__(self, before: int, after: int, w_dim: int, size: tuple[int, int], index: int) -> None:
         super().__init__()
-        self.conv = ModulatedConv2d(before, after, 3, w_dim, GAIN)
-        self.noise = Noise(size, index)
+        self.conv = ModulatedConv2d(before, after, 3, w_dim, _GAIN)
+        self.noise = _Noise(size, index)
         self.bias = nn.Parameter(torch.zeros(after))
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
@@ -141,7 +141,7 @@ class Layer(nn.Module):
         return F.leaky_relu(y + self.bias[:, None, None].to(y.dtype), LEAK)
 
 
-class ToPicture(nn.Module):
+class _ToPicture(nn.Module):
     """x (N, before, H, W), w (N, D) -> (N, C, H, W) float32: modulated, not demodulated."""
 
     def __init__(self, before: int, channels: int, w_dim: int, init: float) -> None:
@@ -155,7 +155,7 @@ class ToPicture(nn.Module):
             return self.conv(x.to(style.dtype) * style[:, :, None, None])
 
 
-class Mapping(nn.Module):
+class _Mapping(nn.Module):
     """z (N, D) and labels (N,) -> w (N, D). z and label embedding are normalised: only directions count."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -164,7 +164,7 @@ class Mapping(nn.Module):
         self.embed = ClassEmbedding(config.label_size, width) if config.label_size else None
         first = 2 * width if config.label_size else width
         self.layers = nn.ModuleList(
-            EqualLinear(first if i == 0 else width, width, GAIN, MAPPING_LR) for i in range(MAPPING_LAYERS)
+            EqualLinear(first if i == 0 else width, width, _GAIN, _MAPPING_LR) for i in range(_MAPPING_LAYERS)
         )
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -180,27 +180,27 @@ class Mapping(nn.Module):
 
 def _normalise(x: Tensor) -> Tensor:
     """Rows (N, D) scaled to a mean square of 1."""
-    return x * (x.square().mean(dim=1, keepdim=True) + TINY).rsqrt()
+    return x * (x.square().mean(dim=1, keepdim=True) + _TINY).rsqrt()
 
 
-class Synthesis(nn.Module):
+class _Synthesis(nn.Module):
     """w (N, D), or one per layer (N, num_layers, D) -> images (N, C, H, W) in [-1, 1]."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.sizes = stages(config.height, config.width, COARSEST)
+        self.sizes = stages(config.height, config.width, _COARSEST)
         maps = widths(config, len(self.sizes))
         self.blocks, w_dim = config.blocks, config.z_dim
         self.start = nn.Parameter(torch.randn(1, maps[0], *self.sizes[0]))
         self.layers = nn.ModuleList()
         self.to_picture = nn.ModuleList()
-        contrast = START_CONTRAST / math.sqrt(len(maps))
+        contrast = _START_CONTRAST / math.sqrt(len(maps))
         before = maps[0]
         for after, size in zip(maps, self.sizes, strict=True):
             for _ in range(config.blocks):
-                self.layers.append(Layer(before, after, w_dim, size, len(self.layers)))
+                self.layers.append(_Layer(before, after, w_dim, size, len(self.layers)))
                 before = after
-            self.to_picture.append(ToPicture(after, config.channels, w_dim, contrast))
+            self.to_picture.append(_ToPicture(after, config.channels, w_dim, contrast))
 
     def forward(self, w: Tensor) -> Tensor:
         if w.ndim == 2:
@@ -232,8 +232,8 @@ class Generator(contract.StyledGenerator):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.z_dim, self.has_conditions = config.z_dim, config.num_conditions > 0
-        self.mapping = Mapping(config)
-        self.synthesis = Synthesis(config)
+        self.mapping = _Mapping(config)
+        self.synthesis = _Synthesis(config)
         self.num_layers = len(self.synthesis.layers)
         self.register_buffer("path_mean", torch.zeros(()))
         self._means: dict[int, Tensor] = {}  # mean w by class, for the mapping weights identified by `_means_of`
@@ -257,8 +257,8 @@ class Generator(contract.StyledGenerator):
 
     @property
     def affine(self) -> list[nn.Linear]:
-        layers = [layer.conv for layer in self.synthesis.layers if isinstance(layer, Layer)]
-        images = [layer for layer in self.synthesis.to_picture if isinstance(layer, ToPicture)]
+        layers = [layer.conv for layer in self.synthesis.layers if isinstance(layer, _Layer)]
+        images = [layer for layer in self.synthesis.to_picture if isinstance(layer, _ToPicture)]
         return [layer.affine for layer in [*layers, *images]]
 
     def crossovers(self, num: int, device: torch.device) -> Tensor:
@@ -291,16 +291,16 @@ class Generator(contract.StyledGenerator):
 
     def mean_of_conditions(self, vectors: Tensor) -> Tensor:
         """(N, D), as a part of exported graphs."""
-        z = torch.from_numpy(np.random.default_rng(MEAN_SEED).standard_normal((FEW_LATENTS, self.z_dim), np.float32))
+        z = torch.from_numpy(np.random.default_rng(_MEAN_SEED).standard_normal((_FEW_LATENTS, self.z_dim), np.float32))
         many = z.to(vectors.device)[None].expand(vectors.shape[0], -1, -1).flatten(0, 1)
-        w = self.mapping(many, vectors[:, None].expand(-1, FEW_LATENTS, -1).flatten(0, 1))
-        return w.unflatten(0, (-1, FEW_LATENTS)).mean(dim=1)
+        w = self.mapping(many, vectors[:, None].expand(-1, _FEW_LATENTS, -1).flatten(0, 1))
+        return w.unflatten(0, (-1, _FEW_LATENTS)).mean(dim=1)
 
     def measured_mean(self, label: int | None) -> Tensor:
         """(D,)"""
         device = self.path_mean.device
-        latents = np.random.default_rng(MEAN_SEED).standard_normal((MEAN_LATENTS, self.z_dim), np.float32)
-        labels = None if label is None else torch.full((MEAN_LATENTS,), label, device=device)
+        latents = np.random.default_rng(_MEAN_SEED).standard_normal((_MEAN_LATENTS, self.z_dim), np.float32)
+        labels = None if label is None else torch.full((_MEAN_LATENTS,), label, device=device)
         return self.mapping(torch.from_numpy(latents).to(device), labels).mean(dim=0)
 
     def truncated(self, z: Tensor, labels: Tensor | None, truncation: float) -> Tensor:
@@ -324,7 +324,7 @@ class Generator(contract.StyledGenerator):
         length = self.path_lengths(z, labels)
         with torch.no_grad():
             now = length.mean()
-            self.path_mean.copy_(torch.where(self.path_mean == 0, now, self.path_mean.lerp(now, PATH_DECAY)))
+            self.path_mean.copy_(torch.where(self.path_mean == 0, now, self.path_mean.lerp(now, _PATH_DECAY)))
         return (length - self.path_mean.clone()).square().mean()
 
 
@@ -344,18 +344,18 @@ def lengths(images: Tensor, w: Tensor, direction: Tensor) -> Tensor:
 
 def widths(config: ModelConfig, num_stages: int) -> list[int]:
     """Feature maps from coarse to fine: doubling towards the coarse end, up to the widest."""
-    widest = config.widest or WIDEST
+    widest = config.widest or _WIDEST
     return [min(widest, config.base * 2**level) for level in reversed(range(num_stages))]
 
 
-class Down(nn.Module):
+class _Down(nn.Module):
     """A residual stage: `num_blocks` convolutions on its grid, one on half of it, and a 1x1 shortcut."""
 
     def __init__(self, before: int, after: int, num_blocks: int) -> None:
         super().__init__()
-        self.same = nn.ModuleList(EqualConv2d(before, before, 3, GAIN) for _ in range(num_blocks))
+        self.same = nn.ModuleList(EqualConv2d(before, before, 3, _GAIN) for _ in range(num_blocks))
         # Two terms with variance 1/2 each.
-        self.change = EqualConv2d(before, after, 3, GAIN * 0.5**0.5)
+        self.change = EqualConv2d(before, after, 3, _GAIN * 0.5**0.5)
         self.shortcut = EqualConv2d(before, after, 1, 0.5**0.5, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -376,12 +376,12 @@ class Discriminator(contract.Discriminator):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        sizes = stages(config.height, config.width, COARSEST)
+        sizes = stages(config.height, config.width, _COARSEST)
         maps = widths(config, len(sizes))[::-1]
-        self.from_picture = EqualConv2d(config.channels, maps[0], 1, GAIN)
-        self.stages = nn.Sequential(*(Down(*pair, config.blocks) for pair in itertools.pairwise(maps)))
-        self.last = EqualConv2d(maps[-1] + 1, maps[-1], 3, GAIN)
-        self.gather = EqualLinear(maps[-1] * math.prod(sizes[0]), maps[-1], GAIN)
+        self.from_picture = EqualConv2d(config.channels, maps[0], 1, _GAIN)
+        self.stages = nn.Sequential(*(_Down(*pair, config.blocks) for pair in itertools.pairwise(maps)))
+        self.last = EqualConv2d(maps[-1] + 1, maps[-1], 3, _GAIN)
+        self.gather = EqualLinear(maps[-1] * math.prod(sizes[0]), maps[-1], _GAIN)
         self.head = EqualLinear(maps[-1], 1)
         self.classes = ClassEmbedding(config.label_size, maps[-1]) if config.label_size else None
         if config.spectral_norm:  # equalised scaling in addition would make the signal vanish
@@ -393,7 +393,7 @@ class Discriminator(contract.Discriminator):
         x = self.stages[:-1](F.leaky_relu(self.from_picture(images), LEAK))
         with full_precision(x):  # also the coarsest stage: it is cheap, and penalties need precise gradients
             x = self.stages[-1:](x.to(self.head.weight.dtype))
-            spread = deviation(x, GROUP if self.training else 1)
+            spread = deviation(x, _GROUP if self.training else 1)
             x = torch.cat([x, spread[:, None, None, None].expand(-1, 1, *x.shape[2:])], dim=1)
             x = F.leaky_relu(self.last(x), LEAK)
             x = F.leaky_relu(self.gather(x.flatten(1)), LEAK)
@@ -414,7 +414,7 @@ def deviation(x: Tensor, group: int) -> Tensor:
     average = together / together.sum(dim=1)
     flat = x.flatten(1)
     variance = average @ (flat - average @ flat).square()
-    return (variance + TINY).sqrt().mean(dim=1)
+    return (variance + _TINY).sqrt().mean(dim=1)
 
 
 def build(config: ModelConfig) -> tuple[Generator, Discriminator]:

@@ -15,7 +15,7 @@ from ganvas.models.layers import without_memory
 
 
 @dataclass(frozen=True)
-class Row:
+class _Row:
     name: str
     kind: str
     shape: tuple[int, ...]
@@ -27,7 +27,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    rows: list[Row]
+    rows: list[_Row]
     parameters: int
     macs: int
     activations: int
@@ -52,7 +52,7 @@ def _is_layer(module: nn.Module) -> bool:
 
 def summarise(network: nn.Module, *inputs: Tensor | None) -> Summary:
     """Runs `network` once in eval mode, on its device, and records every layer with parameters."""
-    rows: list[Row] = []
+    rows: list[_Row] = []
     numbers = 0
 
     def record(name: str):
@@ -62,12 +62,12 @@ def summarise(network: nn.Module, *inputs: Tensor | None) -> Summary:
                 frozen: Any = layer
                 numbers += frozen.activations(output)
                 shape = tuple(output[0].shape[1:])
-                rows.append(Row(name, type(layer).__name__, shape, 0, frozen.multiply_adds(output)))
+                rows.append(_Row(name, type(layer).__name__, shape, 0, frozen.multiply_adds(output)))
                 return
             numbers += 2 * output[0].numel()  # the output, and what the following nonlinearity stores
             own = sum(p.numel() for p in layer.parameters())
             macs = _multiply_adds(layer, given[0], output)
-            rows.append(Row(name, type(layer).__name__, tuple(output.shape[1:]), own, macs))
+            rows.append(_Row(name, type(layer).__name__, tuple(output.shape[1:]), own, macs))
 
         return hook
 

@@ -22,7 +22,7 @@ from ganvas.fields import takes
 from ganvas.options import Report
 from ganvas.reporting.advice import Advice, advice, sentence
 from ganvas.reporting.comparison import comparison
-from ganvas.reporting.page import page, percent, percent_interval, text
+from ganvas.reporting.page import number_text, page_values, percent, percent_interval
 from ganvas.reporting.reading import read
 from ganvas.system import files
 
@@ -42,11 +42,11 @@ def report(asked: Report) -> Path:
     contents = [read(Path(run)) for run in runs]
     try:
         if len(contents) == 1:
-            path, html = out or contents[0].folder / "report.html", render("run.html.j2", page(contents[0]))
+            path, html = out or contents[0].folder / "report.html", _render("run.html.j2", page_values(contents[0]))
         else:
             path, html = (
                 out or contents[0].folder.parent / "comparison.html",
-                render("comparison.html.j2", comparison(contents)),
+                _render("comparison.html.j2", comparison(contents)),
             )
     except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, jinja2.UndefinedError) as error:
         if all(one.evaluation is None for one in contents):
@@ -60,11 +60,11 @@ def report(asked: Report) -> Path:
     return path
 
 
-def render(template: str, content: dict[str, Any]) -> str:
+def _render(template: str, content: dict[str, Any]) -> str:
     """Render the page; all text is escaped, also file and class names."""
     environment = jinja2.Environment(loader=jinja2.PackageLoader("ganvas.reporting"), autoescape=True)
     environment.filters |= {
-        "text": text, "percent": percent, "percent_interval": percent_interval, "duration": duration,
+        "text": number_text, "percent": percent, "percent_interval": percent_interval, "duration": duration,
         "sentence": sentence,
     }  # fmt: skip
     return environment.get_template(template).render(content, version=ganvas.__version__)

@@ -23,21 +23,21 @@ from ganvas.run_config import RunConfig
 from ganvas.training.autotune import RECOGNISABLE
 from ganvas.training.health import CHECKERBOARD, COLLAPSE, COPYING, OVERFITTING
 
-MOST_ACTIONS = 2
-FALLING = 0.1  # relative fall of the best score in the last quarter that means: still improving
-FLAT = 0.03  # the same in the last half: converged
-NO_OVERFITTING = 0.15  # discriminator gap below which augmentation is not needed
-STRONG = 0.4  # a high probability of augmentation
-OVERFITTED_BELOW = 2_000  # training images below which overfitting is the rule (Karras et al. 2020a, figure 1)
-UNRECOGNISABLE = 0.2  # precision relative to real images below which only more training is recommended
-SHORT_OF = 0.7  # precision relative to real images of a good generator
-COLLAPSED = 0.5  # coverage or recall relative to real images that means: diversity is lost
-BLUNT, HARSH = 0.6, 1.6  # sharpness relative to real images
-RECOGNISED = 0.8  # class accuracy relative to the mean that means: a weak class
-SHARE = 0.05  # difference of shares that is more than chance
-MORE, TWICE, HALF = 3, 2.0, 0.5
-PATTERNS = {"noise", "checkerboard", "blocks"}
-NEXT_SIZE = dict(itertools.pairwise(SIZES))
+_MOST_ACTIONS = 2
+_FALLING = 0.1  # relative fall of the best score in the last quarter that means: still improving
+_FLAT = 0.03  # the same in the last half: converged
+_NO_OVERFITTING = 0.15  # discriminator gap below which augmentation is not needed
+_STRONG = 0.4  # a high probability of augmentation
+_OVERFITTED_BELOW = 2_000  # training images below which overfitting is the rule (Karras et al. 2020a, figure 1)
+_UNRECOGNISABLE = 0.2  # precision relative to real images below which only more training is recommended
+_SHORT_OF = 0.7  # precision relative to real images of a good generator
+_COLLAPSED = 0.5  # coverage or recall relative to real images that means: diversity is lost
+_BLUNT, _HARSH = 0.6, 1.6  # sharpness relative to real images
+_RECOGNISED = 0.8  # class accuracy relative to the mean that means: a weak class
+_SHARE = 0.05  # difference of shares that is more than chance
+_MORE, _TWICE, _HALF = 3, 2.0, 0.5
+_PATTERNS = {"noise", "checkerboard", "blocks"}
+_NEXT_SIZE = dict(itertools.pairwise(SIZES))
 
 
 @dataclass(frozen=True)
@@ -56,20 +56,20 @@ def advice(evaluation: Evaluation | None, log: list[LogRecord], config: RunConfi
 
     run: the run folder as it is written in the commands.
     """
-    case = Case(evaluation or Evaluation(), log, config, run)
+    case = _Case(evaluation or Evaluation(), log, config, run)
     first = [] if evaluation is not None else [_not_evaluated(case)]
-    diagnosis = next((actions for rule in DIAGNOSES if (actions := [*rule(case)])), None)
-    if diagnosis and diagnosis[0].title == TRAIN_LONGER:
-        return [*first, *diagnosis][:MOST_ACTIONS]  # all else may change with training
-    others = [one for rule in OTHERS for one in rule(case)]
-    appearance = [] if diagnosis else [one for rule in APPEARANCE for one in rule(case)]
+    diagnosis = next((actions for rule in _DIAGNOSES if (actions := [*rule(case)])), None)
+    if diagnosis and diagnosis[0].title == _TRAIN_LONGER:
+        return [*first, *diagnosis][:_MOST_ACTIONS]  # all else may change with training
+    others = [one for rule in _OTHERS for one in rule(case)]
+    appearance = [] if diagnosis else [one for rule in _APPEARANCE for one in rule(case)]
     by_command: dict[str, Advice] = {}
     for one in [*first, *(diagnosis or []), *others, *appearance]:
         by_command.setdefault(one.command, one)  # one command may solve two problems
-    return [*by_command.values()][:MOST_ACTIONS]
+    return [*by_command.values()][:_MOST_ACTIONS]
 
 
-class Case:
+class _Case:
     """The evidence by name."""
 
     def __init__(self, evaluation: Evaluation, log: list[LogRecord], config: RunConfig, run: str) -> None:
@@ -82,7 +82,7 @@ class Case:
         self.classes = evaluation.classes or ClassResults()
         self.unlike = evaluation.unlike or not self.copies.meaningful
         self.wrong = {one.what: one.sentence for one in self.artefacts.findings if one.severity == "bad"}
-        self.overfitted = overfitting(self)
+        self.overfitted = _overfitting(self)
 
     def lasts(self, event: Warned) -> bool:
         """Whether a training warning still holds: later evaluations do not show the opposite."""
@@ -101,7 +101,7 @@ class Case:
             case "checkerboard":
                 return last.checkerboard is None or last.checkerboard >= CHECKERBOARD
         best = min(record.score for record in since)
-        return not before or best > (1 - FALLING) * min(before)
+        return not before or best > (1 - _FALLING) * min(before)
 
     @property
     def spoiled(self) -> bool:
@@ -110,7 +110,7 @@ class Case:
         Images of a short run are blurred as well, and need more training.
         """
         blurred = self.blurred and (self.is_flat() or not self.images_seen)
-        return not self.unlike and (blurred or bool(PATTERNS & self.wrong.keys()))
+        return not self.unlike and (blurred or bool(_PATTERNS & self.wrong.keys()))
 
     @property
     def blurred(self) -> bool:
@@ -145,7 +145,7 @@ class Case:
 
     def is_flat(self) -> bool:
         scores = self.best_scores(0.5)
-        return "plateau" in self.health or (scores is not None and scores[1] > scores[0] - FLAT * abs(scores[0]))
+        return "plateau" in self.health or (scores is not None and scores[1] > scores[0] - _FLAT * abs(scores[0]))
 
     # ---- commands ----
 
@@ -156,7 +156,7 @@ class Case:
 
     def longer(self) -> str:
         """The command of this run with a larger budget; it resumes the run."""
-        return train_command(self.config, self.run, self.budget(MORE))
+        return train_command(self.config, self.run, self.budget(_MORE))
 
     def budget(self, times: float) -> dict[str, float]:
         name = next((name for name in BUDGET_FIELDS if getattr(self.train, name)), "minutes")
@@ -187,13 +187,13 @@ def _as_arguments(options: Mapping[str, object]) -> list[str]:
 # ---- evidence that several rules share ----
 
 
-def overfitting(case: Case) -> list[str]:
+def _overfitting(case: _Case) -> list[str]:
     """Signs of overfitting, one clause each."""
     signs = []
     if case.copies.caught:
         alarms = case.copies.false_alarms or 0.0
         signs.append(
-            f"{interval(case.copies.rate)} of the samples are copies of training images (false-alarm rate: "
+            f"{_interval(case.copies.rate)} of the samples are copies of training images (false-alarm rate: "
             f"{alarms:.1%})"
         )
     seen, unseen = case.measures.get("kid_training"), case.measures.get("kid")
@@ -210,86 +210,86 @@ def overfitting(case: Case) -> list[str]:
     return signs
 
 
-def interval(share: Interval | None) -> str:
+def _interval(share: Interval | None) -> str:
     return "–" if share is None else f"{share.value:.1%} ({share.low:.1%} to {share.high:.1%})"
 
 
 # ---- diagnoses: the first that applies is given ----
 
-TRAIN_LONGER = "Train longer"
+_TRAIN_LONGER = "Train longer"
 
 
-def _not_evaluated(case: Case) -> Advice:
+def _not_evaluated(case: _Case) -> Advice:
     evidence = "No evaluation yet: quality, diversity and copying are unknown."
     return Advice("Evaluate the generator", evidence, f"ganvas evaluate {shlex.quote(case.run)}")
 
 
-def _untrained(case: Case) -> Iterator[Advice]:
+def _untrained(case: _Case) -> Iterator[Advice]:
     """Too early for any other conclusion."""
     precision = case.measures.get("precision")
     early = (
-        0 < case.images_seen < RECOGNISABLE and "precision" in case.measures and case.compared("precision") < SHORT_OF
+        0 < case.images_seen < RECOGNISABLE and "precision" in case.measures and case.compared("precision") < _SHORT_OF
     )
-    rough = case.unlike or (case.compared("precision") < UNRECOGNISABLE and not case.spoiled)
+    rough = case.unlike or (case.compared("precision") < _UNRECOGNISABLE and not case.spoiled)
     rough = rough and not case.is_flat() and case.best_scores(0.25) is None
     if case.overfitted or precision is None or not (early or rough):
         return
     expected = "" if precision.real is None else f" (real images: {precision.real:.2f})"
     seen = f"After {case.images_seen:,} images precision" if case.images_seen else "Precision"
     evidence = f"{seen} is {precision.value:.2f}{expected}. This is too early for other conclusions."
-    yield Advice(TRAIN_LONGER, f"{evidence} {_estimate(case)}", case.longer())
+    yield Advice(_TRAIN_LONGER, f"{evidence} {_estimate(case)}", case.longer())
 
 
-def _estimate(case: Case) -> str:
+def _estimate(case: _Case) -> str:
     """What the larger budget of `Case.longer` means."""
     seconds = case.reports[-1].seconds if case.reports else None
     if not seconds:
         return "The command resumes the run with a larger budget."
     return (
-        f"The command resumes the run with a budget of {MORE} times the size: about {MORE * case.images_seen:,} images "
-        f"and {duration(MORE * seconds)} in total."
+        f"The command resumes the run with a budget of {_MORE} times the size: about {_MORE * case.images_seen:,} "
+        f"images and {duration(_MORE * seconds)} in total."
     )
 
 
-def _unstable(case: Case) -> Iterator[Advice]:
+def _unstable(case: _Case) -> Iterator[Advice]:
     for name in ("diverged", "exploding"):
         if name in case.health:
             evidence = f"{sentence(case.health[name])} A lower learning rate or a larger penalty stabilises training."
-            yield Advice("Training is unstable", evidence, case.again(lr=HALF * case.train.lr))
+            yield Advice("Training is unstable", evidence, case.again(lr=_HALF * case.train.lr))
             return
 
 
-def collapsed(case: Case) -> Iterator[Advice]:
+def _collapsed(case: _Case) -> Iterator[Advice]:
     signs = [case.health["collapse"]] if "collapse" in case.health else []
     similar = case.wrong.get("variety", "")
     blurred = case.blurred and not similar.startswith("Generated images repeat")
     signs += [similar] if similar and not blurred else []  # a blur alone makes images more similar
     # Poor images lack diversity as well, and precision comes first; blur or a pattern in all images changes features.
-    good = case.compared("precision") > SHORT_OF and not {*PATTERNS, "sharpness"} & case.wrong.keys()
+    good = case.compared("precision") > _SHORT_OF and not {*_PATTERNS, "sharpness"} & case.wrong.keys()
     for key in ("recall", "coverage", "vendi"):
-        if good and case.compared(key) < COLLAPSED:
+        if good and case.compared(key) < _COLLAPSED:
             row = case.measures[key]
             name = "the Vendi score" if key == "vendi" else key
             signs.append(f"{name} is {row.value:.3g} (real images: {row.real:.3g})")
     if not signs and case.copies.caught:
         return  # altered copies, such as mirrored digits, can be taken for other classes
     signs += [case.classes.sentence] if case.classes.missing else []
-    if not signs or (case.falls() > FALLING and "collapse" not in case.health):
+    if not signs or (case.falls() > _FALLING and "collapse" not in case.health):
         return  # diversity may still grow
     if case.train.loss != "relativistic" and _is_classic(case.train.model):
         changes: dict[str, object] = {"preset": None, "model": None, "loss": "relativistic"}
         how = "The relativistic loss compares real and generated images in pairs, which reduces mode collapse."
     else:
-        changes = {"r1": TWICE * case.train.r1 or 1.0, "lr": HALF * case.train.lr}
+        changes = {"r1": _TWICE * case.train.r1 or 1.0, "lr": _HALF * case.train.lr}
         how = "A larger penalty and a lower learning rate reduce mode collapse."
     yield Advice("Mode collapse", f"{_joined(signs)} {how}", case.again(**changes))
 
 
-def _overfitted(case: Case) -> Iterator[Advice]:
+def _overfitted(case: _Case) -> Iterator[Advice]:
     if not case.overfitted:
         return
     evidence, augment = _joined(case.overfitted), case.train.augment
-    exhausted = augment >= STRONG or case.train.adaptive or case.num_training < OVERFITTED_BELOW // 4
+    exhausted = augment >= _STRONG or case.train.adaptive or case.num_training < _OVERFITTED_BELOW // 4
     if not exhausted:
         more = f"The probability of augmentation is {augment:.2g} and can be raised."
         yield Advice("Overfitting: use more augmentation", f"{evidence} {more}", case.again(adaptive=True))
@@ -302,27 +302,27 @@ def _overfitted(case: Case) -> Iterator[Advice]:
     yield Advice("Overfitting: too little data", f"{evidence} {few} {how}", command)
 
 
-def _improving(case: Case) -> Iterator[Advice]:
+def _improving(case: _Case) -> Iterator[Advice]:
     """The score was still improving when the budget ended."""
     if {"plateau", "diverged"} & set(case.health):
         return
-    if case.falls() > FALLING:
+    if case.falls() > _FALLING:
         before, since = case.best_scores(0.25) or (0.0, 0.0)
         evidence = (
             f"The score still fell by {case.falls():.0%} in the last quarter of training ({before:.3g} to {since:.3g})."
         )
-        yield Advice(TRAIN_LONGER, f"{evidence} {_estimate(case)}", case.longer())
-    elif case.best_scores(0.25) is None and case.compared("precision") < SHORT_OF and not case.spoiled:
+        yield Advice(_TRAIN_LONGER, f"{evidence} {_estimate(case)}", case.longer())
+    elif case.best_scores(0.25) is None and case.compared("precision") < _SHORT_OF and not case.spoiled:
         row = case.measures["precision"]
         evidence = (
             f"Precision is {row.value:.2f} (real images: {row.real:.2f}). The run is too short to show "
             "whether it still improves."
         )
-        yield Advice(TRAIN_LONGER, f"{evidence} {_estimate(case)}", case.longer())
+        yield Advice(_TRAIN_LONGER, f"{evidence} {_estimate(case)}", case.longer())
 
 
-def _limited(case: Case) -> Iterator[Advice]:
-    if case.compared("precision") >= SHORT_OF or not case.is_flat() or case.spoiled:
+def _limited(case: _Case) -> Iterator[Advice]:
+    if case.compared("precision") >= _SHORT_OF or not case.is_flat() or case.spoiled:
         return
     row = case.measures["precision"]
     evidence = (
@@ -330,14 +330,14 @@ def _limited(case: Case) -> Iterator[Advice]:
         f"{row.real:.2f}): the size of the network is the limit."
     )
     size = case.train.model_size
-    larger = {"model_size": NEXT_SIZE[size]} if size in NEXT_SIZE else {"base": int(TWICE * case.train.base)}
-    yield Advice("The network is too small", evidence, case.again(**larger, **case.budget(TWICE)))
+    larger = {"model_size": _NEXT_SIZE[size]} if size in _NEXT_SIZE else {"base": int(_TWICE * case.train.base)}
+    yield Advice("The network is too small", evidence, case.again(**larger, **case.budget(_TWICE)))
 
 
 # ---- problems of the data and of single classes: given in addition to a diagnosis ----
 
 
-def leaks(case: Case) -> Iterator[Advice]:
+def _leaks(case: _Case) -> Iterator[Advice]:
     num = case.copies.leaks or 0
     if num:
         evidence = (
@@ -347,10 +347,10 @@ def leaks(case: Case) -> Iterator[Advice]:
         yield Advice("Duplicates in the held-out set", evidence, case.again(drop_duplicates=True))
 
 
-def marks(case: Case) -> Iterator[Advice]:
+def _marks(case: _Case) -> Iterator[Advice]:
     if case.config.model.channels > 1:  # often parts of the figures, such as pupils
         return
-    frequent = [one for one in case.evaluation.marks if one.generated_share > SHARE]
+    frequent = [one for one in case.evaluation.marks if one.generated_share > _SHARE]
     if not frequent:
         return
     most = max(frequent, key=lambda one: one.generated_share)
@@ -362,12 +362,12 @@ def marks(case: Case) -> Iterator[Advice]:
     yield Advice("Burned-in marks are generated", evidence, case.again(mask_marks=True))
 
 
-def classes(case: Case) -> Iterator[Advice]:
+def _classes(case: _Case) -> Iterator[Advice]:
     results = case.classes
     if not results.judged:
         return
     mean, worst = results.agreement, next((row for row in results.rows if row.name == results.worst), None)
-    if mean and worst and worst.agreement is not None and worst.agreement < RECOGNISED * mean.value:
+    if mean and worst and worst.agreement is not None and worst.agreement < _RECOGNISED * mean.value:
         taken = f", most often as {worst.confused_with}" if worst.confused_with else ""
         evidence = (
             f"{worst.agreement:.0%} of the samples of class {worst.name} are classified as this class (mean of all "
@@ -379,7 +379,7 @@ def classes(case: Case) -> Iterator[Advice]:
         )
         yield Advice(f"Class {worst.name} is weak", evidence, command)
     distance, chance = results.total_variation, results.chance
-    unequal = distance is not None and chance is not None and distance > max(TWICE * chance, SHARE)
+    unequal = distance is not None and chance is not None and distance > max(_TWICE * chance, _SHARE)
     if unequal and not case.train.conditional:
         evidence = (
             f"The class shares differ from the data by {distance:.1%} (total variation; {chance:.1%} by chance). A "
@@ -396,8 +396,8 @@ def _is_classic(model: str) -> bool:
 # ---- appearance and augmentation: only where no diagnosis applies ----
 
 
-def artefacts(case: Case) -> Iterator[Advice]:
-    wrong, checkerboard, rate = case.wrong, case.vital("checkerboard") or 1.0, HALF * case.train.lr
+def _artefacts(case: _Case) -> Iterator[Advice]:
+    wrong, checkerboard, rate = case.wrong, case.vital("checkerboard") or 1.0, _HALF * case.train.lr
     measured = case.artefacts.sharpness
     sharpness = (measured.value if measured else case.vital("sharpness")) or 1.0
     if "blocks" in wrong:
@@ -413,44 +413,44 @@ def artefacts(case: Case) -> Iterator[Advice]:
             how, command = "A lower learning rate reduces them.", case.again(lr=rate)
         yield Advice("Checkerboard artefacts", f"{seen} {how}", command)
     seen = sentence(wrong.get("sharpness") or f"sharpness is {sharpness:.2g} times that of real images")
-    if sharpness < BLUNT:
+    if sharpness < _BLUNT:
         if case.train.r1:
             how = "A smaller penalty allows finer detail."
-            yield Advice("Images are blurred", f"{seen} {how}", case.again(r1=HALF * case.train.r1))
+            yield Advice("Images are blurred", f"{seen} {how}", case.again(r1=_HALF * case.train.r1))
         elif case.train.discriminator == "features":
             how = "A discriminator of pixels, in addition to that of features, sees finer detail."
             yield Advice("Images are blurred", f"{seen} {how}", case.again(discriminator="both"))
     elif not {"blocks", "checkerboard"} & wrong.keys() and (
-        sharpness > HARSH or "noise" in wrong
+        sharpness > _HARSH or "noise" in wrong
     ):  # patterns raise both
         seen = sentence(wrong["noise"]) if "noise" in wrong else seen
         yield Advice("Images are noisy", f"{seen} A lower learning rate reduces noise.", case.again(lr=rate))
 
 
-def augmentation(case: Case) -> Iterator[Advice]:
+def _augmentation(case: _Case) -> Iterator[Advice]:
     augment = case.train.augment
-    if "tone" in case.wrong and augment >= STRONG:
+    if "tone" in case.wrong and augment >= _STRONG:
         evidence = (
             f"{case.wrong['tone']} Augmentation of brightness and colour shows in the samples if it is applied too "
             f"often (here with probability {augment:.2g})."
         )
-        half = round(HALF * augment, 2)
+        half = round(_HALF * augment, 2)
         yield Advice("Augmentation shows in the samples", evidence, case.again(augment=half, adaptive=None))
         return
     gap = case.vital("d_gap")
-    if gap is None or gap > NO_OVERFITTING or augment < STRONG or case.train.adaptive:
+    if gap is None or gap > _NO_OVERFITTING or augment < _STRONG or case.train.adaptive:
         return
     evidence = (
         f"The probability of augmentation is {augment:.2g}, but the discriminator scores held-out images like training "
         f"images (gap {gap:.0%}): less augmentation gives sharper images sooner."
     )
-    yield Advice("Augmentation is too strong", evidence, case.again(augment=round(HALF * augment, 2)))
+    yield Advice("Augmentation is too strong", evidence, case.again(augment=round(_HALF * augment, 2)))
 
 
-Rule = Callable[[Case], Iterator[Advice]]
-DIAGNOSES: tuple[Rule, ...] = (_untrained, _unstable, collapsed, _overfitted, _improving, _limited)
-OTHERS: tuple[Rule, ...] = (leaks, marks, classes)
-APPEARANCE: tuple[Rule, ...] = (artefacts, augmentation)
+_Rule = Callable[[_Case], Iterator[Advice]]
+_DIAGNOSES: tuple[_Rule, ...] = (_untrained, _unstable, _collapsed, _overfitted, _improving, _limited)
+_OTHERS: tuple[_Rule, ...] = (_leaks, _marks, _classes)
+_APPEARANCE: tuple[_Rule, ...] = (_artefacts, _augmentation)
 
 
 def _joined(clauses: list[str]) -> str:

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup, escape
 
-WIDTH, HEIGHT = 420, 230  # SVG units, about pixels
-LEFT, RIGHT, TOP, BOTTOM = 52, 10, 12, 34
-MOST_POINTS = 240  # per line; longer lines are averaged
-NUM_STYLES = 6  # line styles in the style sheet (.s0 to .s5)
-START = 0.1  # largest fraction of the x axis that may be empty so that it starts at 0
-DECADES = 1.5  # powers of ten above which the axis of a positive quantity is logarithmic
+_WIDTH, _HEIGHT = 420, 230  # SVG units, about pixels
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 10, 12, 34
+_MOST_POINTS = 240  # per line; longer lines are averaged
+_NUM_STYLES = 6  # line styles in the style sheet (.s0 to .s5)
+_START = 0.1  # largest fraction of the x axis that may be empty so that it starts at 0
+_DECADES = 1.5  # powers of ten above which the axis of a positive quantity is logarithmic
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class Series:
     """Number of the line style; default: position among the lines of the chart."""
 
     def columns(self) -> np.ndarray:
-        """(4, N): x, y, low, high; finite, at most `MOST_POINTS` points."""
+        """(4, N): x, y, low, high; finite, at most `_MOST_POINTS` points."""
         low, high = (self.y if side is None else side for side in (self.low, self.high))
         table = np.array([self.x, self.y, low, high], np.float64)
         table = table[:, np.isfinite(table).all(axis=0)]
-        if table.shape[1] > MOST_POINTS:
-            table = np.stack([part.mean(axis=1) for part in np.array_split(table, MOST_POINTS, axis=1)], axis=1)
+        if table.shape[1] > _MOST_POINTS:
+            table = np.stack([part.mean(axis=1) for part in np.array_split(table, _MOST_POINTS, axis=1)], axis=1)
         return table
 
 
@@ -72,15 +72,15 @@ def line_chart(
         return None
     every = np.concatenate([table for _, table in tables], axis=1)
     if log_y is None:
-        log_y = not unit_range and bool((every[2] > 0).all() and np.log10(every[3].max() / every[2].min()) > DECADES)
+        log_y = not unit_range and bool((every[2] > 0).all() and np.log10(every[3].max() / every[2].min()) > _DECADES)
     first, last = every[0].min(), every[0].max()
-    x_axis = Axis.over(0.0 if 0 < first < START * last else first, last, False, LEFT, WIDTH - RIGHT, exact=True)
+    x_axis = _Axis.over(0.0 if 0 < first < _START * last else first, last, False, _LEFT, _WIDTH - _RIGHT, exact=True)
     bottom, top = (0.0, 1.0) if unit_range else (every[2].min(), every[3].max())
-    y_axis = Axis.over(bottom, top, log_y, HEIGHT - BOTTOM, TOP)
+    y_axis = _Axis.over(bottom, top, log_y, _HEIGHT - _BOTTOM, _TOP)
     parts = [*_frame(x_axis, y_axis, x_label, y_label)]
     legend = []
     for i, (series, table) in enumerate(tables):
-        style = (i if series.style is None else series.style) % NUM_STYLES
+        style = (i if series.style is None else series.style) % _NUM_STYLES
         legend.append((style, series.name))
         x, y, low, high = x_axis(table[0]), y_axis(table[1]), y_axis(table[2]), y_axis(table[3])
         if series.low is not None:
@@ -91,9 +91,9 @@ def line_chart(
             parts += [
                 f'<circle class="dot s{style}" cx="{a:.1f}" cy="{b:.1f}" r="2.4"/>' for a, b in zip(x, y, strict=True)
             ]
-    described = f"{caption} {'; '.join(summary(series, table) for series, table in tables)}."
+    described = f"{caption} {'; '.join(_summary(series, table) for series, table in tables)}."
     svg = (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(described)}">'
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(described)}">'
         f"<title>{escape(caption)}</title>{''.join(parts)}</svg>"
     )
     return Chart(Markup(svg), caption, legend if len(legend) > 1 else [])
@@ -103,9 +103,9 @@ def scatter_chart(caption: str, real: Sequence[Sequence[float]], generated: Sequ
     """Draw points [x, y] in [-1, 1] of real images as dots and of generated images as crosses; None without points."""
     if not (len(real) and len(generated)):
         return None
-    middle, side = WIDTH / 2, WIDTH / 2 - RIGHT
-    height = 2 * max((abs(y) for _, y in (*real, *generated)), default=0.0) * side + 2 * (TOP + RIGHT)
-    parts = [f'<rect class="axis" fill="none" x="1" y="1" width="{WIDTH - 2}" height="{height - 2:.1f}"/>']
+    middle, side = _WIDTH / 2, _WIDTH / 2 - _RIGHT
+    height = 2 * max((abs(y) for _, y in (*real, *generated)), default=0.0) * side + 2 * (_TOP + _RIGHT)
+    parts = [f'<rect class="axis" fill="none" x="1" y="1" width="{_WIDTH - 2}" height="{height - 2:.1f}"/>']
     for x, y in real:
         parts.append(f'<circle class="dot s0" cx="{middle + side * x:.1f}" cy="{height / 2 - side * y:.1f}" r="2.4"/>')
     crosses = "".join(
@@ -114,13 +114,13 @@ def scatter_chart(caption: str, real: Sequence[Sequence[float]], generated: Sequ
     parts.append(f'<path class="cross s1" d="{crosses}"/>')
     described = f"{caption} {len(real)} real and {len(generated)} generated images."
     svg = (
-        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(described)}">'
+        f'<svg viewBox="0 0 {_WIDTH} {height:.0f}" role="img" aria-label="{escape(described)}">'
         f"<title>{escape(caption)}</title>{''.join(parts)}</svg>"
     )
     return Chart(Markup(svg), caption, [(0, "real (dots)"), (1, "generated (crosses)")])
 
 
-def summary(series: Series, table: np.ndarray) -> str:
+def _summary(series: Series, table: np.ndarray) -> str:
     """Text description of a line for screen readers."""
     first, last = table[:, 0], table[:, -1]
     return f"{series.name}: {label(first[1])} at {label(first[0])}, {label(last[1])} at {label(last[0])}"
@@ -130,29 +130,31 @@ def _coordinates(x: np.ndarray, y: np.ndarray) -> list[str]:
     return [f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True)]
 
 
-def _frame(x_axis: Axis, y_axis: Axis, x_label: str, y_label: str) -> list[str]:
+def _frame(x_axis: _Axis, y_axis: _Axis, x_label: str, y_label: str) -> list[str]:
     """Grid lines, tick labels and axis names."""
     parts = []
     for value in y_axis.ticks:
         y = float(y_axis(value))
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text class="tick" x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{label(value)}</text>')
+        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text class="tick" x="{_LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{label(value)}</text>')
     for value in x_axis.ticks:
         x = float(x_axis(value))
-        place = "end" if x > WIDTH - RIGHT - 12 else "middle"
+        place = "end" if x > _WIDTH - _RIGHT - 12 else "middle"
         parts.append(
-            f'<text class="tick" x="{x:.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="{place}">{label(value)}</text>'
+            f'<text class="tick" x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 15}" text-anchor="{place}">{label(value)}</text>'
         )
-    edge = HEIGHT - BOTTOM
-    parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{edge}" y2="{edge}"/>')
-    parts.append(f'<text class="name" x="{WIDTH - RIGHT}" y="{HEIGHT - 3}" text-anchor="end">{escape(x_label)}</text>')
+    edge = _HEIGHT - _BOTTOM
+    parts.append(f'<line class="axis" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{edge}" y2="{edge}"/>')
+    parts.append(
+        f'<text class="name" x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 3}" text-anchor="end">{escape(x_label)}</text>'
+    )
     if y_label:
-        parts.append(f'<text class="name" x="{LEFT}" y="{HEIGHT - 3}">↑ {escape(y_label)}</text>')
+        parts.append(f'<text class="name" x="{_LEFT}" y="{_HEIGHT - 3}">↑ {escape(y_label)}</text>')
     return parts
 
 
 @dataclass(frozen=True)
-class Axis:
+class _Axis:
     """Map a quantity to a position in the drawing."""
 
     low: float
@@ -163,7 +165,7 @@ class Axis:
     ticks: list[float]
 
     @classmethod
-    def over(cls, low: float, high: float, log: bool, start: float, stop: float, exact: bool = False) -> Axis:
+    def over(cls, low: float, high: float, log: bool, start: float, stop: float, exact: bool = False) -> _Axis:
         """An axis over [low, high], extended to its outer ticks unless `exact`."""
         if high <= low:
             around = abs(low) / 2 or 0.5

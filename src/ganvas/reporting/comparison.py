@@ -7,13 +7,13 @@ from typing import Any
 
 from ganvas.errors import duration
 from ganvas.reporting.charts import Chart, Series, line_chart
-from ganvas.reporting.page import BETTER, latest, shown
+from ganvas.reporting.page import BETTER, latest, shown_value
 from ganvas.reporting.pictures import Picture, embed
 from ganvas.reporting.reading import RunContent, column
 from ganvas.results import Evaluation, Measure, figure
 
-PICTURES = 5_000_000  # bytes, of all runs together
-SIGNIFICANT = {
+_PICTURES = 5_000_000  # bytes, of all runs together
+_SIGNIFICANT = {
     "features": "features",
     "num_real": "number of real images",
     "num_generated": "number of generated images",
@@ -24,7 +24,7 @@ SIGNIFICANT = {
 
 
 @dataclass(frozen=True)
-class Cell:
+class _Cell:
     """best: better than all others, with intervals that do not overlap."""
 
     value: str
@@ -39,7 +39,7 @@ class Row:
     name: str
     arrow: str
     better: str
-    cells: list[Cell]
+    cells: list[_Cell]
 
 
 def comparison(runs: list[RunContent]) -> dict[str, Any]:
@@ -48,9 +48,9 @@ def comparison(runs: list[RunContent]) -> dict[str, Any]:
         "names": _names_of(runs),
         "caveats": caveats(runs, _names_of(runs)),
         "rows": [*measures(runs), *costs(runs)],
-        "grids": [grid(run, name, len(runs)) for run, name in zip(runs, _names_of(runs), strict=True)],
+        "grids": [_grid(run, name, len(runs)) for run, name in zip(runs, _names_of(runs), strict=True)],
         "charts": _overlaid(runs),
-        "differences": differences(runs),
+        "differences": config_differences(runs),
     }
 
 
@@ -69,9 +69,9 @@ def caveats(runs: list[RunContent], names: list[str]) -> list[str]:
     evaluations = [run.evaluation for run in runs if run.evaluation is not None]
     if len({one.data.hash for one in evaluations}) > 1:
         warnings.append("These runs were evaluated on different data: their values are not comparable.")
-    differing = [name for name in SIGNIFICANT if len({getattr(one.protocol, name) for one in evaluations}) > 1]
+    differing = [name for name in _SIGNIFICANT if len({getattr(one.protocol, name) for one in evaluations}) > 1]
     if differing:
-        words = ", ".join(SIGNIFICANT[name] for name in differing)
+        words = ", ".join(_SIGNIFICANT[name] for name in differing)
         warnings.append(f"These runs were evaluated with different protocols ({words}): compare with care.")
     warnings += disagreements(runs, names)
     if any(run.stale for run in runs):
@@ -110,7 +110,7 @@ def measures(runs: list[RunContent]) -> list[Row]:
         cells = []
         for row in row_of:
             value, low, high = (figure(getattr(row, part, None), digits) for part in ("value", "low", "high"))
-            cells.append(Cell(value, f"{low} to {high}", row is best) if row else Cell(value))
+            cells.append(_Cell(value, f"{low} to {high}", row is best) if row else _Cell(value))
         rows.append(Row(first.name, first.arrow, BETTER[first.better], cells))
     return rows
 
@@ -128,18 +128,18 @@ def winner(rows: list[Measure]) -> Measure | None:
 
 def costs(runs: list[RunContent]) -> list[Row]:
     return [
-        Row("Images seen", "", "", [Cell(f"{run.images_seen:,}") for run in runs]),
-        Row("Training time", "", "", [Cell(duration(run.seconds)) for run in runs]),
-        Row("Machine", "", "", [Cell(run.config.device or "–") for run in runs]),
+        Row("Images seen", "", "", [_Cell(f"{run.images_seen:,}") for run in runs]),
+        Row("Training time", "", "", [_Cell(duration(run.seconds)) for run in runs]),
+        Row("Machine", "", "", [_Cell(run.config.device or "–") for run in runs]),
     ]
 
 
-def grid(run: RunContent, name: str, num: int) -> tuple[str, Picture | None, int, str]:
+def _grid(run: RunContent, name: str, num: int) -> tuple[str, Picture | None, int, str]:
     """(name, image, width of its cells, note) from the evaluation, otherwise the last preview."""
     grids, side = (run.evaluation or Evaluation()).grids, run.config.model.width
-    if grids and (picture := embed(run.folder, grids.generated, PICTURES // num)) is not None:
+    if grids and (picture := embed(run.folder, grids.generated, _PICTURES // num)) is not None:
         return name, picture, side, grids.note
-    return name, latest(run, PICTURES // num), side, "last preview, uncurated"
+    return name, latest(run, _PICTURES // num), side, "last preview, uncurated"
 
 
 def _overlaid(runs: list[RunContent]) -> list[Chart]:
@@ -165,7 +165,7 @@ def _overlaid(runs: list[RunContent]) -> list[Chart]:
     return [chart for chart in charts if chart is not None]
 
 
-def differences(runs: list[RunContent]) -> list[tuple[str, list[str]]]:
+def config_differences(runs: list[RunContent]) -> list[tuple[str, list[str]]]:
     """(option, value in each run) where the runs differ."""
     data = ("source", "num_images", "size", "channels", "kind")
     flat = [
@@ -176,5 +176,5 @@ def differences(runs: list[RunContent]) -> list[tuple[str, list[str]]]:
         for run in runs
     ]
     names = dict.fromkeys(name for one in flat for name in one)
-    table = [(name, [shown(one.get(name)) for one in flat]) for name in names]
+    table = [(name, [shown_value(one.get(name)) for one in flat]) for name in names]
     return [(name, values) for name, values in table if len(set(values)) > 1]

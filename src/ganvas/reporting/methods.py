@@ -8,8 +8,8 @@ from typing import Any
 
 from ganvas.results import Evaluation
 
-Row = dict[str, Any]
-COLUMNS = ("part", "name", "value", "low", "high", "real", "better", "protocol")
+_Row = dict[str, Any]
+_COLUMNS = ("part", "name", "value", "low", "high", "real", "better", "protocol")
 
 
 def methods(evaluation: Evaluation) -> str:
@@ -42,7 +42,7 @@ def methods(evaluation: Evaluation) -> str:
 
 def as_csv(evaluation: Evaluation) -> str:
     """All measures, class results, copy rates and artefacts of an evaluation: one number with its interval per line."""
-    rows: list[Row] = [{"part": "measures"} | vars(row) for row in evaluation.measures]
+    rows: list[_Row] = [{"part": "measures"} | vars(row) for row in evaluation.measures]
     for one in evaluation.classes.rows if evaluation.classes else []:
         share = {"value": one.generated_share, "low": one.generated_low, "high": one.generated_high}
         rows.append({"part": "class share", "name": one.name, "real": one.real_share} | share)
@@ -55,13 +55,13 @@ def as_csv(evaluation: Evaluation) -> str:
     for part in ("copies", "artefacts", "real_or_fake"):
         rows += _intervals(part, values[part])
     file = io.StringIO()
-    writer = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(file, _COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return file.getvalue()
 
 
-def _intervals(part: str, content: Any, name: str = "") -> list[Row]:
+def _intervals(part: str, content: Any, name: str = "") -> list[_Row]:
     """Every value with an interval in nested content, named by its keys."""
     if isinstance(content, list):
         named = [

@@ -24,15 +24,19 @@ from ganvas.results import Artefacts, CopyResults, Evaluation, Interval, MarkRes
 from ganvas.run_config import RunConfig
 from ganvas.training.starting_weights import description
 
-Shown = TypeVar("Shown", Pair, MarkResult)
+_Shown = TypeVar("_Shown", Pair, MarkResult)
 BETTER = {"lower": "lower is better", "higher": "higher is better", "near": "closer to real images is better"}
-HEADLINE = ("kid", "kid_second", "fid", "precision", "recall", "accuracy_asked")
-GRID, FILM, STILLS, PAIR, MARK, MAP = 1_000_000, 2_000_000, 400_000, 90_000, 50_000, 100_000  # bytes of images
-MOST_PAIRS, MOST_MARKS = 16, 12
-MANY_CLASSES = 30  # more rows than this are folded
-GAP = 2  # pixels between the cells of a grid (image_files.grid)
-LOGGED = {"kid": "KID (random)", "precision": "Precision", "recall": "Recall"}  # measures that the training log has too
-TERMS = (  # (parts of the evaluation or of the log that use the term, term, better, meaning)
+_HEADLINE = ("kid", "kid_second", "fid", "precision", "recall", "accuracy_asked")
+_GRID, _FILM, _STILLS, _PAIR, _MARK, _MAP = 1_000_000, 2_000_000, 400_000, 90_000, 50_000, 100_000  # bytes of images
+_MOST_PAIRS, _MOST_MARKS = 16, 12
+_MANY_CLASSES = 30  # more rows than this are folded
+_GAP = 2  # pixels between the cells of a grid (image_files.grid)
+_LOGGED = {
+    "kid": "KID (random)",
+    "precision": "Precision",
+    "recall": "Recall",
+}  # measures that the training log has too
+_TERMS = (  # (parts of the evaluation or of the log that use the term, term, better, meaning)
     ("protocol", "95% interval", "", "Uncertainty caused by the limited number of images."),
     ("protocol", "Real", "", "The same measure between two sets of real images: the best value to expect."),
     ("protocol d_gap", "Held-out images", "", "Real images that were not used for training."),
@@ -88,42 +92,42 @@ TERMS = (  # (parts of the evaluation or of the log that use the term, term, bet
 )
 
 
-def page(run: RunContent) -> dict[str, Any]:
+def page_values(run: RunContent) -> dict[str, Any]:
     """Content of the template of one run."""
     evaluation, folder = run.evaluation or Evaluation(), run.folder
     letters, shared = protocols(evaluation.measures)
     return {
         "run": run,
         "evaluation": run.evaluation,
-        "headline": [row for key in HEADLINE for row in evaluation.measures if row.key == key],
+        "headline": [row for key in _HEADLINE for row in evaluation.measures if row.key == key],
         "better": BETTER,
-        "agreement": agreement(evaluation),
+        "agreement": agreement_sentence(evaluation),
         "pictures": _side_by_side(folder, evaluation),
-        "latest": None if evaluation.grids else latest(run, GRID),
+        "latest": None if evaluation.grids else latest(run, _GRID),
         "advice": _found_advice(run),
         "measures": evaluation.measures,
-        "feature_map": feature_map(evaluation),
+        "feature_map": _feature_map(evaluation),
         "methods": methods(evaluation),
         "csv": quote(as_csv(evaluation)),
         "shared_protocol": shared,
         "letters": letters,
         "classes": evaluation.classes,
-        "many": MANY_CLASSES,
+        "many": _MANY_CLASSES,
         "copies": evaluation.copies,
         "copy_facts": copy_facts(evaluation.copies or CopyResults()),
-        "closest": _with_picture(folder, evaluation.copies.closest[:MOST_PAIRS] if evaluation.copies else [], PAIR),
-        "marks": _with_picture(folder, evaluation.marks[:MOST_MARKS], MARK),
+        "closest": _with_picture(folder, evaluation.copies.closest[:_MOST_PAIRS] if evaluation.copies else [], _PAIR),
+        "marks": _with_picture(folder, evaluation.marks[:_MOST_MARKS], _MARK),
         "artefacts": evaluation.artefacts,
-        "spectrum": spectrum(evaluation.artefacts or Artefacts()),
-        "faults": faults(evaluation.artefacts or Artefacts()),
+        "spectrum": _spectrum(evaluation.artefacts or Artefacts()),
+        "faults": _faults(evaluation.artefacts or Artefacts()),
         "real_or_fake": evaluation.real_or_fake,
-        "map": embed(folder, evaluation.real_or_fake.map, MAP) if evaluation.real_or_fake else None,
+        "map": embed(folder, evaluation.real_or_fake.map, _MAP) if evaluation.real_or_fake else None,
         "usefulness": evaluation.usefulness,
-        "film": film(run.grids, FILM) if len(run.grids) > 1 else None,
-        "stills": stills(run.grids, run.config.model.height, run.config.model.width, STILLS),
+        "film": film(run.grids, _FILM) if len(run.grids) > 1 else None,
+        "stills": stills(run.grids, run.config.model.height, run.config.model.width, _STILLS),
         "charts": _curves(run),
         "health": run.health,
-        "choices": choices(run.config),
+        "choices": _choices(run.config),
         "data": _data_facts(run),
         "cost": _cost_facts(run),
         "command": train_command(run.config, str(folder), {}),
@@ -139,18 +143,18 @@ def _found_advice(run: RunContent) -> list[Advice]:
 def _glossary(run: RunContent, evaluation: Evaluation) -> list[tuple[str, str]]:
     """(term, meaning) of the measures and terms on the page."""
     used = {name for record in (*run.reports, *run.vitals) for name in line_of(record)}
-    logged = [key for key in LOGGED if key in used and key not in evaluation.by_key]
+    logged = [key for key in _LOGGED if key in used and key not in evaluation.by_key]
     used |= {name for name, value in vars(evaluation).items() if value and run.evaluation}
     entries = [(row.name, BETTER[row.better], row.meaning) for row in evaluation.measures]
-    entries += [(LOGGED[key], BETTER[MEANINGS[key][0]], MEANINGS[key][1]) for key in logged]
-    entries += [(term, BETTER.get(way, ""), words) for where, term, way, words in TERMS if used & {*where.split()}]
+    entries += [(_LOGGED[key], BETTER[MEANINGS[key][0]], MEANINGS[key][1]) for key in logged]
+    entries += [(term, BETTER.get(way, ""), words) for where, term, way, words in _TERMS if used & {*where.split()}]
     return [(name, f"{meaning} {sentence(better)}" if better else meaning) for name, better, meaning in entries]
 
 
 # ---- numbers as text ----
 
 
-def text(value: float | None, digits: int | None = None) -> str:
+def number_text(value: float | None, digits: int | None = None) -> str:
     """Format a number with a minus sign and thousands separators; default: three significant digits."""
     finite = number(value)
     if finite and digits is None:
@@ -185,7 +189,7 @@ def protocols(rows: list[Measure]) -> tuple[dict[str, tuple[str, str]], str]:
     return {row.key: (letters[note], note) for row, note in zip(rows, own, strict=True)}, shared
 
 
-def agreement(evaluation: Evaluation) -> str:
+def agreement_sentence(evaluation: Evaluation) -> str:
     """Whether both feature networks distinguish generated from real images; "" if that is unknown."""
     rows = evaluation.by_key
     both = [rows[key] for key in ("kid", "kid_second") if key in rows and rows[key].real is not None]
@@ -211,7 +215,7 @@ def agreement(evaluation: Evaluation) -> str:
 
 
 @dataclass(frozen=True)
-class SideBySide:
+class _SideBySide:
     real: Picture | None
     generated: Picture | None
     labels: list[str]
@@ -219,20 +223,20 @@ class SideBySide:
     note: str
 
 
-def _side_by_side(folder: Path, evaluation: Evaluation) -> SideBySide | None:
+def _side_by_side(folder: Path, evaluation: Evaluation) -> _SideBySide | None:
     grids = evaluation.grids
     if not grids:
         return None
-    generated = embed(folder, grids.generated, GRID)
+    generated = embed(folder, grids.generated, _GRID)
     by_class = grids.per_class and generated is not None
     rows = _num_rows(folder, grids.generated, evaluation.model.height) if by_class else 0
-    return SideBySide(embed(folder, grids.real, GRID), generated, evaluation.data.classes[:rows], grids.note)
+    return _SideBySide(embed(folder, grids.real, _GRID), generated, evaluation.data.classes[:rows], grids.note)
 
 
 def _num_rows(folder: Path, name: str, height: int) -> int:
     """Number of rows of a grid file, from the height of its cells."""
     with Image.open(folder / name) as picture:
-        return (picture.height - GAP) // max(1, height + GAP)
+        return (picture.height - _GAP) // max(1, height + _GAP)
 
 
 def latest(run: RunContent, budget: int) -> Picture | None:
@@ -240,7 +244,7 @@ def latest(run: RunContent, budget: int) -> Picture | None:
     return embed(run.folder, str(run.grids[-1][1].relative_to(run.folder)), budget) if run.grids else None
 
 
-def _with_picture(folder: Path, rows: Sequence[Shown], budget: int) -> list[tuple[Shown, Picture]]:
+def _with_picture(folder: Path, rows: Sequence[_Shown], budget: int) -> list[tuple[_Shown, Picture]]:
     """The rows whose image file exists, each with its image."""
     return [(row, picture) for row in rows if (picture := embed(folder, row.file, budget)) is not None]
 
@@ -264,7 +268,7 @@ def copy_facts(copies: CopyResults) -> list[tuple[str, str]]:
     return facts
 
 
-def spectrum(artefacts: Artefacts) -> Chart | None:
+def _spectrum(artefacts: Artefacts) -> Chart | None:
     curves = artefacts.spectrum
     if not curves:
         return None
@@ -275,7 +279,7 @@ def spectrum(artefacts: Artefacts) -> Chart | None:
     return line_chart(caption, lines, "cycles per pixel", "power", log_y=True)
 
 
-def feature_map(evaluation: Evaluation) -> Chart | None:
+def _feature_map(evaluation: Evaluation) -> Chart | None:
     points = evaluation.feature_map
     if not points:
         return None
@@ -287,20 +291,24 @@ def feature_map(evaluation: Evaluation) -> Chart | None:
     return scatter_chart(caption, points.real, points.generated)
 
 
-def faults(artefacts: Artefacts) -> list[tuple[str, str, str]]:
+def _faults(artefacts: Artefacts) -> list[tuple[str, str, str]]:
     """(artefact, value for generated images, value for real images)."""
     rows = [
-        (f"Checkerboard artefacts, period {row.period} pixels", text(row.worse.generated), text(row.worse.real))
+        (
+            f"Checkerboard artefacts, period {row.period} pixels",
+            number_text(row.worse.generated),
+            number_text(row.worse.real),
+        )
         for row in artefacts.checkerboard
     ]
     if sharp := artefacts.sharpness:
-        bounds = f"{text(sharp.value, 2)} ({text(sharp.low, 2)} to {text(sharp.high, 2)})"
+        bounds = f"{number_text(sharp.value, 2)} ({number_text(sharp.low, 2)} to {number_text(sharp.high, 2)})"
         rows.append(("Sharpness (1 = like real images)", bounds, "1"))
     if tones := artefacts.tones:
         rows.append(("Difference of pixel values, of their range", percent(tones.value), percent(tones.real)))
     if alike := artefacts.correlation:
-        real = f"{text(alike.low, 2)} to {text(alike.high, 2)}"
-        rows.append(("Mean correlation of two images (real: samples of nine)", text(alike.generated, 2), real))
+        real = f"{number_text(alike.low, 2)} to {number_text(alike.high, 2)}"
+        rows.append(("Mean correlation of two images (real: samples of nine)", number_text(alike.generated, 2), real))
     if blank := artefacts.blank:
         rows.append(("Blank images", percent(blank.generated), percent(blank.real)))
     if repeated := artefacts.duplicates:
@@ -373,13 +381,13 @@ def _curves(run: RunContent) -> list[Chart]:
 # ---- how it was made ----
 
 
-def choices(config: RunConfig) -> list[tuple[str, str, str]]:
+def _choices(config: RunConfig) -> list[tuple[str, str, str]]:
     """(option, value, reason) of each option that was set automatically."""
     values = vars(config.model) | vars(config.train)
-    return [(name, shown(values.get(name)), str(reason)) for name, reason in config.reasons.items()]
+    return [(name, shown_value(values.get(name)), str(reason)) for name, reason in config.reasons.items()]
 
 
-def shown(value: object) -> str:
+def shown_value(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
@@ -396,7 +404,7 @@ def _data_facts(run: RunContent) -> list[tuple[str, str]]:
         ("Images", f"{data.num_training:,} for training, {data.num_heldout:,} held out"),
         ("Size", f"{data.size} pixels, {channels.get(data.channels, data.channels)}"),
         ("Kind", data.kind),
-        ("Classes", ", ".join(classes[:MANY_CLASSES]) + (" …" if len(classes) > MANY_CLASSES else "")),
+        ("Classes", ", ".join(classes[:_MANY_CLASSES]) + (" …" if len(classes) > _MANY_CLASSES else "")),
         ("Conditions", evaluated.conditions),
         ("Content hash", data.hash[:16]),
         ("Licence", data.licence or "not stated"),

@@ -50,10 +50,10 @@ Form = Literal["onnx", "web", "torch", "folder"]
 UNFINISHED = "unfinished-export"
 Weights = Literal["float32", "float16", "int8"]
 
-SAME = 1e-4  # largest difference of equal images, in the range from -1 to 1
-FEWEST = 256  # fewest numbers of a tensor that is stored as float16 or int8
-CHECKED = ((1, 1.0), (3, 0.6), (4, 0.0), (8, 1.0), (8, 0.9))  # (images, truncation) of the compared batches
-LICENCE = re.compile(r"^\|\s*licence(?: of the data)?\s*\|\s*(.*?)\s*\|\s*$", re.MULTILINE)  # row of a card
+_SAME = 1e-4  # largest difference of equal images, in the range from -1 to 1
+_FEWEST = 256  # fewest numbers of a tensor that is stored as float16 or int8
+_CHECKED = ((1, 1.0), (3, 0.6), (4, 0.0), (8, 1.0), (8, 0.9))  # (images, truncation) of the compared batches
+_LICENCE = re.compile(r"^\|\s*licence(?: of the data)?\s*\|\s*(.*?)\s*\|\s*$", re.MULTILINE)  # row of a card
 
 
 def export(
@@ -175,7 +175,7 @@ def torch_program(generator: Generator, licence: str) -> tuple[bytes, dict[str, 
         return images.cpu().numpy(), code.cpu().numpy()
 
     content = buffer.getvalue()
-    return content, report | {"bytes": len(content), "difference": difference(generator, run, exact=True)}
+    return content, report | {"bytes": len(content), "difference": _difference(generator, run, exact=True)}
 
 
 def onnx_model(generator: Generator, weights: Weights, licence: str) -> tuple[bytes, dict[str, Any]]:
@@ -221,7 +221,7 @@ def onnx_model(generator: Generator, weights: Weights, licence: str) -> tuple[by
         images, code = (np.asarray(values) for values in session.run(["pictures", "code"], given))
         return images, code
 
-    report |= {"bytes": len(content), "difference": difference(generator, run, exact=weights == "float32")}
+    report |= {"bytes": len(content), "difference": _difference(generator, run, exact=weights == "float32")}
     return content, report
 
 
@@ -234,15 +234,15 @@ def _name_batch(graph: Any) -> None:
                 dimension.dim_param = "N"
 
 
-def difference(generator: Generator, run: Any, exact: bool) -> dict[str, float | int | None]:
+def _difference(generator: Generator, run: Any, exact: bool) -> dict[str, float | int | None]:
     """Difference between the images of an exported model and of PyTorch, over several batches, labels, truncations.
 
-    run: (z, label, truncation) -> (images, code). exact: raise GanvasError if the difference exceeds `SAME`.
+    run: (z, label, truncation) -> (images, code). exact: raise GanvasError if the difference exceeds `_SAME`.
     Returns the number of images, max and mean of the absolute difference in [-1, 1], psnr in dB (None if equal).
     """
     largest = total = squares = 0.0
     count = first = 0
-    for num, truncation in CHECKED:
+    for num, truncation in _CHECKED:
         z, labels = inputs(generator, range(first, first + num))
         code = generator.code(z, labels, truncation)
         expected = generator.show(code).numpy()
@@ -254,9 +254,9 @@ def difference(generator: Generator, run: Any, exact: bool) -> dict[str, float |
         if exact:
             largest = max(largest, float(np.abs(codes - code.latents[:, 0].cpu().numpy()).max()))
         total, squares, count, first = total + gap.sum(), squares + np.square(gap).sum(), count + gap.size, first + num
-    if exact and largest > SAME:
+    if exact and largest > _SAME:
         raise GanvasError(
-            f"the exported model differs from the original by {largest:.2g}, expected at most {SAME:g}: "
+            f"the exported model differs from the original by {largest:.2g}, expected at most {_SAME:g}: "
             "please report this model"
         )
     psnr = 10 * math.log10(4 * count / float(squares)) if squares else None  # range of 2, from -1 to 1
@@ -277,7 +277,7 @@ def _store_small(onnx: Any, model: Any, weights: Weights) -> None:
     graph, helper = model.graph, onnx.helper
     restoring = []
     for tensor in list(graph.initializer):
-        if tensor.data_type != onnx.TensorProto.FLOAT or math.prod(tensor.dims) < FEWEST:
+        if tensor.data_type != onnx.TensorProto.FLOAT or math.prod(tensor.dims) < _FEWEST:
             continue
         values = onnx.numpy_helper.to_array(tensor)
         small = f"{tensor.name}.{weights}"
@@ -375,7 +375,7 @@ def _card_and_licence(source: Path, generator: Generator) -> tuple[str, str]:
 
 def licence_of_card(text: str) -> str:
     """The licence of the data in a card, without Markdown and HTML escapes."""
-    row = LICENCE.search(text)
+    row = _LICENCE.search(text)
     return html.unescape(re.sub(r"\\(.)", r"\1", row[1])) if row else "not stated"
 
 

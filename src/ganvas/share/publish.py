@@ -36,38 +36,38 @@ from ganvas.results import Evaluation, Grids
 from ganvas.run import Run
 from ganvas.system import files
 from ganvas.training import card
-from ganvas.training.card import Facts, escape
+from ganvas.training.card import CardFacts, escape
 from ganvas.training.preview import layout, num_rows
 
-MARK = ".ganvas-publish.json"
-README, FILM, SAMPLES, TRUNCATED = "README.md", "training.gif", "samples.png", "samples-truncated.png"
-GENERATED, REAL, CLOSEST, NUMBERS = "generated.png", "real.png", "closest.png", "evaluation.json"
-MODEL = f"model/{WEIGHTS}"
+PUBLISH_MARK = ".ganvas-publish.json"
+_README, _FILM, _SAMPLES, _TRUNCATED = "README.md", "training.gif", "samples.png", "samples-truncated.png"
+_GENERATED, _REAL, _CLOSEST, _NUMBERS = "generated.png", "real.png", "closest.png", "evaluation.json"
+_MODEL = f"model/{WEIGHTS}"
 
-MEANING = {
-    FILM: "video of the training",
-    SAMPLES: "samples of the first seeds",
-    TRUNCATED: "the same seeds with truncation",
-    GENERATED: "generated images of the evaluation",
-    REAL: "real images",
-    CLOSEST: "closest pairs of generated and training images",
-    NUMBERS: "results of the evaluation",
+_MEANING = {
+    _FILM: "video of the training",
+    _SAMPLES: "samples of the first seeds",
+    _TRUNCATED: "the same seeds with truncation",
+    _GENERATED: "generated images of the evaluation",
+    _REAL: "real images",
+    _CLOSEST: "closest pairs of generated and training images",
+    _NUMBERS: "results of the evaluation",
     "model/config.json": "configuration of the model",
     "model/README.md": "model card",
     "model/directions.json": "edit directions",
-    MODEL: "weights",
-    README: "",
+    _MODEL: "weights",
+    _README: "",
 }
-NAMES = tuple(MEANING)
+_NAMES = tuple(_MEANING)
 """All files that `publish` may write, in the order of writing."""
 
 LEAST_MB = 1.0  # smallest size limit; the video needs it
-GIF_MB, PICTURE_MB = 10.0, 4.0  # size limits of the video and of a grid
-MOST_FRAMES = 60  # frames of the video, including first and last
-TRUNCATION = 0.7
-SHARP, WIDEST = 480, 1600  # longer side in pixels: small grids are enlarged to SHARP, large ones reduced to WIDEST
-PAIRS = 8  # pairs of a generated image and the nearest training image
-Contents = dict[str, bytes | Path]
+_GIF_MB, _PICTURE_MB = 10.0, 4.0  # size limits of the video and of a grid
+_MOST_FRAMES = 60  # frames of the video, including first and last
+_TRUNCATION = 0.7
+_SHARP, _WIDEST = 480, 1600  # longer side in pixels: small grids are enlarged to SHARP, large ones reduced to WIDEST
+_PAIRS = 8  # pairs of a generated image and the nearest training image
+_Contents = dict[str, bytes | Path]
 
 
 @takes(Publish)
@@ -92,8 +92,8 @@ def publish(asked: Publish) -> Path:
             f"--data-licence {data_licence!r}: the catalogue lists {facts.source} under {known!r}; omit the option"
         )
     folder = card.run_of(weights) or run
-    write(out, Issue(folder, facts, max_mb).contents(weights), published)
-    return out / README
+    _write(out, _Issue(folder, facts, max_mb).contents(weights), published)
+    return out / _README
 
 
 # -- the folder --
@@ -105,7 +105,7 @@ def _read_mark(out: Path) -> dict[str, list[str]]:
         return {}
     if not out.is_dir():
         raise ConfigError(f"{out} is a file: expected a folder to publish into")
-    mark = out / MARK
+    mark = out / PUBLISH_MARK
     if not mark.is_file():
         files.sweep(out)  # of a call that was killed while it wrote the mark
         if any(one.name != ".git" for one in out.iterdir()):
@@ -113,10 +113,10 @@ def _read_mark(out: Path) -> dict[str, list[str]]:
         return {}
     try:
         listed = files.parse_json(mark.read_bytes())["files"]
-        published = {str(name): [str(one) for one in hashes] for name, hashes in listed.items() if name in NAMES}
+        published = {str(name): [str(one) for one in hashes] for name, hashes in listed.items() if name in _NAMES}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         raise ConfigError(f"{mark} is damaged: delete the folder {out}, or choose another") from None
-    for name in NAMES:
+    for name in _NAMES:
         path = out / name
         if path.exists() and (name not in published or files.sha256(path) not in published[name]):
             raise ConfigError(
@@ -126,9 +126,9 @@ def _read_mark(out: Path) -> dict[str, list[str]]:
     return published
 
 
-def write(out: Path, contents: Contents, published: dict[str, list[str]]) -> None:
+def _write(out: Path, contents: _Contents, published: dict[str, list[str]]) -> None:
     """Write all contents, then delete files that were published before and are no longer part of the folder."""
-    hashes = {name: sha256(content) for name, content in contents.items()}
+    hashes = {name: _sha256(content) for name, content in contents.items()}
     with files.explained(out):
         out.mkdir(parents=True, exist_ok=True)
     # Written first, so that the next call accepts the folder if this one is interrupted.
@@ -152,10 +152,10 @@ def write(out: Path, contents: Contents, published: dict[str, list[str]]) -> Non
 
 
 def _write_mark(out: Path, hashes: dict[str, list[str]]) -> None:
-    files.write_json(out / MARK, {"ganvas": "publish", "format": 1, "files": hashes})
+    files.write_json(out / PUBLISH_MARK, {"ganvas": "publish", "format": 1, "files": hashes})
 
 
-def sha256(content: bytes | Path) -> str:
+def _sha256(content: bytes | Path) -> str:
     return files.sha256(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
 
 
@@ -167,11 +167,11 @@ def _size_of(content: bytes | Path) -> int:
 
 
 @dataclass(frozen=True)
-class Issue:
+class _Issue:
     """The published files of one run."""
 
     folder: Path
-    facts: Facts
+    facts: CardFacts
     most: float
     """Size limit of a file in MB."""
 
@@ -183,41 +183,41 @@ class Issue:
     def shows_real(self) -> bool:
         return card.may_show(self.facts.licence)
 
-    def contents(self, weights: Path) -> Contents:
-        contents: Contents = self.pictures()
+    def contents(self, weights: Path) -> _Contents:
+        contents: _Contents = self.pictures()
         if self.facts.evaluation is not None:
-            contents[NUMBERS] = files.json_bytes(_nameless(self.facts.evaluation))
+            contents[_NUMBERS] = files.json_bytes(_nameless(self.facts.evaluation))
         contents["model/config.json"] = weights.parent / "config.json"
         contents["model/README.md"] = card.card(self.facts).encode()
         if (weights.parent / "directions.json").is_file():
             contents["model/directions.json"] = weights.parent / "directions.json"
         if weights.stat().st_size <= self.most * 1e6:
-            contents[MODEL] = weights
-        contents[README] = self.readme(contents, weights).encode()
-        contents = {name: contents[name] for name in NAMES if name in contents}
+            contents[_MODEL] = weights
+        contents[_README] = self.readme(contents, weights).encode()
+        contents = {name: contents[name] for name in _NAMES if name in contents}
         if large := [name for name, content in contents.items() if _size_of(content) > self.most * 1e6]:
             size = _size_of(contents[large[0]]) / 1e6
             raise ConfigError(f"--max-mb {self.most:g}: {large[0]} has {size:.1f} MB: use a larger limit")
         return contents
 
-    def pictures(self) -> Contents:
-        contents: Contents = {}
+    def pictures(self) -> _Contents:
+        contents: _Contents = {}
         if grids := Run(self.folder).grids():
-            places = np.unique(np.linspace(0, len(grids) - 1, MOST_FRAMES).round().astype(int))
+            places = np.unique(np.linspace(0, len(grids) - 1, _MOST_FRAMES).round().astype(int))
             scenes = [film.scene(grids[i][1], grids[i][0]) for i in places]
-            contents[FILM] = film.gif(scenes, film.Timing(film.FRAME_MS, film.LAST_MS), min(GIF_MB, self.most), None)
-        limit = min(PICTURE_MB, self.most)
-        for name, truncation in ((SAMPLES, 1.0), (TRUNCATED, TRUNCATION)):
+            contents[_FILM] = film.gif(scenes, film.Timing(film.FRAME_MS, film.LAST_MS), min(_GIF_MB, self.most), None)
+        limit = min(_PICTURE_MB, self.most)
+        for name, truncation in ((_SAMPLES, 1.0), (_TRUNCATED, _TRUNCATION)):
             pixels, seeds = self.samples(truncation)
             text = provenance(self.generator.hash, {"seeds": seeds, "truncation": truncation})
             contents[name] = png(to_image(pixels), limit, text)
-        for name, key in ((GENERATED, "generated"), (REAL, "real")):
+        for name, key in ((_GENERATED, "generated"), (_REAL, "real")):
             picture = self.compared(key)
             if picture is not None and self.shows_real:
                 text = provenance(self.generator.hash, {"grid": "evaluation"}) if key == "generated" else None
                 contents[name] = png(picture, limit, text)
         if self.shows_real and (pairs := self.closest()):
-            contents[CLOSEST] = png(pairs, limit, None)
+            contents[_CLOSEST] = png(pairs, limit, None)
         return contents
 
     def samples(self, truncation: float) -> tuple[np.ndarray, str]:
@@ -233,13 +233,13 @@ class Issue:
     def compared(self, key: str) -> Image.Image | None:
         """A grid of the evaluation."""
         grids = (self.facts.evaluation or Evaluation()).grids
-        return opened(self.folder, getattr(grids, key)) if grids else None
+        return opened_member(self.folder, getattr(grids, key)) if grids else None
 
     def closest(self) -> Image.Image | None:
         """Pairs of a generated image and its nearest training image, in columns."""
         copies = (self.facts.evaluation or Evaluation()).copies
-        rows = copies.closest[:PAIRS] if copies else []
-        pairs = [one for row in rows if (one := opened(self.folder, row.file)) is not None]
+        rows = copies.closest[:_PAIRS] if copies else []
+        pairs = [one for row in rows if (one := opened_member(self.folder, row.file)) is not None]
         if not pairs:
             return None
         width, height = pairs[0].size
@@ -252,14 +252,14 @@ class Issue:
 
     # -- text --
 
-    def readme(self, contents: Contents, weights: Path) -> str:
+    def readme(self, contents: _Contents, weights: Path) -> str:
         facts = self.facts
         parts = [f"# {escape(facts.title)}", card.notice(facts), *self.sample_words()]
-        if FILM in contents:
+        if _FILM in contents:
             time = f", {duration(facts.seconds)} on {escape(facts.run and facts.run.device)}" if facts.seconds else ""
             parts += [
                 "## Training progress",
-                image("Preview grids from the first to the last step of training", FILM),
+                _image("Preview grids from the first to the last step of training", _FILM),
                 f"*Each cell keeps its latent during the training ({facts.images_seen:,} images seen{time}).*",
             ]
         parts += ["## Use", self.use_words(contents, weights)]
@@ -285,17 +285,17 @@ class Issue:
             shown = "; ".join(escape(name) for name in names[: shape.rows])
             rows = f" One row per combination of conditions: {shown}."
         both = (
-            image(f"{last + 1} generated images, uncurated", SAMPLES),
-            image(f"The same {last + 1} seeds with truncation {TRUNCATION:g}", TRUNCATED),
+            _image(f"{last + 1} generated images, uncurated", _SAMPLES),
+            _image(f"The same {last + 1} seeds with truncation {_TRUNCATION:g}", _TRUNCATED),
         )
-        heads = ["truncation 1: full diversity", f"truncation {TRUNCATION:g}: closer to the mean, less diverse"]
+        heads = ["truncation 1: full diversity", f"truncation {_TRUNCATION:g}: closer to the mean, less diverse"]
         return [
             card.table(heads, [list(both)]),
             f"*Uncurated: all seeds from 0 to {last}, the same on both sides.{rows}*",
         ]
 
-    def use_words(self, contents: Contents, weights: Path) -> str:
-        if MODEL in contents:
+    def use_words(self, contents: _Contents, weights: Path) -> str:
+        if _MODEL in contents:
             commands = "pip install ganvas\nganvas sample model --n 16 --out samples"
             return f"```sh\n{commands}\n```\n\nThe weights are a safetensors file; loading it runs no code."
         size = weights.stat().st_size / 1e6
@@ -307,41 +307,41 @@ class Issue:
             f"`--max-mb {math.ceil(size)}`."
         )
 
-    def real_words(self, contents: Contents) -> list[str]:
+    def real_words(self, contents: _Contents) -> list[str]:
         facts = self.facts
         licence = escape(facts.licence or "not stated")
         if not self.shows_real:
             return [
                 f"No real images are shown: the licence of the training data ({licence}) is not known to permit it."
             ]
-        if REAL not in contents:
+        if _REAL not in contents:
             return ["No real images are shown: these weights have no evaluation."]
         by = f", {escape(facts.attribution)}" if facts.attribution else ""
         note = escape(((facts.evaluation or Evaluation()).grids or Grids()).note)
         both = (
-            image("Generated images of the evaluation", GENERATED),
-            image("Real images of the data set", REAL),
+            _image("Generated images of the evaluation", _GENERATED),
+            _image("Real images of the data set", _REAL),
         )
         parts = [
             card.table(["generated", "real"], [list(both)]),
             f"*Generated: {note}. Real: images of the training data, scaled; {licence}{by}.*",
         ]
-        if CLOSEST in contents:
+        if _CLOSEST in contents:
             parts += [
                 "Generated images closest to a training image (left), and that training image (right):",
-                image("Pairs of a generated image and the nearest training image", CLOSEST),
+                _image("Pairs of a generated image and the nearest training image", _CLOSEST),
             ]
         return parts
 
-    def file_words(self, contents: Contents, weights: Path) -> str:
-        there = [name for name in NAMES if name in contents]
-        rows = [[f"[{name}]({name})", MEANING[name], _size_words(_size_of(contents[name]))] for name in there]
-        if MODEL not in contents:
-            rows.append([MODEL, "weights: not included, see *Use*", _size_words(weights.stat().st_size)])
+    def file_words(self, contents: _Contents, weights: Path) -> str:
+        there = [name for name in _NAMES if name in contents]
+        rows = [[f"[{name}]({name})", _MEANING[name], _size_words(_size_of(contents[name]))] for name in there]
+        if _MODEL not in contents:
+            rows.append([_MODEL, "weights: not included, see *Use*", _size_words(weights.stat().st_size)])
         return card.table(["file", "", "size"], rows)
 
 
-def image(words: str, name: str) -> str:
+def _image(words: str, name: str) -> str:
     return f"![{words}]({name})"
 
 
@@ -349,7 +349,7 @@ def _size_words(size: int) -> str:
     return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{max(1, round(size / 1e3))} kB"
 
 
-def opened(folder: Path, name: object) -> Image.Image | None:
+def opened_member(folder: Path, name: object) -> Image.Image | None:
     """The image `name` of the run folder; None if it is outside the folder or not an image."""
     path = files.inside(folder, name)
     if path is None:
@@ -364,10 +364,10 @@ def opened(folder: Path, name: object) -> Image.Image | None:
 def png(picture: Image.Image, limit: float, text: dict[str, str] | None) -> bytes:
     """Encode as PNG of at most `limit` MB: enlarge small images by an integer factor, reduce large ones."""
     longer = max(picture.size)
-    if longer < SHARP:
-        times = -(-SHARP // longer)
+    if longer < _SHARP:
+        times = -(-_SHARP // longer)
         picture = picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
-    side = min(WIDEST, max(picture.size))
+    side = min(_WIDEST, max(picture.size))
     while True:
         smaller = picture.copy()
         smaller.thumbnail((side, side), Image.Resampling.LANCZOS)

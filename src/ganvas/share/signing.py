@@ -10,23 +10,18 @@ from typing import Any
 import ganvas
 from ganvas.errors import ConfigError, MissingExtraError
 from ganvas.fields import takes
+from ganvas.image_formats import IMAGE_FORMATS
 from ganvas.options import Sign
 from ganvas.provenance import KIND, read_provenance
 from ganvas.system import files
 
-TYPES = {
-    ".png": "image/png",
-    ".jpg": "image/jpeg",
-    ".jpeg": "image/jpeg",
-    ".webp": "image/webp",
-    ".tif": "image/tiff",
-    ".tiff": "image/tiff",
-    ".gif": "image/gif",
+_TYPES = {
+    **{ending: form.media_type for form in IMAGE_FORMATS.values() if form.signed for ending in form.endings},
     ".mp4": "video/mp4",
     ".mov": "video/quicktime",
 }
 """File endings that can be signed; C2PA has no signature for WebM."""
-CURVES = {256: "es256", 384: "es384", 521: "es512"}  # by the bits of the key
+_CURVES = {256: "es256", 384: "es384", 521: "es512"}  # by the bits of the key
 
 
 @takes(Sign)
@@ -40,7 +35,7 @@ def sign(asked: Sign) -> list[Path]:
         import c2pa
     except ImportError:
         raise MissingExtraError("c2pa-python", "c2pa", "signing images") from None
-    images = generated(Path(asked.source))
+    images = _generated(Path(asked.source))
     signer = _signer_of(Path(asked.certificate), Path(asked.key))
     signed = []
     for path in images:
@@ -51,24 +46,24 @@ def sign(asked: Sign) -> list[Path]:
                 continue
             result = io.BytesIO()
             context = c2pa.Context.from_dict({"builder": {"thumbnail": {"enabled": False}}})
-            c2pa.Builder(json.dumps(manifest(path)), context).sign(
-                signer, TYPES[path.suffix.lower()], io.BytesIO(content), result
+            c2pa.Builder(json.dumps(_manifest(path)), context).sign(
+                signer, _TYPES[path.suffix.lower()], io.BytesIO(content), result
             )
         except c2pa.C2paError as error:
-            raise ConfigError(f"{path} cannot be signed: {reason(error)}") from error
+            raise ConfigError(f"{path} cannot be signed: {_reason(error)}") from error
         files.write_atomically(path, lambda file, new=result: file.write(new.getvalue()))
         signed.append(path)
     return signed
 
 
-def generated(source: Path) -> list[Path]:
+def _generated(source: Path) -> list[Path]:
     """The file, or all files of a folder, that Ganvas generated and that C2PA can sign."""
     if not source.exists():
         raise ConfigError(f"{source} does not exist: give an image, a video, or a folder of them")
-    if source.is_file() and source.suffix.lower() not in TYPES:
-        raise ConfigError(f"{source} cannot be signed: C2PA signs {', '.join(TYPES)}")
+    if source.is_file() and source.suffix.lower() not in _TYPES:
+        raise ConfigError(f"{source} cannot be signed: C2PA signs {', '.join(_TYPES)}")
     paths = sorted(source.rglob("*")) if source.is_dir() else [source]
-    images = [path for path in paths if path.suffix.lower() in TYPES and path.is_file() and read_provenance(path)]
+    images = [path for path in paths if path.suffix.lower() in _TYPES and path.is_file() and read_provenance(path)]
     if not images:
         raise ConfigError(f"{source}: no generated image or video found; only files that Ganvas generated are signed")
     return images
@@ -78,7 +73,7 @@ def _is_signed(path: Path, content: bytes) -> bool:
     import c2pa
 
     try:
-        c2pa.Reader(TYPES[path.suffix.lower()], io.BytesIO(content)).close()
+        c2pa.Reader(_TYPES[path.suffix.lower()], io.BytesIO(content)).close()
     except c2pa.C2paError as error:
         if str(error).startswith("ManifestNotFound"):
             return False
@@ -86,7 +81,7 @@ def _is_signed(path: Path, content: bytes) -> bool:
     return True
 
 
-def manifest(path: Path) -> dict[str, Any]:
+def _manifest(path: Path) -> dict[str, Any]:
     """What the signature states: this file was made by a trained model."""
     program = {"name": "Ganvas", "version": ganvas.__version__}
     created = {"action": "c2pa.created", "digitalSourceType": KIND, "softwareAgent": program}
@@ -109,7 +104,7 @@ def _signer_of(certificate: Path, key: Path) -> Any:
     try:
         return c2pa.Signer.from_info(c2pa.C2paSignerInfo(kind, chain, secret, None))
     except c2pa.C2paError as error:
-        raise ConfigError(f"--certificate {certificate}, --key {key}: {reason(error)}") from error
+        raise ConfigError(f"--certificate {certificate}, --key {key}: {_reason(error)}") from error
 
 
 def _algorithm(path: Path, chain: bytes) -> str:
@@ -122,8 +117,8 @@ def _algorithm(path: Path, chain: bytes) -> str:
     except ValueError as error:
         raise ConfigError(f"--certificate {path}: this is not a certificate in PEM format") from error
     match public:
-        case ec.EllipticCurvePublicKey() if public.curve.key_size in CURVES:
-            return CURVES[public.curve.key_size]
+        case ec.EllipticCurvePublicKey() if public.curve.key_size in _CURVES:
+            return _CURVES[public.curve.key_size]
         case rsa.RSAPublicKey():
             return "ps256"
         case ed25519.Ed25519PublicKey():
@@ -131,6 +126,6 @@ def _algorithm(path: Path, chain: bytes) -> str:
     raise ConfigError(f"--certificate {path}: C2PA accepts keys of the kinds ECDSA, RSA and Ed25519")
 
 
-def reason(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     """The message of an error of c2pa, in one line."""
     return " ".join(str(error).split())

@@ -22,21 +22,21 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from ganvas.studio.errors import TooLargeError
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Asgi = Callable[[Message, Receive, Send], Awaitable[None]]
+_Message = MutableMapping[str, Any]
+_Receive = Callable[[], Awaitable[_Message]]
+_Send = Callable[[_Message], Awaitable[None]]
+Asgi = Callable[[_Message, _Receive, _Send], Awaitable[None]]
 
 BODY_BYTES = 2**24  # most bytes of an upload, or of a piece of one
-UPLOADS = ("/api/projections", "/api/uploads/piece")
+_UPLOADS = ("/api/projections", "/api/uploads/piece")
 JSON_BYTES = 2**22  # most bytes of any other request
-URL_BYTES = 2**15
-DRAINED_BYTES = 2**28  # most bytes read from a refused body before the connection is closed
+_URL_BYTES = 2**15
+_DRAINED_BYTES = 2**28  # most bytes read from a refused body before the connection is closed
 BODY_PAUSE, BODY_SECONDS = 10.0, 60.0  # timeouts for the next part of a body, and for the whole body
 
-LATE = "the request was not received in time: send it again"
+_LATE = "the request was not received in time: send it again"
 
-HEADERS = {
+_HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; media-src 'self'; "
         "connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
@@ -58,7 +58,7 @@ class Guard:
         digest = hashlib.sha256((token or "").encode(errors="surrogateescape")).hexdigest()
         self.cookie = f"ganvas-{digest[:8]}"  # studios on one machine share their cookies
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
         if scope["type"] == "lifespan":
             return await self.inner(scope, receive, send)
         if scope["type"] != "http":
@@ -66,14 +66,14 @@ class Guard:
         headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
         refused = self.refused(scope, headers)
         if refused is not None:
-            return await answer(send, *refused)
+            return await _answer(send, *refused)
         given = self.given_once(scope)
         if given is not None:
-            return await answer(send, 303, "", given)
-        limit = BODY_BYTES if scope["path"] in UPLOADS else JSON_BYTES
+            return await _answer(send, 303, "", given)
+        limit = BODY_BYTES if scope["path"] in _UPLOADS else JSON_BYTES
         return await _Exchange(receive, send, limit).serve(self.inner, scope, headers)
 
-    def refused(self, scope: Message, headers: dict[str, str]) -> tuple[int, str] | None:
+    def refused(self, scope: _Message, headers: dict[str, str]) -> tuple[int, str] | None:
         """(status, sentence) if the request is refused, otherwise None."""
         host = _host_of(headers.get("host", ""))
         if self.token is None and host not in self.hosts:
@@ -87,13 +87,13 @@ class Guard:
             return 403, "this request comes from a page of another site: open the studio itself"
         if headers.get("sec-fetch-site") in ("cross-site", "same-site") and scope["path"].startswith("/api"):
             return 403, "this request comes from a page of another site: open the studio itself"
-        if len(scope.get("query_string", b"")) > URL_BYTES:
-            return 414, f"the URL has more than {URL_BYTES:,} bytes: send the recipe with POST /api/pictures"
+        if len(scope.get("query_string", b"")) > _URL_BYTES:
+            return 414, f"the URL has more than {_URL_BYTES:,} bytes: send the recipe with POST /api/pictures"
         if self.token is not None and not self.is_known(scope, headers):
             return 401, "the token is missing: open the address that the studio printed, or send a bearer token"
         return None
 
-    def is_known(self, scope: Message, headers: dict[str, str]) -> bool:
+    def is_known(self, scope: _Message, headers: dict[str, str]) -> bool:
         kind, _, bearer = headers.get("authorization", "").partition(" ")
         jar = SimpleCookie()
         try:
@@ -113,7 +113,7 @@ class Guard:
         hashed = hashlib.sha256(own).hexdigest().encode()
         return hmac.compare_digest(given, own) | hmac.compare_digest(given, hashed)
 
-    def given_once(self, scope: Message) -> list[tuple[bytes, bytes]] | None:
+    def given_once(self, scope: _Message) -> list[tuple[bytes, bytes]] | None:
         """Headers that store a token from the URL in a cookie and redirect to the URL without it.
 
         The redirect is relative, so that it cannot lead to another site and works behind a proxy. The cookie of the
@@ -134,21 +134,21 @@ class Guard:
 class _Exchange:
     """A request with a body of at most `limit` bytes, and its answer, which gets the security headers."""
 
-    def __init__(self, receive: Receive, send: Send, limit: int) -> None:
+    def __init__(self, receive: _Receive, send: _Send, limit: int) -> None:
         self.receive, self.send, self.limit = receive, send, limit
         self.seen, self.ends = 0, 0.0  # bytes of the body; when it must be complete
         self.is_complete = self.is_late = self.has_begun = self.is_answered = False
-        self.first: Message | None = None  # read before the work began
+        self.first: _Message | None = None  # read before the work began
         self.gone = asyncio.Event()  # the client has disconnected
         self.work: asyncio.Future[None] | None = None
         self.watching: asyncio.Task[None] | None = None
 
-    async def serve(self, inner: Asgi, scope: Message, headers: dict[str, str]) -> None:
+    async def serve(self, inner: Asgi, scope: _Message, headers: dict[str, str]) -> None:
         too_large = f"the request has more than {self.limit:,} bytes: send less"
         length = headers.get("content-length", "0")
         if not length.isascii() or not length.isdigit() or int(length[:20]) > self.limit:
             await _drained(self.receive)
-            return await answer(self.send, 413, too_large)
+            return await _answer(self.send, 413, too_large)
         if length == "0" and "transfer-encoding" not in headers:  # there is no body
             self.first = await self.message()
         self.work = asyncio.ensure_future(inner(scope, self.message, self.answer))
@@ -157,18 +157,18 @@ class _Exchange:
                 await self.work
         except asyncio.CancelledError:
             if not self.gone.is_set() and not self.has_begun:  # the server shuts down
-                await answer(self.send, 503, "the studio is closing", [(b"retry-after", b"5")])
+                await _answer(self.send, 503, "the studio is closing", [(b"retry-after", b"5")])
         finally:
             if self.watching is not None:
                 self.watching.cancel()
         if self.is_late:
-            await answer(self.send, 408, LATE)
+            await _answer(self.send, 408, _LATE)
         elif self.seen > self.limit:
             if not self.is_complete:
                 await _drained(self.receive)
-            await answer(self.send, 413, too_large)
+            await _answer(self.send, 413, too_large)
 
-    async def message(self) -> Message:
+    async def message(self) -> _Message:
         """The next part of the body. Raises TooLargeError if it is too large or late."""
         if self.first is not None:
             message, self.first = self.first, None
@@ -183,7 +183,7 @@ class _Exchange:
                 message = await self.receive()
         except TimeoutError:
             self.is_late = True
-            raise TooLargeError(LATE) from None
+            raise TooLargeError(_LATE) from None
         self.is_complete = not message.get("more_body")
         self.seen += len(message.get("body", b""))
         if self.seen > self.limit:
@@ -200,24 +200,24 @@ class _Exchange:
         if not self.is_answered and self.work is not None:
             self.work.cancel()
 
-    async def answer(self, message: Message) -> None:
+    async def answer(self, message: _Message) -> None:
         if self.seen > self.limit or self.is_late:
             return  # the request is refused
         if message["type"] == "http.response.start":
             own = {key.lower() for key, _ in message["headers"]}
-            added = [(k.encode(), v.encode()) for k, v in HEADERS.items() if k.encode() not in own]
+            added = [(k.encode(), v.encode()) for k, v in _HEADERS.items() if k.encode() not in own]
             message["headers"] = [*message["headers"], *added]
             self.has_begun = True
         self.is_answered = message["type"] == "http.response.body" and not message.get("more_body")
         await self.send(message)
 
 
-async def _drained(receive: Receive) -> None:
+async def _drained(receive: _Receive) -> None:
     """Read and discard the rest of a body, because clients read the answer only after sending."""
     seen = 0
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(BODY_SECONDS):
-            while seen < DRAINED_BYTES:
+            while seen < _DRAINED_BYTES:
                 async with asyncio.timeout(BODY_PAUSE):
                     message = await receive()
                 seen += len(message.get("body", b""))
@@ -225,9 +225,9 @@ async def _drained(receive: Receive) -> None:
                     return
 
 
-async def answer(send: Send, status: int, sentence: str, headers: list[tuple[bytes, bytes]] | None = None) -> None:
+async def _answer(send: _Send, status: int, sentence: str, headers: list[tuple[bytes, bytes]] | None = None) -> None:
     body = json.dumps({"error": sentence}).encode() if sentence else b""
-    common = [(key.encode(), value.encode()) for key, value in HEADERS.items()]
+    common = [(key.encode(), value.encode()) for key, value in _HEADERS.items()]
     common += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     common += [(b"cache-control", b"no-store"), *(headers or [])]
     if status == 401:
@@ -238,7 +238,7 @@ async def answer(send: Send, status: int, sentence: str, headers: list[tuple[byt
     await send({"type": "http.response.body", "body": body})
 
 
-def _query_of(scope: Message) -> list[tuple[str, str]]:
+def _query_of(scope: _Message) -> list[tuple[str, str]]:
     text = scope.get("query_string", b"").decode("latin-1")
     try:
         return parse_qsl(text, keep_blank_values=True, max_num_fields=100)

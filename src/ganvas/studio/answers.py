@@ -17,31 +17,34 @@ from ganvas.studio import schemas
 from ganvas.studio.context import Json
 from ganvas.studio.errors import AbsentError, BusyError, ConflictError, ForbiddenError, TooLargeError
 
-TYPES = {
+_TYPES = {
     "html": "text/html; charset=utf-8",
     "css": "text/css; charset=utf-8",
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
 }
 """Media types of the files of the page, by ending."""
-STATUSES: dict[type[GanvasError], int] = {
+_STATUSES: dict[type[GanvasError], int] = {
     ForbiddenError: 403,
     AbsentError: 404,
     ConflictError: 409,
     TooLargeError: 413,
     BusyError: 503,
 }
-ERROR = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+_ERROR = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
 REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"model": schemas.Error, "description": "The request does not fit this model or this file"},
-    401: {"content": ERROR, "description": "The token is missing"},
-    403: {"content": ERROR, "description": "Request from another site, or not allowed"},
-    404: {"content": ERROR, "description": "No such run, model, image or job"},
-    409: {"content": ERROR, "description": "Conflict: another model, other weights, a name in use, a running training"},
-    413: {"content": ERROR, "description": "The request is too large"},
-    414: {"content": ERROR, "description": "The URL is too long: send the recipe by POST"},
-    422: {"content": ERROR, "description": "The request does not match this documentation"},
-    503: {"content": ERROR, "description": "Busy: retry after Retry-After seconds"},
+    401: {"content": _ERROR, "description": "The token is missing"},
+    403: {"content": _ERROR, "description": "Request from another site, or not allowed"},
+    404: {"content": _ERROR, "description": "No such run, model, image or job"},
+    409: {
+        "content": _ERROR,
+        "description": "Conflict: another model, other weights, a name in use, a running training",
+    },
+    413: {"content": _ERROR, "description": "The request is too large"},
+    414: {"content": _ERROR, "description": "The URL is too long: send the recipe by POST"},
+    422: {"content": _ERROR, "description": "The request does not match this documentation"},
+    503: {"content": _ERROR, "description": "Busy: retry after Retry-After seconds"},
 }
 """The first names the model, which defines the schema that the others refer to: FastAPI builds a validator for each."""
 
@@ -51,13 +54,13 @@ def refusals(api: FastAPI) -> None:
 
     @api.exception_handler(GanvasError)
     def of_ganvas(_: Request, error: GanvasError) -> Json:
-        status = next((code for kind, code in STATUSES.items() if isinstance(error, kind)), 400)
+        status = next((code for kind, code in _STATUSES.items() if isinstance(error, kind)), 400)
         headers = {"retry-after": str(error.seconds)} if isinstance(error, BusyError) else {}
         return Json({"error": str(error)}, status, headers)
 
     @api.exception_handler(RequestValidationError)
     def of_form(_: Request, error: RequestValidationError) -> Json:
-        return Json({"error": schemas.in_words(list(error.errors()))}, 422)
+        return Json({"error": schemas.error_in_words(list(error.errors()))}, 422)
 
     @api.exception_handler(HTTPException)
     def of_http(request: Request, error: HTTPException) -> Json:
@@ -80,14 +83,14 @@ def refusals(api: FastAPI) -> None:
         return Json({"error": f"internal error ({type(error).__name__}): see the terminal of the studio"}, 500)
 
 
-def pages(api: FastAPI) -> None:
+def add_pages(api: FastAPI) -> None:
     """Serve the page and its parts, the files of this package at the start."""
     content = {file.name: file.read_bytes() for file in (resources.files("ganvas.studio") / "static").iterdir()}
 
     def static(name: str) -> Response:
         if name not in content:
             raise HTTPException(404)
-        kind = TYPES[name.rpartition(".")[2]]
+        kind = _TYPES[name.rpartition(".")[2]]
         return Response(content[name], media_type=kind, headers={"cache-control": "no-cache"})
 
     @api.get("/", include_in_schema=False)

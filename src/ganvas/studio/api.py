@@ -17,7 +17,7 @@ from fastapi.responses import FileResponse, Response
 import ganvas
 from ganvas.studio import answers, comparing, explore_routes, media_routes, run_status, schemas, training_routes
 from ganvas.studio.access import Guard
-from ganvas.studio.context import PNG, Json, RunName, Studio
+from ganvas.studio.context import PNG, Json, RunName, StudioParts
 from ganvas.studio.engine import Engine
 from ganvas.studio.image_places import ImagePlaces
 from ganvas.studio.model_folder import Shelf
@@ -48,7 +48,7 @@ def app(
     """
     shelf = Shelf(folder, may_be_empty=train)
     uploads = Uploads(shelf.root / "uploads")
-    studio = Studio(
+    studio = StudioParts(
         shelf,
         Engine(shelf, device),
         Training(data),
@@ -74,14 +74,14 @@ def app(
         responses=answers.REFUSALS,
     )
     answers.refusals(api)
-    answers.pages(api)
+    answers.add_pages(api)
     for add in (explore_routes.add, _add_runs, training_routes.add, media_routes.add, comparing.add):
         add(api, studio)
     return Guard(api, token, hosts)
 
 
 @asynccontextmanager
-async def _closing(studio: Studio, say: Callable[[str], None]) -> AsyncGenerator[None]:
+async def _closing(studio: StudioParts, say: Callable[[str], None]) -> AsyncGenerator[None]:
     """Close everything when the server ends."""
     try:
         yield
@@ -94,7 +94,7 @@ async def _closing(studio: Studio, say: Callable[[str], None]) -> AsyncGenerator
         studio.engine.close()
 
 
-def _add_runs(api: FastAPI, studio: Studio) -> None:
+def _add_runs(api: FastAPI, studio: StudioParts) -> None:
     """Routes of runs and their progress."""
     shelf, summaries = studio.shelf, studio.summaries
 

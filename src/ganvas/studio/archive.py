@@ -20,16 +20,16 @@ from ganvas.studio import commands
 from ganvas.studio.engine import Engine, Loaded
 from ganvas.studio.errors import BusyError
 
-IN_MEMORY = 2**23  # bytes; larger archives are written to disk
-PIECE = 2**16
-PATIENCE = 60  # seconds that an archive waits for space in the queue
+_IN_MEMORY = 2**23  # bytes; larger archives are written to disk
+_PIECE = 2**16
+_PATIENCE = 60  # seconds that an archive waits for space in the queue
 
 
 async def response(engine: Engine, loaded: Loaded, recipes: Sequence[Recipe]) -> StreamingResponse:
     """Create the ZIP file in batches, so that other requests are not blocked."""
-    file: IO[bytes] = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 (closed after sending)
+    file: IO[bytes] = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 (closed after sending)
     try:
-        names = [f"{place:04}-{file_name(loaded, recipe)}.png" for place, recipe in enumerate(recipes)]
+        names = [f"{place:04}-{recipe_file_name(loaded, recipe)}.png" for place, recipe in enumerate(recipes)]
         with zipfile.ZipFile(file, "w") as target:  # not compressed, because PNG files already are
             for start in range(0, len(recipes), loaded.batch):
                 part = recipes[start : start + loaded.batch]
@@ -37,7 +37,7 @@ async def response(engine: Engine, loaded: Loaded, recipes: Sequence[Recipe]) ->
                 for name, content in zip(names[start:], drawn, strict=False):
                     target.writestr(name, content)
             target.writestr("manifest.csv", manifest(loaded, recipes, names))
-            target.writestr("favourites.json", commands.favourites(loaded, recipes))
+            target.writestr("favourites.json", commands.favourites_command(loaded, recipes))
         size = file.tell()
         file.seek(0)
     except BaseException:
@@ -53,7 +53,7 @@ async def response(engine: Engine, loaded: Loaded, recipes: Sequence[Recipe]) ->
 
 
 async def _patiently(engine: Engine, loaded: Loaded, recipes: Sequence[Recipe]) -> list[bytes]:
-    for _ in range(PATIENCE):
+    for _ in range(_PATIENCE):
         try:
             return await engine.pictures(loaded, recipes)
         except BusyError:
@@ -62,11 +62,11 @@ async def _patiently(engine: Engine, loaded: Loaded, recipes: Sequence[Recipe]) 
 
 
 def _pieces(file: IO[bytes]) -> Iterator[bytes]:
-    while piece := file.read(PIECE):
+    while piece := file.read(_PIECE):
         yield piece
 
 
-def file_name(loaded: Loaded, recipe: Recipe) -> str:
+def recipe_file_name(loaded: Loaded, recipe: Recipe) -> str:
     """File name such as seed17-Hand, with only letters, digits, dots and dashes."""
     start = f"seed{recipe.seed}" if recipe.seed is not None else "code"
     extra = [name for name, has in (("edited", recipe.edits), ("morph", recipe.towards), ("mix", recipe.mix)) if has]

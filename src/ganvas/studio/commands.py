@@ -20,9 +20,9 @@ from ganvas.studio.engine import Loaded
 from ganvas.studio.schemas import CommandOut
 from ganvas.system import files
 
-LONGEST = 300  # characters of a list of seeds; longer ones are saved in a file
-SAFE = re.compile(r"[A-Za-z0-9_./:=+][A-Za-z0-9_./:=+-]*|--?[A-Za-z0-9-]+")  # words that no shell changes
-SPECIAL = frozenset("'\"$`\\!")  # characters that need care inside double quotes
+_LONGEST = 300  # characters of a list of seeds; longer ones are saved in a file
+_SAFE = re.compile(r"[A-Za-z0-9_./:=+][A-Za-z0-9_./:=+-]*|--?[A-Za-z0-9-]+")  # words that no shell changes
+_SPECIAL = frozenset("'\"$`\\!")  # characters that need care inside double quotes
 
 
 def line(words: Iterable[object]) -> CommandOut:
@@ -37,9 +37,9 @@ def _quoted(text: str, apostrophe: str = "'\"'\"'") -> str:
 
     apostrophe: how an apostrophe is written between single quotes.
     """
-    if SAFE.fullmatch(text):
+    if _SAFE.fullmatch(text):
         return text
-    if "'" in text and not SPECIAL & set(text.replace("'", "")):
+    if "'" in text and not _SPECIAL & set(text.replace("'", "")):
         return f'"{text}"'
     return "'" + text.replace("'", apostrophe) + "'"
 
@@ -97,8 +97,8 @@ def _seeds_of(recipes: Sequence[Recipe]) -> list[object] | None:
     truncations = {one.truncation for one in recipes}
     if not all(_is_seed(one) for one in recipes) or len(labels) != 1 or len(truncations) != 1:
         return None
-    seeds, truncation = ranges([one.seed or 0 for one in recipes]), truncations.pop()
-    if len(seeds) > LONGEST:
+    seeds, truncation = _ranges([one.seed or 0 for one in recipes]), truncations.pop()
+    if len(seeds) > _LONGEST:
         return None
     return ["--seeds", seeds, *([] if truncation == 1 else ["--truncation", f"{truncation:g}"])]
 
@@ -114,7 +114,7 @@ def _is_seed(recipe: Recipe) -> bool:
     return recipe == only and recipe.seed is not None and not isinstance(recipe.label, Mapping)
 
 
-def ranges(seeds: Sequence[int]) -> str:
+def _ranges(seeds: Sequence[int]) -> str:
     """Seeds in order, in the format of parse_seeds: 0-9,42."""
     parts: list[list[int]] = []
     for seed in seeds:
@@ -127,7 +127,7 @@ def ranges(seeds: Sequence[int]) -> str:
 
 def _saved(loaded: Loaded, recipes: Sequence[Recipe]) -> Path:
     """A favourites file of these images next to the model, named by its content."""
-    content = favourites(loaded, recipes)
+    content = favourites_command(loaded, recipes)
     path = loaded.place.folder / f"recipes-{hashlib.sha256(content.encode()).hexdigest()[:8]}.json"
     if not path.exists():
         with files.explained(path):
@@ -135,7 +135,7 @@ def _saved(loaded: Loaded, recipes: Sequence[Recipe]) -> Path:
     return path
 
 
-def favourites(loaded: Loaded, recipes: Sequence[Recipe]) -> str:
+def favourites_command(loaded: Loaded, recipes: Sequence[Recipe]) -> str:
     """The content of a favourites file of these images."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "favourites.json"

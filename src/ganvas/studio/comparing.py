@@ -11,30 +11,30 @@ from fastapi import FastAPI, Query
 from fastapi.responses import FileResponse
 
 from ganvas.evaluation.evaluate import CLASSES_SHOWN
-from ganvas.reporting.comparison import caveats, costs, differences, measures
+from ganvas.reporting.comparison import caveats, config_differences, costs, measures
 from ganvas.reporting.reading import RunContent, read
 from ganvas.results import Evaluation
 from ganvas.studio import run_status, schemas
-from ganvas.studio.context import PNG, RunName, Studio
+from ganvas.studio.context import PNG, RunName, StudioParts
 from ganvas.studio.errors import AbsentError
 from ganvas.studio.model_folder import Place
 from ganvas.system import files
 
-MOST = 6  # runs
+_MOST = 6  # runs
 
-RunNames = Annotated[
+_RunNames = Annotated[
     list[Annotated[str, Query(max_length=300)]],
-    Query(min_length=2, max_length=MOST, description="Names of runs, in the order of the columns"),
+    Query(min_length=2, max_length=_MOST, description="Names of runs, in the order of the columns"),
 ]
 
 
-def add(api: FastAPI, studio: Studio) -> None:
+def add(api: FastAPI, studio: StudioParts) -> None:
     """Add the routes."""
 
     @api.get("/api/comparison")
-    def compare(run: RunNames) -> schemas.ComparisonOut:
+    def compare(run: _RunNames) -> schemas.ComparisonOut:
         """Compare runs: measures with the better direction, sample grids, differing options, and what to mind."""
-        return compared([run_status.run_place(studio.shelf, name) for name in run])
+        return _compared([run_status.run_place(studio.shelf, name) for name in run])
 
     @api.get("/api/run/samples", responses=PNG, response_class=FileResponse)
     def samples(run: RunName) -> FileResponse:
@@ -46,7 +46,7 @@ def add(api: FastAPI, studio: Studio) -> None:
         return FileResponse(path, media_type="image/png", headers={"cache-control": "no-cache"})
 
 
-def compared(places: Sequence[Place]) -> schemas.ComparisonOut:
+def _compared(places: Sequence[Place]) -> schemas.ComparisonOut:
     """Raises RunError if a run has no log yet or its evaluation is damaged."""
     runs = [read(place.folder) for place in places]
     names = [run_status.title_of(place) for place in places]
@@ -55,7 +55,7 @@ def compared(places: Sequence[Place]) -> schemas.ComparisonOut:
         caveats=caveats(runs, names),
         rows=[*measures(runs), *costs(runs)],
         grids=[_grid_of(place, run) for place, run in zip(places, runs, strict=True)],
-        differences=[schemas.DifferenceOut(name=name, values=values) for name, values in differences(runs)],
+        differences=[schemas.DifferenceOut(name=name, values=values) for name, values in config_differences(runs)],
     )
 
 

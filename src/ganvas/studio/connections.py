@@ -9,7 +9,9 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_SECONDS = 10.0  # timeout for the head of a request
-MOST = 400  # connections; above, one is closed: of the address with most idle ones, that which is idle longest
+MOST_CONNECTIONS = (
+    400  # connections; above, one is closed: of the address with most idle ones, that which is idle longest
+)
 
 
 class Patient(H11Protocol):
@@ -22,7 +24,7 @@ class Patient(H11Protocol):
         self.address = self.client[0] if self.client else ""
         self.timer = self.loop.call_later(HEAD_SECONDS, self.look)
         waiting = [one for one in self.connections if isinstance(one, Patient) and one.since is not None]
-        if len(self.connections) > MOST and waiting:
+        if len(self.connections) > MOST_CONNECTIONS and waiting:
             num = Counter(one.address for one in waiting)
             longest = min(waiting, key=lambda one: (-num[one.address], one.since or 0.0))
             longest.transport.abort()

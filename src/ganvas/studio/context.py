@@ -21,7 +21,7 @@ from ganvas.studio.slow_jobs import Task, Training, Workbench
 from ganvas.studio.trainings import Trainings
 from ganvas.studio.uploads import Uploads
 
-UPLOADS, ARRIVING = 2, 16  # uploads decoded at a time (limited by memory); uploads received at a time
+_UPLOADS, _ARRIVING = 2, 16  # uploads decoded at a time (limited by memory); uploads received at a time
 PNG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/png": {}}, "description": "The image"}}
 
 
@@ -32,14 +32,14 @@ class Json(JSONResponse):
         return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
 
 
-ModelName = Annotated[str, Query(max_length=300, description="A name from `GET /api/places`")]
-RunName = ModelName
+ModelQuery = Annotated[str, Query(max_length=300, description="A name from `GET /api/places`")]
+RunName = ModelQuery
 ListName = Annotated[str, Query(alias="list", max_length=40)]
 TaskName = Annotated[str, Query(max_length=40)]
 
 
 @dataclass
-class Studio:
+class StudioParts:
     """What the routes share. no_copies: leave copies of training images out of downloads.
 
     trainings: None if this studio may not start trainings; then nothing is uploaded and no folder is shown either.
@@ -56,8 +56,8 @@ class Studio:
     lists: Lists = field(default_factory=Lists)
     bench: Workbench = field(default_factory=Workbench)
     summaries: run_status.Summaries = field(default_factory=run_status.Summaries)
-    receiving: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(ARRIVING))
-    decoding: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(UPLOADS))
+    receiving: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_ARRIVING))
+    decoding: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_UPLOADS))
 
     async def without_copies(self, loaded: Loaded, recipes: list[Recipe]) -> list[Recipe]:
         """Recipes that may be downloaded; with no_copies, those that are not copies of training images."""

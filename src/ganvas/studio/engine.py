@@ -32,17 +32,17 @@ from ganvas.provenance import provenance
 from ganvas.studio.errors import BusyError, ConflictError
 from ganvas.studio.model_folder import Place, Shelf
 
-BATCH, BATCH_PIXELS = 64, 2**24  # most images and most pixels per forward pass
+MOST_PER_PASS, _BATCH_PIXELS = 64, 2**24  # most images and most pixels per forward pass
 MOST_MODELS = 3  # most models in memory
-WAITING_BYTES = 2**28  # most bytes of pixels of all open requests
-MOST_WAITING = 2048  # most images of all open requests
+_WAITING_BYTES = 2**28  # most bytes of pixels of all open requests
+MOST_WAITING_IMAGES = 2048  # most images of all open requests
 CACHE_BYTES = 2**26  # size of the cache of PNG files
-QUICK = 2**14  # pixel values below which encoding takes less time than a change of threads
-MOST_NODES = 64  # most recipes nested in one
-LARGEST = 1e6  # largest number in a recipe
+_QUICK = 2**14  # pixel values below which encoding takes less time than a change of threads
+_MOST_NODES = 64  # most recipes nested in one
+LARGEST_AMOUNT = 1e6  # largest number in a recipe
 
-Stamp = tuple[int, int]
-T = TypeVar("T")
+_Stamp = tuple[int, int]
+_T = TypeVar("_T")
 
 
 @dataclass(eq=False)
@@ -51,9 +51,9 @@ class Loaded:
 
     place: Place
     generator: Generator
-    stamp: Stamp
+    stamp: _Stamp
     directions: dict[str, Direction] = field(default_factory=dict)
-    directions_stamp: Stamp = (0, 0)
+    directions_stamp: _Stamp = (0, 0)
     directions_sentence: str = ""
     """The reason if the directions file cannot be used."""
     version: str = ""
@@ -67,7 +67,7 @@ class Loaded:
     def batch(self) -> int:
         """Images per forward pass."""
         config = self.generator.info.config
-        return max(1, min(BATCH, BATCH_PIXELS // (config.height * config.width)))
+        return max(1, min(MOST_PER_PASS, _BATCH_PIXELS // (config.height * config.width)))
 
 
 @dataclass(eq=False)
@@ -149,7 +149,7 @@ class Engine:
             with self.reservation(loaded, len(missing)):
                 wanted = list(missing.values())
                 pixels = await self.drawn(loaded, wanted)
-                if pixels.size < QUICK:
+                if pixels.size < _QUICK:
                     drawn = _written(loaded, pixels, wanted)
                 else:
                     drawn = await asyncio.to_thread(_written, loaded, pixels, wanted)
@@ -173,7 +173,7 @@ class Engine:
         """Reserve memory for the pixels of `num` images during a request."""
         size = num * loaded.picture_bytes
         with self.arrived:
-            full = self.reserved + num > MOST_WAITING or self.reserved_bytes + size > WAITING_BYTES
+            full = self.reserved + num > MOST_WAITING_IMAGES or self.reserved_bytes + size > _WAITING_BYTES
             if full and self.reserved:  # a single request is always accepted
                 seconds = max(1, math.ceil(self.reserved * self.seconds_each))
                 raise BusyError(
@@ -188,7 +188,7 @@ class Engine:
                 self.reserved -= num
                 self.reserved_bytes -= size
 
-    def call(self, loaded: Loaded, action: Callable[[], T]) -> Future[T]:
+    def call(self, loaded: Loaded, action: Callable[[], _T]) -> Future[_T]:
         """Run another action with the network in the image thread, in order."""
         return self.submit(loaded, [], action)
 
@@ -212,7 +212,7 @@ class Engine:
             try:
                 answers = [live[0].action()] if live[0].action is not None else draw(live)
             except Exception as error:  # one invalid recipe must not affect other requests
-                answers = [error] if len(live) == 1 else [alone(job) for job in live]
+                answers = [error] if len(live) == 1 else [_alone(job) for job in live]
             if num := sum(len(job.recipes) for job in live):
                 self.seconds_each += 0.2 * ((time.monotonic() - began) / num - self.seconds_each)
             for job, answer in zip(live, answers, strict=True):
@@ -230,7 +230,7 @@ class Engine:
                 return None
             jobs = [self.waiting.popleft()]
             room = 0 if jobs[0].action is not None else jobs[0].loaded.batch - len(jobs[0].recipes)
-            while self.waiting and fits(self.waiting[0], jobs[0], room):
+            while self.waiting and fits_pass(self.waiting[0], jobs[0], room):
                 jobs.append(self.waiting.popleft())
                 room -= len(jobs[-1].recipes)
             return jobs
@@ -252,7 +252,7 @@ class Engine:
                 self.cached_bytes -= len(self.cache.popitem(last=False)[1])
 
 
-def fits(job: Job, first: Job, room: int) -> bool:
+def fits_pass(job: Job, first: Job, room: int) -> bool:
     return job.loaded is first.loaded and job.action is None and len(job.recipes) <= room
 
 
@@ -270,7 +270,7 @@ def draw(jobs: Sequence[Job]) -> list[np.ndarray]:
     return np.split(pixels, ends)
 
 
-def alone(job: Job) -> Any:
+def _alone(job: Job) -> Any:
     try:
         return draw([job])[0]
     except Exception as error:
@@ -299,7 +299,7 @@ def _of_version(loaded: Loaded, version: str | None) -> Loaded:
     return loaded
 
 
-def stamp_of(file: Path) -> Stamp:
+def stamp_of(file: Path) -> _Stamp:
     try:
         status = file.stat()
     except OSError:
@@ -337,7 +337,7 @@ def _refresh_directions(loaded: Loaded) -> None:
     loaded.version = loaded.generator.hash[:24] + digest[:8]
 
 
-def checked(recipe: Recipe) -> Recipe:
+def checked_recipe(recipe: Recipe) -> Recipe:
     """The recipe. Raises ConfigError if it has too large numbers or too many nested recipes."""
     nodes = [recipe]
     for node in nodes:  # the list grows in the loop
@@ -349,8 +349,8 @@ def checked(recipe: Recipe) -> Recipe:
             nodes.append(node.towards.to)
         if node.mix is not None:
             nodes.append(node.mix.other)
-        if any(abs(value) > LARGEST for value in numbers):
-            raise ConfigError(f"the recipe has numbers beyond {LARGEST:,.0f}: use smaller numbers")
-        if len(nodes) > MOST_NODES:
-            raise ConfigError(f"the recipe contains more than {MOST_NODES} others: save the image as a code instead")
+        if any(abs(value) > LARGEST_AMOUNT for value in numbers):
+            raise ConfigError(f"the recipe has numbers beyond {LARGEST_AMOUNT:,.0f}: use smaller numbers")
+        if len(nodes) > _MOST_NODES:
+            raise ConfigError(f"the recipe contains more than {_MOST_NODES} others: save the image as a code instead")
     return recipe

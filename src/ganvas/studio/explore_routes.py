@@ -14,27 +14,28 @@ from fastapi.responses import Response
 
 import ganvas
 from ganvas.errors import ConfigError
-from ganvas.explore.recipes import Favourites, Recipe, as_recipe, resolve
+from ganvas.explore.recipes import SLIDERS, Favourites, Recipe, as_recipe, resolve
 from ganvas.image_files import grid, png_bytes
+from ganvas.image_formats import WRITTEN
 from ganvas.provenance import provenance
 from ganvas.studio import archive, commands, run_status, schemas, slow_jobs
-from ganvas.studio.context import PNG, Json, ListName, ModelName, Studio, TaskName, task_out
+from ganvas.studio.context import PNG, Json, ListName, ModelQuery, StudioParts, TaskName, task_out
 from ganvas.studio.engine import Loaded, address_hash, is_newer
 from ganvas.studio.errors import AbsentError
 from ganvas.studio.favourites import FIRST, Lists
 from ganvas.studio.slow_jobs import Task
 
-LONGEST_ADDRESS = 6000  # characters; longer recipes are sent by POST
-FOREVER = "private, max-age=31536000, immutable"
+_LONGEST_ADDRESS = 6000  # characters; longer recipes are sent by POST
+_FOREVER = "private, max-age=31536000, immutable"
 
 
-def add(api: FastAPI, studio: Studio) -> None:
+def add(api: FastAPI, studio: StudioParts) -> None:
     """Add the routes."""
     for routes in (_add_models, _add_images, _add_downloads, _add_favourites, _add_training_images, _add_slow_jobs):
         routes(api, studio)
 
 
-def _add_models(api: FastAPI, studio: Studio) -> None:
+def _add_models(api: FastAPI, studio: StudioParts) -> None:
     """Routes of runs and models."""
     shelf, engine, lists = studio.shelf, studio.engine, studio.lists
 
@@ -51,19 +52,19 @@ def _add_models(api: FastAPI, studio: Studio) -> None:
         return schemas.Places(places=lines, version=ganvas.__version__)
 
     @api.get("/api/model")
-    def model(model: ModelName, anew: bool = False) -> schemas.ModelOut:
+    def model(model: ModelQuery, anew: bool = False) -> schemas.ModelOut:
         """Describe a model; load it if necessary. anew: reload it if its file has changed."""
         return _described(engine.model(model, anew=anew), lists)
 
 
-def _add_images(api: FastAPI, studio: Studio) -> None:
+def _add_images(api: FastAPI, studio: StudioParts) -> None:
     """Routes that generate images."""
     engine = studio.engine
 
     @api.get("/api/picture", responses=PNG, response_class=Response)
     async def picture(
         request: Request,
-        model: ModelName,
+        model: ModelQuery,
         recipe: Annotated[str, Query(description='JSON, such as {"seed": 5}')],
         version: Annotated[str | None, Query(max_length=64, description="`version` from `GET /api/model`")] = None,
         download: bool = False,
@@ -72,10 +73,10 @@ def _add_images(api: FastAPI, studio: Studio) -> None:
         asked = schemas.read_recipe(recipe)
         loaded = await engine.ready(model, version)
         tag = f'"{address_hash(loaded, asked)}"'
-        headers = {"etag": tag, "cache-control": FOREVER if version is not None else "no-cache"}
+        headers = {"etag": tag, "cache-control": _FOREVER if version is not None else "no-cache"}
         if download:
             await studio.without_copies(loaded, [asked])
-            headers["content-disposition"] = f'attachment; filename="{archive.file_name(loaded, asked)}.png"'
+            headers["content-disposition"] = f'attachment; filename="{archive.recipe_file_name(loaded, asked)}.png"'
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers=headers)
         (content,) = await engine.pictures(loaded, [asked])
@@ -83,7 +84,7 @@ def _add_images(api: FastAPI, studio: Studio) -> None:
 
     @api.post("/api/pictures", responses={200: {"content": {"image/png": {}}, "model": schemas.DrawnList}})
     async def pictures(
-        body: schemas.Pictures,
+        body: schemas.SeveralImages,
         form: Annotated[Literal["list", "sheet"], Query(description="list: JSON; sheet: one PNG grid")] = "list",
     ) -> Response:
         """Get several images: a list with their URLs, or one grid."""
@@ -95,7 +96,7 @@ def _add_images(api: FastAPI, studio: Studio) -> None:
             return Response(await asyncio.to_thread(png_bytes, sheet, text), media_type="image/png")
         drawn = await engine.pictures(loaded, asked)
         drawn_list = [
-            {"address": address(loaded, recipe), "png": base64.b64encode(content).decode()}
+            {"address": _address(loaded, recipe), "png": base64.b64encode(content).decode()}
             for recipe, content in zip(asked, drawn, strict=True)
         ]
         return Json({"pictures": drawn_list})
@@ -109,7 +110,7 @@ def _add_images(api: FastAPI, studio: Studio) -> None:
         return schemas.RecipeOut(recipe=coded_recipe.to_dict())
 
 
-def _add_downloads(api: FastAPI, studio: Studio) -> None:
+def _add_downloads(api: FastAPI, studio: StudioParts) -> None:
     """Routes of downloads and commands."""
     engine, lists = studio.engine, studio.lists
 
@@ -131,56 +132,56 @@ def _add_downloads(api: FastAPI, studio: Studio) -> None:
         return commands.of_recipes(loaded, [one.recipe() for one in body.recipes])
 
 
-def _add_favourites(api: FastAPI, studio: Studio) -> None:
+def _add_favourites(api: FastAPI, studio: StudioParts) -> None:
     """Routes of favourites."""
     engine, lists = studio.engine, studio.lists
 
     @api.get("/api/favourites")
-    def kept(model: ModelName, name: ListName = FIRST) -> schemas.ListOut:
+    def kept(model: ModelQuery, name: ListName = FIRST) -> schemas.ListOut:
         """Get a list of favourites."""
         loaded = engine.model(model)
-        return listed(loaded, lists, name, lists.read(loaded, name))
+        return _listed(loaded, lists, name, lists.read(loaded, name))
 
     @api.post("/api/favourites")
-    def keep(body: schemas.Kept) -> schemas.ListOut:
+    def keep(body: schemas.Favourite) -> schemas.ListOut:
         """Add an image to the favourites, or change its title; saved before the response."""
         loaded = engine.model(body.model)
         recipe = body.recipe.recipe()
         # Raises if the recipe does not fit.
         engine.call(loaded, lambda: resolve(loaded.generator, [recipe], loaded.directions)).result()
-        return listed(loaded, lists, body.in_list, lists.keep(loaded, body.in_list, recipe, body.title))
+        return _listed(loaded, lists, body.in_list, lists.keep(loaded, body.in_list, recipe, body.title))
 
     @api.post("/api/favourites/remove")
-    def remove(body: schemas.Kept) -> schemas.ListOut:
+    def remove(body: schemas.Favourite) -> schemas.ListOut:
         """Remove an image from a list."""
         loaded = engine.model(body.model)
-        return listed(loaded, lists, body.in_list, lists.remove(loaded, body.in_list, body.recipe.recipe()))
+        return _listed(loaded, lists, body.in_list, lists.remove(loaded, body.in_list, body.recipe.recipe()))
 
     @api.post("/api/favourites/move")
     def move(body: schemas.Moved) -> schemas.ListOut:
         """Move an image to another place in its list."""
         loaded = engine.model(body.model)
         favourites = lists.move(loaded, body.in_list, body.recipe.recipe(), body.place)
-        return listed(loaded, lists, body.in_list, favourites)
+        return _listed(loaded, lists, body.in_list, favourites)
 
     @api.post("/api/favourites/undo")
-    def undo(model: ModelName, name: ListName = FIRST) -> schemas.ListOut:
+    def undo(model: ModelQuery, name: ListName = FIRST) -> schemas.ListOut:
         """Undo the last change of a list that was made since the studio started."""
         loaded = engine.model(model)
-        return listed(loaded, lists, name, lists.undo(loaded, name))
+        return _listed(loaded, lists, name, lists.undo(loaded, name))
 
     @api.post("/api/favourites/aside")
-    def aside(model: ModelName, name: ListName = FIRST) -> schemas.Aside:
+    def aside(model: ModelQuery, name: ListName = FIRST) -> schemas.Aside:
         """Rename a list that belongs to another model, to start a new list."""
         return schemas.Aside(file=lists.set_aside(engine.model(model), name))
 
 
-def _add_training_images(api: FastAPI, studio: Studio) -> None:
+def _add_training_images(api: FastAPI, studio: StudioParts) -> None:
     """Routes of the training images."""
     engine, training = studio.engine, studio.training
 
     @api.post("/api/nearest")
-    async def nearest(body: schemas.Compared) -> schemas.NearOut:
+    async def nearest(body: schemas.ToCompare) -> schemas.NearOut:
         """Find the nearest training image of each image, if the training images are available."""
         asked = [one.recipe() for one in body.recipes]
         loaded = await engine.ready(body.model)
@@ -188,11 +189,11 @@ def _add_training_images(api: FastAPI, studio: Studio) -> None:
         if known.state != "ready":
             return schemas.NearOut(state=known.state, sentence=known.sentence, images=[])
         pixels = await engine.pixels(loaded, asked)
-        near = await asyncio.to_thread(slow_jobs.nearest, known, pixels)
+        near = await asyncio.to_thread(slow_jobs.nearest_training_images, known, pixels)
         return schemas.NearOut(state="ready", sentence="", images=near)
 
     @api.get("/api/training-picture", responses=PNG, response_class=Response)
-    def training_picture(model: ModelName, index: Annotated[int, Query(ge=0)]) -> Response:
+    def training_picture(model: ModelQuery, index: Annotated[int, Query(ge=0)]) -> Response:
         """Get a (real) training image."""
         known = training.of(engine.model(model), False)
         if known.state != "ready" or known.pack is None:
@@ -203,7 +204,7 @@ def _add_training_images(api: FastAPI, studio: Studio) -> None:
         return Response(content, media_type="image/png", headers={"cache-control": "private, max-age=3600"})
 
 
-def _add_slow_jobs(api: FastAPI, studio: Studio) -> None:
+def _add_slow_jobs(api: FastAPI, studio: StudioParts) -> None:
     """Routes of projections and searches."""
     engine, bench, receiving, decoding = studio.engine, studio.bench, studio.receiving, studio.decoding
 
@@ -214,11 +215,11 @@ def _add_slow_jobs(api: FastAPI, studio: Studio) -> None:
     )
     async def project(
         request: Request,
-        model: ModelName,
+        model: ModelQuery,
         label: Annotated[str | None, Query(max_length=2000)] = None,
         steps: Annotated[int, Query(ge=1, le=2000)] = 300,
     ) -> schemas.TaskOut:
-        """Start the projection of an uploaded image (request body: PNG, JPEG, WebP, BMP, GIF or TIFF)."""
+        """Start the projection of an uploaded image (request body: the file)."""
         loaded = await engine.ready(model)
         if label is not None:
             loaded.generator.labels_of(label, [0])
@@ -285,12 +286,25 @@ def _described(loaded: Loaded, lists: Lists) -> schemas.ModelOut:
             )
             for one in loaded.directions.values()
         ],
+        sliders=[
+            schemas.SliderOut(
+                name=name,
+                title=one.title,
+                low=one.low,
+                high=one.high,
+                step=one.step,
+                neutral=one.neutral,
+                ends=one.ends,
+            )
+            for name, one in SLIDERS.items()
+        ],
+        formats={name: form.title for name, form in WRITTEN.items()},
         sentence=loaded.directions_sentence,
         lists=lists.names(loaded),
     )
 
 
-def address(loaded: Loaded, recipe: Recipe) -> str:
+def _address(loaded: Loaded, recipe: Recipe) -> str:
     """URL of an image; empty if the recipe is too long."""
     values = {
         "model": loaded.place.name,
@@ -298,10 +312,10 @@ def address(loaded: Loaded, recipe: Recipe) -> str:
         "recipe": json.dumps(recipe.to_dict(), separators=(",", ":")),
     }
     url = f"/api/picture?{urlencode(values, errors='backslashreplace')}"
-    return url if len(url) <= LONGEST_ADDRESS else ""
+    return url if len(url) <= _LONGEST_ADDRESS else ""
 
 
-def listed(loaded: Loaded, lists: Lists, name: str, favourites: Favourites) -> schemas.ListOut:
+def _listed(loaded: Loaded, lists: Lists, name: str, favourites: Favourites) -> schemas.ListOut:
     names = favourites.names or [""] * len(favourites.recipes)
     return schemas.ListOut(
         name=name,

@@ -14,22 +14,22 @@ from ganvas.studio.engine import Loaded
 from ganvas.studio.errors import AbsentError, ConflictError
 from ganvas.system import files
 
-NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 FIRST = "favourites"
-MOST_KEPT, MOST_LISTS = 5000, 50  # images per list, lists per model
-MOST_UNDONE = 50  # changes of a list that can be undone
+_MOST_KEPT, _MOST_LISTS = 5000, 50  # images per list, lists per model
+_MOST_UNDONE = 50  # changes of a list that can be undone
 
-Content = tuple[list[Recipe], list[str]]
+_Content = tuple[list[Recipe], list[str]]
 """The recipes of a list and their titles."""
 
 
 @dataclass(frozen=True)
-class Change:
+class _Change:
     """A change of a list, to be undone."""
 
     what: str
-    before: Content
-    after: Content
+    before: _Content
+    after: _Content
 
 
 class Lists:
@@ -37,13 +37,13 @@ class Lists:
 
     def __init__(self) -> None:
         self.changing = threading.Lock()
-        self.changes: dict[Path, list[Change]] = {}
+        self.changes: dict[Path, list[_Change]] = {}
 
     def names(self, loaded: Loaded) -> list[str]:
         """Names of the lists, always including the first one."""
-        files = sorted(loaded.place.folder.glob(f"{FIRST}-*.json"))[:MOST_LISTS]
+        files = sorted(loaded.place.folder.glob(f"{FIRST}-*.json"))[:_MOST_LISTS]
         others = [path.stem.removeprefix(f"{FIRST}-") for path in files]
-        return [FIRST, *(name for name in others if NAME.fullmatch(name) and name != FIRST)]
+        return [FIRST, *(name for name in others if _NAME.fullmatch(name) and name != FIRST)]
 
     def read(self, loaded: Loaded, name: str) -> Favourites:
         """Read a list. Raises ConflictError if the file belongs to another model or is damaged."""
@@ -60,8 +60,8 @@ class Lists:
 
         def change(recipes: list[Recipe], titles: list[str]) -> str:
             if recipe not in recipes:
-                if len(recipes) >= MOST_KEPT:
-                    raise ConfigError(f"the list {name} is full ({MOST_KEPT:,} images): start another list")
+                if len(recipes) >= _MOST_KEPT:
+                    raise ConfigError(f"the list {name} is full ({_MOST_KEPT:,} images): start another list")
                 recipes.append(recipe)
                 titles.append(title or "")
                 return "add"
@@ -99,15 +99,15 @@ class Lists:
         """Save a change of recipes and titles, and remember it. change: makes it and says what it is."""
         with self.changing:
             favourites = self.read(loaded, name)
-            before = content(favourites)
-            recipes, titles = content(favourites)
+            before = _content(favourites)
+            recipes, titles = _content(favourites)
             what = change(recipes, titles)
             if (recipes, titles) == before:
                 return favourites
             self.save(loaded, name, favourites, (recipes, titles))
             known = self.changes.setdefault(self.file(loaded, name), [])
-            known.append(Change(what, before, (recipes, titles)))
-            del known[:-MOST_UNDONE]
+            known.append(_Change(what, before, (recipes, titles)))
+            del known[:-_MOST_UNDONE]
             return favourites
 
     def undo(self, loaded: Loaded, name: str) -> Favourites:
@@ -117,7 +117,7 @@ class Lists:
             if not known:
                 raise ConflictError(f"no change of the list {name} is known: nothing to undo")
             last, favourites = known.pop(), self.read(loaded, name)
-            if content(favourites) != last.after:
+            if _content(favourites) != last.after:
                 known.clear()
                 raise ConflictError(f"the list {name} was changed by another program: its last change stays")
             return self.save(loaded, name, favourites, last.before)
@@ -127,7 +127,7 @@ class Lists:
         known = self.changes.get(self.file(loaded, name))
         return known[-1].what if known else ""
 
-    def save(self, loaded: Loaded, name: str, favourites: Favourites, new: Content) -> Favourites:
+    def save(self, loaded: Loaded, name: str, favourites: Favourites, new: _Content) -> Favourites:
         favourites.recipes, favourites.names = list(new[0]), list(new[1])
         favourites.directions = {**favourites.directions, **loaded.directions}
         favourites.save(self.file(loaded, name))
@@ -148,10 +148,10 @@ class Lists:
             raise ConflictError(f"{path} has been renamed 999 times: move some of these files")
 
     def file(self, loaded: Loaded, name: str) -> Path:
-        if not NAME.fullmatch(name):
+        if not _NAME.fullmatch(name):
             raise ConfigError(f"list {name!r}: expected at most 40 lower-case letters, digits and -, such as portraits")
         return loaded.place.folder / (f"{FIRST}.json" if name == FIRST else f"{FIRST}-{name}.json")
 
 
-def content(favourites: Favourites) -> Content:
+def _content(favourites: Favourites) -> _Content:
     return list(favourites.recipes), list(favourites.names or [""] * len(favourites.recipes))

@@ -16,12 +16,12 @@ from ganvas.data.reading.sources import ARCHIVES
 from ganvas.errors import ConfigError
 from ganvas.studio.errors import AbsentError, ForbiddenError
 
-FILES = (*ARCHIVES, ".npz")  # files that are a source by themselves
-MOST_LISTED, MOST_COUNTED = 300, 20_000  # subfolders and archives of a folder; entries that are looked at
+_FILES = (*ARCHIVES, ".npz")  # files that are a source by themselves
+_MOST_LISTED, _MOST_COUNTED = 300, 20_000  # subfolders and archives of a folder; entries that are looked at
 
 
 @dataclass(frozen=True)
-class Inside:
+class _Inside:
     """Content of a folder. num_images: directly in it. folders, archives: paths."""
 
     folder: Path
@@ -55,8 +55,8 @@ class ImagePlaces:
         if text in CATALOG and not Path(text).exists():
             return text
         path = self.allowed(text)
-        if not path.is_dir() and not (path.is_file() and path.name.lower().endswith(FILES)):
-            raise ConfigError(f"{path} is not a source of images: choose a folder or an archive ({', '.join(FILES)})")
+        if not path.is_dir() and not (path.is_file() and path.name.lower().endswith(_FILES)):
+            raise ConfigError(f"{path} is not a source of images: choose a folder or an archive ({', '.join(_FILES)})")
         return str(path)
 
     def allowed(self, text: str) -> Path:
@@ -80,7 +80,7 @@ class ImagePlaces:
             raise AbsentError(f"{path} does not exist: choose a folder from the list")
         return path
 
-    def inside(self, text: str) -> Inside:
+    def inside(self, text: str) -> _Inside:
         """The content of an allowed folder; for an archive, that of its folder."""
         path = self.allowed(text)
         folder = path if path.is_dir() else path.parent
@@ -88,7 +88,7 @@ class ImagePlaces:
         try:
             with os.scandir(folder) as entries:
                 for num, entry in enumerate(entries):
-                    if num >= MOST_COUNTED:
+                    if num >= _MOST_COUNTED:
                         complete = False
                         break
                     name = entry.name.lower()
@@ -96,19 +96,19 @@ class ImagePlaces:
                         continue
                     if name.endswith(PICTURES):
                         images += 1
-                    elif name.endswith(FILES):
+                    elif name.endswith(_FILES):
                         archives.append(Path(entry.path))
                     elif entry.is_dir():
                         folders.append(Path(entry.path))
         except OSError as error:
             raise ConfigError(f"{folder} cannot be read ({error.strerror}): choose another folder") from None
         parent = folder.parent if any(folder.parent.is_relative_to(root) for root in self.roots) else None
-        complete = complete and max(len(folders), len(archives)) <= MOST_LISTED
-        return Inside(folder, parent, images, shown(folders), shown(archives), complete)
+        complete = complete and max(len(folders), len(archives)) <= _MOST_LISTED
+        return _Inside(folder, parent, images, _shown(folders), _shown(archives), complete)
 
 
-def shown(paths: list[Path]) -> list[Path]:
-    return sorted(paths, key=lambda path: path.name.lower())[:MOST_LISTED]
+def _shown(paths: list[Path]) -> list[Path]:
+    return sorted(paths, key=lambda path: path.name.lower())[:_MOST_LISTED]
 
 
 def named_sets() -> list[Dataset]:

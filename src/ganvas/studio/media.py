@@ -19,6 +19,7 @@ from ganvas.explore import sampling
 from ganvas.explore.recipes import Recipe
 from ganvas.explore.verbs import morphed, rendered
 from ganvas.image_files import enlarged, grid, save_picture
+from ganvas.image_formats import WRITTEN
 from ganvas.options import Files, Interpolate, Video
 from ganvas.provenance import provenance
 from ganvas.run import Run
@@ -32,16 +33,13 @@ TYPES = {
     "webm": "video/webm",
     "mov": "video/quicktime",
     "gif": "image/gif",
-    "webp": "image/webp",
-    "png": "image/png",
-    "jpg": "image/jpeg",
-    "tiff": "image/tiff",
+    **{name: form.media_type for name, form in WRITTEN.items()},
     "zip": "application/zip",
 }
 """Media types of the files."""
-IN_MEMORY = ("gif", "webp")  # formats that store all frames before they are written
-MOST_FRAMES, MOST_STORED = 20_000, 2**28  # most frames of a video; most pixels of all frames of GIF and WebP
-MOST_PIXELS = 2**28  # most pixels of a print
+_IN_MEMORY = ("gif", "webp")  # formats that store all frames before they are written
+_MOST_FRAMES, _MOST_STORED = 20_000, 2**28  # most frames of a video; most pixels of all frames of GIF and WebP
+_MOST_PIXELS = 2**28  # most pixels of a print
 
 
 def filming(
@@ -54,7 +52,7 @@ def filming(
         keep = None if known is None else lambda pixels: ~slow_jobs.copies(known, pixels)
         generator, out = slow_jobs.own_copy(loaded), bench.place_for(task, str(asked.out))
         written = dataclasses.replace(asked, out=out)
-        return done(task, morphed(generator, recipes, loaded.directions, written, task.progress, keep))
+        return _done(task, morphed(generator, recipes, loaded.directions, written, task.progress, keep))
 
     return work
 
@@ -65,18 +63,18 @@ def filming_training(bench: Workbench, place: Place, asked: Video) -> Work:
 
     def work(task: Task) -> dict[str, Any]:
         written = dataclasses.replace(asked, out=bench.place_for(task, str(asked.out)))
-        return done(task, *film.of_training(written, task.progress))
+        return _done(task, *film.of_training(written, task.progress))
 
     return work
 
 
 def _check_frames(look: Interpolate | Video, form: str, num: int) -> None:
     """Raises ConfigError for wrong options, or if the video would need too much memory or time."""
-    size = film.checked(form, look)
+    size = film.checked_size(form, look)
     film.check_fps(form, look.fps or 0)
-    if num > MOST_FRAMES:
-        raise ConfigError(f"{num:,} frames: expected at most {MOST_FRAMES:,}; choose a shorter video, or --fps")
-    if form in IN_MEMORY and size is not None and num * size[0] * size[1] > MOST_STORED:
+    if num > _MOST_FRAMES:
+        raise ConfigError(f"{num:,} frames: expected at most {_MOST_FRAMES:,}; choose a shorter video, or --fps")
+    if form in _IN_MEMORY and size is not None and num * size[0] * size[1] > _MOST_STORED:
         raise ConfigError(
             f"{num:,} frames of {look.size} pixels are too many for {form.upper()}: "
             "choose MP4 or WebM, a smaller size or a shorter video"
@@ -87,8 +85,8 @@ def printing(bench: Workbench, loaded: Loaded, recipes: Sequence[Recipe], form: 
     """Images enlarged as asked: one file, a ZIP file of several, or with `columns` one grid."""
     config, ending = loaded.generator.info.config, form.format or "png"
     together = 1 if columns is None else len(recipes)
-    if config.height * config.width * form.enlarge**2 * together > MOST_PIXELS:
-        raise ConfigError(f"--enlarge {form.enlarge}: more than {MOST_PIXELS // 2**20} million pixels; reduce it")
+    if config.height * config.width * form.enlarge**2 * together > _MOST_PIXELS:
+        raise ConfigError(f"--enlarge {form.enlarge}: more than {_MOST_PIXELS // 2**20} million pixels; reduce it")
 
     def work(task: Task) -> dict[str, Any]:
         generator = slow_jobs.own_copy(loaded)
@@ -100,13 +98,13 @@ def printing(bench: Workbench, loaded: Loaded, recipes: Sequence[Recipe], form: 
             text = provenance(generator.hash, {"grid": [one.to_dict() for one in recipes]})
             save_picture(out, grid(pixels, columns), text, dpi=form.dpi)
         elif len(recipes) == 1:
-            out = bench.place_for(task, f"{archive.file_name(loaded, recipes[0])}.{ending}")
+            out = bench.place_for(task, f"{archive.recipe_file_name(loaded, recipes[0])}.{ending}")
             for recipe, pixels in images:
                 sampling.write_one(out, pixels, provenance(generator.hash, recipe.to_dict()), form)
         else:
             out = bench.place_for(task, f"{name}-{len(recipes)}.zip")
             _write_zip(out, loaded, recipes, images, form)
-        return done(task, out)
+        return _done(task, out)
 
     return work
 
@@ -116,7 +114,7 @@ def _write_zip(
 ) -> None:
     """The images and manifest.csv."""
     ending = form.format or "png"
-    names = [f"{i:04}-{archive.file_name(loaded, recipe)}.{ending}" for i, recipe in enumerate(recipes)]
+    names = [f"{i:04}-{archive.recipe_file_name(loaded, recipe)}.{ending}" for i, recipe in enumerate(recipes)]
     with zipfile.ZipFile(out, "w") as target:  # not compressed, because the files already are
         for name, (recipe, pixels) in zip(names, images, strict=True):
             path = out.with_name(name)
@@ -126,6 +124,6 @@ def _write_zip(
         target.writestr("manifest.csv", archive.manifest(loaded, recipes, names))
 
 
-def done(task: Task, file: Path) -> dict[str, Any]:
+def _done(task: Task, file: Path) -> dict[str, Any]:
     task.file = file
     return {"name": file.name, "type": TYPES[file.suffix[1:]], "bytes": file.stat().st_size}

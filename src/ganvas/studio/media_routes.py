@@ -14,14 +14,14 @@ from ganvas.explore.sampling import file_name
 from ganvas.fields import build, check
 from ganvas.options import Files, Interpolate, Video
 from ganvas.studio import commands, media, run_status, schemas
-from ganvas.studio.context import Studio, TaskName, task_out
+from ganvas.studio.context import StudioParts, TaskName, task_out
 from ganvas.studio.engine import Loaded
 from ganvas.studio.errors import AbsentError
 from ganvas.studio.model_folder import Place
 from ganvas.studio.slow_jobs import Task
 
 
-def add(api: FastAPI, studio: Studio) -> None:
+def add(api: FastAPI, studio: StudioParts) -> None:
     """Add the routes."""
     engine, bench = studio.engine, studio.bench
 

@@ -12,9 +12,9 @@ from ganvas.errors import ConfigError
 from ganvas.model_file import WEIGHTS
 from ganvas.studio.errors import AbsentError
 
-DEEP = 2  # levels of subfolders that are searched
-MOST = 200  # runs and models
-LOOKED_AT = 5_000  # most folders that are searched, in case the folder is a whole disk
+_DEEP = 2  # levels of subfolders that are searched
+_MOST = 200  # runs and models
+_LOOKED_AT = 5_000  # most folders that are searched, in case the folder is a whole disk
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,11 @@ class Shelf:
         """Runs and models by name, sorted."""
         places: dict[str, Place] = {}
         level, looked = [self.root], 0
-        for _ in range(DEEP + 1):
+        for _ in range(_DEEP + 1):
             below: list[Path] = []
             for folder in level:
                 looked += 1
-                if looked > LOOKED_AT or len(places) >= MOST:
+                if looked > _LOOKED_AT or len(places) >= _MOST:
                     return places
                 place = self.place(folder)
                 if place is not None:

@@ -23,11 +23,11 @@ from ganvas.studio.slow_jobs import Task, Work
 from ganvas.system.device import choose_device
 from ganvas.training.autotune import LEAST_MINUTES, least_images
 from ganvas.training.plan import Plan, plan
-from ganvas.training.plan_text import text
+from ganvas.training.plan_text import value_text
 from ganvas.verbs import measured_speed
 
-EXAMPLES, COLUMNS, MOST_PIXELS = 24, 8, 1024  # training images in the grid; its columns; its largest width
-MOST_SPEEDS = 100
+_EXAMPLES, _COLUMNS, _MOST_PIXELS = 24, 8, 1024  # training images in the grid; its columns; its largest width
+_MOST_SPEEDS = 100
 
 
 def checking(source: str, config: DataConfig) -> Work:
@@ -64,7 +64,7 @@ class Planner:
             pack = open_pack(str(asked.source), data, progress=task.progress)
             if pack.num_training < 2:
                 raise ConfigError(f"only {amount(pack.num_training, 'image')} for training: choose more images")
-            task.target = examples(pack)
+            task.target = _examples(pack)
             task.progress("planning", 0, 0)
             device = choose_device(wanted.device)
             planned = plan(pack, wanted, device)
@@ -81,7 +81,7 @@ class Planner:
                 task.progress("measuring the speed of this machine", 0, 0)
                 brief = dataclasses.replace(config, images=None, epochs=None, minutes=LEAST_MINUTES, compile=False)
                 speed = measured_speed(dataclasses.replace(planned, config=brief), pack, device, lambda _: None)
-                self.speeds = dict([*self.speeds.items(), (key, speed)][-MOST_SPEEDS:])
+                self.speeds = dict([*self.speeds.items(), (key, speed)][-_MOST_SPEEDS:])
             return _described(planned, pack, asked, self.speeds[key])
 
         return work
@@ -98,7 +98,9 @@ def _described(planned: Plan, pack: Pack, asked: Train, speed: float | None) -> 
         "kind": pack.kind,
         "mirror": pack.mirror,
         "notes": list(pack.notes),
-        "choices": [{"name": one.name, "value": text(one.value), "reason": one.reason} for one in planned.choices],
+        "choices": [
+            {"name": one.name, "value": value_text(one.value), "reason": one.reason} for one in planned.choices
+        ],
         "warnings": list(planned.warnings),
         "parameters": planned.generator.parameters + planned.discriminator.parameters,
         "memory": planned.memory,
@@ -110,15 +112,15 @@ def _described(planned: Plan, pack: Pack, asked: Train, speed: float | None) -> 
     }
 
 
-def examples(pack: Pack) -> np.ndarray:
+def _examples(pack: Pack) -> np.ndarray:
     """A grid of training images at the size of the training, reduced if it is too large to show."""
-    num = min(EXAMPLES, pack.num_training)
+    num = min(_EXAMPLES, pack.num_training)
     chosen = pack.training[np.linspace(0, pack.num_training - 1, num).round().astype(int)]
     pixels = np.asarray(pack.images[np.sort(chosen)])
     if pixels.dtype == np.uint16:
         pixels = (pixels / 257).round().astype(np.uint8)
-    step = max(1, -(-pack.width * COLUMNS // MOST_PIXELS))
-    return grid(pixels[:, ::step, ::step], min(COLUMNS, num))
+    step = max(1, -(-pack.width * _COLUMNS // _MOST_PIXELS))
+    return grid(pixels[:, ::step, ::step], min(_COLUMNS, num))
 
 
 def words(asked: Train) -> list[str]:

@@ -19,13 +19,13 @@ from ganvas.studio.model_folder import Place, Shelf
 from ganvas.studio.schemas import RunLine, RunOut
 from ganvas.training.preview import layout, num_rows
 
-POINTS = 400  # most points per curve
-LOG_BYTES = 2**25  # most bytes read from the end of a log
-QUIET = 60.0  # seconds without file changes after which a training is not running; it logs every 2 seconds
-USED_UP = 0.97  # fraction of the budget after which a quiet run counts as finished
-REPORTS = ("d_real", "d_fake", "loss", "penalty", "lr", "g_norm", "d_norm", "augment", "images_per_second")
-VITALS = ("score", "kid", "precision", "recall", "diversity", "checkerboard", "sharpness", "near", "d_gap")
-REPORT = "report.html"  # as `ganvas report` names it
+_POINTS = 400  # most points per curve
+_LOG_BYTES = 2**25  # most bytes read from the end of a log
+_QUIET = 60.0  # seconds without file changes after which a training is not running; it logs every 2 seconds
+_USED_UP = 0.97  # fraction of the budget after which a quiet run counts as finished
+_REPORTS = ("d_real", "d_fake", "loss", "penalty", "lr", "g_norm", "d_norm", "augment", "images_per_second")
+_VITALS = ("score", "kid", "precision", "recall", "diversity", "checkerboard", "sharpness", "near", "d_gap")
+_REPORT = "report.html"  # as `ganvas report` names it
 FILMS = {"webp": "image/webp", "mp4": "video/mp4", "gif": "image/gif"}
 
 
@@ -33,7 +33,7 @@ def stamp(place: Place, process: str = "") -> str:
     """A text that changes when the run changes. process: see `_state_of`."""
     parts = [
         stamp_of(place.folder / name)
-        for name in ("log.jsonl", "config.json", "samples", "checkpoints", "model", REPORT)
+        for name in ("log.jsonl", "config.json", "samples", "checkpoints", "model", _REPORT)
     ]
     films = [stamp_of(place.folder / f"training.{ending}") for ending in FILMS]
     return "-".join(f"{when:x}.{size:x}" for when, size in [*parts, *films]) + f"-{_state_is_quiet(place)}{process}"
@@ -41,7 +41,7 @@ def stamp(place: Place, process: str = "") -> str:
 
 def _state_is_quiet(place: Place) -> bool:
     newest = max(stamp_of(place.folder / name)[0] for name in ("log.jsonl", "samples", "checkpoints"))
-    return time.time() - newest / 1e9 > QUIET
+    return time.time() - newest / 1e9 > _QUIET
 
 
 class Summaries:
@@ -56,12 +56,12 @@ class Summaries:
             process = process_of(place.folder)
             now = stamp(place, process)
             before = self.known.get(place.name)
-            lines[place.name] = before if before is not None and before[0] == now else (now, summary(place, process))
+            lines[place.name] = before if before is not None and before[0] == now else (now, _summary(place, process))
         self.known = lines
         return [line for _, line in lines.values()]
 
 
-def summary(place: Place, process: str = "") -> RunLine:
+def _summary(place: Place, process: str = "") -> RunLine:
     """Summary of one run for the list of runs."""
     run = watched(place, process)
     return RunLine(**run.model_dump(include={*RunLine.model_fields}), grid=run.grids[-1] if run.grids else None)
@@ -84,7 +84,7 @@ def _described(place: Place, process: str) -> RunOut:
         config = run.config()
     except GanvasError as error:
         sentence = str(error)
-    reports, vitals, health = sorted_out(typed(read_log(place.folder, LOG_BYTES)))
+    reports, vitals, health = sorted_out(typed(read_log(place.folder, _LOG_BYTES)))
     last = reports[-1] if reports else None
     images = max((one.images for one in (*reports[-1:], *vitals[-1:])), default=0)
     progress = 0.0 if config is None else _progress_of(config, last.seconds if last else None, images)
@@ -103,14 +103,14 @@ def _described(place: Place, process: str) -> RunOut:
         score=vitals[-1].score if vitals else None,
         best=min((one.score for one in vitals), default=None),
         about={} if config is None else _about(config),
-        options={} if config is None else options(config),
-        reports=_curves(reports, REPORTS),
-        vitals=_curves(vitals, VITALS),
+        options={} if config is None else _options(config),
+        reports=_curves(reports, _REPORTS),
+        vitals=_curves(vitals, _VITALS),
         health=health[-50:],
-        grids=[images for images, path in run.grids() if own(place, path)],
+        grids=[images for images, path in run.grids() if _own(place, path)],
         rows=rows_of_grids(place),
-        films=[ending for ending in FILMS if own(place, place.folder / f"training.{ending}")],
-        has_report=own(place, place.folder / REPORT),
+        films=[ending for ending in FILMS if _own(place, place.folder / f"training.{ending}")],
+        has_report=_own(place, place.folder / _REPORT),
         budget=budget,
         budget_unit=unit,
     )
@@ -169,9 +169,9 @@ def _state_of(place: Place, progress: float, vitals: list[Score], process: str) 
     if process in ("training", "stopping"):
         return process
     if process != "ended" and not _state_is_quiet(place):
-        ended = progress >= 1.0 or (progress >= USED_UP and bool(vitals) and vitals[-1].change == 0.0)
+        ended = progress >= 1.0 or (progress >= _USED_UP and bool(vitals) and vitals[-1].change == 0.0)
         return "finished" if ended else "training"
-    if progress >= USED_UP:
+    if progress >= _USED_UP:
         return "finished"
     return "stopped" if progress > 0 else "waiting"
 
@@ -190,7 +190,7 @@ def _about(config: RunConfig) -> dict[str, str]:
     return {key: str(value) for key, value in facts.items() if value}
 
 
-def options(config: RunConfig) -> dict[str, str]:
+def _options(config: RunConfig) -> dict[str, str]:
     """All options of the run as a flat dictionary, for comparisons."""
     values = config.to_dict()
     flat = {
@@ -205,13 +205,13 @@ def options(config: RunConfig) -> dict[str, str]:
 
 def _curves(records: Sequence[LogRecord], names: tuple[str, ...]) -> dict[str, list[float | None]]:
     """Columns of the records, including `images`, reduced to POINTS; the last record is always included."""
-    step = max(1, -(-len(records) // POINTS))
+    step = max(1, -(-len(records) // _POINTS))
     kept = records[::-1][::step][::-1]
     columns = {name: [number(getattr(one, name)) for one in kept] for name in ("images", *names)}
     return {name: column for name, column in columns.items() if any(value is not None for value in column)}
 
 
-def own(place: Place, path: Path) -> bool:
+def _own(place: Place, path: Path) -> bool:
     """Whether the path is a file of the run; links that lead outside are not."""
     return path.is_file() and path.resolve().is_relative_to(place.folder.resolve())
 
@@ -219,21 +219,21 @@ def own(place: Place, path: Path) -> bool:
 def grid_file(place: Place, images: int) -> Path:
     """The preview grid at that number of images. Raises AbsentError if there is none."""
     path = dict(Run(place.folder, writes=False).grids()).get(images)
-    if path is None or not own(place, path):
+    if path is None or not _own(place, path):
         raise AbsentError(f"{place.name} has no preview grid at {images:,} images: reload the page")
     return path
 
 
 def report_file(place: Place) -> Path:
-    path = place.folder / REPORT
-    if not own(place, path):
+    path = place.folder / _REPORT
+    if not _own(place, path):
         raise AbsentError(f"{place.name} has no report: evaluate the run")
     return path
 
 
 def film_file(place: Place, ending: str) -> Path:
     path = place.folder / f"training.{ending}"
-    if ending not in FILMS or not own(place, path):
+    if ending not in FILMS or not _own(place, path):
         raise AbsentError(f"{place.name} has no video training.{ending}: create it with `ganvas video`")
     return path
 

@@ -5,140 +5,147 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from ganvas.errors import ConfigError
-from ganvas.explore.recipes import LARGEST_SEED, Recipe
+from ganvas.explore.recipes import LARGEST_SEED, SLIDERS, Recipe
 from ganvas.fields import meanings
+from ganvas.image_formats import WRITTEN
 from ganvas.options import Easing, Files, Filter, Format, Interpolate
 from ganvas.records import Warned
 from ganvas.reporting.comparison import Row
-from ganvas.studio.engine import BATCH, LARGEST, checked
+from ganvas.studio.engine import LARGEST_AMOUNT, MOST_PER_PASS, checked_recipe
 
-MOST_ARCHIVED = 1000  # images per ZIP file
-Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
-Name = Annotated[str, Field(max_length=300, description="A name of a run or a model from `GET /api/places`")]
+_MOST_ARCHIVED = 1000  # images per ZIP file
+_Number = Annotated[float, Field(ge=-LARGEST_AMOUNT, le=LARGEST_AMOUNT)]
+_Name = Annotated[str, Field(max_length=300, description="A name of a run or a model from `GET /api/places`")]
 
 
-class Strict(BaseModel):
+class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, populate_by_name=False)
 
 
-class TowardsBody(Strict):
+class _TowardsBody(_Strict):
     to: RecipeBody
-    share: Number = Field(description="0: the image itself, 1: the other image")
+    share: _Number = Field(description="0: the image itself, 1: the other image")
 
 
-class MixBody(Strict):
+class _MixBody(_Strict):
     other: RecipeBody = Field(alias="with")
     depths: list[Annotated[int, Field(ge=0, le=99)]] = Field(
         min_length=1, max_length=100, description="Layers to take from the second image; 0 is the coarsest"
     )
 
 
-class RecipeBody(Strict):
+_numbers: Any = {
+    name: (float, Field(one.neutral, ge=one.low, le=one.high, description=" to ".join(one.ends)))
+    for name, one in SLIDERS.items()
+}
+_Sliders: Any = create_model("_Sliders", __base__=_Strict, **_numbers)
+
+
+class RecipeBody(_Sliders):
     """All values needed to generate one image again. Order: seed or code, truncation, edits, towards, mix."""
 
     seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] | None = None
-    code: list[list[Number]] | None = Field(None, max_length=101, description="Latents instead of a seed")
-    label: str | dict[str, Number] | None = Field(None, description="A class, or class weights")
-    truncation: float = Field(1.0, ge=0, le=1, description="1 = full diversity, 0 = average image")
-    edits: dict[str, Number] = Field({}, description="Directions by name, in standard deviations")
-    towards: TowardsBody | None = None
-    mix: MixBody | None = None
+    code: list[list[_Number]] | None = Field(None, max_length=101, description="Latents instead of a seed")
+    label: str | dict[str, _Number] | None = Field(None, description="A class, or class weights")
+    edits: dict[str, _Number] = Field({}, description="Directions by name, in standard deviations")
+    towards: _TowardsBody | None = None
+    mix: _MixBody | None = None
 
     def recipe(self) -> Recipe:
         """The checked recipe. Raises ConfigError."""
-        return checked(Recipe.from_dict(self.model_dump(by_alias=True, exclude_none=True, exclude_unset=True)))
+        return checked_recipe(Recipe.from_dict(self.model_dump(by_alias=True, exclude_none=True, exclude_unset=True)))
 
 
-class Pictures(Strict):
-    model: Name
-    recipes: list[RecipeBody] = Field(min_length=1, max_length=BATCH)
-    columns: int | None = Field(None, ge=1, le=BATCH, description="Columns of the sheet")
+class SeveralImages(_Strict):
+    model: _Name
+    recipes: list[RecipeBody] = Field(min_length=1, max_length=MOST_PER_PASS)
+    columns: int | None = Field(None, ge=1, le=MOST_PER_PASS, description="Columns of the sheet")
 
 
-class Compared(Pictures):
+class ToCompare(SeveralImages):
     begin: bool = Field(True, description="Read the training images even if there are many")
 
 
-class One(Strict):
-    model: Name
+class One(_Strict):
+    model: _Name
     recipe: RecipeBody
 
 
-class Archive(Strict):
-    model: Name
-    recipes: list[RecipeBody] = Field(min_length=1, max_length=MOST_ARCHIVED)
+class Archive(_Strict):
+    model: _Name
+    recipes: list[RecipeBody] = Field(min_length=1, max_length=_MOST_ARCHIVED)
 
 
-class Kept(Strict):
-    model: Name
+class Favourite(_Strict):
+    model: _Name
     recipe: RecipeBody
     in_list: str = Field("favourites", max_length=40, alias="list")
     title: str | None = Field(None, max_length=200)
 
 
-class Moved(Strict):
-    model: Name
+class Moved(_Strict):
+    model: _Name
     recipe: RecipeBody
     in_list: str = Field("favourites", max_length=40, alias="list")
     place: int = Field(ge=0, le=10_000, description="New place in the list; 0 is the first")
 
 
-class Command(Strict):
-    model: Name
-    recipes: list[RecipeBody] = Field([], max_length=MOST_ARCHIVED)
+class Command(_Strict):
+    model: _Name
+    recipes: list[RecipeBody] = Field([], max_length=_MOST_ARCHIVED)
     in_list: str | None = Field(
         None, max_length=40, alias="list", description="A list of favourites, instead of recipes"
     )
 
 
-FILM, PRINT = meanings(Interpolate), meanings(Files)  # what the options mean, as on the command line
+_FILM, _PRINT = meanings(Interpolate), meanings(Files)  # what the options mean, as on the command line
 
 
-class FilmLook(Strict):
+class _FilmLook(_Strict):
     form: Literal["mp4", "webm", "gif", "webp", "mov"] = Field("mp4", description="Format of the file")
-    size: str | None = Field(None, max_length=20, description=FILM["size"])
-    seconds: Annotated[float, Field(gt=0, le=3600)] | None = Field(None, description=FILM["seconds"])
-    fps: float = Field(24, ge=0.1, le=120, description=FILM["fps"])
-    filter: Filter = Field("lanczos", description=FILM["filter"])
-    background: str | None = Field(None, max_length=40, description=FILM["background"])
+    size: str | None = Field(None, max_length=20, description=_FILM["size"])
+    seconds: Annotated[float, Field(gt=0, le=3600)] | None = Field(None, description=_FILM["seconds"])
+    fps: float = Field(24, ge=0.1, le=120, description=_FILM["fps"])
+    filter: Filter = Field("lanczos", description=_FILM["filter"])
+    background: str | None = Field(None, max_length=40, description=_FILM["background"])
 
     def look(self) -> dict[str, Any]:
         """The options of every video, by name."""
         return {name: getattr(self, name) for name in ("size", "seconds", "fps", "filter", "background")}
 
 
-class NewFilm(FilmLook):
-    model: Name
-    recipes: list[RecipeBody] = Field(min_length=2, max_length=MOST_ARCHIVED, description="The images, in order")
-    easing: Easing = Field("cosine", description=FILM["easing"])
-    loop: bool = Field(True, description=FILM["loop"])
+class NewFilm(_FilmLook):
+    model: _Name
+    recipes: list[RecipeBody] = Field(min_length=2, max_length=_MOST_ARCHIVED, description="The images, in order")
+    easing: Easing = Field("cosine", description=_FILM["easing"])
+    loop: bool = Field(True, description=_FILM["loop"])
 
 
-class NewTrainingFilm(FilmLook):
-    run: Name
+class NewTrainingFilm(_FilmLook):
+    run: _Name
 
 
-class NewPrint(Strict):
-    model: Name
-    recipes: list[RecipeBody] = Field(min_length=1, max_length=MOST_ARCHIVED)
-    format: Format = Field("png", description=PRINT["format"])
-    enlarge: int = Field(1, ge=1, le=64, description=PRINT["enlarge"])
-    filter: Filter = Field("lanczos", description=PRINT["filter"])
-    dpi: int | None = Field(300, ge=1, le=10_000, description=PRINT["dpi"])
+class NewPrint(_Strict):
+    model: _Name
+    recipes: list[RecipeBody] = Field(min_length=1, max_length=_MOST_ARCHIVED)
+    format: Format = Field("png", description=_PRINT["format"], json_schema_extra={"enum": [*WRITTEN]})
+    enlarge: int = Field(1, ge=1, le=64, description=_PRINT["enlarge"])
+    filter: Filter = Field("lanczos", description=_PRINT["filter"])
+    dpi: int | None = Field(300, ge=1, le=10_000, description=_PRINT["dpi"])
     columns: int | None = Field(
-        None, ge=1, le=BATCH, description="One grid with this number of columns; else single images"
+        None, ge=1, le=MOST_PER_PASS, description="One grid with this number of columns; else single images"
     )
 
 
-class Wanted(Strict):
-    model: Name
+class Wanted(_Strict):
+    model: _Name
     num: int = Field(8, ge=1, le=32)
 
 
-SourceText = Annotated[
+_SourceText = Annotated[
     str,
     Field(
         min_length=1,
@@ -149,10 +156,10 @@ SourceText = Annotated[
 ]
 
 
-class Images(Strict):
+class Images(_Strict):
     """Images and how they are read."""
 
-    source: SourceText
+    source: _SourceText
     labels: bool = Field(True, description="Use the classes of the images, such as subfolders")
 
 
@@ -169,8 +176,8 @@ class NewTraining(Images):
     mask_marks: bool = False
 
 
-class RunBody(Strict):
-    run: Name
+class RunBody(_Strict):
+    run: _Name
 
 
 class Titled(RunBody):
@@ -183,12 +190,12 @@ class Resumed(RunBody):
     )
 
 
-class ToEvaluate(Strict):
-    model: Name
-    source: SourceText | None = Field(None, description="The training images, needed for a model without its run")
+class ToEvaluate(_Strict):
+    model: _Name
+    source: _SourceText | None = Field(None, description="The training images, needed for a model without its run")
 
 
-class UploadBody(Strict):
+class UploadBody(_Strict):
     name: str = Field(max_length=120, description="Name of the folder on the server")
     files: int = Field(ge=1, le=10**9)
     bytes: int = Field(ge=1, le=10**15)
@@ -219,6 +226,18 @@ class DirectionOut(BaseModel):
     depths: list[int] | None
 
 
+class SliderOut(BaseModel):
+    """A number of a recipe."""
+
+    name: str
+    title: str
+    low: float
+    high: float
+    step: float
+    neutral: float = Field(description="The value without effect, which recipes leave out")
+    ends: tuple[str, str] = Field(description="What the lowest and the highest value mean")
+
+
 class ModelOut(BaseModel):
     name: str
     title: str
@@ -236,17 +255,19 @@ class ModelOut(BaseModel):
     num_depths: int
     images_seen: int
     directions: list[DirectionOut]
+    sliders: list[SliderOut]
+    formats: dict[str, str] = Field(description="Formats of images to download -> their titles")
     sentence: str
     lists: list[str]
 
 
-class Drawn(BaseModel):
+class _Drawn(BaseModel):
     address: str = Field(description="URL of the image; empty if too long")
     png: str = Field(description="The file in base64")
 
 
 class DrawnList(BaseModel):
-    pictures: list[Drawn]
+    pictures: list[_Drawn]
 
 
 class RecipeOut(BaseModel):
@@ -431,12 +452,12 @@ def read_recipe(text: str) -> Recipe:
     try:
         return RecipeBody.model_validate(json.loads(text)).recipe()
     except ValidationError as error:
-        raise ConfigError(f"the recipe: {in_words(error.errors(include_url=False))}") from None
+        raise ConfigError(f"the recipe: {error_in_words(error.errors(include_url=False))}") from None
     except (ValueError, RecursionError):
         raise ConfigError('the recipe is not JSON: expected for example {"seed": 5}') from None
 
 
-def in_words(errors: list[Any]) -> str:
+def error_in_words(errors: list[Any]) -> str:
     """The first error of a request, as a sentence."""
     first = errors[0]
     if first["type"] == "json_invalid":

@@ -32,13 +32,13 @@ from ganvas.studio.engine import Loaded
 from ganvas.studio.errors import AbsentError, BusyError
 from ganvas.studio.schemas import Near
 
-STOPPED = "stopped by the user"
-MOST_WAITING, MOST_KEPT = 4, 32  # most jobs in the queue; finished jobs that are kept
-MOST_FINDERS = 2
-LANES = {"checkup": "data", "plan": "data", "evaluation": "evaluation", "film": "files", "print": "files"}
+_STOPPED = "stopped by the user"
+MOST_WAITING_JOBS, _MOST_KEPT = 4, 32  # most jobs in the queue; finished jobs that are kept
+_MOST_FINDERS = 2
+_LANES = {"checkup": "data", "plan": "data", "evaluation": "evaluation", "film": "files", "print": "files"}
 """Kinds of jobs that do not wait for projections and searches."""
-READ_UNASKED = 10_000  # training images up to which they are read without a request
-UPLOAD_PIXELS = 40_000_000
+_READ_UNASKED = 10_000  # training images up to which they are read without a request
+_UPLOAD_PIXELS = 40_000_000
 
 
 @dataclass(eq=False)
@@ -67,7 +67,7 @@ class Task:
         """Store the progress; stop a cancelled job."""
         self.doing, self.done, self.total = what, done, total
         if self.cancelled:
-            raise ConfigError(STOPPED)
+            raise ConfigError(_STOPPED)
 
 
 Work = Callable[[Task], dict[str, Any]]
@@ -79,7 +79,7 @@ class Workbench:
 
     def __init__(self) -> None:
         self.folder: tempfile.TemporaryDirectory[str] | None = None
-        self.pools = {lane: ThreadPoolExecutor(1, f"studio {lane}") for lane in {"images", *LANES.values()}}
+        self.pools = {lane: ThreadPoolExecutor(1, f"studio {lane}") for lane in {"images", *_LANES.values()}}
         self.tasks: OrderedDict[str, Task] = OrderedDict()
         self.lock = threading.Lock()
 
@@ -95,7 +95,7 @@ class Workbench:
         """Where a job writes its file, which `task.file` then is."""
         with self.lock:
             if task.cancelled:
-                raise ConfigError(STOPPED)
+                raise ConfigError(_STOPPED)
             if self.folder is None:
                 self.folder = tempfile.TemporaryDirectory(prefix="ganvas-studio-", ignore_cleanup_errors=True)
         folder = Path(self.folder.name) / task.id
@@ -107,12 +107,12 @@ class Workbench:
         with self.lock:
             self.check_room()
             self.tasks[task.id] = task
-            while len(self.tasks) > MOST_KEPT:
+            while len(self.tasks) > _MOST_KEPT:
                 oldest = next((one for one in self.tasks.values() if one.state in ("done", "failed")), None)
                 if oldest is None:
                     break
                 self.remove_files(self.tasks.pop(oldest.id))
-        self.pools[LANES.get(task.kind, "images")].submit(self.run, task, work)
+        self.pools[_LANES.get(task.kind, "images")].submit(self.run, task, work)
         return task
 
     def run(self, task: Task, work: Work) -> None:
@@ -120,7 +120,7 @@ class Workbench:
         task.state = "working"
         try:
             if task.cancelled:
-                raise ConfigError(STOPPED)
+                raise ConfigError(_STOPPED)
             task.result = work(task)
             task.state = "done"
             return
@@ -139,13 +139,13 @@ class Workbench:
         waiting = [
             one for one in list(self.tasks.values()) if one.state in ("waiting", "working") and not one.cancelled
         ]
-        if len(waiting) >= MOST_WAITING:
-            raise BusyError(f"{MOST_WAITING} slow jobs are waiting: retry when one of them has finished", 10)
+        if len(waiting) >= MOST_WAITING_JOBS:
+            raise BusyError(f"{MOST_WAITING_JOBS} slow jobs are waiting: retry when one of them has finished", 10)
 
     def find(self, identity: str) -> Task:
         task = self.tasks.get(identity)
         if task is None:
-            raise AbsentError(f"job {identity!r} does not exist (only the last {MOST_KEPT} are kept): start it again")
+            raise AbsentError(f"job {identity!r} does not exist (only the last {_MOST_KEPT} are kept): start it again")
         return task
 
 
@@ -161,9 +161,9 @@ def own_copy(loaded: Loaded) -> Generator:
 def uploaded(loaded: Loaded, content: bytes) -> tuple[np.ndarray, str]:
     """(pixels in the format of the model, a note of the changes). Raises PictureError for an invalid file."""
     header = probe(content)
-    if header.height * header.width > UPLOAD_PIXELS:
+    if header.height * header.width > _UPLOAD_PIXELS:
         raise PictureError(
-            f"too large: {header.width}x{header.height} pixels, limit {UPLOAD_PIXELS:,}; reduce the size of the image"
+            f"too large: {header.width}x{header.height} pixels, limit {_UPLOAD_PIXELS:,}; reduce the size of the image"
         )
     info = loaded.generator.info
     config = info.config
@@ -213,7 +213,7 @@ class Neighbours:
     using: threading.Lock = field(default_factory=threading.Lock)
 
 
-class Stoppable(np.ndarray):
+class _Stoppable(np.ndarray):
     """Images of a pack. Each read first calls `check`, which may raise."""
 
     check: Callable[[], None]
@@ -233,7 +233,7 @@ class Training:
         self.data = data
         self.known: OrderedDict[Path, Neighbours] = OrderedDict()
         self.lock = threading.Lock()
-        self.pool = ThreadPoolExecutor(MOST_FINDERS, "studio training images")
+        self.pool = ThreadPoolExecutor(_MOST_FINDERS, "studio training images")
         self.closed = False
 
     def close(self) -> None:
@@ -255,12 +255,12 @@ class Training:
             neighbours = self.known.get(loaded.place.folder)
             if neighbours is None:
                 num = 0 if begin else _number_at_hand(loaded)
-                if num > READ_UNASKED:
+                if num > _READ_UNASKED:
                     return Neighbours("unread", f"{num:,} training images are not loaded yet; loading takes a while")
                 neighbours = self.known[loaded.place.folder] = Neighbours()
                 self.pool.submit(self.prepare, loaded, neighbours)
             self.known.move_to_end(loaded.place.folder)
-            while len(self.known) > MOST_FINDERS:
+            while len(self.known) > _MOST_FINDERS:
                 self.known.popitem(last=False)
             return neighbours
 
@@ -269,7 +269,7 @@ class Training:
             if self.data is None and not _at_hand(loaded):
                 raise ConfigError("the training images are not available: start the studio with --data IMAGES")
             neighbours.pack = pack_of(loaded.place.folder, loaded.generator, self.data, self.reading(neighbours))
-            images = neighbours.pack.images.view(Stoppable)
+            images = neighbours.pack.images.view(_Stoppable)
             images.check = self.check
             pack = dataclasses.replace(neighbours.pack, images=images)
             neighbours.finder = CopyFinder(pack, self.reading(neighbours))
@@ -310,7 +310,7 @@ def copies(neighbours: Neighbours, pixels: np.ndarray) -> np.ndarray:
         return neighbours.finder.is_copy(pixels)
 
 
-def nearest(neighbours: Neighbours, pixels: np.ndarray) -> list[Near]:
+def nearest_training_images(neighbours: Neighbours, pixels: np.ndarray) -> list[Near]:
     """The nearest training image of each of the images (N, H, W, C), and its similarity."""
     assert neighbours.finder is not None and neighbours.pack is not None
     with neighbours.using:

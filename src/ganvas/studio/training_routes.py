@@ -20,22 +20,22 @@ from ganvas.fields import build
 from ganvas.options import Train
 from ganvas.run import Run
 from ganvas.studio import preparation, run_status, schemas
-from ganvas.studio.context import RunName, Studio, TaskName, task_out
+from ganvas.studio.context import RunName, StudioParts, TaskName, task_out
 from ganvas.studio.errors import AbsentError, ForbiddenError
 from ganvas.studio.image_places import named_sets
 from ganvas.studio.slow_jobs import Task
 from ganvas.studio.trainings import Started, Trainings
 from ganvas.training.plan import DEFAULT_MINUTES
 
-FORBIDDEN = (
+_FORBIDDEN = (
     "this studio may not start trainings or evaluations, or read images: its owner can allow it with "
     "`ganvas studio --train`"
 )
-PathText = Annotated[str, Query(max_length=2000, description="Full path; empty: the allowed folders")]
-REPORT_POLICY = "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'none'"
+_PathText = Annotated[str, Query(max_length=2000, description="Full path; empty: the allowed folders")]
+_REPORT_POLICY = "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'none'"
 
 
-def add(api: FastAPI, studio: Studio) -> None:
+def add(api: FastAPI, studio: StudioParts) -> None:
     """Add the routes."""
 
     def allowed() -> None:
@@ -51,21 +51,21 @@ def add(api: FastAPI, studio: Studio) -> None:
     api.include_router(router)
 
 
-def _trainings_of(studio: Studio) -> Trainings:
+def _trainings_of(studio: StudioParts) -> Trainings:
     """The trainings of this studio. Raises ForbiddenError if it may not start any."""
     if studio.trainings is None:
-        raise ForbiddenError(FORBIDDEN)
+        raise ForbiddenError(_FORBIDDEN)
     return studio.trainings
 
 
-def _add_overview(api: FastAPI, studio: Studio) -> None:
+def _add_overview(api: FastAPI, studio: StudioParts) -> None:
     """Routes that only read."""
 
     @api.get("/api/new")
     def new() -> schemas.NewOut:
         """Say whether trainings may be started here, from which folders and data sets."""
         may = studio.trainings is not None
-        obstacle = FORBIDDEN if studio.trainings is None else studio.trainings.obstacle()
+        obstacle = _FORBIDDEN if studio.trainings is None else studio.trainings.obstacle()
         return schemas.NewOut(
             allowed=may,
             new=not obstacle,
@@ -94,15 +94,15 @@ def _add_overview(api: FastAPI, studio: Studio) -> None:
     def report(run: RunName) -> FileResponse:
         """Get the HTML report of a run, if an evaluation or `ganvas report` has written it."""
         path = run_status.report_file(run_status.run_place(studio.shelf, run))
-        headers = {"content-security-policy": REPORT_POLICY, "cache-control": "no-cache"}
+        headers = {"content-security-policy": _REPORT_POLICY, "cache-control": "no-cache"}
         return FileResponse(path, media_type="text/html; charset=utf-8", headers=headers)
 
 
-def _add_images(router: APIRouter, studio: Studio) -> None:
+def _add_images(router: APIRouter, studio: StudioParts) -> None:
     """Routes of folders on the server."""
 
     @router.get("/api/folders")
-    def folders(path: PathText = "") -> schemas.FolderOut:
+    def folders(path: _PathText = "") -> schemas.FolderOut:
         """List the subfolders and archives of a folder, and count its images."""
         if not path:
             roots = [schemas.EntryOut(name=str(root), path=str(root)) for root in studio.places.listed()]
@@ -118,7 +118,7 @@ def _add_images(router: APIRouter, studio: Studio) -> None:
         )
 
 
-def _add_uploads(router: APIRouter, studio: Studio) -> None:
+def _add_uploads(router: APIRouter, studio: StudioParts) -> None:
     """Routes of uploads, in pieces of at most 16 MB."""
     uploads = studio.uploads
 
@@ -157,7 +157,7 @@ def _add_uploads(router: APIRouter, studio: Studio) -> None:
         uploads.remove(id)
 
 
-def _add_jobs(router: APIRouter, studio: Studio) -> None:
+def _add_jobs(router: APIRouter, studio: StudioParts) -> None:
     """Routes of check-ups, plans and evaluations. Progress and result: `GET /api/task`."""
     planner = preparation.Planner()
 
@@ -179,18 +179,18 @@ def _add_jobs(router: APIRouter, studio: Studio) -> None:
         place = studio.shelf.find(body.model)
         if place.weights is None:
             raise AbsentError(f"{place.name} has no model yet: wait for the first checkpoint")
-        if any(one.model == place.name and one.state in ("waiting", "working") for one in evaluations(studio)):
+        if any(one.model == place.name and one.state in ("waiting", "working") for one in _evaluations(studio)):
             raise ConfigError(f"{place.name} is being evaluated: wait until that is finished, or cancel it")
         data = studio.places.source(body.source) if body.source is not None else studio.training.data
         work = preparation.evaluating(place, data, studio.device)
         return task_out(studio.bench.begin(Task("evaluation", place.name), work))
 
 
-def evaluations(studio: Studio) -> list[Task]:
+def _evaluations(studio: StudioParts) -> list[Task]:
     return [one for one in list(studio.bench.tasks.values()) if one.kind == "evaluation" and not one.cancelled]
 
 
-def _add_trainings(router: APIRouter, studio: Studio) -> None:
+def _add_trainings(router: APIRouter, studio: StudioParts) -> None:
     """Routes that start, stop and resume trainings."""
 
     @router.post("/api/trainings", status_code=201)
@@ -214,7 +214,7 @@ def _add_trainings(router: APIRouter, studio: Studio) -> None:
         return _started_as(_trainings_of(studio).resume(place.name, place.folder, words))
 
 
-def _add_titles(router: APIRouter, studio: Studio) -> None:
+def _add_titles(router: APIRouter, studio: StudioParts) -> None:
     """The route that changes the title of a run."""
 
     @router.post("/api/run/title")
@@ -225,7 +225,7 @@ def _add_titles(router: APIRouter, studio: Studio) -> None:
         return schemas.TitleOut(title=run_status.title_of(place))
 
 
-def _training_of(studio: Studio, body: schemas.NewTraining, out: Path | None = None) -> Train:
+def _training_of(studio: StudioParts, body: schemas.NewTraining, out: Path | None = None) -> Train:
     """The options of `ganvas train`. Raises ConfigError for values that it does not accept."""
     same = ("kind", "minutes", "images", "seed", "drop_duplicates", "mask_marks")
     values = {name: getattr(body, name) for name in same}

@@ -28,10 +28,10 @@ from ganvas.studio.errors import AbsentError, ConflictError
 from ganvas.studio.uploads import check_part
 from ganvas.system import files
 
-MOST_KEPT = 20  # ended trainings that are remembered
-LAST = 4000  # bytes of the output that are searched for its last line
-CLOSING = 120.0  # longest time, in seconds, that the studio waits for a training to save its state
-TAKEN = frozenset({"uploads"})  # names that the studio uses itself
+_MOST_KEPT = 20  # ended trainings that are remembered
+_LAST = 4000  # bytes of the output that are searched for its last line
+_CLOSING = 120.0  # longest time, in seconds, that the studio waits for a training to save its state
+_TAKEN = frozenset({"uploads"})  # names that the studio uses itself
 
 
 def own_group(windows: bool) -> tuple[dict[str, Any], int]:
@@ -47,7 +47,7 @@ def own_group(windows: bool) -> tuple[dict[str, Any], int]:
 OWN_GROUP, STOP = own_group(os.name == "nt")
 
 
-class OtherProcess:
+class _OtherProcess:
     """A training process that another studio or a user has started, with the methods of Popen that are used here."""
 
     def __init__(self, run: Run, number: int) -> None:
@@ -74,7 +74,7 @@ class Started:
 
     name: str
     folder: Path
-    process: subprocess.Popen[Any] | OtherProcess
+    process: subprocess.Popen[Any] | _OtherProcess
     output: Path
     began: float = field(default_factory=time.time)
     stopping: bool = False
@@ -96,7 +96,7 @@ class Started:
         if self.is_running():
             return "stopping" if self.stopping else "training" if self.has_begun() else "starting"
         code = self.process.returncode
-        if code == 0 and not (self.stopping and isinstance(self.process, OtherProcess)):
+        if code == 0 and not (self.stopping and isinstance(self.process, _OtherProcess)):
             return "finished"
         return "stopped" if self.stopping or code > 128 else "failed"
 
@@ -130,7 +130,7 @@ class Started:
 
     def last_line(self) -> str:
         with contextlib.suppress(OSError):  # deleted at the end of the studio
-            lines = self.output.read_bytes()[-LAST:].decode(errors="replace").split("\n")
+            lines = self.output.read_bytes()[-_LAST:].decode(errors="replace").split("\n")
             return next((line.strip() for line in reversed(lines) if line.strip()), "")[:600]
         return ""
 
@@ -155,7 +155,7 @@ class Trainings:
             run = Run(folder, writes=False)
             number = run.trained_by()
             if number is not None:
-                self.known.append(Started(name, folder, OtherProcess(run, number), Path(os.devnull)))
+                self.known.append(Started(name, folder, _OtherProcess(run, number), Path(os.devnull)))
 
     def obstacle(self) -> str:
         """Why no new run can be written here, as a sentence; "" if it can."""
@@ -168,7 +168,7 @@ class Trainings:
         if not name.strip():
             raise ConfigError("the training has no name: enter one, such as my-images")
         check_part(name)
-        if name.lower() in TAKEN:
+        if name.lower() in _TAKEN:
             raise ConflictError(f"the name {name!r} is used by the studio itself: choose another name")
         if obstacle := self.obstacle():
             raise ConflictError(obstacle)
@@ -208,7 +208,7 @@ class Trainings:
                     **OWN_GROUP,
                 )
             started = Started(name, folder, process, output)
-            self.known = [*(one for one in self.known if one.folder != folder), started][-MOST_KEPT:]
+            self.known = [*(one for one in self.known if one.folder != folder), started][-_MOST_KEPT:]
             return started
 
     def running(self) -> Started | None:
@@ -254,7 +254,7 @@ class Trainings:
             say(f"stopping {running.name}: its state and model are being saved; resume it on the page later")
             self.stop(running.name)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                running.process.wait(CLOSING)
+                running.process.wait(_CLOSING)
             running.is_running()  # takes over the end
         if self.outputs is not None:
             self.outputs.cleanup()

@@ -19,16 +19,16 @@ from ganvas.errors import ConfigError, amount
 from ganvas.studio.errors import AbsentError, BusyError, ConflictError, TooLargeError
 from ganvas.system import files
 
-MOST_FILES, MOST_BYTES = 100_000, 2**36  # per upload
+_MOST_FILES, _MOST_BYTES = 100_000, 2**36  # per upload
 RESERVE = 2**30  # bytes that stay free on the disk
-MOST_OPEN = 8  # unfinished uploads
-DEEP, LONGEST = 4, 120  # folders in a name; characters of each part
-UNUSABLE = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|]')
-WINDOWS = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+_MOST_OPEN = 8  # unfinished uploads
+_DEEP, _LONGEST = 4, 120  # folders in a name; characters of each part
+_UNUSABLE = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|]')
+_WINDOWS = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
 @dataclass(eq=False)
-class Upload:
+class _Upload:
     """Files that arrive. sizes: bytes received of each file."""
 
     folder: Path
@@ -45,7 +45,7 @@ class Uploads:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.open: dict[str, Upload] = {}
+        self.open: dict[str, _Upload] = {}
         self.lock = threading.Lock()
 
     def close(self) -> None:
@@ -53,17 +53,17 @@ class Uploads:
         for upload in list(self.open.values()):
             self.remove(upload.id)
 
-    def begin(self, name: str, num_files: int, num_bytes: int) -> Upload:
+    def begin(self, name: str, num_files: int, num_bytes: int) -> _Upload:
         """Start an upload into a new folder. Raises TooLargeError if the disk has too little space."""
         check_part(name)
-        if num_files > MOST_FILES or num_bytes > MOST_BYTES:
+        if num_files > _MOST_FILES or num_bytes > _MOST_BYTES:
             raise TooLargeError(
-                f"the upload has {num_files:,} files and {num_bytes:,} bytes: send at most {MOST_FILES:,} and "
-                f"{MOST_BYTES:,}, or copy them to this machine and choose the folder"
+                f"the upload has {num_files:,} files and {num_bytes:,} bytes: send at most {_MOST_FILES:,} and "
+                f"{_MOST_BYTES:,}, or copy them to this machine and choose the folder"
             )
         with self.lock:
-            if len(self.open) >= MOST_OPEN:
-                raise BusyError(f"{MOST_OPEN} uploads are not finished: finish or cancel one of them", 10)
+            if len(self.open) >= _MOST_OPEN:
+                raise BusyError(f"{_MOST_OPEN} uploads are not finished: finish or cancel one of them", 10)
             with files.explained(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
                 free = shutil.disk_usage(self.folder).free
@@ -71,7 +71,7 @@ class Uploads:
                     raise TooLargeError(f"the upload has {num_bytes:,} bytes and the disk only {free:,} free")
                 folder = _free_name(self.folder, name)
                 folder.mkdir()
-            upload = Upload(folder, num_files, num_bytes)
+            upload = _Upload(folder, num_files, num_bytes)
             self.open[upload.id] = upload
         return upload
 
@@ -128,7 +128,7 @@ class Uploads:
             with contextlib.suppress(OSError):
                 self.folder.rmdir()  # if it is empty
 
-    def find(self, identity: str) -> Upload:
+    def find(self, identity: str) -> _Upload:
         upload = self.open.get(identity)
         if upload is None:
             raise AbsentError(f"upload {identity!r} does not exist or is finished: start it again")
@@ -140,8 +140,8 @@ def _checked_name(name: str) -> Path:
     parts = name.split("/")
     for part in parts:
         check_part(part)
-    if len(parts) > DEEP:
-        raise ConfigError(f"{name[:200]!r}: the file is in more than {DEEP - 1} folders")
+    if len(parts) > _DEEP:
+        raise ConfigError(f"{name[:200]!r}: the file is in more than {_DEEP - 1} folders")
     if not name.lower().endswith((*PICTURES, *ARCHIVES)):
         raise ConfigError(f"{name[:200]!r} is neither an image nor an archive: expected {', '.join(PICTURES)} or .zip")
     return Path(*parts)
@@ -149,10 +149,10 @@ def _checked_name(name: str) -> Path:
 
 def check_part(part: str) -> None:
     """Raises ConfigError for a name that some system cannot use as that of a file or folder."""
-    odd = UNUSABLE.search(part) or WINDOWS.fullmatch(part) or not part.isprintable() or part != part.strip()
-    if not part or len(part) > LONGEST or odd or part.startswith(".") or part.endswith(".") or "/" in part:
+    odd = _UNUSABLE.search(part) or _WINDOWS.fullmatch(part) or not part.isprintable() or part != part.strip()
+    if not part or len(part) > _LONGEST or odd or part.startswith(".") or part.endswith(".") or "/" in part:
         raise ConfigError(
-            f"the name {part[:200]!r}: expected 1 to {LONGEST} letters, digits, spaces, dots, - and _, with a letter "
+            f"the name {part[:200]!r}: expected 1 to {_LONGEST} letters, digits, spaces, dots, - and _, with a letter "
             "or digit first"
         )
 

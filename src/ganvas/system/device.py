@@ -69,7 +69,7 @@ def choose_device(wanted: str | None = None) -> Device:
     return Device(device, f"CPU, {threads} thread{'s' if threads > 1 else ''}", reason, False, available_memory())
 
 
-def prepare(device: Device) -> None:
+def prepare_device(device: Device) -> None:
     """Process-wide GPU settings: fastest convolution for each shape, TF32 products."""
     if device.torch_device.type == "cuda":
         torch.cuda.set_device(device.torch_device)
@@ -78,7 +78,7 @@ def prepare(device: Device) -> None:
         torch.backends.cudnn.allow_tf32 = True
 
 
-NO_MEMORY = ("not enough memory", "out of memory", "allocate memory", "bad_alloc", "ALLOC_FAILED")
+_NO_MEMORY = ("not enough memory", "out of memory", "allocate memory", "bad_alloc", "ALLOC_FAILED")
 """Parts of out-of-memory messages of Windows, CUDA and MPS, Linux and macOS, C++, cuBLAS and cuDNN."""
 
 
@@ -86,15 +86,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     """True for the error classes of PyTorch and Python, and for RuntimeErrors raised by allocators."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
 
 
 # ---- ranks (torchrun sets the environment) ----
 
 
 JOIN = timedelta(minutes=10)  # for all processes to connect
-PREPARE = timedelta(days=1)  # for the first process to pack the images
-ANSWER = timedelta(minutes=30)  # for one exchange of a step; the first process also evaluates and saves in that time
+_PREPARE = timedelta(days=1)  # for the first process to pack the images
+_ANSWER = timedelta(minutes=30)  # for one exchange of a step; the first process also evaluates and saves in that time
 _store: dist.Store | None = None  # store of the group joined by `process_group`
 
 
@@ -148,7 +148,7 @@ def process_group(say: Callable[[str], None]) -> Generator[None]:
     try:
         store, number, size = next(iter(dist.rendezvous("env://", timeout=JOIN)))
         _store = own_store(store, number, size)
-        dist.init_process_group(backend, store=_store, rank=number, world_size=size, timeout=ANSWER)
+        dist.init_process_group(backend, store=_store, rank=number, world_size=size, timeout=_ANSWER)
     except (RuntimeError, ValueError) as error:
         _store = None
         raise ConfigError(
@@ -209,7 +209,7 @@ def _first_line(error: Exception) -> str:
 def first_rank_first() -> Generator[None]:
     """Rank 0 runs the block first; the other ranks wait and then run it."""
     if _store is not None and rank() > 0:
-        _store.wait(["ganvas/first"], PREPARE)
+        _store.wait(["ganvas/first"], _PREPARE)
     yield
     if _store is not None and rank() == 0:
         _store.set("ganvas/first", "done")

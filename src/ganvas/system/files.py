@@ -20,11 +20,11 @@ import platformdirs
 
 from ganvas.errors import GanvasError
 
-SET_CACHE = "set the environment variable GANVAS_CACHE to a writable folder"
-UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.ENODEV})
+_SET_CACHE = "set the environment variable GANVAS_CACHE to a writable folder"
+_UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.ENODEV})
 """Errors of network file systems that cannot lock, sync or map files."""
 HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]  # machines may share a disk
-TEMPORARY = re.compile(rf"\..+\.{HOST}-(\d+)\.tmp", re.DOTALL)
+_TEMPORARY = re.compile(rf"\..+\.{HOST}-(\d+)\.tmp", re.DOTALL)
 _swept: set[Path] = set()  # folders already cleaned by this process
 
 
@@ -55,7 +55,7 @@ def sync_to_disk(handle: int) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in (*UNSUPPORTED, errno.EBADF):
+        if error.errno not in (*_UNSUPPORTED, errno.EBADF):
             raise
 
 
@@ -66,7 +66,7 @@ def acquire(lock: filelock.BaseFileLock, timeout: float = -1.0) -> bool:
         try:
             lock.acquire(timeout=timeout)
         except OSError as error:
-            if error.errno not in UNSUPPORTED:
+            if error.errno not in _UNSUPPORTED:
                 raise
             return False
     return True
@@ -86,7 +86,7 @@ def load_array(path: Path) -> np.ndarray:
         try:
             return np.lib.format.open_memmap(path, mode="r")
         except OSError as error:
-            if error.errno not in UNSUPPORTED:
+            if error.errno not in _UNSUPPORTED:
                 raise
             return np.load(path, allow_pickle=False)
     except (OSError, ValueError, MemoryError):
@@ -102,14 +102,14 @@ def cache_dir() -> Path:
     with contextlib.suppress(RuntimeError):  # no home folder
         if (folder := Path(platformdirs.user_cache_dir("ganvas"))).is_absolute():
             return folder
-    raise GanvasError(f"no home folder found for packs and downloads: {SET_CACHE}")
+    raise GanvasError(f"no home folder found for packs and downloads: {_SET_CACHE}")
 
 
 def another_place(path: Path) -> str:
     """Advice for a location that cannot be written."""
     with contextlib.suppress(GanvasError):
         if path.is_relative_to(cache_dir()):
-            return SET_CACHE
+            return _SET_CACHE
     return "choose another folder"
 
 
@@ -117,7 +117,7 @@ def sweep(folder: Path) -> None:
     """Deletes temporary files in `folder` left by killed processes of this machine."""
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
-            match = TEMPORARY.fullmatch(path.name)
+            match = _TEMPORARY.fullmatch(path.name)
             if match is not None and not _is_alive(int(match[1])):
                 path.unlink(missing_ok=True)
 

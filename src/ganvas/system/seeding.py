@@ -12,17 +12,17 @@ from typing import Any
 
 import numpy as np
 
-POOL = 4  # words of 32 bit that a seed is mixed into
-LARGEST = 2**64 - 1  # seeds above are left to NumPy
-LEFT, RIGHT = np.uint32(0xCA01F9DD), np.uint32(0x4973F715)
-HALF = np.uint32(16)
-STEP = 0x2360ED051FC65DA44385DF649FCCF645  # of PCG64
-WORD = 2**128 - 1
+_POOL = 4  # words of 32 bit that a seed is mixed into
+_LARGEST = 2**64 - 1  # seeds above are left to NumPy
+_LEFT, _RIGHT = np.uint32(0xCA01F9DD), np.uint32(0x4973F715)
+_HALF = np.uint32(16)
+_STEP = 0x2360ED051FC65DA44385DF649FCCF645  # of PCG64
+_WORD = 2**128 - 1
 
 
 def standard_normal(seeds: Sequence[int], size: int) -> np.ndarray:
     """(N, size) float32: row i is `default_rng(seeds[i]).standard_normal(size, np.float32)`, bit for bit."""
-    if max(seeds, default=0) > LARGEST:
+    if max(seeds, default=0) > _LARGEST:
         return np.stack([np.random.default_rng(seed).standard_normal(size, np.float32) for seed in seeds])
     rows = np.empty((len(seeds), size), np.float32)
     bits = np.random.PCG64(0)
@@ -30,8 +30,8 @@ def standard_normal(seeds: Sequence[int], size: int) -> np.ndarray:
     numbers: dict[str, int] = {}
     state: Any = {"bit_generator": "PCG64", "state": numbers, "has_uint32": 0, "uinteger": 0}
     for row, (a, b, c, d) in zip(rows, states(np.array(seeds, np.uint64)).tolist(), strict=True):
-        increment = (c << 65 | d << 1 | 1) & WORD
-        numbers["state"] = ((increment + (a << 64 | b)) * STEP + increment) & WORD
+        increment = (c << 65 | d << 1 | 1) & _WORD
+        numbers["state"] = ((increment + (a << 64 | b)) * _STEP + increment) & _WORD
         numbers["inc"] = increment
         bits.state = state
         draw(dtype=np.float32, out=row)
@@ -40,22 +40,22 @@ def standard_normal(seeds: Sequence[int], size: int) -> np.ndarray:
 
 def states(seeds: np.ndarray) -> np.ndarray:
     """(N,) uint64 -> (N, 4) uint64: `SeedSequence(seed).generate_state(4, np.uint64)` for each seed."""
-    pool = np.zeros((POOL, len(seeds)), np.uint32)  # of each seed a column
+    pool = np.zeros((_POOL, len(seeds)), np.uint32)  # of each seed a column
     pool[0], pool[1] = seeds & np.uint64(0xFFFFFFFF), seeds >> np.uint64(32)
-    pool = mixed(pool, A[: POOL + 1])
-    for source in range(POOL):
-        others = [target for target in range(POOL) if target != source]
-        start = POOL + source * (POOL - 1)
-        value = LEFT * pool[others] - RIGHT * mixed(pool[source], A[start : start + POOL])
-        pool[others] = value ^ (value >> HALF)
-    words = mixed(np.concatenate([pool, pool]), B)
+    pool = _mixed(pool, _A[: _POOL + 1])
+    for source in range(_POOL):
+        others = [target for target in range(_POOL) if target != source]
+        start = _POOL + source * (_POOL - 1)
+        value = _LEFT * pool[others] - _RIGHT * _mixed(pool[source], _A[start : start + _POOL])
+        pool[others] = value ^ (value >> _HALF)
+    words = _mixed(np.concatenate([pool, pool]), _B)
     return (words[0::2].astype(np.uint64) | words[1::2].astype(np.uint64) << np.uint64(32)).T
 
 
-def mixed(value: np.ndarray, constants: np.ndarray) -> np.ndarray:
+def _mixed(value: np.ndarray, constants: np.ndarray) -> np.ndarray:
     """(N,) or (K, N) hashed with constants (K + 1, 1), each with its own and the next one -> (K, N)."""
     value = (value ^ constants[:-1]) * constants[1:]
-    return value ^ (value >> HALF)
+    return value ^ (value >> _HALF)
 
 
 def _powers(first: int, times: int, num: int) -> np.ndarray:
@@ -64,5 +64,5 @@ def _powers(first: int, times: int, num: int) -> np.ndarray:
     return np.array(values, np.uint32)[:, None]
 
 
-A = _powers(0x43B0D7E5, 0x931E8875, POOL * POOL + 1)
-B = _powers(0x8B51F9DD, 0x58F38DED, 2 * POOL + 1)
+_A = _powers(0x43B0D7E5, 0x931E8875, _POOL * _POOL + 1)
+_B = _powers(0x8B51F9DD, 0x58F38DED, 2 * _POOL + 1)

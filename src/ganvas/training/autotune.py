@@ -17,15 +17,15 @@ from ganvas.models import crops_of
 from ganvas.models.batch_norm import GROUP
 from ganvas.system.device import world_size
 from ganvas.training.state import TrainState
-from ganvas.training.step import COARSE, accumulate_gradients, at_size, augmentations_for, draw_inputs
+from ganvas.training.step import COARSE_SHARE, accumulate_gradients, at_size, augmentations_for, draw_inputs
 from ganvas.training.workers import Networks, Workers
 
 LEAST_MINUTES = 1.0  # minimum budget for a measurement
-ROUNDS = 3  # timed passes per turn; the median counts, since the speed of a shared machine varies
-TURNS, TURNS_MINUTES = 3, 5.0  # turns per candidate, alternating; minimum budget for more than one turn
+_ROUNDS = 3  # timed passes per turn; the median counts, since the speed of a shared machine varies
+_TURNS, _TURNS_MINUTES = 3, 5.0  # turns per candidate, alternating; minimum budget for more than one turn
 RECOGNISABLE = 10_000  # images seen for recognisable results with discriminators on features (RESULTS.md)
 SLOW = 3.0  # seconds; slower passes are timed only once
-OVERHEAD = 1.1  # factor for updates, averages, previews and checkpoints
+_OVERHEAD = 1.1  # factor for updates, averages, previews and checkpoints
 AGREEMENT = 1e-3  # maximum relative difference between the gradients of the candidates
 
 
@@ -51,7 +51,7 @@ def choose_workers(
     candidates = [state.workers] if state.workers else sorted({1, num})
     turns: dict[int, list[float]] = {candidate: [] for candidate in candidates}
     gradients: dict[int, torch.Tensor] = {}
-    for candidate in candidates * (TURNS if (config.minutes or 0.0) >= TURNS_MINUTES else 1):
+    for candidate in candidates * (_TURNS if (config.minutes or 0.0) >= _TURNS_MINUTES else 1):
         if turns[candidate] and turns[candidate][-1] > SLOW:
             continue
         taken, gradients[candidate] = timed(state, networks, config, kind, candidate)
@@ -67,7 +67,7 @@ def choose_workers(
         state.generator.coarse = True
         coarse = config.batch / timed(state, networks, config, kind, state.workers)[0]
         state.generator.coarse = False
-        rate = COARSE * coarse + (1 - COARSE) * rate
+        rate = COARSE_SHARE * coarse + (1 - COARSE_SHARE) * rate
     for sentence in _expectation(config, state, rate):
         say(f"  {sentence}")
     return rate
@@ -131,7 +131,7 @@ def timed(
     flat = torch.empty(0)
     weight, crops = state.features_penalty.value, crops_of(state.discriminator)
     try:
-        for penalise in [False] * (1 + ROUNDS) + [True] * 2:
+        for penalise in [False] * (1 + _ROUNDS) + [True] * 2:
             if times[penalise] and times[penalise][-1] > SLOW:
                 continue
             # The same numbers in each pass, because slow passes are not repeated and the last gradients are compared.
@@ -149,4 +149,4 @@ def timed(
             workers.close()
     # The first pass of each kind allocates memory; it counts only where there is no other.
     plain, penalised = (statistics.median(timings[1:] or timings) for timings in times.values())
-    return OVERHEAD * (plain + max(0.0, penalised - plain) / config.penalty_interval), flat
+    return _OVERHEAD * (plain + max(0.0, penalised - plain) / config.penalty_interval), flat

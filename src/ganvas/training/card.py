@@ -27,18 +27,18 @@ from ganvas.system import files
 from ganvas.training.starting_weights import description
 
 FOLDER = "path/to/this/folder"  # placeholder in the commands of the card
-REPEATED_BELOW = 1_000  # training images below which a generator may repeat them
+_REPEATED_BELOW = 1_000  # training images below which a generator may repeat them
 SHOWN_CLASSES = 20
 
-SHARING = re.compile(
+_SHARING = re.compile(
     r"apache-2\.0|bsd-[23]-clause|cc-by-(2\.0|2\.5|3\.0|4\.0)|cc-by-sa-[34]\.0|cc0-1\.0|mit|odbl|odc-by|pddl|unlicense"
 )
 """Licences (names of the Hugging Face Hub) that permit anybody to show the images, modified or not."""
-RESTRICTED = re.compile(r"cc-by-nc(-sa|-nd)?-[34]\.0|cc-by-nd-4\.0")
+_RESTRICTED = re.compile(r"cc-by-nc(-sa|-nd)?-[34]\.0|cc-by-nd-4\.0")
 """Licences known to the Hub that forbid commercial use or modification."""
-ALIASES = {"cc0": "cc0-1.0", "public-domain": "cc0-1.0", "apache-2": "apache-2.0", "odc-odbl": "odbl"}
+_ALIASES = {"cc0": "cc0-1.0", "public-domain": "cc0-1.0", "apache-2": "apache-2.0", "odc-odbl": "odbl"}
 
-SYNTHETIC = (
+_SYNTHETIC = (
     "A neural network generated these images. They do not show real people or things and must not be presented as real."
 )
 
@@ -47,7 +47,7 @@ SYNTHETIC = (
 
 
 @dataclass(frozen=True)
-class Facts:
+class CardFacts:
     """The content of a card."""
 
     generator: Generator
@@ -92,7 +92,7 @@ class Facts:
         return self.generator.info.kind in ("xray", "scan")
 
 
-def facts_of(path: Path, generator: Generator | None = None, licence: str | None = None) -> Facts:
+def facts_of(path: Path, generator: Generator | None = None, licence: str | None = None) -> CardFacts:
     """Collect the facts from a run or a model folder.
 
     licence: of the data, if the files do not state it.
@@ -102,9 +102,9 @@ def facts_of(path: Path, generator: Generator | None = None, licence: str | None
     generator = generator or Generator.load(weights, "cpu")
     folder = run_of(weights)
     if folder is None:
-        return Facts(generator, None, *_evaluation_of(weights.parent, weights), stated_licence=licence)
+        return CardFacts(generator, None, *_evaluation_of(weights.parent, weights), stated_licence=licence)
     config = Run(folder).config()
-    return Facts(generator, config, *_evaluation_of(folder, weights), *_spent(folder), licence, energy_of(folder))
+    return CardFacts(generator, config, *_evaluation_of(folder, weights), *_spent(folder), licence, energy_of(folder))
 
 
 def run_of(weights: Path) -> Path | None:
@@ -140,13 +140,13 @@ def licence_id(licence: str | None) -> str | None:
     if licence is None:
         return None
     name = re.sub(r"[\s_-]+", "-", licence.strip().lower()).removesuffix("-license").removesuffix("-licence")
-    name = ALIASES.get(name, name)
-    return name if SHARING.fullmatch(name) or RESTRICTED.fullmatch(name) else None
+    name = _ALIASES.get(name, name)
+    return name if _SHARING.fullmatch(name) or _RESTRICTED.fullmatch(name) else None
 
 
 def may_show(licence: str | None) -> bool:
     """Whether real images under this licence may be shown publicly; False for unknown licences."""
-    return SHARING.fullmatch(licence_id(licence) or "") is not None
+    return _SHARING.fullmatch(licence_id(licence) or "") is not None
 
 
 # -- writing --
@@ -161,7 +161,7 @@ def write_model(generator: Generator, run: Run, images_seen: int) -> None:
 def _training_card(generator: Generator, run: Run) -> str:
     """The card of a model at the end of its training, before an evaluation."""
     seconds, images = _spent(run.folder)
-    return card(Facts(generator, run.config(), seconds=seconds, images_seen=images, energy=energy_of(run.folder)))
+    return card(CardFacts(generator, run.config(), seconds=seconds, images_seen=images, energy=energy_of(run.folder)))
 
 
 def write_card(run: Run) -> None:
@@ -170,7 +170,7 @@ def write_card(run: Run) -> None:
         files.write_text(run.model / CARD, _training_card(Generator.load(run.model, "cpu"), run))
 
 
-def card(facts: Facts, repo: str | None = None) -> str:
+def card(facts: CardFacts, repo: str | None = None) -> str:
     """The model card with front matter. repo: name of the model on the Hub, if it is published there."""
     parts = [
         _front_matter(facts),
@@ -195,10 +195,16 @@ def card(facts: Facts, repo: str | None = None) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _front_matter(facts: Facts) -> str:
+def _front_matter(facts: CardFacts) -> str:
     """Front matter for the Hub: licence, tags, task, library and measures."""
     known, generator, task = licence_id(facts.licence), facts.generator, "unconditional-image-generation"
-    tags = ["gan", "generative-adversarial-network", "image-generation", "synthetic", plain(generator.info.kind)]
+    tags = [
+        "gan",
+        "generative-adversarial-network",
+        "image-generation",
+        "synthetic",
+        markdown_text(generator.info.kind),
+    ]
     tags += ["class-conditional"] if generator.classes else []
     tags += ["attribute-conditional"] if generator.conditions else []
     values: dict[str, Any] = {"license": known or "other"}
@@ -207,29 +213,29 @@ def _front_matter(facts: Facts) -> str:
     values |= {"library_name": "ganvas", "pipeline_tag": task, "tags": tags}
     metrics = [
         {
-            "type": plain(row.key),
-            "name": f"{plain(row.name)}, 95% {row.text(row.low)} to {row.text(row.high)}",
+            "type": markdown_text(row.key),
+            "name": f"{markdown_text(row.name)}, 95% {row.text(row.low)} to {row.text(row.high)}",
             "value": round(row.value, row.decimals),
         }
         for row in (facts.evaluation.measures if facts.evaluation else ())
     ]
     if metrics:
-        source = plain(facts.source)
+        source = markdown_text(facts.source)
         data = {"name": source, "type": re.sub(r"[^a-z0-9-]+", "-", source.lower()).strip("-") or "data"}
         result = {"task": {"type": task, "name": "Unconditional image generation"}, "dataset": data, "metrics": metrics}
-        values["model-index"] = [{"name": plain(facts.title), "results": [result]}]
+        values["model-index"] = [{"name": markdown_text(facts.title), "results": [result]}]
     return f"---\n{yaml(values)}---"
 
 
 # -- the parts, each Markdown --
 
 
-def notice(facts: Facts) -> str:
+def notice(facts: CardFacts) -> str:
     medical = " They do not show real patients and are not for diagnosis." if facts.is_medical else ""
-    return f"> **All images are synthetic.** {SYNTHETIC}{medical}"
+    return f"> **All images are synthetic.** {_SYNTHETIC}{medical}"
 
 
-def about(facts: Facts) -> str:
+def about(facts: CardFacts) -> str:
     info = facts.generator.info
     config = info.config
     network = facts.generator.network
@@ -238,7 +244,7 @@ def about(facts: Facts) -> str:
     # Not generator.hash, which is cached: during training the weights of the same generator change.
     weights = weights_hash(network)
     rows = {
-        "output": f"images of {config.height}x{config.width} pixels, {channels(config.channels)}, "
+        "output": f"images of {config.height}x{config.width} pixels, {_channels(config.channels)}, "
         f"{info.depth} bit, of kind {escape(info.kind)}",
         "classes": class_names(facts.generator.classes),
         "conditions": _condition_names(facts.generator),
@@ -249,10 +255,10 @@ def about(facts: Facts) -> str:
         "hash of the weights": f"`{weights}`",
         "created with": f"Ganvas {escape(facts.run.ganvas if facts.run else ganvas.__version__)}",
     }
-    return listed("model", rows)
+    return _listed("model", rows)
 
 
-def _how_to_use(facts: Facts, repo: str | None) -> str:
+def _how_to_use(facts: CardFacts, repo: str | None) -> str:
     config = facts.generator.info.config
     name = f"hf://{repo}" if repo else FOLDER
     hub = "from ganvas import hub\n" if repo else ""
@@ -271,20 +277,20 @@ def _how_to_use(facts: Facts, repo: str | None) -> str:
     )
 
 
-def intended(facts: Facts) -> str:
+def intended(facts: CardFacts) -> str:
     useful = (facts.evaluation or Evaluation()).usefulness
     return _bullets(
         [
             "Illustration, art and teaching, with a note that the images are synthetic.",
             "Research on generative models.",
-            f"Additional training data for a classifier: {sentence(useful.sentence)}"
+            f"Additional training data for a classifier: {_sentence(useful.sentence)}"
             if useful
             else "Additional training data for other models, after a test that they help.",
         ]
     )
 
 
-def forbidden(facts: Facts) -> str:
+def forbidden(facts: CardFacts) -> str:
     critical = (
         "Diagnosis, treatment, or any decision about a patient. Also as a replacement for patient data in a study, "
         "unless experts have checked privacy and usefulness."
@@ -301,7 +307,7 @@ def forbidden(facts: Facts) -> str:
     return _bullets(uses)
 
 
-def training_data(facts: Facts) -> str:
+def training_data(facts: CardFacts) -> str:
     data, info = facts.data, facts.generator.info
     held_out = f", {data.num_heldout:,} of them held out" if data and data.num_heldout else ""
     rows = {
@@ -318,10 +324,10 @@ def training_data(facts: Facts) -> str:
         if known
         else "The terms of the training data apply to the weights and to the images that they generate."
     )
-    return listed("data", rows) + "\n\n" + terms
+    return _listed("data", rows) + "\n\n" + terms
 
 
-def evaluation(facts: Facts) -> str:
+def evaluation(facts: CardFacts) -> str:
     """The results of the evaluation, or a sentence that there are none."""
     results = facts.evaluation
     if results is None:
@@ -342,8 +348,8 @@ def evaluation(facts: Facts) -> str:
         for row in results.measures
     ]
     parts = (results.copies, results.real_or_fake, results.usefulness)
-    said = [sentence(part.sentence) for part in parts if part]
-    said += [sentence(one.sentence) for one in (results.artefacts or Artefacts()).findings if one.severity != "ok"]
+    said = [_sentence(part.sentence) for part in parts if part]
+    said += [_sentence(one.sentence) for one in (results.artefacts or Artefacts()).findings if one.severity != "ok"]
     how = (
         f"{protocol.num_real:,} real ({escape(protocol.split)}) and {protocol.num_generated:,} generated images, seeds "
         f"from {'–' if protocol.seed is None else format(protocol.seed, ',')}, truncation "
@@ -358,14 +364,14 @@ def evaluation(facts: Facts) -> str:
     return "\n\n".join([*parts, how])
 
 
-def limits(facts: Facts) -> str:
+def limits(facts: CardFacts) -> str:
     info, data, results = facts.generator.info, facts.data, facts.evaluation
     size = f"{info.config.height}x{info.config.width}"
     said = [
         f"Image size is {size} pixels. Enlarged images have no more detail.",
         "The model has the biases of its training images. What is rare in the data is even rarer in its images.",
     ]
-    if data and data.num_images < REPEATED_BELOW:
+    if data and data.num_images < _REPEATED_BELOW:
         said.append(f"{data.num_images:,} training images are few: the model may repeat them.")
     if not (results and results.copies):
         said.append("Copying of training images was not measured.")
@@ -381,7 +387,7 @@ def limits(facts: Facts) -> str:
     return _bullets(said)
 
 
-def cost(facts: Facts) -> str:
+def cost(facts: CardFacts) -> str:
     run = facts.run
     if run is None:
         return "Not recorded: the run of this model is missing."
@@ -395,7 +401,7 @@ def cost(facts: Facts) -> str:
         if facts.energy is None
         else f"{facts.energy:.3g} kWh, by CodeCarbon (partly estimated)",
     }
-    return listed("training", rows)
+    return _listed("training", rows)
 
 
 def _objective(train: TrainConfig) -> str:
@@ -412,7 +418,7 @@ def _objective(train: TrainConfig) -> str:
     return "; ".join(parts)
 
 
-def sentence(text: str) -> str:
+def _sentence(text: str) -> str:
     text = escape(text)
     return text[:1].upper() + text[1:]
 
@@ -424,11 +430,11 @@ def escape(value: object) -> str:
     """Escape text for Markdown (also GitHub's): no markup, link, HTML, line break or table cell can result."""
     marked = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "~": "&#126;", "$": "&#36;", "@": "&#64;",
               "{": "&#123;", "}": "&#125;"} | {one: f"\\{one}" for one in "\\`*_[]"}  # fmt: skip
-    text = "".join(marked.get(one, one) for one in plain(value))
+    text = "".join(marked.get(one, one) for one in markdown_text(value))
     return text.replace("://", "&#58;//").replace("www.", "www&#46;")
 
 
-def plain(value: object) -> str:
+def markdown_text(value: object) -> str:
     """Convert to one line of printable text."""
     return " ".join("".join(one if one.isprintable() else " " for one in str(value)).split())
 
@@ -443,7 +449,7 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in lines)
 
 
-def listed(title: str, rows: dict[str, str]) -> str:
+def _listed(title: str, rows: dict[str, str]) -> str:
     """A table of names and values, without empty values."""
     return table(["", title], [[name, value] for name, value in rows.items() if value])
 
@@ -452,7 +458,7 @@ def _bullets(said: list[str]) -> str:
     return "\n".join(f"- {one}" for one in said)
 
 
-def channels(num: int) -> str:
+def _channels(num: int) -> str:
     return {1: "gray", 3: "colour", 4: "colour with transparency"}.get(num, f"{num} channels")
 
 

@@ -22,7 +22,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from ganvas.augment import MOST, TARGET
+from ganvas.augment import MOST_PROBABLE, TARGET
 from ganvas.config import TrainConfig
 from ganvas.data.batches import images_at, spaced
 from ganvas.data.packing.pack import Pack
@@ -33,25 +33,29 @@ from ganvas.training.step import START_STEPS
 
 PATIENCE = 8  # consecutive reports that start a warning
 GAME = 4 * PATIENCE  # reports for the median loss; the same number without the warning clears it
-MEMORY = 30 * PATIENCE  # reports for the usual length of a gradient, about two minutes
+_MEMORY = 30 * PATIENCE  # reports for the usual length of a gradient, about two minutes
 REST = 2  # consecutive evaluations without the warning that clear it
-EXPLOSION, FAINT = 100.0, 1.0  # multiple of the usual gradient length; lower bound of that length
-WON, LOST = 0.02, 0.98  # fractions of the loss of a constant discriminator
+_EXPLOSION, _FAINT = 100.0, 1.0  # multiple of the usual gradient length; lower bound of that length
+_WON, _LOST = 0.02, 0.98  # fractions of the loss of a constant discriminator
 COLLAPSE = 0.2  # diversity relative to real images; two alternating images have 0.5
 FLAT, FLAT_IMAGES = 0.05, 2_000  # pixel variation relative to real images; checked after this many images seen
-RESTARTS, RESTART_UNTIL = 2, 0.25  # maximum number of automatic restarts, and last fraction of the budget for one
-SETTLED = 0.15  # fraction of the budget before which similar images are normal
+_RESTARTS, RESTART_UNTIL = 2, 0.25  # maximum number of automatic restarts, and last fraction of the budget for one
+_SETTLED = 0.15  # fraction of the budget before which similar images are normal
 OVERFITTING = 0.5  # score of held-out images, between training (0) and generated images (1)
 COPYING = 0.1  # fraction of images closer to one training image than 98% of images that are not copies
 CHECKERBOARD = 3.0  # times the checkerboard level of real images
-GROWTH = 1.3  # factor that counts as growth
-STILL, A_WHILE = 2e-3, 0.2  # mean pixel change relative to the range, within this last fraction of the images seen
-PLATEAU, LONG = 16, 0.6  # fewest evaluations, and last fraction of the images seen, without improvement
-SMALL, SURE = 0.15, 0.9  # relative decrease of the score that is too small, and confidence that it is not larger
-RALLY = 3.0  # decrease of the latest scores in standard errors that is a recovery
-PROGRESS = 0.02  # relative decrease of the best score that counts as improvement
-FEWEST_SCORED, MOST_SCORED, PIXELS = 64, 256, 2**20  # limits on the images of each kind that the discriminator scores
-CHANCE = 3.0  # standard errors within which two mean scores count as equal
+_GROWTH = 1.3  # factor that counts as growth
+_STILL, _A_WHILE = 2e-3, 0.2  # mean pixel change relative to the range, within this last fraction of the images seen
+PLATEAU, _LONG = 16, 0.6  # fewest evaluations, and last fraction of the images seen, without improvement
+_SMALL, _SURE = 0.15, 0.9  # relative decrease of the score that is too small, and confidence that it is not larger
+_RALLY = 3.0  # decrease of the latest scores in standard errors that is a recovery
+_PROGRESS = 0.02  # relative decrease of the best score that counts as improvement
+_FEWEST_SCORED, _MOST_SCORED, _PIXELS = (
+    64,
+    256,
+    2**20,
+)  # limits on the images of each kind that the discriminator scores
+_CHANCE = 3.0  # standard errors within which two mean scores count as equal
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ class Watch:
         self.ignorant = ignorant_loss(config)
         rounds = config.n_critic if config.update == "alternating" else 1
         self.start = START_STEPS * config.batch * rounds  # images
-        self.reports: deque[Report] = deque(maxlen=MEMORY)
+        self.reports: deque[Report] = deque(maxlen=_MEMORY)
         self.vitals: list[Score] = []
         self.varieties: list[Variety] = []
         self.active: dict[str, int] = {}  # active warnings, and for how many checks in a row each was absent
@@ -105,7 +109,7 @@ class Watch:
 
     def examine(self, record: Score, progress: float) -> list[Event]:
         """Checks an evaluation. progress: fraction of the budget used, 0 to 1."""
-        if not self._take(record) or progress < SETTLED or record.images <= self.start:
+        if not self._take(record) or progress < _SETTLED or record.images <= self.start:
             return []
         states = [self._checkerboard(), self._overfitting(), self._copying(), self._collapse()]
         if progress < 1:
@@ -121,7 +125,7 @@ class Watch:
 
     def may_start_again(self, progress: float) -> bool:
         """Whether a run with identical images may still restart automatically."""
-        return progress <= RESTART_UNTIL and self.restarts < RESTARTS
+        return progress <= RESTART_UNTIL and self.restarts < _RESTARTS
 
     def start_again(self) -> None:
         """Counts a restart and clears the values measured with the discarded weights."""
@@ -154,7 +158,7 @@ class Watch:
 
     def _varied(self) -> bool:
         """Whether the latest images are diverse enough to check for copies and overfitting."""
-        return measured(self.vitals[-1].diversity, 1.0) >= COLLAPSE
+        return _measured(self.vitals[-1].diversity, 1.0) >= COLLAPSE
 
     def _take(self, record: Score) -> bool:
         """Stores an evaluation. False for a second one at the same step, which gives no new evidence."""
@@ -181,8 +185,8 @@ class Watch:
         every += [("discriminator", [one.d_norm for one in self.reports])]
         for network, norms in every:
             # The lower bound is for new networks and for a discriminator whose gradients are temporarily near zero.
-            usual = max(FAINT, statistics.median(norms))
-            if len(norms) >= PATIENCE and min(norms[-2:]) > EXPLOSION * usual:
+            usual = max(_FAINT, statistics.median(norms))
+            if len(norms) >= PATIENCE and min(norms[-2:]) > _EXPLOSION * usual:
                 return "exploding", Event(
                     "exploding",
                     f"exploding gradients: the {network}'s gradient is {norms[-1] / usual:,.0f} times its usual length",
@@ -194,7 +198,7 @@ class Watch:
         if len(latest) < GAME or self.ignorant is None:
             return "winner", None
         loss = statistics.median(record.loss for record in latest) / self.ignorant
-        if loss < WON:
+        if loss < _WON:
             return "winner", Event(
                 "winner",
                 f"the discriminator is too strong: its loss is {loss:.1%} of chance level, so the generator learns "
@@ -202,7 +206,7 @@ class Watch:
                 "raise --r1, lower --lr-d, or raise --augment",
             )
         poor = not self.vitals or (self.vitals[-1].precision or 0.0) < 0.5
-        if loss > LOST and poor:
+        if loss > _LOST and poor:
             return "winner", Event(
                 "winner",
                 "the discriminator is too weak: it cannot distinguish real images from generated images of low quality",
@@ -211,11 +215,13 @@ class Watch:
         return "winner", None
 
     def _augmentation(self, latest: list[Report]) -> tuple[str, Event | None]:
-        at_cap = self.config.adaptive and len(latest) == PATIENCE and all(r.augment > MOST - 0.01 for r in latest)
+        at_cap = (
+            self.config.adaptive and len(latest) == PATIENCE and all(r.augment > MOST_PROBABLE - 0.01 for r in latest)
+        )
         if at_cap and statistics.mean(r.sign for r in latest) > TARGET:
             return "augmentation", Event(
                 "augmentation",
-                f"augmentation is at its maximum of {MOST} and the discriminator still overfits",
+                f"augmentation is at its maximum of {MOST_PROBABLE} and the discriminator still overfits",
                 "add images, or use a smaller --base",
             )
         return "augmentation", None
@@ -223,11 +229,11 @@ class Watch:
     # ---- from evaluations ----
 
     def _collapse(self) -> tuple[str, Event | None]:
-        values = [measured(record.diversity, 1.0) for record in self.vitals[-3:]]
-        if len(values) < 2 or max(values[-2:]) >= COLLAPSE or values[-1] > GROWTH * values[0]:  # still growing
+        values = [_measured(record.diversity, 1.0) for record in self.vitals[-3:]]
+        if len(values) < 2 or max(values[-2:]) >= COLLAPSE or values[-1] > _GROWTH * values[0]:  # still growing
             return "collapse", None
         scores = [record.score for record in self.vitals]
-        if len(scores) < 4 or min(scores[-3:]) < (1 - PROGRESS) * min(scores[:-3]):  # still improving
+        if len(scores) < 4 or min(scores[-3:]) < (1 - _PROGRESS) * min(scores[:-3]):  # still improving
             return "collapse", None
         if decrease(*self._latest(4))[0] > 0:
             return "collapse", None
@@ -256,12 +262,12 @@ class Watch:
         )
 
     def _checkerboard(self) -> tuple[str, Event | None]:
-        values = [measured(record.checkerboard, 1.0) for record in self.vitals]
+        values = [_measured(record.checkerboard, 1.0) for record in self.vitals]
         latest = values[-2:]
         if len(values) < 4 or min(latest) < CHECKERBOARD:
             return "checkerboard", None
-        grown = min(latest) >= GROWTH * min(values[:-2])
-        falling = GROWTH * sum(latest) < sum(values[-4:-2])  # common early in training
+        grown = min(latest) >= _GROWTH * min(values[:-2])
+        falling = _GROWTH * sum(latest) < sum(values[-4:-2])  # common early in training
         if "checkerboard" not in self.active and (falling or not grown):
             return "checkerboard", None
         return "checkerboard", Event(
@@ -272,8 +278,8 @@ class Watch:
         )
 
     def _still(self) -> tuple[str, Event | None]:
-        changes = [measured(record.change, 1.0) for record in self._since(1 - A_WHILE)]
-        if len(changes) < 2 or sum(changes) > STILL:
+        changes = [_measured(record.change, 1.0) for record in self._since(1 - _A_WHILE)]
+        if len(changes) < 2 or sum(changes) > _STILL:
             return "still", None
         return "still", Event(
             "still",
@@ -288,22 +294,22 @@ class Watch:
         images, scores = self._latest(PLATEAU // 2)
         fall, error, freedom = decrease(images, scores)
         rally, doubt, _ = decrease(images[-PLATEAU // 2 :], scores[-PLATEAU // 2 :])
-        if rally > RALLY * doubt:
+        if rally > _RALLY * doubt:
             return "plateau", None
-        most = fall + float(stats.t.ppf(SURE, freedom)) * error
-        if most > SMALL * max(statistics.mean(scores), 0.0):
+        most = fall + float(stats.t.ppf(_SURE, freedom)) * error
+        if most > _SMALL * max(statistics.mean(scores), 0.0):
             return "plateau", None
         best = min(record.score for record in self.vitals)
         return "plateau", Event(
             "plateau",
-            f"the score does not improve: over the last {len(scores)} evaluations it fell by less than {SMALL:.0%} "
+            f"the score does not improve: over the last {len(scores)} evaluations it fell by less than {_SMALL:.0%} "
             f"(best {best:.4g})",
             "stop, or continue with a lower --lr; the best model is kept",
         )
 
     def _latest(self, least: int) -> tuple[list[int], list[float]]:
         """Images seen and scores of the evaluations in the last 60% of the images seen, at least `least` of them."""
-        latest = self.vitals[-max(least, len(self._since(1 - LONG))) :]
+        latest = self.vitals[-max(least, len(self._since(1 - _LONG))) :]
         return [record.images for record in latest], [record.score for record in latest]
 
     def _since(self, part: float) -> list[Score]:
@@ -311,7 +317,7 @@ class Watch:
         return [record for record in self.vitals if record.images > part * self.vitals[-1].images]
 
 
-def measured(value: float | None, usual: float) -> float:
+def _measured(value: float | None, usual: float) -> float:
     """The value, or the usual one if it was not measured."""
     return usual if value is None else value
 
@@ -342,8 +348,8 @@ def heldout_scores(state: TrainState) -> dict[str, float]:
     chance or generated images do not score lower than training images. Deterministic.
     """
     pack: Pack = state.batches.pack
-    num = min(max(FEWEST_SCORED, min(MOST_SCORED, PIXELS // (pack.height * pack.width))), len(pack.heldout))
-    if num < FEWEST_SCORED // 4:
+    num = min(max(_FEWEST_SCORED, min(_MOST_SCORED, _PIXELS // (pack.height * pack.width))), len(pack.heldout))
+    if num < _FEWEST_SCORED // 4:
         return {}
     labelled = state.model.label_size > 0
     was_training = state.discriminator.training
@@ -364,7 +370,7 @@ def _difference(first: Tensor, second: Tensor) -> float:
     """Difference of the means; 0 within chance."""
     difference = float(first.mean() - second.mean())
     error = math.sqrt(float(first.var() / len(first) + second.var() / len(second)))
-    return difference if abs(difference) > CHANCE * error else 0.0
+    return difference if abs(difference) > _CHANCE * error else 0.0
 
 
 def _pictures(pack: Pack, chosen: np.ndarray, labelled: bool) -> tuple[Tensor, Tensor | None]:

@@ -52,9 +52,9 @@ DISPLAY_SECONDS = 0.5
 LOG_SECONDS = 2.0
 CHECKPOINT_SHARE = 0.02  # maximum fraction of the time for checkpoints at previews
 EXAMINATION_SHARE = 0.05  # maximum fraction of the time for evaluations of the moving average
-WORSE = 1.25  # keep the best weights as the model if the last ones score worse by this factor, beyond chance
-ROLLBACKS = 3  # maximum number of returns to the newest good checkpoint after divergence
-FAR = 1e6  # larger logits count as infinite
+_WORSE = 1.25  # keep the best weights as the model if the last ones score worse by this factor, beyond chance
+_ROLLBACKS = 3  # maximum number of returns to the newest good checkpoint after divergence
+_FAR = 1e6  # larger logits count as infinite
 
 
 class Examine(Protocol):
@@ -353,7 +353,7 @@ class Loop:
         if self.examine is not None:
             score = keep_best(state, self.average, self.run, self.examine)
             self.tell(self.watch.examine(score, 1.0))
-            if score.score > max(WORSE * state.best_score, state.best_score + (score.margin or 0.0)):
+            if score.score > max(_WORSE * state.best_score, state.best_score + (score.margin or 0.0)):
                 self.display.say("earlier weights scored better: model/ contains the best weights, not the last")
                 _restore_best(self.run)
         self.run.log({"images": state.images_seen, "finished": True})
@@ -444,9 +444,9 @@ def _tell(events: list[Event], state: TrainState, run: Run, display: Display) ->
 
 
 def _is_lost(state: TrainState, record: Report) -> bool:
-    """True if logits, loss or weights are not finite, or logits are beyond `FAR`."""
+    """True if logits, loss or weights are not finite, or logits are beyond `_FAR`."""
     logits = (record.d_real, record.d_fake)
-    return not (all(abs(logit) < FAR for logit in logits) and math.isfinite(record.loss) and are_finite(state))
+    return not (all(abs(logit) < _FAR for logit in logits) and math.isfinite(record.loss) and are_finite(state))
 
 
 def are_finite(state: TrainState) -> bool:
@@ -458,15 +458,17 @@ def are_finite(state: TrainState) -> bool:
 def _roll_back(state: TrainState, run: Run, display: Display) -> None:
     """Restores the newest good checkpoint and halves the learning rate; prints and logs a warning.
 
-    Raises `TrainingError` after `ROLLBACKS` rollbacks, or without a checkpoint.
+    Raises `TrainingError` after `_ROLLBACKS` rollbacks, or without a checkpoint.
     """
     at, seconds, rollbacks = state.images_seen, state.seconds, state.rollbacks + 1
-    saved = run.load_checkpoint(display.say, state.device, repair=ranks.rank() == 0) if rollbacks <= ROLLBACKS else None
+    saved = (
+        run.load_checkpoint(display.say, state.device, repair=ranks.rank() == 0) if rollbacks <= _ROLLBACKS else None
+    )
     if saved is None:
         kept = run.saved()
         good = f"the newest good checkpoint has {kept[-1].images_seen:,} images" if kept else "no checkpoint was saved"
         raise TrainingError(
-            f"training diverged at {at:,} images{f' after {ROLLBACKS} rollbacks' if rollbacks > ROLLBACKS else ''}; "
+            f"training diverged at {at:,} images{f' after {_ROLLBACKS} rollbacks' if rollbacks > _ROLLBACKS else ''}; "
             f"{good}: start a new run with half the --lr or twice the --r1"
         )
     state.load_state_dict(saved)
@@ -474,8 +476,8 @@ def _roll_back(state: TrainState, run: Run, display: Display) -> None:
     event = Event(
         "diverged",
         f"training diverged at {at:,} images",
-        f"continuing from {state.images_seen:,} images with half the learning rate ({rollbacks} of {ROLLBACKS} times); "
-        "for a new run, use half the --lr or twice the --r1",
+        f"continuing from {state.images_seen:,} images with half the learning rate ({rollbacks} of {_ROLLBACKS} times)"
+        "; for a new run, use half the --lr or twice the --r1",
     )
     if ranks.rank() == 0:
         run.cut_log(state.images_seen)

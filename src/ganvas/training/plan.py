@@ -31,7 +31,7 @@ MEMORY_SHARE = 0.8  # part of the free memory that a run may plan to use
 
 
 @dataclass(frozen=True)
-class Choice:
+class _Choice:
     name: str
     value: Any
     reason: str
@@ -43,7 +43,7 @@ class Plan:
 
     config: TrainConfig
     model: ModelConfig
-    choices: list[Choice]
+    choices: list[_Choice]
     generator: Summary
     discriminator: Summary
     memory: int
@@ -84,7 +84,7 @@ class Chooser:
     setting: Setting
 
     def __init__(self, asked: TrainOptions, known: dict[str, Any]) -> None:
-        self.asked, self.values, self.choices = asked, dict[str, Any](), list[Choice]()
+        self.asked, self.values, self.choices = asked, dict[str, Any](), list[_Choice]()
         self.preset = PRESETS[asked.preset].options if asked.preset else {}
         self.known = known
 
@@ -101,7 +101,7 @@ class Chooser:
         elif name in self.known:
             value, reason = self.known[name], "same as in the start run"
         self.values[name] = value
-        self.choices.append(Choice(name, value, reason))
+        self.choices.append(_Choice(name, value, reason))
         return value
 
     def settle(self, name: str, value: Any, reason: str) -> Any:
@@ -152,11 +152,11 @@ def _choose_model(chooser: Chooser, pack: Pack, on_cpu: bool) -> ModelConfig:
         channels=pack.channels,
         num_classes=pack.num_classes if labelled else 0,
         num_conditions=pack.schema.width if labelled and pack.schema is not None else 0,
-        **{field: chooser.values[field] for field in NETWORK_FIELDS},
+        **{field: chooser.values[field] for field in _NETWORK_FIELDS},
     )
 
 
-NETWORK_FIELDS = ("z_dim", "base", "widest", "blocks", "spectral_norm", "discriminator")
+_NETWORK_FIELDS = ("z_dim", "base", "widest", "blocks", "spectral_norm", "discriminator")
 """Options that are passed to the networks unchanged."""
 
 

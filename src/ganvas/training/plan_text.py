@@ -27,7 +27,7 @@ def show_plan(plan: Plan, pack: Pack, console: Console, layers: bool = True) -> 
     aside = f", {len(pack.heldout):,} of them held out" if len(pack.heldout) else ""
     say(f"{pack.num_images:,} images of {size}{classes}{aside}, kind {pack.kind}{mirrored}")
     for choice in plan.choices:
-        say(f"  {choice.name:<17}{text(choice.value):<12} {choice.reason}")
+        say(f"  {choice.name:<17}{value_text(choice.value):<12} {choice.reason}")
     for name, summary in (("generator", plan.generator), ("discriminator", plan.discriminator)):
         if layers:
             console.print(_layer_table(name, summary))
@@ -47,7 +47,7 @@ def _layer_table(name: str, summary: Summary) -> Table:
     return table
 
 
-def text(value: Any) -> str:
+def value_text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return (

@@ -17,39 +17,39 @@ from ganvas.provenance import provenance
 from ganvas.records import Variety
 from ganvas.run import Run
 
-SHEET = 900  # target for the width and height of a grid, in pixels
-MOST_CLASSES = 16  # maximum rows of a conditional model's grid
-CONDITIONS_SHOWN = 8  # maximum rows with one combination of conditions each
+_SHEET = 900  # target for the width and height of a grid, in pixels
+_MOST_CLASSES = 16  # maximum rows of a conditional model's grid
+_CONDITIONS_SHOWN = 8  # maximum rows with one combination of conditions each
 
 
 @dataclass(frozen=True)
-class Layout:
+class _Layout:
     rows: int
     columns: int
 
 
-def layout(height: int, width: int, num_labels: int) -> Layout:
+def layout(height: int, width: int, num_labels: int) -> _Layout:
     """Rows and columns of a grid of about 900 pixels: one row per class or combination of conditions, otherwise up to
     8x8."""
-    fit_rows = max(2, min(10, SHEET // (height + 2)))
-    fit_columns = max(2, min(10, SHEET // (width + 2)))
+    fit_rows = max(2, min(10, _SHEET // (height + 2)))
+    fit_columns = max(2, min(10, _SHEET // (width + 2)))
     if num_labels:
-        return Layout(min(num_labels, MOST_CLASSES), fit_columns)
-    return Layout(min(8, fit_rows), min(8, fit_columns))
+        return _Layout(min(num_labels, _MOST_CLASSES), fit_columns)
+    return _Layout(min(8, fit_rows), min(8, fit_columns))
 
 
 def num_rows(info: ModelInfo) -> int:
     """Number of classes, or of combinations of conditions that are shown; 0 without."""
-    return min(CONDITIONS_SHOWN, len(info.conditions.combinations)) if info.conditions else info.config.num_classes
+    return min(_CONDITIONS_SHOWN, len(info.conditions.combinations)) if info.conditions else info.config.num_classes
 
 
-SMALL = 16  # image side for measuring variation, in pixels
-COMPARED = 256  # real images for the reference
+_SMALL = 16  # image side for measuring variation, in pixels
+_COMPARED = 256  # real images for the reference
 
 
 def spread(images: torch.Tensor) -> float:
     """Mean variance per pixel over images (N, C, H, W), at 16x16 pixels."""
-    return float(F.interpolate(images.float(), (SMALL, SMALL), mode="area").var(dim=0).mean())
+    return float(F.interpolate(images.float(), (_SMALL, _SMALL), mode="area").var(dim=0).mean())
 
 
 class PixelVariety:
@@ -66,7 +66,7 @@ class PixelVariety:
             members = [pack.training[labels == i] for i in range(len(classes))]
         else:
             members = [pack.training]
-        each = max(8, COMPARED // len(members))
+        each = max(8, _COMPARED // len(members))
         self.real = [spread(images_at(pack, spaced(part, each))) if len(part) > 1 else 0.0 for part in members]
 
     def __call__(self, images: torch.Tensor, labels: torch.Tensor | None, images_seen: int = 0) -> Variety | None:

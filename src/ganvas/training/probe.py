@@ -21,8 +21,8 @@ from ganvas.training.plan import Plan
 from ganvas.training.progress import Display
 from ganvas.training.state import TrainState, info_of
 
-FACTORS = (0.1, 1.0, 10.0)
-SHARE = 0.05  # fraction of the budget for each run
+_FACTORS = (0.1, 1.0, 10.0)
+_SHARE = 0.05  # fraction of the budget for each run
 
 
 def probe_gamma(planned: Plan, pack: Pack, device: Device, display: Display, examine: loop.Examine) -> Plan:
@@ -30,11 +30,11 @@ def probe_gamma(planned: Plan, pack: Pack, device: Device, display: Display, exa
 
     Each weight is trained for an additional twentieth of the budget, with complete schedules.
     """
-    weights = [float(f"{planned.config.r1 * factor:.2g}") for factor in FACTORS]
+    weights = [float(f"{planned.config.r1 * factor:.2g}") for factor in _FACTORS]
     scores = []
     for weight in weights:
-        config = short(planned.config, weight)
-        scores.append(score(config, planned, pack, device, examine))
+        config = _short(planned.config, weight)
+        scores.append(_score(config, planned, pack, device, examine))
         display.say(f"  probe: r1 {weight:g} scores {scores[-1]:.4f} (lower is better) after {config.budget}")
     best = weights[scores.index(min(scores))]
     reason = "probed: " + ", ".join(f"{w:g} scores {s:.4f}" for w, s in zip(weights, scores, strict=True))
@@ -47,18 +47,18 @@ def probe_gamma(planned: Plan, pack: Pack, device: Device, display: Display, exa
     return dataclasses.replace(planned, config=config, choices=choices)
 
 
-def short(config: TrainConfig, weight: float) -> TrainConfig:
+def _short(config: TrainConfig, weight: float) -> TrainConfig:
     """The same configuration with a twentieth of the budget and this penalty weight."""
     factor = weight / config.r1
-    budget = {name: value * SHARE for name in ("minutes", "epochs") if (value := getattr(config, name)) is not None}
+    budget = {name: value * _SHARE for name in ("minutes", "epochs") if (value := getattr(config, name)) is not None}
     if config.images is not None:
-        budget["images"] = max(config.batch, round(config.images * SHARE))
+        budget["images"] = max(config.batch, round(config.images * _SHARE))
     return dataclasses.replace(
         config, **budget, r1=weight, r2=config.r2 * factor, previews=1, snapshots=0, compile=False
     )
 
 
-def score(config: TrainConfig, planned: Plan, pack: Pack, device: Device, examine: loop.Examine) -> float:
+def _score(config: TrainConfig, planned: Plan, pack: Pack, device: Device, examine: loop.Examine) -> float:
     """Trains from scratch without writing files. Returns the score of the averaged generator."""
     quiet = Display(quiet=True)
     batches = Batches(pack, config.batch, seed=config.seed, device=device.torch_device, mirror=pack.mirror)

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from ganvas.errors import duration
 from ganvas.records import Report
 
-PLAIN_SECONDS = 10.0  # seconds between two lines if the output is not a terminal
+_PLAIN_SECONDS = 10.0  # seconds between two lines if the output is not a terminal
 
 
 class Display:
@@ -50,7 +50,7 @@ class Display:
     def show(self, progress: float, words: str) -> None:
         """Updates the live line; if the output is not a terminal, prints a line every ten seconds."""
         if not self.console.is_terminal:
-            if time.monotonic() - self.last_line > PLAIN_SECONDS:
+            if time.monotonic() - self.last_line > _PLAIN_SECONDS:
                 self.last_line = time.monotonic()
                 self.say(f"{progress:4.0%}  {words}")
             return
@@ -74,13 +74,13 @@ class Display:
 def _describe(record: Report) -> str:
     rate = record.images_per_second
     return (
-        f"{count(record.images)} images seen  {rate:,.{0 if rate >= 10 else 1}f}/s  {duration(record.eta)} left  "
+        f"{_count(record.images)} images seen  {rate:,.{0 if rate >= 10 else 1}f}/s  {duration(record.eta)} left  "
         f"D(real) {record.d_real:+.2f}  D(fake) {record.d_fake:+.2f}  penalty {record.penalty:.2g}  "
-        f"lr {record.lr:.1e}  EMA {count(record.ema_half_life)}"
+        f"lr {record.lr:.1e}  EMA {_count(record.ema_half_life)}"
     )
 
 
-def count(images: float) -> str:
+def _count(images: float) -> str:
     """950, 12.3k, 4.56M."""
     if images < 1000:
         return f"{images:.0f}"

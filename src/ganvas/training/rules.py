@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
-from ganvas.augment import MOST
+from ganvas.augment import MOST_PROBABLE
 from ganvas.config import ModelConfig, TrainConfig
 from ganvas.errors import ConfigError, amount
 from ganvas.losses import LOSSES
@@ -53,7 +53,7 @@ def traits_of(model: ModelConfig) -> Traits:
     return Traits(mixes, mixes or generator.mixes_images, grouped, isinstance(generator, StyledGenerator))
 
 
-Rule = tuple[object, str]
+_Rule = tuple[object, str]
 """Whether options contradict each other, and what to do."""
 
 
@@ -64,7 +64,7 @@ def refuse_what_cannot_work(config: TrainConfig, model: ModelConfig, traits: Tra
             raise ConfigError(sentence)
 
 
-def _rules_of_networks(config: TrainConfig, model: ModelConfig, traits: Traits) -> list[Rule]:
+def _rules_of_networks(config: TrainConfig, model: ModelConfig, traits: Traits) -> list[_Rule]:
     name, head = model.model, config.discriminator
     local, micro = config.batch // world_size(), config.micro_batch or 1
     on_features = head != "own"
@@ -107,7 +107,7 @@ def _rules_of_networks(config: TrainConfig, model: ModelConfig, traits: Traits) 
     ]
 
 
-def _rules_of_options(config: TrainConfig) -> list[Rule]:
+def _rules_of_options(config: TrainConfig) -> list[_Rule]:
     loss, optimizer, ranks = config.loss, config.optimizer, world_size()
     constrained = config.gradient_penalty or config.spectral_norm or config.r1
     return [
@@ -136,8 +136,8 @@ def _rules_of_options(config: TrainConfig) -> list[Rule]:
             "--probe-gamma tests values of --r1, and --r1 is off",
         ),
         (
-            config.augment > MOST,
-            f"--augment {config.augment}: above {MOST} the augmentations show in the samples",
+            config.augment > MOST_PROBABLE,
+            f"--augment {config.augment}: above {MOST_PROBABLE} the augmentations show in the samples",
         ),
     ]
 

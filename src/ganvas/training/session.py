@@ -33,7 +33,7 @@ from ganvas.training.transfer import Origin, open_origin, take_over
 
 
 @dataclasses.dataclass(frozen=True)
-class Session:
+class _Session:
     """A training ready to start. config: complete. finished: the budget is used up and all output is written."""
 
     state: TrainState
@@ -52,7 +52,7 @@ def open_session(
     examine: Examine,
     start: str | None = None,
     add: bool = False,
-) -> Session:
+) -> _Session:
     """Plans and records a new run, or checks an existing one and restores its newest checkpoint.
 
     examine: scores the runs of the gamma probe. start: run or model folder with the initial weights of a new run,
@@ -92,10 +92,10 @@ def open_session(
                 "bit-exact from here on"
             )
     used_up = _is_used_up(state, config)
-    finished = bool(agree([float(used_up and is_complete(run, state.images_seen))])[0])
+    finished = bool(agree([float(used_up and _is_complete(run, state.images_seen))])[0])
     if used_up and not finished:
         display.say("training is complete, but some output is missing: writing the last grid and the model again")
-    return Session(state, config, info, finished)
+    return _Session(state, config, info, finished)
 
 
 def _resume(state: TrainState, checkpoint: dict, run: Run, display: Display) -> None:
@@ -115,7 +115,7 @@ def _resume(state: TrainState, checkpoint: dict, run: Run, display: Display) -> 
         display.say(f"not bit-exact from here on, because the device settings changed: {', '.join(changes)}")
 
 
-def is_complete(run: Run, images_seen: int) -> bool:
+def _is_complete(run: Run, images_seen: int) -> bool:
     """Whether all final output of a training exists: model, best weights, last grid."""
     ended = any(record.get("finished") and record.get("images") == images_seen for record in read_log(run.folder))
     wanted = (run.model / WEIGHTS, run.best / WEIGHTS, run.samples / f"{images_seen:012d}.png")
@@ -207,11 +207,11 @@ def first_images(run: Run) -> tuple[RunData, Kept]:
     )
 
 
-NAMED = ("hash", "fingerprint", "num_images", "num_heldout")
+_NAMED = ("hash", "fingerprint", "num_images", "num_heldout")
 """What the history of a run whose images have grown says about each set of images."""
 
 
-def grown(run: Run, record: RunConfig, pack: Pack) -> RunData:
+def _grown(run: Run, record: RunConfig, pack: Pack) -> RunData:
     """The images of a run that continues on more of them. Raises RunError if they do not fit."""
     data, model = record.data, record.model
     shape = [model.height, model.width, model.channels]
@@ -240,8 +240,8 @@ def grown(run: Run, record: RunConfig, pack: Pack) -> RunData:
         {
             "time": timestamp(),
             "images_seen": run.saved()[-1].images_seen if run.saved() else 0,
-            "from": {name: getattr(data, name) for name in NAMED},
-            "to": {name: getattr(new, name) for name in NAMED},
+            "from": {name: getattr(data, name) for name in _NAMED},
+            "to": {name: getattr(new, name) for name in _NAMED},
         }
     )
     return new
@@ -264,7 +264,7 @@ def taken_up(
                 f"channels; now {pack.num_images:,} of {pack.height}x{pack.width}, {pack.channels} channels): choose "
                 "another --out, or continue with --add if images were added to them"
             )
-        data = grown(run, record, pack)
+        data = _grown(run, record, pack)
     if start is not None and (None if start == NONE else start) != record.start:
         raise RunError(
             f"{run.folder} started from {record.start or 'new weights'}, not from {start}: choose another --out"

@@ -15,7 +15,7 @@ from ganvas.models import contract
 from ganvas.models.batch_norm import measure_statistics
 from ganvas.run import Run
 
-WIDEST = 0.28  # upper bound of the relative standard deviation; equal weights have 0.289
+_WIDEST = 0.28  # upper bound of the relative standard deviation; equal weights have 0.289
 
 
 class Snapshots:
@@ -43,13 +43,13 @@ class Snapshots:
             Generator(average, info, like.device).save(self.run.averages / f"{images_seen:012d}-{width:g}")
 
 
-def average(run: Path, width: float) -> Generator:
+def averaged(run: Path, width: float) -> Generator:
     """EMA of this width (0.01 to 0.28: standard deviation as a fraction of the training) from a run's snapshots.
 
     Raises ConfigError for other widths, RunError if the run has no snapshots.
     """
-    if not 0.01 <= width <= WIDEST:
-        raise ConfigError(f"--width {width:g}: expected a number from 0.01 to {WIDEST}")
+    if not 0.01 <= width <= _WIDEST:
+        raise ConfigError(f"--width {width:g}: expected a number from 0.01 to {_WIDEST}")
     folders = sorted((run / "averages").glob("*-*"))
     if not folders:
         raise RunError(f"{run} has no weight snapshots: train with --snapshots 20")

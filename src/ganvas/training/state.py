@@ -19,7 +19,7 @@ from ganvas.models.contract import Discriminator, Generator, StyledGenerator
 from ganvas.models.pretrained import CALIBRATION, ViewDiscriminator
 from ganvas.system.device import Device
 
-NOISE_SEED = 1_000_003  # offset, so that latents differ from the random numbers used for the weights
+_NOISE_SEED = 1_000_003  # offset, so that latents differ from the random numbers used for the weights
 
 
 class TrainState:
@@ -59,7 +59,7 @@ class TrainState:
             config.r1_features, config.features_lead, self.device, 1 + crops_of(self.discriminator)
         )
         self.batches = batches
-        self.noise = torch.Generator(self.device).manual_seed(config.seed + NOISE_SEED)
+        self.noise = torch.Generator(self.device).manual_seed(config.seed + _NOISE_SEED)
         self.images_seen = 0
         self.step = 0
         self.seconds = 0.0
@@ -176,7 +176,7 @@ class TrainState:
         if len(noise) == len(self.noise.get_state()):
             self.noise.set_state(noise)
         else:  # state of another type of device: start a new sequence of random numbers
-            self.noise.manual_seed(self.config.seed + NOISE_SEED + counters["images_seen"])
+            self.noise.manual_seed(self.config.seed + _NOISE_SEED + counters["images_seen"])
             torch.manual_seed(self.config.seed + counters["images_seen"])
             changes = changes or ["another kind of device"]
         torch.set_rng_state(state["rng"]["cpu"].cpu())

@@ -38,11 +38,11 @@ from ganvas.models.layers import jitter
 from ganvas.models.pretrained import NUM_VIEWS, ViewDiscriminator
 from ganvas.training.workers import Networks, Workers
 
-WARMUP_STEPS = 100  # minimum steps of a warm-up
-START, START_STEPS = 0.1, 200  # start phase: fraction of the budget, and minimum number of steps
-COARSE = 0.5  # fraction of the budget for the coarse phase of generators that have one
+_WARMUP_STEPS = 100  # minimum steps of a warm-up
+_START, START_STEPS = 0.1, 200  # start phase: fraction of the budget, and minimum number of steps
+COARSE_SHARE = 0.5  # fraction of the budget for the coarse phase of generators that have one
 PATH_INTERVAL = 4  # steps between path-length regularisations (Karras et al. 2020)
-PATH_SHARE = 2  # it uses one of this many images, because it needs a double backward pass of the generator
+_PATH_SHARE = 2  # it uses one of this many images, because it needs a double backward pass of the generator
 
 Side = Literal["both", "discriminator", "generator"]
 """Networks whose gradients a pass computes."""
@@ -127,7 +127,7 @@ def accumulate_gradients(
     workers: threads that share the batch.
     """
     num = len(inputs.real)
-    compute = {"both": joint_gradients, "discriminator": _discriminator_gradients, "generator": _generator_gradients}
+    compute = {"both": _joint_gradients, "discriminator": _discriminator_gradients, "generator": _generator_gradients}
     if workers is not None:
         micro_batch = min(micro_batch, workers.part(num))
 
@@ -149,13 +149,13 @@ def accumulate_gradients(
     return _mean_stats(total, [min(micro_batch, num - start) / num for start in starts])
 
 
-Views = list[Tensor]
+_Views = list[Tensor]
 """Inputs of the discriminator's heads for N images (models.views_of)."""
 
 
-def joint_gradients(
+def _joint_gradients(
     networks: Networks, inputs: Inputs, config: TrainConfig, policy: tuple[str, ...], share: float
-) -> tuple[Stats, Views, Views]:
+) -> tuple[Stats, _Views, _Views]:
     """Adversarial gradients of both networks from one forward pass of the discriminator.
 
     The generator's gradient is the discriminator's gradient at each fake view, rescaled (losses.generator_scale).
@@ -205,7 +205,7 @@ def _fake_parts(networks: Networks, inputs: Inputs) -> list[Tensor]:
     return generated_parts(networks.generator, networks.plain_discriminator, inputs.z, inputs.labels, inputs.places)
 
 
-def _views(networks: Networks, parts: list[Tensor], inputs: Inputs, policy: tuple[str, ...]) -> Views:
+def _views(networks: Networks, parts: list[Tensor], inputs: Inputs, policy: tuple[str, ...]) -> _Views:
     """Views of the augmented parts."""
     parts = [augment(part, inputs.draw, policy) for part in parts]
     if isinstance(networks.plain_discriminator, ViewDiscriminator):
@@ -219,7 +219,7 @@ def _per_image(values: Tensor) -> Tensor:
 
 def _discriminator_gradients(
     networks: Networks, inputs: Inputs, config: TrainConfig, policy: tuple[str, ...], share: float
-) -> tuple[Stats, Views, Views]:
+) -> tuple[Stats, _Views, _Views]:
     """Adversarial gradient of the discriminator. Real and fake images pass separately (own batch statistics)."""
     loss = LOSSES[config.loss or ""]
     with _autocast(inputs.real.device, config.precision):
@@ -235,10 +235,10 @@ def _discriminator_gradients(
 
 def _generator_gradients(
     networks: Networks, inputs: Inputs, config: TrainConfig, policy: tuple[str, ...], share: float
-) -> tuple[Stats, Views, Views]:
+) -> tuple[Stats, _Views, _Views]:
     """Adversarial gradient of the generator through a fixed discriminator."""
     loss = LOSSES[config.loss or ""]
-    with frozen(networks.plain_discriminator), _autocast(inputs.real.device, config.precision):
+    with _frozen(networks.plain_discriminator), _autocast(inputs.real.device, config.precision):
         fake_views = _views(networks, _fake_parts(networks, inputs), inputs, policy)
         fake_logits = logits_of(networks.discriminator, fake_views, inputs.labels).float()
         real_logits = fake_logits.detach()
@@ -269,7 +269,7 @@ def _discriminator_loss(loss: Loss, real: Tensor, fake: Tensor, inputs: Inputs, 
 
 
 def _penalty_gradients(
-    stats: Stats, discriminator: nn.Module, real: Views, fake: Views, inputs: Inputs, config: TrainConfig,
+    stats: Stats, discriminator: nn.Module, real: _Views, fake: _Views, inputs: Inputs, config: TrainConfig,
     share: float,
 ) -> None:  # fmt: skip
     """Adds the gradients of all penalties, weighted by the penalty interval, and stores their values in `stats`.
@@ -298,7 +298,7 @@ def _penalty_gradients(
 
 def path_gradients(generator: contract.Generator, inputs: Inputs, weight: float) -> None:
     """Adds the gradient of the path-length regularisation (models/style.py), weighted by its interval."""
-    num = max(1, len(inputs.z) // PATH_SHARE)
+    num = max(1, len(inputs.z) // _PATH_SHARE)
     labels = None if inputs.labels is None else inputs.labels[:num]
     assert isinstance(generator, contract.StyledGenerator)
     (generator.path_length_penalty(inputs.z[:num], labels) * (weight * PATH_INTERVAL)).backward()
@@ -315,7 +315,7 @@ def _stats_of(networks: Networks, loss: Loss, real: Tensor, fake: Tensor, value:
 
 
 @contextlib.contextmanager
-def frozen(network: nn.Module) -> Generator[None]:
+def _frozen(network: nn.Module) -> Generator[None]:
     """Disables gradients of this network's weights inside the context, to save time."""
     network.requires_grad_(False)
     try:
@@ -347,7 +347,7 @@ def learning_rate(config: TrainConfig, images_seen: int, total_images: int) -> f
     assert config.lr is not None and config.lr_end is not None
     assert config.warmup is not None and config.decay_from is not None
     progress = min(1.0, images_seen / max(1, total_images))
-    shortest = min(WARMUP_STEPS * (config.batch or 1) / max(1, total_images), 1 / 3) if config.warmup else 0.0
+    shortest = min(_WARMUP_STEPS * (config.batch or 1) / max(1, total_images), 1 / 3) if config.warmup else 0.0
     warmup = max(config.warmup, shortest)
     rise = min(1.0, progress / warmup) if warmup else 1.0
     fall = max(0.0, progress - config.decay_from) / max(1e-9, 1 - config.decay_from)
@@ -356,7 +356,7 @@ def learning_rate(config: TrainConfig, images_seen: int, total_images: int) -> f
 
 def is_starting(config: TrainConfig, images_seen: int, total_images: int) -> bool:
     """True in the first tenth of the budget and for at least 200 steps. Some generators train more carefully then."""
-    return images_seen < max(START * total_images, START_STEPS * (config.batch or 1))
+    return images_seen < max(_START * total_images, START_STEPS * (config.batch or 1))
 
 
 def is_coarse(generator: contract.Generator, images_seen: int, total_images: int) -> bool:
@@ -364,7 +364,7 @@ def is_coarse(generator: contract.Generator, images_seen: int, total_images: int
 
     The structure of the whole image is learned from several times as many images in the same time.
     """
-    return generator.coarse_size is not None and images_seen < COARSE * total_images
+    return generator.coarse_size is not None and images_seen < COARSE_SHARE * total_images
 
 
 def at_size(images: Tensor, generator: contract.Generator) -> Tensor:

@@ -17,18 +17,18 @@ from ganvas.records import energy_of, write_energy
 from ganvas.run import Run
 from ganvas.training.card import write_card
 
-PACKAGES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb", "mlflow": "mlflow", "energy": "codecarbon"}
-ENERGY_SECONDS = 15  # between two measurements of the power
+_PACKAGES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb", "mlflow": "mlflow", "energy": "codecarbon"}
+_ENERGY_SECONDS = 15  # between two measurements of the power
 
 
 def trackers(names: Sequence[str], folder: Path) -> list[Callback]:
     """The trackers of these names for the run `folder`. Raises MissingExtraError if a package is not installed."""
-    return [TRACKERS[name](library(name), folder) for name in dict.fromkeys(names)]
+    return [TRACKERS[name](_library(name), folder) for name in dict.fromkeys(names)]
 
 
-def library(name: str) -> Any:
+def _library(name: str) -> Any:
     try:
-        return importlib.import_module(PACKAGES[name])
+        return importlib.import_module(_PACKAGES[name])
     except ImportError:
         package = "codecarbon" if name == "energy" else name
         raise MissingExtraError(package, "track" if name == "tensorboard" else name, f"--track {name}") from None
@@ -133,7 +133,7 @@ class Energy(Callback):
         self.before = energy_of(folder)
         self.meter = self.package.OfflineEmissionsTracker(
             country_iso_code="USA",  # required; only emissions depend on it, which are not used
-            measure_power_secs=ENERGY_SECONDS,
+            measure_power_secs=_ENERGY_SECONDS,
             tracking_mode="process",
             allow_multiple_runs=True,
             save_to_file=False,

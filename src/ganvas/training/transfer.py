@@ -19,10 +19,10 @@ from ganvas.model_file import find_weights
 from ganvas.run import Run
 from ganvas.training.state import TrainState
 
-KNOWN = ("model", "z_dim", "base", "widest", "blocks", "spectral_norm", "discriminator")
+_KNOWN = ("model", "z_dim", "base", "widest", "blocks", "spectral_norm", "discriminator")
 """Network options copied from the run to start from."""
 
-LEAST = 0.2  # minimum fraction of the generator's tensors that must fit
+_LEAST = 0.2  # minimum fraction of the generator's tensors that must fit
 
 Tensors = dict[str, Tensor]
 
@@ -41,7 +41,7 @@ class Origin:
 
         Widths double from fine to coarse, so the coarse stages then match and a finer one is added.
         """
-        known = {name: getattr(self.model, name) for name in KNOWN}
+        known = {name: getattr(self.model, name) for name in _KNOWN}
         return known | {"base": max(1, self.model.base >> _stages_added(self.model.height, height))}
 
 
@@ -100,7 +100,7 @@ def take_over(state: TrainState, origin: Origin) -> list[str]:
                 if source in tensors and (fitted := fit(tensors[source], own, channels)) is not None:
                     taken[key] = fitted
                     break
-        if name == "generator" and len(taken) < LEAST * len(mine):
+        if name == "generator" and len(taken) < _LEAST * len(mine):
             raise ConfigError(
                 f"--from {origin.place}: almost no tensor of its {name} fits, because the layer widths differ: "
                 "omit --base, --widest, --blocks and --z-dim"

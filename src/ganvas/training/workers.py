@@ -18,8 +18,8 @@ from torch import nn
 from ganvas.models.contract import Discriminator, Generator
 from ganvas.models.pretrained import Frozen
 
-T = TypeVar("T")
-Module = TypeVar("Module", bound=nn.Module)
+_T = TypeVar("_T")
+_Module = TypeVar("_Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Workers:
         """Images per worker."""
         return -(-num_images // self.num)
 
-    def run(self, compute: Callable[[Networks, int], T], starts: Sequence[int]) -> list[T]:
+    def run(self, compute: Callable[[Networks, int], _T], starts: Sequence[int]) -> list[_T]:
         """Calls compute(networks, start) for every start, then adds all gradients to those of the networks."""
         for mine in self.copies:
             mine.plain_generator.train(self.networks.plain_generator.training)
@@ -89,7 +89,7 @@ def _shared_copy(networks: Networks) -> Networks:
     return Networks(generator, discriminator, generator, discriminator)
 
 
-def _shared_module(network: Module) -> Module:
+def _shared_module(network: _Module) -> _Module:
     """A copy that shares the memory of parameters and buffers, with separate `.grad`."""
     memo: dict[int, Any] = {id(p): nn.Parameter(p.data, p.requires_grad) for p in network.parameters()}
     memo |= {id(buffer): buffer for buffer in network.buffers()}

@@ -14,25 +14,25 @@ import numpy as np
 from scipy import ndimage
 
 from ganvas.data.inspection.near_duplicates import grouped
-from ganvas.data.inspection.thumbnails import BLOCK, averaging
+from ganvas.data.inspection.thumbnails import THUMBNAILS_AT_A_TIME, averaging
 
-WORKING = 256  # longer image side for the search, in pixels
-PATCH = 16  # side of a spot for comparing shapes, in pixels
-SMALLEST, LARGEST = 6, 1 / 8  # longer side of a spot: minimum in pixels, maximum relative to the shorter image side
-THINNEST = 0.2  # minimum ratio of shorter to longer side
-BORDER = 0.35  # maximum distance of a spot from a border, as a fraction of the image side
-LEVELS = (0.12, 0.25, 0.45)  # contrast thresholds relative to the value range of the image
-SHARP = 0.4  # minimum 95th percentile of pixel differences, relative to the value range of the spot
-SMOOTH = 0.35  # maximum standard deviation of the surroundings, relative to the contrast of the spot
-PER_PICTURE = 12  # maximum spots per image, strongest first
-SAME = 0.85  # minimum correlation of two spots of the same shape
-LIKE = 0.75  # minimum correlation of a spot with the mean shape of the mark
-UNITED, CORE = 0.87, 0.7  # minimum correlation with the mean shape; fraction of the spots that must remain
-GENERIC = 1.5  # a shape that matches this many times more images than it was found in is not a mark
-PLAIN = 0.85  # a spot with this correlation to a simple blob or stroke is not a mark
-PLACES = np.indices((PATCH, PATCH)).reshape(2, -1)
-LEAST, LEAST_SHARE = 5, 0.05  # minimum number and fraction of images with the mark
-GROWN = 0.3  # margin around the box that is also filled, relative to its longer side
+_WORKING = 256  # longer image side for the search, in pixels
+_PATCH = 16  # side of a spot for comparing shapes, in pixels
+_SMALLEST, _LARGEST = 6, 1 / 8  # longer side of a spot: minimum in pixels, maximum relative to the shorter image side
+_THINNEST = 0.2  # minimum ratio of shorter to longer side
+_BORDER = 0.35  # maximum distance of a spot from a border, as a fraction of the image side
+_LEVELS = (0.12, 0.25, 0.45)  # contrast thresholds relative to the value range of the image
+_SHARP = 0.4  # minimum 95th percentile of pixel differences, relative to the value range of the spot
+_SMOOTH = 0.35  # maximum standard deviation of the surroundings, relative to the contrast of the spot
+_PER_PICTURE = 12  # maximum spots per image, strongest first
+_SAME = 0.85  # minimum correlation of two spots of the same shape
+_LIKE = 0.75  # minimum correlation of a spot with the mean shape of the mark
+_UNITED, _CORE = 0.87, 0.7  # minimum correlation with the mean shape; fraction of the spots that must remain
+_GENERIC = 1.5  # a shape that matches this many times more images than it was found in is not a mark
+_PLAIN = 0.85  # a spot with this correlation to a simple blob or stroke is not a mark
+_PLACES = np.indices((_PATCH, _PATCH)).reshape(2, -1)
+_LEAST, _LEAST_SHARE = 5, 0.05  # minimum number and fraction of images with the mark
+_GROWN = 0.3  # margin around the box that is also filled, relative to its longer side
 EXAMINED = 1000  # maximum images searched for marks
 
 Box = tuple[float, float, float, float]
@@ -100,14 +100,14 @@ def spots(picture: np.ndarray) -> list[Spot]:
         return []
     gray = (gray - gray.min()) / span
     candidates = [*_bright_spots(gray, True), *_bright_spots(1 - gray, False)]
-    return sorted(candidates, key=lambda spot: -spot.contrast)[:PER_PICTURE]
+    return sorted(candidates, key=lambda spot: -spot.contrast)[:_PER_PICTURE]
 
 
 def _working(picture: np.ndarray) -> np.ndarray:
-    """(H, W) float32 in 0..1, the longer side at most about `WORKING` pixels."""
+    """(H, W) float32 in 0..1, the longer side at most about `_WORKING` pixels."""
     gray = picture[..., :3].mean(2, dtype=np.float32) / np.iinfo(picture.dtype).max
     height, width = gray.shape
-    factor = max(height, width) / WORKING
+    factor = max(height, width) / _WORKING
     if factor <= 1:
         return gray
     return averaging(height, round(height / factor)) @ gray @ averaging(width, round(width / factor)).T
@@ -115,10 +115,10 @@ def _working(picture: np.ndarray) -> np.ndarray:
 
 def _bright_spots(gray: np.ndarray, bright: bool) -> list[Spot]:
     """Small regions that are brighter than a morphological opening with a square larger than a mark."""
-    reach = max(5, round(min(gray.shape) * LARGEST)) | 1
+    reach = max(5, round(min(gray.shape) * _LARGEST)) | 1
     raised = gray - ndimage.grey_opening(gray, (reach, reach), mode="nearest")
     bright_spots = []
-    for level in LEVELS:  # low levels find faint marks, high levels separate marks from their neighbours
+    for level in _LEVELS:  # low levels find faint marks, high levels separate marks from their neighbours
         regions, _ = ndimage.label(raised > level, np.ones((3, 3)))
         for number, region in enumerate(ndimage.find_objects(regions), start=1):
             spot = _spot(gray, regions, number, region, bright)
@@ -135,10 +135,10 @@ def _spot(gray: np.ndarray, regions: np.ndarray, number: int, region: tuple[slic
         return None  # cut off by the border
     tall, broad = rows.stop - rows.start, columns.stop - columns.start
     longer = max(tall, broad)
-    if not (SMALLEST <= longer <= min(height, width) * LARGEST and min(tall, broad) >= max(2, THINNEST * longer)):
+    if not (_SMALLEST <= longer <= min(height, width) * _LARGEST and min(tall, broad) >= max(2, _THINNEST * longer)):
         return None
     middle = (rows.start + rows.stop) / 2, (columns.start + columns.stop) / 2
-    if min(middle[0] / height, middle[1] / width, 1 - middle[0] / height, 1 - middle[1] / width) > BORDER:
+    if min(middle[0] / height, middle[1] / width, 1 - middle[0] / height, 1 - middle[1] / width) > _BORDER:
         return None
     margin = max(2, round(0.4 * longer))
     around = (
@@ -147,12 +147,12 @@ def _spot(gray: np.ndarray, regions: np.ndarray, number: int, region: tuple[slic
     )
     ring, inside = gray[around][regions[around] != number], gray[region][regions[region] == number]
     contrast = _quantile(inside, 0.75) - _quantile(ring, 0.5)
-    if contrast < LEVELS[0] or ring.std() > SMOOTH * contrast:
+    if contrast < _LEVELS[0] or ring.std() > _SMOOTH * contrast:
         return None
     edges = gray[rows.start - 1 : rows.stop + 1, columns.start - 1 : columns.stop + 1]
     steps = np.abs(np.concatenate([np.diff(edges, axis=0).ravel(), np.diff(edges, axis=1).ravel()]))
     patch = _patch(gray, middle, 1.25 * longer)
-    if _quantile(steps, 0.95) < SHARP * np.ptp(edges) or _is_plain(patch):
+    if _quantile(steps, 0.95) < _SHARP * np.ptp(edges) or _is_plain(patch):
         return None
     box = (rows.start / height, columns.start / width, tall / height, broad / width)
     return Spot(box, bright, contrast, patch)
@@ -169,7 +169,7 @@ def _quantile(values: np.ndarray, part: float) -> float:
 
 def _patch(gray: np.ndarray, middle: tuple[float, float], size: float) -> np.ndarray:
     """A square of `size` pixels around `middle`, sampled at 16x16 points; mean 0, length 1."""
-    steps = ((np.arange(PATCH) + 0.5) / PATCH - 0.5) * size - 0.5
+    steps = ((np.arange(_PATCH) + 0.5) / _PATCH - 0.5) * size - 0.5
     places = np.meshgrid(middle[0] + steps, middle[1] + steps, indexing="ij")
     return _normal(ndimage.map_coordinates(gray, places, order=1, mode="nearest"))
 
@@ -188,7 +188,7 @@ def without(mark: Mark, picture: np.ndarray) -> np.ndarray | None:
     if box is None:
         return None
     height, width = picture.shape[:2]
-    margin = GROWN * max(box[2] * height, box[3] * width) + 1
+    margin = _GROWN * max(box[2] * height, box[3] * width) + 1
     top, bottom = (round(max(0, edge)) for edge in (box[0] * height - margin, (box[0] + box[2]) * height + margin))
     left, right = (round(max(0, edge)) for edge in (box[1] * width - margin, (box[1] + box[3]) * width + margin))
     bottom, right = min(bottom, height), min(right, width)
@@ -231,7 +231,7 @@ def _coons(picture: np.ndarray, top: int, bottom: int, left: int, right: int) ->
 def gathered(spots_of: Mapping[int, Sequence[Spot]]) -> list[Mark]:
     """Marks among the spots of examined images (index -> spots), most frequent first."""
     flat = [(number, spot) for number, candidates in spots_of.items() for spot in candidates]
-    least = max(LEAST, LEAST_SHARE * len(spots_of))
+    least = max(_LEAST, _LEAST_SHARE * len(spots_of))
     if len(flat) < least:
         return []
     rows = np.stack([spot.patch.ravel() for _, spot in flat])
@@ -244,14 +244,14 @@ def gathered(spots_of: Mapping[int, Sequence[Spot]]) -> list[Mark]:
             break
         core = members
         for _ in range(2):  # remove spots that were only linked by a chain
-            template = _normal(rows[core].mean(0).reshape(PATCH, PATCH))
-            core = members[rows[members] @ template.ravel() > LIKE]
-        if len(core) < CORE * len(members) or (rows[core] @ template.ravel()).mean() < UNITED:
+            template = _normal(rows[core].mean(0).reshape(_PATCH, _PATCH))
+            core = members[rows[members] @ template.ravel() > _LIKE]
+        if len(core) < _CORE * len(members) or (rows[core] @ template.ravel()).mean() < _UNITED:
             continue
         size = float(np.median([max(flat[member][1].box[2:]) for member in core]))
         mark = Mark(bool(bright[members[0]]), template, size, 0.0, {})
         places = {number: box for number, candidates in spots_of.items() if (box := _best(mark, candidates))}
-        enough = least <= len(places) < GENERIC * len({flat[member][0] for member in core})
+        enough = least <= len(places) < _GENERIC * len({flat[member][0] for member in core})
         if enough and not any(_overlap(places, other.places) for other in marks):
             marks.append(Mark(mark.bright, template, size, len(places) / len(spots_of), places))
     return sorted(marks, key=lambda mark: -mark.share)
@@ -260,8 +260,10 @@ def gathered(spots_of: Mapping[int, Sequence[Spot]]) -> list[Mark]:
 def _groups(rows: np.ndarray, bright: np.ndarray) -> np.ndarray:
     """(S,) group index of each spot; similar spots are connected."""
     links = []
-    for start in range(0, len(rows), BLOCK):
-        alike = (rows[start : start + BLOCK] @ rows.T > SAME) & (bright[start : start + BLOCK, None] == bright)
+    for start in range(0, len(rows), THUMBNAILS_AT_A_TIME):
+        alike = (rows[start : start + THUMBNAILS_AT_A_TIME] @ rows.T > _SAME) & (
+            bright[start : start + THUMBNAILS_AT_A_TIME, None] == bright
+        )
         links.append(np.argwhere(np.triu(alike, start + 1)) + np.array([start, 0]))
     return grouped(len(rows), np.concatenate(links))
 
@@ -274,7 +276,7 @@ def _best(mark: Mark, candidates: Sequence[Spot]) -> Box | None:
         if spot.bright == mark.bright and 0.5 < max(spot.box[2:]) / mark.size < 2
     ]
     best = max(matches, default=(0.0, None), key=lambda match: match[0])
-    return best[1] if best[0] > LIKE else None
+    return best[1] if best[0] > _LIKE else None
 
 
 def _is_plain(patch: np.ndarray) -> bool:
@@ -282,10 +284,10 @@ def _is_plain(patch: np.ndarray) -> bool:
     mass = np.clip(patch - np.median(patch), 0, None).ravel()
     if not mass.any():
         return True  # more than half of it is filled
-    offsets = PLACES - (PLACES @ mass / mass.sum())[:, None]
+    offsets = _PLACES - (_PLACES @ mass / mass.sum())[:, None]
     spread = (offsets * mass) @ offsets.T / mass.sum() + 0.1 * np.eye(2)
     blob = np.exp(-0.5 * np.einsum("in,ij,jn->n", offsets, np.linalg.inv(spread), offsets))
-    return float((_normal(blob.reshape(PATCH, PATCH)) * patch).sum()) > PLAIN
+    return float((_normal(blob.reshape(_PATCH, _PATCH)) * patch).sum()) > _PLAIN
 
 
 def _overlap(places: dict[int, Box], others: dict[int, Box]) -> bool:

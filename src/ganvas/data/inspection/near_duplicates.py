@@ -20,8 +20,8 @@ from scipy.sparse.csgraph import connected_components
 from threadpoolctl import threadpool_limits
 
 from ganvas.data.inspection.thumbnails import (
-    BLOCK,
     SIDE,
+    THUMBNAILS_AT_A_TIME,
     TONES,
     OnDemand,
     Thumbnails,
@@ -32,30 +32,32 @@ from ganvas.data.inspection.thumbnails import (
 )
 from ganvas.limits import num_cores
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
-REACH = 2  # maximum shift of a pair in thumbnail pixels, a sixteenth of the side
-NEIGHBOURS = 6  # candidates per image
-SAMPLE = 2000  # minimum sample size for measuring similarity; a tenth in larger sets
-RANK, PART = 40, 0.2  # similar images: the 40th nearest of all; in small sets the nearest fifth
-REFERENCES = 4  # similar images to average over
-COARSELY = 0.6  # maximum descriptor difference of candidates, relative to similar images
-FINELY, TONALLY = 0.35, 0.1  # maximum difference of near duplicates relative to similar images: structure, tones
-MOST = 0.35  # absolute maximum difference in fine structure (1 - correlation)
-LARGE, BLOCKS = 64, 8  # image side and blocks per side for deciding whether two images are the same
-SAME = 0.3  # maximum difference of a block, relative to the standard deviation of the image
+_REACH = 2  # maximum shift of a pair in thumbnail pixels, a sixteenth of the side
+_NEIGHBOURS = 6  # candidates per image
+_SAMPLE = 2000  # minimum sample size for measuring similarity; a tenth in larger sets
+_RANK, _PART = 40, 0.2  # similar images: the 40th nearest of all; in small sets the nearest fifth
+_REFERENCES = 4  # similar images to average over
+_COARSELY = 0.6  # maximum descriptor difference of candidates, relative to similar images
+_FINELY, _TONALLY = 0.35, 0.1  # maximum difference of near duplicates relative to similar images: structure, tones
+_MOST = 0.35  # absolute maximum difference in fine structure (1 - correlation)
+_LARGE, _BLOCKS = 64, 8  # image side and blocks per side for deciding whether two images are the same
+_SAME = 0.3  # maximum difference of a block, relative to the standard deviation of the image
 QUICK_SET, QUICK_SAMPLE = 50_000, 5000  # images above which `Likeness.pairs` may search in parts; sample size there
-MOST_SAMPLE = 50_000  # maximum sample size
-GROUP = 16  # columns of a group whose minimum is compared first
-MANY = 8 * BLOCK  # images whose neighbours are searched together in parts
-PROBES, ROUNDS, PER_PART = 8, 5, 40  # parts searched per image; rounds of k-means; images per part that it uses
-GAIN, OFFSET = 1.6, 0.25  # maximum brightness factor and offset (relative to the value range) of the same image
+_MOST_SAMPLE = 50_000  # maximum sample size
+_GROUP = 16  # columns of a group whose minimum is compared first
+_MANY = 8 * THUMBNAILS_AT_A_TIME  # images whose neighbours are searched together in parts
+_PROBES, _ROUNDS, _PER_PART = 8, 5, 40  # parts searched per image; rounds of k-means; images per part that it uses
+_GAIN, _OFFSET = 1.6, 0.25  # maximum brightness factor and offset (relative to the value range) of the same image
 
 
 # Search.
 
 
-def nearest(queries: np.ndarray, base: np.ndarray, k: int, block: int = BLOCK) -> tuple[np.ndarray, np.ndarray]:
+def nearest_neighbours(
+    queries: np.ndarray, base: np.ndarray, k: int, block: int = THUMBNAILS_AT_A_TIME
+) -> tuple[np.ndarray, np.ndarray]:
     """The k nearest rows of `base` (N, D) to each row of `queries` (M, D), nearest first.
 
     Returns squared Euclidean distances (M, k) float32 and row indices (M, k) int64. Exact, with matrix products in
@@ -97,15 +99,15 @@ def _smallest(values: np.ndarray, k: int) -> np.ndarray:
 
     The k smallest are in the k groups of columns with the smallest minima: so few values are sorted.
     """
-    num, width = values.shape[1], values.shape[1] // GROUP
+    num, width = values.shape[1], values.shape[1] // _GROUP
     if k >= num:
         return np.broadcast_to(np.arange(num), values.shape)
     if width < 4 * k:
         return np.argpartition(values, k - 1, axis=1)[:, :k]
-    minima = values[:, : GROUP * width].reshape(-1, GROUP, width).min(1)
+    minima = values[:, : _GROUP * width].reshape(-1, _GROUP, width).min(1)
     groups = np.argpartition(minima, k - 1, axis=1)[:, None, :k]
-    members = (groups + width * np.arange(GROUP)[:, None]).reshape(len(values), GROUP * k)
-    rest = np.broadcast_to(np.arange(GROUP * width, num), (len(values), num - GROUP * width))
+    members = (groups + width * np.arange(_GROUP)[:, None]).reshape(len(values), _GROUP * k)
+    rest = np.broadcast_to(np.arange(_GROUP * width, num), (len(values), num - _GROUP * width))
     members = np.concatenate([members, rest], axis=1)
     chosen = np.argpartition(np.take_along_axis(values, members, axis=1), k - 1, axis=1)[:, :k]
     return np.take_along_axis(members, chosen, axis=1)
@@ -117,26 +119,26 @@ def _release_sometimes(base: np.ndarray, number: int) -> None:
         release(base)
 
 
-def differences(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def pixel_differences(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """(P,) float32: 1 - correlation of the fine structure of P pairs (P, 32, 32), at the best small shift."""
     num = len(first)
     return _differences_among(np.concatenate([first, second]), np.arange(2 * num).reshape(2, num).T)
 
 
 def _differences_among(gray: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """As `differences`, of pairs (P, 2) of thumbnails (N, 32, 32). Each is transformed once per block of pairs."""
+    """As `pixel_differences`, of pairs (P, 2) of thumbnails (N, 32, 32), each transformed once per block of pairs."""
     result = np.ones(len(pairs), np.float32)
-    size = fft.next_fast_len(SIDE + REACH, real=True)
-    shifts = np.arange(-REACH, REACH + 1)
-    for start in range(0, len(pairs), BLOCK):
-        places, ends = np.unique(pairs[start : start + BLOCK], return_inverse=True)
+    size = fft.next_fast_len(SIDE + _REACH, real=True)
+    shifts = np.arange(-_REACH, _REACH + 1)
+    for start in range(0, len(pairs), THUMBNAILS_AT_A_TIME):
+        places, ends = np.unique(pairs[start : start + THUMBNAILS_AT_A_TIME], return_inverse=True)
         one, other = ends.reshape(-1, 2).T
         fine = _fine(gray[places])
         spectra, squares = fft.rfft2(fine, (size, size)), (fine**2).sum((1, 2))
         product = fft.irfft2(spectra[one] * spectra[other].conj(), (size, size))
         best = product[:, shifts][:, :, shifts].max((1, 2))
         lengths = np.sqrt(squares[one] * squares[other])
-        result[start : start + BLOCK] -= np.where(lengths > 1, best / np.maximum(lengths, 1), 0)
+        result[start : start + THUMBNAILS_AT_A_TIME] -= np.where(lengths > 1, best / np.maximum(lengths, 1), 0)
     return result
 
 
@@ -161,15 +163,17 @@ class Parts:
 
     def __init__(self, rows: np.ndarray) -> None:
         num = max(1, round(len(rows) ** 0.5))
-        chosen = rows[np.sort(np.random.default_rng(0).permutation(len(rows))[: PER_PART * num])]
+        chosen = rows[np.sort(np.random.default_rng(0).permutation(len(rows))[: _PER_PART * num])]
         self.rows, self.centres = rows, chosen[:: max(1, len(chosen) // num)][:num].copy()
-        for _ in range(ROUNDS):
+        for _ in range(_ROUNDS):
             part = (chosen @ self.centres.T).argmax(1)
             sums = np.zeros_like(self.centres)
             np.add.at(sums, part, chosen)
             lengths = np.linalg.norm(sums, axis=1, keepdims=True)
             self.centres = np.where(lengths > 0, sums / np.maximum(lengths, 1e-9), self.centres)
-        part = np.concatenate([self._near(np.arange(len(rows))[at : at + BLOCK], 1)[:, 0] for at in _steps(len(rows))])
+        part = np.concatenate(
+            [self._near(np.arange(len(rows))[at : at + THUMBNAILS_AT_A_TIME], 1)[:, 0] for at in _steps(len(rows))]
+        )
         self.order = np.argsort(part, kind="stable")
         self.ends = np.searchsorted(part[self.order], np.arange(num + 1))
 
@@ -179,8 +183,8 @@ class Parts:
         return np.argpartition(-similar, num - 1, axis=1)[:, :num] if num > 1 else similar.argmax(1)[:, None]
 
     def nearest(self, places: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """As `nearest` for the rows at `places`, with infinite distances if fewer than k were found."""
-        near = self._near(places, min(PROBES, len(self.centres)))
+        """As `nearest_neighbours` for the rows at `places`, with infinite distances if fewer than k were found."""
+        near = self._near(places, min(_PROBES, len(self.centres)))
         by_part = np.argsort(near.ravel(), kind="stable")
         counts = np.cumsum(np.bincount(near.ravel(), minlength=len(self.centres)))
         similar = np.full((near.size, k), -np.inf, np.float32)  # of each place in each of its parts
@@ -203,7 +207,7 @@ class Parts:
 
 
 def _steps(num: int) -> range:
-    return range(0, num, BLOCK)
+    return range(0, num, THUMBNAILS_AT_A_TIME)
 
 
 # Near duplicates.
@@ -218,10 +222,10 @@ class Likeness:
         self.rows, self.unique, self.twin = thumbs.described()  # identical thumbnails count as one from here on
         num = len(self.unique)
         self.quick = quick and num > QUICK_SET
-        size = min(max(SAMPLE, num // 10), QUICK_SAMPLE if self.quick else MOST_SAMPLE)
+        size = min(max(_SAMPLE, num // 10), QUICK_SAMPLE if self.quick else _MOST_SAMPLE)
         self.sample = np.random.default_rng(0).permutation(num)[:size]
-        rank = max(REFERENCES, int(min(PART * num, RANK) * len(self.sample) / num))
-        self.rank = max(0, min(rank, len(self.sample) - REFERENCES))
+        rank = max(_REFERENCES, int(min(_PART * num, _RANK) * len(self.sample) / num))
+        self.rank = max(0, min(rank, len(self.sample) - _REFERENCES))
 
     @functools.cached_property
     def parts(self) -> Parts:
@@ -238,7 +242,7 @@ class Likeness:
         twins = np.flatnonzero(wanted[self.twin])
         equal = np.stack([self.unique[self.twin[twins]], twins], 1)
         blocks = [equal[equal[:, 0] != equal[:, 1]]]
-        step = MANY if self.quick else BLOCK
+        step = _MANY if self.quick else THUMBNAILS_AT_A_TIME
         if self.quick:
             _ = self.parts  # before threads ask for it
         candidates = _each(self._candidates, [asked[start : start + step] for start in range(0, len(asked), step)])
@@ -248,10 +252,12 @@ class Likeness:
 
     def _candidates(self, asked: np.ndarray) -> np.ndarray:
         """Pairs of one of these unique images and one of its nearest, as numbers: smaller index * U + larger index."""
-        k = min(NEIGHBOURS + 1, len(self.rows))
-        distances, closest = self.parts.nearest(asked, k) if self.quick else nearest(self.rows[asked], self.rows, k)
+        k = min(_NEIGHBOURS + 1, len(self.rows))
+        distances, closest = (
+            self.parts.nearest(asked, k) if self.quick else nearest_neighbours(self.rows[asked], self.rows, k)
+        )
         alike = np.concatenate([self._alike(part)[0] for part in _blocks(asked)])
-        who, which = np.nonzero((distances / 2 < COARSELY * alike[:, None]) & (closest != asked[:, None]))
+        who, which = np.nonzero((distances / 2 < _COARSELY * alike[:, None]) & (closest != asked[:, None]))
         first, second = asked[who], closest[who, which]
         return np.minimum(first, second) * len(self.rows) + np.maximum(first, second)
 
@@ -259,17 +265,17 @@ class Likeness:
         """Those of the pairs (P, 2) of unique images that are near duplicates, judged by the images similar to each."""
         compared = _each(self._differences, _blocks(pairs))
         fine, tones = np.concatenate([np.empty((2, 0), np.float32), *compared], axis=1)
-        kept = fine < MOST
+        kept = fine < _MOST
         pairs, fine, tones = pairs[kept], fine[kept], tones[kept]
         places, ends = np.unique(pairs, return_inverse=True)
         apart = _each(lambda part: self._apart(part, self._alike(part)[1]), _blocks(places))
         limits = np.concatenate([np.empty((2, 0), np.float32), *apart], axis=1)[:, ends.reshape(pairs.shape)].min(2)
-        return pairs[(fine < FINELY * limits[0]) & (tones < TONALLY * limits[1])]
+        return pairs[(fine < _FINELY * limits[0]) & (tones < _TONALLY * limits[1])]
 
     def _alike(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Descriptor difference (n,) to similar images, and their indices (n, 4), for each of these images."""
-        k = min(self.rank + REFERENCES, len(self.sample))
-        distances, closest = nearest(self.rows[places], self.rows[self.sample], k)
+        k = min(self.rank + _REFERENCES, len(self.sample))
+        distances, closest = nearest_neighbours(self.rows[places], self.rows[self.sample], k)
         return distances[:, self.rank] / 2, self.sample[closest[:, self.rank :]]
 
     def _apart(self, places: np.ndarray, references: np.ndarray) -> np.ndarray:
@@ -287,10 +293,10 @@ class Likeness:
 
 
 def _blocks(array: np.ndarray) -> list[np.ndarray]:
-    return [array[start : start + BLOCK] for start in range(0, len(array), BLOCK)]
+    return [array[start : start + THUMBNAILS_AT_A_TIME] for start in range(0, len(array), THUMBNAILS_AT_A_TIME)]
 
 
-def _each(compute: Callable[[np.ndarray], T], parts: list[np.ndarray]) -> list[T]:
+def _each(compute: Callable[[np.ndarray], _T], parts: list[np.ndarray]) -> list[_T]:
     """compute(part) of each part, with one thread per core: threads that share a matrix product take twice the time."""
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(num_cores()) as pool:
         return list(pool.map(compute, parts))
@@ -347,7 +353,7 @@ def same(images: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """
     is_same = np.zeros(len(pairs), bool)
     height, width = images.shape[1:3]
-    sides = min(LARGE, height), min(LARGE, width)
+    sides = min(_LARGE, height), min(_LARGE, width)
     rows, columns = averaging(height, sides[0]), averaging(width, sides[1]).T
     block = max(1, 2**21 // (height * width))
     for start in range(0, len(pairs), block):
@@ -360,8 +366,8 @@ def same(images: np.ndarray, pairs: np.ndarray) -> np.ndarray:
         spreads = [np.maximum((half**2).mean((1, 2, 3)), 1e-6) for half in (one, other)]
         gain = (one * other).mean((1, 2, 3)) / spreads[0]
         apart = (other - gain[:, None, None, None] * one) ** 2
-        worst = (averaging(sides[0], BLOCKS) @ apart.mean(1) @ averaging(sides[1], BLOCKS).T).max((1, 2))
+        worst = (averaging(sides[0], _BLOCKS) @ apart.mean(1) @ averaging(sides[1], _BLOCKS).T).max((1, 2))
         brighter = np.abs(means[0] - means[1])[:, 0, 0, 0] / np.iinfo(images.dtype).max
-        alike = (worst < SAME**2 * spreads[1]) & (gain < GAIN) & (gain > 1 / GAIN) & (brighter < OFFSET)
+        alike = (worst < _SAME**2 * spreads[1]) & (gain < _GAIN) & (gain > 1 / _GAIN) & (brighter < _OFFSET)
         is_same[start : start + block] = equal | alike
     return is_same

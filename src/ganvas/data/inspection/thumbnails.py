@@ -13,16 +13,18 @@ from pathlib import Path
 
 import numpy as np
 
-BLOCK = 2048  # images, or rows and columns of a distance block, at a time: 32 MB in float64, 16 MB in float32
-PIXELS = 2**18  # pixels at a time: a megabyte, which stays in the cache of a processor
-SIDE, COARSE, TONES = 32, 12, 8  # side of: gray thumbnail, descriptor, tones
-BAND = 8  # rows of a gray thumbnail that are averaged together
-WIDE = 5  # side of the local mean that is subtracted
-FAINT = 0.03  # lower contrast, relative to the value range, is not stretched, because it may be noise
+THUMBNAILS_AT_A_TIME = (
+    2048  # images, or rows and columns of a distance block, at a time: 32 MB in float64, 16 MB in float32
+)
+_PIXELS = 2**18  # pixels at a time: a megabyte, which stays in the cache of a processor
+SIDE, _COARSE, TONES = 32, 12, 8  # side of: gray thumbnail, descriptor, tones
+_BAND = 8  # rows of a gray thumbnail that are averaged together
+_WIDE = 5  # side of the local mean that is subtracted
+_FAINT = 0.03  # lower contrast, relative to the value range, is not stretched, because it may be noise
 LARGE_SET = 200_000  # images above which thumbnails are not kept, if there is a folder for temporary files
-KEY = 16  # bytes of a hash
+_KEY = 16  # bytes of a hash
 
-Described = tuple[np.ndarray, np.ndarray, np.ndarray]
+_Described = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Descriptors (U, 144) of images with different thumbnails, the index of the first image (U,) with each of these
 thumbnails, and the row (N,) of every image."""
 
@@ -48,7 +50,7 @@ class Thumbnails:
         num = len(self.gray)
         return np.concatenate([self.gray.reshape(num, -1), self.tones.reshape(num, -1)], axis=1)
 
-    def described(self) -> Described:
+    def described(self) -> _Described:
         flat = self.flat()
         keys = flat.view(np.dtype((np.void, flat.shape[1])))[:, 0]
         _, unique, twin = np.unique(keys, return_index=True, return_inverse=True)
@@ -68,16 +70,16 @@ class OnDemand:
     def __getitem__(self, places: np.ndarray) -> Thumbnails:
         return thumbnails(self.images, places)
 
-    def described(self) -> Described:
+    def described(self) -> _Described:
         num = len(self.images)
-        shape = (num, COARSE * COARSE)
+        shape = (num, _COARSE * _COARSE)
         rows = np.lib.format.open_memmap(self.scratch / "rows.npy", "w+", np.float32, shape)
-        keys = np.empty(num, np.dtype((np.void, KEY)))
-        for start in range(0, num, BLOCK):
-            part = thumbnails(self.images, np.arange(start, min(start + BLOCK, num)))
-            rows[start : start + BLOCK] = descriptors(part.gray)
-            hashes = [hashlib.blake2b(flat, digest_size=KEY).digest() for flat in part.flat()]
-            keys[start : start + BLOCK] = np.frombuffer(b"".join(hashes), keys.dtype)
+        keys = np.empty(num, np.dtype((np.void, _KEY)))
+        for start in range(0, num, THUMBNAILS_AT_A_TIME):
+            part = thumbnails(self.images, np.arange(start, min(start + THUMBNAILS_AT_A_TIME, num)))
+            rows[start : start + THUMBNAILS_AT_A_TIME] = descriptors(part.gray)
+            hashes = [hashlib.blake2b(flat, digest_size=_KEY).digest() for flat in part.flat()]
+            keys[start : start + THUMBNAILS_AT_A_TIME] = np.frombuffer(b"".join(hashes), keys.dtype)
             release(self.images, rows)
         _, unique, twin = np.unique(keys, return_index=True, return_inverse=True)
         del keys
@@ -86,8 +88,8 @@ class OnDemand:
         rank = np.empty_like(order)
         rank[order] = np.arange(len(order))
         unique, twin = unique[order], rank[twin]
-        for start in range(0, len(unique) if len(unique) < num else 0, BLOCK):
-            part_of = unique[start : start + BLOCK]
+        for start in range(0, len(unique) if len(unique) < num else 0, THUMBNAILS_AT_A_TIME):
+            part_of = unique[start : start + THUMBNAILS_AT_A_TIME]
             rows[start : start + len(part_of)] = rows[part_of]
             release(rows)
         return rows[: len(unique)], unique, twin
@@ -118,7 +120,7 @@ def thumbnails(images: np.ndarray, places: np.ndarray | None = None) -> Thumbnai
     height, width = images.shape[1:3]
     gray = np.empty((num, SIDE, SIDE), np.uint8)
     tones = np.empty((num, TONES, TONES, 3), np.uint8)
-    block = max(1, PIXELS // max(height * width, SIDE * SIDE))
+    block = max(1, _PIXELS // max(height * width, SIDE * SIDE))
     for start in range(0, num, block):
         chosen = slice(start, start + block) if places is None else places[start : start + block]
         values = np.ascontiguousarray(images[chosen][..., :3])
@@ -136,11 +138,11 @@ def area_means(rows: np.ndarray, channels: int, squares: np.ndarray | None = Non
     num, height, _ = rows.shape
     weights = averaging(height, SIDE)
     means = np.empty((num, SIDE, rows.shape[2]), np.float32)
-    for first in range(0, SIDE, BAND):  # a band of the result depends on few rows, which fit into the cache
-        start, end = first * height // SIDE, (first + BAND) * height // SIDE
-        used = slice(start, -(-(first + BAND) * height // SIDE))
+    for first in range(0, SIDE, _BAND):  # a band of the result depends on few rows, which fit into the cache
+        start, end = first * height // SIDE, (first + _BAND) * height // SIDE
+        used = slice(start, -(-(first + _BAND) * height // SIDE))
         values = rows[:, used].astype(np.float32)
-        np.matmul(weights[first : first + BAND, used], values, out=means[:, first : first + BAND])
+        np.matmul(weights[first : first + _BAND, used], values, out=means[:, first : first + _BAND])
         if squares is not None:
             own = values[:, : end - start]
             squares += np.einsum("nhv,nhv->nv", own, own)
@@ -152,7 +154,7 @@ def of_means(small: np.ndarray, top: int) -> Thumbnails:
     """Thumbnails of images averaged to (N, C, 32, 32), with C at most 3. top: the largest possible value."""
     coarse = averaging(SIDE, TONES) @ small @ averaging(SIDE, TONES).T
     bright = small.mean(1) if small.shape[1] > 1 else small[:, 0]
-    gray, tones = _stretched(bright, FAINT * top), _stretched(coarse, FAINT * top).transpose(0, 2, 3, 1)
+    gray, tones = _stretched(bright, _FAINT * top), _stretched(coarse, _FAINT * top).transpose(0, 2, 3, 1)
     return Thumbnails(gray, np.repeat(tones, 3, axis=3) if tones.shape[3] == 1 else tones)
 
 
@@ -181,10 +183,10 @@ def descriptors(gray: np.ndarray, places: np.ndarray | None = None) -> np.ndarra
     of their squared distance.
     """
     places = np.arange(len(gray)) if places is None else places
-    coarse = averaging(SIDE, COARSE)
-    wide = smoothing(COARSE) @ coarse
-    rows = np.empty((len(places), COARSE * COARSE), np.float32)
-    block = PIXELS // SIDE**2
+    coarse = averaging(SIDE, _COARSE)
+    wide = smoothing(_COARSE) @ coarse
+    rows = np.empty((len(places), _COARSE * _COARSE), np.float32)
+    block = _PIXELS // SIDE**2
     for start in range(0, len(places), block):
         part = gray[places[start : start + block]].astype(np.float32)
         structure = coarse @ part @ coarse.T - wide @ part @ wide.T
@@ -193,8 +195,8 @@ def descriptors(gray: np.ndarray, places: np.ndarray | None = None) -> np.ndarra
 
 
 def smoothing(size: int) -> np.ndarray:
-    """(size, size) float32 matrix of the mean over `WIDE` neighbours, with the border repeated."""
-    near = np.clip(np.arange(size)[:, None] + np.arange(WIDE) - WIDE // 2, 0, size - 1)
+    """(size, size) float32 matrix of the mean over `_WIDE` neighbours, with the border repeated."""
+    near = np.clip(np.arange(size)[:, None] + np.arange(_WIDE) - _WIDE // 2, 0, size - 1)
     return np.eye(size, dtype=np.float32)[near].mean(1)
 
 

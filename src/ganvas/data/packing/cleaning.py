@@ -13,7 +13,7 @@ from ganvas.data.inspection.thumbnails import LARGE_SET, thumbnails_of
 from ganvas.errors import amount
 from ganvas.system import files
 
-COPIED = 8 * 2**20  # bytes copied at a time
+_COPIED = 8 * 2**20  # bytes copied at a time
 
 
 def without_similar_frames(path: Path, is_frame: np.ndarray, notes: list[str]) -> np.ndarray:
@@ -55,7 +55,7 @@ def _shorten(path: Path, images: np.ndarray, kept: np.ndarray) -> None:
     """Keeps the images of a mask (N,) bool in an images.npy."""
     places, shorter = np.flatnonzero(kept), path.with_name("shorter.npy")
     copy = np.lib.format.open_memmap(shorter, "w+", images.dtype, (len(places), *images.shape[1:]), version=(1, 0))
-    step = max(1, COPIED // images[0].nbytes)
+    step = max(1, _COPIED // images[0].nbytes)
     for start in range(0, len(places), step):
         copy[start : start + step] = images[places[start : start + step]]
     copy.flush()

@@ -16,17 +16,17 @@ from ganvas.data.inspection.thumbnails import thumbnails_of
 from ganvas.data.packing.kept import Kept
 from ganvas.errors import amount
 
-SHARE, MOST, LEAST_PICTURES = 0.1, 2000, 40  # default: a tenth, at most 2,000, none for fewer than 40 images
-FAMILY = 0.1  # larger groups of near duplicates, relative to the held-out images, stay in the training part
-LEAST_TRAINING, LEAST_FOR_COPIES = 20, 20  # minimum images for training, and held-out images for evaluation.copies
-STRETCH, STRETCHES = 4, 20  # least frames of a stretch of a video, and number of stretches of a long one
-ROUNDS = 8  # maximum rounds of drawing
+_SHARE, _MOST, _LEAST_PICTURES = 0.1, 2000, 40  # default: a tenth, at most 2,000, none for fewer than 40 images
+_FAMILY = 0.1  # larger groups of near duplicates, relative to the held-out images, stay in the training part
+_LEAST_TRAINING, LEAST_FOR_COPIES = 20, 20  # minimum images for training, and held-out images for evaluation.copies
+_STRETCH, _STRETCHES = 4, 20  # least frames of a stretch of a video, and number of stretches of a long one
+_ROUNDS = 8  # maximum rounds of drawing
 
 
 def number(num_images: int, share: float | None) -> int:
     """Number of held-out images of `num_images`; at least 2 remain for training."""
     if share is None:
-        return min(int(SHARE * num_images), MOST) if num_images >= LEAST_PICTURES else 0
+        return min(int(_SHARE * num_images), _MOST) if num_images >= _LEAST_PICTURES else 0
     return max(0, min(int(share * num_images), num_images - 2))
 
 
@@ -48,12 +48,12 @@ def held_out(
         return np.empty(0, np.int64)
     labels = np.zeros(len(images), np.int64) if labels is None else labels
     lacking = quotas(np.bincount(labels), wanted)
-    most = max(2, int(FAMILY * wanted))
+    most = max(2, int(_FAMILY * wanted))
     likeness = Likeness(thumbnails_of(images, scratch))
     order = np.random.default_rng(seed).permutation(len(images))
     held = np.zeros(len(images), bool)
     passed = np.zeros(len(images), bool)  # members of groups that are too large or were drawn before
-    for _ in range(ROUNDS):
+    for _ in range(_ROUNDS):
         free = order[~(held | passed)[order]]
         drawn = np.concatenate([free[labels[free] == label][:num] for label, num in enumerate(lacking)])
         if not len(drawn):
@@ -79,7 +79,7 @@ def held_out_in_time(scenes: list[tuple[str, bool]], share: float | None) -> np.
     stretches: list[list[int]] = []
     before: tuple[str, bool] | None = None
     for i, scene in enumerate(scenes):
-        length = max(STRETCH, -(-counts[scene] // STRETCHES)) if scene[1] else 1
+        length = max(_STRETCH, -(-counts[scene] // _STRETCHES)) if scene[1] else 1
         if scene != before or len(stretches[-1]) >= length:
             stretches.append([])
         stretches[-1].append(i)
@@ -124,7 +124,7 @@ def still_held_out(
 def few(num_images: int, num_held: int, share: float | None, in_time: bool = False) -> list[str]:
     """Warnings about too few images or too few held-out images. in_time: chosen by `held_out_in_time`."""
     notes = []
-    if num_images < LEAST_TRAINING:
+    if num_images < _LEAST_TRAINING:
         notes.append(
             f"{num_images} images are too few to learn from: the generator will repeat them. Add images, if possible "
             "some hundreds, or start from a run on many similar images (--from RUN)."

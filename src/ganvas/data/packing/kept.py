@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-LENGTH = 16  # hexadecimal digits of a hash
+_LENGTH = 16  # hexadecimal digits of a hash
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,12 @@ class Kept:
             raise ValueError("expected names and pixels")
         lists = [values.get("names"), values.get("pixels")]
         for one in lists:
-            if not isinstance(one, list) or not all(isinstance(v, str) and DIGITS.fullmatch(v) for v in one):
+            if not isinstance(one, list) or not all(isinstance(v, str) and _DIGITS.fullmatch(v) for v in one):
                 raise ValueError("expected lists of hashes")
         return cls(*map(frozenset, lists))
 
 
-DIGITS = re.compile(f"[0-9a-f]{{{LENGTH}}}")
+_DIGITS = re.compile(f"[0-9a-f]{{{_LENGTH}}}")
 
 
 def _name_hash(name: str) -> str:
@@ -71,4 +71,4 @@ def _pixels_hash(image: np.ndarray) -> str:
 
 
 def _hash(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:LENGTH]
+    return hashlib.sha256(content).hexdigest()[:_LENGTH]

@@ -34,7 +34,7 @@ from ganvas.errors import ConfigError, DataError, GanvasError, amount
 from ganvas.fields import from_dict
 from ganvas.system import files
 
-FORMAT = 2  # format of the pack folder; raise it when older readers would misread the folder
+PACK_FORMAT = 2  # format of the pack folder; raise it when older readers would misread the folder
 UNMIRRORED: frozenset[str] = frozenset({"digits", "text", "xray", "scan"})
 """Types of images that must not be mirrored."""
 
@@ -61,7 +61,7 @@ class Policy:
     """Images that a run holds out and that stay held out; None: a new choice."""
 
 
-LATER = {"fps": None, "masks": "skip", "conditions": None}
+_LATER = {"fps": None, "masks": "skip", "conditions": None}
 """Options added since format 2, with their defaults."""
 
 
@@ -86,7 +86,7 @@ class Request:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, without what older packs lack; the name of a pack in the cache is their hash."""
         values = dataclasses.asdict(self.config).items()
-        config = {name: value for name, value in values if name not in LATER or value != LATER[name]}
+        config = {name: value for name, value in values if name not in _LATER or value != _LATER[name]}
         return {"name": self.name, "path": self.path, "config": config} | ({"kept": self.kept} if self.kept else {})
 
 
@@ -119,7 +119,7 @@ class PackInfo:
     notes: list[str]
     names_hash: str
     hash: str
-    format: int = FORMAT
+    format: int = PACK_FORMAT
     ganvas: str | None = None
     """Version of Ganvas that made the pack."""
     conditions: dict | None = None
@@ -131,9 +131,9 @@ class PackInfo:
         values = files.parse_json((folder / "pack.json").read_bytes())
         if not isinstance(values, dict):
             raise ValueError("pack.json does not hold named values")
-        if values.get("format") != FORMAT:
+        if values.get("format") != PACK_FORMAT:
             raise DataError(
-                f"{folder} has pack format {values.get('format')!r:.20} and this version reads {FORMAT}: "
+                f"{folder} has pack format {values.get('format')!r:.20} and this version reads {PACK_FORMAT}: "
                 "pack the images again, or use the version of ganvas that wrote it"
             )
         return from_dict(cls, values, "pack.json", ignore_unknown=True)
@@ -182,11 +182,11 @@ class Pack:
             images, heldout = (files.load_array(folder / name) for name in ("images.npy", "heldout.npy"))
             labels = files.load_array(folder / "labels.npy") if info.labelled else None
             vectors = files.load_array(folder / "conditions.npy") if info.conditions is not None else None
-            wrong = fault(info, images, labels, heldout) or _fault_of_conditions(info, vectors)
+            wrong = _fault(info, images, labels, heldout) or _fault_of_conditions(info, vectors)
             if wrong is None and (now := stamps(folder)) != _checked(folder):
                 if content_hash(images, labels, info.classes, heldout, vectors, info.conditions) != info.hash:
                     wrong = "its images, labels, conditions or held-out part have changed since packing"
-                elif names_hash(folder) != info.names_hash:
+                elif _names_hash(folder) != info.names_hash:
                     wrong = "its names have changed since packing"
                 else:
                     note_checked(folder, now)
@@ -290,12 +290,12 @@ class Pack:
         return self.record.notes
 
 
-CONTENT = ("images.npy", "labels.npy", "conditions.npy", "heldout.npy", "names.txt", "pack.json")
-CHECKED = "checked.json"
-PIECE = 8 * 2**20  # bytes of images hashed at a time
+_CONTENT = ("images.npy", "labels.npy", "conditions.npy", "heldout.npy", "names.txt", "pack.json")
+_CHECKED = "checked.json"
+_PIECE = 8 * 2**20  # bytes of images hashed at a time
 
 
-def fault(info: PackInfo, images: np.ndarray, labels: np.ndarray | None, heldout: np.ndarray) -> str | None:
+def _fault(info: PackInfo, images: np.ndarray, labels: np.ndarray | None, heldout: np.ndarray) -> str | None:
     """Error in the arrays or the description of a pack, or None."""
     classes, num = info.classes, len(images)
     if info.mirror is not (info.kind not in UNMIRRORED):
@@ -338,7 +338,7 @@ def content_hash(
 ) -> str:
     """Hash of a pack; see `Pack.hash`."""
     digest = hashlib.sha256()
-    step = max(1, PIECE // images[0].nbytes)
+    step = max(1, _PIECE // images[0].nbytes)
     for start in range(0, len(images), step):
         digest.update(np.ascontiguousarray(images[start : start + step]).data)
     if labels is not None:
@@ -350,7 +350,7 @@ def content_hash(
     return digest.hexdigest()
 
 
-def names_hash(folder: Path) -> str:
+def _names_hash(folder: Path) -> str:
     """Hash of names.txt, without the final newline."""
     return hashlib.sha256((folder / "names.txt").read_bytes().removesuffix(b"\n")).hexdigest()
 
@@ -358,14 +358,14 @@ def names_hash(folder: Path) -> str:
 def stamps(folder: Path) -> dict[str, list[int]]:
     """Size, modification time and inode of the files of a pack."""
     optional = ("labels.npy", "conditions.npy")
-    stats = {name: (folder / name).stat() for name in CONTENT if name not in optional or (folder / name).exists()}
+    stats = {name: (folder / name).stat() for name in _CONTENT if name not in optional or (folder / name).exists()}
     return {name: [stat.st_size, stat.st_mtime_ns, stat.st_ino] for name, stat in stats.items()}
 
 
 def _checked(folder: Path) -> dict[str, list[int]] | None:
     """The stamps stored at the last verification."""
     try:
-        return json.loads((folder / CHECKED).read_text(encoding="utf-8"))
+        return json.loads((folder / _CHECKED).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
 
@@ -373,7 +373,7 @@ def _checked(folder: Path) -> dict[str, list[int]] | None:
 def note_checked(folder: Path, verified: dict[str, list[int]]) -> None:
     """Stores that these files are verified; ignored in read-only folders, which are verified each time."""
     with contextlib.suppress(GanvasError):
-        files.write_text(folder / CHECKED, json.dumps(verified))
+        files.write_text(folder / _CHECKED, json.dumps(verified))
 
 
 def is_pack(folder: Path) -> bool:

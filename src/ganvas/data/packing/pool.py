@@ -27,10 +27,10 @@ from ganvas.data.reading.sources import Payload, Source
 from ganvas.data.reading.target import Target
 from ganvas.errors import DataError, PictureError
 
-CHUNK = 64  # maximum images per job
-CHUNK_BYTES = 8 * 2**20  # approximate maximum size of a job, encoded or decoded
+_CHUNK = 64  # maximum images per job
+_CHUNK_BYTES = 8 * 2**20  # approximate maximum size of a job, encoded or decoded
 LEAST_FOR_WORKERS = 500  # images for which worker processes are started
-ONE_THREAD = dict.fromkeys(
+_ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
 )
 """For the children, which already use all processors: with NumPy's own threads they are several times slower."""
@@ -45,7 +45,7 @@ def decoded(
     """
     whole = source.arrays()
     if whole is not None and (images := _as_target(whole[0], target)) is not None:
-        step = max(1, CHUNK_BYTES // max(1, images[0].nbytes))
+        step = max(1, _CHUNK_BYTES // max(1, images[0].nbytes))
         for start in range(0, len(indices), step):
             part = indices[start : start + step]
             yield images[part], [None] * len(part)
@@ -64,13 +64,13 @@ def _as_target(images: np.ndarray, target: Target) -> np.ndarray | None:
 
 def chunks(payloads: Iterable[Payload], picture_bytes: int = 1) -> Iterator[list[Payload]]:
     """Payloads in lists of up to CHUNK, shorter for large images."""
-    most = min(CHUNK, max(1, CHUNK_BYTES // picture_bytes))
+    most = min(_CHUNK, max(1, _CHUNK_BYTES // picture_bytes))
     chunk: list[Payload] = []
     held = 0
     for payload in payloads:
         chunk.append(payload)
         held += len(payload) if isinstance(payload, bytes) else getattr(payload, "nbytes", 0)
-        if len(chunk) == most or held >= CHUNK_BYTES:
+        if len(chunk) == most or held >= _CHUNK_BYTES:
             yield chunk
             chunk, held = [], 0
     if chunk:
@@ -149,7 +149,7 @@ def _start(function: FunctionType | BuiltinFunctionType) -> subprocess.Popen[byt
             [sys.executable, "-c", code],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, **ONE_THREAD},
+            env={**os.environ, **_ONE_THREAD},
         )
     except OSError as error:
         raise DataError(f"a decoding process cannot be started ({error}): check sys.executable") from error
@@ -171,7 +171,7 @@ def _answer(child: subprocess.Popen[bytes], job: tuple[Any, ...]) -> Any:
     return answer
 
 
-def serve(function: Callable[..., Any]) -> None:
+def _serve(function: Callable[..., Any]) -> None:
     """Runs in the child: answers jobs from standard input until it closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     answers = os.fdopen(os.dup(1), "wb")

@@ -23,13 +23,13 @@ from ganvas.data.reading.wide import Span, remark
 from ganvas.data.reading.wide import levels_of as wide_levels_of
 from ganvas.errors import DataError, PictureError, amount, did_you_mean, some
 
-SIZES = (256, 128, 64, 32)
-MOSTLY = 0.9  # fraction of gray images above which a set counts as scans
-COLOURED = 32  # colour images after which the search for colour ends in a set that is not mostly gray
-SHEER, MOST = 200, 0.5  # files checked for transparency; fraction above which transparency is kept
-FLAT = 2.5  # threshold of decode.Glance.flatness; the median of CelebA is 0.9, of comic faces 6.3
+_SIZES = (256, 128, 64, 32)
+_MOSTLY = 0.9  # fraction of gray images above which a set counts as scans
+_COLOURED = 32  # colour images after which the search for colour ends in a set that is not mostly gray
+_SHEER, _MOST = 200, 0.5  # files checked for transparency; fraction above which transparency is kept
+_FLAT = 2.5  # threshold of decode.Glance.flatness; the median of CelebA is 0.9, of comic faces 6.3
 SURVEYED_WHOLE, SURVEYED = 200_000, 20_000  # images up to which all headers are read; size of a random part
-FEW_BITS = 2**14 - 1  # 16 bit images whose highest value is at most this use fewer bits
+_FEW_BITS = 2**14 - 1  # 16 bit images whose highest value is at most this use fewer bits
 
 
 @dataclass
@@ -104,7 +104,7 @@ def _listed(items: list[Item], files: Path) -> np.ndarray:
 
 
 @dataclass
-class Survey:
+class _Survey:
     """Counts from the headers of the images."""
 
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
@@ -134,30 +134,30 @@ class Survey:
     @property
     def mostly_transparent(self) -> bool:
         """Whether most images have transparent parts: sprites, emoji, cut-out drawings."""
-        return self.alpha * sum(self.sheer) > MOST * self.channels.total() * len(self.sheer)
+        return self.alpha * sum(self.sheer) > _MOST * self.channels.total() * len(self.sheer)
 
     @property
     def flat(self) -> bool:
         """Whether the images have flat areas of colour, unlike photographs."""
-        return bool(self.flatness) and float(np.median(self.flatness)) > FLAT
+        return bool(self.flatness) and float(np.median(self.flatness)) > _FLAT
 
     @property
     def mostly_gray(self) -> bool:
         """Whether nearly all images are gray: X-ray films and scans, a few with a coloured mark."""
-        return self.channels[1] >= MOSTLY * self.channels.total()
+        return self.channels[1] >= _MOSTLY * self.channels.total()
 
     @property
     def settled(self) -> bool:
         """Whether no more pixels need to be checked."""
         gray = set(self.channels) == {1} and not self.disguised
-        known = gray or (self.channels[3] >= COLOURED and not self.mostly_gray)
-        known &= not self.alpha or len(self.sheer) == SHEER
-        return known and self.span is None and (16 not in self.depths or self.highest > FEW_BITS)
+        known = gray or (self.channels[3] >= _COLOURED and not self.mostly_gray)
+        known &= not self.alpha or len(self.sheer) == _SHEER
+        return known and self.span is None and (16 not in self.depths or self.highest > _FEW_BITS)
 
     def look(self, content: bytes | np.ndarray, info: PictureInfo) -> None:
         """Counts one image, and checks its pixels if the header is not sufficient."""
-        colour_open = info.channels == 3 and (self.channels[3] < COLOURED or self.mostly_gray)
-        sheer_open = info.alpha and len(self.sheer) < SHEER
+        colour_open = info.channels == 3 and (self.channels[3] < _COLOURED or self.mostly_gray)
+        sheer_open = info.alpha and len(self.sheer) < _SHEER
         if colour_open or sheer_open:
             seen = glance(content)
             if sheer_open:
@@ -169,7 +169,7 @@ class Survey:
                 self.flatness.append(seen.flatness)
         if info.wide:
             self.span = span(content) | self.span
-        elif info.depth == 16 and self.highest <= FEW_BITS:
+        elif info.depth == 16 and self.highest <= _FEW_BITS:
             self.highest = max(self.highest, highest(content))
         self.add(info)
 
@@ -183,7 +183,7 @@ class Survey:
             self.paged, self.pages = self.paged + 1, self.pages + info.pages
 
 
-def choose_target(survey: Survey, config: DataConfig, policy: Policy) -> Target:
+def choose_target(survey: _Survey, config: DataConfig, policy: Policy) -> Target:
     """Size, channels, depth and levels of the pack, as configured or chosen from the images.
 
     Gray is kept if every image is gray, transparency if most images have it, and 16 bits if the images are gray or all
@@ -198,12 +198,12 @@ def choose_target(survey: Survey, config: DataConfig, policy: Policy) -> Target:
     background = config.background or ("black" if channels == 1 else "white")
     asked = parse_levels(config.levels) if config.levels else None
     wide = asked or (None if survey.span is None else wide_levels_of(survey.span))
-    levels = asked or levels_of(survey.highest)
+    levels = asked or sixteen_bit_levels(survey.highest)
     fit = config.fit or policy.fit or "crop"
     return Target(height, width, channels, 16 if deep else 8, fit, background, levels, wide, asked)
 
 
-def kind_of(survey: Survey, target: Target, policy: Policy) -> Kind:
+def kind_of_images(survey: _Survey, target: Target, policy: Policy) -> Kind:
     """The known kind; otherwise scan for gray images, drawing for flat areas of colour, else photo."""
     if policy.kind:
         return policy.kind
@@ -212,17 +212,17 @@ def kind_of(survey: Survey, target: Target, policy: Policy) -> Kind:
     return "drawing" if survey.flat else "photo"
 
 
-def levels_of(top: int) -> tuple[int, int]:
+def sixteen_bit_levels(top: int) -> tuple[int, int]:
     """Black and white level of 16 bit images whose highest value is `top`: range of the bits in use if they are few."""
-    return (0, max(1, 2 ** top.bit_length() - 1)) if 0 < top <= FEW_BITS else FULL
+    return (0, max(1, 2 ** top.bit_length() - 1)) if 0 < top <= _FEW_BITS else FULL
 
 
-def remarks(survey: Survey, config: DataConfig, policy: Policy, target: Target) -> list[str]:
+def remarks(survey: _Survey, config: DataConfig, policy: Policy, target: Target) -> list[str]:
     """Notes on choices made from the pixels."""
     notes = []
     if target.channels == 4 and config.channels == "auto":
         notes.append("Most images have transparent parts, which are kept; --channels color puts them on white.")
-    if not policy.kind and kind_of(survey, target, policy) == "drawing":
+    if not policy.kind and kind_of_images(survey, target, policy) == "drawing":
         notes.append(
             "Flat areas of colour: images are treated as drawings, with unchanged colours; for photos use --kind photo."
         )
@@ -235,7 +235,7 @@ def remarks(survey: Survey, config: DataConfig, policy: Policy, target: Target) 
         )
     if not config.levels and survey.span is not None and target.wide is not None:
         notes.append(remark(survey.span, target.wide))
-    if not config.levels and (levels := levels_of(survey.highest)) != FULL:
+    if not config.levels and (levels := sixteen_bit_levels(survey.highest)) != FULL:
         notes.append(few_bits(survey.highest, levels[1]))
     if survey.reduced:
         notes.append(reduced_bits(survey.reduced))
@@ -279,7 +279,7 @@ def choose_size(sizes: Counter[tuple[int, int]]) -> tuple[int, int]:
         return max(height, 8), max(width, 8)
     shorts = np.repeat([min(size) for size in sizes], list(sizes.values()))
     median = int(np.median(shorts))
-    short = next((size for size in SIZES if size <= median), max(8, median))
+    short = next((size for size in _SIZES if size <= median), max(8, median))
     ratios = np.array([height / width for height, width in sizes])
     ratio = float(np.median(ratios))
     if ratios.max() / ratios.min() > 1.01 or 0.99 < ratio < 1.01:
@@ -290,7 +290,7 @@ def choose_size(sizes: Counter[tuple[int, int]]) -> tuple[int, int]:
 # The passes over the images.
 
 
-def survey_source(source: Source, choice: Choice, report: Progress, sized: bool = False) -> Survey:
+def survey_source(source: Source, choice: Choice, report: Progress, sized: bool = False) -> _Survey:
     """Reads the headers of the chosen images; moves unreadable ones to `choice.rejected`.
 
     sized: the size of the pack is known. Then, of a very large set, a random part is sufficient if it has only 8 bit
@@ -306,7 +306,7 @@ def survey_source(source: Source, choice: Choice, report: Progress, sized: bool 
                 "--channels and --kind set others."
             )
             return survey
-    survey = Survey()
+    survey = _Survey()
     whole = source.arrays()
     good = np.ones(len(choice.indices), bool)
     for i, (item, payload) in enumerate(stream(source, choice.indices)):

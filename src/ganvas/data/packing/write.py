@@ -37,7 +37,7 @@ from ganvas.data.packing.pack import (
     stamps,
 )
 from ganvas.data.packing.pool import LEAST_FOR_WORKERS, decoded
-from ganvas.data.packing.selection import Choice, choose, choose_target, kind_of, remarks, survey_source
+from ganvas.data.packing.selection import Choice, choose, choose_target, kind_of_images, remarks, survey_source
 from ganvas.data.reading.containers import by_reason
 from ganvas.data.reading.sources import Rejection, Source, file_of
 from ganvas.data.reading.target import Target
@@ -46,7 +46,7 @@ from ganvas.errors import DataError, some
 from ganvas.limits import num_cores
 from ganvas.system import files
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def build_pack(
@@ -90,7 +90,7 @@ def build_pack(
             _write(source, config, policy, partial, wanted, fingerprint, notes, report, workers)
             _swap_in(partial, folder)
     except OSError as error:
-        if error.errno in FULL:
+        if error.errno in _FULL:
             raise DataError(
                 f"the disk is full: {folder} could not be written; free some space, choose another folder, "
                 "or pack fewer or smaller images (--limit, --size)"
@@ -191,7 +191,7 @@ def _write(
             np.save(folder / f"{name}.npy", array)
     (folder / "names.txt").write_text("".join(name + "\n" for name in names), encoding="utf-8", newline="\n")
     rejected = [*source.rejected, *choice.rejected]
-    kind = kind_of(survey, target, policy)
+    kind = kind_of_images(survey, target, policy)
     PackInfo(
         request=wanted,
         form=source.form,

@@ -23,17 +23,17 @@ from typing import Any, BinaryIO
 from ganvas.data.reading.containers import MAX_FILE_BYTES, Rejection, hidden, printable
 from ganvas.errors import DataError, PictureError
 
-MAX_HELD_BYTES = 2**28  # total size of file contents that a tar keeps in memory; CIFAR needs 186 MB
+_MAX_HELD_BYTES = 2**28  # total size of file contents that a tar keeps in memory; CIFAR needs 186 MB
 MAX_MEMBERS = 500_000
 """Maximum number of files in an archive; longer lists read faster from a folder."""
-MAX_NAME = 1000  # characters; names are kept in memory
-PLAIN_BYTES, MAX_RATIO = 2**26, 200
+_MAX_NAME = 1000  # characters; names are kept in memory
+_PLAIN_BYTES, _MAX_RATIO = 2**26, 200
 """Data that decompress to more than this many bytes and more than this ratio count as a decompression bomb."""
-XZ_MEMORY = 2**28  # memory limit of the decoder, in bytes; the highest level of xz needs 65 MiB
+_XZ_MEMORY = 2**28  # memory limit of the decoder, in bytes; the highest level of xz needs 65 MiB
 
 
 # Exceptions for damaged members of a zip and for unsupported compression methods.
-UNREADABLE = (
+_UNREADABLE = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError),
     *(RuntimeError, NotImplementedError, MemoryError),
 )
@@ -56,7 +56,7 @@ class Zip:
                 if member.is_dir() or hidden(name):
                     continue
                 if reason := self._refusal(name, member):
-                    self.rejected.append(Rejection(name[:MAX_NAME], reason))
+                    self.rejected.append(Rejection(name[:_MAX_NAME], reason))
                 else:
                     self._members[name] = member
         self._members = dict(sorted(self._members.items()))
@@ -83,7 +83,7 @@ class Zip:
             return archive.read(member)
         except NotImplementedError:
             return PictureError("compressed with an unsupported method")
-        except UNREADABLE:
+        except _UNREADABLE:
             return PictureError("damaged in the archive")
 
     def starts(self, names: Iterable[str], num_bytes: int) -> Iterator[tuple[str, bytes]]:
@@ -94,7 +94,7 @@ class Zip:
                     try:
                         with archive.open(member) as file:
                             yield name, file.read(num_bytes)
-                    except UNREADABLE:
+                    except _UNREADABLE:
                         yield name, b""
 
 
@@ -125,11 +125,11 @@ class Tar:
             if member.issparse():  # a few bytes may expand to any number of zeros
                 reason = "a sparse file: pack the archive again without --sparse"
             if reason := reason or _member_refusal(name, member.size, names):
-                self.rejected.append(Rejection(name[:MAX_NAME], reason))
+                self.rejected.append(Rejection(name[:_MAX_NAME], reason))
             else:
                 names.add(name)
                 self._members[member.name] = name
-                if hold(name) and held + member.size <= MAX_HELD_BYTES:
+                if hold(name) and held + member.size <= _MAX_HELD_BYTES:
                     held += member.size
                     self._held[name] = _content(archive, member)
 
@@ -215,18 +215,18 @@ def open_compressed(path: Path) -> BinaryIO | io.BufferedReader:
     with path.open("rb") as file:
         magic = file.read(6)
     if magic.startswith(b"\x1f\x8b"):
-        return io.BufferedReader(Bounded(path, gzip.open(path)))
+        return io.BufferedReader(_Bounded(path, gzip.open(path)))
     if magic.startswith(b"BZh"):
-        return io.BufferedReader(Bounded(path, bz2.open(path)))
+        return io.BufferedReader(_Bounded(path, bz2.open(path)))
     if magic.startswith(b"\xfd7zXZ"):
-        return io.BufferedReader(Bounded(path, Xz(path)))
+        return io.BufferedReader(_Bounded(path, _Xz(path)))
     return path.open("rb")
 
 
-class Bounded(io.RawIOBase):
+class _Bounded(io.RawIOBase):
     """A decompressed stream that raises `DataError` for a decompression bomb."""
 
-    def __init__(self, path: Path, plain: BinaryIO | gzip.GzipFile | bz2.BZ2File | Xz) -> None:
+    def __init__(self, path: Path, plain: BinaryIO | gzip.GzipFile | bz2.BZ2File | _Xz) -> None:
         self.path, self.plain = path, plain
         self.size, self.grown = path.stat().st_size, 0
 
@@ -249,12 +249,12 @@ class Bounded(io.RawIOBase):
         super().close()
 
 
-class Xz:
+class _Xz:
     """Like lzma.open, with a memory limit."""
 
     def __init__(self, path: Path) -> None:
         self.file = path.open("rb")
-        self.decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY)
+        self.decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
 
     def read(self, num_bytes: int) -> bytes:
         while True:
@@ -263,7 +263,7 @@ class Xz:
                 given = (self.decoder.unused_data + given).lstrip(b"\0")
                 if not given:
                     return b""
-                self.decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY)
+                self.decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
             elif self.decoder.needs_input and not given:
                 raise EOFError("it ends before the end of its stream")
             if content := self.decoder.decompress(given, num_bytes):
@@ -275,7 +275,7 @@ class Xz:
 
 def is_bomb(grown: int, compressed: int) -> bool:
     """Whether the sizes indicate a decompression bomb."""
-    return grown > PLAIN_BYTES and grown > MAX_RATIO * compressed
+    return grown > _PLAIN_BYTES and grown > _MAX_RATIO * compressed
 
 
 def num_listed(path: Path) -> int:
@@ -298,7 +298,7 @@ def num_listed(path: Path) -> int:
         start = size - len(tail) + end - num_bytes
         if start < 0:
             return 0  # likewise
-        if num_bytes > MAX_HELD_BYTES:
+        if num_bytes > _MAX_HELD_BYTES:
             return num_bytes // 46  # at most
         file.seek(start)
         num = place = 0
@@ -316,8 +316,8 @@ def _refuse_many(path: Path, num: int) -> None:
 
 def _member_refusal(name: str, size: int, taken: Collection[str]) -> str | None:
     """Reason why a member of an archive is rejected, or None. taken: names of earlier members."""
-    if len(name) > MAX_NAME:
-        return f"a name of more than {MAX_NAME:,} characters"
+    if len(name) > _MAX_NAME:
+        return f"a name of more than {_MAX_NAME:,} characters"
     if name.startswith("/") or re.match(r"[A-Za-z]:", name):
         return "unsafe name: an absolute path"
     if ".." in name.split("/"):

@@ -20,19 +20,19 @@ from ganvas.data.reading.formats import Arrays, join_parts
 from ganvas.errors import DataError
 
 FILES = re.compile(r"data_batch_\d+|test_batch|batches\.meta|train|test|meta")
-TEN_BATCH = re.compile(r"data_batch_\d+|test_batch")
-CLASSES_OF_10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+_TEN_BATCH = re.compile(r"data_batch_\d+|test_batch")
+_CLASSES_OF_10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
 def is_cifar(names: Iterable[str]) -> bool:
     """Whether these file names (without folders) are CIFAR python batches."""
     names = set(names)
-    return any(map(TEN_BATCH.fullmatch, names)) or ("meta" in names and bool(names & {"train", "test"}))
+    return any(map(_TEN_BATCH.fullmatch, names)) or ("meta" in names and bool(names & {"train", "test"}))
 
 
 def read_cifar(files: Mapping[str, bytes], split: str, where: Path) -> Arrays:
     """Reads the existing batch files in order. files: name -> content."""
-    of_10 = [name for name in files if TEN_BATCH.fullmatch(name)]
+    of_10 = [name for name in files if _TEN_BATCH.fullmatch(name)]
     if of_10:
         train, test = sorted((name for name in of_10 if name != "test_batch"), key=natural), ["test_batch"]
         label_key, meta_name, meta_key = "labels", "batches.meta", "label_names"
@@ -44,7 +44,7 @@ def read_cifar(files: Mapping[str, bytes], split: str, where: Path) -> Arrays:
     if not batches:
         present = ", ".join(sorted(files))
         raise DataError(f"{where} has no {split} batch among {present}: add it or choose another --split")
-    classes = CLASSES_OF_10
+    classes = _CLASSES_OF_10
     if meta_name in files or not of_10:
         names = _unpickle_batch(files.get(meta_name, b""), meta_name, where).get(meta_key)
         if not isinstance(names, list):

@@ -43,7 +43,7 @@ def read_conditions(
     if table.header is None:
         raise DataError(f"{where} has no header line: add a first line with column names, for --conditions")
     place = table.names(finder)
-    columns = chosen(table, place, asked, option)
+    columns = _chosen(table, place, asked, option)
     listed = [(as_name(row[place]), tuple(row[i] for i in columns.values())) for row in table.rows if row[place]]
     row_of, _ = matched(listed, finder, where)
     if not row_of:
@@ -80,7 +80,7 @@ def read_conditions(
     return ConditionTable(kinds, cells), rejected, notes
 
 
-def chosen(table: Table, names: int, asked: dict[str, ConditionKind | None], option: str) -> dict[str, int]:
+def _chosen(table: Table, names: int, asked: dict[str, ConditionKind | None], option: str) -> dict[str, int]:
     """Column name -> index, of the asked columns or of all except the image names and a row index."""
     header = table.header or []
     known = {name: i for i, name in enumerate(header) if i != names and not table.is_index(i)}

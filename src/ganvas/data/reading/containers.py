@@ -13,8 +13,9 @@ from typing import Protocol
 
 from ganvas.data.reading.video import is_video
 from ganvas.errors import PictureError, some
+from ganvas.image_formats import IMAGE_FORMATS
 
-PICTURES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".dcm", ".dicom")
+PICTURES = (*(ending for form in IMAGE_FORMATS.values() for ending in form.endings), ".dcm", ".dicom")
 
 MAX_FILE_BYTES = 2**30
 """Larger files are rejected unread: no image within headers.MAX_PIXELS is this large."""
@@ -183,7 +184,7 @@ def _read_whole(path: str | Path) -> bytes:
     raise PictureError(f"too large: more than {MAX_FILE_BYTES:,} bytes")
 
 
-OWN_FILES = {
+_OWN_FILES = {
     "generator.safetensors": b"",
     "heldout.npy": b"",
     "config.json": b'"ganvas": "',
@@ -196,10 +197,10 @@ OWN_FILES = {
 
 def _made_by_ganvas(folder: str, names: Collection[str]) -> bool:
     """Whether a folder inside the data is a run, a pack, a model or samples, whose images are not data."""
-    for name in OWN_FILES.keys() & set(names):
+    for name in _OWN_FILES.keys() & set(names):
         try:
             with Path(folder, name).open("rb") as file:
-                if OWN_FILES[name] in file.read(512):
+                if _OWN_FILES[name] in file.read(512):
                     return True
         except OSError:
             continue

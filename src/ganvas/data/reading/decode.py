@@ -8,6 +8,7 @@ Any exception of Pillow for a damaged or malicious file becomes a `PictureError`
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import itertools
 import os
@@ -18,39 +19,25 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import (  # import the plugins in use, so that Pillow does not load all others
-    BmpImagePlugin,  # noqa: F401
-    GifImagePlugin,  # noqa: F401
-    Image,
-    JpegImagePlugin,  # noqa: F401
-    PngImagePlugin,  # noqa: F401
-    TiffImagePlugin,
-    WebPImagePlugin,  # noqa: F401
-)
+from PIL import Image, TiffImagePlugin
 
 from ganvas.config import FULL
 from ganvas.data.reading import dicom, wide
 from ganvas.data.reading.headers import MAX_PIXELS, PictureInfo, too_large
 from ganvas.data.reading.target import Target, from_array, from_floats, from_image
 from ganvas.errors import ConfigError, PictureError
+from ganvas.image_formats import IMAGE_FORMATS, ImageFormat, format_of
 
-PNG_BITS = 24  # position of the bit depth in a PNG file
-MAX_SCANS, MAX_SCANNED = 1000, 2**31
+for _known in IMAGE_FORMATS.values():  # so that Pillow does not load all others
+    importlib.import_module(f"PIL.{_known.plugin}")
+
+_PNG_BITS = 24  # position of the bit depth in a PNG file
+_MAX_SCANS, _MAX_SCANNED = 1000, 2**31
 """Limits on the scans of a progressive JPEG (10 are usual) and on scans times pixels: each scan processes all pixels
 and can be very small in the file."""
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
-MAGIC = {
-    b"\x89PNG": "PNG",
-    b"\xff\xd8\xff": "JPEG",
-    b"RIFF": "WebP",
-    b"BM": "BMP",
-    b"GIF8": "GIF",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-}
-ORIENTATION, TIFF_WIDTH, TIFF_HEIGHT, TIFF_BITS = 0x0112, 256, 257, 258  # tag numbers of EXIF and TIFF
-TURNS = {
+_ORIENTATION, _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS = 0x0112, 256, 257, 258  # tag numbers of EXIF and TIFF
+_TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -59,9 +46,9 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-SIDEWAYS = (5, 6, 7, 8)  # orientations that swap height and width
-GLANCE, TRACE = 128, 4  # image side in pixels and threshold (of 255) for distinguishing colour from gray
-SAME, SOFT, OPAQUE = 2, 24, 250  # thresholds (of 255): equal neighbours, small difference, opaque
+_SIDEWAYS = (5, 6, 7, 8)  # orientations that swap height and width
+_GLANCE, TRACE = 128, 4  # image side in pixels and threshold (of 255) for distinguishing colour from gray
+_SAME, _SOFT, _OPAQUE = 2, 24, 250  # thresholds (of 255): equal neighbours, small difference, opaque
 
 
 def probe(payload: bytes | np.ndarray) -> PictureInfo:
@@ -118,7 +105,7 @@ def _own_target(info: PictureInfo) -> Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Glance:
+class _Glance:
     """Properties of an image measured on a small copy."""
 
     gray: bool
@@ -130,16 +117,16 @@ class Glance:
     areas of colour."""
 
 
-def glance(content: bytes | np.ndarray) -> Glance:
+def glance(content: bytes | np.ndarray) -> _Glance:
     """Measures a small copy of an image. Raises `PictureError`."""
     info = probe(content)
-    small = Target(min(info.height, GLANCE), min(info.width, GLANCE), 4, 8, "stretch", "white")
+    small = Target(min(info.height, _GLANCE), min(info.width, _GLANCE), 4, 8, "stretch", "white")
     pixels = decode(content, small).astype(np.int16)
     colours, alpha = pixels[..., :3], pixels[..., 3:]
     colours = np.where(alpha > 0, colours, 255)
     steps = np.concatenate([np.abs(np.diff(colours, axis=axis)).max(axis=2).ravel() for axis in (0, 1)])
-    flatness = np.mean(steps <= SAME) / (np.mean((steps > TRACE) & (steps <= SOFT)) + 1e-3) if len(steps) else 0.0
-    return Glance(bool(np.ptp(colours, axis=2).max() <= TRACE), bool(alpha.min() < OPAQUE), float(flatness))
+    flatness = np.mean(steps <= _SAME) / (np.mean((steps > TRACE) & (steps <= _SOFT)) + 1e-3) if len(steps) else 0.0
+    return _Glance(bool(np.ptp(colours, axis=2).max() <= TRACE), bool(alpha.min() < _OPAQUE), float(flatness))
 
 
 def highest(content: bytes | np.ndarray) -> int:
@@ -155,9 +142,9 @@ def highest(content: bytes | np.ndarray) -> int:
 def span(content: bytes | np.ndarray) -> wide.Span:
     """Range of the values of an image with `PictureInfo.wide`. Raises `PictureError`."""
     if isinstance(content, np.ndarray):
-        return wide.span_of(wide.checked(_checked(content)))
+        return wide.span_of(wide.checked_values(_checked(content)))
     if dicom.is_dicom(content):
-        return wide.span_of(wide.checked(dicom.pixels(content)))
+        return wide.span_of(wide.checked_values(dicom.pixels(content)))
     with _explained(content):
         tags = wide.tags_of(content)
         assert tags is not None
@@ -172,7 +159,7 @@ def _open(payload: bytes) -> Image.Image:
     if not payload:
         raise PictureError("empty file")
     try:
-        image = Image.open(io.BytesIO(payload), formats=FORMATS)
+        image = Image.open(io.BytesIO(payload), formats=tuple(IMAGE_FORMATS))
     except Image.DecompressionBombError as error:  # Pillow's own limit; its message contains the number of pixels
         raise too_large(int(re.sub(r"\D.*", "", str(error).partition("(")[2]))) from None
     # Transparent and 16 bit images need temporary copies.
@@ -181,7 +168,7 @@ def _open(payload: bytes) -> Image.Image:
         raise too_large(image.width * image.height, limit)
     if image.format in ("JPEG", "MPO"):
         scans = payload.count(b"\xff\xda")
-        if scans > MAX_SCANS or scans * image.width * image.height > MAX_SCANNED:
+        if scans > _MAX_SCANS or scans * image.width * image.height > _MAX_SCANNED:
             raise PictureError(f"JPEG with {scans:,} scans, which would take too long: save it again")
     if 0 in image.size:
         raise PictureError("has no pixels")
@@ -193,8 +180,8 @@ def _describe(image: Image.Image, payload: bytes) -> PictureInfo:
     width, height = image.size
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         # Pillow versions differ in whether `size` is already rotated, so the tags are used.
-        width, height = image.tag_v2[TIFF_WIDTH], image.tag_v2[TIFF_HEIGHT]
-    if _orientation(image, payload) in SIDEWAYS:
+        width, height = image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
+    if _orientation(image, payload) in _SIDEWAYS:
         width, height = height, width
     gray = depth == 16 or image.mode in ("1", "L", "LA", "La") or _gray_palette(image)
     alpha = depth == 8 and image.has_transparency_data
@@ -205,13 +192,13 @@ def _describe(image: Image.Image, payload: bytes) -> PictureInfo:
 def _stored_bits(image: Image.Image, payload: bytes) -> int:
     """Bits of one channel in a PNG or TIFF file; 8 for other formats."""
     if image.format == "PNG":
-        return payload[PNG_BITS]
+        return payload[_PNG_BITS]
     return max(image.tag_v2.get(wide.BITS, (8,))) if isinstance(image, TiffImagePlugin.TiffImageFile) else 8
 
 
 def _pages(image: Image.Image) -> list[int]:
     """Numbers of the pages or frames with the size of the first one; others are previews or masks."""
-    if image.format not in ("TIFF", "GIF", "PNG", "WEBP"):
+    if image.format not in IMAGE_FORMATS or not IMAGE_FORMATS[image.format].paged:
         return [0]
     if image.format != "TIFF":  # all frames of an animation have the same size
         try:
@@ -271,7 +258,7 @@ def _depth(image: Image.Image) -> int:
 
 
 def _tiff_bits(image: Image.Image) -> int:
-    bits = image.tag_v2.get(TIFF_BITS, (0,)) if isinstance(image, TiffImagePlugin.TiffImageFile) else (0,)
+    bits = image.tag_v2.get(_TIFF_BITS, (0,)) if isinstance(image, TiffImagePlugin.TiffImageFile) else (0,)
     return bits[0]
 
 
@@ -283,10 +270,10 @@ def _orientation(image: Image.Image, payload: bytes) -> int:
     elif image.format != "TIFF" and not any(mark in payload for mark in (b"xif", b"EXIF", b"XIf", b"Orientation")):
         return 1
     try:
-        turn = image.getexif().get(ORIENTATION, 1)
+        turn = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # ignore damaged metadata
         return 1
-    return turn if turn in TURNS else 1
+    return turn if turn in _TURNS else 1
 
 
 def _gray_palette(image: Image.Image) -> bool:
@@ -302,7 +289,7 @@ def _decode_image(image: Image.Image, payload: bytes, target: Target) -> np.ndar
     depth = _depth(image)
     turn = _orientation(image, payload)
     if image.format in ("JPEG", "MPO"):  # MPO: JPEG followed by more images, written by phones
-        _draft(image, target, sideways=turn in SIDEWAYS)
+        _draft(image, target, sideways=turn in _SIDEWAYS)
     with _quiet() if image.format == "TIFF" else contextlib.nullcontext():
         image.load()
     if image.format == "TIFF":
@@ -347,7 +334,7 @@ def _gray16(image: Image.Image) -> Image.Image:
 
 
 def _turned(image: Image.Image, turn: int) -> Image.Image:
-    return image.transpose(TURNS[turn]) if turn in TURNS else image
+    return image.transpose(_TURNS[turn]) if turn in _TURNS else image
 
 
 # Conversion to the target format.
@@ -373,11 +360,8 @@ def _checked(pixels: np.ndarray) -> np.ndarray:
 
 def has_picture_mark(start: bytes) -> bool:
     """Whether the first bytes (12 or more) are those of an image file."""
-    if start.startswith(b"RIFF"):
-        return start[8:12] == b"WEBP"
-    if start.startswith(b"BM"):
-        return start[6:10] == b"\0\0\0\0"  # a text may also start with these two letters
-    return any(start.startswith(magic) for magic in MAGIC)
+    form = format_of(start)
+    return form is not None and form.is_certain(start)
 
 
 def is_lfs_pointer(start: bytes) -> bool:
@@ -402,7 +386,7 @@ def _explained(payload: bytes) -> Generator[None]:
 
 
 def _reason(error: Exception, payload: bytes) -> str:
-    form = next((name for magic, name in MAGIC.items() if payload.startswith(magic)), None)
+    form = format_of(payload)
     if is_lfs_pointer(payload):
         return "Git LFS pointer instead of an image: run git lfs pull"
     if form is None:
@@ -412,16 +396,8 @@ def _reason(error: Exception, payload: bytes) -> str:
         return "truncated"
     if isinstance(error, MemoryError):
         return "needs more memory than available"
-    return f"damaged {form} file"
+    return f"damaged {form.title} file"
 
 
-def _looks_truncated(error: Exception, payload: bytes, form: str) -> bool:
-    if form == "WebP" and len(payload) < 8 + int.from_bytes(payload[4:8], "little"):
-        return True
-    if form == "PNG" and b"IEND" not in payload[-64:]:
-        return True
-    if form == "JPEG" and b"\xff\xd9" not in payload[-64:]:
-        return True
-    if form == "BMP" and len(payload) < int.from_bytes(payload[2:6], "little"):
-        return True
-    return isinstance(error, EOFError) or "truncat" in str(error).lower()
+def _looks_truncated(error: Exception, payload: bytes, form: ImageFormat) -> bool:
+    return form.lacks_end(payload) or isinstance(error, EOFError) or "truncat" in str(error).lower()

@@ -30,27 +30,27 @@ from ganvas.errors import PictureError
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-ENDINGS = (".dcm", ".dicom")
-MARK = slice(128, 132)  # position of "DICM" in a file
+_ENDINGS = (".dcm", ".dicom")
+DICOM_MARK = slice(128, 132)  # position of "DICM" in a file
 START = 2**16
 """Number of bytes at the start of a file that `facts` reads."""
 
-MAX_FRAMES = 2**16
+_MAX_FRAMES = 2**16
 """Larger numbers in a file are ignored."""
 
 NO_PYDICOM = "DICOM files need the package 'pydicom': pip install 'ganvas[medical]'"
 
-RADIOGRAPHS = frozenset({"CR", "DX", "MG", "RG", "IO", "PX", "RF", "XA", "DR"})
+_RADIOGRAPHS = frozenset({"CR", "DX", "MG", "RG", "IO", "PX", "RF", "XA", "DR"})
 """Modalities (PS3.3 C.7.3.1.1.1) that are X-ray projections; DR is an old name of DX."""
 
-NUMBER_OF_FRAMES, MODALITY = 0x0028_0008, 0x0008_0060
+_NUMBER_OF_FRAMES, _MODALITY = 0x0028_0008, 0x0008_0060
 
-PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 ELEMENTS = [
     *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
-    *(*PIXELS, "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
+    *(*_PIXELS, "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
     *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
     *("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence"),
     *(f"{color}PaletteColorLookupTable{part}" for color in ("Red", "Green", "Blue") for part in ("Descriptor", "Data")),
@@ -67,7 +67,7 @@ def available() -> bool:
 
 def is_named(name: str) -> bool:
     """Whether the file name ends like DICOM."""
-    return name.lower().endswith(ENDINGS)
+    return name.lower().endswith(_ENDINGS)
 
 
 def is_dicom(content: bytes) -> bool:
@@ -79,18 +79,18 @@ def is_dicom(content: bytes) -> bool:
     group, number, kind, rest = content[:2], content[3:4], content[4:6], content[6:8]
     named = kind.isalpha() and kind.isupper()
     bare = group in (b"\x02\0", b"\x08\0") and number == b"\0" and (named or rest == b"\0\0")
-    return content[MARK] == b"DICM" or (bare and len(content) >= MARK.stop)
+    return content[DICOM_MARK] == b"DICM" or (bare and len(content) >= DICOM_MARK.stop)
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class DicomFacts:
     """Properties of a file that a source needs before reading it."""
 
     radiograph: bool
     num_frames: int
 
 
-def facts(start: bytes) -> Facts:
+def facts(start: bytes) -> DicomFacts:
     """Reads the first `START` bytes of a file; one frame if they do not contain the number."""
     from pydicom.filereader import read_partial
 
@@ -98,14 +98,14 @@ def facts(start: bytes) -> Facts:
         with _quiet():
             header = read_partial(
                 io.BytesIO(start),
-                stop_when=lambda tag, vr, length: tag > NUMBER_OF_FRAMES,
-                specific_tags=[MODALITY, NUMBER_OF_FRAMES],
+                stop_when=lambda tag, vr, length: tag > _NUMBER_OF_FRAMES,
+                specific_tags=[_MODALITY, _NUMBER_OF_FRAMES],
                 force=True,  # without a mark
             )
             count = int(header.get("NumberOfFrames") or 1)
-            return Facts(header.get("Modality") in RADIOGRAPHS, count if 1 <= count <= MAX_FRAMES else 1)
+            return DicomFacts(header.get("Modality") in _RADIOGRAPHS, count if 1 <= count <= _MAX_FRAMES else 1)
     except Exception:  # errors are reported when the file is read
-        return Facts(False, 1)
+        return DicomFacts(False, 1)
 
 
 def probe(content: bytes) -> PictureInfo:
@@ -118,11 +118,11 @@ def probe(content: bytes) -> PictureInfo:
         return PictureInfo(dataset.Rows, dataset.Columns, 1 if gray else 3, False, depth, wide=unscaled)
 
 
-Window = tuple[float, float]
+GrayWindow = tuple[float, float]
 """Values, after modality LUT or rescale, that are shown as black and white."""
 
 
-def pixels(content: bytes, window: Window | None = None) -> np.ndarray:
+def pixels(content: bytes, window: GrayWindow | None = None) -> np.ndarray:
     """The image of a file with one frame, converted for display.
 
     window: to use instead of the file's. Gray images are then float64, unscaled, and inverted within it if MONOCHROME1.
@@ -141,7 +141,9 @@ def pixels(content: bytes, window: Window | None = None) -> np.ndarray:
     return picture
 
 
-def frames(content: bytes, indices: Sequence[int], window: Window | None = None) -> Iterator[np.ndarray | PictureError]:
+def frames(
+    content: bytes, indices: Sequence[int], window: GrayWindow | None = None
+) -> Iterator[np.ndarray | PictureError]:
     """Frames of a file with several, each in the format of `pixels` or an error."""
     try:
         with _explained():
@@ -152,7 +154,7 @@ def frames(content: bytes, indices: Sequence[int], window: Window | None = None)
     yield from _frames(dataset, indices, window)
 
 
-def _frames(dataset: Dataset, indices: Sequence[int], window: Window | None) -> Iterator[np.ndarray | PictureError]:
+def _frames(dataset: Dataset, indices: Sequence[int], window: GrayWindow | None) -> Iterator[np.ndarray | PictureError]:
     from pydicom.pixels import get_decoder
 
     decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
@@ -206,7 +208,7 @@ def _opened(content: bytes) -> Dataset:
         dataset.file_meta.TransferSyntaxUID = (
             ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
         )
-    if not any(name in dataset for name in PIXELS):
+    if not any(name in dataset for name in _PIXELS):
         # pydicom returns no pixels for a file that ends within compressed pixels; the elements before them remain.
         picture = "Rows" in dcmread(io.BytesIO(content), specific_tags=["Rows"], stop_before_pixels=True, force=True)
         kind = "or truncated" if picture else "such as a report or a plan"
@@ -252,7 +254,7 @@ def _check_complete(dataset: Dataset) -> None:
         return
     from pydicom.pixels.utils import get_expected_length
 
-    stored = next(dataset[name].value for name in PIXELS if name in dataset)
+    stored = next(dataset[name].value for name in _PIXELS if name in dataset)
     if len(stored) < get_expected_length(dataset):
         raise PictureError("truncated")
 
@@ -264,7 +266,7 @@ def _depth(dataset: Dataset) -> int:
 # Conversion of stored values for display.
 
 
-def _shown(stored: np.ndarray, colors: str, dataset: Dataset, index: int, window: Window | None) -> np.ndarray:
+def _shown(stored: np.ndarray, colors: str, dataset: Dataset, index: int, window: GrayWindow | None) -> np.ndarray:
     """Converts frame `index`, stored as (H, W) or (H, W, 3) in the colour space `colors`, to an image."""
     if colors in ("MONOCHROME1", "MONOCHROME2") and window is not None:
         seen = _rescaled(stored, _groups(dataset, index)[0], signed=dataset.get("PixelRepresentation") == 1)[0]

@@ -21,8 +21,8 @@ from ganvas.data.reading.archives import broken_archive, is_bomb, open_compresse
 from ganvas.errors import DataError, PictureError
 from ganvas.system import files
 
-MAX_SET_BYTES = 3 * 2**28  # maximum size of an idx file, which is read into memory; EMNIST has up to 547 MB
-MAX_IMAGES = 5_000_000  # maximum images in an array; each gets a name
+_MAX_SET_BYTES = 3 * 2**28  # maximum size of an idx file, which is read into memory; EMNIST has up to 547 MB
+_MAX_IMAGES = 5_000_000  # maximum images in an array; each gets a name
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +54,8 @@ def join_parts(parts: list[Arrays]) -> Arrays:
 
 def _with_classes(images: np.ndarray, values: np.ndarray | None, prefix: str) -> Arrays:
     """Converts label values (N,), integers or strings, to class names and indices."""
-    if len(images) > MAX_IMAGES:
-        raise DataError(f"an array of {len(images):,} images: expected at most {MAX_IMAGES:,}")
+    if len(images) > _MAX_IMAGES:
+        raise DataError(f"an array of {len(images):,} images: expected at most {_MAX_IMAGES:,}")
     digits = len(str(max(0, len(images) - 1)))
     names = [f"{prefix}{i:0{digits}}" for i in range(len(images))]
     if values is None:
@@ -69,7 +69,7 @@ def _with_classes(images: np.ndarray, values: np.ndarray | None, prefix: str) ->
 IDX_NAME = re.compile(
     r"(?P<set>.*?)-?(?P<part>train|t10k|test)-(?P<what>images|labels)[-.]idx[13]-ubyte(\.gz)?", re.IGNORECASE
 )
-IDX_DIMENSIONS = {0x00000801: 1, 0x00000803: 3}
+_IDX_DIMENSIONS = {0x00000801: 1, 0x00000803: 3}
 
 
 def find_idx(names: Iterable[str]) -> dict[str, dict[tuple[str, str], str]]:
@@ -113,14 +113,14 @@ def _read_idx_file(path: Path, dimensions: int) -> np.ndarray:
     """uint8 array of 1 (labels) or 3 (images) dimensions. Raises `DataError` for a wrong size."""
     with broken_archive(path), open_compressed(path) as file:
         head = file.read(4 + 4 * dimensions)
-        stated = IDX_DIMENSIONS.get(int.from_bytes(head[:4], "big")) if len(head) >= 4 else None
+        stated = _IDX_DIMENSIONS.get(int.from_bytes(head[:4], "big")) if len(head) >= 4 else None
         if stated != dimensions or len(head) < 4 + 4 * dimensions:
             kind = "labels" if dimensions == 1 else "images"
             raise DataError(f"{path} is not an idx file of {kind} (it starts with {head[:4].hex() or 'nothing'})")
         shape = struct.unpack(f">{dimensions}I", head[4:])
         expected = math.prod(shape)
-        if expected > MAX_SET_BYTES:
-            raise DataError(f"{path} has {expected:,} bytes by its header: expected at most {MAX_SET_BYTES:,}")
+        if expected > _MAX_SET_BYTES:
+            raise DataError(f"{path} has {expected:,} bytes by its header: expected at most {_MAX_SET_BYTES:,}")
         content = file.read(expected)
         more = bool(file.read(1))
     if len(content) != expected or more or 0 in shape:
@@ -134,8 +134,8 @@ def _read_idx_file(path: Path, dimensions: int) -> np.ndarray:
 
 # numpy files.
 
-IMAGE_KEYS = ("images", "image", "x", "X", "data", "arr_0")
-LABEL_KEYS = ("labels", "label", "y", "Y", "targets", "arr_1")
+_IMAGE_KEYS = ("images", "image", "x", "X", "data", "arr_0")
+_LABEL_KEYS = ("labels", "label", "y", "Y", "targets", "arr_1")
 
 
 def read_arrays(path: Path, split: str) -> Arrays:
@@ -182,8 +182,8 @@ def _read_npz(path: Path, split: str) -> Arrays:
                     f"{member.file_size:,}; save it uncompressed if you trust it"
                 )
         keys = set(held.files)
-        wanted = [""] if _first_key(keys, IMAGE_KEYS, "") else [p for p in ("train", "test") if split in (p, "all")]
-        entries = [(part, _first_key(keys, IMAGE_KEYS, part), _first_key(keys, LABEL_KEYS, part)) for part in wanted]
+        wanted = [""] if _first_key(keys, _IMAGE_KEYS, "") else [p for p in ("train", "test") if split in (p, "all")]
+        entries = [(part, _first_key(keys, _IMAGE_KEYS, part), _first_key(keys, _LABEL_KEYS, part)) for part in wanted]
         parts = [
             _array_part(held[images], held[labels] if labels else None, f"{part}-" if part else "", path)
             for part, images, labels in entries

@@ -16,15 +16,15 @@ from ganvas.data.reading.masks import ANNOTATIONS, SUFFIX, stem
 from ganvas.errors import DataError, amount, some
 from ganvas.system import files
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
-FOLDER_PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
+_FOLDER_PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
     ("val", "valid", "validation"), "validation"
 )
 """Folder names that are parts of a data set, not classes."""
 
 CELEBA_ATTRIBUTES, CELEBA_PARTITION = "list_attr_celeba", "list_eval_partition"
-CELEBA_PARTS = {"train": "0", "test": "2"}  # "1" is validation
+_CELEBA_PARTS = {"train": "0", "test": "2"}  # "1" is validation
 
 
 @dataclass
@@ -58,7 +58,7 @@ def by_folder(container: Container, images: list[str], split: str, plain: bool =
             labelled.items.append(Item(name, name.split("/")[depth]))
         else:
             labelled.rejected.append(Rejection(name, "outside the class folders", ALL_OF_THEM))
-    if all(SHARD.fullmatch(top) for top in tops):
+    if all(_SHARD.fullmatch(top) for top in tops):
         labelled.notes.append(
             f"The folders {some(labelled.classes, 3)} are used as classes. If they are only shards, {ALL_OF_THEM}."
         )
@@ -66,12 +66,12 @@ def by_folder(container: Container, images: list[str], split: str, plain: bool =
         f"The folder {top} is used as a class, although its files have the names of other images. If they are masks or "
         f"annotations, leave them out: --classes {' '.join(one for one in labelled.classes if one != top)}"
         for top in labelled.classes
-        if top.lower() in ANNOTATIONS and len(labelled.classes) <= FEW and _repeats(labelled.items, top)
+        if top.lower() in ANNOTATIONS and len(labelled.classes) <= _FEW and _repeats(labelled.items, top)
     ]
     return labelled
 
 
-FEW = 4  # largest number of classes for a note about a class named like annotations
+_FEW = 4  # largest number of classes for a note about a class named like annotations
 
 
 def _repeats(items: list[Item], top: str) -> bool:
@@ -81,7 +81,7 @@ def _repeats(items: list[Item], top: str) -> bool:
     return 2 * sum(SUFFIX.sub("", name) in others for name in own) > len(own)
 
 
-SHARD = re.compile(r"\d{4,}")
+_SHARD = re.compile(r"\d{4,}")
 """Folder names such as 00000 and 01000, used to split large data sets."""
 
 
@@ -89,13 +89,13 @@ def _in_part(container: Container, images: list[str], split: str) -> tuple[list[
     """(images of the folder `split`, number of shared leading folders, rejected images outside)."""
     depth = _shared_depth(images)
     tops = _folders_at(images, depth)
-    if len(tops) < 2 or not all(top.lower() in FOLDER_PARTS for top in tops):
+    if len(tops) < 2 or not all(top.lower() in _FOLDER_PARTS for top in tops):
         if split == "test":
             raise DataError(f"{container.path} has no test part: omit --split, or add a folder named test")
         return images, depth, []
     if split == "all":
         return images, depth + 1, []
-    part_of = {top: FOLDER_PARTS[top.lower()] for top in tops}
+    part_of = {top: _FOLDER_PARTS[top.lower()] for top in tops}
     chosen = [name for name in images if part_of.get(name.split("/")[depth]) == split]
     if not chosen:
         raise DataError(f"{container.path} has no {split} folder, only {', '.join(sorted(tops))}")
@@ -192,7 +192,7 @@ def _by_list(
     return labelled
 
 
-METADATA = ("metadata.csv", "metadata.jsonl")
+_METADATA = ("metadata.csv", "metadata.jsonl")
 """Metadata lists of Hugging Face image folders, one for all or one per part."""
 
 
@@ -201,7 +201,7 @@ def by_own_list(container: Container, images: list[str], split: str) -> Labelled
 
     None if there is no list, or it has no classes; folders then give the classes.
     """
-    lists = [name for name in container.names if name.rpartition("/")[2] in ("dataset.json", *METADATA)]
+    lists = [name for name in container.names if name.rpartition("/")[2] in ("dataset.json", *_METADATA)]
     if not lists:
         return None
     finder = Finder(images)
@@ -215,7 +215,7 @@ def by_own_list(container: Container, images: list[str], split: str) -> Labelled
             stylegan = _stylegan_labels(text)
             if stylegan == []:
                 return Labelled(
-                    [Item(picture, None) for picture in images], notes=[OWN_LIST.format(base, "no classes")]
+                    [Item(picture, None) for picture in images], notes=[_OWN_LIST.format(base, "no classes")]
                 )
             listed += [(prefix + file, label) for file, label in stylegan or ()]
         elif text.strip():
@@ -238,11 +238,11 @@ def by_own_list(container: Container, images: list[str], split: str) -> Labelled
     own = [row for row in listed if (match := finder.find(row[0])) is None or match[0] in present]
     labelled = _by_list(container, chosen, own, finder, base)
     labelled.rejected += rejected
-    labelled.notes.append(OWN_LIST.format(base, "the classes"))
+    labelled.notes.append(_OWN_LIST.format(base, "the classes"))
     return labelled
 
 
-OWN_LIST = "The list included with the images, {}, gives {}."
+_OWN_LIST = "The list included with the images, {}, gives {}."
 
 
 MOST_JSON = 3 * 2**24  # a million images have 30 million characters; values take up to 25 times as many bytes in memory
@@ -269,9 +269,9 @@ def _stylegan_labels(content: str) -> list[tuple[str, str]] | None:
     return [(name, str(label)) for name, label in listed]
 
 
-def matched(listed: list[tuple[str, T]], finder: Finder, where: str) -> tuple[dict[str, T], list[str]]:
+def matched(listed: list[tuple[str, _T]], finder: Finder, where: str) -> tuple[dict[str, _T], list[str]]:
     """(image -> label, names without an image). A name with more matching parts has precedence."""
-    best: dict[str, tuple[int, str, T]] = {}
+    best: dict[str, tuple[int, str, _T]] = {}
     strangers, clashes = [], []
     for name, label in listed:
         match = finder.find(name)
@@ -328,7 +328,7 @@ def by_celeba(container: Container, images: list[str], labels: str | None, split
     partition = _celeba_list(container, CELEBA_PARTITION)
     if partition:
         part_of = _read_partition(partition[1])
-        number = CELEBA_PARTS.get(split)
+        number = _CELEBA_PARTS.get(split)
         images = [name for name in images if number is None or part_of.get(stem(name)) == number]
         if not images:
             raise DataError(f"{container.path} has none of the images of the {split} part of {partition[0]}")

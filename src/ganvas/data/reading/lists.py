@@ -23,25 +23,25 @@ from ganvas.data.reading.containers import is_picture, printable
 from ganvas.errors import DataError, some
 from ganvas.system import files
 
-MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 """Byte order marks; a text without one must be UTF-8."""
 
-DELIMITERS = ",;\t"
+_DELIMITERS = ",;\t"
 
 MOST_BYTES, MOST_LINES = 2**28, 5_000_000  # of a list
-ENDS = (b"\n", b"\r", b"\v", b"\f", b"\x1c", b"\x1d", b"\x1e", b"\xc2\x85", b"\xe2\x80\xa8", b"\xe2\x80\xa9")
+_ENDS = (b"\n", b"\r", b"\v", b"\f", b"\x1c", b"\x1d", b"\x1e", b"\xc2\x85", b"\xe2\x80\xa8", b"\xe2\x80\xa9")
 """What `str.splitlines` takes for the end of a line."""
 MOST_CELLS = 40_000_000
 """Cells of a table, with those that its lines lack: a few bytes may otherwise stand for any number of them."""
-MOST_LINE = 2**24  # characters of a JSON line, whose values take up to 25 times as many bytes in memory
-SAMPLE_LINES, SAMPLE_CELLS = 1000, 1_000_000  # that are searched for the column of names
+_MOST_LINE = 2**24  # characters of a JSON line, whose values take up to 25 times as many bytes in memory
+_SAMPLE_LINES, _SAMPLE_CELLS = 1000, 1_000_000  # that are searched for the column of names
 
 
 def text_of(content: bytes, where: str | Path) -> str:
     """Decodes a list: UTF-8, or UTF-16 with a byte order mark. Raises `DataError` for other encodings and sizes."""
-    if len(content) > MOST_BYTES or any(content.count(end) > MOST_LINES for end in ENDS):
+    if len(content) > MOST_BYTES or any(content.count(end) > MOST_LINES for end in _ENDS):
         raise _too_large(where)
-    encoding = next((name for mark, name in MARKS.items() if content.startswith(mark)), "utf-8")
+    encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")
     try:
         text = content.decode(encoding)
         if "\0" not in text:
@@ -157,7 +157,7 @@ class Table:
         if text.lstrip().startswith("{"):
             return cls._of_json_lines(text, where)
         first = text.lstrip("\r\n").partition("\n")[0]
-        delimiter = max(DELIMITERS, key=first.count)
+        delimiter = max(_DELIMITERS, key=first.count)
         refuse_cells(text.count(delimiter), where)
         rows: list[list[str]] = []
         try:
@@ -187,7 +187,7 @@ class Table:
             if not line.strip():
                 continue
             try:
-                value = files.parse_json(line) if len(line) <= MOST_LINE else None
+                value = files.parse_json(line) if len(line) <= _MOST_LINE else None
             except ValueError:
                 value = None
             if not isinstance(value, dict):
@@ -207,7 +207,7 @@ class Table:
 
         width = len(self.header or (self.rows[0] if self.rows else [""]))
         num = len(self.rows)
-        sample = self.rows[:: max(1, num // SAMPLE_LINES, num * width // SAMPLE_CELLS)]
+        sample = self.rows[:: max(1, num // _SAMPLE_LINES, num * width // _SAMPLE_CELLS)]
         return max(range(width), key=count)
 
     def labels(self, names: int, column: str | None) -> list[str]:

@@ -10,23 +10,23 @@ from collections import defaultdict
 
 from ganvas.data.reading.containers import Rejection
 
-IMAGES = frozenset(
+_IMAGES = frozenset(
     name + plural
     for name in ("image", "img", "photo", "picture", "frame", "scan", "slice", "input", "original", "raw", "jpegimage")
     for plural in ("", "s")
 )
 """Folders of images that may have annotations beside them, in lower case."""
 
-MASKS = frozenset({"mask", "masks"})
-ANNOTATIONS = MASKS | {
+_MASKS = frozenset({"mask", "masks"})
+ANNOTATIONS = _MASKS | {
     *("label", "labels", "annotation", "annotations", "annots", "segmentation", "segmentations", "seg", "segs"),
     *("segmentationclass", "segmentationobject", "ground_truth", "groundtruth", "ground-truth", "gt", "trimaps"),
 }
-"""Folders of annotations, in lower case. Names other than `MASKS` count only if their files pair with the images."""
+"""Folders of annotations, in lower case. Names other than `_MASKS` count only if their files pair with the images."""
 
-PAIRED = 0.5  # least fraction of the files of such a folder that have the name of an image
+_PAIRED = 0.5  # least fraction of the files of such a folder that have the name of an image
 SUFFIX = re.compile(r"[ _-](masks?|seg|segmentation|annotation|gt|ground_?truth)([ _-]?\d+)?$", re.IGNORECASE)
-OPTION = "--masks use reads them as images"
+_OPTION = "--masks use reads them as images"
 
 
 def without_masks(images: list[str]) -> tuple[list[str], list[Rejection]]:
@@ -38,9 +38,9 @@ def without_masks(images: list[str]) -> tuple[list[str], list[Rejection]]:
     for name in images:
         beside = next((folders[top] for top in _folders_of(name) if top in folders), None) if folders else None
         if beside is not None:
-            rejected.append(Rejection(name, f"mask or annotation, beside the folder {beside}", OPTION))
+            rejected.append(Rejection(name, f"mask or annotation, beside the folder {beside}", _OPTION))
         elif plain.get(name) in known:
-            rejected.append(Rejection(name, "mask or annotation of the image with this name", OPTION))
+            rejected.append(Rejection(name, "mask or annotation of the image with this name", _OPTION))
         else:
             kept.append(name)
     return kept, rejected
@@ -52,10 +52,10 @@ def _annotation_folders(images: list[str]) -> dict[str, str]:
     for folder in {folder for name in images for folder in _folders_of(name)}:
         names[folder.rpartition("/")[0]][folder.rpartition("/")[2].lower()] = folder
     beside = {
-        held[mask]: [held[name] for name in sorted(held.keys() & IMAGES)]
+        held[mask]: [held[name] for name in sorted(held.keys() & _IMAGES)]
         for held in names.values()
         for mask in held.keys() & ANNOTATIONS
-        if held.keys() & IMAGES
+        if held.keys() & _IMAGES
     }
     wanted = set(beside).union(*beside.values())
     bases: dict[str, set[str]] = defaultdict(set)  # folder -> names of its files
@@ -67,7 +67,7 @@ def _annotation_folders(images: list[str]) -> dict[str, str]:
     for mask, pictures in beside.items():
         known = set().union(*(bases[folder] for folder in pictures))
         paired = sum(base in known or SUFFIX.sub("", base) in known for base in bases[mask])
-        if mask.rpartition("/")[2].lower() in MASKS or paired >= PAIRED * len(bases[mask]):
+        if mask.rpartition("/")[2].lower() in _MASKS or paired >= _PAIRED * len(bases[mask]):
             annotated[mask] = pictures[0].rpartition("/")[2]
     return annotated
 

@@ -24,7 +24,7 @@ from ganvas.config import DataConfig, parse_conditions, parse_levels
 from ganvas.data.reading import cifar, dicom, formats, video
 from ganvas.data.reading.archives import Tar, Zip
 from ganvas.data.reading.condition_table import ConditionTable, read_conditions
-from ganvas.data.reading.containers import Container, Folder, Item, Rejection, Single, is_picture
+from ganvas.data.reading.containers import PICTURES, Container, Folder, Item, Rejection, Single, is_picture
 from ganvas.data.reading.decode import has_picture_mark, is_lfs_pointer, pages, probe
 from ganvas.data.reading.labels import (
     CELEBA_ATTRIBUTES,
@@ -40,23 +40,24 @@ from ganvas.data.reading.labels import (
 )
 from ganvas.data.reading.masks import without_masks
 from ganvas.errors import DataError, MissingExtraError, PictureError, amount
+from ganvas.image_formats import IMAGE_FORMATS
 
 __all__ = ["Item", "Payload", "Rejection", "Source", "file_of", "fingerprint_of", "open_source"]
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-OTHER_PICTURES = (".heic", ".heif", ".avif", ".jp2", ".j2k", ".svg", ".psd", ".exr", ".ppm", ".pgm")
+_OTHER_PICTURES = (".heic", ".heif", ".avif", ".jp2", ".j2k", ".svg", ".psd", ".exr", ".ppm", ".pgm")
 """Unsupported image formats; such files are reported as rejected."""
 
-LIST_FILES = re.compile(cifar.FILES.pattern + r"|list_.*\.txt|.*\.(csv|tsv|jsonl)|dataset\.json")
+_LIST_FILES = re.compile(cifar.FILES.pattern + r"|list_.*\.txt|.*\.(csv|tsv|jsonl)|dataset\.json")
 """Files of an archive that describe the data set, unlike images."""
 
-BARE_NAME = re.compile(
-    r"(?!DICOMDIR$)([^.]*|.*\.\d+|.*\.ima|.*\.(png|jpe?g|webp|gif|bmp|tiff?)[^a-z0-9/.].*)", re.IGNORECASE
+_BARE_NAME = re.compile(
+    rf"(?!DICOMDIR$)([^.]*|.*\.\d+|.*\.ima|.*({'|'.join(map(re.escape, PICTURES))})[^a-z0-9/.].*)", re.IGNORECASE
 )
 """File names without a known ending, such as DICOM files of scanners and images saved by browsers ("a.jpg_large",
 "a.jpg?w=640"). DICOMDIR is the index of DICOM files."""
 
-EXPECTED = (
+_EXPECTED = (
     "expected a folder of images, DICOM files or videos, a .zip or .tar(.gz) of them, a video, a .csv of file,label, a "
     ".npz or .npy, or a folder with MNIST idx files or CIFAR batches"
 )
@@ -107,7 +108,7 @@ class Source(Protocol):
 
 
 @dataclass
-class PictureSource:
+class _PictureSource:
     """Encoded image files in a container; each is one item, or one per frame."""
 
     form: str
@@ -194,13 +195,13 @@ def open_source(path: Path, config: DataConfig | None = None) -> Source:
     asked = config if config.conditions is None else dataclasses.replace(config, labels="none")
     try:
         if not path.exists():
-            raise DataError(f"{path} does not exist; {EXPECTED}")
+            raise DataError(f"{path} does not exist; {_EXPECTED}")
         if path.is_file():
             with path.open("rb") as file:
                 if is_lfs_pointer(file.read(64)):
                     raise DataError(f"{path} is a Git LFS pointer instead of the file: run git lfs pull")
         source = _open(path, asked)
-        source = _all_pages(source) if config.frames == "all" and isinstance(source, PictureSource) else source
+        source = _all_pages(source) if config.frames == "all" and isinstance(source, _PictureSource) else source
         # Without images, packing gives the reasons.
         named = config.conditions is not None and source.items
         return _with_conditions(source, config.conditions, path) if named else source
@@ -231,9 +232,9 @@ def _open(path: Path, config: DataConfig) -> Source:
     return _picture_source(container, listing, config)
 
 
-def _with_conditions(source: Source, option: str, path: Path) -> PictureSource:
+def _with_conditions(source: Source, option: str, path: Path) -> _PictureSource:
     """The source with the cells of its items; images without all of them are rejected."""
-    if not isinstance(source, PictureSource):
+    if not isinstance(source, _PictureSource):
         raise DataError(f"--conditions {option}: {path} has arrays instead of image files that a table could name")
     files = [Item(name, None) for name in dict.fromkeys(file_of(item.name) for item in source.items)]
     table, rejected, notes = read_conditions(source.container, files, option)
@@ -248,9 +249,9 @@ def _with_conditions(source: Source, option: str, path: Path) -> PictureSource:
     )
 
 
-def _all_pages(source: PictureSource) -> PictureSource:
+def _all_pages(source: _PictureSource) -> _PictureSource:
     """The source with one item per page or frame. Reads the files."""
-    several = {item.name for item in source.items if item.name.lower().endswith(PAGED)}
+    several = {item.name for item in source.items if item.name.lower().endswith(_PAGED)}
     counts = {}
     for name, content in source.container.read(several):
         with suppress(PictureError):
@@ -259,7 +260,7 @@ def _all_pages(source: PictureSource) -> PictureSource:
     return dataclasses.replace(source, items=items, frames=source.frames | frames)
 
 
-PAGED = (".tif", ".tiff", ".gif", ".png", ".webp")
+_PAGED = tuple(ending for form in IMAGE_FORMATS.values() if form.paged for ending in form.endings)
 """Endings of files that may contain several images, except DICOM."""
 
 
@@ -313,11 +314,11 @@ def _open_container(path: Path) -> Container:
     if start.startswith((b"PK\3\4", b"PK\5\6")) or name.endswith(".zip"):
         return Zip(path)
     if start[257:262] == b"ustar" or name.endswith(ARCHIVES):
-        return Tar(path, hold=lambda name: bool(LIST_FILES.fullmatch(name.rpartition("/")[2])))
+        return Tar(path, hold=lambda name: bool(_LIST_FILES.fullmatch(name.rpartition("/")[2])))
     if dicom.is_dicom(start) or video.is_video(name):
         return Single(path)
     kind = "is a single image" if is_picture(name) else "is not a supported file of images"
-    raise DataError(f"{path} {kind}; {EXPECTED}")
+    raise DataError(f"{path} {kind}; {_EXPECTED}")
 
 
 def _only_inside(container: Container) -> Path | None:
@@ -348,13 +349,13 @@ def _read_all(container: Container, names: list[str]) -> dict[str, bytes]:
     return contents
 
 
-def _picture_source(container: Container, listing: str | None, config: DataConfig) -> PictureSource:
+def _picture_source(container: Container, listing: str | None, config: DataConfig) -> _PictureSource:
     """Labels the image files of a container. listing: the csv given instead of a folder."""
     images, marked = _image_files(container)
     rejected = container.rejected + [
         Rejection(name, f"{Path(name).suffix} images are not supported: convert it to PNG or JPEG")
         for name in container.names
-        if name.lower().endswith(OTHER_PICTURES)
+        if name.lower().endswith(_OTHER_PICTURES) and not is_picture(name)
     ]
     if not images:
         raise DataError(_nothing_found(container, rejected))
@@ -390,7 +391,7 @@ def _picture_source(container: Container, listing: str | None, config: DataConfi
         give = amount(len(videos) - len(broken), "video gives", "videos give")
         labelled.notes.append(f"{give} {amount(num, 'frame')}, {fps:g} per second; --fps sets another rate.")
     window = parse_levels(config.levels) if config.levels else None
-    return PictureSource(
+    return _PictureSource(
         form, container, items, labelled.classes, labelled.rejected, frames, labelled.notes, fps, window=window
     )
 
@@ -445,8 +446,8 @@ def _labelled(
 
 def _by_mark(container: Container, names: list[str], has_mark: Callable[[bytes], bool]) -> list[str]:
     """Files without a known ending whose first bytes fit."""
-    bare = [name for name in names if not is_picture(name) and BARE_NAME.fullmatch(name.rpartition("/")[2])]
-    return [name for name, start in container.starts(bare, dicom.MARK.stop) if has_mark(start)] if bare else []
+    bare = [name for name in names if not is_picture(name) and _BARE_NAME.fullmatch(name.rpartition("/")[2])]
+    return [name for name, start in container.starts(bare, dicom.DICOM_MARK.stop) if has_mark(start)] if bare else []
 
 
 def _is_array(name: str) -> bool:
@@ -470,10 +471,10 @@ def _split(
 
 def file_of(name: str) -> str:
     """The file of an item: "heart.dcm" from "heart.dcm#0001"."""
-    return FRAME.sub("", name)
+    return _FRAME.sub("", name)
 
 
-FRAME = re.compile(r"#\d{4,}$")
+_FRAME = re.compile(r"#\d{4,}$")
 
 
 def _nothing_found(container: Container, rejected: list[Rejection]) -> str:
@@ -481,10 +482,10 @@ def _nothing_found(container: Container, rejected: list[Rejection]) -> str:
         first = f"{rejected[0].name}: {rejected[0].reason}"
         return f"{container.path} has no usable image, {len(rejected)} rejected ({first})"
     if not container.names:
-        return f"{container.path} is empty; {EXPECTED}"
+        return f"{container.path} is empty; {_EXPECTED}"
     kinds = Counter(Path(name).suffix.lower() or "no ending" for name in container.names).most_common(3)
     holds = ", ".join(f"{count} x {kind}" for kind, count in kinds)
-    return f"{container.path} has no images (it contains {holds}); {EXPECTED}"
+    return f"{container.path} has no images (it contains {holds}); {_EXPECTED}"
 
 
 # Fingerprints.

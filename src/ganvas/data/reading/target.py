@@ -16,8 +16,8 @@ from ganvas.config import FULL, Fit
 from ganvas.data.reading import wide
 from ganvas.errors import ConfigError
 
-COMPOSITE_PIXELS = 2**22  # pixels of a transparent image composited at a time
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601-2, the weights that Pillow uses too
+_COMPOSITE_PIXELS = 2**22  # pixels of a transparent image composited at a time
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601-2, the weights that Pillow uses too
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def _background_color(background: str | None, channels: int) -> tuple[int, int, 
 
 def from_array(pixels: np.ndarray, target: Target) -> np.ndarray:
     if wide.is_wide_array(pixels):
-        pixels = wide.checked(pixels)
+        pixels = wide.checked_values(pixels)
         low, high = target.wide or (float(pixels.min()), float(pixels.max()))
         scaled = ((pixels.astype(np.float64) - low) * (FULL[1] / ((high - low) or 1.0))).clip(*FULL)
         planes = [Image.fromarray(scaled[:, :, c].astype(np.float32)) for c in range(pixels.shape[2])]
@@ -81,7 +81,7 @@ def from_image(image: Image.Image, target: Target) -> np.ndarray:
             image = _on_background(image, color)
         gray = target.channels == 1
         image = _to_gray(image) if gray else image if image.mode == "RGB" else image.convert("RGB")
-        image = _fitted(image, target, round(float(np.dot(color, LUMA))) if gray else color)
+        image = _fitted(image, target, round(float(np.dot(color, _LUMA))) if gray else color)
     pixels = np.asarray(image).reshape(target.height, target.width, target.channels)
     return pixels.astype(np.uint16) * 257 if target.depth == 16 else np.array(pixels)
 
@@ -89,7 +89,7 @@ def from_image(image: Image.Image, target: Target) -> np.ndarray:
 def _on_background(image: Image.Image, color: tuple[int, int, int]) -> Image.Image:
     """Composites a transparent image on a colour, in bands to save memory."""
     flat = Image.new("RGB", image.size)
-    step = max(1, COMPOSITE_PIXELS // image.width)
+    step = max(1, _COMPOSITE_PIXELS // image.width)
     for top in range(0, image.height, step):
         layer = image.crop((0, top, image.width, min(top + step, image.height))).convert("RGBA")
         band = Image.new("RGBA", layer.size, (*color, 255))
@@ -111,11 +111,11 @@ def from_floats(planes: list[Image.Image], target: Target) -> np.ndarray:
         scaled = [((np.asarray(plane) - low) * (FULL[1] / (high - low))).clip(*FULL) for plane in planes]
         planes = [Image.fromarray(plane.astype(np.float32)) for plane in scaled]
     color = _background_color(target.background, target.channels)
-    fills = color if len(planes) == 3 else (float(np.dot(color, LUMA)),)
+    fills = color if len(planes) == 3 else (float(np.dot(color, _LUMA)),)
     fitted = [np.asarray(_fitted(p, target, f * 257)) for p, f in zip(planes, fills, strict=True)]
     pixels = np.stack(fitted, axis=2)
     if target.channels == 1 and len(planes) == 3:
-        pixels = pixels @ LUMA[:, None]
+        pixels = pixels @ _LUMA[:, None]
     elif target.channels >= 3 and len(planes) == 1:
         pixels = np.repeat(pixels, 3, axis=2)
     if target.channels == 4:

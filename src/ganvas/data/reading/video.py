@@ -13,10 +13,10 @@ import numpy as np
 from ganvas.data.reading.headers import MAX_PIXELS, too_large
 from ganvas.errors import PictureError
 
-ENDINGS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
+_ENDINGS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
 FPS = 1.0  # default number of frames per second of video
-MAX_FRAMES = 2**16  # frames of one file, more are ignored
-MAX_DECODED = 2**22  # frames that are decoded to find them; 38 hours at 30 frames per second
+_MAX_FRAMES = 2**16  # frames of one file, more are ignored
+_MAX_DECODED = 2**22  # frames that are decoded to find them; 38 hours at 30 frames per second
 NO_AV = "video files need the package 'av': pip install 'ganvas[video]'"
 
 
@@ -27,7 +27,7 @@ def available() -> bool:
 
 def is_video(name: str) -> bool:
     """Whether the file name ends like a video."""
-    return name.lower().endswith(ENDINGS)
+    return name.lower().endswith(_ENDINGS)
 
 
 def num_frames(content: bytes | Path, fps: float) -> int:
@@ -42,7 +42,7 @@ def num_frames(content: bytes | Path, fps: float) -> int:
                 seconds = float(stream.duration * stream.time_base)
             else:
                 seconds = (container.duration or 0) / 1e6  # in microseconds
-        return min(MAX_FRAMES, max(1, int(seconds * fps)))
+        return min(_MAX_FRAMES, max(1, int(seconds * fps)))
     except PictureError:
         raise
     except Exception:  # damaged files can make PyAV raise almost anything
@@ -77,8 +77,8 @@ def _decoded(content: bytes | Path) -> Iterator[tuple[float, Any]]:
         stream.thread_type = "AUTO"
         first = None
         for number, frame in enumerate(container.decode(stream)):
-            if number >= MAX_DECODED:
-                raise PictureError(f"a video of more than {MAX_DECODED:,} frames: split it")
+            if number >= _MAX_DECODED:
+                raise PictureError(f"a video of more than {_MAX_DECODED:,} frames: split it")
             if frame.width * frame.height > MAX_PIXELS:
                 raise too_large(frame.width * frame.height)
             time = frame.time if frame.time is not None else number / float(stream.average_rate or 25)

@@ -18,31 +18,32 @@ from PIL import Image, TiffImagePlugin
 from ganvas.config import FULL
 from ganvas.data.reading.headers import MAX_PIXELS, PictureInfo, too_large
 from ganvas.errors import PictureError
+from ganvas.image_formats import IMAGE_FORMATS
 
-Tags = TiffImagePlugin.ImageFileDirectory_v2
-TIFF_MARKS = (b"II*\0", b"MM\0*")
+_Tags = TiffImagePlugin.ImageFileDirectory_v2
+TIFF_MARKS = IMAGE_FORMATS["TIFF"].starts
 
-WIDTH, HEIGHT, BITS, COMPRESSION, STRIPS, ORIENTATION = 256, 257, 258, 259, 273, 274
-SAMPLES, STRIP_ROWS, STRIP_BYTES, PLANAR, PREDICTOR = 277, 278, 279, 284, 317
-TILE_WIDTH, TILE_HEIGHT, TILES, TILE_BYTES, FORMAT = 322, 323, 324, 325, 339
-UNSIGNED, SIGNED, FLOAT = 1, 2, 3  # sample formats
-PLAIN, ZIP = 1, (8, 32946)  # compressions that are read here
-TYPES = {
-    (16, FLOAT): "f2",
-    (32, FLOAT): "f4",
-    (64, FLOAT): "f8",
-    (16, SIGNED): "i2",
-    (32, SIGNED): "i4",
-    (64, SIGNED): "i8",
-    (32, UNSIGNED): "u4",
-    (64, UNSIGNED): "u8",
+_WIDTH, _HEIGHT, BITS, _COMPRESSION, _STRIPS, _ORIENTATION = 256, 257, 258, 259, 273, 274
+_SAMPLES, _STRIP_ROWS, _STRIP_BYTES, _PLANAR, _PREDICTOR = 277, 278, 279, 284, 317
+_TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES, _FORMAT = 322, 323, 324, 325, 339
+_UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3  # sample formats
+_PLAIN, _ZIP = 1, (8, 32946)  # compressions that are read here
+_TYPES = {
+    (16, _FLOAT): "f2",
+    (32, _FLOAT): "f4",
+    (64, _FLOAT): "f8",
+    (16, _SIGNED): "i2",
+    (32, _SIGNED): "i4",
+    (64, _SIGNED): "i8",
+    (32, _UNSIGNED): "u4",
+    (64, _UNSIGNED): "u8",
 }
-MAX_BYTES = 4 * MAX_PIXELS // 3  # largest decoded image, in bytes
-MAX_PAGES = 2**16
-MISSING = 1e30  # larger floating point values mark missing pixels
-BULK, MEASURED = (0.1, 99.9), 2**18  # percentiles of the values of an image, and number of pixels to measure them
-ROUND = (1.0, 255.0, 65535.0)  # usual values of white
-NARROW = 4  # how much wider than the bulk of the values a range is that gets a note
+_MAX_BYTES = 4 * MAX_PIXELS // 3  # largest decoded image, in bytes
+_MAX_PAGES = 2**16
+_MISSING = 1e30  # larger floating point values mark missing pixels
+_BULK, _MEASURED = (0.1, 99.9), 2**18  # percentiles of the values of an image, and number of pixels to measure them
+_ROUND = (1.0, 255.0, 65535.0)  # usual values of white
+_NARROW = 4  # how much wider than the bulk of the values a range is that gets a note
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ class Span:
 def span_of(values: np.ndarray) -> Span:
     """The range of an image."""
     flat = values.reshape(-1)
-    bulk = np.percentile(flat[:: max(1, flat.size // MEASURED)], BULK)
+    bulk = np.percentile(flat[:: max(1, flat.size // _MEASURED)], _BULK)
     return Span(float(values.min()), float(values.max()), *map(float, bulk), values.dtype.kind != "f")
 
 
@@ -81,7 +82,7 @@ def levels_of(span: Span) -> tuple[float, float]:
     if span.low >= 0 and span.whole:
         top = int(span.high)
         return 0, FULL[1] if FULL[1] // 4 < top <= FULL[1] else max(1, 2 ** top.bit_length() - 1)
-    usual = next((top for top in ROUND if top / 4 < span.high <= top), None)
+    usual = next((top for top in _ROUND if top / 4 < span.high <= top), None)
     if span.low >= 0 and usual:
         return 0, usual
     if span.low >= -1 and span.high <= 1 and max(-span.low, span.high) > 1 / 4:
@@ -96,7 +97,7 @@ def remark(span: Span, levels: tuple[float, float]) -> str:
         f"{kind} from {span.low:,g} to {span.high:,g}: all images are scaled equally, with {levels[0]:,g} as black and "
         f"{levels[1]:,g} as white; --levels={levels[0]:g}-{levels[1]:g} sets others."
     )
-    if levels[1] - levels[0] > NARROW * (span.bulk_high - span.bulk_low) > 0:
+    if levels[1] - levels[0] > _NARROW * (span.bulk_high - span.bulk_low) > 0:
         text += (
             f" 99.8% of the pixels of each image are between {span.bulk_low:,.4g} and {span.bulk_high:,.4g}, which "
             f"look alike in this range: --levels={span.bulk_low:.4g}-{span.bulk_high:.4g} shows their differences."
@@ -112,20 +113,20 @@ def is_wide_array(pixels: np.ndarray) -> bool:
     return pixels.dtype.kind in "iuf" and pixels.dtype not in (np.uint8, np.uint16)
 
 
-def checked(values: np.ndarray) -> np.ndarray:
+def checked_values(values: np.ndarray) -> np.ndarray:
     """The values in native byte order. Raises `PictureError` for missing values."""
     if values.dtype.kind == "f":
         if not np.isfinite(values).all():
             raise PictureError("has NaN or infinite values: replace them, for example by the lowest value")
-        if max(-float(values.min()), float(values.max())) > MISSING:
-            raise PictureError(f"has values beyond {MISSING:g}, which usually mark missing pixels: replace them")
+        if max(-float(values.min()), float(values.max())) > _MISSING:
+            raise PictureError(f"has values beyond {_MISSING:g}, which usually mark missing pixels: replace them")
     return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
 # TIFF.
 
 
-def tags_of(payload: bytes, page: int = 0) -> Tags | None:
+def tags_of(payload: bytes, page: int = 0) -> _Tags | None:
     """The tags of a page of a TIFF file if its pixels are of such a type, else None."""
     if not payload.startswith(TIFF_MARKS):
         return None
@@ -133,10 +134,10 @@ def tags_of(payload: bytes, page: int = 0) -> Tags | None:
     return tags if tags is not None and _type(tags) is not None else None
 
 
-def probe(payload: bytes, tags: Tags) -> PictureInfo:
+def probe(payload: bytes, tags: _Tags) -> PictureInfo:
     """Properties of the image. Raises `PictureError` if `pixels` would certainly fail."""
     height, width, samples = _shape(tags)
-    if tags.get(ORIENTATION) in (5, 6, 7, 8):
+    if tags.get(_ORIENTATION) in (5, 6, 7, 8):
         height, width = width, height
     return PictureInfo(height, width, samples, False, 16, len(pages_of(payload)), wide=True)
 
@@ -146,27 +147,27 @@ def pages_of(payload: bytes) -> list[int]:
     pages: list[int] = []
     first = None
     for number, tags in enumerate(_all_tags(payload)):
-        key = [tags.get(tag) for tag in (WIDTH, HEIGHT, BITS, FORMAT, SAMPLES)]
+        key = [tags.get(tag) for tag in (_WIDTH, _HEIGHT, BITS, _FORMAT, _SAMPLES)]
         first = first or key
         pages += [number] if key == first else []
-        if number == MAX_PAGES:
+        if number == _MAX_PAGES:
             break
     return pages
 
 
-def pixels(payload: bytes, tags: Tags, page: int = 0) -> np.ndarray:
-    """The values of a page: (H, W, 1 or 3) of one of `TYPES`. Raises `PictureError`."""
+def pixels(payload: bytes, tags: _Tags, page: int = 0) -> np.ndarray:
+    """The values of a page: (H, W, 1 or 3) of one of `_TYPES`. Raises `PictureError`."""
     height, width, samples = _shape(tags)
-    if tags.get(COMPRESSION, 1) in (PLAIN, *ZIP):
+    if tags.get(_COMPRESSION, 1) in (_PLAIN, *_ZIP):
         values = _read(payload, tags, (height, width, samples))
     else:
         values = _read_by_pillow(payload, tags, page)
-    return np.ascontiguousarray(_turned(checked(values), tags.get(ORIENTATION, 1)))
+    return np.ascontiguousarray(_turned(checked_values(values), tags.get(_ORIENTATION, 1)))
 
 
-def _all_tags(payload: bytes) -> Iterator[Tags]:
+def _all_tags(payload: bytes) -> Iterator[_Tags]:
     file = io.BytesIO(payload)
-    tags = Tags(payload[:8])
+    tags = _Tags(payload[:8])
     seen = set()
     while tags.next and tags.next not in seen:
         seen.add(tags.next)
@@ -178,41 +179,41 @@ def _all_tags(payload: bytes) -> Iterator[Tags]:
         yield tags
 
 
-def _one(tags: Tags, tag: int, default: int) -> int:
+def _one(tags: _Tags, tag: int, default: int) -> int:
     value = tags.get(tag, default)
     value = value[0] if isinstance(value, tuple) and value else value
     return value if isinstance(value, int) else default
 
 
-def _type(tags: Tags) -> str | None:
+def _type(tags: _Tags) -> str | None:
     bits = tags.get(BITS, (1,))
     bits = bits if isinstance(bits, tuple) else (bits,)
-    return TYPES.get((bits[0], _one(tags, FORMAT, UNSIGNED))) if bits and len(set(bits)) == 1 else None
+    return _TYPES.get((bits[0], _one(tags, _FORMAT, _UNSIGNED))) if bits and len(set(bits)) == 1 else None
 
 
-def _shape(tags: Tags) -> tuple[int, int, int]:
+def _shape(tags: _Tags) -> tuple[int, int, int]:
     """(H, W, C). Raises `PictureError` for other numbers of channels and images that are too large."""
-    height, width, samples = _one(tags, HEIGHT, 0), _one(tags, WIDTH, 0), _one(tags, SAMPLES, 1)
+    height, width, samples = _one(tags, _HEIGHT, 0), _one(tags, _WIDTH, 0), _one(tags, _SAMPLES, 1)
     if not height or not width:
         raise PictureError("has no pixels")
     if samples not in (1, 3):
         raise PictureError(f"has {samples} channels of floating point or 32 bit pixels: expected 1 or 3")
     itemsize = np.dtype(_type(tags)).itemsize
-    if height * width * samples * itemsize > MAX_BYTES:
-        raise too_large(height * width, MAX_BYTES // (samples * itemsize))
+    if height * width * samples * itemsize > _MAX_BYTES:
+        raise too_large(height * width, _MAX_BYTES // (samples * itemsize))
     return height, width, samples
 
 
-def _read(payload: bytes, tags: Tags, shape: tuple[int, int, int]) -> np.ndarray:
+def _read(payload: bytes, tags: _Tags, shape: tuple[int, int, int]) -> np.ndarray:
     """Pixels of strips or tiles that are uncompressed or compressed as zip."""
     height, width, samples = shape
     dtype = np.dtype(_type(tags)).newbyteorder("<" if payload.startswith(b"II") else ">")
-    tiled = TILES in tags
-    rows = _one(tags, TILE_HEIGHT, 0) if tiled else min(height, _one(tags, STRIP_ROWS, height))
-    columns = _one(tags, TILE_WIDTH, 0) if tiled else width
-    offsets, sizes = (tags.get(tag, ()) for tag in ((TILES, TILE_BYTES) if tiled else (STRIPS, STRIP_BYTES)))
-    planes = samples if _one(tags, PLANAR, 1) == 2 else 1
-    if not 0 < rows <= MAX_PIXELS or not 0 < columns <= MAX_PIXELS or rows * columns * samples > MAX_BYTES:
+    tiled = _TILES in tags
+    rows = _one(tags, _TILE_HEIGHT, 0) if tiled else min(height, _one(tags, _STRIP_ROWS, height))
+    columns = _one(tags, _TILE_WIDTH, 0) if tiled else width
+    offsets, sizes = (tags.get(tag, ()) for tag in ((_TILES, _TILE_BYTES) if tiled else (_STRIPS, _STRIP_BYTES)))
+    planes = samples if _one(tags, _PLANAR, 1) == 2 else 1
+    if not 0 < rows <= MAX_PIXELS or not 0 < columns <= MAX_PIXELS or rows * columns * samples > _MAX_BYTES:
         raise PictureError("damaged TIFF file")
     corners = [(p, y, x) for p in range(planes) for y in range(0, height, rows) for x in range(0, width, columns)]
     if not len(corners) <= min(len(offsets), len(sizes)):
@@ -222,13 +223,13 @@ def _read(payload: bytes, tags: Tags, shape: tuple[int, int, int]) -> np.ndarray
         high = rows if tiled else min(rows, height - top)  # only strips end with the image
         block = (high, columns, samples // planes)
         content = _unpacked(payload[offset : offset + size], tags, int(np.prod(block)) * dtype.itemsize)
-        part = _unpredicted(content, _one(tags, PREDICTOR, 1), block, dtype)
+        part = _unpredicted(content, _one(tags, _PREDICTOR, 1), block, dtype)
         values[plane, top : top + high, left : left + columns] = part[: height - top, : width - left]
     return np.concatenate(list(values), axis=2) if planes > 1 else values[0]
 
 
-def _unpacked(content: bytes, tags: Tags, num_bytes: int) -> bytes:
-    if tags.get(COMPRESSION, 1) in ZIP:
+def _unpacked(content: bytes, tags: _Tags, num_bytes: int) -> bytes:
+    if tags.get(_COMPRESSION, 1) in _ZIP:
         try:
             content = zlib.decompressobj().decompress(content, num_bytes)
         except zlib.error:
@@ -253,10 +254,10 @@ def _unpredicted(content: bytes, predictor: int, shape: tuple[int, int, int], dt
     raise PictureError(f"TIFF with the unknown predictor {predictor}: save it uncompressed")
 
 
-def _read_by_pillow(payload: bytes, tags: Tags, page: int) -> np.ndarray:
+def _read_by_pillow(payload: bytes, tags: _Tags, page: int) -> np.ndarray:
     """Gray pixels of other compressions."""
     kind = _type(tags)
-    if _one(tags, SAMPLES, 1) != 1 or kind not in ("f4", "i4", "u4", "i2"):
+    if _one(tags, _SAMPLES, 1) != 1 or kind not in ("f4", "i4", "u4", "i2"):
         raise PictureError("compressed TIFF of floating point or 32 bit pixels: save it uncompressed")
     image = Image.open(io.BytesIO(payload), formats=["TIFF"])
     image.seek(page)

@@ -29,18 +29,18 @@ from ganvas.errors import ConfigError, GanvasError
 from ganvas.generator import Generator
 from ganvas.system.files import cache_dir
 
-PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
+RUNTIME_PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
 RUNTIME = {
     "ort.wasm.min.js": "faece07e84faa9001f5104bbe4e5c70861d06cb2376a0dea1fa0ad33a67adc81",
     "ort-wasm-simd-threaded.mjs": "e13f7f94fc51b4ca72b12faeb1ee95f4ace6dfbc8939bc718aabdc0a27c4299b",
     "ort-wasm-simd-threaded.wasm": "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
 }
 """Required files of the package, with the SHA-256 of `VERSION`."""
-MOST_BYTES = 128 * 2**20  # largest file of the runtime
+_MOST_BYTES = 128 * 2**20  # largest file of the runtime
 MOST_OFFLINE = 19 * 2**19  # largest model in bytes for offline.js, where it is 4/3 times as long
-NUM_SLIDERS = 8
-SLIDER_SAMPLES, SLIDER_PIXELS = 1024, 2**21  # most images, and most pixels of all images, for computing the sliders
-THUMBNAIL = 16  # longest side of the images for computing the sliders
+_NUM_SLIDERS = 8
+SLIDER_SAMPLES, _SLIDER_PIXELS = 1024, 2**21  # most images, and most pixels of all images, for computing the sliders
+_THUMBNAIL = 16  # longest side of the images for computing the sliders
 
 
 # -- the runtime --
@@ -50,7 +50,7 @@ def runtime_files(package: Path | None) -> dict[str, bytes]:
     """Files of the runtime by name, from `package` (.tgz or folder), the cache, or npm."""
     if package is not None:
         return _read_package(package)
-    kept = cache_dir() / f"{PACKAGE}-{VERSION}.tgz"
+    kept = cache_dir() / f"{RUNTIME_PACKAGE}-{VERSION}.tgz"
     if kept.is_file():
         with_right_content = _right_files(kept)
         if with_right_content is not None:
@@ -60,7 +60,7 @@ def runtime_files(package: Path | None) -> dict[str, bytes]:
     content = _right_files(kept)
     if content is None:
         kept.unlink(missing_ok=True)
-        raise GanvasError(f"npm returned a different {PACKAGE} {VERSION} than expected: {_how_by_hand(kept)}")
+        raise GanvasError(f"npm returned a different {RUNTIME_PACKAGE} {VERSION} than expected: {_how_by_hand(kept)}")
     return content
 
 
@@ -77,18 +77,20 @@ def fetch(target: Path) -> None:
     """Download the package with npm to `target`."""
     npm = shutil.which("npm")
     if npm is None:
-        raise GanvasError(f"the page needs {PACKAGE} {VERSION}, but npm is not installed: {_how_by_hand(target)}")
+        raise GanvasError(
+            f"the page needs {RUNTIME_PACKAGE} {VERSION}, but npm is not installed: {_how_by_hand(target)}"
+        )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            command = [npm, "pack", f"{PACKAGE}@{VERSION}", "--pack-destination", folder, "--ignore-scripts"]
+            command = [npm, "pack", f"{RUNTIME_PACKAGE}@{VERSION}", "--pack-destination", folder, "--ignore-scripts"]
             subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=True)
             (Path(folder) / target.name).replace(target)
     except (OSError, subprocess.SubprocessError) as error:
         said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
         reason = next((line for line in said if "ERR" in line or "error" in line), said[0] if said else "")
         raise GanvasError(
-            f"npm could not download {PACKAGE} {VERSION} ({reason.strip()}): {_how_by_hand(target)}"
+            f"npm could not download {RUNTIME_PACKAGE} {VERSION} ({reason.strip()}): {_how_by_hand(target)}"
         ) from error
 
 
@@ -102,12 +104,14 @@ def _read_package(package: Path) -> dict[str, bytes]:
         content = dict(_from_folder(package) if package.is_dir() else _from_archive(package))
     except (OSError, tarfile.TarError, EOFError) as error:
         raise ConfigError(
-            f"--runtime {package} cannot be read ({error}): expected the npm package {PACKAGE} as .tgz file or folder"
+            f"--runtime {package} cannot be read ({error}): expected the npm package {RUNTIME_PACKAGE} as "
+            ".tgz file or folder"
         ) from error
     missing = [name for name in RUNTIME if name not in content]
     if missing:
         raise ConfigError(
-            f"--runtime {package} has no {missing[0]}: expected the npm package {PACKAGE} as .tgz file or folder"
+            f"--runtime {package} has no {missing[0]}: expected the npm package {RUNTIME_PACKAGE} as "
+            ".tgz file or folder"
         )
     return content
 
@@ -124,7 +128,7 @@ def _from_archive(archive: Path) -> Iterator[tuple[str, bytes]]:
     wanted = {f"package/dist/{name}": name for name in RUNTIME}
     with tarfile.open(archive, "r|gz") as opened:  # as a stream, without unpacking to disk
         for member in opened:
-            if member.name in wanted and member.isfile() and member.size <= MOST_BYTES:
+            if member.name in wanted and member.isfile() and member.size <= _MOST_BYTES:
                 content = opened.extractfile(member)
                 assert content is not None
                 yield wanted[member.name], content.read()
@@ -138,16 +142,16 @@ def page_files(
 ) -> dict[str, bytes]:
     """All files of the demo except model.json, by relative path."""
     contents = {f"runtime/{file}": content for file, content in runtime.items()}
-    contents["runtime/LICENSE.txt"] = RUNTIME_LICENCE.encode()
+    contents["runtime/LICENSE.txt"] = _RUNTIME_LICENCE.encode()
     contents["model.onnx"] = model
     offline = len(model) <= MOST_OFFLINE
     if offline:
         contents["offline.js"] = _offline_script(model, runtime)
-    contents["index.html"] = page(generator, name, report, offline).encode()
+    contents["index.html"] = html_page(generator, name, report, offline).encode()
     return contents
 
 
-def page(generator: Generator, name: str, report: dict[str, Any], offline: bool) -> str:
+def html_page(generator: Generator, name: str, report: dict[str, Any], offline: bool) -> str:
     """Render index.html. offline: whether offline.js exists."""
     config = generator.info.config
     said = {
@@ -196,7 +200,7 @@ def sliders(generator: Generator) -> np.ndarray:
     covariance with the images. The mean of each class is subtracted.
     """
     config = generator.info.config
-    num = min(SLIDER_SAMPLES, max(64, SLIDER_PIXELS // (config.height * config.width)))
+    num = min(SLIDER_SAMPLES, max(64, _SLIDER_PIXELS // (config.height * config.width)))
     in_turn = generator.info.labels_in_turn
     # Enough images per class, or per combination of conditions, for a mean.
     num_classes = max(1, min(0 if in_turn is None else len(in_turn), num // 8))
@@ -204,21 +208,21 @@ def sliders(generator: Generator) -> np.ndarray:
     owner = torch.arange(num) % num_classes
     images = torch.cat(
         [
-            small(generator.render(z[i : i + 16], None if in_turn is None else in_turn[owner[i : i + 16]]))
+            _small(generator.render(z[i : i + 16], None if in_turn is None else in_turn[owner[i : i + 16]]))
             for i in range(0, num, 16)
         ]
     )
     for k in range(num_classes):
         images[owner == k] -= images[owner == k].mean(dim=0)
     vectors, _, _ = torch.linalg.svd(z.T @ images / num, full_matrices=False)
-    vectors = vectors.T[: min(NUM_SLIDERS, config.z_dim, num - 1)]
+    vectors = vectors.T[: min(_NUM_SLIDERS, config.z_dim, num - 1)]
     signs = vectors.gather(1, vectors.abs().argmax(dim=1, keepdim=True)).sign()  # the same on every machine
     return (vectors * signs).numpy()
 
 
-def small(images: torch.Tensor) -> torch.Tensor:
-    """Images (N, C, H, W) -> (N, D), averaged to at most `THUMBNAIL` pixels per side."""
-    height, width = (min(side, THUMBNAIL) for side in images.shape[2:])
+def _small(images: torch.Tensor) -> torch.Tensor:
+    """Images (N, C, H, W) -> (N, D), averaged to at most `_THUMBNAIL` pixels per side."""
+    height, width = (min(side, _THUMBNAIL) for side in images.shape[2:])
     return torch.nn.functional.adaptive_avg_pool2d(images, (height, width)).flatten(1)
 
 
@@ -231,7 +235,7 @@ def _offline_script(model: bytes, runtime: dict[str, bytes]) -> bytes:
     return f"window.offline = {json.dumps(packed)};\n".encode("ascii")
 
 
-RUNTIME_LICENCE = f"""ONNX Runtime Web, from the npm package {PACKAGE}.
+_RUNTIME_LICENCE = f"""ONNX Runtime Web, from the npm package {RUNTIME_PACKAGE}.
 
 MIT License
 

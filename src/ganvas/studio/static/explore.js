@@ -18,7 +18,7 @@ const WIDE = matchMedia("(min-width: 900px)");
 export class Explore {
   constructor(remember) {
     this.remember = remember; // (values) -> stores them in the URL
-    this.view = { label: "", truncation: 1, seed: 0, real: false };
+    this.view = { label: "", amounts: {}, seed: 0, real: false }; // amounts: of sliders that are not neutral
     this.around = null; // { recipe, strength }: the gallery shows variations
     this.pending = null; // { kind, recipe }: a key was pressed on the first image, the second one is waited for
     this.picking = null; // "mix" or "morph": the next image that is chosen is the second one of the panel
@@ -71,6 +71,9 @@ export class Explore {
     this.shownName = name;
     if (!same) {
       this.view = { ...this.view, label: "", ...view };
+      const { amounts } = this.view; // perhaps texts of the address, or of another model
+      const valid = this.model.sliders.filter(({ name, low, high, neutral }) => amounts[name] >= low && amounts[name] <= high && Number(amounts[name]) !== neutral);
+      this.view.amounts = Object.fromEntries(valid.map(({ name }) => [name, Number(amounts[name])]));
       this.around = null;
     }
     if (this.view.label && !this.model.classes.includes(this.view.label)) this.view.label = "";
@@ -111,10 +114,12 @@ export class Explore {
       const { recipe, strength } = this.around;
       return index === 0 ? recipe : variation(recipe, OTHERS + seed, strength, this.model.classes);
     }
-    const recipe = { seed };
-    if (this.view.label) recipe.label = this.view.label;
-    if (this.view.truncation !== 1) recipe.truncation = this.view.truncation;
-    return recipe;
+    return this.start(seed);
+  }
+
+  /** The recipe of a seed with the class and the sliders of the view. */
+  start(seed) {
+    return { seed, ...(this.view.label ? { label: this.view.label } : {}), ...this.view.amounts };
   }
 
   short(recipe) {
@@ -148,11 +153,16 @@ export class Explore {
           classes.map((name) => h("option", { value: name, selected: name === this.view.label }, name)));
         parts.push(h("label", {}, h("span", { class: "unseen" }, "Class"), pick));
       }
-      parts.push(slider({
-        label: "Truncation", min: 0, max: 1, step: 0.05, value: this.view.truncation, id: "truncation",
-        format: (value) => (value === 1 ? "1, full diversity" : value === 0 ? "0, average" : String(value)),
-        oninput: (truncation) => this.change({ truncation }),
-      }));
+      for (const { name, title, low, high, step, neutral, ends } of this.model.sliders) {
+        parts.push(slider({
+          label: title, min: low, max: high, step, value: this.view.amounts[name] ?? neutral, id: name,
+          format: (value) => [value, ends[[low, high].indexOf(value)]].filter((one) => one !== undefined && one !== "").join(", "),
+          oninput: (value) => {
+            const { [name]: _, ...others } = this.view.amounts;
+            this.change({ amounts: value === neutral ? others : { ...others, [name]: value } });
+          },
+        }));
+      }
       const seed = h("input", { type: "number", min: 0, max: 2 ** 50, step: 1, value: this.view.seed, id: "seed",
         onchange: () => this.change({ seed: Math.min(2 ** 50, Math.max(0, Math.floor(Number(seed.value) || 0))) }) });
       more.push(h("label", { class: "seed" }, "First seed ", seed));
@@ -216,12 +226,7 @@ export class Explore {
     const kept = this.tray.recipes();
     const shown = this.gallery.onScreen();
     const more = [["favourites", `Favourites (${kept.length})`, kept], ["screen", `Images on the screen (${shown.length})`, shown]];
-    const walk = (first, num) => [...Array(num).keys()].map((i) => {
-      const recipe = { seed: first + i };
-      if (this.view.label) recipe.label = this.view.label;
-      if (this.view.truncation !== 1) recipe.truncation = this.view.truncation;
-      return recipe;
-    });
+    const walk = (first, num) => [...Array(num).keys()].map((i) => this.start(first + i));
     openFilm(this.model, [...sources, ...more.filter(([, , recipes]) => recipes.length > 1).map(([name, text, recipes]) => ({ name, text, recipes }))], walk);
   }
 

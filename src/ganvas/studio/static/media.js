@@ -209,7 +209,7 @@ export function openPrint(model, recipes) {
     model: model.name, recipes, format: values.print, enlarge: Number(values.enlarge), filter: values.printFilter, dpi: Number(values.dpi),
     ...(together() ? { columns } : {}),
   });
-  const formats = [["png", "PNG"], ["jpg", "JPEG"], ["tiff", "TIFF"]];
+  const formats = Object.entries(model.formats);
   return new MakingDialog("print", several ? `Save ${recipes.length} images` : "Save the image", several ? "Make the files" : "Make the file", {
     start: () => ask("api/prints", { json: body() }),
     command: () => ask("api/prints/command", { json: body() }),
@@ -218,7 +218,7 @@ export function openPrint(model, recipes) {
       return [
         several && group("Files", choice("Files", "print-form", [["files", `${recipes.length} images in a ZIP file`], ["grid", "One grid"]], values.form2, (form2) => put({ form2 }))),
         group("Format", choice("Format", "print-format", formats, values.print, (print) => put({ print })),
-          h("span", { class: "hint" }, "PNG and TIFF are lossless; JPEG files are smaller.")),
+          h("span", { class: "hint" }, "PNG and TIFF are lossless; files of other formats are smaller.")),
         h("div", { class: "pair" },
           field(`Enlargement, 1 to ${most} times`, number("print-enlarge", values.enlarge, 1, most, 1, (event) => put({ enlarge: event.target.value }))),
           field("Resolution in dots per inch", number("print-dpi", values.dpi, 1, 10000, 1, (event) => put({ dpi: event.target.value })))),

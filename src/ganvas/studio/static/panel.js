@@ -130,10 +130,10 @@ export class Panel {
 
   adjust() {
     const parts = [];
-    if (this.base.seed !== undefined) {
+    for (const { name, title, low, high, step, neutral } of this.base.seed === undefined ? [] : this.model.sliders) {
       parts.push(slider({
-        label: "Truncation", min: 0, max: 1, step: 0.05, value: this.base.truncation ?? 1,
-        oninput: (value) => this.rebase({ truncation: value === 1 ? undefined : value }),
+        label: title, min: low, max: high, step, value: this.base[name] ?? neutral,
+        oninput: (value) => this.rebase({ [name]: value === neutral ? undefined : value }),
       }));
     }
     if (this.model.classes.length) {

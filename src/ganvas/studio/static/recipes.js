@@ -1,4 +1,4 @@
-// Recipes of images: seed, class, truncation, edits, interpolation to another image, mixing.
+// Recipes of images: seed, class, sliders such as truncation, edits, interpolation to another image, mixing.
 
 /** Key of a recipe, independent of the order of its fields. */
 export function key(recipe) {
@@ -21,13 +21,16 @@ export function classOf(recipe, classes) {
 /** A class in a caption; one that is only a number needs the word. */
 export const named = (label) => (/^\d/.test(label) ? `class ${label}` : label);
 
+/** The sliders of a recipe, such as truncation, that are not neutral. */
+export const amountsOf = (recipe) => Object.fromEntries(Object.entries(recipe).filter(([name, value]) => name !== "seed" && typeof value === "number"));
+
 export const percent = (part) => `${Math.round(part * 100)}%`;
 
 export function words(recipe, classes = []) {
   const parts = [recipe.code ? "projected" : `seed ${recipe.seed}`];
   const label = classOf(recipe, classes);
   if (label !== null) parts.push(named(label));
-  if ((recipe.truncation ?? 1) !== 1) parts.push(`truncation ${recipe.truncation}`);
+  for (const [name, amount] of Object.entries(amountsOf(recipe))) parts.push(`${name} ${amount}`);
   for (const [name, amount] of Object.entries(recipe.edits ?? {})) parts.push(`${name} ${signed(amount)}`);
   if (recipe.towards) parts.push(`${percent(recipe.towards.share)} towards (${words(recipe.towards.to, classes)})`);
   if (recipe.mix) parts.push(`layers ${recipe.mix.depths.join(", ")} from (${words(recipe.mix.with, classes)})`);
@@ -76,9 +79,8 @@ const labelOf = (recipe) => (recipe.label === undefined ? {} : { label: recipe.l
 /** A variation of an image: strength 0 gives the image itself, 1 any other image of its class. */
 export function variation(recipe, seed, strength, classes) {
   const label = classOf(recipe, classes);
-  const own = { seed };
+  const own = { seed, ...amountsOf(recipe) };
   if (label !== null) own.label = recipe.label ?? label;
-  if (recipe.truncation !== undefined) own.truncation = recipe.truncation;
   return { ...own, towards: { to: recipe, share: round(1 - strength) } };
 }
 

@@ -23,7 +23,7 @@ function write(view, values) {
 }
 
 const explore = new Explore((view) => write("explore", {
-  model: $("model").value, label: view.label, truncation: view.truncation === 1 ? "" : view.truncation, seed: view.seed || "",
+  model: $("model").value, label: view.label, seed: view.seed || "", ...view.amounts,
 }));
 const watch = new Watch({
   remember: (values) => write("watch", values),
@@ -84,11 +84,8 @@ async function turn() {
     await explore.refresh();
     return;
   }
-  const truncation = Number(told.values.truncation ?? 1);
-  await explore.load(wanted.name, {
-    label: told.values.label ?? "", seed: Math.max(0, Math.floor(Number(told.values.seed) || 0)),
-    truncation: truncation >= 0 && truncation <= 1 ? truncation : 1,
-  });
+  const { model: _, label = "", seed, ...amounts } = told.values;
+  await explore.load(wanted.name, { label, seed: Math.max(0, Math.floor(Number(seed) || 0)), amounts });
 }
 
 $("model").addEventListener("change", () => { location.hash = `explore?${new URLSearchParams({ model: $("model").value })}`; });
