@@ -17,7 +17,7 @@ from ganvas.data import open_pack
 from ganvas.errors import TrainingError
 from ganvas.image_files import save_png
 from ganvas.losses import LOSSES
-from ganvas.records import Report, Score, Variety, read_log
+from ganvas.records import Score, TrainingReport, Variety, read_log
 from ganvas.run import Run
 from ganvas.training import health, loop
 from ganvas.training.health import COLLAPSE, GAME, PATIENCE, PLATEAU, REST, Event, Watch, ignorant_loss
@@ -65,7 +65,11 @@ class Told:
         for record in records:
             self.images += 64
             told = record | {"images": self.images}
-            found += self.watch.examine(Score(**told), progress) if "score" in told else self.watch.see(Report(**told))
+            found += (
+                self.watch.examine(Score(**told), progress)
+                if "score" in told
+                else self.watch.see(TrainingReport(**told))
+            )
         return [event.name for event in found]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ganvas.errors import ConfigError
-from ganvas.records import Report, Score, Variety, Warned, line_of, read_log, read_reports, record_of, typed
+from ganvas.records import Score, TrainingReport, Variety, Warned, line_of, read_log, read_reports, record_of, typed
 from ganvas.results import (
     Artefacts,
     ClassResult,
@@ -28,7 +28,7 @@ from ganvas.results import (
     UsefulnessResults,
 )  # fmt: skip
 
-REPORT = Report(64, 1.4, 1.5, 40.0, 9.0, 0.2, -0.2, 1e-3, 13, 0.5, 0.6, 0.1, 0.3, 0.0)
+REPORT = TrainingReport(64, 1.4, 1.5, 40.0, 9.0, 0.2, -0.2, 1e-3, 13, 0.5, 0.6, 0.1, 0.3, 0.0)
 
 
 def test_the_end_of_a_log_is_read_without_damaged_lines(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_each_line_of_a_log_is_read_as_what_it_is() -> None:
 
 @pytest.mark.parametrize("value", ["1", None, True, float("nan"), [1]])
 def test_a_damaged_report_is_none(value: object) -> None:
-    assert record_of(Report, line_of(REPORT) | {"loss": value}) is None
+    assert record_of(TrainingReport, line_of(REPORT) | {"loss": value}) is None
 
 
 JUDGED = Evaluation(

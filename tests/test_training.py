@@ -187,8 +187,8 @@ def test_signals_wait_until_all_is_written(
             os.kill(os.getpid(), number)
         write_model(average, run, images_seen)
 
-    write_model = loop.write_model
-    monkeypatch.setattr(loop, "write_model", interrupted)
+    write_model = loop.write_training_model
+    monkeypatch.setattr(loop, "write_training_model", interrupted)
     ended = ganvas.train(pictures, tmp_path / "run", images=48, **SMALL)
     assert not ended.signal and [*read_log(tmp_path / "run")][-1] == {"images": 48, "finished": True}
 

@@ -29,7 +29,7 @@ import ganvas
 from ganvas import config, options
 from ganvas.config_files import from_file
 from ganvas.errors import ConfigError, GanvasError, amount, did_you_mean
-from ganvas.fields import build, choices, hints_of, meanings, option, owners
+from ganvas.fields import build_options, choices, hints_of, meanings, option, owners
 
 _STYLE = (DisallowNone, PositionalMetavarFromFieldName)  # help style: no option accepts the word None
 _STOPPED = 128  # exit code of a stopped run: this plus the signal number
@@ -178,7 +178,7 @@ def parse(words: Sequence[str]) -> tuple[_Command, Any, bool]:
         config=_STYLE,
     )
     as_json = values.pop("json")
-    return command, build(command.options, (), values), as_json
+    return command, build_options(command.options, (), values), as_json
 
 
 def _file_values(command: _Command, words: Sequence[str]) -> dict[str, Any]:
@@ -251,7 +251,9 @@ def _argument(cls: Any, field: dataclasses.Field, defaults: Mapping[str, Any]) -
 
 
 def _parsed_as(hint: Any, many: bool) -> tuple[Any, str | None]:
-    """The type in which tyro reads a field, and its name in the help. Choices are text: `fields.check` refuses others.
+    """The type in which tyro reads a field, and its name in the help.
+
+    Choices are text: `fields.check_bounds` refuses others.
 
     many: one or more, where Python also takes a single one.
     """

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 from ganvas.errors import ConfigError
-from ganvas.fields import FRACTION, NOT_NEGATIVE, POSITIVE, Bounds, Registry, check, option
+from ganvas.fields import FRACTION, NOT_NEGATIVE, POSITIVE, Bounds, Registry, check_bounds, option
 
 Fit = Literal["crop", "pad", "stretch"]
 Kind = Literal["photo", "face", "digits", "text", "xray", "scan", "comic", "drawing"]
@@ -113,7 +113,7 @@ class DataConfig:
                 raise ConfigError("--labels and --conditions: give one of them; a class may be a column of conditions")
         if self.limit is not None and self.limit < 2:
             raise ConfigError(f"--limit {self.limit}: at least 2 images are needed")
-        check(self)
+        check_bounds(self)
 
 
 def parse_size(size: str | int) -> tuple[int, int]:
@@ -200,7 +200,7 @@ class ModelConfig:
         return self.num_classes or self.num_conditions
 
     def __post_init__(self) -> None:
-        check(self, named=str)
+        check_bounds(self, named=str)
         if self.blocks * self.height * self.width > _MOST_BLOCK_PIXELS:
             raise ConfigError(f"blocks {self.blocks}: too many for {self.height}x{self.width} pixels")
         if self.num_classes and self.num_conditions:
@@ -339,7 +339,7 @@ class TrainOptions(TrainBasics):
         budgets = [option(name) for name in BUDGET_FIELDS if getattr(self, name) is not None]
         if len(budgets) > 1:
             raise ConfigError(f"give one budget, not {len(budgets)}: {' and '.join(budgets)}")
-        check(self)
+        check_bounds(self)
 
     @property
     def budget(self) -> str:

@@ -3,8 +3,8 @@
     lr: Annotated[float | None, POSITIVE] = None
     \"\"\"Learning rate of the generator.\"\"\"
 
-`check` enforces bounds and choices, `meanings` reads the docstrings, `from_dict` reads saved values, `takes` gives a
-function the fields as typed arguments.
+`check_bounds` enforces bounds and choices, `meanings` reads the docstrings, `from_dict` reads saved values, and `takes`
+gives a function the fields as typed arguments.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ FRACTION = Bounds(0, 1)
 class Registry:
     """Mark of a text field (`Annotated`) whose values are the keys of the dictionary `name` of a module.
 
-    grows: the program may add entries while it runs; whoever uses the name checks it, and not `check`.
+    grows: the program may add entries while it runs; whoever uses the name checks it, and not `check_bounds`.
     """
 
     module: str
@@ -86,7 +86,7 @@ def option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def check(options: Any, named: Callable[[str], str] = option) -> None:
+def check_bounds(options: Any, named: Callable[[str], str] = option) -> None:
     """Raises ConfigError if a field of a dataclass object is outside its bounds or not among its choices.
 
     named: gives the name of a field in the message.
@@ -188,7 +188,7 @@ def takes(
     def decorate(function: Callable[[_T], _R]) -> Callable[_P, _R]:
         @functools.wraps(function)
         def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-            return function(build(cls, args, kwargs, defaults))
+            return function(build_options(cls, args, kwargs, defaults))
 
         call.__signature__ = inspect.signature(options)  # ty: ignore[missing-attribute]
         call.__annotations__ = {}
@@ -199,7 +199,7 @@ def takes(
     return decorate
 
 
-def build(
+def build_options(
     cls: Any,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
+from ganvas.data.packing.pack import Progress
 from ganvas.errors import ConfigError, MissingExtraError, PictureError, RunError
 from ganvas.image_files import eight_bits, on_colour, resized, to_image
 from ganvas.options import Frames, Video
@@ -40,9 +41,6 @@ _SIDES = (16, 7680)  # smallest and largest side that --size accepts, in pixels
 HELD_MS = 40  # longest frame of a video with a constant rate whose last frame is held
 _NO_FRAMES = "no frames: a video needs at least one"
 MOST_GIF_FPS = 50  # frames per second; most programs play faster GIFs slowly
-
-
-Progress = Callable[[str, int, int], None]
 
 
 def of_training(asked: Video, progress: Progress) -> list[Path]:

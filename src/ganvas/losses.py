@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Discriminate = Callable[[Tensor, Tensor | None], Tensor]
+_Discriminate = Callable[[Tensor, Tensor | None], Tensor]
 """(images, labels) -> logits (N,)."""
 
 
@@ -37,11 +37,11 @@ class Loss:
     targets: bool = False
 
 
-LogitTarget = float | Tensor
+_LogitTarget = float | Tensor
 
 
 def _bce_discriminator(
-    real: Tensor, fake: Tensor, real_target: LogitTarget = 1.0, fake_target: LogitTarget = 0.0
+    real: Tensor, fake: Tensor, real_target: _LogitTarget = 1.0, fake_target: _LogitTarget = 0.0
 ) -> Tensor:
     """-log s(D(x)) - log(1 - s(D(G(z)))), s the sigmoid (Goodfellow et al. 2014, equation 1), from logits.
 
@@ -50,7 +50,7 @@ def _bce_discriminator(
     return cross_entropy(real, real_target) + cross_entropy(fake, fake_target)
 
 
-def cross_entropy(logits: Tensor, target: LogitTarget) -> Tensor:
+def cross_entropy(logits: Tensor, target: _LogitTarget) -> Tensor:
     """-t log s(l) - (1 - t) log(1 - s(l)) = softplus(l) - t l."""
     return F.binary_cross_entropy_with_logits(logits, torch.zeros_like(logits) + target, reduction="none")
 
@@ -61,7 +61,7 @@ def _bce_generator(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def _least_squares_discriminator(
-    real: Tensor, fake: Tensor, real_target: LogitTarget = 1.0, fake_target: LogitTarget = 0.0
+    real: Tensor, fake: Tensor, real_target: _LogitTarget = 1.0, fake_target: _LogitTarget = 0.0
 ) -> Tensor:
     """((D(x) - 1)^2 + D(G(z))^2) / 2 (Mao et al. 2017, equation 9)."""
     return ((real - real_target).square() + (fake - fake_target).square()) / 2
@@ -147,7 +147,7 @@ def generator_scale(loss: Loss, real: Tensor, fake: Tensor) -> Tensor:
     return to_generator / to_discriminator
 
 
-def gradient_norm_exact(discriminator: Discriminate, images: Tensor, labels: Tensor | None) -> Tensor:
+def gradient_norm_exact(discriminator: _Discriminate, images: Tensor, labels: Tensor | None) -> Tensor:
     """|grad_x D(x)|^2 per image (N,) by double backward: R1 on real images, R2 on fakes (Mescheder et al. 2018)."""
     images = images.detach().requires_grad_()
     logits = discriminator(images, labels)
@@ -169,7 +169,7 @@ def view_gradient_norms(
 
 
 def gradient_penalty(
-    discriminator: Discriminate, real: Tensor, fake: Tensor, labels: Tensor | None, mix: Tensor
+    discriminator: _Discriminate, real: Tensor, fake: Tensor, labels: Tensor | None, mix: Tensor
 ) -> Tensor:
     """(|grad D| - 1)^2 per image (N,) at a point between each real image and its fake (Gulrajani et al. 2017, WGAN-GP).
 

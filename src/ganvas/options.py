@@ -16,7 +16,7 @@ from ganvas import image_formats
 from ganvas.callbacks import Callback
 from ganvas.config import DataConfig, TrainOptions
 from ganvas.errors import ConfigError
-from ganvas.fields import FRACTION, NOT_NEGATIVE, POSITIVE, Bounds, Registry, check
+from ganvas.fields import FRACTION, NOT_NEGATIVE, POSITIVE, Bounds, Registry, check_bounds
 
 PathLike = str | Path
 Format = Annotated[str, Registry(image_formats.__name__, "WRITTEN")]
@@ -42,7 +42,7 @@ class Common:
     """Print no progress and no notes."""
 
     def __post_init__(self) -> None:
-        check(self)
+        check_bounds(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,7 @@ class Frames(Enlarged, Common):
     """Maximum size of a GIF in MB (10^6 bytes); frames are reduced until it fits. Default: 8, or none with --size."""
 
     def __post_init__(self) -> None:
-        check(self)
+        check_bounds(self)
         if self.size is not None and self.max_mb is not None:
             raise ConfigError("--size and --max-mb: give one of them")
 
@@ -390,7 +390,7 @@ class Evaluate(_Truncated, _OnDevice):
     """Compute FID even with fewer than 2,048 images; the result is marked as biased."""
 
     def __post_init__(self) -> None:
-        check(self)
+        check_bounds(self)
         if self.n is not None and self.n < LEAST_EVALUATED:
             raise ConfigError(f"--n {self.n}: an evaluation needs at least {LEAST_EVALUATED} images")
         if self.against is None and self.size is not None:

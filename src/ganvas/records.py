@@ -22,7 +22,7 @@ _ENERGY = "energy.json"
 
 
 @dataclass(frozen=True)
-class Report:
+class TrainingReport:
     """A line of log.jsonl about the last step of training. Values that older versions did not log are NaN."""
 
     images: int
@@ -113,8 +113,8 @@ class Warned:
     """What to do."""
 
 
-LogRecord = Report | Score | Variety | Warned
-_KINDS = {"health": Warned, "score": Score, "variety": Variety, "loss": Report}
+LogRecord = TrainingReport | Score | Variety | Warned
+_KINDS = {"health": Warned, "score": Score, "variety": Variety, "loss": TrainingReport}
 """The type of a line by a field that only this type has."""
 _Line = TypeVar("_Line", bound=LogRecord)
 
@@ -143,9 +143,9 @@ def typed(records: Iterable[dict[str, Any]]) -> Iterator[LogRecord]:
             yield line
 
 
-def read_reports(folder: Path) -> list[Report]:
+def read_reports(folder: Path) -> list[TrainingReport]:
     """The reports in a run's log.jsonl, in order."""
-    return [report for record in read_log(folder) if (report := record_of(Report, record)) is not None]
+    return [report for record in read_log(folder) if (report := record_of(TrainingReport, record)) is not None]
 
 
 def read_log(folder: Path, most: int | None = None) -> Iterator[dict[str, Any]]:

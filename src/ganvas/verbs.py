@@ -42,7 +42,7 @@ from ganvas.training.plan_text import show_plan
 from ganvas.training.progress import Display
 from ganvas.training.session import default_folder, first_images, open_session
 from ganvas.training.snapshots import averaged as average_of
-from ganvas.training.starting_weights import NONE, SENTENCE, SHIPPED, start_for
+from ganvas.training.starting_weights import NONE, NOTICE, SHIPPED, start_for
 from ganvas.training.state import TrainState
 from ganvas.training.tracking import trackers
 from ganvas.training.transfer import open_origin
@@ -159,7 +159,7 @@ def _show_dry_run(pack: Pack, asked: TrainOptions, device: Device, start: str | 
     planned = plan(pack, asked, device, origin.options(pack.height) if origin is not None else None)
     show_plan(planned, pack, display.console)
     if start_for(planned.model, start) == SHIPPED:
-        display.say(f"  {SENTENCE}")
+        display.say(f"  {NOTICE}")
     measured_speed(planned, pack, device, display.say)
 
 

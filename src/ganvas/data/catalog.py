@@ -186,7 +186,7 @@ CATALOG: dict[str, Dataset] = {
 }
 
 
-DICOM_KINDS: dict[str, Kind] = {"radiographs": "xray", "dicom": "scan"}
+_DICOM_KINDS: dict[str, Kind] = {"radiographs": "xray", "dicom": "scan"}
 """Form of a source -> kind, for DICOM files; neither kind is mirrored."""
 
 
@@ -216,7 +216,7 @@ def policy_for(dataset: Dataset | None, place: Path | None, config: DataConfig, 
     if dataset is None:
         # The form "celeba" is a specific data set; IDX files usually contain digits.
         like = {"celeba": CATALOG["celeba"], "idx": CATALOG["mnist"]}.get(form or "")
-        kind, size, fit = (like.kind, like.size, like.fit) if like else (DICOM_KINDS.get(form or ""), None, None)
+        kind, size, fit = (like.kind, like.size, like.fit) if like else (_DICOM_KINDS.get(form or ""), None, None)
         name = place.name if place and place.name else "pictures"
         known = (like.licence, like.attribution) if like and form == "celeba" else ()  # IDX may be another set
         return Policy(name, str(place), config.kind or kind, size, fit, *known)

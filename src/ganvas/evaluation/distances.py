@@ -26,7 +26,7 @@ from ganvas.evaluation.frechet import (
     frechet,
     frechet_interval,
 )
-from ganvas.evaluation.intervals import CONFIDENCE, Interval, check, check_finite, normal, slices
+from ganvas.evaluation.intervals import CONFIDENCE, Interval, check_features, check_finite, normal, slices
 from ganvas.evaluation.manifold import Manifold, manifold, precision_recall
 
 __all__ = [
@@ -49,16 +49,16 @@ __all__ = [
     "vendi",
 ]
 
-KERNEL_BLOCK = 1024  # rows and columns of the kernel matrix at a time: 8 MB in float64
-PROJECTIONS_AT_A_TIME = 64  # projections at a time
-JACKKNIFE_GROUPS = 10  # groups of a jackknife
-NOTHING = 1e-12  # eigenvalues below this fraction of the largest one count as zero
+_KERNEL_BLOCK = 1024  # rows and columns of the kernel matrix at a time: 8 MB in float64
+_PROJECTIONS_AT_A_TIME = 64  # projections at a time
+_JACKKNIFE_GROUPS = 10  # groups of a jackknife
+_NOTHING = 1e-12  # eigenvalues below this fraction of the largest one count as zero
 
 
 # ---- KID ----
 
 
-def kid(real: np.ndarray, fake: np.ndarray, block: int = KERNEL_BLOCK) -> float:
+def kid(real: np.ndarray, fake: np.ndarray, block: int = _KERNEL_BLOCK) -> float:
     """Kernel distance (KID): unbiased estimate of MMD^2 with the kernel (x . y / D + 1)^3, over all pairs of images.
 
     Binkowski et al. 2018, "Demystifying MMD GANs", section 4, but with all images at once instead of 100 subsets: the
@@ -66,11 +66,11 @@ def kid(real: np.ndarray, fake: np.ndarray, block: int = KERNEL_BLOCK) -> float:
     negative. Products in the type of the features, sums in float64. Raises `DataError` for fewer than 2 images in a
     set.
     """
-    check(real, fake, 2)
+    check_features(real, fake, 2)
     return _mmd(_sums(real, None, block), _sums(fake, None, block), _sums(real, fake, block))
 
 
-def kid_interval(real: np.ndarray, fake: np.ndarray, level: float = 0.95, block: int = KERNEL_BLOCK) -> Interval:
+def kid_interval(real: np.ndarray, fake: np.ndarray, level: float = 0.95, block: int = _KERNEL_BLOCK) -> Interval:
     """`kid` with its confidence interval for other images of both kinds, from one pass over the pairs.
 
     Normal interval with the variance of the two-sample U-statistic to both orders (Hoeffding 1948; Sutherland & Deka
@@ -81,7 +81,7 @@ def kid_interval(real: np.ndarray, fake: np.ndarray, level: float = 0.95, block:
     in 14 of 16 settings; it is conservative at equal distributions and, where it misses, mostly too low.
     Raises `DataError` for fewer than 4 images in a set.
     """
-    check(real, fake, 4)
+    check_features(real, fake, 4)
     rr, ff, rf = _sums(real, None, block), _sums(fake, None, block), _sums(real, fake, block)
     n, m = len(real), len(fake)
     value = _mmd(rr, ff, rf)
@@ -169,14 +169,14 @@ def mind(real: np.ndarray, fake: np.ndarray, projections: int = 1000, seed: int 
     Loubes 2019, "Central limit theorems for empirical transportation cost"), conservative at equal distributions.
     Raises `DataError` for fewer than 2 images in a set.
     """
-    check(real, fake, 2)
+    check_features(real, fake, 2)
     rng = np.random.default_rng(seed)
     n, m, width = len(real), len(fake), real.shape[1]
     # Both quantile functions are constant between these quantiles, in units of 1 / (n m).
     edges = np.union1d(np.arange(n + 1) * m, np.arange(m + 1) * n)
     of_real, of_fake, weights = edges[:-1] // m, edges[:-1] // n, np.diff(edges) / (n * m)
     total, potentials = 0.0, (np.zeros(n), np.zeros(m))
-    for part in slices(projections, PROJECTIONS_AT_A_TIME):
+    for part in slices(projections, _PROJECTIONS_AT_A_TIME):
         directions = rng.normal(size=(part.stop - part.start, width))
         directions = (directions / np.linalg.norm(directions, axis=1, keepdims=True)).astype(real.dtype)
         for x, y in zip(directions @ real.T, directions @ fake.T, strict=True):
@@ -254,9 +254,9 @@ def vendi(features: np.ndarray) -> Interval:
     Student's t with a jackknife over ten groups is used. Raises `DataError` for fewer than 20 images.
     """
     num, width = features.shape
-    if num < 2 * JACKKNIFE_GROUPS:
+    if num < 2 * _JACKKNIFE_GROUPS:
         raise DataError(
-            f"{num} images are too few for a Vendi score, which needs {2 * JACKKNIFE_GROUPS}: use more samples"
+            f"{num} images are too few for a Vendi score, which needs {2 * _JACKKNIFE_GROUPS}: use more samples"
         )
     check_finite(features, "given")
     if num <= width:
@@ -264,11 +264,11 @@ def vendi(features: np.ndarray) -> Interval:
         similar = rows @ rows.T
         score = math.exp(_entropy(np.linalg.eigvalsh(similar / num)))
         scores = []
-        for group in range(JACKKNIFE_GROUPS):
-            kept = np.arange(num) % JACKKNIFE_GROUPS != group
+        for group in range(_JACKKNIFE_GROUPS):
+            kept = np.arange(num) % _JACKKNIFE_GROUPS != group
             scores.append(math.exp(_entropy(np.linalg.eigvalsh(similar[np.ix_(kept, kept)] / kept.sum()))))
-        wider = student.ppf((1 + CONFIDENCE) / 2, JACKKNIFE_GROUPS - 1) / NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
-        variance = wider**2 * np.var(scores) * (JACKKNIFE_GROUPS - 1)
+        wider = student.ppf((1 + CONFIDENCE) / 2, _JACKKNIFE_GROUPS - 1) / NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+        variance = wider**2 * np.var(scores) * (_JACKKNIFE_GROUPS - 1)
     else:
         moments = np.zeros((width, width))
         for part in slices(num):
@@ -276,7 +276,7 @@ def vendi(features: np.ndarray) -> Interval:
             moments += rows.T @ rows
         values, vectors = np.linalg.eigh(moments / num)
         score = math.exp(_entropy(values))
-        logs = np.log(np.maximum(values, NOTHING * values[-1]))
+        logs = np.log(np.maximum(values, _NOTHING * values[-1]))
         influences = np.concatenate([np.square(_unit(features[part]) @ vectors) @ logs for part in slices(num)])
         variance = score**2 * np.var(influences) / num
     return normal(score, float(variance), within=(1, min(num, width)))

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.linalg import get_lapack_funcs
 
 from ganvas.errors import DataError
-from ganvas.evaluation.intervals import Interval, check, check_finite, check_shapes, normal, slices
+from ganvas.evaluation.intervals import Interval, check_features, check_finite, check_shapes, normal, slices
 
 MINIMUM_FOR_FID = 2048
 """Images of each kind. With fewer images than the 2048 features, the covariance is singular."""
@@ -150,7 +150,7 @@ def fid_infinity(real: np.ndarray, fake: np.ndarray, seed: int = 0) -> Interval:
     1.5 images per feature (`IMAGES_PER_FEATURE`), down to 20% with 1.1. Raises `DataError` for fewer images
     than features, where the bias is not linear.
     """
-    check(real, fake, max(4, real.shape[1]))
+    check_features(real, fake, max(4, real.shape[1]))
     rng = np.random.default_rng(seed)
     interval = frechet_interval(real, fake)
     halves = []

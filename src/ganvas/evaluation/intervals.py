@@ -30,7 +30,7 @@ def share(value: float, num: int) -> Interval:
     return Interval(float(value), max(0.0, middle - half), min(1.0, middle + half))
 
 
-def check(real: np.ndarray, fake: np.ndarray, least: int) -> None:
+def check_features(real: np.ndarray, fake: np.ndarray, least: int) -> None:
     """Raise `DataError` unless both are finite (at least `least`, D) with the same D."""
     check_shapes(real.shape, fake.shape, least)
     check_finite(real, "real")

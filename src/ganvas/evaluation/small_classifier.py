@@ -18,7 +18,7 @@ from ganvas.data.packing.pack import Progress
 from ganvas.evaluation.features import as_rgb
 from ganvas.models import channels_last
 
-Pictures = Tensor | np.ndarray
+Pixels = Tensor | np.ndarray
 """A tensor (N, C, H, W) in [-1, 1], or an array (N, H, W, C) of uint8 or uint16 as in a pack."""
 
 _WORK_SIZE = 64  # longest side of the input in pixels
@@ -68,7 +68,7 @@ def _conv(num_in: int, num_out: int, kernel: int, stride: int) -> list[nn.Module
     return [layer, nn.BatchNorm2d(num_out), nn.ReLU()]
 
 
-def prepared(images: Pictures, indices: np.ndarray, progress: Progress | None = None) -> Tensor:
+def prepared(images: Pixels, indices: np.ndarray, progress: Progress | None = None) -> Tensor:
     """Input of the classifier for the images at `indices`: (N, 1 or 3, h, w) float16 in [-1, 1], read in blocks."""
     channels, height, width = shape_of(images)
     height, width = work_size(height, width)
@@ -92,7 +92,7 @@ def look(images: Tensor, channels: int, height: int, width: int) -> Tensor:
     return images
 
 
-def shape_of(images: Pictures) -> tuple[int, int, int]:
+def shape_of(images: Pixels) -> tuple[int, int, int]:
     """Channels, height and width."""
     _, *sides = images.shape
     return (sides[0], sides[1], sides[2]) if isinstance(images, Tensor) else (sides[2], sides[0], sides[1])

@@ -13,7 +13,7 @@ from ganvas.config import Kind
 from ganvas.data.packing.pack import Progress
 from ganvas.errors import DataError, amount
 from ganvas.evaluation.intervals import CONFIDENCE
-from ganvas.evaluation.small_classifier import Pictures, logits, prepared, shape_of, train_classifier
+from ganvas.evaluation.small_classifier import Pixels, logits, prepared, shape_of, train_classifier
 from ganvas.results import Interval, Mixture, UsefulnessResults
 
 _LEAST = 2  # held-out images, for a variance
@@ -21,11 +21,11 @@ ARMS = ("real", "real + augmentation", "synthetic", "real + synthetic")
 
 
 def usefulness(
-    real: Pictures,
+    real: Pixels,
     real_labels: np.ndarray,
-    synthetic: Pictures,
+    synthetic: Pixels,
     synthetic_labels: np.ndarray,
-    heldout: Pictures,
+    heldout: Pixels,
     heldout_labels: np.ndarray,
     num_classes: int,
     *,
@@ -130,7 +130,7 @@ def _check_numbers(num_heldout: int, labels_of: dict[str, np.ndarray], num_class
             )
 
 
-def _check_shapes(first: Pictures, second: Pictures) -> None:
+def _check_shapes(first: Pixels, second: Pixels) -> None:
     """Raise `DataError` unless both have the same size and number of channels."""
     shapes = shape_of(first), shape_of(second)
     if shapes[0] != shapes[1]:

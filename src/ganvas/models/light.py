@@ -37,18 +37,18 @@ from ganvas.models.layers import (
 )
 
 COARSEST = 4  # maximum shorter side of the first grid
-WIDEST = 128  # maximum feature maps of a grid
-HIDDEN = 64  # hidden features of the gates
-TRUNK = 256  # maximum longer side of the small images that large ones are enlarged from
-NOISY = 32  # minimum shorter side of the grids with noise
-DEEP = 16  # maximum shorter side of the grids with a residual block
-LEAST_MAPS = 4  # minimum feature maps after the last doubling
-MARGIN = 2 + PATTERN_REACH // 2  # pixels of the small image beside a window that its details depend on
-STD = 0.02  # standard deviation of initial weights (Radford et al. 2015)
-OWN_STEP = 8  # its discriminator is that of compact, with half the base in multiples of this
+_WIDEST = 128  # maximum feature maps of a grid
+_HIDDEN = 64  # hidden features of the gates
+_TRUNK = 256  # maximum longer side of the small images that large ones are enlarged from
+_NOISY = 32  # minimum shorter side of the grids with noise
+_DEEP = 16  # maximum shorter side of the grids with a residual block
+_LEAST_MAPS = 4  # minimum feature maps after the last doubling
+_MARGIN = 2 + PATTERN_REACH // 2  # pixels of the small image beside a window that its details depend on
+_STD = 0.02  # standard deviation of initial weights (Radford et al. 2015)
+_OWN_STEP = 8  # its discriminator is that of compact, with half the base in multiples of this
 
 
-class Noise(nn.Module):
+class _Noise(nn.Module):
     """x -> strength * noise (1, C, H, W) in x's type, the same in every image; the learned strength starts at zero.
 
     The following layers turn it into grain and texture. Without it, networks with few maps draw hair and grain as
@@ -70,14 +70,14 @@ class Noise(nn.Module):
         return (self.strength * fixed).to(x.dtype, memory_format=torch.channels_last)
 
 
-class Residual(nn.Module):
+class _Residual(nn.Module):
     """x + f(x), f: 3x3 convolution, batch renormalisation, gates, SiLU and a 1x1 convolution that starts at zero."""
 
     def __init__(self, maps: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(maps, maps, 3, padding=1, bias=False)
         self.norm = BatchNorm(maps)
-        self.gate = nn.Linear(HIDDEN, maps)
+        self.gate = nn.Linear(_HIDDEN, maps)
         self.out = nn.Conv2d(maps, maps, 1, bias=False)
 
     def start(self) -> None:
@@ -90,7 +90,7 @@ class Residual(nn.Module):
         return x + self.out(F.silu(self.norm(self.conv(x)) * gain))
 
 
-class Stage(nn.Module):
+class _Stage(nn.Module):
     """Upsamples to `size`, then `num` times convolution, batch renormalisation, gates and SiLU.
 
     Fine grids have noise, coarse ones a residual block.
@@ -99,16 +99,16 @@ class Stage(nn.Module):
     def __init__(self, before: int, after: int, size: tuple[int, int], num: int, config: ModelConfig) -> None:
         super().__init__()
         self.size = size
-        self.noise = Noise(after, size) if min(size) >= NOISY else None
+        self.noise = _Noise(after, size) if min(size) >= _NOISY else None
         self.convs = nn.ModuleList(
             nn.Conv2d(before if i == 0 else after, after, 3, padding=1, bias=False) for i in range(num)
         )
         self.norms = nn.ModuleList(BatchNorm(after) for _ in range(num))
-        self.gate = nn.Linear(HIDDEN, after)
+        self.gate = nn.Linear(_HIDDEN, after)
         self.classes = ClassEmbedding(config.label_size, 2 * after) if config.label_size else None
         if self.classes is not None:
             nn.init.normal_(self.classes.weight, std=0.1)
-        self.residual = Residual(after) if min(size) <= DEEP else None
+        self.residual = _Residual(after) if min(size) <= _DEEP else None
 
     def forward(self, x: Tensor, hidden: Tensor, labels: Tensor | None) -> Tensor:
         x = F.interpolate(x, size=self.size, mode="nearest")
@@ -125,7 +125,7 @@ class Stage(nn.Module):
         return x if self.residual is None else self.residual(x, hidden)
 
 
-class Shuffle(nn.Module):
+class _Shuffle(nn.Module):
     """Doubles the grid by a convolution to 4 maps per output map and pixel shuffle; adds noise; then SiLU.
 
     size: of the doubled grid.
@@ -137,7 +137,7 @@ class Shuffle(nn.Module):
     def __init__(self, before: int, after: int, size: tuple[int, int]) -> None:
         super().__init__()
         self.to_quarters = nn.Conv2d(before, 4 * after, 3, padding=1)
-        self.noise = Noise(after, size)
+        self.noise = _Noise(after, size)
 
     def start(self) -> None:
         """Initial weights that keep the variance."""
@@ -170,23 +170,23 @@ class Generator(contract.Generator):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         grids = stages(config.height, config.width, COARSEST)
-        limit = config.widest or max(WIDEST, config.base)
+        limit = config.widest or max(_WIDEST, config.base)
         side = max(config.height, config.width)
-        shuffled = max(1, math.ceil(math.log2(side / TRUNK))) if side > crops.LARGE else 0
+        shuffled = max(1, math.ceil(math.log2(side / _TRUNK))) if side > crops.LARGE else 0
         shuffled = min(shuffled, len(grids) - 1)
         maps = [min(config.base * 2**level, limit) for level in reversed(range(len(grids) - shuffled))]
-        few = [max(LEAST_MAPS, config.base // 3) * 2**level for level in reversed(range(shuffled))]
+        few = [max(_LEAST_MAPS, config.base // 3) * 2**level for level in reversed(range(shuffled))]
         self.grid, self.maps = grids[0], maps[0]
-        self.hidden = nn.Linear(config.z_dim, HIDDEN)
+        self.hidden = nn.Linear(config.z_dim, _HIDDEN)
         self.start = nn.Linear(config.z_dim, maps[0] * grids[0][0] * grids[0][1], bias=False)
         self.norm = BatchNorm(maps[0])
         self.stages = nn.ModuleList(
-            Stage(before, after, grid, config.blocks, config)
+            _Stage(before, after, grid, config.blocks, config)
             for (before, after), grid in zip(itertools.pairwise(maps), grids[1 : len(maps)], strict=True)
         )
         height, width = grids[len(maps) - 1]
         tail = [
-            Shuffle(before, after, (2**i * height, 2**i * width))
+            _Shuffle(before, after, (2**i * height, 2**i * width))
             for i, (before, after) in enumerate(itertools.pairwise(maps[-1:] + few), 1)
         ]
         self.tail = nn.ModuleList(tail)
@@ -196,11 +196,11 @@ class Generator(contract.Generator):
         self.to_detail = nn.Conv2d(few[-1], config.channels, 3, padding=1) if tail else None
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
-                nn.init.normal_(layer.weight, std=STD)
+                nn.init.normal_(layer.weight, std=_STD)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
         for layer in self.modules():
-            if isinstance(layer, Residual | Shuffle):
+            if isinstance(layer, _Residual | _Shuffle):
                 layer.start()
         if self.to_detail is not None:
             nn.init.zeros_(self.to_detail.weight)
@@ -242,16 +242,16 @@ class Generator(contract.Generator):
     def window(self, x: Tensor, small: Tensor, window: Window) -> Tensor:
         """Pixels of the large image in a window, computed from the part of the grid that they depend on."""
         factor = 2 ** len(self.tail)
-        least = [-(-(side + factor - 1) // factor) + 2 * MARGIN for side in window.sides]
+        least = [-(-(side + factor - 1) // factor) + 2 * _MARGIN for side in window.sides]
         size = (min(least[0], x.shape[2]), min(least[1], x.shape[3]))
-        starts = torch.div(window.starts, factor, rounding_mode="floor") - MARGIN
+        starts = torch.div(window.starts, factor, rounding_mode="floor") - _MARGIN
         starts = torch.stack([starts[:, i].clamp(0, x.shape[2 + i] - size[i]) for i in (0, 1)], dim=1)
         part = self.enlarged(cut(x, starts, size), cut(small, starts, size), starts)
         return cut(part, window.starts - factor * starts, window.sides)
 
 
 def build(config: ModelConfig) -> tuple[Generator, compact.Discriminator]:
-    own_base = OWN_STEP * math.ceil(config.base / (2 * OWN_STEP))
+    own_base = _OWN_STEP * math.ceil(config.base / (2 * _OWN_STEP))
     return Generator(config), compact.Discriminator(dataclasses.replace(config, base=own_base))
 
 

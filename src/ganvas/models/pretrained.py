@@ -1,6 +1,6 @@
 """A discriminator on the features of a frozen network trained on ImageNet (Projected GAN: Sauer et al. 2021).
 
-The frozen EfficientNet-lite0 gives features of four layers. Fixed random convolutions mix them, across channels and
+The frozen EfficientNet-lite0 gives features of four layers. _Fixed random convolutions mix them, across channels and
 from coarse to fine, so that the discriminator cannot rely on a few of them. Each of the four mixed views has a small
 head that outputs logits. Only the heads have trainable weights, and penalties only use the heads.
 """
@@ -18,28 +18,28 @@ from ganvas.features.efficientnet import NAME, fold, load_efficientnet_lite0, on
 from ganvas.models import contract
 from ganvas.models.layers import LEAK, LINEAR, ClassEmbedding, full_precision, scaled_init
 
-TAPS = {2: 24, 4: 40, 10: 112, 15: 320}
+_TAPS = {2: 24, 4: 40, 10: 112, 15: 320}
 """Blocks of EfficientNet-lite0 whose outputs are used, and their channels: grids of 1/4, 1/8, 1/16 and 1/32 side."""
-CROSS = (32, 64, 128, 256)  # channels of each level after the first mixing layer
+_CROSS = (32, 64, 128, 256)  # channels of each level after the first mixing layer
 VIEWS = (32, 32, 64, 128)  # channels after the second mixing layer
 NUM_VIEWS = len(VIEWS)
 MOST = 128  # maximum feature maps of a head
-COARSEST = 4  # a head halves its view until the shorter side is at most this
-SMALLEST = 32  # minimum input side of the frozen network in pixels; smaller images are enlarged
+_COARSEST = 4  # a head halves its view until the shorter side is at most this
+_SMALLEST = 32  # minimum input side of the frozen network in pixels; smaller images are enlarged
 CALIBRATION = 64  # real images used to scale the views
-DETAIL_MAPS = 16  # feature maps of the head on details
+_DETAIL_MAPS = 16  # feature maps of the head on details
 DETAIL_WEIGHT = 10.0  # weight of its gradient in the generator's
 
 
 class Frozen(nn.Module):
-    """RGB (N, 3, H, W) in [-1, 1] -> outputs of the blocks `TAPS`. Its weights are not parameters and are not saved."""
+    """RGB (N, 3, H, W) in [-1, 1] -> outputs of the blocks `_TAPS`. Its weights are neither parameters nor saved."""
 
     def __init__(self) -> None:
         super().__init__()
         meta = torch.empty(0).device.type == "meta"  # only shapes are needed
         network = only_shapes() if meta else fold(load_efficientnet_lite0())
         network.requires_grad_(False).to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
-        network.blocks = nn.Sequential(*list(network.blocks)[: max(TAPS) + 1])
+        network.blocks = nn.Sequential(*list(network.blocks)[: max(_TAPS) + 1])
         self.network = (network,)  # in a tuple, so that it is not a submodule
 
     def _apply(self, fn: Any, recurse: bool = True) -> Frozen:
@@ -52,7 +52,7 @@ class Frozen(nn.Module):
         maps = []
         for i, block in enumerate(network.blocks):
             x = block(x)
-            if i in TAPS:
+            if i in _TAPS:
                 maps.append(x)
         return tuple(maps)
 
@@ -65,7 +65,7 @@ class Frozen(nn.Module):
         return 134 * 16 * output[0][0, 0].numel()
 
 
-class Fixed(nn.Module):
+class _Fixed(nn.Module):
     """A convolution with fixed random weights: saved, but not parameters."""
 
     weight: Tensor
@@ -86,7 +86,7 @@ class Head(nn.Module):
     def __init__(self, maps: int, height: int, width: int, label_size: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        while min(height, width) > COARSEST:
+        while min(height, width) > _COARSEST:
             after = min(2 * maps, MOST)
             layers += [scaled_init(nn.Conv2d(maps, after, 4, 2, 1)), nn.LeakyReLU(LEAK)]
             maps, height, width = after, height // 2, width // 2
@@ -120,12 +120,12 @@ class DetailHead(nn.Module):
         signs = torch.tensor([[1.0, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]]).view(3, 1, 2, 2)  # Haar wavelets
         self.register_buffer("differences", signs.repeat(channels, 1, 1, 1), persistent=False)
         self.layers = nn.Sequential(
-            scaled_init(nn.Conv2d(3 * channels, DETAIL_MAPS, 3, padding=1)),
+            scaled_init(nn.Conv2d(3 * channels, _DETAIL_MAPS, 3, padding=1)),
             nn.LeakyReLU(LEAK),
             nn.AvgPool2d(2),
-            scaled_init(nn.Conv2d(DETAIL_MAPS, 2 * DETAIL_MAPS, 3, padding=1)),
+            scaled_init(nn.Conv2d(_DETAIL_MAPS, 2 * _DETAIL_MAPS, 3, padding=1)),
             nn.LeakyReLU(LEAK),
-            scaled_init(nn.Conv2d(2 * DETAIL_MAPS, 1, 1), LINEAR),
+            scaled_init(nn.Conv2d(2 * _DETAIL_MAPS, 1, 1), LINEAR),
         )
 
     def forward(self, images: Tensor) -> Tensor:
@@ -194,9 +194,11 @@ class FeatureDiscriminator(ViewDiscriminator):
         self.weights = on_pixels + [1.0] * len(VIEWS)
         # Transparent images are used twice, over black and over white.
         self.grounds = 2 if config.channels == 4 else 1
-        self.cross = nn.ModuleList(Fixed(before, after, 1) for before, after in zip(TAPS.values(), CROSS, strict=True))
-        self.down = nn.ModuleList(Fixed(coarse, fine, 1) for coarse, fine in zip(VIEWS[1:], CROSS[:-1], strict=True))
-        self.mix = nn.ModuleList(Fixed(before, after, 3) for before, after in zip(CROSS, VIEWS, strict=True))
+        self.cross = nn.ModuleList(
+            _Fixed(before, after, 1) for before, after in zip(_TAPS.values(), _CROSS, strict=True)
+        )
+        self.down = nn.ModuleList(_Fixed(coarse, fine, 1) for coarse, fine in zip(VIEWS[1:], _CROSS[:-1], strict=True))
+        self.mix = nn.ModuleList(_Fixed(before, after, 3) for before, after in zip(_CROSS, VIEWS, strict=True))
         self.register_buffer("scales", torch.ones(len(VIEWS)))
         height, width = _seen_size(config.height, config.width)
         grids = [(-(-height // 2**i), -(-width // 2**i)) for i in range(2, 2 + len(VIEWS))]
@@ -252,7 +254,7 @@ def pretrained_network(config: ModelConfig) -> str | None:
 
 def _seen_size(height: int, width: int) -> tuple[int, int]:
     """Input size of the frozen network: the image size, at least 32 pixels per side."""
-    return max(SMALLEST, height), max(SMALLEST, width)
+    return max(_SMALLEST, height), max(_SMALLEST, width)
 
 
 def _over_grounds(images: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ganvas.errors import RunError
 from ganvas.model_file import WEIGHTS
-from ganvas.records import LogRecord, Report, Score, Warned, read_log, typed
+from ganvas.records import LogRecord, Score, TrainingReport, Warned, read_log, typed
 from ganvas.results import Evaluation, read_evaluation
 from ganvas.run import Run
 from ganvas.run_config import RunConfig
@@ -21,7 +21,7 @@ class RunContent:
 
     folder: Path
     config: RunConfig
-    reports: list[Report]
+    reports: list[TrainingReport]
     vitals: list[Score]
     """Evaluations during training."""
     health: list[Warned]
@@ -58,12 +58,12 @@ def read(folder: Path) -> RunContent:
     return RunContent(folder, config, reports, vitals, health, grids, evaluation, stale)
 
 
-def sorted_out(log: Iterable[LogRecord]) -> tuple[list[Report], list[Score], list[Warned]]:
+def sorted_out(log: Iterable[LogRecord]) -> tuple[list[TrainingReport], list[Score], list[Warned]]:
     """The reports, the evaluations during training and the warnings of a log."""
     lines = [*log]
     scores = {line.images: line for line in lines if isinstance(line, Score)}  # the end may be evaluated twice
     health = [line for line in lines if isinstance(line, Warned)]
-    return [line for line in lines if isinstance(line, Report)], [*scores.values()], health
+    return [line for line in lines if isinstance(line, TrainingReport)], [*scores.values()], health
 
 
 def column(records: Sequence[LogRecord], name: str) -> list[float]:

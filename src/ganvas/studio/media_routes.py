@@ -11,7 +11,7 @@ from fastapi.responses import FileResponse
 
 from ganvas.explore.recipes import Recipe, resolve
 from ganvas.explore.sampling import file_name
-from ganvas.fields import build, check
+from ganvas.fields import build_options, check_bounds
 from ganvas.options import Files, Interpolate, Video
 from ganvas.studio import commands, media, run_status, schemas
 from ganvas.studio.context import StudioParts, TaskName, task_out
@@ -85,15 +85,15 @@ def add(api: FastAPI, studio: StudioParts) -> None:
 
 def _film_of(loaded: Loaded, body: schemas.NewFilm) -> Interpolate:
     values = body.look() | {name: getattr(body, name) for name in ("easing", "loop")}
-    return build(Interpolate, (str(loaded.place.folder), f"{file_name(loaded.place.name)}.{body.form}"), values)
+    return build_options(Interpolate, (str(loaded.place.folder), f"{file_name(loaded.place.name)}.{body.form}"), values)
 
 
 def _training_film_of(place: Place, body: schemas.NewTrainingFilm) -> Video:
     values = body.look() | {"fps": None if body.seconds is not None else body.fps}
-    return build(Video, (str(place.folder), f"{file_name(place.name)}-training.{body.form}"), values)
+    return build_options(Video, (str(place.folder), f"{file_name(place.name)}-training.{body.form}"), values)
 
 
 def _files_of(body: schemas.NewPrint) -> Files:
-    form = build(Files, (), {name: getattr(body, name) for name in ("format", "enlarge", "filter", "dpi")})
-    check(form)
+    form = build_options(Files, (), {name: getattr(body, name) for name in ("format", "enlarge", "filter", "dpi")})
+    check_bounds(form)
     return form

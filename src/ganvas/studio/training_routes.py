@@ -16,7 +16,7 @@ from ganvas.config import DataConfig, Kind
 from ganvas.data.reading.containers import PICTURES
 from ganvas.data.reading.sources import ARCHIVES
 from ganvas.errors import ConfigError
-from ganvas.fields import build
+from ganvas.fields import build_options
 from ganvas.options import Train
 from ganvas.run import Run
 from ganvas.studio import preparation, run_status, schemas
@@ -162,7 +162,7 @@ def _add_jobs(router: APIRouter, studio: StudioParts) -> None:
     planner = preparation.Planner()
 
     @router.post("/api/checkups", status_code=202)
-    def check(body: schemas.Images) -> schemas.TaskOut:
+    def check_bounds(body: schemas.Images) -> schemas.TaskOut:
         """Start a check of images: number, sizes, classes, problems."""
         source = studio.places.source(body.source)
         work = preparation.checking(source, DataConfig(labels=None if body.labels else "none"))
@@ -231,7 +231,7 @@ def _training_of(studio: StudioParts, body: schemas.NewTraining, out: Path | Non
     values = {name: getattr(body, name) for name in same}
     values |= {"size": body.size or None, "labels": None if body.labels else "none", "device": studio.device}
     place = None if out is None else str(out)
-    return build(Train, (studio.places.source(body.source), place), values)
+    return build_options(Train, (studio.places.source(body.source), place), values)
 
 
 def _started_as(one: Started) -> schemas.TrainingOut:

@@ -152,7 +152,7 @@ def may_show(licence: str | None) -> bool:
 # -- writing --
 
 
-def write_model(generator: Generator, run: Run, images_seen: int) -> None:
+def write_training_model(generator: Generator, run: Run, images_seen: int) -> None:
     """Write run/model: weights, config.json and the card."""
     generator.info = dataclasses.replace(generator.info, images_seen=images_seen)
     generator.save(run.model, _training_card(generator, run))

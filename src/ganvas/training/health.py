@@ -27,7 +27,7 @@ from ganvas.config import TrainConfig
 from ganvas.data.batches import images_at, spaced
 from ganvas.data.packing.pack import Pack
 from ganvas.losses import LOSSES
-from ganvas.records import LogRecord, Report, Score, Variety, Warned
+from ganvas.records import LogRecord, Score, TrainingReport, Variety, Warned
 from ganvas.training.state import TrainState
 from ganvas.training.step import START_STEPS
 
@@ -87,7 +87,7 @@ class Watch:
         self.ignorant = ignorant_loss(config)
         rounds = config.n_critic if config.update == "alternating" else 1
         self.start = START_STEPS * config.batch * rounds  # images
-        self.reports: deque[Report] = deque(maxlen=_MEMORY)
+        self.reports: deque[TrainingReport] = deque(maxlen=_MEMORY)
         self.vitals: list[Score] = []
         self.varieties: list[Variety] = []
         self.active: dict[str, int] = {}  # active warnings, and for how many checks in a row each was absent
@@ -101,7 +101,7 @@ class Watch:
             else:
                 self.reports.append(record)
 
-    def see(self, record: Report) -> list[Event]:
+    def see(self, record: TrainingReport) -> list[Event]:
         """Checks a report of the loop."""
         self.reports.append(record)
         latest = [report for report in self.reports if report.images > self.start][-GAME:]
@@ -194,7 +194,7 @@ class Watch:
                 )
         return "exploding", None
 
-    def _winner(self, latest: list[Report]) -> tuple[str, Event | None]:
+    def _winner(self, latest: list[TrainingReport]) -> tuple[str, Event | None]:
         if len(latest) < GAME or self.ignorant is None:
             return "winner", None
         loss = statistics.median(record.loss for record in latest) / self.ignorant
@@ -214,7 +214,7 @@ class Watch:
             )
         return "winner", None
 
-    def _augmentation(self, latest: list[Report]) -> tuple[str, Event | None]:
+    def _augmentation(self, latest: list[TrainingReport]) -> tuple[str, Event | None]:
         at_cap = (
             self.config.adaptive and len(latest) == PATIENCE and all(r.augment > MOST_PROBABLE - 0.01 for r in latest)
         )

@@ -20,12 +20,12 @@ from ganvas.generator import Generator
 from ganvas.model_file import ModelInfo
 from ganvas.models import crops_of
 from ganvas.models.batch_norm import follow_statistics, forget_statistics
-from ganvas.records import Report, Score, line_of, read_log, read_reports, typed
+from ganvas.records import Score, TrainingReport, line_of, read_log, read_reports, typed
 from ganvas.run import Run
 from ganvas.system import device as ranks
 from ganvas.system.device import agree, average_gradients, average_over_ranks, is_out_of_memory
 from ganvas.training.autotune import choose_workers
-from ganvas.training.card import write_model
+from ganvas.training.card import write_training_model
 from ganvas.training.clock import Allowance, Caught, Clock, caught_signals
 from ganvas.training.health import Event, Watch, heldout_scores
 from ganvas.training.preview import PixelVariety, Preview
@@ -324,7 +324,7 @@ class Loop:
     def save(self) -> None:
         """Writes a checkpoint and the model."""
         self.run.save_checkpoint(self.state.state_dict(), self.state.images_seen, self.config.keep)
-        write_model(self.average, self.run, self.state.images_seen)
+        write_training_model(self.average, self.run, self.state.images_seen)
 
     def finish(self) -> None:
         """Writes the final checkpoint, grid and model; signals are delayed until this is done.
@@ -340,7 +340,7 @@ class Loop:
         if self.writes:
             if state.images_seen != self.began or not run.saved():
                 run.save_checkpoint(state.state_dict(), state.images_seen, self.config.keep)
-            write_model(self.average, run, state.images_seen)
+            write_training_model(self.average, run, state.images_seen)
             if not self.interrupted:
                 self.complete()
             self.display.finish(state.images_seen, state.seconds)
@@ -404,19 +404,19 @@ def _go_on_drawing(preview: Preview, run: Run, state: TrainState, clock: Clock) 
 
 def _restore_best(run: Run) -> None:
     best = Generator.load(run.best, device="cpu")
-    write_model(best, run, best.info.images_seen)
+    write_training_model(best, run, best.info.images_seen)
 
 
 def report_of(
     state: TrainState, stats: Stats, penalised: Stats | None, clock: Clock, rate: float, config: TrainConfig
-) -> Report:
+) -> TrainingReport:
     """The numbers of one log line. Synchronises with the device.
 
     stats: of the last step. penalised: of the last step with penalties; None if there was none in this session.
     """
     penalties = (penalised.r1, penalised.r2, penalised.gp) if penalised is not None else ()
     heads = state.features_penalty
-    return Report(
+    return TrainingReport(
         images=state.images_seen,
         seconds=round(clock.seconds(), 2),
         images_per_second=round(clock.rate(), 1),
@@ -443,7 +443,7 @@ def _tell(events: list[Event], state: TrainState, run: Run, display: Display) ->
         run.log(line_of(event.at(state.images_seen)))
 
 
-def _is_lost(state: TrainState, record: Report) -> bool:
+def _is_lost(state: TrainState, record: TrainingReport) -> bool:
     """True if logits, loss or weights are not finite, or logits are beyond `_FAR`."""
     logits = (record.d_real, record.d_fake)
     return not (all(abs(logit) < _FAR for logit in logits) and math.isfinite(record.loss) and are_finite(state))

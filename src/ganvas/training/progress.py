@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from ganvas.errors import duration
-from ganvas.records import Report
+from ganvas.records import TrainingReport
 
 _PLAIN_SECONDS = 10.0  # seconds between two lines if the output is not a terminal
 
@@ -34,7 +34,7 @@ class Display:
         """Prints a message on its own line."""
         self.console.print(text, markup=False)
 
-    def update(self, record: Report, progress: float) -> None:
+    def update(self, record: TrainingReport, progress: float) -> None:
         """Shows a report. progress: fraction of the budget used, 0 to 1."""
         self.show(progress, _describe(record))
 
@@ -71,7 +71,7 @@ class Display:
         self.say(f"{images_seen:,} images seen in {duration(seconds)}")
 
 
-def _describe(record: Report) -> str:
+def _describe(record: TrainingReport) -> str:
     rate = record.images_per_second
     return (
         f"{_count(record.images)} images seen  {rate:,.{0 if rate >= 10 else 1}f}/s  {duration(record.eta)} left  "

@@ -27,7 +27,7 @@ from ganvas.training.plan import Chooser, choose_machine, plan
 from ganvas.training.plan_text import show_plan
 from ganvas.training.probe import probe_gamma
 from ganvas.training.progress import Display
-from ganvas.training.starting_weights import NONE, SENTENCE, SHIPPED, open_start, start_for
+from ganvas.training.starting_weights import NONE, NOTICE, SHIPPED, open_start, start_for
 from ganvas.training.state import TrainState, info_of
 from ganvas.training.transfer import Origin, open_origin, take_over
 
@@ -82,7 +82,7 @@ def open_session(
     checkpoint = run.load_checkpoint(display.say, state.device)
     if checkpoint is None and record.start:
         lines = take_over(state, origin or open_start(record.start, info.config))
-        for line in [SENTENCE] if record.start == SHIPPED else lines:
+        for line in [NOTICE] if record.start == SHIPPED else lines:
             display.say(f"  {line}")
     if checkpoint is not None:
         _resume(state, checkpoint, run, display)

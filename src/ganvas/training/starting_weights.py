@@ -27,10 +27,10 @@ SHIPPED = "ganvas"  # the start of a run that began with the weights in this pac
 FILE = Path(__file__).parents[1] / "starting_weights" / "light.safetensors"
 MODEL = ModelConfig("light", 64, 64, 3, z_dim=64, base=12, discriminator="both")
 """Networks of the weights in the file: those that the plan chooses on a CPU."""
-SENTENCE = f"starting from the weights in this package (--from {NONE}: from new weights)"
-FIXED = ("model", "z_dim", "base", "widest", "blocks", "spectral_norm")
+NOTICE = f"starting from the weights in this package (--from {NONE}: from new weights)"
+_FIXED = ("model", "z_dim", "base", "widest", "blocks", "spectral_norm")
 """Options of networks that can start from them must be these."""
-LAST = "to_picture."  # kept in colour; transfer.fit makes it gray
+_LAST = "to_picture."  # kept in colour; transfer.fit makes it gray
 NUM_STAGES = 4
 
 
@@ -39,7 +39,7 @@ def start_for(model: ModelConfig, asked: str | None) -> str | None:
 
     asked: such a folder, `NONE`, or None for the default.
     """
-    fits = all(getattr(model, name) == getattr(MODEL, name) for name in FIXED)
+    fits = all(getattr(model, name) == getattr(MODEL, name) for name in _FIXED)
     fits &= model.discriminator != "own" and model.channels in (1, 3)
     fits &= len(stages(model.height, model.width, COARSEST)) > NUM_STAGES
     return {NONE: None, None: SHIPPED if fits else None}.get(asked, asked)
@@ -88,7 +88,7 @@ def grown(theirs: Tensors, model: ModelConfig) -> Tensors:
     """
     with torch.random.fork_rng(devices=[]):
         mine = build_generator(model).state_dict()
-    known = {name: tensor for name, tensor in theirs.items() if name.startswith(LAST)}
+    known = {name: tensor for name, tensor in theirs.items() if name.startswith(_LAST)}
     for name, own in mine.items():
         parts = name.split(".")
         if name == "start.weight":
