@@ -32,14 +32,14 @@ def digits() -> Pack:
 @pytest.fixture(scope="module")
 def finder(digits: Pack) -> CopyFinder:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ganvas.evaluation.copies.ENOUGH", 160)
+        patch.setattr("ganvas.evaluation.copies.ENOUGH_TO_CALIBRATE", 160)
         return CopyFinder(digits)
 
 
 @pytest.fixture
 def rough(monkeypatch: pytest.MonkeyPatch) -> Pack:
     """300 digits, and a threshold from few real images: for copies that are far below it."""
-    monkeypatch.setattr("ganvas.evaluation.copies.ENOUGH", 40)
+    monkeypatch.setattr("ganvas.evaluation.copies.ENOUGH_TO_CALIBRATE", 40)
     return open_pack("digits", DataConfig(limit=300))
 
 
@@ -127,7 +127,7 @@ def test_few_samples_rule_out_little(finder: CopyFinder, digits: Pack) -> None:
 
 
 def test_the_calibration_is_read_from_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ganvas.evaluation.copies.ENOUGH", 0)
+    monkeypatch.setattr("ganvas.evaluation.copies.ENOUGH_TO_CALIBRATE", 0)
     monkeypatch.setattr("ganvas.evaluation.copies.versions", lambda: versions()[:5])
     pack = open_pack("digits", DataConfig(limit=200))
     finder = CopyFinder(pack)
@@ -294,7 +294,7 @@ def test_with_few_held_out_images_real_ones_are_not_accused(digits: Pack, monkey
     """Thirty held-out images alone say little about the lowest score in two hundred."""
     order = np.random.default_rng(0).permutation(digits.training)
     few = dataclasses.replace(digits, images=np.asarray(digits.images[order[:300]]), heldout=np.arange(30), labels=None)
-    monkeypatch.setattr("ganvas.evaluation.copies.ENOUGH", 200)
+    monkeypatch.setattr("ganvas.evaluation.copies.ENOUGH_TO_CALIBRATE", 200)
     finder = CopyFinder(few)
     judged = finder.judge(digits.images[order[300:420]])
     assert judged.rate.value <= 0.01 and not judged.caught and "no sign of copying" in judged.sentence

@@ -162,7 +162,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Pack, np.ndarray]:
 @pytest.fixture(scope="module")
 def finder(digits: tuple[Pack, np.ndarray]) -> CopyFinder:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ganvas.evaluation.copies.ENOUGH", 60)  # a rough threshold
+        patch.setattr("ganvas.evaluation.copies.ENOUGH_TO_CALIBRATE", 60)  # a rough threshold
         return CopyFinder(digits[0])
 
 
@@ -213,7 +213,7 @@ def test_images_that_only_noise_separates_from_the_data_resemble_it(name: str, n
 
 def test_blank_images_in_colour_are_no_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever their score is."""
-    monkeypatch.setattr("ganvas.evaluation.copies.ENOUGH", 0)
+    monkeypatch.setattr("ganvas.evaluation.copies.ENOUGH_TO_CALIBRATE", 0)
     monkeypatch.setattr("ganvas.evaluation.copies.versions", lambda: versions()[:10])
     images = landscapes(210, SIDE, 3)
     finder = CopyFinder(packed(images, tmp_path))
@@ -265,7 +265,7 @@ def test_classes_that_are_missing_are_named_and_no_others(
 def test_enough_held_out_images_are_the_reference(
     digits: tuple[Pack, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ganvas.evaluation.evaluate.ENOUGH", 30)
+    monkeypatch.setattr("ganvas.evaluation.evaluate.ENOUGH_HELD_OUT", 30)
     judged = Given(digits[0], digits[1][:60])
     rows = measured(judged)
     assert judged.protocol().split == "held-out"

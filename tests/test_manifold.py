@@ -125,7 +125,7 @@ def test_blocks_and_order_change_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     moved = manifold(real[rng.permutation(61)], fake[rng.permutation(53)])
     assert [interval.value for interval in moved] == [interval.value for interval in whole]
     for block in (1, 2, 7, 60):
-        monkeypatch.setattr("ganvas.evaluation.manifold.BLOCK", block)
+        monkeypatch.setattr("ganvas.evaluation.manifold.DISTANCE_BLOCK", block)
         assert manifold(real, fake) == whole
 
 

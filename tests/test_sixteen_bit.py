@@ -78,7 +78,7 @@ def test_deep_colour_is_scaled_to_8_bits(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a.bmp", "a", "a.tif.gz"])
 def test_other_endings_are_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ConfigError, match=r"written as \.png, \.jpg, \.jpeg, \.webp, \.tif, \.tiff"):
+    with pytest.raises(ConfigError, match=r"written as \.png, \.jpg, \.jpeg, \.jpe, \.jfif, \.webp, \.tiff, \.tif"):
         save_picture(tmp_path / name, noise(4, 4, 1))
     assert not any(tmp_path.iterdir())
 

@@ -35,7 +35,7 @@ from test_generator import fresh
 @pytest.fixture
 def rough_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     """The threshold of copies comes from few real images, which is quick."""
-    monkeypatch.setattr("ganvas.evaluation.copies.ENOUGH", 30)
+    monkeypatch.setattr("ganvas.evaluation.copies.ENOUGH_TO_CALIBRATE", 30)
 
 
 def test_the_nearest_training_picture_where_the_pack_is_at_hand(client: TestClient, folder: Path) -> None:

@@ -152,7 +152,7 @@ def test_a_generator_that_copies_is_not_exported(
     ganvas_command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(verbs, "GATE_SAMPLES", 60)
-    monkeypatch.setattr("ganvas.evaluation.copies.ENOUGH", 40)
+    monkeypatch.setattr("ganvas.evaluation.copies.ENOUGH_TO_CALIBRATE", 40)
     model = fresh().save(tmp_path / "model")
     for name, seeds in (("own", "1000000-1000239"), ("others", "0-239")):
         fine(ganvas_command, "sample", model, "--seeds", seeds, "--out", tmp_path / name)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 
 @dataclass(frozen=True)
-class _Writing:
+class Writing:
     """How images are written in a format.
 
     most_side: longest side in pixels. options: of Pillow's `save`. sixteen_bits: gray of 16 bits stays so.
@@ -42,7 +42,7 @@ class ImageFormat:
     is_certain: Callable[[bytes], bool] = lambda start: True
     paged: bool = False
     signed: bool = False
-    writing: _Writing | None = None
+    writing: Writing | None = None
 
 
 IMAGE_FORMATS: dict[str, ImageFormat] = {
@@ -55,7 +55,7 @@ IMAGE_FORMATS: dict[str, ImageFormat] = {
         lacks_end=lambda content: b"IEND" not in content[-64:],
         paged=True,
         signed=True,
-        writing=_Writing(100_000, sixteen_bits=True, texts="png"),
+        writing=Writing(100_000, sixteen_bits=True, texts="png"),
     ),
     "JPEG": ImageFormat(
         "JPEG",
@@ -65,7 +65,7 @@ IMAGE_FORMATS: dict[str, ImageFormat] = {
         "JpegImagePlugin",
         lacks_end=lambda content: b"\xff\xd9" not in content[-64:],
         signed=True,
-        writing=_Writing(65_500, {"quality": 95, "subsampling": 0}, transparent=False),
+        writing=Writing(65_500, {"quality": 95, "subsampling": 0}, transparent=False),
     ),
     "WEBP": ImageFormat(
         "WebP",
@@ -77,7 +77,7 @@ IMAGE_FORMATS: dict[str, ImageFormat] = {
         is_certain=lambda start: start[8:12] == b"WEBP",
         paged=True,
         signed=True,
-        writing=_Writing(16_383, {"quality": 90, "method": 4}, dpi=False),
+        writing=Writing(16_383, {"quality": 90, "method": 4}, dpi=False),
     ),
     "BMP": ImageFormat(
         "BMP",
@@ -98,7 +98,7 @@ IMAGE_FORMATS: dict[str, ImageFormat] = {
         paged=True,
         signed=True,
         # This compression is known to every reader of today.
-        writing=_Writing(100_000, {"compression": "tiff_adobe_deflate"}, sixteen_bits=True, texts="tiff"),
+        writing=Writing(100_000, {"compression": "tiff_adobe_deflate"}, sixteen_bits=True, texts="tiff"),
     ),
 }
 """By Pillow's name."""

@@ -196,7 +196,7 @@ def read(path: Path, pack: Pack) -> LabelClassifier | None:
 # ---- as features ----
 
 
-def _load(name: str, device: torch.device, weights: Path | None, pack: Pack | None) -> Features:
+def load(name: str, device: torch.device, weights: Path | None, pack: Pack | None) -> Features:
     """The classifier of `pack` as `Features`; its logits are those of the classes of the pack, in order."""
     if pack is None:
         raise ConfigError(f"the features {name!r} are trained on labelled images: give the pack of the images")

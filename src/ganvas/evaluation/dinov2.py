@@ -153,7 +153,7 @@ def _prepare(images: Tensor) -> Tensor:
     return (bicubic(_SIZE)(images) / 2 + 0.5 - mean) / std
 
 
-def _load(name: str, device: torch.device, weights: Path | None, pack: Pack | None) -> Features:
+def load(name: str, device: torch.device, weights: Path | None, pack: Pack | None) -> Features:
     """The network as `Features`, with weights from the file `weights`, or the published ones (cached or downloaded)."""
     published = PUBLISHED[name]
     path = weights or fetch(published.file)

@@ -60,7 +60,7 @@ _NUM = 2_000  # images of each kind; fewer for large images
 _NUM_LEAST = 50  # fewest generated images by default
 DEFAULT_FEATURES = "efficientnet-lite0"
 _BYTES = 2**29  # most memory for generated images
-_ENOUGH_HELD_OUT = 500  # held-out images; with fewer, training images are the reference
+ENOUGH_HELD_OUT = 500  # held-out images; with fewer, training images are the reference
 _SHOWN, CLASSES_SHOWN = 36, 12  # images, or rows of eight, in the grids
 _CLOSEST = 12  # pairs in the gallery
 _BLURRED, _BLUR = 200, 1.5  # blur of `resembles_nothing`: images of each kind; pixels, for images of up to 64 pixels
@@ -158,7 +158,7 @@ class Evaluator:
         self.is_fid = name in INCEPTION and not options.force
         usual = max(_NUM_LEAST, min(MINIMUM_FOR_FID if self.is_fid else _NUM, _BYTES // bytes_each))
         num = options.n or min(usual, source.most or usual)
-        self.split = "held-out" if len(pack.heldout) >= _ENOUGH_HELD_OUT else "training"
+        self.split = "held-out" if len(pack.heldout) >= ENOUGH_HELD_OUT else "training"
         self.heldout = drawn_indices(pack.heldout, num, 0)
         self.training = drawn_indices(pack.training, num, 1)
         self.reference = self.heldout if self.split == "held-out" else self.training

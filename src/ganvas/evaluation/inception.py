@@ -306,7 +306,7 @@ def _eight_bit(images: Tensor) -> Tensor:
 # ---- weights ----
 
 
-def _load(name: str, device: torch.device, weights: Path | None, pack: Pack | None) -> Features:
+def load(name: str, device: torch.device, weights: Path | None, pack: Pack | None) -> Features:
     """The fast network as `Features`, with weights from the file `weights`, or the published ones.
 
     A file with other weights is accepted; name and protocol then state it, because the results are not FID.

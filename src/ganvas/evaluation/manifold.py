@@ -9,7 +9,7 @@ from scipy.stats import t as student
 
 from ganvas.evaluation.intervals import CONFIDENCE, Interval, check_features, share, slices
 
-_DISTANCE_BLOCK = 2048  # rows and columns of distances at a time: 16 MB in float32
+DISTANCE_BLOCK = 2048  # rows and columns of distances at a time: 16 MB in float32
 _PARTS, _ROUNDS = 4, 4  # random splits into parts, and number of splits, for the intervals
 _TINY = 1e-12
 _WIDEST = 3.5  # most that the intervals of a collapsed generator are widened
@@ -59,12 +59,12 @@ def manifold(real: np.ndarray, fake: np.ndarray, k: int = 3, k_density: int = 5,
     most = max(k, k_density)
     check_features(real, fake, _PARTS * (most + 1))
     real, fake = _centred(real, fake)
-    values = _measured(real, fake, k, k_density, _DISTANCE_BLOCK)
+    values = _measured(real, fake, k, k_density, DISTANCE_BLOCK)
     rng = np.random.default_rng(seed)
     deals = []
     for _ in range(_ROUNDS):
         hands = (np.array_split(rng.permutation(len(features)), _PARTS) for features in (real, fake))
-        deals.append([_measured(real[i], fake[j], k, k_density, _DISTANCE_BLOCK) for i, j in zip(*hands, strict=True)])
+        deals.append([_measured(real[i], fake[j], k, k_density, DISTANCE_BLOCK) for i, j in zip(*hands, strict=True)])
     variances = np.var(deals, axis=1, ddof=1).mean(axis=0) / _PARTS
     means = np.mean(deals, axis=(0, 1))
     variances[2] *= (values[2] / max(means[2], _TINY)) ** 2
@@ -87,7 +87,7 @@ def manifold(real: np.ndarray, fake: np.ndarray, k: int = 3, k_density: int = 5,
 
 
 def precision_recall(
-    real: np.ndarray, fake: np.ndarray, k: int = 3, block: int = _DISTANCE_BLOCK
+    real: np.ndarray, fake: np.ndarray, k: int = 3, block: int = DISTANCE_BLOCK
 ) -> tuple[float, float]:
     """Share of generated images in the manifold of real images (precision), and vice versa (recall).
 
@@ -101,7 +101,7 @@ def precision_recall(
     return float(precision), float(recall)
 
 
-def resemblance(real: np.ndarray, fake: np.ndarray, k: int = 3, block: int = _DISTANCE_BLOCK) -> float:
+def resemblance(real: np.ndarray, fake: np.ndarray, k: int = 3, block: int = DISTANCE_BLOCK) -> float:
     """Precision with balls of at most the median size: a share of generated images, 0 to 1.
 
     Among few images of several classes, some have their k-th neighbour in another class, and their large balls contain

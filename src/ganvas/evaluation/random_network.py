@@ -106,7 +106,7 @@ def textures(num: int = _CALIBRATION, side: int = 64) -> Tensor:
     return torch.from_numpy((contrast * noise + brightness).clip(-1, 1).astype(np.float32))
 
 
-def _load(name: str, device: torch.device, weights: Path | None, pack: Pack | None) -> Features:
+def load(name: str, device: torch.device, weights: Path | None, pack: Pack | None) -> Features:
     """The network as `Features`; with a pack, calibrated on its training images, which improves discrimination."""
     network = RandomNetwork().eval().requires_grad_(False)
     digest = tensor_hash(network.state_dict())

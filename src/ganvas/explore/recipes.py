@@ -66,7 +66,7 @@ class Towards:
 
 
 @dataclass(frozen=True)
-class _Slider:
+class Slider:
     """How a number of a recipe changes an image. The studio shows a slider for it.
 
     neutral: the value without effect. ends: what the lowest and the highest value mean, perhaps empty.
@@ -100,7 +100,7 @@ class Recipe:
     """Instead of a seed: latents, one row for all layers or one per row; they include truncation."""
     label: str | Mapping[str, float] | None = None
     """Default: the class, or the combination of conditions, with index seed modulo their number."""
-    truncation: float = _Slider("Truncation", 0, 1, 0.05, 1.0, ("average image", "full diversity"), _truncated).field()
+    truncation: float = Slider("Truncation", 0, 1, 0.05, 1.0, ("average image", "full diversity"), _truncated).field()
     edits: Mapping[str, float] = field(default_factory=dict)
     towards: Towards | None = None
     mix: Mix | None = None
@@ -167,7 +167,7 @@ class Recipe:
         return names
 
 
-SLIDERS: dict[str, _Slider] = {
+SLIDERS: dict[str, Slider] = {
     one.name: one.metadata["slider"] for one in dataclasses.fields(Recipe) if "slider" in one.metadata
 }
 """The fields of a recipe that have a slider."""
@@ -271,7 +271,7 @@ def _starts(generator: Generator, recipes: Sequence[Recipe]) -> Code:
 
 
 def _slide(
-    generator: Generator, code: Code, labels: Tensor | None, name: str, slider: _Slider, amounts: Sequence[float]
+    generator: Generator, code: Code, labels: Tensor | None, name: str, slider: Slider, amounts: Sequence[float]
 ) -> None:
     """Change each code (N) by the amount of one slider."""
     for amount in set(amounts):

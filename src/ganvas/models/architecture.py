@@ -80,7 +80,7 @@ def modern_defaults(setting: Setting) -> Defaults:
     }
 
 
-def _classic_defaults(setting: Setting) -> Defaults:
+def classic_defaults(setting: Setting) -> Defaults:
     """Defaults of the reference projects; their presets (presets.py) have more exact ones."""
     return modern_defaults(setting) | {
         "loss": ("bce", "as in the classic projects"),
@@ -117,7 +117,7 @@ class Architecture:
 
 def classic(build: Callable[[ModelConfig], _Networks], about: str) -> Architecture:
     """A network of a reference project."""
-    return Architecture(build, about, _classic_defaults, classic=True)
+    return Architecture(build, about, classic_defaults, classic=True)
 
 
 def gamma_for(side: float) -> float:

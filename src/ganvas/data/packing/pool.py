@@ -171,7 +171,7 @@ def _answer(child: subprocess.Popen[bytes], job: tuple[Any, ...]) -> Any:
     return answer
 
 
-def _serve(function: Callable[..., Any]) -> None:
+def serve(function: Callable[..., Any]) -> None:
     """Runs in the child: answers jobs from standard input until it closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     answers = os.fdopen(os.dup(1), "wb")

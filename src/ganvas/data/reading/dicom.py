@@ -83,14 +83,14 @@ def is_dicom(content: bytes) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _DicomFacts:
+class DicomFacts:
     """Properties of a file that a source needs before reading it."""
 
     radiograph: bool
     num_frames: int
 
 
-def facts(start: bytes) -> _DicomFacts:
+def facts(start: bytes) -> DicomFacts:
     """Reads the first `START` bytes of a file; one frame if they do not contain the number."""
     from pydicom.filereader import read_partial
 
@@ -103,9 +103,9 @@ def facts(start: bytes) -> _DicomFacts:
                 force=True,  # without a mark
             )
             count = int(header.get("NumberOfFrames") or 1)
-            return _DicomFacts(header.get("Modality") in _RADIOGRAPHS, count if 1 <= count <= _MAX_FRAMES else 1)
+            return DicomFacts(header.get("Modality") in _RADIOGRAPHS, count if 1 <= count <= _MAX_FRAMES else 1)
     except Exception:  # errors are reported when the file is read
-        return _DicomFacts(False, 1)
+        return DicomFacts(False, 1)
 
 
 def probe(content: bytes) -> PictureInfo:
@@ -118,11 +118,11 @@ def probe(content: bytes) -> PictureInfo:
         return PictureInfo(dataset.Rows, dataset.Columns, 1 if gray else 3, False, depth, wide=unscaled)
 
 
-_GrayWindow = tuple[float, float]
+GrayWindow = tuple[float, float]
 """Values, after modality LUT or rescale, that are shown as black and white."""
 
 
-def pixels(content: bytes, window: _GrayWindow | None = None) -> np.ndarray:
+def pixels(content: bytes, window: GrayWindow | None = None) -> np.ndarray:
     """The image of a file with one frame, converted for display.
 
     window: to use instead of the file's. Gray images are then float64, unscaled, and inverted within it if MONOCHROME1.
@@ -142,7 +142,7 @@ def pixels(content: bytes, window: _GrayWindow | None = None) -> np.ndarray:
 
 
 def frames(
-    content: bytes, indices: Sequence[int], window: _GrayWindow | None = None
+    content: bytes, indices: Sequence[int], window: GrayWindow | None = None
 ) -> Iterator[np.ndarray | PictureError]:
     """Frames of a file with several, each in the format of `pixels` or an error."""
     try:
@@ -154,9 +154,7 @@ def frames(
     yield from _frames(dataset, indices, window)
 
 
-def _frames(
-    dataset: Dataset, indices: Sequence[int], window: _GrayWindow | None
-) -> Iterator[np.ndarray | PictureError]:
+def _frames(dataset: Dataset, indices: Sequence[int], window: GrayWindow | None) -> Iterator[np.ndarray | PictureError]:
     from pydicom.pixels import get_decoder
 
     decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
@@ -268,7 +266,7 @@ def _depth(dataset: Dataset) -> int:
 # Conversion of stored values for display.
 
 
-def _shown(stored: np.ndarray, colors: str, dataset: Dataset, index: int, window: _GrayWindow | None) -> np.ndarray:
+def _shown(stored: np.ndarray, colors: str, dataset: Dataset, index: int, window: GrayWindow | None) -> np.ndarray:
     """Converts frame `index`, stored as (H, W) or (H, W, 3) in the colour space `colors`, to an image."""
     if colors in ("MONOCHROME1", "MONOCHROME2") and window is not None:
         seen = _rescaled(stored, _groups(dataset, index)[0], signed=dataset.get("PixelRepresentation") == 1)[0]
