@@ -16,6 +16,7 @@ import contextlib
 import hashlib
 import os
 import random
+import re
 import signal
 import sys
 import tempfile
@@ -49,6 +50,7 @@ FROM_NOTHING = ("train", "pack")  # commands that begin with the images alone
 BY_TIME = ("run/best/", "run/model/")  # which weights are evaluated, and so which are best, depends on the speed
 BY_SPEED = ("seconds", "best_score")  # counters of a training state of which the same is true
 Content = dict[str, str]
+"""A hash of every file, or its text, by its path."""
 
 
 def kill(arguments: tuple[str, ...], folder: Path, after: float) -> tuple[bool, str]:
@@ -85,6 +87,9 @@ def content(folder: Path) -> Content:
     """SHA-256 of every file below a folder, and of the training state in the newest checkpoint of its run."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     found = {str(path.relative_to(folder)): sha256(path) for path in files}
+    config = folder / "run/config.json"
+    if config.exists():  # the time at which the run started, in whole seconds, may agree by chance
+        found["run/config.json"] = re.sub('"started": "[^"]*"', "", config.read_text())
     checkpoints = [path for path in files if path.parent.name == "checkpoints" and path.suffix == ".pt"]
     if checkpoints:
         state = torch.load(checkpoints[-1], weights_only=True)

@@ -231,12 +231,24 @@ def test_average_of_another_width_is_a_model(two_classes: Path, tmp_path: Path, 
 
 
 @pytest.mark.parametrize(("pairs", "due"), [(0, True), (1, True), (2, False), (3, False)])
-def test_snapshots_that_were_due_when_a_run_stopped_are_written_after_it(tmp_path: Path, pairs: int, due: bool) -> None:
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_snapshots_that_were_due_when_a_run_stopped_are_written_after_it(
+    tmp_path: Path, pairs: int, interrupted: bool, due: bool
+) -> None:
     for i in range(pairs):
         for width in WIDTHS:
-            (tmp_path / "averages" / f"{i:012d}-{width:g}").mkdir(parents=True)
+            stored_average(tmp_path, i, width)
+    if interrupted:
+        stored_average(tmp_path, pairs, WIDTHS[0])
     snapshots = Snapshots(Run(tmp_path), TrainConfig(snapshots=4))
     assert snapshots.due(0.6) is due
+    assert len(list(tmp_path.glob("averages/*/config.json"))) == pairs * len(WIDTHS)
+
+
+def stored_average(run: Path, images: int, width: float) -> None:
+    folder = run / "averages" / f"{images:012d}-{width:g}"
+    folder.mkdir(parents=True)
+    (folder / "config.json").touch()
 
 
 def test_average_without_snapshots_or_of_no_width_is_refused(trained: Path, tmp_path: Path) -> None:

@@ -21,11 +21,11 @@ from typing import Any
 
 from ganvas.errors import CheckpointError, ConfigError, GanvasError, MissingExtraError, amount
 from ganvas.fields import takes
-from ganvas.model_file import CARD, MOST_WEIGHT_BYTES, WEIGHTS, ModelInfo, find_weights, read_model
+from ganvas.model_file import CARD, CONFIG, MOST_WEIGHT_BYTES, WEIGHTS, ModelInfo, find_weights, read_model
 from ganvas.options import Pull
 from ganvas.system import files
 
-CONFIG, DIRECTIONS = "config.json", "directions.json"
+DIRECTIONS = "directions.json"
 NAMES = (CONFIG, CARD, DIRECTIONS, WEIGHTS)
 """All files of a model, small files first."""
 MOST_SMALL_BYTES = 20_000_000  # most bytes of a file other than the weights

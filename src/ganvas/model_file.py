@@ -30,6 +30,7 @@ from ganvas.system import files
 MODEL_FORMAT = 1
 WEIGHTS = "generator.safetensors"
 CARD = "README.md"
+CONFIG = "config.json"  # the information in the weights file again, for people and for the Hub
 MOST_WEIGHT_BYTES = 2**34  # most bytes of a weights file; hundreds of times those of the largest network
 
 
@@ -144,7 +145,7 @@ def write_model(folder: Path, network: nn.Module, info: ModelInfo) -> None:
     metadata = {"ganvas": text, "sha256": checksum(tensor_hash(tensors), text)}
     content = in_order(safetensors.torch.save(tensors, metadata))
     files.write_atomically(folder / WEIGHTS, lambda file: file.write(content))
-    files.write_json(folder / "config.json", info.to_dict())
+    files.write_json(folder / CONFIG, info.to_dict())
 
 
 def find_weights(path: Path) -> Path:

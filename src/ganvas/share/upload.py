@@ -7,8 +7,8 @@ from pathlib import Path
 from ganvas.errors import ConfigError
 from ganvas.fields import takes
 from ganvas.generator import Generator
-from ganvas.hub import CARD, CONFIG, DIRECTIONS, Contents, Hub, Name, copy_into, hub_name
-from ganvas.model_file import WEIGHTS, find_weights
+from ganvas.hub import CARD, DIRECTIONS, Contents, Hub, Name, copy_into, hub_name
+from ganvas.model_file import CONFIG, WEIGHTS, find_weights
 from ganvas.options import Push
 from ganvas.system import files
 from ganvas.training.card import card, facts_of, run_of

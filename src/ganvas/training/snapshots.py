@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from ganvas.config import TrainConfig
 from ganvas.ema import WIDTHS, PowerAverages, combination
 from ganvas.errors import ConfigError, RunError
 from ganvas.generator import Generator
+from ganvas.model_file import CONFIG
 from ganvas.models import contract
 from ganvas.models.batch_norm import measure_statistics
 from ganvas.run import Run
@@ -29,9 +31,16 @@ class Snapshots:
         place = int(self.num * progress)
         if self.written < 0:
             # At the start there is nothing to save. After resuming, pairs were saved, unless the run stopped before.
-            pairs = len(list(self.run.averages.glob(f"*-{WIDTHS[0]:g}")))
-            self.written = min(place, pairs)
+            self.written = min(place, self._pairs())
         return place > self.written
+
+    def _pairs(self) -> int:
+        """Number of pairs in the folder. One whose writing was interrupted is deleted."""
+        complete = {file.parent.name.partition("-")[0] for file in self.run.averages.glob(f"*-{WIDTHS[-1]:g}/{CONFIG}")}
+        for folder in self.run.averages.glob("*-*"):
+            if folder.name.partition("-")[0] not in complete:
+                shutil.rmtree(folder)
+        return len(complete)
 
     def write(
         self, powers: PowerAverages[contract.Generator], like: Generator, images_seen: int, progress: float
