@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 EVERYTHING = """
-import fcntl, os, signal, socket, struct, sys, threading, time, urllib.request
+import fcntl, os, signal, socket, struct, sys, threading, time, urllib.error, urllib.request
 from ganvas.cli import main
 
 def attempts():
@@ -33,6 +33,8 @@ def ask(port):
     while True:
         try:
             urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"http://127.0.0.1:{port}/").read()
+            break
+        except urllib.error.HTTPError:  # the page asks for a token
             break
         except OSError:
             time.sleep(0.05)
