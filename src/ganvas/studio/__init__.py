@@ -66,6 +66,7 @@ def serve(asked: Studio) -> None:
             limit_concurrency=512,
             timeout_graceful_shutdown=3,
         )
+        listening.listen()  # who opens the printed address at once waits until the server is ready
         if not asked.quiet:
             print(f"studio  {address}\nPress Ctrl-C to stop", flush=True)
         if asked.browser:
