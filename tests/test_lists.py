@@ -200,7 +200,11 @@ def test_lists_that_would_fill_the_memory_are_refused(tmp_path, monkeypatch, nam
     monkeypatch.setattr(lists, "MOST_LINES", 5_000)
     (tmp_path / "0.png").write_bytes(PNG)
     (tmp_path / name).write_text(content)
-    options = {"list": DataConfig(labels="Smiling"), "tabl": DataConfig(conditions=name)}.get(name[:4], DataConfig())
+    options = DataConfig()
+    if name.startswith("list"):
+        options = DataConfig(labels="Smiling")
+    elif name.startswith("table"):
+        options = DataConfig(conditions=name)
     with pytest.raises(DataError, match=f"{name} is too large: keep only the columns"):
         open_source(tmp_path, options)
 
