@@ -145,7 +145,8 @@ def main() -> int:
                 kind = list(COMMANDS)[i % len(COMMANDS)]
                 what, ended = trial(kind, base, folder, dice)
                 crafted.append(row(f"{kind}: {what}", ended, refused=False))
-    table("Bombs", [one | {"fault": one["fault"][:60]} for one in bombs])
+    if bombs:
+        table("Bombs", [one | {"fault": one["fault"][:60]} for one in bombs])
     faults = [one for one in (*bombs, *crafted) if one["fault"]]
     slowest = max((one["processor"] for one in crafted), default=0.0)
     print(f"{len(crafted)} crafted files, {slowest:.1f} processor seconds at most; {len(faults)} faults in all")
