@@ -61,7 +61,7 @@ class Drawn:
 
 
 def batches(images: Tensor, size: int, minutes: float) -> Iterator[Tensor]:
-    """Random batches, until this process has used so many minutes of processor time."""
+    """Random batches, until this process has used this many minutes of processor time."""
     end = time.process_time() + 60 * minutes
     while time.process_time() < end:
         order = torch.randperm(len(images))
