@@ -140,6 +140,18 @@ def browser() -> Iterator[Any]:
         opened.close()
 
 
+@pytest.fixture
+def few_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Searches for copies that are moved little, with a threshold from few real images, which are quick."""
+    from ganvas.evaluation import copies
+
+    moves = copies.versions()[:20]
+    monkeypatch.setattr(copies, "versions", lambda: moves)
+    monkeypatch.setattr(copies, "REGISTERED", 12)
+    monkeypatch.setattr(copies, "ENOUGH_TO_CALIBRATE", 30)
+    monkeypatch.setattr(copies, "CALIBRATION_FORMAT", -2)  # another place in the cache
+
+
 @pytest.fixture(scope="module")
 def short_classifiers() -> Iterator[None]:
     """Evaluations that cost a second, for tests of everything but the accuracy of their networks.
@@ -156,7 +168,7 @@ def short_classifiers() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(classifier, "LEAST_STEPS", 20)
         patch.setattr(classifier, "SEED", 1)  # another place in the cache than that of a fully trained one
-        patch.setattr(efficientnet, "SIZE", 64)
+        patch.setattr(efficientnet, "SIZE", 32)
         patch.setattr(efficientnet, "load", functools.partial(_loaded, functools.cache(efficientnet.load)))
         patch.setattr(copies, "ENOUGH_TO_CALIBRATE", 30)
         patch.setattr(copies, "HELDOUT", 30)
@@ -164,6 +176,7 @@ def short_classifiers() -> Iterator[None]:
         patch.setattr(copies, "versions", lambda: few_moves)
         patch.setattr(copies, "REGISTERED", 12)
         patch.setattr(two_sample, "CELLS", 2)
+        patch.setattr(two_sample, "MAP_IMAGES", 6)
         yield
 
 

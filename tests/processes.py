@@ -46,6 +46,15 @@ def endless_search(*arguments: str) -> None:
     command(*arguments)
 
 
+def other_source(source: str, code: str, *arguments: str) -> None:
+    """Runs `code` with the package below `source` instead of this one."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "ganvas"]:
+        del sys.modules[name]
+    sys.path.insert(0, source)
+    sys.argv = ["-c", *arguments]
+    exec(compile(code, "-c", "exec"), {"__name__": "__main__"})
+
+
 def start(
     *arguments: object,
     function: Callable[..., None] = command,

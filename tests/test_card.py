@@ -287,7 +287,7 @@ def test_a_name_cannot_end_the_front_matter(run: Path) -> None:
     assert front(text)["model-index"][0]["name"] == "x --- license: mit --- # Another"
 
 
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.text())
 def test_escaped_text_is_shown_as_it_is(text: str) -> None:
     page = Page(f"| a | b |\n| --- | --- |\n| x {escape(text)} y | z |\n")

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +15,7 @@ import pytest
 import torch
 
 import ganvas
+import processes
 from ganvas import losses, models
 from ganvas.errors import ConfigError
 from ganvas.evaluation import intervals, measures
@@ -117,11 +115,10 @@ def test_an_image_format_and_a_slider(folder: Path, tmp_path: Path) -> None:
         "    mix: Mix | None = None\n",
         f"    mix: Mix | None = None\n{line}",
     )
-    environment = os.environ | {"PYTHONPATH": str(tmp_path / "src")}
-    told = subprocess.run(
-        [sys.executable, "-c", USE, folder, tmp_path / "images"], env=environment, check=True, stdout=subprocess.PIPE
-    )
-    name, num_images, synthetic, formats, uploads, title, statuses, same = json.loads(told.stdout)
+    words, output = (tmp_path / "src", USE, folder, tmp_path / "images"), tmp_path / "told.json"
+    process = processes.start(*words, function=processes.other_source, output=output, errors=tmp_path / "errors")
+    assert processes.ended(process) == 0, (tmp_path / "errors").read_text()
+    name, num_images, synthetic, formats, uploads, title, statuses, same = json.loads(output.read_text())
     assert name.endswith(".avif") and num_images == 4 and synthetic and uploads
     assert formats == {"avif": "AVIF", "png": "PNG", "jpg": "JPEG", "webp": "WebP", "tiff": "TIFF"}
     assert title == "Length of the latent" and statuses == [200, 200, 400] and not same

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from ganvas.config import DataConfig, ModelConfig, TrainOptions
 from ganvas.data import open_pack
 from ganvas.data.batches import Batches
 from ganvas.errors import CheckpointError, RunError
-from ganvas.models import build_generator
+from ganvas.models import batch_norm, build_generator
 from ganvas.models.batch_norm import measure_statistics
 from ganvas.run import Run
 from ganvas.system.device import choose_device
@@ -25,6 +26,14 @@ from ganvas.training.plan import plan
 from ganvas.training.starting_weights import MODEL, NONE, NUM_STAGES, SHIPPED, shipped_origin, start_for
 from ganvas.training.state import TrainState
 from ganvas.training.transfer import fit, take_over
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_measured() -> Iterator[None]:
+    """Statistics of few images, which are quick."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batch_norm, "MEASURED", 32)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +124,7 @@ def test_other_sizes_start_with_the_same_images(changes: dict, usual: torch.Tens
 
 
 def test_a_run_says_what_it_started_from(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    options = {"images": 16, "batch": 8, "previews": 1, "device": "cpu", "size": 48}
+    options = {"images": 16, "batch": 8, "previews": 1, "device": "cpu", "size": 40}
     ganvas.train(photos, tmp_path / "run", **options)
     assert "starting from the weights in this package (--from none: from new weights)" in capsys.readouterr().err
     assert Run(tmp_path / "run").config().start == SHIPPED

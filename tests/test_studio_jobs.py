@@ -32,12 +32,6 @@ from studio_client import HOME, address, picture, png, refused, wait_for
 from test_generator import fresh
 
 
-@pytest.fixture
-def rough_copies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The threshold of copies comes from few real images, which is quick."""
-    monkeypatch.setattr("ganvas.evaluation.copies.ENOUGH_TO_CALIBRATE", 30)
-
-
 def test_the_nearest_training_picture_where_the_pack_is_at_hand(client: TestClient, folder: Path) -> None:
     body = {"model": "bars", "recipes": [{"seed": 1}]}
     told = wait_for(lambda: client.post("/api/nearest", json=body).json(), lambda one: one["state"] != "preparing")
@@ -54,7 +48,7 @@ def test_without_a_pack_it_says_how_to_give_one(folder: Path) -> None:
     assert told["state"] == "absent" and "--data" in told["sentence"]
 
 
-@pytest.mark.usefixtures("rough_copies")
+@pytest.mark.usefixtures("few_moves")
 def test_the_nearest_of_real_digits(tmp_path_factory: pytest.TempPathFactory) -> None:
     run = tmp_path_factory.mktemp("digits") / "run"
     tiny = {"size": 16, "base": 8, "z_dim": 8, "batch": 16, "previews": 2, "device": "cpu", "limit": 220}
@@ -143,7 +137,7 @@ def test_the_model_in_use_stays_in_memory(folder: Path, monkeypatch: pytest.Monk
         known.close()
 
 
-@pytest.mark.usefixtures("rough_copies")
+@pytest.mark.usefixtures("few_moves")
 def test_no_copy_is_handed_out(tmp_path: Path) -> None:
     model = fresh().save(tmp_path / "model")
     ganvas.sample(model, tmp_path / "pictures", n=220, device="cpu")  # what it "was trained on": its own images

@@ -148,11 +148,11 @@ def test_what_cannot_be_is_one_sentence(ganvas_command: Command, run: Path, tmp_
         assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.usefixtures("few_moves")
 def test_a_generator_that_copies_is_not_exported(
     ganvas_command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(verbs, "GATE_SAMPLES", 60)
-    monkeypatch.setattr("ganvas.evaluation.copies.ENOUGH_TO_CALIBRATE", 40)
     model = fresh().save(tmp_path / "model")
     for name, seeds in (("own", "1000000-1000239"), ("others", "0-239")):
         fine(ganvas_command, "sample", model, "--seeds", seeds, "--out", tmp_path / name)
