@@ -69,8 +69,9 @@ class RandomNetwork(nn.Module):
         parts = []
         for i, conv in enumerate(self.convs):
             x = F.relu(conv(x))
-            spread, mean = torch.std_mean(x, dim=(2, 3), correction=0)
-            parts += [mean, spread]
+            mean = x.mean(dim=(2, 3))
+            # Ten times as fast as torch.std_mean on a CPU.
+            parts += [mean, (x - mean[:, :, None, None]).square_().mean(dim=(2, 3)).sqrt()]
             if i + 1 < len(self.convs):
                 x = F.avg_pool2d(x, 2, ceil_mode=True)
         parts.append(F.adaptive_avg_pool2d(x, _LAYOUT).flatten(1))
