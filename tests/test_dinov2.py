@@ -170,7 +170,7 @@ def test_pictures_of_any_kind_become_features_of_the_normalised_picture(small: P
     with torch.inference_mode():
         expected = network(torch.from_numpy(normal).permute(0, 3, 1, 2).float()).numpy()
     np.testing.assert_allclose(found, expected, atol=1e-3)
-    gray = pixels[:, :28, :28, :1]
+    gray = pixels[:1, :28, :28, :1]
     np.testing.assert_allclose(features(gray), features(gray.repeat(3, axis=3)), atol=1e-4)
 
 

@@ -323,15 +323,15 @@ def test_missing_and_foreign_pictures(run: Path) -> None:
 
 
 def test_large_pictures_stay_within_the_budget(run: Path) -> None:
-    """Noise of 400x400 pixels, which no format makes small, as grids, previews and pairs."""
+    """Noise of 290x290 pixels, which no format makes small, as grids, previews and pairs."""
     judge(run)
-    noise = np.random.default_rng(0).integers(0, 256, (820, 410, 3), np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (600, 300, 3), np.uint8)
     for path in [*(run / "evaluation").glob("*.png"), *(run / "samples").glob("*.png")]:
         Image.fromarray(noise).save(path, compress_level=0)
     evaluation = json.loads((run / "evaluation.json").read_text())
     evaluation["copies"]["closest"] *= 10
     evaluation["marks"] *= 30
-    evaluation["model"] |= {"height": 400, "width": 400}
+    evaluation["model"] |= {"height": 290, "width": 290}
     (run / "evaluation.json").write_text(json.dumps(evaluation))
     assert report([run]).stat().st_size < 10e6
     assert report([run] * 4).stat().st_size < 10e6

@@ -50,7 +50,7 @@ __all__ = [
 ]
 
 _KERNEL_BLOCK = 1024  # rows and columns of the kernel matrix at a time: 8 MB in float64
-_PROJECTIONS_AT_A_TIME = 64  # projections at a time
+_PROJECTIONS_AT_A_TIME, _PROJECTED = 64, 2**21  # most projections, and most projected features, at a time
 _JACKKNIFE_GROUPS = 10  # groups of a jackknife
 _NOTHING = 1e-12  # eigenvalues below this fraction of the largest one count as zero
 
@@ -175,28 +175,36 @@ def mind(real: np.ndarray, fake: np.ndarray, projections: int = 1000, seed: int 
     # Both quantile functions are constant between these quantiles, in units of 1 / (n m).
     edges = np.union1d(np.arange(n + 1) * m, np.arange(m + 1) * n)
     of_real, of_fake, weights = edges[:-1] // m, edges[:-1] // n, np.diff(edges) / (n * m)
-    total, potentials = 0.0, (np.zeros(n), np.zeros(m))
-    for part in slices(projections, _PROJECTIONS_AT_A_TIME):
+    total, potentials = 0.0, [np.zeros(n), np.zeros(m)]
+    first_x, first_y = (np.searchsorted(of, np.arange(num)) for of, num in ((of_real, n), (of_fake, m)))
+    for part in slices(projections, min(_PROJECTIONS_AT_A_TIME, max(1, _PROJECTED // (n + m)))):
         directions = rng.normal(size=(part.stop - part.start, width))
         directions = (directions / np.linalg.norm(directions, axis=1, keepdims=True)).astype(real.dtype)
-        for x, y in zip(directions @ real.T, directions @ fake.T, strict=True):
-            order_x, order_y = np.argsort(x), np.argsort(y)
-            x, y = x[order_x].astype(np.float64), y[order_y].astype(np.float64)
-            along_x, along_y = x[of_real], y[of_fake]
-            total += weights @ np.square(along_x - along_y)
-            potentials[0][order_x] += _potential(x, np.bincount(of_real, weights * along_y) * n)
-            potentials[1][order_y] += _potential(y, np.bincount(of_fake, weights * along_x) * m)
+        x, y = directions @ real.T, directions @ fake.T
+        order_x, order_y = x.argsort(axis=1), y.argsort(axis=1)
+        x, y = (np.take_along_axis(a, order, axis=1).astype(np.float64) for a, order in ((x, order_x), (y, order_y)))
+        along_x, along_y = x[:, of_real], y[:, of_fake]
+        total += float(np.sum(np.square(along_x - along_y) @ weights))
+        to_y, to_x = (
+            np.add.reduceat(weights * a, first, axis=1) for a, first in ((along_y, first_x), (along_x, first_y))
+        )
+        potentials[0] += _potentials(x, to_y * n, order_x)
+        potentials[1] += _potentials(y, to_x * m, order_y)
     scale = 3 * width / projections
     variance = sum(np.var(scale * potential, ddof=1) / len(potential) for potential in potentials)
     return normal(scale * total, float(variance), within=(0, math.inf))
 
 
-def _potential(points: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """Integral of 2 (x - T(x)) between sorted points, with mean 0; the transport T maps points to `images`."""
+def _potentials(points: np.ndarray, images: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """(N,) sum over rows of the integral of 2 (x - T(x)) between sorted points (P, N), with mean 0 in each row.
+
+    The transport T maps points to `images`. order: (P, N) place of each point in the result.
+    """
     slope = points - images
-    potential = np.zeros(len(points))
-    np.cumsum(np.diff(points) * (slope[1:] + slope[:-1]), out=potential[1:])
-    return potential - potential.mean()
+    potential = np.zeros_like(points)
+    np.cumsum(np.diff(points, axis=1) * (slope[:, 1:] + slope[:, :-1]), axis=1, out=potential[:, 1:])
+    potential -= potential.mean(axis=1, keepdims=True)
+    return np.bincount(order.ravel(), potential.ravel())
 
 
 # ---- one set ----
