@@ -38,9 +38,10 @@ def finder(digits: Pack) -> CopyFinder:
 
 @pytest.fixture
 def rough(monkeypatch: pytest.MonkeyPatch) -> Pack:
-    """300 digits, and a threshold from few real images: for copies that are far below it."""
+    """240 digits, few moves, and a threshold from few real images: for copies that are far below it."""
     monkeypatch.setattr("ganvas.evaluation.copies.ENOUGH_TO_CALIBRATE", 40)
-    return open_pack("digits", DataConfig(limit=300))
+    monkeypatch.setattr("ganvas.evaluation.copies.versions", lambda: versions()[:40])
+    return open_pack("digits", DataConfig(limit=240))
 
 
 def clipped(values: np.ndarray) -> np.ndarray:

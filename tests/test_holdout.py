@@ -86,6 +86,12 @@ def test_too_large_families_stay_in_the_training_part():
     assert len(held) == 16 and not set(held.tolist()) & {0, *range(100, 160)}
 
 
+def test_pairs_are_held_out_of_a_small_set() -> None:
+    """A group of near duplicates may have two images, however few are held out."""
+    held = held_out(landscapes(20, 32).repeat(2, axis=0), None, None)
+    assert len(held) == 4 and (held[::2] % 2 == 0).all() and (held[1::2] == held[::2] + 1).all()
+
+
 def test_all_black_pictures_can_be_packed(tmp_path):
     pack = packed(tmp_path, np.zeros((50, 16, 16), np.uint8))
     assert pack.num_training == 50 and len(pack.heldout) == 0  # one family, too large

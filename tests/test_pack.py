@@ -321,17 +321,25 @@ HARMS = {
 )}  # fmt: skip
 
 
-@pytest.mark.parametrize("harm", HARMS)
-def test_no_damage_to_a_pack_goes_unnoticed(tmp_path, harm):
+@pytest.fixture(scope="module")
+def harmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for a cache, and "source" with two classes: each test damages their pack and lets it be made again."""
+    place = tmp_path_factory.mktemp("harmed")
     for i, name in enumerate("ab"):
-        write_pictures(tmp_path / "source" / name, random_pictures(20, 8, 8, seed=i))
-    whole = open_pack(tmp_path / "source")
+        write_pictures(place / "source" / name, random_pictures(20, 8, 8, seed=i))
+    return place
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_no_damage_to_a_pack_goes_unnoticed(harmed: Path, harm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GANVAS_CACHE", str(harmed / "cache"))
+    whole = open_pack(harmed / "source")
     assert len(whole.heldout) > 1 and whole.num_classes == 2
     HARMS[harm](whole.folder)
     with pytest.raises(DataError, match="again") as refused:
         Pack.open(whole.folder)
     assert "\n" not in str(refused.value) and len(str(refused.value)) < 600
-    again = open_pack(tmp_path / "source")  # the one in the cache is made anew
+    again = open_pack(harmed / "source")  # the one in the cache is made anew
     assert again.hash == whole.hash and Pack.open(again.folder).hash == whole.hash
 
 
