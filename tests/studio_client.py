@@ -33,10 +33,11 @@ def refused(answer: httpx.Response, status: int, words: str) -> None:
 
 def wait_for(ask: Any, done: Any, seconds: float = 150) -> Any:
     """What `ask` gives once it is `done`."""
-    end = time.monotonic() + seconds
+    end, pause = time.monotonic() + seconds, 0.02
     while not done(told := ask()):
         assert time.monotonic() < end, told
-        time.sleep(0.05)
+        time.sleep(pause)
+        pause = min(1.5 * pause, 0.25)
     return told
 
 

@@ -69,10 +69,11 @@ def own(url: str, studio: str) -> bool:
 
 def until(page: Any, condition: str, argument: Any = None) -> None:
     """Waits until a JavaScript condition holds; asked from here, as the page's policy forbids code from texts."""
-    end = time.monotonic() + PATIENCE / 1000
+    end, pause = time.monotonic() + PATIENCE / 1000, 20.0
     while not page.evaluate(f"(given) => {condition}", argument):
         assert time.monotonic() < end, condition
-        page.wait_for_timeout(40)
+        page.wait_for_timeout(pause)
+        pause = min(1.5 * pause, 200.0)
 
 
 def fits(page: Any) -> None:

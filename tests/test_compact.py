@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
+import pytest
 import torch
 
 from ganvas.config import ModelConfig
-from ganvas.models import build
+from ganvas.models import build, compact
 from ganvas.models.compact import LeakyTanh, smooth
 
 
@@ -24,6 +27,15 @@ def test_smoothing_removes_the_checkerboard_and_keeps_flat_pictures() -> None:
         inner = smooth(checkerboard, towards_end)[..., 1:-1, 1:-1]
         assert torch.equal(inner, torch.zeros_like(inner))
         assert torch.equal(smooth(torch.full((1, 2, 5, 7), 0.25), towards_end), torch.full((1, 2, 5, 7), 0.25))
+
+
+@pytest.mark.parametrize("side", [64, 128])
+def test_smoothing_alternates_so_that_the_picture_is_not_shifted(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    directions = []
+    monkeypatch.setattr(compact, "smooth", lambda x, towards_end: directions.append(towards_end) or x)
+    generator, _ = build(ModelConfig("compact", side, side, 1, z_dim=8, base=8))
+    generator(torch.zeros(1, 8))
+    assert len(directions) >= 2 and all(one != other for one, other in pairwise(directions))
 
 
 def test_sampling_and_training_give_the_same_pictures() -> None:

@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 import processes
 from ganvas.errors import ConfigError, TrainingError
-from ganvas.limits import available_memory, cpu_quota
+from ganvas.limits import available_memory, cpu_quota, num_cores
 from ganvas.system import device
 from ganvas.system.device import choose_device, is_out_of_memory, process_group, seed_step
 
@@ -110,6 +110,13 @@ def test_processors_are_limited_by_the_quota_of_cgroups(
     tmp_path: Path, cgroup: str, files: dict[str, str], expected: int | None
 ) -> None:
     assert cpu_quota(system(tmp_path, cgroup, files)) == expected
+
+
+def test_processors_are_those_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 2, 5} if pid == 0 else {0}, raising=False)
+    for quota, expected in ((None, 3), (2, 2), (8, 3)):
+        monkeypatch.setattr("ganvas.limits.cpu_quota", lambda quota=quota: quota)
+        assert num_cores() == expected
 
 
 def test_threads_are_limited_by_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:

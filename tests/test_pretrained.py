@@ -228,11 +228,11 @@ def test_contradictions_are_refused(tmp_path: Path, two_classes: Path, options: 
 
 def test_an_interrupted_run_ends_with_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bit for bit, with the adapted penalty and with two workers; the images of the model are its own."""
-    options: dict[str, Any] = {"model": "light", "discriminator": "both", "base": 8, "widest": 16, "batch": 16}
+    options: dict[str, Any] = {"model": "light", "discriminator": "both", "base": 8, "widest": 16, "batch": 8}
     options |= {
         "size": "16",
         "previews": 1,
-        "images": 64,
+        "images": 32,
         "limit": 60,
         "quiet": True,
         "workers": min(2, torch.get_num_threads()),
@@ -248,7 +248,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(tmp_path: Path, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "accumulate_gradients", stopping)
-        assert ganvas.train("digits", tmp_path / "parts", **options).images_seen == 32
+        assert ganvas.train("digits", tmp_path / "parts", **options).images_seen == 16
     ganvas.train("digits", tmp_path / "parts", **options)
     whole, parts = (ganvas.Generator.load(tmp_path / name, device="cpu") for name in ("whole", "parts"))
     assert whole.info.config.discriminator == "both"

@@ -48,6 +48,7 @@ def test_a_video_gives_frames_at_a_rate(ending, tmp_path):
     scenes = np.stack([scene(number) for number in range(6)]).astype(int)
     assert [int(np.abs(scenes - image).mean((1, 2, 3)).argmin()) for image in pack.images] == list(range(6))
     assert any("6 frames, 1 per second; --fps sets another rate" in note for note in pack.notes)
+    assert video.num_frames(path, 1) == 6 and not pack.record.rejected
     assert len(open_pack(path, DataConfig(size=32, fps=0.5)).names) == 3
 
 
