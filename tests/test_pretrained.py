@@ -149,7 +149,7 @@ def test_one_pass_is_the_gradient_of_both_losses(kind: str) -> None:
         )
         for images in (given.real, fake)
     )
-    weights = torch.tensor([1.0, DETAIL_WEIGHT, 1, 1, 1, 1] if kind == "both" else [1.0] * 4)
+    weights = torch.tensor([1.0, DETAIL_WEIGHT] * (kind == "both") + [1.0] * len(VIEWS))
     value = (loss.generator(real_logits, fake_logits).mean(dim=0) * weights).sum()
     wanted = torch.autograd.grad(value, [*nets.plain_generator.parameters()], allow_unused=True)
     for mine, theirs in zip(found, [one for one in wanted if one is not None], strict=True):

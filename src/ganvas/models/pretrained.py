@@ -1,7 +1,7 @@
 """A discriminator on the features of a frozen network trained on ImageNet (Projected GAN: Sauer et al. 2021).
 
-The frozen EfficientNet-lite0 gives features of four layers. _Fixed random convolutions mix them, across channels and
-from coarse to fine, so that the discriminator cannot rely on a few of them. Each of the four mixed views has a small
+The frozen EfficientNet-lite0 gives features of five layers. _Fixed random convolutions mix them, across channels and
+from coarse to fine, so that the discriminator cannot rely on a few of them. Each of the five mixed views has a small
 head that outputs logits. Only the heads have trainable weights, and penalties only use the heads.
 """
 
@@ -18,12 +18,17 @@ from ganvas.features.efficientnet import NAME, fold, load_efficientnet_lite0, on
 from ganvas.models import contract
 from ganvas.models.layers import LEAK, LINEAR, ClassEmbedding, full_precision, scaled_init
 
-_TAPS = {2: 24, 4: 40, 10: 112, 15: 320}
-"""Blocks of EfficientNet-lite0 whose outputs are used, and their channels: grids of 1/4, 1/8, 1/16 and 1/32 side."""
-_CROSS = (32, 64, 128, 256)  # channels of each level after the first mixing layer
-VIEWS = (32, 32, 64, 128)  # channels after the second mixing layer
+_TAPS = {0: 16, 2: 24, 4: 40, 10: 112, 15: 320}
+"""Blocks of EfficientNet-lite0 whose outputs are used, and their channels: grids of 1/2, 1/4, 1/8, 1/16, 1/32 side.
+
+Projected GAN begins at 1/4 of 256 pixels. At 64 pixels, eyes and hair need the finer grid.
+"""
+_FINEST = 2  # the finest grid has this fraction of the side
+_CROSS = (16, 32, 64, 128, 256)  # channels of each level after the first mixing layer
+VIEWS = (16, 32, 32, 64, 128)  # channels after the second mixing layer
 NUM_VIEWS = len(VIEWS)
 MOST = 128  # maximum feature maps of a head
+_WIDER = 4  # maximum feature maps of a head, relative to those of its view
 _COARSEST = 4  # a head halves its view until the shorter side is at most this
 _SMALLEST = 32  # minimum input side of the frozen network in pixels; smaller images are enlarged
 CALIBRATION = 64  # real images used to scale the views
@@ -58,11 +63,11 @@ class Frozen(nn.Module):
 
     def multiply_adds(self, output: tuple[Tensor, ...]) -> int:
         """Multiply-adds for one image, in proportion to the 400 M at 224 pixels (Tan and Le 2019)."""
-        return round(400e6 * output[0][0, 0].numel() / 56**2)
+        return round(400e6 * output[0][0, 0].numel() / (224 / _FINEST) ** 2)
 
     def activations(self, output: tuple[Tensor, ...]) -> int:
         """Numbers stored for the backward pass of one image: 134 per pixel, summed over the layers."""
-        return 134 * 16 * output[0][0, 0].numel()
+        return 134 * _FINEST**2 * output[0][0, 0].numel()
 
 
 class _Fixed(nn.Module):
@@ -86,8 +91,9 @@ class Head(nn.Module):
     def __init__(self, maps: int, height: int, width: int, label_size: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
+        most = min(_WIDER * maps, MOST)
         while min(height, width) > _COARSEST:
-            after = min(2 * maps, MOST)
+            after = min(2 * maps, most)
             layers += [scaled_init(nn.Conv2d(maps, after, 4, 2, 1)), nn.LeakyReLU(LEAK)]
             maps, height, width = after, height // 2, width // 2
         if not layers:
@@ -172,7 +178,7 @@ class ViewDiscriminator(contract.Discriminator):
 
 
 class FeatureDiscriminator(ViewDiscriminator):
-    """Heads on four views of the whole image.
+    """Heads on five views of the whole image.
 
     own: a discriminator on pixels, as the first head; the second one is then a `DetailHead`. Their view is the image.
     """
@@ -201,7 +207,8 @@ class FeatureDiscriminator(ViewDiscriminator):
         self.mix = nn.ModuleList(_Fixed(before, after, 3) for before, after in zip(_CROSS, VIEWS, strict=True))
         self.register_buffer("scales", torch.ones(len(VIEWS)))
         height, width = _seen_size(config.height, config.width)
-        grids = [(-(-height // 2**i), -(-width // 2**i)) for i in range(2, 2 + len(VIEWS))]
+        sides = [_FINEST * 2**level for level in range(NUM_VIEWS)]
+        grids = [(-(-height // side), -(-width // side)) for side in sides]
         self.heads = nn.ModuleList(
             Head(self.grounds * maps, *grid, config.label_size) for maps, grid in zip(VIEWS, grids, strict=True)
         )
