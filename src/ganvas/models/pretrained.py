@@ -23,7 +23,7 @@ _TAPS = {0: 16, 2: 24, 4: 40, 10: 112, 15: 320}
 
 Projected GAN begins at 1/4 of 256 pixels. At 64 pixels, eyes and hair need the finer grid.
 """
-_FINEST = 2  # the finest grid has this fraction of the side
+_FINEST = 2  # pixels of the image per place of the finest grid, in each direction
 _CROSS = (16, 32, 64, 128, 256)  # channels of each level after the first mixing layer
 VIEWS = (16, 32, 32, 64, 128)  # channels after the second mixing layer
 NUM_VIEWS = len(VIEWS)
