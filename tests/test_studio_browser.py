@@ -93,8 +93,8 @@ def studio(runs: Path) -> Iterator[str]:
 
 @pytest.fixture
 def page(browser: Any, studio: str) -> Iterator[Any]:
-    """A page of 1280 by 520 pixels, where few tiles are drawn; nothing may go wrong in it, or be asked elsewhere."""
-    with opened(browser, studio, viewport={"width": 1280, "height": 520}) as found:
+    """A page of 1280 by 860 pixels; nothing may go wrong in it, and nothing be asked elsewhere."""
+    with opened(browser, studio, viewport={"width": 1280, "height": 860}) as found:
         yield found
 
 
