@@ -4,8 +4,8 @@
 
 Each size runs in a process of its own, with the options that `ganvas train` chooses for gray X-ray films on a CPU with
 one thread, and random images. Columns: seconds of processor time per image of a step, with its share of the penalties,
-in the coarse phase (small images only) and in the fine phase (windows of the large ones); the ratio of the fine phase
-to that of the first size; the largest memory of the process; and the size of the generator's file.
+in the last coarse phase (small images only) and in the fine phase (windows of the large ones); the ratio of the fine
+phase to that of the first size; the largest memory of the process; and the size of the generator's file.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def measured(size: int) -> dict[str, float]:
         best = float("inf")
         for _ in range(REPEATS):
             inputs = draw_inputs(
-                at_size(real, generator), None, slice(0, batch), config, policy, config.augment, noise,
+                at_size(real, generator.coarse), None, slice(0, batch), config, policy, config.augment, noise,
                 state.features_penalty.value, crops_of(discriminator),
             )  # fmt: skip
             began = time.process_time()
@@ -67,11 +67,10 @@ def measured(size: int) -> dict[str, float]:
         return best
 
     row: dict[str, float] = {"size": size, "batch": batch}
-    for phase in ("coarse", "fine"):
-        if phase == "coarse" and generator.coarse_size is None:
-            continue
-        generator.coarse = phase == "coarse"
+    for coarse in [*generator.coarse_sizes[-1:], None]:
+        generator.coarse = coarse
         plain = seconds(False)
+        phase = "fine" if coarse is None else "coarse"
         row[f"{phase}_seconds"] = (plain + (seconds(True) - plain) / config.penalty_interval) / batch
     batches.close()
     parameters = sum(parameter.numel() for parameter in generator.parameters())

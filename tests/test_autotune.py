@@ -120,7 +120,7 @@ def test_compiled_networks_are_tried_in_each_phase_before_the_budget_begins(
     pack: Pack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A phase that comes later would be compiled in the time of the budget, and might fail there."""
-    seen: list[tuple[bool, bool, int]] = []
+    seen: list[tuple[bool, tuple[int, int] | None, int]] = []
 
     def accumulated(networks: Networks, inputs: Any, *_: Any) -> None:
         seen.append((networks.plain_generator.starting, networks.plain_generator.coarse, inputs.real.shape[2]))
@@ -128,12 +128,12 @@ def test_compiled_networks_are_tried_in_each_phase_before_the_budget_begins(
     monkeypatch.setattr(torch, "compile", lambda network: network)
     monkeypatch.setattr(compiled, "accumulate_gradients", accumulated)
     state, _, config = opened(pack, model="compact", compile=True, images=64, minutes=None)
-    assert seen == [(True, False, 32), (False, False, 32)]
+    assert seen == [(True, None, 32), (False, None, 32)]
     seen.clear()
-    state.generator.coarse_size = (16, 16)
+    state.generator.coarse_sizes = ((8, 8), (16, 16))
     call_networks(state, config, print)
     state.batches.close()
-    assert seen == [(True, True, 16), (False, True, 16), (False, False, 32)]
+    assert seen == [(True, (8, 8), 8), (False, (8, 8), 8), (False, (16, 16), 16), (False, None, 32)]
     assert not state.generator.starting and not state.generator.coarse
 
 

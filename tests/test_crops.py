@@ -20,15 +20,17 @@ from ganvas.models import (
     crops_of,
     generated_parts,
     heads_on_features,
+    light,
     logits_of,
     parts_of,
     views_of,
 )
+from ganvas.models.batch_norm import layers_of
 from ganvas.models.crops import CropDiscriminator, part_sizes, window_at
-from ganvas.models.layers import cut, jitter, upsample, without_pattern
+from ganvas.models.layers import cut, jitter, upsample, without_memory, without_pattern
 from ganvas.training import loop
 from ganvas.training.state import FeaturesPenalty
-from ganvas.training.step import Inputs, accumulate_gradients, at_size, draw_inputs, is_coarse
+from ganvas.training.step import Inputs, accumulate_gradients, at_size, coarse_size, draw_inputs, phases
 from ganvas.training.workers import Networks, Workers
 
 CONFIG = TrainConfig(
@@ -101,7 +103,7 @@ def test_a_generator_draws_the_same_windows_as_of_its_whole_images(height: int, 
     torch.manual_seed(0)
     generator, discriminator = build(model(height=height, width=width, channels=3))
     with torch.no_grad():
-        nn.init.normal_(generator.to_detail.weight)  # ty: ignore[missing-attribute]
+        nn.init.normal_(generator.to_details[-1].weight)  # ty: ignore[not-subscriptable]
         for stage in generator.tail:  # ty: ignore[not-iterable]
             nn.init.normal_(stage.noise.strength)
             nn.init.normal_(stage.to_quarters.weight, std=0.2)
@@ -111,7 +113,7 @@ def test_a_generator_draws_the_same_windows_as_of_its_whole_images(height: int, 
     with torch.no_grad():
         whole, *windows = generated_parts(generator, discriminator, z, None, places)
         _, *expected = parts_of(discriminator, generator(z), places)
-        generator.coarse = True  # ty: ignore[invalid-assignment]
+        generator.coarse = generator.coarse_sizes[-1]
         (small,) = generated_parts(generator, discriminator, z, None, places)
     torch.testing.assert_close(whole, small)
     for mine, theirs in zip(windows, expected, strict=True):
@@ -220,13 +222,13 @@ def test_the_coarse_phase_draws_small_images_which_the_first_images_are_enlarged
     generator, discriminator = build(model(height=81))
     z = torch.randn(8, 8)
     whole = generator(z)
-    assert is_coarse(generator, 49, 100) and not is_coarse(generator, 50, 100)
-    generator.coarse = True  # ty: ignore[invalid-assignment]
+    assert coarse_size(generator, 24, 100) == (41, 40) and coarse_size(generator, 25, 100) is None
+    generator.coarse = generator.coarse_sizes[-1]
     small = generator(z)
     assert whole.shape[2:] == (81, 80) and small.shape[2:] == (41, 40)
     torch.testing.assert_close(upsample(small.atanh(), (82, 80)).tanh()[:, :, :81], whole, atol=1e-4, rtol=1e-3)
     real = torch.rand(8, 1, 81, 80)
-    views = views_of(discriminator, parts_of(discriminator, at_size(real, generator), torch.rand(8, 2, 2)))
+    views = views_of(discriminator, parts_of(discriminator, at_size(real, generator.coarse), torch.rand(8, 2, 2)))
     assert isinstance(discriminator, CropDiscriminator) and len(discriminator.parts) == 3
     assert len(views) == len(views_of(discriminator, parts_of(discriminator, real))) // 3
     assert logits_of(discriminator, views, None).shape == (8, len(views))
@@ -241,9 +243,76 @@ def test_a_run_draws_small_images_first_and_then_whole_ones(tmp_path: Path, monk
     (tmp_path / "data").mkdir()
     for i in range(12):
         save_png(tmp_path / "data" / f"{i}.png", noise.integers(0, 256, (72, 72, 1), dtype=np.uint8))
-    options = {"kind": "xray", "images": 16, "batch": 8, "base": 8, "widest": 8}
+    options = {"kind": "xray", "images": 24, "batch": 8, "base": 8, "widest": 8}
     ganvas.train(tmp_path / "data", tmp_path / "run", quiet=True, size=72, **options)
-    assert shapes == [(36, 36), (72, 72)]
+    assert shapes == [(36, 36), (72, 72), (72, 72)]
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((64, 64), [(None, 1.0)]),
+        ((127, 140), [(None, 1)]),
+        ((128, 160), [((64, 80), 1 / 4), (None, 3 / 4)]),
+        ((800, 800), [((50, 50), 1 / 64), ((100, 100), 3 / 64), ((200, 200), 3 / 16), (None, 3 / 4)]),
+        ((40, 640), [((10, 160), 1 / 4), (None, 3 / 4)]),
+    ],
+)
+def test_training_begins_with_small_images(size: tuple[int, int], expected: list) -> None:
+    with without_memory():
+        generator = build_generator(model(height=size[0], width=size[1]))
+    assert phases(generator) == expected
+    drawn = [coarse_size(generator, seen, 64) for seen in range(64)]
+    assert [(one, drawn.count(one) / 64) for one in dict.fromkeys(drawn)] == expected
+
+
+@pytest.mark.parametrize("side", [28, 41])
+def test_a_finer_grid_adds_details_to_the_enlarged_smaller_image(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At first none, so that the images stay as they are at the change of size."""
+    monkeypatch.setattr(light, "_GROWN", 28)
+    monkeypatch.setattr(light, "_SMALLEST", 14)
+    torch.manual_seed(0)
+    generator, discriminator = build(model(height=side, width=32))
+    half = (-(-side // 2), 16)
+    assert generator.coarse_sizes == (half,)
+    z = torch.randn(8, 8)
+    with torch.no_grad():
+        whole = generator(z)
+        generator.coarse = half
+        small = generator(z)
+        enlarged = torch.nn.functional.interpolate(small.atanh(), size=(side, 32), mode="bilinear").tanh()
+        torch.testing.assert_close(enlarged, whole, atol=1e-4, rtol=1e-3)
+        generator.coarse = None
+        nn.init.normal_(generator.to_details[0].weight)  # ty: ignore[not-subscriptable]
+        assert not torch.allclose(generator(z), whole, atol=0.1)
+    discriminator(small).sum().backward()
+    for name, weight in discriminator.named_parameters():
+        assert weight.grad is not None and weight.grad.abs().sum() > 0, name
+
+
+def test_a_run_of_middle_size_begins_with_half_the_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The layers that are left out keep the statistics of their start."""
+    monkeypatch.setattr(light, "_GROWN", 40)
+    monkeypatch.setattr(light, "_SMALLEST", 20)
+    shapes, statistics = [], []
+    draws = loop.draw_inputs
+    monkeypatch.setattr(loop, "draw_inputs", lambda real, *a: shapes.append(tuple(real.shape[2:])) or draws(real, *a))
+    follows = loop.follow_statistics
+
+    def follow(generator: nn.Module, copies: list) -> None:
+        follows(generator, copies)
+        statistics.append([layer.running_mean.clone() for layer in layers_of(generator)])
+
+    monkeypatch.setattr(loop, "follow_statistics", follow)
+    noise = np.random.default_rng(0)
+    (tmp_path / "data").mkdir()
+    for i in range(12):
+        save_png(tmp_path / "data" / f"{i}.png", noise.integers(0, 256, (40, 40, 1), dtype=np.uint8))
+    options = {"kind": "xray", "images": 40, "batch": 8, "base": 8, "widest": 8, "model": "light"}
+    ganvas.train(tmp_path / "data", tmp_path / "run", quiet=True, size=40, **options)
+    assert shapes == [(20, 20)] * 2 + [(40, 40)] * 3
+    (second, last), (third, finest) = (statistics[1][-2:], statistics[-1][-2:])
+    assert torch.equal(last, statistics[0][-1]) and not torch.equal(finest, last) and not torch.equal(third, second)
 
 
 @pytest.mark.usefixtures("tiny_parts")
@@ -255,7 +324,7 @@ def test_details_have_noise_that_is_the_same_in_every_process_and_not_in_the_fil
         with torch.no_grad():
             for stage in generators[-1].tail:  # ty: ignore[not-iterable]
                 stage.noise.strength.fill_(1.0)
-            nn.init.ones_(generators[-1].to_detail.weight)  # ty: ignore[missing-attribute]
+            nn.init.ones_(generators[-1].to_details[-1].weight)  # ty: ignore[not-subscriptable]
     assert not any("fixed" in name for name in generators[0].state_dict())
     z = torch.randn(8, 8)
     one, other = (generator(z) for generator in generators)

@@ -46,15 +46,16 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def drawn(model: ModelConfig, num: int = 4) -> torch.Tensor:
-    """Images (num, C, H, W) of a generator with the weights in the package."""
+def drawn(model: ModelConfig, num: int = 4, coarse: tuple[int, int] | None = None) -> torch.Tensor:
+    """Images (num, C, H, W) of a generator with the weights in the package. coarse: small images of this size."""
     generator = build_generator(model)
     theirs, channels = shipped_origin(model).generator, (MODEL.channels, model.channels)
     mine = generator.state_dict()
     fitted = {name: fit(tensor, mine[name], channels) for name, tensor in theirs.items()}
     missing, _ = generator.load_state_dict(fitted, strict=False)  # ty: ignore[invalid-argument-type]
-    assert all(int(name.split(".")[1]) >= NUM_STAGES for name in missing)
+    assert all(name.startswith("to_details") or int(name.split(".")[1]) >= NUM_STAGES for name in missing)
     measure_statistics(generator, model)
+    generator.coarse = coarse
     with torch.no_grad():
         return generator(torch.randn(num, model.z_dim, generator=torch.Generator().manual_seed(3)))
 
@@ -121,6 +122,11 @@ def test_other_sizes_start_with_the_same_images(changes: dict, usual: torch.Tens
     likeness = torch.corrcoef(torch.cat([before, after]))[:4, 4:]
     others = (likeness.sum() - likeness.trace()) / 12
     assert likeness.trace() / 4 > max(0.4, others + 0.2), likeness
+
+
+def test_twice_the_size_begins_with_exactly_these_images(usual: torch.Tensor) -> None:
+    images = drawn(dataclasses.replace(MODEL, height=128, width=128), coarse=(64, 64))
+    torch.testing.assert_close(images, usual)
 
 
 def test_a_run_says_what_it_started_from(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -133,6 +133,21 @@ def test_gray_to_colour_of_one_size_keeps_everything(colour: Path) -> None:
     torch.testing.assert_close(state.discriminator(drawn, labels), discriminator(drawn[:, :1], labels))
 
 
+@pytest.mark.parametrize(
+    ("model", "before", "after", "base"),
+    [
+        ("compact", 32, 64, 8),
+        ("light", 32, 64, 8),
+        ("light", 64, 128, 16),
+        ("light", 64, 800, 16),
+        ("light", 48, 96, 8),
+    ],
+)
+def test_the_widths_of_coarse_grids_match(model: str, before: int, after: int, base: int) -> None:
+    config = ModelConfig(model, before, before, 3, z_dim=8, base=16)
+    assert Origin(Path("run"), config, {}, None).options(after)["base"] == base
+
+
 # Runs.
 
 

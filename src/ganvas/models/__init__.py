@@ -80,16 +80,12 @@ def parts_of(discriminator: nn.Module, images: Tensor, places: Tensor | None = N
 def generated_parts(
     generator: Generator, discriminator: nn.Module, z: Tensor, labels: Tensor | None, places: Tensor | None
 ) -> list[Tensor]:
-    """`parts_of` generated images. A generator of large images (`coarse_size`) only draws what is seen."""
-    if isinstance(discriminator, CropDiscriminator) and places is not None and _draws_windows(generator):
+    """`parts_of` generated images. A generator that draws windows only draws what is seen."""
+    windows = generator.draws_windows and generator.coarse is None
+    if isinstance(discriminator, CropDiscriminator) and places is not None and windows:
         small, *crops = generator(z, labels, discriminator.windows(places))
         return discriminator.reduced(small, crops)
     return parts_of(discriminator, generator(z, labels), places)
-
-
-def _draws_windows(generator: Generator) -> bool:
-    """Whether a generator draws windows of its images at this time: not in its coarse phase."""
-    return generator.coarse_size is not None and not generator.coarse
 
 
 def views_of(discriminator: nn.Module, parts: list[Tensor]) -> list[Tensor]:

@@ -109,6 +109,8 @@ class Architecture:
     defaults: Callable[[Setting], Defaults] = modern_defaults
     preferred: Callable[[Setting], str | None] = _never
     """The reason to use it if no model is given; the first architecture with a reason is used."""
+    based_on: Callable[[int], int] = int
+    """Height in pixels of the grid that has `base` feature maps, from that of the image; coarser grids have more."""
     sizes: tuple[str, ...] = ()
     """Values of `--model-size`; `defaults` then has a `model_size`."""
     classic: bool = False

@@ -95,7 +95,8 @@ def follow_statistics(network: nn.Module, copies: Sequence[nn.Module] = ()) -> N
 
     copies: networks that share its running statistics, for other parts of the batch. Averages over all ranks.
     """
-    groups = [*zip(layers_of(network), *(layers_of(copy) for copy in copies), strict=True)]
+    layers = [*zip(layers_of(network), *(layers_of(copy) for copy in copies), strict=True)]
+    groups = [same for same in layers if any(one.seen is not None for one in same)]  # a coarse phase omits some
     if not groups:
         return
     seen = [torch.stack([one.seen for one in layers if one.seen is not None]).sum(dim=0) for layers in groups]
@@ -131,8 +132,8 @@ def measure_statistics(network: contract.Generator, config: ModelConfig, labels:
 
     hooks = [layer.register_forward_pre_hook(take) for layer in layers]
     network.eval()
-    coarse, network.coarse = network.coarse, network.coarse_size is not None  # no such layers in the details
-    height, width = network.coarse_size or (config.height, config.width)
+    coarse, network.coarse = network.coarse, network.coarse_sizes[-1] if network.draws_windows else None
+    height, width = network.coarse or (config.height, config.width)
     part = min(MEASURED, max(GROUP, _PIXELS // (height * width)))
     for start in range(0, MEASURED, part):
         network(z[start : start + part], None if labels is None else labels[start : start + part])

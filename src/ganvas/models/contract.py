@@ -22,12 +22,15 @@ class Generator(_Network):
 
     starting = False
     """Set by training: the first steps, in which images that became all black must recover."""
-    coarse = False
-    """Set by training: draw images of `coarse_size` only."""
-    coarse_size: tuple[int, int] | None = None
-    """Height and width of the small images of a generator of large ones; None: it has none.
+    coarse: tuple[int, int] | None = None
+    """Set by training: draw small images of this height and width, one of `coarse_sizes`; None: whole images."""
+    coarse_sizes: tuple[tuple[int, int], ...] = ()
+    """Sizes of the small images that training begins with, smallest first."""
+    draws_windows = False
+    """Whether `forward` takes `windows` of large images (crops.Window).
 
-    With it, `forward` takes `windows` of the large image (crops.Window) and returns the small images and these parts.
+    It then returns the small images of the last of `coarse_sizes` and these parts; what the windows add to the small
+    images has no batch statistics.
     """
 
     @property

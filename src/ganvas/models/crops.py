@@ -56,8 +56,9 @@ class CropDiscriminator(ViewDiscriminator):
         return self.reduced(images, [cut(images, window.starts, window.sides) for window in self.windows(places)])
 
     def reduced(self, images: Tensor, crops: list[Tensor]) -> list[Tensor]:
-        enlarge = images.shape[2] < self.sizes[0][0] or images.shape[3] < self.sizes[0][1]
-        whole = F.interpolate(images, size=self.sizes[0], mode="bilinear" if enlarge else "area")
+        """The first part, which never enlarges, and the reduced crops."""
+        size = (min(images.shape[2], self.sizes[0][0]), min(images.shape[3], self.sizes[0][1]))
+        whole = F.interpolate(images, size=size, mode="area")
         scaled = zip(crops, self.crop_scales, strict=False)
         return [whole, *(x if scale == 1 else F.avg_pool2d(x, scale) for x, scale in scaled)]
 

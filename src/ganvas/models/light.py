@@ -5,9 +5,10 @@ grid. SiLU replaces gated linear units, at half the cost. Coarse grids, where an
 block each, which completes the large structures. Normalising each image separately loses brightness and colours
 (RESULTS.md). Labels act only through the gates, so that they cannot replace the latent.
 
-Large images are drawn at a half or a quarter of their size and enlarged; a few feature maps, doubled by pixel shuffle
-(Shi et al. 2016), add the details. In the coarse phase of training only the small images are drawn; after it, details
-are added only in the windows that the discriminator sees.
+Training of images from 128 pixels on begins with images of 40 to 79 pixels, where a step costs little: each finer grid
+then adds details to the enlarged smaller image (as in Karras et al. 2020b). Above 160 pixels the last details come from
+a few feature maps, doubled by pixel shuffle (Shi et al. 2016), and training computes them only in the windows that the
+discriminator sees.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ COARSEST = 4  # maximum shorter side of the first grid
 _WIDEST = 128  # maximum feature maps of a grid
 _HIDDEN = 64  # hidden features of the gates
 _TRUNK = 256  # maximum longer side of the small images that large ones are enlarged from
+_GROWN = 128  # minimum shorter side of images whose training begins with smaller ones; at 96 it is worse (RESULTS.md)
+_SMALLEST = 40  # minimum shorter side of those
 _NOISY = 32  # minimum shorter side of the grids with noise
 _DEEP = 16  # maximum shorter side of the grids with a residual block
 _LEAST_MAPS = 4  # minimum feature maps after the last doubling
@@ -174,7 +177,9 @@ class Generator(contract.Generator):
         side = max(config.height, config.width)
         shuffled = max(1, math.ceil(math.log2(side / _TRUNK))) if side > crops.LARGE else 0
         shuffled = min(shuffled, len(grids) - 1)
-        maps = [min(config.base * 2**level, limit) for level in reversed(range(len(grids) - shuffled))]
+        trunk = grids[: len(grids) - shuffled]
+        drawn = [i for i, grid in enumerate(trunk) if min(grid) >= _smallest(min(grids[-1]))] or [len(trunk) - 1]
+        maps = [min(config.base * 2 ** max(0, drawn[0] - i), limit) for i in range(len(trunk))]
         few = [max(_LEAST_MAPS, config.base // 3) * 2**level for level in reversed(range(shuffled))]
         self.grid, self.maps = grids[0], maps[0]
         self.hidden = nn.Linear(config.z_dim, _HIDDEN)
@@ -182,18 +187,22 @@ class Generator(contract.Generator):
         self.norm = BatchNorm(maps[0])
         self.stages = nn.ModuleList(
             _Stage(before, after, grid, config.blocks, config)
-            for (before, after), grid in zip(itertools.pairwise(maps), grids[1 : len(maps)], strict=True)
+            for (before, after), grid in zip(itertools.pairwise(maps), trunk[1:], strict=True)
         )
-        height, width = grids[len(maps) - 1]
+        height, width = trunk[-1]
         tail = [
             _Shuffle(before, after, (2**i * height, 2**i * width))
             for i, (before, after) in enumerate(itertools.pairwise(maps[-1:] + few), 1)
         ]
         self.tail = nn.ModuleList(tail)
-        self.coarse_size = (height, width) if tail else None
+        self.draws_windows = bool(tail)
+        self.coarse_sizes = tuple(trunk[i] for i in drawn if tail or i < len(trunk) - 1)
         self.size = grids[-1]
-        self.to_picture = nn.Conv2d(maps[-1], config.channels, 3, padding=1)
-        self.to_detail = nn.Conv2d(few[-1], config.channels, 3, padding=1) if tail else None
+        self.first = drawn[0]  # grid of the smallest images
+        self.to_picture = nn.Conv2d(maps[self.first], config.channels, 3, padding=1)
+        self.to_details = nn.ModuleList(
+            nn.Conv2d(before, config.channels, 3, padding=1) for before in [maps[i] for i in drawn[1:]] + few[-1:]
+        )
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 nn.init.normal_(layer.weight, std=_STD)
@@ -202,8 +211,8 @@ class Generator(contract.Generator):
         for layer in self.modules():
             if isinstance(layer, _Residual | _Shuffle):
                 layer.start()
-        if self.to_detail is not None:
-            nn.init.zeros_(self.to_detail.weight)
+        for layer in self.to_details:
+            nn.init.zeros_(layer.get_parameter("weight"))
 
     @property
     def depths(self) -> list[nn.Module]:
@@ -217,11 +226,20 @@ class Generator(contract.Generator):
         hidden = F.leaky_relu(self.hidden(z), LEAK)
         x = self.start(z).view(-1, *self.grid, self.maps).permute(0, 3, 1, 2)
         x = F.silu(self.norm(x))
-        for stage in self.stages:
-            x = stage(x, hidden, labels)
-        with full_precision(x):
-            small = self.to_picture(x.to(self.to_picture.weight.dtype))
-        if self.to_detail is None or self.coarse:
+        small = None
+        for i in range(len(self.stages) + 1):
+            if i:
+                x = self.stages[i - 1](x, hidden, labels)
+            size = (x.shape[2], x.shape[3])
+            if i == self.first:
+                small = _in_full(self.to_picture, x)
+            elif small is not None:
+                enlarged = F.interpolate(small, size=size, mode="bilinear", align_corners=False)
+                small = enlarged + _in_full(self.to_details[i - self.first - 1], x)
+            if small is not None and size == self.coarse:
+                return torch.tanh(small)
+        assert small is not None
+        if not self.tail:
             return torch.tanh(small)
         if windows is None:
             return torch.tanh(self.enlarged(x, small)[:, :, : self.size[0], : self.size[1]])
@@ -232,12 +250,10 @@ class Generator(contract.Generator):
         for stage in self.tail:
             starts = None if starts is None else 2 * starts
             x = stage(x, starts)
-        assert self.to_detail is not None
         factor = 2 ** len(self.tail)
-        with full_precision(x):
-            detail = self.to_detail(x.to(self.to_detail.weight.dtype))
-            smooth = F.interpolate(small, scale_factor=factor, mode="bilinear", align_corners=False)
-            return smooth + without_pattern(detail, factor)
+        detail = _in_full(self.to_details[-1], x)
+        smooth = F.interpolate(small, scale_factor=factor, mode="bilinear", align_corners=False)
+        return smooth + without_pattern(detail, factor)
 
     def window(self, x: Tensor, small: Tensor, window: Window) -> Tensor:
         """Pixels of the large image in a window, computed from the part of the grid that they depend on."""
@@ -250,20 +266,48 @@ class Generator(contract.Generator):
         return cut(part, window.starts - factor * starts, window.sides)
 
 
+def _smallest(shorter: int) -> int:
+    """Minimum shorter side of the images that training draws, from that of the whole images."""
+    return _SMALLEST if shorter >= _GROWN else shorter
+
+
+def _in_full(layer: nn.Module, x: Tensor) -> Tensor:
+    """layer(x) in the type of its weights, also where the rest uses narrow types."""
+    with full_precision(x):
+        return layer(x.to(layer.get_parameter("weight").dtype))
+
+
 def build(config: ModelConfig) -> tuple[Generator, compact.Discriminator]:
     own_base = _OWN_STEP * math.ceil(config.base / (2 * _OWN_STEP))
     return Generator(config), compact.Discriminator(dataclasses.replace(config, base=own_base))
 
 
 def defaults(setting: Setting) -> Defaults:
-    return modern_defaults(setting) | {
-        "discriminator": ("both", "pixels and pretrained features: better than either alone"),
-        "base": (12 if setting.on_cpu else 32, "feature maps of the finest grid"),
-        "widest": (0, "the architecture's own limit") if setting.on_cpu else (512, "feature maps of the finest grid"),
-        "r1": compact.penalty(setting),
-        "lr": (1e-3, "tuned for this network"),
-        "lr_end": (0.01, "learning rate decays to a hundredth: better final images"),
-    }
+    shorter = min(setting.height, setting.width)
+    grows = _based_on(shorter) < shorter
+    warmup: Defaults = {"warmup": (0.01, "of the budget; training begins with small images")} if grows else {}
+    return (
+        modern_defaults(setting)
+        | warmup
+        | {
+            "discriminator": ("both", "pixels and pretrained features: better than either alone"),
+            "base": (12 if setting.on_cpu else 32, "feature maps of the finest grid"),
+            "widest": (0, "the architecture's own limit")
+            if setting.on_cpu
+            else (512, "feature maps of the finest grid"),
+            "r1": compact.penalty(setting),
+            "lr": (1e-3, "tuned for this network"),
+            "lr_end": (0.01, "learning rate decays to a hundredth: better final images"),
+        }
+    )
+
+
+def _based_on(height: int) -> int:
+    """Height of the images that training begins with."""
+    smallest = _smallest(height)
+    while (halved := -(-height // 2)) >= smallest:
+        height = halved
+    return height
 
 
 def preferred(setting: Setting) -> str | None:
@@ -276,5 +320,6 @@ ARCHITECTURE = Architecture(
     "default above 40 pixels, and on a CPU for colour images from 32 pixels; its discriminator uses pixels and "
     "features of a network trained on ImageNet (`--discriminator own`: pixels only)",
     defaults,
-    preferred=preferred,
+    preferred,
+    _based_on,
 )

@@ -216,7 +216,10 @@ class FeatureDiscriminator(ViewDiscriminator):
     def views(self, parts: list[Tensor]) -> list[Tensor]:
         (images,) = parts
         mixed = self.seen(images)
-        return mixed if self.own is None else [images, images, *mixed]
+        if self.own is None:
+            return mixed
+        small = tuple(images.shape[2:]) != self.size  # in a coarse phase; its own discriminator has one size
+        return [F.interpolate(images, size=self.size, mode="bilinear") if small else images, images, *mixed]
 
     def logits_of(self, views: list[Tensor], labels: Tensor | None) -> Tensor:
         logits = []

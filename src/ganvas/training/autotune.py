@@ -17,7 +17,7 @@ from ganvas.models import crops_of
 from ganvas.models.batch_norm import GROUP
 from ganvas.system.device import world_size
 from ganvas.training.state import TrainState
-from ganvas.training.step import COARSE_SHARE, accumulate_gradients, at_size, augmentations_for, draw_inputs
+from ganvas.training.step import accumulate_gradients, at_size, augmentations_for, draw_inputs, phases
 from ganvas.training.workers import Networks, Workers
 
 LEAST_MINUTES = 1.0  # minimum budget for a measurement
@@ -63,11 +63,11 @@ def choose_workers(
     ]
     state.workers = min(agreeing, key=lambda n: seconds[n])
     rate = config.batch / seconds[state.workers]
-    if state.generator.coarse_size is not None:
-        state.generator.coarse = True
-        coarse = config.batch / timed(state, networks, config, kind, state.workers)[0]
-        state.generator.coarse = False
-        rate = COARSE_SHARE * coarse + (1 - COARSE_SHARE) * rate
+    *coarse, (_, share) = phases(state.generator)
+    rate *= share
+    for state.generator.coarse, share in coarse:
+        rate += share * config.batch / timed(state, networks, config, kind, state.workers)[0]
+    state.generator.coarse = None
     for sentence in _expectation(config, state, rate):
         say(f"  {sentence}")
     return rate
@@ -122,7 +122,7 @@ def timed(
     policy, batch, pack = augmentations_for(kind, config), config.batch, state.batches.pack
     place = slice(state.batches.start, state.batches.stop)
     images = images_at(pack, spaced(pack.training, batch)).to(state.device)
-    images = at_size(images.repeat(math.ceil(batch / len(images)), 1, 1, 1)[place], state.generator)
+    images = at_size(images.repeat(math.ceil(batch / len(images)), 1, 1, 1)[place], state.generator.coarse)
     asked = labels_in_turn(state.model, pack.schema)
     if asked is not None:
         asked = asked.to(state.device)[torch.arange(batch, device=state.device)[place] % len(asked)]

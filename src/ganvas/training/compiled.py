@@ -14,7 +14,7 @@ from ganvas.models.batch_norm import forget_statistics
 from ganvas.models.pretrained import ViewDiscriminator
 from ganvas.system.device import is_out_of_memory
 from ganvas.training.state import TrainState
-from ganvas.training.step import Side, accumulate_gradients, at_size, augmentations_for, draw_inputs
+from ganvas.training.step import Side, accumulate_gradients, at_size, augmentations_for, draw_inputs, phases
 from ganvas.training.workers import Networks
 
 
@@ -59,23 +59,23 @@ def _try_out(networks: Networks, state: TrainState, config: TrainConfig) -> None
     state.batches.load_state_dict(position)
     labels = labels if state.model.label_size else None
     noise = torch.Generator(state.device).manual_seed(0)
-    generator, small = state.generator, state.generator.coarse_size is not None
-    phases = dict.fromkeys([(True, small), (False, small), (False, False)])  # (starting, coarse), in order
+    generator = state.generator
+    sizes = [size for size, _ in phases(generator)]
     sides: tuple[Side, ...] = ("both",) if config.update == "joint" else ("discriminator", "generator")
     buffers = [*state.generator.buffers(), *state.discriminator.buffers()]
     before = [buffer.clone() for buffer in buffers]
     try:
         with torch.random.fork_rng([state.device] if state.device.type == "cuda" else []):
-            for generator.starting, generator.coarse in phases:
+            for generator.starting, generator.coarse in [(True, sizes[0]), *((False, size) for size in sizes)]:
                 inputs = draw_inputs(
-                    at_size(real, generator), labels, place, config, policy, state.augment.value, noise,
+                    at_size(real, generator.coarse), labels, place, config, policy, state.augment.value, noise,
                     state.features_penalty.value, crops_of(state.discriminator),
                 )  # fmt: skip
                 for side in sides:
                     forget_statistics([generator])
                     accumulate_gradients(networks, inputs, config, policy, state.micro_batch, True, side, True)
     finally:
-        generator.starting = generator.coarse = False
+        generator.starting, generator.coarse = False, None
         for buffer, value in zip(buffers, before, strict=True):
             buffer.copy_(value)
         for optimizer in state.optimizers.values():

@@ -41,8 +41,8 @@ from ganvas.training.step import (
     accumulate_gradients,
     at_size,
     augmentations_for,
+    coarse_size,
     draw_inputs,
-    is_coarse,
     is_starting,
     learning_rate,
 )
@@ -171,7 +171,7 @@ class Loop:
         """Updates both networks once (the discriminator `n_critic` times), and the moving averages."""
         state, config = self.state, self.config
         state.generator.starting = is_starting(config, state.images_seen, state.total_images)
-        state.generator.coarse = is_coarse(state.generator, state.images_seen, state.total_images)
+        state.generator.coarse = coarse_size(state.generator, state.images_seen, state.total_images)
         penalise, paths = state.step % config.penalty_interval == 0, state.step % PATH_INTERVAL == 0
         ranks.seed_step(config.seed, state.step)
         # Rollbacks and restarts halve the learning rate.
@@ -213,7 +213,7 @@ class Loop:
         state = self.state
         place = slice(state.batches.start, state.batches.stop)  # this rank's part of each global batch
         real, labels = next(state.batches)
-        real = at_size(real, state.generator)
+        real = at_size(real, state.generator.coarse)
         labels = labels if self.info.config.label_size else None
         return draw_inputs(
             real, labels, place, self.config, self.policy, state.augmentation, state.noise,
@@ -316,7 +316,9 @@ class Loop:
             events = self.watch.preview(variety, self.clock.progress())
         self.tell(events)
         self.flat = any(event.name == "flat" for event in events) and self.watch.may_start_again(self.clock.progress())
-        if self.examine is not None and self.examining.left():
+        # Enlarged small images score well in some networks, so that scores of different phases cannot be compared.
+        whole = self.state.generator.coarse is None
+        if self.examine is not None and whole and self.examining.left():
             with self.examining.spent():
                 score = keep_best(self.state, self.average, self.run, self.examine)
             self.tell(self.watch.examine(score, self.clock.progress()))

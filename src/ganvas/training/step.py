@@ -40,7 +40,7 @@ from ganvas.training.workers import Networks, Workers
 
 _WARMUP_STEPS = 100  # minimum steps of a warm-up
 _START, START_STEPS = 0.1, 200  # start phase: fraction of the budget, and minimum number of steps
-COARSE_SHARE = 0.5  # fraction of the budget for the coarse phase of generators that have one
+_COARSE_SHARE = 0.25  # at the end of a phase, the fraction of the time so far that smaller images took
 PATH_INTERVAL = 4  # steps between path-length regularisations (Karras et al. 2020)
 _PATH_SHARE = 2  # it uses one of this many images, because it needs a double backward pass of the generator
 
@@ -359,17 +359,31 @@ def is_starting(config: TrainConfig, images_seen: int, total_images: int) -> boo
     return images_seen < max(_START * total_images, START_STEPS * (config.batch or 1))
 
 
-def is_coarse(generator: contract.Generator, images_seen: int, total_images: int) -> bool:
-    """True in the first half of the budget, for a generator with a `coarse_size`: it then draws smaller images.
+def phases(generator: contract.Generator) -> list[tuple[tuple[int, int] | None, float]]:
+    """(size of the images, fraction of the budget) of each phase of the training; None: whole images.
 
-    The structure of the whole image is learned from several times as many images in the same time.
+    Whole images take three quarters of the budget, those of the next smaller size three quarters of the rest, and so
+    on. A step of small images costs little, so that the structure of the image is learned from several times as many
+    images in the same time (Karras et al. 2018, "Progressive growing").
     """
-    return generator.coarse_size is not None and images_seen < COARSE_SHARE * total_images
+    sizes = [*generator.coarse_sizes, None]
+    ends = [_COARSE_SHARE**later for later in range(len(sizes) - 1, -1, -1)]
+    return [(size, end - begin) for size, begin, end in zip(sizes, [0.0, *ends], ends, strict=False)]
 
 
-def at_size(images: Tensor, generator: contract.Generator) -> Tensor:
+def coarse_size(generator: contract.Generator, images_seen: int, total_images: int) -> tuple[int, int] | None:
+    """Size of the images of the current phase; None: whole images."""
+    end = 0.0
+    for size, share in phases(generator):
+        end += share
+        if images_seen < end * total_images:
+            return size
+    return None
+
+
+def at_size(images: Tensor, size: tuple[int, int] | None) -> Tensor:
     """Real images (N, C, H, W) at the size that the generator draws in this phase."""
-    return F.interpolate(images, size=generator.coarse_size, mode="area") if generator.coarse else images
+    return images if size is None else F.interpolate(images, size=size, mode="area")
 
 
 def augmentations_for(kind: str, config: TrainConfig) -> tuple[str, ...]:

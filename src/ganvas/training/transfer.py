@@ -16,6 +16,7 @@ from ganvas.config import ModelConfig
 from ganvas.errors import CheckpointError, ConfigError
 from ganvas.generator import Generator
 from ganvas.model_file import find_weights
+from ganvas.models import architecture_of
 from ganvas.run import Run
 from ganvas.training.state import TrainState
 
@@ -37,12 +38,14 @@ class Origin:
     discriminator: Tensors | None
 
     def options(self, height: int) -> dict[str, Any]:
-        """Network options for images of this height that fit: half of `base` for twice the height.
+        """Network options for images of this height that fit.
 
-        Widths double from fine to coarse, so the coarse stages then match and a finer one is added.
+        Widths double from fine to coarse: with half of `base` for each doubling of the finest grid, coarse grids match.
         """
         known = {name: getattr(self.model, name) for name in _KNOWN}
-        return known | {"base": max(1, self.model.base >> _stages_added(self.model.height, height))}
+        based_on = architecture_of(self.model.model).based_on
+        added = _stages_added(based_on(self.model.height), based_on(height))
+        return known | {"base": max(1, self.model.base >> added)}
 
 
 def _stages_added(before: int, after: int) -> int:
