@@ -28,6 +28,7 @@ from ganvas.models import (
 from ganvas.models.batch_norm import layers_of
 from ganvas.models.crops import CropDiscriminator, part_sizes, window_at
 from ganvas.models.layers import cut, jitter, upsample, without_memory, without_pattern
+from ganvas.records import read_log
 from ganvas.training import loop
 from ganvas.training.state import FeaturesPenalty
 from ganvas.training.step import Inputs, accumulate_gradients, at_size, coarse_size, draw_inputs, phases
@@ -290,8 +291,10 @@ def test_a_finer_grid_adds_details_to_the_enlarged_smaller_image(side: int, monk
         assert weight.grad is not None and weight.grad.abs().sum() > 0, name
 
 
-def test_a_run_of_middle_size_begins_with_half_the_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The layers that are left out keep the statistics of their start."""
+def test_a_run_of_middle_size_begins_with_half_the_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """The layers that are left out keep the statistics of their start. Only whole images have a score."""
     monkeypatch.setattr(light, "_GROWN", 40)
     monkeypatch.setattr(light, "_SMALLEST", 20)
     shapes, statistics = [], []
@@ -308,8 +311,11 @@ def test_a_run_of_middle_size_begins_with_half_the_size(tmp_path: Path, monkeypa
     (tmp_path / "data").mkdir()
     for i in range(12):
         save_png(tmp_path / "data" / f"{i}.png", noise.integers(0, 256, (40, 40, 1), dtype=np.uint8))
-    options = {"kind": "xray", "images": 40, "batch": 8, "base": 8, "widest": 8, "model": "light"}
-    ganvas.train(tmp_path / "data", tmp_path / "run", quiet=True, size=40, **options)
+    options = {"kind": "xray", "images": 40, "batch": 8, "base": 8, "widest": 8, "model": "light", "previews": 8}
+    ganvas.train(tmp_path / "data", tmp_path / "run", size=40, **options)
+    assert "first 25% of the budget: smaller images, from 20x20; their previews are smooth" in capsys.readouterr().err
+    scored = [line["images"] for line in read_log(tmp_path / "run") if "score" in line]
+    assert scored and min(scored) > 16
     assert shapes == [(20, 20)] * 2 + [(40, 40)] * 3
     (second, last), (third, finest) = (statistics[1][-2:], statistics[-1][-2:])
     assert torch.equal(last, statistics[0][-1]) and not torch.equal(finest, last) and not torch.equal(third, second)

@@ -40,7 +40,7 @@ from ganvas.training.workers import Networks, Workers
 
 _WARMUP_STEPS = 100  # minimum steps of a warm-up
 _START, START_STEPS = 0.1, 200  # start phase: fraction of the budget, and minimum number of steps
-_COARSE_SHARE = 0.25  # at the end of a phase, the fraction of the time so far that smaller images took
+COARSE_SHARE = 0.25  # at the end of a phase, the fraction of the time so far that smaller images took
 PATH_INTERVAL = 4  # steps between path-length regularisations (Karras et al. 2020)
 _PATH_SHARE = 2  # it uses one of this many images, because it needs a double backward pass of the generator
 
@@ -367,7 +367,7 @@ def phases(generator: contract.Generator) -> list[tuple[tuple[int, int] | None, 
     images in the same time (Karras et al. 2018, "Progressive growing").
     """
     sizes = [*generator.coarse_sizes, None]
-    ends = [_COARSE_SHARE**later for later in range(len(sizes) - 1, -1, -1)]
+    ends = [COARSE_SHARE**later for later in range(len(sizes) - 1, -1, -1)]
     return [(size, end - begin) for size, begin, end in zip(sizes, [0.0, *ends], ends, strict=False)]
 
 
