@@ -223,7 +223,7 @@ def test_the_coarse_phase_draws_small_images_which_the_first_images_are_enlarged
     generator, discriminator = build(model(height=81))
     z = torch.randn(8, 8)
     whole = generator(z)
-    assert coarse_size(generator, 24, 100) == (41, 40) and coarse_size(generator, 25, 100) is None
+    assert coarse_size(generator, 49, 100) == (41, 40) and coarse_size(generator, 50, 100) is None
     generator.coarse = generator.coarse_sizes[-1]
     small = generator(z)
     assert whole.shape[2:] == (81, 80) and small.shape[2:] == (41, 40)
@@ -244,9 +244,9 @@ def test_a_run_draws_small_images_first_and_then_whole_ones(tmp_path: Path, monk
     (tmp_path / "data").mkdir()
     for i in range(12):
         save_png(tmp_path / "data" / f"{i}.png", noise.integers(0, 256, (72, 72, 1), dtype=np.uint8))
-    options = {"kind": "xray", "images": 24, "batch": 8, "base": 8, "widest": 8}
+    options = {"kind": "xray", "images": 16, "batch": 8, "base": 8, "widest": 8}
     ganvas.train(tmp_path / "data", tmp_path / "run", quiet=True, size=72, **options)
-    assert shapes == [(36, 36), (72, 72), (72, 72)]
+    assert shapes == [(36, 36), (72, 72)]
 
 
 @pytest.mark.parametrize(
@@ -263,8 +263,17 @@ def test_training_begins_with_small_images(size: tuple[int, int], expected: list
     with without_memory():
         generator = build_generator(model(height=size[0], width=size[1]))
     assert phases(generator) == expected
-    drawn = [coarse_size(generator, seen, 64) for seen in range(64)]
+    total = 640_000
+    drawn = [coarse_size(generator, seen, total) for seen in range(0, total, total // 64)]
     assert [(one, drawn.count(one) / 64) for one in dict.fromkeys(drawn)] == expected
+
+
+def test_a_short_budget_has_enough_small_images_but_half_of_it_is_for_whole_ones() -> None:
+    with without_memory():
+        generator = build_generator(model(height=800, width=800))
+    for total, counts in ((30_000, [2_500, 2_500, 2_500, 22_500]), (60, [10, 10, 10, 30])):
+        drawn = [coarse_size(generator, seen, total) for seen in range(total)]
+        assert [drawn.count(one) for one in dict.fromkeys(drawn)] == counts
 
 
 @pytest.mark.parametrize("side", [28, 41])
@@ -311,12 +320,12 @@ def test_a_run_of_middle_size_begins_with_half_the_size(
     (tmp_path / "data").mkdir()
     for i in range(12):
         save_png(tmp_path / "data" / f"{i}.png", noise.integers(0, 256, (40, 40, 1), dtype=np.uint8))
-    options = {"kind": "xray", "images": 40, "batch": 8, "base": 8, "widest": 8, "model": "light", "previews": 8}
+    options = {"kind": "xray", "images": 32, "batch": 8, "base": 8, "widest": 8, "model": "light", "previews": 8}
     ganvas.train(tmp_path / "data", tmp_path / "run", size=40, **options)
-    assert "first 25% of the budget: smaller images, from 20x20; their previews are smooth" in capsys.readouterr().err
+    assert "begins with smaller images, from 20x20: their previews are smooth" in capsys.readouterr().err
     scored = [line["images"] for line in read_log(tmp_path / "run") if "score" in line]
     assert scored and min(scored) > 16
-    assert shapes == [(20, 20)] * 2 + [(40, 40)] * 3
+    assert shapes == [(20, 20)] * 2 + [(40, 40)] * 2
     (second, last), (third, finest) = (statistics[1][-2:], statistics[-1][-2:])
     assert torch.equal(last, statistics[0][-1]) and not torch.equal(finest, last) and not torch.equal(third, second)
 

@@ -29,7 +29,6 @@ from ganvas.training.probe import probe_gamma
 from ganvas.training.progress import Display
 from ganvas.training.starting_weights import NONE, NOTICE, SHIPPED, open_start, start_for
 from ganvas.training.state import TrainState, info_of
-from ganvas.training.step import COARSE_SHARE
 from ganvas.training.transfer import Origin, open_origin, take_over
 
 
@@ -86,10 +85,7 @@ def open_session(
         for line in [NOTICE] if record.start == SHIPPED else lines:
             display.say(f"  {line}")
     if checkpoint is None and (sizes := state.generator.coarse_sizes):
-        display.say(
-            f"  first {COARSE_SHARE:.0%} of the budget: smaller images, from {sizes[0][0]}x{sizes[0][1]}; "
-            "their previews are smooth"
-        )
+        display.say(f"  begins with smaller images, from {sizes[0][0]}x{sizes[0][1]}: their previews are smooth")
     if checkpoint is not None:
         _resume(state, checkpoint, run, display)
         if add and (grown := record.data.grown) and grown[-1]["to"]["hash"] == pack.hash:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -40,7 +41,8 @@ from ganvas.training.workers import Networks, Workers
 
 _WARMUP_STEPS = 100  # minimum steps of a warm-up
 _START, START_STEPS = 0.1, 200  # start phase: fraction of the budget, and minimum number of steps
-COARSE_SHARE = 0.25  # at the end of a phase, the fraction of the time so far that smaller images took
+_COARSE_SHARE = 0.25  # at the end of a phase, the fraction of the time so far that smaller images took; but at least
+_COARSE_IMAGES, _MOST_COARSE = 2_500, 0.5  # this many images of each smaller size, up to this fraction of the budget
 PATH_INTERVAL = 4  # steps between path-length regularisations (Karras et al. 2020)
 _PATH_SHARE = 2  # it uses one of this many images, because it needs a double backward pass of the generator
 
@@ -359,22 +361,26 @@ def is_starting(config: TrainConfig, images_seen: int, total_images: int) -> boo
     return images_seen < max(_START * total_images, START_STEPS * (config.batch or 1))
 
 
-def phases(generator: contract.Generator) -> list[tuple[tuple[int, int] | None, float]]:
+def phases(generator: contract.Generator, total_images: float = math.inf) -> list[tuple[tuple[int, int] | None, float]]:
     """(size of the images, fraction of the budget) of each phase of the training; None: whole images.
 
     Whole images take three quarters of the budget, those of the next smaller size three quarters of the rest, and so
-    on. A step of small images costs little, so that the structure of the image is learned from several times as many
-    images in the same time (Karras et al. 2018, "Progressive growing").
+    on. Of a short budget each smaller size takes `_COARSE_IMAGES`, but all of them at most half. A step of small images
+    costs little, so that the structure of the image is learned from several times as many images in the same time
+    (Karras et al. 2018, "Progressive growing").
     """
-    sizes = [*generator.coarse_sizes, None]
-    ends = [COARSE_SHARE**later for later in range(len(sizes) - 1, -1, -1)]
-    return [(size, end - begin) for size, begin, end in zip(sizes, [0.0, *ends], ends, strict=False)]
+    sizes = generator.coarse_sizes
+    ends = [0.0]
+    for i in range(1, len(sizes) + 1):
+        least = i * min(_COARSE_IMAGES / total_images, _MOST_COARSE / len(sizes))
+        ends.append(max(_COARSE_SHARE ** (len(sizes) + 1 - i), least))
+    return [(size, end - begin) for size, begin, end in zip([*sizes, None], ends, [*ends[1:], 1.0], strict=True)]
 
 
 def coarse_size(generator: contract.Generator, images_seen: int, total_images: int) -> tuple[int, int] | None:
     """Size of the images of the current phase; None: whole images."""
     end = 0.0
-    for size, share in phases(generator):
+    for size, share in phases(generator, total_images):
         end += share
         if images_seen < end * total_images:
             return size
